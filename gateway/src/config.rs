@@ -1,0 +1,62 @@
+//! Settings of the HTTP gateway.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// Longest request line that is read, in octets; above it 414 (`spec` ruling 18).
+pub const REQUEST_LINE_MAX: usize = 8 * 1024;
+/// Longest header block that is read, in octets; above it 431 (`spec` ruling 18).
+pub const HEADER_BLOCK_MAX: usize = 16 * 1024;
+
+/// What is fixed when the sockets open.
+#[derive(Clone, Debug, Default)]
+pub struct ListenConfig {
+    /// Addresses of the gateway: announces and scrapes; port 0 lets the system choose. An IPv6 address makes a v6-only
+    /// socket; `[::]` beside `0.0.0.0` is skipped with a warning on a host without IPv6, and with port 0 both get the
+    /// same port.
+    pub addresses: Vec<SocketAddr>,
+    /// A unix socket of the gateway; its peer counts as a trusted proxy.
+    pub unix_socket: Option<PathBuf>,
+    /// Addresses of the operator's pages: `/metrics`, `/alive`, `/health`.
+    pub metrics_addresses: Vec<SocketAddr>,
+}
+
+/// What a reload may change.
+#[derive(Clone, Debug)]
+pub struct DoorConfig {
+    /// Paths of announces: segments, `:name` for one captured segment, a last `*name` for the rest.
+    pub announce_routes: Vec<String>,
+    /// Paths of scrapes, likewise; empty when scrapes are off.
+    pub scrape_routes: Vec<String>,
+    /// Keep connections open after a reply.
+    pub enable_keepalive: bool,
+    /// Header that names the client, from trusted proxies only; `None` = believe no header.
+    pub proxy_header: Option<String>,
+    /// Who may name the client.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Sources whose parameters `ip`, `ipv4`, `ipv6` are honoured (BEP 7); empty = nobody's.
+    pub spoofing_sources: Vec<IpNet>,
+    /// Longest time for a whole request head.
+    pub read_timeout: Duration,
+    /// Longest time for one reply.
+    pub write_timeout: Duration,
+    /// Longest time between two requests of a connection.
+    pub idle_timeout: Duration,
+    /// Info_hashes of one scrape that are answered; at least 1.
+    pub max_scrape_infohashes: usize,
+    /// Open connections at most; beyond, new ones are closed.
+    pub max_connections: usize,
+    /// Peers handed out where the client does not say.
+    pub num_want: u16,
+    /// Peers handed out at most to a client that says.
+    pub num_want_max: u16,
+    /// Tell the client its own address (BEP 24).
+    pub external_ip: bool,
+    /// Serve `/metrics` (on the metrics addresses, or on the gateway where there are none).
+    pub enable_metrics: bool,
+    /// First word of every metric name.
+    pub metrics_prefix: String,
+}

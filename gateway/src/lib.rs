@@ -1,0 +1,3 @@
+//! The second door: HTTP in front of the same swarms.
+
+pub mod config;

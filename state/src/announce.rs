@@ -1,0 +1,187 @@
+//! The words of one announce or scrape and of its answer, the same for both doors.
+
+use std::net::IpAddr;
+
+use crate::ids::{InfoHash, PeerId};
+
+/// Octets of one IPv4 peer on the wire: address and port (BEP 15, BEP 23).
+pub const PEER_V4_LEN: usize = 6;
+/// Octets of one IPv6 peer on the wire: address and port (BEP 7, BEP 15).
+pub const PEER_V6_LEN: usize = 18;
+
+/// What a client did (BEP 3, BEP 15, BEP 21). Anything unknown is [`Event::None`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Event {
+    /// A regular announce.
+    #[default]
+    None,
+    /// The download just finished.
+    Completed,
+    /// The session begins.
+    Started,
+    /// The session ends: the peer leaves the swarm.
+    Stopped,
+    /// A partial seed (BEP 21): has all it wants, not all there is.
+    Paused,
+}
+
+/// One announce, as either door read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announce {
+    /// The torrent.
+    pub info_hash: InfoHash,
+    /// The client's session.
+    pub peer_id: PeerId,
+    /// Where the peer is reached; never an IPv4-mapped IPv6 address.
+    pub address: IpAddr,
+    /// The port the peer listens on; 0 is refused, 1 is counted but not handed out.
+    pub port: u16,
+    /// Octets this session uploaded.
+    pub uploaded: u64,
+    /// Octets this session downloaded.
+    pub downloaded: u64,
+    /// Octets still missing; 0 means seeder.
+    pub left: u64,
+    /// What happened.
+    pub event: Event,
+    /// Peers to hand out at most; the door has applied its default and its cap.
+    pub num_want: u16,
+}
+
+/// How a swarm stands. `completed` counts finished downloads (HTTP calls it `downloaded` in a scrape).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Peers with `left` = 0 (HTTP: complete).
+    pub seeders: u32,
+    /// Downloads finished since the torrent is known (HTTP: downloaded).
+    pub completed: u32,
+    /// All other peers (HTTP: incomplete).
+    pub leechers: u32,
+    /// Leechers that are partial seeds (BEP 21).
+    pub paused: u32,
+}
+
+/// The answer to an announce; the peers are in the [`Handout`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Seconds until the client should come again.
+    pub interval_seconds: u32,
+    /// Seconds the client should let pass at least; 0 = not said.
+    pub min_interval_seconds: u32,
+    /// The swarm after this announce, the asker and both families included.
+    pub tally: Tally,
+}
+
+/// Why an announce or scrape was refused. The client is told [`Refusal::text`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Port 0, or below 1024 with `announce.strict_port`.
+    InvalidPort,
+    /// An address no peer can be reached at: unspecified, multicast, broadcast, IPv6 link-local.
+    InvalidAddress,
+    /// The torrent is denied, or not registered in a closed mode.
+    UnregisteredTorrent,
+    /// `enable_scrape` is false.
+    ScrapeDisabled,
+}
+
+impl Refusal {
+    /// Every variant, in the order of the counters.
+    pub const ALL: [Self; 4] =
+        [Self::InvalidPort, Self::InvalidAddress, Self::UnregisteredTorrent, Self::ScrapeDisabled];
+
+    /// The text for the client: static, printable ASCII, at most 64 octets.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::InvalidPort => "invalid port",
+            Self::InvalidAddress => "invalid IP",
+            Self::UnregisteredTorrent => "unregistered torrent",
+            Self::ScrapeDisabled => "scrape disabled",
+        }
+    }
+
+    /// The value of the label `reason` in metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::InvalidPort => "invalid_port",
+            Self::InvalidAddress => "invalid_address",
+            Self::UnregisteredTorrent => "unregistered_torrent",
+            Self::ScrapeDisabled => "scrape_disabled",
+        }
+    }
+}
+
+/// Room for the peers of one answer, owned by the caller: `v4` fills with 6-octet, `v6` with 18-octet peers.
+/// A door that cannot carry a family gives it no room.
+#[derive(Debug)]
+pub struct Handout<'b> {
+    /// IPv4 peers.
+    pub v4: Lane<'b, PEER_V4_LEN>,
+    /// IPv6 peers.
+    pub v6: Lane<'b, PEER_V6_LEN>,
+}
+
+impl<'b> Handout<'b> {
+    /// Room for as many whole peers as fit into each slice.
+    pub fn new(v4: &'b mut [u8], v6: &'b mut [u8]) -> Self {
+        Self { v4: Lane::new(v4), v6: Lane::new(v6) }
+    }
+}
+
+/// The peers of one family, `LEN` octets each, as they go on the wire.
+#[derive(Debug)]
+pub struct Lane<'b, const LEN: usize> {
+    octets: &'b mut [u8],
+    used: usize,
+    ids: Option<&'b mut Vec<PeerId>>,
+}
+
+impl<'b, const LEN: usize> Lane<'b, LEN> {
+    /// A lane with room for as many whole peers as fit into `octets`.
+    pub fn new(octets: &'b mut [u8]) -> Self {
+        Self { octets, used: 0, ids: None }
+    }
+
+    /// Asks for the peer ids too (BEP 3 list form); they are pushed in the order of the peers.
+    pub fn with_ids(mut self, ids: &'b mut Vec<PeerId>) -> Self {
+        self.ids = Some(ids);
+        self
+    }
+
+    /// Peers that still fit.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        (self.octets.len() - self.used) / LEN
+    }
+
+    /// Octets written, a multiple of `LEN`.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Peers written.
+    #[must_use]
+    pub fn peers(&self) -> usize {
+        self.used / LEN
+    }
+
+    /// Adds peers up to the room there is.
+    pub(crate) fn extend(&mut self, peers: &[[u8; LEN]]) {
+        let flat = peers.as_flattened();
+        let len = flat.len().min(self.room() * LEN);
+        if let (Some(to), Some(from)) = (self.octets.get_mut(self.used..self.used + len), flat.get(..len)) {
+            to.copy_from_slice(from);
+            self.used += len;
+        }
+    }
+
+    /// Adds one peer's id, if ids were asked for.
+    pub(crate) fn push_id(&mut self, id: PeerId) {
+        if let Some(ids) = &mut self.ids {
+            ids.push(id);
+        }
+    }
+}

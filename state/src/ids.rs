@@ -1,0 +1,87 @@
+//! `info_hash` and `peer_id`: twenty octets each (BEP 3).
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Octets of an [`InfoHash`] and of a [`PeerId`] (BEP 3).
+pub const ID_LEN: usize = 20;
+
+/// Names one torrent: SHA-1 of its info dictionary (BEP 3), or the first 20 octets of the SHA-256 (BEP 52).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct InfoHash(pub [u8; ID_LEN]);
+
+/// Names one client session, chosen by the client (BEP 3, BEP 20). Any octets are good.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct PeerId(pub [u8; ID_LEN]);
+
+/// A text that is not forty hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an info_hash: 40 hexadecimal digits are needed")]
+pub struct NotAnInfoHash;
+
+impl FromStr for InfoHash {
+    type Err = NotAnInfoHash;
+
+    fn from_str(text: &str) -> Result<Self, NotAnInfoHash> {
+        let mut octets = [0; ID_LEN];
+        let digits = text.as_bytes();
+        if digits.len() != 2 * ID_LEN {
+            return Err(NotAnInfoHash);
+        }
+        for (octet, pair) in octets.iter_mut().zip(digits.chunks_exact(2)) {
+            *octet = pair
+                .iter()
+                .try_fold(0, |value, &digit| Some(value << 4 | hex_value(digit)?))
+                .ok_or(NotAnInfoHash)?;
+        }
+        Ok(Self(octets))
+    }
+}
+
+impl fmt::Display for InfoHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+    }
+}
+
+impl fmt::Debug for InfoHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.escape_ascii())
+    }
+}
+
+/// The value of one hexadecimal digit, upper or lower case.
+#[must_use]
+pub fn hex_value(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_is_read_in_either_case_and_written_in_lower() {
+        let text = "0123456789abcdefABCDEF0123456789aBcDeF00";
+        let hash: InfoHash = text.parse().unwrap();
+        assert_eq!(hash.to_string(), text.to_lowercase());
+    }
+
+    #[test]
+    fn wrong_lengths_and_digits_are_refused() {
+        for text in ["", "00", &"0".repeat(39), &"0".repeat(41), &"g".repeat(40), &"é".repeat(20)] {
+            assert_eq!(text.parse::<InfoHash>(), Err(NotAnInfoHash), "{text}");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The tracker itself: what a swarm is, who may announce, who is handed out.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`ids`] | `info_hash` and `peer_id` |
+//! | [`announce`] | the words of one announce or scrape, and of its answer |
+//! | [`reach`] | which peers an asker may be handed: public, private ranges, hidden ports |
+//! | [`clock`] | the one place where time is read |
+//! | [`family`], [`select`], [`torrent`] | one swarm in memory, and the choice of peers |
+//! | [`swarms`], [`sweep`] | all swarms, in shards; expiry in slices |
+//! | [`access`], [`policy`] | who may announce what; the knobs of all decisions |
+//! | [`tracker`] | [`Tracker`]: the one place where an announce or scrape is decided |
+//! | [`actor`] | the thread that answers the gateway's inbox and runs everything periodic |
+//! | [`counters`] | counters that one thread writes and anybody reads, and the board that lists them |
+//! | [`published`] | settings that are swapped whole while others read them |
+//!
+//! Invariants: one shard lock at a time, never held across a system call or a channel; every peer is in exactly
+//! one place of its swarm; nothing on the announce path waits for anything but that lock.
+//!
+//! Absent on purpose: sockets, HTTP, BEP 15 octets, bencode, command lines, log lines per request.
+
+pub mod access;
+pub mod actor;
+pub mod announce;
+pub mod clock;
+pub mod counters;
+mod family;
+pub mod ids;
+pub mod policy;
+pub mod published;
+pub mod reach;
+mod select;
+pub mod swarms;
+mod sweep;
+mod torrent;
+pub mod tracker;
+
+pub use announce::{Announce, Answer, Event, Handout, Refusal, Tally};
+pub use clock::{Clock, Now, Tick};
+pub use counters::{Board, Counter};
+pub use ids::{InfoHash, PeerId};
+pub use policy::Policy;
+pub use published::{Published, Subscriber};
+pub use swarms::Swarms;
+pub use tracker::Tracker;

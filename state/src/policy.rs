@@ -1,0 +1,111 @@
+//! The knobs of every decision about an announce. A reload publishes a new one; sockets and swarms stay.
+
+use crate::access::Access;
+use crate::announce::{Announce, Refusal};
+use crate::ids::InfoHash;
+use crate::reach::{self, PrivatePeers, Reach};
+
+/// Longest lifetime of a peer in seconds: ages are kept in 15 bits, with room for a late sweep.
+pub const PEER_INACTIVITY_SECONDS_MAX: u32 = 6 * 3600;
+/// A tracker that is full asks its clients to come again after this many intervals.
+pub const FULL_INTERVALS: u32 = 2;
+/// What a failure over HTTP tells as `interval` where `min_announce` is 0, in seconds (`spec` ruling 10).
+pub const FAILURE_INTERVAL_SECONDS: u32 = 900;
+
+/// Settings of mode open and listed.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Which torrents may be announced; in mode listed the registered ones.
+    pub access: Access,
+    /// Seconds between two announces of a client; at least 1 (BEP 3 `interval`).
+    pub announce_seconds: u32,
+    /// Seconds a client should let pass at least; 0 = not said (`min interval`).
+    pub min_announce_seconds: u32,
+    /// A random number of seconds below this is added to each interval; 0 = none.
+    pub announce_drift_seconds: u32,
+    /// Seconds a silent peer stays; at most [`PEER_INACTIVITY_SECONDS_MAX`].
+    pub peer_inactivity_seconds: u32,
+    /// Seconds after `peer_inactivity_seconds` in which an expired peer leaves; at least 1.
+    pub purge_seconds: u32,
+    /// What a scrape tells as `min_request_interval`, in seconds; 0 = not said.
+    pub scrape_seconds: u32,
+    /// Refuse ports below 1024.
+    pub strict_port: bool,
+    /// Keep peer ids, for the list form of BEP 3.
+    pub keep_peer_ids: bool,
+    /// How private peers are handed out.
+    pub private_peers: PrivatePeers,
+    /// Ports that are counted but not handed out; port 1 always is.
+    pub denied_ports: Vec<u16>,
+    /// Peers of one public address (IPv6: of one /64) in one swarm; 0 = no limit. Fixed when the process starts.
+    pub peers_per_address: u16,
+    /// Octets of memory the swarms may take, by their own count; 0 = no limit.
+    pub memory_max: u64,
+    /// Torrents without peers whose completed count is remembered, at most.
+    pub idle_torrents_max: usize,
+    /// Answer scrapes.
+    pub enable_scrape: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            access: Access::Off,
+            announce_seconds: 1800,
+            min_announce_seconds: 900,
+            announce_drift_seconds: 300,
+            peer_inactivity_seconds: 4200,
+            purge_seconds: 120,
+            scrape_seconds: 900,
+            strict_port: false,
+            keep_peer_ids: false,
+            private_peers: PrivatePeers::SameRange,
+            denied_ports: Vec::new(),
+            peers_per_address: 0,
+            memory_max: 0,
+            idle_torrents_max: 1_000_000,
+            enable_scrape: true,
+        }
+    }
+}
+
+impl Policy {
+    /// May this announce change a swarm? Gives where the asker is reached.
+    ///
+    /// # Errors
+    /// The refusal the client is told.
+    pub fn admit(&self, announce: &Announce) -> Result<Reach, Refusal> {
+        if announce.port == 0 || self.strict_port && announce.port < 1024 {
+            return Err(Refusal::InvalidPort);
+        }
+        let reach = reach::of_address(announce.address).ok_or(Refusal::InvalidAddress)?;
+        if !self.admits(&announce.info_hash) {
+            return Err(Refusal::UnregisteredTorrent);
+        }
+        Ok(reach)
+    }
+
+    /// May this torrent be announced and scraped?
+    #[must_use]
+    pub fn admits(&self, info_hash: &InfoHash) -> bool {
+        self.access.admits(info_hash)
+    }
+
+    /// The same reach, or [`Reach::Hidden`] where the port must not be handed out.
+    #[must_use]
+    pub fn reach_of_port(&self, reach: Reach, port: u16) -> Reach {
+        if port <= 1 || self.denied_ports.contains(&port) { Reach::Hidden } else { reach }
+    }
+
+    /// Seconds a failure tells an HTTP client to wait.
+    #[must_use]
+    pub fn failure_interval_seconds(&self) -> u32 {
+        if self.min_announce_seconds == 0 { FAILURE_INTERVAL_SECONDS } else { self.min_announce_seconds }
+    }
+
+    /// Seconds a client waits after an answer that could not be given in full.
+    #[must_use]
+    pub fn full_interval_seconds(&self) -> u32 {
+        self.announce_seconds.saturating_mul(FULL_INTERVALS)
+    }
+}

@@ -1,0 +1,79 @@
+//! Settings that are swapped whole while other threads read them: a reload publishes, readers look once per batch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+
+/// The current value of some settings.
+#[derive(Debug)]
+pub struct Published<T> {
+    version: AtomicU64,
+    current: RwLock<Arc<T>>,
+}
+
+impl<T> Published<T> {
+    /// Publishes the first value.
+    pub fn new(value: T) -> Arc<Self> {
+        Arc::new(Self { version: AtomicU64::new(0), current: RwLock::new(Arc::new(value)) })
+    }
+
+    /// Replaces the value; readers see it at their next [`Subscriber::refresh`].
+    pub fn publish(&self, value: T) {
+        *self.current.write() = Arc::new(value);
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// The value as it is now.
+    pub fn current(&self) -> Arc<T> {
+        Arc::clone(&self.current.read())
+    }
+
+    /// A reader with a copy of its own, which costs one load to keep fresh.
+    pub fn subscribe(self: &Arc<Self>) -> Subscriber<T> {
+        let version = self.version.load(Ordering::Acquire);
+        Subscriber { version, value: self.current(), source: Arc::clone(self) }
+    }
+}
+
+/// One reader's view of a [`Published`] value: it changes only in [`refresh`](Self::refresh).
+#[derive(Debug)]
+pub struct Subscriber<T> {
+    source: Arc<Published<T>>,
+    version: u64,
+    value: Arc<T>,
+}
+
+impl<T> Subscriber<T> {
+    /// Takes over what was published since the last call; true if there was something new.
+    pub fn refresh(&mut self) -> bool {
+        let version = self.source.version.load(Ordering::Acquire);
+        if version == self.version {
+            return false;
+        }
+        self.version = version;
+        self.value = self.source.current();
+        true
+    }
+
+    /// The value as of the last refresh.
+    pub fn get(&self) -> &T {
+        &self.value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subscriber_sees_news_only_when_it_refreshes() {
+        let published = Published::new(7);
+        let mut reader = published.subscribe();
+        published.publish(11);
+        assert_eq!(*reader.get(), 7);
+        assert!(reader.refresh());
+        assert_eq!(*reader.get(), 11);
+        assert!(!reader.refresh());
+    }
+}
