@@ -37,8 +37,6 @@ pub struct Policy {
     pub private_peers: PrivatePeers,
     /// Ports that are counted but not handed out; port 1 always is.
     pub denied_ports: Vec<u16>,
-    /// Peers of one public address (IPv6: of one /64) in one swarm; 0 = no limit. Fixed when the process starts.
-    pub peers_per_address: u16,
     /// Octets of memory the swarms may take, by their own count; 0 = no limit.
     pub memory_max: u64,
     /// Torrents without peers whose completed count is remembered, at most.
@@ -61,7 +59,6 @@ impl Default for Policy {
             keep_peer_ids: false,
             private_peers: PrivatePeers::SameRange,
             denied_ports: Vec::new(),
-            peers_per_address: 0,
             memory_max: 0,
             idle_torrents_max: 1_000_000,
             enable_scrape: true,

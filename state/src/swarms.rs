@@ -1,12 +1,31 @@
-//! All swarms, in shards.
+//! All swarms, in shards: many small locks, so that doors on several threads seldom meet. A keyed hash of the
+//! info_hash names the shard, so that no client can fill one.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::announce::{Announce, Handout, Tally};
+use crossbeam_utils::CachePadded;
+use hashbrown::HashTable;
+use parking_lot::Mutex;
+
+use crate::announce::{Announce, Event, Handout, Tally};
 use crate::clock::Tick;
+use crate::counters::{Board, Kind, Series};
+use crate::family::Keys;
 use crate::ids::InfoHash;
 use crate::policy::Policy;
 use crate::reach::Reach;
+pub use crate::sweep::Sweeper;
+use crate::torrent::{Change, Context, Torrent};
+
+pub use crate::torrent::Census;
+
+/// Shards; a power of two.
+pub(crate) const SHARDS: usize = 256;
+const _: () = assert!(SHARDS.is_power_of_two());
+/// Of the memory budget, the share beyond which torrents that nobody shares yet are refused.
+const NEW_TORRENTS_SHARE: (u64, u64) = (15, 16);
 
 /// Whether an announce was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,47 +38,346 @@ pub enum Outcome {
 
 /// All swarms of the tracker.
 #[derive(Debug)]
-pub struct Swarms {}
+pub struct Swarms {
+    shards: Vec<CachePadded<Mutex<Shard>>>,
+    keys: Keys,
+    /// Octets that all shards take, by our own count.
+    memory: AtomicUsize,
+    full: AtomicU64,
+    crowded: AtomicU64,
+}
 
 impl Swarms {
-    /// No swarms yet.
+    /// No swarms yet. `peers_per_address`: peers of one public address (IPv6: of one /64) in one swarm at most;
+    /// 0 = no limit.
     #[must_use]
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self {})
+    pub fn new(peers_per_address: u16) -> Arc<Self> {
+        let shards = (0..SHARDS).map(|_| CachePadded::default()).collect();
+        let keys = Keys::new(peers_per_address);
+        let (full, crowded) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { shards, keys, memory: AtomicUsize::new(0), full, crowded })
     }
 
+    /// Changes the swarm of an admitted announce and hands out peers, under one lock.
     pub(crate) fn announce(
         &self,
-        _now: Tick,
-        _policy: &Policy,
-        _reach: Reach,
-        _announce: &Announce,
-        _random: &mut fastrand::Rng,
-        _handout: &mut Handout<'_>,
+        now: Tick,
+        policy: &Policy,
+        reach: Reach,
+        announce: &Announce,
+        random: &mut fastrand::Rng,
+        handout: &mut Handout<'_>,
     ) -> (Outcome, Tally) {
-        (Outcome::Done, Tally::default())
+        let may_grow = self.has_room(policy, (1, 1));
+        let context = Context { now, policy, keys: &self.keys, reach, announce, may_grow };
+        let hash = self.keys.info_hash(&announce.info_hash.0);
+        let may_create = may_grow && self.has_room(policy, NEW_TORRENTS_SHARE);
+        let (change, tally, before, after) = {
+            let mut shard = self.shard(hash).lock();
+            let before = shard.memory();
+            let (change, tally) = shard.announce(hash, &context, may_create, random, handout);
+            (change, tally, before, shard.memory())
+        };
+        self.account(before, after);
+        match change {
+            Change::Full => {
+                self.full.fetch_add(1, Ordering::Relaxed);
+                return (Outcome::Full, tally);
+            }
+            Change::Crowded => _ = self.crowded.fetch_add(1, Ordering::Relaxed),
+            Change::Kept { .. } | Change::Gone => {}
+        }
+        (Outcome::Done, tally)
     }
 
     /// How a swarm stands; zeros where it is unknown.
     #[must_use]
-    pub fn tally(&self, _info_hash: &InfoHash) -> Tally {
-        Tally::default()
+    pub fn tally(&self, info_hash: &InfoHash) -> Tally {
+        let hash = self.keys.info_hash(&info_hash.0);
+        let shard = self.shard(hash).lock();
+        shard
+            .find(hash, info_hash)
+            .and_then(|slot| shard.torrents.get(slot))
+            .map(Torrent::tally)
+            .unwrap_or_default()
     }
-}
 
-/// The incremental sweep over all swarms.
-#[derive(Debug)]
-pub struct Sweeper {
-    _swarms: Arc<Swarms>,
-}
-
-impl Sweeper {
-    /// A sweep that starts at the first shard.
+    /// How many peers there are.
     #[must_use]
-    pub fn new(swarms: Arc<Swarms>) -> Self {
-        Self { _swarms: swarms }
+    pub fn census(&self) -> Census {
+        self.shards.iter().fold(Census::default(), |mut sum, shard| {
+            sum.replace(Census::default(), shard.lock().census);
+            sum
+        })
     }
 
-    /// The share of a full sweep that is due after `elapsed` more time.
-    pub fn beat(&mut self, _now: Tick, _policy: &Policy, _elapsed: std::time::Duration) {}
+    /// Torrents with peers.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock()).map(|shard| shard.torrents.len() - shard.idle).sum()
+    }
+
+    /// Torrents without peers whose completed count is remembered.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().idle).sum()
+    }
+
+    /// Octets the swarms take, by our own count.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.memory.load(Ordering::Relaxed)
+    }
+
+    /// Lists the numbers of the swarms.
+    pub fn list_on(self: &Arc<Self>, board: &Board) {
+        let list = |name, help, kind, labels, read: fn(&Self) -> u64| {
+            let swarms = Arc::clone(self);
+            board.list(Series { name, help, kind, labels, read: Box::new(move || read(&swarms)) });
+        };
+        let peers = |family, role, read| {
+            let labels = vec![("family", family), ("role", role)];
+            list("swarm_peers", "Peers in all swarms.", Kind::Gauge, labels, read);
+        };
+        peers("ipv4", "seeder", |swarms| u64::from(swarms.census().v4_seeders));
+        peers("ipv4", "leecher", |swarms| u64::from(swarms.census().v4_leechers));
+        peers("ipv6", "seeder", |swarms| u64::from(swarms.census().v6_seeders));
+        peers("ipv6", "leecher", |swarms| u64::from(swarms.census().v6_leechers));
+        let gauge = |name, help, read| list(name, help, Kind::Gauge, Vec::new(), read);
+        gauge("swarms", "Torrents with peers.", |swarms| swarms.live() as u64);
+        gauge("swarms_idle", "Torrents without peers whose completed count is remembered.", |swarms| {
+            swarms.idle() as u64
+        });
+        gauge("swarms_memory_bytes", "Memory of all swarms, by hayate's own count.", |swarms| {
+            swarms.memory() as u64
+        });
+        let counter = |name, help, read| list(name, help, Kind::Counter, Vec::new(), read);
+        counter(
+            "swarms_full_total",
+            "Announces answered without peers because memory.max was reached.",
+            |swarms| swarms.full.load(Ordering::Relaxed),
+        );
+        counter(
+            "swarms_crowded_total",
+            "Peers not stored because of announce.peers_per_address.",
+            |swarms| swarms.crowded.load(Ordering::Relaxed),
+        );
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Runs one slice of a sweep under one shard's lock.
+    pub(crate) fn with_shard<T>(&self, shard: usize, work: impl FnOnce(&mut Shard) -> T) -> Option<T> {
+        let (result, before, after) = {
+            let mut shard = self.shards.get(shard)?.lock();
+            let before = shard.memory();
+            (work(&mut shard), before, shard.memory())
+        };
+        self.account(before, after);
+        Some(result)
+    }
+
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        #[expect(clippy::indexing_slicing, reason = "masked to the shards there are")]
+        &self.shards[(hash >> 40) as usize & (SHARDS - 1)]
+    }
+
+    fn account(&self, before: usize, after: usize) {
+        if before != after {
+            self.memory.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+        }
+    }
+
+    fn has_room(&self, policy: &Policy, (part, whole): (u64, u64)) -> bool {
+        policy.memory_max == 0 || (self.memory() as u64) < policy.memory_max / whole * part
+    }
+}
+
+/// The torrents whose hash falls to one lock.
+#[derive(Debug, Default)]
+pub(crate) struct Shard {
+    index: HashTable<u32>,
+    torrents: Chunks,
+    /// Hashes of torrents that became idle, oldest first; some may have woken since.
+    idle_queue: VecDeque<(u64, Tick)>,
+    idle: usize,
+    /// Octets of the torrents' heap blocks.
+    heap: usize,
+    census: Census,
+}
+
+impl Shard {
+    pub(crate) fn len(&self) -> usize {
+        self.torrents.len()
+    }
+
+    fn find(&self, hash: u64, info_hash: &InfoHash) -> Option<usize> {
+        let same = |&slot: &u32| {
+            self.torrents.get(slot as usize).is_some_and(|torrent| torrent.info_hash == *info_hash)
+        };
+        self.index.find(hash, same).map(|&slot| slot as usize)
+    }
+
+    fn memory(&self) -> usize {
+        let queue = self.idle_queue.capacity() * size_of::<(u64, Tick)>();
+        self.index.allocation_size() + self.torrents.memory() + queue + self.heap
+    }
+
+    fn announce(
+        &mut self,
+        hash: u64,
+        context: &Context<'_>,
+        may_create: bool,
+        random: &mut fastrand::Rng,
+        handout: &mut Handout<'_>,
+    ) -> (Change, Tally) {
+        let info_hash = &context.announce.info_hash;
+        let stopped = context.announce.event == Event::Stopped;
+        let slot = match self.find(hash, info_hash) {
+            Some(slot) => slot,
+            None if stopped => return (Change::Gone, Tally::default()),
+            None if !may_create => return (Change::Full, Tally::default()),
+            None => self.add(hash, *info_hash, context.keys),
+        };
+        let Some((change, tally)) = self.update(slot, |torrent| {
+            let change = match torrent.change(context) {
+                Change::Gone if !stopped => Change::Full,
+                change => change,
+            };
+            match change {
+                Change::Kept { place, .. } => torrent.hand_out(context, Some(place), random, handout),
+                Change::Crowded => torrent.hand_out(context, None, random, handout),
+                Change::Gone | Change::Full => {}
+            }
+            (change, torrent.tally())
+        }) else {
+            return (Change::Gone, Tally::default());
+        };
+        self.drop_if_empty(slot, hash, context.now, context.policy, context.keys);
+        (change, tally)
+    }
+
+    /// Changes one torrent and keeps the shard's counts true.
+    pub(crate) fn update<T>(&mut self, slot: usize, work: impl FnOnce(&mut Torrent) -> T) -> Option<T> {
+        let torrent = self.torrents.get_mut(slot)?;
+        let (census, heap, idle) = (torrent.census(), torrent.heap(), torrent.is_idle());
+        let result = work(torrent);
+        self.census.replace(census, torrent.census());
+        self.heap = self.heap + torrent.heap() - heap;
+        self.idle = self.idle + usize::from(torrent.is_idle()) - usize::from(idle);
+        Some(result)
+    }
+
+    /// Forgets a torrent that nobody is in, or remembers only its completed count.
+    pub(crate) fn drop_if_empty(&mut self, slot: usize, hash: u64, now: Tick, policy: &Policy, keys: &Keys) {
+        let Some(torrent) = self.torrents.get(slot) else { return };
+        if torrent.is_idle() || torrent.census().peers() > 0 {
+            return;
+        }
+        if torrent.completed == 0 {
+            return self.remove(slot, hash, keys);
+        }
+        self.update(slot, |torrent| torrent.make_idle(now));
+        self.idle_queue.push_back((hash, now));
+        while self.idle_queue.len() > policy.idle_torrents_max / SHARDS {
+            let Some((hash, since)) = self.idle_queue.pop_front() else { break };
+            let idle = |&slot: &u32| {
+                self.torrents.get(slot as usize).is_some_and(|torrent| torrent.is_idle_since(since))
+            };
+            if let Some(&slot) = self.index.find(hash, idle) {
+                self.remove(slot as usize, hash, keys);
+            }
+        }
+    }
+
+    pub(crate) fn hash_at(&self, slot: usize, keys: &Keys) -> Option<u64> {
+        self.torrents.get(slot).map(|torrent| keys.info_hash(&torrent.info_hash.0))
+    }
+
+    fn add(&mut self, hash: u64, info_hash: InfoHash, keys: &Keys) -> usize {
+        let slot = self.torrents.len();
+        self.torrents.push(Torrent::new(info_hash));
+        let torrents = &self.torrents;
+        let hasher = |&slot: &u32| {
+            torrents.get(slot as usize).map_or(0, |torrent| keys.info_hash(&torrent.info_hash.0))
+        };
+        self.index.insert_unique(hash, slot_number(slot), hasher);
+        slot
+    }
+
+    /// Forgets a torrent; the last one takes its slot.
+    fn remove(&mut self, slot: usize, hash: u64, keys: &Keys) {
+        self.update(slot, |torrent| torrent.make_idle(Tick(0)));
+        self.idle -= 1;
+        if let Ok(entry) = self.index.find_entry(hash, |&other| other as usize == slot) {
+            entry.remove();
+        }
+        let last = self.torrents.len() - 1;
+        if let Some(moved) = self.hash_at(last, keys).filter(|_| last != slot)
+            && let Some(entry) = self.index.find_mut(moved, |&other| other as usize == last)
+        {
+            *entry = slot_number(slot);
+        }
+        self.torrents.swap_remove(slot);
+        if self.index.capacity() > 4 * self.index.len().max(16) {
+            let torrents = &self.torrents;
+            self.index.shrink_to(self.index.len() * 2, |&slot| {
+                torrents.get(slot as usize).map_or(0, |torrent| keys.info_hash(&torrent.info_hash.0))
+            });
+        }
+    }
+}
+
+fn slot_number(slot: usize) -> u32 {
+    u32::try_from(slot).unwrap_or(u32::MAX)
+}
+
+/// Torrents in blocks that never move: growing copies nothing, and an empty block goes back to the system.
+#[derive(Debug, Default)]
+struct Chunks(Vec<Vec<Torrent>>);
+
+/// Torrents of one block.
+const CHUNK: usize = 256;
+
+impl Chunks {
+    fn len(&self) -> usize {
+        self.0.last().map_or(0, |last| (self.0.len() - 1) * CHUNK + last.len())
+    }
+
+    fn get(&self, slot: usize) -> Option<&Torrent> {
+        self.0.get(slot / CHUNK)?.get(slot % CHUNK)
+    }
+
+    fn get_mut(&mut self, slot: usize) -> Option<&mut Torrent> {
+        self.0.get_mut(slot / CHUNK)?.get_mut(slot % CHUNK)
+    }
+
+    fn push(&mut self, torrent: Torrent) {
+        match self.0.last_mut() {
+            Some(last) if last.len() < CHUNK => last.push(torrent),
+            _ => {
+                let mut chunk = Vec::with_capacity(if self.0.is_empty() { 4 } else { CHUNK });
+                chunk.push(torrent);
+                self.0.push(chunk);
+            }
+        }
+    }
+
+    fn swap_remove(&mut self, slot: usize) {
+        let Some(last) = self.0.last_mut().and_then(Vec::pop) else { return };
+        if self.0.last().is_some_and(Vec::is_empty) {
+            self.0.pop();
+        }
+        if let Some(hole) = self.get_mut(slot) {
+            *hole = last;
+        }
+    }
+
+    fn memory(&self) -> usize {
+        // All blocks but the first are made in their full size.
+        let first = self.0.first().map_or(0, Vec::capacity);
+        (first + self.0.len().saturating_sub(1) * CHUNK) * size_of::<Torrent>()
+    }
 }

@@ -1,1 +1,110 @@
+//! Expiry in slices: the actor's beat asks for the share of a round that is due, and no slice holds a lock for more
+//! than a few thousand peers. A round takes half of `purge_seconds`: an expired peer that moved behind the sweep is
+//! met by the next round, still in time.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Tick;
+use crate::policy::Policy;
+use crate::swarms::{SHARDS, Shard, Swarms};
+use crate::torrent::PeerCursor;
+
+/// Torrents and peers that one slice looks at, under one lock.
+const SLICE: usize = 2048;
+/// Torrents and peers that a beat looks at at least.
+const BEAT_MIN: usize = 4096;
+
+/// The incremental sweep over all swarms.
+#[derive(Debug)]
+pub struct Sweeper {
+    swarms: Arc<Swarms>,
+    shard: usize,
+    /// The torrent before which to go on; `None` = the shard has not begun.
+    torrent: Option<usize>,
+    peers: PeerCursor,
+    /// Torrents and peers met so far in this round, and in the last one.
+    met: usize,
+    met_last: usize,
+}
+
+impl Sweeper {
+    /// A sweep that starts at the first shard.
+    #[must_use]
+    pub fn new(swarms: Arc<Swarms>) -> Self {
+        Self { swarms, shard: 0, torrent: None, peers: PeerCursor::default(), met: 0, met_last: 0 }
+    }
+
+    /// Does the share of a round that is due after `elapsed` more time.
+    pub fn beat(&mut self, now: Tick, policy: &Policy, elapsed: Duration) {
+        let round_millis = u128::from(policy.purge_seconds.max(1)) * 1000 / 2;
+        let all = self.met.max(self.met_last) + SHARDS;
+        let share = (all as u128 * elapsed.as_millis()).div_ceil(round_millis);
+        // A quarter more than due, because swarms grow while they are swept.
+        let due = usize::try_from(share + share / 4).unwrap_or(usize::MAX).max(BEAT_MIN);
+        let mut done = 0;
+        while done < due {
+            done += self.slice(now, policy);
+            if self.shard == 0 && self.torrent.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// A whole round at once, for tests and tools.
+    pub fn round(&mut self, now: Tick, policy: &Policy) {
+        (self.shard, self.torrent, self.peers) = (0, None, PeerCursor::default());
+        loop {
+            self.slice(now, policy);
+            if self.shard == 0 && self.torrent.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// One slice under one lock. Gives how much it looked at.
+    fn slice(&mut self, now: Tick, policy: &Policy) -> usize {
+        let swarms = Arc::clone(&self.swarms);
+        let looked = swarms.with_shard(self.shard, |shard| self.sweep(shard, now, policy)).unwrap_or(0) + 1;
+        self.met += looked;
+        if self.torrent == Some(0) {
+            self.torrent = None;
+            self.shard = (self.shard + 1) % SHARDS;
+            if self.shard == 0 {
+                self.met_last = std::mem::take(&mut self.met);
+            }
+        }
+        looked
+    }
+
+    /// Torrents last first, so that the one that fills a hole has been looked at already.
+    fn sweep(&mut self, shard: &mut Shard, now: Tick, policy: &Policy) -> usize {
+        let keys = self.swarms.keys();
+        let mut looked = 0;
+        let mut torrent = self.torrent.unwrap_or(usize::MAX).min(shard.len());
+        while torrent > 0 && looked < SLICE {
+            let slot = torrent - 1;
+            let mut peers = self.peers;
+            let expired = shard.update(slot, |torrent| {
+                let (looked, done) = torrent.expire(now, policy, &mut peers, SLICE, keys);
+                if done {
+                    torrent.settle();
+                }
+                (looked, done)
+            });
+            let (seen, done) = expired.unwrap_or((0, true));
+            looked += seen + 1;
+            if !done {
+                self.peers = peers;
+                break;
+            }
+            self.peers = PeerCursor::default();
+            if let Some(hash) = shard.hash_at(slot, keys) {
+                shard.drop_if_empty(slot, hash, now, policy, keys);
+            }
+            torrent = slot;
+        }
+        self.torrent = Some(torrent);
+        looked
+    }
+}

@@ -1,0 +1,163 @@
+//! Refusals, expiry, and what bounds the memory.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use hayate_state::access::{Access, TorrentList};
+use hayate_state::{Announce, Event, Policy, Refusal, Tally};
+
+use crate::desk::{Desk, from, info_hash};
+
+const PUBLIC: [u8; 4] = [192, 0, 2, 7];
+
+fn desk(policy: Policy) -> Desk {
+    Desk::new(policy, 0, 7)
+}
+
+#[test]
+fn bad_ports_and_addresses_are_refused_and_change_nothing() {
+    let mut desk = desk(Policy { strict_port: true, ..Policy::default() });
+    assert_eq!(desk.announce(&from(1, PUBLIC, 0, 9)), Err(Refusal::InvalidPort));
+    assert_eq!(desk.announce(&from(1, PUBLIC, 1023, 9)), Err(Refusal::InvalidPort));
+    assert!(desk.announce(&from(2, PUBLIC, 1024, 9)).is_ok());
+    for address in ["0.0.0.0", "224.0.0.1", "255.255.255.255", "fe80::1", "::"] {
+        let address: IpAddr = address.parse().unwrap();
+        assert_eq!(desk.announce(&from(1, address, 6881, 9)), Err(Refusal::InvalidAddress), "{address}");
+    }
+    assert_eq!(desk.tally(1), Tally::default());
+}
+
+#[test]
+fn lists_admit_and_deny() {
+    let list = || std::sync::Arc::new([info_hash(1)].into_iter().collect::<TorrentList>());
+    let mut desk = desk(Policy { access: Access::Allow(list()), ..Policy::default() });
+    assert!(desk.announce(&from(1, PUBLIC, 6881, 9)).is_ok());
+    assert_eq!(desk.announce(&from(2, PUBLIC, 6881, 9)), Err(Refusal::UnregisteredTorrent));
+    desk.policy.publish(Policy { access: Access::Deny(list()), ..Policy::default() });
+    assert_eq!(desk.announce(&from(1, PUBLIC, 6881, 9)), Err(Refusal::UnregisteredTorrent));
+    assert!(desk.announce(&from(2, PUBLIC, 6881, 9)).is_ok());
+    assert_eq!(desk.tally(1), Tally::default(), "a denied torrent scrapes as zeros");
+}
+
+#[test]
+fn stopped_and_scrape_create_nothing() {
+    let mut desk = desk(Policy::default());
+    let before = desk.swarms.memory();
+    for torrent in 0..1000 {
+        desk.announce(&Announce { event: Event::Stopped, ..from(torrent, PUBLIC, 6881, 9) }).unwrap();
+        desk.tally(torrent);
+    }
+    assert_eq!((desk.swarms.live(), desk.swarms.memory()), (0, before));
+}
+
+#[test]
+fn peers_live_for_their_lifetime_and_not_a_purge_longer() {
+    let policy = Policy { peer_inactivity_seconds: 600, purge_seconds: 60, ..Policy::default() };
+    let mut desk = desk(policy);
+    for number in 0..5000 {
+        let announce =
+            from(1 + number % 7, Ipv4Addr::from(0xC633_0000 + u32::try_from(number).unwrap()), 6881, 9);
+        desk.announce(&announce).unwrap();
+    }
+    desk.now += 600;
+    desk.sweep();
+    assert_eq!(desk.swarms.census().peers(), 5000);
+    // The beats of one purge period, as the actor does them.
+    desk.now += 1;
+    let policy = desk.policy.current();
+    for _ in 0..600 {
+        desk.sweeper.beat(hayate_state::Tick(desk.now), &policy, std::time::Duration::from_millis(100));
+    }
+    assert_eq!((desk.swarms.census().peers(), desk.swarms.live()), (0, 0));
+}
+
+#[test]
+fn ages_survive_the_wrap_of_their_fifteen_bits() {
+    let mut desk = desk(Policy { peer_inactivity_seconds: 600, ..Policy::default() });
+    desk.now = (1 << 15) - 100;
+    desk.announce(&from(1, PUBLIC, 6881, 9)).unwrap();
+    desk.now += 600;
+    desk.sweep();
+    assert_eq!(desk.tally(1).leechers, 1);
+    desk.now += 1;
+    desk.sweep();
+    assert_eq!(desk.tally(1).leechers, 0);
+}
+
+#[test]
+fn the_completed_count_outlives_the_peers_until_newer_ones_push_it_out() {
+    let mut desk = desk(Policy { idle_torrents_max: 256 * 4, ..Policy::default() });
+    let finish = |desk: &mut Desk, torrent| {
+        desk.announce(&Announce { event: Event::Completed, ..from(torrent, PUBLIC, 6881, 0) }).unwrap();
+        desk.announce(&Announce { event: Event::Stopped, ..from(torrent, PUBLIC, 6881, 0) }).unwrap();
+    };
+    finish(&mut desk, 0);
+    assert_eq!(desk.tally(0), Tally { completed: 1, ..Tally::default() });
+    finish(&mut desk, 0);
+    assert_eq!(desk.tally(0).completed, 2);
+    for torrent in 1..20_000 {
+        finish(&mut desk, torrent);
+    }
+    assert_eq!(desk.tally(0).completed, 0, "the oldest is forgotten");
+    assert_eq!(desk.tally(19_999).completed, 1);
+    assert!(desk.swarms.idle() <= 256 * 4 && desk.swarms.idle() > 256 * 3, "{}", desk.swarms.idle());
+}
+
+#[test]
+fn the_memory_budget_holds_and_the_full_are_answered_with_a_long_interval() {
+    let memory_max = 4 << 20;
+    let mut desk = desk(Policy { memory_max, ..Policy::default() });
+    let mut full = 0;
+    for torrent in 0..200_000 {
+        let (answer, peers) = desk.announce(&from(torrent, PUBLIC, 6881, 9)).unwrap();
+        if answer.interval_seconds == 3600 {
+            full += 1;
+            assert!(peers.is_empty() && answer.tally == Tally::default());
+        }
+    }
+    assert!(full > 100_000, "{full}");
+    assert!(desk.swarms.memory() as u64 <= memory_max, "{}", desk.swarms.memory());
+    // Swarms that exist still take peers, until there is nothing left at all.
+    let newcomer = from(0, [192, 0, 2, 8], 6881, 9);
+    let (answer, peers) = desk.announce(&newcomer).unwrap();
+    assert_eq!((answer.tally.leechers, peers.len()), (2, 1));
+    let mut refused = 0;
+    for number in 0..2_000_000_u32 {
+        let newcomer = from(0, Ipv4Addr::from(0xC600_0000 + number), 6881, 9);
+        refused += u32::from(desk.announce(&newcomer).unwrap().0.interval_seconds == 3600);
+    }
+    assert!(refused > 1_000_000, "{refused}");
+    let overshoot = desk.swarms.memory() as u64 - desk.swarms.memory().min(4 << 20) as u64;
+    assert!(overshoot < memory_max / 8, "{overshoot}");
+    desk.now += 4201;
+    desk.sweep();
+    assert_eq!(desk.swarms.live(), 0);
+    assert!(desk.swarms.memory() < 1 << 20, "memory comes back: {}", desk.swarms.memory());
+}
+
+#[test]
+fn one_address_has_its_share_of_a_swarm() {
+    let mut desk = Desk::new(Policy::default(), 8, 7);
+    let v6 = |host: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, host]);
+    for port in 1000..1100 {
+        desk.announce(&from(1, PUBLIC, port, 9)).unwrap();
+        desk.announce(&from(1, v6(port), 6881, 9)).unwrap();
+        desk.announce(&from(1, [10, 0, 0, 1], port, 0)).unwrap();
+        desk.announce(&from(1, [127, 0, 0, 1], port, 0)).unwrap();
+    }
+    assert_eq!(desk.tally(1), Tally { seeders: 200, leechers: 16, ..Tally::default() });
+    let (answer, peers) = desk.announce(&from(1, PUBLIC, 9999, 9)).unwrap();
+    assert_eq!((answer.tally.leechers, peers.is_empty()), (16, false), "answered, not stored");
+    desk.announce(&Announce { event: Event::Stopped, ..from(1, PUBLIC, 1003, 9) }).unwrap();
+    assert_eq!(desk.announce(&from(1, PUBLIC, 9999, 9)).unwrap().0.tally.leechers, 16);
+}
+
+#[test]
+fn intervals_drift_below_their_bound() {
+    let mut desk = desk(Policy { announce_drift_seconds: 300, ..Policy::default() });
+    let intervals: Vec<u32> =
+        (0..2000).map(|_| desk.announce(&from(1, PUBLIC, 6881, 9)).unwrap().0.interval_seconds).collect();
+    assert!(intervals.iter().all(|interval| (1800..2100).contains(interval)));
+    assert!(intervals.contains(&1800) || intervals.iter().max() > Some(&2000));
+    desk.policy.publish(Policy { announce_drift_seconds: 0, ..Policy::default() });
+    assert_eq!(desk.announce(&from(1, PUBLIC, 6881, 9)).unwrap().0.interval_seconds, 1800);
+}

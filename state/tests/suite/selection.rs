@@ -1,0 +1,159 @@
+//! Who is handed out: statistics, and the rules of each role.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use hayate_state::{Announce, Event, Policy};
+
+use crate::desk::{Desk, from, info_hash};
+
+/// A swarm whose peers are handed out over and over, each draw counted.
+struct Draws {
+    desk: Desk,
+    asker: Announce,
+    counts: HashMap<(IpAddr, u16), u32>,
+}
+
+impl Draws {
+    fn new(peers: impl Iterator<Item = Announce>, asker: Announce) -> Self {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut desk = Desk::new(Policy::default(), 0, seed);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut peers: Vec<_> = peers.collect();
+        random.shuffle(&mut peers);
+        for peer in peers {
+            desk.announce(&peer).unwrap();
+        }
+        Self { desk, asker, counts: HashMap::new() }
+    }
+
+    fn draw(&mut self, times: u32) {
+        for _ in 0..times {
+            for peer in self.desk.announce(&self.asker).unwrap().1 {
+                *self.counts.entry(peer).or_default() += 1;
+            }
+        }
+    }
+
+    /// Chi-square of the counts against the uniform distribution over `peers`.
+    fn chi_square(&self, peers: u32) -> f64 {
+        let drawn: u32 = self.counts.values().sum();
+        let expected = f64::from(drawn) / f64::from(peers);
+        let missed = f64::from(peers - u32::try_from(self.counts.len()).unwrap());
+        let squares = self.counts.values().map(|&count| (f64::from(count) - expected).powi(2));
+        (squares.sum::<f64>() + missed * expected * expected) / expected
+    }
+
+    /// Single draws are independent, so chi-square has mean `peers - 1` and variance twice that: six deviations.
+    fn assert_uniform_single_draws(&mut self, peers: u32) {
+        self.asker.num_want = 1;
+        self.draw(peers * 100);
+        let degrees = f64::from(peers - 1);
+        let chi_square = self.chi_square(peers);
+        assert!(
+            chi_square < degrees + 6.0 * (2.0 * degrees).sqrt(),
+            "chi-square {chi_square} over {peers} peers"
+        );
+    }
+}
+
+fn peer(number: u32, left: u64) -> Announce {
+    from(1, Ipv4Addr::from(0xC633_0000 + number), 6881, left)
+}
+
+fn leecher() -> Announce {
+    from(1, [198, 18, 0, 1], 7001, 9)
+}
+
+#[test]
+fn single_draws_from_a_plain_swarm_are_uniform() {
+    for peers in [5, 20, 1000] {
+        Draws::new((0..peers).map(|n| peer(n, u64::from(n % 3))), leecher())
+            .assert_uniform_single_draws(peers);
+    }
+}
+
+#[test]
+fn single_draws_from_a_mixed_swarm_are_uniform_over_those_who_may_be_handed_out() {
+    for visible in [20, 200, 1500] {
+        // A fifth cannot be reached (port 1), another is private.
+        let hidden = (0..visible / 4).map(|n| Announce { port: 1, ..peer(50_000 + n, 9) });
+        let private = (0..visible / 4).map(|n| from(1, Ipv4Addr::from(0x0A00_0000 + n), 6881, 0));
+        let peers = (0..visible).map(|n| peer(n, u64::from(n % 3))).chain(hidden).chain(private);
+        Draws::new(peers, leecher()).assert_uniform_single_draws(visible);
+    }
+}
+
+#[test]
+fn draws_of_fifty_reach_everybody_alike() {
+    let mut draws = Draws::new((0..1000).map(|n| peer(n, u64::from(n % 3))), leecher());
+    draws.draw(20_000);
+    assert_eq!(draws.counts.len(), 1000);
+    // Each peer is expected 1000 times, with a deviation of about 31.
+    let (least, most) = (draws.counts.values().min().unwrap(), draws.counts.values().max().unwrap());
+    assert!(*least > 800 && *most < 1200, "between {least} and {most} times");
+}
+
+#[test]
+fn a_leecher_gets_both_kinds_in_proportion_in_every_reply() {
+    let mut desk = Desk::new(Policy::default(), 0, 7);
+    for n in 0..1000 {
+        desk.announce(&peer(n, u64::from(n % 4 != 0))).unwrap();
+    }
+    for _ in 0..100 {
+        let (_, peers) = desk.announce(&leecher()).unwrap();
+        let seeder =
+            |(address, _): &&(IpAddr, u16)| matches!(address, IpAddr::V4(v4) if u32::from(*v4) % 4 == 0);
+        let seeders = peers.iter().filter(seeder).count();
+        assert!(peers.len() == 50 && (12..=13).contains(&seeders), "{seeders} seeders of {}", peers.len());
+    }
+}
+
+#[test]
+fn a_seeder_gets_leechers_and_at_the_start_is_filled_up_with_seeders() {
+    let mut desk = Desk::new(Policy::default(), 0, 7);
+    for n in 0..20 {
+        desk.announce(&peer(n, u64::from(n % 4 == 0))).unwrap();
+    }
+    let seeder = Announce { left: 0, ..leecher() };
+    assert_eq!(desk.announce(&seeder).unwrap().1.len(), 5);
+    let started = Announce { event: Event::Started, num_want: 7, ..seeder };
+    let (_, peers) = desk.announce(&started).unwrap();
+    assert_eq!(peers.len(), 7);
+    assert!(
+        peers[..5].iter().all(|(address, _)| matches!(address, IpAddr::V4(v4) if u32::from(*v4) % 4 == 0))
+    );
+}
+
+#[test]
+fn nobody_is_handed_himself_nor_where_ids_are_kept_his_other_address() {
+    let mut desk = Desk::new(Policy { keep_peer_ids: true, ..Policy::default() }, 0, 7);
+    let v6 = "2001:db8::7".parse::<IpAddr>().unwrap();
+    desk.announce(&from(1, v6, 7001, 9)).unwrap();
+    assert_eq!(desk.announce(&leecher()).unwrap().1, []);
+    let other = Announce { peer_id: hayate_state::PeerId([7; 20]), ..from(1, v6, 7002, 9) };
+    desk.announce(&other).unwrap();
+    assert_eq!(desk.announce(&leecher()).unwrap().1, [(v6, 7002)]);
+}
+
+#[test]
+fn a_new_peer_id_at_the_same_endpoint_is_the_same_peer() {
+    let mut desk = Desk::new(Policy::default(), 0, 7);
+    desk.announce(&leecher()).unwrap();
+    let renamed = Announce { peer_id: hayate_state::PeerId([7; 20]), ..leecher() };
+    let (answer, peers) = desk.announce(&renamed).unwrap();
+    assert_eq!((answer.tally.leechers, peers.len()), (1, 0));
+    assert_eq!(desk.tracker.scrape(&info_hash(1)).unwrap().leechers, 1);
+}
+
+#[test]
+fn denied_ports_are_counted_but_not_handed_out() {
+    let mut desk = Desk::new(Policy { denied_ports: vec![25, 53], ..Policy::default() }, 0, 7);
+    for port in [1, 25, 53, 80] {
+        desk.announce(&from(1, [192, 0, 2, 7], port, 0)).unwrap();
+    }
+    let (answer, peers) = desk.announce(&leecher()).unwrap();
+    assert_eq!(answer.tally.seeders, 4);
+    assert_eq!(peers, [([192, 0, 2, 7].into(), 80)]);
+}
