@@ -6,8 +6,8 @@
 //! | [`announce`] | the words of one announce or scrape, and of its answer |
 //! | [`reach`] | which peers an asker may be handed: public, private ranges, hidden ports |
 //! | [`clock`] | the one place where time is read |
-//! | [`family`], [`select`], [`torrent`] | one swarm in memory, and the choice of peers |
-//! | [`swarms`], [`sweep`] | all swarms, in shards; expiry in slices |
+//! | `family`, `few`, `torrent`, `select` | one swarm in memory, and the choice of peers |
+//! | [`swarms`], `sweep` | all swarms, in shards; expiry in slices |
 //! | [`access`], [`policy`] | who may announce what; the knobs of all decisions |
 //! | [`tracker`] | [`Tracker`]: the one place where an announce or scrape is decided |
 //! | [`actor`] | the thread that answers the gateway's inbox and runs everything periodic |
@@ -25,6 +25,7 @@ pub mod announce;
 pub mod clock;
 pub mod counters;
 mod family;
+mod few;
 pub mod ids;
 pub mod policy;
 pub mod published;

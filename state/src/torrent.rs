@@ -6,13 +6,11 @@ use std::net::IpAddr;
 use crate::announce::{Announce, Event, Handout, PEER_V4_LEN, PEER_V6_LEN, Tally};
 use crate::clock::Tick;
 use crate::family::{Endpoint, Family, Keys, Roster, Seen, block, reach_of};
+use crate::few::{FEW, Few};
 use crate::ids::{InfoHash, PeerId};
 use crate::policy::Policy;
 use crate::reach::{Reach, ReachSet};
 use crate::select::{Asker, Pool, Wants, choose};
-
-/// IPv4 peers a torrent has room for without a heap block.
-const FEW: usize = 2;
 
 /// One torrent.
 #[derive(Debug)]
@@ -30,15 +28,6 @@ enum Peers {
     Idle(Tick),
     Few(Few),
     Many(Box<Swarm>),
-}
-
-/// Up to two IPv4 peers.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Few {
-    octets: [[u8; PEER_V4_LEN]; FEW],
-    seen: [Seen; FEW],
-    len: u8,
-    seeders: u8,
 }
 
 /// A swarm on the heap.
@@ -292,13 +281,14 @@ impl Torrent {
         let (wire, keep_ids) = (wire_of(context.announce), context.policy.keep_peer_ids);
         if let Peers::Few(few) = &self.peers {
             let fits = match wire {
-                Wire::V4(peer) => usize::from(few.len) < FEW || few.octets().contains(&peer),
+                Wire::V4(peer) => few.has_room() || few.octets().contains(&peer),
                 Wire::V6(_) => false,
             };
             if fits && !keep_ids {
                 return;
             }
-            self.peers = Peers::Many(Box::new(Swarm { v4: few.to_family(context), v6: None }));
+            self.peers =
+                Peers::Many(Box::new(Swarm { v4: few.to_family(context.policy, context.keys), v6: None }));
         }
         if let Peers::Many(swarm) = &mut self.peers {
             if matches!(wire, Wire::V6(_)) {
@@ -459,75 +449,5 @@ fn wire_of(announce: &Announce) -> Wire {
             }
             Wire::V6(peer)
         }
-    }
-}
-
-impl Few {
-    /// The peers of a family, if it has few enough.
-    fn of(family: &Family<PEER_V4_LEN>) -> Option<Self> {
-        let mut few = Self::default();
-        let len = family.octets().len();
-        few.octets.get_mut(..len)?.copy_from_slice(family.octets());
-        few.seen.get_mut(..len)?.copy_from_slice(family.seen());
-        few.len = u8::try_from(len).ok()?;
-        few.seeders = u8::try_from(family.seeders()).ok()?;
-        Some(few)
-    }
-
-    fn to_family(self, context: &Context<'_>) -> Family<PEER_V4_LEN> {
-        let mut family = Family::default();
-        for (place, (&peer, &seen)) in self.octets().iter().zip(self.seen()).enumerate() {
-            family.insert(peer, seen, PeerId::default(), place < self.seeders(), context.keys);
-            family.add_reach(reach_of(&peer, context.policy));
-        }
-        family
-    }
-}
-
-impl Roster<PEER_V4_LEN> for Few {
-    fn octets(&self) -> &[[u8; PEER_V4_LEN]] {
-        self.octets.get(..usize::from(self.len)).unwrap_or_default()
-    }
-
-    fn seen(&self) -> &[Seen] {
-        self.seen.get(..usize::from(self.len)).unwrap_or_default()
-    }
-
-    fn seeders(&self) -> usize {
-        usize::from(self.seeders)
-    }
-
-    fn set_seeders(&mut self, seeders: usize) {
-        self.seeders = u8::try_from(seeders).unwrap_or(u8::MAX);
-    }
-
-    fn find(&self, peer: &[u8; PEER_V4_LEN], _keys: &Keys) -> Option<usize> {
-        self.octets().iter().position(|other| other == peer)
-    }
-
-    fn set_seen(&mut self, place: usize, seen: Seen) {
-        if let Some(slot) = self.seen.get_mut(place) {
-            *slot = seen;
-        }
-    }
-
-    fn set_id(&mut self, _place: usize, _id: PeerId) {}
-
-    fn push(&mut self, peer: [u8; PEER_V4_LEN], seen: Seen, _id: PeerId, _keys: &Keys) {
-        let place = usize::from(self.len);
-        if let (Some(octets), Some(age)) = (self.octets.get_mut(place), self.seen.get_mut(place)) {
-            *octets = peer;
-            *age = seen;
-            self.len += 1;
-        }
-    }
-
-    fn pop(&mut self, _keys: &Keys) {
-        self.len = self.len.saturating_sub(1);
-    }
-
-    fn swap(&mut self, a: usize, b: usize, _keys: &Keys) {
-        self.octets.swap(a, b);
-        self.seen.swap(a, b);
     }
 }
