@@ -1,4 +1,5 @@
-//! Lists of torrents: what may be announced (`access` in the configuration; registered torrents in mode listed).
+//! Lists of torrents: what may be announced (`access` in the configuration; registered torrents in mode
+//! listed).
 
 use std::collections::HashSet;
 use std::hash::RandomState;
@@ -8,8 +9,9 @@ use std::sync::Arc;
 
 use crate::ids::InfoHash;
 
-/// A set of torrents, read from a file with one `info_hash` of 40 hexadecimal digits a line. Empty lines and what
-/// follows `#` or a space are ignored. Looked up by a keyed hash, because clients choose what is looked up.
+/// A set of torrents, read from a file with one `info_hash` of 40 hexadecimal digits a line. Empty lines and
+/// what follows `#` or a space are ignored. Looked up by a keyed hash, because clients choose what is looked
+/// up.
 #[derive(Debug, Default)]
 pub struct TorrentList(HashSet<InfoHash, RandomState>);
 
@@ -37,7 +39,7 @@ pub enum ListError {
         source: std::io::Error,
     },
     /// A line that is neither empty, a comment, nor an `info_hash`.
-    #[error("{}: line {line}: {:?} is not an info_hash, 40 hexadecimal digits are allowed", path.display(), text)]
+    #[error("{}: line {line}: {text:?} is not an info_hash of 40 hexadecimal digits", path.display())]
     BadLine {
         /// The file.
         path: PathBuf,

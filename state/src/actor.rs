@@ -1,5 +1,5 @@
-//! The state actor: a thread that owns the inbox through which the gateway's announces and scrapes arrive, answers
-//! them in batches, and runs everything periodic. The gateway never touches a shard.
+//! The state actor: a thread that owns the inbox through which the gateway's announces and scrapes arrive,
+//! answers them in batches, and runs everything periodic. The gateway never touches a shard.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

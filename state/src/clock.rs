@@ -1,4 +1,5 @@
-//! The one place where time is read. Everything else takes [`Now`] as an argument, so that tests own the clock.
+//! The one place where time is read. Everything else takes [`Now`] as an argument, so that tests own the
+//! clock.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,5 @@
-//! Counters that one thread writes and anybody reads, and the board on which every room lists them for `/metrics`.
+//! Counters that one thread writes and anybody reads, and the board on which every room lists them for
+//! `/metrics`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,5 +1,5 @@
-//! The peers of one family in one swarm: the octets that go on the wire in one contiguous array, seeders first, ages
-//! in another. A swarm too large to search has an index from endpoint to place.
+//! The peers of one family in one swarm: the octets that go on the wire in one contiguous array, seeders
+//! first, ages in another. A swarm too large to search has an index from endpoint to place.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -99,8 +99,8 @@ pub(crate) fn reach_of<E: Endpoint>(peer: &E, policy: &Policy) -> Reach {
 #[derive(Debug)]
 pub(crate) struct Keys {
     state: RandomState,
-    /// `announce.peers_per_address`: where it is set, the peers of one public address share a hash, so that they
-    /// can be counted.
+    /// `announce.peers_per_address`: where it is set, the peers of one public address share a hash, so that
+    /// they can be counted.
     peers_per_address: u16,
 }
 
@@ -180,8 +180,8 @@ where
         self.pop(keys);
     }
 
-    /// Looks at the peers before `from`, last first, at most `most` of them, and drops those unseen for longer than
-    /// `lifetime_seconds`. Gives the place before which to go on; 0 = done.
+    /// Looks at the peers before `from`, last first, at most `most` of them, and drops those unseen for
+    /// longer than `lifetime_seconds`. Gives the place before which to go on; 0 = done.
     fn expire(&mut self, now: Tick, lifetime_seconds: u32, from: usize, most: usize, keys: &Keys) -> usize {
         let from = from.min(self.octets().len());
         let until = from.saturating_sub(most);

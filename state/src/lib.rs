@@ -14,8 +14,8 @@
 //! | [`counters`] | counters that one thread writes and anybody reads, and the board that lists them |
 //! | [`published`] | settings that are swapped whole while others read them |
 //!
-//! Invariants: one shard lock at a time, never held across a system call or a channel; every peer is in exactly
-//! one place of its swarm; nothing on the announce path waits for anything but that lock.
+//! Invariants: one shard lock at a time, never held across a system call or a channel; every peer is in
+//! exactly one place of its swarm; nothing on the announce path waits for anything but that lock.
 //!
 //! Absent on purpose: sockets, HTTP, BEP 15 octets, bencode, command lines, log lines per request.
 

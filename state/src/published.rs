@@ -1,4 +1,5 @@
-//! Settings that are swapped whole while other threads read them: a reload publishes, readers look once per batch.
+//! Settings that are swapped whole while other threads read them: a reload publishes, readers look once per
+//! batch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! Which peers an asker may be handed (`protocol.md` X6, X7): public peers for everybody, private ones only within
-//! their own range, loopback on loopback, hidden ports nobody.
+//! Which peers an asker may be handed (`protocol.md` X6, X7): public peers for everybody, private ones only
+//! within their own range, loopback on loopback, hidden ports nobody.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -92,8 +92,9 @@ impl PrivatePeers {
     }
 }
 
-/// Where a peer at `address` can be reached from; `None` where no peer can be: unspecified, multicast, broadcast
-/// and reserved addresses, and IPv6 link-local, whose scope the wire format loses (`protocol.md` U7.5).
+/// Where a peer at `address` can be reached from; `None` where no peer can be: unspecified, multicast,
+/// broadcast and reserved addresses, and IPv6 link-local, whose scope the wire format loses (`protocol.md`
+/// U7.5).
 #[must_use]
 pub fn of_address(address: IpAddr) -> Option<Reach> {
     match address {

@@ -1,5 +1,5 @@
-//! The choice of peers. Every peer that may be handed out has the same chance, in each role and over both: over a
-//! plain swarm by one or two block copies from a random place, otherwise one by one.
+//! The choice of peers. Every peer that may be handed out has the same chance, in each role and over both:
+//! over a plain swarm by one or two block copies from a random place, otherwise one by one.
 
 use crate::announce::Lane;
 use crate::family::{Endpoint, reach_of};
@@ -17,7 +17,8 @@ const PROBES_MIN: usize = 1024;
 pub(crate) enum Wants {
     /// A seeder: leechers.
     Leechers,
-    /// Somebody who says `left` = 0 at the start: leechers, then seeders, because he may only not have the metadata.
+    /// Somebody who says `left` = 0 at the start: leechers, then seeders, because he may only not have the
+    /// metadata.
     LeechersThenSeeders,
     /// A leecher: both, mixed.
     Both,
@@ -109,7 +110,8 @@ where
         places.len() - usize::from(self.own.is_some_and(|own| places.contains(&own)))
     }
 
-    /// Both roles, each with its share of the whole; the fraction is drawn, so that all peers have the same chance.
+    /// Both roles, each with its share of the whole; the fraction is drawn, so that all peers have the same
+    /// chance.
     fn take_in_proportion(&mut self, seeders: Places, leechers: Places, want: usize) {
         let (seeders_there, all) = (self.others(&seeders), self.others(&seeders) + self.others(&leechers));
         if want >= all {

@@ -48,8 +48,8 @@ pub struct Swarms {
 }
 
 impl Swarms {
-    /// No swarms yet. `peers_per_address`: peers of one public address (IPv6: of one /64) in one swarm at most;
-    /// 0 = no limit.
+    /// No swarms yet. `peers_per_address`: peers of one public address (IPv6: of one /64) in one swarm at
+    /// most; 0 = no limit.
     #[must_use]
     pub fn new(peers_per_address: u16) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| CachePadded::default()).collect();

@@ -1,6 +1,6 @@
-//! Expiry in slices: the actor's beat asks for the share of a round that is due, and no slice holds a lock for more
-//! than a few thousand peers. A round takes half of `purge_seconds`: an expired peer that moved behind the sweep is
-//! met by the next round, still in time.
+//! Expiry in slices: the actor's beat asks for the share of a round that is due, and no slice holds a lock
+//! for more than a few thousand peers. A round takes half of `purge_seconds`: an expired peer that moved
+//! behind the sweep is met by the next round, still in time.
 
 use std::sync::Arc;
 use std::time::Duration;

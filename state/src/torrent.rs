@@ -1,5 +1,5 @@
-//! One torrent: 48 octets, with room inside for the two IPv4 peers that most torrents never exceed; more peers, IPv6
-//! peers and peer ids live in a [`Swarm`] on the heap.
+//! One torrent: 48 octets, with room inside for the two IPv4 peers that most torrents never exceed; more
+//! peers, IPv6 peers and peer ids live in a [`Swarm`] on the heap.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use crate::announce::{Announce, Event, Handout, PEER_V4_LEN, PEER_V6_LEN, Tally}
 use crate::clock::Tick;
 use crate::family::{Endpoint, Family, Keys, Roster, Seen, block, reach_of};
 use crate::few::{FEW, Few};
-use crate::ids::{InfoHash, PeerId};
+use crate::ids::InfoHash;
 use crate::policy::Policy;
 use crate::reach::{Reach, ReachSet};
 use crate::select::{Asker, Pool, Wants, choose};
@@ -232,8 +232,8 @@ impl Torrent {
         }
     }
 
-    /// Drops expired peers, looking at `most` of them at most. Gives how many places were looked at, and whether
-    /// the torrent is done.
+    /// Drops expired peers, looking at `most` of them at most. Gives how many places were looked at, and
+    /// whether the torrent is done.
     pub(crate) fn expire(
         &mut self,
         now: Tick,

@@ -1,4 +1,5 @@
-//! Swarms against a naive model: the same random operations on both, then everything that can be asked is compared.
+//! Swarms against a naive model: the same random operations on both, then everything that can be asked is
+//! compared.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -98,7 +99,8 @@ fn same_range(a: &IpAddr, b: &IpAddr) -> bool {
     is_private(a) && is_private(b) && a.is_ipv4() == b.is_ipv4()
 }
 
-/// What every handout must be: real peers, never the asker, none twice, nobody hidden, and as many as there are.
+/// What every handout must be: real peers, never the asker, none twice, nobody hidden, and as many as there
+/// are.
 fn check_handout(announce: &Announce, swarm: &ModelSwarm, now: u32, v4: &[u8], v6: &[u8]) {
     let mut handed = peers_of(v4, false);
     handed.extend(peers_of(v6, true));

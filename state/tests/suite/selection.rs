@@ -45,7 +45,8 @@ impl Draws {
         (squares.sum::<f64>() + missed * expected * expected) / expected
     }
 
-    /// Single draws are independent, so chi-square has mean `peers - 1` and variance twice that: six deviations.
+    /// Single draws are independent, so chi-square has mean `peers - 1` and variance twice that: six
+    /// deviations.
     fn assert_uniform_single_draws(&mut self, peers: u32) {
         self.asker.num_want = 1;
         self.draw(peers * 100);

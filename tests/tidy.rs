@@ -1,0 +1,149 @@
+//! What no compiler checks: borders between rooms, sizes, and that no trace of a machine is in the tree.
+
+use std::path::{Path, PathBuf};
+
+const ROOMS: [&str; 6] = ["src", "state", "udp", "gateway", "tools", "tests"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file below `folder` with one of these endings; not what was built.
+fn files(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if path.is_dir()
+            && name != "target"
+            && name != "corpus"
+            && name != "artifacts"
+            && !name.starts_with('.')
+        {
+            found.extend(files(&path, endings));
+        } else if endings.iter().any(|ending| name.ends_with(ending)) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn rust_files() -> Vec<(PathBuf, String)> {
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        (path, text)
+    };
+    ROOMS.iter().flat_map(|room| files(&root().join(room), &[".rs"])).map(read).collect()
+}
+
+/// What a room's Cargo.toml names.
+fn dependencies(room: &str) -> Vec<String> {
+    let manifest = std::fs::read_to_string(root().join(room).join("Cargo.toml")).unwrap();
+    let section = manifest.split("[dependencies]").nth(1).unwrap();
+    let names = section.lines().take_while(|line| !line.starts_with('['));
+    names.filter_map(|line| line.split(['.', ' ', '=']).next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn arrows_between_rooms_go_one_way() {
+    let inner = |room: &str| -> Vec<String> {
+        dependencies(room).into_iter().filter(|name| name.starts_with("hayate-")).collect()
+    };
+    assert_eq!(inner("state"), [""; 0]);
+    assert_eq!(inner("udp"), ["hayate-state"]);
+    assert_eq!(inner("gateway"), ["hayate-state"]);
+}
+
+#[test]
+fn layers_of_a_door_know_only_those_before_them() {
+    for (layer, strangers) in [
+        ("udp/src/wire", &["crate::engine", "crate::server", "crate::connection_id", "mio", "libc"][..]),
+        ("udp/src/engine.rs", &["crate::server", "mio::", "libc::", "socket2"]),
+        ("gateway/src/wire", &["crate::engine", "crate::server", "hyper", "tokio"]),
+        ("gateway/src/engine.rs", &["crate::server", "hyper::", "tokio"]),
+    ] {
+        let of_layer = rust_files().into_iter().filter(|(path, _)| path.starts_with(root().join(layer)));
+        for (path, text) in of_layer {
+            let uses = text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .collect::<Vec<_>>()
+                .join("\n");
+            let stranger = strangers.iter().find(|stranger| uses.contains(**stranger));
+            assert_eq!(stranger, None, "in {}", path.display());
+        }
+    }
+}
+
+#[test]
+fn rooms_know_only_what_is_theirs() {
+    for (room, strangers) in [
+        ("state", &["mio", "socket2", "hyper", "tokio", "clap", "anyhow"][..]),
+        ("udp", &["hyper", "tokio", "clap", "anyhow", "serde_json"]),
+        ("gateway", &["mio", "clap", "anyhow", "libc"]),
+        ("tools", &["mio", "hyper", "tokio"]),
+    ] {
+        let known = dependencies(room);
+        let stranger = strangers.iter().find(|stranger| known.iter().any(|name| name == *stranger));
+        assert_eq!(stranger, None, "in {room}");
+    }
+}
+
+#[test]
+fn unsafe_code_is_in_one_module() {
+    let word = concat!("unsafe", " {");
+    let owners: Vec<_> = rust_files().into_iter().filter(|(_, text)| text.contains(word)).collect();
+    let names: Vec<_> =
+        owners.iter().map(|(path, _)| path.strip_prefix(root()).unwrap().to_owned()).collect();
+    assert_eq!(names, [Path::new("udp/src/server/batch.rs")]);
+}
+
+#[test]
+fn files_and_lines_have_their_size() {
+    for (path, text) in rust_files() {
+        let lines = text.lines().count();
+        assert!(lines <= 500, "{} has {lines} lines", path.display());
+        for (index, line) in text.lines().enumerate() {
+            let columns = line.chars().count();
+            assert!(columns <= 110, "{}:{} has {columns} columns", path.display(), index + 1);
+        }
+    }
+}
+
+#[test]
+fn no_mark_of_unfinished_work_is_left() {
+    let marks = [
+        concat!("to", "do!("),
+        concat!("unimple", "mented!("),
+        concat!("FIX", "ME"),
+        concat!("#[ign", "ore"),
+    ];
+    for (path, text) in rust_files() {
+        let mark = marks.iter().find(|mark| text.contains(**mark));
+        assert_eq!(mark, None, "in {}", path.display());
+    }
+}
+
+#[test]
+fn no_path_of_a_machine_is_in_the_tree() {
+    let endings =
+        [".rs", ".md", ".toml", ".json", ".sh", ".py", ".mjs", ".in", "Makefile", "setup", "run", "transfer"];
+    let marks = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/")];
+    for path in files(root(), &endings) {
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let mark = marks.iter().find(|mark| text.contains(**mark));
+        assert_eq!(mark, None, "in {}", path.display());
+    }
+}
+
+#[test]
+fn time_is_read_in_one_place() {
+    let word = concat!("Instant::", "now");
+    let readers: Vec<_> = rust_files()
+        .into_iter()
+        .filter(|(path, text)| !path.starts_with(root().join("tests")) && text.contains(word))
+        .map(|(path, _)| path.strip_prefix(root()).unwrap().to_owned())
+        .filter(|path| !path.starts_with("tools"))
+        .collect();
+    assert_eq!(readers, [Path::new("state/src/clock.rs")]);
+}
