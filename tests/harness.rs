@@ -102,13 +102,8 @@ impl Daemon {
             }
         });
         let daemon = Self { child, folder, port, metrics_port, log };
-        daemon.wait_until_healthy();
+        daemon.wait_for_log("\"serving\"", 1);
         daemon
-    }
-
-    fn wait_until_healthy(&self) {
-        let healthy = || self.page("/health").is_some_and(|response| response.status == 200);
-        assert!(eventually(healthy), "not healthy; log: {:#?}", self.log());
     }
 
     /// A page of the metrics address.

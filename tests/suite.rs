@@ -8,6 +8,11 @@
     reason = "a test may panic, and waits by the real clock"
 )]
 
+mod clients;
 mod harness;
+mod http_door;
+mod process;
 mod scenario;
 mod tidy;
+mod udp_door;
+mod vectors;
