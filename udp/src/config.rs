@@ -12,9 +12,9 @@ pub const REPLY_MAX: usize = 1232;
 /// What is fixed when the sockets open.
 #[derive(Clone, Debug)]
 pub struct SocketConfig {
-    /// Addresses to listen on, one socket per worker for each; port 0 lets the system choose. An IPv6 address makes a
-    /// v6-only socket; `[::]` beside `0.0.0.0` is skipped with a warning on a host without IPv6, and with port 0 both
-    /// get the same port.
+    /// Addresses to listen on, one socket per worker for each; port 0 lets the system choose. An IPv6 address
+    /// makes a v6-only socket; `[::]` beside `0.0.0.0` is skipped with a warning on a host without IPv6, and
+    /// with port 0 both get the same port.
     pub addresses: Vec<SocketAddr>,
     /// Threads; at least 1.
     pub workers: usize,

@@ -1,3 +1,39 @@
 //! The first door: BEP 15 and BEP 41 over UDP.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`config`] | the settings of the door |
+//! | [`wire`] | octets to words and back: [`wire::request`], [`wire::option`], [`wire::reply`]; pure |
+//! | [`connection_id`] | the proof that a source address is real |
+//! | [`refusal`], [`counters`] | why a datagram is refused; what a worker counts |
+//! | [`engine`] | [`Engine`]: decides what one datagram is answered with |
+//! | [`server`] | [`Door`]: sockets, batches, worker threads |
+//!
+//! The way of a datagram: the kernel -> `server::batch` -> [`Engine::handle`] -> `wire::request` ->
+//! `connection_id` -> `hayate_state::Tracker` -> `wire::reply`, in the buffer it is sent from ->
+//! `server::batch` -> the kernel.
+//!
+//! Invariants:
+//! - A source that has not proven its address never gets more octets than it sent, and no error text. Only
+//!   [`connection_id`] makes the [`Verified`](connection_id::Verified) that announce and scrape ask for.
+//! - No reply is longer than [`config::REPLY_MAX`] octets.
+//! - From datagram to reply nothing is allocated, and no lock but that of one shard is taken.
+//! - `unsafe` is in `server::batch` and nowhere else.
+//!
+//! Absent on purpose: a table of clients or connections (ids are computed; the few that were computed last
+//! are kept, to save time and nothing else), per-request log lines, a reply to a bad connection id, a clock
+//! (it comes from `hayate_state`), a second reading of a datagram, retransmission. The options of BEP 41 can
+//! be read ([`wire::option`]); no decision of mode open or listed depends on them, so the engine skips them.
 
 pub mod config;
+pub mod connection_id;
+pub mod counters;
+pub mod engine;
+pub mod refusal;
+pub mod server;
+pub mod wire;
+
+pub use config::{DoorConfig, SocketConfig};
+pub use engine::{Engine, Outcome};
+pub use refusal::Refusal;
+pub use server::{Door, OpenError, Pulse, Running};

@@ -1,0 +1,419 @@
+//! Connection ids: the proof that a source address is real (BEP 15, "UDP connections / spoofing"; `spec`
+//! ruling 6).
+//!
+//! An id is the low octet of a bucket number, then 56 bits of HMAC-SHA256 over that number and the source
+//! address. It is computed, not remembered: no client can make the tracker keep anything, and all workers and
+//! nodes that share the key take each other's ids.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ring::hmac;
+
+use crate::config::DoorConfig;
+use crate::wire::PROTOCOL_ID;
+
+/// A lifetime is divided into this many buckets: the more, the less an id outlives it.
+const BUCKETS_PER_LIFETIME: u64 = 15;
+/// Bucket numbers an id can tell apart by its one octet.
+const BUCKETS_MAX: u64 = 256;
+
+/// Proof that a source address received one of our ids less than a lifetime (and one bucket) ago.
+#[derive(Clone, Copy, Debug)]
+pub struct Verified(());
+
+/// Why an id proves nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unverified {
+    /// It was ours for this source, too long ago.
+    #[error("stale connection id")]
+    Stale,
+    /// It was never ours for this source, comes from the future, or is older than 256 buckets.
+    #[error("forged connection id")]
+    Forged,
+}
+
+/// Makes and verifies connection ids.
+#[derive(Debug)]
+pub struct Keeper {
+    current: Scheme,
+    previous: Option<Retired>,
+}
+
+impl Keeper {
+    /// A keeper with the key, lifetime and skew of `config`; a previous key is taken for one more lifetime.
+    #[must_use]
+    pub fn new(config: &DoorConfig) -> Self {
+        let previous = config.previous_private_key.as_deref().map(|key| Scheme::new(key, config));
+        Self { current: Scheme::new(&config.private_key, config), previous: previous.map(Retired::new) }
+    }
+
+    /// Takes over a reloaded configuration. What was issued before stays good until it expires, even if the
+    /// lifetime changed and not the key.
+    pub fn reload(&mut self, config: &DoorConfig) {
+        let scheme = Scheme::new(&config.private_key, config);
+        if !scheme.is(&self.current) {
+            let retired = std::mem::replace(&mut self.current, scheme);
+            self.previous = Some(Retired::new(retired));
+        }
+    }
+
+    /// Forgets the previous scheme once none of its ids can be good; call it once per batch.
+    pub fn refresh(&mut self, now_unix: u64) {
+        if let Some(previous) = &mut self.previous {
+            let until =
+                *previous.until.get_or_insert(now_unix.saturating_add(previous.scheme.grace_seconds()));
+            if now_unix > until {
+                self.previous = None;
+            }
+        }
+    }
+
+    /// The id for a source, good from now on. Never 0, which clients take for "not connected", and never the
+    /// protocol's magic number.
+    #[must_use]
+    pub fn make(&mut self, now_unix: u64, source: IpAddr) -> [u8; 8] {
+        self.current.id(self.current.bucket(now_unix), source)
+    }
+
+    /// Checks that `id` was made for `source` within the lifetime.
+    ///
+    /// # Errors
+    /// When it was not, or not lately.
+    pub fn verify(&mut self, now_unix: u64, source: IpAddr, id: [u8; 8]) -> Result<Verified, Unverified> {
+        match (self.current.verify(now_unix, source, id), &mut self.previous) {
+            (Err(Unverified::Forged), Some(previous)) => previous.scheme.verify(now_unix, source, id),
+            (result, _) => result,
+        }
+    }
+}
+
+/// A scheme whose ids are still taken, for as long as there can be any.
+#[derive(Debug)]
+struct Retired {
+    scheme: Scheme,
+    /// Unix seconds after which none of its ids can be good; unknown until time is seen.
+    until: Option<u64>,
+}
+
+impl Retired {
+    fn new(scheme: Scheme) -> Self {
+        Self { scheme, until: None }
+    }
+}
+
+/// One way of making ids: a key and the length of its buckets.
+#[derive(Debug)]
+struct Scheme {
+    key: hmac::Key,
+    /// Tells two schemes apart without keeping the secret in a second place.
+    fingerprint: [u8; 32],
+    bucket_seconds: u64,
+    age_max: u64,
+    skew: u64,
+    memo: Memo,
+}
+
+impl Scheme {
+    fn new(key: &[u8], config: &DoorConfig) -> Self {
+        let lifetime = config.connection_id_lifetime_seconds.max(1);
+        let bucket_seconds = lifetime.div_ceil(BUCKETS_PER_LIFETIME);
+        let age_max = lifetime.div_ceil(bucket_seconds);
+        // Beyond this the octet could not tell an id of the future from one of the past.
+        let skew_max = BUCKETS_MAX - 1 - age_max;
+        let skew = config.max_clock_skew_seconds.div_ceil(bucket_seconds).min(skew_max);
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(hmac::sign(&key, b"hayate: which key is it").as_ref());
+        Self { key, fingerprint, bucket_seconds, age_max, skew, memo: Memo::new() }
+    }
+
+    /// Do both make and take the same ids?
+    fn is(&self, other: &Self) -> bool {
+        let shape = |scheme: &Self| (scheme.fingerprint, scheme.bucket_seconds, scheme.age_max, scheme.skew);
+        shape(self) == shape(other)
+    }
+
+    /// Seconds after which nothing made until now is good, on any node.
+    fn grace_seconds(&self) -> u64 {
+        (self.age_max + self.skew + 1) * self.bucket_seconds
+    }
+
+    fn bucket(&self, unix: u64) -> u64 {
+        unix / self.bucket_seconds
+    }
+
+    fn id(&mut self, bucket: u64, source: IpAddr) -> [u8; 8] {
+        if let Some(id) = self.memo.id(bucket, source) {
+            return id;
+        }
+        let id = self.compute(bucket, source);
+        self.memo.keep(bucket, source, id);
+        id
+    }
+
+    fn compute(&self, bucket: u64, source: IpAddr) -> [u8; 8] {
+        let mut message = [0; 24];
+        let (number, address) = message.split_at_mut(8);
+        number.copy_from_slice(&bucket.to_be_bytes());
+        let address_len = match source.to_canonical() {
+            IpAddr::V4(v4) => put(address, &v4.octets()),
+            IpAddr::V6(v6) => put(address, &v6.octets()),
+        };
+        let tag = hmac::sign(&self.key, message.get(..8 + address_len).unwrap_or_default());
+        let mut id = [0; 8];
+        let mac = std::iter::once(bucket.to_be_bytes()[7]).chain(tag.as_ref().iter().copied());
+        id.iter_mut().zip(mac).for_each(|(to, from)| *to = from);
+        unreserved(id)
+    }
+
+    fn verify(&mut self, now_unix: u64, source: IpAddr, id: [u8; 8]) -> Result<Verified, Unverified> {
+        let now = self.bucket(now_unix);
+        let latest = now.saturating_add(self.skew);
+        // The largest bucket number not above `latest` whose low octet is that of the id.
+        let behind = u64::from(latest.to_be_bytes()[7].wrapping_sub(id[0]));
+        let bucket = latest.checked_sub(behind).ok_or(Unverified::Forged)?;
+        if !same(self.id(bucket, source), id) {
+            return Err(Unverified::Forged);
+        }
+        if now.saturating_sub(bucket) > self.age_max { Err(Unverified::Stale) } else { Ok(Verified(())) }
+    }
+}
+
+/// Ids computed lately. A client connects and announces within a second, and announces all its torrents with
+/// one id; without this each of its datagrams costs an HMAC. It changes no answer, and holds [`Memo::PLACES`]
+/// ids at most.
+#[derive(Debug)]
+struct Memo {
+    places: Vec<Computed>,
+}
+
+/// One id and what it was computed from.
+#[derive(Clone, Copy, Debug)]
+struct Computed {
+    bucket: u64,
+    source: IpAddr,
+    id: [u8; 8],
+}
+
+impl Memo {
+    /// Small enough to stay in the processor's nearest cache.
+    const PLACES: usize = 256;
+
+    fn new() -> Self {
+        // No clock reaches this bucket.
+        let nothing = Computed { bucket: u64::MAX, source: IpAddr::V4(Ipv4Addr::UNSPECIFIED), id: [0; 8] };
+        Self { places: vec![nothing; Self::PLACES] }
+    }
+
+    fn id(&self, bucket: u64, source: IpAddr) -> Option<[u8; 8]> {
+        let computed = self.places.get(Self::place(bucket, source))?;
+        (computed.bucket == bucket && computed.source == source).then_some(computed.id)
+    }
+
+    fn keep(&mut self, bucket: u64, source: IpAddr, id: [u8; 8]) {
+        if let Some(computed) = self.places.get_mut(Self::place(bucket, source)) {
+            *computed = Computed { bucket, source, id };
+        }
+    }
+
+    /// Each id has one place. Whoever chooses addresses that meet in one place makes us compute, no more.
+    fn place(bucket: u64, source: IpAddr) -> usize {
+        let address = match source {
+            IpAddr::V4(v4) => u64::from(v4.to_bits()),
+            IpAddr::V6(v6) => {
+                let octets = v6.octets();
+                let (halves, _) = octets.as_chunks();
+                halves.iter().fold(0, |sum: u64, half| sum.rotate_left(32) ^ u64::from_be_bytes(*half))
+            }
+        };
+        let mixed = (address ^ bucket.rotate_left(40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        usize::from(mixed.to_be_bytes()[0])
+    }
+}
+
+const _: () = assert!(Memo::PLACES == u8::MAX as usize + 1);
+
+/// Copies `from` to the beginning of `to`; gives the octets copied.
+fn put(to: &mut [u8], from: &[u8]) -> usize {
+    to.iter_mut().zip(from).map(|(to, from)| *to = *from).count()
+}
+
+/// Steps aside from the two ids that must not be issued. Making and verifying both come through here, so that
+/// the id beside them verifies; one chance in 2^56 and a single bit cost nothing.
+fn unreserved(id: [u8; 8]) -> [u8; 8] {
+    match u64::from_be_bytes(id) {
+        number @ (0 | PROTOCOL_NUMBER) => (number ^ 1).to_be_bytes(),
+        _ => id,
+    }
+}
+
+const PROTOCOL_NUMBER: u64 = u64::from_be_bytes(PROTOCOL_ID);
+
+/// Equal? One comparison of whole words: its time does not tell which octet differs.
+fn same(a: [u8; 8], b: [u8; 8]) -> bool {
+    std::hint::black_box(u64::from_ne_bytes(a) ^ u64::from_ne_bytes(b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_700_000_000;
+
+    fn config(key: &str) -> DoorConfig {
+        DoorConfig {
+            private_key: key.into(),
+            previous_private_key: None,
+            connection_id_lifetime_seconds: 120,
+            max_clock_skew_seconds: 0,
+            max_scrape_infohashes: 74,
+            num_want: 50,
+            num_want_max: 200,
+            spoofing_sources: Vec::new(),
+        }
+    }
+
+    fn keeper(key: &str) -> Keeper {
+        Keeper::new(&config(key))
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn ids_are_those_of_ruling_6() {
+        for (key, source, unix, expected) in [
+            ("test-key-0123456789", "127.0.0.1", NOW, 0x2031_ae30_babc_0e39_u64),
+            ("test-key-0123456789", "::1", NOW, 0x2065_15a1_4b5f_a770),
+            ("test-key-0123456789", "192.0.2.7", NOW, 0x2031_587d_0963_897a),
+            ("test-key-0123456789", "192.0.2.7", NOW + 119, 0x2e43_b6bf_b5c1_12c1),
+            ("test-key-0123456789", "2001:db8::7", NOW, 0x2014_c33f_15d2_7464),
+            ("another-key-for-the-test", "192.0.2.7", 0, 0x00a4_89db_62d1_bd25),
+            ("test-key-0123456789", "::ffff:192.0.2.7", NOW, 0x2031_587d_0963_897a),
+        ] {
+            let id = keeper(key).make(unix, address(source));
+            assert_eq!(u64::from_be_bytes(id), expected, "{key} {source} {unix}");
+        }
+    }
+
+    #[test]
+    fn an_id_lives_its_lifetime_and_at_most_one_bucket_more() {
+        let (mut keeper, source) = (keeper("k"), address("192.0.2.7"));
+        for offset in 0..16 {
+            let made = NOW + offset;
+            let id = keeper.make(made, source);
+            for age in 0..=120 {
+                assert!(keeper.verify(made + age, source, id).is_ok(), "{offset} {age}");
+            }
+            for age in 128..2000 {
+                assert_eq!(keeper.verify(made + age, source, id).unwrap_err(), Unverified::Stale, "{age}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_id_is_good_for_one_address_only() {
+        let mut keeper = keeper("k");
+        let id = keeper.make(NOW, address("192.0.2.7"));
+        assert!(keeper.verify(NOW, address("::ffff:192.0.2.7"), id).is_ok());
+        for other in ["192.0.2.8", "2001:db8::7", "::192.0.2.7"] {
+            assert_eq!(keeper.verify(NOW, address(other), id).unwrap_err(), Unverified::Forged, "{other}");
+        }
+    }
+
+    #[test]
+    fn no_bit_of_an_id_can_be_changed() {
+        let (mut keeper, source) = (keeper("k"), address("2001:db8::7"));
+        let id = u64::from_be_bytes(keeper.make(NOW, source));
+        for bit in 0..64 {
+            let changed = (id ^ 1 << bit).to_be_bytes();
+            assert_eq!(keeper.verify(NOW, source, changed).unwrap_err(), Unverified::Forged, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn an_id_of_the_future_needs_skew_and_skew_is_rounded_up_to_buckets() {
+        let source = address("192.0.2.7");
+        let start = NOW - NOW % 8;
+        let ahead = keeper("k").make(start + 16, source);
+        for (skew, good) in [(0, false), (8, false), (9, true), (16, true)] {
+            let mut keeper = Keeper::new(&DoorConfig { max_clock_skew_seconds: skew, ..config("k") });
+            assert_eq!(keeper.verify(start, source, ahead).is_ok(), good, "{skew}");
+            let old = keeper.make(start, source);
+            assert!(keeper.verify(start + 128, source, old).is_err(), "skew does not prolong a life");
+        }
+    }
+
+    #[test]
+    fn a_skew_beyond_what_an_octet_tells_does_not_break_ids() {
+        let source = address("192.0.2.7");
+        let mut keeper = Keeper::new(&DoorConfig { max_clock_skew_seconds: 1 << 40, ..config("k") });
+        let id = keeper.make(NOW, source);
+        assert!(keeper.verify(NOW + 120, source, id).is_ok());
+        assert!(keeper.verify(NOW + 128, source, id).is_err());
+    }
+
+    #[test]
+    fn the_previous_key_is_good_for_one_lifetime_after_the_reload() {
+        let source = address("192.0.2.7");
+        let mut keeper = keeper("old");
+        let id = keeper.make(NOW, source);
+        keeper.reload(&config("new"));
+        keeper.refresh(NOW);
+        assert!(keeper.verify(NOW + 120, source, id).is_ok());
+        assert_ne!(keeper.make(NOW, source), id);
+        keeper.reload(&config("new"));
+        assert!(keeper.verify(NOW + 120, source, id).is_ok(), "a reload that changes nothing keeps both");
+        keeper.refresh(NOW + 129);
+        let leaked = self::keeper("old").make(NOW + 129, source);
+        assert_eq!(keeper.verify(NOW + 129, source, leaked).unwrap_err(), Unverified::Forged);
+    }
+
+    #[test]
+    fn a_previous_key_may_come_from_the_configuration() {
+        let source = address("192.0.2.7");
+        let id = keeper("old").make(NOW, source);
+        let both = DoorConfig { previous_private_key: Some("old".into()), ..config("new") };
+        assert!(Keeper::new(&both).verify(NOW, source, id).is_ok());
+        assert!(keeper("new").verify(NOW, source, id).is_err());
+    }
+
+    #[test]
+    fn a_new_lifetime_does_not_void_ids() {
+        let source = address("192.0.2.7");
+        let mut keeper = keeper("k");
+        let id = keeper.make(NOW, source);
+        keeper.reload(&DoorConfig { connection_id_lifetime_seconds: 7200, ..config("k") });
+        assert!(keeper.verify(NOW + 60, source, id).is_ok());
+    }
+
+    #[test]
+    fn what_was_computed_lately_changes_no_answer() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut old = keeper("k");
+        for _ in 0..20_000 {
+            let now = NOW + random.u64(..40);
+            let source = match random.bool() {
+                true => Ipv4Addr::from_bits(random.u32(..300)).into(),
+                false => std::net::Ipv6Addr::from_bits(u128::from(random.u16(..300)) << 64).into(),
+            };
+            assert_eq!(old.make(now, source), keeper("k").current.compute(now / 8, source));
+        }
+    }
+
+    #[test]
+    fn zero_and_the_protocol_number_are_never_issued() {
+        assert_eq!(unreserved([0; 8]), [0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(u64::from_be_bytes(unreserved(PROTOCOL_ID)), 0x0000_0417_2710_1981);
+        assert_eq!(unreserved([7; 8]), [7; 8]);
+    }
+
+    #[test]
+    fn the_first_seconds_of_1970_do_not_underflow() {
+        let mut keeper = keeper("k");
+        assert_eq!(keeper.verify(0, address("::1"), [0xff; 8]).unwrap_err(), Unverified::Forged);
+    }
+}

@@ -1,0 +1,230 @@
+//! Decides what one datagram is answered with. It never sends, allocates nothing, and is told the time.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use hayate_state::announce::{PEER_V4_LEN, PEER_V6_LEN};
+use hayate_state::{Handout, Now, Subscriber, Tracker};
+
+use crate::config::DoorConfig;
+use crate::connection_id::{Keeper, Unverified, Verified};
+use crate::counters::Counters;
+use crate::refusal::{Complaint, Refusal};
+use crate::wire::PROTOCOL_ID;
+use crate::wire::reply::{self, AnnounceHead, Buffer};
+use crate::wire::request::{Action, AnnounceView, Head, Malformed, Short};
+
+/// What becomes of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome<'r> {
+    /// Send this to the source, from the address the datagram came to.
+    Reply(&'r [u8]),
+    /// Send nothing.
+    Silence(Refusal),
+}
+
+/// One worker's engine.
+#[derive(Debug)]
+pub struct Engine {
+    tracker: Tracker,
+    config: Subscriber<DoorConfig>,
+    keeper: Keeper,
+    counters: Arc<Counters>,
+}
+
+impl Engine {
+    /// An engine that decides with `tracker`.
+    #[must_use]
+    pub fn new(tracker: Tracker, config: Subscriber<DoorConfig>) -> Self {
+        let keeper = Keeper::new(config.get());
+        Self { tracker, config, keeper, counters: Arc::default() }
+    }
+
+    /// What this engine counts; its worker is the owner.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Takes over a reloaded policy and configuration; call it before the datagrams of one batch.
+    pub fn begin_batch(&mut self, now: Now) {
+        self.tracker.refresh();
+        if self.config.refresh() {
+            self.keeper.reload(self.config.get());
+        }
+        self.keeper.refresh(now.unix_seconds);
+    }
+
+    /// Decides one datagram. A source that is not verified gets a connect reply of [`reply::CONNECT_LEN`]
+    /// octets, never more than it sent, or nothing.
+    pub fn handle<'r>(
+        &mut self,
+        now: Now,
+        source: SocketAddr,
+        datagram: &[u8],
+        reply: &'r mut Buffer,
+    ) -> Outcome<'r> {
+        // A v6-only socket shows no mapped addresses; a test or a fuzzer may (`protocol.md` U7.4).
+        let asker = Asker { now, address: source.ip().to_canonical() };
+        if source.port() == 0 {
+            return self.silence(Refusal::SourcePortZero);
+        }
+        match self.decide(asker, datagram, reply) {
+            Ok(len) => {
+                self.counters.replies.of(asker.address).add(1);
+                Outcome::Reply(reply.get(..len).unwrap_or_default())
+            }
+            Err(refusal) => self.silence(refusal),
+        }
+    }
+
+    fn silence<'r>(&self, refusal: Refusal) -> Outcome<'r> {
+        self.counters.refuse(refusal);
+        Outcome::Silence(refusal)
+    }
+
+    /// Gives the length of the reply, or the reason for silence.
+    fn decide(&mut self, asker: Asker, datagram: &[u8], reply: &mut Buffer) -> Result<usize, Refusal> {
+        let head = Head::parse(datagram)?;
+        match head.action() {
+            Action::Connect => self.connect(asker, head, reply),
+            Action::ErrorReply => Err(Refusal::ErrorReply),
+            action => {
+                let id = head.connection_id();
+                let proof = self.keeper.verify(asker.now.unix_seconds, asker.address, id)?;
+                Ok(self.serve(proof, asker, action, head, reply))
+            }
+        }
+    }
+
+    fn connect(&mut self, asker: Asker, head: Head<'_>, reply: &mut Buffer) -> Result<usize, Refusal> {
+        if head.connection_id() != PROTOCOL_ID {
+            return Err(Refusal::NotAConnect);
+        }
+        self.counters.connects.of(asker.address).add(1);
+        let id = self.keeper.make(asker.now.unix_seconds, asker.address);
+        Ok(reply::connect(reply, head.transaction_id(), id))
+    }
+
+    /// Answers a verified source: with what it asked for, or with the reason why not.
+    fn serve(
+        &mut self,
+        proof: Verified,
+        asker: Asker,
+        action: Action,
+        head: Head<'_>,
+        reply: &mut Buffer,
+    ) -> usize {
+        let answered = match action {
+            Action::Announce => head
+                .announce()
+                .map_err(Complaint::from)
+                .and_then(|view| self.announce(proof, asker, 1, head, view, reply)),
+            Action::AnnounceWide => head
+                .announce_wide()
+                .map_err(Complaint::from)
+                .and_then(|view| self.announce(proof, asker, 4, head, view, reply)),
+            Action::Scrape => self.scrape(proof, asker, head, reply),
+            Action::Connect | Action::ErrorReply | Action::Unknown => Err(Complaint::UnknownAction),
+        };
+        answered.unwrap_or_else(|complaint| {
+            self.counters.refuse(Refusal::Told(complaint));
+            reply::error(reply, head.transaction_id(), complaint.text())
+        })
+    }
+
+    fn announce(
+        &mut self,
+        _: Verified,
+        asker: Asker,
+        action: u32,
+        head: Head<'_>,
+        view: AnnounceView<'_>,
+        reply: &mut Buffer,
+    ) -> Result<usize, Complaint> {
+        self.counters.announces.of(asker.address).add(1);
+        let config = self.config.get();
+        let address = registered_address(config, asker.address, view);
+        let (stride, peers_max) = match address {
+            IpAddr::V4(_) => (PEER_V4_LEN, reply::PEERS_V4_MAX),
+            IpAddr::V6(_) => (PEER_V6_LEN, reply::PEERS_V6_MAX),
+        };
+        let num_want = view.num_want(config.num_want, config.num_want_max.min(peers_max));
+        let room = reply::announce_peers(reply).get_mut(..usize::from(num_want) * stride).unwrap_or_default();
+        // The peers of one family only, and they go straight to where they are sent from.
+        let mut handout = match address {
+            IpAddr::V4(_) => Handout::new(room, &mut []),
+            IpAddr::V6(_) => Handout::new(&mut [], room),
+        };
+        let answer = self.tracker.announce(asker.now.tick, &view.words(address, num_want), &mut handout)?;
+        let peers_len = handout.v4.used() + handout.v6.used();
+        let head = AnnounceHead {
+            action,
+            transaction_id: head.transaction_id(),
+            interval_seconds: answer.interval_seconds,
+            leechers: answer.tally.leechers,
+            seeders: answer.tally.seeders,
+        };
+        Ok(reply::announce(reply, head, peers_len))
+    }
+
+    fn scrape(
+        &mut self,
+        _: Verified,
+        asker: Asker,
+        head: Head<'_>,
+        reply: &mut Buffer,
+    ) -> Result<usize, Complaint> {
+        let hashes = head.scrape()?.info_hashes();
+        self.counters.scrapes.of(asker.address).add(1);
+        let mut rows = 0;
+        let pairs = hashes.take(self.config.get().max_scrape_infohashes).zip(reply::scrape_rows(reply));
+        for (info_hash, row) in pairs {
+            reply::scrape_row(row, self.tracker.scrape(&info_hash)?);
+            rows += 1;
+        }
+        Ok(reply::scrape(reply, head.transaction_id(), rows))
+    }
+}
+
+/// Who asks, and when.
+#[derive(Clone, Copy, Debug)]
+struct Asker {
+    now: Now,
+    /// The source address, never an IPv4-mapped one.
+    address: IpAddr,
+}
+
+/// The address a peer is registered with: what it claims if its source may claim (`spec` ruling 20), else its
+/// source. Over IPv6 the field is never looked at (BEP 15).
+fn registered_address(config: &DoorConfig, source: IpAddr, view: AnnounceView<'_>) -> IpAddr {
+    let may_claim = source.is_ipv4() && config.spoofing_sources.iter().any(|net| net.contains(&source));
+    if may_claim { view.claimed_address().unwrap_or(source) } else { source }
+}
+
+impl From<Short> for Refusal {
+    fn from(_: Short) -> Self {
+        Self::Short
+    }
+}
+
+impl From<Unverified> for Refusal {
+    fn from(unverified: Unverified) -> Self {
+        match unverified {
+            Unverified::Stale => Self::StaleConnection,
+            Unverified::Forged => Self::ForgedConnection,
+        }
+    }
+}
+
+impl From<Malformed> for Complaint {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
+}
+
+impl From<hayate_state::Refusal> for Complaint {
+    fn from(refusal: hayate_state::Refusal) -> Self {
+        Self::Tracker(refusal)
+    }
+}

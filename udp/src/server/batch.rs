@@ -1,0 +1,294 @@
+//! Many datagrams with one system call. The only `unsafe` of the room: three system calls that take pointers.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use libc::{c_int, c_uint, iovec, mmsghdr, socklen_t};
+
+use super::layout::{Control, Destination, SockAddr};
+use crate::config::REPLY_MAX;
+use crate::refusal::Refusal;
+use crate::wire::reply::Buffer;
+
+/// Datagrams received, and replies sent, with one system call at most.
+pub(super) const BATCH_MAX: usize = 64;
+/// Octets of the longest datagram taken; a scrape of 74 torrents has 1496 (`protocol.md` U1.8).
+pub(super) const DATAGRAM_MAX: usize = 2048;
+
+/// Buffers for one batch of datagrams and their replies.
+#[derive(Debug)]
+pub(super) struct Batch {
+    slots: Vec<Slot>,
+    messages: Vec<mmsghdr>,
+    vectors: Vec<iovec>,
+    /// Slots with a reply to send, and the octets of each; at most [`BATCH_MAX`].
+    replies: Vec<(usize, usize)>,
+    drops: Option<u32>,
+}
+
+/// One datagram and its reply.
+#[derive(Debug)]
+struct Slot {
+    datagram: [u8; DATAGRAM_MAX],
+    reply: Buffer,
+    source: SockAddr,
+    source_len: socklen_t,
+    control: Control,
+    destination: Option<Destination>,
+}
+
+/// A datagram that arrived whole, and the room for its reply.
+#[derive(Debug)]
+pub(super) struct Mail<'b> {
+    pub(super) source: SocketAddr,
+    /// Where it was sent to, if the socket asks for that.
+    pub(super) destination: Option<IpAddr>,
+    pub(super) datagram: &'b [u8],
+    pub(super) reply: &'b mut Buffer,
+}
+
+impl Batch {
+    pub(super) fn new() -> Self {
+        let slot = |_| Slot {
+            datagram: [0; DATAGRAM_MAX],
+            reply: [0; REPLY_MAX],
+            source: SockAddr::EMPTY,
+            source_len: 0,
+            control: Control::EMPTY,
+            destination: None,
+        };
+        let vector = iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+        Self {
+            slots: (0..BATCH_MAX).map(slot).collect(),
+            messages: vec![empty_message(); BATCH_MAX],
+            vectors: vec![vector; BATCH_MAX],
+            replies: Vec::with_capacity(BATCH_MAX),
+            drops: None,
+        }
+    }
+
+    /// Takes what waits on a socket, without blocking. Fewer than [`BATCH_MAX`] means that nothing is left.
+    ///
+    /// # Errors
+    /// What the kernel says; `WouldBlock` where nothing waits.
+    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.replies.clear();
+        for ((message, vector), slot) in self.messages.iter_mut().zip(&mut self.vectors).zip(&mut self.slots)
+        {
+            *vector = vector_over(&mut slot.datagram);
+            point(message, vector, &mut slot.source, SockAddr::EMPTY.0.len());
+            message.msg_hdr.msg_control = slot.control.0.as_mut_ptr().cast();
+            message.msg_hdr.msg_controllen = slot.control.0.len() as _;
+        }
+        // SAFETY: `messages` has BATCH_MAX headers. Each was just pointed at one vector over the datagram of
+        // its own slot, and at that slot's address and control octets, with their lengths; all of them are
+        // borrowed mutably through `self`, do not move during the call and are not kept by the kernel. A null
+        // timeout is allowed.
+        let received = unsafe {
+            let messages = self.messages.as_mut_ptr();
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                messages,
+                BATCH_COUNT,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
+        };
+        usize::try_from(received).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// The datagram at `index` of what was received last.
+    ///
+    /// # Errors
+    /// The reason to drop it: it was cut, or nobody can be answered.
+    pub(super) fn mail(&mut self, index: usize) -> Result<Mail<'_>, Refusal> {
+        let (Some(slot), Some(message)) = (self.slots.get_mut(index), self.messages.get(index)) else {
+            return Err(Refusal::SourcePortZero);
+        };
+        let ancillary = slot.control.read(message.msg_hdr.msg_controllen);
+        slot.source_len = message.msg_hdr.msg_namelen;
+        slot.destination = ancillary.destination;
+        self.drops = ancillary.drops.or(self.drops);
+        if message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
+            return Err(Refusal::Oversized);
+        }
+        Ok(Mail {
+            source: slot.source.read().ok_or(Refusal::SourcePortZero)?,
+            destination: slot.destination.map(|destination| destination.address),
+            datagram: slot.datagram.get(..message.msg_len as usize).unwrap_or_default(),
+            reply: &mut slot.reply,
+        })
+    }
+
+    /// Puts the first `len` octets of the reply at `index` into the next [`send`](Self::send).
+    pub(super) fn queue(&mut self, index: usize, len: usize) {
+        if index < BATCH_MAX && self.replies.len() < BATCH_MAX {
+            self.replies.push((index, len));
+        }
+    }
+
+    /// Datagrams the socket of the last batch has dropped in its life, modulo 2^32, if it said so since the
+    /// last call.
+    pub(super) fn take_drops(&mut self) -> Option<u32> {
+        self.drops.take()
+    }
+
+    /// Sends what was queued; gives the number of replies the kernel did not take.
+    pub(super) fn send(&mut self, socket: BorrowedFd<'_>) -> usize {
+        let headers = self.messages.iter_mut().zip(&mut self.vectors);
+        for ((message, vector), &(index, len)) in headers.zip(&self.replies) {
+            let Some(slot) = self.slots.get_mut(index) else { continue };
+            *vector = vector_over(slot.reply.get_mut(..len).unwrap_or_default());
+            point(message, vector, &mut slot.source, slot.source_len as usize);
+            let control_len = slot.destination.map_or(0, |destination| slot.control.write(destination));
+            message.msg_hdr.msg_control = slot.control.0.as_mut_ptr().cast();
+            message.msg_hdr.msg_controllen = control_len as _;
+        }
+        let (mut done, mut failed) = (0, 0);
+        // Every round sends or skips at least one reply, unless a signal came.
+        while done < self.replies.len() {
+            match self.send_from(socket, done) {
+                Ok(sent) => done += sent,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    failed += self.replies.len() - done;
+                    break;
+                }
+                Err(_) => {
+                    done += 1;
+                    failed += 1;
+                }
+            }
+        }
+        self.replies.clear();
+        failed
+    }
+
+    /// Sends queued replies from number `start` on; gives how many went, at least one.
+    fn send_from(&mut self, socket: BorrowedFd<'_>, start: usize) -> io::Result<usize> {
+        let messages = self.messages.get_mut(start..self.replies.len()).unwrap_or_default();
+        let count = c_uint::try_from(messages.len()).unwrap_or(BATCH_COUNT);
+        // SAFETY: `messages` has `count` headers, all of them pointed in `send` at the reply, address and
+        // control octets of their slots, with their lengths; all of that lives in `self`, borrowed mutably,
+        // and nothing of it has moved or been written since. The kernel reads it during the call only.
+        let sent = unsafe {
+            libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, libc::MSG_DONTWAIT as _)
+        };
+        usize::try_from(sent).map(|sent| sent.max(1)).map_err(|_| io::Error::last_os_error())
+    }
+}
+
+/// [`BATCH_MAX`] as the system calls want it.
+const BATCH_COUNT: c_uint = 64;
+const _: () = assert!(BATCH_COUNT as usize == BATCH_MAX);
+
+fn vector_over(octets: &mut [u8]) -> iovec {
+    iovec { iov_base: octets.as_mut_ptr().cast(), iov_len: octets.len() }
+}
+
+/// Points a header at one vector and one address.
+fn point(message: &mut mmsghdr, vector: &mut iovec, address: &mut SockAddr, address_len: usize) {
+    message.msg_hdr.msg_name = address.0.as_mut_ptr().cast();
+    message.msg_hdr.msg_namelen = socklen_t::try_from(address_len).unwrap_or_default();
+    message.msg_hdr.msg_iov = vector;
+    message.msg_hdr.msg_iovlen = 1;
+    message.msg_hdr.msg_flags = 0;
+}
+
+fn empty_message() -> mmsghdr {
+    // SAFETY: `mmsghdr` is a C struct of integers and pointers, for all of which zero is a value.
+    unsafe { std::mem::zeroed() }
+}
+
+/// Options that neither the standard library nor socket2 can set.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SocketOption {
+    /// Tell with each datagram how many were dropped.
+    CountDrops,
+    /// Tell with each datagram which address of ours it came to (IPv4).
+    PacketInfoV4,
+    /// The same for IPv6.
+    PacketInfoV6,
+    /// A receive buffer beyond the system's limit, for those who may.
+    ReceiveBufferForce(c_int),
+    /// A send buffer beyond the system's limit, for those who may.
+    SendBufferForce(c_int),
+}
+
+/// Sets an option.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn set(socket: BorrowedFd<'_>, option: SocketOption) -> io::Result<()> {
+    let (level, name, value): (c_int, c_int, c_int) = match option {
+        SocketOption::CountDrops => (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1),
+        SocketOption::PacketInfoV4 => (libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
+        SocketOption::PacketInfoV6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
+        SocketOption::ReceiveBufferForce(octets) => (libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, octets),
+        SocketOption::SendBufferForce(octets) => (libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, octets),
+    };
+    let len = socklen_t::try_from(size_of::<c_int>()).unwrap_or_default();
+    // SAFETY: the kernel reads `len` octets of `value`, a `c_int` of that size that outlives the call.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, ptr::from_ref(&value).cast(), len) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn pair() -> (UdpSocket, UdpSocket) {
+        let [server, client] = [0, 0].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+        client.connect(server.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        (server, client)
+    }
+
+    fn answer(batch: &mut Batch, index: usize) {
+        let mail = batch.mail(index).unwrap();
+        let len = mail.datagram.len();
+        mail.reply[..len].copy_from_slice(mail.datagram);
+        batch.queue(index, len);
+    }
+
+    #[test]
+    fn a_reply_that_cannot_be_sent_does_not_hold_back_the_others() {
+        let ((server, client), mut batch) = (pair(), Batch::new());
+        for octet in [7, 11, 13, 17] {
+            client.send(&[octet]).unwrap();
+        }
+        assert_eq!(batch.receive(server.as_fd()).unwrap(), 4);
+        (0..4).for_each(|index| answer(&mut batch, index));
+        // The kernel does not send to port 0.
+        for index in [0, 2] {
+            batch.slots[index].source.0[2..4].fill(0);
+        }
+        assert_eq!(batch.send(server.as_fd()), 2);
+        for octet in [11, 17] {
+            let mut reply = [0; 8];
+            assert_eq!((client.recv(&mut reply).unwrap(), reply[0]), (1, octet));
+        }
+        assert_eq!(batch.send(server.as_fd()), 0, "nothing is sent twice");
+    }
+
+    #[test]
+    fn a_cut_datagram_is_refused_and_an_empty_queue_would_block() {
+        let ((server, client), mut batch) = (pair(), Batch::new());
+        assert_eq!(batch.receive(server.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        client.send(&[7; DATAGRAM_MAX]).unwrap();
+        client.send(&[7; DATAGRAM_MAX + 1]).unwrap();
+        client.send(&[]).unwrap();
+        assert_eq!(batch.receive(server.as_fd()).unwrap(), 3);
+        assert_eq!(batch.mail(0).unwrap().datagram.len(), DATAGRAM_MAX);
+        assert_eq!(batch.mail(1).unwrap_err(), Refusal::Oversized);
+        assert_eq!(batch.mail(2).unwrap().source, client.local_addr().unwrap());
+        assert_eq!(batch.mail(2).unwrap().datagram, []);
+    }
+}

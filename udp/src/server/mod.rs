@@ -1,0 +1,194 @@
+//! Sockets, batches and threads: the only layer that touches the system. Linux only.
+
+#[expect(unsafe_code, reason = "system calls that take pointers; each block has its proof")]
+mod batch;
+mod layout;
+mod socket;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hayate_state::counters::{Kind, Series};
+use hayate_state::{Board, Clock, Published, Tracker};
+use mio::Waker;
+
+use self::socket::Listener;
+pub use self::socket::OpenError;
+use self::worker::Worker;
+use crate::config::{DoorConfig, SocketConfig};
+use crate::engine::Engine;
+
+/// Time a busy worker waits for more datagrams, unless [`Door::coalescing`] says otherwise.
+pub const COALESCE: Duration = Duration::from_millis(1);
+
+/// Open sockets. Datagrams wait in them until [`Door::start`].
+#[derive(Debug)]
+pub struct Door {
+    listeners: Vec<Listener>,
+    workers: usize,
+    coalesce: Duration,
+}
+
+impl Door {
+    /// Opens all sockets. After it nothing needs privileges.
+    ///
+    /// # Errors
+    /// When an address is taken or cannot be listened on; the error names it.
+    pub fn open(config: &SocketConfig) -> Result<Self, OpenError> {
+        let listeners = socket::open_all(config)?;
+        Ok(Self { listeners, workers: config.workers.max(1), coalesce: COALESCE })
+    }
+
+    /// Sets how long a worker that is busy but not saturated waits for more datagrams, so that one wake-up
+    /// serves many; zero = it never waits. At most a few milliseconds make sense: every reply may be that
+    /// late.
+    #[must_use]
+    pub fn coalescing(self, wait: Duration) -> Self {
+        Self { coalesce: wait, ..self }
+    }
+
+    /// The addresses listened on, in the order of the configuration, with the ports the system chose.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(|listener| listener.address).collect()
+    }
+
+    /// Starts the workers; `tracker` is called once for each, with its number from 0.
+    ///
+    /// # Errors
+    /// When the system gives no thread or poller.
+    pub fn start(
+        self,
+        config: &Arc<Published<DoorConfig>>,
+        clock: Clock,
+        board: &Board,
+        tracker: impl Fn(usize) -> Tracker,
+    ) -> io::Result<Running> {
+        let own: Arc<[SocketAddr]> = self.addresses().into();
+        let receive_buffer = self.listeners.iter().map(|listener| listener.receive_buffer).sum();
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut sockets: Vec<_> = self.listeners.into_iter().map(|l| l.sockets.into_iter()).collect();
+        let mut running = Running::new(Arc::clone(&stop), self.workers);
+        for number in 0..self.workers {
+            let engine = Engine::new(tracker(number), config.subscribe());
+            let counters = Arc::clone(engine.counters());
+            let sockets = sockets.iter_mut().filter_map(Iterator::next).collect();
+            let own = Arc::clone(&own);
+            let (worker, waker) = Worker::new(engine, clock, sockets, own, self.coalesce, Arc::clone(&stop))?;
+            running.spawn(number, worker, waker)?;
+            counters.list(board);
+        }
+        list_receive_buffer(board, receive_buffer);
+        Ok(running)
+    }
+}
+
+fn list_receive_buffer(board: &Board, octets: u64) {
+    board.list(Series {
+        name: "udp_receive_buffer_bytes",
+        help: "Receive buffer that the kernel granted to all sockets together.",
+        kind: Kind::Gauge,
+        labels: Vec::new(),
+        read: Box::new(move || octets),
+    });
+}
+
+/// Running workers. Dropping it stops them.
+#[derive(Debug)]
+pub struct Running {
+    stop: Arc<AtomicBool>,
+    wakers: Vec<Waker>,
+    threads: Vec<JoinHandle<()>>,
+    pulse: Pulse,
+}
+
+impl Running {
+    fn new(stop: Arc<AtomicBool>, expected: usize) -> Self {
+        let pulse = Pulse { living: Arc::new(AtomicUsize::new(0)), expected };
+        Self { stop, wakers: Vec::new(), threads: Vec::new(), pulse }
+    }
+
+    fn spawn(&mut self, number: usize, worker: Worker, waker: Waker) -> io::Result<()> {
+        let life = Life::begin(&self.pulse.living);
+        let thread = std::thread::Builder::new().name(format!("udp-{number}")).spawn(move || {
+            let _life = life;
+            worker.run();
+        })?;
+        self.wakers.push(waker);
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// By which others see whether the workers live.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
+    /// True while every worker serves.
+    #[must_use]
+    pub fn alive(&self) -> bool {
+        self.pulse.alive()
+    }
+
+    /// Ends all workers after the batch they are at, and waits for them.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        for waker in &self.wakers {
+            if let Err(error) = waker.wake() {
+                log::warn!("udp: a worker could not be woken, it ends within a second: {error}");
+            }
+        }
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                log::error!("udp: a worker ended with a panic");
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Whether the workers of a door live; for `/health`.
+#[derive(Clone, Debug)]
+pub struct Pulse {
+    living: Arc<AtomicUsize>,
+    expected: usize,
+}
+
+impl Pulse {
+    /// True while every worker serves; false once one has ended, also by a panic.
+    #[must_use]
+    pub fn alive(&self) -> bool {
+        self.living.load(Ordering::Acquire) == self.expected
+    }
+}
+
+/// Counts one worker as living for as long as it exists.
+struct Life(Arc<AtomicUsize>);
+
+impl Life {
+    fn begin(living: &Arc<AtomicUsize>) -> Self {
+        living.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(living))
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,264 @@
+//! Opens the sockets: one for each address and worker, all of one address on one port.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+
+use libc::c_int;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::batch::{self, SocketOption};
+use crate::config::SocketConfig;
+
+/// How often a port that the system chose for one family, and that is taken in the other, is chosen anew.
+const PORT_TRIES: usize = 16;
+
+/// Why the door could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process, perhaps another hayate, listens there already.
+    #[error("udp {address}: another process already listens on this address and port")]
+    InUse {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// The address cannot be listened on.
+    #[error("udp {address}: cannot {attempt}: {source}")]
+    Failed {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What was attempted.
+        attempt: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No address is configured, or none of them exists here.
+    #[error("udp: there is no address to listen on")]
+    NoAddress,
+}
+
+/// The sockets of one address, one for each worker.
+#[derive(Debug)]
+pub(super) struct Listener {
+    /// The address, with the port the system chose if it was asked to.
+    pub(super) address: SocketAddr,
+    pub(super) sockets: Vec<UdpSocket>,
+    /// Octets of receive buffer the kernel granted to all of these sockets together.
+    pub(super) receive_buffer: u64,
+}
+
+/// Opens all sockets.
+///
+/// # Errors
+/// When one of them cannot be opened, but for a missing `[::]` beside `0.0.0.0`.
+pub(super) fn open_all(config: &SocketConfig) -> Result<Vec<Listener>, OpenError> {
+    let mut tries = PORT_TRIES;
+    loop {
+        match try_open_all(config) {
+            Err(Problem::SharedPortTaken(address)) if tries == 0 => return Err(OpenError::InUse { address }),
+            Err(Problem::SharedPortTaken(_)) => tries -= 1,
+            Err(Problem::Final(error)) => return Err(error),
+            Ok(listeners) if listeners.is_empty() => return Err(OpenError::NoAddress),
+            Ok(listeners) => return Ok(listeners),
+        }
+    }
+}
+
+/// Why one attempt failed.
+enum Problem {
+    /// The port that the system chose for the other family is taken in this one.
+    SharedPortTaken(SocketAddr),
+    Final(OpenError),
+}
+
+fn try_open_all(config: &SocketConfig) -> Result<Vec<Listener>, Problem> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    // The first address whose port the system chose.
+    let mut chosen: Option<SocketAddr> = None;
+    for &asked in &config.addresses {
+        let twin = chosen.filter(|chosen| asked.port() == 0 && chosen.is_ipv4() != asked.is_ipv4());
+        let address = SocketAddr::new(asked.ip(), twin.map_or(asked.port(), |twin| twin.port()));
+        match open(address, config) {
+            Ok(listener) => {
+                if asked.port() == 0 {
+                    chosen = chosen.or(Some(listener.address));
+                }
+                listeners.push(listener);
+            }
+            Err(OpenError::InUse { address }) if twin.is_some() => {
+                return Err(Problem::SharedPortTaken(address));
+            }
+            Err(OpenError::Failed { source, .. }) if is_optional(asked, config) && lacks_family(&source) => {
+                log::warn!("udp {asked}: this host has no IPv6, serving IPv4 only ({source})");
+            }
+            Err(error) => return Err(Problem::Final(error)),
+        }
+    }
+    Ok(listeners)
+}
+
+/// `[::]` beside `0.0.0.0` is there for those who have IPv6.
+fn is_optional(address: SocketAddr, config: &SocketConfig) -> bool {
+    let any_v4 = |other: &SocketAddr| other.is_ipv4() && other.ip().is_unspecified();
+    address.is_ipv6() && address.ip().is_unspecified() && config.addresses.iter().any(any_v4)
+}
+
+fn lacks_family(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL | libc::EPFNOSUPPORT))
+}
+
+/// Opens the sockets of one address.
+///
+/// The first one is bound without SO_REUSEPORT, so that it fails if anybody has the port, even somebody who
+/// would share it; only then it is opened to the other workers (`spec` ruling 17). Two daemons that start at
+/// once cannot both win.
+fn open(address: SocketAddr, config: &SocketConfig) -> Result<Listener, OpenError> {
+    let failed = |attempt| move |source| OpenError::Failed { address, attempt, source };
+    let first = new_socket(address, config)?;
+    bind(&first, address)?;
+    let local = first.local_addr().map_err(failed("read the port"))?;
+    let local = local.as_socket().unwrap_or(address);
+    let mut sockets = vec![first];
+    if config.workers > 1 {
+        share_port(&sockets, address)?;
+    }
+    for _ in 1..config.workers {
+        let socket = new_socket(address, config)?;
+        share_port(std::slice::from_ref(&socket), address)?;
+        bind(&socket, local)?;
+        sockets.push(socket);
+    }
+    let receive_buffer = report_buffers(local, &sockets, config);
+    let sockets = sockets.into_iter().map(UdpSocket::from).collect();
+    Ok(Listener { address: local, sockets, receive_buffer })
+}
+
+fn new_socket(address: SocketAddr, config: &SocketConfig) -> Result<Socket, OpenError> {
+    let failed = |attempt| move |source| OpenError::Failed { address, attempt, source };
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))
+        .map_err(failed("open a socket"))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true).map_err(failed("keep IPv4 off the IPv6 socket"))?;
+    }
+    if address.ip().is_unspecified() {
+        let option = if address.is_ipv4() { SocketOption::PacketInfoV4 } else { SocketOption::PacketInfoV6 };
+        batch::set(socket.as_fd(), option).map_err(failed("ask for the address datagrams come to"))?;
+    }
+    // A kernel that cannot count drops serves all the same.
+    let _ = batch::set(socket.as_fd(), SocketOption::CountDrops);
+    ask_for_buffers(&socket, config);
+    Ok(socket)
+}
+
+fn bind(socket: &Socket, address: SocketAddr) -> Result<(), OpenError> {
+    socket.bind(&address.into()).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => OpenError::InUse { address },
+        _ => OpenError::Failed { address, attempt: "listen", source },
+    })
+}
+
+fn share_port(sockets: &[Socket], address: SocketAddr) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Failed { address, attempt: "share the port among workers", source };
+    sockets.iter().try_for_each(|socket| socket.set_reuse_port(true).map_err(failed))
+}
+
+/// Asks for buffers, if need be beyond the system's limit; what is granted in the end is reported, not an
+/// error.
+fn ask_for_buffers(socket: &Socket, config: &SocketConfig) {
+    let force = |octets| c_int::try_from(octets).unwrap_or(c_int::MAX / 2);
+    let _ = socket.set_recv_buffer_size(config.receive_buffer);
+    if granted(socket.recv_buffer_size()) < config.receive_buffer {
+        let _ = batch::set(socket.as_fd(), SocketOption::ReceiveBufferForce(force(config.receive_buffer)));
+    }
+    let _ = socket.set_send_buffer_size(config.send_buffer);
+    if granted(socket.send_buffer_size()) < config.send_buffer {
+        let _ = batch::set(socket.as_fd(), SocketOption::SendBufferForce(force(config.send_buffer)));
+    }
+}
+
+/// Linux reports twice what it granted: the other half is for its own bookkeeping.
+fn granted(reported: io::Result<usize>) -> usize {
+    reported.unwrap_or_default() / 2
+}
+
+/// Logs what the kernel granted; gives the octets of receive buffer of all sockets together.
+fn report_buffers(address: SocketAddr, sockets: &[Socket], config: &SocketConfig) -> u64 {
+    let receive: Vec<usize> = sockets.iter().map(|socket| granted(socket.recv_buffer_size())).collect();
+    let least = receive.iter().copied().min().unwrap_or_default();
+    let send = sockets.iter().map(|socket| granted(socket.send_buffer_size())).min().unwrap_or_default();
+    let workers = sockets.len();
+    log::info!(
+        "udp {address}: listening, {workers} workers, receive buffer {least}, send buffer {send} octets"
+    );
+    if least < config.receive_buffer {
+        let asked = config.receive_buffer;
+        log::warn!(
+            "udp {address}: receive buffer is {least} octets, not {asked}; bursts may be lost: \
+             raise the sysctl net.core.rmem_max to {asked}"
+        );
+    }
+    receive.iter().map(|&octets| octets as u64).sum()
+}
+
+/// Is `source` one of our own endpoints, seen by a socket that was reached at `destination`?
+pub(super) fn is_own(own: &[SocketAddr], source: SocketAddr, destination: Option<IpAddr>) -> bool {
+    own.iter().any(|own| {
+        let same_address =
+            own.ip() == source.ip() || own.ip().is_unspecified() && destination == Some(source.ip());
+        own.port() == source.port() && same_address
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(addresses: &[&str], workers: usize) -> SocketConfig {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        SocketConfig { addresses, workers, receive_buffer: 1 << 16, send_buffer: 1 << 16 }
+    }
+
+    #[test]
+    fn both_families_get_the_same_port() {
+        for pair in [["0.0.0.0:0", "[::]:0"], ["[::1]:0", "127.0.0.1:0"]] {
+            let listeners = open_all(&config(&pair, 2)).unwrap();
+            let ports: Vec<u16> = listeners.iter().map(|listener| listener.address.port()).collect();
+            assert!(ports[0] != 0 && ports.iter().all(|port| *port == ports[0]), "{ports:?}");
+            assert!(listeners.iter().all(|listener| listener.sockets.len() == 2));
+        }
+    }
+
+    #[test]
+    fn a_second_door_on_the_same_port_is_refused() {
+        for workers in [1, 3] {
+            let first = open_all(&config(&["127.0.0.1:0"], workers)).unwrap();
+            let taken = first[0].address;
+            let any = SocketAddr::new("0.0.0.0".parse().unwrap(), taken.port());
+            for address in [taken, any] {
+                let error = open_all(&config(&[&address.to_string()], workers)).unwrap_err();
+                let expected =
+                    format!("udp {address}: another process already listens on this address and port");
+                assert_eq!(error.to_string(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_of_another_host_is_named_in_the_error() {
+        let error = open_all(&config(&["192.0.2.7:0"], 1)).unwrap_err();
+        assert!(error.to_string().starts_with("udp 192.0.2.7:0: cannot listen: "), "{error}");
+        assert!(matches!(open_all(&config(&[], 1)), Err(OpenError::NoAddress)));
+    }
+
+    #[test]
+    fn our_own_endpoints_are_recognised() {
+        let address = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let own = [address("0.0.0.0:6969"), address("[::1]:6969")];
+        let to = |text: &str| Some(text.parse().unwrap());
+        assert!(is_own(&own, address("[::1]:6969"), None));
+        assert!(is_own(&own, address("10.0.0.1:6969"), to("10.0.0.1")));
+        assert!(!is_own(&own, address("10.0.0.2:6969"), to("10.0.0.1")));
+        assert!(!is_own(&own, address("10.0.0.1:6970"), to("10.0.0.1")));
+        assert!(!is_own(&own, address("10.0.0.1:6969"), None));
+    }
+}

@@ -1,0 +1,203 @@
+//! One thread: waits for datagrams, has the engine decide each, sends the replies.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hayate_state::Clock;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::batch::{BATCH_MAX, Batch};
+use super::socket::is_own;
+use crate::engine::{Engine, Outcome};
+use crate::refusal::Refusal;
+
+/// Batches taken from each socket before the thread looks at anything else.
+const ROUNDS_MAX: usize = 8;
+/// Datagrams of one turn from which on it is worth waiting a little for more.
+const BUSY_FROM: usize = 2;
+/// Turns of fewer datagrams than that before the poller is asked again.
+const THIN_TURNS_MAX: usize = 2;
+/// Longest wait for the poller. Nothing depends on it: it is how long a lost wake-up could cost.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
+/// Events taken from the poller at once.
+const EVENTS_MAX: usize = 64;
+/// The waker's token; those of the sockets are their places.
+const WAKER: Token = Token(usize::MAX);
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub(super) struct Worker {
+    engine: Engine,
+    clock: Clock,
+    poll: Poll,
+    events: Events,
+    sockets: Vec<Port>,
+    /// Every endpoint this process listens on.
+    own: Arc<[SocketAddr]>,
+    coalesce: Duration,
+    stop: Arc<AtomicBool>,
+}
+
+/// One socket of this worker.
+#[derive(Debug)]
+struct Port {
+    socket: UdpSocket,
+    /// The poller said that datagrams wait, and we have not found the end of them since.
+    ready: bool,
+    /// What the kernel said last about drops.
+    drops: u32,
+}
+
+/// How to go on after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// More datagrams wait.
+    AtOnce,
+    /// More are likely to come soon: one wake-up shall serve many. Thin turns so far.
+    Soon(usize),
+    /// Ask the poller.
+    Idle,
+}
+
+impl Worker {
+    /// A worker on these sockets, and what wakes it when `stop` is set.
+    ///
+    /// # Errors
+    /// When the system gives no poller.
+    pub(super) fn new(
+        engine: Engine,
+        clock: Clock,
+        sockets: Vec<UdpSocket>,
+        own: Arc<[SocketAddr]>,
+        coalesce: Duration,
+        stop: Arc<AtomicBool>,
+    ) -> io::Result<(Self, Waker)> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        for (index, socket) in sockets.iter().enumerate() {
+            let fd = socket.as_raw_fd();
+            poll.registry().register(&mut SourceFd(&fd), Token(index), Interest::READABLE)?;
+        }
+        let sockets = sockets.into_iter().map(|socket| Port { socket, ready: true, drops: 0 }).collect();
+        let events = Events::with_capacity(EVENTS_MAX);
+        Ok((Self { engine, clock, poll, events, sockets, own, coalesce, stop }, waker))
+    }
+
+    /// Serves until `stop` is set.
+    pub(super) fn run(mut self) {
+        let mut batch = Batch::new();
+        let mut pace = Pace::AtOnce;
+        while !self.stop.load(Ordering::Acquire) {
+            self.wait(pace);
+            let served = self.turn(&mut batch);
+            pace = self.next_pace(pace, served);
+        }
+    }
+
+    fn wait(&mut self, pace: Pace) {
+        match pace {
+            Pace::AtOnce => {}
+            Pace::Soon(_) => std::thread::sleep(self.coalesce),
+            Pace::Idle => return self.poll(),
+        }
+        // The poller was not asked, so look everywhere: an empty receive is cheaper than a family that
+        // starves.
+        self.sockets.iter_mut().for_each(|port| port.ready = true);
+    }
+
+    fn poll(&mut self) {
+        if let Err(error) = self.poll.poll(&mut self.events, Some(IDLE_WAIT))
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            // Only a bug in this file can cause it; go on with the sockets, slowly.
+            log::error!("udp: the poller failed: {error}");
+            std::thread::sleep(IDLE_WAIT);
+        }
+        let nobody_called = self.events.is_empty();
+        for (index, port) in self.sockets.iter_mut().enumerate() {
+            port.ready |= nobody_called || self.events.iter().any(|event| event.token() == Token(index));
+        }
+    }
+
+    /// Takes what waits, a bounded number of batches, from all sockets in turn; gives the datagrams taken.
+    fn turn(&mut self, batch: &mut Batch) -> usize {
+        let Self { engine, clock, sockets, own, .. } = self;
+        let mut served = 0;
+        for _ in 0..ROUNDS_MAX {
+            for port in sockets.iter_mut().filter(|port| port.ready) {
+                let received = port.exchange(batch, engine, *clock, own);
+                port.ready = received == BATCH_MAX;
+                served += received;
+            }
+        }
+        served
+    }
+
+    fn next_pace(&self, pace: Pace, served: usize) -> Pace {
+        if self.sockets.iter().any(|port| port.ready) {
+            return Pace::AtOnce;
+        }
+        let thin_turns = match pace {
+            _ if self.coalesce.is_zero() => return Pace::Idle,
+            _ if served >= BUSY_FROM => 0,
+            Pace::Soon(thin_turns) => thin_turns + 1,
+            Pace::AtOnce | Pace::Idle => return Pace::Idle,
+        };
+        if thin_turns < THIN_TURNS_MAX { Pace::Soon(thin_turns) } else { Pace::Idle }
+    }
+}
+
+impl Port {
+    /// Receives one batch and answers it; gives the datagrams received.
+    fn exchange(
+        &mut self,
+        batch: &mut Batch,
+        engine: &mut Engine,
+        clock: Clock,
+        own: &[SocketAddr],
+    ) -> usize {
+        let received = match batch.receive(self.socket.as_fd()) {
+            Ok(received) => received,
+            Err(error) => {
+                if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
+                    engine.counters().receive_errors.add(1);
+                }
+                return 0;
+            }
+        };
+        let now = clock.now();
+        engine.begin_batch(now);
+        for index in 0..received {
+            let mail = match batch.mail(index) {
+                Ok(mail) if is_own(own, mail.source, mail.destination) => Err(Refusal::OwnEndpoint),
+                other => other,
+            };
+            match mail {
+                Err(refusal) => engine.counters().refuse(refusal),
+                Ok(mail) => {
+                    if let Outcome::Reply(reply) = engine.handle(now, mail.source, mail.datagram, mail.reply)
+                    {
+                        let len = reply.len();
+                        batch.queue(index, len);
+                    }
+                }
+            }
+        }
+        let failed = batch.send(self.socket.as_fd());
+        engine.counters().send_errors.add(failed as u64);
+        self.count_drops(batch, engine);
+        received
+    }
+
+    fn count_drops(&mut self, batch: &mut Batch, engine: &Engine) {
+        if let Some(drops) = batch.take_drops() {
+            engine.counters().socket_drops.add(u64::from(drops.wrapping_sub(self.drops)));
+            self.drops = drops;
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! A client that talks to an engine or a socket in octets.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hayate_state::{Now, Policy, Published, Swarms, Tracker};
+use hayate_udp::config::REPLY_MAX;
+use hayate_udp::{DoorConfig, Engine, Outcome, Refusal};
+
+pub(crate) const TRANSACTION: [u8; 4] = [0xa1, 0xb2, 0xc3, 0xd4];
+pub(crate) const CONNECT: [u8; 16] =
+    [0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0, 0xa1, 0xb2, 0xc3, 0xd4];
+
+/// A configuration with the defaults of `tracker.json`.
+pub(crate) fn door_config() -> DoorConfig {
+    DoorConfig {
+        private_key: b"test-key-0123456789".to_vec(),
+        previous_private_key: None,
+        connection_id_lifetime_seconds: 120,
+        max_clock_skew_seconds: 0,
+        max_scrape_infohashes: 74,
+        num_want: 50,
+        num_want_max: 200,
+        spoofing_sources: Vec::new(),
+    }
+}
+
+/// A tracker of its own, without drift.
+pub(crate) fn tracker(policy: Policy, seed: u64) -> Tracker {
+    let policy = Policy { announce_drift_seconds: 0, ..policy };
+    Tracker::new(Swarms::new(0), &Published::new(policy), seed)
+}
+
+/// An engine and the time it is told.
+pub(crate) struct Desk {
+    pub(crate) engine: Engine,
+    pub(crate) config: Arc<Published<DoorConfig>>,
+    pub(crate) seconds: u32,
+}
+
+impl Desk {
+    pub(crate) fn new(policy: Policy, config: DoorConfig) -> Self {
+        let config = Published::new(config);
+        Self { engine: Engine::new(tracker(policy, 7), config.subscribe()), config, seconds: 0 }
+    }
+
+    pub(crate) fn open() -> Self {
+        Self::new(Policy::default(), door_config())
+    }
+
+    /// One datagram; the reply, or the reason for silence.
+    pub(crate) fn say(&mut self, source: &str, datagram: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let now = Now::at(self.seconds);
+        let mut reply = [0xee; REPLY_MAX];
+        self.engine.begin_batch(now);
+        match self.engine.handle(now, source.parse::<SocketAddr>().unwrap(), datagram, &mut reply) {
+            Outcome::Reply(octets) => Ok(octets.to_vec()),
+            Outcome::Silence(refusal) => Err(refusal),
+        }
+    }
+
+    pub(crate) fn connect(&mut self, source: &str) -> [u8; 8] {
+        let reply = self.say(source, &CONNECT).unwrap();
+        assert_eq!((&reply[..4], &reply[4..8], reply.len()), (&[0; 4][..], &TRANSACTION[..], 16));
+        reply[8..].try_into().unwrap()
+    }
+
+    /// Connects and announces.
+    pub(crate) fn announce(&mut self, source: &str, words: &Words) -> Announced {
+        let id = self.connect(source);
+        Announced::read(&self.say(source, &words.datagram(id)).unwrap())
+    }
+}
+
+/// What a test announces.
+#[derive(Clone)]
+pub(crate) struct Words {
+    pub(crate) hash: u8,
+    pub(crate) left: u64,
+    pub(crate) event: u32,
+    pub(crate) claim: Vec<u8>,
+    pub(crate) num_want: i32,
+    pub(crate) port: u16,
+    pub(crate) options: Vec<u8>,
+}
+
+impl Words {
+    pub(crate) fn leecher(port: u16) -> Self {
+        Self { hash: 7, left: 1000, event: 2, claim: vec![0; 4], num_want: -1, port, options: Vec::new() }
+    }
+
+    pub(crate) fn seeder(port: u16) -> Self {
+        Self { left: 0, ..Self::leecher(port) }
+    }
+
+    /// Action 1 or 4, as the claimed address is long.
+    pub(crate) fn datagram(&self, id: [u8; 8]) -> Vec<u8> {
+        let mut octets = id.to_vec();
+        octets.extend(if self.claim.len() == 4 { 1_u32 } else { 4 }.to_be_bytes());
+        octets.extend(TRANSACTION);
+        octets.extend([self.hash; 20]);
+        octets.extend(b"-XX0001-000000000001");
+        octets.extend(0_u64.to_be_bytes());
+        octets.extend(self.left.to_be_bytes());
+        octets.extend(0_u64.to_be_bytes());
+        octets.extend(self.event.to_be_bytes());
+        octets.extend(&self.claim);
+        octets.extend(0x1122_3344_u32.to_be_bytes());
+        octets.extend(self.num_want.to_be_bytes());
+        octets.extend(self.port.to_be_bytes());
+        octets.extend(&self.options);
+        octets
+    }
+}
+
+/// A scrape of torrents named by one octet.
+pub(crate) fn scrape(id: [u8; 8], hashes: &[u8]) -> Vec<u8> {
+    let mut octets = id.to_vec();
+    octets.extend(2_u32.to_be_bytes());
+    octets.extend(TRANSACTION);
+    hashes.iter().for_each(|hash| octets.extend([*hash; 20]));
+    octets
+}
+
+/// An announce reply.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Announced {
+    pub(crate) action: u32,
+    pub(crate) interval: u32,
+    pub(crate) leechers: u32,
+    pub(crate) seeders: u32,
+    /// All octets behind the head.
+    pub(crate) peers: Vec<u8>,
+}
+
+impl Announced {
+    pub(crate) fn read(reply: &[u8]) -> Self {
+        assert_eq!(reply[4..8], TRANSACTION, "{reply:02x?}");
+        let word = |at: usize| u32::from_be_bytes(reply[at..at + 4].try_into().unwrap());
+        Self {
+            action: word(0),
+            interval: word(8),
+            leechers: word(12),
+            seeders: word(16),
+            peers: reply[20..].to_vec(),
+        }
+    }
+}
+
+/// The text of an error reply.
+pub(crate) fn error_text(reply: &[u8]) -> String {
+    assert_eq!(reply[..8], [&[0, 0, 0, 3], &TRANSACTION[..]].concat());
+    String::from_utf8(reply[8..].to_vec()).unwrap()
+}
+
+/// The octets of a peer of either family.
+pub(crate) fn peer(endpoint: &str) -> Vec<u8> {
+    let endpoint: SocketAddr = endpoint.parse().unwrap();
+    let mut octets = match endpoint.ip() {
+        std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
+        std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    octets.extend(endpoint.port().to_be_bytes());
+    octets
+}

@@ -1,0 +1,250 @@
+//! The engine against the rules of `protocol.md`, in virtual time.
+
+use std::sync::Arc;
+
+use hayate_state::Policy;
+use hayate_state::access::{Access, TorrentList};
+use hayate_udp::refusal::Complaint;
+use hayate_udp::{DoorConfig, Refusal};
+
+use crate::kit::*;
+
+#[test]
+fn a_connect_is_answered_with_sixteen_octets_whatever_its_length() {
+    let mut desk = Desk::open();
+    let id = desk.connect("192.0.2.7:6881");
+    assert_eq!(id, 0x2031_587d_0963_897a_u64.to_be_bytes(), "ruling 6");
+    let longer = [&CONNECT[..], &[0; 32]].concat();
+    assert_eq!(desk.say("192.0.2.7:6881", &longer).unwrap().len(), 16);
+}
+
+#[test]
+fn what_is_no_request_is_silence() {
+    let mut desk = Desk::open();
+    let id = desk.connect("192.0.2.7:6881");
+    let with_id = |action: u32| [&id[..], &action.to_be_bytes(), &TRANSACTION].concat();
+    let magic_announce = Words::leecher(6881).datagram(CONNECT[..8].try_into().unwrap());
+    let mut wrong_magic = CONNECT;
+    wrong_magic[7] ^= 1;
+    for (datagram, refusal) in [
+        (&[][..], Refusal::Short),
+        (&CONNECT[..15], Refusal::Short),
+        (&wrong_magic, Refusal::NotAConnect),
+        (&with_id(0), Refusal::NotAConnect),
+        (&with_id(3), Refusal::ErrorReply),
+        (&magic_announce, Refusal::ForgedConnection),
+        (&Words::leecher(6881).datagram([0; 8]), Refusal::ForgedConnection),
+    ] {
+        assert_eq!(desk.say("192.0.2.7:6881", datagram), Err(refusal));
+        assert!(desk.engine.counters().refusals(refusal) > 0, "{refusal}");
+    }
+    assert_eq!(desk.say("192.0.2.7:0", &CONNECT), Err(Refusal::SourcePortZero));
+}
+
+#[test]
+fn an_id_serves_until_it_is_stale_and_only_its_address() {
+    let mut desk = Desk::open();
+    let announce = Words::leecher(6881).datagram(desk.connect("192.0.2.7:6881"));
+    for (seconds, port) in [(0, 6881), (60, 40_000), (120, 1)] {
+        desk.seconds = seconds;
+        assert!(desk.say(&format!("192.0.2.7:{port}"), &announce).is_ok(), "{seconds}");
+        assert_eq!(desk.say("192.0.2.8:6881", &announce), Err(Refusal::ForgedConnection));
+    }
+    desk.seconds = 130;
+    assert_eq!(desk.say("192.0.2.7:6881", &announce), Err(Refusal::StaleConnection));
+    assert_eq!(Refusal::StaleConnection.to_string(), "stale_connection");
+}
+
+#[test]
+fn a_mapped_source_is_an_ipv4_source() {
+    let mut desk = Desk::open();
+    let id = desk.connect("192.0.2.7:6881");
+    assert_eq!(desk.connect("[::ffff:192.0.2.7]:6881"), id);
+    desk.announce("192.0.2.8:1024", &Words::leecher(6882));
+    let announced = desk.announce("[::ffff:192.0.2.7]:6881", &Words::leecher(6881));
+    assert_eq!(announced.peers, peer("192.0.2.8:6882"));
+}
+
+#[test]
+fn a_verified_source_is_told_what_is_wrong() {
+    let mut desk = Desk::open();
+    let id = desk.connect("192.0.2.7:6881");
+    let datagram = Words::leecher(6881).datagram(id);
+    let wide = Words { claim: vec![0; 16], ..Words::leecher(6881) }.datagram(id);
+    let unknown = [&id[..], &[0xff; 4], &TRANSACTION].concat();
+    for (datagram, text) in [
+        (&unknown[..], "unknown action ID"),
+        (&datagram[..97], "malformed packet"),
+        (&datagram[..16], "malformed packet"),
+        (&wide[..109], "malformed packet"),
+        (&scrape(id, &[7])[..35], "malformed packet"),
+        (&Words::leecher(0).datagram(id), "invalid port"),
+    ] {
+        assert_eq!(error_text(&desk.say("192.0.2.7:6881", datagram).unwrap()), text);
+    }
+    let link_local = Words::leecher(6881).datagram(desk.connect("[fe80::7]:6881"));
+    assert_eq!(error_text(&desk.say("[fe80::7]:6881", &link_local).unwrap()), "invalid IP");
+    assert_eq!(desk.engine.counters().refusals(Refusal::Told(Complaint::Malformed)), 4);
+}
+
+#[test]
+fn closed_trackers_say_so() {
+    let list: TorrentList = [hayate_state::InfoHash([11; 20])].into_iter().collect();
+    let policy = Policy { access: Access::Allow(Arc::new(list)), enable_scrape: false, ..Policy::default() };
+    let mut desk = Desk::new(policy, door_config());
+    let id = desk.connect("192.0.2.7:6881");
+    let reply = desk.say("192.0.2.7:6881", &Words::leecher(6881).datagram(id)).unwrap();
+    assert_eq!(error_text(&reply), "unregistered torrent");
+    let reply = desk.say("192.0.2.7:6881", &scrape(id, &[7])).unwrap();
+    assert_eq!(error_text(&reply), "scrape disabled");
+    let registered = Words { hash: 11, ..Words::leecher(6881) };
+    assert_eq!(desk.announce("192.0.2.7:6881", &registered).action, 1);
+}
+
+#[test]
+fn an_announce_is_answered_with_the_swarm_after_it() {
+    let mut desk = Desk::open();
+    let first = desk.announce("192.0.2.1:1024", &Words::seeder(6881));
+    assert_eq!((first.interval, first.leechers, first.seeders, first.peers.len()), (1800, 0, 1, 0));
+    desk.announce("192.0.2.2:1024", &Words::seeder(6882));
+    let third = desk.announce("192.0.2.3:1024", &Words::leecher(6883));
+    assert_eq!((third.leechers, third.seeders, third.peers.len()), (1, 2, 12));
+    let again = desk.announce("192.0.2.3:1024", &Words { event: 0, ..Words::leecher(6883) });
+    assert_eq!((again.leechers, again.seeders, again.peers.len()), (1, 2, 12), "nobody is counted twice");
+    let stopped = desk.announce("192.0.2.1:1024", &Words { event: 3, ..Words::seeder(6881) });
+    assert_eq!((stopped.leechers, stopped.seeders, stopped.peers.len()), (1, 1, 0));
+}
+
+#[test]
+fn each_family_gets_its_own_peers_and_the_counts_of_both() {
+    let mut desk = Desk::open();
+    desk.announce("192.0.2.1:1024", &Words::leecher(6881));
+    desk.announce("[2001:db8::1]:1024", &Words::leecher(6882));
+    let v4 = desk.announce("192.0.2.3:1024", &Words::leecher(6883));
+    assert_eq!((v4.peers, v4.leechers), (peer("192.0.2.1:6881"), 3));
+    let v6 = desk.announce("[2001:db8::4]:1024", &Words::leecher(6884));
+    assert_eq!((v6.peers, v6.leechers), (peer("[2001:db8::1]:6882"), 4));
+}
+
+#[test]
+fn num_want_is_obeyed_and_capped_by_the_reply_size() {
+    let mut desk = Desk::new(Policy::default(), DoorConfig { num_want_max: 5000, ..door_config() });
+    for n in 0..=255_u8 {
+        desk.announce(&format!("192.0.2.{n}:1024"), &Words::leecher(6881));
+        desk.announce(&format!("[2001:db8:{n:x}::1]:1024"), &Words::leecher(6881));
+    }
+    for (num_want, expected_v4, expected_v6) in [
+        (-1, 50, 50),
+        (i32::MIN, 50, 50),
+        (0, 0, 0),
+        (1, 1, 1),
+        (66, 66, 66),
+        (300, 202, 67),
+        (i32::MAX, 202, 67),
+    ] {
+        let words = Words { num_want, ..Words::leecher(6881) };
+        assert_eq!(desk.announce("192.0.2.7:1024", &words).peers.len(), expected_v4 * 6, "{num_want}");
+        let v6 = desk.announce("[2001:db8:7::1]:1024", &words);
+        assert_eq!(v6.peers.len(), expected_v6 * 18, "{num_want}");
+    }
+}
+
+#[test]
+fn scrape_answers_each_torrent_in_order_and_ignores_a_broken_tail() {
+    let mut desk = Desk::open();
+    desk.announce("192.0.2.1:1024", &Words::seeder(6881));
+    desk.announce("192.0.2.2:1024", &Words::leecher(6882));
+    desk.announce("192.0.2.2:1024", &Words { event: 1, ..Words::seeder(6882) });
+    desk.announce("192.0.2.3:1024", &Words::leecher(6883));
+    let id = desk.connect("192.0.2.9:1024");
+    let mut datagram = scrape(id, &[7, 99, 7]);
+    datagram.extend([7; 19]);
+    let reply = desk.say("192.0.2.9:1024", &datagram).unwrap();
+    let row = [0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1];
+    assert_eq!(reply[8..], [row, [0; 12], row].concat());
+}
+
+#[test]
+fn scrape_answers_the_first_torrents_up_to_the_limit() {
+    for (limit, expected) in [(1, 1), (74, 74), (500, 100)] {
+        let config = DoorConfig { max_scrape_infohashes: limit, ..door_config() };
+        let mut desk = Desk::new(Policy::default(), config);
+        let id = desk.connect("192.0.2.9:1024");
+        let reply = desk.say("192.0.2.9:1024", &scrape(id, &[7; 100])).unwrap();
+        assert_eq!(reply.len(), 8 + 12 * expected);
+    }
+}
+
+#[test]
+fn the_address_field_counts_only_from_listed_ipv4_sources() {
+    let config = DoorConfig { spoofing_sources: vec!["10.0.0.0/8".parse().unwrap()], ..door_config() };
+    let config = DoorConfig {
+        spoofing_sources: [config.spoofing_sources, vec!["::/0".parse().unwrap()]].concat(),
+        ..config
+    };
+    let mut desk = Desk::new(Policy::default(), config);
+    let claim = |octets: &[u8]| Words { claim: octets.to_vec(), ..Words::leecher(6881) };
+    let wide = "2001:db8::9".parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let mapped = "::ffff:192.0.2.9".parse::<std::net::Ipv6Addr>().unwrap().octets();
+    for (hash, source, words, asker, expected) in [
+        (1, "10.0.0.1:1", claim(&[192, 0, 2, 9]), "192.0.2.1:1", peer("192.0.2.9:6881")),
+        (2, "10.0.0.1:1", claim(&[0; 4]), "10.0.0.2:1", peer("10.0.0.1:6881")),
+        (3, "192.0.2.8:1", claim(&[192, 0, 2, 9]), "192.0.2.1:1", peer("192.0.2.8:6881")),
+        (4, "10.0.0.1:1", claim(&mapped), "192.0.2.1:1", peer("192.0.2.9:6881")),
+        (5, "10.0.0.1:1", claim(&wide), "[2001:db8::1]:1", peer("[2001:db8::9]:6881")),
+        (6, "[2001:db8::8]:1", claim(&[192, 0, 2, 9]), "[2001:db8::1]:1", peer("[2001:db8::8]:6881")),
+        (7, "[2001:db8::8]:1", claim(&wide), "[2001:db8::1]:1", peer("[2001:db8::8]:6881")),
+    ] {
+        desk.announce(source, &Words { hash, ..words });
+        let announced = desk.announce(asker, &Words { hash, ..Words::leecher(6882) });
+        assert_eq!(announced.peers, expected, "{hash}");
+    }
+}
+
+#[test]
+fn action_4_is_answered_with_action_4_in_the_entries_of_the_peers_family() {
+    let mut desk = Desk::open();
+    desk.announce("192.0.2.1:1024", &Words::leecher(6881));
+    let wide = Words { claim: vec![0; 16], ..Words::leecher(6882) };
+    let announced = desk.announce("192.0.2.2:1024", &wide);
+    assert_eq!((announced.action, announced.peers), (4, peer("192.0.2.1:6881")));
+}
+
+#[test]
+fn options_do_not_change_an_announce_not_even_broken_ones() {
+    let mut desk = Desk::open();
+    for options in [&b"\0\0"[..], b"\x02\x09/announce", b"\x02\xff/", b"\x09", &[1; 1000]] {
+        let words = Words { options: options.to_vec(), ..Words::leecher(6881) };
+        assert_eq!(desk.announce("192.0.2.1:1024", &words).leechers, 1);
+    }
+}
+
+#[test]
+fn a_reload_takes_effect_at_the_next_batch_and_keeps_ids() {
+    let mut desk = Desk::open();
+    let id = desk.connect("192.0.2.1:1024");
+    let key = b"another-key-for-the-test".to_vec();
+    let old = door_config().private_key;
+    desk.config.publish(DoorConfig {
+        private_key: key,
+        previous_private_key: Some(old),
+        max_scrape_infohashes: 1,
+        ..door_config()
+    });
+    assert_eq!(desk.say("192.0.2.1:1024", &scrape(id, &[7, 7])).unwrap().len(), 8 + 12);
+    assert_ne!(desk.connect("192.0.2.1:1024"), id);
+}
+
+#[test]
+fn requests_are_counted_by_kind_and_family() {
+    let mut desk = Desk::open();
+    desk.announce("192.0.2.1:1024", &Words::leecher(6881));
+    desk.announce("[2001:db8::1]:1024", &Words::leecher(0));
+    let id = desk.connect("192.0.2.1:1024");
+    desk.say("192.0.2.1:1024", &scrape(id, &[7])).unwrap();
+    let counters = desk.engine.counters();
+    assert_eq!((counters.connects.v4.value(), counters.connects.v6.value()), (2, 1));
+    assert_eq!((counters.announces.v4.value(), counters.announces.v6.value()), (1, 1));
+    assert_eq!((counters.scrapes.v4.value(), counters.scrapes.v6.value()), (1, 0));
+    assert_eq!((counters.replies.v4.value(), counters.replies.v6.value()), (4, 2));
+}
