@@ -14,9 +14,9 @@ pub const HEADER_BLOCK_MAX: usize = 16 * 1024;
 /// What is fixed when the sockets open.
 #[derive(Clone, Debug, Default)]
 pub struct ListenConfig {
-    /// Addresses of the gateway: announces and scrapes; port 0 lets the system choose. An IPv6 address makes a v6-only
-    /// socket; `[::]` beside `0.0.0.0` is skipped with a warning on a host without IPv6, and with port 0 both get the
-    /// same port.
+    /// Addresses of the gateway: announces and scrapes; port 0 lets the system choose. An IPv6 address makes
+    /// a v6-only socket; `[::]` beside `0.0.0.0` is skipped with a warning on a host without IPv6, and with
+    /// port 0 both get the same port.
     pub addresses: Vec<SocketAddr>,
     /// A unix socket of the gateway; its peer counts as a trusted proxy.
     pub unix_socket: Option<PathBuf>,
@@ -59,4 +59,27 @@ pub struct DoorConfig {
     pub enable_metrics: bool,
     /// First word of every metric name.
     pub metrics_prefix: String,
+}
+
+impl Default for DoorConfig {
+    fn default() -> Self {
+        Self {
+            announce_routes: vec!["/announce".into()],
+            scrape_routes: vec!["/scrape".into()],
+            enable_keepalive: true,
+            proxy_header: None,
+            trusted_proxies: Vec::new(),
+            spoofing_sources: Vec::new(),
+            read_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            max_scrape_infohashes: 74,
+            max_connections: 20_000,
+            num_want: 50,
+            num_want_max: 200,
+            external_ip: true,
+            enable_metrics: true,
+            metrics_prefix: "hayate".into(),
+        }
+    }
 }

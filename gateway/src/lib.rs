@@ -1,3 +1,41 @@
 //! The second door: HTTP in front of the same swarms.
+//!
+//! | layer | module | what is in it |
+//! |---|---|---|
+//! | wire | [`wire::query`] | the query string, as octets and without a copy |
+//! | wire | [`wire::bencode`], [`wire::reply`] | the bencoded replies |
+//! | engine | [`refusal`] | why a request is refused, in the client's words |
+//! | engine | [`routes`] | which path is an announce, which a scrape |
+//! | engine | [`address`] | who the client is: socket, trusted proxy, claimed address |
+//! | engine | [`ask`] | from parameters to the words of the tracker, check by check |
+//! | engine | [`engine`] | [`Engine`]: head in, question out; reply in, octets out |
+//! | engine | [`stats`] | what is counted |
+//! | server | [`pages`] | `/metrics`, `/alive`, `/health` |
+//! | server | [`server`] | [`Door`]: hyper on tokio, on one thread; sockets, timeouts, limits |
+//!
+//! Invariants: the tracker is only reached through the state actor's inbox; a failure is bencoded and has
+//! status 200; no reply is chunked; what a client sends is never echoed, logged or used as a label; all state
+//! of the server belongs to one thread, so nothing in it is locked or shared but counters and the box in
+//! which the actor lays its replies.
+//!
+//! Absent on purpose: swarms and policy (they are the tracker's), redirects, HEAD and OPTIONS (405),
+//! compression, request bodies, full scrapes, HTTP/2 without TLS, hyper's own head timer (it cannot tell a
+//! slow head from an idle connection, see the server's watch), log lines per request.
 
+pub mod address;
+pub mod ask;
 pub mod config;
+pub mod engine;
+pub mod pages;
+pub mod refusal;
+pub mod routes;
+pub mod server;
+pub mod stats;
+pub mod wire;
+
+pub use config::{DoorConfig, ListenConfig};
+pub use engine::Engine;
+pub use pages::Health;
+pub use refusal::Refusal;
+pub use routes::{RouteError, Routes};
+pub use server::{Asker, Door, OpenError, Running};

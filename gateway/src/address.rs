@@ -1,0 +1,231 @@
+//! Who is the client? The socket's peer, unless a trusted proxy names another one (`frontends-and-hooks.md`
+//! 4.4), or the client may claim an address of its own (BEP 7).
+//!
+//! A header that cannot be read is a failure: the proxy's own address never becomes a peer (`spec` ruling
+//! 11).
+
+use std::net::{IpAddr, SocketAddr};
+
+use hayate_state::reach::canonical;
+use ipnet::IpNet;
+
+use crate::refusal::Refusal;
+use crate::wire::query::{BadEscape, Escaped, Parameters};
+
+/// Octets of the longest claimed address that is looked at.
+const CLAIM_MAX: usize = 64;
+
+/// The other end of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A TCP peer.
+    Address(IpAddr),
+    /// The peer of a unix socket, which counts as a trusted proxy (`spec` ruling 22).
+    Unix,
+}
+
+/// The header lines of a request.
+pub trait Headers {
+    /// The values of all lines called `name`, in order. Names are compared in any case.
+    fn lines<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]>;
+}
+
+impl Headers for [(&str, &[u8])] {
+    fn lines<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]> {
+        self.iter().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
+    }
+}
+
+/// Who may say what about the client's address.
+#[derive(Clone, Copy, Debug)]
+pub struct Trust<'c> {
+    /// The header that names the client; `None` = no header is believed.
+    pub proxy_header: Option<&'c str>,
+    /// Who may send that header.
+    pub trusted_proxies: &'c [IpNet],
+    /// Who may claim an address by `ip`, `ipv4` or `ipv6`.
+    pub spoofing_sources: &'c [IpNet],
+}
+
+impl Trust<'_> {
+    /// The client as we see it; an IPv4-mapped address comes out as IPv4.
+    ///
+    /// # Errors
+    /// [`Refusal::UnreadableAddress`] if a trusted proxy does not say it readably, or a unix socket's peer
+    /// not at all.
+    pub fn seen<H: Headers + ?Sized>(&self, source: Source, headers: &H) -> Result<IpAddr, Refusal> {
+        let socket = match source {
+            Source::Unix => None,
+            Source::Address(address) => Some(canonical(address)),
+        };
+        let believed = socket.is_none_or(|address| contains(self.trusted_proxies, address));
+        let named = match self.proxy_header {
+            Some(name) if believed => self.named(headers.lines(name))?,
+            _ => None,
+        };
+        named.or(socket).ok_or(Refusal::UnreadableAddress)
+    }
+
+    /// The address the client claims, if one seen at `seen` may claim any.
+    ///
+    /// # Errors
+    /// When the claim cannot be read: there is no falling back.
+    pub fn claimed(&self, seen: IpAddr, parameters: &Parameters<'_>) -> Result<Option<IpAddr>, Refusal> {
+        if !contains(self.spoofing_sources, seen) {
+            return Ok(None);
+        }
+        let claims = [parameters.ip, parameters.ipv4, parameters.ipv6];
+        let Some(claim) = claims.into_iter().flatten().find(|claim| !claim.0.is_empty()) else {
+            return Ok(None);
+        };
+        read_claim(claim).map(Some)
+    }
+
+    /// The first address from the right that is no trusted proxy; the leftmost if all are.
+    fn named<'h>(&self, lines: impl DoubleEndedIterator<Item = &'h [u8]>) -> Result<Option<IpAddr>, Refusal> {
+        let mut leftmost = None;
+        for entry in lines.rev().flat_map(|line| line.rsplit(|&octet| octet == b',')) {
+            let entry = entry.trim_ascii();
+            if entry.is_empty() {
+                continue;
+            }
+            let address = read_address(entry).ok_or(Refusal::UnreadableAddress)?;
+            leftmost = Some(address);
+            if !contains(self.trusted_proxies, address) {
+                break;
+            }
+        }
+        Ok(leftmost)
+    }
+}
+
+fn contains(networks: &[IpNet], address: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(&address))
+}
+
+fn read_claim(claim: Escaped<'_>) -> Result<IpAddr, Refusal> {
+    let mut buffer = [0; CLAIM_MAX];
+    let text = claim.decode(&mut buffer).map_err(|BadEscape| Refusal::InvalidEscape)?;
+    text.and_then(read_address).ok_or(Refusal::UnreadableAddress)
+}
+
+/// An address, bare, in brackets, or with a port, which is dropped. Names and zone ids are none.
+fn read_address(text: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(text).ok()?;
+    let bare = || text.parse().ok();
+    let in_brackets = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
+    let with_port = || match text.parse().ok()? {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 || text.contains('%') => None,
+        endpoint => Some(endpoint.ip()),
+    };
+    bare().or_else(in_brackets).or_else(with_port).map(canonical)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn networks(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn seen(source: Source, lines: &[&str]) -> Result<IpAddr, Refusal> {
+        let trusted = networks(&["10.0.0.0/8"]);
+        let trust =
+            Trust { proxy_header: Some("x-forwarded-for"), trusted_proxies: &trusted, spoofing_sources: &[] };
+        let headers: Vec<_> = lines.iter().map(|line| ("X-Forwarded-For", line.as_bytes())).collect();
+        trust.seen(source, headers.as_slice())
+    }
+
+    fn from(source: &str) -> Source {
+        Source::Address(ip(source))
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn proxy_chains_are_read_as_the_spec_lists_them() {
+        for (lines, client) in [
+            (&["203.0.113.9"][..], "203.0.113.9"),
+            (&["192.0.2.66, 203.0.113.9"], "203.0.113.9"),
+            (&["192.0.2.66, 203.0.113.9, 10.0.0.2"], "203.0.113.9"),
+            (&["192.0.2.66", "203.0.113.9"], "203.0.113.9"),
+            (&["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+            (&["junk, 203.0.113.9"], "203.0.113.9"),
+            (&["[2001:db8::9]:443"], "2001:db8::9"),
+            (&["[2001:db8::9]"], "2001:db8::9"),
+            (&["2001:db8::9"], "2001:db8::9"),
+            (&["::ffff:203.0.113.9"], "203.0.113.9"),
+            (&["203.0.113.9:51234"], "203.0.113.9"),
+            (&["203.0.113.9,"], "203.0.113.9"),
+            (&["203.0.113.9", ""], "203.0.113.9"),
+            (&[], "10.0.0.1"),
+            (&[""], "10.0.0.1"),
+            (&[" , "], "10.0.0.1"),
+        ] {
+            assert_eq!(seen(from("10.0.0.1"), lines), Ok(ip(client)), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn strangers_are_not_believed() {
+        assert_eq!(seen(from("198.51.100.5"), &["203.0.113.9"]), Ok(ip("198.51.100.5")));
+        assert_eq!(seen(from("198.51.100.5"), &["junk"]), Ok(ip("198.51.100.5")));
+        assert_eq!(seen(from("::ffff:10.0.0.1"), &["203.0.113.9"]), Ok(ip("203.0.113.9")));
+    }
+
+    #[test]
+    fn an_unreadable_entry_met_on_the_way_is_a_failure() {
+        for line in
+            ["203.0.113.9, junk", "junk, 10.0.0.2", "unknown", "fe80::1%eth0", "[fe80::1%2]:443", "1.2.3"]
+        {
+            assert_eq!(seen(from("10.0.0.1"), &[line]), Err(Refusal::UnreadableAddress), "{line}");
+        }
+        let headers: &[(&str, &[u8])] = &[("x-forwarded-for", b"\xff")];
+        let trusted = networks(&["10.0.0.0/8"]);
+        let trust =
+            Trust { proxy_header: Some("X-Forwarded-For"), trusted_proxies: &trusted, spoofing_sources: &[] };
+        assert_eq!(trust.seen(from("10.0.0.1"), headers), Err(Refusal::UnreadableAddress));
+    }
+
+    #[test]
+    fn a_unix_socket_counts_as_a_trusted_proxy_and_has_no_address_of_its_own() {
+        assert_eq!(seen(Source::Unix, &["203.0.113.9"]), Ok(ip("203.0.113.9")));
+        assert_eq!(seen(Source::Unix, &[]), Err(Refusal::UnreadableAddress));
+    }
+
+    #[test]
+    fn without_a_configured_header_only_the_socket_counts() {
+        let trusted = networks(&["10.0.0.0/8"]);
+        let trust = Trust { proxy_header: None, trusted_proxies: &trusted, spoofing_sources: &[] };
+        let headers: &[(&str, &[u8])] = &[("X-Forwarded-For", b"203.0.113.9")];
+        assert_eq!(trust.seen(from("10.0.0.1"), headers), Ok(ip("10.0.0.1")));
+    }
+
+    #[test]
+    fn claims_count_only_from_spoofing_sources() {
+        let sources = networks(&["192.168.0.0/16"]);
+        let trust = Trust { proxy_header: None, trusted_proxies: &[], spoofing_sources: &sources };
+        let claimed = |seen: &str, query: &str| {
+            trust
+                .claimed(ip(seen), &Parameters::read(query.as_bytes()))
+                .map(|claim| claim.map(|a| a.to_string()))
+        };
+        let some = |text: &str| Ok(Some(text.to_owned()));
+        assert_eq!(claimed("198.51.100.5", "ip=203.0.113.9"), Ok(None));
+        assert_eq!(claimed("198.51.100.5", "ip=%zz"), Ok(None));
+        assert_eq!(claimed("192.168.0.1", "port=1"), Ok(None));
+        assert_eq!(claimed("192.168.0.1", "ip=203.0.113.9"), some("203.0.113.9"));
+        assert_eq!(claimed("192.168.0.1", "ipv6=2001:db8::1&ipv4=203.0.113.9&ip="), some("203.0.113.9"));
+        assert_eq!(claimed("192.168.0.1", "ipv6=%5B2001%3adb8::1%5d%3A6881"), some("2001:db8::1"));
+        assert_eq!(claimed("192.168.0.1", "ip=example.org"), Err(Refusal::UnreadableAddress));
+        assert_eq!(claimed("192.168.0.1", "ip=junk&ipv4=203.0.113.9"), Err(Refusal::UnreadableAddress));
+        assert_eq!(
+            claimed("192.168.0.1", &format!("ip={}", "1".repeat(99))),
+            Err(Refusal::UnreadableAddress)
+        );
+        assert_eq!(claimed("192.168.0.1", "ip=1.2.3.4%2"), Err(Refusal::InvalidEscape));
+    }
+}

@@ -1,0 +1,328 @@
+//! The door's decisions, without a socket, a clock or a thread: from the head of a request to a question for
+//! the tracker, and from the tracker's reply to the octets of the answer.
+//!
+//! ```text
+//! head --read--> Step::Ask(question, context) --> whoever asks the tracker --> reply --write(context)-->
+//! Response            \-> Step::Answer(Response), Step::Page(page)
+//! ```
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hayate_state::actor::{self, PeerForm, PeerList, Question, Reply};
+use hayate_state::{Answer, InfoHash, Now, Policy, Subscriber, Tally, Tracker};
+
+use crate::address::{Headers, Source, Trust};
+use crate::ask::{self, Wish};
+use crate::config::{DoorConfig, HEADER_BLOCK_MAX, REQUEST_LINE_MAX};
+use crate::refusal::Refusal;
+use crate::routes::{Action, RouteError, Routes};
+use crate::stats::{Family, Stats};
+use crate::wire::query::Parameters;
+use crate::wire::reply::{self, Address, Form};
+
+/// Octets of a request line besides method and target: two spaces and the version.
+const LINE_REST: usize = " ".len() + " HTTP/1.1".len();
+/// The type of every answer but `/metrics`.
+pub const TEXT_PLAIN: &str = "text/plain";
+
+/// The head of a request.
+#[derive(Debug)]
+pub struct Head<'r, H: ?Sized> {
+    /// The method, as sent.
+    pub method: &'r [u8],
+    /// The target, as sent: path and query, or a whole URL (RFC 9112, 3.2).
+    pub target: &'r [u8],
+    /// The other end of the connection.
+    pub source: Source,
+    /// The header lines.
+    pub headers: &'r H,
+    /// Octets of all header lines.
+    pub header_octets: usize,
+    /// A body follows, or a transfer coding is named.
+    pub has_body: bool,
+}
+
+/// What to do about a request.
+#[derive(Debug)]
+pub enum Step {
+    /// Ask the tracker, then call [`Engine::write`] with its reply, or [`Engine::overloaded`].
+    Ask(Question, Context),
+    /// Answer this.
+    Answer(Response),
+    /// Show an operator's page.
+    Page(Page),
+}
+
+/// The operator's pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// The process works.
+    Alive,
+    /// The process serves.
+    Health,
+    /// Every number of the process.
+    Metrics,
+}
+
+impl Page {
+    /// The page at `path`.
+    #[must_use]
+    pub fn at(path: &[u8]) -> Option<Self> {
+        match path {
+            b"/alive" => Some(Self::Alive),
+            b"/health" => Some(Self::Health),
+            b"/metrics" => Some(Self::Metrics),
+            _ => None,
+        }
+    }
+}
+
+/// What must be remembered of a request until the tracker has replied.
+#[derive(Debug)]
+pub struct Context(Asked);
+
+#[derive(Debug)]
+enum Asked {
+    Announce { form: Form, address: Address },
+    Scrape(Vec<InfoHash>),
+}
+
+/// An answer: status and body. `Content-Length` is exact, and 405 names what is allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// The value of `Content-Type`.
+    pub content_type: &'static str,
+    /// The body; a HEAD gets its length only.
+    pub body: Cow<'static, [u8]>,
+    /// The connection must not be used again.
+    pub close: bool,
+}
+
+impl Response {
+    /// A status with a short text.
+    #[must_use]
+    pub fn text(status: u16, text: &'static str) -> Self {
+        Self {
+            status,
+            content_type: TEXT_PLAIN,
+            body: Cow::Borrowed(text.as_bytes()),
+            close: matches!(status, 400 | 414 | 431),
+        }
+    }
+
+    /// There is nothing at that path.
+    #[must_use]
+    pub fn not_found() -> Self {
+        Self::text(404, "404 page not found\n")
+    }
+
+    fn bencoded(body: Vec<u8>) -> Self {
+        Self { status: 200, content_type: TEXT_PLAIN, body: Cow::Owned(body), close: false }
+    }
+}
+
+/// Decides about requests, by the configuration in force.
+#[derive(Debug)]
+pub struct Engine {
+    config: Subscriber<DoorConfig>,
+    policy: Subscriber<Policy>,
+    routes: Routes,
+    stats: Arc<Stats>,
+}
+
+impl Engine {
+    /// An engine that follows `config` and `policy` as they are published.
+    ///
+    /// # Errors
+    /// When a route cannot be served.
+    pub fn new(config: Subscriber<DoorConfig>, policy: Subscriber<Policy>) -> Result<Self, RouteError> {
+        let routes = Routes::new(&config.get().announce_routes, &config.get().scrape_routes)?;
+        Ok(Self { config, policy, routes, stats: Arc::default() })
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> &DoorConfig {
+        self.config.get()
+    }
+
+    /// What the engine counts.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// Takes over what a reload published. Routes that cannot be served leave the old ones in force.
+    pub fn refresh(&mut self) {
+        self.policy.refresh();
+        if self.config.refresh() {
+            let config = self.config.get();
+            match Routes::new(&config.announce_routes, &config.scrape_routes) {
+                Ok(routes) => self.routes = routes,
+                Err(error) => log::error!("http: the old routes stay: {error}"),
+            }
+        }
+    }
+
+    /// Answers a request at once, asking `tracker` itself: what the server and the state actor do together.
+    /// The pages of the operator are the server's; here they are not found.
+    pub fn handle<H: Headers + ?Sized>(
+        &mut self,
+        now: Now,
+        tracker: &mut Tracker,
+        head: &Head<'_, H>,
+    ) -> Response {
+        match self.read(head) {
+            Step::Ask(question, context) => {
+                tracker.refresh();
+                let reply = actor::answer(tracker, now, question);
+                self.write(reply, context)
+            }
+            Step::Answer(response) => response,
+            Step::Page(_) => Response::not_found(),
+        }
+    }
+
+    /// Reads the head of a request.
+    pub fn read<H: Headers + ?Sized>(&mut self, head: &Head<'_, H>) -> Step {
+        self.refresh();
+        if let Err(response) = check(head) {
+            return Step::Answer(self.stats.counted(response));
+        }
+        let target = origin_form(head.target);
+        let (path, query) = match target.iter().position(|&octet| octet == b'?') {
+            Some(at) => (target.get(..at).unwrap_or_default(), target.get(at + 1..).unwrap_or_default()),
+            None => (target, &[][..]),
+        };
+        let action = match (self.routes.find(path), Page::at(path)) {
+            (Some(found), page) if found.literal || page.is_none() => found.action,
+            (_, Some(page)) => return Step::Page(page),
+            (_, None) => return Step::Answer(self.stats.counted(Response::not_found())),
+        };
+        let parameters = Parameters::read(query);
+        let seen = self.trust().seen(head.source, head.headers);
+        self.stats.request(action, Family::of(seen.ok()));
+        let asked = match action {
+            Action::Announce => self.read_announce(&parameters, seen),
+            Action::Scrape => self.read_scrape(&parameters),
+        };
+        match asked {
+            Ok((question, context)) => Step::Ask(question, Context(context)),
+            Err(refusal) => Step::Answer(self.refuse(refusal)),
+        }
+    }
+
+    /// Writes the answer to a request from the tracker's reply.
+    #[must_use]
+    pub fn write(&self, reply: Reply, context: Context) -> Response {
+        match (reply, &context.0) {
+            (Reply::Announce(Ok((answer, peers))), Asked::Announce { form, address }) => {
+                Response::bencoded(reply::announce(&answer, &peers, *form, *address))
+            }
+            (Reply::Scrape(Ok(tallies)), Asked::Scrape(info_hashes)) => {
+                let entries = info_hashes.iter().zip(tallies);
+                Response::bencoded(reply::scrape(entries, self.policy.get().scrape_seconds))
+            }
+            (Reply::Announce(Err(refusal)) | Reply::Scrape(Err(refusal)), _) => self.refuse(refusal.into()),
+            (Reply::Announce(Ok(_)) | Reply::Scrape(Ok(_)), _) => self.overloaded(context),
+        }
+    }
+
+    /// Writes the answer to a request that the tracker had no room for: valid, without peers, and with a long
+    /// interval (`operations.md` 4.3). Errors would make clients come back at once.
+    #[must_use]
+    pub fn overloaded(&self, context: Context) -> Response {
+        self.stats.overloads.add(1);
+        let policy = self.policy.get();
+        let interval_seconds = policy.full_interval_seconds();
+        match context.0 {
+            Asked::Announce { form, address } => {
+                // Some clients come again after the shorter interval (`protocol.md` H3.11).
+                let min_interval_seconds =
+                    if policy.min_announce_seconds == 0 { 0 } else { interval_seconds };
+                let answer = Answer { interval_seconds, min_interval_seconds, tally: Tally::default() };
+                Response::bencoded(reply::announce(&answer, &PeerList::default(), form, address))
+            }
+            Asked::Scrape(info_hashes) => {
+                let entries = info_hashes.iter().map(|info_hash| (info_hash, Tally::default()));
+                Response::bencoded(reply::scrape(entries, interval_seconds))
+            }
+        }
+    }
+
+    fn read_announce(
+        &self,
+        parameters: &Parameters<'_>,
+        seen: Result<IpAddr, Refusal>,
+    ) -> Result<(Question, Asked), Refusal> {
+        let config = self.config.get();
+        let client = || {
+            let seen = seen?;
+            Ok(self.trust().claimed(seen, parameters)?.unwrap_or(seen))
+        };
+        let wish = Wish { default: config.num_want, max: config.num_want_max };
+        let asked = ask::announce(parameters, client, wish)?;
+        let peers = if asked.with_ids { PeerForm::WithIds } else { PeerForm::Compact };
+        let external = seen.ok().filter(|_| config.external_ip);
+        let address = Address { external, over_v6: asked.announce.address.is_ipv6() };
+        Ok((Question::Announce(asked.announce, peers), Asked::Announce { form: asked.form, address }))
+    }
+
+    fn read_scrape(&self, parameters: &Parameters<'_>) -> Result<(Question, Asked), Refusal> {
+        let info_hashes = ask::scrape(parameters, self.config.get().max_scrape_infohashes)?;
+        Ok((Question::Scrape(info_hashes.clone()), Asked::Scrape(info_hashes)))
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Response {
+        self.stats.refusal(refusal);
+        let interval_seconds = self.policy.get().failure_interval_seconds();
+        Response::bencoded(reply::failure(refusal.text(), interval_seconds))
+    }
+
+    fn trust(&self) -> Trust<'_> {
+        let config = self.config.get();
+        Trust {
+            proxy_header: config.proxy_header.as_deref(),
+            trusted_proxies: &config.trusted_proxies,
+            spoofing_sources: &config.spoofing_sources,
+        }
+    }
+}
+
+/// Is this a request that can be served at all? (`spec` rulings 9 and 18.)
+pub(crate) fn check<H: ?Sized>(head: &Head<'_, H>) -> Result<(), Response> {
+    if head.method.len() + head.target.len() + LINE_REST > REQUEST_LINE_MAX {
+        return Err(Response::text(414, "URI Too Long\n"));
+    }
+    if head.header_octets > HEADER_BLOCK_MAX {
+        return Err(Response::text(431, "Request Header Fields Too Large\n"));
+    }
+    if head.method != b"GET" {
+        return Err(Response { close: head.has_body, ..Response::text(405, "Method Not Allowed\n") });
+    }
+    if head.has_body {
+        return Err(Response::text(400, "Bad Request\n"));
+    }
+    Ok(())
+}
+
+/// Path and query of a target that may be a whole URL.
+pub(crate) fn origin_form(target: &[u8]) -> &[u8] {
+    if target.first() == Some(&b'/') {
+        return target;
+    }
+    let authority = match target.windows(3).position(|octets| octets == b"://") {
+        Some(at) => target.get(at + 3..).unwrap_or_default(),
+        None => return target,
+    };
+    let end = authority.iter().position(|&octet| octet == b'/' || octet == b'?');
+    end.and_then(|at| authority.get(at..)).unwrap_or(b"/")
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -1,0 +1,225 @@
+//! Tests of the engine against a real tracker in virtual time. Counts and hand-outs need the swarms
+//! themselves.
+
+use std::sync::Arc;
+
+use hayate_state::{Now, Policy, Published, Swarms, Tracker};
+
+use super::*;
+use crate::wire::bencode::tests::{Value, read as bencoded};
+
+struct Desk {
+    engine: Engine,
+    tracker: Tracker,
+    config: Arc<Published<DoorConfig>>,
+}
+
+fn config() -> DoorConfig {
+    DoorConfig {
+        announce_routes: vec!["/announce".into(), "/:key/announce".into()],
+        scrape_routes: vec!["/scrape".into()],
+        trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
+        spoofing_sources: vec!["10.0.0.0/8".parse().unwrap()],
+        proxy_header: Some("X-Real-IP".into()),
+        ..DoorConfig::default()
+    }
+}
+
+impl Desk {
+    fn new(config: DoorConfig, policy: Policy) -> Self {
+        let (config, policy) = (Published::new(config), Published::new(policy));
+        let engine = Engine::new(config.subscribe(), policy.subscribe()).unwrap();
+        Self { engine, tracker: Tracker::new(Swarms::new(0), &policy, 7), config }
+    }
+
+    fn open() -> Self {
+        Self::new(config(), Policy { announce_drift_seconds: 0, ..Policy::default() })
+    }
+
+    fn ask(&mut self, source: &str, method: &str, target: &[u8], headers: &[(&str, &[u8])]) -> Response {
+        let source = Source::Address(source.parse().unwrap());
+        let method = method.as_bytes();
+        let header_octets = headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+        let head = Head { method, target, source, headers, header_octets, has_body: false };
+        self.engine.handle(Now::at(0), &mut self.tracker, &head)
+    }
+
+    fn get(&mut self, source: &str, target: &str) -> Value {
+        let response = self.ask(source, "GET", target.as_bytes(), &[]);
+        assert_eq!((response.status, response.content_type), (200, TEXT_PLAIN));
+        bencoded(&response.body)
+    }
+}
+
+fn announce(letter: char, port: u16, more: &str) -> String {
+    let hash = letter.to_string().repeat(20);
+    format!("/announce?info_hash={hash}&peer_id=-XX0001-000000000001&port={port}{more}")
+}
+
+#[test]
+fn a_leecher_and_a_seeder_find_each_other_in_every_form() {
+    let mut desk = Desk::open();
+    let alone = desk.get("192.0.2.7", &announce('a', 6881, "&left=0&event=started"));
+    assert_eq!(alone.text("peers"), Some(&b""[..]));
+    assert_eq!((alone.number("complete"), alone.number("incomplete")), (Some(1), Some(0)));
+    assert_eq!((alone.number("interval"), alone.number("min interval")), (Some(1800), Some(900)));
+    assert_eq!(alone.text("external ip"), Some(&[192, 0, 2, 7][..]));
+    let peer = [192, 0, 2, 7, 0x1a, 0xe1];
+    let compact = desk.get("192.0.2.9", &announce('a', 7001, "&left=9"));
+    assert_eq!(compact.text("peers"), Some(&peer[..]));
+    assert_eq!(compact.text("peers6"), None);
+    let over_v6 = desk.get("2001:db8::9", &announce('a', 7002, "&left=9&numwant=1"));
+    assert_eq!(over_v6.text("peers6"), Some(&b""[..]));
+    let list =
+        desk.ask("192.0.2.9", "GET", announce('a', 7001, "&left=9&numwant=1&compact=0").as_bytes(), &[]);
+    assert!(matches!(bencoded(&list.body).entry("peers"), Some(Value::List(peers)) if peers.len() == 1));
+    let scrape = desk.get("192.0.2.9", &format!("/scrape?info_hash={}", "a".repeat(20)));
+    let files = scrape.entry("files").unwrap();
+    let file = files.entry(&"a".repeat(20)).unwrap();
+    assert_eq!((file.number("complete"), file.number("incomplete")), (Some(1), Some(2)));
+}
+
+#[test]
+fn failures_have_status_200_their_text_and_an_interval() {
+    let mut desk = Desk::open();
+    for (target, text) in [
+        ("/announce".to_owned(), "no info_hash parameter supplied"),
+        ("/announce?".to_owned(), "no info_hash parameter supplied"),
+        ("/scrape".to_owned(), "no info_hash parameter supplied"),
+        (announce('a', 0, ""), "invalid port"),
+        (announce('a', 7, "&left=%zz"), "invalid query escape"),
+    ] {
+        let failure = desk.get("192.0.2.7", &target);
+        assert_eq!(failure.text("failure reason"), Some(text.as_bytes()), "{target}");
+        assert_eq!(failure.number("interval"), Some(900));
+        assert_eq!(failure.entry("peers"), None);
+    }
+    let nowhere = desk.get("224.0.0.1", &announce('a', 7, ""));
+    assert_eq!(nowhere.text("failure reason"), Some(&b"invalid IP"[..]));
+    assert_eq!(desk.engine.stats().refusals_of(Refusal::NoInfoHash), 3);
+}
+
+#[test]
+fn a_trusted_proxy_names_the_client_or_the_request_fails() {
+    let mut desk = Desk::open();
+    let target = announce('a', 7, "");
+    let via = |desk: &mut Desk, source: &str, headers: &[(&str, &[u8])]| {
+        bencoded(&desk.ask(source, "GET", target.as_bytes(), headers).body)
+    };
+    let named = via(&mut desk, "127.0.0.1", &[("x-real-ip", b"203.0.113.9")]);
+    assert_eq!(named.text("external ip"), Some(&[203, 0, 113, 9][..]));
+    let stranger = via(&mut desk, "198.51.100.5", &[("x-real-ip", b"203.0.113.9")]);
+    assert_eq!(stranger.text("external ip"), Some(&[198, 51, 100, 5][..]));
+    let junk = via(&mut desk, "::ffff:127.0.0.1", &[("x-real-ip", b"junk")]);
+    assert_eq!(junk.text("failure reason"), Some(&b"failed to parse peer IP address"[..]));
+}
+
+#[test]
+fn claimed_addresses_count_only_from_spoofing_sources() {
+    let mut desk = Desk::open();
+    let claim = announce('b', 7001, "&ip=203.0.113.9");
+    assert_eq!(desk.get("10.0.0.1", &claim).number("incomplete"), Some(1));
+    let next = desk.get("192.0.2.7", &announce('b', 7002, "&ip=junk"));
+    assert_eq!(next.text("peers"), Some(&[203, 0, 113, 9, 0x1b, 0x59][..]));
+    let junk = desk.get("10.0.0.1", &announce('b', 7001, "&ip=junk"));
+    assert_eq!(junk.text("failure reason"), Some(&b"failed to parse peer IP address"[..]));
+}
+
+#[test]
+fn only_get_is_served_and_only_known_paths() {
+    let mut desk = Desk::open();
+    for method in ["HEAD", "POST", "OPTIONS", "get", "X"] {
+        let response = desk.ask("192.0.2.7", method, announce('c', 7, "").as_bytes(), &[]);
+        assert_eq!((response.status, &*response.body), (405, &b"Method Not Allowed\n"[..]));
+    }
+    for target in ["/", "*", "", "/favicon.ico", "/announce/", "/Announce", "//announce", "http://x"] {
+        let response = desk.ask("192.0.2.7", "GET", target.as_bytes(), &[]);
+        assert_eq!((response.status, &*response.body), (404, &b"404 page not found\n"[..]), "{target}");
+    }
+    assert_eq!(
+        desk.get("192.0.2.7", &format!("http://t:6969{}", announce('c', 7, ""))).number("incomplete"),
+        Some(1)
+    );
+    assert_eq!(
+        desk.get("192.0.2.7", &format!("/k%20ey{}", announce('c', 7, ""))).number("incomplete"),
+        Some(1)
+    );
+}
+
+#[test]
+fn what_is_too_long_is_refused_with_its_own_status() {
+    let mut desk = Desk::open();
+    let fits = format!("{}&pad=", announce('d', 7, ""));
+    let pad = REQUEST_LINE_MAX - "GET ".len() - " HTTP/1.1".len() - fits.len();
+    let longest = format!("{fits}{}", "p".repeat(pad));
+    assert_eq!(desk.ask("192.0.2.7", "GET", longest.as_bytes(), &[]).status, 200);
+    let response = desk.ask("192.0.2.7", "GET", format!("{longest}p").as_bytes(), &[]);
+    assert_eq!((response.status, response.close), (414, true));
+    let value = vec![b'v'; HEADER_BLOCK_MAX];
+    let response = desk.ask("192.0.2.7", "GET", b"/announce", &[("x", &value)]);
+    assert_eq!((response.status, response.close), (431, true));
+}
+
+#[test]
+fn a_reload_changes_routes_and_bad_routes_change_nothing() {
+    let mut desk = Desk::open();
+    let served =
+        |desk: &mut Desk, path: &str| desk.ask("192.0.2.7", "GET", path.as_bytes(), &[]).status == 200;
+    desk.config.publish(DoorConfig { scrape_routes: Vec::new(), ..config() });
+    assert!(served(&mut desk, "/announce") && !served(&mut desk, "/scrape"));
+    desk.config.publish(DoorConfig { announce_routes: vec!["announce".into()], ..config() });
+    assert!(served(&mut desk, "/announce") && !served(&mut desk, "/scrape"));
+}
+
+#[test]
+fn overload_is_a_valid_reply_without_peers_and_with_a_long_interval() {
+    let mut desk = Desk::open();
+    let overloaded = |desk: &mut Desk, target: &str| {
+        let head = Head {
+            method: b"GET",
+            target: target.as_bytes(),
+            source: Source::Address([192, 0, 2, 7].into()),
+            headers: &[][..] as &[(&str, &[u8])],
+            header_octets: 0,
+            has_body: false,
+        };
+        let Step::Ask(_, context) = desk.engine.read(&head) else { panic!("{target} is no question") };
+        bencoded(&desk.engine.overloaded(context).body)
+    };
+    let reply = overloaded(&mut desk, &announce('e', 7, ""));
+    assert_eq!(reply.text("peers"), Some(&b""[..]));
+    assert_eq!((reply.number("interval"), reply.number("min interval")), (Some(3600), Some(3600)));
+    let reply = overloaded(&mut desk, &format!("/scrape?info_hash={}", "e".repeat(20)));
+    assert_eq!(reply.entry("flags").unwrap().number("min_request_interval"), Some(3600));
+    assert_eq!(desk.engine.stats().overloads.value(), 2);
+}
+
+#[test]
+fn no_target_makes_the_engine_panic_and_every_200_is_canonical() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut desk = Desk::open();
+    let words =
+        ["info_hash=", "peer_id=", "port=", "left=", "numwant=", "event=", "compact=0", "ip=", "%", "&", "="];
+    for _ in 0..5000 {
+        let mut target =
+            random.choice([&b"/announce?"[..], b"/scrape?", b"http://x/announce?", b""]).unwrap().to_vec();
+        if random.bool() {
+            target.extend_from_slice(&announce('f', 7, "&").as_bytes()["/announce?".len()..]);
+        }
+        for _ in 0..random.usize(..12) {
+            match random.usize(..3) {
+                0 => target.extend((0..random.usize(..30)).map(|_| random.u8(..))),
+                1 => target.extend(std::iter::repeat_n(b'7', random.usize(..25))),
+                _ => target.extend_from_slice(random.choice(words).unwrap().as_bytes()),
+            }
+        }
+        let source =
+            *random.choice(&["192.0.2.7", "10.0.0.1", "127.0.0.1", "2001:db8::1", "::", "fe80::1"]).unwrap();
+        let response = desk.ask(source, "GET", &target, &[("x-real-ip", &target)]);
+        if response.status == 200 {
+            bencoded(&response.body);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The operator's pages: `/metrics`, `/alive`, `/health`.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use hayate_state::Board;
+use hayate_state::counters::{Kind, Reading};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Encoder as _, TextEncoder};
+
+use crate::engine::{Page, Response};
+
+/// Says whether the whole process serves.
+pub type Health = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// What the pages show.
+#[derive(Clone)]
+pub struct Pages {
+    /// Every number of the process.
+    pub board: Arc<Board>,
+    /// Whether the process serves.
+    pub health: Health,
+}
+
+impl std::fmt::Debug for Pages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pages").field("board", &self.board).finish_non_exhaustive()
+    }
+}
+
+impl Pages {
+    /// Shows a page; `prefix` begins every metric name, and is `None` where metrics are not shown.
+    #[must_use]
+    pub fn show(&self, page: Page, prefix: Option<&str>) -> Response {
+        match page {
+            Page::Alive => Response::text(200, "ok\n"),
+            Page::Health if (self.health)() => Response::text(200, "ok\n"),
+            Page::Health => Response::text(503, "unavailable\n"),
+            Page::Metrics => prefix.map_or_else(Response::not_found, |prefix| self.metrics(prefix)),
+        }
+    }
+
+    fn metrics(&self, prefix: &str) -> Response {
+        let mut body = Vec::new();
+        match TextEncoder::new().encode(&families(&self.board.read(), prefix), &mut body) {
+            Ok(()) => Response {
+                status: 200,
+                content_type: prometheus::TEXT_FORMAT,
+                body: Cow::Owned(body),
+                close: false,
+            },
+            Err(error) => {
+                log::error!("http: the metrics cannot be shown: {error}");
+                Response::text(500, "internal server error\n")
+            }
+        }
+    }
+}
+
+/// One family for each name; the readings come sorted by name.
+fn families(readings: &[Reading], prefix: &str) -> Vec<MetricFamily> {
+    readings
+        .chunk_by(|a, b| a.name == b.name)
+        .filter_map(|same| {
+            let first = same.first()?;
+            let mut family = MetricFamily::default();
+            family.set_name(format!("{prefix}_{}", first.name));
+            family.set_help(first.help.to_owned());
+            family.set_field_type(match first.kind {
+                Kind::Counter => MetricType::COUNTER,
+                Kind::Gauge => MetricType::GAUGE,
+            });
+            family.set_metric(same.iter().map(metric).collect());
+            Some(family)
+        })
+        .collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the text format knows floating point only")]
+fn metric(reading: &Reading) -> Metric {
+    let mut metric = Metric::default();
+    let labels = reading.labels.iter().map(|(name, value)| {
+        let mut label = LabelPair::default();
+        label.set_name((*name).to_owned());
+        label.set_value((*value).to_owned());
+        label
+    });
+    metric.set_label(labels.collect());
+    match reading.kind {
+        Kind::Counter => {
+            let mut counter = Counter::default();
+            counter.set_value(reading.value as f64);
+            metric.set_counter(counter);
+        }
+        Kind::Gauge => {
+            let mut gauge = Gauge::default();
+            gauge.set_value(reading.value as f64);
+            metric.set_gauge(gauge);
+        }
+    }
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hayate_state::counters::Series;
+
+    fn pages(healthy: bool) -> Pages {
+        let board = Arc::new(Board::default());
+        for (name, kind, labels, value) in [
+            ("requests_total", Kind::Counter, vec![("door", "udp")], 7),
+            ("requests_total", Kind::Counter, vec![("door", "http")], 11),
+            ("swarms", Kind::Gauge, vec![], 13),
+        ] {
+            board.list(Series { name, help: "A number.", kind, labels, read: Box::new(move || value) });
+        }
+        Pages { board, health: Arc::new(move || healthy) }
+    }
+
+    #[test]
+    fn metrics_are_prometheus_text_under_the_prefix() {
+        let response = pages(true).show(Page::Metrics, Some("hayate"));
+        assert_eq!((response.status, response.content_type), (200, "text/plain; version=0.0.4"));
+        assert_eq!(
+            str::from_utf8(&response.body).unwrap(),
+            "# HELP hayate_requests_total A number.\n\
+             # TYPE hayate_requests_total counter\n\
+             hayate_requests_total{door=\"http\"} 11\n\
+             hayate_requests_total{door=\"udp\"} 7\n\
+             # HELP hayate_swarms A number.\n\
+             # TYPE hayate_swarms gauge\n\
+             hayate_swarms 13\n"
+        );
+        assert_eq!(pages(true).show(Page::Metrics, None).status, 404);
+    }
+
+    #[test]
+    fn health_is_what_the_daemon_says_and_alive_is_always_ok() {
+        assert_eq!(pages(true).show(Page::Health, None).status, 200);
+        assert_eq!(pages(false).show(Page::Health, None).status, 503);
+        assert_eq!(&*pages(false).show(Page::Alive, None).body, b"ok\n");
+    }
+}

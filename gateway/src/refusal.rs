@@ -1,0 +1,98 @@
+//! Why a request is refused, in the client's words. The texts are static and never echo what the client sent.
+
+/// The peer's fault. The client is told [`Refusal::text`] as `failure reason`, with status 200.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.text())]
+pub enum Refusal {
+    /// A parameter that is used holds a `%` without two hexadecimal digits.
+    InvalidEscape,
+    /// An `info_hash` that is not twenty octets long.
+    InvalidInfoHash,
+    /// No `info_hash` at all.
+    NoInfoHash,
+    /// An announce of more than one torrent.
+    ManyInfoHashes,
+    /// No `peer_id`.
+    NoPeerId,
+    /// A `peer_id` that is not twenty octets long.
+    InvalidPeerId,
+    /// A `port` that is absent or no number up to 65535.
+    UnreadablePort,
+    /// Nobody knows who the client is: the proxy's header or the claimed address cannot be read.
+    UnreadableAddress,
+    /// What the tracker itself refuses.
+    Tracker(hayate_state::Refusal),
+}
+
+impl Refusal {
+    /// Every variant, in the order of the counters.
+    pub const ALL: [Self; 12] = [
+        Self::InvalidEscape,
+        Self::InvalidInfoHash,
+        Self::NoInfoHash,
+        Self::ManyInfoHashes,
+        Self::NoPeerId,
+        Self::InvalidPeerId,
+        Self::UnreadablePort,
+        Self::UnreadableAddress,
+        Self::Tracker(hayate_state::Refusal::InvalidPort),
+        Self::Tracker(hayate_state::Refusal::InvalidAddress),
+        Self::Tracker(hayate_state::Refusal::UnregisteredTorrent),
+        Self::Tracker(hayate_state::Refusal::ScrapeDisabled),
+    ];
+
+    /// The text for the client.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::InvalidEscape => "invalid query escape",
+            Self::InvalidInfoHash => "provided invalid infohash",
+            Self::NoInfoHash => "no info_hash parameter supplied",
+            Self::ManyInfoHashes => "multiple info_hash parameters supplied",
+            Self::NoPeerId => "failed to parse parameter: peer_id",
+            Self::InvalidPeerId => "failed to provide valid peer_id",
+            Self::UnreadablePort => "failed to parse parameter: port",
+            Self::UnreadableAddress => "failed to parse peer IP address",
+            Self::Tracker(refusal) => refusal.text(),
+        }
+    }
+
+    /// The value of the label `reason` in metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::InvalidEscape => "invalid_query_escape",
+            Self::InvalidInfoHash => "invalid_info_hash",
+            Self::NoInfoHash => "no_info_hash",
+            Self::ManyInfoHashes => "multiple_info_hashes",
+            Self::NoPeerId => "no_peer_id",
+            Self::InvalidPeerId => "invalid_peer_id",
+            Self::UnreadablePort => "unreadable_port",
+            Self::UnreadableAddress => "unreadable_address",
+            Self::Tracker(refusal) => refusal.label(),
+        }
+    }
+}
+
+impl From<hayate_state::Refusal> for Refusal {
+    fn from(refusal: hayate_state::Refusal) -> Self {
+        Self::Tracker(refusal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_a_text_and_a_label_of_its_own() {
+        for (at, refusal) in Refusal::ALL.iter().enumerate() {
+            assert!(refusal.text().bytes().all(|octet| (0x20..0x7f).contains(&octet)));
+            for other in &Refusal::ALL[..at] {
+                assert_ne!(refusal.label(), other.label());
+                assert_ne!(refusal.text(), other.text());
+            }
+        }
+        assert!(hayate_state::Refusal::ALL.iter().all(|&r| Refusal::ALL.contains(&Refusal::Tracker(r))));
+    }
+}

@@ -1,0 +1,301 @@
+//! What runs on the door's thread: accept loops, connections, the beat. Everything here belongs to that one
+//! thread.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use hayate_state::Clock;
+use hayate_state::actor::Inbox;
+use http_body_util::Full;
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
+
+use super::post::{Asker, Post};
+use super::stream::{Listener, Stream};
+use super::watch::{Crowd, Order, Times, Watch, Watched};
+use crate::address::{Headers, Source};
+use crate::config::DoorConfig;
+use crate::engine::{Engine, Head, Page, Response, Step, check, origin_form};
+use crate::pages::Pages;
+use crate::stats::Stats;
+
+/// Octets hyper collects of one request head, at most. More than line and header block may have together, so
+/// that what is too long can be told by its own status: 414 or 431.
+const HEAD_OCTETS_MAX: usize = 32 * 1024;
+/// Connections to the operator's pages at most.
+const OPERATOR_CONNECTIONS_MAX: usize = 64;
+/// Pause after an accept that failed for want of something, such as file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Time between two log lines about failing accepts.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
+
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Announces and scrapes.
+    Gateway,
+    /// The operator's pages.
+    Operator,
+}
+
+/// All that the connections share.
+pub(super) struct Gate {
+    pub(super) engine: RefCell<Engine>,
+    pub(super) stats: Arc<Stats>,
+    pub(super) inbox: Inbox<Asker>,
+    pub(super) post: Rc<Post>,
+    pub(super) pages: Pages,
+    pub(super) clock: Clock,
+    /// Whether metrics have addresses of their own.
+    pub(super) metrics_apart: bool,
+    pub(super) beats: Arc<AtomicU64>,
+    pub(super) crowds: [Crowd; 2],
+    pub(super) emptied: Notify,
+    pub(super) complained: Cell<Option<Duration>>,
+}
+
+impl Gate {
+    /// Accepts until the task is aborted. Nothing ends it.
+    pub(super) async fn accept(self: Rc<Self>, role: Role, listener: Listener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, source)) => self.admit(role, stream, source),
+                Err(error) => self.accept_failed(&error).await,
+            }
+        }
+    }
+
+    /// Watches over the connections' time until the task is aborted.
+    pub(super) async fn watch(self: Rc<Self>) {
+        loop {
+            self.beat();
+            self.engine.borrow_mut().refresh();
+            let period = Times::of(self.engine.borrow().config()).beat();
+            tokio::time::sleep(period).await;
+        }
+    }
+
+    /// Sets the coarse clock, and closes connections whose time is up.
+    pub(super) fn beat(&self) {
+        let now = self.clock.uptime();
+        for crowd in &self.crowds {
+            crowd.beat(now, |phase| self.stats.timeout(phase));
+        }
+        self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tells all connections to finish and waits until they have, or `longest` is over.
+    pub(super) async fn finish(&self, longest: Duration) {
+        self.crowds.iter().for_each(Crowd::finish);
+        let all = async {
+            while self.crowds.iter().any(|crowd| crowd.len() > 0) {
+                self.emptied.notified().await;
+            }
+        };
+        if tokio::time::timeout(longest, all).await.is_err() {
+            log::warn!("http: closing connections that did not finish in time");
+        }
+    }
+
+    fn admit(self: &Rc<Self>, role: Role, stream: Stream, source: Source) {
+        let engine = self.engine.borrow();
+        let config = engine.config();
+        let (crowd, most) = match role {
+            Role::Gateway => (self.crowd(role), config.max_connections),
+            Role::Operator => (self.crowd(role), OPERATOR_CONNECTIONS_MAX),
+        };
+        if crowd.len() >= most {
+            self.stats.refused.add(1);
+            return;
+        }
+        self.stats.opened.add(1);
+        let seat = Seat { gate: Rc::clone(self), role, watch: crowd.enter(Times::of(config)) };
+        tokio::task::spawn_local(seat.serve(stream, source, builder(config)));
+    }
+
+    async fn accept_failed(&self, error: &io::Error) {
+        self.stats.accept_errors.add(1);
+        let now = self.clock.uptime();
+        if self.complained.get().is_none_or(|last| now.saturating_sub(last) > COMPLAINT_PAUSE) {
+            self.complained.set(Some(now));
+            let count = self.stats.accept_errors.value();
+            log::warn!("http: cannot accept a connection: {error} ({count} since the start)");
+        }
+        use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+        if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+
+    async fn answer(&self, source: Source, request: &Request<Incoming>) -> Response {
+        let step = with_head(request, source, |head| self.engine.borrow_mut().read(head));
+        let (question, context) = match step {
+            Step::Ask(question, context) => (question, context),
+            Step::Answer(response) => return response,
+            Step::Page(page) => return self.show(page, !self.metrics_apart),
+        };
+        // A full inbox drops the asker, and then there is no reply.
+        let ask = |asker| self.inbox.ask(question, asker).unwrap_or(());
+        let reply = self.post.ask(ask).await;
+        let engine = self.engine.borrow();
+        match reply {
+            Some(reply) => engine.write(reply, context),
+            None => engine.overloaded(context),
+        }
+    }
+
+    fn answer_operator(&self, source: Source, request: &Request<Incoming>) -> Response {
+        with_head(request, source, |head| {
+            if let Err(response) = check(head) {
+                return self.stats.counted(response);
+            }
+            let path = origin_form(head.target).split(|&octet| octet == b'?').next();
+            match path.and_then(Page::at) {
+                Some(page) => self.show(page, true),
+                None => self.stats.counted(Response::not_found()),
+            }
+        })
+    }
+
+    fn show(&self, page: Page, metrics_here: bool) -> Response {
+        let engine = self.engine.borrow();
+        let config = engine.config();
+        let prefix = (metrics_here && config.enable_metrics).then_some(config.metrics_prefix.as_str());
+        self.stats.counted(self.pages.show(page, prefix))
+    }
+
+    fn crowd(&self, role: Role) -> &Crowd {
+        let [gateway, operator] = &self.crowds;
+        match role {
+            Role::Gateway => gateway,
+            Role::Operator => operator,
+        }
+    }
+}
+
+/// One connection's place among all; whoever drops it leaves.
+struct Seat {
+    gate: Rc<Gate>,
+    role: Role,
+    watch: Rc<Watch>,
+}
+
+impl Seat {
+    async fn serve(self, stream: Stream, source: Source, builder: http1::Builder) {
+        let stream = TokioIo::new(Watched::new(stream, Rc::clone(&self.watch)));
+        let service = service_fn(|request| self.reply(source, request));
+        let mut connection = pin!(builder.serve_connection(stream, service));
+        poll_fn(|context| {
+            match self.watch.order(context) {
+                Order::None => {}
+                Order::Finish => connection.as_mut().graceful_shutdown(),
+                Order::Drop => return Poll::Ready(()),
+            }
+            // How a connection ended is its client's business.
+            connection.as_mut().poll(context).map(drop)
+        })
+        .await;
+    }
+
+    async fn reply(
+        &self,
+        source: Source,
+        request: Request<Incoming>,
+    ) -> Result<hyper::Response<Full<Bytes>>, Infallible> {
+        self.watch.replying();
+        let response = match self.role {
+            Role::Gateway => self.gate.answer(source, &request).await,
+            Role::Operator => self.gate.answer_operator(source, &request),
+        };
+        if response.close {
+            self.watch.will_linger();
+        }
+        Ok(written(response))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let crowd = self.gate.crowd(self.role);
+        crowd.leave(&self.watch);
+        if crowd.len() == 0 {
+            self.gate.emptied.notify_one();
+        }
+        let stats = &self.gate.stats;
+        stats.closed.add(1);
+        if self.watch.malformed() {
+            stats.malformed.add(1);
+        }
+    }
+}
+
+impl Headers for HeaderMap {
+    fn lines<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]> {
+        self.get_all(name).iter().map(HeaderValue::as_bytes)
+    }
+}
+
+fn builder(config: &DoorConfig) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .keep_alive(config.enable_keepalive)
+        // A client that closes its sending side still gets its reply, and no read looks for that.
+        .half_close(true)
+        .header_read_timeout(None)
+        .max_buf_size(HEAD_OCTETS_MAX);
+    builder
+}
+
+fn with_head<T>(
+    request: &Request<Incoming>,
+    source: Source,
+    look: impl FnOnce(&Head<'_, HeaderMap>) -> T,
+) -> T {
+    let uri = request.uri();
+    let whole = uri.authority().map(|_| uri.to_string());
+    let target = match &whole {
+        Some(whole) => whole.as_str(),
+        None => uri.path_and_query().map_or("", |target| target.as_str()),
+    };
+    let headers = request.headers();
+    look(&Head {
+        method: request.method().as_str().as_bytes(),
+        target: target.as_bytes(),
+        source,
+        headers,
+        header_octets: headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum(),
+        has_body: !request.body().is_end_stream() || headers.contains_key(TRANSFER_ENCODING),
+    })
+}
+
+fn written(response: Response) -> hyper::Response<Full<Bytes>> {
+    let body = match response.body {
+        std::borrow::Cow::Borrowed(octets) => Bytes::from_static(octets),
+        std::borrow::Cow::Owned(octets) => Bytes::from(octets),
+    };
+    let mut written = hyper::Response::new(Full::new(body));
+    *written.status_mut() =
+        StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = written.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(response.content_type));
+    if response.status == 405 {
+        headers.insert(ALLOW, HeaderValue::from_static("GET"));
+    }
+    if response.close {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    written
+}

@@ -1,0 +1,236 @@
+//! Opens the sockets. Nothing is accepted yet.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that wait to be accepted, at most; the kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+/// How often a free port for both families is looked for, where the configuration says port 0.
+const SAME_PORT_TRIES: usize = 16;
+/// Who may connect to the unix socket: its owner and its group, for they are believed about the client's
+/// address.
+const UNIX_SOCKET_MODE: u32 = 0o660;
+
+/// A socket that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The unix socket cannot be made.
+    #[error("cannot listen on {path}: {source}", path = path.display())]
+    UnixSocket {
+        /// Its path.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Somebody answers on the unix socket already, or the path is something else.
+    #[error("cannot listen on {path}: {reason}", path = path.display())]
+    UnixSocketTaken {
+        /// Its path.
+        path: PathBuf,
+        /// What is there.
+        reason: &'static str,
+    },
+}
+
+/// Opens a listener for each address, in order; see [`ListenConfig`](crate::config::ListenConfig) for the
+/// rules.
+pub(super) fn tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, OpenError> {
+    let mut tries = SAME_PORT_TRIES;
+    loop {
+        tries -= 1;
+        match try_tcp(addresses) {
+            // The port the system chose for one family is taken in the other: it chooses another.
+            Err(OpenError::Address { address, source })
+                if tries > 0
+                    && source.kind() == io::ErrorKind::AddrInUse
+                    && !addresses.contains(&address) => {}
+            done => return done,
+        }
+    }
+}
+
+fn try_tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, OpenError> {
+    let mut listeners = Vec::with_capacity(addresses.len());
+    let mut chosen: Option<SocketAddr> = None;
+    for &configured in addresses {
+        let mut address = configured;
+        if let Some(first) =
+            chosen.filter(|first| configured.port() == 0 && first.is_ipv4() != address.is_ipv4())
+        {
+            address.set_port(first.port());
+        }
+        match one(address) {
+            Ok(listener) => {
+                if configured.port() == 0 && chosen.is_none() {
+                    chosen = listener.local_addr().ok();
+                }
+                listeners.push(listener);
+            }
+            Err(source) if can_do_without(address, &source, addresses) => {
+                log::warn!("http: no IPv6 on this host, not listening on {address}: {source}");
+            }
+            Err(source) => return Err(OpenError::Address { address, source }),
+        }
+    }
+    Ok(listeners)
+}
+
+fn one(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    // Accepted sockets inherit it, which saves a system call for each.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// `[::]` beside `0.0.0.0` is not needed on a host without IPv6.
+fn can_do_without(address: SocketAddr, error: &io::Error, addresses: &[SocketAddr]) -> bool {
+    const EAFNOSUPPORT: i32 = 97;
+    let no_ipv6 =
+        error.raw_os_error() == Some(EAFNOSUPPORT) || error.kind() == io::ErrorKind::AddrNotAvailable;
+    no_ipv6
+        && address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        && addresses.iter().any(|other| other.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+}
+
+/// A listening unix socket. Its file goes with it, if it still is the same file.
+#[derive(Debug)]
+pub(super) struct UnixDoor {
+    listener: UnixListener,
+    file: UnixFile,
+}
+
+/// The file of a unix socket, removed when dropped.
+#[derive(Debug)]
+pub(super) struct UnixFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: Option<(u64, u64)>,
+}
+
+impl UnixDoor {
+    /// Makes the socket. A file that a dead process left is replaced.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::UnixSocket { path: path.to_owned(), source };
+        remove_stale(path)?;
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        let file = UnixFile { path: path.to_owned(), identity: identity(path) };
+        fs::set_permissions(path, fs::Permissions::from_mode(UNIX_SOCKET_MODE)).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        Ok(Self { listener, file })
+    }
+
+    /// The listener, and the file to keep as long as it listens.
+    pub(super) fn into_parts(self) -> (UnixListener, UnixFile) {
+        (self.listener, self.file)
+    }
+}
+
+impl Drop for UnixFile {
+    fn drop(&mut self) {
+        if self.identity.is_some() && identity(&self.path) == self.identity {
+            // Nothing depends on it: the next start replaces a stale file.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+fn remove_stale(path: &Path) -> Result<(), OpenError> {
+    let taken = |reason| OpenError::UnixSocketTaken { path: path.to_owned(), reason };
+    match fs::symlink_metadata(path) {
+        Err(_) => return Ok(()),
+        Ok(file) if !file.file_type().is_socket() => return Err(taken("a file that is no socket is there")),
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(taken("another process answers there")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(|source| OpenError::UnixSocket { path: path.to_owned(), source })
+        }
+        Err(source) => Err(OpenError::UnixSocket { path: path.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn both_families_get_the_same_port_where_the_system_chooses() {
+        let listeners = tcp(&addresses(&["127.0.0.1:0", "[::1]:0"])).unwrap();
+        let ports: Vec<u16> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
+        assert_eq!(ports[0], ports[1]);
+        assert_ne!(ports[0], 0);
+    }
+
+    #[test]
+    fn a_taken_address_is_named() {
+        let first = tcp(&addresses(&["127.0.0.1:0"])).unwrap();
+        let address = first[0].local_addr().unwrap();
+        let error = tcp(&[address]).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
+    }
+
+    #[test]
+    fn only_the_wildcard_of_a_host_without_ipv6_is_skipped() {
+        let missing = io::Error::from_raw_os_error(97);
+        let both = addresses(&["0.0.0.0:6969", "[::]:6969"]);
+        assert!(can_do_without(both[1], &missing, &both));
+        assert!(!can_do_without(both[1], &missing, &both[1..]));
+        assert!(!can_do_without(addresses(&["[::1]:6969"])[0], &missing, &both));
+        assert!(!can_do_without(both[1], &io::Error::from(io::ErrorKind::AddrInUse), &both));
+    }
+
+    fn scratch(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("hayate-{name}-{}-{:x}", std::process::id(), fastrand::u64(..)))
+    }
+
+    #[test]
+    fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
+        let path = scratch("unix");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let live = UnixDoor::open(&path).unwrap();
+        assert!(matches!(UnixDoor::open(&path), Err(OpenError::UnixSocketTaken { .. })));
+        assert!(path.exists());
+        drop(live);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_stays() {
+        let path = scratch("file");
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(UnixDoor::open(&path), Err(OpenError::UnixSocketTaken { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        fs::remove_file(&path).unwrap();
+    }
+}

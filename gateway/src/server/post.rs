@@ -1,0 +1,236 @@
+//! The way back from the state actor: replies are laid into one box, and the door's thread is woken once for
+//! all that lie in it, not once for each. A wake-up is a system call; the actor answers in batches.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use hayate_state::actor::{Reply, Respond};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// The way back from the state actor to one request that waits.
+///
+/// Exactly one word comes back for each: the reply, or that there is none, when the question was not taken.
+#[derive(Debug)]
+pub struct Asker {
+    letterbox: Arc<Letterbox>,
+    ticket: usize,
+    replied: bool,
+}
+
+impl Respond for Asker {
+    fn respond(mut self, reply: Reply) {
+        self.replied = true;
+        self.letterbox.put(self.ticket, Some(reply));
+    }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        if !self.replied {
+            self.letterbox.put(self.ticket, None);
+        }
+    }
+}
+
+/// What both threads share. It never holds more than the requests that wait, one for each connection.
+#[derive(Debug, Default)]
+struct Letterbox {
+    letters: Mutex<Vec<Letter>>,
+    arrived: Notify,
+}
+
+type Letter = (usize, Option<Reply>);
+
+impl Letterbox {
+    fn put(&self, ticket: usize, reply: Option<Reply>) {
+        let first = {
+            let mut letters = self.letters.lock();
+            letters.push((ticket, reply));
+            letters.len() == 1
+        };
+        if first {
+            self.arrived.notify_one();
+        }
+    }
+}
+
+/// The requests of the door's thread that wait for the state actor.
+#[derive(Debug, Default)]
+pub(super) struct Post {
+    letterbox: Arc<Letterbox>,
+    slots: RefCell<Slots>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    all: Vec<Slot>,
+    free: Vec<usize>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Free,
+    Waiting(Option<Waker>),
+    Arrived(Option<Reply>),
+    /// Nobody waits any more, but the word is still to come.
+    Abandoned,
+}
+
+impl Post {
+    /// Lets `ask` send a question with an asker, and waits for the reply; `None` if there is none.
+    pub(super) async fn ask(&self, ask: impl FnOnce(Asker)) -> Option<Reply> {
+        let ticket = self.slots.borrow_mut().take();
+        let waiting = Ticket { post: self, ticket };
+        ask(Asker { letterbox: Arc::clone(&self.letterbox), ticket, replied: false });
+        poll_fn(|context| waiting.poll(context.waker())).await
+    }
+
+    /// Brings replies to those who wait, until the task is aborted.
+    pub(super) async fn deliver(self: Rc<Self>) {
+        let mut letters = Vec::new();
+        loop {
+            self.letterbox.arrived.notified().await;
+            std::mem::swap(&mut *self.letterbox.letters.lock(), &mut letters);
+            let mut slots = self.slots.borrow_mut();
+            for (ticket, reply) in letters.drain(..) {
+                slots.bring(ticket, reply);
+            }
+        }
+    }
+}
+
+impl Slots {
+    fn take(&mut self) -> usize {
+        let ticket = self.free.pop().unwrap_or_else(|| {
+            self.all.push(Slot::Free);
+            self.all.len() - 1
+        });
+        self.put(ticket, Slot::Waiting(None));
+        ticket
+    }
+
+    fn put(&mut self, ticket: usize, slot: Slot) -> Slot {
+        self.all.get_mut(ticket).map_or(Slot::Free, |old| std::mem::replace(old, slot))
+    }
+
+    fn release(&mut self, ticket: usize) {
+        self.put(ticket, Slot::Free);
+        self.free.push(ticket);
+    }
+
+    fn bring(&mut self, ticket: usize, reply: Option<Reply>) {
+        match self.put(ticket, Slot::Arrived(reply)) {
+            Slot::Waiting(waker) => waker.iter().for_each(Waker::wake_by_ref),
+            Slot::Abandoned => self.release(ticket),
+            // One word comes for each ticket, so these cannot be.
+            Slot::Free | Slot::Arrived(_) => {}
+        }
+    }
+}
+
+/// A request that waits; whoever drops it does not want the reply any more.
+struct Ticket<'p> {
+    post: &'p Post,
+    ticket: usize,
+}
+
+impl Ticket<'_> {
+    fn poll(&self, waker: &Waker) -> Poll<Option<Reply>> {
+        let mut slots = self.post.slots.borrow_mut();
+        match slots.all.get_mut(self.ticket) {
+            Some(Slot::Arrived(reply)) => Poll::Ready(reply.take()),
+            Some(Slot::Waiting(known)) => {
+                if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+                    *known = Some(waker.clone());
+                }
+                Poll::Pending
+            }
+            Some(Slot::Free | Slot::Abandoned) | None => Poll::Ready(None),
+        }
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        let mut slots = self.post.slots.borrow_mut();
+        match slots.put(self.ticket, Slot::Abandoned) {
+            Slot::Arrived(_) => slots.release(self.ticket),
+            Slot::Free | Slot::Waiting(_) | Slot::Abandoned => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hayate_state::Tally;
+    use tokio::runtime::{Builder, LocalOptions};
+    use tokio::task::spawn_local;
+
+    fn reply(seeders: u32) -> Reply {
+        Reply::Scrape(Ok(vec![Tally { seeders, ..Tally::default() }]))
+    }
+
+    fn seeders(reply: Option<Reply>) -> Option<u32> {
+        match reply? {
+            Reply::Scrape(Ok(tallies)) => Some(tallies[0].seeders),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn everybody_gets_his_own_reply_and_slots_are_used_again() {
+        let runtime = Builder::new_current_thread().build_local(LocalOptions::default()).unwrap();
+        runtime.block_on(async {
+            let post = Rc::new(Post::default());
+            spawn_local(Rc::clone(&post).deliver());
+            let (sender, askers) = std::sync::mpsc::channel::<(u32, Asker)>();
+            let actor = std::thread::spawn(move || {
+                // Every seventh question is lost.
+                for (number, asker) in askers.iter().filter(|(number, _)| number % 7 != 0) {
+                    asker.respond(reply(number));
+                }
+            });
+            let ask = |number: u32| {
+                let (post, sender) = (Rc::clone(&post), sender.clone());
+                async move { seeders(post.ask(|asker| sender.send((number, asker)).unwrap()).await) }
+            };
+            for round in 0..20 {
+                let waiting: Vec<_> = (0..50).map(|n| (n, spawn_local(ask(round * 50 + n)))).collect();
+                for (n, task) in waiting {
+                    let number = round * 50 + n;
+                    assert_eq!(task.await.unwrap(), (number % 7 != 0).then_some(number));
+                }
+            }
+            assert!(post.slots.borrow().all.len() <= 50);
+            drop(sender);
+            actor.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn the_slot_of_whoever_left_is_free_only_after_the_word_came() {
+        let runtime = Builder::new_current_thread().build_local(LocalOptions::default()).unwrap();
+        runtime.block_on(async {
+            let post = Rc::new(Post::default());
+            spawn_local(Rc::clone(&post).deliver());
+            let mut late = None;
+            {
+                let mut gone = std::pin::pin!(post.ask(|asker| late = Some(asker)));
+                let polled = poll_fn(|context| Poll::Ready(gone.as_mut().poll(context).is_pending())).await;
+                assert!(polled);
+            }
+            let next = post.ask(|asker| asker.respond(reply(11))).await;
+            assert_eq!(seeders(next), Some(11));
+            assert_eq!(post.slots.borrow().all.len(), 2);
+            late.unwrap().respond(reply(7));
+            let next = post.ask(|asker| asker.respond(reply(13))).await;
+            assert_eq!(seeders(next), Some(13));
+            assert_eq!((post.slots.borrow().all.len(), post.slots.borrow().free.len()), (2, 2));
+        });
+    }
+}

@@ -1,0 +1,465 @@
+//! The real server on the loopback, asked over raw sockets.
+
+use std::io::Write as _;
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hayate_state::actor::Actor;
+use hayate_state::{Swarms, Tracker};
+
+use super::*;
+use crate::wire::bencode::tests::{Value, read as bencoded};
+
+/// Longest time a test waits for octets.
+const PATIENCE: Duration = Duration::from_secs(20);
+const ANNOUNCE: &str =
+    "/announce?info_hash=aaaaaaaaaaaaaaaaaaaa&peer_id=-XX0001-000000000001&port=6881&left=9";
+const SCRAPE: &str = "/scrape?info_hash=bbbbbbbbbbbbbbbbbbbb";
+
+struct Daemon {
+    running: Running,
+    actor: Actor,
+    address: SocketAddr,
+    metrics: Option<SocketAddr>,
+    board: Arc<Board>,
+    healthy: Arc<AtomicBool>,
+}
+
+fn loopback() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+fn listen() -> ListenConfig {
+    ListenConfig { addresses: vec![loopback()], metrics_addresses: vec![loopback()], unix_socket: None }
+}
+
+fn config() -> DoorConfig {
+    DoorConfig { trusted_proxies: Vec::new(), ..DoorConfig::default() }
+}
+
+impl Daemon {
+    fn start(listen: &ListenConfig, config: DoorConfig) -> Self {
+        let door = Door::open(listen).unwrap();
+        let (address, metrics) = (door.addresses()[0], door.metrics_addresses().first().copied());
+        let (config, policy) = (Published::new(config), Published::new(Policy::default()));
+        let clock = Clock::start();
+        let (actor, inbox) = Actor::start(Tracker::new(Swarms::new(0), &policy, 7), clock).unwrap();
+        let board = Arc::new(Board::default());
+        let healthy = Arc::new(AtomicBool::new(true));
+        let health = Arc::clone(&healthy);
+        let health: Health = Arc::new(move || health.load(Ordering::Relaxed));
+        let running = door.start(&config, &policy, inbox, clock, Arc::clone(&board), health).unwrap();
+        Self { running, actor, address, metrics, board, healthy }
+    }
+
+    fn with(config: DoorConfig) -> Self {
+        Self::start(&listen(), config)
+    }
+
+    fn open() -> Self {
+        Self::with(config())
+    }
+
+    fn connect(&self) -> Client<TcpStream> {
+        Client::tcp(self.address)
+    }
+
+    fn stop(self) {
+        self.running.stop();
+        self.actor.join();
+    }
+
+    fn counted(&self, name: &str, label: &str) -> u64 {
+        let fits =
+            |labels: &[(&str, &str)]| label.is_empty() || labels.iter().any(|(_, value)| *value == label);
+        self.board.read().iter().filter(|r| r.name == name && fits(&r.labels)).map(|r| r.value).sum()
+    }
+
+    /// Waits until a number has come about; it is counted a moment after the client sees the effect.
+    fn await_count(&self, name: &str, label: &str, expected: u64) {
+        let clock = Clock::start();
+        while self.counted(name, label) != expected {
+            assert!(clock.uptime() < PATIENCE, "{name}: {}", self.counted(name, label));
+            std::thread::yield_now();
+        }
+    }
+}
+
+struct Client<S> {
+    stream: S,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Got {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Got {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (known, value) = line.split_once(": ")?;
+            known.eq_ignore_ascii_case(name).then_some(value)
+        })
+    }
+
+    fn bencoded(&self) -> Value {
+        assert_eq!((self.status, self.header("content-type")), (200, Some("text/plain")));
+        assert_eq!(self.header("content-length"), Some(self.body.len().to_string().as_str()));
+        assert_eq!(self.header("transfer-encoding"), None);
+        bencoded(&self.body)
+    }
+}
+
+impl Client<TcpStream> {
+    fn tcp(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, buffer: Vec::new() }
+    }
+}
+
+impl<S: io::Read + io::Write> Client<S> {
+    fn send(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn get(&mut self, target: &str) -> Got {
+        self.send(&format!("GET {target} HTTP/1.1\r\nHost: t\r\n\r\n"));
+        self.receive()
+    }
+
+    fn receive_head(&mut self) -> (u16, String) {
+        let end = loop {
+            if let Some(at) = self.buffer.windows(4).position(|octets| octets == b"\r\n\r\n") {
+                break at + 4;
+            }
+            let mut chunk = [0; 4096];
+            let len = self.stream.read(&mut chunk).unwrap();
+            assert_ne!(len, 0, "closed without a reply");
+            self.buffer.extend_from_slice(&chunk[..len]);
+        };
+        let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), head)
+    }
+
+    fn receive(&mut self) -> Got {
+        let (status, head) = self.receive_head();
+        let mut got = Got { status, head, body: Vec::new() };
+        let len: usize = got.header("content-length").unwrap().parse().unwrap();
+        while self.buffer.len() < len {
+            let mut chunk = [0; 4096];
+            let read = self.stream.read(&mut chunk).unwrap();
+            assert_ne!(read, 0, "closed within a reply");
+            self.buffer.extend_from_slice(&chunk[..read]);
+        }
+        got.body = self.buffer.drain(..len).collect();
+        got
+    }
+
+    /// Waits until the server closes; there must be nothing more to read.
+    fn is_closed(&mut self) {
+        assert!(self.buffer.is_empty(), "{}", self.buffer.escape_ascii());
+        match self.stream.read(&mut [0; 1]) {
+            Ok(0) => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+            other => panic!("still open: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_connection_is_kept_for_further_requests() {
+    let daemon = Daemon::open();
+    let mut client = daemon.connect();
+    for _ in 0..3 {
+        let reply = client.get(ANNOUNCE).bencoded();
+        assert_eq!(reply.text("peers"), Some(&b""[..]));
+        assert_eq!(reply.number("incomplete"), Some(1));
+    }
+    assert!(client.get(SCRAPE).bencoded().entry("files").unwrap().entry(&"b".repeat(20)).is_some());
+    daemon.await_count("http_requests_total", "announce", 3);
+    assert_eq!(daemon.counted("http_connections", ""), 1);
+    daemon.stop();
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let daemon = Daemon::open();
+    let mut client = daemon.connect();
+    let paths = [ANNOUNCE, "/nowhere", SCRAPE, "/announce", ANNOUNCE];
+    let requests: Vec<_> =
+        paths.iter().map(|path| format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n")).collect();
+    client.send(&requests.concat());
+    assert!(client.receive().bencoded().entry("peers").is_some());
+    assert_eq!(client.receive().status, 404);
+    assert!(client.receive().bencoded().entry("files").is_some());
+    assert!(client.receive().bencoded().entry("failure reason").is_some());
+    assert!(client.receive().bencoded().entry("peers").is_some());
+    daemon.stop();
+}
+
+#[test]
+fn only_get_is_answered() {
+    let daemon = Daemon::open();
+    let mut client = daemon.connect();
+    client.send(&format!("HEAD {ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\n"));
+    let (status, head) = client.receive_head();
+    assert!(status == 405 && head.contains("allow: GET\r\n"), "{head}");
+    client.send("OPTIONS * HTTP/1.1\r\nHost: t\r\n\r\n");
+    let got = client.receive();
+    assert_eq!(
+        (got.status, got.header("allow"), &*got.body),
+        (405, Some("GET"), &b"Method Not Allowed\n"[..])
+    );
+    client.send("POST /announce HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\n\r\nabc");
+    assert_eq!(client.receive().status, 405);
+    client.is_closed();
+    let hash = "a".repeat(20);
+    let scrape = daemon.connect().get(&format!("/scrape?info_hash={hash}")).bencoded();
+    assert_eq!(scrape.entry("files").unwrap().entry(&hash).unwrap().number("incomplete"), Some(0));
+    daemon.await_count("http_other_answers_total", "4xx", 3);
+    daemon.stop();
+}
+
+#[test]
+fn what_is_too_long_has_its_own_status() {
+    let daemon = Daemon::open();
+    for (octets, status) in [(7000, 200), (8200, 414), (20_000, 414)] {
+        let got = daemon.connect().get(&format!("{ANNOUNCE}&pad={}", "p".repeat(octets)));
+        assert_eq!(got.status, status, "{octets}");
+    }
+    for (octets, status) in [(16_000, 200), (20_000, 431), (200_000, 431)] {
+        let mut client = daemon.connect();
+        let pad = "p".repeat(octets);
+        client.send(&format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\nX-Pad: {pad}\r\n\r\n"));
+        assert_eq!(client.receive().status, status, "{octets}");
+        if status != 200 {
+            client.stream.shutdown(Shutdown::Write).unwrap();
+            client.is_closed();
+        }
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_get_with_a_body_is_refused_and_closed() {
+    let daemon = Daemon::open();
+    for body in ["Content-Length: 3\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"] {
+        let mut client = daemon.connect();
+        client.send(&format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\n{body}"));
+        let got = client.receive();
+        assert_eq!((got.status, got.header("connection")), (400, Some("close")));
+        client.stream.shutdown(Shutdown::Write).unwrap();
+        client.is_closed();
+    }
+    let mut client = daemon.connect();
+    client.send(&format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n"));
+    assert_eq!(client.receive().status, 200);
+    daemon.stop();
+}
+
+#[test]
+fn garbage_is_refused_by_hyper_and_counted() {
+    let daemon = Daemon::open();
+    let mut client = daemon.connect();
+    client.send("HELLO\r\n\r\n");
+    let (status, _) = client.receive_head();
+    assert_eq!(status, 400);
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    client.is_closed();
+    daemon.await_count("http_malformed_total", "", 1);
+    daemon.await_count("http_connections", "", 0);
+    daemon.stop();
+}
+
+#[test]
+fn http_1_0_needs_no_host_and_closes_unless_asked() {
+    let daemon = Daemon::open();
+    let mut client = daemon.connect();
+    client.send(&format!("GET {ANNOUNCE} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
+    client.receive().bencoded();
+    client.send(&format!("GET {ANNOUNCE} HTTP/1.0\r\n\r\n"));
+    client.receive().bencoded();
+    client.is_closed();
+    daemon.stop();
+}
+
+#[test]
+fn a_whole_url_is_a_target_too() {
+    let daemon = Daemon::open();
+    let reply = daemon.connect().get(&format!("http://tracker.example:6969{ANNOUNCE}")).bencoded();
+    assert_eq!(reply.number("incomplete"), Some(1));
+    daemon.stop();
+}
+
+#[test]
+fn a_head_may_come_octet_by_octet_and_the_sender_may_close_behind_it() {
+    let daemon = Daemon::open();
+    let mut client = daemon.connect();
+    for octet in format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\n").chars() {
+        client.send(&octet.to_string());
+    }
+    client.receive().bencoded();
+    client.send(&format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\n"));
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    client.receive().bencoded();
+    client.is_closed();
+    daemon.stop();
+}
+
+#[test]
+fn stalled_heads_are_closed_without_a_reply_and_disturb_nobody() {
+    let short = Duration::from_millis(80);
+    let daemon = Daemon::with(DoorConfig { read_timeout: short, ..config() });
+    let mut stalled: Vec<_> = (0..200).map(|_| daemon.connect()).collect();
+    for (at, client) in stalled.iter_mut().enumerate() {
+        client.send(&"GET /announce"[..at % 14]);
+    }
+    daemon.connect().get(ANNOUNCE).bencoded();
+    stalled.iter_mut().for_each(Client::is_closed);
+    daemon.await_count("http_timeouts_total", "head", 200);
+    daemon.stop();
+}
+
+#[test]
+fn idle_connections_have_a_time_of_their_own() {
+    let short = Duration::from_millis(80);
+    let daemon = Daemon::with(DoorConfig { idle_timeout: short, ..config() });
+    let mut client = daemon.connect();
+    client.get(ANNOUNCE).bencoded();
+    client.is_closed();
+    daemon.await_count("http_timeouts_total", "idle", 1);
+    assert_eq!(daemon.counted("http_timeouts_total", "head"), 0);
+    daemon.stop();
+}
+
+#[test]
+fn replies_nobody_takes_are_given_up() {
+    let short = Duration::from_millis(80);
+    let daemon = Daemon::with(DoorConfig { write_timeout: short, ..config() });
+    let mut client = daemon.connect();
+    let requests = format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\n").repeat(1000);
+    while client.stream.write_all(requests.as_bytes()).is_ok() {}
+    daemon.await_count("http_timeouts_total", "reply", 1);
+    daemon.stop();
+}
+
+#[test]
+fn connections_beyond_the_cap_are_closed_at_once() {
+    let daemon = Daemon::with(DoorConfig { max_connections: 2, ..config() });
+    let mut first = daemon.connect();
+    let mut second = daemon.connect();
+    first.get(ANNOUNCE).bencoded();
+    second.get(ANNOUNCE).bencoded();
+    daemon.connect().is_closed();
+    daemon.await_count("http_connections_refused_total", "", 1);
+    drop(first);
+    daemon.await_count("http_connections", "", 1);
+    daemon.connect().get(ANNOUNCE).bencoded();
+    daemon.stop();
+}
+
+#[test]
+fn without_keep_alive_every_reply_closes() {
+    let daemon = Daemon::with(DoorConfig { enable_keepalive: false, ..config() });
+    let mut client = daemon.connect();
+    let got = client.get(ANNOUNCE);
+    assert_eq!(got.header("connection"), Some("close"));
+    got.bencoded();
+    client.is_closed();
+    daemon.stop();
+}
+
+#[test]
+fn the_unix_socket_is_a_trusted_proxy_and_goes_with_the_door() {
+    let name = format!("hayate-door-{}-{:x}.sock", std::process::id(), fastrand::u64(..));
+    let path = std::env::temp_dir().join(name);
+    let listen = ListenConfig { unix_socket: Some(path.clone()), ..listen() };
+    let daemon = Daemon::start(&listen, DoorConfig { proxy_header: Some("X-Real-IP".into()), ..config() });
+    let stream = UnixStream::connect(&path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut client = Client { stream, buffer: Vec::new() };
+    client.send(&format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\nX-Real-IP: 203.0.113.9\r\n\r\n"));
+    assert_eq!(client.receive().bencoded().text("external ip"), Some(&[203, 0, 113, 9][..]));
+    let nobody = client.get(ANNOUNCE).bencoded();
+    assert_eq!(nobody.text("failure reason"), Some(&b"failed to parse peer IP address"[..]));
+    daemon.stop();
+    assert!(!path.exists());
+}
+
+#[test]
+fn the_operators_pages_are_on_their_own_address() {
+    let daemon = Daemon::open();
+    let mut operator = Client::tcp(daemon.metrics.unwrap());
+    let mut client = daemon.connect();
+    client.get(ANNOUNCE).bencoded();
+    let metrics = operator.get("/metrics");
+    assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4"));
+    let text = String::from_utf8(metrics.body).unwrap();
+    assert!(text.contains("\nhayate_http_requests_total{action=\"announce\",family=\"ipv4\"} 1\n"), "{text}");
+    for (path, status) in [("/alive?x", 200), ("/health", 200), (ANNOUNCE, 404)] {
+        assert_eq!(operator.get(path).status, status, "{path}");
+    }
+    for (path, status) in [("/alive", 200), ("/health", 200), ("/metrics", 404)] {
+        assert_eq!(client.get(path).status, status, "{path}");
+    }
+    daemon.healthy.store(false, Ordering::Relaxed);
+    assert_eq!(operator.get("/health").status, 503);
+    operator.send("DELETE /alive HTTP/1.1\r\nHost: t\r\n\r\n");
+    assert_eq!(operator.receive().status, 405);
+    daemon.stop();
+}
+
+#[test]
+fn metrics_are_on_the_gateway_only_where_they_have_no_address() {
+    let listen = ListenConfig { metrics_addresses: Vec::new(), ..listen() };
+    let daemon = Daemon::start(&listen, config());
+    assert_eq!(daemon.connect().get("/metrics").status, 200);
+    daemon.stop();
+    let daemon = Daemon::start(&listen, DoorConfig { enable_metrics: false, ..config() });
+    assert_eq!(daemon.connect().get("/metrics").status, 404);
+    daemon.stop();
+}
+
+#[test]
+fn a_stop_answers_what_is_in_flight_and_ends_the_actor() {
+    let daemon = Daemon::open();
+    let mut idle = daemon.connect();
+    idle.get(ANNOUNCE).bencoded();
+    let mut in_flight = daemon.connect();
+    in_flight.send("GET ");
+    // The server has seen the connection once a later one is answered.
+    daemon.connect().get(ANNOUNCE).bencoded();
+    let address = daemon.address;
+    let stopping = std::thread::spawn(move || daemon.stop());
+    // The idle connection closes when all have been told to finish.
+    idle.is_closed();
+    in_flight.send(&format!("{ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\n"));
+    let got = in_flight.receive();
+    assert_eq!(got.header("connection"), Some("close"));
+    got.bencoded();
+    in_flight.is_closed();
+    stopping.join().unwrap();
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn a_door_may_be_stopped_at_once() {
+    Daemon::open().stop();
+}
+
+#[test]
+fn bad_routes_do_not_start() {
+    let door = Door::open(&listen()).unwrap();
+    let config = Published::new(DoorConfig { announce_routes: vec!["x".into()], ..config() });
+    let policy = Published::new(Policy::default());
+    let (_actor, inbox) = Actor::start(Tracker::new(Swarms::new(0), &policy, 7), Clock::start()).unwrap();
+    let health: Health = Arc::new(|| true);
+    let error = door.start(&config, &policy, inbox, Clock::start(), Arc::default(), health).unwrap_err();
+    assert_eq!(error.to_string(), "route \"x\" does not start with \"/\"");
+}

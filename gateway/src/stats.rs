@@ -1,0 +1,250 @@
+//! What the door counts. The runtime thread owns every counter; the board reads them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hayate_state::counters::{Kind, Series};
+use hayate_state::{Board, Counter};
+
+use crate::engine::Response;
+use crate::refusal::Refusal;
+use crate::routes::Action;
+
+/// The address family of a client, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+    /// Nobody could say who the client is.
+    Unknown,
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: Option<IpAddr>) -> Self {
+        match address {
+            Some(IpAddr::V4(_)) => Self::V4,
+            Some(IpAddr::V6(_)) => Self::V6,
+            None => Self::Unknown,
+        }
+    }
+}
+
+/// Which time ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The head of a request did not arrive in time.
+    Head,
+    /// A reply was not taken in time.
+    Reply,
+    /// No further request came.
+    Idle,
+}
+
+/// The counters of one door.
+#[derive(Debug, Default)]
+pub struct Stats {
+    announces: PerFamily,
+    scrapes: PerFamily,
+    refusals: [Counter; Refusal::ALL.len()],
+    /// Connections taken.
+    pub opened: Counter,
+    /// Connections that ended.
+    pub closed: Counter,
+    /// Connections closed at once, because there were too many.
+    pub refused: Counter,
+    /// Announces and scrapes answered without the tracker, because its inbox was full.
+    pub overloads: Counter,
+    /// Accepts that failed.
+    pub accept_errors: Counter,
+    timeouts_head: Counter,
+    timeouts_reply: Counter,
+    timeouts_idle: Counter,
+    other_2xx: Counter,
+    other_4xx: Counter,
+    other_5xx: Counter,
+    /// Requests that hyper itself refused: no HTTP/1, or a head beyond all bounds.
+    pub malformed: Counter,
+}
+
+#[derive(Debug, Default)]
+struct PerFamily {
+    v4: Counter,
+    v6: Counter,
+    unknown: Counter,
+}
+
+impl Stats {
+    /// Counts an announce or scrape.
+    pub fn request(&self, action: Action, family: Family) {
+        let counters = match action {
+            Action::Announce => &self.announces,
+            Action::Scrape => &self.scrapes,
+        };
+        match family {
+            Family::V4 => counters.v4.add(1),
+            Family::V6 => counters.v6.add(1),
+            Family::Unknown => counters.unknown.add(1),
+        }
+    }
+
+    /// Counts a refusal.
+    pub fn refusal(&self, refusal: Refusal) {
+        let known = Refusal::ALL.iter().zip(&self.refusals).find(|(known, _)| **known == refusal);
+        if let Some((_, counter)) = known {
+            counter.add(1);
+        }
+    }
+
+    /// How often a refusal was given.
+    #[must_use]
+    pub fn refusals_of(&self, refusal: Refusal) -> u64 {
+        Refusal::ALL
+            .iter()
+            .zip(&self.refusals)
+            .filter(|(known, _)| **known == refusal)
+            .map(|(_, counter)| counter.value())
+            .sum()
+    }
+
+    /// Counts an answer that is no reply to an announce or scrape, and gives it back.
+    #[must_use]
+    pub fn counted(&self, answer: Response) -> Response {
+        match answer.status {
+            ..400 => self.other_2xx.add(1),
+            400..500 => self.other_4xx.add(1),
+            500.. => self.other_5xx.add(1),
+        }
+        answer
+    }
+
+    /// Counts a connection that was closed because its time ran out.
+    pub fn timeout(&self, phase: Phase) {
+        self.timeout_counter(phase).add(1);
+    }
+
+    /// How often a time ran out.
+    #[must_use]
+    pub fn timeouts_of(&self, phase: Phase) -> u64 {
+        self.timeout_counter(phase).value()
+    }
+
+    fn timeout_counter(&self, phase: Phase) -> &Counter {
+        match phase {
+            Phase::Head => &self.timeouts_head,
+            Phase::Reply => &self.timeouts_reply,
+            Phase::Idle => &self.timeouts_idle,
+        }
+    }
+
+    /// Lists every series on the board.
+    pub fn list(self: &Arc<Self>, board: &Board) {
+        self.list_requests(board);
+        for (at, refusal) in Refusal::ALL.into_iter().enumerate() {
+            let labels = vec![("reason", refusal.label())];
+            let read = move |stats: &Self| stats.refusals.get(at).map_or(0, Counter::value);
+            self.series(board, "http_refusals_total", "Announces and scrapes refused.", labels, read);
+        }
+        for (phase, label) in [(Phase::Head, "head"), (Phase::Reply, "reply"), (Phase::Idle, "idle")] {
+            let read = move |stats: &Self| stats.timeouts_of(phase);
+            let help = "Connections closed because their time ran out.";
+            self.series(board, "http_timeouts_total", help, vec![("phase", label)], read);
+        }
+        self.list_others(board);
+        let stats = Arc::clone(self);
+        board.list(Series {
+            name: "http_connections",
+            help: "Open HTTP connections.",
+            kind: Kind::Gauge,
+            labels: Vec::new(),
+            read: Box::new(move || {
+                let closed = stats.closed.value();
+                stats.opened.value().saturating_sub(closed)
+            }),
+        });
+    }
+
+    fn list_requests(self: &Arc<Self>, board: &Board) {
+        let help = "Announces and scrapes over HTTP.";
+        let list = |action, family, read: fn(&Self) -> &Counter| {
+            let labels = vec![("action", action), ("family", family)];
+            self.series(board, "http_requests_total", help, labels, move |stats| read(stats).value());
+        };
+        list("announce", "ipv4", |stats| &stats.announces.v4);
+        list("announce", "ipv6", |stats| &stats.announces.v6);
+        list("announce", "unknown", |stats| &stats.announces.unknown);
+        list("scrape", "ipv4", |stats| &stats.scrapes.v4);
+        list("scrape", "ipv6", |stats| &stats.scrapes.v6);
+        list("scrape", "unknown", |stats| &stats.scrapes.unknown);
+    }
+
+    fn list_others(self: &Arc<Self>, board: &Board) {
+        let list = |name, help, labels, read: fn(&Self) -> &Counter| {
+            self.series(board, name, help, labels, move |stats| read(stats).value());
+        };
+        let help = "HTTP answers that are no reply to an announce or scrape.";
+        let class = |value| vec![("class", value)];
+        list("http_other_answers_total", help, class("2xx"), |stats| &stats.other_2xx);
+        list("http_other_answers_total", help, class("4xx"), |stats| &stats.other_4xx);
+        list("http_other_answers_total", help, class("5xx"), |stats| &stats.other_5xx);
+        let help = "HTTP connections closed at once, because there were too many.";
+        list("http_connections_refused_total", help, Vec::new(), |stats| &stats.refused);
+        let help = "Announces and scrapes answered without peers, because the tracker was full.";
+        list("http_overloads_total", help, Vec::new(), |stats| &stats.overloads);
+        let help = "Connections that could not be accepted.";
+        list("http_accept_errors_total", help, Vec::new(), |stats| &stats.accept_errors);
+        let help = "Requests that are no HTTP/1, or larger than any bound.";
+        list("http_malformed_total", help, Vec::new(), |stats| &stats.malformed);
+    }
+
+    fn series(
+        self: &Arc<Self>,
+        board: &Board,
+        name: &'static str,
+        help: &'static str,
+        labels: Vec<(&'static str, &'static str)>,
+        read: impl Fn(&Self) -> u64 + Send + Sync + 'static,
+    ) {
+        let stats = Arc::clone(self);
+        board.list(Series { name, help, kind: Kind::Counter, labels, read: Box::new(move || read(&stats)) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_shows_under_its_own_name() {
+        let stats = Arc::new(Stats::default());
+        let board = Board::default();
+        stats.list(&board);
+        for _ in 0..7 {
+            stats.request(Action::Announce, Family::V6);
+        }
+        for _ in 0..11 {
+            stats.refusal(Refusal::ManyInfoHashes);
+        }
+        for _ in 0..13 {
+            stats.timeout(Phase::Idle);
+        }
+        stats.opened.add(17);
+        stats.closed.add(12);
+        assert_eq!(stats.counted(Response::not_found()).status, 404);
+        let seen: Vec<_> = board.read().into_iter().filter(|reading| reading.value > 0).collect();
+        let shown: Vec<_> = seen.iter().map(|r| (r.name, r.labels.as_slice(), r.value)).collect();
+        assert_eq!(
+            shown,
+            [
+                ("http_connections", &[][..], 5),
+                ("http_other_answers_total", &[("class", "4xx")], 1),
+                ("http_refusals_total", &[("reason", "multiple_info_hashes")], 11),
+                ("http_requests_total", &[("action", "announce"), ("family", "ipv6")], 7),
+                ("http_timeouts_total", &[("phase", "idle")], 13),
+            ]
+        );
+    }
+}

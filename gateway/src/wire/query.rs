@@ -1,0 +1,355 @@
+//! The query string, read as octets and without a copy (`protocol.md` H1). Never via UTF-8: an info_hash is
+//! not text.
+//!
+//! Only `&` separates, the first `=` ends the name, `+` is itself, and percent-escapes are decoded exactly
+//! once. Names are case-insensitive, except that only lower-case `info_hash` is the info_hash. Where a name
+//! is repeated the last value wins (H1.7). A broken escape does no harm until somebody decodes the value it
+//! is in (H1.5).
+
+use hayate_state::ids::{InfoHash, hex_value};
+
+/// Octets of the longest name we know, `no_peer_id`.
+const NAME_MAX: usize = 10;
+
+/// A `%` that is not followed by two hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid query escape")]
+pub struct BadEscape;
+
+/// A value as it stands in the query, percent-escapes and all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Escaped<'q>(pub &'q [u8]);
+
+/// Why a value is not the identifier it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAnId {
+    /// It cannot be decoded.
+    #[error("invalid query escape")]
+    BadEscape,
+    /// It is not twenty octets long.
+    #[error("not twenty octets")]
+    WrongLength,
+}
+
+/// What a decimal number turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Number {
+    /// Digits only, below 2^64.
+    Value(u64),
+    /// Digits only, 2^64 or more.
+    TooLarge,
+    /// Empty, signed, or not digits.
+    Garbage,
+}
+
+impl Number {
+    /// The value, if there is one.
+    #[must_use]
+    pub fn value(self) -> Option<u64> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::TooLarge | Self::Garbage => None,
+        }
+    }
+}
+
+impl<'q> Escaped<'q> {
+    /// The decoded octets; the iterator ends after the first broken escape.
+    pub fn octets(self) -> Octets<'q> {
+        Octets(self.0)
+    }
+
+    /// Is every escape whole?
+    ///
+    /// # Errors
+    /// [`BadEscape`] if one is not.
+    pub fn check(self) -> Result<(), BadEscape> {
+        self.octets().try_for_each(|octet| octet.map(drop))
+    }
+
+    /// The decoded value, written to the front of `buffer`; `None` if it does not fit.
+    ///
+    /// # Errors
+    /// [`BadEscape`] if the value cannot be decoded.
+    pub fn decode(self, buffer: &mut [u8]) -> Result<Option<&[u8]>, BadEscape> {
+        let mut len = 0;
+        for octet in self.octets() {
+            let octet = octet?;
+            if let Some(room) = buffer.get_mut(len) {
+                *room = octet;
+            }
+            len += 1;
+        }
+        Ok(buffer.get(..len))
+    }
+
+    /// The decoded value as an identifier of exactly `N` octets.
+    ///
+    /// # Errors
+    /// [`NotAnId`] if it cannot be decoded or has another length.
+    pub fn id<const N: usize>(self) -> Result<[u8; N], NotAnId> {
+        let mut id = [0; N];
+        let len = self.decode(&mut id).map_err(|BadEscape| NotAnId::BadEscape)?.map(<[u8]>::len);
+        if len == Some(N) { Ok(id) } else { Err(NotAnId::WrongLength) }
+    }
+
+    /// The decoded value as an unsigned decimal number, without sign.
+    ///
+    /// # Errors
+    /// [`BadEscape`] if the value cannot be decoded.
+    pub fn number(self) -> Result<Number, BadEscape> {
+        let mut number = if self.0.is_empty() { Number::Garbage } else { Number::Value(0) };
+        for octet in self.octets() {
+            number = match (number, octet?) {
+                (Number::Value(value), digit @ b'0'..=b'9') => value
+                    .checked_mul(10)
+                    .and_then(|tens| tens.checked_add(u64::from(digit - b'0')))
+                    .map_or(Number::TooLarge, Number::Value),
+                (Number::TooLarge, b'0'..=b'9') => Number::TooLarge,
+                _ => Number::Garbage,
+            };
+        }
+        Ok(number)
+    }
+
+    /// Is the decoded value `word`, in any case?
+    ///
+    /// # Errors
+    /// [`BadEscape`] if the value cannot be decoded.
+    pub fn is(self, word: &[u8]) -> Result<bool, BadEscape> {
+        let mut expected = word.iter();
+        let mut same = true;
+        for octet in self.octets() {
+            let octet = octet?;
+            same &= expected.next().is_some_and(|letter| letter.eq_ignore_ascii_case(&octet));
+        }
+        Ok(same && expected.next().is_none())
+    }
+}
+
+/// See [`Escaped::octets`].
+#[derive(Clone, Debug)]
+pub struct Octets<'q>(&'q [u8]);
+
+impl Iterator for Octets<'_> {
+    type Item = Result<u8, BadEscape>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (&first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        if first != b'%' {
+            return Some(Ok(first));
+        }
+        let decoded = match rest {
+            [high, low, after @ ..] => {
+                self.0 = after;
+                hex_value(*high).zip(hex_value(*low)).map(|(high, low)| high << 4 | low)
+            }
+            _ => None,
+        };
+        if decoded.is_none() {
+            self.0 = &[];
+        }
+        Some(decoded.ok_or(BadEscape))
+    }
+}
+
+/// Everything an announce or a scrape may say, undecoded. What is absent is `None`; unknown names are left
+/// out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parameters<'q> {
+    /// The whole query, for [`Parameters::info_hashes`].
+    query: &'q [u8],
+    /// How often `info_hash` occurs.
+    pub info_hashes_count: usize,
+    /// The first `info_hash` (BEP 3).
+    pub info_hash: Option<Escaped<'q>>,
+    /// `peer_id` (BEP 3).
+    pub peer_id: Option<Escaped<'q>>,
+    /// `port` (BEP 3).
+    pub port: Option<Escaped<'q>>,
+    /// `uploaded`, in octets (BEP 3).
+    pub uploaded: Option<Escaped<'q>>,
+    /// `downloaded`, in octets (BEP 3).
+    pub downloaded: Option<Escaped<'q>>,
+    /// `left`, in octets (BEP 3).
+    pub left: Option<Escaped<'q>>,
+    /// `event` (BEP 3, BEP 21).
+    pub event: Option<Escaped<'q>>,
+    /// `numwant`.
+    pub num_want: Option<Escaped<'q>>,
+    /// `compact` (BEP 23).
+    pub compact: Option<Escaped<'q>>,
+    /// `no_peer_id` (BEP 23).
+    pub no_peer_id: Option<Escaped<'q>>,
+    /// `ip` (BEP 3).
+    pub ip: Option<Escaped<'q>>,
+    /// `ipv4` (BEP 7).
+    pub ipv4: Option<Escaped<'q>>,
+    /// `ipv6` (BEP 7).
+    pub ipv6: Option<Escaped<'q>>,
+}
+
+impl<'q> Parameters<'q> {
+    /// Reads a query, the octets after the first `?`. There is no query that cannot be read.
+    #[must_use]
+    pub fn read(query: &'q [u8]) -> Self {
+        let mut parameters = Self { query, ..Self::default() };
+        for (name, value) in pairs(query) {
+            if is_info_hash(name) {
+                parameters.info_hashes_count += 1;
+                parameters.info_hash.get_or_insert(value);
+            } else if let Some(slot) = parameters.slot(name) {
+                *slot = Some(value);
+            } else if name.iter().any(|octet| *octet == b'%' || octet.is_ascii_uppercase()) {
+                parameters.keep_oddly_named(name, value);
+            }
+        }
+        parameters
+    }
+
+    /// Every `info_hash`, in the order of the query.
+    pub fn info_hashes(&self) -> impl Iterator<Item = Result<InfoHash, NotAnId>> + use<'q> {
+        pairs(self.query).filter(|(name, _)| is_info_hash(name)).map(|(_, value)| value.id().map(InfoHash))
+    }
+
+    /// Names with escapes or capitals, which no client sends.
+    fn keep_oddly_named(&mut self, name: &[u8], value: Escaped<'q>) {
+        let mut buffer = [0; NAME_MAX];
+        let Ok(Some(len)) = Escaped(name).decode(&mut buffer).map(|name| name.map(<[u8]>::len)) else {
+            return;
+        };
+        buffer.make_ascii_lowercase();
+        if let Some(slot) = buffer.get(..len).and_then(|name| self.slot(name)) {
+            *slot = Some(value);
+        }
+    }
+
+    fn slot(&mut self, name: &[u8]) -> Option<&mut Option<Escaped<'q>>> {
+        Some(match name {
+            b"peer_id" => &mut self.peer_id,
+            b"port" => &mut self.port,
+            b"uploaded" => &mut self.uploaded,
+            b"downloaded" => &mut self.downloaded,
+            b"left" => &mut self.left,
+            b"event" => &mut self.event,
+            b"numwant" => &mut self.num_want,
+            b"compact" => &mut self.compact,
+            b"no_peer_id" => &mut self.no_peer_id,
+            b"ip" => &mut self.ip,
+            b"ipv4" => &mut self.ipv4,
+            b"ipv6" => &mut self.ipv6,
+            _ => return None,
+        })
+    }
+}
+
+const INFO_HASH: &[u8] = b"info_hash";
+
+/// Percent-escapes may hide the name, capitals make it another one.
+fn is_info_hash(name: &[u8]) -> bool {
+    let hidden = || Escaped(name).octets().eq(INFO_HASH.iter().map(|&octet| Ok(octet)));
+    name == INFO_HASH || name.contains(&b'%') && hidden()
+}
+
+/// Name and value of every pair; a segment without `=` names nothing and is left out (H1.3).
+fn pairs(query: &[u8]) -> impl Iterator<Item = (&[u8], Escaped<'_>)> {
+    query.split(|&octet| octet == b'&').filter_map(|segment| {
+        let at = segment.iter().position(|&octet| octet == b'=')?;
+        let (name, value) = segment.split_at(at);
+        Some((name, Escaped(value.get(1..)?)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(value: &[u8]) -> Result<Vec<u8>, BadEscape> {
+        Escaped(value).octets().collect()
+    }
+
+    #[test]
+    fn escapes_are_decoded_once_and_plus_is_itself() {
+        assert_eq!(decoded(b"a+b%20c%2B%2b").unwrap(), b"a+b c++");
+        assert_eq!(decoded(b"%2541").unwrap(), b"%41");
+        assert_eq!(decoded(b"%00()!*'~.-_").unwrap(), b"\0()!*'~.-_");
+        assert_eq!(decoded(b"\xfe\xff").unwrap(), b"\xfe\xff");
+    }
+
+    #[test]
+    fn broken_escapes_are_errors_wherever_they_stand() {
+        for value in [&b"%"[..], b"%0", b"%0%a", b"abc%zz", b"1%g0", b"%%20"] {
+            assert_eq!(decoded(value), Err(BadEscape), "{}", value.escape_ascii());
+            assert_eq!(Escaped(value).check(), Err(BadEscape));
+            assert_eq!(Escaped(value).number(), Err(BadEscape));
+            assert_eq!(Escaped(value).is(b"abcde"), Err(BadEscape));
+            assert_eq!(Escaped(value).id::<20>(), Err(NotAnId::BadEscape));
+        }
+    }
+
+    #[test]
+    fn an_id_has_exactly_its_length() {
+        assert_eq!(Escaped(b"a%62c").id::<3>(), Ok(*b"abc"));
+        for value in [&b""[..], b"ab", b"abcd", b"abcdefgh"] {
+            assert_eq!(Escaped(value).id::<3>(), Err(NotAnId::WrongLength));
+        }
+    }
+
+    #[test]
+    fn numbers_are_digits_only() {
+        for (value, number) in [
+            (&b"0"[..], Number::Value(0)),
+            (b"%30", Number::Value(0)),
+            (b"0007", Number::Value(7)),
+            (b"18446744073709551615", Number::Value(u64::MAX)),
+            (b"18446744073709551616", Number::TooLarge),
+            (b"99999999999999999999999", Number::TooLarge),
+            (b"99999999999999999999999x", Number::Garbage),
+            (b"", Number::Garbage),
+            (b"-1", Number::Garbage),
+            (b"+1", Number::Garbage),
+            (b" 1", Number::Garbage),
+            (b"abc", Number::Garbage),
+        ] {
+            assert_eq!(Escaped(value).number(), Ok(number), "{}", value.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn words_are_compared_in_any_case_and_whole() {
+        assert_eq!(Escaped(b"StaRt%65d").is(b"started"), Ok(true));
+        for other in [&b""[..], b"start", b"startedx", b"stbrted"] {
+            assert_eq!(Escaped(other).is(b"started"), Ok(false));
+        }
+    }
+
+    #[test]
+    fn names_ignore_case_but_for_info_hash() {
+        let hash = "x".repeat(20);
+        let query = format!("PORT=7&pEEr%5fid=b&INFO_HASH={hash}&Info_Hash={hash}&info%5Fhash={hash}");
+        let parameters = Parameters::read(query.as_bytes());
+        assert_eq!(parameters.port, Some(Escaped(b"7")));
+        assert_eq!(parameters.peer_id, Some(Escaped(b"b")));
+        assert_eq!(parameters.info_hashes_count, 1);
+        assert_eq!(parameters.info_hashes().collect::<Vec<_>>(), [Ok(InfoHash([b'x'; 20]))]);
+    }
+
+    #[test]
+    fn the_last_value_wins_and_odd_segments_do_no_harm() {
+        let parameters = Parameters::read(b"&&flag&=y&port=1;left=2&port=3=4&left&%zz=1&po%zzrt=9&");
+        assert_eq!(parameters.port, Some(Escaped(b"3=4")));
+        assert_eq!(parameters.left, None);
+    }
+
+    #[test]
+    fn all_info_hashes_are_collected() {
+        let query = format!("info_hash={}&info_hash=short&info_hash=%9&x=%9", "%41".repeat(20));
+        let parameters = Parameters::read(query.as_bytes());
+        assert_eq!(parameters.info_hashes_count, 3);
+        assert_eq!(
+            parameters.info_hashes().collect::<Vec<_>>(),
+            [Ok(InfoHash([b'A'; 20])), Err(NotAnId::WrongLength), Err(NotAnId::BadEscape)]
+        );
+    }
+}
