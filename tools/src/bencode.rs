@@ -1,0 +1,319 @@
+//! Bencoded values (BEP 3): a strict reader with limits of depth and size, and a writer.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Values may stand within each other this deep.
+pub const DEPTH_MAX: usize = 32;
+/// Longest text that is read, in octets.
+pub const SIZE_MAX: usize = 4 * 1024 * 1024;
+
+/// A bencoded value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// `i7e`
+    Integer(i64),
+    /// `4:spam`
+    Octets(Vec<u8>),
+    /// `li7ei11ee`
+    List(Vec<Value>),
+    /// `d4:spami7ee`; the keys are sorted as octets.
+    Dictionary(BTreeMap<Vec<u8>, Value>),
+}
+
+/// What is wrong with a text, and at which octet, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The text ends within a value.
+    #[error("not bencode: it ends too early, after {0} octets")]
+    Short(usize),
+    /// No value begins with this octet.
+    #[error("not bencode: no value begins like octet {0}")]
+    Unexpected(usize),
+    /// A number with leading zeros, without digits, minus zero, or too large for 64 bits.
+    #[error("not bencode: bad number at octet {0}")]
+    Number(usize),
+    /// A key that is not larger than the one before it.
+    #[error("not bencode: the key at octet {0} is out of order or twice there")]
+    KeyOrder(usize),
+    /// More than [`DEPTH_MAX`] levels.
+    #[error("bencode with more than {DEPTH_MAX} levels, at octet {0}")]
+    Depth(usize),
+    /// Something follows the value.
+    #[error("not bencode: something follows the value at octet {0}")]
+    Tail(usize),
+    /// More than [`SIZE_MAX`] octets.
+    #[error("bencode with more than {SIZE_MAX} octets: {0}")]
+    Size(usize),
+}
+
+impl Value {
+    /// Reads one value that fills the whole text.
+    ///
+    /// # Errors
+    /// When the text is not exactly one bencoded value in its only valid form, or exceeds a limit.
+    pub fn decode(text: &[u8]) -> Result<Self, DecodeError> {
+        if text.len() > SIZE_MAX {
+            return Err(DecodeError::Size(text.len()));
+        }
+        let mut reader = Reader { text, at: 0 };
+        let value = reader.value(DEPTH_MAX)?;
+        if reader.at == text.len() { Ok(value) } else { Err(DecodeError::Tail(reader.at)) }
+    }
+
+    /// Writes the value in its only valid form.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        self.write(&mut text);
+        text
+    }
+
+    fn write(&self, text: &mut Vec<u8>) {
+        match self {
+            Self::Integer(number) => text.extend_from_slice(format!("i{number}e").as_bytes()),
+            Self::Octets(octets) => write_octets(octets, text),
+            Self::List(values) => {
+                text.push(b'l');
+                values.iter().for_each(|value| value.write(text));
+                text.push(b'e');
+            }
+            Self::Dictionary(entries) => {
+                text.push(b'd');
+                for (key, value) in entries {
+                    write_octets(key, text);
+                    value.write(text);
+                }
+                text.push(b'e');
+            }
+        }
+    }
+
+    /// The value of a key, if this is a dictionary that has it.
+    #[must_use]
+    pub fn at(&self, key: &str) -> Option<&Self> {
+        match self {
+            Self::Dictionary(entries) => entries.get(key.as_bytes()),
+            _ => None,
+        }
+    }
+
+    /// The number, if this is one.
+    #[must_use]
+    pub fn integer(&self) -> Option<i64> {
+        match self {
+            Self::Integer(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// The octets, if this is a string.
+    #[must_use]
+    pub fn octets(&self) -> Option<&[u8]> {
+        match self {
+            Self::Octets(octets) => Some(octets),
+            _ => None,
+        }
+    }
+}
+
+/// For people: strings are escaped, dictionaries and lists look like JSON.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Integer(number) => write!(f, "{number}"),
+            Self::Octets(octets) => write!(f, "\"{}\"", octets.escape_ascii()),
+            Self::List(values) => {
+                f.write_str("[")?;
+                for (index, value) in values.iter().enumerate() {
+                    write!(f, "{}{value}", if index == 0 { "" } else { ", " })?;
+                }
+                f.write_str("]")
+            }
+            Self::Dictionary(entries) => {
+                f.write_str("{")?;
+                for (index, (key, value)) in entries.iter().enumerate() {
+                    write!(f, "{}\"{}\": {value}", if index == 0 { "" } else { ", " }, key.escape_ascii())?;
+                }
+                f.write_str("}")
+            }
+        }
+    }
+}
+
+fn write_octets(octets: &[u8], text: &mut Vec<u8>) {
+    text.extend_from_slice(format!("{}:", octets.len()).as_bytes());
+    text.extend_from_slice(octets);
+}
+
+struct Reader<'t> {
+    text: &'t [u8],
+    at: usize,
+}
+
+impl<'t> Reader<'t> {
+    fn value(&mut self, depth: usize) -> Result<Value, DecodeError> {
+        match self.peek()? {
+            _ if depth == 0 => Err(DecodeError::Depth(self.at)),
+            b'i' => self.integer(),
+            b'0'..=b'9' => Ok(Value::Octets(self.string()?.to_vec())),
+            b'l' => self.list(depth),
+            b'd' => self.dictionary(depth),
+            _ => Err(DecodeError::Unexpected(self.at)),
+        }
+    }
+
+    fn peek(&self) -> Result<u8, DecodeError> {
+        self.text.get(self.at).copied().ok_or(DecodeError::Short(self.at))
+    }
+
+    /// Steps over `octet`, if it is the next.
+    fn take(&mut self, octet: u8) -> Result<bool, DecodeError> {
+        let taken = self.peek()? == octet;
+        self.at += usize::from(taken);
+        Ok(taken)
+    }
+
+    fn integer(&mut self) -> Result<Value, DecodeError> {
+        let start = self.at;
+        self.at += 1;
+        let minus = self.take(b'-')?;
+        let digits = self.digits(b'e')?;
+        if minus && digits == "0" {
+            return Err(DecodeError::Number(start));
+        }
+        let sign = if minus { "-" } else { "" };
+        format!("{sign}{digits}").parse().map(Value::Integer).map_err(|_| DecodeError::Number(start))
+    }
+
+    fn string(&mut self) -> Result<&'t [u8], DecodeError> {
+        let start = self.at;
+        let length: usize = self.digits(b':')?.parse().map_err(|_| DecodeError::Number(start))?;
+        let end = self.at.checked_add(length).ok_or(DecodeError::Number(start))?;
+        let octets = self.text.get(self.at..end).ok_or(DecodeError::Short(self.text.len()))?;
+        self.at = end;
+        Ok(octets)
+    }
+
+    /// Digits without a leading zero, and the octet that ends them.
+    fn digits(&mut self, end: u8) -> Result<&'t str, DecodeError> {
+        let start = self.at;
+        while self.peek()?.is_ascii_digit() {
+            self.at += 1;
+        }
+        let digits = self.text.get(start..self.at).and_then(|digits| std::str::from_utf8(digits).ok());
+        let good = |digits: &&str| !digits.is_empty() && (*digits == "0" || !digits.starts_with('0'));
+        let digits = digits.filter(good).ok_or(DecodeError::Number(start))?;
+        if self.take(end)? { Ok(digits) } else { Err(DecodeError::Number(start)) }
+    }
+
+    fn list(&mut self, depth: usize) -> Result<Value, DecodeError> {
+        self.at += 1;
+        let mut values = Vec::new();
+        while !self.take(b'e')? {
+            values.push(self.value(depth - 1)?);
+        }
+        Ok(Value::List(values))
+    }
+
+    fn dictionary(&mut self, depth: usize) -> Result<Value, DecodeError> {
+        self.at += 1;
+        let mut entries = BTreeMap::new();
+        while !self.take(b'e')? {
+            let start = self.at;
+            if !self.peek()?.is_ascii_digit() {
+                return Err(DecodeError::Unexpected(start));
+            }
+            let key = self.string()?.to_vec();
+            if entries.last_key_value().is_some_and(|(last, _)| *last >= key) {
+                return Err(DecodeError::KeyOrder(start));
+            }
+            let value = self.value(depth - 1)?;
+            entries.insert(key, value);
+        }
+        Ok(Value::Dictionary(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_and_written_alike() {
+        for text in [
+            "i0e",
+            "i-7e",
+            "i9223372036854775807e",
+            "i-9223372036854775808e",
+            "0:",
+            "4:spam",
+            "le",
+            "li7e4:spamlee",
+            "de",
+            "d0:i1e1:ai2e2:aad1:bleee",
+        ] {
+            let value = Value::decode(text.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(value.encode(), text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn other_forms_are_refused() {
+        use DecodeError::*;
+        for (text, error) in [
+            ("", Short(0)),
+            ("i7", Short(2)),
+            ("4:spa", Short(5)),
+            ("l", Short(1)),
+            ("x", Unexpected(0)),
+            ("e", Unexpected(0)),
+            ("di7ei7ee", Unexpected(1)),
+            ("i07e", Number(1)),
+            ("ie", Number(1)),
+            ("i-0e", Number(0)),
+            ("i+7e", Number(1)),
+            ("i9223372036854775808e", Number(0)),
+            ("04:spam", Number(0)),
+            ("99999999999999999999999:x", Number(0)),
+            ("18446744073709551615:x", Number(0)),
+            ("d1:bi1e1:ai2ee", KeyOrder(7)),
+            ("d1:ai1e1:ai2ee", KeyOrder(7)),
+            ("i7ei7e", Tail(3)),
+        ] {
+            assert_eq!(Value::decode(text.as_bytes()), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn depth_and_size_have_limits() {
+        let nested = |depth: usize| "l".repeat(depth) + &"e".repeat(depth);
+        assert!(Value::decode(nested(DEPTH_MAX).as_bytes()).is_ok());
+        assert_eq!(Value::decode(nested(DEPTH_MAX + 1).as_bytes()), Err(DecodeError::Depth(DEPTH_MAX)));
+        let endless = "l".repeat(SIZE_MAX);
+        assert_eq!(Value::decode(endless.as_bytes()), Err(DecodeError::Depth(DEPTH_MAX)));
+        assert_eq!(Value::decode(&vec![b'l'; SIZE_MAX + 1]), Err(DecodeError::Size(SIZE_MAX + 1)));
+    }
+
+    #[test]
+    fn random_octets_never_panic_and_what_is_read_is_written_back() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let alphabet = b"ilde0123456789:-a";
+        for _ in 0..200_000 {
+            let text: Vec<u8> =
+                (0..random.usize(..12)).map(|_| alphabet[random.usize(..alphabet.len())]).collect();
+            if let Ok(value) = Value::decode(&text) {
+                assert_eq!(value.encode(), text);
+            }
+        }
+    }
+
+    #[test]
+    fn values_are_shown_to_people() {
+        let value = Value::decode(b"d1:ali7e2:\xff\x41ee").unwrap();
+        assert_eq!(value.to_string(), "{\"a\": [7, \"\\xffA\"]}");
+        assert_eq!(value.at("a").and_then(|list| list.at("b")), None);
+    }
+}

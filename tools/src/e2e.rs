@@ -1,0 +1,119 @@
+//! `hayate e2e`: does a running tracker show two peers to each other, over HTTP and over UDP? It also passes
+//! against trackers that show a lone peer to itself: an entry with the asker's own port does not count.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use hayate_state::{Event, InfoHash, PeerId};
+
+use crate::client::{self, Ask, Family, Limits};
+
+/// What HTTP trackers are told about the client.
+const USER_AGENT: &str = "hayate-e2e";
+/// Time for one request over HTTP, and for all tries of one over UDP.
+const REQUEST_MAX: Duration = Duration::from_secs(15);
+/// Datagrams sent at most for one request.
+const TRIES: u32 = 3;
+/// Peers wanted over UDP; HTTP requests do not say.
+const NUM_WANT: u16 = 50;
+
+/// What is tested.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// URL of HTTP announces; empty = skip HTTP.
+    pub http: String,
+    /// URL of the UDP tracker; empty = skip UDP.
+    pub udp: String,
+    /// Pause before each announce that expects to see the other peer.
+    pub delay: Duration,
+    /// The torrent; `None` = a fresh random one per protocol.
+    pub info_hash: Option<InfoHash>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http,
+    Udp,
+}
+
+/// Tests HTTP, then UDP; the first failure ends it.
+///
+/// # Errors
+/// `announce failed: ...`, `expected 1 peers, got N` or `expected port P, got N`.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    for (protocol, name, url) in
+        [(Protocol::Http, "HTTP", &options.http), (Protocol::Udp, "UDP", &options.udp)]
+    {
+        if url.is_empty() {
+            continue;
+        }
+        log::info!("testing {name}...");
+        let info_hash =
+            options.info_hash.unwrap_or_else(|| InfoHash(std::array::from_fn(|_| fastrand::u8(..))));
+        two_peers_meet(url, protocol, info_hash, options.delay)?;
+        log::info!("success");
+    }
+    Ok(())
+}
+
+fn two_peers_meet(url: &str, protocol: Protocol, info_hash: InfoHash, delay: Duration) -> anyhow::Result<()> {
+    let (first, second) = (peer(protocol, info_hash, 1), peer(protocol, info_hash, 2));
+    announce(url, protocol, &first)?;
+    std::thread::sleep(delay);
+    sees(url, protocol, &second, &first)?;
+    sees(url, protocol, &first, &second)?;
+    for ask in [first, second] {
+        announce(url, protocol, &Ask { event: Event::Stopped, ..ask })?;
+    }
+    Ok(())
+}
+
+/// The peer 1 or 2: port 10001 or 10002, claimed address 50.10.12.1 or 50.10.12.2, last octet of the id 20 or
+/// 21.
+fn peer(protocol: Protocol, info_hash: InfoHash, number: u8) -> Ask {
+    let mut id = [0; 20];
+    for (octet, value) in id.iter_mut().zip(1..) {
+        *octet = value;
+    }
+    if let Some(last) = id.last_mut() {
+        *last = 19 + number;
+    }
+    Ask {
+        peer_id: PeerId(id),
+        port: 10_000 + u16::from(number),
+        uploaded: 50,
+        downloaded: 50,
+        left: 100,
+        event: Event::Started,
+        num_want: (protocol == Protocol::Udp).then_some(NUM_WANT),
+        address: Some(IpAddr::V4(Ipv4Addr::new(50, 10, 12, number))),
+        supports_crypto: true,
+        ..Ask::new(info_hash)
+    }
+}
+
+/// The ports of all peers the asker is handed, except his own.
+fn announce(url: &str, protocol: Protocol, ask: &Ask) -> anyhow::Result<Vec<u16>> {
+    let tries = if protocol == Protocol::Udp { TRIES } else { 1 };
+    let limits = Limits {
+        family: Family::Any,
+        timeout: REQUEST_MAX / tries,
+        retries: tries - 1,
+        user_agent: USER_AGENT,
+    };
+    let reply = client::announce(url, ask, &limits).context("announce failed")?;
+    Ok(reply.peers.iter().map(|peer| peer.port).filter(|&port| port != ask.port).collect())
+}
+
+fn sees(url: &str, protocol: Protocol, asker: &Ask, other: &Ask) -> anyhow::Result<()> {
+    let ports = announce(url, protocol, asker)?;
+    ensure!(ports.len() == 1, "expected 1 peers, got {}", ports.len());
+    for port in ports {
+        ensure!(port == other.port, "expected port {}, got {port}", other.port);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
