@@ -1,1 +1,64 @@
-fn main() {}
+//! hayate, the daemon: command line, configuration, signals, start and stop. It wires the rooms together and
+//! decides nothing about announces.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`cli`] | the command line |
+//! | [`config`] | `tracker.json`: every knob, its checks, its translation for the rooms |
+//! | [`commands`] | the commands that do not serve |
+//! | [`run`] | start, serve, stop |
+//! | [`reload`] | a new configuration for a running daemon, or a refusal |
+//! | [`signals`] | reload, orderly stop, stop at once |
+//! | [`key`] | the generated key of the connection ids |
+//! | [`privileges`] | another user, more open files |
+//! | [`logging`] | lines of text or JSON on stderr |
+//!
+//! Absent on purpose: anything about the wire, swarms, or who may announce.
+
+mod cli;
+mod commands;
+mod config;
+mod key;
+mod logging;
+mod privileges;
+mod reload;
+mod run;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let line = cli::Line::parse();
+    match commands::obey(&line) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            logging::complain(&line.look, &words(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error and its causes, each said once: some errors name their cause themselves.
+fn words(error: &anyhow::Error) -> String {
+    let mut words = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !words.contains(&cause) {
+            words += if words.is_empty() { "" } else { ": " };
+            words += &cause;
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::anyhow!("no file").context("t.json: no file").context("failed to read config");
+        assert_eq!(words(&error), "failed to read config: t.json: no file");
+    }
+}

@@ -1,0 +1,200 @@
+//! What each command does, except to serve.
+
+use std::io::Write;
+
+use anyhow::{Context, anyhow};
+use clap::CommandFactory;
+use hayate_state::{Event, PeerId};
+use hayate_tools::client::{Ask, Family, Limits};
+use hayate_tools::{e2e, probe};
+
+use crate::cli::{Command, E2e, Line, Probe, ProbeAnnounce, ProbeEvent, ProbeScrape, Target};
+use crate::config::document::{Log, LogFormat};
+use crate::config::{Config, Environment, Settings, Source, show};
+use crate::{logging, run};
+
+/// Carries out the command line.
+///
+/// # Errors
+/// Whatever the operator has to know; it is the last line and the exit code is 1.
+pub(crate) fn obey(line: &Line) -> anyhow::Result<()> {
+    match &line.command {
+        None | Some(Command::Run) => run::serve(&source(line)?, &line.look),
+        Some(Command::CheckConfig) => check_config(line),
+        Some(Command::PrintConfig) => print_config(line),
+        Some(Command::Schema) => print(show::schema().as_bytes()),
+        Some(Command::Completions { shell }) => completions(*shell),
+        Some(Command::Man) => man(),
+        Some(Command::Probe { request }) => probe(request, line.look.json),
+        Some(Command::E2e(options)) => test_tracker(line, options),
+    }
+}
+
+const CONFIG: &str = "failed to read config";
+
+/// Where the configuration is read from.
+fn source(line: &Line) -> anyhow::Result<Source> {
+    let environment = Environment::of(std::env::vars_os()).context(CONFIG)?;
+    Source::new(line.config.as_deref(), environment).context(CONFIG)
+}
+
+/// Reads the configuration and everything it names.
+pub(crate) fn read(source: &Source) -> anyhow::Result<(Config, Settings)> {
+    let config = source.read().context(CONFIG)?;
+    let mut settings = Settings::of(&config).context(CONFIG)?;
+    settings.warnings.splice(0..0, config.warnings.iter().cloned());
+    Ok((config, settings))
+}
+
+fn check_config(line: &Line) -> anyhow::Result<()> {
+    let (_, settings) = read(&source(line)?)?;
+    for warning in &settings.warnings {
+        eprint(&format!("warning: {warning}"));
+    }
+    print(b"the configuration is good\n")
+}
+
+fn print_config(line: &Line) -> anyhow::Result<()> {
+    let config = source(line)?.read().context(CONFIG)?;
+    for line in config.origins() {
+        eprint(&line);
+    }
+    print(config.json().as_bytes())
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Line::command(), "hayate", &mut text);
+    print(&text)
+}
+
+fn man() -> anyhow::Result<()> {
+    let mut page = Vec::new();
+    manual(&mut page).context("writing the manual page")?;
+    print(&page)
+}
+
+/// One page: the command line as a whole, then a section for each command.
+fn manual(page: &mut Vec<u8>) -> std::io::Result<()> {
+    let line = Line::command();
+    clap_mangen::Man::new(line.clone()).render(page)?;
+    line.get_subcommands().try_for_each(|command| manual_section("hayate", command, page))
+}
+
+fn manual_section(above: &str, command: &clap::Command, page: &mut Vec<u8>) -> std::io::Result<()> {
+    let name = format!("{above} {}", command.get_name());
+    if command.has_subcommands() {
+        return command.get_subcommands().try_for_each(|command| manual_section(&name, command, page));
+    }
+    let mut section = Vec::new();
+    let man = clap_mangen::Man::new(command.clone().bin_name(&name));
+    man.render_description_section(&mut section)?;
+    if command.get_arguments().next().is_some() {
+        man.render_options_section(&mut section)?;
+    }
+    let section = String::from_utf8_lossy(&section).replace(".SH DESCRIPTION\n", "").replace(".SH", ".SS");
+    writeln!(page, ".SH {}\n{section}", name.to_uppercase())
+}
+
+fn print(text: &[u8]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text).and_then(|()| out.flush());
+    match written {
+        // The reader, `head` for example, has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("writing to stdout"),
+    }
+}
+
+/// One line on stderr; where that is closed nobody can be told.
+fn eprint(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn probe(request: &Probe, json: bool) -> anyhow::Result<()> {
+    let format = if json { probe::Format::Json } else { probe::Format::Text };
+    let reply = match request {
+        Probe::Announce(options) => {
+            let (target, ask) = (&options.target, ask(options)?);
+            probe::announce(&target.url, &ask, &limits(target), format).context("announce failed")?
+        }
+        Probe::Scrape(ProbeScrape { target, hashes }) => {
+            probe::scrape(&target.url, hashes, &limits(target), format).context("scrape failed")?
+        }
+    };
+    print(reply.as_bytes())
+}
+
+fn limits(target: &Target) -> Limits {
+    let family = match (target.ipv4, target.ipv6) {
+        (true, _) => Family::V4,
+        (_, true) => Family::V6,
+        _ => Family::Any,
+    };
+    Limits { family, timeout: target.timeout, retries: target.retries, user_agent: probe::USER_AGENT }
+}
+
+fn ask(options: &ProbeAnnounce) -> anyhow::Result<Ask> {
+    let mut ask = Ask::new(options.hash);
+    if let Some(text) = &options.peer_id {
+        ask.peer_id =
+            peer_id(text).ok_or_else(|| anyhow!("--peer-id {text:?}: at most 20 octets are allowed"))?;
+    }
+    ask.port = options.port;
+    ask.left = options.left;
+    ask.uploaded = options.uploaded;
+    ask.downloaded = options.downloaded;
+    ask.num_want = options.numwant;
+    ask.address = options.ip;
+    ask.compact = !options.list;
+    ask.event = match options.event {
+        ProbeEvent::None => Event::None,
+        ProbeEvent::Completed => Event::Completed,
+        ProbeEvent::Started => Event::Started,
+        ProbeEvent::Stopped => Event::Stopped,
+        ProbeEvent::Paused => Event::Paused,
+    };
+    Ok(ask)
+}
+
+/// The text, filled up with `-`; `None` if it is too long.
+fn peer_id(text: &str) -> Option<PeerId> {
+    let mut id = PeerId([b'-'; 20]);
+    id.0.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+    Some(id)
+}
+
+fn test_tracker(line: &Line, options: &E2e) -> anyhow::Result<()> {
+    let format = if line.look.json { LogFormat::Json } else { LogFormat::Text };
+    logging::start(&line.look, &Log { format, ..Log::default() });
+    e2e::run(&e2e::Options {
+        http: options.http.clone(),
+        udp: options.udp.clone(),
+        delay: options.delay,
+        info_hash: options.infohash,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_peer_id_is_filled_up() {
+        assert_eq!(&peer_id("-HY0100-").unwrap().0, b"-HY0100-------------");
+        assert!(peer_id(&"x".repeat(21)).is_none());
+    }
+
+    #[test]
+    fn manual_and_completions_are_written() {
+        let mut text = Vec::new();
+        manual(&mut text).unwrap();
+        let page = String::from_utf8(text).unwrap();
+        for section in [".SH HAYATE CHECK-CONFIG\n", ".SH HAYATE PROBE ANNOUNCE\n", ".SH HAYATE E2E\n"] {
+            assert!(page.contains(section), "{section} is missing in {page}");
+        }
+        let mut script = Vec::new();
+        clap_complete::generate(clap_complete::Shell::Bash, &mut Line::command(), "hayate", &mut script);
+        assert!(String::from_utf8(script).unwrap().contains("print-config"));
+    }
+}

@@ -1,0 +1,135 @@
+//! What must hold between knobs, and warnings about what is legal but unwise.
+
+use std::time::Duration;
+
+use hayate_gateway::routes::Routes;
+
+use super::document::{AccessMode, Document, Mode};
+use super::knob::duration_text;
+use super::{Config, ConfigError};
+
+/// Keys with fewer octets can be searched.
+const PRIVATE_KEY_WISE: usize = 16;
+/// What sample files of the reference have as key.
+const PRIVATE_KEY_SAMPLE: &[u8] = b"paste a random string here that will be used to hmac connection IDs";
+
+/// Checks what the types of the knobs cannot; gives warnings.
+pub(super) fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
+    intervals(config)?;
+    access(config)?;
+    routes(config)?;
+    let document = &config.document;
+    if !document.udp.private_key.reveal().is_empty() && !document.udp.private_key_file.is_empty() {
+        return Err(
+            config.refuse("udp.private_key_file", "udp.private_key is set too; one of them is allowed")
+        );
+    }
+    if super::show::is_mask(document.udp.private_key.reveal()) {
+        let text = "is the mask that print-config shows instead of a key; write the key itself";
+        return Err(config.refuse("udp.private_key", text));
+    }
+    if document.privileges.user.is_empty() && !document.privileges.group.is_empty() {
+        let text = format!("{:?} without privileges.user; set both or none", document.privileges.group);
+        return Err(config.refuse("privileges.group", text));
+    }
+    Ok(warnings(document))
+}
+
+fn intervals(config: &Config) -> Result<(), ConfigError> {
+    let intervals = &config.document.intervals;
+    let (least, announce) = (intervals.min_announce.duration(), intervals.announce.duration());
+    if least.is_zero() || (Duration::from_secs(1)..=announce).contains(&least) {
+        return Ok(());
+    }
+    let text = format!(
+        "invalid value: {}, expected 0, or a duration from 1s to intervals.announce ({})",
+        duration_text(least),
+        duration_text(announce),
+    );
+    Err(config.refuse("intervals.min_announce", text))
+}
+
+fn access(config: &Config) -> Result<(), ConfigError> {
+    let (mode, access) = (config.document.mode, &config.document.access);
+    if mode == Mode::Listed && access.mode == AccessMode::Deny {
+        let text = "invalid value: \"deny\", expected \"off\" or \"allow\" in mode listed, where the list \
+            holds the \
+            registered torrents";
+        return Err(config.refuse("access.mode", text));
+    }
+    let needed = match (mode, access.mode) {
+        (Mode::Listed, _) => "mode listed",
+        (_, AccessMode::Allow) => "access.mode allow",
+        (_, AccessMode::Deny) => "access.mode deny",
+        (Mode::Open, AccessMode::Off) => return Ok(()),
+    };
+    if access.path.is_empty() {
+        let text =
+            format!("invalid value: \"\", expected the path of a list of torrents, because of {needed}");
+        return Err(config.refuse("access.path", text));
+    }
+    Ok(())
+}
+
+fn routes(config: &Config) -> Result<(), ConfigError> {
+    let http = &config.document.http;
+    if http.announce_routes.is_empty() && http.scrape_routes.is_empty() {
+        return Err(config.refuse("http.announce_routes", "must specify routes"));
+    }
+    Routes::new(&http.announce_routes, &[])
+        .map_err(|error| config.refuse("http.announce_routes", error.to_string()))?;
+    Routes::new(&http.announce_routes, &http.scrape_routes)
+        .map_err(|error| config.refuse("http.scrape_routes", error.to_string()))?;
+    Ok(())
+}
+
+fn warnings(document: &Document) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut warn = |unwise: bool, text: &str| {
+        if unwise {
+            warnings.push(text.to_owned());
+        }
+    };
+    let Document { udp, http, announce, access, intervals, .. } = document;
+    let doors_off = udp.addr.is_off() && http.addr.is_off() && http.unix_socket.is_empty();
+    warn(doors_off, "udp.addr, http.addr and http.unix_socket are empty: nobody can announce");
+    let silence = intervals.announce.duration() + intervals.announce_drift.duration();
+    warn(
+        intervals.peer_inactivity.duration() <= silence,
+        "intervals.peer_inactivity is not above intervals.announce and announce_drift together: peers are \
+         forgotten \
+         between their announces",
+    );
+    warn(
+        !http.proxy_header.0.is_empty() && http.trusted_proxies.is_empty() && http.unix_socket.is_empty(),
+        "http.proxy_header is set but http.trusted_proxies is empty: the header is never believed",
+    );
+    let spoofing = announce.allow_ip_spoofing
+        || udp.allow_ip_spoofing == Some(true)
+        || http.allow_ip_spoofing == Some(true);
+    warn(
+        spoofing && announce.spoofing_sources.is_empty(),
+        "allow_ip_spoofing is set but announce.spoofing_sources is empty: no claimed address is honoured",
+    );
+    warn(
+        spoofing && announce.spoofing_sources.iter().any(|network| network.0.prefix_len() == 0),
+        "announce.spoofing_sources holds the whole internet: anybody can put any address into a swarm",
+    );
+    warn(
+        document.mode == Mode::Open && access.mode == AccessMode::Off && !access.path.is_empty(),
+        "access.path is not read while access.mode is off",
+    );
+    let key = udp.private_key.reveal();
+    warnings
+        .extend(key_warning(key).filter(|_| !key.is_empty()).map(|text| format!("udp.private_key {text}")));
+    warnings
+}
+
+/// Why a key of the connection ids is unwise, if it is.
+pub(super) fn key_warning(key: &[u8]) -> Option<&'static str> {
+    if key == PRIVATE_KEY_SAMPLE {
+        return Some("is the text of a sample file, which everybody knows");
+    }
+    (key.len() < PRIVATE_KEY_WISE)
+        .then_some("has fewer than 16 octets: connection ids can be forged by searching")
+}

@@ -1,0 +1,123 @@
+//! Overrides from the environment: `HAYATE__UDP__WORKERS=2` stands for the key `udp.workers`.
+
+use std::ffi::OsString;
+
+use serde_json::{Map, Value};
+
+use super::read::join;
+use super::{ConfigError, Origin};
+
+/// What the names of all overrides begin with.
+pub(crate) const PREFIX: &str = "HAYATE__";
+/// Between the words of a key.
+const SEPARATOR: &str = "__";
+
+/// The overrides of this process, sorted by name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Environment(Vec<Variable>);
+
+/// One override. Its value is never shown: it may be a secret.
+#[derive(Clone)]
+pub(super) struct Variable {
+    name: String,
+    key: String,
+    value: String,
+}
+
+impl Environment {
+    /// Takes the overrides out of all variables.
+    ///
+    /// # Errors
+    /// When the value of an override is not text.
+    pub(crate) fn of(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
+        let mut overrides = Vec::new();
+        for (name, value) in variables {
+            let name = name.to_string_lossy().into_owned();
+            let Some(words) = name.strip_prefix(PREFIX) else { continue };
+            let Ok(value) = value.into_string() else {
+                return Err(ConfigError::Variable { name, text: "the value is not UTF-8".into() });
+            };
+            let key = words.split(SEPARATOR).map(str::to_ascii_lowercase).collect::<Vec<_>>().join(".");
+            overrides.push(Variable { name, key, value });
+        }
+        overrides.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Self(overrides))
+    }
+
+    /// The overrides, sorted by name.
+    pub(super) fn variables(&self) -> &[Variable] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Variable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Variable {
+    /// Where the values of this variable come from.
+    pub(super) fn origin(&self) -> Origin {
+        Origin::Variable(self.name.clone())
+    }
+
+    /// Does the variable give the value of this key, or of a block or list around it?
+    pub(super) fn is_at(&self, key: &str) -> bool {
+        let rest = key.strip_prefix(&self.key);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    }
+
+    /// Puts the value into the tree. It is JSON if it reads as JSON, text otherwise; where the default is a
+    /// text, a number stays a text too.
+    pub(super) fn lay_over(&self, tree: &mut Value, defaults: &Value) -> Result<(), ConfigError> {
+        let (mut tree, mut defaults, mut path) = (tree, defaults, String::new());
+        let mut names = self.key.split('.').peekable();
+        while let Some(name) = names.next() {
+            let Some(default) = defaults.get(name) else { return Err(self.unknown(&path, defaults)) };
+            let Value::Object(block) = tree else { return Err(self.unknown(&path, defaults)) };
+            path = join(&path, name);
+            if names.peek().is_none() {
+                return self.put(block, name, default, &path);
+            }
+            if !default.is_object() {
+                return Err(self.unknown(&path, default));
+            }
+            tree = block.entry(name).or_insert_with(|| Value::Object(Map::new()));
+            defaults = default;
+        }
+        Ok(())
+    }
+
+    fn put(
+        &self,
+        block: &mut Map<String, Value>,
+        name: &str,
+        default: &Value,
+        key: &str,
+    ) -> Result<(), ConfigError> {
+        if default.is_object() {
+            let text = format!("{key} is a block of keys, set one of them");
+            return Err(ConfigError::Variable { name: self.name.clone(), text });
+        }
+        let text = || Value::String(self.value.clone());
+        let value = serde_json::from_str(&self.value).unwrap_or_else(|_| text());
+        let value = if default.is_string() && value.is_number() { text() } else { value };
+        if value.is_null() {
+            block.remove(name);
+        } else {
+            block.insert(name.to_owned(), value);
+        }
+        Ok(())
+    }
+
+    fn unknown(&self, path: &str, known: &Value) -> ConfigError {
+        let keys: Vec<_> =
+            known.as_object().into_iter().flat_map(Map::keys).map(|name| join(path, name)).collect();
+        let text = match keys.is_empty() {
+            true => format!("there is no key {}, {path} has no keys", self.key),
+            false => format!("there is no key {}, expected one of {}", self.key, keys.join(", ")),
+        };
+        ConfigError::Variable { name: self.name.clone(), text }
+    }
+}

@@ -1,0 +1,192 @@
+//! The configuration: one document, `tracker.json`, and what follows from it.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`document`] | every knob with its default, range and unit |
+//! | [`knob`], [`word`], [`address`] | the kinds of values, which carry their ranges |
+//! | [`read`], [`environment`] | file and variables to document |
+//! | [`check`] | what must hold between knobs; warnings about the unwise |
+//! | [`settings`] | document to the settings of the rooms; reads the files the document names |
+//! | [`show`] | the effective configuration and where it came from; the JSON Schema |
+//!
+//! Nothing here opens a socket or changes a file.
+
+pub(crate) mod address;
+mod check;
+pub(crate) mod document;
+pub(crate) mod environment;
+pub(crate) mod knob;
+#[cfg(test)]
+mod mistakes;
+mod read;
+#[cfg(test)]
+pub(crate) mod scratch;
+pub(crate) mod settings;
+pub(crate) mod show;
+#[cfg(test)]
+mod tests;
+mod word;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub(crate) use document::Document;
+pub(crate) use environment::Environment;
+pub(crate) use settings::Settings;
+
+/// The file that is read where the command line names none.
+pub(crate) const FILE: &str = "tracker.json";
+
+/// Why a configuration is not accepted. Each text names the file or variable, the key, the value and what is
+/// allowed, as far as they are known; never a secret.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("{}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{}: {text}", path.display())]
+    Syntax { path: PathBuf, text: String },
+    #[error(
+        "{origin}: key `chihaya`: this is a configuration of chihaya; convert it with `hayate import-config`"
+    )]
+    Chihaya { origin: Origin },
+    #[error("{origin}: {}{text}", colon(key))]
+    Value { origin: Origin, key: String, text: String },
+    #[error("{name}: {text}")]
+    Variable { name: String, text: String },
+    #[error("--config {path:?}: the variable {name} is not set")]
+    Unset { path: String, name: String },
+}
+
+fn colon(key: &str) -> String {
+    if key.is_empty() { String::new() } else { format!("{key}: ") }
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// No file, no variable.
+    Defaults,
+    /// The configuration file.
+    File(PathBuf),
+    /// A variable of the environment, by its name.
+    Variable(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Defaults => f.write_str("defaults"),
+            Self::File(path) => path.display().fmt(f),
+            Self::Variable(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Where the configuration is looked for, each time it is read.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    named: Option<PathBuf>,
+    environment: Environment,
+}
+
+impl Source {
+    /// The file that the command line names, its variables expanded; or else [`FILE`], if it is there.
+    ///
+    /// # Errors
+    /// When the name holds a variable that is not set.
+    pub(crate) fn new(named: Option<&str>, environment: Environment) -> Result<Self, ConfigError> {
+        let named = named.map(|path| expand(path, |name| std::env::var(name).ok())).transpose()?;
+        Ok(Self { named: named.map(PathBuf::from), environment })
+    }
+
+    /// Reads the configuration as it is now and checks it, except for the files it names.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not accepted.
+    pub(crate) fn read(&self) -> Result<Config, ConfigError> {
+        let found = Path::new(FILE).exists().then(|| PathBuf::from(FILE));
+        Config::read(self.named.clone().or(found).as_deref(), &self.environment)
+    }
+}
+
+/// A configuration that was read and checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Every key with its value.
+    pub(crate) document: Document,
+    /// What is legal but unwise.
+    pub(crate) warnings: Vec<String>,
+    /// Where relative paths start.
+    folder: PathBuf,
+    origin: Origin,
+    environment: Environment,
+}
+
+impl Config {
+    /// Reads the file at `path`, or none, lays the environment over it, and checks everything.
+    fn read(path: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
+        let document = read::document(path, environment)?;
+        let mut config = Self {
+            document,
+            warnings: Vec::new(),
+            folder: path.and_then(Path::parent).unwrap_or(Path::new("")).to_owned(),
+            origin: read::origin_of(path),
+            environment: environment.clone(),
+        };
+        config.warnings = check::check(&config)?;
+        if path.is_none() {
+            config
+                .warnings
+                .push(format!("no file {FILE} here and no --config: the built-in defaults are used"));
+        }
+        Ok(config)
+    }
+
+    /// The same configuration with another document, checked anew.
+    ///
+    /// # Errors
+    /// When the document is not accepted.
+    pub(crate) fn with(&self, document: Document) -> Result<Self, ConfigError> {
+        let config = Self { document, ..self.clone() };
+        check::check(&config)?;
+        Ok(config)
+    }
+
+    /// A path of the document, from the folder of its file.
+    pub(crate) fn path(&self, text: &str) -> PathBuf {
+        self.folder.join(text)
+    }
+
+    /// Where the value of a key comes from, if it is not the default.
+    fn origin_of(&self, key: &str) -> Origin {
+        let variable = self.environment.variables().iter().find(|variable| variable.is_at(key));
+        variable.map_or_else(|| self.origin.clone(), environment::Variable::origin)
+    }
+
+    /// An error about the value of a key.
+    fn refuse(&self, key: &str, text: impl Into<String>) -> ConfigError {
+        ConfigError::Value { origin: self.origin_of(key), key: key.into(), text: text.into() }
+    }
+}
+
+/// Puts values in the place of `$NAME` and `${NAME}`; any other `$` is itself.
+fn expand(path: &str, value: impl Fn(&str) -> Option<String>) -> Result<String, ConfigError> {
+    let mut expanded = String::new();
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('$') {
+        expanded.push_str(before);
+        let braced = after.strip_prefix('{').and_then(|inner| inner.split_once('}'));
+        let (name, tail) = braced.unwrap_or_else(|| {
+            let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
+            after.split_at(end)
+        });
+        if name.is_empty() {
+            expanded.push('$');
+        } else {
+            let unset = || ConfigError::Unset { path: path.to_owned(), name: name.to_owned() };
+            expanded.push_str(&value(name).ok_or_else(unset)?);
+        }
+        rest = tail;
+    }
+    Ok(expanded + rest)
+}

@@ -1,0 +1,191 @@
+//! From a file and the environment to a [`Document`]: JSON, or YAML with the same keys, then the variables
+//! `HAYATE__...`, then types and ranges.
+
+use std::path::Path;
+
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+use super::document::Document;
+use super::environment::{Environment, Variable};
+use super::{ConfigError, Origin};
+
+/// Longest configuration file that is read, in octets.
+const FILE_MAX: u64 = 16 * 1024 * 1024;
+
+/// Reads the file, if there is one, lays the environment over it, and checks every key, type and range.
+pub(super) fn document(path: Option<&Path>, environment: &Environment) -> Result<Document, ConfigError> {
+    let defaults = defaults();
+    let origin = origin_of(path);
+    let mut tree = match path {
+        Some(path) => file(path)?,
+        None => Value::Object(Map::new()),
+    };
+    if tree.get("chihaya").is_some() {
+        return Err(ConfigError::Chihaya { origin });
+    }
+    fit(&mut tree, &defaults, "", &origin)?;
+    for variable in environment.variables() {
+        variable.lay_over(&mut tree, &defaults)?;
+    }
+    serde_path_to_error::deserialize(tree).map_err(|error| complaint(&error, origin, environment))
+}
+
+/// The tree of all keys with their defaults.
+pub(super) fn defaults() -> Value {
+    serde_json::to_value(Document::default()).unwrap_or_default()
+}
+
+/// Where values come from that no variable gives.
+pub(super) fn origin_of(path: Option<&Path>) -> Origin {
+    path.map_or(Origin::Defaults, |path| Origin::File(path.to_owned()))
+}
+
+fn file(path: &Path) -> Result<Value, ConfigError> {
+    let text = read_text(path)?;
+    let syntax = |text: String| ConfigError::Syntax { path: path.to_owned(), text };
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
+    let value: Value = match extension.as_str() {
+        "yaml" | "yml" => yaml(&text).map_err(syntax)?,
+        _ => {
+            serde_json::from_str(&text).map(|Tree(value)| value).map_err(|error| syntax(error.to_string()))?
+        }
+    };
+    Ok(if value.is_null() { Value::Object(Map::new()) } else { value })
+}
+
+/// Reads a file of at most [`FILE_MAX`] octets.
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    use std::io::Read;
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let length = file.take(FILE_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if length as u64 > FILE_MAX {
+        let text = format!("longer than {FILE_MAX} octets");
+        return Err(ConfigError::Syntax { path: path.to_owned(), text });
+    }
+    Ok(text)
+}
+
+/// A JSON value in which no key is twice there: the reader would not know which one was meant.
+struct Tree(Value);
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Planter).map(Self)
+    }
+}
+
+struct Planter;
+
+impl<'de> Visitor<'de> for Planter {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Tree(value)) = list.next_element()? {
+            values.push(value);
+        }
+        Ok(values.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut block = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if block.contains_key(&key) {
+                return Err(A::Error::custom(format_args!("the key `{key}` is twice there")));
+            }
+            let Tree(value) = map.next_value()?;
+            block.insert(key, value);
+        }
+        Ok(block.into())
+    }
+}
+
+/// Errors come without the piece of text around them: it could hold a secret.
+fn yaml(text: &str) -> Result<Value, String> {
+    if text.trim().is_empty() {
+        return Ok(Value::Null);
+    }
+    let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())
+}
+
+/// Takes out nulls, which mean the default, and holds that a block stands where a block belongs.
+fn fit(tree: &mut Value, defaults: &Value, key: &str, origin: &Origin) -> Result<(), ConfigError> {
+    let Value::Object(defaults) = defaults else { return Ok(()) };
+    let Value::Object(tree) = tree else {
+        return Err(ConfigError::Value {
+            origin: origin.clone(),
+            key: key.into(),
+            text: format!("invalid type: {}, expected a block of keys", kind(tree)),
+        });
+    };
+    tree.retain(|_, value| !value.is_null());
+    for (name, value) in tree {
+        let Some(default) = defaults.get(name) else { continue };
+        fit(value, default, &join(key, name), origin)?;
+    }
+    Ok(())
+}
+
+/// `udp` and `addr` make `udp.addr`.
+pub(super) fn join(key: &str, name: &str) -> String {
+    if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "list",
+        Value::Object(_) => "block",
+    }
+}
+
+/// Names the key, and the variable if the value came from one.
+fn complaint(
+    error: &serde_path_to_error::Error<serde_json::Error>,
+    origin: Origin,
+    environment: &Environment,
+) -> ConfigError {
+    let key = match error.path().to_string() {
+        root if root == "." => String::new(),
+        key => key,
+    };
+    let variable = environment.variables().iter().find(|variable| variable.is_at(&key));
+    let origin = variable.map_or(origin, Variable::origin);
+    ConfigError::Value { origin, key, text: error.inner().to_string() }
+}

@@ -1,0 +1,226 @@
+//! From the document to the settings of the rooms. The files that the document names are read here, and names
+//! of hosts, services, users and groups are looked up, so that a configuration is good or refused as a whole.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hayate_gateway::config as gateway;
+use hayate_state::Policy;
+use hayate_state::access::{Access, TorrentList};
+use hayate_udp::config as udp;
+use ipnet::IpNet;
+
+use super::address::{Listen, Transport};
+use super::check::key_warning;
+use super::document::{AccessMode, Document, Mode};
+use super::word::Network;
+use super::{Config, ConfigError};
+use crate::privileges::Identity;
+
+/// Where names of services are looked up.
+const SERVICES: &str = "/etc/services";
+/// File of the generated key, in `state_dir`.
+const KEY_FILE: &str = "udp.key";
+/// Longest key of the connection ids, in octets.
+const KEY_MAX: usize = 4096;
+
+/// What the rooms are told.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Decisions about announces.
+    pub(crate) policy: Policy,
+    /// The UDP door, if it is on; its key is still missing where [`Settings::key`] is `None`.
+    pub(crate) udp: Option<(udp::SocketConfig, udp::DoorConfig)>,
+    /// Sockets of the gateway and the operator's pages; possibly none.
+    pub(crate) listen: gateway::ListenConfig,
+    /// The gateway.
+    pub(crate) http: gateway::DoorConfig,
+    /// The key of the connection ids, where one is configured.
+    pub(crate) key: Option<Vec<u8>>,
+    /// Where a generated key is kept.
+    pub(crate) key_file: PathBuf,
+    /// Who the process becomes.
+    pub(crate) identity: Option<Identity>,
+    /// What is legal but unwise, and was seen in the files.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Settings {
+    /// Reads what the configuration names and translates it.
+    ///
+    /// # Errors
+    /// When a file or a name that the configuration needs is not there or not good.
+    pub(crate) fn of(config: &Config) -> Result<Self, ConfigError> {
+        let document = &config.document;
+        let (key, warnings) = key(config)?;
+        let services = std::fs::read_to_string(SERVICES).unwrap_or_default();
+        let resolve = |key: &str, listen: &Listen, transport| {
+            listen.resolve(transport, &services).map_err(|error| config.refuse(key, error.to_string()))
+        };
+        let udp_addresses = resolve("udp.addr", &document.udp.addr, Transport::Udp)?;
+        let http_addresses = resolve("http.addr", &document.http.addr, Transport::Tcp)?;
+        let metrics_addresses = resolve("metrics.addr", &document.metrics.addr, Transport::Tcp)?;
+        let socket = &document.http.unix_socket;
+        let sockets = sockets(document, udp_addresses);
+        let door = udp_door(document, key.clone().unwrap_or_default());
+        Ok(Self {
+            policy: policy(config)?,
+            udp: (!document.udp.addr.is_off()).then_some((sockets, door)),
+            listen: gateway::ListenConfig {
+                addresses: http_addresses,
+                unix_socket: (!socket.is_empty()).then(|| config.path(socket)),
+                metrics_addresses,
+            },
+            http: http_door(document),
+            key,
+            key_file: config.path(&document.state_dir).join(KEY_FILE),
+            identity: identity(config)?,
+            warnings,
+        })
+    }
+}
+
+fn identity(config: &Config) -> Result<Option<Identity>, ConfigError> {
+    let names = &config.document.privileges;
+    if names.user.is_empty() {
+        return Ok(None);
+    }
+    let found = Identity::find(&names.user, &names.group);
+    found.map(Some).map_err(|error| config.refuse(error.key(), error.to_string()))
+}
+
+/// The configured key, in the document or in its file, and what is unwise about the file's.
+fn key(config: &Config) -> Result<(Option<Vec<u8>>, Vec<String>), ConfigError> {
+    let udp = &config.document.udp;
+    if !udp.private_key.reveal().is_empty() {
+        return Ok((Some(udp.private_key.reveal().to_vec()), Vec::new()));
+    }
+    if udp.private_key_file.is_empty() {
+        return Ok((None, Vec::new()));
+    }
+    let refuse = |text: String| config.refuse("udp.private_key_file", text);
+    let path = config.path(&udp.private_key_file);
+    let octets = std::fs::read(&path).map_err(|error| refuse(format!("{}: {error}", path.display())))?;
+    let end = octets.iter().rposition(|octet| !b"\r\n".contains(octet)).map_or(0, |last| last + 1);
+    let key = octets.get(..end).unwrap_or_default().to_vec();
+    if key.is_empty() || key.len() > KEY_MAX {
+        let text = format!("{}: {} octets, expected 1 to {KEY_MAX}", path.display(), key.len());
+        return Err(refuse(text));
+    }
+    let warning = key_warning(&key).map(|text| format!("the key in udp.private_key_file {text}"));
+    Ok((Some(key), warning.into_iter().collect()))
+}
+
+fn policy(config: &Config) -> Result<Policy, ConfigError> {
+    let Document { intervals, announce, memory, enable_scrape, .. } = &config.document;
+    Ok(Policy {
+        access: access(config)?,
+        announce_seconds: intervals.announce.as_seconds(),
+        min_announce_seconds: intervals.min_announce.as_seconds(),
+        announce_drift_seconds: intervals.announce_drift.as_seconds(),
+        peer_inactivity_seconds: intervals.peer_inactivity.as_seconds(),
+        purge_seconds: intervals.purge_inactive_peers.as_seconds(),
+        scrape_seconds: intervals.scrape.as_seconds(),
+        strict_port: announce.strict_port,
+        keep_peer_ids: announce.keep_peer_ids,
+        private_peers: announce.allow_private_peers.0,
+        denied_ports: announce.denied_ports.iter().map(|port| port.as_u16()).collect(),
+        memory_max: memory.max.octets(),
+        enable_scrape: *enable_scrape,
+        ..Policy::default()
+    })
+}
+
+fn access(config: &Config) -> Result<Access, ConfigError> {
+    let (mode, access) = (config.document.mode, &config.document.access);
+    let read = || {
+        let list = TorrentList::read(&config.path(&access.path));
+        list.map(Arc::new).map_err(|error| config.refuse("access.path", error.to_string()))
+    };
+    Ok(match (mode, access.mode) {
+        (Mode::Open, AccessMode::Off) => Access::Off,
+        (Mode::Open, AccessMode::Deny) => Access::Deny(read()?),
+        (Mode::Open, AccessMode::Allow) | (Mode::Listed, _) => Access::Allow(read()?),
+    })
+}
+
+fn sockets(document: &Document, addresses: Vec<SocketAddr>) -> udp::SocketConfig {
+    let udp = &document.udp;
+    udp::SocketConfig {
+        addresses,
+        workers: workers(document),
+        receive_buffer: udp.receive_buffer.as_usize(),
+        send_buffer: udp.send_buffer.as_usize(),
+    }
+}
+
+/// Threads of the UDP door.
+pub(crate) fn workers(document: &Document) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    workers_on(document.udp.workers.as_usize(), cores)
+}
+
+/// One worker for up to two cores, then one per core, where the operator does not say.
+fn workers_on(wanted: usize, cores: usize) -> usize {
+    match wanted {
+        0 if cores <= 2 => 1,
+        0 => cores,
+        _ => wanted,
+    }
+}
+
+/// The networks whose claims about their address are honoured by a door.
+fn spoofing_sources(document: &Document, of_door: Option<bool>) -> Vec<IpNet> {
+    let allowed = of_door.unwrap_or(document.announce.allow_ip_spoofing);
+    if allowed { Network::nets(&document.announce.spoofing_sources) } else { Vec::new() }
+}
+
+fn udp_door(document: &Document, private_key: Vec<u8>) -> udp::DoorConfig {
+    let Document { udp, announce, .. } = document;
+    udp::DoorConfig {
+        private_key,
+        previous_private_key: None,
+        connection_id_lifetime_seconds: u64::from(udp.connection_id_lifetime.as_seconds()),
+        max_clock_skew_seconds: u64::from(udp.max_clock_skew.as_seconds()),
+        max_scrape_infohashes: udp.max_scrape_infohashes.as_usize(),
+        num_want: udp.numwant.unwrap_or(announce.numwant).as_u16(),
+        num_want_max: udp.max_numwant.unwrap_or(announce.max_numwant).as_u16(),
+        spoofing_sources: spoofing_sources(document, udp.allow_ip_spoofing),
+    }
+}
+
+fn http_door(document: &Document) -> gateway::DoorConfig {
+    let Document { http, announce, metrics, enable_scrape, enable_metrics, .. } = document;
+    let scrape_routes = if *enable_scrape { http.scrape_routes.clone() } else { Vec::new() };
+    gateway::DoorConfig {
+        announce_routes: http.announce_routes.clone(),
+        scrape_routes,
+        enable_keepalive: http.enable_keepalive,
+        proxy_header: Some(http.proxy_header.0.clone()).filter(|name| !name.is_empty()),
+        trusted_proxies: Network::nets(&http.trusted_proxies),
+        spoofing_sources: spoofing_sources(document, http.allow_ip_spoofing),
+        read_timeout: http.timeout.read.duration(),
+        write_timeout: http.timeout.write.duration(),
+        idle_timeout: http.timeout.idle.duration(),
+        max_scrape_infohashes: http.max_scrape_infohashes.as_usize(),
+        max_connections: http.max_connections.as_usize(),
+        num_want: http.numwant.unwrap_or(announce.numwant).as_u16(),
+        num_want_max: http.max_numwant.unwrap_or(announce.max_numwant).as_u16(),
+        external_ip: announce.external_ip,
+        enable_metrics: *enable_metrics,
+        metrics_prefix: metrics.prefix.0.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_worker_serves_two_cores_and_more_cores_get_one_each() {
+        for (wanted, cores, expected) in [(0, 1, 1), (0, 2, 1), (0, 3, 3), (0, 16, 16), (7, 2, 7)] {
+            assert_eq!(workers_on(wanted, cores), expected);
+        }
+    }
+}

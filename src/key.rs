@@ -1,0 +1,133 @@
+//! The generated key of the connection ids: made once, kept in a file that only its owner can read, so that
+//! ids survive a restart (`spec` ruling 16). Never logged.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use hayate_state::ids::hex_value;
+use ring::rand::{SecureRandom, SystemRandom};
+
+/// Octets of a generated key.
+const KEY_LEN: usize = 32;
+/// Who may read the file: its owner.
+const MODE: u32 = 0o600;
+
+/// Why the key cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeyError {
+    #[error("{}: {source}; set udp.private_key, or make state_dir writable", path.display())]
+    Unusable { path: PathBuf, source: std::io::Error },
+    #[error("{}: no key, 64 hexadecimal digits are expected; without it a new one is made", path.display())]
+    NotAKey { path: PathBuf },
+    #[error("{}: mode {mode:03o}, expected 600: others must not read or write a key", path.display())]
+    Exposed { path: PathBuf, mode: u32 },
+    #[error("the system gives no random numbers")]
+    NoRandom,
+}
+
+/// The key that is kept in the file.
+///
+/// # Errors
+/// When the file is not there, cannot be read, is readable to others, or does not hold a key.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
+    let unusable = |source| KeyError::Unusable { path: path.to_owned(), source };
+    let file = File::open(path).map_err(unusable)?;
+    let mode = file.metadata().map_err(unusable)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(KeyError::Exposed { path: path.to_owned(), mode });
+    }
+    let mut text = Vec::new();
+    file.take(1024).read_to_end(&mut text).map_err(unusable)?;
+    decode(text.trim_ascii()).ok_or_else(|| KeyError::NotAKey { path: path.to_owned() })
+}
+
+/// The key that is kept in the file, or a new one that is kept there from now on.
+///
+/// # Errors
+/// When the file is not good, or a new one cannot be made.
+pub(crate) fn read_or_make(path: &Path) -> Result<Vec<u8>, KeyError> {
+    match read(path) {
+        Err(KeyError::Unusable { source, .. }) if source.kind() == ErrorKind::NotFound => make(path),
+        other => other,
+    }
+}
+
+/// Makes a key and keeps it: written whole beside its place, then linked there, so that the file is never
+/// half written and two processes end with one key.
+fn make(path: &Path) -> Result<Vec<u8>, KeyError> {
+    let unusable = |source| KeyError::Unusable { path: path.to_owned(), source };
+    let mut key = vec![0; KEY_LEN];
+    SystemRandom::new().fill(&mut key).map_err(|_| KeyError::NoRandom)?;
+    let draft = path.with_extension(format!("key.{}", std::process::id()));
+    let written = write(&draft, &key).and_then(|()| std::fs::hard_link(&draft, path));
+    // The draft has done its work, whether it is in its place now or not.
+    let _ = std::fs::remove_file(&draft);
+    match written {
+        Ok(()) => Ok(key),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => read(path),
+        Err(error) => Err(unusable(error)),
+    }
+}
+
+fn write(draft: &Path, key: &[u8]) -> std::io::Result<()> {
+    // A draft of the same process number was left behind by a crash.
+    let _ = std::fs::remove_file(draft);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(draft)?;
+    let digits: String = key.iter().map(|octet| format!("{octet:02x}")).collect();
+    writeln!(file, "{digits}")?;
+    file.sync_all()
+}
+
+fn decode(text: &[u8]) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = text.iter().map(|&digit| hex_value(digit)).collect();
+    let octet = |pair: &[u8]| pair.iter().fold(0, |value, digit| value << 4 | digit);
+    digits.filter(|digits| digits.len() == 2 * KEY_LEN).map(|digits| digits.chunks(2).map(octet).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::config::scratch::Scratch;
+
+    #[test]
+    fn a_key_is_made_once_and_only_its_owner_may_read_it() {
+        let folder = Scratch::new();
+        let path = folder.path("udp.key");
+        let key = read_or_make(&path).unwrap();
+        assert_eq!(key.len(), KEY_LEN);
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(read_or_make(&path).unwrap(), key);
+        assert_eq!(std::fs::read_dir(folder.path("")).unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn a_file_that_is_no_key_is_refused_and_kept() {
+        let folder = Scratch::new();
+        for text in [String::new(), "xyz".into(), "0".repeat(63), "g".repeat(64), "0".repeat(66)] {
+            let path = folder.write("udp.key", &text);
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            let error = read_or_make(&path).unwrap_err().to_string();
+            assert!(error.contains("udp.key") && error.contains("64 hexadecimal"), "{error}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        let folder = Scratch::new();
+        let path = folder.path("udp.key");
+        read_or_make(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(read(&path), Err(KeyError::Exposed { mode: 0o644, .. })));
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_says_what_to_do() {
+        let error = read_or_make(&Scratch::new().path("nowhere/udp.key")).unwrap_err().to_string();
+        assert!(error.contains("nowhere/udp.key") && error.contains("state_dir"), "{error}");
+    }
+}

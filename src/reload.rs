@@ -1,0 +1,278 @@
+//! A new configuration for a running daemon: read and checked as a whole, with what only a restart can change
+//! held back. Whoever has a [`Plan`] can carry it out; nothing can fail any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hayate_gateway::config::DoorConfig as HttpConfig;
+use hayate_state::{Policy, Published};
+use hayate_udp::config::DoorConfig as UdpConfig;
+
+use crate::config::{Config, ConfigError, Document, Settings, Source};
+use crate::key::{self, KeyError};
+
+/// A knob that waits for a restart.
+struct Fixed {
+    key: &'static str,
+    differs: fn(&Document, &Document) -> bool,
+    keep: fn(&mut Document, &Document),
+}
+
+macro_rules! fixed {
+    ($($field:ident).+) => {
+        Fixed {
+            key: stringify!($($field).+),
+            differs: |new, old| new.$($field).+ != old.$($field).+,
+            keep: |new, old| new.$($field).+.clone_from(&old.$($field).+),
+        }
+    };
+}
+
+/// What only a restart can change.
+const FIXED: [Fixed; 12] = [
+    fixed!(mode),
+    fixed!(udp.addr),
+    fixed!(udp.workers),
+    fixed!(udp.receive_buffer),
+    fixed!(udp.send_buffer),
+    fixed!(udp.coalesce),
+    fixed!(http.addr),
+    fixed!(http.unix_socket),
+    fixed!(metrics.addr),
+    fixed!(announce.peers_per_address),
+    fixed!(state_dir),
+    fixed!(privileges),
+];
+/// Likewise, but it does not change what is served.
+const LOG: Fixed = fixed!(log);
+
+/// Why a reload is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReloadError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// A configuration that can take over.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The new configuration, restart-only knobs as they were.
+    pub(crate) config: Config,
+    /// What follows from it, the key of the connection ids included.
+    pub(crate) settings: Settings,
+    /// Restart-only knobs that were changed.
+    pub(crate) waiting: Vec<&'static str>,
+}
+
+/// Reads and checks everything a reload of `running` needs.
+///
+/// # Errors
+/// When anything is not good; then nothing has happened.
+pub(crate) fn plan(running: &Config, source: &Source) -> Result<Plan, ReloadError> {
+    let new = source.read()?;
+    let (document, waiting) = hold_back(&new.document, &running.document);
+    let mut warnings = new.warnings.clone();
+    if !waiting.is_empty() {
+        // What waits must be good too, or the restart would fail.
+        Settings::of(&new)?;
+    }
+    let config = new.with(document)?;
+    let mut settings = Settings::of(&config)?;
+    if let Some((_, door)) = &mut settings.udp {
+        door.private_key = match &settings.key {
+            Some(key) => key.clone(),
+            None => key::read_or_make(&settings.key_file)?,
+        };
+    }
+    warnings.append(&mut settings.warnings);
+    settings.warnings = warnings;
+    Ok(Plan { config, settings, waiting })
+}
+
+/// The new document with restart-only knobs as they were, and which of them were changed.
+fn hold_back(new: &Document, running: &Document) -> (Document, Vec<&'static str>) {
+    let mut document = new.clone();
+    let mut waiting = Vec::new();
+    for knob in FIXED.iter().chain([&LOG]) {
+        if (knob.differs)(new, running) {
+            waiting.push(knob.key);
+            (knob.keep)(&mut document, running);
+        }
+    }
+    if new.mode != running.mode {
+        // The list means another thing in another mode.
+        document.access = running.access.clone();
+    }
+    (document, waiting)
+}
+
+/// The settings that the rooms look at, and what it takes to change them.
+#[derive(Debug)]
+pub(crate) struct Levers {
+    /// Decisions about announces.
+    pub(crate) policy: Arc<Published<Policy>>,
+    /// The UDP door, if it is on.
+    pub(crate) udp: Option<Arc<Published<UdpConfig>>>,
+    /// The gateway.
+    pub(crate) http: Arc<Published<HttpConfig>>,
+    /// When the previous key of the connection ids is forgotten, by the uptime.
+    forget_at: Option<Duration>,
+}
+
+impl Levers {
+    /// The first settings.
+    pub(crate) fn new(policy: Policy, udp: Option<UdpConfig>, http: HttpConfig) -> Self {
+        Self {
+            policy: Published::new(policy),
+            udp: udp.map(Published::new),
+            http: Published::new(http),
+            forget_at: None,
+        }
+    }
+
+    /// Changes everything that `settings` changes. Ids made with an old key stay good until they expire.
+    pub(crate) fn pull(&mut self, settings: Settings, uptime: Duration) {
+        self.policy.publish(settings.policy);
+        self.http.publish(settings.http);
+        let (Some(udp), Some((_, mut door))) = (&self.udp, settings.udp) else { return };
+        let old = udp.current();
+        if old.private_key == door.private_key {
+            door.previous_private_key.clone_from(&old.previous_private_key);
+        } else {
+            door.previous_private_key = Some(old.private_key.clone());
+            let lifetime = old.connection_id_lifetime_seconds.max(door.connection_id_lifetime_seconds);
+            self.forget_at = Some(uptime + Duration::from_secs(lifetime + door.max_clock_skew_seconds));
+        }
+        udp.publish(door);
+    }
+
+    /// Forgets the previous key once its last id has expired; gives how long that takes from now, if there is
+    /// one.
+    pub(crate) fn forget(&mut self, uptime: Duration) -> Option<Duration> {
+        let (udp, at) = (self.udp.as_ref()?, self.forget_at?);
+        if uptime < at {
+            return Some(at.saturating_sub(uptime));
+        }
+        self.forget_at = None;
+        udp.publish(UdpConfig { previous_private_key: None, ..(*udp.current()).clone() });
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hayate_state::InfoHash;
+
+    use super::*;
+    use crate::config::Environment;
+    use crate::config::scratch::Scratch;
+
+    struct Bench {
+        folder: Scratch,
+        source: Source,
+        running: Config,
+        levers: Levers,
+    }
+
+    /// A daemon that was started with `text`, without its sockets.
+    fn started(text: &str) -> Bench {
+        let folder = Scratch::new();
+        let path = folder.write("tracker.json", text);
+        folder.write("list", &"aa".repeat(20));
+        let source = Source::new(path.to_str(), Environment::default()).unwrap();
+        let running = source.read().unwrap();
+        let plan = plan(&running, &source).unwrap();
+        let settings = plan.settings;
+        let levers = Levers::new(settings.policy, settings.udp.map(|(_, door)| door), settings.http);
+        Bench { folder, source, running, levers }
+    }
+
+    impl Bench {
+        fn reload(&mut self, text: &str, uptime: u64) -> Result<Vec<&'static str>, String> {
+            self.folder.write("tracker.json", text);
+            let plan = plan(&self.running, &self.source).map_err(|error| error.to_string())?;
+            self.running = plan.config;
+            self.levers.pull(plan.settings, Duration::from_secs(uptime));
+            Ok(plan.waiting)
+        }
+    }
+
+    #[test]
+    fn a_reload_changes_intervals_and_lists() {
+        let mut bench = started("{}");
+        let text = r#"{"intervals": {"announce": "7m", "min_announce": 11},
+            "access": {"mode": "deny", "path": "list"}, "http": {"max_numwant": 13}}"#;
+        assert_eq!(bench.reload(text, 1), Ok(vec![]));
+        let policy = bench.levers.policy.current();
+        assert_eq!((policy.announce_seconds, policy.min_announce_seconds), (420, 11));
+        assert!(!policy.admits(&InfoHash([0xaa; 20])) && policy.admits(&InfoHash([0xbb; 20])));
+        assert_eq!(bench.levers.http.current().num_want_max, 13);
+    }
+
+    #[test]
+    fn what_only_a_restart_changes_is_named_and_waits() {
+        let mut bench = started("{}");
+        let text = r#"{"udp": {"addr": ":7000", "workers": 7, "send_buffer": "1MiB", "receive_buffer": "1MiB",
+            "coalesce": 0}, "http": {"addr": "", "unix_socket": "x"}, "metrics": {"addr": ""},
+            "announce": {"peers_per_address": 7, "numwant": 11}, "state_dir": "other",
+            "privileges": {"user": "root"}, "log": {"level": "warn"},
+            "mode": "listed", "access": {"path": "list"}}"#;
+        let waiting = bench.reload(text, 1).unwrap();
+        let expected = "mode udp.addr udp.workers udp.receive_buffer udp.send_buffer udp.coalesce http.addr \
+            http.unix_socket metrics.addr announce.peers_per_address state_dir privileges log";
+        assert_eq!(waiting.join(" "), expected);
+        assert!(bench.levers.policy.current().admits(&InfoHash([0xbb; 20])), "the mode is still open");
+        assert_eq!(bench.levers.http.current().num_want, 11);
+    }
+
+    #[test]
+    fn a_bad_file_changes_nothing() {
+        let mut bench = started(r#"{"intervals": {"announce": 1000}}"#);
+        for (text, complaint) in [
+            ("{", "tracker.json: EOF"),
+            (r#"{"intervals": {"announce": 0}}"#, "intervals.announce: invalid value: integer `0`"),
+            (r#"{"access": {"mode": "deny", "path": "no-such-list"}}"#, "access.path: "),
+            (r#"{"udp": {"private_key_file": "no-such-key"}}"#, "udp.private_key_file: "),
+            (r#"{"http": {"announce_routes": ["x"]}}"#, "\"x\""),
+            (r#"{"privileges": {"user": "no-such-user-here"}}"#, "privileges.user: "),
+            (r#"{"udp": {"addr": ":no-such-service"}}"#, "udp.addr: "),
+        ] {
+            let error = bench.reload(text, 1).unwrap_err();
+            assert!(error.contains(complaint), "{error}");
+            assert_eq!(bench.levers.policy.current().announce_seconds, 1000);
+        }
+    }
+
+    #[test]
+    fn the_previous_key_is_kept_until_its_ids_have_expired() {
+        let key = |letter: &str| format!(r#"{{"udp": {{"private_key": "{}"}}}}"#, letter.repeat(16));
+        let mut bench = started(&key("a"));
+        let keys = |bench: &Bench| {
+            let door = bench.levers.udp.as_ref().unwrap().current();
+            let text = |key: &Vec<u8>| char::from(key[0]);
+            (text(&door.private_key), door.previous_private_key.as_ref().map(text))
+        };
+        bench.reload(&key("a"), 7).unwrap();
+        assert_eq!(keys(&bench), ('a', None));
+        bench.reload(&key("b"), 1000).unwrap();
+        assert_eq!(keys(&bench), ('b', Some('a')));
+        bench.reload(&key("b"), 1001).unwrap();
+        assert_eq!(keys(&bench), ('b', Some('a')), "a reload that changes no key forgets none");
+        let left = bench.levers.forget(Duration::from_secs(1100));
+        assert_eq!(left, Some(Duration::from_secs(30)), "120 s, and 10 s of clock skew");
+        assert_eq!(bench.levers.forget(Duration::from_secs(1130)), None);
+        assert_eq!(keys(&bench), ('b', None));
+    }
+
+    #[test]
+    fn a_generated_key_stays_the_same() {
+        let mut bench = started("{}");
+        let key = bench.levers.udp.as_ref().unwrap().current().private_key.clone();
+        bench.reload(r#"{"announce": {"numwant": 7}}"#, 1).unwrap();
+        let door = bench.levers.udp.as_ref().unwrap().current();
+        assert_eq!((door.private_key.clone(), door.previous_private_key.clone()), (key, None));
+        assert!(bench.folder.path("udp.key").exists());
+    }
+}
