@@ -38,7 +38,7 @@ fmt:
 
 # The dev profile for its assertions and overflow checks, optimised for the number of runs.
 fuzz-build:
-	CARGO_PROFILE_DEV_OPT_LEVEL=2 RUSTFLAGS='$(fuzz_rustflags)' \
+	CARGO_PROFILE_DEV_OPT_LEVEL=1 RUSTFLAGS='$(fuzz_rustflags)' \
 		cargo build --manifest-path tests/fuzz/Cargo.toml --target-dir tests/fuzz/target --target $(host)
 
 fuzz: fuzz-build
