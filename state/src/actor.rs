@@ -116,7 +116,19 @@ impl Actor {
     /// # Errors
     /// When the system gives no thread.
     pub fn start<R: Respond>(tracker: Tracker, clock: Clock) -> std::io::Result<(Self, Inbox<R>)> {
-        let (sender, receiver) = bounded(INBOX_MAX);
+        Self::start_bounded(tracker, clock, INBOX_MAX)
+    }
+
+    /// The same with an inbox of another size, for tests of what happens when it is full.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start_bounded<R: Respond>(
+        tracker: Tracker,
+        clock: Clock,
+        capacity: usize,
+    ) -> std::io::Result<(Self, Inbox<R>)> {
+        let (sender, receiver) = bounded(capacity);
         let beats = Arc::new(AtomicU64::new(0));
         let desk = Desk {
             sweeper: Sweeper::new(Arc::clone(tracker.swarms())),

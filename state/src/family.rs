@@ -4,10 +4,9 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hashbrown::HashTable;
-
 use crate::clock::Tick;
 use crate::ids::PeerId;
+use crate::index::Index;
 use crate::policy::{PEER_INACTIVITY_SECONDS_MAX, Policy};
 use crate::reach::{self, Reach, ReachSet};
 
@@ -207,7 +206,7 @@ pub(crate) struct Family<const LEN: usize> {
     /// Only where peer ids are kept; then one for each peer.
     #[expect(clippy::box_collection, reason = "8 octets instead of 24 where no ids are kept")]
     ids: Option<Box<Vec<PeerId>>>,
-    index: Option<Box<HashTable<u32>>>,
+    index: Option<Box<Index>>,
     seeders: u32,
     paused: u32,
     /// Every reach a peer has had since the last full look; a sweep narrows it.
@@ -279,43 +278,41 @@ where
     pub(crate) fn heap(&self) -> usize {
         let arrays = block(self.octets.capacity() * LEN) + block(self.seen.capacity() * size_of::<Seen>());
         let ids = self.ids.as_ref().map_or(0, |ids| block(24) + block(ids.capacity() * size_of::<PeerId>()));
-        let index = self.index.as_ref().map_or(0, |index| block(32) + block(index.allocation_size()));
+        let index = self.index.as_ref().map_or(0, |index| block(size_of::<Index>()) + block(index.heap()));
         arrays + ids + index
     }
 
     fn build_index(&mut self, keys: &Keys) {
-        let octets = &self.octets;
-        let hasher = |&place: &u32| octets.get(place as usize).map_or(0, |peer| keys.peer(peer));
-        let mut index = HashTable::with_capacity(octets.len() + octets.len() / 8);
-        for place in 0..to_u32(octets.len()) {
-            index.insert_unique(hasher(&place), place, hasher);
+        let mut index = Index::with_capacity(self.octets.len() + self.octets.len() / 8);
+        let hasher = hasher(&self.octets, keys);
+        for place in 0..to_u32(self.octets.len()) {
+            index.insert(hasher(&place), place, &hasher);
         }
         self.index = Some(Box::new(index));
-    }
-
-    /// Tells the index that the peer with this hash has moved.
-    fn reindex(&mut self, hash: u64, from: u32, to: u32) {
-        if let Some(place) =
-            self.index.as_mut().and_then(|index| index.find_mut(hash, |&place| place == from))
-        {
-            *place = to;
-        }
     }
 
     /// Swaps two peers in the index.
     fn swap_in_index(&mut self, a: usize, b: usize, keys: &Keys) {
         /// A place that does not exist: two peers of one hash must not be taken for each other.
         const ASIDE: u32 = u32::MAX;
-        let (Some(peer_a), Some(peer_b), true) =
-            (self.octets.get(a), self.octets.get(b), self.index.is_some())
+        let (Some(index), Some(peer_a), Some(peer_b)) =
+            (&mut self.index, self.octets.get(a), self.octets.get(b))
         else {
             return;
         };
         let (hash_a, hash_b) = (keys.peer(peer_a), keys.peer(peer_b));
-        self.reindex(hash_a, to_u32(a), ASIDE);
-        self.reindex(hash_b, to_u32(b), to_u32(a));
-        self.reindex(hash_a, ASIDE, to_u32(b));
+        index.moved(hash_a, to_u32(a), ASIDE);
+        index.moved(hash_b, to_u32(b), to_u32(a));
+        index.moved(hash_a, ASIDE, to_u32(b));
     }
+}
+
+/// Gives the hash of the peer in a place.
+fn hasher<const LEN: usize>(octets: &[[u8; LEN]], keys: &Keys) -> impl Fn(&u32) -> u64
+where
+    [u8; LEN]: Endpoint,
+{
+    |&place| octets.get(place as usize).map_or(0, |peer| keys.peer(peer))
 }
 
 /// A block of `octets` with what the allocator adds.
@@ -358,8 +355,8 @@ where
         match &self.index {
             None => self.octets.iter().position(|other| other == peer),
             Some(index) => {
-                let same = |&place: &u32| self.octets.get(place as usize) == Some(peer);
-                index.find(keys.peer(peer), same).map(|&place| place as usize)
+                let same = |place: u32| self.octets.get(place as usize) == Some(peer);
+                index.find(keys.peer(peer), same).map(|place| place as usize)
             }
         }
     }
@@ -389,11 +386,7 @@ where
             ids.push(id);
         }
         match &mut self.index {
-            Some(index) => {
-                let octets = &self.octets;
-                let hasher = |&place: &u32| octets.get(place as usize).map_or(0, |peer| keys.peer(peer));
-                index.insert_unique(keys.peer(&peer), to_u32(place), hasher);
-            }
+            Some(index) => index.insert(keys.peer(&peer), to_u32(place), hasher(&self.octets, keys)),
             None if place + 1 >= INDEX_FROM => self.build_index(keys),
             None => {}
         }
@@ -401,10 +394,8 @@ where
 
     fn pop(&mut self, keys: &Keys) {
         let last = self.octets.len().saturating_sub(1);
-        if let (Some(index), Some(peer)) = (&mut self.index, self.octets.last())
-            && let Ok(entry) = index.find_entry(keys.peer(peer), |&place| place as usize == last)
-        {
-            entry.remove();
+        if let (Some(index), Some(peer)) = (&mut self.index, self.octets.last()) {
+            index.remove(keys.peer(peer), to_u32(last), hasher(&self.octets, keys));
         }
         self.octets.pop();
         let seen = self.seen.pop();
@@ -431,7 +422,7 @@ where
             self.octets.get(place as usize).is_some_and(|other| other.neighbourhood() == peer.neighbourhood())
         };
         match &self.index {
-            Some(index) => index.iter_hash(keys.peer(peer)).filter(|&&place| near(place)).count(),
+            Some(index) => index.count(keys.peer(peer), near),
             None => self.octets.iter().filter(|other| other.neighbourhood() == peer.neighbourhood()).count(),
         }
     }

@@ -6,7 +6,7 @@
 //! | [`announce`] | the words of one announce or scrape, and of its answer |
 //! | [`reach`] | which peers an asker may be handed: public, private ranges, hidden ports |
 //! | [`clock`] | the one place where time is read |
-//! | `family`, `few`, `torrent`, `select` | one swarm in memory, and the choice of peers |
+//! | `family`, `index`, `few`, `torrent`, `select` | one swarm in memory, and the choice of peers |
 //! | [`swarms`], `sweep` | all swarms, in shards; expiry in slices |
 //! | [`access`], [`policy`] | who may announce what; the knobs of all decisions |
 //! | [`tracker`] | [`Tracker`]: the one place where an announce or scrape is decided |
@@ -27,6 +27,7 @@ pub mod counters;
 mod family;
 mod few;
 pub mod ids;
+mod index;
 pub mod policy;
 pub mod published;
 pub mod reach;

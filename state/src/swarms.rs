@@ -22,7 +22,7 @@ use crate::torrent::{Change, Context, Torrent};
 pub use crate::torrent::Census;
 
 /// Shards; a power of two.
-pub(crate) const SHARDS: usize = 256;
+pub(crate) const SHARDS: usize = 1024;
 const _: () = assert!(SHARDS.is_power_of_two());
 /// Of the memory budget, the share beyond which torrents that nobody shares yet are refused.
 const NEW_TORRENTS_SHARE: (u64, u64) = (15, 16);
@@ -115,6 +115,12 @@ impl Swarms {
     #[must_use]
     pub fn live(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock()).map(|shard| shard.torrents.len() - shard.idle).sum()
+    }
+
+    /// What a whole sweep looks at.
+    pub(crate) fn torrents_and_peers(&self) -> usize {
+        let of_shard = |shard: &Shard| shard.len() + shard.census.peers() as usize;
+        self.shards.iter().map(|shard| of_shard(&shard.lock())).sum()
     }
 
     /// Torrents without peers whose completed count is remembered.

@@ -23,22 +23,19 @@ pub struct Sweeper {
     /// The torrent before which to go on; `None` = the shard has not begun.
     torrent: Option<usize>,
     peers: PeerCursor,
-    /// Torrents and peers met so far in this round, and in the last one.
-    met: usize,
-    met_last: usize,
 }
 
 impl Sweeper {
     /// A sweep that starts at the first shard.
     #[must_use]
     pub fn new(swarms: Arc<Swarms>) -> Self {
-        Self { swarms, shard: 0, torrent: None, peers: PeerCursor::default(), met: 0, met_last: 0 }
+        Self { swarms, shard: 0, torrent: None, peers: PeerCursor::default() }
     }
 
     /// Does the share of a round that is due after `elapsed` more time.
     pub fn beat(&mut self, now: Tick, policy: &Policy, elapsed: Duration) {
         let round_millis = u128::from(policy.purge_seconds.max(1)) * 1000 / 2;
-        let all = self.met.max(self.met_last) + SHARDS;
+        let all = self.swarms.torrents_and_peers() + SHARDS;
         let share = (all as u128 * elapsed.as_millis()).div_ceil(round_millis);
         // A quarter more than due, because swarms grow while they are swept.
         let due = usize::try_from(share + share / 4).unwrap_or(usize::MAX).max(BEAT_MIN);
@@ -66,13 +63,9 @@ impl Sweeper {
     fn slice(&mut self, now: Tick, policy: &Policy) -> usize {
         let swarms = Arc::clone(&self.swarms);
         let looked = swarms.with_shard(self.shard, |shard| self.sweep(shard, now, policy)).unwrap_or(0) + 1;
-        self.met += looked;
         if self.torrent == Some(0) {
             self.torrent = None;
             self.shard = (self.shard + 1) % SHARDS;
-            if self.shard == 0 {
-                self.met_last = std::mem::take(&mut self.met);
-            }
         }
         looked
     }

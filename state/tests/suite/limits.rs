@@ -85,7 +85,7 @@ fn ages_survive_the_wrap_of_their_fifteen_bits() {
 
 #[test]
 fn the_completed_count_outlives_the_peers_until_newer_ones_push_it_out() {
-    let mut desk = desk(Policy { idle_torrents_max: 256 * 4, ..Policy::default() });
+    let mut desk = desk(Policy { idle_torrents_max: 1024 * 4, ..Policy::default() });
     let finish = |desk: &mut Desk, torrent| {
         desk.announce(&Announce { event: Event::Completed, ..from(torrent, PUBLIC, 6881, 0) }).unwrap();
         desk.announce(&Announce { event: Event::Stopped, ..from(torrent, PUBLIC, 6881, 0) }).unwrap();
@@ -94,12 +94,12 @@ fn the_completed_count_outlives_the_peers_until_newer_ones_push_it_out() {
     assert_eq!(desk.tally(0), Tally { completed: 1, ..Tally::default() });
     finish(&mut desk, 0);
     assert_eq!(desk.tally(0).completed, 2);
-    for torrent in 1..20_000 {
+    for torrent in 1..40_000 {
         finish(&mut desk, torrent);
     }
     assert_eq!(desk.tally(0).completed, 0, "the oldest is forgotten");
-    assert_eq!(desk.tally(19_999).completed, 1);
-    assert!(desk.swarms.idle() <= 256 * 4 && desk.swarms.idle() > 256 * 3, "{}", desk.swarms.idle());
+    assert_eq!(desk.tally(39_999).completed, 1);
+    assert!(desk.swarms.idle() <= 1024 * 4 && desk.swarms.idle() > 1024 * 3, "{}", desk.swarms.idle());
 }
 
 #[test]
