@@ -61,6 +61,7 @@ struct Step {
 struct Scenario {
     doors: Vec<String>,
     policy: Policy,
+    peers_per_address: u16,
     steps: Vec<Step>,
 }
 
@@ -115,7 +116,8 @@ fn read_deed(words: &[&str]) -> Deed {
 
 fn read(text: &str) -> Scenario {
     let policy = Policy { announce_drift_seconds: 0, ..Policy::default() };
-    let mut scenario = Scenario { doors: vec!["udp".into(), "http".into()], policy, steps: Vec::new() };
+    let doors = vec!["udp".into(), "http".into()];
+    let mut scenario = Scenario { doors, policy, peers_per_address: 0, steps: Vec::new() };
     for (index, line) in text.lines().enumerate() {
         let line = line.split('#').next().unwrap().trim();
         let (deed, expected) = line.split_once("->").unwrap_or((line, ""));
@@ -125,10 +127,10 @@ fn read(text: &str) -> Scenario {
             ["doors", ref doors @ ..] => {
                 scenario.doors = doors.iter().map(|door| (*door).to_owned()).collect()
             }
-            ["set", setting] => {
-                let (key, value) = setting.split_once('=').unwrap();
-                set(&mut scenario.policy, key, value);
-            }
+            ["set", setting] => match setting.split_once('=').unwrap() {
+                ("peers_per_address", value) => scenario.peers_per_address = value.parse().unwrap(),
+                (key, value) => set(&mut scenario.policy, key, value),
+            },
             [moment, ref rest @ ..] => {
                 let second = moment.strip_suffix('s').expect("a moment such as 30s").parse().unwrap();
                 let act = match rest {
@@ -175,7 +177,7 @@ fn play(path: &Path) {
     assert!(!scenario.steps.is_empty(), "{} has no step", path.display());
     for name in &scenario.doors {
         let policy = Published::new(scenario.policy.clone());
-        let swarms = Swarms::new(0);
+        let swarms = Swarms::new(scenario.peers_per_address);
         let tracker = Tracker::new(Arc::clone(&swarms), &policy, 7);
         let mut door: Box<dyn Door> = match name.as_str() {
             "udp" => Box::new(UdpDoor::new(tracker)),

@@ -106,6 +106,11 @@ fn verified_sources_are_told_what_is_wrong() {
         assert_eq!(client.announce(b'C', 7001, 9, event).0, 1);
     }
     assert_eq!(client.scrape(b'B'), [0, 0, 0]);
+    let malformed = full.len() as u64 + 2;
+    for (reason, count) in [("unknown_action", 4), ("malformed", malformed), ("invalid_port", 1)] {
+        let name = format!("udp_refusals_total{{reason=\"{reason}\"}}");
+        assert!(eventually(|| daemon.metric(&name) == count), "{name} is {}", daemon.metric(&name));
+    }
 }
 
 #[test]

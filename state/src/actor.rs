@@ -20,6 +20,8 @@ pub const INBOX_MAX: usize = 16 * 1024;
 const BATCH_MAX: usize = 256;
 /// Time between two slices of periodic work.
 const BEAT: Duration = Duration::from_millis(100);
+/// Most time that one slice makes up for, after the thread had to wait for a processor.
+const BEAT_LATEST: Duration = Duration::from_secs(1);
 
 /// What the gateway asks.
 #[derive(Debug)]
@@ -163,17 +165,18 @@ struct Desk {
 
 impl Desk {
     fn run<R: Respond>(mut self, inbox: &Receiver<(Question, R)>) {
-        let mut next_beat = self.clock.uptime() + BEAT;
+        let mut last_beat = self.clock.uptime();
         loop {
-            let wait = next_beat.saturating_sub(self.clock.uptime());
+            let wait = (last_beat + BEAT).saturating_sub(self.clock.uptime());
             match inbox.recv_timeout(wait) {
                 Ok(first) => self.answer_batch(first, inbox),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if self.clock.uptime() >= next_beat {
-                self.beat();
-                next_beat = self.clock.uptime() + BEAT;
+            let elapsed = self.clock.uptime().saturating_sub(last_beat);
+            if elapsed >= BEAT {
+                last_beat += elapsed;
+                self.beat(elapsed.min(BEAT_LATEST));
             }
         }
     }
@@ -186,9 +189,9 @@ impl Desk {
         }
     }
 
-    fn beat(&mut self) {
+    fn beat(&mut self, elapsed: Duration) {
         self.tracker.refresh();
-        self.sweeper.beat(self.clock.now().tick, self.tracker.policy(), BEAT);
+        self.sweeper.beat(self.clock.now().tick, self.tracker.policy(), elapsed);
         self.beats.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -19,8 +19,10 @@ const BLOCK_OVERHEAD: usize = 16;
 
 const SECONDS_MASK: u16 = 0x7fff;
 const PAUSED_BIT: u16 = 0x8000;
+/// Seconds by which the clock reading of another thread may be ahead of ours: it was made later.
+const AHEAD_SECONDS_MAX: u32 = 60;
 // An age must not wrap before a late sweep has seen it.
-const _: () = assert!(PEER_INACTIVITY_SECONDS_MAX < SECONDS_MASK as u32 - 3600);
+const _: () = assert!(PEER_INACTIVITY_SECONDS_MAX < SECONDS_MASK as u32 - AHEAD_SECONDS_MAX - 3600);
 
 /// When a peer was last seen, in 15 bits of seconds, and whether it is a partial seed (BEP 21).
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,8 +38,10 @@ impl Seen {
         self.0 & PAUSED_BIT != 0
     }
 
+    /// Seconds since then; 0 for a peer seen by a thread that has read the clock after `now`.
     pub(crate) fn age_seconds(self, now: Tick) -> u32 {
-        now.0.wrapping_sub(u32::from(self.0)) & u32::from(SECONDS_MASK)
+        let age = now.0.wrapping_sub(u32::from(self.0)) & u32::from(SECONDS_MASK);
+        if age > u32::from(SECONDS_MASK) - AHEAD_SECONDS_MAX { 0 } else { age }
     }
 }
 
@@ -241,6 +245,18 @@ where
     pub(crate) fn add_reach(&mut self, reach: Reach) {
         self.reach = self.reach.with(reach);
         self.fresh_reach = self.fresh_reach.with(reach);
+    }
+
+    /// A peer has moved to where the current look may have been already.
+    pub(crate) fn look_again(&mut self, place: usize, policy: &Policy) {
+        if let Some(peer) = self.octets.get(place) {
+            self.fresh_reach = self.fresh_reach.with(reach_of(peer, policy));
+        }
+    }
+
+    /// Gives the peer ids up.
+    pub(crate) fn drop_ids(&mut self) {
+        self.ids = None;
     }
 
     /// A full look at the peers' reach begins.

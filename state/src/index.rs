@@ -1,5 +1,5 @@
-//! Where in its array is a peer? An index that grows and shrinks one small table at a time (linear hashing), so that
-//! not even a swarm of millions stops for a rehash under its lock.
+//! Where in its array is a peer? An index that grows and shrinks one small table at a time (linear hashing),
+//! so that not even a swarm of millions stops for a rehash under its lock.
 
 use hashbrown::HashTable;
 
@@ -14,11 +14,15 @@ pub(crate) struct Index {
     /// Never empty while there are places. Table `n` was split off from table `n` without its highest bit.
     tables: Vec<HashTable<u32>>,
     len: usize,
+    /// Octets of the tables' blocks; asked at each announce, so that they are not summed each time.
+    blocks: usize,
 }
 
 impl Index {
     pub(crate) fn with_capacity(places: usize) -> Self {
-        Self { tables: vec![HashTable::with_capacity(places)], len: 0 }
+        let table = HashTable::with_capacity(places);
+        let blocks = table.allocation_size();
+        Self { tables: vec![table], len: 0, blocks }
     }
 
     pub(crate) fn find(&self, hash: u64, same: impl Fn(u32) -> bool) -> Option<u32> {
@@ -36,25 +40,26 @@ impl Index {
         if self.tables.is_empty() || self.len >= self.tables.len() * SPLIT_AT {
             self.split(&hasher);
         }
-        let table = self.table(hash);
-        if let Some(table) = self.tables.get_mut(table) {
-            table.insert_unique(hash, place, hasher);
-            self.len += 1;
-        }
+        self.change(hash, |table| _ = table.insert_unique(hash, place, hasher));
+        self.len += 1;
     }
 
     /// Forgets a place.
     pub(crate) fn remove(&mut self, hash: u64, place: u32, hasher: impl Fn(&u32) -> u64) {
-        let table = self.table(hash);
-        if let Some(table) = self.tables.get_mut(table)
-            && let Ok(entry) = table.find_entry(hash, |&other| other == place)
-        {
-            entry.remove();
-            self.len -= 1;
+        let removed = self.change(hash, |table| {
+            let removed = match table.find_entry(hash, |&other| other == place) {
+                Ok(entry) => {
+                    entry.remove();
+                    1
+                }
+                Err(_) => 0,
+            };
             if table.capacity() > 4 * table.len().max(16) {
                 table.shrink_to(2 * table.len(), &hasher);
             }
-        }
+            removed
+        });
+        self.len -= removed.unwrap_or_default();
         if self.tables.len() > 1 && self.len < self.tables.len() * MERGE_AT {
             self.merge(hasher);
         }
@@ -71,11 +76,21 @@ impl Index {
 
     /// Octets on the heap.
     pub(crate) fn heap(&self) -> usize {
-        let tables: usize = self.tables.iter().map(HashTable::allocation_size).sum();
-        tables + self.tables.capacity() * size_of::<HashTable<u32>>()
+        self.blocks + self.tables.capacity() * size_of::<HashTable<u32>>()
     }
 
-    /// The table of a hash. Its bits must not be those that choose within a table: the lowest and the highest seven.
+    /// Changes the table of a hash and keeps the count of octets true.
+    fn change<T>(&mut self, hash: u64, work: impl FnOnce(&mut HashTable<u32>) -> T) -> Option<T> {
+        let table = self.table(hash);
+        let table = self.tables.get_mut(table)?;
+        let before = table.allocation_size();
+        let result = work(table);
+        self.blocks = self.blocks + table.allocation_size() - before;
+        Some(result)
+    }
+
+    /// The table of a hash. Its bits must not be those that choose within a table: the lowest and the highest
+    /// seven.
     fn table(&self, hash: u64) -> usize {
         let bits = usize::try_from(hash >> 32 & 0xff_ffff).unwrap_or(0);
         let all = self.tables.len().next_power_of_two();
@@ -98,13 +113,12 @@ impl Index {
         self.distribute(places, hasher);
     }
 
+    /// Gives the places of a table that is none of ours any more to those they belong to.
     fn distribute(&mut self, places: HashTable<u32>, hasher: impl Fn(&u32) -> u64) {
+        self.blocks -= places.allocation_size();
         for place in places {
             let hash = hasher(&place);
-            let table = self.table(hash);
-            if let Some(table) = self.tables.get_mut(table) {
-                table.insert_unique(hash, place, &hasher);
-            }
+            self.change(hash, |table| _ = table.insert_unique(hash, place, &hasher));
         }
     }
 }
@@ -127,6 +141,7 @@ mod tests {
         let mut index = Index::with_capacity(8);
         let check = |index: &Index, from: u32, to: u32| {
             assert_eq!(index.len, (to - from) as usize);
+            assert_eq!(index.blocks, index.tables.iter().map(HashTable::allocation_size).sum());
             for place in 0..20_000 {
                 let found = index.find(hasher(&place), |other| other == place);
                 assert_eq!(found.is_some(), (from..to).contains(&place), "{place} of {from}..{to}");

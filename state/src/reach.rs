@@ -49,12 +49,6 @@ impl ReachSet {
         Self(self.0 | other.0)
     }
 
-    /// Are all peers of the set reached alike?
-    #[must_use]
-    pub const fn is_plain(self) -> bool {
-        self.0 & self.0.wrapping_sub(1) == 0
-    }
-
     /// Is `reach` in the set?
     #[must_use]
     pub const fn has(self, reach: Reach) -> bool {

@@ -72,13 +72,13 @@ impl Swarms {
         let context = Context { now, policy, keys: &self.keys, reach, announce, may_grow };
         let hash = self.keys.info_hash(&announce.info_hash.0);
         let may_create = may_grow && self.has_room(policy, NEW_TORRENTS_SHARE);
-        let (change, tally, before, after) = {
+        let (change, tally) = {
             let mut shard = self.shard(hash).lock();
             let before = shard.memory();
             let (change, tally) = shard.announce(hash, &context, may_create, random, handout);
-            (change, tally, before, shard.memory())
+            self.account(before, shard.memory());
+            (change, tally)
         };
-        self.account(before, after);
         match change {
             Change::Full => {
                 self.full.fetch_add(1, Ordering::Relaxed);
@@ -176,12 +176,10 @@ impl Swarms {
 
     /// Runs one slice of a sweep under one shard's lock.
     pub(crate) fn with_shard<T>(&self, shard: usize, work: impl FnOnce(&mut Shard) -> T) -> Option<T> {
-        let (result, before, after) = {
-            let mut shard = self.shards.get(shard)?.lock();
-            let before = shard.memory();
-            (work(&mut shard), before, shard.memory())
-        };
-        self.account(before, after);
+        let mut shard = self.shards.get(shard)?.lock();
+        let before = shard.memory();
+        let result = work(&mut shard);
+        self.account(before, shard.memory());
         Some(result)
     }
 
@@ -190,6 +188,8 @@ impl Swarms {
         &self.shards[(hash >> 40) as usize & (SHARDS - 1)]
     }
 
+    /// Counts what a shard has grown or shrunk by. Under the shard's lock: else what one thread takes away
+    /// might be counted before what another has added, and the sum be below zero for a moment.
     fn account(&self, before: usize, after: usize) {
         if before != after {
             self.memory.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
@@ -290,7 +290,9 @@ impl Shard {
         while self.idle_queue.len() > policy.idle_torrents_max / SHARDS {
             let Some((hash, since)) = self.idle_queue.pop_front() else { break };
             let idle = |&slot: &u32| {
-                self.torrents.get(slot as usize).is_some_and(|torrent| torrent.is_idle_since(since))
+                self.torrents.get(slot as usize).is_some_and(|torrent| {
+                    torrent.is_idle_since(since) && keys.info_hash(&torrent.info_hash.0) == hash
+                })
             };
             if let Some(&slot) = self.index.find(hash, idle) {
                 self.remove(slot as usize, hash, keys);

@@ -1,17 +1,18 @@
 //! Expiry in slices: the actor's beat asks for the share of a round that is due, and no slice holds a lock
-//! for more than a few thousand peers. A round takes half of `purge_seconds`: an expired peer that moved
+//! for more than a thousand peers. A round takes half of `purge_seconds`: an expired peer that moved
 //! behind the sweep is met by the next round, still in time.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Tick;
+use crate::ids::InfoHash;
 use crate::policy::Policy;
 use crate::swarms::{SHARDS, Shard, Swarms};
 use crate::torrent::PeerCursor;
 
 /// Torrents and peers that one slice looks at, under one lock.
-const SLICE: usize = 2048;
+const SLICE: usize = 1024;
 /// Torrents and peers that a beat looks at at least.
 const BEAT_MIN: usize = 4096;
 
@@ -23,13 +24,15 @@ pub struct Sweeper {
     /// The torrent before which to go on; `None` = the shard has not begun.
     torrent: Option<usize>,
     peers: PeerCursor,
+    /// Whose peers the cursor is in; another torrent may have taken its slot since.
+    cursor_in: Option<InfoHash>,
 }
 
 impl Sweeper {
     /// A sweep that starts at the first shard.
     #[must_use]
     pub fn new(swarms: Arc<Swarms>) -> Self {
-        Self { swarms, shard: 0, torrent: None, peers: PeerCursor::default() }
+        Self { swarms, shard: 0, torrent: None, peers: PeerCursor::default(), cursor_in: None }
     }
 
     /// Does the share of a round that is due after `elapsed` more time.
@@ -50,7 +53,7 @@ impl Sweeper {
 
     /// A whole round at once, for tests and tools.
     pub fn round(&mut self, now: Tick, policy: &Policy) {
-        (self.shard, self.torrent, self.peers) = (0, None, PeerCursor::default());
+        (self.shard, self.torrent, self.cursor_in) = (0, None, None);
         loop {
             self.slice(now, policy);
             if self.shard == 0 && self.torrent.is_none() {
@@ -78,20 +81,24 @@ impl Sweeper {
         while torrent > 0 && looked < SLICE {
             let slot = torrent - 1;
             let mut peers = self.peers;
+            let (cursor_in, mut met) = (self.cursor_in.take(), None);
             let expired = shard.update(slot, |torrent| {
+                if cursor_in != Some(torrent.info_hash) {
+                    peers = PeerCursor::default();
+                }
+                met = Some(torrent.info_hash);
                 let (looked, done) = torrent.expire(now, policy, &mut peers, SLICE, keys);
                 if done {
-                    torrent.settle();
+                    torrent.settle(policy);
                 }
                 (looked, done)
             });
             let (seen, done) = expired.unwrap_or((0, true));
             looked += seen + 1;
             if !done {
-                self.peers = peers;
+                (self.peers, self.cursor_in) = (peers, met);
                 break;
             }
-            self.peers = PeerCursor::default();
             if let Some(hash) = shard.hash_at(slot, keys) {
                 shard.drop_if_empty(slot, hash, now, policy, keys);
             }

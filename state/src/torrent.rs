@@ -52,8 +52,9 @@ pub(crate) struct Context<'a> {
 /// What became of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// In the swarm, in this place; and whether this counts as a finished download.
-    Kept { place: usize, completed: bool },
+    /// In the swarm, in this place; where it was first (a peer that made room for it is there now); and
+    /// whether this counts as a finished download.
+    Kept { place: usize, came_from: usize, completed: bool },
     /// Not in the swarm (any more).
     Gone,
     /// Not added: too many peers of its address are there.
@@ -255,8 +256,12 @@ impl Torrent {
     }
 
     /// Goes back to the smallest form that holds the peers.
-    pub(crate) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self, policy: &Policy) {
         let Peers::Many(swarm) = &mut self.peers else { return };
+        if !policy.keep_peer_ids {
+            swarm.v4.drop_ids();
+            swarm.v6.iter_mut().for_each(|v6| v6.drop_ids());
+        }
         if swarm.v6.as_ref().is_some_and(|v6| v6.octets().is_empty()) {
             swarm.v6 = None;
         }
@@ -349,8 +354,8 @@ where
     let left = family.expire(now, policy.peer_inactivity_seconds, from, most, keys);
     // Behind `from` are peers that were looked at before, or that came since and are in the fresh set.
     let kept = left..from.min(family.octets().len());
-    let found = if family.reach().is_plain() { family.reach() } else { family.look(kept, policy) };
-    cursor.found = cursor.found.and(found);
+    // A look at every peer, because a reload may have changed which ports are denied.
+    cursor.found = cursor.found.and(family.look(kept, policy));
     if left == 0 {
         family.end_look(cursor.found);
     }
@@ -382,8 +387,11 @@ where
     [u8; LEN]: Endpoint,
 {
     let change = change_in(family, peer, context);
-    if matches!(change, Change::Kept { .. }) {
+    if let Change::Kept { place, came_from, .. } = change {
         family.add_reach(context.policy.reach_of_port(context.reach, context.announce.port));
+        if place != came_from {
+            family.look_again(came_from, context.policy);
+        }
     }
     change
 }
@@ -415,17 +423,18 @@ where
             return Change::Crowded;
         }
         let place = roster.insert(peer, seen, announce.peer_id, seeder, keys);
-        return Change::Kept { place, completed: finished };
+        return Change::Kept { place, came_from: roster.octets().len() - 1, completed: finished };
     };
     roster.set_seen(place, seen);
     roster.set_id(place, announce.peer_id);
     let was_seeder = place < roster.seeders();
+    let came_from = place;
     let place = match (was_seeder, seeder) {
         (false, true) => roster.promote(place, keys),
         (true, false) => roster.demote(place, keys),
         _ => place,
     };
-    Change::Kept { place, completed: finished && !was_seeder }
+    Change::Kept { place, came_from, completed: finished && !was_seeder }
 }
 
 /// A peer as it goes on the wire.

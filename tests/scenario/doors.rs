@@ -23,17 +23,7 @@ pub(crate) struct UdpDoor {
 
 impl UdpDoor {
     pub(crate) fn new(tracker: Tracker) -> Self {
-        let config = hayate_udp::DoorConfig {
-            private_key: b"a key for scenarios".to_vec(),
-            previous_private_key: None,
-            connection_id_lifetime_seconds: 120,
-            max_clock_skew_seconds: 10,
-            max_scrape_infohashes: 74,
-            num_want: 50,
-            num_want_max: 200,
-            spoofing_sources: Vec::new(),
-        };
-        let config = Published::new(config);
+        let config = Published::new(hayate_udp::DoorConfig::with_key("a key for scenarios"));
         Self {
             engine: UdpEngine::new(tracker, config.subscribe()),
             ids: HashMap::new(),

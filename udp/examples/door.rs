@@ -9,16 +9,7 @@ use hayate_udp::{Door, DoorConfig, SocketConfig};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let addresses = std::env::args().skip(1).map(|text| text.parse()).collect::<Result<_, _>>()?;
     let sockets = SocketConfig { addresses, workers: 1, receive_buffer: 8 << 20, send_buffer: 8 << 20 };
-    let config = Published::new(DoorConfig {
-        private_key: b"an example, do not copy".to_vec(),
-        previous_private_key: None,
-        connection_id_lifetime_seconds: 120,
-        max_clock_skew_seconds: 0,
-        max_scrape_infohashes: 74,
-        num_want: 50,
-        num_want_max: 200,
-        spoofing_sources: Vec::new(),
-    });
+    let config = Published::new(DoorConfig::with_key("an example, do not copy"));
     let (swarms, policy) = (Swarms::new(0), Published::new(Policy::default()));
     let tracker = |seed: usize| Tracker::new(Arc::clone(&swarms), &policy, seed as u64);
     let door = Door::open(&sockets)?;

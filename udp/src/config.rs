@@ -44,3 +44,20 @@ pub struct DoorConfig {
     /// Sources whose IP field is honoured over IPv4 (BEP 15); empty = nobody's.
     pub spoofing_sources: Vec<IpNet>,
 }
+
+impl DoorConfig {
+    /// Everything but the key as `tracker.json` has it where it says nothing.
+    #[must_use]
+    pub fn with_key(private_key: impl Into<Vec<u8>>) -> Self {
+        Self {
+            private_key: private_key.into(),
+            previous_private_key: None,
+            connection_id_lifetime_seconds: 120,
+            max_clock_skew_seconds: 10,
+            max_scrape_infohashes: 74,
+            num_want: 50,
+            num_want_max: 200,
+            spoofing_sources: Vec::new(),
+        }
+    }
+}

@@ -47,8 +47,8 @@ impl Keeper {
         Self { current: Scheme::new(&config.private_key, config), previous: previous.map(Retired::new) }
     }
 
-    /// Takes over a reloaded configuration. What was issued before stays good until it expires, even if the
-    /// lifetime changed and not the key.
+    /// Takes over a reloaded configuration. What was issued since the last change stays good until it
+    /// expires, even if the lifetime changed and not the key; what an earlier change left behind does not.
     pub fn reload(&mut self, config: &DoorConfig) {
         let scheme = Scheme::new(&config.private_key, config);
         if !scheme.is(&self.current) {
@@ -261,16 +261,7 @@ mod tests {
     const NOW: u64 = 1_700_000_000;
 
     fn config(key: &str) -> DoorConfig {
-        DoorConfig {
-            private_key: key.into(),
-            previous_private_key: None,
-            connection_id_lifetime_seconds: 120,
-            max_clock_skew_seconds: 0,
-            max_scrape_infohashes: 74,
-            num_want: 50,
-            num_want_max: 200,
-            spoofing_sources: Vec::new(),
-        }
+        DoorConfig { max_clock_skew_seconds: 0, ..DoorConfig::with_key(key) }
     }
 
     fn keeper(key: &str) -> Keeper {
@@ -310,6 +301,50 @@ mod tests {
                 assert_eq!(keeper.verify(made + age, source, id).unwrap_err(), Unverified::Stale, "{age}");
             }
         }
+    }
+
+    #[test]
+    fn an_id_lives_alike_in_every_bucket_whatever_the_lifetime() {
+        let source = address("2001:db8::7");
+        for (lifetime, bucket_seconds) in [(60, 4), (61, 5), (120, 8), (7199, 480), (7200, 480)] {
+            let mut keeper =
+                Keeper::new(&DoorConfig { connection_id_lifetime_seconds: lifetime, ..config("k") });
+            // As many buckets as the octet tells apart, so that it wraps once in the life of some id.
+            for bucket in 0..BUCKETS_MAX {
+                let start = (NOW / bucket_seconds + bucket) * bucket_seconds;
+                let id = keeper.make(start, source);
+                let last = start + bucket_seconds - 1;
+                assert_eq!(keeper.make(last, source), id, "{lifetime} {bucket}");
+                assert_ne!(keeper.make(last + 1, source), id, "{lifetime} {bucket}");
+                assert!(keeper.verify(last + lifetime, source, id).is_ok(), "{lifetime} {bucket}");
+                // Rounded up to buckets, and one more for an id made early in its own.
+                let stale = start + (lifetime.div_ceil(bucket_seconds) + 1) * bucket_seconds;
+                assert!(keeper.verify(stale - 1, source, id).is_ok(), "{lifetime} {bucket}");
+                let told_apart = start + BUCKETS_MAX * bucket_seconds;
+                for (now, expected) in [
+                    (stale, Unverified::Stale),
+                    (told_apart - 1, Unverified::Stale),
+                    (told_apart, Unverified::Forged),
+                    (start - 1, Unverified::Forged),
+                ] {
+                    assert_eq!(keeper.verify(now, source, id).unwrap_err(), expected, "{lifetime} {bucket}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_makes_ids_wait_for_it_or_for_the_skew() {
+        let (source, back) = (address("192.0.2.7"), NOW - NOW % 8 - 16);
+        let (mut strict, mut lenient) =
+            (keeper("k"), Keeper::new(&DoorConfig { max_clock_skew_seconds: 16, ..config("k") }));
+        let id = strict.make(NOW, source);
+        assert_eq!(lenient.make(NOW, source), id);
+        assert_eq!(strict.verify(back, source, id).unwrap_err(), Unverified::Forged);
+        assert!(lenient.verify(back, source, id).is_ok());
+        let new = strict.make(back, source);
+        assert!(strict.verify(back, source, new).is_ok() && strict.verify(NOW, source, new).is_ok());
+        assert!(strict.verify(NOW, source, id).is_ok(), "the clock is right again");
     }
 
     #[test]
@@ -377,6 +412,20 @@ mod tests {
         let both = DoorConfig { previous_private_key: Some("old".into()), ..config("new") };
         assert!(Keeper::new(&both).verify(NOW, source, id).is_ok());
         assert!(keeper("new").verify(NOW, source, id).is_err());
+    }
+
+    #[test]
+    fn what_was_computed_before_a_reload_is_not_issued_after_it() {
+        let source = address("192.0.2.7");
+        let (mut keeper, longer) =
+            (keeper("old"), DoorConfig { connection_id_lifetime_seconds: 7200, ..config("new") });
+        let _old = keeper.make(NOW, source);
+        for changed in [config("new"), longer] {
+            keeper.reload(&changed);
+            let expected = Keeper::new(&changed).make(NOW, source);
+            assert_eq!(keeper.make(NOW, source), expected);
+            assert_eq!(keeper.make(NOW, source), expected, "from memory");
+        }
     }
 
     #[test]

@@ -30,9 +30,9 @@ impl PerFamily {
 pub struct Counters {
     /// Connects answered.
     pub connects: PerFamily,
-    /// Announces from verified sources, refused ones too.
+    /// Announces from verified sources, also those the tracker refused; a malformed one is a refusal only.
     pub announces: PerFamily,
-    /// Scrapes from verified sources, refused ones too.
+    /// Scrapes from verified sources, also those the tracker refused; a malformed one is a refusal only.
     pub scrapes: PerFamily,
     /// Datagrams that were given a reply, error replies too.
     pub replies: PerFamily,

@@ -149,7 +149,7 @@ impl Engine {
             IpAddr::V4(_) => (PEER_V4_LEN, reply::PEERS_V4_MAX),
             IpAddr::V6(_) => (PEER_V6_LEN, reply::PEERS_V6_MAX),
         };
-        let num_want = view.num_want(config.num_want, config.num_want_max.min(peers_max));
+        let num_want = view.num_want(config.num_want, config.num_want_max).min(peers_max);
         let room = reply::announce_peers(reply).get_mut(..usize::from(num_want) * stride).unwrap_or_default();
         // The peers of one family only, and they go straight to where they are sent from.
         let mut handout = match address {

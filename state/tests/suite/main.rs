@@ -1,7 +1,10 @@
-//! Swarms and decisions, in virtual time: a model, statistics of selection, limits.
+//! Swarms and decisions, in virtual time: a model, statistics of selection, limits, lists, threads.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod desk;
 mod limits;
+mod lists;
 mod model;
+mod races;
 mod selection;
+mod threads;

@@ -158,3 +158,15 @@ fn denied_ports_are_counted_but_not_handed_out() {
     assert_eq!(answer.tally.seeders, 4);
     assert_eq!(peers, [([192, 0, 2, 7].into(), 80)]);
 }
+
+#[test]
+fn ports_denied_by_a_reload_are_held_back_once_the_sweep_has_passed() {
+    let mut desk = Desk::new(Policy::default(), 0, 7);
+    for host in 1..=9 {
+        desk.announce(&from(1, [192, 0, 2, host], 25, 0)).unwrap();
+    }
+    assert_eq!(desk.announce(&leecher()).unwrap().1.len(), 9);
+    desk.policy.publish(Policy { denied_ports: vec![25], ..Policy::default() });
+    desk.sweep();
+    assert_eq!(desk.announce(&leecher()).unwrap().1, []);
+}

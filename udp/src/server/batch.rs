@@ -240,6 +240,7 @@ pub(super) fn set(socket: BorrowedFd<'_>, option: SocketOption) -> io::Result<()
 mod tests {
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
+    use std::os::unix::net::UnixDatagram;
     use std::time::Duration;
 
     use super::*;
@@ -276,6 +277,25 @@ mod tests {
             assert_eq!((client.recv(&mut reply).unwrap(), reply[0]), (1, octet));
         }
         assert_eq!(batch.send(server.as_fd()), 0, "nothing is sent twice");
+    }
+
+    #[test]
+    fn replies_that_would_have_to_wait_are_dropped_and_counted() {
+        // A local socket that nobody reads is full after a few datagrams; a network is seldom so in a test.
+        let ((ours, theirs), mut batch) = (UnixDatagram::pair().unwrap(), Batch::new());
+        socket2::SockRef::from(&ours).set_send_buffer_size(0).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        for index in 0..BATCH_MAX {
+            batch.queue(index, REPLY_MAX);
+        }
+        let failed = batch.send(ours.as_fd());
+        let arrived = std::iter::from_fn(|| theirs.recv(&mut [0; 8]).ok()).count();
+        assert!(failed > 0 && arrived > 0, "{failed} {arrived}");
+        assert_eq!(failed + arrived, BATCH_MAX);
+        batch.queue(7, 7);
+        assert_eq!(batch.send(ours.as_fd()), 0, "there is room again, and nothing is sent late");
+        assert_eq!(theirs.recv(&mut [0; 8]).unwrap(), 7);
+        assert_eq!(theirs.recv(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

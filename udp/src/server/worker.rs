@@ -201,3 +201,83 @@ impl Port {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hayate_state::{Policy, Published, Swarms, Tracker};
+
+    use super::*;
+    use crate::DoorConfig;
+    use crate::wire::PROTOCOL_ID;
+
+    /// A worker on new sockets of these addresses, and their addresses.
+    fn worker(addresses: &[&str], own: &[SocketAddr]) -> (Worker, Vec<SocketAddr>) {
+        let tracker = Tracker::new(Swarms::new(0), &Published::new(Policy::default()), 7);
+        let engine = Engine::new(tracker, Published::new(DoorConfig::with_key("k")).subscribe());
+        let sockets: Vec<_> = addresses.iter().map(|address| UdpSocket::bind(address).unwrap()).collect();
+        for socket in &sockets {
+            socket2::SockRef::from(socket).set_recv_buffer_size(1 << 20).unwrap();
+        }
+        let addresses = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+        let stop = Arc::default();
+        let (worker, _waker) =
+            Worker::new(engine, Clock::start(), sockets, own.into(), Duration::ZERO, stop).unwrap();
+        (worker, addresses)
+    }
+
+    fn client(to: SocketAddr) -> UdpSocket {
+        let client = UdpSocket::bind((to.ip(), 0)).unwrap();
+        client.connect(to).unwrap();
+        client.set_nonblocking(true).unwrap();
+        client
+    }
+
+    fn connect() -> Vec<u8> {
+        [&PROTOCOL_ID[..], &[0, 0, 0, 0, 7, 11, 13, 17]].concat()
+    }
+
+    #[test]
+    fn a_turn_is_bounded_and_serves_every_family() {
+        const WAITING: usize = ROUNDS_MAX * BATCH_MAX + 8;
+        let (mut worker, addresses) = worker(&["127.0.0.1:0", "[::1]:0"], &[]);
+        let [flooder, victim] = [addresses[0], addresses[1]].map(client);
+        // Of one octet, because no more of them fit into what every system grants as a receive buffer.
+        (0..WAITING).for_each(|_| assert_eq!(flooder.send(&[7]).unwrap(), 1));
+        victim.send(&connect()).unwrap();
+        let mut batch = Batch::new();
+        assert_eq!(worker.turn(&mut batch), ROUNDS_MAX * BATCH_MAX + 1);
+        assert_eq!(victim.recv(&mut [0; 64]).unwrap(), 16);
+        assert_eq!(worker.next_pace(Pace::Idle, 1), Pace::AtOnce, "more wait");
+        // The next turn looks everywhere again.
+        victim.send(&connect()).unwrap();
+        worker.wait(Pace::AtOnce);
+        assert_eq!(worker.turn(&mut batch), 8 + 1);
+        assert_eq!(victim.recv(&mut [0; 64]).unwrap(), 16);
+        assert_eq!(worker.next_pace(Pace::AtOnce, 9), Pace::Idle);
+        assert_eq!(worker.engine.counters().refusals(Refusal::Short), WAITING as u64);
+    }
+
+    #[test]
+    fn what_comes_from_our_own_endpoint_is_dropped_and_counted() {
+        let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (mut worker, addresses) = worker(&["127.0.0.1:0"], &[stranger.local_addr().unwrap()]);
+        stranger.connect(addresses[0]).unwrap();
+        stranger.set_nonblocking(true).unwrap();
+        stranger.send(&connect()).unwrap();
+        assert_eq!(worker.turn(&mut Batch::new()), 1);
+        assert_eq!(stranger.recv(&mut [0; 64]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(worker.engine.counters().refusals(Refusal::OwnEndpoint), 1);
+    }
+
+    #[test]
+    fn a_busy_worker_waits_a_little_and_an_idle_one_asks_the_poller() {
+        let (worker, _) = worker(&["127.0.0.1:0"], &[]);
+        let mut worker = Worker { coalesce: Duration::from_millis(1), ..worker };
+        worker.sockets[0].ready = false;
+        assert_eq!(worker.next_pace(Pace::Idle, BUSY_FROM), Pace::Soon(0));
+        assert_eq!(worker.next_pace(Pace::Idle, BUSY_FROM - 1), Pace::Idle);
+        assert_eq!(worker.next_pace(Pace::Soon(0), 0), Pace::Soon(1));
+        assert_eq!(worker.next_pace(Pace::Soon(1), BUSY_FROM), Pace::Soon(0));
+        assert_eq!(worker.next_pace(Pace::Soon(1), 0), Pace::Idle, "thin turns end it");
+    }
+}

@@ -13,16 +13,7 @@ pub(crate) const CONNECT: [u8; 16] =
 
 /// A configuration with the defaults of `tracker.json`.
 pub(crate) fn door_config() -> DoorConfig {
-    DoorConfig {
-        private_key: b"test-key-0123456789".to_vec(),
-        previous_private_key: None,
-        connection_id_lifetime_seconds: 120,
-        max_clock_skew_seconds: 0,
-        max_scrape_infohashes: 74,
-        num_want: 50,
-        num_want_max: 200,
-        spoofing_sources: Vec::new(),
-    }
+    DoorConfig::with_key("test-key-0123456789")
 }
 
 /// A tracker of its own, without drift.

@@ -1,0 +1,90 @@
+//! What happens between two slices of a sweep, and what a sweep gives back.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use hayate_state::{Announce, Event, Policy, Tick};
+
+use crate::desk::{Desk, from};
+
+const BEAT: Duration = Duration::from_millis(100);
+
+fn public(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(0xC633_0000 + number)
+}
+
+#[test]
+fn a_worker_whose_clock_is_a_second_ahead_loses_no_peer() {
+    let mut desk = Desk::new(Policy::default(), 0, 7);
+    desk.now += 1;
+    desk.announce(&from(1, [192, 0, 2, 7], 6881, 9)).unwrap();
+    desk.now -= 1;
+    desk.sweep();
+    assert_eq!(desk.tally(1).leechers, 1);
+}
+
+/// The private peer is the first leecher: the one that makes room for a new seeder.
+#[test]
+fn a_peer_that_moves_behind_the_sweep_is_still_known_as_private() {
+    let asker = Announce { num_want: 200, ..from(1, [198, 18, 0, 1], 7001, 9) };
+    for phase in 0..40 {
+        let mut desk = Desk::new(Policy::default(), 0, 7);
+        desk.announce(&from(1, [10, 0, 0, 1], 6881, 9)).unwrap();
+        for number in 0..5000 + 97 * phase {
+            desk.announce(&from(1, public(number), 6881, 9)).unwrap();
+        }
+        let policy = desk.policy.current();
+        for beat in 0..6 {
+            desk.sweeper.beat(Tick(desk.now), &policy, BEAT);
+            if beat == phase % 4 {
+                desk.announce(&from(1, public(60_000), 6881, 0)).unwrap();
+            }
+            for _ in 0..30 {
+                let (_, peers) = desk.announce(&asker).unwrap();
+                let private = peers.iter().filter(|peer| peer.0 == Ipv4Addr::new(10, 0, 0, 1)).count();
+                assert_eq!(private, 0, "phase {phase}, beat {beat}");
+            }
+        }
+    }
+}
+
+#[test]
+fn idle_torrents_of_one_second_are_bounded_too() {
+    let max = 256 * 400;
+    let mut desk = Desk::new(Policy { idle_torrents_max: max, ..Policy::default() }, 0, 7);
+    for torrent in 0..1_500_000 {
+        let finished = Announce { event: Event::Completed, ..from(torrent, [192, 0, 2, 7], 6881, 0) };
+        desk.announce(&finished).unwrap();
+        desk.announce(&Announce { event: Event::Stopped, ..finished }).unwrap();
+    }
+    assert!(desk.swarms.idle() <= max, "{}", desk.swarms.idle());
+}
+
+#[test]
+fn a_swarm_that_shrinks_gives_its_index_back() {
+    let mut desk = Desk::new(Policy::default(), 0, 7);
+    for number in 0..300_000 {
+        desk.announce(&from(1, Ipv4Addr::from(0xC600_0000 + number), 6881, 9)).unwrap();
+    }
+    let full = desk.swarms.memory();
+    for number in 1000..300_000 {
+        let stopped =
+            Announce { event: Event::Stopped, ..from(1, Ipv4Addr::from(0xC600_0000 + number), 6881, 9) };
+        desk.announce(&stopped).unwrap();
+    }
+    desk.sweep();
+    assert!(desk.swarms.memory() < full / 20, "{} of {full}", desk.swarms.memory());
+}
+
+#[test]
+fn ids_that_are_not_kept_any_more_are_given_back() {
+    let mut desk = Desk::new(Policy { keep_peer_ids: true, ..Policy::default() }, 0, 7);
+    for number in 0..1000 {
+        desk.announce(&from(1, public(number), 6881, 9)).unwrap();
+    }
+    let with_ids = desk.swarms.memory();
+    desk.policy.publish(Policy::default());
+    desk.announce(&from(1, public(0), 6881, 9)).unwrap();
+    desk.sweep();
+    assert!(desk.swarms.memory() + 15_000 < with_ids);
+}
