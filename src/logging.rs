@@ -37,11 +37,12 @@ pub(crate) fn complain(look: &Look, text: &str) {
     if format(look) == Some(LogFormat::Json) {
         start(look, &Log::default());
     }
-    if log::max_level() == LevelFilter::Off {
+    // No filter of RUST_LOG may hide why the process ends.
+    if log::log_enabled!(log::Level::Error) {
+        log::error!("{text}");
+    } else {
         // Where stderr is closed nobody can be told.
         let _ = writeln!(std::io::stderr(), "{text}");
-    } else {
-        log::error!("{text}");
     }
 }
 

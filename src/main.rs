@@ -10,7 +10,8 @@
 //! | [`reload`] | a new configuration for a running daemon, or a refusal |
 //! | [`signals`] | reload, orderly stop, stop at once |
 //! | [`key`] | the generated key of the connection ids |
-//! | [`privileges`] | another user, more open files |
+//! | [`privileges`] | another user |
+//! | [`files`] | the limit of open files |
 //! | [`logging`] | lines of text or JSON on stderr |
 //!
 //! Absent on purpose: anything about the wire, swarms, or who may announce.
@@ -18,6 +19,7 @@
 mod cli;
 mod commands;
 mod config;
+mod files;
 mod key;
 mod logging;
 mod privileges;

@@ -1,9 +1,8 @@
-//! Who the process is: more open files while it may, another user once its sockets are open.
+//! Who the process is: another user once its sockets are open.
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Group, Uid, User};
 
 /// A user and a group to become.
@@ -126,15 +125,6 @@ fn find_group(name: &str) -> Result<Gid, IdentityError> {
     }
 }
 
-/// Raises the limit of open files as far as the process may; gives the limit now in force, if it is known.
-pub(crate) fn raise_file_limit() -> Option<u64> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_err() {
-        return Some(soft);
-    }
-    Some(hard)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,11 +157,5 @@ mod tests {
         let identity = Identity { user: Uid::effective(), group, name: None };
         assert!(identity.is_current());
         identity.assume().unwrap();
-    }
-
-    #[test]
-    fn the_file_limit_does_not_sink() {
-        let before = getrlimit(Resource::RLIMIT_NOFILE).unwrap().0;
-        assert!(raise_file_limit().unwrap() >= before);
     }
 }

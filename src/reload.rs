@@ -71,7 +71,7 @@ pub(crate) struct Plan {
 /// # Errors
 /// When anything is not good; then nothing has happened.
 pub(crate) fn plan(running: &Config, source: &Source) -> Result<Plan, ReloadError> {
-    let new = source.read()?;
+    let new = source.read_again(running)?;
     let (document, waiting) = hold_back(&new.document, &running.document);
     let mut warnings = new.warnings.clone();
     if !waiting.is_empty() {
@@ -243,6 +243,15 @@ mod tests {
             assert!(error.contains(complaint), "{error}");
             assert_eq!(bench.levers.policy.current().announce_seconds, 1000);
         }
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_not_replaced_by_the_defaults() {
+        let bench = started(r#"{"intervals": {"announce": 1000}}"#);
+        std::fs::remove_file(bench.folder.path("tracker.json")).unwrap();
+        let nowhere = Source::new(None, Environment::default()).unwrap();
+        let error = plan(&bench.running, &nowhere).unwrap_err().to_string();
+        assert!(error.contains("tracker.json: No such file"), "{error}");
     }
 
     #[test]

@@ -19,14 +19,12 @@ use crate::config::knob::duration_text;
 use crate::config::{Config, Document, Settings, Source};
 use crate::reload::{self, Levers};
 use crate::signals::{self, Wish};
-use crate::{commands, key, logging, privileges};
+use crate::{commands, files, key, logging};
 
 /// How often the main thread looks whether everything lives.
 const LOOK_ROUND: Duration = Duration::from_secs(1);
 /// The state actor is thought dead when it stands still for so long.
 const ACTOR_STILL_MAX: Duration = Duration::from_secs(10);
-/// Open files beside the connections of the gateway.
-const FILES_BESIDE: u64 = 256;
 
 /// Serves until a signal ends it.
 ///
@@ -34,29 +32,18 @@ const FILES_BESIDE: u64 = 256;
 /// When the configuration is not accepted, a socket cannot be opened, or a part of the tracker dies.
 pub(crate) fn serve(source: &Source, look: &Look) -> anyhow::Result<()> {
     let wishes = signals::listen().context("listening to signals")?;
-    let (config, settings) = commands::read(source)?;
+    let (config, mut settings) = commands::read(source)?;
     logging::start(look, &config.document.log);
     log::info!("hayate {}", env!("CARGO_PKG_VERSION"));
     for warning in &settings.warnings {
         log::warn!("{warning}");
     }
-    check_file_limit(&settings);
-    let mut daemon = Daemon::start(source.clone(), config, settings)?;
+    let files_max = files::raise_limit();
+    files::fit(&mut settings, files_max);
+    let mut daemon = Daemon::start(source.clone(), config, settings, files_max)?;
     let end = daemon.attend(&wishes);
     daemon.stop();
     end
-}
-
-fn check_file_limit(settings: &Settings) {
-    let wanted = settings.http.max_connections as u64 + FILES_BESIDE;
-    match privileges::raise_file_limit() {
-        Some(limit) if limit < wanted => {
-            log::warn!(
-                "only {limit} files may be open, http.max_connections needs {wanted}: raise RLIMIT_NOFILE"
-            );
-        }
-        _ => {}
-    }
 }
 
 /// Open sockets, before anything is served.
@@ -81,6 +68,7 @@ impl Sockets {
 struct Daemon {
     source: Source,
     config: Config,
+    files_max: Option<usize>,
     levers: Levers,
     clock: Clock,
     vitals: Arc<Vitals>,
@@ -92,7 +80,12 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(source: Source, config: Config, mut settings: Settings) -> anyhow::Result<Self> {
+    fn start(
+        source: Source,
+        config: Config,
+        mut settings: Settings,
+        files_max: Option<usize>,
+    ) -> anyhow::Result<Self> {
         let sockets = Sockets::open(&settings)?;
         settle_key(&mut settings)?;
         drop_privileges(&settings)?;
@@ -124,7 +117,8 @@ impl Daemon {
         }
         vitals.serving.store(true, Ordering::Relaxed);
         log::info!("serving");
-        Ok(Self { source, config, levers, clock, vitals, reloads, actor, inbox: kept_inbox, http, udp })
+        let inbox = kept_inbox;
+        Ok(Self { source, config, files_max, levers, clock, vitals, reloads, actor, inbox, http, udp })
     }
 
     /// Does what signals ask for, until one asks to stop.
@@ -157,13 +151,14 @@ impl Daemon {
                 self.reloads.refused.add(1);
                 log::error!("reload refused: {error}");
             }
-            Ok(plan) => {
+            Ok(mut plan) => {
                 for warning in &plan.settings.warnings {
                     log::warn!("{warning}");
                 }
                 if !plan.waiting.is_empty() {
                     log::warn!("changed, but waiting for a restart: {}", plan.waiting.join(", "));
                 }
+                files::fit(&mut plan.settings, self.files_max);
                 self.config = plan.config;
                 self.levers.pull(plan.settings, self.clock.uptime());
                 self.reloads.ok.add(1);
@@ -174,8 +169,8 @@ impl Daemon {
 
     /// Stops accepting, answers what is in flight, and waits for the state actor.
     fn stop(self) {
-        log::info!("stopping");
         self.vitals.serving.store(false, Ordering::Relaxed);
+        log::info!("stopping");
         if let Some(http) = self.http {
             http.stop();
         }

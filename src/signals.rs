@@ -3,11 +3,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
+
+/// Wishes that wait at most; signals beyond wait in the system, where equal ones become one.
+const WISHES_MAX: usize = 16;
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +34,7 @@ pub(crate) fn listen() -> io::Result<Receiver<Wish>> {
         flag::register(signal, Arc::clone(&stopping))?;
     }
     let mut signals = Signals::new([SIGHUP, SIGUSR1, SIGINT, SIGTERM])?;
-    let (wishes, receiver) = channel();
+    let (wishes, receiver) = sync_channel(WISHES_MAX);
     let forward = move || {
         for signal in signals.forever() {
             let wish = if matches!(signal, SIGHUP | SIGUSR1) { Wish::Reload } else { Wish::Stop };

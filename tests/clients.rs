@@ -1,9 +1,9 @@
-//! Real clients find each other through hayate, and nothing else: in a network namespace without any way out, a
-//! libtorrent seeder and the client under test each know only the tracker.
+//! Real clients find each other through hayate, and nothing else: in a network namespace without any way out,
+//! a libtorrent seeder and the client under test each know only the tracker.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::json;
@@ -50,7 +50,11 @@ impl Namespace {
     fn daemon(&self) -> Daemon {
         let config = json!({
             "udp": {"addr": format!(":{PORT}")},
-            "http": {"addr": format!(":{PORT}"), "proxy_header": "X-Real-IP", "trusted_proxies": ["10.9.0.1/32"]},
+            "http": {
+                "addr": format!(":{PORT}"),
+                "proxy_header": "X-Real-IP",
+                "trusted_proxies": ["10.9.0.1/32"],
+            },
             // Clients that are restarted come again soon.
             "intervals": {"announce": 60, "min_announce": 30, "announce_drift": 0}
         });
@@ -68,7 +72,7 @@ impl Drop for Namespace {
 fn completes(client: &str, urls: &[&str]) {
     let Some(namespace) = Namespace::new() else { return };
     let _daemon = namespace.daemon();
-    let mut nginx = urls.contains(&NGINX_V4).then(|| start_nginx(&namespace));
+    let _nginx = urls.contains(&NGINX_V4).then(|| Nginx::start(&namespace));
     for url in urls {
         let work = Folder::new();
         let output =
@@ -76,38 +80,49 @@ fn completes(client: &str, urls: &[&str]) {
         println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{client} through {url}");
     }
-    if let Some((nginx, _)) = &mut nginx {
-        _ = nginx.kill();
-        _ = nginx.wait();
+}
+
+/// A proxy that overwrites `X-Real-IP`. It is one process, which ends with its test.
+struct Nginx {
+    process: Child,
+    _folder: Folder,
+}
+
+impl Nginx {
+    fn start(namespace: &Namespace) -> Self {
+        let folder = Folder::new();
+        let listen = format!("10.9.0.1:{NGINX_PORT}");
+        let process = namespace
+            .command(script("nginx"))
+            .arg(folder.path())
+            .args([&listen, &format!("10.9.0.1:{PORT}")])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut nginx = Self { process, _folder: folder };
+        let up = || {
+            let url = format!("http://{listen}/announce");
+            let probe = namespace
+                .command(hayate().get_program())
+                .args(["probe", "scrape", &url, &"00".repeat(20)])
+                .output();
+            probe.is_ok_and(|output| output.status.success())
+        };
+        if !eventually(up) {
+            _ = nginx.process.kill();
+            let mut text = String::new();
+            _ = nginx.process.stderr.take().unwrap().read_to_string(&mut text);
+            panic!("nginx does not serve: {text}");
+        }
+        nginx
     }
 }
 
-/// A proxy that overwrites `X-Real-IP`. It ends with its test: it is one process.
-fn start_nginx(namespace: &Namespace) -> (std::process::Child, Folder) {
-    let folder = Folder::new();
-    let listen = format!("10.9.0.1:{NGINX_PORT}");
-    let mut nginx = namespace
-        .command(script("nginx"))
-        .arg(folder.path())
-        .args([&listen, &format!("10.9.0.1:{PORT}")])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let up = || {
-        let url = format!("http://{listen}/announce");
-        let probe = namespace
-            .command(hayate().get_program())
-            .args(["probe", "scrape", &url, &"00".repeat(20)])
-            .output();
-        probe.is_ok_and(|output| output.status.success())
-    };
-    if !eventually(up) {
-        _ = nginx.kill();
-        let mut text = String::new();
-        _ = nginx.stderr.take().unwrap().read_to_string(&mut text);
-        panic!("nginx does not serve: {text}");
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        _ = self.process.kill();
+        _ = self.process.wait();
     }
-    (nginx, folder)
 }
 
 #[test]

@@ -22,6 +22,17 @@ pub(crate) fn hayate() -> Command {
     command
 }
 
+/// Raises the limit of open files as far as it goes; false, and says so, if it stays below `wanted`.
+pub(crate) fn may_open_files(wanted: u64) -> bool {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    if hard < wanted {
+        println!("skipped: only {hard} files may be open, {wanted} are needed");
+    }
+    hard >= wanted
+}
+
 /// A folder that goes away with the test.
 pub(crate) struct Folder(PathBuf);
 
@@ -82,6 +93,7 @@ impl Daemon {
         Self::start_in(Folder::new(), changes, &mut hayate())
     }
 
+    /// Starts `command` in `folder`, with `changes` over the defaults.
     pub(crate) fn start_in(folder: Folder, changes: serde_json::Value, command: &mut Command) -> Self {
         let (port, metrics_port) = (free_port(), free_port());
         let mut config = json!({
@@ -92,8 +104,12 @@ impl Daemon {
         });
         merge(&mut config, changes);
         let path = folder.write("tracker.json", &config.to_string());
-        let mut child =
-            command.arg("--config").arg(path).arg("--json").stderr(Stdio::piped()).spawn().unwrap();
+        Self::attend(folder, port, metrics_port, command.arg("--config").arg(path))
+    }
+
+    /// Runs a command that serves at these ports, and waits until it does.
+    pub(crate) fn attend(folder: Folder, port: u16, metrics_port: u16, command: &mut Command) -> Self {
+        let mut child = command.arg("--json").stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
         std::thread::spawn(move || {

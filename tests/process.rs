@@ -1,5 +1,9 @@
 //! The process: configuration errors, signals, privileges, two daemons on one port.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -7,7 +11,8 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::harness::{
-    Daemon, Folder, UdpClient, announce_target, eventually, exchange, fetch, free_port, get, hayate,
+    Daemon, Folder, PATIENCE, UdpClient, announce_target, eventually, exchange, fetch, free_port, get,
+    hayate, parse_response,
 };
 
 fn run(command: &mut Command) -> Output {
@@ -22,6 +27,9 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn a_bad_file_ends_with_one_clear_line_and_no_socket() {
+    // Whoever opened a socket before all is read would complain about this one.
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
     for (text, words) in [
         (r#"{"udp": {"workers": -1}}"#, &["udp.workers", "-1", "from 0 to"][..]),
         (r#"{"udp": {"wrokers": 1}}"#, &["wrokers", "workers"]),
@@ -40,14 +48,11 @@ fn a_bad_file_ends_with_one_clear_line_and_no_socket() {
         let folder = Folder::new();
         let path = folder.write("tracker.json", text);
         for command in [&["run"][..], &["check-config"]] {
-            let output =
-                run(hayate().args(command).arg("-c").arg(&path).env("HAYATE__UDP__ADDR", "127.0.0.1:0"));
+            let output = run(hayate().args(command).arg("-c").arg(&path).env("HAYATE__UDP__ADDR", &address));
             assert_eq!(output.status.code(), Some(1), "{text}");
-            let errors: Vec<String> =
-                stderr(&output).lines().filter(|line| !line.contains("INFO")).map(str::to_owned).collect();
-            let last = errors.last().expect("a line");
-            assert!(words.iter().all(|word| last.contains(word)), "{text}: {last}");
-            assert!(!stderr(&output).contains("listening"), "{text}");
+            let complaint = stderr(&output);
+            assert_eq!(complaint.lines().count(), 1, "{text}: {complaint}");
+            assert!(words.iter().all(|word| complaint.contains(word)), "{text}: {complaint}");
         }
     }
     assert_eq!(run(hayate().arg("--nonsense")).status.code(), Some(2));
@@ -57,15 +62,12 @@ fn a_bad_file_ends_with_one_clear_line_and_no_socket() {
 #[test]
 fn the_environment_overrides_the_file() {
     let folder = Folder::new();
-    let path = folder.write(
-        "tracker.yaml",
-        "---\nintervals:\n  announce: 30m\nprehooks:\n".replace("prehooks:\n", "").as_str(),
-    );
+    let path = folder.write("tracker.yaml", "---\nintervals:\n  announce: 30m\nudp:\n");
     let output =
         run(hayate().arg("print-config").arg("-c").arg(&path).env("HAYATE__INTERVALS__ANNOUNCE", "1200"));
     assert!(output.status.success());
     let config: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(["20m", "1200"].contains(&config["intervals"]["announce"].to_string().trim_matches('"')));
+    assert_eq!(config["intervals"]["announce"], 1200);
     assert!(stderr(&output).contains("HAYATE__INTERVALS__ANNOUNCE"));
     let output = run(hayate().arg("check-config").arg("-c").arg(&path).env("HAYATE__UDP__WROKERS", "1"));
     assert!(!output.status.success() && stderr(&output).contains("HAYATE__UDP__WROKERS"));
@@ -74,15 +76,127 @@ fn the_environment_overrides_the_file() {
 #[test]
 fn a_second_daemon_on_the_same_port_is_refused_by_name() {
     let first = Daemon::start(json!({"udp": {"workers": 2}}));
-    for door in ["udp", "http"] {
+    for (door, port) in [("udp", first.port), ("http", first.port), ("metrics", first.metrics_port)] {
         let folder = Folder::new();
         let mut config = json!({"udp": {"addr": ""}, "http": {"addr": ""}, "metrics": {"addr": ""}});
-        config[door]["addr"] = format!("127.0.0.1:{}", first.port).into();
+        let address = format!("127.0.0.1:{port}");
+        config[door]["addr"] = address.clone().into();
         let path = folder.write("tracker.json", &config.to_string());
         let output = run(hayate().arg("-c").arg(&path));
         assert_eq!(output.status.code(), Some(1), "{door}");
-        assert!(stderr(&output).contains(&format!("127.0.0.1:{}", first.port)), "{door}");
+        assert!(stderr(&output).contains(&address), "{door}");
     }
+}
+
+#[test]
+fn no_filter_hides_why_the_process_ends_and_the_cause_is_said_once() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for filter in ["off", "hyper=debug", "error"] {
+        let mut command = hayate();
+        command.env("RUST_LOG", filter).env("HAYATE__UDP__ADDR", "").env("HAYATE__METRICS__ADDR", "");
+        let output = run(command.current_dir(Folder::new().path()).env("HAYATE__HTTP__ADDR", &address));
+        assert_eq!(output.status.code(), Some(1), "{filter}");
+        let complaint = stderr(&output);
+        assert!(complaint.contains(&address), "{filter}: {complaint}");
+        assert_eq!(complaint.matches("os error 98").count(), 1, "{filter}: {complaint}");
+    }
+}
+
+#[test]
+fn an_empty_folder_is_enough_for_any_user_and_the_log_says_what_starts() {
+    let folder = Folder::new();
+    // Others may not enter the folder of the build.
+    let binary = folder.path().join("hayate");
+    assert!(Command::new("cp").arg(hayate().get_program()).arg(&binary).status().unwrap().success());
+    let (port, metrics_port) = (free_port(), free_port());
+    let mut command = Command::new(binary);
+    command.current_dir(folder.path()).env_remove("RUST_LOG");
+    command.env("HAYATE__UDP__ADDR", format!(":{port}")).env("HAYATE__HTTP__ADDR", format!(":{port}"));
+    command.env("HAYATE__METRICS__ADDR", format!("127.0.0.1:{metrics_port}"));
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(folder.path(), Some(65534), Some(65534)).unwrap();
+        command.uid(65534).gid(65534);
+    }
+    let mut daemon = Daemon::attend(folder, port, metrics_port, &mut command);
+    assert_eq!(UdpClient::connect("127.0.0.1", daemon.v4()).announce(b'A', 7001, 9, 2).0, 1);
+    assert_eq!(fetch(daemon.v6(), &announce_target('A', 7002, "&left=9")).peers().len(), 1);
+    let key = std::fs::metadata(daemon.folder.path().join("udp.key")).unwrap();
+    assert_eq!(key.permissions().mode() & 0o777, 0o600);
+    let log = daemon.log();
+    let place = |text: &str| log.iter().position(|line| line.contains(&format!("\"msg\":\"{text}")));
+    let starts = [
+        "starting metrics server",
+        "starting storage",
+        "started storage",
+        "starting tracker logic: mode open",
+        "starting HTTP frontend",
+        "starting UDP frontend",
+    ];
+    let places: Vec<usize> = starts.iter().map(|text| place(text).expect(text)).collect();
+    assert!(places.is_sorted(), "{log:#?}");
+    // What the kernel grants for buffers is the machine's affair.
+    let known = ["built-in defaults", "receive buffer"];
+    let unknown =
+        |line: &&String| !line.contains("\"info\"") && !known.iter().any(|text| line.contains(text));
+    assert_eq!(log.iter().find(unknown), None);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+/// Sends ten announces in one go, again and again, on one connection; how many were answered.
+fn announce_in_bulk(address: SocketAddr, rounds: u16) -> usize {
+    let mut stream = BufReader::new(TcpStream::connect(address).unwrap());
+    stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answered = 0;
+    for round in 0..rounds {
+        let request = |port| {
+            format!("GET {} HTTP/1.1\r\nHost: t\r\n\r\n", announce_target('R', 2000 + port, "&left=9"))
+        };
+        let requests: String = (0..10).map(|port| request(round * 10 + port)).collect();
+        stream.get_mut().write_all(requests.as_bytes()).unwrap();
+        for _ in 0..10 {
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                assert_ne!(stream.read_line(&mut head).unwrap(), 0, "closed after {answered} answers");
+            }
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+            let mut body = vec![0; length.parse().unwrap()];
+            stream.read_exact(&mut body).unwrap();
+            answered += usize::from(head.starts_with("HTTP/1.1 200") && body.starts_with(b"d8:complete"));
+        }
+    }
+    answered
+}
+
+#[test]
+fn reloads_under_load_lose_no_request() {
+    let daemon = Daemon::start(json!({}));
+    let (v4, v6) = (daemon.v4(), daemon.v6());
+    let clients: Vec<_> =
+        [v4, v6, v4].map(|address| std::thread::spawn(move || announce_in_bulk(address, 200))).into();
+    let over_udp = std::thread::spawn(move || {
+        let client = UdpClient::connect("::1", v6);
+        (0..1000)
+            .map(|port| client.announce(b'R', 2000 + port, 9, 0).0)
+            .filter(|&leechers| leechers > 0)
+            .count()
+    });
+    let mut reloads = 0;
+    while reloads < 3 || clients.iter().any(|client| !client.is_finished()) || !over_udp.is_finished() {
+        reloads += 1;
+        daemon.rewrite_config(|config| {
+            config["announce"] = json!({"numwant": reloads % 50});
+            config["http"]["announce_routes"] = json!(["/announce", format!("/{reloads}/announce")]);
+        });
+        daemon.signal(Signal::SIGHUP);
+        daemon.wait_for_log("\"reloaded\"", reloads);
+    }
+    for client in clients {
+        assert_eq!(client.join().unwrap(), 2000);
+    }
+    assert_eq!(over_udp.join().unwrap(), 1000);
+    assert_eq!(fetch(v4, &announce_target('R', 1999, "").replace("/announce", "/1/announce")).status, 404);
 }
 
 #[test]
@@ -182,16 +296,35 @@ fn the_first_signal_stops_in_order_and_the_second_at_once() {
     // A request in flight holds an orderly stop up to its timeout; the second signal does not wait.
     for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
         let mut daemon = Daemon::start(json!({"http": {"timeout": {"read": "60s"}}}));
-        let mut slow = std::net::TcpStream::connect(daemon.v4()).unwrap();
-        std::io::Write::write_all(&mut slow, b"GET /announce HTTP/1.1\r\n").unwrap();
+        let mut slow = TcpStream::connect(daemon.v4()).unwrap();
+        slow.write_all(b"GET /announce HTTP/1.1\r\n").unwrap();
         // The connection that asks is one more.
         assert!(eventually(|| daemon.metric("http_connections") == 2));
         daemon.signal(signal);
         daemon.wait_for_log("stopping", 1);
         daemon.signal(signal);
-        let code_now = daemon.wait().code();
-        assert!(code_now == Some(code) || code_now == Some(0), "{code_now:?}");
+        assert_eq!(daemon.wait().code(), Some(code));
     }
+}
+
+#[test]
+fn health_says_that_the_tracker_is_stopping_until_it_has_stopped() {
+    let mut daemon = Daemon::start(json!({}));
+    let status = |daemon: &Daemon, path| daemon.page(path).map(|response| response.status);
+    assert_eq!(status(&daemon, "/health"), Some(200));
+    let mut slow = TcpStream::connect(daemon.v4()).unwrap();
+    slow.write_all(b"GET ").unwrap();
+    assert!(eventually(|| daemon.metric("http_connections") == 2));
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_log("stopping", 1);
+    assert_eq!((status(&daemon, "/health"), status(&daemon, "/alive")), (Some(503), Some(200)));
+    let target = announce_target('A', 7001, "&left=9");
+    slow.write_all(format!("{target} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes()).unwrap();
+    let mut octets = Vec::new();
+    slow.read_to_end(&mut octets).unwrap();
+    assert!(parse_response(&octets).unwrap().bencoded().at("peers").is_some());
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert_eq!(status(&daemon, "/health"), None);
 }
 
 #[test]
@@ -203,10 +336,10 @@ fn a_stop_under_load_answers_what_was_asked() {
             std::thread::spawn(move || {
                 let mut broken = 0;
                 for port in 0..10_000 {
-                    let Ok(stream) = std::net::TcpStream::connect(address) else { break };
+                    let Ok(stream) = TcpStream::connect(address) else { break };
                     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
                     let target = announce_target('S', 1 + number * 10_000 + port, "&left=9");
-                    // A connection that was not accepted any more is closed with nothing said; half a reply is a fault.
+                    // A connection that was not accepted any more is closed with nothing said.
                     match exchange(stream, &get(&target)) {
                         Ok(response) => assert_eq!(response.status, 200),
                         Err(_) => broken += 1,
@@ -220,7 +353,8 @@ fn a_stop_under_load_answers_what_was_asked() {
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().code(), Some(0));
     let broken: u32 = clients.into_iter().map(|client| client.join().unwrap()).sum();
-    assert!(broken <= 16, "{broken} connections ended without a reply");
+    // At most the last one of each, which came between the last look at the backlog and its end.
+    assert!(broken <= 4, "{broken} connections ended without a reply");
 }
 
 #[test]
@@ -270,6 +404,16 @@ fn probe_and_e2e_work_against_the_running_daemon() {
             assert_eq!(reply["leechers"], 1, "{reply}");
             let output = run(hayate().args(["probe", "scrape", url, &hash, "--json"]));
             assert!(output.status.success() && !output.stdout.is_empty());
+        }
+    }
+    // Also where claimed addresses count; and an empty URL asks nobody.
+    let daemon = Daemon::start(json!({"announce": {"allow_ip_spoofing": true}}));
+    for host in ["127.0.0.1", "[::1]"] {
+        let http = format!("http://{host}:{}/announce", daemon.port);
+        for udp in [format!("udp://{host}:{}", daemon.port), String::new()] {
+            let output = run(hayate().args(["e2e", "--delay", "10ms", "--http", &http, "--udp", &udp]));
+            assert!(output.status.success(), "{udp}");
+            assert_eq!(stderr(&output).contains("testing UDP"), !udp.is_empty());
         }
     }
     let dead = format!("udp://127.0.0.1:{}", free_port());

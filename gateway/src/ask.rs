@@ -33,18 +33,19 @@ pub struct Asked {
     pub with_ids: bool,
 }
 
-/// Reads an announce. `client` is who the client is, which is looked at last.
+/// Reads an announce. `client` is who the client is, which is looked at last, unless its claim cannot be
+/// decoded.
 ///
 /// # Errors
 /// The first failure in the order of the spec.
 pub fn announce(
     parameters: &Parameters<'_>,
-    client: impl FnOnce() -> Result<IpAddr, Refusal>,
+    client: Result<IpAddr, Refusal>,
     wish: Wish,
 ) -> Result<Asked, Refusal> {
     // Every value is decoded first: a broken escape outranks whatever else is wrong.
     let info_hashes = check_info_hashes(parameters);
-    if info_hashes == Err(Refusal::InvalidEscape) {
+    if info_hashes == Err(Refusal::InvalidEscape) || client == Err(Refusal::InvalidEscape) {
         return Err(Refusal::InvalidEscape);
     }
     let peer_id = parameters.peer_id.map(peer_id).transpose()?;
@@ -63,7 +64,7 @@ pub fn announce(
     let announce = Announce {
         info_hash,
         peer_id,
-        address: client()?,
+        address: client?,
         port,
         uploaded: uploaded.value().unwrap_or(0),
         downloaded: downloaded.value().unwrap_or(0),
@@ -96,11 +97,11 @@ pub fn scrape(parameters: &Parameters<'_>, max: usize) -> Result<Vec<InfoHash>, 
 }
 
 impl Wish {
-    /// Peers for a wish. Whoever says nothing, or nothing readable, gets the default; nobody gets more than
-    /// the most.
+    /// Peers for a wish. Whoever says nothing, or nothing readable, gets the default, which the most does not
+    /// bound (`frontends-and-hooks.md` 1.5).
     fn grant(self, wish: Number) -> u16 {
         match wish {
-            Number::Garbage => self.default.min(self.max),
+            Number::Garbage => self.default,
             Number::TooLarge => self.max,
             Number::Value(wish) => u16::try_from(wish).map_or(self.max, |wish| wish.min(self.max)),
         }
@@ -163,7 +164,7 @@ mod tests {
     const WISH: Wish = Wish { default: 50, max: 200 };
 
     fn ask(query: &str) -> Result<Asked, Refusal> {
-        announce(&Parameters::read(query.as_bytes()), || Ok([192, 0, 2, 7].into()), WISH)
+        announce(&Parameters::read(query.as_bytes()), Ok([192, 0, 2, 7].into()), WISH)
     }
 
     fn whole(more: &str) -> String {
@@ -230,6 +231,13 @@ mod tests {
     }
 
     #[test]
+    fn the_default_is_not_bounded_by_the_most() {
+        let wish = Wish { default: 13, max: 7 };
+        let granted = [Number::Garbage, Number::Value(11), Number::TooLarge].map(|said| wish.grant(said));
+        assert_eq!(granted, [13, 7, 7]);
+    }
+
+    #[test]
     fn events_are_words_in_any_case_and_unknown_ones_are_none() {
         for (more, event) in [
             ("&event=", Event::None),
@@ -281,12 +289,13 @@ mod tests {
     }
 
     #[test]
-    fn a_client_nobody_knows_is_refused_last() {
-        let nobody = |query: &str| {
-            announce(&Parameters::read(query.as_bytes()), || Err(Refusal::UnreadableAddress), WISH)
+    fn a_client_nobody_knows_is_refused_last_and_a_claim_with_a_broken_escape_first() {
+        let refused = |query: &str, client| {
+            announce(&Parameters::read(query.as_bytes()), Err(client), WISH).unwrap_err()
         };
-        assert_eq!(nobody(&whole("")), Err(Refusal::UnreadableAddress));
-        assert_eq!(nobody(&whole("&port=x")), Err(Refusal::UnreadablePort));
+        assert_eq!(refused(&whole(""), Refusal::UnreadableAddress), Refusal::UnreadableAddress);
+        assert_eq!(refused(&whole("&port=x"), Refusal::UnreadableAddress), Refusal::UnreadablePort);
+        assert_eq!(refused("info_hash=x", Refusal::InvalidEscape), Refusal::InvalidEscape);
     }
 
     #[test]

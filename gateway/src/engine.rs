@@ -260,15 +260,13 @@ impl Engine {
         seen: Result<IpAddr, Refusal>,
     ) -> Result<(Question, Asked), Refusal> {
         let config = self.config.get();
-        let client = || {
-            let seen = seen?;
-            Ok(self.trust().claimed(seen, parameters)?.unwrap_or(seen))
-        };
+        let client = seen.and_then(|seen| Ok(self.trust().claimed(seen, parameters)?.unwrap_or(seen)));
         let wish = Wish { default: config.num_want, max: config.num_want_max };
         let asked = ask::announce(parameters, client, wish)?;
         let peers = if asked.with_ids { PeerForm::WithIds } else { PeerForm::Compact };
-        let external = seen.ok().filter(|_| config.external_ip);
-        let address = Address { external, over_v6: asked.announce.address.is_ipv6() };
+        let seen = seen?;
+        let over_v6 = seen.is_ipv6() || asked.announce.address.is_ipv6();
+        let address = Address { external: config.external_ip.then_some(seen), over_v6 };
         Ok((Question::Announce(asked.announce, peers), Asked::Announce { form: asked.form, address }))
     }
 

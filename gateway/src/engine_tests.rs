@@ -121,8 +121,25 @@ fn claimed_addresses_count_only_from_spoofing_sources() {
     assert_eq!(desk.get("10.0.0.1", &claim).number("incomplete"), Some(1));
     let next = desk.get("192.0.2.7", &announce('b', 7002, "&ip=junk"));
     assert_eq!(next.text("peers"), Some(&[203, 0, 113, 9, 0x1b, 0x59][..]));
-    let junk = desk.get("10.0.0.1", &announce('b', 7001, "&ip=junk"));
-    assert_eq!(junk.text("failure reason"), Some(&b"failed to parse peer IP address"[..]));
+    for (more, text) in [
+        ("&ip=junk", &b"failed to parse peer IP address"[..]),
+        ("&ip=%zz&port=x", b"invalid query escape"),
+        ("&ip=junk&port=x", b"failed to parse parameter: port"),
+    ] {
+        let refused = desk.get("10.0.0.1", &announce('b', 7001, more));
+        assert_eq!(refused.text("failure reason"), Some(text), "{more}");
+    }
+}
+
+#[test]
+fn external_ip_is_the_address_we_see_and_peers6_is_there_for_whom_we_see_over_ipv6() {
+    let sources = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+    let mut desk = Desk::new(DoorConfig { spoofing_sources: sources, ..config() }, Policy::default());
+    let claim = announce('b', 7001, "&ip=203.0.113.9");
+    let v4 = desk.get("10.0.0.1", &claim);
+    assert_eq!((v4.text("external ip"), v4.text("peers6")), (Some(&[10, 0, 0, 1][..]), None));
+    let v6 = desk.get("fd00::1", &claim);
+    assert_eq!((v6.text("external ip").map(<[u8]>::len), v6.text("peers6")), (Some(16), Some(&b""[..])));
 }
 
 #[test]

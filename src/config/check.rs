@@ -53,8 +53,7 @@ fn access(config: &Config) -> Result<(), ConfigError> {
     let (mode, access) = (config.document.mode, &config.document.access);
     if mode == Mode::Listed && access.mode == AccessMode::Deny {
         let text = "invalid value: \"deny\", expected \"off\" or \"allow\" in mode listed, where the list \
-            holds the \
-            registered torrents";
+            holds the registered torrents";
         return Err(config.refuse("access.mode", text));
     }
     let needed = match (mode, access.mode) {
@@ -97,12 +96,15 @@ fn warnings(document: &Document) -> Vec<String> {
     warn(
         intervals.peer_inactivity.duration() <= silence,
         "intervals.peer_inactivity is not above intervals.announce and announce_drift together: peers are \
-         forgotten \
-         between their announces",
+         forgotten between their announces",
     );
     warn(
         !http.proxy_header.0.is_empty() && http.trusted_proxies.is_empty() && http.unix_socket.is_empty(),
         "http.proxy_header is set but http.trusted_proxies is empty: the header is never believed",
+    );
+    warn(
+        !http.unix_socket.is_empty() && http.proxy_header.0.is_empty(),
+        "http.unix_socket is set but http.proxy_header is empty: nobody can announce through the socket",
     );
     let spoofing = announce.allow_ip_spoofing
         || udp.allow_ip_spoofing == Some(true)

@@ -132,7 +132,7 @@ pub(crate) struct Http {
     pub(crate) timeout: Timeout,
     /// Torrents of one scrape that are answered.
     pub(crate) max_scrape_infohashes: Whole<1, 1024>,
-    /// Open connections at most; further ones are closed at once.
+    /// Open connections at most, further ones are closed at once; less where fewer files may be open.
     pub(crate) max_connections: Whole<1, 1_000_000>,
     /// Instead of announce.numwant; null = the same.
     pub(crate) numwant: Option<NumWant>,

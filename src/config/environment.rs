@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use serde_json::{Map, Value};
 
+use super::knob::{parse_duration, parse_size};
 use super::read::join;
 use super::{ConfigError, Origin};
 
@@ -69,7 +70,7 @@ impl Variable {
     }
 
     /// Puts the value into the tree. It is JSON if it reads as JSON, text otherwise; where the default is a
-    /// text, a number stays a text too.
+    /// text that is no quantity, such as a key or a path, a number stays a text too.
     pub(super) fn lay_over(&self, tree: &mut Value, defaults: &Value) -> Result<(), ConfigError> {
         let (mut tree, mut defaults, mut path) = (tree, defaults, String::new());
         let mut names = self.key.split('.').peekable();
@@ -102,7 +103,9 @@ impl Variable {
         }
         let text = || Value::String(self.value.clone());
         let value = serde_json::from_str(&self.value).unwrap_or_else(|_| text());
-        let value = if default.is_string() && value.is_number() { text() } else { value };
+        let quantity = |text: &str| parse_duration(text).is_some() || parse_size(text).is_some();
+        let wordy = default.as_str().is_some_and(|default| !quantity(default));
+        let value = if wordy && value.is_number() { text() } else { value };
         if value.is_null() {
             block.remove(name);
         } else {

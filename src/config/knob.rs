@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Error, Unexpected, Visitor};
+use serde::de::{Error, Expected, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Milliseconds of a second, for the ranges of [`Pause`].
@@ -67,19 +67,13 @@ impl<'de, const LEAST: u64, const MOST: u64> Deserialize<'de> for Whole<LEAST, M
             }
 
             fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
-                let within = (LEAST..=MOST).contains(&value);
-                if within {
-                    Ok(Whole(value))
-                } else {
-                    Err(E::invalid_value(Unexpected::Unsigned(value), &self))
-                }
+                let within = (LEAST..=MOST).contains(&value).then_some(Whole(value));
+                within.ok_or_else(|| E::invalid_value(Unexpected::Unsigned(value), &self))
             }
 
             fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
-                match u64::try_from(value) {
-                    Ok(value) => self.visit_u64(value),
-                    Err(_) => Err(E::invalid_value(Unexpected::Signed(value), &self)),
-                }
+                let value = not_negative(value, &self)?;
+                self.visit_u64(value)
             }
         }
         deserializer.deserialize_u64(Reader)
@@ -98,6 +92,11 @@ impl<const LEAST: u64, const MOST: u64> JsonSchema for Whole<LEAST, MOST> {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "integer", "minimum": LEAST, "maximum": MOST })
     }
+}
+
+/// JSON numbers come without sign, those of YAML with one.
+fn not_negative<E: Error>(value: i64, allowed: &dyn Expected) -> Result<u64, E> {
+    u64::try_from(value).map_err(|_| E::invalid_value(Unexpected::Signed(value), allowed))
 }
 
 /// A duration from `LEAST` to `MOST` milliseconds: whole seconds, or a text like `300ms`, `30m`, `1h30m`,
@@ -165,10 +164,8 @@ impl<'de, const LEAST: u64, const MOST: u64> Deserialize<'de> for Pause<LEAST, M
             }
 
             fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
-                match u64::try_from(value) {
-                    Ok(value) => self.visit_u64(value),
-                    Err(_) => Err(E::invalid_value(Unexpected::Signed(value), &self)),
-                }
+                let value = not_negative(value, &self)?;
+                self.visit_u64(value)
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
@@ -289,19 +286,13 @@ impl<'de, const LEAST: u64, const MOST: u64> Deserialize<'de> for Size<LEAST, MO
             }
 
             fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
-                let within = (LEAST..=MOST).contains(&value);
-                if within {
-                    Ok(Size(value))
-                } else {
-                    Err(E::invalid_value(Unexpected::Unsigned(value), &self))
-                }
+                let within = (LEAST..=MOST).contains(&value).then_some(Size(value));
+                within.ok_or_else(|| E::invalid_value(Unexpected::Unsigned(value), &self))
             }
 
             fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
-                match u64::try_from(value) {
-                    Ok(value) => self.visit_u64(value),
-                    Err(_) => Err(E::invalid_value(Unexpected::Signed(value), &self)),
-                }
+                let value = not_negative(value, &self)?;
+                self.visit_u64(value)
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
@@ -331,7 +322,7 @@ impl<const LEAST: u64, const MOST: u64> JsonSchema for Size<LEAST, MOST> {
 }
 
 /// Reads `512MiB` or `4096`; `None` if that is not what the text is.
-fn parse_size(text: &str) -> Option<u64> {
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(digits)?;
     let factor = match unit {

@@ -107,6 +107,18 @@ impl Source {
         let found = Path::new(FILE).exists().then(|| PathBuf::from(FILE));
         Config::read(self.named.clone().or(found).as_deref(), &self.environment)
     }
+
+    /// Reads the configuration anew for a daemon that runs by `running`. The file it came from must still be
+    /// there: the built-in defaults never take its place.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not accepted.
+    pub(crate) fn read_again(&self, running: &Config) -> Result<Config, ConfigError> {
+        match &running.origin {
+            Origin::File(path) => Config::read(Some(path), &self.environment),
+            Origin::Defaults | Origin::Variable(_) => self.read(),
+        }
+    }
 }
 
 /// A configuration that was read and checked.

@@ -85,6 +85,7 @@ fn the_unwise_is_warned_of() {
             "the whole internet",
         ),
         (r#"{"access": {"path": "list"}}"#, "access.path is not read"),
+        (r#"{"http": {"unix_socket": "s"}}"#, "nobody can announce through the socket"),
     ] {
         let warnings = read(text).unwrap().warnings;
         assert!(warnings.len() == 1 && warnings[0].contains(warning), "{text}: {warnings:?}");
@@ -126,6 +127,8 @@ fn variables_win_over_the_file() {
         ("HAYATE__STATE_DIR", "/var/lib/hayate"),
         ("HAYATE__ENABLE_SCRAPE", "false"),
         ("HAYATE__UDP__NUMWANT", "11"),
+        ("HAYATE__UDP__COALESCE", "0"),
+        ("HAYATE__UDP__SEND_BUFFER", "65536"),
         ("HAYATE__MEMORY__MAX", "7MiB"),
         ("HAYATE__METRICS__ADDR", ""),
         ("PATH", "/bin"),
@@ -140,6 +143,8 @@ fn variables_win_over_the_file() {
     assert!(!document.enable_scrape && document.metrics.addr.is_off());
     assert_eq!(document.udp.numwant.map(|n| n.as_u16()), Some(11));
     assert_eq!(document.memory.max.octets(), 7 << 20);
+    assert!(document.udp.coalesce.duration().is_zero());
+    assert_eq!(document.udp.send_buffer.octets(), 65_536);
 }
 
 #[test]
@@ -149,7 +154,7 @@ fn relative_paths_start_at_the_folder_of_the_file() {
         "t.json",
         r#"{"access": {"mode": "deny", "path": "list"}, "udp": {"private_key_file": "key"},
             "state_dir": "state",
-            "http": {"unix_socket": "socket"}}"#,
+            "http": {"unix_socket": "socket", "proxy_header": "X-Real-IP"}}"#,
     );
     folder.write("list", &format!("# none but\n{}\n", "ab".repeat(20)));
     folder.write("key", "0123456789abcdef\n");

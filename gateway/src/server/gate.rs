@@ -8,8 +8,7 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hayate_state::Clock;
@@ -22,7 +21,9 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
+use tokio::task::{spawn_local, unconstrained};
 
+use super::open::BACKLOG;
 use super::post::{Asker, Post};
 use super::stream::{Listener, Stream};
 use super::watch::{Crowd, Order, Times, Watch, Watched};
@@ -59,9 +60,8 @@ pub(super) struct Gate {
     pub(super) post: Rc<Post>,
     pub(super) pages: Pages,
     pub(super) clock: Clock,
-    /// Whether metrics have addresses of their own.
-    pub(super) metrics_apart: bool,
-    pub(super) beats: Arc<AtomicU64>,
+    /// Whether the operator's pages have addresses of their own.
+    pub(super) pages_apart: bool,
     pub(super) crowds: [Crowd; 2],
     pub(super) emptied: Notify,
     pub(super) complained: Cell<Option<Duration>>,
@@ -69,13 +69,27 @@ pub(super) struct Gate {
 
 impl Gate {
     /// Accepts until the task is aborted. Nothing ends it.
-    pub(super) async fn accept(self: Rc<Self>, role: Role, listener: Listener) {
+    pub(super) async fn accept(self: Rc<Self>, role: Role, listener: Rc<Listener>) {
         loop {
-            match listener.accept().await {
+            match poll_fn(|context| listener.poll_accept(context)).await {
                 Ok((stream, source)) => self.admit(role, stream, source),
                 Err(error) => self.accept_failed(&error).await,
             }
         }
+    }
+
+    /// Takes all who wait to be accepted: a listener that closes would reset them, and what they asked.
+    pub(super) async fn accept_waiting(self: &Rc<Self>, role: Role, listener: &Listener) {
+        let take = |context: &mut Context<'_>| {
+            for _ in 0..BACKLOG {
+                match listener.poll_accept(context) {
+                    Poll::Ready(Ok((stream, source))) => self.admit(role, stream, source),
+                    Poll::Ready(Err(_)) | Poll::Pending => break,
+                }
+            }
+            Poll::Ready(())
+        };
+        unconstrained(poll_fn(take)).await;
     }
 
     /// Watches over the connections' time until the task is aborted.
@@ -94,14 +108,14 @@ impl Gate {
         for crowd in &self.crowds {
             crowd.beat(now, |phase| self.stats.timeout(phase));
         }
-        self.beats.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Tells all connections to finish and waits until they have, or `longest` is over.
-    pub(super) async fn finish(&self, longest: Duration) {
-        self.crowds.iter().for_each(Crowd::finish);
+    /// Tells all connections of a role to finish and waits until they have, or `longest` is over.
+    pub(super) async fn finish(&self, role: Role, longest: Duration) {
+        let crowd = self.crowd(role);
+        crowd.finish();
         let all = async {
-            while self.crowds.iter().any(|crowd| crowd.len() > 0) {
+            while crowd.len() > 0 {
                 self.emptied.notified().await;
             }
         };
@@ -113,9 +127,10 @@ impl Gate {
     fn admit(self: &Rc<Self>, role: Role, stream: Stream, source: Source) {
         let engine = self.engine.borrow();
         let config = engine.config();
-        let (crowd, most) = match role {
-            Role::Gateway => (self.crowd(role), config.max_connections),
-            Role::Operator => (self.crowd(role), OPERATOR_CONNECTIONS_MAX),
+        let crowd = self.crowd(role);
+        let most = match role {
+            Role::Gateway => config.max_connections,
+            Role::Operator => OPERATOR_CONNECTIONS_MAX,
         };
         if crowd.len() >= most {
             self.stats.refused.add(1);
@@ -123,7 +138,7 @@ impl Gate {
         }
         self.stats.opened.add(1);
         let seat = Seat { gate: Rc::clone(self), role, watch: crowd.enter(Times::of(config)) };
-        tokio::task::spawn_local(seat.serve(stream, source, builder(config)));
+        spawn_local(seat.serve(stream, source, builder(config)));
     }
 
     async fn accept_failed(&self, error: &io::Error) {
@@ -145,7 +160,11 @@ impl Gate {
         let (question, context) = match step {
             Step::Ask(question, context) => (question, context),
             Step::Answer(response) => return response,
-            Step::Page(page) => return self.show(page, !self.metrics_apart),
+            // Then the gateway has `/alive` only (`spec` ruling 21).
+            Step::Page(page) if self.pages_apart && page != Page::Alive => {
+                return self.stats.counted(Response::not_found());
+            }
+            Step::Page(page) => return self.show(page),
         };
         // A full inbox drops the asker, and then there is no reply.
         let ask = |asker| self.inbox.ask(question, asker).unwrap_or(());
@@ -164,16 +183,16 @@ impl Gate {
             }
             let path = origin_form(head.target).split(|&octet| octet == b'?').next();
             match path.and_then(Page::at) {
-                Some(page) => self.show(page, true),
+                Some(page) => self.show(page),
                 None => self.stats.counted(Response::not_found()),
             }
         })
     }
 
-    fn show(&self, page: Page, metrics_here: bool) -> Response {
+    fn show(&self, page: Page) -> Response {
         let engine = self.engine.borrow();
         let config = engine.config();
-        let prefix = (metrics_here && config.enable_metrics).then_some(config.metrics_prefix.as_str());
+        let prefix = config.enable_metrics.then_some(config.metrics_prefix.as_str());
         self.stats.counted(self.pages.show(page, prefix))
     }
 
@@ -199,13 +218,18 @@ impl Seat {
         let service = service_fn(|request| self.reply(source, request));
         let mut connection = pin!(builder.serve_connection(stream, service));
         poll_fn(|context| {
-            match self.watch.order(context) {
-                Order::None => {}
-                Order::Finish => connection.as_mut().graceful_shutdown(),
-                Order::Drop => return Poll::Ready(()),
+            let order = self.watch.order(context);
+            if order == Order::Drop {
+                return Poll::Ready(());
             }
-            // How a connection ended is its client's business.
-            connection.as_mut().poll(context).map(drop)
+            let mut done = connection.as_mut().poll(context);
+            if order == Order::Finish && done.is_pending() {
+                // Only now: a request that lay in the socket has been read, and will be answered.
+                connection.as_mut().graceful_shutdown();
+                done = connection.as_mut().poll(context);
+            }
+            // How a connection ended is its client's business, unless it was no HTTP.
+            done.map(|end| self.watch.ended(end.is_err_and(|error| error.is_parse())))
         })
         .await;
     }

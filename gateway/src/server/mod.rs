@@ -11,15 +11,14 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::thread::JoinHandle;
+use std::thread;
 use std::time::Duration;
 
 use hayate_state::actor::Inbox;
 use hayate_state::{Board, Clock, Policy, Published};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, oneshot};
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local, yield_now};
 
 pub use open::OpenError;
 pub use post::Asker;
@@ -84,31 +83,26 @@ impl Door {
     ) -> io::Result<Running> {
         let engine = Engine::new(config.subscribe(), policy.subscribe())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        if self.unix.is_some() && engine.config().proxy_header.is_none() {
-            log::warn!("http: without proxy_header no announce through the unix socket can be answered");
-        }
         engine.stats().list(&board);
-        let beats = Arc::new(AtomicU64::new(0));
-        let room = Room { engine, inbox, pages: Pages { board, health }, clock, beats: Arc::clone(&beats) };
+        let room = Room { engine, inbox, pages: Pages { board, health }, clock };
         let (stop, stopped) = oneshot::channel();
         let (ready, readiness) = std::sync::mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new().name("http".into()).spawn(move || {
+        let thread = thread::Builder::new().name("http".into()).spawn(move || {
             if let Err(error) = room.run(self, stopped, &ready) {
                 // The starter waits for exactly one word.
                 let _ = ready.send(Err(error));
             }
         })?;
         readiness.recv().unwrap_or_else(|_| Err(io::Error::other("the thread of the gateway ended")))?;
-        Ok(Running { thread, stop, beats })
+        Ok(Running { thread, stop })
     }
 }
 
 /// A door that serves. Dropping it stops the door without waiting for it.
 #[derive(Debug)]
 pub struct Running {
-    thread: JoinHandle<()>,
+    thread: thread::JoinHandle<()>,
     stop: oneshot::Sender<()>,
-    beats: Arc<AtomicU64>,
 }
 
 impl Running {
@@ -118,14 +112,9 @@ impl Running {
         !self.thread.is_finished()
     }
 
-    /// Grows, at least once a second, as long as the door is alive.
-    #[must_use]
-    pub fn beats(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.beats)
-    }
-
     /// Stops accepting, answers the requests in flight with `Connection: close`, and waits for that no longer
-    /// than the timeouts allow. The sender of the state actor's inbox is gone afterwards.
+    /// than the timeouts allow; until then the operator's pages are there. The sender of the state actor's
+    /// inbox is gone afterwards.
     pub fn stop(self) {
         // A thread that has ended needs no word.
         let _ = self.stop.send(());
@@ -141,7 +130,6 @@ struct Room {
     inbox: Inbox<Asker>,
     pages: Pages,
     clock: Clock,
-    beats: Arc<AtomicU64>,
 }
 
 type Ready = std::sync::mpsc::SyncSender<io::Result<()>>;
@@ -152,18 +140,11 @@ impl Room {
         runtime.block_on(async {
             let gate = self.gate(!door.metrics.is_empty());
             gate.beat();
-            let mut loops = Vec::new();
-            let mut open = |role, listener| loops.push(spawn_local(Rc::clone(&gate).accept(role, listener)));
-            for listener in door.tcp {
-                open(Role::Gateway, Listener::Tcp(tokio::net::TcpListener::from_std(listener)?));
-            }
-            for listener in door.metrics {
-                open(Role::Operator, Listener::Tcp(tokio::net::TcpListener::from_std(listener)?));
-            }
+            let tcp = |listener| tokio::net::TcpListener::from_std(listener).map(Listener::Tcp);
             let (unix, file) = door.unix.map(UnixDoor::into_parts).unzip();
-            if let Some(listener) = unix {
-                open(Role::Gateway, Listener::Unix(tokio::net::UnixListener::from_std(listener)?));
-            }
+            let unix = unix.map(|listener| tokio::net::UnixListener::from_std(listener).map(Listener::Unix));
+            let gateway = Entry::open(&gate, Role::Gateway, door.tcp.into_iter().map(tcp).chain(unix))?;
+            let operator = Entry::open(&gate, Role::Operator, door.metrics.into_iter().map(tcp))?;
             spawn_local(Rc::clone(&gate).watch());
             spawn_local(Rc::clone(&gate.post).deliver());
             // The starter waits for this word, so it is there to hear it.
@@ -171,21 +152,20 @@ impl Room {
             // A sender that was dropped means stop too.
             let _ = stopped.await;
             drop(file);
-            for accepting in loops {
-                accepting.abort();
-                // Only when the task is gone its socket is closed.
-                let _ = accepting.await;
-            }
             let longest = {
                 let engine = gate.engine.borrow();
                 engine.config().read_timeout + engine.config().write_timeout + STOP_GRACE
             };
-            gate.finish(longest).await;
+            gateway.close(&gate).await;
+            gate.finish(Role::Gateway, longest).await;
+            // Not before: `/health` tells that the tracker is stopping for as long as that takes.
+            operator.close(&gate).await;
+            gate.finish(Role::Operator, STOP_GRACE).await;
             Ok(())
         })
     }
 
-    fn gate(self, metrics_apart: bool) -> Rc<Gate> {
+    fn gate(self, pages_apart: bool) -> Rc<Gate> {
         let stats = Arc::clone(self.engine.stats());
         Rc::new(Gate {
             engine: RefCell::new(self.engine),
@@ -194,12 +174,46 @@ impl Room {
             post: Rc::new(Post::default()),
             pages: self.pages,
             clock: self.clock,
-            metrics_apart,
-            beats: self.beats,
+            pages_apart,
             crowds: [Crowd::default(), Crowd::default()],
             emptied: Notify::new(),
             complained: Cell::new(None),
         })
+    }
+}
+
+/// The listeners of a role, and the tasks that accept from them.
+struct Entry {
+    role: Role,
+    listeners: Vec<(Rc<Listener>, JoinHandle<()>)>,
+}
+
+impl Entry {
+    fn open(
+        gate: &Rc<Gate>,
+        role: Role,
+        listeners: impl Iterator<Item = io::Result<Listener>>,
+    ) -> io::Result<Self> {
+        let accepted = |listener: io::Result<Listener>| {
+            let listener = Rc::new(listener?);
+            let task = spawn_local(Rc::clone(gate).accept(role, Rc::clone(&listener)));
+            Ok((listener, task))
+        };
+        Ok(Self { role, listeners: listeners.map(accepted).collect::<io::Result<_>>()? })
+    }
+
+    /// Closes the listeners. Who waits in a backlog has been told that he is connected, so he is taken first.
+    async fn close(self, gate: &Rc<Gate>) {
+        // The runtime looks once more at who has come.
+        yield_now().await;
+        for (listener, task) in self.listeners {
+            task.abort();
+            // Only when the task is gone its hold on the listener is.
+            let _ = task.await;
+            gate.accept_waiting(self.role, &listener).await;
+        }
+        // And at what those have sent already.
+        yield_now().await;
     }
 }
 

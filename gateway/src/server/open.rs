@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that wait to be accepted, at most; the kernel lowers it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 /// How often a free port for both families is looked for, where the configuration says port 0.
 const SAME_PORT_TRIES: usize = 16;
 /// Who may connect to the unix socket: its owner and its group, for they are believed about the client's
@@ -219,6 +219,7 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         let live = UnixDoor::open(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, UNIX_SOCKET_MODE);
         assert!(matches!(UnixDoor::open(&path), Err(OpenError::UnixSocketTaken { .. })));
         assert!(path.exists());
         drop(live);

@@ -165,9 +165,10 @@ impl Drop for Ticket<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use hayate_state::Tally;
+    use hayate_state::actor::{Inbox, Question};
     use tokio::runtime::{Builder, LocalOptions};
     use tokio::task::spawn_local;
 
@@ -179,6 +180,27 @@ mod tests {
         match reply? {
             Reply::Scrape(Ok(tallies)) => Some(tallies[0].seeders),
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// Runs `look` while the actor behind `inbox` stands still and the inbox is full.
+    pub(in crate::server) fn while_the_actor_is_busy(inbox: &Inbox<Asker>, look: impl FnOnce()) {
+        let (locked, open) = (Arc::<Letterbox>::default(), Arc::<Letterbox>::default());
+        let ask = |letterbox: &Arc<Letterbox>| {
+            let asker = Asker { letterbox: Arc::clone(letterbox), ticket: 0, replied: false };
+            inbox.ask(Question::Scrape(Vec::new()), asker)
+        };
+        let lock = locked.letters.lock();
+        ask(&locked).unwrap();
+        while inbox.depth() > 0 {
+            std::thread::yield_now();
+        }
+        // Now the actor waits for the lock, to lay down its reply.
+        while ask(&open).is_ok() {}
+        look();
+        drop(lock);
+        while inbox.depth() > 0 {
+            std::thread::yield_now();
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -17,18 +17,15 @@ pub(super) enum Listener {
 }
 
 impl Listener {
-    /// The next connection.
-    pub(super) async fn accept(&self) -> io::Result<(Stream, Source)> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                Ok((Stream::Tcp(stream), Source::Address(peer.ip())))
-            }
+    /// The next connection, if it is there.
+    pub(super) fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<(Stream, Source)>> {
+        Poll::Ready(match self {
+            Self::Tcp(listener) => ready!(listener.poll_accept(context))
+                .map(|(stream, peer)| (Stream::Tcp(stream), Source::Address(peer.ip()))),
             Self::Unix(listener) => {
-                let (stream, _) = listener.accept().await?;
-                Ok((Stream::Unix(stream), Source::Unix))
+                ready!(listener.poll_accept(context)).map(|(stream, _)| (Stream::Unix(stream), Source::Unix))
             }
-        }
+        })
     }
 }
 

@@ -1,176 +1,18 @@
 //! The real server on the loopback, asked over raw sockets.
 
+mod kit;
+
 use std::io::Write as _;
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use hayate_state::actor::Actor;
 use hayate_state::{Swarms, Tracker};
 
+use self::kit::*;
+use super::post::tests::while_the_actor_is_busy;
 use super::*;
-use crate::wire::bencode::tests::{Value, read as bencoded};
-
-/// Longest time a test waits for octets.
-const PATIENCE: Duration = Duration::from_secs(20);
-const ANNOUNCE: &str =
-    "/announce?info_hash=aaaaaaaaaaaaaaaaaaaa&peer_id=-XX0001-000000000001&port=6881&left=9";
-const SCRAPE: &str = "/scrape?info_hash=bbbbbbbbbbbbbbbbbbbb";
-
-struct Daemon {
-    running: Running,
-    actor: Actor,
-    address: SocketAddr,
-    metrics: Option<SocketAddr>,
-    board: Arc<Board>,
-    healthy: Arc<AtomicBool>,
-}
-
-fn loopback() -> SocketAddr {
-    "127.0.0.1:0".parse().unwrap()
-}
-
-fn listen() -> ListenConfig {
-    ListenConfig { addresses: vec![loopback()], metrics_addresses: vec![loopback()], unix_socket: None }
-}
-
-fn config() -> DoorConfig {
-    DoorConfig { trusted_proxies: Vec::new(), ..DoorConfig::default() }
-}
-
-impl Daemon {
-    fn start(listen: &ListenConfig, config: DoorConfig) -> Self {
-        let door = Door::open(listen).unwrap();
-        let (address, metrics) = (door.addresses()[0], door.metrics_addresses().first().copied());
-        let (config, policy) = (Published::new(config), Published::new(Policy::default()));
-        let clock = Clock::start();
-        let (actor, inbox) = Actor::start(Tracker::new(Swarms::new(0), &policy, 7), clock).unwrap();
-        let board = Arc::new(Board::default());
-        let healthy = Arc::new(AtomicBool::new(true));
-        let health = Arc::clone(&healthy);
-        let health: Health = Arc::new(move || health.load(Ordering::Relaxed));
-        let running = door.start(&config, &policy, inbox, clock, Arc::clone(&board), health).unwrap();
-        Self { running, actor, address, metrics, board, healthy }
-    }
-
-    fn with(config: DoorConfig) -> Self {
-        Self::start(&listen(), config)
-    }
-
-    fn open() -> Self {
-        Self::with(config())
-    }
-
-    fn connect(&self) -> Client<TcpStream> {
-        Client::tcp(self.address)
-    }
-
-    fn stop(self) {
-        self.running.stop();
-        self.actor.join();
-    }
-
-    fn counted(&self, name: &str, label: &str) -> u64 {
-        let fits =
-            |labels: &[(&str, &str)]| label.is_empty() || labels.iter().any(|(_, value)| *value == label);
-        self.board.read().iter().filter(|r| r.name == name && fits(&r.labels)).map(|r| r.value).sum()
-    }
-
-    /// Waits until a number has come about; it is counted a moment after the client sees the effect.
-    fn await_count(&self, name: &str, label: &str, expected: u64) {
-        let clock = Clock::start();
-        while self.counted(name, label) != expected {
-            assert!(clock.uptime() < PATIENCE, "{name}: {}", self.counted(name, label));
-            std::thread::yield_now();
-        }
-    }
-}
-
-struct Client<S> {
-    stream: S,
-    buffer: Vec<u8>,
-}
-
-#[derive(Debug)]
-struct Got {
-    status: u16,
-    head: String,
-    body: Vec<u8>,
-}
-
-impl Got {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| {
-            let (known, value) = line.split_once(": ")?;
-            known.eq_ignore_ascii_case(name).then_some(value)
-        })
-    }
-
-    fn bencoded(&self) -> Value {
-        assert_eq!((self.status, self.header("content-type")), (200, Some("text/plain")));
-        assert_eq!(self.header("content-length"), Some(self.body.len().to_string().as_str()));
-        assert_eq!(self.header("transfer-encoding"), None);
-        bencoded(&self.body)
-    }
-}
-
-impl Client<TcpStream> {
-    fn tcp(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self { stream, buffer: Vec::new() }
-    }
-}
-
-impl<S: io::Read + io::Write> Client<S> {
-    fn send(&mut self, text: &str) {
-        self.stream.write_all(text.as_bytes()).unwrap();
-    }
-
-    fn get(&mut self, target: &str) -> Got {
-        self.send(&format!("GET {target} HTTP/1.1\r\nHost: t\r\n\r\n"));
-        self.receive()
-    }
-
-    fn receive_head(&mut self) -> (u16, String) {
-        let end = loop {
-            if let Some(at) = self.buffer.windows(4).position(|octets| octets == b"\r\n\r\n") {
-                break at + 4;
-            }
-            let mut chunk = [0; 4096];
-            let len = self.stream.read(&mut chunk).unwrap();
-            assert_ne!(len, 0, "closed without a reply");
-            self.buffer.extend_from_slice(&chunk[..len]);
-        };
-        let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), head)
-    }
-
-    fn receive(&mut self) -> Got {
-        let (status, head) = self.receive_head();
-        let mut got = Got { status, head, body: Vec::new() };
-        let len: usize = got.header("content-length").unwrap().parse().unwrap();
-        while self.buffer.len() < len {
-            let mut chunk = [0; 4096];
-            let read = self.stream.read(&mut chunk).unwrap();
-            assert_ne!(read, 0, "closed within a reply");
-            self.buffer.extend_from_slice(&chunk[..read]);
-        }
-        got.body = self.buffer.drain(..len).collect();
-        got
-    }
-
-    /// Waits until the server closes; there must be nothing more to read.
-    fn is_closed(&mut self) {
-        assert!(self.buffer.is_empty(), "{}", self.buffer.escape_ascii());
-        match self.stream.read(&mut [0; 1]) {
-            Ok(0) => {}
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
-            other => panic!("still open: {other:?}"),
-        }
-    }
-}
 
 #[test]
 fn a_connection_is_kept_for_further_requests() {
@@ -405,7 +247,7 @@ fn the_operators_pages_are_on_their_own_address() {
     for (path, status) in [("/alive?x", 200), ("/health", 200), (ANNOUNCE, 404)] {
         assert_eq!(operator.get(path).status, status, "{path}");
     }
-    for (path, status) in [("/alive", 200), ("/health", 200), ("/metrics", 404)] {
+    for (path, status) in [("/alive", 200), ("/health", 404), ("/metrics", 404)] {
         assert_eq!(client.get(path).status, status, "{path}");
     }
     daemon.healthy.store(false, Ordering::Relaxed);
@@ -416,10 +258,12 @@ fn the_operators_pages_are_on_their_own_address() {
 }
 
 #[test]
-fn metrics_are_on_the_gateway_only_where_they_have_no_address() {
+fn the_operators_pages_are_on_the_gateway_where_they_have_no_address() {
     let listen = ListenConfig { metrics_addresses: Vec::new(), ..listen() };
     let daemon = Daemon::start(&listen, config());
-    assert_eq!(daemon.connect().get("/metrics").status, 200);
+    for path in ["/metrics", "/health", "/alive"] {
+        assert_eq!(daemon.connect().get(path).status, 200, "{path}");
+    }
     daemon.stop();
     let daemon = Daemon::start(&listen, DoorConfig { enable_metrics: false, ..config() });
     assert_eq!(daemon.connect().get("/metrics").status, 404);
@@ -446,6 +290,57 @@ fn a_stop_answers_what_is_in_flight_and_ends_the_actor() {
     in_flight.is_closed();
     stopping.join().unwrap();
     assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn the_operators_pages_stay_until_the_last_request_is_answered() {
+    let daemon = Daemon::open();
+    let mut in_flight = daemon.connect();
+    in_flight.send("GET ");
+    daemon.connect().get(ANNOUNCE).bencoded();
+    let (address, metrics) = (daemon.address, daemon.metrics.unwrap());
+    daemon.healthy.store(false, Ordering::Relaxed);
+    let stopping = std::thread::spawn(move || daemon.stop());
+    while TcpStream::connect(address).is_ok() {
+        std::thread::yield_now();
+    }
+    assert_eq!(Client::tcp(metrics).get("/health").status, 503);
+    in_flight.send(&format!("{ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\n"));
+    in_flight.receive().bencoded();
+    stopping.join().unwrap();
+    assert!(TcpStream::connect(metrics).is_err());
+}
+
+#[test]
+fn nobody_in_the_backlog_is_lost_when_the_door_stops() {
+    let daemon = Daemon::open();
+    let request = format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\n");
+    let mut clients: Vec<_> = (0..300).map(|_| daemon.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send(&request));
+    daemon.stop();
+    for client in &mut clients {
+        client.receive().bencoded();
+        client.is_closed();
+    }
+}
+
+#[test]
+fn a_full_inbox_is_answered_at_once_without_peers_and_with_a_long_interval() {
+    let (daemon, inbox) = Daemon::start_bounded(&listen(), config(), 7);
+    let mut client = daemon.connect();
+    assert_eq!(client.get(ANNOUNCE).bencoded().number("incomplete"), Some(1));
+    while_the_actor_is_busy(&inbox, || {
+        let reply = client.get(ANNOUNCE).bencoded();
+        assert_eq!((reply.number("interval"), reply.number("min interval")), (Some(3600), Some(3600)));
+        assert_eq!((reply.text("peers"), reply.text("failure reason")), (Some(&b""[..]), None));
+        let scrape = client.get(SCRAPE).bencoded();
+        let file = scrape.entry("files").unwrap().entry(&"b".repeat(20)).unwrap();
+        assert_eq!((file.number("complete"), file.number("incomplete")), (Some(0), Some(0)));
+        assert_eq!(daemon.counted("http_overloads_total", ""), 2);
+    });
+    assert_eq!(client.get(ANNOUNCE).bencoded().number("incomplete"), Some(1));
+    drop((client, inbox));
+    daemon.stop();
 }
 
 #[test]

@@ -86,7 +86,7 @@ pub(super) struct Watch {
     wrote: Cell<bool>,
     /// Unread octets may follow a refusal.
     linger: Cell<bool>,
-    /// hyper answered a request that it did not show us.
+    /// hyper refused a request that it did not show us.
     malformed: Cell<bool>,
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
@@ -102,6 +102,11 @@ impl Watch {
     /// The answer is a refusal, after which unread octets may come.
     pub(super) fn will_linger(&self) {
         self.linger.set(true);
+    }
+
+    /// The connection has ended, because hyper could not read what came or for another reason.
+    pub(super) fn ended(&self, unreadable: bool) {
+        self.malformed.set(self.malformed.get() || unreadable);
     }
 
     /// Did hyper refuse a request by itself?
@@ -222,9 +227,10 @@ impl Crowd {
         self.watches.borrow().iter().filter_map(|watch| watch.expire(slack)).for_each(&mut expired);
     }
 
-    /// Tells every connection to finish.
+    /// Tells every connection to finish, unless it is to close at once anyway.
     pub(super) fn finish(&self) {
-        self.watches.borrow().iter().for_each(|watch| watch.tell(Order::Finish));
+        let watches = self.watches.borrow();
+        watches.iter().filter(|watch| watch.order.get() == Order::None).for_each(|w| w.tell(Order::Finish));
     }
 }
 
@@ -354,6 +360,16 @@ mod tests {
         assert_eq!(watch.stage.get(), Stage::Head);
         assert_eq!(beat_until(&crowd, 99), [(91, Phase::Head)]);
         assert!(!watch.malformed());
+    }
+
+    #[test]
+    fn a_finish_takes_back_no_drop_and_time_still_runs_out() {
+        let (crowd, watch) = crowd();
+        let other = crowd.enter(Times { read: 99_000, write: 20_000, idle: 60_000 });
+        assert_eq!(beat_until(&crowd, 11), [(11, Phase::Head)]);
+        crowd.finish();
+        assert_eq!((watch.order.get(), other.order.get()), (Order::Drop, Order::Finish));
+        assert_eq!(beat_until(&crowd, 200), [(100, Phase::Head)]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Any octets as bencode: no panic; what is read is written as it was; what our writer writes, the reader reads.
+//! Any octets as bencode: no panic; what is read is written as it was; what our writer writes, the reader
+//! reads.
 #![no_main]
 
 use hayate_gateway::wire::bencode;

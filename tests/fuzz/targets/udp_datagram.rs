@@ -1,5 +1,5 @@
-//! Any datagrams from any sources: no panic, nothing larger than the request before the source is verified, nothing
-//! longer than a reply may be, and nothing that is answered by itself.
+//! Any datagrams from any sources: no panic, nothing larger than the request before the source is verified,
+//! nothing longer than a reply may be, and nothing that is answered by itself.
 #![no_main]
 
 use std::cell::RefCell;

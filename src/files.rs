@@ -1,0 +1,71 @@
+//! How many files the process may open, and how many connections that leaves for the gateway.
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::config::{Document, Settings};
+
+/// Open files beside the gateway's connections and the sockets of the UDP door.
+const BESIDE: usize = 256;
+
+/// Raises the limit of open files as far as the process may; gives the limit now in force, if it is known.
+pub(crate) fn raise_limit() -> Option<usize> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let raised = soft == hard || setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+    Some(usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX))
+}
+
+/// Lowers `http.max_connections` to what `limit` leaves: beyond it nothing could be accepted any more, not
+/// even the operator. A warning only where somebody asked for more than the default.
+pub(crate) fn fit(settings: &mut Settings, limit: Option<usize>) {
+    let Some((most, limit)) = limit.and_then(|limit| Some((lowered(settings, limit)?, limit))) else {
+        return;
+    };
+    let wanted = settings.http.max_connections;
+    let unasked = wanted <= Document::default().http.max_connections.as_usize();
+    let level = if unasked { log::Level::Info } else { log::Level::Warn };
+    log::log!(level, "http.max_connections is {most}, not {wanted}: only {limit} files may be open");
+    settings.http.max_connections = most;
+}
+
+/// What the limit leaves, if that is less than what is wanted.
+fn lowered(settings: &Settings, limit: usize) -> Option<usize> {
+    if settings.listen.addresses.is_empty() && settings.listen.unix_socket.is_none() {
+        return None;
+    }
+    let sockets = settings.udp.as_ref().map_or(0, |(sockets, _)| sockets.addresses.len() * sockets.workers);
+    let most = limit.saturating_sub(BESIDE + sockets).max(1);
+    (most < settings.http.max_connections).then_some(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::scratch::Scratch;
+    use crate::config::{Environment, Source};
+
+    fn settings(text: &str) -> Settings {
+        let folder = Scratch::new();
+        let path = folder.write("tracker.json", text);
+        let source = Source::new(path.to_str(), Environment::default()).unwrap();
+        Settings::of(&source.read().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_file_limit_does_not_sink() {
+        let before = getrlimit(Resource::RLIMIT_NOFILE).unwrap().0;
+        assert!(raise_limit().unwrap() as u64 >= before);
+    }
+
+    #[test]
+    fn connections_are_lowered_to_what_the_limit_leaves() {
+        let text = r#"{"udp": {"workers": 7}, "http": {"max_connections": 1000}}"#;
+        for (limit, most) in [(None, 1000), (Some(1270), 1000), (Some(1269), 999), (Some(100), 1)] {
+            let mut settings = settings(text);
+            fit(&mut settings, limit);
+            assert_eq!(settings.http.max_connections, most, "{limit:?}");
+        }
+        let mut off = settings(r#"{"http": {"addr": ""}}"#);
+        fit(&mut off, Some(100));
+        assert_eq!(off.http.max_connections, 20_000);
+    }
+}
