@@ -2,7 +2,6 @@
 //! held back. Whoever has a [`Plan`] can carry it out; nothing can fail any more.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hayate_gateway::config::DoorConfig as HttpConfig;
 use hayate_state::{Policy, Published};
@@ -117,47 +116,21 @@ pub(crate) struct Levers {
     pub(crate) udp: Option<Arc<Published<UdpConfig>>>,
     /// The gateway.
     pub(crate) http: Arc<Published<HttpConfig>>,
-    /// When the previous key of the connection ids is forgotten, by the uptime.
-    forget_at: Option<Duration>,
 }
 
 impl Levers {
     /// The first settings.
     pub(crate) fn new(policy: Policy, udp: Option<UdpConfig>, http: HttpConfig) -> Self {
-        Self {
-            policy: Published::new(policy),
-            udp: udp.map(Published::new),
-            http: Published::new(http),
-            forget_at: None,
-        }
+        Self { policy: Published::new(policy), udp: udp.map(Published::new), http: Published::new(http) }
     }
 
     /// Changes everything that `settings` changes. Ids made with an old key stay good until they expire.
-    pub(crate) fn pull(&mut self, settings: Settings, uptime: Duration) {
+    pub(crate) fn pull(&self, settings: Settings) {
         self.policy.publish(settings.policy);
         self.http.publish(settings.http);
-        let (Some(udp), Some((_, mut door))) = (&self.udp, settings.udp) else { return };
-        let old = udp.current();
-        if old.private_key == door.private_key {
-            door.previous_private_key.clone_from(&old.previous_private_key);
-        } else {
-            door.previous_private_key = Some(old.private_key.clone());
-            let lifetime = old.connection_id_lifetime_seconds.max(door.connection_id_lifetime_seconds);
-            self.forget_at = Some(uptime + Duration::from_secs(lifetime + door.max_clock_skew_seconds));
+        if let (Some(udp), Some((_, door))) = (&self.udp, settings.udp) {
+            udp.publish(door);
         }
-        udp.publish(door);
-    }
-
-    /// Forgets the previous key once its last id has expired; gives how long that takes from now, if there is
-    /// one.
-    pub(crate) fn forget(&mut self, uptime: Duration) -> Option<Duration> {
-        let (udp, at) = (self.udp.as_ref()?, self.forget_at?);
-        if uptime < at {
-            return Some(at.saturating_sub(uptime));
-        }
-        self.forget_at = None;
-        udp.publish(UdpConfig { previous_private_key: None, ..(*udp.current()).clone() });
-        None
     }
 }
 
@@ -190,11 +163,11 @@ mod tests {
     }
 
     impl Bench {
-        fn reload(&mut self, text: &str, uptime: u64) -> Result<Vec<&'static str>, String> {
+        fn reload(&mut self, text: &str) -> Result<Vec<&'static str>, String> {
             self.folder.write("tracker.json", text);
             let plan = plan(&self.running, &self.source).map_err(|error| error.to_string())?;
             self.running = plan.config;
-            self.levers.pull(plan.settings, Duration::from_secs(uptime));
+            self.levers.pull(plan.settings);
             Ok(plan.waiting)
         }
     }
@@ -204,7 +177,7 @@ mod tests {
         let mut bench = started("{}");
         let text = r#"{"intervals": {"announce": "7m", "min_announce": 11},
             "access": {"mode": "deny", "path": "list"}, "http": {"max_numwant": 13}}"#;
-        assert_eq!(bench.reload(text, 1), Ok(vec![]));
+        assert_eq!(bench.reload(text), Ok(vec![]));
         let policy = bench.levers.policy.current();
         assert_eq!((policy.announce_seconds, policy.min_announce_seconds), (420, 11));
         assert!(!policy.admits(&InfoHash([0xaa; 20])) && policy.admits(&InfoHash([0xbb; 20])));
@@ -219,7 +192,7 @@ mod tests {
             "announce": {"peers_per_address": 7, "numwant": 11}, "state_dir": "other",
             "privileges": {"user": "root"}, "log": {"level": "warn"},
             "mode": "listed", "access": {"path": "list"}}"#;
-        let waiting = bench.reload(text, 1).unwrap();
+        let waiting = bench.reload(text).unwrap();
         let expected = "mode udp.addr udp.workers udp.receive_buffer udp.send_buffer udp.coalesce http.addr \
             http.unix_socket metrics.addr announce.peers_per_address state_dir privileges log";
         assert_eq!(waiting.join(" "), expected);
@@ -239,7 +212,7 @@ mod tests {
             (r#"{"privileges": {"user": "no-such-user-here"}}"#, "privileges.user: "),
             (r#"{"udp": {"addr": ":no-such-service"}}"#, "udp.addr: "),
         ] {
-            let error = bench.reload(text, 1).unwrap_err();
+            let error = bench.reload(text).unwrap_err();
             assert!(error.contains(complaint), "{error}");
             assert_eq!(bench.levers.policy.current().announce_seconds, 1000);
         }
@@ -255,33 +228,12 @@ mod tests {
     }
 
     #[test]
-    fn the_previous_key_is_kept_until_its_ids_have_expired() {
-        let key = |letter: &str| format!(r#"{{"udp": {{"private_key": "{}"}}}}"#, letter.repeat(16));
-        let mut bench = started(&key("a"));
-        let keys = |bench: &Bench| {
-            let door = bench.levers.udp.as_ref().unwrap().current();
-            let text = |key: &Vec<u8>| char::from(key[0]);
-            (text(&door.private_key), door.previous_private_key.as_ref().map(text))
-        };
-        bench.reload(&key("a"), 7).unwrap();
-        assert_eq!(keys(&bench), ('a', None));
-        bench.reload(&key("b"), 1000).unwrap();
-        assert_eq!(keys(&bench), ('b', Some('a')));
-        bench.reload(&key("b"), 1001).unwrap();
-        assert_eq!(keys(&bench), ('b', Some('a')), "a reload that changes no key forgets none");
-        let left = bench.levers.forget(Duration::from_secs(1100));
-        assert_eq!(left, Some(Duration::from_secs(30)), "120 s, and 10 s of clock skew");
-        assert_eq!(bench.levers.forget(Duration::from_secs(1130)), None);
-        assert_eq!(keys(&bench), ('b', None));
-    }
-
-    #[test]
     fn a_generated_key_stays_the_same() {
         let mut bench = started("{}");
         let key = bench.levers.udp.as_ref().unwrap().current().private_key.clone();
-        bench.reload(r#"{"announce": {"numwant": 7}}"#, 1).unwrap();
+        bench.reload(r#"{"announce": {"numwant": 7}}"#).unwrap();
         let door = bench.levers.udp.as_ref().unwrap().current();
-        assert_eq!((door.private_key.clone(), door.previous_private_key.clone()), (key, None));
+        assert_eq!(door.private_key, key);
         assert!(bench.folder.path("udp.key").exists());
     }
 }

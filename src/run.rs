@@ -70,7 +70,6 @@ struct Daemon {
     config: Config,
     files_max: Option<usize>,
     levers: Levers,
-    clock: Clock,
     vitals: Arc<Vitals>,
     reloads: Reloads,
     actor: Actor,
@@ -118,14 +117,13 @@ impl Daemon {
         vitals.serving.store(true, Ordering::Relaxed);
         log::info!("serving");
         let inbox = kept_inbox;
-        Ok(Self { source, config, files_max, levers, clock, vitals, reloads, actor, inbox, http, udp })
+        Ok(Self { source, config, files_max, levers, vitals, reloads, actor, inbox, http, udp })
     }
 
     /// Does what signals ask for, until one asks to stop.
     fn attend(&mut self, wishes: &Receiver<Wish>) -> anyhow::Result<()> {
         loop {
-            let key_round = self.levers.forget(self.clock.uptime()).unwrap_or(LOOK_ROUND);
-            match wishes.recv_timeout(key_round.min(LOOK_ROUND)) {
+            match wishes.recv_timeout(LOOK_ROUND) {
                 Ok(Wish::Reload) => self.reload(),
                 Ok(Wish::Stop) => return Ok(()),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -136,6 +134,9 @@ impl Daemon {
     }
 
     fn look_round(&self) -> anyhow::Result<()> {
+        if !self.actor.is_alive() {
+            bail!("the state actor has ended");
+        }
         if self.udp.as_ref().is_some_and(|udp| !udp.alive()) {
             bail!("a worker of the UDP frontend has ended");
         }
@@ -160,7 +161,7 @@ impl Daemon {
                 }
                 files::fit(&mut plan.settings, self.files_max);
                 self.config = plan.config;
-                self.levers.pull(plan.settings, self.clock.uptime());
+                self.levers.pull(plan.settings);
                 self.reloads.ok.add(1);
                 log::info!("reloaded");
             }

@@ -221,7 +221,9 @@ fn a_unix_socket_serves_a_proxy_that_names_its_client() {
 fn a_full_memory_is_answered_with_a_valid_reply() {
     let daemon = Daemon::start(json!({"memory": {"max": 1}}));
     let reply = fetch(daemon.v4(), &announce_target('F', 7001, "&left=9")).bencoded();
-    assert_eq!(reply.at("interval").and_then(Value::integer), Some(3600));
+    for interval in ["interval", "min interval"] {
+        assert_eq!(reply.at(interval).and_then(Value::integer), Some(3600), "{interval}");
+    }
     assert_eq!(reply.at("peers").and_then(Value::octets), Some(&b""[..]));
     assert_eq!(daemon.metric("swarms_full_total"), 1);
 }

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hayate_state::actor::{self, PeerForm, PeerList, Question, Reply};
-use hayate_state::{Answer, InfoHash, Now, Policy, Subscriber, Tally, Tracker};
+use hayate_state::{InfoHash, Now, Policy, Subscriber, Tally, Tracker};
 
 use crate::address::{Headers, Source, Trust};
 use crate::ask::{self, Wish};
@@ -238,18 +238,14 @@ impl Engine {
     pub fn overloaded(&self, context: Context) -> Response {
         self.stats.overloads.add(1);
         let policy = self.policy.get();
-        let interval_seconds = policy.full_interval_seconds();
         match context.0 {
             Asked::Announce { form, address } => {
-                // Some clients come again after the shorter interval (`protocol.md` H3.11).
-                let min_interval_seconds =
-                    if policy.min_announce_seconds == 0 { 0 } else { interval_seconds };
-                let answer = Answer { interval_seconds, min_interval_seconds, tally: Tally::default() };
+                let answer = policy.full_answer(Tally::default());
                 Response::bencoded(reply::announce(&answer, &PeerList::default(), form, address))
             }
             Asked::Scrape(info_hashes) => {
                 let entries = info_hashes.iter().map(|info_hash| (info_hash, Tally::default()));
-                Response::bencoded(reply::scrape(entries, interval_seconds))
+                Response::bencoded(reply::scrape(entries, policy.full_interval_seconds()))
             }
         }
     }

@@ -180,7 +180,6 @@ fn udp_door(document: &Document, private_key: Vec<u8>) -> udp::DoorConfig {
     let Document { udp, announce, .. } = document;
     udp::DoorConfig {
         private_key,
-        previous_private_key: None,
         connection_id_lifetime_seconds: u64::from(udp.connection_id_lifetime.as_seconds()),
         max_clock_skew_seconds: u64::from(udp.max_clock_skew.as_seconds()),
         max_scrape_infohashes: udp.max_scrape_infohashes.as_usize(),

@@ -148,6 +148,12 @@ impl Actor {
         Arc::clone(&self.beats)
     }
 
+    /// False once the thread has ended, which it does when the last inbox is gone, or by a panic.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !self.thread.is_finished()
+    }
+
     /// Waits until the last inbox is gone and the last question answered.
     pub fn join(self) {
         if self.thread.join().is_err() {

@@ -1,7 +1,7 @@
 //! The knobs of every decision about an announce. A reload publishes a new one; sockets and swarms stay.
 
 use crate::access::Access;
-use crate::announce::{Announce, Refusal};
+use crate::announce::{Announce, Answer, Refusal, Tally};
 use crate::ids::InfoHash;
 use crate::reach::{self, PrivatePeers, Reach};
 
@@ -104,5 +104,15 @@ impl Policy {
     #[must_use]
     pub fn full_interval_seconds(&self) -> u32 {
         self.announce_seconds.saturating_mul(FULL_INTERVALS)
+    }
+
+    /// The answer to an announce there is no room for: valid, without peers, and with a long interval
+    /// (`operations.md` 4.3). The minimum is as long, because some clients come again after that
+    /// (`protocol.md` H3.11).
+    #[must_use]
+    pub fn full_answer(&self, tally: Tally) -> Answer {
+        let interval_seconds = self.full_interval_seconds();
+        let min_interval_seconds = if self.min_announce_seconds == 0 { 0 } else { interval_seconds };
+        Answer { interval_seconds, min_interval_seconds, tally }
     }
 }

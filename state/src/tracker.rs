@@ -54,10 +54,11 @@ impl Tracker {
         let policy = self.policy.get();
         let reach = policy.admit(announce)?;
         let (outcome, tally) = self.swarms.announce(now, policy, reach, announce, &mut self.random, handout);
-        let interval_seconds = match outcome {
-            Outcome::Full => policy.full_interval_seconds(),
-            Outcome::Done => policy.announce_seconds + drift(&mut self.random, policy.announce_drift_seconds),
-        };
+        if outcome == Outcome::Full {
+            return Ok(policy.full_answer(tally));
+        }
+        let interval_seconds =
+            policy.announce_seconds + drift(&mut self.random, policy.announce_drift_seconds);
         Ok(Answer { interval_seconds, min_interval_seconds: policy.min_announce_seconds, tally })
     }
 

@@ -27,10 +27,9 @@ pub struct SocketConfig {
 /// What a reload may change.
 #[derive(Clone, Debug)]
 pub struct DoorConfig {
-    /// Key of the connection ids; shared by all workers, and by all nodes of a cluster.
+    /// Key of the connection ids; shared by all workers, and by all nodes of a cluster. When it changes, ids of
+    /// the one before stay good until they expire.
     pub private_key: Vec<u8>,
-    /// The key before the last reload, if it changed: its ids are good until they expire.
-    pub previous_private_key: Option<Vec<u8>>,
     /// Seconds an id is accepted; within [`LIFETIME_SECONDS`].
     pub connection_id_lifetime_seconds: u64,
     /// Seconds by which the clock of another node may be ahead.
@@ -51,7 +50,6 @@ impl DoorConfig {
     pub fn with_key(private_key: impl Into<Vec<u8>>) -> Self {
         Self {
             private_key: private_key.into(),
-            previous_private_key: None,
             connection_id_lifetime_seconds: 120,
             max_clock_skew_seconds: 10,
             max_scrape_infohashes: 74,

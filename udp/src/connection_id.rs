@@ -40,11 +40,10 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper with the key, lifetime and skew of `config`; a previous key is taken for one more lifetime.
+    /// A keeper with the key, lifetime and skew of `config`.
     #[must_use]
     pub fn new(config: &DoorConfig) -> Self {
-        let previous = config.previous_private_key.as_deref().map(|key| Scheme::new(key, config));
-        Self { current: Scheme::new(&config.private_key, config), previous: previous.map(Retired::new) }
+        Self { current: Scheme::new(&config.private_key, config), previous: None }
     }
 
     /// Takes over a reloaded configuration. What was issued since the last change stays good until it
@@ -403,15 +402,6 @@ mod tests {
         keeper.refresh(NOW + 129);
         let leaked = self::keeper("old").make(NOW + 129, source);
         assert_eq!(keeper.verify(NOW + 129, source, leaked).unwrap_err(), Unverified::Forged);
-    }
-
-    #[test]
-    fn a_previous_key_may_come_from_the_configuration() {
-        let source = address("192.0.2.7");
-        let id = keeper("old").make(NOW, source);
-        let both = DoorConfig { previous_private_key: Some("old".into()), ..config("new") };
-        assert!(Keeper::new(&both).verify(NOW, source, id).is_ok());
-        assert!(keeper("new").verify(NOW, source, id).is_err());
     }
 
     #[test]

@@ -12,16 +12,8 @@ use libfuzzer_sys::fuzz_target;
 
 fn engine() -> Engine {
     let policy = Published::new(Policy { memory_max: 64 << 20, ..Policy::default() });
-    let config = Published::new(DoorConfig {
-        private_key: b"a key for fuzzing".to_vec(),
-        previous_private_key: Some(b"another".to_vec()),
-        connection_id_lifetime_seconds: 120,
-        max_clock_skew_seconds: 10,
-        max_scrape_infohashes: 74,
-        num_want: 50,
-        num_want_max: 200,
-        spoofing_sources: vec!["10.0.0.0/8".parse().expect("a network")],
-    });
+    let spoofing_sources = vec!["10.0.0.0/8".parse().expect("a network")];
+    let config = Published::new(DoorConfig { spoofing_sources, ..DoorConfig::with_key("a key for fuzzing") });
     Engine::new(Tracker::new(Swarms::new(8), &policy, 7), config.subscribe())
 }
 

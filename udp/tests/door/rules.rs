@@ -223,14 +223,8 @@ fn options_do_not_change_an_announce_not_even_broken_ones() {
 fn a_reload_takes_effect_at_the_next_batch_and_keeps_ids() {
     let mut desk = Desk::open();
     let id = desk.connect("192.0.2.1:1024");
-    let key = b"another-key-for-the-test".to_vec();
-    let old = door_config().private_key;
-    desk.config.publish(DoorConfig {
-        private_key: key,
-        previous_private_key: Some(old),
-        max_scrape_infohashes: 1,
-        ..door_config()
-    });
+    let private_key = b"another-key-for-the-test".to_vec();
+    desk.config.publish(DoorConfig { private_key, max_scrape_infohashes: 1, ..door_config() });
     assert_eq!(desk.say("192.0.2.1:1024", &scrape(id, &[7, 7])).unwrap().len(), 8 + 12);
     assert_ne!(desk.connect("192.0.2.1:1024"), id);
 }
