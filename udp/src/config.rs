@@ -27,8 +27,8 @@ pub struct SocketConfig {
 /// What a reload may change.
 #[derive(Clone, Debug)]
 pub struct DoorConfig {
-    /// Key of the connection ids; shared by all workers, and by all nodes of a cluster. When it changes, ids of
-    /// the one before stay good until they expire.
+    /// Key of the connection ids; shared by all workers, and by all nodes of a cluster. When it changes, ids
+    /// of the one before stay good until they expire.
     pub private_key: Vec<u8>,
     /// Seconds an id is accepted; within [`LIFETIME_SECONDS`].
     pub connection_id_lifetime_seconds: u64,
