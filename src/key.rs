@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use hayate_state::ids::hex_value;
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::config::Settings;
+
 /// Octets of a generated key.
 const KEY_LEN: usize = 32;
 /// Who may read the file: its owner.
@@ -43,11 +45,25 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
     decode(text.trim_ascii()).ok_or_else(|| KeyError::NotAKey { path: path.to_owned() })
 }
 
+/// Gives the UDP door, if it is on, its key: the configured one, or the one that is kept in its file.
+///
+/// # Errors
+/// When the file is not good, or a new one cannot be made.
+pub(crate) fn settle(settings: &mut Settings) -> Result<(), KeyError> {
+    if let Some((_, door)) = &mut settings.udp {
+        door.private_key = match &settings.key {
+            Some(key) => key.clone(),
+            None => read_or_make(&settings.key_file)?,
+        };
+    }
+    Ok(())
+}
+
 /// The key that is kept in the file, or a new one that is kept there from now on.
 ///
 /// # Errors
 /// When the file is not good, or a new one cannot be made.
-pub(crate) fn read_or_make(path: &Path) -> Result<Vec<u8>, KeyError> {
+fn read_or_make(path: &Path) -> Result<Vec<u8>, KeyError> {
     match read(path) {
         Err(KeyError::Unusable { source, .. }) if source.kind() == ErrorKind::NotFound => make(path),
         other => other,

@@ -79,12 +79,7 @@ pub(crate) fn plan(running: &Config, source: &Source) -> Result<Plan, ReloadErro
     }
     let config = new.with(document)?;
     let mut settings = Settings::of(&config)?;
-    if let Some((_, door)) = &mut settings.udp {
-        door.private_key = match &settings.key {
-            Some(key) => key.clone(),
-            None => key::read_or_make(&settings.key_file)?,
-        };
-    }
+    key::settle(&mut settings)?;
     warnings.append(&mut settings.warnings);
     settings.warnings = warnings;
     Ok(Plan { config, settings, waiting })

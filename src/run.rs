@@ -86,7 +86,7 @@ impl Daemon {
         files_max: Option<usize>,
     ) -> anyhow::Result<Self> {
         let sockets = Sockets::open(&settings)?;
-        settle_key(&mut settings)?;
+        key::settle(&mut settings).context("the key of the UDP connection ids")?;
         drop_privileges(&settings)?;
         if let Some(door) = sockets.http.as_ref().filter(|door| !door.metrics_addresses().is_empty()) {
             log::info!("starting metrics server on {}", joined(&door.metrics_addresses()));
@@ -185,16 +185,6 @@ impl Daemon {
         self.actor.join();
         log::info!("stopped");
     }
-}
-
-/// The key of the connection ids: configured, or kept in its file.
-fn settle_key(settings: &mut Settings) -> anyhow::Result<()> {
-    let Some((_, door)) = &mut settings.udp else { return Ok(()) };
-    door.private_key = match &settings.key {
-        Some(key) => key.clone(),
-        None => key::read_or_make(&settings.key_file).context("the key of the UDP connection ids")?,
-    };
-    Ok(())
 }
 
 fn drop_privileges(settings: &Settings) -> anyhow::Result<()> {

@@ -6,7 +6,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use hayate_state::reach::canonical;
 use ipnet::IpNet;
 
 use crate::refusal::Refusal;
@@ -56,7 +55,7 @@ impl Trust<'_> {
     pub fn seen<H: Headers + ?Sized>(&self, source: Source, headers: &H) -> Result<IpAddr, Refusal> {
         let socket = match source {
             Source::Unix => None,
-            Source::Address(address) => Some(canonical(address)),
+            Source::Address(address) => Some(address.to_canonical()),
         };
         let believed = socket.is_none_or(|address| contains(self.trusted_proxies, address));
         let named = match self.proxy_header {
@@ -118,7 +117,7 @@ fn read_address(text: &[u8]) -> Option<IpAddr> {
         SocketAddr::V6(v6) if v6.scope_id() != 0 || text.contains('%') => None,
         endpoint => Some(endpoint.ip()),
     };
-    bare().or_else(in_brackets).or_else(with_port).map(canonical)
+    bare().or_else(in_brackets).or_else(with_port).map(|address: IpAddr| address.to_canonical())
 }
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ impl Keys {
     }
 }
 
-/// Peers in one contiguous array, seeders first. [`Few`](crate::torrent::Few) and [`Family`] keep it.
+/// Peers in one contiguous array, seeders first. [`Few`](crate::few::Few) and [`Family`] keep it.
 pub(crate) trait Roster<const LEN: usize>
 where
     [u8; LEN]: Endpoint,
@@ -198,8 +198,13 @@ where
 
     /// Peers at the address of `peer`, as `announce.peers_per_address` counts.
     fn neighbours(&self, peer: &[u8; LEN], _keys: &Keys) -> usize {
-        self.octets().iter().filter(|other| other.neighbourhood() == peer.neighbourhood()).count()
+        self.octets().iter().filter(|other| are_near(*other, peer)).count()
     }
+}
+
+/// Do both count as one address?
+fn are_near<E: Endpoint>(one: &E, other: &E) -> bool {
+    one.neighbourhood() == other.neighbourhood()
 }
 
 /// The peers of one family in a swarm of any size.
@@ -434,12 +439,10 @@ where
     }
 
     fn neighbours(&self, peer: &[u8; LEN], keys: &Keys) -> usize {
-        let near = |place: u32| {
-            self.octets.get(place as usize).is_some_and(|other| other.neighbourhood() == peer.neighbourhood())
-        };
+        let near = |place: u32| self.octets.get(place as usize).is_some_and(|other| are_near(other, peer));
         match &self.index {
             Some(index) => index.count(keys.peer(peer), near),
-            None => self.octets.iter().filter(|other| other.neighbourhood() == peer.neighbourhood()).count(),
+            None => self.octets.iter().filter(|other| are_near(*other, peer)).count(),
         }
     }
 }

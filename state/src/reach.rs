@@ -122,18 +122,12 @@ fn of_v6(address: Ipv6Addr) -> Option<Reach> {
     }
 }
 
-/// The same address, an IPv4-mapped one as IPv4 (`protocol.md` U7.4).
-#[must_use]
-pub fn canonical(address: IpAddr) -> IpAddr {
-    address.to_canonical()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn reach(text: &str) -> Option<Reach> {
-        of_address(canonical(text.parse().unwrap()))
+        of_address(text.parse::<IpAddr>().unwrap().to_canonical())
     }
 
     #[test]

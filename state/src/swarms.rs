@@ -307,11 +307,7 @@ impl Shard {
     fn add(&mut self, hash: u64, info_hash: InfoHash, keys: &Keys) -> usize {
         let slot = self.torrents.len();
         self.torrents.push(Torrent::new(info_hash));
-        let torrents = &self.torrents;
-        let hasher = |&slot: &u32| {
-            torrents.get(slot as usize).map_or(0, |torrent| keys.info_hash(&torrent.info_hash.0))
-        };
-        self.index.insert_unique(hash, slot_number(slot), hasher);
+        self.index.insert_unique(hash, slot_number(slot), hasher(&self.torrents, keys));
         slot
     }
 
@@ -330,12 +326,14 @@ impl Shard {
         }
         self.torrents.swap_remove(slot);
         if self.index.capacity() > 4 * self.index.len().max(16) {
-            let torrents = &self.torrents;
-            self.index.shrink_to(self.index.len() * 2, |&slot| {
-                torrents.get(slot as usize).map_or(0, |torrent| keys.info_hash(&torrent.info_hash.0))
-            });
+            self.index.shrink_to(self.index.len() * 2, hasher(&self.torrents, keys));
         }
     }
+}
+
+/// Gives the hash of the torrent in a slot.
+fn hasher(torrents: &Chunks, keys: &Keys) -> impl Fn(&u32) -> u64 {
+    |&slot| torrents.get(slot as usize).map_or(0, |torrent| keys.info_hash(&torrent.info_hash.0))
 }
 
 fn slot_number(slot: usize) -> u32 {

@@ -1,4 +1,5 @@
-//! Many datagrams with one system call. The only `unsafe` of the room: three system calls that take pointers.
+//! Many datagrams with one system call. The only `unsafe` of the room: three system calls that take pointers,
+//! and a message header of zeros.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
