@@ -57,7 +57,8 @@ pub struct Tally {
     pub completed: u32,
     /// All other peers (HTTP: incomplete).
     pub leechers: u32,
-    /// Leechers that are partial seeds (BEP 21).
+    /// Leechers that are partial seeds (BEP 21). Counted for scrapes only: 0 in the answer to an announce, which
+    /// has no place for it.
     pub paused: u32,
 }
 
@@ -178,10 +179,27 @@ impl<'b, const LEN: usize> Lane<'b, LEN> {
         }
     }
 
-    /// Adds one peer's id, if ids were asked for.
-    pub(crate) fn push_id(&mut self, id: PeerId) {
+    /// Adds one peer, and its id if ids were asked for.
+    pub(crate) fn push(&mut self, peer: &[u8; LEN], id: PeerId) {
+        self.extend(std::slice::from_ref(peer));
         if let Some(ids) = &mut self.ids {
             ids.push(id);
         }
+    }
+
+    /// Puts another peer in the place of one that was written; its id too if ids were asked for.
+    pub(crate) fn replace(&mut self, place: usize, peer: &[u8; LEN], id: PeerId) {
+        if let Some(slot) = self.octets.get_mut(place * LEN..(place + 1) * LEN) {
+            slot.copy_from_slice(peer);
+        }
+        if let Some(slot) = self.ids.as_mut().and_then(|ids| ids.get_mut(place)) {
+            *slot = id;
+        }
+    }
+
+    /// Was this peer written already?
+    pub(crate) fn has(&self, peer: &[u8; LEN]) -> bool {
+        let written: &[[u8; LEN]] = self.octets.get(..self.used).unwrap_or_default().as_chunks().0;
+        written.contains(peer)
     }
 }

@@ -1,174 +1,260 @@
-//! Where in its array is a peer? An index that grows and shrinks one small table at a time (linear hashing),
-//! so that not even a swarm of millions stops for a rehash under its lock.
+//! Where is a torrent? An index of fingerprints in cache lines: one line answers nearly every question, and a
+//! batch can have its lines fetched before it asks.
 
-use hashbrown::HashTable;
+use crate::prefetch::prefetch;
 
-/// Peers of a table on average at which one more table is split off.
-const SPLIT_AT: usize = 1024;
-/// Peers of a table on average below which the last table is merged back.
-const MERGE_AT: usize = 256;
+/// Slots in one line.
+const LINE: usize = 12;
+/// Slots of a line used on average at which the index doubles; beyond, too many pass to the next line.
+const FULL_AT: usize = 10;
+/// Slots of a line used on average below which it shrinks.
+const SPARSE_AT: usize = 2;
+/// Of those who passed a full line, no more than this can be counted.
+const MANY_PASSED: u8 = u8::MAX;
 
-/// Places by hash. Several places may have one hash.
+/// Slots by hash. Different torrents may have one hash.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    /// Never empty while there are places. Table `n` was split off from table `n` without its highest bit.
-    tables: Vec<HashTable<u32>>,
+    lines: Box<[Line]>,
     len: usize,
-    /// Octets of the tables' blocks; asked at each announce, so that they are not summed each time.
-    blocks: usize,
+}
+
+/// One cache line: the slots whose hashes lead here, and the fingerprint of each hash.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line {
+    slots: [u32; LINE],
+    /// One octet for each slot; 0 = nothing in that place.
+    fingerprints: [u8; LINE],
+    /// Slots that found this line full and went on to the next. At [`MANY_PASSED`] the count is lost, and the
+    /// line counts as passed for ever.
+    passed: u8,
+}
+
+const _: () = assert!(size_of::<Line>() == 64);
+
+impl Line {
+    const EMPTY: Self = Self { slots: [0; LINE], fingerprints: [0; LINE], passed: 0 };
+
+    /// The places of all slots with this fingerprint, and rarely of another. All are compared at once: each octet
+    /// becomes one bit, its highest, which is set where the octet is that of the fingerprint.
+    fn places(&self, fingerprint: u8) -> impl Iterator<Item = usize> + use<> {
+        const ONES: u128 = u128::MAX / 0xff;
+        const HIGH: u128 = (ONES << 7) & (u128::MAX >> (8 * (16 - LINE)));
+        let mut word = [0; 16];
+        word.iter_mut().zip(self.fingerprints).for_each(|(to, from)| *to = from);
+        let differs = u128::from_le_bytes(word) ^ (ONES * u128::from(fingerprint));
+        let mut same = differs.wrapping_sub(ONES) & !differs & HIGH;
+        std::iter::from_fn(move || {
+            let place = (same != 0).then(|| same.trailing_zeros() as usize / 8);
+            same &= same.wrapping_sub(1);
+            place
+        })
+    }
+
+    fn with(&self, fingerprint: u8) -> impl Iterator<Item = u32> {
+        self.places(fingerprint).filter_map(|place| self.slots.get(place).copied())
+    }
+
+    /// Puts a slot into a free place, if there is one.
+    fn put(&mut self, fingerprint: u8, slot: u32) -> bool {
+        let Some(place) = self.fingerprints.iter().position(|mark| *mark == 0) else { return false };
+        self.set(place, fingerprint, slot);
+        true
+    }
+
+    fn set(&mut self, place: usize, fingerprint: u8, slot: u32) {
+        if let (Some(mark), Some(to)) = (self.fingerprints.get_mut(place), self.slots.get_mut(place)) {
+            (*mark, *to) = (fingerprint, slot);
+        }
+    }
+
+    /// The place of a slot.
+    fn place(&self, fingerprint: u8, slot: u32) -> Option<usize> {
+        self.places(fingerprint).find(|&place| self.slots.get(place) == Some(&slot))
+    }
 }
 
 impl Index {
-    pub(crate) fn with_capacity(places: usize) -> Self {
-        let table = HashTable::with_capacity(places);
-        let blocks = table.allocation_size();
-        Self { tables: vec![table], len: 0, blocks }
+    /// Octets on the heap.
+    pub(crate) fn heap(&self) -> usize {
+        size_of_val(&*self.lines)
+    }
+
+    /// Starts fetching the line of a hash.
+    pub(crate) fn prefetch(&self, hash: u64) {
+        if let Some(line) = self.lines.get(self.home(hash)) {
+            prefetch(line);
+        }
+    }
+
+    /// A slot that is likely the one of this hash, without a look at it.
+    pub(crate) fn guess(&self, hash: u64) -> Option<u32> {
+        self.lines.get(self.home(hash))?.with(fingerprint(hash)).next()
     }
 
     pub(crate) fn find(&self, hash: u64, same: impl Fn(u32) -> bool) -> Option<u32> {
-        self.tables.get(self.table(hash))?.find(hash, |&place| same(place)).copied()
-    }
-
-    /// How many places of this hash fit.
-    pub(crate) fn count(&self, hash: u64, fits: impl Fn(u32) -> bool) -> usize {
-        let table = self.tables.get(self.table(hash));
-        table.map_or(0, |table| table.iter_hash(hash).filter(|&&place| fits(place)).count())
-    }
-
-    /// Adds a place; `hasher` gives the hash of any place.
-    pub(crate) fn insert(&mut self, hash: u64, place: u32, hasher: impl Fn(&u32) -> u64) {
-        if self.tables.is_empty() || self.len >= self.tables.len() * SPLIT_AT {
-            self.split(&hasher);
+        let mut at = self.home(hash);
+        for _ in 0..self.lines.len() {
+            let line = self.lines.get(at)?;
+            if let Some(slot) = line.with(fingerprint(hash)).find(|&slot| same(slot)) {
+                return Some(slot);
+            }
+            if line.passed == 0 {
+                return None;
+            }
+            at = if at + 1 == self.lines.len() { 0 } else { at + 1 };
         }
-        self.change(hash, |table| _ = table.insert_unique(hash, place, hasher));
+        None
+    }
+
+    /// Adds a slot. `all` gives every slot that is here and its hash, should they have to move.
+    pub(crate) fn insert<A: Iterator<Item = (u64, u32)>>(
+        &mut self,
+        hash: u64,
+        slot: u32,
+        all: impl Fn() -> A,
+    ) {
+        if self.len >= self.lines.len() * FULL_AT {
+            self.rebuild(2 * self.lines.len() + 1, all());
+        }
+        self.put(hash, slot);
         self.len += 1;
     }
 
-    /// Forgets a place.
-    pub(crate) fn remove(&mut self, hash: u64, place: u32, hasher: impl Fn(&u32) -> u64) {
-        let removed = self.change(hash, |table| {
-            let removed = match table.find_entry(hash, |&other| other == place) {
-                Ok(entry) => {
-                    entry.remove();
-                    1
-                }
-                Err(_) => 0,
-            };
-            if table.capacity() > 4 * table.len().max(16) {
-                table.shrink_to(2 * table.len(), &hasher);
+    /// Forgets a slot. `all` gives every other slot that is here and its hash, should they have to move.
+    pub(crate) fn remove<A: Iterator<Item = (u64, u32)>>(
+        &mut self,
+        hash: u64,
+        slot: u32,
+        all: impl Fn() -> A,
+    ) {
+        let Some((passed, at, place)) = self.locate(hash, slot) else { return };
+        if let Some(line) = self.lines.get_mut(at) {
+            line.set(place, 0, 0);
+        }
+        for at in self.way(hash).take(passed) {
+            if let Some(line) = self.lines.get_mut(at).filter(|line| line.passed != MANY_PASSED) {
+                line.passed -= 1;
             }
-            removed
-        });
-        self.len -= removed.unwrap_or_default();
-        if self.tables.len() > 1 && self.len < self.tables.len() * MERGE_AT {
-            self.merge(hasher);
+        }
+        self.len -= 1;
+        if self.lines.len() > 1 && self.len < self.lines.len() * SPARSE_AT {
+            self.rebuild(2 * self.len / FULL_AT + 1, all());
         }
     }
 
-    /// The peer of this hash has moved.
+    /// What was in slot `from` is in slot `to` now.
     pub(crate) fn moved(&mut self, hash: u64, from: u32, to: u32) {
-        let table = self.table(hash);
-        let place = self.tables.get_mut(table).and_then(|table| table.find_mut(hash, |&place| place == from));
-        if let Some(place) = place {
-            *place = to;
+        let Some((_, at, place)) = self.locate(hash, from) else { return };
+        if let Some(slot) = self.lines.get_mut(at).and_then(|line| line.slots.get_mut(place)) {
+            *slot = to;
         }
     }
 
-    /// Octets on the heap.
-    pub(crate) fn heap(&self) -> usize {
-        self.blocks + self.tables.capacity() * size_of::<HashTable<u32>>()
+    /// How many full lines a slot has passed, the line it is in, and its place there.
+    fn locate(&self, hash: u64, slot: u32) -> Option<(usize, usize, usize)> {
+        self.way(hash).enumerate().find_map(|(passed, at)| {
+            let place = self.lines.get(at)?.place(fingerprint(hash), slot)?;
+            Some((passed, at, place))
+        })
     }
 
-    /// Changes the table of a hash and keeps the count of octets true.
-    fn change<T>(&mut self, hash: u64, work: impl FnOnce(&mut HashTable<u32>) -> T) -> Option<T> {
-        let table = self.table(hash);
-        let table = self.tables.get_mut(table)?;
-        let before = table.allocation_size();
-        let result = work(table);
-        self.blocks = self.blocks + table.allocation_size() - before;
-        Some(result)
-    }
-
-    /// The table of a hash. Its bits must not be those that choose within a table: the lowest and the highest
-    /// seven.
-    fn table(&self, hash: u64) -> usize {
-        let bits = usize::try_from(hash >> 32 & 0xff_ffff).unwrap_or(0);
-        let all = self.tables.len().next_power_of_two();
-        let table = bits & (all - 1);
-        if table < self.tables.len() { table } else { table & (all / 2 - 1) }
-    }
-
-    /// Makes one more table from half of the one it belongs to.
-    fn split(&mut self, hasher: impl Fn(&u32) -> u64) {
-        let new = self.tables.len();
-        self.tables.push(HashTable::new());
-        let Some(parent) = parent_of(new) else { return };
-        let places = self.tables.get_mut(parent).map(std::mem::take).unwrap_or_default();
-        self.distribute(places, hasher);
-    }
-
-    /// Gives the places of the last table back to the one it was made from.
-    fn merge(&mut self, hasher: impl Fn(&u32) -> u64) {
-        let places = self.tables.pop().unwrap_or_default();
-        self.distribute(places, hasher);
-    }
-
-    /// Gives the places of a table that is none of ours any more to those they belong to.
-    fn distribute(&mut self, places: HashTable<u32>, hasher: impl Fn(&u32) -> u64) {
-        self.blocks -= places.allocation_size();
-        for place in places {
-            let hash = hasher(&place);
-            self.change(hash, |table| _ = table.insert_unique(hash, place, &hasher));
+    fn put(&mut self, hash: u64, slot: u32) {
+        let home = self.home(hash);
+        if self.lines.get_mut(home).is_some_and(|line| line.put(fingerprint(hash), slot)) {
+            return;
         }
+        for at in self.way(hash) {
+            let Some(line) = self.lines.get_mut(at) else { return };
+            if line.put(fingerprint(hash), slot) {
+                return;
+            }
+            line.passed = line.passed.saturating_add(1);
+        }
+    }
+
+    /// The lines a hash may be in: its home, then the next, and around.
+    fn way(&self, hash: u64) -> impl Iterator<Item = usize> + use<> {
+        let (home, len) = (self.home(hash), self.lines.len());
+        (home..len).chain(0..home)
+    }
+
+    /// Reduces the lower half of the hash to the lines there are, whatever their number.
+    #[expect(clippy::cast_possible_truncation, reason = "below the number of lines")]
+    fn home(&self, hash: u64) -> usize {
+        ((u64::from(hash as u32) * self.lines.len() as u64) >> 32) as usize
+    }
+
+    /// Puts all slots into an index of so many lines. A shard of ten million torrents' share has ten thousand
+    /// slots: a fraction of a millisecond.
+    fn rebuild(&mut self, lines: usize, all: impl Iterator<Item = (u64, u32)>) {
+        self.lines = vec![Line::EMPTY; lines].into_boxed_slice();
+        all.for_each(|(hash, slot)| self.put(hash, slot));
     }
 }
 
-/// The table from which table `new` is split off: the same number without its highest bit.
-fn parent_of(new: usize) -> Option<usize> {
-    (new > 0).then(|| new & !(1 << new.ilog2()))
+/// Seven bits of the hash that neither the line nor the shard is chosen by, and one so that it is not 0.
+fn fingerprint(hash: u64) -> u8 {
+    hash.to_be_bytes()[0] | 0x80
 }
 
 #[cfg(test)]
 mod tests {
-    use std::hash::{BuildHasher, RandomState};
-
     use super::*;
 
-    #[test]
-    fn places_are_found_through_growth_and_decline() {
-        let state = RandomState::new();
-        let hasher = |place: &u32| state.hash_one(place);
-        let mut index = Index::with_capacity(8);
-        let check = |index: &Index, from: u32, to: u32| {
-            assert_eq!(index.len, (to - from) as usize);
-            assert_eq!(index.blocks, index.tables.iter().map(HashTable::allocation_size).sum());
-            for place in 0..20_000 {
-                let found = index.find(hasher(&place), |other| other == place);
-                assert_eq!(found.is_some(), (from..to).contains(&place), "{place} of {from}..{to}");
-            }
-        };
-        for place in 0..20_000 {
-            index.insert(hasher(&place), place, hasher);
-        }
-        check(&index, 0, 20_000);
-        let (tables, full) = (index.tables.len(), index.heap());
-        assert!((19..=20).contains(&tables), "{tables}");
-        for place in 0..19_900 {
-            index.remove(hasher(&place), place, hasher);
-        }
-        check(&index, 19_900, 20_000);
-        assert!(index.tables.len() == 1 && index.heap() < full / 50, "{} of {full}", index.heap());
+    fn hash(slot: u32) -> u64 {
+        fastrand::Rng::with_seed(slot.into()).u64(..)
+    }
+
+    fn hashed(slots: std::ops::Range<u32>) -> impl Iterator<Item = (u64, u32)> {
+        slots.map(|slot| (hash(slot), slot))
     }
 
     #[test]
-    fn no_table_ever_holds_more_than_a_few_thousand_places() {
-        let state = RandomState::new();
-        let hasher = |place: &u32| state.hash_one(place);
+    fn slots_are_found_through_growth_and_decline() {
         let mut index = Index::default();
-        for place in 0..300_000 {
-            index.insert(hasher(&place), place, hasher);
+        let check = |index: &Index, from: u32, to: u32| {
+            assert_eq!(index.len, (to - from) as usize);
+            for slot in 0..20_000 {
+                let found = index.find(hash(slot), |other| other == slot);
+                assert_eq!(found.is_some(), (from..to).contains(&slot), "{slot} of {from}..{to}");
+            }
+        };
+        for slot in 0..20_000 {
+            index.insert(hash(slot), slot, || hashed(0..slot));
         }
-        let largest = index.tables.iter().map(HashTable::len).max().unwrap();
-        assert!(largest < 3 * SPLIT_AT, "{largest}");
+        check(&index, 0, 20_000);
+        let full = index.heap();
+        assert!(full <= 20_000 * 13, "{full} octets");
+        for slot in 0..19_900 {
+            index.remove(hash(slot), slot, || hashed(slot + 1..20_000));
+        }
+        check(&index, 19_900, 20_000);
+        assert!(index.heap() < full / 50, "{} of {full}", index.heap());
+    }
+
+    #[test]
+    fn slots_of_one_hash_are_told_apart_beyond_one_line() {
+        const HASH: u64 = 7;
+        let mut index = Index::default();
+        // As many as pass a line more often than it can count.
+        (0..400).for_each(|slot| index.insert(HASH, slot, || (0..slot).map(|slot| (HASH, slot))));
+        let gone = |slot: &u32| slot.is_multiple_of(3);
+        (0..400).filter(gone).for_each(|slot| index.remove(HASH, slot, std::iter::empty));
+        index.moved(HASH, 7, 1007);
+        for slot in 0..400 {
+            let found = index.find(HASH, |other| other == slot);
+            assert_eq!(found.is_some(), !gone(&slot) && slot != 7, "{slot}");
+        }
+        assert_eq!(index.find(HASH, |other| other == 1007), Some(1007));
+    }
+
+    #[test]
+    fn nobody_passes_a_line_after_those_who_filled_it_are_gone() {
+        let mut index = Index::default();
+        (0..30).for_each(|slot| index.insert(7, slot, || (0..slot).map(|slot| (7, slot))));
+        (0..30).for_each(|slot| index.remove(7, slot, || (slot + 1..30).map(|slot| (7, slot))));
+        assert!(index.lines.iter().all(|line| line.fingerprints == [0; LINE] && line.passed == 0));
     }
 }

@@ -6,8 +6,11 @@
 //! | [`announce`] | the words of one announce or scrape, and of its answer |
 //! | [`reach`] | which peers an asker may be handed: public, private ranges, hidden ports |
 //! | [`clock`] | the one place where time is read |
-//! | `family`, `index`, `few`, `torrent`, `select` | one swarm in memory, and the choice of peers |
-//! | [`swarms`], `sweep` | all swarms, in shards; expiry in slices |
+//! | `torrent` | one torrent, and the form its swarm has: `pair`, `group` or `crowd`, which is made of `pack`s |
+//! | `peer`, `block`, `roster` | one peer in memory, many in a row, what can be done to them |
+//! | `select` | the choice of peers |
+//! | `index`, `keys`, `chunks`, `prefetch` | how a torrent is found, and found early |
+//! | [`swarms`], `sweep`, `census` | all swarms, in shards; expiry in slices; counts |
 //! | [`access`], [`policy`] | who may announce what; the knobs of all decisions |
 //! | [`tracker`] | [`Tracker`]: the one place where an announce or scrape is decided |
 //! | [`actor`] | the thread that answers the gateway's inbox and runs everything periodic |
@@ -22,15 +25,24 @@
 pub mod access;
 pub mod actor;
 pub mod announce;
+mod block;
+mod census;
+mod chunks;
 pub mod clock;
 pub mod counters;
-mod family;
-mod few;
+mod crowd;
+mod group;
 pub mod ids;
 mod index;
+mod keys;
+mod pack;
+mod pair;
+mod peer;
 pub mod policy;
+mod prefetch;
 pub mod published;
 pub mod reach;
+mod roster;
 mod select;
 pub mod swarms;
 mod sweep;

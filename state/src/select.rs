@@ -1,16 +1,22 @@
 //! The choice of peers. Every peer that may be handed out has the same chance, in each role and over both:
-//! over a plain swarm by one or two block copies from a random place, otherwise one by one.
+//! over a plain swarm by block copies from a random place, otherwise one by one.
 
 use crate::announce::Lane;
-use crate::family::{Endpoint, reach_of};
-use crate::ids::PeerId;
+use crate::ids::{ID_LEN, PeerId};
+use crate::pack::Pack;
+use crate::peer::{Endpoint, Spot, reach_of};
 use crate::policy::Policy;
 use crate::reach::ReachSet;
 
 /// Peers up to which a mixed swarm is looked at whole.
-const LOOK_MAX: usize = 256;
-/// Peers looked at in a larger mixed swarm before we are content with fewer than wanted.
-const PROBES_MIN: usize = 1024;
+const LOOK_MAX: usize = 1024;
+/// Draws from a larger mixed swarm before we are content with fewer than wanted.
+const DRAWS_MIN: usize = 1024;
+/// Places of a bucket from which a draw is made, whether there is a peer or not: more than buckets have, but for
+/// one in millions, and the peers behind it are only never the first of a block.
+const BUCKET_DRAW: usize = 128;
+/// Draws after which we are content with the start of a bucket: four of ten places have a peer.
+const START_DRAWS_MAX: usize = 64;
 
 /// Which peers an asker is useful to (`spec` ruling 13).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +33,83 @@ pub(crate) enum Wants {
 /// The peers to choose from.
 #[derive(Clone, Copy)]
 pub(crate) struct Pool<'a, const LEN: usize> {
-    /// Seeders first.
-    pub(crate) octets: &'a [[u8; LEN]],
-    pub(crate) seeders: usize,
-    /// Where ids are kept.
-    pub(crate) ids: Option<&'a [PeerId]>,
+    pub(crate) seeders: Side<'a, LEN>,
+    pub(crate) leechers: Side<'a, LEN>,
+    /// Are ids kept?
+    pub(crate) with_ids: bool,
     /// What the peers' reach may be.
     pub(crate) reach: ReachSet,
+}
+
+/// The peers of one role.
+#[derive(Clone, Copy)]
+pub(crate) enum Side<'a, const LEN: usize> {
+    Row(&'a [[u8; LEN]]),
+    Pack(&'a Pack<LEN>),
+}
+
+/// Some peers of one role, in a row.
+#[derive(Clone, Copy)]
+struct Bucket<'a, const LEN: usize> {
+    octets: &'a [[u8; LEN]],
+    /// One for each, where ids are kept.
+    ids: &'a [[u8; ID_LEN]],
+}
+
+impl<'a, const LEN: usize> Side<'a, LEN>
+where
+    [u8; LEN]: Endpoint,
+{
+    fn len(self) -> usize {
+        match self {
+            Self::Row(peers) => peers.len(),
+            Self::Pack(pack) => pack.len(),
+        }
+    }
+
+    fn buckets(self) -> usize {
+        match self {
+            Self::Row(_) => 1,
+            Self::Pack(pack) => pack.buckets(),
+        }
+    }
+
+    fn bucket(self, bucket: usize) -> Bucket<'a, LEN> {
+        match self {
+            Self::Row(octets) => Bucket { octets, ids: &[] },
+            Self::Pack(pack) => pack.bucket(bucket).map_or(Bucket { octets: &[], ids: &[] }, |block| {
+                Bucket { octets: block.octets(), ids: block.ids().unwrap_or_default() }
+            }),
+        }
+    }
+
+    /// A place from which to go round: any peer with the same chance, but not the asker, who is in `own`; else
+    /// the one behind him would be met twice as often.
+    fn start(self, own: Option<Spot>, random: &mut fastrand::Rng) -> (usize, usize) {
+        let buckets = self.buckets();
+        if buckets == 1 {
+            let own = own.map_or(usize::MAX, |own| own.place.into());
+            let place = random.usize(..(self.len() - usize::from(own != usize::MAX)).max(1));
+            return (0, place + usize::from(place >= own));
+        }
+        let mut bucket = 0;
+        for _ in 0..START_DRAWS_MAX {
+            bucket = random.usize(..buckets);
+            let place = random.usize(..BUCKET_DRAW);
+            let is_own = |own: Spot| own.bucket as usize == bucket && usize::from(own.place) == place;
+            if place < self.bucket(bucket).octets.len() && !own.is_some_and(is_own) {
+                return (bucket, place);
+            }
+        }
+        (bucket, 0)
+    }
+}
+
+impl<'a, const LEN: usize> Bucket<'a, LEN> {
+    fn get(self, place: usize) -> Option<(&'a [u8; LEN], PeerId)> {
+        let id = self.ids.get(place).map(|id| PeerId(*id)).unwrap_or_default();
+        self.octets.get(place).map(|peer| (peer, id))
+    }
 }
 
 /// For whom peers are chosen.
@@ -45,11 +121,11 @@ pub(crate) struct Asker<'a> {
     pub(crate) policy: &'a Policy,
 }
 
-/// Hands out up to `want` peers of the pool; never the one in place `own`, who is the asker.
+/// Hands out up to `want` peers of the pool; never the one in spot `own`, who is the asker.
 pub(crate) fn choose<const LEN: usize>(
     pool: Pool<'_, LEN>,
     asker: &Asker<'_>,
-    own: Option<usize>,
+    own: Option<Spot>,
     want: usize,
     random: &mut fastrand::Rng,
     lane: &mut Lane<'_, LEN>,
@@ -57,164 +133,184 @@ pub(crate) fn choose<const LEN: usize>(
     [u8; LEN]: Endpoint,
 {
     let want = want.min(lane.room());
-    if want == 0 || pool.octets.is_empty() {
+    if want == 0 {
         return;
     }
     let mut hand = Hand { pool, asker, own, random, lane };
-    let (seeders, leechers) = (0..pool.seeders, pool.seeders..pool.octets.len());
     let before = hand.lane.peers();
     match asker.wants {
-        Wants::Leechers => hand.take(leechers, want),
+        Wants::Leechers => hand.take(&[false], want),
         Wants::LeechersThenSeeders => {
-            hand.take(leechers, want);
+            hand.take(&[false], want);
             let taken = hand.lane.peers() - before;
-            hand.take(seeders, want - taken);
+            hand.take(&[true], want - taken);
         }
-        Wants::Both if hand.is_plain() => hand.take_in_proportion(seeders, leechers, want),
-        Wants::Both => hand.take(0..pool.octets.len(), want),
+        Wants::Both if hand.is_plain() => hand.take_in_proportion(want),
+        Wants::Both => hand.take(&[true, false], want),
     }
 }
-
-type Places = std::ops::Range<usize>;
 
 struct Hand<'h, 'b, const LEN: usize> {
     pool: Pool<'h, LEN>,
     asker: &'h Asker<'h>,
-    own: Option<usize>,
+    own: Option<Spot>,
     random: &'h mut fastrand::Rng,
     lane: &'h mut Lane<'b, LEN>,
 }
 
-impl<const LEN: usize> Hand<'_, '_, LEN>
+impl<'h, const LEN: usize> Hand<'h, '_, LEN>
 where
     [u8; LEN]: Endpoint,
 {
     /// May everybody but the asker be handed out, unseen?
     fn is_plain(&self) -> bool {
-        self.pool.ids.is_none() && self.pool.reach.within(self.asker.visible)
+        !self.pool.with_ids && self.pool.reach.within(self.asker.visible)
     }
 
-    fn take(&mut self, places: Places, want: usize) {
-        if want == 0 {
-        } else if self.is_plain() {
-            self.take_block(places, want);
-        } else if places.len() <= LOOK_MAX {
-            self.take_after_a_look(places, want);
-        } else {
-            self.take_by_probes(places, want);
+    /// Takes peers of these roles, seeders being `true`, all with the same chance.
+    fn take(&mut self, roles: &[bool], want: usize) {
+        let len: usize = roles.iter().map(|&seeder| self.side(seeder).len()).sum();
+        match roles {
+            _ if want == 0 => {}
+            [seeder] if self.is_plain() => self.take_block(*seeder, want),
+            _ if len <= LOOK_MAX => self.take_after_a_look(roles, want),
+            _ => self.take_by_draws(roles, want),
         }
     }
 
-    /// Peers without the asker's own place.
-    fn others(&self, places: &Places) -> usize {
-        places.len() - usize::from(self.own.is_some_and(|own| places.contains(&own)))
+    fn side(&self, seeder: bool) -> Side<'h, LEN> {
+        if seeder { self.pool.seeders } else { self.pool.leechers }
+    }
+
+    /// The asker's spot, if he has this role.
+    fn own_in(&self, seeder: bool) -> Option<Spot> {
+        self.own.filter(|own| own.seeder == seeder)
+    }
+
+    /// Peers of a role without the asker.
+    fn others(&self, seeder: bool) -> usize {
+        self.side(seeder).len() - usize::from(self.own_in(seeder).is_some())
     }
 
     /// Both roles, each with its share of the whole; the fraction is drawn, so that all peers have the same
     /// chance.
-    fn take_in_proportion(&mut self, seeders: Places, leechers: Places, want: usize) {
-        let (seeders_there, all) = (self.others(&seeders), self.others(&seeders) + self.others(&leechers));
+    fn take_in_proportion(&mut self, want: usize) {
+        let (seeders, all) = (self.others(true), self.others(true) + self.others(false));
         if want >= all {
-            self.take_block(seeders, want);
-            return self.take_block(leechers, want);
+            self.take_block(true, want);
+            return self.take_block(false, want);
         }
-        let share = want * seeders_there;
+        let share = want * seeders;
         let drawn = usize::from(self.random.usize(..all) < share % all);
         let of_seeders = share / all + drawn;
-        self.take_block(seeders, of_seeders);
-        self.take_block(leechers, want - of_seeders);
+        self.take_block(true, of_seeders);
+        self.take_block(false, want - of_seeders);
     }
 
-    /// `want` peers in a row from a random place, around the end, the asker's own place left out.
-    fn take_block(&mut self, places: Places, want: usize) {
-        let others = self.others(&places);
+    /// `want` peers in a row from a random place, around the end, the asker left out.
+    fn take_block(&mut self, seeder: bool, want: usize) {
+        let others = self.others(seeder);
         let want = want.min(others);
         if want == 0 {
             return;
         }
-        let start = if want == others { 0 } else { self.random.usize(..others) };
-        let end = start + want;
-        self.copy(&places, start..end.min(others));
-        if end > others {
-            self.copy(&places, 0..end - others);
-        }
-    }
-
-    /// Copies the peers of these places, counted from the start of `places` as if the asker were not there.
-    fn copy(&mut self, places: &Places, run: Places) {
-        let gap = self.own.filter(|own| places.contains(own)).map_or(usize::MAX, |own| own - places.start);
-        let (before, after) = (run.start..run.end.min(gap), run.start.max(gap)..run.end);
-        for (part, shift) in [(before, 0), (after, 1)] {
-            if !part.is_empty() {
-                let real = places.start + part.start + shift..places.start + part.end + shift;
-                self.lane.extend(self.pool.octets.get(real).unwrap_or_default());
-            }
-        }
-    }
-
-    fn may_have(&self, place: usize) -> bool {
-        let Some(peer) = self.pool.octets.get(place) else { return false };
-        let own_id = || self.pool.ids.and_then(|ids| ids.get(place)).is_some_and(|id| *id == self.asker.id);
-        self.own != Some(place) && self.asker.visible.has(reach_of(peer, self.asker.policy)) && !own_id()
-    }
-
-    fn hand_out(&mut self, place: usize) {
-        if let Some(peer) = self.pool.octets.get(place) {
-            self.lane.extend(std::slice::from_ref(peer));
-            if let Some(id) = self.pool.ids.and_then(|ids| ids.get(place)) {
-                self.lane.push_id(*id);
-            }
-        }
-    }
-
-    /// Looks at every place, then draws from those that are left.
-    fn take_after_a_look(&mut self, places: Places, want: usize) {
-        let mut found = [0; LOOK_MAX];
-        let mut count = 0;
-        for place in places.filter(|&place| self.may_have(place)) {
-            if let Some(slot) = found.get_mut(count) {
-                *slot = place;
-                count += 1;
-            }
-        }
-        let mut left = found.get_mut(..count).unwrap_or_default();
-        for _ in 0..want {
-            if left.is_empty() {
-                return;
-            }
-            let drawn = self.random.usize(..left.len());
-            left.swap(0, drawn);
-            let Some((place, rest)) = left.split_first_mut() else { return };
-            self.hand_out(*place);
-            left = rest;
-        }
-    }
-
-    /// Goes through the places from a random one, by a random step that meets each place once.
-    fn take_by_probes(&mut self, places: Places, want: usize) {
-        let len = places.len();
-        let mut place = self.random.usize(..len);
-        let step = random_step(len, self.random);
-        let mut left = want;
-        for _ in 0..len.min(PROBES_MIN.max(8 * want)) {
-            if self.may_have(places.start + place) {
-                self.hand_out(places.start + place);
-                left -= 1;
-            }
+        let side = self.side(seeder);
+        let (first, place) =
+            if want == others { (0, 0) } else { side.start(self.own_in(seeder), self.random) };
+        let mut left = want - self.copy(seeder, first, place, usize::MAX, want);
+        let buckets = side.buckets();
+        for bucket in (first + 1..buckets).chain(0..first) {
             if left == 0 {
                 return;
             }
-            place = (place + step) % len;
+            left -= self.copy(seeder, bucket, 0, usize::MAX, left);
         }
+        self.copy(seeder, first, 0, place, left);
+    }
+
+    /// Copies peers of one bucket from place `from` until place `until`, without the asker, `most` at most;
+    /// gives how many.
+    fn copy(&mut self, seeder: bool, bucket: usize, from: usize, until: usize, most: usize) -> usize {
+        let peers = self.side(seeder).bucket(bucket).octets;
+        let until = until.min(peers.len());
+        let is_here = |own: &Spot| own.bucket as usize == bucket && usize::from(own.place) >= from;
+        let gap = self.own_in(seeder).filter(is_here).map_or(until, |own| usize::from(own.place).min(until));
+        let before = gap.min(from + most);
+        let after = (gap + 1).min(until);
+        let end = until.min(after + most - (before - from));
+        self.lane.extend(peers.get(from..before).unwrap_or_default());
+        self.lane.extend(peers.get(after..end).unwrap_or_default());
+        before - from + end - after
+    }
+
+    fn may_have(&self, peer: &[u8; LEN], id: PeerId, spot: Spot) -> bool {
+        self.own != Some(spot)
+            && self.asker.visible.has(reach_of(peer, self.asker.policy))
+            && !(self.pool.with_ids && id == self.asker.id)
+    }
+
+    /// Looks at every peer of these roles, and keeps a random sample of those that may be handed out.
+    fn take_after_a_look(&mut self, roles: &[bool], want: usize) {
+        let (first, mut met) = (self.lane.peers(), 0);
+        for &seeder in roles {
+            let side = self.side(seeder);
+            for bucket in 0..side.buckets() {
+                let peers = side.bucket(bucket);
+                for place in 0..peers.octets.len() {
+                    let Some((peer, id)) = peers.get(place) else { continue };
+                    if !self.may_have(peer, id, spot(seeder, bucket, place)) {
+                        continue;
+                    }
+                    met += 1;
+                    if met <= want {
+                        self.lane.push(peer, id);
+                    } else {
+                        // The one met as number n stays with a chance of want / n, in the place of any other.
+                        let drawn = self.random.usize(..met);
+                        if drawn < want {
+                            self.lane.replace(first + drawn, peer, id);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Draws peers of these roles until there are enough, or it has cost enough.
+    fn take_by_draws(&mut self, roles: &[bool], want: usize) {
+        let buckets: usize = roles.iter().map(|&seeder| self.side(seeder).buckets()).sum();
+        let mut left = want;
+        for _ in 0..DRAWS_MIN.max(8 * want) {
+            let drawn = self.random.usize(..buckets);
+            let (seeder, bucket) = self.nth_bucket(roles, drawn);
+            let place = self.random.usize(..BUCKET_DRAW);
+            let Some((peer, id)) = self.side(seeder).bucket(bucket).get(place) else { continue };
+            if self.may_have(peer, id, spot(seeder, bucket, place)) && !self.lane.has(peer) {
+                self.lane.push(peer, id);
+                left -= 1;
+                if left == 0 {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The role and number of a bucket, where those of all roles are counted through.
+    fn nth_bucket(&self, roles: &[bool], number: usize) -> (bool, usize) {
+        let mut bucket = number;
+        for &seeder in roles {
+            let buckets = self.side(seeder).buckets();
+            if bucket < buckets {
+                return (seeder, bucket);
+            }
+            bucket -= buckets;
+        }
+        (false, bucket)
     }
 }
 
-/// A step that leads through all of `len` places before it comes back.
-fn random_step(len: usize, random: &mut fastrand::Rng) -> usize {
-    let coprime = |step: &usize| gcd(*step, len) == 1;
-    (0..16).map(|_| random.usize(1..len.max(2))).find(coprime).unwrap_or(1)
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
+fn spot(seeder: bool, bucket: usize, place: usize) -> Spot {
+    let (bucket, place) =
+        (u32::try_from(bucket).unwrap_or(u32::MAX), u16::try_from(place).unwrap_or(u16::MAX));
+    Spot { seeder, bucket, place }
 }

@@ -3,29 +3,36 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_utils::CachePadded;
-use hashbrown::HashTable;
 use parking_lot::Mutex;
 
 use crate::announce::{Announce, Event, Handout, Tally};
+pub use crate::census::Census;
+use crate::chunks::Chunks;
 use crate::clock::Tick;
 use crate::counters::{Board, Kind, Series};
-use crate::family::Keys;
 use crate::ids::InfoHash;
+use crate::index::Index;
+use crate::keys::Keys;
 use crate::policy::Policy;
+use crate::prefetch::prefetch;
 use crate::reach::Reach;
 pub use crate::sweep::Sweeper;
 use crate::torrent::{Change, Context, Torrent};
 
-pub use crate::torrent::Census;
-
 /// Shards; a power of two.
 pub(crate) const SHARDS: usize = 1024;
 const _: () = assert!(SHARDS.is_power_of_two());
+/// Octets by which a shard may have grown or shrunk before the memory budget is told: all shards together are
+/// never further from the truth than 512 KiB.
+const ACCOUNT_STEP: usize = 512;
 /// Of the memory budget, the share beyond which torrents that nobody shares yet are refused.
 const NEW_TORRENTS_SHARE: (u64, u64) = (15, 16);
+
+/// Announces that [`Tracker::look_ahead`](crate::Tracker::look_ahead) takes at most.
+pub const LOOK_AHEAD_MAX: usize = 64;
 
 /// Whether an announce was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +48,9 @@ pub enum Outcome {
 pub struct Swarms {
     shards: Vec<CachePadded<Mutex<Shard>>>,
     keys: Keys,
-    /// Octets that all shards take, by our own count.
-    memory: AtomicUsize,
-    full: AtomicU64,
-    crowded: AtomicU64,
+    /// Octets that all shards take, by our own count, but for less than [`ACCOUNT_STEP`] of each. In a cache
+    /// line of its own, because the rest of this struct is read for every announce.
+    memory: CachePadded<AtomicUsize>,
 }
 
 impl Swarms {
@@ -53,9 +59,7 @@ impl Swarms {
     #[must_use]
     pub fn new(peers_per_address: u16) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| CachePadded::default()).collect();
-        let keys = Keys::new(peers_per_address);
-        let (full, crowded) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { shards, keys, memory: AtomicUsize::new(0), full, crowded })
+        Arc::new(Self { shards, keys: Keys::new(peers_per_address), memory: CachePadded::default() })
     }
 
     /// Changes the swarm of an admitted announce and hands out peers, under one lock.
@@ -70,35 +74,47 @@ impl Swarms {
     ) -> (Outcome, Tally) {
         let may_grow = self.has_room(policy, (1, 1));
         let context = Context { now, policy, keys: &self.keys, reach, announce, may_grow };
-        let hash = self.keys.info_hash(&announce.info_hash.0);
+        let hash = self.keys.info_hash(&announce.info_hash);
         let may_create = may_grow && self.has_room(policy, NEW_TORRENTS_SHARE);
-        let (change, tally) = {
-            let mut shard = self.shard(hash).lock();
-            let before = shard.memory();
-            let (change, tally) = shard.announce(hash, &context, may_create, random, handout);
-            self.account(before, shard.memory());
-            (change, tally)
-        };
+        let mut shard = self.shard(hash).lock();
+        let (change, tally) = shard.announce(hash, &context, may_create, random, handout);
+        self.account(&mut shard);
         match change {
             Change::Full => {
-                self.full.fetch_add(1, Ordering::Relaxed);
+                shard.full += 1;
                 return (Outcome::Full, tally);
             }
-            Change::Crowded => _ = self.crowded.fetch_add(1, Ordering::Relaxed),
+            Change::Crowded => shard.crowded += 1,
             Change::Kept { .. } | Change::Gone => {}
         }
         (Outcome::Done, tally)
     }
 
+    /// Fetches what the announces of a batch will need into the processor's cache, in stages, each for the
+    /// whole batch: one after the other, every announce would wait for memory three or four times.
+    pub(crate) fn look_ahead(&self, info_hashes: impl Iterator<Item = InfoHash>) {
+        let mut hashes = [0; LOOK_AHEAD_MAX];
+        let mut count = 0;
+        for (to, info_hash) in hashes.iter_mut().zip(info_hashes) {
+            *to = self.keys.info_hash(&info_hash);
+            prefetch(self.shard(*to));
+            count += 1;
+        }
+        let hashes = hashes.get(..count).unwrap_or_default();
+        hashes.iter().for_each(|&hash| self.shard(hash).lock().index.prefetch(hash));
+        hashes.iter().for_each(|&hash| self.shard(hash).lock().prefetch_torrent(hash));
+        hashes.iter().for_each(|&hash| self.shard(hash).lock().prefetch_peers(hash));
+    }
+
     /// How a swarm stands; zeros where it is unknown.
     #[must_use]
     pub fn tally(&self, info_hash: &InfoHash) -> Tally {
-        let hash = self.keys.info_hash(&info_hash.0);
+        let hash = self.keys.info_hash(info_hash);
         let shard = self.shard(hash).lock();
         shard
             .find(hash, info_hash)
             .and_then(|slot| shard.torrents.get(slot))
-            .map(Torrent::tally)
+            .map(Torrent::tally_with_paused)
             .unwrap_or_default()
     }
 
@@ -132,7 +148,19 @@ impl Swarms {
     /// Octets the swarms take, by our own count.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.memory.load(Ordering::Relaxed)
+        self.shards.iter().map(|shard| shard.lock().memory()).sum()
+    }
+
+    /// Announces answered without peers because the memory budget was used up.
+    #[must_use]
+    pub fn full(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.lock().full).sum()
+    }
+
+    /// Peers not stored because of `announce.peers_per_address`.
+    #[must_use]
+    pub fn crowded(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.lock().crowded).sum()
     }
 
     /// Lists the numbers of the swarms.
@@ -161,12 +189,12 @@ impl Swarms {
         counter(
             "swarms_full_total",
             "Announces answered without peers because memory.max was reached.",
-            |swarms| swarms.full.load(Ordering::Relaxed),
+            Self::full,
         );
         counter(
             "swarms_crowded_total",
             "Peers not stored because of announce.peers_per_address.",
-            |swarms| swarms.crowded.load(Ordering::Relaxed),
+            Self::crowded,
         );
     }
 
@@ -177,9 +205,8 @@ impl Swarms {
     /// Runs one slice of a sweep under one shard's lock.
     pub(crate) fn with_shard<T>(&self, shard: usize, work: impl FnOnce(&mut Shard) -> T) -> Option<T> {
         let mut shard = self.shards.get(shard)?.lock();
-        let before = shard.memory();
         let result = work(&mut shard);
-        self.account(before, shard.memory());
+        self.account(&mut shard);
         Some(result)
     }
 
@@ -188,30 +215,41 @@ impl Swarms {
         &self.shards[(hash >> 40) as usize & (SHARDS - 1)]
     }
 
-    /// Counts what a shard has grown or shrunk by. Under the shard's lock: else what one thread takes away
-    /// might be counted before what another has added, and the sum be below zero for a moment.
-    fn account(&self, before: usize, after: usize) {
-        if before != after {
-            self.memory.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+    /// Counts what a shard has grown or shrunk by, in steps, so that workers seldom write to one line. Under
+    /// the shard's lock: else what one thread takes away might be counted before what another has added, and
+    /// the sum be below zero for a moment.
+    fn account(&self, shard: &mut Shard) {
+        let (counted, now) = (shard.counted, shard.memory());
+        if now.abs_diff(counted) >= ACCOUNT_STEP || now == 0 && counted != 0 {
+            self.memory.fetch_add(now.wrapping_sub(counted), Ordering::Relaxed);
+            shard.counted = now;
         }
     }
 
     fn has_room(&self, policy: &Policy, (part, whole): (u64, u64)) -> bool {
-        policy.memory_max == 0 || (self.memory() as u64) < policy.memory_max / whole * part
+        policy.memory_max == 0
+            || (self.memory.load(Ordering::Relaxed) as u64) < policy.memory_max / whole * part
     }
 }
 
-/// The torrents whose hash falls to one lock.
+/// The torrents whose hash falls to one lock. What every announce reads first is in the cache line of the lock.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Shard {
-    index: HashTable<u32>,
-    torrents: Chunks,
+    index: Index,
+    torrents: Chunks<Torrent>,
     /// Hashes of torrents that became idle, oldest first; some may have woken since.
     idle_queue: VecDeque<(u64, Tick)>,
     idle: usize,
     /// Octets of the torrents' heap blocks.
     heap: usize,
+    /// Octets of this shard that the budget knows of.
+    counted: usize,
     census: Census,
+    /// Announces refused for lack of memory.
+    full: u64,
+    /// Peers not stored because of `announce.peers_per_address`.
+    crowded: u64,
 }
 
 impl Shard {
@@ -220,15 +258,32 @@ impl Shard {
     }
 
     fn find(&self, hash: u64, info_hash: &InfoHash) -> Option<usize> {
-        let same = |&slot: &u32| {
+        let same = |slot: u32| {
             self.torrents.get(slot as usize).is_some_and(|torrent| torrent.info_hash == *info_hash)
         };
-        self.index.find(hash, same).map(|&slot| slot as usize)
+        self.index.find(hash, same).map(|slot| slot as usize)
+    }
+
+    fn guess(&self, hash: u64) -> Option<&Torrent> {
+        self.torrents.get(self.index.guess(hash)? as usize)
+    }
+
+    fn prefetch_torrent(&self, hash: u64) {
+        // One that is new will come behind the last.
+        if let Some(torrent) = self.guess(hash).or_else(|| self.torrents.last()) {
+            prefetch(torrent);
+        }
+    }
+
+    fn prefetch_peers(&self, hash: u64) {
+        if let Some(torrent) = self.guess(hash) {
+            torrent.prefetch_peers();
+        }
     }
 
     fn memory(&self) -> usize {
         let queue = self.idle_queue.capacity() * size_of::<(u64, Tick)>();
-        self.index.allocation_size() + self.torrents.memory() + queue + self.heap
+        self.index.heap() + self.torrents.heap() + queue + self.heap
     }
 
     fn announce(
@@ -253,7 +308,7 @@ impl Shard {
                 change => change,
             };
             match change {
-                Change::Kept { place, .. } => torrent.hand_out(context, Some(place), random, handout),
+                Change::Kept { spot, .. } => torrent.hand_out(context, Some(spot), random, handout),
                 Change::Crowded => torrent.hand_out(context, None, random, handout),
                 Change::Gone | Change::Full => {}
             }
@@ -289,25 +344,25 @@ impl Shard {
         self.idle_queue.push_back((hash, now));
         while self.idle_queue.len() > policy.idle_torrents_max / SHARDS {
             let Some((hash, since)) = self.idle_queue.pop_front() else { break };
-            let idle = |&slot: &u32| {
+            let idle = |slot: u32| {
                 self.torrents.get(slot as usize).is_some_and(|torrent| {
-                    torrent.is_idle_since(since) && keys.info_hash(&torrent.info_hash.0) == hash
+                    torrent.is_idle_since(since) && keys.info_hash(&torrent.info_hash) == hash
                 })
             };
-            if let Some(&slot) = self.index.find(hash, idle) {
+            if let Some(slot) = self.index.find(hash, idle) {
                 self.remove(slot as usize, hash, keys);
             }
         }
     }
 
     pub(crate) fn hash_at(&self, slot: usize, keys: &Keys) -> Option<u64> {
-        self.torrents.get(slot).map(|torrent| keys.info_hash(&torrent.info_hash.0))
+        self.torrents.get(slot).map(|torrent| keys.info_hash(&torrent.info_hash))
     }
 
     fn add(&mut self, hash: u64, info_hash: InfoHash, keys: &Keys) -> usize {
         let slot = self.torrents.len();
         self.torrents.push(Torrent::new(info_hash));
-        self.index.insert_unique(hash, slot_number(slot), hasher(&self.torrents, keys));
+        self.index.insert(hash, slot_number(slot), || hashed(&self.torrents, 0..slot, keys));
         slot
     }
 
@@ -315,75 +370,26 @@ impl Shard {
     fn remove(&mut self, slot: usize, hash: u64, keys: &Keys) {
         self.update(slot, |torrent| torrent.make_idle(Tick(0)));
         self.idle -= 1;
-        if let Ok(entry) = self.index.find_entry(hash, |&other| other as usize == slot) {
-            entry.remove();
-        }
-        let last = self.torrents.len() - 1;
-        if let Some(moved) = self.hash_at(last, keys).filter(|_| last != slot)
-            && let Some(entry) = self.index.find_mut(moved, |&other| other as usize == last)
-        {
-            *entry = slot_number(slot);
+        let (last, torrents) = (self.torrents.len() - 1, &self.torrents);
+        let others = || (0..=last).filter(|&other| other != slot);
+        self.index.remove(hash, slot_number(slot), || hashed(torrents, others(), keys));
+        if let Some(moved) = self.hash_at(last, keys).filter(|_| last != slot) {
+            self.index.moved(moved, slot_number(last), slot_number(slot));
         }
         self.torrents.swap_remove(slot);
-        if self.index.capacity() > 4 * self.index.len().max(16) {
-            self.index.shrink_to(self.index.len() * 2, hasher(&self.torrents, keys));
-        }
     }
 }
 
-/// Gives the hash of the torrent in a slot.
-fn hasher(torrents: &Chunks, keys: &Keys) -> impl Fn(&u32) -> u64 {
-    |&slot| torrents.get(slot as usize).map_or(0, |torrent| keys.info_hash(&torrent.info_hash.0))
+/// Slots and the hashes of their torrents.
+fn hashed(
+    torrents: &Chunks<Torrent>,
+    slots: impl Iterator<Item = usize>,
+    keys: &Keys,
+) -> impl Iterator<Item = (u64, u32)> {
+    let hash = |slot| torrents.get(slot).map(|torrent: &Torrent| keys.info_hash(&torrent.info_hash));
+    slots.filter_map(move |slot| Some((hash(slot)?, slot_number(slot))))
 }
 
 fn slot_number(slot: usize) -> u32 {
     u32::try_from(slot).unwrap_or(u32::MAX)
-}
-
-/// Torrents in blocks that never move: growing copies nothing, and an empty block goes back to the system.
-#[derive(Debug, Default)]
-struct Chunks(Vec<Vec<Torrent>>);
-
-/// Torrents of one block.
-const CHUNK: usize = 256;
-
-impl Chunks {
-    fn len(&self) -> usize {
-        self.0.last().map_or(0, |last| (self.0.len() - 1) * CHUNK + last.len())
-    }
-
-    fn get(&self, slot: usize) -> Option<&Torrent> {
-        self.0.get(slot / CHUNK)?.get(slot % CHUNK)
-    }
-
-    fn get_mut(&mut self, slot: usize) -> Option<&mut Torrent> {
-        self.0.get_mut(slot / CHUNK)?.get_mut(slot % CHUNK)
-    }
-
-    fn push(&mut self, torrent: Torrent) {
-        match self.0.last_mut() {
-            Some(last) if last.len() < CHUNK => last.push(torrent),
-            _ => {
-                let mut chunk = Vec::with_capacity(if self.0.is_empty() { 4 } else { CHUNK });
-                chunk.push(torrent);
-                self.0.push(chunk);
-            }
-        }
-    }
-
-    fn swap_remove(&mut self, slot: usize) {
-        let Some(last) = self.0.last_mut().and_then(Vec::pop) else { return };
-        if self.0.last().is_some_and(Vec::is_empty) {
-            self.0.pop();
-        }
-        if let Some(hole) = self.get_mut(slot) {
-            *hole = last;
-        }
-    }
-
-    fn memory(&self) -> usize {
-        // All blocks but the first are made in their full size.
-        let first = self.0.first().map_or(0, Vec::capacity);
-        (first + self.0.len().saturating_sub(1) * CHUNK) * size_of::<Torrent>()
-    }
 }

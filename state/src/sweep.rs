@@ -89,7 +89,7 @@ impl Sweeper {
                 met = Some(torrent.info_hash);
                 let (looked, done) = torrent.expire(now, policy, &mut peers, SLICE, keys);
                 if done {
-                    torrent.settle(policy);
+                    torrent.settle(policy, keys);
                 }
                 (looked, done)
             });

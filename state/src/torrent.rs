@@ -1,16 +1,21 @@
-//! One torrent: 48 octets, with room inside for the two IPv4 peers that most torrents never exceed; more
-//! peers, IPv6 peers and peer ids live in a [`Swarm`] on the heap.
-
-use std::net::IpAddr;
+//! One torrent: 48 octets, with room inside for the two IPv4 peers that most torrents never exceed. More of
+//! them are in one heap block, and from forty on, or with IPv6 peers or peer ids, in a [`Swarm`] on the heap.
 
 use crate::announce::{Announce, Event, Handout, PEER_V4_LEN, PEER_V6_LEN, Tally};
+use crate::block::allocation;
+use crate::census::Census;
 use crate::clock::Tick;
-use crate::family::{Endpoint, Family, Keys, Roster, Seen, block, reach_of};
-use crate::few::{FEW, Few};
+use crate::crowd::{Crowd, CrowdCursor};
+use crate::group::{GROUP, Group, member_of};
 use crate::ids::InfoHash;
+use crate::keys::Keys;
+use crate::pair::{PAIR, Pair};
+use crate::peer::{Endpoint, Member, Seen, Spot, Wire, reach_of};
 use crate::policy::Policy;
+use crate::prefetch::prefetch;
 use crate::reach::{Reach, ReachSet};
-use crate::select::{Asker, Pool, Wants, choose};
+use crate::roster::{Roster, Row};
+use crate::select::{Asker, Pool, Side, Wants, choose};
 
 /// One torrent.
 #[derive(Debug)]
@@ -26,15 +31,16 @@ const _: () = assert!(size_of::<Torrent>() == 48);
 enum Peers {
     /// No peers since then; only the completed count is worth remembering.
     Idle(Tick),
-    Few(Few),
-    Many(Box<Swarm>),
+    Pair(Pair),
+    Group(Group),
+    Crowd(Box<Swarm>),
 }
 
 /// A swarm on the heap.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Swarm {
-    v4: Family<PEER_V4_LEN>,
-    v6: Option<Box<Family<PEER_V6_LEN>>>,
+    v4: Crowd<PEER_V4_LEN>,
+    v6: Option<Box<Crowd<PEER_V6_LEN>>>,
 }
 
 /// What an announce is decided by.
@@ -52,9 +58,8 @@ pub(crate) struct Context<'a> {
 /// What became of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// In the swarm, in this place; where it was first (a peer that made room for it is there now); and
-    /// whether this counts as a finished download.
-    Kept { place: usize, came_from: usize, completed: bool },
+    /// In the swarm, there; and whether this counts as a finished download.
+    Kept { spot: Spot, completed: bool },
     /// Not in the swarm (any more).
     Gone,
     /// Not added: too many peers of its address are there.
@@ -63,66 +68,44 @@ pub(crate) enum Change {
     Full,
 }
 
-/// How many peers of each family and role a swarm or a shard has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
-    /// IPv4 peers with `left` = 0.
-    pub v4_seeders: u32,
-    /// All other IPv4 peers.
-    pub v4_leechers: u32,
-    /// IPv6 peers with `left` = 0.
-    pub v6_seeders: u32,
-    /// All other IPv6 peers.
-    pub v6_leechers: u32,
-}
-
-impl Census {
-    /// Peers of both families and roles.
-    #[must_use]
-    pub fn peers(self) -> u32 {
-        self.v4_seeders + self.v4_leechers + self.v6_seeders + self.v6_leechers
-    }
-
-    /// The census after a swarm in it has changed.
-    pub(crate) fn replace(&mut self, before: Self, after: Self) {
-        self.v4_seeders = self.v4_seeders + after.v4_seeders - before.v4_seeders;
-        self.v4_leechers = self.v4_leechers + after.v4_leechers - before.v4_leechers;
-        self.v6_seeders = self.v6_seeders + after.v6_seeders - before.v6_seeders;
-        self.v6_leechers = self.v6_leechers + after.v6_leechers - before.v6_leechers;
-    }
-}
-
 /// Where a sweep stands inside one torrent.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PeerCursor {
-    /// The family in work and the place before which to go on; `None` = not begun.
-    at: Option<(Leg, usize)>,
-    found: ReachSet,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leg {
-    V4,
-    V6,
+pub(crate) enum PeerCursor {
+    /// Not begun.
+    #[default]
+    Start,
+    V4(CrowdCursor),
+    /// IPv4 is done.
+    V6(Option<CrowdCursor>),
 }
 
 impl Torrent {
     pub(crate) fn new(info_hash: InfoHash) -> Self {
-        Self { info_hash, completed: 0, peers: Peers::Few(Few::default()) }
+        Self { info_hash, completed: 0, peers: Peers::Pair(Pair::default()) }
+    }
+
+    /// Starts fetching what an announce will look at beyond the torrent itself.
+    pub(crate) fn prefetch_peers(&self) {
+        match &self.peers {
+            Peers::Idle(_) | Peers::Pair(_) => {}
+            Peers::Group(group) => prefetch(group.bytes()),
+            Peers::Crowd(swarm) => prefetch(&**swarm),
+        }
     }
 
     /// Changes the swarm as the announce says.
     pub(crate) fn change(&mut self, context: &Context<'_>) -> Change {
-        self.make_room(context);
-        let change = match (&mut self.peers, wire_of(context.announce)) {
-            (Peers::Idle(_), _) => Change::Gone,
-            (Peers::Few(few), Wire::V4(peer)) => change_in(few, peer, context),
-            (Peers::Few(_), Wire::V6(_)) => Change::Gone,
-            (Peers::Many(swarm), Wire::V4(peer)) => change_in_family(&mut swarm.v4, peer, context),
-            (Peers::Many(swarm), Wire::V6(peer)) => match &mut swarm.v6 {
-                Some(family) => change_in_family(family, peer, context),
+        let wire = Wire::of(context.announce);
+        self.make_room(wire, context);
+        let change = match (&mut self.peers, wire) {
+            (Peers::Pair(pair), Wire::V4(peer)) => change_in(pair, peer, context),
+            (Peers::Group(group), Wire::V4(peer)) => change_in(group, peer, context),
+            (Peers::Crowd(swarm), Wire::V4(peer)) => change_in(&mut swarm.v4, peer, context),
+            (Peers::Crowd(swarm), Wire::V6(peer)) => match &mut swarm.v6 {
+                Some(crowd) => change_in(&mut **crowd, peer, context),
                 None => Change::Gone,
             },
+            (Peers::Idle(_), _) | (Peers::Pair(_) | Peers::Group(_), Wire::V6(_)) => Change::Gone,
         };
         if matches!(change, Change::Kept { completed: true, .. }) {
             self.completed = self.completed.saturating_add(1);
@@ -134,11 +117,14 @@ impl Torrent {
     pub(crate) fn hand_out(
         &self,
         context: &Context<'_>,
-        own: Option<usize>,
+        own: Option<Spot>,
         random: &mut fastrand::Rng,
         handout: &mut Handout<'_>,
     ) {
         let announce = context.announce;
+        if announce.num_want == 0 || self.census().peers() <= u32::from(own.is_some()) {
+            return;
+        }
         let wants = match (announce.left, announce.event) {
             (0, Event::Started) => Wants::LeechersThenSeeders,
             (0, _) => Wants::Leechers,
@@ -148,7 +134,9 @@ impl Torrent {
         let asker = Asker { wants, visible, id: announce.peer_id, policy: context.policy };
         let want = usize::from(announce.num_want);
         let v4 = |own, want, random: &mut _, handout: &mut Handout<'_>| {
-            choose(self.v4_pool(context.policy), &asker, own, want, random, &mut handout.v4);
+            if let Some(pool) = self.v4_pool() {
+                choose(pool, &asker, own, want, random, &mut handout.v4);
+            }
             handout.v4.peers()
         };
         let v6 = |own, want, random: &mut _, handout: &mut Handout<'_>| {
@@ -166,45 +154,49 @@ impl Torrent {
         }
     }
 
-    fn v4_pool(&self, policy: &Policy) -> Pool<'_, PEER_V4_LEN> {
+    fn v4_pool(&self) -> Option<Pool<'_, PEER_V4_LEN>> {
         match &self.peers {
-            Peers::Idle(_) => Pool { octets: &[], seeders: 0, ids: None, reach: ReachSet::NONE },
-            Peers::Few(few) => {
-                let reach =
-                    few.octets().iter().fold(ReachSet::NONE, |set, peer| set.with(reach_of(peer, policy)));
-                Pool { octets: few.octets(), seeders: few.seeders(), ids: None, reach }
-            }
-            Peers::Many(swarm) => family_pool(&swarm.v4),
+            Peers::Idle(_) => None,
+            Peers::Pair(pair) => Some(row_pool(pair, pair.reach)),
+            Peers::Group(group) => Some(row_pool(group, group.reach)),
+            Peers::Crowd(swarm) => Some(crowd_pool(&swarm.v4)),
         }
     }
 
     fn v6_pool(&self) -> Option<Pool<'_, PEER_V6_LEN>> {
         match &self.peers {
-            Peers::Many(swarm) => swarm.v6.as_deref().map(family_pool),
+            Peers::Crowd(swarm) => swarm.v6.as_deref().map(crowd_pool),
             _ => None,
         }
     }
 
     pub(crate) fn tally(&self) -> Tally {
         let census = self.census();
-        let paused = match &self.peers {
-            Peers::Idle(_) => 0,
-            Peers::Few(few) => few.seen().iter().map(|seen| u32::from(seen.paused())).sum(),
-            Peers::Many(swarm) => swarm.v4.paused() + swarm.v6.as_ref().map_or(0, |v6| v6.paused()),
-        };
         Tally {
             seeders: census.v4_seeders + census.v6_seeders,
             completed: self.completed,
             leechers: census.v4_leechers + census.v6_leechers,
-            paused,
+            paused: 0,
         }
+    }
+
+    /// The tally with the partial seeds, for which small swarms are gone through.
+    pub(crate) fn tally_with_paused(&self) -> Tally {
+        let paused = match &self.peers {
+            Peers::Idle(_) => 0,
+            Peers::Pair(pair) => paused_in_row(pair),
+            Peers::Group(group) => paused_in_row(group),
+            Peers::Crowd(swarm) => swarm.v4.paused() + swarm.v6.as_ref().map_or(0, |v6| v6.paused()),
+        };
+        Tally { paused, ..self.tally() }
     }
 
     pub(crate) fn census(&self) -> Census {
         let (v4, v6) = match &self.peers {
             Peers::Idle(_) => ((0, 0), (0, 0)),
-            Peers::Few(few) => (roles(few), (0, 0)),
-            Peers::Many(swarm) => (roles(&swarm.v4), swarm.v6.as_deref().map_or((0, 0), roles)),
+            Peers::Pair(pair) => (roles_of_row(pair), (0, 0)),
+            Peers::Group(group) => (roles_of_row(group), (0, 0)),
+            Peers::Crowd(swarm) => (roles(&swarm.v4), swarm.v6.as_deref().map_or((0, 0), roles)),
         };
         Census { v4_seeders: v4.0, v4_leechers: v4.1, v6_seeders: v6.0, v6_leechers: v6.1 }
     }
@@ -224,17 +216,18 @@ impl Torrent {
     /// Octets on the heap, by our own count.
     pub(crate) fn heap(&self) -> usize {
         match &self.peers {
-            Peers::Idle(_) | Peers::Few(_) => 0,
-            Peers::Many(swarm) => {
-                let v6 =
-                    swarm.v6.as_ref().map_or(0, |v6| block(size_of::<Family<PEER_V6_LEN>>()) + v6.heap());
-                block(size_of::<Swarm>()) + swarm.v4.heap() + v6
+            Peers::Idle(_) | Peers::Pair(_) => 0,
+            Peers::Group(group) => group.heap(),
+            Peers::Crowd(swarm) => {
+                let of_v6 = |v6: &Crowd<_>| allocation(size_of::<Crowd<PEER_V6_LEN>>()) + v6.heap();
+                let v6 = swarm.v6.as_deref().map_or(0, of_v6);
+                allocation(size_of::<Swarm>()) + swarm.v4.heap() + v6
             }
         }
     }
 
-    /// Drops expired peers, looking at `most` of them at most. Gives how many places were looked at, and
-    /// whether the torrent is done.
+    /// Drops expired peers, looking at `most` of them, or a few more. Gives how many places were looked at,
+    /// and whether the torrent is done.
     pub(crate) fn expire(
         &mut self,
         now: Tick,
@@ -243,71 +236,107 @@ impl Torrent {
         most: usize,
         keys: &Keys,
     ) -> (usize, bool) {
-        let lifetime = policy.peer_inactivity_seconds;
-        let looked = match &mut self.peers {
-            Peers::Idle(_) => 0,
-            Peers::Few(few) => {
-                few.expire(now, lifetime, FEW, FEW, keys);
-                FEW
+        let expired = |seen: Seen| seen.age_seconds(now) > policy.peer_inactivity_seconds;
+        match &mut self.peers {
+            Peers::Idle(_) => (0, true),
+            Peers::Pair(pair) => {
+                pair.expire(expired);
+                pair.reach = reach_of_row(pair, policy);
+                (PAIR, true)
             }
-            Peers::Many(swarm) => return swarm.expire(now, policy, cursor, most, keys),
-        };
-        (looked, true)
+            Peers::Group(group) => {
+                group.expire(expired);
+                group.reach = reach_of_row(group, policy);
+                (GROUP, true)
+            }
+            Peers::Crowd(swarm) => swarm.expire(now, policy, cursor, most, keys),
+        }
     }
 
     /// Goes back to the smallest form that holds the peers.
-    pub(crate) fn settle(&mut self, policy: &Policy) {
-        let Peers::Many(swarm) = &mut self.peers else { return };
-        if !policy.keep_peer_ids {
-            swarm.v4.drop_ids();
-            swarm.v6.iter_mut().for_each(|v6| v6.drop_ids());
+    pub(crate) fn settle(&mut self, policy: &Policy, keys: &Keys) {
+        if let Peers::Crowd(swarm) = &mut self.peers {
+            swarm.keep_ids(policy.keep_peer_ids);
+            if swarm.v6.as_ref().is_some_and(|v6| v6.len() == 0) {
+                swarm.v6 = None;
+            }
+            // Half of what made it a crowd, so that it does not change its form with every peer.
+            if swarm.v6.is_none() && !swarm.v4.with_ids() && swarm.v4.len() <= GROUP / 2 {
+                let mut group = Group::default();
+                swarm
+                    .v4
+                    .members()
+                    .for_each(|(member, seeder)| _ = group.insert(&member, seeder, policy, keys));
+                group.reach = swarm.v4.reach();
+                self.peers = Peers::Group(group);
+            }
         }
-        if swarm.v6.as_ref().is_some_and(|v6| v6.octets().is_empty()) {
-            swarm.v6 = None;
-        }
-        if let (None, None, Some(few)) = (&swarm.v6, swarm.v4.ids(), Few::of(&swarm.v4)) {
-            self.peers = Peers::Few(few);
-            return;
-        }
-        swarm.v4.shrink();
-        if let Some(v6) = &mut swarm.v6 {
-            v6.shrink();
+        if let Peers::Group(group) = &mut self.peers {
+            if group.octets().len() > PAIR {
+                return group.shrink();
+            }
+            let mut pair = Pair::default();
+            pair.reach = group.reach;
+            copy_row(group, &mut pair, policy, keys);
+            self.peers = Peers::Pair(pair);
         }
     }
 
     /// Makes sure that the announced peer fits into the torrent's form, if it may come in.
-    fn make_room(&mut self, context: &Context<'_>) {
+    fn make_room(&mut self, wire: Wire, context: &Context<'_>) {
         if context.announce.event == Event::Stopped || !context.may_grow {
             return;
         }
+        let (policy, keys) = (context.policy, context.keys);
+        let simple = match wire {
+            Wire::V4(peer) if !policy.keep_peer_ids => Some(peer),
+            _ => None,
+        };
         if self.is_idle() {
-            self.peers = Peers::Few(Few::default());
+            self.peers = Peers::Pair(Pair::default());
         }
-        let (wire, keep_ids) = (wire_of(context.announce), context.policy.keep_peer_ids);
-        if let Peers::Few(few) = &self.peers {
-            let fits = match wire {
-                Wire::V4(peer) => few.has_room() || few.octets().contains(&peer),
-                Wire::V6(_) => false,
-            };
-            if fits && !keep_ids {
+        if let Peers::Pair(pair) = &self.peers {
+            if simple.is_some_and(|peer| fits(pair, PAIR, &peer)) {
                 return;
             }
-            self.peers =
-                Peers::Many(Box::new(Swarm { v4: few.to_family(context.policy, context.keys), v6: None }));
+            let mut group = Group::with_room(PAIR + 1);
+            group.reach = pair.reach;
+            copy_row(pair, &mut group, policy, keys);
+            self.peers = Peers::Group(group);
         }
-        if let Peers::Many(swarm) = &mut self.peers {
-            if matches!(wire, Wire::V6(_)) {
-                swarm.v6.get_or_insert_default();
+        if let Peers::Group(group) = &self.peers {
+            if simple.is_some_and(|peer| fits(group, GROUP, &peer)) {
+                return;
             }
-            if keep_ids {
-                swarm.v4.keep_ids();
-                swarm.v6.iter_mut().for_each(|v6| v6.keep_ids());
+            let mut v4 = Crowd::new(policy.keep_peer_ids);
+            copy_row(group, &mut v4, policy, keys);
+            v4.look_was(group.reach);
+            self.peers = Peers::Crowd(Box::new(Swarm { v4, v6: None }));
+        }
+        if let Peers::Crowd(swarm) = &mut self.peers {
+            if matches!(wire, Wire::V6(_)) && swarm.v6.is_none() {
+                swarm.v6 = Some(Box::new(Crowd::new(policy.keep_peer_ids)));
+            }
+            if policy.keep_peer_ids {
+                swarm.keep_ids(true);
             }
         }
     }
 }
 
+impl Context<'_> {
+    /// Where the announced peer can be reached from, its port considered.
+    fn own_reach(&self) -> Reach {
+        self.policy.reach_of_port(self.reach, self.announce.port)
+    }
+}
+
 impl Swarm {
+    fn keep_ids(&mut self, with_ids: bool) {
+        self.v4.keep_ids(with_ids);
+        self.v6.iter_mut().for_each(|v6| v6.keep_ids(with_ids));
+    }
+
     fn expire(
         &mut self,
         now: Tick,
@@ -316,147 +345,118 @@ impl Swarm {
         most: usize,
         keys: &Keys,
     ) -> (usize, bool) {
-        let leg = cursor.at.map_or(Leg::V4, |(leg, _)| leg);
-        let (looked, left) = match (leg, &mut self.v6) {
-            (Leg::V4, _) => expire_leg(&mut self.v4, leg, now, policy, cursor, most, keys),
-            (Leg::V6, Some(v6)) => expire_leg(v6, leg, now, policy, cursor, most, keys),
-            (Leg::V6, None) => (0, 0),
+        let mut looked = 0;
+        let v4 = match *cursor {
+            PeerCursor::Start => Some(None),
+            PeerCursor::V4(at) => Some(Some(at)),
+            PeerCursor::V6(_) => None,
         };
-        if left == 0 && leg == Leg::V4 && self.v6.is_some() {
-            *cursor = PeerCursor { at: Some((Leg::V6, usize::MAX)), found: ReachSet::NONE };
-            return (looked, false);
+        if let Some(mut at) = v4 {
+            looked = self.v4.expire(now, policy, &mut at, most, keys);
+            *cursor = at.map_or(PeerCursor::V6(None), PeerCursor::V4);
         }
-        (looked, left == 0)
+        match (cursor, &mut self.v6) {
+            (PeerCursor::V6(_), None) => (looked, true),
+            (PeerCursor::V6(at), Some(v6)) if looked < most => {
+                looked += v6.expire(now, policy, at, most - looked, keys);
+                (looked, at.is_none())
+            }
+            _ => (looked, false),
+        }
+    }
+}
+
+fn crowd_pool<const LEN: usize>(crowd: &Crowd<LEN>) -> Pool<'_, LEN>
+where
+    [u8; LEN]: Endpoint,
+{
+    Pool {
+        seeders: Side::Pack(crowd.seeders()),
+        leechers: Side::Pack(crowd.leechers()),
+        with_ids: crowd.with_ids(),
+        reach: crowd.reach(),
     }
 }
 
-fn expire_leg<const LEN: usize>(
-    family: &mut Family<LEN>,
-    leg: Leg,
-    now: Tick,
-    policy: &Policy,
-    cursor: &mut PeerCursor,
-    most: usize,
-    keys: &Keys,
-) -> (usize, usize)
-where
-    [u8; LEN]: Endpoint,
-{
-    let len = family.octets().len();
-    let from = match cursor.at {
-        Some((_, from)) if from <= len => from,
-        _ => {
-            family.begin_look();
-            cursor.found = ReachSet::NONE;
-            len
-        }
-    };
-    let left = family.expire(now, policy.peer_inactivity_seconds, from, most, keys);
-    // Behind `from` are peers that were looked at before, or that came since and are in the fresh set.
-    let kept = left..from.min(family.octets().len());
-    // A look at every peer, because a reload may have changed which ports are denied.
-    cursor.found = cursor.found.and(family.look(kept, policy));
-    if left == 0 {
-        family.end_look(cursor.found);
-    }
-    cursor.at = Some((leg, left));
-    (from - left, left)
+fn row_pool<const LEN: usize>(row: &impl Row<LEN>, reach: ReachSet) -> Pool<'_, LEN> {
+    let (seeders, leechers) = row.octets().split_at_checked(row.seeders()).unwrap_or_default();
+    Pool { seeders: Side::Row(seeders), leechers: Side::Row(leechers), with_ids: false, reach }
 }
 
-fn family_pool<const LEN: usize>(family: &Family<LEN>) -> Pool<'_, LEN>
-where
-    [u8; LEN]: Endpoint,
-{
-    Pool { octets: family.octets(), seeders: family.seeders(), ids: family.ids(), reach: family.reach() }
+fn reach_of_row(row: &impl Row<PEER_V4_LEN>, policy: &Policy) -> ReachSet {
+    row.octets().iter().fold(ReachSet::NONE, |set, peer| set.with(reach_of(peer, policy)))
 }
 
-fn roles<const LEN: usize>(roster: &impl Roster<LEN>) -> (u32, u32)
-where
-    [u8; LEN]: Endpoint,
-{
-    let count = |peers: usize| u32::try_from(peers).unwrap_or(u32::MAX);
-    (count(roster.seeders()), count(roster.octets().len() - roster.seeders()))
+fn paused_in_row(row: &impl Row<PEER_V4_LEN>) -> u32 {
+    (0..row.octets().len()).map(|place| u32::from(row.seen(place).paused())).sum()
 }
 
-fn change_in_family<const LEN: usize>(
-    family: &mut Family<LEN>,
-    peer: [u8; LEN],
-    context: &Context<'_>,
-) -> Change
-where
-    [u8; LEN]: Endpoint,
-{
-    let change = change_in(family, peer, context);
-    if let Change::Kept { place, came_from, .. } = change {
-        family.add_reach(context.policy.reach_of_port(context.reach, context.announce.port));
-        if place != came_from {
-            family.look_again(came_from, context.policy);
+/// Is the peer there already, or is there room for one more?
+fn fits(row: &impl Row<PEER_V4_LEN>, most: usize, peer: &[u8; PEER_V4_LEN]) -> bool {
+    row.octets().len() < most || row.octets().contains(peer)
+}
+
+/// Puts all peers of a row into another form, which has room for them.
+fn copy_row(row: &impl Row<PEER_V4_LEN>, to: &mut impl Roster<PEER_V4_LEN>, policy: &Policy, keys: &Keys) {
+    for place in 0..row.octets().len() {
+        if let Some(member) = member_of(row, place) {
+            to.insert(&member, place < row.seeders(), policy, keys);
         }
     }
-    change
+}
+
+fn roles_of_row<const LEN: usize>(row: &impl Row<LEN>) -> (u32, u32) {
+    (count(row.seeders()), count(row.octets().len() - row.seeders()))
+}
+
+fn roles<const LEN: usize>(crowd: &Crowd<LEN>) -> (u32, u32)
+where
+    [u8; LEN]: Endpoint,
+{
+    (count(crowd.seeders().len()), count(crowd.leechers().len()))
+}
+
+fn count(peers: usize) -> u32 {
+    u32::try_from(peers).unwrap_or(u32::MAX)
 }
 
 fn change_in<const LEN: usize>(
     roster: &mut impl Roster<LEN>,
-    peer: [u8; LEN],
+    octets: [u8; LEN],
     context: &Context<'_>,
 ) -> Change
 where
     [u8; LEN]: Endpoint,
 {
-    let (keys, announce) = (context.keys, context.announce);
-    let known = roster.find(&peer, keys);
+    let (keys, policy, announce) = (context.keys, context.policy, context.announce);
+    let seeder = announce.left == 0;
+    let known = roster.find(&octets, seeder, keys);
     if announce.event == Event::Stopped {
-        if let Some(place) = known {
-            roster.remove(place, keys);
+        if let Some(spot) = known {
+            roster.remove(spot, keys);
         }
         return Change::Gone;
     }
-    let seeder = announce.left == 0;
     let seen = Seen::new(context.now, announce.event == Event::Paused && !seeder);
     let finished = seeder && announce.event == Event::Completed;
-    let Some(place) = known else {
+    let Some(spot) = known else {
         if !context.may_grow {
             return Change::Full;
         }
-        if keys.limit_at(&peer).is_some_and(|limit| roster.neighbours(&peer, keys) >= limit) {
+        if keys.limit_at(&octets).is_some_and(|limit| roster.neighbours(&octets, keys) >= limit) {
             return Change::Crowded;
         }
-        let place = roster.insert(peer, seen, announce.peer_id, seeder, keys);
-        return Change::Kept { place, came_from: roster.octets().len() - 1, completed: finished };
+        let member = Member { octets, seen, id: announce.peer_id };
+        let spot = roster.insert(&member, seeder, policy, keys);
+        roster.add_reach(context.own_reach());
+        return spot.map_or(Change::Full, |spot| Change::Kept { spot, completed: finished });
     };
-    roster.set_seen(place, seen);
-    roster.set_id(place, announce.peer_id);
-    let was_seeder = place < roster.seeders();
-    let came_from = place;
-    let place = match (was_seeder, seeder) {
-        (false, true) => roster.promote(place, keys),
-        (true, false) => roster.demote(place, keys),
-        _ => place,
-    };
-    Change::Kept { place, came_from, completed: finished && !was_seeder }
-}
-
-/// A peer as it goes on the wire.
-enum Wire {
-    V4([u8; PEER_V4_LEN]),
-    V6([u8; PEER_V6_LEN]),
-}
-
-fn wire_of(announce: &Announce) -> Wire {
-    let [high, low] = announce.port.to_be_bytes();
-    match announce.address {
-        IpAddr::V4(address) => {
-            let [a, b, c, d] = address.octets();
-            Wire::V4([a, b, c, d, high, low])
-        }
-        IpAddr::V6(address) => {
-            let mut peer = [0; PEER_V6_LEN];
-            if let Some((host, port)) = peer.split_first_chunk_mut::<16>() {
-                *host = address.octets();
-                port.copy_from_slice(&[high, low]);
-            }
-            Wire::V6(peer)
-        }
+    roster.renew(spot, seen, announce.peer_id);
+    // A reload may have changed it; and a sweep must know it of a peer that changes its place.
+    roster.add_reach(context.own_reach());
+    if spot.seeder == seeder {
+        return Change::Kept { spot, completed: false };
     }
+    let moved = roster.change_role(spot, policy, keys);
+    moved.map_or(Change::Full, |spot| Change::Kept { spot, completed: finished })
 }

@@ -1,0 +1,30 @@
+//! Counts of peers by family and role.
+
+/// How many peers of each family and role a swarm or a shard has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// IPv4 peers with `left` = 0.
+    pub v4_seeders: u32,
+    /// All other IPv4 peers.
+    pub v4_leechers: u32,
+    /// IPv6 peers with `left` = 0.
+    pub v6_seeders: u32,
+    /// All other IPv6 peers.
+    pub v6_leechers: u32,
+}
+
+impl Census {
+    /// Peers of both families and roles.
+    #[must_use]
+    pub fn peers(self) -> u32 {
+        self.v4_seeders + self.v4_leechers + self.v6_seeders + self.v6_leechers
+    }
+
+    /// The census after a swarm in it has changed.
+    pub(crate) fn replace(&mut self, before: Self, after: Self) {
+        self.v4_seeders = self.v4_seeders + after.v4_seeders - before.v4_seeders;
+        self.v4_leechers = self.v4_leechers + after.v4_leechers - before.v4_leechers;
+        self.v6_seeders = self.v6_seeders + after.v6_seeders - before.v6_seeders;
+        self.v6_leechers = self.v6_leechers + after.v6_leechers - before.v6_leechers;
+    }
+}

@@ -1,0 +1,97 @@
+//! Many things of one size in blocks that never move: growing copies nothing, and an empty block goes back to
+//! the allocator.
+
+/// Things in one block.
+const CHUNK: usize = 256;
+/// Things the first block begins with: most shards of a small tracker have no more.
+const FIRST: usize = 4;
+
+/// An array in blocks of [`CHUNK`]; only the first block grows by copying.
+#[derive(Debug)]
+pub(crate) struct Chunks<T> {
+    blocks: Vec<Vec<T>>,
+    // Both are asked at each announce, so that no block is looked at for them.
+    len: usize,
+    heap: usize,
+}
+
+impl<T> Default for Chunks<T> {
+    fn default() -> Self {
+        Self { blocks: Vec::new(), len: 0, heap: 0 }
+    }
+}
+
+impl<T> Chunks<T> {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Octets on the heap.
+    pub(crate) fn heap(&self) -> usize {
+        self.heap
+    }
+
+    pub(crate) fn get(&self, place: usize) -> Option<&T> {
+        self.blocks.get(place / CHUNK)?.get(place % CHUNK)
+    }
+
+    pub(crate) fn last(&self) -> Option<&T> {
+        self.blocks.last()?.last()
+    }
+
+    pub(crate) fn get_mut(&mut self, place: usize) -> Option<&mut T> {
+        self.blocks.get_mut(place / CHUNK)?.get_mut(place % CHUNK)
+    }
+
+    pub(crate) fn push(&mut self, thing: T) {
+        let block = match self.blocks.last_mut() {
+            Some(last) if last.len() < CHUNK => last,
+            _ => {
+                let room = if self.blocks.is_empty() { FIRST } else { CHUNK };
+                self.heap += size_of::<Vec<T>>() + room * size_of::<T>();
+                self.blocks.push_mut(Vec::with_capacity(room))
+            }
+        };
+        let room = block.capacity();
+        block.push(thing);
+        self.heap += (block.capacity() - room) * size_of::<T>();
+        self.len += 1;
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        let last = self.blocks.last_mut()?;
+        let thing = last.pop();
+        if last.is_empty() {
+            self.heap -= size_of::<Vec<T>>() + last.capacity() * size_of::<T>();
+            self.blocks.pop();
+        }
+        self.len -= usize::from(thing.is_some());
+        thing
+    }
+
+    /// Takes the thing of a place out; the last takes its place.
+    pub(crate) fn swap_remove(&mut self, place: usize) -> Option<T> {
+        let last = self.pop()?;
+        match self.get_mut(place) {
+            Some(hole) => Some(std::mem::replace(hole, last)),
+            None => Some(last),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn things_are_where_they_were_put_and_all_memory_comes_back() {
+        let mut chunks = Chunks::default();
+        (0..1000).for_each(|number: u64| chunks.push(number));
+        assert!((0..1000).all(|number| chunks.get(number) == Some(&(number as u64))));
+        assert!((8000..8000 * 5 / 4 + 100).contains(&chunks.heap()), "{}", chunks.heap());
+        assert_eq!((chunks.swap_remove(7), chunks.get(7), chunks.len()), (Some(7), Some(&999), 999));
+        assert_eq!(chunks.swap_remove(998), Some(998));
+        while chunks.pop().is_some() {}
+        assert_eq!((chunks.len(), chunks.heap()), (0, 0));
+    }
+}

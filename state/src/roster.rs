@@ -1,0 +1,127 @@
+//! What every form of a swarm can do, and how the two small forms do it.
+
+use crate::ids::PeerId;
+use crate::keys::Keys;
+use crate::peer::{Endpoint, Member, Seen, Spot, are_near};
+use crate::policy::Policy;
+use crate::reach::Reach;
+
+/// The peers of one family in a swarm, in any form. Each is there once.
+pub(crate) trait Roster<const LEN: usize>
+where
+    [u8; LEN]: Endpoint,
+{
+    /// Where a peer stands; `seeder` is the role in which it is likely to be found.
+    fn find(&self, peer: &[u8; LEN], seeder: bool, keys: &Keys) -> Option<Spot>;
+    /// Adds a peer that is not there yet; `None` where there is no room for it.
+    fn insert(&mut self, member: &Member<LEN>, seeder: bool, policy: &Policy, keys: &Keys) -> Option<Spot>;
+    /// Takes a peer out.
+    fn remove(&mut self, spot: Spot, keys: &Keys);
+    /// A peer came again.
+    fn renew(&mut self, spot: Spot, seen: Seen, id: PeerId);
+    /// A leecher becomes a seeder, or a seeder a leecher; gives where it stands now.
+    fn change_role(&mut self, spot: Spot, policy: &Policy, keys: &Keys) -> Option<Spot>;
+    /// A peer of this reach is here.
+    fn add_reach(&mut self, reach: Reach);
+    /// Peers at the address of `peer`, as `announce.peers_per_address` counts.
+    fn neighbours(&self, peer: &[u8; LEN], keys: &Keys) -> usize;
+}
+
+/// Peers in one array, seeders first: few enough to be searched without help.
+pub(crate) trait Row<const LEN: usize> {
+    fn octets(&self) -> &[[u8; LEN]];
+    fn seen(&self, place: usize) -> Seen;
+    fn set_seen(&mut self, place: usize, seen: Seen);
+    fn seeders(&self) -> usize;
+    fn set_seeders(&mut self, seeders: usize);
+    /// Adds behind all others; false where the row is full.
+    fn push(&mut self, member: &Member<LEN>) -> bool;
+    /// Drops the last.
+    fn pop(&mut self);
+    fn swap(&mut self, a: usize, b: usize);
+    fn add_reach(&mut self, reach: Reach);
+
+    /// Drops a peer. Only peers behind it change their place.
+    fn drop_at(&mut self, place: usize) {
+        let hole = if place < self.seeders() { self.demote(place) } else { place };
+        self.swap(hole, self.octets().len() - 1);
+        self.pop();
+    }
+
+    /// A leecher becomes a seeder; gives its new place.
+    fn promote(&mut self, place: usize) -> usize {
+        let first_leecher = self.seeders();
+        self.swap(place, first_leecher);
+        self.set_seeders(first_leecher + 1);
+        first_leecher
+    }
+
+    /// A seeder becomes a leecher; gives its new place.
+    fn demote(&mut self, place: usize) -> usize {
+        let last_seeder = self.seeders() - 1;
+        self.swap(place, last_seeder);
+        self.set_seeders(last_seeder);
+        last_seeder
+    }
+
+    /// Drops the peers that `expired` says have.
+    fn expire(&mut self, mut expired: impl FnMut(Seen) -> bool) {
+        for place in (0..self.octets().len()).rev() {
+            if expired(self.seen(place)) {
+                self.drop_at(place);
+            }
+        }
+    }
+
+    /// The spot of a place in the array.
+    fn spot(&self, place: usize) -> Spot {
+        let seeder = place < self.seeders();
+        let place = if seeder { place } else { place - self.seeders() };
+        Spot { seeder, bucket: 0, place: u16::try_from(place).unwrap_or(u16::MAX) }
+    }
+
+    /// The place in the array of a spot.
+    fn place(&self, spot: Spot) -> usize {
+        usize::from(spot.place) + if spot.seeder { 0 } else { self.seeders() }
+    }
+}
+
+impl<const LEN: usize, R: Row<LEN>> Roster<LEN> for R
+where
+    [u8; LEN]: Endpoint,
+{
+    fn find(&self, peer: &[u8; LEN], _: bool, _: &Keys) -> Option<Spot> {
+        self.octets().iter().position(|other| other == peer).map(|place| self.spot(place))
+    }
+
+    fn insert(&mut self, member: &Member<LEN>, seeder: bool, _: &Policy, _: &Keys) -> Option<Spot> {
+        if !self.push(member) {
+            return None;
+        }
+        let last = self.octets().len() - 1;
+        let place = if seeder { self.promote(last) } else { last };
+        Some(self.spot(place))
+    }
+
+    fn remove(&mut self, spot: Spot, _: &Keys) {
+        self.drop_at(self.place(spot));
+    }
+
+    fn renew(&mut self, spot: Spot, seen: Seen, _: PeerId) {
+        self.set_seen(self.place(spot), seen);
+    }
+
+    fn change_role(&mut self, spot: Spot, _: &Policy, _: &Keys) -> Option<Spot> {
+        let place = self.place(spot);
+        let place = if spot.seeder { self.demote(place) } else { self.promote(place) };
+        Some(self.spot(place))
+    }
+
+    fn add_reach(&mut self, reach: Reach) {
+        Row::add_reach(self, reach);
+    }
+
+    fn neighbours(&self, peer: &[u8; LEN], _: &Keys) -> usize {
+        self.octets().iter().filter(|other| are_near(*other, peer)).count()
+    }
+}
