@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hayate_state::announce::{PEER_V4_LEN, PEER_V6_LEN};
-use hayate_state::{Handout, Now, Subscriber, Tracker};
+use hayate_state::{Handout, InfoHash, Now, Subscriber, Tracker};
 
 use crate::config::DoorConfig;
 use crate::connection_id::{Keeper, Unverified, Verified};
@@ -53,6 +53,12 @@ impl Engine {
             self.keeper.reload(self.config.get());
         }
         self.keeper.refresh(now.unix_seconds);
+    }
+
+    /// Fetches what the announces among these datagrams will look at, before they are handled one by one. It
+    /// changes no answer, so it does not ask whether their sources are verified.
+    pub fn look_ahead<'d>(&self, datagrams: impl Iterator<Item = &'d [u8]>) {
+        self.tracker.look_ahead(datagrams.filter_map(announced));
     }
 
     /// Decides one datagram. A source that is not verified gets a connect reply of [`reply::CONNECT_LEN`]
@@ -185,6 +191,17 @@ impl Engine {
         }
         Ok(reply::scrape(reply, head.transaction_id(), rows))
     }
+}
+
+/// The torrent that a datagram announces, if it is an announce.
+fn announced(datagram: &[u8]) -> Option<InfoHash> {
+    let head = Head::parse(datagram).ok()?;
+    let view = match head.action() {
+        Action::Announce => head.announce(),
+        Action::AnnounceWide => head.announce_wide(),
+        _ => return None,
+    };
+    view.ok().map(AnnounceView::info_hash)
 }
 
 /// Who asks, and when.

@@ -100,6 +100,12 @@ impl Batch {
         usize::try_from(received).map_err(|_| io::Error::last_os_error())
     }
 
+    /// What was received last, of `received` datagrams.
+    pub(super) fn datagrams(&self, received: usize) -> impl Iterator<Item = &[u8]> {
+        let slots = self.slots.iter().zip(&self.messages).take(received);
+        slots.map(|(slot, message)| slot.datagram.get(..message.msg_len as usize).unwrap_or_default())
+    }
+
     /// The datagram at `index` of what was received last.
     ///
     /// # Errors
@@ -212,6 +218,9 @@ pub(super) enum SocketOption {
     PacketInfoV4,
     /// The same for IPv6.
     PacketInfoV6,
+    /// Never let a reply be cut into fragments on its way, and believe nobody who says how long it may be
+    /// (IPv4; over IPv6 routers never do).
+    NoFragments,
     /// A receive buffer beyond the system's limit, for those who may.
     ReceiveBufferForce(c_int),
     /// A send buffer beyond the system's limit, for those who may.
@@ -227,6 +236,7 @@ pub(super) fn set(socket: BorrowedFd<'_>, option: SocketOption) -> io::Result<()
         SocketOption::CountDrops => (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1),
         SocketOption::PacketInfoV4 => (libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
         SocketOption::PacketInfoV6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
+        SocketOption::NoFragments => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
         SocketOption::ReceiveBufferForce(octets) => (libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, octets),
         SocketOption::SendBufferForce(octets) => (libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, octets),
     };

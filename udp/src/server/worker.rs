@@ -22,6 +22,9 @@ const ROUNDS_MAX: usize = 8;
 const BUSY_FROM: usize = 2;
 /// Turns of fewer datagrams than that before the poller is asked again.
 const THIN_TURNS_MAX: usize = 2;
+/// Turns without asking the poller after which it stops watching the sockets: while it does, the kernel tells it
+/// of each packet, at a cost that a busy worker can save.
+const UNWATCHED_FROM: usize = 4;
 /// Longest wait for the poller. Nothing depends on it: it is how long a lost wake-up could cost.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 /// Events taken from the poller at once.
@@ -49,6 +52,8 @@ struct Port {
     socket: UdpSocket,
     /// The poller said that datagrams wait, and we have not found the end of them since.
     ready: bool,
+    /// The poller watches the socket.
+    watched: bool,
     /// What the kernel said last about drops.
     drops: u32,
 }
@@ -79,11 +84,8 @@ impl Worker {
     ) -> io::Result<(Self, Waker)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
-        for (index, socket) in sockets.iter().enumerate() {
-            let fd = socket.as_raw_fd();
-            poll.registry().register(&mut SourceFd(&fd), Token(index), Interest::READABLE)?;
-        }
-        let sockets = sockets.into_iter().map(|socket| Port { socket, ready: true, drops: 0 }).collect();
+        let port = |socket| Port { socket, ready: true, watched: false, drops: 0 };
+        let sockets = sockets.into_iter().map(port).collect();
         let events = Events::with_capacity(EVENTS_MAX);
         Ok((Self { engine, clock, poll, events, sockets, own, coalesce, stop }, waker))
     }
@@ -92,9 +94,14 @@ impl Worker {
     pub(super) fn run(mut self) {
         let mut batch = Batch::new();
         let mut pace = Pace::AtOnce;
+        let mut unpolled = 0;
         while !self.stop.load(Ordering::Acquire) {
             self.wait(pace);
             let served = self.turn(&mut batch);
+            unpolled = if pace == Pace::Idle { 0 } else { unpolled + 1 };
+            if unpolled == UNWATCHED_FROM {
+                self.unwatch();
+            }
             pace = self.next_pace(pace, served);
         }
     }
@@ -110,8 +117,27 @@ impl Worker {
         self.sockets.iter_mut().for_each(|port| port.ready = true);
     }
 
+    /// Has the poller watch every socket; one that datagrams wait on already calls at once.
+    fn watch(&mut self) -> io::Result<()> {
+        for (index, port) in self.sockets.iter_mut().enumerate().filter(|(_, port)| !port.watched) {
+            let fd = port.socket.as_raw_fd();
+            self.poll.registry().register(&mut SourceFd(&fd), Token(index), Interest::READABLE)?;
+            port.watched = true;
+        }
+        Ok(())
+    }
+
+    fn unwatch(&mut self) {
+        for port in self.sockets.iter_mut().filter(|port| port.watched) {
+            let fd = port.socket.as_raw_fd();
+            // What cannot be given up goes on being watched, which costs a little and breaks nothing.
+            port.watched = self.poll.registry().deregister(&mut SourceFd(&fd)).is_err();
+        }
+    }
+
     fn poll(&mut self) {
-        if let Err(error) = self.poll.poll(&mut self.events, Some(IDLE_WAIT))
+        let watched = self.watch();
+        if let Err(error) = watched.and_then(|()| self.poll.poll(&mut self.events, Some(IDLE_WAIT)))
             && error.kind() != io::ErrorKind::Interrupted
         {
             // Only a bug in this file can cause it; go on with the sockets, slowly.
@@ -172,6 +198,9 @@ impl Port {
         };
         let now = clock.now();
         engine.begin_batch(now);
+        if received > 1 {
+            engine.look_ahead(batch.datagrams(received));
+        }
         for index in 0..received {
             let mail = match batch.mail(index) {
                 Ok(mail) if is_own(own, mail.source, mail.destination) => Err(Refusal::OwnEndpoint),
