@@ -307,7 +307,7 @@ impl Default for Udp {
             max_clock_skew: Pause::seconds(10),
             receive_buffer: Size::new(8 * MIB),
             send_buffer: Size::new(8 * MIB),
-            coalesce: Pause::milliseconds(1),
+            coalesce: Pause::milliseconds(2),
             max_scrape_infohashes: Whole::new(74),
             numwant: None,
             max_numwant: None,

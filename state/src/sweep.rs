@@ -13,8 +13,8 @@ use crate::torrent::PeerCursor;
 
 /// Torrents and peers that one slice looks at, under one lock.
 const SLICE: usize = 1024;
-/// Torrents and peers that a beat looks at at least.
-const BEAT_MIN: usize = 4096;
+/// Beats for which a count of everything holds: it takes every lock once.
+const COUNT_LASTS: u32 = 10;
 
 /// The incremental sweep over all swarms.
 #[derive(Debug)]
@@ -26,22 +26,37 @@ pub struct Sweeper {
     peers: PeerCursor,
     /// Whose peers the cursor is in; another torrent may have taken its slot since.
     cursor_in: Option<InfoHash>,
+    /// What a whole round looks at, counted some beats ago.
+    all: usize,
+    /// Beats until it is counted anew.
+    count_lasts: u32,
 }
 
 impl Sweeper {
     /// A sweep that starts at the first shard.
     #[must_use]
     pub fn new(swarms: Arc<Swarms>) -> Self {
-        Self { swarms, shard: 0, torrent: None, peers: PeerCursor::default(), cursor_in: None }
+        Self {
+            swarms,
+            shard: 0,
+            torrent: None,
+            peers: PeerCursor::default(),
+            cursor_in: None,
+            all: 0,
+            count_lasts: 0,
+        }
     }
 
     /// Does the share of a round that is due after `elapsed` more time.
     pub fn beat(&mut self, now: Tick, policy: &Policy, elapsed: Duration) {
         let round_millis = u128::from(policy.purge_seconds.max(1)) * 1000 / 2;
-        let all = self.swarms.torrents_and_peers() + SHARDS;
-        let share = (all as u128 * elapsed.as_millis()).div_ceil(round_millis);
+        if self.count_lasts == 0 {
+            (self.all, self.count_lasts) = (self.swarms.torrents_and_peers() + SHARDS, COUNT_LASTS);
+        }
+        self.count_lasts -= 1;
+        let share = (self.all as u128 * elapsed.as_millis()).div_ceil(round_millis);
         // A quarter more than due, because swarms grow while they are swept.
-        let due = usize::try_from(share + share / 4).unwrap_or(usize::MAX).max(BEAT_MIN);
+        let due = usize::try_from(share + share.div_ceil(4)).unwrap_or(usize::MAX);
         let mut done = 0;
         while done < due {
             done += self.slice(now, policy);

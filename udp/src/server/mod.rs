@@ -24,7 +24,7 @@ use crate::config::{DoorConfig, SocketConfig};
 use crate::engine::Engine;
 
 /// Time a busy worker waits for more datagrams, unless [`Door::coalescing`] says otherwise.
-pub const COALESCE: Duration = Duration::from_millis(1);
+pub const COALESCE: Duration = Duration::from_millis(2);
 
 /// Open sockets. Datagrams wait in them until [`Door::start`].
 #[derive(Debug)]
