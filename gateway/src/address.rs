@@ -57,9 +57,9 @@ impl Trust<'_> {
             Source::Unix => None,
             Source::Address(address) => Some(address.to_canonical()),
         };
-        let believed = socket.is_none_or(|address| contains(self.trusted_proxies, address));
+        let believed = || socket.is_none_or(|address| contains(self.trusted_proxies, address));
         let named = match self.proxy_header {
-            Some(name) if believed => self.named(headers.lines(name))?,
+            Some(name) if believed() => self.named(headers.lines(name))?,
             _ => None,
         };
         named.or(socket).ok_or(Refusal::UnreadableAddress)
@@ -70,14 +70,12 @@ impl Trust<'_> {
     /// # Errors
     /// When the claim cannot be read: there is no falling back.
     pub fn claimed(&self, seen: IpAddr, parameters: &Parameters<'_>) -> Result<Option<IpAddr>, Refusal> {
-        if !contains(self.spoofing_sources, seen) {
-            return Ok(None);
-        }
+        // Most claim nothing; that is told faster than whether they may.
         let claims = [parameters.ip, parameters.ipv4, parameters.ipv6];
-        let Some(claim) = claims.into_iter().flatten().find(|claim| !claim.0.is_empty()) else {
-            return Ok(None);
-        };
-        read_claim(claim).map(Some)
+        match claims.into_iter().flatten().find(|claim| !claim.0.is_empty()) {
+            Some(claim) if contains(self.spoofing_sources, seen) => read_claim(claim).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// The first address from the right that is no trusted proxy; the leftmost if all are.

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
 use crate::announce::{Announce, Answer, Handout, Lane, PEER_V4_LEN, PEER_V6_LEN, Refusal, Tally};
 use crate::clock::{Clock, Now};
@@ -64,20 +64,37 @@ pub struct PeerList {
 }
 
 /// The way back to whoever asked.
-pub trait Respond: Send + 'static {
+pub trait Respond: Send + Sized + 'static {
     /// Delivers the reply; must not block. An asker who has gone is ignored.
     fn respond(self, reply: Reply);
+
+    /// Delivers the replies of a batch as they are made, so that one wake-up may serve all of them.
+    fn respond_all(replies: impl Iterator<Item = (Self, Reply)>) {
+        replies.for_each(|(asker, reply)| asker.respond(reply));
+    }
 }
 
 /// The sending side of the actor's inbox.
 #[derive(Debug)]
 pub struct Inbox<R> {
     sender: Sender<(Question, R)>,
+    // After the sender: the actor that is woken by the last drop finds the channel closed.
+    alarm: Alarm,
 }
 
 impl<R> Clone for Inbox<R> {
     fn clone(&self) -> Self {
-        Self { sender: self.sender.clone() }
+        Self { sender: self.sender.clone(), alarm: self.alarm.clone() }
+    }
+}
+
+/// Wakes the actor, at the latest when it is dropped.
+#[derive(Clone, Debug)]
+struct Alarm(Thread);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.0.unpark();
     }
 }
 
@@ -87,15 +104,31 @@ impl<R> Clone for Inbox<R> {
 pub struct Full;
 
 impl<R: Respond> Inbox<R> {
-    /// Puts a question into the inbox, or refuses at once.
+    /// Puts a question into the inbox and wakes the actor, or refuses at once.
     ///
     /// # Errors
     /// [`Full`] when [`INBOX_MAX`] questions wait already, or the actor has stopped.
     pub fn ask(&self, question: Question, asker: R) -> Result<(), Full> {
+        self.put(question, asker)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Puts a question into the inbox like [`ask`](Self::ask), but does not wake the actor: whoever has many
+    /// questions calls [`wake`](Self::wake) once after the last, for waking a thread is a system call.
+    ///
+    /// # Errors
+    /// [`Full`] when [`INBOX_MAX`] questions wait already, or the actor has stopped.
+    pub fn put(&self, question: Question, asker: R) -> Result<(), Full> {
         match self.sender.try_send((question, asker)) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Full),
         }
+    }
+
+    /// Wakes the actor if it sleeps.
+    pub fn wake(&self) {
+        self.alarm.0.unpark();
     }
 
     /// Questions waiting.
@@ -136,10 +169,12 @@ impl Actor {
             sweeper: Sweeper::new(Arc::clone(tracker.swarms())),
             tracker,
             clock,
+            scratch: Scratch::default(),
             beats: Arc::clone(&beats),
         };
-        let thread = std::thread::Builder::new().name("state".into()).spawn(move || desk.run(&receiver))?;
-        Ok((Self { thread, beats }, Inbox { sender }))
+        let thread = thread::Builder::new().name("state".into()).spawn(move || desk.run(&receiver))?;
+        let alarm = Alarm(thread.thread().clone());
+        Ok((Self { thread, beats }, Inbox { sender, alarm }))
     }
 
     /// Slices of periodic work done so far; it grows as long as the actor is alive.
@@ -166,6 +201,7 @@ struct Desk {
     tracker: Tracker,
     sweeper: Sweeper,
     clock: Clock,
+    scratch: Scratch,
     beats: Arc<AtomicU64>,
 }
 
@@ -173,11 +209,13 @@ impl Desk {
     fn run<R: Respond>(mut self, inbox: &Receiver<(Question, R)>) {
         let mut last_beat = self.clock.uptime();
         loop {
-            let wait = (last_beat + BEAT).saturating_sub(self.clock.uptime());
-            match inbox.recv_timeout(wait) {
+            match inbox.try_recv() {
                 Ok(first) => self.answer_batch(first, inbox),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                // Not the channel's own waiting: it would have every question wake us, and spin before that.
+                Err(TryRecvError::Empty) => {
+                    thread::park_timeout((last_beat + BEAT).saturating_sub(self.clock.uptime()));
+                }
+                Err(TryRecvError::Disconnected) => return,
             }
             let elapsed = self.clock.uptime().saturating_sub(last_beat);
             if elapsed >= BEAT {
@@ -190,9 +228,10 @@ impl Desk {
     fn answer_batch<R: Respond>(&mut self, first: (Question, R), inbox: &Receiver<(Question, R)>) {
         let now = self.clock.now();
         self.tracker.refresh();
-        for (question, asker) in std::iter::once(first).chain(inbox.try_iter()).take(BATCH_MAX) {
-            asker.respond(answer(&mut self.tracker, now, question));
-        }
+        let batch = std::iter::once(first).chain(inbox.try_iter()).take(BATCH_MAX);
+        R::respond_all(batch.map(|(question, asker)| {
+            (asker, answer_with(&mut self.scratch, &mut self.tracker, now, question))
+        }));
     }
 
     fn beat(&mut self, elapsed: Duration) {
@@ -204,29 +243,126 @@ impl Desk {
 
 /// Answers one question at once, without a thread: what the actor does for each, and what tests do.
 pub fn answer(tracker: &mut Tracker, now: Now, question: Question) -> Reply {
+    answer_with(&mut Scratch::default(), tracker, now, question)
+}
+
+/// Room in which peers are collected before it is known how many there are. It is kept from one question to
+/// the next, so that it is zeroed once, and a reply is as large as what is in it.
+#[derive(Default)]
+struct Scratch {
+    v4: Vec<u8>,
+    v6: Vec<u8>,
+}
+
+impl Scratch {
+    /// Room for so many peers of each family.
+    fn lanes(&mut self, peers: usize) -> (&mut [u8], &mut [u8]) {
+        (first(&mut self.v4, peers * PEER_V4_LEN), first(&mut self.v6, peers * PEER_V6_LEN))
+    }
+}
+
+fn first(octets: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if octets.len() < len {
+        octets.resize(len, 0);
+    }
+    octets.get_mut(..len).unwrap_or_default()
+}
+
+fn answer_with(scratch: &mut Scratch, tracker: &mut Tracker, now: Now, question: Question) -> Reply {
     match question {
-        Question::Announce(announce, form) => Reply::Announce(answer_announce(tracker, now, &announce, form)),
+        Question::Announce(announce, form) => {
+            Reply::Announce(answer_announce(scratch, tracker, now, &announce, form))
+        }
         Question::Scrape(hashes) => Reply::Scrape(hashes.iter().map(|hash| tracker.scrape(hash)).collect()),
     }
 }
 
 fn answer_announce(
+    scratch: &mut Scratch,
     tracker: &mut Tracker,
     now: Now,
     announce: &Announce,
     form: PeerForm,
 ) -> Result<(Answer, PeerList), Refusal> {
-    let room = usize::from(announce.num_want);
-    let mut list =
-        PeerList { v4: vec![0; room * PEER_V4_LEN], v6: vec![0; room * PEER_V6_LEN], ..PeerList::default() };
-    let mut handout = Handout { v4: Lane::new(&mut list.v4), v6: Lane::new(&mut list.v6) };
+    let mut list = PeerList::default();
+    let (v4, v6) = scratch.lanes(usize::from(announce.num_want));
+    let mut handout = Handout { v4: Lane::new(v4), v6: Lane::new(v6) };
     if form == PeerForm::WithIds && tracker.policy().keep_peer_ids {
         handout.v4 = handout.v4.with_ids(&mut list.v4_ids);
         handout.v6 = handout.v6.with_ids(&mut list.v6_ids);
     }
     let answer = tracker.announce(now.tick, announce, &mut handout)?;
     let (v4_used, v6_used) = (handout.v4.used(), handout.v6.used());
-    list.v4.truncate(v4_used);
-    list.v6.truncate(v6_used);
+    list.v4 = scratch.v4.get(..v4_used).unwrap_or_default().to_vec();
+    list.v6 = scratch.v6.get(..v6_used).unwrap_or_default().to_vec();
     Ok((answer, list))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    use crate::{Published, Swarms};
+
+    /// Says how large its batch was, once it may.
+    struct Asker(mpsc::Sender<usize>, Option<mpsc::Receiver<()>>);
+
+    impl Respond for Asker {
+        fn respond(self, _: Reply) {
+            unreachable!("the actor answers in batches");
+        }
+
+        fn respond_all(replies: impl Iterator<Item = (Self, Reply)>) {
+            let batch: Vec<_> = replies
+                .inspect(|(asker, _)| asker.1.iter().for_each(|release| release.recv().unwrap()))
+                .collect();
+            batch.iter().for_each(|(asker, _)| asker.0.send(batch.len()).unwrap());
+        }
+    }
+
+    #[test]
+    fn questions_that_wait_are_answered_in_one_batch_and_the_actor_ends_with_its_inbox() {
+        let tracker = Tracker::new(Swarms::new(0), &Published::new(crate::Policy::default()), 7);
+        let (actor, inbox) = Actor::start(tracker, Clock::start()).unwrap();
+        let (sender, batches) = mpsc::channel();
+        let (release, released) = mpsc::channel();
+        let question = || Question::Scrape(Vec::new());
+        inbox.ask(question(), Asker(sender.clone(), Some(released))).unwrap();
+        for _ in 0..6 {
+            inbox.put(question(), Asker(sender.clone(), None)).unwrap();
+        }
+        release.send(()).unwrap();
+        assert_eq!(batches.iter().take(7).collect::<Vec<_>>(), [7; 7]);
+        inbox.put(question(), Asker(sender, None)).unwrap();
+        inbox.wake();
+        assert_eq!(batches.iter().collect::<Vec<_>>(), [1]);
+        drop(inbox);
+        actor.join();
+    }
+
+    #[test]
+    fn a_reply_is_as_large_as_what_is_in_it() {
+        let mut tracker = Tracker::new(Swarms::new(0), &Published::new(crate::Policy::default()), 7);
+        let mut scratch = Scratch::default();
+        for (num_want, port) in [(50, 7), (0, 11), (200, 13)] {
+            let announce = Announce {
+                info_hash: crate::InfoHash([7; 20]),
+                peer_id: PeerId::default(),
+                address: [192, 0, 2, 7].into(),
+                port,
+                uploaded: 0,
+                downloaded: 0,
+                left: 9,
+                event: crate::Event::None,
+                num_want,
+            };
+            let question = Question::Announce(announce, PeerForm::Compact);
+            let reply = answer_with(&mut scratch, &mut tracker, Now::at(0), question);
+            let Reply::Announce(Ok((answer, peers))) = reply else { panic!("refused") };
+            let others = usize::try_from(answer.tally.leechers - 1).unwrap().min(usize::from(num_want));
+            assert_eq!((peers.v4.len(), peers.v4.capacity()), (others * PEER_V4_LEN, others * PEER_V4_LEN));
+            assert_eq!(peers.v6.capacity(), 0);
+        }
+    }
 }

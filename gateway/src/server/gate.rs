@@ -1,10 +1,11 @@
 //! What runs on the door's thread: accept loops, connections, the beat. Everything here belongs to that one
 //! thread.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, Cursor};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use hayate_state::Clock;
 use hayate_state::actor::Inbox;
 use http_body_util::Full;
-use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -36,12 +37,19 @@ use crate::stats::Stats;
 /// Octets hyper collects of one request head, at most. More than line and header block may have together, so
 /// that what is too long can be told by its own status: 414 or 431.
 const HEAD_OCTETS_MAX: usize = 32 * 1024;
+/// So many questions wake the state actor before a turn ends, so that it does not stand still in a long one.
+const UNHEARD_MAX: usize = 64;
+/// Header lines that a map kept for a connection's next request has room for, at most.
+const HEADERS_KEPT_MAX: usize = 32;
 /// Connections to the operator's pages at most.
 const OPERATOR_CONNECTIONS_MAX: usize = 64;
 /// Pause after an accept that failed for want of something, such as file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time between two log lines about failing accepts.
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
+
+/// The body of an answer: the octets as the engine wrote them.
+type Body = Full<Cursor<Cow<'static, [u8]>>>;
 
 /// What a listener is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +65,9 @@ pub(super) struct Gate {
     pub(super) engine: RefCell<Engine>,
     pub(super) stats: Arc<Stats>,
     pub(super) inbox: Inbox<Asker>,
+    /// Questions that the state actor has not been woken for.
+    pub(super) unheard: Cell<usize>,
+    pub(super) turn_ends: Notify,
     pub(super) post: Rc<Post>,
     pub(super) pages: Pages,
     pub(super) clock: Clock,
@@ -107,6 +118,15 @@ impl Gate {
         let now = self.clock.uptime();
         for crowd in &self.crowds {
             crowd.beat(now, |phase| self.stats.timeout(phase));
+        }
+    }
+
+    /// Wakes the state actor after the questions of each turn, until the task is aborted. The runtime polls
+    /// this task after those that were ready before it.
+    pub(super) async fn call(self: Rc<Self>) {
+        loop {
+            self.turn_ends.notified().await;
+            self.wake_actor();
         }
     }
 
@@ -167,12 +187,32 @@ impl Gate {
             Step::Page(page) => return self.show(page),
         };
         // A full inbox drops the asker, and then there is no reply.
-        let ask = |asker| self.inbox.ask(question, asker).unwrap_or(());
+        let ask = |asker| {
+            self.inbox.put(question, asker).unwrap_or(());
+            self.asked();
+        };
         let reply = self.post.ask(ask).await;
         let engine = self.engine.borrow();
         match reply {
             Some(reply) => engine.write(reply, context),
             None => engine.overloaded(context),
+        }
+    }
+
+    /// A question lies in the inbox. Connections that are ready now are read first, since one wake-up serves
+    /// all their questions, but not too many of them.
+    fn asked(&self) {
+        self.unheard.set(self.unheard.get() + 1);
+        if self.unheard.get() < UNHEARD_MAX {
+            self.turn_ends.notify_one();
+        } else {
+            self.wake_actor();
+        }
+    }
+
+    fn wake_actor(&self) {
+        if self.unheard.replace(0) > 0 {
+            self.inbox.wake();
         }
     }
 
@@ -237,8 +277,8 @@ impl Seat {
     async fn reply(
         &self,
         source: Source,
-        request: Request<Incoming>,
-    ) -> Result<hyper::Response<Full<Bytes>>, Infallible> {
+        mut request: Request<Incoming>,
+    ) -> Result<hyper::Response<Body>, Infallible> {
         self.watch.replying();
         let response = match self.role {
             Role::Gateway => self.gate.answer(source, &request).await,
@@ -247,7 +287,7 @@ impl Seat {
         if response.close {
             self.watch.will_linger();
         }
-        Ok(written(response))
+        Ok(written(response, std::mem::take(request.headers_mut())))
     }
 }
 
@@ -279,6 +319,8 @@ fn builder(config: &DoorConfig) -> http1::Builder {
         // A client that closes its sending side still gets its reply, and no read looks for that.
         .half_close(true)
         .header_read_timeout(None)
+        // Head and body in one buffer: a reply is small, and copying it costs less than two slices.
+        .writev(false)
         .max_buf_size(HEAD_OCTETS_MAX);
     builder
 }
@@ -305,15 +347,13 @@ fn with_head<T>(
     })
 }
 
-fn written(response: Response) -> hyper::Response<Full<Bytes>> {
-    let body = match response.body {
-        std::borrow::Cow::Borrowed(octets) => Bytes::from_static(octets),
-        std::borrow::Cow::Owned(octets) => Bytes::from(octets),
-    };
-    let mut written = hyper::Response::new(Full::new(body));
-    *written.status_mut() =
-        StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = written.headers_mut();
+/// The answer for hyper. It is given the map of the request's headers, which hyper keeps for the connection's
+/// next request: so no map is made for each.
+fn written(response: Response, mut headers: HeaderMap) -> hyper::Response<Body> {
+    headers.clear();
+    if headers.capacity() > HEADERS_KEPT_MAX {
+        headers = HeaderMap::new();
+    }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(response.content_type));
     if response.status == 405 {
         headers.insert(ALLOW, HeaderValue::from_static("GET"));
@@ -321,5 +361,28 @@ fn written(response: Response) -> hyper::Response<Full<Bytes>> {
     if response.close {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    let mut written = hyper::Response::new(Full::new(Cursor::new(response.body)));
+    *written.status_mut() =
+        StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *written.headers_mut() = headers;
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderName;
+
+    #[test]
+    fn the_map_of_the_request_carries_the_answer_unless_it_is_large() {
+        let name = |n: usize| HeaderName::try_from(format!("x-{n}")).unwrap();
+        for (lines, kept) in [(7, true), (100, false)] {
+            let headers: HeaderMap = (0..lines).map(|n| (name(n), HeaderValue::from_static("7"))).collect();
+            let capacity = headers.capacity();
+            let answer = written(Response::text(405, "no"), headers);
+            assert_eq!(answer.headers().len(), 2);
+            assert_eq!(answer.headers().get(ALLOW), Some(&HeaderValue::from_static("GET")));
+            assert_eq!(answer.headers().capacity() == capacity, kept, "{lines}");
+        }
+    }
 }

@@ -146,6 +146,7 @@ impl Room {
             let gateway = Entry::open(&gate, Role::Gateway, door.tcp.into_iter().map(tcp).chain(unix))?;
             let operator = Entry::open(&gate, Role::Operator, door.metrics.into_iter().map(tcp))?;
             spawn_local(Rc::clone(&gate).watch());
+            spawn_local(Rc::clone(&gate).call());
             spawn_local(Rc::clone(&gate.post).deliver());
             // The starter waits for this word, so it is there to hear it.
             let _ = ready.send(Ok(()));
@@ -171,6 +172,8 @@ impl Room {
             engine: RefCell::new(self.engine),
             stats,
             inbox: self.inbox,
+            unheard: Cell::new(0),
+            turn_ends: Notify::new(),
             post: Rc::new(Post::default()),
             pages: self.pages,
             clock: self.clock,

@@ -23,15 +23,44 @@ pub struct Asker {
 
 impl Respond for Asker {
     fn respond(mut self, reply: Reply) {
+        if self.lay(reply) {
+            self.letterbox.arrived.notify_one();
+        }
+    }
+
+    fn respond_all(replies: impl Iterator<Item = (Self, Reply)>) {
+        let mut bell: Option<Bell> = None;
+        for (mut asker, reply) in replies {
+            let first = asker.lay(reply);
+            if first && !bell.as_ref().is_some_and(|bell| Arc::ptr_eq(&bell.0, &asker.letterbox)) {
+                bell = Some(Bell(Arc::clone(&asker.letterbox)));
+            }
+        }
+    }
+}
+
+impl Asker {
+    /// Lays the reply into the box; true if the box was empty.
+    fn lay(&mut self, reply: Reply) -> bool {
         self.replied = true;
-        self.letterbox.put(self.ticket, Some(reply));
+        self.letterbox.lay(self.ticket, Some(reply))
+    }
+}
+
+/// Tells whoever owns a box that letters are in it, when it is dropped: at the end of a batch, however that
+/// ends.
+struct Bell(Arc<Letterbox>);
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.0.arrived.notify_one();
     }
 }
 
 impl Drop for Asker {
     fn drop(&mut self) {
-        if !self.replied {
-            self.letterbox.put(self.ticket, None);
+        if !self.replied && self.letterbox.lay(self.ticket, None) {
+            self.letterbox.arrived.notify_one();
         }
     }
 }
@@ -43,20 +72,16 @@ struct Letterbox {
     arrived: Notify,
 }
 
-type Letter = (usize, Option<Reply>);
-
 impl Letterbox {
-    fn put(&self, ticket: usize, reply: Option<Reply>) {
-        let first = {
-            let mut letters = self.letters.lock();
-            letters.push((ticket, reply));
-            letters.len() == 1
-        };
-        if first {
-            self.arrived.notify_one();
-        }
+    /// Lays a letter into the box; true if the box was empty, and so its owner is to be told.
+    fn lay(&self, ticket: usize, reply: Option<Reply>) -> bool {
+        let mut letters = self.letters.lock();
+        letters.push((ticket, reply));
+        letters.len() == 1
     }
 }
+
+type Letter = (usize, Option<Reply>);
 
 /// The requests of the door's thread that wait for the state actor.
 #[derive(Debug, Default)]
@@ -232,6 +257,33 @@ pub(super) mod tests {
             drop(sender);
             actor.join().unwrap();
         });
+    }
+
+    /// Was the owner of the box told since he looked last?
+    fn rang(letterbox: &Letterbox) -> bool {
+        let mut context = std::task::Context::from_waker(Waker::noop());
+        std::pin::pin!(letterbox.arrived.notified()).poll(&mut context).is_ready()
+    }
+
+    #[test]
+    fn a_batch_rings_once_at_its_end_for_each_box() {
+        let boxes = [Arc::<Letterbox>::default(), Arc::default()];
+        let asker = |at: usize, ticket| Asker { letterbox: Arc::clone(&boxes[at]), ticket, replied: false };
+        let batch = [(0, 7), (0, 11), (1, 13), (0, 17)].into_iter().enumerate().map(|(n, (at, ticket))| {
+            // The first box rings when the second gets its turn, and not again while a letter is in it.
+            assert_eq!([rang(&boxes[0]), rang(&boxes[1])], [n == 3, false], "{n}");
+            (asker(at, ticket), reply(0))
+        });
+        Asker::respond_all(batch);
+        assert_eq!([rang(&boxes[0]), rang(&boxes[1])], [false, true]);
+        let tickets =
+            |at: usize| boxes[at].letters.lock().iter().map(|(ticket, _)| *ticket).collect::<Vec<_>>();
+        assert_eq!((tickets(0), tickets(1)), (vec![7, 11, 17], vec![13]));
+        drop(asker(1, 19));
+        assert!(!rang(&boxes[1]), "a box that is not empty rang already");
+        boxes[1].letters.lock().clear();
+        drop(asker(1, 19));
+        assert!(rang(&boxes[1]));
     }
 
     #[test]

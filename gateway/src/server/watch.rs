@@ -287,11 +287,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.watch.linger.get() {
+            // hyper drops the stream next, and closing it tells the client the same: one call less.
+            return Poll::Ready(Ok(()));
+        }
         if self.watch.stage.get() != Stage::Linger {
             ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
-            if !self.watch.linger.get() {
-                return Poll::Ready(Ok(()));
-            }
             self.watch.begin(Stage::Linger);
         }
         loop {

@@ -7,6 +7,7 @@
 const DIGITS_MAX: usize = 20;
 
 /// Writes an integer: `i7e`.
+#[inline]
 pub fn integer(out: &mut Vec<u8>, value: u64) {
     out.push(b'i');
     decimal(out, value);
@@ -14,6 +15,7 @@ pub fn integer(out: &mut Vec<u8>, value: u64) {
 }
 
 /// Writes a byte string: `4:spam`.
+#[inline]
 pub fn string(out: &mut Vec<u8>, octets: &[u8]) {
     decimal(out, octets.len() as u64);
     out.push(b':');
@@ -45,11 +47,13 @@ pub struct Dict<'w> {
 
 impl Dict<'_> {
     /// Adds an integer.
+    #[inline]
     pub fn integer(&mut self, key: &[u8], value: u64) {
         integer(self.key(key), value);
     }
 
     /// Adds a byte string.
+    #[inline]
     pub fn string(&mut self, key: &[u8], octets: &[u8]) {
         string(self.key(key), octets);
     }
@@ -64,16 +68,28 @@ impl Dict<'_> {
         dict(self.key(key), fill);
     }
 
+    /// Inlined, so that a constant key becomes a constant copy.
+    #[inline]
     fn key(&mut self, key: &[u8]) -> &mut Vec<u8> {
-        let last = self.last_key.and_then(|(start, len)| self.out.get(start..start + len));
-        debug_assert!(last.is_none_or(|last| last < key), "keys out of order: {}", key.escape_ascii());
+        if cfg!(debug_assertions) {
+            let last = self.last_key.and_then(|(start, len)| self.out.get(start..start + len));
+            assert!(last.is_none_or(|last| last < key), "keys out of order: {}", key.escape_ascii());
+        }
         string(self.out, key);
         self.last_key = Some((self.out.len() - key.len(), key.len()));
         self.out
     }
 }
 
-fn decimal(out: &mut Vec<u8>, mut value: u64) {
+#[inline]
+fn decimal(out: &mut Vec<u8>, value: u64) {
+    match u8::try_from(value) {
+        Ok(digit @ ..10) => out.push(b'0' + digit),
+        _ => many_digits(out, value),
+    }
+}
+
+fn many_digits(out: &mut Vec<u8>, mut value: u64) {
     let mut digits = [0; DIGITS_MAX];
     let mut start = DIGITS_MAX;
     for digit in digits.iter_mut().rev() {

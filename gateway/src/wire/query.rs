@@ -6,10 +6,17 @@
 //! is repeated the last value wins (H1.7). A broken escape does no harm until somebody decodes the value it
 //! is in (H1.5).
 
-use hayate_state::ids::{InfoHash, hex_value};
+use hayate_state::ids::InfoHash;
 
 /// Octets of the longest name we know, `no_peer_id`.
 const NAME_MAX: usize = 10;
+/// Digits that every number of a `u64` may have.
+const DIGITS_SAFE: usize = 19;
+/// What every octet is worth as a hexadecimal digit. A table, because digits of hashes are random: branches
+/// would be guessed wrong.
+const HEX: [u8; 256] = hex_values();
+/// No hexadecimal digit; above all of them, in each bit that they leave.
+const NO_DIGIT: u8 = 0xf0;
 
 /// A `%` that is not followed by two hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,8 +96,16 @@ impl<'q> Escaped<'q> {
     /// [`NotAnId`] if it cannot be decoded or has another length.
     pub fn id<const N: usize>(self) -> Result<[u8; N], NotAnId> {
         let mut id = [0; N];
-        let len = self.decode(&mut id).map_err(|BadEscape| NotAnId::BadEscape)?.map(<[u8]>::len);
-        if len == Some(N) { Ok(id) } else { Err(NotAnId::WrongLength) }
+        let mut octets = self.octets();
+        for place in &mut id {
+            let octet = octets.next().ok_or(NotAnId::WrongLength)?;
+            *place = octet.map_err(|BadEscape| NotAnId::BadEscape)?;
+        }
+        match octets.try_fold(0, |more, octet| octet.map(|_| more + 1)) {
+            Ok(0) => Ok(id),
+            Ok(_) => Err(NotAnId::WrongLength),
+            Err(BadEscape) => Err(NotAnId::BadEscape),
+        }
     }
 
     /// The decoded value as an unsigned decimal number, without sign.
@@ -98,6 +113,17 @@ impl<'q> Escaped<'q> {
     /// # Errors
     /// [`BadEscape`] if the value cannot be decoded.
     pub fn number(self) -> Result<Number, BadEscape> {
+        self.plain_number().map_or_else(|| self.any_number(), |value| Ok(Number::Value(value)))
+    }
+
+    /// A number as clients write it: some digits, no escapes, nowhere near 2^64.
+    fn plain_number(self) -> Option<u64> {
+        let digit = |octet: u8| octet.is_ascii_digit().then(|| u64::from(octet - b'0'));
+        let read = |number: u64, &octet| Some(number * 10 + digit(octet)?);
+        (1..=DIGITS_SAFE).contains(&self.0.len()).then(|| self.0.iter().try_fold(0, read))?
+    }
+
+    fn any_number(self) -> Result<Number, BadEscape> {
         let mut number = if self.0.is_empty() { Number::Garbage } else { Number::Value(0) };
         for octet in self.octets() {
             number = match (number, octet?) {
@@ -140,18 +166,32 @@ impl Iterator for Octets<'_> {
         if first != b'%' {
             return Some(Ok(first));
         }
-        let decoded = match rest {
-            [high, low, after @ ..] => {
+        if let [high, low, after @ ..] = rest {
+            let (high, low) = (hex_of(*high), hex_of(*low));
+            if (high | low) & NO_DIGIT == 0 {
                 self.0 = after;
-                hex_value(*high).zip(hex_value(*low)).map(|(high, low)| high << 4 | low)
+                return Some(Ok(high << 4 | low));
             }
-            _ => None,
-        };
-        if decoded.is_none() {
-            self.0 = &[];
         }
-        Some(decoded.ok_or(BadEscape))
+        self.0 = &[];
+        Some(Err(BadEscape))
     }
+}
+
+fn hex_of(octet: u8) -> u8 {
+    HEX.get(usize::from(octet)).copied().unwrap_or(NO_DIGIT)
+}
+
+#[expect(clippy::indexing_slicing, reason = "an octet is a place in a table of 256")]
+const fn hex_values() -> [u8; 256] {
+    let mut values = [NO_DIGIT; 256];
+    let (mut digits, mut value) = (b"0123456789abcdef".as_slice(), 0);
+    while let [digit, rest @ ..] = digits {
+        values[*digit as usize] = value;
+        values[digit.to_ascii_uppercase() as usize] = value;
+        (digits, value) = (rest, value + 1);
+    }
+    values
 }
 
 /// Everything an announce or a scrape may say, undecoded. What is absent is `None`; unknown names are left
@@ -196,11 +236,11 @@ impl<'q> Parameters<'q> {
     pub fn read(query: &'q [u8]) -> Self {
         let mut parameters = Self { query, ..Self::default() };
         for (name, value) in pairs(query) {
-            if is_info_hash(name) {
+            if let Some(slot) = parameters.slot(name) {
+                *slot = Some(value);
+            } else if is_info_hash(name) {
                 parameters.info_hashes_count += 1;
                 parameters.info_hash.get_or_insert(value);
-            } else if let Some(slot) = parameters.slot(name) {
-                *slot = Some(value);
             } else if name.iter().any(|octet| *octet == b'%' || octet.is_ascii_uppercase()) {
                 parameters.keep_oddly_named(name, value);
             }
@@ -289,11 +329,19 @@ mod tests {
     }
 
     #[test]
+    fn the_table_holds_every_hexadecimal_digit_and_nothing_else() {
+        for octet in 0..=u8::MAX {
+            assert_eq!(hex_of(octet), hayate_state::ids::hex_value(octet).unwrap_or(NO_DIGIT), "{octet}");
+        }
+    }
+
+    #[test]
     fn an_id_has_exactly_its_length() {
         assert_eq!(Escaped(b"a%62c").id::<3>(), Ok(*b"abc"));
         for value in [&b""[..], b"ab", b"abcd", b"abcdefgh"] {
             assert_eq!(Escaped(value).id::<3>(), Err(NotAnId::WrongLength));
         }
+        assert_eq!(Escaped(b"abcd%4").id::<3>(), Err(NotAnId::BadEscape));
     }
 
     #[test]
