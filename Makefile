@@ -9,7 +9,7 @@ host = $(shell rustc -vV | sed -n 's/^host: //p')
 fuzz_targets = $(shell sed -n '/^\[\[bin\]\]/,/^name/ s/^name = "\(.*\)"/\1/p' tests/fuzz/Cargo.toml)
 FUZZ_SECONDS ?= 60
 
-.PHONY: help test setup lint fmt fuzz fuzz-build deny clean
+.PHONY: help test setup lint fmt fuzz fuzz-build deny bench clean
 .NOTPARALLEL:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo 'make fmt     format all code'
 	@echo 'make fuzz    run every fuzz target for FUZZ_SECONDS (60) each'
 	@echo 'make deny    check licences, bans and sources of all dependencies'
+	@echo 'make bench   measure, and write docs/PERFORMANCE.md: half an hour; BENCH="--quick udp" for less'
 	@echo 'make clean   remove what was built and installed here'
 
 test: setup lint fuzz-build
@@ -55,6 +56,10 @@ deny:
 	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
 	cargo deny check licenses bans sources
 	cargo deny --manifest-path tests/fuzz/Cargo.toml check bans sources
+
+# On a quiet machine, with the tracker on core 0 and the load on core 1. BENCH takes the words of tests/bench.
+bench:
+	python3 tests/bench $(BENCH)
 
 clean:
 	cargo clean

@@ -1,0 +1,27 @@
+//! One announce of a known peer, chosen at random, as swarms grow from 10^3 to 10^7 peers: all in one swarm,
+//! and about three to a swarm. What grows with size is the wait for memory. 10^7 peers take a quarter of a
+//! minute to build, so they are there only if `HAYATE_BENCH_LARGE` is set.
+
+use criterion::{BenchmarkId, Criterion};
+
+use crate::kit::{Desk, NUM_WANT, of_peer};
+
+const PEERS: [u32; 4] = [1000, 10_000, 100_000, 1_000_000];
+const PEERS_LARGE: u32 = 10_000_000;
+
+pub(crate) fn announces(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("announce");
+    let large = std::env::var_os("HAYATE_BENCH_LARGE").map(|_| PEERS_LARGE);
+    for peers in PEERS.into_iter().chain(large) {
+        for (name, torrents) in [("one-swarm", 1), ("swarms-of-three", peers / 3)] {
+            // Built by the first call of the closure only: the filter of the command line may leave it out.
+            let mut built = None;
+            group.bench_function(BenchmarkId::new(name, peers), |bencher| {
+                let desk = built.get_or_insert_with(|| Desk::filled(torrents, peers));
+                let mut random = fastrand::Rng::with_seed(11);
+                bencher.iter(|| desk.announce(&of_peer(torrents, random.u32(..peers), NUM_WANT)));
+            });
+        }
+    }
+    group.finish();
+}

@@ -1,0 +1,93 @@
+"""Measures hayate against the limits of the machine and writes the figures into docs/PERFORMANCE.md.
+
+    python3 tests/bench [--quick] [--runs N] [--seconds S] [--print] [SECTION ...]
+
+Sections: udp memory sweep http cores floods; all, in at most half an hour, unless some are named. A quick
+run takes a few minutes, with a tenth of the peers, and only prints. The tracker runs on core 0, the load on
+core 1.
+"""
+
+import sys
+
+sys.dont_write_bytecode = True  # nothing but the document changes in the tree
+
+import argparse
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import cores
+import floods
+import gateway
+import limits
+import memory
+import report
+import sweep
+import udp
+from plan import Plan
+from process import Failed
+
+SECTIONS = {"udp": udp, "memory": memory, "sweep": sweep, "http": gateway, "cores": cores, "floods": floods}
+
+
+def main():
+    options = read_options()
+    if os.cpu_count() < 2:
+        sys.exit("bench: two cores are needed, one for the tracker and one for the load")
+    # So that the servers are ended when this program is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended by a signal"))
+    with tempfile.TemporaryDirectory(prefix="hayate-bench-") as folder:
+        folder = Path(folder)
+        try:
+            official = limits.build(folder)
+        except Failed as failure:
+            sys.exit(f"bench: {failure}")
+        plan = Plan(folder, options.runs, options.seconds, options.quick, official)
+        blocks, failures = run_all(options.sections or list(SECTIONS), plan, command(options))
+    if blocks and not (options.print or options.quick):
+        report.write(blocks, SECTIONS)
+    report.progress("done" if not failures else f"failed: {', '.join(failures)}")
+    sys.exit(1 if failures else 0)
+
+
+def run_all(names, plan, command_line):
+    """The blocks of all sections that could be measured, and the names of the others."""
+    blocks, failures = {}, []
+    for name in names:
+        try:
+            text = SECTIONS[name].measure(plan)
+        except Failed as failure:
+            print(f"bench: {name}: {failure}", file=sys.stderr, flush=True)
+            failures.append(name)
+            continue
+        blocks[name] = report.section(name, SECTIONS[name].TITLE, text, command_line)
+        print(blocks[name], flush=True)
+    return blocks, failures
+
+
+def read_options():
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="tests/bench", description=__doc__, formatter_class=raw)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("--quick", action="store_true", help="a tenth of it, 2 runs of 1 s; only prints")
+    parser.add_argument("--runs", type=int, help="runs whose median counts (5)")
+    parser.add_argument("--seconds", type=float, help="seconds of each run (3)")
+    parser.add_argument("--print", action="store_true", help="leave docs/PERFORMANCE.md as it is")
+    options = parser.parse_args()
+    for unknown in set(options.sections) - set(SECTIONS):
+        parser.error(f"no section {unknown}; there are {', '.join(SECTIONS)}")
+    options.runs = options.runs or (2 if options.quick else 5)
+    options.seconds = options.seconds or (1 if options.quick else 3)
+    return options
+
+
+def command(options):
+    """The command line that measures the same again."""
+    words = ["python3 tests/bench", *options.sections]
+    words += ["--quick"] if options.quick else []
+    return " ".join([*words, f"--runs {options.runs} --seconds {options.seconds:g}"])
+
+
+if __name__ == "__main__":
+    main()

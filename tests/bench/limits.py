@@ -1,0 +1,68 @@
+"""What hayate is compared with: trackers that answer with fixed replies and do no work."""
+
+import shutil
+import socket
+import struct
+import subprocess
+
+from process import RELEASE, ROOT, TRACKER_CORE, Failed, Server, free_port
+
+# The official null tracker and load; they lie beside a checkout that measures against the published targets.
+OFFICIAL = ROOT.parent / "shared" / "bench"
+CONNECT = struct.pack(">QII", 0x41727101980, 0, 0x01020304)
+
+
+def build(folder):
+    """Builds hayate with its tools, and the official programs if they are there. True if they are."""
+    command = ["cargo", "build", "--release", "--workspace", "--bins", "--examples"]
+    if subprocess.run(command, cwd=ROOT).returncode != 0:
+        raise Failed("cargo build failed")
+    if not (OFFICIAL / "nulltracker.c").exists() or not shutil.which("gcc"):
+        return False
+    for name in ("nulltracker", "udpblast"):
+        command = ["gcc", "-O2", OFFICIAL / f"{name}.c", "-o", folder / name, "-lm"]
+        if subprocess.run(command).returncode != 0:
+            raise Failed(f"gcc cannot build {name}.c")
+    return True
+
+
+def null_tracker(folder, cores=TRACKER_CORE):
+    """A tracker over UDP that does no work; the official one if it was built."""
+    port = free_port()
+    official = folder / "nulltracker"
+    example = RELEASE / "examples" / "null_tracker"
+    command = [official, port, 1] if official.exists() else [example, port]
+    return start("the null tracker", command, folder, port, answers_connect, cores)
+
+
+def bare_hyper(folder, cores=TRACKER_CORE):
+    """An HTTP server of hyper that answers everything with one fixed body."""
+    port = free_port()
+    return start("bare hyper", [RELEASE / "examples" / "bare_hyper", port], folder, port, accepts, cores)
+
+
+def start(name, command, folder, port, ready, cores):
+    home = folder / f"limit-{port}"
+    home.mkdir()
+    server = Server(name, command, home, lambda: ready(port), cores)
+    server.port = port
+    return server
+
+
+def answers_connect(port):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.settimeout(1)
+        udp.connect(("127.0.0.1", port))
+        try:
+            udp.send(CONNECT)
+            return len(udp.recv(64)) == 16
+        except OSError:
+            return False
+
+
+def accepts(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,116 @@
+"""What is printed and written: progress, tables, and the generated part of docs/PERFORMANCE.md."""
+
+import os
+import platform
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from process import ROOT
+
+DOCUMENT = ROOT / "docs" / "PERFORMANCE.md"
+START = time.monotonic()
+COLUMNS = ["work", "limit", "hayate", "ratio", "must reach", "reached"]
+
+
+def progress(text):
+    """A line on standard error, with the time since the start."""
+    minutes, seconds = divmod(int(time.monotonic() - START), 60)
+    print(f"[{minutes:2}:{seconds:02}] {text}", file=sys.stderr, flush=True)
+
+
+@dataclass
+class Row:
+    """One line of figures; `least` and `most` bound the ratio, or the figure itself where `absolute`."""
+
+    work: str
+    hayate: float
+    limit: float | None = None
+    least: float | None = None
+    most: float | None = None
+    absolute: bool = False
+    digits: int = 0
+
+    def cells(self):
+        ratio = self.hayate / self.limit if self.limit else None
+        judged, digits = (self.hayate, self.digits) if self.absolute else (ratio, 2)
+        must, reached = "", ""
+        if judged is not None and self.least is not None:
+            must, reached = f"≥ {number(self.least, digits)}", yes(judged >= self.least)
+        elif judged is not None and self.most is not None:
+            must, reached = f"≤ {number(self.most, digits)}", yes(judged <= self.most)
+        limit = "" if self.limit is None else number(self.limit, self.digits)
+        return [self.work, limit, number(self.hayate, self.digits), number(ratio, 2), must, reached]
+
+
+def yes(reached):
+    return "yes" if reached else "**no**"
+
+
+def number(value, digits=0):
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def figures(rows):
+    """The table of rows that stand against a limit or a target."""
+    return table(COLUMNS, [row.cells() for row in rows])
+
+
+def table(columns, rows):
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def note(text):
+    """A paragraph below a table."""
+    return textwrap.fill(text, 105)
+
+
+def machine():
+    """Processor, cores and kernel, for the head of the figures."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line for line in lines if line.startswith("model name")]
+    model = " ".join(models[0].split(":", 1)[1].split()) if models else platform.machine()
+    kernel = platform.release().split("-")[0]
+    return f"**Machine**: {os.cpu_count()} cores, {model}, Linux {kernel}."
+
+
+def commit():
+    """The commit that was measured, and whether the tree differed from it."""
+
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ".", ":!docs")
+    name = git("rev-parse", "--short", "HEAD") or "unknown"
+    return f"{name} with changes" if changed else name
+
+
+def section(name, title, text, command):
+    """The block of one section, with when and how it was measured."""
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    head = f"*{date}, commit {commit()}, `{command}`*"
+    return f"<!-- figures:{name} -->\n### {title}\n\n{head}\n\n{text}\n<!-- /figures:{name} -->\n"
+
+
+def write(blocks, order):
+    """Puts blocks into the document; sections that were not measured now keep theirs."""
+    text = DOCUMENT.read_text()
+    begin, end = "<!-- figures -->\n", "<!-- /figures -->"
+    before, rest = text.split(begin, 1)
+    old, after = rest.split(end, 1)
+    kept = {name: blocks.get(name) or block_of(old, name) for name in order}
+    parts = [machine() + "\n", *(block for block in kept.values() if block)]
+    DOCUMENT.write_text(before + begin + "\n".join(parts) + end + after)
+
+
+def block_of(text, name):
+    """The block of a section in an earlier text, or nothing."""
+    begin, end = f"<!-- figures:{name} -->\n", f"<!-- /figures:{name} -->\n"
+    if begin not in text:
+        return ""
+    return begin + text.split(begin, 1)[1].split(end, 1)[0] + end
