@@ -11,6 +11,7 @@
 mod clients;
 mod harness;
 mod http_door;
+mod load;
 mod process;
 mod scenario;
 mod tidy;

@@ -6,12 +6,16 @@
 //! | [`client`] | one request to any tracker over UDP or HTTP, its reply decoded |
 //! | [`probe`] | the same by hand, printed for people or as JSON |
 //! | [`e2e`] | does a running tracker show two peers to each other? |
+//! | [`load`] | `hayate-load`: as many requests as a tracker can bear, or as many as one asks for, measured |
 //!
-//! The client writes and reads the wire on its own, on purpose: it shares no code with the doors it tests.
+//! The client and the load generator write and read the wire on their own, on purpose: they share no code
+//! with the doors they test. The client is correct and slow, the generator fast and careless about what a
+//! reply says.
 //!
-//! Absent on purpose: anything that serves; many requests at once (that is the load generator's business).
+//! Absent on purpose: anything that serves.
 
 pub mod bencode;
 pub mod client;
 pub mod e2e;
+pub mod load;
 pub mod probe;

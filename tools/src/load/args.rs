@@ -1,0 +1,369 @@
+//! The command line of `hayate-load`: every option, its range, and what must hold between options.
+
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Parser;
+use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
+
+use super::LoadError;
+use super::plan::PORTS;
+use super::target::{PASSKEY, Protocol, Target};
+
+/// Torrents that fit into one scrape over UDP (BEP 15).
+const SCRAPE_MAX: u16 = 74;
+
+/// Loads a BitTorrent tracker over UDP or HTTP and measures its replies.
+///
+/// With --rate it offers that many requests a second whatever the tracker does (open loop), and latency
+/// counts from the time a request was due. Without, it asks as fast as the tracker answers (closed loop).
+#[derive(Clone, Debug, Parser)]
+#[command(name = "hayate-load", version)]
+pub struct Args {
+    /// udp://HOST:PORT or http://HOST:PORT/announce; {passkey} in the path is replaced.
+    pub url: String,
+    /// How long requests are made and counted.
+    #[arg(long, default_value = "10", value_parser = number(0.01, 1e6), value_name = "S")]
+    pub seconds: f64,
+    /// How long requests are made before that, without being counted.
+    #[arg(long, default_value = "0", value_parser = number(0.0, 1e6), value_name = "S")]
+    pub warmup: f64,
+    /// Requests offered per second (open loop).
+    #[arg(long, value_parser = number(0.01, 1e8), value_name = "R")]
+    pub rate: Option<f64>,
+    /// Unanswered requests per UDP socket in the closed loop.
+    #[arg(long, default_value_t = 64, value_parser = window(), value_name = "N")]
+    pub window: u32,
+    /// UDP sockets.
+    #[arg(long, default_value_t = 16, value_parser = lanes(), value_name = "N")]
+    pub sockets: u32,
+    /// First source address [default: 127.0.0.2 or ::1 if the tracker is on a loopback address].
+    ///
+    /// Sockets take consecutive addresses if the tracker is on an IPv4 loopback address or a prefix is given.
+    #[arg(long, value_name = "ADDR[/PREFIX]")]
+    pub sources: Option<Sources>,
+    /// HTTP connections at the same time, one request on each.
+    #[arg(long, default_value_t = 64, value_parser = lanes(), value_name = "N")]
+    pub connections: u32,
+    /// A new HTTP connection for each request.
+    #[arg(long)]
+    pub close: bool,
+    /// Shares of the requests in percent; HTTP knows no connects and keeps the proportion of the others.
+    #[arg(long, default_value = "connect=10,announce=85,scrape=5", value_name = "SHARES")]
+    pub mix: Mix,
+    /// Torrents per scrape.
+    #[arg(long, default_value_t = 1, value_parser = torrents_of_a_scrape(), value_name = "N")]
+    pub scrape_torrents: u16,
+    /// Torrents to draw from.
+    #[arg(long, default_value_t = 1_000_000, value_parser = many(), value_name = "N")]
+    pub torrents: u64,
+    /// Exponent of the Zipf distribution of torrents; 0 = uniform.
+    #[arg(long, default_value = "0", value_parser = number(0.0, 10.0), value_name = "S")]
+    pub zipf: f64,
+    /// With --fill: the first N torrents get exactly one peer, the rest are drawn.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub singles: u64,
+    /// Distinct peers to draw from, shared out among the sockets.
+    #[arg(long, default_value_t = 2_000_000, value_parser = many(), value_name = "N")]
+    pub peers: u64,
+    /// Share of the peers that have all, in percent.
+    #[arg(long, default_value_t = 75, value_parser = percent(), value_name = "PCT")]
+    pub seeders: u8,
+    /// Share of the announces that say stopped, in percent.
+    #[arg(long, default_value_t = 0, value_parser = percent(), value_name = "PCT")]
+    pub stopped: u8,
+    /// Share of the announces that say completed, in percent.
+    #[arg(long, default_value_t = 0, value_parser = percent(), value_name = "PCT")]
+    pub completed: u8,
+    /// Peers wanted in an announce; -1 = the tracker chooses.
+    #[arg(long, default_value_t = 30, value_parser = num_want(), value_name = "N")]
+    #[arg(allow_negative_numbers = true)]
+    pub num_want: i32,
+    /// Seed of all random choices.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// Announce N new peers, each once, again if the reply is lost, and end.
+    #[arg(long, value_parser = many(), value_name = "N", conflicts_with_all = ["rate", "warmup", "forged"])]
+    pub fill: Option<u64>,
+    /// Share of the announces over UDP with a random connection id, which nobody should answer, in percent.
+    #[arg(long, default_value_t = 0, value_parser = percent(), value_name = "PCT")]
+    pub forged: u8,
+    /// Every announce names a torrent that was never named before.
+    #[arg(long, conflicts_with = "singles")]
+    pub fresh_torrents: bool,
+    /// Passkeys for {passkey}, one per line.
+    #[arg(long, value_name = "FILE")]
+    pub passkeys: Option<PathBuf>,
+    /// The tracker's process, whose CPU time, memory and context switches are measured.
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..), value_name = "PID")]
+    pub pid: Option<i32>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Show no progress.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+impl Args {
+    /// Checks what must hold between the options.
+    ///
+    /// # Errors
+    /// [`LoadError::Usage`], naming the option.
+    pub fn check(&self, target: &Target) -> Result<(), LoadError> {
+        let http = target.protocol == Protocol::Http;
+        let usage = |text: String| Err(LoadError::Usage(text));
+        let asks_passkey = target.path.contains(PASSKEY);
+        if asks_passkey != self.passkeys.is_some() {
+            return usage(format!("--passkeys FILE and {PASSKEY} in the URL go together"));
+        }
+        if self.stopped + self.completed > 100 {
+            return usage("--stopped and --completed together: at most 100".into());
+        }
+        if http && self.forged > 0 {
+            return usage("--forged: only over UDP are there connection ids to forge".into());
+        }
+        if http && self.fill.is_none() && self.mix.announce + self.mix.scrape == 0 {
+            return usage("--mix: HTTP has no connects, announce or scrape must be more than 0".into());
+        }
+        if http && self.fill.is_none() && self.mix.scrape > 0 && target.scrape_path().is_none() {
+            return usage("--mix: nothing in the URL becomes /scrape (BEP 48), scrape must be 0".into());
+        }
+        self.check_fill(target)
+    }
+
+    fn check_fill(&self, target: &Target) -> Result<(), LoadError> {
+        let usage = |text: String| Err(LoadError::Usage(text));
+        let Some(fill) = self.fill else {
+            return if self.singles > 0 { usage("--singles: only with --fill".into()) } else { Ok(()) };
+        };
+        let peers = PORTS * self.addresses(target);
+        if fill > peers {
+            return usage(format!(
+                "--fill {fill}: at most {peers} ({PORTS} ports of each source address); more addresses: \
+                 --sockets or --connections with --sources ADDR/PREFIX"
+            ));
+        }
+        if self.singles > self.torrents || self.singles == self.torrents && fill > self.singles {
+            return usage(format!("--singles {}: fewer than --torrents ({})", self.singles, self.torrents));
+        }
+        Ok(())
+    }
+
+    /// Sockets or connections.
+    #[must_use]
+    pub fn lanes(&self, protocol: Protocol) -> u32 {
+        match protocol {
+            Protocol::Udp => self.sockets,
+            Protocol::Http => self.connections,
+        }
+    }
+
+    /// Different source addresses of the lanes.
+    #[must_use]
+    pub fn addresses(&self, target: &Target) -> u64 {
+        let lanes = self.lanes(target.protocol);
+        let different = (0..lanes).take_while(|&lane| lane == 0 || self.varies(target.address));
+        different.count() as u64
+    }
+
+    /// The source address of a lane; port 0.
+    #[must_use]
+    pub fn source(&self, tracker: SocketAddr, lane: u32) -> SocketAddr {
+        let first = self.sources.map_or_else(|| default_source(tracker.ip()), |sources| sources.first);
+        let step = if self.varies(tracker) { lane } else { 0 };
+        let address = match first {
+            IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().wrapping_add(step)).into(),
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().wrapping_add(step.into())).into(),
+        };
+        SocketAddr::new(address, 0)
+    }
+
+    /// Do lanes have different addresses?
+    fn varies(&self, tracker: SocketAddr) -> bool {
+        tracker.is_ipv4() && tracker.ip().is_loopback()
+            || self.sources.is_some_and(|sources| sources.prefix.is_some())
+    }
+}
+
+fn default_source(tracker: IpAddr) -> IpAddr {
+    match tracker {
+        IpAddr::V4(v4) if v4.is_loopback() => Ipv4Addr::new(127, 0, 0, 2).into(),
+        IpAddr::V6(v6) if v6.is_loopback() => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+fn percent() -> RangedI64ValueParser<u8> {
+    clap::value_parser!(u8).range(0..=100)
+}
+
+fn many() -> RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=1 << 40)
+}
+
+fn lanes() -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=60_000)
+}
+
+fn window() -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=65_536)
+}
+
+fn torrents_of_a_scrape() -> RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=SCRAPE_MAX.into())
+}
+
+fn num_want() -> RangedI64ValueParser<i32> {
+    clap::value_parser!(i32).range(-1..)
+}
+
+/// A parser of numbers in a range.
+fn number(least: f64, most: f64) -> impl Fn(&str) -> Result<f64, String> + Clone {
+    move |text| match text.parse() {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(format!("expected a number from {least} to {most}")),
+    }
+}
+
+/// Shares of the requests in percent; they sum to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mix {
+    /// Connects (UDP).
+    pub connect: u8,
+    /// Announces.
+    pub announce: u8,
+    /// Scrapes.
+    pub scrape: u8,
+}
+
+impl FromStr for Mix {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut mix = Self { connect: 0, announce: 0, scrape: 0 };
+        for part in text.split(',') {
+            let wrong = || format!("{part:?}: expected connect=, announce= or scrape= and 0 to 100");
+            let (name, share) = part.split_once('=').ok_or_else(wrong)?;
+            let place = match name.trim() {
+                "connect" => &mut mix.connect,
+                "announce" => &mut mix.announce,
+                "scrape" => &mut mix.scrape,
+                _ => return Err(wrong()),
+            };
+            *place = share.trim().parse().ok().filter(|share| *share <= 100).ok_or_else(wrong)?;
+        }
+        let sum = u16::from(mix.connect) + u16::from(mix.announce) + u16::from(mix.scrape);
+        if sum == 100 { Ok(mix) } else { Err(format!("the shares sum to {sum}, not to 100")) }
+    }
+}
+
+/// Where sockets are bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sources {
+    /// The address of the first socket.
+    pub first: IpAddr,
+    /// Length of the prefix that the following addresses lie in.
+    pub prefix: Option<u8>,
+}
+
+impl FromStr for Sources {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            |_: &dyn Display| "expected an address, or an address and the length of a prefix".to_owned();
+        let (first, prefix) = match text.split_once('/') {
+            Some((first, prefix)) => (first, Some(prefix.parse().map_err(|error| wrong(&error))?)),
+            None => (text, None),
+        };
+        let first: IpAddr = first.parse().map_err(|error| wrong(&error))?;
+        let longest = if first.is_ipv4() { 32 } else { 128 };
+        match prefix {
+            Some(prefix) if prefix > longest => Err(format!("the prefix is at most {longest} long")),
+            _ => Ok(Self { first, prefix }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(line: &str) -> Args {
+        Args::try_parse_from(format!("hayate-load {line}").split(' ')).unwrap()
+    }
+
+    fn complaint(line: &str) -> String {
+        let args = args(line);
+        let target = Target::resolve(&args.url).unwrap();
+        match args.check(&target) {
+            Err(LoadError::Usage(text)) => text,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_mix_sums_to_100() {
+        let mix = Mix { connect: 20, announce: 77, scrape: 3 };
+        assert_eq!("connect=20,scrape=3,announce=77".parse(), Ok(mix));
+        assert_eq!("announce=100".parse(), Ok(Mix { connect: 0, announce: 100, scrape: 0 }));
+        for (text, part) in [
+            ("connect=50,announce=49", "sum to 99"),
+            ("announce=101", "\"announce=101\""),
+            ("announce=100,stop=0", "\"stop=0\""),
+            ("announce", "\"announce\""),
+            ("", "expected connect="),
+        ] {
+            let error = text.parse::<Mix>().unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_manual() {
+        let args = args("udp://127.0.0.1:7");
+        assert_eq!((args.seconds, args.warmup, args.rate, args.window), (10.0, 0.0, None, 64));
+        assert_eq!((args.sockets, args.connections, args.scrape_torrents), (16, 64, 1));
+        assert_eq!(args.mix, Mix { connect: 10, announce: 85, scrape: 5 });
+        assert_eq!((args.torrents, args.zipf, args.peers, args.seeders), (1_000_000, 0.0, 2_000_000, 75));
+        assert_eq!((args.num_want, args.seed), (30, 1));
+    }
+
+    #[test]
+    fn options_that_contradict_one_another_are_named() {
+        for (line, part) in [
+            ("udp://127.0.0.1:7/{passkey}", "--passkeys"),
+            ("udp://127.0.0.1:7 --passkeys keys", "--passkeys"),
+            ("udp://127.0.0.1:7 --stopped 60 --completed 41", "--stopped"),
+            ("udp://127.0.0.1:7 --singles 7", "--singles"),
+            ("udp://127.0.0.1:7 --fill 9 --torrents 7 --singles 7", "--singles"),
+            ("udp://127.0.0.1:7 --fill 64513 --sockets 1", "--fill 64513"),
+            ("udp://[::1]:7 --fill 64513", "at most 64512"),
+            ("http://127.0.0.1:7/announce --forged 7", "--forged"),
+            ("http://127.0.0.1:7/announce --mix connect=100", "--mix"),
+            ("http://127.0.0.1:7/other", "--mix"),
+        ] {
+            assert!(complaint(line).contains(part), "{line}: {}", complaint(line));
+        }
+    }
+
+    #[test]
+    fn sockets_take_consecutive_addresses_where_they_may() {
+        for (line, lane, expected) in [
+            ("udp://127.0.0.1:7", 300, "127.0.1.46:0"),
+            ("udp://127.0.0.1:7 --sources 127.0.0.99", 2, "127.0.0.101:0"),
+            ("udp://[::1]:7", 3, "[::1]:0"),
+            ("udp://[::1]:7 --sources fd00::fffe/64", 3, "[fd00::1:1]:0"),
+            ("udp://192.0.2.7:7", 3, "0.0.0.0:0"),
+            ("udp://192.0.2.7:7 --sources 10.0.0.7", 3, "10.0.0.7:0"),
+        ] {
+            let args = args(line);
+            let target = Target::resolve(&args.url).unwrap();
+            assert_eq!(args.source(target.address, lane).to_string(), expected, "{line}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! One connection, one request at a time.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use socket2::{Domain, Socket, Type};
+
+use super::wire::{self, Reply};
+use crate::load::LoadError;
+use crate::load::pace::Share;
+use crate::load::plan::Kind;
+
+/// Octets of replies that are read at once.
+const INPUT_LEN: usize = 16 << 10;
+/// Longest reply.
+const REPLY_MAX: usize = 4 << 20;
+/// How long the first connection may take.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A request that was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What it was.
+    pub kind: Kind,
+    /// When it should have been sent, in nanoseconds.
+    pub due: u64,
+    /// When it was sent, in nanoseconds.
+    pub sent: u64,
+    /// Which peer of a fill it announced.
+    pub filling: Option<u64>,
+}
+
+/// What became of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It waits.
+    Waiting,
+    /// A reply came; good or not.
+    Answered(Request, bool),
+    /// There will be no reply.
+    Broken(Request),
+    /// The tracker closed the connection after its last reply.
+    Closed,
+}
+
+/// A connection, open or not.
+#[derive(Debug)]
+pub struct Connection {
+    token: Token,
+    from: SocketAddr,
+    to: SocketAddr,
+    stream: Option<TcpStream>,
+    /// A request was answered on it before.
+    reused: bool,
+    /// The request, while it waits for its reply.
+    request: Option<Request>,
+    /// When something last began to be waited for: the reply, or the end of the connection.
+    since: u64,
+    output: Vec<u8>,
+    written: usize,
+    input: Vec<u8>,
+    filled: usize,
+    /// What it announces of a fill.
+    pub share: Share,
+}
+
+impl Connection {
+    /// Not yet open.
+    #[must_use]
+    pub fn new(index: usize, from: SocketAddr, to: SocketAddr) -> Self {
+        Self {
+            token: Token(index),
+            from,
+            to,
+            stream: None,
+            reused: false,
+            request: None,
+            since: 0,
+            output: Vec::new(),
+            written: 0,
+            input: vec![0; INPUT_LEN],
+            filled: 0,
+            share: Share::new(index as u64),
+        }
+    }
+
+    /// Tries whether the tracker can be reached, before all else.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn probe(&self) -> Result<(), LoadError> {
+        let probe = || self.socket()?.connect_timeout(&self.to.into(), CONNECT_PATIENCE);
+        probe().map_err(|reason| LoadError::Socket { from: self.from, to: self.to, reason })
+    }
+
+    /// Is there something to write still?
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        self.written < self.output.len()
+    }
+
+    /// Does it wait for a reply?
+    #[must_use]
+    pub fn is_asking(&self) -> bool {
+        self.request.is_some()
+    }
+
+    /// Asks; `write` writes the text of the request.
+    pub fn ask(&mut self, registry: &Registry, request: Request, write: impl FnOnce(&mut Vec<u8>)) -> Step {
+        self.output.clear();
+        write(&mut self.output);
+        self.since = request.sent;
+        self.request = Some(request);
+        (self.written, self.filled) = (0, 0);
+        if self.stream.is_none()
+            && let Err(_refused) = self.open(registry)
+        {
+            return self.give_up();
+        }
+        self.advance(registry, request.sent)
+    }
+
+    /// Writes and reads as far as it goes.
+    pub fn advance(&mut self, registry: &Registry, now: u64) -> Step {
+        loop {
+            let Some(stream) = &mut self.stream else { return Step::Waiting };
+            let pending = self.output.get(self.written..).unwrap_or_default();
+            if self.request.is_some() && !pending.is_empty() {
+                match stream.write(pending) {
+                    Ok(written) => self.written += written,
+                    Err(error) if is_patience(&error) => return Step::Waiting,
+                    Err(_) => return self.fail(registry),
+                }
+                // The reply is never there at once.
+                return Step::Waiting;
+            }
+            let Some(space) = self.input.get_mut(self.filled..) else { return self.give_up() };
+            let ended = match stream.read(space) {
+                Ok(len) => {
+                    self.filled += len;
+                    len == 0
+                }
+                Err(error) if is_patience(&error) => return Step::Waiting,
+                Err(_) => true,
+            };
+            let Some(request) = self.request else {
+                return if ended { self.close() } else { Step::Waiting };
+            };
+            match wire::read(self.input.get(..self.filled).unwrap_or_default(), ended) {
+                Reply::Partial if self.filled == self.input.len() && self.filled < REPLY_MAX => {
+                    self.input.resize(2 * self.input.len(), 0);
+                }
+                Reply::Partial if self.filled < REPLY_MAX => {}
+                Reply::Partial | Reply::Broken => return self.fail(registry),
+                Reply::Whole { good, keeps } => {
+                    self.request = None;
+                    self.reused = keeps;
+                    self.since = now;
+                    // The end may have come with the reply, and is then not announced again.
+                    if ended || !keeps && is_at_end(stream) {
+                        self.stream = None;
+                    }
+                    return Step::Answered(request, good);
+                }
+            }
+        }
+    }
+
+    /// May it ask? If not, its last reply came, but not yet the end of the connection.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.request.is_none() && (self.stream.is_none() || self.reused)
+    }
+
+    /// Gives up what it has waited for since before `before`.
+    pub fn expire(&mut self, before: u64) -> Step {
+        match self.request {
+            _ if self.since >= before => Step::Waiting,
+            None if self.is_free() => Step::Waiting,
+            None => self.close(),
+            Some(_) => self.give_up(),
+        }
+    }
+
+    fn close(&mut self) -> Step {
+        self.stream = None;
+        // The tracker may end a kept connection at any time; nobody waits for that.
+        if std::mem::take(&mut self.reused) { Step::Waiting } else { Step::Closed }
+    }
+
+    /// A kept connection that ends before anything of the reply came was ended before the request came: the
+    /// request goes out once more.
+    fn fail(&mut self, registry: &Registry) -> Step {
+        if !self.reused || self.filled > 0 || self.open(registry).is_err() {
+            return self.give_up();
+        }
+        self.written = 0;
+        self.advance(registry, self.since)
+    }
+
+    fn give_up(&mut self) -> Step {
+        (self.stream, self.reused) = (None, false);
+        self.request.take().map_or(Step::Waiting, Step::Broken)
+    }
+
+    fn open(&mut self, registry: &Registry) -> io::Result<()> {
+        self.reused = false;
+        let socket = self.socket()?;
+        if let Err(error) = socket.connect(&self.to.into())
+            && error.raw_os_error() != Some(nix::errno::Errno::EINPROGRESS as i32)
+        {
+            return Err(error);
+        }
+        let mut stream = TcpStream::from_std(socket.into());
+        registry.register(&mut stream, self.token, Interest::READABLE | Interest::WRITABLE)?;
+        self.stream = Some(stream);
+        Ok(())
+    }
+
+    fn socket(&self) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(self.to), Type::STREAM.nonblocking(), None)?;
+        if !self.from.ip().is_unspecified() {
+            // So that the port is chosen when the connection opens, and while it lingers after its end stands
+            // in nobody's way. Where the kernel refuses the first, there are fewer connections, that is all.
+            _ = setsockopt(&socket, IpBindAddressNoPort, &true);
+            socket.set_reuse_address(true)?;
+            socket.bind(&self.from.into())?;
+        }
+        Ok(socket)
+    }
+}
+
+/// Has the other side closed it, as far as is known now?
+fn is_at_end(stream: &mut TcpStream) -> bool {
+    let read = stream.read(&mut [0; 64]);
+    read.map_or_else(|error| !is_patience(&error), |len| len == 0)
+}
+
+/// Nothing is wrong, but not now.
+fn is_patience(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::NotConnected)
+}

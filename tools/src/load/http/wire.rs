@@ -1,0 +1,215 @@
+//! Text of requests; status, length and failure of replies.
+
+use std::io::Write;
+
+use hayate_state::Event;
+
+use crate::load::plan::Announce;
+
+/// Bencoded replies that begin with it are failures (BEP 3).
+const FAILURE: &[u8] = b"d14:failure reason";
+/// The end of a body in chunks.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+/// Most headers of a reply.
+const HEADERS_MAX: usize = 64;
+
+/// What all requests have in common.
+#[derive(Clone, Debug)]
+pub struct Requests {
+    announces: Vec<String>,
+    scrapes: Vec<String>,
+    /// From the end of the target on.
+    tail: String,
+}
+
+impl Requests {
+    /// Requests for these paths; there are as many of one kind as of the other, or no scrapes.
+    #[must_use]
+    pub fn new(announces: &[String], scrapes: &[String], authority: &str, close: bool) -> Self {
+        let begin = |path: &String| {
+            let mark = if path.contains('?') { '&' } else { '?' };
+            format!("GET {path}{mark}info_hash=")
+        };
+        let close = if close { "Connection: close\r\n" } else { "" };
+        Self {
+            announces: announces.iter().map(begin).collect(),
+            scrapes: scrapes.iter().map(begin).collect(),
+            tail: format!(" HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: hayate-load\r\n{close}\r\n"),
+        }
+    }
+
+    /// Paths that one may be chosen of, at least 1.
+    #[must_use]
+    pub fn paths(&self) -> usize {
+        self.announces.len()
+    }
+
+    /// Writes an announce (BEP 3, BEP 23) to the path at `place`.
+    pub fn announce(&self, out: &mut Vec<u8>, place: usize, ask: &Announce) {
+        out.extend_from_slice(self.announces.get(place).map_or(b"", String::as_bytes));
+        escape(out, &ask.info_hash);
+        out.extend_from_slice(b"&peer_id=");
+        escape(out, &ask.peer_id);
+        // Writing to a Vec cannot fail.
+        _ = write!(out, "&port={}&uploaded=0&downloaded=0&left={}", ask.port, ask.left);
+        _ = write!(out, "&key={:08x}&compact=1", ask.key);
+        if ask.num_want >= 0 {
+            _ = write!(out, "&numwant={}", ask.num_want);
+        }
+        out.extend_from_slice(match ask.event {
+            Event::None | Event::Paused => b"",
+            Event::Completed => b"&event=completed",
+            Event::Started => b"&event=started",
+            Event::Stopped => b"&event=stopped",
+        });
+        out.extend_from_slice(self.tail.as_bytes());
+    }
+
+    /// Writes a scrape (BEP 48) of at least one torrent to the path at `place`.
+    pub fn scrape(&self, out: &mut Vec<u8>, place: usize, torrents: impl Iterator<Item = [u8; 20]>) {
+        out.extend_from_slice(self.scrapes.get(place).map_or(b"", String::as_bytes));
+        for (index, info_hash) in torrents.enumerate() {
+            if index > 0 {
+                out.extend_from_slice(b"&info_hash=");
+            }
+            escape(out, &info_hash);
+        }
+        out.extend_from_slice(self.tail.as_bytes());
+    }
+}
+
+/// Percent-encodes all but unreserved characters (RFC 3986).
+fn escape(out: &mut Vec<u8>, octets: &[u8]) {
+    let digit = |value: u8| if value < 10 { b'0' + value } else { b'A' + value - 10 };
+    for &octet in octets {
+        if octet.is_ascii_alphanumeric() || b"-._~".contains(&octet) {
+            out.push(octet);
+        } else {
+            out.extend_from_slice(&[b'%', digit(octet >> 4), digit(octet & 15)]);
+        }
+    }
+}
+
+/// How far a reply has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// There is more to come.
+    Partial,
+    /// It is there.
+    Whole {
+        /// Status 200 and no failure reason.
+        good: bool,
+        /// The connection may be used again.
+        keeps: bool,
+    },
+    /// It is no HTTP, or ended too early.
+    Broken,
+}
+
+/// Looks at what came of a reply; `ended` = there will be no more.
+#[must_use]
+pub fn read(octets: &[u8], ended: bool) -> Reply {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut head = httparse::Response::new(&mut headers);
+    let unfinished = if ended { Reply::Broken } else { Reply::Partial };
+    let body = match head.parse(octets) {
+        Ok(httparse::Status::Complete(len)) => octets.get(len..).unwrap_or_default(),
+        Ok(httparse::Status::Partial) => return unfinished,
+        Err(_) => return Reply::Broken,
+    };
+    let header = |name: &str| {
+        let of_name = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        of_name.map(|header| header.value.trim_ascii())
+    };
+    let length: Option<usize> =
+        header("content-length").and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+    let chunked = header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case(b"chunked"));
+    let whole = match length {
+        _ if chunked => body.ends_with(LAST_CHUNK),
+        Some(length) => body.len() >= length,
+        None => ended,
+    };
+    if !whole {
+        return unfinished;
+    }
+    let connection = header("connection").unwrap_or_default();
+    let keeps = match head.version {
+        Some(0) => connection.eq_ignore_ascii_case(b"keep-alive"),
+        _ => !connection.eq_ignore_ascii_case(b"close"),
+    };
+    let content = if chunked { after_line(body) } else { body };
+    Reply::Whole { good: head.code == Some(200) && !content.starts_with(FAILURE), keeps: keeps && !ended }
+}
+
+/// What follows the first line: the size of the first chunk stands there.
+fn after_line(octets: &[u8]) -> &[u8] {
+    let end = octets.iter().position(|octet| *octet == b'\n');
+    end.and_then(|end| octets.get(end + 1..)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(event: Event, num_want: i32) -> Announce {
+        let mut info_hash = *b"0123456789abcdefghij";
+        info_hash[3] = 0xfa;
+        let peer_id = *b"-HL0100-0123456789ab";
+        Announce { info_hash, peer_id, key: 0xab, port: 7, left: 11, event, num_want }
+    }
+
+    fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn requests_are_those_of_bep_3_and_48() {
+        let requests = Requests::new(&["/a".into(), "/b?c=d".into()], &["/s".into()], "x:7", true);
+        assert_eq!(
+            text(|out| requests.announce(out, 1, &ask(Event::Started, 13))),
+            "GET /b?c=d&info_hash=012%FA456789abcdefghij&peer_id=-HL0100-0123456789ab&port=7&uploaded=0\
+             &downloaded=0&left=11&key=000000ab&compact=1&numwant=13&event=started HTTP/1.1\r\nHost: x:7\r\n\
+             User-Agent: hayate-load\r\nConnection: close\r\n\r\n"
+        );
+        let scrape = text(|out| requests.scrape(out, 0, [[b'A'; 20], [b'B'; 20]].into_iter()));
+        let target = format!("GET /s?info_hash={}&info_hash={} HTTP/1.1\r\n", "A".repeat(20), "B".repeat(20));
+        assert!(scrape.starts_with(&target), "{scrape}");
+        let kept = Requests::new(&["/a".into()], &[], "x:7", false);
+        let announce = text(|out| kept.announce(out, 0, &ask(Event::None, -1)));
+        assert!(announce.contains("&compact=1 HTTP/1.1") && !announce.contains("Connection"), "{announce}");
+    }
+
+    #[test]
+    fn replies_are_whole_when_their_length_says_so() {
+        let whole = |good, keeps| Reply::Whole { good, keeps };
+        for (octets, ended, expected) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nde", false, whole(true, true)),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nd", false, Reply::Partial),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nd", true, Reply::Broken),
+            ("HTTP/1.1 200 OK\r\nContent-Len", false, Reply::Partial),
+            ("", true, Reply::Broken),
+            ("SMTP", false, Reply::Broken),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: Close\r\n\r\n", false, whole(true, false)),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false, whole(true, false)),
+            ("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", false, whole(false, true)),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\nd14:failure reason", false, whole(false, true)),
+            ("HTTP/1.1 200 OK\r\n\r\nde", false, Reply::Partial),
+            ("HTTP/1.1 200 OK\r\n\r\nde", true, whole(true, false)),
+        ] {
+            assert_eq!(read(octets.as_bytes(), ended), expected, "{octets}");
+        }
+    }
+
+    #[test]
+    fn replies_in_chunks_end_with_the_empty_chunk() {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let good = format!("{head}2\r\nde\r\n");
+        assert_eq!(read(good.as_bytes(), false), Reply::Partial);
+        let good = format!("{good}0\r\n\r\n");
+        assert_eq!(read(good.as_bytes(), false), Reply::Whole { good: true, keeps: true });
+        let failure = format!("{head}12\r\nd14:failure reason\r\n0\r\n\r\n");
+        assert_eq!(read(failure.as_bytes(), false), Reply::Whole { good: false, keeps: true });
+    }
+}

@@ -1,0 +1,195 @@
+//! The loop over all connections: in the closed loop each asks again once it was answered, in the open loop
+//! those that are free take turns.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use mio::{Events, Poll};
+
+use super::connection::{Connection, Request, Step};
+use super::wire::Requests;
+use crate::load::args::Args;
+use crate::load::pace::{Fill, SECOND, Schedule};
+use crate::load::plan::{Kind, Plan, Wish};
+use crate::load::session::{Measured, Session, Silence};
+use crate::load::target::Target;
+use crate::load::{LoadError, NAP, PATIENCE, paths};
+
+/// How often waiting connections are looked at.
+const LOOK_EVERY: u64 = SECOND / 20;
+/// How long a connection rests after it broke.
+const REST: u64 = SECOND / 10;
+/// Most events of one turn.
+const EVENTS_MAX: usize = 1024;
+
+/// Loads the tracker and measures.
+pub(crate) fn load(args: &Args, target: &Target, plan: Plan) -> Result<Measured, LoadError> {
+    let announces = paths(args, &target.path)?;
+    let scrapes = target.scrape_path().map(|path| paths(args, &path)).transpose()?.unwrap_or_default();
+    let open =
+        |index: u32| Connection::new(index as usize, args.source(target.address, index), target.address);
+    let connections: Vec<_> = (0..args.connections).map(open).collect();
+    connections.first().map(Connection::probe).transpose()?;
+    let mut work = Work {
+        poll: Poll::new()?,
+        plan,
+        requests: Requests::new(&announces, &scrapes, &target.authority, args.close),
+        scrape_torrents: args.scrape_torrents,
+        schedule: args.rate.map(Schedule::new),
+        fill: args.fill.map(|total| Fill::new(total, connections.len() as u64)),
+        free: (0..connections.len()).collect(),
+        connections,
+        resting: VecDeque::new(),
+        look_at: 0,
+        silence: Silence::default(),
+        session: Session::start(args)?,
+    };
+    let mut events = Events::with_capacity(EVENTS_MAX);
+    while work.session.goes_on(work.session.now())? && !work.is_filled(target)? {
+        work.turn(&mut events)?;
+        work.start();
+    }
+    let costs = work.session.stop()?;
+    while work.connections.iter().any(Connection::is_asking) {
+        work.turn(&mut events)?;
+    }
+    Ok(work.session.sum_up(&costs))
+}
+
+struct Work {
+    poll: Poll,
+    plan: Plan,
+    requests: Requests,
+    scrape_torrents: u16,
+    /// `None` in the closed loop.
+    schedule: Option<Schedule>,
+    fill: Option<Fill>,
+    connections: Vec<Connection>,
+    /// Connections that may ask.
+    free: VecDeque<usize>,
+    /// Connections that broke, and when they may ask again.
+    resting: VecDeque<(u64, usize)>,
+    /// When connections are looked at for what they have waited for too long.
+    look_at: u64,
+    silence: Silence,
+    session: Session,
+}
+
+impl Work {
+    /// Has every peer of a fill been announced?
+    fn is_filled(&mut self, target: &Target) -> Result<bool, LoadError> {
+        let Some(fill) = &self.fill else { return Ok(false) };
+        let counts = self.session.recorder.counts();
+        if self.silence.is_long(self.session.now(), &counts) {
+            return Err(LoadError::Silent(target.address, counts.announces));
+        }
+        Ok(fill.is_done())
+    }
+
+    /// Takes what came, and gives up what did not come.
+    fn turn(&mut self, events: &mut Events) -> Result<(), LoadError> {
+        match self.poll.poll(events, Some(Duration::ZERO)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
+            _ => {}
+        }
+        let now = self.session.now();
+        for event in &*events {
+            let index = event.token().0;
+            let Some(connection) = self.connections.get_mut(index) else { continue };
+            if !event.is_readable() && !event.is_error() && !connection.has_output() {
+                // A new connection can be written to; that was found out before.
+                continue;
+            }
+            let step = connection.advance(self.poll.registry(), now);
+            self.note(index, step, false);
+        }
+        if now >= self.look_at {
+            self.look_at = now + LOOK_EVERY;
+            for index in 0..self.connections.len() {
+                let Some(connection) = self.connections.get_mut(index) else { continue };
+                let step = connection.expire(now.saturating_sub(PATIENCE));
+                self.note(index, step, true);
+            }
+        }
+        while let Some((_, index)) = self.resting.pop_front_if(|(until, _)| *until <= now) {
+            self.free.push_back(index);
+        }
+        if events.is_empty() && self.schedule.is_some_and(|schedule| schedule.waiting(now) == 0) {
+            std::thread::sleep(NAP);
+        }
+        Ok(())
+    }
+
+    /// Starts the requests that may start.
+    fn start(&mut self) {
+        while !self.free.is_empty() {
+            let now = self.session.now();
+            let due = match &self.schedule {
+                Some(schedule) if schedule.waiting(now) == 0 => return,
+                Some(schedule) => schedule.due(0),
+                None => now,
+            };
+            let Some(index) = self.free.pop_front() else { return };
+            if self.ask(index, due, now)
+                && let Some(schedule) = &mut self.schedule
+            {
+                schedule.issue(1);
+            }
+        }
+    }
+
+    /// Asks on this connection, unless it has nothing left to ask.
+    fn ask(&mut self, index: usize, due: u64, now: u64) -> bool {
+        let Some(connection) = self.connections.get_mut(index) else { return false };
+        let wish = if self.fill.is_some() { Wish::Honest(Kind::Announce) } else { self.plan.wish() };
+        let number = self.fill.as_ref().map(|fill| fill.take(&mut connection.share));
+        if number == Some(None) {
+            return false;
+        }
+        let filling = number.flatten();
+        let kind = if wish == Wish::Honest(Kind::Scrape) { Kind::Scrape } else { Kind::Announce };
+        let request = Request { kind, due, sent: now, filling };
+        let (plan, requests, torrents) = (&mut self.plan, &self.requests, self.scrape_torrents);
+        let place = plan.place(requests.paths());
+        let step = connection.ask(self.poll.registry(), request, |out| match (kind, filling) {
+            (Kind::Scrape, _) => requests.scrape(out, place, (0..torrents).map(|_| plan.scraped())),
+            (_, Some(number)) => requests.announce(out, place, &plan.filling(number)),
+            _ => requests.announce(out, place, &plan.announce(index as u64)),
+        });
+        self.session.recorder.sent(due);
+        self.note(index, step, false);
+        true
+    }
+
+    /// Records what became of a request.
+    fn note(&mut self, index: usize, step: Step, expired: bool) {
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        match step {
+            Step::Waiting => {}
+            Step::Answered(request, good) => {
+                match good {
+                    true => self.session.recorder.answered(request.kind, request.due, self.session.now()),
+                    false => self.session.recorder.refused(request.due),
+                }
+                if let (Some(fill), Some(_)) = (&mut self.fill, request.filling) {
+                    fill.settle();
+                }
+                if connection.is_free() {
+                    self.free.push_back(index);
+                }
+            }
+            Step::Closed => self.free.push_back(index),
+            Step::Broken(request) => {
+                match expired {
+                    true => self.session.recorder.lost(request.due),
+                    false => self.session.recorder.refused(request.due),
+                }
+                if let Some(number) = request.filling {
+                    connection.share.again(number);
+                }
+                self.resting.push_back((self.session.now() + REST, index));
+            }
+        }
+    }
+}

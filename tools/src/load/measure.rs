@@ -1,0 +1,184 @@
+//! What became of the requests: counts and latencies.
+
+use hdrhistogram::Histogram;
+
+use super::plan::Kind;
+
+/// Longest latency that is told apart, in nanoseconds: a minute.
+const LONGEST: u64 = 60_000_000_000;
+/// Significant digits of latencies.
+const DIGITS: u8 = 3;
+
+/// Counts of requests. Every request that was sent became a reply, an error, or was lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests sent, forged ones not among them.
+    pub sent: u64,
+    /// Replies to connects.
+    pub connects: u64,
+    /// Replies to announces.
+    pub announces: u64,
+    /// Replies to scrapes.
+    pub scrapes: u64,
+    /// Error replies, replies of the wrong kind, and broken connections.
+    pub errors: u64,
+    /// Requests nobody answered in time.
+    pub lost: u64,
+    /// Announces sent with a forged connection id.
+    pub forged: u64,
+}
+
+impl Counts {
+    /// Good replies of all kinds.
+    #[must_use]
+    pub fn replies(&self) -> u64 {
+        self.connects + self.announces + self.scrapes
+    }
+}
+
+/// Counts the requests that were due at or after a moment; those of the warm-up go by.
+#[derive(Debug)]
+pub struct Recorder {
+    from: u64,
+    counts: Counts,
+    latencies: Histogram<u64>,
+}
+
+impl Recorder {
+    /// Counts what is due from `from` nanoseconds on.
+    ///
+    /// # Panics
+    /// Never: the bounds of the histogram are good.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "constant bounds, tried by every test")]
+    pub fn new(from: u64) -> Self {
+        let latencies = Histogram::new_with_bounds(1, LONGEST, DIGITS).expect("good bounds");
+        Self { from, counts: Counts::default(), latencies }
+    }
+
+    /// A request that was due then was sent.
+    pub fn sent(&mut self, due: u64) {
+        self.counts.sent += u64::from(due >= self.from);
+    }
+
+    /// A forged announce that was due then was sent.
+    pub fn forged(&mut self, due: u64) {
+        self.counts.forged += u64::from(due >= self.from);
+    }
+
+    /// A request that was due then was answered at `now`.
+    pub fn answered(&mut self, kind: Kind, due: u64, now: u64) {
+        if due < self.from {
+            return;
+        }
+        match kind {
+            Kind::Connect => self.counts.connects += 1,
+            Kind::Announce => self.counts.announces += 1,
+            Kind::Scrape => self.counts.scrapes += 1,
+        }
+        self.latencies.saturating_record(now.saturating_sub(due));
+    }
+
+    /// A request that was due then was refused, or its connection broke.
+    pub fn refused(&mut self, due: u64) {
+        self.counts.errors += u64::from(due >= self.from);
+    }
+
+    /// A request that was due then was not answered in time.
+    pub fn lost(&mut self, due: u64) {
+        self.counts.lost += u64::from(due >= self.from);
+    }
+
+    /// The counts so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The latencies of good replies so far.
+    #[must_use]
+    pub fn latency(&self) -> Latency {
+        let micros = |nanos: u64| nanos as f64 / 1000.0;
+        let at = |quantile: f64| micros(self.latencies.value_at_quantile(quantile));
+        Latency {
+            mean: self.latencies.mean() / 1000.0,
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p99_9: at(0.999),
+            p99_99: at(0.9999),
+            max: micros(self.latencies.max()),
+        }
+    }
+}
+
+/// Latencies in microseconds, to three digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Latency {
+    /// The mean.
+    pub mean: f64,
+    /// Half of the replies were at least as fast.
+    pub p50: f64,
+    /// 90 % were.
+    pub p90: f64,
+    /// 99 % were.
+    pub p99: f64,
+    /// 99.9 % were.
+    pub p99_9: f64,
+    /// 99.99 % were.
+    pub p99_99: f64,
+    /// The slowest.
+    pub max: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_of_the_warm_up_go_by() {
+        let mut recorder = Recorder::new(100);
+        for due in [99, 100, 101] {
+            (0..7).for_each(|_| recorder.sent(due));
+            recorder.forged(due);
+            recorder.answered(Kind::Connect, due, 200);
+            (0..2).for_each(|_| recorder.answered(Kind::Announce, due, 200));
+            (0..3).for_each(|_| recorder.answered(Kind::Scrape, due, 200));
+            (0..4).for_each(|_| recorder.refused(due));
+            (0..5).for_each(|_| recorder.lost(due));
+        }
+        let expected =
+            Counts { sent: 14, connects: 2, announces: 4, scrapes: 6, errors: 8, lost: 10, forged: 2 };
+        assert_eq!(recorder.counts(), expected);
+        assert_eq!(recorder.counts().replies(), 12);
+    }
+
+    #[test]
+    fn percentiles_are_those_of_the_latencies() {
+        let mut recorder = Recorder::new(0);
+        for micros in 1..=100_000_u64 {
+            recorder.answered(Kind::Announce, 7000, 7000 + micros * 1000);
+        }
+        let latency = recorder.latency();
+        for (measured, exact) in [
+            (latency.mean, 50_000.5),
+            (latency.p50, 50_000.0),
+            (latency.p90, 90_000.0),
+            (latency.p99, 99_000.0),
+            (latency.p99_9, 99_900.0),
+            (latency.p99_99, 99_990.0),
+            (latency.max, 100_000.0),
+        ] {
+            assert!((measured / exact - 1.0).abs() < 0.002, "{measured} is not {exact}");
+        }
+    }
+
+    #[test]
+    fn one_slow_reply_among_many_shows_in_the_last_percentiles_only() {
+        let mut recorder = Recorder::new(0);
+        (0..9_998).for_each(|_| recorder.answered(Kind::Announce, 0, 1000));
+        (0..2).for_each(|_| recorder.answered(Kind::Announce, 0, 5_000_000));
+        let latency = recorder.latency();
+        assert!(latency.p99_9 < 1.01 && latency.p99_99 > 4990.0, "{latency:?}");
+    }
+}

@@ -1,0 +1,151 @@
+//! `hayate-load`: loads any tracker, and measures its replies and what they cost.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`args`] | the command line |
+//! | [`target`] | the tracker's URL |
+//! | [`plan`] | what is asked: kinds, torrents, peers, events |
+//! | [`pace`] | when it is asked: the grid of the open loop; who is left in a fill |
+//! | [`udp`] | BEP 15 and BEP 41: octets, requests in flight, sockets, the loop |
+//! | [`http`] | BEP 3: text, connections, the loop |
+//! | [`session`] | the time of a run, its progress and its costs |
+//! | [`measure`] | counts and latencies |
+//! | [`usage`] | CPU time, memory and context switches of a process |
+//! | [`report`] | the result, for people and as JSON |
+//!
+//! One thread does everything. It looks for replies again and again, and sleeps by the clock at most: were it
+//! to wait for them in the kernel, the tracker would pay for waking it up.
+//!
+//! Absent on purpose: a second thread, TLS, and any look at the peers that are handed out.
+
+pub mod args;
+pub mod http;
+pub mod measure;
+pub mod pace;
+pub mod plan;
+pub mod report;
+pub mod session;
+pub mod target;
+pub mod udp;
+pub mod usage;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use args::Args;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use pace::SECOND;
+use plan::Plan;
+use report::Report;
+use target::{PASSKEY, Protocol, Target};
+
+/// A reply over UDP in the closed loop is lost when it has not come after this time.
+const CLOSED_PATIENCE: u64 = SECOND / 4;
+/// Any other reply is lost after this time.
+const PATIENCE: u64 = 2 * SECOND;
+/// How long an open loop sleeps when nothing is due and nothing came.
+const NAP: Duration = Duration::from_micros(50);
+/// An open loop that owes more requests than this share of those that were due is too slow to be trusted.
+const BEHIND_MAX: f64 = 0.01;
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// An option makes no sense; the text names it and says what is allowed.
+    #[error("{0}")]
+    Usage(String),
+    /// The host has no address.
+    #[error("{host}: {reason}")]
+    Lookup {
+        /// The host.
+        host: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// A socket could not be opened.
+    #[error("no socket from {from} to {to}: {reason}")]
+    Socket {
+        /// The source address.
+        from: SocketAddr,
+        /// The tracker.
+        to: SocketAddr,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// The process cannot be measured.
+    #[error("--pid {pid}: {reason}")]
+    Process {
+        /// The process.
+        pid: i32,
+        /// What the system said.
+        reason: String,
+    },
+    /// The tracker answers no connect.
+    #[error("{0} answers no connect")]
+    NoConnect(SocketAddr),
+    /// No request was answered well.
+    #[error("{tracker}: no good reply; {lost} requests lost, {errors} errors")]
+    NoReplies {
+        /// The tracker.
+        tracker: SocketAddr,
+        /// Requests without any reply.
+        lost: u64,
+        /// Error replies and broken connections.
+        errors: u64,
+    },
+    /// The tracker stopped answering in the middle of a fill.
+    #[error("{0} answers nothing any more; {1} peers were announced")]
+    Silent(SocketAddr, u64),
+    /// The system failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Loads a tracker as the options say, and gives the report.
+///
+/// # Errors
+/// When the options make no sense, or nothing was answered.
+pub fn run(args: &Args) -> Result<String, LoadError> {
+    let target = Target::resolve(&args.url)?;
+    args.check(&target)?;
+    if let Some(pid) = args.pid {
+        usage::Usage::read(pid).map_err(|error| LoadError::Usage(format!("--pid {pid}: {error}")))?;
+    }
+    // Each socket is an open file; where the limit cannot be raised, opening them tells why.
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+    let plan = Plan::new(args, &target);
+    let measured = match target.protocol {
+        Protocol::Udp => udp::load(args, &target, plan)?,
+        Protocol::Http => http::load(args, &target, plan)?,
+    };
+    let counts = measured.counts;
+    if counts.replies() == 0 && counts.forged == 0 {
+        let (lost, errors) = (counts.lost, counts.errors);
+        return Err(LoadError::NoReplies { tracker: target.address, lost, errors });
+    }
+    if let Some(rate) = args.rate {
+        let due = rate * measured.seconds;
+        let left = (counts.sent + counts.forged) as f64;
+        if left < due * (1.0 - BEHIND_MAX) - 1.0 {
+            eprintln!("hayate-load: too slow: {left} of {due:.0} requests left in time");
+        }
+    }
+    let report = Report { target: &args.url, protocol: target.protocol, offered: args.rate, measured };
+    Ok(if args.json { report.json() } else { report.text() })
+}
+
+/// The path in all its forms: one for each passkey, or as it is.
+///
+/// # Errors
+/// When the file of passkeys cannot be read, or is empty.
+fn paths(args: &Args, path: &str) -> Result<Vec<String>, LoadError> {
+    let Some(file) = &args.passkeys else { return Ok(vec![path.to_owned()]) };
+    let unusable = |reason: String| LoadError::Usage(format!("--passkeys {}: {reason}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| unusable(error.to_string()))?;
+    let keys = text.lines().map(str::trim).filter(|key| !key.is_empty());
+    let paths: Vec<_> = keys.map(|key| path.replace(PASSKEY, key)).collect();
+    if paths.is_empty() { Err(unusable("no passkey in it".into())) } else { Ok(paths) }
+}

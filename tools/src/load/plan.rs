@@ -1,0 +1,351 @@
+//! What is asked: which kind of request, which torrent, which peer, what happened to it.
+//!
+//! Torrents and peers are numbers. Their names are computed from the number, so that every run with the same
+//! numbers meets the same torrents and peers, and no table is needed.
+
+use hayate_state::Event;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use rand_distr::{Distribution, Zipf};
+
+use super::args::Args;
+use super::target::Target;
+
+/// First port that a peer announces.
+const FIRST_PORT: u16 = 1024;
+/// Ports a peer may announce.
+pub const PORTS: u64 = 65_536 - FIRST_PORT as u64;
+/// What a leecher still misses.
+const LEFT: u64 = 1000;
+/// Peer ids begin with it (BEP 20).
+const CLIENT: &[u8; 8] = b"-HL0100-";
+
+/// A kind of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// For a connection id (UDP).
+    Connect,
+    /// An announce.
+    Announce,
+    /// A scrape.
+    Scrape,
+}
+
+/// What is asked next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// A request that should be answered.
+    Honest(Kind),
+    /// An announce with a random connection id.
+    Forged,
+}
+
+/// One announce.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announce {
+    /// The torrent.
+    pub info_hash: [u8; 20],
+    /// The session; letters and digits only.
+    pub peer_id: [u8; 20],
+    /// Proves the session.
+    pub key: u32,
+    /// Where the peer listens.
+    pub port: u16,
+    /// Octets it misses.
+    pub left: u64,
+    /// What happened.
+    pub event: Event,
+    /// Peers wanted; -1 = the tracker chooses.
+    pub num_want: i32,
+}
+
+/// Draws requests.
+#[derive(Debug)]
+pub struct Plan {
+    rng: SmallRng,
+    seed: u64,
+    /// Percent that are below: connects, announces; the rest are scrapes.
+    connects: u8,
+    announces: u8,
+    /// All percents that are drawn from, 100 but for HTTP.
+    shares: u8,
+    torrents: Torrents,
+    singles: u64,
+    /// The next torrent that was never named, where all must be such.
+    fresh: Option<u64>,
+    lanes: u64,
+    addresses: u64,
+    peers_per_lane: u64,
+    seeders: u8,
+    stopped: u8,
+    completed: u8,
+    forged: u8,
+    num_want: i32,
+}
+
+impl Plan {
+    /// A plan after the options, which have been checked.
+    #[must_use]
+    pub fn new(args: &Args, target: &Target) -> Self {
+        let lanes = args.lanes(target.protocol).into();
+        let connects = match target.protocol {
+            super::target::Protocol::Udp => args.mix.connect,
+            super::target::Protocol::Http => 0,
+        };
+        Self {
+            rng: SmallRng::seed_from_u64(args.seed),
+            seed: args.seed,
+            connects,
+            announces: args.mix.announce,
+            shares: connects + args.mix.announce + args.mix.scrape,
+            torrents: Torrents::new(args.torrents - args.singles.min(args.torrents), args.zipf),
+            singles: args.singles,
+            // Not from the seed: a second run must not meet the torrents of the first.
+            fresh: args.fresh_torrents.then(|| fastrand::u64(1 << 62..)),
+            lanes,
+            addresses: args.addresses(target),
+            peers_per_lane: (args.peers / lanes).max(1),
+            seeders: args.seeders,
+            stopped: args.stopped,
+            completed: args.completed,
+            forged: args.forged,
+            num_want: args.num_want,
+        }
+    }
+
+    /// The kind of the next request.
+    pub fn wish(&mut self) -> Wish {
+        let share = self.rng.random_range(0..self.shares.max(1));
+        if share < self.connects {
+            Wish::Honest(Kind::Connect)
+        } else if share >= self.connects + self.announces {
+            Wish::Honest(Kind::Scrape)
+        } else if self.forged > 0 && self.percent() < self.forged {
+            Wish::Forged
+        } else {
+            Wish::Honest(Kind::Announce)
+        }
+    }
+
+    /// An announce of one of the peers of a lane, that is a socket or connection.
+    pub fn announce(&mut self, lane: u64) -> Announce {
+        let torrent = self.torrent();
+        let peer = lane + self.lanes * self.rng.random_range(0..self.peers_per_lane);
+        let happened = if self.stopped + self.completed > 0 { self.percent() } else { 100 };
+        let event = match happened {
+            share if share < self.stopped => Event::Stopped,
+            share if share < self.stopped + self.completed => Event::Completed,
+            _ => Event::None,
+        };
+        self.announce_of(torrent, peer, event)
+    }
+
+    /// The announce of a new peer, always the same for the same number.
+    pub fn filling(&mut self, number: u64) -> Announce {
+        let torrent = match self.fresh {
+            Some(first) => first.wrapping_add(number),
+            None if number < self.singles => number,
+            None => {
+                let mut rng = SmallRng::seed_from_u64(mix(self.seed ^ number));
+                self.singles + self.torrents.draw(&mut rng)
+            }
+        };
+        self.announce_of(torrent, number, Event::Started)
+    }
+
+    /// A torrent to scrape.
+    pub fn scraped(&mut self) -> [u8; 20] {
+        info_hash(self.torrents.draw(&mut self.rng))
+    }
+
+    /// A place in a list of `len`, which is not empty.
+    pub fn place(&mut self, len: usize) -> usize {
+        self.rng.random_range(0..len)
+    }
+
+    /// Anything.
+    pub fn random(&mut self) -> u64 {
+        self.rng.random()
+    }
+
+    fn torrent(&mut self) -> u64 {
+        match &mut self.fresh {
+            Some(next) => {
+                *next = next.wrapping_add(1);
+                *next
+            }
+            None => self.torrents.draw(&mut self.rng),
+        }
+    }
+
+    fn percent(&mut self) -> u8 {
+        self.rng.random_range(0..100)
+    }
+
+    fn announce_of(&self, torrent: u64, peer: u64, event: Event) -> Announce {
+        let session = mix(peer);
+        let seeds = event == Event::Completed || session % 100 < self.seeders.into();
+        #[expect(clippy::cast_possible_truncation, reason = "below PORTS, and the low half of a number")]
+        let (port, key) = ((peer / self.addresses % PORTS) as u16 + FIRST_PORT, session as u32);
+        Announce {
+            info_hash: info_hash(torrent),
+            peer_id: peer_id(session),
+            key,
+            port,
+            left: if seeds { 0 } else { LEFT },
+            event,
+            num_want: self.num_want,
+        }
+    }
+}
+
+/// How torrents are drawn.
+#[derive(Debug)]
+enum Torrents {
+    Uniform(u64),
+    Zipf(Zipf<f64>),
+}
+
+impl Torrents {
+    fn new(count: u64, exponent: f64) -> Self {
+        let count = count.max(1);
+        match Zipf::new(count as f64, exponent) {
+            Ok(zipf) if exponent > 0.0 => Self::Zipf(zipf),
+            _ => Self::Uniform(count),
+        }
+    }
+
+    fn draw(&self, rng: &mut SmallRng) -> u64 {
+        match self {
+            Self::Uniform(count) => rng.random_range(0..*count),
+            #[expect(clippy::cast_possible_truncation, reason = "ranks are whole, from 1 to the count")]
+            Self::Zipf(zipf) => zipf.sample(rng) as u64 - 1,
+        }
+    }
+}
+
+/// Spreads numbers over all of u64, one to one (the finaliser of SplitMix64).
+fn mix(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    number ^ (number >> 31)
+}
+
+fn info_hash(torrent: u64) -> [u8; 20] {
+    let first = mix(torrent);
+    let second = mix(first);
+    let mut hash = [0; 20];
+    let octets = [first, second, mix(second)].into_iter().flat_map(u64::to_be_bytes);
+    hash.iter_mut().zip(octets).for_each(|(place, octet)| *place = octet);
+    hash
+}
+
+fn peer_id(session: u64) -> [u8; 20] {
+    let mut id = [0; 20];
+    let letters = session.to_be_bytes().into_iter().flat_map(|octet| [octet >> 4, octet & 15]);
+    let digits = letters.map(|letter| b'a' + letter);
+    id.iter_mut().zip(CLIENT.iter().copied().chain(digits)).for_each(|(place, octet)| *place = octet);
+    id
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashMap, HashSet};
+
+    use clap::Parser;
+
+    use super::*;
+
+    fn plan(options: &str) -> Plan {
+        let line = format!("hayate-load udp://127.0.0.1:7 {options}");
+        let args = Args::try_parse_from(line.split_whitespace()).unwrap();
+        Plan::new(&args, &Target::resolve(&args.url).unwrap())
+    }
+
+    #[test]
+    fn wishes_keep_the_shares() {
+        let mut plan = plan("--mix connect=20,announce=70,scrape=10 --forged 50");
+        let mut counts = [0; 4];
+        for _ in 0..100_000 {
+            let place = match plan.wish() {
+                Wish::Honest(Kind::Connect) => 0,
+                Wish::Honest(Kind::Announce) => 1,
+                Wish::Honest(Kind::Scrape) => 2,
+                Wish::Forged => 3,
+            };
+            counts[place] += 1;
+        }
+        for (count, expected) in counts.into_iter().zip([20_000_i32, 35_000, 10_000, 35_000]) {
+            assert!((count - expected).abs() < 1000, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn over_http_the_others_share_what_connects_leave() {
+        let args =
+            ["hayate-load", "http://127.0.0.1:7/announce", "--mix", "connect=50,announce=40,scrape=10"];
+        let args = Args::try_parse_from(args).unwrap();
+        let mut plan = Plan::new(&args, &Target::resolve(&args.url).unwrap());
+        let wishes: Vec<_> = (0..10_000).map(|_| plan.wish()).collect();
+        let count = |kind| wishes.iter().filter(|wish| **wish == Wish::Honest(kind)).count();
+        assert_eq!(count(Kind::Connect), 0);
+        assert!((1800..2200).contains(&count(Kind::Scrape)), "{}", count(Kind::Scrape));
+    }
+
+    #[test]
+    fn events_and_seeders_keep_their_shares() {
+        let mut plan = plan("--stopped 7 --completed 13 --seeders 60");
+        let announces: Vec<_> = (0..100_000).map(|_| plan.announce(3)).collect();
+        let count = |which: &dyn Fn(&Announce) -> bool| announces.iter().filter(|one| which(one)).count();
+        assert!((6500..7500).contains(&count(&|one| one.event == Event::Stopped)));
+        assert!((12_500..13_500).contains(&count(&|one| one.event == Event::Completed)));
+        assert!(announces.iter().all(|one| one.event != Event::Completed || one.left == 0));
+        // 60 % of those that are not completed, and all that are.
+        assert!((64_000..67_000).contains(&count(&|one| one.left == 0)));
+    }
+
+    #[test]
+    fn zipf_prefers_the_first_torrents_as_its_exponent_says() {
+        let mut plan = plan("--zipf 1 --torrents 1000");
+        let mut counts = HashMap::<_, u32>::new();
+        for _ in 0..200_000 {
+            *counts.entry(plan.announce(0).info_hash).or_default() += 1;
+        }
+        let of = |torrent| f64::from(counts[&info_hash(torrent)]);
+        assert!((1.8..2.2).contains(&(of(0) / of(1))), "{} {}", of(0), of(1));
+        assert!((8.0..12.0).contains(&(of(0) / of(9))), "{} {}", of(0), of(9));
+    }
+
+    #[test]
+    fn a_fill_announces_distinct_peers_and_single_peers_first() {
+        let mut plan = plan("--fill 5000 --singles 70 --torrents 110 --sockets 4");
+        let announces: Vec<_> = (0..5000).map(|number| plan.filling(number)).collect();
+        let ports: HashSet<_> =
+            announces.iter().zip(0..).map(|(one, number)| (number % 4, one.port)).collect();
+        assert_eq!(ports.len(), 5000);
+        let mut swarms = HashMap::<_, u32>::new();
+        announces.iter().for_each(|one| *swarms.entry(one.info_hash).or_default() += 1);
+        assert_eq!(swarms.len(), 110);
+        assert!((0..70).all(|torrent| swarms[&info_hash(torrent)] == 1));
+        assert_eq!(plan.filling(99), announces[99]);
+    }
+
+    #[test]
+    fn fresh_torrents_are_never_named_again() {
+        let (mut one, mut other) = (plan("--fresh-torrents"), plan("--fresh-torrents"));
+        let of_one = (0..1000).map(|_| one.announce(0).info_hash);
+        let hashes: HashSet<_> = of_one.chain((0..1000).map(|_| other.announce(0).info_hash)).collect();
+        assert_eq!(hashes.len(), 2000);
+    }
+
+    #[test]
+    fn the_same_seed_makes_the_same_requests() {
+        let requests = |options| {
+            let mut plan = plan(options);
+            (0..100).map(|_| (plan.wish(), plan.announce(1))).map(|(_, one)| one).collect::<Vec<_>>()
+        };
+        assert_eq!(requests("--seed 7"), requests("--seed 7"));
+        assert_ne!(requests("--seed 7"), requests("--seed 11"));
+    }
+}

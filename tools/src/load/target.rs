@@ -1,0 +1,113 @@
+//! Which tracker is loaded.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use ureq::http::Uri;
+
+use super::LoadError;
+use crate::client::TrackerUrl;
+
+/// Stands for a passkey in the path of a URL.
+pub const PASSKEY: &str = "{passkey}";
+
+/// How a tracker is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// BEP 15.
+    Udp,
+    /// BEP 3, without TLS.
+    Http,
+}
+
+/// A tracker whose address is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// How it is asked.
+    pub protocol: Protocol,
+    /// Where it is asked.
+    pub address: SocketAddr,
+    /// Host and port as the URL names them.
+    pub authority: String,
+    /// Path and query; may be empty.
+    pub path: String,
+}
+
+impl Target {
+    /// Reads a URL and looks its host up; the first address is taken.
+    ///
+    /// # Errors
+    /// [`LoadError::Usage`] for any other URL than those of trackers without TLS, [`LoadError::Lookup`] if
+    /// the host has no address.
+    pub fn resolve(url: &str) -> Result<Self, LoadError> {
+        let parsed = url.parse().map_err(|error| LoadError::Usage(format!("{error}")))?;
+        let (protocol, host, port, path) = match parsed {
+            TrackerUrl::Udp { host, port, path } => (Protocol::Udp, host, port, path),
+            TrackerUrl::Http(url) => read_http(&url).ok_or_else(|| {
+                LoadError::Usage(format!(
+                    "{url:?}: expected udp://HOST:PORT[/PATH] or http://HOST[:PORT]/PATH"
+                ))
+            })?,
+        };
+        let lookup = |reason: String| LoadError::Lookup { host: host.clone(), reason };
+        let mut addresses =
+            (host.as_str(), port).to_socket_addrs().map_err(|error| lookup(error.to_string()))?;
+        let address = addresses.next().ok_or_else(|| lookup("no address".into()))?;
+        let authority =
+            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        Ok(Self { protocol, address, authority, path })
+    }
+
+    /// The path of scrapes over HTTP: the last `/announce` becomes `/scrape` (BEP 48).
+    #[must_use]
+    pub fn scrape_path(&self) -> Option<String> {
+        let (before, after) = self.path.rsplit_once("/announce")?;
+        Some(format!("{before}/scrape{after}"))
+    }
+
+    /// Path and query that announces over UDP carry (BEP 41); none where they say nothing.
+    #[must_use]
+    pub fn url_data(&self) -> Option<&str> {
+        Some(self.path.as_str()).filter(|path| !matches!(*path, "" | "/" | "/announce"))
+    }
+}
+
+fn read_http(url: &str) -> Option<(Protocol, String, u16, String)> {
+    let uri: Uri = url.parse().ok().filter(|uri: &Uri| uri.scheme_str() == Some("http"))?;
+    let host = uri.host()?.trim_matches(['[', ']']).to_owned();
+    let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    Some((Protocol::Http, host, uri.port_u16().unwrap_or(80), path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(url: &str) -> Target {
+        Target::resolve(url).unwrap()
+    }
+
+    #[test]
+    fn urls_of_both_protocols_are_read() {
+        let udp = target("udp://127.0.0.1:7/a?b=c");
+        assert_eq!((udp.protocol, udp.url_data()), (Protocol::Udp, Some("/a?b=c")));
+        assert_eq!(udp.address.to_string(), "127.0.0.1:7");
+        let http = target("http://[::1]/{passkey}/announce?a=b");
+        assert_eq!((http.protocol, http.authority.as_str()), (Protocol::Http, "[::1]:80"));
+        assert_eq!(http.path, "/{passkey}/announce?a=b");
+        assert_eq!(http.scrape_path().unwrap(), "/{passkey}/scrape?a=b");
+    }
+
+    #[test]
+    fn a_usual_path_is_no_url_data() {
+        for path in ["", "/", "/announce"] {
+            assert_eq!(target(&format!("udp://127.0.0.1:7{path}")).url_data(), None);
+        }
+    }
+
+    #[test]
+    fn other_urls_are_bad_usage() {
+        for url in ["ftp://x", "https://127.0.0.1/announce", "udp://127.0.0.1", "http://"] {
+            assert!(matches!(Target::resolve(url), Err(LoadError::Usage(text)) if text.contains("expected")));
+        }
+    }
+}

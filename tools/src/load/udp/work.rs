@@ -1,0 +1,274 @@
+//! The loop over all sockets: in the closed loop each keeps its window full, in the open loop they take
+//! turns.
+
+use std::collections::VecDeque;
+use std::net::UdpSocket;
+
+use super::flight::{Flight, Request};
+use super::socket::{self, Burst, Receiver, burst_max};
+use super::wire::{self, Says};
+use crate::load::args::Args;
+use crate::load::pace::{Fill, SECOND, Schedule, Share};
+use crate::load::plan::{Kind, Plan, Wish};
+use crate::load::session::{Measured, Session, Silence};
+use crate::load::target::Target;
+use crate::load::{CLOSED_PATIENCE, LoadError, NAP, PATIENCE, paths};
+
+/// A connection id is used so long; BEP 15 lets clients use it for a minute.
+const CONNECTION_AGE: u64 = 60 * SECOND;
+/// A connection id that was asked for and did not come is asked for again after this time.
+const CONNECT_AGAIN: u64 = SECOND;
+/// Requests of a burst in the open loop.
+const OPEN_BURST_MAX: usize = 4;
+
+/// Loads the tracker and measures.
+pub(crate) fn load(args: &Args, target: &Target, plan: Plan) -> Result<Measured, LoadError> {
+    let url_data = target.url_data().map(|path| paths(args, path)).transpose()?;
+    let mut lanes = open_lanes(args, target)?;
+    let mut work = Work {
+        plan,
+        session: Session::start(args)?,
+        receiver: Receiver::default(),
+        burst: Burst::default(),
+        requests: Vec::new(),
+        may_cut: true,
+        fill: args.fill.map(|total| Fill::new(total, lanes.len() as u64)),
+        options: url_data.map_or_else(Vec::new, |paths| wire::options(&paths)),
+        scrape_torrents: args.scrape_torrents,
+        patience: if args.rate.is_some() { PATIENCE } else { CLOSED_PATIENCE },
+    };
+    match args.rate {
+        Some(rate) => work.run_open(&mut lanes, Schedule::new(rate))?,
+        None => work.run_closed(&mut lanes, args.window as usize, target)?,
+    }
+    let costs = work.session.stop()?;
+    work.drain(&mut lanes);
+    Ok(work.session.sum_up(&costs))
+}
+
+/// A socket and what belongs to it.
+struct Lane {
+    index: u64,
+    socket: UdpSocket,
+    connection_id: u64,
+    /// When a new connection id is asked for.
+    renew_at: u64,
+    flight: Flight,
+    share: Share,
+}
+
+fn open_lanes(args: &Args, target: &Target) -> Result<VecDeque<Lane>, LoadError> {
+    let open = |index: u32| {
+        let socket = socket::open(args.source(target.address, index), target.address)?;
+        let connection_id = socket::connect(&socket, fastrand::u32(..))?;
+        Ok(Lane {
+            index: index.into(),
+            socket,
+            connection_id,
+            renew_at: CONNECTION_AGE,
+            flight: Flight::new(fastrand::u32(..)),
+            share: Share::new(index.into()),
+        })
+    };
+    (0..args.sockets).map(open).collect()
+}
+
+/// All but the sockets.
+struct Work {
+    plan: Plan,
+    session: Session,
+    receiver: Receiver,
+    burst: Burst,
+    /// What the burst asks for; empty if it is forged.
+    requests: Vec<Request>,
+    may_cut: bool,
+    fill: Option<Fill>,
+    options: Vec<Vec<u8>>,
+    scrape_torrents: u16,
+    patience: u64,
+}
+
+impl Work {
+    fn run_closed(
+        &mut self,
+        lanes: &mut VecDeque<Lane>,
+        window: usize,
+        target: &Target,
+    ) -> Result<(), LoadError> {
+        let mut silence = Silence::default();
+        while self.session.goes_on(self.session.now())? {
+            for lane in &mut *lanes {
+                let now = self.session.now();
+                self.renew(lane, now);
+                let room = window.saturating_sub(lane.flight.waiting());
+                if room > 0 && (room >= window / 2 || lane.flight.waiting() == 0) {
+                    self.send(lane, room, now, None);
+                }
+                self.receive(lane);
+            }
+            if let Some(fill) = &self.fill {
+                let counts = self.session.recorder.counts();
+                if fill.is_done() {
+                    break;
+                }
+                if silence.is_long(self.session.now(), &counts) {
+                    return Err(LoadError::Silent(target.address, counts.announces));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn run_open(&mut self, lanes: &mut VecDeque<Lane>, mut schedule: Schedule) -> Result<(), LoadError> {
+        while self.session.goes_on(self.session.now())? {
+            let mut idle = true;
+            for _ in 0..lanes.len() {
+                let now = self.session.now();
+                let waiting = schedule.waiting(now);
+                if waiting == 0 {
+                    break;
+                }
+                idle = false;
+                lanes.rotate_left(1);
+                if let Some(lane) = lanes.front_mut() {
+                    self.renew(lane, now);
+                    let sent = self.send(lane, waiting.min(OPEN_BURST_MAX), now, Some(&schedule));
+                    schedule.issue(sent);
+                }
+            }
+            for lane in lanes.iter_mut().filter(|lane| lane.flight.waiting() > 0) {
+                idle &= self.receive(lane) == 0;
+            }
+            if idle {
+                std::thread::sleep(NAP);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the last replies, until all are there or lost.
+    fn drain(&mut self, lanes: &mut VecDeque<Lane>) {
+        while lanes.iter().any(|lane| lane.flight.waiting() > 0) {
+            for lane in &mut *lanes {
+                self.receive(lane);
+            }
+        }
+    }
+
+    /// Asks for a new connection id when the old one is old.
+    fn renew(&mut self, lane: &mut Lane, now: u64) {
+        if now >= lane.renew_at {
+            lane.renew_at = now + CONNECT_AGAIN;
+            self.write(lane, Wish::Honest(Kind::Connect), 1, now, None);
+            self.post(lane);
+        }
+    }
+
+    /// Sends one burst and gives how many requests left. They are due now, or as the schedule says.
+    fn send(&mut self, lane: &mut Lane, count: usize, now: u64, schedule: Option<&Schedule>) -> usize {
+        let wish = if self.fill.is_some() { Wish::Honest(Kind::Announce) } else { self.plan.wish() };
+        self.write(lane, wish, count, now, schedule);
+        let sent = self.post(lane);
+        if wish == Wish::Forged {
+            let due = |ahead| schedule.map_or(now, |schedule| schedule.due(ahead));
+            (0..sent).for_each(|ahead| self.session.recorder.forged(due(ahead)));
+        }
+        sent
+    }
+
+    /// Writes a burst of one kind.
+    fn write(&mut self, lane: &mut Lane, wish: Wish, count: usize, now: u64, schedule: Option<&Schedule>) {
+        self.burst.octets.clear();
+        self.requests.clear();
+        let mut count = count.min(lane.flight.room());
+        let mut ahead = 0;
+        while ahead < count {
+            let filling = self.fill.as_ref().filter(|_| wish == Wish::Honest(Kind::Announce));
+            let number = filling.map(|fill| fill.take(&mut lane.share));
+            if number == Some(None) {
+                break;
+            }
+            let number = number.flatten();
+            self.write_one(lane, wish, ahead, number);
+            if let Wish::Honest(kind) = wish {
+                let due = schedule.map_or(now, |schedule| schedule.due(ahead));
+                self.requests.push(Request { kind, due, sent: now, filling: number });
+            }
+            if ahead == 0 {
+                self.burst.each = self.burst.octets.len();
+                count = count.min(burst_max(self.burst.each));
+            }
+            ahead += 1;
+        }
+    }
+
+    fn write_one(&mut self, lane: &Lane, wish: Wish, ahead: usize, number: Option<u64>) {
+        let (out, id, transaction) =
+            (&mut self.burst.octets, lane.connection_id, lane.flight.transaction(ahead));
+        let (id, transaction) = match wish {
+            Wish::Honest(Kind::Connect) => return wire::connect(out, transaction),
+            Wish::Honest(Kind::Scrape) => {
+                wire::scrape(out, id, transaction);
+                (0..self.scrape_torrents).for_each(|_| out.extend_from_slice(&self.plan.scraped()));
+                return;
+            }
+            Wish::Honest(Kind::Announce) => (id, transaction),
+            Wish::Forged => (self.plan.random(), lane.flight.stranger()),
+        };
+        let announce = match number {
+            Some(number) => self.plan.filling(number),
+            None => self.plan.announce(lane.index),
+        };
+        let options = match self.options.len() {
+            0 => &[][..],
+            len => self.options.get(self.plan.place(len)).map_or(&[][..], Vec::as_slice),
+        };
+        wire::announce(out, id, transaction, &announce, options);
+    }
+
+    /// Sends the burst that was written, and gives how many of its requests left.
+    fn post(&mut self, lane: &mut Lane) -> usize {
+        if self.burst.octets.is_empty() {
+            return 0;
+        }
+        let sent = socket::send(&lane.socket, &self.burst, &mut self.may_cut);
+        for (place, request) in self.requests.drain(..).enumerate() {
+            if place < sent {
+                self.session.recorder.sent(request.due);
+                lane.flight.push(request);
+            } else if let Some(number) = request.filling {
+                lane.share.again(number);
+            }
+        }
+        sent
+    }
+
+    /// Takes the replies that are there, and gives up on requests that waited too long.
+    fn receive(&mut self, lane: &mut Lane) -> usize {
+        let Self { receiver, session, fill, .. } = self;
+        let mut now = None;
+        let count = receiver.receive(&lane.socket, |reply| {
+            let Some(request) = lane.flight.land(reply.transaction) else { return };
+            let now = *now.get_or_insert_with(|| session.now());
+            if let Says::Connected(id) = reply.says {
+                (lane.connection_id, lane.renew_at) = (id, now + CONNECTION_AGE);
+            }
+            if reply.says.answers(request.kind) {
+                session.recorder.answered(request.kind, request.due, now);
+            } else {
+                session.recorder.refused(request.due);
+            }
+            if let (Some(fill), Some(_)) = (&mut *fill, request.filling) {
+                fill.settle();
+            }
+        });
+        let before = self.session.now().saturating_sub(self.patience);
+        while let Some(request) = lane.flight.expire(before) {
+            self.session.recorder.lost(request.due);
+            if let Some(number) = request.filling {
+                lane.share.again(number);
+            }
+        }
+        count
+    }
+}
