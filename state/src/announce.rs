@@ -57,8 +57,8 @@ pub struct Tally {
     pub completed: u32,
     /// All other peers (HTTP: incomplete).
     pub leechers: u32,
-    /// Leechers that are partial seeds (BEP 21). Counted for scrapes only: 0 in the answer to an announce, which
-    /// has no place for it.
+    /// Leechers that are partial seeds (BEP 21). Counted for scrapes only: 0 in the answer to an announce,
+    /// which has no place for it.
     pub paused: u32,
 }
 

@@ -1,5 +1,6 @@
 //! Peers of one family in one heap block: first the octets of all of them, as they go on the wire, then their
-//! ages, then, where they are kept, their ids. Ten octets a peer at most where no ids are kept, and no pointer.
+//! ages, then, where they are kept, their ids. Ten octets a peer at most where no ids are kept, and no
+//! pointer.
 
 use crate::ids::{ID_LEN, PeerId};
 use crate::peer::{Member, Seen};

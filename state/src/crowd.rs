@@ -1,5 +1,5 @@
-//! The peers of one family in a large swarm, or in one whose peer ids are kept: a pack of seeders and a pack of
-//! leechers.
+//! The peers of one family in a large swarm, or in one whose peer ids are kept: a pack of seeders and a pack
+//! of leechers.
 
 use crate::block::Block;
 use crate::clock::Tick;

@@ -10,8 +10,9 @@ use crate::roster::Row;
 /// IPv4 peers of a swarm that is searched one by one; larger ones have buckets.
 pub(crate) const GROUP: usize = 40;
 
-/// Up to [`GROUP`] IPv4 peers, seeders first, without ids. It is part of a [`Torrent`](crate::torrent::Torrent)
-/// of 48 octets, so it has no room for what a [`Block`] knows about itself.
+/// Up to [`GROUP`] IPv4 peers, seeders first, without ids. It is part of a
+/// [`Torrent`](crate::torrent::Torrent) of 48 octets, so it has no room for what a [`Block`] knows about
+/// itself.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
     bytes: Box<[u8]>,

@@ -6,7 +6,7 @@
 //! | [`announce`] | the words of one announce or scrape, and of its answer |
 //! | [`reach`] | which peers an asker may be handed: public, private ranges, hidden ports |
 //! | [`clock`] | the one place where time is read |
-//! | `torrent` | one torrent, and the form its swarm has: `pair`, `group` or `crowd`, which is made of `pack`s |
+//! | `torrent` | one torrent, its swarm being a `pair`, a `group`, or a `crowd` made of `pack`s |
 //! | `peer`, `block`, `roster` | one peer in memory, many in a row, what can be done to them |
 //! | `select` | the choice of peers |
 //! | `index`, `keys`, `chunks`, `prefetch` | how a torrent is found, and found early |

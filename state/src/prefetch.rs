@@ -5,8 +5,8 @@
 #[cfg(target_arch = "x86_64")]
 const CACHE_LINE: usize = 64;
 
-/// Starts fetching the cache lines in which `value` lies, and does not wait for them. Changes nothing but speed;
-/// does nothing on processors for which the standard library has no such instruction.
+/// Starts fetching the cache lines in which `value` lies, and does not wait for them. Changes nothing but
+/// speed; does nothing on processors for which the standard library has no such instruction.
 #[inline]
 pub(crate) fn prefetch<T: ?Sized>(value: &T) {
     #[cfg(target_arch = "x86_64")]

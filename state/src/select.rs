@@ -12,8 +12,8 @@ use crate::reach::ReachSet;
 const LOOK_MAX: usize = 1024;
 /// Draws from a larger mixed swarm before we are content with fewer than wanted.
 const DRAWS_MIN: usize = 1024;
-/// Places of a bucket from which a draw is made, whether there is a peer or not: more than buckets have, but for
-/// one in millions, and the peers behind it are only never the first of a block.
+/// Places of a bucket from which a draw is made, whether there is a peer or not: more than buckets have, but
+/// for one in millions, and the peers behind it are only never the first of a block.
 const BUCKET_DRAW: usize = 128;
 /// Draws after which we are content with the start of a bucket: four of ten places have a peer.
 const START_DRAWS_MAX: usize = 64;
@@ -83,8 +83,8 @@ where
         }
     }
 
-    /// A place from which to go round: any peer with the same chance, but not the asker, who is in `own`; else
-    /// the one behind him would be met twice as often.
+    /// A place from which to go round: any peer with the same chance, but not the asker, who is in `own`;
+    /// else the one behind him would be met twice as often.
     fn start(self, own: Option<Spot>, random: &mut fastrand::Rng) -> (usize, usize) {
         let buckets = self.buckets();
         if buckets == 1 {

@@ -232,7 +232,8 @@ impl Swarms {
     }
 }
 
-/// The torrents whose hash falls to one lock. What every announce reads first is in the cache line of the lock.
+/// The torrents whose hash falls to one lock. What every announce reads first is in the cache line of the
+/// lock.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct Shard {

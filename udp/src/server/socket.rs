@@ -144,7 +144,8 @@ fn new_socket(address: SocketAddr, config: &SocketConfig) -> Result<Socket, Open
         let option = if address.is_ipv4() { SocketOption::PacketInfoV4 } else { SocketOption::PacketInfoV6 };
         batch::set(socket.as_fd(), option).map_err(failed("ask for the address datagrams come to"))?;
     }
-    // A kernel that cannot count drops, or numbers packets for fragments that never come, serves all the same.
+    // A kernel that cannot count drops, or numbers packets for fragments that never come, serves all the
+    // same.
     let _ = batch::set(socket.as_fd(), SocketOption::CountDrops);
     if address.is_ipv4() {
         let _ = batch::set(socket.as_fd(), SocketOption::NoFragments);

@@ -22,8 +22,8 @@ const ROUNDS_MAX: usize = 8;
 const BUSY_FROM: usize = 2;
 /// Turns of fewer datagrams than that before the poller is asked again.
 const THIN_TURNS_MAX: usize = 2;
-/// Turns without asking the poller after which it stops watching the sockets: while it does, the kernel tells it
-/// of each packet, at a cost that a busy worker can save.
+/// Turns without asking the poller after which it stops watching the sockets: while it does, the kernel tells
+/// it of each packet, at a cost that a busy worker can save.
 const UNWATCHED_FROM: usize = 4;
 /// Longest wait for the poller. Nothing depends on it: it is how long a lost wake-up could cost.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
