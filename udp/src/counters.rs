@@ -25,8 +25,10 @@ impl PerFamily {
     }
 }
 
-/// The numbers of one worker.
+/// The numbers of one worker. Aligned so that two workers never write to one cache line, nor to two that
+/// processors fetch as a pair.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Counters {
     /// Connects answered.
     pub connects: PerFamily,
