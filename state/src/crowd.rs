@@ -17,7 +17,6 @@ pub(crate) struct Crowd<const LEN: usize> {
     seeders: Pack<LEN>,
     leechers: Pack<LEN>,
     paused: u32,
-    with_ids: bool,
     /// Every reach a peer has had since the last full look; a sweep narrows it.
     reach: ReachSet,
     /// Every reach that was added since the current look began.
@@ -43,7 +42,6 @@ where
             seeders: Pack::new(true, with_ids),
             leechers: Pack::new(false, with_ids),
             paused: 0,
-            with_ids,
             reach: ReachSet::NONE,
             fresh_reach: ReachSet::NONE,
         }
@@ -70,7 +68,7 @@ where
     }
 
     pub(crate) fn with_ids(&self) -> bool {
-        self.with_ids
+        self.seeders.with_ids()
     }
 
     /// Octets on the heap.
@@ -80,14 +78,14 @@ where
 
     /// Keeps peer ids from now on (those of the peers already here are unknown), or gives them up.
     pub(crate) fn keep_ids(&mut self, with_ids: bool) {
-        self.with_ids = with_ids;
         self.seeders.keep_ids(with_ids);
         self.leechers.keep_ids(with_ids);
     }
 
     /// Takes over what another form of the swarm knew about its peers' reach.
     pub(crate) fn look_was(&mut self, reach: ReachSet) {
-        self.reach = reach;
+        // Fresh to a sweep that began before the swarm had this form.
+        (self.reach, self.fresh_reach) = (reach, reach);
     }
 
     /// All peers with their roles, seeders first; for a swarm that takes another form.
@@ -112,6 +110,7 @@ where
         most: usize,
         keys: &Keys,
     ) -> usize {
+        self.keep_ids(policy.keep_peer_ids);
         let mut at = cursor.take().unwrap_or_else(|| {
             self.fresh_reach = ReachSet::NONE;
             CrowdCursor { seeders: true, bucket: usize::MAX, found: ReachSet::NONE }
@@ -164,8 +163,9 @@ where
         // Peers that move may come to stand behind a sweep that has not looked at them.
         let mut moved = ReachSet::NONE;
         let see = |peer: &[u8; LEN]| moved = moved.with(reach_of(peer, policy));
-        let spot = self.pack(seeder).insert(keys.peer(&member.octets), member, keys, see)?;
+        let spot = self.pack(seeder).insert(keys.peer(&member.octets), member, keys, see);
         self.fresh_reach = self.fresh_reach.and(moved);
+        let spot = spot?;
         self.paused += u32::from(member.seen.paused());
         Some(spot)
     }
@@ -177,13 +177,7 @@ where
     }
 
     fn renew(&mut self, spot: Spot, seen: Seen, id: PeerId) {
-        let place = usize::from(spot.place);
-        let before = self.pack(spot.seeder).change(spot.bucket as usize, |block| {
-            let before = block.seen(place);
-            block.set_seen(place, seen);
-            block.set_id(place, id);
-            before
-        });
+        let before = self.pack(spot.seeder).renew(spot, seen, id);
         self.paused = self.paused + u32::from(seen.paused()) - u32::from(before.unwrap_or(seen).paused());
     }
 

@@ -2,7 +2,6 @@
 
 use crate::announce::PEER_V4_LEN;
 use crate::block::{self, Block, allocation};
-use crate::ids::PeerId;
 use crate::peer::{Member, Seen};
 use crate::reach::{Reach, ReachSet};
 use crate::roster::Row;
@@ -101,10 +100,4 @@ impl Row<PEER_V4_LEN> for Group {
     fn add_reach(&mut self, reach: Reach) {
         self.reach = self.reach.with(reach);
     }
-}
-
-/// The peer of a place in any row; rows keep no ids.
-pub(crate) fn member_of(row: &impl Row<PEER_V4_LEN>, place: usize) -> Option<Member<PEER_V4_LEN>> {
-    let octets = *row.octets().get(place)?;
-    Some(Member { octets, seen: row.seen(place), id: PeerId::default() })
 }

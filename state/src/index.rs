@@ -36,8 +36,9 @@ const _: () = assert!(size_of::<Line>() == 64);
 impl Line {
     const EMPTY: Self = Self { slots: [0; LINE], fingerprints: [0; LINE], passed: 0 };
 
-    /// The places of all slots with this fingerprint, and rarely of another. All are compared at once: each
-    /// octet becomes one bit, its highest, which is set where the octet is that of the fingerprint.
+    /// The places of all slots with this fingerprint, and rarely of one that differs in its last bit. All are
+    /// compared at once: each octet becomes one bit, its highest, which is set where the octet is that of the
+    /// fingerprint; the subtraction may borrow from the octet behind such a one.
     fn places(&self, fingerprint: u8) -> impl Iterator<Item = usize> + use<> {
         const ONES: u128 = u128::MAX / 0xff;
         const HIGH: u128 = (ONES << 7) & (u128::MAX >> (8 * (16 - LINE)));

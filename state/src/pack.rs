@@ -4,8 +4,9 @@
 
 use crate::block::Block;
 use crate::chunks::Chunks;
+use crate::ids::PeerId;
 use crate::keys::Keys;
-use crate::peer::{Endpoint, Member, Spot};
+use crate::peer::{Endpoint, Member, Seen, Spot};
 
 /// Peers of a bucket on average at which one more bucket is split off.
 const SPLIT_AT: usize = 48;
@@ -19,7 +20,10 @@ pub(crate) struct Pack<const LEN: usize> {
     first: Block<LEN>,
     more: Chunks<Block<LEN>>,
     len: u32,
+    /// Peers of the largest bucket there was since there was only one.
+    widest: u16,
     seeder: bool,
+    /// Whether ids are kept; a bucket follows when it is next changed or swept.
     with_ids: bool,
     /// Octets of the blocks; asked at each announce, so that they are not summed each time.
     blocks: usize,
@@ -36,6 +40,11 @@ where
 
     pub(crate) fn len(&self) -> usize {
         self.len as usize
+    }
+
+    /// More peers than this are in no bucket.
+    pub(crate) fn widest(&self) -> usize {
+        self.widest.into()
     }
 
     /// Octets on the heap.
@@ -59,10 +68,10 @@ where
         self.bucket(bucket)?.find(peer).map(|place| self.spot(bucket, place))
     }
 
-    /// Peers of the bucket of a hash that fit.
-    pub(crate) fn count(&self, hash: u64, fits: impl Fn(&[u8; LEN]) -> bool) -> usize {
+    /// Peers of the bucket of a hash that count.
+    pub(crate) fn count(&self, hash: u64, counts: impl Fn(&[u8; LEN]) -> bool) -> usize {
         let bucket = self.bucket(self.bucket_of(hash));
-        bucket.map_or(0, |bucket| bucket.octets().iter().filter(|peer| fits(peer)).count())
+        bucket.map_or(0, |bucket| bucket.octets().iter().filter(|peer| counts(peer)).count())
     }
 
     /// Adds a peer; `None` where its bucket is full of peers that no split can part. `moved` is shown the
@@ -78,7 +87,7 @@ where
             self.split(keys, moved);
         }
         let bucket = self.bucket_of(hash);
-        let place = self.change(bucket, |block| block.push(member)).flatten()?;
+        let place = self.put(bucket, member)?;
         self.len += 1;
         Some(self.spot(bucket, place))
     }
@@ -104,8 +113,9 @@ where
         mut expired: impl FnMut(&Block<LEN>, usize) -> bool,
     ) -> usize {
         let len = self.bucket(bucket).map_or(0, Block::len);
-        let mut gone = 0;
+        let (mut gone, with_ids) = (0, self.with_ids);
         self.change(bucket, |block| {
+            block.keep_ids(with_ids);
             for place in (0..len).rev() {
                 if expired(block, place) {
                     block.swap_remove(place);
@@ -115,14 +125,14 @@ where
             block.shrink();
         });
         self.len -= gone;
-        // Two for each bucket that is looked at: a round that empties all of them ends with one.
-        self.merge_if_sparse(keys);
-        self.merge_if_sparse(keys);
+        // Merging begins when two thirds of the peers of full buckets are gone. With three merges for each bucket
+        // that is looked at, a round that empties all of them still ends with one.
+        (0..3).for_each(|_| self.merge_if_sparse(keys));
         len
     }
 
     /// Changes one bucket and keeps the count of octets true.
-    pub(crate) fn change<T>(&mut self, bucket: usize, work: impl FnOnce(&mut Block<LEN>) -> T) -> Option<T> {
+    fn change<T>(&mut self, bucket: usize, work: impl FnOnce(&mut Block<LEN>) -> T) -> Option<T> {
         let block = match bucket.checked_sub(1) {
             None => &mut self.first,
             Some(place) => self.more.get_mut(place)?,
@@ -133,15 +143,38 @@ where
         Some(result)
     }
 
-    /// Keeps ids from now on, or gives them up.
+    pub(crate) fn with_ids(&self) -> bool {
+        self.with_ids
+    }
+
+    /// Keeps ids from now on, or gives them up: in each bucket when it is next changed or swept, because all at
+    /// once would take too long.
     pub(crate) fn keep_ids(&mut self, with_ids: bool) {
-        if self.with_ids == with_ids {
-            return;
-        }
         self.with_ids = with_ids;
-        for bucket in 0..self.buckets() {
-            self.change(bucket, |block| block.keep_ids(with_ids));
-        }
+    }
+
+    /// A peer came again.
+    pub(crate) fn renew(&mut self, spot: Spot, seen: Seen, id: PeerId) -> Option<Seen> {
+        let (place, with_ids) = (usize::from(spot.place), self.with_ids);
+        self.change(spot.bucket as usize, |block| {
+            let before = block.seen(place);
+            block.keep_ids(with_ids);
+            block.set_seen(place, seen);
+            block.set_id(place, id);
+            before
+        })
+    }
+
+    /// Adds a peer to a bucket; gives its place.
+    fn put(&mut self, bucket: usize, member: &Member<LEN>) -> Option<usize> {
+        let with_ids = self.with_ids;
+        let place = self.change(bucket, |block| {
+            block.keep_ids(with_ids);
+            block.push(member)
+        });
+        let place = place.flatten()?;
+        self.widest = self.widest.max(u16::try_from(place + 1).unwrap_or(u16::MAX));
+        Some(place)
     }
 
     fn spot(&self, bucket: usize, place: usize) -> Spot {
@@ -165,12 +198,15 @@ where
         let parent = new & !(1 << new.ilog2());
         self.more.push(Block::with_ids(self.with_ids));
         let members = self.take_bucket(parent);
-        for member in members {
+        for bucket in [parent, new] {
+            self.change(bucket, |block| block.make_room(members.len() / 2));
+        }
+        for member in (0..members.len()).filter_map(|place| members.member(place)) {
             let bucket = self.bucket_of(keys.peer(&member.octets));
             if bucket == new {
                 moved(&member.octets);
             }
-            self.change(bucket, |block| block.push(&member));
+            self.put_back(bucket, &member);
         }
     }
 
@@ -181,16 +217,102 @@ where
         }
         let members = self.take_bucket(self.buckets() - 1);
         self.more.pop();
-        for member in members {
-            let bucket = self.bucket_of(keys.peer(&member.octets));
-            self.change(bucket, |block| block.push(&member));
+        for member in (0..members.len()).filter_map(|place| members.member(place)) {
+            self.put_back(self.bucket_of(keys.peer(&member.octets)), &member);
+        }
+        if self.buckets() == 1 {
+            self.widest = u16::try_from(self.first.len()).unwrap_or(u16::MAX);
+        }
+    }
+
+    /// Adds a peer that has only changed its bucket. It is lost where a bucket has no room for more, which takes
+    /// a `peers_per_address` near the largest.
+    fn put_back(&mut self, bucket: usize, member: &Member<LEN>) {
+        if self.put(bucket, member).is_none() {
+            self.len -= 1;
         }
     }
 
     /// Empties a bucket.
-    fn take_bucket(&mut self, bucket: usize) -> impl Iterator<Item = Member<LEN>> + use<LEN> {
+    fn take_bucket(&mut self, bucket: usize) -> Block<LEN> {
         let empty = Block::with_ids(self.with_ids);
-        let block = self.change(bucket, |block| std::mem::replace(block, empty)).unwrap_or_default();
-        (0..block.len()).filter_map(move |place| block.member(place))
+        self.change(bucket, |block| std::mem::replace(block, empty)).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn member(number: u32) -> Member<6> {
+        let [a, b, c, d] = number.to_be_bytes();
+        Member { octets: [a, b, c, d, 7, 11], seen: Seen(13), id: PeerId::default() }
+    }
+
+    fn insert(pack: &mut Pack<6>, number: u32, keys: &Keys) {
+        let (member, mut moved) = (member(number), 0);
+        let spot = pack.insert(keys.peer(&member.octets), &member, keys, |_| moved += 1).unwrap();
+        assert_eq!(pack.find(keys.peer(&member.octets), &member.octets), Some(spot));
+        assert!(moved <= pack.widest());
+    }
+
+    #[test]
+    fn peers_are_found_where_they_stand_through_growth_and_decline() {
+        let (keys, mut random) = (Keys::new(0), fastrand::Rng::with_seed(7));
+        let (mut pack, mut model) = (Pack::new(false, false), BTreeSet::new());
+        for step in 0..40_000 {
+            let number = random.u32(..5000);
+            // Growth, then decline.
+            if random.u32(..40_000) > step {
+                if model.insert(number) {
+                    insert(&mut pack, number, &keys);
+                }
+            } else if model.remove(&number) {
+                let peer = member(number).octets;
+                let spot = pack.find(keys.peer(&peer), &peer).unwrap();
+                assert_eq!(pack.remove(spot, &keys).unwrap().octets, peer);
+            }
+            assert_eq!(pack.len(), model.len());
+        }
+        for number in 0..5000 {
+            let peer = member(number).octets;
+            assert_eq!(pack.find(keys.peer(&peer), &peer).is_some(), model.contains(&number), "{number}");
+        }
+        let blocks = (0..pack.buckets()).map(|bucket| pack.bucket(bucket).unwrap());
+        assert_eq!(pack.blocks, blocks.clone().map(Block::heap).sum());
+        assert!(blocks.map(Block::len).all(|len| len <= pack.widest()));
+    }
+
+    #[test]
+    fn a_round_that_empties_all_buckets_leaves_one() {
+        let (keys, mut pack) = (Keys::new(0), Pack::new(true, false));
+        (0..20_000).for_each(|number| insert(&mut pack, number, &keys));
+        let (mut at, full) = (pack.buckets(), pack.heap());
+        assert!((400..430).contains(&at), "{at}");
+        while at > 0 {
+            at = at.min(pack.buckets()) - 1;
+            pack.expire(at, &keys, |_, _| true);
+        }
+        assert_eq!((pack.len(), pack.buckets()), (0, 1));
+        assert!(pack.heap() < full / 100, "{} of {full}", pack.heap());
+    }
+
+    #[test]
+    fn buckets_follow_when_ids_are_kept_or_given_up() {
+        let (keys, mut pack) = (Keys::new(0), Pack::new(true, false));
+        (0..200).for_each(|number| insert(&mut pack, number, &keys));
+        let without = pack.heap();
+        let look = |pack: &mut Pack<6>| {
+            (0..pack.buckets()).for_each(|bucket| _ = pack.expire(bucket, &keys, |_, _| false));
+        };
+        pack.keep_ids(true);
+        assert_eq!(pack.heap(), without, "not all at once");
+        look(&mut pack);
+        assert!(pack.heap() > 2 * without);
+        pack.keep_ids(false);
+        look(&mut pack);
+        assert!(pack.heap() <= without, "{} of {without}", pack.heap());
     }
 }

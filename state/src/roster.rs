@@ -2,9 +2,9 @@
 
 use crate::ids::PeerId;
 use crate::keys::Keys;
-use crate::peer::{Endpoint, Member, Seen, Spot, are_near};
+use crate::peer::{Endpoint, Member, Seen, Spot, are_near, reach_of};
 use crate::policy::Policy;
-use crate::reach::Reach;
+use crate::reach::{Reach, ReachSet};
 
 /// The peers of one family in a swarm, in any form. Each is there once.
 pub(crate) trait Roster<const LEN: usize>
@@ -40,6 +40,25 @@ pub(crate) trait Row<const LEN: usize> {
     fn pop(&mut self);
     fn swap(&mut self, a: usize, b: usize);
     fn add_reach(&mut self, reach: Reach);
+
+    /// The peer of a place; rows keep no ids.
+    fn member(&self, place: usize) -> Option<Member<LEN>> {
+        let octets = *self.octets().get(place)?;
+        Some(Member { octets, seen: self.seen(place), id: PeerId::default() })
+    }
+
+    /// Partial seeds (BEP 21).
+    fn paused(&self) -> u32 {
+        (0..self.octets().len()).map(|place| u32::from(self.seen(place).paused())).sum()
+    }
+
+    /// Every reach a peer has now.
+    fn reach_now(&self, policy: &Policy) -> ReachSet
+    where
+        [u8; LEN]: Endpoint,
+    {
+        self.octets().iter().fold(ReachSet::NONE, |set, peer| set.with(reach_of(peer, policy)))
+    }
 
     /// Drops a peer. Only peers behind it change their place.
     fn drop_at(&mut self, place: usize) {

@@ -10,12 +10,12 @@ use crate::reach::ReachSet;
 
 /// Peers up to which a mixed swarm is looked at whole.
 const LOOK_MAX: usize = 1024;
-/// Draws from a larger mixed swarm before we are content with fewer than wanted.
+/// Peers drawn from a larger mixed swarm before we are content with fewer than wanted.
 const DRAWS_MIN: usize = 1024;
-/// Places of a bucket from which a draw is made, whether there is a peer or not: more than buckets have, but
-/// for one in millions, and the peers behind it are only never the first of a block.
-const BUCKET_DRAW: usize = 128;
-/// Draws after which we are content with the start of a bucket: four of ten places have a peer.
+/// Draws for each of them, where buckets are sparse and most places empty.
+const DRAWS_PER_PEER: usize = 8;
+/// Draws after which we are content with the start of a bucket; of the places drawn from, one in eight has a peer
+/// at the least, and nearly half as a rule.
 const START_DRAWS_MAX: usize = 64;
 
 /// Which peers an asker is useful to (`spec` ruling 13).
@@ -74,6 +74,14 @@ where
         }
     }
 
+    /// More peers than this are in no bucket.
+    fn widest(self) -> usize {
+        match self {
+            Self::Row(peers) => peers.len(),
+            Self::Pack(pack) => pack.widest(),
+        }
+    }
+
     fn bucket(self, bucket: usize) -> Bucket<'a, LEN> {
         match self {
             Self::Row(octets) => Bucket { octets, ids: &[] },
@@ -95,7 +103,7 @@ where
         let mut bucket = 0;
         for _ in 0..START_DRAWS_MAX {
             bucket = random.usize(..buckets);
-            let place = random.usize(..BUCKET_DRAW);
+            let place = random.usize(..self.widest().max(1));
             let is_own = |own: Spot| own.bucket as usize == bucket && usize::from(own.place) == place;
             if place < self.bucket(bucket).octets.len() && !own.is_some_and(is_own) {
                 return (bucket, place);
@@ -278,19 +286,21 @@ where
 
     /// Draws peers of these roles until there are enough, or it has cost enough.
     fn take_by_draws(&mut self, roles: &[bool], want: usize) {
-        let buckets: usize = roles.iter().map(|&seeder| self.side(seeder).buckets()).sum();
-        let mut left = want;
-        for _ in 0..DRAWS_MIN.max(8 * want) {
-            let drawn = self.random.usize(..buckets);
-            let (seeder, bucket) = self.nth_bucket(roles, drawn);
-            let place = self.random.usize(..BUCKET_DRAW);
+        let sides = || roles.iter().map(|&seeder| self.side(seeder));
+        let buckets = sides().map(Side::buckets).sum::<usize>();
+        let widest = sides().map(Side::widest).max().unwrap_or(0).max(1);
+        let (mut left, mut peers_left) = (want, DRAWS_MIN.max(8 * want));
+        for _ in 0..DRAWS_PER_PEER * peers_left {
+            let (bucket, place) = (self.random.usize(..buckets), self.random.usize(..widest));
+            let (seeder, bucket) = self.nth_bucket(roles, bucket);
             let Some((peer, id)) = self.side(seeder).bucket(bucket).get(place) else { continue };
+            peers_left -= 1;
             if self.may_have(peer, id, spot(seeder, bucket, place)) && !self.lane.has(peer) {
                 self.lane.push(peer, id);
                 left -= 1;
-                if left == 0 {
-                    return;
-                }
+            }
+            if left == 0 || peers_left == 0 {
+                return;
             }
         }
     }

@@ -101,9 +101,17 @@ impl Swarms {
             count += 1;
         }
         let hashes = hashes.get(..count).unwrap_or_default();
-        hashes.iter().for_each(|&hash| self.shard(hash).lock().index.prefetch(hash));
-        hashes.iter().for_each(|&hash| self.shard(hash).lock().prefetch_torrent(hash));
-        hashes.iter().for_each(|&hash| self.shard(hash).lock().prefetch_peers(hash));
+        // A shard that somebody holds is left out: nothing is worth waiting for here.
+        let visit = |work: fn(&Shard, u64)| {
+            for &hash in hashes {
+                if let Some(shard) = self.shard(hash).try_lock() {
+                    work(&shard, hash);
+                }
+            }
+        };
+        visit(|shard, hash| shard.index.prefetch(hash));
+        visit(|shard, hash| shard.prefetch_torrent(hash));
+        visit(|shard, hash| shard.prefetch_peers(hash));
     }
 
     /// How a swarm stands; zeros where it is unknown.
@@ -220,7 +228,7 @@ impl Swarms {
     /// the sum be below zero for a moment.
     fn account(&self, shard: &mut Shard) {
         let (counted, now) = (shard.counted, shard.memory());
-        if now.abs_diff(counted) >= ACCOUNT_STEP || now == 0 && counted != 0 {
+        if now.abs_diff(counted) >= ACCOUNT_STEP {
             self.memory.fetch_add(now.wrapping_sub(counted), Ordering::Relaxed);
             shard.counted = now;
         }

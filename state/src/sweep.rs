@@ -102,7 +102,7 @@ impl Sweeper {
                     peers = PeerCursor::default();
                 }
                 met = Some(torrent.info_hash);
-                let (looked, done) = torrent.expire(now, policy, &mut peers, SLICE, keys);
+                let (looked, done) = torrent.expire(now, policy, &mut peers, SLICE - looked, keys);
                 if done {
                     torrent.settle(policy, keys);
                 }

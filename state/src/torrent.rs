@@ -6,11 +6,11 @@ use crate::block::allocation;
 use crate::census::Census;
 use crate::clock::Tick;
 use crate::crowd::{Crowd, CrowdCursor};
-use crate::group::{GROUP, Group, member_of};
+use crate::group::{GROUP, Group};
 use crate::ids::InfoHash;
 use crate::keys::Keys;
 use crate::pair::{PAIR, Pair};
-use crate::peer::{Endpoint, Member, Seen, Spot, Wire, reach_of};
+use crate::peer::{Endpoint, Member, Seen, Spot, Wire};
 use crate::policy::Policy;
 use crate::prefetch::prefetch;
 use crate::reach::{Reach, ReachSet};
@@ -184,8 +184,8 @@ impl Torrent {
     pub(crate) fn tally_with_paused(&self) -> Tally {
         let paused = match &self.peers {
             Peers::Idle(_) => 0,
-            Peers::Pair(pair) => paused_in_row(pair),
-            Peers::Group(group) => paused_in_row(group),
+            Peers::Pair(pair) => pair.paused(),
+            Peers::Group(group) => group.paused(),
             Peers::Crowd(swarm) => swarm.v4.paused() + swarm.v6.as_ref().map_or(0, |v6| v6.paused()),
         };
         Tally { paused, ..self.tally() }
@@ -240,14 +240,16 @@ impl Torrent {
         match &mut self.peers {
             Peers::Idle(_) => (0, true),
             Peers::Pair(pair) => {
+                let looked = pair.octets().len();
                 pair.expire(expired);
-                pair.reach = reach_of_row(pair, policy);
-                (PAIR, true)
+                pair.reach = pair.reach_now(policy);
+                (looked, true)
             }
             Peers::Group(group) => {
+                let looked = group.octets().len();
                 group.expire(expired);
-                group.reach = reach_of_row(group, policy);
-                (GROUP, true)
+                group.reach = group.reach_now(policy);
+                (looked, true)
             }
             Peers::Crowd(swarm) => swarm.expire(now, policy, cursor, most, keys),
         }
@@ -262,7 +264,7 @@ impl Torrent {
             }
             // Half of what made it a crowd, so that it does not change its form with every peer.
             if swarm.v6.is_none() && !swarm.v4.with_ids() && swarm.v4.len() <= GROUP / 2 {
-                let mut group = Group::default();
+                let mut group = Group::with_room(swarm.v4.len());
                 swarm
                     .v4
                     .members()
@@ -295,23 +297,20 @@ impl Torrent {
         if self.is_idle() {
             self.peers = Peers::Pair(Pair::default());
         }
-        if let Peers::Pair(pair) = &self.peers {
-            if simple.is_some_and(|peer| fits(pair, PAIR, &peer)) {
-                return;
+        match &self.peers {
+            Peers::Pair(pair) if simple.is_none() => {
+                self.peers = crowd_of(pair, pair.reach, policy, keys);
             }
-            let mut group = Group::with_room(PAIR + 1);
-            group.reach = pair.reach;
-            copy_row(pair, &mut group, policy, keys);
-            self.peers = Peers::Group(group);
-        }
-        if let Peers::Group(group) = &self.peers {
-            if simple.is_some_and(|peer| fits(group, GROUP, &peer)) {
-                return;
+            Peers::Pair(pair) if simple.is_some_and(|peer| !fits(pair, PAIR, &peer)) => {
+                let mut group = Group::with_room(PAIR + 1);
+                group.reach = pair.reach;
+                copy_row(pair, &mut group, policy, keys);
+                self.peers = Peers::Group(group);
             }
-            let mut v4 = Crowd::new(policy.keep_peer_ids);
-            copy_row(group, &mut v4, policy, keys);
-            v4.look_was(group.reach);
-            self.peers = Peers::Crowd(Box::new(Swarm { v4, v6: None }));
+            Peers::Group(group) if simple.is_none_or(|peer| !fits(group, GROUP, &peer)) => {
+                self.peers = crowd_of(group, group.reach, policy, keys);
+            }
+            _ => {}
         }
         if let Peers::Crowd(swarm) = &mut self.peers {
             if matches!(wire, Wire::V6(_)) && swarm.v6.is_none() {
@@ -383,14 +382,6 @@ fn row_pool<const LEN: usize>(row: &impl Row<LEN>, reach: ReachSet) -> Pool<'_, 
     Pool { seeders: Side::Row(seeders), leechers: Side::Row(leechers), with_ids: false, reach }
 }
 
-fn reach_of_row(row: &impl Row<PEER_V4_LEN>, policy: &Policy) -> ReachSet {
-    row.octets().iter().fold(ReachSet::NONE, |set, peer| set.with(reach_of(peer, policy)))
-}
-
-fn paused_in_row(row: &impl Row<PEER_V4_LEN>) -> u32 {
-    (0..row.octets().len()).map(|place| u32::from(row.seen(place).paused())).sum()
-}
-
 /// Is the peer there already, or is there room for one more?
 fn fits(row: &impl Row<PEER_V4_LEN>, most: usize, peer: &[u8; PEER_V4_LEN]) -> bool {
     row.octets().len() < most || row.octets().contains(peer)
@@ -399,10 +390,18 @@ fn fits(row: &impl Row<PEER_V4_LEN>, most: usize, peer: &[u8; PEER_V4_LEN]) -> b
 /// Puts all peers of a row into another form, which has room for them.
 fn copy_row(row: &impl Row<PEER_V4_LEN>, to: &mut impl Roster<PEER_V4_LEN>, policy: &Policy, keys: &Keys) {
     for place in 0..row.octets().len() {
-        if let Some(member) = member_of(row, place) {
+        if let Some(member) = row.member(place) {
             to.insert(&member, place < row.seeders(), policy, keys);
         }
     }
+}
+
+/// A crowd of the peers of a row.
+fn crowd_of(row: &impl Row<PEER_V4_LEN>, reach: ReachSet, policy: &Policy, keys: &Keys) -> Peers {
+    let mut v4 = Crowd::new(policy.keep_peer_ids);
+    copy_row(row, &mut v4, policy, keys);
+    v4.look_was(reach);
+    Peers::Crowd(Box::new(Swarm { v4, v6: None }))
 }
 
 fn roles_of_row<const LEN: usize>(row: &impl Row<LEN>) -> (u32, u32) {

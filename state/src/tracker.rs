@@ -41,7 +41,7 @@ impl Tracker {
         &self.swarms
     }
 
-    /// Makes the announces and scrapes of a batch faster by fetching what they will look at, for
+    /// Makes the announces of a batch faster by fetching what they will look at, for
     /// [`LOOK_AHEAD_MAX`](crate::swarms::LOOK_AHEAD_MAX) of them at most. It changes no answer.
     pub fn look_ahead(&self, info_hashes: impl Iterator<Item = InfoHash>) {
         self.swarms.look_ahead(info_hashes);

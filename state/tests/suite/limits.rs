@@ -71,6 +71,26 @@ fn peers_live_for_their_lifetime_and_not_a_purge_longer() {
 }
 
 #[test]
+fn swarms_of_any_size_leave_within_a_purge() {
+    const PEERS: u32 = 60_000;
+    for size in [1, 2, 3, 30, 300, 30_000] {
+        let policy = Policy { peer_inactivity_seconds: 600, purge_seconds: 60, ..Policy::default() };
+        let mut desk = desk(policy);
+        for number in 0..PEERS {
+            let address = Ipv4Addr::from(0xC633_0000 + number % size);
+            let announce = from((number / size).into(), address, 6881, 9);
+            desk.announce(&Announce { num_want: 0, ..announce }).unwrap();
+        }
+        desk.now += 601;
+        let policy = desk.policy.current();
+        for _ in 0..600 {
+            desk.sweeper.beat(hayate_state::Tick(desk.now), &policy, std::time::Duration::from_millis(100));
+        }
+        assert_eq!((desk.swarms.census().peers(), desk.swarms.live()), (0, 0), "of {size} peers");
+    }
+}
+
+#[test]
 fn ages_survive_the_wrap_of_their_fifteen_bits() {
     let mut desk = desk(Policy { peer_inactivity_seconds: 600, ..Policy::default() });
     desk.now = (1 << 15) - 100;

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hayate_state::swarms::Sweeper;
 use hayate_state::{
@@ -157,6 +158,12 @@ fn run(seed: u64, keep_peer_ids: bool) {
             for swarm in model.values_mut() {
                 swarm.peers.retain(|_, peer| now - peer.seen <= LIFETIME_SECONDS);
             }
+        }
+        let alive = |swarm: &ModelSwarm| swarm.peers.values().all(|peer| now - peer.seen <= LIFETIME_SECONDS);
+        if random.u16(..500) == 0 && model.values().all(alive) {
+            // Part of a round, in which nobody goes: it must disturb nothing wherever it stops.
+            let elapsed = Duration::from_millis(random.u64(..1000 * u64::from(PURGE_SECONDS)));
+            sweeper.beat(Tick(now), policy.current().as_ref(), elapsed);
         }
         let mut announce = random_announce(&mut random);
         if keep_peer_ids {

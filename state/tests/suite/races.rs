@@ -1,6 +1,6 @@
 //! What happens between two slices of a sweep, and what a sweep gives back.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use hayate_state::{Announce, Event, Policy, Tick};
@@ -87,4 +87,33 @@ fn ids_that_are_not_kept_any_more_are_given_back() {
     desk.announce(&from(1, public(0), 6881, 9)).unwrap();
     desk.sweep();
     assert!(desk.swarms.memory() + 15_000 < with_ids);
+}
+
+#[test]
+fn a_swarm_that_became_large_anew_under_the_sweep_hides_its_private_peers() {
+    let mut desk = Desk::new(Policy::default(), 0, 7);
+    let silent = |announce: Announce| Announce { num_want: 0, ..announce };
+    for number in 0..9000 {
+        desk.announce(&silent(from(1, public(number), 6881, 9))).unwrap();
+    }
+    // The sweep stops in the midst of the crowd.
+    let policy = desk.policy.current();
+    desk.sweeper.beat(Tick(desk.now), &policy, Duration::from_secs(10));
+    for number in 0..9000 {
+        let leave = Announce { event: Event::Stopped, ..from(1, public(number), 6881, 9) };
+        desk.announce(&leave).unwrap();
+    }
+    assert_eq!(desk.swarms.live(), 0);
+    for number in 0..30_u8 {
+        desk.announce(&silent(from(1, [10, 0, 0, number], 6881, 0))).unwrap();
+    }
+    for number in 0..30 {
+        desk.announce(&silent(from(1, public(number), 6881, 9))).unwrap();
+    }
+    for _ in 0..20 {
+        desk.sweeper.beat(Tick(desk.now), &policy, Duration::from_secs(1));
+        let (_, peers) = desk.announce(&from(1, [198, 18, 0, 1], 7001, 9)).unwrap();
+        let private = |address: &IpAddr| matches!(address, IpAddr::V4(v4) if v4.is_private());
+        assert!(peers.iter().all(|(address, _)| !private(address)), "{peers:?}");
+    }
 }

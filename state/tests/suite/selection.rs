@@ -170,3 +170,31 @@ fn ports_denied_by_a_reload_are_held_back_once_the_sweep_has_passed() {
     desk.sweep();
     assert_eq!(desk.announce(&leecher()).unwrap().1, []);
 }
+
+#[test]
+fn everybody_of_a_large_mixed_swarm_is_drawn_also_out_of_a_crowded_bucket() {
+    // 200 peers of one public address share a bucket; one private peer makes the swarm mixed.
+    let mut desk = Desk::new(Policy::default(), 200, 7);
+    let silent = |announce: Announce| Announce { num_want: 0, ..announce };
+    for number in 0..1200 {
+        desk.announce(&silent(peer(number, 9))).unwrap();
+    }
+    for port in 20_000..20_200 {
+        desk.announce(&silent(from(1, [203, 0, 113, 5], port, 9))).unwrap();
+    }
+    desk.announce(&silent(from(1, [10, 0, 0, 1], 6881, 9))).unwrap();
+    let mut drawn = HashMap::new();
+    for _ in 0..1000 {
+        let asker = Announce { num_want: 200, ..from(1, [198, 18, 0, 1], 7001, 9) };
+        let (_, peers) = desk.announce(&asker).unwrap();
+        assert_eq!(peers.len(), 200);
+        peers.into_iter().for_each(|peer| *drawn.entry(peer).or_insert(0) += 1);
+    }
+    // Each 143 times on average.
+    let (least, most) = (drawn.values().min().unwrap(), drawn.values().max().unwrap());
+    assert!(
+        drawn.len() == 1400 && *least > 80 && *most < 220,
+        "{} of them, {least} to {most} times",
+        drawn.len()
+    );
+}

@@ -219,7 +219,7 @@ pub(super) enum SocketOption {
     /// The same for IPv6.
     PacketInfoV6,
     /// Never let a reply be cut into fragments on its way, and believe nobody who says how long it may be
-    /// (IPv4; over IPv6 routers never do).
+    /// (IPv4; over IPv6 routers never do). A path narrower than a reply loses it.
     NoFragments,
     /// A receive buffer beyond the system's limit, for those who may.
     ReceiveBufferForce(c_int),

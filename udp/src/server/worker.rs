@@ -27,6 +27,8 @@ const THIN_TURNS_MAX: usize = 2;
 const UNWATCHED_FROM: usize = 4;
 /// Longest wait for the poller. Nothing depends on it: it is how long a lost wake-up could cost.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
+/// Between two lines of log about a poller that fails.
+const COMPLAIN_AFTER: Duration = Duration::from_secs(60);
 /// Events taken from the poller at once.
 const EVENTS_MAX: usize = 64;
 /// The waker's token; those of the sockets are their places.
@@ -44,6 +46,8 @@ pub(super) struct Worker {
     own: Arc<[SocketAddr]>,
     coalesce: Duration,
     stop: Arc<AtomicBool>,
+    /// When the log was last told that the poller failed.
+    complained: Option<Duration>,
 }
 
 /// One socket of this worker.
@@ -87,7 +91,10 @@ impl Worker {
         let port = |socket| Port { socket, ready: true, watched: false, drops: 0 };
         let sockets = sockets.into_iter().map(port).collect();
         let events = Events::with_capacity(EVENTS_MAX);
-        Ok((Self { engine, clock, poll, events, sockets, own, coalesce, stop }, waker))
+        let mut worker = Self { engine, clock, poll, events, sockets, own, coalesce, stop, complained: None };
+        // A poller that cannot watch at all is an error now, not later.
+        worker.watch()?;
+        Ok((worker, waker))
     }
 
     /// Serves until `stop` is set.
@@ -140,14 +147,23 @@ impl Worker {
         if let Err(error) = watched.and_then(|()| self.poll.poll(&mut self.events, Some(IDLE_WAIT)))
             && error.kind() != io::ErrorKind::Interrupted
         {
-            // Only a bug in this file can cause it; go on with the sockets, slowly.
-            log::error!("udp: the poller failed: {error}");
-            std::thread::sleep(IDLE_WAIT);
+            self.endure(&error);
         }
         let nobody_called = self.events.is_empty();
         for (index, port) in self.sockets.iter_mut().enumerate() {
             port.ready |= nobody_called || self.events.iter().any(|event| event.token() == Token(index));
         }
+    }
+
+    /// Goes on with the sockets, slowly, while the poller fails: for lack of kernel memory, or by a bug here.
+    fn endure(&mut self, error: &io::Error) {
+        let now = self.clock.uptime();
+        if self.complained.is_none_or(|last| now.saturating_sub(last) >= COMPLAIN_AFTER) {
+            log::error!("udp: the poller failed: {error}");
+            self.complained = Some(now);
+        }
+        self.events.clear();
+        std::thread::sleep(IDLE_WAIT);
     }
 
     /// Takes what waits, a bounded number of batches, from all sockets in turn; gives the datagrams taken.
@@ -156,9 +172,7 @@ impl Worker {
         let mut served = 0;
         for _ in 0..ROUNDS_MAX {
             for port in sockets.iter_mut().filter(|port| port.ready) {
-                let received = port.exchange(batch, engine, *clock, own);
-                port.ready = received == BATCH_MAX;
-                served += received;
+                served += port.exchange(batch, engine, *clock, own);
             }
         }
         served
@@ -179,7 +193,8 @@ impl Worker {
 }
 
 impl Port {
-    /// Receives one batch and answers it; gives the datagrams received.
+    /// Receives one batch and answers it; gives the datagrams received. The socket stays ready until it has been
+    /// found empty.
     fn exchange(
         &mut self,
         batch: &mut Batch,
@@ -189,13 +204,16 @@ impl Port {
     ) -> usize {
         let received = match batch.receive(self.socket.as_fd()) {
             Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return 0,
             Err(error) => {
-                if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
+                if error.kind() != io::ErrorKind::WouldBlock {
                     engine.counters().receive_errors.add(1);
                 }
+                self.ready = false;
                 return 0;
             }
         };
+        self.ready = received == BATCH_MAX;
         let now = clock.now();
         engine.begin_batch(now);
         if received > 1 {
@@ -296,6 +314,21 @@ mod tests {
         assert_eq!(worker.turn(&mut Batch::new()), 1);
         assert_eq!(stranger.recv(&mut [0; 64]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert_eq!(worker.engine.counters().refusals(Refusal::OwnEndpoint), 1);
+    }
+
+    #[test]
+    fn what_came_while_nobody_watched_is_met_at_once_and_what_comes_then_calls() {
+        let (mut worker, addresses) = worker(&["127.0.0.1:0", "[::1]:0"], &[]);
+        let [first, second] = [addresses[0], addresses[1]].map(client);
+        worker.unwatch();
+        assert!(worker.sockets.iter().all(|port| !port.watched));
+        for (socket, client) in [(0, &first), (1, &second), (0, &first)] {
+            worker.sockets.iter_mut().for_each(|port| port.ready = false);
+            client.send(&connect()).unwrap();
+            worker.wait(Pace::Idle);
+            assert!(worker.events.iter().any(|event| event.token() == Token(socket)), "{socket}");
+            assert_eq!(worker.turn(&mut Batch::new()), 1);
+        }
     }
 
     #[test]
