@@ -22,6 +22,7 @@ mod config;
 mod files;
 mod key;
 mod logging;
+mod memory;
 mod privileges;
 mod reload;
 mod run;

@@ -17,6 +17,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use crate::cli::Look;
 use crate::config::knob::duration_text;
 use crate::config::{Config, Document, Settings, Source};
+use crate::memory::Returner;
 use crate::reload::{self, Levers};
 use crate::signals::{self, Wish};
 use crate::{commands, files, key, logging};
@@ -73,6 +74,8 @@ struct Daemon {
     vitals: Arc<Vitals>,
     reloads: Reloads,
     actor: Actor,
+    swarms: Arc<Swarms>,
+    returner: Returner,
     inbox: Arc<Mutex<Option<Inbox<Asker>>>>,
     http: Option<hayate_gateway::Running>,
     udp: Option<hayate_udp::Running>,
@@ -116,8 +119,21 @@ impl Daemon {
         }
         vitals.serving.store(true, Ordering::Relaxed);
         log::info!("serving");
-        let inbox = kept_inbox;
-        Ok(Self { source, config, files_max, levers, vitals, reloads, actor, inbox, http, udp })
+        let (inbox, returner) = (kept_inbox, Returner::default());
+        Ok(Self {
+            source,
+            config,
+            files_max,
+            levers,
+            vitals,
+            reloads,
+            actor,
+            swarms,
+            returner,
+            inbox,
+            http,
+            udp,
+        })
     }
 
     /// Does what signals ask for, until one asks to stop.
@@ -130,6 +146,7 @@ impl Daemon {
                 Err(RecvTimeoutError::Disconnected) => bail!("the thread that takes signals has ended"),
             }
             self.look_round()?;
+            self.returner.look(&self.swarms);
         }
     }
 

@@ -1,8 +1,9 @@
 //! The state actor: a thread that owns the inbox through which the gateway's announces and scrapes arrive,
 //! answers them in batches, and runs everything periodic. The gateway never touches a shard.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub const INBOX_MAX: usize = 16 * 1024;
 const BATCH_MAX: usize = 256;
 /// Time between two slices of periodic work.
 const BEAT: Duration = Duration::from_millis(100);
+/// The same in a large tracker.
+const SHORT_BEAT: Duration = Duration::from_millis(10);
 /// Most time that one slice makes up for, after the thread had to wait for a processor.
 const BEAT_LATEST: Duration = Duration::from_secs(1);
 
@@ -143,6 +146,8 @@ impl<R: Respond> Inbox<R> {
 pub struct Actor {
     thread: JoinHandle<()>,
     beats: Arc<AtomicU64>,
+    /// Set when the thread has panicked and only turns questions away.
+    broken: Arc<AtomicBool>,
 }
 
 impl Actor {
@@ -172,9 +177,19 @@ impl Actor {
             scratch: Scratch::default(),
             beats: Arc::clone(&beats),
         };
-        let thread = thread::Builder::new().name("state".into()).spawn(move || desk.run(&receiver))?;
+        let broken = Arc::new(AtomicBool::new(false));
+        let breaks = Arc::clone(&broken);
+        let thread = thread::Builder::new().name("state".into()).spawn(move || {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| desk.run(&receiver))) {
+                breaks.store(true, Ordering::Relaxed);
+                // The channel keeps what lies in it until the last sender is gone. An asker that is dropped
+                // hears of it, so nobody waits for an answer that does not come.
+                receiver.iter().for_each(drop);
+                resume_unwind(panic);
+            }
+        })?;
         let alarm = Alarm(thread.thread().clone());
-        Ok((Self { thread, beats }, Inbox { sender, alarm }))
+        Ok((Self { thread, beats, broken }, Inbox { sender, alarm }))
     }
 
     /// Slices of periodic work done so far; it grows as long as the actor is alive.
@@ -183,10 +198,10 @@ impl Actor {
         Arc::clone(&self.beats)
     }
 
-    /// False once the thread has ended, which it does when the last inbox is gone, or by a panic.
+    /// False once the thread answers no more: after a panic, or when the last inbox is gone.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        !self.thread.is_finished()
+        !self.broken.load(Ordering::Relaxed) && !self.thread.is_finished()
     }
 
     /// Waits until the last inbox is gone and the last question answered.
@@ -209,16 +224,17 @@ impl Desk {
     fn run<R: Respond>(mut self, inbox: &Receiver<(Question, R)>) {
         let mut last_beat = self.clock.uptime();
         loop {
+            let beat = if self.sweeper.has_much_to_do() { SHORT_BEAT } else { BEAT };
             match inbox.try_recv() {
                 Ok(first) => self.answer_batch(first, inbox),
                 // Not the channel's own waiting: it would have every question wake us, and spin before that.
                 Err(TryRecvError::Empty) => {
-                    thread::park_timeout((last_beat + BEAT).saturating_sub(self.clock.uptime()));
+                    thread::park_timeout((last_beat + beat).saturating_sub(self.clock.uptime()));
                 }
                 Err(TryRecvError::Disconnected) => return,
             }
             let elapsed = self.clock.uptime().saturating_sub(last_beat);
-            if elapsed >= BEAT {
+            if elapsed >= beat {
                 last_beat += elapsed;
                 self.beat(elapsed.min(BEAT_LATEST));
             }

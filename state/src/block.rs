@@ -9,8 +9,9 @@ use crate::peer::{Member, Seen};
 const SEEN_LEN: usize = size_of::<Seen>();
 /// What an allocator adds to each block, in octets, for the memory count.
 const ALLOCATION_OVERHEAD: usize = 8;
-/// Peers a block grows by at least.
-const GROWTH_MIN: usize = 2;
+/// Peers a block grows by, unless it is smaller, which doubles, or so large that an eighth is more: small
+/// swarms are cold memory, and each growth touches more of it.
+const GROWTH: usize = 4;
 
 /// A heap block of `octets` with what the allocator adds.
 pub(crate) fn allocation(octets: usize) -> usize {
@@ -93,7 +94,7 @@ impl<const LEN: usize> Block<LEN> {
         let place = self.len();
         let len = self.len.checked_add(1)?;
         if place == self.room() {
-            self.resize(place + GROWTH_MIN.max(place / 8), self.with_ids);
+            self.resize(place + GROWTH.min(place.max(1)).max(place / 8), self.with_ids);
         }
         self.len = len;
         self.put(place, member);
@@ -134,7 +135,7 @@ impl<const LEN: usize> Block<LEN> {
     /// Gives memory back where there is much more of it than needed.
     pub(crate) fn shrink(&mut self) {
         let len = self.len();
-        if self.room() > 2 * len + 2 * GROWTH_MIN || len == 0 {
+        if self.room() > 2 * len + 2 * GROWTH || len == 0 {
             self.resize(len + len / 8, self.with_ids);
         }
     }

@@ -9,6 +9,10 @@ use crate::roster::Row;
 /// IPv4 peers of a swarm that is searched one by one; larger ones have buckets.
 pub(crate) const GROUP: usize = 40;
 
+/// Peers there is room for in a new group. From there it grows by four: blocks of such lengths, with what
+/// glibc's malloc adds, are multiples of 16 octets, of which nothing is lost.
+pub(crate) const GROUP_ROOM: usize = 5;
+
 /// Up to [`GROUP`] IPv4 peers, seeders first, without ids. It is part of a
 /// [`Torrent`](crate::torrent::Torrent) of 48 octets, so it has no room for what a [`Block`] knows about
 /// itself.

@@ -125,8 +125,8 @@ where
             block.shrink();
         });
         self.len -= gone;
-        // Merging begins when two thirds of the peers of full buckets are gone. With three merges for each bucket
-        // that is looked at, a round that empties all of them still ends with one.
+        // Merging begins when two thirds of the peers of full buckets are gone. With three merges for each
+        // bucket that is looked at, a round that empties all of them still ends with one.
         (0..3).for_each(|_| self.merge_if_sparse(keys));
         len
     }
@@ -147,8 +147,8 @@ where
         self.with_ids
     }
 
-    /// Keeps ids from now on, or gives them up: in each bucket when it is next changed or swept, because all at
-    /// once would take too long.
+    /// Keeps ids from now on, or gives them up: in each bucket when it is next changed or swept, because all
+    /// at once would take too long.
     pub(crate) fn keep_ids(&mut self, with_ids: bool) {
         self.with_ids = with_ids;
     }
@@ -225,8 +225,8 @@ where
         }
     }
 
-    /// Adds a peer that has only changed its bucket. It is lost where a bucket has no room for more, which takes
-    /// a `peers_per_address` near the largest.
+    /// Adds a peer that has only changed its bucket. It is lost where a bucket has no room for more, which
+    /// takes a `peers_per_address` near the largest.
     fn put_back(&mut self, bucket: usize, member: &Member<LEN>) {
         if self.put(bucket, member).is_none() {
             self.len -= 1;

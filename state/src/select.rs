@@ -14,8 +14,8 @@ const LOOK_MAX: usize = 1024;
 const DRAWS_MIN: usize = 1024;
 /// Draws for each of them, where buckets are sparse and most places empty.
 const DRAWS_PER_PEER: usize = 8;
-/// Draws after which we are content with the start of a bucket; of the places drawn from, one in eight has a peer
-/// at the least, and nearly half as a rule.
+/// Draws after which we are content with the start of a bucket; of the places drawn from, one in eight has a
+/// peer at the least, and nearly half as a rule.
 const START_DRAWS_MAX: usize = 64;
 
 /// Which peers an asker is useful to (`spec` ruling 13).

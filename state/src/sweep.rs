@@ -13,6 +13,8 @@ use crate::torrent::PeerCursor;
 
 /// Torrents and peers that one slice looks at, under one lock.
 const SLICE: usize = 1024;
+/// Torrents and peers of a large tracker.
+const MUCH: usize = 1 << 18;
 /// Beats for which a count of everything holds: it takes every lock once.
 const COUNT_LASTS: u32 = 10;
 
@@ -45,6 +47,13 @@ impl Sweeper {
             all: 0,
             count_lasts: 0,
         }
+    }
+
+    /// Is there so much to look at that it should be done in smaller shares, so that it never keeps a
+    /// processor from a worker for long?
+    #[must_use]
+    pub fn has_much_to_do(&self) -> bool {
+        self.all >= MUCH
     }
 
     /// Does the share of a round that is due after `elapsed` more time.

@@ -6,7 +6,7 @@ use crate::block::allocation;
 use crate::census::Census;
 use crate::clock::Tick;
 use crate::crowd::{Crowd, CrowdCursor};
-use crate::group::{GROUP, Group};
+use crate::group::{GROUP, GROUP_ROOM, Group};
 use crate::ids::InfoHash;
 use crate::keys::Keys;
 use crate::pair::{PAIR, Pair};
@@ -302,7 +302,7 @@ impl Torrent {
                 self.peers = crowd_of(pair, pair.reach, policy, keys);
             }
             Peers::Pair(pair) if simple.is_some_and(|peer| !fits(pair, PAIR, &peer)) => {
-                let mut group = Group::with_room(PAIR + 1);
+                let mut group = Group::with_room(GROUP_ROOM);
                 group.reach = pair.reach;
                 copy_row(pair, &mut group, policy, keys);
                 self.peers = Peers::Group(group);

@@ -44,26 +44,26 @@ def main():
         except Failed as failure:
             sys.exit(f"bench: {failure}")
         plan = Plan(folder, options.runs, options.seconds, options.quick, official)
-        blocks, failures = run_all(options.sections or list(SECTIONS), plan, command(options))
-    if blocks and not (options.print or options.quick):
-        report.write(blocks, SECTIONS)
+        failures = run_all(options, plan, report.commit())
     report.progress("done" if not failures else f"failed: {', '.join(failures)}")
     sys.exit(1 if failures else 0)
 
 
-def run_all(names, plan, command_line):
-    """The blocks of all sections that could be measured, and the names of the others."""
-    blocks, failures = {}, []
-    for name in names:
+def run_all(options, plan, build):
+    """Measures all sections, prints and writes each when it is done; gives those that could not be measured."""
+    failures = []
+    for name in options.sections or list(SECTIONS):
         try:
             text = SECTIONS[name].measure(plan)
         except Failed as failure:
             print(f"bench: {name}: {failure}", file=sys.stderr, flush=True)
             failures.append(name)
             continue
-        blocks[name] = report.section(name, SECTIONS[name].TITLE, text, command_line)
-        print(blocks[name], flush=True)
-    return blocks, failures
+        block = report.section(name, SECTIONS[name].TITLE, text, build, command(options))
+        print(block, flush=True)
+        if not (options.print or options.quick):
+            report.write({name: block}, SECTIONS)
+    return failures
 
 
 def read_options():

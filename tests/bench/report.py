@@ -85,15 +85,15 @@ def commit():
     def git(*words):
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--", ".", ":!docs")
+    changed = git("status", "--porcelain", "--", ".", ":!*.md")
     name = git("rev-parse", "--short", "HEAD") or "unknown"
     return f"{name} with changes" if changed else name
 
 
-def section(name, title, text, command):
-    """The block of one section, with when and how it was measured."""
+def section(name, title, text, build, command):
+    """The block of one section, with when, of which commit and how it was measured."""
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    head = f"*{date}, commit {commit()}, `{command}`*"
+    head = f"*{date}, commit {build}, `{command}`*"
     return f"<!-- figures:{name} -->\n### {title}\n\n{head}\n\n{text}\n<!-- /figures:{name} -->\n"
 
 

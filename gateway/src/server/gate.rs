@@ -40,7 +40,7 @@ const HEAD_OCTETS_MAX: usize = 32 * 1024;
 /// So many questions wake the state actor before a turn ends, so that it does not stand still in a long one.
 const UNHEARD_MAX: usize = 64;
 /// Header lines that a map kept for a connection's next request has room for, at most.
-const HEADERS_KEPT_MAX: usize = 32;
+const HEADERS_KEPT_MAX: usize = 24;
 /// Connections to the operator's pages at most.
 const OPERATOR_CONNECTIONS_MAX: usize = 64;
 /// Pause after an accept that failed for want of something, such as file descriptors.

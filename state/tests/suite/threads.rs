@@ -136,3 +136,37 @@ fn the_actor_beats_and_ends_with_its_last_inbox() {
     drop(other);
     actor.join();
 }
+
+/// Breaks the actor when it is answered, and says when it is dropped.
+struct Fragile {
+    number: u32,
+    dropped: Sender<u32>,
+}
+
+impl Respond for Fragile {
+    fn respond(self, _: Reply) {
+        panic!("on purpose");
+    }
+}
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        self.dropped.send(self.number).unwrap();
+    }
+}
+
+#[test]
+fn after_a_panic_of_the_actor_nobody_waits_for_an_answer() {
+    let (actor, inbox) = Actor::start_bounded(tracker(), Clock::start(), 16).unwrap();
+    let (dropped, drops) = channel();
+    let ask = |number| inbox.ask(question(1000), Fragile { number, dropped: dropped.clone() }).unwrap();
+    (0..7).for_each(ask);
+    let mut numbers = [0; 7].map(|_| drops.recv_timeout(PATIENCE).unwrap());
+    numbers.sort_unstable();
+    assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6]);
+    ask(7);
+    assert_eq!(drops.recv_timeout(PATIENCE), Ok(7), "who asks later is turned away too");
+    assert!(!actor.is_alive());
+    drop(inbox);
+    actor.join();
+}

@@ -62,7 +62,8 @@ pub struct Args {
     /// Exponent of the Zipf distribution of torrents; 0 = uniform.
     #[arg(long, default_value = "0", value_parser = number(0.0, 10.0), value_name = "S")]
     pub zipf: f64,
-    /// With --fill: the first N torrents get exactly one peer, the rest are drawn.
+    /// With --fill: the first N torrents get exactly one peer, the others one each and then all the rest,
+    /// drawn.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub singles: u64,
     /// Distinct peers to draw from, shared out among the sockets.

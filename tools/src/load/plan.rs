@@ -140,11 +140,12 @@ impl Plan {
         self.announce_of(torrent, peer, event)
     }
 
-    /// The announce of a new peer, always the same for the same number.
+    /// The announce of a new peer, always the same for the same number. Every torrent gets one before any
+    /// gets two.
     pub fn filling(&mut self, number: u64) -> Announce {
         let torrent = match self.fresh {
             Some(first) => first.wrapping_add(number),
-            None if number < self.singles => number,
+            None if number < self.singles + self.torrents.count() => number,
             None => {
                 let mut rng = SmallRng::seed_from_u64(mix(self.seed ^ number));
                 self.singles + self.torrents.draw(&mut rng)
@@ -203,15 +204,21 @@ impl Plan {
 #[derive(Debug)]
 enum Torrents {
     Uniform(u64),
-    Zipf(Zipf<f64>),
+    Zipf(Zipf<f64>, u64),
 }
 
 impl Torrents {
     fn new(count: u64, exponent: f64) -> Self {
         let count = count.max(1);
         match Zipf::new(count as f64, exponent) {
-            Ok(zipf) if exponent > 0.0 => Self::Zipf(zipf),
+            Ok(zipf) if exponent > 0.0 => Self::Zipf(zipf, count),
             _ => Self::Uniform(count),
+        }
+    }
+
+    fn count(&self) -> u64 {
+        match self {
+            Self::Uniform(count) | Self::Zipf(_, count) => *count,
         }
     }
 
@@ -219,7 +226,7 @@ impl Torrents {
         match self {
             Self::Uniform(count) => rng.random_range(0..*count),
             #[expect(clippy::cast_possible_truncation, reason = "ranks are whole, from 1 to the count")]
-            Self::Zipf(zipf) => zipf.sample(rng) as u64 - 1,
+            Self::Zipf(zipf, _) => zipf.sample(rng) as u64 - 1,
         }
     }
 }

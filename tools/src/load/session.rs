@@ -144,9 +144,10 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// Has no reply been counted for ten seconds?
+    /// Has no good reply been counted for ten seconds? Errors do not count: connections that break one after
+    /// the other are silence too.
     pub fn is_long(&mut self, now: u64, counts: &Counts) -> bool {
-        let replies = counts.replies() + counts.errors;
+        let replies = counts.replies();
         if replies != self.replies {
             *self = Self { replies, since: now };
         }

@@ -193,8 +193,8 @@ impl Worker {
 }
 
 impl Port {
-    /// Receives one batch and answers it; gives the datagrams received. The socket stays ready until it has been
-    /// found empty.
+    /// Receives one batch and answers it; gives the datagrams received. The socket stays ready until it has
+    /// been found empty.
     fn exchange(
         &mut self,
         batch: &mut Batch,

@@ -1,0 +1,79 @@
+//! Gives memory back to the system after many peers have left. glibc's allocator keeps what was freed in
+//! small pieces, so that without this a tracker would stay as large as it ever was.
+
+use hayate_state::Swarms;
+
+/// Octets by which the swarms must have shrunk.
+const SHRUNK_MIN: usize = 16 << 20;
+/// Of the most they had, the share by which they must have shrunk: the work of giving back is seldom done.
+const SHRUNK_SHARE: usize = 4;
+
+/// Watches the swarms' memory.
+#[derive(Debug, Default)]
+pub(crate) struct Returner {
+    /// Octets the swarms had at most since memory was given back last.
+    highest: usize,
+}
+
+impl Returner {
+    /// Gives memory back if the swarms have shrunk enough; call it about once a second.
+    pub(crate) fn look(&mut self, swarms: &Swarms) {
+        if self.is_due(swarms.memory()) {
+            give_back();
+        }
+    }
+
+    fn is_due(&mut self, octets: usize) -> bool {
+        self.highest = self.highest.max(octets);
+        let due = self.highest - octets >= SHRUNK_MIN.max(self.highest / SHRUNK_SHARE);
+        if due {
+            self.highest = octets;
+        }
+        due
+    }
+}
+
+/// Hands free pages of the allocator back to the system. It holds each arena's lock for as long as it works
+/// on it.
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim may be called at any time by any thread; it touches only memory that is free.
+    #[expect(unsafe_code, reason = "one call into the allocator, which has no safe name")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_given_back_after_a_real_decline_and_once() {
+        let mut returner = Returner::default();
+        let mib = 1 << 20;
+        let looks =
+            [(100, false), (80, false), (76, false), (75, true), (75, false), (57, false), (56, true)];
+        for (octets, due) in looks.into_iter().chain([(41, false), (40, true), (0, true), (0, false)]) {
+            assert_eq!(returner.is_due(octets * mib), due, "{octets} MiB");
+        }
+    }
+
+    #[test]
+    #[cfg(target_env = "gnu")]
+    fn small_pieces_that_were_freed_leave_the_process() {
+        let resident = || {
+            let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+            pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+        };
+        // A piece at the end keeps the rest from being cut off.
+        let pieces: Vec<Box<[u8; 100]>> = (0..400_000).map(|_| Box::new([7; 100])).collect();
+        let last = Box::new([7_u8; 100]);
+        drop(pieces);
+        let before = resident();
+        give_back();
+        let after = resident();
+        assert!(before - after > 20 << 20, "{before} to {after}");
+        drop(last);
+    }
+}
