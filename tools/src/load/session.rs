@@ -195,8 +195,10 @@ mod tests {
         let mut counts = Counts { announces: 7, ..Counts::default() };
         assert!(!silence.is_long(SECOND, &counts));
         assert!(!silence.is_long(11 * SECOND, &counts));
-        counts.errors = 1;
+        counts.announces = 8;
         assert!(!silence.is_long(12 * SECOND, &counts));
-        assert!(silence.is_long(22 * SECOND + 1, &counts));
+        counts.errors = 1;
+        assert!(!silence.is_long(22 * SECOND, &counts));
+        assert!(silence.is_long(22 * SECOND + 1, &counts), "an error ends no silence");
     }
 }
