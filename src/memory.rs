@@ -4,7 +4,7 @@
 use hayate_state::Swarms;
 
 /// Octets by which the swarms must have shrunk.
-const SHRUNK_MIN: usize = 16 << 20;
+const SHRUNK_MIN: usize = 4 << 20;
 /// Of the most they had, the share by which they must have shrunk: the work of giving back is seldom done.
 const SHRUNK_SHARE: usize = 4;
 
@@ -54,7 +54,8 @@ mod tests {
         let mib = 1 << 20;
         let looks =
             [(100, false), (80, false), (76, false), (75, true), (75, false), (57, false), (56, true)];
-        for (octets, due) in looks.into_iter().chain([(41, false), (40, true), (0, true), (0, false)]) {
+        let small = [(43, false), (42, true), (0, true), (7, false), (4, false), (3, true)];
+        for (octets, due) in looks.into_iter().chain(small) {
             assert_eq!(returner.is_due(octets * mib), due, "{octets} MiB");
         }
     }
