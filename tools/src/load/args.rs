@@ -66,7 +66,8 @@ pub struct Args {
     /// drawn.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub singles: u64,
-    /// Distinct peers to draw from, shared out among the sockets.
+    /// Peers to draw from, shared out among the sockets. Beyond 64512 for each source address they
+    /// share ports, and so, to most trackers, are one peer.
     #[arg(long, default_value_t = 2_000_000, value_parser = many(), value_name = "N")]
     pub peers: u64,
     /// Share of the peers that have all, in percent.

@@ -200,6 +200,19 @@ impl Plan {
     }
 }
 
+/// A request that was sent and waits for its reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What it was.
+    pub kind: Kind,
+    /// When it should have been sent, in nanoseconds.
+    pub due: u64,
+    /// When it was sent, in nanoseconds.
+    pub sent: u64,
+    /// Which peer of a fill it announced.
+    pub filling: Option<u64>,
+}
+
 /// How torrents are drawn.
 #[derive(Debug)]
 enum Torrents {

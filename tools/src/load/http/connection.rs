@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 use super::wire::{self, Reply};
 use crate::load::LoadError;
 use crate::load::pace::Share;
-use crate::load::plan::Kind;
+use crate::load::plan::Request;
 
 /// Octets of replies that are read at once.
 const INPUT_LEN: usize = 16 << 10;
@@ -21,19 +21,6 @@ const INPUT_LEN: usize = 16 << 10;
 const REPLY_MAX: usize = 4 << 20;
 /// How long the first connection may take.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
-
-/// A request that was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// What it was.
-    pub kind: Kind,
-    /// When it should have been sent, in nanoseconds.
-    pub due: u64,
-    /// When it was sent, in nanoseconds.
-    pub sent: u64,
-    /// Which peer of a fill it announced.
-    pub filling: Option<u64>,
-}
 
 /// What became of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

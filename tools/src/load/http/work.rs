@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use mio::{Events, Poll};
 
-use super::connection::{Connection, Request, Step};
+use super::connection::{Connection, Step};
 use super::wire::Requests;
 use crate::load::args::Args;
 use crate::load::pace::{Fill, SECOND, Schedule};
-use crate::load::plan::{Kind, Plan, Wish};
+use crate::load::plan::{Kind, Plan, Request, Wish};
 use crate::load::session::{Measured, Session, Silence};
 use crate::load::target::Target;
 use crate::load::{LoadError, NAP, PATIENCE, paths};

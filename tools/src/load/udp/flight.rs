@@ -5,23 +5,10 @@
 
 use std::collections::VecDeque;
 
-use crate::load::plan::Kind;
+use crate::load::plan::Request;
 
 /// Most requests that are remembered on a socket; a power of two far below 2^31.
 const FLIGHT_MAX: usize = 1 << 20;
-
-/// A request that was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// What it was.
-    pub kind: Kind,
-    /// When it should have been sent, in nanoseconds.
-    pub due: u64,
-    /// When it was sent, in nanoseconds.
-    pub sent: u64,
-    /// Which peer of a fill it announced.
-    pub filling: Option<u64>,
-}
 
 /// The requests of a socket that wait.
 #[derive(Debug)]
@@ -102,6 +89,7 @@ impl Flight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::plan::Kind;
 
     fn request(sent: u64) -> Request {
         Request { kind: Kind::Announce, due: sent, sent, filling: None }

@@ -4,12 +4,12 @@
 use std::collections::VecDeque;
 use std::net::UdpSocket;
 
-use super::flight::{Flight, Request};
+use super::flight::Flight;
 use super::socket::{self, Burst, Receiver, burst_max};
 use super::wire::{self, Says};
 use crate::load::args::Args;
 use crate::load::pace::{Fill, SECOND, Schedule, Share};
-use crate::load::plan::{Kind, Plan, Wish};
+use crate::load::plan::{Kind, Plan, Request, Wish};
 use crate::load::session::{Measured, Session, Silence};
 use crate::load::target::Target;
 use crate::load::{CLOSED_PATIENCE, LoadError, NAP, PATIENCE, paths};
