@@ -38,4 +38,4 @@ pub use engine::Engine;
 pub use pages::Health;
 pub use refusal::Refusal;
 pub use routes::{RouteError, Routes};
-pub use server::{Asker, Door, OpenError, Running};
+pub use server::{Asker, Door, Handed, OpenError, Running};

@@ -36,4 +36,4 @@ pub mod wire;
 pub use config::{DoorConfig, SocketConfig};
 pub use engine::{Engine, Outcome};
 pub use refusal::Refusal;
-pub use server::{Door, OpenError, Pulse, Running};
+pub use server::{Door, Handed, OpenError, Pulse, Running};

@@ -45,6 +45,8 @@ const HEADERS_KEPT_MAX: usize = 24;
 const OPERATOR_CONNECTIONS_MAX: usize = 64;
 /// Pause after an accept that failed for want of something, such as file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Time that connections without a request get to send one when the door stops.
+const NEWCOMERS_GRACE: Duration = Duration::from_millis(500);
 /// Time between two log lines about failing accepts.
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
 
@@ -133,12 +135,17 @@ impl Gate {
     /// Tells all connections of a role to finish and waits until they have, or `longest` is over.
     pub(super) async fn finish(&self, role: Role, longest: Duration) {
         let crowd = self.crowd(role);
-        crowd.finish();
-        let all = async {
+        let mut all = pin!(async {
             while crowd.len() > 0 {
                 self.emptied.notified().await;
             }
-        };
+        });
+        // Who has just been accepted has not sent his request yet: closed now, he would have been refused.
+        crowd.finish_known();
+        if tokio::time::timeout(NEWCOMERS_GRACE, &mut all).await.is_ok() {
+            return;
+        }
+        crowd.finish();
         if tokio::time::timeout(longest, all).await.is_err() {
             log::warn!("http: closing connections that did not finish in time");
         }

@@ -9,6 +9,7 @@ mod watch;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
@@ -27,7 +28,7 @@ use crate::config::{DoorConfig, ListenConfig};
 use crate::engine::Engine;
 use crate::pages::{Health, Pages};
 use gate::{Gate, Role};
-use open::UnixDoor;
+use open::{UnixDoor, UnixFile};
 use post::Post;
 use stream::Listener;
 use watch::Crowd;
@@ -54,6 +55,39 @@ impl Door {
             unix: config.unix_socket.as_deref().map(UnixDoor::open).transpose()?,
             metrics: open::tcp(&config.metrics_addresses)?,
         })
+    }
+
+    /// Takes over listeners that a predecessor has opened by the same configuration.
+    ///
+    /// # Errors
+    /// When they are not those of `config`.
+    pub fn adopt(config: &ListenConfig, handed: Handed) -> Result<Self, OpenError> {
+        Ok(Self {
+            tcp: open::adopted(&config.addresses, handed.tcp)?,
+            unix: open::adopted_unix(config.unix_socket.as_deref(), handed.unix)?,
+            metrics: open::adopted(&config.metrics_addresses, handed.metrics)?,
+        })
+    }
+
+    /// The same listeners once more, to be handed to a successor while these are in use.
+    ///
+    /// # Errors
+    /// When no more files may be open.
+    pub fn share(&self) -> io::Result<Handed> {
+        let all = |listeners: &[TcpListener]| -> io::Result<Vec<_>> {
+            listeners.iter().map(TcpListener::try_clone).collect()
+        };
+        Ok(Handed {
+            tcp: all(&self.tcp)?,
+            unix: self.unix.as_ref().map(UnixDoor::share).transpose()?,
+            metrics: all(&self.metrics)?,
+        })
+    }
+
+    /// True if nobody is listened to.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tcp.is_empty() && self.unix.is_none() && self.metrics.is_empty()
     }
 
     /// The addresses of the gateway, with the ports the system chose.
@@ -98,11 +132,22 @@ impl Door {
     }
 }
 
+/// Listeners on their way from a tracker to its successor.
+#[derive(Debug, Default)]
+pub struct Handed {
+    /// Of the gateway.
+    pub tcp: Vec<TcpListener>,
+    /// Of the gateway, on a unix socket.
+    pub unix: Option<UnixListener>,
+    /// Of the operator's pages.
+    pub metrics: Vec<TcpListener>,
+}
+
 /// A door that serves. Dropping it stops the door without waiting for it.
 #[derive(Debug)]
 pub struct Running {
     thread: thread::JoinHandle<()>,
-    stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<Reason>,
 }
 
 impl Running {
@@ -116,12 +161,30 @@ impl Running {
     /// than the timeouts allow; until then the operator's pages are there. The sender of the state actor's
     /// inbox is gone afterwards.
     pub fn stop(self) {
+        self.end(Reason::Stop);
+    }
+
+    /// The same, but a successor goes on with the listeners: the file of the unix socket stays.
+    pub fn stop_for_successor(self) {
+        self.end(Reason::Successor);
+    }
+
+    fn end(self, reason: Reason) {
         // A thread that has ended needs no word.
-        let _ = self.stop.send(());
+        let _ = self.stop.send(reason);
         if self.thread.join().is_err() {
             log::error!("the gateway ended with a panic");
         }
     }
+}
+
+/// Why a door stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    /// The tracker ends.
+    Stop,
+    /// Another process goes on with the listeners.
+    Successor,
 }
 
 /// What goes to the thread.
@@ -135,7 +198,7 @@ struct Room {
 type Ready = std::sync::mpsc::SyncSender<io::Result<()>>;
 
 impl Room {
-    fn run(self, door: Door, stopped: oneshot::Receiver<()>, ready: &Ready) -> io::Result<()> {
+    fn run(self, door: Door, stopped: oneshot::Receiver<Reason>, ready: &Ready) -> io::Result<()> {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         runtime.block_on(async {
             let gate = self.gate(!door.metrics.is_empty());
@@ -151,8 +214,9 @@ impl Room {
             // The starter waits for this word, so it is there to hear it.
             let _ = ready.send(Ok(()));
             // A sender that was dropped means stop too.
-            let _ = stopped.await;
-            drop(file);
+            if stopped.await == Ok(Reason::Successor) {
+                file.into_iter().for_each(UnixFile::keep);
+            }
             let longest = {
                 let engine = gate.engine.borrow();
                 engine.config().read_timeout + engine.config().write_timeout + STOP_GRACE

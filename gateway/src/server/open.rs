@@ -36,6 +36,15 @@ pub enum OpenError {
         /// What the system says.
         source: io::Error,
     },
+    /// A predecessor has other listeners.
+    #[error(
+        "the running tracker does not listen on {place}, or on more than this one is to; an upgrade keeps \
+         addresses, a restart changes them"
+    )]
+    NotHanded {
+        /// The address or path that is missing or too much.
+        place: String,
+    },
     /// Somebody answers on the unix socket already, or the path is something else.
     #[error("cannot listen on {path}: {reason}", path = path.display())]
     UnixSocketTaken {
@@ -59,6 +68,45 @@ pub(super) fn tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, OpenErro
                     && source.kind() == io::ErrorKind::AddrInUse
                     && !addresses.contains(&address) => {}
             done => return done,
+        }
+    }
+}
+
+/// Takes over the listeners of these addresses; all of them, and no others.
+pub(super) fn adopted(
+    addresses: &[SocketAddr],
+    mut handed: Vec<TcpListener>,
+) -> Result<Vec<TcpListener>, OpenError> {
+    let local = |listener: &TcpListener| listener.local_addr().ok();
+    let not_handed = |address: SocketAddr| OpenError::NotHanded { place: address.to_string() };
+    let mut listeners = Vec::with_capacity(addresses.len());
+    for &asked in addresses {
+        let fits = |address: SocketAddr| {
+            address.ip() == asked.ip() && (asked.port() == 0 || address.port() == asked.port())
+        };
+        match handed.iter().position(|listener| local(listener).is_some_and(fits)) {
+            Some(place) => listeners.push(handed.swap_remove(place)),
+            None if is_spare(asked, addresses) => {}
+            None => return Err(not_handed(asked)),
+        }
+    }
+    match handed.first().and_then(local) {
+        Some(other) => Err(not_handed(other)),
+        None => Ok(listeners),
+    }
+}
+
+/// Takes over the unix socket at `path`, if there is to be one.
+pub(super) fn adopted_unix(
+    path: Option<&Path>,
+    handed: Option<UnixListener>,
+) -> Result<Option<UnixDoor>, OpenError> {
+    match (path, handed) {
+        (None, None) => Ok(None),
+        (Some(path), Some(listener)) => Ok(Some(UnixDoor { listener, file: UnixFile::at(path) })),
+        (path, _) => {
+            let place = path.map_or_else(|| "a unix socket".into(), |path| path.display().to_string());
+            Err(OpenError::NotHanded { place })
         }
     }
 }
@@ -108,8 +156,12 @@ fn can_do_without(address: SocketAddr, error: &io::Error, addresses: &[SocketAdd
     const EAFNOSUPPORT: i32 = 97;
     let no_ipv6 =
         error.raw_os_error() == Some(EAFNOSUPPORT) || error.kind() == io::ErrorKind::AddrNotAvailable;
-    no_ipv6
-        && address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    no_ipv6 && is_spare(address, addresses)
+}
+
+/// `[::]` beside `0.0.0.0`.
+fn is_spare(address: SocketAddr, addresses: &[SocketAddr]) -> bool {
+    address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
         && addresses.iter().any(|other| other.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
 
@@ -134,15 +186,31 @@ impl UnixDoor {
         let failed = |source| OpenError::UnixSocket { path: path.to_owned(), source };
         remove_stale(path)?;
         let listener = UnixListener::bind(path).map_err(failed)?;
-        let file = UnixFile { path: path.to_owned(), identity: identity(path) };
+        let file = UnixFile::at(path);
         fs::set_permissions(path, fs::Permissions::from_mode(UNIX_SOCKET_MODE)).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         Ok(Self { listener, file })
     }
 
+    /// The same listener once more.
+    pub(super) fn share(&self) -> io::Result<UnixListener> {
+        self.listener.try_clone()
+    }
+
     /// The listener, and the file to keep as long as it listens.
     pub(super) fn into_parts(self) -> (UnixListener, UnixFile) {
         (self.listener, self.file)
+    }
+}
+
+impl UnixFile {
+    fn at(path: &Path) -> Self {
+        Self { path: path.to_owned(), identity: identity(path) }
+    }
+
+    /// Leaves the file where it is, for a successor.
+    pub(super) fn keep(mut self) {
+        self.identity = None;
     }
 }
 
@@ -197,6 +265,20 @@ mod tests {
         let address = first[0].local_addr().unwrap();
         let error = tcp(&[address]).unwrap_err();
         assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
+    }
+
+    #[test]
+    fn a_successor_takes_over_the_same_listeners_or_none() {
+        let first = tcp(&addresses(&["127.0.0.1:0", "[::1]:0"])).unwrap();
+        let handed = || first.iter().map(|listener| listener.try_clone().unwrap()).collect::<Vec<_>>();
+        let both = [first[1].local_addr().unwrap(), first[0].local_addr().unwrap()];
+        assert_eq!(adopted(&both, handed()).unwrap().len(), 2);
+        let more = [both[0], both[1], "127.0.0.2:7".parse().unwrap()];
+        for wanted in [&both[..1], &more] {
+            let error = adopted(wanted, handed()).unwrap_err().to_string();
+            assert!(error.contains("a restart changes them"), "{error}");
+        }
+        assert!(adopted_unix(Some(Path::new("x")), None).is_err());
     }
 
     #[test]

@@ -82,6 +82,8 @@ pub(super) struct Watch {
     times: Times,
     stage: Cell<Stage>,
     since: Cell<u64>,
+    /// Something has come.
+    heard: Cell<bool>,
     /// Octets of the reply were written.
     wrote: Cell<bool>,
     /// Unread octets may follow a refusal.
@@ -137,6 +139,7 @@ impl Watch {
     }
 
     fn arrived(&self, octets: usize) {
+        self.heard.set(self.heard.get() || octets > 0);
         if octets > 0 && self.stage.get() == Stage::Idle {
             self.begin(Stage::Head);
         }
@@ -196,6 +199,7 @@ impl Crowd {
             times,
             stage: Cell::new(Stage::Head),
             since: Cell::new(self.now.get()),
+            heard: Cell::new(false),
             wrote: Cell::new(false),
             linger: Cell::new(false),
             malformed: Cell::new(false),
@@ -227,10 +231,20 @@ impl Crowd {
         self.watches.borrow().iter().filter_map(|watch| watch.expire(slack)).for_each(&mut expired);
     }
 
+    /// Tells every connection to finish but those from which nothing has come yet.
+    pub(super) fn finish_known(&self) {
+        self.tell_to_finish(|watch| watch.heard.get());
+    }
+
     /// Tells every connection to finish, unless it is to close at once anyway.
     pub(super) fn finish(&self) {
+        self.tell_to_finish(|_| true);
+    }
+
+    fn tell_to_finish(&self, which: impl Fn(&Watch) -> bool) {
         let watches = self.watches.borrow();
-        watches.iter().filter(|watch| watch.order.get() == Order::None).for_each(|w| w.tell(Order::Finish));
+        let told = watches.iter().filter(|watch| watch.order.get() == Order::None && which(watch));
+        told.for_each(|watch| watch.tell(Order::Finish));
     }
 }
 

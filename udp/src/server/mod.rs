@@ -18,7 +18,7 @@ use hayate_state::{Board, Clock, Published, Tracker};
 use mio::Waker;
 
 use self::socket::Listener;
-pub use self::socket::OpenError;
+pub use self::socket::{Handed, OpenError};
 use self::worker::Worker;
 use crate::config::{DoorConfig, SocketConfig};
 use crate::engine::Engine;
@@ -42,6 +42,24 @@ impl Door {
     pub fn open(config: &SocketConfig) -> Result<Self, OpenError> {
         let listeners = socket::open_all(config)?;
         Ok(Self { listeners, workers: config.workers.max(1), coalesce: COALESCE })
+    }
+
+    /// Takes over sockets that a predecessor has opened by the same configuration.
+    ///
+    /// # Errors
+    /// When they are not those of `config`: an address is missing or too much, or has sockets for another
+    /// number of workers.
+    pub fn adopt(config: &SocketConfig, handed: Vec<Handed>) -> Result<Self, OpenError> {
+        let listeners = socket::adopt_all(config, handed)?;
+        Ok(Self { listeners, workers: config.workers.max(1), coalesce: COALESCE })
+    }
+
+    /// The same sockets once more, to be handed to a successor while these are in use.
+    ///
+    /// # Errors
+    /// When no more files may be open.
+    pub fn share(&self) -> io::Result<Vec<Handed>> {
+        self.listeners.iter().map(Listener::share).collect()
     }
 
     /// Sets how long a worker that is busy but not saturated waits for more datagrams, so that one wake-up

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 
 use libc::c_int;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::batch::{self, SocketOption};
 use crate::config::SocketConfig;
@@ -32,6 +32,15 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+    /// A predecessor has other sockets.
+    #[error(
+        "udp {address}: the running tracker has other addresses or another number of workers; an upgrade \
+         keeps them, a restart changes them"
+    )]
+    NotHanded {
+        /// The address that is missing, too much, or has another number of sockets.
+        address: SocketAddr,
+    },
     /// No address is configured, or none of them exists here.
     #[error("udp: there is no address to listen on")]
     NoAddress,
@@ -45,6 +54,51 @@ pub(super) struct Listener {
     pub(super) sockets: Vec<UdpSocket>,
     /// Octets of receive buffer the kernel granted to all of these sockets together.
     pub(super) receive_buffer: u64,
+}
+
+/// The sockets of one address, one for each worker, on their way from a tracker to its successor.
+#[derive(Debug)]
+pub struct Handed {
+    /// The address they are bound to.
+    pub address: SocketAddr,
+    /// The sockets.
+    pub sockets: Vec<UdpSocket>,
+}
+
+impl Listener {
+    /// The same sockets once more.
+    pub(super) fn share(&self) -> io::Result<Handed> {
+        let sockets = self.sockets.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>()?;
+        Ok(Handed { address: self.address, sockets })
+    }
+}
+
+/// Takes over sockets; see [`Door::adopt`](super::Door::adopt).
+pub(super) fn adopt_all(config: &SocketConfig, mut handed: Vec<Handed>) -> Result<Vec<Listener>, OpenError> {
+    let mut listeners = Vec::new();
+    for &asked in &config.addresses {
+        let fits = |handed: &Handed| {
+            let same_port = asked.port() == 0 || asked.port() == handed.address.port();
+            same_port && asked.ip() == handed.address.ip() && handed.sockets.len() == config.workers.max(1)
+        };
+        match handed.iter().position(fits) {
+            Some(place) => {
+                let Handed { address, sockets } = handed.swap_remove(place);
+                let receive_buffer = sockets
+                    .iter()
+                    .map(|socket| granted(SockRef::from(socket).recv_buffer_size()) as u64)
+                    .sum();
+                listeners.push(Listener { address, sockets, receive_buffer });
+            }
+            None if is_optional(asked, config) => {}
+            None => return Err(OpenError::NotHanded { address: asked }),
+        }
+    }
+    match handed.first() {
+        Some(other) => Err(OpenError::NotHanded { address: other.address }),
+        None if listeners.is_empty() => Err(OpenError::NoAddress),
+        None => Ok(listeners),
+    }
 }
 
 /// Opens all sockets.
@@ -244,6 +298,23 @@ mod tests {
                     format!("udp {address}: another process already listens on this address and port");
                 assert_eq!(error.to_string(), expected);
             }
+        }
+    }
+
+    #[test]
+    fn a_successor_takes_over_the_same_sockets_or_none() {
+        let first = open_all(&config(&["127.0.0.1:0", "[::1]:0"], 3)).unwrap();
+        let handed = || first.iter().map(|listener| listener.share().unwrap()).collect::<Vec<_>>();
+        let port = first[0].address.port();
+        let (v4, v6) = (format!("127.0.0.1:{port}"), format!("[::1]:{port}"));
+        let adopted = adopt_all(&config(&[&v6, "127.0.0.1:0"], 3), handed()).unwrap();
+        assert_eq!(adopted.iter().map(|listener| listener.sockets.len()).sum::<usize>(), 6);
+        assert!(adopted.iter().all(|listener| listener.receive_buffer > 0));
+        for (addresses, workers) in
+            [(vec![v4.as_str(), &v6], 2), (vec![v4.as_str()], 3), (vec![v4.as_str(), &v6, "127.0.0.2:7"], 3)]
+        {
+            let error = adopt_all(&config(&addresses, workers), handed()).unwrap_err();
+            assert!(error.to_string().contains("a restart changes them"), "{error}");
         }
     }
 
