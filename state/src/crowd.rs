@@ -5,7 +5,7 @@ use crate::block::Block;
 use crate::clock::Tick;
 use crate::ids::PeerId;
 use crate::keys::Keys;
-use crate::pack::Pack;
+use crate::pack::{Pack, position};
 use crate::peer::{Endpoint, Member, Seen, Spot, are_near, reach_of};
 use crate::policy::Policy;
 use crate::reach::{Reach, ReachSet};
@@ -97,6 +97,42 @@ where
                 (0..block.len()).filter_map(|place| block.member(place)).map(move |member| (member, seeder))
             })
         })
+    }
+
+    /// Shows `take` the peers from a position on, each as it stands now, until `most` were looked at, or two
+    /// buckets more. A peer that is here from the first look to the last is shown once, whatever becomes of
+    /// its bucket and its role meanwhile. Gives how many were looked at; the cursor is `None` when all were.
+    pub(crate) fn walk(
+        &self,
+        cursor: &mut Option<u32>,
+        most: usize,
+        keys: &Keys,
+        mut take: impl FnMut(&Block<LEN>, usize, bool),
+    ) -> usize {
+        let mut looked = 0;
+        while let Some(first) = *cursor
+            && looked < most
+        {
+            let buckets = [(&self.seeders, true), (&self.leechers, false)].map(|(pack, seeder)| {
+                let (bucket, range) = pack.bucket_at(first);
+                (pack.bucket(bucket), range, seeder)
+            });
+            // Both roles up to the same position, or one that changes its role would be missed.
+            let last = buckets.iter().fold(u32::MAX, |last, (_, range, _)| last.min(*range.end()));
+            for (block, range, seeder) in buckets {
+                let Some(block) = block else { continue };
+                let all = range == (first..=last);
+                for (place, peer) in block.octets().iter().enumerate() {
+                    if all || (first..=last).contains(&position(keys.peer(peer))) {
+                        take(block, place, seeder);
+                    }
+                }
+                looked += block.len();
+            }
+            looked += 1;
+            *cursor = last.checked_add(1);
+        }
+        looked
     }
 
     /// Drops expired peers, and sees who of the rest can be reached how, because a reload may have changed

@@ -16,6 +16,8 @@
 //! | [`actor`] | the thread that answers the gateway's inbox and runs everything periodic |
 //! | [`counters`] | counters that one thread writes and anybody reads, and the board that lists them |
 //! | [`published`] | settings that are swapped whole while others read them |
+//! | [`store`] | durable memory behind a trait: records, queues, spill, SQLite and MariaDB |
+//! | [`snapshot`] | the swarms in a file, so that a restart is warm |
 //!
 //! Invariants: one shard lock at a time, never held across a system call or a channel; every peer is in
 //! exactly one place of its swarm; nothing on the announce path waits for anything but that lock.
@@ -44,6 +46,8 @@ pub mod published;
 pub mod reach;
 mod roster;
 mod select;
+pub mod snapshot;
+pub mod store;
 pub mod swarms;
 mod sweep;
 mod torrent;

@@ -2,11 +2,22 @@
 //! (linear hashing), so that not even a swarm of millions stops for a rehash under its lock, and a peer is
 //! found by a look at one bucket, without an index.
 
+use std::ops::RangeInclusive;
+
 use crate::block::Block;
 use crate::chunks::Chunks;
 use crate::ids::PeerId;
 use crate::keys::Keys;
 use crate::peer::{Endpoint, Member, Seen, Spot};
+
+/// Where a peer stands in the order in which a [walk](crate::snapshot::walk) goes through a pack: the low
+/// bits of its hash, by which buckets are chosen, the lowest as the highest. A bucket is one range of
+/// positions, and when it is split or merged the range is halved or doubled, but no peer ever changes its
+/// position.
+#[expect(clippy::cast_possible_truncation, reason = "the low bits are wanted")]
+pub(crate) fn position(hash: u64) -> u32 {
+    (hash as u32).reverse_bits()
+}
 
 /// Peers of a bucket on average at which one more bucket is split off.
 const SPLIT_AT: usize = 48;
@@ -185,6 +196,17 @@ where
         }
     }
 
+    /// The bucket that holds the peers of a position, and the first and the last position that it holds.
+    pub(crate) fn bucket_at(&self, position: u32) -> (usize, RangeInclusive<u32>) {
+        let (buckets, bucket) = (self.buckets(), self.bucket_of(position.reverse_bits().into()));
+        let all = buckets.next_power_of_two();
+        // One that will be split in this round is still as wide as two of the others.
+        let is_split = bucket >= all / 2 || bucket + all / 2 < buckets;
+        let depth = all.ilog2() - u32::from(!is_split);
+        let rest = u32::MAX.checked_shr(depth).unwrap_or(0);
+        (bucket, position & !rest..=position | rest)
+    }
+
     fn bucket_of(&self, hash: u64) -> usize {
         let bits = usize::try_from(hash & 0xffff_ffff).unwrap_or(0);
         let all = self.buckets().next_power_of_two();
@@ -281,8 +303,29 @@ mod tests {
             assert_eq!(pack.find(keys.peer(&peer), &peer).is_some(), model.contains(&number), "{number}");
         }
         let blocks = (0..pack.buckets()).map(|bucket| pack.bucket(bucket).unwrap());
-        assert_eq!(pack.blocks, blocks.clone().map(Block::heap).sum());
+        assert_eq!(pack.blocks, blocks.clone().map(Block::heap).sum::<usize>());
         assert!(blocks.map(Block::len).all(|len| len <= pack.widest()));
+    }
+
+    #[test]
+    fn the_buckets_are_ranges_of_positions_without_gaps() {
+        let (keys, mut pack) = (Keys::new(0), Pack::new(false, false));
+        for number in 0..3000 {
+            insert(&mut pack, number, &keys);
+            if number % 61 != 0 {
+                continue;
+            }
+            let (mut next, mut met) = (0_u64, 0);
+            while next <= u64::from(u32::MAX) {
+                let (bucket, range) = pack.bucket_at(u32::try_from(next).unwrap());
+                assert_eq!(u64::from(*range.start()), next);
+                let octets = pack.bucket(bucket).unwrap().octets();
+                assert!(octets.iter().all(|peer| range.contains(&position(keys.peer(peer)))));
+                met += octets.len();
+                next = u64::from(*range.end()) + 1;
+            }
+            assert_eq!(met, pack.len());
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One peer in memory: its octets as they go on the wire, when it was seen, where it stands.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::announce::{Announce, PEER_V4_LEN, PEER_V6_LEN};
 use crate::clock::Tick;
@@ -116,21 +116,35 @@ pub(crate) enum Wire {
 impl Wire {
     /// The peer that announces.
     pub(crate) fn of(announce: &Announce) -> Self {
-        match announce.address {
+        Self::at(announce.address, announce.port)
+    }
+
+    /// The peer at this address and port.
+    #[inline]
+    pub(crate) fn at(address: IpAddr, port: u16) -> Self {
+        match address {
             IpAddr::V4(address) => {
                 // Put together as one number: octets written one by one would have to be read as one.
-                let number = u64::from(address.to_bits()) << 16 | u64::from(announce.port);
+                let number = u64::from(address.to_bits()) << 16 | u64::from(port);
                 let [_, _, peer @ ..] = number.to_be_bytes();
                 Self::V4(peer)
             }
             IpAddr::V6(address) => {
                 let mut peer = [0; PEER_V6_LEN];
-                if let Some((host, port)) = peer.split_first_chunk_mut::<16>() {
+                if let Some((host, rest)) = peer.split_first_chunk_mut::<16>() {
                     *host = address.octets();
-                    port.copy_from_slice(&announce.port.to_be_bytes());
+                    rest.copy_from_slice(&port.to_be_bytes());
                 }
                 Self::V6(peer)
             }
+        }
+    }
+
+    /// Its address and port.
+    pub(crate) fn socket_addr(self) -> SocketAddr {
+        match self {
+            Self::V4(octets) => SocketAddr::new(octets.address(), octets.port()),
+            Self::V6(octets) => SocketAddr::new(octets.address(), octets.port()),
         }
     }
 }

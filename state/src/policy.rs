@@ -1,6 +1,8 @@
 //! The knobs of every decision about an announce. A reload publishes a new one; sockets and swarms stay.
 
-use crate::access::Access;
+use std::sync::Arc;
+
+use crate::access::{Access, TorrentList};
 use crate::announce::{Announce, Answer, Refusal, Tally};
 use crate::ids::InfoHash;
 use crate::reach::{self, PrivatePeers, Reach};
@@ -17,6 +19,8 @@ pub const FAILURE_INTERVAL_SECONDS: u32 = 900;
 pub struct Policy {
     /// Which torrents may be announced; in mode listed the registered ones.
     pub access: Access,
+    /// In mode listed, the registered torrents that the store knows, beside those of `access`.
+    pub registered: Option<Arc<TorrentList>>,
     /// Seconds between two announces of a client; at least 1 (BEP 3 `interval`).
     pub announce_seconds: u32,
     /// Seconds a client should let pass at least; 0 = not said (`min interval`).
@@ -49,6 +53,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             access: Access::Off,
+            registered: None,
             announce_seconds: 1800,
             min_announce_seconds: 900,
             announce_drift_seconds: 300,
@@ -85,7 +90,7 @@ impl Policy {
     /// May this torrent be announced and scraped?
     #[must_use]
     pub fn admits(&self, info_hash: &InfoHash) -> bool {
-        self.access.admits(info_hash)
+        self.access.admits(info_hash) || self.registered.as_ref().is_some_and(|list| list.has(info_hash))
     }
 
     /// The same reach, or [`Reach::Hidden`] where the port must not be handed out.

@@ -19,6 +19,7 @@ use crate::keys::Keys;
 use crate::policy::Policy;
 use crate::prefetch::prefetch;
 use crate::reach::Reach;
+use crate::snapshot::delta::Tap;
 pub use crate::sweep::Sweeper;
 use crate::torrent::{Change, Context, Torrent};
 
@@ -38,7 +39,10 @@ pub const LOOK_AHEAD_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The swarm knows the peer now (or forgot it, if it stopped).
-    Done,
+    Done {
+        /// This announce counts as a finished download.
+        completed: bool,
+    },
     /// There was no room for the peer: nothing changed, nobody was handed out.
     Full,
 }
@@ -51,6 +55,8 @@ pub struct Swarms {
     /// Octets that all shards take, by our own count, but for less than [`ACCOUNT_STEP`] of each. In a cache
     /// line of its own, because the rest of this struct is read for every announce.
     memory: CachePadded<AtomicUsize>,
+    /// Where announces are noted for a successor.
+    tap: Tap,
 }
 
 impl Swarms {
@@ -59,7 +65,12 @@ impl Swarms {
     #[must_use]
     pub fn new(peers_per_address: u16) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| CachePadded::default()).collect();
-        Arc::new(Self { shards, keys: Keys::new(peers_per_address), memory: CachePadded::default() })
+        Arc::new(Self {
+            shards,
+            keys: Keys::new(peers_per_address),
+            memory: CachePadded::default(),
+            tap: Tap::default(),
+        })
     }
 
     /// Changes the swarm of an admitted announce and hands out peers, under one lock.
@@ -72,7 +83,7 @@ impl Swarms {
         random: &mut fastrand::Rng,
         handout: &mut Handout<'_>,
     ) -> (Outcome, Tally) {
-        let may_grow = self.has_room(policy, (1, 1));
+        let may_grow = self.may_grow(policy);
         let context = Context { now, policy, keys: &self.keys, reach, announce, may_grow };
         let hash = self.keys.info_hash(&announce.info_hash);
         let may_create = may_grow && self.has_room(policy, NEW_TORRENTS_SHARE);
@@ -87,7 +98,39 @@ impl Swarms {
             Change::Crowded => shard.crowded += 1,
             Change::Kept { .. } | Change::Gone => {}
         }
-        (Outcome::Done, tally)
+        (Outcome::Done { completed: matches!(change, Change::Kept { completed: true, .. }) }, tally)
+    }
+
+    /// Works on one torrent under its shard's lock. One that is unknown is made where it may be and there is
+    /// room; one that then has neither peers nor a completed count is forgotten. Tells whether it was made.
+    pub(crate) fn with_torrent<T>(
+        &self,
+        now: Tick,
+        policy: &Policy,
+        info_hash: &InfoHash,
+        may_create: bool,
+        work: impl FnOnce(&mut Torrent) -> T,
+    ) -> Option<(T, bool)> {
+        let hash = self.keys.info_hash(info_hash);
+        let may_create = may_create && self.has_room(policy, NEW_TORRENTS_SHARE);
+        let mut shard = self.shard(hash).lock();
+        let known = shard.find(hash, info_hash);
+        let slot = match known {
+            Some(slot) => slot,
+            None if may_create => shard.add(hash, *info_hash, &self.keys),
+            None => return None,
+        };
+        let result = shard.update(slot, work);
+        shard.drop_if_empty(slot, hash, now, policy, &self.keys);
+        self.account(&mut shard);
+        Some((result?, known.is_none()))
+    }
+
+    /// Sets how often a torrent was downloaded, as a store remembers it. One that is unknown is remembered
+    /// without peers, as far as `policy` allows. False where there was no room for it.
+    pub fn set_completed(&self, now: Tick, policy: &Policy, info_hash: &InfoHash, completed: u32) -> bool {
+        let set = |torrent: &mut Torrent| torrent.completed = completed;
+        self.with_torrent(now, policy, info_hash, completed > 0, set).is_some() || completed == 0
     }
 
     /// Fetches what the announces of a batch will need into the processor's cache, in stages, each for the
@@ -206,6 +249,20 @@ impl Swarms {
         );
     }
 
+    /// A known torrent was finished at least so often.
+    pub(crate) fn raise_completed(&self, info_hash: &InfoHash, completed: u32) {
+        let hash = self.keys.info_hash(info_hash);
+        let mut shard = self.shard(hash).lock();
+        let slot = shard.find(hash, info_hash);
+        if let Some(torrent) = slot.and_then(|slot| shard.torrents.get_mut(slot)) {
+            torrent.completed = torrent.completed.max(completed);
+        }
+    }
+
+    pub(crate) fn tap(&self) -> &Tap {
+        &self.tap
+    }
+
     pub(crate) fn keys(&self) -> &Keys {
         &self.keys
     }
@@ -232,6 +289,11 @@ impl Swarms {
             self.memory.fetch_add(now.wrapping_sub(counted), Ordering::Relaxed);
             shard.counted = now;
         }
+    }
+
+    /// May peers be added?
+    pub(crate) fn may_grow(&self, policy: &Policy) -> bool {
+        self.has_room(policy, (1, 1))
     }
 
     fn has_room(&self, policy: &Policy, (part, whole): (u64, u64)) -> bool {
@@ -264,6 +326,10 @@ pub(crate) struct Shard {
 impl Shard {
     pub(crate) fn len(&self) -> usize {
         self.torrents.len()
+    }
+
+    pub(crate) fn torrent(&self, slot: usize) -> Option<&Torrent> {
+        self.torrents.get(slot)
     }
 
     fn find(&self, hash: u64, info_hash: &InfoHash) -> Option<usize> {
@@ -343,11 +409,14 @@ impl Shard {
     /// Forgets a torrent that nobody is in, or remembers only its completed count.
     pub(crate) fn drop_if_empty(&mut self, slot: usize, hash: u64, now: Tick, policy: &Policy, keys: &Keys) {
         let Some(torrent) = self.torrents.get(slot) else { return };
-        if torrent.is_idle() || torrent.census().peers() > 0 {
+        if torrent.census().peers() > 0 {
             return;
         }
         if torrent.completed == 0 {
             return self.remove(slot, hash, keys);
+        }
+        if torrent.is_idle() {
+            return;
         }
         self.update(slot, |torrent| torrent.make_idle(now));
         self.idle_queue.push_back((hash, now));

@@ -22,13 +22,14 @@ use crate::select::{Asker, Pool, Side, Wants, choose};
 pub(crate) struct Torrent {
     pub(crate) info_hash: InfoHash,
     pub(crate) completed: u32,
-    peers: Peers,
+    pub(crate) peers: Peers,
 }
 
 const _: () = assert!(size_of::<Torrent>() == 48);
 
+/// The peers of a torrent, in the form that suits how many they are.
 #[derive(Debug)]
-enum Peers {
+pub(crate) enum Peers {
     /// No peers since then; only the completed count is worth remembering.
     Idle(Tick),
     Pair(Pair),
@@ -39,8 +40,8 @@ enum Peers {
 /// A swarm on the heap.
 #[derive(Debug)]
 pub(crate) struct Swarm {
-    v4: Crowd<PEER_V4_LEN>,
-    v6: Option<Box<Crowd<PEER_V6_LEN>>>,
+    pub(crate) v4: Crowd<PEER_V4_LEN>,
+    pub(crate) v6: Option<Box<Crowd<PEER_V6_LEN>>>,
 }
 
 /// What an announce is decided by.
@@ -96,7 +97,9 @@ impl Torrent {
     /// Changes the swarm as the announce says.
     pub(crate) fn change(&mut self, context: &Context<'_>) -> Change {
         let wire = Wire::of(context.announce);
-        self.make_room(wire, context);
+        if context.announce.event != Event::Stopped && context.may_grow {
+            self.make_room(wire, context.policy, context.keys);
+        }
         let change = match (&mut self.peers, wire) {
             (Peers::Pair(pair), Wire::V4(peer)) => change_in(pair, peer, context),
             (Peers::Group(group), Wire::V4(peer)) => change_in(group, peer, context),
@@ -284,12 +287,8 @@ impl Torrent {
         }
     }
 
-    /// Makes sure that the announced peer fits into the torrent's form, if it may come in.
-    fn make_room(&mut self, wire: Wire, context: &Context<'_>) {
-        if context.announce.event == Event::Stopped || !context.may_grow {
-            return;
-        }
-        let (policy, keys) = (context.policy, context.keys);
+    /// Makes sure that a peer that may come in fits into the torrent's form.
+    pub(crate) fn make_room(&mut self, wire: Wire, policy: &Policy, keys: &Keys) {
         let simple = match wire {
             Wire::V4(peer) if !policy.keep_peer_ids => Some(peer),
             _ => None,

@@ -7,6 +7,8 @@ use crate::clock::Tick;
 use crate::ids::InfoHash;
 use crate::policy::Policy;
 use crate::published::{Published, Subscriber};
+use crate::snapshot::delta::Delta;
+use crate::store::Queues;
 use crate::swarms::{Outcome, Swarms};
 
 /// One thread's handle on the tracker: shared swarms, and a policy and a random generator of its own.
@@ -15,13 +17,21 @@ pub struct Tracker {
     swarms: Arc<Swarms>,
     policy: Subscriber<Policy>,
     random: fastrand::Rng,
+    /// Where what has to last is put, if anything has to.
+    records: Option<Arc<Queues>>,
 }
 
 impl Tracker {
     /// A handle on `swarms`, decided by `policy`. The same `seed` makes the same choices.
     #[must_use]
     pub fn new(swarms: Arc<Swarms>, policy: &Arc<Published<Policy>>, seed: u64) -> Self {
-        Self { swarms, policy: policy.subscribe(), random: fastrand::Rng::with_seed(seed) }
+        Self { swarms, policy: policy.subscribe(), random: fastrand::Rng::with_seed(seed), records: None }
+    }
+
+    /// The same, but what has to last is put into `records` for a store.
+    #[must_use]
+    pub fn recording(self, records: Arc<Queues>) -> Self {
+        Self { records: Some(records), ..self }
     }
 
     /// Takes over a reloaded policy; call it once per batch.
@@ -60,8 +70,18 @@ impl Tracker {
         let policy = self.policy.get();
         let reach = policy.admit(announce)?;
         let (outcome, tally) = self.swarms.announce(now, policy, reach, announce, &mut self.random, handout);
-        if outcome == Outcome::Full {
-            return Ok(policy.full_answer(tally));
+        let tap = self.swarms.tap();
+        if tap.is_open() {
+            tap.note(Delta { announce: *announce, completed: tally.completed });
+        }
+        match outcome {
+            Outcome::Full => return Ok(policy.full_answer(tally)),
+            Outcome::Done { completed: true } => {
+                if let Some(records) = &self.records {
+                    records.completed(announce.info_hash);
+                }
+            }
+            Outcome::Done { completed: false } => {}
         }
         let interval_seconds =
             policy.announce_seconds + drift(&mut self.random, policy.announce_drift_seconds);

@@ -1,24 +1,25 @@
-//! Bencoded values (BEP 3): a strict reader with limits of depth and size, and a writer.
+//! Bencoded values (BEP 3): a strict reader with limits of depth and size, a lenient one, and a writer.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 /// Values may stand within each other this deep.
 pub const DEPTH_MAX: usize = 32;
 /// Longest text that is read, in octets.
 pub const SIZE_MAX: usize = 4 * 1024 * 1024;
 
-/// A bencoded value.
+/// A bencoded value with integers of type `N`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
+pub enum Value<N = i64> {
     /// `i7e`
-    Integer(i64),
+    Integer(N),
     /// `4:spam`
     Octets(Vec<u8>),
     /// `li7ei11ee`
-    List(Vec<Value>),
+    List(Vec<Self>),
     /// `d4:spami7ee`; the keys are sorted as octets.
-    Dictionary(BTreeMap<Vec<u8>, Value>),
+    Dictionary(BTreeMap<Vec<u8>, Self>),
 }
 
 /// What is wrong with a text, and at which octet, counted from 0.
@@ -30,15 +31,20 @@ pub enum DecodeError {
     /// No value begins with this octet.
     #[error("not bencode: no value begins like octet {0}")]
     Unexpected(usize),
-    /// A number with leading zeros, without digits, minus zero, or too large for 64 bits.
+    /// A number with leading zeros, without digits, minus zero, or too large for its type.
     #[error("not bencode: bad number at octet {0}")]
     Number(usize),
     /// A key that is not larger than the one before it.
     #[error("not bencode: the key at octet {0} is out of order or twice there")]
     KeyOrder(usize),
-    /// More than [`DEPTH_MAX`] levels.
-    #[error("bencode with more than {DEPTH_MAX} levels, at octet {0}")]
-    Depth(usize),
+    /// More levels than are read.
+    #[error("bencode with more than {most} levels, at octet {at}")]
+    Depth {
+        /// Where the first level too many begins.
+        at: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// Something follows the value.
     #[error("not bencode: something follows the value at octet {0}")]
     Tail(usize),
@@ -56,37 +62,9 @@ impl Value {
         if text.len() > SIZE_MAX {
             return Err(DecodeError::Size(text.len()));
         }
-        let mut reader = Reader { text, at: 0 };
+        let mut reader = Reader { text, at: 0, keys: Keys::Sorted, depth_max: DEPTH_MAX };
         let value = reader.value(DEPTH_MAX)?;
         if reader.at == text.len() { Ok(value) } else { Err(DecodeError::Tail(reader.at)) }
-    }
-
-    /// Writes the value in its only valid form.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut text = Vec::new();
-        self.write(&mut text);
-        text
-    }
-
-    fn write(&self, text: &mut Vec<u8>) {
-        match self {
-            Self::Integer(number) => text.extend_from_slice(format!("i{number}e").as_bytes()),
-            Self::Octets(octets) => write_octets(octets, text),
-            Self::List(values) => {
-                text.push(b'l');
-                values.iter().for_each(|value| value.write(text));
-                text.push(b'e');
-            }
-            Self::Dictionary(entries) => {
-                text.push(b'd');
-                for (key, value) in entries {
-                    write_octets(key, text);
-                    value.write(text);
-                }
-                text.push(b'e');
-            }
-        }
     }
 
     /// The value of a key, if this is a dictionary that has it.
@@ -117,8 +95,49 @@ impl Value {
     }
 }
 
+impl<N: FromStr> Value<N> {
+    /// Reads the value that a text of any size begins with, whatever follows it. Keys may stand in any order,
+    /// and values within each other up to `depth_max` levels deep.
+    ///
+    /// # Errors
+    /// When the text does not begin with such a value, or a key is there twice.
+    pub fn decode_first(text: &[u8], depth_max: usize) -> Result<Self, DecodeError> {
+        Reader { text, at: 0, keys: Keys::InAnyOrder, depth_max }.value(depth_max)
+    }
+}
+
+impl<N: fmt::Display> Value<N> {
+    /// Writes the value in its only valid form.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        self.write(&mut text);
+        text
+    }
+
+    fn write(&self, text: &mut Vec<u8>) {
+        match self {
+            Self::Integer(number) => text.extend_from_slice(format!("i{number}e").as_bytes()),
+            Self::Octets(octets) => write_octets(octets, text),
+            Self::List(values) => {
+                text.push(b'l');
+                values.iter().for_each(|value| value.write(text));
+                text.push(b'e');
+            }
+            Self::Dictionary(entries) => {
+                text.push(b'd');
+                for (key, value) in entries {
+                    write_octets(key, text);
+                    value.write(text);
+                }
+                text.push(b'e');
+            }
+        }
+    }
+}
+
 /// For people: strings are escaped, dictionaries and lists look like JSON.
-impl fmt::Display for Value {
+impl<N: fmt::Display> fmt::Display for Value<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Integer(number) => write!(f, "{number}"),
@@ -146,15 +165,24 @@ fn write_octets(octets: &[u8], text: &mut Vec<u8>) {
     text.extend_from_slice(octets);
 }
 
+/// How the keys of a dictionary must stand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    Sorted,
+    InAnyOrder,
+}
+
 struct Reader<'t> {
     text: &'t [u8],
     at: usize,
+    keys: Keys,
+    depth_max: usize,
 }
 
 impl<'t> Reader<'t> {
-    fn value(&mut self, depth: usize) -> Result<Value, DecodeError> {
+    fn value<N: FromStr>(&mut self, depth: usize) -> Result<Value<N>, DecodeError> {
         match self.peek()? {
-            _ if depth == 0 => Err(DecodeError::Depth(self.at)),
+            _ if depth == 0 => Err(DecodeError::Depth { at: self.at, most: self.depth_max }),
             b'i' => self.integer(),
             b'0'..=b'9' => Ok(Value::Octets(self.string()?.to_vec())),
             b'l' => self.list(depth),
@@ -174,7 +202,7 @@ impl<'t> Reader<'t> {
         Ok(taken)
     }
 
-    fn integer(&mut self) -> Result<Value, DecodeError> {
+    fn integer<N: FromStr>(&mut self) -> Result<Value<N>, DecodeError> {
         let start = self.at;
         self.at += 1;
         let minus = self.take(b'-')?;
@@ -207,7 +235,7 @@ impl<'t> Reader<'t> {
         if self.take(end)? { Ok(digits) } else { Err(DecodeError::Number(start)) }
     }
 
-    fn list(&mut self, depth: usize) -> Result<Value, DecodeError> {
+    fn list<N: FromStr>(&mut self, depth: usize) -> Result<Value<N>, DecodeError> {
         self.at += 1;
         let mut values = Vec::new();
         while !self.take(b'e')? {
@@ -216,7 +244,7 @@ impl<'t> Reader<'t> {
         Ok(Value::List(values))
     }
 
-    fn dictionary(&mut self, depth: usize) -> Result<Value, DecodeError> {
+    fn dictionary<N: FromStr>(&mut self, depth: usize) -> Result<Value<N>, DecodeError> {
         self.at += 1;
         let mut entries = BTreeMap::new();
         while !self.take(b'e')? {
@@ -225,7 +253,11 @@ impl<'t> Reader<'t> {
                 return Err(DecodeError::Unexpected(start));
             }
             let key = self.string()?.to_vec();
-            if entries.last_key_value().is_some_and(|(last, _)| *last >= key) {
+            let is_good = match self.keys {
+                Keys::Sorted => entries.last_key_value().is_none_or(|(last, _)| *last < key),
+                Keys::InAnyOrder => !entries.contains_key(&key),
+            };
+            if !is_good {
                 return Err(DecodeError::KeyOrder(start));
             }
             let value = self.value(depth - 1)?;
@@ -286,12 +318,23 @@ mod tests {
     }
 
     #[test]
+    fn the_lenient_reader_takes_keys_in_any_order_and_ignores_what_follows() {
+        let value = Value::<i64>::decode_first(b"d1:bi7e1:ai11eei13e", 2);
+        assert_eq!(value.map(|value| value.encode()), Ok(b"d1:ai11e1:bi7ee".to_vec()));
+        let decode = |text: &[u8]| Value::<i64>::decode_first(text, 2);
+        assert_eq!(decode(b"d1:bi7e1:ai11e1:bi7ee"), Err(DecodeError::KeyOrder(14)));
+        assert_eq!(decode(b"llleee"), Err(DecodeError::Depth { at: 2, most: 2 }));
+        assert_eq!(decode(b""), Err(DecodeError::Short(0)));
+    }
+
+    #[test]
     fn depth_and_size_have_limits() {
         let nested = |depth: usize| "l".repeat(depth) + &"e".repeat(depth);
+        let too_deep = DecodeError::Depth { at: DEPTH_MAX, most: DEPTH_MAX };
         assert!(Value::decode(nested(DEPTH_MAX).as_bytes()).is_ok());
-        assert_eq!(Value::decode(nested(DEPTH_MAX + 1).as_bytes()), Err(DecodeError::Depth(DEPTH_MAX)));
+        assert_eq!(Value::decode(nested(DEPTH_MAX + 1).as_bytes()), Err(too_deep));
         let endless = "l".repeat(SIZE_MAX);
-        assert_eq!(Value::decode(endless.as_bytes()), Err(DecodeError::Depth(DEPTH_MAX)));
+        assert_eq!(Value::decode(endless.as_bytes()), Err(too_deep));
         assert_eq!(Value::decode(&vec![b'l'; SIZE_MAX + 1]), Err(DecodeError::Size(SIZE_MAX + 1)));
     }
 

@@ -2,10 +2,13 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`bencode`] | a strict reader and a writer of bencoded values (BEP 3) |
+//! | [`bencode`] | readers, strict and lenient, and a writer of bencoded values (BEP 3) |
+//! | [`bencode_json`] | `hayate-bencode`: bencode to JSON and back, without loss |
+//! | [`cc`] | `hayate-cc`: the cache as JSON and back, without people, and exported |
 //! | [`client`] | one request to any tracker over UDP or HTTP, its reply decoded |
 //! | [`probe`] | the same by hand, printed for people or as JSON |
 //! | [`e2e`] | does a running tracker show two peers to each other? |
+//! | [`json`] | a writer of JSON, piece by piece; octets as text |
 //! | [`load`] | `hayate-load`: as many requests as a tracker can bear, or as many as one asks for, measured |
 //!
 //! The client and the load generator write and read the wire on their own, on purpose: they share no code
@@ -15,7 +18,10 @@
 //! Absent on purpose: anything that serves.
 
 pub mod bencode;
+pub mod bencode_json;
+pub mod cc;
 pub mod client;
 pub mod e2e;
+pub mod json;
 pub mod load;
 pub mod probe;

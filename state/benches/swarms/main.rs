@@ -1,5 +1,5 @@
 //! Swarms under `cargo bench -p hayate-state`: the operations of the reference's peer store, announces at
-//! 10^3 to 10^7 peers, the sweep. Everything is in virtual time and from fixed seeds.
+//! 10^3 to 10^7 peers, the sweep, snapshots. Everything is in virtual time and from fixed seeds.
 //!
 //! One kind alone: `cargo bench -p hayate-state -- store/put`. All times are of one thread; each includes
 //! about what `store/nop` takes.
@@ -7,6 +7,7 @@
 
 mod kit;
 mod sizes;
+mod snapshot;
 mod store;
 mod sweep;
 
@@ -26,6 +27,8 @@ fn main() {
     sizes::announces(&mut criterion);
     sweep::rounds(&mut criterion);
     sweep::beats(&mut criterion);
+    snapshot::writes(&mut criterion);
+    snapshot::restores(&mut criterion);
     clock(&mut criterion);
     criterion.final_summary();
 }

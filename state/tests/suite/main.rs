@@ -7,4 +7,5 @@ mod lists;
 mod model;
 mod races;
 mod selection;
+mod snapshots;
 mod threads;

@@ -1,0 +1,361 @@
+//! The file format of snapshots, whatever is in them: a head, blocks with a tag, and an end that says how
+//! many blocks there were. Every block carries a checksum over the file up to there, so that a flipped bit, a
+//! missing or doubled block and a torn end are all noticed.
+//!
+//! ```text
+//! head   "hayate\0\x01"  u32 format version  i64 written at, Unix seconds
+//! block  u8 tag, not 0   u32 length  payload  u32 CRC-32 of everything before it
+//! end    u8 0            u32 8       u64 blocks              u32 CRC-32
+//! ```
+//! All numbers are little-endian.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crc32fast::Hasher;
+
+/// The version that is written, and the only one that is read.
+pub const VERSION: u32 = 1;
+/// Longest payload of a block, in octets.
+pub const BLOCK_MAX: usize = 4 << 20;
+const MAGIC: [u8; 8] = *b"hayate\0\x01";
+const END: u8 = 0;
+/// Who may read a snapshot: its owner, for in mode private it holds passkeys.
+const MODE: u32 = 0o600;
+
+/// Why a snapshot cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// It cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It does not begin like a snapshot.
+    #[error("this is not a snapshot of hayate")]
+    Magic,
+    /// It was written by another version.
+    #[error("snapshot format {found}; this program reads format {VERSION}")]
+    Version {
+        /// The version it says.
+        found: u32,
+    },
+    /// A checksum does not fit, a length is too large, or it ends too early or too late.
+    #[error("damaged: {0}")]
+    Damaged(&'static str),
+}
+
+/// Writes blocks.
+#[derive(Debug)]
+pub struct Writer<W: Write> {
+    to: W,
+    sum: Hasher,
+    blocks: u64,
+}
+
+/// Where blocks go, wherever that is.
+pub trait Blocks {
+    /// Writes one block.
+    ///
+    /// # Errors
+    /// As [`Writer::block`].
+    fn block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()>;
+}
+
+impl<W: Write> Blocks for Writer<W> {
+    fn block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
+        Writer::block(self, tag, payload)
+    }
+}
+
+impl<W: Write> Writer<W> {
+    /// Writes the head.
+    ///
+    /// # Errors
+    /// Those of `to`.
+    pub fn new(to: W, written_at: i64) -> io::Result<Self> {
+        let mut writer = Self { to, sum: Hasher::new(), blocks: 0 };
+        writer.put(&MAGIC)?;
+        writer.put(&VERSION.to_le_bytes())?;
+        writer.put(&written_at.to_le_bytes())?;
+        Ok(writer)
+    }
+
+    /// Writes one block.
+    ///
+    /// # Errors
+    /// Those of the file, and when `tag` is 0 or the payload is longer than [`BLOCK_MAX`].
+    pub fn block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
+        if tag == END || payload.len() > BLOCK_MAX {
+            return Err(io::Error::other("a block with a bad tag or length"));
+        }
+        self.blocks += 1;
+        self.raw_block(tag, payload)
+    }
+
+    /// Hands over what was written so far, as far as `to` can.
+    ///
+    /// # Errors
+    /// Those of `to`.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+
+    /// What the blocks are written to.
+    pub fn get_ref(&self) -> &W {
+        &self.to
+    }
+
+    /// Writes the end; without it nobody reads the snapshot.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn finish(mut self) -> io::Result<W> {
+        self.raw_block(END, &self.blocks.to_le_bytes())?;
+        self.to.flush()?;
+        Ok(self.to)
+    }
+
+    fn raw_block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
+        let len = u32::try_from(payload.len()).map_err(io::Error::other)?;
+        self.put(&[tag])?;
+        self.put(&len.to_le_bytes())?;
+        self.put(payload)?;
+        let sum = self.sum.clone().finalize();
+        self.put(&sum.to_le_bytes())
+    }
+
+    fn put(&mut self, octets: &[u8]) -> io::Result<()> {
+        self.sum.update(octets);
+        self.to.write_all(octets)
+    }
+}
+
+/// Reads blocks.
+#[derive(Debug)]
+pub struct Reader<R: Read> {
+    from: R,
+    sum: Hasher,
+    written_at: i64,
+    blocks: u64,
+    payload: Vec<u8>,
+    /// The end was read.
+    done: bool,
+}
+
+impl Reader<BufReader<File>> {
+    /// Opens a file, after every checksum in it was looked at: what is read later is good.
+    ///
+    /// # Errors
+    /// When it is not there, or not a good snapshot.
+    pub fn open(path: &Path) -> Result<Self, SnapshotError> {
+        Self::open_checked(path, |_, _| Ok(()))
+    }
+
+    /// The same, and `check` has looked at every block: its tag and payload.
+    ///
+    /// # Errors
+    /// When it is not there or not a good snapshot, and those of `check`.
+    pub fn open_checked(
+        path: &Path,
+        mut check: impl FnMut(u8, &[u8]) -> Result<(), SnapshotError>,
+    ) -> Result<Self, SnapshotError> {
+        let mut reader = Self::new(BufReader::with_capacity(1 << 18, File::open(path)?))?;
+        while let Some((tag, payload)) = reader.next_block()? {
+            check(tag, payload)?;
+        }
+        if reader.from.read(&mut [0])? != 0 {
+            return Err(SnapshotError::Damaged("something follows the end"));
+        }
+        Self::new(BufReader::with_capacity(1 << 18, File::open(path)?))
+    }
+}
+
+impl<R: Read> Reader<R> {
+    /// Reads the head.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not that of a snapshot of this version.
+    pub fn new(from: R) -> Result<Self, SnapshotError> {
+        let mut reader =
+            Self { from, sum: Hasher::new(), written_at: 0, blocks: 0, payload: Vec::new(), done: false };
+        if reader.take::<8>().map_err(|error| if is_short(&error) { SnapshotError::Magic } else { error })?
+            != MAGIC
+        {
+            return Err(SnapshotError::Magic);
+        }
+        let found = u32::from_le_bytes(reader.take()?);
+        if found != VERSION {
+            return Err(SnapshotError::Version { found });
+        }
+        reader.written_at = i64::from_le_bytes(reader.take()?);
+        Ok(reader)
+    }
+
+    /// When it was written, in Unix seconds.
+    #[must_use]
+    pub fn written_at(&self) -> i64 {
+        self.written_at
+    }
+
+    /// The next block: its tag and its payload; `None` after the last.
+    ///
+    /// # Errors
+    /// When it cannot be read or is damaged.
+    pub fn next_block(&mut self) -> Result<Option<(u8, &[u8])>, SnapshotError> {
+        if self.done {
+            return Ok(None);
+        }
+        let [tag] = self.take()?;
+        let len = u32::from_le_bytes(self.take()?) as usize;
+        if len > BLOCK_MAX {
+            return Err(SnapshotError::Damaged("a block is too long"));
+        }
+        self.payload.clear();
+        // As much as is there: a wrong length takes no memory.
+        (&mut self.from).take(len as u64).read_to_end(&mut self.payload)?;
+        if self.payload.len() < len {
+            return Err(SnapshotError::Damaged(SHORT));
+        }
+        self.sum.update(&self.payload);
+        let expected = self.sum.clone().finalize();
+        if u32::from_le_bytes(self.take()?) != expected {
+            return Err(SnapshotError::Damaged("a checksum does not fit"));
+        }
+        if tag == END {
+            self.done = true;
+            let count = <[u8; 8]>::try_from(self.payload.as_slice()).map(u64::from_le_bytes);
+            return match count {
+                Ok(count) if count == self.blocks => Ok(None),
+                _ => Err(SnapshotError::Damaged("blocks are missing")),
+            };
+        }
+        self.blocks += 1;
+        Ok(Some((tag, &self.payload)))
+    }
+
+    /// What the blocks are read from.
+    pub fn get_ref(&self) -> &R {
+        &self.from
+    }
+
+    /// What the blocks were read from.
+    pub fn into_inner(self) -> R {
+        self.from
+    }
+
+    fn take<const LEN: usize>(&mut self) -> Result<[u8; LEN], SnapshotError> {
+        let mut octets = [0; LEN];
+        self.from.read_exact(&mut octets).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => SnapshotError::Damaged(SHORT),
+            _ => SnapshotError::Io(error),
+        })?;
+        self.sum.update(&octets);
+        Ok(octets)
+    }
+}
+
+const SHORT: &str = "it ends too early";
+
+fn is_short(error: &SnapshotError) -> bool {
+    matches!(error, SnapshotError::Damaged(SHORT))
+}
+
+/// Writes a file beside `path`, and puts it in its place when all of it is on the disk: whoever looks finds
+/// the old file or the new one, also after a crash.
+///
+/// # Errors
+/// Those of `write` and of the disk; then `path` is as it was, and nothing is left beside it.
+pub fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
+    let draft = draft_of(path);
+    let written = write_draft(&draft, write).and_then(|()| fs::rename(&draft, path));
+    if written.is_err() {
+        // It may never have been made; the next one replaces it anyway.
+        let _ = fs::remove_file(&draft);
+    }
+    written?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+fn draft_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".draft");
+    name.into()
+}
+
+fn write_draft(draft: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(draft)?;
+    let mut to = BufWriter::with_capacity(1 << 18, file);
+    write(&mut to)?;
+    to.flush()?;
+    to.get_ref().sync_all()
+}
+
+/// Sets a damaged file aside as `*.bad`; gives the new name.
+///
+/// # Errors
+/// Those of the disk.
+pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".bad");
+    let aside = PathBuf::from(name);
+    fs::rename(path, &aside)?;
+    Ok(aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Vec<u8> {
+        let mut writer = Writer::new(Vec::new(), 1_700_000_000).unwrap();
+        writer.block(7, b"first").unwrap();
+        writer.block(11, b"").unwrap();
+        writer.block(7, &[13; 300]).unwrap();
+        writer.finish().unwrap()
+    }
+
+    fn read(octets: &[u8]) -> Result<Vec<(u8, Vec<u8>)>, SnapshotError> {
+        let mut reader = Reader::new(octets)?;
+        let mut blocks = Vec::new();
+        while let Some((tag, payload)) = reader.next_block()? {
+            blocks.push((tag, payload.to_vec()));
+        }
+        Ok(blocks)
+    }
+
+    #[test]
+    fn blocks_are_read_as_they_were_written() {
+        let octets = sample();
+        assert_eq!(Reader::new(octets.as_slice()).unwrap().written_at(), 1_700_000_000);
+        let blocks = [(7, b"first".to_vec()), (11, Vec::new()), (7, vec![13; 300])];
+        assert_eq!(read(&octets).unwrap(), blocks);
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_missing_octet_is_noticed() {
+        let octets = sample();
+        for bit in 0..8 * octets.len() {
+            let mut damaged = octets.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(read(&damaged).is_err(), "bit {bit}");
+        }
+        for len in 0..octets.len() {
+            assert!(read(&octets[..len]).is_err(), "{len} octets");
+        }
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_or_not_at_all() {
+        let folder = std::env::temp_dir().join(format!("hayate-replace-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("x");
+        replace(&path, |to| to.write_all(b"old")).unwrap();
+        let broken = replace(&path, |to| to.write_all(b"ne").and(Err(io::Error::other("no"))));
+        assert!(broken.is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "no draft is left");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,0 +1,247 @@
+//! What announces change while a snapshot goes to a successor: noted in memory, sent after it, and applied
+//! there. The change of a peer is the same however often it is applied, and the completed count is told as a
+//! whole, so it does not matter whether the snapshot had it already.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use super::container::SnapshotError;
+use crate::announce::{Announce, Event, Handout};
+use crate::clock::Tick;
+use crate::ids::{ID_LEN, InfoHash, PeerId};
+use crate::policy::Policy;
+use crate::reach;
+use crate::swarms::Swarms;
+
+/// Tag of a block of changes.
+pub const TAG_DELTAS: u8 = 2;
+/// Changes that are noted at most; a successor that is further behind is given up.
+const NOTED_MAX: usize = 1 << 20;
+/// Octets of one change: info_hash, completed, peer_id, seeder and event and family, port, address.
+const LEN: usize = ID_LEN + 4 + ID_LEN + 1 + 2 + 16;
+const SEEDER: u8 = 1;
+const V6: u8 = 2;
+const STOPPED: u8 = 4;
+const PAUSED: u8 = 8;
+
+/// One announce that was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// What the peer said; amounts and wishes are left out.
+    pub announce: Announce,
+    /// The torrent's count of finished downloads afterwards.
+    pub completed: u32,
+}
+
+/// Where announces are noted while somebody wants them.
+#[derive(Debug, Default)]
+pub(crate) struct Tap {
+    open: AtomicBool,
+    noted: Mutex<Noted>,
+}
+
+#[derive(Debug, Default)]
+struct Noted {
+    deltas: Vec<Delta>,
+    overflowed: bool,
+}
+
+/// The successor takes changes more slowly than they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("more than {NOTED_MAX} announces came while they were being handed over")]
+pub struct TooSlow;
+
+impl Tap {
+    /// From now on every announce is noted.
+    pub(crate) fn open(&self) {
+        *self.noted.lock() = Noted::default();
+        self.open.store(true, Ordering::SeqCst);
+    }
+
+    /// No more is noted, and what was is forgotten.
+    pub(crate) fn close(&self) {
+        self.open.store(false, Ordering::SeqCst);
+        *self.noted.lock() = Noted::default();
+    }
+
+    /// Whether announces are noted. Whoever changes a swarm asks after that: then a change that is not noted
+    /// was made before the tap was opened, and a walk that begins later meets it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note(&self, delta: Delta) {
+        let mut noted = self.noted.lock();
+        if noted.deltas.len() < NOTED_MAX {
+            noted.deltas.push(delta);
+        } else {
+            noted.overflowed = true;
+        }
+    }
+
+    /// What was noted since the last call.
+    pub(crate) fn take(&self) -> Result<Vec<Delta>, TooSlow> {
+        let mut noted = self.noted.lock();
+        if noted.overflowed { Err(TooSlow) } else { Ok(std::mem::take(&mut noted.deltas)) }
+    }
+}
+
+impl Swarms {
+    /// From now on every announce is noted for a successor, until [`forget_deltas`](Self::forget_deltas).
+    pub fn note_deltas(&self) {
+        self.tap().open();
+    }
+
+    /// The announces that were noted since the last call.
+    ///
+    /// # Errors
+    /// When more came than can be kept; then some are missing.
+    pub fn take_deltas(&self) -> Result<Vec<Delta>, TooSlow> {
+        self.tap().take()
+    }
+
+    /// Nobody wants the announces any more.
+    pub fn forget_deltas(&self) {
+        self.tap().close();
+    }
+
+    /// Does what an announce did that a predecessor has carried out and answered.
+    pub fn apply(&self, now: Tick, policy: &Policy, delta: &Delta) {
+        let announce = &delta.announce;
+        let Some(reach) = reach::of_address(announce.address) else { return };
+        let (mut v4, mut v6) = ([0; 0], [0; 0]);
+        let (mut random, mut handout) = (fastrand::Rng::with_seed(0), Handout::new(&mut v4, &mut v6));
+        self.announce(now, policy, reach, announce, &mut random, &mut handout);
+        self.raise_completed(&announce.info_hash, delta.completed);
+    }
+}
+
+impl Delta {
+    /// Appends the change to the payload of a block.
+    pub fn write(&self, to: &mut Vec<u8>) {
+        let Announce { info_hash, peer_id, address, port, left, event, .. } = self.announce;
+        to.extend(info_hash.0);
+        to.extend(self.completed.to_le_bytes());
+        to.extend(peer_id.0);
+        let mut flags = if left == 0 { SEEDER } else { 0 };
+        flags |= match event {
+            Event::Stopped => STOPPED,
+            Event::Paused => PAUSED,
+            Event::None | Event::Completed | Event::Started => 0,
+        };
+        let mut octets = [0; 16];
+        match address {
+            IpAddr::V4(v4) => octets.iter_mut().zip(v4.octets()).for_each(|(to, from)| *to = from),
+            IpAddr::V6(v6) => {
+                octets = v6.octets();
+                flags |= V6;
+            }
+        }
+        to.push(flags);
+        to.extend(port.to_le_bytes());
+        to.extend(octets);
+    }
+
+    /// The changes in the payload of a block, in their order.
+    ///
+    /// # Errors
+    /// When its length fits no number of changes, or something else than a flag is where flags are.
+    pub fn read(payload: &[u8]) -> Result<Vec<Self>, SnapshotError> {
+        let (entries, []) = payload.as_chunks::<LEN>() else {
+            return Err(SnapshotError::Damaged("changes that are no changes"));
+        };
+        entries.iter().map(Self::of_entry).collect()
+    }
+
+    fn of_entry(entry: &[u8; LEN]) -> Result<Self, SnapshotError> {
+        let mut rest = entry.as_slice();
+        let info_hash = InfoHash(take(&mut rest));
+        let completed = u32::from_le_bytes(take(&mut rest));
+        let peer_id = PeerId(take(&mut rest));
+        let [flags] = take(&mut rest);
+        let port = u16::from_le_bytes(take(&mut rest));
+        let octets: [u8; 16] = take(&mut rest);
+        if flags & !(SEEDER | V6 | STOPPED | PAUSED) != 0 {
+            return Err(SnapshotError::Damaged("a change with unknown flags"));
+        }
+        let [a, b, c, d, ..] = octets;
+        let address = if flags & V6 == 0 { IpAddr::from([a, b, c, d]) } else { IpAddr::from(octets) };
+        let event = match flags & (STOPPED | PAUSED) {
+            0 => Event::None,
+            PAUSED => Event::Paused,
+            _ => Event::Stopped,
+        };
+        let left = u64::from(flags & SEEDER == 0);
+        let announce = Announce {
+            info_hash,
+            peer_id,
+            address,
+            port,
+            uploaded: 0,
+            downloaded: 0,
+            left,
+            event,
+            num_want: 0,
+        };
+        Ok(Self { announce, completed })
+    }
+}
+
+/// The first octets; zeros where the end comes first, which an entry of [`LEN`] octets does not let happen.
+fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
+    let Some((first, behind)) = rest.split_first_chunk::<N>() else { return [0; N] };
+    *rest = behind;
+    *first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_read_as_they_were_written() {
+        let mut payload = Vec::new();
+        let mut written = Vec::new();
+        for (number, event) in (0..).zip([Event::None, Event::Stopped, Event::Paused]) {
+            for address in ["192.0.2.7", "2001:db8::7"] {
+                let announce = Announce {
+                    info_hash: InfoHash([number; ID_LEN]),
+                    peer_id: PeerId([11; ID_LEN]),
+                    address: address.parse().unwrap(),
+                    port: 6881,
+                    uploaded: 0,
+                    downloaded: 0,
+                    left: u64::from(number) % 2,
+                    event,
+                    num_want: 0,
+                };
+                let delta = Delta { announce, completed: 13 };
+                delta.write(&mut payload);
+                written.push(delta);
+            }
+        }
+        assert_eq!(Delta::read(&payload).unwrap(), written);
+        assert!(Delta::read(&payload[1..]).is_err());
+        payload[ID_LEN + 4 + ID_LEN] |= 0x80;
+        assert!(Delta::read(&payload).is_err());
+    }
+
+    #[test]
+    fn a_tap_notes_only_while_it_is_open_and_says_when_it_is_too_much() {
+        let tap = Tap::default();
+        assert!(!tap.is_open());
+        tap.open();
+        assert!(tap.is_open());
+        let mut payload = vec![0; LEN];
+        payload[LEN - 16] = 10;
+        let delta = Delta::read(&payload).unwrap()[0];
+        (0..7).for_each(|_| tap.note(delta));
+        assert_eq!(tap.take().unwrap().len(), 7);
+        (0..=NOTED_MAX).for_each(|_| tap.note(delta));
+        assert_eq!(tap.take(), Err(TooSlow));
+        tap.close();
+        assert_eq!((tap.is_open(), tap.take().unwrap().len()), (false, 0));
+    }
+}

@@ -1,0 +1,321 @@
+//! The thread that writes the snapshot: every so often, and once more at an orderly stop. While the tracker
+//! serves, it works in short slices with pauses in between, so that a worker on the same processor is never
+//! kept waiting.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::clock::{Clock, Now};
+use crate::counters::{Board, Kind, Series};
+use crate::snapshot::container::{Blocks, Writer, replace};
+use crate::snapshot::swarms::{Walk, write};
+use crate::swarms::Swarms;
+
+/// The name of the file, in the folder for the tracker's state.
+pub const FILE_NAME: &str = "hayate-cache.bin";
+/// A pause is so many times as long as the work before it.
+const PAUSE_FACTOR: u32 = 8;
+/// Shortest pause: a slice takes a tenth of it.
+const PAUSE_LEAST: Duration = Duration::from_millis(1);
+/// Longest pause, after work that took long because others had the processor, or the disk was slow.
+const PAUSE_MOST: Duration = Duration::from_millis(20);
+/// Octets after which a file is brought to the disk: all at its end would be one long piece of work.
+const SYNC_STEP: usize = 2 << 20;
+/// How often a sleeping keeper looks whether a reload has changed the interval.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Something else that is kept in the same file, in blocks with tags of its own.
+pub trait Section: Send {
+    /// Writes all of it, with a [`Pace::pause`] after each piece of work of a tenth of a millisecond or so.
+    ///
+    /// # Errors
+    /// Those of `to` and of the pauses.
+    fn write(&mut self, to: &mut dyn Blocks, pace: &mut Pace<'_>) -> io::Result<()>;
+}
+
+/// How fast a snapshot may be written.
+#[derive(Debug)]
+pub struct Pace<'a> {
+    clock: &'a Clock,
+    /// `None`: as fast as it goes.
+    stopping: Option<&'a AtomicBool>,
+    /// Since when the current piece of work goes on.
+    since: Duration,
+}
+
+impl Pace<'_> {
+    /// The time, for the next slice.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    /// Lets others work.
+    ///
+    /// # Errors
+    /// When the tracker stops, and this snapshot is not worth its end.
+    pub fn pause(&mut self) -> io::Result<()> {
+        let Some(stopping) = self.stopping else { return Ok(()) };
+        let work = self.clock.uptime().saturating_sub(self.since);
+        let end = self.clock.uptime() + (work * PAUSE_FACTOR).clamp(PAUSE_LEAST, PAUSE_MOST);
+        loop {
+            if stopping.load(Ordering::Acquire) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            self.since = self.clock.uptime();
+            if self.since >= end {
+                return Ok(());
+            }
+            thread::park_timeout(end - self.since);
+        }
+    }
+}
+
+/// What a keeper keeps, where and how often.
+pub struct Plan {
+    /// The file.
+    pub path: PathBuf,
+    /// Seconds from the begin of one snapshot to the next; 0 = only at the stop. A reload may change it.
+    pub every_seconds: Arc<AtomicU32>,
+    /// The swarms.
+    pub swarms: Arc<Swarms>,
+    /// What is kept beside them.
+    pub sections: Vec<Box<dyn Section>>,
+}
+
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plan").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// Whether an ending keeper writes once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It does: the tracker stops.
+    Write,
+    /// It leaves the file as it is: another process has taken over.
+    Leave,
+}
+
+/// What the keeper has done, for `/metrics`.
+#[derive(Debug, Default)]
+struct Figures {
+    written: AtomicU64,
+    failed: AtomicU64,
+    octets: AtomicU64,
+    peers: AtomicU64,
+    milliseconds: AtomicU64,
+    /// When the last one was written, or the keeper started, in seconds of uptime.
+    since: AtomicU64,
+}
+
+/// A running keeper. Dropped without a [`stop`](Self::stop), it leaves the file as it is.
+#[derive(Debug)]
+pub struct Keeper {
+    thread: Option<JoinHandle<()>>,
+    clock: Clock,
+    figures: Arc<Figures>,
+    stopping: Arc<AtomicBool>,
+    writes_at_end: Arc<AtomicBool>,
+}
+
+impl Keeper {
+    /// Starts the thread; the first snapshot is due after one interval.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(plan: Plan, clock: Clock) -> io::Result<Self> {
+        let figures = Arc::new(Figures::default());
+        figures.since.store(clock.uptime().as_secs(), Ordering::Relaxed);
+        let (stopping, writes_at_end) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let desk = Desk {
+            plan,
+            clock,
+            figures: Arc::clone(&figures),
+            stopping: Arc::clone(&stopping),
+            writes_at_end: Arc::clone(&writes_at_end),
+            is_failing: false,
+        };
+        let thread = thread::Builder::new().name("snapshot".into()).spawn(|| desk.run())?;
+        Ok(Self { thread: Some(thread), clock, figures, stopping, writes_at_end })
+    }
+
+    /// False once the thread has ended, which only [`stop`](Self::stop) should bring about.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Gives up the snapshot that is being written, and writes a last one at full speed, or none.
+    pub fn stop(mut self, ending: Ending) {
+        self.end(ending);
+    }
+
+    /// Lists the numbers of the keeper.
+    pub fn list_on(&self, board: &Board) {
+        let list = |name, help, kind, read: fn(&Figures, &Clock) -> u64| {
+            let (figures, clock) = (Arc::clone(&self.figures), self.clock);
+            let read = Box::new(move || read(&figures, &clock));
+            board.list(Series { name, help, kind, labels: Vec::new(), read });
+        };
+        list("snapshots_total", "Snapshots written.", Kind::Counter, |figures, _| {
+            figures.written.load(Ordering::Relaxed)
+        });
+        list(
+            "snapshot_failures_total",
+            "Snapshots that could not be written.",
+            Kind::Counter,
+            |figures, _| figures.failed.load(Ordering::Relaxed),
+        );
+        let gauge = |name, help, read| list(name, help, Kind::Gauge, read);
+        gauge("snapshot_bytes", "Size of the last snapshot.", |figures, _| {
+            figures.octets.load(Ordering::Relaxed)
+        });
+        gauge("snapshot_peers", "Peers in the last snapshot.", |figures, _| {
+            figures.peers.load(Ordering::Relaxed)
+        });
+        gauge("snapshot_milliseconds", "Time it took to write the last snapshot.", |figures, _| {
+            figures.milliseconds.load(Ordering::Relaxed)
+        });
+        gauge(
+            "snapshot_age_seconds",
+            "Time since the last snapshot was written, or since the start.",
+            |figures, clock| clock.uptime().as_secs().saturating_sub(figures.since.load(Ordering::Relaxed)),
+        );
+    }
+
+    fn end(&mut self, ending: Ending) {
+        let Some(thread) = self.thread.take() else { return };
+        self.writes_at_end.store(ending == Ending::Write, Ordering::Relaxed);
+        self.stopping.store(true, Ordering::Release);
+        thread.thread().unpark();
+        if thread.join().is_err() {
+            log::error!("the keeper of the snapshot ended with a panic");
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.end(Ending::Leave);
+    }
+}
+
+struct Desk {
+    plan: Plan,
+    clock: Clock,
+    figures: Arc<Figures>,
+    stopping: Arc<AtomicBool>,
+    writes_at_end: Arc<AtomicBool>,
+    is_failing: bool,
+}
+
+impl Desk {
+    fn run(mut self) {
+        let mut last = self.clock.uptime();
+        while !self.stopping.load(Ordering::Acquire) {
+            let every = Duration::from_secs(self.plan.every_seconds.load(Ordering::Relaxed).into());
+            let wait = (last + every).saturating_sub(self.clock.uptime());
+            if every.is_zero() || !wait.is_zero() {
+                thread::park_timeout(if every.is_zero() { LOOK } else { wait.min(LOOK) });
+                continue;
+            }
+            last = self.clock.uptime();
+            let stopping = Arc::clone(&self.stopping);
+            self.write(Some(&stopping));
+        }
+        if self.writes_at_end.load(Ordering::Relaxed) && self.write(None) {
+            let (peers, path) = (self.figures.peers.load(Ordering::Relaxed), self.plan.path.display());
+            log::info!("wrote a snapshot of {peers} peers to {path}");
+        }
+    }
+
+    /// Writes a snapshot and keeps account of it; false if it failed or was given up.
+    fn write(&mut self, stopping: Option<&AtomicBool>) -> bool {
+        let clock = self.clock;
+        let start = clock.uptime();
+        let mut pace = Pace { clock: &clock, stopping, since: start };
+        let result = write_file(&mut self.plan, &mut pace);
+        if stopping.is_some_and(|stopping| stopping.load(Ordering::Acquire)) && result.is_err() {
+            return false;
+        }
+        let (figures, path) = (&self.figures, self.plan.path.display());
+        match &result {
+            Ok((octets, peers)) => {
+                let end = clock.uptime();
+                let milliseconds = u64::try_from((end - start).as_millis()).unwrap_or(u64::MAX);
+                figures.octets.store(*octets, Ordering::Relaxed);
+                figures.peers.store(*peers, Ordering::Relaxed);
+                figures.milliseconds.store(milliseconds, Ordering::Relaxed);
+                figures.since.store(end.as_secs(), Ordering::Relaxed);
+                figures.written.fetch_add(1, Ordering::Relaxed);
+                log::debug!("wrote a snapshot of {peers} peers to {path} in {milliseconds} ms");
+                if self.is_failing {
+                    log::info!("snapshots are written again to {path}");
+                }
+            }
+            Err(error) => {
+                figures.failed.fetch_add(1, Ordering::Relaxed);
+                if !self.is_failing {
+                    log::error!("cannot write a snapshot to {path}: {error}; what is there stays as it is");
+                }
+            }
+        }
+        self.is_failing = result.is_err();
+        result.is_ok()
+    }
+}
+
+/// Gives the octets and peers written.
+fn write_file(plan: &mut Plan, pace: &mut Pace<'_>) -> io::Result<(u64, u64)> {
+    let (mut octets, mut peers) = (0, 0);
+    let Plan { path, swarms, sections, .. } = plan;
+    let path: &Path = path;
+    replace(path, |file| {
+        let now = pace.now();
+        let to = Steady { file, unsynced: 0, octets: 0, syncs: pace.stopping.is_some() };
+        let mut to = Writer::new(to, i64::try_from(now.unix_seconds).unwrap_or(i64::MAX))?;
+        let mut walk = Walk::new(Arc::clone(swarms), now.tick);
+        let clock = pace.clock;
+        write(&mut walk, &mut to, || clock.now().tick, || pace.pause())?;
+        for section in sections {
+            section.write(&mut to, pace)?;
+        }
+        peers = walk.peers();
+        octets = to.finish()?.octets;
+        Ok(())
+    })?;
+    Ok((octets, peers))
+}
+
+/// A file that is brought to the disk while it is written.
+struct Steady<'f> {
+    file: &'f mut BufWriter<File>,
+    octets: u64,
+    unsynced: usize,
+    syncs: bool,
+}
+
+impl Write for Steady<'_> {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(octets)?;
+        self.octets += written as u64;
+        self.unsynced += written;
+        if self.syncs && self.unsynced >= SYNC_STEP {
+            self.unsynced = 0;
+            self.file.flush()?;
+            self.file.get_ref().sync_data()?;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}

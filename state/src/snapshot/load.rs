@@ -1,0 +1,101 @@
+//! The start: a snapshot is verified, then restored, and set aside where it is no good.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::clock::{Clock, Now};
+use crate::snapshot::container::{Reader, SnapshotError, set_aside};
+use crate::snapshot::swarms::{Restore, TAG_SWARMS, check};
+
+/// Time between two lines of progress in the log.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// Something that is restored from blocks with tags of its own. Blocks that nobody knows are passed over.
+pub trait Part {
+    /// Is this block in order, as far as it is mine? Asked for all blocks before any is restored.
+    ///
+    /// # Errors
+    /// When it is nonsense.
+    fn check(&self, tag: u8, payload: &[u8]) -> Result<(), SnapshotError>;
+
+    /// Restores a block, if it is mine, of a snapshot that was begun at `written_at`, in Unix seconds.
+    ///
+    /// # Errors
+    /// When it is nonsense, which [`check`](Self::check) should have found.
+    fn restore(&mut self, now: Now, written_at: i64, tag: u8, payload: &[u8]) -> Result<(), SnapshotError>;
+
+    /// What was restored, for the log.
+    fn summary(&self) -> String;
+}
+
+impl Part for Restore<'_> {
+    fn check(&self, tag: u8, payload: &[u8]) -> Result<(), SnapshotError> {
+        if tag == TAG_SWARMS { check(payload) } else { Ok(()) }
+    }
+
+    fn restore(&mut self, now: Now, written_at: i64, tag: u8, payload: &[u8]) -> Result<(), SnapshotError> {
+        if tag == TAG_SWARMS { self.block(now, written_at, payload) } else { Ok(()) }
+    }
+
+    fn summary(&self) -> String {
+        self.summary().to_string()
+    }
+}
+
+/// What became of a snapshot at the start.
+#[derive(Debug)]
+pub enum Loaded {
+    /// There is none.
+    Missing,
+    /// It was restored.
+    Restored,
+    /// It is no good, and was set aside. Nothing was restored, unless reading failed that had worked a moment
+    /// before.
+    SetAside(SnapshotError),
+}
+
+/// Restores the snapshot at `path`, and says so in the log.
+pub fn load(path: &Path, clock: &Clock, parts: &mut [&mut dyn Part]) -> Loaded {
+    match restore_file(path, clock, parts) {
+        Ok(()) => Loaded::Restored,
+        Err(SnapshotError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+            log::debug!("no snapshot at {}", path.display());
+            Loaded::Missing
+        }
+        Err(error) => {
+            let path_now = match set_aside(path) {
+                Ok(aside) => format!("now {}", aside.display()),
+                Err(error) => format!("which cannot be set aside: {error}"),
+            };
+            log::warn!("cannot restore the snapshot {}, {path_now}: {error}", path.display());
+            Loaded::SetAside(error)
+        }
+    }
+}
+
+fn restore_file(path: &Path, clock: &Clock, parts: &mut [&mut dyn Part]) -> Result<(), SnapshotError> {
+    let start = clock.uptime();
+    let checked = |tag, payload: &[u8]| parts.iter().try_for_each(|part| part.check(tag, payload));
+    let mut reader = Reader::open_checked(path, checked)?;
+    let all = fs::metadata(path)?.len().max(1);
+    let (mut done, mut told) = (0, start);
+    let written_at = reader.written_at();
+    while let Some((tag, payload)) = reader.next_block()? {
+        let now = clock.now();
+        for part in parts.iter_mut() {
+            part.restore(now, written_at, tag, payload)?;
+        }
+        done += payload.len() as u64;
+        if clock.uptime() >= told + PROGRESS {
+            told = clock.uptime();
+            log::info!("restoring {}: {} %", path.display(), done * 100 / all);
+        }
+    }
+    let took = (clock.uptime() - start).as_secs_f64();
+    for part in parts {
+        log::info!("restored from {} in {took:.1} s: {}", path.display(), part.summary());
+    }
+    Ok(())
+}

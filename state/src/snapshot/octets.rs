@@ -1,0 +1,62 @@
+//! Little-endian numbers and octets, taken one after the other from a slice that may end too early.
+
+/// What is left of a slice.
+#[derive(Clone, Debug)]
+pub(super) struct Octets<'o> {
+    rest: &'o [u8],
+    at: usize,
+}
+
+/// One method for each number: little-endian, `None` where the slice ends too early.
+macro_rules! numbers {
+    ($($number:ident)*) => {$(
+        pub(super) fn $number(&mut self) -> Option<$number> {
+            self.array().map($number::from_le_bytes)
+        }
+    )*};
+}
+
+impl<'o> Octets<'o> {
+    pub(super) fn new(octets: &'o [u8]) -> Self {
+        Self { rest: octets, at: 0 }
+    }
+
+    /// How many octets were taken.
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// How many octets are left.
+    pub(super) fn len(&self) -> usize {
+        self.rest.len()
+    }
+
+    pub(super) fn array<const LEN: usize>(&mut self) -> Option<[u8; LEN]> {
+        let (head, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        self.at += LEN;
+        Some(*head)
+    }
+
+    pub(super) fn slice(&mut self, len: usize) -> Option<&'o [u8]> {
+        let (head, rest) = self.rest.split_at_checked(len)?;
+        self.rest = rest;
+        self.at += len;
+        Some(head)
+    }
+
+    numbers!(u8 u16 u32 u64 i32 i64 f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_little_endian_and_nothing_is_taken_that_is_not_there() {
+        let mut octets = Octets::new(&[7, 0, 11, 13, 0, 0, 0, 17]);
+        assert_eq!((octets.u16(), octets.u8(), octets.u32()), (Some(7), Some(11), Some(13)));
+        assert_eq!((octets.u64(), octets.slice(2), octets.at(), octets.len()), (None, None, 7, 1));
+        assert_eq!(octets.slice(1), Some(&[17][..]));
+    }
+}

@@ -1,0 +1,400 @@
+//! [`Site`] in blocks of a [`container`](crate::snapshot::container).
+//!
+//! ```text
+//! TAG_SITE_TORRENTS  records: u8 1, then a torrent, or u8 2, then a peer of the last torrent
+//!   torrent          20 info_hash  u32 id  u32 group  u16 length, type name in UTF-8  u32 snatched
+//!                    i32 status  i64 last action  f64 up  f64 down  u32 peers that follow
+//!   peer             u32 user  20 peer_id  u8 flags: 1 seeder, 2 IPv4, 4 IPv6
+//!                    4 IPv4, u16 port, i64 seen, if it has one  16 IPv6, u16 port, i64 seen, if it has one
+//!                    u64 uploaded  u64 downloaded  u64 left  i64 start  i64 last announce  u32 client
+//! TAG_SITE_USERS     records: u16 length, passkey  u32 id  u8 flags: 1 disable download, 2 hide
+//!                    f64 up  f64 down
+//! TAG_SITE_UNPRUNES  records: u32 torrent id
+//! ```
+//! All numbers are little-endian. A record is never cut, but the peers of a torrent may go on in a later
+//! block of its tag: so a block has a bounded length however large the swarm.
+
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use super::{Endpoint, Group, Multipliers, Peer, Role, Site, Torrent, User};
+use crate::ids::{InfoHash, PeerId};
+use crate::snapshot::container::{self, BLOCK_MAX, Reader, SnapshotError, Writer};
+use crate::snapshot::octets::Octets;
+
+/// Blocks with torrents and peers.
+pub const TAG_SITE_TORRENTS: u8 = 16;
+/// Blocks with users.
+pub const TAG_SITE_USERS: u8 = 17;
+/// Blocks with pending un-prunes.
+pub const TAG_SITE_UNPRUNES: u8 = 18;
+
+/// A block is written when it is longer than this.
+const BLOCK_TARGET: usize = 256 << 10;
+/// Longer than any record: 65535 octets of text, and a few numbers.
+const RECORD_MAX: usize = (64 << 10) + 256;
+const _: () = assert!(BLOCK_TARGET + RECORD_MAX <= BLOCK_MAX);
+
+const TORRENT: u8 = 1;
+const PEER: u8 = 2;
+const SEEDER: u8 = 1;
+const HAS_V4: u8 = 2;
+const HAS_V6: u8 = 4;
+const DISABLE_DOWNLOAD: u8 = 1;
+const TRACKER_HIDE: u8 = 2;
+
+/// Something of a [`Site`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// A torrent with all its peers.
+    Torrent(Torrent),
+    /// A user.
+    User(User),
+    /// The id of a torrent whose un-prune is pending.
+    Unprune(u32),
+}
+
+/// Writes a site record by record, in any order.
+#[derive(Debug)]
+pub struct SiteWriter<'w, W: Write> {
+    to: &'w mut Writer<W>,
+    torrents: Vec<u8>,
+    users: Vec<u8>,
+    unprunes: Vec<u8>,
+}
+
+impl<'w, W: Write> SiteWriter<'w, W> {
+    /// Will write to this container.
+    pub fn new(to: &'w mut Writer<W>) -> Self {
+        Self { to, torrents: Vec::new(), users: Vec::new(), unprunes: Vec::new() }
+    }
+
+    /// Writes all of a site.
+    ///
+    /// # Errors
+    /// Those of the file, and of [`torrent`](Self::torrent) and [`user`](Self::user).
+    pub fn site(&mut self, site: &Site) -> io::Result<()> {
+        site.torrents.iter().try_for_each(|torrent| self.torrent(torrent))?;
+        site.users.iter().try_for_each(|user| self.user(user))?;
+        site.unprunes.iter().try_for_each(|&id| self.unprune(id))
+    }
+
+    /// Writes a torrent and its peers.
+    ///
+    /// # Errors
+    /// Those of the file, and when the type name is longer than 65535 octets or there are 2^32 peers.
+    pub fn torrent(&mut self, torrent: &Torrent) -> io::Result<()> {
+        let peers = u32::try_from(torrent.peers.len()).map_err(io::Error::other)?;
+        put_torrent(&mut self.torrents, torrent, peers)?;
+        for peer in &torrent.peers {
+            put_peer(&mut self.torrents, peer);
+            hand_over(self.to, TAG_SITE_TORRENTS, &mut self.torrents, BLOCK_TARGET)?;
+        }
+        hand_over(self.to, TAG_SITE_TORRENTS, &mut self.torrents, BLOCK_TARGET)
+    }
+
+    /// Writes a user.
+    ///
+    /// # Errors
+    /// Those of the file, and when the passkey is longer than 65535 octets.
+    pub fn user(&mut self, user: &User) -> io::Result<()> {
+        let flags = flag(user.disable_download, DISABLE_DOWNLOAD) | flag(user.tracker_hide, TRACKER_HIDE);
+        put_text(&mut self.users, &user.passkey)?;
+        self.users.extend(user.id.to_le_bytes());
+        self.users.push(flags);
+        put_multipliers(&mut self.users, user.multipliers);
+        hand_over(self.to, TAG_SITE_USERS, &mut self.users, BLOCK_TARGET)
+    }
+
+    /// Writes a pending un-prune.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn unprune(&mut self, id: u32) -> io::Result<()> {
+        self.unprunes.extend(id.to_le_bytes());
+        hand_over(self.to, TAG_SITE_UNPRUNES, &mut self.unprunes, BLOCK_TARGET)
+    }
+
+    /// Writes what is still held back; without it that is lost.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn finish(mut self) -> io::Result<()> {
+        hand_over(self.to, TAG_SITE_TORRENTS, &mut self.torrents, 0)?;
+        hand_over(self.to, TAG_SITE_USERS, &mut self.users, 0)?;
+        hand_over(self.to, TAG_SITE_UNPRUNES, &mut self.unprunes, 0)
+    }
+}
+
+/// Writes a block if it is longer than `kept`.
+fn hand_over<W: Write>(to: &mut Writer<W>, tag: u8, block: &mut Vec<u8>, kept: usize) -> io::Result<()> {
+    if block.len() <= kept {
+        return Ok(());
+    }
+    to.block(tag, block)?;
+    block.clear();
+    Ok(())
+}
+
+fn put_torrent(block: &mut Vec<u8>, torrent: &Torrent, peers: u32) -> io::Result<()> {
+    let len = text_len(torrent.group.type_name.as_bytes())?;
+    block.push(TORRENT);
+    block.extend(torrent.info_hash.0);
+    block.extend(torrent.id.to_le_bytes());
+    block.extend(torrent.group.id.to_le_bytes());
+    block.extend(len.to_le_bytes());
+    block.extend(torrent.group.type_name.as_bytes());
+    block.extend(torrent.snatched.to_le_bytes());
+    block.extend(torrent.status.to_le_bytes());
+    block.extend(torrent.last_action.to_le_bytes());
+    put_multipliers(block, torrent.multipliers);
+    block.extend(peers.to_le_bytes());
+    Ok(())
+}
+
+fn put_peer(block: &mut Vec<u8>, peer: &Peer) {
+    block.push(PEER);
+    block.extend(peer.user.to_le_bytes());
+    block.extend(peer.peer_id.0);
+    let families = flag(peer.v4.is_some(), HAS_V4) | flag(peer.v6.is_some(), HAS_V6);
+    block.push(flag(peer.role == Role::Seeder, SEEDER) | families);
+    if let Some(v4) = peer.v4 {
+        put_endpoint(block, &v4.address.octets(), v4.port, v4.seen_at);
+    }
+    if let Some(v6) = peer.v6 {
+        put_endpoint(block, &v6.address.octets(), v6.port, v6.seen_at);
+    }
+    for total in [peer.uploaded, peer.downloaded, peer.left] {
+        block.extend(total.to_le_bytes());
+    }
+    block.extend(peer.started_at.to_le_bytes());
+    block.extend(peer.announced_at.to_le_bytes());
+    block.extend(peer.client.to_le_bytes());
+}
+
+fn put_endpoint(block: &mut Vec<u8>, address: &[u8], port: u16, seen_at: i64) {
+    block.extend(address);
+    block.extend(port.to_le_bytes());
+    block.extend(seen_at.to_le_bytes());
+}
+
+fn put_multipliers(block: &mut Vec<u8>, multipliers: Multipliers) {
+    block.extend(multipliers.up.to_le_bytes());
+    block.extend(multipliers.down.to_le_bytes());
+}
+
+fn put_text(block: &mut Vec<u8>, text: &[u8]) -> io::Result<()> {
+    block.extend(text_len(text)?.to_le_bytes());
+    block.extend(text);
+    Ok(())
+}
+
+fn text_len(text: &[u8]) -> io::Result<u16> {
+    u16::try_from(text.len()).map_err(|_| io::Error::other("a passkey or type name over 65535 octets"))
+}
+
+fn flag(is_set: bool, flag: u8) -> u8 {
+    if is_set { flag } else { 0 }
+}
+
+/// Reads the blocks of a site, and hands over record by record.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// A torrent whose peers are still to come, and how many.
+    open: Option<(Torrent, u32)>,
+}
+
+impl Decoder {
+    /// Reads a block; false if it is none of a site.
+    ///
+    /// # Errors
+    /// When it is not as this program writes it.
+    pub fn block(
+        &mut self,
+        tag: u8,
+        payload: &[u8],
+        sink: &mut impl FnMut(Record),
+    ) -> Result<bool, SnapshotError> {
+        let mut octets = Octets::new(payload);
+        match tag {
+            TAG_SITE_TORRENTS => {
+                while octets.len() > 0 {
+                    self.torrent_or_peer(&mut octets, sink)?;
+                }
+            }
+            TAG_SITE_USERS => {
+                while octets.len() > 0 {
+                    sink(Record::User(take_user(&mut octets)?));
+                }
+            }
+            TAG_SITE_UNPRUNES => {
+                while octets.len() > 0 {
+                    sink(Record::Unprune(octets.u32().ok_or(CUT)?));
+                }
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Looks whether the last torrent has all its peers.
+    ///
+    /// # Errors
+    /// When it has not.
+    pub fn finish(self) -> Result<(), SnapshotError> {
+        if self.open.is_none() { Ok(()) } else { Err(SnapshotError::Damaged("peers are missing")) }
+    }
+
+    fn torrent_or_peer(
+        &mut self,
+        octets: &mut Octets<'_>,
+        sink: &mut impl FnMut(Record),
+    ) -> Result<(), SnapshotError> {
+        let (torrent, missing) = match (octets.u8(), self.open.take()) {
+            (Some(TORRENT), None) => take_torrent(octets)?,
+            (Some(PEER), Some((mut torrent, missing))) => {
+                torrent.peers.push(take_peer(octets)?);
+                (torrent, missing - 1)
+            }
+            (Some(TORRENT), Some(_)) => return Err(SnapshotError::Damaged("peers are missing")),
+            (Some(PEER), None) => return Err(SnapshotError::Damaged("a peer of no torrent")),
+            _ => return Err(SnapshotError::Damaged("a record that is no torrent and no peer")),
+        };
+        if missing == 0 {
+            sink(Record::Torrent(torrent));
+        } else {
+            self.open = Some((torrent, missing));
+        }
+        Ok(())
+    }
+}
+
+const CUT: SnapshotError = SnapshotError::Damaged("a record is cut");
+
+/// A torrent, and how many peers follow.
+fn take_torrent(octets: &mut Octets<'_>) -> Result<(Torrent, u32), SnapshotError> {
+    let info_hash = InfoHash(octets.array().ok_or(CUT)?);
+    let id = octets.u32().ok_or(CUT)?;
+    let group = octets.u32().ok_or(CUT)?;
+    let type_name = std::str::from_utf8(take_text(octets)?)
+        .map_err(|_| SnapshotError::Damaged("a type name is not UTF-8"))?;
+    let torrent = Torrent {
+        info_hash,
+        id,
+        group: Group { type_name: type_name.into(), id: group },
+        snatched: octets.u32().ok_or(CUT)?,
+        status: octets.i32().ok_or(CUT)?,
+        last_action: octets.i64().ok_or(CUT)?,
+        multipliers: take_multipliers(octets)?,
+        peers: Vec::new(),
+    };
+    Ok((torrent, octets.u32().ok_or(CUT)?))
+}
+
+fn take_peer(octets: &mut Octets<'_>) -> Result<Peer, SnapshotError> {
+    let user = octets.u32().ok_or(CUT)?;
+    let peer_id = PeerId(octets.array().ok_or(CUT)?);
+    let flags = octets.u8().ok_or(CUT)?;
+    if flags & !(SEEDER | HAS_V4 | HAS_V6) != 0 {
+        return Err(SnapshotError::Damaged("unknown flags of a peer"));
+    }
+    Ok(Peer {
+        user,
+        peer_id,
+        role: if flags & SEEDER == 0 { Role::Leecher } else { Role::Seeder },
+        v4: if flags & HAS_V4 == 0 { None } else { Some(take_endpoint::<4, _>(octets)?) },
+        v6: if flags & HAS_V6 == 0 { None } else { Some(take_endpoint::<16, _>(octets)?) },
+        uploaded: octets.u64().ok_or(CUT)?,
+        downloaded: octets.u64().ok_or(CUT)?,
+        left: octets.u64().ok_or(CUT)?,
+        started_at: octets.i64().ok_or(CUT)?,
+        announced_at: octets.i64().ok_or(CUT)?,
+        client: octets.u32().ok_or(CUT)?,
+    })
+}
+
+fn take_endpoint<const LEN: usize, A: From<[u8; LEN]>>(
+    octets: &mut Octets<'_>,
+) -> Result<Endpoint<A>, SnapshotError> {
+    let address: [u8; LEN] = octets.array().ok_or(CUT)?;
+    let port = octets.u16().ok_or(CUT)?;
+    Ok(Endpoint { address: address.into(), port, seen_at: octets.i64().ok_or(CUT)? })
+}
+
+fn take_user(octets: &mut Octets<'_>) -> Result<User, SnapshotError> {
+    let passkey = take_text(octets)?.into();
+    let id = octets.u32().ok_or(CUT)?;
+    let flags = octets.u8().ok_or(CUT)?;
+    if flags & !(DISABLE_DOWNLOAD | TRACKER_HIDE) != 0 {
+        return Err(SnapshotError::Damaged("unknown flags of a user"));
+    }
+    Ok(User {
+        passkey,
+        id,
+        disable_download: flags & DISABLE_DOWNLOAD != 0,
+        tracker_hide: flags & TRACKER_HIDE != 0,
+        multipliers: take_multipliers(octets)?,
+    })
+}
+
+fn take_multipliers(octets: &mut Octets<'_>) -> Result<Multipliers, SnapshotError> {
+    let (up, down) = (octets.f64().ok_or(CUT)?, octets.f64().ok_or(CUT)?);
+    if up.is_finite() && down.is_finite() {
+        Ok(Multipliers { up, down })
+    } else {
+        Err(SnapshotError::Damaged("a multiplier is not a number"))
+    }
+}
+
+fn take_text<'o>(octets: &mut Octets<'o>) -> Result<&'o [u8], SnapshotError> {
+    let len = octets.u16().ok_or(CUT)?;
+    octets.slice(usize::from(len)).ok_or(CUT)
+}
+
+/// A file as it was read.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// When it was written, in Unix seconds.
+    pub written_at: i64,
+    /// All blocks of a site in it.
+    pub site: Site,
+    /// How many blocks of another kind it has, such as the swarms of the open modes.
+    pub other_blocks: u64,
+}
+
+/// Reads a whole file, after every checksum in it was looked at.
+///
+/// # Errors
+/// When it is not there, or not a good snapshot.
+pub fn read(path: &Path) -> Result<Loaded, SnapshotError> {
+    load(Reader::open(path)?)
+}
+
+/// Reads the rest of a container.
+///
+/// # Errors
+/// When it is damaged.
+pub fn load<R: Read>(mut reader: Reader<R>) -> Result<Loaded, SnapshotError> {
+    let mut loaded = Loaded { written_at: reader.written_at(), ..Loaded::default() };
+    let mut decoder = Decoder::default();
+    while let Some((tag, payload)) = reader.next_block()? {
+        let is_ours = decoder.block(tag, payload, &mut |record| loaded.site.add(record))?;
+        loaded.other_blocks += u64::from(!is_ours);
+    }
+    decoder.finish()?;
+    Ok(loaded)
+}
+
+/// Writes a whole file, in place of the one that is there.
+///
+/// # Errors
+/// Those of the disk, then the old file stays; and those of [`SiteWriter`].
+pub fn write(path: &Path, site: &Site, written_at: i64) -> io::Result<()> {
+    container::replace(path, |to| {
+        let mut container = Writer::new(to, written_at)?;
+        let mut writer = SiteWriter::new(&mut container);
+        writer.site(site)?;
+        writer.finish()?;
+        container.finish().map(drop)
+    })
+}

@@ -1,0 +1,109 @@
+//! How a store is opened: the one place that knows which there are.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::dsn::Dsn;
+use super::mariadb::{self, Mariadb, Opener, Role};
+use super::schema::{self, Dialect};
+use super::sqlite::Sqlite;
+use super::{Store, StoreError};
+
+/// What a database must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// The tables of hayate (modes open and listed).
+    Own,
+    /// The tables of a site (mode private). Those of hayate may be missing: then an unanswered commit counts
+    /// as done, and IPv6 addresses are not kept.
+    Site,
+}
+
+/// Where a store is and what is expected of it. It opens stores, and again after one was lost.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    dsn: Dsn,
+    node: String,
+    demand: Demand,
+    /// The connection of MariaDB that wrote last, for the next one to take over from; 0 = none yet.
+    former: Arc<AtomicU32>,
+}
+
+impl Backend {
+    /// A backend that writes under the name `node` (at most 64 characters; empty outside of a cluster).
+    #[must_use]
+    pub fn new(dsn: Dsn, node: &str, demand: Demand) -> Self {
+        Self { dsn, node: node.to_owned(), demand, former: Arc::default() }
+    }
+
+    /// Where the store is.
+    #[must_use]
+    pub fn dsn(&self) -> &Dsn {
+        &self.dsn
+    }
+
+    /// Opens the store to write, as the only one of this node; a file of SQLite is made and migrated. When
+    /// a store was lost, drop it first and then open again: the journal says what was kept.
+    ///
+    /// # Errors
+    /// `Unfit` when another tracker writes, or tables are missing or too new; else `Lost` or `Deadlock`.
+    pub fn open(&self) -> Result<Box<dyn Store>, StoreError> {
+        Ok(match &self.dsn {
+            Dsn::Sqlite(path) => Box::new(Sqlite::open(path, &self.node)?),
+            Dsn::Mariadb(_) => self.open_mariadb(Role::Writer)?,
+        })
+    }
+
+    /// Opens the store to read, beside the one that writes: [`Store::save`] and [`Store::rehearse`] are
+    /// `Unfit`, and [`Store::completed`] forgets nothing.
+    ///
+    /// # Errors
+    /// As those of [`open`](Self::open), but for other trackers.
+    pub fn open_reader(&self) -> Result<Box<dyn Store>, StoreError> {
+        Ok(match &self.dsn {
+            Dsn::Sqlite(path) => Box::new(Sqlite::open_shared(path, &self.node)?),
+            Dsn::Mariadb(_) => self.open_mariadb(Role::Reader)?,
+        })
+    }
+
+    fn open_mariadb(&self, role: Role) -> Result<Box<dyn Store>, StoreError> {
+        let Dsn::Mariadb(login) = &self.dsn else {
+            return Err(StoreError::Unfit("not a database of a server".to_owned()));
+        };
+        let first = self.former.load(Ordering::Relaxed) == 0;
+        let opener = Opener {
+            login: (**login).clone(),
+            node: self.node.clone(),
+            demand: self.demand,
+            role,
+            former: Arc::clone(&self.former),
+        };
+        let store = Mariadb::open(opener)?;
+        if first && role == Role::Writer {
+            for warning in store.warnings() {
+                log::warn!("{warning}");
+            }
+        }
+        Ok(Box::new(store))
+    }
+
+    /// Makes the tables that are missing; safe to repeat. A file of SQLite is migrated when it is opened.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, is newer than this program, or refuses.
+    pub fn migrate(&self) -> Result<(), StoreError> {
+        match &self.dsn {
+            Dsn::Sqlite(path) => Sqlite::open_shared(path, &self.node).map(drop),
+            Dsn::Mariadb(login) => mariadb::migrate(login),
+        }
+    }
+
+    /// What [`migrate`](Self::migrate) runs, for an operator who would rather do it himself.
+    #[must_use]
+    pub fn statements(&self) -> Vec<&'static str> {
+        schema::statements(match self.dsn {
+            Dsn::Sqlite(_) => Dialect::Sqlite,
+            Dsn::Mariadb(_) => Dialect::Mariadb,
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! What the operator sees of queues, spill and store.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::queue::Queues;
+use super::record::Channel;
+use crate::counters::{Board, Kind, Series};
+
+/// Numbers of one channel. The writer and the guard both write, so they are atomic.
+#[derive(Debug, Default)]
+pub(super) struct ChannelGauges {
+    /// Rows that have left the queue and are neither with the store nor on the disk.
+    pub(super) under_way: AtomicU64,
+    pub(super) spill_rows: AtomicU64,
+    pub(super) spill_octets: AtomicU64,
+    pub(super) spill_write_errors: AtomicU64,
+    pub(super) dead_letters: AtomicU64,
+    pub(super) without_target: AtomicU64,
+    pub(super) rows_written: AtomicU64,
+}
+
+/// All numbers.
+#[derive(Debug, Default)]
+pub(super) struct Gauges {
+    channels: [ChannelGauges; Channel::ALL.len()],
+    /// The store answers.
+    pub(super) up: AtomicBool,
+    pub(super) deadlocks: AtomicU64,
+    pub(super) deadlocks_aborted: AtomicU64,
+    pub(super) errors: AtomicU64,
+}
+
+/// Adds to a number.
+pub(super) fn add(number: &AtomicU64, more: u64) {
+    number.fetch_add(more, Ordering::Relaxed);
+}
+
+impl Gauges {
+    pub(super) fn of(&self, channel: Channel) -> &ChannelGauges {
+        #[expect(clippy::indexing_slicing, reason = "one for each channel, in their order")]
+        &self.channels[channel as usize]
+    }
+
+    /// Lists all of them.
+    pub(super) fn list_on(self: &Arc<Self>, queues: &Arc<Queues>, board: &Board) {
+        for channel in Channel::ALL {
+            self.list_channel(channel, queues, board);
+        }
+        let list = |name, help, kind, read: fn(&Self) -> u64| {
+            let gauges = Arc::clone(self);
+            board.list(Series {
+                name,
+                help,
+                kind,
+                labels: Vec::new(),
+                read: Box::new(move || read(&gauges)),
+            });
+        };
+        list("database_up", "1 while the store answers.", Kind::Gauge, |gauges| {
+            u64::from(gauges.up.load(Ordering::Relaxed))
+        });
+        let counter = |name, help, read| list(name, help, Kind::Counter, read);
+        counter("deadlock_count", "Batches that met a deadlock.", |gauges| read(&gauges.deadlocks));
+        counter(
+            "deadlock_aborted_count",
+            "Batches put off after database.deadlock_retries deadlocks.",
+            |gauges| read(&gauges.deadlocks_aborted),
+        );
+        counter("sql_errors_count", "Errors of the store other than deadlocks.", |gauges| {
+            read(&gauges.errors)
+        });
+    }
+
+    fn list_channel(self: &Arc<Self>, channel: Channel, queues: &Arc<Queues>, board: &Board) {
+        let labels = || vec![("channel", channel.name())];
+        let of_queue = |name, help, value: fn(&Queues, &Self, Channel) -> u64| {
+            let (queues, gauges) = (Arc::clone(queues), Arc::clone(self));
+            let read = Box::new(move || value(&queues, &gauges, channel));
+            board.list(Series { name, help, kind: Kind::Gauge, labels: labels(), read });
+        };
+        // In this order: rows that go from the one to the other meanwhile are counted twice, not missed.
+        of_queue("queue_rows", "Rows that wait in memory for the store.", |queues, gauges, channel| {
+            queues.rows(channel) as u64 + read(&gauges.of(channel).under_way)
+        });
+        of_queue("queue_lag_seconds", "Age of the oldest row that is not written.", |queues, _, channel| {
+            queues.lag(channel).as_secs()
+        });
+        let of_channel = |name, help, kind, number: fn(&ChannelGauges) -> &AtomicU64| {
+            let gauges = Arc::clone(self);
+            let read = Box::new(move || read(number(gauges.of(channel))));
+            board.list(Series { name, help, kind, labels: labels(), read });
+        };
+        of_channel("spill_rows", "Rows that wait on the disk.", Kind::Gauge, |of| &of.spill_rows);
+        of_channel("spill_bytes", "Size of the files they wait in.", Kind::Gauge, |of| &of.spill_octets);
+        let counter = |name, help, number| of_channel(name, help, Kind::Counter, number);
+        counter("spill_write_errors", "Failures to write to the disk.", |of| &of.spill_write_errors);
+        counter("dead_letters", "Rows that no column can hold.", |of| &of.dead_letters);
+        counter("rows_without_target", "Changes of rows that are not there.", |of| &of.without_target);
+        counter("rows_written_total", "Rows the store has kept.", |of| &of.rows_written);
+    }
+}
+
+fn read(number: &AtomicU64) -> u64 {
+    number.load(Ordering::Relaxed)
+}

@@ -1,0 +1,279 @@
+//! A store in a database of a MariaDB server (10.3.3 or later).
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `session` | a connection, its settings, who may write, what the database has |
+//! | `sql` | records as statements |
+//!
+//! A batch is one transaction that first locks its row of `hayate_journal`. The lock makes exactly-once
+//! true: a new connection that asks for the sequence number waits for a commit that an old one has sent and
+//! nobody has answered. After any failure that leaves doubt about what the server will say next, the
+//! connection is closed and never used again, so that no late answer is taken for another's.
+
+mod session;
+mod sql;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use mysql::prelude::Queryable;
+
+use self::session::Session;
+use super::backend::Demand;
+use super::dsn::Login;
+use super::{Batch, Channel, Saved, Store, StoreError, schema, signed};
+use crate::ids::{ID_LEN, InfoHash};
+
+/// Whether a connection may change anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The one that does.
+    Writer,
+    /// One that never does.
+    Reader,
+}
+
+/// What is needed to connect, and to connect again.
+#[derive(Debug)]
+pub(super) struct Opener {
+    pub(super) login: Login,
+    pub(super) node: String,
+    pub(super) demand: Demand,
+    pub(super) role: Role,
+    /// The connection that wrote last, 0 before the first.
+    pub(super) former: Arc<AtomicU32>,
+}
+
+impl Opener {
+    /// Whether nobody of this tracker has become the writer since `session` did.
+    fn is_latest(&self, session: &Session) -> bool {
+        let latest = self.former.load(Ordering::Relaxed);
+        self.role == Role::Reader || latest == session.connection.connection_id()
+    }
+}
+
+/// A store in a database of a MariaDB server.
+#[derive(Debug)]
+pub struct Mariadb {
+    opener: Opener,
+    /// `None` after it was lost.
+    session: Option<Session>,
+}
+
+/// What a transaction came to that did not come to its end.
+enum Failed {
+    Statement(mysql::Error),
+    /// The commit itself: nobody knows whether it was done.
+    Commit(mysql::Error),
+}
+
+impl From<mysql::Error> for Failed {
+    fn from(error: mysql::Error) -> Self {
+        Self::Statement(error)
+    }
+}
+
+impl Mariadb {
+    pub(super) fn open(opener: Opener) -> Result<Self, StoreError> {
+        let session = Some(Session::open(&opener)?);
+        Ok(Self { opener, session })
+    }
+
+    /// What the operator should know about the database.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.session.as_ref().map(|session| session.fitness.warnings()).unwrap_or_default()
+    }
+
+    /// Does `work` in a transaction, and undoes it if it fails.
+    fn transact<T>(&mut self, work: impl FnOnce(&mut Session) -> Result<T, Failed>) -> Result<T, StoreError> {
+        let mut session = self.begin()?;
+        let failed = match work(&mut session) {
+            Ok(done) => {
+                self.session = Some(session);
+                return Ok(done);
+            }
+            Err(failed) => failed,
+        };
+        let (error, at_commit) = match failed {
+            Failed::Statement(error) => (error, false),
+            Failed::Commit(error) => (error, true),
+        };
+        let error = judge(error, at_commit);
+        // A batch that was undone for its rows or for others leaves a good connection. Anything else does
+        // not: with its end the server undoes what is left.
+        let certain = matches!(error, StoreError::Deadlock(_) | StoreError::BadRow { .. });
+        if certain && session.connection.query_drop("ROLLBACK").is_ok() {
+            self.session = Some(session);
+        }
+        Err(error)
+    }
+
+    /// A connection with a transaction. Servers close idle connections, so a closed one is replaced here:
+    /// nothing was said on it yet that could be lost.
+    fn begin(&mut self) -> Result<Session, StoreError> {
+        let lost = || StoreError::Lost { text: "the connection was lost".to_owned(), in_doubt: false };
+        let mut session = self.session.take().ok_or_else(lost)?;
+        match session.connection.query_drop("START TRANSACTION") {
+            Ok(()) => return Ok(session),
+            // But not one that another store of this tracker has taken over from.
+            Err(error) if session::is_closed(&error) && self.opener.is_latest(&session) => drop(session),
+            Err(error) => return Err(judge(error, false)),
+        }
+        let mut session = Session::open(&self.opener)?;
+        session.connection.query_drop("START TRANSACTION").map_err(|error| judge(error, false))?;
+        Ok(session)
+    }
+
+    fn must_write(&self) -> Result<(), StoreError> {
+        if self.opener.role == Role::Writer {
+            return Ok(());
+        }
+        Err(StoreError::Unfit("this connection was opened to read only".to_owned()))
+    }
+}
+
+impl Store for Mariadb {
+    fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
+        self.must_write()?;
+        let node = self.opener.node.clone();
+        self.transact(|session| {
+            let journal = session.fitness.journal;
+            if journal && sequence(session, &node, batch.channel)? >= batch.sequence {
+                session.connection.query_drop("ROLLBACK")?;
+                return Ok(Saved::default());
+            }
+            let saved = write(session, batch)?;
+            if journal {
+                let sql = "INSERT INTO hayate_journal (node, queue, seq) VALUES (?, ?, ?)
+                    ON DUPLICATE KEY UPDATE seq = VALUE(seq)";
+                session.connection.exec_drop(sql, (&node, batch.channel.name(), batch.sequence))?;
+            }
+            session.connection.query_drop("COMMIT").map_err(Failed::Commit)?;
+            Ok(saved)
+        })
+    }
+
+    fn rehearse(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        self.must_write()?;
+        self.transact(|session| {
+            write(session, batch)?;
+            Ok(session.connection.query_drop("ROLLBACK")?)
+        })
+    }
+
+    fn acknowledged(&mut self, channel: Channel) -> Result<Option<u64>, StoreError> {
+        let node = self.opener.node.clone();
+        self.transact(|session| {
+            let number = match session.fitness.journal {
+                true => Some(sequence(session, &node, channel)?),
+                false => None,
+            };
+            session.connection.query_drop("ROLLBACK")?;
+            Ok(number)
+        })
+    }
+
+    fn completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
+        let forgets = self.opener.role == Role::Writer;
+        self.transact(|session| {
+            let last = read_completed(session, most, each)?;
+            match last {
+                Some((time, hash)) if forgets => session.connection.exec_drop(
+                    "DELETE FROM hayate_completed
+                     WHERE last_completed < ? OR (last_completed = ? AND info_hash > ?)",
+                    (time, time, hash.0),
+                )?,
+                None if forgets && most == 0 => {
+                    session.connection.query_drop("DELETE FROM hayate_completed")?;
+                }
+                _ => {}
+            }
+            session.connection.query_drop("COMMIT").map_err(Failed::Commit)
+        })
+    }
+
+    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
+        self.transact(|session| {
+            let (mut registered, mut left_out) = (Vec::new(), 0);
+            let sql = "SELECT info_hash FROM torrents WHERE TorrentType != 'internal'";
+            for row in session.connection.query_iter(sql)? {
+                let octets = row?.take::<Option<Vec<u8>>, _>(0).flatten();
+                match octets.and_then(|octets| octets.try_into().ok()) {
+                    Some(octets) => registered.push(InfoHash(octets)),
+                    None => left_out += 1,
+                }
+            }
+            session.connection.query_drop("ROLLBACK")?;
+            Ok((registered, left_out))
+        })
+    }
+}
+
+/// Makes the tables that are missing.
+pub(super) fn migrate(login: &Login) -> Result<(), StoreError> {
+    let told = |error| judge(error, false);
+    // Adding a column to a large table takes as long as it takes.
+    let mut connection = session::connect(login, None)?;
+    schema::check(session::version(&mut connection).map_err(told)?)?;
+    let statements = schema::statements(schema::Dialect::Mariadb);
+    statements.into_iter().try_for_each(|statement| connection.query_drop(statement)).map_err(told)
+}
+
+/// The number of the last batch that was kept. It waits for an earlier connection that is about to change
+/// it, and makes later ones wait until the transaction ends.
+fn sequence(session: &mut Session, node: &str, channel: Channel) -> mysql::Result<u64> {
+    let sql = "SELECT seq FROM hayate_journal WHERE node = ? AND queue = ? FOR UPDATE";
+    let number = session.connection.exec_first(sql, (node, channel.name()))?;
+    Ok(number.unwrap_or(0))
+}
+
+fn write(session: &mut Session, batch: &Batch) -> mysql::Result<Saved> {
+    let mut saved = Saved::default();
+    for statement in sql::statements(&batch.records, session.fitness.ip6, session.statement_octets) {
+        session.connection.query_drop(&statement.text)?;
+        if let Some(rows) = statement.targets {
+            // The session counts matched rows, not only those that became different.
+            saved.without_target += rows.saturating_sub(session.connection.affected_rows());
+        }
+    }
+    Ok(saved)
+}
+
+/// Shows the latest; the last of them if there were `most`, for what comes behind it is to be forgotten.
+fn read_completed(
+    session: &mut Session,
+    most: usize,
+    each: &mut dyn FnMut(InfoHash, u32),
+) -> mysql::Result<Option<(u32, InfoHash)>> {
+    let sql = format!(
+        "SELECT info_hash, completed, last_completed FROM hayate_completed
+         ORDER BY last_completed DESC, info_hash LIMIT {}",
+        signed(most as u64)
+    );
+    let (mut shown, mut last) = (0, None);
+    for row in session.connection.query_iter(sql)? {
+        let (hash, completed, time): (Vec<u8>, u32, u32) = mysql::from_row_opt(row?)?;
+        shown += 1;
+        if let Ok(octets) = <[u8; ID_LEN]>::try_from(hash) {
+            each(InfoHash(octets), completed);
+            last = Some((time, InfoHash(octets)));
+        }
+    }
+    Ok(last.filter(|_| shown == most))
+}
+
+/// What an error means to the writer.
+fn judge(error: mysql::Error, at_commit: bool) -> StoreError {
+    if let mysql::Error::MySqlError(said) = &error {
+        let text = format!("{} ({})", said.message, said.code);
+        // A server that answers so has undone the transaction, even if it was asked to commit it.
+        if matches!(said.code, 1213 | 1205) {
+            return StoreError::Deadlock(text);
+        }
+        if !at_commit && (said.state.starts_with("22") || said.state.starts_with("23")) {
+            return StoreError::BadRow { code: i32::from(said.code), text: said.message.clone() };
+        }
+        return StoreError::Lost { text, in_doubt: at_commit };
+    }
+    StoreError::Lost { text: session::describe(&error), in_doubt: at_commit }
+}

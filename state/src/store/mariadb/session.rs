@@ -1,0 +1,344 @@
+//! A connection to MariaDB that is set up as the store needs it.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::ToSocketAddrs;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mysql::consts::CapabilityFlags;
+use mysql::prelude::Queryable;
+use mysql::{Conn, DriverError, LocalInfileHandler, OptsBuilder, SslOpts};
+
+use super::super::backend::Demand;
+use super::super::dsn::{Address, Login, Tls};
+use super::super::{Channel, StoreError, schema};
+use super::{Opener, Role, judge};
+
+/// How long one read or write of the socket may take.
+pub(super) const SOCKET: Duration = Duration::from_secs(30);
+/// How long a statement waits for a row; less than the socket, so that the server is the one that says so.
+const ROW_LOCK_SECONDS: u64 = 20;
+/// The server ends a session that was idle for so long: that of a machine that is gone must not keep the
+/// name of its node for hours. An idle store connects again when it has something to write.
+const IDLE_SECONDS: u64 = 300;
+/// How long a new connection waits for the name of its node: an old session takes a moment to end.
+const NAME_SECONDS: u64 = 5;
+/// No statement is longer, in octets, however much the server would take.
+const STATEMENT_OCTETS_MOST: usize = 1 << 20;
+/// Characters of `hayate_journal.node`.
+const NODE_CHARACTERS_MOST: usize = 64;
+
+/// Where systems keep whom they trust: Debian and its kin, Fedora and its kin.
+const AUTHORITIES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+/// What the server says to the name of a variable that it has not.
+const UNKNOWN_VARIABLE: u16 = 1193;
+
+/// The name of the lock that says who writes.
+const NAME: &str = "CONCAT('hayate:', DATABASE(), ':', ?)";
+
+/// A connection, set up.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) connection: Conn,
+    pub(super) fitness: Fitness,
+    /// How long a statement may become, in octets.
+    pub(super) statement_octets: usize,
+}
+
+/// What the database has beside what is demanded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fitness {
+    /// `hayate_journal` is there.
+    pub(super) journal: bool,
+    /// `transfer_ips.ip6` is there.
+    pub(super) ip6: bool,
+    demand: Demand,
+}
+
+impl Fitness {
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let journal = "the database has no table hayate_journal: a commit that is not answered counts as \
+                       done; run `hayate migrate`";
+        let ip6 = "the database has no column transfer_ips.ip6: IPv6 addresses are not kept; run \
+                   `hayate migrate`";
+        let both = [(self.journal, journal), (self.ip6 || self.demand == Demand::Own, ip6)];
+        both.into_iter().filter(|(there, _)| !there).map(|(_, text)| text.to_owned()).collect()
+    }
+}
+
+impl Session {
+    pub(super) fn open(opener: &Opener) -> Result<Self, StoreError> {
+        if opener.node.chars().count() > NODE_CHARACTERS_MOST {
+            return Err(StoreError::Unfit(format!(
+                "the name of the node is longer than {NODE_CHARACTERS_MOST} characters"
+            )));
+        }
+        let mut connection = connect(&opener.login, Some(SOCKET))?;
+        let told = |error| judge(error, false);
+        schema::check(version(&mut connection).map_err(told)?)?;
+        let columns = columns(&mut connection).map_err(told)?;
+        let fitness = assess(&columns, opener.demand)?;
+        let packet: Option<usize> = connection.query_first("SELECT @@max_allowed_packet").map_err(told)?;
+        let statement_octets = packet.unwrap_or(STATEMENT_OCTETS_MOST).min(2 * STATEMENT_OCTETS_MOST) / 2;
+        if opener.role == Role::Writer {
+            claim(&mut connection, opener)?;
+            if fitness.journal {
+                lay_journal(&mut connection, &opener.node).map_err(told)?;
+            }
+        }
+        Ok(Self { connection, fitness, statement_octets })
+    }
+}
+
+/// Connects and sets what all sessions have in common. No answer may take longer than `socket_timeout`.
+pub(super) fn connect(login: &Login, socket_timeout: Option<Duration>) -> Result<Conn, StoreError> {
+    let without_tls = DriverError::TlsNotSupported;
+    let mut connection = match (login.tls, reach(login, socket_timeout, login.tls != Tls::Off)) {
+        (Tls::Preferred, Err(mysql::Error::DriverError(error))) if error == without_tls => {
+            reach(login, socket_timeout, false)
+        }
+        (_, reached) => reached,
+    }
+    .map_err(|error| judge(error, false))?;
+    set_up(&mut connection, login).map_err(|error| match error {
+        // What the DSN asks for will not be had by asking again.
+        mysql::Error::MySqlError(said) if said.state == "42000" || said.code == UNKNOWN_VARIABLE => {
+            StoreError::Unfit(format!("the database refuses what the DSN sets: {}", said.message))
+        }
+        error => judge(error, false),
+    })?;
+    Ok(connection)
+}
+
+fn reach(login: &Login, socket_timeout: Option<Duration>, encrypted: bool) -> mysql::Result<Conn> {
+    let tls = SslOpts::default()
+        .with_danger_accept_invalid_certs(login.tls != Tls::On)
+        .with_danger_skip_domain_validation(login.tls != Tls::On)
+        .with_root_cert_path(authorities().filter(|_| login.tls == Tls::On));
+    let builder = OptsBuilder::new()
+        .user(Some(login.user.clone()))
+        .pass(Some(login.password.clone()))
+        .db_name(Some(login.name.clone()))
+        .prefer_socket(false)
+        .read_timeout(socket_timeout)
+        .write_timeout(socket_timeout)
+        .tcp_connect_timeout(Some(login.timeout))
+        .tcp_nodelay(true)
+        .additional_capabilities(CapabilityFlags::CLIENT_FOUND_ROWS)
+        // The server may ask for any file of this machine; it gets none.
+        .local_infile_handler(Some(LocalInfileHandler::new(|_, _| {
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, "the server asked for a local file"))
+        })))
+        .ssl_opts(encrypted.then_some(tls));
+    let (host, port) = match &login.address {
+        Address::Unix(path) => return Conn::new(builder.socket(Some(path.to_string_lossy()))),
+        Address::Tcp(host, port) => (host, *port),
+    };
+    let builder = builder.tcp_port(port);
+    if encrypted {
+        let name = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        return Conn::new(builder.ip_or_hostname(Some(name)));
+    }
+    // The client library gives up at the first address of a name that refuses; `localhost` has two.
+    let mut refused = mysql::Error::DriverError(DriverError::CouldNotConnect(None));
+    for address in (host.as_str(), port).to_socket_addrs()? {
+        let ip = address.ip();
+        let ip = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+        match Conn::new(builder.clone().ip_or_hostname(Some(ip))) {
+            Ok(connection) => return Ok(connection),
+            Err(said @ mysql::Error::MySqlError(_)) => return Err(said),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+/// The certificates that the system trusts, beside those that the client library brings along.
+fn authorities() -> Option<&'static Path> {
+    AUTHORITIES.iter().map(Path::new).find(|path| path.exists())
+}
+
+fn set_up(connection: &mut Conn, login: &Login) -> mysql::Result<()> {
+    let collation = login.collation.as_deref();
+    let charset_of_collation = collation.and_then(|name| name.split('_').next());
+    let collate = collation.map(|name| format!(" COLLATE {name}")).unwrap_or_default();
+    let mut charsets = login
+        .charsets
+        .iter()
+        .map(String::as_str)
+        .chain(charset_of_collation.filter(|_| login.charsets.is_empty()));
+    if let Some(first) = charsets.next() {
+        let mut outcome = connection.query_drop(format!("SET NAMES {first}{collate}"));
+        for charset in charsets {
+            if outcome.is_ok() {
+                break;
+            }
+            outcome = connection.query_drop(format!("SET NAMES {charset}{collate}"));
+        }
+        outcome?;
+    }
+    // A site's limits on statements and on updates without a key are not meant for the tracker.
+    connection.query_drop(format!(
+        "SET SESSION autocommit = 1, wait_timeout = {IDLE_SECONDS}, innodb_lock_wait_timeout = \
+         {ROW_LOCK_SECONDS}, max_statement_time = 0, sql_safe_updates = 0"
+    ))?;
+    for (name, value) in &login.variables {
+        connection.query_drop(format!("SET SESSION {name} = {value}"))?;
+    }
+    // Last, so that nothing takes it away again: a number that does not fit is an error.
+    connection.query_drop(
+        "SET SESSION sql_mode = CONCAT_WS(',', NULLIF(@@SESSION.sql_mode, ''), 'STRICT_ALL_TABLES')",
+    )
+}
+
+/// Takes the name of the node, which only one connection has.
+fn claim(connection: &mut Conn, opener: &Opener) -> Result<(), StoreError> {
+    let told = |error| judge(error, false);
+    let former = opener.former.load(Ordering::Relaxed);
+    if former != 0 {
+        let holder: Option<Option<u32>> =
+            connection.exec_first(format!("SELECT IS_USED_LOCK({NAME})"), (&opener.node,)).map_err(told)?;
+        if holder.flatten() == Some(former) {
+            // It is ours, and given up. If it cannot be ended, the name cannot be had either.
+            let _ = connection.query_drop(format!("KILL CONNECTION {former}"));
+        }
+    }
+    let sql = format!("SELECT GET_LOCK({NAME}, {NAME_SECONDS})");
+    let got: Option<Option<u32>> = connection.exec_first(sql, (&opener.node,)).map_err(told)?;
+    if got.flatten() != Some(1) {
+        let text = format!("another hayate writes to this database as node \"{}\"", opener.node);
+        return Err(match former {
+            0 => StoreError::Unfit(text),
+            _ => StoreError::Lost { text, in_doubt: false },
+        });
+    }
+    opener.former.store(connection.connection_id(), Ordering::Relaxed);
+    Ok(())
+}
+
+/// Makes the node's rows, so that there is something to lock. Where they are there nothing is written: that
+/// would wait for an unfinished commit.
+fn lay_journal(connection: &mut Conn, node: &str) -> mysql::Result<()> {
+    let there: HashSet<String> =
+        connection.exec("SELECT queue FROM hayate_journal WHERE node = ?", (node,))?.into_iter().collect();
+    for channel in Channel::ALL.into_iter().filter(|channel| !there.contains(channel.name())) {
+        let sql = "INSERT IGNORE INTO hayate_journal (node, queue, seq) VALUES (?, ?, 0)";
+        connection.exec_drop(sql, (node, channel.name()))?;
+    }
+    Ok(())
+}
+
+/// The version of the schema; 0 if it was never migrated.
+pub(super) fn version(connection: &mut Conn) -> mysql::Result<u32> {
+    let there = "SELECT COUNT(*) FROM information_schema.TABLES
+        WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'hayate_schema'";
+    if connection.query_first::<u32, _>(there)?.unwrap_or(0) == 0 {
+        return Ok(0);
+    }
+    let version: Option<Option<u32>> = connection.query_first("SELECT MAX(version) FROM hayate_schema")?;
+    Ok(version.flatten().unwrap_or(0))
+}
+
+/// Tables and their columns, in lower case, as `table.column`.
+fn columns(connection: &mut Conn) -> mysql::Result<HashSet<String>> {
+    let sql = "SELECT LOWER(CONCAT(TABLE_NAME, '.', COLUMN_NAME)) FROM information_schema.COLUMNS
+        WHERE TABLE_SCHEMA = DATABASE()";
+    Ok(connection.query::<String, _>(sql)?.into_iter().collect())
+}
+
+/// Compares what there is with what is demanded.
+fn assess(columns: &HashSet<String>, demand: Demand) -> Result<Fitness, StoreError> {
+    let journal = ["node", "queue", "seq"].map(|column| format!("hayate_journal.{column}"));
+    let journal = journal.iter().all(|column| columns.contains(column));
+    let completed = ["info_hash", "completed", "last_completed"];
+    let completed = completed.map(|column| format!("hayate_completed.{column}"));
+    match demand {
+        Demand::Own => {
+            let registered = ["torrents.info_hash", "torrents.torrenttype"].map(str::to_owned);
+            let missing = completed.iter().chain(&registered).find(|column| !columns.contains(*column));
+            if let Some(missing) = missing.or((!journal).then_some(&"hayate_journal.seq".to_owned())) {
+                return Err(StoreError::Unfit(format!(
+                    "the database has no column {missing}: run `hayate migrate`"
+                )));
+            }
+        }
+        Demand::Site => {
+            let mut needed = schema::SITE
+                .iter()
+                .flat_map(|(table, names)| names.iter().map(move |name| format!("{table}.{name}")));
+            if let Some(missing) = needed.find(|column| !columns.contains(column)) {
+                return Err(StoreError::Unfit(format!(
+                    "the database has no column {missing}, which mode private needs; `hayate migrate` makes \
+                     the tables of an empty database"
+                )));
+            }
+        }
+    }
+    Ok(Fitness { journal, ip6: columns.contains("transfer_ips.ip6"), demand })
+}
+
+/// Whether the other side had closed the connection before anything was asked of it.
+pub(super) fn is_closed(error: &mysql::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match error {
+        mysql::Error::IoError(error) => {
+            matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+        }
+        // What a server says while it closes: killed, shutting down, idle for too long (4031 of MySQL).
+        mysql::Error::MySqlError(error) => matches!(error.code, 1053 | 1927 | 4031),
+        mysql::Error::CodecError(_) => true,
+        _ => false,
+    }
+}
+
+/// An error that is not the server's own, without the words of the client library around it.
+pub(super) fn describe(error: &mysql::Error) -> String {
+    match error {
+        mysql::Error::IoError(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            format!("the database did not answer within {} s", SOCKET.as_secs())
+        }
+        mysql::Error::IoError(error) => error.to_string(),
+        mysql::Error::DriverError(error) => error.to_string(),
+        mysql::Error::CodecError(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site() -> HashSet<String> {
+        let tables = schema::SITE.iter();
+        tables.flat_map(|(table, names)| names.iter().map(move |name| format!("{table}.{name}"))).collect()
+    }
+
+    #[test]
+    fn a_site_may_be_without_our_tables_but_not_without_its_own() {
+        let mut columns = site();
+        let fitness = assess(&columns, Demand::Site).unwrap();
+        assert!(!fitness.journal && !fitness.ip6);
+        assert_eq!(fitness.warnings().len(), 2);
+        columns.remove("users_main.rawup");
+        let error = assess(&columns, Demand::Site).unwrap_err().to_string();
+        assert!(error.starts_with("the database has no column users_main.rawup, "), "{error}");
+    }
+
+    #[test]
+    fn open_and_listed_mode_need_our_tables() {
+        let mut columns = site();
+        let needs =
+            |columns: &HashSet<String>| assess(columns, Demand::Own).map_err(|error| error.to_string());
+        let says = "the database has no column hayate_completed.info_hash: run `hayate migrate`";
+        assert_eq!(needs(&columns), Err(says.to_owned()));
+        columns.extend(
+            ["info_hash", "completed", "last_completed"].map(|name| format!("hayate_completed.{name}")),
+        );
+        let says = "the database has no column hayate_journal.seq: run `hayate migrate`";
+        assert_eq!(needs(&columns), Err(says.to_owned()));
+        columns.extend(["node", "queue", "seq"].map(|name| format!("hayate_journal.{name}")));
+        assert_eq!(needs(&columns).unwrap().warnings(), [""; 0]);
+    }
+}

@@ -1,0 +1,228 @@
+//! Records as statements of many rows.
+//!
+//! Values are written as numbers and as `X'hex'`, never as text: nothing a client sends can be taken for
+//! SQL. Table value constructors in a union and `VALUE(column)` are why 10.3.3 is needed.
+
+use std::fmt::Write;
+
+use super::super::record::{
+    CompletedRow, Record, SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow,
+};
+use super::super::signed;
+
+/// Rows of one statement.
+const ROWS_MOST: u64 = 2000;
+
+/// One statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Statement {
+    pub(super) text: String,
+    /// How many rows it should match, if those without one are to be counted.
+    pub(super) targets: Option<u64>,
+}
+
+/// What stands before and behind the rows of a statement.
+#[derive(PartialEq, Eq)]
+struct Shape {
+    head: &'static str,
+    tail: &'static str,
+    /// Rows that are not there are counted, not made.
+    counted: bool,
+}
+
+// The joined rows come first, and are looked up by the primary key: in the other order the whole table
+// would be read and locked. The union with nothing is how the columns get their names.
+const TORRENT: Shape = Shape {
+    head: "UPDATE (SELECT 0 AS id, 0 AS snatched, 0 AS seeders, 0 AS leechers, 0 AS last_action, \
+           0 AS unprune, 0 AS counts FROM DUAL WHERE 0 UNION ALL VALUES ",
+    tail: ") AS d STRAIGHT_JOIN torrents AS t ON t.ID = d.id SET \
+           t.Snatched = IF(d.counts, t.Snatched + d.snatched, t.Snatched), \
+           t.Seeders = IF(d.counts, d.seeders, t.Seeders), \
+           t.Leechers = IF(d.counts, d.leechers, t.Leechers), \
+           t.last_action = IF(d.counts, GREATEST(t.last_action, d.last_action), t.last_action), \
+           t.Status = IF(d.unprune, 0, t.Status)",
+    counted: true,
+};
+const USER: Shape = Shape {
+    head: "UPDATE (SELECT 0 AS id, 0 AS up, 0 AS down, 0 AS raw_up, 0 AS raw_down FROM DUAL WHERE 0 \
+           UNION ALL VALUES ",
+    tail: ") AS d STRAIGHT_JOIN users_main AS u ON u.ID = d.id SET u.Uploaded = u.Uploaded + d.up, \
+           u.Downloaded = u.Downloaded + d.down, u.rawup = u.rawup + d.raw_up, \
+           u.rawdl = u.rawdl + d.raw_down",
+    counted: true,
+};
+const TRANSFER: Shape = Shape {
+    head: "INSERT INTO transfer_history (uid, fid, uploaded, downloaded, seeding, starttime, last_announce, \
+           activetime, seedtime, active, snatched, remaining) VALUES ",
+    tail: " ON DUPLICATE KEY UPDATE uploaded = uploaded + VALUE(uploaded), \
+           downloaded = downloaded + VALUE(downloaded), seeding = VALUE(seeding), \
+           last_announce = VALUE(last_announce), activetime = activetime + VALUE(activetime), \
+           seedtime = seedtime + VALUE(seedtime), active = VALUE(active), \
+           snatched = snatched + VALUE(snatched), remaining = VALUE(remaining)",
+    counted: false,
+};
+const TRANSFER_IP_TAIL: &str = " ON DUPLICATE KEY UPDATE uploaded = uploaded + VALUE(uploaded), \
+     downloaded = downloaded + VALUE(downloaded), port = VALUE(port), last_announce = VALUE(last_announce)";
+const TRANSFER_IP: Shape = Shape {
+    head: "INSERT INTO transfer_ips (uid, fid, client_id, ip, port, uploaded, downloaded, starttime, \
+           last_announce, ip6) VALUES ",
+    tail: TRANSFER_IP_TAIL,
+    counted: false,
+};
+const TRANSFER_IP_WITHOUT_IP6: Shape = Shape {
+    head: "INSERT INTO transfer_ips (uid, fid, client_id, ip, port, uploaded, downloaded, starttime, \
+           last_announce) VALUES ",
+    tail: TRANSFER_IP_TAIL,
+    counted: false,
+};
+const SNATCH: Shape = Shape {
+    head: "INSERT INTO transfer_history (uid, fid, snatched_time, starttime) VALUES ",
+    tail: " ON DUPLICATE KEY UPDATE \
+           snatched_time = IF(snatched_time = 0, VALUE(snatched_time), snatched_time)",
+    counted: false,
+};
+const COMPLETED: Shape = Shape {
+    head: "INSERT INTO hayate_completed (info_hash, completed, last_completed) VALUES ",
+    tail: " ON DUPLICATE KEY UPDATE completed = completed + VALUE(completed), \
+           last_completed = VALUE(last_completed)",
+    counted: false,
+};
+
+/// The statements that write `records`: their rows in this order, then what is about all rows. None is much
+/// longer than `octets_most`.
+pub(super) fn statements(records: &[Record], ip6: bool, octets_most: usize) -> Vec<Statement> {
+    let mut statements = Vec::new();
+    let mut open: Option<(&Shape, u64, String)> = None;
+    for record in records {
+        let Some(shape) = shape(record, ip6) else { continue };
+        let full = |(of, rows, text): &(&Shape, u64, String)| {
+            *of != shape || *rows >= ROWS_MOST || text.len() + shape.tail.len() >= octets_most
+        };
+        if let Some(done) = open.take_if(|open| full(open)) {
+            statements.push(close(done));
+        }
+        let (_, rows, text) = open.get_or_insert_with(|| (shape, 0, shape.head.to_owned()));
+        if *rows > 0 {
+            text.push(',');
+        }
+        *rows += 1;
+        write_row(text, record, ip6);
+    }
+    statements.extend(open.map(close));
+    statements.extend(records.iter().filter_map(purge));
+    statements
+}
+
+fn close((shape, rows, mut text): (&Shape, u64, String)) -> Statement {
+    text.push_str(shape.tail);
+    Statement { text, targets: shape.counted.then_some(rows) }
+}
+
+fn purge(record: &Record) -> Option<Statement> {
+    let Record::Purge { before } = record else { return None };
+    let text =
+        format!("UPDATE transfer_history SET active = 0 WHERE last_announce < {before} AND active = 1");
+    Some(Statement { text, targets: None })
+}
+
+fn shape(record: &Record, ip6: bool) -> Option<&'static Shape> {
+    Some(match record {
+        Record::Torrent(_) => &TORRENT,
+        Record::User(_) => &USER,
+        Record::Transfer(_) => &TRANSFER,
+        Record::TransferIp(_) if ip6 => &TRANSFER_IP,
+        Record::TransferIp(_) => &TRANSFER_IP_WITHOUT_IP6,
+        Record::Snatch(_) => &SNATCH,
+        Record::Completed(_) => &COMPLETED,
+        Record::Purge { .. } => return None,
+    })
+}
+
+fn write_row(text: &mut String, record: &Record, ip6: bool) {
+    // Writing to a String cannot fail.
+    let _ = match record {
+        Record::Torrent(row) => torrent(text, row),
+        Record::User(row) => user(text, row),
+        Record::Transfer(row) => transfer(text, row),
+        Record::TransferIp(row) => transfer_ip(text, row, ip6),
+        Record::Snatch(SnatchRow { uid, fid, time, start_time }) => {
+            write!(text, "({uid},{fid},{time},{start_time})")
+        }
+        Record::Completed(CompletedRow { info_hash, completed, last_completed }) => {
+            write!(text, "(X'{info_hash}',{completed},{last_completed})")
+        }
+        Record::Purge { .. } => Ok(()),
+    };
+}
+
+fn torrent(text: &mut String, row: &TorrentRow) -> std::fmt::Result {
+    let TorrentRow { id, snatched, seeders, leechers, last_action, unprune, counts } = row;
+    let (unprune, counts) = (u8::from(*unprune), u8::from(*counts));
+    write!(text, "({id},{snatched},{seeders},{leechers},{last_action},{unprune},{counts})")
+}
+
+fn user(text: &mut String, row: &UserRow) -> std::fmt::Result {
+    let UserRow { id, uploaded, downloaded, raw_up, raw_down } = row;
+    write!(text, "({id},{uploaded},{downloaded},{raw_up},{raw_down})")
+}
+
+fn transfer(text: &mut String, row: &TransferRow) -> std::fmt::Result {
+    let TransferRow { uid, fid, start_time, last_announce, active_time, seed_time, .. } = row;
+    let (up, down) = (signed(row.raw_up), signed(row.raw_down));
+    let (seeding, active) = (u8::from(row.seeding), u8::from(row.active));
+    write!(text, "({uid},{fid},{up},{down},{seeding},{start_time},{last_announce},")?;
+    write!(text, "{active_time},{seed_time},{active},{},{})", row.snatched, row.remaining)
+}
+
+fn transfer_ip(text: &mut String, row: &TransferIpRow, ip6: bool) -> std::fmt::Result {
+    let TransferIpRow { uid, fid, client_id, ip, port, raw_up, raw_down, .. } = row;
+    write!(text, "({uid},{fid},{client_id},{ip},{port},{raw_up},{raw_down},")?;
+    write!(text, "{},{}", row.start_time, row.last_announce)?;
+    match row.ip6.filter(|_| ip6) {
+        Some(octets) => write!(text, ",X'{:032x}')", u128::from_be_bytes(octets)),
+        None if ip6 => text.write_str(",NULL)"),
+        None => text.write_char(')'),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user_of(id: u32) -> Record {
+        Record::User(UserRow { id, uploaded: 3, ..UserRow::default() })
+    }
+
+    #[test]
+    fn rows_are_cut_by_number_and_by_octets() {
+        let records: Vec<_> = (1..=4500).map(user_of).collect();
+        let targets = |octets| -> Vec<u64> {
+            statements(&records, true, octets).iter().filter_map(|statement| statement.targets).collect()
+        };
+        assert_eq!(targets(1 << 20), [2000, 2000, 500]);
+        assert_eq!(targets(0), [1; 4500]);
+        let short = statements(&records, true, 4096);
+        assert!(short.iter().all(|statement| statement.text.len() < 4096 + 100));
+        assert_eq!(short.iter().filter_map(|statement| statement.targets).sum::<u64>(), 4500);
+    }
+
+    #[test]
+    fn a_purge_comes_behind_all_rows() {
+        let row = Record::Transfer(TransferRow { uid: 3, fid: 5, ..TransferRow::default() });
+        let texts = statements(&[Record::Purge { before: 7 }, row], true, 4096);
+        assert_eq!(texts.len(), 2);
+        assert!(texts[0].text.contains("(3,5,0,0,0,0,0,0,0,0,0,0)"), "{}", texts[0].text);
+        assert!(texts[1].text.ends_with("WHERE last_announce < 7 AND active = 1"));
+    }
+
+    #[test]
+    fn addresses_are_hexadecimal_and_left_out_where_there_is_no_column() {
+        let mut row = TransferIpRow { uid: 3, fid: 5, client_id: 7, ip: 11, ..TransferIpRow::default() };
+        let of = |row, ip6| statements(&[Record::TransferIp(row)], ip6, 4096).remove(0).text;
+        assert!(of(row, true).contains("(3,5,7,11,0,0,0,0,0,NULL)"));
+        row.ip6 = Some([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert!(of(row, true).contains("(3,5,7,11,0,0,0,0,0,X'20010db8000000000000000000000001')"));
+        let without = of(row, false);
+        assert!(without.contains("(3,5,7,11,0,0,0,0,0)") && !without.contains("ip6"), "{without}");
+    }
+}

@@ -1,0 +1,128 @@
+//! Durable memory: what a store is, and how records reach it without anybody waiting for it.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`record`] | the changes a store is told |
+//! | [`queue`] | where they wait in memory, merged by row |
+//! | `spill`, `dead_letter` | where they wait, or end, on the disk |
+//! | `lanes` | what is under way, and in which order |
+//! | [`writer`], [`recorder`] | the threads that bring them to the store |
+//! | `gauges` | what the operator sees of it |
+//! | [`dsn`], [`backend`] | where the store is, and how it is opened |
+//! | [`schema`] | the tables |
+//! | [`sqlite`], [`mariadb`] | the stores |
+//!
+//! Invariants: putting a record takes one short lock; a row waits once in each queue; records of a channel
+//! reach the store in the order of their sequence numbers, each exactly once; nothing that left a queue is
+//! forgotten before the store, the disk or the dead letters have it.
+
+pub mod backend;
+mod dead_letter;
+pub mod dsn;
+mod gauges;
+mod lanes;
+pub mod mariadb;
+pub mod queue;
+pub mod record;
+pub mod recorder;
+pub mod schema;
+mod spill;
+pub mod sqlite;
+pub mod writer;
+
+use crate::ids::InfoHash;
+pub use backend::{Backend, Demand};
+pub use dsn::Dsn;
+pub use queue::{Bounds, Queues};
+pub use record::{Channel, Key, Record};
+pub use recorder::{Lifeboat, Opened, Places, Recorder, RecorderError};
+pub use writer::{Opener, Pace};
+
+/// Records of one channel that are kept or not kept as a whole; each row is there once, sorted by
+/// [`Record::key`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Where the records belong.
+    pub channel: Channel,
+    /// The changes.
+    pub records: Vec<Record>,
+    /// Number of the last record: the store remembers it in `hayate_journal` with the batch.
+    pub sequence: u64,
+}
+
+/// What became of a batch that was kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// Records of rows that are not there (any more) and are never made.
+    pub without_target: u64,
+}
+
+/// Why a store did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The backend undid the batch because of others (MariaDB 1213, 1205; SQLite busy): try again soon.
+    #[error("deadlock: {0}")]
+    Deadlock(String),
+    /// A record of the batch is beyond what its column can hold (SQLSTATE class 22, 23).
+    #[error("{text} ({code})")]
+    BadRow {
+        /// The number of the error; of SQLite the extended result code.
+        code: i32,
+        /// What the backend said.
+        text: String,
+    },
+    /// The backend is away, or did not answer a commit: try again later, with a new connection.
+    #[error("{text}")]
+    Lost {
+        /// What the backend or the system said.
+        text: String,
+        /// The batch may have been kept all the same: its commit was sent and not answered.
+        in_doubt: bool,
+    },
+    /// The backend will never do: another program holds it, its schema is newer than this program, a table
+    /// is missing. The operator has to know.
+    #[error("{0}")]
+    Unfit(String),
+}
+
+/// Durable memory. Runs on the writer thread; blocking is fine, a worker never calls it.
+pub trait Store: Send {
+    /// Keeps all of `batch` and its sequence number or, on error, none of it. A batch whose number is not
+    /// above the [`acknowledged`](Self::acknowledged) one is there already; nothing is done then.
+    ///
+    /// # Errors
+    /// When the backend refuses; the caller keeps the batch and tries again.
+    fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError>;
+
+    /// Tries what [`save`](Self::save) would do, and undoes it: this is how bad rows are found.
+    ///
+    /// # Errors
+    /// Those of `save`.
+    fn rehearse(&mut self, batch: &Batch) -> Result<(), StoreError>;
+
+    /// The number of the last batch of a channel that was kept; 0 before the first. It waits for a commit
+    /// of an earlier connection that is still under way. `None` where there is no `hayate_journal`.
+    ///
+    /// # Errors
+    /// When the backend does not answer.
+    fn acknowledged(&mut self, channel: Channel) -> Result<Option<u64>, StoreError>;
+
+    /// Shows `each` torrent's count of finished downloads, the latest first, `most` of them; forgets older
+    /// ones.
+    ///
+    /// # Errors
+    /// When the backend does not answer.
+    fn completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError>;
+
+    /// The registered torrents: rows of `torrents` whose `TorrentType` is not `internal`, and how many of
+    /// them were left out because their `info_hash` is not one.
+    ///
+    /// # Errors
+    /// When the backend does not answer, or breaks off midway.
+    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError>;
+}
+
+/// An amount as a column that is signed can take it.
+fn signed(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
+}

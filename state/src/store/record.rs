@@ -1,0 +1,293 @@
+//! What the tracker tells a store: changes of rows, one channel for each kind. Changes of the same row are
+//! merged while they wait, so that a batch holds each row once.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::InfoHash;
+
+/// Where records of one kind wait and are written, each with passes and pauses of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Channel {
+    /// Counts of registered torrents (mode private).
+    Torrents,
+    /// Amounts of users (mode private).
+    Users,
+    /// What a user has done with a torrent (mode private).
+    TransferHistory,
+    /// The same by address and client (mode private).
+    TransferIps,
+    /// Times of finished downloads (mode private).
+    Snatches,
+    /// Finished downloads by `info_hash` (mode open and listed).
+    Completed,
+}
+
+impl Channel {
+    /// All of them, in the order in which they are written.
+    pub const ALL: [Self; 6] = [
+        Self::Torrents,
+        Self::Users,
+        Self::TransferHistory,
+        Self::TransferIps,
+        Self::Snatches,
+        Self::Completed,
+    ];
+
+    /// The word for it in metrics, logs, file names and `hayate_journal`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Torrents => "torrents",
+            Self::Users => "users",
+            Self::TransferHistory => "transfer_history",
+            Self::TransferIps => "transfer_ips",
+            Self::Snatches => "snatches",
+            Self::Completed => "completed",
+        }
+    }
+}
+
+/// A change of one row. Amounts are what is added; times are Unix seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Record {
+    /// To a row of `torrents`; one that is not there (any more) is counted, not made.
+    Torrent(TorrentRow),
+    /// To a row of `users_main`, likewise.
+    User(UserRow),
+    /// To a row of `transfer_history`, made if it is not there.
+    Transfer(TransferRow),
+    /// To a row of `transfer_ips`, made if it is not there.
+    TransferIp(TransferIpRow),
+    /// To `snatched_time` of a row of `transfer_history`, made if it is not there.
+    Snatch(SnatchRow),
+    /// To a row of `hayate_completed`, made if it is not there.
+    Completed(CompletedRow),
+    /// To all rows of `transfer_history` that were active and not heard of since then: `active` = 0. It takes
+    /// its place behind the rows of its batch.
+    Purge {
+        /// Rows with a `last_announce` below this, in Unix seconds, are inactive.
+        before: i64,
+    },
+}
+
+/// A change of a row of `torrents`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TorrentRow {
+    /// `ID`.
+    pub id: u32,
+    /// Added to `Snatched`.
+    pub snatched: u32,
+    /// `Seeders` from now on.
+    pub seeders: u32,
+    /// `Leechers` from now on.
+    pub leechers: u32,
+    /// `last_action`, if it is later than what stands there; 0 = no news.
+    pub last_action: i64,
+    /// `Status` = 0 from now on.
+    pub unprune: bool,
+    /// False for a row that only says `unprune`.
+    pub counts: bool,
+}
+
+/// A change of a row of `users_main`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRow {
+    /// `ID`.
+    pub id: u32,
+    /// Credited octets, added to `Uploaded`.
+    pub uploaded: u64,
+    /// Credited octets, added to `Downloaded`.
+    pub downloaded: u64,
+    /// Octets, added to `rawup`.
+    pub raw_up: u64,
+    /// Octets, added to `rawdl`.
+    pub raw_down: u64,
+}
+
+/// A change of a row of `transfer_history`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferRow {
+    /// User.
+    pub uid: u32,
+    /// Torrent.
+    pub fid: u32,
+    /// Octets, added to `uploaded`.
+    pub raw_up: u64,
+    /// Octets, added to `downloaded`.
+    pub raw_down: u64,
+    /// `seeding` from now on.
+    pub seeding: bool,
+    /// `starttime` of a row that is made.
+    pub start_time: i64,
+    /// `last_announce` from now on.
+    pub last_announce: i64,
+    /// Seconds, added to `activetime`.
+    pub active_time: i64,
+    /// Seconds, added to `seedtime`.
+    pub seed_time: i64,
+    /// `active` from now on.
+    pub active: bool,
+    /// Added to `snatched`.
+    pub snatched: u32,
+    /// Octets still missing; `remaining` from now on.
+    pub remaining: i64,
+}
+
+/// A change of a row of `transfer_ips`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferIpRow {
+    /// User.
+    pub uid: u32,
+    /// Torrent.
+    pub fid: u32,
+    /// The approved client.
+    pub client_id: u32,
+    /// The IPv4 address as a number, or what stands for an IPv6 address (`private-tracker.md` 14.2).
+    pub ip: u32,
+    /// The IPv6 address, if it is one.
+    pub ip6: Option<[u8; 16]>,
+    /// `port` from now on.
+    pub port: u16,
+    /// Octets, added to `uploaded`.
+    pub raw_up: u64,
+    /// Octets, added to `downloaded`.
+    pub raw_down: u64,
+    /// `starttime` of a row that is made.
+    pub start_time: i64,
+    /// `last_announce` from now on.
+    pub last_announce: i64,
+}
+
+/// A finished download in `transfer_history`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnatchRow {
+    /// User.
+    pub uid: u32,
+    /// Torrent.
+    pub fid: u32,
+    /// `snatched_time`, where that was 0.
+    pub time: i64,
+    /// `starttime` of a row that is made.
+    pub start_time: i64,
+}
+
+/// Finished downloads of one torrent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompletedRow {
+    /// The torrent.
+    pub info_hash: InfoHash,
+    /// Added to `completed`.
+    pub completed: u32,
+    /// When the last of them was told; `last_completed` from now on.
+    pub last_completed: i64,
+}
+
+/// What names the row of a record within its channel, in the order in which a batch is sorted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// `ID`.
+    Id(u32),
+    /// User and torrent.
+    Pair(u32, u32),
+    /// User, torrent, address, client.
+    Ip(u32, u32, u32, u32),
+    /// The torrent.
+    Hash(InfoHash),
+    /// All rows; behind all others.
+    Purge,
+}
+
+impl Record {
+    /// Where it belongs.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        match self {
+            Self::Torrent(_) => Channel::Torrents,
+            Self::User(_) => Channel::Users,
+            Self::Transfer(_) | Self::Purge { .. } => Channel::TransferHistory,
+            Self::TransferIp(_) => Channel::TransferIps,
+            Self::Snatch(_) => Channel::Snatches,
+            Self::Completed(_) => Channel::Completed,
+        }
+    }
+
+    /// The row it changes.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Torrent(row) => Key::Id(row.id),
+            Self::User(row) => Key::Id(row.id),
+            Self::Transfer(row) => Key::Pair(row.uid, row.fid),
+            Self::TransferIp(row) => Key::Ip(row.uid, row.fid, row.ip, row.client_id),
+            Self::Snatch(row) => Key::Pair(row.uid, row.fid),
+            Self::Completed(row) => Key::Hash(row.info_hash),
+            Self::Purge { .. } => Key::Purge,
+        }
+    }
+
+    /// Makes this record say what it and then `later`, a record of the same row, say. Amounts stop at the
+    /// largest number there is.
+    pub fn merge(&mut self, later: &Self) {
+        match (self, later) {
+            (Self::Torrent(row), Self::Torrent(later)) => row.merge(later),
+            (Self::User(row), Self::User(later)) => row.merge(later),
+            (Self::Transfer(row), Self::Transfer(later)) => row.merge(later),
+            (Self::TransferIp(row), Self::TransferIp(later)) => row.merge(later),
+            (Self::Completed(row), Self::Completed(later)) => {
+                row.completed = row.completed.saturating_add(later.completed);
+                row.last_completed = later.last_completed;
+            }
+            (Self::Purge { before }, Self::Purge { before: later }) => *before = (*before).max(*later),
+            // The first snatch stays; and records of different rows are never merged.
+            _ => {}
+        }
+    }
+}
+
+impl TorrentRow {
+    fn merge(&mut self, later: &Self) {
+        self.snatched = self.snatched.saturating_add(later.snatched);
+        self.last_action = self.last_action.max(later.last_action);
+        self.unprune |= later.unprune;
+        if later.counts {
+            (self.seeders, self.leechers, self.counts) = (later.seeders, later.leechers, true);
+        }
+    }
+}
+
+impl UserRow {
+    fn merge(&mut self, later: &Self) {
+        add(&mut self.uploaded, later.uploaded);
+        add(&mut self.downloaded, later.downloaded);
+        add(&mut self.raw_up, later.raw_up);
+        add(&mut self.raw_down, later.raw_down);
+    }
+}
+
+impl TransferRow {
+    fn merge(&mut self, later: &Self) {
+        add(&mut self.raw_up, later.raw_up);
+        add(&mut self.raw_down, later.raw_down);
+        self.active_time = self.active_time.saturating_add(later.active_time);
+        self.seed_time = self.seed_time.saturating_add(later.seed_time);
+        self.snatched = self.snatched.saturating_add(later.snatched);
+        self.seeding = later.seeding;
+        self.last_announce = later.last_announce;
+        self.active = later.active;
+        self.remaining = later.remaining;
+    }
+}
+
+impl TransferIpRow {
+    fn merge(&mut self, later: &Self) {
+        add(&mut self.raw_up, later.raw_up);
+        add(&mut self.raw_down, later.raw_down);
+        self.port = later.port;
+        self.last_announce = later.last_announce;
+    }
+}
+
+fn add(amount: &mut u64, more: u64) {
+    *amount = amount.saturating_add(more);
+}

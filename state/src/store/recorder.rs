@@ -1,0 +1,190 @@
+//! The two threads behind the queues: `store` writes, `spill` keeps the queues within their bounds while it
+//! does. Nobody else waits for the store.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::dead_letter::DeadLetters;
+use super::gauges::Gauges;
+use super::lanes::Lanes;
+use super::queue::Queues;
+use super::record::Channel;
+use super::writer::{Opener, Pace, Writer};
+use super::{Store, StoreError};
+use crate::clock::Clock;
+use crate::counters::Board;
+use crate::published::Published;
+
+/// Time between two looks of the guard: what goes to the disk is there at the latest after so long.
+const ROUND: Duration = Duration::from_millis(500);
+
+/// Where the records that cannot be written now are kept.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Folder of the spill files (`database.spill_dir`); made when it is needed.
+    pub spill_dir: PathBuf,
+    /// File of the rows that no column can hold (`database.dead_letter`).
+    pub dead_letter: PathBuf,
+}
+
+/// Why the recorder cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum RecorderError {
+    /// The store cannot be reached, or is unfit.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What an earlier process left on the disk cannot be read.
+    #[error("{}: {source}", path.display())]
+    Spill {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What an earlier process left on the disk cannot be written to the store.
+    #[error("the rows in {} cannot be written to the database; the log says why", path.display())]
+    Leftovers {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+/// A store that was reached, before anything is written to it by a thread.
+pub struct Opened {
+    lanes: Arc<Lanes>,
+    writer: Writer,
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened").field("lanes", &self.lanes).finish_non_exhaustive()
+    }
+}
+
+impl Opened {
+    /// Reaches the store, and writes what an earlier process left on the disk: what is read from the store
+    /// then is all there is.
+    ///
+    /// # Errors
+    /// When the store cannot be reached, is unfit, or does not take what is left.
+    pub fn new(
+        queues: &Arc<Queues>,
+        clock: Clock,
+        pace: &Arc<Published<Pace>>,
+        places: &Places,
+        opener: Opener,
+    ) -> Result<Self, RecorderError> {
+        let path = || places.spill_dir.clone();
+        let spill = |source| RecorderError::Spill { path: path(), source };
+        let lanes = Lanes::open(Arc::clone(queues), Arc::new(Gauges::default()), &places.spill_dir);
+        let lanes = Arc::new(lanes.map_err(spill)?);
+        let letters = DeadLetters::at(&places.dead_letter);
+        let mut writer = Writer::open(Arc::clone(&lanes), clock, pace.subscribe(), letters, opener)?;
+        let left: u64 = Channel::ALL.iter().map(|&channel| lanes.on_disk(channel)).sum();
+        if left > 0 {
+            log::info!("writing {left} rows to the database that an earlier run left in the spill");
+            if !writer.drain() {
+                return Err(RecorderError::Leftovers { path: path() });
+            }
+        }
+        Ok(Self { lanes, writer })
+    }
+
+    /// The store, to be read before the recorder starts.
+    pub fn store(&mut self) -> Option<&mut Box<dyn Store>> {
+        self.writer.store()
+    }
+
+    /// Starts both threads.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(self) -> io::Result<Recorder> {
+        let Self { lanes, writer } = self;
+        let stop_writing = Arc::new(AtomicBool::new(false));
+        let stop_guarding = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stop_writing);
+        let writer = thread::Builder::new().name("store".into()).spawn(move || writer.run(&stop))?;
+        let (kept, stop) = (Arc::clone(&lanes), Arc::clone(&stop_guarding));
+        let guard = thread::Builder::new().name("spill".into()).spawn(move || {
+            while !stop.load(Ordering::Acquire) {
+                thread::park_timeout(ROUND);
+                relieve(&kept, false);
+            }
+        })?;
+        lanes.queues.wakes(guard.thread().clone());
+        Ok(Recorder { lanes, stop_writing, stop_guarding, writer, guard })
+    }
+}
+
+/// The running threads.
+#[derive(Debug)]
+pub struct Recorder {
+    lanes: Arc<Lanes>,
+    stop_writing: Arc<AtomicBool>,
+    stop_guarding: Arc<AtomicBool>,
+    writer: JoinHandle<()>,
+    guard: JoinHandle<()>,
+}
+
+impl Recorder {
+    /// Lists its numbers.
+    pub fn list_on(&self, board: &Board) {
+        self.lanes.gauges.list_on(&self.lanes.queues, board);
+    }
+
+    /// False once a thread has ended by itself, which takes a panic.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !self.writer.is_finished() && !self.guard.is_finished()
+    }
+
+    /// What saves the rows that are in memory when there is no time for the store.
+    #[must_use]
+    pub fn lifeboat(&self) -> Lifeboat {
+        Lifeboat(Arc::clone(&self.lanes))
+    }
+
+    /// Writes everything that waits to the store, or, where that does not answer, to the disk.
+    pub fn stop(self) {
+        self.stop_writing.store(true, Ordering::Release);
+        self.writer.thread().unpark();
+        if self.writer.join().is_err() {
+            log::error!("the writer ended with a panic");
+        }
+        self.stop_guarding.store(true, Ordering::Release);
+        self.guard.thread().unpark();
+        if self.guard.join().is_err() {
+            log::error!("the guard of the queues ended with a panic");
+        }
+        Lifeboat(self.lanes).save();
+    }
+}
+
+/// See [`Recorder::lifeboat`].
+#[derive(Clone, Debug)]
+pub struct Lifeboat(Arc<Lanes>);
+
+impl Lifeboat {
+    /// Puts all rows that are in memory on the disk. What the store has kept in the meantime is skipped when
+    /// they are replayed.
+    pub fn save(&self) {
+        Channel::ALL.iter().for_each(|&channel| self.0.hold(channel));
+        relieve(&self.0, true);
+        let lost: usize = Channel::ALL.iter().map(|&channel| self.0.in_memory(channel)).sum();
+        if lost > 0 {
+            log::error!("{lost} rows are lost: neither the database nor the disk has taken them");
+        }
+    }
+}
+
+fn relieve(lanes: &Lanes, always: bool) {
+    for channel in Channel::ALL {
+        lanes.relieve(channel, always);
+        lanes.sync(channel);
+    }
+}

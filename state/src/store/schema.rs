@@ -1,0 +1,148 @@
+//! The tables, for both backends, in versions that are made one after the other.
+//!
+//! A statement of a migration can always be run again: it makes what is not there and leaves alone what is.
+//! The tables of a site that runs the reference tracker are touched by one statement only, which adds
+//! `transfer_ips.ip6`; the reference tracker keeps working on the result.
+
+use super::StoreError;
+
+/// The version of the schema that this program makes and knows.
+pub const VERSION: u32 = 1;
+
+/// Whose SQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// SQLite 3.37 or later (strict tables).
+    Sqlite,
+    /// MariaDB 10.3.3 or later.
+    Mariadb,
+}
+
+/// The tables of a site in mode private and the columns that are read or written, in lower case.
+pub(super) const SITE: [(&str, &[&str]); 7] = [
+    ("approved_clients", &["id", "peer_id", "archived"]),
+    ("mod_core", &["mod_option", "mod_setting"]),
+    ("torrent_group_freeleech", &["groupid", "type", "downmultiplier", "upmultiplier"]),
+    (
+        "torrents",
+        &[
+            "id",
+            "groupid",
+            "torrenttype",
+            "info_hash",
+            "leechers",
+            "seeders",
+            "last_action",
+            "snatched",
+            "downmultiplier",
+            "upmultiplier",
+            "status",
+        ],
+    ),
+    (
+        "transfer_history",
+        &[
+            "uid",
+            "fid",
+            "uploaded",
+            "downloaded",
+            "seeding",
+            "seedtime",
+            "activetime",
+            "hnr",
+            "remaining",
+            "active",
+            "starttime",
+            "last_announce",
+            "snatched",
+            "snatched_time",
+        ],
+    ),
+    (
+        "transfer_ips",
+        &["last_announce", "starttime", "uid", "fid", "ip", "client_id", "uploaded", "downloaded", "port"],
+    ),
+    (
+        "users_main",
+        &[
+            "id",
+            "uploaded",
+            "downloaded",
+            "enabled",
+            "torrent_pass",
+            "rawup",
+            "rawdl",
+            "downmultiplier",
+            "upmultiplier",
+            "disabledownload",
+            "trackerhide",
+        ],
+    ),
+];
+
+/// What a migration runs, in this order, without the semicolons.
+#[must_use]
+pub fn statements(dialect: Dialect) -> Vec<&'static str> {
+    let texts = match dialect {
+        Dialect::Sqlite => [include_str!("schema/sqlite-1.sql")],
+        Dialect::Mariadb => [include_str!("schema/mariadb-1.sql")],
+    };
+    let split = texts.into_iter().flat_map(|text| text.split(";\n"));
+    split.map(str::trim).filter(|statement| !statement.is_empty()).collect()
+}
+
+/// Says whether this program knows `version`.
+///
+/// # Errors
+/// When it is newer.
+pub fn check(version: u32) -> Result<(), StoreError> {
+    if version <= VERSION {
+        return Ok(());
+    }
+    Err(StoreError::Unfit(format!(
+        "the database has schema version {version}, this program knows up to {VERSION}: it was migrated by \
+         a newer hayate"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_dialects_make_the_same_tables() {
+        let tables = |dialect| -> Vec<&str> {
+            let made = statements(dialect).into_iter();
+            made.filter_map(|text| text.strip_prefix("CREATE TABLE IF NOT EXISTS ")?.split(' ').next())
+                .collect()
+        };
+        let expected: Vec<_> = SITE.iter().map(|(name, _)| *name).collect();
+        for dialect in [Dialect::Sqlite, Dialect::Mariadb] {
+            let tables = tables(dialect);
+            assert_eq!(tables[7..], ["hayate_journal", "hayate_completed", "hayate_schema"]);
+            let mut site = tables[..7].to_vec();
+            site.sort_unstable();
+            assert_eq!(site, expected);
+        }
+    }
+
+    #[test]
+    fn no_statement_is_cut_in_two() {
+        for statement in [Dialect::Sqlite, Dialect::Mariadb].into_iter().flat_map(statements) {
+            let starts =
+                ["CREATE TABLE IF NOT EXISTS ", "CREATE INDEX IF NOT EXISTS ", "ALTER TABLE ", "INSERT "];
+            assert!(starts.iter().any(|start| statement.starts_with(start)), "{statement}");
+            assert!(!statement.contains(';'), "{statement}");
+        }
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused() {
+        assert!(check(VERSION).is_ok());
+        let text = check(VERSION + 6).unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "the database has schema version 7, this program knows up to 1: it was migrated by a newer hayate"
+        );
+    }
+}

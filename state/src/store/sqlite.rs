@@ -1,0 +1,400 @@
+//! A store in one file, by SQLite.
+//!
+//! Its journal is a write-ahead log that is synced with every commit (`synchronous=FULL`), so that a batch
+//! which was kept survives the end of the process and, as far as the disk tells the truth, of the power. A
+//! pass of the writer is one commit, so this costs a few syncs in a second at most.
+//!
+//! One tracker writes to a file: it holds an advisory lock on `<path>.lock` as long as its store lives.
+//! Readers need no lock and hold up nobody.
+//!
+//! Tables are strict and their checks are the ranges that MariaDB's columns have: a sum that does not fit
+//! is an error, where SQLite alone would go on with a floating point number.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
+
+use super::record::{CompletedRow, SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow};
+use super::{Batch, Channel, Record, Saved, Store, StoreError, schema, signed};
+use crate::ids::{ID_LEN, InfoHash};
+
+/// How long a statement waits for another connection before it is `Deadlock`.
+const BUSY: Duration = Duration::from_secs(5);
+/// The write-ahead log is cut back to this many octets after it was longer.
+const LOG_OCTETS: i64 = 64 << 20;
+
+/// A store in one file.
+#[derive(Debug)]
+pub struct Sqlite {
+    connection: Connection,
+    node: String,
+    /// Held by the one that writes; `None` for a reader. Given back after the connection is closed.
+    lock: Option<Lock>,
+}
+
+/// The right to write. A child process that is being started has the same open file for a moment, so the
+/// lock is given back by word, not by closing alone.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // If this fails, closing does it.
+        let _ = self.0.unlock();
+    }
+}
+
+impl Sqlite {
+    /// Opens the file to write, as the only one; makes it and its tables if they are not there. `node` is
+    /// the name under which sequence numbers are kept.
+    ///
+    /// # Errors
+    /// When another tracker has it, when it is no database of ours, when the system refuses.
+    pub fn open(path: &Path, node: &str) -> Result<Self, StoreError> {
+        let lock = Some(lock(path)?);
+        Ok(Self { connection: connect(path)?, node: node.to_owned(), lock })
+    }
+
+    /// Opens the file to read beside the one that writes; makes it and its tables if they are not there.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), but others may have it.
+    pub fn open_shared(path: &Path, node: &str) -> Result<Self, StoreError> {
+        Ok(Self { connection: connect(path)?, node: node.to_owned(), lock: None })
+    }
+
+    fn begin(&mut self) -> Result<Transaction<'_>, StoreError> {
+        if self.lock.is_none() {
+            return Err(StoreError::Unfit("this connection was opened to read only".to_owned()));
+        }
+        // Immediate: one that became a writer midway could not wait for its turn.
+        self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(judge)
+    }
+}
+
+impl Store for Sqlite {
+    fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
+        let node = self.node.clone();
+        let transaction = self.begin()?;
+        if sequence(&transaction, &node, batch.channel)? >= batch.sequence {
+            return Ok(Saved::default());
+        }
+        let saved = apply(&transaction, batch).map_err(judge)?;
+        let journal = "INSERT INTO hayate_journal (node, queue, seq) VALUES (?1, ?2, ?3)
+            ON CONFLICT (node, queue) DO UPDATE SET seq = excluded.seq";
+        transaction
+            .execute(journal, params![node, batch.channel.name(), signed(batch.sequence)])
+            .map_err(judge)?;
+        transaction.commit().map_err(|error| match judge(error) {
+            StoreError::Lost { text, .. } => StoreError::Lost { text, in_doubt: true },
+            certain => certain,
+        })?;
+        Ok(saved)
+    }
+
+    fn rehearse(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let transaction = self.begin()?;
+        apply(&transaction, batch).map_err(judge)?;
+        transaction.rollback().map_err(judge)
+    }
+
+    fn acknowledged(&mut self, channel: Channel) -> Result<Option<u64>, StoreError> {
+        sequence(&self.connection, &self.node, channel).map(Some)
+    }
+
+    fn completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
+        let last = read_completed(&self.connection, most, each).map_err(judge)?;
+        if self.lock.is_none() {
+            return Ok(());
+        }
+        let forget = "DELETE FROM hayate_completed
+            WHERE last_completed < ?1 OR (last_completed = ?1 AND info_hash > ?2)";
+        let everything = "DELETE FROM hayate_completed";
+        match last {
+            Some((time, hash)) => self.connection.execute(forget, params![time, hash.0]),
+            None if most == 0 => self.connection.execute(everything, []),
+            None => Ok(0),
+        }
+        .map_err(judge)?;
+        Ok(())
+    }
+
+    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
+        read_registered(&self.connection).map_err(judge)
+    }
+}
+
+fn lock(path: &Path) -> Result<Lock, StoreError> {
+    let mut name = OsString::from(path);
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let unfit = |text: String| StoreError::Unfit(text);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&name);
+    let file = file.map_err(|error| unfit(format!("cannot open {}: {error}", name.display())))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Lock(file)),
+        Err(TryLockError::WouldBlock) => Err(unfit(format!("{} is used by another hayate", path.display()))),
+        Err(TryLockError::Error(error)) => Err(unfit(format!("cannot lock {}: {error}", name.display()))),
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let told = |error| match (judge(error), path.display()) {
+        (StoreError::Unfit(text), path) => StoreError::Unfit(format!("{path}: {text}")),
+        (StoreError::Lost { text, in_doubt }, path) => {
+            StoreError::Lost { text: format!("{path}: {text}"), in_doubt }
+        }
+        (other, _) => other,
+    };
+    let mut connection = Connection::open(path).map_err(told)?;
+    prepare(&connection).map_err(told)?;
+    let version = version(&connection).map_err(told)?;
+    schema::check(version)?;
+    if version < schema::VERSION {
+        migrate(&mut connection).map_err(told)?;
+    }
+    Ok(connection)
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "journal_size_limit", LOG_OCTETS)
+}
+
+/// The version of the schema; 0 for a new file.
+fn version(connection: &Connection) -> rusqlite::Result<u32> {
+    let there = "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'table' AND name = 'hayate_schema'";
+    if !connection.query_row(there, [], |row| row.get::<_, bool>(0))? {
+        return Ok(0);
+    }
+    connection.query_row("SELECT ifnull(max(version), 0) FROM hayate_schema", [], |row| row.get(0))
+}
+
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for statement in schema::statements(schema::Dialect::Sqlite) {
+        transaction.execute_batch(statement)?;
+    }
+    transaction.commit()
+}
+
+fn sequence(connection: &Connection, node: &str, channel: Channel) -> Result<u64, StoreError> {
+    let ask = "SELECT seq FROM hayate_journal WHERE node = ?1 AND queue = ?2";
+    let answer = connection.query_row(ask, params![node, channel.name()], |row| row.get::<_, i64>(0));
+    let number = answer.optional().map_err(judge)?.unwrap_or(0);
+    Ok(u64::try_from(number).unwrap_or(0))
+}
+
+/// Writes the rows, then what is about all rows.
+fn apply(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<Saved> {
+    let mut saved = Saved::default();
+    for record in &batch.records {
+        let changed = match record {
+            Record::Torrent(row) => torrent(transaction, row),
+            Record::User(row) => user(transaction, row),
+            Record::Transfer(row) => transfer(transaction, row),
+            Record::TransferIp(row) => transfer_ip(transaction, row),
+            Record::Snatch(row) => snatch(transaction, row),
+            Record::Completed(row) => completed(transaction, row),
+            Record::Purge { .. } => Ok(1),
+        }?;
+        saved.without_target += u64::from(changed == 0);
+    }
+    for record in &batch.records {
+        if let Record::Purge { before } = record {
+            let sql = "UPDATE transfer_history SET active = 0 WHERE last_announce < ?1 AND active = 1";
+            transaction.prepare_cached(sql)?.execute([before])?;
+        }
+    }
+    Ok(saved)
+}
+
+fn torrent(transaction: &Transaction<'_>, row: &TorrentRow) -> rusqlite::Result<usize> {
+    if row.counts {
+        let sql = "UPDATE torrents SET Snatched = Snatched + ?2, Seeders = ?3, Leechers = ?4,
+            last_action = max(last_action, ?5), Status = iif(?6, 0, Status) WHERE ID = ?1";
+        let values = params![row.id, row.snatched, row.seeders, row.leechers, row.last_action, row.unprune];
+        return transaction.prepare_cached(sql)?.execute(values);
+    }
+    let sql = "UPDATE torrents SET Status = iif(?2, 0, Status) WHERE ID = ?1";
+    transaction.prepare_cached(sql)?.execute(params![row.id, row.unprune])
+}
+
+fn user(transaction: &Transaction<'_>, row: &UserRow) -> rusqlite::Result<usize> {
+    let sql = "UPDATE users_main SET Uploaded = Uploaded + ?2, Downloaded = Downloaded + ?3,
+        rawup = rawup + ?4, rawdl = rawdl + ?5 WHERE ID = ?1";
+    let [up, down, raw_up, raw_down] = [row.uploaded, row.downloaded, row.raw_up, row.raw_down].map(signed);
+    transaction.prepare_cached(sql)?.execute(params![row.id, up, down, raw_up, raw_down])
+}
+
+fn transfer(transaction: &Transaction<'_>, row: &TransferRow) -> rusqlite::Result<usize> {
+    let sql = "INSERT INTO transfer_history (uid, fid, uploaded, downloaded, seeding, starttime,
+            last_announce, activetime, seedtime, active, snatched, remaining)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+        ON CONFLICT (uid, fid) DO UPDATE SET uploaded = uploaded + excluded.uploaded,
+            downloaded = downloaded + excluded.downloaded, seeding = excluded.seeding,
+            last_announce = excluded.last_announce, activetime = activetime + excluded.activetime,
+            seedtime = seedtime + excluded.seedtime, active = excluded.active,
+            snatched = snatched + excluded.snatched, remaining = excluded.remaining";
+    transaction.prepare_cached(sql)?.execute(params![
+        row.uid,
+        row.fid,
+        signed(row.raw_up),
+        signed(row.raw_down),
+        row.seeding,
+        row.start_time,
+        row.last_announce,
+        row.active_time,
+        row.seed_time,
+        row.active,
+        row.snatched,
+        row.remaining,
+    ])
+}
+
+fn transfer_ip(transaction: &Transaction<'_>, row: &TransferIpRow) -> rusqlite::Result<usize> {
+    let sql = "INSERT INTO transfer_ips (uid, fid, client_id, ip, port, uploaded, downloaded, starttime,
+            last_announce, ip6)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+        ON CONFLICT (uid, fid, ip, client_id) DO UPDATE SET uploaded = uploaded + excluded.uploaded,
+            downloaded = downloaded + excluded.downloaded, port = excluded.port,
+            last_announce = excluded.last_announce";
+    transaction.prepare_cached(sql)?.execute(params![
+        row.uid,
+        row.fid,
+        row.client_id,
+        row.ip,
+        row.port,
+        signed(row.raw_up),
+        signed(row.raw_down),
+        row.start_time,
+        row.last_announce,
+        row.ip6,
+    ])
+}
+
+fn snatch(transaction: &Transaction<'_>, row: &SnatchRow) -> rusqlite::Result<usize> {
+    let sql = "INSERT INTO transfer_history (uid, fid, snatched_time, starttime) VALUES (?1, ?2, ?3, ?4)
+        ON CONFLICT (uid, fid) DO UPDATE
+        SET snatched_time = iif(snatched_time = 0, excluded.snatched_time, snatched_time)";
+    transaction.prepare_cached(sql)?.execute(params![row.uid, row.fid, row.time, row.start_time])
+}
+
+fn completed(transaction: &Transaction<'_>, row: &CompletedRow) -> rusqlite::Result<usize> {
+    let sql = "INSERT INTO hayate_completed (info_hash, completed, last_completed) VALUES (?1, ?2, ?3)
+        ON CONFLICT (info_hash) DO UPDATE SET completed = completed + excluded.completed,
+            last_completed = excluded.last_completed";
+    transaction.prepare_cached(sql)?.execute(params![row.info_hash.0, row.completed, row.last_completed])
+}
+
+/// Shows the latest; the last of them if there were `most`, for what comes behind it is to be forgotten.
+fn read_completed(
+    connection: &Connection,
+    most: usize,
+    each: &mut dyn FnMut(InfoHash, u32),
+) -> rusqlite::Result<Option<(i64, InfoHash)>> {
+    let sql = "SELECT info_hash, completed, last_completed FROM hayate_completed
+        ORDER BY last_completed DESC, info_hash LIMIT ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([signed(most as u64)])?;
+    let (mut shown, mut last) = (0, None);
+    while let Some(row) = rows.next()? {
+        let hash = InfoHash(row.get::<_, [u8; ID_LEN]>(0)?);
+        each(hash, row.get(1)?);
+        shown += 1;
+        last = Some((row.get(2)?, hash));
+    }
+    Ok(last.filter(|_| shown == most))
+}
+
+fn read_registered(connection: &Connection) -> rusqlite::Result<(Vec<InfoHash>, u64)> {
+    let sql = "SELECT info_hash FROM torrents WHERE TorrentType != 'internal'";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([])?;
+    let (mut registered, mut left_out) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        match row.get::<_, [u8; ID_LEN]>(0) {
+            Ok(octets) => registered.push(InfoHash(octets)),
+            Err(_) => left_out += 1,
+        }
+    }
+    Ok((registered, left_out))
+}
+
+fn judge(error: rusqlite::Error) -> StoreError {
+    let text = error.to_string();
+    let Some(failure) = error.sqlite_error() else { return StoreError::Lost { text, in_doubt: false } };
+    match failure.code {
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => StoreError::Deadlock(text),
+        ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig => {
+            StoreError::BadRow { code: failure.extended_code, text }
+        }
+        ErrorCode::NotADatabase => StoreError::Unfit(text),
+        _ => StoreError::Lost { text, in_doubt: false },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_tracker_writes_and_others_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hayate.db");
+        let first = Sqlite::open(&path, "").unwrap();
+        let second = Sqlite::open(&path, "").unwrap_err();
+        assert!(matches!(&second, StoreError::Unfit(_)), "{second:?}");
+        assert!(second.to_string().ends_with("hayate.db is used by another hayate"), "{second}");
+        let mut reader = Sqlite::open_shared(&path, "").unwrap();
+        assert_eq!(reader.registered().unwrap(), (vec![], 0));
+        let batch = Batch { channel: Channel::Users, records: vec![], sequence: 1 };
+        assert!(matches!(reader.save(&batch), Err(StoreError::Unfit(_))));
+        drop(first);
+        Sqlite::open(&path, "").unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let nowhere = folder.path().join("missing/hayate.db");
+        assert!(
+            matches!(Sqlite::open(&nowhere, ""), Err(StoreError::Unfit(text)) if text.contains("missing"))
+        );
+        let text_file = folder.path().join("notes.txt");
+        std::fs::write(&text_file, "no database at all, but longer than a header of one is\n".repeat(9))
+            .unwrap();
+        let error = Sqlite::open(&text_file, "").unwrap_err();
+        assert!(matches!(&error, StoreError::Unfit(text) if text.contains("notes.txt: ")), "{error}");
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hayate.db");
+        let made = Sqlite::open(&path, "").unwrap();
+        made.connection.execute("UPDATE hayate_schema SET version = 7", []).unwrap();
+        drop(made);
+        let error = Sqlite::open(&path, "").unwrap_err();
+        assert!(matches!(&error, StoreError::Unfit(text) if text.contains("schema version 7")), "{error}");
+    }
+
+    #[test]
+    fn a_locked_file_is_a_deadlock() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hayate.db");
+        let mut store = Sqlite::open(&path, "").unwrap();
+        store.connection.busy_timeout(Duration::from_millis(1)).unwrap();
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let batch = Batch { channel: Channel::Users, records: vec![], sequence: 1 };
+        assert!(matches!(store.save(&batch), Err(StoreError::Deadlock(_))));
+        other.execute_batch("ROLLBACK").unwrap();
+        assert!(store.save(&batch).is_ok());
+    }
+}

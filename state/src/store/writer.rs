@@ -1,0 +1,368 @@
+//! The writer: one thread that brings records to the store, in batches, one channel after the other, each at
+//! its own pace; and what it does when the store is away or a row is bad.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use super::dead_letter::{BadRecord, DeadLetters};
+use super::gauges::add;
+use super::lanes::{Job, Lanes};
+use super::record::{Channel, Record};
+use super::{Batch, Store, StoreError};
+use crate::clock::Clock;
+use crate::published::Subscriber;
+
+/// Pause after a pass that found nothing, or while the store is away.
+const IDLE: Duration = Duration::from_secs(1);
+/// Longest pause between two tries to reach the store.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Time between two lines about how far a long stop is.
+const PROGRESS: Duration = Duration::from_secs(10);
+/// Rounds in which bad rows are taken out of one batch. Each takes out at least one.
+const ROUNDS_MAX: usize = 1000;
+
+/// How the store is reached, at the start and again after it was lost.
+pub type Opener = Box<dyn Fn() -> Result<Box<dyn Store>, StoreError> + Send>;
+
+/// Knobs that a reload may change.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Pause after a pass that found less than half of what a queue holds (`intervals.flush`).
+    pub flush: Duration,
+    /// Longest pause after a deadlock (`database.deadlock_pause`).
+    pub deadlock_pause: Duration,
+    /// Tries before a batch is put off (`database.deadlock_retries`); at least 1.
+    pub deadlock_retries: u32,
+    /// One log line for each batch (`log_flushes`).
+    pub log_flushes: bool,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            flush: Duration::from_secs(3),
+            deadlock_pause: Duration::from_secs(1),
+            deadlock_retries: 5,
+            log_flushes: false,
+        }
+    }
+}
+
+/// The writer's side of the store.
+pub(super) struct Writer {
+    lanes: Arc<Lanes>,
+    clock: Clock,
+    pace: Subscriber<Pace>,
+    letters: DeadLetters,
+    opener: Opener,
+    store: Option<Box<dyn Store>>,
+    /// By channel: the number of the last record that the store has.
+    acknowledged: [u64; Channel::ALL.len()],
+    has_journal: bool,
+    outage: Outage,
+}
+
+#[derive(Default)]
+struct Outage {
+    since: Duration,
+    next_try: Duration,
+    backoff: Duration,
+}
+
+/// What became of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    /// So many rows were kept.
+    Kept(usize),
+    /// The store, or the disk, does not do what it must.
+    Failed,
+}
+
+impl Writer {
+    /// Reaches the store for the first time.
+    ///
+    /// # Errors
+    /// When it cannot be reached or is unfit.
+    pub(super) fn open(
+        lanes: Arc<Lanes>,
+        clock: Clock,
+        pace: Subscriber<Pace>,
+        letters: DeadLetters,
+        opener: Opener,
+    ) -> Result<Self, StoreError> {
+        let mut writer = Self {
+            lanes,
+            clock,
+            pace,
+            letters,
+            opener,
+            store: None,
+            acknowledged: [0; Channel::ALL.len()],
+            has_journal: true,
+            outage: Outage::default(),
+        };
+        writer.connect()?;
+        Ok(writer)
+    }
+
+    /// The store, for what has to be read before anything is served.
+    pub(super) fn store(&mut self) -> Option<&mut Box<dyn Store>> {
+        self.store.as_mut()
+    }
+
+    /// Writes what is on the disk or in memory, without pauses; false if that did not succeed.
+    pub(super) fn drain(&mut self) -> bool {
+        let (total, mut told) = (self.waiting(), self.clock.uptime());
+        if self.store.is_none() && self.connect().is_err() {
+            return false;
+        }
+        for channel in Channel::ALL {
+            loop {
+                match self.pass(channel) {
+                    Pass::Kept(0) => break,
+                    Pass::Kept(_) => {}
+                    Pass::Failed => return false,
+                }
+                let now = self.clock.uptime();
+                if now.saturating_sub(told) >= PROGRESS {
+                    told = now;
+                    log::info!("writing to the database: {} of {total} rows are left", self.waiting());
+                }
+            }
+        }
+        true
+    }
+
+    /// Writes until it is told to stop, and then what is left.
+    pub(super) fn run(mut self, stop: &AtomicBool) {
+        let mut due = [Duration::ZERO; Channel::ALL.len()];
+        while !stop.load(Ordering::Acquire) {
+            self.pace.refresh();
+            if self.store.is_none() {
+                self.try_again();
+            }
+            let now = self.clock.uptime();
+            for (channel, due) in Channel::ALL.into_iter().zip(&mut due) {
+                if self.store.is_some() && *due <= now && !stop.load(Ordering::Acquire) {
+                    let pause = match self.pass(channel) {
+                        Pass::Kept(rows) => self.pause(channel, rows),
+                        Pass::Failed => IDLE,
+                    };
+                    *due = self.clock.uptime() + pause;
+                }
+            }
+            let next = if self.store.is_some() { due.into_iter().min() } else { None };
+            let next = next.unwrap_or(self.clock.uptime() + IDLE);
+            let rest = next.saturating_sub(self.clock.uptime());
+            if !rest.is_zero() && !stop.load(Ordering::Acquire) {
+                thread::park_timeout(rest.min(IDLE));
+            }
+        }
+        if !self.drain() {
+            log::warn!("the database did not take everything; {} rows go to the disk", self.waiting());
+        }
+    }
+
+    fn waiting(&self) -> u64 {
+        Channel::ALL.iter().map(|&channel| self.lanes.waiting(channel)).sum()
+    }
+
+    /// Adaptive pauses (`private-tracker.md` 16.5, ruling 24).
+    fn pause(&self, channel: Channel, rows: usize) -> Duration {
+        let half = self.lanes.queues.queue(channel).bound / 2;
+        let flush = self.pace.get().flush;
+        match rows {
+            _ if rows >= half.max(1) => Duration::ZERO,
+            0 if channel != Channel::TransferHistory => IDLE,
+            _ => flush,
+        }
+    }
+
+    /// Writes the next batch of a channel.
+    fn pass(&mut self, channel: Channel) -> Pass {
+        #[expect(clippy::indexing_slicing, reason = "one for each channel, in their order")]
+        let acknowledged = self.acknowledged[channel as usize];
+        let mut job = match self.lanes.next(channel, acknowledged) {
+            Ok(None) => return Pass::Kept(0),
+            Ok(Some(job)) => job,
+            Err(error) => {
+                // The disk, not the store: nothing is lost, but nothing goes on before it can be read.
+                log::error!("spill of {}: {error}", channel.name());
+                return Pass::Failed;
+            }
+        };
+        match self.write(&mut job, acknowledged) {
+            Ok(()) => {
+                let rows = job.batch.records.len();
+                #[expect(clippy::indexing_slicing, reason = "one for each channel, in their order")]
+                let acknowledged = &mut self.acknowledged[channel as usize];
+                *acknowledged = job.batch.sequence;
+                self.lanes.kept(&job);
+                add(&self.lanes.gauges.of(channel).rows_written, rows as u64);
+                if self.pace.get().log_flushes {
+                    log::info!("flushed {}: {rows} rows", channel.name());
+                }
+                Pass::Kept(rows)
+            }
+            Err(error) => {
+                self.lose(channel, &error);
+                Pass::Failed
+            }
+        }
+    }
+
+    /// Has the store keep a batch; its bad rows go to the dead letters.
+    fn write(&mut self, job: &mut Job, acknowledged: u64) -> Result<(), StoreError> {
+        if self.has_journal {
+            return self.write_rounds(job);
+        }
+        // Before the commit: if nobody hears of it, it counts as done, for twice would be worse than never.
+        let (channel, sequence) = (job.batch.channel, job.batch.sequence);
+        self.lanes.mark_done(channel, sequence).map_err(|error| lost(&error))?;
+        match self.write_rounds(job) {
+            Err(StoreError::Lost { in_doubt: true, text }) => {
+                log::warn!("a commit of {} was not answered and counts as done: {text}", channel.name());
+                Ok(())
+            }
+            Err(error) => {
+                self.lanes.mark_done(channel, acknowledged).map_err(|error| lost(&error))?;
+                Err(error)
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn write_rounds(&mut self, job: &mut Job) -> Result<(), StoreError> {
+        for _ in 0..ROUNDS_MAX {
+            if job.batch.records.is_empty() {
+                return Ok(());
+            }
+            match self.save(&job.batch) {
+                Ok(()) => return Ok(()),
+                Err(StoreError::BadRow { code, text }) => self.quarantine(job, code, text)?,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(StoreError::Unfit("a batch has bad rows that cannot be found".into()))
+    }
+
+    /// Has the store keep a batch, again after a deadlock.
+    fn save(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let Pace { deadlock_pause, deadlock_retries, .. } = *self.pace.get();
+        let Some(store) = &mut self.store else { return Err(lost(&"not connected")) };
+        let gauges = &self.lanes.gauges;
+        let mut attempt = 1;
+        loop {
+            match store.save(batch) {
+                Err(StoreError::Deadlock(text)) => {
+                    if attempt == 1 {
+                        add(&gauges.deadlocks, 1);
+                    }
+                    if attempt >= deadlock_retries {
+                        add(&gauges.deadlocks_aborted, 1);
+                        return Err(StoreError::Deadlock(text));
+                    }
+                    thread::sleep(deadlock_pause * attempt / deadlock_retries);
+                    attempt += 1;
+                }
+                Ok(saved) => {
+                    add(&gauges.of(batch.channel).without_target, saved.without_target);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Finds the bad rows of a batch, writes them down and takes them out.
+    fn quarantine(&mut self, job: &mut Job, code: i32, text: String) -> Result<(), StoreError> {
+        let channel = job.batch.channel;
+        let mut bad = Vec::new();
+        self.find_bad(&job.batch, &mut bad)?;
+        if bad.is_empty() {
+            // Only together they are bad: the first one goes, and the rest is tried again.
+            bad.extend(job.batch.records.first().map(|&record| BadRecord { record, code, text }));
+        }
+        let now = self.clock.now().unix_seconds;
+        self.letters.write(channel, job.batch.sequence, now, &bad).map_err(|error| lost(&error))?;
+        add(&self.lanes.gauges.of(channel).dead_letters, bad.len() as u64);
+        log::error!("{} rows of {} went to the dead letters", bad.len(), channel.name());
+        let is_good = |record: &&Record| !bad.iter().any(|letter| letter.record.key() == record.key());
+        let records = job.batch.records.iter().filter(is_good).copied().collect();
+        self.lanes.reduce(job, records);
+        Ok(())
+    }
+
+    /// Halves a batch until the bad rows stand alone.
+    fn find_bad(&mut self, batch: &Batch, bad: &mut Vec<BadRecord>) -> Result<(), StoreError> {
+        let Some(store) = &mut self.store else { return Err(lost(&"not connected")) };
+        match store.rehearse(batch) {
+            Ok(()) => return Ok(()),
+            Err(StoreError::BadRow { code, text }) => {
+                if let [record] = *batch.records {
+                    bad.push(BadRecord { record, code, text });
+                    return Ok(());
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        let (left, right) = batch.records.split_at(batch.records.len() / 2);
+        for half in [left, right] {
+            self.find_bad(&Batch { records: half.to_vec(), ..*batch }, bad)?;
+        }
+        Ok(())
+    }
+
+    /// The store is away. What is under way goes to the disk.
+    fn lose(&mut self, channel: Channel, error: &StoreError) {
+        if !matches!(error, StoreError::Deadlock(_)) {
+            add(&self.lanes.gauges.errors, 1);
+        }
+        self.lanes.gauges.up.store(false, Ordering::Relaxed);
+        self.lanes.lost.store(true, Ordering::Relaxed);
+        self.store = None;
+        self.lanes.hold(channel);
+        let now = self.clock.uptime();
+        self.outage = Outage { since: now, next_try: now + IDLE, backoff: IDLE };
+        log::error!("database lost while writing {}: {error}; rows go to the disk", channel.name());
+    }
+
+    fn try_again(&mut self) {
+        let now = self.clock.uptime();
+        if now < self.outage.next_try {
+            return;
+        }
+        match self.connect() {
+            Ok(()) => {
+                let away = now.saturating_sub(self.outage.since).as_secs();
+                log::info!("database back after {away} s, {} rows to write", self.waiting());
+            }
+            Err(error) => {
+                log::debug!("database still away: {error}");
+                self.outage.backoff = (self.outage.backoff * 2).min(BACKOFF_MAX);
+                self.outage.next_try = self.clock.uptime() + self.outage.backoff;
+            }
+        }
+    }
+
+    /// Opens the store and asks what it has.
+    fn connect(&mut self) -> Result<(), StoreError> {
+        let mut store = (self.opener)()?;
+        for (channel, acknowledged) in Channel::ALL.into_iter().zip(&mut self.acknowledged) {
+            let known = store.acknowledged(channel)?;
+            self.has_journal = known.is_some();
+            *acknowledged = known.unwrap_or_else(|| self.lanes.done(channel));
+            self.lanes.number_above(channel, *acknowledged);
+        }
+        self.store = Some(store);
+        self.lanes.gauges.up.store(true, Ordering::Relaxed);
+        self.lanes.lost.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn lost(text: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Lost { text: text.to_string(), in_doubt: false }
+}

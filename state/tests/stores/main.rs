@@ -1,0 +1,31 @@
+//! What every store promises, on a real file and on a real server; and what only a server can do wrong.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+mod promise;
+mod recorder;
+#[path = "../../../tests/servers/mariadb.rs"]
+mod servers;
+mod survival;
+mod trouble;
+
+use hayate_state::store::{Backend, Demand};
+
+/// The rows that every case of mode private starts from.
+const FIXTURE: &str = include_str!("../../../tests/fixtures/private.sql");
+
+/// A database with the fixture, and a way to look into it without the store.
+struct Place {
+    backend: Backend,
+    ask: Box<dyn Fn(&str) -> String>,
+}
+
+impl Place {
+    /// The rows of an answer, with tabs between columns.
+    fn ask(&self, sql: &str) -> String {
+        (self.ask)(sql)
+    }
+}
+
+fn backend(dsn: &str) -> Backend {
+    Backend::new(dsn.parse().unwrap(), "", Demand::Site)
+}

@@ -1,0 +1,218 @@
+//! The recorder against a store that fails at every turn: what is put is kept, once.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hayate_state::store::record::{CompletedRow, UserRow};
+use hayate_state::store::{
+    Backend, Batch, Bounds, Channel, Opened, Pace, Places, Queues, Record, Saved, Store, StoreError,
+};
+use hayate_state::{Clock, InfoHash, Published};
+use parking_lot::Mutex;
+
+use crate::promise::fresh_sqlite;
+use crate::servers::Server;
+use crate::trouble::{UNMIGRATE, site};
+
+/// A real store whose answers are sometimes lost.
+struct Faulty {
+    store: Box<dyn Store>,
+    faults: Arc<Faults>,
+}
+
+struct Faults {
+    random: Mutex<fastrand::Rng>,
+    /// In percent.
+    share: u32,
+    /// The store is away altogether.
+    away: AtomicBool,
+}
+
+impl Faults {
+    fn strike(&self) -> bool {
+        self.random.lock().u32(..100) < self.share
+    }
+}
+
+fn faults(share: u32, random: &mut fastrand::Rng) -> Arc<Faults> {
+    let random = Mutex::new(random.fork());
+    Arc::new(Faults { random, share, away: AtomicBool::new(false) })
+}
+
+fn lost(in_doubt: bool) -> StoreError {
+    StoreError::Lost { text: "struck".into(), in_doubt }
+}
+
+impl Store for Faulty {
+    fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
+        if self.faults.away.load(Ordering::Relaxed) || self.faults.strike() {
+            return Err(lost(false));
+        }
+        if self.faults.strike() {
+            return Err(StoreError::Deadlock("struck".into()));
+        }
+        let saved = self.store.save(batch)?;
+        if self.faults.strike() { Err(lost(true)) } else { Ok(saved) }
+    }
+
+    fn rehearse(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        if self.faults.strike() { Err(lost(false)) } else { self.store.rehearse(batch) }
+    }
+
+    fn acknowledged(&mut self, channel: Channel) -> Result<Option<u64>, StoreError> {
+        if self.faults.strike() { Err(lost(false)) } else { self.store.acknowledged(channel) }
+    }
+
+    fn completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
+        self.store.completed(most, each)
+    }
+
+    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
+        self.store.registered()
+    }
+}
+
+/// One run of a tracker; gives whether it could start.
+fn run(backend: &Backend, folder: &Path, faults: &Arc<Faults>, work: impl FnOnce(&Queues)) -> bool {
+    let clock = Clock::start();
+    let bounds = Bounds { users: 7, completed: 11, ..Bounds::default() };
+    let queues = Arc::new(Queues::new(clock, &bounds));
+    let pace = Published::new(Pace {
+        flush: Duration::from_millis(20),
+        deadlock_pause: Duration::from_millis(5),
+        ..Pace::default()
+    });
+    let places = Places { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
+    let (backend, kept) = (backend.clone(), Arc::clone(faults));
+    let opener = Box::new(move || {
+        if kept.away.load(Ordering::Relaxed) {
+            return Err(lost(false));
+        }
+        Ok(Box::new(Faulty { store: backend.open()?, faults: Arc::clone(&kept) }) as Box<dyn Store>)
+    });
+    let Ok(opened) = Opened::new(&queues, clock, &pace, &places, opener) else { return false };
+    let recorder = opened.start().unwrap();
+    work(&queues);
+    recorder.stop();
+    true
+}
+
+/// Puts random records from two threads; adds them to what must be there.
+fn put(queues: &Queues, random: &mut fastrand::Rng, users: &mut BTreeMap<u32, u64>, hashes: &mut [u64; 30]) {
+    let rows = random.u32(..3000);
+    let seed = random.u64(..);
+    let (of_users, of_hashes) = std::thread::scope(|scope| {
+        let first = scope.spawn(move || {
+            let (mut random, mut sums) = (fastrand::Rng::with_seed(seed), BTreeMap::new());
+            for _ in 0..rows {
+                let (id, uploaded) = (random.u32(1..=2), random.u64(..1000));
+                queues.put(Record::User(UserRow { id, uploaded, ..UserRow::default() }));
+                *sums.entry(id).or_default() += uploaded;
+            }
+            sums
+        });
+        let second = scope.spawn(move || {
+            let (mut random, mut counts) = (fastrand::Rng::with_seed(!seed), [0; 30]);
+            for _ in 0..rows {
+                let torrent = random.u8(..30);
+                let info_hash = InfoHash([torrent; 20]);
+                queues.put(Record::Completed(CompletedRow { info_hash, completed: 1, last_completed: 7 }));
+                counts[usize::from(torrent)] += 1;
+            }
+            counts
+        });
+        (first.join().unwrap(), second.join().unwrap())
+    });
+    let of_users: BTreeMap<u32, u64> = of_users;
+    of_users.into_iter().for_each(|(id, sum)| *users.entry(id).or_default() += sum);
+    hashes.iter_mut().zip(of_hashes).for_each(|(all, more): (&mut u64, u64)| *all += more);
+}
+
+#[test]
+fn every_record_is_kept_once_whatever_fails_and_however_often_the_tracker_stops() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let place = fresh_sqlite(&folder.path().join("site.db"));
+    let (mut users, mut hashes) = (BTreeMap::from([(2, 2551)]), [0; 30]);
+    let mut starts = 0;
+    for _ in 0..40 {
+        let faults = faults(random.u32(..12), &mut random);
+        let goes_away = random.bool();
+        starts += u32::from(run(&place.backend, folder.path(), &faults, |queues| {
+            put(queues, &mut random, &mut users, &mut hashes);
+            faults.away.store(goes_away, Ordering::Relaxed);
+            put(queues, &mut random, &mut users, &mut hashes);
+        }));
+    }
+    assert!(starts > 5, "{starts} runs could start: too few to show anything");
+    // A last run without faults brings home what still lies on the disk.
+    assert!(run(&place.backend, folder.path(), &faults(0, &mut random), |_| {}));
+    for (id, sum) in users {
+        let uploaded = place.ask(&format!("SELECT Uploaded FROM users_main WHERE ID = {id}"));
+        assert_eq!(uploaded, sum.to_string(), "user {id}");
+    }
+    for (torrent, count) in hashes.into_iter().enumerate() {
+        let hash = format!("{torrent:02x}").repeat(20);
+        let select = format!("SELECT completed FROM hayate_completed WHERE info_hash = X'{hash}'");
+        assert_eq!(place.ask(&select), count.to_string(), "torrent {torrent}");
+    }
+    let left = std::fs::read_dir(folder.path().join("spill")).unwrap().count();
+    assert_eq!(left, 0, "files are removed when all of them is kept");
+    assert!(!folder.path().join("dead-letter.jsonl").exists());
+}
+
+#[test]
+fn a_poison_row_among_good_ones_goes_to_the_dead_letters() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = fresh_sqlite(&folder.path().join("site.db"));
+    let rows: String = (10..1009).map(|id| format!(", ({id}, '{id}')")).collect();
+    let poison = format!("(9, 'x', {}), (8, 'y', 0)", i64::MAX);
+    place.ask(&format!("INSERT INTO users_main (ID, torrent_pass, Uploaded) VALUES {poison}"));
+    place.ask(&format!("INSERT INTO users_main (ID, torrent_pass) VALUES {}", &rows[2..]));
+    let none = faults(0, &mut fastrand::Rng::new());
+    assert!(run(&place.backend, folder.path(), &none, |queues| {
+        for id in 9..1009 {
+            queues.put(Record::User(UserRow { id, uploaded: 7, ..UserRow::default() }));
+        }
+        queues.put(Record::User(UserRow { id: 5000, uploaded: 7, ..UserRow::default() }));
+    }));
+    assert_eq!(place.ask("SELECT COUNT(*) FROM users_main WHERE Uploaded = 7"), "999");
+    assert_eq!(place.ask("SELECT Uploaded FROM users_main WHERE ID = 9"), i64::MAX.to_string());
+    assert_eq!(place.ask("SELECT COUNT(*) FROM users_main WHERE ID = 5000"), "0", "no ghost");
+    let letters = std::fs::read_to_string(folder.path().join("dead-letter.jsonl")).unwrap();
+    let letter: serde_json::Value = serde_json::from_str(letters.trim_end()).unwrap();
+    assert_eq!(
+        (&letter["id"], &letter["uploaded"], &letter["queue"]),
+        (&9.into(), &7.into(), &"users".into())
+    );
+}
+
+#[test]
+fn without_a_journal_an_unanswered_commit_is_never_written_twice() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let server = Server::new();
+    let place = site(&server, "site");
+    server.sql_in("site", UNMIGRATE);
+    let folder = tempfile::tempdir().unwrap();
+    let mut expected = 2551;
+    for _ in 0..12 {
+        let faults = faults(random.u32(..25), &mut random);
+        // A commit without an answer was made all the same: to try again would count it twice.
+        run(&place, folder.path(), &faults, |queues| {
+            for _ in 0..200 {
+                let uploaded = random.u64(..1000);
+                queues.put(Record::User(UserRow { id: 2, uploaded, ..UserRow::default() }));
+                expected += uploaded;
+            }
+        });
+    }
+    run(&place, folder.path(), &faults(0, &mut random), |_| {});
+    assert_eq!(server.sql_in("site", "SELECT Uploaded FROM users_main WHERE ID = 2"), expected.to_string());
+}

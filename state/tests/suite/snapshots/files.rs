@@ -1,0 +1,278 @@
+//! Files: the keeper that writes them, and the start that loads them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Once};
+use std::time::Duration;
+
+use hayate_state::snapshot::container::{Blocks, Reader, SnapshotError, Writer};
+use hayate_state::snapshot::keeper::{Ending, Keeper, Pace, Plan, Section};
+use hayate_state::snapshot::load::{Loaded, Part, load};
+use hayate_state::snapshot::swarms::{CompletedFrom, Restore, TAG_SWARMS};
+use hayate_state::{Board, Clock, Now, Policy, Swarms};
+
+use super::{SavedTorrent, read, snapshot, snapshot_of};
+use crate::desk::{Desk, from};
+
+/// Longest wait for something that should be there soon.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Unix seconds that these tests will not see.
+const FUTURE: i64 = 1 << 40;
+
+/// A folder of its own for a test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("hayate-snapshot-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("hayate-cache.bin")
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The lines of the log, of all tests.
+struct Log(Mutex<Vec<String>>);
+
+static LOG: Log = Log(Mutex::new(Vec::new()));
+static LOGS: Once = Once::new();
+
+impl log::Log for Log {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().unwrap().push(format!("{} {}", record.level(), record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+impl Log {
+    fn start() {
+        LOGS.call_once(|| {
+            log::set_logger(&LOG).unwrap();
+            log::set_max_level(log::LevelFilter::Info);
+        });
+    }
+
+    /// How many lines of a level are about a path.
+    fn count(&self, level: &str, path: &Path) -> usize {
+        let path = path.display().to_string();
+        let lines = self.0.lock().unwrap();
+        lines.iter().filter(|line| line.starts_with(level) && line.contains(&path)).count()
+    }
+}
+
+fn swarms(peers: u16) -> Arc<Swarms> {
+    let mut desk = Desk::new(Policy::default(), 0, 7);
+    // The clocks of the keepers begin at zero.
+    desk.now = 0;
+    for number in 0..peers {
+        desk.announce(&from(u64::from(number % 100), [192, 0, 2, 7], 1000 + number, 9)).unwrap();
+    }
+    desk.swarms
+}
+
+fn plan(path: &Path, swarms: &Arc<Swarms>, every_seconds: u32) -> Plan {
+    let every_seconds = Arc::new(AtomicU32::new(every_seconds));
+    Plan { path: path.to_owned(), every_seconds, swarms: Arc::clone(swarms), sections: Vec::new() }
+}
+
+fn metric(board: &Board, name: &str) -> u64 {
+    board.read().iter().find(|reading| reading.name == name).unwrap().value
+}
+
+fn wait_for(what: &str, holds: impl Fn() -> bool) {
+    let clock = Clock::start();
+    while !holds() {
+        assert!(clock.uptime() < PATIENCE, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Loads a file into new swarms.
+fn loaded(path: &Path) -> (Loaded, Arc<Swarms>) {
+    let (swarms, policy) = (Swarms::new(0), Policy::default());
+    let mut restore = Restore::new(&swarms, &policy, CompletedFrom::Snapshot);
+    let loaded = load(path, &Clock::start(), &mut [&mut restore]);
+    (loaded, swarms)
+}
+
+#[test]
+fn an_orderly_stop_leaves_what_the_next_start_loads() {
+    let folder = Folder::new("stop");
+    let (old, path) = (swarms(5000), folder.file());
+    let keeper = Keeper::start(plan(&path, &old, 0), Clock::start()).unwrap();
+    assert!(keeper.is_alive());
+    keeper.stop(Ending::Write);
+    assert_eq!(folder.names(), ["hayate-cache.bin"]);
+    let (result, new) = loaded(&path);
+    assert!(matches!(result, Loaded::Restored), "{result:?}");
+    assert_eq!(new.census(), old.census());
+    let keys = |torrents: BTreeMap<_, SavedTorrent>| -> Vec<_> {
+        torrents
+            .into_iter()
+            .map(|(hash, torrent)| (hash, torrent.peers.into_keys().collect::<Vec<_>>()))
+            .collect()
+    };
+    assert_eq!(keys(read(&snapshot(&new, 0))), keys(read(&snapshot(&old, 0))));
+}
+
+#[test]
+fn a_keeper_that_leaves_writes_nothing() {
+    let folder = Folder::new("leave");
+    Keeper::start(plan(&folder.file(), &swarms(7), 0), Clock::start()).unwrap().stop(Ending::Leave);
+    drop(Keeper::start(plan(&folder.file(), &swarms(7), 0), Clock::start()).unwrap());
+    assert!(folder.names().is_empty());
+}
+
+#[test]
+fn snapshots_come_at_the_interval_that_a_reload_may_change_and_are_counted() {
+    let folder = Folder::new("interval");
+    let (swarms, path, board) = (swarms(3000), folder.file(), Board::default());
+    let plan = plan(&path, &swarms, 0);
+    let every = Arc::clone(&plan.every_seconds);
+    let keeper = Keeper::start(plan, Clock::start()).unwrap();
+    keeper.list_on(&board);
+    every.store(1, Ordering::Relaxed);
+    wait_for("two snapshots", || metric(&board, "snapshots_total") >= 2);
+    every.store(0, Ordering::Relaxed);
+    assert_eq!(metric(&board, "snapshot_peers"), 3000);
+    assert_eq!(metric(&board, "snapshot_failures_total"), 0);
+    assert!(metric(&board, "snapshot_age_seconds") <= 1);
+    assert!(metric(&board, "snapshot_milliseconds") < 10_000);
+    assert!((24_000..30_000).contains(&metric(&board, "snapshot_bytes")));
+    assert_eq!(metric(&board, "snapshot_bytes"), fs::metadata(&path).unwrap().len());
+    keeper.stop(Ending::Leave);
+    assert_eq!(loaded(&path).1.census(), swarms.census());
+}
+
+#[test]
+fn a_failure_is_told_once_and_the_next_interval_tries_again() {
+    Log::start();
+    let folder = Folder::new("failure");
+    let (board, path) = (Board::default(), folder.0.join("later").join("hayate-cache.bin"));
+    let keeper = Keeper::start(plan(&path, &swarms(7), 1), Clock::start()).unwrap();
+    keeper.list_on(&board);
+    wait_for("two failures", || metric(&board, "snapshot_failures_total") >= 2);
+    fs::create_dir(folder.0.join("later")).unwrap();
+    wait_for("a snapshot", || metric(&board, "snapshots_total") >= 2);
+    keeper.stop(Ending::Leave);
+    assert_eq!((LOG.count("ERROR", &path), LOG.count("INFO", &path)), (1, 1));
+}
+
+#[test]
+fn a_missing_file_is_no_warning() {
+    Log::start();
+    let folder = Folder::new("missing");
+    assert!(matches!(loaded(&folder.file()).0, Loaded::Missing));
+    assert_eq!(LOG.count("WARN", &folder.file()), 0);
+}
+
+#[test]
+fn every_damaged_file_is_set_aside_and_nothing_of_it_restored() {
+    Log::start();
+    let folder = Folder::new("damaged");
+    // Of the future, so that nobody has expired.
+    let (path, good) = (folder.file(), snapshot_of(&swarms(300), 0, FUTURE));
+    let refused = |octets: &[u8], what: &str| {
+        fs::write(&path, octets).unwrap();
+        let (result, swarms) = loaded(&path);
+        assert!(matches!(result, Loaded::SetAside(_)), "{what}: {result:?}");
+        assert_eq!((swarms.live(), swarms.idle()), (0, 0), "{what}");
+        assert_eq!(folder.names(), ["hayate-cache.bin.bad"], "{what}");
+        assert_eq!(fs::read(folder.0.join("hayate-cache.bin.bad")).unwrap(), octets);
+    };
+    fs::write(&path, &good).unwrap();
+    assert_eq!(loaded(&path).1.census().peers(), 300, "it would be restored");
+    refused(&[], "empty");
+    refused(b"something else", "foreign");
+    assert_eq!(LOG.count("WARN", &path), 2);
+    for len in (0..good.len()).step_by(17).chain([good.len() - 1]) {
+        refused(&good[..len], "truncated");
+    }
+    for bit in (0..8 * good.len()).step_by(23) {
+        let mut octets = good.clone();
+        octets[bit / 8] ^= 1 << (bit % 8);
+        refused(&octets, "a flipped bit");
+    }
+    refused(&[&good[..], &[0]].concat(), "too long");
+    let mut writer = Writer::new(Vec::new(), FUTURE).unwrap();
+    let mut blocks = Reader::new(good.as_slice()).unwrap();
+    while let Some((tag, payload)) = blocks.next_block().unwrap() {
+        writer.block(tag, payload).unwrap();
+    }
+    writer.block(TAG_SWARMS, b"nonsense under a good checksum").unwrap();
+    refused(&writer.finish().unwrap(), "nonsense behind what is good");
+}
+
+/// Words that are kept beside the swarms.
+struct Words(Vec<String>);
+
+const TAG_WORDS: u8 = 200;
+
+impl Section for Words {
+    fn write(&mut self, to: &mut dyn Blocks, pace: &mut Pace<'_>) -> io::Result<()> {
+        for word in &self.0 {
+            to.block(TAG_WORDS, word.as_bytes())?;
+            pace.pause()?;
+        }
+        Ok(())
+    }
+}
+
+impl Part for Words {
+    fn check(&self, tag: u8, payload: &[u8]) -> Result<(), SnapshotError> {
+        let is_good = tag != TAG_WORDS || std::str::from_utf8(payload).is_ok();
+        is_good.then_some(()).ok_or(SnapshotError::Damaged("a word"))
+    }
+
+    fn restore(&mut self, _: Now, _: i64, tag: u8, payload: &[u8]) -> Result<(), SnapshotError> {
+        if tag == TAG_WORDS {
+            self.0.push(String::from_utf8(payload.to_vec()).unwrap());
+        }
+        Ok(())
+    }
+
+    fn summary(&self) -> String {
+        format!("{} words", self.0.len())
+    }
+}
+
+#[test]
+fn others_keep_blocks_in_the_same_file() {
+    let folder = Folder::new("others");
+    let (path, old) = (folder.file(), swarms(7));
+    let mut plan = plan(&path, &old, 0);
+    plan.sections.push(Box::new(Words(vec!["one".into(), "two".into()])));
+    Keeper::start(plan, Clock::start()).unwrap().stop(Ending::Write);
+    // Who does not know them passes them over.
+    assert_eq!(loaded(&path).1.census(), old.census());
+    let (swarms, policy, mut words) = (Swarms::new(0), Policy::default(), Words(Vec::new()));
+    let mut restore = Restore::new(&swarms, &policy, CompletedFrom::Snapshot);
+    let result = load(&path, &Clock::start(), &mut [&mut restore, &mut words]);
+    assert!(matches!(result, Loaded::Restored));
+    assert_eq!((words.0, swarms.census()), (vec!["one".into(), "two".into()], old.census()));
+}

@@ -1,0 +1,58 @@
+//! Any octets as a block of swarms: no panic, the counts stay true, and what was restored is written and
+//! restored again as it is, also by way of plain values and JSON.
+#![no_main]
+
+use std::sync::Arc;
+
+use hayate_state::snapshot::container::{Reader, Writer};
+use hayate_state::snapshot::plain;
+use hayate_state::snapshot::swarms::{CompletedFrom, Restore, Walk, check, restore, write};
+use hayate_state::{Now, Policy, Swarms};
+use hayate_tools::cc::{dump_swarms, restore_swarms};
+use libfuzzer_sys::fuzz_target;
+
+fn again(swarms: &Arc<Swarms>, now: Now) -> Vec<u8> {
+    let mut to = Writer::new(Vec::new(), now.unix_seconds.cast_signed()).expect("memory takes all");
+    let mut walk = Walk::new(Arc::clone(swarms), now.tick);
+    write(&mut walk, &mut to, || now.tick, || Ok(())).expect("memory takes all");
+    to.finish().expect("memory takes all")
+}
+
+fn survives_as_plain_values(octets: &[u8]) {
+    let mut torrents = Vec::new();
+    let result = plain::read(7, octets, |torrent| torrents.push(torrent));
+    assert_eq!(result.is_ok(), check(octets).is_ok());
+    plain::settle(&mut torrents);
+    let (mut json, mut restored) = (Vec::new(), Vec::new());
+    dump_swarms(&mut json, &torrents, &mut || ()).expect("a Vec takes everything");
+    restore_swarms(json.as_slice(), &mut restored, &mut || ()).expect("our own JSON");
+    plain::settle(&mut restored);
+    assert_eq!(restored, torrents);
+    let written_at = plain::written_at(&torrents).unwrap_or(7);
+    let mut to = Writer::new(Vec::new(), written_at).expect("memory takes all");
+    plain::write(&torrents, written_at, &mut to).expect("what was read can be written");
+    let file = to.finish().expect("memory takes all");
+    let (mut reader, mut again) = (Reader::new(file.as_slice()).expect("a snapshot"), Vec::new());
+    while let Some((_, payload)) = reader.next_block().expect("what we write is a snapshot") {
+        plain::read(written_at, payload, |torrent| again.push(torrent)).expect("what we write is in order");
+    }
+    plain::settle(&mut again);
+    assert_eq!(again, torrents);
+}
+
+fuzz_target!(|input: &[u8]| {
+    let Some((&flags, octets)) = input.split_first() else { return };
+    survives_as_plain_values(octets);
+    let policy = Policy { keep_peer_ids: flags & 1 != 0, denied_ports: vec![6881], ..Policy::default() };
+    let (now, swarms) = (Now::at(7), Swarms::new(u16::from(flags & 2)));
+    let mut first = Restore::new(&swarms, &policy, CompletedFrom::Snapshot);
+    let result = first.block(now, now.unix_seconds.cast_signed() - i64::from(flags), octets);
+    assert_eq!(result.is_ok(), check(octets).is_ok());
+    assert_eq!(u64::from(swarms.census().peers()), first.summary().peers);
+    let (file, others) = (again(&swarms, now), Swarms::new(u16::from(flags & 2)));
+    let mut second = Restore::new(&others, &policy, CompletedFrom::Snapshot);
+    let mut reader = Reader::new(file.as_slice()).expect("what we write is a snapshot");
+    restore(&mut second, &mut reader, || now, |_| {}).expect("what we write is in order");
+    assert_eq!(others.census(), swarms.census());
+    assert_eq!((others.live(), others.idle()), (swarms.live(), swarms.idle()));
+});

@@ -1,0 +1,306 @@
+//! A MariaDB server of the test's own: a copy of a data folder that is made once, a free loopback port, a
+//! socket; ended with the test, and also when the test process is killed.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User, geteuid};
+
+/// Whom the tests log in as, over the network.
+const USER: &str = "site";
+/// His password; full of what a DSN could stumble over.
+const PASSWORD: &str = "p@ss:w/rd";
+/// Between two looks.
+const BEAT: Duration = Duration::from_millis(20);
+/// Looks before a test gives up: a minute.
+const BEATS_MOST: u32 = 3000;
+
+static SERVERS: AtomicU32 = AtomicU32::new(0);
+static TEMPLATE: Mutex<()> = Mutex::new(());
+
+/// A server of the test's own.
+pub(crate) struct Server {
+    folder: PathBuf,
+    pub(crate) port: u16,
+    running: Option<Running>,
+}
+
+struct Running {
+    server: Child,
+    /// Ends the server as soon as its standard input closes, which it does with this process.
+    guard: Child,
+}
+
+impl Server {
+    /// Starts an empty server and waits until it answers.
+    pub(crate) fn new() -> Self {
+        let number = SERVERS.fetch_add(1, Ordering::Relaxed);
+        // Not in cargo's folder: the path of a socket may have 107 octets only.
+        let folder = std::env::temp_dir().join(format!("hayate-mariadb-{}-{number}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).expect("a folder for a server");
+        copy(&template(), &folder.join("data"));
+        let mut server = Self { folder, port: free_port(), running: None };
+        server.start();
+        server
+    }
+
+    /// Starts the server again, on the same data and port.
+    pub(crate) fn start(&mut self) {
+        assert!(self.running.is_none(), "the server runs");
+        let log = fs::File::create(self.folder.join("log")).expect("a log");
+        let init = self.folder.join("init.sql");
+        let sql = format!(
+            "CREATE USER IF NOT EXISTS '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\n\
+             GRANT ALL PRIVILEGES ON `%`.* TO '{USER}'@'%';\n"
+        );
+        fs::write(&init, sql).expect("a file");
+        let server = Command::new(program("mariadbd"))
+            .args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin"])
+            .args(["--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M", "--key-buffer-size=1M"])
+            .args(["--performance-schema=OFF", "--character-set-server=utf8mb4", "--max-connections=40"])
+            // As lax as a server may be: a session has to look after itself.
+            .arg("--sql-mode=")
+            .arg(format!("--user={}", user()))
+            .arg(format!("--port={}", self.port))
+            .arg(option("--datadir", &self.folder.join("data")))
+            .arg(option("--tmpdir", &self.folder))
+            .arg(option("--socket", &self.socket()))
+            .arg(option("--pid-file", &self.folder.join("pid")))
+            .arg(option("--init-file", &init))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("mariadbd; tests/setup installs it");
+        let guard = Command::new("sh")
+            .args(["-c", &format!("read _; kill -9 {}", server.id())])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sh");
+        self.running = Some(Running { server, guard });
+        self.wait_until_it_answers();
+    }
+
+    fn wait_until_it_answers(&mut self) {
+        for _ in 0..BEATS_MOST {
+            // The user is made before the first connection is let in.
+            if self.client("", "SELECT 1").is_ok() {
+                return;
+            }
+            let running = self.running.as_mut().expect("it was started");
+            if let Some(status) = running.server.try_wait().expect("a child") {
+                eprintln!("mariadbd ended: {status}");
+                break;
+            }
+            sleep(BEAT);
+        }
+        let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        panic!("mariadbd does not answer:\n{log}");
+    }
+
+    /// Makes a database and says where it is, as the driver of the reference tracker would write it.
+    pub(crate) fn database(&self, name: &str) -> String {
+        self.sql(&format!("CREATE DATABASE IF NOT EXISTS `{name}`"));
+        self.dsn(name)
+    }
+
+    /// Where a database is.
+    pub(crate) fn dsn(&self, name: &str) -> String {
+        format!("{USER}:{PASSWORD}@tcp(127.0.0.1:{})/{name}", self.port)
+    }
+
+    /// Where a database is, by the socket and without the network.
+    pub(crate) fn socket_dsn(&self, name: &str) -> String {
+        format!("{USER}:{PASSWORD}@unix({})/{name}", self.socket().display())
+    }
+
+    /// Runs statements as the server's root; the rows of their answers, with tabs between columns.
+    pub(crate) fn sql(&self, text: &str) -> String {
+        self.sql_in("", text)
+    }
+
+    /// The same in a database.
+    pub(crate) fn sql_in(&self, database: &str, text: &str) -> String {
+        self.client(database, text).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    fn client(&self, database: &str, text: &str) -> Result<String, String> {
+        let mut client = Command::new(program("mariadb"))
+            .args(["--no-defaults", "--user=root", "--batch", "--skip-column-names", "--connect-timeout=5"])
+            .args(["--default-character-set=utf8mb4", "--binary-mode"])
+            .arg(option("--socket", &self.socket()))
+            .arg(format!("--database={database}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("mariadb; tests/setup installs it");
+        let _ = client.stdin.take().expect("it is piped").write_all(text.as_bytes());
+        let output = client.wait_with_output().expect("a child");
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+    }
+
+    /// Waits until `text` answers `expected`.
+    pub(crate) fn wait_for(&self, text: &str, expected: &str) {
+        let mut last = String::new();
+        for _ in 0..BEATS_MOST {
+            last = self.sql(text);
+            if last == expected {
+                return;
+            }
+            sleep(BEAT);
+        }
+        panic!("{text}: {last}, not {expected}");
+    }
+
+    /// Ends the server in order.
+    pub(crate) fn stop(&mut self) {
+        self.end(Signal::SIGTERM);
+    }
+
+    /// Ends the server at once.
+    pub(crate) fn kill9(&mut self) {
+        self.end(Signal::SIGKILL);
+    }
+
+    /// Lets the server stand still: it keeps its connections and answers nothing.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        // A thread that runs on another processor goes on until the signal has got there.
+        for _ in 0..BEATS_MOST {
+            if self.stands_still() {
+                return;
+            }
+            sleep(BEAT);
+        }
+        panic!("mariadbd does not stand still");
+    }
+
+    /// Whether all its threads are stopped.
+    fn stands_still(&self) -> bool {
+        let running = self.running.as_ref().expect("the server runs");
+        let threads = fs::read_dir(format!("/proc/{}/task", running.server.id())).expect("its threads");
+        threads.flatten().all(|thread| {
+            // The state follows the name, which is in parentheses; a thread that is gone is still, too.
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['T', 't']))
+        })
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let running = self.running.as_ref().expect("the server runs");
+        let pid = i32::try_from(running.server.id()).expect("a process id");
+        kill(Pid::from_raw(pid), signal).expect("a signal to a child");
+    }
+
+    fn end(&mut self, signal: Signal) {
+        self.signal(signal);
+        let Running { mut server, mut guard } = self.running.take().expect("the server runs");
+        // The guard first: once the server is waited for, its number may be another's.
+        let _ = guard.kill();
+        let _ = guard.wait();
+        let _ = server.wait();
+    }
+
+    /// Where root gets in without a password.
+    pub(crate) fn socket_path(&self) -> String {
+        self.socket().display().to_string()
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("socket")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.running.is_some() {
+            self.end(Signal::SIGKILL);
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A data folder with the system's tables, made once for all runs.
+fn template() -> PathBuf {
+    let _one_at_a_time = TEMPLATE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let version = Command::new(program("mariadbd")).arg("--version").output();
+    let version = version.expect("mariadbd; tests/setup installs it").stdout;
+    let name: String =
+        String::from_utf8_lossy(&version).chars().filter(char::is_ascii_alphanumeric).collect();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mariadb-{name}"));
+    if folder.exists() {
+        return folder;
+    }
+    let unfinished = folder.with_extension(std::process::id().to_string());
+    let _ = fs::remove_dir_all(&unfinished);
+    let output = Command::new("mariadb-install-db")
+        .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+        .args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=32M"])
+        .arg(format!("--user={}", user()))
+        .arg(option("--datadir", &unfinished))
+        .output()
+        .expect("mariadb-install-db; tests/setup installs it");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    if fs::rename(&unfinished, &folder).is_err() {
+        // Another test process was faster.
+        let _ = fs::remove_dir_all(&unfinished);
+    }
+    folder
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("a copy");
+        }
+    }
+}
+
+/// Daemons are not in the path of everybody.
+fn program(name: &str) -> PathBuf {
+    let daemon = Path::new("/usr/sbin").join(name);
+    if daemon.exists() { daemon } else { PathBuf::from(name) }
+}
+
+fn option(name: &str, path: &Path) -> String {
+    format!("{name}={}", path.display())
+}
+
+fn user() -> String {
+    User::from_uid(geteuid()).ok().flatten().expect("a user").name
+}
+
+fn free_port() -> u16 {
+    loop {
+        // Below the ports that the system gives to clients, some of which are in the tests themselves.
+        let port = fastrand::u16(10_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! `hayate-cc`: dumps, restores, anonymizes and exports the cache. See `hayate_tools::cc`.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use hayate_tools::cc::{Desk, system_random};
+
+fn main() -> ExitCode {
+    // An argument that is not UTF-8 is as unknown as any other.
+    let words: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hayate-cc: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[String]) -> anyhow::Result<()> {
+    let random = system_random().context("no random numbers")?;
+    let mut desk = Desk { folder: Path::new("."), output: io::stdout(), notes: io::stderr(), random };
+    desk.run(words)?;
+    Ok(desk.output.flush()?)
+}

@@ -1,0 +1,135 @@
+//! A cache without people: who announced, from where, and with which passkey cannot be seen any more. What is
+//! left may be published, so nothing of it may let anybody guess what the generator gave: it is a
+//! cryptographic one.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+
+use hayate_state::reach::{self, Reach};
+use hayate_state::snapshot::plain;
+use hayate_state::snapshot::site::{Multipliers, Site};
+use rand::distr::Alphanumeric;
+use rand::rngs::{StdRng, SysError, SysRng};
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+
+/// Ports that peers get.
+const PORTS: RangeInclusive<u16> = 1024..=65533;
+/// Letters and digits that passkeys are made of.
+const LETTERS: u64 = 26 + 26 + 10;
+
+/// More users have passkeys of a length than there are passkeys of that length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{users} users have passkeys of {len} octets: there are not so many of letters and digits")]
+pub struct NoPasskeys {
+    /// The length.
+    pub len: usize,
+    /// How many users have a passkey of it.
+    pub users: u64,
+}
+
+/// A generator that nobody can guess, seeded by the system.
+///
+/// # Errors
+/// Those of the system.
+pub fn system_random() -> Result<StdRng, SysError> {
+    StdRng::try_from_rng(&mut SysRng)
+}
+
+/// Gives users random ids from 1 on and random passkeys, both different from each other, and hides and
+/// multipliers as new users have; gives peers the new id of their user, or 0, and random addresses. The rest
+/// stays. Gives how many peers went because they could not be told from another of the same swarm.
+///
+/// # Errors
+/// When there are too few passkeys.
+pub fn anonymize(site: &mut Site, random: &mut StdRng) -> Result<usize, NoPasskeys> {
+    replace_passkeys(site, random)?;
+    let ids = new_ids(site, random);
+    let new_id = |old: u32| ids.get(&old).copied().unwrap_or(0);
+    for user in &mut site.users {
+        user.id = new_id(user.id);
+        user.tracker_hide = false;
+        user.multipliers = Multipliers::default();
+    }
+    for peer in site.torrents.iter_mut().flat_map(|torrent| &mut torrent.peers) {
+        peer.user = new_id(peer.user);
+        if let Some(v4) = &mut peer.v4 {
+            (v4.address, v4.port) = (random_v4(random), random.random_range(PORTS));
+        }
+        if let Some(v6) = &mut peer.v6 {
+            (v6.address, v6.port) = (random_v6(random), random.random_range(PORTS));
+        }
+    }
+    let before = site.peers();
+    site.settle();
+    Ok(before - site.peers())
+}
+
+/// Gives peers random public addresses of their family, different from each other within a torrent. The rest
+/// stays.
+pub fn anonymize_swarms(torrents: &mut Vec<plain::Torrent>, random: &mut StdRng) {
+    for torrent in &mut *torrents {
+        let mut taken = HashSet::new();
+        for peer in &mut torrent.peers {
+            let is_v4 = peer.address.is_ipv4();
+            peer.address = fresh(&mut taken, || {
+                let address: IpAddr = if is_v4 { random_v4(random).into() } else { random_v6(random).into() };
+                SocketAddr::new(address, random.random_range(PORTS))
+            });
+        }
+    }
+    // Otherwise peers would stand in the order of their old addresses.
+    plain::settle(torrents);
+}
+
+/// Draws until it is something that is not taken yet; there must be enough of it.
+fn fresh<T: Clone + Eq + Hash>(taken: &mut HashSet<T>, mut draw: impl FnMut() -> T) -> T {
+    loop {
+        let drawn = draw();
+        if taken.insert(drawn.clone()) {
+            return drawn;
+        }
+    }
+}
+
+fn random_v4(random: &mut StdRng) -> Ipv4Addr {
+    loop {
+        // Seven of eight are public.
+        let address = Ipv4Addr::from_bits(random.random());
+        if reach::of_address(address.into()) == Some(Reach::Public) {
+            return address;
+        }
+    }
+}
+
+/// An address of 2000::/3, of which all public ones are.
+fn random_v6(random: &mut StdRng) -> Ipv6Addr {
+    Ipv6Addr::from_bits(random.random::<u128>() >> 3 | 1 << 125)
+}
+
+fn replace_passkeys(site: &mut Site, random: &mut StdRng) -> Result<(), NoPasskeys> {
+    let mut lengths = BTreeMap::new();
+    site.users.iter().for_each(|user| *lengths.entry(user.passkey.len()).or_insert(0_u64) += 1);
+    for (&len, &users) in &lengths {
+        let passkeys = u32::try_from(len).ok().and_then(|len| LETTERS.checked_pow(len));
+        if passkeys.is_some_and(|passkeys| passkeys < users) {
+            return Err(NoPasskeys { len, users });
+        }
+    }
+    let mut taken = HashSet::new();
+    for user in &mut site.users {
+        user.passkey =
+            fresh(&mut taken, || user.passkey.iter().map(|_| random.sample(Alphanumeric)).collect());
+    }
+    Ok(())
+}
+
+/// New ids by the old ones. Their order says nothing of the old.
+fn new_ids(site: &Site, random: &mut StdRng) -> BTreeMap<u32, u32> {
+    let old: BTreeSet<u32> = site.users.iter().map(|user| user.id).collect();
+    let mut new: Vec<u32> = (1..).take(old.len()).collect();
+    new.shuffle(random);
+    old.into_iter().zip(new).collect()
+}

@@ -1,0 +1,121 @@
+//! All that a cache may hold: the site of mode private, the swarms of the open modes, or both.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use hayate_state::Clock;
+use hayate_state::snapshot::container::{self, Reader, SnapshotError, Writer};
+use hayate_state::snapshot::plain::{self, Torrent};
+use hayate_state::snapshot::site::{
+    Decoder, Site, SiteWriter, TAG_SITE_TORRENTS, TAG_SITE_UNPRUNES, TAG_SITE_USERS,
+};
+use hayate_state::snapshot::swarms::TAG_SWARMS;
+
+/// What there is in a cache. Something always is: an empty cache is an empty site, unless it has a block of
+/// swarms, and then it has no swarms.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Content {
+    /// Everything of mode private.
+    pub(super) site: Option<Site>,
+    /// Swarms of the open modes, settled.
+    pub(super) swarms: Option<Vec<Torrent>>,
+    /// Blocks of which nothing is known here.
+    pub(super) unknown_blocks: u64,
+}
+
+impl Content {
+    /// Nothing but a site.
+    pub(super) fn of_site(site: Site) -> Self {
+        Self { site: Some(site), swarms: None, unknown_blocks: 0 }
+    }
+
+    /// Reads a whole cache, after every checksum in it was looked at.
+    pub(super) fn read(path: &Path) -> Result<Self, SnapshotError> {
+        let mut reader = Reader::open(path)?;
+        let (mut site, mut decoder) = (Site::default(), Decoder::default());
+        let (mut swarms, mut unknown_blocks) = (None::<Vec<Torrent>>, 0);
+        let written_at = reader.written_at();
+        while let Some((tag, payload)) = reader.next_block()? {
+            if tag == TAG_SWARMS {
+                let swarms = swarms.get_or_insert_default();
+                plain::read(written_at, payload, |torrent| swarms.push(torrent))?;
+            } else if !decoder.block(tag, payload, &mut |record| site.add(record))? {
+                unknown_blocks += 1;
+            }
+        }
+        decoder.finish()?;
+        site.settle();
+        swarms.iter_mut().for_each(|swarms| _ = plain::settle(swarms));
+        let swarms = swarms.filter(|swarms| !swarms.is_empty() || site.is_empty());
+        let site = (swarms.is_none() || !site.is_empty()).then_some(site);
+        Ok(Self { site, swarms, unknown_blocks })
+    }
+
+    /// Writes a whole cache, in place of the one that is there.
+    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
+        let written_at = self.swarms.as_deref().and_then(plain::written_at).unwrap_or_else(now);
+        container::replace(path, |to| {
+            let mut to = Writer::new(to, written_at)?;
+            if let Some(site) = &self.site {
+                let mut writer = SiteWriter::new(&mut to);
+                writer.site(site)?;
+                writer.finish()?;
+            }
+            if let Some(swarms) = &self.swarms {
+                plain::write(swarms, written_at, &mut to)?;
+            }
+            to.finish().map(drop)
+        })
+    }
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(site) = &self.site {
+            let (torrents, peers, users) = (site.torrents.len(), site.peers(), site.users.len());
+            write!(f, "{torrents} torrents, {peers} peers, {users} users")?;
+        }
+        let Some(swarms) = &self.swarms else { return Ok(()) };
+        if self.site.is_some() {
+            f.write_str(", and swarms: ")?;
+        }
+        let peers: usize = swarms.iter().map(|torrent| torrent.peers.len()).sum();
+        write!(f, "{} torrents, {peers} peers", swarms.len())
+    }
+}
+
+/// What a cache holds something of, for who does not want to know what.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Kinds {
+    /// A site.
+    pub(super) site: bool,
+    /// Swarms.
+    pub(super) swarms: bool,
+    /// Blocks of which nothing is known here.
+    pub(super) unknown_blocks: u64,
+}
+
+impl Kinds {
+    /// Nothing, if it cannot be read: such a cache is of no use to anybody.
+    pub(super) fn of(path: &Path) -> Self {
+        Self::read(path).unwrap_or_default()
+    }
+
+    fn read(path: &Path) -> Result<Self, SnapshotError> {
+        let (mut reader, mut kinds) = (Reader::open(path)?, Self::default());
+        while let Some((tag, payload)) = reader.next_block()? {
+            match tag {
+                // A base is in every block.
+                TAG_SWARMS => kinds.swarms |= payload.len() > size_of::<u32>(),
+                TAG_SITE_TORRENTS | TAG_SITE_USERS | TAG_SITE_UNPRUNES => kinds.site = true,
+                _ => kinds.unknown_blocks += 1,
+            }
+        }
+        Ok(kinds)
+    }
+}
+
+fn now() -> i64 {
+    Clock::start().now().unix_seconds.cast_signed()
+}

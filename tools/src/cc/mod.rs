@@ -1,0 +1,350 @@
+//! `hayate-cc`: looks into the cache, makes one by hand, makes one that may be shown to others, and carries
+//! one back to the reference tracker. Everything happens in one folder, the daemon being stopped.
+//!
+//! | command | reads | writes |
+//! |---|---|---|
+//! | `dump` | [`CACHE`], or without it what the reference tracker left | the JSON files |
+//! | `restore` | the JSON files, also of the reference tracker | [`CACHE`] |
+//! | `anonymize` | as `dump` | [`ANONYMIZED`] |
+//! | `export` | [`CACHE`] | [`TORRENTS_BIN`], [`USERS_BIN`] |
+//!
+//! Mode private has a site in its cache, in JSON [`TORRENTS_JSON`] and [`USERS_JSON`]; the open modes have
+//! swarms, in JSON [`SWARMS_JSON`]. Files are written for what there is, and for an empty cache those of the
+//! mode that wrote it.
+//!
+//! JSON loses nothing: `dump`, then `restore`, gives an equal cache. What the reference tracker does not know
+//! stands in keys of its own, only where it is needed: `Addr6`; `AddrLastAnnounce` and `Addr6LastAnnounce`,
+//! where an endpoint is older than its peer; `UnprunePending`, in a torrent, and beside the torrents as a
+//! list for ids that are of none. A passkey that is not UTF-8 is written as [`crate::json::text_of`] says.
+//!
+//! Equal swarms give equal files, in whatever order the daemon met them. Their ages become times, and a
+//! restored cache is as old as its last announce: peers that have expired since are not restored by the
+//! daemon. Nor are completed counts where it has a database, for they come from there.
+
+mod anonymize;
+mod content;
+mod dump;
+mod progress;
+mod restore;
+mod swarms;
+#[cfg(test)]
+mod swarms_tests;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Write};
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use hayate_state::snapshot::container::replace;
+use hayate_state::snapshot::plain::{self, Torrent};
+use hayate_state::snapshot::reference::{self, Losses};
+use hayate_state::snapshot::site::Site;
+use rand::rngs::StdRng;
+
+pub use anonymize::{NoPasskeys, anonymize, anonymize_swarms, system_random};
+use content::{Content, Kinds};
+pub use dump::{dump_torrents, dump_users};
+use progress::Progress;
+pub use restore::{restore_torrents, restore_users};
+pub use swarms::{dump_swarms, restore_swarms};
+
+/// The daemon's own cache.
+pub const CACHE: &str = "hayate-cache.bin";
+/// What `anonymize` writes.
+pub const ANONYMIZED: &str = "hayate-cache-anonymized.bin";
+/// Torrents and their peers as JSON.
+pub const TORRENTS_JSON: &str = "torrent-cache.json";
+/// Users as JSON.
+pub const USERS_JSON: &str = "user-cache.json";
+/// Swarms of the open modes as JSON.
+pub const SWARMS_JSON: &str = "swarms.json";
+/// Torrents and their peers in the form of the reference tracker.
+pub const TORRENTS_BIN: &str = "torrent-cache.bin";
+/// Users in the form of the reference tracker.
+pub const USERS_BIN: &str = "user-cache.bin";
+
+/// What is printed without a known sub-command.
+pub const USAGE: &str = concat!(
+    "hayate-cc ",
+    env!("CARGO_PKG_VERSION"),
+    ": the cache, in the current folder
+
+Usage: hayate-cc dump         hayate-cache.bin becomes torrent-cache.json and user-cache.json (mode private),
+                              or swarms.json (open modes); without it torrent-cache.bin and user-cache.bin of
+                              the reference tracker are read
+       hayate-cc restore      torrent-cache.json and user-cache.json, and swarms.json, as far as they are
+                              there, become hayate-cache.bin
+       hayate-cc anonymize    a copy without people, hayate-cache-anonymized.bin
+       hayate-cc export       hayate-cache.bin becomes torrent-cache.bin and user-cache.bin (mode private)
+
+Stop the daemon first: when it stops, it writes hayate-cache.bin anew.
+"
+);
+
+/// Where the work is done, and with what.
+#[derive(Debug)]
+pub struct Desk<'d, O: Write, N: Write> {
+    /// The folder of all files.
+    pub folder: &'d Path,
+    /// Standard output.
+    pub output: O,
+    /// Standard error, for notes and warnings.
+    pub notes: N,
+    /// For `anonymize`: from [`system_random`], except in tests.
+    pub random: StdRng,
+}
+
+impl<O: Write, N: Write> Desk<'_, O, N> {
+    /// Does what the arguments say; without a known sub-command, prints [`USAGE`].
+    ///
+    /// # Errors
+    /// When a file cannot be read or written; then every file is as it was.
+    pub fn run(&mut self, words: &[String]) -> anyhow::Result<()> {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            ["dump"] => self.dump(),
+            ["restore"] => self.restore(),
+            ["anonymize"] => self.anonymize(),
+            ["export"] => self.export(),
+            [known @ ("dump" | "restore" | "anonymize" | "export"), ..] => {
+                bail!("{known} takes no arguments")
+            }
+            _ => Ok(self.output.write_all(USAGE.as_bytes())?),
+        }
+    }
+
+    fn dump(&mut self) -> anyhow::Result<()> {
+        let progress = Progress::start();
+        let content = self.content(&progress)?;
+        self.note_unknown(content.unknown_blocks, "not dumped");
+        let mut files: Vec<(&'static str, Fill<'_>)> = Vec::new();
+        if let Some(site) = &content.site {
+            files.push((TORRENTS_JSON, Box::new(|to| dump_torrents(to, site, &mut || progress.step()))));
+            files.push((USERS_JSON, Box::new(|to| dump_users(to, &site.users))));
+        }
+        if let Some(swarms) = &content.swarms {
+            files.push((SWARMS_JSON, Box::new(|to| dump_swarms(to, swarms, &mut || progress.step()))));
+        }
+        let names: Vec<_> = files.iter().map(|(name, _)| *name).collect();
+        progress.phase("writing", names.first().copied().unwrap_or_default());
+        self.write_files(files)?;
+        self.say(&content, &format!("dumped to {}", listed(&names)))?;
+        for stale in [TORRENTS_JSON, USERS_JSON, SWARMS_JSON].into_iter().filter(|name| !names.contains(name))
+        {
+            if self.has(stale)? {
+                self.note(&format!("warning: {stale} is not of this dump, but restore would read it too"));
+            }
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self) -> anyhow::Result<()> {
+        let progress = Progress::start();
+        let mut content = Content { site: None, swarms: None, unknown_blocks: 0 };
+        if self.has(TORRENTS_JSON)? || self.has(USERS_JSON)? {
+            content.site = Some(self.restored_site(&progress)?);
+        }
+        if self.has(SWARMS_JSON)? {
+            content.swarms = Some(self.restored_swarms(&progress)?);
+        }
+        if content.site.is_none() && content.swarms.is_none() {
+            bail!("there is nothing to restore here: no {TORRENTS_JSON}, no {USERS_JSON}, no {SWARMS_JSON}");
+        }
+        progress.phase("writing", CACHE);
+        let path = self.folder.join(CACHE);
+        let replaced = Kinds::of(&path);
+        content.write(&path).context(CACHE)?;
+        self.note_replaced(replaced, &content);
+        self.say(&content, &format!("restored to {CACHE}"))
+    }
+
+    fn restored_site(&mut self, progress: &Progress) -> anyhow::Result<Site> {
+        let mut site = Site::default();
+        progress.phase("reading", TORRENTS_JSON);
+        let file = self.open(TORRENTS_JSON)?;
+        restore_torrents(file, &mut site, &mut || progress.step()).context(TORRENTS_JSON)?;
+        progress.phase("reading", USERS_JSON);
+        let file = self.open(USERS_JSON)?;
+        restore_users(file, &mut site, &mut || progress.step()).context(USERS_JSON)?;
+        let twice = site.settle();
+        if twice > 0 {
+            self.note(&format!(
+                "{twice} records stood there twice; the last announce and the last entry count"
+            ));
+        }
+        Ok(site)
+    }
+
+    fn restored_swarms(&mut self, progress: &Progress) -> anyhow::Result<Vec<Torrent>> {
+        let mut swarms = Vec::new();
+        progress.phase("reading", SWARMS_JSON);
+        let file = self.open(SWARMS_JSON)?;
+        restore_swarms(file, &mut swarms, &mut || progress.step()).context(SWARMS_JSON)?;
+        let twice = plain::settle(&mut swarms);
+        if twice > 0 {
+            self.note(&format!(
+                "{twice} peers of swarms stood there twice; the first counts, seeders before leechers"
+            ));
+        }
+        Ok(swarms)
+    }
+
+    fn anonymize(&mut self) -> anyhow::Result<()> {
+        let progress = Progress::start();
+        let mut content = self.content(&progress)?;
+        self.note_unknown(content.unknown_blocks, "left out");
+        progress.phase("making anonymous", CACHE);
+        if let Some(site) = &mut content.site {
+            let fallen = anonymize(site, &mut self.random)?;
+            if fallen > 0 {
+                self.note(&format!(
+                    "{fallen} peers of unknown users cannot be told apart any more, and went"
+                ));
+            }
+        }
+        if let Some(swarms) = &mut content.swarms {
+            anonymize_swarms(swarms, &mut self.random);
+        }
+        progress.phase("writing", ANONYMIZED);
+        content.write(&self.folder.join(ANONYMIZED)).context(ANONYMIZED)?;
+        self.say(&content, &format!("written to {ANONYMIZED}"))
+    }
+
+    fn export(&mut self) -> anyhow::Result<()> {
+        let progress = Progress::start();
+        let mut content = self.own(&progress)?.with_context(|| format!("{CACHE}: there is none here"))?;
+        let Some(site) = &content.site else {
+            bail!("{CACHE}: it holds swarms only, of which the reference tracker can read nothing");
+        };
+        self.note_unknown(content.unknown_blocks, "not exported");
+        progress.phase("writing", TORRENTS_BIN);
+        let mut losses = Losses::default();
+        self.write_files(vec![
+            (
+                TORRENTS_BIN,
+                Box::new(|to| {
+                    losses = reference::write_torrents(to, site)?;
+                    Ok(())
+                }),
+            ),
+            (USERS_BIN, Box::new(|to| reference::write_users(to, &site.users))),
+        ])?;
+        for (count, what) in losses.kinds().into_iter().filter(|(count, _)| *count > 0) {
+            self.note(&format!("warning: {count} {what}"));
+        }
+        if content.swarms.take().is_some() {
+            self.note("warning: swarms of the open modes left out");
+        }
+        self.say(&content, &format!("exported to {TORRENTS_BIN} and {USERS_BIN}"))
+    }
+
+    /// The own cache, else what the reference tracker left.
+    fn content(&mut self, progress: &Progress) -> anyhow::Result<Content> {
+        if let Some(content) = self.own(progress)? {
+            return Ok(content);
+        }
+        progress.phase("reading", TORRENTS_BIN);
+        let torrents = self.left_over(TORRENTS_BIN, reference::read_torrents)?;
+        progress.phase("reading", USERS_BIN);
+        let users = self.left_over(USERS_BIN, reference::read_users)?;
+        if torrents.is_none() && users.is_none() {
+            bail!("there is no cache here: no {CACHE}, no {TORRENTS_BIN}, no {USERS_BIN}");
+        }
+        for (name, is_missing) in [(TORRENTS_BIN, torrents.is_none()), (USERS_BIN, users.is_none())] {
+            if is_missing {
+                self.note(&format!("warning: {name}: there is none here; it counts as empty"));
+            }
+        }
+        let (torrents, users) = (torrents.unwrap_or_default(), users.unwrap_or_default());
+        Ok(Content::of_site(Site { torrents, users, unprunes: Vec::new() }))
+    }
+
+    /// The own cache, if there is one.
+    fn own(&mut self, progress: &Progress) -> anyhow::Result<Option<Content>> {
+        progress.phase("reading", CACHE);
+        if self.has(CACHE)? {
+            Ok(Some(Content::read(&self.folder.join(CACHE)).context(CACHE)?))
+        } else {
+            Ok(None)
+        }
+    }
+
+    fn has(&self, name: &'static str) -> anyhow::Result<bool> {
+        self.folder.join(name).try_exists().context(name)
+    }
+
+    /// A file of the reference tracker, if there is one.
+    fn left_over<T, E: std::error::Error + Send + Sync + 'static>(
+        &self,
+        name: &'static str,
+        read: impl FnOnce(&[u8]) -> Result<T, E>,
+    ) -> anyhow::Result<Option<T>> {
+        match fs::read(self.folder.join(name)) {
+            Ok(file) => Ok(Some(read(&file).context(name)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context(name),
+        }
+    }
+
+    fn open(&self, name: &'static str) -> anyhow::Result<BufReader<File>> {
+        Ok(BufReader::with_capacity(1 << 18, File::open(self.folder.join(name)).context(name)?))
+    }
+
+    /// Writes files aside, and puts them in their places when all are whole.
+    fn write_files(&self, files: Vec<(&'static str, Fill<'_>)>) -> anyhow::Result<()> {
+        let names: Vec<_> = files.iter().map(|(name, _)| *name).collect();
+        write_from(self.folder, &mut files.into_iter()).with_context(|| names.join(", "))
+    }
+
+    fn note_unknown(&mut self, blocks: u64, fate: &str) {
+        if blocks > 0 {
+            self.note(&format!("{blocks} blocks of an unknown kind were {fate}"));
+        }
+    }
+
+    /// Says what was in the file that was replaced, and is not in the new one at all.
+    fn note_replaced(&mut self, replaced: Kinds, content: &Content) {
+        self.note_unknown(replaced.unknown_blocks, "in the file that was replaced, and are gone");
+        if replaced.site && content.site.is_none() {
+            self.note(&format!("the file that was replaced held a site, which is gone: no {TORRENTS_JSON}"));
+        }
+        if replaced.swarms && content.swarms.is_none() {
+            self.note(&format!("the file that was replaced held swarms, which are gone: no {SWARMS_JSON}"));
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        // When nobody can be told, the work goes on.
+        let _ = writeln!(self.notes, "hayate-cc: {text}");
+    }
+
+    fn say(&mut self, content: &Content, done: &str) -> anyhow::Result<()> {
+        Ok(writeln!(self.output, "{content} {done}")?)
+    }
+}
+
+/// What fills a file.
+type Fill<'f> = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + 'f>;
+
+/// The last is in its place first, and then those before it only need their names.
+fn write_from<'f>(
+    folder: &Path,
+    files: &mut dyn Iterator<Item = (&'static str, Fill<'f>)>,
+) -> io::Result<()> {
+    let Some((name, fill)) = files.next() else { return Ok(()) };
+    replace(&folder.join(name), |to| {
+        fill(to)?;
+        write_from(folder, files)
+    })
+}
+
+/// Names in a sentence: `a, b and c`.
+fn listed(names: &[&str]) -> String {
+    match names {
+        [before, last] => format!("{before} and {last}"),
+        [first, rest @ ..] if !rest.is_empty() => format!("{first}, {}", listed(rest)),
+        names => names.concat(),
+    }
+}

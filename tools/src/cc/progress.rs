@@ -1,0 +1,88 @@
+//! Says what is being done, once a second, when it takes longer than that.
+
+use std::fmt;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hayate_state::Clock;
+
+/// Between two lines, and before the first.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// What is being done. Lines go to standard error until this is dropped.
+#[derive(Debug)]
+pub(super) struct Progress {
+    work: Arc<Mutex<Work>>,
+    /// Dropped first, which ends the thread.
+    stop: Option<Sender<()>>,
+    teller: Option<JoinHandle<()>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Work {
+    verb: &'static str,
+    file: &'static str,
+    records: u64,
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.verb, self.file)?;
+        if self.records > 0 { write!(f, ", {} records", self.records) } else { Ok(()) }
+    }
+}
+
+impl Progress {
+    /// Nothing is being done yet.
+    pub(super) fn start() -> Self {
+        let work = Arc::new(Mutex::new(Work::default()));
+        let (stop, stopped) = mpsc::channel::<()>();
+        let shown = Arc::clone(&work);
+        let tell = move || {
+            let clock = Clock::start();
+            while stopped.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
+                let work = *shown.lock().unwrap_or_else(PoisonError::into_inner);
+                eprintln!("hayate-cc: {work}, {} s", clock.uptime().as_secs());
+            }
+        };
+        // Without the thread there are no lines, and the work is done all the same.
+        let teller = std::thread::Builder::new().name("progress".into()).spawn(tell).ok();
+        Self { work, stop: Some(stop), teller }
+    }
+
+    /// Something else is being done now.
+    pub(super) fn phase(&self, verb: &'static str, file: &'static str) {
+        *self.work.lock().unwrap_or_else(PoisonError::into_inner) = Work { verb, file, records: 0 };
+    }
+
+    /// One more record is done.
+    pub(super) fn step(&self) {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner).records += 1;
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(teller) = self.teller.take() {
+            // It holds nothing that could be lost.
+            let _ = teller.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_is_done_and_how_far() {
+        let progress = Progress::start();
+        progress.phase("reading", "cache");
+        assert_eq!(progress.work.lock().unwrap().to_string(), "reading cache");
+        (0..7).for_each(|_| progress.step());
+        assert_eq!(progress.work.lock().unwrap().to_string(), "reading cache, 7 records");
+    }
+}

@@ -1,0 +1,243 @@
+//! A site from JSON, torrent by torrent. Every key must be known, so that nothing is left out because it was
+//! misspelt. What a peer says twice is read once: its list says whether it seeds, its key whose it is.
+
+use std::fmt;
+use std::io::Read;
+use std::marker::PhantomData;
+use std::net::{SocketAddrV4, SocketAddrV6};
+
+use hayate_state::snapshot::site::{Endpoint, Group, KEY_LEN, Multipliers, Peer, Role, Site, Torrent, User};
+use hayate_state::{InfoHash, PeerId};
+use serde::Deserialize;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::json::{octets_of, unhex};
+
+/// Reads torrents, their peers and pending un-prunes; `step` is called after each torrent.
+///
+/// # Errors
+/// When it cannot be read, or is not such a document; with line and column.
+pub fn restore_torrents(from: impl Read, site: &mut Site, step: &mut dyn FnMut()) -> serde_json::Result<()> {
+    document(from, |key: &str, member: Member| {
+        match member {
+            Member::Unprunes(ids) if key == "UnprunePending" => site.unprunes.extend(ids),
+            Member::Unprunes(_) => return Err("a list where a torrent should be".into()),
+            Member::Torrent(entry) => {
+                site.unprunes.extend(entry.unprune_pending.then_some(entry.id));
+                let info_hash = key.parse().map_err(|error| format!("{error}"))?;
+                site.torrents.push(entry.torrent(info_hash)?);
+                step();
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Reads users; `step` is called after each.
+///
+/// # Errors
+/// When it cannot be read, or is not such a document; with line and column.
+pub fn restore_users(from: impl Read, site: &mut Site, step: &mut dyn FnMut()) -> serde_json::Result<()> {
+    document(from, |key: &str, entry: UserEntry| {
+        let passkey = octets_of(key).ok_or("a passkey that is not hexadecimal after \\u0000hex:")?;
+        site.users.push(User {
+            passkey: passkey.into(),
+            id: entry.id,
+            disable_download: entry.disable_download,
+            tracker_hide: entry.tracker_hide,
+            multipliers: Multipliers { up: entry.up_multiplier, down: entry.down_multiplier },
+        });
+        step();
+        Ok(())
+    })
+}
+
+/// Reads an object that fills the whole text.
+pub(super) fn document<'de, E: Deserialize<'de>>(
+    from: impl Read,
+    take: impl FnMut(&str, E) -> Result<(), String>,
+) -> serde_json::Result<()> {
+    let mut deserializer = serde_json::Deserializer::from_reader(from);
+    Each(take, PhantomData).deserialize(&mut deserializer)?;
+    deserializer.end()
+}
+
+/// An object whose members are handed over one by one.
+struct Each<E, F>(F, PhantomData<E>);
+
+impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> DeserializeSeed<'de> for Each<E, F> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> Visitor<'de> for Each<E, F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some((key, entry)) = map.next_entry::<String, E>()? {
+            self.0(&key, entry).map_err(A::Error::custom)?;
+        }
+        Ok(())
+    }
+}
+
+/// What stands at the top beside its key.
+enum Member {
+    Torrent(TorrentEntry),
+    Unprunes(Vec<u32>),
+}
+
+impl<'de> Deserialize<'de> for Member {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Member;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a torrent")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Member, A::Error> {
+                Deserialize::deserialize(MapAccessDeserializer::new(map)).map(Member::Torrent)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Member, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(seq)).map(Member::Unprunes)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct TorrentEntry {
+    down_multiplier: f64,
+    group: GroupEntry,
+    #[serde(rename = "ID")]
+    id: u32,
+    last_action: i64,
+    leechers: Peers,
+    seeders: Peers,
+    snatched: u32,
+    status: i32,
+    #[serde(default)]
+    unprune_pending: bool,
+    up_multiplier: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct GroupEntry {
+    #[serde(rename = "GroupID")]
+    id: u32,
+    torrent_type: String,
+}
+
+impl TorrentEntry {
+    fn torrent(self, info_hash: InfoHash) -> Result<Torrent, String> {
+        let type_name = octets_of(&self.group.torrent_type).map(|name| String::from_utf8(name.into_owned()));
+        let Some(Ok(type_name)) = type_name else { return Err("a TorrentType that is not UTF-8".into()) };
+        let mut peers = self.seeders.0;
+        peers.iter_mut().for_each(|peer| peer.role = Role::Seeder);
+        peers.extend(self.leechers.0);
+        Ok(Torrent {
+            info_hash,
+            id: self.id,
+            group: Group { type_name: type_name.into(), id: self.group.id },
+            snatched: self.snatched,
+            status: self.status,
+            last_action: self.last_action,
+            multipliers: Multipliers { up: self.up_multiplier, down: self.down_multiplier },
+            peers,
+        })
+    }
+}
+
+/// Peers of a list, as if all were leechers.
+struct Peers(Vec<Peer>);
+
+impl<'de> Deserialize<'de> for Peers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut peers = Vec::new();
+        let take = |key: &str, entry: PeerEntry| {
+            peers.push(entry.peer(key).ok_or("a key of a peer that is not 48 hexadecimal digits")?);
+            Ok(())
+        };
+        Each(take, PhantomData).deserialize(deserializer)?;
+        Ok(Self(peers))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct PeerEntry {
+    addr: Option<SocketAddrV4>,
+    addr_last_announce: Option<i64>,
+    addr6: Option<SocketAddrV6>,
+    #[serde(rename = "Addr6LastAnnounce")]
+    addr6_last_announce: Option<i64>,
+    uploaded: u64,
+    downloaded: u64,
+    left: u64,
+    start_time: i64,
+    last_announce: i64,
+    #[serde(rename = "TorrentID", default)]
+    _torrent: IgnoredAny,
+    #[serde(rename = "UserID", default)]
+    _user: IgnoredAny,
+    #[serde(rename = "ID", default)]
+    _peer_id: IgnoredAny,
+    #[serde(rename = "ClientID")]
+    client: u32,
+    #[serde(rename = "Seeding", default)]
+    _seeding: IgnoredAny,
+}
+
+impl PeerEntry {
+    fn peer(self, key: &str) -> Option<Peer> {
+        let key: [u8; KEY_LEN] = unhex(key)?.try_into().ok()?;
+        let (user, peer_id) = key.split_first_chunk()?;
+        let seen = |at: Option<i64>| at.unwrap_or(self.last_announce);
+        Some(Peer {
+            user: u32::from_le_bytes(*user),
+            peer_id: PeerId(peer_id.try_into().ok()?),
+            role: Role::Leecher,
+            v4: self.addr.map(|addr| Endpoint {
+                address: *addr.ip(),
+                port: addr.port(),
+                seen_at: seen(self.addr_last_announce),
+            }),
+            v6: self.addr6.map(|addr| Endpoint {
+                address: *addr.ip(),
+                port: addr.port(),
+                seen_at: seen(self.addr6_last_announce),
+            }),
+            uploaded: self.uploaded,
+            downloaded: self.downloaded,
+            left: self.left,
+            started_at: self.start_time,
+            announced_at: self.last_announce,
+            client: self.client,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct UserEntry {
+    disable_download: bool,
+    down_multiplier: f64,
+    #[serde(rename = "ID")]
+    id: u32,
+    tracker_hide: bool,
+    up_multiplier: f64,
+}

@@ -1,0 +1,104 @@
+//! Swarms of the open modes as JSON, both ways. The keys that the site's JSON has too mean the same here.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+
+use hayate_state::PeerId;
+use hayate_state::snapshot::plain::{Peer, Role, Torrent};
+use serde::{Deserialize, Deserializer, de};
+
+use super::restore::document;
+use crate::json::{Nest, Writer, hex, unhex};
+
+/// Writes torrents and their peers, in the order they have; `step` is called after each torrent.
+///
+/// # Errors
+/// Those of `to`.
+pub fn dump_swarms(to: &mut dyn Write, torrents: &[Torrent], step: &mut dyn FnMut()) -> io::Result<()> {
+    let mut writer = Writer::new(to);
+    writer.nest(Nest::Object, |writer| {
+        torrents.iter().try_for_each(|torrent| {
+            put_torrent(writer, torrent)?;
+            step();
+            Ok(())
+        })
+    })?;
+    writer.finish().map(drop)
+}
+
+fn put_torrent<W: Write>(to: &mut Writer<W>, torrent: &Torrent) -> io::Result<()> {
+    to.nest_at(&torrent.info_hash.to_string(), Nest::Object, |to| {
+        to.literal_at("Completed", torrent.completed)?;
+        [("Leechers", Role::Leecher), ("Seeders", Role::Seeder)].into_iter().try_for_each(|(key, role)| {
+            let mut peers = torrent.peers.iter().filter(|peer| peer.role == role);
+            to.nest_at(key, Nest::List, |to| peers.try_for_each(|peer| put_peer(to, peer)))
+        })
+    })
+}
+
+fn put_peer<W: Write>(to: &mut Writer<W>, peer: &Peer) -> io::Result<()> {
+    to.item()?;
+    to.nest(Nest::Object, |to| {
+        to.text_at("Addr", &peer.address.to_string())?;
+        to.literal_at("LastAnnounce", peer.announced_at)?;
+        if peer.paused {
+            to.literal_at("Paused", true)?;
+        }
+        peer.peer_id.map_or(Ok(()), |id| to.text_at("PeerID", &hex(&id.0)))
+    })
+}
+
+/// Reads torrents and their peers; `step` is called after each torrent.
+///
+/// # Errors
+/// When it cannot be read, or is not such a document; with line and column.
+pub fn restore_swarms(
+    from: impl Read,
+    torrents: &mut Vec<Torrent>,
+    step: &mut dyn FnMut(),
+) -> serde_json::Result<()> {
+    document(from, |key: &str, entry: SwarmEntry| {
+        let info_hash = key.parse().map_err(|error| format!("{error}"))?;
+        let seeders = entry.seeders.into_iter().map(|peer| peer.peer(Role::Seeder));
+        let leechers = entry.leechers.into_iter().map(|peer| peer.peer(Role::Leecher));
+        let peers = seeders.chain(leechers).collect::<Result<_, _>>()?;
+        torrents.push(Torrent { info_hash, completed: entry.completed, peers });
+        step();
+        Ok(())
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct SwarmEntry {
+    completed: u32,
+    leechers: Vec<PeerEntry>,
+    seeders: Vec<PeerEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct PeerEntry {
+    addr: SocketAddr,
+    last_announce: i64,
+    #[serde(default)]
+    paused: bool,
+    #[serde(rename = "PeerID", default, deserialize_with = "peer_id")]
+    peer_id: Option<PeerId>,
+}
+
+impl PeerEntry {
+    fn peer(self, role: Role) -> Result<Peer, String> {
+        let Self { addr: address, last_announce: announced_at, paused, peer_id } = self;
+        let peer = Peer { address, role, paused, announced_at, peer_id };
+        peer.check().map_err(|error| error.to_string())?;
+        Ok(peer)
+    }
+}
+
+fn peer_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PeerId>, D::Error> {
+    let digits = String::deserialize(deserializer)?;
+    let octets = unhex(&digits).and_then(|octets| octets.try_into().ok());
+    let octets = octets.ok_or_else(|| de::Error::custom("a PeerID that is not 40 hexadecimal digits"))?;
+    Ok(Some(PeerId(octets)))
+}
