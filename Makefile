@@ -8,8 +8,9 @@ fuzz_rustflags := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-co
 host = $(shell rustc -vV | sed -n 's/^host: //p')
 fuzz_targets = $(shell sed -n '/^\[\[bin\]\]/,/^name/ s/^name = "\(.*\)"/\1/p' tests/fuzz/Cargo.toml)
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 600
 
-.PHONY: help test setup lint fmt fuzz fuzz-build deny bench clean
+.PHONY: help test setup lint fmt fuzz fuzz-build soak deny bench clean
 .NOTPARALLEL:
 
 help:
@@ -17,6 +18,7 @@ help:
 	@echo 'make lint    formatting, clippy and documentation, warnings being errors'
 	@echo 'make fmt     format all code'
 	@echo 'make fuzz    run every fuzz target for FUZZ_SECONDS (60) each'
+	@echo 'make soak    finished downloads under random faults for SOAK_SECONDS (600), all counted once'
 	@echo 'make deny    check licences, bans and sources of all dependencies'
 	@echo 'make bench   measure, and write docs/PERFORMANCE.md: half an hour; BENCH="--quick udp" for less'
 	@echo 'make clean   remove what was built and installed here'
@@ -49,6 +51,10 @@ fuzz: fuzz-build
 		"tests/fuzz/target/$(host)/debug/$$target" "tests/fuzz/corpus/$$target" -print_final_stats=1 \
 			-max_total_time=$(FUZZ_SECONDS) -artifact_prefix="tests/fuzz/artifacts/$$target/"; \
 	done
+
+# Of the database, the tracker and its configuration; with real ones, on free loopback ports.
+soak: setup
+	HAYATE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --test suite -- --exact soak::soak --nocapture
 
 # Without its advisories: their database is in no package registry. The fuzz targets are not
 # distributed, so their licences do not matter.

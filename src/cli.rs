@@ -58,6 +58,18 @@ pub(crate) enum Command {
     CheckConfig,
     /// Print the configuration in force as JSON, secrets masked; on stderr, where it came from.
     PrintConfig,
+    /// Bring the database to the schema of this version; safe to repeat.
+    Migrate {
+        /// Print the statements; change nothing.
+        #[arg(long)]
+        print: bool,
+    },
+    /// Replace the running tracker by the program that is installed now, without losing a datagram.
+    Upgrade {
+        /// How long the new process may take.
+        #[arg(long, default_value = "2m", value_parser = duration)]
+        timeout: Duration,
+    },
     /// Print the JSON Schema of tracker.json.
     Schema,
     /// Print completions for a shell.

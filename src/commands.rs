@@ -1,16 +1,21 @@
 //! What each command does, except to serve.
 
 use std::io::Write;
+use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::CommandFactory;
-use hayate_state::{Event, PeerId};
+use hayate_state::store::{Backend, Demand};
+use hayate_state::{Clock, Event, PeerId};
 use hayate_tools::client::{Ask, Family, Limits};
 use hayate_tools::{e2e, probe};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::cli::{Command, E2e, Line, Probe, ProbeAnnounce, ProbeEvent, ProbeScrape, Target};
 use crate::config::document::{Log, LogFormat};
 use crate::config::{Config, Environment, Settings, Source, show};
+use crate::lock::Holder;
 use crate::{logging, run};
 
 /// Carries out the command line.
@@ -22,6 +27,8 @@ pub(crate) fn obey(line: &Line) -> anyhow::Result<()> {
         None | Some(Command::Run) => run::serve(&source(line)?, &line.look),
         Some(Command::CheckConfig) => check_config(line),
         Some(Command::PrintConfig) => print_config(line),
+        Some(Command::Migrate { print }) => migrate(line, *print),
+        Some(Command::Upgrade { timeout }) => upgrade(line, *timeout),
         Some(Command::Schema) => print(show::schema().as_bytes()),
         Some(Command::Completions { shell }) => completions(*shell),
         Some(Command::Man) => man(),
@@ -31,6 +38,8 @@ pub(crate) fn obey(line: &Line) -> anyhow::Result<()> {
 }
 
 const CONFIG: &str = "failed to read config";
+/// Time between two looks at whether an upgrade is done.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Where the configuration is read from.
 fn source(line: &Line) -> anyhow::Result<Source> {
@@ -60,6 +69,45 @@ fn print_config(line: &Line) -> anyhow::Result<()> {
         eprint(&line);
     }
     print(config.json().as_bytes())
+}
+
+fn migrate(line: &Line, print_only: bool) -> anyhow::Result<()> {
+    let (_, settings) = read(&source(line)?)?;
+    let Some(dsn) = settings.keep.dsn else {
+        bail!("database.dsn is empty: there is no database to migrate");
+    };
+    let backend = Backend::new(dsn, "", Demand::Own);
+    if print_only {
+        let text: String = backend.statements().iter().map(|statement| format!("{statement};\n")).collect();
+        return print(text.as_bytes());
+    }
+    backend.migrate().with_context(|| format!("migrating {}", backend.dsn()))?;
+    print(format!("{} is ready\n", backend.dsn()).as_bytes())
+}
+
+/// Asks the tracker that runs in the same `state_dir` to hand over, and waits for what becomes of it.
+fn upgrade(line: &Line, timeout: Duration) -> anyhow::Result<()> {
+    let (_, settings) = read(&source(line)?)?;
+    let folder = &settings.keep.state_dir;
+    let holder = || Holder::in_folder(folder).with_context(|| format!("the lock in {}", folder.display()));
+    let Some(before) = holder()? else {
+        bail!("no tracker runs with state_dir {}", folder.display());
+    };
+    let pid = before.pid.parse().with_context(|| format!("{:?} is no process", before.pid))?;
+    kill(Pid::from_raw(pid), Signal::SIGUSR2).with_context(|| format!("asking process {pid}"))?;
+    let clock = Clock::start();
+    while clock.uptime() < timeout {
+        std::thread::sleep(LOOK);
+        match holder()? {
+            None => bail!("process {pid} has ended, and no other has taken over"),
+            Some(now) if now.pid != before.pid => {
+                return print(format!("process {} serves instead of {pid}\n", now.pid).as_bytes());
+            }
+            Some(now) if now.refusal != before.refusal => bail!("process {pid} serves on: {}", now.refusal),
+            Some(_) => {}
+        }
+    }
+    bail!("process {pid} still serves; its log says why")
 }
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {

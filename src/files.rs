@@ -32,7 +32,9 @@ fn lowered(settings: &Settings, limit: usize) -> Option<usize> {
     if settings.listen.addresses.is_empty() && settings.listen.unix_socket.is_none() {
         return None;
     }
-    let sockets = settings.udp.as_ref().map_or(0, |(sockets, _)| sockets.addresses.len() * sockets.workers);
+    // Twice: once more for a successor.
+    let sockets =
+        settings.udp.as_ref().map_or(0, |(sockets, _)| 2 * sockets.addresses.len() * sockets.workers);
     let most = limit.saturating_sub(BESIDE + sockets).max(1);
     (most < settings.http.max_connections).then_some(most)
 }
@@ -59,7 +61,7 @@ mod tests {
     #[test]
     fn connections_are_lowered_to_what_the_limit_leaves() {
         let text = r#"{"udp": {"workers": 7}, "http": {"max_connections": 1000}}"#;
-        for (limit, most) in [(None, 1000), (Some(1270), 1000), (Some(1269), 999), (Some(100), 1)] {
+        for (limit, most) in [(None, 1000), (Some(1284), 1000), (Some(1283), 999), (Some(100), 1)] {
             let mut settings = settings(text);
             fit(&mut settings, limit);
             assert_eq!(settings.http.max_connections, most, "{limit:?}");

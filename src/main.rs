@@ -9,6 +9,11 @@
 //! | [`run`] | start, serve, stop |
 //! | [`reload`] | a new configuration for a running daemon, or a refusal |
 //! | [`signals`] | reload, orderly stop, stop at once |
+//! | [`storage`] | what lasts: store, snapshot, and their threads |
+//! | [`registered`] | the registered torrents, read again and again |
+//! | [`handover`] | a successor takes over while the tracker serves |
+//! | [`lock`] | one tracker in a folder |
+//! | [`vitals`] | whether the process serves, and its own numbers |
 //! | [`key`] | the generated key of the connection ids |
 //! | [`privileges`] | another user |
 //! | [`files`] | the limit of open files |
@@ -20,13 +25,18 @@ mod cli;
 mod commands;
 mod config;
 mod files;
+mod handover;
 mod key;
+mod lock;
 mod logging;
 mod memory;
 mod privileges;
+mod registered;
 mod reload;
 mod run;
 mod signals;
+mod storage;
+mod vitals;
 
 use std::process::ExitCode;
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use hayate_gateway::config::DoorConfig as HttpConfig;
+use hayate_state::access::TorrentList;
 use hayate_state::{Policy, Published};
 use hayate_udp::config::DoorConfig as UdpConfig;
 
@@ -28,8 +29,13 @@ macro_rules! fixed {
 }
 
 /// What only a restart can change.
-const FIXED: [Fixed; 12] = [
+const FIXED: [Fixed; 17] = [
     fixed!(mode),
+    fixed!(database.dsn),
+    fixed!(database.dsn_file),
+    fixed!(database.spill_dir),
+    fixed!(database.dead_letter),
+    fixed!(channels),
     fixed!(udp.addr),
     fixed!(udp.workers),
     fixed!(udp.receive_buffer),
@@ -119,9 +125,16 @@ impl Levers {
         Self { policy: Published::new(policy), udp: udp.map(Published::new), http: Published::new(http) }
     }
 
+    /// The registered torrents of the store are these from now on.
+    pub(crate) fn register(&self, list: Arc<TorrentList>) {
+        let policy = Policy::clone(&self.policy.current());
+        self.policy.publish(Policy { registered: Some(list), ..policy });
+    }
+
     /// Changes everything that `settings` changes. Ids made with an old key stay good until they expire.
     pub(crate) fn pull(&self, settings: Settings) {
-        self.policy.publish(settings.policy);
+        let registered = self.policy.current().registered.clone();
+        self.policy.publish(Policy { registered, ..settings.policy });
         self.http.publish(settings.http);
         if let (Some(udp), Some((_, door))) = (&self.udp, settings.udp) {
             udp.publish(door);

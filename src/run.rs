@@ -1,38 +1,45 @@
 //! Start, serve, stop. In this order: configuration, sockets, key, privileges, state, doors; and back.
 
 use std::fmt::Display;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use hayate_gateway::{Asker, Door as HttpDoor};
+use hayate_gateway::{Asker, Door as HttpDoor, Handed as HttpHanded};
 use hayate_state::actor::{Actor, Inbox};
-use hayate_state::counters::{Kind, Series};
-use hayate_state::{Board, Clock, Counter, Policy, Published, Swarms, Tracker};
-use hayate_udp::Door as UdpDoor;
+use hayate_state::snapshot::keeper::Ending;
+use hayate_state::{Board, Clock, Policy, Published, Swarms, Tracker};
+use hayate_udp::{Door as UdpDoor, Handed as UdpHanded};
 use ring::rand::{SecureRandom, SystemRandom};
+use sd_notify::NotifyState;
 
 use crate::cli::Look;
+use crate::config::document::Mode;
 use crate::config::knob::duration_text;
 use crate::config::{Config, Document, Settings, Source};
+use crate::handover::{Estate, Inheritance, Reception, Successor};
+use crate::lock::StateLock;
 use crate::memory::Returner;
 use crate::reload::{self, Levers};
-use crate::signals::{self, Wish};
+use crate::signals::{self, Boat, Wish, Wishes};
+use crate::storage::Storage;
+use crate::vitals::{Reloads, Vitals, list_own};
 use crate::{commands, files, key, logging};
 
 /// How often the main thread looks whether everything lives.
 const LOOK_ROUND: Duration = Duration::from_secs(1);
-/// The state actor is thought dead when it stands still for so long.
-const ACTOR_STILL_MAX: Duration = Duration::from_secs(10);
-
 /// Serves until a signal ends it.
 ///
 /// # Errors
 /// When the configuration is not accepted, a socket cannot be opened, or a part of the tracker dies.
 pub(crate) fn serve(source: &Source, look: &Look) -> anyhow::Result<()> {
-    let wishes = signals::listen().context("listening to signals")?;
+    let boat = Boat::default();
+    let (sender, wishes) = signals::listen(&boat).context("listening to signals")?;
     let (config, mut settings) = commands::read(source)?;
     logging::start(look, &config.document.log);
     log::info!("hayate {}", env!("CARGO_PKG_VERSION"));
@@ -41,10 +48,19 @@ pub(crate) fn serve(source: &Source, look: &Look) -> anyhow::Result<()> {
     }
     let files_max = files::raise_limit();
     files::fit(&mut settings, files_max);
-    let mut daemon = Daemon::start(source.clone(), config, settings, files_max)?;
-    let end = daemon.attend(&wishes);
-    daemon.stop();
-    end
+    let inheritance = Inheritance::receive()?;
+    let mut daemon = Daemon::start(source.clone(), config, settings, files_max, (sender, boat), inheritance)?;
+    match daemon.attend(&wishes) {
+        Ok(End::Succession(successor)) => daemon.make_way(*successor),
+        Ok(End::Stop) => {
+            daemon.stop();
+            Ok(())
+        }
+        Err(error) => {
+            daemon.stop();
+            Err(error)
+        }
+    }
 }
 
 /// Open sockets, before anything is served.
@@ -63,6 +79,25 @@ impl Sockets {
         let udp = settings.udp.as_ref().map(|(sockets, _)| UdpDoor::open(sockets)).transpose()?;
         Ok(Self { http, udp })
     }
+
+    /// The sockets of a predecessor.
+    fn adopt(settings: &Settings, udp: Vec<UdpHanded>, http: HttpHanded) -> anyhow::Result<Self> {
+        let http = HttpDoor::adopt(&settings.listen, http)?;
+        let udp = match &settings.udp {
+            Some((sockets, _)) => Some(UdpDoor::adopt(sockets, udp)?),
+            None if udp.is_empty() => None,
+            None => bail!("udp.addr is empty, but the running tracker serves UDP; a restart changes that"),
+        };
+        Ok(Self { http: Some(http).filter(|http| !http.is_empty()), udp })
+    }
+
+    /// The same sockets once more, for a successor.
+    fn share(&self) -> std::io::Result<Estate> {
+        Ok(Estate {
+            udp: self.udp.as_ref().map(UdpDoor::share).transpose()?.unwrap_or_default(),
+            http: self.http.as_ref().map(HttpDoor::share).transpose()?.unwrap_or_default(),
+        })
+    }
 }
 
 /// The running tracker.
@@ -74,11 +109,26 @@ struct Daemon {
     vitals: Arc<Vitals>,
     reloads: Reloads,
     actor: Actor,
-    swarms: Arc<Swarms>,
+    clock: Clock,
+    board: Arc<Board>,
+    storage: Storage,
     returner: Returner,
     inbox: Arc<Mutex<Option<Inbox<Asker>>>>,
     http: Option<hayate_gateway::Running>,
     udp: Option<hayate_udp::Running>,
+    /// The program file as it was called when this process started, for a successor.
+    program: PathBuf,
+    estate: Estate,
+    wishes: Wishes,
+    boat: Boat,
+}
+
+/// Why the daemon ceases to serve.
+enum End {
+    /// A signal asked for it.
+    Stop,
+    /// A successor is ready.
+    Succession(Box<Successor>),
 }
 
 impl Daemon {
@@ -87,8 +137,18 @@ impl Daemon {
         config: Config,
         mut settings: Settings,
         files_max: Option<usize>,
+        (wishes, boat): (Wishes, Boat),
+        inheritance: Option<Inheritance>,
     ) -> anyhow::Result<Self> {
-        let sockets = Sockets::open(&settings)?;
+        let program = std::env::current_exe().context("the path of this program")?;
+        let (sockets, legacy) = match inheritance {
+            None => (Sockets::open(&settings)?, None),
+            Some(inheritance) => {
+                let (udp, http, lock, stream) = inheritance.into_parts();
+                (Sockets::adopt(&settings, udp, http)?, Some((lock, stream)))
+            }
+        };
+        let estate = sockets.share().context("sharing the sockets")?;
         key::settle(&mut settings).context("the key of the UDP connection ids")?;
         drop_privileges(&settings)?;
         if let Some(door) = sockets.http.as_ref().filter(|door| !door.metrics_addresses().is_empty()) {
@@ -96,29 +156,35 @@ impl Daemon {
         }
         let document = &config.document;
         let (clock, board) = (Clock::start(), Arc::new(Board::default()));
+        let (mut storage, stream) = storage(&settings, document, legacy, clock, &board)?;
+        let reception = know(&mut storage, &mut settings.policy, stream, clock)?;
+        log::info!("started storage");
         let levers = Levers::new(settings.policy, settings.udp.map(|(_, door)| door), settings.http);
-        let swarms = start_storage(document, &board);
         log::info!(
             "starting tracker logic: mode {}, access {}",
             word(&document.mode),
             word(&document.access.mode)
         );
-        let tracker = trackers(&swarms, &levers.policy)?;
+        let tracker = trackers(&storage, &levers.policy)?;
         let (actor, inbox) = Actor::start(tracker(0), clock).context("starting the state actor")?;
         let vitals = Arc::new(Vitals::new(clock, actor.beats(), document));
         let reloads = Reloads::list_on(&board);
         let kept_inbox = Arc::new(Mutex::new(Some(inbox.clone())));
         list_own(&board, clock, &kept_inbox);
-        let listen = &settings.listen;
-        let http =
-            start_http(sockets.http, listen.unix_socket.as_deref(), &levers, inbox, clock, &board, &vitals)?;
+        let unix_socket = settings.listen.unix_socket.as_deref();
+        let http = start_http(sockets.http, unix_socket, &levers, inbox, clock, &board, &vitals)?;
         let udp = start_udp(sockets.udp, document, &levers, clock, &board, tracker)?;
         if let Some(udp) = &udp {
             // It is set here and nowhere else.
             let _ = vitals.udp.set(udp.pulse());
         }
         vitals.serving.store(true, Ordering::Relaxed);
+        match reception {
+            None => storage.start(&board, &wishes, &boat)?,
+            Some(reception) => reception.go_on(&storage, levers.policy.current(), clock, &wishes)?,
+        }
         log::info!("serving");
+        notify(&[NotifyState::Ready]);
         let (inbox, returner) = (kept_inbox, Returner::default());
         Ok(Self {
             source,
@@ -128,25 +194,40 @@ impl Daemon {
             vitals,
             reloads,
             actor,
-            swarms,
+            clock,
+            board,
+            storage,
             returner,
             inbox,
             http,
             udp,
+            program,
+            estate,
+            wishes,
+            boat,
         })
     }
 
     /// Does what signals ask for, until one asks to stop.
-    fn attend(&mut self, wishes: &Receiver<Wish>) -> anyhow::Result<()> {
+    fn attend(&mut self, wishes: &Receiver<Wish>) -> anyhow::Result<End> {
         loop {
             match wishes.recv_timeout(LOOK_ROUND) {
                 Ok(Wish::Reload) => self.reload(),
-                Ok(Wish::Stop) => return Ok(()),
+                Ok(Wish::Registered(list)) => self.levers.register(list),
+                Ok(Wish::Upgrade) => {
+                    if let Some(successor) = self.raise_successor() {
+                        return Ok(End::Succession(Box::new(successor)));
+                    }
+                }
+                Ok(Wish::Inherited) => {
+                    self.storage.start_late(&self.board, &self.wishes, &self.boat);
+                }
+                Ok(Wish::Stop) => return Ok(End::Stop),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => bail!("the thread that takes signals has ended"),
             }
             self.look_round()?;
-            self.returner.look(&self.swarms);
+            self.returner.look(&self.storage.swarms);
         }
     }
 
@@ -159,6 +240,9 @@ impl Daemon {
         }
         if self.http.as_ref().is_some_and(|http| !http.is_serving()) {
             bail!("the HTTP frontend has ended");
+        }
+        if !self.storage.is_alive() {
+            bail!("a thread of the storage has ended");
         }
         Ok(())
     }
@@ -178,6 +262,7 @@ impl Daemon {
                 }
                 files::fit(&mut plan.settings, self.files_max);
                 self.config = plan.config;
+                self.storage.reload(&plan.settings.keep);
                 self.levers.pull(plan.settings);
                 self.reloads.ok.add(1);
                 log::info!("reloaded");
@@ -185,23 +270,96 @@ impl Daemon {
         }
     }
 
+    /// Starts a successor and tells it all; `None` if that did not succeed, and this process serves on.
+    fn raise_successor(&self) -> Option<Successor> {
+        log::info!("upgrading: starting {}", self.program.display());
+        let Storage { swarms, lock, .. } = &self.storage;
+        let refusal = if self.storage.is_settled() {
+            match Successor::raise(&self.program, &self.estate, lock, swarms, self.clock) {
+                Ok(successor) => return Some(successor),
+                Err(error) => format!("{error:#}"),
+            }
+        } else {
+            "this process has not yet taken over from its predecessor".into()
+        };
+        log::error!("upgrade refused: {refusal}");
+        if let Err(error) = lock.sign(&refusal) {
+            log::warn!("the lock file: {error}");
+        }
+        None
+    }
+
     /// Stops accepting, answers what is in flight, and waits for the state actor.
     fn stop(self) {
         self.vitals.serving.store(false, Ordering::Relaxed);
         log::info!("stopping");
+        notify(&[NotifyState::Stopping]);
         if let Some(http) = self.http {
             http.stop();
         }
         if let Some(udp) = self.udp {
             udp.stop();
         }
-        if let Ok(mut inbox) = self.inbox.lock() {
-            // The last sender: the actor ends when it is gone.
-            inbox.take();
-        }
+        drop_inbox(&self.inbox);
         self.actor.join();
+        self.storage.stop(Ending::Write);
         log::info!("stopped");
     }
+
+    /// Lets a successor serve, and ends.
+    fn make_way(self, mut successor: Successor) -> anyhow::Result<()> {
+        log::info!("process {} takes over", successor.pid());
+        if let Some(udp) = self.udp {
+            udp.stop();
+        }
+        let gone = successor.go();
+        if gone.is_ok() {
+            // Else the end of this process would be the end of the service.
+            notify(&[NotifyState::MainPid(successor.pid())]);
+        }
+        self.vitals.serving.store(false, Ordering::Relaxed);
+        if let Some(http) = self.http {
+            http.stop_for_successor();
+        }
+        drop_inbox(&self.inbox);
+        self.actor.join();
+        // Without a successor the swarms are only here.
+        let ending = if gone.is_ok() { Ending::Leave } else { Ending::Write };
+        let farewell = gone.and_then(|()| successor.finish());
+        self.storage.stop(ending);
+        log::info!("stopped");
+        farewell.map(drop).context("the upgrade failed halfway, and the tracker has stopped")
+    }
+}
+
+/// Tells systemd, if it waits for it (`Type=notify`).
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        log::warn!("systemd was not told {states:?}: {error}");
+    }
+}
+
+fn drop_inbox(inbox: &Mutex<Option<Inbox<Asker>>>) {
+    if let Ok(mut inbox) = inbox.lock() {
+        // The last sender: the actor ends when it is gone.
+        inbox.take();
+    }
+}
+
+/// Brings back what the last run knew, or takes it in from a predecessor, who has more to tell then.
+fn know(
+    storage: &mut Storage,
+    policy: &mut Policy,
+    predecessor: Option<UnixStream>,
+    clock: Clock,
+) -> anyhow::Result<Option<Reception>> {
+    let Some(stream) = predecessor else {
+        storage.load(policy)?;
+        policy.registered = storage.registered()?;
+        return Ok(None);
+    };
+    policy.registered = storage.registered()?;
+    Inheritance::take_in(stream, &storage.swarms, policy, clock).map(Some).context("taking over")
 }
 
 fn drop_privileges(settings: &Settings) -> anyhow::Result<()> {
@@ -219,7 +377,14 @@ fn drop_privileges(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start_storage(document: &Document, board: &Board) -> Arc<Swarms> {
+/// What lasts, and the stream of a predecessor, if there is one.
+fn storage(
+    settings: &Settings,
+    document: &Document,
+    legacy: Option<(File, UnixStream)>,
+    clock: Clock,
+    board: &Board,
+) -> anyhow::Result<(Storage, Option<UnixStream>)> {
     let (intervals, memory) = (&document.intervals, &document.memory);
     let memory = if memory.max.octets() == 0 { "unlimited".into() } else { memory.max.to_string() };
     log::info!(
@@ -229,21 +394,32 @@ fn start_storage(document: &Document, board: &Board) -> Arc<Swarms> {
     );
     let swarms = Swarms::new(document.announce.peers_per_address.as_u16());
     swarms.list_on(board);
-    log::info!("started storage");
-    swarms
+    let (lock, stream) = match legacy {
+        None => (StateLock::take(&settings.keep.state_dir)?, None),
+        Some((lock, stream)) => (StateLock::inherit(lock), Some(stream)),
+    };
+    let listed = document.mode == Mode::Listed;
+    Ok((Storage::new(settings.keep.clone(), listed, lock, swarms, clock), stream))
 }
 
 /// Makes trackers on the same swarms; each chooses peers by a seed of its own.
 fn trackers(
-    swarms: &Arc<Swarms>,
+    storage: &Storage,
     policy: &Arc<Published<Policy>>,
 ) -> anyhow::Result<impl Fn(usize) -> Tracker + use<>> {
     let mut seed = [0; 8];
     if SystemRandom::new().fill(&mut seed).is_err() {
         bail!("the system gives no random numbers");
     }
-    let (swarms, policy, seed) = (Arc::clone(swarms), Arc::clone(policy), u64::from_ne_bytes(seed));
-    Ok(move |number: usize| Tracker::new(Arc::clone(&swarms), &policy, seed.wrapping_add(number as u64)))
+    let (swarms, policy, seed) = (Arc::clone(&storage.swarms), Arc::clone(policy), u64::from_ne_bytes(seed));
+    let queues = storage.queues.clone();
+    Ok(move |number: usize| {
+        let tracker = Tracker::new(Arc::clone(&swarms), &policy, seed.wrapping_add(number as u64));
+        match &queues {
+            Some(queues) => tracker.recording(Arc::clone(queues)),
+            None => tracker,
+        }
+    })
 }
 
 fn start_http(
@@ -296,81 +472,6 @@ fn start_udp(
     // Number 0 is the state actor's.
     let running = door.coalescing(coalesce).start(config, clock, board, |worker| tracker(worker + 1));
     running.map(Some).context("starting the UDP frontend")
-}
-
-/// Whether the whole process serves, for `/health`.
-struct Vitals {
-    serving: AtomicBool,
-    clock: Clock,
-    udp_is_on: bool,
-    udp: OnceLock<hayate_udp::Pulse>,
-    actor: Arc<AtomicU64>,
-    /// Beats of the actor when they were last seen to grow, and when that was.
-    seen: Mutex<(u64, Duration)>,
-}
-
-impl Vitals {
-    fn new(clock: Clock, actor: Arc<AtomicU64>, document: &Document) -> Self {
-        Self {
-            serving: AtomicBool::new(false),
-            clock,
-            udp_is_on: !document.udp.addr.is_off(),
-            udp: OnceLock::new(),
-            actor,
-            seen: Mutex::new((0, Duration::ZERO)),
-        }
-    }
-
-    fn are_good(&self) -> bool {
-        let udp = !self.udp_is_on || self.udp.get().is_some_and(hayate_udp::Pulse::alive);
-        self.serving.load(Ordering::Relaxed) && udp && self.actor_beats()
-    }
-
-    fn actor_beats(&self) -> bool {
-        let (beats, now) = (self.actor.load(Ordering::Relaxed), self.clock.uptime());
-        let Ok(mut seen) = self.seen.lock() else { return false };
-        if beats != seen.0 {
-            *seen = (beats, now);
-        }
-        now.saturating_sub(seen.1) < ACTOR_STILL_MAX
-    }
-}
-
-/// Counters of reloads.
-struct Reloads {
-    ok: Arc<Counter>,
-    refused: Arc<Counter>,
-}
-
-impl Reloads {
-    fn list_on(board: &Board) -> Self {
-        let counter = |result| {
-            let counter = Arc::new(Counter::default());
-            let read = Arc::clone(&counter);
-            board.list(Series {
-                name: "reloads_total",
-                help: "Reloads of the configuration, by result.",
-                kind: Kind::Counter,
-                labels: vec![("result", result)],
-                read: Box::new(move || read.value()),
-            });
-            counter
-        };
-        Self { ok: counter("ok"), refused: counter("refused") }
-    }
-}
-
-/// Lists the daemon's own gauges.
-fn list_own(board: &Board, clock: Clock, inbox: &Arc<Mutex<Option<Inbox<Asker>>>>) {
-    let gauge =
-        |name, help, read| board.list(Series { name, help, kind: Kind::Gauge, labels: Vec::new(), read });
-    gauge("uptime_seconds", "Seconds since the start.", Box::new(move || clock.uptime().as_secs()));
-    let inbox = Arc::clone(inbox);
-    let depth = move || {
-        let inbox = inbox.lock().ok();
-        inbox.and_then(|inbox| inbox.as_ref().map(Inbox::depth)).unwrap_or(0) as u64
-    };
-    gauge("inbox_depth", "Questions of the HTTP gateway that wait for the state actor.", Box::new(depth));
 }
 
 fn joined<T: Display>(items: &[T]) -> String {

@@ -74,12 +74,20 @@ fn completes(client: &str, urls: &[&str]) {
     let _daemon = namespace.daemon();
     let _nginx = urls.contains(&NGINX_V4).then(|| Nginx::start(&namespace));
     for url in urls {
-        let work = Folder::new();
-        let output =
-            namespace.command(script("transfer")).args([client, url]).arg(work.path()).output().unwrap();
-        println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{client} through {url}");
+        // A client that dies by a signal (rtorrent does now and then at its start) says nothing of hayate.
+        let done = (0..3).find_map(|_| transfer(&namespace, client, url));
+        assert_eq!(done, Some(true), "{client} through {url}");
     }
+}
+
+/// Whether a transfer succeeds; `None` if a client died by a signal.
+fn transfer(namespace: &Namespace, client: &str, url: &str) -> Option<bool> {
+    let work = Folder::new();
+    let output = namespace.command(script("transfer")).args([client, url]).arg(work.path()).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    println!("{said}");
+    (output.status.success() || !said.contains("ended with status -")).then_some(output.status.success())
 }
 
 /// A proxy that overwrites `X-Real-IP`. It is one process, which ends with its test.

@@ -200,7 +200,8 @@ impl Drop for Daemon {
     }
 }
 
-fn merge(into: &mut serde_json::Value, changes: serde_json::Value) {
+/// Lays `changes` over a configuration.
+pub(crate) fn merge(into: &mut serde_json::Value, changes: serde_json::Value) {
     match (into, changes) {
         (serde_json::Value::Object(into), serde_json::Value::Object(changes)) => {
             for (key, value) in changes {

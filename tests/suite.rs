@@ -9,11 +9,18 @@
 )]
 
 mod clients;
+mod faults;
 mod harness;
 mod http_door;
 mod load;
+#[path = "servers/mariadb.rs"]
+#[expect(dead_code, reason = "the tests of the stores use the rest")]
+mod mariadb_server;
 mod process;
 mod scenario;
+mod soak;
 mod tidy;
+mod tools;
 mod udp_door;
+mod upgrade;
 mod vectors;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hayate_gateway::routes::Routes;
 
+use super::database::Database;
 use super::document::{AccessMode, Document, Mode};
 use super::knob::duration_text;
 use super::{Config, ConfigError};
@@ -16,6 +17,7 @@ const PRIVATE_KEY_SAMPLE: &[u8] = b"paste a random string here that will be used
 /// Checks what the types of the knobs cannot; gives warnings.
 pub(super) fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
     intervals(config)?;
+    database(config)?;
     access(config)?;
     routes(config)?;
     let document = &config.document;
@@ -49,6 +51,21 @@ fn intervals(config: &Config) -> Result<(), ConfigError> {
     Err(config.refuse("intervals.min_announce", text))
 }
 
+fn database(config: &Config) -> Result<(), ConfigError> {
+    let database = &config.document.database;
+    if !database.dsn_file.is_empty() && database.dsn != Database::default().dsn {
+        return Err(config.refuse("database.dsn_file", "database.dsn is set too; one of them is allowed"));
+    }
+    for (key, path) in
+        [("database.spill_dir", &database.spill_dir), ("database.dead_letter", &database.dead_letter)]
+    {
+        if path.is_empty() {
+            return Err(config.refuse(key, "invalid value: \"\", expected a path"));
+        }
+    }
+    Ok(())
+}
+
 fn access(config: &Config) -> Result<(), ConfigError> {
     let (mode, access) = (config.document.mode, &config.document.access);
     if mode == Mode::Listed && access.mode == AccessMode::Deny {
@@ -56,8 +73,10 @@ fn access(config: &Config) -> Result<(), ConfigError> {
             holds the registered torrents";
         return Err(config.refuse("access.mode", text));
     }
+    let database = &config.document.database;
     let needed = match (mode, access.mode) {
-        (Mode::Listed, _) => "mode listed",
+        (Mode::Listed, _) if database.dsn.dsn().is_some() || !database.dsn_file.is_empty() => return Ok(()),
+        (Mode::Listed, _) => "mode listed without a database",
         (_, AccessMode::Allow) => "access.mode allow",
         (_, AccessMode::Deny) => "access.mode deny",
         (Mode::Open, AccessMode::Off) => return Ok(()),

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::address::Listen;
+use super::database::{Channels, Database};
 use super::knob::{GIB, HOUR, KIB, MIB, MINUTE, Pause, SECOND, Size, TIB, Whole};
 use super::word::{AllowPrivate, HeaderName, MetricPrefix, Network, Secret};
 
@@ -21,6 +22,10 @@ pub(crate) type NumWant = Whole<0, 1000>;
 pub(crate) struct Document {
     /// Who may announce what. Changed by a restart only.
     pub(crate) mode: Mode,
+    /// What lasts beside the swarms.
+    pub(crate) database: Database,
+    /// Rows that wait in memory for the database. Changed by a restart only.
+    pub(crate) channels: Channels,
     /// How often clients come back, and how long the tracker remembers them.
     pub(crate) intervals: Intervals,
     /// The UDP door (BEP 15, BEP 41).
@@ -37,12 +42,15 @@ pub(crate) struct Document {
     pub(crate) metrics: Metrics,
     /// What is logged, and how. Changed by a restart only.
     pub(crate) log: Log,
-    /// Folder of what hayate keeps: udp.key. Changed by a restart only.
+    /// Folder of what hayate keeps: the database, the swarms of the last run, udp.key. Changed by a restart
+    /// only.
     pub(crate) state_dir: String,
     /// Answer scrapes.
     pub(crate) enable_scrape: bool,
     /// Serve /metrics: on metrics.addr, or on the gateway where that is empty.
     pub(crate) enable_metrics: bool,
+    /// Log one line for each batch that the database has taken.
+    pub(crate) log_flushes: bool,
     /// Who the process becomes after its sockets are open. Changed by a restart only.
     pub(crate) privileges: Privileges,
 }
@@ -53,7 +61,7 @@ pub(crate) struct Document {
 pub(crate) enum Mode {
     /// Anyone, any torrent; access may allow or deny.
     Open,
-    /// Anyone, but only the torrents listed in the file access.path.
+    /// Anyone, but only registered torrents: those in the database and those in the file access.path.
     Listed,
 }
 
@@ -74,6 +82,12 @@ pub(crate) struct Intervals {
     pub(crate) scrape: Pause<0, { 24 * HOUR }>,
     /// Time of one sweep over all swarms: a silent peer is gone at most this much after peer_inactivity.
     pub(crate) purge_inactive_peers: Pause<SECOND, HOUR>,
+    /// How often the registered torrents are read from the database.
+    pub(crate) database_reload: Pause<SECOND, { 24 * HOUR }>,
+    /// How often the swarms are written to state_dir/hayate-cache.bin, from which a restart goes on.
+    pub(crate) database_serialize: Pause<SECOND, { 24 * HOUR }>,
+    /// Pause between two batches for the database where there is little to write.
+    pub(crate) flush: Pause<SECOND, HOUR>,
 }
 
 /// The UDP door (BEP 15, BEP 41).
@@ -267,6 +281,8 @@ impl Default for Document {
     fn default() -> Self {
         Self {
             mode: Mode::Open,
+            database: Database::default(),
+            channels: Channels::default(),
             intervals: Intervals::default(),
             udp: Udp::default(),
             http: Http::default(),
@@ -278,6 +294,7 @@ impl Default for Document {
             state_dir: ".".into(),
             enable_scrape: true,
             enable_metrics: true,
+            log_flushes: false,
             privileges: Privileges::default(),
         }
     }
@@ -292,6 +309,9 @@ impl Default for Intervals {
             peer_inactivity: Pause::seconds(4200),
             scrape: Pause::seconds(900),
             purge_inactive_peers: Pause::seconds(120),
+            database_reload: Pause::seconds(45),
+            database_serialize: Pause::seconds(68),
+            flush: Pause::seconds(3),
         }
     }
 }

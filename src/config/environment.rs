@@ -10,6 +10,9 @@ use super::{ConfigError, Origin};
 
 /// What the names of all overrides begin with.
 pub(crate) const PREFIX: &str = "HAYATE__";
+/// What the sites of the reference tracker set; if not empty, it stands for [`DSN_KEY`].
+const DSN: &str = "DB_DSN";
+const DSN_KEY: &str = "database.dsn";
 /// Between the words of a key.
 const SEPARATOR: &str = "__";
 
@@ -34,11 +37,16 @@ impl Environment {
         let mut overrides = Vec::new();
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
-            let Some(words) = name.strip_prefix(PREFIX) else { continue };
+            let key = match name.strip_prefix(PREFIX) {
+                Some(words) => {
+                    words.split(SEPARATOR).map(str::to_ascii_lowercase).collect::<Vec<_>>().join(".")
+                }
+                None if name == DSN && !value.is_empty() => DSN_KEY.to_owned(),
+                None => continue,
+            };
             let Ok(value) = value.into_string() else {
                 return Err(ConfigError::Variable { name, text: "the value is not UTF-8".into() });
             };
-            let key = words.split(SEPARATOR).map(str::to_ascii_lowercase).collect::<Vec<_>>().join(".");
             overrides.push(Variable { name, key, value });
         }
         overrides.sort_by(|a, b| a.name.cmp(&b.name));

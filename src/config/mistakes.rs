@@ -136,10 +136,15 @@ fn mistakes_between_knobs_name_the_keys() {
              access.mode allow",
         ),
         (
-            r#"{"mode": "listed"}"#,
+            r#"{"mode": "listed", "database": {"dsn": ""}}"#,
             "access.path: invalid value: \"\", expected the path of a list of torrents, because of mode \
-             listed",
+             listed without a database",
         ),
+        (
+            r#"{"database": {"dsn": "tracker@tcp(db)/x", "dsn_file": "y"}}"#,
+            "database.dsn_file: database.dsn is set too; one of them is allowed",
+        ),
+        (r#"{"database": {"spill_dir": ""}}"#, "database.spill_dir: invalid value: \"\", expected a path"),
         (
             r#"{"mode": "listed", "access": {"mode": "deny", "path": "x"}}"#,
             "access.mode: invalid value: \"deny\", expected \"off\" or \"allow\" in mode listed, where the \

@@ -2,7 +2,7 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`document`] | every knob with its default, range and unit |
+//! | [`document`], [`database`] | every knob with its default, range and unit |
 //! | [`knob`], [`word`], [`address`] | the kinds of values, which carry their ranges |
 //! | [`read`], [`environment`] | file and variables to document |
 //! | [`check`] | what must hold between knobs; warnings about the unwise |
@@ -13,6 +13,7 @@
 
 pub(crate) mod address;
 mod check;
+pub(crate) mod database;
 pub(crate) mod document;
 pub(crate) mod environment;
 pub(crate) mod knob;

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use hayate_gateway::config as gateway;
 use hayate_state::Policy;
 use hayate_state::access::{Access, TorrentList};
+use hayate_state::store::{Bounds, Dsn, Pace, Places};
 use hayate_udp::config as udp;
 use ipnet::IpNet;
 
 use super::address::{Listen, Transport};
 use super::check::key_warning;
+use super::database::DataSource;
 use super::document::{AccessMode, Document, Mode};
 use super::word::Network;
 use super::{Config, ConfigError};
@@ -40,10 +42,31 @@ pub(crate) struct Settings {
     pub(crate) key: Option<Vec<u8>>,
     /// Where a generated key is kept.
     pub(crate) key_file: PathBuf,
+    /// What is kept, and where.
+    pub(crate) keep: Keep,
     /// Who the process becomes.
     pub(crate) identity: Option<Identity>,
     /// What is legal but unwise, and was seen in the files.
     pub(crate) warnings: Vec<String>,
+}
+
+/// What is kept beside the key, and where.
+#[derive(Clone, Debug)]
+pub(crate) struct Keep {
+    /// The folder of all of it.
+    pub(crate) state_dir: PathBuf,
+    /// The store; `None` = none.
+    pub(crate) dsn: Option<Dsn>,
+    /// Where rows wait or end on the disk.
+    pub(crate) places: Places,
+    /// Rows that wait in memory.
+    pub(crate) bounds: Bounds,
+    /// How records are written.
+    pub(crate) pace: Pace,
+    /// Seconds between two snapshots of the swarms.
+    pub(crate) serialize_seconds: u32,
+    /// Seconds between two readings of the registered torrents.
+    pub(crate) reload_seconds: u64,
 }
 
 impl Settings {
@@ -75,6 +98,7 @@ impl Settings {
             http: http_door(document),
             key,
             key_file: config.path(&document.state_dir).join(KEY_FILE),
+            keep: keep(config)?,
             identity: identity(config)?,
             warnings,
         })
@@ -112,6 +136,47 @@ fn key(config: &Config) -> Result<(Option<Vec<u8>>, Vec<String>), ConfigError> {
     Ok((Some(key), warning.into_iter().collect()))
 }
 
+fn keep(config: &Config) -> Result<Keep, ConfigError> {
+    let Document { database, channels, intervals, log_flushes, .. } = &config.document;
+    let state_dir = config.path(&config.document.state_dir);
+    Ok(Keep {
+        dsn: data_source(config)?.dsn().map(|dsn| dsn.resolve(&state_dir)),
+        places: Places {
+            spill_dir: state_dir.join(&database.spill_dir),
+            dead_letter: state_dir.join(&database.dead_letter),
+        },
+        bounds: Bounds {
+            torrents: channels.torrents.as_usize(),
+            users: channels.users.as_usize(),
+            transfer_history: channels.transfer_history.as_usize(),
+            transfer_ips: channels.transfer_ips.as_usize(),
+            snatches: channels.snatches.as_usize(),
+            completed: channels.completed.as_usize(),
+        },
+        pace: Pace {
+            flush: intervals.flush.duration(),
+            deadlock_pause: database.deadlock_pause.duration(),
+            deadlock_retries: u32::from(database.deadlock_retries.as_u16()),
+            log_flushes: *log_flushes,
+        },
+        serialize_seconds: intervals.database_serialize.as_seconds(),
+        reload_seconds: u64::from(intervals.database_reload.as_seconds()),
+        state_dir,
+    })
+}
+
+/// The name of the database, in the document or in its file.
+fn data_source(config: &Config) -> Result<DataSource, ConfigError> {
+    let database = &config.document.database;
+    if database.dsn_file.is_empty() {
+        return Ok(database.dsn.clone());
+    }
+    let path = config.path(&database.dsn_file);
+    let refuse = |text: String| config.refuse("database.dsn_file", format!("{}: {text}", path.display()));
+    let text = std::fs::read_to_string(&path).map_err(|error| refuse(error.to_string()))?;
+    DataSource::parse(&text).map_err(refuse)
+}
+
 fn policy(config: &Config) -> Result<Policy, ConfigError> {
     let Document { intervals, announce, memory, enable_scrape, .. } = &config.document;
     Ok(Policy {
@@ -138,6 +203,9 @@ fn access(config: &Config) -> Result<Access, ConfigError> {
         let list = TorrentList::read(&config.path(&access.path));
         list.map(Arc::new).map_err(|error| config.refuse("access.path", error.to_string()))
     };
+    if mode == Mode::Listed && access.path.is_empty() {
+        return Ok(Access::Allow(Arc::default()));
+    }
     Ok(match (mode, access.mode) {
         (Mode::Open, AccessMode::Off) => Access::Off,
         (Mode::Open, AccessMode::Deny) => Access::Deny(read()?),

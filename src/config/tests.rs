@@ -5,19 +5,19 @@ use std::ffi::OsString;
 use super::scratch::Scratch;
 use super::*;
 
-pub(super) fn environment(variables: &[(&str, &str)]) -> Environment {
+pub(crate) fn environment(variables: &[(&str, &str)]) -> Environment {
     let texts = variables.iter().map(|&(name, value)| (OsString::from(name), OsString::from(value)));
     Environment::of(texts).unwrap()
 }
 
-pub(super) fn read_as(name: &str, text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+pub(crate) fn read_as(name: &str, text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
     let folder = Scratch::new();
     let path = folder.write(name, text);
     let folder = format!("{}/", folder.as_ref().display());
     Config::read(Some(&path), &environment(variables)).map_err(|error| error.to_string().replace(&folder, ""))
 }
 
-pub(super) fn read(text: &str) -> Result<Config, String> {
+pub(crate) fn read(text: &str) -> Result<Config, String> {
     read_as("tracker.json", text, &[])
 }
 

@@ -2,9 +2,9 @@
 
     python3 tests/bench [--quick] [--runs N] [--seconds S] [--print] [SECTION ...]
 
-Sections: udp memory sweep http cores floods; all, in at most half an hour, unless some are named. A quick
-run takes a few minutes, with a tenth of the peers, and only prints. The tracker runs on core 0, the load on
-core 1.
+Sections: udp memory sweep snapshot store http cores floods; all, in at most 50 minutes, unless some are
+named. A quick run takes a few minutes, with a tenth of the peers, and only prints. The tracker runs on core
+0, the load on core 1.
 """
 
 import sys
@@ -23,12 +23,15 @@ import gateway
 import limits
 import memory
 import report
+import snapshot
+import store
 import sweep
 import udp
 from plan import Plan
 from process import Failed
 
-SECTIONS = {"udp": udp, "memory": memory, "sweep": sweep, "http": gateway, "cores": cores, "floods": floods}
+SECTIONS = {"udp": udp, "memory": memory, "sweep": sweep, "snapshot": snapshot, "store": store}
+SECTIONS |= {"http": gateway, "cores": cores, "floods": floods}
 
 
 def main():
@@ -50,7 +53,7 @@ def main():
 
 
 def run_all(options, plan, build):
-    """Measures all sections, prints and writes each when it is done; gives those that could not be measured."""
+    """Measures all sections, prints and writes each when done; gives those that could not be measured."""
     failures = []
     for name in options.sections or list(SECTIONS):
         try:

@@ -55,14 +55,18 @@ class Server:
     """A server of any kind; `ready` is asked until it is true."""
 
     def __init__(self, name, command, home, ready, cores=TRACKER_CORE):
-        self.name, self.log = name, home / "log"
+        self.name, self.log, self.ready = name, home / "log", ready
+        self.command = pinned(command, cores)
+        self.start()
+
+    def start(self):
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                pinned(command, cores), cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self.command, cwd=self.log.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         self.pid = self.process.pid
         try:
-            self.wait_until(ready, "does not serve")
+            self.wait_until(self.ready, "does not serve")
         except BaseException:
             self.stop()
             raise
@@ -121,6 +125,9 @@ class Daemon(Server):
     def write(self, changes):
         """Writes the configuration; `{port}` in an address stands for the daemon's port."""
         for block, keys in changes.items():
+            if not isinstance(keys, dict):
+                self.config[block] = keys
+                continue
             keys = {key: self.place(value) for key, value in keys.items()}
             self.config[block] = {**self.config.get(block, {}), **keys}
         (self.home / "tracker.json").write_text(json.dumps(self.config))
@@ -134,6 +141,15 @@ class Daemon(Server):
         self.write(changes)
         os.kill(self.pid, signal.SIGHUP)
         self.wait_until(lambda: self.reloads() > before, "does not reload")
+
+    def restart(self):
+        """Ends the daemon in good order and starts it anew; gives the seconds until it serves again."""
+        os.kill(self.pid, signal.SIGTERM)
+        if self.process.wait(PATIENCE_SECONDS) != 0:
+            raise Failed(f"{self.name} does not end well; its log:\n{tail(self.log)}")
+        begin = time.monotonic()
+        self.start()
+        return time.monotonic() - begin
 
     def reloads(self):
         return self.metric("reloads_total", 'result="ok"')

@@ -1,0 +1,90 @@
+//! Whether the process serves, and its own numbers.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use hayate_gateway::Asker;
+use hayate_state::actor::Inbox;
+use hayate_state::counters::{Kind, Series};
+use hayate_state::{Board, Clock, Counter};
+
+use crate::config::Document;
+
+/// The state actor is thought dead when it stands still for so long.
+const ACTOR_STILL_MAX: Duration = Duration::from_secs(10);
+
+/// Whether the whole process serves, for `/health`.
+pub(crate) struct Vitals {
+    pub(crate) serving: AtomicBool,
+    clock: Clock,
+    udp_is_on: bool,
+    pub(crate) udp: OnceLock<hayate_udp::Pulse>,
+    actor: Arc<AtomicU64>,
+    /// Beats of the actor when they were last seen to grow, and when that was.
+    seen: Mutex<(u64, Duration)>,
+}
+
+impl Vitals {
+    pub(crate) fn new(clock: Clock, actor: Arc<AtomicU64>, document: &Document) -> Self {
+        Self {
+            serving: AtomicBool::new(false),
+            clock,
+            udp_is_on: !document.udp.addr.is_off(),
+            udp: OnceLock::new(),
+            actor,
+            seen: Mutex::new((0, Duration::ZERO)),
+        }
+    }
+
+    pub(crate) fn are_good(&self) -> bool {
+        let udp = !self.udp_is_on || self.udp.get().is_some_and(hayate_udp::Pulse::alive);
+        self.serving.load(Ordering::Relaxed) && udp && self.actor_beats()
+    }
+
+    fn actor_beats(&self) -> bool {
+        let (beats, now) = (self.actor.load(Ordering::Relaxed), self.clock.uptime());
+        let Ok(mut seen) = self.seen.lock() else { return false };
+        if beats != seen.0 {
+            *seen = (beats, now);
+        }
+        now.saturating_sub(seen.1) < ACTOR_STILL_MAX
+    }
+}
+
+/// Counters of reloads.
+pub(crate) struct Reloads {
+    pub(crate) ok: Arc<Counter>,
+    pub(crate) refused: Arc<Counter>,
+}
+
+impl Reloads {
+    pub(crate) fn list_on(board: &Board) -> Self {
+        let counter = |result| {
+            let counter = Arc::new(Counter::default());
+            let read = Arc::clone(&counter);
+            board.list(Series {
+                name: "reloads_total",
+                help: "Reloads of the configuration, by result.",
+                kind: Kind::Counter,
+                labels: vec![("result", result)],
+                read: Box::new(move || read.value()),
+            });
+            counter
+        };
+        Self { ok: counter("ok"), refused: counter("refused") }
+    }
+}
+
+/// Lists the daemon's own gauges.
+pub(crate) fn list_own(board: &Board, clock: Clock, inbox: &Arc<Mutex<Option<Inbox<Asker>>>>) {
+    let gauge =
+        |name, help, read| board.list(Series { name, help, kind: Kind::Gauge, labels: Vec::new(), read });
+    gauge("uptime_seconds", "Seconds since the start.", Box::new(move || clock.uptime().as_secs()));
+    let inbox = Arc::clone(inbox);
+    let depth = move || {
+        let inbox = inbox.lock().ok();
+        inbox.and_then(|inbox| inbox.as_ref().map(Inbox::depth)).unwrap_or(0) as u64
+    };
+    gauge("inbox_depth", "Questions of the HTTP gateway that wait for the state actor.", Box::new(depth));
+}
