@@ -227,8 +227,11 @@ impl Engine {
                 let entries = info_hashes.iter().zip(tallies);
                 Response::bencoded(reply::scrape(entries, self.policy.get().scrape_seconds))
             }
-            (Reply::Announce(Err(refusal)) | Reply::Scrape(Err(refusal)), _) => self.refuse(refusal.into()),
-            (Reply::Announce(Ok(_)) | Reply::Scrape(Ok(_)), _) => self.overloaded(context),
+            (Reply::Announce(Err(denial)), _) => self.refuse(denial.refusal.into()),
+            (Reply::Scrape(Err(refusal)), _) => self.refuse(refusal.into()),
+            (Reply::Announce(Ok(_)) | Reply::Scrape(Ok(_)) | Reply::MemberScrape(_), _) => {
+                self.overloaded(context)
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use crate::announce::{Announce, Answer, Handout, Lane, PEER_V4_LEN, PEER_V6_LEN, Refusal, Tally};
 use crate::clock::{Clock, Now};
 use crate::ids::{InfoHash, PeerId};
+use crate::private::{Denial, Member};
 use crate::swarms::Sweeper;
 use crate::tracker::Tracker;
 
@@ -33,6 +34,10 @@ pub enum Question {
     Announce(Announce, PeerForm),
     /// A scrape of these torrents, in this order.
     Scrape(Vec<InfoHash>),
+    /// An announce of a member (mode private).
+    MemberAnnounce(Member, Announce, PeerForm),
+    /// A scrape of a member (mode private), of these torrents, in this order.
+    MemberScrape(Member, Vec<InfoHash>),
 }
 
 /// Whether peers are wanted with their ids.
@@ -47,10 +52,12 @@ pub enum PeerForm {
 /// What the actor answers.
 #[derive(Debug)]
 pub enum Reply {
-    /// To [`Question::Announce`].
-    Announce(Result<(Answer, PeerList), Refusal>),
+    /// To [`Question::Announce`] and [`Question::MemberAnnounce`].
+    Announce(Result<(Answer, PeerList), Denial>),
     /// To [`Question::Scrape`]: one tally for each torrent asked.
     Scrape(Result<Vec<Tally>, Refusal>),
+    /// To [`Question::MemberScrape`]: one for each torrent asked, `None` for those that are left out.
+    MemberScrape(Vec<Option<Tally>>),
 }
 
 /// The peers of an answer, as they go on the wire. Ids are there only if they were asked for and are kept.
@@ -287,27 +294,39 @@ fn first(octets: &mut Vec<u8>, len: usize) -> &mut [u8] {
 fn answer_with(scratch: &mut Scratch, tracker: &mut Tracker, now: Now, question: Question) -> Reply {
     match question {
         Question::Announce(announce, form) => {
-            Reply::Announce(answer_announce(scratch, tracker, now, &announce, form))
+            let with_ids = form == PeerForm::WithIds && tracker.policy().keep_peer_ids;
+            Reply::Announce(hand_out(scratch, announce.num_want, with_ids, |handout| {
+                tracker.announce(now.tick, &announce, handout).map_err(Denial::from)
+            }))
+        }
+        Question::MemberAnnounce(member, announce, form) => {
+            let with_ids = form == PeerForm::WithIds;
+            Reply::Announce(hand_out(scratch, announce.num_want, with_ids, |handout| {
+                tracker.announce_member(now, member, &announce, handout)
+            }))
         }
         Question::Scrape(hashes) => Reply::Scrape(hashes.iter().map(|hash| tracker.scrape(hash)).collect()),
+        Question::MemberScrape(member, hashes) => {
+            Reply::MemberScrape(hashes.iter().map(|hash| tracker.scrape_member(member, hash)).collect())
+        }
     }
 }
 
-fn answer_announce(
+/// Has `announce` fill a list of peers.
+fn hand_out(
     scratch: &mut Scratch,
-    tracker: &mut Tracker,
-    now: Now,
-    announce: &Announce,
-    form: PeerForm,
-) -> Result<(Answer, PeerList), Refusal> {
+    num_want: u16,
+    with_ids: bool,
+    announce: impl FnOnce(&mut Handout<'_>) -> Result<Answer, Denial>,
+) -> Result<(Answer, PeerList), Denial> {
     let mut list = PeerList::default();
-    let (v4, v6) = scratch.lanes(usize::from(announce.num_want));
+    let (v4, v6) = scratch.lanes(usize::from(num_want));
     let mut handout = Handout { v4: Lane::new(v4), v6: Lane::new(v6) };
-    if form == PeerForm::WithIds && tracker.policy().keep_peer_ids {
+    if with_ids {
         handout.v4 = handout.v4.with_ids(&mut list.v4_ids);
         handout.v6 = handout.v6.with_ids(&mut list.v6_ids);
     }
-    let answer = tracker.announce(now.tick, announce, &mut handout)?;
+    let answer = announce(&mut handout)?;
     let (v4_used, v6_used) = (handout.v4.used(), handout.v6.used());
     list.v4 = scratch.v4.get(..v4_used).unwrap_or_default().to_vec();
     list.v6 = scratch.v6.get(..v6_used).unwrap_or_default().to_vec();

@@ -84,14 +84,36 @@ pub enum Refusal {
     UnregisteredTorrent,
     /// `enable_scrape` is false.
     ScrapeDisabled,
+    /// No enabled user has this passkey (mode private).
+    InvalidPasskey,
+    /// The port is below 1024 with `announce.strict_port` (mode private).
+    WellKnownPort,
+    /// No approved client begins like this `peer_id` (mode private).
+    ClientNotApproved,
+    /// The torrent is not registered (mode private).
+    UnknownTorrent,
+    /// The torrent is registered, but pruned or unavailable (mode private).
+    UnavailableTorrent,
+    /// The user may only seed (mode private).
+    DownloadDisabled,
 }
 
 impl Refusal {
     /// Every variant, in the order of the counters.
-    pub const ALL: [Self; 4] =
-        [Self::InvalidPort, Self::InvalidAddress, Self::UnregisteredTorrent, Self::ScrapeDisabled];
+    pub const ALL: [Self; 10] = [
+        Self::InvalidPort,
+        Self::InvalidAddress,
+        Self::UnregisteredTorrent,
+        Self::ScrapeDisabled,
+        Self::InvalidPasskey,
+        Self::WellKnownPort,
+        Self::ClientNotApproved,
+        Self::UnknownTorrent,
+        Self::UnavailableTorrent,
+        Self::DownloadDisabled,
+    ];
 
-    /// The text for the client: static, printable ASCII, at most 64 octets.
+    /// The text for the client: static, printable ASCII, at most 72 octets.
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
@@ -99,6 +121,11 @@ impl Refusal {
             Self::InvalidAddress => "invalid IP",
             Self::UnregisteredTorrent => "unregistered torrent",
             Self::ScrapeDisabled => "scrape disabled",
+            Self::InvalidPasskey => "Your passkey is invalid",
+            Self::WellKnownPort => "Unacceptable request - port must be outside of well-known range",
+            Self::ClientNotApproved => "Your client is not approved",
+            Self::UnknownTorrent | Self::UnavailableTorrent => "This torrent does not exist",
+            Self::DownloadDisabled => "Your download privileges are disabled",
         }
     }
 
@@ -110,6 +137,22 @@ impl Refusal {
             Self::InvalidAddress => "invalid_address",
             Self::UnregisteredTorrent => "unregistered_torrent",
             Self::ScrapeDisabled => "scrape_disabled",
+            Self::InvalidPasskey => "invalid_passkey",
+            Self::WellKnownPort => "well_known_port",
+            Self::ClientNotApproved => "client_not_approved",
+            Self::UnknownTorrent => "unknown_torrent",
+            Self::UnavailableTorrent => "unavailable_torrent",
+            Self::DownloadDisabled => "download_disabled",
+        }
+    }
+
+    /// Seconds that mode private tells an HTTP client to wait (`private-tracker.md` 7).
+    #[must_use]
+    pub fn interval_seconds(self) -> u32 {
+        match self {
+            Self::UnknownTorrent => 300,
+            Self::UnavailableTorrent => 900,
+            _ => 3600,
         }
     }
 }

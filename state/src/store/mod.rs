@@ -8,6 +8,7 @@
 //! | `lanes` | what is under way, and in which order |
 //! | [`writer`], [`recorder`] | the threads that bring them to the store |
 //! | `gauges` | what the operator sees of it |
+//! | [`lines`] | what mode private reads from it |
 //! | [`dsn`], [`backend`] | where the store is, and how it is opened |
 //! | [`schema`] | the tables |
 //! | [`sqlite`], [`mariadb`] | the stores |
@@ -21,6 +22,7 @@ mod dead_letter;
 pub mod dsn;
 mod gauges;
 mod lanes;
+pub mod lines;
 pub mod mariadb;
 pub mod queue;
 pub mod record;
@@ -33,6 +35,7 @@ pub mod writer;
 use crate::ids::InfoHash;
 pub use backend::{Backend, Demand};
 pub use dsn::Dsn;
+pub use lines::{Line, Registered, Set};
 pub use queue::{Bounds, Queues};
 pub use record::{Channel, Key, Record};
 pub use recorder::{Lifeboat, Opened, Places, Recorder, RecorderError};

@@ -1,0 +1,127 @@
+//! Users, found by their passkey.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+
+use crate::snapshot::site::{Multipliers, User};
+
+/// An enabled user, as his passkey has shown. Only [`Members`] makes one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Member {
+    /// Names him in the database.
+    pub id: u32,
+    /// May only seed, but for torrents he has a hit-and-run on.
+    pub disable_download: bool,
+    /// His addresses are not recorded.
+    pub tracker_hide: bool,
+    /// How his octets are credited.
+    pub multipliers: Multipliers,
+}
+
+/// All enabled users. A lookup compares keyed hashes of 128 bits and never a passkey, so that its time tells
+/// nothing about those there are.
+#[derive(Clone, Debug)]
+pub struct Members {
+    keys: [RandomState; 2],
+    by_hash: HashMap<u128, Member, BuildHasherDefault<Hashed>>,
+}
+
+impl Default for Members {
+    fn default() -> Self {
+        Self { keys: [RandomState::new(), RandomState::new()], by_hash: HashMap::default() }
+    }
+}
+
+impl Members {
+    /// No users, but room for so many.
+    #[must_use]
+    pub fn with_capacity(users: usize) -> Self {
+        let by_hash = HashMap::with_capacity_and_hasher(users, BuildHasherDefault::default());
+        Self { by_hash, ..Self::default() }
+    }
+
+    /// Adds a user, or replaces the one with this passkey, who is given back.
+    pub fn put(&mut self, user: &User) -> Option<Member> {
+        let member = Member {
+            id: user.id,
+            disable_download: user.disable_download,
+            tracker_hide: user.tracker_hide,
+            multipliers: user.multipliers,
+        };
+        self.by_hash.insert(self.hash(&user.passkey), member)
+    }
+
+    /// Forgets a passkey; gives whose it was.
+    pub fn remove(&mut self, passkey: &[u8]) -> Option<Member> {
+        self.by_hash.remove(&self.hash(passkey))
+    }
+
+    /// Whose passkey this is.
+    #[must_use]
+    pub fn find(&self, passkey: &[u8]) -> Option<Member> {
+        self.by_hash.get(&self.hash(passkey)).copied()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_hash.len()
+    }
+
+    /// Are there none?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_hash.is_empty()
+    }
+
+    fn hash(&self, passkey: &[u8]) -> u128 {
+        let [high, low] = &self.keys;
+        u128::from(high.hash_one(passkey)) << 64 | u128::from(low.hash_one(passkey))
+    }
+}
+
+/// Takes what is a keyed hash already as it is.
+#[derive(Debug, Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, octets: &[u8]) {
+        octets.iter().for_each(|&octet| self.0 = self.0 << 8 | u64::from(octet));
+    }
+
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = (hash >> 64) as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(passkey: &[u8], id: u32) -> User {
+        let passkey = passkey.into();
+        let multipliers = Multipliers { up: 0.5, down: 2.0 };
+        User { passkey, id, disable_download: true, tracker_hide: false, multipliers }
+    }
+
+    #[test]
+    fn a_member_is_found_by_the_exact_octets_of_his_passkey() {
+        let mut members = Members::default();
+        for (passkey, id) in [(&b"seven"[..], 7), (b"", 11), (b"\0\xff&%", 13)] {
+            assert_eq!(members.put(&user(passkey, id)), None);
+        }
+        assert_eq!(members.put(&user(b"seven", 17)).map(|member| member.id), Some(7));
+        for (passkey, id) in [(&b"seven"[..], Some(17)), (b"", Some(11)), (b"\0\xff&%", Some(13))] {
+            assert_eq!(members.find(passkey).map(|member| member.id), id);
+        }
+        for passkey in [&b"Seven"[..], b"seven\0", b"seve", b"\0"] {
+            assert_eq!(members.find(passkey), None);
+        }
+        assert_eq!(members.remove(b"seven").map(|member| member.multipliers.up), Some(0.5));
+        assert_eq!((members.find(b"seven"), members.len()), (None, 2));
+    }
+}

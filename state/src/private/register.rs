@@ -1,0 +1,41 @@
+//! What the store says about a site, but for its torrents, which the swarms hold. Each set is built apart and
+//! swapped whole.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::client::Clients;
+use super::kind::Kind;
+use super::member::{Member, Members};
+use crate::snapshot::site::Multipliers;
+
+/// All sets as both doors and the tracker see them.
+#[derive(Clone, Debug, Default)]
+pub struct Register {
+    /// Enabled users.
+    pub members: Arc<Members>,
+    /// Users and torrents that they have not seeded enough.
+    pub hit_and_runs: Arc<HashSet<(u32, u32)>>,
+    /// Multipliers of torrent groups, by type and id.
+    pub freeleech: Arc<HashMap<(Kind, u32), Multipliers>>,
+    /// Nothing that is downloaded is credited.
+    pub global_freeleech: bool,
+    /// Approved clients.
+    pub clients: Arc<Clients>,
+    /// Users and torrents whose downloads are not credited, by a token.
+    pub tokens: Arc<HashSet<(u32, u32)>>,
+}
+
+impl Register {
+    /// Whose passkey this is.
+    #[must_use]
+    pub fn member(&self, passkey: &[u8]) -> Option<Member> {
+        self.members.find(passkey)
+    }
+
+    /// May this user download this torrent?
+    #[must_use]
+    pub fn may_download(&self, member: &Member, torrent: u32) -> bool {
+        !member.disable_download || self.hit_and_runs.contains(&(member.id, torrent))
+    }
+}
