@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use crate::announce::{Announce, Answer, Handout, Lane, PEER_V4_LEN, PEER_V6_LEN, Refusal, Tally};
 use crate::clock::{Clock, Now};
 use crate::ids::{InfoHash, PeerId};
-use crate::private::{Denial, Member};
+use crate::private::{Denial, Member, Purger};
 use crate::swarms::Sweeper;
 use crate::tracker::Tracker;
 
@@ -179,6 +179,7 @@ impl Actor {
         let beats = Arc::new(AtomicU64::new(0));
         let desk = Desk {
             sweeper: Sweeper::new(Arc::clone(tracker.swarms())),
+            purger: tracker.purger(),
             tracker,
             clock,
             scratch: Scratch::default(),
@@ -222,6 +223,8 @@ impl Actor {
 struct Desk {
     tracker: Tracker,
     sweeper: Sweeper,
+    /// In mode private.
+    purger: Option<Purger>,
     clock: Clock,
     scratch: Scratch,
     beats: Arc<AtomicU64>,
@@ -259,7 +262,11 @@ impl Desk {
 
     fn beat(&mut self, elapsed: Duration) {
         self.tracker.refresh();
-        self.sweeper.beat(self.clock.now().tick, self.tracker.policy(), elapsed);
+        let (now, policy) = (self.clock.now(), self.tracker.policy());
+        match &mut self.purger {
+            Some(purger) => purger.beat(now, policy, elapsed),
+            None => self.sweeper.beat(now.tick, policy, elapsed),
+        }
         self.beats.fetch_add(1, Ordering::Relaxed);
     }
 }

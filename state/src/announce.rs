@@ -230,6 +230,14 @@ impl<'b, const LEN: usize> Lane<'b, LEN> {
         }
     }
 
+    /// Adds one peer, and its id if ids were asked for, which only then is looked up.
+    pub(crate) fn push_with(&mut self, peer: &[u8; LEN], id: impl FnOnce() -> PeerId) {
+        self.extend(std::slice::from_ref(peer));
+        if let Some(ids) = &mut self.ids {
+            ids.push(id());
+        }
+    }
+
     /// Puts another peer in the place of one that was written; its id too if ids were asked for.
     pub(crate) fn replace(&mut self, place: usize, peer: &[u8; LEN], id: PeerId) {
         if let Some(slot) = self.octets.get_mut(place * LEN..(place + 1) * LEN) {

@@ -77,7 +77,7 @@ impl Policy {
     /// # Errors
     /// The refusal the client is told.
     pub fn admit(&self, announce: &Announce) -> Result<Reach, Refusal> {
-        if announce.port == 0 || self.strict_port && announce.port < 1024 {
+        if announce.port == 0 || self.refuses_port(announce.port) {
             return Err(Refusal::InvalidPort);
         }
         let reach = reach::of_address(announce.address).ok_or(Refusal::InvalidAddress)?;
@@ -85,6 +85,20 @@ impl Policy {
             return Err(Refusal::UnregisteredTorrent);
         }
         Ok(reach)
+    }
+
+    /// Is this port one that `announce.strict_port` refuses?
+    #[must_use]
+    pub fn refuses_port(&self, port: u16) -> bool {
+        self.strict_port && port < 1024
+    }
+
+    /// The answer to an announce that was carried out: its interval is drawn anew each time.
+    pub(crate) fn answer(&self, tally: Tally, random: &mut fastrand::Rng) -> Answer {
+        let drift = self.announce_drift_seconds;
+        let drift = if drift == 0 { 0 } else { random.u32(..drift) };
+        let interval_seconds = self.announce_seconds.saturating_add(drift);
+        Answer { interval_seconds, min_interval_seconds: self.min_announce_seconds, tally }
     }
 
     /// May this torrent be announced and scraped?

@@ -6,7 +6,8 @@ use crate::announce::{Announce, Answer, Handout, Refusal, Tally};
 use crate::clock::{Now, Tick};
 use crate::ids::InfoHash;
 use crate::policy::Policy;
-use crate::private::{Denial, Member, Register, Torrents};
+use crate::private::desk::{Asked, Chooser};
+use crate::private::{Denial, Member, Purger, Register, Site};
 use crate::published::{Published, Subscriber};
 use crate::snapshot::delta::Delta;
 use crate::store::Queues;
@@ -26,8 +27,9 @@ pub struct Tracker {
 /// What mode private decides with.
 #[derive(Debug)]
 struct Private {
+    site: Arc<Site>,
     register: Subscriber<Register>,
-    torrents: Arc<Torrents>,
+    chooser: Chooser,
 }
 
 impl Tracker {
@@ -51,8 +53,9 @@ impl Tracker {
 
     /// The same in mode private: members announce registered torrents.
     #[must_use]
-    pub fn private(self, register: &Arc<Published<Register>>, torrents: Arc<Torrents>) -> Self {
-        Self { private: Some(Private { register: register.subscribe(), torrents }), ..self }
+    pub fn private(self, site: Arc<Site>) -> Self {
+        let chooser = Chooser::new(self.random.clone());
+        Self { private: Some(Private { register: site.register.subscribe(), site, chooser }), ..self }
     }
 
     /// Takes over a reloaded policy and register; call it once per batch.
@@ -87,16 +90,30 @@ impl Tracker {
         announce: &Announce,
         handout: &mut Handout<'_>,
     ) -> Result<Answer, Denial> {
-        let _ = (now, member, announce, handout);
-        Err(Refusal::UnknownTorrent.into())
+        // Without a register nobody is a member.
+        let Some(private) = &mut self.private else { return Err(Refusal::InvalidPasskey.into()) };
+        let (policy, records) = (self.policy.get(), self.records.as_deref());
+        match private.announce(now, policy, member, announce, records, handout) {
+            Ok(tally) => Ok(policy.answer(tally, &mut self.random)),
+            Err(denial) => {
+                private.site.deny(now, member.id, announce, &denial);
+                Err(denial)
+            }
+        }
+    }
+
+    /// What purges the peers of members (mode private).
+    pub(crate) fn purger(&self) -> Option<Purger> {
+        let private = self.private.as_ref()?;
+        Some(Purger::new(Arc::clone(&private.site.torrents), self.records.clone()))
     }
 
     /// How the swarm of a registered torrent stands; `None` where it is unknown, pruned, or this member may
     /// not download it (`private-tracker.md` 12.2). Changes nothing.
     #[must_use]
     pub fn scrape_member(&self, member: Member, info_hash: &InfoHash) -> Option<Tally> {
-        let _ = (member, info_hash);
-        None
+        let private = self.private.as_ref()?;
+        private.site.torrents.scrape(private.register.get(), &member, info_hash)
     }
 
     /// The policy in force.
@@ -114,7 +131,10 @@ impl Tracker {
     /// Makes the announces of a batch faster by fetching what they will look at, for
     /// [`LOOK_AHEAD_MAX`](crate::swarms::LOOK_AHEAD_MAX) of them at most. It changes no answer.
     pub fn look_ahead(&self, info_hashes: impl Iterator<Item = InfoHash>) {
-        self.swarms.look_ahead(info_hashes);
+        match &self.private {
+            None => self.swarms.look_ahead(info_hashes),
+            Some(private) => private.site.torrents.look_ahead(info_hashes),
+        }
     }
 
     /// Decides one announce, changes its swarm and hands out peers, in one atomic step of that swarm.
@@ -143,9 +163,7 @@ impl Tracker {
             }
             Outcome::Done { completed: false } => {}
         }
-        let interval_seconds =
-            policy.announce_seconds + drift(&mut self.random, policy.announce_drift_seconds);
-        Ok(Answer { interval_seconds, min_interval_seconds: policy.min_announce_seconds, tally })
+        Ok(policy.answer(tally, &mut self.random))
     }
 
     /// How a swarm stands; zeros where it is unknown or not admitted. Changes nothing.
@@ -161,7 +179,22 @@ impl Tracker {
     }
 }
 
-/// A random number of seconds below `bound`; 0 where there is no bound.
-fn drift(random: &mut fastrand::Rng, bound: u32) -> u32 {
-    if bound == 0 { 0 } else { random.u32(..bound) }
+impl Private {
+    fn announce(
+        &mut self,
+        now: Now,
+        policy: &Policy,
+        member: Member,
+        announce: &Announce,
+        records: Option<&Queues>,
+        handout: &mut Handout<'_>,
+    ) -> Result<Tally, Denial> {
+        if policy.refuses_port(announce.port) {
+            return Err(Refusal::WellKnownPort.into());
+        }
+        let register = self.register.get();
+        let client = register.clients.find(&announce.peer_id).ok_or(Refusal::ClientNotApproved)?;
+        let asked = Asked { now, policy, register, member, client, announce };
+        self.site.torrents.announce(&asked, records, &mut self.chooser, handout)
+    }
 }

@@ -7,17 +7,37 @@
 //! | [`register`] | all sets that are read from the store, published for both doors |
 //! | [`kind`] | torrent types |
 //! | [`torrents`] | registered torrents with their peers |
+//! | `swarm`, `peer` | the peers of one torrent |
+//! | `desk` | one announce, from the check of its torrent to the peers it is handed |
+//! | `ledger` | what an announce is credited |
+//! | `purge` | silent peers go |
+//! | [`section`] | the part of the snapshot |
+//! | [`site`] | all of it, as it is shared |
+//! | [`clerk`], `figures` | the thread that reads the sets from the store; its numbers |
 //! | [`denial`] | why a member is refused, and what he is told |
 
+pub mod clerk;
 pub mod client;
 pub mod denial;
+pub(crate) mod desk;
+mod figures;
 pub mod kind;
+mod ledger;
 pub mod member;
+mod peer;
+pub mod purge;
 pub mod register;
+pub mod section;
+pub mod site;
+mod swarm;
 pub mod torrents;
 
+pub use clerk::Clerk;
 pub use client::Clients;
 pub use denial::Denial;
 pub use member::{Member, Members};
+pub use peer::Credit;
+pub use purge::Purger;
 pub use register::Register;
+pub use site::{Denied, Site};
 pub use torrents::Torrents;

@@ -5,8 +5,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::client::Clients;
+use super::denial::Denial;
 use super::kind::Kind;
 use super::member::{Member, Members};
+use crate::announce::Refusal;
+use crate::ids::InfoHash;
 use crate::snapshot::site::Multipliers;
 
 /// All sets as both doors and the tracker see them.
@@ -24,6 +27,8 @@ pub struct Register {
     pub clients: Arc<Clients>,
     /// Users and torrents whose downloads are not credited, by a token.
     pub tokens: Arc<HashSet<(u32, u32)>>,
+    /// Why torrents were deleted.
+    pub deletions: Arc<HashMap<InfoHash, Arc<str>>>,
 }
 
 impl Register {
@@ -37,5 +42,10 @@ impl Register {
     #[must_use]
     pub fn may_download(&self, member: &Member, torrent: u32) -> bool {
         !member.disable_download || self.hit_and_runs.contains(&(member.id, torrent))
+    }
+
+    /// The denial of a torrent that is not registered.
+    pub(super) fn unknown(&self, info_hash: &InfoHash) -> Denial {
+        Denial { reason: self.deletions.get(info_hash).cloned(), ..Refusal::UnknownTorrent.into() }
     }
 }

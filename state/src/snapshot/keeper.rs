@@ -44,11 +44,28 @@ pub struct Pace<'a> {
     clock: &'a Clock,
     /// `None`: as fast as it goes.
     stopping: Option<&'a AtomicBool>,
+    /// A pause is so many times as long as the work before it.
+    factor: u32,
     /// Since when the current piece of work goes on.
     since: Duration,
 }
 
-impl Pace<'_> {
+impl<'a> Pace<'a> {
+    /// As fast as it goes.
+    pub(crate) fn hurried(clock: &'a Clock) -> Self {
+        Self { clock, stopping: None, factor: 0, since: clock.uptime() }
+    }
+
+    /// A third of the time, beside a tracker that serves, until it is stopping.
+    pub(crate) fn beside(clock: &'a Clock, stopping: &'a AtomicBool) -> Self {
+        Self { clock, stopping: Some(stopping), factor: 2, since: clock.uptime() }
+    }
+
+    /// The time that the tracker has run.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.clock.uptime()
+    }
+
     /// The time, for the next slice.
     #[must_use]
     pub fn now(&self) -> Now {
@@ -62,7 +79,7 @@ impl Pace<'_> {
     pub fn pause(&mut self) -> io::Result<()> {
         let Some(stopping) = self.stopping else { return Ok(()) };
         let work = self.clock.uptime().saturating_sub(self.since);
-        let end = self.clock.uptime() + (work * PAUSE_FACTOR).clamp(PAUSE_LEAST, PAUSE_MOST);
+        let end = self.clock.uptime() + (work * self.factor).clamp(PAUSE_LEAST, PAUSE_MOST);
         loop {
             if stopping.load(Ordering::Acquire) {
                 return Err(io::ErrorKind::Interrupted.into());
@@ -240,7 +257,7 @@ impl Desk {
     fn write(&mut self, stopping: Option<&AtomicBool>) -> bool {
         let clock = self.clock;
         let start = clock.uptime();
-        let mut pace = Pace { clock: &clock, stopping, since: start };
+        let mut pace = Pace { clock: &clock, stopping, factor: PAUSE_FACTOR, since: start };
         let result = write_file(&mut self.plan, &mut pace);
         if stopping.is_some_and(|stopping| stopping.load(Ordering::Acquire)) && result.is_err() {
             return false;

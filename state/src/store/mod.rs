@@ -122,6 +122,10 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// When the backend does not answer, or breaks off midway.
+    fn lines(&mut self, _: Set, _: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+    /// STUB
     fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError>;
 }
 

@@ -121,6 +121,12 @@ impl Queues {
         self.put(Record::Completed(CompletedRow { info_hash, completed: 1, last_completed }));
     }
 
+    /// STUB
+    #[must_use]
+    pub fn unprunes(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
     /// Rows that wait in memory.
     #[must_use]
     pub fn rows(&self, channel: Channel) -> usize {

@@ -14,12 +14,12 @@
 //! All numbers are little-endian. A record is never cut, but the peers of a torrent may go on in a later
 //! block of its tag: so a block has a bounded length however large the swarm.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 
 use super::{Endpoint, Group, Multipliers, Peer, Role, Site, Torrent, User};
 use crate::ids::{InfoHash, PeerId};
-use crate::snapshot::container::{self, BLOCK_MAX, Reader, SnapshotError, Writer};
+use crate::snapshot::container::{self, BLOCK_MAX, Blocks, Reader, SnapshotError, Writer};
 use crate::snapshot::octets::Octets;
 
 /// Blocks with torrents and peers.
@@ -55,17 +55,17 @@ pub enum Record {
 }
 
 /// Writes a site record by record, in any order.
-#[derive(Debug)]
-pub struct SiteWriter<'w, W: Write> {
-    to: &'w mut Writer<W>,
+#[expect(missing_debug_implementations, reason = "what it writes to has none")]
+pub struct SiteWriter<'w> {
+    to: &'w mut dyn Blocks,
     torrents: Vec<u8>,
     users: Vec<u8>,
     unprunes: Vec<u8>,
 }
 
-impl<'w, W: Write> SiteWriter<'w, W> {
+impl<'w> SiteWriter<'w> {
     /// Will write to this container.
-    pub fn new(to: &'w mut Writer<W>) -> Self {
+    pub fn new(to: &'w mut dyn Blocks) -> Self {
         Self { to, torrents: Vec::new(), users: Vec::new(), unprunes: Vec::new() }
     }
 
@@ -127,7 +127,7 @@ impl<'w, W: Write> SiteWriter<'w, W> {
 }
 
 /// Writes a block if it is longer than `kept`.
-fn hand_over<W: Write>(to: &mut Writer<W>, tag: u8, block: &mut Vec<u8>, kept: usize) -> io::Result<()> {
+fn hand_over(to: &mut dyn Blocks, tag: u8, block: &mut Vec<u8>, kept: usize) -> io::Result<()> {
     if block.len() <= kept {
         return Ok(());
     }

@@ -1,0 +1,311 @@
+//! The clerk: a thread that reads all sets of a site from the store, at the start and every so often
+//! (`private-tracker.md` 15). Each set is built apart and swapped whole; one that cannot be read to its end
+//! leaves the old one.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::client::Clients;
+use super::figures::Figures;
+use super::member::Members;
+use super::site::Site;
+use super::torrents::{Row, SHARDS};
+use crate::clock::Clock;
+use crate::counters::Board;
+use crate::snapshot::keeper::Pace;
+use crate::snapshot::site::User;
+use crate::store::{Backend, Line, Queues, Registered, Set, Store, StoreError};
+
+/// All sets, in the order in which they are read.
+pub(super) const SETS: [Set; 8] = [
+    Set::Users,
+    Set::HitAndRuns,
+    Set::Torrents,
+    Set::Freeleech,
+    Set::GlobalFreeleech,
+    Set::Clients,
+    Set::Tokens,
+    Set::Deletions,
+];
+/// Rows that are read between two pauses.
+const ROWS_SLICE: usize = 256;
+/// How often a sleeping clerk looks whether a reload of the configuration has changed the interval.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Reads a site, by a connection of its own.
+pub struct Clerk {
+    site: Arc<Site>,
+    queues: Arc<Queues>,
+    backend: Backend,
+    store: Option<Box<dyn Store>>,
+    figures: Arc<Figures>,
+    /// Readings of the torrents so far.
+    generation: u32,
+}
+
+impl std::fmt::Debug for Clerk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clerk").field("backend", &self.backend).finish_non_exhaustive()
+    }
+}
+
+impl Clerk {
+    /// Has not read anything yet.
+    #[must_use]
+    pub fn new(backend: Backend, site: Arc<Site>, queues: Arc<Queues>) -> Self {
+        Self { site, queues, backend, store: None, figures: Arc::default(), generation: 0 }
+    }
+
+    /// Reads all sets, as fast as it goes.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub fn load(&mut self, clock: &Clock) -> Result<(), StoreError> {
+        SETS.into_iter().try_for_each(|set| self.read(set, &mut Pace::hurried(clock)))
+    }
+
+    /// Reads all sets, beside a tracker that serves. What cannot be read stays as it is.
+    pub fn reload(&mut self, clock: &Clock, stopping: &AtomicBool) {
+        for set in SETS {
+            let result = self.read(set, &mut Pace::beside(clock, stopping));
+            if stopping.load(Ordering::Acquire) {
+                return;
+            }
+            self.figures.read(set, &result);
+            if result.is_err() {
+                // The next set gets a new connection, and if there is none, the next reload.
+                self.store = None;
+            }
+        }
+    }
+
+    /// Starts the thread; the first reload is due after so many seconds.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(mut self, seconds: Arc<AtomicU64>, clock: Clock, board: &Board) -> io::Result<RunningClerk> {
+        self.figures.list_on(&self.site, board);
+        let (stopping, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (stops, asks) = (Arc::clone(&stopping), Arc::clone(&asked));
+        let thread = thread::Builder::new().name("clerk".into()).spawn(move || {
+            let mut last = clock.uptime();
+            while !stops.load(Ordering::Acquire) {
+                let due = last + Duration::from_secs(seconds.load(Ordering::Relaxed));
+                let rest = due.saturating_sub(clock.uptime());
+                if rest.is_zero() || asks.swap(false, Ordering::AcqRel) {
+                    last = clock.uptime();
+                    self.reload(&clock, &stops);
+                } else {
+                    thread::park_timeout(rest.min(LOOK));
+                }
+            }
+        })?;
+        Ok(RunningClerk { thread: Some(thread), stopping, asked })
+    }
+
+    fn read(&mut self, set: Set, pace: &mut Pace<'_>) -> Result<(), StoreError> {
+        if self.store.is_none() {
+            self.store = Some(self.backend.open_reader()?);
+        }
+        let started = pace.uptime();
+        let pending = self.queues.unprunes();
+        let mut heap = Heap::of(set);
+        let mut rows = 0;
+        let Some(store) = &mut self.store else { return Ok(()) };
+        let skipped = store.lines(set, &mut |line| {
+            heap.take(line, &self.site);
+            rows += 1;
+            if rows % ROWS_SLICE == 0 {
+                // When the tracker stops, the rest is read at once and thrown away.
+                let _ = pace.pause();
+            }
+        })?;
+        if skipped > 0 {
+            log::warn!("{skipped} rows of {} cannot be read and are left out", name(set));
+        }
+        pace.pause().map_err(|error| StoreError::Lost { text: error.to_string(), in_doubt: false })?;
+        self.publish(heap, &pending, pace);
+        self.figures.took(set, skipped, pace.uptime().saturating_sub(started));
+        Ok(())
+    }
+
+    fn publish(&mut self, heap: Heap, pending: &[u32], pace: &mut Pace<'_>) {
+        let site = &self.site;
+        match heap {
+            Heap::Users { members, users, twice } => {
+                if let Some((passkey_of, id)) = twice {
+                    log::warn!("users {passkey_of} and {id} have the same passkey; that of {id} counts");
+                }
+                self.figures.users.store(members.len() as u64, Ordering::Relaxed);
+                site.change(|register| register.members = Arc::new(members));
+                site.enroll(users);
+            }
+            Heap::HitAndRuns(pairs) => {
+                self.figures.hit_and_runs.store(pairs.len() as u64, Ordering::Relaxed);
+                site.change(|register| register.hit_and_runs = Arc::new(pairs));
+            }
+            Heap::Torrents(shards) => self.register(&shards, pending, pace),
+            Heap::Freeleech(groups) => site.change(|register| register.freeleech = Arc::new(groups)),
+            Heap::GlobalFreeleech(Some(setting @ (0 | 1))) => {
+                site.change(|register| register.global_freeleech = setting == 1);
+            }
+            Heap::GlobalFreeleech(Some(setting)) => {
+                log::warn!("global_freeleech is {setting}, expected 0 or 1; the old value stays");
+            }
+            Heap::GlobalFreeleech(None) => {}
+            Heap::Clients(clients) => {
+                let clients: Clients = clients.into_iter().collect();
+                if clients.approves_all() {
+                    log::warn!("an approved client has an empty peer_id: it approves every client");
+                }
+                self.figures.clients.store(clients.len() as u64, Ordering::Relaxed);
+                site.change(|register| register.clients = Arc::new(clients));
+            }
+            Heap::Tokens(pairs) => site.change(|register| register.tokens = Arc::new(pairs)),
+            Heap::Deletions(reasons) => site.change(|register| register.deletions = Arc::new(reasons)),
+        }
+    }
+
+    /// Takes over the torrents shard by shard; those that are gone lose their peers.
+    fn register(&mut self, shards: &[Vec<Row>], pending: &[u32], pace: &mut Pace<'_>) {
+        // 0 is that of a snapshot.
+        self.generation = self.generation.wrapping_add(1).max(1);
+        let is_unpruned = |id| pending.contains(&id) || self.queues.unprunes().contains(&id);
+        for (shard, rows) in shards.iter().enumerate() {
+            self.site.torrents.put_all(shard, rows, self.generation, &is_unpruned);
+            self.site.torrents.forget_others(shard, self.generation);
+            // All or nothing: a set that was read whole is taken over whole.
+            let _ = pace.pause();
+        }
+        let count = shards.iter().map(Vec::len).sum::<usize>();
+        self.figures.torrents.store(count as u64, Ordering::Relaxed);
+    }
+}
+
+/// A set that is being read.
+enum Heap {
+    Users {
+        members: Members,
+        users: HashMap<Box<[u8]>, User>,
+        twice: Option<(u32, u32)>,
+    },
+    HitAndRuns(HashSet<(u32, u32)>),
+    /// One for each shard.
+    Torrents(Vec<Vec<Row>>),
+    Freeleech(HashMap<(super::kind::Kind, u32), crate::snapshot::site::Multipliers>),
+    GlobalFreeleech(Option<i64>),
+    Clients(Vec<(u32, Box<[u8]>)>),
+    Tokens(HashSet<(u32, u32)>),
+    Deletions(HashMap<crate::ids::InfoHash, Arc<str>>),
+}
+
+impl Heap {
+    fn of(set: Set) -> Self {
+        match set {
+            Set::Users => Self::Users { members: Members::default(), users: HashMap::new(), twice: None },
+            Set::HitAndRuns => Self::HitAndRuns(HashSet::new()),
+            Set::Torrents => Self::Torrents(vec![Vec::new(); SHARDS]),
+            Set::Freeleech => Self::Freeleech(HashMap::new()),
+            Set::GlobalFreeleech => Self::GlobalFreeleech(None),
+            Set::Clients => Self::Clients(Vec::new()),
+            Set::Tokens => Self::Tokens(HashSet::new()),
+            Set::Deletions => Self::Deletions(HashMap::new()),
+        }
+    }
+
+    fn take(&mut self, line: Line, site: &Site) {
+        match (self, line) {
+            (Self::Users { members, users, twice }, Line::User(user)) => {
+                if let Some(other) = members.put(&user) {
+                    *twice = Some((other.id, user.id));
+                }
+                users.insert(user.passkey.clone(), user);
+            }
+            (Self::Torrents(shards), Line::Torrent(torrent)) => {
+                let row = row_of(&torrent, site);
+                if let Some(rows) = shards.get_mut(site.torrents.shard_of(&row.info_hash)) {
+                    rows.push(row);
+                }
+            }
+            (Self::HitAndRuns(pairs), Line::HitAndRun { uid, fid })
+            | (Self::Tokens(pairs), Line::Token { uid, fid }) => {
+                pairs.insert((uid, fid));
+            }
+            (Self::Freeleech(groups), Line::Freeleech(group, multipliers)) => {
+                groups.insert((site.torrents.kinds().of(&group.type_name), group.id), multipliers);
+            }
+            (Self::GlobalFreeleech(setting), Line::GlobalFreeleech(value)) => *setting = Some(value),
+            (Self::Clients(clients), Line::Client(id, prefix)) => clients.push((id, prefix)),
+            (Self::Deletions(reasons), Line::Deletion(info_hash, reason)) => {
+                reasons.insert(info_hash, reason);
+            }
+            // A store gives only lines of the set it was asked for.
+            _ => {}
+        }
+    }
+}
+
+fn row_of(torrent: &Registered, site: &Site) -> Row {
+    Row {
+        info_hash: torrent.info_hash,
+        id: torrent.id,
+        kind: site.torrents.kinds().of(&torrent.group.type_name),
+        group: torrent.group.id,
+        snatched: torrent.snatched,
+        status: torrent.status,
+        multipliers: torrent.multipliers,
+    }
+}
+
+/// The word for a set in logs and metrics.
+pub(super) fn name(set: Set) -> &'static str {
+    match set {
+        Set::Users => "users",
+        Set::HitAndRuns => "hit_and_runs",
+        Set::Torrents => "torrents",
+        Set::Freeleech => "groups_freeleech",
+        Set::GlobalFreeleech => "global_freeleech",
+        Set::Clients => "clients",
+        Set::Tokens => "tokens",
+        Set::Deletions => "deletions",
+    }
+}
+
+/// The running clerk. Dropped, it ends without waiting for an answer of the store.
+#[derive(Debug)]
+pub struct RunningClerk {
+    thread: Option<JoinHandle<()>>,
+    stopping: Arc<AtomicBool>,
+    asked: Arc<AtomicBool>,
+}
+
+impl RunningClerk {
+    /// Has all sets read now.
+    pub fn reload(&self) {
+        self.asked.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// False once the thread has ended by itself, which takes a panic.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+}
+
+impl Drop for RunningClerk {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Release);
+        self.wake();
+    }
+}

@@ -1,0 +1,143 @@
+//! What an announce adds to the ledger (`private-tracker.md` 9). Pure: no clock, no lock.
+
+use std::net::IpAddr;
+
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+
+use super::peer::{Credit, Seconds};
+use crate::snapshot::site::Multipliers;
+
+/// The largest amount that is credited at once: what a signed column can hold.
+pub(super) const AMOUNT_MAX: u64 = i64::MAX as u64;
+/// What stands for the address of a user who is hidden: 127.0.0.1.
+const HIDDEN_IP: u32 = 0x7f00_0001;
+/// Where the numbers begin that stand for IPv6 addresses: 240/4 is never the address of a client.
+const IP6_BASE: u32 = 0xf000_0000;
+
+/// How one announce is credited.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// Of the user, the group, the torrent, in this order.
+    pub(super) multipliers: [Multipliers; 3],
+    /// Nothing that is downloaded is credited: global freeleech, or a token.
+    pub(super) free: bool,
+}
+
+/// The announce before, and this one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    pub(super) uploaded: (u64, u64),
+    pub(super) downloaded: (u64, u64),
+    pub(super) announced: (Seconds, Seconds),
+    /// Longest time between two announces that counts.
+    pub(super) inactivity: Seconds,
+}
+
+impl Progress {
+    /// What has been transferred, and what of it is credited.
+    pub(super) fn credit(&self, terms: &Terms) -> Credit {
+        let (raw_up, raw_down) = (raw(self.uploaded), raw(self.downloaded));
+        let up = credited(raw_up, terms.multipliers.map(|of| of.up));
+        let down = if terms.free { 0 } else { credited(raw_down, terms.multipliers.map(|of| of.down)) };
+        let (before, now) = self.announced;
+        let passed = now.saturating_sub(before);
+        let active_seconds = if passed > self.inactivity { 0 } else { passed };
+        Credit { raw_up, raw_down, up, down, active_seconds }
+    }
+}
+
+/// A total that went back is that of a client that was started anew: it is the new baseline.
+fn raw((before, now): (u64, u64)) -> u64 {
+    now.saturating_sub(before).min(AMOUNT_MAX)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "amounts are multiplied as f64; the cast back stops at the ends of its range"
+)]
+fn credited(raw: u64, factors: [f64; 3]) -> u64 {
+    let amount = factors.iter().fold(raw as f64, |amount, factor| amount * factor.abs());
+    (amount as u64).min(AMOUNT_MAX)
+}
+
+/// How an address stands in `transfer_ips`: `ip` and `ip6`.
+pub(super) fn ip_columns(address: IpAddr, hidden: bool) -> (u32, Option<[u8; 16]>) {
+    match address {
+        _ if hidden => (HIDDEN_IP, None),
+        IpAddr::V4(address) => (address.to_bits(), None),
+        IpAddr::V6(address) => {
+            let octets = address.octets();
+            let sum = digest(&SHA1_FOR_LEGACY_USE_ONLY, &octets);
+            let first = sum.as_ref().first_chunk().map_or(0, |first| u32::from_be_bytes(*first));
+            (IP6_BASE | first & !IP6_BASE, Some(octets))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Multipliers = Multipliers { up: 1.0, down: 1.0 };
+
+    fn progress(uploaded: (u64, u64), downloaded: (u64, u64)) -> Progress {
+        Progress { uploaded, downloaded, announced: (100, 100), inactivity: 4200 }
+    }
+
+    fn terms(multipliers: &[Multipliers]) -> Terms {
+        let mut all = [PLAIN; 3];
+        all.iter_mut().zip(multipliers).for_each(|(to, from)| *to = *from);
+        Terms { multipliers: all, free: false }
+    }
+
+    #[test]
+    fn multipliers_are_those_of_the_spec() {
+        let user = Multipliers { up: 0.5, down: 2.0 };
+        let (group, free_group) = (PLAIN, Multipliers { up: 2.0, down: 0.0 });
+        let traffic = progress((1000, 1245), (7, 83_479));
+        let credit = traffic.credit(&terms(&[user]));
+        assert_eq!((credit.up, credit.down, credit.raw_up, credit.raw_down), (122, 166_944, 245, 83_472));
+        let credit = traffic.credit(&terms(&[user, group, user]));
+        assert_eq!((credit.up, credit.down), (61, 333_888));
+        let credit = traffic.credit(&terms(&[PLAIN, free_group]));
+        assert_eq!((credit.up, credit.down), (490, 0));
+        let tenth = Multipliers { up: 0.1, down: -0.1 };
+        let credit = progress((0, 1_000_000_000_000), (0, 1_000_000_000_000)).credit(&terms(&[tenth]));
+        assert_eq!((credit.up, credit.down), (100_000_000_000, 100_000_000_000));
+    }
+
+    #[test]
+    fn freeleech_touches_only_what_is_downloaded() {
+        let credit = progress((0, 7), (0, 11)).credit(&Terms { free: true, ..terms(&[]) });
+        assert_eq!(credit, Credit { raw_up: 7, raw_down: 11, up: 7, down: 0, active_seconds: 0 });
+    }
+
+    #[test]
+    fn totals_that_go_back_count_nothing_and_large_ones_stop_at_the_end() {
+        let credit = progress((u64::MAX, 7), (11, 10)).credit(&terms(&[]));
+        assert_eq!(credit, Credit::default());
+        let many = Multipliers { up: 1e9, down: f64::MAX };
+        let credit = progress((0, u64::MAX), (0, 1 << 62)).credit(&terms(&[many, many, many]));
+        assert_eq!((credit.raw_up, credit.raw_down), (AMOUNT_MAX, 1 << 62));
+        assert_eq!((credit.up, credit.down), (AMOUNT_MAX, AMOUNT_MAX));
+    }
+
+    #[test]
+    fn time_counts_up_to_the_inactivity_and_never_backwards() {
+        for (announced, active) in [((100, 107), 7), ((100, 4300), 4200), ((100, 4301), 0), ((100, 99), 0)] {
+            let progress = Progress { announced, ..progress((0, 0), (0, 0)) };
+            assert_eq!(progress.credit(&terms(&[])).active_seconds, active, "{announced:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_stand_as_the_spec_says() {
+        let columns = |text: &str, hidden| ip_columns(text.parse().unwrap(), hidden);
+        assert_eq!(columns("9.10.11.123", false), (151_653_243, None));
+        let (ip, ip6) = columns("2001:db8::1", false);
+        assert_eq!((ip, ip6.unwrap()[15]), (4_148_471_740, 1));
+        assert_eq!(columns("2001:db8::1", true), (2_130_706_433, None));
+    }
+}

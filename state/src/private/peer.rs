@@ -1,0 +1,107 @@
+//! One peer of a registered torrent: a session of a user, reached over up to one address of each family.
+
+use std::net::IpAddr;
+
+use crate::announce::{PEER_V4_LEN, PEER_V6_LEN};
+use crate::ids::PeerId;
+
+/// Unix seconds. Enough until the year 2106.
+pub(super) type Seconds = u32;
+
+/// A peer over IPv4 as it goes on the wire: address and port. All zeros: it has none.
+pub(super) type V4 = [u8; PEER_V4_LEN];
+/// A peer over IPv6 as it goes on the wire, and when it was heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct V6 {
+    pub(super) wire: [u8; PEER_V6_LEN],
+    pub(super) seen: Seconds,
+}
+
+/// No IPv4 address.
+pub(super) const NOWHERE: V4 = [0; PEER_V4_LEN];
+/// Ports below this are never handed out, so high octets of ports below this are not.
+const WELL_KNOWN_PORTS: u16 = 1024;
+const HIGH_OCTETS: u8 = (WELL_KNOWN_PORTS >> 8) as u8;
+
+/// What is known of a peer besides whose it is and where it is reached.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Session {
+    pub(super) peer_id: PeerId,
+    pub(super) client: u32,
+    pub(super) uploaded: u64,
+    pub(super) downloaded: u64,
+    pub(super) left: u64,
+    pub(super) started: Seconds,
+    pub(super) announced: Seconds,
+    /// When the IPv4 address was heard of.
+    pub(super) v4_seen: Seconds,
+    pub(super) last: Credit,
+}
+
+/// What one announce has added to the ledger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Credit {
+    /// Octets uploaded since the announce before.
+    pub raw_up: u64,
+    /// Octets downloaded since the announce before.
+    pub raw_down: u64,
+    /// Octets credited as uploaded.
+    pub up: u64,
+    /// Octets credited as downloaded.
+    pub down: u64,
+    /// Seconds since the announce before, if they count.
+    pub active_seconds: u32,
+}
+
+/// A peer on its way into or out of a swarm.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub(super) user: u32,
+    pub(super) v4: V4,
+    pub(super) v6: Option<Box<V6>>,
+    pub(super) session: Session,
+}
+
+impl Peer {
+    /// Notes where the peer is reached now, and forgets the other family's address if nobody has heard of it
+    /// since `limit`.
+    pub(super) fn seen(&mut self, address: IpAddr, port: u16, now: Seconds, limit: Seconds) {
+        match address {
+            IpAddr::V4(address) => {
+                (self.v4, self.session.v4_seen) = (wire(address.octets(), port), now);
+            }
+            IpAddr::V6(address) => {
+                let v6 = V6 { wire: wire(address.octets(), port), seen: now };
+                match &mut self.v6 {
+                    Some(known) => **known = v6,
+                    None => self.v6 = Some(Box::new(v6)),
+                }
+            }
+        }
+        self.forget_before(limit);
+    }
+
+    /// Forgets addresses that nobody has heard of since `limit`.
+    pub(super) fn forget_before(&mut self, limit: Seconds) {
+        if self.session.v4_seen < limit {
+            self.v4 = NOWHERE;
+        }
+        if self.v6.as_ref().is_some_and(|v6| v6.seen < limit) {
+            self.v6 = None;
+        }
+    }
+}
+
+/// Address and port, as they go on the wire.
+pub(super) fn wire<const ADDRESS: usize, const LEN: usize>(address: [u8; ADDRESS], port: u16) -> [u8; LEN] {
+    const { assert!(ADDRESS + 2 == LEN) };
+    let mut wire = [0; LEN];
+    let octets = address.into_iter().chain(port.to_be_bytes());
+    wire.iter_mut().zip(octets).for_each(|(to, from)| *to = from);
+    wire
+}
+
+/// May this be handed out? Not what stands for no address, nor a well-known port.
+pub(super) fn is_shown<const LEN: usize>(wire: &[u8; LEN]) -> bool {
+    wire.get(LEN - 2).is_some_and(|&high| high >= HIGH_OCTETS)
+}

@@ -1,0 +1,100 @@
+//! What both doors, the tracker and the clerk share of a site.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::denial::Denial;
+use super::register::Register;
+use super::torrents::Torrents;
+use crate::announce::Announce;
+use crate::clock::Now;
+use crate::published::Published;
+use crate::snapshot::site::User;
+
+/// Denials that are remembered for `hayate explain`; the oldest go first.
+const DENIALS_MAX: usize = 4096;
+
+/// A site in memory.
+#[derive(Debug)]
+pub struct Site {
+    /// Registered torrents with their peers.
+    pub torrents: Arc<Torrents>,
+    /// Everything else that the store says.
+    pub register: Arc<Published<Register>>,
+    /// Enabled users by passkey, for the snapshot: what finds members knows no passkeys.
+    users: Mutex<HashMap<Box<[u8]>, User>>,
+    denials: Mutex<VecDeque<Denied>>,
+}
+
+/// A denial that a member was told.
+#[derive(Clone, Debug)]
+pub struct Denied {
+    /// When, in Unix seconds.
+    pub at: u64,
+    /// Who.
+    pub user: u32,
+    /// What he announced.
+    pub announce: Announce,
+    /// Why not.
+    pub denial: Denial,
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self {
+            torrents: Torrents::new(),
+            register: Published::new(Register::default()),
+            users: Mutex::default(),
+            denials: Mutex::default(),
+        }
+    }
+}
+
+impl Site {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// Changes one set of the register, and publishes it whole.
+    pub fn change(&self, change: impl FnOnce(&mut Register)) {
+        let mut register = Register::clone(&self.register.current());
+        change(&mut register);
+        self.register.publish(register);
+    }
+
+    /// Enabled users, in any order.
+    #[must_use]
+    pub fn users(&self) -> Vec<User> {
+        self.users.lock().values().cloned().collect()
+    }
+
+    /// Replaces all users.
+    pub fn enroll(&self, users: HashMap<Box<[u8]>, User>) {
+        *self.users.lock() = users;
+    }
+
+    /// Works on the users that are kept.
+    pub(super) fn with_users<T>(&self, work: impl FnOnce(&mut HashMap<Box<[u8]>, User>) -> T) -> T {
+        work(&mut self.users.lock())
+    }
+
+    /// Remembers a denial.
+    pub(crate) fn deny(&self, now: Now, user: u32, announce: &Announce, denial: &Denial) {
+        let mut denials = self.denials.lock();
+        if denials.len() == DENIALS_MAX {
+            denials.pop_front();
+        }
+        let denial = denial.clone();
+        denials.push_back(Denied { at: now.unix_seconds, user, announce: *announce, denial });
+    }
+
+    /// The last denials of a user, the latest last.
+    #[must_use]
+    pub fn denials(&self, user: u32) -> Vec<Denied> {
+        self.denials.lock().iter().filter(|denied| denied.user == user).cloned().collect()
+    }
+}

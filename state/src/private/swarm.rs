@@ -1,0 +1,314 @@
+//! The peers of one registered torrent. Seeders and leechers apart, each in columns: what a hand-out reads of
+//! many peers, whose they are and where, lies close together.
+
+use hashbrown::{HashSet, HashTable};
+
+use super::peer::{NOWHERE, Peer, Seconds, Session, V4, V6, is_shown};
+use crate::announce::Handout;
+use crate::ids::PeerId;
+use crate::keys::Keys;
+use crate::snapshot::site::Role;
+
+/// Peers up to which a swarm is searched from end to end; larger ones have an index.
+const SEARCHED_MAX: usize = 64;
+/// Peers that are looked at for one hand-out, at most, besides those that are wanted.
+const LOOKED_AT_MAX: usize = 4096;
+/// Places from which a hand-out goes through a swarm at once, so that peers that came together are not always
+/// handed out together.
+const PLACES: usize = 4;
+
+/// Where a peer is. It holds until the swarm changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spot {
+    pub(super) role: Role,
+    slot: u32,
+}
+
+/// Peers of one role.
+#[derive(Debug, Default)]
+struct Pack {
+    users: Vec<u32>,
+    v4: Vec<V4>,
+    v6: Vec<Option<Box<V6>>>,
+    sessions: Vec<Session>,
+}
+
+/// All peers of a torrent.
+#[derive(Debug, Default)]
+pub(super) struct Swarm {
+    seeders: Pack,
+    leechers: Pack,
+    index: Option<Box<HashTable<Spot>>>,
+}
+
+impl Swarm {
+    pub(super) fn seeders(&self) -> usize {
+        self.seeders.len()
+    }
+
+    pub(super) fn leechers(&self) -> usize {
+        self.leechers.len()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.seeders() + self.leechers()
+    }
+
+    /// Does this user seed here, by whatever client?
+    pub(super) fn has_seeder(&self, user: u32) -> bool {
+        self.seeders.users.contains(&user)
+    }
+
+    pub(super) fn find(&self, keys: &Keys, user: u32, peer_id: &PeerId) -> Option<Spot> {
+        let Some(index) = &self.index else {
+            return [Role::Seeder, Role::Leecher].into_iter().find_map(|role| {
+                let slot = self.pack(role).search(user, peer_id)?;
+                Some(Spot { role, slot: number(slot) })
+            });
+        };
+        let same = |spot: &Spot| {
+            let (pack, slot) = (self.pack(spot.role), spot.slot as usize);
+            pack.users.get(slot) == Some(&user)
+                && pack.sessions.get(slot).is_some_and(|session| session.peer_id == *peer_id)
+        };
+        index.find(keys.member(user, peer_id), same).copied()
+    }
+
+    pub(super) fn session(&self, spot: Spot) -> Option<&Session> {
+        self.pack(spot.role).sessions.get(spot.slot as usize)
+    }
+
+    /// Adds a peer that is not there.
+    pub(super) fn add(&mut self, keys: &Keys, role: Role, peer: Peer) {
+        let (user, peer_id) = (peer.user, peer.session.peer_id);
+        let pack = self.pack_mut(role);
+        let slot = number(pack.len());
+        pack.push(peer);
+        if self.index.is_none() && self.len() > SEARCHED_MAX {
+            self.build_index(keys);
+        } else if let Some(mut index) = self.index.take() {
+            let spot = Spot { role, slot };
+            index.insert_unique(keys.member(user, &peer_id), spot, |spot| self.hash_at(keys, *spot));
+            self.index = Some(index);
+        }
+    }
+
+    /// Takes a peer out. The last of its role takes its slot.
+    pub(super) fn take(&mut self, keys: &Keys, spot: Spot) -> Option<Peer> {
+        if let Some(mut index) = self.index.take() {
+            if let Ok(entry) = index.find_entry(self.hash_at(keys, spot), |known| *known == spot) {
+                entry.remove();
+            }
+            let last = Spot { slot: number(self.pack(spot.role).len()).wrapping_sub(1), ..spot };
+            if let Some(moved) = index.find_mut(self.hash_at(keys, last), |known| *known == last) {
+                moved.slot = spot.slot;
+            }
+            // Half of it, so that one that comes and goes does not build it each time.
+            self.index = Some(index).filter(|_| self.len() > SEARCHED_MAX / 2);
+        }
+        self.pack_mut(spot.role).take(spot.slot as usize)
+    }
+
+    /// Changes a peer where it is; its user and peer_id stay.
+    pub(super) fn change<T>(&mut self, spot: Spot, work: impl FnOnce(&mut Peer) -> T) -> Option<T> {
+        let (pack, slot) = (self.pack_mut(spot.role), spot.slot as usize);
+        let (v4, v6) = (pack.v4.get_mut(slot)?, pack.v6.get_mut(slot)?);
+        let session = pack.sessions.get_mut(slot)?;
+        let mut peer = Peer { user: *pack.users.get(slot)?, v4: *v4, v6: v6.take(), session: *session };
+        let result = work(&mut peer);
+        (*v4, *v6, *session) = (peer.v4, peer.v6, peer.session);
+        Some(result)
+    }
+
+    /// Removes peers that were not heard of since `limit`, and addresses likewise; gives how many peers went.
+    pub(super) fn purge(&mut self, keys: &Keys, limit: Seconds) -> usize {
+        let mut gone = 0;
+        for role in [Role::Seeder, Role::Leecher] {
+            let mut slot = number(self.pack(role).len());
+            while let Some(next) = slot.checked_sub(1) {
+                slot = next;
+                let spot = Spot { role, slot };
+                if self.session(spot).is_some_and(|session| session.announced < limit) {
+                    self.take(keys, spot);
+                    gone += 1;
+                } else {
+                    self.pack_mut(role).forget_before(slot as usize, limit);
+                }
+            }
+            self.pack_mut(role).shrink();
+        }
+        gone
+    }
+
+    /// Hands out up to `num_want` peers to a user: to a seeder leechers; to a leecher seeders, one of each
+    /// user, and then leechers. Never peers of his own (`private-tracker.md` 11).
+    pub(super) fn hand_out(
+        &self,
+        user: u32,
+        role: Role,
+        num_want: usize,
+        random: &mut fastrand::Rng,
+        users: &mut HashSet<u32>,
+        handout: &mut Handout<'_>,
+    ) {
+        let mut wanted = num_want;
+        if role == Role::Leecher {
+            users.clear();
+            wanted -= self.seeders.hand_out(user, wanted, random, handout, |user| users.insert(user));
+        }
+        if wanted > 0 {
+            self.leechers.hand_out(user, wanted, random, handout, |_| true);
+        }
+    }
+
+    /// All peers.
+    pub(super) fn peers(&self) -> impl Iterator<Item = (Role, Peer)> {
+        let seeders = self.seeders.peers().map(|peer| (Role::Seeder, peer));
+        seeders.chain(self.leechers.peers().map(|peer| (Role::Leecher, peer)))
+    }
+
+    /// The peers of one user.
+    pub(super) fn of_user(&self, user: u32) -> impl Iterator<Item = (Role, &Session)> {
+        [Role::Seeder, Role::Leecher].into_iter().flat_map(move |role| {
+            let pack = self.pack(role);
+            let mine = pack.users.iter().zip(&pack.sessions).filter(move |(known, _)| **known == user);
+            mine.map(move |(_, session)| (role, session))
+        })
+    }
+
+    fn build_index(&mut self, keys: &Keys) {
+        let mut index = HashTable::with_capacity(2 * self.len());
+        for role in [Role::Seeder, Role::Leecher] {
+            for slot in 0..number(self.pack(role).len()) {
+                let spot = Spot { role, slot };
+                index.insert_unique(self.hash_at(keys, spot), spot, |spot| self.hash_at(keys, *spot));
+            }
+        }
+        self.index = Some(Box::new(index));
+    }
+
+    fn hash_at(&self, keys: &Keys, spot: Spot) -> u64 {
+        let (pack, slot) = (self.pack(spot.role), spot.slot as usize);
+        let key = pack.users.get(slot).zip(pack.sessions.get(slot));
+        key.map_or(0, |(user, session)| keys.member(*user, &session.peer_id))
+    }
+
+    fn pack(&self, role: Role) -> &Pack {
+        match role {
+            Role::Seeder => &self.seeders,
+            Role::Leecher => &self.leechers,
+        }
+    }
+
+    fn pack_mut(&mut self, role: Role) -> &mut Pack {
+        match role {
+            Role::Seeder => &mut self.seeders,
+            Role::Leecher => &mut self.leechers,
+        }
+    }
+}
+
+impl Pack {
+    fn len(&self) -> usize {
+        self.users.len()
+    }
+
+    fn search(&self, user: u32, peer_id: &PeerId) -> Option<usize> {
+        let sessions = || self.users.iter().zip(&self.sessions);
+        sessions().position(|(known, session)| *known == user && session.peer_id == *peer_id)
+    }
+
+    fn push(&mut self, peer: Peer) {
+        self.users.push(peer.user);
+        self.v4.push(peer.v4);
+        self.v6.push(peer.v6);
+        self.sessions.push(peer.session);
+    }
+
+    fn take(&mut self, slot: usize) -> Option<Peer> {
+        (slot < self.len()).then(|| Peer {
+            user: self.users.swap_remove(slot),
+            v4: self.v4.swap_remove(slot),
+            v6: self.v6.swap_remove(slot),
+            session: self.sessions.swap_remove(slot),
+        })
+    }
+
+    fn forget_before(&mut self, slot: usize, limit: Seconds) {
+        if self.sessions.get(slot).is_some_and(|session| session.v4_seen < limit)
+            && let Some(v4) = self.v4.get_mut(slot)
+        {
+            *v4 = NOWHERE;
+        }
+        if let Some(v6) = self.v6.get_mut(slot).filter(|v6| v6.as_ref().is_some_and(|v6| v6.seen < limit)) {
+            *v6 = None;
+        }
+    }
+
+    fn shrink(&mut self) {
+        if self.users.capacity() > 4 * self.len().max(4) {
+            let room = 2 * self.len();
+            self.users.shrink_to(room);
+            self.v4.shrink_to(room);
+            self.v6.shrink_to(room);
+            self.sessions.shrink_to(room);
+        }
+    }
+
+    /// Goes through the pack from random places until `wanted` peers are handed out; each peer has the same
+    /// chance. Gives how many were.
+    fn hand_out(
+        &self,
+        user: u32,
+        wanted: usize,
+        random: &mut fastrand::Rng,
+        handout: &mut Handout<'_>,
+        mut admit: impl FnMut(u32) -> bool,
+    ) -> usize {
+        let mut given = 0;
+        for slot in order(self.len(), random).take(wanted.saturating_add(LOOKED_AT_MAX)) {
+            let Some(&known) = self.users.get(slot).filter(|known| **known != user) else { continue };
+            let v4 = self.v4.get(slot).filter(|v4| handout.v4.room() > 0 && is_shown(v4));
+            let v6 = self.v6.get(slot).and_then(Option::as_deref);
+            let v6 = v6.filter(|v6| handout.v6.room() > 0 && is_shown(&v6.wire));
+            if v4.is_none() && v6.is_none() || !admit(known) {
+                continue;
+            }
+            let id = || self.sessions.get(slot).map(|session| session.peer_id).unwrap_or_default();
+            if let Some(v4) = v4 {
+                handout.v4.push_with(v4, id);
+            }
+            if let Some(v6) = v6 {
+                handout.v6.push_with(&v6.wire, id);
+            }
+            given += 1;
+            if given == wanted {
+                break;
+            }
+        }
+        given
+    }
+
+    fn peers(&self) -> impl Iterator<Item = Peer> {
+        let columns = self.users.iter().zip(&self.v4).zip(&self.v6).zip(&self.sessions);
+        columns.map(|(((user, v4), v6), session)| Peer {
+            user: *user,
+            v4: *v4,
+            v6: v6.clone(),
+            session: *session,
+        })
+    }
+}
+
+/// All slots of a pack, each once, from a random place in each of its quarters in turns.
+fn order(len: usize, random: &mut fastrand::Rng) -> impl Iterator<Item = usize> {
+    let start = if len > 1 { random.usize(..len) } else { 0 };
+    let quarter = len.div_ceil(PLACES);
+    let places = (0..quarter).flat_map(move |step| (0..PLACES).map(move |place| place * quarter + step));
+    let slots = places.filter(move |&place| place < len).map(move |place| start + place);
+    slots.map(move |slot| if slot < len { slot } else { slot - len })
+}
+
+fn number(slot: usize) -> u32 {
+    u32::try_from(slot).unwrap_or(u32::MAX)
+}
