@@ -74,3 +74,109 @@ pub struct Registered {
     /// Its own multipliers.
     pub multipliers: Multipliers,
 }
+
+/// One row as a database gave it. `None` where it is NULL, or no such value.
+pub(super) trait Fields {
+    /// A whole number.
+    fn integer(&self, at: usize) -> Option<i64>;
+    /// A finite number.
+    fn real(&self, at: usize) -> Option<f64>;
+    /// Text or octets.
+    fn octets(&self, at: usize) -> Option<&[u8]>;
+}
+
+/// What is asked for a set, in this order; `now` is how this database says Unix seconds.
+pub(super) fn queries(set: Set, now: &str) -> Vec<String> {
+    let user = "u.ID, u.DisableDownload, u.TrackerHide, u.UpMultiplier, u.DownMultiplier";
+    match set {
+        Set::Users => vec![
+            // These first: a passkey that somebody has now is his.
+            format!(
+                "SELECT p.passkey, {user} FROM hayate_passkeys p JOIN users_main u ON u.ID = p.uid
+                 WHERE u.Enabled = '1' AND p.good_until > {now}"
+            ),
+            format!("SELECT u.torrent_pass, {user} FROM users_main u WHERE u.Enabled = '1' ORDER BY u.ID"),
+        ],
+        Set::HitAndRuns => vec![
+            "SELECT h.uid, h.fid FROM transfer_history h JOIN users_main u ON u.ID = h.uid
+             WHERE h.hnr = 1 AND u.Enabled = '1'"
+                .into(),
+        ],
+        Set::Torrents => vec![
+            "SELECT info_hash, ID, TorrentType, GroupID, Snatched, Status, UpMultiplier, DownMultiplier
+             FROM torrents WHERE TorrentType != 'internal'"
+                .into(),
+        ],
+        Set::Freeleech => {
+            vec!["SELECT Type, GroupID, UpMultiplier, DownMultiplier FROM torrent_group_freeleech".into()]
+        }
+        Set::GlobalFreeleech => {
+            vec!["SELECT mod_setting FROM mod_core WHERE mod_option = 'global_freeleech'".into()]
+        }
+        Set::Clients => vec!["SELECT id, peer_id FROM approved_clients WHERE archived = 0".into()],
+        Set::Tokens => vec!["SELECT uid, fid FROM hayate_tokens".into()],
+        Set::Deletions => vec!["SELECT info_hash, reason FROM hayate_deletions".into()],
+    }
+}
+
+impl Line {
+    /// Reads a row of one of the [`queries`]; `None` if a field of it is not what it must be.
+    pub(super) fn read(set: Set, row: &impl Fields) -> Option<Self> {
+        let id = |at| u32::try_from(row.integer(at)?).ok();
+        let flag = |at| Some(row.integer(at)? != 0);
+        let text = |at| str::from_utf8(row.octets(at)?).ok();
+        let info_hash = |at| row.octets(at)?.try_into().ok().map(InfoHash);
+        // The sign of a multiplier means nothing (`private-tracker.md` 9.2).
+        let multipliers = |up| Some(Multipliers { up: row.real(up)?.abs(), down: row.real(up + 1)?.abs() });
+        let group = |at| Some(Group { type_name: text(at)?.into(), id: id(at + 1)? });
+        Some(match set {
+            Set::Users => Self::User(User {
+                passkey: row.octets(0)?.into(),
+                id: id(1)?,
+                disable_download: flag(2)?,
+                tracker_hide: flag(3)?,
+                multipliers: multipliers(4)?,
+            }),
+            Set::HitAndRuns => Self::HitAndRun { uid: id(0)?, fid: id(1)? },
+            Set::Torrents => Self::Torrent(Registered {
+                info_hash: info_hash(0)?,
+                id: id(1)?,
+                group: group(2)?,
+                snatched: id(4)?,
+                status: i32::try_from(row.integer(5)?).ok()?,
+                multipliers: multipliers(6)?,
+            }),
+            Set::Freeleech => Self::Freeleech(group(0)?, multipliers(2)?),
+            Set::GlobalFreeleech => Self::GlobalFreeleech(row.integer(0)?),
+            Set::Clients => Self::Client(id(0)?, row.octets(1)?.into()),
+            Set::Tokens => Self::Token { uid: id(0)?, fid: id(1)? },
+            Set::Deletions => Self::Deletion(info_hash(0)?, text(1)?.into()),
+        })
+    }
+}
+
+/// A FLOAT of single precision by its shortest decimal form, so that 0.1 is 0.1.
+pub(super) fn single(value: f32) -> Option<f64> {
+    if !value.is_finite() {
+        return None;
+    }
+    // Those that nearly all rows have are the same in both.
+    if (value * 2.0).fract() == 0.0 {
+        return Some(value.into());
+    }
+    value.to_string().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_float_is_what_its_shortest_decimal_form_says() {
+        for (text, value) in [("0.1", 0.1), ("0.333", 0.333), ("2", 2.0), ("1.5", 1.5), ("1e10", 1e10)] {
+            assert_eq!(single(text.parse().unwrap()), Some(value));
+        }
+        assert_eq!(single(f32::NAN), None);
+        assert_eq!(single(f32::INFINITY), None);
+    }
+}

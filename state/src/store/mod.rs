@@ -122,11 +122,14 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// When the backend does not answer, or breaks off midway.
-    fn lines(&mut self, _: Set, _: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
-        Ok(0)
-    }
-    /// STUB
     fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError>;
+
+    /// Shows `each` row of a set of mode private as it is read; gives how many rows were left out because
+    /// they cannot be read.
+    ///
+    /// # Errors
+    /// When the backend does not answer, or breaks off midway: then what was shown is not the whole set.
+    fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError>;
 }
 
 /// An amount as a column that is signed can take it.

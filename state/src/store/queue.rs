@@ -4,7 +4,7 @@
 //! moved to the disk by the guard; only where the disk does not take them does it grow, and never beyond the
 //! number of rows there are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::Thread;
@@ -64,6 +64,8 @@ impl Bounds {
 pub struct Queues {
     clock: Clock,
     queues: [Queue; Channel::ALL.len()],
+    /// Ids of torrents whose un-prune is not in the store.
+    unprunes: Mutex<HashSet<u32>>,
     /// Who is woken when a queue is full.
     guard: OnceLock<Thread>,
 }
@@ -102,11 +104,16 @@ impl Queues {
             front: Mutex::default(),
             oldest_millis: AtomicU64::new(NEVER),
         });
-        Self { clock, queues, guard: OnceLock::new() }
+        Self { clock, queues, unprunes: Mutex::default(), guard: OnceLock::new() }
     }
 
     /// Takes a record.
     pub fn put(&self, record: Record) {
+        if let Record::Torrent(row) = &record
+            && row.unprune
+        {
+            self.unprunes.lock().insert(row.id);
+        }
         let queue = self.queue(record.channel());
         if queue.put(record, || self.millis())
             && let Some(guard) = self.guard.get()
@@ -121,10 +128,22 @@ impl Queues {
         self.put(Record::Completed(CompletedRow { info_hash, completed: 1, last_completed }));
     }
 
-    /// STUB
+    /// Torrents that are live again here, but of which the store may not have heard yet (mode private).
     #[must_use]
     pub fn unprunes(&self) -> Vec<u32> {
-        Vec::new()
+        self.unprunes.lock().iter().copied().collect()
+    }
+
+    /// The store has heard that these torrents are live again.
+    pub(super) fn unpruned(&self, ids: &[u32]) {
+        let mut unprunes = self.unprunes.lock();
+        let front = self.queue(Channel::Torrents).front.lock();
+        // One that was pruned and is live once more has another row, which the store has not heard of.
+        let waits = |id| {
+            let row = front.rows.get(&Key::Id(id));
+            matches!(row, Some(Record::Torrent(row)) if row.unprune)
+        };
+        ids.iter().filter(|&&id| !waits(id)).for_each(|id| _ = unprunes.remove(id));
     }
 
     /// Rows that wait in memory.

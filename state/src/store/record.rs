@@ -226,6 +226,15 @@ impl Record {
         }
     }
 
+    /// The torrent that it makes live again, if it does.
+    #[must_use]
+    pub fn unpruned(&self) -> Option<u32> {
+        match self {
+            Self::Torrent(row) if row.unprune => Some(row.id),
+            _ => None,
+        }
+    }
+
     /// Makes this record say what it and then `later`, a record of the same row, say. Amounts stop at the
     /// largest number there is.
     pub fn merge(&mut self, later: &Self) {

@@ -7,7 +7,7 @@
 use super::StoreError;
 
 /// The version of the schema that this program makes and knows.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Whose SQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +84,8 @@ pub(super) const SITE: [(&str, &[&str]); 7] = [
 #[must_use]
 pub fn statements(dialect: Dialect) -> Vec<&'static str> {
     let texts = match dialect {
-        Dialect::Sqlite => [include_str!("schema/sqlite-1.sql")],
-        Dialect::Mariadb => [include_str!("schema/mariadb-1.sql")],
+        Dialect::Sqlite => [include_str!("schema/sqlite-1.sql"), include_str!("schema/sqlite-2.sql")],
+        Dialect::Mariadb => [include_str!("schema/mariadb-1.sql"), include_str!("schema/mariadb-2.sql")],
     };
     let split = texts.into_iter().flat_map(|text| text.split(";\n"));
     split.map(str::trim).filter(|statement| !statement.is_empty()).collect()
@@ -119,7 +119,8 @@ mod tests {
         let expected: Vec<_> = SITE.iter().map(|(name, _)| *name).collect();
         for dialect in [Dialect::Sqlite, Dialect::Mariadb] {
             let tables = tables(dialect);
-            assert_eq!(tables[7..], ["hayate_journal", "hayate_completed", "hayate_schema"]);
+            let own = ["journal", "completed", "schema", "tokens", "deletions", "passkeys", "audit"];
+            assert_eq!(tables[7..], own.map(|name| format!("hayate_{name}")));
             let mut site = tables[..7].to_vec();
             site.sort_unstable();
             assert_eq!(site, expected);
@@ -129,8 +130,13 @@ mod tests {
     #[test]
     fn no_statement_is_cut_in_two() {
         for statement in [Dialect::Sqlite, Dialect::Mariadb].into_iter().flat_map(statements) {
-            let starts =
-                ["CREATE TABLE IF NOT EXISTS ", "CREATE INDEX IF NOT EXISTS ", "ALTER TABLE ", "INSERT "];
+            let starts = [
+                "CREATE TABLE IF NOT EXISTS ",
+                "CREATE INDEX IF NOT EXISTS ",
+                "ALTER TABLE ",
+                "INSERT ",
+                "UPDATE hayate_",
+            ];
             assert!(starts.iter().any(|start| statement.starts_with(start)), "{statement}");
             assert!(!statement.contains(';'), "{statement}");
         }
@@ -142,7 +148,7 @@ mod tests {
         let text = check(VERSION + 6).unwrap_err().to_string();
         assert_eq!(
             text,
-            "the database has schema version 7, this program knows up to 1: it was migrated by a newer hayate"
+            "the database has schema version 8, this program knows up to 2: it was migrated by a newer hayate"
         );
     }
 }

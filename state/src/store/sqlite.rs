@@ -15,8 +15,9 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
+use super::lines::{self, Fields, Line, Set};
 use super::record::{CompletedRow, SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow};
 use super::{Batch, Channel, Record, Saved, Store, StoreError, schema, signed};
 use crate::ids::{ID_LEN, InfoHash};
@@ -124,6 +125,10 @@ impl Store for Sqlite {
 
     fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
         read_registered(&self.connection).map_err(judge)
+    }
+
+    fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
+        read_lines(&self.connection, set, each).map_err(judge)
     }
 }
 
@@ -324,6 +329,35 @@ fn read_registered(connection: &Connection) -> rusqlite::Result<(Vec<InfoHash>, 
         }
     }
     Ok((registered, left_out))
+}
+
+fn read_lines(connection: &Connection, set: Set, each: &mut dyn FnMut(Line)) -> rusqlite::Result<u64> {
+    let mut skipped = 0;
+    for sql in lines::queries(set, "unixepoch()") {
+        let mut statement = connection.prepare_cached(&sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            match Line::read(set, row) {
+                Some(line) => each(line),
+                None => skipped += 1,
+            }
+        }
+    }
+    Ok(skipped)
+}
+
+impl Fields for Row<'_> {
+    fn integer(&self, at: usize) -> Option<i64> {
+        self.get_ref(at).ok()?.as_i64().ok()
+    }
+
+    fn real(&self, at: usize) -> Option<f64> {
+        self.get_ref(at).ok()?.as_f64().ok().filter(|value| value.is_finite())
+    }
+
+    fn octets(&self, at: usize) -> Option<&[u8]> {
+        self.get_ref(at).ok()?.as_bytes().ok()
+    }
 }
 
 fn judge(error: rusqlite::Error) -> StoreError {

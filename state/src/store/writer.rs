@@ -193,8 +193,13 @@ impl Writer {
                 return Pass::Failed;
             }
         };
+        // Before it is written: a row that goes to the dead letters is not in the batch any more.
+        let unpruned: Vec<u32> = job.batch.records.iter().filter_map(Record::unpruned).collect();
         match self.write(&mut job, acknowledged) {
             Ok(()) => {
+                if !unpruned.is_empty() {
+                    self.lanes.queues.unpruned(&unpruned);
+                }
                 let rows = job.batch.records.len();
                 #[expect(clippy::indexing_slicing, reason = "one for each channel, in their order")]
                 let acknowledged = &mut self.acknowledged[channel as usize];

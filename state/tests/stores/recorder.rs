@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use hayate_state::store::record::{CompletedRow, UserRow};
 use hayate_state::store::{
-    Backend, Batch, Bounds, Channel, Opened, Pace, Places, Queues, Record, Saved, Store, StoreError,
+    Backend, Batch, Bounds, Channel, Line, Opened, Pace, Places, Queues, Record, Saved, Set, Store,
+    StoreError,
 };
 use hayate_state::{Clock, InfoHash, Published};
 use parking_lot::Mutex;
@@ -72,6 +73,10 @@ impl Store for Faulty {
 
     fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
         self.store.registered()
+    }
+
+    fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
+        self.store.lines(set, each)
     }
 }
 

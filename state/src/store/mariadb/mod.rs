@@ -17,12 +17,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mysql::prelude::Queryable;
+use mysql::{Row, Value};
 
 use self::session::Session;
 use super::backend::Demand;
 use super::dsn::Login;
+use super::lines::{self, Fields, Line, Set};
 use super::{Batch, Channel, Saved, Store, StoreError, schema, signed};
 use crate::ids::{ID_LEN, InfoHash};
+
+/// What the server says to the name of a table that it has not.
+const NO_SUCH_TABLE: u16 = 1146;
 
 /// Whether a connection may change anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +211,58 @@ impl Store for Mariadb {
             session.connection.query_drop("ROLLBACK")?;
             Ok((registered, left_out))
         })
+    }
+
+    fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
+        self.transact(|session| {
+            let mut skipped = 0;
+            for sql in lines::queries(set, "UNIX_TIMESTAMP()") {
+                // Prepared, because only then numbers come as numbers, and a FLOAT with all its bits.
+                let rows = match session.connection.exec_iter(sql, ()) {
+                    Ok(rows) => rows,
+                    // A site that was not migrated has no tables of ours.
+                    Err(mysql::Error::MySqlError(said))
+                        if said.code == NO_SUCH_TABLE && said.message.contains("hayate_") =>
+                    {
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                for row in rows {
+                    match Line::read(set, &row?) {
+                        Some(line) => each(line),
+                        None => skipped += 1,
+                    }
+                }
+            }
+            session.connection.query_drop("ROLLBACK")?;
+            Ok(skipped)
+        })
+    }
+}
+
+impl Fields for Row {
+    fn integer(&self, at: usize) -> Option<i64> {
+        match self.as_ref(at)? {
+            Value::Int(number) => Some(*number),
+            Value::UInt(number) => i64::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
+    fn real(&self, at: usize) -> Option<f64> {
+        match self.as_ref(at)? {
+            Value::Float(value) => lines::single(*value),
+            Value::Double(value) => Some(*value).filter(|value| value.is_finite()),
+            _ => None,
+        }
+    }
+
+    fn octets(&self, at: usize) -> Option<&[u8]> {
+        match self.as_ref(at)? {
+            Value::Bytes(octets) => Some(octets),
+            _ => None,
+        }
     }
 }
 
