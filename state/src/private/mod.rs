@@ -14,6 +14,7 @@
 //! | [`section`] | the part of the snapshot |
 //! | [`site`] | all of it, as it is shared |
 //! | [`clerk`], `figures` | the thread that reads the sets from the store; its numbers |
+//! | [`path`] | `/<passkey>/announce`, for both doors |
 //! | [`denial`] | why a member is refused, and what he is told |
 
 pub mod clerk;
@@ -24,6 +25,7 @@ mod figures;
 pub mod kind;
 mod ledger;
 pub mod member;
+pub mod path;
 mod peer;
 pub mod purge;
 pub mod register;

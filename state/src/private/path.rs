@@ -1,0 +1,167 @@
+//! The path by which a member names himself, over HTTP and in BEP 41's URL data: `/<passkey>/announce`
+//! (`private-tracker.md` 4.3).
+
+use crate::ids::hex_value;
+
+/// What a path says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'p> {
+    /// The last directory: the passkey. `None`: there is no directory.
+    pub passkey: Option<&'p [u8]>,
+    /// What stands behind the last slash.
+    pub leaf: &'p [u8],
+}
+
+/// Reads a path, without a query. It is decoded once, several slashes count as one, `.` and `..` are
+/// resolved. `buffer` is at least as long as the path, or the path says nothing.
+#[must_use]
+pub fn read<'p>(path: &'p [u8], buffer: &'p mut [u8]) -> Place<'p> {
+    split(if is_plain(path) { path } else { resolve(path, buffer) })
+}
+
+/// Is there nothing to decode and nothing to resolve?
+fn is_plain(path: &[u8]) -> bool {
+    let mut before = 0;
+    for &octet in path {
+        if octet == b'%' || before == b'/' && (octet == b'/' || octet == b'.') {
+            return false;
+        }
+        before = octet;
+    }
+    path.first() == Some(&b'/')
+}
+
+fn split(path: &[u8]) -> Place<'_> {
+    let slash = |octets: &[u8]| octets.iter().rposition(|&octet| octet == b'/');
+    let Some(last) = slash(path) else { return Place { passkey: None, leaf: path } };
+    let (folder, leaf) = (path.get(..last).unwrap_or_default(), path.get(last + 1..).unwrap_or_default());
+    let passkey = slash(folder).and_then(|at| folder.get(at + 1..)).or(Some(folder));
+    Place { passkey: passkey.filter(|passkey| !passkey.is_empty()), leaf }
+}
+
+/// Writes the path that is meant to the front of `buffer`, with a slash at its begin.
+fn resolve<'b>(path: &[u8], buffer: &'b mut [u8]) -> &'b [u8] {
+    let Some(decoded) = decode(path, buffer) else { return &[] };
+    // What is written is never longer than what was read up to there.
+    let (mut read, mut written) = (0, 0);
+    while read < decoded {
+        let rest = buffer.get(read..decoded).unwrap_or_default();
+        let begin = rest.iter().take_while(|&&octet| octet == b'/').count();
+        let len = rest.iter().skip(begin).take_while(|&&octet| octet != b'/').count();
+        let (from, end) = (read + begin, read + begin + len);
+        read = end;
+        match buffer.get(from..end).unwrap_or_default() {
+            b"." | b".." if end == decoded || from == end => {
+                let up = buffer.get(from..end) == Some(b"..");
+                written = if up { parent(buffer, written) } else { written };
+                written = push(buffer, written, b'/');
+            }
+            b"." => {}
+            b".." => written = parent(buffer, written),
+            segment => {
+                let len = segment.len();
+                // The slash before the segment was read, unless it is the first of a path without one.
+                let to = if written == from { written } else { push(buffer, written, b'/') };
+                buffer.copy_within(from..from + len, to);
+                written = to + len;
+            }
+        }
+    }
+    buffer.get(..written).unwrap_or_default()
+}
+
+/// Where the last segment of what is written begins.
+fn parent(buffer: &[u8], written: usize) -> usize {
+    let path = buffer.get(..written).unwrap_or_default();
+    path.iter().rposition(|&octet| octet == b'/').unwrap_or(0)
+}
+
+fn push(buffer: &mut [u8], at: usize, octet: u8) -> usize {
+    if let Some(place) = buffer.get_mut(at) {
+        *place = octet;
+    }
+    at + 1
+}
+
+/// Undoes percent-escapes; a `%` without two hexadecimal digits stays. Gives how many octets there are.
+fn decode(path: &[u8], buffer: &mut [u8]) -> Option<usize> {
+    let mut rest = path;
+    let mut len = 0;
+    while let Some((&first, after)) = rest.split_first() {
+        let (octet, left) = escape(rest).unwrap_or((first, after));
+        *buffer.get_mut(len)? = octet;
+        len += 1;
+        rest = left;
+    }
+    Some(len)
+}
+
+/// The octet of an escape, and what follows it.
+#[must_use]
+pub fn escape(octets: &[u8]) -> Option<(u8, &[u8])> {
+    match octets {
+        [b'%', high, low, rest @ ..] => Some((hex_value(*high)? << 4 | hex_value(*low)?, rest)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(path: &str) -> (Option<String>, String) {
+        let mut buffer = [0; 64];
+        let place = read(path.as_bytes(), &mut buffer);
+        let text = |octets: &[u8]| octets.escape_ascii().to_string();
+        (place.passkey.map(text), text(place.leaf))
+    }
+
+    #[test]
+    fn the_last_directory_is_the_passkey() {
+        for (path, passkey, leaf) in [
+            ("/key/announce", Some("key"), "announce"),
+            ("/a/b/key/announce", Some("key"), "announce"),
+            ("/key/", Some("key"), ""),
+            ("/announce", None, "announce"),
+            ("/", None, ""),
+            ("", None, ""),
+            ("key/announce", Some("key"), "announce"),
+            ("//key//announce", Some("key"), "announce"),
+            ("/%6bey/announc%65", Some("key"), "announce"),
+            ("/%ff%00%/announce", Some("\\xff\\x00%"), "announce"),
+            ("/a%2fkey%2Fannounce", Some("key"), "announce"),
+            ("/x/../key/./announce", Some("key"), "announce"),
+            ("/../../key/announce", Some("key"), "announce"),
+            ("/key/.", Some("key"), ""),
+            ("/key/x/..", Some("key"), ""),
+            ("/key/..", None, ""),
+            ("/.key/..x/announce", Some("..x"), "announce"),
+            ("/k%zzey/announce", Some("k%zzey"), "announce"),
+            ("/%2e%2e/key/%2e/announce", Some("key"), "announce"),
+            ("//", None, ""),
+            ("/key//", Some("key"), ""),
+        ] {
+            assert_eq!(place(path), (passkey.map(str::to_owned), leaf.to_owned()), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_longer_than_the_buffer_says_nothing() {
+        let mut buffer = [0; 7];
+        assert_eq!(read(b"/%6bey/announce", &mut buffer), Place { passkey: None, leaf: b"" });
+    }
+
+    #[test]
+    fn whatever_the_octets_nothing_is_written_beyond_what_was_read() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..100_000 {
+            let letters = b"/.%2fk";
+            let path: Vec<u8> =
+                (0..random.usize(..24)).map(|_| letters[random.usize(..letters.len())]).collect();
+            let mut buffer = [0; 24];
+            let place = read(&path, &mut buffer);
+            assert!(!place.leaf.contains(&b'/') && !place.passkey.unwrap_or_default().contains(&b'/'));
+            assert!(place.leaf != b".." && place.leaf != b".", "{}", path.escape_ascii());
+        }
+    }
+}
