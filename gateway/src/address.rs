@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use crate::config::DoorConfig;
 use crate::refusal::Refusal;
 use crate::wire::query::{BadEscape, Escaped, Parameters};
 
@@ -44,9 +45,28 @@ pub struct Trust<'c> {
     pub trusted_proxies: &'c [IpNet],
     /// Who may claim an address by `ip`, `ipv4` or `ipv6`.
     pub spoofing_sources: &'c [IpNet],
+    /// Reads one entry of the header.
+    pub read_entry: fn(&[u8]) -> Option<IpAddr>,
 }
 
-impl Trust<'_> {
+impl<'c> Trust<'c> {
+    /// As the configuration says.
+    #[must_use]
+    pub fn of(config: &'c DoorConfig) -> Self {
+        Self {
+            proxy_header: config.proxy_header.as_deref(),
+            trusted_proxies: &config.trusted_proxies,
+            spoofing_sources: &config.spoofing_sources,
+            read_entry: read_address,
+        }
+    }
+
+    /// May one seen at `seen` claim an address?
+    #[must_use]
+    pub fn may_claim(&self, seen: IpAddr) -> bool {
+        contains(self.spoofing_sources, seen)
+    }
+
     /// The client as we see it; an IPv4-mapped address comes out as IPv4.
     ///
     /// # Errors
@@ -73,7 +93,7 @@ impl Trust<'_> {
         // Most claim nothing; that is told faster than whether they may.
         let claims = [parameters.ip, parameters.ipv4, parameters.ipv6];
         match claims.into_iter().flatten().find(|claim| !claim.0.is_empty()) {
-            Some(claim) if contains(self.spoofing_sources, seen) => read_claim(claim).map(Some),
+            Some(claim) if self.may_claim(seen) => read_claim(claim).map(Some),
             _ => Ok(None),
         }
     }
@@ -86,7 +106,7 @@ impl Trust<'_> {
             if entry.is_empty() {
                 continue;
             }
-            let address = read_address(entry).ok_or(Refusal::UnreadableAddress)?;
+            let address = (self.read_entry)(entry).ok_or(Refusal::UnreadableAddress)?;
             leftmost = Some(address);
             if !contains(self.trusted_proxies, address) {
                 break;
@@ -128,8 +148,12 @@ mod tests {
 
     fn seen(source: Source, lines: &[&str]) -> Result<IpAddr, Refusal> {
         let trusted = networks(&["10.0.0.0/8"]);
-        let trust =
-            Trust { proxy_header: Some("x-forwarded-for"), trusted_proxies: &trusted, spoofing_sources: &[] };
+        let trust = Trust {
+            proxy_header: Some("x-forwarded-for"),
+            trusted_proxies: &trusted,
+            spoofing_sources: &[],
+            read_entry: read_address,
+        };
         let headers: Vec<_> = lines.iter().map(|line| ("X-Forwarded-For", line.as_bytes())).collect();
         trust.seen(source, headers.as_slice())
     }
@@ -182,8 +206,12 @@ mod tests {
         }
         let headers: &[(&str, &[u8])] = &[("x-forwarded-for", b"\xff")];
         let trusted = networks(&["10.0.0.0/8"]);
-        let trust =
-            Trust { proxy_header: Some("X-Forwarded-For"), trusted_proxies: &trusted, spoofing_sources: &[] };
+        let trust = Trust {
+            proxy_header: Some("X-Forwarded-For"),
+            trusted_proxies: &trusted,
+            spoofing_sources: &[],
+            read_entry: read_address,
+        };
         assert_eq!(trust.seen(from("10.0.0.1"), headers), Err(Refusal::UnreadableAddress));
     }
 
@@ -196,7 +224,12 @@ mod tests {
     #[test]
     fn without_a_configured_header_only_the_socket_counts() {
         let trusted = networks(&["10.0.0.0/8"]);
-        let trust = Trust { proxy_header: None, trusted_proxies: &trusted, spoofing_sources: &[] };
+        let trust = Trust {
+            proxy_header: None,
+            trusted_proxies: &trusted,
+            spoofing_sources: &[],
+            read_entry: read_address,
+        };
         let headers: &[(&str, &[u8])] = &[("X-Forwarded-For", b"203.0.113.9")];
         assert_eq!(trust.seen(from("10.0.0.1"), headers), Ok(ip("10.0.0.1")));
     }
@@ -204,7 +237,12 @@ mod tests {
     #[test]
     fn claims_count_only_from_spoofing_sources() {
         let sources = networks(&["192.168.0.0/16"]);
-        let trust = Trust { proxy_header: None, trusted_proxies: &[], spoofing_sources: &sources };
+        let trust = Trust {
+            proxy_header: None,
+            trusted_proxies: &[],
+            spoofing_sources: &sources,
+            read_entry: read_address,
+        };
         let claimed = |seen: &str, query: &str| {
             trust
                 .claimed(ip(seen), &Parameters::read(query.as_bytes()))

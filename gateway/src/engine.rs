@@ -11,11 +11,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hayate_state::actor::{self, PeerForm, PeerList, Question, Reply};
+use hayate_state::private::Register;
 use hayate_state::{InfoHash, Now, Policy, Subscriber, Tally, Tracker};
 
 use crate::address::{Headers, Source, Trust};
 use crate::ask::{self, Wish};
 use crate::config::{DoorConfig, HEADER_BLOCK_MAX, REQUEST_LINE_MAX};
+use crate::private::{self, Means, Site};
 use crate::refusal::Refusal;
 use crate::routes::{Action, RouteError, Routes};
 use crate::stats::{Family, Stats};
@@ -87,6 +89,7 @@ pub struct Context(Asked);
 enum Asked {
     Announce { form: Form, address: Address },
     Scrape(Vec<InfoHash>),
+    Member(private::Context),
 }
 
 /// An answer: status and body. `Content-Length` is exact, and 405 names what is allowed.
@@ -120,7 +123,7 @@ impl Response {
         Self::text(404, "404 page not found\n")
     }
 
-    fn bencoded(body: Vec<u8>) -> Self {
+    pub(crate) fn bencoded(body: Vec<u8>) -> Self {
         Self { status: 200, content_type: TEXT_PLAIN, body: Cow::Owned(body), close: false }
     }
 }
@@ -131,6 +134,8 @@ pub struct Engine {
     config: Subscriber<DoorConfig>,
     policy: Subscriber<Policy>,
     routes: Routes,
+    /// In mode private.
+    site: Option<Site>,
     stats: Arc<Stats>,
 }
 
@@ -141,7 +146,13 @@ impl Engine {
     /// When a route cannot be served.
     pub fn new(config: Subscriber<DoorConfig>, policy: Subscriber<Policy>) -> Result<Self, RouteError> {
         let routes = Routes::new(&config.get().announce_routes, &config.get().scrape_routes)?;
-        Ok(Self { config, policy, routes, stats: Arc::default() })
+        Ok(Self { config, policy, routes, site: None, stats: Arc::default() })
+    }
+
+    /// The same in mode private: only members of `register` are served.
+    #[must_use]
+    pub fn private(self, register: Subscriber<Register>) -> Self {
+        Self { site: Some(Site::new(register)), ..self }
     }
 
     /// The configuration in force.
@@ -159,6 +170,9 @@ impl Engine {
     /// Takes over what a reload published. Routes that cannot be served leave the old ones in force.
     pub fn refresh(&mut self) {
         self.policy.refresh();
+        if let Some(site) = &mut self.site {
+            site.refresh();
+        }
         if self.config.refresh() {
             let config = self.config.get();
             match Routes::new(&config.announce_routes, &config.scrape_routes) {
@@ -198,6 +212,13 @@ impl Engine {
             Some(at) => (target.get(..at).unwrap_or_default(), target.get(at + 1..).unwrap_or_default()),
             None => (target, &[][..]),
         };
+        if let Some(site) = &self.site {
+            return match site.read(self.means(), head, path, query) {
+                private::Step::Ask(question, context) => Step::Ask(question, Context(Asked::Member(context))),
+                private::Step::Answer(response) => Step::Answer(response),
+                private::Step::Page(page) => Step::Page(page),
+            };
+        }
         let action = match (self.routes.find(path), Page::at(path)) {
             (Some(found), page) if found.literal || page.is_none() => found.action,
             (_, Some(page)) => return Step::Page(page),
@@ -220,6 +241,7 @@ impl Engine {
     #[must_use]
     pub fn write(&self, reply: Reply, context: Context) -> Response {
         match (reply, &context.0) {
+            (reply, Asked::Member(context)) => self.means().write(Some(reply), context),
             (Reply::Announce(Ok((answer, peers))), Asked::Announce { form, address }) => {
                 Response::bencoded(reply::announce(&answer, &peers, *form, *address))
             }
@@ -239,9 +261,14 @@ impl Engine {
     /// interval (`operations.md` 4.3). Errors would make clients come back at once.
     #[must_use]
     pub fn overloaded(&self, context: Context) -> Response {
-        self.stats.overloads.add(1);
         let policy = self.policy.get();
-        match context.0 {
+        let context = match context.0 {
+            Asked::Member(context) => return self.means().write(None, &context),
+            context => context,
+        };
+        self.stats.overloads.add(1);
+        match context {
+            Asked::Member(_) => Response::text(500, ""),
             Asked::Announce { form, address } => {
                 let answer = policy.full_answer(Tally::default());
                 Response::bencoded(reply::announce(&answer, &PeerList::default(), form, address))
@@ -277,16 +304,15 @@ impl Engine {
     fn refuse(&self, refusal: Refusal) -> Response {
         self.stats.refusal(refusal);
         let interval_seconds = self.policy.get().failure_interval_seconds();
-        Response::bencoded(reply::failure(refusal.text(), interval_seconds))
+        Response::bencoded(reply::failure(refusal.text().as_bytes(), interval_seconds))
     }
 
     fn trust(&self) -> Trust<'_> {
-        let config = self.config.get();
-        Trust {
-            proxy_header: config.proxy_header.as_deref(),
-            trusted_proxies: &config.trusted_proxies,
-            spoofing_sources: &config.spoofing_sources,
-        }
+        Trust::of(self.config.get())
+    }
+
+    fn means(&self) -> Means<'_> {
+        Means { config: self.config.get(), policy: self.policy.get(), stats: &self.stats }
     }
 }
 

@@ -9,6 +9,7 @@
 //! | engine | [`address`] | who the client is: socket, trusted proxy, claimed address |
 //! | engine | [`ask`] | from parameters to the words of the tracker, check by check |
 //! | engine | [`engine`] | [`Engine`]: head in, question out; reply in, octets out |
+//! | engine | [`private`] | the same in mode private |
 //! | engine | [`stats`] | what is counted |
 //! | server | [`pages`] | `/metrics`, `/alive`, `/health` |
 //! | server | [`server`] | [`Door`]: hyper on tokio, on one thread; sockets, timeouts, limits |
@@ -27,6 +28,7 @@ pub mod ask;
 pub mod config;
 pub mod engine;
 pub mod pages;
+pub mod private;
 pub mod refusal;
 pub mod routes;
 pub mod server;

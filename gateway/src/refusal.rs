@@ -1,5 +1,7 @@
 //! Why a request is refused, in the client's words. The texts are static and never echo what the client sent.
 
+use crate::private::failure::Fault;
+
 /// The peer's fault. The client is told [`Refusal::text`] as `failure reason`, with status 200.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.text())]
@@ -22,24 +24,31 @@ pub enum Refusal {
     UnreadableAddress,
     /// What the tracker itself refuses.
     Tracker(hayate_state::Refusal),
+    /// What is malformed by the rules of mode private.
+    Private(Fault),
 }
 
+/// Reasons of this room in the open modes, in the order of the counters.
+const OWN: [Refusal; 8] = [
+    Refusal::InvalidEscape,
+    Refusal::InvalidInfoHash,
+    Refusal::NoInfoHash,
+    Refusal::ManyInfoHashes,
+    Refusal::NoPeerId,
+    Refusal::InvalidPeerId,
+    Refusal::UnreadablePort,
+    Refusal::UnreadableAddress,
+];
+
 impl Refusal {
+    /// How many there are.
+    pub const COUNT: usize = OWN.len() + hayate_state::Refusal::ALL.len() + Fault::ALL.len();
+
     /// Every variant, in the order of the counters.
-    pub const ALL: [Self; 12] = [
-        Self::InvalidEscape,
-        Self::InvalidInfoHash,
-        Self::NoInfoHash,
-        Self::ManyInfoHashes,
-        Self::NoPeerId,
-        Self::InvalidPeerId,
-        Self::UnreadablePort,
-        Self::UnreadableAddress,
-        Self::Tracker(hayate_state::Refusal::InvalidPort),
-        Self::Tracker(hayate_state::Refusal::InvalidAddress),
-        Self::Tracker(hayate_state::Refusal::UnregisteredTorrent),
-        Self::Tracker(hayate_state::Refusal::ScrapeDisabled),
-    ];
+    pub fn all() -> impl Iterator<Item = Self> {
+        let tracker = hayate_state::Refusal::ALL.into_iter().map(Self::Tracker);
+        OWN.into_iter().chain(tracker).chain(Fault::ALL.into_iter().map(Self::Private))
+    }
 
     /// The text for the client.
     #[must_use]
@@ -54,6 +63,7 @@ impl Refusal {
             Self::UnreadablePort => "failed to parse parameter: port",
             Self::UnreadableAddress => "failed to parse peer IP address",
             Self::Tracker(refusal) => refusal.text(),
+            Self::Private(fault) => fault.text(),
         }
     }
 
@@ -70,6 +80,7 @@ impl Refusal {
             Self::UnreadablePort => "unreadable_port",
             Self::UnreadableAddress => "unreadable_address",
             Self::Tracker(refusal) => refusal.label(),
+            Self::Private(fault) => fault.label(),
         }
     }
 }
@@ -85,14 +96,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_refusal_has_a_text_and_a_label_of_its_own() {
-        for (at, refusal) in Refusal::ALL.iter().enumerate() {
+    fn every_refusal_has_a_printable_text_and_a_label_of_its_own() {
+        let all: Vec<_> = Refusal::all().collect();
+        assert_eq!(all.len(), Refusal::COUNT);
+        for (at, refusal) in all.iter().enumerate() {
             assert!(refusal.text().bytes().all(|octet| (0x20..0x7f).contains(&octet)));
-            for other in &Refusal::ALL[..at] {
+            for other in &all[..at] {
                 assert_ne!(refusal.label(), other.label());
-                assert_ne!(refusal.text(), other.text());
             }
         }
-        assert!(hayate_state::Refusal::ALL.iter().all(|&r| Refusal::ALL.contains(&Refusal::Tracker(r))));
     }
 }

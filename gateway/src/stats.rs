@@ -49,7 +49,7 @@ pub enum Phase {
 pub struct Stats {
     announces: PerFamily,
     scrapes: PerFamily,
-    refusals: [Counter; Refusal::ALL.len()],
+    refusals: Refusals,
     /// Connections taken.
     pub opened: Counter,
     /// Connections that ended.
@@ -68,6 +68,16 @@ pub struct Stats {
     other_5xx: Counter,
     /// Requests that hyper itself refused: no HTTP/1, or a head beyond all bounds.
     pub malformed: Counter,
+}
+
+/// One counter for each refusal, in their order.
+#[derive(Debug)]
+struct Refusals([Counter; Refusal::COUNT]);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -93,7 +103,7 @@ impl Stats {
 
     /// Counts a refusal.
     pub fn refusal(&self, refusal: Refusal) {
-        let known = Refusal::ALL.iter().zip(&self.refusals).find(|(known, _)| **known == refusal);
+        let known = Refusal::all().zip(&self.refusals.0).find(|(known, _)| *known == refusal);
         if let Some((_, counter)) = known {
             counter.add(1);
         }
@@ -102,10 +112,9 @@ impl Stats {
     /// How often a refusal was given.
     #[must_use]
     pub fn refusals_of(&self, refusal: Refusal) -> u64 {
-        Refusal::ALL
-            .iter()
-            .zip(&self.refusals)
-            .filter(|(known, _)| **known == refusal)
+        Refusal::all()
+            .zip(&self.refusals.0)
+            .filter(|(known, _)| *known == refusal)
             .map(|(_, counter)| counter.value())
             .sum()
     }
@@ -143,9 +152,9 @@ impl Stats {
     /// Lists every series on the board.
     pub fn list(self: &Arc<Self>, board: &Board) {
         self.list_requests(board);
-        for (at, refusal) in Refusal::ALL.into_iter().enumerate() {
+        for (at, refusal) in Refusal::all().enumerate() {
             let labels = vec![("reason", refusal.label())];
-            let read = move |stats: &Self| stats.refusals.get(at).map_or(0, Counter::value);
+            let read = move |stats: &Self| stats.refusals.0.get(at).map_or(0, Counter::value);
             self.series(board, "http_refusals_total", "Announces and scrapes refused.", labels, read);
         }
         for (phase, label) in [(Phase::Head, "head"), (Phase::Reply, "reply"), (Phase::Idle, "idle")] {

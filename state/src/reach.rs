@@ -27,6 +27,24 @@ pub enum Reach {
     Hidden,
 }
 
+/// Is this an address that mode private takes from a client's word? Not one of a private, local, multicast or
+/// reserved range (`private-tracker.md` 6.4).
+#[must_use]
+pub fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            let carrier = a == 100 && b & 0xc0 == 64;
+            let local = v4.is_private() || v4.is_loopback() || v4.is_link_local();
+            !(a == 0 || a >= 224 || carrier || local)
+        }
+        IpAddr::V6(v6) => {
+            let unusable = v6.is_unspecified() || v6.is_loopback() || v6.is_multicast();
+            !(unusable || v6.is_unicast_link_local() || v6.is_unique_local())
+        }
+    }
+}
+
 /// A set of [`Reach`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct ReachSet(u16);
@@ -128,6 +146,34 @@ mod tests {
 
     fn reach(text: &str) -> Option<Reach> {
         of_address(text.parse::<IpAddr>().unwrap().to_canonical())
+    }
+
+    #[test]
+    fn what_mode_private_takes_for_public_is_what_the_spec_lists() {
+        let public = |text: &str| is_public(text.parse().unwrap());
+        for text in [
+            "0.0.0.0",
+            "127.0.0.2",
+            "10.10.10.1",
+            "172.18.0.254",
+            "192.168.0.125",
+            "169.254.69.2",
+            "100.64.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80:dead:beef::1",
+            "fc00::1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(!public(text), "{text}");
+        }
+        for text in ["45.128.19.54", "2606:4700:4700::1111", "192.0.2.7", "2001:db8::7", "100.128.0.1"] {
+            assert!(public(text), "{text}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! is in (H1.5).
 
 use hayate_state::ids::InfoHash;
+use hayate_state::private::path::escape;
 
 /// Octets of the longest name we know, `no_peer_id`.
 const NAME_MAX: usize = 10;
@@ -153,6 +154,57 @@ impl<'q> Escaped<'q> {
     }
 }
 
+/// In mode private a broken escape is no mistake: it stands for itself (`private-tracker.md` 5.1).
+impl<'q> Escaped<'q> {
+    /// The decoded octets; a `%` without two hexadecimal digits stays.
+    fn literal_octets(self) -> impl Iterator<Item = u8> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let (octet, after) =
+                escape(rest).or_else(|| rest.split_first().map(|(one, more)| (*one, more)))?;
+            rest = after;
+            Some(octet)
+        })
+    }
+
+    /// The decoded value, written to the front of `buffer`; `None` if it does not fit.
+    pub fn literal(self, buffer: &mut [u8]) -> Option<&[u8]> {
+        let mut len = 0;
+        for octet in self.literal_octets() {
+            *buffer.get_mut(len)? = octet;
+            len += 1;
+        }
+        buffer.get(..len)
+    }
+
+    /// The decoded value as an identifier of exactly `N` octets.
+    #[must_use]
+    pub fn literal_id<const N: usize>(self) -> Option<[u8; N]> {
+        match self.id() {
+            Ok(id) => Some(id),
+            Err(NotAnId::WrongLength) => None,
+            Err(NotAnId::BadEscape) => self.literal(&mut [0; N])?.try_into().ok(),
+        }
+    }
+
+    /// The decoded value as an unsigned decimal number, without sign.
+    #[must_use]
+    pub fn literal_number(self) -> Number {
+        // What holds a broken escape is no number either way.
+        self.number().unwrap_or(Number::Garbage)
+    }
+
+    /// What stands behind a minus as a number; `None` without one.
+    #[must_use]
+    pub fn literal_sign(self) -> Option<Number> {
+        let rest = match escape(self.0) {
+            Some((b'-', rest)) => rest,
+            _ => self.0.strip_prefix(b"-")?,
+        };
+        Some(Escaped(rest).literal_number())
+    }
+}
+
 /// See [`Escaped::octets`].
 #[derive(Clone, Debug)]
 pub struct Octets<'q>(&'q [u8]);
@@ -281,6 +333,39 @@ impl<'q> Parameters<'q> {
             b"ipv6" => &mut self.ipv6,
             _ => return None,
         })
+    }
+}
+
+/// Everything an announce or a scrape of a member may say, as mode private reads it: every name is decoded
+/// and put into lower case, `info_hash` too, and broken escapes stand for themselves.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StrictParameters<'q>(Parameters<'q>);
+
+impl<'q> StrictParameters<'q> {
+    /// Reads a query, the octets after the first `?`.
+    #[must_use]
+    pub fn read(query: &'q [u8]) -> Self {
+        Self(Parameters::read(query))
+    }
+
+    /// Every `info_hash` of twenty octets, in the order of the query.
+    pub fn info_hashes(&self) -> impl Iterator<Item = InfoHash> + use<'q> {
+        let is_ours = |name: &[u8]| {
+            name == INFO_HASH
+                || Escaped(name)
+                    .literal(&mut [0; INFO_HASH.len()])
+                    .is_some_and(|name| name.eq_ignore_ascii_case(INFO_HASH))
+        };
+        let values = pairs(self.0.query).filter(move |(name, _)| is_ours(name)).map(|(_, value)| value);
+        values.filter_map(Escaped::literal_id).map(InfoHash)
+    }
+}
+
+impl<'q> std::ops::Deref for StrictParameters<'q> {
+    type Target = Parameters<'q>;
+
+    fn deref(&self) -> &Parameters<'q> {
+        &self.0
     }
 }
 

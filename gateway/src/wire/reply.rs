@@ -93,13 +93,16 @@ pub fn scrape<'t>(
     out
 }
 
-/// Writes a failure. It tells when to come again, so that clients slow down (`spec` ruling 10).
+/// Writes a failure. It tells when to come again, so that clients slow down (`spec` ruling 10); 0 = it does
+/// not.
 #[must_use]
-pub fn failure(text: &str, interval_seconds: u32) -> Vec<u8> {
+pub fn failure(text: &[u8], interval_seconds: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(ANNOUNCE_REST);
     bencode::dict(&mut out, |reply| {
-        reply.string(b"failure reason", text.as_bytes());
-        reply.integer(b"interval", interval_seconds.into());
+        reply.string(b"failure reason", text);
+        if interval_seconds > 0 {
+            reply.integer(b"interval", interval_seconds.into());
+        }
     });
     out
 }
@@ -228,6 +231,6 @@ mod tests {
 
     #[test]
     fn a_failure_tells_when_to_come_again() {
-        assert_eq!(text(failure("invalid port", 900)), "d14:failure reason12:invalid port8:intervali900ee");
+        assert_eq!(text(failure(b"invalid port", 900)), "d14:failure reason12:invalid port8:intervali900ee");
     }
 }

@@ -19,8 +19,9 @@ pub fn read<'p>(path: &'p [u8], buffer: &'p mut [u8]) -> Place<'p> {
     split(if is_plain(path) { path } else { resolve(path, buffer) })
 }
 
-/// Is there nothing to decode and nothing to resolve?
-fn is_plain(path: &[u8]) -> bool {
+/// Is there nothing to decode and nothing to resolve? Then [`read`] needs no buffer.
+#[must_use]
+pub fn is_plain(path: &[u8]) -> bool {
     let mut before = 0;
     for &octet in path {
         if octet == b'%' || before == b'/' && (octet == b'/' || octet == b'.') {

@@ -1,0 +1,57 @@
+//! Which address a member's peer is reached at (`private-tracker.md` 6).
+
+use std::net::IpAddr;
+
+use hayate_state::reach::is_public;
+
+use super::failure::{Detail, Failure, Fault};
+use crate::address::Trust;
+use crate::refusal::Refusal;
+use crate::wire::query::{Escaped, StrictParameters};
+
+/// Octets of the longest address as text.
+const TEXT_MAX: usize = 45;
+
+/// Reads one entry of a proxy's header: an address and nothing else, that a client can have.
+pub(super) fn read_entry(text: &[u8]) -> Option<IpAddr> {
+    let address = read(text)?;
+    let never = match address {
+        IpAddr::V4(v4) => v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unspecified() || v6.is_multicast(),
+    };
+    (!never).then_some(address)
+}
+
+/// The address a client claims if it may and the claim is of use; else where it was seen.
+pub(super) fn client(
+    parameters: &StrictParameters<'_>,
+    seen: IpAddr,
+    trust: &Trust<'_>,
+) -> Result<IpAddr, Failure> {
+    // Most claim nothing.
+    if parameters.ip.is_none() && parameters.ipv4.is_none() || !trust.may_claim(seen) {
+        return Ok(seen);
+    }
+    let usable = |claim: Option<Escaped<'_>>| {
+        let mut buffer = [0; TEXT_MAX];
+        read(claim?.literal(&mut buffer)?).filter(|address| is_public(*address))
+    };
+    let ip = usable(parameters.ip);
+    let Some(ipv4) = usable(parameters.ipv4).filter(IpAddr::is_ipv4) else { return Ok(ip.unwrap_or(seen)) };
+    match ip.filter(IpAddr::is_ipv4) {
+        Some(ip) if ip != ipv4 => {
+            let mut buffer = [0; TEXT_MAX];
+            let text = parameters.ip.and_then(|ip| ip.literal(&mut buffer)).unwrap_or_default();
+            Err(Failure {
+                refusal: Refusal::Private(Fault::InvalidAddress),
+                detail: Detail::Ip(text.to_vec()),
+            })
+        }
+        _ => Ok(ipv4),
+    }
+}
+
+/// An address, without port, brackets, zone or leading zeros; one that is IPv4-mapped is IPv4.
+fn read(text: &[u8]) -> Option<IpAddr> {
+    str::from_utf8(text).ok()?.parse().ok().map(|address: IpAddr| address.to_canonical())
+}
