@@ -4,11 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hayate_state::announce::{PEER_V4_LEN, PEER_V6_LEN};
-use hayate_state::{Handout, InfoHash, Now, Subscriber, Tracker};
+use hayate_state::reach::is_public;
+use hayate_state::{Handout, InfoHash, Now, Refusal as TrackerRefusal, Subscriber, Tracker};
 
 use crate::config::DoorConfig;
 use crate::connection_id::{Keeper, Unverified, Verified};
 use crate::counters::Counters;
+use crate::private;
 use crate::refusal::{Complaint, Refusal};
 use crate::wire::PROTOCOL_ID;
 use crate::wire::reply::{self, AnnounceHead, Buffer};
@@ -135,7 +137,7 @@ impl Engine {
         };
         answered.unwrap_or_else(|complaint| {
             self.counters.refuse(Refusal::Told(complaint));
-            reply::error(reply, head.transaction_id(), complaint.text())
+            reply::error(reply, head.transaction_id(), &complaint.text())
         })
     }
 
@@ -150,19 +152,39 @@ impl Engine {
     ) -> Result<usize, Complaint> {
         self.counters.announces.of(asker.address).add(1);
         let config = self.config.get();
-        let address = registered_address(config, asker.address, view);
-        let (stride, peers_max) = match address {
+        let member = if self.tracker.is_private() {
+            let passkey = private::with_passkey(view.options(), |passkey| self.tracker.member(passkey));
+            Some(passkey.ok_or(Complaint::Tracker(TrackerRefusal::InvalidPasskey))?)
+        } else {
+            None
+        };
+        let claim = registered_address(config, asker.address, view);
+        // A member's claim counts only if it is of use (`private-tracker.md` 6.1).
+        let address = if member.is_none() || is_public(claim) { claim } else { asker.address };
+        // Members get peers of the family that they ask over.
+        let family = if member.is_none() { address } else { asker.address };
+        let (stride, peers_max) = match family {
             IpAddr::V4(_) => (PEER_V4_LEN, reply::PEERS_V4_MAX),
             IpAddr::V6(_) => (PEER_V6_LEN, reply::PEERS_V6_MAX),
         };
         let num_want = view.num_want(config.num_want, config.num_want_max).min(peers_max);
         let room = reply::announce_peers(reply).get_mut(..usize::from(num_want) * stride).unwrap_or_default();
         // The peers of one family only, and they go straight to where they are sent from.
-        let mut handout = match address {
+        let mut handout = match family {
             IpAddr::V4(_) => Handout::new(room, &mut []),
             IpAddr::V6(_) => Handout::new(&mut [], room),
         };
-        let answer = self.tracker.announce(asker.now.tick, &view.words(address, num_want), &mut handout)?;
+        let words = view.words(address, num_want);
+        let answer = match member {
+            None => self.tracker.announce(asker.now.tick, &words, &mut handout)?,
+            Some(member) => match self.tracker.announce_member(asker.now, member, &words, &mut handout) {
+                Ok(answer) => answer,
+                Err(denial) => {
+                    self.counters.refuse(Refusal::Told(Complaint::Tracker(denial.refusal)));
+                    return Ok(reply::error(reply, head.transaction_id(), &denial));
+                }
+            },
+        };
         let peers_len = handout.v4.used() + handout.v6.used();
         let head = AnnounceHead {
             action,
@@ -181,6 +203,10 @@ impl Engine {
         head: Head<'_>,
         reply: &mut Buffer,
     ) -> Result<usize, Complaint> {
+        if self.tracker.is_private() {
+            // A scrape has no path to name a member by.
+            return Err(Complaint::Tracker(TrackerRefusal::InvalidPasskey));
+        }
         let hashes = head.scrape()?.info_hashes();
         self.counters.scrapes.of(asker.address).add(1);
         let mut rows = 0;

@@ -6,6 +6,7 @@
 //! | [`wire`] | octets to words and back: [`wire::request`], [`wire::option`], [`wire::reply`]; pure |
 //! | [`connection_id`] | the proof that a source address is real |
 //! | [`refusal`], [`counters`] | why a datagram is refused; what a worker counts |
+//! | `private` | how a member names himself |
 //! | [`engine`] | [`Engine`]: decides what one datagram is answered with |
 //! | [`server`] | [`Door`]: sockets, batches, worker threads |
 //!
@@ -23,12 +24,13 @@
 //! Absent on purpose: a table of clients or connections (ids are computed; the few that were computed last
 //! are kept, to save time and nothing else), per-request log lines, a reply to a bad connection id, a clock
 //! (it comes from `hayate_state`), a second reading of a datagram, retransmission. The options of BEP 41 can
-//! be read ([`wire::option`]); no decision of mode open or listed depends on them, so the engine skips them.
+//! be read ([`wire::option`]); only mode private depends on them, so in others the engine skips them.
 
 pub mod config;
 pub mod connection_id;
 pub mod counters;
 pub mod engine;
+mod private;
 pub mod refusal;
 pub mod server;
 pub mod wire;

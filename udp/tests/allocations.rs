@@ -2,6 +2,9 @@
 //! binary of its own, because the counter replaces the allocator.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+#[path = "../../tests/fixtures/site.rs"]
+#[expect(dead_code, reason = "the fixture of the other tests, of which little is needed here")]
+mod fixture;
 #[path = "door/kit.rs"]
 #[expect(dead_code, reason = "the kit of the other tests, of which little is needed here")]
 mod kit;
@@ -83,6 +86,18 @@ fn an_announce_of_a_known_peer_allocates_nothing() {
             }
         }
     }
+}
+
+#[test]
+fn an_announce_of_a_member_allocates_nothing_but_what_its_records_take() {
+    let mut desk = Desk::private(hayate_state::Policy::default(), kit::door_config(), fixture::site());
+    let path = format!("/{}/announce", fixture::PLAIN);
+    let options = [&[2, u8::try_from(path.len()).unwrap()], path.as_bytes()].concat();
+    let mut datagram = Words { options, ..Words::leecher(6881) }.datagram(desk.connect(&v4(7)));
+    datagram[16..36].copy_from_slice(&fixture::FREE);
+    datagram[36..56].copy_from_slice(b"-TR2940-000000000001");
+    desk.say(&v4(7), &datagram).unwrap();
+    assert_eq!(reply_len(&mut desk, &v4(7), &datagram), Ok(HEAD_LEN));
 }
 
 #[test]

@@ -166,7 +166,10 @@ fn a_peer_id_is_told_back_as_it_was_sent() {
     let mut desk = Desk::plain();
     let target = announce(PLAIN, &FREE, "&peer_id=%00%ff%25-qB4250-000000000");
     let text = desk.get(&target);
-    assert!(text.contains("59:Your client is not approved (peer_id: \\x00\\xff%-qB4250-000000000)"), "{text}");
+    assert!(
+        text.contains("59:Your client is not approved (peer_id: \\x00\\xff%-qB4250-000000000)"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! What goes back, written into the caller's buffer (BEP 15). Every writer returns the octets of the
 //! datagram.
 
+use std::fmt::Display;
+use std::io::Write as _;
+
 use hayate_state::Tally;
 use hayate_state::announce::{PEER_V4_LEN, PEER_V6_LEN};
 
@@ -16,6 +19,8 @@ pub const CONNECT_LEN: usize = 16;
 pub const ANNOUNCE_HEAD_LEN: usize = 20;
 /// Octets of a scrape reply before the rows.
 const SCRAPE_HEAD_LEN: usize = 8;
+/// Octets of an error reply before the text.
+const ERROR_HEAD_LEN: usize = 8;
 /// Octets of one row of a scrape reply.
 const SCRAPE_ROW_LEN: usize = 12;
 /// Most rows of a scrape reply.
@@ -24,8 +29,9 @@ pub const SCRAPE_ROWS_MAX: usize = (REPLY_MAX - SCRAPE_HEAD_LEN) / SCRAPE_ROW_LE
 pub const PEERS_V4_MAX: u16 = 202;
 /// Most IPv6 peers of an announce reply.
 pub const PEERS_V6_MAX: u16 = 67;
-/// Most octets of an error text (`protocol.md` U8.1).
-pub const ERROR_TEXT_MAX: usize = 64;
+/// Most octets of an error text: those of `protocol.md` U8.1 have up to 64, and one of mode private tells why a
+/// torrent was deleted.
+pub const ERROR_TEXT_MAX: usize = 96;
 /// Largest number written: clients read the counts as signed.
 pub const COUNT_MAX: u32 = i32::MAX as u32;
 
@@ -92,12 +98,13 @@ pub fn scrape(reply: &mut Buffer, transaction_id: TransactionId, rows: usize) ->
 }
 
 /// Writes an error reply; `text` is cut at [`ERROR_TEXT_MAX`] octets and gets no NUL.
-pub fn error(reply: &mut Buffer, transaction_id: TransactionId, text: &str) -> usize {
+pub fn error(reply: &mut Buffer, transaction_id: TransactionId, text: &dyn Display) -> usize {
     put::<0, 4>(reply, 3_u32.to_be_bytes());
     put::<4, 4>(reply, transaction_id);
-    let room = reply.iter_mut().skip(8).take(ERROR_TEXT_MAX);
-    let len = room.zip(text.bytes()).map(|(to, from)| *to = from).count();
-    8 + len
+    let mut room = reply.get_mut(ERROR_HEAD_LEN..ERROR_HEAD_LEN + ERROR_TEXT_MAX).unwrap_or_default();
+    // What does not fit is cut.
+    let _ = write!(room, "{text}");
+    ERROR_HEAD_LEN + ERROR_TEXT_MAX - room.len()
 }
 
 fn count(number: u32) -> [u8; 4] {
@@ -137,7 +144,7 @@ mod tests {
         let len = scrape(&mut reply, ID, 1);
         assert_eq!(hex(&reply[..len]), "0000000212345678000000010000000700000002");
 
-        let len = error(&mut reply, ID, "unknown action ID");
+        let len = error(&mut reply, ID, &"unknown action ID");
         assert_eq!(hex(&reply[..len]), "0000000312345678756e6b6e6f776e20616374696f6e204944");
     }
 

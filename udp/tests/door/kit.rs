@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use hayate_state::private::Site;
 use hayate_state::{Now, Policy, Published, Swarms, Tracker};
 use hayate_udp::config::REPLY_MAX;
 use hayate_udp::{DoorConfig, Engine, Outcome, Refusal};
@@ -33,6 +34,13 @@ impl Desk {
     pub(crate) fn new(policy: Policy, config: DoorConfig) -> Self {
         let config = Published::new(config);
         Self { engine: Engine::new(tracker(policy, 7), config.subscribe()), config, seconds: 0 }
+    }
+
+    /// Mode private, on this site.
+    pub(crate) fn private(policy: Policy, config: DoorConfig, site: Arc<Site>) -> Self {
+        let config = Published::new(config);
+        let engine = Engine::new(tracker(policy, 7).private(site), config.subscribe());
+        Self { engine, config, seconds: 0 }
     }
 
     pub(crate) fn open() -> Self {

@@ -1,10 +1,13 @@
 //! The door from outside: the engine against the rules, arbitrary octets, and real sockets.
 
 #[cfg(test)]
+#[path = "../../../tests/fixtures/site.rs"]
+mod fixture;
 mod kit;
 #[cfg(test)]
 mod loopback;
 #[cfg(test)]
 mod octets;
+mod private;
 #[cfg(test)]
 mod rules;

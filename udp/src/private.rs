@@ -1,0 +1,38 @@
+//! How a member names himself over UDP: by the path of the announce URL, which clients send along (BEP 41,
+//! `private-tracker.md` 13).
+
+use hayate_state::private::path;
+
+use crate::wire::option::Options;
+
+/// Octets of the longest path in several pieces, or with something to decode, that is read.
+const PATH_MAX: usize = 1024;
+
+/// Works on the passkey of an announce; `None` if there is none, because the path is not there, not whole, or
+/// not that of an announce.
+pub(crate) fn with_passkey<T>(options: Options<'_>, work: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
+    let mut pieces = options;
+    let first = pieces.next()?;
+    if pieces.next().is_none() && !pieces.overrun() {
+        return in_url(first, work);
+    }
+    let mut room = [0; PATH_MAX];
+    let url = options.join(&mut room).filter(|url| url.whole)?;
+    in_url(url.octets, work)
+}
+
+fn in_url<T>(url: &[u8], work: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
+    let path = url.split(|&octet| octet == b'?').next()?;
+    if path::is_plain(path) {
+        return in_path(path, &mut [], work);
+    }
+    in_path(path, &mut [0; PATH_MAX], work)
+}
+
+fn in_path<T>(path: &[u8], room: &mut [u8], work: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
+    let place = path::read(path, room);
+    if place.leaf != b"announce" {
+        return None;
+    }
+    work(place.passkey?)
+}
