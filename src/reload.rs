@@ -29,7 +29,7 @@ macro_rules! fixed {
 }
 
 /// What only a restart can change.
-const FIXED: [Fixed; 17] = [
+const FIXED: [Fixed; 19] = [
     fixed!(mode),
     fixed!(database.dsn),
     fixed!(database.dsn_file),
@@ -46,6 +46,8 @@ const FIXED: [Fixed; 17] = [
     fixed!(metrics.addr),
     fixed!(announce.peers_per_address),
     fixed!(state_dir),
+    fixed!(record_announces),
+    fixed!(admin),
     fixed!(privileges),
 ];
 /// Likewise, but it does not change what is served.

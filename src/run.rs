@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use hayate_gateway::{Asker, Door as HttpDoor, Handed as HttpHanded};
 use hayate_state::actor::{Actor, Inbox};
+use hayate_state::private::Register;
 use hayate_state::snapshot::keeper::Ending;
 use hayate_state::{Board, Clock, Policy, Published, Swarms, Tracker};
 use hayate_udp::{Door as UdpDoor, Handed as UdpHanded};
@@ -19,7 +20,6 @@ use ring::rand::{SecureRandom, SystemRandom};
 use sd_notify::NotifyState;
 
 use crate::cli::Look;
-use crate::config::document::Mode;
 use crate::config::knob::duration_text;
 use crate::config::{Config, Document, Settings, Source};
 use crate::handover::{Estate, Inheritance, Reception, Successor};
@@ -172,7 +172,8 @@ impl Daemon {
         let kept_inbox = Arc::new(Mutex::new(Some(inbox.clone())));
         list_own(&board, clock, &kept_inbox);
         let unix_socket = settings.listen.unix_socket.as_deref();
-        let http = start_http(sockets.http, unix_socket, &levers, inbox, clock, &board, &vitals)?;
+        let register = storage.site.as_ref().map(|site| &site.register);
+        let http = start_http(sockets.http, unix_socket, &levers, register, inbox, (clock, &board), &vitals)?;
         let udp = start_udp(sockets.udp, document, &levers, clock, &board, tracker)?;
         if let Some(udp) = &udp {
             // It is set here and nowhere else.
@@ -274,7 +275,9 @@ impl Daemon {
     fn raise_successor(&self) -> Option<Successor> {
         log::info!("upgrading: starting {}", self.program.display());
         let Storage { swarms, lock, .. } = &self.storage;
-        let refusal = if self.storage.is_settled() {
+        let refusal = if self.storage.site.is_some() {
+            "in mode private there is no successor: a restart keeps all peers".into()
+        } else if self.storage.is_settled() {
             match Successor::raise(&self.program, &self.estate, lock, swarms, self.clock) {
                 Ok(successor) => return Some(successor),
                 Err(error) => format!("{error:#}"),
@@ -358,6 +361,9 @@ fn know(
         policy.registered = storage.registered()?;
         return Ok(None);
     };
+    if storage.site.is_some() {
+        bail!("the running tracker is not in mode private; a restart changes that");
+    }
     policy.registered = storage.registered()?;
     Inheritance::take_in(stream, &storage.swarms, policy, clock).map(Some).context("taking over")
 }
@@ -398,8 +404,7 @@ fn storage(
         None => (StateLock::take(&settings.keep.state_dir)?, None),
         Some((lock, stream)) => (StateLock::inherit(lock), Some(stream)),
     };
-    let listed = document.mode == Mode::Listed;
-    Ok((Storage::new(settings.keep.clone(), listed, lock, swarms, clock), stream))
+    Ok((Storage::new(settings.keep.clone(), document.mode, lock, swarms, clock), stream))
 }
 
 /// Makes trackers on the same swarms; each chooses peers by a seed of its own.
@@ -412,9 +417,13 @@ fn trackers(
         bail!("the system gives no random numbers");
     }
     let (swarms, policy, seed) = (Arc::clone(&storage.swarms), Arc::clone(policy), u64::from_ne_bytes(seed));
-    let queues = storage.queues.clone();
+    let (queues, site) = (storage.queues.clone(), storage.site.clone());
     Ok(move |number: usize| {
         let tracker = Tracker::new(Arc::clone(&swarms), &policy, seed.wrapping_add(number as u64));
+        let tracker = match &site {
+            Some(site) => tracker.private(Arc::clone(site)),
+            None => tracker,
+        };
         match &queues {
             Some(queues) => tracker.recording(Arc::clone(queues)),
             None => tracker,
@@ -426,9 +435,9 @@ fn start_http(
     door: Option<HttpDoor>,
     unix_socket: Option<&std::path::Path>,
     levers: &Levers,
+    register: Option<&Arc<Published<Register>>>,
     inbox: Inbox<Asker>,
-    clock: Clock,
-    board: &Arc<Board>,
+    (clock, board): (Clock, &Arc<Board>),
     vitals: &Arc<Vitals>,
 ) -> anyhow::Result<Option<hayate_gateway::Running>> {
     let Some(door) = door else { return Ok(None) };
@@ -446,7 +455,8 @@ fn start_http(
     }
     let vitals = Arc::clone(vitals);
     let health = Arc::new(move || vitals.are_good());
-    let running = door.start(&levers.http, &levers.policy, inbox, clock, Arc::clone(board), health);
+    let running =
+        door.start(&levers.http, &levers.policy, register, inbox, clock, (Arc::clone(board), health));
     running.map(Some).context("starting the HTTP frontend")
 }
 

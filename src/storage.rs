@@ -1,18 +1,27 @@
 //! What lasts: the lock on `state_dir`, the store, the snapshot of the swarms. In this order at the start:
-//! lock, store, rows that an earlier run left, snapshot, completed counts; and back.
+//! lock, store, rows that an earlier run left, snapshot, then completed counts or, in mode private, all sets of
+//! the site; and back.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use hayate_state::access::TorrentList;
+use hayate_state::private::clerk::RunningClerk;
+use hayate_state::private::section::{SiteRestore, SiteSection};
+use hayate_state::private::{Clerk, Site};
 use hayate_state::snapshot::keeper::{Ending, FILE_NAME, Keeper, Plan};
-use hayate_state::snapshot::load::load;
+use hayate_state::snapshot::load::{Loaded, load};
+use hayate_state::snapshot::reference;
+use hayate_state::snapshot::site::Record as SiteRecord;
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore};
-use hayate_state::store::{Backend, Demand, Opened, Pace, Queues, Recorder, RecorderError, Store};
+use hayate_state::store::record::TorrentRow;
+use hayate_state::store::{Backend, Demand, Opened, Pace, Queues, Record, Recorder, RecorderError, Store};
 use hayate_state::{Board, Clock, Policy, Published, Swarms};
 
+use crate::config::document::Mode;
 use crate::config::settings::Keep;
 use crate::lock::StateLock;
 use crate::registered::{Reader, Registrar};
@@ -20,6 +29,9 @@ use crate::signals::{Boat, Wish, Wishes};
 
 /// Torrents whose completed count is kept in the store; the latest ones.
 const COMPLETED_ROWS_MAX: usize = 2_000_000;
+
+/// Peers of the reference tracker, in `state_dir`.
+const REFERENCE_TORRENTS: &str = "torrent-cache.bin";
 
 /// Everything that lasts.
 pub(crate) struct Storage {
@@ -30,7 +42,10 @@ pub(crate) struct Storage {
     keep: Keep,
     clock: Clock,
     knobs: Knobs,
-    listed: bool,
+    /// In mode private.
+    pub(crate) site: Option<Arc<Site>>,
+    clerk: Option<Clerk>,
+    mode: Mode,
     opened: Option<Opened>,
     reader: Option<Reader>,
     threads: Option<Threads>,
@@ -48,18 +63,33 @@ struct Threads {
     recorder: Option<Recorder>,
     keeper: Keeper,
     registrar: Option<Registrar>,
+    clerk: Option<RunningClerk>,
 }
 
 impl Storage {
-    /// Nothing known yet. `listed`: the registered torrents matter.
-    pub(crate) fn new(keep: Keep, listed: bool, lock: StateLock, swarms: Arc<Swarms>, clock: Clock) -> Self {
+    /// Nothing known yet.
+    pub(crate) fn new(keep: Keep, mode: Mode, lock: StateLock, swarms: Arc<Swarms>, clock: Clock) -> Self {
         let queues = keep.dsn.is_some().then(|| Arc::new(Queues::new(clock, &keep.bounds)));
         let knobs = Knobs {
             pace: Published::new(keep.pace),
             serialize_seconds: Arc::new(AtomicU32::new(keep.serialize_seconds)),
             reload_seconds: Arc::new(AtomicU64::new(keep.reload_seconds)),
         };
-        Self { swarms, queues, lock, keep, clock, knobs, listed, opened: None, reader: None, threads: None }
+        let site = (mode == Mode::Private).then(Site::new);
+        Self {
+            swarms,
+            queues,
+            lock,
+            keep,
+            clock,
+            knobs,
+            site,
+            clerk: None,
+            mode,
+            opened: None,
+            reader: None,
+            threads: None,
+        }
     }
 
     /// Opens the store, and brings back what the last run knew.
@@ -71,6 +101,10 @@ impl Storage {
             self.restore(policy, CompletedFrom::Snapshot);
             return Ok(());
         };
+        if self.site.is_some() {
+            self.opened = Some(opened);
+            return self.load_site();
+        }
         self.restore(policy, CompletedFrom::Store);
         if let Some(store) = opened.store() {
             self.load_completed(store.as_mut(), policy).context("reading the database")?;
@@ -84,7 +118,7 @@ impl Storage {
     /// # Errors
     /// When the store does not answer.
     pub(crate) fn registered(&mut self) -> anyhow::Result<Option<Arc<TorrentList>>> {
-        let Some(backend) = self.backend().filter(|_| self.listed) else { return Ok(None) };
+        let Some(backend) = self.backend().filter(|_| self.mode == Mode::Listed) else { return Ok(None) };
         let mut reader = Reader::new(backend);
         let list = reader.read().context("reading the registered torrents")?;
         log::info!("{} registered torrents in the database", list.len());
@@ -107,11 +141,13 @@ impl Storage {
                 *boat = Some(recorder.lifeboat());
             }
         }
+        let section = self.site.clone().zip(self.queues.clone());
+        let section = section.map(|(site, queues)| Box::new(SiteSection::new(site, queues)) as _);
         let plan = Plan {
             path: self.keep.state_dir.join(FILE_NAME),
             every_seconds: Arc::clone(&self.knobs.serialize_seconds),
             swarms: Arc::clone(&self.swarms),
-            sections: Vec::new(),
+            sections: section.into_iter().collect(),
         };
         let keeper = Keeper::start(plan, self.clock)?;
         keeper.list_on(board);
@@ -119,7 +155,8 @@ impl Storage {
         let registrar = self.reader.take();
         let registrar =
             registrar.map(|reader| reader.start(seconds(), wishes.clone(), self.clock, board)).transpose()?;
-        self.threads = Some(Threads { recorder, keeper, registrar });
+        let clerk = self.clerk.take().map(|clerk| clerk.start(seconds(), self.clock, board)).transpose()?;
+        self.threads = Some(Threads { recorder, keeper, registrar, clerk });
         Ok(())
     }
 
@@ -147,6 +184,7 @@ impl Storage {
             threads.recorder.as_ref().is_none_or(Recorder::is_alive)
                 && threads.keeper.is_alive()
                 && threads.registrar.as_ref().is_none_or(Registrar::is_alive)
+                && threads.clerk.as_ref().is_none_or(RunningClerk::is_alive)
         })
     }
 
@@ -155,11 +193,15 @@ impl Storage {
         self.knobs.pace.publish(keep.pace);
         self.knobs.serialize_seconds.store(keep.serialize_seconds, Ordering::Relaxed);
         self.knobs.reload_seconds.store(keep.reload_seconds, Ordering::Relaxed);
+        if let Some(clerk) = self.threads.as_ref().and_then(|threads| threads.clerk.as_ref()) {
+            clerk.reload();
+        }
     }
 
     /// Writes all that waits to the store and, unless a successor does, the swarms to their file.
     pub(crate) fn stop(self, ending: Ending) {
         let Some(threads) = self.threads else { return };
+        drop(threads.clerk);
         if let Some(registrar) = threads.registrar {
             registrar.stop();
         }
@@ -171,7 +213,8 @@ impl Storage {
 
     fn backend(&self) -> Option<Backend> {
         // The name of a node comes with the cluster.
-        self.keep.dsn.clone().map(|dsn| Backend::new(dsn, "", Demand::Own))
+        let demand = if self.mode == Mode::Private { Demand::Site } else { Demand::Own };
+        self.keep.dsn.clone().map(|dsn| Backend::new(dsn, "", demand))
     }
 
     fn open(&self) -> Result<Option<Opened>, RecorderError> {
@@ -185,6 +228,55 @@ impl Storage {
         let mut restore = Restore::new(&self.swarms, policy, completed);
         // It has said in the log what became of it.
         let _ = load(&self.keep.state_dir.join(FILE_NAME), &self.clock, &mut [&mut restore]);
+    }
+
+    /// Restores torrents and peers, and reads all sets from the store, which overlay them.
+    fn load_site(&mut self) -> anyhow::Result<()> {
+        let (Some(site), Some(queues), Some(backend)) = (&self.site, &self.queues, self.backend()) else {
+            return Ok(());
+        };
+        let mut restore = SiteRestore::new(&site.torrents);
+        match load(&self.keep.state_dir.join(FILE_NAME), &self.clock, &mut [&mut restore]) {
+            Loaded::Restored => {}
+            Loaded::Missing | Loaded::SetAside(_) => self.import_reference(&mut restore),
+        }
+        for id in restore.into_unprunes() {
+            queues.put(Record::Torrent(TorrentRow { id, unprune: true, ..TorrentRow::default() }));
+        }
+        let start = self.clock.uptime();
+        let mut clerk = Clerk::new(backend, Arc::clone(site), Arc::clone(queues));
+        clerk.load(&self.clock).context("reading the database")?;
+        let (register, took) = (site.register.current(), (self.clock.uptime() - start).as_secs_f64());
+        let (users, clients) = (register.members.len(), register.clients.len());
+        let (torrents, peers) = (site.torrents.len(), site.torrents.peers());
+        log::info!(
+            "{users} users, {torrents} torrents, {clients} approved clients read from the database in \
+             {took:.1} s; {} seeders, {} leechers",
+            peers.seeders,
+            peers.leechers
+        );
+        self.clerk = Some(clerk);
+        Ok(())
+    }
+
+    /// Takes over the peers of the reference tracker, if it ran in this folder before
+    /// (`private-tracker.md` 19.3). Its users are those of the database.
+    fn import_reference(&self, restore: &mut SiteRestore<'_>) {
+        let path = self.keep.state_dir.join(REFERENCE_TORRENTS);
+        let torrents = match std::fs::read(&path) {
+            Ok(octets) => reference::read_torrents(&octets).map_err(|error| error.to_string()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return,
+            Err(error) => Err(error.to_string()),
+        };
+        match torrents {
+            Ok(torrents) => {
+                let count = torrents.len();
+                let records = torrents.into_iter().map(SiteRecord::Torrent);
+                records.for_each(|record| restore.record(record));
+                log::info!("{count} torrents with their peers imported from {}", path.display());
+            }
+            Err(error) => log::warn!("{}: {error}; starting without peers", path.display()),
+        }
     }
 
     fn load_completed(&self, store: &mut dyn Store, policy: &Policy) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hayate_gateway::routes::Routes;
 
 use super::database::Database;
-use super::document::{AccessMode, Document, Mode};
+use super::document::{AccessMode, Document, Mode, PEER_INACTIVITY_MAX};
 use super::knob::duration_text;
 use super::{Config, ConfigError};
 
@@ -39,6 +39,18 @@ pub(super) fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
 
 fn intervals(config: &Config) -> Result<(), ConfigError> {
     let intervals = &config.document.intervals;
+    if config.document.mode == Mode::Private {
+        return Ok(());
+    }
+    let (silence, most) = (intervals.peer_inactivity.duration(), Duration::from_millis(PEER_INACTIVITY_MAX));
+    if !(Duration::from_secs(60)..=most).contains(&silence) {
+        let text = format!(
+            "invalid value: {}, expected a duration from 1m to {} in this mode",
+            duration_text(silence),
+            duration_text(most)
+        );
+        return Err(config.refuse("intervals.peer_inactivity", text));
+    }
     let (least, announce) = (intervals.min_announce.duration(), intervals.announce.duration());
     if least.is_zero() || (Duration::from_secs(1)..=announce).contains(&least) {
         return Ok(());
@@ -53,6 +65,10 @@ fn intervals(config: &Config) -> Result<(), ConfigError> {
 
 fn database(config: &Config) -> Result<(), ConfigError> {
     let database = &config.document.database;
+    if config.document.mode == Mode::Private && database.dsn_file.is_empty() && database.dsn.dsn().is_none() {
+        let text = "invalid value: \"\", expected a database, because mode private keeps its users there";
+        return Err(config.refuse("database.dsn", text));
+    }
     if !database.dsn_file.is_empty() && database.dsn != Database::default().dsn {
         return Err(config.refuse("database.dsn_file", "database.dsn is set too; one of them is allowed"));
     }
@@ -68,6 +84,13 @@ fn database(config: &Config) -> Result<(), ConfigError> {
 
 fn access(config: &Config) -> Result<(), ConfigError> {
     let (mode, access) = (config.document.mode, &config.document.access);
+    if mode == Mode::Private {
+        if access.mode != AccessMode::Off {
+            let text = "expected \"off\" in mode private, where the database says which torrents there are";
+            return Err(config.refuse("access.mode", text));
+        }
+        return Ok(());
+    }
     if mode == Mode::Listed && access.mode == AccessMode::Deny {
         let text = "invalid value: \"deny\", expected \"off\" or \"allow\" in mode listed, where the list \
             holds the registered torrents";
@@ -79,7 +102,7 @@ fn access(config: &Config) -> Result<(), ConfigError> {
         (Mode::Listed, _) => "mode listed without a database",
         (_, AccessMode::Allow) => "access.mode allow",
         (_, AccessMode::Deny) => "access.mode deny",
-        (Mode::Open, AccessMode::Off) => return Ok(()),
+        (_, AccessMode::Off) => return Ok(()),
     };
     if access.path.is_empty() {
         let text =
@@ -116,6 +139,16 @@ fn warnings(document: &Document) -> Vec<String> {
         intervals.peer_inactivity.duration() <= silence,
         "intervals.peer_inactivity is not above intervals.announce and announce_drift together: peers are \
          forgotten between their announces",
+    );
+    warn(
+        document.mode == Mode::Private && intervals.peer_inactivity.duration() < 2 * silence,
+        "intervals.peer_inactivity is less than twice intervals.announce and announce_drift together: a \
+         client that misses one announce loses its time",
+    );
+    warn(
+        document.mode != Mode::Private
+            && (document.record_announces || !document.admin.token_file.is_empty()),
+        "record_announces and admin.token_file mean something in mode private only",
     );
     warn(
         !http.proxy_header.0.is_empty() && http.trusted_proxies.is_empty() && http.unix_socket.is_empty(),

@@ -10,10 +10,10 @@ use super::knob::{GIB, HOUR, KIB, MIB, MINUTE, Pause, SECOND, Size, TIB, Whole};
 use super::word::{AllowPrivate, HeaderName, MetricPrefix, Network, Secret};
 
 /// Longest lifetime of a silent peer, in milliseconds.
-const PEER_INACTIVITY_MAX: u64 = hayate_state::policy::PEER_INACTIVITY_SECONDS_MAX as u64 * SECOND;
+pub(super) const PEER_INACTIVITY_MAX: u64 = hayate_state::policy::PEER_INACTIVITY_SECONDS_MAX as u64 * SECOND;
 
 /// A number of peers to hand out.
-pub(crate) type NumWant = Whole<0, 1000>;
+pub(crate) type NumWant = Whole<0, 65535>;
 
 /// The configuration of hayate. Every key has a default; unknown keys are errors. Durations are whole seconds
 /// or texts such as "300ms", "30m", "1h30m". Relative paths start at the folder of this file.
@@ -51,6 +51,11 @@ pub(crate) struct Document {
     pub(crate) enable_metrics: bool,
     /// Log one line for each batch that the database has taken.
     pub(crate) log_flushes: bool,
+    /// Write announces of members with traffic to state_dir/events, one CSV file an hour (mode private).
+    /// Changed by a restart only.
+    pub(crate) record_announces: bool,
+    /// Changes of a site over HTTP, on metrics.addr (mode private). Changed by a restart only.
+    pub(crate) admin: Admin,
     /// Who the process becomes after its sockets are open. Changed by a restart only.
     pub(crate) privileges: Privileges,
 }
@@ -63,6 +68,11 @@ pub(crate) enum Mode {
     Open,
     /// Anyone, but only registered torrents: those in the database and those in the file access.path.
     Listed,
+    /// Users by passkey, registered torrents, approved clients, full accounting. Some keys have other defaults
+    /// then: announce.numwant 25, announce.max_numwant 50, announce.external_ip false, announce.keep_peer_ids
+    /// true, http.addr ":34000", udp.addr "", log_flushes true, database.dsn
+    /// "chihaya:@tcp(127.0.0.1:3306)/chihaya".
+    Private,
 }
 
 /// How often clients come back, and how long the tracker remembers them.
@@ -75,9 +85,9 @@ pub(crate) struct Intervals {
     pub(crate) min_announce: Pause<0, { 24 * HOUR }>,
     /// A random time below this is added to each interval, so that clients spread out; 0 = none.
     pub(crate) announce_drift: Pause<0, HOUR>,
-    /// How long a silent peer stays in its swarm, 60s to 6h; longer than announce and announce_drift
-    /// together.
-    pub(crate) peer_inactivity: Pause<MINUTE, PEER_INACTIVITY_MAX>,
+    /// How long a silent peer stays in its swarm, 60s to 6h, in mode private 1s to 24h; longer than announce
+    /// and announce_drift together.
+    pub(crate) peer_inactivity: Pause<SECOND, { 24 * HOUR }>,
     /// What a scrape tells as min_request_interval, to 24h (BEP 48); 0 = not said.
     pub(crate) scrape: Pause<0, { 24 * HOUR }>,
     /// Time of one sweep over all swarms: a silent peer is gone at most this much after peer_inactivity.
@@ -236,6 +246,17 @@ pub(crate) struct Metrics {
     pub(crate) prefix: MetricPrefix,
 }
 
+/// Changes of a site over HTTP, on metrics.addr (mode private).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Admin {
+    /// A file that holds the token which such changes need, 16 to 128 printable characters without "/"; "" =
+    /// there are no such changes.
+    pub(crate) token_file: String,
+    /// How long a passkey still works after it was changed, to 30 days.
+    pub(crate) passkey_grace: Pause<0, { 30 * 24 * HOUR }>,
+}
+
 /// What is logged, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -295,9 +316,28 @@ impl Default for Document {
             enable_scrape: true,
             enable_metrics: true,
             log_flushes: false,
+            record_announces: false,
+            admin: Admin::default(),
             privileges: Privileges::default(),
         }
     }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { token_file: String::new(), passkey_grace: Pause::seconds(3600) }
+    }
+}
+
+/// What mode private has where nothing else is said, as far as it is not what other modes have.
+pub(super) fn private_defaults() -> serde_json::Value {
+    serde_json::json!({
+        "announce": { "numwant": 25, "max_numwant": 50, "external_ip": false, "keep_peer_ids": true },
+        "http": { "addr": ":34000" },
+        "udp": { "addr": "" },
+        "database": { "dsn": "chihaya:@tcp(127.0.0.1:3306)/chihaya" },
+        "log_flushes": true,
+    })
 }
 
 impl Default for Intervals {

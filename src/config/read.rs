@@ -7,7 +7,7 @@ use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::document::Document;
+use super::document::{Document, private_defaults};
 use super::environment::{Environment, Variable};
 use super::{ConfigError, Origin};
 
@@ -29,7 +29,28 @@ pub(super) fn document(path: Option<&Path>, environment: &Environment) -> Result
     for variable in environment.variables() {
         variable.lay_over(&mut tree, &defaults)?;
     }
+    if tree.get("mode").and_then(Value::as_str) == Some("private") {
+        lay_under(&mut tree, private_defaults());
+        // A file that holds the name is in its place.
+        if tree.pointer("/database/dsn_file").is_some_and(|file| file != "")
+            && let Some(Value::Object(database)) = tree.get_mut("database")
+            && database.get("dsn") == private_defaults().pointer("/database/dsn")
+        {
+            database.remove("dsn");
+        }
+    }
     serde_path_to_error::deserialize(tree).map_err(|error| complaint(&error, origin, environment))
+}
+
+/// Puts defaults where the tree says nothing.
+fn lay_under(tree: &mut Value, defaults: Value) {
+    let (Value::Object(tree), Value::Object(defaults)) = (tree, defaults) else { return };
+    for (name, default) in defaults {
+        match tree.get_mut(&name) {
+            Some(value) => lay_under(value, default),
+            None => _ = tree.insert(name, default),
+        }
+    }
 }
 
 /// The tree of all keys with their defaults.

@@ -26,6 +26,8 @@ const SERVICES: &str = "/etc/services";
 const KEY_FILE: &str = "udp.key";
 /// Longest key of the connection ids, in octets.
 const KEY_MAX: usize = 4096;
+/// Octets of a token.
+const TOKEN_LEN: std::ops::RangeInclusive<usize> = 16..=128;
 
 /// What the rooms are told.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) key_file: PathBuf,
     /// What is kept, and where.
     pub(crate) keep: Keep,
+    /// The token of changes over HTTP, if there is one.
+    pub(crate) admin_token: Option<Token>,
     /// Who the process becomes.
     pub(crate) identity: Option<Identity>,
     /// What is legal but unwise, and was seen in the files.
@@ -99,6 +103,7 @@ impl Settings {
             key,
             key_file: config.path(&document.state_dir).join(KEY_FILE),
             keep: keep(config)?,
+            admin_token: admin_token(config)?,
             identity: identity(config)?,
             warnings,
         })
@@ -134,6 +139,33 @@ fn key(config: &Config) -> Result<(Option<Vec<u8>>, Vec<String>), ConfigError> {
     }
     let warning = key_warning(&key).map(|text| format!("the key in udp.private_key_file {text}"));
     Ok((Some(key), warning.into_iter().collect()))
+}
+
+/// A token that is never shown.
+#[derive(Clone)]
+pub(crate) struct Token(pub(crate) Vec<u8>);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+fn admin_token(config: &Config) -> Result<Option<Token>, ConfigError> {
+    let name = &config.document.admin.token_file;
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let path = config.path(name);
+    let refuse = |text: &str| config.refuse("admin.token_file", format!("{}: {text}", path.display()));
+    let octets = std::fs::read(&path).map_err(|error| refuse(&error.to_string()))?;
+    let token = octets.trim_ascii_end();
+    let good = |octet: &u8| octet.is_ascii_graphic() && !b"/?#%".contains(octet);
+    if !TOKEN_LEN.contains(&token.len()) || !token.iter().all(good) {
+        let text = "is not a token: 16 to 128 printable characters without / ? # % are needed";
+        return Err(refuse(text));
+    }
+    Ok(Some(Token(token.to_vec())))
 }
 
 fn keep(config: &Config) -> Result<Keep, ConfigError> {
@@ -207,7 +239,7 @@ fn access(config: &Config) -> Result<Access, ConfigError> {
         return Ok(Access::Allow(Arc::default()));
     }
     Ok(match (mode, access.mode) {
-        (Mode::Open, AccessMode::Off) => Access::Off,
+        (Mode::Private, _) | (Mode::Open, AccessMode::Off) => Access::Off,
         (Mode::Open, AccessMode::Deny) => Access::Deny(read()?),
         (Mode::Open, AccessMode::Allow) | (Mode::Listed, _) => Access::Allow(read()?),
     })

@@ -16,6 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use hayate_state::actor::Inbox;
+use hayate_state::private::Register;
 use hayate_state::{Board, Clock, Policy, Published};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, oneshot};
@@ -102,7 +103,8 @@ impl Door {
         self.metrics.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    /// Starts serving on a thread of its own. `health` says whether the whole process serves.
+    /// Starts serving on a thread of its own, in mode private the members of `register`. `health` says whether
+    /// the whole process serves.
     ///
     /// # Errors
     /// When a route cannot be served, or the system gives no thread or no poller.
@@ -110,13 +112,17 @@ impl Door {
         self,
         config: &Arc<Published<DoorConfig>>,
         policy: &Arc<Published<Policy>>,
+        register: Option<&Arc<Published<Register>>>,
         inbox: Inbox<Asker>,
         clock: Clock,
-        board: Arc<Board>,
-        health: Health,
+        (board, health): (Arc<Board>, Health),
     ) -> io::Result<Running> {
         let engine = Engine::new(config.subscribe(), policy.subscribe())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let engine = match register {
+            Some(register) => engine.private(register.subscribe()),
+            None => engine,
+        };
         engine.stats().list(&board);
         let room = Room { engine, inbox, pages: Pages { board, health }, clock };
         let (stop, stopped) = oneshot::channel();
