@@ -48,7 +48,7 @@ fn mariadb_keeps_its_promise() {
     });
 }
 
-fn ask_sqlite(connection: &rusqlite::Connection, sql: &str) -> String {
+pub(crate) fn ask_sqlite(connection: &rusqlite::Connection, sql: &str) -> String {
     use rusqlite::types::ValueRef;
     let mut statement = connection.prepare(sql).unwrap();
     let columns = statement.column_count();

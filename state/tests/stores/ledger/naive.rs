@@ -1,0 +1,218 @@
+//! What the tables of a site must hold, worked out from `private-tracker.md` 7 to 9 and 18 as plainly as it
+//! can be said. It shares no code with the tracker.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// A user as the site knows him.
+pub(crate) struct User {
+    pub(crate) up: f64,
+    pub(crate) down: f64,
+    pub(crate) restricted: bool,
+    pub(crate) hidden: bool,
+}
+
+/// A torrent as the site knows it.
+pub(crate) struct Torrent {
+    pub(crate) up: f64,
+    pub(crate) down: f64,
+    pub(crate) group: u32,
+    pub(crate) status: i32,
+}
+
+/// One announce.
+pub(crate) struct Said {
+    pub(crate) now: i64,
+    pub(crate) user: u32,
+    pub(crate) torrent: u32,
+    pub(crate) peer_id: [u8; 20],
+    pub(crate) client: u32,
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) uploaded: u64,
+    pub(crate) downloaded: u64,
+    pub(crate) left: u64,
+    pub(crate) event: &'static str,
+}
+
+struct Peer {
+    uploaded: u64,
+    downloaded: u64,
+    started: i64,
+    last: i64,
+    seeds: bool,
+}
+
+/// The site and its ledger. Everything is by number, from 1.
+#[derive(Default)]
+pub(crate) struct Naive {
+    pub(crate) users: BTreeMap<u32, User>,
+    pub(crate) torrents: BTreeMap<u32, Torrent>,
+    /// Multipliers of groups: up and down.
+    pub(crate) groups: BTreeMap<u32, (f64, f64)>,
+    pub(crate) free: bool,
+    pub(crate) inactivity: i64,
+    /// By torrent, user and peer id.
+    peers: BTreeMap<(u32, u32, [u8; 20]), Peer>,
+    amounts: BTreeMap<u32, [u128; 4]>,
+    counts: BTreeMap<u32, [i64; 4]>,
+    history: BTreeMap<(u32, u32), [i128; 11]>,
+    addresses: BTreeMap<(u32, u32, u32, u32), [i128; 5]>,
+}
+
+impl Naive {
+    /// The swarm after the announce: seeders and leechers; or the refusal.
+    pub(crate) fn announce(&mut self, said: &Said) -> Result<(usize, usize), &'static str> {
+        let (user, torrent) = (&self.users[&said.user], self.torrents.get_mut(&said.torrent).unwrap());
+        if torrent.status != 0 && !(torrent.status == 1 && said.left == 0) {
+            return Err("unavailable");
+        }
+        if said.left > 0 && user.restricted {
+            return Err("restricted");
+        }
+        torrent.status = 0;
+        let seeds = said.left == 0;
+        let seeded = self
+            .peers
+            .iter()
+            .any(|((t, u, _), peer)| (*t, *u, peer.seeds) == (said.torrent, said.user, true));
+        let snatched = i64::from(said.event == "completed" && seeds && !seeded);
+        let key = (said.torrent, said.user, said.peer_id);
+        let before = self.peers.remove(&key);
+        let (mut up, mut down, mut active, mut started) = (0, 0, 0, said.now);
+        if let Some(peer) = &before {
+            up = said.uploaded.saturating_sub(peer.uploaded);
+            down = said.downloaded.saturating_sub(peer.downloaded);
+            active = said.now - peer.last;
+            if active > self.inactivity {
+                active = 0;
+            }
+            started = peer.started;
+        }
+        if said.event != "stopped" {
+            let (uploaded, downloaded) = (said.uploaded, said.downloaded);
+            self.peers.insert(key, Peer { uploaded, downloaded, started, last: said.now, seeds });
+        }
+        let group = self.groups.get(&torrent.group).copied().unwrap_or((1.0, 1.0));
+        let credited_up = (up as f64 * user.up.abs() * group.0.abs() * torrent.up.abs()).trunc() as u128;
+        let credited_down = match self.free {
+            true => 0,
+            false => (down as f64 * user.down.abs() * group.1.abs() * torrent.down.abs()).trunc() as u128,
+        };
+        let amounts = self.amounts.entry(said.user).or_default();
+        for (amount, more) in
+            amounts.iter_mut().zip([credited_up, credited_down, u128::from(up), u128::from(down)])
+        {
+            *amount += more;
+        }
+        let hidden = user.hidden;
+        self.write(said, snatched, (up, down, active, started), hidden);
+        Ok(self.count(said.torrent))
+    }
+
+    fn write(&mut self, said: &Said, snatched: i64, change: (u64, u64, i64, i64), hidden: bool) {
+        let (up, down, active, started) = change;
+        let seeds = said.left == 0;
+        let (seeders, leechers) = self.count(said.torrent);
+        let counts = self.counts.entry(said.torrent).or_default();
+        *counts = [
+            counts[0] + snatched,
+            i64::try_from(seeders).unwrap(),
+            i64::try_from(leechers).unwrap(),
+            if seeds { said.now } else { counts[3] },
+        ];
+        let row = self.history.entry((said.user, said.torrent));
+        let row = row.or_insert_with(|| {
+            let mut row = [0; 11];
+            row[7] = i128::from(started);
+            row
+        });
+        row[0] += i128::from(up);
+        row[1] += i128::from(down);
+        row[2] = i128::from(seeds);
+        row[3] += if seeds { i128::from(active) } else { 0 };
+        row[4] += i128::from(active);
+        row[5] = i128::from(said.left.min(i64::MAX as u64));
+        row[6] = i128::from(said.event != "stopped");
+        row[8] = i128::from(said.now);
+        row[9] += i128::from(snatched);
+        if snatched > 0 && row[10] == 0 {
+            row[10] = i128::from(said.now);
+        }
+        let (ip, v6) = match said.address {
+            _ if hidden => (2_130_706_433, false),
+            IpAddr::V4(v4) => (u32::from(v4), false),
+            // The test makes addresses whose number is in their last octets.
+            IpAddr::V6(v6) => (u32::from_be_bytes(v6.octets()[12..].try_into().unwrap()), true),
+        };
+        // Here IPv6 addresses have numbers of their own; the test translates what the table has.
+        let ip = if v6 { 0xf000_0000 | ip } else { ip };
+        let row = self.addresses.entry((said.user, said.torrent, ip, said.client));
+        let row = row.or_insert([0, 0, i128::from(said.port), i128::from(started), 0]);
+        row[0] += i128::from(up);
+        row[1] += i128::from(down);
+        row[2] = i128::from(said.port);
+        row[4] = i128::from(said.now);
+    }
+
+    fn count(&self, torrent: u32) -> (usize, usize) {
+        let all = self.peers.range((torrent, 0, [0; 20])..(torrent + 1, 0, [0; 20]));
+        all.fold((0, 0), |(seeders, leechers), (_, peer)| match peer.seeds {
+            true => (seeders + 1, leechers),
+            false => (seeders, leechers + 1),
+        })
+    }
+
+    pub(crate) fn purge(&mut self, now: i64) {
+        let limit = now - self.inactivity;
+        let gone: Vec<_> =
+            self.peers.iter().filter(|(_, peer)| peer.last < limit).map(|(key, _)| *key).collect();
+        for key in &gone {
+            self.peers.remove(key);
+        }
+        for (torrent, _, _) in gone {
+            let (seeders, leechers) = self.count(torrent);
+            let counts = self.counts.entry(torrent).or_default();
+            (counts[1], counts[2]) = (i64::try_from(seeders).unwrap(), i64::try_from(leechers).unwrap());
+        }
+        for row in self.history.values_mut().filter(|row| row[8] < i128::from(limit)) {
+            row[6] = 0;
+        }
+    }
+
+    /// `ID, Uploaded, Downloaded, rawup, rawdl`.
+    pub(crate) fn users_table(&self) -> String {
+        let row = |id: &u32| {
+            let amounts = self.amounts.get(id).copied().unwrap_or_default();
+            format!("{id}\t{}", amounts.map(|amount| amount.to_string()).join("\t"))
+        };
+        self.users.keys().map(row).collect::<Vec<_>>().join("\n")
+    }
+
+    /// `ID, Snatched, Seeders, Leechers, last_action, Status`.
+    pub(crate) fn torrents_table(&self) -> String {
+        let row = |(id, torrent): (&u32, &Torrent)| {
+            let counts = self.counts.get(id).copied().unwrap_or_default();
+            format!("{id}\t{}\t{}", counts.map(|count| count.to_string()).join("\t"), torrent.status)
+        };
+        self.torrents.iter().map(row).collect::<Vec<_>>().join("\n")
+    }
+
+    /// `uid, fid, uploaded, downloaded, seeding, seedtime, activetime, remaining, active, starttime,
+    /// last_announce, snatched, snatched_time`.
+    pub(crate) fn history_table(&self) -> String {
+        let row = |((user, torrent), row): (&(u32, u32), &[i128; 11])| {
+            format!("{user}\t{torrent}\t{}", row.map(|value| value.to_string()).join("\t"))
+        };
+        self.history.iter().map(row).collect::<Vec<_>>().join("\n")
+    }
+
+    /// `uid, fid, ip or the last octets of ip6, client_id, uploaded, downloaded, port, starttime,
+    /// last_announce`.
+    pub(crate) fn addresses_table(&self) -> Vec<String> {
+        let row = |((user, torrent, ip, client), row): (&(u32, u32, u32, u32), &[i128; 5])| {
+            format!("{user}\t{torrent}\t{ip}\t{client}\t{}", row.map(|value| value.to_string()).join("\t"))
+        };
+        self.addresses.iter().map(row).collect()
+    }
+}
