@@ -2,7 +2,6 @@
 //! (`private-tracker.md` 15). Each set is built apart and swapped whole; one that cannot be read to its end
 //! leaves the old one.
 
-use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,14 +10,14 @@ use std::time::Duration;
 
 use super::client::Clients;
 use super::figures::Figures;
-use super::member::Members;
+use super::heap::Heap;
+use super::office::{self, OfficeError, Outcome, Verb};
 use super::site::Site;
-use super::torrents::{Row, SHARDS};
+use super::torrents::Row;
 use crate::clock::Clock;
 use crate::counters::Board;
 use crate::snapshot::keeper::Pace;
-use crate::snapshot::site::User;
-use crate::store::{Backend, Line, Queues, Registered, Set, Store, StoreError};
+use crate::store::{Backend, Queues, Set, Store, StoreError};
 
 /// All sets, in the order in which they are read.
 pub(super) const SETS: [Set; 8] = [
@@ -33,6 +32,10 @@ pub(super) const SETS: [Set; 8] = [
 ];
 /// Rows that are read between two pauses.
 const ROWS_SLICE: usize = 256;
+/// Changes that wait for the clerk at most.
+const ERRANDS_MAX: usize = 64;
+/// How long whoever asks for a change waits.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a sleeping clerk looks whether a reload of the configuration has changed the interval.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -90,10 +93,14 @@ impl Clerk {
     pub fn start(mut self, seconds: Arc<AtomicU64>, clock: Clock, board: &Board) -> io::Result<RunningClerk> {
         self.figures.list_on(&self.site, board);
         let (stopping, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (sender, errands) = crossbeam_channel::bounded::<Errand>(ERRANDS_MAX);
         let (stops, asks) = (Arc::clone(&stopping), Arc::clone(&asked));
         let thread = thread::Builder::new().name("clerk".into()).spawn(move || {
             let mut last = clock.uptime();
             while !stops.load(Ordering::Acquire) {
+                while let Ok(errand) = errands.try_recv() {
+                    (errand.reply)(self.carry_out(&errand.verb, &clock, &errand.source));
+                }
                 let due = last + Duration::from_secs(seconds.load(Ordering::Relaxed));
                 let rest = due.saturating_sub(clock.uptime());
                 if rest.is_zero() || asks.swap(false, Ordering::AcqRel) {
@@ -104,7 +111,38 @@ impl Clerk {
                 }
             }
         })?;
-        Ok(RunningClerk { thread: Some(thread), stopping, asked })
+        let errands = Errands { sender, thread: thread.thread().clone() };
+        Ok(RunningClerk { thread: Some(thread), errands, stopping, asked })
+    }
+
+    /// Changes the store, and then the memory of the tracker at once.
+    fn carry_out(&mut self, verb: &Verb, clock: &Clock, source: &str) -> Result<Outcome, OfficeError> {
+        let now_unix = clock.now().unix_seconds;
+        let outcome = self.store().and_then(|store| office::carry_out(store, verb, now_unix, source));
+        match &outcome {
+            Ok(outcome) => {
+                let changes = outcome.changes.iter().cloned();
+                changes.for_each(|change| self.site.take_over(change, self.generation));
+                if matches!(verb, Verb::AddClient(_) | Verb::RemoveClient(_) | Verb::EditClient(..)) {
+                    // Of several rows with one prefix the next one may count now. The next reload tries again.
+                    let result = self.read(Set::Clients, &mut Pace::hurried(clock));
+                    self.figures.read(Set::Clients, &result);
+                }
+            }
+            Err(OfficeError::Store(_)) => self.store = None,
+            Err(OfficeError::Bad(_)) => {}
+        }
+        outcome
+    }
+
+    fn store(&mut self) -> Result<&mut dyn Store, OfficeError> {
+        if self.store.is_none() {
+            self.store = Some(self.backend.open_reader()?);
+        }
+        match &mut self.store {
+            Some(store) => Ok(store.as_mut()),
+            None => Err(StoreError::Lost { text: "not connected".to_owned(), in_doubt: false }.into()),
+        }
     }
 
     fn read(&mut self, set: Set, pace: &mut Pace<'_>) -> Result<(), StoreError> {
@@ -186,81 +224,6 @@ impl Clerk {
     }
 }
 
-/// A set that is being read.
-enum Heap {
-    Users {
-        members: Members,
-        users: HashMap<Box<[u8]>, User>,
-        twice: Option<(u32, u32)>,
-    },
-    HitAndRuns(HashSet<(u32, u32)>),
-    /// One for each shard.
-    Torrents(Vec<Vec<Row>>),
-    Freeleech(HashMap<(super::kind::Kind, u32), crate::snapshot::site::Multipliers>),
-    GlobalFreeleech(Option<i64>),
-    Clients(Vec<(u32, Box<[u8]>)>),
-    Tokens(HashSet<(u32, u32)>),
-    Deletions(HashMap<crate::ids::InfoHash, Arc<str>>),
-}
-
-impl Heap {
-    fn of(set: Set) -> Self {
-        match set {
-            Set::Users => Self::Users { members: Members::default(), users: HashMap::new(), twice: None },
-            Set::HitAndRuns => Self::HitAndRuns(HashSet::new()),
-            Set::Torrents => Self::Torrents(vec![Vec::new(); SHARDS]),
-            Set::Freeleech => Self::Freeleech(HashMap::new()),
-            Set::GlobalFreeleech => Self::GlobalFreeleech(None),
-            Set::Clients => Self::Clients(Vec::new()),
-            Set::Tokens => Self::Tokens(HashSet::new()),
-            Set::Deletions => Self::Deletions(HashMap::new()),
-        }
-    }
-
-    fn take(&mut self, line: Line, site: &Site) {
-        match (self, line) {
-            (Self::Users { members, users, twice }, Line::User(user)) => {
-                if let Some(other) = members.put(&user) {
-                    *twice = Some((other.id, user.id));
-                }
-                users.insert(user.passkey.clone(), user);
-            }
-            (Self::Torrents(shards), Line::Torrent(torrent)) => {
-                let row = row_of(&torrent, site);
-                if let Some(rows) = shards.get_mut(site.torrents.shard_of(&row.info_hash)) {
-                    rows.push(row);
-                }
-            }
-            (Self::HitAndRuns(pairs), Line::HitAndRun { uid, fid })
-            | (Self::Tokens(pairs), Line::Token { uid, fid }) => {
-                pairs.insert((uid, fid));
-            }
-            (Self::Freeleech(groups), Line::Freeleech(group, multipliers)) => {
-                groups.insert((site.torrents.kinds().of(&group.type_name), group.id), multipliers);
-            }
-            (Self::GlobalFreeleech(setting), Line::GlobalFreeleech(value)) => *setting = Some(value),
-            (Self::Clients(clients), Line::Client(id, prefix)) => clients.push((id, prefix)),
-            (Self::Deletions(reasons), Line::Deletion(info_hash, reason)) => {
-                reasons.insert(info_hash, reason);
-            }
-            // A store gives only lines of the set it was asked for.
-            _ => {}
-        }
-    }
-}
-
-fn row_of(torrent: &Registered, site: &Site) -> Row {
-    Row {
-        info_hash: torrent.info_hash,
-        id: torrent.id,
-        kind: site.torrents.kinds().of(&torrent.group.type_name),
-        group: torrent.group.id,
-        snatched: torrent.snatched,
-        status: torrent.status,
-        multipliers: torrent.multipliers,
-    }
-}
-
 /// The word for a set in logs and metrics.
 pub(super) fn name(set: Set) -> &'static str {
     match set {
@@ -275,15 +238,60 @@ pub(super) fn name(set: Set) -> &'static str {
     }
 }
 
+/// Something that the clerk is asked to do.
+struct Errand {
+    verb: Verb,
+    source: String,
+    reply: Box<dyn FnOnce(Result<Outcome, OfficeError>) + Send>,
+}
+
+/// Where the clerk is asked to change the site.
+#[derive(Clone)]
+pub struct Errands {
+    sender: crossbeam_channel::Sender<Errand>,
+    thread: thread::Thread,
+}
+
+impl std::fmt::Debug for Errands {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Errands").finish_non_exhaustive()
+    }
+}
+
+impl Errands {
+    /// Has the clerk change the site, when the reading that goes on has ended; `source` says who asks. It waits
+    /// until that is done: not for the thread of a door.
+    ///
+    /// # Errors
+    /// When it makes no sense, the store refuses, or the clerk has too much to do.
+    pub fn ask(&self, verb: Verb, source: &str) -> Result<Outcome, OfficeError> {
+        let busy = || OfficeError::Bad("too much is asked for at once; try again".to_owned());
+        let (sender, answer) = crossbeam_channel::bounded(1);
+        // Nobody may wait for it any more.
+        let reply = Box::new(move |outcome| _ = sender.send(outcome));
+        let errand = Errand { verb, source: source.to_owned(), reply };
+        self.sender.try_send(errand).map_err(|_| busy())?;
+        self.thread.unpark();
+        answer.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(busy()))
+    }
+}
+
 /// The running clerk. Dropped, it ends without waiting for an answer of the store.
 #[derive(Debug)]
 pub struct RunningClerk {
     thread: Option<JoinHandle<()>>,
+    errands: Errands,
     stopping: Arc<AtomicBool>,
     asked: Arc<AtomicBool>,
 }
 
 impl RunningClerk {
+    /// Where it is asked to change the site.
+    #[must_use]
+    pub fn errands(&self) -> Errands {
+        self.errands.clone()
+    }
+
     /// Has all sets read now.
     pub fn reload(&self) {
         self.asked.store(true, Ordering::Release);

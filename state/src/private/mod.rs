@@ -13,18 +13,23 @@
 //! | `purge` | silent peers go |
 //! | [`section`] | the part of the snapshot |
 //! | [`site`] | all of it, as it is shared |
-//! | [`clerk`], `figures` | the thread that reads the sets from the store; its numbers |
+//! | [`clerk`], `heap`, `figures` | the thread that reads the sets from the store; its numbers |
+//! | [`office`] | changes of a site that people ask for |
 //! | [`path`] | `/<passkey>/announce`, for both doors |
+//! | `explain` | why a user was refused, and what was credited |
 //! | [`denial`] | why a member is refused, and what he is told |
 
 pub mod clerk;
 pub mod client;
 pub mod denial;
 pub(crate) mod desk;
+mod explain;
 mod figures;
+mod heap;
 pub mod kind;
 mod ledger;
 pub mod member;
+pub mod office;
 pub mod path;
 mod peer;
 pub mod purge;

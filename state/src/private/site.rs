@@ -6,10 +6,13 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::denial::Denial;
+use super::heap::row_of;
+use super::office::Change;
 use super::register::Register;
 use super::torrents::Torrents;
 use crate::announce::Announce;
 use crate::clock::Now;
+use crate::ids::InfoHash;
 use crate::published::Published;
 use crate::snapshot::site::User;
 
@@ -77,9 +80,49 @@ impl Site {
         *self.users.lock() = users;
     }
 
-    /// Works on the users that are kept.
-    pub(super) fn with_users<T>(&self, work: impl FnOnce(&mut HashMap<Box<[u8]>, User>) -> T) -> T {
-        work(&mut self.users.lock())
+    /// Takes over what was changed in the store.
+    pub(super) fn take_over(&self, change: Change, generation: u32) {
+        match change {
+            Change::PutUser(user) => {
+                self.change(|register| _ = Arc::make_mut(&mut register.members).put(&user));
+                self.users.lock().insert(user.passkey.clone(), user);
+            }
+            Change::DropPasskey(passkey) => {
+                self.change(|register| _ = Arc::make_mut(&mut register.members).remove(&passkey));
+                self.users.lock().remove(&passkey);
+            }
+            Change::PutTorrent(torrent) => {
+                let (row, shard) = (row_of(&torrent, self), self.torrents.shard_of(&torrent.info_hash));
+                self.torrents.put_all(shard, &[row], generation, &|_| false);
+                self.tell_deletion(torrent.info_hash, None);
+            }
+            Change::DropTorrent(info_hash, reason) => {
+                let shard = self.torrents.shard_of(&info_hash);
+                self.torrents.retain(shard, |torrent| torrent.row.info_hash != info_hash);
+                self.tell_deletion(info_hash, reason);
+            }
+            Change::PutToken(uid, fid) => {
+                self.change(|register| _ = Arc::make_mut(&mut register.tokens).insert((uid, fid)));
+            }
+            Change::DropToken(uid, fid) => {
+                self.change(|register| _ = Arc::make_mut(&mut register.tokens).remove(&(uid, fid)));
+            }
+            // The clerk reads them anew: of several rows with one prefix the next one may count then.
+            Change::PutClient(..) | Change::DropClient(_) => {}
+        }
+    }
+
+    fn tell_deletion(&self, info_hash: InfoHash, reason: Option<Arc<str>>) {
+        if reason.is_none() && !self.register.current().deletions.contains_key(&info_hash) {
+            return;
+        }
+        self.change(|register| {
+            let deletions = Arc::make_mut(&mut register.deletions);
+            match reason {
+                Some(reason) => _ = deletions.insert(info_hash, reason),
+                None => _ = deletions.remove(&info_hash),
+            }
+        });
     }
 
     /// Remembers a denial.

@@ -168,11 +168,11 @@ impl Swarm {
     }
 
     /// The peers of one user.
-    pub(super) fn of_user(&self, user: u32) -> impl Iterator<Item = (Role, &Session)> {
+    pub(super) fn of_user(&self, user: u32) -> impl Iterator<Item = (Role, Session)> {
         [Role::Seeder, Role::Leecher].into_iter().flat_map(move |role| {
             let pack = self.pack(role);
             let mine = pack.users.iter().zip(&pack.sessions).filter(move |(known, _)| **known == user);
-            mine.map(move |(_, session)| (role, session))
+            mine.map(move |(_, session)| (role, *session))
         })
     }
 

@@ -9,6 +9,7 @@
 //! | [`writer`], [`recorder`] | the threads that bring them to the store |
 //! | `gauges` | what the operator sees of it |
 //! | [`lines`] | what mode private reads from it |
+//! | [`edit`] | changes that people make |
 //! | [`dsn`], [`backend`] | where the store is, and how it is opened |
 //! | [`schema`] | the tables |
 //! | [`sqlite`], [`mariadb`] | the stores |
@@ -20,6 +21,7 @@
 pub mod backend;
 mod dead_letter;
 pub mod dsn;
+pub mod edit;
 mod gauges;
 mod lanes;
 pub mod lines;
@@ -35,6 +37,7 @@ pub mod writer;
 use crate::ids::InfoHash;
 pub use backend::{Backend, Demand};
 pub use dsn::Dsn;
+pub use edit::{Cell, Tables};
 pub use lines::{Line, Registered, Set};
 pub use queue::{Bounds, Queues};
 pub use record::{Channel, Key, Record};
@@ -130,6 +133,16 @@ pub trait Store: Send {
     /// # Errors
     /// When the backend does not answer, or breaks off midway: then what was shown is not the whole set.
     fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError>;
+
+    /// Runs `work` in a transaction of its own, beside those of the writer, and keeps all it does or, on error,
+    /// none of it.
+    ///
+    /// # Errors
+    /// Those of `work`, and of the backend.
+    fn edit(
+        &mut self,
+        work: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError>;
 }
 
 /// An amount as a column that is signed can take it.

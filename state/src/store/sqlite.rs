@@ -15,8 +15,13 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, Row, ToSql, Transaction, TransactionBehavior, params,
+    params_from_iter,
+};
 
+use super::edit::{Cell, Tables};
 use super::lines::{self, Fields, Line, Set};
 use super::record::{CompletedRow, SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow};
 use super::{Batch, Channel, Record, Saved, Store, StoreError, schema, signed};
@@ -129,6 +134,16 @@ impl Store for Sqlite {
 
     fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
         read_lines(&self.connection, set, each).map_err(judge)
+    }
+
+    fn edit(
+        &mut self,
+        work: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let immediate = TransactionBehavior::Immediate;
+        let mut transaction = self.connection.transaction_with_behavior(immediate).map_err(judge)?;
+        work(&mut transaction)?;
+        transaction.commit().map_err(judge)
     }
 }
 
@@ -344,6 +359,44 @@ fn read_lines(connection: &Connection, set: Set, each: &mut dyn FnMut(Line)) -> 
         }
     }
     Ok(skipped)
+}
+
+impl Tables for Transaction<'_> {
+    fn change(&mut self, sql: &str, values: &[Cell]) -> Result<(u64, u64), StoreError> {
+        let changed = self.execute(sql, params_from_iter(values)).map_err(judge)?;
+        Ok((changed as u64, self.last_insert_rowid().unsigned_abs()))
+    }
+
+    fn ask(&mut self, sql: &str, values: &[Cell]) -> Result<Vec<Vec<Cell>>, StoreError> {
+        let mut statement = self.prepare(sql).map_err(judge)?;
+        let columns = statement.column_count();
+        let mut rows = statement.query(params_from_iter(values)).map_err(judge)?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next().map_err(judge)? {
+            let cell = |at| {
+                Ok(match row.get_ref(at)? {
+                    ValueRef::Null => Cell::Null,
+                    ValueRef::Integer(number) => Cell::Number(number),
+                    ValueRef::Real(number) => Cell::Real(number),
+                    ValueRef::Text(octets) | ValueRef::Blob(octets) => Cell::Octets(octets.to_vec()),
+                })
+            };
+            all.push((0..columns).map(cell).collect::<rusqlite::Result<_>>().map_err(judge)?);
+        }
+        Ok(all)
+    }
+}
+
+impl ToSql for Cell {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Null => ValueRef::Null,
+            Self::Number(number) => ValueRef::Integer(*number),
+            Self::Real(number) => ValueRef::Real(*number),
+            Self::Octets(octets) => ValueRef::Blob(octets),
+            Self::Text(text) => ValueRef::Text(text.as_bytes()),
+        }))
+    }
 }
 
 impl Fields for Row<'_> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hayate_state::store::record::{CompletedRow, UserRow};
 use hayate_state::store::{
     Backend, Batch, Bounds, Channel, Line, Opened, Pace, Places, Queues, Record, Saved, Set, Store,
-    StoreError,
+    StoreError, Tables,
 };
 use hayate_state::{Clock, InfoHash, Published};
 use parking_lot::Mutex;
@@ -77,6 +77,13 @@ impl Store for Faulty {
 
     fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
         self.store.lines(set, each)
+    }
+
+    fn edit(
+        &mut self,
+        work: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.store.edit(work)
     }
 }
 

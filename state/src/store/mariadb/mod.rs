@@ -17,11 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mysql::prelude::Queryable;
-use mysql::{Row, Value};
+use mysql::{Conn, Params, Row, Value};
 
 use self::session::Session;
 use super::backend::Demand;
 use super::dsn::Login;
+use super::edit::{Cell, Tables};
 use super::lines::{self, Fields, Line, Set};
 use super::{Batch, Channel, Saved, Store, StoreError, schema, signed};
 use crate::ids::{ID_LEN, InfoHash};
@@ -239,6 +240,50 @@ impl Store for Mariadb {
             Ok(skipped)
         })
     }
+
+    fn edit(
+        &mut self,
+        work: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut session = self.begin()?;
+        let done = work(&mut session.connection);
+        let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        // One that does not answer is not used again.
+        session.connection.query_drop(end).map_err(|error| judge(error, done.is_ok()))?;
+        self.session = Some(session);
+        done
+    }
+}
+
+impl Tables for Conn {
+    fn change(&mut self, sql: &str, values: &[Cell]) -> Result<(u64, u64), StoreError> {
+        self.exec_drop(sql, parameters(values)).map_err(|error| judge(error, false))?;
+        Ok((self.affected_rows(), self.last_insert_id()))
+    }
+
+    fn ask(&mut self, sql: &str, values: &[Cell]) -> Result<Vec<Vec<Cell>>, StoreError> {
+        let rows: Vec<Row> = self.exec(sql, parameters(values)).map_err(|error| judge(error, false))?;
+        let cell = |value| match value {
+            Value::Int(number) => Cell::Number(number),
+            Value::UInt(number) => Cell::Number(signed(number)),
+            Value::Float(number) => lines::single(number).map_or(Cell::Null, Cell::Real),
+            Value::Double(number) => Cell::Real(number),
+            Value::Bytes(octets) => Cell::Octets(octets),
+            _ => Cell::Null,
+        };
+        Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(cell).collect()).collect())
+    }
+}
+
+fn parameters(values: &[Cell]) -> Params {
+    let value = |cell: &Cell| match cell {
+        Cell::Null => Value::NULL,
+        Cell::Number(number) => Value::Int(*number),
+        Cell::Real(number) => Value::Double(*number),
+        Cell::Octets(octets) => Value::Bytes(octets.clone()),
+        Cell::Text(text) => Value::Bytes(text.as_bytes().to_vec()),
+    };
+    if values.is_empty() { Params::Empty } else { Params::Positional(values.iter().map(value).collect()) }
 }
 
 impl Fields for Row {

@@ -322,9 +322,10 @@ fn compare(naive: &Naive, ask: &dyn Fn(&str) -> String) {
          last_announce, snatched, snatched_time FROM transfer_history ORDER BY uid, fid",
     );
     same("transfer_history", &naive.history_table(), &history);
-    let addresses =
-        ask("SELECT uid, fid, ip, ifnull(hex(ip6), ''), client_id, uploaded, downloaded, port + 0, starttime, \
-         last_announce FROM transfer_ips");
+    let addresses = ask(
+        "SELECT uid, fid, ip, ifnull(hex(ip6), ''), client_id, uploaded, downloaded, port + 0, starttime, \
+         last_announce FROM transfer_ips",
+    );
     let translated = addresses.lines().map(|line| {
         let mut columns: Vec<_> = line.split('\t').map(str::to_owned).collect();
         let ip6 = columns.remove(3);

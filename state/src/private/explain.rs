@@ -1,0 +1,113 @@
+//! Why the last announces of a user were accepted or refused, and what was credited, for people.
+
+use std::fmt::Write as _;
+
+use super::peer::Session;
+use super::site::Site;
+use crate::ids::InfoHash;
+use crate::snapshot::site::Role;
+
+impl Site {
+    /// What is known of a user and a torrent: his standing, that of the torrent, his peers in it with what
+    /// their last announces were credited, and his last denials. Times are Unix seconds; amounts octets.
+    #[must_use]
+    pub fn explain(&self, user: u32, info_hash: &InfoHash) -> String {
+        let mut text = String::new();
+        // Writing to a text cannot fail.
+        let _ = self.write(&mut text, user, info_hash);
+        text
+    }
+
+    fn write(&self, to: &mut String, user: u32, info_hash: &InfoHash) -> std::fmt::Result {
+        let register = self.register.current();
+        let known = self.users().into_iter().find(|known| known.id == user);
+        match &known {
+            None => writeln!(to, "user {user}: not enabled, or unknown; refused by the passkey")?,
+            Some(known) => {
+                let (up, down) = (known.multipliers.up, known.multipliers.down);
+                let (may, hidden) = (!known.disable_download, known.tracker_hide);
+                writeln!(
+                    to,
+                    "user {user}: enabled, download {may}, hidden {hidden}, up x{up}, down x{down}"
+                )?;
+            }
+        }
+        let shown = self.torrents.with(info_hash, |torrent| {
+            let (row, tally) = (torrent.row, torrent.tally());
+            let mine: Vec<(Role, Session)> =
+                torrent.swarm.iter().flat_map(|swarm| swarm.of_user(user)).collect();
+            (row, tally, mine)
+        });
+        let Some((row, tally, mine)) = shown else {
+            let reason = register.deletions.get(info_hash);
+            let reason = reason.map_or_else(String::new, |reason| format!(", deleted: {reason}"));
+            writeln!(to, "torrent {info_hash}: not registered{reason}; refused")?;
+            return self.write_denials(to, user, info_hash);
+        };
+        let (kind, group) = (self.torrents.kinds().name(row.kind), row.group);
+        let status = match row.status {
+            0 => "live",
+            1 => "pruned, only seeders are accepted",
+            _ => "unavailable, refused",
+        };
+        let (up, down) = (row.multipliers.up, row.multipliers.down);
+        writeln!(
+            to,
+            "torrent {} {info_hash}: {status}, up x{up}, down x{down}, seeders {}, leechers {}, snatched {}",
+            row.id, tally.seeders, tally.leechers, tally.completed
+        )?;
+        if let Some(group_of) = register.freeleech.get(&(row.kind, group)) {
+            writeln!(to, "group {kind} {group}: up x{}, down x{}", group_of.up, group_of.down)?;
+        }
+        if register.global_freeleech {
+            writeln!(to, "global freeleech: nothing that is downloaded is credited")?;
+        }
+        if register.tokens.contains(&(user, row.id)) {
+            writeln!(to, "token: nothing that he downloads of this torrent is credited")?;
+        }
+        if register.hit_and_runs.contains(&(user, row.id)) {
+            writeln!(to, "hit-and-run: he may download this torrent to seed it")?;
+        }
+        if mine.is_empty() {
+            writeln!(to, "no peer of his in the swarm")?;
+        }
+        for (role, session) in mine {
+            write_session(to, role, &session)?;
+        }
+        self.write_denials(to, user, info_hash)
+    }
+
+    fn write_denials(&self, to: &mut String, user: u32, info_hash: &InfoHash) -> std::fmt::Result {
+        for denied in self.denials(user).iter().filter(|denied| denied.announce.info_hash == *info_hash) {
+            let (at, announce) = (denied.at, &denied.announce);
+            writeln!(
+                to,
+                "{at} refused: {} (status {}, peer_id {:?}, port {}, left {})",
+                denied.denial, denied.denial.status, announce.peer_id, announce.port, announce.left
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn write_session(to: &mut String, role: Role, session: &Session) -> std::fmt::Result {
+    let role = if role == Role::Seeder { "seeder" } else { "leecher" };
+    let last = session.last;
+    writeln!(
+        to,
+        "{} accepted: {role} {:?}, client {}, since {}, totals up {} down {} left {}; last announce: up {} \
+         credited {}, down {} credited {}, {} s active",
+        session.announced,
+        session.peer_id,
+        session.client,
+        session.started,
+        session.uploaded,
+        session.downloaded,
+        session.left,
+        last.raw_up,
+        last.up,
+        last.raw_down,
+        last.down,
+        last.active_seconds
+    )
+}

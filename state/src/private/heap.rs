@@ -1,0 +1,87 @@
+//! A set of a site while it is read.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::kind::Kind;
+use super::member::Members;
+use super::site::Site;
+use super::torrents::{Row, SHARDS};
+use crate::ids::InfoHash;
+use crate::snapshot::site::{Multipliers, User};
+use crate::store::{Line, Registered, Set};
+
+/// A set that is being read.
+pub(super) enum Heap {
+    Users {
+        members: Members,
+        users: HashMap<Box<[u8]>, User>,
+        twice: Option<(u32, u32)>,
+    },
+    HitAndRuns(HashSet<(u32, u32)>),
+    /// One for each shard.
+    Torrents(Vec<Vec<Row>>),
+    Freeleech(HashMap<(Kind, u32), Multipliers>),
+    GlobalFreeleech(Option<i64>),
+    Clients(Vec<(u32, Box<[u8]>)>),
+    Tokens(HashSet<(u32, u32)>),
+    Deletions(HashMap<InfoHash, Arc<str>>),
+}
+
+impl Heap {
+    pub(super) fn of(set: Set) -> Self {
+        match set {
+            Set::Users => Self::Users { members: Members::default(), users: HashMap::new(), twice: None },
+            Set::HitAndRuns => Self::HitAndRuns(HashSet::new()),
+            Set::Torrents => Self::Torrents(vec![Vec::new(); SHARDS]),
+            Set::Freeleech => Self::Freeleech(HashMap::new()),
+            Set::GlobalFreeleech => Self::GlobalFreeleech(None),
+            Set::Clients => Self::Clients(Vec::new()),
+            Set::Tokens => Self::Tokens(HashSet::new()),
+            Set::Deletions => Self::Deletions(HashMap::new()),
+        }
+    }
+
+    pub(super) fn take(&mut self, line: Line, site: &Site) {
+        match (self, line) {
+            (Self::Users { members, users, twice }, Line::User(user)) => {
+                if let Some(other) = members.put(&user) {
+                    *twice = Some((other.id, user.id));
+                }
+                users.insert(user.passkey.clone(), user);
+            }
+            (Self::Torrents(shards), Line::Torrent(torrent)) => {
+                let row = row_of(&torrent, site);
+                if let Some(rows) = shards.get_mut(site.torrents.shard_of(&row.info_hash)) {
+                    rows.push(row);
+                }
+            }
+            (Self::HitAndRuns(pairs), Line::HitAndRun { uid, fid })
+            | (Self::Tokens(pairs), Line::Token { uid, fid }) => {
+                pairs.insert((uid, fid));
+            }
+            (Self::Freeleech(groups), Line::Freeleech(group, multipliers)) => {
+                groups.insert((site.torrents.kinds().of(&group.type_name), group.id), multipliers);
+            }
+            (Self::GlobalFreeleech(setting), Line::GlobalFreeleech(value)) => *setting = Some(value),
+            (Self::Clients(clients), Line::Client(id, prefix)) => clients.push((id, prefix)),
+            (Self::Deletions(reasons), Line::Deletion(info_hash, reason)) => {
+                reasons.insert(info_hash, reason);
+            }
+            // A store gives only lines of the set it was asked for.
+            _ => {}
+        }
+    }
+}
+
+pub(super) fn row_of(torrent: &Registered, site: &Site) -> Row {
+    Row {
+        info_hash: torrent.info_hash,
+        id: torrent.id,
+        kind: site.torrents.kinds().of(&torrent.group.type_name),
+        group: torrent.group.id,
+        snatched: torrent.snatched,
+        status: torrent.status,
+        multipliers: torrent.multipliers,
+    }
+}

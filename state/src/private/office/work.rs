@@ -1,0 +1,347 @@
+//! What each verb does to the tables.
+
+use std::fmt;
+
+use super::{Change, Outcome, Verb, Who};
+use crate::ids::InfoHash;
+use crate::snapshot::site::{Group, Multipliers, User};
+use crate::store::{Cell, Registered, StoreError, Tables};
+
+/// The work within a transaction.
+pub(super) struct Work<'t> {
+    pub(super) tables: &'t mut dyn Tables,
+    pub(super) now: i64,
+}
+
+pub(super) type Done = Result<(Outcome, String), StoreError>;
+
+impl Work<'_> {
+    /// Gives the outcome, and what was meant, without a secret.
+    pub(super) fn carry_out(&mut self, verb: &Verb) -> Done {
+        match verb {
+            Verb::AddTorrent { id, info_hash, group, multipliers } => {
+                self.add_torrent(*id, info_hash, group, *multipliers)
+            }
+            Verb::UpdateTorrent { info_hash, multipliers } => self.update_torrent(info_hash, *multipliers),
+            Verb::DeleteTorrent { info_hash, reason } => self.delete_torrent(info_hash, reason),
+            Verb::AddUser { id, passkey } => self.add_user(*id, passkey),
+            Verb::RemoveUser(who) => self.remove_user(who),
+            Verb::ChangePasskey { old, new, grace_seconds } => {
+                self.change_passkey(old, new, i64::from(*grace_seconds))
+            }
+            Verb::UpdateUser { who, can_leech, visible, up, down } => {
+                self.update_user(who, [can_leech.map(|may| !may), visible.map(|seen| !seen)], [*up, *down])
+            }
+            Verb::AddToken(uid, info_hash) => self.token(*uid, info_hash, true),
+            Verb::RemoveToken(uid, info_hash) => self.token(*uid, info_hash, false),
+            Verb::AddClient(prefix) => self.client(prefix, true),
+            Verb::RemoveClient(prefix) => self.client(prefix, false),
+            Verb::EditClient(old, new) => {
+                let (removed, _) = self.client(old, false)?;
+                let (added, _) = self.client(new, true)?;
+                let changes = [removed.changes, added.changes].concat();
+                let text = format!("{}; {}", removed.text, added.text);
+                let word = if changes.is_empty() { "unchanged" } else { "changed" };
+                Ok((Outcome { word, text, changes }, format!("{old} {new}")))
+            }
+            Verb::InfoTorrent(info_hash) => {
+                let torrent = self.torrent(info_hash)?;
+                let told = torrent.map(|torrent| info(&torrent));
+                let word = if told.is_some() { "info" } else { "missing" };
+                let text = told.unwrap_or_else(|| format!("torrent {info_hash} is not registered"));
+                Ok((Outcome { word, text, changes: Vec::new() }, info_hash.to_string()))
+            }
+        }
+    }
+
+    fn add_torrent(&mut self, id: Option<u32>, hash: &InfoHash, group: &Group, of: Multipliers) -> Done {
+        self.tables.change("DELETE FROM hayate_deletions WHERE info_hash = ?", &[hash.0[..].into()])?;
+        let word = if self.torrent(hash)?.is_some() {
+            "unchanged"
+        } else {
+            let sql = "INSERT INTO torrents
+                (ID, GroupID, TorrentType, info_hash, UpMultiplier, DownMultiplier) VALUES (?, ?, ?, ?, ?, ?)";
+            let id = id.map_or(Cell::Null, Cell::from);
+            let type_name = (*group.type_name).into();
+            let values = [id, group.id.into(), type_name, hash.0[..].into(), of.up.into(), of.down.into()];
+            self.tables.change(sql, &values)?;
+            "added"
+        };
+        let torrent = self.torrent(hash)?;
+        let text = torrent.as_ref().map_or_else(String::new, info);
+        let changes = torrent.into_iter().map(Change::PutTorrent).collect();
+        Ok((Outcome { word, text: format!("{word}: {text}"), changes }, hash.to_string()))
+    }
+
+    fn update_torrent(&mut self, hash: &InfoHash, of: Multipliers) -> Done {
+        let sql = "UPDATE torrents SET UpMultiplier = ?, DownMultiplier = ? WHERE info_hash = ?";
+        let (found, _) = self.tables.change(sql, &[of.up.into(), of.down.into(), hash.0[..].into()])?;
+        let torrent = self.torrent(hash)?.filter(|_| found > 0);
+        let word = if torrent.is_some() { "changed" } else { "missing" };
+        let text = torrent.as_ref().map_or_else(|| format!("torrent {hash} is not registered"), info);
+        let changes = torrent.into_iter().map(Change::PutTorrent).collect();
+        Ok((Outcome { word, text, changes }, hash.to_string()))
+    }
+
+    fn delete_torrent(&mut self, hash: &InfoHash, reason: &str) -> Done {
+        let key = || Cell::from(&hash.0[..]);
+        let (gone, _) = self.tables.change("DELETE FROM torrents WHERE info_hash = ?", &[key()])?;
+        self.tables.change("DELETE FROM hayate_deletions WHERE info_hash = ?", &[key()])?;
+        if !reason.is_empty() {
+            let sql = "INSERT INTO hayate_deletions (info_hash, reason, deleted_at) VALUES (?, ?, ?)";
+            self.tables.change(sql, &[key(), reason.into(), self.now.into()])?;
+        }
+        let word = if gone > 0 { "removed" } else { "missing" };
+        let why = if reason.is_empty() { String::new() } else { format!(", reason: {reason}") };
+        let text = format!("{word}: torrent {hash}{why}");
+        let reason = (!reason.is_empty()).then(|| reason.into());
+        Ok((Outcome { word, text, changes: vec![Change::DropTorrent(*hash, reason)] }, hash.to_string()))
+    }
+
+    fn add_user(&mut self, id: Option<u32>, passkey: &str) -> Done {
+        let known = self.user(&id.map_or_else(|| Who::Passkey(passkey.to_owned()), Who::Id))?;
+        let (word, id) = match known {
+            Some(user) if user.enabled && *user.user.passkey == *passkey.as_bytes() => {
+                ("unchanged", user.user.id)
+            }
+            Some(user) => {
+                let sql = "UPDATE users_main SET torrent_pass = ?, Enabled = '1' WHERE ID = ?";
+                self.tables.change(sql, &[passkey.into(), user.user.id.into()])?;
+                ("changed", user.user.id)
+            }
+            None => {
+                let sql = "INSERT INTO users_main (ID, Enabled, torrent_pass) VALUES (?, '1', ?)";
+                let values = [id.map_or(Cell::Null, Cell::from), passkey.into()];
+                let (_, made) = self.tables.change(sql, &values)?;
+                ("added", id.unwrap_or(u32::try_from(made).unwrap_or(0)))
+            }
+        };
+        let user = self.user(&Who::Id(id))?.filter(|user| user.enabled);
+        let changes = user.map(|user| Change::PutUser(user.user)).into_iter().collect();
+        Ok((Outcome { word, text: format!("{word}: user {id}"), changes }, format!("user {id}")))
+    }
+
+    fn remove_user(&mut self, who: &Who) -> Done {
+        let Some(Known { user, enabled }) = self.user(who)? else { return Ok(nobody(who)) };
+        // '2' is what sites call disabled; '0' is one that was never enabled.
+        let sql = "UPDATE users_main SET Enabled = '2' WHERE ID = ? AND Enabled = '1'";
+        self.tables.change(sql, &[user.id.into()])?;
+        self.tables.change("DELETE FROM hayate_passkeys WHERE uid = ?", &[user.id.into()])?;
+        let word = if enabled { "removed" } else { "unchanged" };
+        let changes = vec![Change::DropPasskey(user.passkey)];
+        let text = format!("{word}: user {} is disabled", user.id);
+        Ok((Outcome { word, text, changes }, format!("user {}", user.id)))
+    }
+
+    fn change_passkey(&mut self, old: &str, new: &str, grace: i64) -> Done {
+        let found = self.user(&Who::Passkey(old.to_owned()))?;
+        let moved = found.is_some();
+        let known = match found {
+            Some(known) => Some(known),
+            None => self.user(&Who::Passkey(new.to_owned()))?,
+        };
+        let Some(Known { user, enabled }) = known else {
+            return Ok(nobody(&Who::Passkey(String::new())));
+        };
+        let id = user.id;
+        let sql = "UPDATE users_main SET torrent_pass = ? WHERE ID = ?";
+        self.tables.change(sql, &[new.into(), id.into()])?;
+        // A back end that has changed the row itself asks the first time, too, with an old passkey that nobody
+        // has: so the grace begins when it is first told.
+        let retired = !self.retired(old)?;
+        let mut changes = Vec::new();
+        let now_is = |passkey: &str| User { passkey: passkey.as_bytes().into(), ..user.clone() };
+        if enabled {
+            changes.push(Change::PutUser(now_is(new)));
+        }
+        if grace > 0 && retired {
+            let sql = "INSERT INTO hayate_passkeys (passkey, uid, good_until) VALUES (?, ?, ?)";
+            self.tables.change(sql, &[old.into(), id.into(), (self.now + grace).into()])?;
+        }
+        match grace {
+            _ if !enabled => {}
+            0 => changes.push(Change::DropPasskey(old.as_bytes().into())),
+            _ => changes.push(Change::PutUser(now_is(old))),
+        }
+        let word = if moved || retired { "changed" } else { "unchanged" };
+        let text = format!("{word}: the passkey of user {id}; the old one works for {grace} s");
+        Ok((Outcome { word, text, changes }, format!("user {id}")))
+    }
+
+    fn retired(&mut self, passkey: &str) -> Result<bool, StoreError> {
+        let sql = "SELECT uid FROM hayate_passkeys WHERE passkey = ?";
+        Ok(!self.tables.ask(sql, &[passkey.into()])?.is_empty())
+    }
+
+    fn update_user(&mut self, who: &Who, flags: [Option<bool>; 2], factors: [Option<f64>; 2]) -> Done {
+        let Some(Known { user, enabled }) = self.user(who)? else { return Ok(nobody(who)) };
+        let flags =
+            ["DisableDownload", "TrackerHide"].into_iter().zip(flags.map(|flag| flag.map(Cell::from)));
+        let factors =
+            ["UpMultiplier", "DownMultiplier"].into_iter().zip(factors.map(|factor| factor.map(Cell::from)));
+        for (column, value) in flags.chain(factors) {
+            let Some(value) = value else { continue };
+            self.tables.change(
+                &format!("UPDATE users_main SET {column} = ? WHERE ID = ?"),
+                &[value, user.id.into()],
+            )?;
+        }
+        let after = self.user(&Who::Id(user.id))?.map(|known| known.user);
+        let word = if after.as_ref() == Some(&user) { "unchanged" } else { "changed" };
+        let changes = after.filter(|_| enabled).map(Change::PutUser).into_iter().collect();
+        let text = format!("{word}: user {}", user.id);
+        Ok((Outcome { word, text, changes }, format!("user {}", user.id)))
+    }
+
+    fn token(&mut self, uid: u32, hash: &InfoHash, wanted: bool) -> Done {
+        let target = format!("user {uid} torrent {hash}");
+        let Some(torrent) = self.torrent(hash)? else {
+            let text = format!("missing: torrent {hash} is not registered");
+            return Ok((Outcome { word: "missing", text, changes: Vec::new() }, target));
+        };
+        let key = || [uid.into(), torrent.id.into()];
+        let there =
+            !self.tables.ask("SELECT uid FROM hayate_tokens WHERE uid = ? AND fid = ?", &key())?.is_empty();
+        let word = match (there, wanted) {
+            (false, true) => {
+                self.tables.change("INSERT INTO hayate_tokens (uid, fid) VALUES (?, ?)", &key())?;
+                "added"
+            }
+            (true, false) => {
+                self.tables.change("DELETE FROM hayate_tokens WHERE uid = ? AND fid = ?", &key())?;
+                "removed"
+            }
+            _ => "unchanged",
+        };
+        let change =
+            if wanted { Change::PutToken(uid, torrent.id) } else { Change::DropToken(uid, torrent.id) };
+        let text = format!("{word}: token of user {uid} for torrent {}", torrent.id);
+        Ok((Outcome { word, text, changes: vec![change] }, target))
+    }
+
+    fn client(&mut self, prefix: &str, wanted: bool) -> Done {
+        let sql = "SELECT id, archived FROM approved_clients WHERE peer_id = ? ORDER BY archived, id";
+        let known = self.tables.ask(sql, &[prefix.into()])?;
+        let first = known.first().map(|row| (row.first().and_then(Cell::id), row.get(1).cloned()));
+        let (word, id) = match (first, wanted) {
+            (Some((Some(id), Some(Cell::Number(0)))), true) => ("unchanged", id),
+            (Some((Some(id), _)), true) => {
+                self.tables.change("UPDATE approved_clients SET archived = 0 WHERE id = ?", &[id.into()])?;
+                ("changed", id)
+            }
+            (_, true) => {
+                let sql = "INSERT INTO approved_clients (peer_id, archived) VALUES (?, 0)";
+                let (_, id) = self.tables.change(sql, &[prefix.into()])?;
+                ("added", u32::try_from(id).unwrap_or(0))
+            }
+            (Some((Some(id), archived)), false) => {
+                let sql = "UPDATE approved_clients SET archived = 1 WHERE peer_id = ?";
+                self.tables.change(sql, &[prefix.into()])?;
+                (if archived == Some(Cell::Number(0)) { "removed" } else { "unchanged" }, id)
+            }
+            (_, false) => {
+                let text = format!("missing: no client {prefix:?}");
+                return Ok((Outcome { word: "missing", text, changes: Vec::new() }, prefix.to_owned()));
+            }
+        };
+        let changes = match (wanted, word) {
+            (_, "unchanged") => Vec::new(),
+            (true, _) => vec![Change::PutClient(id, prefix.as_bytes().into())],
+            (false, _) => known
+                .iter()
+                .filter_map(|row| row.first().and_then(Cell::id))
+                .map(Change::DropClient)
+                .collect(),
+        };
+        Ok((Outcome { word, text: format!("{word}: client {prefix:?}"), changes }, prefix.to_owned()))
+    }
+
+    fn torrent(&mut self, info_hash: &InfoHash) -> Result<Option<Registered>, StoreError> {
+        let rows = self.tables.ask(
+            "SELECT ID, GroupID, TorrentType, Snatched, Status, UpMultiplier, DownMultiplier
+             FROM torrents WHERE info_hash = ?",
+            &[info_hash.0[..].into()],
+        )?;
+        let read = |row: &[Cell]| match row {
+            [id, group, Cell::Octets(type_name), snatched, Cell::Number(status), up, down] => {
+                Some(Registered {
+                    info_hash: *info_hash,
+                    id: id.id()?,
+                    group: Group { type_name: String::from_utf8_lossy(type_name).into(), id: group.id()? },
+                    snatched: snatched.id()?,
+                    status: i32::try_from(*status).ok()?,
+                    multipliers: Multipliers { up: factor(up)?, down: factor(down)? },
+                })
+            }
+            _ => None,
+        };
+        Ok(rows.first().and_then(|row| read(row)))
+    }
+
+    fn user(&mut self, who: &Who) -> Result<Option<Known>, StoreError> {
+        let (column, value) = match who {
+            Who::Id(id) => ("ID", Cell::from(*id)),
+            Who::Passkey(passkey) => ("torrent_pass", (&**passkey).into()),
+        };
+        let rows = self.tables.ask(
+            &format!(
+                "SELECT ID, torrent_pass, Enabled, DisableDownload, TrackerHide, UpMultiplier, DownMultiplier
+                 FROM users_main WHERE {column} = ? ORDER BY ID DESC"
+            ),
+            &[value],
+        )?;
+        let read = |row: &[Cell]| match row {
+            [id, Cell::Octets(passkey), Cell::Octets(enabled), disabled, hidden, up, down] => Some(Known {
+                user: User {
+                    passkey: passkey.as_slice().into(),
+                    id: id.id()?,
+                    disable_download: *disabled != Cell::Number(0),
+                    tracker_hide: *hidden != Cell::Number(0),
+                    multipliers: Multipliers { up: factor(up)?, down: factor(down)? },
+                },
+                enabled: enabled == b"1",
+            }),
+            _ => None,
+        };
+        Ok(rows.first().and_then(|row| read(row)))
+    }
+}
+
+/// A user, and whether he is enabled.
+struct Known {
+    user: User,
+    enabled: bool,
+}
+
+fn factor(cell: &Cell) -> Option<f64> {
+    match cell {
+        Cell::Real(factor) => Some(factor.abs()),
+        _ => None,
+    }
+}
+
+fn nobody(who: &Who) -> (Outcome, String) {
+    let who = match who {
+        Who::Id(id) => format!("user {id}"),
+        Who::Passkey(_) => "a user with this passkey".to_owned(),
+    };
+    let outcome = Outcome { word: "missing", text: format!("missing: {who}"), changes: Vec::new() };
+    (outcome, who)
+}
+
+fn info(torrent: &Registered) -> String {
+    struct Shown<'t>(&'t Registered);
+    impl fmt::Display for Shown<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let Registered { info_hash, id, group, snatched, status, multipliers } = self.0;
+            let (type_name, group) = (&group.type_name, group.id);
+            let Multipliers { up, down } = multipliers;
+            write!(
+                f,
+                "torrent {id} {info_hash}, type {type_name}, group {group}, snatched {snatched}, status \
+                 {status}, multipliers up {up} down {down}"
+            )
+        }
+    }
+    Shown(torrent).to_string()
+}

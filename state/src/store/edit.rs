@@ -1,0 +1,81 @@
+//! Changes that a person or a site's back end makes: a few statements in one transaction, the same text for
+//! both backends, with `?` for each value.
+
+use super::StoreError;
+
+/// A value of a statement or of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cell {
+    /// NULL.
+    Null,
+    /// A whole number.
+    Number(i64),
+    /// Any other number.
+    Real(f64),
+    /// Text or octets: answers do not tell them apart.
+    Octets(Vec<u8>),
+    /// Text, in statements.
+    Text(String),
+}
+
+impl Cell {
+    /// The number, if it is one that an id can be.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        match self {
+            Self::Number(number) => u32::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+}
+
+impl From<u32> for Cell {
+    fn from(number: u32) -> Self {
+        Self::Number(number.into())
+    }
+}
+
+impl From<i64> for Cell {
+    fn from(number: i64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<bool> for Cell {
+    fn from(flag: bool) -> Self {
+        Self::Number(flag.into())
+    }
+}
+
+impl From<f64> for Cell {
+    fn from(number: f64) -> Self {
+        Self::Real(number)
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<&[u8]> for Cell {
+    fn from(octets: &[u8]) -> Self {
+        Self::Octets(octets.to_vec())
+    }
+}
+
+/// The tables within a transaction.
+pub trait Tables {
+    /// Runs a statement; gives how many rows it has found to change, and the id of a row it has made.
+    ///
+    /// # Errors
+    /// When the backend refuses.
+    fn change(&mut self, sql: &str, values: &[Cell]) -> Result<(u64, u64), StoreError>;
+
+    /// The rows of an answer.
+    ///
+    /// # Errors
+    /// When the backend refuses.
+    fn ask(&mut self, sql: &str, values: &[Cell]) -> Result<Vec<Vec<Cell>>, StoreError>;
+}
