@@ -1,40 +1,55 @@
-//! Tests of the engine in mode private: rows, forms and addresses, against a real tracker in virtual time.
+//! Mode private over HTTP, with a real tracker in virtual time, on the site of the fixture.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+#[path = "../../../tests/fixtures/site.rs"]
+mod fixture;
 
-use hayate_state::private::section::SiteRestore;
-use hayate_state::private::{Denial, Members, Site};
-use hayate_state::snapshot::site::{Group, Multipliers, Record, Torrent, User};
-use hayate_state::{Answer, Now, PeerId, Published, Swarms, Tracker};
+use hayate_state::{Now, Policy, Published, Swarms, Tracker};
 
-use super::*;
+use super::failure::Fault;
 use crate::address::Source;
-use crate::engine::{Engine, Step};
-use crate::wire::bencode::tests::{Value, read as bencoded};
-
-mod replies;
-mod rows;
-
-/// Any octets may be a passkey.
-const ODD: &[u8] = b"\0\xff& %?";
-const PEER_ID: &str = "-TR2920-00000000000a";
+use crate::config::DoorConfig;
+use crate::engine::{Engine, Head, Response};
+use crate::refusal::Refusal;
+use fixture::{DISABLED, FREE, HIDDEN, MUSIC, PLAIN, PRUNED};
 
 struct Desk {
     engine: Engine,
     tracker: Tracker,
-    site: Arc<Site>,
-    config: Arc<Published<DoorConfig>>,
+    now: u32,
 }
 
-fn config() -> DoorConfig {
-    DoorConfig {
-        proxy_header: Some("X-Real-Ip".into()),
-        trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
-        num_want: 25,
-        num_want_max: 50,
-        external_ip: false,
-        ..DoorConfig::default()
+const HEAD: &str = "8:completei";
+
+impl Desk {
+    fn new(config: DoorConfig, policy: Policy) -> Self {
+        let (config, policy, site) = (Published::new(config), Published::new(policy), fixture::site());
+        let engine = Engine::new(config.subscribe(), policy.subscribe()).unwrap();
+        let engine = engine.private(site.register.subscribe());
+        let tracker = Tracker::new(Swarms::new(0), &policy, 7).private(site);
+        Self { engine, tracker, now: 0 }
+    }
+
+    fn plain() -> Self {
+        let config =
+            DoorConfig { num_want: 25, num_want_max: 50, external_ip: false, ..DoorConfig::default() };
+        Self::new(config, policy())
+    }
+
+    fn ask(&mut self, source: &str, target: &str, headers: &[(&str, &[u8])]) -> Response {
+        let source = Source::Address(source.parse().unwrap());
+        let (method, target) = (&b"GET"[..], target.as_bytes());
+        let head = Head { method, target, source, headers, header_octets: 0, has_body: false };
+        self.engine.handle(Now::at(self.now), &mut self.tracker, &head)
+    }
+
+    fn text(&mut self, source: &str, target: &str) -> String {
+        let response = self.ask(source, target, &[]);
+        assert_eq!((response.status, response.content_type), (200, "text/plain"), "{target}");
+        response.body.escape_ascii().to_string()
+    }
+
+    fn get(&mut self, target: &str) -> String {
+        self.text("45.128.19.54", target)
     }
 }
 
@@ -42,101 +57,324 @@ fn policy() -> Policy {
     Policy { announce_drift_seconds: 0, ..Policy::default() }
 }
 
-impl Desk {
-    fn new(config: DoorConfig, policy: Policy) -> Self {
-        let site = site();
-        let (config, policy) = (Published::new(config), Published::new(policy));
-        let engine = Engine::new(config.subscribe(), policy.subscribe()).unwrap();
-        let engine = engine.private(site.register.subscribe());
-        let tracker = Tracker::new(Swarms::new(0), &policy, 7).private(Arc::clone(&site));
-        Self { engine, tracker, site, config }
-    }
+fn escaped(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("%{octet:02x}")).collect()
+}
 
-    fn plain() -> Self {
-        Self::new(config(), policy())
-    }
+fn announce(passkey: &str, hash: &[u8], more: &str) -> String {
+    let hash = escaped(hash);
+    let base = "peer_id=-TR2940-000000000001&port=6881&uploaded=0&downloaded=0&left=7";
+    format!("/{passkey}/announce?info_hash={hash}&{base}{more}")
+}
 
-    fn ask(&mut self, source: &str, target: &[u8], headers: &[(&str, &[u8])]) -> Response {
-        let head = head(source, target, headers);
-        self.engine.handle(Now::at(0), &mut self.tracker, &head)
-    }
+fn failure(text: &str, interval: u32) -> String {
+    let interval = if interval == 0 { String::new() } else { format!("8:intervali{interval}e") };
+    format!("d14:failure reason{}:{text}{interval}e", text.len())
+}
 
-    fn get(&mut self, target: &str) -> Value {
-        self.get_from("192.0.2.7", target)
+#[test]
+fn every_malformed_announce_gets_the_text_of_its_row() {
+    let (hash, id) = (escaped(&FREE), "-TR2940-000000000001");
+    let whole: Vec<String> = [
+        format!("info_hash={hash}"),
+        format!("peer_id={id}"),
+        "port=6881".to_owned(),
+        "uploaded=0".to_owned(),
+        "downloaded=0".to_owned(),
+        "left=7".to_owned(),
+    ]
+    .to_vec();
+    let query = |skip: &str, more: &str| {
+        let rest = whole.iter().filter(|part| !part.starts_with(skip) || skip.is_empty());
+        rest.cloned().chain([more.to_owned()]).collect::<Vec<_>>().join("&")
+    };
+    let malformed = |what: &str| format!("Malformed request - {what}");
+    let mut desk = Desk::plain();
+    for (skip, more, text) in [
+        ("info_hash", "", malformed("missing info_hash")),
+        ("info_hash", "info_hash=short", malformed("missing info_hash")),
+        ("info_hash", "info_hash=%zz%", malformed("missing info_hash")),
+        ("", &format!("info_hash={hash}"), malformed("can only announce singular info_hash")),
+        ("", &format!("INFO%5fHASH={}", escaped(&MUSIC)), malformed("can only announce singular info_hash")),
+        ("peer_id", "", malformed("missing peer_id")),
+        ("peer_id", "peer_id=", malformed("missing peer_id")),
+        ("peer_id", "peer_id=-TR2940-00000000000", malformed("invalid peer_id")),
+        ("peer_id", "peer_id=-TR2940-0000000000001", malformed("invalid peer_id")),
+        ("port", "", malformed("missing port")),
+        ("port", "port=65536", malformed("invalid port")),
+        ("port", "port=-1", malformed("invalid port")),
+        ("port", "port=", malformed("invalid port")),
+        ("uploaded", "", malformed("missing uploaded")),
+        ("uploaded", "uploaded=+7", malformed("invalid uploaded")),
+        ("downloaded", "", malformed("missing downloaded")),
+        ("downloaded", "downloaded=18446744073709551616", malformed("invalid downloaded")),
+        ("left", "", malformed("missing left")),
+        ("left", "left=-1", malformed("invalid left")),
+        ("left", "left=", malformed("invalid left")),
+        ("left", "left=%zz", malformed("invalid left")),
+        ("left", "left=7.0", malformed("invalid left")),
+        ("", "numwant=", malformed("invalid numwant")),
+        ("", "numwant=-", malformed("invalid numwant")),
+        ("", "numwant=7x", malformed("invalid numwant")),
+        ("", "numwant=--7", malformed("invalid numwant")),
+    ] {
+        let target = format!("/{PLAIN}/announce?{}", query(skip, more));
+        assert_eq!(desk.get(&target), failure(&text, 3600), "{skip} {more}");
     }
-
-    fn get_from(&mut self, source: &str, target: &str) -> Value {
-        let response = self.ask(source, target.as_bytes(), &[]);
-        assert_eq!((response.status, response.content_type), (200, "text/plain"), "{target}");
-        bencoded(&response.body)
-    }
-
-    /// The whole failure that a target gets.
-    fn failure(&mut self, target: &str) -> String {
-        String::from_utf8_lossy(&self.ask("192.0.2.7", target.as_bytes(), &[]).body).into_owned()
+    for more in ["numwant=-1", "numwant=-99999999999999999999", "numwant=70000", "numwant=0", "left=007", ""]
+    {
+        let target = format!("/{PLAIN}/announce?{}", query("", more));
+        assert!(desk.get(&target).contains(HEAD), "{more}");
     }
 }
 
-fn head<'r>(
-    source: &str,
-    target: &'r [u8],
-    headers: &'r [(&'r str, &'r [u8])],
-) -> Head<'r, [(&'r str, &'r [u8])]> {
-    let source = Source::Address(source.parse().unwrap());
-    Head { method: b"GET", target, source, headers, header_octets: 20, has_body: false }
-}
-
-/// That of `private-tracker.md` 23.1, and torrent 4 of an unknown status.
-fn site() -> Arc<Site> {
-    let site = Site::new();
-    let mut restore = SiteRestore::new(&site.torrents);
-    for (letter, id, status) in [('a', 1, 1), ('b', 2, 0), ('c', 3, 0), ('d', 4, -7)] {
-        restore.record(Record::Torrent(Torrent {
-            info_hash: InfoHash([letter as u8; 20]),
-            id,
-            group: Group { type_name: "anime".into(), id: 1 },
-            snatched: 13,
-            status,
-            last_action: 0,
-            multipliers: Multipliers::default(),
-            peers: Vec::new(),
-        }));
+#[test]
+fn the_first_row_that_fails_is_the_answer() {
+    let mut desk = Desk::new(DoorConfig::default(), Policy { strict_port: true, ..policy() });
+    let hash = escaped(&PRUNED);
+    let mut query = String::new();
+    let malformed = |what: &str| format!("Malformed request - {what}");
+    for (more, text) in [
+        ("numwant=x&port=80", malformed("missing info_hash")),
+        (&*format!("&info_hash={hash}"), malformed("missing peer_id")),
+        (
+            "&peer_id=-qB4250-000000000001",
+            "Unacceptable request - port must be outside of well-known range (port: 80)".into(),
+        ),
+        ("&port=1024", malformed("missing uploaded")),
+        ("&uploaded=7", malformed("missing downloaded")),
+        ("&downloaded=11", malformed("missing left")),
+        ("&left=13", malformed("invalid numwant")),
+        ("&numwant=17", "Your client is not approved (peer_id: -qB4250-000000000001)".into()),
+        ("&peer_id=-TR2940-000000000001", "This torrent does not exist (status: 1, left: 13)".into()),
+    ] {
+        query += more;
+        let interval = if text.starts_with("This") { 900 } else { 3600 };
+        assert_eq!(desk.get(&format!("/{PLAIN}/announce?{query}")), failure(&text, interval));
+        let nobody = failure("Your passkey is invalid", 3600);
+        assert_eq!(desk.get(&format!("/{DISABLED}/announce?{query}")), nobody);
     }
-    let mut members = Members::default();
-    for (passkey, id, disable_download) in [(&b"one"[..], 1, false), (b"two", 2, true), (ODD, 5, false)] {
-        let multipliers = Multipliers::default();
-        members.put(&User {
-            passkey: passkey.into(),
-            id,
-            disable_download,
-            tracker_hide: false,
-            multipliers,
-        });
+    let unknown = announce(PLAIN, &[7; 20], "");
+    assert_eq!(desk.get(&unknown), failure("This torrent does not exist", 300));
+    let stats = desk.engine.stats();
+    assert_eq!(stats.refusals_of(Refusal::Private(Fault::InvalidNumWant)), 1);
+    assert_eq!(stats.refusals_of(Refusal::Tracker(hayate_state::Refusal::InvalidPasskey)), 9);
+}
+
+#[test]
+fn a_peer_id_is_told_back_as_it_was_sent() {
+    let mut desk = Desk::plain();
+    let target = announce(PLAIN, &FREE, "&peer_id=%00%ff%25-qB4250-000000000");
+    let text = desk.get(&target);
+    assert!(
+        text.contains("59:Your client is not approved (peer_id: \\x00\\xff%-qB4250-000000000)"),
+        "{text}"
+    );
+}
+
+#[test]
+fn who_may_not_download_may_seed_and_pay_off_hit_and_runs() {
+    let mut desk = Desk::plain();
+    let denied = failure("Your download privileges are disabled", 3600);
+    assert_eq!(desk.get(&announce(HIDDEN, &FREE, "")), denied);
+    assert!(desk.get(&announce(HIDDEN, &FREE, "&left=0")).contains(HEAD));
+    assert!(desk.get(&announce(HIDDEN, &MUSIC, "")).contains(HEAD));
+}
+
+#[test]
+fn the_first_seeder_brings_a_pruned_torrent_back() {
+    let mut desk = Desk::plain();
+    assert!(desk.get(&announce(PLAIN, &PRUNED, "&left=0")).contains("10:downloadedi2e"));
+    assert!(desk.get(&announce(PLAIN, &PRUNED, "&left=5")).contains(HEAD));
+}
+
+#[test]
+fn replies_have_the_keys_of_the_spec_and_no_others() {
+    let mut desk = Desk::plain();
+    let head = "d8:completei1e10:downloadedi0e10:incompletei0e8:intervali1800e12:min intervali900e5:peers";
+    let seeder = announce(PLAIN, &MUSIC, "&left=0");
+    assert_eq!(desk.get(&seeder), format!("{head}0:e"));
+    assert_eq!(desk.text("2001:db8::9", &format!("{seeder}&compact=0")), format!("{head}lee"));
+    let head = head.replacen("incompletei0e", "incompletei1e", 1);
+    let leecher = announce(HIDDEN, &MUSIC, "&port=7001&peer_id=-TR2940-000000000002");
+    let reply = desk.get(&leecher);
+    assert_eq!(
+        reply,
+        format!(
+            "{head}6:-\\x80\\x136\\x1a\\xe16:peers618: \\x01\\r\\xb8{}\\t\\x1a\\xe1e",
+            "\\x00".repeat(11)
+        )
+    );
+    let entry = |ip: &str, id: &str| format!("d2:ip{}:{ip}{id}4:porti6881ee", ip.len());
+    let id = "7:peer id20:-TR2940-000000000001";
+    for (more, id) in [("&compact=0", id), ("&compact=0&no_peer_id=1", ""), ("&compact=0&no_peer_id=2", id)] {
+        let list = [entry("45.128.19.54", id), entry("2001:db8::9", id)].concat();
+        assert_eq!(desk.get(&format!("{leecher}{more}")), format!("{head}l{list}ee"), "{more}");
     }
-    site.change(|register| {
-        register.members = Arc::new(members);
-        register.hit_and_runs = Arc::new([(2, 2)].into());
-        register.clients = Arc::new([(1, "-TR2"), (3, "-DE13")].into_iter().collect());
-        let deletions = HashMap::from([(InfoHash([b'x'; 20]), Arc::from("a duplicate"))]);
-        register.deletions = Arc::new(deletions);
-    });
-    site
+    for more in ["&numwant=0", "&event=stopped"] {
+        let reply = desk.get(&format!("{leecher}{more}"));
+        assert!(reply.ends_with("5:peers0:e"), "{reply}");
+    }
 }
 
-fn hash(letter: char) -> String {
-    letter.to_string().repeat(20)
+#[test]
+fn events_are_words_in_their_one_spelling() {
+    let mut desk = Desk::plain();
+    assert!(desk.get(&announce(PLAIN, &MUSIC, "&event=StOpPeD")).contains("10:incompletei1e"));
+    assert!(desk.get(&announce(PLAIN, &MUSIC, "&EvEnT=stopped")).contains("10:incompletei0e"));
+    assert!(desk.get(&announce(PLAIN, &MUSIC, "&event=%73topped")).contains("10:incompletei0e"));
 }
 
-/// A whole query of an announce, but for what `more` says later or anew.
-fn query(letter: char, port: u16, more: &str) -> String {
-    let (hash, totals) = (hash(letter), "uploaded=7&downloaded=11&left=13");
-    format!("info_hash={hash}&peer_id={PEER_ID}&port={port}&{totals}{more}")
+#[test]
+fn a_scrape_shows_what_its_member_may_download() {
+    let mut desk = Desk::plain();
+    let file = |hash: &[u8; 20]| {
+        format!("20:{}d8:completei0e10:downloadedi0e10:incompletei0ee", hash.escape_ascii())
+    };
+    let flags = "5:flagsd20:min_request_intervali900eee";
+    let hashes = [FREE, MUSIC, PRUNED, [7; 20], MUSIC].map(|hash| format!("info_hash={}", escaped(&hash)));
+    let query = format!("{}&info_hash=short&left=x", hashes.join("&"));
+    let (music, free) = (file(&MUSIC), file(&FREE));
+    assert_eq!(desk.get(&format!("/{PLAIN}/scrape?{query}")), format!("d5:filesd{music}{free}e{flags}"));
+    assert_eq!(desk.get(&format!("/{HIDDEN}/scrape?{query}")), format!("d5:filesd{music}e{flags}"));
+    let nothing = failure("Unsupported request - must provide at least one info_hash", 0);
+    assert_eq!(desk.get(&format!("/{PLAIN}/scrape?info_hash=x")), nothing);
+    let mut off = Desk::new(DoorConfig::default(), Policy { enable_scrape: false, ..policy() });
+    assert_eq!(off.ask("::1", &format!("/{PLAIN}/scrape?{query}"), &[]).status, 404);
+    assert_eq!(off.get("/nobody/scrape"), failure("Your passkey is invalid", 3600));
 }
 
-fn announce(passkey: &str, letter: char, port: u16, more: &str) -> String {
-    format!("/{passkey}/announce?{}", query(letter, port, more))
+#[test]
+fn paths_are_those_of_the_table() {
+    let mut desk = Desk::plain();
+    for path in ["/", "/announce", "/scrape", "/x", "//", "/.."] {
+        let response = desk.ask("::1", path, &[]);
+        assert_eq!((response.status, &*response.body, response.close), (404, &b""[..], false), "{path}");
+    }
+    for rest in ["", "metrics", "alive", "x", "Announce"] {
+        assert_eq!(desk.ask("::1", &format!("/{PLAIN}/{rest}"), &[]).status, 404, "{rest}");
+        assert_eq!(desk.get(&format!("/nobody/{rest}")), failure("Your passkey is invalid", 3600));
+    }
+    let query = announce(PLAIN, &FREE, "").split_once('?').unwrap().1.to_owned();
+    for path in ["/a/b/{}/announce", "//{}//announce", "/x/../{}/./announce", "/{}%2fannounce"] {
+        let path = path.replace("{}", PLAIN);
+        assert!(desk.get(&format!("{path}?{query}")).contains(HEAD), "{path}");
+    }
+    let odd = format!("/%00%ff{PLAIN}/announce?{query}");
+    assert_eq!(desk.get(&odd), failure("Your passkey is invalid", 3600));
+    assert_eq!(desk.get("/%/announce"), failure("Your passkey is invalid", 3600));
 }
 
-fn failed(text: &str, interval_seconds: u32) -> String {
-    format!("d14:failure reason{}:{text}8:intervali{interval_seconds}ee", text.len())
+#[test]
+fn a_claimed_address_counts_as_the_spec_orders() {
+    let anybody = vec!["0.0.0.0/0".parse().unwrap()];
+    let config =
+        |spoofing_sources| DoorConfig { spoofing_sources, external_ip: false, ..DoorConfig::default() };
+    let seeder = |more: &str| announce(PLAIN, &MUSIC, &format!("&left=0{more}"));
+    let leecher = announce(HIDDEN, &MUSIC, "&compact=0&no_peer_id=1&peer_id=-TR2940-000000000002");
+    for (more, address) in [
+        ("", "45.128.19.54"),
+        ("&ip=9.8.7.6", "9.8.7.6"),
+        ("&ip=2600::1", "2600::1"),
+        ("&ip=::ffff:9.8.7.6", "9.8.7.6"),
+        ("&ip=10.0.0.1", "45.128.19.54"),
+        ("&ip=", "45.128.19.54"),
+        ("&ip=09.8.7.6", "45.128.19.54"),
+        ("&ip=9.8.7.6:80", "45.128.19.54"),
+        ("&ipv4=9.8.7.5", "9.8.7.5"),
+        ("&ipv4=9.8.7.5&ip=9.8.7.5", "9.8.7.5"),
+        ("&ipv4=9.8.7.5&ip=10.0.0.1", "9.8.7.5"),
+        ("&ipv4=9.8.7.5&ip=2600::1", "9.8.7.5"),
+        ("&ipv4=10.0.0.1&ip=2600::1", "2600::1"),
+        ("&ipv4=2600::2&ip=9.8.7.6", "9.8.7.6"),
+        ("&ipv6=2600::1", "45.128.19.54"),
+    ] {
+        let mut desk = Desk::new(config(anybody.clone()), policy());
+        assert!(desk.get(&seeder(more)).contains(HEAD), "{more}");
+        let reply = desk.get(&leecher);
+        assert!(reply.contains(&format!("d2:ip{}:{address}4:port", address.len())), "{more} {reply}");
+        let mut desk = Desk::new(config(Vec::new()), policy());
+        desk.get(&seeder(more));
+        assert!(desk.get(&leecher).contains("d2:ip12:45.128.19.544:port"), "{more}");
+    }
+    let mut desk = Desk::new(config(anybody), policy());
+    let text = "Invalid IPv4 address (ip: 9.8.7.6)";
+    assert_eq!(desk.get(&seeder("&ipv4=9.8.7.5&ip=9.8.7.6")), failure(text, 3600));
+    assert_eq!(desk.get(&seeder("&ipv4=9.8.7.5&ip=9%2e8.7.6")), failure(text, 3600));
+}
+
+#[test]
+fn a_proxy_is_believed_strictly() {
+    let config = DoorConfig {
+        proxy_header: Some("X-Forwarded-For".into()),
+        trusted_proxies: vec!["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()],
+        ..DoorConfig::default()
+    };
+    let unreadable = failure("failed to parse peer IP address", 3600);
+    let seeder = announce(PLAIN, &MUSIC, "&left=0");
+    let leecher = announce(HIDDEN, &MUSIC, "&compact=0&no_peer_id=1&peer_id=-TR2940-000000000002");
+    for (value, address) in [
+        ("9.8.7.6", Some("9.8.7.6")),
+        ("1.2.3.4, 9.8.7.6 , 10.0.0.2", Some("9.8.7.6")),
+        ("10.0.0.1, 10.0.0.2", Some("10.0.0.1")),
+        ("192.168.0.7", Some("192.168.0.7")),
+        ("2600::1", Some("2600::1")),
+        ("[2600::1]", None),
+        ("9.8.7.6:80", None),
+        ("09.8.7.6", None),
+        ("0.0.0.0", None),
+        ("224.0.0.1", None),
+        ("255.255.255.255", None),
+        ("::", None),
+        ("ff02::1", None),
+        ("x, 10.0.0.2", None),
+        ("unknown", None),
+    ] {
+        let mut desk = Desk::new(config.clone(), policy());
+        let response = desk.ask("127.0.0.1", &seeder, &[("x-forwarded-for", value.as_bytes())]);
+        let text = response.body.escape_ascii().to_string();
+        let Some(address) = address else {
+            assert_eq!(text, unreadable, "{value}");
+            // A malformed request is told first, a wrong client later.
+            let headers = [("X-Forwarded-For", value.as_bytes())];
+            let worse = desk.ask("127.0.0.1", &format!("{seeder}&left=x"), &headers);
+            assert!(worse.body.escape_ascii().to_string().contains("invalid left"));
+            continue;
+        };
+        assert!(text.contains(HEAD), "{value} {text}");
+        let reply = desk.get(&leecher);
+        assert!(reply.contains(&format!("d2:ip{}:{address}4:port", address.len())), "{value} {reply}");
+    }
+    let mut desk = Desk::new(config, policy());
+    let response = desk.ask("45.128.19.54", &seeder, &[("X-Forwarded-For", b"9.8.7.6")]);
+    assert!(response.body.escape_ascii().to_string().contains(HEAD));
+    assert!(desk.get(&leecher).contains("d2:ip12:45.128.19.544:port"));
+}
+
+#[test]
+fn failures_and_replies_are_encoded_as_the_reference_tracker_does() {
+    use crate::wire::reply;
+    use hayate_state::actor::PeerList;
+    use hayate_state::{Answer, Tally};
+    for (text, interval, octets) in [
+        ("error message", 5, "d14:failure reason13:error message8:intervali5ee"),
+        ("test", 0, "d14:failure reason4:teste"),
+        ("test with interval", 3600, "d14:failure reason18:test with interval8:intervali3600ee"),
+        ("", 0, "d14:failure reason0:e"),
+    ] {
+        assert_eq!(reply::failure(text.as_bytes(), interval), octets.as_bytes());
+    }
+    let tally = Tally { seeders: 1234, completed: 9_101_112, leechers: 5678, paused: 0 };
+    let answer = Answer { interval_seconds: 60, min_interval_seconds: 45, tally };
+    let nowhere = reply::Address { external: None, over_v6: false };
+    let write =
+        |peers: &PeerList, form| reply::announce(&answer, peers, form, nowhere).escape_ascii().to_string();
+    let head = "d8:completei1234e10:downloadedi9101112e10:incompletei5678e8:intervali60e12:min intervali45e";
+    let none = PeerList::default();
+    assert_eq!(write(&none, reply::Form::Compact), format!("{head}5:peers0:e"));
+    assert_eq!(write(&none, reply::Form::List), format!("{head}5:peerslee"));
+    let v4 = [[0x7f, 0, 0, 1, 0x30, 0x39], [8, 8, 8, 8, 0x7f, 0xff], [1, 1, 10, 10, 0, 22]].concat();
+    let peers = PeerList { v4: v4.clone(), ..PeerList::default() };
+    assert_eq!(write(&peers, reply::Form::Compact), format!("{head}5:peers18:{}e", v4.escape_ascii()));
+    assert!(write(&peers, reply::Form::List).ends_with("d2:ip9:1.1.10.104:porti22eeee"));
 }
