@@ -8,6 +8,7 @@ use hayate_state::InfoHash;
 
 use crate::config::document::LogFormat;
 use crate::config::knob::parse_duration;
+use crate::site::{ClientCommand, TorrentCommand, UserCommand};
 
 /// A BitTorrent tracker: UDP first (BEP 15), with an HTTP gateway in front of the same swarms.
 #[derive(Debug, Parser)]
@@ -38,7 +39,7 @@ pub(crate) struct Look {
     /// Log more; wins over RUST_LOG and log.level.
     #[arg(long, global = true)]
     pub(crate) debug: bool,
-    /// Log one JSON object a line; probe answers in JSON.
+    /// Log one JSON object a line; probe and lists answer in JSON.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Never use colours; without this they are used on terminals.
@@ -63,6 +64,23 @@ pub(crate) enum Command {
         /// Print the statements; change nothing.
         #[arg(long)]
         print: bool,
+    },
+    /// Users of a site (mode private), in its database.
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Registered torrents of a site (mode private), in its database.
+    #[command(subcommand)]
+    Torrent(TorrentCommand),
+    /// Approved clients of a site (mode private), in its database.
+    #[command(subcommand)]
+    Client(ClientCommand),
+    /// Ask the running tracker why the last announces of a user were accepted or refused, and what was credited
+    /// (mode private; needs admin.token_file).
+    Explain {
+        /// The user's id.
+        user: u32,
+        /// The info_hash, 40 hexadecimal digits.
+        torrent: InfoHash,
     },
     /// Replace the running tracker by the program that is installed now, without losing a datagram.
     Upgrade {

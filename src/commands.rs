@@ -16,7 +16,7 @@ use crate::cli::{Command, E2e, Line, Probe, ProbeAnnounce, ProbeEvent, ProbeScra
 use crate::config::document::{Log, LogFormat};
 use crate::config::{Config, Environment, Settings, Source, show};
 use crate::lock::Holder;
-use crate::{logging, run};
+use crate::{logging, run, site};
 
 /// Carries out the command line.
 ///
@@ -28,6 +28,18 @@ pub(crate) fn obey(line: &Line) -> anyhow::Result<()> {
         Some(Command::CheckConfig) => check_config(line),
         Some(Command::PrintConfig) => print_config(line),
         Some(Command::Migrate { print }) => migrate(line, *print),
+        Some(Command::User(command)) => {
+            print(site::user(command, &read(&source(line)?)?.1, line.look.json)?.as_bytes())
+        }
+        Some(Command::Torrent(command)) => {
+            print(site::torrent(command, &read(&source(line)?)?.1, line.look.json)?.as_bytes())
+        }
+        Some(Command::Client(command)) => {
+            print(site::client(command, &read(&source(line)?)?.1, line.look.json)?.as_bytes())
+        }
+        Some(Command::Explain { user, torrent }) => {
+            print(site::explain(*user, torrent, &read(&source(line)?)?.1)?.as_bytes())
+        }
         Some(Command::Upgrade { timeout }) => upgrade(line, *timeout),
         Some(Command::Schema) => print(show::schema().as_bytes()),
         Some(Command::Completions { shell }) => completions(*shell),

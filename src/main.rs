@@ -11,6 +11,7 @@
 //! | [`signals`] | reload, orderly stop, stop at once |
 //! | [`storage`] | what lasts: store, snapshot, and their threads |
 //! | [`registered`] | the registered torrents, read again and again |
+//! | [`site`] | users, torrents, clients of a site: commands, and changes over HTTP |
 //! | [`handover`] | a successor takes over while the tracker serves |
 //! | [`lock`] | one tracker in a folder |
 //! | [`vitals`] | whether the process serves, and its own numbers |
@@ -35,6 +36,7 @@ mod registered;
 mod reload;
 mod run;
 mod signals;
+mod site;
 mod storage;
 mod vitals;
 

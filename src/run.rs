@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use hayate_gateway::{Asker, Door as HttpDoor, Handed as HttpHanded};
+use hayate_gateway::{Asker, Door as HttpDoor, Handed as HttpHanded, Pages};
 use hayate_state::actor::{Actor, Inbox};
 use hayate_state::private::Register;
 use hayate_state::snapshot::keeper::Ending;
@@ -172,8 +172,14 @@ impl Daemon {
         let kept_inbox = Arc::new(Mutex::new(Some(inbox.clone())));
         list_own(&board, clock, &kept_inbox);
         let unix_socket = settings.listen.unix_socket.as_deref();
+        let healthy = Arc::clone(&vitals);
+        let pages = Pages {
+            admin: storage.admin(&settings.admin_token, document),
+            board: Arc::clone(&board),
+            health: Arc::new(move || healthy.are_good()),
+        };
         let register = storage.site.as_ref().map(|site| &site.register);
-        let http = start_http(sockets.http, unix_socket, &levers, register, inbox, (clock, &board), &vitals)?;
+        let http = start_http(sockets.http, unix_socket, &levers, register, inbox, clock, pages)?;
         let udp = start_udp(sockets.udp, document, &levers, clock, &board, tracker)?;
         if let Some(udp) = &udp {
             // It is set here and nowhere else.
@@ -437,8 +443,8 @@ fn start_http(
     levers: &Levers,
     register: Option<&Arc<Published<Register>>>,
     inbox: Inbox<Asker>,
-    (clock, board): (Clock, &Arc<Board>),
-    vitals: &Arc<Vitals>,
+    clock: Clock,
+    pages: Pages,
 ) -> anyhow::Result<Option<hayate_gateway::Running>> {
     let Some(door) = door else { return Ok(None) };
     let mut places: Vec<String> = door.addresses().iter().map(ToString::to_string).collect();
@@ -453,10 +459,7 @@ fn start_http(
             config.max_connections,
         );
     }
-    let vitals = Arc::clone(vitals);
-    let health = Arc::new(move || vitals.are_good());
-    let running =
-        door.start(&levers.http, &levers.policy, register, inbox, clock, (Arc::clone(board), health));
+    let running = door.start(&levers.http, &levers.policy, register, inbox, clock, pages);
     running.map(Some).context("starting the HTTP frontend")
 }
 

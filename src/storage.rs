@@ -3,13 +3,14 @@
 //! the site; and back.
 
 use std::io::ErrorKind;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
+use hayate_gateway::Admin;
 use hayate_state::access::TorrentList;
-use hayate_state::private::clerk::RunningClerk;
+use hayate_state::private::clerk::{Errands, RunningClerk};
 use hayate_state::private::section::{SiteRestore, SiteSection};
 use hayate_state::private::{Clerk, Site};
 use hayate_state::snapshot::keeper::{Ending, FILE_NAME, Keeper, Plan};
@@ -21,11 +22,12 @@ use hayate_state::store::record::TorrentRow;
 use hayate_state::store::{Backend, Demand, Opened, Pace, Queues, Record, Recorder, RecorderError, Store};
 use hayate_state::{Board, Clock, Policy, Published, Swarms};
 
-use crate::config::document::Mode;
-use crate::config::settings::Keep;
+use crate::config::document::{Document, Mode};
+use crate::config::settings::{Keep, Token};
 use crate::lock::StateLock;
 use crate::registered::{Reader, Registrar};
 use crate::signals::{Boat, Wish, Wishes};
+use crate::site::admin;
 
 /// Torrents whose completed count is kept in the store; the latest ones.
 const COMPLETED_ROWS_MAX: usize = 2_000_000;
@@ -45,6 +47,8 @@ pub(crate) struct Storage {
     /// In mode private.
     pub(crate) site: Option<Arc<Site>>,
     clerk: Option<Clerk>,
+    /// Where the clerk is asked to change the site; set when it works.
+    errands: Arc<OnceLock<Errands>>,
     mode: Mode,
     opened: Option<Opened>,
     reader: Option<Reader>,
@@ -85,6 +89,7 @@ impl Storage {
             knobs,
             site,
             clerk: None,
+            errands: Arc::default(),
             mode,
             opened: None,
             reader: None,
@@ -126,6 +131,13 @@ impl Storage {
         Ok(Some(Arc::new(list)))
     }
 
+    /// Who changes the site over HTTP, if there is a site and a token.
+    pub(crate) fn admin(&self, token: &Option<Token>, document: &Document) -> Option<Arc<dyn Admin>> {
+        let (site, token) = (self.site.as_ref()?, token.as_ref()?);
+        let grace = document.admin.passkey_grace.as_seconds();
+        Some(Arc::new(admin::Desk::new(token, grace, Arc::clone(site), Arc::clone(&self.errands))))
+    }
+
     /// Starts what runs beside the tracker. After a handover: when the predecessor has ended.
     ///
     /// # Errors
@@ -156,6 +168,10 @@ impl Storage {
         let registrar =
             registrar.map(|reader| reader.start(seconds(), wishes.clone(), self.clock, board)).transpose()?;
         let clerk = self.clerk.take().map(|clerk| clerk.start(seconds(), self.clock, board)).transpose()?;
+        if let Some(clerk) = &clerk {
+            // It is started once.
+            let _ = self.errands.set(clerk.errands());
+        }
         self.threads = Some(Threads { recorder, keeper, registrar, clerk });
         Ok(())
     }

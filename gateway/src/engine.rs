@@ -117,6 +117,11 @@ impl Response {
         }
     }
 
+    /// A status with a text that was made for it.
+    pub(crate) fn said(status: u16, text: String) -> Self {
+        Self { body: Cow::Owned(text.into_bytes()), ..Self::text(status, "") }
+    }
+
     /// There is nothing at that path.
     #[must_use]
     pub fn not_found() -> Self {

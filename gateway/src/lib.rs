@@ -37,7 +37,7 @@ pub mod wire;
 
 pub use config::{DoorConfig, ListenConfig};
 pub use engine::Engine;
-pub use pages::Health;
+pub use pages::{Admin, Health, Pages};
 pub use refusal::Refusal;
 pub use routes::{RouteError, Routes};
 pub use server::{Asker, Door, Handed, OpenError, Running};

@@ -13,9 +13,18 @@ use crate::engine::{Page, Response};
 /// Says whether the whole process serves.
 pub type Health = Arc<dyn Fn() -> bool + Send + Sync>;
 
+/// Answers requests that change a site, on the operator's address.
+pub trait Admin: Send + Sync {
+    /// Status and text of the answer to a request for this path and query from `source`; it may take a while.
+    /// `None`: there is nothing at that path.
+    fn answer(&self, path: &[u8], query: &[u8], source: &str) -> Option<(u16, String)>;
+}
+
 /// What the pages show.
 #[derive(Clone)]
 pub struct Pages {
+    /// Who changes a site, if anybody may.
+    pub admin: Option<Arc<dyn Admin>>,
     /// Every number of the process.
     pub board: Arc<Board>,
     /// Whether the process serves.
@@ -115,7 +124,7 @@ mod tests {
         ] {
             board.list(Series { name, help: "A number.", kind, labels, read: Box::new(move || value) });
         }
-        Pages { board, health: Arc::new(move || healthy) }
+        Pages { admin: None, board, health: Arc::new(move || healthy) }
     }
 
     #[test]

@@ -223,16 +223,35 @@ impl Gate {
         }
     }
 
-    fn answer_operator(&self, source: Source, request: &Request<Incoming>) -> Response {
-        with_head(request, source, |head| {
-            if let Err(response) = check(head) {
-                return self.stats.counted(response);
+    async fn answer_operator(&self, source: Source, request: &Request<Incoming>) -> Response {
+        let (path, query) = {
+            let asked = with_head(request, source, |head| {
+                check(head)?;
+                let mut parts = origin_form(head.target).splitn(2, |&octet| octet == b'?');
+                let mut part = || parts.next().unwrap_or_default().to_vec();
+                Ok((part(), part()))
+            });
+            match asked {
+                Ok(asked) => asked,
+                Err(response) => return self.stats.counted(response),
             }
-            let path = origin_form(head.target).split(|&octet| octet == b'?').next();
-            match path.and_then(Page::at) {
-                Some(page) => self.show(page),
-                None => self.stats.counted(Response::not_found()),
-            }
+        };
+        if let Some(page) = Page::at(&path) {
+            return self.show(page);
+        }
+        let Some(admin) = self.pages.admin.clone() else {
+            return self.stats.counted(Response::not_found());
+        };
+        let from = match source {
+            Source::Address(address) => address.to_string(),
+            Source::Unix => "a unix socket".to_owned(),
+        };
+        // It waits for the database, which this thread must not.
+        let answer = tokio::task::spawn_blocking(move || admin.answer(&path, &query, &from)).await;
+        self.stats.counted(match answer {
+            Ok(Some((status, text))) => Response::said(status, text),
+            Ok(None) => Response::not_found(),
+            Err(_) => Response::text(500, "internal server error\n"),
         })
     }
 
@@ -289,7 +308,7 @@ impl Seat {
         self.watch.replying();
         let response = match self.role {
             Role::Gateway => self.gate.answer(source, &request).await,
-            Role::Operator => self.gate.answer_operator(source, &request),
+            Role::Operator => self.gate.answer_operator(source, &request).await,
         };
         if response.close {
             self.watch.will_linger();

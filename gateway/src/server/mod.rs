@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use hayate_state::actor::Inbox;
 use hayate_state::private::Register;
-use hayate_state::{Board, Clock, Policy, Published};
+use hayate_state::{Clock, Policy, Published};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle, spawn_local, yield_now};
@@ -27,7 +27,7 @@ pub use post::Asker;
 
 use crate::config::{DoorConfig, ListenConfig};
 use crate::engine::Engine;
-use crate::pages::{Health, Pages};
+use crate::pages::Pages;
 use gate::{Gate, Role};
 use open::{UnixDoor, UnixFile};
 use post::Post;
@@ -103,8 +103,7 @@ impl Door {
         self.metrics.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    /// Starts serving on a thread of its own, in mode private the members of `register`. `health` says whether
-    /// the whole process serves.
+    /// Starts serving on a thread of its own, in mode private the members of `register`.
     ///
     /// # Errors
     /// When a route cannot be served, or the system gives no thread or no poller.
@@ -115,7 +114,7 @@ impl Door {
         register: Option<&Arc<Published<Register>>>,
         inbox: Inbox<Asker>,
         clock: Clock,
-        (board, health): (Arc<Board>, Health),
+        pages: Pages,
     ) -> io::Result<Running> {
         let engine = Engine::new(config.subscribe(), policy.subscribe())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
@@ -123,8 +122,8 @@ impl Door {
             Some(register) => engine.private(register.subscribe()),
             None => engine,
         };
-        engine.stats().list(&board);
-        let room = Room { engine, inbox, pages: Pages { board, health }, clock };
+        engine.stats().list(&pages.board);
+        let room = Room { engine, inbox, pages, clock };
         let (stop, stopped) = oneshot::channel();
         let (ready, readiness) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("http".into()).spawn(move || {

@@ -355,7 +355,15 @@ fn bad_routes_do_not_start() {
     let policy = Published::new(Policy::default());
     let (_actor, inbox) = Actor::start(Tracker::new(Swarms::new(0), &policy, 7), Clock::start()).unwrap();
     let health: Health = Arc::new(|| true);
-    let error =
-        door.start(&config, &policy, None, inbox, Clock::start(), (Arc::default(), health)).unwrap_err();
+    let error = door
+        .start(
+            &config,
+            &policy,
+            None,
+            inbox,
+            Clock::start(),
+            Pages { admin: None, board: Arc::default(), health },
+        )
+        .unwrap_err();
     assert_eq!(error.to_string(), "route \"x\" does not start with \"/\"");
 }

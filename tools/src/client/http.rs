@@ -50,6 +50,28 @@ pub fn scrape(url: &str, hashes: &[InfoHash], limits: &Limits) -> Result<Vec<Opt
 
 /// Asks and reads the reply, which must be a dictionary that is no failure.
 fn fetch(url: &str, limits: &Limits) -> Result<Value, ClientError> {
+    let (status, body) = get(url, limits)?;
+    // Some trackers answer failures with another status, but in bencode.
+    let value = Value::decode(&body);
+    if let Some(reason) =
+        value.as_ref().ok().and_then(|value| value.at("failure reason")).and_then(Value::octets)
+    {
+        return Err(ClientError::Refused(reason.escape_ascii().to_string()));
+    }
+    if status != 200 {
+        return Err(ClientError::Status(status));
+    }
+    match value? {
+        dictionary @ Value::Dictionary(_) => Ok(dictionary),
+        _ => Err(ClientError::BadReply("not a dictionary")),
+    }
+}
+
+/// Status and body of whatever is at a URL.
+///
+/// # Errors
+/// When nobody answers in time, or with more than is read.
+pub fn get(url: &str, limits: &Limits) -> Result<(u16, Vec<u8>), ClientError> {
     let family = match limits.family {
         Family::Any => IpFamily::Any,
         Family::V4 => IpFamily::Ipv4Only,
@@ -65,21 +87,7 @@ fn fetch(url: &str, limits: &Limits) -> Result<Value, ClientError> {
         .build();
     let reply = ureq::Agent::new_with_config(config).get(url).call()?;
     let status = reply.status().as_u16();
-    let body = reply.into_body().into_with_config().limit(SIZE_MAX as u64).read_to_vec()?;
-    // Some trackers answer failures with another status, but in bencode.
-    let value = Value::decode(&body);
-    if let Some(reason) =
-        value.as_ref().ok().and_then(|value| value.at("failure reason")).and_then(Value::octets)
-    {
-        return Err(ClientError::Refused(reason.escape_ascii().to_string()));
-    }
-    if status != 200 {
-        return Err(ClientError::Status(status));
-    }
-    match value? {
-        dictionary @ Value::Dictionary(_) => Ok(dictionary),
-        _ => Err(ClientError::BadReply("not a dictionary")),
-    }
+    Ok((status, reply.into_body().into_with_config().limit(SIZE_MAX as u64).read_to_vec()?))
 }
 
 fn announce_url(url: &str, ask: &Ask) -> String {

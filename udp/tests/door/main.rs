@@ -3,11 +3,13 @@
 #[cfg(test)]
 #[path = "../../../tests/fixtures/site.rs"]
 mod fixture;
+#[cfg(test)]
 mod kit;
 #[cfg(test)]
 mod loopback;
 #[cfg(test)]
 mod octets;
+#[cfg(test)]
 mod private;
 #[cfg(test)]
 mod rules;

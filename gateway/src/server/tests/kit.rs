@@ -58,7 +58,16 @@ impl Daemon {
         let healthy = Arc::new(AtomicBool::new(true));
         let health = Arc::clone(&healthy);
         let health: Health = Arc::new(move || health.load(Ordering::Relaxed));
-        let running = door.start(&config, &policy, None, inbox, clock, (Arc::clone(&board), health)).unwrap();
+        let running = door
+            .start(
+                &config,
+                &policy,
+                None,
+                inbox,
+                clock,
+                Pages { admin: None, board: Arc::clone(&board), health },
+            )
+            .unwrap();
         (Self { running, actor, address, metrics, board, healthy }, further)
     }
 

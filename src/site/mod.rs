@@ -1,0 +1,337 @@
+//! A site's users, torrents and clients, for those who have no back end of their own: `hayate user`, `torrent`,
+//! `client`; and `hayate explain`. The first three work on the database, whether a tracker runs or not.
+
+pub(crate) mod admin;
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use hayate_state::private::office::{self, Verb, Who};
+use hayate_state::snapshot::site::{Group, Multipliers};
+use hayate_state::store::{Backend, Cell, Demand, Store};
+use hayate_state::{Clock, InfoHash};
+use hayate_tools::client::{self, Limits};
+use ring::rand::{SecureRandom, SystemRandom};
+
+use crate::config::Settings;
+
+/// Characters of a passkey that is made here.
+const PASSKEY_LEN: usize = 32;
+const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// How long a running tracker may take to explain.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Users of a site.
+#[derive(Debug, Subcommand)]
+pub(crate) enum UserCommand {
+    /// Enroll a user, or enable one again, and print id and passkey.
+    Add {
+        /// The id; default: the next one.
+        #[arg(long)]
+        id: Option<u32>,
+        /// The passkey, up to 32 letters and digits; default: 32 random ones.
+        #[arg(long)]
+        passkey: Option<String>,
+    },
+    /// List users.
+    List,
+    /// Change a user; what is not named stays.
+    Set {
+        /// The id.
+        id: u32,
+        /// May he download?
+        #[arg(long, value_name = "BOOL")]
+        download: Option<bool>,
+        /// Are his addresses kept out of the records?
+        #[arg(long, value_name = "BOOL")]
+        hidden: Option<bool>,
+        #[command(flatten)]
+        factors: Factors,
+    },
+    /// Disable a user; what he has transferred stays.
+    Remove {
+        /// The id.
+        id: u32,
+    },
+}
+
+/// Registered torrents of a site.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TorrentCommand {
+    /// Register a torrent.
+    Add {
+        /// The info_hash, 40 hexadecimal digits.
+        info_hash: InfoHash,
+        /// The id; default: the next one.
+        #[arg(long)]
+        id: Option<u32>,
+        /// Its type; a MariaDB's table says which there are.
+        #[arg(long = "type", default_value = "music")]
+        type_name: String,
+        /// Its group.
+        #[arg(long, default_value_t = 0)]
+        group: u32,
+        #[command(flatten)]
+        factors: Factors,
+    },
+    /// List torrents.
+    List,
+    /// Change the multipliers of a torrent.
+    Set {
+        /// The info_hash.
+        info_hash: InfoHash,
+        #[command(flatten)]
+        factors: Factors,
+    },
+    /// Take a torrent out.
+    Remove {
+        /// The info_hash.
+        info_hash: InfoHash,
+        /// Why; whoever announces it is told.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+}
+
+/// Approved clients of a site.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClientCommand {
+    /// Approve clients whose peer_id begins so.
+    Add {
+        /// Up to 20 characters, such as -TR40.
+        prefix: String,
+    },
+    /// List clients.
+    List,
+    /// Approve another prefix instead of one.
+    Set {
+        /// The one that is approved.
+        old: String,
+        /// The one that is to be.
+        new: String,
+    },
+    /// Approve them no more.
+    Remove {
+        /// The prefix.
+        prefix: String,
+    },
+}
+
+/// How octets are credited.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Factors {
+    /// Multiplier of uploaded octets.
+    #[arg(long, value_name = "NUMBER")]
+    up: Option<f64>,
+    /// Multiplier of downloaded octets.
+    #[arg(long, value_name = "NUMBER")]
+    down: Option<f64>,
+}
+
+impl Factors {
+    fn or_plain(self) -> Multipliers {
+        Multipliers { up: self.up.unwrap_or(1.0), down: self.down.unwrap_or(1.0) }
+    }
+}
+
+/// `hayate user ..`; gives what is printed.
+///
+/// # Errors
+/// When the database cannot be reached or refuses, or nobody is meant.
+pub(crate) fn user(command: &UserCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
+    let mut store = open(settings)?;
+    let verb = match command {
+        UserCommand::List => {
+            let columns = [
+                "ID",
+                "Enabled",
+                "Uploaded",
+                "Downloaded",
+                "UpMultiplier",
+                "DownMultiplier",
+                "DisableDownload",
+                "TrackerHide",
+            ];
+            return list(&mut *store, "users_main", &columns, "ID", json);
+        }
+        UserCommand::Add { id, passkey } => {
+            let passkey = passkey.clone().map_or_else(new_passkey, Ok)?;
+            let said = carry_out(&mut *store, &Verb::AddUser { id: *id, passkey: passkey.clone() })?;
+            return Ok(format!("{said}passkey {passkey}\n"));
+        }
+        UserCommand::Set { id, download, hidden, factors } => Verb::UpdateUser {
+            who: Who::Id(*id),
+            can_leech: *download,
+            visible: hidden.map(|hidden| !hidden),
+            up: factors.up,
+            down: factors.down,
+        },
+        UserCommand::Remove { id } => Verb::RemoveUser(Who::Id(*id)),
+    };
+    carry_out(&mut *store, &verb)
+}
+
+/// `hayate torrent ..`; gives what is printed.
+///
+/// # Errors
+/// When the database cannot be reached or refuses, or none is meant.
+pub(crate) fn torrent(command: &TorrentCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
+    let mut store = open(settings)?;
+    let verb = match command {
+        TorrentCommand::List => {
+            let columns = [
+                "ID",
+                "info_hash",
+                "TorrentType",
+                "GroupID",
+                "Seeders",
+                "Leechers",
+                "Snatched",
+                "UpMultiplier",
+                "DownMultiplier",
+                "Status",
+            ];
+            return list(&mut *store, "torrents", &columns, "ID", json);
+        }
+        TorrentCommand::Add { info_hash, id, type_name, group, factors } => Verb::AddTorrent {
+            id: *id,
+            info_hash: *info_hash,
+            group: Group { type_name: type_name.as_str().into(), id: *group },
+            multipliers: factors.or_plain(),
+        },
+        TorrentCommand::Set { info_hash, factors } => {
+            Verb::UpdateTorrent { info_hash: *info_hash, multipliers: factors.or_plain() }
+        }
+        TorrentCommand::Remove { info_hash, reason } => {
+            Verb::DeleteTorrent { info_hash: *info_hash, reason: reason.clone() }
+        }
+    };
+    carry_out(&mut *store, &verb)
+}
+
+/// `hayate client ..`; gives what is printed.
+///
+/// # Errors
+/// When the database cannot be reached or refuses, or none is meant.
+pub(crate) fn client(command: &ClientCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
+    let mut store = open(settings)?;
+    let verb = match command {
+        ClientCommand::List => {
+            return list(&mut *store, "approved_clients", &["id", "peer_id", "archived"], "id", json);
+        }
+        ClientCommand::Add { prefix } => Verb::AddClient(prefix.clone()),
+        ClientCommand::Set { old, new } => Verb::EditClient(old.clone(), new.clone()),
+        ClientCommand::Remove { prefix } => Verb::RemoveClient(prefix.clone()),
+    };
+    carry_out(&mut *store, &verb)
+}
+
+/// `hayate explain USER TORRENT`: asks the running tracker; gives what is printed.
+///
+/// # Errors
+/// When it cannot be asked.
+pub(crate) fn explain(user: u32, info_hash: &InfoHash, settings: &Settings) -> anyhow::Result<String> {
+    let Some(token) = &settings.admin_token else {
+        bail!("admin.token_file is not set: without a token a running tracker explains nothing");
+    };
+    let Some(address) = settings.listen.metrics_addresses.first() else {
+        bail!("metrics.addr is empty: there is nowhere to ask");
+    };
+    let mut address = *address;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            [127, 0, 0, 1].into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    let token = String::from_utf8_lossy(&token.0);
+    let url = format!("http://{address}/{token}/explain?user={user}&torrent={info_hash}");
+    let limits = Limits { timeout: PATIENCE, ..Limits::default() };
+    let answer = client::http::get(&url, &limits)
+        .map(|(status, body)| (status, String::from_utf8_lossy(&body).into_owned()));
+    match answer {
+        Ok((200, text)) => Ok(text),
+        Ok((404, _)) => bail!("the tracker at {address} has another token, or is not in mode private"),
+        Ok((_, text)) => bail!("{}", text.trim_end()),
+        // Its own text would name the URL, and so the token.
+        Err(_) => bail!("no tracker answers at {address}"),
+    }
+}
+
+fn open(settings: &Settings) -> anyhow::Result<Box<dyn Store>> {
+    let Some(dsn) = settings.keep.dsn.clone() else { bail!("database.dsn is empty: there is no database") };
+    let backend = Backend::new(dsn, "", Demand::Site);
+    backend.open_reader().with_context(|| format!("opening {}; was `hayate migrate` run?", backend.dsn()))
+}
+
+fn carry_out(store: &mut dyn Store, verb: &Verb) -> anyhow::Result<String> {
+    let now = Clock::start().now().unix_seconds;
+    let outcome = office::carry_out(store, verb, now, "command line")?;
+    if outcome.word == "missing" {
+        bail!("{}", outcome.text);
+    }
+    Ok(format!(
+        "{}\na running tracker sees it at its next reload (intervals.database_reload)\n",
+        outcome.text
+    ))
+}
+
+fn list(
+    store: &mut dyn Store,
+    table: &str,
+    columns: &[&str],
+    order: &str,
+    json: bool,
+) -> anyhow::Result<String> {
+    let sql = format!("SELECT {} FROM {table} ORDER BY {order}", columns.join(", "));
+    let mut rows = Vec::new();
+    store.edit(&mut |tables| {
+        rows = tables.ask(&sql, &[])?;
+        Ok(())
+    })?;
+    let mut text = if json { String::new() } else { columns.join("\t") + "\n" };
+    for row in rows {
+        let cells = columns.iter().zip(row.iter().map(shown));
+        if json {
+            let object: serde_json::Map<_, _> =
+                cells.map(|(name, cell)| ((*name).to_owned(), cell)).collect();
+            text += &format!("{}\n", serde_json::Value::Object(object));
+        } else {
+            let plain =
+                |cell: serde_json::Value| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned);
+            text += &(cells.map(|(_, cell)| plain(cell)).collect::<Vec<_>>().join("\t") + "\n");
+        }
+    }
+    Ok(text)
+}
+
+fn shown(cell: &Cell) -> serde_json::Value {
+    match cell {
+        Cell::Null => serde_json::Value::Null,
+        Cell::Number(number) => (*number).into(),
+        Cell::Real(number) => (*number).into(),
+        Cell::Text(text) => text.as_str().into(),
+        Cell::Octets(octets) => match (<[u8; 20]>::try_from(octets.as_slice()), str::from_utf8(octets)) {
+            (Ok(hash), _) => InfoHash(hash).to_string().into(),
+            (_, Ok(text)) => text.into(),
+            _ => octets.escape_ascii().to_string().into(),
+        },
+    }
+}
+
+/// A passkey by chance; each is as likely as any other.
+fn new_passkey() -> anyhow::Result<String> {
+    let mut passkey = String::new();
+    while passkey.len() < PASSKEY_LEN {
+        let mut octets = [0; 2 * PASSKEY_LEN];
+        if SystemRandom::new().fill(&mut octets).is_err() {
+            bail!("the system gives no random numbers");
+        }
+        // Of 64 values two are nobody's.
+        let letters = octets.iter().filter_map(|octet| ALPHABET.get(usize::from(octet & 63)));
+        passkey.extend(letters.take(PASSKEY_LEN - passkey.len()).map(|&letter| char::from(letter)));
+    }
+    Ok(passkey)
+}
