@@ -11,7 +11,7 @@ use hayate_state::private::office::{self, Verb, Who};
 use hayate_state::snapshot::site::{Group, Multipliers};
 use hayate_state::store::{Backend, Cell, Demand, Store};
 use hayate_state::{Clock, InfoHash};
-use hayate_tools::client::{self, Limits};
+use hayate_tools::client::{self, Family, Limits};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::config::Settings;
@@ -248,7 +248,7 @@ pub(crate) fn explain(user: u32, info_hash: &InfoHash, settings: &Settings) -> a
     }
     let token = String::from_utf8_lossy(&token.0);
     let url = format!("http://{address}/{token}/explain?user={user}&torrent={info_hash}");
-    let limits = Limits { timeout: PATIENCE, ..Limits::default() };
+    let limits = Limits { family: Family::Any, timeout: PATIENCE, retries: 0, user_agent: "hayate" };
     let answer = client::http::get(&url, &limits)
         .map(|(status, body)| (status, String::from_utf8_lossy(&body).into_owned()));
     match answer {
