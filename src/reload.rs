@@ -8,6 +8,7 @@ use hayate_state::access::TorrentList;
 use hayate_state::{Policy, Published};
 use hayate_udp::config::DoorConfig as UdpConfig;
 
+use crate::config::document::Mode;
 use crate::config::{Config, ConfigError, Document, Settings, Source};
 use crate::key::{self, KeyError};
 
@@ -97,6 +98,10 @@ pub(crate) fn plan(running: &Config, source: &Source) -> Result<Plan, ReloadErro
 fn hold_back(new: &Document, running: &Document) -> (Document, Vec<&'static str>) {
     let mut document = new.clone();
     let mut waiting = Vec::new();
+    if new.mode != running.mode && [new.mode, running.mode].contains(&Mode::Private) {
+        // All its defaults are others.
+        return (running.clone(), vec!["mode"]);
+    }
     for knob in FIXED.iter().chain([&LOG]) {
         if (knob.differs)(new, running) {
             waiting.push(knob.key);

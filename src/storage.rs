@@ -132,8 +132,8 @@ impl Storage {
     }
 
     /// Who changes the site over HTTP, if there is a site and a token.
-    pub(crate) fn admin(&self, token: &Option<Token>, document: &Document) -> Option<Arc<dyn Admin>> {
-        let (site, token) = (self.site.as_ref()?, token.as_ref()?);
+    pub(crate) fn admin(&self, token: Option<&Token>, document: &Document) -> Option<Arc<dyn Admin>> {
+        let (site, token) = (self.site.as_ref()?, token?);
         let grace = document.admin.passkey_grace.as_seconds();
         Some(Arc::new(admin::Desk::new(token, grace, Arc::clone(site), Arc::clone(&self.errands))))
     }

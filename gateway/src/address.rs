@@ -47,6 +47,8 @@ pub struct Trust<'c> {
     pub spoofing_sources: &'c [IpNet],
     /// Reads one entry of the header.
     pub read_entry: fn(&[u8]) -> Option<IpAddr>,
+    /// Whether any header may hold a list, or only `X-Forwarded-For`.
+    pub read_any_list: bool,
 }
 
 impl<'c> Trust<'c> {
@@ -58,6 +60,7 @@ impl<'c> Trust<'c> {
             trusted_proxies: &config.trusted_proxies,
             spoofing_sources: &config.spoofing_sources,
             read_entry: read_address,
+            read_any_list: true,
         }
     }
 
@@ -79,7 +82,10 @@ impl<'c> Trust<'c> {
         };
         let believed = || socket.is_none_or(|address| contains(self.trusted_proxies, address));
         let named = match self.proxy_header {
-            Some(name) if believed() => self.named(headers.lines(name))?,
+            Some(name) if believed() && (self.read_any_list || is_list(name)) => {
+                self.named(headers.lines(name))?
+            }
+            Some(name) if believed() => self.single(headers.lines(name))?,
             _ => None,
         };
         named.or(socket).ok_or(Refusal::UnreadableAddress)
@@ -98,6 +104,14 @@ impl<'c> Trust<'c> {
         }
     }
 
+    /// One address and nothing else; a blank header is none.
+    fn single<'h>(&self, mut lines: impl Iterator<Item = &'h [u8]>) -> Result<Option<IpAddr>, Refusal> {
+        let line = lines.next().map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+        let Some(line) = line else { return Ok(None) };
+        let address = (self.read_entry)(line).ok_or(Refusal::UnreadableAddress)?;
+        if lines.next().is_some() { Err(Refusal::UnreadableAddress) } else { Ok(Some(address)) }
+    }
+
     /// The first address from the right that is no trusted proxy; the leftmost if all are.
     fn named<'h>(&self, lines: impl DoubleEndedIterator<Item = &'h [u8]>) -> Result<Option<IpAddr>, Refusal> {
         let mut leftmost = None;
@@ -114,6 +128,10 @@ impl<'c> Trust<'c> {
         }
         Ok(leftmost)
     }
+}
+
+fn is_list(header: &str) -> bool {
+    header.eq_ignore_ascii_case("x-forwarded-for")
 }
 
 fn contains(networks: &[IpNet], address: IpAddr) -> bool {
@@ -153,6 +171,7 @@ mod tests {
             trusted_proxies: &trusted,
             spoofing_sources: &[],
             read_entry: read_address,
+            read_any_list: true,
         };
         let headers: Vec<_> = lines.iter().map(|line| ("X-Forwarded-For", line.as_bytes())).collect();
         trust.seen(source, headers.as_slice())
@@ -211,6 +230,7 @@ mod tests {
             trusted_proxies: &trusted,
             spoofing_sources: &[],
             read_entry: read_address,
+            read_any_list: true,
         };
         assert_eq!(trust.seen(from("10.0.0.1"), headers), Err(Refusal::UnreadableAddress));
     }
@@ -229,6 +249,7 @@ mod tests {
             trusted_proxies: &trusted,
             spoofing_sources: &[],
             read_entry: read_address,
+            read_any_list: true,
         };
         let headers: &[(&str, &[u8])] = &[("X-Forwarded-For", b"203.0.113.9")];
         assert_eq!(trust.seen(from("10.0.0.1"), headers), Ok(ip("10.0.0.1")));
@@ -242,6 +263,7 @@ mod tests {
             trusted_proxies: &[],
             spoofing_sources: &sources,
             read_entry: read_address,
+            read_any_list: true,
         };
         let claimed = |seen: &str, query: &str| {
             trust

@@ -62,6 +62,8 @@ pub enum Step {
 pub enum Page {
     /// The process works.
     Alive,
+    /// The same in mode private: the time, and since when.
+    AliveSince,
     /// The process serves.
     Health,
     /// Every number of the process.
@@ -240,6 +242,11 @@ impl Engine {
             Ok((question, context)) => Step::Ask(question, Context(context)),
             Err(refusal) => Step::Answer(self.refuse(refusal)),
         }
+    }
+
+    /// The answer where there is nothing: in mode private it says nothing.
+    pub(crate) fn nothing(&self) -> Response {
+        if self.site.is_some() { Response::text(404, "") } else { Response::not_found() }
     }
 
     /// Writes the answer to a request from the tracker's reply.

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use hayate_state::Board;
 use hayate_state::counters::{Kind, Reading};
+use hayate_state::{Board, Clock};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder as _, TextEncoder};
 
@@ -29,6 +29,8 @@ pub struct Pages {
     pub board: Arc<Board>,
     /// Whether the process serves.
     pub health: Health,
+    /// The time that `/alive` tells in mode private.
+    pub clock: Clock,
 }
 
 impl std::fmt::Debug for Pages {
@@ -43,6 +45,10 @@ impl Pages {
     pub fn show(&self, page: Page, prefix: Option<&str>) -> Response {
         match page {
             Page::Alive => Response::text(200, "ok\n"),
+            Page::AliveSince => {
+                let (now, uptime) = (self.clock.unix_milliseconds(), self.clock.uptime().as_millis());
+                Response::said(200, format!("{{\"now\":{now},\"uptime\":{uptime}}}"))
+            }
             Page::Health if (self.health)() => Response::text(200, "ok\n"),
             Page::Health => Response::text(503, "unavailable\n"),
             Page::Metrics => prefix.map_or_else(Response::not_found, |prefix| self.metrics(prefix)),
@@ -124,7 +130,8 @@ mod tests {
         ] {
             board.list(Series { name, help: "A number.", kind, labels, read: Box::new(move || value) });
         }
-        Pages { admin: None, board, health: Arc::new(move || healthy) }
+        let clock = Clock::start();
+        Pages { admin: None, board, health: Arc::new(move || healthy), clock }
     }
 
     #[test]

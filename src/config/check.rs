@@ -86,7 +86,11 @@ fn access(config: &Config) -> Result<(), ConfigError> {
     let (mode, access) = (config.document.mode, &config.document.access);
     if mode == Mode::Private {
         if access.mode != AccessMode::Off {
-            let text = "expected \"off\" in mode private, where the database says which torrents there are";
+            let mode = if access.mode == AccessMode::Allow { "allow" } else { "deny" };
+            let text = format!(
+                "invalid value: {mode:?}, expected \"off\" in mode private, where the database says which \
+                 torrents there are"
+            );
             return Err(config.refuse("access.mode", text));
         }
         return Ok(());
@@ -170,7 +174,7 @@ fn warnings(document: &Document) -> Vec<String> {
         "announce.spoofing_sources holds the whole internet: anybody can put any address into a swarm",
     );
     warn(
-        document.mode == Mode::Open && access.mode == AccessMode::Off && !access.path.is_empty(),
+        document.mode != Mode::Listed && access.mode == AccessMode::Off && !access.path.is_empty(),
         "access.path is not read while access.mode is off",
     );
     let key = udp.private_key.reveal();

@@ -250,7 +250,8 @@ pub(crate) struct Metrics {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Admin {
-    /// A file that holds the token which such changes need, 16 to 128 printable characters without "/"; "" =
+    /// A file that holds the token which such changes need, 16 to 128 printable characters without / ? # %;
+    /// "" =
     /// there are no such changes.
     pub(crate) token_file: String,
     /// How long a passkey still works after it was changed, to 30 days.

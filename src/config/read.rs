@@ -7,7 +7,7 @@ use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::document::{Document, private_defaults};
+use super::document::{Document, Mode, private_defaults};
 use super::environment::{Environment, Variable};
 use super::{ConfigError, Origin};
 
@@ -51,6 +51,17 @@ fn lay_under(tree: &mut Value, defaults: Value) {
             None => _ = tree.insert(name, default),
         }
     }
+}
+
+/// The same as mode `mode` has them.
+pub(super) fn defaults_of(mode: Mode) -> Value {
+    let mut tree = defaults();
+    if mode == Mode::Private {
+        let mut private = private_defaults();
+        lay_under(&mut private, tree);
+        tree = private;
+    }
+    tree
 }
 
 /// The tree of all keys with their defaults.

@@ -5,7 +5,9 @@ use serde_json::Value;
 
 use super::Config;
 use super::document::Document;
-use super::read::{defaults, join};
+#[cfg(test)]
+use super::read::defaults;
+use super::read::{defaults_of, join};
 use super::word::MASK;
 
 impl Config {
@@ -17,7 +19,7 @@ impl Config {
     /// One line for each key that is not at its default: key, value, where from.
     pub(crate) fn origins(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        differences(&tree(&self.document), &defaults(), "", &mut |key, value| {
+        differences(&tree(&self.document), &defaults_of(self.document.mode), "", &mut |key, value| {
             lines.push(format!("{key} = {value} ({})", self.origin_of(key)));
         });
         lines

@@ -46,6 +46,13 @@ impl Clock {
         Now { tick: Tick(seconds), unix_seconds: unix.as_secs() }
     }
 
+    /// Milliseconds since 1970-01-01 UTC.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "another reading of the wall clock, for people")]
+    pub fn unix_milliseconds(&self) -> u128 {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis()
+    }
+
     /// Time since [`Clock::start`].
     #[must_use]
     pub fn uptime(&self) -> Duration {

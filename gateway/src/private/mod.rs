@@ -81,7 +81,7 @@ impl Site {
         let place = path::read(path, &mut buffer);
         let Some(passkey) = place.passkey else {
             return match place.leaf {
-                b"alive" => Step::Page(Page::Alive),
+                b"alive" => Step::Page(Page::AliveSince),
                 b"metrics" => Step::Page(Page::Metrics),
                 _ => Step::Answer(means.nothing()),
             };
@@ -93,6 +93,7 @@ impl Site {
         };
         let trust = means.trust();
         let seen = trust.seen(head.source, head.headers);
+        let action = action.filter(|action| *action == Action::Announce || means.policy.enable_scrape);
         if let Some(action) = action {
             means.stats.request(action, Family::of(seen.ok()));
         }
@@ -101,8 +102,8 @@ impl Site {
         };
         let asked = match action {
             Some(Action::Announce) => means.announce(member, query, seen, &trust),
-            Some(Action::Scrape) if means.policy.enable_scrape => means.scrape(member, query),
-            _ => return Step::Answer(means.nothing()),
+            Some(Action::Scrape) => means.scrape(member, query),
+            None => return Step::Answer(means.nothing()),
         };
         match asked {
             Ok((question, context)) => Step::Ask(question, context),
@@ -189,6 +190,6 @@ impl Means<'_> {
     }
 
     fn trust(&self) -> Trust<'_> {
-        Trust { read_entry: address::read_entry, ..Trust::of(self.config) }
+        Trust { read_entry: address::read_entry, read_any_list: false, ..Trust::of(self.config) }
     }
 }

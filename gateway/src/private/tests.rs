@@ -345,6 +345,20 @@ fn a_proxy_is_believed_strictly() {
         let reply = desk.get(&leecher);
         assert!(reply.contains(&format!("d2:ip{}:{address}4:port", address.len())), "{value} {reply}");
     }
+    let single = DoorConfig { proxy_header: Some("X-Real-Ip".into()), ..config.clone() };
+    for (lines, fine) in [
+        (&[&b"9.8.7.6"[..]][..], true),
+        (&[b" 9.8.7.6 "], true),
+        (&[b""], true),
+        (&[], true),
+        (&[b"9.8.7.6, 9.8.7.5"], false),
+        (&[b"9.8.7.6", b"9.8.7.6"], false),
+    ] {
+        let mut desk = Desk::new(single.clone(), policy());
+        let headers: Vec<_> = lines.iter().map(|line| ("X-Real-Ip", *line)).collect();
+        let reply = desk.ask("127.0.0.1", &seeder, &headers).body.escape_ascii().to_string();
+        assert_eq!(reply.contains(HEAD), fine, "{reply}");
+    }
     let mut desk = Desk::new(config, policy());
     let response = desk.ask("45.128.19.54", &seeder, &[("X-Forwarded-For", b"9.8.7.6")]);
     assert!(response.body.escape_ascii().to_string().contains(HEAD));

@@ -188,8 +188,8 @@ impl Gate {
             Step::Ask(question, context) => (question, context),
             Step::Answer(response) => return response,
             // Then the gateway has `/alive` only (`spec` ruling 21).
-            Step::Page(page) if self.pages_apart && page != Page::Alive => {
-                return self.stats.counted(Response::not_found());
+            Step::Page(Page::Health | Page::Metrics) if self.pages_apart => {
+                return self.stats.counted(self.engine.borrow().nothing());
             }
             Step::Page(page) => return self.show(page),
         };
@@ -258,6 +258,9 @@ impl Gate {
     fn show(&self, page: Page) -> Response {
         let engine = self.engine.borrow();
         let config = engine.config();
+        if page == Page::Metrics && !config.enable_metrics {
+            return self.stats.counted(engine.nothing());
+        }
         let prefix = config.enable_metrics.then_some(config.metrics_prefix.as_str());
         self.stats.counted(self.pages.show(page, prefix))
     }

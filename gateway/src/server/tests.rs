@@ -13,6 +13,7 @@ use hayate_state::{Swarms, Tracker};
 use self::kit::*;
 use super::post::tests::while_the_actor_is_busy;
 use super::*;
+use crate::pages::Health;
 
 #[test]
 fn a_connection_is_kept_for_further_requests() {
@@ -362,7 +363,7 @@ fn bad_routes_do_not_start() {
             None,
             inbox,
             Clock::start(),
-            Pages { admin: None, board: Arc::default(), health },
+            Pages { admin: None, board: Arc::default(), health, clock: Clock::start() },
         )
         .unwrap_err();
     assert_eq!(error.to_string(), "route \"x\" does not start with \"/\"");

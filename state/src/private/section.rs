@@ -36,10 +36,12 @@ impl SiteSection {
 }
 
 impl Section for SiteSection {
-    fn write(&mut self, to: &mut dyn Blocks, pace: &mut Pace<'_>) -> io::Result<()> {
+    fn write(&mut self, to: &mut dyn Blocks, pace: &mut Pace<'_>) -> io::Result<u64> {
+        let mut peers = 0;
         let mut writer = SiteWriter::new(to);
         for shard in 0..SHARDS {
             for torrent in self.site.torrents.copies(shard) {
+                peers += torrent.peers.len() as u64;
                 writer.torrent(&torrent)?;
             }
             pace.pause()?;
@@ -50,7 +52,8 @@ impl Section for SiteSection {
             pace.pause()?;
         }
         self.queues.unprunes().into_iter().try_for_each(|id| writer.unprune(id))?;
-        writer.finish()
+        writer.finish()?;
+        Ok(peers)
     }
 }
 

@@ -50,7 +50,7 @@ impl Default for Site {
             torrents: Torrents::new(),
             register: Published::new(Register::default()),
             users: Mutex::default(),
-            denials: Mutex::default(),
+            denials: Mutex::new(VecDeque::with_capacity(DENIALS_MAX)),
         }
     }
 }

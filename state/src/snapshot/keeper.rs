@@ -31,11 +31,12 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Something else that is kept in the same file, in blocks with tags of its own.
 pub trait Section: Send {
-    /// Writes all of it, with a [`Pace::pause`] after each piece of work of a tenth of a millisecond or so.
+    /// Writes all of it, with a [`Pace::pause`] after each piece of work of a tenth of a millisecond or so; gives
+    /// how many peers there were.
     ///
     /// # Errors
     /// Those of `to` and of the pauses.
-    fn write(&mut self, to: &mut dyn Blocks, pace: &mut Pace<'_>) -> io::Result<()>;
+    fn write(&mut self, to: &mut dyn Blocks, pace: &mut Pace<'_>) -> io::Result<u64>;
 }
 
 /// How fast a snapshot may be written.
@@ -301,10 +302,10 @@ fn write_file(plan: &mut Plan, pace: &mut Pace<'_>) -> io::Result<(u64, u64)> {
         let mut walk = Walk::new(Arc::clone(swarms), now.tick);
         let clock = pace.clock;
         write(&mut walk, &mut to, || clock.now().tick, || pace.pause())?;
-        for section in sections {
-            section.write(&mut to, pace)?;
-        }
         peers = walk.peers();
+        for section in sections {
+            peers += section.write(&mut to, pace)?;
+        }
         octets = to.finish()?.octets;
         Ok(())
     })?;

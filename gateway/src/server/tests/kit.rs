@@ -4,9 +4,10 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hayate_state::actor::{Actor, INBOX_MAX};
-use hayate_state::{Swarms, Tracker};
+use hayate_state::{Board, Swarms, Tracker};
 
 use super::super::*;
+use crate::pages::Health;
 use crate::wire::bencode::tests::{Value, read as bencoded};
 
 /// Longest time a test waits for octets.
@@ -65,7 +66,7 @@ impl Daemon {
                 None,
                 inbox,
                 clock,
-                Pages { admin: None, board: Arc::clone(&board), health },
+                Pages { admin: None, board: Arc::clone(&board), health, clock },
             )
             .unwrap();
         (Self { running, actor, address, metrics, board, healthy }, further)

@@ -234,12 +234,12 @@ struct Words(Vec<String>);
 const TAG_WORDS: u8 = 200;
 
 impl Section for Words {
-    fn write(&mut self, to: &mut dyn Blocks, pace: &mut Pace<'_>) -> io::Result<()> {
+    fn write(&mut self, to: &mut dyn Blocks, pace: &mut Pace<'_>) -> io::Result<u64> {
         for word in &self.0 {
             to.block(TAG_WORDS, word.as_bytes())?;
             pace.pause()?;
         }
-        Ok(())
+        Ok(0)
     }
 }
 
