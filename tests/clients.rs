@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::harness::{Daemon, Folder, eventually, hayate};
 
-const PORT: u16 = 6969;
+pub(crate) const PORT: u16 = 6969;
 /// Where nginx listens, in front of the gateway.
 const NGINX_PORT: u16 = 8080;
 const UDP_V4: &str = "udp://10.9.0.1:6969/announce";
@@ -19,16 +19,16 @@ const HTTP_V4: &str = "http://10.9.0.1:6969/announce";
 const HTTP_V6: &str = "http://[fd09::1]:6969/announce";
 const NGINX_V4: &str = "http://10.9.0.1:8080/announce";
 
-fn script(name: &str) -> PathBuf {
+pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
 }
 
 /// A network of its own for one tracker and its clients.
-struct Namespace(String);
+pub(crate) struct Namespace(String);
 
 impl Namespace {
     /// `None` where the machine grants none; then the test says so and is skipped.
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("hayate-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let output = Command::new(script("namespace")).args(["up", &name]).output().unwrap();
@@ -41,7 +41,7 @@ impl Namespace {
     }
 
     /// A command that runs inside.
-    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.0]).arg(program);
         command

@@ -10,12 +10,16 @@
 
 mod clients;
 mod faults;
+#[path = "fixtures/site.rs"]
+#[expect(dead_code, reason = "the tests of the doors use the rest")]
+mod fixture;
 mod harness;
 mod http_door;
 mod load;
 #[path = "servers/mariadb.rs"]
 #[expect(dead_code, reason = "the tests of the stores use the rest")]
 mod mariadb_server;
+mod private;
 mod process;
 mod scenario;
 mod soak;

@@ -16,8 +16,8 @@ fn a_number_out_of_range_names_file_key_value_and_what_is_allowed() {
             "tracker.json: udp.workers: invalid type: string \"two\", expected an integer from 0 to 1024",
         ),
         (
-            r#"{"mode": "private"}"#,
-            "tracker.json: mode: unknown variant `private`, expected `open` or `listed`",
+            r#"{"mode": "secret"}"#,
+            "tracker.json: mode: unknown variant `secret`, expected one of `open`, `listed`, `private`",
         ),
         (
             r#"{"intervals": {"announce": 0}}"#,
@@ -27,9 +27,8 @@ fn a_number_out_of_range_names_file_key_value_and_what_is_allowed() {
         ),
         (
             r#"{"intervals": {"peer_inactivity": "7h"}}"#,
-            "tracker.json: intervals.peer_inactivity: invalid value: string \"7h\", expected a duration \
-             from 1m to \
-             6h, in seconds or as text with h, m, s, ms",
+            "tracker.json: intervals.peer_inactivity: invalid value: 7h, expected a duration from 1m to 6h in \
+             this mode",
         ),
         (
             r#"{"udp": {"connection_id_lifetime": 59}}"#,
@@ -261,5 +260,24 @@ fn an_empty_key_file_and_a_bad_list_are_refused() {
         let config = Config::read(Some(&path), &Environment::default()).unwrap();
         let error = Settings::of(&config).unwrap_err().to_string();
         assert!(error.contains("t.json: ") && error.contains(complaint), "{error}");
+    }
+}
+
+#[test]
+fn mistakes_of_mode_private_name_the_keys() {
+    for (text, complaint) in [
+        (
+            r#"{"mode": "private", "database": {"dsn": ""}}"#,
+            "database.dsn: invalid value: \"\", expected a database, because mode private keeps its users \
+             there",
+        ),
+        (
+            r#"{"mode": "private", "access": {"mode": "deny", "path": "x"}}"#,
+            "access.mode: invalid value: \"deny\", expected \"off\" in mode private, where the database \
+             says which torrents there are",
+        ),
+    ] {
+        let error = read(text).unwrap_err();
+        assert_eq!(error, format!("tracker.json: {complaint}"));
     }
 }

@@ -248,3 +248,34 @@ fn no_text_makes_the_reader_panic_and_what_is_read_can_be_written() {
         }
     }
 }
+
+#[test]
+fn mode_private_has_defaults_of_its_own_wherever_the_mode_comes_from() {
+    for config in [
+        read(r#"{"mode": "private"}"#).unwrap(),
+        read_as("tracker.json", "{}", &[("HAYATE__MODE", "private")]).unwrap(),
+        read_as("t.yaml", "mode: private", &[]).unwrap(),
+    ] {
+        let document = &config.document;
+        let numbers = (document.announce.numwant.as_u16(), document.announce.max_numwant.as_u16());
+        assert_eq!(numbers, (25, 50));
+        assert!(!document.announce.external_ip && document.announce.keep_peer_ids && document.log_flushes);
+        assert!(document.udp.addr.is_off() && !document.http.addr.is_off());
+        let dsn = document.database.dsn.dsn().unwrap().to_string();
+        assert!(dsn.contains("127.0.0.1:3306") && dsn.contains("chihaya"), "{dsn}");
+        let origins = config.origins();
+        assert!(origins.iter().all(|line| !line.starts_with("announce.")), "{origins:?}");
+    }
+}
+
+#[test]
+fn what_is_said_wins_over_the_defaults_of_mode_private() {
+    let text = r#"{"mode": "private", "announce": {"numwant": 7}, "database": {"dsn_file": "x"},
+        "intervals": {"min_announce": "1h", "peer_inactivity": 1}, "udp": {"addr": ":7000"}}"#;
+    let config = read(text).unwrap();
+    let document = &config.document;
+    assert_eq!((document.announce.numwant.as_u16(), document.announce.max_numwant.as_u16()), (7, 50));
+    assert_eq!(document.intervals.peer_inactivity.as_seconds(), 1);
+    assert!(!document.udp.addr.is_off());
+    assert!(config.warnings.iter().any(|warning| warning.contains("intervals.peer_inactivity")));
+}

@@ -57,6 +57,8 @@ def main():
         alerts = running.pop_alerts()
         replied = any(isinstance(alert, lt.tracker_reply_alert) for alert in alerts)
         show(alerts, start)
+    status = handle.status()
+    print("TOTALS", status.total_payload_upload, status.total_payload_download, flush=True)
 
 
 main()

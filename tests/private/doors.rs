@@ -1,0 +1,208 @@
+//! Both doors of a private site, restarts, outages, and bad input in large amounts.
+
+use std::net::SocketAddr;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::kit::Base;
+use crate::fixture::{FREE, HIDDEN, MUSIC, PLAIN, PRUNED};
+use crate::harness::{Daemon, Folder, UdpClient, eventually, fetch};
+
+fn target(passkey: &str, hash: &[u8], id: u32, more: &str) -> String {
+    let hash: String = hash.iter().map(|octet| format!("%{octet:02x}")).collect();
+    let base = format!("peer_id=-TR2940-{id:012}&port=6881&uploaded=0&downloaded=0&left=7");
+    format!("/{passkey}/announce?info_hash={hash}&{base}{more}")
+}
+
+fn told(address: SocketAddr, target: &str) -> String {
+    fetch(address, target).body.escape_ascii().to_string()
+}
+
+/// The rest of an announce over UDP, path included.
+fn over_udp(passkey: &str, hash: &[u8; 20], id: u32, totals: [u64; 2], left: u64, event: u32) -> Vec<u8> {
+    let mut rest = hash.to_vec();
+    rest.extend(format!("-TR2940-{id:012}").as_bytes());
+    for number in [totals[1], left, totals[0]] {
+        rest.extend(number.to_be_bytes());
+    }
+    rest.extend(event.to_be_bytes());
+    rest.extend([0; 8]);
+    rest.extend((-1_i32).to_be_bytes());
+    rest.extend(6881_u16.to_be_bytes());
+    let path = format!("/{passkey}/announce");
+    rest.extend([2, u8::try_from(path.len()).unwrap()]);
+    rest.extend(path.as_bytes());
+    rest
+}
+
+fn stop(daemon: &mut Daemon) {
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success(), "{:#?}", daemon.log());
+}
+
+#[test]
+fn one_client_over_both_doors_and_families_is_one_peer_credited_once() {
+    for base in [Base::sqlite(), Base::mariadb()] {
+        let mut daemon = base.daemon(json!({}));
+        let (v4, v6) = (daemon.v4(), daemon.v6());
+        let udp = UdpClient::connect("127.0.0.1:0", v4);
+        told(v6, &target(PLAIN, &FREE, 1, "&event=started"));
+        let reply = udp.request(1, &over_udp(PLAIN, &FREE, 1, [100, 7], 5, 0));
+        assert_eq!((reply[..4].to_vec(), reply.len()), (vec![0, 0, 0, 1], 20), "{reply:?}");
+        told(v6, &target(PLAIN, &FREE, 1, "&uploaded=150&downloaded=11&left=0&event=completed"));
+        let reply = told(v4, &target(PLAIN, &FREE, 1, "&uploaded=160&downloaded=11&left=0&event=completed"));
+        assert!(reply.starts_with("d8:completei1e10:downloadedi0e10:incompletei0e"), "{reply}");
+        // The other user sees both addresses of it; it did not announce its port over loopback for nothing.
+        let other = told(v4, &target(HIDDEN, &MUSIC, 2, "&left=0"));
+        assert!(other.starts_with("d8:completei1e"), "{other}");
+        let seen = told(v4, &target(HIDDEN, &FREE, 2, "&left=0"));
+        assert!(seen.starts_with("d8:completei2e"), "{seen}");
+        stop(&mut daemon);
+        // Group freeleech: up twice, down nothing.
+        let user = base.ask("SELECT Uploaded, Downloaded, rawup, rawdl FROM users_main WHERE ID = 1");
+        assert_eq!(user, "320 0 160 11");
+        let torrent = base.ask("SELECT Seeders, Leechers, Snatched FROM torrents WHERE ID = 3");
+        assert_eq!(torrent, "2 0 1");
+        let history = base.ask(
+            "SELECT uploaded, downloaded, seeding, active, snatched, remaining FROM transfer_history \
+             WHERE uid = 1 AND fid = 3",
+        );
+        assert_eq!(history, "160 11 1 1 1 0");
+        let ips = base.ask("SELECT count(*), sum(uploaded) FROM transfer_ips WHERE uid = 1 AND fid = 3");
+        assert_eq!(ips, "2 160");
+    }
+}
+
+#[test]
+fn a_restart_keeps_peers_totals_and_what_is_not_yet_in_the_database() {
+    for base in [Base::sqlite(), Base::mariadb()] {
+        let mut daemon = base.daemon(json!({}));
+        told(daemon.v4(), &target(PLAIN, &FREE, 1, "&left=0&uploaded=1000"));
+        told(daemon.v4(), &target(PLAIN, &PRUNED, 1, "&left=0"));
+        stop(&mut daemon);
+        assert_eq!(base.ask("SELECT Status FROM torrents WHERE ID = 1"), "0");
+        let folder = std::mem::replace(&mut daemon.folder, Folder::new());
+        let mut daemon = base.daemon_in(folder, json!({}));
+        assert_eq!(daemon.logged("2 peers of users"), 1, "{:#?}", daemon.log());
+        let reply = told(daemon.v4(), &target(PLAIN, &FREE, 1, "&left=0&uploaded=3000"));
+        assert!(reply.starts_with("d8:completei1e"), "{reply}");
+        stop(&mut daemon);
+        assert_eq!(base.ask("SELECT Uploaded, rawup FROM users_main WHERE ID = 1"), "4000 2000");
+        // A flipped bit is noticed, and the rest of the site is as the database has it.
+        let folder = std::mem::replace(&mut daemon.folder, Folder::new());
+        let path = folder.path().join("hayate-cache.bin");
+        let mut octets = std::fs::read(&path).unwrap();
+        let middle = octets.len() / 2;
+        octets[middle] ^= 1;
+        std::fs::write(&path, octets).unwrap();
+        let daemon = base.daemon_in(folder, json!({}));
+        assert_eq!(daemon.logged("cannot restore the snapshot"), 1);
+        let reply = told(daemon.v4(), &target(PLAIN, &FREE, 1, "&left=0&uploaded=3000"));
+        assert!(reply.starts_with("d8:completei1e"), "{reply}");
+    }
+}
+
+#[test]
+fn a_site_of_the_reference_tracker_goes_on_with_its_peers_and_without_a_migration() {
+    let base = Base::mariadb();
+    let server = base.server.as_ref().unwrap();
+    for table in ["journal", "completed", "schema", "tokens", "deletions", "passkeys", "audit"] {
+        server.sql_in("site", &format!("DROP TABLE hayate_{table}"));
+    }
+    server.sql_in("site", "ALTER TABLE transfer_ips DROP COLUMN ip6");
+    let folder = Folder::new();
+    let cache = std::fs::read("tests/fixtures/reference/torrent-cache.bin").unwrap();
+    std::fs::write(folder.path().join("torrent-cache.bin"), cache).unwrap();
+    let mut daemon = base.daemon_in(folder, json!({}));
+    assert_eq!(daemon.logged("with their peers imported"), 1, "{:#?}", daemon.log());
+    assert_eq!(daemon.logged("no table hayate_journal"), 1, "{:#?}", daemon.log());
+    told(daemon.v6(), &target(PLAIN, &FREE, 1, "&left=0"));
+    told(daemon.v6(), &target(PLAIN, &FREE, 1, "&left=0&uploaded=11"));
+    stop(&mut daemon);
+    let ips =
+        "SELECT count(*), sum(uploaded), min(ip) >= 4026531840 FROM transfer_ips WHERE uid = 1 AND fid = 3";
+    assert_eq!(base.ask(ips), "1 11 1");
+    assert_eq!(base.ask("SELECT rawup FROM users_main WHERE ID = 1"), "11");
+    // The way back: the reference tracker finds what it knows.
+    base.run("UPDATE torrents SET Status = 0");
+    let exported = std::process::Command::new(env!("CARGO_BIN_EXE_hayate-cc"))
+        .arg("export")
+        .current_dir(daemon.folder.path())
+        .output()
+        .unwrap();
+    assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));
+    assert!(daemon.folder.path().join("user-cache.bin").exists());
+}
+
+#[test]
+fn twenty_thousand_announces_while_the_database_is_away_are_all_in_the_sums() {
+    let mut base = Base::mariadb();
+    let mut daemon = base.daemon(json!({"channels": {"users": 7, "transfer_history": 7}}));
+    let address = daemon.v4();
+    let udp = UdpClient::connect("127.0.0.1:0", address);
+    let announce = |id: u32, uploaded: u64| {
+        let reply = udp.request(1, &over_udp(PLAIN, &FREE, id, [uploaded, 0], 5, 0));
+        assert_eq!(reply[..4], [0, 0, 0, 1]);
+    };
+    (0..100).for_each(|id| announce(id, 0));
+    base.server.as_mut().unwrap().kill9();
+    for round in 1..=200 {
+        (0..100).for_each(|id| announce(id, round * 7));
+    }
+    assert!(eventually(|| daemon.metric("database_up") == 0));
+    base.server.as_mut().unwrap().start();
+    assert!(eventually(|| daemon.metric("database_up") == 1), "{:#?}", daemon.log());
+    (0..100).for_each(|id| announce(id, 201 * 7));
+    stop(&mut daemon);
+    assert_eq!(base.ask("SELECT rawup, Uploaded FROM users_main WHERE ID = 1"), "140700 281400");
+    let history = "SELECT uploaded FROM transfer_history WHERE uid = 1 AND fid = 3";
+    assert_eq!(base.ask(history), "140700");
+}
+
+#[test]
+fn ten_thousand_wrong_passkeys_are_refused_and_leave_nothing_in_the_log() {
+    let base = Base::sqlite();
+    let daemon = base.daemon(json!({}));
+    let udp = UdpClient::connect("127.0.0.1:0", daemon.v4());
+    let lines = daemon.log().len();
+    for number in 0..10_000_u32 {
+        let reply = udp.request(1, &over_udp(&format!("{number:032}"), &FREE, 1, [0, 0], 5, 0));
+        assert_eq!(&reply[8..], b"Your passkey is invalid");
+        if number % 100 == 0 {
+            let passkey = format!("%00%ff{number}");
+            let reply = told(daemon.v4(), &target(&passkey, &FREE, 1, ""));
+            assert_eq!(reply, "d14:failure reason23:Your passkey is invalid8:intervali3600ee");
+        }
+    }
+    assert_eq!(daemon.metric(r#"udp_refusals_total{reason="invalid_passkey"}"#), 10_000);
+    assert_eq!(daemon.metric(r#"http_refusals_total{reason="invalid_passkey"}"#), 100);
+    assert_eq!(daemon.log().len(), lines);
+    assert!(told(daemon.v4(), &target(PLAIN, &FREE, 1, "")).contains("incompletei1e"));
+}
+
+#[test]
+fn odd_totals_are_no_trouble() {
+    let base = Base::sqlite();
+    let mut daemon = base.daemon(json!({}));
+    let most = u64::MAX;
+    let say = |id: u32, more: &str| {
+        let reply = told(daemon.v4(), &target(PLAIN, &MUSIC, id, more));
+        assert!(reply.contains("incompletei"), "{reply}");
+    };
+    say(1, "");
+    say(1, &format!("&left={most}&uploaded=5&downloaded=3"));
+    // A client that was started anew: totals go back, and what comes then counts.
+    say(1, "&left=9&uploaded=0&downloaded=1");
+    say(1, &format!("&left={most}&uploaded=7&downloaded=4"));
+    let raw = "SELECT rawup, rawdl FROM users_main WHERE ID = 1";
+    assert!(eventually(|| base.ask(raw) == "12 6"), "{}", base.ask(raw));
+    let remaining = "SELECT remaining FROM transfer_history WHERE uid = 1 AND fid = 2";
+    assert!(eventually(|| base.ask(remaining) == i64::MAX.to_string()));
+    // More than any column holds, again and again: rows are put aside, the tracker goes on.
+    for round in 0..3 {
+        say(2, &format!("&uploaded={}", if round % 2 == 0 { 0 } else { most }));
+        say(3, &format!("&uploaded={}", if round % 2 == 0 { 0 } else { most }));
+    }
+    stop(&mut daemon);
+}
