@@ -100,6 +100,7 @@ pub(crate) enum ClientCommand {
     /// Approve clients whose peer_id begins so.
     Add {
         /// Up to 20 characters, such as -TR40.
+        #[arg(allow_hyphen_values = true)]
         prefix: String,
     },
     /// List clients.
@@ -107,13 +108,16 @@ pub(crate) enum ClientCommand {
     /// Approve another prefix instead of one.
     Set {
         /// The one that is approved.
+        #[arg(allow_hyphen_values = true)]
         old: String,
         /// The one that is to be.
+        #[arg(allow_hyphen_values = true)]
         new: String,
     },
     /// Approve them no more.
     Remove {
         /// The prefix.
+        #[arg(allow_hyphen_values = true)]
         prefix: String,
     },
 }
@@ -122,10 +126,10 @@ pub(crate) enum ClientCommand {
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Factors {
     /// Multiplier of uploaded octets.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     up: Option<f64>,
     /// Multiplier of downloaded octets.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     down: Option<f64>,
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::kit::Base;
 use crate::fixture::{FREE, HIDDEN, MUSIC, PLAIN, PRUNED};
-use crate::harness::{Daemon, Folder, UdpClient, eventually, fetch};
+use crate::harness::{Daemon, Folder, UdpClient, ask, eventually, fetch};
 
 fn target(passkey: &str, hash: &[u8], id: u32, more: &str) -> String {
     let hash: String = hash.iter().map(|octet| format!("%{octet:02x}")).collect();
@@ -36,6 +36,11 @@ fn over_udp(passkey: &str, hash: &[u8; 20], id: u32, totals: [u64; 2], left: u64
     rest
 }
 
+/// One announce and its reply.
+fn say(udp: &UdpClient, rest: &[u8]) -> Vec<u8> {
+    ask(&udp.socket, &udp.request(1, rest)).unwrap()
+}
+
 fn stop(daemon: &mut Daemon) {
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait().success(), "{:#?}", daemon.log());
@@ -46,9 +51,9 @@ fn one_client_over_both_doors_and_families_is_one_peer_credited_once() {
     for base in [Base::sqlite(), Base::mariadb()] {
         let mut daemon = base.daemon(json!({}));
         let (v4, v6) = (daemon.v4(), daemon.v6());
-        let udp = UdpClient::connect("127.0.0.1:0", v4);
+        let udp = UdpClient::connect("127.0.0.1", v4);
         told(v6, &target(PLAIN, &FREE, 1, "&event=started"));
-        let reply = udp.request(1, &over_udp(PLAIN, &FREE, 1, [100, 7], 5, 0));
+        let reply = say(&udp, &over_udp(PLAIN, &FREE, 1, [100, 7], 5, 0));
         assert_eq!((reply[..4].to_vec(), reply.len()), (vec![0, 0, 0, 1], 20), "{reply:?}");
         told(v6, &target(PLAIN, &FREE, 1, "&uploaded=150&downloaded=11&left=0&event=completed"));
         let reply = told(v4, &target(PLAIN, &FREE, 1, "&uploaded=160&downloaded=11&left=0&event=completed"));
@@ -140,9 +145,9 @@ fn twenty_thousand_announces_while_the_database_is_away_are_all_in_the_sums() {
     let mut base = Base::mariadb();
     let mut daemon = base.daemon(json!({"channels": {"users": 7, "transfer_history": 7}}));
     let address = daemon.v4();
-    let udp = UdpClient::connect("127.0.0.1:0", address);
+    let udp = UdpClient::connect("127.0.0.1", address);
     let announce = |id: u32, uploaded: u64| {
-        let reply = udp.request(1, &over_udp(PLAIN, &FREE, id, [uploaded, 0], 5, 0));
+        let reply = say(&udp, &over_udp(PLAIN, &FREE, id, [uploaded, 0], 5, 0));
         assert_eq!(reply[..4], [0, 0, 0, 1]);
     };
     (0..100).for_each(|id| announce(id, 0));
@@ -164,10 +169,10 @@ fn twenty_thousand_announces_while_the_database_is_away_are_all_in_the_sums() {
 fn ten_thousand_wrong_passkeys_are_refused_and_leave_nothing_in_the_log() {
     let base = Base::sqlite();
     let daemon = base.daemon(json!({}));
-    let udp = UdpClient::connect("127.0.0.1:0", daemon.v4());
+    let udp = UdpClient::connect("127.0.0.1", daemon.v4());
     let lines = daemon.log().len();
     for number in 0..10_000_u32 {
-        let reply = udp.request(1, &over_udp(&format!("{number:032}"), &FREE, 1, [0, 0], 5, 0));
+        let reply = say(&udp, &over_udp(&format!("{number:032}"), &FREE, 1, [0, 0], 5, 0));
         assert_eq!(&reply[8..], b"Your passkey is invalid");
         if number % 100 == 0 {
             let passkey = format!("%00%ff{number}");

@@ -126,9 +126,15 @@ impl Work<'_> {
         // '2' is what sites call disabled; '0' is one that was never enabled.
         let sql = "UPDATE users_main SET Enabled = '2' WHERE ID = ? AND Enabled = '1'";
         self.tables.change(sql, &[user.id.into()])?;
+        let retired =
+            self.tables.ask("SELECT passkey FROM hayate_passkeys WHERE uid = ?", &[user.id.into()])?;
         self.tables.change("DELETE FROM hayate_passkeys WHERE uid = ?", &[user.id.into()])?;
         let word = if enabled { "removed" } else { "unchanged" };
-        let changes = vec![Change::DropPasskey(user.passkey)];
+        let retired = retired.into_iter().flatten().filter_map(|cell| match cell {
+            Cell::Octets(passkey) => Some(passkey.into()),
+            _ => None,
+        });
+        let changes = std::iter::once(user.passkey).chain(retired).map(Change::DropPasskey).collect();
         let text = format!("{word}: user {} is disabled", user.id);
         Ok((Outcome { word, text, changes }, format!("user {}", user.id)))
     }
