@@ -2,7 +2,7 @@
 
     python3 tests/bench [--quick] [--runs N] [--seconds S] [--print] [SECTION ...]
 
-Sections: udp memory sweep snapshot store http cores floods; all, in at most 50 minutes, unless some are
+Sections: udp memory sweep snapshot store private http cores floods; all, in at most 50 minutes, unless some are
 named. A quick run takes a few minutes, with a tenth of the peers, and only prints. The tracker runs on core
 0, the load on core 1.
 """
@@ -22,6 +22,7 @@ import floods
 import gateway
 import limits
 import memory
+import private
 import report
 import snapshot
 import store
@@ -31,7 +32,7 @@ from plan import Plan
 from process import Failed
 
 SECTIONS = {"udp": udp, "memory": memory, "sweep": sweep, "snapshot": snapshot, "store": store}
-SECTIONS |= {"http": gateway, "cores": cores, "floods": floods}
+SECTIONS |= {"private": private, "http": gateway, "cores": cores, "floods": floods}
 
 
 def main():

@@ -91,8 +91,7 @@ fn completes(client: &str, schemes: &[&str], is_libtorrent: bool) {
     let expected = sums.map(|[up, down]| format!("{up} {down}")).join("\n");
     assert_eq!(raw, expected, "the octets that they report");
     assert!(sums[1][1] >= FILE_OCTETS * schemes.len() as u64);
-    let snatched =
-        "SELECT count(*), sum(snatched), sum(active) FROM transfer_history WHERE uid = 2 AND fid > 3";
+    let snatched = "SELECT count(*), sum(snatched) FROM transfer_history WHERE uid = 2 AND fid > 3";
     // aria2 that is told not to seed says that it stops, and not that it has completed.
     let told = if client == "aria2" { 0 } else { schemes.len() };
     assert_eq!(site.base.ask(snatched), format!("{} {told}", schemes.len()));

@@ -53,6 +53,8 @@ pub struct Announce {
     pub port: u16,
     /// Octets it misses.
     pub left: u64,
+    /// Octets said to be up- and downloaded.
+    pub moved: u64,
     /// What happened.
     pub event: Event,
     /// Peers wanted; -1 = the tracker chooses.
@@ -81,6 +83,9 @@ pub struct Plan {
     completed: u8,
     forged: u8,
     num_want: i32,
+    /// What an announce adds to the totals, and what they are now.
+    traffic: u64,
+    moved: u64,
 }
 
 impl Plan {
@@ -110,6 +115,8 @@ impl Plan {
             completed: args.completed,
             forged: args.forged,
             num_want: args.num_want,
+            traffic: args.traffic,
+            moved: 0,
         }
     }
 
@@ -137,6 +144,7 @@ impl Plan {
             share if share < self.stopped + self.completed => Event::Completed,
             _ => Event::None,
         };
+        self.moved += self.traffic;
         self.announce_of(torrent, peer, event)
     }
 
@@ -194,6 +202,7 @@ impl Plan {
             key,
             port,
             left: if seeds { 0 } else { LEFT },
+            moved: self.moved,
             event,
             num_want: self.num_want,
         }

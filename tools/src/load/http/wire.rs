@@ -51,7 +51,8 @@ impl Requests {
         out.extend_from_slice(b"&peer_id=");
         escape(out, &ask.peer_id);
         // Writing to a Vec cannot fail.
-        _ = write!(out, "&port={}&uploaded=0&downloaded=0&left={}", ask.port, ask.left);
+        let moved = ask.moved;
+        _ = write!(out, "&port={}&uploaded={moved}&downloaded={moved}&left={}", ask.port, ask.left);
         _ = write!(out, "&key={:08x}&compact=1", ask.key);
         if ask.num_want >= 0 {
             _ = write!(out, "&numwant={}", ask.num_want);
@@ -155,7 +156,7 @@ mod tests {
         let mut info_hash = *b"0123456789abcdefghij";
         info_hash[3] = 0xfa;
         let peer_id = *b"-HL0100-0123456789ab";
-        Announce { info_hash, peer_id, key: 0xab, port: 7, left: 11, event, num_want }
+        Announce { info_hash, peer_id, key: 0xab, port: 7, left: 11, moved: 0, event, num_want }
     }
 
     fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {

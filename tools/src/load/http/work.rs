@@ -154,8 +154,14 @@ impl Work {
         let place = plan.place(requests.paths());
         let step = connection.ask(self.poll.registry(), request, |out| match (kind, filling) {
             (Kind::Scrape, _) => requests.scrape(out, place, (0..torrents).map(|_| plan.scraped())),
-            (_, Some(number)) => requests.announce(out, place, &plan.filling(number)),
-            _ => requests.announce(out, place, &plan.announce(index as u64)),
+            (_, number) => {
+                let announce = match number {
+                    Some(number) => plan.filling(number),
+                    None => plan.announce(index as u64),
+                };
+                // A peer always has the same passkey.
+                requests.announce(out, announce.key as usize % requests.paths().max(1), &announce);
+            }
         });
         self.session.recorder.sent(due);
         self.note(index, step, false);

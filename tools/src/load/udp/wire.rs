@@ -26,10 +26,9 @@ pub fn announce(out: &mut Vec<u8>, connection_id: u64, transaction: u32, ask: &A
     head(out, connection_id, ANNOUNCE, transaction);
     out.extend_from_slice(&ask.info_hash);
     out.extend_from_slice(&ask.peer_id);
-    let (downloaded, uploaded) = (0_u64, 0_u64);
-    out.extend_from_slice(&downloaded.to_be_bytes());
+    out.extend_from_slice(&ask.moved.to_be_bytes());
     out.extend_from_slice(&ask.left.to_be_bytes());
-    out.extend_from_slice(&uploaded.to_be_bytes());
+    out.extend_from_slice(&ask.moved.to_be_bytes());
     let event: u32 = match ask.event {
         Event::None | Event::Paused => 0,
         Event::Completed => 1,
@@ -152,6 +151,7 @@ mod tests {
             key: 0x0506_0708,
             port: 0x1a0b,
             left: 11,
+            moved: 0,
             event: Event::Stopped,
             num_want: -1,
         };

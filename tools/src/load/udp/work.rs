@@ -221,7 +221,8 @@ impl Work {
         };
         let options = match self.options.len() {
             0 => &[][..],
-            len => self.options.get(self.plan.place(len)).map_or(&[][..], Vec::as_slice),
+            // A peer always has the same passkey.
+            len => self.options.get(announce.key as usize % len).map_or(&[][..], Vec::as_slice),
         };
         wire::announce(out, id, transaction, &announce, options);
     }
