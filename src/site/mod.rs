@@ -77,7 +77,7 @@ pub(crate) enum TorrentCommand {
     },
     /// List torrents.
     List,
-    /// Change the multipliers of a torrent.
+    /// Change the multipliers of a torrent; what is not named stays.
     Set {
         /// The info_hash.
         info_hash: InfoHash,
@@ -205,7 +205,7 @@ pub(crate) fn torrent(command: &TorrentCommand, settings: &Settings, json: bool)
             multipliers: factors.or_plain(),
         },
         TorrentCommand::Set { info_hash, factors } => {
-            Verb::UpdateTorrent { info_hash: *info_hash, multipliers: factors.or_plain() }
+            Verb::UpdateTorrent { info_hash: *info_hash, up: factors.up, down: factors.down }
         }
         TorrentCommand::Remove { info_hash, reason } => {
             Verb::DeleteTorrent { info_hash: *info_hash, reason: reason.clone() }

@@ -3,6 +3,7 @@
 
 mod ledger;
 mod lines;
+mod office;
 mod promise;
 mod recorder;
 #[path = "../../../tests/servers/mariadb.rs"]
