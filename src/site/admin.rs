@@ -1,5 +1,5 @@
-//! Changes of a site over HTTP, on `metrics.addr`: `/<token>/update?action=..`, as Gazelle's back end asks for
-//! them, and `/<token>/explain?user=..&torrent=..`.
+//! Changes of a site over HTTP, on `metrics.addr`: `/<token>/update?action=..`, as Gazelle's back end asks
+//! for them, and `/<token>/explain?user=..&torrent=..`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};

@@ -1,5 +1,6 @@
-//! A site's users, torrents and clients, for those who have no back end of their own: `hayate user`, `torrent`,
-//! `client`; and `hayate explain`. The first three work on the database, whether a tracker runs or not.
+//! A site's users, torrents and clients, for those who have no back end of their own: `hayate user`,
+//! `torrent`, `client`; and `hayate explain`. The first three work on the database, whether a tracker runs
+//! or not.
 
 pub(crate) mod admin;
 

@@ -139,15 +139,18 @@ fn a_row_that_cannot_be_read_is_skipped_and_counted() {
         }
         let long = "a type of more than the eight octets of old, in plain text"[..40].to_owned();
         place.ask(&format!(
-            "INSERT INTO torrents (ID, GroupID, TorrentType, info_hash, Leechers, Seeders, last_action, Snatched, \
-             DownMultiplier, UpMultiplier, Status) VALUES \
+            "INSERT INTO torrents (ID, GroupID, TorrentType, info_hash, Leechers, Seeders, last_action, \
+             Snatched, DownMultiplier, UpMultiplier, Status) VALUES \
              (11, 1, 'anime', X'AA', 0, 0, 0, 0, 1, 1, 0), \
              (12, 1, 'anime', X'{}', 0, 0, 0, 0, 1, NULL, 0), \
              (13, -1, 'anime', X'{}', 0, 0, 0, 0, 1, 1, 0), \
              (14, 1, NULL, X'{}', 0, 0, 0, 0, 1, 1, 0), \
              (15, 1, 'internal', X'BB', 0, 0, 0, 0, 1, 1, 0), \
              (16, 70000, '{long}', X'{}', 0, 0, 0, 4294967295, 1, 1, -7)",
-            "12".repeat(20), "13".repeat(20), "14".repeat(20), "16".repeat(20),
+            "12".repeat(20),
+            "13".repeat(20),
+            "14".repeat(20),
+            "16".repeat(20),
         ));
         place.ask(
             "INSERT INTO approved_clients (id, peer_id, archived) VALUES (70000, NULL, 0), (80000, 'XY', 0)",

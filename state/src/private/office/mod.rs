@@ -1,6 +1,6 @@
 //! Changes of a site that people and back ends ask for: written once over both stores, each in one
-//! transaction together with a row of the audit. All are idempotent: asked for twice, the second time says that
-//! it is so already.
+//! transaction together with a row of the audit. All are idempotent: asked for twice, the second time says
+//! that it is so already.
 
 mod work;
 

@@ -64,7 +64,8 @@ impl Work<'_> {
             "unchanged"
         } else {
             let sql = "INSERT INTO torrents
-                (ID, GroupID, TorrentType, info_hash, UpMultiplier, DownMultiplier) VALUES (?, ?, ?, ?, ?, ?)";
+                (ID, GroupID, TorrentType, info_hash, UpMultiplier, DownMultiplier)
+                VALUES (?, ?, ?, ?, ?, ?)";
             let id = id.map_or(Cell::Null, Cell::from);
             let type_name = (*group.type_name).into();
             let values = [id, group.id.into(), type_name, hash.0[..].into(), of.up.into(), of.down.into()];
@@ -180,9 +181,9 @@ impl Work<'_> {
         Ok((Outcome { word, text, changes }, format!("user {id}")))
     }
 
-    /// Says until when an old passkey works, and whether that was settled just now. A back end that has changed
-    /// the row itself asks with an old passkey that nobody has, so the grace begins when it is first told of;
-    /// after that, only when the passkey is given up anew.
+    /// Says until when an old passkey works, and whether that was settled just now. A back end that has
+    /// changed the row itself asks with an old passkey that nobody has, so the grace begins when it is first
+    /// told of; after that, only when the passkey is given up anew.
     fn retire(&mut self, old: &str, id: u32, moved: bool, grace: i64) -> Result<(i64, bool), StoreError> {
         let sql = "SELECT good_until FROM hayate_passkeys WHERE passkey = ?";
         let known = self.tables.ask(sql, &[old.into()])?;

@@ -277,8 +277,8 @@ impl Tables for Conn {
     }
 }
 
-/// What the error of a change by hand means. A word that an enum has not is a bad value, too, although the server
-/// gives it the state of a mere warning.
+/// What the error of a change by hand means. A word that an enum has not is a bad value, too, although the
+/// server gives it the state of a mere warning.
 fn refused(error: mysql::Error) -> StoreError {
     match error {
         mysql::Error::MySqlError(said) if said.code == DATA_TRUNCATED => {
