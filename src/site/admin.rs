@@ -1,5 +1,5 @@
-//! Changes of a site over HTTP, on `metrics.addr`: `/<token>/update?action=..`, as Gazelle's back end asks for
-//! them, and `/<token>/explain?user=..&torrent=..`.
+//! Changes of a site over HTTP, on `metrics.addr`: `/<token>/update?action=..`, as Gazelle's back end asks
+//! for them, and `/<token>/explain?user=..&torrent=..`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -132,7 +132,8 @@ impl Parameters {
                 multipliers: self.multipliers()?,
             },
             "update_torrent" => {
-                Verb::UpdateTorrent { info_hash: info_hash()?, multipliers: self.multipliers()? }
+                let Multipliers { up, down } = self.multipliers()?;
+                Verb::UpdateTorrent { info_hash: info_hash()?, up: Some(up), down: Some(down) }
             }
             "delete_torrent" => Verb::DeleteTorrent { info_hash: info_hash()?, reason: self.reason()? },
             "add_user" => Verb::AddUser { id: self.number("id")?, passkey: self.text("passkey")? },

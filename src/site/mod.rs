@@ -1,5 +1,6 @@
-//! A site's users, torrents and clients, for those who have no back end of their own: `hayate user`, `torrent`,
-//! `client`; and `hayate explain`. The first three work on the database, whether a tracker runs or not.
+//! A site's users, torrents and clients, for those who have no back end of their own: `hayate user`,
+//! `torrent`, `client`; and `hayate explain`. The first three work on the database, whether a tracker runs
+//! or not.
 
 pub(crate) mod admin;
 
@@ -77,7 +78,7 @@ pub(crate) enum TorrentCommand {
     },
     /// List torrents.
     List,
-    /// Change the multipliers of a torrent.
+    /// Change the multipliers of a torrent; what is not named stays.
     Set {
         /// The info_hash.
         info_hash: InfoHash,
@@ -205,7 +206,7 @@ pub(crate) fn torrent(command: &TorrentCommand, settings: &Settings, json: bool)
             multipliers: factors.or_plain(),
         },
         TorrentCommand::Set { info_hash, factors } => {
-            Verb::UpdateTorrent { info_hash: *info_hash, multipliers: factors.or_plain() }
+            Verb::UpdateTorrent { info_hash: *info_hash, up: factors.up, down: factors.down }
         }
         TorrentCommand::Remove { info_hash, reason } => {
             Verb::DeleteTorrent { info_hash: *info_hash, reason: reason.clone() }

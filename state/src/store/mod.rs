@@ -134,8 +134,8 @@ pub trait Store: Send {
     /// When the backend does not answer, or breaks off midway: then what was shown is not the whole set.
     fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError>;
 
-    /// Runs `work` in a transaction of its own, beside those of the writer, and keeps all it does or, on error,
-    /// none of it.
+    /// Runs `work` in a transaction of its own, beside those of the writer, and keeps all it does or,
+    /// on error, none of it.
     ///
     /// # Errors
     /// Those of `work`, and of the backend.

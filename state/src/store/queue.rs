@@ -109,11 +109,12 @@ impl Queues {
 
     /// Takes a record.
     pub fn put(&self, record: Record) {
-        if let Record::Torrent(row) = &record
-            && row.unprune
-        {
-            self.unprunes.lock().insert(row.id);
-        }
+        // Locked until the row is in its queue: else it could be taken for one that the store has heard of.
+        let _unprunes = record.unpruned().map(|id| {
+            let mut unprunes = self.unprunes.lock();
+            unprunes.insert(id);
+            unprunes
+        });
         let queue = self.queue(record.channel());
         if queue.put(record, || self.millis())
             && let Some(guard) = self.guard.get()
@@ -252,7 +253,7 @@ pub(super) fn merged(records: Vec<Record>) -> Vec<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::record::{SnatchRow, TransferRow, UserRow};
+    use crate::store::record::{SnatchRow, TorrentRow, TransferRow, UserRow};
 
     fn queues(users: usize) -> Queues {
         Queues::new(Clock::start(), &Bounds { users, ..Bounds::default() })
@@ -296,6 +297,31 @@ mod tests {
         assert_eq!(full, [false, false, false, true, false, false]);
         assert!(queue.is_full());
         assert_eq!(queue.len(), 4);
+    }
+
+    #[test]
+    fn an_unprune_is_pending_until_the_last_row_that_says_so_is_written() {
+        let queues = queues(10);
+        let torrent = |id, unprune| Record::Torrent(TorrentRow { id, unprune, ..TorrentRow::default() });
+        let pending = || {
+            let mut ids = queues.unprunes();
+            ids.sort_unstable();
+            ids
+        };
+        for row in [torrent(3, true), torrent(5, false), torrent(7, true)] {
+            queues.put(row);
+        }
+        assert_eq!(pending(), [3, 7]);
+        queues.queue(Channel::Torrents).take();
+        // While the first is under way one of them is pruned and live once more; the other merely announced.
+        for row in [torrent(3, true), torrent(7, false)] {
+            queues.put(row);
+        }
+        queues.unpruned(&[3, 7]);
+        assert_eq!(pending(), [3]);
+        queues.queue(Channel::Torrents).take();
+        queues.unpruned(&[3]);
+        assert_eq!(pending(), [0; 0]);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod ledger;
+mod lines;
+mod office;
 mod promise;
 mod recorder;
 #[path = "../../../tests/servers/mariadb.rs"]
@@ -25,6 +27,16 @@ impl Place {
     fn ask(&self, sql: &str) -> String {
         (self.ask)(sql)
     }
+}
+
+/// Shows `check` a fresh database with the fixture, in a file and then on a server.
+fn on_both(check: &dyn Fn(&Place)) {
+    let folder = tempfile::tempdir().unwrap();
+    eprintln!("SQLite");
+    check(&promise::fresh_sqlite(&folder.path().join("site.db")));
+    eprintln!("MariaDB");
+    let server = std::rc::Rc::new(servers::Server::new());
+    check(&promise::fresh_mariadb(&server, "site"));
 }
 
 fn backend(dsn: &str) -> Backend {

@@ -37,15 +37,19 @@ fn mariadb_keeps_its_promise() {
     let server = Rc::new(Server::new());
     let number = AtomicU32::new(0);
     keeps_its_promise(&|| {
-        let name = format!("promise{}", number.fetch_add(1, Ordering::Relaxed));
-        let parameters = "?parseTime=true&charset=utf8mb4&tls=preferred&lock_wait_timeout=11";
-        let backend = backend(&format!("{}{parameters}", server.database(&name)));
-        backend.migrate().unwrap();
-        backend.migrate().unwrap();
-        server.sql_in(&name, FIXTURE);
-        let server = Rc::clone(&server);
-        Place { backend, ask: Box::new(move |sql| server.sql_in(&name, sql)) }
+        fresh_mariadb(&server, &format!("promise{}", number.fetch_add(1, Ordering::Relaxed)))
     });
+}
+
+/// A database of a server with the fixture.
+pub(crate) fn fresh_mariadb(server: &Rc<Server>, name: &str) -> Place {
+    let parameters = "?parseTime=true&charset=utf8mb4&tls=preferred&lock_wait_timeout=11";
+    let backend = backend(&format!("{}{parameters}", server.database(name)));
+    backend.migrate().unwrap();
+    backend.migrate().unwrap();
+    server.sql_in(name, FIXTURE);
+    let (server, name) = (Rc::clone(server), name.to_owned());
+    Place { backend, ask: Box::new(move |sql| server.sql_in(&name, sql)) }
 }
 
 pub(crate) fn ask_sqlite(connection: &rusqlite::Connection, sql: &str) -> String {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hayate_state::store::record::{CompletedRow, UserRow};
+use hayate_state::store::record::{CompletedRow, TorrentRow, UserRow};
 use hayate_state::store::{
     Backend, Batch, Bounds, Channel, Line, Opened, Pace, Places, Queues, Record, Saved, Set, Store,
     StoreError, Tables,
@@ -227,4 +227,57 @@ fn without_a_journal_an_unanswered_commit_is_never_written_twice() {
     }
     run(&place, folder.path(), &faults(0, &mut random), |_| {});
     assert_eq!(server.sql_in("site", "SELECT Uploaded FROM users_main WHERE ID = 2"), expected.to_string());
+}
+
+fn unprune(id: u32) -> Record {
+    Record::Torrent(TorrentRow { id, unprune: true, ..TorrentRow::default() })
+}
+
+#[test]
+fn an_unprune_is_pending_through_an_outage_and_written_by_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = fresh_sqlite(&folder.path().join("site.db"));
+    let status = "SELECT Status FROM torrents WHERE ID = 1";
+    let faults = faults(0, &mut fastrand::Rng::new());
+    let mut kept = None;
+    assert!(run(&place.backend, folder.path(), &faults, |queues| {
+        faults.away.store(true, Ordering::Relaxed);
+        queues.put(unprune(1));
+        kept = Some(queues.unprunes());
+    }));
+    assert_eq!((kept.unwrap(), place.ask(status)), (vec![1], "1".to_owned()));
+    assert!(std::fs::read_dir(folder.path().join("spill")).unwrap().count() > 0, "it waits on the disk");
+    // What is on the disk is written before anything is read: nothing is pending when the tracker serves.
+    faults.away.store(false, Ordering::Relaxed);
+    assert!(run(&place.backend, folder.path(), &faults, |queues| {
+        assert_eq!((queues.unprunes(), place.ask(status)), (vec![], "0".to_owned()));
+    }));
+}
+
+#[test]
+fn an_unprune_that_no_row_takes_is_not_pending_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = fresh_sqlite(&folder.path().join("site.db"));
+    place.ask(&format!("UPDATE torrents SET Snatched = {} WHERE ID = 3", u32::MAX));
+    let clock = Clock::start();
+    let queues = Arc::new(Queues::new(clock, &Bounds::default()));
+    let places = Places {
+        spill_dir: folder.path().join("spill"),
+        dead_letter: folder.path().join("dead-letter.jsonl"),
+    };
+    let backend = place.backend.clone();
+    let opener = Box::new(move || backend.open());
+    let opened = Opened::new(&queues, clock, &Published::new(Pace::default()), &places, opener).unwrap();
+    // One is written, one has no row, one goes to the dead letters.
+    queues.put(unprune(1));
+    queues.put(unprune(99));
+    let poison = TorrentRow { id: 3, snatched: 1, counts: true, unprune: true, ..TorrentRow::default() };
+    queues.put(Record::Torrent(poison));
+    let mut pending = queues.unprunes();
+    pending.sort_unstable();
+    assert_eq!(pending, [1, 3, 99]);
+    opened.start().unwrap().stop();
+    assert_eq!(queues.unprunes(), [0; 0]);
+    let letters = std::fs::read_to_string(&places.dead_letter).unwrap();
+    assert_eq!(letters.lines().count(), 1, "{letters}");
 }

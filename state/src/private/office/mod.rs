@@ -1,6 +1,6 @@
 //! Changes of a site that people and back ends ask for: written once over both stores, each in one
-//! transaction together with a row of the audit. All are idempotent: asked for twice, the second time says that
-//! it is so already.
+//! transaction together with a row of the audit. All are idempotent: asked for twice, the second time says
+//! that it is so already.
 
 mod work;
 
@@ -15,6 +15,8 @@ use work::Work;
 pub const REASON_MAX: usize = 64;
 /// Octets of the longest passkey: that of its column.
 pub const PASSKEY_MAX: usize = 32;
+/// Characters of `approved_clients.peer_id`: rows of a site may be longer than what is approved here.
+const PREFIX_COLUMN: usize = 42;
 
 /// Who is meant.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,12 +41,14 @@ pub enum Verb {
         /// Its multipliers.
         multipliers: Multipliers,
     },
-    /// Changes the multipliers of a torrent.
+    /// Changes multipliers of a torrent.
     UpdateTorrent {
         /// The torrent.
         info_hash: InfoHash,
-        /// From now on.
-        multipliers: Multipliers,
+        /// Of uploaded octets; `None` = as it is.
+        up: Option<f64>,
+        /// Of downloaded octets; `None` = as it is.
+        down: Option<f64>,
     },
     /// Takes a torrent out; whoever announces it is told why.
     DeleteTorrent {
@@ -172,6 +176,9 @@ impl Verb {
             {
                 bad(format!("a passkey is 1 to {PASSKEY_MAX} letters and digits"))
             }
+            Self::ChangePasskey { old, new, .. } if old == new => {
+                bad("the old passkey and the new one are the same".to_owned())
+            }
             Self::DeleteTorrent { reason, .. }
                 if reason.len() > REASON_MAX || !reason.bytes().all(|octet| (32..127).contains(&octet)) =>
             {
@@ -182,13 +189,17 @@ impl Verb {
             {
                 bad("a peer_id prefix is 1 to 20 characters".to_owned())
             }
+            Self::RemoveClient(prefix) | Self::EditClient(prefix, _)
+                if prefix.chars().count() > PREFIX_COLUMN =>
+            {
+                bad(format!("a peer_id prefix that is approved has at most {PREFIX_COLUMN} characters"))
+            }
             Self::AddTorrent { multipliers: Multipliers { up, down }, .. }
-            | Self::UpdateTorrent { multipliers: Multipliers { up, down }, .. }
                 if !up.is_finite() || !down.is_finite() || *up < 0.0 || *down < 0.0 =>
             {
                 bad(format!("a multiplier is a number of at least 0, not {up} or {down}"))
             }
-            Self::UpdateUser { up, down, .. }
+            Self::UpdateUser { up, down, .. } | Self::UpdateTorrent { up, down, .. }
                 if up.iter().chain(down).any(|factor| !factor.is_finite() || *factor < 0.0) =>
             {
                 bad("a multiplier is a number of at least 0".to_owned())
@@ -211,7 +222,7 @@ pub fn carry_out(
     verb.check()?;
     let now = i64::try_from(now_unix).unwrap_or(i64::MAX);
     let mut outcome = Outcome::default();
-    store.edit(&mut |tables| {
+    let kept = store.edit(&mut |tables| {
         let (done, target) = Work { tables, now }.carry_out(verb)?;
         outcome = done;
         if !matches!(verb, Verb::InfoTorrent(_)) {
@@ -220,8 +231,13 @@ pub fn carry_out(
                 &[now.into(), verb.name().into(), (&*target).into(), outcome.word.into(), source.into()],
             )?;
         }
-        log::info!("{} by {source}: {}", verb.name(), outcome.text);
         Ok(())
+    });
+    kept.map_err(|error| match error {
+        // Its type is none that the site has, its id is another's: to ask again does not help.
+        StoreError::BadRow { text, .. } => OfficeError::Bad(format!("the database refuses a value: {text}")),
+        error => error.into(),
     })?;
+    log::info!("{} by {source}: {}", verb.name(), outcome.text);
     Ok(outcome)
 }

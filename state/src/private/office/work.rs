@@ -7,6 +7,10 @@ use crate::ids::InfoHash;
 use crate::snapshot::site::{Group, Multipliers, User};
 use crate::store::{Cell, Registered, StoreError, Tables};
 
+/// To a server 'a' is 'A', and blanks at the end are nothing; to a tracker they are not the same.
+const EXACT_PASSKEY: &str = "torrent_pass = ? AND hex(torrent_pass) = hex(?)";
+const EXACT_CLIENT: &str = "peer_id = ? AND hex(peer_id) = hex(?)";
+
 /// The work within a transaction.
 pub(super) struct Work<'t> {
     pub(super) tables: &'t mut dyn Tables,
@@ -22,7 +26,7 @@ impl Work<'_> {
             Verb::AddTorrent { id, info_hash, group, multipliers } => {
                 self.add_torrent(*id, info_hash, group, *multipliers)
             }
-            Verb::UpdateTorrent { info_hash, multipliers } => self.update_torrent(info_hash, *multipliers),
+            Verb::UpdateTorrent { info_hash, up, down } => self.update_torrent(info_hash, *up, *down),
             Verb::DeleteTorrent { info_hash, reason } => self.delete_torrent(info_hash, reason),
             Verb::AddUser { id, passkey } => self.add_user(*id, passkey),
             Verb::RemoveUser(who) => self.remove_user(who),
@@ -60,7 +64,8 @@ impl Work<'_> {
             "unchanged"
         } else {
             let sql = "INSERT INTO torrents
-                (ID, GroupID, TorrentType, info_hash, UpMultiplier, DownMultiplier) VALUES (?, ?, ?, ?, ?, ?)";
+                (ID, GroupID, TorrentType, info_hash, UpMultiplier, DownMultiplier)
+                VALUES (?, ?, ?, ?, ?, ?)";
             let id = id.map_or(Cell::Null, Cell::from);
             let type_name = (*group.type_name).into();
             let values = [id, group.id.into(), type_name, hash.0[..].into(), of.up.into(), of.down.into()];
@@ -73,11 +78,18 @@ impl Work<'_> {
         Ok((Outcome { word, text: format!("{word}: {text}"), changes }, hash.to_string()))
     }
 
-    fn update_torrent(&mut self, hash: &InfoHash, of: Multipliers) -> Done {
-        let sql = "UPDATE torrents SET UpMultiplier = ?, DownMultiplier = ? WHERE info_hash = ?";
-        let (found, _) = self.tables.change(sql, &[of.up.into(), of.down.into(), hash.0[..].into()])?;
-        let torrent = self.torrent(hash)?.filter(|_| found > 0);
-        let word = if torrent.is_some() { "changed" } else { "missing" };
+    fn update_torrent(&mut self, hash: &InfoHash, up: Option<f64>, down: Option<f64>) -> Done {
+        let before = self.torrent(hash)?;
+        let sql = "UPDATE torrents SET UpMultiplier = ifnull(?, UpMultiplier),
+            DownMultiplier = ifnull(?, DownMultiplier) WHERE info_hash = ?";
+        let factor = |factor: Option<f64>| factor.map_or(Cell::Null, Cell::from);
+        self.tables.change(sql, &[factor(up), factor(down), hash.0[..].into()])?;
+        let torrent = self.torrent(hash)?;
+        let word = match &torrent {
+            None => "missing",
+            same if *same == before => "unchanged",
+            Some(_) => "changed",
+        };
         let text = torrent.as_ref().map_or_else(|| format!("torrent {hash} is not registered"), info);
         let changes = torrent.into_iter().map(Change::PutTorrent).collect();
         Ok((Outcome { word, text, changes }, hash.to_string()))
@@ -130,11 +142,12 @@ impl Work<'_> {
             self.tables.ask("SELECT passkey FROM hayate_passkeys WHERE uid = ?", &[user.id.into()])?;
         self.tables.change("DELETE FROM hayate_passkeys WHERE uid = ?", &[user.id.into()])?;
         let word = if enabled { "removed" } else { "unchanged" };
-        let retired = retired.into_iter().flatten().filter_map(|cell| match cell {
-            Cell::Octets(passkey) => Some(passkey.into()),
-            _ => None,
-        });
-        let changes = std::iter::once(user.passkey).chain(retired).map(Change::DropPasskey).collect();
+        let mut changes = vec![self.given_up(&user.passkey)?];
+        for row in &retired {
+            if let [Cell::Octets(passkey)] = &**row {
+                changes.push(self.given_up(passkey)?);
+            }
+        }
         let text = format!("{word}: user {} is disabled", user.id);
         Ok((Outcome { word, text, changes }, format!("user {}", user.id)))
     }
@@ -152,31 +165,46 @@ impl Work<'_> {
         let id = user.id;
         let sql = "UPDATE users_main SET torrent_pass = ? WHERE ID = ?";
         self.tables.change(sql, &[new.into(), id.into()])?;
-        // A back end that has changed the row itself asks the first time, too, with an old passkey that nobody
-        // has: so the grace begins when it is first told.
-        let retired = !self.retired(old)?;
+        let (until, begun) = self.retire(old, id, moved, grace)?;
         let mut changes = Vec::new();
-        let now_is = |passkey: &str| User { passkey: passkey.as_bytes().into(), ..user.clone() };
         if enabled {
+            let now_is = |passkey: &str| User { passkey: passkey.as_bytes().into(), ..user.clone() };
             changes.push(Change::PutUser(now_is(new)));
+            changes.push(match self.given_up(old.as_bytes())? {
+                Change::DropPasskey(_) if until > self.now => Change::PutUser(now_is(old)),
+                change => change,
+            });
         }
-        if grace > 0 && retired {
-            let sql = "INSERT INTO hayate_passkeys (passkey, uid, good_until) VALUES (?, ?, ?)";
-            self.tables.change(sql, &[old.into(), id.into(), (self.now + grace).into()])?;
-        }
-        match grace {
-            _ if !enabled => {}
-            0 => changes.push(Change::DropPasskey(old.as_bytes().into())),
-            _ => changes.push(Change::PutUser(now_is(old))),
-        }
-        let word = if moved || retired { "changed" } else { "unchanged" };
-        let text = format!("{word}: the passkey of user {id}; the old one works for {grace} s");
+        let word = if moved || begun { "changed" } else { "unchanged" };
+        let rest = (until - self.now).max(0);
+        let text = format!("{word}: the passkey of user {id}; the old one works for {rest} s");
         Ok((Outcome { word, text, changes }, format!("user {id}")))
     }
 
-    fn retired(&mut self, passkey: &str) -> Result<bool, StoreError> {
-        let sql = "SELECT uid FROM hayate_passkeys WHERE passkey = ?";
-        Ok(!self.tables.ask(sql, &[passkey.into()])?.is_empty())
+    /// Says until when an old passkey works, and whether that was settled just now. A back end that has
+    /// changed the row itself asks with an old passkey that nobody has, so the grace begins when it is first
+    /// told of; after that, only when the passkey is given up anew.
+    fn retire(&mut self, old: &str, id: u32, moved: bool, grace: i64) -> Result<(i64, bool), StoreError> {
+        let sql = "SELECT good_until FROM hayate_passkeys WHERE passkey = ?";
+        let known = self.tables.ask(sql, &[old.into()])?;
+        if let (Some([Cell::Number(until)]), false) = (known.first().map(Vec::as_slice), moved) {
+            return Ok((*until, false));
+        }
+        self.tables.change("DELETE FROM hayate_passkeys WHERE passkey = ?", &[old.into()])?;
+        if grace == 0 {
+            return Ok((self.now, false));
+        }
+        let until = self.now.saturating_add(grace);
+        let sql = "INSERT INTO hayate_passkeys (passkey, uid, good_until) VALUES (?, ?, ?)";
+        self.tables.change(sql, &[old.into(), id.into(), until.into()])?;
+        Ok((until, true))
+    }
+
+    /// What a passkey means after somebody has given it up: it may be that of another, too.
+    fn given_up(&mut self, passkey: &[u8]) -> Result<Change, StoreError> {
+        let owner = self.user(&Who::Passkey(String::from_utf8_lossy(passkey).into_owned()))?;
+        let owner = owner.filter(|owner| owner.enabled);
+        Ok(owner.map_or_else(|| Change::DropPasskey(passkey.into()), |owner| Change::PutUser(owner.user)))
     }
 
     fn update_user(&mut self, who: &Who, flags: [Option<bool>; 2], factors: [Option<f64>; 2]) -> Done {
@@ -226,8 +254,9 @@ impl Work<'_> {
     }
 
     fn client(&mut self, prefix: &str, wanted: bool) -> Done {
-        let sql = "SELECT id, archived FROM approved_clients WHERE peer_id = ? ORDER BY archived, id";
-        let known = self.tables.ask(sql, &[prefix.into()])?;
+        let sql =
+            format!("SELECT id, archived FROM approved_clients WHERE {EXACT_CLIENT} ORDER BY archived, id");
+        let known = self.tables.ask(&sql, &[prefix.into(), prefix.into()])?;
         let first = known.first().map(|row| (row.first().and_then(Cell::id), row.get(1).cloned()));
         let (word, id) = match (first, wanted) {
             (Some((Some(id), Some(Cell::Number(0)))), true) => ("unchanged", id),
@@ -241,8 +270,8 @@ impl Work<'_> {
                 ("added", u32::try_from(id).unwrap_or(0))
             }
             (Some((Some(id), archived)), false) => {
-                let sql = "UPDATE approved_clients SET archived = 1 WHERE peer_id = ?";
-                self.tables.change(sql, &[prefix.into()])?;
+                let sql = format!("UPDATE approved_clients SET archived = 1 WHERE {EXACT_CLIENT}");
+                self.tables.change(&sql, &[prefix.into(), prefix.into()])?;
                 (if archived == Some(Cell::Number(0)) { "removed" } else { "unchanged" }, id)
             }
             (_, false) => {
@@ -285,16 +314,16 @@ impl Work<'_> {
     }
 
     fn user(&mut self, who: &Who) -> Result<Option<Known>, StoreError> {
-        let (column, value) = match who {
-            Who::Id(id) => ("ID", Cell::from(*id)),
-            Who::Passkey(passkey) => ("torrent_pass", (&**passkey).into()),
+        let (condition, values) = match who {
+            Who::Id(id) => ("ID = ?", vec![Cell::from(*id)]),
+            Who::Passkey(passkey) => (EXACT_PASSKEY, vec![(&**passkey).into(); 2]),
         };
         let rows = self.tables.ask(
             &format!(
                 "SELECT ID, torrent_pass, Enabled, DisableDownload, TrackerHide, UpMultiplier, DownMultiplier
-                 FROM users_main WHERE {column} = ? ORDER BY ID DESC"
+                 FROM users_main WHERE {condition} ORDER BY Enabled = '1' DESC, ID DESC"
             ),
-            &[value],
+            &values,
         )?;
         let read = |row: &[Cell]| match row {
             [id, Cell::Octets(passkey), Cell::Octets(enabled), disabled, hidden, up, down] => Some(Known {

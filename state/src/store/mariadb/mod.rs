@@ -29,6 +29,8 @@ use crate::ids::{ID_LEN, InfoHash};
 
 /// What the server says to the name of a table that it has not.
 const NO_SUCH_TABLE: u16 = 1146;
+/// What it says to a value that its column cannot take as it is.
+const DATA_TRUNCATED: u16 = 1265;
 
 /// Whether a connection may change anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,7 +259,7 @@ impl Store for Mariadb {
 
 impl Tables for Conn {
     fn change(&mut self, sql: &str, values: &[Cell]) -> Result<(u64, u64), StoreError> {
-        self.exec_drop(sql, parameters(values)).map_err(|error| judge(error, false))?;
+        self.exec_drop(sql, parameters(values)).map_err(refused)?;
         Ok((self.affected_rows(), self.last_insert_id()))
     }
 
@@ -272,6 +274,17 @@ impl Tables for Conn {
             _ => Cell::Null,
         };
         Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(cell).collect()).collect())
+    }
+}
+
+/// What the error of a change by hand means. A word that an enum has not is a bad value, too, although the
+/// server gives it the state of a mere warning.
+fn refused(error: mysql::Error) -> StoreError {
+    match error {
+        mysql::Error::MySqlError(said) if said.code == DATA_TRUNCATED => {
+            StoreError::BadRow { code: i32::from(said.code), text: said.message }
+        }
+        error => judge(error, false),
     }
 }
 

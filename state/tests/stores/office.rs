@@ -1,0 +1,307 @@
+//! The verbs on both stores: what they do, that twice is once, what they tell a running tracker, and what the
+//! audit keeps.
+
+use hayate_state::InfoHash;
+use hayate_state::private::office::{Change, OfficeError, Outcome, Verb, Who, carry_out};
+use hayate_state::snapshot::site::{Group, Multipliers};
+use hayate_state::store::{Line, Set, Store};
+
+use crate::lines::read;
+use crate::{Place, on_both};
+
+const NOW: u64 = 4_000_000_000;
+const PLAIN: &str = "aLk3vXy9QdT7mWc2ZpRfH5sJb8NeGu41";
+const HASH: InfoHash = InfoHash([0x5a; 20]);
+const FREE: &str = "4c6e80a2b4c6d8eafc0e20426486a8caecfe1023";
+
+/// A site and whoever changes it.
+struct Office<'p> {
+    place: &'p Place,
+    store: Box<dyn Store>,
+}
+
+impl<'p> Office<'p> {
+    fn new(place: &'p Place) -> Self {
+        Self { place, store: place.backend.open_reader().unwrap() }
+    }
+
+    fn ask_at(&mut self, now: u64, verb: &Verb) -> Result<Outcome, OfficeError> {
+        carry_out(&mut *self.store, verb, now, "a test")
+    }
+
+    fn ask(&mut self, verb: &Verb) -> Outcome {
+        self.ask_at(NOW, verb).unwrap()
+    }
+
+    /// The word of an outcome, and the word when it is asked for once more.
+    fn twice(&mut self, verb: &Verb) -> [&'static str; 2] {
+        [self.ask(verb).word, self.ask(verb).word]
+    }
+
+    fn passkeys(&mut self) -> Vec<(u32, String)> {
+        let lines = read(&mut *self.store, Set::Users).0.into_iter();
+        lines.filter_map(user_of).collect()
+    }
+
+    fn sql(&self, sql: &str) -> String {
+        self.place.ask(sql)
+    }
+}
+
+fn user_of(line: Line) -> Option<(u32, String)> {
+    match line {
+        Line::User(user) => Some((user.id, String::from_utf8(user.passkey.into()).unwrap())),
+        _ => None,
+    }
+}
+
+/// Passkeys that a running tracker learns (with whose they are) or forgets, in order.
+fn told(outcome: &Outcome) -> Vec<(Option<u32>, String)> {
+    let pair = |change: &Change| match change {
+        Change::PutUser(user) => (Some(user.id), String::from_utf8_lossy(&user.passkey).into_owned()),
+        Change::DropPasskey(passkey) => (None, String::from_utf8_lossy(passkey).into_owned()),
+        other => panic!("{other:?}"),
+    };
+    outcome.changes.iter().map(pair).collect()
+}
+
+fn add_user(id: Option<u32>, passkey: &str) -> Verb {
+    Verb::AddUser { id, passkey: passkey.to_owned() }
+}
+
+fn change_passkey(old: &str, new: &str, grace_seconds: u32) -> Verb {
+    Verb::ChangePasskey { old: old.to_owned(), new: new.to_owned(), grace_seconds }
+}
+
+fn add_torrent(id: Option<u32>, info_hash: InfoHash, type_name: &str) -> Verb {
+    let group = Group { type_name: type_name.into(), id: 7 };
+    Verb::AddTorrent { id, info_hash, group, multipliers: Multipliers { up: 1.0, down: 0.1 } }
+}
+
+fn delete_torrent(info_hash: InfoHash, reason: &str) -> Verb {
+    Verb::DeleteTorrent { info_hash, reason: reason.to_owned() }
+}
+
+fn set_torrent(info_hash: InfoHash, up: Option<f64>, down: Option<f64>) -> Verb {
+    Verb::UpdateTorrent { info_hash, up, down }
+}
+
+#[test]
+fn users_come_change_and_go() {
+    on_both(&|place| {
+        let mut office = Office::new(place);
+        assert_eq!(office.twice(&add_user(Some(11), "eleven")), ["added", "unchanged"]);
+        assert_eq!(office.twice(&add_user(None, "next")), ["added", "unchanged"]);
+        assert!(office.passkeys().contains(&(12, "next".into())), "{:?}", office.passkeys());
+        let update = Verb::UpdateUser {
+            who: Who::Id(11),
+            can_leech: Some(false),
+            visible: Some(false),
+            up: Some(0.1),
+            down: None,
+        };
+        assert_eq!(office.twice(&update), ["changed", "unchanged"]);
+        let (lines, _) = read(&mut *office.store, Set::Users);
+        let found = lines.iter().any(|line| {
+            matches!(line, Line::User(user) if user.id == 11 && user.disable_download && user.tracker_hide
+                && user.multipliers == Multipliers { up: 0.1, down: 1.0 })
+        });
+        assert!(found, "{lines:?}");
+        let gone = office.ask(&Verb::RemoveUser(Who::Id(11)));
+        assert_eq!((gone.word, told(&gone)), ("removed", vec![(None, "eleven".into())]));
+        assert_eq!(office.ask(&Verb::RemoveUser(Who::Id(11))).word, "unchanged");
+        assert_eq!(office.ask(&Verb::RemoveUser(Who::Id(99))).word, "missing");
+        assert_eq!(office.sql("SELECT count(*) FROM users_main WHERE ID = 11"), "1", "the row stays");
+    });
+}
+
+#[test]
+fn an_old_passkey_works_through_its_grace_and_no_longer() {
+    on_both(&|place| {
+        let mut office = Office::new(place);
+        let verb = change_passkey(PLAIN, "fresh", 60);
+        let first = office.ask(&verb);
+        let both = vec![(Some(1), "fresh".to_owned()), (Some(1), PLAIN.to_owned())];
+        assert_eq!((first.word, told(&first)), ("changed", both.clone()));
+        let mut passkeys = office.passkeys();
+        passkeys.sort();
+        assert_eq!(passkeys[..2], [(1, PLAIN.into()), (1, "fresh".into())]);
+        let again = office.ask(&verb);
+        assert_eq!((again.word, told(&again)), ("unchanged", both));
+        assert_eq!(office.sql("SELECT good_until FROM hayate_passkeys"), (NOW + 60).to_string());
+        // A late repetition brings nothing back to life.
+        let late = office.ask_at(NOW + 61, &verb).unwrap();
+        assert!(!told(&late).contains(&(Some(1), PLAIN.to_owned())), "{late:?}");
+        // Back, and away again: the grace of a passkey begins when it is given up.
+        assert_eq!(office.ask_at(NOW + 100, &change_passkey("fresh", PLAIN, 60)).unwrap().word, "changed");
+        assert_eq!(office.ask_at(NOW + 200, &change_passkey(PLAIN, "fresh", 60)).unwrap().word, "changed");
+        let until = office.sql(&format!("SELECT good_until FROM hayate_passkeys WHERE passkey = '{PLAIN}'"));
+        assert_eq!(until, (NOW + 260).to_string());
+    });
+}
+
+#[test]
+fn without_a_grace_an_old_passkey_is_nobodys_at_once() {
+    on_both(&|place| {
+        let mut office = Office::new(place);
+        let verb = change_passkey(PLAIN, "fresh", 0);
+        let first = office.ask(&verb);
+        assert_eq!(told(&first), [(Some(1), "fresh".to_owned()), (None, PLAIN.to_owned())]);
+        assert_eq!((first.word, office.ask(&verb).word), ("changed", "unchanged"));
+        assert_eq!(office.passkeys().len(), 2);
+        assert_eq!(office.ask(&change_passkey("nobody's", "other", 0)).word, "missing");
+    });
+}
+
+#[test]
+fn a_removed_user_has_no_passkey_left_not_even_a_retired_one() {
+    on_both(&|place| {
+        let mut office = Office::new(place);
+        office.ask(&change_passkey(PLAIN, "fresh", 60));
+        let mut gone = told(&office.ask(&Verb::RemoveUser(Who::Id(1))));
+        gone.sort();
+        assert_eq!(gone, [(None, PLAIN.to_owned()), (None, "fresh".to_owned())]);
+        assert_eq!(office.sql("SELECT count(*) FROM hayate_passkeys"), "0");
+    });
+}
+
+#[test]
+fn a_passkey_means_the_enabled_user_who_has_it_to_the_letter() {
+    on_both(&|place| {
+        let mut office = Office::new(place);
+        // A disabled one of later, and one who differs in case only.
+        office.sql(&format!("INSERT INTO users_main (ID, Enabled, torrent_pass) VALUES (7, '2', '{PLAIN}')"));
+        let update = Verb::UpdateUser {
+            who: Who::Passkey(PLAIN.to_owned()),
+            can_leech: Some(false),
+            visible: None,
+            up: None,
+            down: None,
+        };
+        office.ask(&update);
+        assert_eq!(office.sql("SELECT ID FROM users_main WHERE DisableDownload = 1 ORDER BY ID"), "1\n2");
+        // He is disabled already: whoever has his passkey now keeps it.
+        assert_eq!(told(&office.ask(&Verb::RemoveUser(Who::Id(7)))), [(Some(1), PLAIN.to_owned())]);
+        let lower = PLAIN.to_lowercase();
+        assert_eq!(office.ask(&Verb::RemoveUser(Who::Passkey(lower.clone()))).word, "missing");
+        assert_eq!(office.ask(&add_user(None, &lower)).word, "added");
+        assert!(office.passkeys().contains(&(1, PLAIN.into())));
+    });
+}
+
+#[test]
+fn torrents_come_change_and_go_for_a_reason() {
+    on_both(&|place| {
+        let mut office = Office::new(place);
+        assert_eq!(office.twice(&add_torrent(Some(70), HASH, "anime")), ["added", "unchanged"]);
+        let (lines, _) = read(&mut *office.store, Set::Torrents);
+        let expected = Multipliers { up: 1.0, down: 0.1 };
+        let found = lines.iter().find_map(|line| match line {
+            Line::Torrent(torrent) if torrent.id == 70 => Some(torrent.clone()),
+            _ => None,
+        });
+        let found = found.unwrap();
+        assert_eq!((found.info_hash, found.group.id, found.multipliers), (HASH, 7, expected));
+        // What is not named stays.
+        assert_eq!(office.twice(&set_torrent(HASH, Some(2.0), None)), ["changed", "unchanged"]);
+        let factors = "SELECT UpMultiplier, DownMultiplier FROM torrents WHERE ID = 70";
+        assert_eq!(office.sql(factors), "2\t0.1");
+        assert_eq!(office.ask(&Verb::InfoTorrent(HASH)).word, "info");
+        let gone = office.ask(&delete_torrent(HASH, "Dupe"));
+        let drop = Change::DropTorrent(HASH, Some("Dupe".into()));
+        assert_eq!((gone.word, gone.changes), ("removed", vec![drop]));
+        assert_eq!(office.ask(&delete_torrent(HASH, "Dupe")).word, "missing");
+        let deletion = Line::Deletion(HASH, "Dupe".into());
+        assert_eq!(read(&mut *office.store, Set::Deletions).0, [deletion]);
+        assert_eq!(office.ask(&set_torrent(HASH, Some(2.0), None)).word, "missing");
+        assert_eq!(office.ask(&Verb::InfoTorrent(HASH)).word, "missing");
+        assert_eq!(office.ask(&add_torrent(None, HASH, "music")).word, "added");
+        assert_eq!(read(&mut *office.store, Set::Deletions).0, []);
+    });
+}
+
+#[test]
+fn tokens_come_and_go() {
+    on_both(&|place| {
+        let mut office = Office::new(place);
+        let free: InfoHash = FREE.parse().unwrap();
+        assert_eq!(office.ask(&Verb::AddToken(1, free)).changes, [Change::PutToken(1, 3)]);
+        assert_eq!(office.twice(&Verb::AddToken(1, free)), ["unchanged"; 2]);
+        assert_eq!(read(&mut *office.store, Set::Tokens).0, [Line::Token { uid: 1, fid: 3 }]);
+        assert_eq!(office.twice(&Verb::RemoveToken(1, free)), ["removed", "unchanged"]);
+        assert_eq!(office.ask(&Verb::AddToken(1, HASH)).word, "missing");
+    });
+}
+
+#[test]
+fn clients_come_and_go_to_the_letter() {
+    on_both(&|place| {
+        let mut office = Office::new(place);
+        let (add, remove) =
+            (|text: &str| Verb::AddClient(text.into()), |text: &str| Verb::RemoveClient(text.into()));
+        assert_eq!(office.twice(&add("-qB42")), ["changed", "unchanged"], "it was archived");
+        assert_eq!(office.twice(&add("-tr2")), ["added", "unchanged"], "-TR2 is another");
+        assert_eq!(office.twice(&remove("-TR2")), ["removed", "unchanged"]);
+        assert_eq!(office.sql("SELECT archived FROM approved_clients ORDER BY id"), "1\n0\n0\n0");
+        assert_eq!(office.twice(&remove("ZZ")), ["missing"; 2]);
+        let edit = Verb::EditClient("-tr2".into(), "-TR3".into());
+        assert_eq!(office.twice(&edit), ["changed", "unchanged"]);
+    });
+}
+
+#[test]
+fn the_audit_says_who_did_what_and_keeps_no_passkey() {
+    on_both(&|place| {
+        let mut office = Office::new(place);
+        office.ask(&add_user(Some(11), "SecretOne"));
+        office.ask(&change_passkey("SecretOne", "SecretTwo", 60));
+        office.ask(&Verb::RemoveUser(Who::Passkey("SecretTwo".into())));
+        office.ask(&Verb::RemoveUser(Who::Passkey("SecretThree".into())));
+        office.ask(&delete_torrent(HASH, ""));
+        office.ask(&Verb::InfoTorrent(HASH));
+        let rows = office.sql("SELECT at, verb, target, outcome, source FROM hayate_audit ORDER BY id");
+        let row = |verb: &str, target: &str, word: &str| format!("{NOW}\t{verb}\t{target}\t{word}\ta test");
+        let expected = [
+            row("add_user", "user 11", "added"),
+            row("change_passkey", "user 11", "changed"),
+            row("remove_user", "user 11", "removed"),
+            row("remove_user", "a user with this passkey", "missing"),
+            row("delete_torrent", &HASH.to_string(), "missing"),
+        ];
+        assert_eq!(rows.lines().collect::<Vec<_>>(), expected);
+    });
+}
+
+#[test]
+fn what_makes_no_sense_is_named_and_leaves_no_trace() {
+    on_both(&|place| {
+        let mut office = Office::new(place);
+        let taken = add_torrent(Some(1), HASH, "anime");
+        let verbs = [
+            (add_user(None, "no blanks"), "letters and digits"),
+            (add_user(None, &"x".repeat(33)), "letters and digits"),
+            (change_passkey(PLAIN, PLAIN, 0), "the same"),
+            (delete_torrent(HASH, "caf\u{e9}"), "printable ASCII"),
+            (delete_torrent(HASH, &"x".repeat(65)), "64"),
+            (Verb::AddClient(String::new()), "prefix"),
+            (Verb::RemoveClient("x".repeat(300)), "prefix"),
+            (Verb::EditClient("x".repeat(300), "XY".into()), "prefix"),
+            (set_torrent(HASH, Some(f64::NAN), None), "multiplier"),
+            (taken, "the database refuses"),
+        ];
+        for (verb, words) in verbs {
+            let error = office.ask_at(NOW, &verb).unwrap_err();
+            assert!(matches!(error, OfficeError::Bad(_)), "{verb:?}: {error:?}");
+            assert!(error.to_string().contains(words), "{verb:?}: {error}");
+        }
+        if place.backend.dsn().to_string().starts_with("sqlite") {
+            assert_eq!(office.ask(&add_torrent(None, HASH, "tapes")).word, "added");
+        } else {
+            let error = office.ask_at(NOW, &add_torrent(None, HASH, "tapes")).unwrap_err();
+            assert!(matches!(error, OfficeError::Bad(_)), "{error:?}");
+            assert!(error.to_string().contains("TorrentType"), "{error}");
+            assert_eq!(office.sql("SELECT count(*) FROM hayate_audit"), "0");
+            assert_eq!(office.ask(&add_torrent(None, HASH, "music")).word, "added");
+        }
+    });
+}
