@@ -5,12 +5,14 @@
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
 use hayate_gateway::Admin;
 use hayate_state::access::TorrentList;
 use hayate_state::private::clerk::{Errands, RunningClerk};
+use hayate_state::private::events::Events;
 use hayate_state::private::section::{SiteRestore, SiteSection};
 use hayate_state::private::{Clerk, Site};
 use hayate_state::snapshot::keeper::{Ending, FILE_NAME, Keeper, Plan};
@@ -32,6 +34,8 @@ use crate::site::admin;
 /// Torrents whose completed count is kept in the store; the latest ones.
 const COMPLETED_ROWS_MAX: usize = 2_000_000;
 
+/// Folder of recorded announces, in `state_dir`.
+const EVENTS: &str = "events";
 /// Peers of the reference tracker, in `state_dir`.
 const REFERENCE_TORRENTS: &str = "torrent-cache.bin";
 
@@ -68,6 +72,7 @@ struct Threads {
     keeper: Keeper,
     registrar: Option<Registrar>,
     clerk: Option<RunningClerk>,
+    events: Option<(Events, JoinHandle<()>)>,
 }
 
 impl Storage {
@@ -131,6 +136,16 @@ impl Storage {
         Ok(Some(Arc::new(list)))
     }
 
+    fn start_events(&self, board: &Board) -> anyhow::Result<Option<(Events, JoinHandle<()>)>> {
+        let Some(site) = self.site.as_ref().filter(|_| self.keep.record_announces) else { return Ok(None) };
+        let folder = self.keep.state_dir.join(EVENTS);
+        log::info!("recording announces in {}", folder.display());
+        let (events, thread) = Events::start(&folder, self.clock)?;
+        events.list_on(board);
+        site.record(events.clone());
+        Ok(Some((events, thread)))
+    }
+
     /// Who changes the site over HTTP, if there is a site and a token.
     pub(crate) fn admin(&self, token: Option<&Token>, document: &Document) -> Option<Arc<dyn Admin>> {
         let (site, token) = (self.site.as_ref()?, token?);
@@ -172,7 +187,8 @@ impl Storage {
             // It is started once.
             let _ = self.errands.set(clerk.errands());
         }
-        self.threads = Some(Threads { recorder, keeper, registrar, clerk });
+        let events = self.start_events(board)?;
+        self.threads = Some(Threads { recorder, keeper, registrar, clerk, events });
         Ok(())
     }
 
@@ -218,6 +234,9 @@ impl Storage {
     pub(crate) fn stop(self, ending: Ending) {
         let Some(threads) = self.threads else { return };
         drop(threads.clerk);
+        if let Some((events, thread)) = threads.events {
+            events.stop(thread);
+        }
         if let Some(registrar) = threads.registrar {
             registrar.stop();
         }

@@ -67,6 +67,8 @@ pub(crate) struct Keep {
     pub(crate) bounds: Bounds,
     /// How records are written.
     pub(crate) pace: Pace,
+    /// Announces with traffic are recorded in files (mode private).
+    pub(crate) record_announces: bool,
     /// Seconds between two snapshots of the swarms.
     pub(crate) serialize_seconds: u32,
     /// Seconds between two readings of the registered torrents.
@@ -191,6 +193,7 @@ fn keep(config: &Config) -> Result<Keep, ConfigError> {
             deadlock_retries: u32::from(database.deadlock_retries.as_u16()),
             log_flushes: *log_flushes,
         },
+        record_announces: config.document.record_announces,
         serialize_seconds: intervals.database_serialize.as_seconds(),
         reload_seconds: u64::from(intervals.database_reload.as_seconds()),
         state_dir,

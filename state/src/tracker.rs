@@ -7,6 +7,7 @@ use crate::clock::{Now, Tick};
 use crate::ids::InfoHash;
 use crate::policy::Policy;
 use crate::private::desk::{Asked, Chooser};
+use crate::private::events::Line;
 use crate::private::{Denial, Member, Purger, Register, Site};
 use crate::published::{Published, Subscriber};
 use crate::snapshot::delta::Delta;
@@ -195,6 +196,11 @@ impl Private {
         let register = self.register.get();
         let client = register.clients.find(&announce.peer_id).ok_or(Refusal::ClientNotApproved)?;
         let asked = Asked { now, policy, register, member, client, announce };
-        self.site.torrents.announce(&asked, records, &mut self.chooser, handout)
+        let (torrent, tally) = self.site.torrents.announce(&asked, records, &mut self.chooser, handout)?;
+        if let Some(events) = self.site.events() {
+            let line = Line::of(now.unix_seconds, torrent, member.id, member.tracker_hide, announce);
+            line.into_iter().for_each(|line| events.put(line));
+        }
+        Ok(tally)
     }
 }

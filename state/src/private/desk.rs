@@ -53,7 +53,7 @@ struct Change {
 }
 
 impl Torrents {
-    /// Checks rows 14 to 16, changes the swarm, queues records, and hands out peers.
+    /// Checks rows 14 to 16, changes the swarm, queues records, and hands out peers. Gives the torrent's id.
     ///
     /// # Errors
     /// Why the member is refused; then nothing has changed.
@@ -63,7 +63,7 @@ impl Torrents {
         records: Option<&Queues>,
         chooser: &mut Chooser,
         handout: &mut Handout<'_>,
-    ) -> Result<Tally, Denial> {
+    ) -> Result<(u32, Tally), Denial> {
         let info_hash = &asked.announce.info_hash;
         let step = self.with(info_hash, |torrent| {
             asked.check(&torrent.row)?;
@@ -75,13 +75,13 @@ impl Torrents {
             }
             let tally = torrent.tally();
             self.hand_out(asked, torrent, chooser, handout);
-            Ok((tally, unpruned.then_some(torrent.row.id)))
+            Ok((torrent.row.id, tally, unpruned))
         });
-        let (tally, unpruned) = step.unwrap_or_else(|| Err(asked.register.unknown(info_hash)))?;
-        if let Some(id) = unpruned {
+        let (id, tally, unpruned) = step.unwrap_or_else(|| Err(asked.register.unknown(info_hash)))?;
+        if unpruned {
             log::info!("torrent {id} is seeded again and no longer pruned");
         }
-        Ok(tally)
+        Ok((id, tally))
     }
 
     /// How a swarm stands for a scrape of this member (`private-tracker.md` 12.2).

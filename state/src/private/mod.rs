@@ -16,6 +16,7 @@
 //! | [`clerk`], `heap`, `figures` | the thread that reads the sets from the store; its numbers |
 //! | [`office`] | changes of a site that people ask for |
 //! | [`path`] | `/<passkey>/announce`, for both doors |
+//! | [`events`] | announces in CSV files, one an hour |
 //! | `explain` | why a user was refused, and what was credited |
 //! | [`denial`] | why a member is refused, and what he is told |
 
@@ -23,6 +24,7 @@ pub mod clerk;
 pub mod client;
 pub mod denial;
 pub(crate) mod desk;
+pub mod events;
 mod explain;
 mod figures;
 mod heap;

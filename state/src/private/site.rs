@@ -1,11 +1,12 @@
 //! What both doors, the tracker and the clerk share of a site.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
 use super::denial::Denial;
+use super::events::Events;
 use super::heap::row_of;
 use super::office::Change;
 use super::register::Register;
@@ -29,6 +30,8 @@ pub struct Site {
     /// Enabled users by passkey, for the snapshot: what finds members knows no passkeys.
     users: Mutex<HashMap<Box<[u8]>, User>>,
     denials: Mutex<VecDeque<Denied>>,
+    /// Where announces are recorded, if they are; gone when the tracker stops.
+    events: OnceLock<Events>,
 }
 
 /// A denial that a member was told.
@@ -51,6 +54,7 @@ impl Default for Site {
             register: Published::new(Register::default()),
             users: Mutex::default(),
             denials: Mutex::new(VecDeque::with_capacity(DENIALS_MAX)),
+            events: OnceLock::new(),
         }
     }
 }
@@ -67,6 +71,16 @@ impl Site {
         let mut register = Register::clone(&self.register.current());
         change(&mut register);
         self.register.publish(register);
+    }
+
+    /// From now on announces are recorded there; it is said once.
+    pub fn record(&self, events: Events) {
+        // A second recorder would be a mistake of ours; the first one stays.
+        let _ = self.events.set(events);
+    }
+
+    pub(crate) fn events(&self) -> Option<&Events> {
+        self.events.get()
     }
 
     /// Enabled users, in any order.
