@@ -31,7 +31,7 @@ pub(super) const SETS: [Set; 8] = [
     Set::Deletions,
 ];
 /// Rows that are read between two pauses.
-const ROWS_SLICE: usize = 256;
+const ROWS_SLICE: usize = 64;
 /// Changes that wait for the clerk at most.
 const ERRANDS_MAX: usize = 64;
 /// How long whoever asks for a change waits.
@@ -159,7 +159,7 @@ impl Clerk {
             rows += 1;
             if rows % ROWS_SLICE == 0 {
                 // When the tracker stops, the rest is read at once and thrown away.
-                let _ = pace.pause();
+                let _ = pace.breathe();
             }
         })?;
         if skipped > 0 {
@@ -217,7 +217,7 @@ impl Clerk {
             self.site.torrents.put_all(shard, rows, self.generation, &is_unpruned);
             self.site.torrents.forget_others(shard, self.generation);
             // All or nothing: a set that was read whole is taken over whole.
-            let _ = pace.pause();
+            let _ = pace.breathe();
         }
         let count = shards.iter().map(Vec::len).sum::<usize>();
         self.figures.torrents.store(count as u64, Ordering::Relaxed);

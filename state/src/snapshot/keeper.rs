@@ -20,6 +20,8 @@ use crate::swarms::Swarms;
 pub const FILE_NAME: &str = "hayate-cache.bin";
 /// A pause is so many times as long as the work before it.
 const PAUSE_FACTOR: u32 = 8;
+/// A piece of work that is worth a pause.
+const PIECE: Duration = Duration::from_micros(300);
 /// Shortest pause: a slice takes a tenth of it.
 const PAUSE_LEAST: Duration = Duration::from_millis(1);
 /// Longest pause, after work that took long because others had the processor, or the disk was slow.
@@ -71,6 +73,14 @@ impl<'a> Pace<'a> {
     #[must_use]
     pub fn now(&self) -> Now {
         self.clock.now()
+    }
+
+    /// Lets others work, if there was enough work since the last time.
+    ///
+    /// # Errors
+    /// Those of [`pause`](Self::pause).
+    pub(crate) fn breathe(&mut self) -> io::Result<()> {
+        if self.clock.uptime().saturating_sub(self.since) < PIECE { Ok(()) } else { self.pause() }
     }
 
     /// Lets others work.

@@ -4,12 +4,13 @@
 //! moved to the disk by the guard; only where the disk does not take them does it grow, and never beyond the
 //! number of rows there are.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use super::record::{Channel, CompletedRow, Key, Record};
