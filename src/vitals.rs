@@ -80,6 +80,8 @@ impl Reloads {
 pub(crate) fn list_own(board: &Board, clock: Clock, inbox: &Arc<Mutex<Option<Inbox<Asker>>>>) {
     let gauge =
         |name, help, read| board.list(Series { name, help, kind: Kind::Gauge, labels: Vec::new(), read });
+    // The name that the reference tracker has for it.
+    gauge("uptime", "Seconds since the start.", Box::new(move || clock.uptime().as_secs()));
     gauge("uptime_seconds", "Seconds since the start.", Box::new(move || clock.uptime().as_secs()));
     let inbox = Arc::clone(inbox);
     let depth = move || {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hayate_state::counters::{Kind, Series};
 use hayate_state::{Board, Counter};
@@ -66,6 +67,10 @@ pub struct Stats {
     other_2xx: Counter,
     other_4xx: Counter,
     other_5xx: Counter,
+    /// Every request that was answered, whatever with.
+    pub handled: Counter,
+    /// The same within the last whole minute.
+    pub per_minute: AtomicU64,
     /// Requests that hyper itself refused: no HTTP/1, or a head beyond all bounds.
     pub malformed: Counter,
 }
@@ -165,6 +170,14 @@ impl Stats {
         self.list_others(board);
         let stats = Arc::clone(self);
         board.list(Series {
+            name: "throughput",
+            help: "HTTP requests answered within the last whole minute.",
+            kind: Kind::Gauge,
+            labels: Vec::new(),
+            read: Box::new(move || stats.per_minute.load(Ordering::Relaxed)),
+        });
+        let stats = Arc::clone(self);
+        board.list(Series {
             name: "http_connections",
             help: "Open HTTP connections.",
             kind: Kind::Gauge,
@@ -194,6 +207,10 @@ impl Stats {
         let list = |name, help, labels, read: fn(&Self) -> &Counter| {
             self.series(board, name, help, labels, move |stats| read(stats).value());
         };
+        let help = "HTTP requests answered, pages of the operator included.";
+        list("requests", help, Vec::new(), |stats| &stats.handled);
+        let help = "HTTP requests answered with status 500.";
+        list("requests_fail", help, Vec::new(), |stats| &stats.other_5xx);
         let help = "HTTP answers that are no reply to an announce or scrape.";
         let class = |value| vec![("class", value)];
         list("http_other_answers_total", help, class("2xx"), |stats| &stats.other_2xx);

@@ -9,6 +9,7 @@ use std::io::{self, Cursor};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ const HEAD_OCTETS_MAX: usize = 32 * 1024;
 const UNHEARD_MAX: usize = 64;
 /// Header lines that a map kept for a connection's next request has room for, at most.
 const HEADERS_KEPT_MAX: usize = 24;
+/// Between two readings of how many requests there are.
+const MINUTE: Duration = Duration::from_secs(60);
 /// Connections to the operator's pages at most.
 const OPERATOR_CONNECTIONS_MAX: usize = 64;
 /// Pause after an accept that failed for want of something, such as file descriptors.
@@ -107,8 +110,16 @@ impl Gate {
 
     /// Watches over the connections' time until the task is aborted.
     pub(super) async fn watch(self: Rc<Self>) {
+        let mut minute = (self.clock.uptime(), 0);
         loop {
             self.beat();
+            let now = self.clock.uptime();
+            if now.saturating_sub(minute.0) >= MINUTE {
+                let handled = self.stats.handled.value();
+                self.stats.per_minute.store(handled - minute.1, Ordering::Relaxed);
+                log::debug!("{} HTTP requests in the last minute", handled - minute.1);
+                minute = (now, handled);
+            }
             self.engine.borrow_mut().refresh();
             let period = Times::of(self.engine.borrow().config()).beat();
             tokio::time::sleep(period).await;
@@ -309,6 +320,7 @@ impl Seat {
         mut request: Request<Incoming>,
     ) -> Result<hyper::Response<Body>, Infallible> {
         self.watch.replying();
+        self.gate.stats.handled.add(1);
         let response = match self.role {
             Role::Gateway => self.gate.answer(source, &request).await,
             Role::Operator => self.gate.answer_operator(source, &request).await,
