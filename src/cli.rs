@@ -74,8 +74,8 @@ pub(crate) enum Command {
     /// Approved clients of a site (mode private), in its database.
     #[command(subcommand)]
     Client(ClientCommand),
-    /// Ask the running tracker why the last announces of a user were accepted or refused, and what was credited
-    /// (mode private; needs admin.token_file).
+    /// Ask the running tracker why the last announces of a user were accepted or refused, and what was
+    /// credited (mode private; needs admin.token_file).
     Explain {
         /// The user's id.
         user: u32,

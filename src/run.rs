@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use hayate_gateway::{Admin, Asker, Door as HttpDoor, Handed as HttpHanded, Pages};
+use hayate_gateway::{Asker, Door as HttpDoor, Handed as HttpHanded, Pages};
 use hayate_state::actor::{Actor, Inbox};
 use hayate_state::private::Register;
 use hayate_state::snapshot::keeper::Ending;
@@ -173,7 +173,7 @@ impl Daemon {
         list_own(&board, clock, &kept_inbox);
         let unix_socket = settings.listen.unix_socket.as_deref();
         let admin = storage.admin(settings.admin_token.as_ref(), document);
-        let pages = pages(admin, &board, &vitals, clock);
+        let pages = vitals.pages(admin, &board);
         let register = storage.site.as_ref().map(|site| &site.register);
         let http = start_http(sockets.http, unix_socket, &levers, register, inbox, clock, pages)?;
         let udp = start_udp(sockets.udp, document, &levers, clock, &board, tracker)?;
@@ -335,12 +335,6 @@ impl Daemon {
         log::info!("stopped");
         farewell.map(drop).context("the upgrade failed halfway, and the tracker has stopped")
     }
-}
-
-/// What the operator's pages show.
-fn pages(admin: Option<Arc<dyn Admin>>, board: &Arc<Board>, vitals: &Arc<Vitals>, clock: Clock) -> Pages {
-    let vitals = Arc::clone(vitals);
-    Pages { admin, board: Arc::clone(board), health: Arc::new(move || vitals.are_good()), clock }
 }
 
 /// Tells systemd, if it waits for it (`Type=notify`).

@@ -1,6 +1,6 @@
 //! What lasts: the lock on `state_dir`, the store, the snapshot of the swarms. In this order at the start:
-//! lock, store, rows that an earlier run left, snapshot, then completed counts or, in mode private, all sets of
-//! the site; and back.
+//! lock, store, rows that an earlier run left, snapshot, then completed counts or, in mode private, all sets
+//! of the site; and back.
 
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use hayate_gateway::Asker;
+use hayate_gateway::{Admin, Asker, Pages};
 use hayate_state::actor::Inbox;
 use hayate_state::counters::{Kind, Series};
 use hayate_state::{Board, Clock, Counter};
@@ -40,6 +40,12 @@ impl Vitals {
     pub(crate) fn are_good(&self) -> bool {
         let udp = !self.udp_is_on || self.udp.get().is_some_and(hayate_udp::Pulse::alive);
         self.serving.load(Ordering::Relaxed) && udp && self.actor_beats()
+    }
+
+    /// The operator's pages, with these numbers and this health.
+    pub(crate) fn pages(self: &Arc<Self>, admin: Option<Arc<dyn Admin>>, board: &Arc<Board>) -> Pages {
+        let (vitals, clock) = (Arc::clone(self), self.clock);
+        Pages { admin, board: Arc::clone(board), health: Arc::new(move || vitals.are_good()), clock }
     }
 
     fn actor_beats(&self) -> bool {

@@ -68,9 +68,9 @@ pub(crate) enum Mode {
     Open,
     /// Anyone, but only registered torrents: those in the database and those in the file access.path.
     Listed,
-    /// Users by passkey, registered torrents, approved clients, full accounting. Some keys have other defaults
-    /// then: announce.numwant 25, announce.max_numwant 50, announce.external_ip false, announce.keep_peer_ids
-    /// true, http.addr ":34000", udp.addr "", log_flushes true, database.dsn
+    /// Users by passkey, registered torrents, approved clients, full accounting. Some keys have other
+    /// defaults then: announce.numwant 25, announce.max_numwant 50, announce.external_ip false,
+    /// announce.keep_peer_ids true, http.addr ":34000", udp.addr "", log_flushes true, database.dsn
     /// "chihaya:@tcp(127.0.0.1:3306)/chihaya".
     Private,
 }

@@ -27,8 +27,8 @@ fn a_number_out_of_range_names_file_key_value_and_what_is_allowed() {
         ),
         (
             r#"{"intervals": {"peer_inactivity": "7h"}}"#,
-            "tracker.json: intervals.peer_inactivity: invalid value: 7h, expected a duration from 1m to 6h in \
-             this mode",
+            "tracker.json: intervals.peer_inactivity: invalid value: 7h, expected a duration from 1m to 6h \
+             in this mode",
         ),
         (
             r#"{"udp": {"connection_id_lifetime": 59}}"#,

@@ -124,7 +124,8 @@ impl Clerk {
                 let changes = outcome.changes.iter().cloned();
                 changes.for_each(|change| self.site.take_over(change, self.generation));
                 if matches!(verb, Verb::AddClient(_) | Verb::RemoveClient(_) | Verb::EditClient(..)) {
-                    // Of several rows with one prefix the next one may count now. The next reload tries again.
+                    // Of several rows with one prefix the next one may count now. The next reload tries
+                    // again.
                     let result = self.read(Set::Clients, &mut Pace::hurried(clock));
                     self.figures.read(Set::Clients, &result);
                 }
@@ -259,8 +260,8 @@ impl std::fmt::Debug for Errands {
 }
 
 impl Errands {
-    /// Has the clerk change the site, when the reading that goes on has ended; `source` says who asks. It waits
-    /// until that is done: not for the thread of a door.
+    /// Has the clerk change the site, when the reading that goes on has ended; `source` says who asks. It
+    /// waits until that is done: not for the thread of a door.
     ///
     /// # Errors
     /// When it makes no sense, the store refuses, or the clerk has too much to do.

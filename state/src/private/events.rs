@@ -1,5 +1,5 @@
-//! Announces with traffic in CSV files, one an hour of local time (`private-tracker.md` 21). One thread writes;
-//! nobody waits for it.
+//! Announces with traffic in CSV files, one an hour of local time (`private-tracker.md` 21). One thread
+//! writes; nobody waits for it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter};

@@ -9,8 +9,8 @@ use crate::ids::PeerId;
 use crate::keys::Keys;
 use crate::snapshot::site::Role;
 
-/// Peers up to which a swarm is searched from end to end, which their users' numbers, lying side by side, make
-/// faster than an index; larger ones have one. Tests cross the border with fewer.
+/// Peers up to which a swarm is searched from end to end, which their users' numbers, lying side by side,
+/// make faster than an index; larger ones have one. Tests cross the border with fewer.
 const SEARCHED_MAX: usize = if cfg!(debug_assertions) { 64 } else { 512 };
 /// Users that are compared at once.
 const COMPARED: usize = 16;

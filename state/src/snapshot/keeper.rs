@@ -33,8 +33,8 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Something else that is kept in the same file, in blocks with tags of its own.
 pub trait Section: Send {
-    /// Writes all of it, with a [`Pace::pause`] after each piece of work of a tenth of a millisecond or so; gives
-    /// how many peers there were.
+    /// Writes all of it, with a [`Pace::pause`] after each piece of work of a tenth of a millisecond or so;
+    /// gives how many peers there were.
     ///
     /// # Errors
     /// Those of `to` and of the pauses.

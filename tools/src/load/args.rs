@@ -76,7 +76,7 @@ pub struct Args {
     /// Share of the announces that say stopped, in percent.
     #[arg(long, default_value_t = 0, value_parser = percent(), value_name = "PCT")]
     pub stopped: u8,
-    /// Octets that each announce says were moved since the one before it, whoever's that was: totals only grow.
+    /// Octets that each announce says were moved since the one before it, whoever's that was.
     #[arg(long, value_name = "OCTETS", default_value_t = 0)]
     pub traffic: u64,
     /// Share of the announces that say completed, in percent.

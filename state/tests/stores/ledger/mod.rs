@@ -76,8 +76,8 @@ fn found(random: &mut fastrand::Rng) -> (Naive, Vec<String>) {
         let (restricted, hidden) = (id % 20 == 0, id % 9 == 0);
         naive.users.insert(id, User { up, down, restricted, hidden });
         sql.push(format!(
-            "INSERT INTO users_main (ID, Enabled, torrent_pass, UpMultiplier, DownMultiplier, DisableDownload, \
-             TrackerHide) VALUES ({id}, '1', '{}', {up}, {down}, {}, {})",
+            "INSERT INTO users_main (ID, Enabled, torrent_pass, UpMultiplier, DownMultiplier, \
+             DisableDownload, TrackerHide) VALUES ({id}, '1', '{}', {up}, {down}, {}, {})",
             passkey(id),
             u8::from(restricted),
             u8::from(hidden)
@@ -92,8 +92,8 @@ fn found(random: &mut fastrand::Rng) -> (Naive, Vec<String>) {
         };
         naive.torrents.insert(id, Torrent { up, down, group, status });
         sql.push(format!(
-            "INSERT INTO torrents (ID, GroupID, TorrentType, info_hash, UpMultiplier, DownMultiplier, Status) \
-             VALUES ({id}, {group}, 'anime', X'{}', {up}, {down}, {status})",
+            "INSERT INTO torrents (ID, GroupID, TorrentType, info_hash, UpMultiplier, DownMultiplier, \
+             Status) VALUES ({id}, {group}, 'anime', X'{}', {up}, {down}, {status})",
             hash(id)
         ));
     }
