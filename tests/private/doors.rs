@@ -211,3 +211,75 @@ fn odd_totals_are_no_trouble() {
     }
     stop(&mut daemon);
 }
+
+/// A client as a naive ledger sees it.
+#[derive(Default)]
+struct Told {
+    known: bool,
+    up: u64,
+    down: u64,
+}
+
+#[test]
+fn a_random_run_through_the_sockets_is_in_the_tables_to_the_octet() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for mut base in [Base::sqlite(), Base::mariadb()] {
+        let mut daemon = base.daemon(json!({}));
+        let (v4, v6) = (daemon.v4(), daemon.v6());
+        let doors = [UdpClient::connect("127.0.0.1", v4), UdpClient::connect("::1", v6)];
+        let mut clients: Vec<Told> = (0..24).map(|_| Told::default()).collect();
+        let mut sums = [[0; 2]; 2];
+        for round in 0..4000 {
+            if let Some(server) = base.server.as_mut().filter(|_| round == 1500) {
+                server.kill9();
+            }
+            if let Some(server) = base.server.as_mut().filter(|_| round == 2500) {
+                server.start();
+            }
+            let number = random.usize(..clients.len());
+            // User 1 on torrent 3, user 2 on torrent 2: the one he may download.
+            let (user, id) = (number % 2, u32::try_from(number).unwrap());
+            let (passkey, hash) = [(PLAIN, &FREE), (HIDDEN, &MUSIC)][user];
+            let client = &mut clients[number];
+            let restarts = random.u8(..20) == 0;
+            let more = |total: u64, by: u64| if restarts { by % 7 } else { total + by };
+            let (up, down) =
+                (more(client.up, random.u64(..1 << 33)), more(client.down, random.u64(..1 << 33)));
+            let stops = random.u8(..30) == 0;
+            if client.known {
+                sums[user][0] += up.saturating_sub(client.up);
+                sums[user][1] += down.saturating_sub(client.down);
+            }
+            *client = Told { known: !stops, up, down };
+            let left = u64::from(random.bool());
+            let reply = if random.bool() {
+                let rest = over_udp(passkey, hash, id, [up, down], left, if stops { 3 } else { 0 });
+                say(&doors[usize::from(random.bool())], &rest)[..4].to_vec()
+            } else {
+                let event = if stops { "&event=stopped" } else { "" };
+                let more = format!("&uploaded={up}&downloaded={down}&left={left}{event}");
+                let address = if random.bool() { v4 } else { v6 };
+                let reply = told(address, &target(passkey, hash, id, &more));
+                assert!(reply.contains("incompletei"), "{reply}");
+                vec![0, 0, 0, 1]
+            };
+            assert_eq!(reply, [0, 0, 0, 1]);
+        }
+        if base.server.is_some() {
+            assert!(eventually(|| daemon.metric("database_up") == 1), "{:#?}", daemon.log());
+        }
+        stop(&mut daemon);
+        // User 2 began with something.
+        let expected = format!("{} {}\n{} {}", sums[0][0], sums[0][1], sums[1][0] + 2551, sums[1][1] + 5);
+        assert_eq!(base.ask("SELECT rawup, rawdl FROM users_main WHERE ID < 3 ORDER BY ID"), expected);
+        let history = "SELECT uploaded, downloaded FROM transfer_history WHERE (uid = 1 AND fid = 3) \
+            OR (uid = 2 AND fid = 2) ORDER BY uid";
+        let expected = format!("{} {}\n{} {}", sums[0][0], sums[0][1], sums[1][0], sums[1][1]);
+        assert_eq!(base.ask(history), expected);
+        let ips =
+            base.ask("SELECT sum(uploaded), sum(downloaded) FROM transfer_ips WHERE uid = 1 AND fid = 3");
+        assert_eq!(ips, format!("{} {}", sums[0][0], sums[0][1]));
+    }
+}

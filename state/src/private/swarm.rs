@@ -7,11 +7,14 @@ use super::peer::{NOWHERE, Peer, Seconds, Session, V4, V6, is_shown};
 use crate::announce::Handout;
 use crate::ids::PeerId;
 use crate::keys::Keys;
+use crate::prefetch::prefetch;
 use crate::snapshot::site::Role;
 
 /// Peers up to which a swarm is searched from end to end, which their users' numbers, lying side by side,
 /// make faster than an index; larger ones have one. Tests cross the border with fewer.
 const SEARCHED_MAX: usize = if cfg!(debug_assertions) { 64 } else { 512 };
+/// Peers of each role that are fetched before they are looked at.
+const PREFETCHED: usize = 32;
 /// Users that are compared at once.
 const COMPARED: usize = 16;
 /// Peers that are looked at for one hand-out, at most, besides those that are wanted.
@@ -79,6 +82,15 @@ impl Swarm {
 
     pub(super) fn session(&self, spot: Spot) -> Option<&Session> {
         self.pack(spot.role).sessions.get(spot.slot as usize)
+    }
+
+    /// Fetches where a search and a hand-out begin.
+    pub(super) fn prefetch_columns(&self) {
+        for pack in [&self.seeders, &self.leechers] {
+            let begin = |len: usize| ..len.min(PREFETCHED);
+            prefetch(pack.users.get(begin(pack.len())).unwrap_or_default());
+            prefetch(pack.v4.get(begin(pack.len())).unwrap_or_default());
+        }
     }
 
     /// Adds a peer that is not there.

@@ -17,6 +17,7 @@ use crate::keys::Keys;
 use crate::prefetch::prefetch;
 use crate::snapshot::site::Multipliers;
 use crate::store::{Queues, Record, record::TorrentRow};
+use crate::swarms::LOOK_AHEAD_MAX;
 
 /// Shards; a power of two. With a million torrents and five million peers no lock is held for more than some
 /// 1500 of them.
@@ -133,7 +134,26 @@ impl Torrents {
 
     /// Fetches what the announces of a batch will need into the processor's cache.
     pub(crate) fn look_ahead(&self, info_hashes: impl Iterator<Item = InfoHash>) {
-        info_hashes.for_each(|info_hash| prefetch(self.shard(self.keys.info_hash(&info_hash))));
+        let mut wanted = [(0, InfoHash::default()); LOOK_AHEAD_MAX];
+        let mut count = 0;
+        for (to, info_hash) in wanted.iter_mut().zip(info_hashes) {
+            *to = (self.keys.info_hash(&info_hash), info_hash);
+            prefetch(self.shard(to.0));
+            count += 1;
+        }
+        let wanted = wanted.get(..count).unwrap_or_default();
+        // A shard that somebody holds is left out: nothing is worth waiting for here.
+        let visit = |work: fn(&Swarm)| {
+            for (hash, info_hash) in wanted {
+                let Some(shard) = self.shard(*hash).try_lock() else { continue };
+                let found = shard.torrents.find(*hash, |torrent| torrent.row.info_hash == *info_hash);
+                if let Some(swarm) = found.and_then(|torrent| torrent.swarm.as_deref()) {
+                    work(swarm);
+                }
+            }
+        };
+        visit(|swarm| prefetch(swarm));
+        visit(Swarm::prefetch_columns);
     }
 
     /// Works on one torrent under its lock; `None` if it is not registered.

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
-use hashbrown::HashMap;
+use hashbrown::DefaultHashBuilder;
+use indexmap::IndexMap;
 use parking_lot::Mutex;
 
 use super::record::{Channel, CompletedRow, Key, Record};
@@ -84,7 +85,9 @@ const NEVER: u64 = u64::MAX;
 
 #[derive(Debug, Default)]
 struct Front {
-    rows: HashMap<Key, Record>,
+    /// In the order in which they came: a new row is written behind the last, not to some place that has to be
+    /// fetched from memory first.
+    rows: IndexMap<Key, Record, DefaultHashBuilder>,
     /// When the oldest of them came.
     since_millis: u64,
 }
@@ -204,7 +207,9 @@ impl Queue {
     pub(super) fn take(&self) -> Taken {
         let (rows, since_millis) = {
             let mut front = self.front.lock();
-            (std::mem::take(&mut front.rows), front.since_millis)
+            // As many will come until the next time, about.
+            let room = IndexMap::with_capacity_and_hasher(front.rows.len(), DefaultHashBuilder::default());
+            (std::mem::replace(&mut front.rows, room), front.since_millis)
         };
         let mut records: Vec<Record> = rows.into_values().collect();
         records.sort_unstable_by_key(Record::key);
@@ -242,7 +247,7 @@ impl Queue {
 
 /// Merges records of the same row, in their order; sorted by key.
 pub(super) fn merged(records: Vec<Record>) -> Vec<Record> {
-    let mut rows: HashMap<Key, Record> = HashMap::with_capacity(records.len());
+    let mut rows: IndexMap<Key, Record, DefaultHashBuilder> = IndexMap::default();
     for record in records {
         rows.entry(record.key()).and_modify(|earlier| earlier.merge(&record)).or_insert(record);
     }
