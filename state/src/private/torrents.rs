@@ -152,7 +152,7 @@ impl Torrents {
                 }
             }
         };
-        visit(|swarm| prefetch(swarm));
+        visit(prefetch);
         visit(Swarm::prefetch_columns);
     }
 
