@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use hayate_state::counters::{Kind, Reading};
+use hayate_state::counters::{Distributed, Kind, Reading};
 use hayate_state::{Board, Clock};
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder as _, TextEncoder};
 
 use crate::engine::{Page, Response};
@@ -55,9 +55,15 @@ impl Pages {
         }
     }
 
+    fn families(&self, prefix: &str) -> Vec<MetricFamily> {
+        let mut all = families(&self.board.read(), prefix);
+        all.extend(distributions(&self.board.distributions(), prefix));
+        all
+    }
+
     fn metrics(&self, prefix: &str) -> Response {
         let mut body = Vec::new();
-        match TextEncoder::new().encode(&families(&self.board.read(), prefix), &mut body) {
+        match TextEncoder::new().encode(&self.families(prefix), &mut body) {
             Ok(()) => Response {
                 status: 200,
                 content_type: prometheus::TEXT_FORMAT,
@@ -91,16 +97,52 @@ fn families(readings: &[Reading], prefix: &str) -> Vec<MetricFamily> {
         .collect()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "the text format knows floating point only")]
-fn metric(reading: &Reading) -> Metric {
+/// The same for distributions.
+fn distributions(all: &[Distributed], prefix: &str) -> Vec<MetricFamily> {
+    let family = |same: &[Distributed]| {
+        let first = same.first()?;
+        let mut family = MetricFamily::default();
+        family.set_name(format!("{prefix}_{}", first.name));
+        family.set_help(first.help.to_owned());
+        family.set_field_type(MetricType::HISTOGRAM);
+        family.set_metric(same.iter().map(distribution).collect());
+        Some(family)
+    };
+    all.chunk_by(|a, b| a.name == b.name).filter_map(family).collect()
+}
+
+fn distribution(distributed: &Distributed) -> Metric {
+    let read = distributed.histogram.read();
+    let mut histogram = Histogram::default();
+    histogram.set_sample_count(read.count);
+    histogram.set_sample_sum(read.sum);
+    let buckets = read.below.iter().map(|(bound, count)| {
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*bound);
+        bucket.set_cumulative_count(*count);
+        bucket
+    });
+    histogram.set_bucket(buckets.collect());
     let mut metric = Metric::default();
-    let labels = reading.labels.iter().map(|(name, value)| {
+    metric.set_label(labelled(&distributed.labels));
+    metric.set_histogram(histogram);
+    metric
+}
+
+fn labelled(labels: &[(&'static str, &'static str)]) -> Vec<LabelPair> {
+    let pair = |(name, value): &(&'static str, &'static str)| {
         let mut label = LabelPair::default();
         label.set_name((*name).to_owned());
         label.set_value((*value).to_owned());
         label
-    });
-    metric.set_label(labels.collect());
+    };
+    labels.iter().map(pair).collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the text format knows floating point only")]
+fn metric(reading: &Reading) -> Metric {
+    let mut metric = Metric::default();
+    metric.set_label(labelled(&reading.labels));
     match reading.kind {
         Kind::Counter => {
             let mut counter = Counter::default();
@@ -149,6 +191,27 @@ mod tests {
              hayate_swarms 13\n"
         );
         assert_eq!(pages(true).show(Page::Metrics, None).status, 404);
+    }
+
+    #[test]
+    fn distributions_are_histograms_with_buckets_sum_and_count() {
+        let pages = pages(true);
+        let histogram = Arc::new(hayate_state::Histogram::rows());
+        let (name, help, labels) = ("channel_len", "Rows.", vec![("channel", "users")]);
+        pages.board.distribute(Distributed { name, help, labels, histogram: Arc::clone(&histogram) });
+        histogram.add(7);
+        let response = pages.show(Page::Metrics, Some("hayate"));
+        let text = str::from_utf8(&response.body).unwrap();
+        for line in [
+            "# TYPE hayate_channel_len histogram",
+            "hayate_channel_len_bucket{channel=\"users\",le=\"5\"} 0",
+            "hayate_channel_len_bucket{channel=\"users\",le=\"10\"} 1",
+            "hayate_channel_len_bucket{channel=\"users\",le=\"+Inf\"} 1",
+            "hayate_channel_len_sum{channel=\"users\"} 7",
+            "hayate_channel_len_count{channel=\"users\"} 1",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line}: {text}");
+        }
     }
 
     #[test]

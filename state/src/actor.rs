@@ -264,7 +264,7 @@ impl Desk {
         self.tracker.refresh();
         let (now, policy) = (self.clock.now(), self.tracker.policy());
         match &mut self.purger {
-            Some(purger) => purger.beat(now, policy, elapsed),
+            Some(purger) => purger.beat(&self.clock, policy, elapsed),
             None => self.sweeper.beat(now.tick, policy, elapsed),
         }
         self.beats.fetch_add(1, Ordering::Relaxed);

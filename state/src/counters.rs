@@ -1,9 +1,12 @@
 //! Counters that one thread writes and anybody reads, and the board on which every room lists them for
 //! `/metrics`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
+
+use crate::histogram::Histogram;
 
 /// A number that only grows. One thread owns it and adds; others read. Two writers would lose updates.
 #[derive(Debug, Default)]
@@ -49,6 +52,20 @@ pub struct Series {
 #[derive(Default)]
 pub struct Board {
     series: RwLock<Vec<Series>>,
+    distributions: RwLock<Vec<Distributed>>,
+}
+
+/// A distribution that `/metrics` shows.
+#[derive(Clone, Debug)]
+pub struct Distributed {
+    /// The name after the prefix, with its unit.
+    pub name: &'static str,
+    /// One sentence for the reader of `/metrics`.
+    pub help: &'static str,
+    /// Label names and values.
+    pub labels: Vec<(&'static str, &'static str)>,
+    /// What it shows.
+    pub histogram: Arc<Histogram>,
 }
 
 impl std::fmt::Debug for Board {
@@ -61,6 +78,19 @@ impl Board {
     /// Lists one more series.
     pub fn list(&self, series: Series) {
         self.series.write().push(series);
+    }
+
+    /// Lists one more distribution.
+    pub fn distribute(&self, distributed: Distributed) {
+        self.distributions.write().push(distributed);
+    }
+
+    /// Every distribution, sorted by name and labels.
+    #[must_use]
+    pub fn distributions(&self) -> Vec<Distributed> {
+        let mut all = self.distributions.read().clone();
+        all.sort_by(|a, b| (a.name, &a.labels).cmp(&(b.name, &b.labels)));
+        all
     }
 
     /// Shows every series with its value as of now, sorted by name and labels, equal ones summed.

@@ -16,6 +16,7 @@
 //! | [`tracker`] | [`Tracker`]: the one place where an announce or scrape is decided |
 //! | [`actor`] | the thread that answers the gateway's inbox and runs everything periodic |
 //! | [`counters`] | counters that one thread writes and anybody reads, and the board that lists them |
+//! | [`histogram`] | distributions of durations and counts |
 //! | [`published`] | settings that are swapped whole while others read them |
 //! | [`store`] | durable memory behind a trait: records, queues, spill, SQLite and MariaDB |
 //! | [`snapshot`] | the swarms in a file, so that a restart is warm |
@@ -35,6 +36,7 @@ pub mod clock;
 pub mod counters;
 mod crowd;
 mod group;
+pub mod histogram;
 pub mod ids;
 mod index;
 mod keys;
@@ -58,6 +60,7 @@ pub mod tracker;
 pub use announce::{Announce, Answer, Event, Handout, Refusal, Tally};
 pub use clock::{Clock, Now, Tick};
 pub use counters::{Board, Counter};
+pub use histogram::Histogram;
 pub use ids::{InfoHash, PeerId};
 pub use policy::Policy;
 pub use published::{Published, Subscriber};

@@ -106,7 +106,8 @@ impl Tracker {
     /// What purges the peers of members (mode private).
     pub(crate) fn purger(&self) -> Option<Purger> {
         let private = self.private.as_ref()?;
-        Some(Purger::new(Arc::clone(&private.site.torrents), self.records.clone()))
+        let purger = Purger::new(Arc::clone(&private.site.torrents), self.records.clone());
+        Some(purger.timed(private.site.purges()))
     }
 
     /// How the swarm of a registered torrent stands; `None` where it is unknown, pruned, or this member may

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::clerk::{SETS, name};
 use super::site::Site;
-use crate::counters::{Board, Kind, Series};
+use crate::counters::{Board, Distributed, Kind, Series};
+use crate::histogram::Histogram;
 use crate::store::{Set, StoreError};
 
 /// What the clerk has read.
@@ -25,6 +26,7 @@ struct Source {
     failures: AtomicU64,
     skipped: AtomicU64,
     millis: AtomicU64,
+    took: Arc<Histogram>,
     failing: AtomicBool,
 }
 
@@ -38,6 +40,7 @@ impl Figures {
     pub(super) fn took(&self, set: Set, skipped: u64, time: Duration) {
         let source = self.source(set);
         source.skipped.fetch_add(skipped, Ordering::Relaxed);
+        source.took.took(time);
         source.millis.store(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
@@ -67,14 +70,21 @@ impl Figures {
         gauge("torrents", "Registered torrents.", |figures| &figures.torrents);
         gauge("clients", "Approved clients.", |figures| &figures.clients);
         gauge("hnrs", "Hit-and-runs.", |figures| &figures.hit_and_runs);
-        let site = Arc::clone(site);
+        let counted = Arc::clone(site);
         let read = Box::new(move || {
-            let peers = site.torrents.peers();
+            let peers = counted.torrents.peers();
             (peers.seeders + peers.leechers) as u64
         });
         let help = "Seeders and leechers of all torrents.";
         board.list(Series { name: "peers", help, kind: Kind::Gauge, labels: Vec::new(), read });
+        let (name_of, help) = ("purge_inactive_peers_seconds", "Time that a purge of silent peers worked.");
+        let histogram = Arc::clone(&site.purges);
+        board.distribute(Distributed { name: name_of, help, labels: Vec::new(), histogram });
         for set in SETS {
+            let labels = vec![("source", name(set))];
+            let (name_of, help) = ("reload_seconds", "Time it took to read a set of the site.");
+            let histogram = Arc::clone(&self.source(set).took);
+            board.distribute(Distributed { name: name_of, help, labels, histogram });
             let series = |name_of, help, kind, number: fn(&Source) -> &AtomicU64| {
                 let figures = Arc::clone(self);
                 let read = Box::new(move || number(figures.source(set)).load(Ordering::Relaxed));

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::peer::Seconds;
 use super::torrents::{SHARDS, Torrents};
-use crate::clock::Now;
+use crate::clock::{Clock, Now};
+use crate::histogram::Histogram;
 use crate::policy::Policy;
 use crate::store::{Queues, Record};
 
@@ -18,6 +19,9 @@ pub struct Purger {
     /// Time since the last round began.
     waited: Duration,
     round: Option<Round>,
+    /// Time that the round under way has worked.
+    worked: Duration,
+    histogram: Option<Arc<Histogram>>,
 }
 
 /// A round under way.
@@ -31,11 +35,37 @@ impl Purger {
     /// The first round is due after a whole interval.
     #[must_use]
     pub fn new(torrents: Arc<Torrents>, records: Option<Arc<Queues>>) -> Self {
-        Self { torrents, records, waited: Duration::ZERO, round: None }
+        Self {
+            torrents,
+            records,
+            waited: Duration::ZERO,
+            round: None,
+            worked: Duration::ZERO,
+            histogram: None,
+        }
     }
 
-    /// Does the share of a round that is due after `elapsed` more time.
-    pub fn beat(&mut self, now: Now, policy: &Policy, elapsed: Duration) {
+    /// Tells `histogram` how long each round has worked.
+    #[must_use]
+    pub fn timed(self, histogram: Arc<Histogram>) -> Self {
+        Self { histogram: Some(histogram), ..self }
+    }
+
+    /// Does the share of a round that is due after `elapsed` more time; `clock` times it.
+    pub fn beat(&mut self, clock: &Clock, policy: &Policy, elapsed: Duration) {
+        let begin = clock.uptime();
+        let ended = self.share(clock.now(), policy, elapsed);
+        self.worked += clock.uptime().saturating_sub(begin);
+        if ended && let Some(histogram) = &self.histogram {
+            histogram.took(self.worked);
+        }
+        if self.round.is_none() {
+            self.worked = Duration::ZERO;
+        }
+    }
+
+    /// True if a round has ended.
+    fn share(&mut self, now: Now, policy: &Policy, elapsed: Duration) -> bool {
         let every = Duration::from_secs(policy.purge_seconds.max(1).into());
         self.waited += elapsed;
         if self.round.is_none() && self.waited >= every {
@@ -44,7 +74,9 @@ impl Purger {
         }
         let half = every.as_millis() / 2;
         let share = (SHARDS as u128 * elapsed.as_millis()).div_ceil(half);
+        let under_way = self.round.is_some();
         self.go_on(usize::try_from(share).unwrap_or(SHARDS));
+        under_way && self.round.is_none()
     }
 
     /// A whole round at once, for tests.

@@ -13,6 +13,7 @@ use super::register::Register;
 use super::torrents::Torrents;
 use crate::announce::Announce;
 use crate::clock::Now;
+use crate::histogram::Histogram;
 use crate::ids::InfoHash;
 use crate::published::Published;
 use crate::snapshot::site::User;
@@ -30,6 +31,8 @@ pub struct Site {
     /// Enabled users by passkey, for the snapshot: what finds members knows no passkeys.
     users: Mutex<HashMap<Box<[u8]>, User>>,
     denials: Mutex<VecDeque<Denied>>,
+    /// How long purges worked.
+    pub(super) purges: Arc<Histogram>,
     /// Where announces are recorded, if they are; gone when the tracker stops.
     events: OnceLock<Events>,
 }
@@ -54,6 +57,7 @@ impl Default for Site {
             register: Published::new(Register::default()),
             users: Mutex::default(),
             denials: Mutex::new(VecDeque::with_capacity(DENIALS_MAX)),
+            purges: Arc::new(Histogram::seconds()),
             events: OnceLock::new(),
         }
     }
@@ -77,6 +81,10 @@ impl Site {
     pub fn record(&self, events: Events) {
         // A second recorder would be a mistake of ours; the first one stays.
         let _ = self.events.set(events);
+    }
+
+    pub(crate) fn purges(&self) -> Arc<Histogram> {
+        Arc::clone(&self.purges)
     }
 
     pub(crate) fn events(&self) -> Option<&Events> {

@@ -11,7 +11,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::clock::{Clock, Now};
-use crate::counters::{Board, Kind, Series};
+use crate::counters::{Board, Distributed, Kind, Series};
+use crate::histogram::Histogram;
 use crate::snapshot::container::{Blocks, Writer, replace};
 use crate::snapshot::swarms::{Walk, write};
 use crate::swarms::Swarms;
@@ -139,6 +140,7 @@ struct Figures {
     octets: AtomicU64,
     peers: AtomicU64,
     milliseconds: AtomicU64,
+    took: Arc<Histogram>,
     /// When the last one was written, or the keeper started, in seconds of uptime.
     since: AtomicU64,
 }
@@ -192,6 +194,9 @@ impl Keeper {
             let read = Box::new(move || read(&figures, &clock));
             board.list(Series { name, help, kind, labels: Vec::new(), read });
         };
+        let (name, help) = ("serialization_seconds", "Time it took to write a snapshot.");
+        let histogram = Arc::clone(&self.figures.took);
+        board.distribute(Distributed { name, help, labels: Vec::new(), histogram });
         list("snapshots_total", "Snapshots written.", Kind::Counter, |figures, _| {
             figures.written.load(Ordering::Relaxed)
         });
@@ -281,6 +286,7 @@ impl Desk {
                 figures.octets.store(*octets, Ordering::Relaxed);
                 figures.peers.store(*peers, Ordering::Relaxed);
                 figures.milliseconds.store(milliseconds, Ordering::Relaxed);
+                figures.took.took(end - start);
                 figures.since.store(end.as_secs(), Ordering::Relaxed);
                 figures.written.fetch_add(1, Ordering::Relaxed);
                 log::debug!("wrote a snapshot of {peers} peers to {path} in {milliseconds} ms");

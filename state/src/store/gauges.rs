@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::queue::Queues;
 use super::record::Channel;
-use crate::counters::{Board, Kind, Series};
+use crate::counters::{Board, Distributed, Kind, Series};
+use crate::histogram::Histogram;
 
 /// Numbers of one channel. The writer and the guard both write, so they are atomic.
 #[derive(Debug, Default)]
@@ -18,6 +19,21 @@ pub(super) struct ChannelGauges {
     pub(super) dead_letters: AtomicU64,
     pub(super) without_target: AtomicU64,
     pub(super) rows_written: AtomicU64,
+    /// How long passes with rows took, and how many rows they had.
+    pub(super) passes: Passes,
+}
+
+/// Of the passes of one channel.
+#[derive(Debug)]
+pub(super) struct Passes {
+    pub(super) took: Arc<Histogram>,
+    pub(super) rows: Arc<Histogram>,
+}
+
+impl Default for Passes {
+    fn default() -> Self {
+        Self { took: Arc::new(Histogram::seconds()), rows: Arc::new(Histogram::rows()) }
+    }
 }
 
 /// All numbers.
@@ -28,6 +44,8 @@ pub(super) struct Gauges {
     pub(super) up: AtomicBool,
     pub(super) deadlocks: AtomicU64,
     pub(super) deadlocks_aborted: AtomicU64,
+    /// Milliseconds waited because of them.
+    pub(super) deadlock_waits: AtomicU64,
     pub(super) errors: AtomicU64,
 }
 
@@ -67,6 +85,9 @@ impl Gauges {
             "Batches put off after database.deadlock_retries deadlocks.",
             |gauges| read(&gauges.deadlocks_aborted),
         );
+        counter("deadlock_seconds_total", "Time waited because of deadlocks.", |gauges| {
+            read(&gauges.deadlock_waits) / 1000
+        });
         counter("sql_errors_count", "Errors of the store other than deadlocks.", |gauges| {
             read(&gauges.errors)
         });
@@ -74,6 +95,13 @@ impl Gauges {
 
     fn list_channel(self: &Arc<Self>, channel: Channel, queues: &Arc<Queues>, board: &Board) {
         let labels = || vec![("channel", channel.name())];
+        let passes = &self.of(channel).passes;
+        let help = "Time of a pass of the writer that found rows.";
+        let histogram = Arc::clone(&passes.took);
+        board.distribute(Distributed { name: "flush_seconds", help, labels: labels(), histogram });
+        let help = "Rows of a pass of the writer that found some.";
+        let histogram = Arc::clone(&passes.rows);
+        board.distribute(Distributed { name: "channel_len", help, labels: labels(), histogram });
         let of_queue = |name, help, value: fn(&Queues, &Self, Channel) -> u64| {
             let (queues, gauges) = (Arc::clone(queues), Arc::clone(self));
             let read = Box::new(move || value(&queues, &gauges, channel));

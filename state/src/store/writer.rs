@@ -195,6 +195,7 @@ impl Writer {
         };
         // Before it is written: a row that goes to the dead letters is not in the batch any more.
         let unpruned: Vec<u32> = job.batch.records.iter().filter_map(Record::unpruned).collect();
+        let (begin, found) = (self.clock.uptime(), job.batch.records.len());
         match self.write(&mut job, acknowledged) {
             Ok(()) => {
                 if !unpruned.is_empty() {
@@ -204,6 +205,9 @@ impl Writer {
                 #[expect(clippy::indexing_slicing, reason = "one for each channel, in their order")]
                 let acknowledged = &mut self.acknowledged[channel as usize];
                 *acknowledged = job.batch.sequence;
+                let passes = &self.lanes.gauges.of(channel).passes;
+                passes.took.took(self.clock.uptime().saturating_sub(begin));
+                passes.rows.add(found as u64);
                 self.lanes.kept(&job);
                 add(&self.lanes.gauges.of(channel).rows_written, rows as u64);
                 if self.pace.get().log_flushes {
@@ -269,7 +273,9 @@ impl Writer {
                         add(&gauges.deadlocks_aborted, 1);
                         return Err(StoreError::Deadlock(text));
                     }
-                    thread::sleep(deadlock_pause * attempt / deadlock_retries);
+                    let pause = deadlock_pause * attempt / deadlock_retries;
+                    add(&gauges.deadlock_waits, u64::try_from(pause.as_millis()).unwrap_or(0));
+                    thread::sleep(pause);
                     attempt += 1;
                 }
                 Ok(saved) => {
