@@ -112,8 +112,11 @@ impl DataSource {
         // Where the part with the password ends, as `Dsn` reads it.
         let parts = if scheme.is_empty() { rest.rsplit_once('/') } else { rest.split_once('/') };
         let (login, name) = parts.unwrap_or((rest, ""));
-        match login.rsplit_once('@').and_then(|(who, place)| Some((who.split_once(':')?.0, place))) {
-            Some((user, place)) if !rest.starts_with("sqlite:") => {
+        let parts = login.rsplit_once('@').and_then(|(who, place)| Some((who.split_once(':')?, place)));
+        match parts {
+            // Where there is no password there is nothing to hide, and what is shown can be read again.
+            Some(((_, ""), _)) => self.0.clone(),
+            Some(((user, _), place)) if !rest.starts_with("sqlite:") => {
                 format!("{scheme}{user}:{MASK}@{place}/{name}")
             }
             _ => self.0.clone(),
@@ -175,7 +178,7 @@ mod tests {
             let again = format!(r#"{{"database": {{"dsn": "{masked}"}}}}"#);
             assert!(read(&again).unwrap_err().contains("mask"), "{again}");
         }
-        for open in ["sqlite:a@b:c/d.db", "t@tcp(h:1)/x?charset=utf8mb4", ""] {
+        for open in ["sqlite:a@b:c/d.db", "t:@tcp(h:1)/x", "t@tcp(h:1)/x?charset=utf8mb4", ""] {
             let config = read(&format!(r#"{{"database": {{"dsn": "{open}"}}}}"#)).unwrap();
             assert_eq!(format!("{:?}", config.document.database.dsn), open);
         }
