@@ -5,6 +5,7 @@ mod desk;
 mod limits;
 mod lists;
 mod model;
+mod private;
 mod races;
 mod selection;
 mod snapshots;

@@ -1,0 +1,239 @@
+//! Mode private: peers of users, who is handed out, purge, snapshot. The ledger has its own test in
+//! `state/tests/stores/ledger/`.
+
+#[path = "../../../tests/fixtures/site.rs"]
+#[expect(dead_code, reason = "the tests of the doors use the rest")]
+mod fixture;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use hayate_state::private::section::{SiteRestore, SiteSection};
+use hayate_state::private::{Members, Purger, Site};
+use hayate_state::snapshot::keeper::{Ending, Keeper, Plan};
+use hayate_state::snapshot::load::{Loaded, load};
+use hayate_state::snapshot::site::{Multipliers, User};
+use hayate_state::store::{Bounds, Queues};
+use hayate_state::{
+    Announce, Clock, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tally, Tracker,
+};
+
+const USERS: u32 = 600;
+const INACTIVITY: u32 = 1000;
+
+struct House {
+    site: Arc<Site>,
+    tracker: Tracker,
+}
+
+/// What an announce was answered with.
+struct Given {
+    tally: Tally,
+    v4: Vec<u16>,
+    v6: Vec<u16>,
+}
+
+impl House {
+    /// The fixture's torrents, and users enough for a swarm.
+    fn new() -> Self {
+        let site = fixture::site();
+        let mut members = Members::default();
+        for id in 1..=USERS {
+            let (passkey, multipliers) = (id.to_string().into_bytes().into(), Multipliers::default());
+            members.put(&User { passkey, id, disable_download: false, tracker_hide: false, multipliers });
+        }
+        site.change(|register| register.members = Arc::new(members));
+        Self::of(site)
+    }
+
+    fn of(site: Arc<Site>) -> Self {
+        let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
+        let tracker = Tracker::new(Swarms::new(0), &Published::new(policy), 7).private(Arc::clone(&site));
+        Self { site, tracker }
+    }
+
+    fn say(&mut self, second: u32, user: u32, announce: &Announce) -> Given {
+        let member = self.tracker.member(user.to_string().as_bytes()).unwrap();
+        let (mut v4, mut v6) = ([0; 6 * 700], [0; 18 * 700]);
+        let mut handout = Handout::new(&mut v4, &mut v6);
+        let answer = self.tracker.announce_member(Now::at(second), member, announce, &mut handout).unwrap();
+        let (used_v4, used_v6) = (handout.v4.used(), handout.v6.used());
+        let port = |peer: &[u8]| u16::from_be_bytes(peer[peer.len() - 2..].try_into().unwrap());
+        Given {
+            tally: answer.tally,
+            v4: v4[..used_v4].chunks(6).map(port).collect(),
+            v6: v6[..used_v6].chunks(18).map(port).collect(),
+        }
+    }
+
+    fn purge(&self, second: u32) {
+        let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
+        Purger::new(Arc::clone(&self.site.torrents), None).round(Now::at(second), &policy);
+    }
+}
+
+/// A leecher of torrent 3; its port tells it from others.
+fn peer(number: u32, port: u16) -> Announce {
+    Announce {
+        info_hash: InfoHash(fixture::FREE),
+        peer_id: PeerId(format!("-TR2940-{number:012}").into_bytes().try_into().unwrap()),
+        address: [45, 0, 0, 7].into(),
+        port,
+        uploaded: 0,
+        downloaded: 0,
+        left: 9,
+        event: Event::None,
+        num_want: 0,
+    }
+}
+
+fn seeder(number: u32, port: u16) -> Announce {
+    Announce { left: 0, ..peer(number, port) }
+}
+
+fn over_v6(announce: Announce) -> Announce {
+    Announce { address: "2001:db8::7".parse().unwrap(), ..announce }
+}
+
+fn asking(announce: Announce, num_want: u16) -> Announce {
+    Announce { num_want, ..announce }
+}
+
+#[test]
+fn one_client_over_both_families_is_one_peer_until_one_of_them_is_not_heard_of() {
+    let mut house = House::new();
+    house.say(0, 1, &seeder(1, 2001));
+    let given = house.say(1, 1, &over_v6(seeder(1, 2001)));
+    assert_eq!((given.tally.seeders, given.tally.leechers), (1, 0));
+    let given = house.say(2, 2, &asking(peer(2, 2002), 1));
+    assert_eq!((given.v4, given.v6), (vec![2001], vec![2001]), "num_want counts peers");
+    house.say(INACTIVITY + 1, 1, &over_v6(seeder(1, 2001)));
+    house.purge(INACTIVITY + 1);
+    let given = house.say(INACTIVITY + 2, 2, &asking(peer(2, 2002), 9));
+    assert_eq!((given.v4, given.v6, given.tally.seeders), (vec![], vec![2001], 1));
+}
+
+#[test]
+fn seeders_get_leechers_and_leechers_one_seeder_of_each_user_first() {
+    let mut house = House::new();
+    for (user, announce) in [
+        (1, seeder(1, 2001)),
+        (1, seeder(2, 2002)),
+        (2, seeder(3, 2003)),
+        (3, peer(4, 2004)),
+        (3, peer(5, 2005)),
+        (4, peer(6, 2006)),
+        (5, seeder(7, 1023)),
+    ] {
+        house.say(0, user, &announce);
+    }
+    let sorted = |mut ports: Vec<u16>| {
+        ports.sort_unstable();
+        ports
+    };
+    for _ in 0..20 {
+        // A well-known port is never handed out, nor are peers of the same user.
+        let leecher = sorted(house.say(1, 4, &asking(peer(6, 2006), 50)).v4);
+        assert!(leecher == [2001, 2003, 2004, 2005] || leecher == [2002, 2003, 2004, 2005], "{leecher:?}");
+        let few = sorted(house.say(1, 4, &asking(peer(6, 2006), 2)).v4);
+        assert!(few == [2001, 2003] || few == [2002, 2003], "seeders first: {few:?}");
+        let seeds = sorted(house.say(1, 1, &asking(seeder(1, 2001), 50)).v4);
+        assert_eq!(seeds, [2004, 2005, 2006]);
+        let own = sorted(house.say(1, 3, &asking(peer(4, 2004), 50)).v4);
+        assert!(own.ends_with(&[2003, 2006]) && own.len() == 3, "{own:?}");
+    }
+    assert!(house.say(1, 4, &asking(Announce { event: Event::Stopped, ..peer(6, 2006) }, 50)).v4.is_empty());
+}
+
+#[test]
+fn every_peer_of_a_large_swarm_is_as_likely_as_any_other() {
+    let mut house = House::new();
+    for user in 1..=500 {
+        house.say(0, user, &peer(user, 2000 + u16::try_from(user).unwrap()));
+    }
+    let (rounds, wanted) = (4000, 30);
+    let mut counts = BTreeMap::<u16, u32>::new();
+    for _ in 0..rounds {
+        let given = house.say(1, 600, &asking(seeder(600, 9000), wanted)).v4;
+        assert_eq!(given.len(), usize::from(wanted));
+        given.into_iter().for_each(|port| *counts.entry(port).or_default() += 1);
+    }
+    let expected = f64::from(rounds * u32::from(wanted)) / 500.0;
+    let distance = |count: u32| (f64::from(count) - expected).powi(2) / expected;
+    let chi_square: f64 = counts.values().map(|count| distance(*count)).sum();
+    // Peers of one hand-out lie together in threes or more, so the spread is wider than that of single draws.
+    assert!(counts.len() == 500 && chi_square < 1500.0, "{chi_square}");
+}
+
+#[test]
+fn a_swarm_that_grows_and_shrinks_finds_every_peer() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut house, mut known) = (House::new(), BTreeMap::<(u32, u32), bool>::new());
+    for step in 0..20_000 {
+        // Up to some two hundred peers, and back to a few, again and again.
+        let (user, number) = (random.u32(1..=70), random.u32(1..=3));
+        let (seeds, grows) = (random.bool(), step / 2500 % 2 == 0);
+        let stops = random.u8(..10) < if grows { 2 } else { 8 };
+        let announce = if seeds { seeder(number, 2000) } else { peer(number, 2000) };
+        let event = if stops { Event::Stopped } else { Event::None };
+        let tally = house.say(0, user, &Announce { event, ..announce }).tally;
+        if stops {
+            known.remove(&(user, number));
+        } else {
+            known.insert((user, number), seeds);
+        }
+        let seeders = known.values().filter(|seeds| **seeds).count();
+        let expected = (seeders, known.len() - seeders);
+        assert_eq!((tally.seeders as usize, tally.leechers as usize), expected, "step {step}");
+    }
+}
+
+#[test]
+fn a_purge_takes_those_who_were_silent_for_longer() {
+    let mut house = House::new();
+    house.say(0, 1, &seeder(1, 2001));
+    house.say(1, 2, &peer(2, 2002));
+    house.purge(INACTIVITY);
+    assert_eq!(house.site.torrents.peers().seeders, 1, "just in time");
+    house.purge(INACTIVITY + 1);
+    let peers = house.site.torrents.peers();
+    assert_eq!((peers.seeders, peers.leechers), (0, 1));
+    house.purge(INACTIVITY + 2);
+    assert_eq!(house.site.torrents.peers().leechers, 0);
+}
+
+#[test]
+fn a_snapshot_brings_peers_back_with_both_addresses() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache");
+    let mut house = House::new();
+    for user in 1..=100 {
+        let announce = if user % 3 == 0 { seeder(user, 2000) } else { peer(user, 2000) };
+        house.say(0, user, &announce);
+        house.say(1, user, &over_v6(announce));
+    }
+    let clock = Clock::start();
+    let queues = Arc::new(Queues::new(clock, &Bounds::default()));
+    let section = SiteSection::new(Arc::clone(&house.site), queues);
+    let plan = Plan {
+        path: path.clone(),
+        every_seconds: Arc::new(AtomicU32::new(0)),
+        swarms: Swarms::new(0),
+        sections: vec![Box::new(section)],
+    };
+    Keeper::start(plan, clock).unwrap().stop(Ending::Write);
+    let site = Site::new();
+    site.register.publish((*house.site.register.current()).clone());
+    let mut restore = SiteRestore::new(&site.torrents);
+    assert!(matches!(load(&path, &clock, &mut [&mut restore]), Loaded::Restored));
+    let mut again = House::of(Arc::clone(&site));
+    let (before, after) = (house.site.torrents.peers(), site.torrents.peers());
+    assert_eq!((before, site.torrents.len()), (after, 3));
+    let given = again.say(2, 500, &asking(peer(500, 3000), 600));
+    assert_eq!((given.v4.len(), given.v6.len()), (100, 100));
+    // Whoever comes again is known.
+    assert_eq!(again.say(2, 7, &peer(7, 2000)).tally, given.tally);
+}
