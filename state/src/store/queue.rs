@@ -85,8 +85,8 @@ const NEVER: u64 = u64::MAX;
 
 #[derive(Debug, Default)]
 struct Front {
-    /// In the order in which they came: a new row is written behind the last, not to some place that has to be
-    /// fetched from memory first.
+    /// In the order in which they came: a new row is written behind the last, not to some place that has to
+    /// be fetched from memory first.
     rows: IndexMap<Key, Record, DefaultHashBuilder>,
     /// When the oldest of them came.
     since_millis: u64,
