@@ -59,6 +59,8 @@ pub(crate) struct Naive {
     counts: BTreeMap<u32, [i64; 4]>,
     history: BTreeMap<(u32, u32), [i128; 11]>,
     addresses: BTreeMap<(u32, u32, u32, u32), [i128; 5]>,
+    /// When the session of the first snatch of user and torrent began.
+    snatched: BTreeMap<(u32, u32), i64>,
 }
 
 impl Naive {
@@ -138,6 +140,7 @@ impl Naive {
         row[8] = i128::from(said.now);
         row[9] += i128::from(snatched);
         if snatched > 0 && row[10] == 0 {
+            self.snatched.insert((said.user, said.torrent), started);
             row[10] = i128::from(said.now);
         }
         let (ip, v6) = match said.address {
@@ -206,6 +209,18 @@ impl Naive {
             format!("{user}\t{torrent}\t{}", row.map(|value| value.to_string()).join("\t"))
         };
         self.history.iter().map(row).collect::<Vec<_>>().join("\n")
+    }
+
+    /// A row of the table, `starttime` being that of the first session. Queues are written apart: where the row
+    /// of a snatch overtakes those of `transfer_history`, as after an outage, it brings the `starttime` of its own
+    /// session (`private-tracker.md` 16.3), which stays.
+    pub(crate) fn as_if_in_order(&self, row: &str) -> String {
+        let mut columns: Vec<_> = row.split('\t').map(str::to_owned).collect();
+        let pair = (columns[0].parse().unwrap(), columns[1].parse().unwrap());
+        if self.snatched.get(&pair).is_some_and(|started| started.to_string() == columns[9]) {
+            columns[9] = self.history[&pair][7].to_string();
+        }
+        columns.join("\t")
     }
 
     /// `uid, fid, ip or the last octets of ip6, client_id, uploaded, downloaded, port, starttime,
