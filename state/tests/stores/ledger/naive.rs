@@ -212,8 +212,8 @@ impl Naive {
     }
 
     /// A row of the table, `starttime` being that of the first session. Queues are written apart: where the
-    /// row of a snatch overtakes those of `transfer_history`, as after an outage, it brings the `starttime` of
-    /// its own session (`private-tracker.md` 16.3), which stays.
+    /// row of a snatch overtakes those of `transfer_history`, as after an outage, it brings the `starttime`
+    /// of its own session (`private-tracker.md` 16.3), which stays.
     pub(crate) fn as_if_in_order(&self, row: &str) -> String {
         let mut columns: Vec<_> = row.split('\t').map(str::to_owned).collect();
         let pair = (columns[0].parse().unwrap(), columns[1].parse().unwrap());
