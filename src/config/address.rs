@@ -61,6 +61,11 @@ pub(crate) enum AddressError {
 }
 
 impl Listen {
+    /// Nowhere.
+    pub(crate) const fn off() -> Self {
+        Self(None)
+    }
+
     /// Port `port` of every address of the machine.
     pub(crate) fn everywhere(port: u16) -> Self {
         Self(Some(Place { text: format!(":{port}"), host: Host::Any, port: Port::Number(port) }))

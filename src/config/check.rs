@@ -20,6 +20,7 @@ pub(super) fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
     database(config)?;
     access(config)?;
     routes(config)?;
+    tls(config)?;
     let document = &config.document;
     if !document.udp.private_key.reveal().is_empty() && !document.udp.private_key_file.is_empty() {
         return Err(
@@ -128,6 +129,20 @@ fn routes(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
+fn tls(config: &Config) -> Result<(), ConfigError> {
+    let http = &config.document.http;
+    let named = [&http.tls_cert_path, &http.tls_key_path].map(|path| !path.is_empty());
+    match (http.https_addr.is_off(), named) {
+        (true, [false, false]) | (false, [true, true]) => Ok(()),
+        (false, _) => Err(config
+            .refuse("http.https_addr", "must specify tls_cert_path and tls_key_path when using https_addr")),
+        (true, _) => Err(config.refuse(
+            "http.tls_cert_path",
+            "must specify https_addr when using tls_cert_path and tls_key_path",
+        )),
+    }
+}
+
 fn warnings(document: &Document) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut warn = |unwise: bool, text: &str| {
@@ -136,8 +151,12 @@ fn warnings(document: &Document) -> Vec<String> {
         }
     };
     let Document { udp, http, announce, access, intervals, .. } = document;
-    let doors_off = udp.addr.is_off() && http.addr.is_off() && http.unix_socket.is_empty();
-    warn(doors_off, "udp.addr, http.addr and http.unix_socket are empty: nobody can announce");
+    let doors_off =
+        udp.addr.is_off() && http.addr.is_off() && http.https_addr.is_off() && http.unix_socket.is_empty();
+    warn(
+        doors_off,
+        "udp.addr, http.addr, http.https_addr and http.unix_socket are empty: nobody can announce",
+    );
     let silence = intervals.announce.duration() + intervals.announce_drift.duration();
     warn(
         intervals.peer_inactivity.duration() <= silence,
@@ -150,9 +169,8 @@ fn warnings(document: &Document) -> Vec<String> {
          client that misses one announce loses its time",
     );
     warn(
-        document.mode != Mode::Private
-            && (document.record_announces || !document.admin.token_file.is_empty()),
-        "record_announces and admin.token_file mean something in mode private only",
+        document.mode != Mode::Private && document.record_announces,
+        "record_announces means something in mode private only",
     );
     warn(
         !http.proxy_header.0.is_empty() && http.trusted_proxies.is_empty() && http.unix_socket.is_empty(),

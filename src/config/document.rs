@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Listen;
 use super::database::{Channels, Database};
-use super::knob::{GIB, HOUR, KIB, MIB, MINUTE, Pause, SECOND, Size, TIB, Whole};
-use super::word::{AllowPrivate, HeaderName, MetricPrefix, Network, Secret};
+use super::doors::{Http, Udp};
+use super::knob::{HOUR, Pause, SECOND, Size, TIB, Whole};
+use super::word::{AllowPrivate, MetricPrefix, Network};
 
 /// Longest lifetime of a silent peer, in milliseconds.
 pub(super) const PEER_INACTIVITY_MAX: u64 = hayate_state::policy::PEER_INACTIVITY_SECONDS_MAX as u64 * SECOND;
@@ -36,10 +37,18 @@ pub(crate) struct Document {
     pub(crate) announce: Announcing,
     /// A list of torrents, one info_hash of 40 hexadecimal digits a line; read again at every reload.
     pub(crate) access: AccessList,
+    /// Hooks that may refuse an announce, in this order, after the mode's own rules.
+    pub(crate) prehooks: Vec<HookEntry>,
+    /// Hooks that decide whether an announce changes its swarm; the client is answered either way.
+    pub(crate) posthooks: Vec<HookEntry>,
+    /// How often one address may ask.
+    pub(crate) limits: Limits,
     /// Bounds of memory.
     pub(crate) memory: Memory,
     /// The operator's pages: /metrics, /alive, /health.
     pub(crate) metrics: Metrics,
+    /// A file with the figures of all torrents.
+    pub(crate) export: Export,
     /// What is logged, and how. Changed by a restart only.
     pub(crate) log: Log,
     /// Folder of what hayate keeps: the database, the swarms of the last run, udp.key. Changed by a restart
@@ -54,7 +63,7 @@ pub(crate) struct Document {
     /// Write announces of members with traffic to state_dir/events, one CSV file an hour (mode private).
     /// Changed by a restart only.
     pub(crate) record_announces: bool,
-    /// Changes of a site over HTTP, on metrics.addr (mode private). Changed by a restart only.
+    /// Questions and changes over HTTP, on metrics.addr. Changed by a restart only.
     pub(crate) admin: Admin,
     /// Who the process becomes after its sockets are open. Changed by a restart only.
     pub(crate) privileges: Privileges,
@@ -98,84 +107,6 @@ pub(crate) struct Intervals {
     pub(crate) database_serialize: Pause<SECOND, { 24 * HOUR }>,
     /// Pause between two batches for the database where there is little to write.
     pub(crate) flush: Pause<SECOND, HOUR>,
-}
-
-/// The UDP door (BEP 15, BEP 41).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Udp {
-    /// Where to listen; ":port" is IPv4 and IPv6; "" = no UDP. Changed by a restart only.
-    pub(crate) addr: Listen,
-    /// Threads; 0 = one for up to two cores, then one per core. Changed by a restart only.
-    pub(crate) workers: Whole<0, 1024>,
-    /// Key of the connection ids, the same on all nodes; "" = generated once and kept in state_dir/udp.key.
-    pub(crate) private_key: Secret,
-    /// A file that holds the key instead; a line break at its end does not count.
-    pub(crate) private_key_file: String,
-    /// How long a connection id is accepted, 60s to 2h (BEP 15: two minutes).
-    pub(crate) connection_id_lifetime: Pause<MINUTE, { 2 * HOUR }>,
-    /// How far the clock of another node may be ahead, to 10m.
-    pub(crate) max_clock_skew: Pause<0, { 10 * MINUTE }>,
-    /// Octets each socket asks for as receive buffer. Changed by a restart only.
-    pub(crate) receive_buffer: Size<{ 4 * KIB }, GIB>,
-    /// Octets each socket asks for as send buffer. Changed by a restart only.
-    pub(crate) send_buffer: Size<{ 4 * KIB }, GIB>,
-    /// How long a busy worker waits so that one wake-up serves more datagrams, to 10ms; 0 = it never waits.
-    /// Changed by a restart only.
-    pub(crate) coalesce: Pause<0, 10>,
-    /// Torrents of one scrape that are answered.
-    pub(crate) max_scrape_infohashes: Whole<1, 102>,
-    /// Instead of announce.numwant; null = the same.
-    pub(crate) numwant: Option<NumWant>,
-    /// Instead of announce.max_numwant; null = the same.
-    pub(crate) max_numwant: Option<NumWant>,
-    /// Instead of announce.allow_ip_spoofing; null = the same.
-    pub(crate) allow_ip_spoofing: Option<bool>,
-}
-
-/// The HTTP gateway (BEP 3, BEP 7, BEP 23, BEP 48).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Http {
-    /// Where to listen; ":port" is IPv4 and IPv6; "" = no HTTP. Changed by a restart only.
-    pub(crate) addr: Listen,
-    /// Path of a unix socket to listen on as well; its peer counts as a trusted proxy. Changed by a restart
-    /// only.
-    pub(crate) unix_socket: String,
-    /// Paths of announces. ":name" captures one segment, a last "*name" the rest.
-    pub(crate) announce_routes: Vec<String>,
-    /// Paths of scrapes, likewise.
-    pub(crate) scrape_routes: Vec<String>,
-    /// Keep connections open after a reply.
-    pub(crate) enable_keepalive: bool,
-    /// Header in which a trusted proxy names the client; "" = no header is believed.
-    pub(crate) proxy_header: HeaderName,
-    /// Networks of the proxies that may name the client.
-    pub(crate) trusted_proxies: Vec<Network>,
-    /// How long a client may take.
-    pub(crate) timeout: Timeout,
-    /// Torrents of one scrape that are answered.
-    pub(crate) max_scrape_infohashes: Whole<1, 1024>,
-    /// Open connections at most, further ones are closed at once; less where fewer files may be open.
-    pub(crate) max_connections: Whole<1, 1_000_000>,
-    /// Instead of announce.numwant; null = the same.
-    pub(crate) numwant: Option<NumWant>,
-    /// Instead of announce.max_numwant; null = the same.
-    pub(crate) max_numwant: Option<NumWant>,
-    /// Instead of announce.allow_ip_spoofing; null = the same.
-    pub(crate) allow_ip_spoofing: Option<bool>,
-}
-
-/// How long a client may take, 100ms to 1h each.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Timeout {
-    /// For a whole request head.
-    pub(crate) read: Pause<100, HOUR>,
-    /// For taking one reply.
-    pub(crate) write: Pause<100, HOUR>,
-    /// Between two requests.
-    pub(crate) idle: Pause<100, HOUR>,
 }
 
 /// What an announce may ask and what it is told, on both doors.
@@ -228,6 +159,43 @@ pub(crate) enum AccessMode {
     Deny,
 }
 
+/// A hook and what it is told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HookEntry {
+    /// "client approval", "torrent approval", "jwt" or "interval variation".
+    pub(crate) name: String,
+    /// What docs/HOOKS.md says of that hook.
+    #[serde(default)]
+    pub(crate) options: serde_json::Map<String, serde_json::Value>,
+}
+
+/// How often one address may ask, an IPv6 /64 being one address. Only requests whose source is proven count.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Limits {
+    /// Announces and scrapes a minute of one address that are not too many; 0 = any number.
+    pub(crate) per_minute: Whole<0, 1_000_000>,
+    /// So many of them may come at once.
+    pub(crate) burst: Whole<1, 1_000_000>,
+    /// What becomes of further ones.
+    pub(crate) answer: LimitAnswer,
+    /// Addresses that are remembered, the busiest; 24 octets of memory each.
+    pub(crate) addresses: Whole<1024, 16_777_216>,
+}
+
+/// What becomes of requests beyond a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LimitAnswer {
+    /// They are counted and served.
+    Count,
+    /// They are served, and told to come again after twice the interval.
+    Slow,
+    /// They change nothing and get no peers, and are told to come again after twice the interval.
+    Empty,
+}
+
 /// Bounds of memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -244,15 +212,29 @@ pub(crate) struct Metrics {
     pub(crate) addr: Listen,
     /// First word of every metric name.
     pub(crate) prefix: MetricPrefix,
+    /// Serve /debug/pprof/ on addr: a profile of where the process spends its time, on demand.
+    pub(crate) pprof: bool,
+    /// Count announces by client, as the first octets of peer_id name it.
+    pub(crate) clients: bool,
 }
 
-/// Changes of a site over HTTP, on metrics.addr (mode private).
+/// A file with one line for each torrent: info_hash, then seeders, leechers of IPv4, the same of IPv6, finished
+/// downloads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Export {
+    /// The file, replaced as a whole each time; "" = state_dir/export.csv.
+    pub(crate) path: String,
+    /// How often it is written, 1s to 24h; 0 = on demand only.
+    pub(crate) interval: Pause<0, { 24 * HOUR }>,
+}
+
+/// Questions and changes over HTTP, on metrics.addr.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Admin {
-    /// A file that holds the token which such changes need, 16 to 128 printable characters without / ? # %;
-    /// "" =
-    /// there are no such changes.
+    /// A file that holds the token which they need, 16 to 128 printable characters without / ? # %; "" =
+    /// nobody can ask.
     pub(crate) token_file: String,
     /// How long a passkey still works after it was changed, to 30 days.
     pub(crate) passkey_grace: Pause<0, { 30 * 24 * HOUR }>,
@@ -310,8 +292,12 @@ impl Default for Document {
             http: Http::default(),
             announce: Announcing::default(),
             access: AccessList::default(),
+            prehooks: Vec::new(),
+            posthooks: Vec::new(),
+            limits: Limits::default(),
             memory: Memory::default(),
             metrics: Metrics::default(),
+            export: Export::default(),
             log: Log::default(),
             state_dir: ".".into(),
             enable_scrape: true,
@@ -357,52 +343,6 @@ impl Default for Intervals {
     }
 }
 
-impl Default for Udp {
-    fn default() -> Self {
-        Self {
-            addr: Listen::everywhere(6969),
-            workers: Whole::new(0),
-            private_key: Secret::default(),
-            private_key_file: String::new(),
-            connection_id_lifetime: Pause::seconds(120),
-            max_clock_skew: Pause::seconds(10),
-            receive_buffer: Size::new(8 * MIB),
-            send_buffer: Size::new(8 * MIB),
-            coalesce: Pause::milliseconds(2),
-            max_scrape_infohashes: Whole::new(74),
-            numwant: None,
-            max_numwant: None,
-            allow_ip_spoofing: None,
-        }
-    }
-}
-
-impl Default for Http {
-    fn default() -> Self {
-        Self {
-            addr: Listen::everywhere(6969),
-            unix_socket: String::new(),
-            announce_routes: vec!["/announce".into()],
-            scrape_routes: vec!["/scrape".into()],
-            enable_keepalive: true,
-            proxy_header: HeaderName::default(),
-            trusted_proxies: networks(&["127.0.0.0/8", "::1/128"]),
-            timeout: Timeout::default(),
-            max_scrape_infohashes: Whole::new(74),
-            max_connections: Whole::new(20_000),
-            numwant: None,
-            max_numwant: None,
-            allow_ip_spoofing: None,
-        }
-    }
-}
-
-impl Default for Timeout {
-    fn default() -> Self {
-        Self { read: Pause::seconds(10), write: Pause::seconds(10), idle: Pause::seconds(60) }
-    }
-}
-
 impl Default for Announcing {
     fn default() -> Self {
         Self {
@@ -434,6 +374,23 @@ impl Default for AccessList {
     }
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            per_minute: Whole::new(0),
+            burst: Whole::new(60),
+            answer: LimitAnswer::Empty,
+            addresses: Whole::new(65536),
+        }
+    }
+}
+
+impl Default for Export {
+    fn default() -> Self {
+        Self { path: String::new(), interval: Pause::seconds(0) }
+    }
+}
+
 impl Default for Memory {
     fn default() -> Self {
         Self { max: Size::new(0) }
@@ -442,7 +399,12 @@ impl Default for Memory {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { addr: Listen::loopback(6880), prefix: MetricPrefix("hayate".into()) }
+        Self {
+            addr: Listen::loopback(6880),
+            prefix: MetricPrefix("hayate".into()),
+            pprof: false,
+            clients: false,
+        }
     }
 }
 
@@ -453,7 +415,7 @@ impl Default for Log {
 }
 
 /// Networks known when hayate is built; a test holds that none is lost.
-fn networks(texts: &[&str]) -> Vec<Network> {
+pub(super) fn networks(texts: &[&str]) -> Vec<Network> {
     texts.iter().filter_map(|text| text.parse().ok().map(Network)).collect()
 }
 

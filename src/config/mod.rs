@@ -2,7 +2,7 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`document`], [`database`] | every knob with its default, range and unit |
+//! | [`document`], [`doors`], [`database`] | every knob with its default, range and unit |
 //! | [`knob`], [`word`], [`address`] | the kinds of values, which carry their ranges |
 //! | [`read`], [`environment`] | file and variables to document |
 //! | [`check`] | what must hold between knobs; warnings about the unwise |
@@ -15,6 +15,7 @@ pub(crate) mod address;
 mod check;
 pub(crate) mod database;
 pub(crate) mod document;
+pub(crate) mod doors;
 pub(crate) mod environment;
 pub(crate) mod knob;
 #[cfg(test)]

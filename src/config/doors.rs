@@ -1,0 +1,142 @@
+//! The knobs of both doors: `udp` and `http`. The comments here are descriptions of the JSON Schema.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::address::Listen;
+use super::document::{NumWant, networks};
+use super::knob::{GIB, HOUR, KIB, MIB, MINUTE, Pause, Size, Whole};
+use super::word::{HeaderName, Network, Secret};
+
+/// The UDP door (BEP 15, BEP 41).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Udp {
+    /// Where to listen; ":port" is IPv4 and IPv6; "" = no UDP.
+    pub(crate) addr: Listen,
+    /// Threads; 0 = one for up to two cores, then one per core. Changed by a restart only.
+    pub(crate) workers: Whole<0, 1024>,
+    /// Key of the connection ids, the same on all nodes; "" = generated once and kept in state_dir/udp.key.
+    pub(crate) private_key: Secret,
+    /// A file that holds the key instead; a line break at its end does not count.
+    pub(crate) private_key_file: String,
+    /// How long a connection id is accepted, 60s to 2h (BEP 15: two minutes).
+    pub(crate) connection_id_lifetime: Pause<MINUTE, { 2 * HOUR }>,
+    /// How far the clock of another node may be ahead, to 10m.
+    pub(crate) max_clock_skew: Pause<0, { 10 * MINUTE }>,
+    /// Octets each socket asks for as receive buffer. Changed by a restart only.
+    pub(crate) receive_buffer: Size<{ 4 * KIB }, GIB>,
+    /// Octets each socket asks for as send buffer. Changed by a restart only.
+    pub(crate) send_buffer: Size<{ 4 * KIB }, GIB>,
+    /// How long a busy worker waits so that one wake-up serves more datagrams, to 10ms; 0 = it never waits.
+    /// Changed by a restart only.
+    pub(crate) coalesce: Pause<0, 10>,
+    /// Torrents of one scrape that are answered.
+    pub(crate) max_scrape_infohashes: Whole<1, 102>,
+    /// Instead of announce.numwant; null = the same.
+    pub(crate) numwant: Option<NumWant>,
+    /// Instead of announce.max_numwant; null = the same.
+    pub(crate) max_numwant: Option<NumWant>,
+    /// Instead of announce.allow_ip_spoofing; null = the same.
+    pub(crate) allow_ip_spoofing: Option<bool>,
+}
+
+/// The HTTP gateway (BEP 3, BEP 7, BEP 23, BEP 48).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Http {
+    /// Where to listen; ":port" is IPv4 and IPv6; "" = no HTTP.
+    pub(crate) addr: Listen,
+    /// Where to listen with TLS, likewise; "" = no HTTPS.
+    pub(crate) https_addr: Listen,
+    /// File of the certificate chain for https_addr, PEM; read again at every reload.
+    pub(crate) tls_cert_path: String,
+    /// File of its private key, PEM (PKCS #8, PKCS #1 or SEC 1); read again at every reload.
+    pub(crate) tls_key_path: String,
+    /// Path of a unix socket to listen on as well; its peer counts as a trusted proxy. Changed by a restart
+    /// only.
+    pub(crate) unix_socket: String,
+    /// Paths of announces. ":name" captures one segment, a last "*name" the rest.
+    pub(crate) announce_routes: Vec<String>,
+    /// Paths of scrapes, likewise.
+    pub(crate) scrape_routes: Vec<String>,
+    /// Keep connections open after a reply.
+    pub(crate) enable_keepalive: bool,
+    /// Header in which a trusted proxy names the client; "" = no header is believed.
+    pub(crate) proxy_header: HeaderName,
+    /// Networks of the proxies that may name the client.
+    pub(crate) trusted_proxies: Vec<Network>,
+    /// How long a client may take.
+    pub(crate) timeout: Timeout,
+    /// Torrents of one scrape that are answered.
+    pub(crate) max_scrape_infohashes: Whole<1, 1024>,
+    /// Open connections at most, further ones are closed at once; less where fewer files may be open.
+    pub(crate) max_connections: Whole<1, 1_000_000>,
+    /// Instead of announce.numwant; null = the same.
+    pub(crate) numwant: Option<NumWant>,
+    /// Instead of announce.max_numwant; null = the same.
+    pub(crate) max_numwant: Option<NumWant>,
+    /// Instead of announce.allow_ip_spoofing; null = the same.
+    pub(crate) allow_ip_spoofing: Option<bool>,
+}
+
+/// How long a client may take, 100ms to 1h each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Timeout {
+    /// For a whole request head.
+    pub(crate) read: Pause<100, HOUR>,
+    /// For taking one reply.
+    pub(crate) write: Pause<100, HOUR>,
+    /// Between two requests.
+    pub(crate) idle: Pause<100, HOUR>,
+}
+
+impl Default for Udp {
+    fn default() -> Self {
+        Self {
+            addr: Listen::everywhere(6969),
+            workers: Whole::new(0),
+            private_key: Secret::default(),
+            private_key_file: String::new(),
+            connection_id_lifetime: Pause::seconds(120),
+            max_clock_skew: Pause::seconds(10),
+            receive_buffer: Size::new(8 * MIB),
+            send_buffer: Size::new(8 * MIB),
+            coalesce: Pause::milliseconds(2),
+            max_scrape_infohashes: Whole::new(74),
+            numwant: None,
+            max_numwant: None,
+            allow_ip_spoofing: None,
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            addr: Listen::everywhere(6969),
+            https_addr: Listen::off(),
+            tls_cert_path: String::new(),
+            tls_key_path: String::new(),
+            unix_socket: String::new(),
+            announce_routes: vec!["/announce".into()],
+            scrape_routes: vec!["/scrape".into()],
+            enable_keepalive: true,
+            proxy_header: HeaderName::default(),
+            trusted_proxies: networks(&["127.0.0.0/8", "::1/128"]),
+            timeout: Timeout::default(),
+            max_scrape_infohashes: Whole::new(74),
+            max_connections: Whole::new(20_000),
+            numwant: None,
+            max_numwant: None,
+            allow_ip_spoofing: None,
+        }
+    }
+}
+
+impl Default for Timeout {
+    fn default() -> Self {
+        Self { read: Pause::seconds(10), write: Pause::seconds(10), idle: Pause::seconds(60) }
+    }
+}
