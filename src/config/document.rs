@@ -218,7 +218,7 @@ pub(crate) struct Metrics {
     pub(crate) clients: bool,
 }
 
-/// A file with one line for each torrent: info_hash, then seeders, leechers of IPv4, the same of IPv6, finished
+/// A file with one line for each torrent: info_hash, seeders and leechers of IPv4, the same of IPv6, finished
 /// downloads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -84,7 +84,8 @@ fn a_wrong_word_names_file_key_value_and_what_is_allowed() {
         ),
         (
             r#"{"metrics": {"bogus": 1}}"#,
-            "tracker.json: metrics.bogus: unknown field `bogus`, expected `addr` or `prefix`",
+            "tracker.json: metrics.bogus: unknown field `bogus`, expected one of `addr`, `prefix`, `pprof`, \
+             `clients`",
         ),
     ] {
         assert_eq!(read(text).map(|_| ()).unwrap_err(), complaint);

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
 use crate::announce::{Announce, Answer, Handout, Lane, PEER_V4_LEN, PEER_V6_LEN, Refusal, Tally};
 use crate::clock::{Clock, Now};
+use crate::hooks::Spoken;
 use crate::ids::{InfoHash, PeerId};
 use crate::private::{Denial, Member, Purger};
 use crate::swarms::Sweeper;
@@ -31,14 +32,17 @@ const BEAT_LATEST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum Question {
     /// An announce, and which form of peers it wants.
-    Announce(Announce, PeerForm),
+    Announce(Announce, PeerForm, Words),
     /// A scrape of these torrents, in this order.
-    Scrape(Vec<InfoHash>),
+    Scrape(Vec<InfoHash>, Words),
     /// An announce of a member (mode private).
-    MemberAnnounce(Member, Announce, PeerForm),
+    MemberAnnounce(Member, Announce, PeerForm, Words),
     /// A scrape of a member (mode private), of these torrents, in this order.
-    MemberScrape(Member, Vec<InfoHash>),
+    MemberScrape(Member, Vec<InfoHash>, Words),
 }
+
+/// What was said beside that; only where hooks want to know.
+pub type Words = Option<Box<Spoken>>;
 
 /// Whether peers are wanted with their ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +61,7 @@ pub enum Reply {
     /// To [`Question::Scrape`]: one tally for each torrent asked.
     Scrape(Result<Vec<Tally>, Refusal>),
     /// To [`Question::MemberScrape`]: one for each torrent asked, `None` for those that are left out.
-    MemberScrape(Vec<Option<Tally>>),
+    MemberScrape(Result<Vec<Option<Tally>>, Refusal>),
 }
 
 /// The peers of an answer, as they go on the wire. Ids are there only if they were asked for and are kept.
@@ -300,23 +304,36 @@ fn first(octets: &mut Vec<u8>, len: usize) -> &mut [u8] {
 
 fn answer_with(scratch: &mut Scratch, tracker: &mut Tracker, now: Now, question: Question) -> Reply {
     match question {
-        Question::Announce(announce, form) => {
+        Question::Announce(announce, form, words) => {
             let with_ids = form == PeerForm::WithIds && tracker.policy().keep_peer_ids;
             Reply::Announce(hand_out(scratch, announce.num_want, with_ids, |handout| {
-                tracker.announce(now.tick, &announce, handout).map_err(Denial::from)
+                let answer = match &words {
+                    None => tracker.announce(now.tick, &announce, handout),
+                    Some(words) => tracker.announce_said(now, &announce, words.said(), handout),
+                };
+                answer.map_err(Denial::from)
             }))
         }
-        Question::MemberAnnounce(member, announce, form) => {
+        Question::MemberAnnounce(member, announce, form, words) => {
             let with_ids = form == PeerForm::WithIds;
             Reply::Announce(hand_out(scratch, announce.num_want, with_ids, |handout| {
-                tracker.announce_member(now, member, &announce, handout)
+                let said = words.as_deref().map(Spoken::said);
+                tracker.announce_member(now, member, &announce, said, handout)
             }))
         }
-        Question::Scrape(hashes) => Reply::Scrape(hashes.iter().map(|hash| tracker.scrape(hash)).collect()),
-        Question::MemberScrape(member, hashes) => {
-            Reply::MemberScrape(hashes.iter().map(|hash| tracker.scrape_member(member, hash)).collect())
-        }
+        Question::Scrape(hashes, words) => Reply::Scrape(
+            hear_scrape(tracker, now, &hashes, words)
+                .and_then(|()| hashes.iter().map(|hash| tracker.scrape(hash)).collect()),
+        ),
+        Question::MemberScrape(member, hashes, words) => Reply::MemberScrape(
+            hear_scrape(tracker, now, &hashes, words)
+                .map(|()| hashes.iter().map(|hash| tracker.scrape_member(member, hash)).collect()),
+        ),
     }
+}
+
+fn hear_scrape(tracker: &Tracker, now: Now, hashes: &[InfoHash], words: Words) -> Result<(), Refusal> {
+    words.map_or(Ok(()), |words| tracker.scrape_said(now, hashes, words.said()))
 }
 
 /// Has `announce` fill a list of peers.
@@ -369,7 +386,7 @@ mod tests {
         let (actor, inbox) = Actor::start(tracker, Clock::start()).unwrap();
         let (sender, batches) = mpsc::channel();
         let (release, released) = mpsc::channel();
-        let question = || Question::Scrape(Vec::new());
+        let question = || Question::Scrape(Vec::new(), None);
         inbox.ask(question(), Asker(sender.clone(), Some(released))).unwrap();
         for _ in 0..6 {
             inbox.put(question(), Asker(sender.clone(), None)).unwrap();
@@ -399,7 +416,7 @@ mod tests {
                 event: crate::Event::None,
                 num_want,
             };
-            let question = Question::Announce(announce, PeerForm::Compact);
+            let question = Question::Announce(announce, PeerForm::Compact, None);
             let reply = answer_with(&mut scratch, &mut tracker, Now::at(0), question);
             let Reply::Announce(Ok((answer, peers))) = reply else { panic!("refused") };
             let others = usize::try_from(answer.tally.leechers - 1).unwrap().min(usize::from(num_want));

@@ -96,11 +96,33 @@ pub enum Refusal {
     UnavailableTorrent,
     /// The user may only seed (mode private).
     DownloadDisabled,
+    /// The hook `client approval` does not admit the client.
+    UnapprovedClient,
+    /// The hook `torrent approval` does not admit the torrent.
+    UnapprovedTorrent,
+    /// The hook `jwt` needs a token.
+    MissingJwt,
+    /// The token is not one that the hook `jwt` accepts.
+    InvalidJwt,
+    /// A hook of somebody else's refuses.
+    Hook(HookText),
 }
+
+/// What a hook tells the client. All of them are one reason to the counters.
+#[derive(Clone, Copy, Debug)]
+pub struct HookText(pub &'static str);
+
+impl PartialEq for HookText {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for HookText {}
 
 impl Refusal {
     /// Every variant, in the order of the counters.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 15] = [
         Self::InvalidPort,
         Self::InvalidAddress,
         Self::UnregisteredTorrent,
@@ -111,6 +133,11 @@ impl Refusal {
         Self::UnknownTorrent,
         Self::UnavailableTorrent,
         Self::DownloadDisabled,
+        Self::UnapprovedClient,
+        Self::UnapprovedTorrent,
+        Self::MissingJwt,
+        Self::InvalidJwt,
+        Self::Hook(HookText("refused by a hook")),
     ];
 
     /// The text for the client: static, printable ASCII, at most 72 octets.
@@ -126,6 +153,11 @@ impl Refusal {
             Self::ClientNotApproved => "Your client is not approved",
             Self::UnknownTorrent | Self::UnavailableTorrent => "This torrent does not exist",
             Self::DownloadDisabled => "Your download privileges are disabled",
+            Self::UnapprovedClient => "unapproved client",
+            Self::UnapprovedTorrent => "unapproved torrent",
+            Self::MissingJwt => "unapproved request: missing jwt",
+            Self::InvalidJwt => "unapproved request: invalid jwt",
+            Self::Hook(HookText(text)) => text,
         }
     }
 
@@ -143,6 +175,11 @@ impl Refusal {
             Self::UnknownTorrent => "unknown_torrent",
             Self::UnavailableTorrent => "unavailable_torrent",
             Self::DownloadDisabled => "download_disabled",
+            Self::UnapprovedClient => "unapproved_client",
+            Self::UnapprovedTorrent => "unapproved_torrent",
+            Self::MissingJwt => "missing_jwt",
+            Self::InvalidJwt => "invalid_jwt",
+            Self::Hook(_) => "hook",
         }
     }
 

@@ -14,6 +14,35 @@ pub struct InfoHash(pub [u8; ID_LEN]);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PeerId(pub [u8; ID_LEN]);
 
+/// Names a kind of client: the octets behind the `-` of a `peer_id` (BEP 20), or its first six.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(pub [u8; 6]);
+
+impl PeerId {
+    /// Which client this is, as it says itself.
+    #[must_use]
+    pub fn client(&self) -> ClientId {
+        let [dash, first @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = self.0;
+        if dash == b'-' {
+            return ClientId(first);
+        }
+        let [client @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _] = self.0;
+        ClientId(client)
+    }
+}
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.escape_ascii())
+    }
+}
+
+impl fmt::Debug for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// A text that is not forty hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an info_hash: 40 hexadecimal digits are needed")]
@@ -89,6 +118,23 @@ mod tests {
         let text = "0123456789abcdefABCDEF0123456789aBcDeF00";
         let hash: InfoHash = text.parse().unwrap();
         assert_eq!(hash.to_string(), text.to_lowercase());
+    }
+
+    /// `frontends-and-hooks.md` 12.4.
+    #[test]
+    fn clients_are_named_by_their_first_octets() {
+        for (peer_id, client) in [
+            (b"-AZ3034-6wfG2wk6wWLc", "AZ3034"),
+            (b"-A~0010-a9mn9DFkj39J", "A~0010"),
+            (b"T03A0----f089kjsdf6e", "T03A0-"),
+            (b"M4-4-0--9aa757Efd5Bl", "M4-4-0"),
+            (b"exbc0JdSklm834kj9Udf", "exbc0J"),
+            (b"-ML2.7.2-kgjjfkd9762", "ML2.7."),
+            (b"Q1-10-0-Yoiumn39BDfO", "Q1-10-"),
+            (b"346------SDFknl33408", "346---"),
+        ] {
+            assert_eq!(PeerId(*peer_id).client().to_string(), client);
+        }
     }
 
     #[test]

@@ -12,6 +12,8 @@
 //! | `index`, `keys`, `chunks`, `prefetch` | how a torrent is found, and found early |
 //! | [`swarms`], `sweep`, `census` | all swarms, in shards; expiry in slices; counts |
 //! | [`access`], [`policy`] | who may announce what; the knobs of all decisions |
+//! | [`hooks`] | what an operator may put between policy and swarm |
+//! | [`limiter`], [`clients`] | who asks far too often; which clients are out there |
 //! | [`private`] | mode private: members, registered torrents with their peers, what is credited |
 //! | [`tracker`] | [`Tracker`]: the one place where an announce or scrape is decided |
 //! | [`actor`] | the thread that answers the gateway's inbox and runs everything periodic |
@@ -32,14 +34,17 @@ pub mod announce;
 mod block;
 mod census;
 mod chunks;
+pub mod clients;
 pub mod clock;
 pub mod counters;
 mod crowd;
 mod group;
 pub mod histogram;
+pub mod hooks;
 pub mod ids;
 mod index;
 mod keys;
+pub mod limiter;
 mod pack;
 mod pair;
 mod peer;

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use crate::access::{Access, TorrentList};
 use crate::announce::{Announce, Answer, Refusal, Tally};
+use crate::clients::Clients;
+use crate::clock::{Now, Tick};
+use crate::hooks::{Hooks, Said, Visit};
 use crate::ids::InfoHash;
+use crate::limiter::Limiter;
 use crate::reach::{self, PrivatePeers, Reach};
 
 /// Longest lifetime of a peer in seconds: ages are kept in 15 bits, with room for a late sweep.
@@ -47,6 +51,41 @@ pub struct Policy {
     pub idle_torrents_max: usize,
     /// Answer scrapes.
     pub enable_scrape: bool,
+    /// What looks at announces before they change a swarm.
+    pub hooks: Arc<Hooks>,
+    /// How often one address may ask; `None` = as often as it likes.
+    pub limits: Option<Limits>,
+    /// Where announces are counted by client, if they are.
+    pub clients: Option<Arc<Clients>>,
+}
+
+/// How often one address may ask, and what becomes of it.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Who has asked how often.
+    pub limiter: Arc<Limiter>,
+    /// What becomes of requests beyond the limit.
+    pub beyond: Beyond,
+}
+
+/// An announce that all prehooks let pass.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Passed {
+    /// Its intervals.
+    pub(crate) answer: Answer,
+    /// Peers and counts stay out of the reply.
+    pub(crate) skip_reply: bool,
+}
+
+/// What becomes of a request beyond a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beyond {
+    /// It is counted and served.
+    Count,
+    /// It is served, and answered with a long interval.
+    Slow,
+    /// It changes nothing, and is answered as by a tracker that is full.
+    Empty,
 }
 
 impl Default for Policy {
@@ -67,11 +106,21 @@ impl Default for Policy {
             memory_max: 0,
             idle_torrents_max: 1_000_000,
             enable_scrape: true,
+            hooks: Arc::default(),
+            limits: None,
+            clients: None,
         }
     }
 }
 
 impl Policy {
+    /// What becomes of a request from a proven source; `None` = it is served as usual.
+    #[must_use]
+    pub fn limit(&self, now: Tick, source: std::net::IpAddr) -> Option<Beyond> {
+        let limits = self.limits.as_ref()?;
+        (!limits.limiter.admits(now, source)).then_some(limits.beyond)
+    }
+
     /// May this announce change a swarm? Gives where the asker is reached.
     ///
     /// # Errors
@@ -123,6 +172,35 @@ impl Policy {
     #[must_use]
     pub fn full_interval_seconds(&self) -> u32 {
         self.announce_seconds.saturating_mul(FULL_INTERVALS)
+    }
+
+    /// Shows an announce that will be answered with the intervals of `planned` to all hooks. Gives what is left
+    /// of them, and whether the swarm may change.
+    ///
+    /// # Errors
+    /// The refusal of a prehook.
+    pub(crate) fn pass_hooks(
+        &self,
+        now: Now,
+        announce: &Announce,
+        said: Said<'_>,
+        planned: Answer,
+    ) -> Result<(Passed, bool), Refusal> {
+        let intervals = (planned.interval_seconds, planned.min_interval_seconds);
+        let mut visit = Visit::new(now, announce, said, intervals);
+        self.hooks.before(&mut visit)?;
+        // What the client is told is settled: posthooks decide about the swarm only.
+        let (interval_seconds, min_interval_seconds) = (visit.interval_seconds, visit.min_interval_seconds);
+        let skip_reply = visit.skip_reply;
+        let changes = self.hooks.admit(&mut visit);
+        let answer = Answer { interval_seconds, min_interval_seconds, tally: Tally::default() };
+        Ok((Passed { answer, skip_reply }, changes))
+    }
+
+    /// The same answer, but with a long interval.
+    #[must_use]
+    pub fn slow(&self, answer: Answer) -> Answer {
+        self.full_answer(answer.tally)
     }
 
     /// The answer to an announce there is no room for: valid, without peers, and with a long interval

@@ -101,6 +101,28 @@ impl Swarms {
         (Outcome::Done { completed: matches!(change, Change::Kept { completed: true, .. }) }, tally)
     }
 
+    /// Hands out peers as to this announce, but changes nothing. Gives the tally without the asker, unless he
+    /// is there already.
+    pub(crate) fn show(
+        &self,
+        now: Tick,
+        policy: &Policy,
+        reach: Reach,
+        announce: &Announce,
+        random: &mut fastrand::Rng,
+        handout: &mut Handout<'_>,
+    ) -> Tally {
+        let context = Context { now, policy, keys: &self.keys, reach, announce, may_grow: false };
+        let hash = self.keys.info_hash(&announce.info_hash);
+        let shard = self.shard(hash).lock();
+        let found = shard.find(hash, &announce.info_hash).and_then(|slot| shard.torrent(slot));
+        let Some(torrent) = found else { return Tally::default() };
+        if announce.event != Event::Stopped {
+            torrent.hand_out(&context, torrent.find(&context), random, handout);
+        }
+        torrent.tally()
+    }
+
     /// Works on one torrent under its shard's lock. One that is unknown is made where it may be and there is
     /// room; one that then has neither peers nor a completed count is forgotten. Tells whether it was made.
     pub(crate) fn with_torrent<T>(

@@ -116,6 +116,18 @@ impl Torrent {
         change
     }
 
+    /// Where the announced peer stands, if it is here.
+    pub(crate) fn find(&self, context: &Context<'_>) -> Option<Spot> {
+        let (seeder, keys) = (context.announce.left == 0, context.keys);
+        match (&self.peers, Wire::of(context.announce)) {
+            (Peers::Pair(pair), Wire::V4(peer)) => pair.find(&peer, seeder, keys),
+            (Peers::Group(group), Wire::V4(peer)) => group.find(&peer, seeder, keys),
+            (Peers::Crowd(swarm), Wire::V4(peer)) => swarm.v4.find(&peer, seeder, keys),
+            (Peers::Crowd(swarm), Wire::V6(peer)) => swarm.v6.as_ref()?.find(&peer, seeder, keys),
+            (Peers::Idle(_), _) | (Peers::Pair(_) | Peers::Group(_), Wire::V6(_)) => None,
+        }
+    }
+
     /// Hands out peers of the asker's family first, then of the other, where the handout has room for it.
     pub(crate) fn hand_out(
         &self,

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use crate::announce::{Announce, Answer, Handout, Refusal, Tally};
 use crate::clock::{Now, Tick};
-use crate::ids::InfoHash;
-use crate::policy::Policy;
+use crate::hooks::{Said, ScrapeVisit};
+use crate::ids::{ClientId, InfoHash};
+use crate::policy::{Passed, Policy};
 use crate::private::desk::{Asked, Chooser};
 use crate::private::events::Line;
 use crate::private::{Denial, Member, Purger, Register, Site};
 use crate::published::{Published, Subscriber};
+use crate::reach::Reach;
 use crate::snapshot::delta::Delta;
 use crate::store::Queues;
 use crate::swarms::{Outcome, Swarms};
@@ -22,6 +24,8 @@ pub struct Tracker {
     random: fastrand::Rng,
     /// Where what has to last is put, if anything has to.
     records: Option<Arc<Queues>>,
+    /// Clients of this batch, where they are counted.
+    seen: Vec<ClientId>,
     private: Option<Private>,
 }
 
@@ -42,6 +46,7 @@ impl Tracker {
             policy: policy.subscribe(),
             random: fastrand::Rng::with_seed(seed),
             records: None,
+            seen: Vec::new(),
             private: None,
         }
     }
@@ -61,6 +66,10 @@ impl Tracker {
 
     /// Takes over a reloaded policy and register; call it once per batch.
     pub fn refresh(&mut self) {
+        if let (false, Some(clients)) = (self.seen.is_empty(), &self.policy.get().clients) {
+            clients.count(&self.seen);
+        }
+        self.seen.clear();
         self.policy.refresh();
         if let Some(private) = &mut self.private {
             private.register.refresh();
@@ -80,7 +89,8 @@ impl Tracker {
     }
 
     /// Decides one announce of a member: rows 7 and 13 to 16 of `private-tracker.md` 7, then the swarm, then
-    /// what is credited, in one atomic step of that torrent.
+    /// what is credited, in one atomic step of that torrent. Hooks hear what was `said`, after row 13: what
+    /// comes behind it is decided under the torrent's lock.
     ///
     /// # Errors
     /// The denial the client is told; then nothing has changed.
@@ -89,18 +99,19 @@ impl Tracker {
         now: Now,
         member: Member,
         announce: &Announce,
+        said: Option<Said<'_>>,
         handout: &mut Handout<'_>,
     ) -> Result<Answer, Denial> {
         // Without a register nobody is a member.
         let Some(private) = &mut self.private else { return Err(Refusal::InvalidPasskey.into()) };
         let (policy, records) = (self.policy.get(), self.records.as_deref());
-        match private.announce(now, policy, member, announce, records, handout) {
-            Ok(tally) => Ok(policy.answer(tally, &mut self.random)),
-            Err(denial) => {
-                private.site.deny(now, member.id, announce, &denial);
-                Err(denial)
-            }
+        let planned = policy.answer(Tally::default(), &mut self.random);
+        if policy.clients.is_some() {
+            self.seen.push(announce.peer_id.client());
         }
+        private
+            .announce(now, policy, member, announce, (said, planned), records, handout)
+            .inspect_err(|denial| private.site.deny(now, member.id, announce, denial))
     }
 
     /// What purges the peers of members (mode private).
@@ -139,7 +150,8 @@ impl Tracker {
         }
     }
 
-    /// Decides one announce, changes its swarm and hands out peers, in one atomic step of that swarm.
+    /// Decides one announce, changes its swarm and hands out peers, in one atomic step of that swarm. Hooks do
+    /// not see it; where there are some, a door calls [`announce_said`](Self::announce_said).
     ///
     /// # Errors
     /// The refusal the client is told; then nothing has changed.
@@ -149,23 +161,75 @@ impl Tracker {
         announce: &Announce,
         handout: &mut Handout<'_>,
     ) -> Result<Answer, Refusal> {
+        let reach = self.policy.get().admit(announce)?;
+        let (outcome, tally) = self.carry_out(now, reach, announce, handout);
+        let policy = self.policy.get();
+        Ok(match outcome {
+            Outcome::Full => policy.full_answer(tally),
+            Outcome::Done { .. } => policy.answer(tally, &mut self.random),
+        })
+    }
+
+    /// The same, after the hooks have heard what was said.
+    ///
+    /// # Errors
+    /// The refusal of the policy or of a prehook; then nothing has changed.
+    pub fn announce_said(
+        &mut self,
+        now: Now,
+        announce: &Announce,
+        said: Said<'_>,
+        handout: &mut Handout<'_>,
+    ) -> Result<Answer, Refusal> {
         let policy = self.policy.get();
         let reach = policy.admit(announce)?;
+        let planned = policy.answer(Tally::default(), &mut self.random);
+        let (passed, changes) = policy.pass_hooks(now, announce, said, planned)?;
+        let silent = Announce { num_want: 0, ..*announce };
+        let announce = if passed.skip_reply { &silent } else { announce };
+        let (outcome, tally) = if changes {
+            self.carry_out(now.tick, reach, announce, handout)
+        } else {
+            let shown =
+                self.swarms.show(now.tick, self.policy.get(), reach, announce, &mut self.random, handout);
+            (Outcome::Done { completed: false }, shown)
+        };
+        let tally = if passed.skip_reply { Tally::default() } else { tally };
+        Ok(match outcome {
+            Outcome::Full => self.policy.get().full_answer(tally),
+            Outcome::Done { .. } => Answer { tally, ..passed.answer },
+        })
+    }
+
+    /// Changes the swarm and hands out peers; what has to last is recorded.
+    fn carry_out(
+        &mut self,
+        now: Tick,
+        reach: Reach,
+        announce: &Announce,
+        handout: &mut Handout<'_>,
+    ) -> (Outcome, Tally) {
+        let policy = self.policy.get();
         let (outcome, tally) = self.swarms.announce(now, policy, reach, announce, &mut self.random, handout);
         let tap = self.swarms.tap();
         if tap.is_open() {
             tap.note(Delta { announce: *announce, completed: tally.completed });
         }
-        match outcome {
-            Outcome::Full => return Ok(policy.full_answer(tally)),
-            Outcome::Done { completed: true } => {
-                if let Some(records) = &self.records {
-                    records.completed(announce.info_hash);
-                }
-            }
-            Outcome::Done { completed: false } => {}
+        if policy.clients.is_some() {
+            self.seen.push(announce.peer_id.client());
         }
-        Ok(policy.answer(tally, &mut self.random))
+        if let (Outcome::Done { completed: true }, Some(records)) = (outcome, &self.records) {
+            records.completed(announce.info_hash);
+        }
+        (outcome, tally)
+    }
+
+    /// Shows a scrape to the hooks.
+    ///
+    /// # Errors
+    /// The refusal of a prehook.
+    pub fn scrape_said(&self, now: Now, info_hashes: &[InfoHash], said: Said<'_>) -> Result<(), Refusal> {
+        self.policy.get().hooks.scrape(&ScrapeVisit { now, info_hashes, said })
     }
 
     /// How a swarm stands; zeros where it is unknown or not admitted. Changes nothing.
@@ -188,20 +252,34 @@ impl Private {
         policy: &Policy,
         member: Member,
         announce: &Announce,
+        (said, planned): (Option<Said<'_>>, Answer),
         records: Option<&Queues>,
         handout: &mut Handout<'_>,
-    ) -> Result<Tally, Denial> {
+    ) -> Result<Answer, Denial> {
         if policy.refuses_port(announce.port) {
             return Err(Refusal::WellKnownPort.into());
         }
         let register = self.register.get();
         let client = register.clients.find(&announce.peer_id).ok_or(Refusal::ClientNotApproved)?;
-        let asked = Asked { now, policy, register, member, client, announce };
-        let (torrent, tally) = self.site.torrents.announce(&asked, records, &mut self.chooser, handout)?;
-        if let Some(events) = self.site.events() {
-            let line = Line::of(now.unix_seconds, torrent, member.id, member.tracker_hide, announce);
-            line.into_iter().for_each(|line| events.put(line));
-        }
-        Ok(tally)
+        let (passed, changes) = match said {
+            Some(said) => policy.pass_hooks(now, announce, said, planned)?,
+            None => (Passed { answer: planned, skip_reply: false }, true),
+        };
+        let silent = Announce { num_want: 0, ..*announce };
+        let asked = |announce| Asked { now, policy, register, member, client, announce };
+        let asked = asked(if passed.skip_reply { &silent } else { announce });
+        let tally = if changes {
+            let (torrent, tally) =
+                self.site.torrents.announce(&asked, records, &mut self.chooser, handout)?;
+            if let Some(events) = self.site.events() {
+                let line = Line::of(now.unix_seconds, torrent, member.id, member.tracker_hide, announce);
+                line.into_iter().for_each(|line| events.put(line));
+            }
+            tally
+        } else {
+            self.site.torrents.show(&asked, &mut self.chooser, handout)?
+        };
+        let tally = if passed.skip_reply { Tally::default() } else { tally };
+        Ok(Answer { tally, ..passed.answer })
     }
 }

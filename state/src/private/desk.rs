@@ -84,6 +84,25 @@ impl Torrents {
         Ok((id, tally))
     }
 
+    /// Checks rows 14 to 16 and hands out peers, but changes nothing.
+    ///
+    /// # Errors
+    /// Why the member is refused.
+    pub(crate) fn show(
+        &self,
+        asked: &Asked<'_>,
+        chooser: &mut Chooser,
+        handout: &mut Handout<'_>,
+    ) -> Result<Tally, Denial> {
+        let info_hash = &asked.announce.info_hash;
+        let step = self.with(info_hash, |torrent| {
+            asked.check(&torrent.row)?;
+            self.hand_out(asked, torrent, chooser, handout);
+            Ok(torrent.tally())
+        });
+        step.unwrap_or_else(|| Err(asked.register.unknown(info_hash)))
+    }
+
     /// How a swarm stands for a scrape of this member (`private-tracker.md` 12.2).
     pub(crate) fn scrape(&self, register: &Register, member: &Member, info_hash: &InfoHash) -> Option<Tally> {
         self.with(info_hash, |torrent| {

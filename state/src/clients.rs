@@ -1,0 +1,68 @@
+//! Announces by client, for an operator who wants to know which programs are out there. Bounded: clients name
+//! themselves, so anybody can invent one.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+
+use crate::ids::ClientId;
+
+/// Clients that are told apart; all further ones are counted together.
+pub const CLIENTS_MAX: usize = 4096;
+
+/// How often each client has announced.
+#[derive(Debug, Default)]
+pub struct Clients(Mutex<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    named: HashMap<ClientId, u64>,
+    others: u64,
+}
+
+impl Clients {
+    /// Counts one announce for each.
+    pub(crate) fn count(&self, clients: &[ClientId]) {
+        let Counts { named, others } = &mut *self.0.lock();
+        for client in clients {
+            if let Some(count) = named.get_mut(client) {
+                *count += 1;
+            } else if named.len() < CLIENTS_MAX {
+                named.insert(*client, 1);
+            } else {
+                *others += 1;
+            }
+        }
+    }
+
+    /// All of them, the most frequent first, and the announces of those that are not told apart.
+    #[must_use]
+    pub fn read(&self) -> (Vec<(ClientId, u64)>, u64) {
+        let counts = self.0.lock();
+        let (mut named, others): (Vec<_>, _) =
+            (counts.named.iter().map(|(client, count)| (*client, *count)).collect(), counts.others);
+        drop(counts);
+        named.sort_unstable_by_key(|&(client, count)| (std::cmp::Reverse(count), client));
+        (named, others)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_frequent_come_first_and_inventions_are_bounded() {
+        let clients = Clients::default();
+        let (seven, eleven) = (ClientId(*b"AZ3034"), ClientId(*b"TR4060"));
+        clients.count(&[seven; 7]);
+        clients.count(&[eleven; 11]);
+        for number in 0..2 * CLIENTS_MAX {
+            let [.., a, b, c, d] = number.to_be_bytes();
+            clients.count(&[ClientId([b'X', b'Y', a, b, c, d])]);
+        }
+        let (named, others) = clients.read();
+        assert_eq!(named[..2], [(eleven, 11), (seven, 7)]);
+        assert_eq!((named.len(), others), (CLIENTS_MAX, CLIENTS_MAX as u64 + 2));
+    }
+}
