@@ -5,7 +5,7 @@
 #[expect(dead_code, reason = "the tests of the doors use the rest")]
 mod fixture;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
@@ -48,8 +48,13 @@ impl House {
     }
 
     fn of(site: Arc<Site>) -> Self {
+        Self::seeded(site, 7)
+    }
+
+    /// Equal seeds choose equal peers.
+    fn seeded(site: Arc<Site>, seed: u64) -> Self {
         let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
-        let tracker = Tracker::new(Swarms::new(0), &Published::new(policy), 7).private(Arc::clone(&site));
+        let tracker = Tracker::new(Swarms::new(0), &Published::new(policy), seed).private(Arc::clone(&site));
         Self { site, tracker }
     }
 
@@ -65,6 +70,31 @@ impl House {
             v4: v4[..used_v4].chunks(6).map(port).collect(),
             v6: v6[..used_v6].chunks(18).map(port).collect(),
         }
+    }
+
+    /// User 600 seeds, and asks for `wanted` leechers over and over: chi-square over the peers that may be
+    /// handed out, whose port is their number and 2000.
+    fn assert_uniform(&mut self, name: &str, shown: &[u32], wanted: u16) {
+        let peers = f64::from(u32::try_from(shown.len()).unwrap());
+        let wanted = wanted.min(u16::try_from(shown.len()).unwrap());
+        let mut counts: BTreeMap<u16, u32> =
+            shown.iter().map(|number| (2000 + u16::try_from(*number).unwrap(), 0)).collect();
+        let rounds = 20_000;
+        for _ in 0..rounds {
+            let given = self.say(1, 600, &asking(seeder(999, 9000), wanted)).v4;
+            assert_eq!(given.len(), usize::from(wanted), "{name}");
+            given.iter().for_each(|port| *counts.get_mut(port).unwrap() += 1);
+        }
+        let wanted = f64::from(wanted);
+        let expected = f64::from(rounds) * wanted / peers;
+        let distance = |count: u32| (f64::from(count) - expected).powi(2) / expected;
+        let chi_square: f64 = counts.values().map(|count| distance(*count)).sum();
+        // Those of one hand-out are neighbours, in some order of the peers: then the mean is `peers - wanted`,
+        // and the variance so much larger than that of single draws. Six deviations, and more for few peers,
+        // whose chi-square has a longer tail.
+        let (mean, variance) = (peers - wanted, 2.0 * peers * (2.0 * wanted * wanted + 1.0) / (3.0 * wanted));
+        let most = mean + 6.0 * variance.sqrt() + 20.0;
+        assert!(chi_square < most, "{name}, {wanted} wanted: {chi_square}, at most {most}");
     }
 
     fn purge(&self, second: u32) {
@@ -164,6 +194,44 @@ fn every_peer_of_a_large_swarm_is_as_likely_as_any_other() {
     let chi_square: f64 = counts.values().map(|count| distance(*count)).sum();
     // Peers of one hand-out lie together in threes or more, so the spread is wider than that of single draws.
     assert!(counts.len() == 500 && chi_square < 1500.0, "{chi_square}");
+}
+
+/// `private-tracker.md` 11.2: well-known ports and the asker's own peers are never handed out.
+#[test]
+fn every_peer_that_may_be_handed_out_is_as_likely_as_any_other() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut drawn = fastrand::Rng::with_seed(seed);
+    let mut order: Vec<u32> = (0..625).collect();
+    drawn.shuffle(&mut order);
+    let scattered: BTreeSet<u32> = order.into_iter().take(125).collect();
+    // Of 625 peers 125 are hidden, of 211 and of 7 more than half.
+    type Hides<'a> = &'a dyn Fn(u32) -> bool;
+    let layouts: [(&str, u32, Hides<'_>); 7] = [
+        ("scattered", 625, &|number| scattered.contains(&number)),
+        ("every fifth", 625, &|number| number % 5 == 0),
+        ("25 at a time", 625, &|number| number / 25 % 5 == 2),
+        ("at the start", 625, &|number| number < 125),
+        ("over a border of quarters", 625, &|number| (100..225).contains(&number)),
+        ("most of them", 211, &|number| number % 40 > 9),
+        ("few are there", 7, &|number| number < 4),
+    ];
+    for (name, peers, hides) in layouts {
+        let mut house = House::seeded(House::new().site, drawn.u64(..));
+        for number in 0..peers {
+            // One in two of the hidden has a well-known port, the others belong to who asks.
+            let (user, port) = match (hides(number), number % 2) {
+                (false, _) => (1 + number % 500, 2000 + number),
+                (true, 0) => (1 + number % 500, 80),
+                (true, _) => (600, 2000 + number),
+            };
+            house.say(0, user, &peer(number, u16::try_from(port).unwrap()));
+        }
+        let shown: Vec<u32> = (0..peers).filter(|number| !hides(*number)).collect();
+        for wanted in [1, 2, 4, 30] {
+            house.assert_uniform(name, &shown, wanted);
+        }
+    }
 }
 
 #[test]
