@@ -5,6 +5,7 @@ mod desk;
 mod limits;
 mod lists;
 mod model;
+mod notebook;
 mod private;
 mod races;
 mod selection;

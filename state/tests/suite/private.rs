@@ -14,10 +14,13 @@ use hayate_state::private::{Members, Purger, Site};
 use hayate_state::snapshot::keeper::{Ending, Keeper, Plan};
 use hayate_state::snapshot::load::{Loaded, load};
 use hayate_state::snapshot::site::{Multipliers, User};
-use hayate_state::store::{Bounds, Queues};
+use hayate_state::store::record::{SnatchRow, TorrentRow, TransferRow, UserRow};
+use hayate_state::store::{Bounds, Queues, Record};
 use hayate_state::{
     Announce, Clock, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tally, Tracker,
 };
+
+use crate::notebook::records_of;
 
 const USERS: u32 = 600;
 const INACTIVITY: u32 = 1000;
@@ -49,6 +52,10 @@ impl House {
 
     fn of(site: Arc<Site>) -> Self {
         Self::seeded(site, 7)
+    }
+
+    fn recording(self, records: Arc<Queues>) -> Self {
+        Self { tracker: self.tracker.recording(records), ..self }
     }
 
     /// Equal seeds choose equal peers.
@@ -304,4 +311,176 @@ fn a_snapshot_brings_peers_back_with_both_addresses() {
     assert_eq!((given.v4.len(), given.v6.len()), (100, 100));
     // Whoever comes again is known.
     assert_eq!(again.say(2, 7, &peer(7, 2000)).tally, given.tally);
+}
+
+/// What the store is told of torrent 3 and of one user; its rows of addresses are left out.
+#[derive(Debug, Default, PartialEq)]
+struct Told {
+    torrent: Option<TorrentRow>,
+    user: Option<UserRow>,
+    transfer: Option<TransferRow>,
+    snatch: Option<SnatchRow>,
+}
+
+/// What the store is told of user 1.
+fn told_of(work: impl FnOnce(&mut House)) -> Told {
+    let mut told = Told::default();
+    for record in records_of(|queues| work(&mut House::new().recording(queues))) {
+        match record {
+            Record::Torrent(row) => told.torrent = Some(row),
+            Record::User(row) if row.id == 1 => told.user = Some(row),
+            Record::Transfer(row) if row.uid == 1 => told.transfer = Some(row),
+            Record::Snatch(row) if row.uid == 1 => told.snatch = Some(row),
+            _ => {}
+        }
+    }
+    told
+}
+
+/// Unix seconds of a second of virtual time.
+fn unix(second: u32) -> i64 {
+    i64::try_from(Now::at(second).unix_seconds).unwrap()
+}
+
+/// One who has uploaded and downloaded so much.
+fn having(announce: Announce, uploaded: u64, downloaded: u64) -> Announce {
+    Announce { uploaded, downloaded, ..announce }
+}
+
+fn completing(announce: Announce) -> Announce {
+    Announce { event: Event::Completed, ..announce }
+}
+
+fn stopping(announce: Announce) -> Announce {
+    Announce { event: Event::Stopped, ..announce }
+}
+
+/// `private-tracker.md` 23.11.
+#[test]
+fn completed_counts_once_and_every_delta_counts() {
+    let told = told_of(|house| {
+        house.say(0, 1, &having(peer(1, 2001), 1000, 500));
+        for (second, announce) in [
+            (7, completing(having(seeder(1, 2001), 1003, 511))),
+            (20, completing(having(seeder(1, 2001), 1008, 511))),
+            (37, completing(having(peer(1, 2001), 1015, 528))),
+        ] {
+            let tally = house.say(second, 1, &announce).tally;
+            // The count of the answer is that of the last reload (10.2).
+            let seeds = u32::from(announce.left == 0);
+            assert_eq!((tally.seeders, tally.leechers, tally.completed), (seeds, 1 - seeds, 0));
+        }
+    });
+    let torrent = TorrentRow {
+        id: 3,
+        snatched: 1,
+        seeders: 0,
+        leechers: 1,
+        last_action: unix(20),
+        unprune: false,
+        counts: true,
+    };
+    assert_eq!(told.torrent, Some(torrent));
+    // Torrent 3 is freeleech, and what is uploaded counts twice.
+    assert_eq!(told.user, Some(UserRow { id: 1, uploaded: 30, downloaded: 0, raw_up: 15, raw_down: 28 }));
+    let transfer = TransferRow {
+        uid: 1,
+        fid: 3,
+        raw_up: 15,
+        raw_down: 28,
+        seeding: false,
+        start_time: unix(0),
+        last_announce: unix(37),
+        active_time: 37,
+        // The last interval of a seeder that is a leecher again is none of seeding (9.3).
+        seed_time: 20,
+        active: true,
+        snatched: 1,
+        remaining: 9,
+    };
+    assert_eq!(told.transfer, Some(transfer));
+    assert_eq!(told.snatch, Some(SnatchRow { uid: 1, fid: 3, time: unix(7), start_time: unix(0) }));
+}
+
+/// `private-tracker.md` 8.4: an unknown peer counts too, but not where its user seeds; a peer that merely has
+/// become a seeder does not.
+#[test]
+fn a_snatch_takes_the_event_and_a_user_who_did_not_seed() {
+    let silent = told_of(|house| {
+        house.say(0, 1, &peer(1, 2001));
+        house.say(1, 1, &seeder(1, 2001));
+    });
+    assert_eq!((silent.torrent.unwrap().snatched, silent.snatch), (0, None));
+    let late = told_of(|house| {
+        house.say(0, 1, &peer(1, 2001));
+        house.say(1, 1, &seeder(2, 2002));
+        house.say(2, 1, &completing(seeder(1, 2001)));
+    });
+    assert_eq!((late.torrent.unwrap().snatched, late.snatch), (0, None), "the user seeds by another client");
+    let unknown = told_of(|house| {
+        house.say(0, 2, &seeder(1, 2001));
+        house.say(1, 1, &completing(seeder(2, 2002)));
+    });
+    assert_eq!((unknown.torrent.unwrap().snatched, unknown.snatch.unwrap().time), (1, unix(1)));
+}
+
+/// `private-tracker.md` 8.2, and back again.
+#[test]
+fn a_seeder_that_becomes_a_leecher_keeps_its_totals() {
+    let told = told_of(|house| {
+        house.say(0, 1, &having(seeder(1, 2001), 1000, 500));
+        let tally = house.say(13, 1, &having(peer(1, 2001), 1007, 511)).tally;
+        assert_eq!((tally.seeders, tally.leechers), (0, 1), "no ghost of a seeder");
+        let text = house.site.explain(1, &InfoHash(fixture::FREE));
+        let (since, now) = (unix(0), unix(13));
+        assert!(text.contains(&format!("{now} accepted: leecher ")), "{text}");
+        assert!(text.contains(&format!("since {since}, totals up 1007 down 511 left 9;")), "{text}");
+        assert!(
+            text.ends_with("last announce: up 7 credited 14, down 11 credited 0, 13 s active\n"),
+            "{text}"
+        );
+        let tally = house.say(30, 1, &having(seeder(1, 2001), 1020, 528)).tally;
+        assert_eq!((tally.seeders, tally.leechers), (1, 0));
+    });
+    let transfer = told.transfer.unwrap();
+    assert_eq!((transfer.raw_up, transfer.raw_down, transfer.start_time), (20, 28, unix(0)));
+    // The interval that ends with all of it is one of seeding (9.3).
+    assert_eq!((transfer.active_time, transfer.seed_time, transfer.seeding), (30, 17, true));
+}
+
+/// `private-tracker.md` 8.3: it is made and removed at once, so that rows are queued, but without amounts.
+#[test]
+fn stopped_of_an_unknown_peer_is_answered_and_leaves_nobody() {
+    let told = told_of(|house| {
+        house.say(0, 2, &asking(seeder(2, 2002), 50));
+        house.say(0, 3, &asking(peer(3, 2003), 50));
+        for left in [0, 9] {
+            let unknown = having(Announce { left, ..peer(1, 2001) }, 1000, 500);
+            let given = house.say(7, 1, &asking(stopping(unknown), 50));
+            assert_eq!((given.tally.seeders, given.tally.leechers), (1, 1));
+            assert!(given.v4.is_empty() && given.v6.is_empty());
+            let peers = house.site.torrents.peers();
+            assert_eq!((peers.seeders, peers.leechers), (1, 1));
+            let text = house.site.explain(1, &InfoHash(fixture::FREE));
+            assert!(text.contains("no peer of his in the swarm"), "{text}");
+        }
+        let mut handed = house.say(8, 4, &asking(peer(4, 2004), 50)).v4;
+        handed.sort_unstable();
+        assert_eq!(handed, [2002, 2003]);
+    });
+    let transfer = told.transfer.unwrap();
+    assert_eq!((transfer.raw_up, transfer.raw_down, transfer.active_time), (0, 0, 0));
+    assert_eq!((transfer.start_time, transfer.active, transfer.remaining), (unix(7), false, 9));
+    assert_eq!((told.user, told.snatch, told.torrent.unwrap().snatched), (None, None, 0));
+}
+
+#[test]
+fn a_peer_that_stopped_as_a_stranger_starts_without_deltas() {
+    let told = told_of(|house| {
+        house.say(0, 1, &stopping(having(peer(1, 2001), 1000, 500)));
+        assert_eq!(house.site.torrents.peers().leechers, 0);
+        house.say(9, 1, &having(peer(1, 2001), 1300, 700));
+    });
+    let transfer = told.transfer.unwrap();
+    assert_eq!((told.user, transfer.raw_up, transfer.raw_down, transfer.active_time), (None, 0, 0, 0));
 }
