@@ -318,9 +318,9 @@ impl Pack {
         given
     }
 
-    /// Where a hand-out begins: at a peer that may be handed out, each of them with the same chance. Else those
-    /// behind peers that may not be would have the chance of these too, as they still have where hardly any
-    /// may be.
+    /// Where a hand-out begins: at a peer that may be handed out, each of them with the same chance. Else
+    /// those behind peers that may not be would have the chance of these too, as they still have where hardly
+    /// any may be.
     fn draw(&self, user: u32, random: &mut fastrand::Rng, handout: &Handout<'_>) -> usize {
         // Where one of two may not be, it is the other in any case.
         let draws = match self.len() {
@@ -358,8 +358,8 @@ impl Pack {
     }
 }
 
-/// All slots of a pack, each once, from `start` on, each of its quarters in turns: always in one order, a ring
-/// in which everybody follows as many others.
+/// All slots of a pack, each once, from `start` on, each of its quarters in turns: always in one order, a
+/// ring, so that whoever may be handed out always follows the same peers.
 fn ring(len: usize, start: usize) -> impl Iterator<Item = usize> {
     let quarter = len.div_ceil(PLACES).max(1);
     // A division would take longer than all of this for a small swarm.

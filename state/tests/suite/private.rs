@@ -96,9 +96,9 @@ impl House {
         let expected = f64::from(rounds) * wanted / peers;
         let distance = |count: u32| (f64::from(count) - expected).powi(2) / expected;
         let chi_square: f64 = counts.values().map(|count| distance(*count)).sum();
-        // Those of one hand-out are neighbours, in some order of the peers: then the mean is `peers - wanted`,
-        // and the variance so much larger than that of single draws. Six deviations, and more for few peers,
-        // whose chi-square has a longer tail.
+        // Those of one hand-out are neighbours, in some order of the peers: then the mean is
+        // `peers - wanted`, and the variance so much larger than that of single draws. Six deviations, and
+        // more for few peers, whose chi-square has a longer tail.
         let (mean, variance) = (peers - wanted, 2.0 * peers * (2.0 * wanted * wanted + 1.0) / (3.0 * wanted));
         let most = mean + 6.0 * variance.sqrt() + 20.0;
         assert!(chi_square < most, "{name}, {wanted} wanted: {chi_square}, at most {most}");
