@@ -4,7 +4,7 @@
 use hashbrown::{HashSet, HashTable};
 
 use super::peer::{NOWHERE, Peer, Seconds, Session, V4, V6, is_shown};
-use crate::announce::Handout;
+use crate::announce::{Handout, PEER_V6_LEN};
 use crate::ids::PeerId;
 use crate::keys::Keys;
 use crate::prefetch::prefetch;
@@ -22,6 +22,8 @@ const LOOKED_AT_MAX: usize = 4096;
 /// Places from which a hand-out goes through a swarm at once, so that peers that came together are not always
 /// handed out together.
 const PLACES: usize = 4;
+/// Draws of where a hand-out begins, at most, while they meet peers that may not be handed out.
+const DRAWS_MAX: usize = 32;
 
 /// Where a peer is. It holds until the swarm changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,13 @@ struct Pack {
     v4: Vec<V4>,
     v6: Vec<Option<Box<V6>>>,
     sessions: Vec<Session>,
+}
+
+/// What of a peer may be handed out: at least one of its addresses.
+struct Offer<'p> {
+    user: u32,
+    v4: Option<&'p V4>,
+    v6: Option<&'p [u8; PEER_V6_LEN]>,
 }
 
 /// All peers of a torrent.
@@ -278,8 +287,8 @@ impl Pack {
         }
     }
 
-    /// Goes through the pack from random places until `wanted` peers are handed out; each peer has the same
-    /// chance. Gives how many were.
+    /// Goes round the pack from a random place until `wanted` peers are handed out; each peer that may be has
+    /// the same chance. Gives how many were.
     fn hand_out(
         &self,
         user: u32,
@@ -289,20 +298,17 @@ impl Pack {
         mut admit: impl FnMut(u32) -> bool,
     ) -> usize {
         let mut given = 0;
-        for slot in order(self.len(), random).take(wanted.saturating_add(LOOKED_AT_MAX)) {
-            let Some(&known) = self.users.get(slot).filter(|known| **known != user) else { continue };
-            let v4 = self.v4.get(slot).filter(|v4| handout.v4.room() > 0 && is_shown(v4));
-            let v6 = self.v6.get(slot).and_then(Option::as_deref);
-            let v6 = v6.filter(|v6| handout.v6.room() > 0 && is_shown(&v6.wire));
-            if v4.is_none() && v6.is_none() || !admit(known) {
+        let start = self.draw(user, random, handout);
+        for slot in ring(self.len(), start).take(wanted.saturating_add(LOOKED_AT_MAX)) {
+            let Some(offer) = self.offer(slot, user, handout).filter(|offer| admit(offer.user)) else {
                 continue;
-            }
+            };
             let id = || self.sessions.get(slot).map(|session| session.peer_id).unwrap_or_default();
-            if let Some(v4) = v4 {
+            if let Some(v4) = offer.v4 {
                 handout.v4.push_with(v4, id);
             }
-            if let Some(v6) = v6 {
-                handout.v6.push_with(&v6.wire, id);
+            if let Some(v6) = offer.v6 {
+                handout.v6.push_with(v6, id);
             }
             given += 1;
             if given == wanted {
@@ -310,6 +316,35 @@ impl Pack {
             }
         }
         given
+    }
+
+    /// Where a hand-out begins: at a peer that may be handed out, each of them with the same chance. Else
+    /// those behind peers that may not be would have the chance of these too, as they still have where hardly
+    /// any may be.
+    fn draw(&self, user: u32, random: &mut fastrand::Rng, handout: &Handout<'_>) -> usize {
+        // Where one of two may not be, it is the other in any case.
+        let draws = match self.len() {
+            0 | 1 => 0,
+            2 => 1,
+            _ => DRAWS_MAX,
+        };
+        let mut slot = 0;
+        for _ in 0..draws {
+            slot = random.usize(..self.len());
+            if self.offer(slot, user, handout).is_some() {
+                break;
+            }
+        }
+        slot
+    }
+
+    /// What of the peer in a slot may be handed out to a user, if anything.
+    fn offer(&self, slot: usize, user: u32, handout: &Handout<'_>) -> Option<Offer<'_>> {
+        let &known = self.users.get(slot).filter(|known| **known != user)?;
+        let v4 = self.v4.get(slot).filter(|v4| handout.v4.room() > 0 && is_shown(v4));
+        let v6 = self.v6.get(slot).and_then(Option::as_deref).map(|v6| &v6.wire);
+        let v6 = v6.filter(|v6| handout.v6.room() > 0 && is_shown(v6));
+        (v4.is_some() || v6.is_some()).then_some(Offer { user: known, v4, v6 })
     }
 
     fn peers(&self) -> impl Iterator<Item = Peer> {
@@ -323,13 +358,15 @@ impl Pack {
     }
 }
 
-/// All slots of a pack, each once, from a random place in each of its quarters in turns.
-fn order(len: usize, random: &mut fastrand::Rng) -> impl Iterator<Item = usize> {
-    let start = if len > 1 { random.usize(..len) } else { 0 };
-    let quarter = len.div_ceil(PLACES);
-    let places = (0..quarter).flat_map(move |step| (0..PLACES).map(move |place| place * quarter + step));
-    let slots = places.filter(move |&place| place < len).map(move |place| start + place);
-    slots.map(move |slot| if slot < len { slot } else { slot - len })
+/// All slots of a pack, each once, from `start` on, each of its quarters in turns: always in one order, a
+/// ring, so that whoever may be handed out always follows the same peers.
+fn ring(len: usize, start: usize) -> impl Iterator<Item = usize> {
+    let quarter = len.div_ceil(PLACES).max(1);
+    // A division would take longer than all of this for a small swarm.
+    let place = (1..PLACES).filter(|place| place * quarter <= start).count();
+    let turn = (start - place * quarter) * PLACES + place;
+    let turns = (turn..PLACES * quarter).chain(0..turn);
+    turns.map(move |turn| turn % PLACES * quarter + turn / PLACES).filter(move |&slot| slot < len)
 }
 
 fn number(slot: usize) -> u32 {

@@ -1,10 +1,12 @@
 //! Swarms and decisions, in virtual time: a model, statistics of selection, limits, lists, threads.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+mod conformance;
 mod desk;
 mod limits;
 mod lists;
 mod model;
+mod notebook;
 mod private;
 mod races;
 mod selection;

@@ -5,7 +5,7 @@
 #[expect(dead_code, reason = "the tests of the doors use the rest")]
 mod fixture;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
@@ -14,10 +14,13 @@ use hayate_state::private::{Members, Purger, Site};
 use hayate_state::snapshot::keeper::{Ending, Keeper, Plan};
 use hayate_state::snapshot::load::{Loaded, load};
 use hayate_state::snapshot::site::{Multipliers, User};
-use hayate_state::store::{Bounds, Queues};
+use hayate_state::store::record::{SnatchRow, TorrentRow, TransferRow, UserRow};
+use hayate_state::store::{Bounds, Queues, Record};
 use hayate_state::{
     Announce, Clock, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tally, Tracker,
 };
+
+use crate::notebook::records_of;
 
 const USERS: u32 = 600;
 const INACTIVITY: u32 = 1000;
@@ -48,8 +51,17 @@ impl House {
     }
 
     fn of(site: Arc<Site>) -> Self {
+        Self::seeded(site, 7)
+    }
+
+    fn recording(self, records: Arc<Queues>) -> Self {
+        Self { tracker: self.tracker.recording(records), ..self }
+    }
+
+    /// Equal seeds choose equal peers.
+    fn seeded(site: Arc<Site>, seed: u64) -> Self {
         let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
-        let tracker = Tracker::new(Swarms::new(0), &Published::new(policy), 7).private(Arc::clone(&site));
+        let tracker = Tracker::new(Swarms::new(0), &Published::new(policy), seed).private(Arc::clone(&site));
         Self { site, tracker }
     }
 
@@ -65,6 +77,31 @@ impl House {
             v4: v4[..used_v4].chunks(6).map(port).collect(),
             v6: v6[..used_v6].chunks(18).map(port).collect(),
         }
+    }
+
+    /// User 600 seeds, and asks for `wanted` leechers over and over: chi-square over the peers that may be
+    /// handed out, whose port is their number and 2000.
+    fn assert_uniform(&mut self, name: &str, shown: &[u32], wanted: u16) {
+        let peers = f64::from(u32::try_from(shown.len()).unwrap());
+        let wanted = wanted.min(u16::try_from(shown.len()).unwrap());
+        let mut counts: BTreeMap<u16, u32> =
+            shown.iter().map(|number| (2000 + u16::try_from(*number).unwrap(), 0)).collect();
+        let rounds = 20_000;
+        for _ in 0..rounds {
+            let given = self.say(1, 600, &asking(seeder(999, 9000), wanted)).v4;
+            assert_eq!(given.len(), usize::from(wanted), "{name}");
+            given.iter().for_each(|port| *counts.get_mut(port).unwrap() += 1);
+        }
+        let wanted = f64::from(wanted);
+        let expected = f64::from(rounds) * wanted / peers;
+        let distance = |count: u32| (f64::from(count) - expected).powi(2) / expected;
+        let chi_square: f64 = counts.values().map(|count| distance(*count)).sum();
+        // Those of one hand-out are neighbours, in some order of the peers: then the mean is
+        // `peers - wanted`, and the variance so much larger than that of single draws. Six deviations, and
+        // more for few peers, whose chi-square has a longer tail.
+        let (mean, variance) = (peers - wanted, 2.0 * peers * (2.0 * wanted * wanted + 1.0) / (3.0 * wanted));
+        let most = mean + 6.0 * variance.sqrt() + 20.0;
+        assert!(chi_square < most, "{name}, {wanted} wanted: {chi_square}, at most {most}");
     }
 
     fn purge(&self, second: u32) {
@@ -166,6 +203,44 @@ fn every_peer_of_a_large_swarm_is_as_likely_as_any_other() {
     assert!(counts.len() == 500 && chi_square < 1500.0, "{chi_square}");
 }
 
+/// `private-tracker.md` 11.2: well-known ports and the asker's own peers are never handed out.
+#[test]
+fn every_peer_that_may_be_handed_out_is_as_likely_as_any_other() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut drawn = fastrand::Rng::with_seed(seed);
+    let mut order: Vec<u32> = (0..625).collect();
+    drawn.shuffle(&mut order);
+    let scattered: BTreeSet<u32> = order.into_iter().take(125).collect();
+    // Of 625 peers 125 are hidden, of 211 and of 7 more than half.
+    type Hides<'a> = &'a dyn Fn(u32) -> bool;
+    let layouts: [(&str, u32, Hides<'_>); 7] = [
+        ("scattered", 625, &|number| scattered.contains(&number)),
+        ("every fifth", 625, &|number| number % 5 == 0),
+        ("25 at a time", 625, &|number| number / 25 % 5 == 2),
+        ("at the start", 625, &|number| number < 125),
+        ("over a border of quarters", 625, &|number| (100..225).contains(&number)),
+        ("most of them", 211, &|number| number % 40 > 9),
+        ("few are there", 7, &|number| number < 4),
+    ];
+    for (name, peers, hides) in layouts {
+        let mut house = House::seeded(House::new().site, drawn.u64(..));
+        for number in 0..peers {
+            // One in two of the hidden has a well-known port, the others belong to who asks.
+            let (user, port) = match (hides(number), number % 2) {
+                (false, _) => (1 + number % 500, 2000 + number),
+                (true, 0) => (1 + number % 500, 80),
+                (true, _) => (600, 2000 + number),
+            };
+            house.say(0, user, &peer(number, u16::try_from(port).unwrap()));
+        }
+        let shown: Vec<u32> = (0..peers).filter(|number| !hides(*number)).collect();
+        for wanted in [1, 2, 4, 30] {
+            house.assert_uniform(name, &shown, wanted);
+        }
+    }
+}
+
 #[test]
 fn a_swarm_that_grows_and_shrinks_finds_every_peer() {
     let seed = fastrand::u64(..);
@@ -236,4 +311,176 @@ fn a_snapshot_brings_peers_back_with_both_addresses() {
     assert_eq!((given.v4.len(), given.v6.len()), (100, 100));
     // Whoever comes again is known.
     assert_eq!(again.say(2, 7, &peer(7, 2000)).tally, given.tally);
+}
+
+/// What the store is told of torrent 3 and of one user; its rows of addresses are left out.
+#[derive(Debug, Default, PartialEq)]
+struct Told {
+    torrent: Option<TorrentRow>,
+    user: Option<UserRow>,
+    transfer: Option<TransferRow>,
+    snatch: Option<SnatchRow>,
+}
+
+/// What the store is told of user 1.
+fn told_of(work: impl FnOnce(&mut House)) -> Told {
+    let mut told = Told::default();
+    for record in records_of(|queues| work(&mut House::new().recording(queues))) {
+        match record {
+            Record::Torrent(row) => told.torrent = Some(row),
+            Record::User(row) if row.id == 1 => told.user = Some(row),
+            Record::Transfer(row) if row.uid == 1 => told.transfer = Some(row),
+            Record::Snatch(row) if row.uid == 1 => told.snatch = Some(row),
+            _ => {}
+        }
+    }
+    told
+}
+
+/// Unix seconds of a second of virtual time.
+fn unix(second: u32) -> i64 {
+    i64::try_from(Now::at(second).unix_seconds).unwrap()
+}
+
+/// One who has uploaded and downloaded so much.
+fn having(announce: Announce, uploaded: u64, downloaded: u64) -> Announce {
+    Announce { uploaded, downloaded, ..announce }
+}
+
+fn completing(announce: Announce) -> Announce {
+    Announce { event: Event::Completed, ..announce }
+}
+
+fn stopping(announce: Announce) -> Announce {
+    Announce { event: Event::Stopped, ..announce }
+}
+
+/// `private-tracker.md` 23.11.
+#[test]
+fn completed_counts_once_and_every_delta_counts() {
+    let told = told_of(|house| {
+        house.say(0, 1, &having(peer(1, 2001), 1000, 500));
+        for (second, announce) in [
+            (7, completing(having(seeder(1, 2001), 1003, 511))),
+            (20, completing(having(seeder(1, 2001), 1008, 511))),
+            (37, completing(having(peer(1, 2001), 1015, 528))),
+        ] {
+            let tally = house.say(second, 1, &announce).tally;
+            // The count of the answer is that of the last reload (10.2).
+            let seeds = u32::from(announce.left == 0);
+            assert_eq!((tally.seeders, tally.leechers, tally.completed), (seeds, 1 - seeds, 0));
+        }
+    });
+    let torrent = TorrentRow {
+        id: 3,
+        snatched: 1,
+        seeders: 0,
+        leechers: 1,
+        last_action: unix(20),
+        unprune: false,
+        counts: true,
+    };
+    assert_eq!(told.torrent, Some(torrent));
+    // Torrent 3 is freeleech, and what is uploaded counts twice.
+    assert_eq!(told.user, Some(UserRow { id: 1, uploaded: 30, downloaded: 0, raw_up: 15, raw_down: 28 }));
+    let transfer = TransferRow {
+        uid: 1,
+        fid: 3,
+        raw_up: 15,
+        raw_down: 28,
+        seeding: false,
+        start_time: unix(0),
+        last_announce: unix(37),
+        active_time: 37,
+        // The last interval of a seeder that is a leecher again is none of seeding (9.3).
+        seed_time: 20,
+        active: true,
+        snatched: 1,
+        remaining: 9,
+    };
+    assert_eq!(told.transfer, Some(transfer));
+    assert_eq!(told.snatch, Some(SnatchRow { uid: 1, fid: 3, time: unix(7), start_time: unix(0) }));
+}
+
+/// `private-tracker.md` 8.4: an unknown peer counts too, but not where its user seeds; a peer that merely has
+/// become a seeder does not.
+#[test]
+fn a_snatch_takes_the_event_and_a_user_who_did_not_seed() {
+    let silent = told_of(|house| {
+        house.say(0, 1, &peer(1, 2001));
+        house.say(1, 1, &seeder(1, 2001));
+    });
+    assert_eq!((silent.torrent.unwrap().snatched, silent.snatch), (0, None));
+    let late = told_of(|house| {
+        house.say(0, 1, &peer(1, 2001));
+        house.say(1, 1, &seeder(2, 2002));
+        house.say(2, 1, &completing(seeder(1, 2001)));
+    });
+    assert_eq!((late.torrent.unwrap().snatched, late.snatch), (0, None), "the user seeds by another client");
+    let unknown = told_of(|house| {
+        house.say(0, 2, &seeder(1, 2001));
+        house.say(1, 1, &completing(seeder(2, 2002)));
+    });
+    assert_eq!((unknown.torrent.unwrap().snatched, unknown.snatch.unwrap().time), (1, unix(1)));
+}
+
+/// `private-tracker.md` 8.2, and back again.
+#[test]
+fn a_seeder_that_becomes_a_leecher_keeps_its_totals() {
+    let told = told_of(|house| {
+        house.say(0, 1, &having(seeder(1, 2001), 1000, 500));
+        let tally = house.say(13, 1, &having(peer(1, 2001), 1007, 511)).tally;
+        assert_eq!((tally.seeders, tally.leechers), (0, 1), "no ghost of a seeder");
+        let text = house.site.explain(1, &InfoHash(fixture::FREE));
+        let (since, now) = (unix(0), unix(13));
+        assert!(text.contains(&format!("{now} accepted: leecher ")), "{text}");
+        assert!(text.contains(&format!("since {since}, totals up 1007 down 511 left 9;")), "{text}");
+        assert!(
+            text.ends_with("last announce: up 7 credited 14, down 11 credited 0, 13 s active\n"),
+            "{text}"
+        );
+        let tally = house.say(30, 1, &having(seeder(1, 2001), 1020, 528)).tally;
+        assert_eq!((tally.seeders, tally.leechers), (1, 0));
+    });
+    let transfer = told.transfer.unwrap();
+    assert_eq!((transfer.raw_up, transfer.raw_down, transfer.start_time), (20, 28, unix(0)));
+    // The interval that ends with all of it is one of seeding (9.3).
+    assert_eq!((transfer.active_time, transfer.seed_time, transfer.seeding), (30, 17, true));
+}
+
+/// `private-tracker.md` 8.3: it is made and removed at once, so that rows are queued, but without amounts.
+#[test]
+fn stopped_of_an_unknown_peer_is_answered_and_leaves_nobody() {
+    let told = told_of(|house| {
+        house.say(0, 2, &asking(seeder(2, 2002), 50));
+        house.say(0, 3, &asking(peer(3, 2003), 50));
+        for left in [0, 9] {
+            let unknown = having(Announce { left, ..peer(1, 2001) }, 1000, 500);
+            let given = house.say(7, 1, &asking(stopping(unknown), 50));
+            assert_eq!((given.tally.seeders, given.tally.leechers), (1, 1));
+            assert!(given.v4.is_empty() && given.v6.is_empty());
+            let peers = house.site.torrents.peers();
+            assert_eq!((peers.seeders, peers.leechers), (1, 1));
+            let text = house.site.explain(1, &InfoHash(fixture::FREE));
+            assert!(text.contains("no peer of his in the swarm"), "{text}");
+        }
+        let mut handed = house.say(8, 4, &asking(peer(4, 2004), 50)).v4;
+        handed.sort_unstable();
+        assert_eq!(handed, [2002, 2003]);
+    });
+    let transfer = told.transfer.unwrap();
+    assert_eq!((transfer.raw_up, transfer.raw_down, transfer.active_time), (0, 0, 0));
+    assert_eq!((transfer.start_time, transfer.active, transfer.remaining), (unix(7), false, 9));
+    assert_eq!((told.user, told.snatch, told.torrent.unwrap().snatched), (None, None, 0));
+}
+
+#[test]
+fn a_peer_that_stopped_as_a_stranger_starts_without_deltas() {
+    let told = told_of(|house| {
+        house.say(0, 1, &stopping(having(peer(1, 2001), 1000, 500)));
+        assert_eq!(house.site.torrents.peers().leechers, 0);
+        house.say(9, 1, &having(peer(1, 2001), 1300, 700));
+    });
+    let transfer = told.transfer.unwrap();
+    assert_eq!((told.user, transfer.raw_up, transfer.raw_down, transfer.active_time), (None, 0, 0, 0));
 }

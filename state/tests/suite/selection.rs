@@ -8,14 +8,14 @@ use hayate_state::{Announce, Event, Policy};
 use crate::desk::{Desk, from, info_hash};
 
 /// A swarm whose peers are handed out over and over, each draw counted.
-struct Draws {
+pub(crate) struct Draws {
     desk: Desk,
     asker: Announce,
     counts: HashMap<(IpAddr, u16), u32>,
 }
 
 impl Draws {
-    fn new(peers: impl Iterator<Item = Announce>, asker: Announce) -> Self {
+    pub(crate) fn new(peers: impl Iterator<Item = Announce>, asker: Announce) -> Self {
         let seed = fastrand::u64(..);
         println!("seed {seed}");
         let mut desk = Desk::new(Policy::default(), 0, seed);
@@ -46,14 +46,14 @@ impl Draws {
     }
 
     /// Single draws are independent, so chi-square has mean `peers - 1` and variance twice that: six
-    /// deviations.
-    fn assert_uniform_single_draws(&mut self, peers: u32) {
+    /// deviations, and more for few peers, whose chi-square has a longer tail.
+    pub(crate) fn assert_uniform_single_draws(&mut self, peers: u32) {
         self.asker.num_want = 1;
         self.draw(peers * 100);
         let degrees = f64::from(peers - 1);
         let chi_square = self.chi_square(peers);
         assert!(
-            chi_square < degrees + 6.0 * (2.0 * degrees).sqrt(),
+            chi_square < degrees + 6.0 * (2.0 * degrees).sqrt() + 20.0,
             "chi-square {chi_square} over {peers} peers"
         );
     }
