@@ -346,3 +346,31 @@ fn bad_and_unknown_keys_of_a_private_configuration_are_reported() {
     assert_eq!(draft.tree().get("intervals"), None);
     assert_eq!(super::tests::draft("{}").tree()["mode"], "private");
 }
+
+#[test]
+fn no_text_makes_an_import_panic_and_what_is_accepted_is_one_line_a_key() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let pieces =
+        ["{", "}", "[", "]", "\"", ":", ",", "-", "&a", "*a", "<<", "null", "9e9", "\u{e9}", "\n", " ", "#"];
+    for sample in ["chihaya.yaml", "chihaya-redis.yaml", "oddities.yaml", "private.json", "private-odd.json"]
+    {
+        let path = format!("{}/tests/fixtures/import/{sample}", env!("CARGO_MANIFEST_DIR"));
+        let characters: Vec<char> = std::fs::read_to_string(path).unwrap().chars().collect();
+        for _ in 0..100 {
+            let mut mangled = characters.clone();
+            for _ in 0..random.usize(1..5) {
+                let start = random.usize(..mangled.len());
+                let end = (start + random.usize(..6)).min(mangled.len());
+                let piece = pieces[random.usize(..pieces.len())];
+                mangled.splice(start..end, piece.chars());
+            }
+            let text: String = mangled.into_iter().collect();
+            if let Ok(draft) = convert(Path::new("old"), &text) {
+                assert!(report(&draft).iter().all(|line| !line.contains('\n')), "{text}");
+                let _ = Config::of_tree(Path::new("old"), draft.tree());
+            }
+        }
+    }
+}

@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use granit_parser::{Event, Parser, ScalarStyle};
 
 /// Values of one file at most, those of aliases counted each time.
-const NODES_MAX: usize = 200_000;
+const NODES_MAX: usize = 1_000_000;
+/// Keys of one block at most.
+const KEYS_MAX: usize = 1000;
 /// Blocks and lists within one another at most.
 const DEPTH_MAX: usize = 64;
 
@@ -110,6 +112,9 @@ impl Builder {
             Some((Open::Block(block, key), _)) => match (key.take(), node) {
                 (Some(name), node) => block.push((name, node)),
                 (None, Node::Scalar { text, .. }) => {
+                    if block.len() >= KEYS_MAX {
+                        return Err(format!("more than {KEYS_MAX} keys in a block"));
+                    }
                     if text != "<<" && block.iter().any(|(name, _)| *name == text) {
                         return Err(format!("the key `{text}` is twice there"));
                     }
@@ -202,7 +207,9 @@ mod tests {
             let below = format!("*a{}", level - 1);
             bomb += &format!("a{level}: &a{level} [{}]\n", [below.as_str(); 10].join(", "));
         }
-        assert!(parse(&bomb).unwrap_err().contains("more than 200000 values"));
+        assert!(parse(&bomb).unwrap_err().contains("more than 1000000 values"));
+        let wide: String = (0..1001).map(|key| format!("k{key}: 1\n")).collect();
+        assert_eq!(parse(&wide).unwrap_err(), "more than 1000 keys in a block at line 1001");
         let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
         assert!(parse(&deep).unwrap_err().contains("within one another"));
     }
