@@ -89,8 +89,8 @@ pub(crate) enum Command {
         #[arg(long, default_value = "2m", value_parser = duration)]
         timeout: Duration,
     },
-    /// Make a tracker.json of chihaya's YAML, or of kuroneko's config.json; on stderr, what became of each key.
-    /// Exit 3: done, but something is changed or dropped.
+    /// Make a tracker.json of chihaya's YAML, or of kuroneko's config.json; on stderr, what became of each
+    /// key. Exit 3: done, but something is changed or dropped.
     ImportConfig {
         /// The configuration of the other tracker.
         file: PathBuf,

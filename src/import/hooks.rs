@@ -1,4 +1,5 @@
-//! The hooks of chihaya. Names and options are the same; what its hooks refuse at the start is sorted out here.
+//! The hooks of chihaya. Names and options are the same; what its hooks refuse at the start is sorted out
+//! here.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The `config.json` of kuroneko, the tracker of private sites. Its keys are those of mode private: few change.
+//! The `config.json` of kuroneko, the tracker of private sites. Its keys are those of mode private: few
+//! change.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Lists of torrents as opentracker, aquatic and chihaya have them, line by line: an `info_hash` in 40
-//! hexadecimal digits or, as in magnet links, in 32 of base32, with or without the dashes, quotes and brackets
-//! of a YAML list.
+//! hexadecimal digits or, as in magnet links, in 32 of base32, with or without the dashes, quotes and
+//! brackets of a YAML list.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -117,8 +117,7 @@ impl Part {
                 self.take(number, text, *rest, hashes);
             }
             Line::Bad => {
-                let text: String = text.trim_end().chars().take(EXCERPT).collect();
-                self.note(number, format!("{text:?} is not an info_hash"));
+                self.note(number, format!("{:?} is not an info_hash", excerpt(text)));
             }
         }
     }
@@ -147,6 +146,13 @@ impl Part {
         lines.push(format!("{path}: {read} read, {doubled} duplicates, {bad} bad lines"));
         lines
     }
+}
+
+/// What is shown of a bad line. Behind a colon could stand a secret, where somebody took a whole
+/// configuration for a list.
+fn excerpt(line: &str) -> String {
+    let shown = line.trim().split_inclusive(':').next().unwrap_or_default();
+    shown.chars().take(EXCERPT).collect()
 }
 
 /// Reads a line; `None` at the end, false if it was too long.
@@ -308,6 +314,13 @@ mod tests {
         let part = read(format!("whitelist:\n- {A}\nblacklist: [{B}]\n").as_bytes()).0;
         assert_eq!((part.read, part.bad), (2, 1));
         assert!(part.shown[0].1.contains("blacklist: after a whitelist"), "{part:?}");
+    }
+
+    #[test]
+    fn a_configuration_taken_for_a_list_shows_no_secret() {
+        let part = read(b"  private_key: hunter2\n  broker: \"redis://hunter2@h\"\n").0;
+        let lines = part.lines(Path::new("f")).join("\n");
+        assert!(lines.contains("line 1: \"private_key:\"") && !lines.contains("hunter2"), "{lines}");
     }
 
     #[test]

@@ -319,7 +319,8 @@ fn a_good_private_configuration_has_nothing_to_look_at() {
 
 #[test]
 fn bad_and_unknown_keys_of_a_private_configuration_are_reported() {
-    let text = r#"{"intervals": {"announce": "soon", "flush": 0, "scrape": 1800.0, "shiny": 1, "min_announce": null},
+    let text = r#"{"intervals": {"announce": "soon", "flush": 0, "scrape": 1800.0, "shiny": 1,
+        "min_announce": null},
         "http": {"timeout": {"read": 20, "write": "300ms"}}, "database": {"dsn": ["hunter2"]}, "channels": 7,
         "shinier": {"a": 1}, "udp": {"addr": ":7"}}"#;
     let draft = draft(text);

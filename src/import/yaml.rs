@@ -1,5 +1,5 @@
-//! YAML 1.1 as a tree in which every scalar is as it was written: what `010203`, `on` or `1800` mean depends on
-//! the key they belong to, and only the reader of the key knows.
+//! YAML 1.1 as a tree in which every scalar is as it was written: what `010203`, `on` or `1800` mean depends
+//! on the key they belong to, and only the reader of the key knows.
 
 use std::collections::HashMap;
 
