@@ -164,6 +164,8 @@ fn what_cannot_be_imported_ends_with_1_and_writes_nothing() {
         ("chihaya: {http: {addr: nowhere}}", "http.addr"),
         ("chihaya: {http: {addr: ':1', announce_routes: [x]}}", "http.announce_routes"),
         ("chihaya: {udp: {addr: ':1', private_key: {hunter2: 1}}}", "udp.private_key"),
+        (r#"{"database": {"dsn": "t:hunter2@pigeon(x)/y"}}"#, "database.dsn: "),
+        (r#"{"http": {"addr": "nowhere"}}"#, "http.addr: "),
         ("{\"mode\": \"open\"}", "mode: this is a configuration of hayate already"),
     ] {
         let path = folder.write("old", text);

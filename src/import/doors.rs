@@ -200,8 +200,9 @@ impl Doors {
             );
             udp.usual.notes.push(text);
         }
-        let everywhere = "the address a client claims is honoured from everybody \
-            (announce.spoofing_sources = 0.0.0.0/0, ::/0), so that anybody can put any address into a swarm: list whom you believe";
+        let everywhere = "the address a client claims is honoured from everybody, by \
+            announce.spoofing_sources = 0.0.0.0/0, ::/0, so that anybody can put any address into a swarm: \
+            list whom you believe";
         for door in [&mut http, &mut udp] {
             if door.spoofing.value {
                 door.spoofing.notes.push(everywhere.into());

@@ -41,6 +41,8 @@ const KEYS: [&str; 28] = [
     "enable_metrics",
     "log_flushes",
 ];
+/// Those that hold texts.
+const TEXTS: [&str; 2] = ["database.dsn", "http.addr"];
 /// A timeout: its key, milliseconds in one unit of the number, milliseconds where it is absent.
 const TIMEOUTS: [(&str, u64, u64); 3] =
     [("http.timeout.read", 1, 300), ("http.timeout.write", 1, 300), ("http.timeout.idle", 1000, 300_000)];
@@ -104,8 +106,10 @@ fn keep(draft: &mut Draft, key: &str, value: &Value) {
             draft.mapped(key, text);
             draft.put(key, value.clone());
         }
+        // The reference tracker used it, or did not start. So the check of the whole refuses it.
+        Err(_) if TEXTS.contains(&key) && value.is_string() => draft.put(key, value.clone()),
         Err(ConfigError::Value { text, .. }) if known => {
-            draft.changed(key, format!("{text}; the default is taken, as the reference tracker did"));
+            draft.changed(key, format!("{text}; the default is taken"));
         }
         Err(_) => draft.dropped(key, "unknown key, which the reference tracker ignores"),
     }

@@ -6,7 +6,7 @@
 //! | [`kuroneko`] | the `config.json` of the tracker of private sites |
 //! | [`yaml`], [`block`], [`rule`] | how their values are read: as YAML 1.1 and Go understand them |
 //! | [`report`] | the new configuration as it grows, and the line for each key |
-//! | [`lists`] | files of info_hashes |
+//! | [`mod@lists`] | files of info_hashes |
 //! | [`files`] | a file that is there as a whole or not at all |
 //!
 //! Nothing here decides what a configuration may hold: what comes out is read and checked as any other.
