@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -31,7 +32,7 @@ const EXAMPLES: &str = "Examples:
   hayate e2e                      does the tracker on this machine work?
 
 Environment: HAYATE__UDP__WORKERS=2 stands for the key udp.workers; RUST_LOG sets what is logged.
-Exit: 0 clean stop or success, 1 any error, 2 wrong command line.";
+Exit: 0 clean stop or success, 1 any error, 2 wrong command line, 3 imported, with something to look at.";
 
 /// How the output looks.
 #[derive(Clone, Debug, Default, Args)]
@@ -87,6 +88,25 @@ pub(crate) enum Command {
         /// How long the new process may take.
         #[arg(long, default_value = "2m", value_parser = duration)]
         timeout: Duration,
+    },
+    /// Make a tracker.json of chihaya's YAML, or of kuroneko's config.json; on stderr, what became of each
+    /// key. Exit 3: done, but something is changed or dropped.
+    ImportConfig {
+        /// The configuration of the other tracker.
+        file: PathBuf,
+        /// The file to write; stdout if not said.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Merge lists of torrents of opentracker, aquatic or chihaya into one for access.path. Exit 3: done, but
+    /// there are lines that are no info_hash.
+    ImportLists {
+        /// The lists.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The file to write; stdout if not said.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
     /// Print the JSON Schema of tracker.json.
     Schema,

@@ -1,6 +1,7 @@
 //! What each command does, except to serve.
 
 use std::io::Write;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -16,14 +17,24 @@ use crate::cli::{Command, E2e, Line, Probe, ProbeAnnounce, ProbeEvent, ProbeScra
 use crate::config::document::{Log, LogFormat};
 use crate::config::{Config, Environment, Settings, Source, show};
 use crate::lock::Holder;
-use crate::{logging, run, site};
+use crate::{import, logging, run, site};
 
-/// Carries out the command line.
+/// Carries out the command line, and says with which code the process ends.
 ///
 /// # Errors
 /// Whatever the operator has to know; it is the last line and the exit code is 1.
-pub(crate) fn obey(line: &Line) -> anyhow::Result<()> {
+pub(crate) fn obey(line: &Line) -> anyhow::Result<ExitCode> {
     match &line.command {
+        Some(Command::ImportConfig { file, output }) => import::config(file, output.as_deref()),
+        Some(Command::ImportLists { files, output }) => import::lists(files, output.as_deref()),
+        command => carry_out(line, command.as_ref()).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn carry_out(line: &Line, command: Option<&Command>) -> anyhow::Result<()> {
+    match command {
+        // They end in a way of their own.
+        Some(Command::ImportConfig { .. } | Command::ImportLists { .. }) => Ok(()),
         None | Some(Command::Run) => run::serve(&source(line)?, &line.look),
         Some(Command::CheckConfig) => check_config(line),
         Some(Command::PrintConfig) => print_config(line),
@@ -156,7 +167,11 @@ fn manual_section(above: &str, command: &clap::Command, page: &mut Vec<u8>) -> s
     writeln!(page, ".SH {}\n{section}", name.to_uppercase())
 }
 
-fn print(text: &[u8]) -> anyhow::Result<()> {
+/// Writes to stdout.
+///
+/// # Errors
+/// When that cannot be written to; not if its reader has gone.
+pub(crate) fn print(text: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text).and_then(|()| out.flush());
     match written {
@@ -167,7 +182,7 @@ fn print(text: &[u8]) -> anyhow::Result<()> {
 }
 
 /// One line on stderr; where that is closed nobody can be told.
-fn eprint(line: &str) {
+pub(crate) fn eprint(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

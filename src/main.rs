@@ -6,6 +6,7 @@
 //! | [`cli`] | the command line |
 //! | [`config`] | `tracker.json`: every knob, its checks, its translation for the rooms |
 //! | [`commands`] | the commands that do not serve |
+//! | [`import`] | configurations and lists of other trackers |
 //! | [`run`] | start, serve, stop |
 //! | [`reload`] | a new configuration for a running daemon, or a refusal |
 //! | [`signals`] | reload, orderly stop, stop at once |
@@ -27,6 +28,7 @@ mod commands;
 mod config;
 mod files;
 mod handover;
+mod import;
 mod key;
 mod lock;
 mod logging;
@@ -47,7 +49,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     let line = cli::Line::parse();
     match commands::obey(&line) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             logging::complain(&line.look, &words(&error));
             ExitCode::FAILURE

@@ -15,6 +15,7 @@ mod faults;
 mod fixture;
 mod harness;
 mod http_door;
+mod import;
 mod load;
 #[path = "servers/mariadb.rs"]
 #[expect(dead_code, reason = "the tests of the stores use the rest")]

@@ -32,8 +32,11 @@ mod word;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 pub(crate) use document::Document;
 pub(crate) use environment::Environment;
+pub(crate) use read::{parse_json, read_text};
 pub(crate) use settings::Settings;
 
 /// The file that is read where the command line names none.
@@ -153,6 +156,19 @@ impl Config {
                 .warnings
                 .push(format!("no file {FILE} here and no --config: the built-in defaults are used"));
         }
+        Ok(config)
+    }
+
+    /// Checks what is to become a configuration file, as if it had been read from `path`.
+    ///
+    /// # Errors
+    /// When it is not accepted.
+    pub(crate) fn of_tree(path: &Path, tree: Value) -> Result<Self, ConfigError> {
+        let (origin, environment) = (Origin::File(path.to_owned()), Environment::default());
+        let document = read::document_of(tree, origin.clone(), &environment)?;
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let mut config = Self { document, warnings: Vec::new(), folder, origin, environment };
+        config.warnings = check::check(&config)?;
         Ok(config)
     }
 

@@ -16,12 +16,20 @@ const FILE_MAX: u64 = 16 * 1024 * 1024;
 
 /// Reads the file, if there is one, lays the environment over it, and checks every key, type and range.
 pub(super) fn document(path: Option<&Path>, environment: &Environment) -> Result<Document, ConfigError> {
-    let defaults = defaults();
-    let origin = origin_of(path);
-    let mut tree = match path {
+    let tree = match path {
         Some(path) => file(path)?,
         None => Value::Object(Map::new()),
     };
+    document_of(tree, origin_of(path), environment)
+}
+
+/// The same of what was read already.
+pub(super) fn document_of(
+    mut tree: Value,
+    origin: Origin,
+    environment: &Environment,
+) -> Result<Document, ConfigError> {
+    let defaults = defaults();
     if tree.get("chihaya").is_some() {
         return Err(ConfigError::Chihaya { origin });
     }
@@ -80,15 +88,21 @@ fn file(path: &Path) -> Result<Value, ConfigError> {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     let value: Value = match extension.as_str() {
         "yaml" | "yml" => yaml(&text).map_err(syntax)?,
-        _ => {
-            serde_json::from_str(&text).map(|Tree(value)| value).map_err(|error| syntax(error.to_string()))?
-        }
+        _ => parse_json(&text).map_err(syntax)?,
     };
     Ok(if value.is_null() { Value::Object(Map::new()) } else { value })
 }
 
+/// Reads JSON in which no key is twice there.
+pub(crate) fn parse_json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map(|Tree(value)| value).map_err(|error| error.to_string())
+}
+
 /// Reads a file of at most [`FILE_MAX`] octets.
-fn read_text(path: &Path) -> Result<String, ConfigError> {
+///
+/// # Errors
+/// When it is not there, longer, or not text.
+pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
     use std::io::Read;
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     let mut text = String::new();

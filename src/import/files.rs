@@ -1,0 +1,65 @@
+//! A file that is there as a whole or not at all.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Puts a file in the place of `path`, which others never see half written. What is no file, a pipe for
+/// example, is written to.
+///
+/// # Errors
+/// When the system refuses; then what was there is as it was.
+pub(super) fn replace(path: &Path, octets: &[u8], mode: u32) -> std::io::Result<()> {
+    // A link stays a link.
+    let place = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if place.metadata().is_ok_and(|found| !found.is_file()) {
+        return OpenOptions::new().write(true).open(&place)?.write_all(octets);
+    }
+    let new = beside(&place)?;
+    let written = write(&new, octets, mode).and_then(|()| std::fs::rename(&new, &place));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&new);
+    }
+    written
+}
+
+fn beside(place: &Path) -> std::io::Result<PathBuf> {
+    let name = place.file_name().ok_or_else(|| std::io::Error::other("not the name of a file"))?;
+    Ok(place.with_file_name(format!(".{}.{}.new", name.to_string_lossy(), std::process::id())))
+}
+
+fn write(path: &Path, octets: &[u8], mode: u32) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(octets)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+    use crate::config::scratch::Scratch;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_links_stay() {
+        let folder = Scratch::new();
+        let (path, link) = (folder.write("a", "old"), folder.path("b"));
+        symlink(&path, &link).unwrap();
+        replace(&link, b"new", 0o600).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert!(link.is_symlink());
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        replace(Path::new("/dev/null"), b"x", 0o600).unwrap();
+        assert!(!Path::new("/dev/null").metadata().unwrap().is_file());
+        let folder = Scratch::new();
+        assert!(replace(folder.as_ref(), b"x", 0o600).is_err());
+        assert!(replace(&folder.path("no/such"), b"x", 0o600).is_err());
+    }
+}

@@ -1,0 +1,336 @@
+//! Lists of torrents as opentracker, aquatic and chihaya have them, line by line: an `info_hash` in 40
+//! hexadecimal digits or, as in magnet links, in 32 of base32, with or without the dashes, quotes and
+//! brackets of a YAML list.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+
+use hayate_state::InfoHash;
+
+/// Bad lines of one file that are reported by number.
+const SHOWN_MAX: usize = 20;
+/// Octets of one line that are looked at; a longer one is bad.
+const LINE_MAX: usize = 64 * 1024;
+/// Characters of a bad line that are shown.
+const EXCERPT: usize = 60;
+/// What stands between `info_hash`es of one line.
+const BETWEEN: [char; 7] = [' ', '\t', ',', '[', ']', '"', '\''];
+/// What a magnet link has before its `info_hash`.
+const MAGNET: &str = "urn:btih:";
+
+/// All torrents of some lists, sorted.
+#[derive(Debug, Default)]
+pub(super) struct Union {
+    hashes: Vec<InfoHash>,
+    doubled: usize,
+}
+
+/// What one file gave.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Part {
+    read: usize,
+    doubled: usize,
+    bad: usize,
+    /// Number and text of the first bad lines.
+    shown: Vec<(usize, String)>,
+    /// The key of the YAML list that began first.
+    list: Option<String>,
+}
+
+/// What a line is.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Hashes(Vec<InfoHash>),
+    /// Empty, a comment, or the frame of a YAML list.
+    Nothing,
+    /// The key of a YAML list, and what stands behind it.
+    Key(&'static str, Box<Line>),
+    Bad,
+}
+
+impl Union {
+    /// Adds the list at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn read(&mut self, path: &Path) -> io::Result<Part> {
+        self.add(BufReader::new(File::open(path)?))
+    }
+
+    fn add(&mut self, mut source: impl BufRead) -> io::Result<Part> {
+        let (mut part, mut hashes, mut line) = (Part::default(), Vec::new(), Vec::new());
+        let mut number = 0;
+        while let Some(whole) = next_line(&mut source, &mut line)? {
+            number += 1;
+            let text = String::from_utf8_lossy(&line);
+            let text = if number == 1 { text.trim_start_matches('\u{feff}') } else { &text };
+            let found = if whole { meaning(text) } else { Line::Bad };
+            part.take(number, text, found, &mut hashes);
+        }
+        part.read = hashes.len();
+        hashes.sort_unstable();
+        hashes.dedup();
+        part.doubled = part.read - hashes.len();
+        let before = self.hashes.len() + hashes.len();
+        // Two sorted runs, which a stable sort merges.
+        self.hashes.append(&mut hashes);
+        self.hashes.sort();
+        self.hashes.dedup();
+        self.doubled += before - self.hashes.len();
+        Ok(part)
+    }
+
+    /// Torrents.
+    pub(super) fn len(&self) -> usize {
+        self.hashes.len()
+    }
+
+    /// Torrents that came from a further file again.
+    pub(super) fn doubled(&self) -> usize {
+        self.doubled
+    }
+
+    /// The list as `access.path` reads it.
+    pub(super) fn text(&self) -> Vec<u8> {
+        let mut text = Vec::with_capacity(self.hashes.len() * 41);
+        let digit = |value: u8| if value < 10 { b'0' + value } else { b'a' + value - 10 };
+        for hash in &self.hashes {
+            text.extend(hash.0.iter().flat_map(|octet| [digit(octet >> 4), digit(octet & 15)]));
+            text.push(b'\n');
+        }
+        text
+    }
+}
+
+impl Part {
+    fn take(&mut self, number: usize, text: &str, line: Line, hashes: &mut Vec<InfoHash>) {
+        match line {
+            Line::Hashes(found) => hashes.extend(found),
+            Line::Nothing => {}
+            Line::Key(name, rest) => {
+                let first = self.list.get_or_insert_with(|| name.to_owned());
+                if first != name {
+                    let text = format!("{name}: after a {first}, and what follows is merged into it");
+                    self.note(number, text);
+                }
+                self.take(number, text, *rest, hashes);
+            }
+            Line::Bad => {
+                self.note(number, format!("{:?} is not an info_hash", excerpt(text)));
+            }
+        }
+    }
+
+    fn note(&mut self, number: usize, text: String) {
+        self.bad += 1;
+        if self.shown.len() < SHOWN_MAX {
+            self.shown.push((number, text));
+        }
+    }
+
+    /// Are there bad lines?
+    pub(super) fn is_odd(&self) -> bool {
+        self.bad > 0
+    }
+
+    /// The report.
+    pub(super) fn lines(&self, path: &Path) -> Vec<String> {
+        let Self { read, doubled, bad, shown, .. } = self;
+        let path = path.display();
+        let mut lines: Vec<_> =
+            shown.iter().map(|(number, text)| format!("{path}: line {number}: {text}")).collect();
+        if *bad > shown.len() {
+            lines.push(format!("{path}: and {} more bad lines", bad - shown.len()));
+        }
+        lines.push(format!("{path}: {read} read, {doubled} duplicates, {bad} bad lines"));
+        lines
+    }
+}
+
+/// What is shown of a bad line. Behind a colon could stand a secret, where somebody took a whole
+/// configuration for a list.
+fn excerpt(line: &str) -> String {
+    let shown = line.trim().split_inclusive(':').next().unwrap_or_default();
+    shown.chars().take(EXCERPT).collect()
+}
+
+/// Reads a line; `None` at the end, false if it was too long.
+fn next_line(source: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
+    line.clear();
+    let (mut any, mut whole) = (false, true);
+    loop {
+        let buffer = match source.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        if buffer.is_empty() {
+            return Ok(any.then_some(whole));
+        }
+        any = true;
+        let end = buffer.iter().position(|octet| *octet == b'\n');
+        let piece = buffer.get(..end.unwrap_or(buffer.len())).unwrap_or_default();
+        let room = LINE_MAX.saturating_sub(line.len());
+        whole &= piece.len() <= room;
+        line.extend(piece.iter().take(room));
+        let taken = end.map_or(buffer.len(), |end| end + 1);
+        source.consume(taken);
+        if end.is_some() {
+            return Ok(Some(whole));
+        }
+    }
+}
+
+fn meaning(line: &str) -> Line {
+    let line = line.trim();
+    let bare = line.strip_prefix("- ").unwrap_or(line).trim_start();
+    if bare.is_empty() || bare.starts_with(['#', ';']) || matches!(line, "-" | "---" | "...") {
+        return Line::Nothing;
+    }
+    for key in ["whitelist", "blacklist"] {
+        if let Some(rest) = bare.strip_prefix(key).and_then(|rest| rest.trim_start().strip_prefix(':')) {
+            return Line::Key(key, Box::new(meaning(rest)));
+        }
+    }
+    if matches!(bare, "options:" | "name: torrent approval" | "prehooks:" | "[" | "]" | "[]") {
+        return Line::Nothing;
+    }
+    hashes(bare)
+}
+
+/// The `info_hash`es before anything else on the line.
+fn hashes(text: &str) -> Line {
+    let text = text.split_once(MAGNET).map_or(text, |(_, rest)| rest);
+    let list = text.starts_with('[');
+    let mut found = Vec::new();
+    let mut rest = text.trim_start_matches(BETWEEN);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
+        let (word, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
+        match hash(word) {
+            Some(hash) => found.push(hash),
+            // In a list all are meant; elsewhere text may follow.
+            None if list && !tail.starts_with('#') => return Line::Bad,
+            None => break,
+        }
+        rest = tail.trim_start_matches(BETWEEN);
+        if !list {
+            break;
+        }
+    }
+    if found.is_empty() { Line::Bad } else { Line::Hashes(found) }
+}
+
+/// An `info_hash` in hexadecimal digits, or in base32 (RFC 4648).
+fn hash(word: &str) -> Option<InfoHash> {
+    if word.len() != 32 {
+        return word.parse().ok();
+    }
+    let mut octets = [0; 20];
+    let groups = word.as_bytes().chunks_exact(8);
+    for (out, group) in octets.chunks_exact_mut(5).zip(groups) {
+        let bits = group.iter().try_fold(0_u64, |bits, &digit| Some(bits << 5 | base32(digit)?))?;
+        out.copy_from_slice(bits.to_be_bytes().get(3..)?);
+    }
+    Some(InfoHash(octets))
+}
+
+fn base32(digit: u8) -> Option<u64> {
+    match digit.to_ascii_uppercase() {
+        letter @ b'A'..=b'Z' => Some(u64::from(letter - b'A')),
+        number @ b'2'..=b'7' => Some(u64::from(number - b'2') + 26),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "0123456789abcdef0123456789abcdef01234567";
+    const B: &str = "fedcba9876543210fedcba9876543210fedcba98";
+
+    fn read(text: &[u8]) -> (Part, String) {
+        let mut union = Union::default();
+        let part = union.add(text).unwrap();
+        (part, String::from_utf8(union.text()).unwrap())
+    }
+
+    #[test]
+    fn every_way_of_writing_a_hash_is_read() {
+        let upper = A.to_uppercase();
+        for line in [
+            A.to_owned(),
+            upper.clone(),
+            format!("  {A}\t\r"),
+            format!("{A} a film, {B}"),
+            format!("{A}# a comment"),
+            format!("\u{feff}{A}"),
+            format!("- {A}"),
+            format!("  - \"{upper}\""),
+            format!("- '{A}' # a comment"),
+            format!("[{A}]"),
+            format!("      whitelist: [\"{A}\", '{A}'] # both"),
+            format!("magnet:?xt=urn:btih:{A}&dn=x"),
+            "AERUKZ4JVPG66AJDIVTYTK6N54ASGRLH".to_owned(),
+            "aerukz4jvpg66ajdivtytk6n54asgrlh  text".to_owned(),
+        ] {
+            let (part, text) = read(line.as_bytes());
+            assert_eq!((part.bad, text), (0, format!("{A}\n")), "{line}");
+        }
+    }
+
+    #[test]
+    fn frames_and_comments_are_nothing_and_the_rest_is_bad() {
+        let nothing =
+            "\n \r\n# x\n; y\n---\nprehooks:\n- name: torrent approval\n  options:\n    blacklist:\n...\n";
+        assert_eq!(
+            read(nothing.as_bytes()).0.lines(Path::new("f")),
+            ["f: 0 read, 0 duplicates, 0 bad lines"]
+        );
+        let long = format!("{A}0");
+        let half = "a".repeat(64);
+        for line in ["x", &long, &half, "- 7", "name: jwt", "\u{e9}", "AERUKZ4JVPG66AJDIVTYTK6N54ASGRL1"] {
+            assert_eq!(read(line.as_bytes()).0.bad, 1, "{line}");
+        }
+        assert_eq!(read(b"\xff\xfe\x00\n").0.bad, 1);
+        assert_eq!(read(format!("[{A}, x]").as_bytes()).0.bad, 1);
+    }
+
+    #[test]
+    fn lists_are_merged_sorted_and_counted() {
+        let mut union = Union::default();
+        let first = union.add(format!("{B}\n{A}\n{B}\n").as_bytes()).unwrap();
+        let second = union.add(format!("{A}\nnone\n").as_bytes()).unwrap();
+        assert_eq!(union.text(), format!("{A}\n{B}\n").as_bytes());
+        assert_eq!((union.len(), union.doubled()), (2, 1));
+        assert_eq!(first.lines(Path::new("f")), ["f: 3 read, 1 duplicates, 0 bad lines"]);
+        let lines = ["g: line 2: \"none\" is not an info_hash", "g: 1 read, 0 duplicates, 1 bad lines"];
+        assert_eq!(second.lines(Path::new("g")), lines);
+    }
+
+    #[test]
+    fn a_whitelist_and_a_blacklist_in_one_file_are_reported() {
+        let part = read(format!("whitelist:\n- {A}\nblacklist: [{B}]\n").as_bytes()).0;
+        assert_eq!((part.read, part.bad), (2, 1));
+        assert!(part.shown[0].1.contains("blacklist: after a whitelist"), "{part:?}");
+    }
+
+    #[test]
+    fn a_configuration_taken_for_a_list_shows_no_secret() {
+        let part = read(b"  private_key: hunter2\n  broker: \"redis://hunter2@h\"\n").0;
+        let lines = part.lines(Path::new("f")).join("\n");
+        assert!(lines.contains("line 1: \"private_key:\"") && !lines.contains("hunter2"), "{lines}");
+    }
+
+    #[test]
+    fn bad_lines_are_bounded_and_a_long_one_is_one() {
+        let part = read("x\n".repeat(33).as_bytes()).0;
+        let lines = part.lines(Path::new("f"));
+        assert_eq!(lines.len(), 22);
+        assert_eq!(lines[20], "f: and 13 more bad lines");
+        let long = format!("{A} {}\n{B}", "x".repeat(3 * LINE_MAX));
+        let (part, text) = read(long.as_bytes());
+        assert_eq!((part.bad, text), (1, format!("{B}\n")));
+    }
+}

@@ -1,0 +1,117 @@
+//! How durations and numbers of the reference become knobs: what an absent one meant, and the nearest value
+//! where one is out of range.
+
+use std::time::Duration;
+
+use super::block::Block;
+use super::report::{Draft, Mistake};
+use crate::config::knob::duration_text;
+
+/// What it means that a duration is absent or not above zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Zero {
+    /// The default, as the reference tracker has it too.
+    Default,
+    /// The default, but the reference tracker did something else.
+    Odd,
+    /// Zero.
+    Itself,
+}
+
+/// A duration.
+#[derive(Debug)]
+pub(super) struct Pause<'a> {
+    pub(super) name: &'a str,
+    /// The new key.
+    pub(super) to: &'a str,
+    pub(super) default: Duration,
+    pub(super) zero: Zero,
+    pub(super) least: Duration,
+    pub(super) most: Duration,
+}
+
+/// Takes a duration from the block, puts it, and reports it.
+pub(super) fn pause(block: &mut Block, draft: &mut Draft, rule: &Pause<'_>) -> Result<Duration, Mistake> {
+    let mut notes = Vec::new();
+    let given = block.duration(rule.name)?;
+    let nanoseconds = given.map_or(0, |given| given.nanoseconds);
+    let wanted = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0));
+    if given.is_some_and(|given| given.bare) {
+        let text = duration_text(wanted);
+        notes.push(format!("a number without a unit is taken as {text}; from 1000000000 on as nanoseconds"));
+    }
+    let value = match rule.zero {
+        Zero::Itself if nanoseconds >= 0 => wanted,
+        Zero::Itself => {
+            notes.push("it was below zero".into());
+            Duration::ZERO
+        }
+        _ if nanoseconds > 0 => wanted,
+        Zero::Default => rule.default,
+        Zero::Odd => {
+            let what = if given.is_some() { "not above zero" } else { "missing" };
+            notes.push(format!("it was {what}, so clients were told 0"));
+            rule.default
+        }
+    };
+    let within = value.clamp(rule.least, rule.most);
+    if within != value {
+        notes.push(format!("{} is out of range, the nearest is taken", duration_text(value)));
+    }
+    let mut text = format!("{} = {}", rule.to, duration_text(within));
+    if given.is_none() && rule.zero != Zero::Odd {
+        text += ", the reference tracker's default";
+    }
+    draft.put(rule.to, duration_text(within));
+    draft.became(block.key(rule.name), &text, &notes);
+    Ok(within)
+}
+
+/// A whole number.
+#[derive(Debug)]
+pub(super) struct Whole<'a> {
+    pub(super) name: &'a str,
+    pub(super) default: u32,
+    pub(super) least: u32,
+    pub(super) most: u32,
+}
+
+/// A number from a block, and what is to be said about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Taken<T> {
+    pub(super) key: String,
+    pub(super) value: T,
+    pub(super) given: bool,
+    pub(super) notes: Vec<String>,
+}
+
+/// Takes a number from the block; the reference takes its default where it is not above zero.
+pub(super) fn whole(block: &mut Block, rule: &Whole<'_>) -> Result<Taken<u32>, Mistake> {
+    let given = block.whole(rule.name)?;
+    let mut notes = Vec::new();
+    let wanted = given.filter(|number| *number > 0).unwrap_or(i128::from(rule.default));
+    let within = wanted.clamp(i128::from(rule.least), i128::from(rule.most));
+    if within != wanted {
+        notes.push(format!("{wanted} is out of range, the nearest is taken"));
+    }
+    let value = u32::try_from(within).unwrap_or(rule.most);
+    Ok(Taken { key: block.key(rule.name), value, given: given.is_some(), notes })
+}
+
+/// Takes a switch from the block, and puts and reports it.
+pub(super) fn switch(
+    block: &mut Block,
+    draft: &mut Draft,
+    (name, to): (&str, &str),
+    default: bool,
+) -> Result<bool, Mistake> {
+    let given = block.switch(name)?;
+    let value = given.unwrap_or(default);
+    let mut text = format!("{to} = {value}");
+    if given.is_none() {
+        text += ", the reference tracker's default";
+    }
+    draft.put(to, value);
+    draft.mapped(block.key(name), text);
+    Ok(value)
+}
