@@ -10,7 +10,8 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hayate_state::actor::{self, PeerForm, PeerList, Question, Reply};
+use hayate_state::actor::{self, PeerForm, PeerList, Question, Reply, Words};
+use hayate_state::policy::Beyond;
 use hayate_state::private::Register;
 use hayate_state::{InfoHash, Now, Policy, Subscriber, Tally, Tracker};
 
@@ -85,7 +86,11 @@ impl Page {
 
 /// What must be remembered of a request until the tracker has replied.
 #[derive(Debug)]
-pub struct Context(Asked);
+pub struct Context {
+    asked: Asked,
+    /// The client asks too often and is told to come again later than others.
+    slow: bool,
+}
 
 #[derive(Debug)]
 enum Asked {
@@ -197,7 +202,7 @@ impl Engine {
         tracker: &mut Tracker,
         head: &Head<'_, H>,
     ) -> Response {
-        match self.read(head) {
+        match self.read(now, head) {
             Step::Ask(question, context) => {
                 tracker.refresh();
                 let reply = actor::answer(tracker, now, question);
@@ -209,7 +214,7 @@ impl Engine {
     }
 
     /// Reads the head of a request.
-    pub fn read<H: Headers + ?Sized>(&mut self, head: &Head<'_, H>) -> Step {
+    pub fn read<H: Headers + ?Sized>(&mut self, now: Now, head: &Head<'_, H>) -> Step {
         self.refresh();
         if let Err(response) = check(head) {
             return Step::Answer(self.stats.counted(response));
@@ -220,27 +225,37 @@ impl Engine {
             None => (target, &[][..]),
         };
         if let Some(site) = &self.site {
-            return match site.read(self.means(), head, path, query) {
-                private::Step::Ask(question, context) => Step::Ask(question, Context(Asked::Member(context))),
+            let mut slow = false;
+            let means = self.means();
+            let step = site.read(means, head, path, query, |seen| slow = means.limit(now, seen).is_some());
+            return match step {
+                private::Step::Ask(question, context) => {
+                    Step::Ask(question, Context { asked: Asked::Member(context), slow })
+                }
                 private::Step::Answer(response) => Step::Answer(response),
                 private::Step::Page(page) => Step::Page(page),
             };
         }
-        let action = match (self.routes.find(path), Page::at(path)) {
-            (Some(found), page) if found.literal || page.is_none() => found.action,
+        let (action, captures) = match (self.routes.find(path), Page::at(path)) {
+            (Some(found), page) if found.literal || page.is_none() => (found.action, found.captures),
             (_, Some(page)) => return Step::Page(page),
             (_, None) => return Step::Answer(self.stats.counted(Response::not_found())),
         };
         let parameters = Parameters::read(query);
         let seen = self.trust().seen(head.source, head.headers);
         self.stats.request(action, Family::of(seen.ok()));
+        let words = seen.ok().and_then(|seen| self.means().words(seen, path, query, &captures));
         let asked = match action {
-            Action::Announce => self.read_announce(&parameters, seen),
-            Action::Scrape => self.read_scrape(&parameters),
+            Action::Announce => self.read_announce(&parameters, seen, words),
+            Action::Scrape => self.read_scrape(&parameters, words),
         };
-        match asked {
-            Ok((question, context)) => Step::Ask(question, Context(context)),
-            Err(refusal) => Step::Answer(self.refuse(refusal)),
+        let beyond = seen.ok().and_then(|seen| self.means().limit(now, seen));
+        match (asked, beyond) {
+            (Err(refusal), _) => Step::Answer(self.refuse(refusal)),
+            (Ok((_, asked)), Some(Beyond::Empty)) => Step::Answer(self.empty(asked)),
+            (Ok((question, asked)), beyond) => {
+                Step::Ask(question, Context { asked, slow: beyond == Some(Beyond::Slow) })
+            }
         }
     }
 
@@ -251,8 +266,11 @@ impl Engine {
 
     /// Writes the answer to a request from the tracker's reply.
     #[must_use]
-    pub fn write(&self, reply: Reply, context: Context) -> Response {
-        match (reply, &context.0) {
+    pub fn write(&self, mut reply: Reply, context: Context) -> Response {
+        if let (true, Reply::Announce(Ok((answer, _)))) = (context.slow, &mut reply) {
+            *answer = self.policy.get().slow(*answer);
+        }
+        match (reply, &context.asked) {
             (reply, Asked::Member(context)) => self.means().write(Some(reply), context),
             (Reply::Announce(Ok((answer, peers))), Asked::Announce { form, address }) => {
                 Response::bencoded(reply::announce(&answer, &peers, *form, *address))
@@ -273,13 +291,17 @@ impl Engine {
     /// interval (`operations.md` 4.3). Errors would make clients come back at once.
     #[must_use]
     pub fn overloaded(&self, context: Context) -> Response {
-        let policy = self.policy.get();
-        let context = match context.0 {
-            Asked::Member(context) => return self.means().write(None, &context),
-            context => context,
-        };
+        if let Asked::Member(context) = &context.asked {
+            return self.means().write(None, context);
+        }
         self.stats.overloads.add(1);
-        match context {
+        self.empty(context.asked)
+    }
+
+    /// An answer to a request that changes nothing, in the open modes.
+    fn empty(&self, asked: Asked) -> Response {
+        let policy = self.policy.get();
+        match asked {
             Asked::Member(_) => Response::text(500, ""),
             Asked::Announce { form, address } => {
                 let answer = policy.full_answer(Tally::default());
@@ -296,6 +318,7 @@ impl Engine {
         &self,
         parameters: &Parameters<'_>,
         seen: Result<IpAddr, Refusal>,
+        words: Words,
     ) -> Result<(Question, Asked), Refusal> {
         let config = self.config.get();
         let client = seen.and_then(|seen| Ok(self.trust().claimed(seen, parameters)?.unwrap_or(seen)));
@@ -305,12 +328,13 @@ impl Engine {
         let seen = seen?;
         let over_v6 = seen.is_ipv6() || asked.announce.address.is_ipv6();
         let address = Address { external: config.external_ip.then_some(seen), over_v6 };
-        Ok((Question::Announce(asked.announce, peers), Asked::Announce { form: asked.form, address }))
+        let question = Question::Announce(asked.announce, peers, words);
+        Ok((question, Asked::Announce { form: asked.form, address }))
     }
 
-    fn read_scrape(&self, parameters: &Parameters<'_>) -> Result<(Question, Asked), Refusal> {
+    fn read_scrape(&self, parameters: &Parameters<'_>, words: Words) -> Result<(Question, Asked), Refusal> {
         let info_hashes = ask::scrape(parameters, self.config.get().max_scrape_infohashes)?;
-        Ok((Question::Scrape(info_hashes.clone()), Asked::Scrape(info_hashes)))
+        Ok((Question::Scrape(info_hashes.clone(), words), Asked::Scrape(info_hashes)))
     }
 
     fn refuse(&self, refusal: Refusal) -> Response {

@@ -200,7 +200,9 @@ fn overload_is_a_valid_reply_without_peers_and_with_a_long_interval() {
             header_octets: 0,
             has_body: false,
         };
-        let Step::Ask(_, context) = desk.engine.read(&head) else { panic!("{target} is no question") };
+        let Step::Ask(_, context) = desk.engine.read(Now::at(0), &head) else {
+            panic!("{target} is no question")
+        };
         bencoded(&desk.engine.overloaded(context).body)
     };
     let reply = overloaded(&mut desk, &announce('e', 7, ""));

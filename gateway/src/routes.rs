@@ -63,7 +63,8 @@ pub struct Found<'r> {
     pub action: Action,
     /// Every segment of the route is literal.
     pub literal: bool,
-    captures: Vec<(&'r str, Vec<u8>)>,
+    /// What was captured, percent-decoded, by the names of the route.
+    pub captures: Vec<(&'r str, Vec<u8>)>,
 }
 
 impl Found<'_> {

@@ -4,8 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hayate_state::announce::{PEER_V4_LEN, PEER_V6_LEN};
+use hayate_state::hooks::Said;
+use hayate_state::policy::Beyond;
+use hayate_state::private::Denial;
 use hayate_state::reach::is_public;
-use hayate_state::{Handout, InfoHash, Now, Refusal as TrackerRefusal, Subscriber, Tracker};
+use hayate_state::{Answer, Handout, InfoHash, Now, Refusal as TrackerRefusal, Subscriber, Tally, Tracker};
 
 use crate::config::DoorConfig;
 use crate::connection_id::{Keeper, Unverified, Verified};
@@ -13,8 +16,12 @@ use crate::counters::Counters;
 use crate::private;
 use crate::refusal::{Complaint, Refusal};
 use crate::wire::PROTOCOL_ID;
+use crate::wire::option::Options;
 use crate::wire::reply::{self, AnnounceHead, Buffer};
 use crate::wire::request::{Action, AnnounceView, Head, Malformed, Short};
+
+/// Octets of a URL that hooks get to see: as many as a datagram can hold.
+const URL_MAX: usize = 2048;
 
 /// What becomes of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +165,11 @@ impl Engine {
         } else {
             None
         };
+        let beyond = self.tracker.policy().limit(asker.now.tick, asker.address);
+        if beyond == Some(Beyond::Empty) && member.is_none() {
+            let answer = self.tracker.policy().full_answer(Tally::default());
+            return Ok(reply::announce(reply, announce_head(action, head, answer), 0));
+        }
         let claim = registered_address(config, asker.address, view);
         // A member's claim counts only if it is of use (`private-tracker.md` 6.1).
         let address = if member.is_none() || is_public(claim) { claim } else { asker.address };
@@ -175,25 +187,36 @@ impl Engine {
             IpAddr::V6(_) => Handout::new(&mut [], room),
         };
         let words = view.words(address, num_want);
-        let answer = match member {
-            None => self.tracker.announce(asker.now.tick, &words, &mut handout)?,
-            Some(member) => match self.tracker.announce_member(asker.now, member, &words, &mut handout) {
-                Ok(answer) => answer,
-                Err(denial) => {
-                    self.counters.refuse(Refusal::Told(Complaint::Tracker(denial.refusal)));
-                    return Ok(reply::error(reply, head.transaction_id(), &denial));
-                }
-            },
+        // Zeroed only where somebody looks.
+        let mut url_room: [u8; URL_MAX];
+        let said = if self.tracker.policy().hooks.is_empty() {
+            None
+        } else {
+            url_room = [0; URL_MAX];
+            Some(Said::url(asker.address, url(view.options(), &mut url_room)))
+        };
+        let answered = match (member, said) {
+            (None, None) => self.tracker.announce(asker.now.tick, &words, &mut handout).map_err(Denial::from),
+            (None, Some(said)) => {
+                self.tracker.announce_said(asker.now, &words, said, &mut handout).map_err(Denial::from)
+            }
+            (Some(member), said) => {
+                self.tracker.announce_member(asker.now, member, &words, said, &mut handout)
+            }
+        };
+        let answer = match answered {
+            Ok(answer) => answer,
+            Err(denial) => {
+                self.counters.refuse(Refusal::Told(Complaint::Tracker(denial.refusal)));
+                return Ok(reply::error(reply, head.transaction_id(), &denial));
+            }
+        };
+        let answer = match beyond {
+            Some(Beyond::Slow | Beyond::Empty) => self.tracker.policy().slow(answer),
+            Some(Beyond::Count) | None => answer,
         };
         let peers_len = handout.v4.used() + handout.v6.used();
-        let head = AnnounceHead {
-            action,
-            transaction_id: head.transaction_id(),
-            interval_seconds: answer.interval_seconds,
-            leechers: answer.tally.leechers,
-            seeders: answer.tally.seeders,
-        };
-        Ok(reply::announce(reply, head, peers_len))
+        Ok(reply::announce(reply, announce_head(action, head, answer), peers_len))
     }
 
     fn scrape(
@@ -209,10 +232,17 @@ impl Engine {
         }
         let hashes = head.scrape()?.info_hashes();
         self.counters.scrapes.of(asker.address).add(1);
+        let hashes = hashes.take(self.config.get().max_scrape_infohashes);
+        let policy = self.tracker.policy();
+        if !policy.hooks.is_empty() {
+            let asked: Vec<_> = hashes.clone().collect();
+            self.tracker.scrape_said(asker.now, &asked, Said::nothing(asker.address))?;
+        }
+        let empty = policy.limit(asker.now.tick, asker.address) == Some(Beyond::Empty);
         let mut rows = 0;
-        let pairs = hashes.take(self.config.get().max_scrape_infohashes).zip(reply::scrape_rows(reply));
-        for (info_hash, row) in pairs {
-            reply::scrape_row(row, self.tracker.scrape(&info_hash)?);
+        for (info_hash, row) in hashes.zip(reply::scrape_rows(reply)) {
+            let tally = if empty { Tally::default() } else { self.tracker.scrape(&info_hash)? };
+            reply::scrape_row(row, tally);
             rows += 1;
         }
         Ok(reply::scrape(reply, head.transaction_id(), rows))
@@ -228,6 +258,22 @@ fn announced(datagram: &[u8]) -> Option<InfoHash> {
         _ => return None,
     };
     view.ok().map(AnnounceView::info_hash)
+}
+
+/// The path and query behind an announce (BEP 41), empty where there is none. What ran past the datagram, or
+/// past the room, is left out.
+fn url<'r>(options: Options<'_>, room: &'r mut [u8; URL_MAX]) -> &'r [u8] {
+    options.join(room).map_or(&[], |url| url.octets)
+}
+
+fn announce_head(action: u32, head: Head<'_>, answer: Answer) -> AnnounceHead {
+    AnnounceHead {
+        action,
+        transaction_id: head.transaction_id(),
+        interval_seconds: answer.interval_seconds,
+        leechers: answer.tally.leechers,
+        seeders: answer.tally.seeders,
+    }
 }
 
 /// Who asks, and when.

@@ -14,9 +14,11 @@ mod tests;
 
 use std::net::IpAddr;
 
-use hayate_state::actor::{PeerForm, PeerList, Question, Reply};
+use hayate_state::actor::{PeerForm, PeerList, Question, Reply, Words};
+use hayate_state::hooks::Spoken;
+use hayate_state::policy::Beyond;
 use hayate_state::private::{Denial, Member, Register, path};
-use hayate_state::{InfoHash, PeerId, Policy, Subscriber, Tally};
+use hayate_state::{InfoHash, Now, PeerId, Policy, Subscriber, Tally};
 
 use crate::address::{Headers, Trust};
 use crate::ask::Wish;
@@ -66,13 +68,14 @@ impl Site {
         self.register.refresh();
     }
 
-    /// Reads a request for `path`, which is not empty, with `query`.
+    /// Reads a request for `path`, which is not empty, with `query`. A member's address is told to `heard`.
     pub(crate) fn read<H: Headers + ?Sized>(
         &self,
         means: Means<'_>,
         head: &Head<'_, H>,
         path: &[u8],
         query: &[u8],
+        heard: impl FnOnce(IpAddr),
     ) -> Step {
         let mut buffer = Vec::new();
         if !path::is_plain(path) {
@@ -100,9 +103,13 @@ impl Site {
         let Some(member) = self.register.get().member(passkey) else {
             return Step::Answer(means.fail(&Refusal::from(hayate_state::Refusal::InvalidPasskey).into()));
         };
+        if let Ok(seen) = seen {
+            heard(seen);
+        }
+        let words = seen.ok().and_then(|seen| means.words(seen, path, query, &[]));
         let asked = match action {
-            Some(Action::Announce) => means.announce(member, query, seen, &trust),
-            Some(Action::Scrape) => means.scrape(member, query),
+            Some(Action::Announce) => means.announce(member, query, seen, &trust, words),
+            Some(Action::Scrape) => means.scrape(member, query, words),
             None => return Step::Answer(means.nothing()),
         };
         match asked {
@@ -113,12 +120,31 @@ impl Site {
 }
 
 impl Means<'_> {
+    /// What becomes of a request from there, if it is one too many.
+    pub(crate) fn limit(self, now: Now, seen: IpAddr) -> Option<Beyond> {
+        self.policy.limit(now.tick, seen).filter(|beyond| *beyond != Beyond::Count)
+    }
+
+    /// What was said, if hooks want to know.
+    pub(crate) fn words(
+        self,
+        source: IpAddr,
+        path: &[u8],
+        query: &[u8],
+        captures: &[(&str, Vec<u8>)],
+    ) -> Words {
+        let captured = || captures.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let spoken = || Spoken { source, path: path.into(), query: query.into(), captures: captured() };
+        (!self.policy.hooks.is_empty()).then(|| Box::new(spoken()))
+    }
+
     fn announce(
         self,
         member: Member,
         query: &[u8],
         seen: Result<IpAddr, Refusal>,
         trust: &Trust<'_>,
+        words: Words,
     ) -> Result<(Question, Context), Failure> {
         let wish = Wish { default: self.config.num_want, max: self.config.num_want_max };
         let asked = ask::announce(&StrictParameters::read(query), seen, trust, wish, self.policy)?;
@@ -129,12 +155,12 @@ impl Means<'_> {
             peer_id: asked.announce.peer_id,
             left: asked.announce.left,
         };
-        Ok((Question::MemberAnnounce(member, asked.announce, peers), context))
+        Ok((Question::MemberAnnounce(member, asked.announce, peers, words), context))
     }
 
-    fn scrape(self, member: Member, query: &[u8]) -> Result<(Question, Context), Failure> {
+    fn scrape(self, member: Member, query: &[u8], words: Words) -> Result<(Question, Context), Failure> {
         let info_hashes = ask::scrape(&StrictParameters::read(query))?;
-        Ok((Question::MemberScrape(member, info_hashes.clone()), Context::Scrape(info_hashes)))
+        Ok((Question::MemberScrape(member, info_hashes.clone(), words), Context::Scrape(info_hashes)))
     }
 
     /// Writes the answer from the tracker's reply, or, without one, what is said when there is no room.
@@ -146,7 +172,8 @@ impl Means<'_> {
             (Some(Reply::Announce(Err(denial))), Context::Announce { peer_id, left, .. }) => {
                 self.deny(&denial, *peer_id, *left)
             }
-            (Some(Reply::MemberScrape(tallies)), Context::Scrape(info_hashes)) => {
+            (Some(Reply::MemberScrape(Err(refusal))), _) => self.fail(&Refusal::from(refusal).into()),
+            (Some(Reply::MemberScrape(Ok(tallies))), Context::Scrape(info_hashes)) => {
                 let known = info_hashes.iter().zip(tallies);
                 let known: Vec<_> = known.filter_map(|(hash, tally)| Some((hash, tally?))).collect();
                 Response::bencoded(reply::scrape(known.into_iter(), self.policy.scrape_seconds))

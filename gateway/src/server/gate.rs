@@ -194,7 +194,7 @@ impl Gate {
     }
 
     async fn answer(&self, source: Source, request: &Request<Incoming>) -> Response {
-        let step = with_head(request, source, |head| self.engine.borrow_mut().read(head));
+        let step = with_head(request, source, |head| self.engine.borrow_mut().read(self.clock.now(), head));
         let (question, context) = match step {
             Step::Ask(question, context) => (question, context),
             Step::Answer(response) => return response,

@@ -213,7 +213,7 @@ pub(super) mod tests {
         let (locked, open) = (Arc::<Letterbox>::default(), Arc::<Letterbox>::default());
         let ask = |letterbox: &Arc<Letterbox>| {
             let asker = Asker { letterbox: Arc::clone(letterbox), ticket: 0, replied: false };
-            inbox.ask(Question::Scrape(Vec::new()), asker)
+            inbox.ask(Question::Scrape(Vec::new(), None), asker)
         };
         let lock = locked.letters.lock();
         ask(&locked).unwrap();

@@ -69,7 +69,8 @@ impl House {
         let member = self.tracker.member(user.to_string().as_bytes()).unwrap();
         let (mut v4, mut v6) = ([0; 6 * 700], [0; 18 * 700]);
         let mut handout = Handout::new(&mut v4, &mut v6);
-        let answer = self.tracker.announce_member(Now::at(second), member, announce, &mut handout).unwrap();
+        let answer =
+            self.tracker.announce_member(Now::at(second), member, announce, None, &mut handout).unwrap();
         let (used_v4, used_v6) = (handout.v4.used(), handout.v6.used());
         let port = |peer: &[u8]| u16::from_be_bytes(peer[peer.len() - 2..].try_into().unwrap());
         Given {

@@ -90,7 +90,7 @@ fn tracker() -> Tracker {
 }
 
 fn question(port: u16) -> Question {
-    Question::Announce(from(1, [192, 0, 2, 7], port, 9), PeerForm::Compact)
+    Question::Announce(from(1, [192, 0, 2, 7], port, 9), PeerForm::Compact, None)
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_full_inbox_refuses_at_once_and_what_it_took_is_answered_in_order() {
     assert_eq!((inbox.depth(), inbox.ask(question(1008), asker(None))), (7, Err(Full)));
     release.send(()).unwrap();
     assert_eq!([2, 3, 4, 5, 6, 7, 8].map(|_| leechers()), [2, 3, 4, 5, 6, 7, 8]);
-    inbox.ask(Question::Scrape(vec![info_hash(1), info_hash(2)]), asker(None)).unwrap();
+    inbox.ask(Question::Scrape(vec![info_hash(1), info_hash(2)], None), asker(None)).unwrap();
     let Reply::Scrape(Ok(tallies)) = replies.recv_timeout(PATIENCE).unwrap() else { panic!("no tallies") };
     assert_eq!(
         (tallies[0].leechers, tallies[1].leechers, tallies.len()),

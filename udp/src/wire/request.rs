@@ -238,7 +238,7 @@ pub struct ScrapeView<'p> {
 
 impl<'p> ScrapeView<'p> {
     /// The torrents asked for, in order, duplicates too.
-    pub fn info_hashes(self) -> impl Iterator<Item = InfoHash> + use<'p> {
+    pub fn info_hashes(self) -> impl Iterator<Item = InfoHash> + Clone + use<'p> {
         self.hashes.iter().map(|octets| InfoHash(*octets))
     }
 }

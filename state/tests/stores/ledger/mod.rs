@@ -229,7 +229,8 @@ impl House {
     fn announce(&mut self, now: Now, user: u32, announce: &Announce) -> Result<(usize, usize), &'static str> {
         let member = self.tracker.member(passkey(user).as_bytes()).unwrap();
         let (mut v4, mut v6) = ([0; 300], [0; 900]);
-        let answer = self.tracker.announce_member(now, member, announce, &mut Handout::new(&mut v4, &mut v6));
+        let answer =
+            self.tracker.announce_member(now, member, announce, None, &mut Handout::new(&mut v4, &mut v6));
         match answer {
             Ok(answer) => Ok((answer.tally.seeders as usize, answer.tally.leechers as usize)),
             Err(denial) => Err(match denial.refusal {
