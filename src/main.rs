@@ -30,6 +30,7 @@ mod files;
 mod handover;
 mod import;
 mod key;
+mod keyrings;
 mod lock;
 mod logging;
 mod memory;

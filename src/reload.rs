@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hayate_gateway::config::DoorConfig as HttpConfig;
 use hayate_state::access::TorrentList;
+use hayate_state::hooks::jwk::Keyrings;
 use hayate_state::{Policy, Published};
 use hayate_udp::config::DoorConfig as UdpConfig;
 
@@ -78,16 +79,16 @@ pub(crate) struct Plan {
 ///
 /// # Errors
 /// When anything is not good; then nothing has happened.
-pub(crate) fn plan(running: &Config, source: &Source) -> Result<Plan, ReloadError> {
+pub(crate) fn plan(running: &Config, source: &Source, keyrings: &dyn Keyrings) -> Result<Plan, ReloadError> {
     let new = source.read_again(running)?;
     let (document, waiting) = hold_back(&new.document, &running.document);
     let mut warnings = new.warnings.clone();
     if !waiting.is_empty() {
         // What waits must be good too, or the restart would fail.
-        Settings::of(&new)?;
+        Settings::of(&new, keyrings)?;
     }
     let config = new.with(document)?;
-    let mut settings = Settings::of(&config)?;
+    let mut settings = Settings::of(&config, keyrings)?;
     key::settle(&mut settings)?;
     warnings.append(&mut settings.warnings);
     settings.warnings = warnings;
@@ -140,8 +141,15 @@ impl Levers {
 
     /// Changes everything that `settings` changes. Ids made with an old key stay good until they expire.
     pub(crate) fn pull(&self, settings: Settings) {
-        let registered = self.policy.current().registered.clone();
-        self.policy.publish(Policy { registered, ..settings.policy });
+        let old = self.policy.current();
+        let mut policy = Policy { registered: old.registered.clone(), ..settings.policy };
+        if let (Some(old), Some(new)) = (&old.limits, &mut policy.limits)
+            && old.limiter.limit() == new.limiter.limit()
+        {
+            // It knows who has asked how often.
+            new.limiter = Arc::clone(&old.limiter);
+        }
+        self.policy.publish(policy);
         self.http.publish(settings.http);
         if let (Some(udp), Some((_, door))) = (&self.udp, settings.udp) {
             udp.publish(door);
@@ -156,6 +164,7 @@ mod tests {
     use super::*;
     use crate::config::Environment;
     use crate::config::scratch::Scratch;
+    use crate::keyrings::NoFetch;
 
     struct Bench {
         folder: Scratch,
@@ -171,7 +180,7 @@ mod tests {
         folder.write("list", &"aa".repeat(20));
         let source = Source::new(path.to_str(), Environment::default()).unwrap();
         let running = source.read().unwrap();
-        let plan = plan(&running, &source).unwrap();
+        let plan = plan(&running, &source, &NoFetch).unwrap();
         let settings = plan.settings;
         let levers = Levers::new(settings.policy, settings.udp.map(|(_, door)| door), settings.http);
         Bench { folder, source, running, levers }
@@ -180,7 +189,7 @@ mod tests {
     impl Bench {
         fn reload(&mut self, text: &str) -> Result<Vec<&'static str>, String> {
             self.folder.write("tracker.json", text);
-            let plan = plan(&self.running, &self.source).map_err(|error| error.to_string())?;
+            let plan = plan(&self.running, &self.source, &NoFetch).map_err(|error| error.to_string())?;
             self.running = plan.config;
             self.levers.pull(plan.settings);
             Ok(plan.waiting)
@@ -238,7 +247,7 @@ mod tests {
         let bench = started(r#"{"intervals": {"announce": 1000}}"#);
         std::fs::remove_file(bench.folder.path("tracker.json")).unwrap();
         let nowhere = Source::new(None, Environment::default()).unwrap();
-        let error = plan(&bench.running, &nowhere).unwrap_err().to_string();
+        let error = plan(&bench.running, &nowhere, &NoFetch).unwrap_err().to_string();
         assert!(error.contains("tracker.json: No such file"), "{error}");
     }
 

@@ -23,6 +23,7 @@ use crate::cli::Look;
 use crate::config::knob::duration_text;
 use crate::config::{Config, Document, Settings, Source};
 use crate::handover::{Estate, Inheritance, Reception, Successor};
+use crate::keyrings::JwkSets;
 use crate::lock::StateLock;
 use crate::memory::Returner;
 use crate::reload::{self, Levers};
@@ -40,7 +41,8 @@ const LOOK_ROUND: Duration = Duration::from_secs(1);
 pub(crate) fn serve(source: &Source, look: &Look) -> anyhow::Result<()> {
     let boat = Boat::default();
     let (sender, wishes) = signals::listen(&boat).context("listening to signals")?;
-    let (config, mut settings) = commands::read(source)?;
+    let keyrings = JwkSets::default();
+    let (config, mut settings) = commands::read(source, &keyrings)?;
     logging::start(look, &config.document.log);
     log::info!("hayate {}", env!("CARGO_PKG_VERSION"));
     for warning in &settings.warnings {
@@ -49,7 +51,8 @@ pub(crate) fn serve(source: &Source, look: &Look) -> anyhow::Result<()> {
     let files_max = files::raise_limit();
     files::fit(&mut settings, files_max);
     let inheritance = Inheritance::receive()?;
-    let mut daemon = Daemon::start(source.clone(), config, settings, files_max, (sender, boat), inheritance)?;
+    let mut daemon =
+        Daemon::start(source.clone(), config, settings, files_max, (sender, boat), keyrings, inheritance)?;
     match daemon.attend(&wishes) {
         Ok(End::Succession(successor)) => daemon.make_way(*successor),
         Ok(End::Stop) => {
@@ -106,6 +109,7 @@ struct Daemon {
     config: Config,
     files_max: Option<usize>,
     levers: Levers,
+    keyrings: JwkSets,
     vitals: Arc<Vitals>,
     reloads: Reloads,
     actor: Actor,
@@ -138,6 +142,7 @@ impl Daemon {
         mut settings: Settings,
         files_max: Option<usize>,
         (wishes, boat): (Wishes, Boat),
+        keyrings: JwkSets,
         inheritance: Option<Inheritance>,
     ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("the path of this program")?;
@@ -161,9 +166,10 @@ impl Daemon {
         log::info!("started storage");
         let levers = Levers::new(settings.policy, settings.udp.map(|(_, door)| door), settings.http);
         log::info!(
-            "starting tracker logic: mode {}, access {}",
+            "starting tracker logic: mode {}, access {}, hooks {}",
             word(&document.mode),
-            word(&document.access.mode)
+            word(&document.access.mode),
+            joined(&levers.policy.current().hooks.names().collect::<Vec<_>>()),
         );
         let tracker = trackers(&storage, &levers.policy)?;
         let (actor, inbox) = Actor::start(tracker(0), clock).context("starting the state actor")?;
@@ -194,6 +200,7 @@ impl Daemon {
             config,
             files_max,
             levers,
+            keyrings,
             vitals,
             reloads,
             actor,
@@ -251,7 +258,7 @@ impl Daemon {
     }
 
     fn reload(&mut self) {
-        match reload::plan(&self.config, &self.source) {
+        match reload::plan(&self.config, &self.source, &self.keyrings) {
             Err(error) => {
                 self.reloads.refused.add(1);
                 log::error!("reload refused: {error}");

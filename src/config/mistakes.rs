@@ -3,6 +3,7 @@
 use super::scratch::Scratch;
 use super::tests::{read, read_as};
 use super::*;
+use crate::keyrings::NoFetch;
 
 #[test]
 fn a_number_out_of_range_names_file_key_value_and_what_is_allowed() {
@@ -259,7 +260,7 @@ fn an_empty_key_file_and_a_bad_list_are_refused() {
     ] {
         let path = folder.write("t.json", text);
         let config = Config::read(Some(&path), &Environment::default()).unwrap();
-        let error = Settings::of(&config).unwrap_err().to_string();
+        let error = Settings::of(&config, &NoFetch).unwrap_err().to_string();
         assert!(error.contains("t.json: ") && error.contains(complaint), "{error}");
     }
 }

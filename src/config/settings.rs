@@ -8,6 +8,10 @@ use std::sync::Arc;
 use hayate_gateway::config as gateway;
 use hayate_state::Policy;
 use hayate_state::access::{Access, TorrentList};
+use hayate_state::hooks::jwk::Keyrings;
+use hayate_state::hooks::{Hooks, Means};
+use hayate_state::limiter::{Limit, Limiter};
+use hayate_state::policy::{Beyond, Limits};
 use hayate_state::store::{Bounds, Dsn, Pace, Places};
 use hayate_udp::config as udp;
 use ipnet::IpNet;
@@ -15,7 +19,7 @@ use ipnet::IpNet;
 use super::address::{Listen, Transport};
 use super::check::key_warning;
 use super::database::DataSource;
-use super::document::{AccessMode, Document, Mode};
+use super::document::{self, AccessMode, Document, HookEntry, LimitAnswer, Mode};
 use super::word::Network;
 use super::{Config, ConfigError};
 use crate::privileges::Identity;
@@ -80,7 +84,7 @@ impl Settings {
     ///
     /// # Errors
     /// When a file or a name that the configuration needs is not there or not good.
-    pub(crate) fn of(config: &Config) -> Result<Self, ConfigError> {
+    pub(crate) fn of(config: &Config, keyrings: &dyn Keyrings) -> Result<Self, ConfigError> {
         let document = &config.document;
         let (key, warnings) = key(config)?;
         let services = std::fs::read_to_string(SERVICES).unwrap_or_default();
@@ -94,7 +98,7 @@ impl Settings {
         let sockets = sockets(document, udp_addresses);
         let door = udp_door(document, key.clone().unwrap_or_default());
         Ok(Self {
-            policy: policy(config)?,
+            policy: Policy { hooks: hooks(config, keyrings)?, ..policy(config)? },
             udp: (!document.udp.addr.is_off()).then_some((sockets, door)),
             listen: gateway::ListenConfig {
                 addresses: http_addresses,
@@ -228,8 +232,36 @@ fn policy(config: &Config) -> Result<Policy, ConfigError> {
         denied_ports: announce.denied_ports.iter().map(|port| port.as_u16()).collect(),
         memory_max: memory.max.octets(),
         enable_scrape: *enable_scrape,
+        limits: limits(&config.document.limits),
         ..Policy::default()
     })
+}
+
+fn limits(limits: &document::Limits) -> Option<Limits> {
+    let limit = Limit {
+        per_minute: limits.per_minute.as_u32(),
+        burst: limits.burst.as_u32(),
+        addresses: limits.addresses.as_usize(),
+    };
+    let beyond = match limits.answer {
+        LimitAnswer::Count => Beyond::Count,
+        LimitAnswer::Slow => Beyond::Slow,
+        LimitAnswer::Empty => Beyond::Empty,
+    };
+    (limit.per_minute > 0).then(|| Limits { limiter: Arc::new(Limiter::new(limit)), beyond })
+}
+
+/// The hooks of the configuration. Keys are fetched where a hook needs them and nobody has them yet.
+fn hooks(config: &Config, keyrings: &dyn Keyrings) -> Result<Arc<Hooks>, ConfigError> {
+    let Document { prehooks, posthooks, .. } = &config.document;
+    fn entry(entry: &HookEntry) -> hayate_state::hooks::Entry<'_> {
+        (&entry.name, &entry.options)
+    }
+    Hooks::build(prehooks.iter().map(entry), posthooks.iter().map(entry), Means { keyrings }).map_err(
+        |(name, error)| {
+            config.refuse(&format!("hook {name:?}"), format!("failed to validate hook config: {error}"))
+        },
+    )
 }
 
 fn access(config: &Config) -> Result<Access, ConfigError> {
