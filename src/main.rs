@@ -31,6 +31,7 @@ mod handover;
 mod import;
 mod key;
 mod keyrings;
+mod listeners;
 mod lock;
 mod logging;
 mod memory;
