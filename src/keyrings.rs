@@ -19,7 +19,14 @@ const NAP: Duration = Duration::from_secs(1);
 
 /// The keyrings in use, by URL.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct JwkSets(Arc<Mutex<HashMap<String, Set>>>);
+pub(crate) struct JwkSets(Arc<Mutex<Sets>>);
+
+#[derive(Debug, Default)]
+struct Sets {
+    by_url: HashMap<String, Set>,
+    /// What nobody has been told yet: the first set is fetched before there is a log.
+    warnings: Vec<String>,
+}
 
 #[derive(Debug)]
 struct Set {
@@ -41,24 +48,32 @@ impl Keyrings for NoFetch {
 impl Keyrings for JwkSets {
     fn keyring(&self, url: &str, interval_seconds: u64) -> Result<Arc<Keyring>, String> {
         let mut sets = self.0.lock().map_err(|_| "a thread has panicked".to_owned())?;
-        sets.retain(|_, set| set.ring.strong_count() > 0);
-        if let Some(set) = sets.get(url)
+        sets.by_url.retain(|_, set| set.ring.strong_count() > 0);
+        if let Some(set) = sets.by_url.get(url)
             && let Some(ring) = set.ring.upgrade()
         {
             set.interval_seconds.store(interval_seconds, Ordering::Relaxed);
             return Ok(ring);
         }
         let ring = Arc::new(Keyring::default());
-        let count = renew(&ring, url)?;
-        log::info!("{count} keys of the JWK set at {}", shown(url));
+        let (count, skipped) = renew(&ring, url)?;
+        sets.warnings.extend(skipped);
+        if count == 0 {
+            let text = format!("the JWK set at {} has no key: every token is refused", shown(url));
+            sets.warnings.push(text);
+        }
         let interval = Arc::new(AtomicU64::new(interval_seconds));
         let (weak, own_url, own_interval) = (Arc::downgrade(&ring), url.to_owned(), Arc::clone(&interval));
         thread::Builder::new()
             .name("jwk".into())
             .spawn(move || attend(&weak, &own_url, &own_interval))
             .map_err(|error| error.to_string())?;
-        sets.insert(url.to_owned(), Set { ring: Arc::downgrade(&ring), interval_seconds: interval });
+        sets.by_url.insert(url.to_owned(), Set { ring: Arc::downgrade(&ring), interval_seconds: interval });
         Ok(ring)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.0.lock().map(|mut sets| std::mem::take(&mut sets.warnings)).unwrap_or_default()
     }
 }
 
@@ -73,13 +88,16 @@ fn attend(ring: &Weak<Keyring>, url: &str, interval_seconds: &AtomicU64) {
             continue;
         }
         slept = 0;
-        if let Err(error) = renew(&ring, url) {
-            log::warn!("the JWK set at {} is not renewed, the old keys stay: {error}", shown(url));
+        match renew(&ring, url) {
+            Ok((_, skipped)) => skipped.iter().for_each(|text| log::warn!("{text}")),
+            Err(error) => {
+                log::warn!("the JWK set at {} is not renewed, the old keys stay: {error}", shown(url));
+            }
         }
     }
 }
 
-fn renew(ring: &Keyring, url: &str) -> Result<usize, String> {
+fn renew(ring: &Keyring, url: &str) -> Result<(usize, Vec<String>), String> {
     ring.replace(&fetch(url)?).map_err(|error| error.to_string())
 }
 

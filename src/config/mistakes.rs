@@ -213,7 +213,7 @@ fn a_bad_variable_is_named() {
             "HAYATE__METRICS__PORT",
             "1",
             "HAYATE__METRICS__PORT: there is no key metrics.port, expected one of metrics.addr, \
-             metrics.prefix",
+             metrics.prefix, metrics.pprof, metrics.clients",
         ),
         ("HAYATE__UDP", "{}", "HAYATE__UDP: udp is a block of keys, set one of them"),
         ("HAYATE__MODE__X", "1", "HAYATE__MODE__X: there is no key mode.x, mode has no keys"),

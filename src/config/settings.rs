@@ -100,8 +100,10 @@ impl Settings {
         let socket = &document.http.unix_socket;
         let sockets = sockets(document, udp_addresses);
         let door = udp_door(document, key.clone().unwrap_or_default());
+        let hooks = hooks(config, keyrings)?;
+        warnings.extend(keyrings.warnings());
         Ok(Self {
-            policy: Policy { hooks: hooks(config, keyrings)?, ..policy(config)? },
+            policy: Policy { hooks, ..policy(config)? },
             udp: (!document.udp.addr.is_off()).then_some((sockets, door)),
             listen: gateway::ListenConfig {
                 addresses: http_addresses,

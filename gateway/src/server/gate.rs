@@ -181,6 +181,8 @@ impl Gate {
     }
 
     fn admit(self: &Rc<Self>, role: Role, listener: &Listener, stream: Stream, source: Source) {
+        // A new certificate counts for whoever comes after the reload.
+        self.engine.borrow_mut().refresh();
         let engine = self.engine.borrow();
         let config = engine.config();
         let crowd = self.crowd(role);
