@@ -17,6 +17,7 @@ mod harness;
 mod hooks;
 mod http_door;
 mod import;
+mod limits;
 mod listeners;
 mod load;
 #[path = "servers/mariadb.rs"]
