@@ -25,7 +25,7 @@ use crate::memory::Returner;
 use crate::reload::{self, Levers};
 use crate::signals::{self, Boat, Wish, Wishes};
 use crate::storage::Storage;
-use crate::vitals::{Reloads, Vitals, list_own};
+use crate::vitals::{Reloads, Vitals, list_own, list_policy};
 use crate::{commands, files, key, logging};
 
 /// How often the main thread looks whether everything lives.
@@ -139,6 +139,7 @@ impl Daemon {
         let reloads = Reloads::list_on(&board);
         let kept_inbox = Arc::new(Mutex::new(Some(inbox.clone())));
         list_own(&board, clock, &kept_inbox);
+        list_policy(&board, &levers.policy);
         let unix_socket = settings.listen.unix_socket.as_deref();
         let admin = storage.admin(settings.admin_token.as_ref(), document);
         let pages = vitals.pages(admin, &board);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hayate_gateway::{Admin, Asker, Pages};
 use hayate_state::actor::Inbox;
 use hayate_state::counters::{Kind, Series};
-use hayate_state::{Board, Clock, Counter};
+use hayate_state::{Board, Clock, Counter, Policy, Published};
 
 /// The state actor is thought dead when it stands still for so long.
 const ACTOR_STILL_MAX: Duration = Duration::from_secs(10);
@@ -86,6 +86,19 @@ impl Reloads {
     }
 }
 
+/// Lists what the policy in force has counted.
+pub(crate) fn list_policy(board: &Board, policy: &Arc<Published<Policy>>) {
+    let counter = |name, help, read: fn(&Policy) -> u64| {
+        let policy = Arc::clone(policy);
+        let read = Box::new(move || read(&policy.current()));
+        board.list(Series { name, help, kind: Kind::Counter, labels: Vec::new(), read });
+    };
+    let help = "Announces that a posthook has kept out of their swarm, since the last reload.";
+    counter("hooks_unstored_total", help, |policy| policy.hooks.unstored());
+    let help = "Requests beyond the limit of their address.";
+    counter("limited_total", help, |policy| policy.limits.as_ref().map_or(0, |l| l.limiter.beyond()));
+}
+
 /// Lists the daemon's own gauges.
 pub(crate) fn list_own(board: &Board, clock: Clock, inbox: &Arc<Mutex<Option<Inbox<Asker>>>>) {
     let gauge =
@@ -93,6 +106,21 @@ pub(crate) fn list_own(board: &Board, clock: Clock, inbox: &Arc<Mutex<Option<Inb
     // The name that the reference tracker has for it.
     gauge("uptime", "Seconds since the start.", Box::new(move || clock.uptime().as_secs()));
     gauge("uptime_seconds", "Seconds since the start.", Box::new(move || clock.uptime().as_secs()));
+    for (name, help, file) in [
+        (
+            "conntrack_entries",
+            "Connections that the kernel tracks; 0 where it tracks none.",
+            "nf_conntrack_count",
+        ),
+        ("conntrack_entries_max", "The most it can track; beyond, it drops datagrams.", "nf_conntrack_max"),
+    ] {
+        let path = format!("/proc/sys/net/netfilter/{file}");
+        let read = move || {
+            let text = std::fs::read_to_string(&path).ok();
+            text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+        };
+        gauge(name, help, Box::new(read));
+    }
     let inbox = Arc::clone(inbox);
     let depth = move || {
         let inbox = inbox.lock().ok();

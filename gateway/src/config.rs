@@ -63,6 +63,8 @@ pub struct DoorConfig {
     pub external_ip: bool,
     /// Serve `/metrics` (on the metrics addresses, or on the gateway where there are none).
     pub enable_metrics: bool,
+    /// Serve `/debug/pprof/` on the metrics addresses.
+    pub pprof: bool,
     /// First word of every metric name.
     pub metrics_prefix: String,
 }
@@ -86,6 +88,7 @@ impl Default for DoorConfig {
             num_want_max: 200,
             external_ip: true,
             enable_metrics: true,
+            pprof: false,
             metrics_prefix: "hayate".into(),
         }
     }

@@ -21,7 +21,7 @@ use crate::config::{DoorConfig, HEADER_BLOCK_MAX, REQUEST_LINE_MAX};
 use crate::private::{self, Means, Site};
 use crate::refusal::Refusal;
 use crate::routes::{Action, RouteError, Routes};
-use crate::stats::{Family, Stats};
+use crate::stats::{Family, Note, Stats};
 use crate::wire::query::Parameters;
 use crate::wire::reply::{self, Address, Form};
 
@@ -90,6 +90,7 @@ pub struct Context {
     asked: Asked,
     /// The client asks too often and is told to come again later than others.
     slow: bool,
+    note: Note,
 }
 
 #[derive(Debug)]
@@ -229,9 +230,10 @@ impl Engine {
             let means = self.means();
             let step = site.read(means, head, path, query, |seen| slow = means.limit(now, seen).is_some());
             return match step {
-                private::Step::Ask(question, context) => {
-                    Step::Ask(question, Context { asked: Asked::Member(context), slow })
-                }
+                private::Step::Ask(question, context) => Step::Ask(
+                    question,
+                    Context { asked: Asked::Member(context), slow, note: self.stats.take_note() },
+                ),
                 private::Step::Answer(response) => Step::Answer(response),
                 private::Step::Page(page) => Step::Page(page),
             };
@@ -254,7 +256,8 @@ impl Engine {
             (Err(refusal), _) => Step::Answer(self.refuse(refusal)),
             (Ok((_, asked)), Some(Beyond::Empty)) => Step::Answer(self.empty(asked)),
             (Ok((question, asked)), beyond) => {
-                Step::Ask(question, Context { asked, slow: beyond == Some(Beyond::Slow) })
+                let slow = beyond == Some(Beyond::Slow);
+                Step::Ask(question, Context { asked, slow, note: self.stats.take_note() })
             }
         }
     }
@@ -267,6 +270,7 @@ impl Engine {
     /// Writes the answer to a request from the tracker's reply.
     #[must_use]
     pub fn write(&self, mut reply: Reply, context: Context) -> Response {
+        self.stats.resume(context.note);
         if let (true, Reply::Announce(Ok((answer, _)))) = (context.slow, &mut reply) {
             *answer = self.policy.get().slow(*answer);
         }
@@ -291,6 +295,7 @@ impl Engine {
     /// interval (`operations.md` 4.3). Errors would make clients come back at once.
     #[must_use]
     pub fn overloaded(&self, context: Context) -> Response {
+        self.stats.resume(context.note);
         if let Asked::Member(context) = &context.asked {
             return self.means().write(None, context);
         }

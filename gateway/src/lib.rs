@@ -29,6 +29,7 @@ pub mod config;
 pub mod engine;
 pub mod pages;
 pub mod private;
+mod profile;
 pub mod refusal;
 pub mod routes;
 pub mod server;

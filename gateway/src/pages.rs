@@ -3,8 +3,10 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use hayate_state::counters::{Distributed, Kind, Reading};
+use hayate_state::counters::{Kind, Reading, Shown};
 use hayate_state::{Board, Clock};
+use prometheus::core::Collector as _;
+use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder as _, TextEncoder};
 
@@ -58,6 +60,8 @@ impl Pages {
     fn families(&self, prefix: &str) -> Vec<MetricFamily> {
         let mut all = families(&self.board.read(), prefix);
         all.extend(distributions(&self.board.distributions(), prefix));
+        // Without the prefix: every process has these names.
+        all.extend(ProcessCollector::for_self().collect());
         all
     }
 
@@ -98,8 +102,8 @@ fn families(readings: &[Reading], prefix: &str) -> Vec<MetricFamily> {
 }
 
 /// The same for distributions.
-fn distributions(all: &[Distributed], prefix: &str) -> Vec<MetricFamily> {
-    let family = |same: &[Distributed]| {
+fn distributions(all: &[Shown], prefix: &str) -> Vec<MetricFamily> {
+    let family = |same: &[Shown]| {
         let first = same.first()?;
         let mut family = MetricFamily::default();
         family.set_name(format!("{prefix}_{}", first.name));
@@ -111,8 +115,8 @@ fn distributions(all: &[Distributed], prefix: &str) -> Vec<MetricFamily> {
     all.chunk_by(|a, b| a.name == b.name).filter_map(family).collect()
 }
 
-fn distribution(distributed: &Distributed) -> Metric {
-    let read = distributed.histogram.read();
+fn distribution(distributed: &Shown) -> Metric {
+    let read = &distributed.distribution;
     let mut histogram = Histogram::default();
     histogram.set_sample_count(read.count);
     histogram.set_sample_sum(read.sum);
@@ -161,7 +165,7 @@ fn metric(reading: &Reading) -> Metric {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hayate_state::counters::Series;
+    use hayate_state::counters::{Distributed, Series};
 
     fn pages(healthy: bool) -> Pages {
         let board = Arc::new(Board::default());

@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use hayate_state::counters::{Kind, Series};
+use hayate_state::durations::Durations;
 use hayate_state::{Board, Counter};
 
 use crate::engine::Response;
@@ -75,6 +77,29 @@ pub struct Stats {
     pub per_minute: AtomicU64,
     /// Requests that hyper itself refused: no HTTP/1, or a head beyond all bounds.
     pub malformed: Counter,
+    /// How long announces and scrapes took, by what became of them.
+    durations: Took,
+    /// What is known of the request at hand.
+    note: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Took(Arc<Durations>);
+
+impl Default for Took {
+    fn default() -> Self {
+        Self(Arc::new(Durations::new(&["announce", "scrape"], Refusal::all().map(Refusal::text))))
+    }
+}
+
+/// What is known of a request whose time is taken: its action, its family, and why it was refused. Only the
+/// thread of the door makes and reads notes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Note(u64);
+
+impl Note {
+    const IS_THERE: u64 = 1 << 63;
+    const ERROR: u32 = 16;
 }
 
 /// One counter for each refusal, in their order.
@@ -97,6 +122,8 @@ struct PerFamily {
 impl Stats {
     /// Counts an announce or scrape.
     pub fn request(&self, action: Action, family: Family) {
+        let note = (family as u64) << 8 | action as u64;
+        self.note.store(Note::IS_THERE | note, Ordering::Relaxed);
         let counters = match action {
             Action::Announce => &self.announces,
             Action::Scrape => &self.scrapes,
@@ -110,10 +137,40 @@ impl Stats {
 
     /// Counts a refusal.
     pub fn refusal(&self, refusal: Refusal) {
-        let known = Refusal::all().zip(&self.refusals.0).find(|(known, _)| *known == refusal);
-        if let Some((_, counter)) = known {
+        let Some(at) = Refusal::all().position(|known| known == refusal) else { return };
+        if let Some(counter) = self.refusals.0.get(at) {
             counter.add(1);
         }
+        let note = self.note.load(Ordering::Relaxed);
+        self.note.store(note | (at as u64 + 1) << Note::ERROR, Ordering::Relaxed);
+    }
+
+    /// Takes the note of a request that goes on later.
+    #[must_use]
+    pub fn take_note(&self) -> Note {
+        Note(self.note.swap(0, Ordering::Relaxed))
+    }
+
+    /// The request of that note goes on.
+    pub fn resume(&self, note: Note) {
+        self.note.store(note.0, Ordering::Relaxed);
+    }
+
+    /// The request at hand has been answered; if it was an announce or scrape, it took so long.
+    pub fn answered(&self, time: Duration) {
+        let Note(note) = self.take_note();
+        if note == 0 {
+            return;
+        }
+        let (action, family) = ((note & 0xff) as usize, note >> 8 & 0xff);
+        let address = match family {
+            0 => Some(IpAddr::from([0; 4])),
+            1 => Some(IpAddr::from([0; 16])),
+            _ => None,
+        };
+        let error = usize::try_from((note & !Note::IS_THERE) >> Note::ERROR).unwrap_or_default();
+        let durations = &self.durations.0;
+        durations.took(&[durations.sort(action, address, error.checked_sub(1))], time);
     }
 
     /// How often a refusal was given.
@@ -159,6 +216,8 @@ impl Stats {
     /// Lists every series on the board.
     pub fn list(self: &Arc<Self>, board: &Board) {
         self.list_requests(board);
+        let help = "Time from the head of an announce or scrape to its answer.";
+        self.durations.0.list(board, "http_response_duration_milliseconds", help);
         for (at, refusal) in Refusal::all().enumerate() {
             let labels = vec![("reason", refusal.label())];
             let read = move |stats: &Self| stats.refusals.0.get(at).map_or(0, Counter::value);

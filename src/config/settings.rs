@@ -380,6 +380,7 @@ fn http_door(document: &Document) -> gateway::DoorConfig {
         tls: None,
         external_ip: announce.external_ip,
         enable_metrics: *enable_metrics,
+        pprof: metrics.pprof,
         metrics_prefix: metrics.prefix.0.clone(),
     }
 }

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
 use crate::announce::{Announce, Answer, Handout, Lane, PEER_V4_LEN, PEER_V6_LEN, Refusal, Tally};
 use crate::clock::{Clock, Now};
+use crate::histogram::Histogram;
 use crate::hooks::Spoken;
 use crate::ids::{InfoHash, PeerId};
 use crate::private::{Denial, Member, Purger};
@@ -181,6 +182,7 @@ impl Actor {
     ) -> std::io::Result<(Self, Inbox<R>)> {
         let (sender, receiver) = bounded(capacity);
         let beats = Arc::new(AtomicU64::new(0));
+        let tracker_sweeps = Arc::clone(tracker.swarms().sweeps());
         let desk = Desk {
             sweeper: Sweeper::new(Arc::clone(tracker.swarms())),
             purger: tracker.purger(),
@@ -188,6 +190,8 @@ impl Actor {
             clock,
             scratch: Scratch::default(),
             beats: Arc::clone(&beats),
+            swept: Duration::ZERO,
+            sweeps: tracker_sweeps,
         };
         let broken = Arc::new(AtomicBool::new(false));
         let breaks = Arc::clone(&broken);
@@ -232,6 +236,9 @@ struct Desk {
     clock: Clock,
     scratch: Scratch,
     beats: Arc<AtomicU64>,
+    /// Time that this round of the sweep has taken so far.
+    swept: Duration,
+    sweeps: Arc<Histogram>,
 }
 
 impl Desk {
@@ -269,7 +276,14 @@ impl Desk {
         let (now, policy) = (self.clock.now(), self.tracker.policy());
         match &mut self.purger {
             Some(purger) => purger.beat(&self.clock, policy, elapsed),
-            None => self.sweeper.beat(now.tick, policy, elapsed),
+            None => {
+                let begun = self.clock.uptime();
+                let round_is_done = self.sweeper.beat(now.tick, policy, elapsed);
+                self.swept += self.clock.uptime().saturating_sub(begun);
+                if round_is_done {
+                    self.sweeps.took(std::mem::take(&mut self.swept));
+                }
+            }
         }
         self.beats.fetch_add(1, Ordering::Relaxed);
     }

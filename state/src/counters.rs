@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
-use crate::histogram::Histogram;
+use crate::histogram::{Distribution, Histogram};
 
 /// A number that only grows. One thread owns it and adds; others read. Two writers would lose updates.
 #[derive(Debug, Default)]
@@ -52,7 +52,17 @@ pub struct Series {
 #[derive(Default)]
 pub struct Board {
     series: RwLock<Vec<Series>>,
-    distributions: RwLock<Vec<Distributed>>,
+    distributions: RwLock<Vec<Provider>>,
+}
+
+/// Label names and values.
+pub type Labels = Vec<(&'static str, &'static str)>;
+
+/// Distributions of one name, and how they are read.
+struct Provider {
+    name: &'static str,
+    help: &'static str,
+    read: Box<dyn Fn() -> Vec<(Labels, Distribution)> + Send + Sync>,
 }
 
 /// A distribution that `/metrics` shows.
@@ -63,9 +73,22 @@ pub struct Distributed {
     /// One sentence for the reader of `/metrics`.
     pub help: &'static str,
     /// Label names and values.
-    pub labels: Vec<(&'static str, &'static str)>,
+    pub labels: Labels,
     /// What it shows.
     pub histogram: Arc<Histogram>,
+}
+
+/// A distribution as it stood when it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shown {
+    /// See [`Distributed::name`].
+    pub name: &'static str,
+    /// See [`Distributed::help`].
+    pub help: &'static str,
+    /// See [`Distributed::labels`].
+    pub labels: Labels,
+    /// Its numbers; of several with these labels, one per worker, the sums.
+    pub distribution: Distribution,
 }
 
 impl std::fmt::Debug for Board {
@@ -82,13 +105,36 @@ impl Board {
 
     /// Lists one more distribution.
     pub fn distribute(&self, distributed: Distributed) {
-        self.distributions.write().push(distributed);
+        let Distributed { name, help, labels, histogram } = distributed;
+        self.distribute_all(name, help, Box::new(move || vec![(labels.clone(), histogram.read())]));
     }
 
-    /// Every distribution, sorted by name and labels.
+    /// Lists distributions of one name, whose labels are not known before they are read.
+    pub fn distribute_all(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        read: Box<dyn Fn() -> Vec<(Labels, Distribution)> + Send + Sync>,
+    ) {
+        self.distributions.write().push(Provider { name, help, read });
+    }
+
+    /// Every distribution, sorted by name and labels, equal ones summed.
     #[must_use]
-    pub fn distributions(&self) -> Vec<Distributed> {
-        let mut all = self.distributions.read().clone();
+    pub fn distributions(&self) -> Vec<Shown> {
+        let mut all: Vec<Shown> = Vec::new();
+        for provider in self.distributions.read().iter() {
+            for (labels, distribution) in (provider.read)() {
+                let same = |shown: &&mut Shown| shown.name == provider.name && shown.labels == labels;
+                match all.iter_mut().find(same) {
+                    Some(shown) => shown.distribution.add(&distribution),
+                    None => {
+                        let (name, help) = (provider.name, provider.help);
+                        all.push(Shown { name, help, labels, distribution });
+                    }
+                }
+            }
+        }
         all.sort_by(|a, b| (a.name, &a.labels).cmp(&(b.name, &b.labels)));
         all
     }

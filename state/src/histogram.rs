@@ -5,6 +5,11 @@ use std::time::Duration;
 
 /// Upper bounds of durations, in milliseconds, the last one being without bound.
 const SECONDS: &[u64] = &[1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000];
+/// Upper bounds of short durations, in microseconds: those of the reference tracker, and finer ones below.
+const MILLISECONDS: &[u64] = &[
+    10, 50, 250, 1000, 9375, 18_750, 37_500, 75_000, 150_000, 300_000, 600_000, 1_200_000, 2_400_000,
+    4_800_000,
+];
 /// Upper bounds of counts of rows.
 const ROWS: &[u64] = &[1, 5, 10, 50, 100, 500, 1000, 5000, 10_000, 50_000, 100_000, 500_000];
 
@@ -32,6 +37,12 @@ impl Histogram {
         Self::new(SECONDS, 0.001)
     }
 
+    /// Of short durations; shown in milliseconds.
+    #[must_use]
+    pub fn milliseconds() -> Self {
+        Self::new(MILLISECONDS, 0.001)
+    }
+
     /// Of counts of rows.
     #[must_use]
     pub fn rows() -> Self {
@@ -45,7 +56,8 @@ impl Histogram {
 
     /// Adds a duration.
     pub fn took(&self, time: Duration) {
-        self.add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let number = if self.bounds == MILLISECONDS { time.as_micros() } else { time.as_millis() };
+        self.add(u64::try_from(number).unwrap_or(u64::MAX));
     }
 
     /// Adds a number, in the unit of the bounds.
@@ -81,6 +93,17 @@ pub struct Distribution {
     pub count: u64,
     /// Their sum.
     pub sum: f64,
+}
+
+impl Distribution {
+    /// Adds the numbers of another one with the same bounds.
+    pub(crate) fn add(&mut self, other: &Self) {
+        for ((_, count), (_, more)) in self.below.iter_mut().zip(&other.below) {
+            *count += more;
+        }
+        self.count += other.count;
+        self.sum += other.sum;
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 //! | `peer`, `block`, `roster` | one peer in memory, many in a row, what can be done to them |
 //! | `select` | the choice of peers |
 //! | `index`, `keys`, `chunks`, `prefetch` | how a torrent is found, and found early |
-//! | [`swarms`], `sweep`, `census` | all swarms, in shards; expiry in slices; counts |
+//! | [`swarms`], `sweep`, `census`, `gauges` | all swarms, in shards; expiry in slices; counts |
 //! | [`access`], [`policy`] | who may announce what; the knobs of all decisions |
 //! | [`hooks`] | what an operator may put between policy and swarm |
 //! | [`limiter`], [`clients`] | who asks far too often; which clients are out there |
@@ -18,7 +18,7 @@
 //! | [`tracker`] | [`Tracker`]: the one place where an announce or scrape is decided |
 //! | [`actor`] | the thread that answers the gateway's inbox and runs everything periodic |
 //! | [`counters`] | counters that one thread writes and anybody reads, and the board that lists them |
-//! | [`histogram`] | distributions of durations and counts |
+//! | [`histogram`], [`durations`] | distributions of durations and counts; how long requests took |
 //! | [`published`] | settings that are swapped whole while others read them |
 //! | [`store`] | durable memory behind a trait: records, queues, spill, SQLite and MariaDB |
 //! | [`snapshot`] | the swarms in a file, so that a restart is warm |
@@ -38,6 +38,8 @@ pub mod clients;
 pub mod clock;
 pub mod counters;
 mod crowd;
+pub mod durations;
+mod gauges;
 mod group;
 pub mod histogram;
 pub mod hooks;

@@ -12,7 +12,7 @@ use crate::announce::{Announce, Event, Handout, Tally};
 pub use crate::census::Census;
 use crate::chunks::Chunks;
 use crate::clock::Tick;
-use crate::counters::{Board, Kind, Series};
+use crate::histogram::Histogram;
 use crate::ids::InfoHash;
 use crate::index::Index;
 use crate::keys::Keys;
@@ -57,6 +57,8 @@ pub struct Swarms {
     memory: CachePadded<AtomicUsize>,
     /// Where announces are noted for a successor.
     tap: Tap,
+    /// How long rounds of the sweep took.
+    sweeps: Arc<Histogram>,
 }
 
 impl Swarms {
@@ -70,6 +72,7 @@ impl Swarms {
             keys: Keys::new(peers_per_address),
             memory: CachePadded::default(),
             tap: Tap::default(),
+            sweeps: Arc::new(Histogram::milliseconds()),
         })
     }
 
@@ -236,41 +239,6 @@ impl Swarms {
         self.shards.iter().map(|shard| shard.lock().crowded).sum()
     }
 
-    /// Lists the numbers of the swarms.
-    pub fn list_on(self: &Arc<Self>, board: &Board) {
-        let list = |name, help, kind, labels, read: fn(&Self) -> u64| {
-            let swarms = Arc::clone(self);
-            board.list(Series { name, help, kind, labels, read: Box::new(move || read(&swarms)) });
-        };
-        let peers = |family, role, read| {
-            let labels = vec![("family", family), ("role", role)];
-            list("swarm_peers", "Peers in all swarms.", Kind::Gauge, labels, read);
-        };
-        peers("ipv4", "seeder", |swarms| u64::from(swarms.census().v4_seeders));
-        peers("ipv4", "leecher", |swarms| u64::from(swarms.census().v4_leechers));
-        peers("ipv6", "seeder", |swarms| u64::from(swarms.census().v6_seeders));
-        peers("ipv6", "leecher", |swarms| u64::from(swarms.census().v6_leechers));
-        let gauge = |name, help, read| list(name, help, Kind::Gauge, Vec::new(), read);
-        gauge("swarms", "Torrents with peers.", |swarms| swarms.live() as u64);
-        gauge("swarms_idle", "Torrents without peers whose completed count is remembered.", |swarms| {
-            swarms.idle() as u64
-        });
-        gauge("swarms_memory_bytes", "Memory of all swarms, by hayate's own count.", |swarms| {
-            swarms.memory() as u64
-        });
-        let counter = |name, help, read| list(name, help, Kind::Counter, Vec::new(), read);
-        counter(
-            "swarms_full_total",
-            "Announces answered without peers because memory.max was reached.",
-            Self::full,
-        );
-        counter(
-            "swarms_crowded_total",
-            "Peers not stored because of announce.peers_per_address.",
-            Self::crowded,
-        );
-    }
-
     /// A known torrent was finished at least so often.
     pub(crate) fn raise_completed(&self, info_hash: &InfoHash, completed: u32) {
         let hash = self.keys.info_hash(info_hash);
@@ -279,6 +247,10 @@ impl Swarms {
         if let Some(torrent) = slot.and_then(|slot| shard.torrents.get_mut(slot)) {
             torrent.completed = torrent.completed.max(completed);
         }
+    }
+
+    pub(crate) fn sweeps(&self) -> &Arc<Histogram> {
+        &self.sweeps
     }
 
     pub(crate) fn tap(&self) -> &Tap {

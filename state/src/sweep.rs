@@ -56,8 +56,8 @@ impl Sweeper {
         self.all >= MUCH
     }
 
-    /// Does the share of a round that is due after `elapsed` more time.
-    pub fn beat(&mut self, now: Tick, policy: &Policy, elapsed: Duration) {
+    /// Does the share of a round that is due after `elapsed` more time. True if a round is done with it.
+    pub fn beat(&mut self, now: Tick, policy: &Policy, elapsed: Duration) -> bool {
         let round_millis = u128::from(policy.purge_seconds.max(1)) * 1000 / 2;
         if self.count_lasts == 0 {
             (self.all, self.count_lasts) = (self.swarms.torrents_and_peers() + SHARDS, COUNT_LASTS);
@@ -70,9 +70,10 @@ impl Sweeper {
         while done < due {
             done += self.slice(now, policy);
             if self.shard == 0 && self.torrent.is_none() {
-                return;
+                return true;
             }
         }
+        false
     }
 
     /// A whole round at once, for tests and tools.

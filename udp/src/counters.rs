@@ -4,9 +4,27 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hayate_state::counters::{Kind, Series};
+use hayate_state::durations::{Durations, Sort};
 use hayate_state::{Board, Counter};
 
 use crate::refusal::Refusal;
+
+/// Actions of durations, by [`Sorted`].
+const ACTIONS: [&str; 4] = ["connect", "announce", "scrape", "empty"];
+
+/// What a datagram asked for, as durations are sorted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Sorted {
+    /// An id.
+    Connect,
+    /// BEP 15 announce.
+    Announce,
+    /// BEP 15 scrape.
+    Scrape,
+    /// Nothing that can be told.
+    Empty,
+}
 
 /// One number for each family of sources; an IPv4-mapped source is IPv4.
 #[derive(Debug, Default)]
@@ -45,6 +63,8 @@ pub struct Counters {
     /// Datagrams the kernel dropped because the receive buffer was full.
     pub socket_drops: Counter,
     refusals: [Counter; Refusal::COUNT],
+    /// How long datagrams took, by what became of them.
+    pub durations: Arc<Durations>,
 }
 
 impl Default for Counters {
@@ -58,6 +78,7 @@ impl Default for Counters {
             receive_errors: Counter::default(),
             socket_drops: Counter::default(),
             refusals: std::array::from_fn(|_| Counter::default()),
+            durations: Arc::new(Durations::new(&ACTIONS, Refusal::all().map(Refusal::error))),
         }
     }
 }
@@ -70,6 +91,13 @@ impl Counters {
         }
     }
 
+    /// The kind of a datagram from `source`, for [`Self::durations`]; `source` is `None` before its request was
+    /// understood.
+    #[must_use]
+    pub fn sort(&self, asked: Sorted, source: Option<IpAddr>, refusal: Option<Refusal>) -> Sort {
+        self.durations.sort(asked as usize, source, refusal.map(Refusal::index))
+    }
+
     /// Datagrams refused for one reason.
     #[must_use]
     pub fn refusals(&self, refusal: Refusal) -> u64 {
@@ -79,6 +107,8 @@ impl Counters {
     /// Lists all numbers on a board.
     pub fn list(self: &Arc<Self>, board: &Board) {
         self.list_requests(board);
+        let help = "Time from datagram to reply, taken once per batch.";
+        self.durations.list(board, "udp_response_duration_milliseconds", help);
         for refusal in Refusal::all() {
             let labels = vec![("reason", refusal.label())];
             let help =

@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hayate_state::announce::{PEER_V4_LEN, PEER_V6_LEN};
+use hayate_state::durations::Sort;
 use hayate_state::hooks::Said;
 use hayate_state::policy::Beyond;
 use hayate_state::private::Denial;
@@ -12,7 +14,7 @@ use hayate_state::{Answer, Handout, InfoHash, Now, Refusal as TrackerRefusal, Su
 
 use crate::config::DoorConfig;
 use crate::connection_id::{Keeper, Unverified, Verified};
-use crate::counters::Counters;
+use crate::counters::{Counters, Sorted};
 use crate::private;
 use crate::refusal::{Complaint, Refusal};
 use crate::wire::PROTOCOL_ID;
@@ -20,6 +22,8 @@ use crate::wire::option::Options;
 use crate::wire::reply::{self, AnnounceHead, Buffer};
 use crate::wire::request::{Action, AnnounceView, Head, Malformed, Short};
 
+/// Datagrams of a batch that are sorted by kind.
+const SORTS_MAX: usize = 256;
 /// Octets of a URL that hooks get to see: as many as a datagram can hold.
 const URL_MAX: usize = 2048;
 
@@ -39,6 +43,22 @@ pub struct Engine {
     config: Subscriber<DoorConfig>,
     keeper: Keeper,
     counters: Arc<Counters>,
+    /// Kinds of the datagrams of this batch; as many as a batch can have fit in without growing.
+    sorts: Vec<Sort>,
+    /// What the datagram at hand has turned out to be.
+    sorting: Sorting,
+}
+
+/// What is known of a datagram for its kind.
+#[derive(Clone, Copy, Debug)]
+struct Sorting {
+    asked: Sorted,
+    source: Option<IpAddr>,
+    refusal: Option<Refusal>,
+}
+
+impl Sorting {
+    const NOTHING: Self = Self { asked: Sorted::Empty, source: None, refusal: None };
 }
 
 impl Engine {
@@ -46,7 +66,8 @@ impl Engine {
     #[must_use]
     pub fn new(tracker: Tracker, config: Subscriber<DoorConfig>) -> Self {
         let keeper = Keeper::new(config.get());
-        Self { tracker, config, keeper, counters: Arc::default() }
+        let sorts = Vec::with_capacity(SORTS_MAX);
+        Self { tracker, config, keeper, counters: Arc::default(), sorts, sorting: Sorting::NOTHING }
     }
 
     /// What this engine counts; its worker is the owner.
@@ -62,6 +83,26 @@ impl Engine {
             self.keeper.reload(self.config.get());
         }
         self.keeper.refresh(now.unix_seconds);
+    }
+
+    /// The datagrams since [`begin_batch`](Self::begin_batch) took so long, each.
+    pub fn end_batch(&mut self, time: Duration) {
+        self.counters.durations.took(&self.sorts, time);
+        self.sorts.clear();
+    }
+
+    /// Counts a datagram that is dropped before it is looked at.
+    pub fn drop_datagram(&mut self, refusal: Refusal) {
+        self.counters.refuse(refusal);
+        self.sorting = Sorting { refusal: Some(refusal), ..Sorting::NOTHING };
+        self.sort();
+    }
+
+    fn sort(&mut self) {
+        let Sorting { asked, source, refusal } = self.sorting;
+        if self.sorts.len() < SORTS_MAX {
+            self.sorts.push(self.counters.sort(asked, source, refusal));
+        }
     }
 
     /// Fetches what the announces among these datagrams will look at, before they are handled one by one. It
@@ -81,21 +122,34 @@ impl Engine {
     ) -> Outcome<'r> {
         // A v6-only socket shows no mapped addresses; a test or a fuzzer may (`protocol.md` U7.4).
         let asker = Asker { now, address: source.ip().to_canonical() };
-        if source.port() == 0 {
-            return self.silence(Refusal::SourcePortZero);
-        }
-        match self.decide(asker, datagram, reply) {
+        self.sorting = Sorting::NOTHING;
+        let decided = if source.port() == 0 {
+            Err(Refusal::SourcePortZero)
+        } else {
+            self.decide(asker, datagram, reply)
+        };
+        let outcome = match decided {
             Ok(len) => {
                 self.counters.replies.of(asker.address).add(1);
                 Outcome::Reply(reply.get(..len).unwrap_or_default())
             }
-            Err(refusal) => self.silence(refusal),
-        }
+            Err(refusal) => {
+                self.refuse(refusal);
+                Outcome::Silence(refusal)
+            }
+        };
+        self.sort();
+        outcome
     }
 
-    fn silence<'r>(&self, refusal: Refusal) -> Outcome<'r> {
+    fn refuse(&mut self, refusal: Refusal) {
         self.counters.refuse(refusal);
-        Outcome::Silence(refusal)
+        self.sorting.refusal = Some(refusal);
+    }
+
+    /// The request is understood that far.
+    fn understood(&mut self, asked: Sorted, asker: Asker) {
+        self.sorting = Sorting { asked, source: Some(asker.address), ..self.sorting };
     }
 
     /// Gives the length of the reply, or the reason for silence.
@@ -113,9 +167,11 @@ impl Engine {
     }
 
     fn connect(&mut self, asker: Asker, head: Head<'_>, reply: &mut Buffer) -> Result<usize, Refusal> {
+        self.sorting.asked = Sorted::Connect;
         if head.connection_id() != PROTOCOL_ID {
             return Err(Refusal::NotAConnect);
         }
+        self.understood(Sorted::Connect, asker);
         self.counters.connects.of(asker.address).add(1);
         let id = self.keeper.make(asker.now.unix_seconds, asker.address);
         Ok(reply::connect(reply, head.transaction_id(), id))
@@ -130,6 +186,11 @@ impl Engine {
         head: Head<'_>,
         reply: &mut Buffer,
     ) -> usize {
+        self.sorting.asked = match action {
+            Action::Announce | Action::AnnounceWide => Sorted::Announce,
+            Action::Scrape => Sorted::Scrape,
+            Action::Connect | Action::ErrorReply | Action::Unknown => Sorted::Empty,
+        };
         let answered = match action {
             Action::Announce => head
                 .announce()
@@ -143,7 +204,7 @@ impl Engine {
             Action::Connect | Action::ErrorReply | Action::Unknown => Err(Complaint::UnknownAction),
         };
         answered.unwrap_or_else(|complaint| {
-            self.counters.refuse(Refusal::Told(complaint));
+            self.refuse(Refusal::Told(complaint));
             reply::error(reply, head.transaction_id(), &complaint.text())
         })
     }
@@ -157,6 +218,7 @@ impl Engine {
         view: AnnounceView<'_>,
         reply: &mut Buffer,
     ) -> Result<usize, Complaint> {
+        self.understood(Sorted::Announce, asker);
         self.counters.announces.of(asker.address).add(1);
         let config = self.config.get();
         let member = if self.tracker.is_private() {
@@ -207,7 +269,7 @@ impl Engine {
         let answer = match answered {
             Ok(answer) => answer,
             Err(denial) => {
-                self.counters.refuse(Refusal::Told(Complaint::Tracker(denial.refusal)));
+                self.refuse(Refusal::Told(Complaint::Tracker(denial.refusal)));
                 return Ok(reply::error(reply, head.transaction_id(), &denial));
             }
         };
@@ -231,6 +293,7 @@ impl Engine {
             return Err(Complaint::Tracker(TrackerRefusal::InvalidPasskey));
         }
         let hashes = head.scrape()?.info_hashes();
+        self.understood(Sorted::Scrape, asker);
         self.counters.scrapes.of(asker.address).add(1);
         let hashes = hashes.take(self.config.get().max_scrape_infohashes);
         let policy = self.tracker.policy();

@@ -69,6 +69,18 @@ impl Refusal {
         Self::all().position(|refusal| refusal == self).unwrap_or_default()
     }
 
+    /// The value of the label `error` of durations (`frontends-and-hooks.md` 9.2).
+    #[must_use]
+    pub fn error(self) -> &'static str {
+        match self {
+            Self::Short | Self::Oversized | Self::ErrorReply | Self::SourcePortZero | Self::OwnEndpoint => {
+                Complaint::Malformed.text()
+            }
+            Self::NotAConnect | Self::StaleConnection | Self::ForgedConnection => "bad connection ID",
+            Self::Told(complaint) => complaint.text(),
+        }
+    }
+
     /// The value of the label `reason` in metrics.
     #[must_use]
     pub fn label(self) -> &'static str {

@@ -4,6 +4,7 @@ mod entries;
 mod gate;
 mod open;
 mod post;
+mod seat;
 mod stream;
 mod watch;
 

@@ -214,6 +214,7 @@ impl Port {
             }
         };
         self.ready = received == BATCH_MAX;
+        let begun = clock.uptime();
         let now = clock.now();
         engine.begin_batch(now);
         if received > 1 {
@@ -225,7 +226,7 @@ impl Port {
                 other => other,
             };
             match mail {
-                Err(refusal) => engine.counters().refuse(refusal),
+                Err(refusal) => engine.drop_datagram(refusal),
                 Ok(mail) => {
                     if let Outcome::Reply(reply) = engine.handle(now, mail.source, mail.datagram, mail.reply)
                     {
@@ -237,6 +238,7 @@ impl Port {
         }
         let failed = batch.send(self.socket.as_fd());
         engine.counters().send_errors.add(failed as u64);
+        engine.end_batch(clock.uptime().saturating_sub(begun));
         self.count_drops(batch, engine);
         received
     }

@@ -1,0 +1,106 @@
+//! Profiles on demand, in the form of Go's pprof: where the process spends its time
+//! (`frontends-and-hooks.md` 9.1).
+
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use pprof::ProfilerGuardBuilder;
+use pprof::protos::Message;
+
+use crate::engine::Response;
+
+/// Where the pages are.
+pub(crate) const ROOT: &[u8] = b"/debug/pprof/";
+/// Samples a second of each thread that works.
+const FREQUENCY: i32 = 99;
+/// Seconds of a profile, where nothing is said, and at most.
+const SECONDS: u64 = 30;
+const SECONDS_MAX: u64 = 60;
+
+const INDEX: &str = "profile?seconds=N: where the processor's time goes, 1 to 60 seconds, as protobuf\n\
+    cmdline: how the process was started\n";
+
+/// A profile is being made: there is one at a time.
+static BUSY: AtomicBool = AtomicBool::new(false);
+
+/// The page behind [`ROOT`]; it may take a minute.
+pub(crate) fn page(leaf: &[u8], query: &[u8]) -> Response {
+    match leaf {
+        b"" => Response::text(200, INDEX),
+        b"cmdline" => Response::said(200, command_line()),
+        b"profile" => match seconds(query) {
+            Some(seconds) => profile(Duration::from_secs(seconds)),
+            None => Response::text(400, "seconds: a number from 1 to 60 is needed\n"),
+        },
+        _ => Response::not_found(),
+    }
+}
+
+/// How the process was started, as far as that cannot be a secret: options and paths, no values of options.
+fn command_line() -> String {
+    let words = std::env::args().map(|word| match word.split_once('=') {
+        Some((name, _)) => format!("{name}=..."),
+        None => word,
+    });
+    words.collect::<Vec<_>>().join("\0")
+}
+
+fn seconds(query: &[u8]) -> Option<u64> {
+    let value = query.split(|&octet| octet == b'&').find_map(|pair| pair.strip_prefix(b"seconds="));
+    let Some(value) = value else { return Some(SECONDS) };
+    let seconds = str::from_utf8(value).ok()?.parse().ok()?;
+    (1..=SECONDS_MAX).contains(&seconds).then_some(seconds)
+}
+
+fn profile(time: Duration) -> Response {
+    if BUSY.swap(true, Ordering::Acquire) {
+        return Response::text(409, "another profile is being made\n");
+    }
+    let made = sample(time);
+    BUSY.store(false, Ordering::Release);
+    match made {
+        Ok(octets) => Response {
+            status: 200,
+            content_type: "application/octet-stream",
+            body: Cow::Owned(octets),
+            close: false,
+        },
+        Err(error) => {
+            log::error!("http: no profile can be made: {error}");
+            Response::text(500, "internal server error\n")
+        }
+    }
+}
+
+fn sample(time: Duration) -> pprof::Result<Vec<u8>> {
+    // Signals in these would interrupt what must not be.
+    let guard = ProfilerGuardBuilder::default()
+        .frequency(FREQUENCY)
+        .blocklist(&["libc", "libgcc", "pthread", "vdso"])
+        .build()?;
+    std::thread::sleep(time);
+    Ok(guard.report().build()?.pprof()?.encode_to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_to_sixty_seconds_are_profiled() {
+        for (query, expected) in [
+            (&b""[..], Some(30)),
+            (b"seconds=1", Some(1)),
+            (b"x=7&seconds=60", Some(60)),
+            (b"seconds=0", None),
+            (b"seconds=61", None),
+            (b"seconds=", None),
+            (b"seconds=-1", None),
+        ] {
+            assert_eq!(seconds(query), expected, "{query:?}");
+        }
+        assert_eq!(page(b"profile", b"seconds=x").status, 400);
+        assert_eq!(page(b"heap", b"").status, 404);
+    }
+}
