@@ -23,6 +23,7 @@ mod load;
 #[path = "servers/mariadb.rs"]
 #[expect(dead_code, reason = "the tests of the stores use the rest")]
 mod mariadb_server;
+mod metrics;
 mod private;
 mod process;
 mod scenario;

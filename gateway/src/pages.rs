@@ -184,8 +184,12 @@ mod tests {
     fn metrics_are_prometheus_text_under_the_prefix() {
         let response = pages(true).show(Page::Metrics, Some("hayate"));
         assert_eq!((response.status, response.content_type), (200, "text/plain; version=0.0.4"));
+        let text = str::from_utf8(&response.body).unwrap();
+        // Those of the process come behind, under their own names.
+        let (own, process) = text.split_at(text.find("# HELP process_").unwrap());
+        assert!(process.contains("\nprocess_resident_memory_bytes "));
         assert_eq!(
-            str::from_utf8(&response.body).unwrap(),
+            own,
             "# HELP hayate_requests_total A number.\n\
              # TYPE hayate_requests_total counter\n\
              hayate_requests_total{door=\"http\"} 11\n\

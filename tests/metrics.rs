@@ -1,0 +1,166 @@
+//! `/metrics`, `/health`, `/debug/pprof/` (`frontends-and-hooks.md` 9 and 13).
+
+use serde_json::json;
+
+use crate::harness::{
+    Daemon, UdpClient, announce_rest, announce_target, ask, connect_request, eventually, fetch, udp_socket,
+};
+
+/// How often a kind of request was timed.
+fn timed(daemon: &Daemon, door: &str, action: &str, family: &str, error: &str) -> u64 {
+    let labels = format!("action=\"{action}\",address_family=\"{family}\",error=\"{error}\"");
+    daemon.metric(&format!("{door}_response_duration_milliseconds_count{{{labels}}}"))
+}
+
+fn page(daemon: &Daemon, path: &str) -> (u16, Vec<u8>) {
+    let response = daemon.page(path).expect("the page answers");
+    (response.status, response.body)
+}
+
+fn text(daemon: &Daemon) -> String {
+    String::from_utf8(page(daemon, "/metrics").1).unwrap()
+}
+
+#[test]
+fn metrics() {
+    let hooks = json!([{"name": "client approval", "options": {"blacklist": ["AZ3034"]}}]);
+    let daemon = Daemon::start(json!({"prehooks": hooks, "intervals": {"purge_inactive_peers": 2}}));
+    let (v4, v6) = (UdpClient::connect("127.0.0.1", daemon.v4()), UdpClient::connect("::1", daemon.v6()));
+    (0..7).for_each(|port| _ = v4.announce(b'a', 7000 + port, 9, 0));
+    (0..11).for_each(|port| _ = v6.announce(b'a', 7000 + port, 0, 0));
+    (0..13).for_each(|_| _ = v4.scrape(b'a'));
+    let mut azureus = announce_rest(b'a', 7001, 9, 0, -1);
+    azureus[20..40].copy_from_slice(b"-AZ3034-000000000001");
+    ask(&v4.socket, &v4.request(1, &azureus)).unwrap();
+    ask(&v4.socket, &v4.request(1, &[7; 40])).unwrap();
+    ask(&v4.socket, &v4.request(9, &[7; 40])).unwrap();
+    for silent in [&b"short"[..], &[7; 16], &v6.request(1, &announce_rest(b'a', 1, 0, 0, 0))] {
+        v4.socket.send(silent).unwrap();
+    }
+    let mut bad_connect = connect_request();
+    bad_connect[0] = 7;
+    v4.socket.send(&bad_connect).unwrap();
+    ask(&v4.socket, &connect_request()).unwrap();
+    let target = |port, more: &str| announce_target('a', port, more);
+    (0..5).for_each(|port| _ = fetch(daemon.v4(), &target(7000 + port, "&left=9")));
+    fetch(daemon.v6(), &target(7000, "&left=9"));
+    fetch(daemon.v4(), &target(0, "&left=9"));
+    fetch(daemon.v4(), &target(7000, "&left=9").replace("-XX0001-", "-AZ3034-"));
+    fetch(daemon.v4(), "/announce");
+    fetch(daemon.v4(), "/scrape");
+    fetch(daemon.v4(), "/nothing");
+
+    let udp = |action, family, error, expected| {
+        assert_eq!(timed(&daemon, "udp", action, family, error), expected, "{action} {family} {error}");
+    };
+    udp("connect", "IPv4", "", 2);
+    udp("connect", "IPv6", "", 1);
+    udp("connect", "Unknown", "bad connection ID", 1);
+    udp("announce", "IPv4", "", 7);
+    udp("announce", "IPv6", "", 11);
+    udp("announce", "IPv4", "unapproved client", 1);
+    udp("announce", "Unknown", "malformed packet", 1);
+    udp("scrape", "IPv4", "", 13);
+    udp("empty", "Unknown", "unknown action ID", 1);
+    udp("empty", "Unknown", "malformed packet", 1);
+    udp("empty", "Unknown", "bad connection ID", 2);
+    let http = |action, family, error, expected| {
+        assert_eq!(timed(&daemon, "http", action, family, error), expected, "{action} {family} {error}");
+    };
+    http("announce", "IPv4", "", 5);
+    http("announce", "IPv6", "", 1);
+    http("announce", "IPv4", "invalid port", 1);
+    http("announce", "IPv4", "unapproved client", 1);
+    http("announce", "IPv4", "no info_hash parameter supplied", 1);
+    http("scrape", "IPv4", "no info_hash parameter supplied", 1);
+
+    let shown = text(&daemon);
+    for line in [
+        "# TYPE hayate_udp_response_duration_milliseconds histogram",
+        "# TYPE hayate_http_response_duration_milliseconds histogram",
+        "hayate_storage_infohashes_count 1",
+        "hayate_storage_seeders_count 10",
+        "hayate_reloads_total{result=\"ok\"} 0",
+    ] {
+        assert!(shown.lines().any(|known| known == line), "{line}: {shown}");
+    }
+    for bound in ["0.01", "0.05", "0.25", "1", "9.375", "18.75", "4800", "+Inf"] {
+        assert!(shown.contains(&format!("error=\"\",le=\"{bound}\"}}")), "{bound}: {shown}");
+    }
+    for name in [
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "process_start_time_seconds",
+        "hayate_udp_receive_buffer_bytes",
+        "hayate_udp_socket_drops_total",
+        "hayate_conntrack_entries",
+        "hayate_limited_total",
+        "hayate_hooks_unstored_total",
+    ] {
+        assert!(shown.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {shown}");
+    }
+    assert!(eventually(|| daemon.metric("storage_gc_duration_milliseconds_count") >= 2));
+}
+
+#[test]
+fn junk_adds_no_series() {
+    let daemon = Daemon::start(json!({}));
+    let client = UdpClient::connect("127.0.0.1", daemon.v4());
+    let junk = |round: u32| {
+        let mut datagram = client.request(round, &announce_rest(b'j', 7001, 9, round, -1));
+        ask(&client.socket, &datagram);
+        datagram.truncate(round as usize % 100);
+        client.socket.send(&datagram).unwrap();
+        let path = format!("/announce?info_hash={round}&peer_id=%{round}&event={round}&x{round}=1");
+        fetch(daemon.v4(), &path);
+        fetch(daemon.v4(), &format!("/{round}"));
+    };
+    // Every kind of answer once, and then the same again under other names.
+    (0..100).map(|round| 5 + round).for_each(junk);
+    (1..5).for_each(junk);
+    let lines = text(&daemon).lines().count();
+    (0..250).map(|round| 1000 + round).for_each(junk);
+    let after = text(&daemon).lines().count();
+    assert!(after <= lines + 40, "from {lines} to {after} lines");
+}
+
+#[test]
+fn health() {
+    let daemon = Daemon::start(json!({"metrics": {"prefix": "chihaya"}}));
+    assert_eq!(page(&daemon, "/alive").0, 200);
+    assert_eq!(page(&daemon, "/health").0, 200);
+    for unknown in ["/", "/stats", "/debug/pprof/", "/debug/pprof/profile", "/metrics/x"] {
+        assert_eq!(page(&daemon, unknown).0, 404, "{unknown}");
+    }
+    let shown = text(&daemon);
+    assert!(shown.contains("\nchihaya_storage_infohashes_count 0\n") && !shown.contains("hayate_swarms "));
+    assert_eq!(fetch(daemon.v4(), "/metrics").status, 404, "it has an address of its own");
+    let off = Daemon::start(json!({"metrics": {"addr": ""}, "enable_metrics": false}));
+    assert!(off.page("/metrics").is_none(), "the port is closed");
+    assert_eq!(fetch(off.v4(), "/metrics").status, 404);
+    let shared = Daemon::start(json!({"metrics": {"addr": ""}}));
+    assert_eq!(fetch(shared.v4(), "/metrics").status, 200);
+}
+
+#[test]
+fn profiles_are_made_on_demand() {
+    let daemon = Daemon::start(json!({"metrics": {"pprof": true}}));
+    assert_eq!(page(&daemon, "/debug/pprof/").0, 200);
+    let (status, line) = page(&daemon, "/debug/pprof/cmdline");
+    assert_eq!(status, 200);
+    assert!(line.split(|&octet| octet == 0).any(|word| word == b"--config"));
+    assert_eq!(page(&daemon, "/debug/pprof/profile?seconds=0").0, 400);
+    assert_eq!(page(&daemon, "/debug/pprof/heap").0, 404);
+    // The tracker works while it is looked at, so that there is something to see.
+    let (status, profile) = std::thread::scope(|scope| {
+        let profile = scope.spawn(|| page(&daemon, "/debug/pprof/profile?seconds=1"));
+        let client = UdpClient { socket: udp_socket("127.0.0.1", daemon.v4()), id: [0; 8] };
+        while !profile.is_finished() {
+            _ = ask(&client.socket, &connect_request());
+        }
+        profile.join().unwrap()
+    });
+    // Field 1 of the message: the types of the samples.
+    assert_eq!((status, profile.first()), (200, Some(&0x0a)));
+}
