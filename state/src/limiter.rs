@@ -42,6 +42,9 @@ struct Bucket {
 
 const _: () = assert!(size_of::<Bucket>() == 24);
 
+/// The buckets among which an address may choose, under one lock.
+type Ways = Box<[Bucket]>;
+
 /// An address that asked too often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offender {
@@ -56,7 +59,7 @@ pub struct Offender {
 #[derive(Debug)]
 pub struct Limiter {
     limit: Limit,
-    sets: Box<[CachePadded<Mutex<Box<[Bucket]>>>]>,
+    sets: Box<[CachePadded<Mutex<Ways>>]>,
     hasher: DefaultHashBuilder,
     beyond: AtomicU64,
 }

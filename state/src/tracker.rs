@@ -109,9 +109,28 @@ impl Tracker {
         if policy.clients.is_some() {
             self.seen.push(announce.peer_id.client());
         }
-        private
-            .announce(now, policy, member, announce, (said, planned), records, handout)
-            .inspect_err(|denial| private.site.deny(now, member.id, announce, denial))
+        let Private { site, register, chooser } = private;
+        let register = register.get();
+        let mut decide = || {
+            if policy.refuses_port(announce.port) {
+                return Err(Refusal::WellKnownPort.into());
+            }
+            let client = register.clients.find(&announce.peer_id).ok_or(Refusal::ClientNotApproved)?;
+            let (passed, changes) = match said {
+                Some(said) => policy.pass_hooks(now, announce, said, planned)?,
+                None => (Passed { answer: planned, skip_reply: false }, true),
+            };
+            let silent = Announce { num_want: 0, ..*announce };
+            let heard = if passed.skip_reply { &silent } else { announce };
+            let asked = Asked { now, policy, register, member, client, announce: heard };
+            let tally = match changes {
+                true => site.credit(&asked, records, chooser, handout)?,
+                false => site.torrents.show(&asked, chooser, handout)?,
+            };
+            let tally = if passed.skip_reply { Tally::default() } else { tally };
+            Ok(Answer { tally, ..passed.answer })
+        };
+        decide().inspect_err(|denial| site.deny(now, member.id, announce, denial))
     }
 
     /// What purges the peers of members (mode private).
@@ -245,41 +264,21 @@ impl Tracker {
     }
 }
 
-impl Private {
-    fn announce(
-        &mut self,
-        now: Now,
-        policy: &Policy,
-        member: Member,
-        announce: &Announce,
-        (said, planned): (Option<Said<'_>>, Answer),
+impl Site {
+    /// Changes the swarm of a member's torrent, hands out peers, and writes down what is credited.
+    fn credit(
+        &self,
+        asked: &Asked<'_>,
         records: Option<&Queues>,
+        chooser: &mut Chooser,
         handout: &mut Handout<'_>,
-    ) -> Result<Answer, Denial> {
-        if policy.refuses_port(announce.port) {
-            return Err(Refusal::WellKnownPort.into());
+    ) -> Result<Tally, Denial> {
+        let (torrent, tally) = self.torrents.announce(asked, records, chooser, handout)?;
+        if let Some(events) = self.events() {
+            let Asked { now, member, announce, .. } = asked;
+            let line = Line::of(now.unix_seconds, torrent, member.id, member.tracker_hide, announce);
+            line.into_iter().for_each(|line| events.put(line));
         }
-        let register = self.register.get();
-        let client = register.clients.find(&announce.peer_id).ok_or(Refusal::ClientNotApproved)?;
-        let (passed, changes) = match said {
-            Some(said) => policy.pass_hooks(now, announce, said, planned)?,
-            None => (Passed { answer: planned, skip_reply: false }, true),
-        };
-        let silent = Announce { num_want: 0, ..*announce };
-        let asked = |announce| Asked { now, policy, register, member, client, announce };
-        let asked = asked(if passed.skip_reply { &silent } else { announce });
-        let tally = if changes {
-            let (torrent, tally) =
-                self.site.torrents.announce(&asked, records, &mut self.chooser, handout)?;
-            if let Some(events) = self.site.events() {
-                let line = Line::of(now.unix_seconds, torrent, member.id, member.tracker_hide, announce);
-                line.into_iter().for_each(|line| events.put(line));
-            }
-            tally
-        } else {
-            self.site.torrents.show(&asked, &mut self.chooser, handout)?
-        };
-        let tally = if passed.skip_reply { Tally::default() } else { tally };
-        Ok(Answer { tally, ..passed.answer })
+        Ok(tally)
     }
 }

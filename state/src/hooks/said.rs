@@ -39,13 +39,13 @@ impl<'a> Said<'a> {
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<Cow<'a, [u8]>> {
         let pairs = self.query.split(|&octet| octet == b'&');
-        let values = pairs.filter_map(|pair| {
+        let mut values = pairs.filter_map(|pair| {
             let at = pair.iter().position(|&octet| octet == b'=').unwrap_or(pair.len());
             let (known, value) = pair.split_at_checked(at)?;
             let known: Cow<'_, [u8]> = percent_decode(known).into();
             known.eq_ignore_ascii_case(name.as_bytes()).then(|| value.get(1..).unwrap_or_default())
         });
-        values.last().map(|value| percent_decode(value).into())
+        values.next_back().map(|value| percent_decode(value).into())
     }
 
     /// What the route has captured under that name.
