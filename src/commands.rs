@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::CommandFactory;
+use hayate_state::hooks::jwk::Keyrings;
 use hayate_state::store::{Backend, Demand};
 use hayate_state::{Clock, Event, PeerId};
 use hayate_tools::client::{Ask, Family, Limits};
@@ -16,6 +17,7 @@ use nix::unistd::Pid;
 use crate::cli::{Command, E2e, Line, Probe, ProbeAnnounce, ProbeEvent, ProbeScrape, Target};
 use crate::config::document::{Log, LogFormat};
 use crate::config::{Config, Environment, Settings, Source, show};
+use crate::keyrings::NoFetch;
 use crate::lock::Holder;
 use crate::{import, logging, run, site};
 
@@ -40,16 +42,16 @@ fn carry_out(line: &Line, command: Option<&Command>) -> anyhow::Result<()> {
         Some(Command::PrintConfig) => print_config(line),
         Some(Command::Migrate { print }) => migrate(line, *print),
         Some(Command::User(command)) => {
-            print(site::user(command, &read(&source(line)?)?.1, line.look.json)?.as_bytes())
+            print(site::user(command, &read(&source(line)?, &NoFetch)?.1, line.look.json)?.as_bytes())
         }
         Some(Command::Torrent(command)) => {
-            print(site::torrent(command, &read(&source(line)?)?.1, line.look.json)?.as_bytes())
+            print(site::torrent(command, &read(&source(line)?, &NoFetch)?.1, line.look.json)?.as_bytes())
         }
         Some(Command::Client(command)) => {
-            print(site::client(command, &read(&source(line)?)?.1, line.look.json)?.as_bytes())
+            print(site::client(command, &read(&source(line)?, &NoFetch)?.1, line.look.json)?.as_bytes())
         }
         Some(Command::Explain { user, torrent }) => {
-            print(site::explain(*user, torrent, &read(&source(line)?)?.1)?.as_bytes())
+            print(site::explain(*user, torrent, &read(&source(line)?, &NoFetch)?.1)?.as_bytes())
         }
         Some(Command::Upgrade { timeout }) => upgrade(line, *timeout),
         Some(Command::Schema) => print(show::schema().as_bytes()),
@@ -71,15 +73,15 @@ fn source(line: &Line) -> anyhow::Result<Source> {
 }
 
 /// Reads the configuration and everything it names.
-pub(crate) fn read(source: &Source) -> anyhow::Result<(Config, Settings)> {
+pub(crate) fn read(source: &Source, keyrings: &dyn Keyrings) -> anyhow::Result<(Config, Settings)> {
     let config = source.read().context(CONFIG)?;
-    let mut settings = Settings::of(&config).context(CONFIG)?;
+    let mut settings = Settings::of(&config, keyrings).context(CONFIG)?;
     settings.warnings.splice(0..0, config.warnings.iter().cloned());
     Ok((config, settings))
 }
 
 fn check_config(line: &Line) -> anyhow::Result<()> {
-    let (_, settings) = read(&source(line)?)?;
+    let (_, settings) = read(&source(line)?, &NoFetch)?;
     for warning in &settings.warnings {
         eprint(&format!("warning: {warning}"));
     }
@@ -95,7 +97,7 @@ fn print_config(line: &Line) -> anyhow::Result<()> {
 }
 
 fn migrate(line: &Line, print_only: bool) -> anyhow::Result<()> {
-    let (_, settings) = read(&source(line)?)?;
+    let (_, settings) = read(&source(line)?, &NoFetch)?;
     let Some(dsn) = settings.keep.dsn else {
         bail!("database.dsn is empty: there is no database to migrate");
     };
@@ -110,7 +112,7 @@ fn migrate(line: &Line, print_only: bool) -> anyhow::Result<()> {
 
 /// Asks the tracker that runs in the same `state_dir` to hand over, and waits for what becomes of it.
 fn upgrade(line: &Line, timeout: Duration) -> anyhow::Result<()> {
-    let (_, settings) = read(&source(line)?)?;
+    let (_, settings) = read(&source(line)?, &NoFetch)?;
     let folder = &settings.keep.state_dir;
     let holder = || Holder::in_folder(folder).with_context(|| format!("the lock in {}", folder.display()));
     let Some(before) = holder()? else {

@@ -44,12 +44,13 @@ mod tests {
     use super::*;
     use crate::config::scratch::Scratch;
     use crate::config::{Environment, Source};
+    use crate::keyrings::NoFetch;
 
     fn settings(text: &str) -> Settings {
         let folder = Scratch::new();
         let path = folder.write("tracker.json", text);
         let source = Source::new(path.to_str(), Environment::default()).unwrap();
-        Settings::of(&source.read().unwrap()).unwrap()
+        Settings::of(&source.read().unwrap(), &NoFetch).unwrap()
     }
 
     #[test]

@@ -30,6 +30,8 @@ mod files;
 mod handover;
 mod import;
 mod key;
+mod keyrings;
+mod listeners;
 mod lock;
 mod logging;
 mod memory;

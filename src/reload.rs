@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use hayate_gateway::config::DoorConfig as HttpConfig;
 use hayate_state::access::TorrentList;
+use hayate_state::hooks::jwk::Keyrings;
 use hayate_state::{Policy, Published};
 use hayate_udp::config::DoorConfig as UdpConfig;
 
 use crate::config::document::Mode;
 use crate::config::{Config, ConfigError, Document, Settings, Source};
 use crate::key::{self, KeyError};
+use crate::listeners::{Listening, NewSockets, NotOpen};
 
 /// A knob that waits for a restart.
 struct Fixed {
@@ -30,21 +32,17 @@ macro_rules! fixed {
 }
 
 /// What only a restart can change.
-const FIXED: [Fixed; 19] = [
+const FIXED: [Fixed; 15] = [
     fixed!(mode),
     fixed!(database.dsn),
     fixed!(database.dsn_file),
     fixed!(database.spill_dir),
     fixed!(database.dead_letter),
     fixed!(channels),
-    fixed!(udp.addr),
     fixed!(udp.workers),
     fixed!(udp.receive_buffer),
     fixed!(udp.send_buffer),
     fixed!(udp.coalesce),
-    fixed!(http.addr),
-    fixed!(http.unix_socket),
-    fixed!(metrics.addr),
     fixed!(announce.peers_per_address),
     fixed!(state_dir),
     fixed!(record_announces),
@@ -61,6 +59,8 @@ pub(crate) enum ReloadError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Key(#[from] KeyError),
+    #[error(transparent)]
+    NotOpen(#[from] NotOpen),
 }
 
 /// A configuration that can take over.
@@ -70,6 +70,8 @@ pub(crate) struct Plan {
     pub(crate) config: Config,
     /// What follows from it, the key of the connection ids included.
     pub(crate) settings: Settings,
+    /// Open sockets of addresses that are new.
+    pub(crate) sockets: NewSockets,
     /// Restart-only knobs that were changed.
     pub(crate) waiting: Vec<&'static str>,
 }
@@ -78,20 +80,27 @@ pub(crate) struct Plan {
 ///
 /// # Errors
 /// When anything is not good; then nothing has happened.
-pub(crate) fn plan(running: &Config, source: &Source) -> Result<Plan, ReloadError> {
+pub(crate) fn plan(
+    running: &Config,
+    source: &Source,
+    keyrings: &dyn Keyrings,
+    listening: &Listening,
+) -> Result<Plan, ReloadError> {
     let new = source.read_again(running)?;
     let (document, waiting) = hold_back(&new.document, &running.document);
     let mut warnings = new.warnings.clone();
     if !waiting.is_empty() {
         // What waits must be good too, or the restart would fail.
-        Settings::of(&new)?;
+        Settings::of(&new, keyrings)?;
     }
     let config = new.with(document)?;
-    let mut settings = Settings::of(&config)?;
+    let mut settings = Settings::of(&config, keyrings)?;
     key::settle(&mut settings)?;
     warnings.append(&mut settings.warnings);
     settings.warnings = warnings;
-    Ok(Plan { config, settings, waiting })
+    // Last, because it does something.
+    let sockets = listening.open_changes(&settings)?;
+    Ok(Plan { config, settings, sockets, waiting })
 }
 
 /// The new document with restart-only knobs as they were, and which of them were changed.
@@ -139,12 +148,21 @@ impl Levers {
     }
 
     /// Changes everything that `settings` changes. Ids made with an old key stay good until they expire.
-    pub(crate) fn pull(&self, settings: Settings) {
-        let registered = self.policy.current().registered.clone();
-        self.policy.publish(Policy { registered, ..settings.policy });
+    pub(crate) fn pull(&mut self, settings: Settings) {
+        let old = self.policy.current();
+        let mut policy = Policy { registered: old.registered.clone(), ..settings.policy };
+        if let (Some(old), Some(new)) = (&old.limits, &mut policy.limits)
+            && old.limiter.limit() == new.limiter.limit()
+        {
+            // It knows who has asked how often.
+            new.limiter = Arc::clone(&old.limiter);
+        }
+        self.policy.publish(policy);
         self.http.publish(settings.http);
-        if let (Some(udp), Some((_, door))) = (&self.udp, settings.udp) {
-            udp.publish(door);
+        match (&self.udp, settings.udp) {
+            (Some(udp), Some((_, door))) => udp.publish(door),
+            (None, Some((_, door))) => self.udp = Some(Published::new(door)),
+            (_, None) => {}
         }
     }
 }
@@ -156,12 +174,14 @@ mod tests {
     use super::*;
     use crate::config::Environment;
     use crate::config::scratch::Scratch;
+    use crate::keyrings::NoFetch;
 
     struct Bench {
         folder: Scratch,
         source: Source,
         running: Config,
         levers: Levers,
+        listening: Listening,
     }
 
     /// A daemon that was started with `text`, without its sockets.
@@ -171,16 +191,18 @@ mod tests {
         folder.write("list", &"aa".repeat(20));
         let source = Source::new(path.to_str(), Environment::default()).unwrap();
         let running = source.read().unwrap();
-        let plan = plan(&running, &source).unwrap();
-        let settings = plan.settings;
+        let mut settings = Settings::of(&running, &NoFetch).unwrap();
+        key::settle(&mut settings).unwrap();
+        let listening = Listening::of(&settings);
         let levers = Levers::new(settings.policy, settings.udp.map(|(_, door)| door), settings.http);
-        Bench { folder, source, running, levers }
+        Bench { folder, source, running, levers, listening }
     }
 
     impl Bench {
         fn reload(&mut self, text: &str) -> Result<Vec<&'static str>, String> {
             self.folder.write("tracker.json", text);
-            let plan = plan(&self.running, &self.source).map_err(|error| error.to_string())?;
+            let plan = plan(&self.running, &self.source, &NoFetch, &self.listening)
+                .map_err(|error| error.to_string())?;
             self.running = plan.config;
             self.levers.pull(plan.settings);
             Ok(plan.waiting)
@@ -202,14 +224,14 @@ mod tests {
     #[test]
     fn what_only_a_restart_changes_is_named_and_waits() {
         let mut bench = started("{}");
-        let text = r#"{"udp": {"addr": ":7000", "workers": 7, "send_buffer": "1MiB", "receive_buffer": "1MiB",
-            "coalesce": 0}, "http": {"addr": "", "unix_socket": "x"}, "metrics": {"addr": ""},
+        let text = r#"{"udp": {"workers": 7, "send_buffer": "1MiB", "receive_buffer": "1MiB",
+            "coalesce": 0},
             "announce": {"peers_per_address": 7, "numwant": 11}, "state_dir": "other",
             "privileges": {"user": "root"}, "log": {"level": "warn"},
             "mode": "listed", "access": {"path": "list"}}"#;
         let waiting = bench.reload(text).unwrap();
-        let expected = "mode udp.addr udp.workers udp.receive_buffer udp.send_buffer udp.coalesce http.addr \
-            http.unix_socket metrics.addr announce.peers_per_address state_dir privileges log";
+        let expected = "mode udp.workers udp.receive_buffer udp.send_buffer udp.coalesce \
+            announce.peers_per_address state_dir privileges log";
         assert_eq!(waiting.join(" "), expected);
         assert!(bench.levers.policy.current().admits(&InfoHash([0xbb; 20])), "the mode is still open");
         assert_eq!(bench.levers.http.current().num_want, 11);
@@ -238,7 +260,7 @@ mod tests {
         let bench = started(r#"{"intervals": {"announce": 1000}}"#);
         std::fs::remove_file(bench.folder.path("tracker.json")).unwrap();
         let nowhere = Source::new(None, Environment::default()).unwrap();
-        let error = plan(&bench.running, &nowhere).unwrap_err().to_string();
+        let error = plan(&bench.running, &nowhere, &NoFetch, &bench.listening).unwrap_err().to_string();
         assert!(error.contains("tracker.json: No such file"), "{error}");
     }
 

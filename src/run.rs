@@ -1,6 +1,5 @@
 //! Start, serve, stop. In this order: configuration, sockets, key, privileges, state, doors; and back.
 
-use std::fmt::Display;
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -10,19 +9,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use hayate_gateway::{Asker, Door as HttpDoor, Handed as HttpHanded, Pages};
+use hayate_gateway::Asker;
 use hayate_state::actor::{Actor, Inbox};
-use hayate_state::private::Register;
 use hayate_state::snapshot::keeper::Ending;
-use hayate_state::{Board, Clock, Policy, Published, Swarms, Tracker};
-use hayate_udp::{Door as UdpDoor, Handed as UdpHanded};
-use ring::rand::{SecureRandom, SystemRandom};
+use hayate_state::{Board, Clock, Policy, Swarms};
 use sd_notify::NotifyState;
 
 use crate::cli::Look;
-use crate::config::knob::duration_text;
 use crate::config::{Config, Document, Settings, Source};
 use crate::handover::{Estate, Inheritance, Reception, Successor};
+use crate::keyrings::JwkSets;
+use crate::listeners::{Listening, NewSockets, Sockets, joined, start_http, start_udp, trackers};
 use crate::lock::StateLock;
 use crate::memory::Returner;
 use crate::reload::{self, Levers};
@@ -40,7 +37,8 @@ const LOOK_ROUND: Duration = Duration::from_secs(1);
 pub(crate) fn serve(source: &Source, look: &Look) -> anyhow::Result<()> {
     let boat = Boat::default();
     let (sender, wishes) = signals::listen(&boat).context("listening to signals")?;
-    let (config, mut settings) = commands::read(source)?;
+    let keyrings = JwkSets::default();
+    let (config, mut settings) = commands::read(source, &keyrings)?;
     logging::start(look, &config.document.log);
     log::info!("hayate {}", env!("CARGO_PKG_VERSION"));
     for warning in &settings.warnings {
@@ -49,7 +47,8 @@ pub(crate) fn serve(source: &Source, look: &Look) -> anyhow::Result<()> {
     let files_max = files::raise_limit();
     files::fit(&mut settings, files_max);
     let inheritance = Inheritance::receive()?;
-    let mut daemon = Daemon::start(source.clone(), config, settings, files_max, (sender, boat), inheritance)?;
+    let mut daemon =
+        Daemon::start(source.clone(), config, settings, files_max, (sender, boat), keyrings, inheritance)?;
     match daemon.attend(&wishes) {
         Ok(End::Succession(successor)) => daemon.make_way(*successor),
         Ok(End::Stop) => {
@@ -63,49 +62,14 @@ pub(crate) fn serve(source: &Source, look: &Look) -> anyhow::Result<()> {
     }
 }
 
-/// Open sockets, before anything is served.
-struct Sockets {
-    http: Option<HttpDoor>,
-    udp: Option<UdpDoor>,
-}
-
-impl Sockets {
-    fn open(settings: &Settings) -> anyhow::Result<Self> {
-        let listen = &settings.listen;
-        let wanted = !listen.addresses.is_empty()
-            || !listen.metrics_addresses.is_empty()
-            || listen.unix_socket.is_some();
-        let http = wanted.then(|| HttpDoor::open(listen)).transpose()?;
-        let udp = settings.udp.as_ref().map(|(sockets, _)| UdpDoor::open(sockets)).transpose()?;
-        Ok(Self { http, udp })
-    }
-
-    /// The sockets of a predecessor.
-    fn adopt(settings: &Settings, udp: Vec<UdpHanded>, http: HttpHanded) -> anyhow::Result<Self> {
-        let http = HttpDoor::adopt(&settings.listen, http)?;
-        let udp = match &settings.udp {
-            Some((sockets, _)) => Some(UdpDoor::adopt(sockets, udp)?),
-            None if udp.is_empty() => None,
-            None => bail!("udp.addr is empty, but the running tracker serves UDP; a restart changes that"),
-        };
-        Ok(Self { http: Some(http).filter(|http| !http.is_empty()), udp })
-    }
-
-    /// The same sockets once more, for a successor.
-    fn share(&self) -> std::io::Result<Estate> {
-        Ok(Estate {
-            udp: self.udp.as_ref().map(UdpDoor::share).transpose()?.unwrap_or_default(),
-            http: self.http.as_ref().map(HttpDoor::share).transpose()?.unwrap_or_default(),
-        })
-    }
-}
-
 /// The running tracker.
 struct Daemon {
     source: Source,
     config: Config,
     files_max: Option<usize>,
     levers: Levers,
+    keyrings: JwkSets,
+    listening: Listening,
     vitals: Arc<Vitals>,
     reloads: Reloads,
     actor: Actor,
@@ -114,7 +78,7 @@ struct Daemon {
     storage: Storage,
     returner: Returner,
     inbox: Arc<Mutex<Option<Inbox<Asker>>>>,
-    http: Option<hayate_gateway::Running>,
+    http: hayate_gateway::Running,
     udp: Option<hayate_udp::Running>,
     /// The program file as it was called when this process started, for a successor.
     program: PathBuf,
@@ -138,6 +102,7 @@ impl Daemon {
         mut settings: Settings,
         files_max: Option<usize>,
         (wishes, boat): (Wishes, Boat),
+        keyrings: JwkSets,
         inheritance: Option<Inheritance>,
     ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("the path of this program")?;
@@ -151,9 +116,11 @@ impl Daemon {
         let estate = sockets.share().context("sharing the sockets")?;
         key::settle(&mut settings).context("the key of the UDP connection ids")?;
         drop_privileges(&settings)?;
-        if let Some(door) = sockets.http.as_ref().filter(|door| !door.metrics_addresses().is_empty()) {
-            log::info!("starting metrics server on {}", joined(&door.metrics_addresses()));
+        let metrics = sockets.http.metrics_addresses();
+        if !metrics.is_empty() {
+            log::info!("starting metrics server on {}", joined(&metrics));
         }
+        let listening = Listening::of(&settings);
         let document = &config.document;
         let (clock, board) = (Clock::start(), Arc::new(Board::default()));
         let (mut storage, stream) = storage(&settings, document, legacy, clock, &board)?;
@@ -161,13 +128,14 @@ impl Daemon {
         log::info!("started storage");
         let levers = Levers::new(settings.policy, settings.udp.map(|(_, door)| door), settings.http);
         log::info!(
-            "starting tracker logic: mode {}, access {}",
+            "starting tracker logic: mode {}, access {}, hooks {}",
             word(&document.mode),
-            word(&document.access.mode)
+            word(&document.access.mode),
+            joined(&levers.policy.current().hooks.names().collect::<Vec<_>>()),
         );
         let tracker = trackers(&storage, &levers.policy)?;
         let (actor, inbox) = Actor::start(tracker(0), clock).context("starting the state actor")?;
-        let vitals = Arc::new(Vitals::new(clock, actor.beats(), document));
+        let vitals = Arc::new(Vitals::new(clock, actor.beats()));
         let reloads = Reloads::list_on(&board);
         let kept_inbox = Arc::new(Mutex::new(Some(inbox.clone())));
         list_own(&board, clock, &kept_inbox);
@@ -177,10 +145,7 @@ impl Daemon {
         let register = storage.site.as_ref().map(|site| &site.register);
         let http = start_http(sockets.http, unix_socket, &levers, register, inbox, clock, pages)?;
         let udp = start_udp(sockets.udp, document, &levers, clock, &board, tracker)?;
-        if let Some(udp) = &udp {
-            // It is set here and nowhere else.
-            let _ = vitals.udp.set(udp.pulse());
-        }
+        vitals.watch_udp(udp.as_ref());
         vitals.serving.store(true, Ordering::Relaxed);
         match reception {
             None => storage.start(&board, &wishes, &boat)?,
@@ -194,6 +159,8 @@ impl Daemon {
             config,
             files_max,
             levers,
+            keyrings,
+            listening,
             vitals,
             reloads,
             actor,
@@ -241,7 +208,7 @@ impl Daemon {
         if self.udp.as_ref().is_some_and(|udp| !udp.alive()) {
             bail!("a worker of the UDP frontend has ended");
         }
-        if self.http.as_ref().is_some_and(|http| !http.is_serving()) {
+        if !self.http.is_serving() {
             bail!("the HTTP frontend has ended");
         }
         if !self.storage.is_alive() {
@@ -251,7 +218,7 @@ impl Daemon {
     }
 
     fn reload(&mut self) {
-        match reload::plan(&self.config, &self.source) {
+        match reload::plan(&self.config, &self.source, &self.keyrings, &self.listening) {
             Err(error) => {
                 self.reloads.refused.add(1);
                 log::error!("reload refused: {error}");
@@ -266,10 +233,33 @@ impl Daemon {
                 files::fit(&mut plan.settings, self.files_max);
                 self.config = plan.config;
                 self.storage.reload(&plan.settings.keep);
+                self.listening = Listening::of(&plan.settings);
                 self.levers.pull(plan.settings);
+                self.listen(plan.sockets);
                 self.reloads.ok.add(1);
                 log::info!("reloaded");
             }
+        }
+    }
+
+    /// Serves at sockets that a reload has opened, and then no more at those that they replace.
+    fn listen(&mut self, sockets: NewSockets) {
+        if let Err(error) = sockets.share(&mut self.estate) {
+            log::warn!("an upgrade will not have the new sockets: {error}");
+        }
+        self.http.change(sockets.http);
+        let Some(door) = sockets.udp else { return };
+        let document = &self.config.document;
+        let started = trackers(&self.storage, &self.levers.policy)
+            .and_then(|tracker| start_udp(door, document, &self.levers, self.clock, &self.board, tracker));
+        match started {
+            Ok(new) => {
+                self.vitals.watch_udp(new.as_ref());
+                if let Some(old) = std::mem::replace(&mut self.udp, new) {
+                    old.stop();
+                }
+            }
+            Err(error) => log::error!("the UDP frontend stays where it was: {error:#}"),
         }
     }
 
@@ -299,9 +289,7 @@ impl Daemon {
         self.vitals.serving.store(false, Ordering::Relaxed);
         log::info!("stopping");
         notify(&[NotifyState::Stopping]);
-        if let Some(http) = self.http {
-            http.stop();
-        }
+        self.http.stop();
         if let Some(udp) = self.udp {
             udp.stop();
         }
@@ -323,9 +311,7 @@ impl Daemon {
             notify(&[NotifyState::MainPid(successor.pid())]);
         }
         self.vitals.serving.store(false, Ordering::Relaxed);
-        if let Some(http) = self.http {
-            http.stop_for_successor();
-        }
+        self.http.stop_for_successor();
         drop_inbox(&self.inbox);
         self.actor.join();
         // Without a successor the swarms are only here.
@@ -407,87 +393,6 @@ fn storage(
         Some((lock, stream)) => (StateLock::inherit(lock), Some(stream)),
     };
     Ok((Storage::new(settings.keep.clone(), document.mode, lock, swarms, clock), stream))
-}
-
-/// Makes trackers on the same swarms; each chooses peers by a seed of its own.
-fn trackers(
-    storage: &Storage,
-    policy: &Arc<Published<Policy>>,
-) -> anyhow::Result<impl Fn(usize) -> Tracker + use<>> {
-    let mut seed = [0; 8];
-    if SystemRandom::new().fill(&mut seed).is_err() {
-        bail!("the system gives no random numbers");
-    }
-    let (swarms, policy, seed) = (Arc::clone(&storage.swarms), Arc::clone(policy), u64::from_ne_bytes(seed));
-    let (queues, site) = (storage.queues.clone(), storage.site.clone());
-    Ok(move |number: usize| {
-        let tracker = Tracker::new(Arc::clone(&swarms), &policy, seed.wrapping_add(number as u64));
-        let tracker = match &site {
-            Some(site) => tracker.private(Arc::clone(site)),
-            None => tracker,
-        };
-        match &queues {
-            Some(queues) => tracker.recording(Arc::clone(queues)),
-            None => tracker,
-        }
-    })
-}
-
-fn start_http(
-    door: Option<HttpDoor>,
-    unix_socket: Option<&std::path::Path>,
-    levers: &Levers,
-    register: Option<&Arc<Published<Register>>>,
-    inbox: Inbox<Asker>,
-    clock: Clock,
-    pages: Pages,
-) -> anyhow::Result<Option<hayate_gateway::Running>> {
-    let Some(door) = door else { return Ok(None) };
-    let mut places: Vec<String> = door.addresses().iter().map(ToString::to_string).collect();
-    places.extend(unix_socket.map(|path| path.display().to_string()));
-    if !places.is_empty() {
-        let config = levers.http.current();
-        log::info!(
-            "starting HTTP frontend on {}, announces at {}, scrapes at {}, at most {} connections",
-            places.join(", "),
-            joined(&config.announce_routes),
-            joined(&config.scrape_routes),
-            config.max_connections,
-        );
-    }
-    let running = door.start(&levers.http, &levers.policy, register, inbox, clock, pages);
-    running.map(Some).context("starting the HTTP frontend")
-}
-
-fn start_udp(
-    door: Option<UdpDoor>,
-    document: &Document,
-    levers: &Levers,
-    clock: Clock,
-    board: &Board,
-    tracker: impl Fn(usize) -> Tracker,
-) -> anyhow::Result<Option<hayate_udp::Running>> {
-    let (Some(door), Some(config)) = (door, &levers.udp) else { return Ok(None) };
-    let coalesce = document.udp.coalesce.duration();
-    log::info!(
-        "starting UDP frontend on {}, {} workers, connection ids live {}, buffers {} and {}, coalesce {}",
-        joined(&door.addresses()),
-        crate::config::settings::workers(document),
-        document.udp.connection_id_lifetime,
-        document.udp.receive_buffer,
-        document.udp.send_buffer,
-        duration_text(coalesce),
-    );
-    // Number 0 is the state actor's.
-    let running = door.coalescing(coalesce).start(config, clock, board, |worker| tracker(worker + 1));
-    running.map(Some).context("starting the UDP frontend")
-}
-
-fn joined<T: Display>(items: &[T]) -> String {
-    if items.is_empty() {
-        return "none".into();
-    }
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// A choice of the configuration, as it is written there.

@@ -1,15 +1,13 @@
 //! Whether the process serves, and its own numbers.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hayate_gateway::{Admin, Asker, Pages};
 use hayate_state::actor::Inbox;
 use hayate_state::counters::{Kind, Series};
 use hayate_state::{Board, Clock, Counter};
-
-use crate::config::Document;
 
 /// The state actor is thought dead when it stands still for so long.
 const ACTOR_STILL_MAX: Duration = Duration::from_secs(10);
@@ -18,27 +16,33 @@ const ACTOR_STILL_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Vitals {
     pub(crate) serving: AtomicBool,
     clock: Clock,
-    udp_is_on: bool,
-    pub(crate) udp: OnceLock<hayate_udp::Pulse>,
+    /// The workers of the UDP door, if it is on.
+    udp: Mutex<Option<hayate_udp::Pulse>>,
     actor: Arc<AtomicU64>,
     /// Beats of the actor when they were last seen to grow, and when that was.
     seen: Mutex<(u64, Duration)>,
 }
 
 impl Vitals {
-    pub(crate) fn new(clock: Clock, actor: Arc<AtomicU64>, document: &Document) -> Self {
+    pub(crate) fn new(clock: Clock, actor: Arc<AtomicU64>) -> Self {
         Self {
             serving: AtomicBool::new(false),
             clock,
-            udp_is_on: !document.udp.addr.is_off(),
-            udp: OnceLock::new(),
+            udp: Mutex::new(None),
             actor,
             seen: Mutex::new((0, Duration::ZERO)),
         }
     }
 
+    /// These are the workers of the UDP door now.
+    pub(crate) fn watch_udp(&self, udp: Option<&hayate_udp::Running>) {
+        if let Ok(mut pulse) = self.udp.lock() {
+            *pulse = udp.map(hayate_udp::Running::pulse);
+        }
+    }
+
     pub(crate) fn are_good(&self) -> bool {
-        let udp = !self.udp_is_on || self.udp.get().is_some_and(hayate_udp::Pulse::alive);
+        let udp = self.udp.lock().is_ok_and(|udp| udp.as_ref().is_none_or(hayate_udp::Pulse::alive));
         self.serving.load(Ordering::Relaxed) && udp && self.actor_beats()
     }
 

@@ -14,6 +14,7 @@ mod faults;
 #[expect(dead_code, reason = "the tests of the doors use the rest")]
 mod fixture;
 mod harness;
+mod hooks;
 mod http_door;
 mod import;
 mod load;
@@ -25,6 +26,7 @@ mod process;
 mod scenario;
 mod soak;
 mod tidy;
+mod tls;
 mod tools;
 mod udp_door;
 mod upgrade;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::tls::Tls;
+
 /// Longest request line that is read, in octets; above it 414 (`spec` ruling 18).
 pub const REQUEST_LINE_MAX: usize = 8 * 1024;
 /// Longest header block that is read, in octets; above it 431 (`spec` ruling 18).
@@ -18,6 +20,8 @@ pub struct ListenConfig {
     /// a v6-only socket; `[::]` beside `0.0.0.0` is skipped with a warning on a host without IPv6, and with
     /// port 0 both get the same port.
     pub addresses: Vec<SocketAddr>,
+    /// Addresses of the gateway with TLS, likewise.
+    pub https_addresses: Vec<SocketAddr>,
     /// A unix socket of the gateway; its peer counts as a trusted proxy.
     pub unix_socket: Option<PathBuf>,
     /// Addresses of the operator's pages: `/metrics`, `/alive`, `/health`.
@@ -33,6 +37,8 @@ pub struct DoorConfig {
     pub scrape_routes: Vec<String>,
     /// Keep connections open after a reply.
     pub enable_keepalive: bool,
+    /// Certificate and key for new connections to the addresses with TLS.
+    pub tls: Option<Tls>,
     /// Header that names the client, from trusted proxies only; `None` = believe no header.
     pub proxy_header: Option<String>,
     /// Who may name the client.
@@ -67,6 +73,7 @@ impl Default for DoorConfig {
             announce_routes: vec!["/announce".into()],
             scrape_routes: vec!["/scrape".into()],
             enable_keepalive: true,
+            tls: None,
             proxy_header: None,
             trusted_proxies: Vec::new(),
             spoofing_sources: Vec::new(),

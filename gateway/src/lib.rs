@@ -33,6 +33,7 @@ pub mod refusal;
 pub mod routes;
 pub mod server;
 pub mod stats;
+pub mod tls;
 pub mod wire;
 
 pub use config::{DoorConfig, ListenConfig};
@@ -40,4 +41,4 @@ pub use engine::Engine;
 pub use pages::{Admin, Health, Pages};
 pub use refusal::Refusal;
 pub use routes::{RouteError, Routes};
-pub use server::{Asker, Door, Handed, OpenError, Running};
+pub use server::{Asker, Change, Door, Handed, OpenError, Running};

@@ -61,6 +61,8 @@ pub struct Stats {
     pub overloads: Counter,
     /// Accepts that failed.
     pub accept_errors: Counter,
+    /// Connections that did not get through their TLS handshake.
+    pub tls_failures: Counter,
     timeouts_head: Counter,
     timeouts_reply: Counter,
     timeouts_idle: Counter,
@@ -222,6 +224,8 @@ impl Stats {
         list("http_overloads_total", help, Vec::new(), |stats| &stats.overloads);
         let help = "Connections that could not be accepted.";
         list("http_accept_errors_total", help, Vec::new(), |stats| &stats.accept_errors);
+        let help = "Connections that did not get through their TLS handshake.";
+        list("http_tls_failures_total", help, Vec::new(), |stats| &stats.tls_failures);
         let help = "Requests that are no HTTP/1, or larger than any bound.";
         list("http_malformed_total", help, Vec::new(), |stats| &stats.malformed);
     }

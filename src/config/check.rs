@@ -195,6 +195,15 @@ fn warnings(document: &Document) -> Vec<String> {
         document.mode != Mode::Listed && access.mode == AccessMode::Off && !access.path.is_empty(),
         "access.path is not read while access.mode is off",
     );
+    warn(
+        document.posthooks.iter().any(|hook| hook.name == "interval variation"),
+        "interval variation has no effect under posthooks: what a client is told is settled before them",
+    );
+    warn(
+        document.prehooks.iter().any(|hook| hook.name == "jwt")
+            && document.posthooks.iter().any(|hook| hook.name == "jwt"),
+        "the hook jwt is in prehooks and in posthooks: the second has nothing to refuse",
+    );
     let key = udp.private_key.reveal();
     warnings
         .extend(key_warning(key).filter(|_| !key.is_empty()).map(|text| format!("udp.private_key {text}")));

@@ -208,7 +208,7 @@ pub(crate) struct Memory {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Metrics {
-    /// Where to listen; "" = nowhere, then the gateway serves /metrics. Changed by a restart only.
+    /// Where to listen; "" = nowhere, then the gateway serves /metrics.
     pub(crate) addr: Listen,
     /// First word of every metric name.
     pub(crate) prefix: MetricPrefix,

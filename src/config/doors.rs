@@ -53,8 +53,7 @@ pub(crate) struct Http {
     pub(crate) tls_cert_path: String,
     /// File of its private key, PEM (PKCS #8, PKCS #1 or SEC 1); read again at every reload.
     pub(crate) tls_key_path: String,
-    /// Path of a unix socket to listen on as well; its peer counts as a trusted proxy. Changed by a restart
-    /// only.
+    /// Path of a unix socket to listen on as well; its peer counts as a trusted proxy.
     pub(crate) unix_socket: String,
     /// Paths of announces. ":name" captures one segment, a last "*name" the rest.
     pub(crate) announce_routes: Vec<String>,

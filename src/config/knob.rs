@@ -45,6 +45,11 @@ impl<const LEAST: u64, const MOST: u64> Whole<LEAST, MOST> {
     }
 
     /// Likewise.
+    pub(crate) fn as_u32(self) -> u32 {
+        u32::try_from(self.0).unwrap_or(u32::MAX)
+    }
+
+    /// Likewise.
     pub(crate) fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }

@@ -3,6 +3,7 @@
 use super::scratch::Scratch;
 use super::tests::{read, read_as};
 use super::*;
+use crate::keyrings::NoFetch;
 
 #[test]
 fn a_number_out_of_range_names_file_key_value_and_what_is_allowed() {
@@ -212,7 +213,7 @@ fn a_bad_variable_is_named() {
             "HAYATE__METRICS__PORT",
             "1",
             "HAYATE__METRICS__PORT: there is no key metrics.port, expected one of metrics.addr, \
-             metrics.prefix",
+             metrics.prefix, metrics.pprof, metrics.clients",
         ),
         ("HAYATE__UDP", "{}", "HAYATE__UDP: udp is a block of keys, set one of them"),
         ("HAYATE__MODE__X", "1", "HAYATE__MODE__X: there is no key mode.x, mode has no keys"),
@@ -259,7 +260,7 @@ fn an_empty_key_file_and_a_bad_list_are_refused() {
     ] {
         let path = folder.write("t.json", text);
         let config = Config::read(Some(&path), &Environment::default()).unwrap();
-        let error = Settings::of(&config).unwrap_err().to_string();
+        let error = Settings::of(&config, &NoFetch).unwrap_err().to_string();
         assert!(error.contains("t.json: ") && error.contains(complaint), "{error}");
     }
 }

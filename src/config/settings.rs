@@ -6,16 +6,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hayate_gateway::config as gateway;
-use hayate_state::Policy;
+use hayate_gateway::tls::Tls;
 use hayate_state::access::{Access, TorrentList};
+use hayate_state::hooks::jwk::Keyrings;
+use hayate_state::hooks::{Hooks, Means};
+use hayate_state::limiter::{Limit, Limiter};
+use hayate_state::policy::{Beyond, Limits};
 use hayate_state::store::{Bounds, Dsn, Pace, Places};
+use hayate_state::{Clock, Policy};
 use hayate_udp::config as udp;
 use ipnet::IpNet;
 
 use super::address::{Listen, Transport};
 use super::check::key_warning;
 use super::database::DataSource;
-use super::document::{AccessMode, Document, Mode};
+use super::document::{self, AccessMode, Document, HookEntry, LimitAnswer, Mode};
 use super::word::Network;
 use super::{Config, ConfigError};
 use crate::privileges::Identity;
@@ -80,28 +85,33 @@ impl Settings {
     ///
     /// # Errors
     /// When a file or a name that the configuration needs is not there or not good.
-    pub(crate) fn of(config: &Config) -> Result<Self, ConfigError> {
+    pub(crate) fn of(config: &Config, keyrings: &dyn Keyrings) -> Result<Self, ConfigError> {
         let document = &config.document;
-        let (key, warnings) = key(config)?;
+        let (key, mut warnings) = key(config)?;
+        let tls = tls(config, &mut warnings)?;
         let services = std::fs::read_to_string(SERVICES).unwrap_or_default();
         let resolve = |key: &str, listen: &Listen, transport| {
             listen.resolve(transport, &services).map_err(|error| config.refuse(key, error.to_string()))
         };
         let udp_addresses = resolve("udp.addr", &document.udp.addr, Transport::Udp)?;
         let http_addresses = resolve("http.addr", &document.http.addr, Transport::Tcp)?;
+        let https_addresses = resolve("http.https_addr", &document.http.https_addr, Transport::Tcp)?;
         let metrics_addresses = resolve("metrics.addr", &document.metrics.addr, Transport::Tcp)?;
         let socket = &document.http.unix_socket;
         let sockets = sockets(document, udp_addresses);
         let door = udp_door(document, key.clone().unwrap_or_default());
+        let hooks = hooks(config, keyrings)?;
+        warnings.extend(keyrings.warnings());
         Ok(Self {
-            policy: policy(config)?,
+            policy: Policy { hooks, ..policy(config)? },
             udp: (!document.udp.addr.is_off()).then_some((sockets, door)),
             listen: gateway::ListenConfig {
                 addresses: http_addresses,
+                https_addresses,
                 unix_socket: (!socket.is_empty()).then(|| config.path(socket)),
                 metrics_addresses,
             },
-            http: http_door(document),
+            http: gateway::DoorConfig { tls, ..http_door(document) },
             key,
             key_file: config.path(&document.state_dir).join(KEY_FILE),
             keep: keep(config)?,
@@ -110,6 +120,36 @@ impl Settings {
             warnings,
         })
     }
+}
+
+/// Certificate and key, if there is HTTPS.
+fn tls(config: &Config, warnings: &mut Vec<String>) -> Result<Option<Tls>, ConfigError> {
+    let http = &config.document.http;
+    if http.https_addr.is_off() {
+        return Ok(None);
+    }
+    let read = |key: &str, name: &str| {
+        let path = config.path(name);
+        std::fs::read(&path).map_err(|error| config.refuse(key, format!("{}: {error}", path.display())))
+    };
+    let chain = read("http.tls_cert_path", &http.tls_cert_path)?;
+    let key = read("http.tls_key_path", &http.tls_key_path)?;
+    let tls = Tls::read(&chain, &key, http.enable_keepalive).map_err(|error| {
+        let (key, name) = if error.is_of_key() {
+            ("http.tls_key_path", &http.tls_key_path)
+        } else {
+            ("http.tls_cert_path", &http.tls_cert_path)
+        };
+        config.refuse(key, format!("{}: {error}", config.path(name).display()))
+    })?;
+    let now = i64::try_from(Clock::start().now().unix_seconds).unwrap_or(i64::MAX);
+    if tls.expires() <= now {
+        warnings.push(format!(
+            "the certificate in http.tls_cert_path has expired {} s ago: clients refuse it",
+            now - tls.expires()
+        ));
+    }
+    Ok(Some(tls))
 }
 
 fn identity(config: &Config) -> Result<Option<Identity>, ConfigError> {
@@ -228,8 +268,36 @@ fn policy(config: &Config) -> Result<Policy, ConfigError> {
         denied_ports: announce.denied_ports.iter().map(|port| port.as_u16()).collect(),
         memory_max: memory.max.octets(),
         enable_scrape: *enable_scrape,
+        limits: limits(&config.document.limits),
         ..Policy::default()
     })
+}
+
+fn limits(limits: &document::Limits) -> Option<Limits> {
+    let limit = Limit {
+        per_minute: limits.per_minute.as_u32(),
+        burst: limits.burst.as_u32(),
+        addresses: limits.addresses.as_usize(),
+    };
+    let beyond = match limits.answer {
+        LimitAnswer::Count => Beyond::Count,
+        LimitAnswer::Slow => Beyond::Slow,
+        LimitAnswer::Empty => Beyond::Empty,
+    };
+    (limit.per_minute > 0).then(|| Limits { limiter: Arc::new(Limiter::new(limit)), beyond })
+}
+
+/// The hooks of the configuration. Keys are fetched where a hook needs them and nobody has them yet.
+fn hooks(config: &Config, keyrings: &dyn Keyrings) -> Result<Arc<Hooks>, ConfigError> {
+    let Document { prehooks, posthooks, .. } = &config.document;
+    fn entry(entry: &HookEntry) -> hayate_state::hooks::Entry<'_> {
+        (&entry.name, &entry.options)
+    }
+    Hooks::build(prehooks.iter().map(entry), posthooks.iter().map(entry), Means { keyrings }).map_err(
+        |(name, error)| {
+            config.refuse(&format!("hook {name:?}"), format!("failed to validate hook config: {error}"))
+        },
+    )
 }
 
 fn access(config: &Config) -> Result<Access, ConfigError> {
@@ -309,6 +377,7 @@ fn http_door(document: &Document) -> gateway::DoorConfig {
         max_connections: http.max_connections.as_usize(),
         num_want: http.numwant.unwrap_or(announce.numwant).as_u16(),
         num_want_max: http.max_numwant.unwrap_or(announce.max_numwant).as_u16(),
+        tls: None,
         external_ip: announce.external_ip,
         enable_metrics: *enable_metrics,
         metrics_prefix: metrics.prefix.0.clone(),

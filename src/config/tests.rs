@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use super::scratch::Scratch;
 use super::*;
+use crate::keyrings::NoFetch;
 
 pub(crate) fn environment(variables: &[(&str, &str)]) -> Environment {
     let texts = variables.iter().map(|&(name, value)| (OsString::from(name), OsString::from(value)));
@@ -159,7 +160,7 @@ fn relative_paths_start_at_the_folder_of_the_file() {
     folder.write("list", &format!("# none but\n{}\n", "ab".repeat(20)));
     folder.write("key", "0123456789abcdef\n");
     let config = Config::read(Some(&path), &Environment::default()).unwrap();
-    let settings = Settings::of(&config).unwrap();
+    let settings = Settings::of(&config, &NoFetch).unwrap();
     assert_eq!(settings.key_file, folder.path("state/udp.key"));
     assert_eq!(settings.listen.unix_socket, Some(folder.path("socket")));
     assert_eq!(settings.key.as_deref(), Some(&b"0123456789abcdef"[..]));
@@ -174,7 +175,7 @@ fn doors_may_differ_from_what_both_are_told() {
             "udp": {"numwant": 13, "allow_ip_spoofing": false}, "http": {"max_numwant": 17},
             "enable_scrape": false}"#,
     );
-    let settings = Settings::of(&config.unwrap()).unwrap();
+    let settings = Settings::of(&config.unwrap(), &NoFetch).unwrap();
     let (sockets, udp) = settings.udp.unwrap();
     assert_eq!((udp.num_want, udp.num_want_max), (13, 11));
     assert_eq!((settings.http.num_want, settings.http.num_want_max), (7, 17));

@@ -52,10 +52,11 @@ impl Inheritance {
         });
         let udp = udp.collect();
         let tcp = fds.by_ref().take(manifest.http).map(TcpListener::from).collect();
+        let tls = fds.by_ref().take(manifest.https).map(TcpListener::from).collect();
         let unix = if manifest.unix { fds.next().map(UnixListener::from) } else { None };
         let metrics = fds.by_ref().take(manifest.metrics).map(TcpListener::from).collect();
         let lock = fds.next().map(|fd: OwnedFd| File::from(fd)).context("the lock is missing")?;
-        Ok(Some(Self { udp, http: HttpHanded { tcp, unix, metrics }, lock, stream }))
+        Ok(Some(Self { udp, http: HttpHanded { tcp, tls, unix, metrics }, lock, stream }))
     }
 
     /// Tells the predecessor that all is good, and takes in the swarms until it stops.

@@ -175,19 +175,21 @@ impl Drop for Guard<'_> {
 
 impl Estate {
     fn send(&self, stream: &UnixStream, lock: &StateLock) -> std::io::Result<()> {
-        let HttpHanded { tcp, unix, metrics } = &self.http;
+        let HttpHanded { tcp, tls, unix, metrics } = &self.http;
         let manifest = Manifest {
             version: wire::VERSION,
             udp: self.udp.iter().map(|handed| (handed.address, handed.sockets.len())).collect(),
             http: tcp.len(),
+            https: tls.len(),
             unix: unix.is_some(),
             metrics: metrics.len(),
         };
         let udp = self.udp.iter().flat_map(|handed| handed.sockets.iter().map(UdpSocket::as_fd));
         let tcp = tcp.iter().map(AsFd::as_fd);
+        let tls = tls.iter().map(AsFd::as_fd);
         let unix = unix.iter().map(AsFd::as_fd);
         let metrics = metrics.iter().map(AsFd::as_fd);
-        let all = udp.chain(tcp).chain(unix).chain(metrics).chain([lock.file().as_fd()]);
+        let all = udp.chain(tcp).chain(tls).chain(unix).chain(metrics).chain([lock.file().as_fd()]);
         wire::send(stream, &manifest, &all.collect::<Vec<BorrowedFd<'_>>>())
     }
 }

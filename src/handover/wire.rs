@@ -28,6 +28,9 @@ pub(super) struct Manifest {
     pub(super) udp: Vec<(SocketAddr, usize)>,
     /// Listeners of the gateway.
     pub(super) http: usize,
+    /// The same with TLS.
+    #[serde(default)]
+    pub(super) https: usize,
     /// There is a unix socket.
     pub(super) unix: bool,
     /// Listeners of the operator's pages.
@@ -38,7 +41,7 @@ impl Manifest {
     fn sockets(&self) -> usize {
         let udp = self.udp.iter().map(|(_, sockets)| sockets).sum::<usize>();
         // The lock comes last.
-        udp + self.http + usize::from(self.unix) + self.metrics + 1
+        udp + self.http + self.https + usize::from(self.unix) + self.metrics + 1
     }
 }
 
@@ -108,6 +111,7 @@ mod tests {
             version: VERSION,
             udp: vec![(sockets[0].local_addr().unwrap(), 149)],
             http: 0,
+            https: 0,
             unix: false,
             metrics: 0,
         };
@@ -123,7 +127,7 @@ mod tests {
     #[test]
     fn another_version_and_a_closed_stream_are_errors() {
         let (here, there) = UnixStream::pair().unwrap();
-        let manifest = Manifest { version: 7, udp: vec![], http: 0, unix: false, metrics: 0 };
+        let manifest = Manifest { version: 7, udp: vec![], http: 0, https: 0, unix: false, metrics: 0 };
         send(&here, &manifest, &[]).unwrap();
         assert!(receive(&there).unwrap_err().to_string().contains("version 7"));
         drop(here);

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::{self, Cursor};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,12 +18,14 @@ use hayate_state::actor::Inbox;
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::{spawn_local, unconstrained};
+use tokio_rustls::TlsAcceptor;
 
 use super::open::BACKLOG;
 use super::post::{Asker, Post};
@@ -34,6 +36,7 @@ use crate::config::DoorConfig;
 use crate::engine::{Engine, Head, Page, Response, Step, check, origin_form};
 use crate::pages::Pages;
 use crate::stats::Stats;
+use crate::tls::H2;
 
 /// Octets hyper collects of one request head, at most. More than line and header block may have together, so
 /// that what is too long can be told by its own status: 414 or 431.
@@ -52,6 +55,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const NEWCOMERS_GRACE: Duration = Duration::from_millis(500);
 /// Time between two log lines about failing accepts.
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
+
+/// Requests of one HTTP/2 connection that are answered at once.
+const STREAMS_MAX: u32 = 100;
+/// Octets of the header lines of one HTTP/2 request; more than are served, so that 431 can be told.
+const HEADER_LIST_OCTETS_MAX: u32 = 32 * 1024;
+
+/// Runs what an HTTP/2 connection wants run, on this thread.
+#[derive(Clone, Copy, Debug)]
+struct LocalExecutor;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        spawn_local(future);
+    }
+}
 
 /// The body of an answer: the octets as the engine wrote them.
 type Body = Full<Cursor<Cow<'static, [u8]>>>;
@@ -77,7 +95,7 @@ pub(super) struct Gate {
     pub(super) pages: Pages,
     pub(super) clock: Clock,
     /// Whether the operator's pages have addresses of their own.
-    pub(super) pages_apart: bool,
+    pub(super) pages_apart: Cell<bool>,
     pub(super) crowds: [Crowd; 2],
     pub(super) emptied: Notify,
     pub(super) complained: Cell<Option<Duration>>,
@@ -88,7 +106,7 @@ impl Gate {
     pub(super) async fn accept(self: Rc<Self>, role: Role, listener: Rc<Listener>) {
         loop {
             match poll_fn(|context| listener.poll_accept(context)).await {
-                Ok((stream, source)) => self.admit(role, stream, source),
+                Ok((stream, source)) => self.admit(role, &listener, stream, source),
                 Err(error) => self.accept_failed(&error).await,
             }
         }
@@ -99,7 +117,7 @@ impl Gate {
         let take = |context: &mut Context<'_>| {
             for _ in 0..BACKLOG {
                 match listener.poll_accept(context) {
-                    Poll::Ready(Ok((stream, source))) => self.admit(role, stream, source),
+                    Poll::Ready(Ok((stream, source))) => self.admit(role, listener, stream, source),
                     Poll::Ready(Err(_)) | Poll::Pending => break,
                 }
             }
@@ -162,7 +180,9 @@ impl Gate {
         }
     }
 
-    fn admit(self: &Rc<Self>, role: Role, stream: Stream, source: Source) {
+    fn admit(self: &Rc<Self>, role: Role, listener: &Listener, stream: Stream, source: Source) {
+        // A new certificate counts for whoever comes after the reload.
+        self.engine.borrow_mut().refresh();
         let engine = self.engine.borrow();
         let config = engine.config();
         let crowd = self.crowd(role);
@@ -176,7 +196,14 @@ impl Gate {
         }
         self.stats.opened.add(1);
         let seat = Seat { gate: Rc::clone(self), role, watch: crowd.enter(Times::of(config)) };
-        spawn_local(seat.serve(stream, source, builder(config)));
+        let builder = builder(config);
+        match (listener, stream) {
+            (Listener::Tls(_), Stream::Tcp(stream)) => {
+                let Some(tls) = &config.tls else { return };
+                spawn_local(seat.serve_tls(tls.acceptor(), stream, source, builder));
+            }
+            (_, stream) => _ = spawn_local(seat.serve(stream, source, builder)),
+        }
     }
 
     async fn accept_failed(&self, error: &io::Error) {
@@ -199,7 +226,7 @@ impl Gate {
             Step::Ask(question, context) => (question, context),
             Step::Answer(response) => return response,
             // Then the gateway has `/alive` only (`spec` ruling 21).
-            Step::Page(Page::Health | Page::Metrics) if self.pages_apart => {
+            Step::Page(Page::Health | Page::Metrics) if self.pages_apart.get() => {
                 return self.stats.counted(self.engine.borrow().nothing());
             }
             Step::Page(page) => return self.show(page),
@@ -296,7 +323,55 @@ impl Seat {
     async fn serve(self, stream: Stream, source: Source, builder: http1::Builder) {
         let stream = TokioIo::new(Watched::new(stream, Rc::clone(&self.watch)));
         let service = service_fn(|request| self.reply(source, request));
-        let mut connection = pin!(builder.serve_connection(stream, service));
+        let connection = pin!(builder.serve_connection(stream, service));
+        self.drive(connection, http1::Connection::graceful_shutdown).await;
+    }
+
+    /// The same after a handshake, in whose time the first request must come too.
+    async fn serve_tls(
+        self,
+        acceptor: TlsAcceptor,
+        stream: TcpStream,
+        source: Source,
+        builder: http1::Builder,
+    ) {
+        let mut handshake = pin!(acceptor.accept(stream));
+        let shaken = poll_fn(|context| match self.watch.order(context) {
+            Order::Drop => Poll::Ready(None),
+            Order::None | Order::Finish => handshake.as_mut().poll(context).map(Some),
+        });
+        let stream = match shaken.await {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => {
+                self.gate.stats.tls_failures.add(1);
+                return log::debug!("http: a TLS handshake failed: {error}");
+            }
+            None => return,
+        };
+        let multiplexed = stream.get_ref().1.alpn_protocol() == Some(H2);
+        self.watch.secured(multiplexed);
+        let stream = Stream::Tls(Box::new(stream));
+        if !multiplexed {
+            return self.serve(stream, source, builder).await;
+        }
+        let seat = Rc::new(self);
+        let stream = TokioIo::new(Watched::new(stream, Rc::clone(&seat.watch)));
+        let service = service_fn(|request| {
+            let seat = Rc::clone(&seat);
+            async move { seat.reply(source, request).await }
+        });
+        let mut builder = http2::Builder::new(LocalExecutor);
+        builder.max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEADER_LIST_OCTETS_MAX);
+        let connection = pin!(builder.serve_connection(stream, service));
+        seat.drive(connection, http2::Connection::graceful_shutdown).await;
+    }
+
+    /// Serves a connection until it ends, or its time does; `finish` has it end with what is in flight.
+    async fn drive<C: Future<Output = hyper::Result<()>>>(
+        &self,
+        mut connection: Pin<&mut C>,
+        finish: fn(Pin<&mut C>),
+    ) {
         poll_fn(|context| {
             let order = self.watch.order(context);
             if order == Order::Drop {
@@ -305,7 +380,7 @@ impl Seat {
             let mut done = connection.as_mut().poll(context);
             if order == Order::Finish && done.is_pending() {
                 // Only now: a request that lay in the socket has been read, and will be answered.
-                connection.as_mut().graceful_shutdown();
+                finish(connection.as_mut());
                 done = connection.as_mut().poll(context);
             }
             // How a connection ended is its client's business, unless it was no HTTP.
@@ -328,6 +403,7 @@ impl Seat {
         if response.close {
             self.watch.will_linger();
         }
+        self.watch.replied();
         Ok(written(response, std::mem::take(request.headers_mut())))
     }
 }

@@ -1,5 +1,6 @@
 //! The only layer that touches sockets: hyper on a tokio runtime, on one thread of its own.
 
+mod entries;
 mod gate;
 mod open;
 mod post;
@@ -10,6 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
@@ -19,8 +21,8 @@ use hayate_state::actor::Inbox;
 use hayate_state::private::Register;
 use hayate_state::{Clock, Policy, Published};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, oneshot};
-use tokio::task::{JoinHandle, spawn_local, yield_now};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::spawn_local;
 
 pub use open::OpenError;
 pub use post::Asker;
@@ -28,10 +30,10 @@ pub use post::Asker;
 use crate::config::{DoorConfig, ListenConfig};
 use crate::engine::Engine;
 use crate::pages::Pages;
+use entries::Entries;
 use gate::{Gate, Role};
-use open::{UnixDoor, UnixFile};
+use open::UnixDoor;
 use post::Post;
-use stream::Listener;
 use watch::Crowd;
 
 /// Time beyond the timeouts that connections get to finish when the door stops.
@@ -41,6 +43,7 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Door {
     tcp: Vec<TcpListener>,
+    tls: Vec<TcpListener>,
     unix: Option<UnixDoor>,
     metrics: Vec<TcpListener>,
 }
@@ -53,6 +56,7 @@ impl Door {
     pub fn open(config: &ListenConfig) -> Result<Self, OpenError> {
         Ok(Self {
             tcp: open::tcp(&config.addresses)?,
+            tls: open::tcp(&config.https_addresses)?,
             unix: config.unix_socket.as_deref().map(UnixDoor::open).transpose()?,
             metrics: open::tcp(&config.metrics_addresses)?,
         })
@@ -65,6 +69,7 @@ impl Door {
     pub fn adopt(config: &ListenConfig, handed: Handed) -> Result<Self, OpenError> {
         Ok(Self {
             tcp: open::adopted(&config.addresses, handed.tcp)?,
+            tls: open::adopted(&config.https_addresses, handed.tls)?,
             unix: open::adopted_unix(config.unix_socket.as_deref(), handed.unix)?,
             metrics: open::adopted(&config.metrics_addresses, handed.metrics)?,
         })
@@ -75,26 +80,30 @@ impl Door {
     /// # Errors
     /// When no more files may be open.
     pub fn share(&self) -> io::Result<Handed> {
-        let all = |listeners: &[TcpListener]| -> io::Result<Vec<_>> {
-            listeners.iter().map(TcpListener::try_clone).collect()
-        };
         Ok(Handed {
-            tcp: all(&self.tcp)?,
+            tcp: copies(&self.tcp)?,
+            tls: copies(&self.tls)?,
             unix: self.unix.as_ref().map(UnixDoor::share).transpose()?,
-            metrics: all(&self.metrics)?,
+            metrics: copies(&self.metrics)?,
         })
     }
 
     /// True if nobody is listened to.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tcp.is_empty() && self.unix.is_none() && self.metrics.is_empty()
+        self.tcp.is_empty() && self.tls.is_empty() && self.unix.is_none() && self.metrics.is_empty()
     }
 
     /// The addresses of the gateway, with the ports the system chose.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// The addresses of the gateway with TLS, with the ports the system chose.
+    #[must_use]
+    pub fn https_addresses(&self) -> Vec<SocketAddr> {
+        self.tls.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     /// The addresses of the operator's pages, with the ports the system chose.
@@ -125,15 +134,16 @@ impl Door {
         engine.stats().list(&pages.board);
         let room = Room { engine, inbox, pages, clock };
         let (stop, stopped) = oneshot::channel();
+        let (change, changes) = mpsc::unbounded_channel();
         let (ready, readiness) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("http".into()).spawn(move || {
-            if let Err(error) = room.run(self, stopped, &ready) {
+            if let Err(error) = room.run(self, stopped, changes, &ready) {
                 // The starter waits for exactly one word.
                 let _ = ready.send(Err(error));
             }
         })?;
         readiness.recv().unwrap_or_else(|_| Err(io::Error::other("the thread of the gateway ended")))?;
-        Ok(Running { thread, stop })
+        Ok(Running { thread, stop, change })
     }
 }
 
@@ -142,6 +152,8 @@ impl Door {
 pub struct Handed {
     /// Of the gateway.
     pub tcp: Vec<TcpListener>,
+    /// Of the gateway, with TLS.
+    pub tls: Vec<TcpListener>,
     /// Of the gateway, on a unix socket.
     pub unix: Option<UnixListener>,
     /// Of the operator's pages.
@@ -153,6 +165,56 @@ pub struct Handed {
 pub struct Running {
     thread: thread::JoinHandle<()>,
     stop: oneshot::Sender<Reason>,
+    change: mpsc::UnboundedSender<Change>,
+}
+
+/// Listeners that take the place of others while a door serves; `None` where nothing changes.
+#[derive(Debug, Default)]
+pub struct Change {
+    tcp: Option<Vec<TcpListener>>,
+    tls: Option<Vec<TcpListener>>,
+    unix: Option<Option<UnixDoor>>,
+    metrics: Option<Vec<TcpListener>>,
+}
+
+impl Change {
+    /// Opens what `new` has and `old` has not; the same addresses keep their sockets.
+    ///
+    /// # Errors
+    /// The first address that cannot be listened on, and why.
+    pub fn open(old: &ListenConfig, new: &ListenConfig) -> Result<Self, OpenError> {
+        let tcp =
+            |old: &Vec<SocketAddr>, new: &Vec<SocketAddr>| (old != new).then(|| open::tcp(new)).transpose();
+        let unix = || new.unix_socket.as_deref().map(UnixDoor::open).transpose();
+        Ok(Self {
+            tcp: tcp(&old.addresses, &new.addresses)?,
+            tls: tcp(&old.https_addresses, &new.https_addresses)?,
+            unix: (old.unix_socket != new.unix_socket).then(unix).transpose()?,
+            metrics: tcp(&old.metrics_addresses, &new.metrics_addresses)?,
+        })
+    }
+
+    /// Puts copies of the new listeners in the place of the old ones among those for a successor.
+    ///
+    /// # Errors
+    /// When no more files may be open.
+    pub fn share(&self, handed: &mut Handed) -> io::Result<()> {
+        for (new, old) in
+            [(&self.tcp, &mut handed.tcp), (&self.tls, &mut handed.tls), (&self.metrics, &mut handed.metrics)]
+        {
+            if let Some(new) = new {
+                *old = copies(new)?;
+            }
+        }
+        if let Some(new) = &self.unix {
+            handed.unix = new.as_ref().map(UnixDoor::share).transpose()?;
+        }
+        Ok(())
+    }
+}
+
+fn copies(listeners: &[TcpListener]) -> io::Result<Vec<TcpListener>> {
+    listeners.iter().map(TcpListener::try_clone).collect()
 }
 
 impl Running {
@@ -160,6 +222,12 @@ impl Running {
     #[must_use]
     pub fn is_serving(&self) -> bool {
         !self.thread.is_finished()
+    }
+
+    /// Has the door listen to what is new, and no more to what that replaces. Who is connected stays so.
+    pub fn change(&self, change: Change) {
+        // A thread that has ended is noticed by others.
+        let _ = self.change.send(change);
     }
 
     /// Stops accepting, answers the requests in flight with `Connection: close`, and waits for that no longer
@@ -203,30 +271,43 @@ struct Room {
 type Ready = std::sync::mpsc::SyncSender<io::Result<()>>;
 
 impl Room {
-    fn run(self, door: Door, stopped: oneshot::Receiver<Reason>, ready: &Ready) -> io::Result<()> {
+    fn run(
+        self,
+        door: Door,
+        stopped: oneshot::Receiver<Reason>,
+        mut changes: mpsc::UnboundedReceiver<Change>,
+        ready: &Ready,
+    ) -> io::Result<()> {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         runtime.block_on(async {
-            let gate = self.gate(!door.metrics.is_empty());
+            let gate = self.gate();
             gate.beat();
-            let tcp = |listener| tokio::net::TcpListener::from_std(listener).map(Listener::Tcp);
-            let (unix, file) = door.unix.map(UnixDoor::into_parts).unzip();
-            let unix = unix.map(|listener| tokio::net::UnixListener::from_std(listener).map(Listener::Unix));
-            let gateway = Entry::open(&gate, Role::Gateway, door.tcp.into_iter().map(tcp).chain(unix))?;
-            let operator = Entry::open(&gate, Role::Operator, door.metrics.into_iter().map(tcp))?;
+            let mut entries = Entries::open(&gate, door)?;
             spawn_local(Rc::clone(&gate).watch());
             spawn_local(Rc::clone(&gate).call());
             spawn_local(Rc::clone(&gate.post).deliver());
             // The starter waits for this word, so it is there to hear it.
             let _ = ready.send(Ok(()));
+            let mut stopped = pin!(stopped);
+            let reason = loop {
+                tokio::select! {
+                    reason = &mut stopped => break reason,
+                    Some(change) = changes.recv() => {
+                        if let Err(error) = entries.change(&gate, change).await {
+                            log::error!("http: some listeners could not be changed: {error}");
+                        }
+                    }
+                }
+            };
             // A sender that was dropped means stop too.
-            if stopped.await == Ok(Reason::Successor) {
-                file.into_iter().for_each(UnixFile::keep);
+            if reason == Ok(Reason::Successor) {
+                entries.keep_file();
             }
             let longest = {
                 let engine = gate.engine.borrow();
                 engine.config().read_timeout + engine.config().write_timeout + STOP_GRACE
             };
-            gateway.close(&gate).await;
+            let operator = entries.close_gateway(&gate).await;
             gate.finish(Role::Gateway, longest).await;
             // Not before: `/health` tells that the tracker is stopping for as long as that takes.
             operator.close(&gate).await;
@@ -235,7 +316,7 @@ impl Room {
         })
     }
 
-    fn gate(self, pages_apart: bool) -> Rc<Gate> {
+    fn gate(self) -> Rc<Gate> {
         let stats = Arc::clone(self.engine.stats());
         Rc::new(Gate {
             engine: RefCell::new(self.engine),
@@ -246,46 +327,11 @@ impl Room {
             post: Rc::new(Post::default()),
             pages: self.pages,
             clock: self.clock,
-            pages_apart,
+            pages_apart: Cell::new(false),
             crowds: [Crowd::default(), Crowd::default()],
             emptied: Notify::new(),
             complained: Cell::new(None),
         })
-    }
-}
-
-/// The listeners of a role, and the tasks that accept from them.
-struct Entry {
-    role: Role,
-    listeners: Vec<(Rc<Listener>, JoinHandle<()>)>,
-}
-
-impl Entry {
-    fn open(
-        gate: &Rc<Gate>,
-        role: Role,
-        listeners: impl Iterator<Item = io::Result<Listener>>,
-    ) -> io::Result<Self> {
-        let accepted = |listener: io::Result<Listener>| {
-            let listener = Rc::new(listener?);
-            let task = spawn_local(Rc::clone(gate).accept(role, Rc::clone(&listener)));
-            Ok((listener, task))
-        };
-        Ok(Self { role, listeners: listeners.map(accepted).collect::<io::Result<_>>()? })
-    }
-
-    /// Closes the listeners. Who waits in a backlog has been told that he is connected, so he is taken first.
-    async fn close(self, gate: &Rc<Gate>) {
-        // The runtime looks once more at who has come.
-        yield_now().await;
-        for (listener, task) in self.listeners {
-            task.abort();
-            // Only when the task is gone its hold on the listener is.
-            let _ = task.await;
-            gate.accept_waiting(self.role, &listener).await;
-        }
-        // And at what those have sent already.
-        yield_now().await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! TCP or unix: the two kinds of listener and stream, as one.
+//! TCP, TLS or unix: the kinds of listener and stream, as one.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -6,13 +6,16 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 use crate::address::Source;
 
-/// A listener of either kind.
+/// A listener of any kind.
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp(TcpListener),
+    /// Its connections begin with a handshake.
+    Tls(TcpListener),
     Unix(UnixListener),
 }
 
@@ -20,7 +23,7 @@ impl Listener {
     /// The next connection, if it is there.
     pub(super) fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<(Stream, Source)>> {
         Poll::Ready(match self {
-            Self::Tcp(listener) => ready!(listener.poll_accept(context))
+            Self::Tcp(listener) | Self::Tls(listener) => ready!(listener.poll_accept(context))
                 .map(|(stream, peer)| (Stream::Tcp(stream), Source::Address(peer.ip()))),
             Self::Unix(listener) => {
                 ready!(listener.poll_accept(context)).map(|(stream, _)| (Stream::Unix(stream), Source::Unix))
@@ -29,10 +32,11 @@ impl Listener {
     }
 }
 
-/// A connection of either kind.
+/// A connection of any kind.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
 }
 
@@ -44,6 +48,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
@@ -53,6 +58,7 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, octets),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, octets),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, octets),
         }
     }
@@ -64,6 +70,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
@@ -71,6 +78,7 @@ impl AsyncWrite for Stream {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
         }
     }
@@ -78,6 +86,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
             Self::Unix(stream) => Pin::new(stream).poll_flush(context),
         }
     }
@@ -85,6 +94,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }

@@ -93,9 +93,26 @@ pub(super) struct Watch {
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
     seat: Cell<usize>,
+    /// Many requests share the connection (HTTP/2): octets say nothing about one of them.
+    multiplexed: Cell<bool>,
+    /// The client must be told of the end (TLS).
+    secure: Cell<bool>,
 }
 
 impl Watch {
+    /// The connection has TLS, and HTTP/2 or not.
+    pub(super) fn secured(&self, multiplexed: bool) {
+        self.secure.set(true);
+        self.multiplexed.set(multiplexed);
+    }
+
+    /// A request is answered; more of them may be, where many share the connection.
+    pub(super) fn replied(&self) {
+        if self.multiplexed.get() {
+            self.begin(Stage::Idle);
+        }
+    }
+
     /// A request has arrived whole.
     pub(super) fn replying(&self) {
         self.begin(Stage::Reply);
@@ -140,12 +157,15 @@ impl Watch {
 
     fn arrived(&self, octets: usize) {
         self.heard.set(self.heard.get() || octets > 0);
-        if octets > 0 && self.stage.get() == Stage::Idle {
+        if octets > 0 && self.stage.get() == Stage::Idle && !self.multiplexed.get() {
             self.begin(Stage::Head);
         }
     }
 
     fn written(&self) {
+        if self.multiplexed.get() {
+            return;
+        }
         if matches!(self.stage.get(), Stage::Head | Stage::Idle) {
             self.begin(Stage::Reply);
             self.malformed.set(true);
@@ -206,6 +226,8 @@ impl Crowd {
             order: Cell::new(Order::None),
             waker: RefCell::new(None),
             seat: Cell::new(watches.len()),
+            multiplexed: Cell::new(false),
+            secure: Cell::new(false),
         });
         watches.push(Rc::clone(&watch));
         watch
@@ -301,6 +323,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.watch.linger.get() && self.watch.secure.get() {
+            return Pin::new(&mut self.stream).poll_shutdown(context);
+        }
         if !self.watch.linger.get() {
             // hyper drops the stream next, and closing it tells the client the same: one call less.
             return Poll::Ready(Ok(()));

@@ -11,6 +11,8 @@ use serde_json::Value;
 
 /// Keys of one set that are looked at.
 const KEYS_MAX: usize = 1024;
+/// Keys that are skipped by name; further ones silently.
+const SKIPPED_MAX: usize = 16;
 /// Octets of a set that are read.
 pub const SET_LEN_MAX: usize = 1024 * 1024;
 
@@ -41,6 +43,11 @@ pub trait Keyrings {
     /// # Errors
     /// Why there are no keys.
     fn keyring(&self, url: &str, interval_seconds: u64) -> Result<Arc<Keyring>, String>;
+
+    /// What was not as it should be in the sets that were fetched since this was last called.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Why a set of keys is not one.
@@ -55,33 +62,33 @@ pub enum BadSet {
 }
 
 impl Keyring {
-    /// Puts the keys of a JWK set in the place of the old ones. A key that cannot be used is skipped with a
-    /// warning. Gives how many there are.
+    /// Puts the keys of a JWK set in the place of the old ones. A key that cannot be used is skipped. Gives how
+    /// many there are, and which were skipped and why.
     ///
     /// # Errors
     /// When it is no such set; then the old keys stay.
-    pub fn replace(&self, set: &[u8]) -> Result<usize, BadSet> {
+    pub fn replace(&self, set: &[u8]) -> Result<(usize, Vec<String>), BadSet> {
         if set.len() > SET_LEN_MAX {
             return Err(BadSet::Long);
         }
         let set: Value = serde_json::from_slice(set).map_err(|_| BadSet::Syntax)?;
         let listed = set.get("keys").and_then(Value::as_array).ok_or(BadSet::Syntax)?;
-        if listed.len() > KEYS_MAX {
-            log::warn!("a JWK set has {} keys; the first {KEYS_MAX} are read", listed.len());
-        }
-        let read = listed.iter().take(KEYS_MAX).enumerate().filter_map(|(at, value)| match key(value) {
-            Ok(key) => Some(key),
-            Err(text) => {
-                log::warn!("key {} of a JWK set is skipped: {text}", at + 1);
-                None
+        let (mut keys, mut skipped) = (Vec::new(), Vec::new());
+        for (at, value) in listed.iter().enumerate() {
+            let read = if at < KEYS_MAX { key(value) } else { Err(format!("the first {KEYS_MAX} are read")) };
+            match read {
+                Ok(key) => keys.push(key),
+                Err(text) if skipped.len() < SKIPPED_MAX => {
+                    skipped.push(format!("key {} of a JWK set is skipped: {text}", at + 1));
+                }
+                Err(_) => {}
             }
-        });
-        let keys: Vec<_> = read.collect();
+        }
         let count = keys.len();
         *self.keys.write() = Arc::new(keys);
         // After the keys: whoever sees the new number sees the new keys.
         self.generation.fetch_add(1, Ordering::Release);
-        Ok(count)
+        Ok((count, skipped))
     }
 
     /// A number that grows with every set; tokens that were good by another set are looked at again.

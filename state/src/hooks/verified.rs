@@ -78,7 +78,11 @@ mod tests {
         for number in 0..10 * SHARDS * HALF {
             table.add(Sum::of(&number.to_be_bytes()), token);
         }
-        let held: usize = table.0.iter().map(|shard| shard.lock().young.len() + shard.lock().old.len()).sum();
+        let held = table.0.iter().map(|shard| {
+            let shard = shard.lock();
+            shard.young.len() + shard.old.len()
+        });
+        let held: usize = held.sum();
         assert!(held <= 2 * SHARDS * HALF);
         let newest = Sum::of(&(10 * SHARDS * HALF - 1).to_be_bytes());
         assert_eq!(table.find(newest), Some(token));

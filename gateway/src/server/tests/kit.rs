@@ -30,7 +30,11 @@ pub(super) fn loopback() -> SocketAddr {
 }
 
 pub(super) fn listen() -> ListenConfig {
-    ListenConfig { addresses: vec![loopback()], metrics_addresses: vec![loopback()], unix_socket: None }
+    ListenConfig {
+        addresses: vec![loopback()],
+        metrics_addresses: vec![loopback()],
+        ..ListenConfig::default()
+    }
 }
 
 pub(super) fn config() -> DoorConfig {

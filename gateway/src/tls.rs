@@ -1,0 +1,93 @@
+//! TLS by rustls: what a certificate and its key make of a connection (`frontends-and-hooks.md` 4.7).
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::version::{TLS12, TLS13};
+use tokio_rustls::TlsAcceptor;
+
+/// The protocol of HTTP/2 in ALPN (RFC 9113).
+pub(crate) const H2: &[u8] = b"h2";
+/// That of HTTP/1.1 (RFC 7301).
+const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// A certificate chain with its key, ready for connections: TLS 1.2 and 1.3.
+#[derive(Clone)]
+pub struct Tls {
+    config: Arc<ServerConfig>,
+    expires: i64,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("expires", &self.expires).finish_non_exhaustive()
+    }
+}
+
+/// Why a certificate and a key do not make TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The file of the chain holds none.
+    #[error("no certificate in PEM form is in it")]
+    NoCertificate,
+    /// A certificate cannot be read.
+    #[error("its certificate cannot be read: {0}")]
+    Certificate(String),
+    /// The file of the key holds none.
+    #[error("no private key in PEM form is in it")]
+    NoKey,
+    /// The key is not that of the certificate, or none that rustls can use.
+    #[error("it is not the key of the certificate: {0}")]
+    Key(String),
+}
+
+impl TlsError {
+    /// Is it the key's file that is wrong, and not the chain's?
+    #[must_use]
+    pub fn is_of_key(&self) -> bool {
+        matches!(self, Self::NoKey | Self::Key(_))
+    }
+}
+
+impl Tls {
+    /// Reads a certificate chain and a key, both PEM. HTTP/2 is offered where connections are kept.
+    ///
+    /// # Errors
+    /// When one of them is missing or unreadable, or they do not belong together.
+    pub fn read(chain: &[u8], key: &[u8], keep_alive: bool) -> Result<Self, TlsError> {
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<_, _>>()
+            .map_err(|error| TlsError::Certificate(error.to_string()))?;
+        let expires = expiry(chain.first().ok_or(TlsError::NoCertificate)?)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::NoKey)?;
+        let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .map_err(|error| TlsError::Certificate(error.to_string()))?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(|error| TlsError::Key(error.to_string()))?;
+        let protocols = if keep_alive { &[H2, HTTP_1_1][..] } else { &[HTTP_1_1] };
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        Ok(Self { config: Arc::new(config), expires })
+    }
+
+    /// The moment after which clients refuse the certificate, in seconds since 1970.
+    #[must_use]
+    pub fn expires(&self) -> i64 {
+        self.expires
+    }
+
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.config))
+    }
+}
+
+fn expiry(certificate: &CertificateDer<'_>) -> Result<i64, TlsError> {
+    let read = x509_parser::parse_x509_certificate(certificate);
+    let (_, certificate) = read.map_err(|error| TlsError::Certificate(error.to_string()))?;
+    Ok(certificate.validity().not_after.timestamp())
+}

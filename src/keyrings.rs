@@ -1,0 +1,126 @@
+//! JWK sets over HTTP and HTTPS, for the hook `jwt`: fetched when a hook first needs them, then again and
+//! again by a thread of their own, and kept over reloads (`frontends-and-hooks.md` 6.5).
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread;
+use std::time::Duration;
+
+use hayate_state::hooks::jwk::{Keyring, Keyrings, SET_LEN_MAX};
+use ureq::Agent;
+use ureq::tls::{RootCerts, TlsConfig};
+
+/// How long one fetch may take.
+const FETCH_MAX: Duration = Duration::from_secs(10);
+/// How long the thread of a keyring sleeps before it looks whether it is still needed.
+const NAP: Duration = Duration::from_secs(1);
+
+/// The keyrings in use, by URL.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct JwkSets(Arc<Mutex<Sets>>);
+
+#[derive(Debug, Default)]
+struct Sets {
+    by_url: HashMap<String, Set>,
+    /// What nobody has been told yet: the first set is fetched before there is a log.
+    warnings: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Set {
+    ring: Weak<Keyring>,
+    /// Seconds between two fetches; a reload may change them.
+    interval_seconds: Arc<AtomicU64>,
+}
+
+/// For those who only read a configuration: every set is empty.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NoFetch;
+
+impl Keyrings for NoFetch {
+    fn keyring(&self, _: &str, _: u64) -> Result<Arc<Keyring>, String> {
+        Ok(Arc::default())
+    }
+}
+
+impl Keyrings for JwkSets {
+    fn keyring(&self, url: &str, interval_seconds: u64) -> Result<Arc<Keyring>, String> {
+        let mut sets = self.0.lock().map_err(|_| "a thread has panicked".to_owned())?;
+        sets.by_url.retain(|_, set| set.ring.strong_count() > 0);
+        if let Some(set) = sets.by_url.get(url)
+            && let Some(ring) = set.ring.upgrade()
+        {
+            set.interval_seconds.store(interval_seconds, Ordering::Relaxed);
+            return Ok(ring);
+        }
+        let ring = Arc::new(Keyring::default());
+        let (count, skipped) = renew(&ring, url)?;
+        sets.warnings.extend(skipped);
+        if count == 0 {
+            let text = format!("the JWK set at {} has no key: every token is refused", shown(url));
+            sets.warnings.push(text);
+        }
+        let interval = Arc::new(AtomicU64::new(interval_seconds));
+        let (weak, own_url, own_interval) = (Arc::downgrade(&ring), url.to_owned(), Arc::clone(&interval));
+        thread::Builder::new()
+            .name("jwk".into())
+            .spawn(move || attend(&weak, &own_url, &own_interval))
+            .map_err(|error| error.to_string())?;
+        sets.by_url.insert(url.to_owned(), Set { ring: Arc::downgrade(&ring), interval_seconds: interval });
+        Ok(ring)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.0.lock().map(|mut sets| std::mem::take(&mut sets.warnings)).unwrap_or_default()
+    }
+}
+
+/// Renews the keys until no hook needs them any more. A failure leaves the old ones.
+fn attend(ring: &Weak<Keyring>, url: &str, interval_seconds: &AtomicU64) {
+    let mut slept = 0;
+    loop {
+        thread::sleep(NAP);
+        slept += NAP.as_secs();
+        let Some(ring) = ring.upgrade() else { return };
+        if slept < interval_seconds.load(Ordering::Relaxed) {
+            continue;
+        }
+        slept = 0;
+        match renew(&ring, url) {
+            Ok((_, skipped)) => skipped.iter().for_each(|text| log::warn!("{text}")),
+            Err(error) => {
+                log::warn!("the JWK set at {} is not renewed, the old keys stay: {error}", shown(url));
+            }
+        }
+    }
+}
+
+fn renew(ring: &Keyring, url: &str) -> Result<(usize, Vec<String>), String> {
+    ring.replace(&fetch(url)?).map_err(|error| error.to_string())
+}
+
+/// Fetches a set: status 200, at most [`SET_LEN_MAX`] octets, within [`FETCH_MAX`].
+fn fetch(url: &str) -> Result<Vec<u8>, String> {
+    // The machine's own list of authorities, so that an operator can add one.
+    let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+    let agent: Agent = Agent::config_builder().timeout_global(Some(FETCH_MAX)).tls_config(tls).build().into();
+    let mut response = agent.get(url).call().map_err(|error| error.to_string())?;
+    if response.status() != 200 {
+        return Err(format!("status {} instead of 200", response.status().as_u16()));
+    }
+    let mut octets = Vec::new();
+    // One more, so that what is too long is seen to be.
+    let mut body = response.body_mut().as_reader().take(SET_LEN_MAX as u64 + 1);
+    body.read_to_end(&mut octets).map_err(|error| error.to_string())?;
+    Ok(octets)
+}
+
+/// A URL without what may be a secret.
+fn shown(url: &str) -> &str {
+    let end = url.find(['?', '#']).unwrap_or(url.len());
+    let url = url.get(..end).unwrap_or_default();
+    let begin = url.rfind('@').map_or(0, |at| at + 1);
+    url.get(begin..).unwrap_or_default()
+}

@@ -1,0 +1,192 @@
+//! Sockets of both doors: opened at the start, taken over from a predecessor, changed by a reload; and the doors
+//! behind them.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use hayate_gateway::{Asker, Change, Door as HttpDoor, Handed as HttpHanded, ListenConfig, OpenError, Pages};
+use hayate_state::actor::Inbox;
+use hayate_state::private::Register;
+use hayate_state::{Board, Clock, Policy, Published, Tracker};
+use hayate_udp::config::SocketConfig;
+use hayate_udp::{Door as UdpDoor, Handed as UdpHanded};
+use ring::rand::{SecureRandom, SystemRandom};
+
+use crate::config::knob::duration_text;
+use crate::config::{Document, Settings};
+use crate::handover::Estate;
+use crate::reload::Levers;
+use crate::storage::Storage;
+
+/// Open sockets, before anything is served.
+pub(crate) struct Sockets {
+    pub(crate) http: HttpDoor,
+    pub(crate) udp: Option<UdpDoor>,
+}
+
+impl Sockets {
+    pub(crate) fn open(settings: &Settings) -> anyhow::Result<Self> {
+        // Also without an address: a reload may bring one.
+        let http = HttpDoor::open(&settings.listen)?;
+        let udp = settings.udp.as_ref().map(|(sockets, _)| UdpDoor::open(sockets)).transpose()?;
+        Ok(Self { http, udp })
+    }
+
+    /// The sockets of a predecessor.
+    pub(crate) fn adopt(settings: &Settings, udp: Vec<UdpHanded>, http: HttpHanded) -> anyhow::Result<Self> {
+        let http = HttpDoor::adopt(&settings.listen, http)?;
+        let udp = match &settings.udp {
+            Some((sockets, _)) => Some(UdpDoor::adopt(sockets, udp)?),
+            None if udp.is_empty() => None,
+            None => bail!("udp.addr is empty, but the running tracker serves UDP; a restart changes that"),
+        };
+        Ok(Self { http, udp })
+    }
+
+    /// The same sockets once more, for a successor.
+    pub(crate) fn share(&self) -> std::io::Result<Estate> {
+        Ok(Estate {
+            udp: self.udp.as_ref().map(UdpDoor::share).transpose()?.unwrap_or_default(),
+            http: self.http.share()?,
+        })
+    }
+}
+
+/// What is listened on now.
+#[derive(Clone, Debug)]
+pub(crate) struct Listening {
+    http: ListenConfig,
+    udp: Option<SocketConfig>,
+}
+
+/// Sockets that a reload has opened, and that nobody reads yet.
+#[derive(Debug)]
+pub(crate) struct NewSockets {
+    pub(crate) http: Change,
+    /// `None` where the UDP door stays as it is, else what takes its place.
+    pub(crate) udp: Option<Option<UdpDoor>>,
+}
+
+impl Listening {
+    pub(crate) fn of(settings: &Settings) -> Self {
+        let udp = settings.udp.as_ref().map(|(sockets, _)| sockets.clone());
+        Self { http: settings.listen.clone(), udp }
+    }
+
+    /// Opens what `settings` name and is not open yet.
+    ///
+    /// # Errors
+    /// The first address that cannot be listened on; then nothing has changed.
+    pub(crate) fn open_changes(&self, settings: &Settings) -> Result<NewSockets, NotOpen> {
+        let new = Self::of(settings);
+        let addresses = |udp: &Option<SocketConfig>| udp.as_ref().map(|udp| udp.addresses.clone());
+        let udp = if addresses(&new.udp) == addresses(&self.udp) {
+            None
+        } else {
+            Some(new.udp.as_ref().map(UdpDoor::open).transpose()?)
+        };
+        Ok(NewSockets { http: Change::open(&self.http, &new.http)?, udp })
+    }
+}
+
+/// Why a reload cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotOpen {
+    #[error(transparent)]
+    Http(#[from] OpenError),
+    #[error(transparent)]
+    Udp(#[from] hayate_udp::OpenError),
+}
+
+impl NewSockets {
+    /// Puts copies of the new sockets in the place of the old ones among those for a successor.
+    pub(crate) fn share(&self, estate: &mut Estate) -> std::io::Result<()> {
+        self.http.share(&mut estate.http)?;
+        if let Some(udp) = &self.udp {
+            estate.udp = udp.as_ref().map(UdpDoor::share).transpose()?.unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+/// Makes trackers on the same swarms; each chooses peers by a seed of its own.
+pub(crate) fn trackers(
+    storage: &Storage,
+    policy: &Arc<Published<Policy>>,
+) -> anyhow::Result<impl Fn(usize) -> Tracker + use<>> {
+    let mut seed = [0; 8];
+    if SystemRandom::new().fill(&mut seed).is_err() {
+        bail!("the system gives no random numbers");
+    }
+    let (swarms, policy, seed) = (Arc::clone(&storage.swarms), Arc::clone(policy), u64::from_ne_bytes(seed));
+    let (queues, site) = (storage.queues.clone(), storage.site.clone());
+    Ok(move |number: usize| {
+        let tracker = Tracker::new(Arc::clone(&swarms), &policy, seed.wrapping_add(number as u64));
+        let tracker = match &site {
+            Some(site) => tracker.private(Arc::clone(site)),
+            None => tracker,
+        };
+        match &queues {
+            Some(queues) => tracker.recording(Arc::clone(queues)),
+            None => tracker,
+        }
+    })
+}
+
+pub(crate) fn start_http(
+    door: HttpDoor,
+    unix_socket: Option<&std::path::Path>,
+    levers: &Levers,
+    register: Option<&Arc<Published<Register>>>,
+    inbox: Inbox<Asker>,
+    clock: Clock,
+    pages: Pages,
+) -> anyhow::Result<hayate_gateway::Running> {
+    let mut places: Vec<String> = door.addresses().iter().map(ToString::to_string).collect();
+    places.extend(door.https_addresses().iter().map(|address| format!("{address} (TLS)")));
+    places.extend(unix_socket.map(|path| path.display().to_string()));
+    if !places.is_empty() {
+        let config = levers.http.current();
+        log::info!(
+            "starting HTTP frontend on {}, announces at {}, scrapes at {}, at most {} connections",
+            places.join(", "),
+            joined(&config.announce_routes),
+            joined(&config.scrape_routes),
+            config.max_connections,
+        );
+    }
+    let running = door.start(&levers.http, &levers.policy, register, inbox, clock, pages);
+    running.context("starting the HTTP frontend")
+}
+
+pub(crate) fn start_udp(
+    door: Option<UdpDoor>,
+    document: &Document,
+    levers: &Levers,
+    clock: Clock,
+    board: &Board,
+    tracker: impl Fn(usize) -> Tracker,
+) -> anyhow::Result<Option<hayate_udp::Running>> {
+    let (Some(door), Some(config)) = (door, &levers.udp) else { return Ok(None) };
+    let coalesce = document.udp.coalesce.duration();
+    log::info!(
+        "starting UDP frontend on {}, {} workers, connection ids live {}, buffers {} and {}, coalesce {}",
+        joined(&door.addresses()),
+        crate::config::settings::workers(document),
+        document.udp.connection_id_lifetime,
+        document.udp.receive_buffer,
+        document.udp.send_buffer,
+        duration_text(coalesce),
+    );
+    // Number 0 is the state actor's.
+    let running = door.coalescing(coalesce).start(config, clock, board, |worker| tracker(worker + 1));
+    running.map(Some).context("starting the UDP frontend")
+}
+
+pub(crate) fn joined<T: Display>(items: &[T]) -> String {
+    if items.is_empty() {
+        return "none".into();
+    }
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,167 @@
+//! Who issues tokens in these tests: keys, their JWK set, and a server for it that can misbehave.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use rsa::pkcs1::EncodeRsaPrivateKey;
+use rsa::traits::PublicKeyParts;
+use serde_json::{Value, json};
+
+/// A key pair: how it signs, and how it is published.
+pub(super) struct Key {
+    algorithm: Algorithm,
+    secret: EncodingKey,
+    pub(super) public: Value,
+}
+
+/// Base64 as JWKs have it (RFC 4648, 5).
+pub(super) fn base64(octets: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::new();
+    for chunk in octets.chunks(3) {
+        let mut word = [0; 4];
+        word[1..=chunk.len()].copy_from_slice(chunk);
+        let word = u32::from_be_bytes(word);
+        for digit in 0..=chunk.len() {
+            text.push(char::from(DIGITS[(word >> (18 - 6 * digit)) as usize & 63]));
+        }
+    }
+    text
+}
+
+impl Key {
+    pub(super) fn p256(kid: &str) -> Self {
+        let random = SystemRandom::new();
+        let secret = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, secret.as_ref(), &random);
+        let pair = pair.unwrap();
+        let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
+        Self {
+            algorithm: Algorithm::ES256,
+            secret: EncodingKey::from_ec_der(secret.as_ref()),
+            public: json!({"kty": "EC", "crv": "P-256", "kid": kid, "x": base64(x), "y": base64(y)}),
+        }
+    }
+
+    pub(super) fn rsa(kid: &str) -> Self {
+        // Made once: it takes a while.
+        static SECRET: LazyLock<rsa::RsaPrivateKey> =
+            LazyLock::new(|| rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048).unwrap());
+        let (n, e) = (SECRET.n().to_bytes_be(), SECRET.e().to_bytes_be());
+        Self {
+            algorithm: Algorithm::RS256,
+            secret: EncodingKey::from_rsa_der(SECRET.to_pkcs1_der().unwrap().as_bytes()),
+            public: json!({"kty": "RSA", "alg": "RS256", "kid": kid, "n": base64(&n), "e": base64(&e)}),
+        }
+    }
+
+    pub(super) fn kid(&self) -> String {
+        self.public["kid"].as_str().unwrap().to_owned()
+    }
+
+    /// A token with these claims, under the key's own name or another.
+    pub(super) fn sign_as(&self, kid: Option<String>, claims: &Value) -> String {
+        encode(&Header { kid, ..Header::new(self.algorithm) }, claims, &self.secret).unwrap()
+    }
+
+    pub(super) fn sign(&self, claims: &Value) -> String {
+        self.sign_as(Some(self.kid()), claims)
+    }
+}
+
+/// A token made by hand: any header, any signature.
+pub(super) fn token(header: &Value, claims: &Value, signature: &[u8]) -> String {
+    let part = |value: &Value| base64(value.to_string().as_bytes());
+    format!("{}.{}.{}", part(header), part(claims), base64(signature))
+}
+
+/// What the tests' tokens claim: good for torrent `a`.
+pub(super) fn claims() -> Value {
+    json!({"iss": "the issuer", "aud": "the tracker", "infohash": "61".repeat(20)})
+}
+
+/// The options of the hook, with the keys at `url`.
+pub(super) fn hook(url: &str) -> Value {
+    json!([{"name": "jwt", "options": {"issuer": "the issuer", "audience": "the tracker",
+        "jwk_set_url": url, "jwk_set_update_interval": "1s"}}])
+}
+
+/// How the server answers.
+#[derive(Clone)]
+pub(super) enum Mood {
+    Set(Value),
+    Raw(Vec<u8>),
+    /// Accepts and says nothing.
+    Mute,
+}
+
+/// A server of a JWK set on loopback.
+pub(super) struct Server {
+    pub(super) port: u16,
+    mood: Arc<Mutex<Mood>>,
+    fetches: Arc<AtomicUsize>,
+}
+
+impl Server {
+    pub(super) fn start(mood: Mood) -> Self {
+        Self::start_with(mood, |stream, answer| {
+            let mut stream = stream;
+            read_head(&mut stream);
+            _ = stream.write_all(answer);
+        })
+    }
+
+    /// Talks to each connection by `talk`, on the way of TLS or without.
+    pub(super) fn start_with(mood: Mood, talk: impl Fn(TcpStream, &[u8]) + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (mood, fetches) = (Arc::new(Mutex::new(mood)), Arc::new(AtomicUsize::new(0)));
+        let (own_mood, own_fetches) = (Arc::clone(&mood), Arc::clone(&fetches));
+        std::thread::spawn(move || {
+            let mut mute = Vec::new();
+            for stream in listener.incoming().map_while(Result::ok) {
+                own_fetches.fetch_add(1, Ordering::Relaxed);
+                match own_mood.lock().unwrap().clone() {
+                    Mood::Set(set) => talk(stream, &response("200 OK", set.to_string().as_bytes())),
+                    Mood::Raw(raw) => talk(stream, &raw),
+                    Mood::Mute => mute.push(stream),
+                }
+            }
+        });
+        Self { port, mood, fetches }
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/keys?secret=sesame", self.port)
+    }
+
+    pub(super) fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+
+    pub(super) fn fetches(&self) -> usize {
+        self.fetches.load(Ordering::Relaxed)
+    }
+}
+
+pub(super) fn keys(keys: &[&Key]) -> Mood {
+    Mood::Set(json!({"keys": keys.iter().map(|key| &key.public).collect::<Vec<_>>()}))
+}
+
+pub(super) fn response(status: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+pub(super) fn read_head(stream: &mut impl Read) {
+    let mut head = Vec::new();
+    let mut octet = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut octet).is_ok_and(|len| len == 1) {
+        head.push(octet[0]);
+    }
+}
