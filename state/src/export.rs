@@ -226,12 +226,12 @@ fn line(row: &Row, to: &mut Vec<u8>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Tick;
     use crate::clock::Clock;
     use crate::ids::InfoHash;
     use crate::policy::Policy;
     use crate::survey::Place;
     use crate::swarms::Swarms;
-    use crate::Tick;
 
     fn exporter(path: &Path) -> Arc<Exporter> {
         let swarms = Swarms::new(0);

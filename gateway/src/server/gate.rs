@@ -398,7 +398,7 @@ impl Seat {
         self.gate.stats.handled.add(1);
         let response = match self.role {
             Role::Gateway => self.gate.answer(source, &request).await,
-            Role::Operator => self.gate.answer_operator(source, &request).await,
+            Role::Operator => self.watch.patiently(self.gate.answer_operator(source, &request)).await,
         };
         if response.close {
             self.watch.will_linger();

@@ -150,8 +150,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("list");
         let long = "x".repeat(10_000);
-        let text =
-            format!("# {long}\n\n   \n{}\r\n{} {long}\n{}#b\n  # \u{e9}", hash(1), hash(2), hash(3));
+        let text = format!("# {long}\n\n   \n{}\r\n{} {long}\n{}#b\n  # \u{e9}", hash(1), hash(2), hash(3));
         std::fs::write(&path, text).unwrap();
         let read = read(&path).unwrap();
         assert_eq!(read, [1, 2, 3].map(hash).into_iter().collect());
