@@ -17,6 +17,8 @@ mod harness;
 mod hooks;
 mod http_door;
 mod import;
+mod limits;
+mod listeners;
 mod load;
 #[path = "servers/mariadb.rs"]
 #[expect(dead_code, reason = "the tests of the stores use the rest")]

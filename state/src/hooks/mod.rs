@@ -119,7 +119,7 @@ pub struct Means<'a> {
 }
 
 /// Builds a hook from its options.
-type Maker = fn(&Map<String, Value>, Means<'_>) -> Result<Box<dyn Hook>, HookError>;
+pub type Maker = fn(&Map<String, Value>, Means<'_>) -> Result<Box<dyn Hook>, HookError>;
 
 /// Every hook there is, by the name that the configuration has for it.
 const KNOWN: [(&str, Maker); 4] = [
@@ -251,7 +251,10 @@ fn chain<'a>(
 }
 
 /// Reads the options of a hook.
-fn options<T: serde::de::DeserializeOwned>(options: &Map<String, Value>) -> Result<T, HookError> {
+///
+/// # Errors
+/// What is wrong with them.
+pub fn options<T: serde::de::DeserializeOwned>(options: &Map<String, Value>) -> Result<T, HookError> {
     let value = Value::Object(options.clone());
     serde_json::from_value(value).map_err(|error| HookError::Options(error.to_string()))
 }

@@ -3,6 +3,7 @@
 
 mod conformance;
 mod desk;
+mod hooks;
 mod limits;
 mod lists;
 mod model;

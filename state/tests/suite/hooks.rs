@@ -1,0 +1,58 @@
+//! The hook of `docs/HOOKS.md` compiles, and does what it says.
+
+#[path = "../../../docs/examples/quiet_hours.rs"]
+#[expect(unreachable_pub, reason = "in a room of its own it is reached")]
+mod quiet_hours;
+
+use std::sync::Arc;
+
+use hayate_state::hooks::jwk::{Keyring, Keyrings};
+use hayate_state::hooks::{Hooks, Means, Said};
+use hayate_state::{Announce, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tracker};
+use serde_json::json;
+
+struct NoKeys;
+
+impl Keyrings for NoKeys {
+    fn keyring(&self, _: &str, _: u64) -> Result<Arc<Keyring>, String> {
+        Err("there are none".to_owned())
+    }
+}
+
+fn tracker(options: &serde_json::Value) -> Tracker {
+    let hook = quiet_hours::build(options.as_object().unwrap(), Means { keyrings: &NoKeys }).unwrap();
+    let hooks = Hooks::of(vec![("quiet hours", hook)], vec![]);
+    let policy = Policy { hooks, announce_drift_seconds: 0, ..Policy::default() };
+    Tracker::new(Swarms::new(0), &Published::new(policy), 7)
+}
+
+/// The interval that a starting client is told at an hour of the day, or why not.
+fn interval(tracker: &mut Tracker, hour: u64, query: &str) -> Result<u32, &'static str> {
+    let announce = Announce {
+        info_hash: InfoHash([7; 20]),
+        peer_id: PeerId::default(),
+        address: [192, 0, 2, 7].into(),
+        port: 7001,
+        uploaded: 0,
+        downloaded: 0,
+        left: 9,
+        event: Event::Started,
+        num_want: 0,
+    };
+    let now = Now { unix_seconds: 86_400 * 20_000 + 3600 * hour, ..Now::at(0) };
+    let said = Said::url(announce.address, query.as_bytes());
+    let answer = tracker.announce_said(now, &announce, said, &mut Handout::new(&mut [], &mut []));
+    answer.map(|answer| answer.interval_seconds).map_err(|refusal| refusal.text())
+}
+
+#[test]
+fn the_example_of_the_documentation_works() {
+    let mut tracker = tracker(&json!({"from": 22, "to": 6, "owls_only": true}));
+    assert_eq!(interval(&mut tracker, 12, "/announce"), Ok(1800));
+    assert_eq!(interval(&mut tracker, 23, "/announce?owl=1"), Ok(3600));
+    assert_eq!(interval(&mut tracker, 5, "/announce?owl=0"), Err("we sleep; come back in the morning"));
+    assert_eq!(interval(&mut tracker, 6, "/announce"), Ok(1800));
+    let bad =
+        quiet_hours::build(json!({"from": 24, "to": 6}).as_object().unwrap(), Means { keyrings: &NoKeys });
+    assert_eq!(bad.unwrap_err().to_string(), "from and to are hours, 0 to 23");
+}
