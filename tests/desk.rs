@@ -309,8 +309,9 @@ fn reports_tell_clients_torrents_and_offenders() {
     };
     assert_eq!(hashes(&torrents), [hex('a'), hex('d'), hex('b')], "c has no peers");
     assert_eq!(hashes(&report(&daemon, "torrents?top=2")), [hex('a'), hex('d')]);
-    // The last announces are counted when the next ones come.
+    // The last announces of each door are counted when something else comes.
     let counted = |client: &str| {
+        UdpClient::connect("127.0.0.1", daemon.v4());
         fetch(daemon.v4(), &announce_target('e', 7000, "&left=7").replace("-XX0001", "-ZZ0000"));
         let clients = report(&daemon, "clients")["clients"].clone();
         let known = clients.as_array().unwrap().iter().find(|known| known["client"] == client).cloned();
