@@ -9,6 +9,7 @@ use hayate_state::InfoHash;
 
 use crate::config::document::LogFormat;
 use crate::config::knob::parse_duration;
+use crate::desk::ask::{AccessCommand, ReportCommand};
 use crate::site::{ClientCommand, TorrentCommand, UserCommand};
 
 /// A BitTorrent tracker: UDP first (BEP 15), with an HTTP gateway in front of the same swarms.
@@ -83,6 +84,16 @@ pub(crate) enum Command {
         /// The info_hash, 40 hexadecimal digits.
         torrent: InfoHash,
     },
+    /// Change or print the list of torrents of the running tracker, and its file access.path (needs
+    /// admin.token_file).
+    #[command(subcommand)]
+    Access(AccessCommand),
+    /// Have the running tracker write the figures of all torrents to export.path (needs admin.token_file).
+    Export,
+    /// Ask the running tracker about its clients, torrents, or those who ask too often (needs
+    /// admin.token_file).
+    #[command(subcommand)]
+    Report(ReportCommand),
     /// Replace the running tracker by the program that is installed now, without losing a datagram.
     Upgrade {
         /// How long the new process may take.

@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use crate::cli::{Command, E2e, Line, Probe, ProbeAnnounce, ProbeEvent, ProbeScrape, Target};
 use crate::config::document::{Log, LogFormat};
 use crate::config::{Config, Environment, Settings, Source, show};
+use crate::desk::ask;
 use crate::keyrings::NoFetch;
 use crate::lock::Holder;
 use crate::{import, logging, run, site};
@@ -51,7 +52,16 @@ fn carry_out(line: &Line, command: Option<&Command>) -> anyhow::Result<()> {
             print(site::client(command, &read(&source(line)?, &NoFetch)?.1, line.look.json)?.as_bytes())
         }
         Some(Command::Explain { user, torrent }) => {
-            print(site::explain(*user, torrent, &read(&source(line)?, &NoFetch)?.1)?.as_bytes())
+            print(ask::explain(*user, torrent, &read(&source(line)?, &NoFetch)?.1)?.as_bytes())
+        }
+        Some(Command::Access(command)) => {
+            print(ask::access(command, &read(&source(line)?, &NoFetch)?.1)?.as_bytes())
+        }
+        Some(Command::Export) => {
+            print(ask::export(&read(&source(line)?, &NoFetch)?.1, line.look.json)?.as_bytes())
+        }
+        Some(Command::Report(command)) => {
+            print(ask::report(*command, &read(&source(line)?, &NoFetch)?.1, line.look.json)?.as_bytes())
         }
         Some(Command::Upgrade { timeout }) => upgrade(line, *timeout),
         Some(Command::Schema) => print(show::schema().as_bytes()),

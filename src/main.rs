@@ -12,7 +12,8 @@
 //! | [`signals`] | reload, orderly stop, stop at once |
 //! | [`storage`] | what lasts: store, snapshot, and their threads |
 //! | [`registered`] | the registered torrents, read again and again |
-//! | [`site`] | users, torrents, clients of a site: commands, and changes over HTTP |
+//! | [`desk`] | questions and changes over HTTP, and the commands that ask there |
+//! | [`site`] | users, torrents, clients of a site: commands |
 //! | [`handover`] | a successor takes over while the tracker serves |
 //! | [`lock`] | one tracker in a folder |
 //! | [`vitals`] | whether the process serves, and its own numbers |
@@ -26,6 +27,7 @@
 mod cli;
 mod commands;
 mod config;
+mod desk;
 mod files;
 mod handover;
 mod import;

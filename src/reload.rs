@@ -143,8 +143,7 @@ impl Levers {
 
     /// The registered torrents of the store are these from now on.
     pub(crate) fn register(&self, list: Arc<TorrentList>) {
-        let policy = Policy::clone(&self.policy.current());
-        self.policy.publish(Policy { registered: Some(list), ..policy });
+        self.policy.change(|policy| Policy { registered: Some(list), ..policy.clone() });
     }
 
     /// Changes everything that `settings` changes. Ids made with an old key stay good until they expire.
@@ -156,6 +155,9 @@ impl Levers {
         {
             // It knows who has asked how often.
             new.limiter = Arc::clone(&old.limiter);
+        }
+        if let (Some(old), Some(new)) = (&old.clients, &mut policy.clients) {
+            *new = Arc::clone(old);
         }
         self.policy.publish(policy);
         self.http.publish(settings.http);

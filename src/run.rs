@@ -87,6 +87,16 @@ struct Daemon {
     boat: Boat,
 }
 
+/// Tells the operator what the tracker will decide by.
+fn say_what_starts(document: &Document, policy: &Policy) {
+    log::info!(
+        "starting tracker logic: mode {}, access {}, hooks {}",
+        word(&document.mode),
+        word(&document.access.mode),
+        joined(&policy.hooks.names().collect::<Vec<_>>()),
+    );
+}
+
 /// Why the daemon ceases to serve.
 enum End {
     /// A signal asked for it.
@@ -127,22 +137,16 @@ impl Daemon {
         let reception = know(&mut storage, &mut settings.policy, stream, clock)?;
         log::info!("started storage");
         let levers = Levers::new(settings.policy, settings.udp.map(|(_, door)| door), settings.http);
-        log::info!(
-            "starting tracker logic: mode {}, access {}, hooks {}",
-            word(&document.mode),
-            word(&document.access.mode),
-            joined(&levers.policy.current().hooks.names().collect::<Vec<_>>()),
-        );
+        say_what_starts(document, &levers.policy.current());
         let tracker = trackers(&storage, &levers.policy)?;
         let (actor, inbox) = Actor::start(tracker(0), clock).context("starting the state actor")?;
-        let vitals = Arc::new(Vitals::new(clock, actor.beats()));
-        let reloads = Reloads::list_on(&board);
+        let (vitals, reloads) = (Arc::new(Vitals::new(clock, actor.beats())), Reloads::list_on(&board));
         let kept_inbox = Arc::new(Mutex::new(Some(inbox.clone())));
         list_own(&board, clock, &kept_inbox);
         list_policy(&board, &levers.policy);
         let unix_socket = settings.listen.unix_socket.as_deref();
-        let admin = storage.admin(settings.admin_token.as_ref(), document);
-        let pages = vitals.pages(admin, &board);
+        let desk = storage.desk(settings.admin_token.as_ref(), document, &levers.policy);
+        let pages = vitals.pages(desk, &board);
         let register = storage.site.as_ref().map(|site| &site.register);
         let http = start_http(sockets.http, unix_socket, &levers, register, inbox, clock, pages)?;
         let udp = start_udp(sockets.udp, document, &levers, clock, &board, tracker)?;
@@ -219,6 +223,9 @@ impl Daemon {
     }
 
     fn reload(&mut self) {
+        // What the desk changes meanwhile would be neither in what was read nor in what is published.
+        let book = Arc::clone(&self.storage.book);
+        let _turn = book.turn();
         match reload::plan(&self.config, &self.source, &self.keyrings, &self.listening) {
             Err(error) => {
                 self.reloads.refused.add(1);
@@ -289,6 +296,7 @@ impl Daemon {
     fn stop(self) {
         self.vitals.serving.store(false, Ordering::Relaxed);
         log::info!("stopping");
+        self.storage.survey.stop();
         notify(&[NotifyState::Stopping]);
         self.http.stop();
         if let Some(udp) = self.udp {
@@ -303,6 +311,7 @@ impl Daemon {
     /// Lets a successor serve, and ends.
     fn make_way(self, mut successor: Successor) -> anyhow::Result<()> {
         log::info!("process {} takes over", successor.pid());
+        self.storage.survey.stop();
         if let Some(udp) = self.udp {
             udp.stop();
         }

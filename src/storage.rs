@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use hayate_gateway::Admin;
 use hayate_state::access::TorrentList;
+use hayate_state::export::{Exporter, RunningExporter};
 use hayate_state::private::clerk::{Errands, RunningClerk};
 use hayate_state::private::events::Events;
 use hayate_state::private::section::{SiteRestore, SiteSection};
@@ -22,14 +23,15 @@ use hayate_state::snapshot::site::Record as SiteRecord;
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore};
 use hayate_state::store::record::TorrentRow;
 use hayate_state::store::{Backend, Demand, Opened, Pace, Queues, Record, Recorder, RecorderError, Store};
+use hayate_state::survey::{Place, Survey};
 use hayate_state::{Board, Clock, Policy, Published, Swarms};
 
 use crate::config::document::{Document, Mode};
 use crate::config::settings::{Keep, Token};
+use crate::desk::{Book, Desk, Parts};
 use crate::lock::StateLock;
 use crate::registered::{Reader, Registrar};
 use crate::signals::{Boat, Wish, Wishes};
-use crate::site::admin;
 
 /// Torrents whose completed count is kept in the store; the latest ones.
 const COMPLETED_ROWS_MAX: usize = 2_000_000;
@@ -53,6 +55,11 @@ pub(crate) struct Storage {
     clerk: Option<Clerk>,
     /// Where the clerk is asked to change the site; set when it works.
     errands: Arc<OnceLock<Errands>>,
+    /// Where the list of torrents is kept.
+    pub(crate) book: Arc<Book>,
+    /// Goes through all torrents.
+    pub(crate) survey: Arc<Survey>,
+    exporter: Arc<Exporter>,
     mode: Mode,
     opened: Option<Opened>,
     reader: Option<Reader>,
@@ -73,6 +80,7 @@ struct Threads {
     registrar: Option<Registrar>,
     clerk: Option<RunningClerk>,
     events: Option<(Events, JoinHandle<()>)>,
+    exporter: RunningExporter,
 }
 
 impl Storage {
@@ -85,6 +93,14 @@ impl Storage {
             reload_seconds: Arc::new(AtomicU64::new(keep.reload_seconds)),
         };
         let site = (mode == Mode::Private).then(Site::new);
+        let place = match &site {
+            Some(site) => Place::Site(Arc::clone(&site.torrents)),
+            None => Place::Swarms(Arc::clone(&swarms)),
+        };
+        let survey = Arc::new(Survey::new(place, clock));
+        let exporter = Exporter::new(Arc::clone(&survey), keep.export.clone());
+        let book = Arc::new(Book::default());
+        book.keep_in(keep.access_path.clone());
         Self {
             swarms,
             queues,
@@ -95,6 +111,9 @@ impl Storage {
             site,
             clerk: None,
             errands: Arc::default(),
+            book,
+            survey,
+            exporter,
             mode,
             opened: None,
             reader: None,
@@ -146,11 +165,23 @@ impl Storage {
         Ok(Some((events, thread)))
     }
 
-    /// Who changes the site over HTTP, if there is a site and a token.
-    pub(crate) fn admin(&self, token: Option<&Token>, document: &Document) -> Option<Arc<dyn Admin>> {
-        let (site, token) = (self.site.as_ref()?, token?);
+    /// Who answers the operator over HTTP, if there is a token.
+    pub(crate) fn desk(
+        &self,
+        token: Option<&Token>,
+        document: &Document,
+        policy: &Arc<Published<Policy>>,
+    ) -> Option<Arc<dyn Admin>> {
+        let parts = Parts {
+            policy: Arc::clone(policy),
+            book: Arc::clone(&self.book),
+            survey: Arc::clone(&self.survey),
+            exporter: Arc::clone(&self.exporter),
+        };
+        let desk = Desk::new(token?, parts);
+        let Some(site) = &self.site else { return Some(Arc::new(desk)) };
         let grace = document.admin.passkey_grace.as_seconds();
-        Some(Arc::new(admin::Desk::new(token, grace, Arc::clone(site), Arc::clone(&self.errands))))
+        Some(Arc::new(desk.private(grace, Arc::clone(site), Arc::clone(&self.errands))))
     }
 
     /// Starts what runs beside the tracker. After a handover: when the predecessor has ended.
@@ -188,7 +219,9 @@ impl Storage {
             let _ = self.errands.set(clerk.errands());
         }
         let events = self.start_events(board)?;
-        self.threads = Some(Threads { recorder, keeper, registrar, clerk, events });
+        let exporter = self.exporter.start()?;
+        self.exporter.list_on(board);
+        self.threads = Some(Threads { recorder, keeper, registrar, clerk, events, exporter });
         Ok(())
     }
 
@@ -215,6 +248,7 @@ impl Storage {
         self.threads.as_ref().is_none_or(|threads| {
             threads.recorder.as_ref().is_none_or(Recorder::is_alive)
                 && threads.keeper.is_alive()
+                && threads.exporter.is_alive()
                 && threads.registrar.as_ref().is_none_or(Registrar::is_alive)
                 && threads.clerk.as_ref().is_none_or(RunningClerk::is_alive)
         })
@@ -222,6 +256,8 @@ impl Storage {
 
     /// Takes over what a reload changes.
     pub(crate) fn reload(&self, keep: &Keep) {
+        self.book.keep_in(keep.access_path.clone());
+        self.exporter.replan(keep.export.clone());
         self.knobs.pace.publish(keep.pace);
         self.knobs.serialize_seconds.store(keep.serialize_seconds, Ordering::Relaxed);
         self.knobs.reload_seconds.store(keep.reload_seconds, Ordering::Relaxed);
@@ -233,7 +269,7 @@ impl Storage {
     /// Writes all that waits to the store and, unless a successor does, the swarms to their file.
     pub(crate) fn stop(self, ending: Ending) {
         let Some(threads) = self.threads else { return };
-        drop(threads.clerk);
+        drop((threads.clerk, threads.exporter));
         if let Some((events, thread)) = threads.events {
             events.stop(thread);
         }

@@ -9,6 +9,7 @@
 )]
 
 mod clients;
+mod desk;
 mod faults;
 #[path = "fixtures/site.rs"]
 #[expect(dead_code, reason = "the tests of the doors use the rest")]

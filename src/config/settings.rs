@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hayate_gateway::config as gateway;
 use hayate_gateway::tls::Tls;
 use hayate_state::access::{Access, TorrentList};
+use hayate_state::export;
 use hayate_state::hooks::jwk::Keyrings;
 use hayate_state::hooks::{Hooks, Means};
 use hayate_state::limiter::{Limit, Limiter};
@@ -78,6 +79,10 @@ pub(crate) struct Keep {
     pub(crate) serialize_seconds: u32,
     /// Seconds between two readings of the registered torrents.
     pub(crate) reload_seconds: u64,
+    /// The file of the list of torrents, if there is one.
+    pub(crate) access_path: Option<PathBuf>,
+    /// Where the figures of all torrents are written, and how often.
+    pub(crate) export: export::Plan,
 }
 
 impl Settings {
@@ -211,7 +216,7 @@ fn admin_token(config: &Config) -> Result<Option<Token>, ConfigError> {
 }
 
 fn keep(config: &Config) -> Result<Keep, ConfigError> {
-    let Document { database, channels, intervals, log_flushes, .. } = &config.document;
+    let Document { database, channels, intervals, access, export, log_flushes, .. } = &config.document;
     let state_dir = config.path(&config.document.state_dir);
     Ok(Keep {
         dsn: data_source(config)?.dsn().map(|dsn| dsn.resolve(&state_dir)),
@@ -236,6 +241,15 @@ fn keep(config: &Config) -> Result<Keep, ConfigError> {
         record_announces: config.document.record_announces,
         serialize_seconds: intervals.database_serialize.as_seconds(),
         reload_seconds: u64::from(intervals.database_reload.as_seconds()),
+        access_path: (!access.path.is_empty()).then(|| config.path(&access.path)),
+        export: export::Plan {
+            path: if export.path.is_empty() {
+                state_dir.join(export::FILE_NAME)
+            } else {
+                config.path(&export.path)
+            },
+            every_seconds: u64::from(export.interval.as_seconds()),
+        },
         state_dir,
     })
 }
@@ -269,6 +283,7 @@ fn policy(config: &Config) -> Result<Policy, ConfigError> {
         memory_max: memory.max.octets(),
         enable_scrape: *enable_scrape,
         limits: limits(&config.document.limits),
+        clients: config.document.metrics.clients.then(Arc::default),
         ..Policy::default()
     })
 }

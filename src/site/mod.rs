@@ -1,10 +1,5 @@
 //! A site's users, torrents and clients, for those who have no back end of their own: `hayate user`,
-//! `torrent`, `client`; and `hayate explain`. The first three work on the database, whether a tracker runs
-//! or not.
-
-pub(crate) mod admin;
-
-use std::time::Duration;
+//! `torrent`, `client`. They work on the database, whether a tracker runs or not.
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -12,7 +7,6 @@ use hayate_state::private::office::{self, Verb, Who};
 use hayate_state::snapshot::site::{Group, Multipliers};
 use hayate_state::store::{Backend, Cell, Demand, Store};
 use hayate_state::{Clock, InfoHash};
-use hayate_tools::client::{self, Family, Limits};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::config::Settings;
@@ -20,8 +14,6 @@ use crate::config::Settings;
 /// Characters of a passkey that is made here.
 const PASSKEY_LEN: usize = 32;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// How long a running tracker may take to explain.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Users of a site.
 #[derive(Debug, Subcommand)]
@@ -230,39 +222,6 @@ pub(crate) fn client(command: &ClientCommand, settings: &Settings, json: bool) -
         ClientCommand::Remove { prefix } => Verb::RemoveClient(prefix.clone()),
     };
     carry_out(&mut *store, &verb)
-}
-
-/// `hayate explain USER TORRENT`: asks the running tracker; gives what is printed.
-///
-/// # Errors
-/// When it cannot be asked.
-pub(crate) fn explain(user: u32, info_hash: &InfoHash, settings: &Settings) -> anyhow::Result<String> {
-    let Some(token) = &settings.admin_token else {
-        bail!("admin.token_file is not set: without a token a running tracker explains nothing");
-    };
-    let Some(address) = settings.listen.metrics_addresses.first() else {
-        bail!("metrics.addr is empty: there is nowhere to ask");
-    };
-    let mut address = *address;
-    if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() {
-            [127, 0, 0, 1].into()
-        } else {
-            std::net::Ipv6Addr::LOCALHOST.into()
-        });
-    }
-    let token = String::from_utf8_lossy(&token.0);
-    let url = format!("http://{address}/{token}/explain?user={user}&torrent={info_hash}");
-    let limits = Limits { family: Family::Any, timeout: PATIENCE, retries: 0, user_agent: "hayate" };
-    let answer = client::http::get(&url, &limits)
-        .map(|(status, body)| (status, String::from_utf8_lossy(&body).into_owned()));
-    match answer {
-        Ok((200, text)) => Ok(text),
-        Ok((404, _)) => bail!("the tracker at {address} has another token, or is not in mode private"),
-        Ok((_, text)) => bail!("{}", text.trim_end()),
-        // Its own text would name the URL, and so the token.
-        Err(_) => bail!("no tracker answers at {address}"),
-    }
 }
 
 fn open(settings: &Settings) -> anyhow::Result<Box<dyn Store>> {

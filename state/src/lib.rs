@@ -21,6 +21,7 @@
 //! | [`histogram`], [`durations`] | distributions of durations and counts; how long requests took |
 //! | [`published`] | settings that are swapped whole while others read them |
 //! | [`store`] | durable memory behind a trait: records, queues, spill, SQLite and MariaDB |
+//! | [`survey`], [`export`] | how all torrents stand, and a file with that |
 //! | [`snapshot`] | the swarms in a file, so that a restart is warm |
 //!
 //! Invariants: one shard lock at a time, never held across a system call or a channel; every peer is in
@@ -39,6 +40,7 @@ pub mod clock;
 pub mod counters;
 mod crowd;
 pub mod durations;
+pub mod export;
 mod gauges;
 mod group;
 pub mod histogram;
@@ -59,12 +61,14 @@ mod roster;
 mod select;
 pub mod snapshot;
 pub mod store;
+pub mod survey;
 pub mod swarms;
 mod sweep;
 mod torrent;
 pub mod tracker;
 
 pub use announce::{Announce, Answer, Event, Handout, Refusal, Tally};
+pub use census::Census;
 pub use clock::{Clock, Now, Tick};
 pub use counters::{Board, Counter};
 pub use histogram::Histogram;

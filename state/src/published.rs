@@ -4,25 +4,35 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 /// The current value of some settings.
 #[derive(Debug)]
 pub struct Published<T> {
     version: AtomicU64,
     current: RwLock<Arc<T>>,
+    /// Whoever makes a new value of the old one holds it, so that no other comes between.
+    change: Mutex<()>,
 }
 
 impl<T> Published<T> {
     /// Publishes the first value.
     pub fn new(value: T) -> Arc<Self> {
-        Arc::new(Self { version: AtomicU64::new(0), current: RwLock::new(Arc::new(value)) })
+        let current = RwLock::new(Arc::new(value));
+        Arc::new(Self { version: AtomicU64::new(0), current, change: Mutex::default() })
     }
 
     /// Replaces the value; readers see it at their next [`Subscriber::refresh`].
     pub fn publish(&self, value: T) {
         *self.current.write() = Arc::new(value);
         self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Replaces the value by one that is made of it; of two that do so at once, one waits. Readers do not.
+    pub fn change(&self, change: impl FnOnce(&T) -> T) {
+        let _turn = self.change.lock();
+        let value = change(&self.current());
+        self.publish(value);
     }
 
     /// The value as it is now.
@@ -76,5 +86,8 @@ mod tests {
         assert!(reader.refresh());
         assert_eq!(*reader.get(), 11);
         assert!(!reader.refresh());
+        published.change(|value| value + 2);
+        assert!(reader.refresh());
+        assert_eq!(*reader.get(), 13);
     }
 }

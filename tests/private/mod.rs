@@ -2,5 +2,5 @@
 
 mod clients;
 mod doors;
-mod kit;
+pub(crate) mod kit;
 mod office;

@@ -142,7 +142,7 @@ impl Seat {
                 self.gate.stats.answered(self.gate.clock.uptime().saturating_sub(begun));
                 response
             }
-            Role::Operator => self.gate.answer_operator(source, &request).await,
+            Role::Operator => self.watch.patiently(self.gate.answer_operator(source, &request)).await,
         };
         if response.close {
             self.watch.will_linger();

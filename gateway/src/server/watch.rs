@@ -33,6 +33,8 @@ pub(super) enum Stage {
     Head,
     /// A request is being answered.
     Reply,
+    /// The operator has asked for what takes long.
+    Work,
     /// Between two requests.
     Idle,
     /// Refused and answered; what the client still sends is dropped.
@@ -113,6 +115,14 @@ impl Watch {
         }
     }
 
+    /// Waits for an answer that may take its time.
+    pub(super) async fn patiently<T>(&self, answer: impl Future<Output = T>) -> T {
+        self.begin(Stage::Work);
+        let answer = answer.await;
+        self.begin(Stage::Reply);
+        answer
+    }
+
     /// A request has arrived whole.
     pub(super) fn replying(&self) {
         self.begin(Stage::Reply);
@@ -186,6 +196,7 @@ impl Watch {
         let (longest, phase) = match self.stage.get() {
             Stage::Head => (self.times.read, Phase::Head),
             Stage::Reply => (self.times.write, Phase::Reply),
+            Stage::Work => return None,
             Stage::Linger => (LINGER_MILLISECONDS, Phase::Reply),
             Stage::Idle => (self.times.idle, Phase::Idle),
         };

@@ -5,6 +5,7 @@ use hashbrown::{HashSet, HashTable};
 
 use super::peer::{NOWHERE, Peer, Seconds, Session, V4, V6, is_shown};
 use crate::announce::{Handout, PEER_V6_LEN};
+use crate::census::Census;
 use crate::ids::PeerId;
 use crate::keys::Keys;
 use crate::prefetch::prefetch;
@@ -67,6 +68,13 @@ impl Swarm {
 
     pub(super) fn len(&self) -> usize {
         self.seeders() + self.leechers()
+    }
+
+    /// The peers that are reached over each family.
+    pub(super) fn census(&self) -> Census {
+        let ((v4_seeders, v6_seeders), (v4_leechers, v6_leechers)) =
+            (self.seeders.reached(), self.leechers.reached());
+        Census { v4_seeders, v4_leechers, v6_seeders, v6_leechers }
     }
 
     /// Does this user seed here, by whatever client?
@@ -345,6 +353,12 @@ impl Pack {
         let v6 = self.v6.get(slot).and_then(Option::as_deref).map(|v6| &v6.wire);
         let v6 = v6.filter(|v6| handout.v6.room() > 0 && is_shown(v6));
         (v4.is_some() || v6.is_some()).then_some(Offer { user: known, v4, v6 })
+    }
+
+    /// How many have an address of each family.
+    fn reached(&self) -> (u32, u32) {
+        let v4 = self.v4.iter().filter(|v4| **v4 != NOWHERE).count();
+        (number(v4), number(self.v6.iter().flatten().count()))
     }
 
     fn peers(&self) -> impl Iterator<Item = Peer> {

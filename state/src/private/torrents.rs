@@ -17,6 +17,7 @@ use crate::keys::Keys;
 use crate::prefetch::prefetch;
 use crate::snapshot::site::Multipliers;
 use crate::store::{Queues, Record, record::TorrentRow};
+use crate::survey;
 use crate::swarms::LOOK_AHEAD_MAX;
 
 /// Shards; a power of two. With a million torrents and five million peers no lock is held for more than some
@@ -182,6 +183,19 @@ impl Torrents {
         if torrents.capacity() > 4 * torrents.len().max(16) {
             torrents.shrink_to(2 * torrents.len(), |torrent| self.keys.info_hash(&torrent.row.info_hash));
         }
+    }
+
+    /// How the torrents of one shard stand, as far as there is anything to tell; false where there is none.
+    pub(crate) fn rows(&self, shard: usize, rows: &mut Vec<survey::Row>) -> bool {
+        let Some(shard) = self.shards.get(shard) else { return false };
+        let shard = shard.lock();
+        let row = |torrent: &Torrent| survey::Row {
+            info_hash: torrent.row.info_hash,
+            peers: torrent.swarm.as_ref().map(|swarm| swarm.census()).unwrap_or_default(),
+            completed: torrent.row.snatched,
+        };
+        rows.extend(shard.torrents.iter().map(row).filter(survey::Row::says_something));
+        true
     }
 
     /// The number of the shard of a torrent.

@@ -313,7 +313,7 @@ fn write_file(plan: &mut Plan, pace: &mut Pace<'_>) -> io::Result<(u64, u64)> {
     let path: &Path = path;
     replace(path, |file| {
         let now = pace.now();
-        let to = Steady { file, unsynced: 0, octets: 0, syncs: pace.stopping.is_some() };
+        let to = Steady { syncs: pace.stopping.is_some(), ..Steady::new(file) };
         let mut to = Writer::new(to, i64::try_from(now.unix_seconds).unwrap_or(i64::MAX))?;
         let mut walk = Walk::new(Arc::clone(swarms), now.tick);
         let clock = pace.clock;
@@ -329,11 +329,18 @@ fn write_file(plan: &mut Plan, pace: &mut Pace<'_>) -> io::Result<(u64, u64)> {
 }
 
 /// A file that is brought to the disk while it is written.
-struct Steady<'f> {
+pub(crate) struct Steady<'f> {
     file: &'f mut BufWriter<File>,
     octets: u64,
     unsynced: usize,
     syncs: bool,
+}
+
+impl<'f> Steady<'f> {
+    /// Goes on behind what `file` has.
+    pub(crate) fn new(file: &'f mut BufWriter<File>) -> Self {
+        Self { file, octets: 0, unsynced: 0, syncs: true }
+    }
 }
 
 impl Write for Steady<'_> {

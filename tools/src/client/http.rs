@@ -72,6 +72,14 @@ fn fetch(url: &str, limits: &Limits) -> Result<Value, ClientError> {
 /// # Errors
 /// When nobody answers in time, or with more than is read.
 pub fn get(url: &str, limits: &Limits) -> Result<(u16, Vec<u8>), ClientError> {
+    get_up_to(url, limits, SIZE_MAX as u64)
+}
+
+/// The same, but of a body of `octets_max` at most.
+///
+/// # Errors
+/// When nobody answers in time, or with more than is read.
+pub fn get_up_to(url: &str, limits: &Limits, octets_max: u64) -> Result<(u16, Vec<u8>), ClientError> {
     let family = match limits.family {
         Family::Any => IpFamily::Any,
         Family::V4 => IpFamily::Ipv4Only,
@@ -87,7 +95,7 @@ pub fn get(url: &str, limits: &Limits) -> Result<(u16, Vec<u8>), ClientError> {
         .build();
     let reply = ureq::Agent::new_with_config(config).get(url).call()?;
     let status = reply.status().as_u16();
-    Ok((status, reply.into_body().into_with_config().limit(SIZE_MAX as u64).read_to_vec()?))
+    Ok((status, reply.into_body().into_with_config().limit(octets_max).read_to_vec()?))
 }
 
 fn announce_url(url: &str, ask: &Ask) -> String {

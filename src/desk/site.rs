@@ -1,19 +1,15 @@
-//! Changes of a site over HTTP, on `metrics.addr`: `/<token>/update?action=..`, as Gazelle's back end asks
-//! for them, and `/<token>/explain?user=..&torrent=..`.
+//! Changes of a site (mode private): `/<token>/update?action=..`, as Gazelle's back end asks for them, and
+//! `/<token>/explain?user=..&torrent=..`.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use hayate_gateway::pages::Admin;
 use hayate_state::private::Site;
 use hayate_state::private::clerk::Errands;
-use hayate_state::private::office::{OfficeError, Verb, Who};
-use hayate_state::private::path::escape;
+use hayate_state::private::office::{OfficeError, REASON_MAX, Verb, Who};
 use hayate_state::snapshot::site::{Group, Multipliers};
-use hayate_state::{InfoHash, private::office::REASON_MAX};
-use ring::digest::{SHA256, digest};
 
-use crate::config::settings::Token;
+use super::query::Parameters;
+use super::{Answer, failure};
 
 /// Why Gazelle's back end deletes a torrent, by its numbers.
 const REASONS: [&str; 21] = [
@@ -42,83 +38,41 @@ const REASONS: [&str; 21] = [
 /// What a site has where the back end does not say.
 const TYPE_DEFAULT: &str = "music";
 
-/// Who answers.
-pub(crate) struct Desk {
-    /// Compared instead of the token, so that the time it takes tells nothing about it.
-    token: [u8; 32],
-    grace_seconds: u32,
-    site: Arc<Site>,
+/// Who answers for a site.
+pub(super) struct SiteDesk {
+    pub(super) grace_seconds: u32,
+    pub(super) site: Arc<Site>,
     /// Set when the clerk works.
-    errands: Arc<OnceLock<Errands>>,
+    pub(super) errands: Arc<OnceLock<Errands>>,
 }
 
-impl Desk {
-    pub(crate) fn new(
-        token: &Token,
-        grace_seconds: u32,
-        site: Arc<Site>,
-        errands: Arc<OnceLock<Errands>>,
-    ) -> Self {
-        Self { token: sum(&token.0), grace_seconds, site, errands }
-    }
-
-    fn update(&self, query: &[u8], source: &str) -> (u16, String) {
-        let verb = match Parameters::read(query).verb(self.grace_seconds) {
+impl SiteDesk {
+    /// Changes the site; the clerk logs what was done, and writes it to the audit.
+    pub(super) fn update(&self, query: &Parameters, source: &str) -> Answer {
+        let verb = match query.verb(self.grace_seconds) {
             Ok(verb) => verb,
-            Err(text) => return (400, format!("failure: {text}\n")),
+            Err(text) => return failure(400, text),
         };
         let Some(errands) = self.errands.get() else {
-            return (503, "failure: the tracker starts; try again\n".to_owned());
+            return failure(503, "the tracker starts; try again");
         };
         match errands.ask(verb, source) {
             Ok(outcome) => (200, format!("success: {}\n", outcome.text)),
-            Err(error @ OfficeError::Bad(_)) => (400, format!("failure: {error}\n")),
-            Err(error @ OfficeError::Store(_)) => (503, format!("failure: {error}\n")),
+            Err(error @ OfficeError::Bad(_)) => failure(400, error),
+            Err(error @ OfficeError::Store(_)) => failure(503, error),
         }
     }
 
-    fn explain(&self, query: &[u8]) -> (u16, String) {
-        let parameters = Parameters::read(query);
-        match (parameters.number("user"), parameters.info_hash("torrent")) {
+    pub(super) fn explain(&self, query: &Parameters) -> Answer {
+        match (query.number("user"), query.info_hash("torrent")) {
             (Ok(Some(user)), Ok(info_hash)) => (200, self.site.explain(user, &info_hash)),
-            (Ok(None), _) => (400, "failure: user is missing\n".to_owned()),
-            (Err(text), _) | (_, Err(text)) => (400, format!("failure: {text}\n")),
+            (Ok(None), _) => failure(400, "user is missing"),
+            (Err(text), _) | (_, Err(text)) => failure(400, text),
         }
     }
 }
-
-impl Admin for Desk {
-    fn answer(&self, path: &[u8], query: &[u8], source: &str) -> Option<(u16, String)> {
-        let mut parts = path.strip_prefix(b"/")?.splitn(2, |&octet| octet == b'/');
-        let (token, rest) = (parts.next()?, parts.next()?);
-        if sum(token) != self.token {
-            return None;
-        }
-        match rest {
-            b"update" => Some(self.update(query, source)),
-            b"explain" => Some(self.explain(query)),
-            _ => None,
-        }
-    }
-}
-
-fn sum(octets: &[u8]) -> [u8; 32] {
-    digest(&SHA256, octets).as_ref().try_into().unwrap_or_default()
-}
-
-/// What a request says, decoded.
-struct Parameters(BTreeMap<String, Vec<u8>>);
 
 impl Parameters {
-    fn read(query: &[u8]) -> Self {
-        let pairs = query.split(|&octet| octet == b'&').map(|pair| {
-            let mut parts = pair.splitn(2, |&octet| octet == b'=');
-            let mut part = || decode(parts.next().unwrap_or_default());
-            (String::from_utf8_lossy(&part()).into_owned(), part())
-        });
-        Self(pairs.collect())
-    }
-
     fn verb(&self, grace_seconds: u32) -> Result<Verb, String> {
         let info_hash = || self.info_hash("info_hash");
         Ok(match &*self.text("action")? {
@@ -160,27 +114,6 @@ impl Parameters {
         })
     }
 
-    fn optional(&self, name: &str) -> Result<Option<String>, String> {
-        let value = self.0.get(name).filter(|value| !value.is_empty());
-        let text =
-            |value: &Vec<u8>| String::from_utf8(value.clone()).map_err(|_| format!("{name} is not UTF-8"));
-        value.map(text).transpose()
-    }
-
-    fn text(&self, name: &str) -> Result<String, String> {
-        self.optional(name)?.ok_or_else(|| format!("{name} is missing"))
-    }
-
-    fn number(&self, name: &str) -> Result<Option<u32>, String> {
-        let read = |text: String| text.parse().map_err(|_| format!("{name} is no number below 2^32"));
-        self.optional(name)?.map(read).transpose()
-    }
-
-    fn factor(&self, name: &str) -> Result<Option<f64>, String> {
-        let read = |text: String| text.parse().map_err(|_| format!("{name} is no number"));
-        self.optional(name)?.map(read).transpose()
-    }
-
     fn flag(&self, name: &str) -> Result<Option<bool>, String> {
         Ok(match self.optional(name)?.as_deref() {
             None => None,
@@ -199,16 +132,6 @@ impl Parameters {
             Some(id) => Ok(Who::Id(id)),
             None => self.text("passkey").map(Who::Passkey),
         }
-    }
-
-    /// Twenty octets, or forty hexadecimal digits.
-    fn info_hash(&self, name: &str) -> Result<InfoHash, String> {
-        let value = self.0.get(name).ok_or_else(|| format!("{name} is missing"))?;
-        if let Ok(octets) = value.as_slice().try_into() {
-            return Ok(InfoHash(octets));
-        }
-        let digits = str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-        digits.ok_or_else(|| format!("{name} is neither 20 octets nor 40 hexadecimal digits"))
     }
 
     /// Gazelle says 1 for freeleech and 2 for what counts neither way; others may say multipliers.
@@ -233,19 +156,10 @@ impl Parameters {
     }
 }
 
-fn decode(mut octets: &[u8]) -> Vec<u8> {
-    let mut decoded = Vec::new();
-    while let Some((&first, after)) = octets.split_first() {
-        let plus = if first == b'+' { b' ' } else { first };
-        let (octet, rest) = escape(octets).unwrap_or((plus, after));
-        decoded.push(octet);
-        octets = rest;
-    }
-    decoded
-}
-
 #[cfg(test)]
 mod tests {
+    use hayate_state::InfoHash;
+
     use super::*;
 
     fn verb(query: &str) -> Result<Verb, String> {

@@ -1,0 +1,104 @@
+//! The list of torrents: changed in force and in its file, so that a reload and a restart keep the change.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hayate_state::access::rewrite;
+use hayate_state::{InfoHash, Policy};
+
+use super::query::Parameters;
+use super::{Answer, Parts, failure};
+
+/// Where the list is kept, and whose turn it is to change it.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    turn: Mutex<()>,
+    path: Mutex<Option<PathBuf>>,
+}
+
+impl Book {
+    /// The list is kept in this file.
+    pub(crate) fn keep_in(&self, path: Option<PathBuf>) {
+        *self.path.lock().unwrap_or_else(PoisonError::into_inner) = path;
+    }
+
+    /// While this is held nobody else changes the list: a reload holds it from its reading of the file to the
+    /// publication of what it has read.
+    pub(crate) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        self.path.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Parts {
+    /// Puts torrents on the list, or takes them off it: all of them or, where the file cannot be written, none.
+    pub(super) fn change_list(&self, query: &Parameters, listed: bool, source: &str) -> Answer {
+        let info_hashes = match query.info_hashes("info_hash") {
+            Ok(info_hashes) => info_hashes,
+            Err(text) => return failure(400, text),
+        };
+        let _turn = self.book.turn();
+        let policy = self.policy.current();
+        let Some(list) = policy.access.list() else {
+            return failure(400, "access.mode is off: there is no list");
+        };
+        let Some(path) = self.book.path() else {
+            return failure(400, "access.path is empty: there is no file that would keep the change");
+        };
+        let written = match rewrite(&path, &info_hashes, listed) {
+            Ok(written) => written,
+            Err(error) => return failure(503, format!("{}: {error}; nothing has changed", path.display())),
+        };
+        let (list, in_force) = list.with(&info_hashes, listed);
+        if in_force.contains(&true) {
+            let change = |policy: &Policy| Policy { access: policy.access.with_list(list), ..policy.clone() };
+            self.policy.change(change);
+        }
+        let changed = written.iter().zip(&in_force).map(|(written, in_force)| written | in_force);
+        let said: Vec<_> = info_hashes.into_iter().zip(changed).collect();
+        log_change(&said, listed, source);
+        let registered = policy.registered.as_deref().filter(|_| !listed);
+        let line = |&(info_hash, changed): &(InfoHash, bool)| {
+            let rest = if registered.is_some_and(|registered| registered.has(&info_hash)) {
+                "; the database registers it still"
+            } else {
+                ""
+            };
+            match (changed, listed) {
+                (true, true) => format!("added: {info_hash}\n"),
+                (true, false) => format!("removed: {info_hash}{rest}\n"),
+                (false, true) => format!("unchanged: {info_hash} is on the list\n"),
+                (false, false) => format!("unchanged: {info_hash} is not on the list{rest}\n"),
+            }
+        };
+        (200, said.iter().map(line).collect())
+    }
+
+    /// The list in force, one torrent a line.
+    pub(super) fn show_list(&self) -> Answer {
+        let policy = self.policy.current();
+        let Some(list) = policy.access.list() else {
+            return failure(400, "access.mode is off: there is no list");
+        };
+        let mut all: Vec<_> = list.iter().collect();
+        all.sort_unstable();
+        let mut text = String::with_capacity(41 * all.len());
+        for info_hash in all {
+            text += &info_hash.to_string();
+            text.push('\n');
+        }
+        (200, text)
+    }
+}
+
+fn log_change(said: &[(InfoHash, bool)], listed: bool, source: &str) {
+    let changed = said.iter().filter(|(_, changed)| *changed).map(|(info_hash, _)| info_hash.to_string());
+    let changed: Vec<_> = changed.collect();
+    if !changed.is_empty() {
+        let word = if listed { "added" } else { "removed" };
+        log::info!("access list by {source}: {word} {}", changed.join(", "));
+    }
+}

@@ -1,0 +1,201 @@
+//! The commands that ask a running tracker at its desk: `hayate access`, `export`, `report`, `explain`.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use hayate_state::InfoHash;
+use hayate_tools::client::{self, Family, Limits};
+use serde_json::Value;
+
+use crate::config::Settings;
+
+/// How long a running tracker may take.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Octets of an answer at most: a list of six million torrents.
+const ANSWER_MAX: u64 = 256 << 20;
+/// Torrents in one request, whose line may have 8 KiB.
+const AT_ONCE: usize = 100;
+
+/// The list of torrents of a running tracker.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccessCommand {
+    /// Put torrents on the list.
+    Add {
+        /// The info_hashes, 40 hexadecimal digits each.
+        #[arg(required = true)]
+        info_hashes: Vec<InfoHash>,
+    },
+    /// Take torrents off the list.
+    Remove {
+        /// The info_hashes, 40 hexadecimal digits each.
+        #[arg(required = true)]
+        info_hashes: Vec<InfoHash>,
+    },
+    /// Print the list in force, one torrent a line.
+    List,
+}
+
+/// Reports of a running tracker.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum ReportCommand {
+    /// Which clients announce how often (needs metrics.clients).
+    Clients {
+        /// The most frequent.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        top: u32,
+    },
+    /// The torrents with the most peers.
+    Torrents {
+        /// So many of them.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        top: u32,
+    },
+    /// Which addresses ask too often (needs limits.per_minute).
+    Offenders {
+        /// The worst.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        top: u32,
+    },
+}
+
+/// `hayate access ..`; gives what is printed.
+///
+/// # Errors
+/// When the tracker cannot be asked, or refuses.
+pub(crate) fn access(command: &AccessCommand, settings: &Settings) -> anyhow::Result<String> {
+    let (word, info_hashes) = match command {
+        AccessCommand::List => return ask(settings, "access/list"),
+        AccessCommand::Add { info_hashes } => ("add", info_hashes),
+        AccessCommand::Remove { info_hashes } => ("remove", info_hashes),
+    };
+    let mut said = String::new();
+    for some in info_hashes.chunks(AT_ONCE) {
+        let query: Vec<_> = some.iter().map(|info_hash| format!("info_hash={info_hash}")).collect();
+        said += &ask(settings, &format!("access/{word}?{}", query.join("&")))?;
+    }
+    Ok(said)
+}
+
+/// `hayate export`; gives what is printed.
+///
+/// # Errors
+/// When the tracker cannot be asked, or the file not written.
+pub(crate) fn export(settings: &Settings, json: bool) -> anyhow::Result<String> {
+    let said = ask(settings, "export")?;
+    if json {
+        return Ok(said);
+    }
+    let value: Value = serde_json::from_str(&said).context("reading the answer")?;
+    let (path, torrents) = (plain(value.get("path")), plain(value.get("torrents")));
+    let seconds = value.get("seconds").and_then(Value::as_f64).unwrap_or_default();
+    Ok(format!("{torrents} torrents written to {path} in {seconds:.1} s\n"))
+}
+
+/// `hayate report ..`; gives what is printed.
+///
+/// # Errors
+/// When the tracker cannot be asked, or has no such report.
+pub(crate) fn report(command: ReportCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
+    let (name, top) = match command {
+        ReportCommand::Clients { top } => ("clients", top),
+        ReportCommand::Torrents { top } => ("torrents", top),
+        ReportCommand::Offenders { top } => ("offenders", top),
+    };
+    let said = ask(settings, &format!("{name}?top={top}"))?;
+    if json {
+        return Ok(said);
+    }
+    let value: Value = serde_json::from_str(&said).context("reading the answer")?;
+    let rows = value.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let rest = match command {
+        ReportCommand::Clients { .. } => format!("all others: {}\n", plain(value.get("others"))),
+        ReportCommand::Torrents { .. } => String::new(),
+        ReportCommand::Offenders { .. } => {
+            format!("requests beyond the limit, of all addresses: {}\n", plain(value.get("beyond")))
+        }
+    };
+    Ok(table(rows) + &rest)
+}
+
+/// `hayate explain USER TORRENT`; gives what is printed.
+///
+/// # Errors
+/// When the tracker cannot be asked, or is not in mode private.
+pub(crate) fn explain(user: u32, info_hash: &InfoHash, settings: &Settings) -> anyhow::Result<String> {
+    ask(settings, &format!("explain?user={user}&torrent={info_hash}"))
+}
+
+/// Asks the tracker that runs with these settings.
+fn ask(settings: &Settings, what: &str) -> anyhow::Result<String> {
+    let Some(token) = &settings.admin_token else {
+        bail!("admin.token_file is not set: without a token a running tracker answers nothing");
+    };
+    let Some(address) = settings.listen.metrics_addresses.first() else {
+        bail!("metrics.addr is empty: there is nowhere to ask");
+    };
+    let mut address = *address;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            [127, 0, 0, 1].into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    let token = String::from_utf8_lossy(&token.0);
+    let url = format!("http://{address}/{token}/{what}");
+    let limits = Limits { family: Family::Any, timeout: PATIENCE, retries: 0, user_agent: "hayate" };
+    let answer = client::http::get_up_to(&url, &limits, ANSWER_MAX)
+        .map(|(status, body)| (status, String::from_utf8_lossy(&body).into_owned()));
+    match answer {
+        Ok((200, text)) => Ok(text),
+        Ok((404, _)) => {
+            let word = what.split('?').next().unwrap_or_default();
+            bail!("the tracker at {address} has another token, or no {word} in its mode")
+        }
+        Ok((_, text)) => bail!("{}", text.trim_end().trim_start_matches("failure: ")),
+        // Its own text would name the URL, and so the token.
+        Err(_) => bail!("no tracker answers at {address}"),
+    }
+}
+
+/// Columns of the width that they need, under the names of the first row's.
+fn table(rows: &[Value]) -> String {
+    let cells = |row: &Value| -> Vec<String> {
+        row.as_object().into_iter().flat_map(|row| row.values()).map(|cell| plain(Some(cell))).collect()
+    };
+    let Some(first) = rows.first().and_then(Value::as_object) else { return "none\n".into() };
+    let mut lines = vec![first.keys().cloned().collect::<Vec<_>>()];
+    lines.extend(rows.iter().map(cells));
+    let width = |column| lines.iter().filter_map(|line| line.get(column)).map(String::len).max();
+    let widths: Vec<_> = (0..first.len()).filter_map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let padded = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        // A String takes whatever is written to it.
+        let _ = writeln!(text, "{}", padded.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    text
+}
+
+fn plain(cell: Option<&Value>) -> String {
+    match cell {
+        None => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_columns_under_their_names() {
+        let rows = [r#"{"client": "TR4060", "announces": 7}"#, r#"{"client": "X", "announces": 11}"#];
+        let rows: Vec<Value> = rows.iter().map(|row| serde_json::from_str(row).unwrap()).collect();
+        assert_eq!(table(&rows), "client  announces\nTR4060  7\nX       11\n");
+        assert_eq!(table(&[]), "none\n");
+    }
+}

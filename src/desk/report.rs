@@ -1,0 +1,93 @@
+//! What is out there: an export of all torrents, and reports of clients, torrents and offenders.
+
+use hayate_state::export::{ExportError, Exported};
+use hayate_state::survey::Row;
+use serde_json::{Value, json};
+
+use super::query::Parameters;
+use super::{Answer, Parts, failure};
+
+/// Rows of a report where nobody says how many.
+const TOP: u32 = 20;
+/// Rows of a report at most.
+const TOP_MAX: u32 = 1000;
+
+impl Parts {
+    pub(super) fn export(&self, source: &str) -> Answer {
+        match self.exporter.export() {
+            Ok(Exported { path, torrents, took }) => {
+                let (path, seconds) = (path.display().to_string(), took.as_secs_f64());
+                log::info!("export by {source}: {torrents} torrents to {path} in {seconds:.1} s");
+                said(&json!({ "path": path, "torrents": torrents, "seconds": seconds }))
+            }
+            Err(error @ ExportError::Busy) => failure(409, error),
+            Err(error) => failure(503, error),
+        }
+    }
+
+    pub(super) fn clients(&self, query: &Parameters) -> Answer {
+        let most = match top(query) {
+            Ok(most) => most,
+            Err(text) => return failure(400, text),
+        };
+        let policy = self.policy.current();
+        let Some(clients) = &policy.clients else {
+            return failure(400, "metrics.clients is off: announces are not counted by client");
+        };
+        let (named, mut others) = clients.read();
+        let (told, rest) = named.split_at(most.min(named.len()));
+        others += rest.iter().map(|(_, announces)| announces).sum::<u64>();
+        let row = |(client, announces): &(hayate_state::ids::ClientId, u64)| json!({ "client": client.to_string(), "announces": announces });
+        said(&json!({ "clients": told.iter().map(row).collect::<Vec<_>>(), "others": others }))
+    }
+
+    pub(super) fn torrents(&self, query: &Parameters) -> Answer {
+        let rows = match top(query) {
+            Ok(most) => self.survey.top(most),
+            Err(text) => return failure(400, text),
+        };
+        match rows {
+            Ok(rows) => said(&json!({ "torrents": rows.iter().map(row).collect::<Vec<_>>() })),
+            Err(_) => failure(503, "the tracker stops"),
+        }
+    }
+
+    pub(super) fn offenders(&self, query: &Parameters) -> Answer {
+        let most = match top(query) {
+            Ok(most) => most,
+            Err(text) => return failure(400, text),
+        };
+        let policy = self.policy.current();
+        let Some(limits) = &policy.limits else {
+            return failure(400, "limits.per_minute is 0: nobody asks too often");
+        };
+        let offenders = limits.limiter.offenders(most);
+        let row = |offender: &hayate_state::limiter::Offender| json!({ "address": offender.address.to_string(), "beyond": offender.beyond });
+        let rows: Vec<_> = offenders.iter().map(row).collect();
+        said(&json!({ "offenders": rows, "beyond": limits.limiter.beyond() }))
+    }
+}
+
+fn row(Row { info_hash, peers, completed }: &Row) -> Value {
+    json!({
+        "info_hash": info_hash.to_string(),
+        "seeders_ipv4": peers.v4_seeders,
+        "leechers_ipv4": peers.v4_leechers,
+        "seeders_ipv6": peers.v6_seeders,
+        "leechers_ipv6": peers.v6_leechers,
+        "completed": completed,
+    })
+}
+
+/// How many rows are wanted.
+fn top(query: &Parameters) -> Result<usize, String> {
+    let top = query.number("top")?.unwrap_or(TOP);
+    if !(1..=TOP_MAX).contains(&top) {
+        return Err(format!("top is not a number from 1 to {TOP_MAX}"));
+    }
+    Ok(usize::try_from(top).unwrap_or_default())
+}
+
+fn said(value: &Value) -> Answer {
+    (200, format!("{value}\n"))
+}

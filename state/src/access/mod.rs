@@ -1,0 +1,216 @@
+//! Lists of torrents: what may be announced (`access` in the configuration; registered torrents in mode
+//! listed).
+
+mod file;
+
+use std::collections::{HashMap, HashSet};
+use std::hash::RandomState;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use self::file::rewrite;
+use crate::ids::InfoHash;
+
+/// Changes of a list that are kept beside it; with more of them it is copied.
+const CHANGES_MAX: usize = 4096;
+
+/// A set of torrents, read from a file with one `info_hash` of 40 hexadecimal digits a line. Empty lines and
+/// what follows `#` or a space are ignored. Looked up by a keyed hash, because clients choose what is looked
+/// up. What was changed since it was read lies beside it, so that a change of a large list copies little.
+#[derive(Clone, Debug, Default)]
+pub struct TorrentList {
+    read: Arc<HashSet<InfoHash, RandomState>>,
+    /// Torrents that are on the list and were not read (true), or the other way round (false).
+    changes: HashMap<InfoHash, bool, RandomState>,
+}
+
+/// Which torrents may be announced.
+#[derive(Clone, Debug, Default)]
+pub enum Access {
+    /// All.
+    #[default]
+    Off,
+    /// Only those on the list.
+    Allow(Arc<TorrentList>),
+    /// All but those on the list.
+    Deny(Arc<TorrentList>),
+}
+
+/// Why a list could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// The file cannot be opened or read.
+    #[error("{}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A line that is neither empty, a comment, nor an `info_hash`.
+    #[error("{}: line {line}: {text:?} is not an info_hash of 40 hexadecimal digits", path.display())]
+    BadLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// Its first 60 characters.
+        text: String,
+    },
+}
+
+impl TorrentList {
+    /// Reads a list file; beside the list that takes a few kilobytes, whatever is in the file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a line is not an `info_hash`.
+    pub fn read(path: &Path) -> Result<Self, ListError> {
+        file::read(path).map(|read| Self { read: Arc::new(read), ..Self::default() })
+    }
+
+    /// The same list with these torrents on it, or not on it. Gives which of them made a difference.
+    #[must_use]
+    pub fn with(&self, info_hashes: &[InfoHash], listed: bool) -> (Self, Vec<bool>) {
+        let mut list = self.clone();
+        let mut change = |info_hash: &InfoHash| {
+            if list.has(info_hash) == listed {
+                return false;
+            }
+            if list.read.contains(info_hash) == listed {
+                list.changes.remove(info_hash);
+            } else {
+                list.changes.insert(*info_hash, listed);
+            }
+            true
+        };
+        let changed = info_hashes.iter().map(&mut change).collect();
+        if list.changes.len() > CHANGES_MAX {
+            list = list.iter().collect();
+        }
+        (list, changed)
+    }
+
+    /// Is the torrent on the list?
+    #[must_use]
+    pub fn has(&self, info_hash: &InfoHash) -> bool {
+        let changed = if self.changes.is_empty() { None } else { self.changes.get(info_hash) };
+        changed.copied().unwrap_or_else(|| self.read.contains(info_hash))
+    }
+
+    /// The torrents on the list, in any order.
+    pub fn iter(&self) -> impl Iterator<Item = InfoHash> {
+        let added = self.changes.iter().filter(|&(_, &listed)| listed).map(|(info_hash, _)| *info_hash);
+        let stays = |info_hash: &InfoHash| self.changes.is_empty() || !self.changes.contains_key(info_hash);
+        self.read.iter().copied().filter(move |info_hash| stays(info_hash)).chain(added)
+    }
+
+    /// Torrents on the list.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let added = self.changes.values().filter(|&&listed| listed).count();
+        self.read.len() + added - (self.changes.len() - added)
+    }
+
+    /// True if no torrent is on the list.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl FromIterator<InfoHash> for TorrentList {
+    fn from_iter<I: IntoIterator<Item = InfoHash>>(hashes: I) -> Self {
+        Self { read: Arc::new(hashes.into_iter().collect()), ..Self::default() }
+    }
+}
+
+impl Access {
+    /// May the torrent be announced?
+    #[must_use]
+    pub fn admits(&self, info_hash: &InfoHash) -> bool {
+        match self {
+            Self::Off => true,
+            Self::Allow(list) => list.has(info_hash),
+            Self::Deny(list) => !list.has(info_hash),
+        }
+    }
+
+    /// The list, if there is one.
+    #[must_use]
+    pub fn list(&self) -> Option<&Arc<TorrentList>> {
+        match self {
+            Self::Off => None,
+            Self::Allow(list) | Self::Deny(list) => Some(list),
+        }
+    }
+
+    /// The same with another list, if there is one.
+    #[must_use]
+    pub fn with_list(&self, list: TorrentList) -> Self {
+        match self {
+            Self::Off => Self::Off,
+            Self::Allow(_) => Self::Allow(Arc::new(list)),
+            Self::Deny(_) => Self::Deny(Arc::new(list)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(number: u32) -> InfoHash {
+        let mut octets = [7; 20];
+        octets[..4].copy_from_slice(&number.to_be_bytes());
+        InfoHash(octets)
+    }
+
+    fn sorted(list: &TorrentList) -> Vec<InfoHash> {
+        let mut all: Vec<_> = list.iter().collect();
+        all.sort_unstable();
+        all
+    }
+
+    #[test]
+    fn changes_lie_over_what_was_read() {
+        let list: TorrentList = (0..7).map(hash).collect();
+        let (more, changed) = list.with(&[hash(3), hash(11), hash(11)], true);
+        assert_eq!(changed, [false, true, false]);
+        assert!(Arc::ptr_eq(&list.read, &more.read), "nothing large is copied");
+        assert!(more.has(&hash(11)) && !list.has(&hash(11)));
+        let (less, changed) = more.with(&[hash(0), hash(13), hash(11)], false);
+        assert_eq!(changed, [true, false, true]);
+        assert_eq!((list.len(), more.len(), less.len()), (7, 8, 6));
+        assert_eq!(sorted(&less), (1..7).map(hash).collect::<Vec<_>>());
+        let (again, changed) = less.with(&[hash(0)], true);
+        assert_eq!((changed, again.changes.len()), (vec![true], 0), "back where it was");
+    }
+
+    #[test]
+    fn many_changes_are_folded_in() {
+        let mut list: TorrentList = (0..7).map(hash).collect();
+        let count = u32::try_from(3 * CHANGES_MAX).unwrap();
+        for number in 7..count {
+            list = list.with(&[hash(number)], true).0;
+            assert!(list.changes.len() <= CHANGES_MAX);
+        }
+        assert_eq!(list.len(), 3 * CHANGES_MAX);
+        assert!((0..count).all(|number| list.has(&hash(number))));
+    }
+
+    #[test]
+    fn random_changes_are_those_of_a_naive_set() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut list: TorrentList = (0..50).map(hash).collect();
+        let mut naive: std::collections::BTreeSet<_> = (0..50).map(hash).collect();
+        for _ in 0..5000 {
+            let (torrent, listed) = (hash(random.u32(..100)), random.bool());
+            let (next, changed) = list.with(&[torrent], listed);
+            let expected = if listed { naive.insert(torrent) } else { naive.remove(&torrent) };
+            assert_eq!(changed, [expected]);
+            assert_eq!((next.len(), next.has(&torrent)), (naive.len(), listed));
+            list = next;
+        }
+        assert_eq!(sorted(&list), naive.into_iter().collect::<Vec<_>>());
+    }
+}
