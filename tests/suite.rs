@@ -8,16 +8,18 @@
     reason = "a test may panic, and waits by the real clock"
 )]
 
+mod checklist;
 mod clients;
 mod desk;
 mod faults;
 #[path = "fixtures/site.rs"]
 #[expect(dead_code, reason = "the tests of the doors use the rest")]
 mod fixture;
+mod graceful_stop;
 mod harness;
 mod hooks;
 mod http_door;
-mod import;
+mod import_config;
 mod limits;
 mod listeners;
 mod load;
@@ -27,6 +29,7 @@ mod mariadb_server;
 mod metrics;
 mod private;
 mod process;
+mod reload;
 mod scenario;
 mod soak;
 mod tidy;

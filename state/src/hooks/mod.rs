@@ -256,7 +256,7 @@ fn chain<'a>(
 /// What is wrong with them.
 pub fn options<T: serde::de::DeserializeOwned>(options: &Map<String, Value>) -> Result<T, HookError> {
     let value = Value::Object(options.clone());
-    serde_json::from_value(value).map_err(|error| HookError::Options(error.to_string()))
+    serde_path_to_error::deserialize(value).map_err(|error| HookError::Options(error.to_string()))
 }
 
 #[cfg(test)]

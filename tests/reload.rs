@@ -1,0 +1,139 @@
+//! Reloads: what they take over, what they refuse, and that nobody notices (`frontends-and-hooks.md` 3.2).
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::harness::{Daemon, PATIENCE, UdpClient, announce_target, fetch};
+
+#[test]
+fn reload() {
+    let daemon = Daemon::start(json!({"intervals": {"announce_drift": 0}}));
+    let client = UdpClient::connect("127.0.0.1", daemon.v4());
+    client.announce(b'A', 7001, 9, 2);
+    client.announce(b'B', 7001, 9, 2);
+    daemon.folder.write("denied.txt", &format!("# stolen\n{}\n", "42".repeat(20)));
+    daemon.rewrite_config(|config| {
+        config["access"] = json!({"mode": "deny", "path": "denied.txt"});
+        config["intervals"]["announce"] = json!(1234);
+        config["intervals"]["min_announce"] = json!(617);
+    });
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_log("\"reloaded\"", 1);
+    let reply = fetch(daemon.v4(), &announce_target('A', 7002, "&left=9"));
+    assert_eq!(reply.bencoded().at("interval").unwrap().integer(), Some(1234));
+    assert_eq!(reply.peers().len(), 1, "the swarm is still there");
+    assert!(
+        fetch(daemon.v4(), &announce_target('B', 7002, "&left=9")).bencoded().at("failure reason").is_some()
+    );
+    assert_eq!(client.scrape(b'A'), [0, 0, 2], "the id is still good");
+    // The list alone is read again too, by the other signal; exactly one reload per signal.
+    daemon.folder.write("denied.txt", "");
+    daemon.signal(Signal::SIGUSR1);
+    daemon.wait_for_log("\"reloaded\"", 2);
+    assert!(
+        fetch(daemon.v4(), &announce_target('B', 7002, "&left=9")).bencoded().at("failure reason").is_none()
+    );
+    assert_eq!((daemon.logged("\"reloaded\""), daemon.metric("reloads_total{result=\"ok\"}")), (2, 2));
+}
+
+/// Sends ten announces in one go, again and again, on one connection; how many were answered.
+fn announce_in_bulk(address: SocketAddr, rounds: u16) -> usize {
+    let mut stream = BufReader::new(TcpStream::connect(address).unwrap());
+    stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answered = 0;
+    for round in 0..rounds {
+        let request = |port| {
+            format!("GET {} HTTP/1.1\r\nHost: t\r\n\r\n", announce_target('R', 2000 + port, "&left=9"))
+        };
+        let requests: String = (0..10).map(|port| request(round * 10 + port)).collect();
+        stream.get_mut().write_all(requests.as_bytes()).unwrap();
+        for _ in 0..10 {
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                assert_ne!(stream.read_line(&mut head).unwrap(), 0, "closed after {answered} answers");
+            }
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+            let mut body = vec![0; length.parse().unwrap()];
+            stream.read_exact(&mut body).unwrap();
+            answered += usize::from(head.starts_with("HTTP/1.1 200") && body.starts_with(b"d8:complete"));
+        }
+    }
+    answered
+}
+
+#[test]
+fn reloads_under_load_lose_no_request() {
+    let daemon = Daemon::start(json!({}));
+    let (v4, v6) = (daemon.v4(), daemon.v6());
+    let clients: Vec<_> =
+        [v4, v6, v4].map(|address| std::thread::spawn(move || announce_in_bulk(address, 200))).into();
+    let over_udp = std::thread::spawn(move || {
+        let client = UdpClient::connect("::1", v6);
+        (0..1000)
+            .map(|port| client.announce(b'R', 2000 + port, 9, 0).0)
+            .filter(|&leechers| leechers > 0)
+            .count()
+    });
+    let mut reloads = 0;
+    while reloads < 3 || clients.iter().any(|client| !client.is_finished()) || !over_udp.is_finished() {
+        reloads += 1;
+        daemon.rewrite_config(|config| {
+            config["announce"] = json!({"numwant": reloads % 50});
+            config["http"]["announce_routes"] = json!(["/announce", format!("/{reloads}/announce")]);
+        });
+        daemon.signal(Signal::SIGHUP);
+        daemon.wait_for_log("\"reloaded\"", reloads);
+    }
+    for client in clients {
+        assert_eq!(client.join().unwrap(), 2000);
+    }
+    assert_eq!(over_udp.join().unwrap(), 1000);
+    assert_eq!(fetch(v4, &announce_target('R', 1999, "").replace("/announce", "/1/announce")).status, 404);
+}
+
+#[test]
+fn a_bad_reload_is_refused_and_the_old_configuration_serves_on() {
+    let mut daemon = Daemon::start(json!({"intervals": {"announce_drift": 0}}));
+    daemon.rewrite_config(|config| {
+        config["intervals"]["announce"] = json!(1000);
+        config["udp"]["nonsense"] = json!(7);
+    });
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_log("reload refused", 1);
+    daemon.folder.write("bad.txt", "not a hash\n");
+    daemon.rewrite_config(|config| {
+        config["udp"].as_object_mut().unwrap().remove("nonsense");
+        config["access"] = json!({"mode": "deny", "path": "bad.txt"});
+    });
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_log("reload refused", 2);
+    assert!(daemon.log().iter().any(|line| line.contains("bad.txt") && line.contains("line 1")));
+    let reply = fetch(daemon.v4(), &announce_target('A', 7002, "&left=9")).bencoded();
+    assert_eq!(reply.at("interval").unwrap().integer(), Some(1800));
+    assert!(daemon.is_running());
+}
+
+#[test]
+fn a_new_private_key_leaves_old_ids_good() {
+    let daemon = Daemon::start(json!({"udp": {"private_key": "the first key of this test"}}));
+    let client = UdpClient::connect("127.0.0.1", daemon.v4());
+    daemon.rewrite_config(|config| config["udp"]["private_key"] = json!("the second key of this test"));
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_log("\"reloaded\"", 1);
+    assert_eq!(client.scrape(b'A'), [0, 0, 0]);
+    let fresh = UdpClient::connect("127.0.0.1", daemon.v4());
+    assert_ne!(fresh.id, client.id);
+    assert_eq!(daemon.logged("key of this test"), 0, "no secret in the log");
+}
+
+#[test]
+fn what_only_a_restart_can_change_is_named_and_waits() {
+    let daemon = Daemon::start(json!({}));
+    daemon.rewrite_config(|config| config["udp"]["workers"] = json!(2));
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_log("\"reloaded\"", 1);
+    assert!(daemon.log().iter().any(|line| line.contains("udp.workers") && line.contains("restart")));
+}
