@@ -1,12 +1,16 @@
 //! Reloads: what they take over, what they refuse, and that nobody notices (`frontends-and-hooks.md` 3.2).
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{Daemon, PATIENCE, UdpClient, announce_target, fetch};
+use crate::harness::{
+    Daemon, Folder, PATIENCE, UdpClient, announce_target, eventually, fetch, free_port, hayate, merge,
+};
+use crate::tls::{Pair, https};
 
 #[test]
 fn reload() {
@@ -94,26 +98,110 @@ fn reloads_under_load_lose_no_request() {
     assert_eq!(fetch(v4, &announce_target('R', 1999, "").replace("/announce", "/1/announce")).status, 404);
 }
 
+/// Ends what goes on with a test, also when that fails.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Asks over both doors until it is told to end; whatever is not answered makes it panic.
+struct Crowd {
+    ended: AtomicBool,
+    answered: [AtomicUsize; 3],
+}
+
+impl Crowd {
+    fn ask(&self, daemon: &Daemon, kind: usize, mut once: impl FnMut(SocketAddr)) {
+        while !self.ended.load(Ordering::Relaxed) {
+            once(daemon.v4());
+            self.answered[kind].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Everybody has been answered since then.
+    fn goes_on(&self) -> bool {
+        let counts = || [0, 1, 2].map(|kind: usize| self.answered[kind].load(Ordering::Relaxed));
+        let before = counts();
+        eventually(|| counts().iter().zip(before).all(|(now, then)| *now > then))
+    }
+}
+
 #[test]
-fn a_bad_reload_is_refused_and_the_old_configuration_serves_on() {
-    let mut daemon = Daemon::start(json!({"intervals": {"announce_drift": 0}}));
-    daemon.rewrite_config(|config| {
-        config["intervals"]["announce"] = json!(1000);
-        config["udp"]["nonsense"] = json!(7);
+fn every_refusal_under_load_changes_nothing_and_loses_nothing() {
+    let (folder, port) = (Folder::new(), free_port());
+    Pair::new().write(&folder);
+    folder.write("other.pem", &std::fs::read_to_string(folder.path().join("cert.pem")).unwrap());
+    Pair::new().write(&folder);
+    folder.write("bad.txt", "not a hash\n");
+    let config = json!({"http": https(port), "intervals": {"announce_drift": 0}});
+    let daemon = Daemon::start_in(folder, config, &mut hayate());
+    let (tcp, udp) = (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+    let tcp = tcp.local_addr().map(|address| (tcp, address.to_string())).unwrap();
+    let udp = udp.local_addr().map(|address| (udp, address.to_string())).unwrap();
+    let hook = |name: &str, options: Value| json!({"prehooks": [{"name": name, "options": options}]});
+    let nobody = format!("http://127.0.0.1:{}/keys", free_port());
+    let jwt = json!({"issuer": "i", "audience": "a", "jwk_set_url": nobody});
+    let mut refusals = vec![
+        (json!({"udp": {"nonsense": 7}}), "nonsense"),
+        (json!({"intervals": {"announce": "soon"}}), "intervals.announce"),
+        (json!({"access": {"mode": "deny", "path": "bad.txt"}}), "bad.txt"),
+        (json!({"access": {"mode": "deny", "path": "missing.txt"}}), "missing.txt"),
+        (json!({"http": {"tls_cert_path": "missing.pem"}}), "missing.pem"),
+        (json!({"http": {"tls_cert_path": "bad.txt"}}), "bad.txt"),
+        (json!({"http": {"tls_cert_path": "other.pem"}}), "not the key of the certificate"),
+        (json!({"http": {"tls_key_path": ""}}), "tls_key_path"),
+        (json!({"http": {"addr": tcp.1}}), &tcp.1),
+        (json!({"http": {"https_addr": tcp.1}}), &tcp.1),
+        (json!({"metrics": {"addr": tcp.1}}), &tcp.1),
+        (json!({"udp": {"addr": udp.1}}), &udp.1),
+        (json!({"http": {"unix_socket": "no/such/folder.sock"}}), "folder.sock"),
+        (json!({"http": {"announce_routes": ["announce"]}}), "announce"),
+        (hook("no such hook", json!({})), "no such hook"),
+        (hook("client approval", json!({"whitelist": ["AZ"]})), "client approval"),
+        (hook("jwt", jwt), "failed to fetch initial JWK Set"),
+    ];
+    // What would be taken over, if anything was.
+    refusals.iter_mut().for_each(|(changes, _)| {
+        if changes["intervals"].is_null() {
+            changes["intervals"] = json!({"announce": 1000});
+        }
     });
-    daemon.signal(Signal::SIGHUP);
-    daemon.wait_for_log("reload refused", 1);
-    daemon.folder.write("bad.txt", "not a hash\n");
-    daemon.rewrite_config(|config| {
-        config["udp"].as_object_mut().unwrap().remove("nonsense");
-        config["access"] = json!({"mode": "deny", "path": "bad.txt"});
+    let path = daemon.folder.path().join("tracker.json");
+    let good = std::fs::read_to_string(&path).unwrap();
+    let crowd = Crowd { ended: AtomicBool::new(false), answered: Default::default() };
+    std::thread::scope(|scope| {
+        let _ending = Ending(&crowd.ended);
+        scope.spawn(|| crowd.ask(&daemon, 0, |address| assert_eq!(announce_in_bulk(address, 3), 30)));
+        scope.spawn(|| {
+            let target = announce_target('R', 7001, "&left=9");
+            crowd.ask(&daemon, 1, |address| {
+                let interval = fetch(address, &target).bencoded().at("interval").unwrap().integer();
+                assert_eq!(interval, Some(1800));
+            });
+        });
+        scope.spawn(|| {
+            let client = UdpClient::connect("127.0.0.1", daemon.v4());
+            crowd.ask(&daemon, 2, |_| assert!(client.announce(b'R', 7002, 9, 0).0 > 0));
+        });
+        for (number, (changes, words)) in refusals.iter().enumerate() {
+            daemon.rewrite_config(|config| merge(config, changes.clone()));
+            daemon.signal(Signal::SIGHUP);
+            daemon.wait_for_log("reload refused", number + 1);
+            let line = daemon.log().into_iter().rfind(|line| line.contains("reload refused")).unwrap();
+            assert!(line.contains(words), "{words}: {line}");
+            assert!(crowd.goes_on(), "{words}");
+            std::fs::write(&path, &good).unwrap();
+        }
+        std::fs::remove_file(&path).unwrap();
+        daemon.signal(Signal::SIGHUP);
+        daemon.wait_for_log("reload refused", refusals.len() + 1);
+        assert!(crowd.goes_on());
     });
-    daemon.signal(Signal::SIGHUP);
-    daemon.wait_for_log("reload refused", 2);
-    assert!(daemon.log().iter().any(|line| line.contains("bad.txt") && line.contains("line 1")));
-    let reply = fetch(daemon.v4(), &announce_target('A', 7002, "&left=9")).bencoded();
-    assert_eq!(reply.at("interval").unwrap().integer(), Some(1800));
-    assert!(daemon.is_running());
+    assert_eq!(daemon.logged("\"reloaded\""), 0);
+    assert_eq!(daemon.page("/health").unwrap().status, 200);
 }
 
 #[test]

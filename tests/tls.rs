@@ -18,13 +18,13 @@ use crate::harness::{
 };
 
 /// A certificate for localhost, and its key.
-struct Pair {
+pub(crate) struct Pair {
     certificate: rcgen::Certificate,
     key: KeyPair,
 }
 
 impl Pair {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::until(4000)
     }
 
@@ -35,13 +35,13 @@ impl Pair {
         Self { certificate: params.self_signed(&key).unwrap(), key }
     }
 
-    fn write(&self, folder: &Folder) {
+    pub(crate) fn write(&self, folder: &Folder) {
         folder.write("cert.pem", &self.certificate.pem());
         folder.write("key.pem", &self.key.serialize_pem());
     }
 }
 
-fn https(port: u16) -> Value {
+pub(crate) fn https(port: u16) -> Value {
     json!({"https_addr": format!(":{port}"), "tls_cert_path": "cert.pem", "tls_key_path": "key.pem"})
 }
 

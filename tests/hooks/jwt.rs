@@ -97,6 +97,43 @@ fn jwt() {
 }
 
 #[test]
+fn bep_41() {
+    let p256 = Key::p256("two");
+    let server = Server::start(keys(&[&p256]));
+    let daemon = Daemon::start(json!({"prehooks": hook(&server.url())}));
+    let client = UdpClient::connect("127.0.0.1", daemon.v4());
+    let told = |options: &[&[u8]]| {
+        let announce = client.request(1, &announce_rest(b'a', 7001, 9, 0, -1));
+        let reply = ask(&client.socket, &[announce, options.concat()].concat()).unwrap();
+        (reply[..4] == [0, 0, 0, 3]).then(|| String::from_utf8(reply[8..].to_vec()).unwrap())
+    };
+    let url = format!("/?jwt={}", p256.sign(&claims()));
+    let data = |text: &str| [&[2, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let (first, rest) = url.split_at(url.len() / 2);
+    let (first, rest) = (data(first), data(rest));
+    let [a, b] = [first.as_slice(), rest.as_slice()];
+    let escaped = url.replacen("jwt", "j%77t", 1);
+    let escaped: Vec<u8> =
+        escaped.as_bytes().chunks(200).flat_map(|part| data(str::from_utf8(part).unwrap())).collect();
+    for whole in [
+        &[a, b][..],
+        &[a, &[2, 0], b],
+        &[&[1, 1, 1], a, &[1], b],
+        &[&[7, 2, 255, 255], a, &[7, 0], b],
+        &[a, b, &[0], b],
+        &[&escaped],
+        &[a, b, &[7, 9, 0]],
+    ] {
+        assert_eq!(told(whole), None, "{whole:?}");
+    }
+    for nothing in [&[][..], &[&[0], a, b], &[&[7, 255], a, b], &[&[2]], &[&[2, 0]], &[&data("/announce")]] {
+        assert_eq!(told(nothing).as_deref(), Some(MISSING), "{nothing:?}");
+    }
+    // Cut in its midst, what was whole stands, and is no good token.
+    assert_eq!(told(&[a, &b[..b.len() - 1]]).as_deref(), Some(INVALID));
+}
+
+#[test]
 fn hostile_tokens_are_refused_and_the_tracker_serves_on() {
     let (rsa, p256) = (Key::rsa("one"), Key::p256("two"));
     let oct = json!({"kty": "oct", "kid": "three", "alg": "HS256", "k": base64(b"a secret of thirty-two octets....")});
