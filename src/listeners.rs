@@ -1,5 +1,5 @@
-//! Sockets of both doors: opened at the start, taken over from a predecessor, changed by a reload; and the doors
-//! behind them.
+//! Sockets of both doors: opened at the start, taken over from a predecessor, changed by a reload; and the
+//! doors behind them.
 
 use std::fmt::Display;
 use std::sync::Arc;

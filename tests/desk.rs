@@ -226,8 +226,8 @@ fn exported(path: &PathBuf) -> BTreeMap<String, String> {
     unique
 }
 
-/// Torrent a has 2 seeders and 3 leechers over IPv4, 1 and 2 over IPv6, and one of them has finished; torrent b
-/// has one leecher; of torrent c a finished download is all that is left.
+/// Torrent a has 2 seeders and 3 leechers over IPv4, 1 and 2 over IPv6, and one of them has finished;
+/// torrent b has one leecher; of torrent c a finished download is all that is left.
 fn populate(daemon: &Daemon) {
     let (v4, v6) = (UdpClient::connect("127.0.0.1", daemon.v4()), UdpClient::connect("::1", daemon.v6()));
     for (client, seeders, leechers) in [(&v4, 1, 4), (&v6, 1, 2)] {

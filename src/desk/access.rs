@@ -34,7 +34,8 @@ impl Book {
 }
 
 impl Parts {
-    /// Puts torrents on the list, or takes them off it: all of them or, where the file cannot be written, none.
+    /// Puts torrents on the list, or takes them off it: all of them or, where the file cannot be
+    /// written, none.
     pub(super) fn change_list(&self, query: &Parameters, listed: bool, source: &str) -> Answer {
         let info_hashes = match query.info_hashes("info_hash") {
             Ok(info_hashes) => info_hashes,
@@ -54,8 +55,7 @@ impl Parts {
         };
         let (list, in_force) = list.with(&info_hashes, listed);
         if in_force.contains(&true) {
-            let change = |policy: &Policy| Policy { access: policy.access.with_list(list), ..policy.clone() };
-            self.policy.change(change);
+            self.policy.change(|policy| Policy { access: policy.access.with_list(list), ..policy.clone() });
         }
         let changed = written.iter().zip(&in_force).map(|(written, in_force)| written | in_force);
         let said: Vec<_> = info_hashes.into_iter().zip(changed).collect();

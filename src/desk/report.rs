@@ -1,6 +1,8 @@
 //! What is out there: an export of all torrents, and reports of clients, torrents and offenders.
 
 use hayate_state::export::{ExportError, Exported};
+use hayate_state::ids::ClientId;
+use hayate_state::limiter::Offender;
 use hayate_state::survey::Row;
 use serde_json::{Value, json};
 
@@ -37,8 +39,8 @@ impl Parts {
         let (named, mut others) = clients.read();
         let (told, rest) = named.split_at(most.min(named.len()));
         others += rest.iter().map(|(_, announces)| announces).sum::<u64>();
-        let row = |(client, announces): &(hayate_state::ids::ClientId, u64)| json!({ "client": client.to_string(), "announces": announces });
-        said(&json!({ "clients": told.iter().map(row).collect::<Vec<_>>(), "others": others }))
+        let rows: Vec<_> = told.iter().map(client).collect();
+        said(&json!({ "clients": rows, "others": others }))
     }
 
     pub(super) fn torrents(&self, query: &Parameters) -> Answer {
@@ -62,10 +64,17 @@ impl Parts {
             return failure(400, "limits.per_minute is 0: nobody asks too often");
         };
         let offenders = limits.limiter.offenders(most);
-        let row = |offender: &hayate_state::limiter::Offender| json!({ "address": offender.address.to_string(), "beyond": offender.beyond });
-        let rows: Vec<_> = offenders.iter().map(row).collect();
+        let rows: Vec<_> = offenders.iter().map(offender).collect();
         said(&json!({ "offenders": rows, "beyond": limits.limiter.beyond() }))
     }
+}
+
+fn client((client, announces): &(ClientId, u64)) -> Value {
+    json!({ "client": client.to_string(), "announces": announces })
+}
+
+fn offender(Offender { address, beyond }: &Offender) -> Value {
+    json!({ "address": address.to_string(), "beyond": beyond })
 }
 
 fn row(Row { info_hash, peers, completed }: &Row) -> Value {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::counters::{Board, Counter, Labels};
 use crate::histogram::Distribution;
 
-/// Upper bounds in nanoseconds: those of the reference, doubled from 9.375 ms up to 4.8 s, and finer ones below.
+/// Upper bounds in nanoseconds: those of the reference, doubled from 9.375 ms up to 4.8 s, and finer ones.
 const BOUNDS: [u64; 14] = [
     10_000,
     50_000,
@@ -34,8 +34,8 @@ const MILLISECOND: f64 = 1e6;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sort(usize);
 
-/// Durations of all kinds of requests of one door, or of one worker of it. The kinds are a closed set: nothing
-/// that a client sends adds one.
+/// Durations of all kinds of requests of one door, or of one worker of it. The kinds are a closed set:
+/// nothing that a client sends adds one.
 #[derive(Debug)]
 pub struct Durations {
     actions: &'static [&'static str],

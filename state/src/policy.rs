@@ -174,8 +174,8 @@ impl Policy {
         self.announce_seconds.saturating_mul(FULL_INTERVALS)
     }
 
-    /// Shows an announce that will be answered with the intervals of `planned` to all hooks. Gives what is left
-    /// of them, and whether the swarm may change.
+    /// Shows an announce that will be answered with the intervals of `planned` to all hooks. Gives what is
+    /// left of them, and whether the swarm may change.
     ///
     /// # Errors
     /// The refusal of a prehook.

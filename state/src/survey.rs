@@ -126,9 +126,9 @@ impl Survey {
 }
 
 impl Swarms {
-    /// How some torrents of one shard stand, as far as there is anything to tell: those before a slot, the last
-    /// ones first, so that the one that fills a hole has been met already, or will be. Gives the slot to go
-    /// on before; `None` where there is no such shard.
+    /// How some torrents of one shard stand, as far as there is anything to tell: those before a slot, the
+    /// last ones first, so that the one that fills a hole has been met already, or will be. Gives the slot
+    /// to go on before; `None` where there is no such shard.
     fn rows(&self, shard: usize, before: usize, rows: &mut Vec<Row>) -> Option<usize> {
         self.with_shard(shard, |shard| {
             let before = before.min(shard.len());

@@ -169,8 +169,8 @@ impl Tracker {
         }
     }
 
-    /// Decides one announce, changes its swarm and hands out peers, in one atomic step of that swarm. Hooks do
-    /// not see it; where there are some, a door calls [`announce_said`](Self::announce_said).
+    /// Decides one announce, changes its swarm and hands out peers, in one atomic step of that swarm. Hooks
+    /// do not see it; where there are some, a door calls [`announce_said`](Self::announce_said).
     ///
     /// # Errors
     /// The refusal the client is told; then nothing has changed.

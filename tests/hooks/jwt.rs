@@ -136,7 +136,8 @@ fn bep_41() {
 #[test]
 fn hostile_tokens_are_refused_and_the_tracker_serves_on() {
     let (rsa, p256) = (Key::rsa("one"), Key::p256("two"));
-    let oct = json!({"kty": "oct", "kid": "three", "alg": "HS256", "k": base64(b"a secret of thirty-two octets....")});
+    let shared = base64(b"thirty-two octets of a secret....");
+    let oct = json!({"kty": "oct", "kid": "three", "alg": "HS256", "k": shared});
     let set = json!({"keys": [rsa.public, p256.public, oct]});
     let server = Server::start(Mood::Set(set));
     let daemon = Daemon::start(json!({"prehooks": hook(&server.url())}));
@@ -158,7 +159,7 @@ fn hostile_tokens_are_refused_and_the_tracker_serves_on() {
         hs256("one", rsa.public["n"].as_str().unwrap().as_bytes()),
         hs256("one", rsa.public.to_string().as_bytes()),
         hs256("two", p256.public.to_string().as_bytes()),
-        hs256("three", b"a secret of thirty-two octets...."),
+        hs256("three", b"thirty-two octets of a secret...."),
         format!("{header}.{body}.{}", signature.chars().rev().collect::<String>()),
         format!("{header}.{body}"),
         format!("{header}.{body}.{signature}.{signature}"),

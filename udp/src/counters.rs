@@ -91,8 +91,8 @@ impl Counters {
         }
     }
 
-    /// The kind of a datagram from `source`, for [`Self::durations`]; `source` is `None` before its request was
-    /// understood.
+    /// The kind of a datagram from `source`, for [`Self::durations`]; `source` is `None` before its request
+    /// was understood.
     #[must_use]
     pub fn sort(&self, asked: Sorted, source: Option<IpAddr>, refusal: Option<Refusal>) -> Sort {
         self.durations.sort(asked as usize, source, refusal.map(Refusal::index))

@@ -1,5 +1,5 @@
-//! `interval variation` (`frontends-and-hooks.md` 6.6): spreads announces by adding seconds to the interval of
-//! some peers, always the same for one peer of one torrent.
+//! `interval variation` (`frontends-and-hooks.md` 6.6): spreads announces by adding seconds to the interval
+//! of some peers, always the same for one peer of one torrent.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};

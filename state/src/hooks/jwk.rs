@@ -62,8 +62,8 @@ pub enum BadSet {
 }
 
 impl Keyring {
-    /// Puts the keys of a JWK set in the place of the old ones. A key that cannot be used is skipped. Gives how
-    /// many there are, and which were skipped and why.
+    /// Puts the keys of a JWK set in the place of the old ones. A key that cannot be used is skipped. Gives
+    /// how many there are, and which were skipped and why.
     ///
     /// # Errors
     /// When it is no such set; then the old keys stay.

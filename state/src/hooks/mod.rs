@@ -1,7 +1,7 @@
 //! Hooks: what an operator may put between the rules of a mode and the swarm (`frontends-and-hooks.md` 6), in
 //! every mode and on both doors.
 //!
-//! A hook is one file: a type with its options, a [`Hook`], and one line in [`KNOWN`]. `docs/HOOKS.md` shows
+//! A hook is one file: a type with its options, a [`Hook`], and one line in `KNOWN`. `docs/HOOKS.md` shows
 //! how. Hooks run on the threads that answer: they must not wait for anything.
 //!
 //! | hook | file |
@@ -38,8 +38,8 @@ pub trait Hook: Send + Sync + fmt::Debug {
     /// Decides about an announce, and may change what is answered.
     ///
     /// # Errors
-    /// Why it is refused. As a prehook: the client is told so, nothing is stored, and no further hook runs. As
-    /// a posthook: the client is answered as usual, but the announce does not change the swarm.
+    /// Why it is refused. As a prehook: the client is told so, nothing is stored, and no further hook runs.
+    /// As a posthook: the client is answered as usual, but the announce does not change the swarm.
     fn announce(&self, visit: &mut Visit<'_>) -> Verdict;
 
     /// Decides about a scrape.
