@@ -5,6 +5,7 @@
 //! about what `store/nop` takes.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a bench may panic")]
 
+mod hooks;
 mod kit;
 mod sizes;
 mod snapshot;
@@ -29,6 +30,7 @@ fn main() {
     sweep::beats(&mut criterion);
     snapshot::writes(&mut criterion);
     snapshot::restores(&mut criterion);
+    hooks::chains(&mut criterion);
     clock(&mut criterion);
     criterion.final_summary();
 }
