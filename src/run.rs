@@ -278,9 +278,13 @@ impl Daemon {
         let refusal = if self.storage.site.is_some() {
             "in mode private there is no successor: a restart keeps all peers".into()
         } else if self.storage.is_settled() {
+            self.storage.book.close();
             match Successor::raise(&self.program, &self.estate, lock, swarms, self.clock) {
                 Ok(successor) => return Some(successor),
-                Err(error) => format!("{error:#}"),
+                Err(error) => {
+                    self.storage.book.open();
+                    format!("{error:#}")
+                }
             }
         } else {
             "this process has not yet taken over from its predecessor".into()

@@ -207,9 +207,9 @@ fn admin_token(config: &Config) -> Result<Option<Token>, ConfigError> {
     let refuse = |text: &str| config.refuse("admin.token_file", format!("{}: {text}", path.display()));
     let octets = std::fs::read(&path).map_err(|error| refuse(&error.to_string()))?;
     let token = octets.trim_ascii_end();
-    let good = |octet: &u8| octet.is_ascii_graphic() && !b"/?#%".contains(octet);
+    let good = |octet: &u8| octet.is_ascii_graphic() && !b"/?#%<>`".contains(octet);
     if !TOKEN_LEN.contains(&token.len()) || !token.iter().all(good) {
-        let text = "is not a token: 16 to 128 printable characters without / ? # % are needed";
+        let text = "is not a token: 16 to 128 printable characters without / ? # % < > ` are needed";
         return Err(refuse(text));
     }
     Ok(Some(Token(token.to_vec())))

@@ -1,6 +1,7 @@
 //! The list of torrents: changed in force and in its file, so that a reload and a restart keep the change.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hayate_state::access::rewrite;
@@ -13,6 +14,8 @@ use super::{Answer, Parts, failure};
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     turn: Mutex<()>,
+    /// A successor has read the list, or is about to.
+    closed: AtomicBool,
     path: Mutex<Option<PathBuf>>,
 }
 
@@ -26,6 +29,17 @@ impl Book {
     /// publication of what it has read.
     pub(crate) fn turn(&self) -> MutexGuard<'_, ()> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on nobody changes the list: a successor would not know of it.
+    pub(crate) fn close(&self) {
+        let _turn = self.turn();
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// It may be changed again.
+    pub(crate) fn open(&self) {
+        self.closed.store(false, Ordering::Relaxed);
     }
 
     fn path(&self) -> Option<PathBuf> {
@@ -42,6 +56,9 @@ impl Parts {
             Err(text) => return failure(400, text),
         };
         let _turn = self.book.turn();
+        if self.book.closed.load(Ordering::Relaxed) {
+            return failure(503, "an upgrade is under way; try again");
+        }
         let policy = self.policy.current();
         let Some(list) = policy.access.list() else {
             return failure(400, "access.mode is off: there is no list");

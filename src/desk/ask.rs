@@ -73,7 +73,12 @@ pub(crate) fn access(command: &AccessCommand, settings: &Settings) -> anyhow::Re
     let mut said = String::new();
     for some in info_hashes.chunks(AT_ONCE) {
         let query: Vec<_> = some.iter().map(|info_hash| format!("info_hash={info_hash}")).collect();
-        said += &ask(settings, &format!("access/{word}?{}", query.join("&")))?;
+        match ask(settings, &format!("access/{word}?{}", query.join("&"))) {
+            Ok(more) => said += &more,
+            // What came before is done.
+            Err(error) if said.is_empty() => return Err(error),
+            Err(error) => return Err(error.context(format!("done so far:\n{said}and then"))),
+        }
     }
     Ok(said)
 }

@@ -59,7 +59,7 @@ impl SiteDesk {
         match errands.ask(verb, source) {
             Ok(outcome) => (200, format!("success: {}\n", outcome.text)),
             Err(error @ OfficeError::Bad(_)) => failure(400, error),
-            Err(error @ OfficeError::Store(_)) => failure(503, error),
+            Err(error @ (OfficeError::Busy | OfficeError::Store(_))) => failure(503, error),
         }
     }
 
@@ -86,8 +86,8 @@ impl Parameters {
                 multipliers: self.multipliers()?,
             },
             "update_torrent" => {
-                let Multipliers { up, down } = self.multipliers()?;
-                Verb::UpdateTorrent { info_hash: info_hash()?, up: Some(up), down: Some(down) }
+                let (up, down) = self.factors()?;
+                Verb::UpdateTorrent { info_hash: info_hash()?, up, down }
             }
             "delete_torrent" => Verb::DeleteTorrent { info_hash: info_hash()?, reason: self.reason()? },
             "add_user" => Verb::AddUser { id: self.number("id")?, passkey: self.text("passkey")? },
@@ -134,15 +134,24 @@ impl Parameters {
         }
     }
 
-    /// Gazelle says 1 for freeleech and 2 for what counts neither way; others may say multipliers.
+    /// How a new torrent counts.
     fn multipliers(&self) -> Result<Multipliers, String> {
-        let (up, down) = match self.number("freetorrent")? {
-            None | Some(0) => (1.0, 1.0),
-            Some(1) => (1.0, 0.0),
-            Some(2) => (0.0, 0.0),
+        let (up, down) = self.factors()?;
+        Ok(Multipliers { up: up.unwrap_or(1.0), down: down.unwrap_or(1.0) })
+    }
+
+    /// What is said of how uploads and downloads count. Gazelle says 1 for freeleech and 2 for what counts
+    /// neither way; others may say multipliers.
+    fn factors(&self) -> Result<(Option<f64>, Option<f64>), String> {
+        let known = match self.number("freetorrent")? {
+            None => None,
+            Some(0) => Some((1.0, 1.0)),
+            Some(1) => Some((1.0, 0.0)),
+            Some(2) => Some((0.0, 0.0)),
             Some(_) => return Err("freetorrent is none of 0, 1, 2".to_owned()),
         };
-        Ok(Multipliers { up: self.factor("up")?.unwrap_or(up), down: self.factor("down")?.unwrap_or(down) })
+        let (up, down) = (self.factor("up")?, self.factor("down")?);
+        Ok((up.or(known.map(|(up, _)| up)), down.or(known.map(|(_, down)| down))))
     }
 
     /// A text, or a number of Gazelle's.
@@ -201,6 +210,14 @@ mod tests {
                     up: None,
                     down: None,
                 },
+            ),
+            (
+                format!("action=update_torrent&info_hash={raw}&up=2"),
+                Verb::UpdateTorrent { info_hash: hash, up: Some(2.0), down: None },
+            ),
+            (
+                format!("action=update_torrent&info_hash={raw}&freetorrent=2&up=3"),
+                Verb::UpdateTorrent { info_hash: hash, up: Some(3.0), down: Some(0.0) },
             ),
             (format!("action=add_token&userid=13&info_hash={raw}"), Verb::AddToken(13, hash)),
             (

@@ -14,6 +14,8 @@ use crate::config::knob::duration_text;
 const CLIENT_LEN: usize = 6;
 /// Time between two readings of a set of keys where nothing is said.
 const KEYS_PAUSE: Duration = Duration::from_secs(300);
+/// Seconds that `interval variation` may add at most.
+const DELTA_MAX: u32 = 86_400;
 
 /// Takes the list of hooks `name`.
 pub(super) fn convert(block: &mut Block, name: &str, draft: &mut Draft) -> Result<(), Mistake> {
@@ -43,7 +45,7 @@ fn hook(entry: &mut Block, draft: &mut Draft, post: bool) -> Result<Option<Value
             draft.dropped(key, "\"interval variation\" has no effect among posthooks");
             return Ok(None);
         }
-        "interval variation" => variation(&mut options)?,
+        "interval variation" => variation(&mut options, draft)?,
         other => {
             draft.dropped(key, format!("there is no hook {other:?}"));
             return Ok(None);
@@ -120,7 +122,7 @@ fn jwt(options: &mut Block, draft: &mut Draft) -> Result<Map<String, Value>, Mis
     Ok(converted)
 }
 
-fn variation(options: &mut Block) -> Result<Map<String, Value>, Mistake> {
+fn variation(options: &mut Block, draft: &mut Draft) -> Result<Map<String, Value>, Mistake> {
     let refuse = |options: &Block, name: &str| {
         Mistake::new(options.key(name), format!("invalid {name}, as the reference tracker says too"))
     };
@@ -133,11 +135,15 @@ fn variation(options: &mut Block) -> Result<Map<String, Value>, Mistake> {
     if seconds == 0 {
         return Err(refuse(options, delta));
     }
+    let most = seconds.min(DELTA_MAX);
+    if most != seconds {
+        draft.changed(options.key(delta), format!("it was {seconds}; {most} is the most here"));
+    }
     let name = "modify_min_interval";
     let both = options.switch(name)?.unwrap_or(false);
     Ok(Map::from_iter([
         (probability.to_owned(), chance.into()),
-        (delta.to_owned(), seconds.into()),
+        (delta.to_owned(), most.into()),
         (name.to_owned(), both.into()),
     ]))
 }

@@ -201,7 +201,7 @@ fn meaning(line: &str) -> Line {
 /// The `info_hash`es before anything else on the line.
 fn hashes(text: &str) -> Line {
     let text = text.split_once(MAGNET).map_or(text, |(_, rest)| rest);
-    let list = text.starts_with('[');
+    let begins = text.starts_with('[');
     let mut found = Vec::new();
     let mut rest = text.trim_start_matches(BETWEEN);
     while !rest.is_empty() {
@@ -209,14 +209,11 @@ fn hashes(text: &str) -> Line {
         let (word, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
         match hash(word) {
             Some(hash) => found.push(hash),
-            // In a list all are meant; elsewhere text may follow.
-            None if list && !tail.starts_with('#') => return Line::Bad,
+            // Behind its bracket a list has nothing else; elsewhere, also on its further lines, text may follow.
+            None if begins && !tail.starts_with('#') => return Line::Bad,
             None => break,
         }
         rest = tail.trim_start_matches(BETWEEN);
-        if !list {
-            break;
-        }
     }
     if found.is_empty() { Line::Bad } else { Line::Hashes(found) }
 }
@@ -254,6 +251,14 @@ mod tests {
         let mut union = Union::default();
         let part = union.add(text).unwrap();
         (part, String::from_utf8(union.text()).unwrap())
+    }
+
+    #[test]
+    fn a_list_may_have_several_lines() {
+        let (part, text) = read(format!("whitelist: [\n  {B},\n  {A}, {B} ]\n").as_bytes());
+        assert_eq!((part.bad, text), (0, format!("{A}\n{B}\n")));
+        let (part, text) = read(format!("[\n  {A}, {B}\n]\n").as_bytes());
+        assert_eq!((part.bad, text), (0, format!("{A}\n{B}\n")));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use granit_parser::{Event, Parser, ScalarStyle};
 
 /// Values of one file at most, those of aliases counted each time.
-const NODES_MAX: usize = 1_000_000;
+const NODES_MAX: usize = 4_000_000;
 /// Keys of one block at most.
 const KEYS_MAX: usize = 1000;
 /// Blocks and lists within one another at most.
@@ -84,6 +84,7 @@ impl Builder {
             },
             Event::Alias(anchor) => {
                 let node = self.anchors.get(&anchor).cloned().ok_or("an alias within its own anchor")?;
+                self.count(node.size())?;
                 self.add(node, 0)
             }
             _ => Ok(()),
@@ -98,11 +99,13 @@ impl Builder {
         Ok(())
     }
 
+    fn count(&mut self, nodes: usize) -> Result<(), String> {
+        self.nodes += nodes;
+        if self.nodes > NODES_MAX { Err(format!("more than {NODES_MAX} values")) } else { Ok(()) }
+    }
+
     fn add(&mut self, node: Node, anchor: usize) -> Result<(), String> {
-        self.nodes += node.size();
-        if self.nodes > NODES_MAX {
-            return Err(format!("more than {NODES_MAX} values"));
-        }
+        self.count(1)?;
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
         }
@@ -207,7 +210,7 @@ mod tests {
             let below = format!("*a{}", level - 1);
             bomb += &format!("a{level}: &a{level} [{}]\n", [below.as_str(); 10].join(", "));
         }
-        assert!(parse(&bomb).unwrap_err().contains("more than 1000000 values"));
+        assert!(parse(&bomb).unwrap_err().contains("more than 4000000 values"));
         let wide: String = (0..1001).map(|key| format!("k{key}: 1\n")).collect();
         assert_eq!(parse(&wide).unwrap_err(), "more than 1000 keys in a block at line 1001");
         let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));

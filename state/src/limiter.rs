@@ -145,6 +145,10 @@ impl Limiter {
             let buckets = set.lock();
             let guilty = buckets.iter().filter(|bucket| bucket.beyond > 0);
             all.extend(guilty.map(|bucket| (bucket.beyond, bucket.address)));
+            if all.len() > 2 * most.max(WAYS) {
+                all.sort_unstable_by(|a, b| b.cmp(a));
+                all.truncate(most);
+            }
         }
         all.sort_unstable_by(|a, b| b.cmp(a));
         all.truncate(most);

@@ -280,7 +280,7 @@ impl Room {
         ready: &Ready,
     ) -> io::Result<()> {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-        runtime.block_on(async {
+        let ended = runtime.block_on(async {
             let gate = self.gate();
             gate.beat();
             let mut entries = Entries::open(&gate, door)?;
@@ -314,7 +314,10 @@ impl Room {
             operator.close(&gate).await;
             gate.finish(Role::Operator, STOP_GRACE).await;
             Ok(())
-        })
+        });
+        // A profile may go on for a minute, and nobody waits for it any more.
+        runtime.shutdown_timeout(STOP_GRACE);
+        ended
     }
 
     fn gate(self) -> Rc<Gate> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use criterion::Criterion;
 use hayate_state::clock::Now;
-use hayate_state::hooks::jwk::Keyring;
-use hayate_state::hooks::{Hooks, Keyrings, Means, Said};
+use hayate_state::hooks::jwk::{Keyring, Keyrings};
+use hayate_state::hooks::{Hooks, Means, Said};
 use hayate_state::{Handout, Policy, Published, Swarms, Tracker};
 use serde_json::{Map, Value, json};
 

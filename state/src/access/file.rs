@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::hash::RandomState;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::Path;
 
 use super::ListError;
@@ -104,8 +104,10 @@ pub fn rewrite(path: &Path, info_hashes: &[InfoHash], listed: bool) -> io::Resul
     replace(path, |to| {
         let known = std::fs::metadata(path)?;
         to.get_ref().set_permissions(known.permissions())?;
-        // Only root may give it to somebody else; then it is ours now.
-        let _ = std::os::unix::fs::fchown(to.get_ref(), Some(known.uid()), Some(known.gid()));
+        // Only root may give it to somebody else; then it is ours now, and of the same group if we are in that.
+        if fchown(to.get_ref(), Some(known.uid()), Some(known.gid())).is_err() {
+            let _ = fchown(to.get_ref(), None, Some(known.gid()));
+        }
         let (mut pieces, mut stays) = (open(path)?, true);
         while let Some((line, begins)) = pieces.next()? {
             if begins {

@@ -140,7 +140,7 @@ fn options_that_are_not_accepted_are_named() {
     }
     let unknown = build("client approval", json!({"greylist": []})).unwrap_err();
     assert!(
-        unknown.starts_with("unknown field `greylist`, expected `whitelist` or `blacklist`"),
+        unknown.starts_with("greylist: unknown field `greylist`, expected `whitelist` or `blacklist`"),
         "{unknown}"
     );
 }

@@ -131,7 +131,7 @@ impl Clerk {
                 }
             }
             Err(OfficeError::Store(_)) => self.store = None,
-            Err(OfficeError::Bad(_)) => {}
+            Err(OfficeError::Bad(_) | OfficeError::Busy) => {}
         }
         outcome
     }
@@ -266,14 +266,13 @@ impl Errands {
     /// # Errors
     /// When it makes no sense, the store refuses, or the clerk has too much to do.
     pub fn ask(&self, verb: Verb, source: &str) -> Result<Outcome, OfficeError> {
-        let busy = || OfficeError::Bad("too much is asked for at once; try again".to_owned());
         let (sender, answer) = crossbeam_channel::bounded(1);
         // Nobody may wait for it any more.
         let reply = Box::new(move |outcome| _ = sender.send(outcome));
         let errand = Errand { verb, source: source.to_owned(), reply };
-        self.sender.try_send(errand).map_err(|_| busy())?;
+        self.sender.try_send(errand).map_err(|_| OfficeError::Busy)?;
         self.thread.unpark();
-        answer.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(busy()))
+        answer.recv_timeout(PATIENCE).unwrap_or(Err(OfficeError::Busy))
     }
 }
 

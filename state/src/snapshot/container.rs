@@ -275,7 +275,11 @@ pub fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Resu
     }
     written?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
+    // It is replaced, whatever happens now.
+    if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
+        log::warn!("{}: a loss of power may bring back the old file: {error}", path.display());
+    }
+    Ok(())
 }
 
 fn draft_of(path: &Path) -> PathBuf {

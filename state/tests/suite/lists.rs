@@ -39,7 +39,7 @@ fn a_line_that_is_no_torrent_is_named_and_nothing_is_read() {
         );
         assert!(error.to_string().contains("line 3"), "{error}");
     }
-    assert!(matches!(read("no-text", &[0xff, 0xfe, b'\n']), Err(ListError::Unreadable { .. })));
+    assert!(matches!(read("no-text", &[0xff, 0xfe, b'\n']), Err(ListError::BadLine { line: 1, .. })));
     let nowhere = TorrentList::read(Path::new("/nowhere/list")).unwrap_err();
     assert!(nowhere.to_string().starts_with("/nowhere/list: "), "{nowhere}");
 }

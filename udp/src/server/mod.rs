@@ -101,19 +101,23 @@ impl Door {
             running.spawn(number, worker, waker)?;
             counters.list(board);
         }
-        list_receive_buffer(board, receive_buffer);
+        running.receive_buffer = list_receive_buffer(board, receive_buffer);
         Ok(running)
     }
 }
 
-fn list_receive_buffer(board: &Board, octets: u64) {
+/// The board sums over doors, also over those that are closed: this number goes with its door.
+fn list_receive_buffer(board: &Board, octets: u64) -> Arc<u64> {
+    let octets = Arc::new(octets);
+    let granted = Arc::downgrade(&octets);
     board.list(Series {
         name: "udp_receive_buffer_bytes",
         help: "Receive buffer that the kernel granted to all sockets together.",
         kind: Kind::Gauge,
         labels: Vec::new(),
-        read: Box::new(move || octets),
+        read: Box::new(move || granted.upgrade().map_or(0, |octets| *octets)),
     });
+    octets
 }
 
 /// Running workers. Dropping it stops them.
@@ -123,12 +127,14 @@ pub struct Running {
     wakers: Vec<Waker>,
     threads: Vec<JoinHandle<()>>,
     pulse: Pulse,
+    /// Octets that the kernel granted; `/metrics` knows them as long as this is there.
+    receive_buffer: Arc<u64>,
 }
 
 impl Running {
     fn new(stop: Arc<AtomicBool>, expected: usize) -> Self {
         let pulse = Pulse { living: Arc::new(AtomicUsize::new(0)), expected };
-        Self { stop, wakers: Vec::new(), threads: Vec::new(), pulse }
+        Self { stop, wakers: Vec::new(), threads: Vec::new(), pulse, receive_buffer: Arc::default() }
     }
 
     fn spawn(&mut self, number: usize, worker: Worker, waker: Waker) -> io::Result<()> {

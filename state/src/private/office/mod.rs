@@ -140,6 +140,9 @@ pub enum OfficeError {
     /// What was asked for makes no sense.
     #[error("{0}")]
     Bad(String),
+    /// There is too much to do. What waited too long may happen nevertheless.
+    #[error("too much is asked for at once; ask later whether it was done")]
+    Busy,
     /// The store refuses.
     #[error(transparent)]
     Store(#[from] StoreError),
