@@ -209,7 +209,8 @@ fn hashes(text: &str) -> Line {
         let (word, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
         match hash(word) {
             Some(hash) => found.push(hash),
-            // Behind its bracket a list has nothing else; elsewhere, also on its further lines, text may follow.
+            // Behind its bracket a list has nothing else; elsewhere, also on its further lines, text may
+            // follow.
             None if begins && !tail.starts_with('#') => return Line::Bad,
             None => break,
         }

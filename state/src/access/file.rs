@@ -104,7 +104,8 @@ pub fn rewrite(path: &Path, info_hashes: &[InfoHash], listed: bool) -> io::Resul
     replace(path, |to| {
         let known = std::fs::metadata(path)?;
         to.get_ref().set_permissions(known.permissions())?;
-        // Only root may give it to somebody else; then it is ours now, and of the same group if we are in that.
+        // Only root may give it to somebody else; then it is ours now, and of the same group if we are in
+        // that.
         if fchown(to.get_ref(), Some(known.uid()), Some(known.gid())).is_err() {
             let _ = fchown(to.get_ref(), None, Some(known.gid()));
         }
