@@ -157,6 +157,19 @@ fn what_cannot_be_changed_is_said_and_nothing_changes() {
 }
 
 #[test]
+fn an_upgrade_that_is_refused_leaves_the_list_to_be_changed() {
+    let daemon = daemon("", json!({"access": {"mode": "allow"}}));
+    let path = daemon.folder.path().join("tracker.json");
+    let good = std::fs::read_to_string(&path).unwrap();
+    daemon.rewrite_config(|config| config["udp"]["workers"] = json!(-1));
+    daemon.signal(Signal::SIGUSR2);
+    daemon.wait_for_log("upgrade refused", 1);
+    std::fs::write(path, good).unwrap();
+    assert_eq!(desk(&daemon, &format!("access/add?info_hash={}", hex('a'))).0, 200);
+    assert!(admits(&daemon, 'a'));
+}
+
+#[test]
 fn a_wrong_token_is_answered_like_anything_unknown() {
     let daemon = daemon("", json!({"access": {"mode": "allow"}}));
     let address = SocketAddr::from(([127, 0, 0, 1], daemon.metrics_port));
