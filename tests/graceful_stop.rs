@@ -61,6 +61,19 @@ fn the_first_signal_stops_in_order_and_the_second_at_once() {
 }
 
 #[test]
+fn a_profile_that_is_being_made_does_not_hold_up_a_stop() {
+    let mut daemon = Daemon::start(json!({"metrics": {"pprof": true}}));
+    let mut asking = TcpStream::connect(("127.0.0.1", daemon.metrics_port)).unwrap();
+    asking.write_all(get("/debug/pprof/profile?seconds=60").as_bytes()).unwrap();
+    assert!(
+        eventually(|| daemon.page("/debug/pprof/profile?seconds=1").unwrap().status != 200),
+        "one at a time"
+    );
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
 fn health_says_that_the_tracker_is_stopping_until_it_has_stopped() {
     let mut daemon = Daemon::start(json!({}));
     let status = |daemon: &Daemon, path| daemon.page(path).map(|response| response.status);

@@ -50,6 +50,7 @@ fn listeners() {
 fn a_reload_moves_the_doors_and_refuses_nobody() {
     let daemon = Daemon::start(json!({}));
     let (old, new) = (daemon.port, free_port());
+    let granted = daemon.metric("udp_receive_buffer_bytes");
     let client = UdpClient::connect("127.0.0.1", local(old));
     client.announce(b'a', 7001, 0, 0);
     let mut kept = TcpStream::connect(local(old)).unwrap();
@@ -92,6 +93,10 @@ fn a_reload_moves_the_doors_and_refuses_nobody() {
     assert_eq!(parse_response(&octets).unwrap().status, 200);
     assert_eq!(daemon.page("/health").unwrap().status, 200);
     assert_eq!(daemon.metric("udp_requests_total{action=\"announce\",family=\"ipv4\"}"), 1, "counters stay");
+    assert!(
+        eventually(|| daemon.metric("udp_receive_buffer_bytes") == granted),
+        "that of the old door is gone"
+    );
 }
 
 #[test]
