@@ -98,6 +98,7 @@ fn says_what_lasts(shown: &str) {
         "process_open_fds",
         "process_start_time_seconds",
         "hayate_udp_receive_buffer_bytes",
+        "hayate_udp_send_buffer_bytes",
         "hayate_udp_socket_drops_total",
         "hayate_conntrack_entries",
         "hayate_limited_total",

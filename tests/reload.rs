@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Daemon, Folder, PATIENCE, UdpClient, announce_target, eventually, fetch, free_port, hayate, merge,
+    Daemon, Ending, Folder, PATIENCE, UdpClient, announce_target, eventually, fetch, free_port, hayate, merge,
 };
 use crate::tls::{Pair, https};
 
@@ -98,15 +98,6 @@ fn reloads_under_load_lose_no_request() {
     assert_eq!(fetch(v4, &announce_target('R', 1999, "").replace("/announce", "/1/announce")).status, 404);
 }
 
-/// Ends what goes on with a test, also when that fails.
-struct Ending<'a>(&'a AtomicBool);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Asks over both doors until it is told to end; whatever is not answered makes it panic.
 struct Crowd {
     ended: AtomicBool,
@@ -147,7 +138,7 @@ fn every_refusal_under_load_changes_nothing_and_loses_nothing() {
     let mut refusals = vec![
         (json!({"udp": {"nonsense": 7}}), "nonsense"),
         (json!({"intervals": {"announce": "soon"}}), "intervals.announce"),
-        (json!({"access": {"mode": "deny", "path": "bad.txt"}}), "bad.txt"),
+        (json!({"access": {"mode": "deny", "path": "bad.txt"}}), "bad.txt: line 1"),
         (json!({"access": {"mode": "deny", "path": "missing.txt"}}), "missing.txt"),
         (json!({"http": {"tls_cert_path": "missing.pem"}}), "missing.pem"),
         (json!({"http": {"tls_cert_path": "bad.txt"}}), "bad.txt"),

@@ -68,7 +68,9 @@ impl Parts {
         };
         let written = match rewrite(&path, &info_hashes, listed) {
             Ok(written) => written,
-            Err(error) => return failure(503, format!("{}: {error}; nothing has changed", path.display())),
+            Err(error) => {
+                return failure(503, format!("{}: {error}; nothing has changed in force", path.display()));
+            }
         };
         let (list, in_force) = list.with(&info_hashes, listed);
         if in_force.contains(&true) {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use hayate_state::InfoHash;
+use hayate_state::hooks::interval::DELTA_MAX;
 use serde_json::{Map, Value, json};
 
 use super::block::Block;
@@ -14,8 +15,6 @@ use crate::config::knob::duration_text;
 const CLIENT_LEN: usize = 6;
 /// Time between two readings of a set of keys where nothing is said.
 const KEYS_PAUSE: Duration = Duration::from_secs(300);
-/// Seconds that `interval variation` may add at most.
-const DELTA_MAX: u32 = 86_400;
 
 /// Takes the list of hooks `name`.
 pub(super) fn convert(block: &mut Block, name: &str, draft: &mut Draft) -> Result<(), Mistake> {

@@ -242,6 +242,11 @@ fn odd_hooks_of_chihaya_are_reported_or_refused() {
     let empty = hooks("prehooks", "{name: torrent approval}");
     holds(&empty, first, &none, "mapped prehooks[0].options.whitelist: both lists of");
     holds(&hooks("prehooks", "{name: own}"), first, &none, "dropped prehooks[0].name: there is no hook");
+    let wide =
+        "{name: interval variation, options: {modify_response_probability: 1, max_increase_delta: 100000}}";
+    let (delta, text) =
+        ("max_increase_delta", "changed prehooks[0].options.max_increase_delta: it was 100000");
+    holds(&hooks("prehooks", wide), &format!("/prehooks/0/options/{delta}"), &json!(86_400), text);
     let more = hooks("prehooks", "{name: torrent approval, shiny: 1, options: {shinier: 2}}");
     holds(&more, first, &none, "dropped prehooks[0].shiny: unknown key");
     holds(&more, first, &none, "dropped prehooks[0].options.shinier: unknown key");

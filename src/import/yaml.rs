@@ -204,6 +204,13 @@ mod tests {
     }
 
     #[test]
+    fn a_long_list_deep_in_a_file_is_read() {
+        let entries = "        - x\n".repeat(400_000);
+        let text = format!("a:\n  b:\n  - c:\n      d:\n{entries}");
+        assert_eq!(parse(&text).unwrap().size(), 400_000 + 6);
+    }
+
+    #[test]
     fn what_grows_without_bound_is_refused() {
         let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..9 {

@@ -140,18 +140,21 @@ impl Limiter {
     /// The addresses that were most beyond the limit, `most` of them at most.
     #[must_use]
     pub fn offenders(&self, most: usize) -> Vec<Offender> {
+        let worst_first = |all: &mut Vec<(u32, u64)>| {
+            all.sort_unstable_by(|a, b| b.cmp(a));
+            all.truncate(most);
+        };
         let mut all = Vec::new();
         for set in &self.sets {
             let buckets = set.lock();
             let guilty = buckets.iter().filter(|bucket| bucket.beyond > 0);
             all.extend(guilty.map(|bucket| (bucket.beyond, bucket.address)));
+            // Not all of them at once: there may be millions.
             if all.len() > 2 * most.max(WAYS) {
-                all.sort_unstable_by(|a, b| b.cmp(a));
-                all.truncate(most);
+                worst_first(&mut all);
             }
         }
-        all.sort_unstable_by(|a, b| b.cmp(a));
-        all.truncate(most);
+        worst_first(&mut all);
         all.into_iter().map(|(beyond, address)| Offender { address: address_of(address), beyond }).collect()
     }
 }

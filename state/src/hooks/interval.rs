@@ -10,6 +10,9 @@ use crate::ids::{InfoHash, PeerId};
 /// A first draw is below this.
 const SCALE: u64 = 1 << 24;
 
+/// Seconds that it may add at most.
+pub const DELTA_MAX: u32 = 86_400;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Options {
@@ -38,7 +41,8 @@ pub(super) fn build(from: &Map<String, Value>, _: Means<'_>) -> Result<Box<dyn H
         return Err(bad("invalid modify_response_probability"));
     }
     // A day is more than any interval.
-    let delta = u64::try_from(max_increase_delta).ok().filter(|delta| (1..=86400).contains(delta));
+    let delta =
+        u64::try_from(max_increase_delta).ok().filter(|delta| (1..=u64::from(DELTA_MAX)).contains(delta));
     let delta = delta.ok_or_else(|| bad("invalid max_increase_delta"))?;
     Ok(Box::new(IntervalVariation { probability, delta, min_interval_too: modify_min_interval }))
 }

@@ -11,7 +11,7 @@
 //! | `interval variation` | `interval.rs` |
 
 mod approval;
-mod interval;
+pub mod interval;
 pub mod jwk;
 mod jwt;
 mod said;

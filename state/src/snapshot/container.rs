@@ -265,7 +265,8 @@ fn is_short(error: &SnapshotError) -> bool {
 /// the old file or the new one, also after a crash.
 ///
 /// # Errors
-/// Those of `write` and of the disk; then `path` is as it was, and nothing is left beside it.
+/// Those of `write` and of the disk; then `path` is as it was, and nothing is left beside it. Where the disk
+/// refuses only to keep the new name, `path` is the new file, and a loss of power may bring back the old one.
 pub fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
     let draft = draft_of(path);
     let written = write_draft(&draft, write).and_then(|()| fs::rename(&draft, path));
@@ -275,11 +276,7 @@ pub fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Resu
     }
     written?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // It is replaced, whatever happens now.
-    if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
-        log::warn!("{}: a loss of power may bring back the old file: {error}", path.display());
-    }
-    Ok(())
+    File::open(folder)?.sync_all()
 }
 
 fn draft_of(path: &Path) -> PathBuf {

@@ -17,7 +17,7 @@ use hayate_state::counters::{Kind, Series};
 use hayate_state::{Board, Clock, Published, Tracker};
 use mio::Waker;
 
-use self::socket::Listener;
+use self::socket::{Buffers, Listener};
 pub use self::socket::{Handed, OpenError};
 use self::worker::Worker;
 use crate::config::{DoorConfig, SocketConfig};
@@ -88,10 +88,11 @@ impl Door {
         tracker: impl Fn(usize) -> Tracker,
     ) -> io::Result<Running> {
         let own: Arc<[SocketAddr]> = self.addresses().into();
-        let receive_buffer = self.listeners.iter().map(|listener| listener.receive_buffer).sum();
+        let buffers = Arc::new(socket::buffers(&self.listeners));
         let stop = Arc::new(AtomicBool::new(false));
         let mut sockets: Vec<_> = self.listeners.into_iter().map(|l| l.sockets.into_iter()).collect();
-        let mut running = Running::new(Arc::clone(&stop), self.workers);
+        list_buffers(board, &buffers);
+        let mut running = Running::new(Arc::clone(&stop), self.workers, buffers);
         for number in 0..self.workers {
             let engine = Engine::new(tracker(number), config.subscribe());
             let counters = Arc::clone(engine.counters());
@@ -101,23 +102,21 @@ impl Door {
             running.spawn(number, worker, waker)?;
             counters.list(board);
         }
-        running.receive_buffer = list_receive_buffer(board, receive_buffer);
         Ok(running)
     }
 }
 
-/// The board sums over doors, also over those that are closed: this number goes with its door.
-fn list_receive_buffer(board: &Board, octets: u64) -> Arc<u64> {
-    let octets = Arc::new(octets);
-    let granted = Arc::downgrade(&octets);
-    board.list(Series {
-        name: "udp_receive_buffer_bytes",
-        help: "Receive buffer that the kernel granted to all sockets together.",
-        kind: Kind::Gauge,
-        labels: Vec::new(),
-        read: Box::new(move || granted.upgrade().map_or(0, |octets| *octets)),
-    });
-    octets
+/// The board sums over doors, also over those that are closed: these numbers go with their door.
+fn list_buffers(board: &Board, buffers: &Arc<Buffers>) {
+    let list = |name, help, octets: fn(&Buffers) -> u64| {
+        let buffers = Arc::downgrade(buffers);
+        let read = Box::new(move || buffers.upgrade().map_or(0, |buffers| octets(&buffers)));
+        board.list(Series { name, help, kind: Kind::Gauge, labels: Vec::new(), read });
+    };
+    let help = "Receive buffer that the kernel granted to all sockets together.";
+    list("udp_receive_buffer_bytes", help, |buffers| buffers.receive);
+    let help = "Send buffer that the kernel granted to all sockets together.";
+    list("udp_send_buffer_bytes", help, |buffers| buffers.send);
 }
 
 /// Running workers. Dropping it stops them.
@@ -127,14 +126,14 @@ pub struct Running {
     wakers: Vec<Waker>,
     threads: Vec<JoinHandle<()>>,
     pulse: Pulse,
-    /// Octets that the kernel granted; `/metrics` knows them as long as this is there.
-    receive_buffer: Arc<u64>,
+    /// `/metrics` shows them as long as they are here.
+    _buffers: Arc<Buffers>,
 }
 
 impl Running {
-    fn new(stop: Arc<AtomicBool>, expected: usize) -> Self {
+    fn new(stop: Arc<AtomicBool>, expected: usize, buffers: Arc<Buffers>) -> Self {
         let pulse = Pulse { living: Arc::new(AtomicUsize::new(0)), expected };
-        Self { stop, wakers: Vec::new(), threads: Vec::new(), pulse, receive_buffer: Arc::default() }
+        Self { stop, wakers: Vec::new(), threads: Vec::new(), pulse, _buffers: buffers }
     }
 
     fn spawn(&mut self, number: usize, worker: Worker, waker: Waker) -> io::Result<()> {

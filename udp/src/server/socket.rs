@@ -52,8 +52,6 @@ pub(super) struct Listener {
     /// The address, with the port the system chose if it was asked to.
     pub(super) address: SocketAddr,
     pub(super) sockets: Vec<UdpSocket>,
-    /// Octets of receive buffer the kernel granted to all of these sockets together.
-    pub(super) receive_buffer: u64,
 }
 
 /// The sockets of one address, one for each worker, on their way from a tracker to its successor.
@@ -84,11 +82,7 @@ pub(super) fn adopt_all(config: &SocketConfig, mut handed: Vec<Handed>) -> Resul
         match handed.iter().position(fits) {
             Some(place) => {
                 let Handed { address, sockets } = handed.swap_remove(place);
-                let receive_buffer = sockets
-                    .iter()
-                    .map(|socket| granted(SockRef::from(socket).recv_buffer_size()) as u64)
-                    .sum();
-                listeners.push(Listener { address, sockets, receive_buffer });
+                listeners.push(Listener { address, sockets });
             }
             None if is_optional(asked, config) => {}
             None => return Err(OpenError::NotHanded { address: asked }),
@@ -182,9 +176,9 @@ fn open(address: SocketAddr, config: &SocketConfig) -> Result<Listener, OpenErro
         bind(&socket, local)?;
         sockets.push(socket);
     }
-    let receive_buffer = report_buffers(local, &sockets, config);
+    report_buffers(local, &sockets, config);
     let sockets = sockets.into_iter().map(UdpSocket::from).collect();
-    Ok(Listener { address: local, sockets, receive_buffer })
+    Ok(Listener { address: local, sockets })
 }
 
 fn new_socket(address: SocketAddr, config: &SocketConfig) -> Result<Socket, OpenError> {
@@ -239,10 +233,25 @@ fn granted(reported: io::Result<usize>) -> usize {
     reported.unwrap_or_default() / 2
 }
 
-/// Logs what the kernel granted; gives the octets of receive buffer of all sockets together.
-fn report_buffers(address: SocketAddr, sockets: &[Socket], config: &SocketConfig) -> u64 {
-    let receive: Vec<usize> = sockets.iter().map(|socket| granted(socket.recv_buffer_size())).collect();
-    let least = receive.iter().copied().min().unwrap_or_default();
+/// Octets of buffers that the kernel granted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Buffers {
+    pub(super) receive: u64,
+    pub(super) send: u64,
+}
+
+/// What was granted to all sockets of these listeners together.
+pub(super) fn buffers(listeners: &[Listener]) -> Buffers {
+    let sockets = listeners.iter().flat_map(|listener| &listener.sockets).map(SockRef::from);
+    sockets.fold(Buffers::default(), |sum, socket| Buffers {
+        receive: sum.receive + granted(socket.recv_buffer_size()) as u64,
+        send: sum.send + granted(socket.send_buffer_size()) as u64,
+    })
+}
+
+/// Logs what the kernel granted to each socket.
+fn report_buffers(address: SocketAddr, sockets: &[Socket], config: &SocketConfig) {
+    let least = sockets.iter().map(|socket| granted(socket.recv_buffer_size())).min().unwrap_or_default();
     let send = sockets.iter().map(|socket| granted(socket.send_buffer_size())).min().unwrap_or_default();
     let workers = sockets.len();
     log::info!(
@@ -255,7 +264,6 @@ fn report_buffers(address: SocketAddr, sockets: &[Socket], config: &SocketConfig
              raise the sysctl net.core.rmem_max to {asked}"
         );
     }
-    receive.iter().map(|&octets| octets as u64).sum()
 }
 
 /// Is `source` one of our own endpoints, seen by a socket that was reached at `destination`?
@@ -309,7 +317,8 @@ mod tests {
         let (v4, v6) = (format!("127.0.0.1:{port}"), format!("[::1]:{port}"));
         let adopted = adopt_all(&config(&[&v6, "127.0.0.1:0"], 3), handed()).unwrap();
         assert_eq!(adopted.iter().map(|listener| listener.sockets.len()).sum::<usize>(), 6);
-        assert!(adopted.iter().all(|listener| listener.receive_buffer > 0));
+        let granted = buffers(&adopted);
+        assert!(granted.receive > 0 && granted.send > 0);
         for (addresses, workers) in
             [(vec![v4.as_str(), &v6], 2), (vec![v4.as_str()], 3), (vec![v4.as_str(), &v6, "127.0.0.2:7"], 3)]
         {

@@ -141,7 +141,7 @@ pub enum OfficeError {
     #[error("{0}")]
     Bad(String),
     /// There is too much to do. What waited too long may happen nevertheless.
-    #[error("too much is asked for at once; ask later whether it was done")]
+    #[error("too much is asked for at once; ask again later")]
     Busy,
     /// The store refuses.
     #[error(transparent)]
