@@ -146,7 +146,7 @@ fn metrics(draft: &mut Draft) {
     }
     if on == Some(true) && tree.pointer("/metrics/addr").is_none() {
         draft.put("metrics.addr", "");
-        let text = "\"\", so that /metrics stays on http.addr; set it for /health, the status page and verbs";
+        let text = "\"\", so that /metrics stays on http.addr; set it for /health and verbs";
         draft.mapped("metrics.addr", text);
     }
     if tree.pointer("/metrics/prefix").is_none() {
