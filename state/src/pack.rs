@@ -136,9 +136,8 @@ where
             block.shrink();
         });
         self.len -= gone;
-        // Merging begins when two thirds of the peers of full buckets are gone. With three merges for each
-        // bucket that is looked at, a round that empties all of them still ends with one.
-        (0..3).for_each(|_| self.merge_if_sparse(keys));
+        // The buckets were not sparse before, so there are at most `gone / MERGE_AT + 1` merges.
+        while self.merge_if_sparse(keys) {}
         len
     }
 
@@ -232,10 +231,11 @@ where
         }
     }
 
-    /// Gives the peers of the last bucket back to the one it was made from, where buckets are sparse.
-    fn merge_if_sparse(&mut self, keys: &Keys) {
+    /// Gives the peers of the last bucket back to the one it was made from, where buckets are sparse; false
+    /// where they are not.
+    fn merge_if_sparse(&mut self, keys: &Keys) -> bool {
         if self.buckets() == 1 || self.len() >= self.buckets() * MERGE_AT {
-            return;
+            return false;
         }
         let members = self.take_bucket(self.buckets() - 1);
         self.more.pop();
@@ -245,6 +245,7 @@ where
         if self.buckets() == 1 {
             self.widest = u16::try_from(self.first.len()).unwrap_or(u16::MAX);
         }
+        true
     }
 
     /// Adds a peer that has only changed its bucket. It is lost where a bucket has no room for more, which
@@ -335,8 +336,11 @@ mod tests {
         let (mut at, full) = (pack.buckets(), pack.heap());
         assert!((400..430).contains(&at), "{at}");
         while at > 0 {
-            at = at.min(pack.buckets()) - 1;
-            pack.expire(at, &keys, |_, _| true);
+            let before = pack.buckets();
+            at = at.min(before) - 1;
+            let gone = pack.expire(at, &keys, |_, _| true);
+            let merged = before - pack.buckets();
+            assert!(merged <= gone / MERGE_AT + 1, "{merged} merges in one look at {gone} peers");
         }
         assert_eq!((pack.len(), pack.buckets()), (0, 1));
         assert!(pack.heap() < full / 100, "{} of {full}", pack.heap());
