@@ -11,15 +11,13 @@ use hayate_state::store::{Backend, Demand};
 use hayate_state::{Clock, Event, PeerId};
 use hayate_tools::client::{Ask, Family, Limits};
 use hayate_tools::{e2e, probe};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::cli::{Command, E2e, Line, Probe, ProbeAnnounce, ProbeEvent, ProbeScrape, Target};
 use crate::config::document::{Log, LogFormat};
 use crate::config::{Config, Environment, Settings, Source, show};
 use crate::desk::ask;
 use crate::keyrings::NoFetch;
-use crate::lock::Holder;
+use crate::lock::{Holder, Watch};
 use crate::{import, logging, run, site};
 
 /// Carries out the command line, and says with which code the process ends.
@@ -124,22 +122,27 @@ fn migrate(line: &Line, print_only: bool) -> anyhow::Result<()> {
 fn upgrade(line: &Line, timeout: Duration) -> anyhow::Result<()> {
     let (_, settings) = read(&source(line)?, &NoFetch)?;
     let folder = &settings.keep.state_dir;
-    let holder = || Holder::in_folder(folder).with_context(|| format!("the lock in {}", folder.display()));
-    let Some(before) = holder()? else {
-        bail!("no tracker runs with state_dir {}", folder.display());
+    let place = || format!("the lock in {}", folder.display());
+    let none = || anyhow!("no tracker runs with state_dir {}", folder.display());
+    let watch = Watch::open(folder).with_context(place)?.ok_or_else(none)?;
+    let pid = match watch.holder().with_context(place)?.ok_or_else(none)? {
+        Holder::Process(pid) => pid,
+        holder => bail!("state_dir {} is used by {holder}; send it SIGUSR2", folder.display()),
     };
-    let pid = before.pid.parse().with_context(|| format!("{:?} is no process", before.pid))?;
-    kill(Pid::from_raw(pid), Signal::SIGUSR2).with_context(|| format!("asking process {pid}"))?;
+    let before = watch.record();
+    watch.ask(pid).with_context(|| format!("asking process {pid}"))?;
     let clock = Clock::start();
     while clock.uptime() < timeout {
         std::thread::sleep(LOOK);
-        match holder()? {
+        match watch.holder().with_context(place)? {
             None => bail!("process {pid} has ended, and no other has taken over"),
-            Some(now) if now.pid != before.pid => {
-                return print(format!("process {} serves instead of {pid}\n", now.pid).as_bytes());
+            Some(Holder::Process(now)) if now != pid => {
+                return print(format!("process {now} serves instead of {pid}\n").as_bytes());
             }
-            Some(now) if now.refusal != before.refusal => bail!("process {pid} serves on: {}", now.refusal),
             Some(_) => {}
+        }
+        if let Some(now) = watch.record().filter(|now| Some(now) != before.as_ref() && !now.refusal.is_empty()) {
+            bail!("process {pid} serves on: {}", now.refusal);
         }
     }
     bail!("process {pid} still serves; its log says why")

@@ -2,6 +2,7 @@
 //! doors behind them.
 
 use std::fmt::Display;
+use std::net::UdpSocket;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -72,6 +73,19 @@ impl Listening {
     pub(crate) fn of(settings: &Settings) -> Self {
         let udp = settings.udp.as_ref().map(|(sockets, _)| sockets.clone());
         Self { http: settings.listen.clone(), udp }
+    }
+
+    /// The UDP door once more, by copies of the sockets that it had.
+    ///
+    /// # Errors
+    /// When no more files may be open.
+    pub(crate) fn udp_again(&self, estate: &Estate) -> anyhow::Result<Option<UdpDoor>> {
+        let Some(config) = &self.udp else { return Ok(None) };
+        let handed = estate.udp.iter().map(|handed| {
+            let sockets = handed.sockets.iter().map(UdpSocket::try_clone).collect::<Result<_, _>>()?;
+            Ok(UdpHanded { address: handed.address, sockets })
+        });
+        Ok(Some(UdpDoor::adopt(config, handed.collect::<std::io::Result<_>>()?)?))
     }
 
     /// Opens what `settings` name and is not open yet.

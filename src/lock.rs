@@ -1,27 +1,59 @@
-//! The lock on `state_dir`: one tracker at a time writes there. The file also says which process that is, and
-//! why it last refused to be replaced.
+//! The lock on `state_dir`: one tracker at a time writes there.
+//!
+//! One file, two locks of the kernel:
+//! - `flock` belongs to the open file. A successor gets it with the file, so that the folder is never free
+//!   while one takes over from the other.
+//! - The record lock (`fcntl`) belongs to the process that serves. By it the kernel says which one that is,
+//!   and nobody has to believe a number that was written down. It is gone as soon as its process closes the
+//!   file by any descriptor, so the file is opened once and never duplicated.
+//!
+//! The file itself holds a record: why the tracker last refused to be replaced.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// The name of the file, in `state_dir`.
 const FILE: &str = "hayate.lock";
-/// What is read of it at most, in octets.
-const TEXT_MAX: u64 = 4096;
+/// Who may open it, and so hold the lock: its owner.
+const MODE: u32 = 0o600;
+/// Octets of the record.
+const RECORD_LEN: usize = 512;
+/// Octets of a refusal in it.
+const REFUSAL_LEN: usize = 440;
+/// Looks at a lock that nobody has who serves: it is changing hands, or somebody looks whether it is free.
+const LOOKS: u32 = 40;
+/// Time between two of them.
+const LOOK_ROUND: Duration = Duration::from_millis(50);
 
 /// Why the lock cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LockError {
-    #[error("state_dir {} is used by another hayate, process {pid}", folder.display())]
-    Taken { folder: PathBuf, pid: String },
+    #[error("state_dir {} is used by another hayate, {holder}", folder.display())]
+    Taken { folder: PathBuf, holder: Holder },
     #[error("{}: {source}; set state_dir to a folder that can be written to", path.display())]
     Unusable { path: PathBuf, source: io::Error },
+    #[error(
+        "{}: it belongs to user {owner}, and this process is user {user}; run `chown -R {user} {}`",
+        path.display(), folder.display()
+    )]
+    Foreign { path: PathBuf, folder: PathBuf, owner: u32, user: u32 },
 }
 
 /// The lock; it is given up when the process and its successor, if it has one, have ended.
 #[derive(Debug)]
-pub(crate) struct StateLock(File);
+pub(crate) struct StateLock {
+    file: File,
+    /// Of the last record.
+    number: AtomicU64,
+}
 
 impl StateLock {
     /// Takes the lock for this process.
@@ -31,72 +63,242 @@ impl StateLock {
     pub(crate) fn take(folder: &Path) -> Result<Self, LockError> {
         let path = folder.join(FILE);
         let unusable = |source| LockError::Unusable { path: path.clone(), source };
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(unusable)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let pid = Holder::of(&file).map(|holder| holder.pid).unwrap_or_default();
-                return Err(LockError::Taken { folder: folder.to_owned(), pid });
-            }
-            Err(TryLockError::Error(source)) => return Err(unusable(source)),
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(MODE)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&path);
+        let file = file.map_err(|error| foreign(folder, &path, &error).unwrap_or_else(|| unusable(error)))?;
+        let found = file.metadata().map_err(unusable)?;
+        if !found.is_file() {
+            return Err(unusable(io::Error::other("it is not a regular file")));
         }
-        let lock = Self(file);
-        lock.sign("").map_err(unusable)?;
+        if found.mode() & 0o777 != MODE {
+            // Whoever may read a file may hold a lock on it.
+            file.set_permissions(Permissions::from_mode(MODE)).map_err(unusable)?;
+        }
+        acquire(&file, folder)?;
+        file.set_len(RECORD_LEN as u64).map_err(unusable)?;
+        let lock = Self { file, number: AtomicU64::new(0) };
+        lock.hold().and_then(|()| lock.refuse("")).map_err(unusable)?;
         Ok(lock)
     }
 
-    /// Takes the lock over from a predecessor, who has it still. It is signed when this process serves.
+    /// Takes the lock over from a predecessor, who has it still. It is [held](Self::hold) when this process
+    /// serves.
     pub(crate) fn inherit(file: File) -> Self {
-        Self(file)
+        let number = Record::of(&file).map_or(0, |record| record.number);
+        Self { file, number: AtomicU64::new(number) }
     }
 
     /// The file, for a successor: it has the lock by it.
     pub(crate) fn file(&self) -> &File {
-        &self.0
+        &self.file
     }
 
-    /// Writes down whose lock it is, and why an upgrade was refused, if one was.
-    pub(crate) fn sign(&self, refusal: &str) -> io::Result<()> {
-        let mut file = &self.0;
-        file.rewind()?;
-        file.set_len(0)?;
-        write!(file, "{}\n{}", std::process::id(), refusal)
+    /// From now on the kernel says that this is the process that serves.
+    ///
+    /// # Errors
+    /// When another process is it, or the system refuses.
+    pub(crate) fn hold(&self) -> io::Result<()> {
+        self.record_lock(libc::F_WRLCK)
+    }
+
+    /// A successor may say that it serves.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) fn let_go(&self) -> io::Result<()> {
+        self.record_lock(libc::F_UNLCK)
+    }
+
+    /// Writes down why an upgrade was refused; an empty text: none was.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn refuse(&self, refusal: &str) -> io::Result<()> {
+        let number = self.number.fetch_add(1, Ordering::Relaxed) + 1;
+        let record = Record { number, refusal: refusal.to_owned() };
+        self.file.write_all_at(&record.octets(), 0)
+    }
+
+    fn record_lock(&self, kind: i32) -> io::Result<()> {
+        fcntl(&self.file, FcntlArg::F_SETLK(&whole_file(kind)))?;
+        Ok(())
     }
 }
 
-/// Who holds a lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Holder {
-    /// The process.
-    pub(crate) pid: String,
-    /// Why it last refused to be replaced; empty if it did not.
-    pub(crate) refusal: String,
+/// Takes the lock that goes to successors.
+fn acquire(file: &File, folder: &Path) -> Result<(), LockError> {
+    let unusable = |source| LockError::Unusable { path: folder.join(FILE), source };
+    for look in 1.. {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(source)) => return Err(unusable(source)),
+        }
+        let holder = Holder::of(file).map_err(unusable)?;
+        if holder != Holder::Nobody || look >= LOOKS {
+            return Err(LockError::Taken { folder: folder.to_owned(), holder });
+        }
+        std::thread::sleep(LOOK_ROUND);
+    }
+    Ok(())
+}
+
+/// Is it a file of another user that this process may not open?
+fn foreign(folder: &Path, path: &Path, error: &io::Error) -> Option<LockError> {
+    if error.kind() != ErrorKind::PermissionDenied {
+        return None;
+    }
+    let owner = std::fs::symlink_metadata(path).ok()?.uid();
+    let user = nix::unistd::geteuid().as_raw();
+    let (path, folder) = (path.to_owned(), folder.to_owned());
+    (owner != user).then_some(LockError::Foreign { path, folder, owner, user })
+}
+
+fn whole_file(kind: i32) -> libc::flock {
+    // Both constants fit; that they are wider in the crate is an accident of C.
+    let (l_type, l_whence) = (kind as libc::c_short, libc::SEEK_SET as libc::c_short);
+    libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 }
+}
+
+/// Who holds a lock, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// No process that serves.
+    Nobody,
+    /// This process.
+    Process(i32),
+    /// A process of which this one may not know, in another container for example.
+    Hidden,
 }
 
 impl Holder {
-    /// The tracker that runs in this `state_dir`; `None` if none does.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub(crate) fn in_folder(folder: &Path) -> io::Result<Option<Self>> {
-        let file = match File::open(folder.join(FILE)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file?,
-        };
-        match file.try_lock_shared() {
-            Ok(()) => Ok(None),
-            Err(TryLockError::WouldBlock) => Self::of(&file).map(Some),
-            Err(TryLockError::Error(error)) => Err(error),
+    fn of(file: &File) -> io::Result<Self> {
+        let mut lock = whole_file(libc::F_WRLCK);
+        fcntl(file, FcntlArg::F_GETLK(&mut lock))?;
+        Ok(match (i32::from(lock.l_type), lock.l_pid) {
+            (libc::F_UNLCK, _) => Self::Nobody,
+            // Never 0 or below: that would be a signal to many.
+            (_, pid) if pid > 0 => Self::Process(pid),
+            _ => Self::Hidden,
+        })
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Process(pid) => write!(f, "process {pid}"),
+            Self::Nobody | Self::Hidden => f.write_str("a process that cannot be seen from here"),
         }
     }
+}
 
-    fn of(mut file: &File) -> io::Result<Self> {
-        let mut text = String::new();
-        file.rewind()?;
-        file.take(TEXT_MAX).read_to_string(&mut text)?;
-        let (pid, refusal) = text.split_once('\n').unwrap_or((text.as_str(), ""));
-        Ok(Self { pid: pid.to_owned(), refusal: refusal.to_owned() })
+/// The lock of a tracker, seen from another process.
+#[derive(Debug)]
+pub(crate) struct Watch(File);
+
+impl Watch {
+    /// Looks at the lock in a folder; `None` if there never was one.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or is not what a tracker makes.
+    pub(crate) fn open(folder: &Path) -> io::Result<Option<Self>> {
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file = match OpenOptions::new().read(true).custom_flags(flags).open(folder.join(FILE)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        Ok(Some(Self(file)))
+    }
+
+    /// The tracker that serves; `None` if none runs. While one takes over from another, this waits a little.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub(crate) fn holder(&self) -> io::Result<Option<Holder>> {
+        for _ in 0..LOOKS {
+            let holder = Holder::of(&self.0)?;
+            if holder != Holder::Nobody {
+                return Ok(Some(holder));
+            }
+            match self.0.try_lock_shared() {
+                Ok(()) => {
+                    self.0.unlock()?;
+                    return Ok(None);
+                }
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            std::thread::sleep(LOOK_ROUND);
+        }
+        Ok(Some(Holder::Hidden))
+    }
+
+    /// Asks the process to hand over to a new one, if it is the one that holds the lock.
+    ///
+    /// # Errors
+    /// When it is not any more, or may not be asked by this user.
+    pub(crate) fn ask(&self, pid: i32) -> io::Result<()> {
+        let gone = || io::Error::other("it does not hold the lock any more");
+        let process = pidfd_open(rustix::process::Pid::from_raw(pid).ok_or_else(gone)?, PidfdFlags::empty())?;
+        // The number might be another process's by now. What the descriptor means does not change: if the
+        // lock is still held by that number, it is held by that process.
+        if Holder::of(&self.0)? != Holder::Process(pid) {
+            return Err(gone());
+        }
+        Ok(pidfd_send_signal(process, Signal::USR2)?)
+    }
+
+    /// What the tracker last wrote down; `None` if that cannot be read.
+    pub(crate) fn record(&self) -> Option<Record> {
+        // It may be written at this very moment.
+        (0..LOOKS).find_map(|_| Record::of(&self.0))
+    }
+}
+
+/// What a tracker writes down in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// One more than that of the record before.
+    pub(crate) number: u64,
+    /// Why an upgrade was refused; empty if none was.
+    pub(crate) refusal: String,
+}
+
+impl Record {
+    /// Always as many octets, with the number at both ends, so that a reader sees a record that is only half
+    /// there.
+    fn octets(&self) -> Vec<u8> {
+        let one_line = self.refusal.replace(['\n', '\r'], " ");
+        let refusal = one_line.get(..one_line.floor_char_boundary(REFUSAL_LEN)).unwrap_or_default();
+        let head = format!("{}\n{:020}\n{refusal}", std::process::id(), self.number);
+        let tail = format!("\n{:020}\n", self.number);
+        let mut octets = head.into_bytes();
+        octets.resize(RECORD_LEN - tail.len(), b' ');
+        octets.extend(tail.as_bytes());
+        octets
+    }
+
+    fn of(file: &File) -> Option<Self> {
+        let mut octets = [0; RECORD_LEN];
+        file.read_exact_at(&mut octets, 0).ok()?;
+        Self::read(&octets)
+    }
+
+    fn read(octets: &[u8]) -> Option<Self> {
+        let mut lines = std::str::from_utf8(octets).ok()?.lines().skip(1);
+        let (number, refusal, again) = (lines.next()?, lines.next()?, lines.next()?);
+        let number = (number == again).then(|| number.parse().ok()).flatten()?;
+        Some(Self { number, refusal: refusal.trim_end().to_owned() })
     }
 }
 
@@ -106,23 +308,74 @@ mod tests {
     use crate::config::scratch::Scratch;
 
     #[test]
-    fn a_second_tracker_is_told_who_is_there() {
+    fn a_record_is_read_whole_or_not_at_all() {
+        for refusal in ["", "no memory", "two\nlines", &"ä".repeat(400)] {
+            let octets = Record { number: 7, refusal: refusal.to_owned() }.octets();
+            assert_eq!(octets.len(), RECORD_LEN);
+            let read = Record::read(&octets).unwrap();
+            assert_eq!(read.number, 7);
+            let expected: String = refusal.replace('\n', " ").chars().take(220).collect();
+            assert!(read.refusal.starts_with(&expected), "{read:?}");
+            let after = Record { number: 8, refusal: "other".to_owned() }.octets();
+            let torn: Vec<u8> = after.iter().take(300).chain(octets.iter().skip(300)).copied().collect();
+            assert_eq!(Record::read(&torn), None);
+        }
+        assert_eq!(Record::read(&[b' '; RECORD_LEN]), None);
+    }
+
+    #[test]
+    fn an_equal_refusal_is_another_record() {
+        let folder = Scratch::new();
+        let lock = StateLock::take(&folder.path("")).unwrap();
+        let watch = Watch::open(&folder.path("")).unwrap().unwrap();
+        lock.refuse("no memory").unwrap();
+        let first = watch.record().unwrap();
+        lock.refuse("no memory").unwrap();
+        let second = watch.record().unwrap();
+        assert_eq!((first.refusal.as_str(), second.refusal.as_str()), ("no memory", "no memory"));
+        assert!(second.number > first.number);
+    }
+
+    #[test]
+    fn only_its_owner_may_open_the_lock_also_one_of_an_earlier_version() {
+        let folder = Scratch::new();
+        let path = folder.write(FILE, "77\n");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let lock = StateLock::take(&folder.path("")).unwrap();
+        assert_eq!(lock.file().metadata().unwrap().mode() & 0o777, 0o600);
+        drop(lock);
+        std::fs::remove_file(&path).unwrap();
+        let lock = StateLock::take(&folder.path("")).unwrap();
+        assert_eq!(lock.file().metadata().unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_lock_goes_to_an_heir_and_is_free_after_both() {
         let folder = Scratch::new();
         let place = folder.path("");
-        assert_eq!(Holder::in_folder(&place).unwrap(), None);
+        assert!(Watch::open(&place).unwrap().is_none());
         let lock = StateLock::take(&place).unwrap();
-        let error = StateLock::take(&place).unwrap_err().to_string();
-        assert!(
-            error.ends_with(&format!("used by another hayate, process {}", std::process::id())),
-            "{error}"
-        );
-        lock.sign("no memory").unwrap();
-        assert_eq!(Holder::in_folder(&place).unwrap().unwrap().refusal, "no memory");
         let heir = StateLock::inherit(lock.file().try_clone().unwrap());
         drop(lock);
-        assert!(StateLock::take(&place).is_err(), "the heir has it");
+        let again = File::open(folder.path(FILE)).unwrap();
+        assert!(matches!(again.try_lock(), Err(TryLockError::WouldBlock)), "the heir has it");
         drop(heir);
         assert!(StateLock::take(&place).is_ok());
+    }
+
+    #[test]
+    fn neither_a_link_nor_a_pipe_is_taken_for_the_lock() {
+        let folder = Scratch::new();
+        let victim = folder.write("victim", "precious");
+        std::os::unix::fs::symlink(&victim, folder.path(FILE)).unwrap();
+        assert!(StateLock::take(&folder.path("")).is_err());
+        assert!(Watch::open(&folder.path("")).is_err());
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+        std::fs::remove_file(folder.path(FILE)).unwrap();
+        nix::unistd::mkfifo(&folder.path(FILE), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        let error = StateLock::take(&folder.path("")).unwrap_err().to_string();
+        assert!(error.contains("not a regular file"), "{error}");
+        assert!(Watch::open(&folder.path("")).is_err());
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Start, serve, stop. In this order: configuration, sockets, key, privileges, state, doors; and back.
 
 use std::fs::File;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -13,11 +12,12 @@ use hayate_gateway::Asker;
 use hayate_state::actor::{Actor, Inbox};
 use hayate_state::snapshot::keeper::Ending;
 use hayate_state::{Board, Clock, Policy, Swarms};
+use hayate_udp::Door as UdpDoor;
 use sd_notify::NotifyState;
 
 use crate::cli::Look;
 use crate::config::{Config, Document, Settings, Source};
-use crate::handover::{Estate, Inheritance, Reception, Successor};
+use crate::handover::{Estate, Heir, Inheritance, Nest, Raising, Reception, Successor, Voice};
 use crate::keyrings::JwkSets;
 use crate::listeners::{Listening, NewSockets, Sockets, joined, start_http, start_udp, trackers};
 use crate::lock::StateLock;
@@ -35,6 +35,7 @@ const LOOK_ROUND: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the configuration is not accepted, a socket cannot be opened, or a part of the tracker dies.
 pub(crate) fn serve(source: &Source, look: &Look) -> anyhow::Result<()> {
+    signals::hold().context("blocking signals")?;
     let boat = Boat::default();
     let (sender, wishes) = signals::listen(&boat).context("listening to signals")?;
     let keyrings = JwkSets::default();
@@ -50,7 +51,7 @@ pub(crate) fn serve(source: &Source, look: &Look) -> anyhow::Result<()> {
     let mut daemon =
         Daemon::start(source.clone(), config, settings, files_max, (sender, boat), keyrings, inheritance)?;
     match daemon.attend(&wishes) {
-        Ok(End::Succession(successor)) => daemon.make_way(*successor),
+        Ok(End::Succession(heir)) => daemon.leave(*heir),
         Ok(End::Stop) => {
             daemon.stop();
             Ok(())
@@ -82,9 +83,24 @@ struct Daemon {
     udp: Option<hayate_udp::Running>,
     /// The program file as it was called when this process started, for a successor.
     program: PathBuf,
-    estate: Estate,
+    estate: Arc<Mutex<Estate>>,
     wishes: Wishes,
     boat: Boat,
+    /// A successor on its way.
+    raising: Option<Raising>,
+    /// What was asked for, and waits.
+    due: Due,
+}
+
+/// What was asked for, and cannot be done yet.
+#[derive(Debug, Default)]
+struct Due {
+    /// Until it is known whether there will be a successor, who would reload in the place of this process.
+    reload: bool,
+    /// Until the predecessor has ended.
+    upgrade: bool,
+    /// Likewise: what lasts cannot be written before.
+    stop: bool,
 }
 
 /// Tells the operator what the tracker will decide by.
@@ -101,8 +117,8 @@ fn say_what_starts(document: &Document, policy: &Policy) {
 enum End {
     /// A signal asked for it.
     Stop,
-    /// A successor is ready.
-    Succession(Box<Successor>),
+    /// A successor serves.
+    Succession(Box<Heir>),
 }
 
 impl Daemon {
@@ -119,8 +135,8 @@ impl Daemon {
         let (sockets, legacy) = match inheritance {
             None => (Sockets::open(&settings)?, None),
             Some(inheritance) => {
-                let (udp, http, lock, stream) = inheritance.into_parts();
-                (Sockets::adopt(&settings, udp, http)?, Some((lock, stream)))
+                let Inheritance { udp, http, lock, voice } = inheritance;
+                (Sockets::adopt(&settings, udp, http)?, Some((lock, voice)))
             }
         };
         let estate = sockets.share().context("sharing the sockets")?;
@@ -133,8 +149,8 @@ impl Daemon {
         let listening = Listening::of(&settings);
         let document = &config.document;
         let (clock, board) = (Clock::start(), Arc::new(Board::default()));
-        let (mut storage, stream) = storage(&settings, document, legacy, clock, &board)?;
-        let reception = know(&mut storage, &mut settings.policy, stream, clock)?;
+        let (mut storage, voice) = storage(&settings, document, legacy, clock, &board)?;
+        let reception = know(&mut storage, &mut settings.policy, voice, clock, &wishes)?;
         log::info!("started storage");
         let levers = Levers::new(settings.policy, settings.udp.map(|(_, door)| door), settings.http);
         say_what_starts(document, &levers.policy.current());
@@ -177,29 +193,41 @@ impl Daemon {
             http,
             udp,
             program,
-            estate,
+            estate: Arc::new(Mutex::new(estate)),
             wishes,
             boat,
+            raising: None,
+            due: Due::default(),
         })
     }
 
-    /// Does what signals ask for, until one asks to stop.
+    /// Does what signals ask for, until one asks to stop or a successor serves.
     fn attend(&mut self, wishes: &Receiver<Wish>) -> anyhow::Result<End> {
         loop {
             match wishes.recv_timeout(LOOK_ROUND) {
+                Ok(Wish::Reload) if self.raising.is_some() => self.due.reload = true,
                 Ok(Wish::Reload) => self.reload(),
                 Ok(Wish::Registered(list)) => self.levers.register(list),
-                Ok(Wish::Upgrade) => {
-                    if let Some(successor) = self.raise_successor() {
-                        return Ok(End::Succession(Box::new(successor)));
+                Ok(Wish::Upgrade) => self.upgrade(),
+                Ok(Wish::Inherited) => {
+                    if self.inherit() {
+                        return Ok(End::Stop);
                     }
                 }
-                Ok(Wish::Inherited) => {
-                    self.storage.start_late(&self.board, &self.wishes, &self.boat);
+                Ok(Wish::Stop) if self.storage.is_settled() => return Ok(End::Stop),
+                Ok(Wish::Stop) => {
+                    log::info!("stopping as soon as the predecessor has ended");
+                    self.due.stop = true;
                 }
-                Ok(Wish::Stop) => return Ok(End::Stop),
-                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Wish::Raised) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => bail!("the thread that takes signals has ended"),
+            }
+            if let Some(raising) = self.raising.take_if(|raising| raising.is_done()) {
+                match self.hand_over(raising, wishes) {
+                    Ok(Some(end)) => return Ok(end),
+                    Ok(None) => {}
+                    Err(error) => return Err(error),
+                }
             }
             self.look_round()?;
             self.returner.look(&self.storage.swarms);
@@ -252,54 +280,175 @@ impl Daemon {
 
     /// Serves at sockets that a reload has opened, and then no more at those that they replace.
     fn listen(&mut self, sockets: NewSockets) {
-        if let Err(error) = sockets.share(&mut self.estate) {
+        if let Ok(mut estate) = self.estate.lock()
+            && let Err(error) = sockets.share(&mut estate)
+        {
             log::warn!("an upgrade will not have the new sockets: {error}");
         }
         self.http.change(sockets.http);
         let Some(door) = sockets.udp else { return };
-        let document = &self.config.document;
-        let started = trackers(&self.storage, &self.levers.policy)
-            .and_then(|tracker| start_udp(door, document, &self.levers, self.clock, &self.board, tracker));
-        match started {
-            Ok(new) => {
-                self.vitals.watch_udp(new.as_ref());
-                if let Some(old) = std::mem::replace(&mut self.udp, new) {
-                    old.stop();
-                }
-            }
-            Err(error) => log::error!("the UDP frontend stays where it was: {error:#}"),
+        if let Err(error) = self.serve_udp(door) {
+            log::error!("the UDP frontend stays where it was: {error:#}");
         }
     }
 
-    /// Starts a successor and tells it all; `None` if that did not succeed, and this process serves on.
-    fn raise_successor(&self) -> Option<Successor> {
+    /// Serves UDP behind this door, and then no more behind the one before.
+    fn serve_udp(&mut self, door: Option<UdpDoor>) -> anyhow::Result<()> {
+        let document = &self.config.document;
+        let tracker = trackers(&self.storage, &self.levers.policy)?;
+        let new = start_udp(door, document, &self.levers, self.clock, &self.board, tracker)?;
+        self.vitals.watch_udp(new.as_ref());
+        if let Some(old) = std::mem::replace(&mut self.udp, new) {
+            old.stop();
+        }
+        Ok(())
+    }
+
+    /// Starts a successor, if there can be one.
+    fn upgrade(&mut self) {
+        if self.raising.is_some() {
+            // Whoever asks again hears what becomes of it.
+            return;
+        }
+        if self.storage.site.is_some() {
+            return self.refuse_upgrade("in mode private there is no successor: a restart keeps all peers");
+        }
+        if !self.storage.is_settled() {
+            self.due.upgrade = true;
+            return;
+        }
         log::info!("upgrading: starting {}", self.program.display());
-        let Storage { swarms, lock, .. } = &self.storage;
-        let refusal = if self.storage.site.is_some() {
-            "in mode private there is no successor: a restart keeps all peers".into()
-        } else if self.storage.is_settled() {
-            self.storage.book.close();
-            match Successor::raise(&self.program, &self.estate, lock, swarms, self.clock) {
-                Ok(successor) => return Some(successor),
-                Err(error) => {
-                    self.storage.book.open();
-                    format!("{error:#}")
-                }
-            }
-        } else {
-            "this process has not yet taken over from its predecessor".into()
+        self.storage.book.close();
+        let nest = Nest {
+            program: self.program.clone(),
+            estate: Arc::clone(&self.estate),
+            lock: Arc::clone(&self.storage.lock),
+            swarms: Arc::clone(&self.storage.swarms),
+            clock: self.clock,
         };
+        match Raising::begin(nest, &self.wishes) {
+            Ok(raising) => self.raising = Some(raising),
+            Err(error) => self.serve_on(&error),
+        }
+    }
+
+    /// There will be no successor.
+    fn serve_on(&mut self, error: &anyhow::Error) {
+        self.storage.book.open();
+        self.refuse_upgrade(&format!("{error:#}"));
+        if std::mem::take(&mut self.due.reload) {
+            self.reload();
+        }
+    }
+
+    fn refuse_upgrade(&self, refusal: &str) {
         log::error!("upgrade refused: {refusal}");
-        if let Err(error) = lock.sign(&refusal) {
+        if let Err(error) = self.storage.lock.refuse(refusal) {
             log::warn!("the lock file: {error}");
         }
-        None
+    }
+
+    /// The predecessor has ended: what it had is this process's. True if it stops now.
+    fn inherit(&mut self) -> bool {
+        self.storage.start_late(&self.board, &self.wishes, &self.boat);
+        if self.due.stop {
+            return true;
+        }
+        if std::mem::take(&mut self.due.upgrade) {
+            if self.storage.is_settled() {
+                self.upgrade();
+            } else {
+                self.refuse_upgrade("the database that the predecessor had cannot be opened");
+            }
+        }
+        false
+    }
+
+    /// Lets the successor serve, if there is one; `None` if not, and this process serves on.
+    ///
+    /// # Errors
+    /// When this process cannot serve on.
+    fn hand_over(&mut self, raising: Raising, wishes: &Receiver<Wish>) -> anyhow::Result<Option<End>> {
+        let mut successor = match raising.finish() {
+            Ok(successor) => successor,
+            Err(error) => {
+                self.serve_on(&error);
+                return Ok(None);
+            }
+        };
+        log::info!("process {} takes over", successor.pid());
+        // From here on the successor hears of every signal. What came before is known below.
+        self.wishes.share_with(successor.ear().ok());
+        while let Ok(wish) = wishes.try_recv() {
+            match wish {
+                Wish::Reload => self.due.reload = true,
+                Wish::Registered(list) => self.levers.register(list),
+                Wish::Stop | Wish::Upgrade | Wish::Inherited | Wish::Raised => {}
+            }
+        }
+        if self.wishes.stop_is_asked() {
+            self.wishes.share_with(None);
+            return Ok(Some(End::Stop));
+        }
+        let gone = successor.catch_up().and_then(|()| self.go(successor));
+        match gone {
+            Ok(heir) => {
+                self.tell(&heir);
+                Ok(Some(End::Succession(Box::new(heir))))
+            }
+            Err(error) => {
+                self.wishes.share_with(None);
+                self.take_back()?;
+                self.serve_on(&error);
+                Ok(self.wishes.stop_is_asked().then_some(End::Stop))
+            }
+        }
+    }
+
+    /// Stops the UDP workers and lets the successor serve.
+    fn go(&mut self, successor: Successor) -> anyhow::Result<Heir> {
+        // Nobody is missed: they wait in the sockets for the successor.
+        self.vitals.watch_udp(None);
+        if let Some(udp) = self.udp.take() {
+            udp.stop();
+        }
+        self.storage.lock.let_go().context("the lock on state_dir")?;
+        successor.go()
+    }
+
+    /// Serves on where a successor did not.
+    fn take_back(&mut self) -> anyhow::Result<()> {
+        if let Err(error) = self.storage.lock.hold() {
+            log::warn!("the lock on state_dir does not show this process: {error}");
+        }
+        if self.udp.is_none() {
+            let door = match self.estate.lock() {
+                Ok(estate) => self.listening.udp_again(&estate)?,
+                Err(_) => bail!("a thread has panicked"),
+            };
+            self.serve_udp(door).context("serving on after the upgrade has failed")?;
+        }
+        Ok(())
+    }
+
+    /// Tells who has to know that the successor serves, and the successor what was asked of this process.
+    fn tell(&self, heir: &Heir) {
+        notify(&[NotifyState::MainPid(heir.pid)]);
+        if self.due.reload {
+            self.wishes.hand_on_reload();
+        }
+        if self.wishes.stop_is_asked() {
+            self.wishes.hand_on_stop();
+        }
     }
 
     /// Stops accepting, answers what is in flight, and waits for the state actor.
     fn stop(self) {
         self.vitals.serving.store(false, Ordering::Relaxed);
         log::info!("stopping");
+        if let Some(raising) = self.raising {
+            raising.give_up();
+        }
         self.storage.survey.stop();
         notify(&[NotifyState::Stopping]);
         self.http.stop();
@@ -312,28 +461,17 @@ impl Daemon {
         log::info!("stopped");
     }
 
-    /// Lets a successor serve, and ends.
-    fn make_way(self, mut successor: Successor) -> anyhow::Result<()> {
-        log::info!("process {} takes over", successor.pid());
+    /// Tells the successor what it does not know yet, and ends.
+    fn leave(self, heir: Heir) -> anyhow::Result<()> {
         self.storage.survey.stop();
-        if let Some(udp) = self.udp {
-            udp.stop();
-        }
-        let gone = successor.go();
-        if gone.is_ok() {
-            // Else the end of this process would be the end of the service.
-            notify(&[NotifyState::MainPid(successor.pid())]);
-        }
         self.vitals.serving.store(false, Ordering::Relaxed);
         self.http.stop_for_successor();
         drop_inbox(&self.inbox);
         self.actor.join();
-        // Without a successor the swarms are only here.
-        let ending = if gone.is_ok() { Ending::Leave } else { Ending::Write };
-        let farewell = gone.and_then(|()| successor.finish());
-        self.storage.stop(ending);
+        let farewell = heir.finish();
+        self.storage.stop(Ending::Leave);
         log::info!("stopped");
-        farewell.map(drop).context("the upgrade failed halfway, and the tracker has stopped")
+        farewell.map(drop).context("the successor was not told the last changes")
     }
 }
 
@@ -355,10 +493,11 @@ fn drop_inbox(inbox: &Mutex<Option<Inbox<Asker>>>) {
 fn know(
     storage: &mut Storage,
     policy: &mut Policy,
-    predecessor: Option<UnixStream>,
+    predecessor: Option<Voice>,
     clock: Clock,
+    wishes: &Wishes,
 ) -> anyhow::Result<Option<Reception>> {
-    let Some(stream) = predecessor else {
+    let Some(voice) = predecessor else {
         storage.load(policy)?;
         policy.registered = storage.registered()?;
         return Ok(None);
@@ -367,7 +506,7 @@ fn know(
         bail!("the running tracker is not in mode private; a restart changes that");
     }
     policy.registered = storage.registered()?;
-    Inheritance::take_in(stream, &storage.swarms, policy, clock).map(Some).context("taking over")
+    voice.take_in(&storage.swarms, policy, clock, wishes).map(Some).context("taking over")
 }
 
 fn drop_privileges(settings: &Settings) -> anyhow::Result<()> {
@@ -385,14 +524,14 @@ fn drop_privileges(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What lasts, and the stream of a predecessor, if there is one.
+/// What lasts, and the voice of a predecessor, if there is one.
 fn storage(
     settings: &Settings,
     document: &Document,
-    legacy: Option<(File, UnixStream)>,
+    legacy: Option<(File, Voice)>,
     clock: Clock,
     board: &Board,
-) -> anyhow::Result<(Storage, Option<UnixStream>)> {
+) -> anyhow::Result<(Storage, Option<Voice>)> {
     let (intervals, memory) = (&document.intervals, &document.memory);
     let memory = if memory.max.octets() == 0 { "unlimited".into() } else { memory.max.to_string() };
     log::info!(
@@ -402,11 +541,11 @@ fn storage(
     );
     let swarms = Swarms::new(document.announce.peers_per_address.as_u16());
     swarms.list_on(board);
-    let (lock, stream) = match legacy {
+    let (lock, voice) = match legacy {
         None => (StateLock::take(&settings.keep.state_dir)?, None),
-        Some((lock, stream)) => (StateLock::inherit(lock), Some(stream)),
+        Some((lock, voice)) => (StateLock::inherit(lock), Some(voice)),
     };
-    Ok((Storage::new(settings.keep.clone(), document.mode, lock, swarms, clock), stream))
+    Ok((Storage::new(settings.keep.clone(), document.mode, lock, swarms, clock), voice))
 }
 
 /// A choice of the configuration, as it is written there.

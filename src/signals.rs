@@ -1,7 +1,9 @@
 //! Signals: SIGHUP and SIGUSR1 reload, SIGUSR2 upgrades, the first SIGINT or SIGTERM stops in order, the
-//! second at once.
+//! second at once. One thread takes them; in all others they are blocked, so that they interrupt nothing.
 
-use std::io;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -9,13 +11,22 @@ use std::time::Duration;
 
 use hayate_state::access::TorrentList;
 use hayate_state::store::Lifeboat;
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
+/// The signals that are taken.
+const TAKEN: [i32; 5] = [SIGHUP, SIGUSR1, SIGUSR2, SIGINT, SIGTERM];
 /// Wishes that wait at most; signals beyond wait in the system, where equal ones become one.
 const WISHES_MAX: usize = 16;
 /// Time in which rows are saved when the process ends at once.
 const LAST_SECOND: Duration = Duration::from_secs(1);
+/// How long a successor may take to hear of a signal; it reads at once, unless it is frozen.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
+/// What a successor hears where its predecessor was asked to reload.
+const RELOAD: u8 = b'H';
+/// What it hears where its predecessor was asked to stop.
+const STOP: u8 = b'T';
 
 /// What is asked of the main thread.
 #[derive(Clone, Debug)]
@@ -30,21 +41,108 @@ pub(crate) enum Wish {
     Registered(Arc<TorrentList>),
     /// The predecessor has ended, the store is free.
     Inherited,
+    /// A successor is ready, or there will be none.
+    Raised,
 }
 
 /// The way to the main thread.
 #[derive(Clone, Debug)]
-pub(crate) struct Wishes(SyncSender<Wish>);
+pub(crate) struct Wishes {
+    main: SyncSender<Wish>,
+    /// A stop was asked for.
+    stop: Arc<AtomicBool>,
+    /// The successor, who hears of reloads and stops too.
+    heir: Arc<Mutex<Option<UnixStream>>>,
+}
 
 impl Wishes {
+    fn new() -> (Self, Receiver<Wish>) {
+        let (main, receiver) = sync_channel(WISHES_MAX);
+        (Self { main, stop: Arc::default(), heir: Arc::default() }, receiver)
+    }
+
     /// Sends a wish; one that comes too late is forgotten.
     pub(crate) fn send(&self, wish: Wish) {
-        let _ = self.0.send(wish);
+        let _ = self.main.send(wish);
+    }
+
+    /// Was a stop asked for, whether the main thread knows of it yet or not?
+    pub(crate) fn stop_is_asked(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// From now on the successor behind `ear`, or nobody, hears of reloads and stops as well.
+    pub(crate) fn share_with(&self, ear: Option<UnixStream>) {
+        let ear = ear.filter(|ear| ear.set_write_timeout(Some(HEARD_WITHIN)).is_ok());
+        if let Ok(mut heir) = self.heir.lock() {
+            *heir = ear;
+        }
+    }
+
+    /// Tells the successor, if there is one, to reload.
+    pub(crate) fn hand_on_reload(&self) {
+        self.hand_on(RELOAD);
+    }
+
+    /// Tells it to stop.
+    pub(crate) fn hand_on_stop(&self) {
+        self.hand_on(STOP);
+    }
+
+    fn hand_on(&self, word: u8) {
+        if let Ok(heir) = self.heir.lock()
+            && let Some(mut ear) = heir.as_ref()
+            // Retries where a signal comes in between.
+            && let Err(error) = ear.write_all(&[word])
+        {
+            log::warn!("the new process did not hear of a signal: {error}");
+        }
+    }
+
+    /// Hears what a predecessor hands on, until it has ended.
+    pub(crate) fn hear(&self, mut ear: UnixStream) {
+        // Many words are one: it is read faster than wishes are carried out.
+        let mut words = [0; 64];
+        loop {
+            let heard = match ear.read(&mut words) {
+                Ok(0) => return,
+                Ok(count) => words.get(..count).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(_) => return,
+            };
+            if heard.contains(&RELOAD) {
+                self.offer(Wish::Reload);
+            }
+            if heard.contains(&STOP) {
+                self.stop.store(true, Ordering::Release);
+                self.offer(Wish::Stop);
+            }
+        }
+    }
+
+    /// Like [`send`](Self::send), but never waits: the next signal may be the one that ends the process.
+    /// Where so many wishes wait already, a further one says nothing new, and a stop is sent by a thread that
+    /// can wait.
+    pub(crate) fn offer(&self, wish: Wish) {
+        if let Err(std::sync::mpsc::TrySendError::Full(wish @ Wish::Stop)) = self.main.try_send(wish) {
+            let wishes = self.clone();
+            thread::spawn(move || wishes.send(wish));
+        }
     }
 }
 
 /// What is saved when the process ends at once, as soon as there is something to save.
 pub(crate) type Boat = Arc<Mutex<Option<Lifeboat>>>;
+
+/// Blocks the signals that are [taken](listen) in this thread and all that it starts from now on, and in a
+/// successor, which is born with them blocked: what comes before a thread takes them waits in the system. To
+/// be called before any other thread is there.
+///
+/// # Errors
+/// When the system refuses.
+pub(crate) fn hold() -> io::Result<()> {
+    Ok(taken()?.thread_block()?)
+}
 
 /// Listens from now on; each signal is one wish. A second SIGINT or SIGTERM has a thread save the rows that
 /// are in memory for a second at most, and ends the process with exit code 130 or 143, however busy
@@ -53,19 +151,26 @@ pub(crate) type Boat = Arc<Mutex<Option<Lifeboat>>>;
 /// # Errors
 /// When the system refuses handlers or a thread.
 pub(crate) fn listen(boat: &Boat) -> io::Result<(Wishes, Receiver<Wish>)> {
-    let mut signals = Signals::new([SIGHUP, SIGUSR1, SIGUSR2, SIGINT, SIGTERM])?;
-    let (sender, receiver) = sync_channel(WISHES_MAX);
-    let (wishes, boat) = (Wishes(sender), Arc::clone(boat));
-    let forward = wishes.clone();
+    let mut signals = Signals::new(TAKEN)?;
+    let (wishes, receiver) = Wishes::new();
+    let (forward, boat, taken) = (wishes.clone(), Arc::clone(boat), taken()?);
     thread::Builder::new().name("signals".into()).spawn(move || {
+        if let Err(error) = taken.thread_unblock() {
+            log::error!("signals are not taken: {error}");
+        }
         let mut stopping = false;
         for signal in signals.forever() {
             match signal {
-                SIGHUP | SIGUSR1 => forward.offer(Wish::Reload),
+                SIGHUP | SIGUSR1 => {
+                    forward.hand_on(RELOAD);
+                    forward.offer(Wish::Reload);
+                }
                 SIGUSR2 => forward.offer(Wish::Upgrade),
                 _ if stopping => end(&boat, 128 + signal),
                 _ => {
                     stopping = true;
+                    forward.stop.store(true, Ordering::Release);
+                    forward.hand_on(STOP);
                     forward.offer(Wish::Stop);
                 }
             }
@@ -74,16 +179,9 @@ pub(crate) fn listen(boat: &Boat) -> io::Result<(Wishes, Receiver<Wish>)> {
     Ok((wishes, receiver))
 }
 
-impl Wishes {
-    /// Like [`send`](Self::send), but never waits: the next signal may be the one that ends the process.
-    /// Where so many wishes wait already, a further reload says nothing new, and a stop is sent by a thread
-    /// that can wait.
-    fn offer(&self, wish: Wish) {
-        if let Err(std::sync::mpsc::TrySendError::Full(wish @ Wish::Stop)) = self.0.try_send(wish) {
-            let wishes = self.clone();
-            thread::spawn(move || wishes.send(wish));
-        }
-    }
+fn taken() -> io::Result<SigSet> {
+    let signals: Result<Vec<Signal>, _> = TAKEN.into_iter().map(Signal::try_from).collect();
+    Ok(signals?.into_iter().collect())
 }
 
 fn end(boat: &Boat, code: i32) -> ! {
@@ -97,4 +195,29 @@ fn end(boat: &Boat, code: i32) -> ! {
         let _ = done.recv_timeout(LAST_SECOND);
     }
     std::process::exit(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_successor_hears_of_what_its_predecessor_was_asked() {
+        let (wishes, _receiver) = Wishes::new();
+        let (mouth, ear) = UnixStream::pair().unwrap();
+        wishes.hand_on(STOP);
+        wishes.share_with(Some(mouth));
+        (0..100).for_each(|_| wishes.hand_on(RELOAD));
+        wishes.hand_on(STOP);
+        wishes.share_with(None);
+        let (successor, receiver) = Wishes::new();
+        (0..=WISHES_MAX).for_each(|_| successor.offer(Wish::Raised));
+        successor.hear(ear);
+        let heard: Vec<Wish> =
+            std::iter::from_fn(|| receiver.recv_timeout(Duration::from_secs(20)).ok())
+                .take(WISHES_MAX + 1)
+                .collect();
+        assert!(matches!(heard.last(), Some(Wish::Stop)), "{heard:?}: it waits for its place");
+        assert!(successor.stop_is_asked());
+    }
 }

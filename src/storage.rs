@@ -46,7 +46,7 @@ pub(crate) struct Storage {
     pub(crate) swarms: Arc<Swarms>,
     /// Where records wait for the store; `None` without a store.
     pub(crate) queues: Option<Arc<Queues>>,
-    pub(crate) lock: StateLock,
+    pub(crate) lock: Arc<StateLock>,
     keep: Keep,
     clock: Clock,
     knobs: Knobs,
@@ -104,7 +104,7 @@ impl Storage {
         Self {
             swarms,
             queues,
-            lock,
+            lock: Arc::new(lock),
             keep,
             clock,
             knobs,

@@ -33,6 +33,7 @@ mod process;
 mod reload;
 mod scenario;
 mod soak;
+mod storm;
 mod tidy;
 mod tls;
 mod tools;

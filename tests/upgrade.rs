@@ -14,22 +14,22 @@ use crate::harness::{
 };
 
 /// Ends the process that took over, which is not a child of the test.
-struct Heir(Pid);
+pub(crate) struct Heir(pub(crate) Pid);
 
 impl Heir {
-    fn of(daemon: &Daemon) -> Self {
+    pub(crate) fn of(daemon: &Daemon) -> Self {
         let lock = std::fs::read_to_string(daemon.folder.path().join("hayate.lock")).unwrap();
         let pid: i32 = lock.lines().next().unwrap().parse().unwrap();
         assert_ne!(u32::try_from(pid).unwrap(), daemon.pid());
         Self(Pid::from_raw(pid))
     }
 
-    fn lives(&self) -> bool {
+    pub(crate) fn lives(&self) -> bool {
         kill(self.0, None).is_ok()
     }
 
     /// Stops it in order, and waits for it.
-    fn stop(&self) {
+    pub(crate) fn stop(&self) {
         kill(self.0, Signal::SIGTERM).unwrap();
         assert!(eventually(|| !self.lives()));
     }
@@ -41,7 +41,7 @@ impl Drop for Heir {
     }
 }
 
-fn upgrade(daemon: &Daemon) -> Output {
+pub(crate) fn upgrade(daemon: &Daemon) -> Output {
     let output = hayate().arg("upgrade").arg("-c").arg(daemon.folder.path().join("tracker.json")).output();
     let output = output.unwrap();
     println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -56,7 +56,7 @@ fn hear(manager: &UnixDatagram) -> String {
 }
 
 /// Announces over HTTP, each on a connection of its own, until told to stop; gives how many were answered.
-fn http_load(address: SocketAddr, stop: &AtomicBool) -> u32 {
+pub(crate) fn http_load(address: SocketAddr, stop: &AtomicBool) -> u32 {
     let mut answered = 0;
     while !stop.load(Ordering::Relaxed) {
         let stream = TcpStream::connect(address).expect("a connection is never refused");

@@ -1,11 +1,13 @@
 //! The successor's side: what it inherits, and how it comes to know the swarms.
 
+use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use hayate_gateway::Handed as HttpHanded;
@@ -20,6 +22,9 @@ use crate::storage::Storage;
 
 use super::{PATIENCE, READY, SERVING, TAG_GO, VARIABLE, wire};
 
+/// How often this process looks for a signal while it waits for its predecessor.
+const LOOK_ROUND: Duration = Duration::from_millis(100);
+
 /// What a predecessor hands over.
 #[derive(Debug)]
 pub(crate) struct Inheritance {
@@ -29,7 +34,16 @@ pub(crate) struct Inheritance {
     pub(crate) http: HttpHanded,
     /// The lock on `state_dir`.
     pub(crate) lock: File,
+    /// What the predecessor says.
+    pub(crate) voice: Voice,
+}
+
+/// What a predecessor says.
+#[derive(Debug)]
+pub(crate) struct Voice {
     stream: UnixStream,
+    /// Where it hands on signals.
+    ear: UnixStream,
 }
 
 impl Inheritance {
@@ -56,21 +70,29 @@ impl Inheritance {
         let unix = if manifest.unix { fds.next().map(UnixListener::from) } else { None };
         let metrics = fds.by_ref().take(manifest.metrics).map(TcpListener::from).collect();
         let lock = fds.next().map(|fd: OwnedFd| File::from(fd)).context("the lock is missing")?;
-        Ok(Some(Self { udp, http: HttpHanded { tcp, tls, unix, metrics }, lock, stream }))
+        let ear = fds.next().map(UnixStream::from).context("the way of signals is missing")?;
+        let (http, voice) = (HttpHanded { tcp, tls, unix, metrics }, Voice { stream, ear });
+        Ok(Some(Self { udp, http, lock, voice }))
     }
+}
 
+impl Voice {
     /// Tells the predecessor that all is good, and takes in the swarms until it stops.
     ///
     /// # Errors
-    /// When the predecessor, or what it sends, breaks off.
+    /// When the predecessor, or what it sends, breaks off, or a signal asks this process to stop. Then the
+    /// predecessor serves on.
     pub(crate) fn take_in(
-        mut stream: UnixStream,
+        mut self,
         swarms: &Swarms,
         policy: &Policy,
         clock: Clock,
+        wishes: &Wishes,
     ) -> anyhow::Result<Reception> {
-        stream.write_all(&[READY])?;
-        let mut reader = Reader::new(BufReader::with_capacity(1 << 18, stream))?;
+        self.stream.write_all(&[READY])?;
+        self.stream.set_read_timeout(Some(LOOK_ROUND))?;
+        let line = Line { stream: self.stream, wishes: wishes.clone(), serves: Cell::new(false) };
+        let mut reader = Reader::new(BufReader::with_capacity(1 << 18, line))?;
         let mut restore = Restore::new(swarms, policy, CompletedFrom::Snapshot);
         let written_at = reader.written_at();
         while let Some((tag, payload)) = reader.next_block()? {
@@ -79,33 +101,61 @@ impl Inheritance {
                 TAG_SWARMS => restore.block(now, written_at, payload)?,
                 TAG_DELTAS => apply(swarms, policy, clock, payload)?,
                 TAG_GO => {
+                    reader.get_ref().get_ref().serves.set(true);
                     log::info!("taken over: {}", restore.summary());
-                    return Ok(Reception { reader });
+                    return Ok(Reception { reader, ear: self.ear });
                 }
                 _ => bail!("the predecessor sends a block of an unknown kind"),
             }
         }
         bail!("the predecessor has ended before this process could serve")
     }
+}
 
-    /// Parts that belong to the doors, the lock, and what is still to come.
-    pub(crate) fn into_parts(self) -> (Vec<UdpHanded>, HttpHanded, File, UnixStream) {
-        (self.udp, self.http, self.lock, self.stream)
+/// The stream of the predecessor. It is read in short turns, so that a signal does not wait for it.
+#[derive(Debug)]
+struct Line {
+    stream: UnixStream,
+    /// Where a stop shows.
+    wishes: Wishes,
+    /// GO was heard: a stop is the main thread's affair, and the predecessor may take its time.
+    serves: Cell<bool>,
+}
+
+impl Read for Line {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mut silent = Duration::ZERO;
+        loop {
+            if !self.serves.get() && self.wishes.stop_is_asked() {
+                return Err(io::Error::other("a signal asked this process to stop"));
+            }
+            match self.stream.read(into) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    silent += LOOK_ROUND;
+                    if !self.serves.get() && silent >= PATIENCE {
+                        return Err(io::Error::other("the predecessor is silent for too long"));
+                    }
+                }
+                done => return done,
+            }
+        }
     }
 }
 
 /// What still comes while this process serves.
 #[derive(Debug)]
 pub(crate) struct Reception {
-    reader: Reader<BufReader<UnixStream>>,
+    reader: Reader<BufReader<Line>>,
+    ear: UnixStream,
 }
 
 impl Reception {
     /// Tells the predecessor that this process serves, goes on receiving what it still has to tell, and says
-    /// when it has ended.
+    /// when it has ended. From here on this process serves whatever becomes of the predecessor.
     ///
     /// # Errors
-    /// When the predecessor is gone, or the system gives no thread.
+    /// When the system gives no thread; then the predecessor was told nothing, and serves on.
     pub(crate) fn go_on(
         self,
         storage: &Storage,
@@ -113,38 +163,44 @@ impl Reception {
         clock: Clock,
         wishes: &Wishes,
     ) -> anyhow::Result<()> {
-        self.reader.get_ref().get_ref().write_all(&[SERVING]).context("telling the predecessor")?;
-        storage.lock.sign("").context("the lock on state_dir")?;
-        let (swarms, wishes) = (Arc::clone(&storage.swarms), wishes.clone());
+        let Self { reader, ear } = self;
+        let mut stream = reader.get_ref().get_ref().stream.try_clone()?;
+        let (swarms, told) = (Arc::clone(&storage.swarms), wishes.clone());
         std::thread::Builder::new().name("heir".into()).spawn(move || {
-            self.finish(&swarms, &policy, clock);
-            wishes.send(Wish::Inherited);
+            finish(reader, &swarms, &policy, clock);
+            told.send(Wish::Inherited);
         })?;
+        let told = wishes.clone();
+        std::thread::Builder::new().name("ear".into()).spawn(move || told.hear(ear))?;
+        if let Err(error) = stream.write_all(&[SERVING]) {
+            log::warn!("the predecessor is gone: {error}");
+        }
+        if let Err(error) = storage.lock.hold().and_then(|()| storage.lock.refuse("")) {
+            log::warn!("the lock on state_dir does not show this process: {error}");
+        }
         Ok(())
     }
+}
 
-    /// Applies what the predecessor still has to tell, and returns when it has closed the store.
-    fn finish(mut self, swarms: &Swarms, policy: &Policy, clock: Clock) {
-        // The predecessor may have much to write to the store.
-        let _ = self.reader.get_ref().get_ref().set_read_timeout(None);
-        loop {
-            match self.reader.next_block() {
-                Ok(Some((TAG_DELTAS, payload))) => {
-                    if let Err(error) = apply(swarms, policy, clock, payload) {
-                        log::warn!("the last words of the predecessor: {error}");
-                    }
-                }
-                Ok(Some(_)) => {}
-                Ok(None) => break,
-                Err(error) => {
-                    log::warn!("the predecessor broke off: {error}");
-                    break;
+/// Applies what the predecessor still has to tell, and returns when it has closed the store.
+fn finish(mut reader: Reader<BufReader<Line>>, swarms: &Swarms, policy: &Policy, clock: Clock) {
+    loop {
+        match reader.next_block() {
+            Ok(Some((TAG_DELTAS, payload))) => {
+                if let Err(error) = apply(swarms, policy, clock, payload) {
+                    log::warn!("the last words of the predecessor: {error}");
                 }
             }
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            Err(error) => {
+                log::warn!("the predecessor broke off: {error}");
+                break;
+            }
         }
-        // It closes its end when the store is closed.
-        let _ = io::copy(&mut self.reader.into_inner(), &mut io::sink());
     }
+    // It closes its end when the store is closed.
+    let _ = io::copy(&mut reader.into_inner(), &mut io::sink());
 }
 
 fn apply(swarms: &Swarms, policy: &Policy, clock: Clock, payload: &[u8]) -> Result<(), SnapshotError> {

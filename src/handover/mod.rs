@@ -4,39 +4,50 @@
 //! ```text
 //! running                                   successor (the same program file, the same arguments)
 //!   starts it, its stdin being a socket
-//!   manifest, sockets, lock           ->    reads the configuration, adopts the sockets
+//!   manifest, sockets, lock, ear      ->    reads the configuration, adopts the sockets
 //!                                     <-    READY
-//!   swarms, then what changed meanwhile ->  restores and applies it
+//!   swarms, and what changes meanwhile ->   restores and applies it
 //!   stops its UDP workers
 //!   the last changes, GO              ->    serves
 //!                                     <-    SERVING
 //!   finishes its HTTP requests, further changes, END -> applies them
 //!   writes its queues to the store, ends -> opens the store
 //! ```
-//! Datagrams that come in between wait in the sockets, connections in their backlog. Whatever fails before GO
-//! ends the successor, and the running tracker has never ceased to serve.
+//! Datagrams that come in between wait in the sockets, connections in their backlog.
+//!
+//! Who owns sockets and swarms, if one of the two ends or says nothing:
+//! - Until SERVING it is the running tracker. A successor that ends, or is silent for too long, is ended and
+//!   waited for, so that there are never two; then the UDP workers start again on the same sockets. Nothing
+//!   was lost, for they were read by nobody meanwhile. If the tracker itself ends, so does the successor,
+//!   unless it has heard GO.
+//! - From SERVING on it is the successor, whatever becomes of the other. A successor that has heard GO serves,
+//!   also where it can tell nobody. It opens the store when the other has closed its end, which the kernel
+//!   does for one that was killed.
+//!
+//! A stop before GO ends both. Shortly before GO the signals of the running tracker begin to go to the ear of
+//! the successor as well: a stop or a reload that comes after it is not lost.
 
 mod heir;
+mod raise;
 mod wire;
 
-use std::io::{BufWriter, Read, Write};
+use std::io::{self, BufWriter, ErrorKind, Read};
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{anyhow, bail};
 use hayate_gateway::Handed as HttpHanded;
 use hayate_state::snapshot::container::Writer;
-use hayate_state::snapshot::delta::TAG_DELTAS;
-use hayate_state::snapshot::swarms::{self, Walk};
+use hayate_state::snapshot::delta::write_deltas;
 use hayate_state::{Clock, Swarms};
 use hayate_udp::Handed as UdpHanded;
 
-pub(crate) use heir::{Inheritance, Reception};
+pub(crate) use heir::{Inheritance, Reception, Voice};
+pub(crate) use raise::{Nest, Raising};
 
 use crate::lock::StateLock;
 use wire::Manifest;
@@ -51,12 +62,8 @@ const READY: u8 = b'R';
 const SERVING: u8 = b'S';
 /// How long the successor may take for its next word, or to take what is sent.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Changes after which a round is small enough to stop for the rest.
-const ROUND_SMALL: usize = 2000;
-/// Rounds of changes at most before the tracker stops for the rest.
-const ROUNDS_MAX: usize = 50;
-/// Changes in one block; far below the longest one.
-const DELTAS_IN_BLOCK: usize = 10_000;
+/// The same once the UDP workers have stopped.
+const GO_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The sockets of a running tracker, to be handed over.
 #[derive(Debug)]
@@ -67,114 +74,109 @@ pub(crate) struct Estate {
     pub(crate) http: HttpHanded,
 }
 
-/// A successor that has not begun to serve.
+/// A successor that knows all swarms and has not begun to serve. Dropped before it does, it is ended.
+#[derive(Debug)]
 pub(crate) struct Successor {
-    child: Child,
     writer: Writer<BufWriter<UnixStream>>,
-    swarms: Arc<Swarms>,
+    /// Where it hears of signals.
+    ear: UnixStream,
+    fledgling: Fledgling,
     clock: Clock,
 }
 
 impl Successor {
-    /// Starts the successor and brings it as far as it comes while this process serves.
-    ///
-    /// # Errors
-    /// When it does not start, does not like its configuration or its sockets, or is too slow. It is ended
-    /// then.
-    pub(crate) fn raise(
-        program: &Path,
-        estate: &Estate,
-        lock: &StateLock,
-        swarms: &Arc<Swarms>,
-        clock: Clock,
-    ) -> anyhow::Result<Self> {
-        let (mut stream, theirs) = UnixStream::pair().context("a socket for the successor")?;
-        for limit in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
-            limit(&stream, Some(PATIENCE))?;
-        }
-        let child = Command::new(program)
-            .args(std::env::args_os().skip(1))
-            .env(VARIABLE, "1")
-            .stdin(OwnedFd::from(theirs))
-            .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
-        let mut guard = Guard { child: Some(child), swarms };
-        estate.send(&stream, lock).context("handing over the sockets")?;
-        if listen(&mut stream)? != READY {
-            bail!("the new process does not speak our language");
-        }
-        swarms.note_deltas();
-        let unix_seconds = i64::try_from(clock.now().unix_seconds).unwrap_or(i64::MAX);
-        let mut writer = Writer::new(BufWriter::with_capacity(1 << 18, stream), unix_seconds)?;
-        let mut walk = Walk::new(Arc::clone(swarms), clock.now().tick);
-        swarms::write(&mut walk, &mut writer, || clock.now().tick, || Ok(()))
-            .context("handing over the swarms")?;
-        for _ in 0..ROUNDS_MAX {
-            if send_deltas(&mut writer, swarms)? < ROUND_SMALL {
-                break;
-            }
-        }
-        let Some(child) = guard.child.take() else { bail!("the new process is gone") };
-        Ok(Self { child, writer, swarms: Arc::clone(swarms), clock })
-    }
-
     /// The process.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.fledgling.child.id()
+    }
+
+    /// Where the successor will hear of signals.
+    ///
+    /// # Errors
+    /// When no more files may be open.
+    pub(crate) fn ear(&self) -> io::Result<UnixStream> {
+        self.ear.try_clone()
+    }
+
+    /// Sends what changed since the last time, while this process serves.
+    ///
+    /// # Errors
+    /// When the successor does not take it.
+    pub(crate) fn catch_up(&mut self) -> anyhow::Result<()> {
+        let sent = write_deltas(&self.fledgling.swarms, &mut self.writer);
+        sent.and_then(|_| self.writer.flush()).map_err(unheard)
     }
 
     /// Nobody changes swarms by UDP any more: the successor is told the rest, and serves from now on.
     ///
     /// # Errors
-    /// When it does not say that it does.
-    pub(crate) fn go(&mut self) -> anyhow::Result<()> {
+    /// When it does not say that it does; then it has been ended, and nobody serves.
+    pub(crate) fn go(mut self) -> anyhow::Result<Heir> {
         let start = self.clock.uptime();
-        send_deltas(&mut self.writer, &self.swarms)?;
-        self.writer.block(TAG_GO, &[])?;
-        self.writer.flush()?;
         let mut stream = self.writer.get_ref().get_ref();
+        for limit in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
+            limit(stream, Some(GO_PATIENCE))?;
+        }
+        self.catch_up()?;
+        self.writer.block(TAG_GO, &[]).and_then(|()| self.writer.flush()).map_err(unheard)?;
+        stream = self.writer.get_ref().get_ref();
         if listen(&mut stream)? != SERVING {
             bail!("the new process does not serve");
         }
+        self.fledgling.serves = true;
         let pause = (self.clock.uptime() - start).as_millis();
         log::info!("process {} serves; datagrams waited {pause} ms", self.pid());
-        Ok(())
+        Ok(Heir { pid: self.pid(), writer: self.writer, fledgling: self.fledgling })
     }
+}
 
+/// A successor that serves.
+#[derive(Debug)]
+pub(crate) struct Heir {
+    /// The process.
+    pub(crate) pid: u32,
+    writer: Writer<BufWriter<UnixStream>>,
+    fledgling: Fledgling,
+}
+
+impl Heir {
     /// Nothing changes swarms here any more.
     ///
     /// # Errors
     /// When the successor does not take it.
     pub(crate) fn finish(mut self) -> anyhow::Result<Farewell> {
-        send_deltas(&mut self.writer, &self.swarms)?;
-        Ok(Farewell { _stream: self.writer.finish()? })
+        write_deltas(&self.fledgling.swarms, &mut self.writer).map_err(unheard)?;
+        Ok(Farewell { _stream: self.writer.finish().map_err(unheard)? })
     }
 }
 
 /// As long as this is there, the successor does not open the store.
+#[derive(Debug)]
 pub(crate) struct Farewell {
     _stream: BufWriter<UnixStream>,
 }
 
-/// Ends a successor that did not come so far as to serve.
-struct Guard<'a> {
-    child: Option<Child>,
-    swarms: &'a Swarms,
+/// The process of a successor, ended with this unless it serves.
+#[derive(Debug)]
+struct Fledgling {
+    child: Child,
+    swarms: Arc<Swarms>,
+    serves: bool,
 }
 
-impl Drop for Guard<'_> {
+impl Drop for Fledgling {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            self.swarms.forget_deltas();
+        self.swarms.forget_deltas();
+        if !self.serves {
             // It may have ended by itself.
-            let _ = child.kill();
-            let _ = child.wait();
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
     }
 }
 
 impl Estate {
-    fn send(&self, stream: &UnixStream, lock: &StateLock) -> std::io::Result<()> {
+    fn send(&self, stream: &UnixStream, lock: &StateLock, ear: &UnixStream) -> io::Result<()> {
         let HttpHanded { tcp, tls, unix, metrics } = &self.http;
         let manifest = Manifest {
             version: wire::VERSION,
@@ -189,7 +191,8 @@ impl Estate {
         let tls = tls.iter().map(AsFd::as_fd);
         let unix = unix.iter().map(AsFd::as_fd);
         let metrics = metrics.iter().map(AsFd::as_fd);
-        let all = udp.chain(tcp).chain(tls).chain(unix).chain(metrics).chain([lock.file().as_fd()]);
+        let all = udp.chain(tcp).chain(tls).chain(unix).chain(metrics);
+        let all = all.chain([lock.file().as_fd(), ear.as_fd()]);
         wire::send(stream, &manifest, &all.collect::<Vec<BorrowedFd<'_>>>())
     }
 }
@@ -197,25 +200,25 @@ impl Estate {
 /// The next word of the successor.
 fn listen(stream: &mut impl Read) -> anyhow::Result<u8> {
     let mut word = [0];
-    match stream.read(&mut word) {
-        // Reset, where it has not even read what it was sent.
-        Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => {
-            Err(error).context("waiting for the new process")
-        }
-        Err(_) | Ok(0) => bail!("the new process has ended; its log lines say why"),
-        Ok(_) => Ok(u8::from_le_bytes(word)),
+    match stream.read_exact(&mut word) {
+        Ok(()) => Ok(u8::from_le_bytes(word)),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(ended()),
+        Err(error) => Err(unheard(error)),
     }
 }
 
-/// Sends what was announced since the last call; gives how much that was.
-fn send_deltas<W: Write>(writer: &mut Writer<W>, swarms: &Swarms) -> anyhow::Result<usize> {
-    let deltas = swarms.take_deltas()?;
-    let mut payload = Vec::new();
-    for some in deltas.chunks(DELTAS_IN_BLOCK) {
-        payload.clear();
-        some.iter().for_each(|delta| delta.write(&mut payload));
-        writer.block(TAG_DELTAS, &payload)?;
+/// Why the successor says nothing, or does not take what is sent.
+fn unheard(error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+            anyhow!("the new process is silent for too long; its log lines may say why")
+        }
+        // Reset, where it has not even read what it was sent.
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => ended(),
+        _ => anyhow::Error::new(error).context("speaking with the new process"),
     }
-    writer.flush()?;
-    Ok(deltas.len())
+}
+
+fn ended() -> anyhow::Error {
+    anyhow!("the new process has ended; its log lines say why")
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
@@ -13,7 +14,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 /// The form of what follows. A successor that knows another one ends, and the tracker serves on.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Sockets in one message; the kernel takes 253.
 const FDS_MAX: usize = 64;
 /// Longest manifest, in octets.
@@ -40,8 +41,8 @@ pub(super) struct Manifest {
 impl Manifest {
     fn sockets(&self) -> usize {
         let udp = self.udp.iter().map(|(_, sockets)| sockets).sum::<usize>();
-        // The lock comes last.
-        udp + self.http + self.https + usize::from(self.unix) + self.metrics + 1
+        // The lock and the ear come last.
+        udp + self.http + self.https + usize::from(self.unix) + self.metrics + 2
     }
 }
 
@@ -55,7 +56,8 @@ pub(super) fn send(mut stream: &UnixStream, manifest: &Manifest, fds: &[Borrowed
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(fds));
-        sendmsg(stream.as_fd(), &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL)?;
+        let octet = [IoSlice::new(&[0])];
+        retry_on_intr(|| sendmsg(stream.as_fd(), &octet, &mut control, SendFlags::NOSIGNAL))?;
     }
     Ok(())
 }
@@ -90,7 +92,8 @@ fn receive_some(stream: &UnixStream, fds: &mut Vec<OwnedFd>) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut octet = [0];
-    recvmsg(stream.as_fd(), &mut [IoSliceMut::new(&mut octet)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut octet = [IoSliceMut::new(&mut octet)];
+    retry_on_intr(|| recvmsg(stream.as_fd(), &mut octet, &mut control, RecvFlags::CMSG_CLOEXEC))?;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = message {
             fds.extend(received);
@@ -109,7 +112,7 @@ mod tests {
         let sockets: Vec<_> = (0..150).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
         let manifest = Manifest {
             version: VERSION,
-            udp: vec![(sockets[0].local_addr().unwrap(), 149)],
+            udp: vec![(sockets[0].local_addr().unwrap(), 148)],
             http: 0,
             https: 0,
             unix: false,

@@ -19,7 +19,7 @@ use crate::keys::Keys;
 use crate::policy::Policy;
 use crate::prefetch::prefetch;
 use crate::reach::Reach;
-use crate::snapshot::delta::Tap;
+use crate::snapshot::delta::{Delta, Tap};
 pub use crate::sweep::Sweeper;
 use crate::torrent::{Change, Context, Torrent};
 
@@ -100,6 +100,10 @@ impl Swarms {
             }
             Change::Crowded => shard.crowded += 1,
             Change::Kept { .. } | Change::Gone => {}
+        }
+        if self.tap.is_open() {
+            // Under the lock: changes of a torrent are noted in the order in which they are made.
+            self.tap.note(Delta { announce: *announce, completed: tally.completed });
         }
         (Outcome::Done { completed: matches!(change, Change::Kept { completed: true, .. }) }, tally)
     }

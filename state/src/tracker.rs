@@ -12,7 +12,6 @@ use crate::private::events::Line;
 use crate::private::{Denial, Member, Purger, Register, Site};
 use crate::published::{Published, Subscriber};
 use crate::reach::Reach;
-use crate::snapshot::delta::Delta;
 use crate::store::Queues;
 use crate::swarms::{Outcome, Swarms};
 
@@ -230,10 +229,6 @@ impl Tracker {
     ) -> (Outcome, Tally) {
         let policy = self.policy.get();
         let (outcome, tally) = self.swarms.announce(now, policy, reach, announce, &mut self.random, handout);
-        let tap = self.swarms.tap();
-        if tap.is_open() {
-            tap.note(Delta { announce: *announce, completed: tally.completed });
-        }
         if policy.clients.is_some() {
             self.seen.push(announce.peer_id.client());
         }

@@ -1,13 +1,20 @@
-//! What announces change while a snapshot goes to a successor: noted in memory, sent after it, and applied
-//! there. The change of a peer is the same however often it is applied, and the completed count is told as a
-//! whole, so it does not matter whether the snapshot had it already.
+//! What announces change while a snapshot goes to a successor: noted in memory, sent between its blocks, and
+//! applied there. The change of a peer is the same however often it is applied, and the completed count is
+//! told as a whole, so it does not matter whether the snapshot had it already.
+//!
+//! Two orders make that right. Changes of a torrent are noted in the order in which they are made, because
+//! they are noted under the lock under which they are made. And what a walk has copied is sent before any
+//! change that was noted afterwards: else a peer that has left would come back with a block that is older.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::container::SnapshotError;
+use super::container::{Blocks, SnapshotError};
+use super::swarms::{BLOCK, TAG_SWARMS};
+use super::walk::Walk;
 use crate::announce::{Announce, Event, Handout};
 use crate::clock::Tick;
 use crate::ids::{ID_LEN, InfoHash, PeerId};
@@ -19,6 +26,12 @@ use crate::swarms::Swarms;
 pub const TAG_DELTAS: u8 = 2;
 /// Changes that are noted at most; a successor that is further behind is given up.
 const NOTED_MAX: usize = 1 << 20;
+/// Changes in one block; far below the longest one. As many are sent at once while a walk goes on.
+const IN_BLOCK: usize = 10_000;
+/// Changes after which a round is small enough to stop for the rest.
+const ROUND_SMALL: usize = 2000;
+/// Rounds of changes at most behind a walk; what is left then is what comes while some thousand are sent.
+const ROUNDS_MAX: usize = 50;
 /// Octets of one change: info_hash, completed, peer_id, seeder and event and family, port, address.
 const LEN: usize = ID_LEN + 4 + ID_LEN + 1 + 2 + 16;
 const SEEDER: u8 = 1;
@@ -81,6 +94,10 @@ impl Tap {
         }
     }
 
+    fn len(&self) -> usize {
+        self.noted.lock().deltas.len()
+    }
+
     /// What was noted since the last call.
     pub(crate) fn take(&self) -> Result<Vec<Delta>, TooSlow> {
         let mut noted = self.noted.lock();
@@ -116,6 +133,59 @@ impl Swarms {
         self.announce(now, policy, reach, announce, &mut random, &mut handout);
         self.raise_completed(&announce.info_hash, delta.completed);
     }
+}
+
+/// Writes all that a walk meets, and between its blocks and behind them the changes that are noted meanwhile,
+/// until only a few are left. So they are never more than come during a few blocks, however large the swarms
+/// are and however long they take.
+///
+/// # Errors
+/// Those of `to`, and when changes come faster than `to` takes them.
+pub fn hand_over(
+    walk: &mut Walk,
+    swarms: &Swarms,
+    to: &mut dyn Blocks,
+    mut now: impl FnMut() -> Tick,
+) -> io::Result<()> {
+    let mut payload = Vec::with_capacity(2 * BLOCK);
+    loop {
+        let more = walk.slice(now(), &mut payload);
+        if payload.len() >= BLOCK || !more || swarms.tap().len() >= IN_BLOCK {
+            while walk.rest(now(), &mut payload) {
+                if payload.len() >= BLOCK {
+                    to.block(TAG_SWARMS, &payload)?;
+                    payload.clear();
+                }
+            }
+            to.block(TAG_SWARMS, &payload)?;
+            payload.clear();
+            write_deltas(swarms, to)?;
+        }
+        if !more {
+            break;
+        }
+    }
+    for _ in 0..ROUNDS_MAX {
+        if write_deltas(swarms, to)? < ROUND_SMALL {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the changes that were noted since the last call; gives how many that were.
+///
+/// # Errors
+/// Those of `to`, and when some were not noted for lack of room.
+pub fn write_deltas(swarms: &Swarms, to: &mut dyn Blocks) -> io::Result<usize> {
+    let deltas = swarms.take_deltas().map_err(io::Error::other)?;
+    let mut payload = Vec::with_capacity(deltas.len().min(IN_BLOCK) * LEN);
+    for some in deltas.chunks(IN_BLOCK) {
+        payload.clear();
+        some.iter().for_each(|delta| delta.write(&mut payload));
+        to.block(TAG_DELTAS, &payload)?;
+    }
+    Ok(deltas.len())
 }
 
 impl Delta {

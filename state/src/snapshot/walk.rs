@@ -85,15 +85,7 @@ impl Walk {
     /// Appends the payload of a block, or goes on with it if there is something in it, by a few tens of
     /// kilobytes, in the worst case half a megabyte. False when that was all.
     pub fn slice(&mut self, now: Tick, into: &mut Vec<u8>) -> bool {
-        self.ages.now = now;
-        if into.is_empty() {
-            self.ages.base = now;
-            into.extend_from_slice(&now.0.saturating_sub(self.started.0).to_le_bytes());
-        }
-        if self.batch.len() > 0 {
-            // Its completed count went with the first entry.
-            self.batch.write(&self.batch_of, 0, ENTRY_PEERS_MAX, into);
-        }
+        self.rest(now, into);
         let mut looked = 0;
         while looked < SLICE && self.shard < SHARDS && self.batch.len() == 0 {
             let (swarms, number) = (Arc::clone(&self.swarms), self.shard);
@@ -105,6 +97,21 @@ impl Walk {
             }
         }
         self.shard < SHARDS || self.batch.len() > 0
+    }
+
+    /// Appends some of what was copied and not written yet, and copies nothing. False when nothing of it is
+    /// left: then all that the walk has seen is in the blocks.
+    pub(crate) fn rest(&mut self, now: Tick, into: &mut Vec<u8>) -> bool {
+        self.ages.now = now;
+        if into.is_empty() {
+            self.ages.base = now;
+            into.extend_from_slice(&now.0.saturating_sub(self.started.0).to_le_bytes());
+        }
+        if self.batch.len() > 0 {
+            // Its completed count went with the first entry.
+            self.batch.write(&self.batch_of, 0, ENTRY_PEERS_MAX, into);
+        }
+        self.batch.len() > 0
     }
 
     /// Peers copied so far.

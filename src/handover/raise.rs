@@ -1,0 +1,115 @@
+//! Raises a successor in a thread of its own: the main thread looks after its wishes meanwhile.
+
+use std::io::BufWriter;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, anyhow, bail};
+use hayate_state::snapshot::container::Writer;
+use hayate_state::snapshot::delta::hand_over;
+use hayate_state::snapshot::swarms::Walk;
+use hayate_state::{Clock, Swarms};
+
+use super::{Estate, Fledgling, PATIENCE, READY, Successor, VARIABLE, listen, unheard};
+use crate::lock::StateLock;
+use crate::signals::{Wish, Wishes};
+
+/// What a successor is raised from.
+#[derive(Clone, Debug)]
+pub(crate) struct Nest {
+    /// The program file.
+    pub(crate) program: PathBuf,
+    /// The sockets.
+    pub(crate) estate: Arc<Mutex<Estate>>,
+    /// The lock on `state_dir`.
+    pub(crate) lock: Arc<StateLock>,
+    /// What the successor is to know.
+    pub(crate) swarms: Arc<Swarms>,
+    /// The time.
+    pub(crate) clock: Clock,
+}
+
+/// A successor on its way.
+#[derive(Debug)]
+pub(crate) struct Raising {
+    thread: JoinHandle<anyhow::Result<Successor>>,
+    stream: UnixStream,
+}
+
+impl Raising {
+    /// Starts the successor and brings it as far as it comes while this process serves. The main thread gets
+    /// [`Wish::Raised`] when that is done.
+    ///
+    /// # Errors
+    /// When the system gives no socket or no thread.
+    pub(crate) fn begin(nest: Nest, wishes: &Wishes) -> anyhow::Result<Self> {
+        let (ours, theirs) = UnixStream::pair().context("a socket for the successor")?;
+        for limit in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
+            limit(&ours, Some(PATIENCE))?;
+        }
+        let (stream, wishes) = (ours.try_clone()?, wishes.clone());
+        let thread = std::thread::Builder::new().name("upgrade".into()).spawn(move || {
+            let successor = nest.raise(ours, theirs);
+            // Where so many wishes wait, the main thread is awake anyway.
+            wishes.offer(Wish::Raised);
+            successor
+        })?;
+        Ok(Self { thread, stream })
+    }
+
+    /// Is the successor there, or will there be none?
+    pub(crate) fn is_done(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// The successor; waits for it.
+    ///
+    /// # Errors
+    /// When it does not start, does not like its configuration or its sockets, or is too slow. It is ended
+    /// then.
+    pub(crate) fn finish(self) -> anyhow::Result<Successor> {
+        self.thread.join().unwrap_or_else(|_| Err(anyhow!("the thread that raises it has panicked")))
+    }
+
+    /// Ends the successor, however far it has come.
+    pub(crate) fn give_up(self) {
+        // Whatever the thread waits for fails now.
+        let _ = self.stream.shutdown(Shutdown::Both);
+        drop(self.finish());
+    }
+}
+
+impl Nest {
+    fn raise(self, mut stream: UnixStream, theirs: UnixStream) -> anyhow::Result<Successor> {
+        let Self { program, estate, lock, swarms, clock } = self;
+        let (ear, heard) = UnixStream::pair().context("a socket for the successor")?;
+        let child = start(&program, theirs)?;
+        let fledgling = Fledgling { child, swarms: Arc::clone(&swarms), serves: false };
+        estate.lock().map_err(|_| anyhow!("a thread has panicked"))?.send(&stream, &lock, &heard).map_err(unheard)?;
+        drop(heard);
+        if listen(&mut stream)? != READY {
+            bail!("the new process does not speak our language");
+        }
+        swarms.note_deltas();
+        let unix_seconds = i64::try_from(clock.now().unix_seconds).unwrap_or(i64::MAX);
+        let to = BufWriter::with_capacity(1 << 18, stream);
+        let mut writer = Writer::new(to, unix_seconds).map_err(unheard)?;
+        let mut walk = Walk::new(Arc::clone(&swarms), clock.now().tick);
+        let now = || clock.now().tick;
+        hand_over(&mut walk, &swarms, &mut writer, now).and_then(|()| writer.flush()).map_err(unheard)?;
+        Ok(Successor { writer, ear, fledgling, clock })
+    }
+}
+
+/// Starts the program with the socket as its stdin. It is born with the signals blocked that this thread
+/// blocks, and takes them when it can: none ends it before.
+fn start(program: &Path, theirs: UnixStream) -> anyhow::Result<std::process::Child> {
+    let mut command = Command::new(program);
+    command.args(std::env::args_os().skip(1)).env(VARIABLE, "1").stdin(OwnedFd::from(theirs));
+    command.spawn().with_context(|| format!("starting {}", program.display()))
+}

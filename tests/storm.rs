@@ -1,0 +1,197 @@
+//! Upgrades in a row while signals rain on every process that takes part, under load: each succeeds, and no
+//! request goes unanswered. A handful in `make test`, a hundred in `make soak`.
+
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::harness::{
+    Daemon, Ending, Folder, PATIENCE, UdpClient, announce_rest, announce_target, eventually, fetch, free_port,
+    hayate, receive,
+};
+use crate::upgrade::{Heir, http_load, upgrade};
+
+/// How many upgrades to make.
+const VARIABLE: &str = "HAYATE_STORM_UPGRADES";
+/// Announces of a client by one connection id, which must not expire meanwhile.
+const BY_ONE_ID: u32 = 500;
+/// Peers that each client announces, in turns.
+const PORTS: u16 = 20_000;
+
+/// Announces by one datagram after another until told to stop; each must be answered, and is never sent again.
+/// Gives how many that were.
+fn udp_load(address: SocketAddr, torrent: u8, stop: &AtomicBool) -> u32 {
+    let mut answered = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let client = UdpClient::connect("127.0.0.1", address);
+        client.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        for _ in 0..BY_ONE_ID {
+            let port = 1 + u16::try_from(answered % u32::from(PORTS)).unwrap();
+            client.socket.send(&client.request(1, &announce_rest(torrent, port, 9, 0, 0))).unwrap();
+            let reply = receive(&client.socket).expect("a reply to every datagram");
+            assert_eq!(&reply[..8], &[0, 0, 0, 1, 1, 2, 3, 4]);
+            answered += 1;
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+    }
+    answered
+}
+
+/// Ends all processes of a group with the test.
+struct Group(Pid);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        _ = killpg(self.0, Signal::SIGKILL);
+    }
+}
+
+/// A signal each millisecond to all processes of a group, until told to stop.
+fn rain(group: Pid, signal: Signal, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        killpg(group, signal).expect("somebody is there");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn upgrades_succeed_in_a_storm_of_signals_and_lose_no_request() {
+    let upgrades = std::env::var(VARIABLE).map_or(5, |text| text.parse().unwrap());
+    let mut command = hayate();
+    // Of all processes that follow: a signal to the group meets a successor from its first moment.
+    command.process_group(0);
+    let mut daemon = Daemon::start_in(Folder::new(), json!({}), &mut command);
+    let address = daemon.v4();
+    let client = UdpClient::connect("127.0.0.1", address);
+    for port in 2001..2501 {
+        client.announce(b'A', port, u64::from(port % 2), 1);
+    }
+    let group = Pid::from_raw(i32::try_from(daemon.pid()).unwrap());
+    let _group = Group(group);
+    let stop = AtomicBool::new(false);
+    let (heir, answered) = std::thread::scope(|scope| {
+        let ending = Ending(&stop);
+        let udp = [b'X', b'Y'].map(|torrent| scope.spawn({
+            let stop = &stop;
+            move || udp_load(address, torrent, stop)
+        }));
+        let http = scope.spawn(|| http_load(address, &stop));
+        scope.spawn(|| rain(group, Signal::SIGHUP, &stop));
+        for number in 1..=upgrades {
+            let output = upgrade(&daemon);
+            assert!(output.status.success(), "upgrade {number} of {upgrades}");
+        }
+        drop(ending);
+        (Heir::of(&daemon), (udp.map(|load| load.join().unwrap()), http.join().unwrap()))
+    });
+    println!("{upgrades} upgrades, answered: {answered:?}");
+    assert!(daemon.wait().success(), "{:#?}", daemon.log());
+    let ([x, y], http) = answered;
+    let client = UdpClient::connect("127.0.0.1", address);
+    // What the last predecessor answered over HTTP arrives when it has ended.
+    assert!(eventually(|| client.scrape(b'H')[2] == http.min(500)), "{:?}, {http}", client.scrape(b'H'));
+    assert_eq!(client.scrape(b'A'), [250, 250, 250]);
+    assert_eq!(client.scrape(b'X')[2], x.min(u32::from(PORTS)));
+    assert_eq!(client.scrape(b'Y')[2], y.min(u32::from(PORTS)));
+    heir.stop();
+}
+
+/// A daemon whose successors are in one group with it.
+fn daemon_in(folder: Folder) -> (Daemon, Group) {
+    let mut command = hayate();
+    command.process_group(0);
+    let daemon = Daemon::start_in(folder, json!({}), &mut command);
+    let group = Group(Pid::from_raw(i32::try_from(daemon.pid()).unwrap()));
+    (daemon, group)
+}
+
+/// Times after the wish for an upgrade: before there is a successor, while it is raised, when it serves.
+const MOMENTS: [u64; 6] = [0, 3, 20, 50, 100, 300];
+
+#[test]
+fn a_stop_at_any_moment_of_an_upgrade_ends_both_and_keeps_all_peers() {
+    for moment in MOMENTS {
+        let (mut daemon, group) = daemon_in(Folder::new());
+        let client = UdpClient::connect("127.0.0.1", daemon.v4());
+        (2001..2012).for_each(|port| _ = client.announce(b'A', port, 9, 2));
+        daemon.signal(Signal::SIGUSR2);
+        std::thread::sleep(Duration::from_millis(moment));
+        // Only to the first: what it is told must not be lost with it.
+        daemon.signal(Signal::SIGTERM);
+        assert!(daemon.wait().success(), "{moment} ms: {:#?}", daemon.log());
+        assert!(eventually(|| killpg(group.0, None).is_err()), "{moment} ms: {:#?}", daemon.log());
+        let folder = std::mem::replace(&mut daemon.folder, Folder::new());
+        let again = Daemon::start_in(folder, json!({}), &mut hayate());
+        let client = UdpClient::connect("127.0.0.1", again.v4());
+        assert_eq!(client.scrape(b'A'), [0, 0, 11], "{moment} ms: {:#?}", daemon.log());
+    }
+}
+
+#[test]
+fn a_reload_at_any_moment_of_an_upgrade_is_carried_out() {
+    for moment in MOMENTS {
+        let (daemon, _group) = daemon_in(Folder::new());
+        daemon.signal(Signal::SIGUSR2);
+        std::thread::sleep(Duration::from_millis(moment));
+        daemon.rewrite_config(|config| config["intervals"] = json!({"announce": 777}));
+        // Where the first has ended already, its number is another's, or nobody's.
+        if daemon.logged("stopped") == 0 {
+            daemon.signal(Signal::SIGHUP);
+        } else {
+            killpg(_group.0, Signal::SIGHUP).unwrap();
+        }
+        let interval = || {
+            let reply = fetch(daemon.v4(), &announce_target('A', 7001, "&left=9")).bencoded();
+            reply.at("interval").and_then(hayate_tools::bencode::Value::integer)
+        };
+        assert!(eventually(|| interval() == Some(777)), "{moment} ms: {:#?}", daemon.log());
+    }
+}
+
+#[test]
+fn a_successor_that_never_serves_is_ended_and_the_tracker_serves_on() {
+    let folder = Folder::new();
+    let program = folder.path().join("program");
+    std::fs::copy(hayate().get_program(), &program).unwrap();
+    let port = free_port();
+    let config = json!({
+        "udp": {"addr": format!("127.0.0.1:{port}")}, "http": {"addr": ""}, "metrics": {"addr": ""},
+        "state_dir": "."
+    });
+    let path = folder.write("tracker.json", &config.to_string());
+    let mut command = std::process::Command::new(&program);
+    let mut daemon = Daemon::attend(folder, port, 0, command.env_remove("RUST_LOG").arg("-c").arg(path));
+    let client = UdpClient::connect("127.0.0.1", daemon.v4());
+    client.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.announce(b'A', 7001, 9, 2);
+    for (number, script) in [
+        // It dies at once; twice, for an equal refusal is another one.
+        "exit 1",
+        "exit 1",
+        // It is ready, is told GO, and dies.
+        "printf R >&0; timeout 2 cat >/dev/null",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // In the place of the program, which may not be written to while it runs.
+        let draft = daemon.folder.write("draft", &format!("#!/bin/sh\n{script}\n"));
+        std::fs::set_permissions(&draft, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::rename(draft, &program).unwrap();
+        let output = upgrade(&daemon);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains("serves on: the new process has ended"), "{said}");
+        assert_eq!(client.announce(b'A', 7002, 9, 2).0, 2, "the peers are there");
+        assert_eq!(daemon.logged("upgrade refused"), number + 1);
+    }
+    assert!(daemon.is_running());
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+}
