@@ -111,7 +111,15 @@ fn migrate(line: &Line, print_only: bool) -> anyhow::Result<()> {
     };
     let backend = Backend::new(dsn, "", Demand::Own);
     if print_only {
-        let text: String = backend.statements().iter().map(|statement| format!("{statement};\n")).collect();
+        let mut text: String =
+            backend.statements().iter().map(|statement| format!("{statement};\n")).collect();
+        for proposal in backend.proposals() {
+            text.push_str(
+                "-- A table that was there before is left as it is. This would be good for it; it ",
+            );
+            text.push_str("takes a while:\n");
+            text.push_str(&format!("-- {proposal};\n"));
+        }
         return print(text.as_bytes());
     }
     backend.migrate().with_context(|| format!("migrating {}", backend.dsn()))?;

@@ -101,9 +101,19 @@ impl Backend {
     /// What [`migrate`](Self::migrate) runs, for an operator who would rather do it himself.
     #[must_use]
     pub fn statements(&self) -> Vec<&'static str> {
-        schema::statements(match self.dsn {
+        schema::statements(self.dialect())
+    }
+
+    /// What an operator had better run on the large tables of a site himself, when it suits.
+    #[must_use]
+    pub fn proposals(&self) -> &'static [&'static str] {
+        schema::proposals(self.dialect())
+    }
+
+    fn dialect(&self) -> Dialect {
+        match self.dsn {
             Dsn::Sqlite(_) => Dialect::Sqlite,
             Dsn::Mariadb(_) => Dialect::Mariadb,
-        })
+        }
     }
 }

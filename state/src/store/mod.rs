@@ -7,6 +7,7 @@
 //! | `spill`, `dead_letter` | where they wait, or end, on the disk |
 //! | `lanes` | what is under way, and in which order |
 //! | [`writer`], [`recorder`] | the threads that bring them to the store |
+//! | [`purge`] | how silent peers become inactive in the store, a slice at a time |
 //! | `gauges` | what the operator sees of it |
 //! | [`lines`] | what mode private reads from it |
 //! | [`edit`] | changes that people make |
@@ -26,6 +27,7 @@ mod gauges;
 mod lanes;
 pub mod lines;
 pub mod mariadb;
+pub mod purge;
 pub mod queue;
 pub mod record;
 pub mod recorder;
@@ -39,6 +41,7 @@ pub use backend::{Backend, Demand};
 pub use dsn::Dsn;
 pub use edit::{Cell, Tables};
 pub use lines::{Line, Registered, Set};
+pub use purge::{Mark, Slice, Swept};
 pub use queue::{Bounds, Queues};
 pub use record::{Channel, Key, Record};
 pub use recorder::{Lifeboat, Opened, Places, Recorder, RecorderError};
@@ -133,6 +136,16 @@ pub trait Store: Send {
     /// # Errors
     /// When the backend does not answer, or breaks off midway: then what was shown is not the whole set.
     fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError>;
+
+    /// Does a slice of a purge of `transfer_history`, in a transaction of its own. A store without that table
+    /// has nothing to do.
+    ///
+    /// # Errors
+    /// When the backend refuses; then nothing was done.
+    fn purge(&mut self, slice: &Slice) -> Result<Swept, StoreError> {
+        let _ = slice;
+        Ok(Swept::default())
+    }
 
     /// Runs `work` in a transaction of its own, beside those of the writer, and keeps all it does or,
     /// on error, none of it.

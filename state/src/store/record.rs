@@ -63,8 +63,8 @@ pub enum Record {
     Snatch(SnatchRow),
     /// To a row of `hayate_completed`, made if it is not there.
     Completed(CompletedRow),
-    /// To all rows of `transfer_history` that were active and not heard of since then: `active` = 0. It takes
-    /// its place behind the rows of its batch.
+    /// To all rows of `transfer_history` that were active and not heard of since then: `active` = 0. It is no
+    /// part of its batch: once the rows before it are kept, a [purge](super::purge) begins.
     Purge {
         /// Rows with a `last_announce` below this, in Unix seconds, are inactive.
         before: i64,
@@ -231,6 +231,15 @@ impl Record {
     pub fn unpruned(&self) -> Option<u32> {
         match self {
             Self::Torrent(row) if row.unprune => Some(row.id),
+            _ => None,
+        }
+    }
+
+    /// The limit of the purge that it asks for, if it does.
+    #[must_use]
+    pub fn purges(&self) -> Option<i64> {
+        match self {
+            Self::Purge { before } => Some(*before),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@
 use super::StoreError;
 
 /// The version of the schema that this program makes and knows.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Whose SQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,12 +84,34 @@ pub(super) const SITE: [(&str, &[&str]); 7] = [
 #[must_use]
 pub fn statements(dialect: Dialect) -> Vec<&'static str> {
     let texts = match dialect {
-        Dialect::Sqlite => [include_str!("schema/sqlite-1.sql"), include_str!("schema/sqlite-2.sql")],
-        Dialect::Mariadb => [include_str!("schema/mariadb-1.sql"), include_str!("schema/mariadb-2.sql")],
+        Dialect::Sqlite => [
+            include_str!("schema/sqlite-1.sql"),
+            include_str!("schema/sqlite-2.sql"),
+            include_str!("schema/sqlite-3.sql"),
+        ],
+        Dialect::Mariadb => [
+            include_str!("schema/mariadb-1.sql"),
+            include_str!("schema/mariadb-2.sql"),
+            include_str!("schema/mariadb-3.sql"),
+        ],
     };
     let split = texts.into_iter().flat_map(|text| text.split(";\n"));
     split.map(str::trim).filter(|statement| !statement.is_empty()).collect()
 }
+
+/// What is good for the tables of a site and takes long on large ones, so that only its operator can say when:
+/// no migration runs it.
+#[must_use]
+pub fn proposals(dialect: Dialect) -> &'static [&'static str] {
+    match dialect {
+        Dialect::Sqlite => &[],
+        Dialect::Mariadb => &[PURGE_INDEX],
+    }
+}
+
+/// The index by which a purge finds its rows.
+const PURGE_INDEX: &str = "ALTER TABLE transfer_history ADD INDEX IF NOT EXISTS active_last_announce \
+                           (active, last_announce), ALGORITHM=INPLACE, LOCK=NONE";
 
 /// Says whether this program knows `version`.
 ///
@@ -148,7 +170,7 @@ mod tests {
         let text = check(VERSION + 6).unwrap_err().to_string();
         assert_eq!(
             text,
-            "the database has schema version 8, this program knows up to 2: it was migrated by a newer hayate"
+            "the database has schema version 9, this program knows up to 3: it was migrated by a newer hayate"
         );
     }
 }

@@ -24,13 +24,16 @@ use rusqlite::{
 use super::edit::{Cell, Tables};
 use super::lines::{self, Fields, Line, Set};
 use super::record::{CompletedRow, SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow};
-use super::{Batch, Channel, Record, Saved, Store, StoreError, schema, signed};
+use super::{Batch, Channel, Mark, Record, Saved, Slice, Store, StoreError, Swept, schema, signed};
 use crate::ids::{ID_LEN, InfoHash};
 
 /// How long a statement waits for another connection before it is `Deadlock`.
 const BUSY: Duration = Duration::from_secs(5);
 /// The write-ahead log is cut back to this many octets after it was longer.
 const LOG_OCTETS: i64 = 64 << 20;
+/// A slice of a purge.
+const PURGE: &str = "UPDATE transfer_history SET active = 0 WHERE rowid IN
+    (SELECT rowid FROM transfer_history WHERE active = 1 AND last_announce < ?1 LIMIT ?2)";
 
 /// A store in one file.
 #[derive(Debug)]
@@ -136,6 +139,18 @@ impl Store for Sqlite {
         read_lines(&self.connection, set, each).map_err(judge)
     }
 
+    fn purge(&mut self, slice: &Slice) -> Result<Swept, StoreError> {
+        let rows_most = signed(slice.rows_most as u64);
+        let transaction = self.begin()?;
+        let values = params![slice.before, rows_most];
+        let changed = transaction.prepare_cached(PURGE).and_then(|mut purge| purge.execute(values));
+        let inactive = changed.map_err(judge)? as u64;
+        transaction.commit().map_err(judge)?;
+        // What has become inactive is not found again, so the next slice begins where this one did.
+        let is_full = inactive >= slice.rows_most as u64;
+        Ok(Swept { inactive, next: is_full.then_some(Mark::Time(slice.before)) })
+    }
+
     fn edit(
         &mut self,
         work: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
@@ -210,7 +225,7 @@ fn sequence(connection: &Connection, node: &str, channel: Channel) -> Result<u64
     Ok(u64::try_from(number).unwrap_or(0))
 }
 
-/// Writes the rows, then what is about all rows.
+/// Writes the rows.
 fn apply(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<Saved> {
     let mut saved = Saved::default();
     for record in &batch.records {
@@ -221,15 +236,10 @@ fn apply(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<Saved
             Record::TransferIp(row) => transfer_ip(transaction, row),
             Record::Snatch(row) => snatch(transaction, row),
             Record::Completed(row) => completed(transaction, row),
+            // No row: the writer sees to it.
             Record::Purge { .. } => Ok(1),
         }?;
         saved.without_target += u64::from(changed == 0);
-    }
-    for record in &batch.records {
-        if let Record::Purge { before } = record {
-            let sql = "UPDATE transfer_history SET active = 0 WHERE last_announce < ?1 AND active = 1";
-            transaction.prepare_cached(sql)?.execute([before])?;
-        }
     }
     Ok(saved)
 }
@@ -469,6 +479,20 @@ mod tests {
         drop(made);
         let error = Sqlite::open(&path, "").unwrap_err();
         assert!(matches!(&error, StoreError::Unfit(text) if text.contains("schema version 7")), "{error}");
+    }
+
+    #[test]
+    fn a_purge_finds_its_rows_by_the_index_and_changes_them_by_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&folder.path().join("hayate.db"), "").unwrap();
+        let explained = format!("EXPLAIN QUERY PLAN {PURGE}");
+        let mut statement = store.connection.prepare(&explained).unwrap();
+        let plan = statement.query_map(params![1, 1], |row| row.get::<_, String>(3)).unwrap();
+        let plan: Vec<_> = plan.map(Result::unwrap).collect();
+        let by_index = "SEARCH transfer_history USING COVERING INDEX transfer_history_active \
+                        (active=? AND last_announce<?)";
+        let by_number = "SEARCH transfer_history USING INTEGER PRIMARY KEY (rowid=?)";
+        assert_eq!(plan, [by_number, "LIST SUBQUERY 1", by_index]);
     }
 
     #[test]

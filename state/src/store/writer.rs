@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::dead_letter::{BadRecord, DeadLetters};
 use super::gauges::add;
 use super::lanes::{Job, Lanes};
+use super::purge::Purge;
 use super::record::{Channel, Record};
 use super::{Batch, Store, StoreError};
 use crate::clock::Clock;
@@ -62,6 +63,7 @@ pub(super) struct Writer {
     acknowledged: [u64; Channel::ALL.len()],
     has_journal: bool,
     outage: Outage,
+    purge: Purge,
 }
 
 #[derive(Default)]
@@ -102,6 +104,7 @@ impl Writer {
             acknowledged: [0; Channel::ALL.len()],
             has_journal: true,
             outage: Outage::default(),
+            purge: Purge::default(),
         };
         writer.connect()?;
         Ok(writer)
@@ -153,14 +156,20 @@ impl Writer {
                     *due = self.clock.uptime() + pause;
                 }
             }
-            let next = if self.store.is_some() { due.into_iter().min() } else { None };
+            if self.purge.due().is_some_and(|due| due <= self.clock.uptime()) {
+                self.purge(Purge::go_on);
+            }
+            let next = due.into_iter().chain(self.purge.due()).min();
+            let next = next.filter(|_| self.store.is_some());
             let next = next.unwrap_or(self.clock.uptime() + IDLE);
             let rest = next.saturating_sub(self.clock.uptime());
             if !rest.is_zero() && !stop.load(Ordering::Acquire) {
                 thread::park_timeout(rest.min(IDLE));
             }
         }
-        if !self.drain() {
+        if self.drain() {
+            self.purge(Purge::finish);
+        } else {
             log::warn!("the database did not take everything; {} rows go to the disk", self.waiting());
         }
     }
@@ -180,6 +189,14 @@ impl Writer {
         }
     }
 
+    /// Does some of the purge that is under way.
+    fn purge(&mut self, work: fn(&mut Purge, &mut dyn Store, &Clock) -> Result<(), StoreError>) {
+        let Some(store) = &mut self.store else { return };
+        if let Err(error) = work(&mut self.purge, &mut **store, &self.clock) {
+            self.lose(Channel::TransferHistory, &error);
+        }
+    }
+
     /// Writes the next batch of a channel.
     fn pass(&mut self, channel: Channel) -> Pass {
         #[expect(clippy::indexing_slicing, reason = "one for each channel, in their order")]
@@ -195,6 +212,7 @@ impl Writer {
         };
         // Before it is written: a row that goes to the dead letters is not in the batch any more.
         let unpruned: Vec<u32> = job.batch.records.iter().filter_map(Record::unpruned).collect();
+        let purges = job.batch.records.iter().filter_map(Record::purges).max();
         let (begin, found) = (self.clock.uptime(), job.batch.records.len());
         match self.write(&mut job, acknowledged) {
             Ok(()) => {
@@ -209,6 +227,7 @@ impl Writer {
                 passes.took.took(self.clock.uptime().saturating_sub(begin));
                 passes.rows.add(found as u64);
                 self.lanes.kept(&job);
+                purges.into_iter().for_each(|before| self.purge.ask(before));
                 add(&self.lanes.gauges.of(channel).rows_written, rows as u64);
                 if self.pace.get().log_flushes {
                     log::info!("flushed {}: {rows} rows", channel.name());

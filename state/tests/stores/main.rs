@@ -5,6 +5,7 @@ mod ledger;
 mod lines;
 mod office;
 mod promise;
+mod purge;
 mod recorder;
 #[path = "../../../tests/servers/mariadb.rs"]
 mod servers;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use hayate_state::InfoHash;
 use hayate_state::store::record::{CompletedRow, SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow};
-use hayate_state::store::{Backend, Batch, Channel, Demand, Dsn, Record, Saved, Store, StoreError};
+use hayate_state::store::{Backend, Batch, Channel, Demand, Dsn, Record, Saved, Slice, Store, StoreError};
 
 use crate::servers::Server;
 use crate::{FIXTURE, Place, backend};
@@ -88,7 +88,7 @@ fn keeps_its_promise(fresh: &dyn Fn() -> Place) {
         ("a number is kept once", a_number_is_kept_once),
         ("a rehearsal changes nothing", a_rehearsal_changes_nothing),
         ("rows without target are counted", rows_without_target_are_counted),
-        ("a purge comes behind the rows", a_purge_comes_behind_the_rows),
+        ("a purge reaches what is silent", a_purge_reaches_what_is_silent),
         ("counts of finished downloads are read back", completed_counts_are_read_back),
         ("registered torrents are read", registered_torrents_are_read),
         ("many rows are one batch", many_rows_are_one_batch),
@@ -346,17 +346,34 @@ fn rows_without_target_are_counted(place: &Place) {
     assert_eq!(place.ask("SELECT count(*) FROM torrents"), "3");
 }
 
-fn a_purge_comes_behind_the_rows(place: &Place) {
+fn a_purge_reaches_what_is_silent(place: &Place) {
     let mut store = place.backend.open().unwrap();
     place.ask("UPDATE transfer_history SET active = 1");
+    let active = || place.ask("SELECT uid, fid, active FROM transfer_history ORDER BY uid, fid");
     let live = TransferRow { uid: 1, fid: 1, last_announce: NOW, active: true, ..TransferRow::default() };
-    let records = vec![Record::Purge { before: 1_585_955_952 }, Record::Transfer(live)];
+    let records = vec![Record::Purge { before: NOW }, Record::Transfer(live)];
     save(&mut *store, Channel::TransferHistory, 1, records);
+    assert_eq!(active(), "0\t0\t1\n1\t1\t1\n2\t1\t1\n2\t2\t1", "the record only asks for it");
     // (0,0) and (2,1) were heard of just in time.
-    let active = "SELECT uid, fid, active FROM transfer_history ORDER BY uid, fid";
-    assert_eq!(place.ask(active), "0\t0\t1\n1\t1\t1\n2\t1\t1\n2\t2\t0");
-    save(&mut *store, Channel::TransferHistory, 2, vec![Record::Purge { before: 1_585_955_953 }]);
-    assert_eq!(place.ask(active), "0\t0\t0\n1\t1\t1\n2\t1\t0\n2\t2\t0");
+    assert_eq!(purge(&mut *store, 1_585_955_952), 1);
+    assert_eq!(active(), "0\t0\t1\n1\t1\t1\n2\t1\t1\n2\t2\t0");
+    assert_eq!(purge(&mut *store, 1_585_955_953), 2);
+    assert_eq!(active(), "0\t0\t0\n1\t1\t1\n2\t1\t0\n2\t2\t0");
+    let reader = place.backend.open_reader().unwrap().purge(&Slice { before: NOW, from: None, rows_most: 7 });
+    assert!(matches!(reader, Err(StoreError::Unfit(_))), "{reader:?}");
+}
+
+/// Purges one row at a time; gives how many have become inactive.
+fn purge(store: &mut dyn Store, before: i64) -> u64 {
+    let (mut from, mut inactive) = (None, 0);
+    loop {
+        let swept = store.purge(&Slice { before, from, rows_most: 1 }).unwrap();
+        inactive += swept.inactive;
+        from = swept.next;
+        if from.is_none() {
+            return inactive;
+        }
+    }
 }
 
 fn completed_counts_are_read_back(place: &Place) {

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `session` | a connection, its settings, who may write, what the database has |
 //! | `sql` | records as statements |
+//! | `purge` | a slice of a purge |
 //!
 //! A batch is one transaction that first locks its row of `hayate_journal`. The lock makes exactly-once
 //! true: a new connection that asks for the sequence number waits for a commit that an old one has sent and
 //! nobody has answered. After any failure that leaves doubt about what the server will say next, the
 //! connection is closed and never used again, so that no late answer is taken for another's.
 
+mod purge;
 mod session;
 mod sql;
 
@@ -24,7 +26,7 @@ use super::backend::Demand;
 use super::dsn::Login;
 use super::edit::{Cell, Tables};
 use super::lines::{self, Fields, Line, Set};
-use super::{Batch, Channel, Saved, Store, StoreError, schema, signed};
+use super::{Batch, Channel, Saved, Slice, Store, StoreError, Swept, schema, signed};
 use crate::ids::{ID_LEN, InfoHash};
 
 /// What the server says to the name of a table that it has not.
@@ -240,6 +242,15 @@ impl Store for Mariadb {
             }
             session.connection.query_drop("ROLLBACK")?;
             Ok(skipped)
+        })
+    }
+
+    fn purge(&mut self, slice: &Slice) -> Result<Swept, StoreError> {
+        self.must_write()?;
+        self.transact(|session| {
+            let swept = purge::slice(session, slice)?;
+            session.connection.query_drop("COMMIT").map_err(Failed::Commit)?;
+            Ok(swept)
         })
     }
 

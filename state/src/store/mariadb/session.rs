@@ -54,6 +54,10 @@ pub(super) struct Fitness {
     pub(super) journal: bool,
     /// `transfer_ips.ip6` is there.
     pub(super) ip6: bool,
+    /// The index of `transfer_history` by `active` and `last_announce`, quoted, if there is one.
+    pub(super) purge_index: Option<String>,
+    /// Its index by `uid` and `fid`, quoted: the primary key, as a rule.
+    pub(super) row_index: Option<String>,
     demand: Demand,
 }
 
@@ -63,8 +67,12 @@ impl Fitness {
                        done; run `hayate migrate`";
         let ip6 = "the database has no column transfer_ips.ip6: IPv6 addresses are not kept; run \
                    `hayate migrate`";
-        let both = [(self.journal, journal), (self.ip6 || self.demand == Demand::Own, ip6)];
-        both.into_iter().filter(|(there, _)| !there).map(|(_, text)| text.to_owned()).collect()
+        let purge = "the table transfer_history has no index on (active, last_announce): each purge of silent \
+                     peers reads all of it, slowly; `hayate migrate --print` shows a statement that adds one";
+        let own = self.demand == Demand::Own;
+        let all =
+            [(self.journal, journal), (self.ip6 || own, ip6), (self.purge_index.is_some() || own, purge)];
+        all.into_iter().filter(|(there, _)| !there).map(|(_, text)| text.to_owned()).collect()
     }
 }
 
@@ -79,7 +87,12 @@ impl Session {
         let told = |error| judge(error, false);
         schema::check(version(&mut connection).map_err(told)?)?;
         let columns = columns(&mut connection).map_err(told)?;
-        let fitness = assess(&columns, opener.demand)?;
+        let mut fitness = assess(&columns, opener.demand)?;
+        if opener.demand == Demand::Site {
+            let indexes = indexes(&mut connection).map_err(told)?;
+            fitness.purge_index = index_on(&indexes, ["active", "last_announce"]);
+            fitness.row_index = index_on(&indexes, ["uid", "fid"]);
+        }
         let packet: Option<usize> = connection.query_first("SELECT @@max_allowed_packet").map_err(told)?;
         let statement_octets = packet.unwrap_or(STATEMENT_OCTETS_MOST).min(2 * STATEMENT_OCTETS_MOST) / 2;
         if opener.role == Role::Writer {
@@ -276,7 +289,24 @@ fn assess(columns: &HashSet<String>, demand: Demand) -> Result<Fitness, StoreErr
             }
         }
     }
-    Ok(Fitness { journal, ip6: columns.contains("transfer_ips.ip6"), demand })
+    let ip6 = columns.contains("transfer_ips.ip6");
+    Ok(Fitness { journal, ip6, purge_index: None, row_index: None, demand })
+}
+
+/// The indexes of `transfer_history`: the name of each, and its first two columns in lower case.
+fn indexes(connection: &mut Conn) -> mysql::Result<Vec<(String, String)>> {
+    connection.query(
+        "SELECT INDEX_NAME, GROUP_CONCAT(LOWER(COLUMN_NAME) ORDER BY SEQ_IN_INDEX)
+         FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = DATABASE()
+             AND TABLE_NAME = 'transfer_history' AND SEQ_IN_INDEX <= 2 GROUP BY INDEX_NAME",
+    )
+}
+
+/// The name of an index that begins with these columns, quoted.
+fn index_on(indexes: &[(String, String)], columns: [&str; 2]) -> Option<String> {
+    let columns = columns.join(",");
+    let (name, _) = indexes.iter().find(|(_, begins)| *begins == columns)?;
+    Some(format!("`{}`", name.replace('`', "``")))
 }
 
 /// Whether the other side had closed the connection before anything was asked of it.
@@ -320,7 +350,7 @@ mod tests {
         let mut columns = site();
         let fitness = assess(&columns, Demand::Site).unwrap();
         assert!(!fitness.journal && !fitness.ip6);
-        assert_eq!(fitness.warnings().len(), 2);
+        assert_eq!(fitness.warnings().len(), 3);
         columns.remove("users_main.rawup");
         let error = assess(&columns, Demand::Site).unwrap_err().to_string();
         assert!(error.starts_with("the database has no column users_main.rawup, "), "{error}");

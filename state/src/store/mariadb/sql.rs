@@ -88,8 +88,7 @@ const COMPLETED: Shape = Shape {
     counted: false,
 };
 
-/// The statements that write `records`: their rows in this order, then what is about all rows. None is much
-/// longer than `octets_most`.
+/// The statements that write `records`: their rows in this order. None is much longer than `octets_most`.
 pub(super) fn statements(records: &[Record], ip6: bool, octets_most: usize) -> Vec<Statement> {
     let mut statements = Vec::new();
     let mut open: Option<(&Shape, u64, String)> = None;
@@ -109,20 +108,12 @@ pub(super) fn statements(records: &[Record], ip6: bool, octets_most: usize) -> V
         write_row(text, record, ip6);
     }
     statements.extend(open.map(close));
-    statements.extend(records.iter().filter_map(purge));
     statements
 }
 
 fn close((shape, rows, mut text): (&Shape, u64, String)) -> Statement {
     text.push_str(shape.tail);
     Statement { text, targets: shape.counted.then_some(rows) }
-}
-
-fn purge(record: &Record) -> Option<Statement> {
-    let Record::Purge { before } = record else { return None };
-    let text =
-        format!("UPDATE transfer_history SET active = 0 WHERE last_announce < {before} AND active = 1");
-    Some(Statement { text, targets: None })
 }
 
 fn shape(record: &Record, ip6: bool) -> Option<&'static Shape> {
@@ -207,12 +198,11 @@ mod tests {
     }
 
     #[test]
-    fn a_purge_comes_behind_all_rows() {
+    fn a_purge_is_no_row() {
         let row = Record::Transfer(TransferRow { uid: 3, fid: 5, ..TransferRow::default() });
-        let texts = statements(&[Record::Purge { before: 7 }, row], true, 4096);
-        assert_eq!(texts.len(), 2);
+        let texts = statements(&[row, Record::Purge { before: 7 }], true, 4096);
+        assert_eq!(texts.len(), 1);
         assert!(texts[0].text.contains("(3,5,0,0,0,0,0,0,0,0,0,0)"), "{}", texts[0].text);
-        assert!(texts[1].text.ends_with("WHERE last_announce < 7 AND active = 1"));
     }
 
     #[test]

@@ -52,7 +52,8 @@ CREATE TABLE IF NOT EXISTS transfer_history (
     last_announce int NOT NULL DEFAULT 0,
     snatched int NOT NULL DEFAULT 0,
     snatched_time int NOT NULL DEFAULT 0,
-    PRIMARY KEY (uid, fid)
+    PRIMARY KEY (uid, fid),
+    KEY active_last_announce (active, last_announce)
 ) ENGINE=InnoDB;
 
 CREATE TABLE IF NOT EXISTS transfer_ips (

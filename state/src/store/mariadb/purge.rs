@@ -1,0 +1,94 @@
+//! A slice of a purge of `transfer_history`: rows are found by a reading that locks nothing, and changed by
+//! their primary key. The limit is asked for again then, for a row may have been written in between.
+
+use std::fmt::Write;
+
+use mysql::prelude::Queryable;
+
+use super::super::purge::{Mark, Slice, Swept};
+use super::session::Session;
+
+/// What the server says to the name of an index that it has not.
+const NO_SUCH_INDEX: u16 = 1176;
+/// In front of all rows.
+const FIRST: Mark = Mark::Row(i64::MIN, i64::MIN);
+
+/// What a slice has found: rows to change, by `uid` and `fid`, and where to go on.
+struct Found {
+    rows: Vec<(i64, i64)>,
+    next: Option<Mark>,
+}
+
+/// Does a slice, within a transaction.
+pub(super) fn slice(session: &mut Session, slice: &Slice) -> mysql::Result<Swept> {
+    let found = match session.fitness.purge_index.clone() {
+        Some(index) => match by_index(session, &index, slice) {
+            // It was dropped meanwhile, or the optimizer is told to ignore it.
+            Err(mysql::Error::MySqlError(said)) if said.code == NO_SUCH_INDEX => {
+                session.fitness.purge_index = None;
+                Found { rows: Vec::new(), next: Some(FIRST) }
+            }
+            found => found?,
+        },
+        None => by_row(session, slice)?,
+    };
+    let mut inactive = 0;
+    if !found.rows.is_empty() {
+        session.connection.query_drop(update(&found.rows, slice.before))?;
+        inactive = session.connection.affected_rows();
+    }
+    Ok(Swept { inactive, next: found.next })
+}
+
+/// The next active rows by the time of their last announce.
+fn by_index(session: &mut Session, index: &str, slice: &Slice) -> mysql::Result<Found> {
+    let (before, most) = (slice.before, slice.rows_most);
+    // Rows that became inactive leave traces in the index, for a while: they are not to be passed again.
+    let from = match slice.from {
+        Some(Mark::Time(from)) => format!("AND last_announce >= {from}"),
+        _ => String::new(),
+    };
+    let sql = format!(
+        "SELECT uid, fid, last_announce FROM transfer_history FORCE INDEX ({index})
+         WHERE active = 1 {from} AND last_announce < {before} ORDER BY last_announce LIMIT {most}"
+    );
+    let rows: Vec<(i64, i64, i64)> = session.connection.query(sql)?;
+    let next = rows.last().filter(|_| rows.len() >= most).map(|&(.., time)| Mark::Time(time));
+    Ok(Found { rows: rows.into_iter().map(|(uid, fid, _)| (uid, fid)).collect(), next })
+}
+
+/// The next rows, whatever they are: without an index all have to be looked at.
+fn by_row(session: &mut Session, slice: &Slice) -> mysql::Result<Found> {
+    let (before, most) = (slice.before, slice.rows_most);
+    let behind = match slice.from {
+        Some(mark @ Mark::Row(uid, fid)) if mark != FIRST => {
+            format!("WHERE uid > {uid} OR (uid = {uid} AND fid > {fid})")
+        }
+        _ => String::new(),
+    };
+    let hint = session.fitness.row_index.as_ref().map(|name| format!("FORCE INDEX ({name})"));
+    let sql = format!(
+        "SELECT uid, fid, active = 1 AND last_announce < {before} FROM transfer_history {}
+         {behind} ORDER BY uid, fid LIMIT {most}",
+        hint.unwrap_or_default()
+    );
+    let rows: Vec<(i64, i64, bool)> = session.connection.query(sql)?;
+    let next = rows.last().filter(|_| rows.len() >= most).map(|&(uid, fid, _)| Mark::Row(uid, fid));
+    let silent = rows.into_iter().filter(|&(.., silent)| silent);
+    Ok(Found { rows: silent.map(|(uid, fid, _)| (uid, fid)).collect(), next })
+}
+
+/// As in the statements of rows, those to change come first and are looked up by the primary key.
+fn update(rows: &[(i64, i64)], before: i64) -> String {
+    let mut text = "UPDATE (SELECT 0 AS uid, 0 AS fid FROM DUAL WHERE 0 UNION ALL VALUES ".to_owned();
+    for (at, (uid, fid)) in rows.iter().enumerate() {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{}({uid},{fid})", if at > 0 { "," } else { "" });
+    }
+    let _ = write!(
+        text,
+        ") AS d STRAIGHT_JOIN transfer_history AS t ON t.uid = d.uid AND t.fid = d.fid SET t.active = 0 \
+         WHERE t.active = 1 AND t.last_announce < {before}"
+    );
+    text
+}

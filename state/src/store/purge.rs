@@ -1,0 +1,240 @@
+//! A purge of `transfer_history`: rows of peers that were not heard of for long become inactive, a slice at a
+//! time and with pauses, each slice in a short transaction of its own. Whatever the size of the table, no
+//! statement reads or locks more than [`ROWS_MOST`] rows of it.
+//!
+//! A purge is asked for by a record, so that it begins when all rows queued before it are written. It needs no
+//! exactly-once: what a restart leaves undone the next purge does, and a row that was written again meanwhile
+//! is not below the limit any more.
+
+use std::time::Duration;
+
+use super::{Store, StoreError};
+use crate::clock::Clock;
+
+/// Rows that one statement of a purge looks at, at most.
+pub const ROWS_MOST: usize = 1000;
+/// The same on a database that is slow.
+const ROWS_LEAST: usize = 50;
+/// A slice that took longer is followed by smaller ones.
+const SLOW: Duration = Duration::from_millis(40);
+/// A slice that took less is followed by larger ones.
+const QUICK: Duration = Duration::from_millis(10);
+/// A pause is so many times as long as the slice before it.
+const PAUSE_FACTOR: u32 = 8;
+/// Shortest pause.
+const PAUSE_LEAST: Duration = Duration::from_millis(20);
+/// Shortest pause where there is no index and a purge reads the whole table.
+const WALK_PAUSE_LEAST: Duration = Duration::from_millis(100);
+/// Longest pause.
+const PAUSE_MOST: Duration = Duration::from_secs(1);
+/// Slices that are still done when the tracker stops.
+const LAST_SLICES: usize = 16;
+
+/// What a store is asked to do in one go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Active rows with a `last_announce` below this, in Unix seconds, become inactive.
+    pub before: i64,
+    /// Where the slice before has ended; `None` for the first.
+    pub from: Option<Mark>,
+    /// Rows to look at, at most.
+    pub rows_most: usize,
+}
+
+/// A place in `transfer_history`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// By the index on `active` and `last_announce`: this `last_announce`.
+    Time(i64),
+    /// Without that index: the row of this `uid` and `fid`.
+    Row(i64, i64),
+}
+
+/// What has become of a slice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Rows that have become inactive.
+    pub inactive: u64,
+    /// Where to go on; `None` if this was the last slice.
+    pub next: Option<Mark>,
+}
+
+/// The purge that is under way, if one is.
+#[derive(Debug)]
+pub(super) struct Purge {
+    round: Option<Round>,
+    /// What a later record asks for: another round, once this one is over.
+    waiting: Option<i64>,
+    rows: usize,
+    due: Duration,
+}
+
+#[derive(Debug)]
+struct Round {
+    before: i64,
+    from: Option<Mark>,
+}
+
+impl Default for Purge {
+    fn default() -> Self {
+        Self { round: None, waiting: None, rows: ROWS_MOST / 4, due: Duration::ZERO }
+    }
+}
+
+impl Purge {
+    /// All that were not heard of since `before` are to become inactive.
+    pub(super) fn ask(&mut self, before: i64) {
+        match &self.round {
+            None => self.round = Some(Round { before, from: None }),
+            Some(_) => self.waiting = self.waiting.max(Some(before)),
+        }
+    }
+
+    /// When the next slice is due, in uptime; `None` if there is none.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.round.is_some().then_some(self.due)
+    }
+
+    /// Does the next slice.
+    ///
+    /// # Errors
+    /// Those of the store, but for a deadlock, after which the slice is tried again.
+    pub(super) fn go_on(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<(), StoreError> {
+        self.slice(store, clock).map(drop)
+    }
+
+    /// False if there was nothing to do, or somebody else holds a lock.
+    fn slice(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<bool, StoreError> {
+        let Some(round) = &mut self.round else { return Ok(false) };
+        let begin = clock.uptime();
+        let slice = Slice { before: round.before, from: round.from, rows_most: self.rows };
+        let swept = match store.purge(&slice) {
+            Ok(swept) => swept,
+            Err(StoreError::Deadlock(text)) => {
+                log::debug!("a purge of transfer_history waits: {text}");
+                self.due = clock.uptime() + PAUSE_MOST;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        let end = clock.uptime();
+        let took = end.saturating_sub(begin);
+        self.rows = match took {
+            _ if took > SLOW => (self.rows / 2).max(ROWS_LEAST),
+            _ if took < QUICK => (self.rows * 2).min(ROWS_MOST),
+            _ => self.rows,
+        };
+        let least = if matches!(swept.next, Some(Mark::Row(..))) { WALK_PAUSE_LEAST } else { PAUSE_LEAST };
+        self.due = end + (took * PAUSE_FACTOR).clamp(least, PAUSE_MOST);
+        round.from = swept.next;
+        if swept.next.is_none() {
+            self.round = self.waiting.take().map(|before| Round { before, from: None });
+        }
+        Ok(true)
+    }
+
+    /// Does what can be done without pauses while the tracker stops.
+    ///
+    /// # Errors
+    /// Those of [`go_on`](Self::go_on).
+    pub(super) fn finish(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<(), StoreError> {
+        for _ in 0..LAST_SLICES {
+            if !self.slice(store, clock)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Batch, Channel, Line, Saved, Set, Tables};
+    use super::*;
+    use crate::ids::InfoHash;
+
+    /// Remembers what it was asked, and has a table of so many slices.
+    struct Table {
+        slices: i64,
+        asked: Vec<Slice>,
+        locked: bool,
+    }
+
+    impl Store for Table {
+        fn purge(&mut self, slice: &Slice) -> Result<Swept, StoreError> {
+            if std::mem::take(&mut self.locked) {
+                return Err(StoreError::Deadlock("locked".into()));
+            }
+            self.asked.push(*slice);
+            let at = match slice.from {
+                Some(Mark::Row(at, _)) => at,
+                _ => 0,
+            };
+            Ok(Swept { inactive: 1, next: (at + 1 < self.slices).then_some(Mark::Row(at + 1, 0)) })
+        }
+
+        fn save(&mut self, _: &Batch) -> Result<Saved, StoreError> {
+            Ok(Saved::default())
+        }
+
+        fn rehearse(&mut self, _: &Batch) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn acknowledged(&mut self, _: Channel) -> Result<Option<u64>, StoreError> {
+            Ok(None)
+        }
+
+        fn completed(&mut self, _: usize, _: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
+            Ok((Vec::new(), 0))
+        }
+
+        fn lines(&mut self, _: Set, _: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
+            Ok(0)
+        }
+
+        fn edit(
+            &mut self,
+            _: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
+        ) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_purge_goes_in_slices_and_a_later_limit_waits_for_its_end() {
+        let (clock, mut purge) = (Clock::start(), Purge::default());
+        let mut table = Table { slices: 3, asked: Vec::new(), locked: true };
+        assert_eq!(purge.due(), None);
+        purge.ask(100);
+        purge.go_on(&mut table, &clock).unwrap();
+        assert!(table.asked.is_empty() && purge.due() > Some(clock.uptime()), "it waits for the lock");
+        for _ in 0..2 {
+            purge.go_on(&mut table, &clock).unwrap();
+            assert!(purge.due() > Some(clock.uptime()), "there is a pause");
+        }
+        purge.ask(200);
+        purge.ask(150);
+        while purge.due().is_some() {
+            purge.go_on(&mut table, &clock).unwrap();
+        }
+        let asked: Vec<_> = table.asked.iter().map(|slice| (slice.before, slice.from)).collect();
+        let (second, third) = (Some(Mark::Row(1, 0)), Some(Mark::Row(2, 0)));
+        let expected = [(100, None), (100, second), (100, third), (200, None), (200, second), (200, third)];
+        assert_eq!(asked, expected);
+        assert!(table.asked.iter().all(|slice| slice.rows_most <= ROWS_MOST));
+    }
+
+    #[test]
+    fn a_stop_does_not_wait_for_the_end_of_a_long_purge() {
+        let (clock, mut purge) = (Clock::start(), Purge::default());
+        let mut table = Table { slices: 1_000_000, asked: Vec::new(), locked: false };
+        purge.ask(100);
+        purge.finish(&mut table, &clock).unwrap();
+        assert_eq!(table.asked.len(), LAST_SLICES);
+    }
+}

@@ -1,0 +1,1 @@
+UPDATE hayate_schema SET version = 3 WHERE version < 3;
