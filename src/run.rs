@@ -202,7 +202,7 @@ impl Daemon {
                 Err(RecvTimeoutError::Disconnected) => bail!("the thread that takes signals has ended"),
             }
             self.look_round()?;
-            self.returner.look(&self.storage.swarms);
+            self.returner.look(self.storage.survey.place().memory());
         }
     }
 
@@ -401,12 +401,13 @@ fn storage(
         intervals.purge_inactive_peers,
     );
     let swarms = Swarms::new(document.announce.peers_per_address.as_u16());
-    swarms.list_on(board);
     let (lock, stream) = match legacy {
         None => (StateLock::take(&settings.keep.state_dir)?, None),
         Some((lock, stream)) => (StateLock::inherit(lock), Some(stream)),
     };
-    Ok((Storage::new(settings.keep.clone(), document.mode, lock, swarms, clock), stream))
+    let storage = Storage::new(settings.keep.clone(), document.mode, lock, swarms, clock);
+    storage.survey.place().list_on(board);
+    Ok((storage, stream))
 }
 
 /// A choice of the configuration, as it is written there.
