@@ -1,8 +1,6 @@
 //! Gives memory back to the system after many peers have left. glibc's allocator keeps what was freed in
 //! small pieces, so that without this a tracker would stay as large as it ever was.
 
-use hayate_state::Swarms;
-
 /// Octets by which the swarms must have shrunk.
 const SHRUNK_MIN: usize = 4 << 20;
 /// Of the most they had, the share by which they must have shrunk: the work of giving back is seldom done.
@@ -16,9 +14,10 @@ pub(crate) struct Returner {
 }
 
 impl Returner {
-    /// Gives memory back if the swarms have shrunk enough; call it about once a second.
-    pub(crate) fn look(&mut self, swarms: &Swarms) {
-        if self.is_due(swarms.memory()) {
+    /// Gives memory back if the swarms, which take so many octets, have shrunk enough; call it about once a
+    /// second.
+    pub(crate) fn look(&mut self, octets: usize) {
+        if self.is_due(octets) {
             give_back();
         }
     }

@@ -230,7 +230,7 @@ impl Daemon {
                 }
             }
             self.look_round()?;
-            self.returner.look(&self.storage.swarms);
+            self.returner.look(self.storage.survey.place().memory());
         }
     }
 
@@ -540,12 +540,13 @@ fn storage(
         intervals.purge_inactive_peers,
     );
     let swarms = Swarms::new(document.announce.peers_per_address.as_u16());
-    swarms.list_on(board);
     let (lock, voice) = match legacy {
         None => (StateLock::take(&settings.keep.state_dir)?, None),
         Some((lock, voice)) => (StateLock::inherit(lock), Some(voice)),
     };
-    Ok((Storage::new(settings.keep.clone(), document.mode, lock, swarms, clock), voice))
+    let storage = Storage::new(settings.keep.clone(), document.mode, lock, swarms, clock);
+    storage.survey.place().list_on(board);
+    Ok((storage, voice))
 }
 
 /// A choice of the configuration, as it is written there.

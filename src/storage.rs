@@ -306,7 +306,7 @@ impl Storage {
         let (Some(site), Some(queues), Some(backend)) = (&self.site, &self.queues, self.backend()) else {
             return Ok(());
         };
-        let mut restore = SiteRestore::new(&site.torrents);
+        let mut restore = SiteRestore::new(&site.torrents, self.clock.now());
         match load(&self.keep.state_dir.join(FILE_NAME), &self.clock, &mut [&mut restore]) {
             Loaded::Restored => {}
             Loaded::Missing | Loaded::SetAside(_) => self.import_reference(&mut restore),

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use crate::ids::{ID_LEN, InfoHash, PeerId};
+use crate::ids::{ID_LEN, InfoHash};
 use crate::peer::Endpoint;
 use crate::reach::{self, Reach};
 
@@ -34,12 +34,9 @@ impl Keys {
         self.hash(&info_hash.0)
     }
 
-    /// Of a user's client (mode private).
-    pub(crate) fn member(&self, user: u32, peer_id: &PeerId) -> u64 {
-        let mut key = [0; WORDS_MAX * 8];
-        let octets = user.to_ne_bytes().into_iter().chain(peer_id.0);
-        key.iter_mut().zip(octets).for_each(|(to, from)| *to = from);
-        self.hash(&key)
+    /// Of a user (mode private).
+    pub(crate) fn user(&self, user: u32) -> u64 {
+        self.hash(&user.to_ne_bytes())
     }
 
     pub(crate) fn peer<const LEN: usize>(&self, peer: &[u8; LEN]) -> u64

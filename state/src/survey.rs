@@ -111,6 +111,12 @@ impl Survey {
         Ok(least_first.into_sorted_vec().into_iter().map(|ranked| ranked.0.0).collect())
     }
 
+    /// Where the torrents are.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Ends all walks soon, and those that begin.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);

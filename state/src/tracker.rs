@@ -7,7 +7,7 @@ use crate::clock::{Now, Tick};
 use crate::hooks::{Said, ScrapeVisit};
 use crate::ids::{ClientId, InfoHash};
 use crate::policy::{Passed, Policy};
-use crate::private::desk::{Asked, Chooser};
+use crate::private::desk::{Asked, Chooser, Done};
 use crate::private::events::Line;
 use crate::private::{Denial, Member, Purger, Register, Site};
 use crate::published::{Published, Subscriber};
@@ -122,12 +122,12 @@ impl Tracker {
             let silent = Announce { num_want: 0, ..*announce };
             let heard = if passed.skip_reply { &silent } else { announce };
             let asked = Asked { now, policy, register, member, client, announce: heard };
-            let tally = match changes {
+            let (tally, full) = match changes {
                 true => site.credit(&asked, records, chooser, handout)?,
-                false => site.torrents.show(&asked, chooser, handout)?,
+                false => (site.torrents.show(&asked, chooser, handout)?, false),
             };
             let tally = if passed.skip_reply { Tally::default() } else { tally };
-            Ok(Answer { tally, ..passed.answer })
+            Ok(if full { policy.full_answer(tally) } else { Answer { tally, ..passed.answer } })
         };
         decide().inspect_err(|denial| site.deny(now, member.id, announce, denial))
     }
@@ -260,20 +260,21 @@ impl Tracker {
 }
 
 impl Site {
-    /// Changes the swarm of a member's torrent, hands out peers, and writes down what is credited.
+    /// Changes the swarm of a member's torrent, hands out peers, and writes down what is credited; tells whether
+    /// there was no memory for the peer.
     fn credit(
         &self,
         asked: &Asked<'_>,
         records: Option<&Queues>,
         chooser: &mut Chooser,
         handout: &mut Handout<'_>,
-    ) -> Result<Tally, Denial> {
-        let (torrent, tally) = self.torrents.announce(asked, records, chooser, handout)?;
-        if let Some(events) = self.events() {
+    ) -> Result<(Tally, bool), Denial> {
+        let Done { torrent, tally, full } = self.torrents.announce(asked, records, chooser, handout)?;
+        if let Some(events) = self.events().filter(|_| !full) {
             let Asked { now, member, announce, .. } = asked;
             let line = Line::of(now.unix_seconds, torrent, member.id, member.tracker_hide, announce);
             line.into_iter().for_each(|line| events.put(line));
         }
-        Ok(tally)
+        Ok((tally, full))
     }
 }

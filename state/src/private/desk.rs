@@ -6,13 +6,14 @@ use hashbrown::HashSet;
 use super::denial::Denial;
 use super::ledger::{AMOUNT_MAX, Progress, Terms, ip_columns};
 use super::member::Member;
-use super::peer::{Credit, NOWHERE, Peer, Seconds, Session};
+use super::peer::{Credit, Moment, NOWHERE, Peer, Seconds, Session, moment};
 use super::register::Register;
 use super::swarm::Swarm;
-use super::torrents::{LIVE, PRUNED, Row, Torrent, Torrents};
+use super::torrents::{Came, LIVE, PRUNED, Row, Torrent, Torrents};
 use crate::announce::{Announce, Event, Handout, Refusal, Tally};
 use crate::clock::Now;
 use crate::ids::InfoHash;
+use crate::keys::Keys;
 use crate::policy::Policy;
 use crate::snapshot::site::{Multipliers, Role};
 use crate::store::record::{SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow};
@@ -44,6 +45,16 @@ impl Chooser {
     }
 }
 
+/// What became of an announce.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Done {
+    /// The torrent's id.
+    pub(crate) torrent: u32,
+    pub(crate) tally: Tally,
+    /// There was no memory for the peer.
+    pub(crate) full: bool,
+}
+
 /// What has changed by one announce, for its records.
 struct Change {
     id: u32,
@@ -53,7 +64,8 @@ struct Change {
 }
 
 impl Torrents {
-    /// Checks rows 14 to 16, changes the swarm, queues records, and hands out peers. Gives the torrent's id.
+    /// Checks rows 14 to 16, changes the swarm, queues records, and hands out peers. Where there is no memory for
+    /// a peer, nothing changes and nobody is handed out.
     ///
     /// # Errors
     /// Why the member is refused; then nothing has changed.
@@ -63,25 +75,30 @@ impl Torrents {
         records: Option<&Queues>,
         chooser: &mut Chooser,
         handout: &mut Handout<'_>,
-    ) -> Result<(u32, Tally), Denial> {
+    ) -> Result<Done, Denial> {
         let info_hash = &asked.announce.info_hash;
-        let step = self.with(info_hash, |torrent| {
+        let may_grow = self.may_grow(asked.policy.memory_max);
+        let step = self.change_one(info_hash, |torrent, came| {
             asked.check(&torrent.row)?;
+            if !may_grow && asked.adds(&self.keys, torrent) {
+                came.full = true;
+                return Ok((Done { torrent: torrent.row.id, tally: torrent.tally(), full: true }, false));
+            }
             let unpruned = torrent.row.status == PRUNED;
             torrent.row.status = LIVE;
-            let change = self.change(asked, torrent);
+            let change = self.change(asked, torrent, came);
             if let Some(records) = records {
                 asked.record(records, &change, torrent, unpruned);
             }
             let tally = torrent.tally();
             self.hand_out(asked, torrent, chooser, handout);
-            Ok((torrent.row.id, tally, unpruned))
+            Ok((Done { torrent: torrent.row.id, tally, full: false }, unpruned))
         });
-        let (id, tally, unpruned) = step.unwrap_or_else(|| Err(asked.register.unknown(info_hash)))?;
+        let (done, unpruned) = step.unwrap_or_else(|| Err(asked.register.unknown(info_hash)))?;
         if unpruned {
-            log::info!("torrent {id} is seeded again and no longer pruned");
+            log::info!("torrent {} is seeded again and no longer pruned", done.torrent);
         }
-        Ok((id, tally))
+        Ok(done)
     }
 
     /// Checks rows 14 to 16 and hands out peers, but changes nothing.
@@ -112,13 +129,13 @@ impl Torrents {
     }
 
     /// Rows 8 and 9 of the spec's sections: the peer, then what it is credited.
-    fn change(&self, asked: &Asked<'_>, torrent: &mut Torrent) -> Change {
+    fn change(&self, asked: &Asked<'_>, torrent: &mut Torrent, came: &mut Came) -> Change {
         let Torrent { row, last_action, swarm, .. } = torrent;
         let (announce, now) = (asked.announce, asked.seconds());
         let (user, role) = (asked.member.id, asked.role());
         let swarm = swarm.get_or_insert_default();
         let completes = announce.event == Event::Completed && role == Role::Seeder;
-        let snatched = u32::from(completes && !swarm.has_seeder(user));
+        let snatched = u32::from(completes && !swarm.has_seeder(&self.keys, user));
         if role == Role::Seeder {
             *last_action = now;
         }
@@ -128,16 +145,14 @@ impl Torrents {
                 let told = swarm.change(spot, |peer| asked.tell(peer, &terms)).unwrap_or_default();
                 if announce.event == Event::Stopped {
                     swarm.take(&self.keys, spot);
-                } else if spot.role != role
-                    && let Some(peer) = swarm.take(&self.keys, spot)
-                {
-                    swarm.add(&self.keys, role, peer);
+                } else if spot.role != role {
+                    swarm.turn(&self.keys, spot, role);
                 }
                 told
             }
             None => {
                 if announce.event != Event::Stopped {
-                    swarm.add(&self.keys, role, asked.new_peer());
+                    came.replaced = swarm.add(&self.keys, role, asked.new_peer());
                 }
                 (now, Credit::default())
             }
@@ -178,6 +193,12 @@ impl Asked<'_> {
         Ok(())
     }
 
+    /// Would it add a peer?
+    fn adds(&self, keys: &Keys, torrent: &Torrent) -> bool {
+        let knows = |swarm: &Swarm| swarm.find(keys, self.member.id, &self.announce.peer_id).is_some();
+        self.announce.event != Event::Stopped && !torrent.swarm.as_deref().is_some_and(knows)
+    }
+
     fn role(&self) -> Role {
         if self.announce.left == 0 { Role::Seeder } else { Role::Leecher }
     }
@@ -186,9 +207,13 @@ impl Asked<'_> {
         Seconds::try_from(self.now.unix_seconds).unwrap_or(Seconds::MAX)
     }
 
+    fn moment(&self) -> Moment {
+        moment(self.now.tick)
+    }
+
     /// Addresses that were not heard of since then are forgotten.
-    fn limit(&self) -> Seconds {
-        self.seconds().saturating_sub(self.policy.peer_inactivity_seconds)
+    fn limit(&self) -> Moment {
+        self.moment().saturating_sub(self.policy.peer_inactivity_seconds)
     }
 
     fn terms(&self, row: &Row) -> Terms {
@@ -216,28 +241,30 @@ impl Asked<'_> {
             left: announce.left,
             started: now,
             announced: now,
+            heard: self.moment(),
             v4_seen: 0,
             last: Credit::default(),
         };
         let mut peer = Peer { user: self.member.id, v4: NOWHERE, v6: None, session };
-        peer.seen(announce.address, announce.port, now, self.limit());
+        peer.seen(announce.address, announce.port, self.moment(), self.limit());
         peer
     }
 
     /// Has a peer that is known say what it says now; gives when it started, and its credit.
     fn tell(&self, peer: &mut Peer, terms: &Terms) -> (Seconds, Credit) {
         let (announce, now) = (self.announce, self.seconds());
-        peer.seen(announce.address, announce.port, now, self.limit());
+        peer.seen(announce.address, announce.port, self.moment(), self.limit());
         let session = &mut peer.session;
         let progress = Progress {
             uploaded: (session.uploaded, announce.uploaded),
             downloaded: (session.downloaded, announce.downloaded),
-            announced: (session.announced, now),
+            announced: (session.heard, self.moment()),
             inactivity: self.policy.peer_inactivity_seconds,
         };
         let credit = progress.credit(terms);
         (session.uploaded, session.downloaded) = (announce.uploaded, announce.downloaded);
         (session.left, session.announced, session.client) = (announce.left, now, self.client);
+        session.heard = self.moment();
         session.last = credit;
         (session.started, credit)
     }

@@ -20,7 +20,7 @@ impl Site {
 
     fn write(&self, to: &mut String, user: u32, info_hash: &InfoHash) -> std::fmt::Result {
         let register = self.register.current();
-        let known = self.users().into_iter().find(|known| known.id == user);
+        let known = self.user(user);
         match &known {
             None => writeln!(to, "user {user}: not enabled, or unknown; refused by the passkey")?,
             Some(known) => {
@@ -35,7 +35,7 @@ impl Site {
         let shown = self.torrents.with(info_hash, |torrent| {
             let (row, tally) = (torrent.row, torrent.tally());
             let mine: Vec<(Role, Session)> =
-                torrent.swarm.iter().flat_map(|swarm| swarm.of_user(user)).collect();
+                torrent.swarm.iter().flat_map(|swarm| swarm.of_user(&self.torrents.keys, user)).collect();
             (row, tally, mine)
         });
         let Some((row, tally, mine)) = shown else {

@@ -71,6 +71,14 @@ impl Figures {
         gauge("clients", "Approved clients.", |figures| &figures.clients);
         gauge("hnrs", "Hit-and-runs.", |figures| &figures.hit_and_runs);
         let counted = Arc::clone(site);
+        board.list(Series {
+            name: "sessions_replaced_total",
+            help: "Peers that made place for another of the same user and torrent.",
+            kind: Kind::Counter,
+            labels: Vec::new(),
+            read: Box::new(move || counted.torrents.replaced()),
+        });
+        let counted = Arc::clone(site);
         let read = Box::new(move || {
             let peers = counted.torrents.peers();
             (peers.seeders + peers.leechers) as u64

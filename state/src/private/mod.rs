@@ -7,7 +7,8 @@
 //! | [`register`] | all sets that are read from the store, published for both doors |
 //! | [`kind`] | torrent types |
 //! | [`torrents`] | registered torrents with their peers |
-//! | `swarm`, `peer` | the peers of one torrent |
+//! | `swarm`, `peer`, `finder` | the peers of one torrent |
+//! | `touch` | in tests: how many peers were looked at under one lock |
 //! | `desk` | one announce, from the check of its torrent to the peers it is handed |
 //! | `ledger` | what an announce is credited |
 //! | `purge` | silent peers go |
@@ -27,8 +28,11 @@ pub(crate) mod desk;
 pub mod events;
 mod explain;
 mod figures;
+mod finder;
 mod heap;
 pub mod kind;
+#[cfg(test)]
+mod large;
 mod ledger;
 pub mod member;
 pub mod office;
@@ -40,6 +44,7 @@ pub mod section;
 pub mod site;
 mod swarm;
 pub mod torrents;
+mod touch;
 
 pub use clerk::Clerk;
 pub use client::Clients;

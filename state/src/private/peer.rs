@@ -3,10 +3,38 @@
 use std::net::IpAddr;
 
 use crate::announce::{PEER_V4_LEN, PEER_V6_LEN};
+use crate::clock::{Now, Tick};
 use crate::ids::PeerId;
 
-/// Unix seconds. Enough until the year 2106.
+/// Unix seconds, for records. Enough until the year 2106.
 pub(super) type Seconds = u32;
+
+/// Seconds of the steady clock, for ages: nobody can set it. They count from so far back that peers of an earlier
+/// process have a place in them.
+pub(super) type Moment = u32;
+/// The moment of tick 0.
+const ORIGIN: Moment = 1 << 31;
+
+/// The moment of a tick.
+pub(super) fn moment(tick: Tick) -> Moment {
+    tick.0.saturating_add(ORIGIN)
+}
+
+/// The moment of a time that was written down in Unix seconds. One that is still to come is now.
+pub(super) fn moment_of(unix: i64, now: Now) -> Moment {
+    let age = unix_of_now(now).saturating_sub(unix).max(0);
+    moment(now.tick).saturating_sub(Moment::try_from(age).unwrap_or(Moment::MAX))
+}
+
+/// A moment in Unix seconds, to be written down.
+pub(super) fn unix_of(at: Moment, now: Now) -> i64 {
+    let age = moment(now.tick).saturating_sub(at);
+    unix_of_now(now).saturating_sub(age.into()).max(0)
+}
+
+fn unix_of_now(now: Now) -> i64 {
+    i64::try_from(now.unix_seconds).unwrap_or(i64::MAX)
+}
 
 /// A peer over IPv4 as it goes on the wire: address and port. All zeros: it has none.
 pub(super) type V4 = [u8; PEER_V4_LEN];
@@ -14,7 +42,7 @@ pub(super) type V4 = [u8; PEER_V4_LEN];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct V6 {
     pub(super) wire: [u8; PEER_V6_LEN],
-    pub(super) seen: Seconds,
+    pub(super) seen: Moment,
 }
 
 /// No IPv4 address.
@@ -32,9 +60,12 @@ pub(super) struct Session {
     pub(super) downloaded: u64,
     pub(super) left: u64,
     pub(super) started: Seconds,
+    /// When it was heard of, as records say it.
     pub(super) announced: Seconds,
+    /// When it was heard of, for its age.
+    pub(super) heard: Moment,
     /// When the IPv4 address was heard of.
-    pub(super) v4_seen: Seconds,
+    pub(super) v4_seen: Moment,
     pub(super) last: Credit,
 }
 
@@ -65,7 +96,7 @@ pub(super) struct Peer {
 impl Peer {
     /// Notes where the peer is reached now, and forgets the other family's address if nobody has heard of it
     /// since `limit`.
-    pub(super) fn seen(&mut self, address: IpAddr, port: u16, now: Seconds, limit: Seconds) {
+    pub(super) fn seen(&mut self, address: IpAddr, port: u16, now: Moment, limit: Moment) {
         match address {
             IpAddr::V4(address) => {
                 (self.v4, self.session.v4_seen) = (wire(address.octets(), port), now);
@@ -81,8 +112,13 @@ impl Peer {
         self.forget_before(limit);
     }
 
+    /// 1 for each family over which it is reached.
+    pub(super) fn reached(&self) -> (usize, usize) {
+        (usize::from(self.v4 != NOWHERE), usize::from(self.v6.is_some()))
+    }
+
     /// Forgets addresses that nobody has heard of since `limit`.
-    pub(super) fn forget_before(&mut self, limit: Seconds) {
+    pub(super) fn forget_before(&mut self, limit: Moment) {
         if self.session.v4_seen < limit {
             self.v4 = NOWHERE;
         }

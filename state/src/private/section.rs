@@ -2,13 +2,15 @@
 //! back.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::io;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use super::Site;
-use super::peer::{Credit, NOWHERE, Peer, Seconds, Session, V4, V6, wire};
-use super::torrents::{Row, SHARDS, Torrent, Torrents};
+use super::peer::{Credit, Moment, NOWHERE, Peer, Seconds, Session, V4, V6, moment_of, unix_of, wire};
+use super::swarm::Walk;
+use super::torrents::{Round, Row, SHARDS, Torrent, Torrents};
 use crate::announce::{PEER_V4_LEN, PEER_V6_LEN};
 use crate::clock::Now;
 use crate::snapshot::container::{Blocks, SnapshotError};
@@ -40,16 +42,20 @@ impl Section for SiteSection {
         let mut peers = 0;
         let mut writer = SiteWriter::new(to);
         for shard in 0..SHARDS {
-            for torrent in self.site.torrents.copies(shard) {
-                peers += torrent.peers.len() as u64;
-                writer.torrent(&torrent)?;
+            let mut copies = Copies::of(&self.site.torrents, shard);
+            while let Some(torrents) = copies.next(pace.now()) {
+                for torrent in torrents {
+                    peers += torrent.peers.len() as u64;
+                    writer.torrent(&torrent)?;
+                }
+                pace.breathe()?;
             }
-            pace.pause()?;
+            pace.breathe()?;
         }
         let users = self.site.users();
         for some in users.chunks(USERS_SLICE) {
             some.iter().try_for_each(|user| writer.user(user))?;
-            pace.pause()?;
+            pace.breathe()?;
         }
         self.queues.unprunes().into_iter().try_for_each(|id| writer.unprune(id))?;
         writer.finish()?;
@@ -61,6 +67,8 @@ impl Section for SiteSection {
 #[derive(Debug)]
 pub struct SiteRestore<'s> {
     torrents: &'s Torrents,
+    /// When peers are restored, for their ages.
+    now: Now,
     decoder: Decoder,
     checker: RefCell<Decoder>,
     unprunes: Vec<u32>,
@@ -68,11 +76,12 @@ pub struct SiteRestore<'s> {
 }
 
 impl<'s> SiteRestore<'s> {
-    /// Restores to these torrents.
+    /// Restores to these torrents; it is `now`.
     #[must_use]
-    pub fn new(torrents: &'s Torrents) -> Self {
+    pub fn new(torrents: &'s Torrents, now: Now) -> Self {
         Self {
             torrents,
+            now,
             decoder: Decoder::default(),
             checker: RefCell::default(),
             unprunes: Vec::new(),
@@ -86,7 +95,7 @@ impl<'s> SiteRestore<'s> {
             Record::Torrent(torrent) => {
                 self.counts.0 += 1;
                 self.counts.1 += torrent.peers.len();
-                self.torrents.restore(&torrent);
+                self.torrents.restore(&torrent, self.now);
             }
             Record::Unprune(id) => self.unprunes.push(id),
             Record::User(_) => {}
@@ -118,21 +127,71 @@ impl Part for SiteRestore<'_> {
     }
 }
 
-impl Torrents {
-    /// All torrents of one shard, as they are kept.
-    fn copies(&self, shard: usize) -> Vec<site::Torrent> {
-        let mut copies = Vec::new();
-        self.retain(shard, |torrent| {
-            copies.push(self.copy(torrent));
-            true
-        });
-        copies
+/// The torrents of one shard as they are kept, some at a time, for each of which one lock is held.
+pub(super) struct Copies<'t> {
+    torrents: &'t Torrents,
+    round: Option<Round>,
+    /// A large swarm that is not copied to its end.
+    pub(super) begun: Option<Begun>,
+}
+
+pub(super) struct Begun {
+    copy: site::Torrent,
+    /// Seeders that became leechers before the walk began.
+    turned_back: u32,
+}
+
+impl<'t> Copies<'t> {
+    pub(super) fn of(torrents: &'t Torrents, shard: usize) -> Self {
+        Self { torrents, round: Some(torrents.round(shard, true)), begun: None }
     }
 
+    /// Those that are ready; `None` at the end.
+    pub(super) fn next(&mut self, now: Now) -> Option<Vec<site::Torrent>> {
+        let (torrents, begun) = (self.torrents, &mut self.begun);
+        let round = self.round.as_mut()?;
+        let mut ready = Vec::new();
+        let more = torrents.go_on(round, |torrent, walk, most| {
+            let Begun { mut copy, turned_back } = begun
+                .take_if(|begun| begun.copy.info_hash == torrent.row.info_hash)
+                .unwrap_or_else(|| Begun {
+                    copy: torrents.copy(torrent),
+                    turned_back: torrent.swarm.as_ref().map_or(0, |swarm| swarm.turned_back()),
+                });
+            let Some(swarm) = &torrent.swarm else {
+                *walk = None;
+                ready.push(copy);
+                return 0;
+            };
+            let looked_at = swarm.visit(walk, most, |role, peer| copy.peers.push(kept(role, &peer, now)));
+            if walk.is_none() && turned_back == swarm.turned_back() {
+                ready.push(copy);
+            } else {
+                // One that became a leecher meanwhile may have been missed.
+                let turned_back = if walk.is_none() { swarm.turned_back() } else { turned_back };
+                *walk = walk.or(Some(Walk::default()));
+                *begun = Some(Begun { copy, turned_back });
+            }
+            looked_at
+        });
+        self.round = self.round.take_if(|_| more);
+        ready.iter_mut().for_each(only_once);
+        Some(ready)
+    }
+}
+
+/// Of a peer that was met several times the last one counts, and that of a torrent that is gone is let go.
+fn only_once(torrent: &mut site::Torrent) {
+    let mut seen = HashSet::with_capacity(torrent.peers.len());
+    torrent.peers.reverse();
+    torrent.peers.retain(|peer| seen.insert((peer.user, peer.peer_id)));
+}
+
+impl Torrents {
+    /// A torrent as it is kept, without its peers.
     fn copy(&self, torrent: &Torrent) -> site::Torrent {
         let Row { info_hash, id, kind, group, snatched, status, multipliers } = torrent.row;
         let type_name = (*self.kinds().name(kind)).into();
-        let peers = torrent.swarm.iter().flat_map(|swarm| swarm.peers());
         site::Torrent {
             info_hash,
             id,
@@ -141,12 +200,12 @@ impl Torrents {
             status,
             last_action: torrent.last_action.into(),
             multipliers,
-            peers: peers.map(|(role, peer)| kept(role, &peer)).collect(),
+            peers: Vec::new(),
         }
     }
 
     /// Registers a torrent with its peers, as it was kept.
-    pub(super) fn restore(&self, torrent: &site::Torrent) {
+    pub(super) fn restore(&self, torrent: &site::Torrent, now: Now) {
         let row = Row {
             info_hash: torrent.info_hash,
             id: torrent.id,
@@ -172,20 +231,20 @@ impl Torrents {
                     }
                     swarm.take(&self.keys, spot);
                 }
-                swarm.add(&self.keys, peer.role, restored(peer));
+                swarm.add(&self.keys, peer.role, restored(peer, now));
             }
         });
     }
 }
 
-fn kept(role: Role, peer: &Peer) -> site::Peer {
+fn kept(role: Role, peer: &Peer, now: Now) -> site::Peer {
     let Peer { user, v4, v6, session } = peer;
     site::Peer {
         user: *user,
         peer_id: session.peer_id,
         role,
-        v4: (*v4 != NOWHERE).then(|| endpoint(v4, session.v4_seen)),
-        v6: v6.as_ref().map(|v6| endpoint(&v6.wire, v6.seen)),
+        v4: (*v4 != NOWHERE).then(|| endpoint(v4, unix_of(session.v4_seen, now))),
+        v6: v6.as_ref().map(|v6| endpoint(&v6.wire, unix_of(v6.seen, now))),
         uploaded: session.uploaded,
         downloaded: session.downloaded,
         left: session.left,
@@ -195,11 +254,11 @@ fn kept(role: Role, peer: &Peer) -> site::Peer {
     }
 }
 
-fn restored(peer: &site::Peer) -> Peer {
-    let v4 = peer.v4.map(|v4| (wire(v4.address.octets(), v4.port), seconds(v4.seen_at)));
-    let (v4, v4_seen): (V4, Seconds) = v4.unwrap_or((NOWHERE, 0));
+fn restored(peer: &site::Peer, now: Now) -> Peer {
+    let v4 = peer.v4.map(|v4| (wire(v4.address.octets(), v4.port), moment_of(v4.seen_at, now)));
+    let (v4, v4_seen): (V4, Moment) = v4.unwrap_or((NOWHERE, 0));
     let v6 = |v6: Endpoint<Ipv6Addr>| {
-        Box::new(V6 { wire: wire(v6.address.octets(), v6.port), seen: seconds(v6.seen_at) })
+        Box::new(V6 { wire: wire(v6.address.octets(), v6.port), seen: moment_of(v6.seen_at, now) })
     };
     let session = Session {
         peer_id: peer.peer_id,
@@ -209,6 +268,7 @@ fn restored(peer: &site::Peer) -> Peer {
         left: peer.left,
         started: seconds(peer.started_at),
         announced: seconds(peer.announced_at),
+        heard: moment_of(peer.announced_at, now),
         v4_seen,
         last: Credit::default(),
     };
@@ -217,13 +277,13 @@ fn restored(peer: &site::Peer) -> Peer {
 
 fn endpoint<const ADDRESS: usize, const LEN: usize, A: From<[u8; ADDRESS]>>(
     wire: &[u8; LEN],
-    seen: Seconds,
+    seen_at: i64,
 ) -> Endpoint<A> {
     const { assert!(ADDRESS + 2 == LEN && (LEN == PEER_V4_LEN || LEN == PEER_V6_LEN)) };
     let (address, port) = wire.split_at(ADDRESS);
     let address: [u8; ADDRESS] = address.first_chunk().copied().unwrap_or([0; ADDRESS]);
     let port = port.first_chunk().copied().map_or(0, u16::from_be_bytes);
-    Endpoint { address: address.into(), port, seen_at: seen.into() }
+    Endpoint { address: address.into(), port, seen_at }
 }
 
 fn seconds(time: i64) -> Seconds {

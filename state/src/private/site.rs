@@ -97,6 +97,12 @@ impl Site {
         self.users.lock().values().cloned().collect()
     }
 
+    /// An enabled user.
+    #[must_use]
+    pub fn user(&self, id: u32) -> Option<User> {
+        self.users.lock().values().find(|user| user.id == id).cloned()
+    }
+
     /// Replaces all users.
     pub fn enroll(&self, users: HashMap<Box<[u8]>, User>) {
         *self.users.lock() = users;

@@ -1,10 +1,12 @@
 //! The peers of one registered torrent. Seeders and leechers apart, each in columns: what a hand-out reads of
 //! many peers, whose they are and where, lies close together.
 
-use hashbrown::{HashSet, HashTable};
+use hashbrown::HashSet;
 
-use super::peer::{NOWHERE, Peer, Seconds, Session, V4, V6, is_shown};
-use crate::announce::{Handout, PEER_V6_LEN};
+use super::finder::Finder;
+use super::peer::{Moment, NOWHERE, Peer, Session, V4, V6, is_shown};
+use super::touch;
+use crate::announce::{Handout, PEER_V4_LEN, PEER_V6_LEN};
 use crate::census::Census;
 use crate::ids::PeerId;
 use crate::keys::Keys;
@@ -26,6 +28,13 @@ const PLACES: usize = 4;
 /// Draws of where a hand-out begins, at most, while they meet peers that may not be handed out.
 const DRAWS_MAX: usize = 32;
 
+/// Octets of a peer's IPv6 address, which lies apart, by our own count.
+const V6_OCTETS: usize = size_of::<V6>().next_multiple_of(16) + 16;
+/// Peers of one user in one swarm, at most. Nobody has more clients at one torrent; but a client that is started
+/// again and again has a new `peer_id` each time, so one more takes the place of the one that was silent for
+/// longest.
+pub(super) const SESSIONS_MAX: usize = 16;
+
 /// Where a peer is. It holds until the swarm changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Spot {
@@ -40,6 +49,26 @@ struct Pack {
     v4: Vec<V4>,
     v6: Vec<Option<Box<V6>>>,
     sessions: Vec<Session>,
+    /// How many have an IPv4 address.
+    with_v4: usize,
+    /// How many have an IPv6 address.
+    with_v6: usize,
+}
+
+/// How far a walk through a swarm has come, from the last slot of each role to the first: a peer that is taken
+/// out has its slot taken by the last one, which was met already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Walk {
+    role: Role,
+    /// Peers of this role in slots below this are still to be met.
+    slot: u32,
+}
+
+impl Default for Walk {
+    /// Leechers first: those that become seeders meanwhile are met again, and none is missed.
+    fn default() -> Self {
+        Self { role: Role::Leecher, slot: u32::MAX }
+    }
 }
 
 /// What of a peer may be handed out: at least one of its addresses.
@@ -54,7 +83,9 @@ struct Offer<'p> {
 pub(super) struct Swarm {
     seeders: Pack,
     leechers: Pack,
-    index: Option<Box<HashTable<Spot>>>,
+    index: Option<Finder>,
+    /// How often a seeder became a leecher.
+    turned_back: u32,
 }
 
 impl Swarm {
@@ -77,9 +108,26 @@ impl Swarm {
         Census { v4_seeders, v4_leechers, v6_seeders, v6_leechers }
     }
 
+    /// Octets that it takes, by our own count.
+    pub(super) fn memory(&self) -> usize {
+        let index = if self.index.is_some() { 2 * self.len() * size_of::<Spot>() } else { 0 };
+        size_of::<Self>() + self.seeders.memory() + self.leechers.memory() + index
+    }
+
+    /// How often a seeder became a leecher: a walk that began before may have missed it.
+    pub(super) fn turned_back(&self) -> u32 {
+        self.turned_back
+    }
+
     /// Does this user seed here, by whatever client?
-    pub(super) fn has_seeder(&self, user: u32) -> bool {
-        self.seeders.users.contains(&user)
+    pub(super) fn has_seeder(&self, keys: &Keys, user: u32) -> bool {
+        match &self.index {
+            None => self.seeders.has_user(user),
+            Some(index) => {
+                let seeds = |spot: Spot| spot.role == Role::Seeder && self.user_at(spot) == Some(user);
+                index.find(keys.user(user), seeds).is_some()
+            }
+        }
     }
 
     pub(super) fn find(&self, keys: &Keys, user: u32, peer_id: &PeerId) -> Option<Spot> {
@@ -89,12 +137,10 @@ impl Swarm {
                 Some(Spot { role, slot: number(slot) })
             });
         };
-        let same = |spot: &Spot| {
-            let (pack, slot) = (self.pack(spot.role), spot.slot as usize);
-            pack.users.get(slot) == Some(&user)
-                && pack.sessions.get(slot).is_some_and(|session| session.peer_id == *peer_id)
-        };
-        index.find(keys.member(user, peer_id), same).copied()
+        index.find(keys.user(user), |spot| {
+            self.user_at(spot) == Some(user)
+                && self.session(spot).is_some_and(|session| session.peer_id == *peer_id)
+        })
     }
 
     pub(super) fn session(&self, spot: Spot) -> Option<&Session> {
@@ -110,31 +156,50 @@ impl Swarm {
         }
     }
 
-    /// Adds a peer that is not there.
-    pub(super) fn add(&mut self, keys: &Keys, role: Role, peer: Peer) {
-        let (user, peer_id) = (peer.user, peer.session.peer_id);
+    /// Adds a peer that is not there. Where its user has [`SESSIONS_MAX`] already, the one that was silent for
+    /// longest goes; tells whether one did.
+    pub(super) fn add(&mut self, keys: &Keys, role: Role, peer: Peer) -> bool {
+        let replaces = self.make_place(keys, peer.user);
+        let user = peer.user;
         let pack = self.pack_mut(role);
-        let slot = number(pack.len());
+        let spot = Spot { role, slot: number(pack.len()) };
         pack.push(peer);
         if self.index.is_none() && self.len() > SEARCHED_MAX {
             self.build_index(keys);
         } else if let Some(mut index) = self.index.take() {
-            let spot = Spot { role, slot };
-            index.insert_unique(keys.member(user, &peer_id), spot, |spot| self.hash_at(keys, *spot));
+            index.insert(keys.user(user), spot, |spot| self.hash_at(keys, spot));
             self.index = Some(index);
+        }
+        replaces
+    }
+
+    fn make_place(&mut self, keys: &Keys, user: u32) -> bool {
+        let (mut peers, mut longest) = (0, None);
+        for spot in self.spots_of(keys, user) {
+            peers += 1;
+            let heard = self.session(spot).map_or(0, |session| session.heard);
+            if longest.is_none_or(|(known, _)| heard < known) {
+                longest = Some((heard, spot));
+            }
+        }
+        let goes = longest.filter(|_| peers >= SESSIONS_MAX);
+        goes.is_some_and(|(_, spot)| self.take(keys, spot).is_some())
+    }
+
+    /// Moves a peer to the other role.
+    pub(super) fn turn(&mut self, keys: &Keys, spot: Spot, role: Role) {
+        if let Some(peer) = self.take(keys, spot) {
+            self.turned_back += u32::from(role == Role::Leecher);
+            self.add(keys, role, peer);
         }
     }
 
     /// Takes a peer out. The last of its role takes its slot.
     pub(super) fn take(&mut self, keys: &Keys, spot: Spot) -> Option<Peer> {
         if let Some(mut index) = self.index.take() {
-            if let Ok(entry) = index.find_entry(self.hash_at(keys, spot), |known| *known == spot) {
-                entry.remove();
-            }
+            index.remove(self.hash_at(keys, spot), spot);
             let last = Spot { slot: number(self.pack(spot.role).len()).wrapping_sub(1), ..spot };
-            if let Some(moved) = index.find_mut(self.hash_at(keys, last), |known| *known == last) {
-                moved.slot = spot.slot;
-            }
+            index.moved(self.hash_at(keys, last), last, spot);
             // Half of it, so that one that comes and goes does not build it each time.
             self.index = Some(index).filter(|_| self.len() > SEARCHED_MAX / 2);
         }
@@ -147,29 +212,76 @@ impl Swarm {
         let (v4, v6) = (pack.v4.get_mut(slot)?, pack.v6.get_mut(slot)?);
         let session = pack.sessions.get_mut(slot)?;
         let mut peer = Peer { user: *pack.users.get(slot)?, v4: *v4, v6: v6.take(), session: *session };
+        let before = peer.reached();
         let result = work(&mut peer);
+        let after = peer.reached();
         (*v4, *v6, *session) = (peer.v4, peer.v6, peer.session);
+        pack.with_v4 = pack.with_v4 + after.0 - before.0;
+        pack.with_v6 = pack.with_v6 + after.1 - before.1;
         Some(result)
     }
 
-    /// Removes peers that were not heard of since `limit`, and addresses likewise; gives how many peers went.
-    pub(super) fn purge(&mut self, keys: &Keys, limit: Seconds) -> usize {
-        let mut gone = 0;
-        for role in [Role::Seeder, Role::Leecher] {
-            let mut slot = number(self.pack(role).len());
-            while let Some(next) = slot.checked_sub(1) {
-                slot = next;
-                let spot = Spot { role, slot };
-                if self.session(spot).is_some_and(|session| session.announced < limit) {
-                    self.take(keys, spot);
-                    gone += 1;
-                } else {
-                    self.pack_mut(role).forget_before(slot as usize, limit);
-                }
+    /// Removes peers that were not heard of since `limit`, and addresses likewise, looking at `most` of them at
+    /// most; gives how many were looked at and how many went. `walk` is `None` at the end.
+    pub(super) fn purge(
+        &mut self,
+        keys: &Keys,
+        limit: Moment,
+        walk: &mut Option<Walk>,
+        most: usize,
+    ) -> (usize, usize) {
+        let (mut looked_at, mut gone) = (0, 0);
+        while looked_at < most
+            && let Some(spot) = self.step(walk)
+        {
+            looked_at += 1;
+            if self.session(spot).is_some_and(|session| session.heard < limit) {
+                self.take(keys, spot);
+                gone += 1;
+            } else {
+                self.pack_mut(spot.role).forget_before(spot.slot as usize, limit);
             }
-            self.pack_mut(role).shrink();
         }
-        gone
+        touch::looked_at(looked_at);
+        if walk.is_none() {
+            [Role::Seeder, Role::Leecher].into_iter().for_each(|role| self.pack_mut(role).shrink());
+        }
+        (looked_at, gone)
+    }
+
+    /// Shows the next peers of a walk, `most` of them at most; gives how many. `walk` is `None` at the end.
+    pub(super) fn visit(
+        &self,
+        walk: &mut Option<Walk>,
+        most: usize,
+        mut each: impl FnMut(Role, Peer),
+    ) -> usize {
+        let mut shown = 0;
+        while shown < most
+            && let Some(spot) = self.step(walk)
+        {
+            shown += 1;
+            if let Some(peer) = self.pack(spot.role).peer(spot.slot as usize) {
+                each(spot.role, peer);
+            }
+        }
+        touch::looked_at(shown);
+        shown
+    }
+
+    /// Where a walk goes next; at its end it is `None`.
+    fn step(&self, walk: &mut Option<Walk>) -> Option<Spot> {
+        loop {
+            let Walk { role, slot } = walk.as_mut()?;
+            if let Some(next) = (*slot).min(number(self.pack(*role).len())).checked_sub(1) {
+                *slot = next;
+                return Some(Spot { role: *role, slot: next });
+            }
+            *walk = match role {
+                Role::Leecher => Some(Walk { role: Role::Seeder, slot: u32::MAX }),
+                Role::Seeder => None,
+            };
+        }
     }
 
     /// Hands out up to `num_want` peers to a user: to a seeder leechers; to a leecher seeders, one of each
@@ -193,36 +305,40 @@ impl Swarm {
         }
     }
 
-    /// All peers.
-    pub(super) fn peers(&self) -> impl Iterator<Item = (Role, Peer)> {
-        let seeders = self.seeders.peers().map(|peer| (Role::Seeder, peer));
-        seeders.chain(self.leechers.peers().map(|peer| (Role::Leecher, peer)))
+    /// The peers of one user.
+    pub(super) fn of_user(&self, keys: &Keys, user: u32) -> impl Iterator<Item = (Role, Session)> {
+        self.spots_of(keys, user).filter_map(|spot| Some((spot.role, *self.session(spot)?)))
     }
 
-    /// The peers of one user.
-    pub(super) fn of_user(&self, user: u32) -> impl Iterator<Item = (Role, Session)> {
-        [Role::Seeder, Role::Leecher].into_iter().flat_map(move |role| {
-            let pack = self.pack(role);
-            let mine = pack.users.iter().zip(&pack.sessions).filter(move |(known, _)| **known == user);
-            mine.map(move |(_, session)| (role, *session))
-        })
+    /// Where the peers of one user are.
+    fn spots_of(&self, keys: &Keys, user: u32) -> impl Iterator<Item = Spot> {
+        let found = self.index.iter().flat_map(move |index| index.all(keys.user(user)));
+        let roles = [Role::Seeder, Role::Leecher].into_iter().filter(|_| self.index.is_none());
+        let searched = roles.flat_map(|role| {
+            let slots = 0..number(self.pack(role).len());
+            slots.map(move |slot| Spot { role, slot })
+        });
+        found.chain(searched).filter(move |&spot| self.user_at(spot) == Some(user))
     }
 
     fn build_index(&mut self, keys: &Keys) {
-        let mut index = HashTable::with_capacity(2 * self.len());
+        let mut index = Finder::default();
         for role in [Role::Seeder, Role::Leecher] {
             for slot in 0..number(self.pack(role).len()) {
                 let spot = Spot { role, slot };
-                index.insert_unique(self.hash_at(keys, spot), spot, |spot| self.hash_at(keys, *spot));
+                index.insert(self.hash_at(keys, spot), spot, |spot| self.hash_at(keys, spot));
             }
         }
-        self.index = Some(Box::new(index));
+        touch::looked_at(self.len());
+        self.index = Some(index);
     }
 
     fn hash_at(&self, keys: &Keys, spot: Spot) -> u64 {
-        let (pack, slot) = (self.pack(spot.role), spot.slot as usize);
-        let key = pack.users.get(slot).zip(pack.sessions.get(slot));
-        key.map_or(0, |(user, session)| keys.member(*user, &session.peer_id))
+        self.user_at(spot).map_or(0, |user| keys.user(user))
+    }
+
+    fn user_at(&self, spot: Spot) -> Option<u32> {
+        self.pack(spot.role).users.get(spot.slot as usize).copied()
     }
 
     fn pack(&self, role: Role) -> &Pack {
@@ -258,7 +374,24 @@ impl Pack {
         })
     }
 
+    fn has_user(&self, user: u32) -> bool {
+        touch::looked_at(self.len());
+        self.users.contains(&user)
+    }
+
+    /// Octets of its columns.
+    fn memory(&self) -> usize {
+        self.users.capacity() * size_of::<u32>()
+            + self.v4.capacity() * PEER_V4_LEN
+            + self.v6.capacity() * size_of::<usize>()
+            + self.sessions.capacity() * size_of::<Session>()
+            + self.with_v6 * V6_OCTETS
+    }
+
     fn push(&mut self, peer: Peer) {
+        let (v4, v6) = peer.reached();
+        self.with_v4 += v4;
+        self.with_v6 += v6;
         self.users.push(peer.user);
         self.v4.push(peer.v4);
         self.v6.push(peer.v6);
@@ -266,22 +399,28 @@ impl Pack {
     }
 
     fn take(&mut self, slot: usize) -> Option<Peer> {
-        (slot < self.len()).then(|| Peer {
+        let peer = (slot < self.len()).then(|| Peer {
             user: self.users.swap_remove(slot),
             v4: self.v4.swap_remove(slot),
             v6: self.v6.swap_remove(slot),
             session: self.sessions.swap_remove(slot),
-        })
+        })?;
+        let (v4, v6) = peer.reached();
+        self.with_v4 -= v4;
+        self.with_v6 -= v6;
+        Some(peer)
     }
 
-    fn forget_before(&mut self, slot: usize, limit: Seconds) {
+    fn forget_before(&mut self, slot: usize, limit: Moment) {
         if self.sessions.get(slot).is_some_and(|session| session.v4_seen < limit)
-            && let Some(v4) = self.v4.get_mut(slot)
+            && let Some(v4) = self.v4.get_mut(slot).filter(|v4| **v4 != NOWHERE)
         {
             *v4 = NOWHERE;
+            self.with_v4 -= 1;
         }
         if let Some(v6) = self.v6.get_mut(slot).filter(|v6| v6.as_ref().is_some_and(|v6| v6.seen < limit)) {
             *v6 = None;
+            self.with_v6 -= 1;
         }
     }
 
@@ -308,6 +447,7 @@ impl Pack {
         let mut given = 0;
         let start = self.draw(user, random, handout);
         for slot in ring(self.len(), start).take(wanted.saturating_add(LOOKED_AT_MAX)) {
+            touch::looked_at(1);
             let Some(offer) = self.offer(slot, user, handout).filter(|offer| admit(offer.user)) else {
                 continue;
             };
@@ -357,17 +497,16 @@ impl Pack {
 
     /// How many have an address of each family.
     fn reached(&self) -> (u32, u32) {
-        let v4 = self.v4.iter().filter(|v4| **v4 != NOWHERE).count();
-        (number(v4), number(self.v6.iter().flatten().count()))
+        (number(self.with_v4), number(self.with_v6))
     }
 
-    fn peers(&self) -> impl Iterator<Item = Peer> {
-        let columns = self.users.iter().zip(&self.v4).zip(&self.v6).zip(&self.sessions);
-        columns.map(|(((user, v4), v6), session)| Peer {
-            user: *user,
-            v4: *v4,
-            v6: v6.clone(),
-            session: *session,
+    fn peer(&self, slot: usize) -> Option<Peer> {
+        let v6 = self.v6.get(slot)?.clone();
+        Some(Peer {
+            user: *self.users.get(slot)?,
+            v4: *self.v4.get(slot)?,
+            v6,
+            session: *self.sessions.get(slot)?,
         })
     }
 }

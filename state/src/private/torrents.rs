@@ -3,6 +3,7 @@
 //! earlier ones on their way to the store.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_utils::CachePadded;
 use hashbrown::HashTable;
@@ -10,20 +11,27 @@ use parking_lot::Mutex;
 
 use super::kind::{Kind, Kinds};
 use super::peer::Seconds;
-use super::swarm::Swarm;
+use super::swarm::{Swarm, Walk};
+use super::touch;
 use crate::announce::Tally;
+use crate::census::Census;
+use crate::histogram::Histogram;
 use crate::ids::InfoHash;
 use crate::keys::Keys;
 use crate::prefetch::prefetch;
 use crate::snapshot::site::Multipliers;
-use crate::store::{Queues, Record, record::TorrentRow};
+use crate::store::record::TorrentRow;
 use crate::survey;
 use crate::swarms::LOOK_AHEAD_MAX;
 
-/// Shards; a power of two. With a million torrents and five million peers no lock is held for more than some
-/// 1500 of them.
+/// Shards; a power of two.
 pub(super) const SHARDS: usize = 4096;
 const _: () = assert!(SHARDS.is_power_of_two());
+
+/// Peers that are looked at under one lock by what goes through all of them. Large swarms take several.
+pub(super) const SLICE: usize = 1024;
+/// Octets by which a shard may have grown or shrunk before the sum is told.
+const ACCOUNT_STEP: usize = 512;
 
 /// `Status` of a torrent that peers are handed out of.
 pub(super) const LIVE: i32 = 0;
@@ -36,13 +44,52 @@ pub struct Torrents {
     shards: Vec<CachePadded<Mutex<Shard>>>,
     pub(super) keys: Keys,
     kinds: Kinds,
+    /// Octets that all shards take, by our own count, but for less than [`ACCOUNT_STEP`] of each.
+    memory: CachePadded<AtomicUsize>,
+    /// How long purges worked.
+    pub(crate) purges: Arc<Histogram>,
 }
 
 /// The torrents whose hash falls to one lock.
 #[derive(Debug, Default)]
 pub(super) struct Shard {
-    pub(super) torrents: HashTable<Torrent>,
-    pub(super) peers: Peers,
+    torrents: HashTable<Torrent>,
+    sums: Sums,
+    /// Octets of this shard that the sum of all knows of.
+    counted: usize,
+    /// Announces for which there was no memory.
+    full: u64,
+    /// Peers that made place for another of the same user.
+    replaced: u64,
+}
+
+/// What there is in a torrent or a shard.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    peers: Peers,
+    census: Census,
+    /// Torrents with peers.
+    live: usize,
+    /// Octets of the swarms.
+    octets: usize,
+}
+
+/// What came of an announce beside its answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Came {
+    /// There was no memory for the peer.
+    pub(super) full: bool,
+    /// Another peer of the same user made place.
+    pub(super) replaced: bool,
+}
+
+/// A way through the torrents of one shard.
+#[derive(Debug)]
+pub(super) struct Round {
+    shard: usize,
+    /// Those that are still to be met, the next one last.
+    left: Vec<InfoHash>,
+    walk: Option<Walk>,
 }
 
 /// How many peers there are.
@@ -95,7 +142,8 @@ impl Torrent {
 impl Default for Torrents {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| CachePadded::default()).collect();
-        Self { shards, keys: Keys::new(0), kinds: Kinds::default() }
+        let (memory, purges) = (CachePadded::default(), Arc::new(Histogram::milliseconds()));
+        Self { shards, keys: Keys::new(0), kinds: Kinds::default(), memory, purges }
     }
 }
 
@@ -127,9 +175,48 @@ impl Torrents {
     /// All peers. It takes every lock once.
     #[must_use]
     pub fn peers(&self) -> Peers {
-        self.shards.iter().map(|shard| shard.lock().peers).fold(Peers::default(), |sum, peers| Peers {
-            seeders: sum.seeders + peers.seeders,
-            leechers: sum.leechers + peers.leechers,
+        self.sums().peers
+    }
+
+    /// The peers that are reached over each family: one that is reached over both counts in both.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        self.sums().census
+    }
+
+    /// Torrents with peers.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.sums().live
+    }
+
+    /// Octets that all torrents and peers take, by our own count.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().memory()).sum()
+    }
+
+    /// Announces answered without peers because the memory budget was used up.
+    #[must_use]
+    pub fn full(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.lock().full).sum()
+    }
+
+    /// Peers that made place for another one of the same user and torrent.
+    #[must_use]
+    pub fn replaced(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.lock().replaced).sum()
+    }
+
+    /// May peers be added?
+    pub(super) fn may_grow(&self, octets_max: u64) -> bool {
+        octets_max == 0 || (self.memory.load(Ordering::Relaxed) as u64) < octets_max
+    }
+
+    fn sums(&self) -> Sums {
+        self.shards.iter().map(|shard| shard.lock().sums).fold(Sums::default(), |mut sum, sums| {
+            sum.replace(Sums::default(), sums);
+            sum
         })
     }
 
@@ -161,34 +248,98 @@ impl Torrents {
     pub(super) fn with<T>(&self, info_hash: &InfoHash, work: impl FnOnce(&mut Torrent) -> T) -> Option<T> {
         let hash = self.keys.info_hash(info_hash);
         let mut shard = self.shard(hash).lock();
-        let Shard { torrents, peers } = &mut *shard;
-        let torrent = torrents.find_mut(hash, |torrent| torrent.row.info_hash == *info_hash)?;
-        let before = Peers::of(torrent);
-        let result = work(torrent);
-        peers.replace(before, Peers::of(torrent));
-        Some(result)
+        touch::locked();
+        let result = shard.work_on(hash, info_hash, work);
+        self.account(&mut shard);
+        result
     }
 
-    /// Works on all torrents of one shard under its lock. `false` takes a torrent out.
+    /// The same for an announce, and counts what came of it.
+    pub(super) fn change_one<T>(
+        &self,
+        info_hash: &InfoHash,
+        work: impl FnOnce(&mut Torrent, &mut Came) -> T,
+    ) -> Option<T> {
+        let hash = self.keys.info_hash(info_hash);
+        let mut shard = self.shard(hash).lock();
+        touch::locked();
+        let mut came = Came::default();
+        let result = shard.work_on(hash, info_hash, |torrent| work(torrent, &mut came));
+        shard.full += u64::from(came.full);
+        shard.replaced += u64::from(came.replaced);
+        self.account(&mut shard);
+        result
+    }
+
+    /// Works on all torrents of one shard under its lock, but not on their peers. `false` takes a torrent out.
     pub(super) fn retain(&self, shard: usize, mut work: impl FnMut(&mut Torrent) -> bool) {
         let Some(shard) = self.shards.get(shard) else { return };
         let mut shard = shard.lock();
-        let Shard { torrents, peers } = &mut *shard;
+        touch::locked();
+        let Shard { torrents, sums, .. } = &mut *shard;
+        let mut gone = Vec::new();
         torrents.retain(|torrent| {
-            let before = Peers::of(torrent);
+            let before = Sums::of(torrent);
             let stays = work(torrent);
-            peers.replace(before, if stays { Peers::of(torrent) } else { Peers::default() });
+            sums.replace(before, if stays { Sums::of(torrent) } else { Sums::default() });
+            if !stays {
+                gone.extend(torrent.swarm.take());
+            }
             stays
         });
         if torrents.capacity() > 4 * torrents.len().max(16) {
             torrents.shrink_to(2 * torrents.len(), |torrent| self.keys.info_hash(&torrent.row.info_hash));
         }
+        self.account(&mut shard);
+        drop(shard);
+        // A large swarm is let go when nobody waits for the lock any more.
+        drop(gone);
+    }
+
+    /// Begins to go through torrents of one shard: those with peers, or `all`. One that comes meanwhile may be
+    /// left out.
+    pub(super) fn round(&self, shard: usize, all: bool) -> Round {
+        let left = self.shards.get(shard).map(|shard| {
+            let shard = shard.lock();
+            touch::locked();
+            let there = shard.torrents.iter().filter(|torrent| all || torrent.swarm.is_some());
+            there.map(|torrent| torrent.row.info_hash).collect()
+        });
+        Round { shard, left: left.unwrap_or_default(), walk: Some(Walk::default()) }
+    }
+
+    /// Goes on for a slice of peers under one lock: `work` looks at so many peers of a torrent at most, from
+    /// where the walk stands, and gives how many it has looked at. False at the end.
+    pub(super) fn go_on(
+        &self,
+        round: &mut Round,
+        mut work: impl FnMut(&mut Torrent, &mut Option<Walk>, usize) -> usize,
+    ) -> bool {
+        let Some(shard) = self.shards.get(round.shard) else { return false };
+        let mut shard = shard.lock();
+        touch::locked();
+        let mut most = SLICE;
+        while most > 0
+            && let Some(info_hash) = round.left.last()
+        {
+            let hash = self.keys.info_hash(info_hash);
+            let looked_at = shard.work_on(hash, info_hash, |torrent| work(torrent, &mut round.walk, most));
+            // One that is gone costs a little, too.
+            most = most.saturating_sub(looked_at.unwrap_or_default().max(1));
+            if looked_at.is_none() || round.walk.is_none() {
+                round.left.pop();
+                round.walk = Some(Walk::default());
+            }
+        }
+        self.account(&mut shard);
+        !round.left.is_empty()
     }
 
     /// How the torrents of one shard stand, as far as there is anything to tell; false where there is none.
     pub(crate) fn rows(&self, shard: usize, rows: &mut Vec<survey::Row>) -> bool {
         let Some(shard) = self.shards.get(shard) else { return false };
         let shard = shard.lock();
+        touch::locked();
         let row = |torrent: &Torrent| survey::Row {
             info_hash: torrent.row.info_hash,
             peers: torrent.swarm.as_ref().map(|swarm| swarm.census()).unwrap_or_default(),
@@ -214,6 +365,7 @@ impl Torrents {
     ) {
         let Some(shard) = self.shards.get(shard) else { return };
         let mut shard = shard.lock();
+        touch::locked();
         for row in rows {
             let pending = row.status == PRUNED && is_unpruned(row.id);
             let row = Row { status: if pending { LIVE } else { row.status }, ..*row };
@@ -227,6 +379,7 @@ impl Torrents {
                 }
             }
         }
+        self.account(&mut shard);
     }
 
     /// Takes out the torrents of a shard that were not seen by this reload.
@@ -234,20 +387,12 @@ impl Torrents {
         self.retain(shard, |torrent| torrent.generation == generation);
     }
 
-    /// Removes peers of one shard that were not heard of since `limit`, and records how their swarms stand
-    /// then (`private-tracker.md` 18.1).
-    pub(super) fn purge(&self, shard: usize, limit: Seconds, records: Option<&Queues>) {
-        self.retain(shard, |torrent| {
-            let Some(swarm) = &mut torrent.swarm else { return true };
-            let gone = swarm.purge(&self.keys, limit);
-            if swarm.len() == 0 {
-                torrent.swarm = None;
-            }
-            if let Some(records) = records.filter(|_| gone > 0) {
-                records.put(Record::Torrent(torrent.counts()));
-            }
-            true
-        });
+    fn account(&self, shard: &mut Shard) {
+        let (counted, now) = (shard.counted, shard.memory());
+        if now.abs_diff(counted) >= ACCOUNT_STEP {
+            self.memory.fetch_add(now.wrapping_sub(counted), Ordering::Relaxed);
+            shard.counted = now;
+        }
     }
 
     fn shard(&self, hash: u64) -> &Mutex<Shard> {
@@ -256,17 +401,42 @@ impl Torrents {
     }
 }
 
-impl Peers {
+impl Shard {
+    fn work_on<T>(
+        &mut self,
+        hash: u64,
+        info_hash: &InfoHash,
+        work: impl FnOnce(&mut Torrent) -> T,
+    ) -> Option<T> {
+        let torrent = self.torrents.find_mut(hash, |torrent| torrent.row.info_hash == *info_hash)?;
+        let before = Sums::of(torrent);
+        let result = work(torrent);
+        self.sums.replace(before, Sums::of(torrent));
+        Some(result)
+    }
+
+    fn memory(&self) -> usize {
+        self.torrents.capacity() * (size_of::<Torrent>() + 1) + self.sums.octets
+    }
+}
+
+impl Sums {
     fn of(torrent: &Torrent) -> Self {
-        torrent
-            .swarm
-            .as_ref()
-            .map_or_else(Self::default, |swarm| Self { seeders: swarm.seeders(), leechers: swarm.leechers() })
+        let Some(swarm) = torrent.swarm.as_ref() else { return Self::default() };
+        Self {
+            peers: Peers { seeders: swarm.seeders(), leechers: swarm.leechers() },
+            census: swarm.census(),
+            live: 1,
+            octets: swarm.memory(),
+        }
     }
 
     fn replace(&mut self, before: Self, after: Self) {
-        self.seeders = self.seeders + after.seeders - before.seeders;
-        self.leechers = self.leechers + after.leechers - before.leechers;
+        self.peers.seeders = self.peers.seeders + after.peers.seeders - before.peers.seeders;
+        self.peers.leechers = self.peers.leechers + after.peers.leechers - before.peers.leechers;
+        self.census.replace(before.census, after.census);
+        self.live = self.live + after.live - before.live;
+        self.octets = self.octets + after.octets - before.octets;
     }
 }
 

@@ -22,7 +22,7 @@ pub const FILE_NAME: &str = "hayate-cache.bin";
 /// A pause is so many times as long as the work before it.
 const PAUSE_FACTOR: u32 = 8;
 /// A piece of work that is worth a pause.
-const PIECE: Duration = Duration::from_micros(300);
+pub(crate) const PIECE: Duration = Duration::from_micros(300);
 /// Shortest pause: a slice takes a tenth of it.
 const PAUSE_LEAST: Duration = Duration::from_millis(1);
 /// Longest pause, after work that took long because others had the processor, or the disk was slow.
@@ -32,10 +32,16 @@ const SYNC_STEP: usize = 2 << 20;
 /// How often a sleeping keeper looks whether a reload has changed the interval.
 const LOOK: Duration = Duration::from_secs(1);
 
+#[cfg(test)]
+thread_local! {
+    /// The shortest piece of work before a pause of this thread.
+    pub(crate) static SHORTEST: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::MAX) };
+}
+
 /// Something else that is kept in the same file, in blocks with tags of its own.
 pub trait Section: Send {
-    /// Writes all of it, with a [`Pace::pause`] after each piece of work of a tenth of a millisecond or so;
-    /// gives how many peers there were.
+    /// Writes all of it, and [breathes](Pace::breathe) between short pieces of work; gives how many peers there
+    /// were.
     ///
     /// # Errors
     /// Those of `to` and of the pauses.
@@ -91,6 +97,8 @@ impl<'a> Pace<'a> {
     pub fn pause(&mut self) -> io::Result<()> {
         let Some(stopping) = self.stopping else { return Ok(()) };
         let work = self.clock.uptime().saturating_sub(self.since);
+        #[cfg(test)]
+        SHORTEST.with(|shortest| shortest.set(shortest.get().min(work)));
         let end = self.clock.uptime() + (work * self.factor).clamp(PAUSE_LEAST, PAUSE_MOST);
         loop {
             if stopping.load(Ordering::Acquire) {

@@ -1,0 +1,243 @@
+//! Tests of one large swarm: however many members share a torrent, no lock is held for all of them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use super::section::SiteRestore;
+use super::torrents::{SHARDS, SLICE};
+use super::{Member, Purger, Site, section, touch};
+use crate::announce::{Announce, Event, Handout};
+use crate::clock::{Clock, Now};
+use crate::counters::Board;
+use crate::ids::{InfoHash, PeerId};
+use crate::policy::Policy;
+use crate::published::Published;
+use crate::snapshot::container::Writer;
+use crate::snapshot::keeper::{PIECE, Pace, SHORTEST, Section};
+use crate::snapshot::site::{Group, Multipliers, Record, Torrent};
+use crate::store::{Bounds, Queues};
+use crate::survey::Place;
+use crate::swarms::Swarms;
+use crate::tracker::Tracker;
+
+/// Peers that may be looked at under one lock.
+const MOST: usize = 10_000;
+const HASH: InfoHash = InfoHash([7; 20]);
+
+struct House {
+    site: Arc<Site>,
+    tracker: Tracker,
+    policy: Policy,
+}
+
+impl House {
+    fn new(policy: Policy) -> Self {
+        let site = Site::new();
+        site.change(|register| register.clients = Arc::new([(1, "-TR")].into_iter().collect()));
+        SiteRestore::new(&site.torrents, Now::at(0)).record(Record::Torrent(Torrent {
+            info_hash: HASH,
+            id: 3,
+            group: Group { type_name: "music".into(), id: 5 },
+            snatched: 0,
+            status: 0,
+            last_action: 0,
+            multipliers: Multipliers::default(),
+            peers: Vec::new(),
+        }));
+        let tracker = Tracker::new(Swarms::new(0), &Published::new(policy.clone()), 7);
+        Self { tracker: tracker.private(Arc::clone(&site)), site, policy }
+    }
+
+    /// Gives how many peers were handed out.
+    fn say(&mut self, second: u32, user: u32, client: u32, left: u64, event: Event) -> usize {
+        let member = Member {
+            id: user,
+            disable_download: false,
+            tracker_hide: false,
+            multipliers: Multipliers::default(),
+        };
+        let announce = Announce {
+            info_hash: HASH,
+            peer_id: peer_id(client),
+            address: user.to_be_bytes().into(),
+            port: 7000,
+            uploaded: 0,
+            downloaded: 0,
+            left,
+            event,
+            num_want: 50,
+        };
+        let (mut v4, mut v6) = ([0; 300], [0; 900]);
+        let mut handout = Handout::new(&mut v4, &mut v6);
+        let said = self.tracker.announce_member(Now::at(second), member, &announce, None, &mut handout);
+        said.unwrap();
+        handout.v4.used() / 6
+    }
+
+    fn purge(&self, second: u32) {
+        Purger::new(Arc::clone(&self.site.torrents), None).round(Now::at(second), &self.policy);
+    }
+
+    fn leechers(&self) -> usize {
+        self.site.torrents.peers().leechers
+    }
+
+    /// What a snapshot would keep; `meanwhile` happens between two locks for one swarm.
+    fn copied(&self, mut meanwhile: impl FnMut()) -> Vec<Torrent> {
+        let mut all = Vec::new();
+        for shard in 0..SHARDS {
+            let mut copies = section::Copies::of(&self.site.torrents, shard);
+            while let Some(torrents) = copies.next(Now::at(0)) {
+                all.extend(torrents);
+                if copies.begun.is_some() {
+                    meanwhile();
+                }
+            }
+        }
+        all
+    }
+}
+
+fn peer_id(client: u32) -> PeerId {
+    PeerId(format!("-TR2940-{client:012}").into_bytes().try_into().unwrap())
+}
+
+#[test]
+fn no_lock_is_held_for_a_whole_swarm_of_a_hundred_thousand_members() {
+    let mut house = House::new(Policy { peer_inactivity_seconds: 1000, ..Policy::default() });
+    touch::most();
+    for user in 0..100_000 {
+        let left = u64::from(user % 3);
+        let event = if left == 0 { Event::Completed } else { Event::None };
+        // Old ones first, and then half of all again, so that half is silent.
+        house.say(user / 100, user, user, left, event);
+    }
+    assert!(touch::most() <= MOST, "an announce");
+    assert_eq!(house.say(1000, 7, 7, 0, Event::None), 50);
+    assert_eq!(house.copied(|| {}).iter().map(|torrent| torrent.peers.len()).sum::<usize>(), 100_000);
+    assert!(touch::most() <= SLICE, "a snapshot");
+    assert!(house.site.explain(99_999, &HASH).contains("seeder"));
+    let census = house.site.torrents.census();
+    assert_eq!((census.v4_seeders, census.v4_leechers), (33_335, 66_665));
+    let mut rows = Vec::new();
+    (0..SHARDS).for_each(|shard| _ = house.site.torrents.rows(shard, &mut rows));
+    assert!(rows.len() == 1 && rows[0].peers.peers() == 100_000);
+    assert!(touch::most() <= SLICE, "a look at one");
+    house.purge(1500);
+    assert_eq!(house.site.torrents.peers().seeders + house.leechers(), 50_001);
+    assert!(touch::most() <= SLICE, "a purge");
+    (0..SHARDS).for_each(|shard| house.site.torrents.forget_others(shard, 9));
+    assert_eq!((house.site.torrents.peers().seeders, house.site.torrents.len()), (0, 0));
+    assert!(touch::most() <= SLICE, "the end of a torrent");
+}
+
+#[test]
+fn a_snapshot_misses_no_peer_that_stays_whatever_others_do_meanwhile() {
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
+    let (mut random, house) = (fastrand::Rng::with_seed(seed), House::new(Policy::default()));
+    let house = std::cell::RefCell::new(house);
+    let mut left = vec![0_u64; 6000];
+    for (user, left) in (0..).zip(&mut left) {
+        *left = random.u64(..2);
+        house.borrow_mut().say(1, user, user, *left, Event::None);
+    }
+    let (mut gone, mut rounds) = (BTreeSet::new(), 0);
+    let site = Arc::clone(&house.borrow().site);
+    let walker = House::new(Policy::default());
+    let walker = House { site, ..walker };
+    let copied = walker.copied(|| {
+        rounds += 1;
+        for _ in 0..300 {
+            let user = random.u32(..6000);
+            let mut house = house.borrow_mut();
+            if random.u32(..3) == 0 {
+                gone.insert(user);
+                house.say(2, user, user, 0, Event::Stopped);
+            } else if !gone.contains(&user) {
+                left[user as usize] ^= 1;
+                house.say(2, user, user, left[user as usize], Event::None);
+            }
+        }
+    });
+    assert!(rounds >= 5, "{rounds}");
+    let [torrent] = &*copied else { panic!("{} torrents", copied.len()) };
+    let seen: Vec<u32> = torrent.peers.iter().map(|peer| peer.user).collect();
+    let once: BTreeSet<u32> = seen.iter().copied().collect();
+    assert_eq!(seen.len(), once.len(), "each once");
+    assert!((0..6000).filter(|user| !gone.contains(user)).all(|user| once.contains(&user)));
+}
+
+#[test]
+fn a_snapshot_of_a_small_site_takes_no_pause_that_it_has_not_worked_for() {
+    let mut house = House::new(Policy::default());
+    (0..200).for_each(|user| _ = house.say(1, user, user, 1, Event::None));
+    let (clock, stopping) = (Clock::start(), AtomicBool::new(false));
+    let queues = Arc::new(Queues::new(clock, &Bounds::default()));
+    let mut to = Writer::new(Vec::new(), 1_700_000_000).unwrap();
+    SHORTEST.set(Duration::MAX);
+    let mut section = section::SiteSection::new(Arc::clone(&house.site), queues);
+    let written = section.write(&mut to, &mut Pace::beside(&clock, &stopping)).unwrap();
+    assert_eq!(written, 200);
+    assert!(SHORTEST.get() >= PIECE, "a pause after {:?}", SHORTEST.get());
+}
+
+#[test]
+fn a_user_has_so_many_peers_at_one_torrent_and_no_more() {
+    // In a small swarm that is searched, and in a large one that has an index.
+    for others in [0, 2000] {
+        let mut house = House::new(Policy::default());
+        (0..others).for_each(|other| _ = house.say(0, 1000 + other, other, 1, Event::None));
+        let most = u32::try_from(super::swarm::SESSIONS_MAX).unwrap();
+        for client in 0..most + 4 {
+            house.say(10 + client, 7, client, 1, Event::None);
+            // The first one goes on.
+            house.say(10 + client, 7, 0, 1, Event::None);
+        }
+        assert_eq!(house.leechers(), (others + most) as usize);
+        assert_eq!(house.site.torrents.replaced(), 4);
+        let told = house.site.explain(7, &HASH);
+        for client in 0..most + 4 {
+            let there = told.contains(&format!("{:?}", peer_id(client)));
+            assert_eq!(there, client == 0 || client > 4, "client {client} beside {others}");
+        }
+    }
+}
+
+#[test]
+fn beyond_the_memory_budget_nobody_new_comes_in_and_everybody_there_goes_on() {
+    let empty = House::new(Policy::default()).site.torrents.memory();
+    let memory_max = (empty + 200_000) as u64;
+    let mut house = House::new(Policy { memory_max, ..Policy::default() });
+    (0..5000).for_each(|user| _ = house.say(1, user, user, 1, Event::None));
+    let (leechers, full) = (house.leechers(), house.site.torrents.full());
+    assert!(leechers > 500 && leechers < 2500, "{leechers}");
+    assert_eq!(full, 5000 - leechers as u64);
+    assert_eq!(house.say(2, 4999, 4999, 1, Event::None), 0, "one for whom there is no room");
+    assert_eq!(house.say(2, 7, 7, 1, Event::None), 50, "one who is there");
+    (0..leechers as u32).for_each(|user| _ = house.say(3, user, user, 1, Event::Stopped));
+    assert_eq!(house.leechers(), 0);
+    assert!(house.say(4, 4999, 4999, 1, Event::None) == 0 && house.leechers() == 1);
+}
+
+#[test]
+fn the_metrics_of_swarms_are_those_of_the_site() {
+    let mut house = House::new(Policy::default());
+    (0..13).for_each(|user| _ = house.say(1, user, user, u64::from(user < 6), Event::None));
+    let board = Board::default();
+    Place::Site(Arc::clone(&house.site.torrents)).list_on(&board);
+    let readings = board.read();
+    let shown = |name: &str| -> Vec<u64> {
+        readings.iter().filter(|reading| reading.name == name).map(|reading| reading.value).collect()
+    };
+    assert_eq!(shown("storage_seeders_count"), [7]);
+    assert_eq!(shown("storage_leechers_count"), [6]);
+    assert_eq!(shown("swarm_peers").into_iter().sum::<u64>(), 13);
+    assert_eq!(
+        (shown("swarms"), shown("storage_infohashes_count"), shown("swarms_idle")),
+        (vec![1], vec![1], vec![0])
+    );
+    assert!(shown("swarms_memory_bytes")[0] > 13 * 100);
+}
