@@ -202,7 +202,7 @@ impl Daemon {
                 Err(RecvTimeoutError::Disconnected) => bail!("the thread that takes signals has ended"),
             }
             self.look_round()?;
-            self.returner.look(&self.storage.swarms);
+            self.returner.look(&self.storage.swarms, self.http.connections());
         }
     }
 
@@ -216,6 +216,8 @@ impl Daemon {
         if !self.http.is_serving() {
             bail!("the HTTP frontend has ended");
         }
+        // Who stands still is for `/health` to tell; here only the time is taken.
+        self.vitals.all_move();
         if !self.storage.is_alive() {
             bail!("a thread of the storage has ended");
         }
