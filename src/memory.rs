@@ -1,27 +1,41 @@
-//! Gives memory back to the system after many peers have left. glibc's allocator keeps what was freed in
-//! small pieces, so that without this a tracker would stay as large as it ever was.
+//! Gives memory back to the system after many peers have left, or many connections have closed. glibc's
+//! allocator keeps what was freed in small pieces, so that without this a tracker would stay as large as it ever
+//! was.
 
-/// Octets by which the swarms must have shrunk.
+/// Octets by which swarms or connections must have shrunk.
 const SHRUNK_MIN: usize = 4 << 20;
+/// What a connection is taken to have: buffers of its head and its answer, and twice that with TLS.
+const CONNECTION_OCTETS: u64 = 16 << 10;
 /// Of the most they had, the share by which they must have shrunk: the work of giving back is seldom done.
 const SHRUNK_SHARE: usize = 4;
 
-/// Watches the swarms' memory.
+/// Watches the memory of swarms and connections.
 #[derive(Debug, Default)]
 pub(crate) struct Returner {
-    /// Octets the swarms had at most since memory was given back last.
-    highest: usize,
+    swarms: Decline,
+    connections: Decline,
 }
 
 impl Returner {
-    /// Gives memory back if the swarms, which take so many octets, have shrunk enough; call it about once a
-    /// second.
-    pub(crate) fn look(&mut self, octets: usize) {
-        if self.is_due(octets) {
+    /// Gives memory back if the swarms, which take so many octets, or the connections have shrunk enough; call
+    /// it about once a second.
+    pub(crate) fn look(&mut self, swarms: usize, connections: u64) {
+        let connections = usize::try_from(connections * CONNECTION_OCTETS).unwrap_or(usize::MAX);
+        let due = [self.swarms.is_due(swarms), self.connections.is_due(connections)];
+        if due.contains(&true) {
             give_back();
         }
     }
+}
 
+/// How far something has shrunk.
+#[derive(Debug, Default)]
+struct Decline {
+    /// Octets it had at most since memory was given back last.
+    highest: usize,
+}
+
+impl Decline {
     fn is_due(&mut self, octets: usize) -> bool {
         self.highest = self.highest.max(octets);
         let due = self.highest - octets >= SHRUNK_MIN.max(self.highest / SHRUNK_SHARE);
@@ -49,14 +63,25 @@ mod tests {
 
     #[test]
     fn memory_is_given_back_after_a_real_decline_and_once() {
-        let mut returner = Returner::default();
+        let mut decline = Decline::default();
         let mib = 1 << 20;
         let looks =
             [(100, false), (80, false), (76, false), (75, true), (75, false), (57, false), (56, true)];
         let small = [(43, false), (42, true), (0, true), (7, false), (4, false), (3, true)];
         for (octets, due) in looks.into_iter().chain(small) {
-            assert_eq!(returner.is_due(octets * mib), due, "{octets} MiB");
+            assert_eq!(decline.is_due(octets * mib), due, "{octets} MiB");
         }
+    }
+
+    #[test]
+    fn closed_connections_count_beside_swarms() {
+        let mut returner = Returner::default();
+        returner.look(0, 1000);
+        assert_eq!(returner.connections.highest, 1000 * 16384);
+        returner.look(0, 751);
+        assert_eq!(returner.connections.highest, 1000 * 16384, "a fourth of it is not gone");
+        returner.look(0, 743);
+        assert_eq!(returner.connections.highest, 743 * 16384);
     }
 
     #[test]

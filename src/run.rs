@@ -230,7 +230,7 @@ impl Daemon {
                 }
             }
             self.look_round()?;
-            self.returner.look(self.storage.survey.place().memory());
+            self.returner.look(self.storage.survey.place().memory(), self.http.connections());
         }
     }
 
@@ -244,6 +244,8 @@ impl Daemon {
         if !self.http.is_serving() {
             bail!("the HTTP frontend has ended");
         }
+        // Who stands still is for `/health` to tell; here only the time is taken.
+        self.vitals.all_move();
         if !self.storage.is_alive() {
             bail!("a thread of the storage has ended");
         }

@@ -9,18 +9,37 @@ use hayate_state::actor::Inbox;
 use hayate_state::counters::{Kind, Series};
 use hayate_state::{Board, Clock, Counter, Policy, Published};
 
-/// The state actor is thought dead when it stands still for so long.
-const ACTOR_STILL_MAX: Duration = Duration::from_secs(10);
+/// A thread is thought dead when it stands still for so long.
+const STILL_MAX: Duration = Duration::from_secs(10);
 
 /// Whether the whole process serves, for `/health`.
 pub(crate) struct Vitals {
     pub(crate) serving: AtomicBool,
     clock: Clock,
-    /// The workers of the UDP door, if it is on.
-    udp: Mutex<Option<hayate_udp::Pulse>>,
+    /// The workers of the UDP door, if it is on, and how they move.
+    udp: Mutex<Option<(hayate_udp::Pulse, Motion)>>,
     actor: Arc<AtomicU64>,
-    /// Beats of the actor when they were last seen to grow, and when that was.
-    seen: Mutex<(u64, Duration)>,
+    actor_moves: Mutex<Motion>,
+}
+
+/// Beats of some threads when they were last seen to grow, and when that was.
+#[derive(Default)]
+struct Motion(Vec<(u64, Duration)>);
+
+impl Motion {
+    /// Has each of them moved lately?
+    fn goes_on(&mut self, beats: impl Iterator<Item = u64>, now: Duration) -> bool {
+        let mut all = true;
+        for (number, beats) in beats.enumerate() {
+            match self.0.get_mut(number) {
+                Some((seen, _)) if *seen == beats => {}
+                Some(known) => *known = (beats, now),
+                None => self.0.push((beats, now)),
+            }
+            all &= self.0.get(number).is_some_and(|(_, moved)| now.saturating_sub(*moved) < STILL_MAX);
+        }
+        all
+    }
 }
 
 impl Vitals {
@@ -30,35 +49,38 @@ impl Vitals {
             clock,
             udp: Mutex::new(None),
             actor,
-            seen: Mutex::new((0, Duration::ZERO)),
+            actor_moves: Mutex::default(),
         }
     }
 
     /// These are the workers of the UDP door now.
     pub(crate) fn watch_udp(&self, udp: Option<&hayate_udp::Running>) {
         if let Ok(mut pulse) = self.udp.lock() {
-            *pulse = udp.map(hayate_udp::Running::pulse);
+            *pulse = udp.map(|udp| (udp.pulse(), Motion::default()));
         }
     }
 
     pub(crate) fn are_good(&self) -> bool {
-        let udp = self.udp.lock().is_ok_and(|udp| udp.as_ref().is_none_or(hayate_udp::Pulse::alive));
-        self.serving.load(Ordering::Relaxed) && udp && self.actor_beats()
+        let moving = self.all_move();
+        self.serving.load(Ordering::Relaxed) && moving
+    }
+
+    /// Looks whether every worker lives and moves, and the actor too. Asked once a second it knows to a second
+    /// how long one has stood still.
+    pub(crate) fn all_move(&self) -> bool {
+        let now = self.clock.uptime();
+        let udp = self.udp.lock().is_ok_and(|mut udp| {
+            udp.as_mut().is_none_or(|(pulse, motion)| motion.goes_on(pulse.beats(), now) && pulse.alive())
+        });
+        let beats = std::iter::once(self.actor.load(Ordering::Relaxed));
+        let actor = self.actor_moves.lock().is_ok_and(|mut moves| moves.goes_on(beats, now));
+        udp && actor
     }
 
     /// The operator's pages, with these numbers and this health.
     pub(crate) fn pages(self: &Arc<Self>, admin: Option<Arc<dyn Admin>>, board: &Arc<Board>) -> Pages {
         let (vitals, clock) = (Arc::clone(self), self.clock);
         Pages { admin, board: Arc::clone(board), health: Arc::new(move || vitals.are_good()), clock }
-    }
-
-    fn actor_beats(&self) -> bool {
-        let (beats, now) = (self.actor.load(Ordering::Relaxed), self.clock.uptime());
-        let Ok(mut seen) = self.seen.lock() else { return false };
-        if beats != seen.0 {
-            *seen = (beats, now);
-        }
-        now.saturating_sub(seen.1) < ACTOR_STILL_MAX
     }
 }
 
@@ -127,4 +149,23 @@ pub(crate) fn list_own(board: &Board, clock: Clock, inbox: &Arc<Mutex<Option<Inb
         inbox.and_then(|inbox| inbox.as_ref().map(Inbox::depth)).unwrap_or(0) as u64
     };
     gauge("inbox_depth", "Questions of the HTTP gateway that wait for the state actor.", Box::new(depth));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thread_that_stands_still_for_ten_seconds_is_noticed() {
+        let mut motion = Motion::default();
+        let mut look =
+            |second, beats: [u64; 3]| motion.goes_on(beats.into_iter(), Duration::from_secs(second));
+        assert!(look(100, [0, 0, 0]), "seen for the first time");
+        assert!(look(109, [7, 0, 11]));
+        assert!(!look(110, [13, 0, 17]));
+        assert!(look(111, [13, 1, 17]));
+        assert!(look(118, [13, 1, 17]));
+        assert!(!look(120, [13, 2, 17]));
+        assert!(Motion::default().goes_on(std::iter::empty(), Duration::from_secs(7)), "there are none");
+    }
 }

@@ -16,6 +16,7 @@ mod faults;
 #[expect(dead_code, reason = "the tests of the doors use the rest")]
 mod fixture;
 mod graceful_stop;
+mod h2;
 mod harness;
 mod hooks;
 mod http_door;

@@ -12,6 +12,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 use serde_json::{Value, json};
 
+use crate::h2::{HEADERS, PREFACE, SETTINGS, frame, get_headers};
 use crate::harness::{
     Daemon, Folder, PATIENCE, Response, UdpClient, announce_target, eventually, exchange, fetch, free_port,
     get, hayate, parse_response,
@@ -45,10 +46,10 @@ pub(crate) fn https(port: u16) -> Value {
     json!({"https_addr": format!(":{port}"), "tls_cert_path": "cert.pem", "tls_key_path": "key.pem"})
 }
 
-type Tls = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 /// A connection that trusts this certificate alone.
-fn connect(
+pub(crate) fn connect(
     port: u16,
     pair: &Pair,
     versions: &[&'static SupportedProtocolVersion],
@@ -270,37 +271,10 @@ fn hello_of_tls_1_1() -> Vec<u8> {
 
 /// Announces over HTTP/2, by hand: preface, settings, one stream of headers. Gives the octets of its data.
 fn h2_announce(mut tls: Tls) -> Vec<u8> {
-    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
-        let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-        frame.extend([kind, flags]);
-        frame.extend(stream.to_be_bytes());
-        frame.extend(payload);
-        frame
-    };
-    // HPACK: GET and https by the static table, path and authority as literals.
-    let literal = |index: u8, text: &str| {
-        let len = text.len();
-        let mut field = vec![index];
-        // Lengths from 127 on have a second octet.
-        if len < 127 {
-            field.push(u8::try_from(len).unwrap())
-        } else {
-            field.push(127);
-            let rest = len - 127;
-            if rest < 128 {
-                field.push(u8::try_from(rest).unwrap())
-            } else {
-                field.extend([u8::try_from(rest % 128 + 128).unwrap(), u8::try_from(rest / 128).unwrap()]);
-            }
-        }
-        field.extend(text.as_bytes());
-        field
-    };
     let target = announce_target('a', 7009, "&left=9");
-    let headers = [vec![0x82, 0x87], literal(0x04, &target), literal(0x01, "localhost")].concat();
-    tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
-    tls.write_all(&frame(4, 0, 0, &[])).unwrap();
-    tls.write_all(&frame(1, 5, 1, &headers)).unwrap();
+    tls.write_all(PREFACE).unwrap();
+    tls.write_all(&frame(SETTINGS, 0, 0, &[])).unwrap();
+    tls.write_all(&frame(HEADERS, 5, 1, &get_headers(&target))).unwrap();
     tls.sock.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut data = Vec::new();
     loop {

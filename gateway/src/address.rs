@@ -24,6 +24,17 @@ pub enum Source {
     Unix,
 }
 
+impl Source {
+    /// Is that another address than the connection came from?
+    #[must_use]
+    pub fn is_elsewhere(self, address: IpAddr) -> bool {
+        match self {
+            Self::Address(own) => own.to_canonical() != address,
+            Self::Unix => true,
+        }
+    }
+}
+
 /// The header lines of a request.
 pub trait Headers {
     /// The values of all lines called `name`, in order. Names are compared in any case.
@@ -89,6 +100,15 @@ impl<'c> Trust<'c> {
             _ => None,
         };
         named.or(socket).ok_or(Refusal::UnreadableAddress)
+    }
+
+    /// Who names its client by the header, and is not believed.
+    #[must_use]
+    pub fn disbelieved<H: Headers + ?Sized>(&self, source: Source, headers: &H) -> Option<IpAddr> {
+        let (Some(name), Source::Address(address)) = (self.proxy_header, source) else { return None };
+        let address = address.to_canonical();
+        let named = !contains(self.trusted_proxies, address) && headers.lines(name).next().is_some();
+        named.then_some(address)
     }
 
     /// The address the client claims, if one seen at `seen` may claim any.

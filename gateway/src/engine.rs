@@ -13,7 +13,8 @@ use std::sync::Arc;
 use hayate_state::actor::{self, PeerForm, PeerList, Question, Reply, Words};
 use hayate_state::policy::Beyond;
 use hayate_state::private::Register;
-use hayate_state::{InfoHash, Now, Policy, Subscriber, Tally, Tracker};
+use hayate_state::special::is_never_a_peer;
+use hayate_state::{InfoHash, Now, Policy, Subscriber, Tally, Tick, Tracker};
 
 use crate::address::{Headers, Source, Trust};
 use crate::ask::{self, Wish};
@@ -27,6 +28,8 @@ use crate::wire::reply::{self, Address, Form};
 
 /// Octets of a request line besides method and target: two spaces and the version.
 const LINE_REST: usize = " ".len() + " HTTP/1.1".len();
+/// Seconds between two log lines about proxies that are not believed.
+const COMPLAINT_SECONDS: u32 = 60;
 /// The type of every answer but `/metrics`.
 pub const TEXT_PLAIN: &str = "text/plain";
 
@@ -72,10 +75,10 @@ pub enum Page {
 }
 
 impl Page {
-    /// The page at `path`.
+    /// The page at `path`. Slashes at its begin count as one.
     #[must_use]
     pub fn at(path: &[u8]) -> Option<Self> {
-        match path {
+        match one_slash(path) {
             b"/alive" => Some(Self::Alive),
             b"/health" => Some(Self::Health),
             b"/metrics" => Some(Self::Metrics),
@@ -130,6 +133,12 @@ impl Response {
         Self { body: Cow::Owned(text.into_bytes()), ..Self::text(status, "") }
     }
 
+    /// What is there is not asked for by this method.
+    #[must_use]
+    pub(crate) fn not_allowed() -> Self {
+        Self::text(405, "Method Not Allowed\n")
+    }
+
     /// There is nothing at that path.
     #[must_use]
     pub fn not_found() -> Self {
@@ -150,6 +159,8 @@ pub struct Engine {
     /// In mode private.
     site: Option<Site>,
     stats: Arc<Stats>,
+    /// When the log was last told of a proxy that is not believed.
+    complained: Option<Tick>,
 }
 
 impl Engine {
@@ -159,7 +170,7 @@ impl Engine {
     /// When a route cannot be served.
     pub fn new(config: Subscriber<DoorConfig>, policy: Subscriber<Policy>) -> Result<Self, RouteError> {
         let routes = Routes::new(&config.get().announce_routes, &config.get().scrape_routes)?;
-        Ok(Self { config, policy, routes, site: None, stats: Arc::default() })
+        Ok(Self { config, policy, routes, site: None, stats: Arc::default(), complained: None })
     }
 
     /// The same in mode private: only members of `register` are served.
@@ -225,6 +236,8 @@ impl Engine {
             Some(at) => (target.get(..at).unwrap_or_default(), target.get(at + 1..).unwrap_or_default()),
             None => (target, &[][..]),
         };
+        let path = one_slash(path);
+        self.note_disbelief(now, head);
         if let Some(site) = &self.site {
             let mut slow = false;
             let means = self.means();
@@ -243,12 +256,15 @@ impl Engine {
             (_, Some(page)) => return Step::Page(page),
             (_, None) => return Step::Answer(self.stats.counted(Response::not_found())),
         };
+        if head.method != b"GET" {
+            return Step::Answer(self.stats.counted(Response::not_allowed()));
+        }
         let parameters = Parameters::read(query);
         let seen = self.trust().seen(head.source, head.headers);
         self.stats.request(action, Family::of(seen.ok()));
         let words = seen.ok().and_then(|seen| self.means().words(seen, path, query, &captures));
         let asked = match action {
-            Action::Announce => self.read_announce(&parameters, seen, words),
+            Action::Announce => self.read_announce(&parameters, head.source, seen, words),
             Action::Scrape => self.read_scrape(&parameters, words),
         };
         let beyond = seen.ok().and_then(|seen| self.means().limit(now, seen));
@@ -259,6 +275,33 @@ impl Engine {
                 let slow = beyond == Some(Beyond::Slow);
                 Step::Ask(question, Context { asked, slow, note: self.stats.take_note() })
             }
+        }
+    }
+
+    /// Counts a header that names the client and is not believed, and says so once a minute: as long as that
+    /// goes on, the proxy itself is taken for the peer.
+    fn note_disbelief<H: Headers + ?Sized>(&mut self, now: Now, head: &Head<'_, H>) {
+        let trust = self.trust();
+        let (Some(name), Some(source)) = (trust.proxy_header, trust.disbelieved(head.source, head.headers))
+        else {
+            return;
+        };
+        self.stats.proxy_header_ignored.add(1);
+        if self.complained.is_none_or(|last| now.tick.0.saturating_sub(last.0) >= COMPLAINT_SECONDS) {
+            log::warn!(
+                "http: {source} names its client by {name}, and is not believed: if it is your proxy, add it to \
+                 http.trusted_proxies ({} requests so far)",
+                self.stats.proxy_header_ignored.value(),
+            );
+            self.complained = Some(now.tick);
+        }
+    }
+
+    /// The page at `path`, as this mode has it.
+    pub(crate) fn page(&self, path: &[u8]) -> Option<Page> {
+        match Page::at(path) {
+            Some(Page::Alive) if self.site.is_some() => Some(Page::AliveSince),
+            page => page,
         }
     }
 
@@ -322,6 +365,7 @@ impl Engine {
     fn read_announce(
         &self,
         parameters: &Parameters<'_>,
+        source: Source,
         seen: Result<IpAddr, Refusal>,
         words: Words,
     ) -> Result<(Question, Asked), Refusal> {
@@ -329,6 +373,9 @@ impl Engine {
         let client = seen.and_then(|seen| Ok(self.trust().claimed(seen, parameters)?.unwrap_or(seen)));
         let wish = Wish { default: config.num_want, max: config.num_want_max };
         let asked = ask::announce(parameters, client, wish)?;
+        if source.is_elsewhere(asked.announce.address) && is_never_a_peer(asked.announce.address) {
+            return Err(hayate_state::Refusal::InvalidAddress.into());
+        }
         let peers = if asked.with_ids { PeerForm::WithIds } else { PeerForm::Compact };
         let seen = seen?;
         let over_v6 = seen.is_ipv6() || asked.announce.address.is_ipv6();
@@ -365,13 +412,21 @@ pub(crate) fn check<H: ?Sized>(head: &Head<'_, H>) -> Result<(), Response> {
     if head.header_octets > HEADER_BLOCK_MAX {
         return Err(Response::text(431, "Request Header Fields Too Large\n"));
     }
-    if head.method != b"GET" {
-        return Err(Response { close: head.has_body, ..Response::text(405, "Method Not Allowed\n") });
+    // Pages may be asked for by HEAD; whoever has another answer refuses it.
+    if !matches!(head.method, b"GET" | b"HEAD") {
+        return Err(Response { close: head.has_body, ..Response::not_allowed() });
     }
-    if head.has_body {
+    // hyper lets UTF-8 through; a target is ASCII (RFC 9112, 3.2).
+    if head.has_body || !head.target.is_ascii() {
         return Err(Response::text(400, "Bad Request\n"));
     }
     Ok(())
+}
+
+/// The same path, beginning with one slash where it began with several.
+fn one_slash(path: &[u8]) -> &[u8] {
+    let slashes = path.iter().take_while(|&&octet| octet == b'/').count();
+    path.get(slashes.saturating_sub(1)..).unwrap_or(path)
 }
 
 /// Path and query of a target that may be a whole URL.

@@ -57,6 +57,44 @@ fn announce(letter: char, port: u16, more: &str) -> String {
 }
 
 #[test]
+fn a_header_that_is_not_believed_is_counted() {
+    let mut desk = Desk::open();
+    let ignored = |desk: &Desk| desk.engine.stats().proxy_header_ignored.value();
+    let header: &[(&str, &[u8])] = &[("x-real-ip", b"45.128.19.54")];
+    let target = announce('a', 7001, "&left=9");
+    desk.ask("127.0.0.1", "GET", target.as_bytes(), header);
+    desk.ask("45.128.19.55", "GET", target.as_bytes(), &[]);
+    desk.ask("45.128.19.55", "GET", target.as_bytes(), &[("X-Forwarded-For", b"45.128.19.54")]);
+    assert_eq!((ignored(&desk), desk.engine.complained), (0, None));
+    for count in 1..=3 {
+        desk.ask("45.128.19.55", "GET", target.as_bytes(), header);
+        assert_eq!((ignored(&desk), desk.engine.complained), (count, Some(Now::at(0).tick)));
+    }
+}
+
+#[test]
+fn nobody_is_said_to_be_where_no_peer_is() {
+    let mut desk = Desk::open();
+    for address in
+        ["192.0.2.7", "198.18.0.1", "100::1", "2002:c0a8:101::1", "64:ff9b::1", "fec0::1", "2001:db8::1"]
+    {
+        let target = announce('a', 7001, "&left=9");
+        let response = desk.ask("127.0.0.1", "GET", target.as_bytes(), &[("X-Real-IP", address.as_bytes())]);
+        let refused = bencoded(&response.body);
+        assert_eq!(refused.text("failure reason"), Some(&b"invalid IP"[..]), "{address}");
+        let claimed = desk.get("10.0.0.1", &announce('a', 7002, &format!("&left=9&ip={address}")));
+        assert!(claimed.text("failure reason").is_some(), "{address}");
+        // Where the connection comes from, no one has claimed.
+        assert!(
+            desk.get(address, &announce('b', 7003, "&left=9")).entry("peers").is_some()
+                || address == "fec0::1"
+        );
+    }
+    let seen = desk.get("45.128.19.54", &announce('a', 7004, "&left=9"));
+    assert_eq!(seen.number("incomplete"), Some(1), "only the asker is in the swarm");
+}
+
+#[test]
 fn a_leecher_and_a_seeder_find_each_other_in_every_form() {
     let mut desk = Desk::open();
     let alone = desk.get("192.0.2.7", &announce('a', 6881, "&left=0&event=started"));
@@ -106,9 +144,9 @@ fn a_trusted_proxy_names_the_client_or_the_request_fails() {
     let via = |desk: &mut Desk, source: &str, headers: &[(&str, &[u8])]| {
         bencoded(&desk.ask(source, "GET", target.as_bytes(), headers).body)
     };
-    let named = via(&mut desk, "127.0.0.1", &[("x-real-ip", b"203.0.113.9")]);
-    assert_eq!(named.text("external ip"), Some(&[203, 0, 113, 9][..]));
-    let stranger = via(&mut desk, "198.51.100.5", &[("x-real-ip", b"203.0.113.9")]);
+    let named = via(&mut desk, "127.0.0.1", &[("x-real-ip", b"45.128.19.9")]);
+    assert_eq!(named.text("external ip"), Some(&[45, 128, 19, 9][..]));
+    let stranger = via(&mut desk, "198.51.100.5", &[("x-real-ip", b"45.128.19.9")]);
     assert_eq!(stranger.text("external ip"), Some(&[198, 51, 100, 5][..]));
     let junk = via(&mut desk, "::ffff:127.0.0.1", &[("x-real-ip", b"junk")]);
     assert_eq!(junk.text("failure reason"), Some(&b"failed to parse peer IP address"[..]));
@@ -117,10 +155,10 @@ fn a_trusted_proxy_names_the_client_or_the_request_fails() {
 #[test]
 fn claimed_addresses_count_only_from_spoofing_sources() {
     let mut desk = Desk::open();
-    let claim = announce('b', 7001, "&ip=203.0.113.9");
+    let claim = announce('b', 7001, "&ip=45.128.19.9");
     assert_eq!(desk.get("10.0.0.1", &claim).number("incomplete"), Some(1));
     let next = desk.get("192.0.2.7", &announce('b', 7002, "&ip=junk"));
-    assert_eq!(next.text("peers"), Some(&[203, 0, 113, 9, 0x1b, 0x59][..]));
+    assert_eq!(next.text("peers"), Some(&[45, 128, 19, 9, 0x1b, 0x59][..]));
     for (more, text) in [
         ("&ip=junk", &b"failed to parse peer IP address"[..]),
         ("&ip=%zz&port=x", b"invalid query escape"),
@@ -135,7 +173,7 @@ fn claimed_addresses_count_only_from_spoofing_sources() {
 fn external_ip_is_the_address_we_see_and_peers6_is_there_for_whom_we_see_over_ipv6() {
     let sources = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
     let mut desk = Desk::new(DoorConfig { spoofing_sources: sources, ..config() }, Policy::default());
-    let claim = announce('b', 7001, "&ip=203.0.113.9");
+    let claim = announce('b', 7001, "&ip=45.128.19.9");
     let v4 = desk.get("10.0.0.1", &claim);
     assert_eq!((v4.text("external ip"), v4.text("peers6")), (Some(&[10, 0, 0, 1][..]), None));
     let v6 = desk.get("fd00::1", &claim);
@@ -149,7 +187,7 @@ fn only_get_is_served_and_only_known_paths() {
         let response = desk.ask("192.0.2.7", method, announce('c', 7, "").as_bytes(), &[]);
         assert_eq!((response.status, &*response.body), (405, &b"Method Not Allowed\n"[..]));
     }
-    for target in ["/", "*", "", "/favicon.ico", "/announce/", "/Announce", "//announce", "http://x"] {
+    for target in ["/", "*", "", "/favicon.ico", "/announce/", "/Announce", "/x//announce", "http://x"] {
         let response = desk.ask("192.0.2.7", "GET", target.as_bytes(), &[]);
         assert_eq!((response.status, &*response.body), (404, &b"404 page not found\n"[..]), "{target}");
     }
@@ -161,6 +199,10 @@ fn only_get_is_served_and_only_known_paths() {
         desk.get("192.0.2.7", &format!("/k%20ey{}", announce('c', 7, ""))).number("incomplete"),
         Some(1)
     );
+    for slashes in ["/", "//////"] {
+        let target = format!("{slashes}{}", announce('c', 7, ""));
+        assert_eq!(desk.get("192.0.2.7", &target).number("incomplete"), Some(1), "{target}");
+    }
 }
 
 #[test]

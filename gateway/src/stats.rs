@@ -59,12 +59,18 @@ pub struct Stats {
     pub closed: Counter,
     /// Connections closed at once, because there were too many.
     pub refused: Counter,
+    /// Idle connections closed to make room for others.
+    pub displaced: Counter,
+    /// Connections closed because their answers took too much memory and nobody took them.
+    pub stalled: Counter,
     /// Announces and scrapes answered without the tracker, because its inbox was full.
     pub overloads: Counter,
     /// Accepts that failed.
     pub accept_errors: Counter,
     /// Connections that did not get through their TLS handshake.
     pub tls_failures: Counter,
+    /// Requests whose header names a client and is not believed.
+    pub proxy_header_ignored: Counter,
     timeouts_head: Counter,
     timeouts_reply: Counter,
     timeouts_idle: Counter,
@@ -194,6 +200,13 @@ impl Stats {
         answer
     }
 
+    /// Open connections.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        let closed = self.closed.value();
+        self.opened.value().saturating_sub(closed)
+    }
+
     /// Counts a connection that was closed because its time ran out.
     pub fn timeout(&self, phase: Phase) {
         self.timeout_counter(phase).add(1);
@@ -243,10 +256,7 @@ impl Stats {
             help: "Open HTTP connections.",
             kind: Kind::Gauge,
             labels: Vec::new(),
-            read: Box::new(move || {
-                let closed = stats.closed.value();
-                stats.opened.value().saturating_sub(closed)
-            }),
+            read: Box::new(move || stats.connections()),
         });
     }
 
@@ -277,14 +287,20 @@ impl Stats {
         list("http_other_answers_total", help, class("2xx"), |stats| &stats.other_2xx);
         list("http_other_answers_total", help, class("4xx"), |stats| &stats.other_4xx);
         list("http_other_answers_total", help, class("5xx"), |stats| &stats.other_5xx);
-        let help = "HTTP connections closed at once, because there were too many.";
+        let help = "HTTP connections closed at once, because there were too many, and none of them idle.";
         list("http_connections_refused_total", help, Vec::new(), |stats| &stats.refused);
+        let help = "HTTP connections closed before their time, because others needed the room.";
+        let why = |reason| vec![("reason", reason)];
+        list("http_connections_displaced_total", help, why("idle"), |stats| &stats.displaced);
+        list("http_connections_displaced_total", help, why("stalled"), |stats| &stats.stalled);
         let help = "Announces and scrapes answered without peers, because the tracker was full.";
         list("http_overloads_total", help, Vec::new(), |stats| &stats.overloads);
         let help = "Connections that could not be accepted.";
         list("http_accept_errors_total", help, Vec::new(), |stats| &stats.accept_errors);
         let help = "Connections that did not get through their TLS handshake.";
         list("http_tls_failures_total", help, Vec::new(), |stats| &stats.tls_failures);
+        let help = "Requests whose http.proxy_header was ignored, because no trusted proxy sent it.";
+        list("proxy_header_ignored_total", help, Vec::new(), |stats| &stats.proxy_header_ignored);
         let help = "Requests that are no HTTP/1, or larger than any bound.";
         list("http_malformed_total", help, Vec::new(), |stats| &stats.malformed);
     }

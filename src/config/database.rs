@@ -103,8 +103,11 @@ impl DataSource {
         Ok(Self(text.to_owned()))
     }
 
-    /// The text, with a mask in the place of the password.
+    /// The text, with a mask in the place of the password and of parameters that nobody knows.
     fn masked(&self) -> String {
+        if self.0.starts_with("sqlite:") {
+            return self.0.clone();
+        }
         let (scheme, rest) = match self.0.strip_prefix(URL) {
             Some(rest) => (URL, rest),
             None => ("", self.0.as_str()),
@@ -112,16 +115,27 @@ impl DataSource {
         // Where the part with the password ends, as `Dsn` reads it.
         let parts = if scheme.is_empty() { rest.rsplit_once('/') } else { rest.split_once('/') };
         let (login, name) = parts.unwrap_or((rest, ""));
+        let name = masked_parameters(name);
         let parts = login.rsplit_once('@').and_then(|(who, place)| Some((who.split_once(':')?, place)));
         match parts {
             // Where there is no password there is nothing to hide, and what is shown can be read again.
-            Some(((_, ""), _)) => self.0.clone(),
-            Some(((user, _), place)) if !rest.starts_with("sqlite:") => {
+            Some(((user, password), place)) if !password.is_empty() => {
                 format!("{scheme}{user}:{MASK}@{place}/{name}")
             }
-            _ => self.0.clone(),
+            _ if self.0.is_empty() => String::new(),
+            _ => format!("{scheme}{login}/{name}"),
         }
     }
+}
+
+/// What stands behind the place, with a mask for each parameter that is not a known one.
+fn masked_parameters(name: &str) -> String {
+    let Some((name, query)) = name.split_once('?') else { return name.to_owned() };
+    let shown = query.split('&').map(|part| match part.split_once('=') {
+        Some((known, _)) if !Dsn::knows_parameter(known) => format!("{known}={MASK}"),
+        _ => part.to_owned(),
+    });
+    format!("{name}?{}", shown.collect::<Vec<_>>().join("&"))
 }
 
 impl std::fmt::Debug for DataSource {
@@ -170,6 +184,13 @@ mod tests {
             ("t:s3@:/cret@tcp(h:3306)/x?tls=true", "t:********@tcp(h:3306)/x?tls=true"),
             ("t:s3cret@unix(/run/x.sock)/x", "t:********@unix(/run/x.sock)/x"),
             ("mysql://t:s3cret@h:3306/x?timeout=5s", "mysql://t:********@h:3306/x?timeout=5s"),
+            ("t@tcp(h:1)/x?password=s3cret&tls=true", "t@tcp(h:1)/x?password=********&tls=true"),
+            ("t:@tcp(h:1)/x?tls=true&pass_word=s3cret", "t:@tcp(h:1)/x?tls=true&pass_word=********"),
+            (
+                "mysql://t:s3cret@h/x?key=s3cret&key=s3cret",
+                "mysql://t:********@h/x?key=********&key=********",
+            ),
+            ("/x?password=s3cret", "/x?password=********"),
         ] {
             let config = read(&format!(r#"{{"database": {{"dsn": "{dsn}"}}}}"#)).unwrap();
             for text in [config.json(), config.origins().join("\n"), format!("{:?}", config.document)] {

@@ -5,6 +5,7 @@
 //! | [`ids`] | `info_hash` and `peer_id` |
 //! | [`announce`] | the words of one announce or scrape, and of its answer |
 //! | [`reach`] | which peers an asker may be handed: public, private ranges, hidden ports |
+//! | [`special`] | addresses that no peer has |
 //! | [`clock`] | the one place where time is read |
 //! | `torrent` | one torrent, its swarm being a `pair`, a `group`, or a `crowd` made of `pack`s |
 //! | `peer`, `block`, `roster` | one peer in memory, many in a row, what can be done to them |
@@ -60,6 +61,7 @@ pub mod reach;
 mod roster;
 mod select;
 pub mod snapshot;
+pub mod special;
 pub mod store;
 pub mod survey;
 pub mod swarms;

@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::special::is_never_a_peer;
+
 /// Where an address can be reached from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -27,22 +29,12 @@ pub enum Reach {
     Hidden,
 }
 
-/// Is this an address that mode private takes from a client's word? Not one of a private, local, multicast or
-/// reserved range (`private-tracker.md` 6.4).
+/// Is this an address that mode private takes from a client's word? Not one of a private or local range
+/// (`private-tracker.md` 6.4), and not one that no peer has.
 #[must_use]
 pub fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            let [a, b, ..] = v4.octets();
-            let carrier = a == 100 && b & 0xc0 == 64;
-            let local = v4.is_private() || v4.is_loopback() || v4.is_link_local();
-            !(a == 0 || a >= 224 || carrier || local)
-        }
-        IpAddr::V6(v6) => {
-            let unusable = v6.is_unspecified() || v6.is_loopback() || v6.is_multicast();
-            !(unusable || v6.is_unicast_link_local() || v6.is_unique_local())
-        }
-    }
+    let address = address.to_canonical();
+    of_address(address) == Some(Reach::Public) && !is_never_a_peer(address)
 }
 
 /// A set of [`Reach`].
@@ -168,10 +160,12 @@ mod tests {
             "fc00::1",
             "ff02::1",
             "::ffff:10.0.0.1",
+            "192.0.2.7",
+            "2001:db8::7",
         ] {
             assert!(!public(text), "{text}");
         }
-        for text in ["45.128.19.54", "2606:4700:4700::1111", "192.0.2.7", "2001:db8::7", "100.128.0.1"] {
+        for text in ["45.128.19.54", "2606:4700:4700::1111", "100.128.0.1"] {
             assert!(public(text), "{text}");
         }
     }

@@ -9,6 +9,7 @@ use crate::ids::{ClientId, InfoHash};
 use crate::policy::{Passed, Policy};
 use crate::private::desk::{Asked, Chooser, Done};
 use crate::private::events::Line;
+use crate::private::site::DenialLog;
 use crate::private::{Denial, Member, Purger, Register, Site};
 use crate::published::{Published, Subscriber};
 use crate::reach::Reach;
@@ -34,6 +35,7 @@ struct Private {
     site: Arc<Site>,
     register: Subscriber<Register>,
     chooser: Chooser,
+    denials: Arc<DenialLog>,
 }
 
 impl Tracker {
@@ -60,7 +62,8 @@ impl Tracker {
     #[must_use]
     pub fn private(self, site: Arc<Site>) -> Self {
         let chooser = Chooser::new(self.random.clone());
-        Self { private: Some(Private { register: site.register.subscribe(), site, chooser }), ..self }
+        let (register, denials) = (site.register.subscribe(), site.denial_log());
+        Self { private: Some(Private { site, register, chooser, denials }), ..self }
     }
 
     /// Takes over a reloaded policy and register; call it once per batch.
@@ -108,7 +111,7 @@ impl Tracker {
         if policy.clients.is_some() {
             self.seen.push(announce.peer_id.client());
         }
-        let Private { site, register, chooser } = private;
+        let Private { site, register, chooser, denials } = private;
         let register = register.get();
         let mut decide = || {
             if policy.refuses_port(announce.port) {
@@ -129,7 +132,7 @@ impl Tracker {
             let tally = if passed.skip_reply { Tally::default() } else { tally };
             Ok(if full { policy.full_answer(tally) } else { Answer { tally, ..passed.answer } })
         };
-        decide().inspect_err(|denial| site.deny(now, member.id, announce, denial))
+        decide().inspect_err(|denial| denials.deny(now, member.id, announce, denial))
     }
 
     /// What purges the peers of members (mode private).

@@ -202,34 +202,34 @@ fn client_address() {
     };
     let forwarded = |chain: &str| format!("X-Forwarded-For: {chain}\r\n");
     let address = |text: &str| Ok(text.parse().unwrap());
-    assert_eq!(ask("127.0.0.2", &forwarded("203.0.113.9")), address("127.0.0.2"), "nobody trusts this one");
+    assert_eq!(ask("127.0.0.2", &forwarded("45.128.19.9")), address("127.0.0.2"), "nobody trusts this one");
     for (chain, client) in [
-        ("203.0.113.9", "203.0.113.9"),
-        ("192.0.2.66, 203.0.113.9", "203.0.113.9"),
-        ("192.0.2.66, 203.0.113.9, 10.0.0.2", "203.0.113.9"),
-        ("192.0.2.66\r\nX-Forwarded-For: 203.0.113.9", "203.0.113.9"),
+        ("45.128.19.9", "45.128.19.9"),
+        ("192.0.2.66, 45.128.19.9", "45.128.19.9"),
+        ("192.0.2.66, 45.128.19.9, 10.0.0.2", "45.128.19.9"),
+        ("192.0.2.66\r\nX-Forwarded-For: 45.128.19.9", "45.128.19.9"),
         ("10.0.0.3, 10.0.0.2", "10.0.0.3"),
-        ("junk, 203.0.113.9", "203.0.113.9"),
-        ("[2001:db8::9]:443", "2001:db8::9"),
-        ("203.0.113.9:51234", "203.0.113.9"),
-        ("::ffff:203.0.113.9", "203.0.113.9"),
+        ("junk, 45.128.19.9", "45.128.19.9"),
+        ("[2a00:db8::9]:443", "2a00:db8::9"),
+        ("45.128.19.9:51234", "45.128.19.9"),
+        ("::ffff:45.128.19.9", "45.128.19.9"),
         ("", "127.0.0.1"),
     ] {
         assert_eq!(ask("127.0.0.1", &forwarded(chain)), address(client), "{chain}");
     }
     assert_eq!(ask("127.0.0.1", ""), address("127.0.0.1"));
     let unreadable = Err("failed to parse peer IP address".to_owned());
-    assert_eq!(ask("127.0.0.1", &forwarded("203.0.113.9, junk")), unreadable);
+    assert_eq!(ask("127.0.0.1", &forwarded("45.128.19.9, junk")), unreadable);
 
     let spoofing = Daemon::start(json!({"announce": {"allow_ip_spoofing": true}}));
     let ask = |more: &str| fetch(spoofing.v4(), &announce_target('b', 7001, &format!("&left=9{more}")));
     let shown = || ask("&numwant=200&event=stopped&port=9").peers();
     assert!(shown().is_empty());
     for (claim, address) in [
-        ("&ip=203.0.113.9", Some("203.0.113.9:7001")),
-        ("&ipv4=203.0.113.10", Some("203.0.113.10:7001")),
-        ("&ipv6=2001:db8::9", Some("[2001:db8::9]:7001")),
-        ("&ip=::ffff:203.0.113.11", Some("203.0.113.11:7001")),
+        ("&ip=45.128.19.9", Some("45.128.19.9:7001")),
+        ("&ipv4=45.128.19.10", Some("45.128.19.10:7001")),
+        ("&ipv6=2a00:db8::9", Some("[2a00:db8::9]:7001")),
+        ("&ip=::ffff:45.128.19.11", Some("45.128.19.11:7001")),
         ("&ip=", Some("127.0.0.1:7001")),
         ("&ip=localhost", None),
         ("&ip=fe80::1%25eth0", None),
@@ -257,7 +257,7 @@ fn http_scrape() {
          5:flagsd20:min_request_intervali900eee"
     );
     let proxied =
-        format!("GET {target} HTTP/1.1\r\nHost: t\r\nX-Real-IP: 2001:db8::9\r\nConnection: close\r\n\r\n");
+        format!("GET {target} HTTP/1.1\r\nHost: t\r\nX-Real-IP: 2a00:db8::9\r\nConnection: close\r\n\r\n");
     for response in [
         fetch(daemon.v4(), &target),
         fetch(daemon.v6(), &target),

@@ -73,14 +73,14 @@ fn udp_announce() {
     assert_eq!(error_text(&seven), "unknown action ID");
     // A claimed address counts over IPv4 only.
     let mut claim = announce_rest(b'b', 7001, 9, 2, -1);
-    claim[68..72].copy_from_slice(&[203, 0, 113, 9]);
+    claim[68..72].copy_from_slice(&[45, 128, 19, 9]);
     ask(&v4.socket, &v4.request(1, &claim)).unwrap();
     let mut mapped = [0; 16];
-    mapped[10..].copy_from_slice(&[255, 255, 203, 0, 113, 10]);
+    mapped[10..].copy_from_slice(&[255, 255, 45, 128, 19, 10]);
     ask(&v4.socket, &v4.request(4, &older(&claim, mapped))).unwrap();
     ask(&v6.socket, &v6.request(1, &claim)).unwrap();
     let shown = fetch(daemon.v4(), &announce_target('b', 7999, "&left=9")).peers();
-    let expected = ["[::1]:7001", "203.0.113.9:7001", "203.0.113.10:7001"].map(|peer| peer.parse().unwrap());
+    let expected = ["[::1]:7001", "45.128.19.9:7001", "45.128.19.10:7001"].map(|peer| peer.parse().unwrap());
     assert!(expected.iter().all(|peer| shown.contains(peer)) && shown.len() == 3, "{shown:?}");
     // As many as a datagram of 1232 octets holds, and those who ask for less get less.
     for (client, entry, most) in [(&v4, 6, 100), (&v6, 18, 67)] {

@@ -10,6 +10,7 @@ use hayate_state::hooks::Said;
 use hayate_state::policy::Beyond;
 use hayate_state::private::Denial;
 use hayate_state::reach::is_public;
+use hayate_state::special::is_never_a_peer;
 use hayate_state::{Answer, Handout, InfoHash, Now, Refusal as TrackerRefusal, Subscriber, Tally, Tracker};
 
 use crate::config::DoorConfig;
@@ -233,6 +234,9 @@ impl Engine {
             return Ok(reply::announce(reply, announce_head(action, head, answer), 0));
         }
         let claim = registered_address(config, asker.address, view);
+        if member.is_none() && claim != asker.address && is_never_a_peer(claim) {
+            return Err(Complaint::Tracker(TrackerRefusal::InvalidAddress));
+        }
         // A member's claim counts only if it is of use (`private-tracker.md` 6.1).
         let address = if member.is_none() || is_public(claim) { claim } else { asker.address };
         // Members get peers of the family that they ask over.
@@ -297,11 +301,12 @@ impl Engine {
         self.counters.scrapes.of(asker.address).add(1);
         let hashes = hashes.take(self.config.get().max_scrape_infohashes);
         let policy = self.tracker.policy();
-        if !policy.hooks.is_empty() {
+        // First, so that nobody can have hooks work beyond his limit.
+        let empty = policy.limit(asker.now.tick, asker.address) == Some(Beyond::Empty);
+        if !empty && !policy.hooks.is_empty() {
             let asked: Vec<_> = hashes.clone().collect();
             self.tracker.scrape_said(asker.now, &asked, Said::nothing(asker.address))?;
         }
-        let empty = policy.limit(asker.now.tick, asker.address) == Some(Beyond::Empty);
         let mut rows = 0;
         for (info_hash, row) in hashes.zip(reply::scrape_rows(reply)) {
             let tally = if empty { Tally::default() } else { self.tracker.scrape(&info_hash)? };

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use hayate_state::reach::is_public;
+use hayate_state::special::is_never_a_peer;
 
 use super::failure::{Detail, Failure, Fault};
 use crate::address::Trust;
@@ -15,11 +16,7 @@ const TEXT_MAX: usize = 45;
 /// Reads one entry of a proxy's header: an address and nothing else, that a client can have.
 pub(super) fn read_entry(text: &[u8]) -> Option<IpAddr> {
     let address = read(text)?;
-    let never = match address {
-        IpAddr::V4(v4) => v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unspecified() || v6.is_multicast(),
-    };
-    (!never).then_some(address)
+    (!is_never_a_peer(address)).then_some(address)
 }
 
 /// The address a client claims if it may and the claim is of use; else where it was seen.

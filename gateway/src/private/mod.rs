@@ -97,6 +97,9 @@ impl Site {
         let trust = means.trust();
         let seen = trust.seen(head.source, head.headers);
         let action = action.filter(|action| *action == Action::Announce || means.policy.enable_scrape);
+        if action.is_some() && head.method != b"GET" {
+            return Step::Answer(means.stats.counted(Response::not_allowed()));
+        }
         if let Some(action) = action {
             means.stats.request(action, Family::of(seen.ok()));
         }

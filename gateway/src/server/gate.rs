@@ -13,16 +13,17 @@ use std::time::Duration;
 
 use hayate_state::Clock;
 use hayate_state::actor::Inbox;
-use hyper::Request;
 use hyper::body::Incoming;
+use hyper::{Method, Request};
 use tokio::sync::Notify;
 use tokio::task::{spawn_local, unconstrained};
 
+use super::crowd::Crowd;
 use super::open::BACKLOG;
 use super::post::{Asker, Post};
 use super::seat::{Seat, builder, with_head};
 use super::stream::{Listener, Stream};
-use super::watch::{Crowd, Times};
+use super::watch::Times;
 use crate::address::Source;
 use crate::engine::{Engine, Page, Response, Step, check, origin_form};
 use crate::pages::Pages;
@@ -117,6 +118,7 @@ impl Gate {
         let now = self.clock.uptime();
         for crowd in &self.crowds {
             crowd.beat(now, |phase| self.stats.timeout(phase));
+            self.stats.stalled.add(crowd.relieve());
         }
     }
 
@@ -159,8 +161,11 @@ impl Gate {
             Role::Operator => OPERATOR_CONNECTIONS_MAX,
         };
         if crowd.len() >= most {
-            self.stats.refused.add(1);
-            return;
+            if !crowd.make_room() {
+                self.stats.refused.add(1);
+                return;
+            }
+            self.stats.displaced.add(1);
         }
         self.stats.opened.add(1);
         let seat = Seat { gate: Rc::clone(self), role, watch: crowd.enter(Times::of(config)) };
@@ -242,8 +247,12 @@ impl Gate {
                 Err(response) => return self.stats.counted(response),
             }
         };
-        if let Some(page) = Page::at(&path) {
+        let page = self.engine.borrow().page(&path);
+        if let Some(page) = page {
             return self.show(page);
+        }
+        if request.method() != Method::GET {
+            return self.stats.counted(Response::not_allowed());
         }
         let leaf = path.strip_prefix(profile::ROOT).filter(|_| self.engine.borrow().config().pprof);
         if let Some(leaf) = leaf.map(<[u8]>::to_vec) {

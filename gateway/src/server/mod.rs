@@ -1,11 +1,13 @@
 //! The only layer that touches sockets: hyper on a tokio runtime, on one thread of its own.
 
+mod crowd;
 mod entries;
 mod gate;
 mod open;
 mod post;
 mod seat;
 mod stream;
+mod tail;
 mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -31,11 +33,12 @@ pub use post::Asker;
 use crate::config::{DoorConfig, ListenConfig};
 use crate::engine::Engine;
 use crate::pages::Pages;
+use crate::stats::Stats;
+use crowd::Crowd;
 use entries::Entries;
 use gate::{Gate, Role};
 use open::UnixDoor;
 use post::Post;
-use watch::Crowd;
 
 /// Time beyond the timeouts that connections get to finish when the door stops.
 const STOP_GRACE: Duration = Duration::from_secs(3);
@@ -132,7 +135,8 @@ impl Door {
             Some(register) => engine.private(register.subscribe()),
             None => engine,
         };
-        engine.stats().list(&pages.board);
+        let stats = Arc::clone(engine.stats());
+        stats.list(&pages.board);
         let room = Room { engine, inbox, pages, clock };
         let (stop, stopped) = oneshot::channel();
         let (change, changes) = mpsc::unbounded_channel();
@@ -144,7 +148,7 @@ impl Door {
             }
         })?;
         readiness.recv().unwrap_or_else(|_| Err(io::Error::other("the thread of the gateway ended")))?;
-        Ok(Running { thread, stop, change })
+        Ok(Running { thread, stop, change, stats })
     }
 }
 
@@ -167,6 +171,7 @@ pub struct Running {
     thread: thread::JoinHandle<()>,
     stop: oneshot::Sender<Reason>,
     change: mpsc::UnboundedSender<Change>,
+    stats: Arc<Stats>,
 }
 
 /// Listeners that take the place of others while a door serves; `None` where nothing changes.
@@ -223,6 +228,12 @@ impl Running {
     #[must_use]
     pub fn is_serving(&self) -> bool {
         !self.thread.is_finished()
+    }
+
+    /// Open connections, those of the operator included.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.stats.connections()
     }
 
     /// Has the door listen to what is new, and no more to what that replaces. Who is connected stays so.

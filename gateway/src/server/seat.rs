@@ -9,22 +9,23 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use http_body_util::Full;
-use hyper::body::{Body as _, Incoming};
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
+use hyper::body::{Body as _, Buf, Incoming};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{HeaderMap, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls::ServerConnection;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 
 use super::gate::{Gate, Role};
 use super::stream::Stream;
-use super::watch::{Order, Watch, Watched};
+use super::watch::{Open, Order, Watch, Watched};
 use crate::address::{Headers, Source};
 use crate::config::DoorConfig;
-use crate::engine::{Head, Response};
+use crate::engine::{Head, Page, Response};
 use crate::tls::H2;
 
 /// Octets hyper collects of one request head, at most. More than line and header block may have together, so
@@ -33,7 +34,15 @@ const HEAD_OCTETS_MAX: usize = 32 * 1024;
 /// Header lines that a map kept for a connection's next request has room for, at most.
 const HEADERS_KEPT_MAX: usize = 24;
 /// Requests of one HTTP/2 connection that are answered at once.
-const STREAMS_MAX: u32 = 100;
+const STREAMS_MAX: u32 = 32;
+/// Octets of a request's body that an HTTP/2 client may send before it is answered. Nobody reads them.
+const STREAM_WINDOW: u32 = 1024;
+/// The same of all requests of a connection, which cannot be less (RFC 9113, 6.9.2).
+const CONNECTION_WINDOW: u32 = 65_535;
+/// Octets of an answer that HTTP/2 takes before its client has asked for them.
+const SEND_BUFFER: usize = 16 * 1024;
+/// Octets that TLS keeps for a client that does not take them; a record has 16 KiB.
+const TLS_BUFFER: usize = 16 * 1024;
 /// Octets of the header lines of one HTTP/2 request; more than are served, so that 431 can be told.
 const HEADER_LIST_OCTETS_MAX: u32 = 32 * 1024;
 
@@ -47,8 +56,28 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
     }
 }
 
-/// The body of an answer: the octets as the engine wrote them.
-type Body = Full<Cursor<Cow<'static, [u8]>>>;
+/// The body of an answer.
+type Body = Full<Octets>;
+
+/// The octets of an answer as the engine wrote them. Dropped when the stream has taken the last of them.
+struct Octets {
+    octets: Cursor<Cow<'static, [u8]>>,
+    _open: Option<Open>,
+}
+
+impl Buf for Octets {
+    fn remaining(&self) -> usize {
+        self.octets.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.octets.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.octets.advance(count);
+    }
+}
 
 /// One connection's place among all; whoever drops it leaves.
 pub(super) struct Seat {
@@ -73,7 +102,8 @@ impl Seat {
         source: Source,
         builder: http1::Builder,
     ) {
-        let mut handshake = pin!(acceptor.accept(stream));
+        let bound = |session: &mut ServerConnection| session.set_buffer_limit(Some(TLS_BUFFER));
+        let mut handshake = pin!(acceptor.accept_with(stream, bound));
         let shaken = poll_fn(|context| match self.watch.order(context) {
             Order::Drop => Poll::Ready(None),
             Order::None | Order::Finish => handshake.as_mut().poll(context).map(Some),
@@ -98,9 +128,7 @@ impl Seat {
             let seat = Rc::clone(&seat);
             async move { seat.reply(source, request).await }
         });
-        let mut builder = http2::Builder::new(LocalExecutor);
-        builder.max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEADER_LIST_OCTETS_MAX);
-        let connection = pin!(builder.serve_connection(stream, service));
+        let connection = pin!(multiplexed_builder().serve_connection(stream, service));
         seat.drive(connection, http2::Connection::graceful_shutdown).await;
     }
 
@@ -132,9 +160,12 @@ impl Seat {
         source: Source,
         mut request: Request<Incoming>,
     ) -> Result<hyper::Response<Body>, Infallible> {
-        self.watch.replying();
+        let open = self.watch.replying();
         self.gate.stats.handled.add(1);
         let response = match self.role {
+            _ if names_two_hosts(request.headers()) => {
+                self.gate.stats.counted(Response::text(400, "Bad Request\n"))
+            }
             Role::Gateway => {
                 let begun = self.gate.clock.uptime();
                 let response = self.gate.answer(source, &request).await;
@@ -147,8 +178,22 @@ impl Seat {
         if response.close {
             self.watch.will_linger();
         }
-        self.watch.replied();
-        Ok(written(response, std::mem::take(request.headers_mut())))
+        if let Some(open) = &open {
+            open.weighs(response.body.len());
+        }
+        let displaced = self.gate.crowd(self.role).relieve();
+        self.gate.stats.stalled.add(displaced);
+        let page = response.status == 405 && Page::at(request.uri().path().as_bytes()).is_some();
+        let allowed = if page { "GET, HEAD" } else { "GET" };
+        // Over HTTP/1 it is hyper that keeps the body back.
+        let head_only = open.is_some() && request.method() == Method::HEAD;
+        let mut written = written(response, std::mem::take(request.headers_mut()), allowed, open);
+        if head_only {
+            let octets = written.body().size_hint().exact().unwrap_or_default();
+            written.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(octets));
+            *written.body_mut() = Body::default();
+        }
+        Ok(written)
     }
 }
 
@@ -186,6 +231,22 @@ pub(super) fn builder(config: &DoorConfig) -> http1::Builder {
     builder
 }
 
+fn multiplexed_builder() -> http2::Builder<LocalExecutor> {
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_LIST_OCTETS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER);
+    builder
+}
+
+/// Has the request several Host lines (RFC 9112, 3.2)? Few requests have any line twice, which is told first.
+fn names_two_hosts(headers: &HeaderMap) -> bool {
+    headers.len() > headers.keys_len() && headers.get_all(HOST).iter().count() > 1
+}
+
 pub(super) fn with_head<T>(
     request: &Request<Incoming>,
     source: Source,
@@ -210,19 +271,25 @@ pub(super) fn with_head<T>(
 
 /// The answer for hyper. It is given the map of the request's headers, which hyper keeps for the connection's
 /// next request: so no map is made for each.
-fn written(response: Response, mut headers: HeaderMap) -> hyper::Response<Body> {
+fn written(
+    response: Response,
+    mut headers: HeaderMap,
+    allowed: &'static str,
+    open: Option<Open>,
+) -> hyper::Response<Body> {
     headers.clear();
     if headers.capacity() > HEADERS_KEPT_MAX {
         headers = HeaderMap::new();
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(response.content_type));
     if response.status == 405 {
-        headers.insert(ALLOW, HeaderValue::from_static("GET"));
+        headers.insert(ALLOW, HeaderValue::from_static(allowed));
     }
     if response.close {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let mut written = hyper::Response::new(Full::new(Cursor::new(response.body)));
+    let mut written =
+        hyper::Response::new(Full::new(Octets { octets: Cursor::new(response.body), _open: open }));
     *written.status_mut() =
         StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     *written.headers_mut() = headers;
@@ -240,7 +307,7 @@ mod tests {
         for (lines, kept) in [(7, true), (100, false)] {
             let headers: HeaderMap = (0..lines).map(|n| (name(n), HeaderValue::from_static("7"))).collect();
             let capacity = headers.capacity();
-            let answer = written(Response::text(405, "no"), headers);
+            let answer = written(Response::text(405, "no"), headers, "GET", None);
             assert_eq!(answer.headers().len(), 2);
             assert_eq!(answer.headers().get(ALLOW), Some(&HeaderValue::from_static("GET")));
             assert_eq!(answer.headers().capacity() == capacity, kept, "{lines}");

@@ -72,7 +72,7 @@ fn only_get_is_answered() {
 #[test]
 fn what_is_too_long_has_its_own_status() {
     let daemon = Daemon::open();
-    for (octets, status) in [(7000, 200), (8200, 414), (20_000, 414)] {
+    for (octets, status) in [(7000, 200), (8200, 414), (20_000, 414), (70_000, 414), (200_000, 414)] {
         let got = daemon.connect().get(&format!("{ANNOUNCE}&pad={}", "p".repeat(octets)));
         assert_eq!(got.status, status, "{octets}");
     }
@@ -193,17 +193,94 @@ fn replies_nobody_takes_are_given_up() {
 }
 
 #[test]
-fn connections_beyond_the_cap_are_closed_at_once() {
+fn at_the_cap_idle_connections_make_room_for_newcomers() {
     let daemon = Daemon::with(DoorConfig { max_connections: 2, ..config() });
-    let mut first = daemon.connect();
-    let mut second = daemon.connect();
-    first.get(ANNOUNCE).bencoded();
-    second.get(ANNOUNCE).bencoded();
-    daemon.connect().is_closed();
-    daemon.await_count("http_connections_refused_total", "", 1);
-    drop(first);
-    daemon.await_count("http_connections", "", 1);
-    daemon.connect().get(ANNOUNCE).bencoded();
+    let mut idle: Vec<_> = (0..2).map(|_| daemon.connect()).collect();
+    idle.iter_mut().for_each(|client| _ = client.get(ANNOUNCE).bencoded());
+    for newcomers in 1..=5 {
+        let mut client = daemon.connect();
+        client.get(ANNOUNCE).bencoded();
+        idle.push(client);
+        daemon.await_count("http_connections_displaced_total", "idle", newcomers);
+        daemon.await_count("http_connections", "", 2);
+    }
+    assert_eq!(daemon.counted("http_connections_refused_total", ""), 0);
+    daemon.stop();
+}
+
+#[test]
+fn sockets_that_say_nothing_do_not_turn_the_operator_away() {
+    let daemon = Daemon::open();
+    let metrics = daemon.metrics.unwrap();
+    let mut silent: Vec<_> = (0..100).map(|_| Client::tcp(metrics)).collect();
+    // Some of them have begun to ask, and do not go on.
+    silent.iter_mut().step_by(3).for_each(|client| client.send("GET /hea"));
+    for _ in 0..3 {
+        assert_eq!(Client::tcp(metrics).get("/health").status, 200);
+    }
+    assert_eq!(daemon.counted("http_connections_refused_total", ""), 0);
+    daemon.stop();
+}
+
+#[test]
+fn part_of_a_second_head_that_comes_with_the_first_has_the_time_of_a_head() {
+    let short = Duration::from_millis(80);
+    let daemon = Daemon::with(DoorConfig { read_timeout: short, ..config() });
+    let mut client = daemon.connect();
+    client.send(&format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\nGET /ann"));
+    client.receive().bencoded();
+    client.is_closed();
+    daemon.await_count("http_timeouts_total", "head", 1);
+    daemon.stop();
+}
+
+#[test]
+fn pages_are_asked_for_by_head_too_and_slashes_in_front_are_one() {
+    let daemon = Daemon::open();
+    let mut clients = [Client::tcp(daemon.metrics.unwrap()), daemon.connect()];
+    for (client, path) in [(0, "/alive"), (0, "//health"), (0, "/metrics"), (1, "///alive")] {
+        let client = &mut clients[client];
+        let len = client.get(path).body.len();
+        client.send(&format!("HEAD {path} HTTP/1.1\r\nHost: t\r\n\r\n"));
+        let (status, head) = client.receive_head();
+        assert!(status == 200 && head.contains("content-type: text/plain"), "{head}");
+        // The numbers of one page are not those of the next.
+        let exact = format!("content-length: {len}\r\n");
+        assert!(path == "/metrics" || head.contains(&exact), "{head}");
+        assert_eq!(client.get(path).status, 200, "nothing came behind the head of {path}");
+        client.send(&format!("PUT {path} HTTP/1.1\r\nHost: t\r\n\r\n"));
+        let got = client.receive();
+        assert_eq!((got.status, got.header("allow")), (405, Some("GET, HEAD")), "{path}");
+    }
+    let client = &mut clients[1];
+    client.get(&format!("/{ANNOUNCE}")).bencoded();
+    client.get(&format!("http://t//{SCRAPE}")).bencoded();
+    for target in [ANNOUNCE, SCRAPE] {
+        client.send(&format!("HEAD {target} HTTP/1.1\r\nHost: t\r\n\r\n"));
+        let (status, head) = client.receive_head();
+        assert!(status == 405 && head.contains("allow: GET\r\n"), "{head}");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn two_hosts_and_raw_octets_are_refused() {
+    let daemon = Daemon::open();
+    for request in [
+        format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\nHost: t\r\n\r\n"),
+        format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\nX-Pad: 7\r\nhost: u\r\n\r\n"),
+        format!("GET {ANNOUNCE}&x=\u{e4} HTTP/1.1\r\nHost: t\r\n\r\n"),
+        "GET /alive\u{20ac} HTTP/1.1\r\nHost: t\r\n\r\n".to_owned(),
+    ] {
+        let mut client = daemon.connect();
+        client.send(&request);
+        assert_eq!(client.receive().status, 400, "{request}");
+        client.stream.shutdown(Shutdown::Write).unwrap();
+        client.is_closed();
+    }
+    let mut client = daemon.connect();
+    client.send(&format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\nX-Pad: 7\r\nX-Pad: 11\r\n\r\n"));
+    client.receive().bencoded();
     daemon.stop();
 }
 
@@ -227,8 +304,8 @@ fn the_unix_socket_is_a_trusted_proxy_and_goes_with_the_door() {
     let stream = UnixStream::connect(&path).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut client = Client { stream, buffer: Vec::new() };
-    client.send(&format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\nX-Real-IP: 203.0.113.9\r\n\r\n"));
-    assert_eq!(client.receive().bencoded().text("external ip"), Some(&[203, 0, 113, 9][..]));
+    client.send(&format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\nX-Real-IP: 45.128.19.9\r\n\r\n"));
+    assert_eq!(client.receive().bencoded().text("external ip"), Some(&[45, 128, 19, 9][..]));
     let nobody = client.get(ANNOUNCE).bencoded();
     assert_eq!(nobody.text("failure reason"), Some(&b"failed to parse peer IP address"[..]));
     daemon.stop();

@@ -3,6 +3,9 @@
 //! hyper's own head timer cannot tell a slow head from an idle connection, and costs a timer per connection.
 //! Here the stream notes in which [`Stage`] its connection is and since when, by a coarse clock that costs
 //! nothing to read, and one beat for all of them looks for those whose time is up.
+//!
+//! A connection that many requests share (HTTP/2) is in no single stage: there each answer has its time, from
+//! the request until the stream has taken its last octet.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
@@ -13,6 +16,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::tail::Tail;
 use crate::config::DoorConfig;
 use crate::stats::Phase;
 
@@ -23,8 +27,15 @@ const LINGER_MILLISECONDS: u64 = 2000;
 /// Octets dropped at once.
 const LINGER_CHUNK: usize = 4096;
 /// Longest and shortest time between two beats.
-const BEAT_MAX: Duration = Duration::from_secs(1);
+const BEAT_MAX: Duration = Duration::from_millis(500);
 const BEAT_MIN: Duration = Duration::from_millis(10);
+
+/// What an answer of a shared connection is taken to need besides its octets: a stream, header lines, a task.
+const ANSWER_COST: usize = 3 * 1024;
+/// How hyper begins its answer to a head that is larger than its buffer.
+const HEAD_TOO_LARGE: &[u8] = b"HTTP/1.1 431 ";
+/// What is said instead where it was the request line (RFC 9112, 3).
+const LINE_TOO_LONG: &[u8] = b"HTTP/1.1 414 URI Too Long\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// Where a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +66,9 @@ pub(super) enum Order {
 /// Longest times of a connection, in milliseconds, as they were configured when it came.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
-    read: u64,
-    write: u64,
-    idle: u64,
+    pub(super) read: u64,
+    pub(super) write: u64,
+    pub(super) idle: u64,
 }
 
 impl Times {
@@ -77,10 +88,19 @@ impl Times {
     }
 }
 
+/// What all connections of one kind share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// The coarse clock, in milliseconds.
+    pub(super) now: Cell<u64>,
+    /// Octets of answers that their clients have not taken yet.
+    pub(super) waiting: Cell<usize>,
+}
+
 /// One connection, as the watch sees it.
 #[derive(Debug)]
 pub(super) struct Watch {
-    now: Rc<Cell<u64>>,
+    shared: Rc<Shared>,
     times: Times,
     stage: Cell<Stage>,
     since: Cell<u64>,
@@ -94,25 +114,82 @@ pub(super) struct Watch {
     malformed: Cell<bool>,
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
-    seat: Cell<usize>,
+    pub(super) seat: Cell<usize>,
     /// Many requests share the connection (HTTP/2): octets say nothing about one of them.
     multiplexed: Cell<bool>,
     /// The client must be told of the end (TLS).
     secure: Cell<bool>,
+    /// How what has come ends.
+    tail: Cell<Tail>,
+    /// Answers of a shared connection that are not gone yet, the oldest first.
+    open: RefCell<Vec<Answer>>,
+    answers: Cell<u64>,
+    /// Octets that the stream does not take, and since when.
+    blocked: Cell<Option<(u64, usize)>>,
+    /// What this connection has in [`Shared::waiting`].
+    waiting: Cell<usize>,
+}
+
+/// An answer of a shared connection.
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    number: u64,
+    begun: u64,
+    octets: usize,
+}
+
+/// Keeps an answer of a shared connection open; the last octet to leave drops it.
+#[derive(Debug)]
+pub(super) struct Open {
+    watch: Rc<Watch>,
+    number: u64,
+}
+
+impl Open {
+    /// The answer has so many octets.
+    pub(super) fn weighs(&self, octets: usize) {
+        let mut open = self.watch.open.borrow_mut();
+        if let Some(answer) = open.iter_mut().find(|answer| answer.number == self.number) {
+            answer.octets += octets;
+            self.watch.waits_for(octets, 0);
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.watch.gone(self.number);
+    }
 }
 
 impl Watch {
+    pub(super) fn new(shared: &Rc<Shared>, times: Times, seat: usize) -> Rc<Self> {
+        Rc::new(Self {
+            shared: Rc::clone(shared),
+            times,
+            stage: Cell::new(Stage::Head),
+            since: Cell::new(shared.now.get()),
+            heard: Cell::new(false),
+            wrote: Cell::new(false),
+            linger: Cell::new(false),
+            malformed: Cell::new(false),
+            order: Cell::new(Order::None),
+            waker: RefCell::new(None),
+            seat: Cell::new(seat),
+            multiplexed: Cell::new(false),
+            secure: Cell::new(false),
+            tail: Cell::default(),
+            open: RefCell::default(),
+            answers: Cell::new(0),
+            blocked: Cell::new(None),
+            waiting: Cell::new(0),
+        })
+    }
+
     /// The connection has TLS, and HTTP/2 or not.
     pub(super) fn secured(&self, multiplexed: bool) {
         self.secure.set(true);
         self.multiplexed.set(multiplexed);
-    }
-
-    /// A request is answered; more of them may be, where many share the connection.
-    pub(super) fn replied(&self) {
-        if self.multiplexed.get() {
-            self.begin(Stage::Idle);
-        }
     }
 
     /// Waits for an answer that may take its time.
@@ -123,9 +200,58 @@ impl Watch {
         answer
     }
 
-    /// A request has arrived whole.
-    pub(super) fn replying(&self) {
-        self.begin(Stage::Reply);
+    /// Has anything come?
+    pub(super) fn has_spoken(&self) -> bool {
+        self.heard.get()
+    }
+
+    /// Has it been told nothing yet?
+    pub(super) fn is_free(&self) -> bool {
+        self.order.get() == Order::None
+    }
+
+    /// A request has arrived whole. On a shared connection its answer is open until what this gives is gone.
+    pub(super) fn replying(self: &Rc<Self>) -> Option<Open> {
+        if !self.multiplexed.get() {
+            self.begin(Stage::Reply);
+            return None;
+        }
+        self.begin(Stage::Idle);
+        let number = self.answers.get();
+        self.answers.set(number + 1);
+        self.open.borrow_mut().push(Answer { number, begun: self.since.get(), octets: ANSWER_COST });
+        self.waits_for(ANSWER_COST, 0);
+        Some(Open { watch: Rc::clone(self), number })
+    }
+
+    fn gone(&self, number: u64) {
+        let mut open = self.open.borrow_mut();
+        let Some(place) = open.iter().position(|answer| answer.number == number) else { return };
+        let answer = open.remove(place);
+        self.waits_for(0, answer.octets);
+        self.since.set(self.shared.now.get());
+    }
+
+    /// More octets wait for the client, and others do so no longer.
+    fn waits_for(&self, more: usize, less: usize) {
+        // What a connection that is to close has is no longer counted.
+        if self.order.get() == Order::Drop {
+            return;
+        }
+        let changed = |octets: usize| (octets + more).saturating_sub(less);
+        self.waiting.set(changed(self.waiting.get()));
+        self.shared.waiting.set(changed(self.shared.waiting.get()));
+    }
+
+    /// Did the stream take what it was given?
+    fn pushed(&self, octets: usize, taken: bool) {
+        let blocked = self.blocked.get();
+        if taken && blocked.is_none() {
+            return;
+        }
+        let (since, before) = blocked.unwrap_or((self.shared.now.get(), 0));
+        self.blocked.set((!taken).then_some((since, octets)));
+        self.waits_for(if taken { 0 } else { octets }, before);
     }
 
     /// The answer is a refusal, after which unread octets may come.
@@ -152,7 +278,10 @@ impl Watch {
         self.order.get()
     }
 
-    fn tell(&self, order: Order) {
+    pub(super) fn tell(&self, order: Order) {
+        if order == Order::Drop {
+            self.waits_for(0, self.waiting.get());
+        }
         self.order.set(order);
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
@@ -161,13 +290,20 @@ impl Watch {
 
     fn begin(&self, stage: Stage) {
         self.stage.set(stage);
-        self.since.set(self.now.get());
+        self.since.set(self.shared.now.get());
         self.wrote.set(false);
     }
 
-    fn arrived(&self, octets: usize) {
-        self.heard.set(self.heard.get() || octets > 0);
-        if octets > 0 && self.stage.get() == Stage::Idle && !self.multiplexed.get() {
+    fn arrived(&self, octets: &[u8]) {
+        if octets.is_empty() {
+            return;
+        }
+        self.heard.set(true);
+        if self.multiplexed.get() {
+            return;
+        }
+        self.tail.set(self.tail.get().then(octets));
+        if self.stage.get() == Stage::Idle {
             self.begin(Stage::Head);
         }
     }
@@ -186,98 +322,49 @@ impl Watch {
 
     fn flushed(&self) {
         if self.stage.get() == Stage::Reply && self.wrote.get() {
-            self.begin(Stage::Idle);
+            // Part of the next head may have come together with the last one.
+            self.begin(if self.tail.get() == Tail::Whole { Stage::Idle } else { Stage::Head });
+        }
+    }
+
+    /// Since when an answer waits for the client, and how many octets.
+    pub(super) fn stalled(&self) -> Option<(u64, usize)> {
+        let oldest = self.open.borrow().first().map(|answer| answer.begun);
+        let blocked = self.blocked.get().map(|(since, _)| since);
+        let since = oldest.into_iter().chain(blocked).min()?;
+        (self.order.get() != Order::Drop).then_some((since, self.waiting.get()))
+    }
+
+    /// Since when no request is under way, and whether that may change soon: part of a head has come.
+    pub(super) fn idle(&self) -> Option<(bool, u64)> {
+        if self.order.get() == Order::Drop || self.stalled().is_some() {
+            return None;
+        }
+        match self.stage.get() {
+            Stage::Idle | Stage::Linger => Some((false, self.since.get())),
+            Stage::Head => Some((self.heard.get() && !self.multiplexed.get(), self.since.get())),
+            Stage::Reply | Stage::Work => None,
         }
     }
 
     /// Closes the connection if its time is up, and says which time that was. `since` may be early by
     /// `slack`.
-    fn expire(&self, slack: u64) -> Option<Phase> {
-        let (longest, phase) = match self.stage.get() {
-            Stage::Head => (self.times.read, Phase::Head),
-            Stage::Reply => (self.times.write, Phase::Reply),
-            Stage::Work => return None,
-            Stage::Linger => (LINGER_MILLISECONDS, Phase::Reply),
-            Stage::Idle => (self.times.idle, Phase::Idle),
+    pub(super) fn expire(&self, slack: u64) -> Option<Phase> {
+        let begun = self.since.get();
+        let (since, longest, phase) = match (self.stalled(), self.stage.get()) {
+            (_, Stage::Reply) => (begun, self.times.write, Phase::Reply),
+            (Some((since, _)), _) => (since, self.times.write, Phase::Reply),
+            (None, Stage::Head) => (begun, self.times.read, Phase::Head),
+            (None, Stage::Work) => return None,
+            (None, Stage::Linger) => (begun, LINGER_MILLISECONDS, Phase::Reply),
+            (None, Stage::Idle) => (begun, self.times.idle, Phase::Idle),
         };
-        let age = self.now.get().saturating_sub(self.since.get());
+        let age = self.shared.now.get().saturating_sub(since);
         if age < longest.saturating_add(slack) || self.order.get() == Order::Drop {
             return None;
         }
         self.tell(Order::Drop);
         Some(phase)
-    }
-}
-
-/// All connections of one kind.
-#[derive(Debug, Default)]
-pub(super) struct Crowd {
-    now: Rc<Cell<u64>>,
-    watches: RefCell<Vec<Rc<Watch>>>,
-}
-
-impl Crowd {
-    /// Connections there are.
-    pub(super) fn len(&self) -> usize {
-        self.watches.borrow().len()
-    }
-
-    /// Takes one more.
-    pub(super) fn enter(&self, times: Times) -> Rc<Watch> {
-        let mut watches = self.watches.borrow_mut();
-        let watch = Rc::new(Watch {
-            now: Rc::clone(&self.now),
-            times,
-            stage: Cell::new(Stage::Head),
-            since: Cell::new(self.now.get()),
-            heard: Cell::new(false),
-            wrote: Cell::new(false),
-            linger: Cell::new(false),
-            malformed: Cell::new(false),
-            order: Cell::new(Order::None),
-            waker: RefCell::new(None),
-            seat: Cell::new(watches.len()),
-            multiplexed: Cell::new(false),
-            secure: Cell::new(false),
-        });
-        watches.push(Rc::clone(&watch));
-        watch
-    }
-
-    /// Lets one go.
-    pub(super) fn leave(&self, watch: &Watch) {
-        let mut watches = self.watches.borrow_mut();
-        let seat = watch.seat.get();
-        if seat < watches.len() {
-            watches.swap_remove(seat);
-        }
-        if let Some(moved) = watches.get(seat) {
-            moved.seat.set(seat);
-        }
-    }
-
-    /// Sets the coarse clock and closes every connection whose time is up. `now` is since an arbitrary start.
-    pub(super) fn beat(&self, now: Duration, mut expired: impl FnMut(Phase)) {
-        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        // The clock stood still since the last beat, so that nobody pays for a beat that came late.
-        let slack = now.saturating_sub(self.now.replace(now));
-        self.watches.borrow().iter().filter_map(|watch| watch.expire(slack)).for_each(&mut expired);
-    }
-
-    /// Tells every connection to finish but those from which nothing has come yet.
-    pub(super) fn finish_known(&self) {
-        self.tell_to_finish(|watch| watch.heard.get());
-    }
-
-    /// Tells every connection to finish, unless it is to close at once anyway.
-    pub(super) fn finish(&self) {
-        self.tell_to_finish(|_| true);
-    }
-
-    fn tell_to_finish(&self, which: impl Fn(&Watch) -> bool) {
-        let watches = self.watches.borrow();
-        let told = watches.iter().filter(|watch| watch.order.get() == Order::None && which(watch));
-        told.for_each(|watch| watch.tell(Order::Finish));
     }
 }
 
@@ -303,15 +390,24 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let done = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.watch.arrived(buffer.filled().len() - before);
+        self.watch.arrived(buffer.filled().get(before..).unwrap_or_default());
         done
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        if octets.starts_with(HEAD_TOO_LARGE) && self.watch.tail.get().is_long_line() {
+            self.watch.written();
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, LINE_TOO_LONG))?;
+            // There is room in front of a first answer; where there is none, nobody reads it.
+            let whole = written == LINE_TOO_LONG.len();
+            return Poll::Ready(if whole { Ok(octets.len()) } else { Err(io::ErrorKind::WriteZero.into()) });
+        }
         self.watch.written();
-        Pin::new(&mut self.stream).poll_write(cx, octets)
+        let done = Pin::new(&mut self.stream).poll_write(cx, octets);
+        self.watch.pushed(octets.len(), done.is_ready());
+        done
     }
 
     fn poll_write_vectored(
@@ -320,7 +416,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.watch.written();
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let done = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        let octets = || slices.iter().map(|slice| slice.len()).sum();
+        self.watch.pushed(if done.is_pending() { octets() } else { 0 }, done.is_ready());
+        done
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -328,7 +427,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        let done = Pin::new(&mut self.stream).poll_flush(context);
+        self.watch.pushed(0, done.is_ready());
+        ready!(done)?;
         self.watch.flushed();
         Poll::Ready(Ok(()))
     }
@@ -359,97 +460,4 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn crowd() -> (Crowd, Rc<Watch>) {
-        let crowd = Crowd::default();
-        let watch = crowd.enter(Times { read: 10_000, write: 20_000, idle: 60_000 });
-        (crowd, watch)
-    }
-
-    /// Beats every second until `end`, and says when whose time was up.
-    fn beat_until(crowd: &Crowd, end: u64) -> Vec<(u64, Phase)> {
-        let mut phases = Vec::new();
-        for second in crowd.now.get() / 1000 + 1..=end {
-            crowd.beat(Duration::from_secs(second), |phase| phases.push((second, phase)));
-        }
-        phases
-    }
-
-    #[test]
-    fn a_head_that_does_not_come_is_given_up() {
-        let (crowd, watch) = crowd();
-        assert_eq!(beat_until(&crowd, 5), []);
-        watch.arrived(7);
-        assert_eq!(beat_until(&crowd, 99), [(11, Phase::Head)]);
-        assert_eq!(watch.order.get(), Order::Drop);
-    }
-
-    #[test]
-    fn dripping_octets_do_not_prolong_a_head() {
-        let (crowd, watch) = crowd();
-        for second in 0..11 {
-            watch.arrived(1);
-            assert_eq!(beat_until(&crowd, second), []);
-        }
-        assert_eq!(beat_until(&crowd, 11), [(11, Phase::Head)]);
-    }
-
-    #[test]
-    fn every_stage_has_its_own_time() {
-        let (crowd, watch) = crowd();
-        watch.replying();
-        watch.flushed();
-        assert_eq!(watch.stage.get(), Stage::Reply, "nothing was written yet");
-        assert_eq!(beat_until(&crowd, 20), []);
-        watch.written();
-        watch.flushed();
-        assert_eq!(watch.stage.get(), Stage::Idle);
-        assert_eq!(beat_until(&crowd, 80), []);
-        watch.arrived(1);
-        assert_eq!(watch.stage.get(), Stage::Head);
-        assert_eq!(beat_until(&crowd, 99), [(91, Phase::Head)]);
-        assert!(!watch.malformed());
-    }
-
-    #[test]
-    fn a_finish_takes_back_no_drop_and_time_still_runs_out() {
-        let (crowd, watch) = crowd();
-        let other = crowd.enter(Times { read: 99_000, write: 20_000, idle: 60_000 });
-        assert_eq!(beat_until(&crowd, 11), [(11, Phase::Head)]);
-        crowd.finish();
-        assert_eq!((watch.order.get(), other.order.get()), (Order::Drop, Order::Finish));
-        assert_eq!(beat_until(&crowd, 200), [(100, Phase::Head)]);
-    }
-
-    #[test]
-    fn nobody_pays_for_a_late_beat() {
-        let (crowd, _watch) = crowd();
-        let mut expired = 0;
-        crowd.beat(Duration::from_secs(100), |_| expired += 1);
-        assert_eq!(expired, 0);
-        crowd.beat(Duration::from_secs(101), |_| expired += 1);
-        assert_eq!(expired, 1);
-    }
-
-    #[test]
-    fn an_answer_without_a_request_is_hypers_own() {
-        let (_crowd, watch) = crowd();
-        watch.written();
-        assert!(watch.malformed() && watch.linger.get());
-    }
-
-    #[test]
-    fn whoever_leaves_frees_his_own_seat() {
-        let crowd = Crowd::default();
-        let times = Times { read: 1, write: 1, idle: 1 };
-        let watches: Vec<_> = (0..7).map(|_| crowd.enter(times)).collect();
-        for at in [2, 6, 0, 5, 1] {
-            crowd.leave(&watches[at]);
-        }
-        let left: Vec<_> = crowd.watches.borrow().iter().map(Rc::as_ptr).collect();
-        assert_eq!(left.len(), 2);
-        assert!(left.contains(&Rc::as_ptr(&watches[3])) && left.contains(&Rc::as_ptr(&watches[4])));
-    }
-}
+mod tests;

@@ -18,8 +18,10 @@ use crate::ids::InfoHash;
 use crate::published::Published;
 use crate::snapshot::site::User;
 
-/// Denials that are remembered for `hayate explain`; the oldest go first.
+/// Denials of one thread that are remembered for `hayate explain`; the oldest go first.
 const DENIALS_MAX: usize = 4096;
+/// Threads whose denials are remembered. A reload may start others in their place.
+const LOGS_MAX: usize = 256;
 
 /// A site in memory.
 #[derive(Debug)]
@@ -30,11 +32,32 @@ pub struct Site {
     pub register: Arc<Published<Register>>,
     /// Enabled users by passkey, for the snapshot: what finds members knows no passkeys.
     users: Mutex<HashMap<Box<[u8]>, User>>,
-    denials: Mutex<VecDeque<Denied>>,
+    /// One log for each thread that denies, so that none waits for another.
+    denials: Mutex<Vec<Arc<DenialLog>>>,
     /// How long purges worked.
     pub(super) purges: Arc<Histogram>,
     /// Where announces are recorded, if they are; gone when the tracker stops.
     events: OnceLock<Events>,
+}
+
+/// The last denials of one thread. Nobody else takes its lock but who asks for an explanation.
+#[derive(Debug, Default)]
+pub(crate) struct DenialLog(Mutex<VecDeque<Denied>>);
+
+impl DenialLog {
+    /// Remembers a denial.
+    pub(crate) fn deny(&self, now: Now, user: u32, announce: &Announce, denial: &Denial) {
+        let mut denials = self.0.lock();
+        if denials.len() == DENIALS_MAX {
+            denials.pop_front();
+        }
+        let denial = denial.clone();
+        denials.push_back(Denied { at: now.unix_seconds, user, announce: *announce, denial });
+    }
+
+    fn of(&self, user: u32) -> Vec<Denied> {
+        self.0.lock().iter().filter(|denied| denied.user == user).cloned().collect()
+    }
 }
 
 /// A denial that a member was told.
@@ -56,7 +79,7 @@ impl Default for Site {
             torrents: Torrents::new(),
             register: Published::new(Register::default()),
             users: Mutex::default(),
-            denials: Mutex::new(VecDeque::with_capacity(DENIALS_MAX)),
+            denials: Mutex::default(),
             purges: Arc::new(Histogram::seconds()),
             events: OnceLock::new(),
         }
@@ -153,19 +176,67 @@ impl Site {
         });
     }
 
-    /// Remembers a denial.
-    pub(crate) fn deny(&self, now: Now, user: u32, announce: &Announce, denial: &Denial) {
-        let mut denials = self.denials.lock();
-        if denials.len() == DENIALS_MAX {
-            denials.pop_front();
+    /// A log for the denials of one thread.
+    pub(crate) fn denial_log(&self) -> Arc<DenialLog> {
+        let log = Arc::new(DenialLog::default());
+        let mut logs = self.denials.lock();
+        if logs.len() == LOGS_MAX {
+            // Rather those of a thread that has ended.
+            let ended = logs.iter().position(|log| Arc::strong_count(log) == 1);
+            logs.remove(ended.unwrap_or(0));
         }
-        let denial = denial.clone();
-        denials.push_back(Denied { at: now.unix_seconds, user, announce: *announce, denial });
+        logs.push(Arc::clone(&log));
+        log
     }
 
     /// The last denials of a user, the latest last.
     #[must_use]
     pub fn denials(&self, user: u32) -> Vec<Denied> {
-        self.denials.lock().iter().filter(|denied| denied.user == user).cloned().collect()
+        let logs = self.denials.lock().clone();
+        let mut denials: Vec<_> = logs.iter().flat_map(|log| log.of(user)).collect();
+        denials.sort_by_key(|denied| denied.at);
+        denials
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::announce::{Event, Refusal};
+    use crate::ids::PeerId;
+
+    fn announce(port: u16) -> Announce {
+        Announce {
+            info_hash: InfoHash([7; 20]),
+            peer_id: PeerId([11; 20]),
+            address: [192, 0, 2, 7].into(),
+            port,
+            uploaded: 0,
+            downloaded: 0,
+            left: 13,
+            event: Event::None,
+            num_want: 0,
+        }
+    }
+
+    #[test]
+    fn threads_deny_without_each_other_and_are_remembered_together() {
+        let site = Site::new();
+        let (first, second) = (site.denial_log(), site.denial_log());
+        let denial = Denial::from(Refusal::ClientNotApproved);
+        // Whoever holds one log, or the list of all, keeps nobody from denying into another.
+        let (_busy, _all) = (first.0.lock(), site.denials.lock());
+        second.deny(Now::at(3), 7, &announce(3), &denial);
+        drop((_busy, _all));
+        first.deny(Now::at(2), 7, &announce(2), &denial);
+        first.deny(Now::at(5), 7, &announce(5), &denial);
+        first.deny(Now::at(4), 8, &announce(4), &denial);
+        let ports = |user| site.denials(user).iter().map(|denied| denied.announce.port).collect::<Vec<_>>();
+        assert_eq!((ports(7), ports(8)), (vec![2, 3, 5], vec![4]));
+        (0..=DENIALS_MAX).for_each(|_| second.deny(Now::at(9), 9, &announce(9), &denial));
+        assert_eq!((ports(9).len(), ports(7)), (DENIALS_MAX, vec![2, 5]));
+        drop(second);
+        (0..LOGS_MAX).for_each(|_| _ = site.denial_log());
+        assert_eq!((site.denials.lock().len(), ports(9).len(), ports(8)), (LOGS_MAX, 0, vec![4]));
     }
 }

@@ -83,6 +83,13 @@ const FORMS: DsnError = DsnError::Form(
 );
 
 impl Dsn {
+    /// Does a parameter of this name say how to connect? What others hold may be a secret that was put there
+    /// by mistake.
+    #[must_use]
+    pub fn knows_parameter(name: &str) -> bool {
+        parameters::is_known(name)
+    }
+
     /// The same; a relative path of a SQLite file is taken as one in `folder`.
     #[must_use]
     pub fn resolve(self, folder: &Path) -> Self {

@@ -9,7 +9,7 @@ mod worker;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -99,6 +99,7 @@ impl Door {
             let sockets = sockets.iter_mut().filter_map(Iterator::next).collect();
             let own = Arc::clone(&own);
             let (worker, waker) = Worker::new(engine, clock, sockets, own, self.coalesce, Arc::clone(&stop))?;
+            running.pulse.beats.push(worker.beats());
             running.spawn(number, worker, waker)?;
             counters.list(board);
         }
@@ -132,7 +133,7 @@ pub struct Running {
 
 impl Running {
     fn new(stop: Arc<AtomicBool>, expected: usize, buffers: Arc<Buffers>) -> Self {
-        let pulse = Pulse { living: Arc::new(AtomicUsize::new(0)), expected };
+        let pulse = Pulse { living: Arc::new(AtomicUsize::new(0)), expected, beats: Vec::new() };
         Self { stop, wakers: Vec::new(), threads: Vec::new(), pulse, _buffers: buffers }
     }
 
@@ -190,6 +191,7 @@ impl Drop for Running {
 pub struct Pulse {
     living: Arc<AtomicUsize>,
     expected: usize,
+    beats: Vec<Arc<AtomicU64>>,
 }
 
 impl Pulse {
@@ -197,6 +199,11 @@ impl Pulse {
     #[must_use]
     pub fn alive(&self) -> bool {
         self.living.load(Ordering::Acquire) == self.expected
+    }
+
+    /// The turns of each worker so far. One that serves, or waits for datagrams, makes one at least each second.
+    pub fn beats(&self) -> impl Iterator<Item = u64> {
+        self.beats.iter().map(|beats| beats.load(Ordering::Relaxed))
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hayate_state::Clock;
@@ -18,9 +18,10 @@ use crate::refusal::Refusal;
 
 /// Batches taken from each socket before the thread looks at anything else.
 const ROUNDS_MAX: usize = 8;
-/// Datagrams of one turn from which on it is worth waiting a little for more.
+/// Answers of one turn from which on it is worth waiting a little for more. What is not answered does not
+/// count: else a stranger's junk would make others wait.
 const BUSY_FROM: usize = 2;
-/// Turns of fewer datagrams than that before the poller is asked again.
+/// Turns of fewer answers than that before the poller is asked again.
 const THIN_TURNS_MAX: usize = 2;
 /// Turns without asking the poller after which it stops watching the sockets: while it does, the kernel tells
 /// it of each packet, at a cost that a busy worker can save.
@@ -46,6 +47,8 @@ pub(super) struct Worker {
     own: Arc<[SocketAddr]>,
     coalesce: Duration,
     stop: Arc<AtomicBool>,
+    /// Grows with every turn, at the latest after [`IDLE_WAIT`].
+    beats: Arc<AtomicU64>,
     /// When the log was last told that the poller failed.
     complained: Option<Duration>,
 }
@@ -60,6 +63,15 @@ struct Port {
     watched: bool,
     /// What the kernel said last about drops.
     drops: u32,
+}
+
+/// What a turn has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Served {
+    /// Datagrams taken.
+    received: usize,
+    /// Those among them that were answered.
+    answered: usize,
 }
 
 /// How to go on after a turn.
@@ -91,10 +103,17 @@ impl Worker {
         let port = |socket| Port { socket, ready: true, watched: false, drops: 0 };
         let sockets = sockets.into_iter().map(port).collect();
         let events = Events::with_capacity(EVENTS_MAX);
-        let mut worker = Self { engine, clock, poll, events, sockets, own, coalesce, stop, complained: None };
+        let beats = Arc::default();
+        let mut worker =
+            Self { engine, clock, poll, events, sockets, own, coalesce, stop, beats, complained: None };
         // A poller that cannot watch at all is an error now, not later.
         worker.watch()?;
         Ok((worker, waker))
+    }
+
+    /// By which others see that it does not stand still.
+    pub(super) fn beats(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.beats)
     }
 
     /// Serves until `stop` is set.
@@ -105,11 +124,13 @@ impl Worker {
         while !self.stop.load(Ordering::Acquire) {
             self.wait(pace);
             let served = self.turn(&mut batch);
+            // Nobody else writes it.
+            self.beats.store(self.beats.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
             unpolled = if pace == Pace::Idle { 0 } else { unpolled + 1 };
             if unpolled == UNWATCHED_FROM {
                 self.unwatch();
             }
-            pace = self.next_pace(pace, served);
+            pace = self.next_pace(pace, served.answered);
         }
     }
 
@@ -166,25 +187,27 @@ impl Worker {
         std::thread::sleep(IDLE_WAIT);
     }
 
-    /// Takes what waits, a bounded number of batches, from all sockets in turn; gives the datagrams taken.
-    fn turn(&mut self, batch: &mut Batch) -> usize {
+    /// Takes what waits, a bounded number of batches, from all sockets in turn.
+    fn turn(&mut self, batch: &mut Batch) -> Served {
         let Self { engine, clock, sockets, own, .. } = self;
-        let mut served = 0;
+        let mut served = Served::default();
         for _ in 0..ROUNDS_MAX {
             for port in sockets.iter_mut().filter(|port| port.ready) {
-                served += port.exchange(batch, engine, *clock, own);
+                let exchanged = port.exchange(batch, engine, *clock, own);
+                served.received += exchanged.received;
+                served.answered += exchanged.answered;
             }
         }
         served
     }
 
-    fn next_pace(&self, pace: Pace, served: usize) -> Pace {
+    fn next_pace(&self, pace: Pace, answered: usize) -> Pace {
         if self.sockets.iter().any(|port| port.ready) {
             return Pace::AtOnce;
         }
         let thin_turns = match pace {
             _ if self.coalesce.is_zero() => return Pace::Idle,
-            _ if served >= BUSY_FROM => 0,
+            _ if answered >= BUSY_FROM => 0,
             Pace::Soon(thin_turns) => thin_turns + 1,
             Pace::AtOnce | Pace::Idle => return Pace::Idle,
         };
@@ -193,24 +216,23 @@ impl Worker {
 }
 
 impl Port {
-    /// Receives one batch and answers it; gives the datagrams received. The socket stays ready until it has
-    /// been found empty.
+    /// Receives one batch and answers it. The socket stays ready until it has been found empty.
     fn exchange(
         &mut self,
         batch: &mut Batch,
         engine: &mut Engine,
         clock: Clock,
         own: &[SocketAddr],
-    ) -> usize {
+    ) -> Served {
         let received = match batch.receive(self.socket.as_fd()) {
             Ok(received) => received,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return 0,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Served::default(),
             Err(error) => {
                 if error.kind() != io::ErrorKind::WouldBlock {
                     engine.counters().receive_errors.add(1);
                 }
                 self.ready = false;
-                return 0;
+                return Served::default();
             }
         };
         self.ready = received == BATCH_MAX;
@@ -220,6 +242,7 @@ impl Port {
         if received > 1 {
             engine.look_ahead(batch.datagrams(received));
         }
+        let mut answered = 0;
         for index in 0..received {
             let mail = match batch.mail(index) {
                 Ok(mail) if is_own(own, mail.source, mail.destination) => Err(Refusal::OwnEndpoint),
@@ -232,6 +255,7 @@ impl Port {
                     {
                         let len = reply.len();
                         batch.queue(index, len);
+                        answered += 1;
                     }
                 }
             }
@@ -240,7 +264,7 @@ impl Port {
         engine.counters().send_errors.add(failed as u64);
         engine.end_batch(clock.uptime().saturating_sub(begun));
         self.count_drops(batch, engine);
-        received
+        Served { received, answered }
     }
 
     fn count_drops(&mut self, batch: &mut Batch, engine: &Engine) {
@@ -294,13 +318,14 @@ mod tests {
         (0..WAITING).for_each(|_| assert_eq!(flooder.send(&[7]).unwrap(), 1));
         victim.send(&connect()).unwrap();
         let mut batch = Batch::new();
-        assert_eq!(worker.turn(&mut batch), ROUNDS_MAX * BATCH_MAX + 1);
+        let served = |received, answered| Served { received, answered };
+        assert_eq!(worker.turn(&mut batch), served(ROUNDS_MAX * BATCH_MAX + 1, 1));
         assert_eq!(victim.recv(&mut [0; 64]).unwrap(), 16);
         assert_eq!(worker.next_pace(Pace::Idle, 1), Pace::AtOnce, "more wait");
         // The next turn looks everywhere again.
         victim.send(&connect()).unwrap();
         worker.wait(Pace::AtOnce);
-        assert_eq!(worker.turn(&mut batch), 8 + 1);
+        assert_eq!(worker.turn(&mut batch), served(8 + 1, 1));
         assert_eq!(victim.recv(&mut [0; 64]).unwrap(), 16);
         assert_eq!(worker.next_pace(Pace::AtOnce, 9), Pace::Idle);
         assert_eq!(worker.engine.counters().refusals(Refusal::Short), WAITING as u64);
@@ -313,7 +338,7 @@ mod tests {
         stranger.connect(addresses[0]).unwrap();
         stranger.set_nonblocking(true).unwrap();
         stranger.send(&connect()).unwrap();
-        assert_eq!(worker.turn(&mut Batch::new()), 1);
+        assert_eq!(worker.turn(&mut Batch::new()), Served { received: 1, answered: 0 });
         assert_eq!(stranger.recv(&mut [0; 64]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert_eq!(worker.engine.counters().refusals(Refusal::OwnEndpoint), 1);
     }
@@ -329,7 +354,7 @@ mod tests {
             client.send(&connect()).unwrap();
             worker.wait(Pace::Idle);
             assert!(worker.events.iter().any(|event| event.token() == Token(socket)), "{socket}");
-            assert_eq!(worker.turn(&mut Batch::new()), 1);
+            assert_eq!(worker.turn(&mut Batch::new()), Served { received: 1, answered: 1 });
         }
     }
 
@@ -343,5 +368,39 @@ mod tests {
         assert_eq!(worker.next_pace(Pace::Soon(0), 0), Pace::Soon(1));
         assert_eq!(worker.next_pace(Pace::Soon(1), BUSY_FROM), Pace::Soon(0));
         assert_eq!(worker.next_pace(Pace::Soon(1), 0), Pace::Idle, "thin turns end it");
+    }
+
+    #[test]
+    fn junk_earns_no_wait() {
+        let (worker, addresses) = worker(&["127.0.0.1:0"], &[]);
+        let mut worker = Worker { coalesce: Duration::from_millis(1), ..worker };
+        let (stranger, client) = (client(addresses[0]), client(addresses[0]));
+        let mut batch = Batch::new();
+        let mut pace_after = |junk: usize, connects: usize| {
+            (0..junk).for_each(|_| assert_eq!(stranger.send(&[7, 11]).unwrap(), 2));
+            (0..connects).for_each(|_| assert_eq!(client.send(&connect()).unwrap(), 16));
+            worker.sockets[0].ready = true;
+            let served = worker.turn(&mut batch);
+            assert_eq!(served, Served { received: junk + connects, answered: connects });
+            worker.next_pace(Pace::Idle, served.answered)
+        };
+        assert_eq!(pace_after(5, 1), Pace::Idle);
+        assert_eq!(pace_after(0, 2), Pace::Soon(0));
+    }
+
+    #[test]
+    fn a_worker_that_waits_for_datagrams_beats() {
+        let (worker, _) = worker(&["127.0.0.1:0"], &[]);
+        let (beats, stop) = (worker.beats(), Arc::clone(&worker.stop));
+        let clock = Clock::start();
+        let thread = std::thread::spawn(|| worker.run());
+        for beat in [1, 2, 3] {
+            while beats.load(Ordering::Relaxed) < beat {
+                assert!(clock.uptime() < Duration::from_secs(60), "it stands still before beat {beat}");
+                std::thread::yield_now();
+            }
+        }
+        stop.store(true, Ordering::Release);
+        thread.join().unwrap();
     }
 }

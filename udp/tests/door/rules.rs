@@ -1,9 +1,13 @@
 //! The engine against the rules of `protocol.md`, in virtual time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hayate_state::Policy;
 use hayate_state::access::{Access, TorrentList};
+use hayate_state::hooks::{Hook, Hooks, ScrapeVisit, Verdict, Visit};
+use hayate_state::limiter::{Limit, Limiter};
+use hayate_state::policy::{Beyond, Limits};
 use hayate_udp::refusal::Complaint;
 use hayate_udp::{DoorConfig, Refusal};
 
@@ -184,15 +188,15 @@ fn the_address_field_counts_only_from_listed_ipv4_sources() {
     };
     let mut desk = Desk::new(Policy::default(), config);
     let claim = |octets: &[u8]| Words { claim: octets.to_vec(), ..Words::leecher(6881) };
-    let wide = "2001:db8::9".parse::<std::net::Ipv6Addr>().unwrap().octets();
-    let mapped = "::ffff:192.0.2.9".parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let wide = "2a00:db8::9".parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let mapped = "::ffff:45.128.19.9".parse::<std::net::Ipv6Addr>().unwrap().octets();
     for (hash, source, words, asker, expected) in [
-        (1, "10.0.0.1:1", claim(&[192, 0, 2, 9]), "192.0.2.1:1", peer("192.0.2.9:6881")),
+        (1, "10.0.0.1:1", claim(&[45, 128, 19, 9]), "192.0.2.1:1", peer("45.128.19.9:6881")),
         (2, "10.0.0.1:1", claim(&[0; 4]), "10.0.0.2:1", peer("10.0.0.1:6881")),
-        (3, "192.0.2.8:1", claim(&[192, 0, 2, 9]), "192.0.2.1:1", peer("192.0.2.8:6881")),
-        (4, "10.0.0.1:1", claim(&mapped), "192.0.2.1:1", peer("192.0.2.9:6881")),
-        (5, "10.0.0.1:1", claim(&wide), "[2001:db8::1]:1", peer("[2001:db8::9]:6881")),
-        (6, "[2001:db8::8]:1", claim(&[192, 0, 2, 9]), "[2001:db8::1]:1", peer("[2001:db8::8]:6881")),
+        (3, "192.0.2.8:1", claim(&[45, 128, 19, 9]), "192.0.2.1:1", peer("192.0.2.8:6881")),
+        (4, "10.0.0.1:1", claim(&mapped), "192.0.2.1:1", peer("45.128.19.9:6881")),
+        (5, "10.0.0.1:1", claim(&wide), "[2001:db8::1]:1", peer("[2a00:db8::9]:6881")),
+        (6, "[2001:db8::8]:1", claim(&[45, 128, 19, 9]), "[2001:db8::1]:1", peer("[2001:db8::8]:6881")),
         (7, "[2001:db8::8]:1", claim(&wide), "[2001:db8::1]:1", peer("[2001:db8::8]:6881")),
     ] {
         desk.announce(source, &Words { hash, ..words });
@@ -241,4 +245,57 @@ fn requests_are_counted_by_kind_and_family() {
     assert_eq!((counters.announces.v4.value(), counters.announces.v6.value()), (1, 1));
     assert_eq!((counters.scrapes.v4.value(), counters.scrapes.v6.value()), (1, 0));
     assert_eq!((counters.replies.v4.value(), counters.replies.v6.value()), (4, 2));
+}
+
+#[test]
+fn nobody_is_said_to_be_where_no_peer_is() {
+    let config = DoorConfig { spoofing_sources: vec!["10.0.0.0/8".parse().unwrap()], ..door_config() };
+    let mut desk = Desk::new(Policy::default(), config);
+    for claim in [[192, 0, 2, 9], [198, 18, 0, 1], [192, 88, 99, 1], [240, 0, 0, 1]] {
+        let id = desk.connect("10.0.0.1:1");
+        let words = Words { claim: claim.to_vec(), ..Words::leecher(6881) };
+        let reply = desk.say("10.0.0.1:1", &words.datagram(id)).unwrap();
+        assert_eq!(error_text(&reply), "invalid IP", "{claim:?}");
+    }
+    let wide = "100::1".parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let id = desk.connect("10.0.0.1:1");
+    let words = Words { claim: wide.to_vec(), ..Words::leecher(6881) };
+    assert_eq!(error_text(&desk.say("10.0.0.1:1", &words.datagram(id)).unwrap()), "invalid IP");
+    // Where a datagram comes from nobody has claimed, and a private address has rules of its own.
+    desk.announce("192.0.2.8:1", &Words::leecher(6881));
+    let claim = Words { claim: vec![10, 7, 7, 7], ..Words::leecher(6882) };
+    assert_eq!(desk.announce("10.0.0.1:1", &claim).leechers, 2);
+}
+
+/// Counts the scrapes that it is shown.
+#[derive(Debug)]
+struct Shown(Arc<AtomicUsize>);
+
+impl Hook for Shown {
+    fn announce(&self, _: &mut Visit<'_>) -> Verdict {
+        Ok(())
+    }
+
+    fn scrape(&self, _: &ScrapeVisit<'_>) -> Verdict {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_scrape_beyond_the_limit_is_shown_to_no_hook() {
+    let shown = Arc::<AtomicUsize>::default();
+    let limiter = Arc::new(Limiter::new(Limit { per_minute: 1, burst: 3, addresses: 64 }));
+    let policy = Policy {
+        hooks: Hooks::of(vec![("shown", Box::new(Shown(Arc::clone(&shown))))], Vec::new()),
+        limits: Some(Limits { limiter, beyond: Beyond::Empty }),
+        ..Policy::default()
+    };
+    let mut desk = Desk::new(policy, door_config());
+    let id = desk.connect("192.0.2.9:1024");
+    for _ in 0..7 {
+        let reply = desk.say("192.0.2.9:1024", &scrape(id, &[7])).unwrap();
+        assert_eq!(reply[8..], [0; 12]);
+    }
+    assert_eq!(shown.load(Ordering::Relaxed), 3);
 }

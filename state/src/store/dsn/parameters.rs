@@ -28,8 +28,16 @@ const WITHOUT_EFFECT: [&str; 20] = [
     "writeTimeout",
 ];
 
+/// Those that mean something here.
+const WITH_EFFECT: [&str; 4] = ["charset", "collation", "timeout", "tls"];
+
 const NANOSECONDS: [(&str, f64); 7] =
     [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
+
+/// Does a parameter have this name? All others are session variables, whatever is in them.
+pub(super) fn is_known(name: &str) -> bool {
+    WITH_EFFECT.contains(&name) || WITHOUT_EFFECT.contains(&name)
+}
 
 /// Reads what follows the `?`.
 pub(super) fn read(query: &str, login: &mut Login) -> Result<(), DsnError> {

@@ -1,0 +1,89 @@
+//! Where in a head the octets of an HTTP/1 connection end. hyper keeps what it has read and not yet understood
+//! to itself; this tells whether that is part of a further head.
+
+use crate::config::REQUEST_LINE_MAX;
+
+/// How the octets of an HTTP/1 connection end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Tail {
+    /// With a whole head, or there are none.
+    #[default]
+    Whole,
+    /// With a line.
+    LineEnd,
+    /// Within a line; in a request line these are its octets so far.
+    Line(Option<usize>),
+}
+
+impl Tail {
+    /// After some octets more.
+    pub(super) fn then(self, octets: &[u8]) -> Self {
+        let mut last = octets.iter().rev().filter(|octet| **octet != b'\r');
+        match (last.next(), last.next()) {
+            (None, _) => self,
+            (Some(b'\n'), Some(b'\n')) => Self::Whole,
+            (Some(b'\n'), Some(_)) => Self::LineEnd,
+            (Some(b'\n'), None) => match self {
+                Self::Whole | Self::LineEnd => Self::Whole,
+                Self::Line(_) => Self::LineEnd,
+            },
+            (Some(_), _) => self.within(octets),
+        }
+    }
+
+    /// The last of these octets is within a line. Is it a request line?
+    fn within(self, octets: &[u8]) -> Self {
+        let Some(at) = octets.iter().rposition(|&octet| octet == b'\n') else {
+            return Self::Line(match self {
+                Self::Whole => Some(octets.len()),
+                Self::LineEnd => None,
+                Self::Line(octets_before) => octets_before.map(|before| before + octets.len()),
+            });
+        };
+        let (before, line) = octets.split_at(at);
+        let before = before.strip_suffix(b"\r").unwrap_or(before);
+        Self::Line(before.ends_with(b"\n").then_some(line.len()))
+    }
+
+    /// The head that is under way begins with a line that is too long.
+    pub(super) fn is_long_line(self) -> bool {
+        matches!(self, Self::Line(Some(octets)) if octets > REQUEST_LINE_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(pieces: &[&str]) -> Tail {
+        pieces.iter().fold(Tail::default(), |tail, piece| tail.then(piece.as_bytes()))
+    }
+
+    #[test]
+    fn a_head_is_whole_behind_its_empty_line_wherever_it_was_cut() {
+        let head = "GET / HTTP/1.1\r\nHost: t\r\n\r\n";
+        for at in 0..=head.len() {
+            let (first, rest) = head.split_at(at);
+            assert_eq!(after(&[first, rest]), Tail::Whole, "{at}");
+            assert_eq!(after(&[first]) == Tail::Whole, at == 0 || at == head.len(), "{at}");
+        }
+        let octets: Vec<_> = head.split("").collect();
+        assert_eq!(after(&octets), Tail::Whole);
+        assert_eq!(after(&["GET / HTTP/1.1\n\n"]), Tail::Whole);
+        assert_eq!(after(&[head, "\r\n"]), Tail::Whole);
+        for part in ["G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost", "GET / HTTP/1.1\r\nHost: t\r\n\r"] {
+            assert_ne!(after(&[&format!("{head}{part}")]), Tail::Whole, "{part}");
+        }
+    }
+
+    #[test]
+    fn only_a_request_line_can_be_a_long_line() {
+        let long = "a".repeat(REQUEST_LINE_MAX + 1);
+        let (first, rest) = long.split_at(7);
+        assert!(after(&[&long]).is_long_line() && after(&[first, rest]).is_long_line());
+        assert!(after(&[&format!("GET / HTTP/1.1\r\n\r\n{long}")]).is_long_line());
+        assert!(!after(&[&format!("GET / HTTP/1.1\r\nX: {long}")]).is_long_line());
+        assert!(!after(&["GET / HTTP/1.1\r\n", &long]).is_long_line());
+        assert!(!after(&["GET / HTTP/1.1\r\nX: ", &long]).is_long_line());
+    }
+}
