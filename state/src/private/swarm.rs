@@ -200,11 +200,10 @@ impl Swarm {
     }
 
     /// The peers of one user.
-    pub(super) fn of_user(&self, user: u32) -> impl Iterator<Item = (Role, Session)> {
+    pub(super) fn of_user(&self, user: u32) -> impl Iterator<Item = (Role, Peer)> {
         [Role::Seeder, Role::Leecher].into_iter().flat_map(move |role| {
-            let pack = self.pack(role);
-            let mine = pack.users.iter().zip(&pack.sessions).filter(move |(known, _)| **known == user);
-            mine.map(move |(_, session)| (role, *session))
+            let mine = self.pack(role).peers().filter(move |peer| peer.user == user);
+            mine.map(move |peer| (role, peer))
         })
     }
 

@@ -198,6 +198,13 @@ impl Torrents {
         true
     }
 
+    /// The torrent with this id. It takes every lock once.
+    #[must_use]
+    pub fn find_id(&self, id: u32) -> Option<InfoHash> {
+        let of = |torrent: &Torrent| (torrent.row.id == id).then_some(torrent.row.info_hash);
+        self.shards.iter().find_map(|shard| shard.lock().torrents.iter().find_map(of))
+    }
+
     /// The number of the shard of a torrent.
     pub(super) fn shard_of(&self, info_hash: &InfoHash) -> usize {
         shard_number(self.keys.info_hash(info_hash))
