@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::kind::{Kind, Kinds};
 use super::peer::Seconds;
+use super::remarks::Remarks;
 use super::swarm::Swarm;
 use crate::announce::Tally;
 use crate::ids::InfoHash;
@@ -36,6 +37,8 @@ pub struct Torrents {
     shards: Vec<CachePadded<Mutex<Shard>>>,
     pub(super) keys: Keys,
     kinds: Kinds,
+    /// Announces that were not taken at their word.
+    pub(super) remarks: Remarks,
 }
 
 /// The torrents whose hash falls to one lock.
@@ -95,7 +98,7 @@ impl Torrent {
 impl Default for Torrents {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| CachePadded::default()).collect();
-        Self { shards, keys: Keys::new(0), kinds: Kinds::default() }
+        Self { shards, keys: Keys::new(0), kinds: Kinds::default(), remarks: Remarks::default() }
     }
 }
 

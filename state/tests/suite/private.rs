@@ -5,6 +5,8 @@
 #[expect(dead_code, reason = "the tests of the doors use the rest")]
 mod fixture;
 
+mod believed;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
