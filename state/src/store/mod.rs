@@ -39,7 +39,7 @@ pub use backend::{Backend, Demand};
 pub use dsn::Dsn;
 pub use edit::{Cell, Tables};
 pub use lines::{Line, Registered, Set};
-pub use queue::{Bounds, Queues};
+pub use queue::{Bounds, Queues, Reading};
 pub use record::{Channel, Key, Record};
 pub use recorder::{Lifeboat, Opened, Places, Recorder, RecorderError};
 pub use writer::{Opener, Pace};
