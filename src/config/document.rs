@@ -132,6 +132,9 @@ pub(crate) struct Announcing {
     pub(crate) allow_private_peers: AllowPrivate,
     /// Ports that are counted but never handed out.
     pub(crate) denied_ports: Vec<Whole<1, 65535>>,
+    /// Octets a second, in each direction, that a session may have transferred since its last announce at most;
+    /// what is beyond is credited as 0, as number or text ("2GiB"); 0 = everything is believed (mode private).
+    pub(crate) max_octets_per_second: Size<0, TIB>,
     /// Peers of one public IPv4 address, or one public IPv6 /64, in one swarm; 0 = no limit. Changed by a
     /// restart only.
     pub(crate) peers_per_address: Whole<0, 65535>,
@@ -363,6 +366,7 @@ impl Default for Announcing {
             external_ip: true,
             allow_private_peers: AllowPrivate(hayate_state::reach::PrivatePeers::SameRange),
             denied_ports: Vec::new(),
+            max_octets_per_second: Size::new(hayate_state::policy::OCTETS_PER_SECOND_MAX),
             peers_per_address: Whole::new(0),
         }
     }

@@ -276,6 +276,7 @@ fn policy(config: &Config) -> Result<Policy, ConfigError> {
         peer_inactivity_seconds: intervals.peer_inactivity.as_seconds(),
         purge_seconds: intervals.purge_inactive_peers.as_seconds(),
         scrape_seconds: intervals.scrape.as_seconds(),
+        octets_per_second_max: announce.max_octets_per_second.octets(),
         strict_port: announce.strict_port,
         keep_peer_ids: announce.keep_peer_ids,
         private_peers: announce.allow_private_peers.0,

@@ -15,6 +15,8 @@ use crate::reach::{self, PrivatePeers, Reach};
 pub const PEER_INACTIVITY_SECONDS_MAX: u32 = 6 * 3600;
 /// A tracker that is full asks its clients to come again after this many intervals.
 pub const FULL_INTERVALS: u32 = 2;
+/// Octets a second that are believed where nothing else is said: those of a line of some 17 Gbit/s.
+pub const OCTETS_PER_SECOND_MAX: u64 = 2 << 30;
 /// What a failure over HTTP tells as `interval` where `min_announce` is 0, in seconds (`spec` ruling 10).
 pub const FAILURE_INTERVAL_SECONDS: u32 = 900;
 
@@ -37,6 +39,9 @@ pub struct Policy {
     pub purge_seconds: u32,
     /// What a scrape tells as `min_request_interval`, in seconds; 0 = not said.
     pub scrape_seconds: u32,
+    /// Octets a second, in each direction, that are believed of a session at most; 0 = any number (mode
+    /// private).
+    pub octets_per_second_max: u64,
     /// Refuse ports below 1024.
     pub strict_port: bool,
     /// Keep peer ids, for the list form of BEP 3.
@@ -99,6 +104,7 @@ impl Default for Policy {
             peer_inactivity_seconds: 4200,
             purge_seconds: 120,
             scrape_seconds: 900,
+            octets_per_second_max: OCTETS_PER_SECOND_MAX,
             strict_port: false,
             keep_peer_ids: false,
             private_peers: PrivatePeers::SameRange,

@@ -17,7 +17,7 @@ use super::torrents::Row;
 use crate::clock::Clock;
 use crate::counters::Board;
 use crate::snapshot::keeper::Pace;
-use crate::store::{Backend, Queues, Set, Store, StoreError};
+use crate::store::{Backend, Line, Queues, Reading, Record, Set, Store, StoreError};
 
 /// All sets, in the order in which they are read.
 pub(super) const SETS: [Set; 8] = [
@@ -68,7 +68,27 @@ impl Clerk {
     /// # Errors
     /// When one of them cannot be read.
     pub fn load(&mut self, clock: &Clock) -> Result<(), StoreError> {
-        SETS.into_iter().try_for_each(|set| self.read(set, &mut Pace::hurried(clock)))
+        SETS.into_iter().try_for_each(|set| self.read(set, &mut Pace::hurried(clock)))?;
+        self.settle_counts()
+    }
+
+    /// Records how swarms stand whose counts in the store are others: they are those of an earlier run, whose
+    /// peers are not all here. To be called before anything announces.
+    fn settle_counts(&mut self) -> Result<(), StoreError> {
+        let (mut wrong, site, queues) = (0, &self.site, &self.queues);
+        let Some(store) = &mut self.store else { return Ok(()) };
+        store.lines(Set::Counts, &mut |line| {
+            let Line::Counts { info_hash, seeders, leechers } = line else { return };
+            let stands = site.torrents.with(&info_hash, |torrent| torrent.counts());
+            if let Some(row) = stands.filter(|row| (row.seeders, row.leechers) != (seeders, leechers)) {
+                queues.put(Record::Torrent(row));
+                wrong += 1;
+            }
+        })?;
+        if wrong > 0 {
+            log::info!("seeders and leechers of {wrong} torrents are put right in the database");
+        }
+        Ok(())
     }
 
     /// Reads all sets, beside a tracker that serves. What cannot be read stays as it is.
@@ -118,14 +138,17 @@ impl Clerk {
     /// Changes the store, and then the memory of the tracker at once.
     fn carry_out(&mut self, verb: &Verb, clock: &Clock, source: &str) -> Result<Outcome, OfficeError> {
         let now_unix = clock.now().unix_seconds;
+        let queues = Arc::clone(&self.queues);
+        let reading = queues.begin_reading();
         let outcome = self.store().and_then(|store| office::carry_out(store, verb, now_unix, source));
         match &outcome {
             Ok(outcome) => {
                 let changes = outcome.changes.iter().cloned();
-                changes.for_each(|change| self.site.take_over(change, self.generation));
+                let generation = self.generation;
+                changes.for_each(|change| self.site.take_over(change, generation, &reading));
+                drop(reading);
+                // Of several rows with one prefix the next one may count now. The next reload tries again.
                 if matches!(verb, Verb::AddClient(_) | Verb::RemoveClient(_) | Verb::EditClient(..)) {
-                    // Of several rows with one prefix the next one may count now. The next reload tries
-                    // again.
                     let result = self.read(Set::Clients, &mut Pace::hurried(clock));
                     self.figures.read(Set::Clients, &result);
                 }
@@ -151,7 +174,8 @@ impl Clerk {
             self.store = Some(self.backend.open_reader()?);
         }
         let started = pace.uptime();
-        let pending = self.queues.unprunes();
+        let queues = Arc::clone(&self.queues);
+        let reading = queues.begin_reading();
         let mut heap = Heap::of(set);
         let mut rows = 0;
         let Some(store) = &mut self.store else { return Ok(()) };
@@ -167,12 +191,12 @@ impl Clerk {
             log::warn!("{skipped} rows of {} cannot be read and are left out", name(set));
         }
         pace.pause().map_err(|error| StoreError::Lost { text: error.to_string(), in_doubt: false })?;
-        self.publish(heap, &pending, pace);
+        self.publish(heap, &reading, pace);
         self.figures.took(set, skipped, pace.uptime().saturating_sub(started));
         Ok(())
     }
 
-    fn publish(&mut self, heap: Heap, pending: &[u32], pace: &mut Pace<'_>) {
+    fn publish(&mut self, heap: Heap, reading: &Reading<'_>, pace: &mut Pace<'_>) {
         let site = &self.site;
         match heap {
             Heap::Users { members, users, twice } => {
@@ -187,7 +211,7 @@ impl Clerk {
                 self.figures.hit_and_runs.store(pairs.len() as u64, Ordering::Relaxed);
                 site.change(|register| register.hit_and_runs = Arc::new(pairs));
             }
-            Heap::Torrents(shards) => self.register(&shards, pending, pace),
+            Heap::Torrents(shards) => self.register(&shards, reading, pace),
             Heap::Freeleech(groups) => site.change(|register| register.freeleech = Arc::new(groups)),
             Heap::GlobalFreeleech(Some(setting @ (0 | 1))) => {
                 site.change(|register| register.global_freeleech = setting == 1);
@@ -210,10 +234,10 @@ impl Clerk {
     }
 
     /// Takes over the torrents shard by shard; those that are gone lose their peers.
-    fn register(&mut self, shards: &[Vec<Row>], pending: &[u32], pace: &mut Pace<'_>) {
+    fn register(&mut self, shards: &[Vec<Row>], reading: &Reading<'_>, pace: &mut Pace<'_>) {
         // 0 is that of a snapshot.
         self.generation = self.generation.wrapping_add(1).max(1);
-        let is_unpruned = |id| pending.contains(&id) || self.queues.unprunes().contains(&id);
+        let is_unpruned = |id| reading.is_unpruned(id);
         for (shard, rows) in shards.iter().enumerate() {
             self.site.torrents.put_all(shard, rows, self.generation, &is_unpruned);
             self.site.torrents.forget_others(shard, self.generation);
@@ -236,6 +260,7 @@ pub(super) fn name(set: Set) -> &'static str {
         Set::Clients => "clients",
         Set::Tokens => "tokens",
         Set::Deletions => "deletions",
+        Set::Counts => "counts",
     }
 }
 
@@ -317,3 +342,6 @@ impl Drop for RunningClerk {
         self.wake();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use super::ledger::{AMOUNT_MAX, Progress, Terms, ip_columns};
 use super::member::Member;
 use super::peer::{Credit, Moment, NOWHERE, Peer, Seconds, Session, moment};
 use super::register::Register;
+use super::remarks::Remark;
 use super::swarm::Swarm;
 use super::torrents::{Came, LIVE, PRUNED, Row, Torrent, Torrents};
 use crate::announce::{Announce, Event, Handout, Refusal, Tally};
@@ -61,6 +62,19 @@ struct Change {
     started: Seconds,
     credit: Credit,
     snatched: u32,
+    /// How the peer stands now, or stood last.
+    role: Role,
+    left: u64,
+    remark: Option<Remark>,
+}
+
+/// What a peer that is known has said.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    started: Seconds,
+    left: u64,
+    credit: Credit,
+    remark: Option<Remark>,
 }
 
 impl Torrents {
@@ -82,21 +96,28 @@ impl Torrents {
             asked.check(&torrent.row)?;
             if !may_grow && asked.adds(&self.keys, torrent) {
                 came.full = true;
-                return Ok((Done { torrent: torrent.row.id, tally: torrent.tally(), full: true }, false));
+                let done = Done { torrent: torrent.row.id, tally: torrent.tally(), full: true };
+                return Ok((done, false, None));
             }
-            let unpruned = torrent.row.status == PRUNED;
-            torrent.row.status = LIVE;
+            // Whoever leaves brings nothing back to life.
+            let unpruned = torrent.row.status == PRUNED && asked.announce.event != Event::Stopped;
+            if unpruned {
+                torrent.row.status = LIVE;
+            }
             let change = self.change(asked, torrent, came);
             if let Some(records) = records {
                 asked.record(records, &change, torrent, unpruned);
             }
             let tally = torrent.tally();
             self.hand_out(asked, torrent, chooser, handout);
-            Ok((Done { torrent: torrent.row.id, tally, full: false }, unpruned))
+            Ok((Done { torrent: torrent.row.id, tally, full: false }, unpruned, change.remark))
         });
-        let (done, unpruned) = step.unwrap_or_else(|| Err(asked.register.unknown(info_hash)))?;
+        let (done, unpruned, remark) = step.unwrap_or_else(|| Err(asked.register.unknown(info_hash)))?;
         if unpruned {
             log::info!("torrent {} is seeded again and no longer pruned", done.torrent);
+        }
+        if let Some(remark) = remark {
+            self.remarks.note(asked.member.id, done.torrent, remark);
         }
         Ok(done)
     }
@@ -136,17 +157,15 @@ impl Torrents {
         let swarm = swarm.get_or_insert_default();
         let completes = announce.event == Event::Completed && role == Role::Seeder;
         let snatched = u32::from(completes && !swarm.has_seeder(&self.keys, user));
-        if role == Role::Seeder {
-            *last_action = now;
-        }
-        let (started, credit) = match swarm.find(&self.keys, user, &announce.peer_id) {
+        let stranger = Told { started: now, left: announce.left, ..Told::default() };
+        let told = match swarm.find(&self.keys, user, &announce.peer_id) {
             Some(spot) => {
                 let terms = asked.terms(row);
-                let told = swarm.change(spot, |peer| asked.tell(peer, &terms)).unwrap_or_default();
+                let told = swarm.change(spot, |peer| asked.tell(peer, &terms)).unwrap_or(stranger);
                 if announce.event == Event::Stopped {
                     swarm.take(&self.keys, spot);
-                } else if spot.role != role {
-                    swarm.turn(&self.keys, spot, role);
+                } else if spot.role != role_of(told.left) {
+                    swarm.turn(&self.keys, spot, role_of(told.left));
                 }
                 told
             }
@@ -154,13 +173,18 @@ impl Torrents {
                 if announce.event != Event::Stopped {
                     came.replaced = swarm.add(&self.keys, role, asked.new_peer());
                 }
-                (now, Credit::default())
+                stranger
             }
         };
+        let Told { started, left, credit, remark } = told;
+        let role = role_of(left);
+        if role == Role::Seeder {
+            *last_action = now;
+        }
         if swarm.len() == 0 {
             torrent.swarm = None;
         }
-        Change { id: row.id, started, credit, snatched }
+        Change { id: row.id, started, credit, snatched, role, left, remark }
     }
 
     fn hand_out(
@@ -178,6 +202,10 @@ impl Torrents {
         let num_want = usize::from(asked.announce.num_want);
         Swarm::hand_out(swarm, asked.member.id, asked.role(), num_want, random, users, handout);
     }
+}
+
+fn role_of(left: u64) -> Role {
+    if left == 0 { Role::Seeder } else { Role::Leecher }
 }
 
 impl Asked<'_> {
@@ -200,7 +228,7 @@ impl Asked<'_> {
     }
 
     fn role(&self) -> Role {
-        if self.announce.left == 0 { Role::Seeder } else { Role::Leecher }
+        role_of(self.announce.left)
     }
 
     fn seconds(&self) -> Seconds {
@@ -250,30 +278,42 @@ impl Asked<'_> {
         peer
     }
 
-    /// Has a peer that is known say what it says now; gives when it started, and its credit.
-    fn tell(&self, peer: &mut Peer, terms: &Terms) -> (Seconds, Credit) {
+    /// Has a peer that is known say what it says now. Totals that are late are no new baseline: what comes next
+    /// would be credited twice. What a late announce still misses may be news nevertheless.
+    fn tell(&self, peer: &mut Peer, terms: &Terms) -> Told {
         let (announce, now) = (self.announce, self.seconds());
         peer.seen(announce.address, announce.port, self.moment(), self.limit());
         let session = &mut peer.session;
+        let before = session.announced;
         let progress = Progress {
             uploaded: (session.uploaded, announce.uploaded),
             downloaded: (session.downloaded, announce.downloaded),
             announced: (session.heard, self.moment()),
             inactivity: self.policy.peer_inactivity_seconds,
+            octets_per_second_max: self.policy.octets_per_second_max,
         };
+        session.client = self.client;
+        if announce.event != Event::Started && progress.is_late() {
+            session.left = session.left.min(announce.left);
+            let remark = Some(Remark::Late);
+            return Told { started: session.started, left: session.left, remark, ..Told::default() };
+        }
         let credit = progress.credit(terms);
         (session.uploaded, session.downloaded) = (announce.uploaded, announce.downloaded);
-        (session.left, session.announced, session.client) = (announce.left, now, self.client);
-        session.heard = self.moment();
+        (session.left, session.announced, session.heard) = (announce.left, now, self.moment());
         session.last = credit;
-        (session.started, credit)
+        let remark = match progress.implausible() {
+            [0, 0] => None,
+            [up, down] => Some(Remark::Implausible { up, down, seconds: now.saturating_sub(before) }),
+        };
+        Told { started: session.started, left: announce.left, credit, remark }
     }
 
     /// Queues what an announce has changed (`private-tracker.md` 9.4).
     fn record(&self, records: &Queues, change: &Change, torrent: &Torrent, unprune: bool) {
         let (announce, member) = (self.announce, &self.member);
         let (uid, fid, now) = (member.id, change.id, i64::from(self.seconds()));
-        let (start_time, seeding) = (i64::from(change.started), self.role() == Role::Seeder);
+        let (start_time, seeding) = (i64::from(change.started), change.role == Role::Seeder);
         let Credit { raw_up, raw_down, up, down, active_seconds } = change.credit;
         let active_time = i64::from(active_seconds);
         records.put(Record::Torrent(TorrentRow {
@@ -297,7 +337,7 @@ impl Asked<'_> {
             seed_time: if seeding { active_time } else { 0 },
             active: announce.event != Event::Stopped,
             snatched: change.snatched,
-            remaining: i64::try_from(announce.left.min(AMOUNT_MAX)).unwrap_or(i64::MAX),
+            remaining: i64::try_from(change.left.min(AMOUNT_MAX)).unwrap_or(i64::MAX),
         }));
         let (ip, ip6) = ip_columns(announce.address, member.tracker_hide);
         records.put(Record::TransferIp(TransferIpRow {

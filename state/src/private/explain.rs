@@ -1,15 +1,19 @@
 //! Why the last announces of a user were accepted or refused, and what was credited, for people.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
-use super::peer::Session;
+use jiff::Timestamp;
+
+use super::peer::{NOWHERE, Peer};
 use super::site::Site;
 use crate::ids::InfoHash;
 use crate::snapshot::site::Role;
 
 impl Site {
-    /// What is known of a user and a torrent: his standing, that of the torrent, his peers in it with what
-    /// their last announces were credited, and his last denials. Times are Unix seconds; amounts octets.
+    /// What is known of a user and a torrent: his standing, that of the torrent, his peers in it with
+    /// where they are reached and what their last announces were credited, and his last denials. Amounts are
+    /// octets.
     #[must_use]
     pub fn explain(&self, user: u32, info_hash: &InfoHash) -> String {
         let mut text = String::new();
@@ -34,7 +38,7 @@ impl Site {
         }
         let shown = self.torrents.with(info_hash, |torrent| {
             let (row, tally) = (torrent.row, torrent.tally());
-            let mine: Vec<(Role, Session)> =
+            let mine: Vec<(Role, Peer)> =
                 torrent.swarm.iter().flat_map(|swarm| swarm.of_user(&self.torrents.keys, user)).collect();
             (row, tally, mine)
         });
@@ -71,36 +75,48 @@ impl Site {
         if mine.is_empty() {
             writeln!(to, "no peer of his in the swarm")?;
         }
-        for (role, session) in mine {
-            write_session(to, role, &session)?;
+        for (role, peer) in mine {
+            write_peer(to, role, &peer)?;
         }
         self.write_denials(to, user, info_hash)
     }
 
     fn write_denials(&self, to: &mut String, user: u32, info_hash: &InfoHash) -> std::fmt::Result {
         for denied in self.denials(user).iter().filter(|denied| denied.announce.info_hash == *info_hash) {
-            let (at, announce) = (denied.at, &denied.announce);
+            let (at, announce) = (time(denied.at), &denied.announce);
             writeln!(
                 to,
-                "{at} refused: {} (status {}, peer_id {:?}, port {}, left {})",
-                denied.denial, denied.denial.status, announce.peer_id, announce.port, announce.left
+                "{at} refused: {} (status {}, peer_id {:?}, from {}, left {})",
+                denied.denial,
+                denied.denial.status,
+                announce.peer_id,
+                SocketAddr::new(announce.address, announce.port),
+                announce.left
             )?;
         }
         Ok(())
     }
 }
 
-fn write_session(to: &mut String, role: Role, session: &Session) -> std::fmt::Result {
+fn write_peer(to: &mut String, role: Role, peer: &Peer) -> std::fmt::Result {
     let role = if role == Role::Seeder { "seeder" } else { "leecher" };
-    let last = session.last;
+    let (session, last) = (&peer.session, peer.session.last);
+    write!(to, "{} accepted: {role} {:?}", time(session.announced.into()), session.peer_id)?;
+    if peer.v4 != NOWHERE {
+        let [a, b, c, d, high, low] = peer.v4;
+        write!(to, " at {}", SocketAddr::from(([a, b, c, d], u16::from_be_bytes([high, low]))))?;
+    }
+    if let Some(v6) = &peer.v6 {
+        let address: [u8; 16] = v6.wire.first_chunk().copied().unwrap_or_default();
+        let port = v6.wire.last_chunk().copied().map_or(0, u16::from_be_bytes);
+        write!(to, " at {}", SocketAddr::from((address, port)))?;
+    }
     writeln!(
         to,
-        "{} accepted: {role} {:?}, client {}, since {}, totals up {} down {} left {}; last announce: up {} \
+        ", client {}, since {}, totals up {} down {} left {}; last announce: up {} \
          credited {}, down {} credited {}, {} s active",
-        session.announced,
-        session.peer_id,
         session.client,
-        session.started,
+        time(session.started.into()),
         session.uploaded,
         session.downloaded,
         session.left,
@@ -110,4 +126,10 @@ fn write_session(to: &mut String, role: Role, session: &Session) -> std::fmt::Re
         last.down,
         last.active_seconds
     )
+}
+
+/// A time for people, UTC.
+fn time(unix_seconds: u64) -> Timestamp {
+    let second = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
+    Timestamp::from_second(second).unwrap_or(Timestamp::MAX)
 }

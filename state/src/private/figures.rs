@@ -85,6 +85,7 @@ impl Figures {
         });
         let help = "Seeders and leechers of all torrents.";
         board.list(Series { name: "peers", help, kind: Kind::Gauge, labels: Vec::new(), read });
+        site.torrents.list_remarks(board);
         let (name_of, help) = ("purge_inactive_peers_seconds", "Time that a purge of silent peers worked.");
         let histogram = Arc::clone(&site.purges);
         board.distribute(Distributed { name: name_of, help, labels: Vec::new(), histogram });

@@ -35,7 +35,8 @@ impl Heap {
             Set::HitAndRuns => Self::HitAndRuns(HashSet::new()),
             Set::Torrents => Self::Torrents(vec![Vec::new(); SHARDS]),
             Set::Freeleech => Self::Freeleech(HashMap::new()),
-            Set::GlobalFreeleech => Self::GlobalFreeleech(None),
+            // Counts are compared as they come.
+            Set::GlobalFreeleech | Set::Counts => Self::GlobalFreeleech(None),
             Set::Clients => Self::Clients(Vec::new()),
             Set::Tokens => Self::Tokens(HashSet::new()),
             Set::Deletions => Self::Deletions(HashMap::new()),

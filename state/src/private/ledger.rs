@@ -9,6 +9,12 @@ use crate::snapshot::site::Multipliers;
 
 /// The largest amount that is credited at once: what a signed column can hold.
 pub(super) const AMOUNT_MAX: u64 = i64::MAX as u64;
+/// Totals that are lower than those of so many seconds ago at most are no news: datagrams overtake each other,
+/// and a client that announces over both families counts on meanwhile.
+const REORDER_SECONDS: Seconds = 60;
+/// Gaps between two announces that are shorter count as so many seconds when amounts are looked at: clocks are
+/// set, and clients tell late what they have counted early.
+const GAP_SECONDS_LEAST: Seconds = 60;
 /// What stands for the address of a user who is hidden: 127.0.0.1.
 const HIDDEN_IP: u32 = 0x7f00_0001;
 /// Where the numbers begin that stand for IPv6 addresses: 240/4 is never the address of a client.
@@ -31,18 +37,51 @@ pub(super) struct Progress {
     pub(super) announced: (Seconds, Seconds),
     /// Longest time between two announces that counts.
     pub(super) inactivity: Seconds,
+    /// Octets a second that are believed at most; 0 = any number.
+    pub(super) octets_per_second_max: u64,
 }
 
 impl Progress {
     /// What has been transferred, and what of it is credited.
     pub(super) fn credit(&self, terms: &Terms) -> Credit {
-        let (raw_up, raw_down) = (raw(self.uploaded), raw(self.downloaded));
+        let most = self.plausible_most();
+        let believed = |raw: u64| if raw > most { 0 } else { raw };
+        let (raw_up, raw_down) = (believed(raw(self.uploaded)), believed(raw(self.downloaded)));
         let up = credited(raw_up, terms.multipliers.map(|of| of.up));
         let down = if terms.free { 0 } else { credited(raw_down, terms.multipliers.map(|of| of.down)) };
-        let (before, now) = self.announced;
-        let passed = now.saturating_sub(before);
+        let passed = self.passed();
         let active_seconds = if passed > self.inactivity { 0 } else { passed };
         Credit { raw_up, raw_down, up, down, active_seconds }
+    }
+
+    /// Octets that are not credited because nobody transfers so many in that time: uploaded, downloaded.
+    pub(super) fn implausible(&self) -> [u64; 2] {
+        let most = self.plausible_most();
+        [self.uploaded, self.downloaded]
+            .map(|totals| Some(raw(totals)).filter(|raw| *raw > most).unwrap_or(0))
+    }
+
+    /// These totals are older than those that are known. One that went back while the other went on is that of
+    /// a client that was started anew.
+    pub(super) fn is_late(&self) -> bool {
+        let totals = [self.uploaded, self.downloaded];
+        let (lower, higher) = (
+            totals.iter().any(|(before, now)| now < before),
+            totals.iter().any(|(before, now)| now > before),
+        );
+        lower && !higher && self.passed() <= REORDER_SECONDS
+    }
+
+    fn passed(&self) -> Seconds {
+        let (before, now) = self.announced;
+        now.saturating_sub(before)
+    }
+
+    fn plausible_most(&self) -> u64 {
+        match self.octets_per_second_max {
+            0 => u64::MAX,
+            most => most.saturating_mul(self.passed().max(GAP_SECONDS_LEAST).into()),
+        }
     }
 }
 
@@ -83,7 +122,7 @@ mod tests {
     const PLAIN: Multipliers = Multipliers { up: 1.0, down: 1.0 };
 
     fn progress(uploaded: (u64, u64), downloaded: (u64, u64)) -> Progress {
-        Progress { uploaded, downloaded, announced: (100, 100), inactivity: 4200 }
+        Progress { uploaded, downloaded, announced: (100, 100), inactivity: 4200, octets_per_second_max: 0 }
     }
 
     fn terms(multipliers: &[Multipliers]) -> Terms {
@@ -130,6 +169,41 @@ mod tests {
             let progress = Progress { announced, ..progress((0, 0), (0, 0)) };
             assert_eq!(progress.credit(&terms(&[])).active_seconds, active, "{announced:?}");
         }
+    }
+
+    #[test]
+    fn amounts_that_nobody_transfers_in_that_time_are_not_credited() {
+        let told = |seconds: Seconds, up: u64, down: u64| {
+            let progress = Progress {
+                announced: (100, 100 + seconds),
+                octets_per_second_max: 1000,
+                ..progress((7, 7 + up), (11, 11 + down))
+            };
+            let credit = progress.credit(&terms(&[]));
+            assert_eq!(
+                (credit.up, credit.down, credit.active_seconds),
+                (credit.raw_up, credit.raw_down, seconds)
+            );
+            ((credit.raw_up, credit.raw_down), progress.implausible())
+        };
+        assert_eq!(told(300, 300_000, 300_000), ((300_000, 300_000), [0, 0]));
+        assert_eq!(told(300, 300_001, 5), ((0, 5), [300_001, 0]));
+        assert_eq!(told(300, 5, 300_001), ((5, 0), [0, 300_001]));
+        // A short gap is none: what was transferred may have been told late.
+        assert_eq!(told(0, 60_000, 60_001), ((60_000, 0), [0, 60_001]));
+        let everything = progress((0, u64::MAX), (0, u64::MAX));
+        assert_eq!((everything.credit(&terms(&[])).up, everything.implausible()), (AMOUNT_MAX, [0, 0]));
+    }
+
+    #[test]
+    fn totals_are_late_where_none_is_higher_and_the_last_ones_came_a_moment_ago() {
+        let late = |seconds: Seconds, uploaded, downloaded| {
+            Progress { announced: (100, 100 + seconds), ..progress(uploaded, downloaded) }.is_late()
+        };
+        assert!(late(0, (7, 5), (11, 11)) && late(60, (7, 7), (11, 0)) && late(9, (7, 5), (11, 3)));
+        assert!(!late(0, (7, 7), (11, 11)), "the same again is no news, and nothing to keep");
+        assert!(!late(61, (7, 5), (11, 3)), "started anew");
+        assert!(!late(0, (7, 0), (11, 12)) && !late(0, (7, 8), (11, 0)), "nor is it where one went on");
     }
 
     #[test]

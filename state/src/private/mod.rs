@@ -11,6 +11,7 @@
 //! | `touch` | in tests: how many peers were looked at under one lock |
 //! | `desk` | one announce, from the check of its torrent to the peers it is handed |
 //! | `ledger` | what an announce is credited |
+//! | `remarks` | announces that were not taken at their word |
 //! | `purge` | silent peers go |
 //! | [`section`] | the part of the snapshot |
 //! | [`site`] | all of it, as it is shared |
@@ -40,6 +41,7 @@ pub mod path;
 mod peer;
 pub mod purge;
 pub mod register;
+mod remarks;
 pub mod section;
 pub mod site;
 mod swarm;

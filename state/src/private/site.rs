@@ -17,6 +17,7 @@ use crate::histogram::Histogram;
 use crate::ids::InfoHash;
 use crate::published::Published;
 use crate::snapshot::site::User;
+use crate::store::Reading;
 
 /// Denials of one thread that are remembered for `hayate explain`; the oldest go first.
 const DENIALS_MAX: usize = 4096;
@@ -132,7 +133,7 @@ impl Site {
     }
 
     /// Takes over what was changed in the store.
-    pub(super) fn take_over(&self, change: Change, generation: u32) {
+    pub(super) fn take_over(&self, change: Change, generation: u32, reading: &Reading<'_>) {
         match change {
             Change::PutUser(user) => {
                 self.change(|register| _ = Arc::make_mut(&mut register.members).put(&user));
@@ -144,7 +145,7 @@ impl Site {
             }
             Change::PutTorrent(torrent) => {
                 let (row, shard) = (row_of(&torrent, self), self.torrents.shard_of(&torrent.info_hash));
-                self.torrents.put_all(shard, &[row], generation, &|_| false);
+                self.torrents.put_all(shard, &[row], generation, &|id| reading.is_unpruned(id));
                 self.tell_deletion(torrent.info_hash, None);
             }
             Change::DropTorrent(info_hash, reason) => {

@@ -306,8 +306,9 @@ impl Swarm {
     }
 
     /// The peers of one user.
-    pub(super) fn of_user(&self, keys: &Keys, user: u32) -> impl Iterator<Item = (Role, Session)> {
-        self.spots_of(keys, user).filter_map(|spot| Some((spot.role, *self.session(spot)?)))
+    pub(super) fn of_user(&self, keys: &Keys, user: u32) -> impl Iterator<Item = (Role, Peer)> {
+        let peer = |spot: Spot| self.pack(spot.role).peer(spot.slot as usize);
+        self.spots_of(keys, user).filter_map(move |spot| Some((spot.role, peer(spot)?)))
     }
 
     /// Where the peers of one user are.

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::kind::{Kind, Kinds};
 use super::peer::Seconds;
+use super::remarks::Remarks;
 use super::swarm::{Swarm, Walk};
 use super::touch;
 use crate::announce::Tally;
@@ -48,6 +49,8 @@ pub struct Torrents {
     memory: CachePadded<AtomicUsize>,
     /// How long purges worked.
     pub(crate) purges: Arc<Histogram>,
+    /// Announces that were not taken at their word.
+    pub(super) remarks: Remarks,
 }
 
 /// The torrents whose hash falls to one lock.
@@ -143,7 +146,8 @@ impl Default for Torrents {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| CachePadded::default()).collect();
         let (memory, purges) = (CachePadded::default(), Arc::new(Histogram::milliseconds()));
-        Self { shards, keys: Keys::new(0), kinds: Kinds::default(), memory, purges }
+        let (keys, kinds, remarks) = (Keys::new(0), Kinds::default(), Remarks::default());
+        Self { shards, keys, kinds, memory, purges, remarks }
     }
 }
 
@@ -347,6 +351,13 @@ impl Torrents {
         };
         rows.extend(shard.torrents.iter().map(row).filter(survey::Row::says_something));
         true
+    }
+
+    /// The torrent with this id. It takes every lock once.
+    #[must_use]
+    pub fn find_id(&self, id: u32) -> Option<InfoHash> {
+        let of = |torrent: &Torrent| (torrent.row.id == id).then_some(torrent.row.info_hash);
+        self.shards.iter().find_map(|shard| shard.lock().torrents.iter().find_map(of))
     }
 
     /// The number of the shard of a torrent.

@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -11,6 +12,10 @@ use super::record::{Channel, Record};
 
 /// Who may read it: its owner.
 const MODE: u32 = 0o600;
+/// The file grows no longer than this, in octets.
+const OCTETS_MOST: u64 = 64 << 20;
+/// Time between two lines of the log about it.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// A bad record and what the store said about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,16 +25,42 @@ pub(super) struct BadRecord {
     pub(super) text: String,
 }
 
-/// The file.
+/// The file, and what was said about it in the log.
 #[derive(Debug)]
-pub(super) struct DeadLetters(PathBuf);
+pub(super) struct DeadLetters {
+    path: PathBuf,
+    octets_most: u64,
+    said_at: Option<Duration>,
+    /// Rows that came since then: written, and not.
+    unsaid: [u64; 2],
+}
 
 impl DeadLetters {
     pub(super) fn at(path: &Path) -> Self {
-        Self(path.to_owned())
+        Self { path: path.to_owned(), octets_most: OCTETS_MOST, said_at: None, unsaid: [0; 2] }
     }
 
-    /// Adds a line for each record; they are on the disk when it returns.
+    /// What the log says now about `rows` more, if it is not too soon for another line.
+    pub(super) fn report(&mut self, uptime: Duration, rows: u64, written: bool) -> Option<String> {
+        let [kept, dropped] = &mut self.unsaid;
+        *if written { kept } else { dropped } += rows;
+        if self.said_at.is_some_and(|at| uptime.saturating_sub(at) < QUIET) {
+            return None;
+        }
+        self.said_at = Some(uptime);
+        let [kept, dropped] = std::mem::take(&mut self.unsaid);
+        let path = self.path.display();
+        Some(match dropped {
+            0 => format!("{kept} rows that no column can hold went to {path}"),
+            _ => format!(
+                "{dropped} rows that no column can hold are lost: {path} is full; mend the cause, and move it \
+                 away ({kept} rows went there before)"
+            ),
+        })
+    }
+
+    /// Adds a line for each record; they are on the disk when it returns. False if the file is full: then
+    /// nothing was written.
     ///
     /// # Errors
     /// When the disk does not take them.
@@ -39,7 +70,7 @@ impl DeadLetters {
         sequence: u64,
         unix_seconds: u64,
         bad: &[BadRecord],
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let mut text = Vec::new();
         for letter in bad {
             let mut line = Map::new();
@@ -52,12 +83,16 @@ impl DeadLetters {
             serde_json::to_writer(&mut text, &line)?;
             text.push(b'\n');
         }
-        if let Some(folder) = self.0.parent() {
+        if let Some(folder) = self.path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let mut file = OpenOptions::new().append(true).create(true).mode(MODE).open(&self.0)?;
+        let mut file = OpenOptions::new().append(true).create(true).mode(MODE).open(&self.path)?;
+        if file.metadata()?.len().saturating_add(text.len() as u64) > self.octets_most {
+            return Ok(false);
+        }
         file.write_all(&text)?;
-        file.sync_all()
+        file.sync_all()?;
+        Ok(true)
     }
 }
 
@@ -68,5 +103,42 @@ fn fields(record: &Record) -> io::Result<Map<String, Value>> {
             Ok(kind.into_iter().find_map(|(_, row)| row.as_object().cloned()).unwrap_or_default())
         }
         _ => Ok(Map::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::record::UserRow;
+
+    #[test]
+    fn the_file_is_bounded_and_what_does_not_go_there_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("letters/dead.jsonl");
+        let mut letters = DeadLetters { octets_most: 1000, ..DeadLetters::at(&path) };
+        let bad = BadRecord {
+            record: Record::User(UserRow { id: 7, ..UserRow::default() }),
+            code: 3,
+            text: "full".into(),
+        };
+        let write = |letters: &DeadLetters| letters.write(Channel::Users, 5, 11, &[bad.clone()]).unwrap();
+        let written = (0..20).filter(|_| write(&letters)).count();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), written);
+        assert!(written > 2 && text.len() <= 1000, "{written} letters, {} octets", text.len());
+        std::fs::remove_file(&path).unwrap();
+        assert!(write(&letters), "there is room again once it was moved away");
+        let said = |letters: &mut DeadLetters, second, written| {
+            letters.report(Duration::from_secs(second), 3, written).unwrap_or_default()
+        };
+        assert!(said(&mut letters, 5, true).starts_with("3 rows that no column can hold went to "));
+        for second in 6..65 {
+            assert_eq!(said(&mut letters, second, second % 3 == 0), "");
+        }
+        let text = said(&mut letters, 65, false);
+        assert!(
+            text.starts_with("120 rows") && text.contains("is full") && text.contains("(60 rows"),
+            "{text}"
+        );
     }
 }

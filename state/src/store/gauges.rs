@@ -17,6 +17,7 @@ pub(super) struct ChannelGauges {
     pub(super) spill_octets: AtomicU64,
     pub(super) spill_write_errors: AtomicU64,
     pub(super) dead_letters: AtomicU64,
+    pub(super) dead_letters_dropped: AtomicU64,
     pub(super) without_target: AtomicU64,
     pub(super) rows_written: AtomicU64,
     /// How long passes with rows took, and how many rows they had.
@@ -124,6 +125,9 @@ impl Gauges {
         let counter = |name, help, number| of_channel(name, help, Kind::Counter, number);
         counter("spill_write_errors", "Failures to write to the disk.", |of| &of.spill_write_errors);
         counter("dead_letters", "Rows that no column can hold.", |of| &of.dead_letters);
+        counter("dead_letters_dropped", "Such rows that are lost, for their file is full.", |of| {
+            &of.dead_letters_dropped
+        });
         counter("rows_without_target", "Changes of rows that are not there.", |of| &of.without_target);
         counter("rows_written_total", "Rows the store has kept.", |of| &of.rows_written);
     }

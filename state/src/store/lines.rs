@@ -25,6 +25,8 @@ pub enum Set {
     Tokens,
     /// hayate's own: [`Line::Deletion`].
     Deletions,
+    /// [`Line::Counts`] of the torrents of [`Set::Torrents`].
+    Counts,
 }
 
 /// A row of a set.
@@ -56,6 +58,15 @@ pub enum Line {
     },
     /// Why a torrent was deleted.
     Deletion(InfoHash, Arc<str>),
+    /// How many peers a registered torrent has, as the store was told last.
+    Counts {
+        /// The torrent.
+        info_hash: InfoHash,
+        /// `Seeders`; [`u32::MAX`] where it is no count.
+        seeders: u32,
+        /// `Leechers`, likewise.
+        leechers: u32,
+    },
 }
 
 /// A registered torrent as the store knows it.
@@ -116,6 +127,9 @@ pub(super) fn queries(set: Set, now: &str) -> Vec<String> {
         Set::Clients => vec!["SELECT id, peer_id FROM approved_clients WHERE archived = 0".into()],
         Set::Tokens => vec!["SELECT uid, fid FROM hayate_tokens".into()],
         Set::Deletions => vec!["SELECT info_hash, reason FROM hayate_deletions".into()],
+        Set::Counts => {
+            vec!["SELECT info_hash, Seeders, Leechers FROM torrents WHERE TorrentType != 'internal'".into()]
+        }
     }
 }
 
@@ -151,6 +165,11 @@ impl Line {
             Set::Clients => Self::Client(id(0)?, row.octets(1)?.into()),
             Set::Tokens => Self::Token { uid: id(0)?, fid: id(1)? },
             Set::Deletions => Self::Deletion(info_hash(0)?, text(1)?.into()),
+            Set::Counts => Self::Counts {
+                info_hash: info_hash(0)?,
+                seeders: id(1).unwrap_or(u32::MAX),
+                leechers: id(2).unwrap_or(u32::MAX),
+            },
         })
     }
 }

@@ -42,7 +42,7 @@ pub use dsn::Dsn;
 pub use edit::{Cell, Tables};
 pub use lines::{Line, Registered, Set};
 pub use purge::{Mark, Slice, Swept};
-pub use queue::{Bounds, Queues};
+pub use queue::{Bounds, Queues, Reading};
 pub use record::{Channel, Key, Record};
 pub use recorder::{Lifeboat, Opened, Places, Recorder, RecorderError};
 pub use writer::{Opener, Pace};
@@ -97,7 +97,8 @@ pub enum StoreError {
 /// Durable memory. Runs on the writer thread; blocking is fine, a worker never calls it.
 pub trait Store: Send {
     /// Keeps all of `batch` and its sequence number or, on error, none of it. A batch whose number is not
-    /// above the [`acknowledged`](Self::acknowledged) one is there already; nothing is done then.
+    /// above the [`acknowledged`](Self::acknowledged) one is there already; nothing is done then. Sums stop
+    /// at what their column can hold, amounts at what a signed number of 64 bits can.
     ///
     /// # Errors
     /// When the backend refuses; the caller keeps the batch and tries again.
@@ -157,6 +158,9 @@ pub trait Store: Send {
         work: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
     ) -> Result<(), StoreError>;
 }
+
+/// What a count or a time in a column of 32 bits with a sign comes to at most.
+const COUNT_MOST: i64 = i32::MAX as i64;
 
 /// An amount as a column that is signed can take it.
 fn signed(amount: u64) -> i64 {

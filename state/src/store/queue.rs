@@ -66,10 +66,37 @@ impl Bounds {
 pub struct Queues {
     clock: Clock,
     queues: [Queue; Channel::ALL.len()],
-    /// Ids of torrents whose un-prune is not in the store.
-    unprunes: Mutex<HashSet<u32>>,
+    unprunes: Mutex<Unprunes>,
     /// Who is woken when a queue is full.
     guard: OnceLock<Thread>,
+}
+
+/// Ids of torrents that are live again here.
+#[derive(Debug, Default)]
+struct Unprunes {
+    /// The store has not heard of them.
+    pending: HashSet<u32>,
+    /// It has since the reading that goes on began: what is read may be older.
+    heard: Option<HashSet<u32>>,
+}
+
+/// A reading of the store, from before its first row is asked for until the last one counts. One at a time.
+#[derive(Debug)]
+pub struct Reading<'q>(&'q Queues);
+
+impl Reading<'_> {
+    /// Has this torrent come back to life in a way that what is read need not know of?
+    #[must_use]
+    pub fn is_unpruned(&self, id: u32) -> bool {
+        let unprunes = self.0.unprunes.lock();
+        unprunes.pending.contains(&id) || unprunes.heard.as_ref().is_some_and(|heard| heard.contains(&id))
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.unprunes.lock().heard = None;
+    }
 }
 
 /// The rows of one channel that wait in memory.
@@ -116,7 +143,7 @@ impl Queues {
         // Locked until the row is in its queue: else it could be taken for one that the store has heard of.
         let _unprunes = record.unpruned().map(|id| {
             let mut unprunes = self.unprunes.lock();
-            unprunes.insert(id);
+            unprunes.pending.insert(id);
             unprunes
         });
         let queue = self.queue(record.channel());
@@ -136,11 +163,17 @@ impl Queues {
     /// Torrents that are live again here, but of which the store may not have heard yet (mode private).
     #[must_use]
     pub fn unprunes(&self) -> Vec<u32> {
-        self.unprunes.lock().iter().copied().collect()
+        self.unprunes.lock().pending.iter().copied().collect()
+    }
+
+    /// Torrents are about to be read from the store.
+    pub fn begin_reading(&self) -> Reading<'_> {
+        self.unprunes.lock().heard = Some(HashSet::new());
+        Reading(self)
     }
 
     /// The store has heard that these torrents are live again.
-    pub(super) fn unpruned(&self, ids: &[u32]) {
+    pub(crate) fn unpruned(&self, ids: &[u32]) {
         let mut unprunes = self.unprunes.lock();
         let front = self.queue(Channel::Torrents).front.lock();
         // One that was pruned and is live once more has another row, which the store has not heard of.
@@ -148,13 +181,24 @@ impl Queues {
             let row = front.rows.get(&Key::Id(id));
             matches!(row, Some(Record::Torrent(row)) if row.unprune)
         };
-        ids.iter().filter(|&&id| !waits(id)).for_each(|id| _ = unprunes.remove(id));
+        for id in ids.iter().filter(|&&id| !waits(id)) {
+            unprunes.pending.remove(id);
+            if let Some(heard) = &mut unprunes.heard {
+                heard.insert(*id);
+            }
+        }
     }
 
     /// Rows that wait in memory.
     #[must_use]
     pub fn rows(&self, channel: Channel) -> usize {
         self.queue(channel).len()
+    }
+
+    /// As if somebody had taken all rows and written them.
+    #[cfg(test)]
+    pub(crate) fn forget_rows(&self, channel: Channel) {
+        drop(self.queue(channel).take());
     }
 
     /// Age of the oldest row that is not written.
@@ -328,6 +372,27 @@ mod tests {
         queues.queue(Channel::Torrents).take();
         queues.unpruned(&[3]);
         assert_eq!(pending(), [0; 0]);
+    }
+
+    #[test]
+    fn a_reading_knows_what_came_back_to_life_since_it_began() {
+        let queues = queues(10);
+        let unprune = |id| {
+            queues.put(Record::Torrent(TorrentRow { id, unprune: true, ..TorrentRow::default() }));
+        };
+        let known = |reading: &Reading<'_>| [3, 5, 7].map(|id| reading.is_unpruned(id));
+        unprune(3);
+        let reading = queues.begin_reading();
+        unprune(5);
+        queues.queue(Channel::Torrents).take();
+        queues.unpruned(&[3, 5]);
+        assert_eq!(known(&reading), [true, true, false], "the rows may have been read before");
+        unprune(7);
+        assert_eq!(known(&reading), [true; 3]);
+        drop(reading);
+        queues.queue(Channel::Torrents).take();
+        queues.unpruned(&[7]);
+        assert_eq!(known(&queues.begin_reading()), [false; 3], "whatever is read now knows of them");
     }
 
     #[test]

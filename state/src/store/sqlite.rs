@@ -7,8 +7,11 @@
 //! One tracker writes to a file: it holds an advisory lock on `<path>.lock` as long as its store lives.
 //! Readers need no lock and hold up nobody.
 //!
-//! Tables are strict and their checks are the ranges that MariaDB's columns have: a sum that does not fit
-//! is an error, where SQLite alone would go on with a floating point number.
+//! Tables are strict and their checks are the ranges that MariaDB's columns have: a number that does not fit
+//! is an error. Sums stop at the end of their range, where SQLite alone would go on with a floating point
+//! number.
+
+mod sql;
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -23,7 +26,6 @@ use rusqlite::{
 
 use super::edit::{Cell, Tables};
 use super::lines::{self, Fields, Line, Set};
-use super::record::{CompletedRow, SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow};
 use super::{Batch, Channel, Mark, Record, Saved, Slice, Store, StoreError, Swept, schema, signed};
 use crate::ids::{ID_LEN, InfoHash};
 
@@ -230,96 +232,18 @@ fn apply(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<Saved
     let mut saved = Saved::default();
     for record in &batch.records {
         let changed = match record {
-            Record::Torrent(row) => torrent(transaction, row),
-            Record::User(row) => user(transaction, row),
-            Record::Transfer(row) => transfer(transaction, row),
-            Record::TransferIp(row) => transfer_ip(transaction, row),
-            Record::Snatch(row) => snatch(transaction, row),
-            Record::Completed(row) => completed(transaction, row),
+            Record::Torrent(row) => sql::torrent(transaction, row),
+            Record::User(row) => sql::user(transaction, row),
+            Record::Transfer(row) => sql::transfer(transaction, row),
+            Record::TransferIp(row) => sql::transfer_ip(transaction, row),
+            Record::Snatch(row) => sql::snatch(transaction, row),
+            Record::Completed(row) => sql::completed(transaction, row),
             // No row: the writer sees to it.
             Record::Purge { .. } => Ok(1),
         }?;
         saved.without_target += u64::from(changed == 0);
     }
     Ok(saved)
-}
-
-fn torrent(transaction: &Transaction<'_>, row: &TorrentRow) -> rusqlite::Result<usize> {
-    if row.counts {
-        let sql = "UPDATE torrents SET Snatched = Snatched + ?2, Seeders = ?3, Leechers = ?4,
-            last_action = max(last_action, ?5), Status = iif(?6, 0, Status) WHERE ID = ?1";
-        let values = params![row.id, row.snatched, row.seeders, row.leechers, row.last_action, row.unprune];
-        return transaction.prepare_cached(sql)?.execute(values);
-    }
-    let sql = "UPDATE torrents SET Status = iif(?2, 0, Status) WHERE ID = ?1";
-    transaction.prepare_cached(sql)?.execute(params![row.id, row.unprune])
-}
-
-fn user(transaction: &Transaction<'_>, row: &UserRow) -> rusqlite::Result<usize> {
-    let sql = "UPDATE users_main SET Uploaded = Uploaded + ?2, Downloaded = Downloaded + ?3,
-        rawup = rawup + ?4, rawdl = rawdl + ?5 WHERE ID = ?1";
-    let [up, down, raw_up, raw_down] = [row.uploaded, row.downloaded, row.raw_up, row.raw_down].map(signed);
-    transaction.prepare_cached(sql)?.execute(params![row.id, up, down, raw_up, raw_down])
-}
-
-fn transfer(transaction: &Transaction<'_>, row: &TransferRow) -> rusqlite::Result<usize> {
-    let sql = "INSERT INTO transfer_history (uid, fid, uploaded, downloaded, seeding, starttime,
-            last_announce, activetime, seedtime, active, snatched, remaining)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
-        ON CONFLICT (uid, fid) DO UPDATE SET uploaded = uploaded + excluded.uploaded,
-            downloaded = downloaded + excluded.downloaded, seeding = excluded.seeding,
-            last_announce = excluded.last_announce, activetime = activetime + excluded.activetime,
-            seedtime = seedtime + excluded.seedtime, active = excluded.active,
-            snatched = snatched + excluded.snatched, remaining = excluded.remaining";
-    transaction.prepare_cached(sql)?.execute(params![
-        row.uid,
-        row.fid,
-        signed(row.raw_up),
-        signed(row.raw_down),
-        row.seeding,
-        row.start_time,
-        row.last_announce,
-        row.active_time,
-        row.seed_time,
-        row.active,
-        row.snatched,
-        row.remaining,
-    ])
-}
-
-fn transfer_ip(transaction: &Transaction<'_>, row: &TransferIpRow) -> rusqlite::Result<usize> {
-    let sql = "INSERT INTO transfer_ips (uid, fid, client_id, ip, port, uploaded, downloaded, starttime,
-            last_announce, ip6)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
-        ON CONFLICT (uid, fid, ip, client_id) DO UPDATE SET uploaded = uploaded + excluded.uploaded,
-            downloaded = downloaded + excluded.downloaded, port = excluded.port,
-            last_announce = excluded.last_announce";
-    transaction.prepare_cached(sql)?.execute(params![
-        row.uid,
-        row.fid,
-        row.client_id,
-        row.ip,
-        row.port,
-        signed(row.raw_up),
-        signed(row.raw_down),
-        row.start_time,
-        row.last_announce,
-        row.ip6,
-    ])
-}
-
-fn snatch(transaction: &Transaction<'_>, row: &SnatchRow) -> rusqlite::Result<usize> {
-    let sql = "INSERT INTO transfer_history (uid, fid, snatched_time, starttime) VALUES (?1, ?2, ?3, ?4)
-        ON CONFLICT (uid, fid) DO UPDATE
-        SET snatched_time = iif(snatched_time = 0, excluded.snatched_time, snatched_time)";
-    transaction.prepare_cached(sql)?.execute(params![row.uid, row.fid, row.time, row.start_time])
-}
-
-fn completed(transaction: &Transaction<'_>, row: &CompletedRow) -> rusqlite::Result<usize> {
-    let sql = "INSERT INTO hayate_completed (info_hash, completed, last_completed) VALUES (?1, ?2, ?3)
-        ON CONFLICT (info_hash) DO UPDATE SET completed = completed + excluded.completed,
-            last_completed = excluded.last_completed";
-    transaction.prepare_cached(sql)?.execute(params![row.info_hash.0, row.completed, row.last_completed])
 }
 
 /// Shows the latest; the last of them if there were `most`, for what comes behind it is to be forgotten.

@@ -316,9 +316,13 @@ impl Writer {
             bad.extend(job.batch.records.first().map(|&record| BadRecord { record, code, text }));
         }
         let now = self.clock.now().unix_seconds;
-        self.letters.write(channel, job.batch.sequence, now, &bad).map_err(|error| lost(&error))?;
-        add(&self.lanes.gauges.of(channel).dead_letters, bad.len() as u64);
-        log::error!("{} rows of {} went to the dead letters", bad.len(), channel.name());
+        let written = self.letters.write(channel, job.batch.sequence, now, &bad);
+        let (written, rows) = (written.map_err(|error| lost(&error))?, bad.len() as u64);
+        let gauges = self.lanes.gauges.of(channel);
+        add(if written { &gauges.dead_letters } else { &gauges.dead_letters_dropped }, rows);
+        if let Some(line) = self.letters.report(self.clock.uptime(), rows, written) {
+            log::error!("{}: {line}", channel.name());
+        }
         let is_good = |record: &&Record| !bad.iter().any(|letter| letter.record.key() == record.key());
         let records = job.batch.records.iter().filter(is_good).copied().collect();
         self.lanes.reduce(job, records);

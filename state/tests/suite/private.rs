@@ -6,6 +6,8 @@
 mod fixture;
 mod last_action;
 
+mod believed;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -434,9 +436,9 @@ fn a_seeder_that_becomes_a_leecher_keeps_its_totals() {
         let tally = house.say(13, 1, &having(peer(1, 2001), 1007, 511)).tally;
         assert_eq!((tally.seeders, tally.leechers), (0, 1), "no ghost of a seeder");
         let text = house.site.explain(1, &InfoHash(fixture::FREE));
-        let (since, now) = (unix(0), unix(13));
-        assert!(text.contains(&format!("{now} accepted: leecher ")), "{text}");
-        assert!(text.contains(&format!("since {since}, totals up 1007 down 511 left 9;")), "{text}");
+        assert!(text.contains("\n2023-11-14T22:13:33Z accepted: leecher "), "{text}");
+        assert!(text.contains(" at 45.0.0.7:2001, client 1, since 2023-11-14T22:13:20Z, "), "{text}");
+        assert!(text.contains("totals up 1007 down 511 left 9;"), "{text}");
         assert!(
             text.ends_with("last announce: up 7 credited 14, down 11 credited 0, 13 s active\n"),
             "{text}"

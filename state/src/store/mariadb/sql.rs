@@ -8,7 +8,7 @@ use std::fmt::Write;
 use super::super::record::{
     CompletedRow, Record, SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow,
 };
-use super::super::signed;
+use super::super::{COUNT_MOST, signed};
 
 /// Rows of one statement.
 const ROWS_MOST: u64 = 2000;
@@ -30,39 +30,101 @@ struct Shape {
     counted: bool,
 }
 
+/// What a column becomes when a number that is not negative is added: at most `$most`, and never less than it
+/// was. Written so that no step of it can be too large, whatever the sign of the column.
+macro_rules! sum {
+    ($column:literal, $more:literal, $most:literal) => {
+        concat!(
+            $column,
+            " = IF(",
+            $column,
+            " > ",
+            $most,
+            " - ",
+            $more,
+            ", GREATEST(",
+            $column,
+            ", ",
+            $most,
+            "), ",
+            $column,
+            " + ",
+            $more,
+            ")"
+        )
+    };
+}
+
+/// An amount of octets: every language can read what a signed number of 64 bits holds.
+macro_rules! amount {
+    ($column:literal, $more:literal) => {
+        sum!($column, $more, "9223372036854775807")
+    };
+}
+
+/// A count or a time, in a column of 32 bits with a sign.
+macro_rules! count {
+    ($column:literal, $more:literal) => {
+        sum!($column, $more, "2147483647")
+    };
+}
+
 // The joined rows come first, and are looked up by the primary key: in the other order the whole table
 // would be read and locked. The union with nothing is how the columns get their names.
 const TORRENT: Shape = Shape {
     head: "UPDATE (SELECT 0 AS id, 0 AS snatched, 0 AS seeders, 0 AS leechers, 0 AS last_action, \
            0 AS unprune, 0 AS counts FROM DUAL WHERE 0 UNION ALL VALUES ",
-    tail: ") AS d STRAIGHT_JOIN torrents AS t ON t.ID = d.id SET \
-           t.Snatched = IF(d.counts, t.Snatched + d.snatched, t.Snatched), \
-           t.Seeders = IF(d.counts, d.seeders, t.Seeders), \
+    tail: concat!(
+        ") AS d STRAIGHT_JOIN torrents AS t ON t.ID = d.id SET ",
+        sum!("t.Snatched", "(d.counts * d.snatched)", "4294967295"),
+        ", t.Seeders = IF(d.counts, d.seeders, t.Seeders), \
            t.Leechers = IF(d.counts, d.leechers, t.Leechers), \
            t.last_action = IF(d.counts, GREATEST(t.last_action, d.last_action), t.last_action), \
-           t.Status = IF(d.unprune, 0, t.Status)",
+           t.Status = IF(d.unprune, 0, t.Status)"
+    ),
     counted: true,
 };
 const USER: Shape = Shape {
     head: "UPDATE (SELECT 0 AS id, 0 AS up, 0 AS down, 0 AS raw_up, 0 AS raw_down FROM DUAL WHERE 0 \
            UNION ALL VALUES ",
-    tail: ") AS d STRAIGHT_JOIN users_main AS u ON u.ID = d.id SET u.Uploaded = u.Uploaded + d.up, \
-           u.Downloaded = u.Downloaded + d.down, u.rawup = u.rawup + d.raw_up, \
-           u.rawdl = u.rawdl + d.raw_down",
+    tail: concat!(
+        ") AS d STRAIGHT_JOIN users_main AS u ON u.ID = d.id SET ",
+        amount!("u.Uploaded", "d.up"),
+        ", ",
+        amount!("u.Downloaded", "d.down"),
+        ", ",
+        amount!("u.rawup", "d.raw_up"),
+        ", ",
+        amount!("u.rawdl", "d.raw_down")
+    ),
     counted: true,
 };
 const TRANSFER: Shape = Shape {
     head: "INSERT INTO transfer_history (uid, fid, uploaded, downloaded, seeding, starttime, last_announce, \
            activetime, seedtime, active, snatched, remaining) VALUES ",
-    tail: " ON DUPLICATE KEY UPDATE uploaded = uploaded + VALUE(uploaded), \
-           downloaded = downloaded + VALUE(downloaded), seeding = VALUE(seeding), \
-           last_announce = VALUE(last_announce), activetime = activetime + VALUE(activetime), \
-           seedtime = seedtime + VALUE(seedtime), active = VALUE(active), \
-           snatched = snatched + VALUE(snatched), remaining = VALUE(remaining)",
+    tail: concat!(
+        " ON DUPLICATE KEY UPDATE ",
+        amount!("uploaded", "VALUE(uploaded)"),
+        ", ",
+        amount!("downloaded", "VALUE(downloaded)"),
+        ", ",
+        count!("activetime", "VALUE(activetime)"),
+        ", ",
+        count!("seedtime", "VALUE(seedtime)"),
+        ", ",
+        count!("snatched", "VALUE(snatched)"),
+        ", seeding = VALUE(seeding), last_announce = VALUE(last_announce), active = VALUE(active), \
+           remaining = VALUE(remaining)"
+    ),
     counted: false,
 };
-const TRANSFER_IP_TAIL: &str = " ON DUPLICATE KEY UPDATE uploaded = uploaded + VALUE(uploaded), \
-     downloaded = downloaded + VALUE(downloaded), port = VALUE(port), last_announce = VALUE(last_announce)";
+const TRANSFER_IP_TAIL: &str = concat!(
+    " ON DUPLICATE KEY UPDATE ",
+    amount!("uploaded", "VALUE(uploaded)"),
+    ", ",
+    amount!("downloaded", "VALUE(downloaded)"),
+    ", port = VALUE(port), last_announce = VALUE(last_announce)"
+);
 const TRANSFER_IP: Shape = Shape {
     head: "INSERT INTO transfer_ips (uid, fid, client_id, ip, port, uploaded, downloaded, starttime, \
            last_announce, ip6) VALUES ",
@@ -83,8 +145,11 @@ const SNATCH: Shape = Shape {
 };
 const COMPLETED: Shape = Shape {
     head: "INSERT INTO hayate_completed (info_hash, completed, last_completed) VALUES ",
-    tail: " ON DUPLICATE KEY UPDATE completed = completed + VALUE(completed), \
-           last_completed = VALUE(last_completed)",
+    tail: concat!(
+        " ON DUPLICATE KEY UPDATE ",
+        sum!("completed", "VALUE(completed)", "4294967295"),
+        ", last_completed = VALUE(last_completed)"
+    ),
     counted: false,
 };
 
@@ -153,21 +218,25 @@ fn torrent(text: &mut String, row: &TorrentRow) -> std::fmt::Result {
 }
 
 fn user(text: &mut String, row: &UserRow) -> std::fmt::Result {
-    let UserRow { id, uploaded, downloaded, raw_up, raw_down } = row;
-    write!(text, "({id},{uploaded},{downloaded},{raw_up},{raw_down})")
+    let UserRow { id, uploaded, downloaded, raw_up, raw_down } = *row;
+    let [up, down, raw_up, raw_down] = [uploaded, downloaded, raw_up, raw_down].map(signed);
+    write!(text, "({id},{up},{down},{raw_up},{raw_down})")
 }
 
 fn transfer(text: &mut String, row: &TransferRow) -> std::fmt::Result {
-    let TransferRow { uid, fid, start_time, last_announce, active_time, seed_time, .. } = row;
+    let TransferRow { uid, fid, start_time, last_announce, .. } = row;
     let (up, down) = (signed(row.raw_up), signed(row.raw_down));
+    let [active_time, seed_time, snatched] =
+        [row.active_time, row.seed_time, row.snatched.into()].map(|number| number.min(COUNT_MOST));
     let (seeding, active) = (u8::from(row.seeding), u8::from(row.active));
     write!(text, "({uid},{fid},{up},{down},{seeding},{start_time},{last_announce},")?;
-    write!(text, "{active_time},{seed_time},{active},{},{})", row.snatched, row.remaining)
+    write!(text, "{active_time},{seed_time},{active},{snatched},{})", row.remaining)
 }
 
 fn transfer_ip(text: &mut String, row: &TransferIpRow, ip6: bool) -> std::fmt::Result {
-    let TransferIpRow { uid, fid, client_id, ip, port, raw_up, raw_down, .. } = row;
-    write!(text, "({uid},{fid},{client_id},{ip},{port},{raw_up},{raw_down},")?;
+    let TransferIpRow { uid, fid, client_id, ip, port, .. } = row;
+    let (up, down) = (signed(row.raw_up), signed(row.raw_down));
+    write!(text, "({uid},{fid},{client_id},{ip},{port},{up},{down},")?;
     write!(text, "{},{}", row.start_time, row.last_announce)?;
     match row.ip6.filter(|_| ip6) {
         Some(octets) => write!(text, ",X'{:032x}')", u128::from_be_bytes(octets)),

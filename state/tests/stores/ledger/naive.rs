@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use hayate_state::policy::OCTETS_PER_SECOND_MAX;
+
 /// A user as the site knows him.
 pub(crate) struct User {
     pub(crate) up: f64,
@@ -73,7 +75,9 @@ impl Naive {
         if said.left > 0 && user.restricted {
             return Err("restricted");
         }
-        torrent.status = 0;
+        if said.event != "stopped" {
+            torrent.status = 0;
+        }
         let seeds = said.left == 0;
         let seeded = self
             .peers
@@ -87,6 +91,9 @@ impl Naive {
             up = said.uploaded.saturating_sub(peer.uploaded);
             down = said.downloaded.saturating_sub(peer.downloaded);
             active = said.now - peer.last;
+            let most = OCTETS_PER_SECOND_MAX * active.max(60).unsigned_abs();
+            up = if up > most { 0 } else { up };
+            down = if down > most { 0 } else { down };
             if active > self.inactivity {
                 active = 0;
             }

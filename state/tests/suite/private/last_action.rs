@@ -32,7 +32,7 @@ fn the_last_announce_of_a_seeder_is_kept_and_restored() {
     write(&house.site, &first);
     assert_eq!(kept(&first), BTreeMap::from([(1, 0), (2, 0), (3, unix(20))]));
     let site = Site::new();
-    let mut restore = SiteRestore::new(&site.torrents);
+    let mut restore = SiteRestore::new(&site.torrents, Now::at(0));
     assert!(matches!(load(&first, &Clock::start(), &mut [&mut restore]), Loaded::Restored));
     write(&site, &second);
     assert_eq!(kept(&second), kept(&first));

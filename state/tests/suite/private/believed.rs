@@ -1,0 +1,144 @@
+//! What of an announce is believed: totals that are late, amounts that cannot be, and who brings a pruned
+//! torrent back to life.
+
+use std::path::Path;
+
+use hayate_state::counters::Board;
+use hayate_state::policy::OCTETS_PER_SECOND_MAX;
+use hayate_state::snapshot::site::read;
+
+use super::*;
+
+/// Announces of a site that were late, and those of too many octets up and down.
+fn remarks(house: &House) -> [u64; 3] {
+    let board = Board::default();
+    house.site.torrents.list_remarks(&board);
+    let readings = board.read();
+    let of = |name: &str, label: Option<&str>| {
+        let found = readings
+            .iter()
+            .find(|reading| reading.name == name && reading.labels.first().map(|(_, value)| *value) == label);
+        found.unwrap().value
+    };
+    let implausible = |label| of("implausible_announces_total", Some(label));
+    [of("late_announces_total", None), implausible("up"), implausible("down")]
+}
+
+fn starting(announce: Announce) -> Announce {
+    Announce { event: Event::Started, ..announce }
+}
+
+/// A datagram that was sent again, or a proxy's second try.
+#[test]
+fn totals_that_come_late_are_no_baseline_from_which_octets_count_twice() {
+    let told = told_of(|house| {
+        house.say(0, 1, &starting(having(peer(1, 2001), 0, 0)));
+        house.say(100, 1, &having(peer(1, 2001), 500, 50));
+        for (second, uploaded, downloaded) in [(101, 400, 40), (130, 500, 49), (160, 0, 0)] {
+            house.say(second, 1, &having(peer(1, 2001), uploaded, downloaded));
+        }
+        // The same again is no news.
+        house.say(160, 1, &having(peer(1, 2001), 500, 50));
+        house.say(300, 1, &having(peer(1, 2001), 600, 60));
+        assert_eq!(remarks(house), [3, 0, 0]);
+    });
+    let transfer = told.transfer.unwrap();
+    assert_eq!((transfer.raw_up, transfer.raw_down, transfer.active_time), (600, 60, 300));
+}
+
+#[test]
+fn a_client_that_was_started_anew_has_a_new_baseline() {
+    // It says so, or a minute is over, or one of its totals went on.
+    for (second, announce) in [
+        (101, starting(having(peer(1, 2001), 20, 10))),
+        (161, having(peer(1, 2001), 20, 10)),
+        (101, having(peer(1, 2001), 20, 50)),
+    ] {
+        let told = told_of(|house| {
+            house.say(0, 1, &having(peer(1, 2001), 0, 0));
+            house.say(100, 1, &having(peer(1, 2001), 500, 40));
+            house.say(second, 1, &announce);
+            house.say(300, 1, &having(peer(1, 2001), 90, announce.downloaded));
+            assert_eq!(remarks(house), [0; 3]);
+        });
+        let transfer = told.transfer.unwrap();
+        let down = 40 + announce.downloaded.saturating_sub(40);
+        assert_eq!((transfer.raw_up, transfer.raw_down), (500 + 70, down), "{announce:?}");
+    }
+}
+
+#[test]
+fn a_late_announce_says_where_its_peer_is_and_takes_nothing_back() {
+    let told = told_of(|house| {
+        house.say(0, 1, &having(peer(1, 2001), 0, 0));
+        // Complete, and the announce before that comes behind it, over the other family.
+        house.say(50, 1, &completing(having(seeder(1, 2001), 500, 9)));
+        let tally = house.say(51, 1, &over_v6(having(peer(1, 2001), 400, 5))).tally;
+        assert_eq!((tally.seeders, tally.leechers), (1, 0));
+        let given = house.say(52, 2, &asking(peer(2, 2002), 9));
+        assert_eq!((given.v4, given.v6), (vec![2001], vec![2001]));
+        // Whoever leaves has left, whatever its totals say.
+        let tally = house.say(53, 1, &stopping(having(seeder(1, 2001), 0, 0))).tally;
+        assert_eq!((tally.seeders, tally.leechers), (0, 1));
+        assert_eq!(remarks(house), [2, 0, 0]);
+    });
+    let transfer = told.transfer.unwrap();
+    assert_eq!((transfer.raw_up, transfer.raw_down, transfer.snatched), (500, 9, 1));
+    assert_eq!((transfer.remaining, transfer.seeding, transfer.active), (0, true, false));
+}
+
+/// The octets are in no column, but the totals are the new baseline.
+#[test]
+fn more_octets_than_anybody_transfers_are_not_credited() {
+    let most = OCTETS_PER_SECOND_MAX * 300;
+    let told = told_of(|house| {
+        house.say(0, 1, &having(peer(1, 2001), 7, 11));
+        house.say(300, 1, &having(peer(1, 2001), 7 + most, 12));
+        house.say(600, 1, &having(peer(1, 2001), u64::MAX / 2, 15));
+        house.say(601, 1, &having(peer(1, 2001), u64::MAX / 2 + 100, u64::MAX));
+        assert_eq!(remarks(house), [0, 1, 1]);
+    });
+    let transfer = told.transfer.unwrap();
+    assert_eq!((transfer.raw_up, transfer.raw_down, transfer.active_time), (most + 100, 4, 601));
+    assert_eq!(told.user.unwrap().raw_up, most + 100);
+}
+
+/// Torrent 1 of the fixture.
+fn pruned(announce: Announce) -> Announce {
+    Announce { info_hash: InfoHash(fixture::PRUNED), ..announce }
+}
+
+#[test]
+fn stopped_brings_no_pruned_torrent_back_to_life() {
+    let records = records_of(|queues| {
+        let mut house = House::new().recording(Arc::clone(&queues));
+        house.say(0, 1, &pruned(stopping(seeder(1, 2001))));
+        assert!(queues.unprunes().is_empty());
+        let text = house.site.explain(1, &InfoHash(fixture::PRUNED));
+        assert!(text.contains("torrent 1 ") && text.contains(": pruned,"), "{text}");
+    });
+    let unpruned = records.iter().any(|record| matches!(record, Record::Torrent(row) if row.unprune));
+    assert!(!unpruned, "{records:?}");
+    let records = records_of(|queues| {
+        let mut house = House::new().recording(Arc::clone(&queues));
+        house.say(0, 1, &pruned(seeder(1, 2001)));
+        assert_eq!(queues.unprunes(), [1]);
+        house.say(1, 1, &pruned(stopping(seeder(1, 2001))));
+    });
+    let unpruned = records.iter().any(|record| matches!(record, Record::Torrent(row) if row.unprune));
+    assert!(unpruned, "it was seeded: {records:?}");
+}
+
+/// `private-tracker.md` 9.3: when somebody had all of it last, leaving or not.
+#[test]
+fn the_last_action_of_a_torrent_is_that_of_a_seeder() {
+    let last_action = |announces: &[(u32, Announce)]| {
+        let told =
+            told_of(|house| announces.iter().for_each(|(second, said)| _ = house.say(*second, 1, said)));
+        told.torrent.unwrap().last_action
+    };
+    assert_eq!(last_action(&[(7, peer(1, 2001))]), 0);
+    assert_eq!(last_action(&[(7, seeder(1, 2001)), (11, peer(1, 2001))]), unix(7));
+    assert_eq!(last_action(&[(7, seeder(1, 2001)), (13, stopping(seeder(1, 2001)))]), unix(13));
+    assert_eq!(last_action(&[(13, stopping(peer(1, 2001)))]), 0);
+}
