@@ -9,7 +9,9 @@ use hayate_state::InfoHash;
 
 use crate::config::document::LogFormat;
 use crate::config::knob::parse_duration;
+use crate::desk::TorrentName;
 use crate::desk::ask::{AccessCommand, ReportCommand};
+use crate::site::credit::{FreeleechCommand, TokenCommand};
 use crate::site::{ClientCommand, TorrentCommand, UserCommand};
 
 /// A BitTorrent tracker: UDP first (BEP 15), with an HTTP gateway in front of the same swarms.
@@ -76,13 +78,20 @@ pub(crate) enum Command {
     /// Approved clients of a site (mode private), in its database.
     #[command(subcommand)]
     Client(ClientCommand),
+    /// Freeleech tokens of a site (mode private), in its database: what this user downloads of this torrent
+    /// is not credited.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Freeleech of a whole site or of groups of torrents (mode private), in its database.
+    #[command(subcommand)]
+    Freeleech(FreeleechCommand),
     /// Ask the running tracker why the last announces of a user were accepted or refused, and what was
     /// credited (mode private; needs admin.token_file).
     Explain {
         /// The user's id.
         user: u32,
-        /// The info_hash, 40 hexadecimal digits.
-        torrent: InfoHash,
+        /// The info_hash, 40 hexadecimal digits, or the id.
+        torrent: TorrentName,
     },
     /// Change or print the list of torrents of the running tracker, and its file access.path (needs
     /// admin.token_file).

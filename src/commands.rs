@@ -49,8 +49,16 @@ fn carry_out(line: &Line, command: Option<&Command>) -> anyhow::Result<()> {
         Some(Command::Client(command)) => {
             print(site::client(command, &read(&source(line)?, &NoFetch)?.1, line.look.json)?.as_bytes())
         }
+        Some(Command::Token(command)) => {
+            let settings = read(&source(line)?, &NoFetch)?.1;
+            print(site::credit::token(command, &settings, line.look.json)?.as_bytes())
+        }
+        Some(Command::Freeleech(command)) => {
+            let settings = read(&source(line)?, &NoFetch)?.1;
+            print(site::credit::freeleech(command, &settings, line.look.json)?.as_bytes())
+        }
         Some(Command::Explain { user, torrent }) => {
-            print(ask::explain(*user, torrent, &read(&source(line)?, &NoFetch)?.1)?.as_bytes())
+            print(ask::explain(*user, *torrent, &read(&source(line)?, &NoFetch)?.1)?.as_bytes())
         }
         Some(Command::Access(command)) => {
             print(ask::access(command, &read(&source(line)?, &NoFetch)?.1)?.as_bytes())

@@ -315,7 +315,8 @@ impl Storage {
             queues.put(Record::Torrent(TorrentRow { id, unprune: true, ..TorrentRow::default() }));
         }
         let start = self.clock.uptime();
-        let mut clerk = Clerk::new(backend, Arc::clone(site), Arc::clone(queues));
+        let clerk = Clerk::new(backend, Arc::clone(site), Arc::clone(queues));
+        let mut clerk = clerk.keeping(self.keep.history_seconds);
         clerk.load(&self.clock).context("reading the database")?;
         let (register, took) = (site.register.current(), (self.clock.uptime() - start).as_secs_f64());
         let (users, clients) = (register.members.len(), register.clients.len());

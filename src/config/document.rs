@@ -132,8 +132,8 @@ pub(crate) struct Announcing {
     pub(crate) allow_private_peers: AllowPrivate,
     /// Ports that are counted but never handed out.
     pub(crate) denied_ports: Vec<Whole<1, 65535>>,
-    /// Octets a second, in each direction, that a session may have transferred since its last announce at most;
-    /// what is beyond is credited as 0, as number or text ("2GiB"); 0 = everything is believed (mode private).
+    /// Octets a second, in each direction, that a session has transferred since its last announce at most;
+    /// more is credited as 0 (mode private). Number or text ("2GiB"); 0 = everything is believed.
     pub(crate) max_octets_per_second: Size<0, TIB>,
     /// Peers of one public IPv4 address, or one public IPv6 /64, in one swarm; 0 = no limit. Changed by a
     /// restart only.
@@ -241,6 +241,9 @@ pub(crate) struct Admin {
     pub(crate) token_file: String,
     /// How long a passkey still works after it was changed, to 30 days.
     pub(crate) passkey_grace: Pause<0, { 30 * 24 * HOUR }>,
+    /// How long the audit, reasons of deletions, and passkeys whose grace is over stay in the database, to
+    /// ten years; 0 = for ever.
+    pub(crate) keep_history: Pause<0, { 3650 * 24 * HOUR }>,
 }
 
 /// What is logged, and how.
@@ -315,7 +318,11 @@ impl Default for Document {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { token_file: String::new(), passkey_grace: Pause::seconds(3600) }
+        Self {
+            token_file: String::new(),
+            passkey_grace: Pause::seconds(3600),
+            keep_history: Pause::seconds(365 * 24 * 3600),
+        }
     }
 }
 

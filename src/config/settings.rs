@@ -79,6 +79,8 @@ pub(crate) struct Keep {
     pub(crate) serialize_seconds: u32,
     /// Seconds between two readings of the registered torrents.
     pub(crate) reload_seconds: u64,
+    /// Seconds for which old rows of hayate's own tables stay; 0 = for ever (mode private).
+    pub(crate) history_seconds: u32,
     /// The file of the list of torrents, if there is one.
     pub(crate) access_path: Option<PathBuf>,
     /// Where the figures of all torrents are written, and how often.
@@ -241,6 +243,7 @@ fn keep(config: &Config) -> Result<Keep, ConfigError> {
         record_announces: config.document.record_announces,
         serialize_seconds: intervals.database_serialize.as_seconds(),
         reload_seconds: u64::from(intervals.database_reload.as_seconds()),
+        history_seconds: config.document.admin.keep_history.as_seconds(),
         access_path: (!access.path.is_empty()).then(|| config.path(&access.path)),
         export: export::Plan {
             path: if export.path.is_empty() {

@@ -9,6 +9,7 @@ use hayate_state::InfoHash;
 use hayate_tools::client::{self, Family, Limits};
 use serde_json::Value;
 
+use super::TorrentName;
 use crate::config::Settings;
 
 /// How long a running tracker may take.
@@ -128,8 +129,8 @@ pub(crate) fn report(command: ReportCommand, settings: &Settings, json: bool) ->
 ///
 /// # Errors
 /// When the tracker cannot be asked, or is not in mode private.
-pub(crate) fn explain(user: u32, info_hash: &InfoHash, settings: &Settings) -> anyhow::Result<String> {
-    ask(settings, &format!("explain?user={user}&torrent={info_hash}"))
+pub(crate) fn explain(user: u32, torrent: TorrentName, settings: &Settings) -> anyhow::Result<String> {
+    ask(settings, &format!("explain?user={user}&torrent={torrent}"))
 }
 
 /// Asks the tracker that runs with these settings.

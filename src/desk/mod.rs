@@ -28,6 +28,7 @@ use ring::digest::{SHA256, digest};
 
 pub(crate) use self::access::Book;
 use self::query::Parameters;
+pub(crate) use self::query::TorrentName;
 use self::site::SiteDesk;
 use crate::config::settings::Token;
 
@@ -63,7 +64,8 @@ impl Desk {
         site: Arc<Site>,
         errands: Arc<OnceLock<Errands>>,
     ) -> Self {
-        Self { site: Some(SiteDesk { grace_seconds, site, errands }), ..self }
+        let policy = Arc::clone(&self.parts.policy);
+        Self { site: Some(SiteDesk { grace_seconds, site, errands, policy }), ..self }
     }
 }
 

@@ -1,7 +1,39 @@
 //! What a request says: names and values, decoded.
 
+use std::fmt;
+use std::str::FromStr;
+
 use hayate_state::InfoHash;
+use hayate_state::ids::ID_LEN;
+use hayate_state::private::office::PASSKEY_MAX;
 use hayate_state::private::path::escape;
+
+/// A torrent, as people name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TorrentName {
+    Hash(InfoHash),
+    Id(u32),
+}
+
+impl FromStr for TorrentName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Id(id));
+        }
+        text.parse().map(Self::Hash).map_err(|_| "expected 40 hexadecimal digits, or an id".to_owned())
+    }
+}
+
+impl fmt::Display for TorrentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hash(info_hash) => info_hash.fmt(f),
+            Self::Id(id) => id.fmt(f),
+        }
+    }
+}
 
 /// What a request says, in its order.
 pub(super) struct Parameters(Vec<(String, Vec<u8>)>);
@@ -46,6 +78,38 @@ impl Parameters {
     pub(super) fn info_hash(&self, name: &str) -> Result<InfoHash, String> {
         let value = self.value(name).ok_or_else(|| format!("{name} is missing"))?;
         info_hash(name, value)
+    }
+
+    /// Twenty octets, forty hexadecimal digits, or a number.
+    pub(super) fn torrent(&self, name: &str) -> Result<TorrentName, String> {
+        let value = self.value(name).ok_or_else(|| format!("{name} is missing"))?;
+        let id = str::from_utf8(value).ok().filter(|text| text.len() < 20).and_then(|text| text.parse().ok());
+        match id {
+            Some(id) => Ok(TorrentName::Id(id)),
+            None => info_hash(name, value).map(TorrentName::Hash),
+        }
+    }
+
+    /// Several of them in one value, each behind the other, as octets or as digits.
+    pub(super) fn joined_info_hashes(&self, name: &str) -> Result<Vec<InfoHash>, String> {
+        let value = self.value(name).ok_or_else(|| format!("{name} is missing"))?;
+        let digits = 2 * ID_LEN;
+        let is_hex = value.len().is_multiple_of(digits) && value.iter().all(u8::is_ascii_hexdigit);
+        let each = if is_hex { digits } else { ID_LEN };
+        value.chunks(each).map(|value| info_hash(name, value)).collect()
+    }
+
+    /// Several passkeys in one value: 32 characters each, or with commas between them.
+    pub(super) fn passkeys(&self, name: &str) -> Result<Vec<String>, String> {
+        let text = self.text(name)?;
+        if text.contains(',') || text.len() < PASSKEY_MAX {
+            return Ok(text.split(',').map(str::to_owned).collect());
+        }
+        if !text.is_ascii() || !text.len().is_multiple_of(PASSKEY_MAX) {
+            return Err(format!("{name} is not passkeys of {PASSKEY_MAX} characters, nor are there commas"));
+        }
+        let each = text.as_bytes().chunks(PASSKEY_MAX);
+        Ok(each.map(|passkey| String::from_utf8_lossy(passkey).into_owned()).collect())
     }
 
     /// All of that name, at least one.

@@ -1,15 +1,20 @@
 //! A site's users, torrents and clients, for those who have no back end of their own: `hayate user`,
-//! `torrent`, `client`. They work on the database, whether a tracker runs or not.
+//! `torrent`, `client`; in `credit.rs` `token` and `freeleech`. They work on the database, whether a tracker
+//! runs or not.
+
+pub(crate) mod credit;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use hayate_state::private::office::{self, Verb, Who};
+use hayate_state::private::office::{self, TorrentChange, Verb, Who};
 use hayate_state::snapshot::site::{Group, Multipliers};
 use hayate_state::store::{Backend, Cell, Demand, Store};
 use hayate_state::{Clock, InfoHash};
 use ring::rand::{SecureRandom, SystemRandom};
 
+use self::credit::{Switch, info_hash};
 use crate::config::Settings;
+use crate::desk::TorrentName;
 
 /// Characters of a passkey that is made here.
 const PASSKEY_LEN: usize = 32;
@@ -47,6 +52,15 @@ pub(crate) enum UserCommand {
         /// The id.
         id: u32,
     },
+    /// Say whether a user has a hit-and-run on a torrent, or take it back.
+    HitAndRun {
+        /// The user's id.
+        id: u32,
+        /// The torrent: its info_hash or its id.
+        torrent: TorrentName,
+        /// Has he?
+        state: Switch,
+    },
 }
 
 /// Registered torrents of a site.
@@ -70,10 +84,19 @@ pub(crate) enum TorrentCommand {
     },
     /// List torrents.
     List,
-    /// Change the multipliers of a torrent; what is not named stays.
+    /// Change a torrent; what is not named stays.
     Set {
         /// The info_hash.
         info_hash: InfoHash,
+        /// 0 = live, 1 = pruned until somebody seeds it, anything else = unavailable.
+        #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+        status: Option<i32>,
+        /// Its type.
+        #[arg(long = "type", value_name = "TYPE")]
+        type_name: Option<String>,
+        /// Its group.
+        #[arg(long, value_name = "ID")]
+        group: Option<u32>,
         #[command(flatten)]
         factors: Factors,
     },
@@ -165,6 +188,9 @@ pub(crate) fn user(command: &UserCommand, settings: &Settings, json: bool) -> an
             down: factors.down,
         },
         UserCommand::Remove { id } => Verb::RemoveUser(Who::Id(*id)),
+        UserCommand::HitAndRun { id, torrent, state } => {
+            Verb::HitAndRun(*id, info_hash(&mut *store, *torrent)?, state.is_on())
+        }
     };
     carry_out(&mut *store, &verb)
 }
@@ -197,8 +223,10 @@ pub(crate) fn torrent(command: &TorrentCommand, settings: &Settings, json: bool)
             group: Group { type_name: type_name.as_str().into(), id: *group },
             multipliers: factors.or_plain(),
         },
-        TorrentCommand::Set { info_hash, factors } => {
-            Verb::UpdateTorrent { info_hash: *info_hash, up: factors.up, down: factors.down }
+        TorrentCommand::Set { info_hash, status, type_name, group, factors } => {
+            let Factors { up, down } = *factors;
+            let (status, type_name, group) = (*status, type_name.clone(), *group);
+            Verb::UpdateTorrent(*info_hash, TorrentChange { up, down, status, type_name, group })
         }
         TorrentCommand::Remove { info_hash, reason } => {
             Verb::DeleteTorrent { info_hash: *info_hash, reason: reason.clone() }

@@ -198,18 +198,20 @@ fn odd_totals_are_no_trouble() {
     say(1, "");
     say(1, &format!("&left={most}&uploaded=5&downloaded=3"));
     // A client that was started anew: totals go back, and what comes then counts.
-    say(1, "&left=9&uploaded=0&downloaded=1");
+    say(1, "&left=9&uploaded=0&downloaded=1&event=started");
     say(1, &format!("&left={most}&uploaded=7&downloaded=4"));
     let raw = "SELECT rawup, rawdl FROM users_main WHERE ID = 1";
     assert!(eventually(|| base.ask(raw) == "12 6"), "{}", base.ask(raw));
     let remaining = "SELECT remaining FROM transfer_history WHERE uid = 1 AND fid = 2";
     assert!(eventually(|| base.ask(remaining) == i64::MAX.to_string()));
-    // More than any column holds, again and again: rows are put aside, the tracker goes on.
+    // More than anybody transfers, again and again: it is not credited, and the tracker goes on.
     for round in 0..3 {
         say(2, &format!("&uploaded={}", if round % 2 == 0 { 0 } else { most }));
         say(3, &format!("&uploaded={}", if round % 2 == 0 { 0 } else { most }));
     }
+    assert!(daemon.metric(r#"implausible_announces_total{direction="up"}"#) > 0);
     stop(&mut daemon);
+    assert_eq!(base.ask(raw), "12 6");
 }
 
 /// A client as a naive ledger sees it.
@@ -248,6 +250,8 @@ fn a_random_run_through_the_sockets_is_in_the_tables_to_the_octet() {
             let (up, down) =
                 (more(client.up, random.u64(..1 << 33)), more(client.down, random.u64(..1 << 33)));
             let stops = random.u8(..30) == 0;
+            let event = [(0, ""), (2, "&event=started"), (3, "&event=stopped")];
+            let (number_of_event, event) = event[if stops { 2 } else { usize::from(restarts) }];
             if client.known {
                 sums[user][0] += up.saturating_sub(client.up);
                 sums[user][1] += down.saturating_sub(client.down);
@@ -255,10 +259,9 @@ fn a_random_run_through_the_sockets_is_in_the_tables_to_the_octet() {
             *client = Told { known: !stops, up, down };
             let left = u64::from(random.bool());
             let reply = if random.bool() {
-                let rest = over_udp(passkey, hash, id, [up, down], left, if stops { 3 } else { 0 });
+                let rest = over_udp(passkey, hash, id, [up, down], left, number_of_event);
                 say(&doors[usize::from(random.bool())], &rest)[..4].to_vec()
             } else {
-                let event = if stops { "&event=stopped" } else { "" };
                 let more = format!("&uploaded={up}&downloaded={down}&left={left}{event}");
                 let address = if random.bool() { v4 } else { v6 };
                 let reply = told(address, &target(passkey, hash, id, &more));

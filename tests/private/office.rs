@@ -120,6 +120,22 @@ fn commands_work_on_both_stores_beside_a_tracker() {
             (&["client", "remove", "ZZ"], 1, "missing: no client \"ZZ\""),
             (&["client", "add", "-qB42"], 0, "changed: client"),
             (&["client", "nonsense"], 2, "nonsense"),
+            (&["user", "add", "--id", "8", "--passkey", "seven"], 1, "refused: user 7 has this passkey"),
+            (&["torrent", "set", hash, "--status", "-1", "--type", "music", "--group", "9"], 0, "type music"),
+            (&["token", "add", "7", "3"], 0, "added: token of user 7 for torrent 3"),
+            (&["token", "add", "7", hash], 0, "added: token of user 7"),
+            (&["token", "add", "7", "999"], 1, "missing: torrent 999"),
+            (&["token", "list"], 0, "7\t3"),
+            (&["token", "remove", "7", "3"], 0, "removed: token"),
+            (&["token", "add", "7", "x"], 2, "40 hexadecimal digits, or an id"),
+            (&["user", "hit-and-run", "7", "3", "on"], 0, "added: user 7 has a hit-and-run on torrent 3"),
+            (&["user", "hit-and-run", "7", "3", "off"], 0, "changed: user 7 has no hit-and-run"),
+            (&["freeleech", "global", "on"], 0, "changed: global freeleech is on"),
+            (&["freeleech", "global", "maybe"], 2, "maybe"),
+            (&["freeleech", "set", "music", "9"], 0, "added: group music 9, up 1 down 0"),
+            (&["freeleech", "set", "music", "9", "--up", "2", "--down", "0.5"], 0, "up 2 down 0.5"),
+            (&["freeleech", "list"], 0, "music\t9\t2.0\t0.5"),
+            (&["freeleech", "remove", "music", "9"], 0, "removed: group music 9"),
         ] {
             let (code, said) = command(&daemon, arguments);
             assert_eq!(code, Some(status), "{arguments:?}: {said}");
@@ -212,6 +228,58 @@ fn verbs_over_http_count_at_once_and_twice_is_once() {
 }
 
 #[test]
+fn several_torrents_users_and_the_interval_are_changed_over_http() {
+    both(|base| {
+        let mut daemon = base.daemon(json!({"intervals": {"announce": 1800, "min_announce": 60}}));
+        let mine = |daemon: &Daemon, more: &str| told(daemon, &announce(PLAIN, &FREE, more));
+        assert!(mine(&daemon, "").contains("8:intervali1800e"));
+        let hashes = [hex(&MUSIC), hex(&FREE)].concat();
+        for (query, status, words) in [
+            (format!("update_torrents&info_hashes={hashes}&up=3&down=1"), 200, "success: 2 changed"),
+            (format!("update_torrents&info_hashes={hashes}&up=3&down=1"), 200, "success: 2 unchanged"),
+            ("update_announce_interval&new_announce_interval=59".to_owned(), 400, "expected 60 to "),
+            ("update_announce_interval&new_announce_interval=1700".to_owned(), 200, "success: changed"),
+            ("group_freeleech&type=anime&group=2&on=0".to_owned(), 200, "success: removed"),
+            (format!("add_user&id=7&passkey={PLAIN}"), 400, "failure: refused: user 1 has this passkey"),
+        ] {
+            let (code, said) = update(&daemon, &format!("action={query}"));
+            assert_eq!(code, status, "{query}: {said}");
+            assert!(said.contains(words), "{query}: {said}");
+        }
+        // At once, for the next announce.
+        assert!(eventually(|| mine(&daemon, "").contains("8:intervali1700e")));
+        mine(&daemon, "&uploaded=7&downloaded=5");
+        let credited = "SELECT Uploaded, Downloaded, rawup, rawdl FROM users_main WHERE ID = 1";
+        assert!(eventually(|| base.ask(credited) == "21 5 7 5"), "{}", base.ask(credited));
+        assert_eq!(update(&daemon, "action=global_freeleech&on=1").0, 200);
+        assert!(eventually(|| {
+            mine(&daemon, "&uploaded=7&downloaded=5").contains("incompletei1e")
+                && command(&daemon, &["explain", "1", "3"]).1.contains("global freeleech: ")
+        }));
+        mine(&daemon, "&uploaded=7&downloaded=11");
+        assert!(eventually(|| base.ask(credited) == "21 5 7 11"), "{}", base.ask(credited));
+        // User 2 may download only where he has a hit-and-run.
+        let his = |daemon: &Daemon| told(daemon, &announce(crate::fixture::HIDDEN, &FREE, ""));
+        assert!(his(&daemon).contains("download privileges are disabled"));
+        let flag = format!("action=hit_and_run&userid=2&info_hash={}&on=1", hex(&FREE));
+        assert_eq!(update(&daemon, &flag).0, 200);
+        assert!(eventually(|| his(&daemon).contains("incompletei2e")));
+        // What a reload reads is what the configuration says.
+        daemon.signal(Signal::SIGHUP);
+        assert!(eventually(|| mine(&daemon, "").contains("8:intervali1800e")));
+        let passkeys = format!("{PLAIN}{}", crate::fixture::HIDDEN);
+        let (code, said) = update(&daemon, &format!("action=remove_users&passkeys={passkeys}"));
+        assert_eq!((code, said.contains("success: 2 removed")), (200, true), "{said}");
+        assert!(eventually(|| mine(&daemon, "").contains("passkey is invalid")));
+        assert!(his(&daemon).contains("passkey is invalid"));
+        daemon.signal(Signal::SIGTERM);
+        assert!(daemon.wait().success());
+        let audit = "SELECT count(*) FROM hayate_audit WHERE verb IN ('update_torrent', 'remove_user')";
+        assert_eq!(base.ask(audit), "6", "a row for each");
+    });
+}
+
+#[test]
 fn explain_tells_why_and_what_was_credited() {
     let base = Base::sqlite();
     let daemon = base.daemon(json!({}));
@@ -226,9 +294,16 @@ fn explain_tells_why_and_what_was_credited() {
         "accepted: leecher",
         "up 100 credited 50, down 11 credited 22",
         "refused: Your client is not approved",
+        "Z accepted: leecher",
+        " at 127.0.0.1:6881, client 1, since 20",
+        ", from 127.0.0.1:6881, left 7)",
     ] {
         assert!(said.contains(words), "{words}: {said}");
     }
+    let (_, by_id) = command(&daemon, &["explain", "1", "2"]);
+    assert_eq!(by_id, said);
+    let (status, unknown) = command(&daemon, &["explain", "1", "77"]);
+    assert_eq!((status, unknown.contains("torrent 77 is not registered")), (Some(1), true), "{unknown}");
     let (_, said) = command(&daemon, &["explain", "3", &hex(&[9; 20])]);
     assert!(said.contains("user 3: not enabled") && said.contains("not registered"), "{said}");
     daemon.rewrite_config(|config| config["admin"]["token_file"] = json!(""));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::client::Clients;
 use super::figures::Figures;
 use super::heap::Heap;
-use super::office::{self, OfficeError, Outcome, Verb};
+use super::office::{self, OfficeError, Outcome, Verb, records};
 use super::site::Site;
 use super::torrents::Row;
 use crate::clock::Clock;
@@ -48,6 +48,10 @@ pub struct Clerk {
     figures: Arc<Figures>,
     /// Readings of the torrents so far.
     generation: u32,
+    /// How long rows of hayate's own tables stay, in seconds; 0 = for ever.
+    keep_seconds: u32,
+    /// Old rows could not be removed; it is said once.
+    keeps_all: bool,
 }
 
 impl std::fmt::Debug for Clerk {
@@ -60,7 +64,14 @@ impl Clerk {
     /// Has not read anything yet.
     #[must_use]
     pub fn new(backend: Backend, site: Arc<Site>, queues: Arc<Queues>) -> Self {
-        Self { site, queues, backend, store: None, figures: Arc::default(), generation: 0 }
+        let figures = Arc::default();
+        Self { site, queues, backend, store: None, figures, generation: 0, keep_seconds: 0, keeps_all: false }
+    }
+
+    /// Removes rows of the audit, of deletions and of passkeys that are older than that; 0 = none.
+    #[must_use]
+    pub fn keeping(self, keep_seconds: u32) -> Self {
+        Self { keep_seconds, ..self }
     }
 
     /// Reads all sets, as fast as it goes.
@@ -103,6 +114,35 @@ impl Clerk {
                 // The next set gets a new connection, and if there is none, the next reload.
                 self.store = None;
             }
+        }
+        self.keep_house(clock.now().unix_seconds);
+    }
+
+    /// Writes down what nobody believes, and forgets what is old.
+    fn keep_house(&mut self, now_unix: u64) {
+        let now = i64::try_from(now_unix).unwrap_or(i64::MAX);
+        let claims = self.site.torrents.remarks.take_claims();
+        claims.iter().for_each(|claim| log::warn!("not credited: {claim}"));
+        let Some(store) = &mut self.store else { return };
+        let mut result = Ok(0);
+        if !claims.is_empty() {
+            result = records::write_claims(store.as_mut(), now, &claims).map(|()| 0);
+        }
+        if result.is_ok() && self.keep_seconds > 0 {
+            result = records::forget(store.as_mut(), now - i64::from(self.keep_seconds));
+        }
+        match result {
+            Ok(rows) => {
+                self.keeps_all = false;
+                if rows > 0 {
+                    log::info!("{rows} old rows of the audit, of deletions and of passkeys are removed");
+                }
+            }
+            Err(error) if !self.keeps_all => {
+                self.keeps_all = true;
+                log::warn!("hayate's own tables are not kept as they should: {error}");
+            }
+            Err(_) => {}
         }
     }
 

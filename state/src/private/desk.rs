@@ -278,8 +278,8 @@ impl Asked<'_> {
         peer
     }
 
-    /// Has a peer that is known say what it says now. Totals that are late are no new baseline: what comes next
-    /// would be credited twice. What a late announce still misses may be news nevertheless.
+    /// Has a peer that is known say what it says now. Totals that are late are no new baseline: what comes
+    /// next would be credited twice. What a late announce still misses may be news nevertheless.
     fn tell(&self, peer: &mut Peer, terms: &Terms) -> Told {
         let (announce, now) = (self.announce, self.seconds());
         peer.seen(announce.address, announce.port, self.moment(), self.limit());

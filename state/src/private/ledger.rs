@@ -9,11 +9,11 @@ use crate::snapshot::site::Multipliers;
 
 /// The largest amount that is credited at once: what a signed column can hold.
 pub(super) const AMOUNT_MAX: u64 = i64::MAX as u64;
-/// Totals that are lower than those of so many seconds ago at most are no news: datagrams overtake each other,
-/// and a client that announces over both families counts on meanwhile.
+/// Totals that are lower than those of so many seconds ago at most are no news: datagrams overtake each
+/// other, and a client that announces over both families counts on meanwhile.
 const REORDER_SECONDS: Seconds = 60;
-/// Gaps between two announces that are shorter count as so many seconds when amounts are looked at: clocks are
-/// set, and clients tell late what they have counted early.
+/// Gaps between two announces that are shorter count as so many seconds when amounts are looked at: clocks
+/// are set, and clients tell late what they have counted early.
 const GAP_SECONDS_LEAST: Seconds = 60;
 /// What stands for the address of a user who is hidden: 127.0.0.1.
 const HIDDEN_IP: u32 = 0x7f00_0001;
@@ -61,8 +61,8 @@ impl Progress {
             .map(|totals| Some(raw(totals)).filter(|raw| *raw > most).unwrap_or(0))
     }
 
-    /// These totals are older than those that are known. One that went back while the other went on is that of
-    /// a client that was started anew.
+    /// These totals are older than those that are known. One that went back while the other went on is that
+    /// of a client that was started anew.
     pub(super) fn is_late(&self) -> bool {
         let totals = [self.uploaded, self.downloaded];
         let (lower, higher) = (

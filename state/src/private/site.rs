@@ -159,6 +159,23 @@ impl Site {
             Change::DropToken(uid, fid) => {
                 self.change(|register| _ = Arc::make_mut(&mut register.tokens).remove(&(uid, fid)));
             }
+            Change::PutHitAndRun(uid, fid) => {
+                self.change(|register| _ = Arc::make_mut(&mut register.hit_and_runs).insert((uid, fid)));
+            }
+            Change::DropHitAndRun(uid, fid) => {
+                self.change(|register| _ = Arc::make_mut(&mut register.hit_and_runs).remove(&(uid, fid)));
+            }
+            Change::Freeleech(group, multipliers) => {
+                let key = (self.torrents.kinds().of(&group.type_name), group.id);
+                self.change(|register| {
+                    let groups = Arc::make_mut(&mut register.freeleech);
+                    match multipliers {
+                        Some(multipliers) => _ = groups.insert(key, multipliers),
+                        None => _ = groups.remove(&key),
+                    }
+                });
+            }
+            Change::GlobalFreeleech(wanted) => self.change(|register| register.global_freeleech = wanted),
             // The clerk reads them anew: of several rows with one prefix the next one may count then.
             Change::PutClient(..) | Change::DropClient(_) => {}
         }

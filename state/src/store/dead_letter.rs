@@ -53,8 +53,8 @@ impl DeadLetters {
         Some(match dropped {
             0 => format!("{kept} rows that no column can hold went to {path}"),
             _ => format!(
-                "{dropped} rows that no column can hold are lost: {path} is full; mend the cause, and move it \
-                 away ({kept} rows went there before)"
+                "{dropped} rows that no column can hold are lost: {path} is full; mend the cause, and move \
+                 it away ({kept} rows went there before)"
             ),
         })
     }

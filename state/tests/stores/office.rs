@@ -2,7 +2,7 @@
 //! audit keeps.
 
 use hayate_state::InfoHash;
-use hayate_state::private::office::{Change, OfficeError, Outcome, Verb, Who, carry_out};
+use hayate_state::private::office::{Change, OfficeError, Outcome, TorrentChange, Verb, Who, carry_out};
 use hayate_state::snapshot::site::{Group, Multipliers};
 use hayate_state::store::{Line, Set, Store};
 
@@ -83,7 +83,7 @@ fn delete_torrent(info_hash: InfoHash, reason: &str) -> Verb {
 }
 
 fn set_torrent(info_hash: InfoHash, up: Option<f64>, down: Option<f64>) -> Verb {
-    Verb::UpdateTorrent { info_hash, up, down }
+    Verb::UpdateTorrent(info_hash, TorrentChange { up, down, ..TorrentChange::default() })
 }
 
 #[test]
@@ -186,6 +186,140 @@ fn a_passkey_means_the_enabled_user_who_has_it_to_the_letter() {
         assert_eq!(office.ask(&Verb::RemoveUser(Who::Passkey(lower.clone()))).word, "missing");
         assert_eq!(office.ask(&add_user(None, &lower)).word, "added");
         assert!(office.passkeys().contains(&(1, PLAIN.into())));
+    });
+}
+
+/// A passkey names one user: another who asks for it is told whose it is, and nothing changes.
+#[test]
+fn a_passkey_that_another_has_is_refused() {
+    on_both(&|place| {
+        let mut office = Office::new(place);
+        office.ask(&add_user(Some(11), "eleven"));
+        office.ask(&change_passkey("eleven", "fresh", 60));
+        office.ask(&add_user(Some(12), "twelve"));
+        office.ask(&Verb::RemoveUser(Who::Id(12)));
+        let before = (office.passkeys(), office.sql("SELECT passkey, uid, good_until FROM hayate_passkeys"));
+        for (verb, owner) in [
+            (add_user(Some(13), PLAIN), 1),
+            (add_user(Some(13), "fresh"), 11),
+            (add_user(Some(13), "twelve"), 12),
+            (add_user(Some(13), "eleven"), 11),
+            (add_user(None, "eleven"), 11),
+            (add_user(Some(2), PLAIN), 1),
+            (change_passkey(PLAIN, "fresh", 60), 11),
+            (change_passkey(PLAIN, "eleven", 60), 11),
+            (change_passkey(PLAIN, "twelve", 60), 12),
+            (change_passkey("eleven", PLAIN, 60), 11),
+        ] {
+            let error = office.ask_at(NOW, &verb).unwrap_err();
+            assert!(matches!(error, OfficeError::Bad(_)), "{verb:?}: {error:?}");
+            assert_eq!(error.to_string(), format!("refused: user {owner} has this passkey"), "{verb:?}");
+        }
+        assert_eq!(office.passkeys(), before.0);
+        assert_eq!(office.sql("SELECT passkey, uid, good_until FROM hayate_passkeys"), before.1);
+        let refused = "SELECT count(*) FROM hayate_audit WHERE outcome = 'refused'";
+        assert_eq!(office.sql(refused), "10");
+        // To the letter; one's own; and one whose grace is over.
+        assert_eq!(office.ask(&add_user(Some(13), "FRESH")).word, "added");
+        assert_eq!(office.ask(&change_passkey("fresh", "eleven", 60)).word, "changed");
+        let late = office.ask_at(NOW + 61, &change_passkey(PLAIN, "fresh", 0)).unwrap();
+        assert_eq!(late.word, "changed");
+    });
+}
+
+#[test]
+fn a_user_who_gets_another_passkey_has_the_old_one_no_more() {
+    on_both(&|place| {
+        let mut office = Office::new(place);
+        office.ask(&add_user(Some(11), "eleven"));
+        let outcome = office.ask(&add_user(Some(11), "fresh"));
+        assert_eq!(told(&outcome), [(None, "eleven".to_owned()), (Some(11), "fresh".to_owned())]);
+    });
+}
+
+#[test]
+fn several_are_changed_at_once_or_none() {
+    on_both(&|place| {
+        let mut office = Office::new(place);
+        let free: InfoHash = FREE.parse().unwrap();
+        let half = TorrentChange { down: Some(0.5), ..TorrentChange::default() };
+        let each = |hashes: &[InfoHash]| {
+            Verb::Each(hashes.iter().map(|hash| Verb::UpdateTorrent(*hash, half.clone())).collect())
+        };
+        let outcome = office.ask(&each(&[free, HASH, free]));
+        assert_eq!((outcome.word, &*outcome.text), ("changed", "1 changed, 1 unchanged, 1 missing"));
+        assert_eq!(outcome.changes.len(), 2);
+        assert_eq!(office.twice(&each(&[free, free])), ["unchanged"; 2]);
+        assert_eq!(office.twice(&each(&[HASH, HASH])), ["missing"; 2]);
+        assert_eq!(office.sql("SELECT DownMultiplier FROM torrents WHERE ID = 3"), "0.5");
+        let remove = |passkey: &str| Verb::RemoveUser(Who::Passkey(passkey.to_owned()));
+        let outcome = office.ask(&Verb::Each(vec![remove(PLAIN), remove("nobody's")]));
+        assert_eq!((outcome.word, told(&outcome)), ("removed", vec![(None, PLAIN.to_owned())]));
+        let audit = "SELECT verb, outcome FROM hayate_audit ORDER BY id DESC LIMIT 2";
+        assert_eq!(office.sql(audit), "remove_user\tmissing\nremove_user\tremoved");
+        // One that the database refuses takes back all of them.
+        let bad = TorrentChange { group: Some(u32::MAX), up: Some(3.0), ..TorrentChange::default() };
+        let verbs = [(free, TorrentChange { up: Some(7.0), ..half.clone() }), (free, bad)];
+        let verb = Verb::Each(verbs.map(|(hash, change)| Verb::UpdateTorrent(hash, change)).into());
+        assert!(matches!(office.ask_at(NOW, &verb), Err(OfficeError::Bad(_))));
+        assert_eq!(office.sql("SELECT UpMultiplier FROM torrents WHERE ID = 3"), "1");
+        assert!(matches!(office.ask_at(NOW, &Verb::Each(Vec::new())), Err(OfficeError::Bad(_))));
+    });
+}
+
+#[test]
+fn a_torrent_moves_and_is_pruned() {
+    on_both(&|place| {
+        let mut office = Office::new(place);
+        let free: InfoHash = FREE.parse().unwrap();
+        let change = TorrentChange {
+            status: Some(-2),
+            type_name: Some("music".into()),
+            group: Some(9),
+            ..TorrentChange::default()
+        };
+        assert_eq!(office.twice(&Verb::UpdateTorrent(free, change)), ["changed", "unchanged"]);
+        let row = "SELECT Status, TorrentType, GroupID, UpMultiplier, Snatched FROM torrents WHERE ID = 3";
+        assert_eq!(office.sql(row), "-2\tmusic\t9\t1\t0");
+        let change = TorrentChange { status: Some(0), ..TorrentChange::default() };
+        let outcome = office.ask(&Verb::UpdateTorrent(free, change));
+        let live = |change: &Change| matches!(change, Change::PutTorrent(torrent) if torrent.status == 0);
+        assert!(outcome.changes.iter().all(live) && outcome.changes.len() == 1, "{outcome:?}");
+    });
+}
+
+#[test]
+fn freeleech_and_hit_and_runs_come_and_go() {
+    on_both(&|place| {
+        let mut office = Office::new(place);
+        let global = "SELECT mod_setting FROM mod_core WHERE mod_option = 'global_freeleech'";
+        assert_eq!(office.twice(&Verb::GlobalFreeleech(true)), ["changed", "unchanged"]);
+        assert_eq!(office.sql(global), "1");
+        assert_eq!(office.ask(&Verb::GlobalFreeleech(false)).changes, [Change::GlobalFreeleech(false)]);
+        office.sql("DELETE FROM mod_core");
+        assert_eq!(office.twice(&Verb::GlobalFreeleech(true)), ["added", "unchanged"]);
+        let group = |id| Group { type_name: "anime".into(), id };
+        let tenth = Multipliers { up: 3.0, down: 0.1 };
+        let set = |id, multipliers| Verb::GroupFreeleech(group(id), multipliers);
+        assert_eq!(office.twice(&set(2, Some(tenth))), ["changed", "unchanged"]);
+        assert_eq!(office.twice(&set(5, Some(tenth))), ["added", "unchanged"]);
+        let (mut lines, _) = read(&mut *office.store, Set::Freeleech);
+        lines.sort_by_key(|line| format!("{line:?}"));
+        assert_eq!(lines, [2, 5].map(|id| Line::Freeleech(group(id), tenth)));
+        let gone = office.ask(&set(5, None));
+        assert_eq!((gone.word, gone.changes), ("removed", vec![Change::Freeleech(group(5), None)]));
+        assert_eq!(office.twice(&set(5, None)), ["unchanged"; 2]);
+        let nonsense = Multipliers { up: f64::NAN, down: 1.0 };
+        assert!(matches!(office.ask_at(NOW, &set(5, Some(nonsense))), Err(OfficeError::Bad(_))));
+        let free: InfoHash = FREE.parse().unwrap();
+        let flag = |uid, wanted| Verb::HitAndRun(uid, free, wanted);
+        assert_eq!(office.twice(&flag(1, false)), ["unchanged"; 2]);
+        assert_eq!(office.ask(&flag(1, true)).changes, [Change::PutHitAndRun(1, 3)]);
+        assert_eq!(office.twice(&flag(1, true)), ["unchanged"; 2]);
+        let known = read(&mut *office.store, Set::HitAndRuns).0;
+        assert!(known.contains(&Line::HitAndRun { uid: 1, fid: 3 }), "{known:?}");
+        assert_eq!(office.ask(&flag(1, false)).changes, [Change::DropHitAndRun(1, 3)]);
+        assert_eq!(office.twice(&Verb::HitAndRun(1, HASH, true)), ["missing"; 2]);
     });
 }
 

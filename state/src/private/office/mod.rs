@@ -2,6 +2,8 @@
 //! transaction together with a row of the audit. All are idempotent: asked for twice, the second time says
 //! that it is so already.
 
+mod freeleech;
+pub(super) mod records;
 mod work;
 
 use std::sync::Arc;
@@ -41,15 +43,8 @@ pub enum Verb {
         /// Its multipliers.
         multipliers: Multipliers,
     },
-    /// Changes multipliers of a torrent.
-    UpdateTorrent {
-        /// The torrent.
-        info_hash: InfoHash,
-        /// Of uploaded octets; `None` = as it is.
-        up: Option<f64>,
-        /// Of downloaded octets; `None` = as it is.
-        down: Option<f64>,
-    },
+    /// Changes a torrent.
+    UpdateTorrent(InfoHash, TorrentChange),
     /// Takes a torrent out; whoever announces it is told why.
     DeleteTorrent {
         /// The torrent.
@@ -100,12 +95,37 @@ pub enum Verb {
     EditClient(String, String),
     /// Tells about a torrent.
     InfoTorrent(InfoHash),
+    /// Nothing that is downloaded is credited, or what is as usual.
+    GlobalFreeleech(bool),
+    /// Multipliers of a torrent group; `None` = it has none any more.
+    GroupFreeleech(Group, Option<Multipliers>),
+    /// This user has a hit-and-run on this torrent, or has not.
+    HitAndRun(u32, InfoHash, bool),
+    /// Clients come back after so many seconds. The store does not know of it: it is written down alone.
+    AnnounceInterval(u32),
+    /// All of these, or none.
+    Each(Vec<Verb>),
+}
+
+/// What of a torrent changes; `None` = it stays.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TorrentChange {
+    /// Multiplier of uploaded octets.
+    pub up: Option<f64>,
+    /// Multiplier of downloaded octets.
+    pub down: Option<f64>,
+    /// 0 live, 1 pruned, anything else unavailable.
+    pub status: Option<i32>,
+    /// Its type.
+    pub type_name: Option<String>,
+    /// The id of its group.
+    pub group: Option<u32>,
 }
 
 /// What was done.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// `added`, `changed`, `removed`, `unchanged`, `missing` or `info`.
+    /// `added`, `changed`, `removed`, `unchanged`, `missing`, `refused` or `info`.
     pub word: &'static str,
     /// One line for people.
     pub text: String,
@@ -132,6 +152,14 @@ pub enum Change {
     PutToken(u32, u32),
     /// They have none.
     DropToken(u32, u32),
+    /// User and torrent have a hit-and-run.
+    PutHitAndRun(u32, u32),
+    /// They have none.
+    DropHitAndRun(u32, u32),
+    /// A group of torrents has multipliers, or none.
+    Freeleech(Group, Option<Multipliers>),
+    /// Is nothing that is downloaded credited?
+    GlobalFreeleech(bool),
 }
 
 /// Why nothing was done.
@@ -154,7 +182,7 @@ impl Verb {
     pub fn name(&self) -> &'static str {
         match self {
             Self::AddTorrent { .. } => "add_torrent",
-            Self::UpdateTorrent { .. } => "update_torrent",
+            Self::UpdateTorrent(..) => "update_torrent",
             Self::DeleteTorrent { .. } => "delete_torrent",
             Self::AddUser { .. } => "add_user",
             Self::RemoveUser(_) => "remove_user",
@@ -166,6 +194,11 @@ impl Verb {
             Self::RemoveClient(_) => "remove_whitelist",
             Self::EditClient(..) => "edit_whitelist",
             Self::InfoTorrent(_) => "info_torrent",
+            Self::GlobalFreeleech(_) => "global_freeleech",
+            Self::GroupFreeleech(..) => "group_freeleech",
+            Self::HitAndRun(..) => "hit_and_run",
+            Self::AnnounceInterval(_) => "update_announce_interval",
+            Self::Each(verbs) => verbs.first().map_or("nothing", Self::name),
         }
     }
 
@@ -202,7 +235,14 @@ impl Verb {
             {
                 bad(format!("a multiplier is a number of at least 0, not {up} or {down}"))
             }
-            Self::UpdateUser { up, down, .. } | Self::UpdateTorrent { up, down, .. }
+            Self::GroupFreeleech(_, Some(Multipliers { up, down }))
+                if !up.is_finite() || !down.is_finite() || *up < 0.0 || *down < 0.0 =>
+            {
+                bad(format!("a multiplier is a number of at least 0, not {up} or {down}"))
+            }
+            Self::Each(verbs) if verbs.is_empty() => bad("nothing is asked for".to_owned()),
+            Self::Each(verbs) => verbs.iter().try_for_each(Self::check),
+            Self::UpdateUser { up, down, .. } | Self::UpdateTorrent(_, TorrentChange { up, down, .. })
                 if up.iter().chain(down).any(|factor| !factor.is_finite() || *factor < 0.0) =>
             {
                 bad("a multiplier is a number of at least 0".to_owned())
@@ -225,15 +265,20 @@ pub fn carry_out(
     verb.check()?;
     let now = i64::try_from(now_unix).unwrap_or(i64::MAX);
     let mut outcome = Outcome::default();
+    let verbs = match verb {
+        Verb::Each(verbs) => verbs.as_slice(),
+        one => std::slice::from_ref(one),
+    };
     let kept = store.edit(&mut |tables| {
-        let (done, target) = Work { tables, now }.carry_out(verb)?;
-        outcome = done;
-        if !matches!(verb, Verb::InfoTorrent(_)) {
-            tables.change(
-                "INSERT INTO hayate_audit (at, verb, target, outcome, source) VALUES (?, ?, ?, ?, ?)",
-                &[now.into(), verb.name().into(), (&*target).into(), outcome.word.into(), source.into()],
-            )?;
+        let mut outcomes = Vec::new();
+        for verb in verbs {
+            let (done, target) = Work { tables: &mut *tables, now }.carry_out(verb)?;
+            if !matches!(verb, Verb::InfoTorrent(_)) {
+                records::write(tables, now, verb.name(), &target, done.word, source)?;
+            }
+            outcomes.push(done);
         }
+        outcome = Outcome::of_all(std::mem::take(&mut outcomes));
         Ok(())
     });
     kept.map_err(|error| match error {
@@ -242,5 +287,30 @@ pub fn carry_out(
         error => error.into(),
     })?;
     log::info!("{} by {source}: {}", verb.name(), outcome.text);
+    if outcome.word == "refused" {
+        return Err(OfficeError::Bad(outcome.text));
+    }
     Ok(outcome)
+}
+
+impl Outcome {
+    /// What became of several.
+    fn of_all(mut outcomes: Vec<Self>) -> Self {
+        if outcomes.len() == 1 {
+            return outcomes.remove(0);
+        }
+        let mut word = "unchanged";
+        if let Some(done) = outcomes.iter().find(|outcome| !["unchanged", "missing"].contains(&outcome.word))
+        {
+            word = done.word;
+        } else if outcomes.iter().all(|outcome| outcome.word == "missing") {
+            word = "missing";
+        }
+        let count = |word: &str| outcomes.iter().filter(|outcome| outcome.word == word).count();
+        let words = ["added", "changed", "removed", "unchanged", "missing"].map(|word| (word, count(word)));
+        let told =
+            words.iter().filter(|(_, count)| *count > 0).map(|(word, count)| format!("{count} {word}"));
+        let text = told.collect::<Vec<_>>().join(", ");
+        Self { word, text, changes: outcomes.into_iter().flat_map(|outcome| outcome.changes).collect() }
+    }
 }

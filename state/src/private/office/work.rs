@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Change, Outcome, Verb, Who};
+use super::{Change, Outcome, TorrentChange, Verb, Who};
 use crate::ids::InfoHash;
 use crate::snapshot::site::{Group, Multipliers, User};
 use crate::store::{Cell, Registered, StoreError, Tables};
@@ -26,7 +26,7 @@ impl Work<'_> {
             Verb::AddTorrent { id, info_hash, group, multipliers } => {
                 self.add_torrent(*id, info_hash, group, *multipliers)
             }
-            Verb::UpdateTorrent { info_hash, up, down } => self.update_torrent(info_hash, *up, *down),
+            Verb::UpdateTorrent(info_hash, change) => self.update_torrent(info_hash, change),
             Verb::DeleteTorrent { info_hash, reason } => self.delete_torrent(info_hash, reason),
             Verb::AddUser { id, passkey } => self.add_user(*id, passkey),
             Verb::RemoveUser(who) => self.remove_user(who),
@@ -55,6 +55,16 @@ impl Work<'_> {
                 let text = told.unwrap_or_else(|| format!("torrent {info_hash} is not registered"));
                 Ok((Outcome { word, text, changes: Vec::new() }, info_hash.to_string()))
             }
+            Verb::GlobalFreeleech(wanted) => self.global_freeleech(*wanted),
+            Verb::GroupFreeleech(group, multipliers) => self.group_freeleech(group, *multipliers),
+            Verb::HitAndRun(uid, info_hash, wanted) => self.hit_and_run(*uid, info_hash, *wanted),
+            Verb::AnnounceInterval(seconds) => {
+                let text = format!("changed: clients come back after {seconds} s");
+                let target = format!("announce interval {seconds}");
+                Ok((Outcome { word: "changed", text, changes: Vec::new() }, target))
+            }
+            // Whoever calls takes them apart, and they are not nested.
+            Verb::Each(_) => Ok((Outcome { word: "unchanged", ..Outcome::default() }, String::new())),
         }
     }
 
@@ -78,12 +88,19 @@ impl Work<'_> {
         Ok((Outcome { word, text: format!("{word}: {text}"), changes }, hash.to_string()))
     }
 
-    fn update_torrent(&mut self, hash: &InfoHash, up: Option<f64>, down: Option<f64>) -> Done {
+    fn update_torrent(&mut self, hash: &InfoHash, change: &TorrentChange) -> Done {
         let before = self.torrent(hash)?;
-        let sql = "UPDATE torrents SET UpMultiplier = ifnull(?, UpMultiplier),
-            DownMultiplier = ifnull(?, DownMultiplier) WHERE info_hash = ?";
-        let factor = |factor: Option<f64>| factor.map_or(Cell::Null, Cell::from);
-        self.tables.change(sql, &[factor(up), factor(down), hash.0[..].into()])?;
+        for (column, value) in [
+            ("UpMultiplier", change.up.map(Cell::from)),
+            ("DownMultiplier", change.down.map(Cell::from)),
+            ("Status", change.status.map(|status| i64::from(status).into())),
+            ("TorrentType", change.type_name.as_deref().map(Cell::from)),
+            ("GroupID", change.group.map(Cell::from)),
+        ] {
+            let Some(value) = value else { continue };
+            let sql = format!("UPDATE torrents SET {column} = ? WHERE info_hash = ?");
+            self.tables.change(&sql, &[value, hash.0[..].into()])?;
+        }
         let torrent = self.torrent(hash)?;
         let word = match &torrent {
             None => "missing",
@@ -91,8 +108,12 @@ impl Work<'_> {
             Some(_) => "changed",
         };
         let text = torrent.as_ref().map_or_else(|| format!("torrent {hash} is not registered"), info);
-        let changes = torrent.into_iter().map(Change::PutTorrent).collect();
-        Ok((Outcome { word, text, changes }, hash.to_string()))
+        // Those of this type are not for the tracker.
+        let put = |torrent: Registered| match &*torrent.group.type_name {
+            "internal" => Change::DropTorrent(*hash, None),
+            _ => Change::PutTorrent(torrent),
+        };
+        Ok((Outcome { word, text, changes: torrent.into_iter().map(put).collect() }, hash.to_string()))
     }
 
     fn delete_torrent(&mut self, hash: &InfoHash, reason: &str) -> Done {
@@ -112,14 +133,23 @@ impl Work<'_> {
 
     fn add_user(&mut self, id: Option<u32>, passkey: &str) -> Done {
         let known = self.user(&id.map_or_else(|| Who::Passkey(passkey.to_owned()), Who::Id))?;
-        let (word, id) = match known {
-            Some(user) if user.enabled && *user.user.passkey == *passkey.as_bytes() => {
-                ("unchanged", user.user.id)
+        let has_it = |known: &Known| *known.user.passkey == *passkey.as_bytes();
+        if !known.as_ref().is_some_and(|known| known.enabled && has_it(known)) {
+            let id = known.as_ref().map(|known| known.user.id).or(id);
+            if let Some(other) = self.another_with(passkey, id)? {
+                return Ok(taken(other, id));
             }
-            Some(user) => {
+        }
+        let mut changes = Vec::new();
+        let (word, id) = match known {
+            Some(known) if known.enabled && has_it(&known) => ("unchanged", known.user.id),
+            Some(known) => {
                 let sql = "UPDATE users_main SET torrent_pass = ?, Enabled = '1' WHERE ID = ?";
-                self.tables.change(sql, &[passkey.into(), user.user.id.into()])?;
-                ("changed", user.user.id)
+                self.tables.change(sql, &[passkey.into(), known.user.id.into()])?;
+                if !has_it(&known) {
+                    changes.push(self.given_up(&known.user.passkey)?);
+                }
+                ("changed", known.user.id)
             }
             None => {
                 let sql = "INSERT INTO users_main (ID, Enabled, torrent_pass) VALUES (?, '1', ?)";
@@ -129,7 +159,7 @@ impl Work<'_> {
             }
         };
         let user = self.user(&Who::Id(id))?.filter(|user| user.enabled);
-        let changes = user.map(|user| Change::PutUser(user.user)).into_iter().collect();
+        changes.extend(user.map(|user| Change::PutUser(user.user)));
         Ok((Outcome { word, text: format!("{word}: user {id}"), changes }, format!("user {id}")))
     }
 
@@ -163,6 +193,12 @@ impl Work<'_> {
             return Ok(nobody(&Who::Passkey(String::new())));
         };
         let id = user.id;
+        let other = if moved { self.another_with(new, Some(id))? } else { None };
+        if let Some(other) =
+            other.map_or_else(|| self.another_who_gave_up(old, Some(id)), |id| Ok(Some(id)))?
+        {
+            return Ok(taken(other, Some(id)));
+        }
         let sql = "UPDATE users_main SET torrent_pass = ? WHERE ID = ?";
         self.tables.change(sql, &[new.into(), id.into()])?;
         let (until, begun) = self.retire(old, id, moved, grace)?;
@@ -200,6 +236,27 @@ impl Work<'_> {
         Ok((until, true))
     }
 
+    /// Another user who has this passkey, enabled or not, or can still come in by it.
+    fn another_with(&mut self, passkey: &str, id: Option<u32>) -> Result<Option<u32>, StoreError> {
+        let sql = format!(
+            "SELECT ID FROM users_main WHERE {EXACT_PASSKEY} AND ID <> ? ORDER BY Enabled = '1' DESC, ID DESC"
+        );
+        let id_or_none = id.map_or(Cell::Number(-1), Cell::from);
+        let rows = self.tables.ask(&sql, &[passkey.into(), passkey.into(), id_or_none])?;
+        match rows.first().and_then(|row| row.first()?.id()) {
+            Some(other) => Ok(Some(other)),
+            None => self.another_who_gave_up(passkey, id),
+        }
+    }
+
+    /// Another user who had this passkey, and can still come in by it.
+    fn another_who_gave_up(&mut self, passkey: &str, id: Option<u32>) -> Result<Option<u32>, StoreError> {
+        let sql = "SELECT uid FROM hayate_passkeys WHERE passkey = ? AND good_until > ? AND uid <> ?";
+        let id = id.map_or(Cell::Number(-1), Cell::from);
+        let rows = self.tables.ask(sql, &[passkey.into(), self.now.into(), id])?;
+        Ok(rows.first().and_then(|row| row.first()?.id()))
+    }
+
     /// What a passkey means after somebody has given it up: it may be that of another, too.
     fn given_up(&mut self, passkey: &[u8]) -> Result<Change, StoreError> {
         let owner = self.user(&Who::Passkey(String::from_utf8_lossy(passkey).into_owned()))?;
@@ -229,10 +286,7 @@ impl Work<'_> {
 
     fn token(&mut self, uid: u32, hash: &InfoHash, wanted: bool) -> Done {
         let target = format!("user {uid} torrent {hash}");
-        let Some(torrent) = self.torrent(hash)? else {
-            let text = format!("missing: torrent {hash} is not registered");
-            return Ok((Outcome { word: "missing", text, changes: Vec::new() }, target));
-        };
+        let Some(torrent) = self.torrent(hash)? else { return Ok(is_missing(hash, target)) };
         let key = || [uid.into(), torrent.id.into()];
         let there =
             !self.tables.ask("SELECT uid FROM hayate_tokens WHERE uid = ? AND fid = ?", &key())?.is_empty();
@@ -291,7 +345,7 @@ impl Work<'_> {
         Ok((Outcome { word, text: format!("{word}: client {prefix:?}"), changes }, prefix.to_owned()))
     }
 
-    fn torrent(&mut self, info_hash: &InfoHash) -> Result<Option<Registered>, StoreError> {
+    pub(super) fn torrent(&mut self, info_hash: &InfoHash) -> Result<Option<Registered>, StoreError> {
         let rows = self.tables.ask(
             "SELECT ID, GroupID, TorrentType, Snatched, Status, UpMultiplier, DownMultiplier
              FROM torrents WHERE info_hash = ?",
@@ -348,7 +402,19 @@ struct Known {
     enabled: bool,
 }
 
-fn factor(cell: &Cell) -> Option<f64> {
+/// A passkey that one user asks for is another's.
+fn taken(other: u32, id: Option<u32>) -> (Outcome, String) {
+    let text = format!("refused: user {other} has this passkey");
+    let target = id.map_or_else(|| "a new user".to_owned(), |id| format!("user {id}"));
+    (Outcome { word: "refused", text, changes: Vec::new() }, format!("{target}, passkey of user {other}"))
+}
+
+pub(super) fn is_missing(hash: &InfoHash, target: String) -> (Outcome, String) {
+    let text = format!("missing: torrent {hash} is not registered");
+    (Outcome { word: "missing", text, changes: Vec::new() }, target)
+}
+
+pub(super) fn factor(cell: &Cell) -> Option<f64> {
     match cell {
         Cell::Real(factor) => Some(factor.abs()),
         _ => None,

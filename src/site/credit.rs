@@ -1,0 +1,138 @@
+//! What is not credited: tokens, and freeleech of a site or of groups.
+
+use anyhow::bail;
+use clap::{Subcommand, ValueEnum};
+use hayate_state::InfoHash;
+use hayate_state::private::office::Verb;
+use hayate_state::snapshot::site::Group;
+use hayate_state::store::{Cell, Store};
+
+use super::{Factors, carry_out, list, open};
+use crate::config::Settings;
+use crate::desk::TorrentName;
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
+
+impl Switch {
+    pub(crate) fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
+/// Tokens of a site.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Give a user a token for a torrent.
+    Add {
+        /// The user's id.
+        user: u32,
+        /// The torrent: its info_hash or its id.
+        torrent: TorrentName,
+    },
+    /// List tokens.
+    List,
+    /// Take a token back.
+    Remove {
+        /// The user's id.
+        user: u32,
+        /// The torrent: its info_hash or its id.
+        torrent: TorrentName,
+    },
+}
+
+/// Freeleech of a site.
+#[derive(Debug, Subcommand)]
+pub(crate) enum FreeleechCommand {
+    /// Say whether what is downloaded is credited at all.
+    Global {
+        /// On: it is not.
+        state: Switch,
+    },
+    /// Give a group of torrents multipliers; without any, downloads are free and uploads count once.
+    Set {
+        /// The type of the group.
+        type_name: String,
+        /// The id of the group.
+        group: u32,
+        #[command(flatten)]
+        factors: Factors,
+    },
+    /// List groups with multipliers.
+    List,
+    /// Take the multipliers of a group back.
+    Remove {
+        /// The type of the group.
+        type_name: String,
+        /// The id of the group.
+        group: u32,
+    },
+}
+
+/// `hayate token ..`; gives what is printed.
+///
+/// # Errors
+/// When the database cannot be reached or refuses, or none is meant.
+pub(crate) fn token(command: &TokenCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
+    let mut store = open(settings)?;
+    let verb = match command {
+        TokenCommand::List => return list(&mut *store, "hayate_tokens", &["uid", "fid"], "uid, fid", json),
+        TokenCommand::Add { user, torrent } => Verb::AddToken(*user, info_hash(&mut *store, *torrent)?),
+        TokenCommand::Remove { user, torrent } => Verb::RemoveToken(*user, info_hash(&mut *store, *torrent)?),
+    };
+    carry_out(&mut *store, &verb)
+}
+
+/// `hayate freeleech ..`; gives what is printed.
+///
+/// # Errors
+/// When the database cannot be reached or refuses.
+pub(crate) fn freeleech(
+    command: &FreeleechCommand,
+    settings: &Settings,
+    json: bool,
+) -> anyhow::Result<String> {
+    let mut store = open(settings)?;
+    let group = |type_name: &str, id| Group { type_name: type_name.into(), id };
+    let verb = match command {
+        FreeleechCommand::List => {
+            let columns = ["Type", "GroupID", "UpMultiplier", "DownMultiplier"];
+            return list(&mut *store, "torrent_group_freeleech", &columns, "Type, GroupID", json);
+        }
+        FreeleechCommand::Global { state } => Verb::GlobalFreeleech(state.is_on()),
+        FreeleechCommand::Set { type_name, group: id, factors } => {
+            let free = Factors { up: factors.up, down: factors.down.or(Some(0.0)) };
+            Verb::GroupFreeleech(group(type_name, *id), Some(free.or_plain()))
+        }
+        FreeleechCommand::Remove { type_name, group: id } => {
+            Verb::GroupFreeleech(group(type_name, *id), None)
+        }
+    };
+    carry_out(&mut *store, &verb)
+}
+
+/// The torrent that is meant; the database knows it by its id.
+///
+/// # Errors
+/// When the database cannot be reached, or has none with this id.
+pub(super) fn info_hash(store: &mut dyn Store, torrent: TorrentName) -> anyhow::Result<InfoHash> {
+    let id = match torrent {
+        TorrentName::Hash(info_hash) => return Ok(info_hash),
+        TorrentName::Id(id) => id,
+    };
+    let mut found = None;
+    store.edit(&mut |tables| {
+        let rows = tables.ask("SELECT info_hash FROM torrents WHERE ID = ?", &[id.into()])?;
+        found = rows.into_iter().flatten().find_map(|cell| match cell {
+            Cell::Octets(octets) => octets.try_into().ok().map(InfoHash),
+            _ => None,
+        });
+        Ok(())
+    })?;
+    let Some(info_hash) = found else { bail!("missing: torrent {id} is not registered") };
+    Ok(info_hash)
+}

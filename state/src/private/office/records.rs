@@ -1,0 +1,83 @@
+//! What is kept of changes and of those who are gone, and for how long.
+
+use super::super::remarks::Claim;
+use crate::store::{Cell, Store, StoreError, Tables};
+
+/// Rows of one table that are removed at once.
+const ROWS_SLICE: usize = 500;
+
+/// Writes a row of the audit.
+pub(super) fn write(
+    tables: &mut dyn Tables,
+    now: i64,
+    verb: &str,
+    target: &str,
+    outcome: &str,
+    source: &str,
+) -> Result<(), StoreError> {
+    tables.change(
+        "INSERT INTO hayate_audit (at, verb, target, outcome, source) VALUES (?, ?, ?, ?, ?)",
+        &[now.into(), verb.into(), target.into(), outcome.into(), source.into()],
+    )?;
+    Ok(())
+}
+
+/// Writes down what users claimed that nobody believes.
+pub(crate) fn write_claims(store: &mut dyn Store, now: i64, claims: &[Claim]) -> Result<(), StoreError> {
+    store.edit(&mut |tables| {
+        claims.iter().try_for_each(|claim| {
+            write(tables, now, "announce", &claim.to_string(), "not credited", "the tracker")
+        })
+    })
+}
+
+/// Removes rows whose time was over before that second: a slice of each table, the oldest of the audit first.
+/// Gives how many.
+pub(crate) fn forget(store: &mut dyn Store, before: i64) -> Result<usize, StoreError> {
+    let mut gone = 0;
+    let tables = [
+        // By its key: there is no index of times, and later rows have later ones.
+        (
+            "hayate_audit",
+            "id",
+            format!(
+                "SELECT id FROM (SELECT id, at FROM hayate_audit ORDER BY id LIMIT {ROWS_SLICE}) AS oldest
+             WHERE at < ?"
+            ),
+        ),
+        (
+            "hayate_deletions",
+            "info_hash",
+            format!("SELECT info_hash FROM hayate_deletions WHERE deleted_at < ? LIMIT {ROWS_SLICE}"),
+        ),
+        (
+            "hayate_passkeys",
+            "passkey",
+            format!("SELECT passkey FROM hayate_passkeys WHERE good_until < ? LIMIT {ROWS_SLICE}"),
+        ),
+    ];
+    for (table, key, old) in &tables {
+        store.edit(&mut |tables| {
+            let rows = tables.ask(old, &[before.into()])?;
+            let keys: Vec<Cell> = rows.into_iter().flatten().map(|cell| key_of(key, cell)).collect();
+            if keys.is_empty() {
+                return Ok(());
+            }
+            let marks = vec!["?"; keys.len()].join(", ");
+            tables.change(&format!("DELETE FROM {table} WHERE {key} IN ({marks})"), &keys)?;
+            gone += keys.len();
+            Ok(())
+        })?;
+    }
+    Ok(gone)
+}
+
+/// Answers do not tell text from octets, but questions do.
+fn key_of(column: &str, cell: Cell) -> Cell {
+    match cell {
+        Cell::Octets(octets) if column == "passkey" => {
+            Cell::Text(String::from_utf8_lossy(&octets).into_owned())
+        }
+        other => other,
+    }
+}
