@@ -18,6 +18,7 @@ mod fixture;
 mod graceful_stop;
 mod harness;
 mod hooks;
+mod hostile;
 mod http_door;
 mod import_config;
 mod limits;
