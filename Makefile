@@ -18,7 +18,7 @@ help:
 	@echo 'make lint    formatting, clippy and documentation, warnings being errors'
 	@echo 'make fmt     format all code'
 	@echo 'make fuzz    run every fuzz target for FUZZ_SECONDS (60) each'
-	@echo 'make soak    finished downloads under random faults for SOAK_SECONDS (600), all counted once'
+	@echo 'make soak    100 upgrades in a storm of signals, then random faults for SOAK_SECONDS (600)'
 	@echo 'make deny    check licences, bans and sources of all dependencies'
 	@echo 'make bench   measure, and write docs/PERFORMANCE.md: half an hour; BENCH="--quick udp" for less'
 	@echo 'make clean   remove what was built and installed here'
@@ -54,6 +54,7 @@ fuzz: fuzz-build
 
 # Of the database, the tracker and its configuration; with real ones, on free loopback ports.
 soak: setup
+	HAYATE_STORM_UPGRADES=100 cargo test --test suite -- storm::upgrades_succeed --nocapture
 	HAYATE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --test suite -- --exact soak::soak --nocapture
 
 # Without its advisories: their database is in no package registry. The fuzz targets are not

@@ -41,13 +41,13 @@ fn carry_out(line: &Line, command: Option<&Command>) -> anyhow::Result<()> {
         Some(Command::PrintConfig) => print_config(line),
         Some(Command::Migrate { print }) => migrate(line, *print),
         Some(Command::User(command)) => {
-            print(site::user(command, &read(&source(line)?, &NoFetch)?.1, line.look.json)?.as_bytes())
+            print(site::user(command, &settings_as_user(line)?, line.look.json)?.as_bytes())
         }
         Some(Command::Torrent(command)) => {
-            print(site::torrent(command, &read(&source(line)?, &NoFetch)?.1, line.look.json)?.as_bytes())
+            print(site::torrent(command, &settings_as_user(line)?, line.look.json)?.as_bytes())
         }
         Some(Command::Client(command)) => {
-            print(site::client(command, &read(&source(line)?, &NoFetch)?.1, line.look.json)?.as_bytes())
+            print(site::client(command, &settings_as_user(line)?, line.look.json)?.as_bytes())
         }
         Some(Command::Token(command)) => {
             let settings = read(&source(line)?, &NoFetch)?.1;
@@ -90,14 +90,64 @@ fn source(line: &Line) -> anyhow::Result<Source> {
 
 /// Reads the configuration and everything it names.
 pub(crate) fn read(source: &Source, keyrings: &dyn Keyrings) -> anyhow::Result<(Config, Settings)> {
-    let config = source.read().context(CONFIG)?;
-    let mut settings = Settings::of(&config, keyrings).context(CONFIG)?;
-    settings.warnings.splice(0..0, config.warnings.iter().cloned());
+    let config = document(source)?;
+    let settings = settings(&config, keyrings)?;
     Ok((config, settings))
 }
 
-fn check_config(line: &Line) -> anyhow::Result<()> {
+/// Reads the configuration alone.
+pub(crate) fn document(source: &Source) -> anyhow::Result<Config> {
+    source.read().context(CONFIG)
+}
+
+/// Reads everything that the configuration names.
+pub(crate) fn settings(config: &Config, keyrings: &dyn Keyrings) -> anyhow::Result<Settings> {
+    let mut settings = Settings::of(config, keyrings).context(CONFIG)?;
+    settings.warnings.splice(0..0, config.warnings.iter().cloned());
+    Ok(settings)
+}
+
+/// The settings for a command that works in `state_dir`: root works there as the user that the tracker
+/// becomes, who might have put a link of any name into it.
+fn settings_as_user(line: &Line) -> anyhow::Result<Settings> {
     let (_, settings) = read(&source(line)?, &NoFetch)?;
+    if let Some(identity) = settings.identity.as_ref().filter(|_| nix::unistd::geteuid().is_root()) {
+        identity.assume()?;
+    }
+    Ok(settings)
+}
+
+/// Warns of what the user that the process becomes could not read again.
+pub(crate) fn foresee(config: &Config, settings: &mut Settings) {
+    let identity = settings.identity.as_ref();
+    let Some(identity) = identity.filter(|who| !who.is_current() && nix::unistd::geteuid().is_root()) else {
+        return;
+    };
+    let (keys, files): (Vec<_>, Vec<_>) = config.named_files().into_iter().unzip();
+    let tried = match identity.try_files(&files) {
+        Ok(tried) => tried,
+        Err(error) => {
+            settings.warnings.push(format!("files could not be tried as {identity}: {error}"));
+            return;
+        }
+    };
+    for ((key, path), error) in keys.into_iter().zip(&files).zip(tried) {
+        let Some(error) = error else { continue };
+        let (key, kept) = match key {
+            "" => ("the configuration", "a reload"),
+            key => (key, "a reload keeps what was read of it at the start, and an upgrade"),
+        };
+        settings.warnings.push(format!(
+            "{key}: {}: {error} for {identity} of privileges.user: {kept} will be refused; run `{}`",
+            path.display(),
+            identity.remedy(path)
+        ));
+    }
+}
+
+fn check_config(line: &Line) -> anyhow::Result<()> {
+    let (config, mut settings) = read(&source(line)?, &NoFetch)?;
+    foresee(&config, &mut settings);
     for warning in &settings.warnings {
         eprint(&format!("warning: {warning}"));
     }
@@ -113,7 +163,7 @@ fn print_config(line: &Line) -> anyhow::Result<()> {
 }
 
 fn migrate(line: &Line, print_only: bool) -> anyhow::Result<()> {
-    let (_, settings) = read(&source(line)?, &NoFetch)?;
+    let settings = settings_as_user(line)?;
     let Some(dsn) = settings.keep.dsn else {
         bail!("database.dsn is empty: there is no database to migrate");
     };
@@ -136,7 +186,7 @@ fn migrate(line: &Line, print_only: bool) -> anyhow::Result<()> {
 
 /// Asks the tracker that runs in the same `state_dir` to hand over, and waits for what becomes of it.
 fn upgrade(line: &Line, timeout: Duration) -> anyhow::Result<()> {
-    let (_, settings) = read(&source(line)?, &NoFetch)?;
+    let settings = settings_as_user(line)?;
     let folder = &settings.keep.state_dir;
     let place = || format!("the lock in {}", folder.display());
     let none = || anyhow!("no tracker runs with state_dir {}", folder.display());
@@ -157,7 +207,9 @@ fn upgrade(line: &Line, timeout: Duration) -> anyhow::Result<()> {
             }
             Some(_) => {}
         }
-        if let Some(now) = watch.record().filter(|now| Some(now) != before.as_ref() && !now.refusal.is_empty()) {
+        if let Some(now) =
+            watch.record().filter(|now| Some(now) != before.as_ref() && !now.refusal.is_empty())
+        {
             bail!("process {pid} serves on: {}", now.refusal);
         }
     }

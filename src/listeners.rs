@@ -27,11 +27,21 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
+    /// Opens all that may need root: everything but the unix socket.
     pub(crate) fn open(settings: &Settings) -> anyhow::Result<Self> {
+        let listen = ListenConfig { unix_socket: None, ..settings.listen.clone() };
         // Also without an address: a reload may bring one.
-        let http = HttpDoor::open(&settings.listen)?;
+        let http = HttpDoor::open(&listen)?;
         let udp = settings.udp.as_ref().map(|(sockets, _)| UdpDoor::open(sockets)).transpose()?;
         Ok(Self { http, udp })
+    }
+
+    /// Opens the rest, by the rights of the user that the process has become.
+    pub(crate) fn open_unix(&mut self, settings: &Settings) -> anyhow::Result<()> {
+        match &settings.listen.unix_socket {
+            Some(path) => Ok(self.http.open_unix(path)?),
+            None => Ok(()),
+        }
     }
 
     /// The sockets of a predecessor.

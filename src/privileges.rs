@@ -1,9 +1,21 @@
 //! Who the process is: another user once its sockets are open.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
+use std::fs::{Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::libc::O_NONBLOCK;
 use nix::unistd::{Gid, Group, Uid, User};
+use rustix::io::Errno;
+use rustix::thread::{
+    CapabilitySet, remove_capability_from_bounding_set, set_no_new_privs, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
+};
+
+use crate::config::document::Privileges;
 
 /// A user and a group to become.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,10 +54,36 @@ pub(crate) enum DropError {
     NotRoot { user: Uid, current: Uid },
     #[error("privileges: {step}: {source}")]
     Refused { step: &'static str, source: nix::Error },
-    #[error("privileges: giving {} to the user: {source}", path.display())]
-    NotGiven { path: PathBuf, source: nix::Error },
+    #[error("privileges: the capabilities of later programs cannot be taken away: {source}")]
+    NotSealed { source: Errno },
     #[error("privileges: the process could still become root after it dropped them")]
     StillRoot,
+}
+
+/// Capabilities that the kernel can have.
+const CAPABILITIES_MAX: u32 = 64;
+
+/// Takes from this thread and all that it starts what might give a process privileges once it has dropped
+/// them: its bounding set of capabilities, and the effect of set-user-id programs. What the process can do
+/// now it still can. Does nothing where it will not become another user.
+///
+/// # Errors
+/// When the system refuses.
+pub(crate) fn seal(names: &Privileges) -> Result<(), DropError> {
+    // What is wrong with the names is said by whoever reads the configuration.
+    let Ok(identity) = Identity::find(&names.user, &names.group) else { return Ok(()) };
+    if names.user.is_empty() || identity.is_current() || !Uid::effective().is_root() {
+        return Ok(());
+    }
+    let not_sealed = |source| DropError::NotSealed { source };
+    for number in 0..CAPABILITIES_MAX {
+        match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
+            // The kernel has no more of them.
+            Err(Errno::INVAL) => break,
+            other => other.map_err(not_sealed)?,
+        }
+    }
+    set_no_new_privs(true).map_err(not_sealed)
 }
 
 impl Identity {
@@ -68,15 +106,6 @@ impl Identity {
             (false, _) => find_group(group)?,
         };
         Ok(Self { user: uid, group: gid, name: entry.and_then(|entry| CString::new(entry.name).ok()) })
-    }
-
-    /// Makes the identity the owner of a file or socket that the process keeps.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub(crate) fn own(&self, path: &Path) -> Result<(), DropError> {
-        nix::unistd::chown(path, Some(self.user), Some(self.group))
-            .map_err(|source| DropError::NotGiven { path: path.to_owned(), source })
     }
 
     /// Is the process this user already?
@@ -102,6 +131,62 @@ impl Identity {
         let changed = self.is_current() && Gid::current() == self.group;
         let way_back = !self.user.is_root() && nix::unistd::setuid(Uid::from_raw(0)).is_ok();
         if changed && !way_back { Ok(()) } else { Err(DropError::StillRoot) }
+    }
+
+    /// Tries to open files as this user would, in a thread that becomes it for the trial; gives for each why
+    /// that failed. Only root can try.
+    ///
+    /// # Errors
+    /// When the system gives no thread, or does not let it become the user.
+    pub(crate) fn try_files(&self, files: &[PathBuf]) -> io::Result<Vec<Option<io::Error>>> {
+        let become_user = || -> Result<(), Errno> {
+            let gid = rustix::process::Gid::from_raw(self.group.as_raw());
+            let uid = rustix::process::Uid::from_raw(self.user.as_raw());
+            let groups: Vec<_> = self
+                .groups()
+                .into_iter()
+                .map(|group| rustix::process::Gid::from_raw(group.as_raw()))
+                .collect();
+            set_thread_groups(&groups)?;
+            set_thread_res_gid(gid, gid, gid)?;
+            set_thread_res_uid(uid, uid, uid)
+        };
+        let open = |path: &PathBuf| OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path).err();
+        std::thread::scope(|scope| {
+            let trial = std::thread::Builder::new().name("trial".into()).spawn_scoped(scope, || {
+                become_user()?;
+                Ok(files.iter().map(open).collect())
+            })?;
+            trial.join().unwrap_or_else(|_| Err(io::Error::other("the trial has panicked")))
+        })
+    }
+
+    /// Commands after which the user can read a file, as far as modes tell.
+    pub(crate) fn remedy(&self, path: &Path) -> String {
+        let mut paths = BTreeSet::new();
+        for path in [std::path::absolute(path).ok(), path.canonicalize().ok()].into_iter().flatten() {
+            paths.extend(path.ancestors().skip(1).map(Path::to_owned));
+        }
+        let closed = |path: &PathBuf, bit| path.metadata().is_ok_and(|found| !self.may(&found, bit));
+        paths.retain(|folder| closed(folder, 1));
+        let mut commands: Vec<String> =
+            paths.iter().map(|folder| format!("setfacl -m u:{}:x {}", self.user, folder.display())).collect();
+        if commands.is_empty() || closed(&path.to_owned(), 4) {
+            commands.push(format!("setfacl -m u:{}:r {}", self.user, path.display()));
+        }
+        commands.join(" && ")
+    }
+
+    /// Does the mode of a file grant the user this bit?
+    fn may(&self, found: &Metadata, bit: u32) -> bool {
+        let shift = if found.uid() == self.user.as_raw() {
+            6
+        } else if self.groups().iter().any(|group| group.as_raw() == found.gid()) {
+            3
+        } else {
+            0
+        };
+        found.mode() >> shift & bit != 0
     }
 
     /// The group itself, and the further groups of a user with a name.
@@ -149,6 +234,40 @@ mod tests {
             assert_eq!(error.key(), key);
             assert!(error.to_string().contains("no-such") || error.to_string().contains("40007"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_of_roots_alone_is_found_out_with_the_command_that_opens_it() {
+        if !Uid::effective().is_root() {
+            println!("skipped: only root can try as another user");
+            return;
+        }
+        let mode = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        };
+        let folder = crate::config::scratch::Scratch::new();
+        let closed = folder.path("closed");
+        std::fs::create_dir(&closed).unwrap();
+        let files = [
+            folder.write("open.pem", "7"),
+            folder.write("key.pem", "11"),
+            folder.write("closed/key.pem", "13"),
+            folder.path("missing"),
+        ];
+        mode(&folder.path(""), 0o755);
+        mode(&closed, 0o700);
+        for (path, bits) in files.iter().zip([0o644, 0o600, 0o644]) {
+            mode(path, bits);
+        }
+        let nobody = Identity::find("65534", "65534").unwrap();
+        let kinds: Vec<_> = nobody.try_files(&files).unwrap();
+        let kinds: Vec<_> = kinds.iter().map(|error| error.as_ref().map(io::Error::kind)).collect();
+        let denied = Some(io::ErrorKind::PermissionDenied);
+        assert_eq!(kinds, [None, denied, denied, Some(io::ErrorKind::NotFound)]);
+        assert!(std::fs::read(&files[1]).is_ok(), "this thread is still root");
+        let [_, key, hidden, _] = &files;
+        assert_eq!(nobody.remedy(key), format!("setfacl -m u:65534:r {}", key.display()));
+        assert_eq!(nobody.remedy(hidden), format!("setfacl -m u:65534:x {}", closed.display()));
     }
 
     #[test]

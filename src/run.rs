@@ -1,4 +1,6 @@
-//! Start, serve, stop. In this order: configuration, sockets, key, privileges, state, doors; and back.
+//! Start, serve, stop. In this order: configuration, sockets, privileges, key, state, doors; and back.
+
+mod succession;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -17,7 +19,7 @@ use sd_notify::NotifyState;
 
 use crate::cli::Look;
 use crate::config::{Config, Document, Settings, Source};
-use crate::handover::{Estate, Heir, Inheritance, Nest, Raising, Reception, Successor, Voice};
+use crate::handover::{Estate, Heir, Inheritance, Raising, Reception, Voice};
 use crate::keyrings::JwkSets;
 use crate::listeners::{Listening, NewSockets, Sockets, joined, start_http, start_udp, trackers};
 use crate::lock::StateLock;
@@ -26,7 +28,8 @@ use crate::reload::{self, Levers};
 use crate::signals::{self, Boat, Wish, Wishes};
 use crate::storage::Storage;
 use crate::vitals::{Reloads, Vitals, list_own, list_policy};
-use crate::{commands, files, key, logging};
+use crate::{commands, files, key, logging, privileges};
+use succession::Due;
 
 /// How often the main thread looks whether everything lives.
 const LOOK_ROUND: Duration = Duration::from_secs(1);
@@ -37,9 +40,14 @@ const LOOK_ROUND: Duration = Duration::from_secs(1);
 pub(crate) fn serve(source: &Source, look: &Look) -> anyhow::Result<()> {
     signals::hold().context("blocking signals")?;
     let boat = Boat::default();
-    let (sender, wishes) = signals::listen(&boat).context("listening to signals")?;
     let keyrings = JwkSets::default();
-    let (config, mut settings) = commands::read(source, &keyrings)?;
+    let config = commands::document(source)?;
+    // Before there is a thread, for each has what is taken away here for itself.
+    let sealed = privileges::seal(&config.document.privileges);
+    let (sender, wishes) = signals::listen(&boat).context("listening to signals")?;
+    let mut settings = commands::settings(&config, &keyrings)?;
+    commands::foresee(&config, &mut settings);
+    settings.warnings.extend(sealed.err().map(|error| error.to_string()));
     logging::start(look, &config.document.log);
     log::info!("hayate {}", env!("CARGO_PKG_VERSION"));
     for warning in &settings.warnings {
@@ -92,17 +100,6 @@ struct Daemon {
     due: Due,
 }
 
-/// What was asked for, and cannot be done yet.
-#[derive(Debug, Default)]
-struct Due {
-    /// Until it is known whether there will be a successor, who would reload in the place of this process.
-    reload: bool,
-    /// Until the predecessor has ended.
-    upgrade: bool,
-    /// Likewise: what lasts cannot be written before.
-    stop: bool,
-}
-
 /// Tells the operator what the tracker will decide by.
 fn say_what_starts(document: &Document, policy: &Policy) {
     log::info!(
@@ -132,16 +129,9 @@ impl Daemon {
         inheritance: Option<Inheritance>,
     ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("the path of this program")?;
-        let (sockets, legacy) = match inheritance {
-            None => (Sockets::open(&settings)?, None),
-            Some(inheritance) => {
-                let Inheritance { udp, http, lock, voice } = inheritance;
-                (Sockets::adopt(&settings, udp, http)?, Some((lock, voice)))
-            }
-        };
+        let (sockets, legacy) = open(&settings, inheritance)?;
         let estate = sockets.share().context("sharing the sockets")?;
         key::settle(&mut settings).context("the key of the UDP connection ids")?;
-        drop_privileges(&settings)?;
         let metrics = sockets.http.metrics_addresses();
         if !metrics.is_empty() {
             log::info!("starting metrics server on {}", joined(&metrics));
@@ -306,144 +296,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Starts a successor, if there can be one.
-    fn upgrade(&mut self) {
-        if self.raising.is_some() {
-            // Whoever asks again hears what becomes of it.
-            return;
-        }
-        if self.storage.site.is_some() {
-            return self.refuse_upgrade("in mode private there is no successor: a restart keeps all peers");
-        }
-        if !self.storage.is_settled() {
-            self.due.upgrade = true;
-            return;
-        }
-        log::info!("upgrading: starting {}", self.program.display());
-        self.storage.book.close();
-        let nest = Nest {
-            program: self.program.clone(),
-            estate: Arc::clone(&self.estate),
-            lock: Arc::clone(&self.storage.lock),
-            swarms: Arc::clone(&self.storage.swarms),
-            clock: self.clock,
-        };
-        match Raising::begin(nest, &self.wishes) {
-            Ok(raising) => self.raising = Some(raising),
-            Err(error) => self.serve_on(&error),
-        }
-    }
-
-    /// There will be no successor.
-    fn serve_on(&mut self, error: &anyhow::Error) {
-        self.storage.book.open();
-        self.refuse_upgrade(&format!("{error:#}"));
-        if std::mem::take(&mut self.due.reload) {
-            self.reload();
-        }
-    }
-
-    fn refuse_upgrade(&self, refusal: &str) {
-        log::error!("upgrade refused: {refusal}");
-        if let Err(error) = self.storage.lock.refuse(refusal) {
-            log::warn!("the lock file: {error}");
-        }
-    }
-
-    /// The predecessor has ended: what it had is this process's. True if it stops now.
-    fn inherit(&mut self) -> bool {
-        self.storage.start_late(&self.board, &self.wishes, &self.boat);
-        if self.due.stop {
-            return true;
-        }
-        if std::mem::take(&mut self.due.upgrade) {
-            if self.storage.is_settled() {
-                self.upgrade();
-            } else {
-                self.refuse_upgrade("the database that the predecessor had cannot be opened");
-            }
-        }
-        false
-    }
-
-    /// Lets the successor serve, if there is one; `None` if not, and this process serves on.
-    ///
-    /// # Errors
-    /// When this process cannot serve on.
-    fn hand_over(&mut self, raising: Raising, wishes: &Receiver<Wish>) -> anyhow::Result<Option<End>> {
-        let mut successor = match raising.finish() {
-            Ok(successor) => successor,
-            Err(error) => {
-                self.serve_on(&error);
-                return Ok(None);
-            }
-        };
-        log::info!("process {} takes over", successor.pid());
-        // From here on the successor hears of every signal. What came before is known below.
-        self.wishes.share_with(successor.ear().ok());
-        while let Ok(wish) = wishes.try_recv() {
-            match wish {
-                Wish::Reload => self.due.reload = true,
-                Wish::Registered(list) => self.levers.register(list),
-                Wish::Stop | Wish::Upgrade | Wish::Inherited | Wish::Raised => {}
-            }
-        }
-        if self.wishes.stop_is_asked() {
-            self.wishes.share_with(None);
-            return Ok(Some(End::Stop));
-        }
-        let gone = successor.catch_up().and_then(|()| self.go(successor));
-        match gone {
-            Ok(heir) => {
-                self.tell(&heir);
-                Ok(Some(End::Succession(Box::new(heir))))
-            }
-            Err(error) => {
-                self.wishes.share_with(None);
-                self.take_back()?;
-                self.serve_on(&error);
-                Ok(self.wishes.stop_is_asked().then_some(End::Stop))
-            }
-        }
-    }
-
-    /// Stops the UDP workers and lets the successor serve.
-    fn go(&mut self, successor: Successor) -> anyhow::Result<Heir> {
-        // Nobody is missed: they wait in the sockets for the successor.
-        self.vitals.watch_udp(None);
-        if let Some(udp) = self.udp.take() {
-            udp.stop();
-        }
-        self.storage.lock.let_go().context("the lock on state_dir")?;
-        successor.go()
-    }
-
-    /// Serves on where a successor did not.
-    fn take_back(&mut self) -> anyhow::Result<()> {
-        if let Err(error) = self.storage.lock.hold() {
-            log::warn!("the lock on state_dir does not show this process: {error}");
-        }
-        if self.udp.is_none() {
-            let door = match self.estate.lock() {
-                Ok(estate) => self.listening.udp_again(&estate)?,
-                Err(_) => bail!("a thread has panicked"),
-            };
-            self.serve_udp(door).context("serving on after the upgrade has failed")?;
-        }
-        Ok(())
-    }
-
-    /// Tells who has to know that the successor serves, and the successor what was asked of this process.
-    fn tell(&self, heir: &Heir) {
-        notify(&[NotifyState::MainPid(heir.pid)]);
-        if self.due.reload {
-            self.wishes.hand_on_reload();
-        }
-        if self.wishes.stop_is_asked() {
-            self.wishes.hand_on_stop();
-        }
-    }
-
     /// Stops accepting, answers what is in flight, and waits for the state actor.
     fn stop(self) {
         self.vitals.serving.store(false, Ordering::Relaxed);
@@ -461,19 +313,6 @@ impl Daemon {
         self.actor.join();
         self.storage.stop(Ending::Write);
         log::info!("stopped");
-    }
-
-    /// Tells the successor what it does not know yet, and ends.
-    fn leave(self, heir: Heir) -> anyhow::Result<()> {
-        self.storage.survey.stop();
-        self.vitals.serving.store(false, Ordering::Relaxed);
-        self.http.stop_for_successor();
-        drop_inbox(&self.inbox);
-        self.actor.join();
-        let farewell = heir.finish();
-        self.storage.stop(Ending::Leave);
-        log::info!("stopped");
-        farewell.map(drop).context("the successor was not told the last changes")
     }
 }
 
@@ -511,16 +350,27 @@ fn know(
     voice.take_in(&storage.swarms, policy, clock, wishes).map(Some).context("taking over")
 }
 
+/// Opens the sockets, or takes them over from a predecessor, and becomes the user of the tracker in between:
+/// before anything is touched in a folder that belongs to another user than root.
+fn open(
+    settings: &Settings,
+    inheritance: Option<Inheritance>,
+) -> anyhow::Result<(Sockets, Option<(File, Voice)>)> {
+    let Some(Inheritance { udp, http, lock, voice }) = inheritance else {
+        let mut sockets = Sockets::open(settings)?;
+        drop_privileges(settings)?;
+        sockets.open_unix(settings)?;
+        return Ok((sockets, None));
+    };
+    let sockets = Sockets::adopt(settings, udp, http)?;
+    drop_privileges(settings)?;
+    Ok((sockets, Some((lock, voice))))
+}
+
 fn drop_privileges(settings: &Settings) -> anyhow::Result<()> {
     let Some(identity) = settings.identity.as_ref().filter(|identity| !identity.is_current()) else {
         return Ok(());
     };
-    if settings.udp.is_some() && settings.key.is_none() {
-        identity.own(&settings.key_file)?;
-    }
-    if let Some(socket) = &settings.listen.unix_socket {
-        identity.own(socket)?;
-    }
     identity.assume()?;
     log::info!("running as {identity}");
     Ok(())

@@ -213,10 +213,9 @@ mod tests {
         let (successor, receiver) = Wishes::new();
         (0..=WISHES_MAX).for_each(|_| successor.offer(Wish::Raised));
         successor.hear(ear);
-        let heard: Vec<Wish> =
-            std::iter::from_fn(|| receiver.recv_timeout(Duration::from_secs(20)).ok())
-                .take(WISHES_MAX + 1)
-                .collect();
+        let heard: Vec<Wish> = std::iter::from_fn(|| receiver.recv_timeout(Duration::from_secs(20)).ok())
+            .take(WISHES_MAX + 1)
+            .collect();
         assert!(matches!(heard.last(), Some(Wish::Stop)), "{heard:?}: it waits for its place");
         assert!(successor.stop_is_asked());
     }

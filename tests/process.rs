@@ -170,6 +170,12 @@ fn privileges_are_dropped_after_the_sockets_are_open() {
     assert_eq!(ids("Uid:"), ["65534"; 4]);
     assert_eq!(ids("Gid:"), ["65534"; 4]);
     assert!(ids("Groups:").iter().all(|group| group == "65534"));
+    // Each thread has its own.
+    for task in std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+        assert_eq!((value("CapBnd:"), value("NoNewPrivs:")), ("0000000000000000", "1"), "{status}");
+    }
     assert_eq!(UdpClient::connect("127.0.0.1", daemon.v4()).scrape(b'A'), [0, 0, 0]);
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for_log("\"reloaded\"", 1);

@@ -1,7 +1,8 @@
 //! Upgrades in a row while signals rain on every process that takes part, under load: each succeeds, and no
 //! request goes unanswered. A handful in `make test`, a hundred in `make soak`.
 
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,8 +12,8 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::harness::{
-    Daemon, Ending, Folder, PATIENCE, UdpClient, announce_rest, announce_target, eventually, fetch, free_port,
-    hayate, receive,
+    Daemon, Ending, Folder, PATIENCE, UdpClient, announce_rest, announce_target, eventually, fetch,
+    free_port, hayate, receive,
 };
 use crate::upgrade::{Heir, http_load, upgrade};
 
@@ -23,8 +24,8 @@ const BY_ONE_ID: u32 = 500;
 /// Peers that each client announces, in turns.
 const PORTS: u16 = 20_000;
 
-/// Announces by one datagram after another until told to stop; each must be answered, and is never sent again.
-/// Gives how many that were.
+/// Announces by one datagram after another until told to stop; each must be answered, and is never sent
+/// again. Gives how many that were.
 fn udp_load(address: SocketAddr, torrent: u8, stop: &AtomicBool) -> u32 {
     let mut answered = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -78,10 +79,12 @@ fn upgrades_succeed_in_a_storm_of_signals_and_lose_no_request() {
     let stop = AtomicBool::new(false);
     let (heir, answered) = std::thread::scope(|scope| {
         let ending = Ending(&stop);
-        let udp = [b'X', b'Y'].map(|torrent| scope.spawn({
-            let stop = &stop;
-            move || udp_load(address, torrent, stop)
-        }));
+        let udp = [b'X', b'Y'].map(|torrent| {
+            scope.spawn({
+                let stop = &stop;
+                move || udp_load(address, torrent, stop)
+            })
+        });
         let http = scope.spawn(|| http_load(address, &stop));
         scope.spawn(|| rain(group, Signal::SIGHUP, &stop));
         for number in 1..=upgrades {
@@ -112,6 +115,15 @@ fn daemon_in(folder: Folder) -> (Daemon, Group) {
     (daemon, group)
 }
 
+/// Half a request, for which a tracker waits before it ends: so it is there when it is told something.
+fn half_a_request(daemon: &Daemon) -> TcpStream {
+    let mut stream = TcpStream::connect(daemon.v4()).unwrap();
+    stream.write_all(b"GET ").unwrap();
+    // The connection that asks is one more.
+    assert!(eventually(|| daemon.metric("http_connections") == 2));
+    stream
+}
+
 /// Times after the wish for an upgrade: before there is a successor, while it is raised, when it serves.
 const MOMENTS: [u64; 6] = [0, 3, 20, 50, 100, 300];
 
@@ -121,10 +133,12 @@ fn a_stop_at_any_moment_of_an_upgrade_ends_both_and_keeps_all_peers() {
         let (mut daemon, group) = daemon_in(Folder::new());
         let client = UdpClient::connect("127.0.0.1", daemon.v4());
         (2001..2012).for_each(|port| _ = client.announce(b'A', port, 9, 2));
+        let half = half_a_request(&daemon);
         daemon.signal(Signal::SIGUSR2);
         std::thread::sleep(Duration::from_millis(moment));
         // Only to the first: what it is told must not be lost with it.
         daemon.signal(Signal::SIGTERM);
+        drop(half);
         assert!(daemon.wait().success(), "{moment} ms: {:#?}", daemon.log());
         assert!(eventually(|| killpg(group.0, None).is_err()), "{moment} ms: {:#?}", daemon.log());
         let folder = std::mem::replace(&mut daemon.folder, Folder::new());
@@ -138,15 +152,12 @@ fn a_stop_at_any_moment_of_an_upgrade_ends_both_and_keeps_all_peers() {
 fn a_reload_at_any_moment_of_an_upgrade_is_carried_out() {
     for moment in MOMENTS {
         let (daemon, _group) = daemon_in(Folder::new());
+        let half = half_a_request(&daemon);
         daemon.signal(Signal::SIGUSR2);
         std::thread::sleep(Duration::from_millis(moment));
         daemon.rewrite_config(|config| config["intervals"] = json!({"announce": 777}));
-        // Where the first has ended already, its number is another's, or nobody's.
-        if daemon.logged("stopped") == 0 {
-            daemon.signal(Signal::SIGHUP);
-        } else {
-            killpg(_group.0, Signal::SIGHUP).unwrap();
-        }
+        daemon.signal(Signal::SIGHUP);
+        drop(half);
         let interval = || {
             let reply = fetch(daemon.v4(), &announce_target('A', 7001, "&left=9")).bencoded();
             reply.at("interval").and_then(hayate_tools::bencode::Value::integer)

@@ -19,6 +19,7 @@ mod graceful_stop;
 mod h2;
 mod harness;
 mod hooks;
+mod hostile;
 mod http_door;
 mod import_config;
 mod limits;

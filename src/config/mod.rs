@@ -7,6 +7,7 @@
 //! | [`read`], [`environment`] | file and variables to document |
 //! | [`check`] | what must hold between knobs; warnings about the unwise |
 //! | [`settings`] | document to the settings of the rooms; reads the files the document names |
+//! | [`kept`] | the files it names, as they were when they could last be read |
 //! | [`show`] | the effective configuration and where it came from; the JSON Schema |
 //!
 //! Nothing here opens a socket or changes a file.
@@ -17,6 +18,7 @@ pub(crate) mod database;
 pub(crate) mod document;
 pub(crate) mod doors;
 pub(crate) mod environment;
+mod kept;
 pub(crate) mod knob;
 #[cfg(test)]
 mod mistakes;
@@ -36,6 +38,7 @@ use serde_json::Value;
 
 pub(crate) use document::Document;
 pub(crate) use environment::Environment;
+use kept::Kept;
 pub(crate) use read::{parse_json, read_text};
 pub(crate) use settings::Settings;
 
@@ -92,6 +95,7 @@ impl fmt::Display for Origin {
 pub(crate) struct Source {
     named: Option<PathBuf>,
     environment: Environment,
+    kept: Kept,
 }
 
 impl Source {
@@ -101,7 +105,7 @@ impl Source {
     /// When the name holds a variable that is not set.
     pub(crate) fn new(named: Option<&str>, environment: Environment) -> Result<Self, ConfigError> {
         let named = named.map(|path| expand(path, |name| std::env::var(name).ok())).transpose()?;
-        Ok(Self { named: named.map(PathBuf::from), environment })
+        Ok(Self { named: named.map(PathBuf::from), environment, kept: Kept::default() })
     }
 
     /// Reads the configuration as it is now and checks it, except for the files it names.
@@ -110,7 +114,7 @@ impl Source {
     /// When it cannot be read or is not accepted.
     pub(crate) fn read(&self) -> Result<Config, ConfigError> {
         let found = Path::new(FILE).exists().then(|| PathBuf::from(FILE));
-        Config::read(self.named.clone().or(found).as_deref(), &self.environment)
+        self.keeping(Config::read(self.named.clone().or(found).as_deref(), &self.environment))
     }
 
     /// Reads the configuration anew for a daemon that runs by `running`. The file it came from must still be
@@ -120,9 +124,14 @@ impl Source {
     /// When it cannot be read or is not accepted.
     pub(crate) fn read_again(&self, running: &Config) -> Result<Config, ConfigError> {
         match &running.origin {
-            Origin::File(path) => Config::read(Some(path), &self.environment),
+            Origin::File(path) => self.keeping(Config::read(Some(path), &self.environment)),
             Origin::Defaults | Origin::Variable(_) => self.read(),
         }
+    }
+
+    /// What is read of files is remembered here, from one reading to the next.
+    fn keeping(&self, config: Result<Config, ConfigError>) -> Result<Config, ConfigError> {
+        config.map(|config| Config { kept: self.kept.clone(), ..config })
     }
 }
 
@@ -137,6 +146,7 @@ pub(crate) struct Config {
     folder: PathBuf,
     origin: Origin,
     environment: Environment,
+    kept: Kept,
 }
 
 impl Config {
@@ -149,6 +159,7 @@ impl Config {
             folder: path.and_then(Path::parent).unwrap_or(Path::new("")).to_owned(),
             origin: read::origin_of(path),
             environment: environment.clone(),
+            kept: Kept::default(),
         };
         config.warnings = check::check(&config)?;
         if path.is_none() {
@@ -167,7 +178,8 @@ impl Config {
         let (origin, environment) = (Origin::File(path.to_owned()), Environment::default());
         let document = read::document_of(tree, origin.clone(), &environment)?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let mut config = Self { document, warnings: Vec::new(), folder, origin, environment };
+        let mut config =
+            Self { document, warnings: Vec::new(), folder, origin, environment, kept: Kept::default() };
         config.warnings = check::check(&config)?;
         Ok(config)
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hayate_gateway::config as gateway;
 use hayate_gateway::tls::Tls;
-use hayate_state::access::{Access, TorrentList};
+use hayate_state::access::Access;
 use hayate_state::export;
 use hayate_state::hooks::jwk::Keyrings;
 use hayate_state::hooks::{Hooks, Means};
@@ -109,8 +109,10 @@ impl Settings {
         let door = udp_door(document, key.clone().unwrap_or_default());
         let hooks = hooks(config, keyrings)?;
         warnings.extend(keyrings.warnings());
+        let (policy, keep, admin_token) = (policy(config)?, keep(config)?, admin_token(config)?);
+        warnings.extend(config.kept.warnings());
         Ok(Self {
-            policy: Policy { hooks, ..policy(config)? },
+            policy: Policy { hooks, ..policy },
             udp: (!document.udp.addr.is_off()).then_some((sockets, door)),
             listen: gateway::ListenConfig {
                 addresses: http_addresses,
@@ -121,26 +123,35 @@ impl Settings {
             http: gateway::DoorConfig { tls, ..http_door(document) },
             key,
             key_file: config.path(&document.state_dir).join(KEY_FILE),
-            keep: keep(config)?,
-            admin_token: admin_token(config)?,
+            keep,
+            admin_token,
             identity: identity(config)?,
             warnings,
         })
     }
 }
 
+/// The files that these keys name; see [`Kept::read`](super::kept::Kept::read).
+fn read_files<const N: usize>(
+    config: &Config,
+    files: [(&'static str, &String); N],
+) -> Result<[Vec<u8>; N], ConfigError> {
+    let named = files.map(|(key, name)| (key, config.path(name)));
+    config.kept.read(named).map_err(|(place, error)| {
+        let (key, name) = files.get(place).map_or(("", ""), |(key, name)| (*key, name.as_str()));
+        config.refuse(key, format!("{}: {error}", config.path(name).display()))
+    })
+}
+
 /// Certificate and key, if there is HTTPS.
 fn tls(config: &Config, warnings: &mut Vec<String>) -> Result<Option<Tls>, ConfigError> {
     let http = &config.document.http;
+    let read = |files| read_files(config, files);
     if http.https_addr.is_off() {
         return Ok(None);
     }
-    let read = |key: &str, name: &str| {
-        let path = config.path(name);
-        std::fs::read(&path).map_err(|error| config.refuse(key, format!("{}: {error}", path.display())))
-    };
-    let chain = read("http.tls_cert_path", &http.tls_cert_path)?;
-    let key = read("http.tls_key_path", &http.tls_key_path)?;
+    let [chain, key] =
+        read([("http.tls_cert_path", &http.tls_cert_path), ("http.tls_key_path", &http.tls_key_path)])?;
     let tls = Tls::read(&chain, &key, http.enable_keepalive).map_err(|error| {
         let (key, name) = if error.is_of_key() {
             ("http.tls_key_path", &http.tls_key_path)
@@ -179,7 +190,7 @@ fn key(config: &Config) -> Result<(Option<Vec<u8>>, Vec<String>), ConfigError> {
     }
     let refuse = |text: String| config.refuse("udp.private_key_file", text);
     let path = config.path(&udp.private_key_file);
-    let octets = std::fs::read(&path).map_err(|error| refuse(format!("{}: {error}", path.display())))?;
+    let [octets] = read_files(config, [("udp.private_key_file", &udp.private_key_file)])?;
     let end = octets.iter().rposition(|octet| !b"\r\n".contains(octet)).map_or(0, |last| last + 1);
     let key = octets.get(..end).unwrap_or_default().to_vec();
     if key.is_empty() || key.len() > KEY_MAX {
@@ -207,7 +218,7 @@ fn admin_token(config: &Config) -> Result<Option<Token>, ConfigError> {
     }
     let path = config.path(name);
     let refuse = |text: &str| config.refuse("admin.token_file", format!("{}: {text}", path.display()));
-    let octets = std::fs::read(&path).map_err(|error| refuse(&error.to_string()))?;
+    let [octets] = read_files(config, [("admin.token_file", name)])?;
     let token = octets.trim_ascii_end();
     let good = |octet: &u8| octet.is_ascii_graphic() && !b"/?#%<>`".contains(octet);
     if !TOKEN_LEN.contains(&token.len()) || !token.iter().all(good) {
@@ -265,7 +276,8 @@ fn data_source(config: &Config) -> Result<DataSource, ConfigError> {
     }
     let path = config.path(&database.dsn_file);
     let refuse = |text: String| config.refuse("database.dsn_file", format!("{}: {text}", path.display()));
-    let text = std::fs::read_to_string(&path).map_err(|error| refuse(error.to_string()))?;
+    let [octets] = read_files(config, [("database.dsn_file", &database.dsn_file)])?;
+    let text = String::from_utf8(octets).map_err(|_| refuse("is not text".to_owned()))?;
     DataSource::parse(&text).map_err(refuse)
 }
 
@@ -322,8 +334,8 @@ fn hooks(config: &Config, keyrings: &dyn Keyrings) -> Result<Arc<Hooks>, ConfigE
 fn access(config: &Config) -> Result<Access, ConfigError> {
     let (mode, access) = (config.document.mode, &config.document.access);
     let read = || {
-        let list = TorrentList::read(&config.path(&access.path));
-        list.map(Arc::new).map_err(|error| config.refuse("access.path", error.to_string()))
+        let list = config.kept.list(config.path(&access.path));
+        list.map_err(|error| config.refuse("access.path", error.to_string()))
     };
     if mode == Mode::Listed && access.path.is_empty() {
         return Ok(Access::Allow(Arc::default()));

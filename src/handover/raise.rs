@@ -90,7 +90,9 @@ impl Nest {
         let (ear, heard) = UnixStream::pair().context("a socket for the successor")?;
         let child = start(&program, theirs)?;
         let fledgling = Fledgling { child, swarms: Arc::clone(&swarms), serves: false };
-        estate.lock().map_err(|_| anyhow!("a thread has panicked"))?.send(&stream, &lock, &heard).map_err(unheard)?;
+        let estate = estate.lock().map_err(|_| anyhow!("a thread has panicked"))?;
+        estate.send(&stream, &lock, &heard).map_err(unheard)?;
+        drop(estate);
         drop(heard);
         if listen(&mut stream)? != READY {
             bail!("the new process does not speak our language");

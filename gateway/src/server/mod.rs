@@ -14,6 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -64,6 +65,16 @@ impl Door {
             unix: config.unix_socket.as_deref().map(UnixDoor::open).transpose()?,
             metrics: open::tcp(&config.metrics_addresses)?,
         })
+    }
+
+    /// Opens the unix socket as well. [`open`](Self::open) does so too, where the configuration names one; a
+    /// process that changes its user opens it afterwards, by the rights of the user in whose folder it is.
+    ///
+    /// # Errors
+    /// When it cannot be made, or somebody answers there.
+    pub fn open_unix(&mut self, path: &Path) -> Result<(), OpenError> {
+        self.unix = Some(UnixDoor::open(path)?);
+        Ok(())
     }
 
     /// Takes over listeners that a predecessor has opened by the same configuration.

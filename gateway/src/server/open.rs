@@ -3,10 +3,11 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::{Mode, umask};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that wait to be accepted, at most; the kernel lowers it to `net.core.somaxconn`.
@@ -185,9 +186,8 @@ impl UnixDoor {
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         let failed = |source| OpenError::UnixSocket { path: path.to_owned(), source };
         remove_stale(path)?;
-        let listener = UnixListener::bind(path).map_err(failed)?;
+        let listener = bind(path).map_err(failed)?;
         let file = UnixFile::at(path);
-        fs::set_permissions(path, fs::Permissions::from_mode(UNIX_SOCKET_MODE)).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         Ok(Self { listener, file })
     }
@@ -201,6 +201,16 @@ impl UnixDoor {
     pub(super) fn into_parts(self) -> (UnixListener, UnixFile) {
         (self.listener, self.file)
     }
+}
+
+/// Makes the socket with its mode: changed afterwards, it would be open to all for a moment, and the path
+/// might be another file's by then. The mask is the whole process's; a file that another thread makes at this
+/// very moment is closed to others as well, which does no harm.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let mask = umask(Mode::from_bits_truncate(0o777 & !UNIX_SOCKET_MODE));
+    let listener = UnixListener::bind(path);
+    umask(mask);
+    listener
 }
 
 impl UnixFile {
@@ -245,6 +255,8 @@ fn remove_stale(path: &Path) -> Result<(), OpenError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn addresses(texts: &[&str]) -> Vec<SocketAddr> {

@@ -268,7 +268,176 @@ fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::clock::Now;
+    use crate::snapshot::swarms::{CompletedFrom, Restore};
+    use crate::{Published, Tracker};
+
+    const NOW: Now = Now { tick: Tick(1000), unix_seconds: 1000 };
+    const TORRENTS: u8 = 7;
+
+    /// A tracker, and a successor of it that takes each block at once.
+    struct Pair {
+        swarms: Arc<Swarms>,
+        tracker: Tracker,
+        heir: Arc<Swarms>,
+        policy: Policy,
+        random: fastrand::Rng,
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            let seed = fastrand::u64(..);
+            println!("seed {seed}");
+            let (swarms, policy) = (Swarms::new(0), Policy { strict_port: false, ..Policy::default() });
+            let tracker = Tracker::new(Arc::clone(&swarms), &Published::new(policy.clone()), 7);
+            Self { swarms, tracker, heir: Swarms::new(0), policy, random: fastrand::Rng::with_seed(seed) }
+        }
+
+        /// One of many peers does something in one of few torrents.
+        fn announce(&mut self, peers: u32) {
+            let number = self.random.u32(..peers);
+            let event = self.random.choice([Event::None, Event::Started, Event::Completed, Event::Stopped]);
+            let announce = announce_of(number, event.unwrap_or_default(), self.random.bool());
+            let (mut v4, mut v6) = ([0; 0], [0; 0]);
+            self.tracker.announce(NOW.tick, &announce, &mut Handout::new(&mut v4, &mut v6)).unwrap();
+        }
+
+        fn take(&self, tag: u8, payload: &[u8]) {
+            if tag == TAG_SWARMS {
+                let mut restore = Restore::new(&self.heir, &self.policy, CompletedFrom::Snapshot);
+                return restore.block(NOW, 1000, payload).unwrap();
+            }
+            let deltas = Delta::read(payload).unwrap();
+            deltas.iter().for_each(|delta| self.heir.apply(NOW.tick, &self.policy, delta));
+        }
+
+        fn is_alike(&self) {
+            assert_eq!(self.swarms.census(), self.heir.census());
+            for torrent in 0..TORRENTS {
+                let hash = InfoHash([torrent; ID_LEN]);
+                assert_eq!(self.swarms.tally(&hash), self.heir.tally(&hash), "torrent {torrent}");
+            }
+        }
+    }
+
+    fn announce_of(number: u32, event: Event, seeds: bool) -> Announce {
+        let [_, a, b, c] = number.to_be_bytes();
+        Announce {
+            info_hash: InfoHash([(number % u32::from(TORRENTS)) as u8; ID_LEN]),
+            peer_id: PeerId([11; ID_LEN]),
+            address: IpAddr::from([20 + a, 1, b, c]),
+            port: 6881,
+            uploaded: 0,
+            downloaded: 0,
+            left: u64::from(!seeds),
+            event,
+            num_want: 0,
+        }
+    }
+
+    impl Blocks for Vec<(u8, Vec<u8>)> {
+        fn block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
+            self.push((tag, payload.to_vec()));
+            Ok(())
+        }
+    }
+
+    /// Hands over to the heir of a pair, and goes on announcing at every block.
+    struct Busy<'a> {
+        pair: &'a mut Pair,
+        peers: u32,
+        /// Announces that come while a block of swarms, or one of changes, is taken.
+        while_swarms: usize,
+        while_deltas: usize,
+        noted: usize,
+    }
+
+    impl Blocks for Busy<'_> {
+        fn block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
+            self.pair.take(tag, payload);
+            let count = if tag == TAG_SWARMS { self.while_swarms } else { self.while_deltas };
+            (0..count).for_each(|_| self.pair.announce(self.peers));
+            self.noted += count;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_heir_catches_up_however_many_announces_come_during_the_walk() {
+        let mut pair = Pair::new();
+        let peers = 300_000;
+        (0..peers).for_each(|_| pair.announce(peers));
+        pair.swarms.note_deltas();
+        let mut walk = Walk::new(Arc::clone(&pair.swarms), NOW.tick);
+        let swarms = Arc::clone(&pair.swarms);
+        let mut busy = Busy { pair: &mut pair, peers, while_swarms: 200_000, while_deltas: 500, noted: 0 };
+        hand_over(&mut walk, &swarms, &mut busy, || NOW.tick).unwrap();
+        assert!(busy.noted > NOTED_MAX, "{}: more than are noted at once", busy.noted);
+        busy.while_deltas = 0;
+        let left = write_deltas(&swarms, &mut busy).unwrap();
+        assert!(left < ROUND_SMALL, "{left}");
+        pair.is_alike();
+    }
+
+    #[test]
+    fn who_left_after_he_was_copied_does_not_come_back() {
+        let mut pair = Pair::new();
+        let peers = 60_000;
+        (0..2 * peers).for_each(|_| pair.announce(peers));
+        pair.swarms.note_deltas();
+        let mut walk = Walk::new(Arc::clone(&pair.swarms), NOW.tick);
+        let swarms = Arc::clone(&pair.swarms);
+        let blocks = &mut Vec::new();
+        // Between the slices, which end in the middle of blocks.
+        hand_over(&mut walk, &swarms, blocks, || {
+            (0..300).for_each(|_| pair.announce(peers));
+            NOW.tick
+        })
+        .unwrap();
+        write_deltas(&swarms, blocks).unwrap();
+        blocks.iter().for_each(|(tag, payload)| pair.take(*tag, payload));
+        pair.is_alike();
+    }
+
+    #[test]
+    fn changes_of_two_threads_are_noted_in_the_order_in_which_they_are_made() {
+        let pair = Pair::new();
+        pair.swarms.note_deltas();
+        for round in 0..200 {
+            std::thread::scope(|scope| {
+                for event in [Event::Stopped, Event::Started] {
+                    let policy = Published::new(pair.policy.clone());
+                    let mut tracker = Tracker::new(Arc::clone(&pair.swarms), &policy, round);
+                    scope.spawn(move || {
+                        for number in 0..50 {
+                            let (mut v4, mut v6) = ([0; 0], [0; 0]);
+                            let mut handout = Handout::new(&mut v4, &mut v6);
+                            tracker
+                                .announce(NOW.tick, &announce_of(number, event, false), &mut handout)
+                                .unwrap();
+                        }
+                    });
+                }
+            });
+            let blocks = &mut Vec::new();
+            write_deltas(&pair.swarms, blocks).unwrap();
+            blocks.iter().for_each(|(tag, payload)| pair.take(*tag, payload));
+            pair.is_alike();
+        }
+    }
+
+    #[test]
+    fn a_change_raises_the_completed_count_and_never_lowers_it() {
+        let pair = Pair::new();
+        let announce = announce_of(0, Event::None, true);
+        for (completed, expected) in [(7, 7), (11, 11), (3, 11)] {
+            pair.heir.apply(NOW.tick, &pair.policy, &Delta { announce, completed });
+            assert_eq!(pair.heir.tally(&announce.info_hash).completed, expected);
+        }
+    }
 
     #[test]
     fn changes_are_read_as_they_were_written() {

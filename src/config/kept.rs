@@ -1,0 +1,135 @@
+//! The files that a configuration names, as they were when they could last be read. A process that has
+//! dropped its privileges may not read again what only root may: a reload keeps what it had of such a file.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hayate_state::access::{ListError, TorrentList};
+
+use super::document::{AccessMode, Mode};
+use super::{Config, Origin};
+
+/// What is known of files that were read.
+#[derive(Clone, Default)]
+pub(crate) struct Kept(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    /// Small files as they were, by the key that names them.
+    files: HashMap<&'static str, (PathBuf, Vec<u8>)>,
+    list: Option<(PathBuf, Arc<TorrentList>)>,
+    warnings: Vec<String>,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // There are secrets among them.
+        f.write_str("Kept")
+    }
+}
+
+impl Kept {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads files that belong together, each with its key. Where this process may not read one of them any
+    /// more, all are as they were when it last could.
+    ///
+    /// # Errors
+    /// When one cannot be read, and was never read before: its place among them.
+    pub(super) fn read<const N: usize>(
+        &self,
+        files: [(&'static str, PathBuf); N],
+    ) -> Result<[Vec<u8>; N], (usize, io::Error)> {
+        let mut known = self.known();
+        let mut read = [const { Vec::new() }; N];
+        for (place, (key, path)) in files.iter().enumerate() {
+            match (std::fs::read(path), read.get_mut(place)) {
+                (Ok(octets), Some(to)) => *to = octets,
+                (Err(error), _) => {
+                    let before = files.each_ref().map(|(key, path)| {
+                        known
+                            .files
+                            .get(key)
+                            .filter(|(kept, _)| kept == path)
+                            .map(|(_, octets)| octets.clone())
+                    });
+                    if error.kind() != ErrorKind::PermissionDenied || before.iter().any(Option::is_none) {
+                        return Err((place, error));
+                    }
+                    known.warn(key, path, &error);
+                    return Ok(before.map(Option::unwrap_or_default));
+                }
+                (Ok(_), None) => {}
+            }
+        }
+        for ((key, path), octets) in files.into_iter().zip(&read) {
+            known.files.insert(key, (path, octets.clone()));
+        }
+        Ok(read)
+    }
+
+    /// The same for the list of torrents.
+    pub(super) fn list(&self, path: PathBuf) -> Result<Arc<TorrentList>, ListError> {
+        let mut known = self.known();
+        match TorrentList::read(&path) {
+            Ok(list) => {
+                let list = Arc::new(list);
+                known.list = Some((path, Arc::clone(&list)));
+                Ok(list)
+            }
+            Err(ListError::Unreadable { source, .. })
+                if source.kind() == ErrorKind::PermissionDenied
+                    && known.list.as_ref().is_some_and(|(kept, _)| *kept == path) =>
+            {
+                known.warn("access.path", &path, &source);
+                Ok(known.list.as_ref().map(|(_, list)| Arc::clone(list)).unwrap_or_default())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What nobody was told yet.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.known().warnings)
+    }
+}
+
+impl Known {
+    fn warn(&mut self, key: &str, path: &Path, error: &io::Error) {
+        self.warnings.push(format!(
+            "{key}: {}: {error}; what was read of it before is kept. `hayate check-config` as root says how \
+             to let the tracker read it",
+            path.display()
+        ));
+    }
+}
+
+impl Config {
+    /// The files that are read at the start and at each reload, each with the key that names it; the
+    /// configuration itself has none.
+    pub(crate) fn named_files(&self) -> Vec<(&'static str, PathBuf)> {
+        let document = &self.document;
+        let (http, udp) = (&document.http, &document.udp);
+        let https = !http.https_addr.is_off();
+        let list = document.mode == Mode::Listed || document.access.mode != AccessMode::Off;
+        let configuration = match &self.origin {
+            Origin::File(path) => Some(("", path.clone())),
+            Origin::Defaults | Origin::Variable(_) => None,
+        };
+        let named = [
+            ("http.tls_cert_path", http.tls_cert_path.as_str(), https),
+            ("http.tls_key_path", http.tls_key_path.as_str(), https),
+            ("udp.private_key_file", udp.private_key_file.as_str(), udp.private_key.reveal().is_empty()),
+            ("admin.token_file", document.admin.token_file.as_str(), true),
+            ("database.dsn_file", document.database.dsn_file.as_str(), true),
+            ("access.path", document.access.path.as_str(), list && document.mode != Mode::Private),
+        ];
+        let named = named.into_iter().filter(|(_, name, is_read)| *is_read && !name.is_empty());
+        configuration.into_iter().chain(named.map(|(key, name, _)| (key, self.path(name)))).collect()
+    }
+}
