@@ -470,3 +470,7 @@ where
     let moved = roster.change_role(spot, policy, keys);
     moved.map_or(Change::Full, |spot| Change::Kept { spot, completed: finished })
 }
+
+#[cfg(test)]
+#[path = "torrent_tests.rs"]
+mod tests;

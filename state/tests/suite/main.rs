@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod conformance;
+mod deltas;
 mod desk;
 mod hooks;
 mod limits;

@@ -4,6 +4,7 @@
 #[path = "../../../tests/fixtures/site.rs"]
 #[expect(dead_code, reason = "the tests of the doors use the rest")]
 mod fixture;
+mod last_action;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -117,3 +117,24 @@ fn a_swarm_that_became_large_anew_under_the_sweep_hides_its_private_peers() {
         assert!(peers.iter().all(|(address, _)| !private(address)), "{peers:?}");
     }
 }
+
+#[test]
+fn a_port_that_a_reload_denies_is_not_handed_out_once_its_peer_has_come_again() {
+    let v6 = |number: u32| IpAddr::V6((0x2001_0db8_u128 << 96 | u128::from(number)).into());
+    let v4 = |number: u32| IpAddr::from(public(number));
+    // A pair, a group and a crowd of one family, and a crowd of the other.
+    for (others, address) in [(0, &v4 as &dyn Fn(u32) -> IpAddr), (20, &v4), (200, &v4), (5, &v6)] {
+        let mut desk = Desk::new(Policy::default(), 0, 7);
+        let denied = from(1, address(999), 7001, 0);
+        desk.announce(&denied).unwrap();
+        for number in 0..others {
+            desk.announce(&from(1, address(number), 6881, 9)).unwrap();
+        }
+        desk.policy.publish(Policy { denied_ports: vec![7001], ..Policy::default() });
+        desk.announce(&denied).unwrap();
+        for _ in 0..50 {
+            let (_, peers) = desk.announce(&from(1, address(998), 6881, 9)).unwrap();
+            assert!(!peers.contains(&(address(999), 7001)), "among {others}");
+        }
+    }
+}
