@@ -39,7 +39,7 @@ impl Forge {
 
     fn scrape(&mut self, id: [u8; 8]) -> Vec<u8> {
         let mut datagram = self.head(id, 2);
-        let most = self.pick(&[1, 3, 76, 100]);
+        let most = self.pick(&[1, 3, 76, 100, 200]);
         for _ in 0..self.random.usize(..=most) {
             datagram.extend(self.info_hash());
         }
@@ -75,7 +75,7 @@ impl Forge {
         let num_want =
             self.pick(&[-1, i32::MIN, 0, 1, small, small, 50, 67, 68, 200, 201, 202, 203, i32::MAX]);
         datagram.extend(num_want.to_be_bytes());
-        let usual = self.random.u16(2000..2150);
+        let usual = self.random.u16(2000..2080);
         let port =
             self.pick(&[usual, usual, usual, usual, usual, usual, usual, 0, 1, 2, 1023, 1024, u16::MAX]);
         datagram.extend(port.to_be_bytes());

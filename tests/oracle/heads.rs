@@ -260,7 +260,7 @@ fn noise(random: &mut Rng, good: &str, site: Site<'_>) -> Mutant {
             2 => octets[at] = pick(random, b"\r\n \t:\0%"),
             3 => octets.insert(at, pick(random, b"\r\n \t:\0%#/?")),
             4 => octets.insert(at, random.u8(..)),
-            5 | 6 => _ = octets.remove(at),
+            5 | 6 if octets.len() > 1 => _ = octets.remove(at),
             _ => octets.truncate(at + 1),
         }
     }

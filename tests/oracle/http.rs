@@ -132,7 +132,7 @@ impl Script {
 }
 
 fn contains(octets: &[u8], marker: &str) -> bool {
-    octets.windows(marker.len()).any(|octets| octets == marker.as_bytes())
+    String::from_utf8_lossy(octets).contains(marker)
 }
 
 fn allowed(answer: &Answer, to: &Mutant) -> Result<(), String> {
@@ -230,12 +230,13 @@ fn fuzz(daemon: &Daemon, site: Site<'_>, canary: &str) {
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let random = Rng::with_seed(seed ^ thread);
-            let mut sender = Sender { address, site, canary: &canary, random, number: thread, asked: &asked };
+            let (canary, asked, became) = (&canary, &asked, &became);
+            let mut sender = Sender { address, site, canary, random, number: thread, asked, became };
             scope.spawn(move || sender.send());
         }
     });
     let [open, closed, swallowed] = became.map(AtomicUsize::into_inner);
-    assert!(open > 1000 && closed > 1000 && swallowed > 100, "{open}, {closed}, {swallowed}");
+    assert!(open > 1000 && closed > 1000 && swallowed > 10, "{open}, {closed}, {swallowed}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The swarms of the open mode, as naively as can be.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::model::{Announced, COMPLETED, Expected, STARTED, STOPPED, Said, Swarms, compact, wanted};
@@ -58,12 +58,8 @@ impl Swarms for Open {
             let role = !peer.seeder || !said.seeder || said.event == STARTED;
             address.is_ipv4() == said.source.is_ipv4() && *port > 1 && !himself && role
         };
-        let among: std::collections::HashSet<_> = torrent
-            .peers
-            .iter()
-            .filter(may_get)
-            .map(|((address, port), _)| compact(*address, *port))
-            .collect();
+        let visible = torrent.peers.iter().filter(may_get);
+        let among: HashSet<_> = visible.map(|((address, port), _)| compact(*address, *port)).collect();
         let seeders = torrent.peers.values().filter(|peer| peer.seeder).count();
         Some(Expected::Announced(Announced {
             action: said.action,

@@ -5,7 +5,6 @@
 #[expect(dead_code, reason = "the tests of the doors use the rest")]
 mod fixture;
 mod last_action;
-
 mod believed;
 
 use std::collections::{BTreeMap, BTreeSet};

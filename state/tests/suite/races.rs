@@ -120,7 +120,7 @@ fn a_swarm_that_became_large_anew_under_the_sweep_hides_its_private_peers() {
 
 #[test]
 fn a_port_that_a_reload_denies_is_not_handed_out_once_its_peer_has_come_again() {
-    let v6 = |number: u32| IpAddr::from(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number as u16));
+    let v6 = |number: u32| IpAddr::V6((0x2001_0db8_u128 << 96 | u128::from(number)).into());
     let v4 = |number: u32| IpAddr::from(public(number));
     // A pair, a group and a crowd of one family, and a crowd of the other.
     for (others, address) in [(0, &v4 as &dyn Fn(u32) -> IpAddr), (20, &v4), (200, &v4), (5, &v6)] {
