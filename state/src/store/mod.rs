@@ -8,6 +8,7 @@
 //! | `lanes` | what is under way, and in which order |
 //! | [`writer`], [`recorder`] | the threads that bring them to the store |
 //! | `gauges` | what the operator sees of it |
+//! | `place` | whether the file of a store is still there |
 //! | [`lines`] | what mode private reads from it |
 //! | [`edit`] | changes that people make |
 //! | [`dsn`], [`backend`] | where the store is, and how it is opened |
@@ -26,6 +27,7 @@ mod gauges;
 mod lanes;
 pub mod lines;
 pub mod mariadb;
+mod place;
 pub mod queue;
 pub mod record;
 pub mod recorder;
@@ -133,6 +135,12 @@ pub trait Store: Send {
     /// # Errors
     /// When the backend does not answer, or breaks off midway: then what was shown is not the whole set.
     fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError>;
+
+    /// Was the file of the store deleted or replaced since it was opened? What is kept then is not there
+    /// after the next start.
+    fn has_lost_its_file(&self) -> bool {
+        false
+    }
 
     /// Runs `work` in a transaction of its own, beside those of the writer, and keeps all it does or,
     /// on error, none of it.

@@ -8,6 +8,7 @@ mod promise;
 mod recorder;
 #[path = "../../../tests/servers/mariadb.rs"]
 mod servers;
+mod stop;
 mod survival;
 mod trouble;
 
