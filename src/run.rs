@@ -22,41 +22,40 @@ use crate::keyrings::JwkSets;
 use crate::listeners::{Listening, NewSockets, Sockets, joined, start_http, start_udp, trackers};
 use crate::lock::StateLock;
 use crate::memory::Returner;
-use crate::reload::{self, Levers};
-use crate::signals::{self, Boat, Wish, Wishes};
+use crate::reload::{Basis, Levers, Planned, Reloading};
+use crate::signals::{self, Attention, Boat, Wish, Wishes};
 use crate::storage::Storage;
 use crate::vitals::{Reloads, Vitals, list_own, list_policy};
-use crate::{commands, files, key, logging};
+use crate::{commands, files, key, logging, ownership, systemd};
 
 /// How often the main thread looks whether everything lives.
 const LOOK_ROUND: Duration = Duration::from_secs(1);
+
 /// Serves until a signal ends it.
 ///
 /// # Errors
 /// When the configuration is not accepted, a socket cannot be opened, or a part of the tracker dies.
 pub(crate) fn serve(source: &Source, look: &Look) -> anyhow::Result<()> {
-    let boat = Boat::default();
-    let (sender, wishes) = signals::listen(&boat).context("listening to signals")?;
+    let (boat, attention) = (Boat::default(), Attention::default());
+    let (sender, wishes) = signals::listen(&boat, &attention).context("listening to signals")?;
     let keyrings = JwkSets::default();
     let (config, mut settings) = commands::read(source, &keyrings)?;
-    logging::start(look, &config.document.log);
+    logging::start_beside(look, &config.document.log).context("starting the log")?;
     log::info!("hayate {}", env!("CARGO_PKG_VERSION"));
-    for warning in &settings.warnings {
-        log::warn!("{warning}");
-    }
+    settings.say_what_was_read();
     let files_max = files::raise_limit();
     files::fit(&mut settings, files_max);
     let inheritance = Inheritance::receive()?;
     let mut daemon =
         Daemon::start(source.clone(), config, settings, files_max, (sender, boat), keyrings, inheritance)?;
+    attention.attends();
+    daemon.attention = attention;
     match daemon.attend(&wishes) {
         Ok(End::Succession(successor)) => daemon.make_way(*successor),
-        Ok(End::Stop) => {
-            daemon.stop();
-            Ok(())
-        }
+        Ok(End::Stop) => daemon.stop(),
         Err(error) => {
-            daemon.stop();
+            // What it says is in the log; why the process ends is more important.
+            let _ = daemon.stop();
             Err(error)
         }
     }
@@ -68,6 +67,7 @@ struct Daemon {
     config: Config,
     files_max: Option<usize>,
     levers: Levers,
+    reloading: Option<Reloading>,
     keyrings: JwkSets,
     listening: Listening,
     vitals: Arc<Vitals>,
@@ -85,6 +85,7 @@ struct Daemon {
     estate: Estate,
     wishes: Wishes,
     boat: Boat,
+    attention: Attention,
 }
 
 /// Tells the operator what the tracker will decide by.
@@ -140,7 +141,8 @@ impl Daemon {
         say_what_starts(document, &levers.policy.current());
         let tracker = trackers(&storage, &levers.policy)?;
         let (actor, inbox) = Actor::start(tracker(0), clock).context("starting the state actor")?;
-        let (vitals, reloads) = (Arc::new(Vitals::new(clock, actor.beats())), Reloads::list_on(&board));
+        let (vitals, reloads) =
+            (Arc::new(Vitals::new(clock, actor.beats(), &boat)), Reloads::list_on(&board));
         let kept_inbox = Arc::new(Mutex::new(Some(inbox.clone())));
         list_own(&board, clock, &kept_inbox);
         list_policy(&board, &levers.policy);
@@ -157,13 +159,14 @@ impl Daemon {
             Some(reception) => reception.go_on(&storage, levers.policy.current(), clock, &wishes)?,
         }
         log::info!("serving");
-        notify(&[NotifyState::Ready]);
+        systemd::notify(NotifyState::Ready);
         let (inbox, returner) = (kept_inbox, Returner::default());
         Ok(Self {
             source,
             config,
             files_max,
             levers,
+            reloading: None,
             keyrings,
             listening,
             vitals,
@@ -180,6 +183,7 @@ impl Daemon {
             estate,
             wishes,
             boat,
+            attention: Attention::default(),
         })
     }
 
@@ -188,14 +192,20 @@ impl Daemon {
         loop {
             match wishes.recv_timeout(LOOK_ROUND) {
                 Ok(Wish::Reload) => self.reload(),
-                Ok(Wish::Registered(list)) => self.levers.register(list),
-                Ok(Wish::Upgrade) => {
-                    if let Some(successor) = self.raise_successor() {
+                Ok(Wish::Planned(planned)) => {
+                    if let Some(successor) = self.reloaded(*planned) {
                         return Ok(End::Succession(Box::new(successor)));
                     }
                 }
-                Ok(Wish::Inherited) => {
-                    self.storage.start_late(&self.board, &self.wishes, &self.boat);
+                Ok(Wish::Registered(list)) => self.levers.register(list),
+                Ok(Wish::Upgrade) => {
+                    if let Some(successor) = self.upgrade() {
+                        return Ok(End::Succession(Box::new(successor)));
+                    }
+                }
+                Ok(Wish::Inherited) => self.storage.open_late(&self.wishes),
+                Ok(Wish::Opened(opened)) => {
+                    self.storage.start_late(*opened, &self.board, &self.wishes, &self.boat)?;
                 }
                 Ok(Wish::Stop) => return Ok(End::Stop),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -206,7 +216,12 @@ impl Daemon {
         }
     }
 
-    fn look_round(&self) -> anyhow::Result<()> {
+    fn look_round(&mut self) -> anyhow::Result<()> {
+        if self.reloading.as_ref().is_some_and(Reloading::has_failed) {
+            self.reloading = None;
+            self.reloads.refused.add(1);
+            log::error!("reload refused: its thread ended with a panic");
+        }
         if !self.actor.is_alive() {
             bail!("the state actor has ended");
         }
@@ -222,19 +237,47 @@ impl Daemon {
         Ok(())
     }
 
+    /// Begins a reload, or notes that another one is due when the one under way is done.
     fn reload(&mut self) {
-        // What the desk changes meanwhile would be neither in what was read nor in what is published.
-        let book = Arc::clone(&self.storage.book);
-        let _turn = book.turn();
-        match reload::plan(&self.config, &self.source, &self.keyrings, &self.listening) {
+        if let Some(reloading) = &mut self.reloading {
+            reloading.again = true;
+            return;
+        }
+        let basis = Basis {
+            running: self.config.clone(),
+            source: self.source.clone(),
+            keyrings: self.keyrings.clone(),
+            listening: self.listening.clone(),
+            book: Arc::clone(&self.storage.book),
+        };
+        match Reloading::begin(basis, self.wishes.clone()) {
+            Ok(reloading) => self.reloading = Some(reloading),
+            Err(error) => {
+                self.reloads.refused.add(1);
+                log::error!("reload refused: no thread for it: {error}");
+            }
+        }
+    }
+
+    /// Carries out what a reload has read, and then what has waited for it.
+    fn reloaded(&mut self, planned: Planned) -> Option<Successor> {
+        self.carry_out(planned);
+        let Reloading { again, upgrade, .. } = self.reloading.take()?;
+        let successor = if upgrade { self.raise_successor() } else { None };
+        if successor.is_none() && again {
+            self.reload();
+        }
+        successor
+    }
+
+    fn carry_out(&mut self, planned: Planned) {
+        match planned.plan {
             Err(error) => {
                 self.reloads.refused.add(1);
                 log::error!("reload refused: {error}");
             }
             Ok(mut plan) => {
-                for warning in &plan.settings.warnings {
-                    log::warn!("{warning}");
-                }
+                plan.settings.say_what_was_read();
                 if !plan.waiting.is_empty() {
                     log::warn!("changed, but waiting for a restart: {}", plan.waiting.join(", "));
                 }
@@ -271,23 +314,37 @@ impl Daemon {
         }
     }
 
+    /// Starts a successor, or notes that one is due when the reload under way is done.
+    fn upgrade(&mut self) -> Option<Successor> {
+        let Some(reloading) = &mut self.reloading else { return self.raise_successor() };
+        log::info!("the upgrade waits for the reload that is under way");
+        reloading.upgrade = true;
+        None
+    }
+
     /// Starts a successor and tells it all; `None` if that did not succeed, and this process serves on.
     fn raise_successor(&self) -> Option<Successor> {
         log::info!("upgrading: starting {}", self.program.display());
         let Storage { swarms, lock, .. } = &self.storage;
         let refusal = if self.storage.site.is_some() {
             "in mode private there is no successor: a restart keeps all peers".into()
-        } else if self.storage.is_settled() {
-            self.storage.book.close();
-            match Successor::raise(&self.program, &self.estate, lock, swarms, self.clock) {
+        } else if !self.storage.is_settled() {
+            "this process has not yet taken over from its predecessor".into()
+        } else if !self.storage.book.close() {
+            "the list of torrents is being changed".into()
+        } else {
+            let Self { program, estate, clock, attention, .. } = self;
+            match Successor::raise(program, estate, lock, swarms, *clock, attention) {
                 Ok(successor) => return Some(successor),
                 Err(error) => {
                     self.storage.book.open();
-                    format!("{error:#}")
+                    if attention.has_waited() {
+                        format!("{error:#}")
+                    } else {
+                        "the tracker is stopping".into()
+                    }
                 }
             }
-        } else {
-            "this process has not yet taken over from its predecessor".into()
         };
         log::error!("upgrade refused: {refusal}");
         if let Err(error) = lock.sign(&refusal) {
@@ -296,20 +353,22 @@ impl Daemon {
         None
     }
 
-    /// Stops accepting, answers what is in flight, and waits for the state actor.
-    fn stop(self) {
+    /// Stops accepting, answers what is in flight, and waits for the state actor. Every wait is bounded.
+    fn stop(self) -> anyhow::Result<()> {
         self.vitals.serving.store(false, Ordering::Relaxed);
         log::info!("stopping");
+        self.storage.save();
         self.storage.survey.stop();
-        notify(&[NotifyState::Stopping]);
+        systemd::notify(NotifyState::Stopping);
         self.http.stop();
         if let Some(udp) = self.udp {
             udp.stop();
         }
         drop_inbox(&self.inbox);
         self.actor.join();
-        self.storage.stop(Ending::Write);
+        let kept = self.storage.stop(Ending::Write);
         log::info!("stopped");
+        kept
     }
 
     /// Lets a successor serve, and ends.
@@ -322,7 +381,7 @@ impl Daemon {
         let gone = successor.go();
         if gone.is_ok() {
             // Else the end of this process would be the end of the service.
-            notify(&[NotifyState::MainPid(successor.pid())]);
+            systemd::notify(NotifyState::MainPid(successor.pid()));
         }
         self.vitals.serving.store(false, Ordering::Relaxed);
         self.http.stop_for_successor();
@@ -331,16 +390,9 @@ impl Daemon {
         // Without a successor the swarms are only here.
         let ending = if gone.is_ok() { Ending::Leave } else { Ending::Write };
         let farewell = gone.and_then(|()| successor.finish());
-        self.storage.stop(ending);
+        let kept = self.storage.stop(ending);
         log::info!("stopped");
-        farewell.map(drop).context("the upgrade failed halfway, and the tracker has stopped")
-    }
-}
-
-/// Tells systemd, if it waits for it (`Type=notify`).
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        log::warn!("systemd was not told {states:?}: {error}");
+        farewell.map(drop).context("the upgrade failed halfway, and the tracker has stopped").and(kept)
     }
 }
 
@@ -402,6 +454,7 @@ fn storage(
     );
     let swarms = Swarms::new(document.announce.peers_per_address.as_u16());
     swarms.list_on(board);
+    ownership::check(&settings.keep.state_dir)?;
     let (lock, stream) = match legacy {
         None => (StateLock::take(&settings.keep.state_dir)?, None),
         Some((lock, stream)) => (StateLock::inherit(lock), Some(stream)),
@@ -412,4 +465,17 @@ fn storage(
 /// A choice of the configuration, as it is written there.
 fn word(choice: &impl serde::Serialize) -> String {
     serde_json::to_value(choice).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::DATABASE_MAX;
+
+    #[test]
+    fn all_waits_of_a_stop_are_less_than_the_eight_seconds_that_it_may_take() {
+        let waits = [systemd::NOTIFY_MAX, hayate_gateway::STOP_MAX, DATABASE_MAX, logging::LAST_LINES];
+        // The rest is for the disk.
+        assert!(waits.iter().sum::<Duration>() <= Duration::from_millis(7500), "{waits:?}");
+    }
 }

@@ -4,10 +4,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hayate_gateway::{Admin, Asker, Pages};
+use hayate_gateway::{Admin, Asker, Condition, Pages};
 use hayate_state::actor::Inbox;
 use hayate_state::counters::{Kind, Series};
+use hayate_state::store::Lifeboat;
 use hayate_state::{Board, Clock, Counter, Policy, Published};
+
+use crate::log_thread::Lines;
+use crate::logging;
+use crate::signals::Boat;
 
 /// The state actor is thought dead when it stands still for so long.
 const ACTOR_STILL_MAX: Duration = Duration::from_secs(10);
@@ -21,16 +26,21 @@ pub(crate) struct Vitals {
     actor: Arc<AtomicU64>,
     /// Beats of the actor when they were last seen to grow, and when that was.
     seen: Mutex<(u64, Duration)>,
+    log: Option<Arc<Lines>>,
+    /// Knows how the store is, once there is one.
+    store: Boat,
 }
 
 impl Vitals {
-    pub(crate) fn new(clock: Clock, actor: Arc<AtomicU64>) -> Self {
+    pub(crate) fn new(clock: Clock, actor: Arc<AtomicU64>, store: &Boat) -> Self {
         Self {
             serving: AtomicBool::new(false),
             clock,
             udp: Mutex::new(None),
             actor,
             seen: Mutex::new((0, Duration::ZERO)),
+            log: logging::lines(),
+            store: Arc::clone(store),
         }
     }
 
@@ -41,15 +51,27 @@ impl Vitals {
         }
     }
 
-    pub(crate) fn are_good(&self) -> bool {
+    /// What `/health` says: bad is what clients notice; the rest is for the operator to mend.
+    pub(crate) fn condition(&self) -> Condition {
         let udp = self.udp.lock().is_ok_and(|udp| udp.as_ref().is_none_or(hayate_udp::Pulse::alive));
-        self.serving.load(Ordering::Relaxed) && udp && self.actor_beats()
+        if !(self.serving.load(Ordering::Relaxed) && udp && self.actor_beats()) {
+            return Condition::Bad;
+        }
+        let mut faults = Vec::new();
+        if self.log.as_ref().is_some_and(|log| log.stand_still()) {
+            faults.push("the log stands still: nobody reads stderr");
+        }
+        let store = self.store.lock();
+        if store.is_ok_and(|store| store.as_ref().is_some_and(Lifeboat::has_lost_its_file)) {
+            faults.push("the file of the database was deleted or replaced");
+        }
+        if faults.is_empty() { Condition::Good } else { Condition::Degraded(faults) }
     }
 
     /// The operator's pages, with these numbers and this health.
     pub(crate) fn pages(self: &Arc<Self>, admin: Option<Arc<dyn Admin>>, board: &Arc<Board>) -> Pages {
         let (vitals, clock) = (Arc::clone(self), self.clock);
-        Pages { admin, board: Arc::clone(board), health: Arc::new(move || vitals.are_good()), clock }
+        Pages { admin, board: Arc::clone(board), health: Arc::new(move || vitals.condition()), clock }
     }
 
     fn actor_beats(&self) -> bool {
@@ -103,6 +125,9 @@ pub(crate) fn list_policy(board: &Board, policy: &Arc<Published<Policy>>) {
 pub(crate) fn list_own(board: &Board, clock: Clock, inbox: &Arc<Mutex<Option<Inbox<Asker>>>>) {
     let gauge =
         |name, help, read| board.list(Series { name, help, kind: Kind::Gauge, labels: Vec::new(), read });
+    if let Some(log) = logging::lines() {
+        log.list_on(board);
+    }
     // The name that the reference tracker has for it.
     gauge("uptime", "Seconds since the start.", Box::new(move || clock.uptime().as_secs()));
     gauge("uptime_seconds", "Seconds since the start.", Box::new(move || clock.uptime().as_secs()));

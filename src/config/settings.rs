@@ -14,7 +14,7 @@ use hayate_state::hooks::{Hooks, Means};
 use hayate_state::limiter::{Limit, Limiter};
 use hayate_state::policy::{Beyond, Limits};
 use hayate_state::store::{Bounds, Dsn, Pace, Places};
-use hayate_state::{Clock, Policy};
+use hayate_state::{Clock, Policy, text};
 use hayate_udp::config as udp;
 use ipnet::IpNet;
 
@@ -30,6 +30,8 @@ use crate::privileges::Identity;
 const SERVICES: &str = "/etc/services";
 /// File of the generated key, in `state_dir`.
 const KEY_FILE: &str = "udp.key";
+/// Longest file that holds a secret or certificates, in octets.
+const FILE_MAX: u64 = 16 * 1024 * 1024;
 /// Longest key of the connection ids, in octets.
 const KEY_MAX: usize = 4096;
 /// Octets of a token.
@@ -58,6 +60,8 @@ pub(crate) struct Settings {
     pub(crate) identity: Option<Identity>,
     /// What is legal but unwise, and was seen in the files.
     pub(crate) warnings: Vec<String>,
+    /// What else the operator may like to know of the files.
+    pub(crate) notes: Vec<String>,
 }
 
 /// What is kept beside the key, and where.
@@ -107,8 +111,10 @@ impl Settings {
         let door = udp_door(document, key.clone().unwrap_or_default());
         let hooks = hooks(config, keyrings)?;
         warnings.extend(keyrings.warnings());
+        let policy = Policy { hooks, ..policy(config)? };
+        let notes = list_notes(config, &policy.access, &mut warnings);
         Ok(Self {
-            policy: Policy { hooks, ..policy(config)? },
+            policy,
             udp: (!document.udp.addr.is_off()).then_some((sockets, door)),
             listen: gateway::ListenConfig {
                 addresses: http_addresses,
@@ -123,7 +129,16 @@ impl Settings {
             admin_token: admin_token(config)?,
             identity: identity(config)?,
             warnings,
+            notes,
         })
+    }
+}
+
+impl Settings {
+    /// Has the log say what the operator should know of the files.
+    pub(crate) fn say_what_was_read(&self) {
+        self.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        self.notes.iter().for_each(|note| log::info!("{note}"));
     }
 }
 
@@ -135,7 +150,8 @@ fn tls(config: &Config, warnings: &mut Vec<String>) -> Result<Option<Tls>, Confi
     }
     let read = |key: &str, name: &str| {
         let path = config.path(name);
-        std::fs::read(&path).map_err(|error| config.refuse(key, format!("{}: {error}", path.display())))
+        text::read(&path, FILE_MAX)
+            .map_err(|error| config.refuse(key, format!("{}: {error}", path.display())))
     };
     let chain = read("http.tls_cert_path", &http.tls_cert_path)?;
     let key = read("http.tls_key_path", &http.tls_key_path)?;
@@ -177,7 +193,8 @@ fn key(config: &Config) -> Result<(Option<Vec<u8>>, Vec<String>), ConfigError> {
     }
     let refuse = |text: String| config.refuse("udp.private_key_file", text);
     let path = config.path(&udp.private_key_file);
-    let octets = std::fs::read(&path).map_err(|error| refuse(format!("{}: {error}", path.display())))?;
+    let octets =
+        text::read(&path, FILE_MAX).map_err(|error| refuse(format!("{}: {error}", path.display())))?;
     let end = octets.iter().rposition(|octet| !b"\r\n".contains(octet)).map_or(0, |last| last + 1);
     let key = octets.get(..end).unwrap_or_default().to_vec();
     if key.is_empty() || key.len() > KEY_MAX {
@@ -205,8 +222,8 @@ fn admin_token(config: &Config) -> Result<Option<Token>, ConfigError> {
     }
     let path = config.path(name);
     let refuse = |text: &str| config.refuse("admin.token_file", format!("{}: {text}", path.display()));
-    let octets = std::fs::read(&path).map_err(|error| refuse(&error.to_string()))?;
-    let token = octets.trim_ascii_end();
+    let octets = text::read(&path, FILE_MAX).map_err(|error| refuse(&error.to_string()))?;
+    let token = text::unmarked(&octets).trim_ascii_end();
     let good = |octet: &u8| octet.is_ascii_graphic() && !b"/?#%<>`".contains(octet);
     if !TOKEN_LEN.contains(&token.len()) || !token.iter().all(good) {
         let text = "is not a token: 16 to 128 printable characters without / ? # % < > ` are needed";
@@ -262,8 +279,9 @@ fn data_source(config: &Config) -> Result<DataSource, ConfigError> {
     }
     let path = config.path(&database.dsn_file);
     let refuse = |text: String| config.refuse("database.dsn_file", format!("{}: {text}", path.display()));
-    let text = std::fs::read_to_string(&path).map_err(|error| refuse(error.to_string()))?;
-    DataSource::parse(&text).map_err(refuse)
+    let octets = text::read(&path, FILE_MAX).map_err(|error| refuse(error.to_string()))?;
+    let text = str::from_utf8(text::unmarked(&octets)).map_err(|error| refuse(error.to_string()))?;
+    DataSource::parse(text).map_err(refuse)
 }
 
 fn policy(config: &Config) -> Result<Policy, ConfigError> {
@@ -329,6 +347,25 @@ fn access(config: &Config) -> Result<Access, ConfigError> {
         (Mode::Open, AccessMode::Deny) => Access::Deny(read()?),
         (Mode::Open, AccessMode::Allow) | (Mode::Listed, _) => Access::Allow(read()?),
     })
+}
+
+/// What there is to say of the list of torrents that was read.
+fn list_notes(config: &Config, access: &Access, warnings: &mut Vec<String>) -> Vec<String> {
+    let name = &config.document.access.path;
+    let Some(list) = access.list().filter(|_| !name.is_empty()) else { return Vec::new() };
+    let path = config.path(name);
+    let path = path.display();
+    if list.is_empty() {
+        let so =
+            if matches!(access, Access::Deny(_)) { "no torrent is denied" } else { "it allows no torrent" };
+        warnings.push(format!("access.path: {path} has no torrents: {so}"));
+    }
+    let mut notes = vec![format!("access.path: {} torrents read from {path}", list.len())];
+    if list.long() > 0 {
+        let long = list.long();
+        notes.push(format!("access.path: {long} of them have 64 digits (v2) and count by their first 40"));
+    }
+    notes
 }
 
 fn sockets(document: &Document, addresses: Vec<SocketAddr>) -> udp::SocketConfig {

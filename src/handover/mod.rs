@@ -39,6 +39,7 @@ use hayate_udp::Handed as UdpHanded;
 pub(crate) use heir::{Inheritance, Reception};
 
 use crate::lock::StateLock;
+use crate::signals::Attention;
 use wire::Manifest;
 
 /// Set for a successor: its stdin is the socket.
@@ -79,16 +80,18 @@ impl Successor {
     /// Starts the successor and brings it as far as it comes while this process serves.
     ///
     /// # Errors
-    /// When it does not start, does not like its configuration or its sockets, or is too slow. It is ended
-    /// then.
+    /// When it does not start, does not like its configuration or its sockets, or is too slow, or when a stop
+    /// is asked for. It is ended then.
     pub(crate) fn raise(
         program: &Path,
         estate: &Estate,
         lock: &StateLock,
         swarms: &Arc<Swarms>,
         clock: Clock,
+        attention: &Attention,
     ) -> anyhow::Result<Self> {
         let (mut stream, theirs) = UnixStream::pair().context("a socket for the successor")?;
+        attention.waits_for(&stream)?;
         for limit in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
             limit(&stream, Some(PATIENCE))?;
         }
@@ -113,6 +116,9 @@ impl Successor {
             if send_deltas(&mut writer, swarms)? < ROUND_SMALL {
                 break;
             }
+        }
+        if !attention.has_waited() {
+            bail!("the tracker is stopping");
         }
         let Some(child) = guard.child.take() else { bail!("the new process is gone") };
         Ok(Self { child, writer, swarms: Arc::clone(swarms), clock })
