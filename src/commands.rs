@@ -151,6 +151,7 @@ fn check_config(line: &Line) -> anyhow::Result<()> {
     for warning in &settings.warnings {
         eprint(&format!("warning: {warning}"));
     }
+    settings.notes.iter().for_each(|note| eprint(note));
     print(b"the configuration is good\n")
 }
 

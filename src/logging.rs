@@ -1,7 +1,11 @@
 //! The log: lines on stderr, for people or as JSON. Nothing is logged per request above debug, and never a
 //! secret.
 
-use std::io::{IsTerminal, Write};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal, Write};
+use std::panic::{self, PanicHookInfo};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use env_logger::fmt::Formatter;
 use env_logger::{Builder, Target, WriteStyle};
@@ -9,25 +13,93 @@ use log::{LevelFilter, Record};
 
 use crate::cli::Look;
 use crate::config::document::{Log, LogFormat, LogLevel};
+use crate::log_thread::{Lines, Pen};
 
+/// How long the end of the process waits for a reader of stderr.
+pub(crate) const LAST_LINES: Duration = Duration::from_millis(750);
 /// The variable that wins over the configured level: `info`, `debug,hayate_udp=trace`.
 const FILTER: &str = "RUST_LOG";
 
-/// Starts the log: the command line wins over the environment, that over the configuration.
+/// The lines of a process that serves.
+static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
+
+/// Starts the log of a command, which waits for whoever reads its stderr: the command line wins over the
+/// environment, that over the configuration.
 pub(crate) fn start(look: &Look, log: &Log) {
+    let mut builder = builder(look, log);
+    builder.target(Target::Stderr);
+    // A second start, in tests, keeps the first log.
+    let _ = builder.try_init();
+}
+
+/// Starts the log of a process that serves: a thread of its own writes it, and nobody waits for that one.
+/// Panics are lines of the log too.
+///
+/// # Errors
+/// When the system gives no thread.
+pub(crate) fn start_beside(look: &Look, log: &Log) -> io::Result<()> {
+    let lines = Lines::start(io::stderr())?;
+    let mut builder = builder(look, log);
+    if style(look) == WriteStyle::Auto {
+        // It is a terminal, but env_logger sees a pipe.
+        builder.write_style(WriteStyle::Always);
+    }
+    builder.target(Target::Pipe(Box::new(Pen(Arc::clone(&lines)))));
+    let _ = builder.try_init();
+    // It is started once.
+    let _ = LINES.set(lines);
+    panic::set_hook(Box::new(panicked));
+    Ok(())
+}
+
+/// The lines of this process, if it serves.
+pub(crate) fn lines() -> Option<Arc<Lines>> {
+    LINES.get().cloned()
+}
+
+/// Waits until the log is written, but not longer than [`LAST_LINES`].
+pub(crate) fn finish() {
+    if let Some(lines) = LINES.get() {
+        let _ = lines.finish(LAST_LINES);
+    }
+}
+
+fn panicked(info: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let mut text = format!("thread {} {info}", thread.name().unwrap_or("without a name")).replace('\n', " ");
+    let trace = Backtrace::capture();
+    if trace.status() == BacktraceStatus::Captured {
+        text = format!("{text}\n{trace}");
+    }
+    tell(&text);
+    // The panic may be the end of the process.
+    finish();
+}
+
+/// One line that no filter hides: of the log, or plain.
+fn tell(text: &str) {
+    if log::log_enabled!(log::Level::Error) {
+        log::error!("{text}");
+    } else if let Some(lines) = LINES.get() {
+        lines.put(format!("{text}\n").as_bytes());
+    } else {
+        // Where stderr is closed nobody can be told.
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+}
+
+fn builder(look: &Look, log: &Log) -> Builder {
     let mut builder = Builder::new();
     match std::env::var(FILTER) {
         _ if look.debug => builder.filter_level(LevelFilter::Debug),
         Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
         _ => builder.filter_level(level(log.level)),
     };
-    builder.target(Target::Stderr);
     match format(look).unwrap_or(log.format) {
         LogFormat::Json => builder.write_style(WriteStyle::Never).format(json_line),
         LogFormat::Text => builder.write_style(style(look)).format(text_line),
     };
-    // A second start, in tests, keeps the first log.
-    let _ = builder.try_init();
+    builder
 }
 
 /// The last words of a command that failed: a line of the log if there is one, or else the plain text on
@@ -37,13 +109,7 @@ pub(crate) fn complain(look: &Look, text: &str) {
     if format(look) == Some(LogFormat::Json) {
         start(look, &Log::default());
     }
-    // No filter of RUST_LOG may hide why the process ends.
-    if log::log_enabled!(log::Level::Error) {
-        log::error!("{text}");
-    } else {
-        // Where stderr is closed nobody can be told.
-        let _ = writeln!(std::io::stderr(), "{text}");
-    }
+    tell(&text);
 }
 
 fn format(look: &Look) -> Option<LogFormat> {
@@ -51,7 +117,7 @@ fn format(look: &Look) -> Option<LogFormat> {
 }
 
 fn style(look: &Look) -> WriteStyle {
-    let plain = look.nocolors || !std::io::stderr().is_terminal();
+    let plain = look.nocolors || !io::stderr().is_terminal();
     if plain { WriteStyle::Never } else { WriteStyle::Auto }
 }
 
@@ -65,13 +131,13 @@ fn level(level: LogLevel) -> LevelFilter {
     }
 }
 
-fn text_line(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
+fn text_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     let style = out.default_level_style(record.level());
     let (time, level) = (out.timestamp_millis(), record.level());
     writeln!(out, "{time} {style}{level:<5}{style:#} {}", record.args())
 }
 
-fn json_line(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
+fn json_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     let time = out.timestamp_millis().to_string();
     writeln!(out, "{}", json(&time, record))
 }

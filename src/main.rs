@@ -19,8 +19,11 @@
 //! | [`vitals`] | whether the process serves, and its own numbers |
 //! | [`key`] | the generated key of the connection ids |
 //! | [`privileges`] | another user |
+//! | [`ownership`] | whether that user may use what is in `state_dir` |
 //! | [`files`] | the limit of open files |
+//! | [`systemd`] | what systemd is told |
 //! | [`logging`] | lines of text or JSON on stderr |
+//! | [`log_thread`] | writes them while the tracker serves, so that nobody else waits for stderr |
 //!
 //! Absent on purpose: anything about the wire, swarms, or who may announce.
 
@@ -35,8 +38,10 @@ mod key;
 mod keyrings;
 mod listeners;
 mod lock;
+mod log_thread;
 mod logging;
 mod memory;
+mod ownership;
 mod privileges;
 mod registered;
 mod reload;
@@ -44,6 +49,7 @@ mod run;
 mod signals;
 mod site;
 mod storage;
+mod systemd;
 mod vitals;
 
 use std::process::ExitCode;
@@ -52,13 +58,15 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let line = cli::Line::parse();
-    match commands::obey(&line) {
+    let code = match commands::obey(&line) {
         Ok(code) => code,
         Err(error) => {
             logging::complain(&line.look, &words(&error));
             ExitCode::FAILURE
         }
-    }
+    };
+    logging::finish();
+    code
 }
 
 /// The error and its causes, each said once: some errors name their cause themselves.

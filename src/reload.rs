@@ -1,7 +1,10 @@
 //! A new configuration for a running daemon: read and checked as a whole, with what only a restart can change
 //! held back. Whoever has a [`Plan`] can carry it out; nothing can fail any more.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 
 use hayate_gateway::config::DoorConfig as HttpConfig;
 use hayate_state::access::TorrentList;
@@ -11,8 +14,11 @@ use hayate_udp::config::DoorConfig as UdpConfig;
 
 use crate::config::document::Mode;
 use crate::config::{Config, ConfigError, Document, Settings, Source};
+use crate::desk::Book;
 use crate::key::{self, KeyError};
+use crate::keyrings::JwkSets;
 use crate::listeners::{Listening, NewSockets, NotOpen};
+use crate::signals::{Wish, Wishes};
 
 /// A knob that waits for a restart.
 struct Fixed {
@@ -74,6 +80,58 @@ pub(crate) struct Plan {
     pub(crate) sockets: NewSockets,
     /// Restart-only knobs that were changed.
     pub(crate) waiting: Vec<&'static str>,
+}
+
+/// What a reload is made from.
+pub(crate) struct Basis {
+    pub(crate) running: Config,
+    pub(crate) source: Source,
+    pub(crate) keyrings: JwkSets,
+    pub(crate) listening: Listening,
+    pub(crate) book: Arc<Book>,
+}
+
+/// A reload that is under way, in a thread of its own: what it reads may hang, a name server or a disk of the
+/// network for example, and only it waits for that.
+#[derive(Debug)]
+pub(crate) struct Reloading {
+    thread: JoinHandle<()>,
+    /// Another one is due when it is done.
+    pub(crate) again: bool,
+    /// An upgrade is due when it is done.
+    pub(crate) upgrade: bool,
+}
+
+/// What has become of a reload; dropped when it has been carried out.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    pub(crate) plan: Result<Plan, ReloadError>,
+    _carried_out: SyncSender<()>,
+}
+
+impl Reloading {
+    /// Begins; the main thread is sent what becomes of it.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn begin(basis: Basis, wishes: Wishes) -> io::Result<Self> {
+        let thread = thread::Builder::new().name("reload".into()).spawn(move || {
+            // What the desk changes meanwhile would be neither in what was read nor in what is published.
+            let _turn = basis.book.turn();
+            let plan = plan(&basis.running, &basis.source, &basis.keyrings, &basis.listening);
+            let (carried_out, done) = sync_channel(0);
+            wishes.send(Wish::Planned(Box::new(Planned { plan, _carried_out: carried_out })));
+            // Nothing is sent: this ends when the other end is dropped.
+            let _ = done.recv();
+        })?;
+        Ok(Self { thread, again: false, upgrade: false })
+    }
+
+    /// True once the thread has ended without a word, which takes a panic: else it ends when its word has
+    /// been heard.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.thread.is_finished()
+    }
 }
 
 /// Reads and checks everything a reload of `running` needs.

@@ -24,15 +24,16 @@ use crate::keyrings::JwkSets;
 use crate::listeners::{Listening, NewSockets, Sockets, joined, start_http, start_udp, trackers};
 use crate::lock::StateLock;
 use crate::memory::Returner;
-use crate::reload::{self, Levers};
+use crate::reload::{Basis, Levers, Planned, Reloading};
 use crate::signals::{self, Boat, Wish, Wishes};
-use crate::storage::Storage;
+use crate::storage::{DATABASE_MAX, Storage};
 use crate::vitals::{Reloads, Vitals, list_own, list_policy};
-use crate::{commands, files, key, logging, privileges};
+use crate::{commands, files, key, logging, ownership, privileges, systemd};
 use succession::Due;
 
 /// How often the main thread looks whether everything lives.
 const LOOK_ROUND: Duration = Duration::from_secs(1);
+
 /// Serves until a signal ends it.
 ///
 /// # Errors
@@ -48,24 +49,21 @@ pub(crate) fn serve(source: &Source, look: &Look) -> anyhow::Result<()> {
     let mut settings = commands::settings(&config, &keyrings)?;
     commands::foresee(&config, &mut settings);
     settings.warnings.extend(sealed.err().map(|error| error.to_string()));
-    logging::start(look, &config.document.log);
+    logging::start_beside(look, &config.document.log).context("starting the log")?;
     log::info!("hayate {}", env!("CARGO_PKG_VERSION"));
-    for warning in &settings.warnings {
-        log::warn!("{warning}");
-    }
+    settings.say_what_was_read();
     let files_max = files::raise_limit();
     files::fit(&mut settings, files_max);
     let inheritance = Inheritance::receive()?;
     let mut daemon =
         Daemon::start(source.clone(), config, settings, files_max, (sender, boat), keyrings, inheritance)?;
+    daemon.wishes.are_attended();
     match daemon.attend(&wishes) {
         Ok(End::Succession(heir)) => daemon.leave(*heir),
-        Ok(End::Stop) => {
-            daemon.stop();
-            Ok(())
-        }
+        Ok(End::Stop) => daemon.stop(),
         Err(error) => {
-            daemon.stop();
+            // What it says is in the log; why the process ends is more important.
+            let _ = daemon.stop();
             Err(error)
         }
     }
@@ -77,6 +75,7 @@ struct Daemon {
     config: Config,
     files_max: Option<usize>,
     levers: Levers,
+    reloading: Option<Reloading>,
     keyrings: JwkSets,
     listening: Listening,
     vitals: Arc<Vitals>,
@@ -146,7 +145,8 @@ impl Daemon {
         say_what_starts(document, &levers.policy.current());
         let tracker = trackers(&storage, &levers.policy)?;
         let (actor, inbox) = Actor::start(tracker(0), clock).context("starting the state actor")?;
-        let (vitals, reloads) = (Arc::new(Vitals::new(clock, actor.beats())), Reloads::list_on(&board));
+        let (vitals, reloads) =
+            (Arc::new(Vitals::new(clock, actor.beats(), &boat)), Reloads::list_on(&board));
         let kept_inbox = Arc::new(Mutex::new(Some(inbox.clone())));
         list_own(&board, clock, &kept_inbox);
         list_policy(&board, &levers.policy);
@@ -163,13 +163,14 @@ impl Daemon {
             Some(reception) => reception.go_on(&storage, levers.policy.current(), clock, &wishes)?,
         }
         log::info!("serving");
-        notify(&[NotifyState::Ready]);
+        systemd::notify(NotifyState::Ready);
         let (inbox, returner) = (kept_inbox, Returner::default());
         Ok(Self {
             source,
             config,
             files_max,
             levers,
+            reloading: None,
             keyrings,
             listening,
             vitals,
@@ -197,17 +198,19 @@ impl Daemon {
             match wishes.recv_timeout(LOOK_ROUND) {
                 Ok(Wish::Reload) if self.raising.is_some() => self.due.reload = true,
                 Ok(Wish::Reload) => self.reload(),
+                Ok(Wish::Planned(planned)) => self.reloaded(*planned),
                 Ok(Wish::Registered(list)) => self.levers.register(list),
                 Ok(Wish::Upgrade) => self.upgrade(),
-                Ok(Wish::Inherited) => {
-                    if self.inherit() {
+                Ok(Wish::Inherited) => self.storage.open_late(&self.wishes),
+                Ok(Wish::Opened(opened)) => {
+                    if self.inherit(*opened)? {
                         return Ok(End::Stop);
                     }
                 }
                 Ok(Wish::Stop) if self.storage.is_settled() => return Ok(End::Stop),
                 Ok(Wish::Stop) => {
                     log::info!("stopping as soon as the predecessor has ended");
-                    self.due.stop = true;
+                    self.due.stop_at = Some(self.clock.uptime() + DATABASE_MAX);
                 }
                 Ok(Wish::Raised) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => bail!("the thread that takes signals has ended"),
@@ -219,12 +222,20 @@ impl Daemon {
                     Err(error) => return Err(error),
                 }
             }
+            if self.due.stop_at.is_some_and(|at| at <= self.clock.uptime()) {
+                return Ok(End::Stop);
+            }
             self.look_round()?;
             self.returner.look(self.storage.survey.place().memory(), self.http.connections());
         }
     }
 
-    fn look_round(&self) -> anyhow::Result<()> {
+    fn look_round(&mut self) -> anyhow::Result<()> {
+        if self.reloading.as_ref().is_some_and(Reloading::has_failed) {
+            self.reloading = None;
+            self.reloads.refused.add(1);
+            log::error!("reload refused: its thread ended with a panic");
+        }
         if !self.actor.is_alive() {
             bail!("the state actor has ended");
         }
@@ -242,19 +253,51 @@ impl Daemon {
         Ok(())
     }
 
+    /// Begins a reload, or notes that another one is due when the one under way is done.
     fn reload(&mut self) {
-        // What the desk changes meanwhile would be neither in what was read nor in what is published.
-        let book = Arc::clone(&self.storage.book);
-        let _turn = book.turn();
-        match reload::plan(&self.config, &self.source, &self.keyrings, &self.listening) {
+        if let Some(reloading) = &mut self.reloading {
+            reloading.again = true;
+            return;
+        }
+        let basis = Basis {
+            running: self.config.clone(),
+            source: self.source.clone(),
+            keyrings: self.keyrings.clone(),
+            listening: self.listening.clone(),
+            book: Arc::clone(&self.storage.book),
+        };
+        match Reloading::begin(basis, self.wishes.clone()) {
+            Ok(reloading) => self.reloading = Some(reloading),
+            Err(error) => {
+                self.reloads.refused.add(1);
+                log::error!("reload refused: no thread for it: {error}");
+            }
+        }
+    }
+
+    /// Carries out what a reload has read, and then what has waited for it.
+    fn reloaded(&mut self, planned: Planned) {
+        self.carry_out(planned);
+        let Some(Reloading { again, upgrade, .. }) = self.reloading.take() else { return };
+        if upgrade {
+            self.upgrade();
+        }
+        if again {
+            match self.raising {
+                Some(_) => self.due.reload = true,
+                None => self.reload(),
+            }
+        }
+    }
+
+    fn carry_out(&mut self, planned: Planned) {
+        match planned.plan {
             Err(error) => {
                 self.reloads.refused.add(1);
                 log::error!("reload refused: {error}");
             }
             Ok(mut plan) => {
-                for warning in &plan.settings.warnings {
-                    log::warn!("{warning}");
-                }
+                plan.settings.say_what_was_read();
                 if !plan.waiting.is_empty() {
                     log::warn!("changed, but waiting for a restart: {}", plan.waiting.join(", "));
                 }
@@ -296,30 +339,25 @@ impl Daemon {
         Ok(())
     }
 
-    /// Stops accepting, answers what is in flight, and waits for the state actor.
-    fn stop(self) {
+    /// Stops accepting, answers what is in flight, and waits for the state actor. Every wait is bounded.
+    fn stop(self) -> anyhow::Result<()> {
         self.vitals.serving.store(false, Ordering::Relaxed);
         log::info!("stopping");
+        self.storage.save();
         if let Some(raising) = self.raising {
             raising.give_up();
         }
         self.storage.survey.stop();
-        notify(&[NotifyState::Stopping]);
+        systemd::notify(NotifyState::Stopping);
         self.http.stop();
         if let Some(udp) = self.udp {
             udp.stop();
         }
         drop_inbox(&self.inbox);
         self.actor.join();
-        self.storage.stop(Ending::Write);
+        let kept = self.storage.stop(Ending::Write);
         log::info!("stopped");
-    }
-}
-
-/// Tells systemd, if it waits for it (`Type=notify`).
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        log::warn!("systemd was not told {states:?}: {error}");
+        kept
     }
 }
 
@@ -392,6 +430,7 @@ fn storage(
         intervals.purge_inactive_peers,
     );
     let swarms = Swarms::new(document.announce.peers_per_address.as_u16());
+    ownership::check(&settings.keep.state_dir)?;
     let (lock, voice) = match legacy {
         None => (StateLock::take(&settings.keep.state_dir)?, None),
         Some((lock, voice)) => (StateLock::inherit(lock), Some(voice)),
@@ -404,4 +443,16 @@ fn storage(
 /// A choice of the configuration, as it is written there.
 fn word(choice: &impl serde::Serialize) -> String {
     serde_json::to_value(choice).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_waits_of_a_stop_are_less_than_the_eight_seconds_that_it_may_take() {
+        let waits = [systemd::NOTIFY_MAX, hayate_gateway::STOP_MAX, DATABASE_MAX, logging::LAST_LINES];
+        // The rest is for the disk.
+        assert!(waits.iter().sum::<Duration>() <= Duration::from_millis(7500), "{waits:?}");
+    }
 }

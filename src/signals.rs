@@ -1,5 +1,6 @@
-//! Signals: SIGHUP and SIGUSR1 reload, SIGUSR2 upgrades, the first SIGINT or SIGTERM stops in order, the
-//! second at once. One thread takes them; in all others they are blocked, so that they interrupt nothing.
+//! Signals: SIGHUP and SIGUSR1 reload, SIGUSR2 upgrades, the first SIGINT, SIGTERM or SIGQUIT stops in order,
+//! the second at once. One thread takes them; in all others they are blocked, so that they interrupt nothing.
+//! Signals that would end a process although nobody wants that are caught and change nothing.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -10,13 +11,21 @@ use std::thread;
 use std::time::Duration;
 
 use hayate_state::access::TorrentList;
-use hayate_state::store::Lifeboat;
+use hayate_state::store::{Lifeboat, Opened};
 use nix::sys::signal::{SigSet, Signal};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGVTALRM, SIGXCPU, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
+use crate::logging;
+use crate::reload::Planned;
+
 /// The signals that are taken.
-const TAKEN: [i32; 5] = [SIGHUP, SIGUSR1, SIGUSR2, SIGINT, SIGTERM];
+const TAKEN: [i32; 6] = [SIGHUP, SIGUSR1, SIGUSR2, SIGINT, SIGTERM, SIGQUIT];
+/// What would end the process, or leave a core file, without an order to stop: a file beyond the limit of
+/// its size (the write fails then, as on a full disk), a limit of processor time below the hard one, and timers
+/// that whoever started it has left running.
+const HARMLESS: [i32; 4] = [SIGXFSZ, SIGXCPU, SIGALRM, SIGVTALRM];
 /// Wishes that wait at most; signals beyond wait in the system, where equal ones become one.
 const WISHES_MAX: usize = 16;
 /// Time in which rows are saved when the process ends at once.
@@ -27,12 +36,16 @@ const HEARD_WITHIN: Duration = Duration::from_secs(1);
 const RELOAD: u8 = b'H';
 /// What it hears where its predecessor was asked to stop.
 const STOP: u8 = b'T';
+/// Time that a start may still take when a stop is asked for.
+const START_MAX: Duration = Duration::from_secs(5);
 
 /// What is asked of the main thread.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Wish {
     /// Read the configuration again.
     Reload,
+    /// It was read again.
+    Planned(Box<Planned>),
     /// Hand over to a new process.
     Upgrade,
     /// Stop in order.
@@ -43,6 +56,8 @@ pub(crate) enum Wish {
     Inherited,
     /// A successor is ready, or there will be none.
     Raised,
+    /// The store was opened after that; `None` where there is none.
+    Opened(Box<Option<Opened>>),
 }
 
 /// The way to the main thread.
@@ -51,6 +66,8 @@ pub(crate) struct Wishes {
     main: SyncSender<Wish>,
     /// A stop was asked for.
     stop: Arc<AtomicBool>,
+    /// The main thread takes wishes: the start is done.
+    attends: Arc<AtomicBool>,
     /// The successor, who hears of reloads and stops too.
     heir: Arc<Mutex<Option<UnixStream>>>,
 }
@@ -58,7 +75,7 @@ pub(crate) struct Wishes {
 impl Wishes {
     fn new() -> (Self, Receiver<Wish>) {
         let (main, receiver) = sync_channel(WISHES_MAX);
-        (Self { main, stop: Arc::default(), heir: Arc::default() }, receiver)
+        (Self { main, stop: Arc::default(), attends: Arc::default(), heir: Arc::default() }, receiver)
     }
 
     /// Sends a wish; one that comes too late is forgotten.
@@ -69,6 +86,28 @@ impl Wishes {
     /// Was a stop asked for, whether the main thread knows of it yet or not?
     pub(crate) fn stop_is_asked(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+
+    /// From now on the main thread takes wishes.
+    pub(crate) fn are_attended(&self) {
+        self.attends.store(true, Ordering::Release);
+    }
+
+    /// A stop is asked for. Before there is anything to stop the start is given a little time, and then the
+    /// process ends: what it starts with may hang.
+    fn end_a_start(&self) {
+        if self.attends.load(Ordering::Acquire) {
+            return;
+        }
+        let attends = Arc::clone(&self.attends);
+        thread::spawn(move || {
+            thread::sleep(START_MAX);
+            if !attends.load(Ordering::Acquire) {
+                log::warn!("stopped before the start was done");
+                logging::finish();
+                std::process::exit(0);
+            }
+        });
     }
 
     /// From now on the successor behind `ear`, or nobody, hears of reloads and stops as well.
@@ -144,14 +183,14 @@ pub(crate) fn hold() -> io::Result<()> {
     Ok(taken()?.thread_block()?)
 }
 
-/// Listens from now on; each signal is one wish. A second SIGINT or SIGTERM has a thread save the rows that
-/// are in memory for a second at most, and ends the process with exit code 130 or 143, however busy
+/// Listens from now on; each signal is one wish. A second SIGINT, SIGTERM or SIGQUIT has a thread save the rows
+/// that are in memory for a second at most, and ends the process with exit code 130, 143 or 131, however busy
 /// everything else is.
 ///
 /// # Errors
 /// When the system refuses handlers or a thread.
 pub(crate) fn listen(boat: &Boat) -> io::Result<(Wishes, Receiver<Wish>)> {
-    let mut signals = Signals::new(TAKEN)?;
+    let mut signals = Signals::new(TAKEN.into_iter().chain(HARMLESS))?;
     let (wishes, receiver) = Wishes::new();
     let (forward, boat, taken) = (wishes.clone(), Arc::clone(boat), taken()?);
     thread::Builder::new().name("signals".into()).spawn(move || {
@@ -166,12 +205,14 @@ pub(crate) fn listen(boat: &Boat) -> io::Result<(Wishes, Receiver<Wish>)> {
                     forward.offer(Wish::Reload);
                 }
                 SIGUSR2 => forward.offer(Wish::Upgrade),
+                _ if HARMLESS.contains(&signal) => {}
                 _ if stopping => end(&boat, 128 + signal),
                 _ => {
                     stopping = true;
                     forward.stop.store(true, Ordering::Release);
                     forward.hand_on(STOP);
                     forward.offer(Wish::Stop);
+                    forward.end_a_start();
                 }
             }
         }
@@ -194,6 +235,7 @@ fn end(boat: &Boat, code: i32) -> ! {
         // The disk may hang; then it is as if there were none.
         let _ = done.recv_timeout(LAST_SECOND);
     }
+    logging::finish();
     std::process::exit(code)
 }
 

@@ -2,13 +2,13 @@
 //! lock, store, rows that an earlier run left, snapshot, then completed counts or, in mode private, all sets
 //! of the site; and back.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use hayate_gateway::Admin;
 use hayate_state::access::TorrentList;
 use hayate_state::export::{Exporter, RunningExporter};
@@ -22,7 +22,9 @@ use hayate_state::snapshot::reference;
 use hayate_state::snapshot::site::Record as SiteRecord;
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore};
 use hayate_state::store::record::TorrentRow;
-use hayate_state::store::{Backend, Demand, Opened, Pace, Queues, Record, Recorder, RecorderError, Store};
+use hayate_state::store::{
+    Backend, Channel, Demand, Opened, Pace, Places, Queues, Record, Recorder, RecorderError, Store,
+};
 use hayate_state::survey::{Place, Survey};
 use hayate_state::{Board, Clock, Policy, Published, Swarms};
 
@@ -33,6 +35,8 @@ use crate::lock::StateLock;
 use crate::registered::{Reader, Registrar};
 use crate::signals::{Boat, Wish, Wishes};
 
+/// How long the database may take at a stop for what waits; the rest is on the disk already.
+pub(crate) const DATABASE_MAX: Duration = Duration::from_secs(3);
 /// Torrents whose completed count is kept in the store; the latest ones.
 const COMPLETED_ROWS_MAX: usize = 2_000_000;
 
@@ -81,6 +85,24 @@ struct Threads {
     clerk: Option<RunningClerk>,
     events: Option<(Events, JoinHandle<()>)>,
     exporter: RunningExporter,
+}
+
+/// What it takes to open the store.
+struct Opening {
+    backend: Backend,
+    queues: Arc<Queues>,
+    clock: Clock,
+    pace: Arc<Published<Pace>>,
+    places: Places,
+}
+
+impl Opening {
+    fn open(&self) -> Result<Opened, RecorderError> {
+        log::info!("opening the database {}", self.backend.dsn());
+        let backend = self.backend.clone();
+        let opener = Box::new(move || backend.open());
+        Opened::new(&self.queues, self.clock, &self.pace, &self.places, opener)
+    }
 }
 
 impl Storage {
@@ -189,9 +211,6 @@ impl Storage {
     /// # Errors
     /// When the store cannot be opened, or the system gives no thread.
     pub(crate) fn start(&mut self, board: &Board, wishes: &Wishes, boat: &Boat) -> anyhow::Result<()> {
-        if self.opened.is_none() {
-            self.opened = self.open()?;
-        }
         let recorder = self.opened.take().map(Opened::start).transpose()?;
         if let Some(recorder) = &recorder {
             recorder.list_on(board);
@@ -199,15 +218,7 @@ impl Storage {
                 *boat = Some(recorder.lifeboat());
             }
         }
-        let section = self.site.clone().zip(self.queues.clone());
-        let section = section.map(|(site, queues)| Box::new(SiteSection::new(site, queues)) as _);
-        let plan = Plan {
-            path: self.keep.state_dir.join(FILE_NAME),
-            every_seconds: Arc::clone(&self.knobs.serialize_seconds),
-            swarms: Arc::clone(&self.swarms),
-            sections: section.into_iter().collect(),
-        };
-        let keeper = Keeper::start(plan, self.clock)?;
+        let keeper = self.keeper()?;
         keeper.list_on(board);
         let seconds = || Arc::clone(&self.knobs.reload_seconds);
         let registrar = self.reader.take();
@@ -225,17 +236,51 @@ impl Storage {
         Ok(())
     }
 
-    /// Starts what runs beside the tracker when a predecessor has ended. Where the store is away at that
-    /// moment, records wait in memory until the main thread is asked again.
-    pub(crate) fn start_late(&mut self, board: &Board, wishes: &Wishes, boat: &Boat) {
-        if let Err(error) = self.start(board, wishes, boat) {
-            log::error!("after the upgrade: {error:#}; trying again in a second");
-            let wishes = wishes.clone();
-            std::thread::spawn(move || {
+    fn keeper(&self) -> io::Result<Keeper> {
+        let section = self.site.clone().zip(self.queues.clone());
+        let section = section.map(|(site, queues)| Box::new(SiteSection::new(site, queues)) as _);
+        let plan = Plan {
+            path: self.keep.state_dir.join(FILE_NAME),
+            every_seconds: Arc::clone(&self.knobs.serialize_seconds),
+            swarms: Arc::clone(&self.swarms),
+            sections: section.into_iter().collect(),
+        };
+        Keeper::start(plan, self.clock)
+    }
+
+    /// Opens the store when a predecessor has ended, in a thread that sends it to the main thread: it may
+    /// be away or hang, and records wait in memory meanwhile.
+    pub(crate) fn open_late(&self, wishes: &Wishes) {
+        let (opening, wishes) = (self.opening(), wishes.clone());
+        std::thread::spawn(move || {
+            let mut is_told = false;
+            loop {
+                match opening.as_ref().map(Opening::open).transpose() {
+                    Ok(opened) => return wishes.send(Wish::Opened(Box::new(opened))),
+                    Err(error) if is_told => log::debug!("after the upgrade: {error:#}"),
+                    Err(error) => {
+                        log::error!("after the upgrade: {error:#}; trying again each second");
+                        is_told = true;
+                    }
+                }
                 std::thread::sleep(Duration::from_secs(1));
-                wishes.send(Wish::Inherited);
-            });
-        }
+            }
+        });
+    }
+
+    /// Starts what runs beside the tracker, with the store that [`open_late`](Self::open_late) has opened.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn start_late(
+        &mut self,
+        opened: Option<Opened>,
+        board: &Board,
+        wishes: &Wishes,
+        boat: &Boat,
+    ) -> anyhow::Result<()> {
+        self.opened = opened;
+        self.start(board, wishes, boat).context("after the upgrade")
     }
 
     /// Everything runs that should.
@@ -266,9 +311,21 @@ impl Storage {
         }
     }
 
-    /// Writes all that waits to the store and, unless a successor does, the swarms to their file.
-    pub(crate) fn stop(self, ending: Ending) {
-        let Some(threads) = self.threads else { return };
+    /// Puts what waits for the store on the disk, so that it is safe whatever the stop meets.
+    pub(crate) fn save(&self) {
+        if let Some(recorder) = self.threads.as_ref().and_then(|threads| threads.recorder.as_ref()) {
+            recorder.lifeboat().save();
+        }
+    }
+
+    /// Puts what waits for the store on the disk, writes the swarms to their file unless a successor has
+    /// them, and then gives the store [`DATABASE_MAX`] to take what waits.
+    ///
+    /// # Errors
+    /// When something is lost, because the disk does not take it.
+    pub(crate) fn stop(self, ending: Ending) -> anyhow::Result<()> {
+        self.save();
+        let Some(threads) = self.threads else { return self.stop_early(ending) };
         drop((threads.clerk, threads.exporter));
         if let Some((events, thread)) = threads.events {
             events.stop(thread);
@@ -276,10 +333,26 @@ impl Storage {
         if let Some(registrar) = threads.registrar {
             registrar.stop();
         }
-        if let Some(recorder) = threads.recorder {
-            recorder.stop();
+        let snapshot = threads.keeper.stop(ending);
+        let rows = threads.recorder.is_none_or(|recorder| recorder.stop_within(DATABASE_MAX));
+        match (snapshot, rows) {
+            (true, true) => Ok(()),
+            (false, true) => bail!("the last snapshot could not be written; the log says why"),
+            (_, false) => bail!("rows are lost: neither the database nor the disk has taken them"),
         }
-        threads.keeper.stop(ending);
+    }
+
+    /// Stops before the store was reached after an upgrade: the swarms are known all the same.
+    fn stop_early(&self, ending: Ending) -> anyhow::Result<()> {
+        let rows = |queues: &Arc<Queues>| Channel::ALL.iter().map(|&channel| queues.rows(channel)).sum();
+        let rows: usize = self.queues.as_ref().map_or(0, rows);
+        if !self.keeper()?.stop(ending) {
+            bail!("the last snapshot could not be written; the log says why");
+        }
+        if rows > 0 {
+            bail!("{rows} rows are lost: the database was never reached after the upgrade");
+        }
+        Ok(())
     }
 
     fn backend(&self) -> Option<Backend> {
@@ -289,10 +362,17 @@ impl Storage {
     }
 
     fn open(&self) -> Result<Option<Opened>, RecorderError> {
-        let (Some(backend), Some(queues)) = (self.backend(), &self.queues) else { return Ok(None) };
-        log::info!("opening the database {}", backend.dsn());
-        let opener = Box::new(move || backend.open());
-        Opened::new(queues, self.clock, &self.knobs.pace, &self.keep.places, opener).map(Some)
+        self.opening().as_ref().map(Opening::open).transpose()
+    }
+
+    fn opening(&self) -> Option<Opening> {
+        Some(Opening {
+            backend: self.backend()?,
+            queues: self.queues.clone()?,
+            clock: self.clock,
+            pace: Arc::clone(&self.knobs.pace),
+            places: self.keep.places.clone(),
+        })
     }
 
     fn restore(&self, policy: &Policy, completed: CompletedFrom) {

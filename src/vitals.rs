@@ -4,10 +4,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hayate_gateway::{Admin, Asker, Pages};
+use hayate_gateway::{Admin, Asker, Condition, Pages};
 use hayate_state::actor::Inbox;
 use hayate_state::counters::{Kind, Series};
+use hayate_state::store::Lifeboat;
 use hayate_state::{Board, Clock, Counter, Policy, Published};
+
+use crate::log_thread::Lines;
+use crate::logging;
+use crate::signals::Boat;
 
 /// A thread is thought dead when it stands still for so long.
 const STILL_MAX: Duration = Duration::from_secs(10);
@@ -20,6 +25,9 @@ pub(crate) struct Vitals {
     udp: Mutex<Option<(hayate_udp::Pulse, Motion)>>,
     actor: Arc<AtomicU64>,
     actor_moves: Mutex<Motion>,
+    log: Option<Arc<Lines>>,
+    /// Knows how the store is, once there is one.
+    store: Boat,
 }
 
 /// Beats of some threads when they were last seen to grow, and when that was.
@@ -43,13 +51,15 @@ impl Motion {
 }
 
 impl Vitals {
-    pub(crate) fn new(clock: Clock, actor: Arc<AtomicU64>) -> Self {
+    pub(crate) fn new(clock: Clock, actor: Arc<AtomicU64>, store: &Boat) -> Self {
         Self {
             serving: AtomicBool::new(false),
             clock,
             udp: Mutex::new(None),
             actor,
             actor_moves: Mutex::default(),
+            log: logging::lines(),
+            store: Arc::clone(store),
         }
     }
 
@@ -60,9 +70,21 @@ impl Vitals {
         }
     }
 
-    pub(crate) fn are_good(&self) -> bool {
+    /// What `/health` says: bad is what clients notice; the rest is for the operator to mend.
+    pub(crate) fn condition(&self) -> Condition {
         let moving = self.all_move();
-        self.serving.load(Ordering::Relaxed) && moving
+        if !(self.serving.load(Ordering::Relaxed) && moving) {
+            return Condition::Bad;
+        }
+        let mut faults = Vec::new();
+        if self.log.as_ref().is_some_and(|log| log.stand_still()) {
+            faults.push("the log stands still: nobody reads stderr");
+        }
+        let store = self.store.lock();
+        if store.is_ok_and(|store| store.as_ref().is_some_and(Lifeboat::has_lost_its_file)) {
+            faults.push("the file of the database was deleted or replaced");
+        }
+        if faults.is_empty() { Condition::Good } else { Condition::Degraded(faults) }
     }
 
     /// Looks whether every worker lives and moves, and the actor too. Asked once a second it knows to a second
@@ -80,7 +102,7 @@ impl Vitals {
     /// The operator's pages, with these numbers and this health.
     pub(crate) fn pages(self: &Arc<Self>, admin: Option<Arc<dyn Admin>>, board: &Arc<Board>) -> Pages {
         let (vitals, clock) = (Arc::clone(self), self.clock);
-        Pages { admin, board: Arc::clone(board), health: Arc::new(move || vitals.are_good()), clock }
+        Pages { admin, board: Arc::clone(board), health: Arc::new(move || vitals.condition()), clock }
     }
 }
 
@@ -125,6 +147,9 @@ pub(crate) fn list_policy(board: &Board, policy: &Arc<Published<Policy>>) {
 pub(crate) fn list_own(board: &Board, clock: Clock, inbox: &Arc<Mutex<Option<Inbox<Asker>>>>) {
     let gauge =
         |name, help, read| board.list(Series { name, help, kind: Kind::Gauge, labels: Vec::new(), read });
+    if let Some(log) = logging::lines() {
+        log.list_on(board);
+    }
     // The name that the reference tracker has for it.
     gauge("uptime", "Seconds since the start.", Box::new(move || clock.uptime().as_secs()));
     gauge("uptime_seconds", "Seconds since the start.", Box::new(move || clock.uptime().as_secs()));

@@ -2,12 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::harness::{Daemon, announce_target, eventually, exchange, get, parse_response};
+use crate::faults::Crowd;
+use crate::harness::{Daemon, Folder, announce_target, eventually, exchange, get, hayate, parse_response};
 
 #[test]
 fn graceful_stop() {
@@ -39,25 +41,66 @@ fn graceful_stop() {
     assert!(broken <= 4, "{broken} connections ended without a reply");
 }
 
+/// A disk that hangs: nobody reads from the pipe in whose place the snapshot is drafted.
+fn hang_the_disk(daemon: &Daemon) {
+    let draft = daemon.folder.path().join("hayate-cache.bin.draft");
+    nix::unistd::mkfifo(&draft, nix::sys::stat::Mode::S_IRWXU).unwrap();
+}
+
 #[test]
 fn the_first_signal_stops_in_order_and_the_second_at_once() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130), (Signal::SIGQUIT, 131)] {
         let mut daemon = Daemon::start(json!({}));
         daemon.signal(signal);
         assert_eq!(daemon.wait().code(), Some(0));
-    }
-    // A request in flight holds an orderly stop up to its timeout; the second signal does not wait.
-    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
-        let mut daemon = Daemon::start(json!({"http": {"timeout": {"read": "60s"}}}));
-        let mut slow = TcpStream::connect(daemon.v4()).unwrap();
-        slow.write_all(b"GET /announce HTTP/1.1\r\n").unwrap();
-        // The connection that asks is one more.
-        assert!(eventually(|| daemon.metric("http_connections") == 2));
+        assert_eq!(daemon.logged("wrote a snapshot"), 1, "{:#?}", daemon.log());
+        let mut daemon = Daemon::start(json!({}));
+        hang_the_disk(&daemon);
         daemon.signal(signal);
         daemon.wait_for_log("stopping", 1);
         daemon.signal(signal);
         assert_eq!(daemon.wait().code(), Some(code));
     }
+}
+
+#[test]
+fn a_request_that_never_ends_does_not_hold_up_a_stop() {
+    let mut daemon = Daemon::start(json!({"http": {"timeout": {"read": "10m"}}}));
+    let mut slow = TcpStream::connect(daemon.v4()).unwrap();
+    slow.write_all(b"GET /announce HTTP/1.1\r\n").unwrap();
+    // The connection that asks is one more.
+    assert!(eventually(|| daemon.metric("http_connections") == 2));
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn signals_of_limits_and_timers_end_nothing() {
+    let mut daemon = Daemon::start(json!({}));
+    for signal in [Signal::SIGXFSZ, Signal::SIGXCPU, Signal::SIGALRM, Signal::SIGVTALRM, Signal::SIGPIPE] {
+        daemon.signal(signal);
+    }
+    // Whatever a signal does it has done when a later one is heard.
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_log("\"reloaded\"", 1);
+    assert!(daemon.is_running());
+}
+
+#[test]
+fn a_file_beyond_the_limit_of_its_size_is_a_full_disk_and_the_last_snapshot_says_what_is_lost() {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -f 16; exec \"$0\" \"$@\""])
+        .arg(hayate().get_program())
+        .env_remove("RUST_LOG");
+    let changes = json!({"database": {"dsn": ""}, "intervals": {"database_serialize": 1}});
+    let mut daemon = Daemon::start_in(Folder::new(), changes, &mut command);
+    Crowd::of(&daemon).finish(3000);
+    assert!(eventually(|| daemon.metric("snapshot_failures_total") >= 1), "{:#?}", daemon.log());
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(1));
+    assert_eq!(daemon.logged("cannot write the last snapshot"), 1, "{:#?}", daemon.log());
+    assert_eq!(daemon.logged("File too large (os error 27); 3000 peers are lost"), 1, "{:#?}", daemon.log());
 }
 
 #[test]
@@ -75,6 +118,12 @@ fn a_profile_that_is_being_made_does_not_hold_up_a_stop() {
 
 #[test]
 fn health_says_that_the_tracker_is_stopping_until_it_has_stopped() {
+    // A stop waits two seconds for requests. A machine that stands still for so long shows nothing.
+    assert!((0..5).any(|_| is_seen_stopping()), "no stop was seen");
+}
+
+/// Stops a daemon while a request is in flight; false where nobody was quick enough to see it.
+fn is_seen_stopping() -> bool {
     let mut daemon = Daemon::start(json!({}));
     let status = |daemon: &Daemon, path| daemon.page(path).map(|response| response.status);
     assert_eq!(status(&daemon, "/health"), Some(200));
@@ -83,12 +132,16 @@ fn health_says_that_the_tracker_is_stopping_until_it_has_stopped() {
     assert!(eventually(|| daemon.metric("http_connections") == 2));
     daemon.signal(Signal::SIGTERM);
     daemon.wait_for_log("stopping", 1);
-    assert_eq!((status(&daemon, "/health"), status(&daemon, "/alive")), (Some(503), Some(200)));
+    let said = (status(&daemon, "/health"), status(&daemon, "/alive"));
     let target = announce_target('A', 7001, "&left=9");
-    slow.write_all(format!("{target} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes()).unwrap();
     let mut octets = Vec::new();
-    slow.read_to_end(&mut octets).unwrap();
-    assert!(parse_response(&octets).unwrap().bencoded().at("peers").is_some());
+    let answered = slow
+        .write_all(format!("{target} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes())
+        .and_then(|()| slow.read_to_end(&mut octets));
     assert_eq!(daemon.wait().code(), Some(0));
     assert_eq!(status(&daemon, "/health"), None);
+    let (Some(health), Some(alive), Ok(1..)) = (said.0, said.1, answered) else { return false };
+    assert_eq!((health, alive), (503, 200));
+    assert!(parse_response(&octets).unwrap().bencoded().at("peers").is_some());
+    true
 }

@@ -1,7 +1,7 @@
 //! A daemon of the test's own: free loopback ports, its own folder, its log; ended with the test.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, PipeReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -94,6 +94,13 @@ impl Daemon {
 
     /// Starts `command` in `folder`, with `changes` over the defaults.
     pub(crate) fn start_in(folder: Folder, changes: serde_json::Value, command: &mut Command) -> Self {
+        let (port, metrics_port) = Self::prepare(&folder, changes, command);
+        Self::attend(folder, port, metrics_port, command)
+    }
+
+    /// Gives `command` a configuration in `folder`: the defaults on free ports, and `changes` over them. Gives
+    /// the ports.
+    pub(crate) fn prepare(folder: &Folder, changes: serde_json::Value, command: &mut Command) -> (u16, u16) {
         let (port, metrics_port) = (free_port(), free_port());
         let mut config = json!({
             "udp": {"addr": format!(":{port}")},
@@ -103,7 +110,8 @@ impl Daemon {
         });
         merge(&mut config, changes);
         let path = folder.write("tracker.json", &config.to_string());
-        Self::attend(folder, port, metrics_port, command.arg("--config").arg(path))
+        command.arg("--config").arg(path);
+        (port, metrics_port)
     }
 
     /// Runs a command that serves at these ports, and waits until it does.
@@ -119,6 +127,25 @@ impl Daemon {
         let daemon = Self { child, folder, port, metrics_port, log };
         daemon.wait_for_log("\"serving\"", 1);
         daemon
+    }
+
+    /// The same, but stderr is a pipe that is full and that nobody reads: it is given back, for as long as
+    /// the command must not notice that it is closed.
+    pub(crate) fn attend_mute(
+        folder: Folder,
+        (port, metrics_port): (u16, u16),
+        command: &mut Command,
+    ) -> (Self, PipeReader) {
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        while writer.write(&[b'x'; 1 << 12]).is_ok() {}
+        while writer.write(b"x").is_ok() {}
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+        let child = command.stderr(writer).spawn().unwrap();
+        let daemon = Self { child, folder, port, metrics_port, log: Arc::default() };
+        assert!(eventually(|| daemon.page("/health").is_some_and(|page| page.status == 200)));
+        (daemon, reader)
     }
 
     /// A page of the metrics address.
@@ -175,12 +202,17 @@ impl Daemon {
 
     /// Waits for the end of the process.
     pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.wait_at_most(PATIENCE)
+    }
+
+    /// Waits for the end of the process, so long at most.
+    pub(crate) fn wait_at_most(&mut self, patience: Duration) -> ExitStatus {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(start.elapsed() < PATIENCE, "the daemon does not end; log: {:#?}", self.log());
+            assert!(start.elapsed() < patience, "the daemon does not end; log: {:#?}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }

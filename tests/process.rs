@@ -182,6 +182,90 @@ fn privileges_are_dropped_after_the_sockets_are_open() {
 }
 
 #[test]
+fn what_a_first_run_as_root_has_left_is_named_with_its_owner_and_the_command() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can drop privileges");
+        return;
+    }
+    let folder = Folder::new();
+    std::os::unix::fs::chown(folder.path(), Some(65534), Some(65534)).unwrap();
+    for name in ["hayate.lock", "hayate.db"] {
+        let path = folder.write(name, "");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    let config = json!({"privileges": {"user": "nobody", "group": "nogroup"}, "udp": {"addr": ""},
+        "http": {"addr": ""}, "metrics": {"addr": ""}, "state_dir": "."});
+    let path = folder.write("tracker.json", &config.to_string());
+    let output = run(hayate().arg("-c").arg(&path));
+    assert_eq!(output.status.code(), Some(1));
+    let complaint = stderr(&output);
+    let words = [
+        "belongs to root (mode 600)",
+        "user nobody",
+        "as root: chown nobody:nogroup ",
+        "/hayate.db",
+        "/hayate.lock",
+    ];
+    assert!(words.iter().all(|word| complaint.contains(word)), "{complaint}");
+    assert!(!complaint.contains("set state_dir"), "{complaint}");
+}
+
+#[test]
+fn files_that_are_pipes_or_devices_are_refused_and_nobody_waits_for_them() {
+    let folder = Folder::new();
+    let pipe = folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for (key, config) in [
+        ("access.path", json!({"access": {"mode": "deny", "path": "pipe"}})),
+        ("database.dsn_file", json!({"database": {"dsn_file": "pipe"}})),
+        ("udp.private_key_file", json!({"udp": {"private_key_file": "pipe"}})),
+        ("admin.token_file", json!({"admin": {"token_file": "pipe"}})),
+        (
+            "http.tls_cert_path",
+            json!({"http": {"https_addr": "127.0.0.1:1", "tls_cert_path": "pipe",
+            "tls_key_path": "pipe"}}),
+        ),
+    ] {
+        let path = folder.write("tracker.json", &config.to_string());
+        let output = run(hayate().arg("check-config").arg("-c").arg(&path));
+        assert_eq!(output.status.code(), Some(1), "{key}");
+        let complaint = stderr(&output);
+        for word in [key, "/pipe", "this is a pipe, and only a regular file is read"] {
+            assert!(complaint.contains(word), "{complaint}");
+        }
+    }
+    for file in [&pipe, std::path::Path::new("/dev/zero")] {
+        for command in [&["check-config", "-c"][..], &["import-config"], &["import-lists"]] {
+            let output = run(hayate().args(command).arg(file));
+            assert_eq!(output.status.code(), Some(1), "{command:?}");
+            assert!(stderr(&output).contains("only a regular file is read"), "{}", stderr(&output));
+        }
+    }
+}
+
+#[test]
+fn files_of_every_system_are_read_and_check_config_says_what_is_in_a_list() {
+    let folder = Folder::new();
+    let hashes = ["41".repeat(20), "42".repeat(20), "43".repeat(32)];
+    let path = folder.write("tracker.json", "\u{feff}{\"access\": {\"mode\": \"deny\", \"path\": \"list\"}}");
+    for end in ["\n", "\r\n", "\r"] {
+        folder.write("list", &format!("\u{feff}{}", hashes.join(end)));
+        let output = run(hayate().arg("check-config").arg("-c").arg(&path));
+        assert!(output.status.success(), "{end:?}");
+        let said = stderr(&output);
+        assert!(said.contains("3 torrents read from") && said.contains("1 of them have 64 digits"), "{said}");
+        assert!(!said.contains("warning"), "{said}");
+    }
+    folder.write("list", "# none\r");
+    let output = run(hayate().arg("check-config").arg("-c").arg(&path));
+    assert!(output.status.success());
+    assert!(
+        stderr(&output).contains("warning: access.path: ")
+            && stderr(&output).contains("no torrent is denied")
+    );
+}
+
+#[test]
 fn nothing_is_logged_per_request() {
     let daemon = Daemon::start(json!({}));
     let before = daemon.log().len();

@@ -216,3 +216,21 @@ fn what_only_a_restart_can_change_is_named_and_waits() {
     daemon.wait_for_log("\"reloaded\"", 1);
     assert!(daemon.log().iter().any(|line| line.contains("udp.workers") && line.contains("restart")));
 }
+
+#[test]
+fn an_emptied_list_and_a_pipe_in_its_place_are_said() {
+    let folder = Folder::new();
+    let list = folder.write("list.txt", &"41".repeat(20));
+    let daemon =
+        Daemon::start_in(folder, json!({"access": {"mode": "deny", "path": "list.txt"}}), &mut hayate());
+    assert_eq!(daemon.logged("access.path: 1 torrents read from"), 1, "{:#?}", daemon.log());
+    std::fs::write(&list, "").unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_log("\"reloaded\"", 1);
+    assert_eq!(daemon.logged("has no torrents: no torrent is denied"), 1, "{:#?}", daemon.log());
+    std::fs::remove_file(&list).unwrap();
+    nix::unistd::mkfifo(&list, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_log("reload refused: ", 1);
+    assert_eq!(daemon.logged("this is a pipe, and only a regular file is read"), 1, "{:#?}", daemon.log());
+}

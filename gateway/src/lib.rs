@@ -39,7 +39,7 @@ pub mod wire;
 
 pub use config::{DoorConfig, ListenConfig};
 pub use engine::Engine;
-pub use pages::{Admin, Health, Pages};
+pub use pages::{Admin, Condition, Health, Pages};
 pub use refusal::Refusal;
 pub use routes::{RouteError, Routes};
-pub use server::{Asker, Change, Door, Handed, OpenError, Running};
+pub use server::{Asker, Change, Door, Handed, OpenError, Running, STOP_MAX};

@@ -12,8 +12,19 @@ use prometheus::{Encoder as _, TextEncoder};
 
 use crate::engine::{Page, Response};
 
-/// Says whether the whole process serves.
-pub type Health = Arc<dyn Fn() -> bool + Send + Sync>;
+/// Says how the whole process is.
+pub type Health = Arc<dyn Fn() -> Condition + Send + Sync>;
+
+/// What `/health` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// All is well: 200 `ok`.
+    Good,
+    /// Clients are served, but the operator should look: 200 `degraded:` and why.
+    Degraded(Vec<&'static str>),
+    /// Clients are not served, or not all of them: 503.
+    Bad,
+}
 
 /// Answers requests that change a site, on the operator's address.
 pub trait Admin: Send + Sync {
@@ -51,8 +62,14 @@ impl Pages {
                 let (now, uptime) = (self.clock.unix_milliseconds(), self.clock.uptime().as_millis());
                 Response::said(200, format!("{{\"now\":{now},\"uptime\":{uptime}}}"))
             }
-            Page::Health if (self.health)() => Response::text(200, "ok\n"),
-            Page::Health => Response::text(503, "unavailable\n"),
+            Page::Health => match (self.health)() {
+                Condition::Good => Response::text(200, "ok\n"),
+                Condition::Degraded(why) => {
+                    let lines: String = why.iter().map(|why| format!("degraded: {why}\n")).collect();
+                    Response::said(200, lines)
+                }
+                Condition::Bad => Response::text(503, "unavailable\n"),
+            },
             Page::Metrics => prefix.map_or_else(Response::not_found, |prefix| self.metrics(prefix)),
         }
     }
@@ -167,7 +184,7 @@ mod tests {
     use super::*;
     use hayate_state::counters::{Distributed, Series};
 
-    fn pages(healthy: bool) -> Pages {
+    fn pages(condition: Condition) -> Pages {
         let board = Arc::new(Board::default());
         for (name, kind, labels, value) in [
             ("requests_total", Kind::Counter, vec![("door", "udp")], 7),
@@ -177,12 +194,12 @@ mod tests {
             board.list(Series { name, help: "A number.", kind, labels, read: Box::new(move || value) });
         }
         let clock = Clock::start();
-        Pages { admin: None, board, health: Arc::new(move || healthy), clock }
+        Pages { admin: None, board, health: Arc::new(move || condition.clone()), clock }
     }
 
     #[test]
     fn metrics_are_prometheus_text_under_the_prefix() {
-        let response = pages(true).show(Page::Metrics, Some("hayate"));
+        let response = pages(Condition::Good).show(Page::Metrics, Some("hayate"));
         assert_eq!((response.status, response.content_type), (200, "text/plain; version=0.0.4"));
         let text = str::from_utf8(&response.body).unwrap();
         // Those of the process come behind, under their own names.
@@ -198,12 +215,12 @@ mod tests {
              # TYPE hayate_swarms gauge\n\
              hayate_swarms 13\n"
         );
-        assert_eq!(pages(true).show(Page::Metrics, None).status, 404);
+        assert_eq!(pages(Condition::Good).show(Page::Metrics, None).status, 404);
     }
 
     #[test]
     fn distributions_are_histograms_with_buckets_sum_and_count() {
-        let pages = pages(true);
+        let pages = pages(Condition::Good);
         let histogram = Arc::new(hayate_state::Histogram::rows());
         let (name, help, labels) = ("channel_len", "Rows.", vec![("channel", "users")]);
         pages.board.distribute(Distributed { name, help, labels, histogram: Arc::clone(&histogram) });
@@ -224,8 +241,10 @@ mod tests {
 
     #[test]
     fn health_is_what_the_daemon_says_and_alive_is_always_ok() {
-        assert_eq!(pages(true).show(Page::Health, None).status, 200);
-        assert_eq!(pages(false).show(Page::Health, None).status, 503);
-        assert_eq!(&*pages(false).show(Page::Alive, None).body, b"ok\n");
+        assert_eq!(pages(Condition::Good).show(Page::Health, None).status, 200);
+        let degraded = pages(Condition::Degraded(vec!["one", "two"])).show(Page::Health, None);
+        assert_eq!((degraded.status, &*degraded.body), (200, &b"degraded: one\ndegraded: two\n"[..]));
+        assert_eq!(pages(Condition::Bad).show(Page::Health, None).status, 503);
+        assert_eq!(&*pages(Condition::Bad).show(Page::Alive, None).body, b"ok\n");
     }
 }

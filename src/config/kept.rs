@@ -8,9 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hayate_state::access::{ListError, TorrentList};
+use hayate_state::text;
 
 use super::document::{AccessMode, Mode};
 use super::{Config, Origin};
+
+/// Longest file that holds a secret or certificates, in octets.
+const FILE_MAX: u64 = 16 * 1024 * 1024;
 
 /// What is known of files that were read.
 #[derive(Clone, Default)]
@@ -48,7 +52,7 @@ impl Kept {
         let mut known = self.known();
         let mut read = [const { Vec::new() }; N];
         for (place, (key, path)) in files.iter().enumerate() {
-            match (std::fs::read(path), read.get_mut(place)) {
+            match (text::read(path, FILE_MAX), read.get_mut(place)) {
                 (Ok(octets), Some(to)) => *to = octets,
                 (Err(error), _) => {
                     let before = files.each_ref().map(|(key, path)| {

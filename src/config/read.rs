@@ -1,7 +1,10 @@
 //! From a file and the environment to a [`Document`]: JSON, or YAML with the same keys, then the variables
 //! `HAYATE__...`, then types and ranges.
 
+use std::io;
 use std::path::Path;
+
+use hayate_state::text;
 
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -98,21 +101,15 @@ pub(crate) fn parse_json(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map(|Tree(value)| value).map_err(|error| error.to_string())
 }
 
-/// Reads a file of at most [`FILE_MAX`] octets.
+/// Reads a text of at most [`FILE_MAX`] octets, without a mark at its beginning.
 ///
 /// # Errors
-/// When it is not there, longer, or not text.
+/// When it is not there, not a regular file, longer, or not text.
 pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
-    use std::io::Read;
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    let length = file.take(FILE_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
-    if length as u64 > FILE_MAX {
-        let text = format!("longer than {FILE_MAX} octets");
-        return Err(ConfigError::Syntax { path: path.to_owned(), text });
-    }
-    Ok(text)
+    let octets = text::read(path, FILE_MAX).map_err(unreadable)?;
+    let text = str::from_utf8(text::unmarked(&octets)).map_err(io::Error::other).map_err(unreadable)?;
+    Ok(text.to_owned())
 }
 
 /// A JSON value in which no key is twice there: the reader would not know which one was meant.

@@ -14,7 +14,7 @@ use hayate_state::hooks::{Hooks, Means};
 use hayate_state::limiter::{Limit, Limiter};
 use hayate_state::policy::{Beyond, Limits};
 use hayate_state::store::{Bounds, Dsn, Pace, Places};
-use hayate_state::{Clock, Policy};
+use hayate_state::{Clock, Policy, text};
 use hayate_udp::config as udp;
 use ipnet::IpNet;
 
@@ -58,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) identity: Option<Identity>,
     /// What is legal but unwise, and was seen in the files.
     pub(crate) warnings: Vec<String>,
+    /// What else the operator may like to know of the files.
+    pub(crate) notes: Vec<String>,
 }
 
 /// What is kept beside the key, and where.
@@ -110,9 +112,11 @@ impl Settings {
         let hooks = hooks(config, keyrings)?;
         warnings.extend(keyrings.warnings());
         let (policy, keep, admin_token) = (policy(config)?, keep(config)?, admin_token(config)?);
+        let policy = Policy { hooks, ..policy };
         warnings.extend(config.kept.warnings());
+        let notes = list_notes(config, &policy.access, &mut warnings);
         Ok(Self {
-            policy: Policy { hooks, ..policy },
+            policy,
             udp: (!document.udp.addr.is_off()).then_some((sockets, door)),
             listen: gateway::ListenConfig {
                 addresses: http_addresses,
@@ -127,7 +131,14 @@ impl Settings {
             admin_token,
             identity: identity(config)?,
             warnings,
+            notes,
         })
+    }
+
+    /// Has the log say what the operator should know of the files.
+    pub(crate) fn say_what_was_read(&self) {
+        self.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        self.notes.iter().for_each(|note| log::info!("{note}"));
     }
 }
 
@@ -219,7 +230,7 @@ fn admin_token(config: &Config) -> Result<Option<Token>, ConfigError> {
     let path = config.path(name);
     let refuse = |text: &str| config.refuse("admin.token_file", format!("{}: {text}", path.display()));
     let [octets] = read_files(config, [("admin.token_file", name)])?;
-    let token = octets.trim_ascii_end();
+    let token = text::unmarked(&octets).trim_ascii_end();
     let good = |octet: &u8| octet.is_ascii_graphic() && !b"/?#%<>`".contains(octet);
     if !TOKEN_LEN.contains(&token.len()) || !token.iter().all(good) {
         let text = "is not a token: 16 to 128 printable characters without / ? # % < > ` are needed";
@@ -277,8 +288,8 @@ fn data_source(config: &Config) -> Result<DataSource, ConfigError> {
     let path = config.path(&database.dsn_file);
     let refuse = |text: String| config.refuse("database.dsn_file", format!("{}: {text}", path.display()));
     let [octets] = read_files(config, [("database.dsn_file", &database.dsn_file)])?;
-    let text = String::from_utf8(octets).map_err(|_| refuse("is not text".to_owned()))?;
-    DataSource::parse(&text).map_err(refuse)
+    let text = str::from_utf8(text::unmarked(&octets)).map_err(|error| refuse(error.to_string()))?;
+    DataSource::parse(text).map_err(refuse)
 }
 
 fn policy(config: &Config) -> Result<Policy, ConfigError> {
@@ -345,6 +356,25 @@ fn access(config: &Config) -> Result<Access, ConfigError> {
         (Mode::Open, AccessMode::Deny) => Access::Deny(read()?),
         (Mode::Open, AccessMode::Allow) | (Mode::Listed, _) => Access::Allow(read()?),
     })
+}
+
+/// What there is to say of the list of torrents that was read.
+fn list_notes(config: &Config, access: &Access, warnings: &mut Vec<String>) -> Vec<String> {
+    let name = &config.document.access.path;
+    let Some(list) = access.list().filter(|_| !name.is_empty()) else { return Vec::new() };
+    let path = config.path(name);
+    let path = path.display();
+    if list.is_empty() {
+        let so =
+            if matches!(access, Access::Deny(_)) { "no torrent is denied" } else { "it allows no torrent" };
+        warnings.push(format!("access.path: {path} has no torrents: {so}"));
+    }
+    let mut notes = vec![format!("access.path: {} torrents read from {path}", list.len())];
+    if list.long() > 0 {
+        let long = list.long();
+        notes.push(format!("access.path: {long} of them have 64 digits (v2) and count by their first 40"));
+    }
+    notes
 }
 
 fn sockets(document: &Document, addresses: Vec<SocketAddr>) -> udp::SocketConfig {

@@ -2,13 +2,19 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hayate_state::access::rewrite;
 use hayate_state::{InfoHash, Policy};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::query::Parameters;
 use super::{Answer, Parts, failure};
+
+/// How long an upgrade waits for whoever has the list: a disk of the network may hang.
+const TURN_MAX: Duration = Duration::from_secs(2);
+/// How long a change of the list waits likewise.
+const CHANGE_MAX: Duration = Duration::from_secs(30);
 
 /// Where the list is kept, and whose turn it is to change it.
 #[derive(Debug, Default)]
@@ -22,19 +28,23 @@ pub(crate) struct Book {
 impl Book {
     /// The list is kept in this file.
     pub(crate) fn keep_in(&self, path: Option<PathBuf>) {
-        *self.path.lock().unwrap_or_else(PoisonError::into_inner) = path;
+        *self.path.lock() = path;
     }
 
     /// While this is held nobody else changes the list: a reload holds it from its reading of the file to the
     /// publication of what it has read.
     pub(crate) fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+        self.turn.lock()
     }
 
-    /// From now on nobody changes the list: a successor would not know of it.
-    pub(crate) fn close(&self) {
-        let _turn = self.turn();
-        self.closed.store(true, Ordering::Relaxed);
+    /// From now on nobody changes the list: a successor would not know of it. False, and nothing has
+    /// changed, if somebody is at it for too long.
+    pub(crate) fn close(&self) -> bool {
+        let turn = self.turn.try_lock_for(TURN_MAX);
+        if turn.is_some() {
+            self.closed.store(true, Ordering::Relaxed);
+        }
+        turn.is_some()
     }
 
     /// It may be changed again.
@@ -43,7 +53,7 @@ impl Book {
     }
 
     fn path(&self) -> Option<PathBuf> {
-        self.path.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.path.lock().clone()
     }
 }
 
@@ -55,7 +65,9 @@ impl Parts {
             Ok(info_hashes) => info_hashes,
             Err(text) => return failure(400, text),
         };
-        let _turn = self.book.turn();
+        let Some(_turn) = self.book.turn.try_lock_for(CHANGE_MAX) else {
+            return failure(503, "a reload or another change is under way; try again");
+        };
         if self.book.closed.load(Ordering::Relaxed) {
             return failure(503, "an upgrade is under way; try again");
         }

@@ -2,11 +2,11 @@
 //! hexadecimal digits or, as in magnet links, in 32 of base32, with or without the dashes, quotes and
 //! brackets of a YAML list.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
 use hayate_state::InfoHash;
+use hayate_state::text::{self, Lines};
 
 /// Bad lines of one file that are reported by number.
 const SHOWN_MAX: usize = 20;
@@ -32,6 +32,8 @@ pub(super) struct Part {
     read: usize,
     doubled: usize,
     bad: usize,
+    /// Torrents with the 64 digits of v2.
+    long: usize,
     /// Number and text of the first bad lines.
     shown: Vec<(usize, String)>,
     /// The key of the YAML list that began first.
@@ -41,7 +43,8 @@ pub(super) struct Part {
 /// What a line is.
 #[derive(Debug, PartialEq, Eq)]
 enum Line {
-    Hashes(Vec<InfoHash>),
+    /// With how many of them had 64 digits.
+    Hashes(Vec<InfoHash>, usize),
     /// Empty, a comment, or the frame of a YAML list.
     Nothing,
     /// The key of a YAML list, and what stands behind it.
@@ -55,18 +58,21 @@ impl Union {
     /// # Errors
     /// When it cannot be read.
     pub(super) fn read(&mut self, path: &Path) -> io::Result<Part> {
-        self.add(BufReader::new(File::open(path)?))
+        self.add(BufReader::with_capacity(1 << 16, text::open(path)?))
     }
 
-    fn add(&mut self, mut source: impl BufRead) -> io::Result<Part> {
-        let (mut part, mut hashes, mut line) = (Part::default(), Vec::new(), Vec::new());
-        let mut number = 0;
-        while let Some(whole) = next_line(&mut source, &mut line)? {
+    fn add(&mut self, source: impl BufRead) -> io::Result<Part> {
+        let (mut part, mut hashes) = (Part::default(), Vec::new());
+        let (mut lines, mut number) = (Lines::new(source, LINE_MAX), 0);
+        while let Some(piece) = lines.next_piece()? {
+            if !piece.begins {
+                continue;
+            }
             number += 1;
-            let text = String::from_utf8_lossy(&line);
-            let text = if number == 1 { text.trim_start_matches('\u{feff}') } else { &text };
-            let found = if whole { meaning(text) } else { Line::Bad };
-            part.take(number, text, found, &mut hashes);
+            let text = String::from_utf8_lossy(piece.text());
+            let is_whole = piece.ends || piece.raw.len() < LINE_MAX;
+            let found = if is_whole { meaning(&text) } else { Line::Bad };
+            part.take(number, &text, found, &mut hashes);
         }
         part.read = hashes.len();
         hashes.sort_unstable();
@@ -106,7 +112,10 @@ impl Union {
 impl Part {
     fn take(&mut self, number: usize, text: &str, line: Line, hashes: &mut Vec<InfoHash>) {
         match line {
-            Line::Hashes(found) => hashes.extend(found),
+            Line::Hashes(found, long) => {
+                hashes.extend(found);
+                self.long += long;
+            }
             Line::Nothing => {}
             Line::Key(name, rest) => {
                 let first = self.list.get_or_insert_with(|| name.to_owned());
@@ -136,12 +145,15 @@ impl Part {
 
     /// The report.
     pub(super) fn lines(&self, path: &Path) -> Vec<String> {
-        let Self { read, doubled, bad, shown, .. } = self;
+        let Self { read, doubled, bad, shown, long, .. } = self;
         let path = path.display();
         let mut lines: Vec<_> =
             shown.iter().map(|(number, text)| format!("{path}: line {number}: {text}")).collect();
         if *bad > shown.len() {
             lines.push(format!("{path}: and {} more bad lines", bad - shown.len()));
+        }
+        if *long > 0 {
+            lines.push(format!("{path}: {long} of them have 64 digits (v2) and count by their first 40"));
         }
         lines.push(format!("{path}: {read} read, {doubled} duplicates, {bad} bad lines"));
         lines
@@ -153,32 +165,6 @@ impl Part {
 fn excerpt(line: &str) -> String {
     let shown = line.trim().split_inclusive(':').next().unwrap_or_default();
     shown.chars().take(EXCERPT).collect()
-}
-
-/// Reads a line; `None` at the end, false if it was too long.
-fn next_line(source: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
-    line.clear();
-    let (mut any, mut whole) = (false, true);
-    loop {
-        let buffer = match source.fill_buf() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            other => other?,
-        };
-        if buffer.is_empty() {
-            return Ok(any.then_some(whole));
-        }
-        any = true;
-        let end = buffer.iter().position(|octet| *octet == b'\n');
-        let piece = buffer.get(..end.unwrap_or(buffer.len())).unwrap_or_default();
-        let room = LINE_MAX.saturating_sub(line.len());
-        whole &= piece.len() <= room;
-        line.extend(piece.iter().take(room));
-        let taken = end.map_or(buffer.len(), |end| end + 1);
-        source.consume(taken);
-        if end.is_some() {
-            return Ok(Some(whole));
-        }
-    }
 }
 
 fn meaning(line: &str) -> Line {
@@ -202,13 +188,16 @@ fn meaning(line: &str) -> Line {
 fn hashes(text: &str) -> Line {
     let text = text.split_once(MAGNET).map_or(text, |(_, rest)| rest);
     let begins = text.starts_with('[');
-    let mut found = Vec::new();
+    let (mut found, mut long) = (Vec::new(), 0);
     let mut rest = text.trim_start_matches(BETWEEN);
     while !rest.is_empty() {
         let end = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
         let (word, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
         match hash(word) {
-            Some(hash) => found.push(hash),
+            Some((hash, is_long)) => {
+                found.push(hash);
+                long += usize::from(is_long);
+            }
             // Behind its bracket a list has nothing else; elsewhere, also on its further lines, text may
             // follow.
             None if begins && !tail.starts_with('#') => return Line::Bad,
@@ -216,13 +205,13 @@ fn hashes(text: &str) -> Line {
         }
         rest = tail.trim_start_matches(BETWEEN);
     }
-    if found.is_empty() { Line::Bad } else { Line::Hashes(found) }
+    if found.is_empty() { Line::Bad } else { Line::Hashes(found, long) }
 }
 
-/// An `info_hash` in hexadecimal digits, or in base32 (RFC 4648).
-fn hash(word: &str) -> Option<InfoHash> {
+/// An `info_hash` in hexadecimal digits, or in base32 (RFC 4648), and whether it is one of v2.
+fn hash(word: &str) -> Option<(InfoHash, bool)> {
     if word.len() != 32 {
-        return word.parse().ok();
+        return InfoHash::of_digits(word);
     }
     let mut octets = [0; 20];
     let groups = word.as_bytes().chunks_exact(8);
@@ -230,7 +219,7 @@ fn hash(word: &str) -> Option<InfoHash> {
         let bits = group.iter().try_fold(0_u64, |bits, &digit| Some(bits << 5 | base32(digit)?))?;
         out.copy_from_slice(bits.to_be_bytes().get(3..)?);
     }
-    Some(InfoHash(octets))
+    Some((InfoHash(octets), false))
 }
 
 fn base32(digit: u8) -> Option<u64> {
@@ -271,6 +260,7 @@ mod tests {
             format!("  {A}\t\r"),
             format!("{A} a film, {B}"),
             format!("{A}# a comment"),
+            format!("{A}{}", "0".repeat(24)),
             format!("\u{feff}{A}"),
             format!("- {A}"),
             format!("  - \"{upper}\""),
@@ -295,12 +285,23 @@ mod tests {
             ["f: 0 read, 0 duplicates, 0 bad lines"]
         );
         let long = format!("{A}0");
-        let half = "a".repeat(64);
+        let half = "a".repeat(63);
         for line in ["x", &long, &half, "- 7", "name: jwt", "\u{e9}", "AERUKZ4JVPG66AJDIVTYTK6N54ASGRL1"] {
             assert_eq!(read(line.as_bytes()).0.bad, 1, "{line}");
         }
         assert_eq!(read(b"\xff\xfe\x00\n").0.bad, 1);
         assert_eq!(read(format!("[{A}, x]").as_bytes()).0.bad, 1);
+    }
+
+    #[test]
+    fn every_line_end_counts_and_digits_of_v2_are_said_once() {
+        for end in ["\n", "\r\n", "\r"] {
+            let v2 = format!("{B}{}", "0".repeat(24));
+            let (part, text) = read(format!("\u{feff}{A}{end}{v2}{end}{v2}").as_bytes());
+            assert_eq!((part.read, part.bad, text), (3, 0, format!("{A}\n{B}\n")), "{end:?}");
+            let lines = part.lines(Path::new("f")).join("\n");
+            assert_eq!(lines.matches("2 of them have 64 digits").count(), 1, "{lines}");
+        }
     }
 
     #[test]

@@ -4,14 +4,17 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use hayate_state::snapshot::keeper::Ending;
+use hayate_state::store::Opened;
 use sd_notify::NotifyState;
 
-use super::{Daemon, End, drop_inbox, notify};
+use super::{Daemon, End, drop_inbox};
 use crate::handover::{Heir, Nest, Raising, Successor};
 use crate::signals::Wish;
+use crate::systemd;
 
 /// What was asked for, and cannot be done yet.
 #[derive(Debug, Default)]
@@ -20,8 +23,8 @@ pub(super) struct Due {
     pub(super) reload: bool,
     /// Until the predecessor has ended.
     pub(super) upgrade: bool,
-    /// Likewise: what lasts cannot be written before.
-    pub(super) stop: bool,
+    /// Likewise, for what lasts cannot be written before; but not later than at this uptime.
+    pub(super) stop_at: Option<Duration>,
 }
 
 impl Daemon {
@@ -31,6 +34,11 @@ impl Daemon {
             // Whoever asks again hears what becomes of it.
             return;
         }
+        if let Some(reloading) = &mut self.reloading {
+            log::info!("the upgrade waits for the reload that is under way");
+            reloading.upgrade = true;
+            return;
+        }
         if self.storage.site.is_some() {
             return self.refuse_upgrade("in mode private there is no successor: a restart keeps all peers");
         }
@@ -38,8 +46,10 @@ impl Daemon {
             self.due.upgrade = true;
             return;
         }
+        if !self.storage.book.close() {
+            return self.refuse_upgrade("the list of torrents is being changed");
+        }
         log::info!("upgrading: starting {}", self.program.display());
-        self.storage.book.close();
         let nest = Nest {
             program: self.program.clone(),
             estate: Arc::clone(&self.estate),
@@ -69,20 +79,19 @@ impl Daemon {
         }
     }
 
-    /// The predecessor has ended: what it had is this process's. True if it stops now.
-    pub(super) fn inherit(&mut self) -> bool {
-        self.storage.start_late(&self.board, &self.wishes, &self.boat);
-        if self.due.stop {
-            return true;
+    /// The predecessor has ended, and the store that it had was opened. True if this process stops now.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(super) fn inherit(&mut self, opened: Option<Opened>) -> anyhow::Result<bool> {
+        self.storage.start_late(opened, &self.board, &self.wishes, &self.boat)?;
+        if self.due.stop_at.is_some() {
+            return Ok(true);
         }
         if std::mem::take(&mut self.due.upgrade) {
-            if self.storage.is_settled() {
-                self.upgrade();
-            } else {
-                self.refuse_upgrade("the database that the predecessor had cannot be opened");
-            }
+            self.upgrade();
         }
-        false
+        Ok(false)
     }
 
     /// Lets the successor serve, if there is one; `None` if not, and this process serves on.
@@ -108,7 +117,13 @@ impl Daemon {
             match wish {
                 Wish::Reload => self.due.reload = true,
                 Wish::Registered(list) => self.levers.register(list),
-                Wish::Stop | Wish::Upgrade | Wish::Inherited | Wish::Raised => {}
+                // None of these comes while a successor is raised, but for what is known without it.
+                Wish::Stop
+                | Wish::Upgrade
+                | Wish::Inherited
+                | Wish::Raised
+                | Wish::Planned(_)
+                | Wish::Opened(_) => {}
             }
         }
         if self.wishes.stop_is_asked() {
@@ -158,7 +173,7 @@ impl Daemon {
 
     /// Tells who has to know that the successor serves, and the successor what was asked of this process.
     fn tell(&self, heir: &Heir) {
-        notify(&[NotifyState::MainPid(heir.pid)]);
+        systemd::notify(NotifyState::MainPid(heir.pid));
         if self.due.reload {
             self.wishes.hand_on_reload();
         }
@@ -175,8 +190,8 @@ impl Daemon {
         drop_inbox(&self.inbox);
         self.actor.join();
         let farewell = heir.finish();
-        self.storage.stop(Ending::Leave);
+        let kept = self.storage.stop(Ending::Leave);
         log::info!("stopped");
-        farewell.map(drop).context("the successor was not told the last changes")
+        farewell.map(drop).context("the successor was not told the last changes").and(kept)
     }
 }

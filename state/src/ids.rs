@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 /// Octets of an [`InfoHash`] and of a [`PeerId`] (BEP 3).
 pub const ID_LEN: usize = 20;
+/// Digits of an `info_hash` of BitTorrent v2.
+const LONG_DIGITS: usize = 64;
 
 /// Names one torrent: SHA-1 of its info dictionary (BEP 3), or the first 20 octets of the SHA-256 (BEP 52).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -47,6 +49,17 @@ impl fmt::Debug for ClientId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an info_hash: 40 hexadecimal digits are needed")]
 pub struct NotAnInfoHash;
+
+impl InfoHash {
+    /// Reads 40 hexadecimal digits, or the 64 of BitTorrent v2, of which the first 40 count: clients announce
+    /// those (BEP 52). True if there were 64.
+    #[must_use]
+    pub fn of_digits(text: &str) -> Option<(Self, bool)> {
+        let is_long = text.len() == LONG_DIGITS && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let digits = if is_long { text.get(..2 * ID_LEN)? } else { text };
+        Some((digits.parse().ok()?, is_long))
+    }
+}
 
 impl FromStr for InfoHash {
     type Err = NotAnInfoHash;

@@ -24,6 +24,7 @@
 //! | [`store`] | durable memory behind a trait: records, queues, spill, SQLite and MariaDB |
 //! | [`survey`], [`export`] | how all torrents stand, and a file with that |
 //! | [`snapshot`] | the swarms in a file, so that a restart is warm |
+//! | [`text`] | files that people write, and their lines |
 //!
 //! Invariants: one shard lock at a time, never held across a system call or a channel; every peer is in
 //! exactly one place of its swarm; nothing on the announce path waits for anything but that lock.
@@ -66,6 +67,7 @@ pub mod store;
 pub mod survey;
 pub mod swarms;
 mod sweep;
+pub mod text;
 mod torrent;
 pub mod tracker;
 

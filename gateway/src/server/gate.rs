@@ -39,7 +39,7 @@ const OPERATOR_CONNECTIONS_MAX: usize = 64;
 /// Pause after an accept that failed for want of something, such as file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time that connections without a request get to send one when the door stops.
-const NEWCOMERS_GRACE: Duration = Duration::from_millis(500);
+pub(super) const NEWCOMERS_GRACE: Duration = Duration::from_millis(500);
 /// Time between two log lines about failing accepts.
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
 

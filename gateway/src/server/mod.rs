@@ -41,8 +41,16 @@ use gate::{Gate, Role};
 use open::UnixDoor;
 use post::Post;
 
-/// Time beyond the timeouts that connections get to finish when the door stops.
+/// Time beyond the timeouts that connections get to finish when a successor goes on.
 const STOP_GRACE: Duration = Duration::from_secs(3);
+/// Time that requests in flight get when the tracker stops: whoever asks it to waits no longer than ten
+/// seconds, as a rule, and what lasts has to be written in them too.
+const REQUESTS_MAX: Duration = Duration::from_secs(2);
+/// The same for requests for the operator's pages.
+const PAGES_MAX: Duration = Duration::from_millis(500);
+/// How long [`Running::stop`] takes at most.
+pub const STOP_MAX: Duration =
+    gate::NEWCOMERS_GRACE.saturating_mul(2).saturating_add(REQUESTS_MAX).saturating_add(PAGES_MAX);
 
 /// The open sockets, before anything is accepted.
 #[derive(Debug)]
@@ -253,14 +261,15 @@ impl Running {
         let _ = self.change.send(change);
     }
 
-    /// Stops accepting, answers the requests in flight with `Connection: close`, and waits for that no longer
-    /// than the timeouts allow; until then the operator's pages are there. The sender of the state actor's
+    /// Stops accepting, answers the requests in flight with `Connection: close`, and waits for that, but not
+    /// longer than [`STOP_MAX`]; until then the operator's pages are there. The sender of the state actor's
     /// inbox is gone afterwards.
     pub fn stop(self) {
         self.end(Reason::Stop);
     }
 
-    /// The same, but a successor goes on with the listeners: the file of the unix socket stays.
+    /// The same, but a successor goes on with the listeners: the file of the unix socket stays, and requests
+    /// in flight have as long as the timeouts allow.
     pub fn stop_for_successor(self) {
         self.end(Reason::Successor);
     }
@@ -326,19 +335,21 @@ impl Room {
             if reason == Ok(Reason::Successor) {
                 entries.keep_file();
             }
-            let longest = {
+            let longest = if reason == Ok(Reason::Successor) {
                 let engine = gate.engine.borrow();
                 engine.config().read_timeout + engine.config().write_timeout + STOP_GRACE
+            } else {
+                REQUESTS_MAX
             };
             let operator = entries.close_gateway(&gate).await;
             gate.finish(Role::Gateway, longest).await;
             // Not before: `/health` tells that the tracker is stopping for as long as that takes.
             operator.close(&gate).await;
-            gate.finish(Role::Operator, STOP_GRACE).await;
+            gate.finish(Role::Operator, PAGES_MAX).await;
             Ok(())
         });
         // A profile may go on for a minute, and nobody waits for it any more.
-        runtime.shutdown_timeout(STOP_GRACE);
+        runtime.shutdown_background();
         ended
     }
 

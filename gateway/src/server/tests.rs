@@ -13,7 +13,7 @@ use hayate_state::{Swarms, Tracker};
 use self::kit::*;
 use super::post::tests::while_the_actor_is_busy;
 use super::*;
-use crate::pages::Health;
+use crate::pages::{Condition, Health};
 
 #[test]
 fn a_connection_is_kept_for_further_requests() {
@@ -432,7 +432,7 @@ fn bad_routes_do_not_start() {
     let config = Published::new(DoorConfig { announce_routes: vec!["x".into()], ..config() });
     let policy = Published::new(Policy::default());
     let (_actor, inbox) = Actor::start(Tracker::new(Swarms::new(0), &policy, 7), Clock::start()).unwrap();
-    let health: Health = Arc::new(|| true);
+    let health: Health = Arc::new(|| Condition::Good);
     let error = door
         .start(
             &config,

@@ -3,78 +3,77 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::hash::RandomState;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::Path;
 
 use super::ListError;
 use crate::ids::InfoHash;
 use crate::snapshot::container::replace;
+use crate::text::{self, Lines, Piece};
 
 /// Octets of a line that are looked at; the rest of a longer one is a comment, or it is no good line.
-const LINE_MAX: u64 = 4096;
+const LINE_MAX: usize = 4096;
 /// Octets of a line that is nothing but an `info_hash`.
 const LINE: u64 = 41;
 /// Torrents there is room for at once, at most, whatever the size of the file makes believe.
 const ROOM_MAX: u64 = 1 << 24;
 
-/// A line, or a part of one that is longer than [`LINE_MAX`].
-struct Pieces<R> {
-    from: R,
-    piece: Vec<u8>,
-    /// The next piece is the first of its line.
-    begins: bool,
+/// What an entry of a list says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    info_hash: InfoHash,
+    /// It has the digits of v2.
+    is_long: bool,
 }
 
-impl<R: BufRead> Pieces<R> {
-    fn new(from: R) -> Self {
-        Self { from, piece: Vec::new(), begins: true }
-    }
-
-    /// The next piece with its line end, and whether its line begins with it.
-    fn next(&mut self) -> io::Result<Option<(&[u8], bool)>> {
-        self.piece.clear();
-        if (&mut self.from).take(LINE_MAX).read_until(b'\n', &mut self.piece)? == 0 {
-            return Ok(None);
-        }
-        let begins = std::mem::replace(&mut self.begins, self.piece.ends_with(b"\n"));
-        Ok(Some((&self.piece, begins)))
-    }
+/// The `info_hash` in the first word of a text, and what follows that word.
+fn word(text: &[u8]) -> (Option<Entry>, &[u8]) {
+    let end = text.iter().position(|octet| b" \t#".contains(octet)).unwrap_or(text.len());
+    let (word, rest) = text.split_at_checked(end).unwrap_or((text, &[]));
+    let found = str::from_utf8(word).ok().and_then(InfoHash::of_digits);
+    (found.map(|(info_hash, is_long)| Entry { info_hash, is_long }), rest)
 }
 
-/// What a line says; `None` if it is empty or a comment.
-fn entry(line: &[u8]) -> Option<Result<InfoHash, ()>> {
-    let line = line.trim_ascii_end();
-    let word = line.split(|octet| b" \t#\r".contains(octet)).next().unwrap_or_default();
-    if word.is_empty() && matches!(line.trim_ascii_start().first(), None | Some(b'#')) {
+/// What a line says; `None` if it is empty or a comment. Of two torrents on one line the second would go
+/// unseen: such a line is bad.
+fn entry(text: &[u8]) -> Option<Result<Entry, ()>> {
+    if matches!(text.trim_ascii().first(), None | Some(b'#')) {
         return None;
     }
-    Some(str::from_utf8(word).ok().and_then(|word| word.parse().ok()).ok_or(()))
+    let (first, rest) = word(text);
+    Some(first.filter(|_| word(rest.trim_ascii_start()).0.is_none()).ok_or(()))
 }
 
+/// What was read: the torrents, and how many entries had the digits of v2.
+pub(super) type Read = (HashSet<InfoHash, RandomState>, usize);
+
 /// Reads a list.
-pub(super) fn read(path: &Path) -> Result<HashSet<InfoHash, RandomState>, ListError> {
+pub(super) fn read(path: &Path) -> Result<Read, ListError> {
     let unreadable = |source| ListError::Unreadable { path: path.to_owned(), source };
-    let file = File::open(path).map_err(unreadable)?;
+    let file = text::open(path).map_err(unreadable)?;
     let octets = file.metadata().map_err(unreadable)?.len();
     let room = usize::try_from((octets / LINE).min(ROOM_MAX)).unwrap_or(0);
     let mut hashes = HashSet::with_capacity_and_hasher(room, RandomState::new());
-    let (mut pieces, mut number) = (Pieces::new(BufReader::with_capacity(1 << 16, file)), 0);
-    while let Some((line, begins)) = pieces.next().map_err(unreadable)? {
-        if !begins {
+    let (mut lines, mut number, mut long) = (lines_of(file), 0, 0);
+    while let Some(piece) = lines.next_piece().map_err(unreadable)? {
+        if !piece.begins {
             continue;
         }
         number += 1;
-        match entry(line) {
+        match entry(piece.text()) {
             None => {}
-            Some(Ok(info_hash)) => _ = hashes.insert(info_hash),
+            Some(Ok(Entry { info_hash, is_long })) => {
+                hashes.insert(info_hash);
+                long += usize::from(is_long);
+            }
             Some(Err(())) => {
-                let text = String::from_utf8_lossy(line.trim_ascii_end()).chars().take(60).collect();
+                let text = String::from_utf8_lossy(piece.text().trim_ascii_end()).chars().take(60).collect();
                 return Err(ListError::BadLine { path: path.to_owned(), line: number, text });
             }
         }
     }
-    Ok(hashes)
+    Ok((hashes, long))
 }
 
 /// Puts torrents on the list in a file, or takes them off it. Comments and everything else stay, except for
@@ -89,10 +88,10 @@ pub fn rewrite(path: &Path, info_hashes: &[InfoHash], listed: bool) -> io::Resul
     let wanted: HashSet<InfoHash> = info_hashes.iter().copied().collect();
     let mut there = HashSet::new();
     let mut ends_well = true;
-    let mut pieces = open(path)?;
-    while let Some((line, begins)) = pieces.next()? {
-        ends_well = line.ends_with(b"\n");
-        there.extend(said(line, begins).filter(|info_hash| wanted.contains(info_hash)));
+    let mut lines = lines_of(text::open(path)?);
+    while let Some(piece) = lines.next_piece()? {
+        ends_well = piece.ends;
+        there.extend(said(&piece).filter(|info_hash| wanted.contains(info_hash)));
     }
     let mut changed = Vec::new();
     for info_hash in info_hashes {
@@ -109,13 +108,13 @@ pub fn rewrite(path: &Path, info_hashes: &[InfoHash], listed: bool) -> io::Resul
         if fchown(to.get_ref(), Some(known.uid()), Some(known.gid())).is_err() {
             let _ = fchown(to.get_ref(), None, Some(known.gid()));
         }
-        let (mut pieces, mut stays) = (open(path)?, true);
-        while let Some((line, begins)) = pieces.next()? {
-            if begins {
-                stays = listed || said(line, begins).is_none_or(|info_hash| !wanted.contains(&info_hash));
+        let (mut lines, mut stays) = (lines_of(text::open(path)?), true);
+        while let Some(piece) = lines.next_piece()? {
+            if piece.begins {
+                stays = listed || said(&piece).is_none_or(|info_hash| !wanted.contains(&info_hash));
             }
             if stays {
-                to.write_all(line)?;
+                to.write_all(piece.raw)?;
             }
         }
         if !listed {
@@ -130,12 +129,13 @@ pub fn rewrite(path: &Path, info_hashes: &[InfoHash], listed: bool) -> io::Resul
     Ok(changed)
 }
 
-fn open(path: &Path) -> io::Result<Pieces<BufReader<File>>> {
-    Ok(Pieces::new(BufReader::with_capacity(1 << 16, File::open(path)?)))
+fn lines_of(file: File) -> Lines<BufReader<File>> {
+    Lines::new(BufReader::with_capacity(1 << 16, file), LINE_MAX)
 }
 
-fn said(line: &[u8], begins: bool) -> Option<InfoHash> {
-    if begins { entry(line).and_then(Result::ok) } else { None }
+fn said(piece: &Piece<'_>) -> Option<InfoHash> {
+    let entry = if piece.begins { entry(piece.text()) } else { None };
+    entry.and_then(Result::ok).map(|entry| entry.info_hash)
 }
 
 #[cfg(test)]
@@ -155,8 +155,52 @@ mod tests {
         let long = "x".repeat(10_000);
         let text = format!("# {long}\n\n   \n{}\r\n{} {long}\n{}#b\n  # \u{e9}", hash(1), hash(2), hash(3));
         std::fs::write(&path, text).unwrap();
-        let read = read(&path).unwrap();
-        assert_eq!(read, [1, 2, 3].map(hash).into_iter().collect());
+        let (read, long) = read(&path).unwrap();
+        assert_eq!((read, long), ([1, 2, 3].map(hash).into_iter().collect(), 0));
+    }
+
+    #[test]
+    fn a_list_means_the_same_with_every_line_end_and_behind_a_mark() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("list");
+        for end in ["\n", "\r\n", "\r"] {
+            for mark in ["", "\u{feff}"] {
+                let lines =
+                    [format!("{}", hash(1)), "# two".into(), format!("{} two", hash(2)), String::new()];
+                std::fs::write(&path, format!("{mark}{}{}", lines.join(end), hash(3))).unwrap();
+                let expected = [1, 2, 3].map(hash).into_iter().collect();
+                assert_eq!(read(&path).unwrap().0, expected, "{end:?} {mark:?}");
+                assert_eq!(rewrite(&path, &[hash(1), hash(4)], false).unwrap(), [true, false]);
+                assert_eq!(rewrite(&path, &[hash(5)], true).unwrap(), [true]);
+                assert_eq!(read(&path).unwrap().0, [2, 3, 5].map(hash).into_iter().collect(), "{end:?}");
+                std::fs::write(&path, [lines[0].as_str(), "x", ""].join(end)).unwrap();
+                assert!(matches!(read(&path), Err(ListError::BadLine { line: 2, .. })), "{end:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn sixty_four_digits_count_by_their_first_forty() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("list");
+        let v2 = format!("{}{}", hash(0xAB), "C".repeat(24));
+        std::fs::write(&path, format!("{v2} # v2\n{}\n{v2}", hash(2))).unwrap();
+        assert_eq!(read(&path).unwrap(), ([0xAB, 2].map(hash).into_iter().collect(), 2));
+        assert_eq!(rewrite(&path, &[hash(0xAB)], true).unwrap(), [false]);
+        assert_eq!(rewrite(&path, &[hash(0xAB)], false).unwrap(), [true]);
+        assert_eq!(read(&path).unwrap(), ([2].map(hash).into_iter().collect(), 0));
+    }
+
+    #[test]
+    fn a_second_torrent_on_a_line_is_not_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("list");
+        for between in [" ", "\t  ", " \t"] {
+            std::fs::write(&path, format!("{}{between}{}\n", hash(1), hash(2))).unwrap();
+            assert!(matches!(read(&path), Err(ListError::BadLine { line: 1, .. })));
+        }
+        std::fs::write(&path, format!("{} # not {}\n", hash(1), hash(2))).unwrap();
+        assert_eq!(read(&path).unwrap().0.len(), 1);
     }
 
     #[test]
@@ -204,7 +248,7 @@ mod tests {
         std::fs::create_dir(folder.path().join("list.draft")).unwrap();
         assert!(rewrite(&path, &[hash(2)], true).is_err());
         assert_eq!(rewrite(&path, &[hash(1)], true).unwrap(), [false], "nothing to write");
-        assert_eq!(read(&path).unwrap().len(), 1);
+        assert_eq!(read(&path).unwrap().0.len(), 1);
         assert!(rewrite(&folder.path().join("none"), &[hash(2)], true).is_err());
     }
 }

@@ -14,14 +14,16 @@ use crate::ids::InfoHash;
 /// Changes of a list that are kept beside it; with more of them it is copied.
 const CHANGES_MAX: usize = 4096;
 
-/// A set of torrents, read from a file with one `info_hash` of 40 hexadecimal digits a line. Empty lines and
-/// what follows `#` or a space are ignored. Looked up by a keyed hash, because clients choose what is looked
+/// A set of torrents, read from a file with one `info_hash` of 40 hexadecimal digits a line, or of 64, of
+/// which the first 40 count. Empty lines and what follows `#` or a space are ignored. Looked up by a keyed hash, because clients choose what is looked
 /// up. What was changed since it was read lies beside it, so that a change of a large list copies little.
 #[derive(Clone, Debug, Default)]
 pub struct TorrentList {
     read: Arc<HashSet<InfoHash, RandomState>>,
     /// Torrents that are on the list and were not read (true), or the other way round (false).
     changes: HashMap<InfoHash, bool, RandomState>,
+    /// Entries of the file that had 64 digits.
+    long: usize,
 }
 
 /// Which torrents may be announced.
@@ -48,7 +50,7 @@ pub enum ListError {
         source: std::io::Error,
     },
     /// A line that is neither empty, a comment, nor an `info_hash`.
-    #[error("{}: line {line}: {text:?} is not an info_hash of 40 hexadecimal digits", path.display())]
+    #[error("{}: line {line}: {text:?} is not one info_hash of 40 hexadecimal digits", path.display())]
     BadLine {
         /// The file.
         path: PathBuf,
@@ -65,7 +67,14 @@ impl TorrentList {
     /// # Errors
     /// When the file cannot be read, or a line is not an `info_hash`.
     pub fn read(path: &Path) -> Result<Self, ListError> {
-        file::read(path).map(|read| Self { read: Arc::new(read), ..Self::default() })
+        file::read(path).map(|(read, long)| Self { read: Arc::new(read), long, ..Self::default() })
+    }
+
+    /// Entries of the file that had the 64 digits of an `info_hash` of BitTorrent v2: they count by the
+    /// first 40, as clients announce them (BEP 52).
+    #[must_use]
+    pub fn long(&self) -> usize {
+        self.long
     }
 
     /// The same list with these torrents on it, or not on it. Gives which of them made a difference.

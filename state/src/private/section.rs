@@ -61,6 +61,11 @@ impl Section for SiteSection {
         writer.finish()?;
         Ok(peers)
     }
+
+    fn peers(&self) -> u64 {
+        let peers = self.site.torrents.peers();
+        (peers.seeders + peers.leechers) as u64
+    }
 }
 
 /// Restores torrents and their peers. Users and everything else come from the store.

@@ -46,6 +46,11 @@ pub trait Section: Send {
     /// # Errors
     /// Those of `to` and of the pauses.
     fn write(&mut self, to: &mut dyn Blocks, pace: &mut Pace<'_>) -> io::Result<u64>;
+
+    /// Peers that [`write`](Self::write) would write now.
+    fn peers(&self) -> u64 {
+        0
+    }
 }
 
 /// How fast a snapshot may be written.
@@ -125,6 +130,14 @@ pub struct Plan {
     pub sections: Vec<Box<dyn Section>>,
 }
 
+impl Plan {
+    /// Peers that are in memory.
+    fn peers(&self) -> u64 {
+        let others: u64 = self.sections.iter().map(|section| section.peers()).sum();
+        u64::from(self.swarms.census().peers()) + others
+    }
+}
+
 impl std::fmt::Debug for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Plan").field("path", &self.path).finish_non_exhaustive()
@@ -156,7 +169,8 @@ struct Figures {
 /// A running keeper. Dropped without a [`stop`](Self::stop), it leaves the file as it is.
 #[derive(Debug)]
 pub struct Keeper {
-    thread: Option<JoinHandle<()>>,
+    /// Gives whether what had to be written at the end was written.
+    thread: Option<JoinHandle<bool>>,
     clock: Clock,
     figures: Arc<Figures>,
     stopping: Arc<AtomicBool>,
@@ -190,9 +204,10 @@ impl Keeper {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Gives up the snapshot that is being written, and writes a last one at full speed, or none.
-    pub fn stop(mut self, ending: Ending) {
-        self.end(ending);
+    /// Gives up the snapshot that is being written, and writes a last one at full speed, or none; false if
+    /// the last one could not be written, which the log says then.
+    pub fn stop(mut self, ending: Ending) -> bool {
+        self.end(ending)
     }
 
     /// Lists the numbers of the keeper.
@@ -231,14 +246,15 @@ impl Keeper {
         );
     }
 
-    fn end(&mut self, ending: Ending) {
-        let Some(thread) = self.thread.take() else { return };
+    fn end(&mut self, ending: Ending) -> bool {
+        let Some(thread) = self.thread.take() else { return true };
         self.writes_at_end.store(ending == Ending::Write, Ordering::Relaxed);
         self.stopping.store(true, Ordering::Release);
         thread.thread().unpark();
-        if thread.join().is_err() {
+        thread.join().unwrap_or_else(|_| {
             log::error!("the keeper of the snapshot ended with a panic");
-        }
+            ending == Ending::Leave
+        })
     }
 }
 
@@ -258,7 +274,7 @@ struct Desk {
 }
 
 impl Desk {
-    fn run(mut self) {
+    fn run(mut self) -> bool {
         let mut last = self.clock.uptime();
         while !self.stopping.load(Ordering::Acquire) {
             let every = Duration::from_secs(self.plan.every_seconds.load(Ordering::Relaxed).into());
@@ -271,10 +287,15 @@ impl Desk {
             let stopping = Arc::clone(&self.stopping);
             self.write(Some(&stopping));
         }
-        if self.writes_at_end.load(Ordering::Relaxed) && self.write(None) {
+        if !self.writes_at_end.load(Ordering::Relaxed) {
+            return true;
+        }
+        let written = self.write(None);
+        if written {
             let (peers, path) = (self.figures.peers.load(Ordering::Relaxed), self.plan.path.display());
             log::info!("wrote a snapshot of {peers} peers to {path}");
         }
+        written
     }
 
     /// Writes a snapshot and keeps account of it; false if it failed or was given up.
@@ -304,7 +325,10 @@ impl Desk {
             }
             Err(error) => {
                 figures.failed.fetch_add(1, Ordering::Relaxed);
-                if !self.is_failing {
+                if stopping.is_none() {
+                    let peers = self.plan.peers();
+                    log::error!("cannot write the last snapshot to {path}: {error}; {peers} peers are lost");
+                } else if !self.is_failing {
                     log::error!("cannot write a snapshot to {path}: {error}; what is there stays as it is");
                 }
             }

@@ -43,6 +43,8 @@ pub(super) struct Gauges {
     channels: [ChannelGauges; Channel::ALL.len()],
     /// The store answers.
     pub(super) up: AtomicBool,
+    /// The file of the store was deleted or replaced.
+    pub(super) file_lost: AtomicBool,
     pub(super) deadlocks: AtomicU64,
     pub(super) deadlocks_aborted: AtomicU64,
     /// Milliseconds waited because of them.
@@ -78,6 +80,10 @@ impl Gauges {
         };
         list("database_up", "1 while the store answers.", Kind::Gauge, |gauges| {
             u64::from(gauges.up.load(Ordering::Relaxed))
+        });
+        let help = "1 while the file of the database is not there any more, or is another one.";
+        list("database_file_lost", help, Kind::Gauge, |gauges| {
+            u64::from(gauges.file_lost.load(Ordering::Relaxed))
         });
         let counter = |name, help, read| list(name, help, Kind::Counter, read);
         counter("deadlock_count", "Batches that met a deadlock.", |gauges| read(&gauges.deadlocks));

@@ -134,8 +134,10 @@ impl Lanes {
     pub(super) fn reduce(&self, job: &mut Job, records: Vec<Record>) {
         let Batch { channel, sequence, .. } = *job.batch;
         job.batch = Arc::new(Batch { channel, records, sequence });
-        if job.chunk.is_none() {
-            self.lane(channel).held = Some(Arc::clone(&job.batch));
+        let mut lane = self.lane(channel);
+        // Where a stop has put what is under way on the disk already, it is not held any more.
+        if job.chunk.is_none() && lane.held.is_some() {
+            lane.held = Some(Arc::clone(&job.batch));
         }
     }
 

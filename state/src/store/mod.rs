@@ -9,6 +9,7 @@
 //! | [`writer`], [`recorder`] | the threads that bring them to the store |
 //! | [`purge`] | how silent peers become inactive in the store, a slice at a time |
 //! | `gauges` | what the operator sees of it |
+//! | `place` | whether the file of a store is still there |
 //! | [`lines`] | what mode private reads from it |
 //! | [`edit`] | changes that people make |
 //! | [`dsn`], [`backend`] | where the store is, and how it is opened |
@@ -27,6 +28,7 @@ mod gauges;
 mod lanes;
 pub mod lines;
 pub mod mariadb;
+mod place;
 pub mod purge;
 pub mod queue;
 pub mod record;
@@ -146,6 +148,12 @@ pub trait Store: Send {
     fn purge(&mut self, slice: &Slice) -> Result<Swept, StoreError> {
         let _ = slice;
         Ok(Swept::default())
+    }
+
+    /// Was the file of the store deleted or replaced since it was opened? What is kept then is not there
+    /// after the next start.
+    fn has_lost_its_file(&self) -> bool {
+        false
     }
 
     /// Runs `work` in a transaction of its own, beside those of the writer, and keeps all it does or,

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -87,7 +88,7 @@ impl Opened {
         let left: u64 = Channel::ALL.iter().map(|&channel| lanes.on_disk(channel)).sum();
         if left > 0 {
             log::info!("writing {left} rows to the database that an earlier run left in the spill");
-            if !writer.drain() {
+            if !writer.drain(&AtomicBool::new(false)) {
                 return Err(RecorderError::Leftovers { path: path() });
             }
         }
@@ -105,10 +106,15 @@ impl Opened {
     /// When the system gives no thread.
     pub fn start(self) -> io::Result<Recorder> {
         let Self { lanes, writer } = self;
-        let stop_writing = Arc::new(AtomicBool::new(false));
+        let (stop_writing, give_up) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let stop_guarding = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&stop_writing);
-        let writer = thread::Builder::new().name("store".into()).spawn(move || writer.run(&stop))?;
+        let (stop, enough) = (Arc::clone(&stop_writing), Arc::clone(&give_up));
+        let (alive, ended) = sync_channel::<()>(0);
+        let writer = thread::Builder::new().name("store".into()).spawn(move || {
+            // Dropped when the thread ends, also by a panic.
+            let _alive = alive;
+            writer.run(&stop, &enough);
+        })?;
         let (kept, stop) = (Arc::clone(&lanes), Arc::clone(&stop_guarding));
         let guard = thread::Builder::new().name("spill".into()).spawn(move || {
             while !stop.load(Ordering::Acquire) {
@@ -117,7 +123,7 @@ impl Opened {
             }
         })?;
         lanes.queues.wakes(guard.thread().clone());
-        Ok(Recorder { lanes, stop_writing, stop_guarding, writer, guard })
+        Ok(Recorder { lanes, stop_writing, give_up, stop_guarding, writer, ended, guard })
     }
 }
 
@@ -126,8 +132,11 @@ impl Opened {
 pub struct Recorder {
     lanes: Arc<Lanes>,
     stop_writing: Arc<AtomicBool>,
+    give_up: Arc<AtomicBool>,
     stop_guarding: Arc<AtomicBool>,
     writer: JoinHandle<()>,
+    /// Nothing is ever sent: it is closed when the writer has ended.
+    ended: Receiver<()>,
     guard: JoinHandle<()>,
 }
 
@@ -149,11 +158,24 @@ impl Recorder {
         Lifeboat(Arc::clone(&self.lanes))
     }
 
-    /// Writes everything that waits to the store, or, where that does not answer, to the disk.
-    pub fn stop(self) {
+    /// Writes everything that waits to the store, or, where that is away, to the disk; however long the
+    /// store takes to answer.
+    pub fn stop(self) -> bool {
+        self.stop_within(Duration::MAX)
+    }
+
+    /// Puts everything that waits on the disk at once, and then gives the store `patience` to take it from
+    /// there. What it does not take by then waits for the next start; a writer that hangs in a call to the
+    /// store is left to itself. False if rows are lost, because the disk takes none either.
+    pub fn stop_within(self, patience: Duration) -> bool {
+        Lifeboat(Arc::clone(&self.lanes)).save();
         self.stop_writing.store(true, Ordering::Release);
         self.writer.thread().unpark();
-        if self.writer.join().is_err() {
+        if self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+            self.give_up.store(true, Ordering::Release);
+            let rows: u64 = Channel::ALL.iter().map(|&channel| self.lanes.waiting(channel)).sum();
+            log::warn!("the database did not take everything in {patience:?}; {rows} rows wait on the disk");
+        } else if self.writer.join().is_err() {
             log::error!("the writer ended with a panic");
         }
         self.stop_guarding.store(true, Ordering::Release);
@@ -161,7 +183,7 @@ impl Recorder {
         if self.guard.join().is_err() {
             log::error!("the guard of the queues ended with a panic");
         }
-        Lifeboat(self.lanes).save();
+        Lifeboat(self.lanes).save() == 0
     }
 }
 
@@ -170,15 +192,22 @@ impl Recorder {
 pub struct Lifeboat(Arc<Lanes>);
 
 impl Lifeboat {
+    /// Was the file of the store deleted or replaced while it is in use?
+    #[must_use]
+    pub fn has_lost_its_file(&self) -> bool {
+        self.0.gauges.file_lost.load(Ordering::Relaxed)
+    }
+
     /// Puts all rows that are in memory on the disk. What the store has kept in the meantime is skipped when
-    /// they are replayed.
-    pub fn save(&self) {
+    /// they are replayed. Gives how many rows are in memory still, because the disk does not take them.
+    pub fn save(&self) -> usize {
         Channel::ALL.iter().for_each(|&channel| self.0.hold(channel));
         relieve(&self.0, true);
         let lost: usize = Channel::ALL.iter().map(|&channel| self.0.in_memory(channel)).sum();
         if lost > 0 {
-            log::error!("{lost} rows are lost: neither the database nor the disk has taken them");
+            log::error!("{lost} rows are in memory alone: neither the database nor the disk takes them");
         }
+        lost
     }
 }
 

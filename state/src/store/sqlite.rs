@@ -26,6 +26,7 @@ use rusqlite::{
 
 use super::edit::{Cell, Tables};
 use super::lines::{self, Fields, Line, Set};
+use super::place::Place;
 use super::{Batch, Channel, Mark, Record, Saved, Slice, Store, StoreError, Swept, schema, signed};
 use crate::ids::{ID_LEN, InfoHash};
 
@@ -44,6 +45,7 @@ pub struct Sqlite {
     node: String,
     /// Held by the one that writes; `None` for a reader. Given back after the connection is closed.
     lock: Option<Lock>,
+    place: Place,
 }
 
 /// The right to write. A child process that is being started has the same open file for a moment, so the
@@ -66,7 +68,7 @@ impl Sqlite {
     /// When another tracker has it, when it is no database of ours, when the system refuses.
     pub fn open(path: &Path, node: &str) -> Result<Self, StoreError> {
         let lock = Some(lock(path)?);
-        Ok(Self { connection: connect(path)?, node: node.to_owned(), lock })
+        Ok(Self { connection: connect(path)?, node: node.to_owned(), lock, place: Place::of(path) })
     }
 
     /// Opens the file to read beside the one that writes; makes it and its tables if they are not there.
@@ -74,7 +76,7 @@ impl Sqlite {
     /// # Errors
     /// As [`open`](Self::open), but others may have it.
     pub fn open_shared(path: &Path, node: &str) -> Result<Self, StoreError> {
-        Ok(Self { connection: connect(path)?, node: node.to_owned(), lock: None })
+        Ok(Self { connection: connect(path)?, node: node.to_owned(), lock: None, place: Place::of(path) })
     }
 
     fn begin(&mut self) -> Result<Transaction<'_>, StoreError> {
@@ -131,6 +133,10 @@ impl Store for Sqlite {
         }
         .map_err(judge)?;
         Ok(())
+    }
+
+    fn has_lost_its_file(&self) -> bool {
+        self.place.is_lost()
     }
 
     fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {

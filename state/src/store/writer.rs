@@ -15,10 +15,12 @@ use super::{Batch, Store, StoreError};
 use crate::clock::Clock;
 use crate::published::Subscriber;
 
-/// Pause after a pass that found nothing, or while the store is away.
+/// Pause after a pass that found nothing, and before the first try to reach a store that was lost.
 const IDLE: Duration = Duration::from_secs(1);
 /// Longest pause between two tries to reach the store.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// How often it is looked whether the file of the store is still there.
+const FILE_LOOK: Duration = Duration::from_secs(5);
 /// Time between two lines about how far a long stop is.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// Rounds in which bad rows are taken out of one batch. Each takes out at least one.
@@ -62,11 +64,12 @@ pub(super) struct Writer {
     /// By channel: the number of the last record that the store has.
     acknowledged: [u64; Channel::ALL.len()],
     has_journal: bool,
-    outage: Outage,
+    /// Since the store was lost, until it has kept a row again: one that can be reached may yet take nothing.
+    outage: Option<Outage>,
     purge: Purge,
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy)]
 struct Outage {
     since: Duration,
     next_try: Duration,
@@ -103,10 +106,11 @@ impl Writer {
             store: None,
             acknowledged: [0; Channel::ALL.len()],
             has_journal: true,
-            outage: Outage::default(),
+            outage: None,
             purge: Purge::default(),
         };
         writer.connect()?;
+        writer.lanes.gauges.up.store(true, Ordering::Relaxed);
         Ok(writer)
     }
 
@@ -115,14 +119,18 @@ impl Writer {
         self.store.as_mut()
     }
 
-    /// Writes what is on the disk or in memory, without pauses; false if that did not succeed.
-    pub(super) fn drain(&mut self) -> bool {
+    /// Writes what is on the disk or in memory, without pauses, until it is told to `give_up`; false if
+    /// that did not succeed.
+    pub(super) fn drain(&mut self, give_up: &AtomicBool) -> bool {
         let (total, mut told) = (self.waiting(), self.clock.uptime());
         if self.store.is_none() && self.connect().is_err() {
             return false;
         }
         for channel in Channel::ALL {
             loop {
+                if give_up.load(Ordering::Acquire) {
+                    return false;
+                }
                 match self.pass(channel) {
                     Pass::Kept(0) => break,
                     Pass::Kept(_) => {}
@@ -138,15 +146,20 @@ impl Writer {
         true
     }
 
-    /// Writes until it is told to stop, and then what is left.
-    pub(super) fn run(mut self, stop: &AtomicBool) {
+    /// Writes until it is told to stop, and then what is left, until it is told to give up.
+    pub(super) fn run(mut self, stop: &AtomicBool, give_up: &AtomicBool) {
         let mut due = [Duration::ZERO; Channel::ALL.len()];
+        let mut look_due = Duration::ZERO;
         while !stop.load(Ordering::Acquire) {
             self.pace.refresh();
             if self.store.is_none() {
                 self.try_again();
             }
             let now = self.clock.uptime();
+            if look_due <= now {
+                look_due = now + FILE_LOOK;
+                self.look_for_file();
+            }
             for (channel, due) in Channel::ALL.into_iter().zip(&mut due) {
                 if self.store.is_some() && *due <= now && !stop.load(Ordering::Acquire) {
                     let pause = match self.pass(channel) {
@@ -167,10 +180,23 @@ impl Writer {
                 thread::park_timeout(rest.min(IDLE));
             }
         }
-        if self.drain() {
+        if self.drain(give_up) {
             self.purge(Purge::finish);
-        } else {
+        } else if !give_up.load(Ordering::Acquire) {
             log::warn!("the database did not take everything; {} rows go to the disk", self.waiting());
+        }
+    }
+
+    /// Says when the file of the store was deleted or replaced, and when it is there again.
+    fn look_for_file(&self) {
+        let is_lost = self.store.as_ref().is_some_and(|store| store.has_lost_its_file());
+        match (self.lanes.gauges.file_lost.swap(is_lost, Ordering::Relaxed), is_lost) {
+            (false, true) => log::error!(
+                "the file of the database was deleted or replaced while it is in use: what is written now will \
+                 not be there after a restart; put the file back, or stop the tracker to end this"
+            ),
+            (true, false) => log::info!("the file of the database is where it belongs"),
+            _ => {}
         }
     }
 
@@ -232,6 +258,7 @@ impl Writer {
                 if self.pace.get().log_flushes {
                     log::info!("flushed {}: {rows} rows", channel.name());
                 }
+                self.recover();
                 Pass::Kept(rows)
             }
             Err(error) => {
@@ -358,27 +385,40 @@ impl Writer {
         self.lanes.lost.store(true, Ordering::Relaxed);
         self.store = None;
         self.lanes.hold(channel);
+        if self.outage.is_some() {
+            return self.put_off(error);
+        }
         let now = self.clock.uptime();
-        self.outage = Outage { since: now, next_try: now + IDLE, backoff: IDLE };
+        self.outage = Some(Outage { since: now, next_try: now + IDLE, backoff: IDLE });
         log::error!("database lost while writing {}: {error}; rows go to the disk", channel.name());
     }
 
     fn try_again(&mut self) {
-        let now = self.clock.uptime();
-        if now < self.outage.next_try {
+        if self.outage.is_some_and(|outage| self.clock.uptime() < outage.next_try) {
             return;
         }
-        match self.connect() {
-            Ok(()) => {
-                let away = now.saturating_sub(self.outage.since).as_secs();
-                log::info!("database back after {away} s, {} rows to write", self.waiting());
-            }
-            Err(error) => {
-                log::debug!("database still away: {error}");
-                self.outage.backoff = (self.outage.backoff * 2).min(BACKOFF_MAX);
-                self.outage.next_try = self.clock.uptime() + self.outage.backoff;
-            }
+        if let Err(error) = self.connect() {
+            self.put_off(&error);
         }
+    }
+
+    /// The store is as it was: the next try comes later than the last one did.
+    fn put_off(&mut self, error: &StoreError) {
+        log::debug!("database still away: {error}");
+        let now = self.clock.uptime();
+        if let Some(outage) = &mut self.outage {
+            outage.backoff = (outage.backoff * 2).min(BACKOFF_MAX);
+            outage.next_try = now + outage.backoff;
+        }
+    }
+
+    /// The store has kept a row: if it was lost, it is back.
+    fn recover(&mut self) {
+        let Some(outage) = self.outage.take() else { return };
+        let away = self.clock.uptime().saturating_sub(outage.since).as_secs();
+        self.lanes.gauges.up.store(true, Ordering::Relaxed);
+        self.lanes.lost.store(false, Ordering::Relaxed);
+        log::info!("database back after {away} s, {} rows to write", self.waiting());
     }
 
     /// Opens the store and asks what it has.
@@ -391,8 +431,6 @@ impl Writer {
             self.lanes.number_above(channel, *acknowledged);
         }
         self.store = Some(store);
-        self.lanes.gauges.up.store(true, Ordering::Relaxed);
-        self.lanes.lost.store(false, Ordering::Relaxed);
         Ok(())
     }
 }

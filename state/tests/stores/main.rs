@@ -10,6 +10,7 @@ mod purge;
 mod recorder;
 #[path = "../../../tests/servers/mariadb.rs"]
 mod servers;
+mod stop;
 mod survival;
 mod trouble;
 

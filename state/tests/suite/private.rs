@@ -1,11 +1,11 @@
 //! Mode private: peers of users, who is handed out, purge, snapshot. The ledger has its own test in
 //! `state/tests/stores/ledger/`.
 
+mod believed;
 #[path = "../../../tests/fixtures/site.rs"]
 #[expect(dead_code, reason = "the tests of the doors use the rest")]
 mod fixture;
 mod last_action;
-mod believed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

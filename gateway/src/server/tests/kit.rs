@@ -7,7 +7,7 @@ use hayate_state::actor::{Actor, INBOX_MAX};
 use hayate_state::{Board, Swarms, Tracker};
 
 use super::super::*;
-use crate::pages::Health;
+use crate::pages::{Condition, Health};
 use crate::wire::bencode::tests::{Value, read as bencoded};
 
 /// Longest time a test waits for octets.
@@ -62,7 +62,8 @@ impl Daemon {
         let board = Arc::new(Board::default());
         let healthy = Arc::new(AtomicBool::new(true));
         let health = Arc::clone(&healthy);
-        let health: Health = Arc::new(move || health.load(Ordering::Relaxed));
+        let health: Health =
+            Arc::new(move || if health.load(Ordering::Relaxed) { Condition::Good } else { Condition::Bad });
         let running = door
             .start(
                 &config,

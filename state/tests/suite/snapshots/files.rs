@@ -77,11 +77,11 @@ impl Log {
         });
     }
 
-    /// How many lines of a level are about a path.
+    /// How many lines with a level, or these words, are about a path.
     fn count(&self, level: &str, path: &Path) -> usize {
         let path = path.display().to_string();
         let lines = self.0.lock().unwrap();
-        lines.iter().filter(|line| line.starts_with(level) && line.contains(&path)).count()
+        lines.iter().filter(|line| line.contains(level) && line.contains(&path)).count()
     }
 }
 
@@ -259,6 +259,22 @@ impl Part for Words {
     fn summary(&self) -> String {
         format!("{} words", self.0.len())
     }
+}
+
+#[test]
+fn the_last_snapshot_says_what_failed_and_how_many_peers_are_lost() {
+    Log::start();
+    let folder = Folder::new("last");
+    let (board, path) = (Board::default(), folder.0.join("nowhere").join("hayate-cache.bin"));
+    // One that failed before has been told, and the last one is told all the same.
+    let keeper = Keeper::start(plan(&path, &swarms(7), 1), Clock::start()).unwrap();
+    keeper.list_on(&board);
+    wait_for("a failure", || metric(&board, "snapshot_failures_total") >= 1);
+    assert!(!keeper.stop(Ending::Write));
+    assert_eq!(LOG.count("ERROR", &path), 2);
+    assert_eq!(LOG.count("7 peers are lost", &path), 1);
+    let keeper = Keeper::start(plan(&path, &swarms(7), 0), Clock::start()).unwrap();
+    assert!(keeper.stop(Ending::Leave), "nothing was asked of it");
 }
 
 #[test]

@@ -1,0 +1,229 @@
+//! The thread that writes log lines to stderr, behind a bounded queue: whoever logs never waits for the reader
+//! of stderr, which may be a pipe that nobody reads.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use hayate_state::counters::{Kind, Series};
+use hayate_state::{Board, Clock};
+
+/// Octets of lines that wait at most; further lines are dropped and counted.
+const OCTETS_MAX: usize = 1 << 20;
+/// What a line takes in the queue beside its octets.
+const LINE_COST: usize = 64;
+/// A single write that takes longer than this means that the log stands still.
+const STILL_MAX: Duration = Duration::from_secs(10);
+/// Pause where stderr is non-blocking, because another process made it so, and full.
+const FULL_PAUSE: Duration = Duration::from_millis(20);
+
+/// The lines on their way to stderr. It lives as long as the process.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    queue: Mutex<Queue>,
+    /// Notified when a line comes, and when the last one is written.
+    changed: Condvar,
+    clock: Clock,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Vec<u8>>,
+    octets: usize,
+    /// Since when the thread has been writing a line, in uptime; `None` between two lines.
+    writing_since: Option<Duration>,
+    /// Lines that were dropped since the start, and those of them that the log has not mentioned.
+    dropped: u64,
+    unmentioned: u64,
+}
+
+impl Lines {
+    /// Starts the thread, which writes to `out`.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn start(out: impl Write + Send + 'static) -> io::Result<Arc<Self>> {
+        let lines =
+            Arc::new(Self { queue: Mutex::default(), changed: Condvar::new(), clock: Clock::start() });
+        let own = Arc::clone(&lines);
+        thread::Builder::new().name("log".into()).spawn(move || own.run(out))?;
+        Ok(lines)
+    }
+
+    /// Takes a line, or drops it if too many wait. Never waits for stderr.
+    pub(crate) fn put(&self, line: &[u8]) {
+        let mut queue = self.queue();
+        let cost = line.len() + LINE_COST;
+        if queue.octets + cost > OCTETS_MAX {
+            queue.dropped += 1;
+            queue.unmentioned += 1;
+            return;
+        }
+        queue.octets += cost;
+        queue.waiting.push_back(line.to_vec());
+        self.changed.notify_all();
+    }
+
+    /// Waits until all lines are written, for `patience` at most; false if some are not.
+    pub(crate) fn finish(&self, patience: Duration) -> bool {
+        let is_busy = |queue: &mut Queue| !queue.waiting.is_empty() || queue.writing_since.is_some();
+        let waited = self.changed.wait_timeout_while(self.queue(), patience, is_busy);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// How long the thread has been at the line it is writing.
+    pub(crate) fn stalled(&self) -> Duration {
+        let since = self.queue().writing_since;
+        since.map_or(Duration::ZERO, |since| self.clock.uptime().saturating_sub(since))
+    }
+
+    /// Does nobody read what is written?
+    pub(crate) fn stand_still(&self) -> bool {
+        self.stalled() >= STILL_MAX
+    }
+
+    /// Lists its numbers.
+    pub(crate) fn list_on(self: &Arc<Self>, board: &Board) {
+        let list = |name, help, kind, read: fn(&Self) -> u64| {
+            let lines = Arc::clone(self);
+            let read = Box::new(move || read(&lines));
+            board.list(Series { name, help, kind, labels: Vec::new(), read });
+        };
+        let help = "Log lines dropped, because stderr took none and too many waited.";
+        list("log_dropped_total", help, Kind::Counter, |lines| lines.queue().dropped);
+        let help = "How long the log line that is being written has taken so far.";
+        list("log_stalled_seconds", help, Kind::Gauge, |lines| lines.stalled().as_secs());
+    }
+
+    fn run(&self, mut out: impl Write) {
+        loop {
+            let line = self.next();
+            // Where stderr is closed nobody can be told.
+            let _ = write(&mut out, &line);
+            let mut queue = self.queue();
+            queue.writing_since = None;
+            let dropped = std::mem::take(&mut queue.unmentioned);
+            if queue.waiting.is_empty() {
+                self.changed.notify_all();
+            }
+            drop(queue);
+            if dropped > 0 {
+                // Behind the lines that waited: that is where the others are missing.
+                log::warn!("{dropped} log lines are missing here: nobody read stderr");
+            }
+        }
+    }
+
+    fn next(&self) -> Vec<u8> {
+        let mut queue = self.queue();
+        loop {
+            if let Some(line) = queue.waiting.pop_front() {
+                queue.octets -= line.len() + LINE_COST;
+                queue.writing_since = Some(self.clock.uptime());
+                return line;
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes a whole line, also where `out` is non-blocking and full for a while.
+fn write(out: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
+    while !line.is_empty() {
+        match out.write(line) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => line = line.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(FULL_PAUSE),
+            Err(error) => return Err(error),
+        }
+    }
+    out.flush()
+}
+
+/// What env_logger writes to.
+#[derive(Debug)]
+pub(crate) struct Pen(pub(crate) Arc<Lines>);
+
+impl Write for Pen {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.0.put(octets);
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// Writes to a socket that has no room left, and the other end of it.
+    fn full() -> (Arc<Lines>, UnixStream, usize) {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut filled = 0;
+        while let Ok(some) = ours.write(&[b'x'; 4096]) {
+            filled += some;
+        }
+        ours.set_nonblocking(false).unwrap();
+        (Lines::start(ours).unwrap(), theirs, filled)
+    }
+
+    #[test]
+    fn nobody_waits_for_a_reader_and_what_is_dropped_is_counted() {
+        let (lines, mut theirs, filled) = full();
+        let line = [b'y'; 1000];
+        // The first one may be under way already.
+        let fit = OCTETS_MAX / (line.len() + LINE_COST);
+        for _ in 0..fit + 8 {
+            lines.put(&line);
+        }
+        let dropped = usize::try_from(lines.queue().dropped).unwrap();
+        assert!((7..=8).contains(&dropped), "{dropped}");
+        assert!(!lines.finish(Duration::from_millis(1)), "a stop does not wait for a reader either");
+        assert!(lines.stalled() > Duration::ZERO && !lines.stand_still());
+        let mut rest = vec![0; filled + (fit + 8 - dropped) * line.len()];
+        io::Read::read_exact(&mut theirs, &mut rest).unwrap();
+        assert!(lines.finish(LONG));
+        assert_eq!((lines.stalled(), lines.queue().octets), (Duration::ZERO, 0));
+        assert_eq!(lines.queue().unmentioned, 0);
+    }
+
+    #[test]
+    fn a_full_pipe_that_does_not_block_loses_no_line() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut filled = 0;
+        while let Ok(some) = ours.write(&[b'x'; 4096]) {
+            filled += some;
+        }
+        let lines = Lines::start(ours).unwrap();
+        lines.put(b"seven\n");
+        let mut read = vec![0; filled + 6];
+        io::Read::read_exact(&mut theirs, &mut read).unwrap();
+        assert!(read.ends_with(b"seven\n"));
+        assert!(lines.finish(LONG));
+    }
+
+    #[test]
+    fn a_closed_stderr_stops_nothing() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        let lines = Lines::start(ours).unwrap();
+        (0..100).for_each(|_| lines.put(b"nobody\n"));
+        assert!(lines.finish(LONG));
+    }
+}

@@ -1,0 +1,104 @@
+//! Whether what lies in `state_dir` may be used by this process: a first run as root leaves files that the
+//! tracker cannot write to when it runs as another user.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, Gid, Group, Uid, User, access, getegid, geteuid};
+
+/// Our files in `state_dir` that are read, and replaced as a whole.
+const READ: [&str; 2] = ["hayate-cache.bin", "udp.key"];
+/// Those that are written into.
+const WRITTEN: [&str; 8] = [
+    "hayate.lock",
+    "hayate.db",
+    "hayate.db-wal",
+    "hayate.db-shm",
+    "hayate.db.lock",
+    "hayate-cache.bin.draft",
+    "dead-letter.jsonl",
+    "spill",
+];
+/// Files that are named in a refusal, at most.
+const NAMED_MAX: usize = 10;
+
+/// A file that this process cannot use, whose it is, and how to mend that.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotOurs(String);
+
+/// Looks at the folder and at every file of ours in it.
+///
+/// # Errors
+/// When there are some that this process may not use as it must.
+pub(crate) fn check(folder: &Path) -> Result<(), NotOurs> {
+    let refused = |path: &PathBuf, wanted| {
+        let way = if path.is_dir() { AccessFlags::X_OK } else { AccessFlags::empty() };
+        // What is not there can be made, or the folder says no.
+        matches!(access(path, wanted | way), Err(nix::Error::EACCES | nix::Error::EPERM))
+    };
+    let both = AccessFlags::R_OK | AccessFlags::W_OK;
+    let spill = folder.join("spill");
+    // What cannot be listed is refused already.
+    let spilled = spill.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    let written = WRITTEN.iter().map(|name| folder.join(name)).chain(spilled);
+    let mut paths: Vec<_> = std::iter::once(folder.to_owned()).chain(written).collect();
+    paths.retain(|path| refused(path, both));
+    paths.extend(READ.iter().map(|name| folder.join(name)).filter(|path| refused(path, AccessFlags::R_OK)));
+    if paths.is_empty() { Ok(()) } else { Err(NotOurs::of(&paths)) }
+}
+
+impl NotOurs {
+    fn of(paths: &[PathBuf]) -> Self {
+        let shown = |path: &PathBuf| path.display().to_string();
+        let known = paths.first().and_then(|path| path.metadata().ok());
+        let owner =
+            known.as_ref().map_or_else(|| "somebody".into(), |known| user(Uid::from_raw(known.uid())));
+        let mode = known.map_or(0, |known| known.mode() & 0o777);
+        let first = paths.first().map(shown).unwrap_or_default();
+        let mut all: Vec<_> = paths.iter().take(NAMED_MAX).map(shown).collect();
+        if paths.len() > NAMED_MAX {
+            all.push(format!("and {} more", paths.len() - NAMED_MAX));
+        }
+        let (user, group, all) = (user(geteuid()), group(getegid()), all.join(" "));
+        Self(format!(
+            "{first} belongs to {owner} (mode {mode:03o}), and this process, user {user}, may not use it; as \
+             root: chown {user}:{group} {all}"
+        ))
+    }
+}
+
+fn user(id: Uid) -> String {
+    User::from_uid(id).ok().flatten().map_or_else(|| id.to_string(), |user| user.name)
+}
+
+fn group(id: Gid) -> String {
+    Group::from_gid(id).ok().flatten().map_or_else(|| id.to_string(), |group| group.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::scratch::Scratch;
+
+    #[test]
+    fn what_may_be_used_is_passed_and_what_is_not_there_is_for_others_to_refuse() {
+        let folder = Scratch::new();
+        folder.write("hayate.db", "");
+        std::fs::create_dir(folder.path("spill")).unwrap();
+        folder.write("spill/users-1.spill", "");
+        check(&folder.path("")).unwrap();
+        check(&folder.path("nowhere")).unwrap();
+    }
+
+    #[test]
+    fn a_refusal_names_the_file_its_owner_and_the_command() {
+        let folder = Scratch::new();
+        let path = folder.write("hayate.lock", "");
+        let text = NotOurs::of(&[path.clone(), folder.path("spill")]).to_string();
+        let (me, mine) = (user(geteuid()), group(getegid()));
+        assert!(text.starts_with(&format!("{} belongs to {me} (mode 6", path.display())), "{text}");
+        let command = format!("as root: chown {me}:{mine} {} ", path.display());
+        assert!(text.contains(&command) && text.ends_with("/spill"), "{text}");
+    }
+}

@@ -1,0 +1,197 @@
+//! A stop while the store hangs, and a store that can be reached but takes nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hayate_state::store::record::UserRow;
+use hayate_state::store::{
+    Backend, Batch, Bounds, Channel, Line, Opened, Pace, Places, Queues, Record, Recorder, Saved, Set, Store,
+    StoreError, Tables,
+};
+use hayate_state::{Board, Clock, InfoHash, Published};
+use parking_lot::{Condvar, Mutex};
+
+use crate::promise::fresh_sqlite;
+use crate::servers::Server;
+use crate::trouble::{UNMIGRATE, site};
+
+/// Longest wait for what should be there at once.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a [`Gated`] store does with a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Mood {
+    #[default]
+    Good,
+    /// The call does not come back before the mood has changed.
+    Hangs,
+    /// It can be reached, and takes nothing: its disk is full.
+    Refuses,
+}
+
+#[derive(Default)]
+struct Gate {
+    mood: Mutex<Mood>,
+    changed: Condvar,
+    /// A batch waits in a call.
+    hangs: AtomicBool,
+    /// The writer has let the store go.
+    gone: AtomicBool,
+    board: Mutex<Option<Arc<Board>>>,
+    /// What `database_up` was at each batch.
+    up: Mutex<Vec<u64>>,
+}
+
+impl Gate {
+    fn set(&self, mood: Mood) {
+        *self.mood.lock() = mood;
+        self.changed.notify_all();
+    }
+}
+
+struct Gated {
+    store: Box<dyn Store>,
+    gate: Arc<Gate>,
+}
+
+impl Drop for Gated {
+    fn drop(&mut self) {
+        self.gate.gone.store(true, Ordering::Release);
+    }
+}
+
+impl Store for Gated {
+    fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
+        if let Some(board) = &*self.gate.board.lock() {
+            self.gate.up.lock().push(metric(board, "database_up"));
+        }
+        let mut mood = self.gate.mood.lock();
+        while *mood == Mood::Hangs {
+            self.gate.hangs.store(true, Ordering::Release);
+            self.gate.changed.wait(&mut mood);
+        }
+        if *mood == Mood::Refuses {
+            return Err(StoreError::Lost { text: "disk full".into(), in_doubt: false });
+        }
+        drop(mood);
+        self.store.save(batch)
+    }
+
+    fn rehearse(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        self.store.rehearse(batch)
+    }
+
+    fn acknowledged(&mut self, channel: Channel) -> Result<Option<u64>, StoreError> {
+        self.store.acknowledged(channel)
+    }
+
+    fn completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
+        self.store.completed(most, each)
+    }
+
+    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
+        self.store.registered()
+    }
+
+    fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
+        self.store.lines(set, each)
+    }
+
+    fn edit(
+        &mut self,
+        work: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.store.edit(work)
+    }
+}
+
+fn metric(board: &Board, name: &str) -> u64 {
+    board.read().iter().find(|reading| reading.name == name).unwrap().value
+}
+
+fn wait_for(what: &str, holds: impl Fn() -> bool) {
+    let clock = Clock::start();
+    while !holds() {
+        assert!(clock.uptime() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn recorder(backend: &Backend, folder: &Path, gate: &Arc<Gate>) -> (Arc<Queues>, Recorder) {
+    let clock = Clock::start();
+    let queues = Arc::new(Queues::new(clock, &Bounds::default()));
+    let pace = Published::new(Pace { flush: Duration::from_millis(5), ..Pace::default() });
+    let places = Places { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
+    let (backend, gate) = (backend.clone(), Arc::clone(gate));
+    let opener = Box::new(move || {
+        Ok(Box::new(Gated { store: backend.open()?, gate: Arc::clone(&gate) }) as Box<dyn Store>)
+    });
+    let opened = Opened::new(&queues, clock, &pace, &places, opener).unwrap();
+    (queues, opened.start().unwrap())
+}
+
+fn upload(queues: &Queues, id: u32, uploaded: u64) {
+    queues.put(Record::User(UserRow { id, uploaded, ..UserRow::default() }));
+}
+
+/// Stops while the store hangs, which then keeps what it was told all the same; gives what it has after a
+/// further run.
+fn stopped_while_hanging(backend: &Backend, folder: &Path, uploaded: &dyn Fn() -> u64) -> u64 {
+    let gate = Arc::new(Gate::default());
+    let (queues, recorder) = self::recorder(backend, folder, &gate);
+    gate.set(Mood::Hangs);
+    upload(&queues, 2, 7);
+    wait_for("a batch hangs", || gate.hangs.load(Ordering::Acquire));
+    upload(&queues, 2, 110);
+    assert!(recorder.stop_within(Duration::from_millis(20)), "nothing is lost");
+    assert!(std::fs::read_dir(folder.join("spill")).unwrap().count() > 0, "it waits on the disk");
+    let before = uploaded();
+    gate.set(Mood::Good);
+    wait_for("the writer ends", || gate.gone.load(Ordering::Acquire));
+    assert_eq!(uploaded(), before + 7, "it has given up behind the batch that hung");
+    let (queues, recorder) = self::recorder(backend, folder, &Arc::default());
+    upload(&queues, 2, 1300);
+    assert!(recorder.stop());
+    uploaded()
+}
+
+#[test]
+fn a_store_that_hangs_holds_up_no_stop_and_nothing_is_lost_or_doubled() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = fresh_sqlite(&folder.path().join("site.db"));
+    let uploaded = || place.ask("SELECT Uploaded FROM users_main WHERE ID = 2").parse().unwrap();
+    let before = uploaded();
+    assert_eq!(stopped_while_hanging(&place.backend, folder.path(), &uploaded), before + 1417);
+}
+
+#[test]
+fn without_a_journal_what_hung_at_a_stop_is_not_written_twice() {
+    let server = Server::new();
+    let backend = site(&server, "site");
+    server.sql_in("site", UNMIGRATE);
+    let folder = tempfile::tempdir().unwrap();
+    let select = "SELECT Uploaded FROM users_main WHERE ID = 2";
+    let uploaded = || server.sql_in("site", select).parse().unwrap();
+    let before = uploaded();
+    assert_eq!(stopped_while_hanging(&backend, folder.path(), &uploaded), before + 1417);
+}
+
+#[test]
+fn a_store_that_takes_nothing_is_not_back_before_it_has_kept_a_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = fresh_sqlite(&folder.path().join("site.db"));
+    let (gate, board) = (Arc::new(Gate::default()), Arc::new(Board::default()));
+    let (queues, recorder) = self::recorder(&place.backend, folder.path(), &gate);
+    recorder.list_on(&board);
+    gate.set(Mood::Refuses);
+    *gate.board.lock() = Some(Arc::clone(&board));
+    upload(&queues, 2, 7);
+    wait_for("three tries", || gate.up.lock().len() >= 3);
+    gate.set(Mood::Good);
+    wait_for("the database is back", || metric(&board, "database_up") == 1);
+    let up = std::mem::take(&mut *gate.up.lock());
+    assert!(up.len() >= 4 && up[0] == 1 && up[1..].iter().all(|&up| up == 0), "{up:?}");
+    assert!(recorder.stop());
+}
