@@ -346,10 +346,11 @@ impl Daemon {
                 }
             }
         };
-        log::error!("upgrade refused: {refusal}");
+        // First: whoever has read the log finds it there.
         if let Err(error) = lock.sign(&refusal) {
             log::warn!("the lock file: {error}");
         }
+        log::error!("upgrade refused: {refusal}");
         None
     }
 

@@ -20,8 +20,8 @@ use crate::logging;
 use crate::reload::Planned;
 
 /// What would end the process, or leave a core file, without an order to stop: a file beyond the limit of
-/// its size (the write fails then, as on a full disk), a limit of processor time below the hard one, and timers
-/// that whoever started it has left running.
+/// its size (the write fails then, as on a full disk), a limit of processor time below the hard one, and
+/// timers that whoever started it has left running.
 const HARMLESS: [i32; 4] = [SIGXFSZ, SIGXCPU, SIGALRM, SIGVTALRM];
 /// Wishes that wait at most; signals beyond wait in the system, where equal ones become one.
 const WISHES_MAX: usize = 16;
@@ -129,9 +129,9 @@ impl Attention {
 /// What is saved when the process ends at once, as soon as there is something to save.
 pub(crate) type Boat = Arc<Mutex<Option<Lifeboat>>>;
 
-/// Listens from now on; each signal is one wish. A second SIGINT, SIGTERM or SIGQUIT has a thread save the rows that
-/// are in memory for a second at most, and ends the process with exit code 130, 143 or 131, however busy
-/// everything else is.
+/// Listens from now on; each signal is one wish. A second SIGINT, SIGTERM or SIGQUIT has a thread save the
+/// rows that are in memory for a second at most, and ends the process with exit code 130, 143 or 131, however
+/// busy everything else is.
 ///
 /// # Errors
 /// When the system refuses handlers or a thread.
