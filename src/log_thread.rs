@@ -1,5 +1,5 @@
-//! The thread that writes log lines to stderr, behind a bounded queue: whoever logs never waits for the reader
-//! of stderr, which may be a pipe that nobody reads.
+//! The thread that writes log lines to stderr, behind a bounded queue: whoever logs never waits for the
+//! reader of stderr, which may be a pipe that nobody reads.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};

@@ -2,6 +2,7 @@
 //! secret.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::panic::{self, PanicHookInfo};
 use std::sync::{Arc, OnceLock};
@@ -40,8 +41,8 @@ pub(crate) fn start(look: &Look, log: &Log) {
 pub(crate) fn start_beside(look: &Look, log: &Log) -> io::Result<()> {
     let lines = Lines::start(io::stderr())?;
     let mut builder = builder(look, log);
-    if style(look) == WriteStyle::Auto {
-        // It is a terminal, but env_logger sees a pipe.
+    if style(look) == WriteStyle::Auto && may_colour(|name| std::env::var_os(name)) {
+        // It is a terminal, but env_logger sees a pipe, where it never uses colours by itself.
         builder.write_style(WriteStyle::Always);
     }
     builder.target(Target::Pipe(Box::new(Pen(Arc::clone(&lines)))));
@@ -116,6 +117,12 @@ fn format(look: &Look) -> Option<LogFormat> {
     if look.json { Some(LogFormat::Json) } else { look.log_format }
 }
 
+/// Does nothing in the environment speak against colours on a terminal?
+fn may_colour(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let is_set = |name| variable(name).is_some_and(|value| !value.is_empty());
+    !is_set("NO_COLOR") && variable("TERM").is_some_and(|term| term != "dumb")
+}
+
 fn style(look: &Look) -> WriteStyle {
     let plain = look.nocolors || !io::stderr().is_terminal();
     if plain { WriteStyle::Never } else { WriteStyle::Auto }
@@ -160,6 +167,15 @@ mod tests {
             line,
             r#"{"time":"2026-01-02T03:04:05.006Z","level":"warn","msg":"a \"quoted\"\nmessage"}"#
         );
+    }
+
+    #[test]
+    fn the_environment_may_speak_against_colours() {
+        let with = |known: &[(&str, &str)]| {
+            may_colour(|name| known.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
+        };
+        assert!(with(&[("TERM", "xterm")]) && with(&[("TERM", "xterm"), ("NO_COLOR", "")]));
+        assert!(!with(&[]) && !with(&[("TERM", "dumb")]) && !with(&[("TERM", "xterm"), ("NO_COLOR", "1")]));
     }
 
     #[test]

@@ -23,8 +23,8 @@ use crate::reload::Planned;
 /// The signals that are taken.
 const TAKEN: [i32; 6] = [SIGHUP, SIGUSR1, SIGUSR2, SIGINT, SIGTERM, SIGQUIT];
 /// What would end the process, or leave a core file, without an order to stop: a file beyond the limit of
-/// its size (the write fails then, as on a full disk), a limit of processor time below the hard one, and timers
-/// that whoever started it has left running.
+/// its size (the write fails then, as on a full disk), a limit of processor time below the hard one, and
+/// timers that whoever started it has left running.
 const HARMLESS: [i32; 4] = [SIGXFSZ, SIGXCPU, SIGALRM, SIGVTALRM];
 /// Wishes that wait at most; signals beyond wait in the system, where equal ones become one.
 const WISHES_MAX: usize = 16;

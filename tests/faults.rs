@@ -1,6 +1,6 @@
 //! What is kept when things break: the process killed, the database stopped, killed, frozen, full, the disk
-//! full, the clock set back, stderr full. The tracker answers announces through all of it; afterwards every finished
-//! download is counted once.
+//! full, the clock set back, stderr full. The tracker answers announces through all of it; afterwards every
+//! finished download is counted once.
 
 mod disk;
 mod kit;

@@ -98,8 +98,8 @@ impl Daemon {
         Self::attend(folder, port, metrics_port, command)
     }
 
-    /// Gives `command` a configuration in `folder`: the defaults on free ports, and `changes` over them. Gives
-    /// the ports.
+    /// Gives `command` a configuration in `folder`: the defaults on free ports, and `changes` over them.
+    /// Gives the ports.
     pub(crate) fn prepare(folder: &Folder, changes: serde_json::Value, command: &mut Command) -> (u16, u16) {
         let (port, metrics_port) = (free_port(), free_port());
         let mut config = json!({

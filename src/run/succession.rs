@@ -73,10 +73,11 @@ impl Daemon {
     }
 
     fn refuse_upgrade(&self, refusal: &str) {
-        log::error!("upgrade refused: {refusal}");
+        // First: whoever has read the log finds it there.
         if let Err(error) = self.storage.lock.refuse(refusal) {
             log::warn!("the lock file: {error}");
         }
+        log::error!("upgrade refused: {refusal}");
     }
 
     /// The predecessor has ended, and the store that it had was opened. True if this process stops now.

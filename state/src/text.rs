@@ -1,5 +1,5 @@
-//! Text files that people write: lists, configurations, secrets. Opening one never waits, and neither the mark
-//! with which some editors begin a file nor the kind of its line ends means anything.
+//! Text files that people write: lists, configurations, secrets. Opening one never waits, and neither the
+//! mark with which some editors begin a file nor the kind of its line ends means anything.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, Read};

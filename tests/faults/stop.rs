@@ -191,7 +191,10 @@ struct Program {
 impl Program {
     fn new() -> Self {
         let program = Self { folder: Folder::new() };
-        std::fs::copy(hayate().get_program(), program.path()).unwrap();
+        // Not by this process: a file that it writes may be open in a child that another test has just
+        // started, and then the system refuses to execute it.
+        let copied = Command::new("cp").arg(hayate().get_program()).arg(program.path()).status();
+        assert!(copied.unwrap().success());
         program
     }
 
@@ -204,10 +207,10 @@ impl Program {
     }
 
     fn becomes_one_that_hangs(&self) {
-        let script = format!("#!/bin/sh\necho $$ > {}\nexec sleep 600\n", self.started().display());
-        let new = self.folder.write("new", &script);
-        std::fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        std::fs::rename(new, self.path()).unwrap();
+        let script = format!("#!/bin/sh\necho $$ > {}\nexec sleep 600", self.started().display());
+        let put = r#"echo "$1" > "$0.new" && chmod 755 "$0.new" && mv "$0.new" "$0""#;
+        let mut shell = Command::new("sh");
+        assert!(shell.args(["-c", put]).arg(self.path()).arg(script).status().unwrap().success());
     }
 
     /// The process id of a successor that has started.

@@ -15,8 +15,9 @@ use crate::ids::InfoHash;
 const CHANGES_MAX: usize = 4096;
 
 /// A set of torrents, read from a file with one `info_hash` of 40 hexadecimal digits a line, or of 64, of
-/// which the first 40 count. Empty lines and what follows `#` or a space are ignored. Looked up by a keyed hash, because clients choose what is looked
-/// up. What was changed since it was read lies beside it, so that a change of a large list copies little.
+/// which the first 40 count. Empty lines and what follows `#` or a space are ignored. Looked up by a keyed
+/// hash, because clients choose what is looked up. What was changed since it was read lies beside it, so that
+/// a change of a large list copies little.
 #[derive(Clone, Debug, Default)]
 pub struct TorrentList {
     read: Arc<HashSet<InfoHash, RandomState>>,

@@ -192,8 +192,8 @@ impl Writer {
         let is_lost = self.store.as_ref().is_some_and(|store| store.has_lost_its_file());
         match (self.lanes.gauges.file_lost.swap(is_lost, Ordering::Relaxed), is_lost) {
             (false, true) => log::error!(
-                "the file of the database was deleted or replaced while it is in use: what is written now will \
-                 not be there after a restart; put the file back, or stop the tracker to end this"
+                "the file of the database was deleted or replaced while it is in use: what is written now \
+                 will not be there after a restart; put the file back, or start the tracker anew"
             ),
             (true, false) => log::info!("the file of the database is where it belongs"),
             _ => {}
