@@ -289,6 +289,20 @@ mod tests {
                     TorrentChange { up: Some(3.0), down: Some(0.0), ..TorrentChange::default() },
                 ),
             ),
+            (format!("action=add_token&userid=13&info_hash={raw}"), Verb::AddToken(13, hash)),
+            (
+                "action=edit_whitelist&old_peer_id=-TR2&new_peer_id=-TR3".to_owned(),
+                Verb::EditClient("-TR2".into(), "-TR3".into()),
+            ),
+        ] {
+            assert_eq!(verb(&query), Ok(expected), "{query}");
+        }
+    }
+
+    #[test]
+    fn verbs_that_gazelle_has_not_are_read_likewise() {
+        let (hash, raw) = (InfoHash([b'a'; 20]), "%61".repeat(20));
+        for (query, expected) in [
             (
                 format!("action=update_torrent&info_hash={raw}&status=-1&type=anime&group=7"),
                 Verb::UpdateTorrent(
@@ -313,11 +327,6 @@ mod tests {
             (
                 "action=update_announce_interval&new_announce_interval=1700".to_owned(),
                 Verb::AnnounceInterval(1700),
-            ),
-            (format!("action=add_token&userid=13&info_hash={raw}"), Verb::AddToken(13, hash)),
-            (
-                "action=edit_whitelist&old_peer_id=-TR2&new_peer_id=-TR3".to_owned(),
-                Verb::EditClient("-TR2".into(), "-TR3".into()),
             ),
         ] {
             assert_eq!(verb(&query), Ok(expected), "{query}");

@@ -121,7 +121,8 @@ mod tests {
             code: 3,
             text: "full".into(),
         };
-        let write = |letters: &DeadLetters| letters.write(Channel::Users, 5, 11, &[bad.clone()]).unwrap();
+        let write =
+            |letters: &DeadLetters| letters.write(Channel::Users, 5, 11, std::slice::from_ref(&bad)).unwrap();
         let written = (0..20).filter(|_| write(&letters)).count();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), written);
