@@ -195,7 +195,11 @@ impl Daemon {
     /// Does what signals ask for, until one asks to stop or a successor serves.
     fn attend(&mut self, wishes: &Receiver<Wish>) -> anyhow::Result<End> {
         loop {
-            match wishes.recv_timeout(LOOK_ROUND) {
+            let wish = wishes.recv_timeout(LOOK_ROUND);
+            if matches!(wish, Ok(Wish::Reload)) {
+                self.wishes.reload_is_taken();
+            }
+            match wish {
                 Ok(Wish::Reload) if self.raising.is_some() => self.due.reload = true,
                 Ok(Wish::Reload) => self.reload(),
                 Ok(Wish::Planned(planned)) => self.reloaded(*planned),

@@ -5,7 +5,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -68,6 +68,8 @@ pub(crate) struct Wishes {
     stop: Arc<AtomicBool>,
     /// The main thread takes wishes: the start is done.
     attends: Arc<AtomicBool>,
+    /// A reload waits: another one would say nothing new, and take a place from a wish that does.
+    reload_waits: Arc<AtomicBool>,
     /// The successor, who hears of reloads and stops too.
     heir: Arc<Mutex<Option<UnixStream>>>,
 }
@@ -75,7 +77,8 @@ pub(crate) struct Wishes {
 impl Wishes {
     fn new() -> (Self, Receiver<Wish>) {
         let (main, receiver) = sync_channel(WISHES_MAX);
-        (Self { main, stop: Arc::default(), attends: Arc::default(), heir: Arc::default() }, receiver)
+        let (stop, attends, reload_waits) = (Arc::default(), Arc::default(), Arc::default());
+        (Self { main, stop, attends, reload_waits, heir: Arc::default() }, receiver)
     }
 
     /// Sends a wish; one that comes too late is forgotten.
@@ -150,7 +153,7 @@ impl Wishes {
                 Err(_) => return,
             };
             if heard.contains(&RELOAD) {
-                self.offer(Wish::Reload);
+                self.offer_reload();
             }
             if heard.contains(&STOP) {
                 self.stop.store(true, Ordering::Release);
@@ -160,13 +163,23 @@ impl Wishes {
     }
 
     /// Like [`send`](Self::send), but never waits: the next signal may be the one that ends the process.
-    /// Where so many wishes wait already, a further one says nothing new, and a stop is sent by a thread that
-    /// can wait.
+    /// Where so many wishes wait already, it is sent by a thread that can wait.
     pub(crate) fn offer(&self, wish: Wish) {
-        if let Err(std::sync::mpsc::TrySendError::Full(wish @ Wish::Stop)) = self.main.try_send(wish) {
+        if let Err(TrySendError::Full(wish)) = self.main.try_send(wish) {
             let wishes = self.clone();
             thread::spawn(move || wishes.send(wish));
         }
+    }
+
+    fn offer_reload(&self) {
+        if !self.reload_waits.swap(true, Ordering::AcqRel) {
+            self.offer(Wish::Reload);
+        }
+    }
+
+    /// The main thread has taken the reload that waited; what is asked for from now on is another one.
+    pub(crate) fn reload_is_taken(&self) {
+        self.reload_waits.store(false, Ordering::Release);
     }
 }
 
@@ -202,7 +215,7 @@ pub(crate) fn listen(boat: &Boat) -> io::Result<(Wishes, Receiver<Wish>)> {
             match signal {
                 SIGHUP | SIGUSR1 => {
                     forward.hand_on(RELOAD);
-                    forward.offer(Wish::Reload);
+                    forward.offer_reload();
                 }
                 SIGUSR2 => forward.offer(Wish::Upgrade),
                 _ if HARMLESS.contains(&signal) => {}
@@ -260,5 +273,17 @@ mod tests {
             .collect();
         assert!(matches!(heard.last(), Some(Wish::Stop)), "{heard:?}: it waits for its place");
         assert!(successor.stop_is_asked());
+    }
+
+    #[test]
+    fn reloads_that_wait_are_one_and_leave_room_for_an_upgrade() {
+        let (wishes, receiver) = Wishes::new();
+        (0..3 * WISHES_MAX).for_each(|_| wishes.offer_reload());
+        wishes.offer(Wish::Upgrade);
+        let first: Vec<Wish> = receiver.try_iter().collect();
+        assert!(matches!(first[..], [Wish::Reload, Wish::Upgrade]), "{first:?}");
+        wishes.reload_is_taken();
+        wishes.offer_reload();
+        assert!(matches!(receiver.try_recv(), Ok(Wish::Reload)), "one that is asked for later counts");
     }
 }

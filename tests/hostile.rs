@@ -148,7 +148,7 @@ fn what_root_gave_is_kept_over_reloads_and_warned_of_at_the_start() {
         assert!(said.lines().any(|line| line.contains(key) && line.contains(&command)), "{said}");
     }
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
-    daemon.rewrite_config(|config| config["intervals"] = json!({"announce": 777}));
+    daemon.rewrite_config(|config| config["intervals"] = json!({"announce": 1777, "announce_drift": 0}));
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for_log("\"reloaded\"", 1);
     for key in ["access.path", "udp.private_key_file"] {
@@ -156,7 +156,7 @@ fn what_root_gave_is_kept_over_reloads_and_warned_of_at_the_start() {
     }
     assert_eq!(daemon.logged("what was read of it before is kept"), 2);
     let interval = fetch(daemon.v4(), &announce_target('B', 7001, "&left=9")).bencoded();
-    assert_eq!(interval.at("interval").and_then(hayate_tools::bencode::Value::integer), Some(777));
+    assert_eq!(interval.at("interval").and_then(hayate_tools::bencode::Value::integer), Some(1777));
     let denied = fetch(daemon.v4(), &announce_target('A', 7001, "&left=9")).bencoded();
     assert!(denied.at("failure reason").is_some(), "the list is still in force");
     assert_eq!(client.scrape(b'B'), [0, 0, 1], "an id of the old key is still good");

@@ -155,14 +155,14 @@ fn a_reload_at_any_moment_of_an_upgrade_is_carried_out() {
         let half = half_a_request(&daemon);
         daemon.signal(Signal::SIGUSR2);
         std::thread::sleep(Duration::from_millis(moment));
-        daemon.rewrite_config(|config| config["intervals"] = json!({"announce": 777}));
+        daemon.rewrite_config(|config| config["intervals"] = json!({"announce": 1777, "announce_drift": 0}));
         daemon.signal(Signal::SIGHUP);
         drop(half);
         let interval = || {
             let reply = fetch(daemon.v4(), &announce_target('A', 7001, "&left=9")).bencoded();
             reply.at("interval").and_then(hayate_tools::bencode::Value::integer)
         };
-        assert!(eventually(|| interval() == Some(777)), "{moment} ms: {:#?}", daemon.log());
+        assert!(eventually(|| interval() == Some(1777)), "{moment} ms: {:#?}", daemon.log());
     }
 }
 
@@ -170,7 +170,12 @@ fn a_reload_at_any_moment_of_an_upgrade_is_carried_out() {
 fn a_successor_that_never_serves_is_ended_and_the_tracker_serves_on() {
     let folder = Folder::new();
     let program = folder.path().join("program");
-    std::fs::copy(hayate().get_program(), &program).unwrap();
+    // By another process: a descriptor of this one may be in a child of another test, and then nobody may
+    // execute the file.
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        assert!(std::process::Command::new("cp").arg(from).arg(to).status().unwrap().success());
+    };
+    copy(hayate().get_program().as_ref(), &program);
     let port = free_port();
     let config = json!({
         "udp": {"addr": format!("127.0.0.1:{port}")}, "http": {"addr": ""}, "metrics": {"addr": ""},
@@ -193,7 +198,9 @@ fn a_successor_that_never_serves_is_ended_and_the_tracker_serves_on() {
     .enumerate()
     {
         // In the place of the program, which may not be written to while it runs.
-        let draft = daemon.folder.write("draft", &format!("#!/bin/sh\n{script}\n"));
+        let text = daemon.folder.write("script", &format!("#!/bin/sh\n{script}\n"));
+        let draft = daemon.folder.path().join("draft");
+        copy(&text, &draft);
         std::fs::set_permissions(&draft, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         std::fs::rename(draft, &program).unwrap();
         let output = upgrade(&daemon);

@@ -21,8 +21,8 @@
 //!   was lost, for they were read by nobody meanwhile. If the tracker itself ends, so does the successor,
 //!   unless it has heard GO.
 //! - From SERVING on it is the successor, whatever becomes of the other. A successor that has heard GO
-//!   serves, also where it can tell nobody. It opens the store when the other has closed its end, which the kernel
-//!   does for one that was killed.
+//!   serves, also where it can tell nobody. It opens the store when the other has closed its end, which the
+//!   kernel does for one that was killed.
 //!
 //! A stop before GO ends both. Shortly before GO the signals of the running tracker begin to go to the ear of
 //! the successor as well: a stop or a reload that comes after it is not lost.

@@ -116,7 +116,10 @@ impl Daemon {
         self.wishes.share_with(successor.ear().ok());
         while let Ok(wish) = wishes.try_recv() {
             match wish {
-                Wish::Reload => self.due.reload = true,
+                Wish::Reload => {
+                    self.wishes.reload_is_taken();
+                    self.due.reload = true;
+                }
                 Wish::Registered(list) => self.levers.register(list),
                 // None of these comes while a successor is raised, but for what is known without it.
                 Wish::Stop

@@ -349,16 +349,17 @@ mod tests {
     struct Busy<'a> {
         pair: &'a mut Pair,
         peers: u32,
-        /// Announces that come while a block of swarms, or one of changes, is taken.
-        while_swarms: usize,
-        while_deltas: usize,
+        /// Announces that come while something is taken go on.
+        goes_on: bool,
         noted: usize,
     }
 
     impl Blocks for Busy<'_> {
         fn block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
             self.pair.take(tag, payload);
-            let count = if tag == TAG_SWARMS { self.while_swarms } else { self.while_deltas };
+            // By far more than will be in a block of swarms, and a twentieth of what is in one of changes.
+            let per_octet = if tag == TAG_SWARMS { (6, 5) } else { (1, 20 * LEN) };
+            let count = if self.goes_on { payload.len() * per_octet.0 / per_octet.1 } else { 0 };
             (0..count).for_each(|_| self.pair.announce(self.peers));
             self.noted += count;
             Ok(())
@@ -368,15 +369,15 @@ mod tests {
     #[test]
     fn a_heir_catches_up_however_many_announces_come_during_the_walk() {
         let mut pair = Pair::new();
-        let peers = 300_000;
+        let peers = 200_000;
         (0..peers).for_each(|_| pair.announce(peers));
         pair.swarms.note_deltas();
         let mut walk = Walk::new(Arc::clone(&pair.swarms), NOW.tick);
         let swarms = Arc::clone(&pair.swarms);
-        let mut busy = Busy { pair: &mut pair, peers, while_swarms: 200_000, while_deltas: 500, noted: 0 };
+        let mut busy = Busy { pair: &mut pair, peers, goes_on: true, noted: 0 };
         hand_over(&mut walk, &swarms, &mut busy, || NOW.tick).unwrap();
         assert!(busy.noted > NOTED_MAX, "{}: more than are noted at once", busy.noted);
-        busy.while_deltas = 0;
+        busy.goes_on = false;
         let left = write_deltas(&swarms, &mut busy).unwrap();
         assert!(left < ROUND_SMALL, "{left}");
         pair.is_alike();
