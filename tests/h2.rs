@@ -1,7 +1,6 @@
 //! HTTP/2 by hand, and clients of it that take nothing.
 
 use std::io::Write;
-use std::time::Duration;
 
 use rustls::version::TLS13;
 use serde_json::json;
@@ -111,6 +110,7 @@ fn clients_of_http_2_that_take_nothing_cost_little_and_are_closed() {
     };
     assert!(eventually(|| closed() >= CONNECTIONS as u64), "{} were closed", closed());
     let cost = memory_of(&daemon, "VmHWM").saturating_sub(before);
+    println!("{CONNECTIONS} connections cost {cost} octets");
     assert!(cost < COST_MAX, "{cost} octets");
     // The one that asks for the metrics is left.
     assert!(eventually(|| daemon.metric("http_connections") <= 1));

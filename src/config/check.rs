@@ -171,8 +171,8 @@ fn warnings(document: &Document) -> Vec<String> {
     let longest = silence.as_secs();
     warn(
         document.mode != Mode::Private && (intervals.announce.duration().as_secs() < 300 || longest > 10_800),
-        "intervals.announce, with announce_drift, is not within 300 to 10800 seconds: public lists of trackers \
-         and their monitors take that for a mistake",
+        "intervals.announce, with announce_drift, is not within 300 to 10800 seconds: public lists of \
+         trackers and their monitors take that for a mistake",
     );
     warn(
         document.mode != Mode::Private && document.record_announces,

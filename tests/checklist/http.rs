@@ -34,11 +34,11 @@ fn routes() {
     let daemon = Daemon::start(json!({"http": {
         "announce_routes": routes, "scrape_routes": ["/scrape", "/:key/scrape"]}}));
     let query = announce_target('a', 7001, "&left=9").replace("/announce", "");
-    for path in ["/announce", "/k%65y/announce", "/x/a/b/c", "/x/plain/announce"] {
+    for path in ["/announce", "/k%65y/announce", "/x/a/b/c", "/x/plain/announce", "//announce"] {
         assert_eq!(number(&fetch(daemon.v4(), &format!("{path}{query}")), "incomplete"), Some(1), "{path}");
     }
     assert_eq!(fetch(daemon.v4(), &format!("/key/scrape?info_hash={}", "a".repeat(20))).status, 200);
-    for path in ["/announce/", "/ANNOUNCE", "//announce", "/key/other/announce", "/x", "/nothing"] {
+    for path in ["/announce/", "/ANNOUNCE", "/key//announce", "/key/other/announce", "/x", "/nothing"] {
         assert_eq!(fetch(daemon.v4(), &format!("{path}{query}")).status, 404, "{path}");
     }
     for method in ["POST", "HEAD", "OPTIONS"] {

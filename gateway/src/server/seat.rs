@@ -181,8 +181,7 @@ impl Seat {
         if let Some(open) = &open {
             open.weighs(response.body.len());
         }
-        let displaced = self.gate.crowd(self.role).relieve();
-        self.gate.stats.stalled.add(displaced);
+        self.gate.relieve();
         let page = response.status == 405 && Page::at(request.uri().path().as_bytes()).is_some();
         let allowed = if page { "GET, HEAD" } else { "GET" };
         // Over HTTP/1 it is hyper that keeps the body back.
