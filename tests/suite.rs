@@ -27,6 +27,7 @@ mod load;
 #[expect(dead_code, reason = "the tests of the stores use the rest")]
 mod mariadb_server;
 mod metrics;
+mod oracle;
 mod private;
 mod process;
 mod reload;
