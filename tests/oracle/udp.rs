@@ -1,7 +1,7 @@
 //! A hundred thousand datagrams to each mode. They are sent in windows, and each window ends with a connect:
 //! what was not answered before that is will never be, because one worker answers in order.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt::Debug;
 use std::net::{IpAddr, UdpSocket};
 use std::ops::Range;
@@ -17,8 +17,12 @@ use crate::fixture::{DISABLED, FREE, HIDDEN, MUSIC, PLAIN, PRUNED};
 use crate::harness::{Daemon, PATIENCE, udp_socket};
 use crate::private::kit::Base;
 
-/// Few enough to fit into the buffers of both ends.
-const WINDOW: usize = 100;
+/// Few enough that as many windows as are sent ahead fit into the buffers of both ends.
+const WINDOW: usize = 50;
+/// So the tracker has something to do while the replies are read.
+const WINDOWS_AHEAD: usize = 3;
+/// Windows of one family in a row.
+const ROW: usize = 8;
 
 /// An address that announces.
 struct Source {
@@ -27,6 +31,9 @@ struct Source {
     /// The last that it was given.
     id: [u8; 8],
 }
+
+/// What each source has sent, and must be answered with.
+type Window = Vec<Vec<(Vec<u8>, Expected)>>;
 
 /// The addresses that announce, and the oracle that knows what they have said.
 struct Run<S> {
@@ -58,12 +65,12 @@ impl<S: Swarms> Run<S> {
     fn send(&mut self, datagrams: usize) {
         let (v4, v6) = (0..self.sources.len() - 1, self.sources.len() - 1..self.sources.len());
         // These bring ids for all.
-        self.window(v4.clone(), 0);
-        self.window(v6.clone(), 0);
+        self.windows(&v4, 1, 0);
+        self.windows(&v6, 1, 0);
         while self.sent < datagrams {
             // Of one family, because the order is that of one socket of the tracker.
-            let family = if self.forge.random.u8(..4) > 0 { v4.clone() } else { v6.clone() };
-            self.window(family, WINDOW);
+            let family = if self.forge.random.u8(..4) > 0 { &v4 } else { &v6 };
+            self.windows(family, ROW, WINDOW);
         }
         // Of everything there was enough.
         let silence = self.sent - self.replies.iter().sum::<usize>().min(self.sent);
@@ -73,8 +80,23 @@ impl<S: Swarms> Run<S> {
         assert!([0, 1, 3, 4].iter().all(|action| replies[*action] > datagrams / 50), "{replies:?}");
     }
 
-    fn window(&mut self, family: Range<usize>, len: usize) {
-        let mut awaited: Vec<Vec<(Vec<u8>, Expected)>> = self.sources.iter().map(|_| Vec::new()).collect();
+    /// Sends windows of `len` datagrams, some ahead of what is read.
+    fn windows(&mut self, family: &Range<usize>, windows: usize, len: usize) {
+        let mut ahead = VecDeque::new();
+        for _ in 0..windows {
+            ahead.push_back(self.window(family, len));
+            if ahead.len() == WINDOWS_AHEAD {
+                self.read_window(ahead.pop_front());
+            }
+        }
+        while !ahead.is_empty() {
+            self.read_window(ahead.pop_front());
+        }
+    }
+
+    /// Sends one window; gives what each source awaits.
+    fn window(&mut self, family: &Range<usize>, len: usize) -> Window {
+        let mut awaited: Window = self.sources.iter().map(|_| Vec::new()).collect();
         for _ in 0..len {
             let at = self.forge.random.usize(family.clone());
             let foreign = self.sources[(at + 1) % self.sources.len()].id;
@@ -86,12 +108,16 @@ impl<S: Swarms> Run<S> {
                 self.sent += 1;
             }
         }
-        for at in family {
+        for at in family.clone() {
             let last = [&MAGIC[..], b"\0\0\0\0last"].concat();
             self.sources[at].socket.send(&last).unwrap();
             awaited[at].push((last, Expected::Connected));
-            self.read(at, &awaited[at]);
         }
+        awaited
+    }
+
+    fn read_window(&mut self, window: Option<Window>) {
+        window.iter().flatten().enumerate().for_each(|(at, awaited)| self.read(at, awaited));
     }
 
     /// Reads the replies to all that one source sent.
