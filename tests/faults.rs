@@ -7,5 +7,6 @@ mod kit;
 mod mariadb;
 mod restart;
 
+pub(crate) use disk::SmallDisk;
 pub(crate) use kit::{Crowd, written};
 pub(crate) use mariadb::{counted, daemon_in, server as mariadb};

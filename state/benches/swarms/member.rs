@@ -47,7 +47,7 @@ impl House {
                 peers: Vec::new(),
             }));
         }
-        let queues = Arc::new(Queues::new(Clock::start(), &Bounds::default()));
+        let queues = Arc::new(Queues::accounting(Clock::start(), &Bounds::default()));
         let tracker = Tracker::new(Swarms::new(0), &Published::new(Policy::default()), 7);
         let tracker = tracker.private(site).recording(queues);
         let member = |id: u32| {

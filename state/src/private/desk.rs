@@ -8,7 +8,7 @@ use super::ledger::{AMOUNT_MAX, Progress, Terms, ip_columns};
 use super::member::Member;
 use super::peer::{Credit, NOWHERE, Peer, Seconds, Session};
 use super::register::Register;
-use super::swarm::Swarm;
+use super::swarm::{Spot, Swarm};
 use super::torrents::{LIVE, PRUNED, Row, Torrent, Torrents};
 use crate::announce::{Announce, Event, Handout, Refusal, Tally};
 use crate::clock::Now;
@@ -16,6 +16,7 @@ use crate::ids::InfoHash;
 use crate::policy::Policy;
 use crate::snapshot::site::{Multipliers, Role};
 use crate::store::record::{SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow};
+use crate::store::total::{SessionKey, Standing};
 use crate::store::{Queues, Record};
 
 /// What an announce is decided by.
@@ -47,7 +48,7 @@ impl Chooser {
 /// What has changed by one announce, for its records.
 struct Change {
     id: u32,
-    started: Seconds,
+    standing: Standing,
     credit: Credit,
     snatched: u32,
 }
@@ -122,7 +123,8 @@ impl Torrents {
         if role == Role::Seeder {
             *last_action = now;
         }
-        let (started, credit) = match swarm.find(&self.keys, user, &announce.peer_id) {
+        let found = swarm.find(&self.keys, user, &announce.peer_id);
+        let (standing, credit) = match found.or_else(|| self.recall(asked, row.id, swarm)) {
             Some(spot) => {
                 let terms = asked.terms(row);
                 let told = swarm.change(spot, |peer| asked.tell(peer, &terms)).unwrap_or_default();
@@ -136,16 +138,28 @@ impl Torrents {
                 told
             }
             None => {
+                let peer = asked.new_peer();
+                let standing = peer.session.standing();
                 if announce.event != Event::Stopped {
-                    swarm.add(&self.keys, role, asked.new_peer());
+                    swarm.add(&self.keys, role, peer);
                 }
-                (now, Credit::default())
+                (standing, Credit::default())
             }
         };
+        let standing = Standing { is_gone: announce.event == Event::Stopped, ..standing };
         if swarm.len() == 0 {
             torrent.swarm = None;
         }
-        Change { id: row.id, started, credit, snatched }
+        Change { id: row.id, standing, credit, snatched }
+    }
+
+    /// Adds the peer of a session that nobody here knows, but that is durable: it goes on where it was.
+    fn recall(&self, asked: &Asked<'_>, torrent: u32, swarm: &mut Swarm) -> Option<Spot> {
+        let standing = self.strays.take(&asked.session(torrent), asked.limit())?;
+        let mut peer = asked.new_peer();
+        peer.session.stand(standing);
+        swarm.add(&self.keys, asked.role(), peer);
+        swarm.find(&self.keys, asked.member.id, &asked.announce.peer_id)
     }
 
     fn hand_out(
@@ -224,8 +238,13 @@ impl Asked<'_> {
         peer
     }
 
-    /// Has a peer that is known say what it says now; gives when it started, and its credit.
-    fn tell(&self, peer: &mut Peer, terms: &Terms) -> (Seconds, Credit) {
+    /// Names the session.
+    fn session(&self, torrent: u32) -> SessionKey {
+        SessionKey { torrent, user: self.member.id, peer_id: self.announce.peer_id }
+    }
+
+    /// Has a peer that is known say what it says now; gives how it stands then, and its credit.
+    fn tell(&self, peer: &mut Peer, terms: &Terms) -> (Standing, Credit) {
         let (announce, now) = (self.announce, self.seconds());
         peer.seen(announce.address, announce.port, now, self.limit());
         let session = &mut peer.session;
@@ -239,26 +258,25 @@ impl Asked<'_> {
         (session.uploaded, session.downloaded) = (announce.uploaded, announce.downloaded);
         (session.left, session.announced, session.client) = (announce.left, now, self.client);
         session.last = credit;
-        (session.started, credit)
+        (session.standing(), credit)
     }
 
     /// Queues what an announce has changed (`private-tracker.md` 9.4).
     fn record(&self, records: &Queues, change: &Change, torrent: &Torrent, unprune: bool) {
         let (announce, member) = (self.announce, &self.member);
         let (uid, fid, now) = (member.id, change.id, i64::from(self.seconds()));
-        let (start_time, seeding) = (i64::from(change.started), self.role() == Role::Seeder);
+        let (start_time, seeding) = (i64::from(change.standing.started), self.role() == Role::Seeder);
         let Credit { raw_up, raw_down, up, down, active_seconds } = change.credit;
         let active_time = i64::from(active_seconds);
-        records.put(Record::Torrent(TorrentRow {
+        let torrent = Record::Torrent(TorrentRow {
             snatched: change.snatched,
             last_action: if seeding { now } else { 0 },
             unprune,
             ..torrent.counts()
-        }));
-        if [raw_up, raw_down, up, down] != [0; 4] {
-            records.put(Record::User(UserRow { id: uid, uploaded: up, downloaded: down, raw_up, raw_down }));
-        }
-        records.put(Record::Transfer(TransferRow {
+        });
+        let user = UserRow { id: uid, uploaded: up, downloaded: down, raw_up, raw_down };
+        let user = ([raw_up, raw_down, up, down] != [0; 4]).then_some(Record::User(user));
+        let transfer = Record::Transfer(TransferRow {
             uid,
             fid,
             raw_up,
@@ -271,9 +289,9 @@ impl Asked<'_> {
             active: announce.event != Event::Stopped,
             snatched: change.snatched,
             remaining: i64::try_from(announce.left.min(AMOUNT_MAX)).unwrap_or(i64::MAX),
-        }));
+        });
         let (ip, ip6) = ip_columns(announce.address, member.tracker_hide);
-        records.put(Record::TransferIp(TransferIpRow {
+        let address = Record::TransferIp(TransferIpRow {
             uid,
             fid,
             client_id: self.client,
@@ -284,9 +302,10 @@ impl Asked<'_> {
             raw_down,
             start_time,
             last_announce: now,
-        }));
-        if change.snatched > 0 {
-            records.put(Record::Snatch(SnatchRow { uid, fid, time: now, start_time }));
-        }
+        });
+        let snatch = SnatchRow { uid, fid, time: now, start_time };
+        let snatch = (change.snatched > 0).then_some(Record::Snatch(snatch));
+        let total = (self.session(fid), change.standing);
+        records.put_all(&[Some(torrent), user, Some(transfer), Some(address), snatch], Some(total));
     }
 }

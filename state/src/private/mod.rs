@@ -10,6 +10,7 @@
 //! | `swarm`, `peer` | the peers of one torrent |
 //! | `desk` | one announce, from the check of its torrent to the peers it is handed |
 //! | `ledger` | what an announce is credited |
+//! | `strays` | sessions that a start knows without the snapshot |
 //! | `purge` | silent peers go |
 //! | [`section`] | the part of the snapshot |
 //! | [`site`] | all of it, as it is shared |
@@ -38,6 +39,7 @@ pub mod purge;
 pub mod register;
 pub mod section;
 pub mod site;
+mod strays;
 mod swarm;
 pub mod torrents;
 

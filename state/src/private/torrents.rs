@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::kind::{Kind, Kinds};
 use super::peer::Seconds;
+use super::strays::Strays;
 use super::swarm::Swarm;
 use crate::announce::Tally;
 use crate::ids::InfoHash;
@@ -36,6 +37,7 @@ pub struct Torrents {
     shards: Vec<CachePadded<Mutex<Shard>>>,
     pub(super) keys: Keys,
     kinds: Kinds,
+    pub(super) strays: Strays,
 }
 
 /// The torrents whose hash falls to one lock.
@@ -95,7 +97,7 @@ impl Torrent {
 impl Default for Torrents {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| CachePadded::default()).collect();
-        Self { shards, keys: Keys::new(0), kinds: Kinds::default() }
+        Self { shards, keys: Keys::new(0), kinds: Kinds::default(), strays: Strays::default() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What every store promises, on a real file and on a real server; and what only a server can do wrong.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+mod cuts;
 mod ledger;
 mod lines;
 mod office;
