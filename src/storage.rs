@@ -23,7 +23,7 @@ use hayate_state::snapshot::site::Record as SiteRecord;
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore};
 use hayate_state::store::record::TorrentRow;
 use hayate_state::store::{
-    Backend, Channel, Demand, Opened, Pace, Places, Queues, Record, Recorder, RecorderError, Store,
+    Backend, Channel, Demand, Known, Opened, Pace, Places, Queues, Record, Recorder, RecorderError, Store,
 };
 use hayate_state::survey::{Place, Survey};
 use hayate_state::{Board, Clock, Policy, Published, Swarms};
@@ -108,7 +108,8 @@ impl Opening {
 impl Storage {
     /// Nothing known yet.
     pub(crate) fn new(keep: Keep, mode: Mode, lock: StateLock, swarms: Arc<Swarms>, clock: Clock) -> Self {
-        let queues = keep.dsn.is_some().then(|| Arc::new(Queues::new(clock, &keep.bounds)));
+        let queues = if mode == Mode::Private { Queues::accounting } else { Queues::new };
+        let queues = keep.dsn.is_some().then(|| Arc::new(queues(clock, &keep.bounds)));
         let knobs = Knobs {
             pace: Published::new(keep.pace),
             serialize_seconds: Arc::new(AtomicU32::new(keep.serialize_seconds)),
@@ -153,8 +154,9 @@ impl Storage {
             return Ok(());
         };
         if self.site.is_some() {
+            let known = opened.known()?;
             self.opened = Some(opened);
-            return self.load_site();
+            return self.load_site(known);
         }
         self.restore(policy, CompletedFrom::Store);
         if let Some(store) = opened.store() {
@@ -382,16 +384,16 @@ impl Storage {
     }
 
     /// Restores torrents and peers, and reads all sets from the store, which overlay them.
-    fn load_site(&mut self) -> anyhow::Result<()> {
+    fn load_site(&mut self, known: Known) -> anyhow::Result<()> {
         let (Some(site), Some(queues), Some(backend)) = (&self.site, &self.queues, self.backend()) else {
             return Ok(());
         };
-        let mut restore = SiteRestore::new(&site.torrents, self.clock.now());
+        let mut restore = SiteRestore::new(&site.torrents, self.clock.now()).knowing(known);
         match load(&self.keep.state_dir.join(FILE_NAME), &self.clock, &mut [&mut restore]) {
             Loaded::Restored => {}
             Loaded::Missing | Loaded::SetAside(_) => self.import_reference(&mut restore),
         }
-        for id in restore.into_unprunes() {
+        for id in restore.finish() {
             queues.put(Record::Torrent(TorrentRow { id, unprune: true, ..TorrentRow::default() }));
         }
         let start = self.clock.uptime();
@@ -423,6 +425,7 @@ impl Storage {
         match torrents {
             Ok(torrents) => {
                 let count = torrents.len();
+                restore.hear_of_another();
                 let records = torrents.into_iter().map(SiteRecord::Torrent);
                 records.for_each(|record| restore.record(record));
                 log::info!("{count} torrents with their peers imported from {}", path.display());

@@ -8,5 +8,6 @@ mod mariadb;
 mod restart;
 mod stop;
 
+pub(crate) use disk::SmallDisk;
 pub(crate) use kit::{Crowd, written};
 pub(crate) use mariadb::{counted, daemon_in, server as mariadb};

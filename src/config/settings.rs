@@ -261,6 +261,7 @@ fn keep(config: &Config) -> Result<Keep, ConfigError> {
             deadlock_pause: database.deadlock_pause.duration(),
             deadlock_retries: u32::from(database.deadlock_retries.as_u16()),
             log_flushes: *log_flushes,
+            peer_inactivity: intervals.peer_inactivity.duration(),
         },
         record_announces: config.document.record_announces,
         serialize_seconds: intervals.database_serialize.as_seconds(),

@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let backend = Backend::new(dsn, "", Demand::Own);
     backend.migrate()?;
     let (clock, board) = (Clock::start(), Board::default());
-    let queues = Arc::new(Queues::new(clock, &bounds(usize::try_from(bound)?)));
+    let queues = Arc::new(Queues::accounting(clock, &bounds(usize::try_from(bound)?)));
     let folder = std::env::temp_dir().join(format!("hayate-records-{}", std::process::id()));
     let places = Places { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
     let pace = Published::new(Pace::default());

@@ -11,13 +11,13 @@ use crate::harness::{Daemon, Folder, eventually, hayate};
 use crate::mariadb_server::Server;
 
 /// A file system of one MiB, gone with the test.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     folder: Folder,
 }
 
 impl SmallDisk {
     /// `None`, and says so, where this process may not mount.
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let folder = Folder::new();
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(folder.path());
@@ -29,12 +29,12 @@ impl SmallDisk {
         Some(Self { folder })
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// Leaves no room on it.
-    fn fill(&self) -> PathBuf {
+    pub(crate) fn fill(&self) -> PathBuf {
         let path = self.path().join("filler");
         let mut file = std::fs::File::create(&path).unwrap();
         let mut size = 4096;

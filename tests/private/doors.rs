@@ -9,18 +9,25 @@ use super::kit::Base;
 use crate::fixture::{FREE, HIDDEN, MUSIC, PLAIN, PRUNED};
 use crate::harness::{Daemon, Folder, UdpClient, ask, eventually, fetch};
 
-fn target(passkey: &str, hash: &[u8], id: u32, more: &str) -> String {
+pub(super) fn target(passkey: &str, hash: &[u8], id: u32, more: &str) -> String {
     let hash: String = hash.iter().map(|octet| format!("%{octet:02x}")).collect();
     let base = format!("peer_id=-TR2940-{id:012}&port=6881&uploaded=0&downloaded=0&left=7");
     format!("/{passkey}/announce?info_hash={hash}&{base}{more}")
 }
 
-fn told(address: SocketAddr, target: &str) -> String {
+pub(super) fn told(address: SocketAddr, target: &str) -> String {
     fetch(address, target).body.escape_ascii().to_string()
 }
 
 /// The rest of an announce over UDP, path included.
-fn over_udp(passkey: &str, hash: &[u8; 20], id: u32, totals: [u64; 2], left: u64, event: u32) -> Vec<u8> {
+pub(super) fn over_udp(
+    passkey: &str,
+    hash: &[u8; 20],
+    id: u32,
+    totals: [u64; 2],
+    left: u64,
+    event: u32,
+) -> Vec<u8> {
     let mut rest = hash.to_vec();
     rest.extend(format!("-TR2940-{id:012}").as_bytes());
     for number in [totals[1], left, totals[0]] {
@@ -37,11 +44,11 @@ fn over_udp(passkey: &str, hash: &[u8; 20], id: u32, totals: [u64; 2], left: u64
 }
 
 /// One announce and its reply.
-fn say(udp: &UdpClient, rest: &[u8]) -> Vec<u8> {
+pub(super) fn say(udp: &UdpClient, rest: &[u8]) -> Vec<u8> {
     ask(&udp.socket, &udp.request(1, rest)).unwrap()
 }
 
-fn stop(daemon: &mut Daemon) {
+pub(super) fn stop(daemon: &mut Daemon) {
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait().success(), "{:#?}", daemon.log());
 }

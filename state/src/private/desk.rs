@@ -9,7 +9,7 @@ use super::member::Member;
 use super::peer::{Credit, Moment, NOWHERE, Peer, Seconds, Session, moment};
 use super::register::Register;
 use super::remarks::Remark;
-use super::swarm::Swarm;
+use super::swarm::{Spot, Swarm};
 use super::torrents::{Came, LIVE, PRUNED, Row, Torrent, Torrents};
 use crate::announce::{Announce, Event, Handout, Refusal, Tally};
 use crate::clock::Now;
@@ -18,6 +18,7 @@ use crate::keys::Keys;
 use crate::policy::Policy;
 use crate::snapshot::site::{Multipliers, Role};
 use crate::store::record::{SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow};
+use crate::store::total::{SessionKey, Standing};
 use crate::store::{Queues, Record};
 
 /// What an announce is decided by.
@@ -59,7 +60,7 @@ pub(crate) struct Done {
 /// What has changed by one announce, for its records.
 struct Change {
     id: u32,
-    started: Seconds,
+    standing: Standing,
     credit: Credit,
     snatched: u32,
     /// How the peer stands now, or stood last.
@@ -71,7 +72,7 @@ struct Change {
 /// What a peer that is known has said.
 #[derive(Clone, Copy, Default)]
 struct Told {
-    started: Seconds,
+    standing: Standing,
     left: u64,
     credit: Credit,
     remark: Option<Remark>,
@@ -157,11 +158,11 @@ impl Torrents {
         let swarm = swarm.get_or_insert_default();
         let completes = announce.event == Event::Completed && role == Role::Seeder;
         let snatched = u32::from(completes && !swarm.has_seeder(&self.keys, user));
-        let stranger = Told { started: now, left: announce.left, ..Told::default() };
-        let told = match swarm.find(&self.keys, user, &announce.peer_id) {
+        let found = swarm.find(&self.keys, user, &announce.peer_id);
+        let told = match found.or_else(|| self.recall(asked, row.id, swarm, came)) {
             Some(spot) => {
                 let terms = asked.terms(row);
-                let told = swarm.change(spot, |peer| asked.tell(peer, &terms)).unwrap_or(stranger);
+                let told = swarm.change(spot, |peer| asked.tell(peer, &terms)).unwrap_or_default();
                 if announce.event == Event::Stopped {
                     swarm.take(&self.keys, spot);
                 } else if spot.role != role_of(told.left) {
@@ -170,13 +171,16 @@ impl Torrents {
                 told
             }
             None => {
+                let peer = asked.new_peer();
+                let standing = peer.session.standing();
                 if announce.event != Event::Stopped {
-                    came.replaced = swarm.add(&self.keys, role, asked.new_peer());
+                    came.replaced = swarm.add(&self.keys, role, peer);
                 }
-                stranger
+                Told { standing, left: announce.left, ..Told::default() }
             }
         };
-        let Told { started, left, credit, remark } = told;
+        let Told { standing, left, credit, remark } = told;
+        let standing = Standing { is_gone: announce.event == Event::Stopped, ..standing };
         let role = role_of(left);
         if role == Role::Seeder {
             *last_action = now;
@@ -184,7 +188,17 @@ impl Torrents {
         if swarm.len() == 0 {
             torrent.swarm = None;
         }
-        Change { id: row.id, started, credit, snatched, role, left, remark }
+        Change { id: row.id, standing, credit, snatched, role, left, remark }
+    }
+
+    /// Adds the peer of a session that nobody here knows, but that is durable: it goes on where it was.
+    fn recall(&self, asked: &Asked<'_>, torrent: u32, swarm: &mut Swarm, came: &mut Came) -> Option<Spot> {
+        let (standing, heard) = self.strays.take(&asked.session(torrent), asked.limit())?;
+        let mut peer = asked.new_peer();
+        peer.session.stand(standing, asked.now);
+        peer.session.heard = heard;
+        came.replaced = swarm.add(&self.keys, asked.role(), peer);
+        swarm.find(&self.keys, asked.member.id, &asked.announce.peer_id)
     }
 
     fn hand_out(
@@ -278,6 +292,11 @@ impl Asked<'_> {
         peer
     }
 
+    /// Names the session.
+    fn session(&self, torrent: u32) -> SessionKey {
+        SessionKey { torrent, user: self.member.id, peer_id: self.announce.peer_id }
+    }
+
     /// Has a peer that is known say what it says now. Totals that are late are no new baseline: what comes
     /// next would be credited twice. What a late announce still misses may be news nevertheless.
     fn tell(&self, peer: &mut Peer, terms: &Terms) -> Told {
@@ -296,7 +315,7 @@ impl Asked<'_> {
         if announce.event != Event::Started && progress.is_late() {
             session.left = session.left.min(announce.left);
             let remark = Some(Remark::Late);
-            return Told { started: session.started, left: session.left, remark, ..Told::default() };
+            return Told { standing: session.standing(), left: session.left, remark, ..Told::default() };
         }
         let credit = progress.credit(terms);
         (session.uploaded, session.downloaded) = (announce.uploaded, announce.downloaded);
@@ -306,26 +325,25 @@ impl Asked<'_> {
             [0, 0] => None,
             [up, down] => Some(Remark::Implausible { up, down, seconds: now.saturating_sub(before) }),
         };
-        Told { started: session.started, left: announce.left, credit, remark }
+        Told { standing: session.standing(), left: announce.left, credit, remark }
     }
 
     /// Queues what an announce has changed (`private-tracker.md` 9.4).
     fn record(&self, records: &Queues, change: &Change, torrent: &Torrent, unprune: bool) {
         let (announce, member) = (self.announce, &self.member);
         let (uid, fid, now) = (member.id, change.id, i64::from(self.seconds()));
-        let (start_time, seeding) = (i64::from(change.started), change.role == Role::Seeder);
+        let (start_time, seeding) = (i64::from(change.standing.started), change.role == Role::Seeder);
         let Credit { raw_up, raw_down, up, down, active_seconds } = change.credit;
         let active_time = i64::from(active_seconds);
-        records.put(Record::Torrent(TorrentRow {
+        let torrent = Record::Torrent(TorrentRow {
             snatched: change.snatched,
             last_action: if seeding { now } else { 0 },
             unprune,
             ..torrent.counts()
-        }));
-        if [raw_up, raw_down, up, down] != [0; 4] {
-            records.put(Record::User(UserRow { id: uid, uploaded: up, downloaded: down, raw_up, raw_down }));
-        }
-        records.put(Record::Transfer(TransferRow {
+        });
+        let user = UserRow { id: uid, uploaded: up, downloaded: down, raw_up, raw_down };
+        let user = ([raw_up, raw_down, up, down] != [0; 4]).then_some(Record::User(user));
+        let transfer = Record::Transfer(TransferRow {
             uid,
             fid,
             raw_up,
@@ -338,9 +356,9 @@ impl Asked<'_> {
             active: announce.event != Event::Stopped,
             snatched: change.snatched,
             remaining: i64::try_from(change.left.min(AMOUNT_MAX)).unwrap_or(i64::MAX),
-        }));
+        });
         let (ip, ip6) = ip_columns(announce.address, member.tracker_hide);
-        records.put(Record::TransferIp(TransferIpRow {
+        let address = Record::TransferIp(TransferIpRow {
             uid,
             fid,
             client_id: self.client,
@@ -351,9 +369,10 @@ impl Asked<'_> {
             raw_down,
             start_time,
             last_announce: now,
-        }));
-        if change.snatched > 0 {
-            records.put(Record::Snatch(SnatchRow { uid, fid, time: now, start_time }));
-        }
+        });
+        let snatch = SnatchRow { uid, fid, time: now, start_time };
+        let snatch = (change.snatched > 0).then_some(Record::Snatch(snatch));
+        let total = (self.session(fid), change.standing);
+        records.put_all(&[Some(torrent), user, Some(transfer), Some(address), snatch], Some(total));
     }
 }

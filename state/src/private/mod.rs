@@ -12,6 +12,7 @@
 //! | `desk` | one announce, from the check of its torrent to the peers it is handed |
 //! | `ledger` | what an announce is credited |
 //! | `remarks` | announces that were not taken at their word |
+//! | `strays` | sessions that a start knows without the snapshot |
 //! | `purge` | silent peers go |
 //! | [`section`] | the part of the snapshot |
 //! | [`site`] | all of it, as it is shared |
@@ -44,6 +45,7 @@ pub mod register;
 mod remarks;
 pub mod section;
 pub mod site;
+mod strays;
 mod swarm;
 pub mod torrents;
 mod touch;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::announce::{PEER_V4_LEN, PEER_V6_LEN};
 use crate::clock::{Now, Tick};
 use crate::ids::PeerId;
+use crate::store::total::Standing;
 
 /// Unix seconds, for records. Enough until the year 2106.
 pub(super) type Seconds = u32;
@@ -67,6 +68,21 @@ pub(super) struct Session {
     /// When the IPv4 address was heard of.
     pub(super) v4_seen: Moment,
     pub(super) last: Credit,
+}
+
+impl Session {
+    /// What it has told so far.
+    pub(super) fn standing(&self) -> Standing {
+        let Self { uploaded, downloaded, started, announced, .. } = *self;
+        Standing { uploaded, downloaded, started, announced, is_gone: false }
+    }
+
+    /// Goes on from what it has told before.
+    pub(super) fn stand(&mut self, standing: Standing, now: Now) {
+        (self.uploaded, self.downloaded) = (standing.uploaded, standing.downloaded);
+        (self.started, self.announced) = (standing.started, standing.announced);
+        self.heard = moment_of(standing.announced.into(), now);
+    }
 }
 
 /// What one announce has added to the ledger.

@@ -17,7 +17,8 @@ use crate::snapshot::container::{Blocks, SnapshotError};
 use crate::snapshot::keeper::{Pace, Section};
 use crate::snapshot::load::Part;
 use crate::snapshot::site::{self, Decoder, Endpoint, Group, Record, Role, SiteWriter};
-use crate::store::Queues;
+use crate::store::total::SessionKey;
+use crate::store::{Known, Queues, Witness};
 
 /// Users that are written between two pauses.
 const USERS_SLICE: usize = 500;
@@ -78,6 +79,8 @@ pub struct SiteRestore<'s> {
     checker: RefCell<Decoder>,
     unprunes: Vec<u32>,
     counts: (usize, usize),
+    known: Known,
+    witness: Witness,
 }
 
 impl<'s> SiteRestore<'s> {
@@ -91,7 +94,20 @@ impl<'s> SiteRestore<'s> {
             checker: RefCell::default(),
             unprunes: Vec::new(),
             counts: (0, 0),
+            known: Known::default(),
+            witness: Witness::Snapshot,
         }
+    }
+
+    /// With what is durable of the sessions: it counts, whatever the snapshot says of them.
+    #[must_use]
+    pub fn knowing(self, known: Known) -> Self {
+        Self { known, ..self }
+    }
+
+    /// What comes now is from the cache of another tracker.
+    pub fn hear_of_another(&mut self) {
+        self.witness = Witness::Other;
     }
 
     /// Takes one record.
@@ -99,17 +115,18 @@ impl<'s> SiteRestore<'s> {
         match record {
             Record::Torrent(torrent) => {
                 self.counts.0 += 1;
-                self.counts.1 += torrent.peers.len();
-                self.torrents.restore(&torrent, self.now);
+                let Self { known, witness, now, .. } = self;
+                self.counts.1 += self.torrents.restore(&torrent, known, *witness, *now);
             }
             Record::Unprune(id) => self.unprunes.push(id),
             Record::User(_) => {}
         }
     }
 
-    /// Torrents whose un-prune was pending.
-    #[must_use]
-    pub fn into_unprunes(self) -> Vec<u32> {
+    /// Ends: durable sessions that were not restored wait for their next announce. Gives the torrents whose
+    /// un-prune was pending.
+    pub fn finish(self) -> Vec<u32> {
+        self.torrents.strays.put(self.known.into_rest(), self.now);
         self.unprunes
     }
 }
@@ -209,8 +226,15 @@ impl Torrents {
         }
     }
 
-    /// Registers a torrent with its peers, as it was kept.
-    pub(super) fn restore(&self, torrent: &site::Torrent, now: Now) {
+    /// Registers a torrent with its peers, as it was kept, but for what is `known` to be durable of them. Gives
+    /// how many peers there are then.
+    pub(super) fn restore(
+        &self,
+        torrent: &site::Torrent,
+        known: &mut Known,
+        witness: Witness,
+        now: Now,
+    ) -> usize {
         let row = Row {
             info_hash: torrent.info_hash,
             id: torrent.id,
@@ -221,25 +245,34 @@ impl Torrents {
             multipliers: torrent.multipliers,
         };
         self.put_all(self.shard_of(&row.info_hash), &[row], 0, &|_| false);
-        self.with(&row.info_hash, |known| {
-            known.last_action = seconds(torrent.last_action);
-            if torrent.peers.is_empty() {
-                return;
-            }
-            let swarm = known.swarm.get_or_insert_default();
+        let restored = self.with(&row.info_hash, |registered| {
+            registered.last_action = seconds(torrent.last_action);
+            let mut swarm = registered.swarm.take().unwrap_or_default();
             for peer in &torrent.peers {
                 // Of two with one key the one that announced later stays.
-                if let Some(spot) = swarm.find(&self.keys, peer.user, &peer.peer_id) {
-                    let later = |known: &Session| known.announced > seconds(peer.announced_at);
-                    if swarm.session(spot).is_some_and(later) {
-                        continue;
-                    }
+                let spot = swarm.find(&self.keys, peer.user, &peer.peer_id);
+                let later = |known: &Session| known.announced > seconds(peer.announced_at);
+                if spot.and_then(|spot| swarm.session(spot)).is_some_and(later) {
+                    continue;
+                }
+                let (key, role, mut peer) = (key(torrent.id, peer), peer.role, restored(peer, now));
+                let Some(standing) = known.settle(&key, peer.session.standing(), witness) else { continue };
+                peer.session.stand(standing, now);
+                if let Some(spot) = spot {
                     swarm.take(&self.keys, spot);
                 }
-                swarm.add(&self.keys, peer.role, restored(peer, now));
+                swarm.add(&self.keys, role, peer);
             }
+            let peers = swarm.len();
+            registered.swarm = Some(swarm).filter(|_| peers > 0);
+            peers
         });
+        restored.unwrap_or(0)
     }
+}
+
+fn key(torrent: u32, peer: &site::Peer) -> SessionKey {
+    SessionKey { torrent, user: peer.user, peer_id: peer.peer_id }
 }
 
 fn kept(role: Role, peer: &Peer, now: Now) -> site::Peer {
@@ -293,4 +326,110 @@ fn endpoint<const ADDRESS: usize, const LEN: usize, A: From<[u8; ADDRESS]>>(
 
 fn seconds(time: i64) -> Seconds {
     Seconds::try_from(time.max(0)).unwrap_or(Seconds::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{InfoHash, PeerId};
+    use crate::snapshot::site::{Group, Multipliers};
+    use crate::store::total::Standing;
+
+    const HASH: InfoHash = InfoHash([3; 20]);
+
+    fn peer(user: u32, uploaded: u64, announced_at: i64) -> site::Peer {
+        site::Peer {
+            user,
+            peer_id: PeerId([7; 20]),
+            role: Role::Leecher,
+            v4: None,
+            v6: None,
+            uploaded,
+            downloaded: 1,
+            left: 9,
+            started_at: 1,
+            announced_at,
+            client: 1,
+        }
+    }
+
+    fn torrent(peers: Vec<site::Peer>) -> Record {
+        Record::Torrent(site::Torrent {
+            info_hash: HASH,
+            id: 3,
+            group: Group { type_name: "music".into(), id: 1 },
+            snatched: 0,
+            status: 0,
+            last_action: 0,
+            multipliers: Multipliers::default(),
+            peers,
+        })
+    }
+
+    /// Users and what they are credited from next.
+    fn baselines(torrents: &Torrents) -> Vec<(u32, u64)> {
+        let all = torrents.with(&HASH, |torrent| {
+            let mut all = Vec::new();
+            let swarm = torrent.swarm.as_deref();
+            let each = |_, peer: Peer| all.push((peer.user, peer.session.uploaded));
+            swarm.map(|swarm| swarm.visit(&mut Some(Walk::default()), usize::MAX, each));
+            all
+        });
+        let mut all: Vec<_> = all.unwrap();
+        all.sort_unstable();
+        all
+    }
+
+    #[test]
+    fn of_two_sessions_with_one_key_the_later_one_is_restored() {
+        let (earlier, later) = (peer(1, 700, 100), peer(1, 1100, 200));
+        for peers in [vec![earlier.clone(), later.clone()], vec![later, earlier]] {
+            let torrents = Torrents::new();
+            SiteRestore::new(&torrents, Now::at(0)).record(torrent(peers));
+            assert_eq!(baselines(&torrents), [(1, 1100)]);
+        }
+    }
+
+    /// What is durable: users 1 to 3 have told 500 at 150, but user 2 is gone; 4 and 5 nothing since 100.
+    fn known() -> Known {
+        let key = |user| SessionKey { torrent: 3, user, peer_id: PeerId([7; 20]) };
+        let standing = |is_gone| Standing { uploaded: 500, announced: 150, is_gone, ..Standing::default() };
+        Known {
+            sessions: [(key(1), standing(false)), (key(2), standing(true)), (key(3), standing(false))].into(),
+            since: Some(100),
+            until: 150,
+        }
+    }
+
+    #[test]
+    fn what_is_durable_counts_whatever_a_snapshot_says() {
+        let peers = vec![peer(1, 700, 170), peer(2, 700, 140), peer(4, 700, 120), peer(5, 700, 90)];
+        let torrents = Torrents::new();
+        let mut restore = SiteRestore::new(&torrents, Now::at(0)).knowing(known());
+        restore.record(torrent(peers));
+        assert_eq!(restore.counts, (1, 2));
+        restore.finish();
+        // 4 has announced since everything is known, and yet is not: it is no session.
+        assert_eq!(baselines(&torrents), [(1, 500), (5, 700)]);
+        let stray = |user| SessionKey { torrent: 3, user, peer_id: PeerId([7; 20]) };
+        let strays = [1, 2, 3].map(|user| torrents.strays.take(&stray(user), 0).map(|(it, _)| it.uploaded));
+        assert_eq!(strays, [None, None, Some(500)]);
+    }
+
+    #[test]
+    fn of_another_tracker_counts_what_is_later_than_what_is_durable() {
+        let peers = vec![
+            peer(1, 700, 170),
+            peer(2, 700, 170),
+            peer(3, 400, 140),
+            peer(4, 700, 170),
+            peer(5, 700, 120),
+            peer(6, 700, 90),
+        ];
+        let torrents = Torrents::new();
+        let mut restore = SiteRestore::new(&torrents, Now::at(0)).knowing(known());
+        restore.hear_of_another();
+        restore.record(torrent(peers));
+        assert_eq!(baselines(&torrents), [(1, 700), (2, 700), (3, 500), (4, 700), (6, 700)]);
+    }
 }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::kind::{Kind, Kinds};
 use super::peer::Seconds;
 use super::remarks::Remarks;
+use super::strays::Strays;
 use super::swarm::{Swarm, Walk};
 use super::touch;
 use crate::announce::Tally;
@@ -51,6 +52,7 @@ pub struct Torrents {
     pub(crate) purges: Arc<Histogram>,
     /// Announces that were not taken at their word.
     pub(super) remarks: Remarks,
+    pub(super) strays: Strays,
 }
 
 /// The torrents whose hash falls to one lock.
@@ -146,8 +148,9 @@ impl Default for Torrents {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| CachePadded::default()).collect();
         let (memory, purges) = (CachePadded::default(), Arc::new(Histogram::milliseconds()));
-        let (keys, kinds, remarks) = (Keys::new(0), Kinds::default(), Remarks::default());
-        Self { shards, keys, kinds, memory, purges, remarks }
+        let (keys, kinds) = (Keys::new(0), Kinds::default());
+        let (remarks, strays) = (Remarks::default(), Strays::default());
+        Self { shards, keys, kinds, memory, purges, remarks, strays }
     }
 }
 

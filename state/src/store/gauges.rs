@@ -50,6 +50,12 @@ pub(super) struct Gauges {
     /// Milliseconds waited because of them.
     pub(super) deadlock_waits: AtomicU64,
     pub(super) errors: AtomicU64,
+    /// Cuts that are on the disk (mode private).
+    pub(super) cuts: AtomicU64,
+    /// Size of all of them, and of the totals.
+    pub(super) cuts_octets: AtomicU64,
+    /// Damages in files of the spill that were stepped over.
+    pub(super) damaged: AtomicU64,
 }
 
 /// Adds to a number.
@@ -85,7 +91,14 @@ impl Gauges {
         list("database_file_lost", help, Kind::Gauge, |gauges| {
             u64::from(gauges.file_lost.load(Ordering::Relaxed))
         });
+        list("cuts_bytes", "Size of cuts and totals on the disk.", Kind::Gauge, |gauges| {
+            read(&gauges.cuts_octets)
+        });
         let counter = |name, help, read| list(name, help, Kind::Counter, read);
+        counter("cuts_total", "Cuts that were brought to the disk.", |gauges| read(&gauges.cuts));
+        counter("spill_damages_total", "Damages in files of the spill that were stepped over.", |gauges| {
+            read(&gauges.damaged)
+        });
         counter("deadlock_count", "Batches that met a deadlock.", |gauges| read(&gauges.deadlocks));
         counter(
             "deadlock_aborted_count",

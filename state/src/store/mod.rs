@@ -5,6 +5,9 @@
 //! | [`record`] | the changes a store is told |
 //! | [`queue`] | where they wait in memory, merged by row |
 //! | `spill`, `dead_letter` | where they wait, or end, on the disk |
+//! | `cuts`, `fold` | in mode private: where all of them go first, with the totals of sessions |
+//! | [`total`] | what sessions have told |
+//! | `frames` | what these files are made of |
 //! | `lanes` | what is under way, and in which order |
 //! | [`writer`], [`recorder`] | the threads that bring them to the store |
 //! | [`purge`] | how silent peers become inactive in the store, a slice at a time |
@@ -21,9 +24,12 @@
 //! forgotten before the store, the disk or the dead letters have it.
 
 pub mod backend;
+mod cuts;
 mod dead_letter;
 pub mod dsn;
 pub mod edit;
+mod fold;
+mod frames;
 mod gauges;
 mod lanes;
 pub mod lines;
@@ -36,6 +42,7 @@ pub mod recorder;
 pub mod schema;
 mod spill;
 pub mod sqlite;
+pub mod total;
 pub mod writer;
 
 use crate::ids::InfoHash;
@@ -47,6 +54,7 @@ pub use purge::{Mark, Slice, Swept};
 pub use queue::{Bounds, Queues, Reading};
 pub use record::{Channel, Key, Record};
 pub use recorder::{Lifeboat, Opened, Places, Recorder, RecorderError};
+pub use total::{Known, Witness};
 pub use writer::{Opener, Pace};
 
 /// Records of one channel that are kept or not kept as a whole; each row is there once, sorted by

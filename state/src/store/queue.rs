@@ -15,6 +15,7 @@ use indexmap::IndexMap;
 use parking_lot::Mutex;
 
 use super::record::{Channel, CompletedRow, Key, Record};
+use super::total::{Told, Total};
 use crate::clock::Clock;
 use crate::ids::InfoHash;
 
@@ -61,11 +62,17 @@ impl Bounds {
     }
 }
 
-/// All queues.
+/// All queues. One lock guards all of them, so that whatever one announce records is taken out together.
 #[derive(Debug)]
 pub struct Queues {
     clock: Clock,
-    queues: [Queue; Channel::ALL.len()],
+    bounds: [usize; CHANNELS],
+    /// What they hold leaves memory in cuts (mode private).
+    accounts: bool,
+    front: Mutex<Front>,
+    /// By channel: when the oldest row that is not written came, in milliseconds of uptime; [`NEVER`] if all is
+    /// written.
+    oldest_millis: [AtomicU64; CHANNELS],
     unprunes: Mutex<Unprunes>,
     /// Who is woken when a queue is full.
     guard: OnceLock<Thread>,
@@ -99,19 +106,18 @@ impl Drop for Reading<'_> {
     }
 }
 
-/// The rows of one channel that wait in memory.
-#[derive(Debug)]
-pub(super) struct Queue {
-    pub(super) bound: usize,
-    front: Mutex<Front>,
-    /// When the oldest row that is not written came, in milliseconds of uptime; [`NEVER`] if all is written.
-    oldest_millis: AtomicU64,
-}
-
+const CHANNELS: usize = Channel::ALL.len();
 const NEVER: u64 = u64::MAX;
 
 #[derive(Debug, Default)]
 struct Front {
+    queues: [Queue; CHANNELS],
+    told: Told,
+}
+
+/// The rows of one channel that wait in memory.
+#[derive(Debug, Default)]
+struct Queue {
     /// In the order in which they came: a new row is written behind the last, not to some place that has to
     /// be fetched from memory first.
     rows: IndexMap<Key, Record, DefaultHashBuilder>,
@@ -126,32 +132,82 @@ pub(super) struct Taken {
     since_millis: u64,
 }
 
+/// Rows as they lay in their queue.
+struct Unsorted {
+    rows: IndexMap<Key, Record, DefaultHashBuilder>,
+    since_millis: u64,
+}
+
+/// All that was in memory at one instant: of each announce everything or nothing.
+#[derive(Debug)]
+pub(super) struct Cut {
+    /// By channel.
+    pub(super) rows: [Taken; CHANNELS],
+    /// In the order in which they were told.
+    pub(super) totals: Vec<Total>,
+}
+
 impl Queues {
-    /// Empty queues.
+    /// Empty queues of mode open or listed.
     #[must_use]
     pub fn new(clock: Clock, bounds: &Bounds) -> Self {
-        let queues = Channel::ALL.map(|channel| Queue {
-            bound: bounds.of(channel),
+        Self {
+            clock,
+            bounds: Channel::ALL.map(|channel| bounds.of(channel)),
+            accounts: false,
             front: Mutex::default(),
-            oldest_millis: AtomicU64::new(NEVER),
-        });
-        Self { clock, queues, unprunes: Mutex::default(), guard: OnceLock::new() }
+            oldest_millis: std::array::from_fn(|_| AtomicU64::new(NEVER)),
+            unprunes: Mutex::default(),
+            guard: OnceLock::new(),
+        }
+    }
+
+    /// Empty queues of mode private: rows, and the totals of the sessions they were credited for, leave memory
+    /// together, and go to the disk before they go to the store.
+    #[must_use]
+    pub fn accounting(clock: Clock, bounds: &Bounds) -> Self {
+        Self { accounts: true, ..Self::new(clock, bounds) }
     }
 
     /// Takes a record.
     pub fn put(&self, record: Record) {
+        self.put_all(&[Some(record)], None);
+    }
+
+    /// Takes all that one announce records, as one step.
+    pub(crate) fn put_all(&self, records: &[Option<Record>], total: Option<Total>) {
         // Locked until the row is in its queue: else it could be taken for one that the store has heard of.
-        let _unprunes = record.unpruned().map(|id| {
+        let _unprunes = records.iter().flatten().find_map(Record::unpruned).map(|id| {
             let mut unprunes = self.unprunes.lock();
             unprunes.pending.insert(id);
             unprunes
         });
-        let queue = self.queue(record.channel());
-        if queue.put(record, || self.millis())
-            && let Some(guard) = self.guard.get()
-        {
+        let mut is_full = false;
+        let mut front = self.front.lock();
+        for record in records.iter().flatten() {
+            is_full |= self.add(&mut front, record);
+        }
+        if let Some(total) = total.filter(|_| self.accounts) {
+            front.told.push(total);
+        }
+        drop(front);
+        if is_full && let Some(guard) = self.guard.get() {
             guard.unpark();
         }
+    }
+
+    /// True if the queue has become full by it; in mode private, half full, for a cut takes time.
+    fn add(&self, front: &mut Front, record: &Record) -> bool {
+        let channel = record.channel();
+        let queue = front.queue(channel);
+        if queue.rows.is_empty() {
+            queue.since_millis = self.millis();
+            self.oldest(channel).fetch_min(queue.since_millis, Ordering::Relaxed);
+        }
+        let before = queue.rows.len();
+        queue.rows.entry(record.key()).and_modify(|waiting| waiting.merge(record)).or_insert(*record);
+        let rows = queue.rows.len();
+        rows > before && rows == self.limit(channel)
     }
 
     /// Takes one finished download (mode open and listed).
@@ -175,10 +231,11 @@ impl Queues {
     /// The store has heard that these torrents are live again.
     pub(crate) fn unpruned(&self, ids: &[u32]) {
         let mut unprunes = self.unprunes.lock();
-        let front = self.queue(Channel::Torrents).front.lock();
+        let mut front = self.front.lock();
+        let queue = front.queue(Channel::Torrents);
         // One that was pruned and is live once more has another row, which the store has not heard of.
         let waits = |id| {
-            let row = front.rows.get(&Key::Id(id));
+            let row = queue.rows.get(&Key::Id(id));
             matches!(row, Some(Record::Torrent(row)) if row.unprune)
         };
         for id in ids.iter().filter(|&&id| !waits(id)) {
@@ -192,27 +249,84 @@ impl Queues {
     /// Rows that wait in memory.
     #[must_use]
     pub fn rows(&self, channel: Channel) -> usize {
-        self.queue(channel).len()
+        self.front.lock().queue(channel).rows.len()
     }
 
     /// As if somebody had taken all rows and written them.
     #[cfg(test)]
     pub(crate) fn forget_rows(&self, channel: Channel) {
-        drop(self.queue(channel).take());
+        drop(self.take(channel));
     }
 
     /// Age of the oldest row that is not written.
     #[must_use]
     pub fn lag(&self, channel: Channel) -> Duration {
-        match self.queue(channel).oldest_millis.load(Ordering::Relaxed) {
+        match self.oldest(channel).load(Ordering::Relaxed) {
             NEVER => Duration::ZERO,
             since => Duration::from_millis(self.millis().saturating_sub(since)),
         }
     }
 
-    pub(super) fn queue(&self, channel: Channel) -> &Queue {
-        #[expect(clippy::indexing_slicing, reason = "one queue for each channel, in their order")]
-        &self.queues[channel as usize]
+    /// Do rows leave memory in cuts?
+    pub(super) fn accounts(&self) -> bool {
+        self.accounts
+    }
+
+    pub(super) fn bound(&self, channel: Channel) -> usize {
+        #[expect(clippy::indexing_slicing, reason = "one for each channel, in their order")]
+        self.bounds[channel as usize]
+    }
+
+    pub(super) fn is_full(&self, channel: Channel) -> bool {
+        self.rows(channel) >= self.bound(channel)
+    }
+
+    /// Has a queue of mode private so many rows that the next cut is due at once?
+    pub(super) fn is_pressed(&self) -> bool {
+        Channel::ALL.iter().any(|&channel| self.rows(channel) >= self.limit(channel))
+    }
+
+    /// Takes all rows of a channel out. Whoever does so sees to it that they are written or put back.
+    pub(super) fn take(&self, channel: Channel) -> Taken {
+        let taken = self.front.lock().queue(channel).take();
+        taken.sorted()
+    }
+
+    /// Takes everything out of memory, of each announce all or nothing. Whoever does so sees to it that it is
+    /// written or put back.
+    pub(super) fn cut(&self) -> Cut {
+        let mut front = self.front.lock();
+        let rows = Channel::ALL.map(|channel| front.queue(channel).take());
+        let totals = front.told.take();
+        drop(front);
+        Cut { rows: rows.map(Unsorted::sorted), totals }
+    }
+
+    /// Puts back what was taken and could not be kept anywhere: under what has come since.
+    pub(super) fn put_back(&self, channel: Channel, taken: Taken) {
+        self.front.lock().queue(channel).put_back(taken);
+    }
+
+    /// Likewise, all of it.
+    pub(super) fn undo(&self, cut: Cut) {
+        let mut front = self.front.lock();
+        for (channel, taken) in Channel::ALL.into_iter().zip(cut.rows) {
+            front.queue(channel).put_back(taken);
+        }
+        front.told.put_back(cut.totals);
+    }
+
+    /// All that came before now is written, or nothing waits elsewhere: the oldest row is in memory, if any.
+    pub(super) fn caught_up(&self, channel: Channel) {
+        let mut front = self.front.lock();
+        let queue = front.queue(channel);
+        let oldest = if queue.rows.is_empty() { NEVER } else { queue.since_millis };
+        self.oldest(channel).store(oldest, Ordering::Relaxed);
+    }
+
+    /// Something is left from an earlier process.
+    pub(super) fn starts_behind(&self, channel: Channel) {
+        self.oldest(channel).store(0, Ordering::Relaxed);
     }
 
     pub(super) fn wakes(&self, guard: Thread) {
@@ -220,53 +334,42 @@ impl Queues {
         let _ = self.guard.set(guard);
     }
 
+    /// Rows from which on somebody has to take them out.
+    fn limit(&self, channel: Channel) -> usize {
+        let bound = self.bound(channel);
+        if self.accounts { bound.div_ceil(2) } else { bound }
+    }
+
+    fn oldest(&self, channel: Channel) -> &AtomicU64 {
+        #[expect(clippy::indexing_slicing, reason = "one for each channel, in their order")]
+        &self.oldest_millis[channel as usize]
+    }
+
     fn millis(&self) -> u64 {
         u64::try_from(self.clock.uptime().as_millis()).unwrap_or(NEVER - 1)
     }
 }
 
+impl Front {
+    fn queue(&mut self, channel: Channel) -> &mut Queue {
+        #[expect(clippy::indexing_slicing, reason = "one for each channel, in their order")]
+        &mut self.queues[channel as usize]
+    }
+}
+
 impl Queue {
-    /// Takes a record; true if the queue has become full by it.
-    fn put(&self, record: Record, millis: impl FnOnce() -> u64) -> bool {
-        let mut front = self.front.lock();
-        if front.rows.is_empty() {
-            front.since_millis = millis();
-            let since = front.since_millis;
-            self.oldest_millis.fetch_min(since, Ordering::Relaxed);
+    fn take(&mut self) -> Unsorted {
+        // As many will come until the next time, about.
+        let room = IndexMap::with_capacity_and_hasher(self.rows.len(), DefaultHashBuilder::default());
+        Unsorted { rows: std::mem::replace(&mut self.rows, room), since_millis: self.since_millis }
+    }
+
+    fn put_back(&mut self, taken: Taken) {
+        if !taken.records.is_empty() {
+            self.since_millis = taken.since_millis;
         }
-        let before = front.rows.len();
-        front.rows.entry(record.key()).and_modify(|waiting| waiting.merge(&record)).or_insert(record);
-        front.rows.len() > before && front.rows.len() == self.bound
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.front.lock().rows.len()
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.len() >= self.bound
-    }
-
-    /// Takes all rows out. Whoever does so sees to it that they are written or put back.
-    pub(super) fn take(&self) -> Taken {
-        let (rows, since_millis) = {
-            let mut front = self.front.lock();
-            // As many will come until the next time, about.
-            let room = IndexMap::with_capacity_and_hasher(front.rows.len(), DefaultHashBuilder::default());
-            (std::mem::replace(&mut front.rows, room), front.since_millis)
-        };
-        let mut records: Vec<Record> = rows.into_values().collect();
-        records.sort_unstable_by_key(Record::key);
-        Taken { records, since_millis }
-    }
-
-    /// Puts back what was taken and could not be kept anywhere: under what has come since.
-    pub(super) fn put_back(&self, taken: Taken) {
-        let mut front = self.front.lock();
-        front.since_millis = taken.since_millis;
         for older in taken.records {
-            front
-                .rows
+            self.rows
                 .entry(older.key())
                 .and_modify(|newer| {
                     let later = std::mem::replace(newer, older);
@@ -275,17 +378,21 @@ impl Queue {
                 .or_insert(older);
         }
     }
+}
 
-    /// All that came before now is written, or nothing waits elsewhere: the oldest row is in memory, if any.
-    pub(super) fn caught_up(&self) {
-        let front = self.front.lock();
-        let oldest = if front.rows.is_empty() { NEVER } else { front.since_millis };
-        self.oldest_millis.store(oldest, Ordering::Relaxed);
+impl Unsorted {
+    /// Not under the lock of the queues.
+    fn sorted(self) -> Taken {
+        let mut records: Vec<Record> = self.rows.into_values().collect();
+        records.sort_unstable_by_key(Record::key);
+        Taken { records, since_millis: self.since_millis }
     }
+}
 
-    /// Something is left from an earlier process.
-    pub(super) fn starts_behind(&self) {
-        self.oldest_millis.store(0, Ordering::Relaxed);
+impl Cut {
+    /// Was there nothing?
+    pub(super) fn is_empty(&self) -> bool {
+        self.totals.is_empty() && self.rows.iter().all(|taken| taken.records.is_empty())
     }
 }
 
@@ -303,7 +410,9 @@ pub(super) fn merged(records: Vec<Record>) -> Vec<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::PeerId;
     use crate::store::record::{SnatchRow, TorrentRow, TransferRow, UserRow};
+    use crate::store::total::{SessionKey, Standing, last_of_each};
 
     fn queues(users: usize) -> Queues {
         Queues::new(Clock::start(), &Bounds { users, ..Bounds::default() })
@@ -319,7 +428,7 @@ mod tests {
         for record in [user(7, 11), user(3, 5), user(7, 13), user(3, u64::MAX)] {
             queues.put(record);
         }
-        let taken = queues.queue(Channel::Users).take();
+        let taken = queues.take(Channel::Users);
         let row = |id, uploaded| Record::User(UserRow { id, uploaded, raw_up: 2, ..UserRow::default() });
         assert_eq!(taken.records, [row(3, u64::MAX), row(7, 24)]);
         assert_eq!(queues.rows(Channel::Users), 0);
@@ -332,21 +441,61 @@ mod tests {
             Record::Transfer(TransferRow { raw_up, start_time, last_announce, ..TransferRow::default() })
         };
         queues.put(transfer(7, 100, 200));
-        let taken = queues.queue(Channel::TransferHistory).take();
+        let taken = queues.take(Channel::TransferHistory);
         queues.put(transfer(11, 300, 400));
         queues.put(Record::Purge { before: 50 });
-        queues.queue(Channel::TransferHistory).put_back(taken);
-        let records = queues.queue(Channel::TransferHistory).take().records;
+        queues.put_back(Channel::TransferHistory, taken);
+        let records = queues.take(Channel::TransferHistory).records;
         assert_eq!(records, [transfer(18, 100, 400), Record::Purge { before: 50 }]);
     }
 
     #[test]
     fn a_queue_says_once_that_it_is_full_and_takes_more_all_the_same() {
-        let queue = &queues(3).queues[Channel::Users as usize];
-        let full: Vec<bool> = [1, 2, 2, 3, 3, 4].map(|id| queue.put(user(id, 1), || 0)).into();
+        let queues = queues(3);
+        let full: Vec<bool> =
+            [1, 2, 2, 3, 3, 4].map(|id| queues.add(&mut queues.front.lock(), &user(id, 1))).into();
         assert_eq!(full, [false, false, false, true, false, false]);
-        assert!(queue.is_full());
-        assert_eq!(queue.len(), 4);
+        assert!(queues.is_full(Channel::Users));
+        assert_eq!(queues.rows(Channel::Users), 4);
+    }
+
+    #[test]
+    fn a_cut_that_is_undone_stays_under_what_has_come_since() {
+        let queues = Queues::accounting(Clock::start(), &Bounds { users: 4, ..Bounds::default() });
+        let total = |user, uploaded| {
+            let key = SessionKey { torrent: 3, user, peer_id: PeerId::default() };
+            Some((key, Standing { uploaded, ..Standing::default() }))
+        };
+        queues.put_all(&[Some(user(7, 11)), Some(Record::Purge { before: 50 })], total(7, 11));
+        assert!(!queues.is_pressed());
+        let cut = queues.cut();
+        assert!(queues.cut().is_empty());
+        queues.put_all(&[Some(user(7, 2)), None], total(7, 13));
+        queues.undo(cut);
+        queues.put_all(&[Some(user(8, 5))], total(8, 5));
+        assert!(queues.is_pressed(), "half full");
+        let Cut { rows, totals } = queues.cut();
+        let row = |id, uploaded, raw_up| Record::User(UserRow { id, uploaded, raw_up, ..UserRow::default() });
+        assert_eq!(rows[Channel::Users as usize].records, [row(7, 13, 2), row(8, 5, 1)]);
+        assert_eq!(rows[Channel::TransferHistory as usize].records, [Record::Purge { before: 50 }]);
+        assert_eq!(totals, [total(7, 11), total(7, 13), total(8, 5)].map(Option::unwrap));
+    }
+
+    #[test]
+    fn totals_that_nobody_takes_are_bounded_by_their_sessions() {
+        let queues = Queues::accounting(Clock::start(), &Bounds::default());
+        let told = |user, uploaded| {
+            let key = SessionKey { torrent: 3, user, peer_id: PeerId::default() };
+            (key, Standing { uploaded, ..Standing::default() })
+        };
+        for uploaded in 0..300_000 {
+            queues.put_all(&[], Some(told(u32::try_from(uploaded % 7).unwrap(), uploaded)));
+        }
+        let totals = queues.cut().totals;
+        assert!(totals.len() < 70_000, "{}", totals.len());
+        let last = last_of_each(&totals);
+        assert_eq!(last.len(), 7);
+        assert!((0..7).all(|user| last.contains(&told(user, 299_999 - (299_999 - u64::from(user)) % 7))));
     }
 
     #[test]
@@ -362,14 +511,14 @@ mod tests {
             queues.put(row);
         }
         assert_eq!(pending(), [3, 7]);
-        queues.queue(Channel::Torrents).take();
+        queues.take(Channel::Torrents);
         // While the first is under way one of them is pruned and live once more; the other merely announced.
         for row in [torrent(3, true), torrent(7, false)] {
             queues.put(row);
         }
         queues.unpruned(&[3, 7]);
         assert_eq!(pending(), [3]);
-        queues.queue(Channel::Torrents).take();
+        queues.take(Channel::Torrents);
         queues.unpruned(&[3]);
         assert_eq!(pending(), [0; 0]);
     }
@@ -384,13 +533,13 @@ mod tests {
         unprune(3);
         let reading = queues.begin_reading();
         unprune(5);
-        queues.queue(Channel::Torrents).take();
+        queues.take(Channel::Torrents);
         queues.unpruned(&[3, 5]);
         assert_eq!(known(&reading), [true, true, false], "the rows may have been read before");
         unprune(7);
         assert_eq!(known(&reading), [true; 3]);
         drop(reading);
-        queues.queue(Channel::Torrents).take();
+        queues.take(Channel::Torrents);
         queues.unpruned(&[7]);
         assert_eq!(known(&queues.begin_reading()), [false; 3], "whatever is read now knows of them");
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use super::dead_letter::DeadLetters;
@@ -14,14 +14,17 @@ use super::gauges::Gauges;
 use super::lanes::Lanes;
 use super::queue::Queues;
 use super::record::Channel;
+use super::total::Known;
 use super::writer::{Opener, Pace, Writer};
 use super::{Store, StoreError};
 use crate::clock::Clock;
 use crate::counters::Board;
-use crate::published::Published;
+use crate::published::{Published, Subscriber};
 
 /// Time between two looks of the guard: what goes to the disk is there at the latest after so long.
 const ROUND: Duration = Duration::from_millis(500);
+/// Least time between two cuts that only the time asks for.
+const CUTS_APART: Duration = Duration::from_millis(10);
 
 /// Where the records that cannot be written now are kept.
 #[derive(Clone, Debug)]
@@ -46,6 +49,16 @@ pub enum RecorderError {
         /// What the system said.
         source: io::Error,
     },
+    /// An earlier process was a newer program, and has left what this one does not know.
+    #[error(
+        "{} holds records of a newer hayate, which this one cannot read: start that one once more, or move the \
+         folder away and lose them",
+        path.display()
+    )]
+    Newer {
+        /// The folder.
+        path: PathBuf,
+    },
     /// What an earlier process left on the disk cannot be written to the store.
     #[error("the rows in {} cannot be written to the database; the log says why", path.display())]
     Leftovers {
@@ -58,6 +71,9 @@ pub enum RecorderError {
 pub struct Opened {
     lanes: Arc<Lanes>,
     writer: Writer,
+    clock: Clock,
+    pace: Subscriber<Pace>,
+    spill_dir: PathBuf,
 }
 
 impl std::fmt::Debug for Opened {
@@ -88,11 +104,34 @@ impl Opened {
         let left: u64 = Channel::ALL.iter().map(|&channel| lanes.on_disk(channel)).sum();
         if left > 0 {
             log::info!("writing {left} rows to the database that an earlier run left in the spill");
-            if !writer.drain(&AtomicBool::new(false)) {
+            if !writer.drain(&AtomicBool::new(false)) && !lanes.has_newer() {
                 return Err(RecorderError::Leftovers { path: path() });
             }
         }
-        Ok(Self { lanes, writer })
+        if lanes.has_newer() {
+            return Err(RecorderError::Newer { path: path() });
+        }
+        Ok(Self { lanes, writer, clock, pace: pace.subscribe(), spill_dir: path() })
+    }
+
+    /// The totals of sessions that are durable, for what is restored (mode private).
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn known(&self) -> Result<Known, RecorderError> {
+        self.lanes.known().map_err(|source| RecorderError::Spill { path: self.spill_dir.clone(), source })
+    }
+
+    /// What saves the rows that are in memory; see [`Recorder::lifeboat`].
+    #[must_use]
+    pub fn lifeboat(&self) -> Lifeboat {
+        Lifeboat(Arc::clone(&self.lanes))
+    }
+
+    /// Writes what is on the disk to the store, and, but in mode private, what is in memory; false if that did
+    /// not succeed.
+    pub fn settle(&mut self) -> bool {
+        self.writer.drain(&AtomicBool::new(false))
     }
 
     /// The store, to be read before the recorder starts.
@@ -105,7 +144,7 @@ impl Opened {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(self) -> io::Result<Recorder> {
-        let Self { lanes, writer } = self;
+        let Self { lanes, writer, clock, pace, .. } = self;
         let (stop_writing, give_up) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let stop_guarding = Arc::new(AtomicBool::new(false));
         let (stop, enough) = (Arc::clone(&stop_writing), Arc::clone(&give_up));
@@ -115,13 +154,15 @@ impl Opened {
             let _alive = alive;
             writer.run(&stop, &enough);
         })?;
-        let (kept, stop) = (Arc::clone(&lanes), Arc::clone(&stop_guarding));
-        let guard = thread::Builder::new().name("spill".into()).spawn(move || {
-            while !stop.load(Ordering::Acquire) {
-                thread::park_timeout(ROUND);
-                relieve(&kept, false);
-            }
-        })?;
+        let guard = Guard {
+            lanes: Arc::clone(&lanes),
+            clock,
+            pace,
+            writer: writer.thread().clone(),
+            last_cut: clock.uptime(),
+        };
+        let stop = Arc::clone(&stop_guarding);
+        let guard = thread::Builder::new().name("spill".into()).spawn(move || guard.run(&stop))?;
         lanes.queues.wakes(guard.thread().clone());
         Ok(Recorder { lanes, stop_writing, give_up, stop_guarding, writer, ended, guard })
     }
@@ -183,7 +224,51 @@ impl Recorder {
         if self.guard.join().is_err() {
             log::error!("the guard of the queues ended with a panic");
         }
-        Lifeboat(self.lanes).save() == 0
+        let lost = Lifeboat(Arc::clone(&self.lanes)).save();
+        self.lanes.conclude();
+        lost == 0
+    }
+}
+
+/// The thread that keeps the queues within their bounds, and in mode private makes the cuts.
+struct Guard {
+    lanes: Arc<Lanes>,
+    clock: Clock,
+    pace: Subscriber<Pace>,
+    /// Woken when there is something to write.
+    writer: Thread,
+    last_cut: Duration,
+}
+
+impl Guard {
+    fn run(mut self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Acquire) {
+            let rest = self.cut_due().saturating_sub(self.clock.uptime());
+            thread::park_timeout(if self.lanes.cuts_first() { ROUND.min(rest) } else { ROUND });
+            self.pace.refresh();
+            if self.lanes.cuts_first() {
+                self.cut();
+            } else {
+                relieve(&self.lanes, false);
+            }
+        }
+    }
+
+    fn cut_due(&self) -> Duration {
+        self.last_cut + self.pace.get().flush.max(CUTS_APART)
+    }
+
+    /// Makes a cut if it is time, or a queue is half full, or the store is away.
+    fn cut(&mut self) {
+        let is_due = self.clock.uptime() >= self.cut_due();
+        if !is_due && !self.lanes.queues.is_pressed() && !self.lanes.lost.load(Ordering::Relaxed) {
+            return;
+        }
+        self.lanes.cut();
+        self.last_cut = self.clock.uptime();
+        self.writer.unpark();
+        let inactivity = self.pace.get().peer_inactivity.as_secs();
+        self.lanes.fold(u32::try_from(inactivity).unwrap_or(u32::MAX));
     }
 }
 
@@ -201,10 +286,14 @@ impl Lifeboat {
     /// Puts all rows that are in memory on the disk. What the store has kept in the meantime is skipped when
     /// they are replayed. Gives how many rows are in memory still, because the disk does not take them.
     pub fn save(&self) -> usize {
+        self.0.cut();
         Channel::ALL.iter().for_each(|&channel| self.0.hold(channel));
         relieve(&self.0, true);
         let lost: usize = Channel::ALL.iter().map(|&channel| self.0.in_memory(channel)).sum();
-        if lost > 0 {
+        if lost > 0 && self.0.cuts_first() {
+            // Nor are their totals kept.
+            log::error!("the disk has not taken {lost} rows: they count when their sessions announce again");
+        } else if lost > 0 {
             log::error!("{lost} rows are in memory alone: neither the database nor the disk takes them");
         }
         lost

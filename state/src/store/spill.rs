@@ -1,25 +1,21 @@
 //! Records that wait on the disk, because their queue is full or the store is away.
 //!
 //! Each channel has segments, files named by the sequence number of their first record, which are replayed in
-//! that order and removed when all of them is kept. A record is `u32 length, u32 CRC-32, u64 sequence number,
-//! JSON`, little-endian; the checksum is of number and JSON. A torn tail is cut at the last good record.
+//! that order and removed when all of them is kept. A record is a frame (`frames`): its sequence number, and
+//! JSON. A torn tail is cut at the last good record; damage in front of good ones costs no more than what is
+//! damaged; a record that is whole but unknown is of a newer program, and nobody passes it.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::frames::{self, Frame, Frames, MODE};
 use super::record::{Channel, Record};
 
 /// Octets after which a segment is not appended to any more.
 const SEGMENT_MAX: u64 = 64 << 20;
-/// Octets before the JSON of a record.
-const HEAD: usize = 16;
-/// Longest JSON of a record; what says more is no record.
-const RECORD_MAX: u32 = 4096;
-/// Who may read it: its owner, for it says who has downloaded what.
-const MODE: u32 = 0o600;
 
 /// The waiting records of one channel.
 #[derive(Debug)]
@@ -34,12 +30,16 @@ pub(super) struct Spill {
     dirty: bool,
     /// All up to this number are kept by the store, where that has no journal.
     done: u64,
+    /// Damages that were stepped over, and that nobody has been told of.
+    damaged: u64,
 }
 
 #[derive(Debug)]
 struct Segment {
     path: PathBuf,
     first: u64,
+    /// The number of its last record; that before the first if there is none.
+    last: u64,
     len: u64,
     rows: u64,
     /// Octets and rows that are kept by the store already.
@@ -71,6 +71,7 @@ impl Spill {
             open: None,
             dirty: false,
             done: 0,
+            damaged: 0,
         };
         spill.done = match fs::read_to_string(spill.done_path()) {
             Ok(text) => text.trim().parse().map_err(io::Error::other)?,
@@ -85,7 +86,7 @@ impl Spill {
         for entry in entries {
             let path = entry?.path();
             if let Some(first) = spill.first_of(&path) {
-                segments.push(Segment::open(path, first)?);
+                segments.push(Segment::open(path, first, &mut spill.damaged)?);
             }
         }
         segments.sort_by_key(|segment| segment.first);
@@ -95,8 +96,7 @@ impl Spill {
 
     /// The highest number there is: that of the last record, or of the last one that is done.
     pub(super) fn last_sequence(&self) -> u64 {
-        let last = |segment: &Segment| segment.first + segment.rows.saturating_sub(1);
-        self.segments.iter().map(last).max().unwrap_or(0).max(self.done)
+        self.segments.iter().map(|segment| segment.last).max().unwrap_or(0).max(self.done)
     }
 
     /// The number that [`mark_done`](Self::mark_done) was last told.
@@ -118,15 +118,21 @@ impl Spill {
         self.segments.is_empty()
     }
 
+    /// Damages that were stepped over since somebody asked last.
+    pub(super) fn take_damaged(&mut self) -> u64 {
+        std::mem::take(&mut self.damaged)
+    }
+
     /// Adds records, whose numbers begin at `first`, behind all others.
     ///
     /// # Errors
     /// When the disk does not take all of them; then it has none of them.
     pub(super) fn append(&mut self, first: u64, records: &[Record]) -> io::Result<()> {
         let full = |segment: &Segment| segment.len >= SEGMENT_MAX;
-        // Numbers within a segment are without gaps, so that its last one is known from its name.
-        let gap = |segment: &Segment| segment.first + segment.rows != first;
+        let gap = |segment: &Segment| segment.last + 1 != first;
         if self.segments.back().is_none_or(|last| full(last) || gap(last)) {
+            // Nobody would bring its last records to the disk any more.
+            self.sync()?;
             self.open = None;
         }
         if let (Some(file), Some(segment)) = (&mut self.open, self.segments.back_mut()) {
@@ -158,17 +164,34 @@ impl Spill {
         while let Some(segment) = self.segments.front() {
             let mut chunk =
                 Chunk { records: Vec::new(), sequence: 0, place: (segment.read, segment.read_rows) };
-            let mut reader = BufReader::with_capacity(1 << 18, File::open(&segment.path)?);
-            reader.seek(SeekFrom::Start(segment.read))?;
-            while chunk.records.len() < most && chunk.place.0 < segment.len {
-                let Some((sequence, record, octets)) = read_record(&mut reader)? else {
-                    return Err(io::Error::other(format!("{}: a damaged record", segment.path.display())));
+            let mut frames = Frames::open(&segment.path, segment.read, segment.len)?;
+            while chunk.records.len() < most {
+                let (sequence, record) = match frames.next()? {
+                    Frame::End => {
+                        // A torn tail is cut when the file is opened: what is here now was good once.
+                        if frames.at() < segment.len {
+                            let aside = frames::keep_aside(&segment.path, frames.at(), segment.len);
+                            self.damaged += u64::from(aside);
+                        }
+                        chunk.place = (segment.len, segment.rows);
+                        break;
+                    }
+                    Frame::Damaged(from, to) => {
+                        self.damaged += u64::from(frames::keep_aside(&segment.path, from, to));
+                        continue;
+                    }
+                    Frame::Good(sequence, json) => (sequence, serde_json::from_slice::<Record>(json)),
                 };
-                chunk.place = (chunk.place.0 + octets, chunk.place.1 + 1);
-                if sequence > acknowledged {
-                    chunk.records.push(record);
-                    chunk.sequence = sequence;
+                match record {
+                    _ if sequence <= acknowledged => {}
+                    Ok(record) => {
+                        chunk.records.push(record);
+                        chunk.sequence = sequence;
+                    }
+                    Err(_) if chunk.records.is_empty() => return Err(frames::newer(&segment.path)),
+                    Err(_) => break,
                 }
+                chunk.place = (frames.at(), chunk.place.1 + 1);
             }
             if !chunk.records.is_empty() {
                 return Ok(Some(chunk));
@@ -225,7 +248,7 @@ impl Spill {
         fs::create_dir_all(&self.folder)?;
         let path = self.folder.join(format!("{}-{first:020}.spill", self.channel.name()));
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&path)?;
-        let mut segment = Segment { path, first, len: 0, rows: 0, read: 0, read_rows: 0 };
+        let mut segment = Segment::empty(path, first);
         let written = segment
             .append(&mut file, first, records)
             .and_then(|()| file.sync_data())
@@ -249,19 +272,29 @@ impl Spill {
 }
 
 impl Segment {
+    fn empty(path: PathBuf, first: u64) -> Self {
+        Self { path, first, last: first.saturating_sub(1), len: 0, rows: 0, read: 0, read_rows: 0 }
+    }
+
     /// Reads a file that an earlier process left, and cuts a torn tail.
-    fn open(path: PathBuf, first: u64) -> io::Result<Self> {
+    fn open(path: PathBuf, first: u64, damaged: &mut u64) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
         let on_disk = file.metadata()?.len();
-        let mut segment = Self { path, first, len: 0, rows: 0, read: 0, read_rows: 0 };
-        let mut reader = BufReader::with_capacity(1 << 18, &file);
-        while let Some((sequence, _, octets)) = read_record(&mut reader)? {
-            if sequence != first + segment.rows {
-                break;
+        let mut frames = Frames::open(&path, 0, on_disk)?;
+        let mut segment = Self::empty(path, first);
+        loop {
+            match frames.next()? {
+                Frame::Good(sequence, _) => {
+                    segment.last = segment.last.max(sequence);
+                    segment.rows += 1;
+                }
+                Frame::Damaged(from, to) => {
+                    *damaged += u64::from(frames::keep_aside(&segment.path, from, to));
+                }
+                Frame::End => break,
             }
-            segment.len += octets;
-            segment.rows += 1;
         }
+        segment.len = frames.at();
         if segment.len < on_disk {
             let (kept, cut) = (segment.rows, on_disk - segment.len);
             log::warn!("{}: torn tail, {cut} octets cut behind {kept} good records", segment.path.display());
@@ -274,7 +307,8 @@ impl Segment {
     fn append(&mut self, file: &mut File, first: u64, records: &[Record]) -> io::Result<()> {
         let mut octets = Vec::with_capacity(records.len() * 256);
         for (record, sequence) in records.iter().zip(first..) {
-            write_record(&mut octets, sequence, record)?;
+            let json = |to: &mut Vec<u8>| serde_json::to_writer(to, record).map_err(io::Error::from);
+            frames::put(&mut octets, sequence, json)?;
         }
         if let Err(error) = file.write_all(&octets) {
             // What was written of them must not stand before what is appended next.
@@ -284,49 +318,8 @@ impl Segment {
         }
         self.len += octets.len() as u64;
         self.rows += records.len() as u64;
+        self.last = (first + records.len() as u64).saturating_sub(1);
         Ok(())
-    }
-}
-
-fn write_record(to: &mut Vec<u8>, sequence: u64, record: &Record) -> io::Result<()> {
-    let at = to.len();
-    to.extend([0; 8]);
-    to.extend(sequence.to_le_bytes());
-    serde_json::to_writer(&mut *to, record)?;
-    let len = u32::try_from(to.len() - at - HEAD).map_err(io::Error::other)?;
-    let sum = crc32fast::hash(to.get(at + 8..).unwrap_or_default());
-    if let Some((head, _)) = to.get_mut(at..).and_then(|record| record.split_at_mut_checked(8)) {
-        head.copy_from_slice(&(u64::from(sum) << 32 | u64::from(len)).to_le_bytes());
-    }
-    Ok(())
-}
-
-/// The next record, its number, and the octets it takes; `None` at the end, and where it is not good.
-fn read_record(from: &mut impl Read) -> io::Result<Option<(u64, Record, u64)>> {
-    let mut head = [0; 8];
-    let mut rest = Vec::new();
-    if !fill(from, &mut head)? {
-        return Ok(None);
-    }
-    let word = u64::from_le_bytes(head);
-    let (len, sum) = ((word & 0xffff_ffff) as u32, word >> 32);
-    if len > RECORD_MAX {
-        return Ok(None);
-    }
-    rest.resize(len as usize + 8, 0);
-    if !fill(from, &mut rest)? || u64::from(crc32fast::hash(&rest)) != sum {
-        return Ok(None);
-    }
-    let Some((sequence, json)) = rest.split_first_chunk::<8>() else { return Ok(None) };
-    let record = serde_json::from_slice(json).ok();
-    Ok(record.map(|record| (u64::from_le_bytes(*sequence), record, (HEAD + json.len()) as u64)))
-}
-
-/// False where the end comes before it is full.
-fn fill(from: &mut impl Read, octets: &mut [u8]) -> io::Result<bool> {
-    match from.read_exact(octets) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        done => done.map(|()| true),
     }
 }
 
@@ -424,6 +417,71 @@ mod tests {
         flipped[second + 20] ^= 1;
         fs::write(&path, &flipped).unwrap();
         assert_eq!(folder.open().rows(), 2);
+    }
+
+    #[test]
+    fn a_damaged_record_costs_no_other_and_is_kept_aside_and_told_once() {
+        for while_running in [false, true] {
+            let folder = Scratch::new();
+            let mut spill = folder.open();
+            spill.append(1, &users(0..5)).unwrap();
+            let path = folder.0.join("users-00000000000000000001.spill");
+            let mut octets = fs::read(&path).unwrap();
+            let len = octets.len() / 5;
+            // The head of one, which says how long it is, and the body of another.
+            octets[len] ^= 0x40;
+            octets[3 * len + 30] ^= 1;
+            fs::write(&path, &octets).unwrap();
+            if !while_running {
+                spill = folder.open();
+                assert_eq!((spill.rows(), spill.last_sequence(), spill.take_damaged()), (3, 5, 2));
+                assert_eq!(folder.open().take_damaged(), 0, "told before");
+            }
+            spill.append(6, &users(9..10)).unwrap();
+            let good: Vec<Record> = [0, 2, 4, 9].into_iter().flat_map(|id| users(id..id + 1)).collect();
+            let given = drain(&mut spill, 10, 0).into_iter().flat_map(|(_, some)| some);
+            assert_eq!(given.collect::<Vec<_>>(), good);
+            assert_eq!((spill.take_damaged(), spill.is_empty()), (if while_running { 2 } else { 0 }, true));
+            let aside = |at: usize| fs::read(format!("{}-{at}.damaged", path.display())).unwrap();
+            assert_eq!(aside(len), octets[len..2 * len]);
+            assert_eq!(aside(3 * len), octets[3 * len..4 * len]);
+        }
+    }
+
+    #[test]
+    fn a_record_of_a_newer_program_is_passed_by_nobody_but_those_before_it_are_given_out() {
+        let folder = Scratch::new();
+        folder.open().append(1, &users(0..2)).unwrap();
+        let path = folder.0.join("users-00000000000000000001.spill");
+        let mut octets = fs::read(&path).unwrap();
+        let unknown = |to: &mut Vec<u8>| to.write_all(br#"{"of_the_year_2030":{"id":7}}"#);
+        frames::put(&mut octets, 3, unknown).unwrap();
+        let whole = octets.clone();
+        fs::write(&path, &octets).unwrap();
+        let mut spill = folder.open();
+        spill.append(4, &users(7..8)).unwrap();
+        let chunk = spill.chunk(10, 0).unwrap().unwrap();
+        assert_eq!((chunk.sequence, &chunk.records), (2, &users(0..2)));
+        spill.advance(&chunk).unwrap();
+        let error = spill.chunk(10, 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert!(error.to_string().contains("00001.spill: a record of a newer hayate"), "{error}");
+        assert!(fs::read(&path).unwrap().starts_with(&whole), "nothing is cut away");
+    }
+
+    #[test]
+    fn a_segment_is_on_the_disk_before_the_next_is_begun() {
+        let folder = Scratch::new();
+        let mut spill = folder.open();
+        spill.append(1, &users(0..2)).unwrap();
+        spill.append(3, &users(2..3)).unwrap();
+        // What cannot be synced, as a disk that has gone.
+        let open = spill.open.replace(File::open("/dev/null").unwrap());
+        assert!(spill.append(10, &users(5..6)).is_err());
+        assert_eq!((spill.rows(), folder.files()), (3, 1));
+        spill.open = open;
+        spill.append(10, &users(5..6)).unwrap();
+        assert_eq!(drain(&mut spill, 10, 0), [(3, users(0..3)), (10, users(5..6))]);
     }
 
     #[test]

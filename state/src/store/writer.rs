@@ -40,6 +40,8 @@ pub struct Pace {
     pub deadlock_retries: u32,
     /// One log line for each batch (`log_flushes`).
     pub log_flushes: bool,
+    /// Totals of sessions that were silent for longer are forgotten (`intervals.peer_inactivity`).
+    pub peer_inactivity: Duration,
 }
 
 impl Default for Pace {
@@ -49,6 +51,7 @@ impl Default for Pace {
             deadlock_pause: Duration::from_secs(1),
             deadlock_retries: 5,
             log_flushes: false,
+            peer_inactivity: Duration::from_secs(70 * 60),
         }
     }
 }
@@ -150,8 +153,13 @@ impl Writer {
     pub(super) fn run(mut self, stop: &AtomicBool, give_up: &AtomicBool) {
         let mut due = [Duration::ZERO; Channel::ALL.len()];
         let mut look_due = Duration::ZERO;
+        let mut cuts_seen = 0;
         while !stop.load(Ordering::Acquire) {
             self.pace.refresh();
+            let cuts = self.lanes.cuts_made();
+            if std::mem::replace(&mut cuts_seen, cuts) != cuts {
+                due.fill(Duration::ZERO);
+            }
             if self.store.is_none() {
                 self.try_again();
             }
@@ -206,9 +214,12 @@ impl Writer {
 
     /// Adaptive pauses (`private-tracker.md` 16.5, ruling 24).
     fn pause(&self, channel: Channel, rows: usize) -> Duration {
-        let half = self.lanes.queues.queue(channel).bound / 2;
+        let half = self.lanes.queues.bound(channel) / 2;
         let flush = self.pace.get().flush;
         match rows {
+            // The cuts have their own pace, and wake the writer.
+            0 if self.lanes.cuts_first() => IDLE,
+            _ if self.lanes.cuts_first() => Duration::ZERO,
             _ if rows >= half.max(1) => Duration::ZERO,
             0 if channel != Channel::TransferHistory => IDLE,
             _ => flush,

@@ -144,7 +144,7 @@ fn counts_of_an_earlier_run_are_put_right_at_the_start() {
         place.ask("UPDATE torrents SET Seeders = 3 WHERE ID = 2");
         place.ask("UPDATE torrents SET Leechers = -1 WHERE ID = 3");
         let mut house = House::new(place);
-        SiteRestore::new(&house.site.torrents).record(kept(2, MUSIC, 3));
+        SiteRestore::new(&house.site.torrents, Now::at(0)).record(kept(2, MUSIC, 3));
         house.clerk.load(&house.clock).unwrap();
         assert_eq!(house.queues.rows(Channel::Torrents), 2, "that of torrent 2 is right");
         house.write(place);

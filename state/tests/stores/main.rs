@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod clerk;
+mod cuts;
 mod ledger;
 mod lines;
 mod office;

@@ -232,6 +232,70 @@ fn without_a_journal_an_unanswered_commit_is_never_written_twice() {
     assert_eq!(server.sql_in("site", "SELECT Uploaded FROM users_main WHERE ID = 2"), expected.to_string());
 }
 
+/// A store without a journal, which looks at what the disk says while it is asked to keep a batch.
+struct Watchful {
+    folder: std::path::PathBuf,
+    seen: Arc<Mutex<Vec<(u64, String)>>>,
+}
+
+impl Store for Watchful {
+    fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
+        let done = std::fs::read_to_string(self.folder.join("users.done")).unwrap_or_default();
+        self.seen.lock().push((batch.sequence, done));
+        Ok(Saved::default())
+    }
+
+    fn rehearse(&mut self, _: &Batch) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, _: Channel) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
+
+    fn completed(&mut self, _: usize, _: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
+        Ok((Vec::new(), 0))
+    }
+
+    fn lines(&mut self, _: Set, _: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
+    fn edit(
+        &mut self,
+        _: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn without_a_journal_a_batch_counts_as_done_before_it_is_written() {
+    for queues in [Queues::new, Queues::accounting] {
+        let folder = tempfile::tempdir().unwrap();
+        let queues = Arc::new(queues(Clock::start(), &Bounds::default()));
+        let (spill_dir, seen) = (folder.path().join("spill"), Arc::default());
+        let places = Places { spill_dir: spill_dir.clone(), dead_letter: folder.path().join("dead-letter") };
+        let noted = Arc::clone(&seen);
+        let opener = Box::new(move || {
+            let store = Watchful { folder: spill_dir.clone(), seen: Arc::clone(&noted) };
+            Ok(Box::new(store) as Box<dyn Store>)
+        });
+        let pace = Published::new(Pace::default());
+        let mut opened = Opened::new(&queues, Clock::start(), &pace, &places, opener).unwrap();
+        for id in [1, 2] {
+            queues.put(Record::User(UserRow { id, uploaded: 7, ..UserRow::default() }));
+            opened.lifeboat().save();
+            assert!(opened.settle());
+        }
+        assert_eq!(*seen.lock(), [(1, "1".to_owned()), (2, "2".to_owned())]);
+    }
+}
+
 fn unprune(id: u32) -> Record {
     Record::Torrent(TorrentRow { id, unprune: true, ..TorrentRow::default() })
 }

@@ -211,7 +211,7 @@ impl House {
             transfer_ips: 500,
             ..Bounds::default()
         };
-        let queues = Arc::new(Queues::new(clock, &bounds));
+        let queues = Arc::new(Queues::accounting(clock, &bounds));
         let pace = Published::new(Pace { flush: Duration::from_millis(30), ..Pace::default() });
         let places =
             Places { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };

@@ -1,0 +1,250 @@
+//! `totals.log`: the last total of each session of all cuts that are folded. Sessions that are gone, or that
+//! were silent for too long, are left out; so it is as large as there are sessions.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::cuts::{TOTALS, put_totals, totals_most};
+use super::frames::{self, Frame, Frames};
+use super::total::{Known, TOTAL_LEN, Total, decode, encode};
+
+const NAME: &str = "totals.log";
+/// First octet of the payload that heads the file, and what is in it: the number of the format, and since when
+/// all sessions are here.
+const HEAD: u8 = b'#';
+const FORMAT: u8 = 1;
+/// Sessions that are in memory at once, about: they are folded part by part.
+const PART: u64 = 200_000;
+const PARTS_MOST: u64 = 64;
+
+/// What is folded.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Base {
+    pub(super) path: PathBuf,
+    /// The last cut that is in it; 0 where there is none.
+    pub(super) cut: u64,
+    pub(super) octets: u64,
+    /// All sessions that have announced later than this are here or in the cuts, in Unix seconds; `None` before
+    /// the first cut.
+    pub(super) since: Option<u32>,
+}
+
+/// Something to fold: the base, and files of cuts behind it.
+#[derive(Debug)]
+pub(super) struct Fold {
+    pub(super) base: Base,
+    /// Path and length.
+    pub(super) files: Vec<(PathBuf, u64)>,
+    /// The last cut in them.
+    pub(super) cut: u64,
+}
+
+impl Base {
+    /// Finds the file of an earlier process.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is of a newer program.
+    pub(super) fn open(folder: &Path) -> io::Result<Self> {
+        let path = folder.join(NAME);
+        let octets = match fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self { path, ..Self::default() });
+            }
+            Err(error) => return Err(error),
+        };
+        let head = match Frames::open(&path, 0, octets)?.next()? {
+            Frame::Good(cut, [HEAD, FORMAT, since @ ..]) => {
+                since.first_chunk().map(|since| (cut, u32::from_le_bytes(*since)))
+            }
+            Frame::Good(..) => return Err(frames::newer(&path)),
+            // It is replaced as a whole, so this is the disk. What is readable counts; the cuts behind it too.
+            Frame::Damaged(..) | Frame::End => None,
+        };
+        let (cut, since) = head.unwrap_or_default();
+        Ok(Self { path, cut, octets, since: Some(since) })
+    }
+
+    /// Hears of totals in a cut that was found: without a base, the first of them say since when all are known.
+    pub(super) fn note(&mut self, totals: &[u8]) {
+        if self.cut == 0 {
+            let announced = totals.chunks(TOTAL_LEN).filter_map(decode).map(|(_, told)| told.announced);
+            let least = announced.min().map(|least| least.saturating_sub(1));
+            self.since = [self.since, least].into_iter().flatten().min();
+        }
+    }
+
+    /// Hears of the totals of a new cut.
+    pub(super) fn begin(&mut self, totals: &[Total]) {
+        if self.since.is_none() {
+            self.since = totals.iter().map(|(_, told)| told.announced.saturating_sub(1)).min();
+        }
+    }
+}
+
+impl Fold {
+    /// Writes the new base in the place of the old one. Sessions that were silent for longer than `inactivity`
+    /// before the last announce of all are left out.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written; then everything is as it was.
+    pub(super) fn run(&self, inactivity: u32) -> io::Result<Base> {
+        let (mut totals, mut until) = (0_u64, 0);
+        self.read(&mut |(_, told)| {
+            totals += 1;
+            until = until.max(told.announced);
+        })?;
+        let (limit, parts) = (until.saturating_sub(inactivity), (totals / PART + 1).min(PARTS_MOST));
+        let mut octets = 0;
+        let since = self.base.since.unwrap_or_default();
+        crate::snapshot::container::replace(&self.base.path, |to| {
+            let mut frame = Vec::new();
+            frames::put(&mut frame, self.cut, |to| {
+                to.extend([HEAD, FORMAT]);
+                to.extend(since.to_le_bytes());
+                Ok(())
+            })?;
+            for part in 0..parts {
+                let mut sessions = HashMap::new();
+                self.read(&mut |(key, told)| {
+                    if part_of(&(key, told), parts) == part {
+                        sessions.insert(key, told);
+                    }
+                })?;
+                sessions.retain(|_, told| !told.is_gone && told.announced >= limit);
+                let sessions: Vec<Total> = sessions.into_iter().collect();
+                for some in sessions.chunks(totals_most()) {
+                    put_totals(&mut frame, self.cut, some)?;
+                    to.write_all(&frame)?;
+                    octets += frame.len() as u64;
+                    frame.clear();
+                }
+            }
+            octets += frame.len() as u64;
+            to.write_all(&frame)
+        })?;
+        Ok(Base { path: self.base.path.clone(), cut: self.cut, octets, since: Some(since) })
+    }
+
+    fn read(&self, each: &mut dyn FnMut(Total)) -> io::Result<()> {
+        read_totals(&self.base.path, self.base.octets, each)?;
+        self.files.iter().try_for_each(|(path, len)| read_totals(path, *len, each))
+    }
+}
+
+impl Known {
+    pub(super) fn add(&mut self, (key, told): Total) {
+        self.until = self.until.max(told.announced);
+        self.sessions.insert(key, told);
+    }
+}
+
+/// Shows all totals of a file, up to octet `end`, in their order.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn read_totals(path: &Path, end: u64, each: &mut dyn FnMut(Total)) -> io::Result<()> {
+    if end == 0 {
+        return Ok(());
+    }
+    let mut frames = Frames::open(path, 0, end)?;
+    loop {
+        match frames.next()? {
+            Frame::Good(_, [TOTALS, totals @ ..]) => {
+                totals.chunks(TOTAL_LEN).filter_map(decode).for_each(&mut *each);
+            }
+            Frame::Good(..) => {}
+            Frame::Damaged(from, to) => _ = frames::keep_aside(path, from, to),
+            Frame::End => return Ok(()),
+        }
+    }
+}
+
+fn part_of(total: &Total, parts: u64) -> u64 {
+    let mut octets = Vec::with_capacity(TOTAL_LEN);
+    encode(total, &mut octets);
+    // Torrent, user and peer_id stand first.
+    u64::from(crc32fast::hash(octets.get(..KEY_LEN).unwrap_or_default())) % parts
+}
+
+/// Octets that name a session.
+const KEY_LEN: usize = 4 + 4 + crate::ids::ID_LEN;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::cuts::Cuts;
+    use super::super::queue::{Bounds, Queues};
+    use super::super::total::{SessionKey, Standing};
+    use super::super::{Channel, Record, record::UserRow};
+    use super::*;
+    use crate::clock::Clock;
+    use crate::ids::PeerId;
+
+    const INACTIVITY: u32 = 50;
+
+    fn session(user: u32) -> SessionKey {
+        SessionKey { torrent: 7, user, peer_id: PeerId([user as u8; 20]) }
+    }
+
+    /// All sessions that are known, by user.
+    fn known(cuts: &Cuts) -> BTreeMap<u32, (u64, bool)> {
+        let known = cuts.known().unwrap().sessions.into_iter();
+        known.map(|(key, told)| (key.user, (told.uploaded, told.is_gone))).collect()
+    }
+
+    #[test]
+    fn a_fold_keeps_the_last_total_of_each_session_but_of_those_that_are_gone_or_silent() {
+        let folder = tempfile::tempdir().unwrap();
+        let queues = Queues::accounting(Clock::start(), &Bounds::default());
+        let mut expected = BTreeMap::new();
+        let files = || std::fs::read_dir(folder.path()).unwrap().count();
+        // Each start begins a file of its own.
+        for start in 0..40_u32 {
+            let mut cuts = Cuts::open(folder.path()).unwrap();
+            for user in [start % 7, 100 + start, 200 + start / 3] {
+                let told = Standing {
+                    uploaded: u64::from(start),
+                    announced: 1000 + start,
+                    is_gone: user == 3,
+                    ..Standing::default()
+                };
+                let row = Record::User(UserRow { id: user, uploaded: 1, ..UserRow::default() });
+                queues.put_all(&[Some(row)], Some((session(user), told)));
+                expected.insert(user, (told.uploaded, told.is_gone));
+            }
+            cuts.append(&queues.cut()).unwrap();
+            let rows = cuts.rows(Channel::Users);
+            assert!(rows >= 3);
+            assert_eq!(known(&cuts), expected, "start {start}");
+            cuts.acknowledge(Channel::Users, 3 * u64::from(start) + 3);
+            assert_eq!(cuts.rows(Channel::Users), 0);
+            let Some(fold) = cuts.foldable() else { continue };
+            let before = files();
+            let base = fold.run(INACTIVITY).unwrap();
+            // What a process finds that comes between the new base and the end of the files.
+            let mut other = Cuts::open(folder.path()).unwrap();
+            let last = (0..=start).rev().find(|start| start % 7 == 3);
+            if last.is_some_and(|last| u64::from(last) < base.cut) {
+                expected.remove(&3);
+            }
+            assert_eq!((known(&other), other.known().unwrap().since), (expected.clone(), Some(999)));
+            assert!(files() < before);
+            other.folded(base);
+        }
+        assert!(files() < 20, "{} files", files());
+        let cuts = Cuts::open(folder.path()).unwrap();
+        // Silent ones go with the fold that comes next.
+        let fold = Fold { base: Base::open(folder.path()).unwrap(), files: Vec::new(), cut: 0 };
+        assert!(cuts.known().unwrap().sessions.len() > 45);
+        fold.run(5).unwrap();
+        let mut left = Vec::new();
+        let base = Base::open(folder.path()).unwrap();
+        read_totals(&base.path, base.octets, &mut |(_, told)| left.push(told.announced)).unwrap();
+        let last = left.iter().max().copied().unwrap();
+        assert!(left.len() > 3 && left.iter().all(|announced| *announced + 5 >= last), "{left:?}");
+    }
+}

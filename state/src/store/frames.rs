@@ -1,0 +1,270 @@
+//! What the files of the spill are made of: frames, each `u32 length, u32 CRC-32, u64 number, payload`,
+//! little-endian; the checksum is of number and payload.
+//!
+//! A reader that meets something else looks for the next good frame. What lies between is damaged: it is
+//! stepped over and kept aside. Where no good frame follows, it is what a crash has torn, and the writer cuts
+//! it off.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Octets before the payload of a frame.
+pub(super) const HEAD: usize = 16;
+/// Longest payload; what says more is no frame.
+pub(super) const PAYLOAD_MAX: usize = 4096;
+/// Shortest payload that is believed behind damage: more octets than clients choose in a row, so that nobody
+/// can plant a frame in what is kept about him.
+const PAYLOAD_FOUND: usize = 21;
+/// Who may read these files: their owner, for they say who has downloaded what.
+pub(super) const MODE: u32 = 0o600;
+const BUFFER: usize = 1 << 18;
+
+/// Reads the frames of a file.
+#[derive(Debug)]
+pub(super) struct Frames {
+    from: BufReader<File>,
+    /// Where the next frame begins.
+    at: u64,
+    /// Where the file ends, as far as it is read.
+    end: u64,
+    payload: Vec<u8>,
+}
+
+/// What comes next in a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Frame<'f> {
+    /// A number and its payload.
+    Good(u64, &'f [u8]),
+    /// Octets from here to there are no frames, but good ones follow.
+    Damaged(u64, u64),
+    /// No good frame follows.
+    End,
+}
+
+impl Frames {
+    /// Reads from octet `at` to octet `end`.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(super) fn open(path: &Path, at: u64, end: u64) -> io::Result<Self> {
+        let mut from = BufReader::with_capacity(BUFFER, File::open(path)?);
+        from.seek(SeekFrom::Start(at))?;
+        Ok(Self { from, at, end, payload: Vec::new() })
+    }
+
+    /// Where the next frame begins.
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// The next frame.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(super) fn next(&mut self) -> io::Result<Frame<'_>> {
+        if let Some(number) = self.good()? {
+            self.at += (HEAD + self.payload.len()) as u64;
+            return Ok(Frame::Good(number, &self.payload));
+        }
+        let (from, rest) = (self.at, self.end.saturating_sub(self.at));
+        self.from.seek(SeekFrom::Start(from))?;
+        let mut octets = Vec::new();
+        (&mut self.from).take(rest).read_to_end(&mut octets)?;
+        match find(&octets) {
+            Some(skipped) => {
+                self.at = from + skipped as u64;
+                self.from.seek(SeekFrom::Start(self.at))?;
+                Ok(Frame::Damaged(from, self.at))
+            }
+            None => Ok(Frame::End),
+        }
+    }
+
+    /// Fills the payload and gives the number, if a good frame comes next.
+    fn good(&mut self) -> io::Result<Option<u64>> {
+        let mut head = [0; HEAD];
+        if self.at + HEAD as u64 > self.end || !fill(&mut self.from, &mut head)? {
+            return Ok(None);
+        }
+        let Some((len, sum, number)) = head_of(&head) else { return Ok(None) };
+        if self.at + (HEAD + len) as u64 > self.end {
+            return Ok(None);
+        }
+        self.payload.resize(len, 0);
+        if !fill(&mut self.from, &mut self.payload)? || checksum(number, &self.payload) != sum {
+            return Ok(None);
+        }
+        Ok(Some(number))
+    }
+}
+
+/// Adds a frame, whose payload `write` adds.
+///
+/// # Errors
+/// Those of `write`, and when the payload is too long.
+pub(super) fn put(
+    to: &mut Vec<u8>,
+    number: u64,
+    write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
+) -> io::Result<()> {
+    let at = to.len();
+    to.extend([0; HEAD]);
+    write(to)?;
+    let payload = to.get(at + HEAD..).unwrap_or_default();
+    if payload.len() > PAYLOAD_MAX {
+        return Err(io::Error::other("a payload is too long for a frame"));
+    }
+    let word = u64::from(checksum(number, payload)) << 32 | payload.len() as u64;
+    if let Some((head, _)) = to.get_mut(at..).and_then(|frame| frame.split_at_mut_checked(HEAD)) {
+        let octets = word.to_le_bytes().into_iter().chain(number.to_le_bytes());
+        head.iter_mut().zip(octets).for_each(|(to, from)| *to = from);
+    }
+    Ok(())
+}
+
+/// Keeps damaged octets of a file aside, in a file beside it; false if that was done before.
+pub(super) fn keep_aside(path: &Path, from: u64, to: u64) -> bool {
+    let aside = aside_of(path, from);
+    let file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&aside);
+    if file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+        return false;
+    }
+    let copied = file.and_then(|mut file| {
+        let mut source = File::open(path)?;
+        source.seek(SeekFrom::Start(from))?;
+        io::copy(&mut source.take(to - from), &mut file)?;
+        file.flush()
+    });
+    let (path, octets) = (path.display(), to - from);
+    match copied {
+        Ok(()) => log::error!(
+            "{path}: {octets} octets at {from} are damaged and left out; they are kept in {}",
+            aside.display()
+        ),
+        Err(error) => log::error!(
+            "{path}: {octets} octets at {from} are damaged and left out; they cannot be kept aside: {error}"
+        ),
+    }
+    true
+}
+
+/// A whole record that this program does not know.
+pub(super) fn newer(path: &Path) -> io::Error {
+    let text = format!("{}: a record of a newer hayate, which this one cannot read", path.display());
+    io::Error::new(io::ErrorKind::Unsupported, text)
+}
+
+fn aside_of(path: &Path, from: u64) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!("-{from}.damaged"));
+    name.into()
+}
+
+/// Where behind the first octet a good frame begins.
+fn find(octets: &[u8]) -> Option<usize> {
+    (1..octets.len()).find(|&at| {
+        let Some((head, rest)) = octets.get(at..).and_then(<[u8]>::split_first_chunk) else { return false };
+        let Some((len, sum, number)) = head_of(head).filter(|(len, ..)| *len >= PAYLOAD_FOUND) else {
+            return false;
+        };
+        rest.get(..len).is_some_and(|payload| checksum(number, payload) == sum)
+    })
+}
+
+/// Length of the payload, checksum, number.
+fn head_of(head: &[u8; HEAD]) -> Option<(usize, u32, u64)> {
+    let [a, b, c, d, e, f, g, h, number @ ..] = *head;
+    let len = u32::from_le_bytes([a, b, c, d]) as usize;
+    let sum = u32::from_le_bytes([e, f, g, h]);
+    (len <= PAYLOAD_MAX).then_some((len, sum, u64::from_le_bytes(number)))
+}
+
+fn checksum(number: u64, payload: &[u8]) -> u32 {
+    let mut sum = crc32fast::Hasher::new();
+    sum.update(&number.to_le_bytes());
+    sum.update(payload);
+    sum.finalize()
+}
+
+/// False where the end comes before it is full.
+fn fill(from: &mut impl Read, octets: &mut [u8]) -> io::Result<bool> {
+    match from.read_exact(octets) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        done => done.map(|()| true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three() -> Vec<u8> {
+        let mut octets = Vec::new();
+        for number in [7, 11, 13] {
+            put(&mut octets, number, |to| {
+                to.extend([number as u8; 40]);
+                Ok(())
+            })
+            .unwrap();
+        }
+        octets
+    }
+
+    /// Numbers of good frames, and what is damaged or torn.
+    fn read(octets: &[u8]) -> (Vec<u64>, Vec<(u64, u64)>, u64) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("frames");
+        std::fs::write(&path, octets).unwrap();
+        let end = octets.len() as u64;
+        let mut frames = Frames::open(&path, 0, end).unwrap();
+        let (mut good, mut damaged) = (Vec::new(), Vec::new());
+        loop {
+            match frames.next().unwrap() {
+                Frame::Good(number, payload) => {
+                    assert_eq!(payload, [number as u8; 40]);
+                    good.push(number);
+                }
+                Frame::Damaged(from, to) => damaged.push((from, to)),
+                Frame::End => return (good, damaged, end - frames.at()),
+            }
+        }
+    }
+
+    #[test]
+    fn any_damaged_octet_costs_one_frame_and_any_cut_only_the_last() {
+        let whole = three();
+        let len = whole.len() / 3;
+        assert_eq!(read(&whole), (vec![7, 11, 13], vec![], 0));
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x10;
+            let (hit, frame) = (at / len, (at / len * len) as u64);
+            let good: Vec<u64> =
+                [7, 11, 13].into_iter().enumerate().filter(|(n, _)| *n != hit).map(|(_, n)| n).collect();
+            let expected =
+                if hit == 2 { (vec![], len as u64) } else { (vec![(frame, frame + len as u64)], 0) };
+            assert_eq!(read(&flipped), (good, expected.0, expected.1), "octet {at}");
+        }
+        for cut in 0..whole.len() {
+            let good = [7, 11, 13][..cut / len].to_vec();
+            assert_eq!(read(&whole[..cut]), (good, vec![], (cut % len) as u64), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_a_client_could_have_planted_is_not_found_behind_damage() {
+        let mut planted = Vec::new();
+        put(&mut planted, 9, |to| {
+            to.extend([9; PAYLOAD_FOUND - 1]);
+            Ok(())
+        })
+        .unwrap();
+        let mut octets = three();
+        octets.truncate(octets.len() / 3);
+        octets[20] ^= 1;
+        octets.extend(planted);
+        assert_eq!(read(&octets), (vec![], vec![], octets.len() as u64));
+    }
+}

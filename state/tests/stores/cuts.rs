@@ -1,0 +1,340 @@
+//! Crashes at every point between an announce and the store, in virtual time: what is credited is what became
+//! durable, and whoever announces again goes on from there, to the octet.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use hayate_state::private::section::{SiteRestore, SiteSection};
+use hayate_state::private::{Clerk, Site};
+use hayate_state::snapshot::keeper::{Ending, Keeper, Plan};
+use hayate_state::snapshot::load::load;
+use hayate_state::store::{
+    Backend, Batch, Bounds, Channel, Line, Opened, Pace, Places, Queues, Saved, Set, Store, StoreError,
+    Tables,
+};
+use hayate_state::{
+    Announce, Clock, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tracker,
+};
+
+use crate::backend;
+
+const USERS: u32 = 5;
+const TORRENTS: u32 = 7;
+const CRASHES: u32 = 60;
+/// Nobody is silent for so long here.
+const INACTIVITY: u32 = 1_000_000;
+
+/// A store that keeps some batches and is gone then.
+struct Mortal {
+    store: Box<dyn Store>,
+    /// Batches that it still keeps.
+    life: Arc<AtomicU32>,
+}
+
+fn gone() -> StoreError {
+    StoreError::Lost { text: "gone".into(), in_doubt: false }
+}
+
+impl Store for Mortal {
+    fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
+        let one_less = |life: u32| life.checked_sub(1);
+        self.life.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).map_err(|_| gone())?;
+        self.store.save(batch)
+    }
+
+    fn rehearse(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        self.store.rehearse(batch)
+    }
+
+    fn acknowledged(&mut self, channel: Channel) -> Result<Option<u64>, StoreError> {
+        self.store.acknowledged(channel)
+    }
+
+    fn completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
+        self.store.completed(most, each)
+    }
+
+    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
+        self.store.registered()
+    }
+
+    fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
+        self.store.lines(set, each)
+    }
+
+    fn edit(
+        &mut self,
+        work: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.store.edit(work)
+    }
+}
+
+/// A session: torrent, user, client.
+type Name = (u32, u32, u32);
+
+/// What has happened, as plainly as it can be said: totals of sessions, and what is credited to user and torrent.
+#[derive(Clone, Default)]
+struct Ledger {
+    totals: BTreeMap<Name, (u64, u64)>,
+    credit: BTreeMap<(u32, u32), (u64, u64)>,
+}
+
+impl Ledger {
+    fn announce(&mut self, name: Name, told: (u64, u64), stops: bool) {
+        let before = self.totals.get(&name).copied().unwrap_or(told);
+        let (torrent, user, _) = name;
+        let credit = self.credit.entry((user, torrent)).or_default();
+        *credit = (credit.0 + told.0 - before.0, credit.1 + told.1 - before.1);
+        if stops {
+            self.totals.remove(&name);
+        } else {
+            self.totals.insert(name, told);
+        }
+    }
+}
+
+/// A tracker whose threads are not started: the test says when anything goes on.
+struct House {
+    site: Arc<Site>,
+    queues: Arc<Queues>,
+    tracker: Tracker,
+    opened: Opened,
+    life: Arc<AtomicU32>,
+    clock: Clock,
+}
+
+fn passkey(user: u32) -> String {
+    format!("passkey-of-{user:021}")
+}
+
+fn hash(torrent: u32) -> InfoHash {
+    let mut octets = [7; 20];
+    octets[..4].copy_from_slice(&torrent.to_be_bytes());
+    InfoHash(octets)
+}
+
+impl House {
+    fn open(backend: &Backend, folder: &Path) -> Self {
+        let clock = Clock::start();
+        let queues = Arc::new(Queues::accounting(clock, &Bounds::default()));
+        let places =
+            Places { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
+        let life = Arc::new(AtomicU32::new(u32::MAX));
+        let (opening, lives) = (backend.clone(), Arc::clone(&life));
+        let opener = Box::new(move || {
+            let store = opening.open()?;
+            Ok(Box::new(Mortal { store, life: Arc::clone(&lives) }) as Box<dyn Store>)
+        });
+        let opened = Opened::new(&queues, clock, &Published::new(Pace::default()), &places, opener).unwrap();
+        let site = Site::new();
+        let mut restore = SiteRestore::new(&site.torrents, Now::at(0)).knowing(opened.known().unwrap());
+        let _ = load(&folder.join("cache"), &clock, &mut [&mut restore]);
+        restore.finish();
+        Clerk::new(backend.clone(), Arc::clone(&site), Arc::clone(&queues)).load(&clock).unwrap();
+        let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
+        let tracker = Tracker::new(Swarms::new(0), &Published::new(policy), 7);
+        let tracker = tracker.private(Arc::clone(&site)).recording(Arc::clone(&queues));
+        Self { site, queues, tracker, opened, life, clock }
+    }
+
+    fn announce(&mut self, second: u32, (torrent, user, client): Name, told: (u64, u64), event: Event) {
+        let member = self.tracker.member(passkey(user).as_bytes()).unwrap();
+        let announce = Announce {
+            info_hash: hash(torrent),
+            peer_id: PeerId(format!("-TR2940-{client:012}").into_bytes().try_into().unwrap()),
+            address: [45, 0, 0, 7].into(),
+            port: 6881,
+            uploaded: told.0,
+            downloaded: told.1,
+            left: 9,
+            event,
+            num_want: 0,
+        };
+        let mut handout = Handout::new(&mut [], &mut []);
+        self.tracker.announce_member(Now::at(second), member, &announce, None, &mut handout).unwrap();
+    }
+
+    fn write_snapshot(&self, path: PathBuf) {
+        let section = SiteSection::new(Arc::clone(&self.site), Arc::clone(&self.queues));
+        let plan = Plan {
+            path,
+            every_seconds: Arc::new(AtomicU32::new(0)),
+            swarms: Swarms::new(0),
+            sections: vec![Box::new(section)],
+        };
+        Keeper::start(plan, self.clock).unwrap().stop(Ending::Write);
+    }
+}
+
+/// Users, torrents and a client, in a file.
+fn found(path: &Path) -> (Backend, rusqlite::Connection) {
+    let backend = backend(&format!("sqlite:{}", path.display()));
+    backend.migrate().unwrap();
+    let connection = rusqlite::Connection::open(path).unwrap();
+    let mut sql = "INSERT INTO approved_clients (id, peer_id, archived) VALUES (1, '-TR2', 0);".to_owned();
+    for id in 1..=USERS {
+        let columns = "ID, Enabled, torrent_pass, UpMultiplier, DownMultiplier";
+        sql += &format!("INSERT INTO users_main ({columns}) VALUES ({id}, '1', '{}', 1, 1);", passkey(id));
+    }
+    for id in 1..=TORRENTS {
+        let columns = "ID, GroupID, TorrentType, info_hash, UpMultiplier, DownMultiplier, Status";
+        let hash = hash(id);
+        sql += &format!("INSERT INTO torrents ({columns}) VALUES ({id}, 1, 'anime', X'{hash}', 1, 1, 0);");
+    }
+    connection.execute_batch(&sql).unwrap();
+    (backend, connection)
+}
+
+/// What the database has, by user and torrent; and it says the same of each user.
+fn credited(connection: &rusqlite::Connection) -> BTreeMap<(u32, u32), (u64, u64)> {
+    let mut statement =
+        connection.prepare("SELECT uid, fid, uploaded, downloaded FROM transfer_history").unwrap();
+    let amount = |row: &rusqlite::Row<'_>, at| row.get::<_, i64>(at).map(i64::unsigned_abs);
+    let pair =
+        |row: &rusqlite::Row<'_>, at| Ok::<_, rusqlite::Error>((amount(row, at)?, amount(row, at + 1)?));
+    let rows = statement.query_map([], |row| Ok(((row.get(0)?, row.get(1)?), pair(row, 2)?)));
+    let history: BTreeMap<(u32, u32), (u64, u64)> = rows.unwrap().map(Result::unwrap).collect();
+    let mut statement = connection.prepare("SELECT ID, Uploaded, Downloaded FROM users_main").unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get::<_, u32>(0)?, pair(row, 1)?)));
+    for (user, amounts) in rows.unwrap().map(Result::unwrap) {
+        let of_user = history.iter().filter(|((uid, _), _)| *uid == user).map(|(_, credit)| credit);
+        let sum = of_user.fold((0, 0), |sum: (u64, u64), credit| (sum.0 + credit.0, sum.1 + credit.1));
+        assert_eq!(amounts, sum, "user {user}: {history:?}");
+    }
+    history
+}
+
+/// The file that was written last.
+fn last_segment(folder: &Path) -> Option<(PathBuf, u64)> {
+    let entries = std::fs::read_dir(folder.join("spill")).ok()?.map(|entry| entry.unwrap().path());
+    let path = entries.filter(|path| path.display().to_string().contains("/cuts-")).max()?;
+    let len = path.metadata().unwrap().len();
+    Some((path, len))
+}
+
+#[test]
+fn after_a_crash_at_any_point_what_is_credited_is_what_became_durable() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let (backend, connection) = found(&folder.path().join("site.db"));
+    let (mut live, mut told) = (Ledger::default(), BTreeMap::<Name, (u64, u64)>::new());
+    let mut durable = live.clone();
+    let (mut second, mut points) = (0, [0; 6]);
+    for crash in 0..CRASHES {
+        let mut house = House::open(&backend, folder.path());
+        assert_eq!(credited(&connection), durable.credit, "crash {crash}");
+        for round in 0..random.u32(1..4) {
+            for _ in 0..random.u32(..60) {
+                second += 1;
+                let name = (random.u32(1..=TORRENTS), random.u32(1..=USERS), random.u32(..2));
+                let totals = told.entry(name).or_default();
+                *totals = (totals.0 + random.u64(..50_000), totals.1 + random.u64(..50_000));
+                let stops = random.u8(..12) == 0;
+                house.announce(second, name, *totals, if stops { Event::Stopped } else { Event::None });
+                live.announce(name, *totals, stops);
+            }
+            // The first of all is whole: before it there is nothing to tell a snapshot's totals from.
+            if (crash, round) == (0, 0) || random.bool() {
+                house.opened.lifeboat().save();
+                durable = live.clone();
+                if random.bool() {
+                    assert!(house.opened.settle());
+                    assert_eq!(credited(&connection), durable.credit, "without a crash");
+                }
+            }
+            if random.u8(..4) == 0 {
+                house.write_snapshot(folder.path().join("cache"));
+            }
+        }
+        let point = random.usize(..points.len());
+        points[point] += 1;
+        match point {
+            // Nothing of what was told since the last cut is on the disk.
+            0 => {}
+            // The cut is torn.
+            1 => {
+                let before = last_segment(folder.path());
+                house.opened.lifeboat().save();
+                let (path, len) = last_segment(folder.path()).unwrap();
+                let begin = before.filter(|(same, _)| *same == path).map_or(0, |(_, len)| len);
+                if begin < len {
+                    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+                    file.set_len(random.u64(begin..len)).unwrap();
+                }
+            }
+            // The cut is there; none, some or all channels are with the store, which is then away, or not.
+            _ => {
+                house.opened.lifeboat().save();
+                durable = live.clone();
+                let life = [0, 1, 3, u32::MAX][point - 2];
+                house.life.store(life, Ordering::Relaxed);
+                house.opened.settle();
+            }
+        }
+        if random.u8(..5) == 0 {
+            let _ = std::fs::remove_file(folder.path().join("cache"));
+        }
+        drop(house);
+        live = durable.clone();
+    }
+    println!("crashes by point: {points:?}");
+    drop(House::open(&backend, folder.path()));
+    assert_eq!(credited(&connection), durable.credit);
+    assert!(!folder.path().join("dead-letter.jsonl").exists());
+}
+
+#[test]
+fn rows_that_one_database_has_are_not_replayed_into_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, connection) = found(&folder.path().join("first.db"));
+    let mut house = House::open(&first, folder.path());
+    house.announce(1, (1, 1, 0), (1000, 7), Event::Started);
+    house.announce(2, (1, 1, 0), (1500, 8), Event::None);
+    house.opened.start().unwrap().stop();
+    assert_eq!(credited(&connection), [((1, 1), (500, 1))].into());
+    let (second, connection) = found(&folder.path().join("second.db"));
+    let mut house = House::open(&second, folder.path());
+    assert_eq!(credited(&connection), [].into());
+    house.announce(3, (1, 1, 0), (1600, 8), Event::None);
+    house.opened.start().unwrap().stop();
+    assert_eq!(credited(&connection), [((1, 1), (100, 0))].into());
+}
+
+#[test]
+fn cuts_of_a_newer_program_refuse_the_start_and_are_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (backend, connection) = found(&folder.path().join("site.db"));
+    let mut house = House::open(&backend, folder.path());
+    house.announce(1, (1, 1, 0), (1000, 7), Event::Started);
+    house.announce(2, (1, 1, 0), (1500, 8), Event::None);
+    house.opened.lifeboat().save();
+    drop(house);
+    let (path, _) = last_segment(folder.path()).unwrap();
+    let mut octets = std::fs::read(&path).unwrap();
+    // A good frame with a letter that this program does not have.
+    let (number, payload) = (9_u64.to_le_bytes(), b"~ the year 2030, and some more octets");
+    let mut summed = crc32fast::Hasher::new();
+    summed.update(&number);
+    summed.update(payload);
+    octets.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
+    octets.extend(summed.finalize().to_le_bytes());
+    octets.extend(number);
+    octets.extend(payload);
+    std::fs::write(&path, &octets).unwrap();
+    let queues = Arc::new(Queues::accounting(Clock::start(), &Bounds::default()));
+    let places = Places {
+        spill_dir: folder.path().join("spill"),
+        dead_letter: folder.path().join("dead-letter.jsonl"),
+    };
+    let opener = Box::new(move || backend.open());
+    let refused = Opened::new(&queues, Clock::start(), &Published::new(Pace::default()), &places, opener);
+    let text = refused.unwrap_err().to_string();
+    assert!(text.contains("spill holds records of a newer hayate"), "{text}");
+    assert_eq!(std::fs::read(&path).unwrap(), octets);
+    assert_eq!(credited(&connection), [((1, 1), (500, 1))].into(), "those before it are given out");
+}
