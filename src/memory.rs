@@ -1,6 +1,6 @@
 //! Gives memory back to the system after many peers have left, or many connections have closed. glibc's
-//! allocator keeps what was freed in small pieces, so that without this a tracker would stay as large as it ever
-//! was.
+//! allocator keeps what was freed in small pieces, so that without this a tracker would stay as large as it
+//! ever was.
 
 /// Octets by which swarms or connections must have shrunk.
 const SHRUNK_MIN: usize = 4 << 20;

@@ -87,8 +87,8 @@ impl Vitals {
         if faults.is_empty() { Condition::Good } else { Condition::Degraded(faults) }
     }
 
-    /// Looks whether every worker lives and moves, and the actor too. Asked once a second it knows to a second
-    /// how long one has stood still.
+    /// Looks whether every worker lives and moves, and the actor too. Asked once a second it knows to a
+    /// second how long one has stood still.
     pub(crate) fn all_move(&self) -> bool {
         let now = self.clock.uptime();
         let udp = self.udp.lock().is_ok_and(|mut udp| {

@@ -289,8 +289,8 @@ impl Engine {
         self.stats.proxy_header_ignored.add(1);
         if self.complained.is_none_or(|last| now.tick.0.saturating_sub(last.0) >= COMPLAINT_SECONDS) {
             log::warn!(
-                "http: {source} names its client by {name}, and is not believed: if it is your proxy, add it to \
-                 http.trusted_proxies ({} requests so far)",
+                "http: {source} names its client by {name}, and is not believed: if it is your proxy, add it \
+                 to http.trusted_proxies ({} requests so far)",
                 self.stats.proxy_header_ignored.value(),
             );
             self.complained = Some(now.tick);

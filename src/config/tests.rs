@@ -71,7 +71,7 @@ fn the_unwise_is_warned_of() {
         (r#"{"udp": {"addr": ""}, "http": {"addr": ""}}"#, "nobody can announce"),
         (r#"{"intervals": {"peer_inactivity": 2100}}"#, "intervals.peer_inactivity is not above"),
         (r#"{"intervals": {"announce": 299, "min_announce": 200}}"#, "not within 300 to 10800"),
-        (r#"{"intervals": {"announce": "3h", "peer_inactivity": "8h"}}"#, "not within 300 to 10800"),
+        (r#"{"intervals": {"announce": "3h", "peer_inactivity": "6h"}}"#, "not within 300 to 10800"),
         (r#"{"http": {"proxy_header": "X-Real-IP", "trusted_proxies": []}}"#, "never believed"),
         (r#"{"udp": {"private_key": "0123456789abcde"}}"#, "udp.private_key has fewer than 16 octets"),
         (

@@ -101,8 +101,8 @@ impl Crowd {
         !candidates.is_empty()
     }
 
-    /// Closes the connections that have let answers wait for longest, until the rest is within bounds; says how
-    /// many.
+    /// Closes the connections that have let answers wait for longest, until the rest is within bounds; says
+    /// how many.
     pub(super) fn relieve(&self) -> u64 {
         let mut closed = 0;
         while self.shared.waiting.get() > WAITING_MAX {

@@ -122,8 +122,8 @@ impl Gate {
         self.relieve();
     }
 
-    /// Keeps the answers that clients do not take within bounds. The operator's own may be as large as a list of
-    /// all torrents.
+    /// Keeps the answers that clients do not take within bounds. The operator's own may be as large as a list
+    /// of all torrents.
     pub(super) fn relieve(&self) {
         let closed = self.crowd(Role::Gateway).relieve();
         if closed > 0 {

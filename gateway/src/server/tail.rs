@@ -1,5 +1,5 @@
-//! Where in a head the octets of an HTTP/1 connection end. hyper keeps what it has read and not yet understood
-//! to itself; this tells whether that is part of a further head.
+//! Where in a head the octets of an HTTP/1 connection end. hyper keeps what it has read and not yet
+//! understood to itself; this tells whether that is part of a further head.
 
 use crate::config::REQUEST_LINE_MAX;
 

@@ -201,7 +201,8 @@ impl Pulse {
         self.living.load(Ordering::Acquire) == self.expected
     }
 
-    /// The turns of each worker so far. One that serves, or waits for datagrams, makes one at least each second.
+    /// The turns of each worker so far. One that serves, or waits for datagrams, makes one at least each
+    /// second.
     pub fn beats(&self) -> impl Iterator<Item = u64> {
         self.beats.iter().map(|beats| beats.load(Ordering::Relaxed))
     }
