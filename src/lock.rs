@@ -160,8 +160,8 @@ fn foreign(folder: &Path, path: &Path, error: &io::Error) -> Option<LockError> {
     (owner != user).then_some(LockError::Foreign { path, folder, owner, user })
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "constants of the system, made for these fields")]
 fn whole_file(kind: i32) -> libc::flock {
-    // Both constants fit; that they are wider in the crate is an accident of C.
     let (l_type, l_whence) = (kind as libc::c_short, libc::SEEK_SET as libc::c_short);
     libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 }
 }

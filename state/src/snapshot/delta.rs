@@ -325,8 +325,9 @@ mod tests {
 
     fn announce_of(number: u32, event: Event, seeds: bool) -> Announce {
         let [_, a, b, c] = number.to_be_bytes();
+        let torrent = u8::try_from(number % u32::from(TORRENTS)).unwrap();
         Announce {
-            info_hash: InfoHash([(number % u32::from(TORRENTS)) as u8; ID_LEN]),
+            info_hash: InfoHash([torrent; ID_LEN]),
             peer_id: PeerId([11; ID_LEN]),
             address: IpAddr::from([20 + a, 1, b, c]),
             port: 6881,
