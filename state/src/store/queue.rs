@@ -70,8 +70,8 @@ pub struct Queues {
     /// What they hold leaves memory in cuts (mode private).
     accounts: bool,
     front: Mutex<Front>,
-    /// By channel: when the oldest row that is not written came, in milliseconds of uptime; [`NEVER`] if all is
-    /// written.
+    /// By channel: when the oldest row that is not written came, in milliseconds of uptime; [`NEVER`] if all
+    /// is written.
     oldest_millis: [AtomicU64; CHANNELS],
     /// Ids of torrents whose un-prune is not in the store.
     unprunes: Mutex<HashSet<u32>>,
@@ -135,8 +135,8 @@ impl Queues {
         }
     }
 
-    /// Empty queues of mode private: rows, and the totals of the sessions they were credited for, leave memory
-    /// together, and go to the disk before they go to the store.
+    /// Empty queues of mode private: rows, and the totals of the sessions they were credited for, leave
+    /// memory together, and go to the disk before they go to the store.
     #[must_use]
     pub fn accounting(clock: Clock, bounds: &Bounds) -> Self {
         Self { accounts: true, ..Self::new(clock, bounds) }

@@ -127,8 +127,8 @@ impl Opened {
         Lifeboat(Arc::clone(&self.lanes))
     }
 
-    /// Writes what is on the disk to the store, and, but in mode private, what is in memory; false if that did
-    /// not succeed.
+    /// Writes what is on the disk to the store, and, but in mode private, what is in memory; false if that
+    /// did not succeed.
     pub fn settle(&mut self) -> bool {
         self.writer.drain()
     }
