@@ -50,8 +50,8 @@ pub enum RecorderError {
     },
     /// An earlier process was a newer program, and has left what this one does not know.
     #[error(
-        "{} holds records of a newer hayate, which this one cannot read: start that one once more, or move the \
-         folder away and lose them",
+        "{} holds records of a newer hayate, which this one cannot read: start that one once more, or move \
+         the folder away and lose them",
         path.display()
     )]
     Newer {
