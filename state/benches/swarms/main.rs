@@ -1,6 +1,6 @@
 //! Swarms under `cargo bench -p hayate-state`: the operations of the reference's peer store, announces at
-//! 10^3 to 10^7 peers, the sweep, snapshots, announces of members. Everything is in virtual time and from fixed
-//! seeds.
+//! 10^3 to 10^7 peers, the sweep, snapshots, announces of members. Everything is in virtual time and from
+//! fixed seeds.
 //!
 //! One kind alone: `cargo bench -p hayate-state -- store/put`. All times are of one thread; each includes
 //! about what `store/nop` takes.

@@ -1,10 +1,11 @@
 //! The log of cuts (mode private): everything that was in memory at one instant, rows and the totals of the
-//! sessions they were credited for, goes to the disk as a unit, and only from there to the store. So the totals
-//! that a start finds are those of the last durable row.
+//! sessions they were credited for, goes to the disk as a unit, and only from there to the store. So the
+//! totals that a start finds are those of the last durable row.
 //!
 //! Segments are files named by their first cut, made of frames (`frames`): rows with their sequence number, a
-//! letter for the channel, and JSON; totals by the dozen; and an end. A cut without its end counts as not there,
-//! as a whole. A segment whose rows are all with the store is folded into `totals.log` (`fold`) now and then.
+//! letter for the channel, and JSON; totals by the dozen; and an end. A cut without its end counts as not
+//! there, as a whole. A segment whose rows are all with the store is folded into `totals.log` (`fold`) now
+//! and then.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};

@@ -11,8 +11,8 @@ use super::frames::{self, Frame, Frames};
 use super::total::{Known, TOTAL_LEN, Total, decode, encode};
 
 const NAME: &str = "totals.log";
-/// First octet of the payload that heads the file, and what is in it: the number of the format, and since when
-/// all sessions are here.
+/// First octet of the payload that heads the file, and what is in it: the number of the format, and since
+/// when all sessions are here.
 const HEAD: u8 = b'#';
 const FORMAT: u8 = 1;
 /// Sessions that are in memory at once, about: they are folded part by part.
@@ -26,8 +26,8 @@ pub(super) struct Base {
     /// The last cut that is in it; 0 where there is none.
     pub(super) cut: u64,
     pub(super) octets: u64,
-    /// All sessions that have announced later than this are here or in the cuts, in Unix seconds; `None` before
-    /// the first cut.
+    /// All sessions that have announced later than this are here or in the cuts, in Unix seconds; `None`
+    /// before the first cut.
     pub(super) since: Option<u32>,
 }
 
@@ -60,14 +60,16 @@ impl Base {
                 since.first_chunk().map(|since| (cut, u32::from_le_bytes(*since)))
             }
             Frame::Good(..) => return Err(frames::newer(&path)),
-            // It is replaced as a whole, so this is the disk. What is readable counts; the cuts behind it too.
+            // It is replaced as a whole, so this is the disk. What is readable counts; the cuts behind it
+            // too.
             Frame::Damaged(..) | Frame::End => None,
         };
         let (cut, since) = head.unwrap_or_default();
         Ok(Self { path, cut, octets, since: Some(since) })
     }
 
-    /// Hears of totals in a cut that was found: without a base, the first of them say since when all are known.
+    /// Hears of totals in a cut that was found: without a base, the first of them say since when all are
+    /// known.
     pub(super) fn note(&mut self, totals: &[u8]) {
         if self.cut == 0 {
             let announced = totals.chunks(TOTAL_LEN).filter_map(decode).map(|(_, told)| told.announced);
@@ -85,8 +87,8 @@ impl Base {
 }
 
 impl Fold {
-    /// Writes the new base in the place of the old one. Sessions that were silent for longer than `inactivity`
-    /// before the last announce of all are left out.
+    /// Writes the new base in the place of the old one. Sessions that were silent for longer than
+    /// `inactivity` before the last announce of all are left out.
     ///
     /// # Errors
     /// When a file cannot be read or written; then everything is as it was.
@@ -187,7 +189,7 @@ mod tests {
     const INACTIVITY: u32 = 50;
 
     fn session(user: u32) -> SessionKey {
-        SessionKey { torrent: 7, user, peer_id: PeerId([user as u8; 20]) }
+        SessionKey { torrent: 7, user, peer_id: PeerId([user.to_le_bytes()[0]; 20]) }
     }
 
     /// All sessions that are known, by user.

@@ -200,11 +200,15 @@ fn fill(from: &mut impl Read, octets: &mut [u8]) -> io::Result<bool> {
 mod tests {
     use super::*;
 
+    fn payload_of(number: u64) -> [u8; 40] {
+        [number.to_le_bytes()[0]; 40]
+    }
+
     fn three() -> Vec<u8> {
         let mut octets = Vec::new();
         for number in [7, 11, 13] {
             put(&mut octets, number, |to| {
-                to.extend([number as u8; 40]);
+                to.extend(payload_of(number));
                 Ok(())
             })
             .unwrap();
@@ -223,7 +227,7 @@ mod tests {
         loop {
             match frames.next().unwrap() {
                 Frame::Good(number, payload) => {
-                    assert_eq!(payload, [number as u8; 40]);
+                    assert_eq!(payload, payload_of(number));
                     good.push(number);
                 }
                 Frame::Damaged(from, to) => damaged.push((from, to)),

@@ -70,8 +70,8 @@ pub struct Queues {
     /// What they hold leaves memory in cuts (mode private).
     accounts: bool,
     front: Mutex<Front>,
-    /// By channel: when the oldest row that is not written came, in milliseconds of uptime; [`NEVER`] if all is
-    /// written.
+    /// By channel: when the oldest row that is not written came, in milliseconds of uptime; [`NEVER`] if all
+    /// is written.
     oldest_millis: [AtomicU64; CHANNELS],
     unprunes: Mutex<Unprunes>,
     /// Who is woken when a queue is full.
@@ -162,8 +162,8 @@ impl Queues {
         }
     }
 
-    /// Empty queues of mode private: rows, and the totals of the sessions they were credited for, leave memory
-    /// together, and go to the disk before they go to the store.
+    /// Empty queues of mode private: rows, and the totals of the sessions they were credited for, leave
+    /// memory together, and go to the disk before they go to the store.
     #[must_use]
     pub fn accounting(clock: Clock, bounds: &Bounds) -> Self {
         Self { accounts: true, ..Self::new(clock, bounds) }

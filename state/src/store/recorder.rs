@@ -51,8 +51,8 @@ pub enum RecorderError {
     },
     /// An earlier process was a newer program, and has left what this one does not know.
     #[error(
-        "{} holds records of a newer hayate, which this one cannot read: start that one once more, or move the \
-         folder away and lose them",
+        "{} holds records of a newer hayate, which this one cannot read: start that one once more, or move \
+         the folder away and lose them",
         path.display()
     )]
     Newer {
@@ -128,8 +128,8 @@ impl Opened {
         Lifeboat(Arc::clone(&self.lanes))
     }
 
-    /// Writes what is on the disk to the store, and, but in mode private, what is in memory; false if that did
-    /// not succeed.
+    /// Writes what is on the disk to the store, and, but in mode private, what is in memory; false if that
+    /// did not succeed.
     pub fn settle(&mut self) -> bool {
         self.writer.drain(&AtomicBool::new(false))
     }

@@ -75,7 +75,8 @@ impl Store for Mortal {
 /// A session: torrent, user, client.
 type Name = (u32, u32, u32);
 
-/// What has happened, as plainly as it can be said: totals of sessions, and what is credited to user and torrent.
+/// What has happened, as plainly as it can be said: totals of sessions, and what is credited to user and
+/// torrent.
 #[derive(Clone, Default)]
 struct Ledger {
     totals: BTreeMap<Name, (u64, u64)>,
