@@ -64,8 +64,8 @@ struct Change {
 }
 
 impl Torrents {
-    /// Checks rows 14 to 16, changes the swarm, queues records, and hands out peers. Where there is no memory for
-    /// a peer, nothing changes and nobody is handed out.
+    /// Checks rows 14 to 16, changes the swarm, queues records, and hands out peers. Where there is no memory
+    /// for a peer, nothing changes and nobody is handed out.
     ///
     /// # Errors
     /// Why the member is refused; then nothing has changed.
