@@ -1,6 +1,9 @@
-//! Gives memory back to the system after many peers have left, or many connections have closed. glibc's
-//! allocator keeps what was freed in small pieces, so that without this a tracker would stay as large as it
-//! ever was.
+//! How much memory there is; and memory is given back to the system after many peers have left, or many
+//! connections have closed. glibc's allocator keeps what was freed in small pieces, so that without this a
+//! tracker would stay as large as it ever was.
+
+use std::fs::read_to_string;
+use std::path::Path;
 
 /// Octets by which swarms or connections must have shrunk.
 const SHRUNK_MIN: usize = 4 << 20;
@@ -57,9 +60,71 @@ fn give_back() {
     }
 }
 
+/// Octets of memory that this process may use at most: those of the machine, or of its cgroups where one of
+/// them has less; 0 where nobody says so.
+pub(crate) fn memory_there_is() -> u64 {
+    let root = Path::new("/");
+    cgroups(root).chain(machine(root)).min().unwrap_or(0)
+}
+
+/// Octets of the machine.
+fn machine(root: &Path) -> Option<u64> {
+    let text = read_to_string(root.join("proc/meminfo")).ok()?;
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    total.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The limits of the process' cgroup and of those around it, of version 2 or 1, as far as they have any.
+fn cgroups(root: &Path) -> impl Iterator<Item = u64> {
+    let text = read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let limits = text.lines().filter_map(|line| {
+        let [_, controllers, path] = *line.splitn(3, ':').collect::<Vec<_>>() else { return None };
+        let (mount, file) = match controllers {
+            "" => ("sys/fs/cgroup", "memory.max"),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        let around = Path::new(path.trim_start_matches('/')).ancestors();
+        // "max" is no number: that is no limit.
+        let limit = |folder: &Path| {
+            read_to_string(root.join(mount).join(folder).join(file)).ok()?.trim().parse().ok()
+        };
+        around.filter_map(limit).min()
+    });
+    limits.collect::<Vec<u64>>().into_iter()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_memory_is_that_of_the_machine_or_of_the_tightest_cgroup() {
+        let root = crate::config::scratch::Scratch::new();
+        let write = |name: &str, text: &str| {
+            let path = root.path(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let there_is = || cgroups(root.as_ref()).chain(machine(root.as_ref())).min();
+        assert_eq!(there_is(), None);
+        write("proc/meminfo", "MemTotal:        8000000 kB\nMemFree:          123 kB\n");
+        assert_eq!(there_is(), Some(8_192_000_000));
+        write("proc/self/cgroup", "0::/user.slice/hayate.service\n");
+        write("sys/fs/cgroup/user.slice/hayate.service/memory.max", "max\n");
+        assert_eq!(there_is(), Some(8_192_000_000));
+        write("sys/fs/cgroup/user.slice/memory.max", "1000000000\n");
+        assert_eq!(there_is(), Some(1_000_000_000));
+        write("sys/fs/cgroup/user.slice/hayate.service/memory.max", "700000000\n");
+        assert_eq!(there_is(), Some(700_000_000));
+        write("proc/self/cgroup", "3:cpu,memory:/box\n1:name=systemd:/\n");
+        write("sys/fs/cgroup/memory/box/memory.limit_in_bytes", "9223372036854771712\n");
+        assert_eq!(there_is(), Some(8_192_000_000));
+        write("sys/fs/cgroup/memory/box/memory.limit_in_bytes", "500000000\n");
+        assert_eq!(there_is(), Some(500_000_000));
+    }
 
     #[test]
     fn memory_is_given_back_after_a_real_decline_and_once() {

@@ -426,8 +426,8 @@ fn storage(
     clock: Clock,
     board: &Board,
 ) -> anyhow::Result<(Storage, Option<Voice>)> {
-    let (intervals, memory) = (&document.intervals, &document.memory);
-    let memory = if memory.max.octets() == 0 { "unlimited".into() } else { memory.max.to_string() };
+    let (intervals, octets) = (&document.intervals, settings.policy.memory_max);
+    let memory = if octets == 0 { "unlimited".into() } else { format!("at most {} MiB", octets >> 20) };
     log::info!(
         "starting storage: swarms in memory ({memory}), peer_inactivity {}, purge_inactive_peers {}",
         intervals.peer_inactivity,

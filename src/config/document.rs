@@ -5,9 +5,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::address::Listen;
+use super::budget::Budget;
 use super::database::{Channels, Database};
 use super::doors::{Http, Udp};
-use super::knob::{HOUR, Pause, SECOND, Size, TIB, Whole};
+use super::knob::{HOUR, Pause, SECOND, Whole};
 use super::word::{AllowPrivate, MetricPrefix, Network};
 
 /// Longest lifetime of a silent peer, in milliseconds.
@@ -203,8 +204,9 @@ pub(crate) enum LimitAnswer {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Memory {
-    /// Octets the swarms may take by hayate's own count, as number or text ("512MiB"); 0 = no limit.
-    pub(crate) max: Size<0, { 16 * TIB }>,
+    /// Octets the swarms may take by hayate's own count, as number or text ("512MiB"); "auto" = half of the
+    /// machine's memory, or of what its cgroup may have if that is less; 0 = no limit.
+    pub(crate) max: Budget,
 }
 
 /// The operator's pages.
@@ -404,7 +406,7 @@ impl Default for Export {
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { max: Size::new(0) }
+        Self { max: Budget::Auto }
     }
 }
 

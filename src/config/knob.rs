@@ -253,6 +253,11 @@ impl<const LEAST: u64, const MOST: u64> Size<LEAST, MOST> {
         Self(octets)
     }
 
+    /// So many octets, if that is within the range.
+    pub(crate) fn within(octets: u64) -> Option<Self> {
+        (LEAST..=MOST).contains(&octets).then_some(Self(octets))
+    }
+
     /// Octets.
     pub(crate) fn octets(self) -> u64 {
         self.0

@@ -39,8 +39,8 @@ fn a_number_out_of_range_names_file_key_value_and_what_is_allowed() {
         ),
         (
             r#"{"memory": {"max": "512MB"}}"#,
-            "tracker.json: memory.max: invalid value: string \"512MB\", expected a size from 0 to 16TiB, \
-             in octets \
+            "tracker.json: memory.max: invalid value: string \"512MB\", expected auto, or a size from 0 to \
+             16TiB, in octets \
              or as text with KiB, MiB, GiB, TiB",
         ),
     ] {

@@ -13,6 +13,7 @@
 //! Nothing here opens a socket or changes a file.
 
 pub(crate) mod address;
+mod budget;
 mod check;
 pub(crate) mod database;
 pub(crate) mod document;

@@ -24,6 +24,7 @@ use super::database::DataSource;
 use super::document::{self, AccessMode, Document, HookEntry, LimitAnswer, Mode};
 use super::word::Network;
 use super::{Config, ConfigError};
+use crate::memory::memory_there_is;
 use crate::privileges::Identity;
 
 /// Where names of services are looked up.
@@ -308,7 +309,7 @@ fn policy(config: &Config) -> Result<Policy, ConfigError> {
         keep_peer_ids: announce.keep_peer_ids,
         private_peers: announce.allow_private_peers.0,
         denied_ports: announce.denied_ports.iter().map(|port| port.as_u16()).collect(),
-        memory_max: memory.max.octets(),
+        memory_max: memory.max.octets(memory_there_is() / 2),
         enable_scrape: *enable_scrape,
         limits: limits(&config.document.limits),
         clients: config.document.metrics.clients.then(Arc::default),

@@ -145,7 +145,7 @@ fn variables_win_over_the_file() {
     assert_eq!(document.state_dir, "/var/lib/hayate");
     assert!(!document.enable_scrape && document.metrics.addr.is_off());
     assert_eq!(document.udp.numwant.map(|n| n.as_u16()), Some(11));
-    assert_eq!(document.memory.max.octets(), 7 << 20);
+    assert_eq!(document.memory.max.octets(1), 7 << 20);
     assert!(document.udp.coalesce.duration().is_zero());
     assert_eq!(document.udp.send_buffer.octets(), 65_536);
 }

@@ -1,7 +1,7 @@
 //! All swarms, in shards: many small locks, so that doors on several threads seldom meet. A keyed hash of the
 //! info_hash names the shard, so that no client can fill one.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,6 +31,10 @@ const _: () = assert!(SHARDS.is_power_of_two());
 const ACCOUNT_STEP: usize = 512;
 /// Of the memory budget, the share beyond which torrents that nobody shares yet are refused.
 const NEW_TORRENTS_SHARE: (u64, u64) = (15, 16);
+
+/// Entries of the queue of idle torrents that may be out of date before it is tidied, besides as many as there
+/// are idle torrents.
+const IDLE_SLACK: usize = 64;
 
 /// Announces that [`Tracker::look_ahead`](crate::Tracker::look_ahead) takes at most.
 pub const LOOK_AHEAD_MAX: usize = 64;
@@ -418,7 +422,7 @@ impl Shard {
         }
         self.update(slot, |torrent| torrent.make_idle(now));
         self.idle_queue.push_back((hash, now));
-        while self.idle_queue.len() > policy.idle_torrents_max / SHARDS {
+        while self.idle > policy.idle_torrents_max / SHARDS {
             let Some((hash, since)) = self.idle_queue.pop_front() else { break };
             let idle = |slot: u32| {
                 self.torrents.get(slot as usize).is_some_and(|torrent| {
@@ -429,6 +433,24 @@ impl Shard {
                 self.remove(slot as usize, hash, keys);
             }
         }
+        if self.idle_queue.len() > 2 * self.idle + IDLE_SLACK {
+            self.tidy_idle_queue(keys);
+        }
+    }
+
+    /// Leaves only those in the queue that are idle still, each once: one that woke and became idle again is
+    /// there several times.
+    fn tidy_idle_queue(&mut self, keys: &Keys) {
+        let Self { index, torrents, idle_queue, .. } = self;
+        let mut seen = HashSet::with_capacity(idle_queue.len());
+        idle_queue.retain(|&(hash, since)| {
+            let idle = |slot: u32| {
+                torrents.get(slot as usize).is_some_and(|torrent: &Torrent| {
+                    torrent.is_idle_since(since) && keys.info_hash(&torrent.info_hash) == hash
+                })
+            };
+            index.find(hash, idle).is_some() && seen.insert(hash)
+        });
     }
 
     pub(crate) fn hash_at(&self, slot: usize, keys: &Keys) -> Option<u64> {

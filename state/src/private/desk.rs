@@ -79,8 +79,8 @@ struct Told {
 }
 
 impl Torrents {
-    /// Checks rows 14 to 16, changes the swarm, queues records, and hands out peers. Where there is no memory for
-    /// a peer, nothing changes and nobody is handed out.
+    /// Checks rows 14 to 16, changes the swarm, queues records, and hands out peers. Where there is no memory
+    /// for a peer, nothing changes and nobody is handed out.
     ///
     /// # Errors
     /// Why the member is refused; then nothing has changed.

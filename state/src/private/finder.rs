@@ -1,5 +1,5 @@
-//! Where the peers of a large swarm are, by their users: one table for each part of the hashes, so that no lock
-//! is held while the whole of it grows.
+//! Where the peers of a large swarm are, by their users: one table for each part of the hashes, so that no
+//! lock is held while the whole of it grows.
 
 use hashbrown::HashTable;
 

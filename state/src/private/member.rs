@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::sync::Arc;
 
 use crate::snapshot::site::{Multipliers, User};
 
@@ -18,17 +19,24 @@ pub struct Member {
     pub multipliers: Multipliers,
 }
 
-/// All enabled users. A lookup compares keyed hashes of 128 bits and never a passkey, so that its time tells
-/// nothing about those there are.
+/// Parts of the set of users.
+const PARTS: usize = 256;
+
+/// All enabled users, in parts: a change of a set that others have, too, copies one of them. A lookup
+/// compares keyed hashes of 128 bits and never a passkey, so that its time tells nothing about those there
+/// are.
 #[derive(Clone, Debug)]
 pub struct Members {
     keys: [RandomState; 2],
-    by_hash: HashMap<u128, Member, BuildHasherDefault<Hashed>>,
+    parts: Vec<Arc<Part>>,
 }
+
+type Part = HashMap<u128, Member, BuildHasherDefault<Hashed>>;
 
 impl Default for Members {
     fn default() -> Self {
-        Self { keys: [RandomState::new(), RandomState::new()], by_hash: HashMap::default() }
+        let parts = (0..PARTS).map(|_| Arc::default()).collect();
+        Self { keys: [RandomState::new(), RandomState::new()], parts }
     }
 }
 
@@ -36,8 +44,8 @@ impl Members {
     /// No users, but room for so many.
     #[must_use]
     pub fn with_capacity(users: usize) -> Self {
-        let by_hash = HashMap::with_capacity_and_hasher(users, BuildHasherDefault::default());
-        Self { by_hash, ..Self::default() }
+        let part = || Arc::new(Part::with_capacity_and_hasher(users / PARTS, BuildHasherDefault::default()));
+        Self { parts: (0..PARTS).map(|_| part()).collect(), ..Self::default() }
     }
 
     /// Adds a user, or replaces the one with this passkey, who is given back.
@@ -48,36 +56,49 @@ impl Members {
             tracker_hide: user.tracker_hide,
             multipliers: user.multipliers,
         };
-        self.by_hash.insert(self.hash(&user.passkey), member)
+        let hash = self.hash(&user.passkey);
+        self.part_mut(hash).insert(hash, member)
     }
 
     /// Forgets a passkey; gives whose it was.
     pub fn remove(&mut self, passkey: &[u8]) -> Option<Member> {
-        self.by_hash.remove(&self.hash(passkey))
+        let hash = self.hash(passkey);
+        self.part_mut(hash).remove(&hash)
     }
 
     /// Whose passkey this is.
     #[must_use]
     pub fn find(&self, passkey: &[u8]) -> Option<Member> {
-        self.by_hash.get(&self.hash(passkey)).copied()
+        let hash = self.hash(passkey);
+        self.parts.get(number(hash))?.get(&hash).copied()
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.by_hash.len()
+        self.parts.iter().map(|part| part.len()).sum()
     }
 
     /// Are there none?
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.by_hash.is_empty()
+        self.len() == 0
+    }
+
+    fn part_mut(&mut self, hash: u128) -> &mut Part {
+        #[expect(clippy::indexing_slicing, reason = "masked to the parts there are")]
+        Arc::make_mut(&mut self.parts[number(hash)])
     }
 
     fn hash(&self, passkey: &[u8]) -> u128 {
         let [high, low] = &self.keys;
         u128::from(high.hash_one(passkey)) << 64 | u128::from(low.hash_one(passkey))
     }
+}
+
+/// The part of a hash, by bits that the parts themselves do not look at.
+fn number(hash: u128) -> usize {
+    hash as usize & (PARTS - 1)
 }
 
 /// Takes what is a keyed hash already as it is.
@@ -123,5 +144,15 @@ mod tests {
         }
         assert_eq!(members.remove(b"seven").map(|member| member.multipliers.up), Some(0.5));
         assert_eq!((members.find(b"seven"), members.len()), (None, 2));
+    }
+
+    #[test]
+    fn a_change_copies_one_part_of_what_others_have() {
+        let mut members = Members::default();
+        (0..5000).for_each(|id| _ = members.put(&user(&id.to_string().into_bytes(), id)));
+        let before = members.clone();
+        members.put(&user(b"seven", 7));
+        let copied = before.parts.iter().zip(&members.parts).filter(|(a, b)| !Arc::ptr_eq(a, b)).count();
+        assert_eq!((copied, before.len(), members.len()), (1, 5000, 5001));
     }
 }

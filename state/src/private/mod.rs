@@ -7,7 +7,7 @@
 //! | [`register`] | all sets that are read from the store, published for both doors |
 //! | [`kind`] | torrent types |
 //! | [`torrents`] | registered torrents with their peers |
-//! | `swarm`, `peer`, `finder` | the peers of one torrent |
+//! | `swarm`, `columns`, `peer`, `finder` | the peers of one torrent |
 //! | `touch` | in tests: how many peers were looked at under one lock |
 //! | `desk` | one announce, from the check of its torrent to the peers it is handed |
 //! | `ledger` | what an announce is credited |
@@ -25,6 +25,7 @@
 
 pub mod clerk;
 pub mod client;
+mod columns;
 pub mod denial;
 pub(crate) mod desk;
 pub mod events;

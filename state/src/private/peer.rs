@@ -10,8 +10,8 @@ use crate::store::total::Standing;
 /// Unix seconds, for records. Enough until the year 2106.
 pub(super) type Seconds = u32;
 
-/// Seconds of the steady clock, for ages: nobody can set it. They count from so far back that peers of an earlier
-/// process have a place in them.
+/// Seconds of the steady clock, for ages: nobody can set it. They count from so far back that peers of an
+/// earlier process have a place in them.
 pub(super) type Moment = u32;
 /// The moment of tick 0.
 const ORIGIN: Moment = 1 << 31;

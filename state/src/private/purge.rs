@@ -14,10 +14,10 @@ use crate::histogram::Histogram;
 use crate::policy::Policy;
 use crate::store::{Queues, Record};
 
-/// Seconds by which wall clock and steady clock may part from one round to the next: more, and somebody has set
-/// the wall clock.
+/// Seconds by which wall clock and steady clock may part from one round to the next: more, and somebody has
+/// set the wall clock.
 const PARTED: u64 = 60;
-/// Locks taken in one beat, at most: what is left waits for the next.
+/// Whole slices in one beat, at most, besides one for each shard: what is left waits for the next.
 const SLICES_MOST: usize = 64;
 
 /// The purge of one site.
@@ -58,8 +58,8 @@ struct Clocks {
 }
 
 impl Clocks {
-    /// Can rows of the store be compared with the wall clock? Not after it was set, until every peer that lives
-    /// has announced by the new time.
+    /// Can rows of the store be compared with the wall clock? Not after it was set, until every peer that
+    /// lives has announced by the new time.
     fn agree(&mut self, now: Now, inactivity: u32) -> bool {
         let last = self.last.replace(now).unwrap_or(now);
         let steady = u64::from(now.tick.0.saturating_sub(last.tick.0));
@@ -67,8 +67,8 @@ impl Clocks {
         if parted_by > PARTED {
             self.parted = Some(now.tick);
             log::warn!(
-                "the clock of this machine was set by {parted_by} s: no row of transfer_history becomes inactive \
-                 within the next {inactivity} s"
+                "the clock of this machine was set by {parted_by} s: no row of transfer_history \
+                 becomes inactive within the next {inactivity} s"
             );
         }
         let is_over = |parted: Tick| now.tick.0.saturating_sub(parted.0) > inactivity;
@@ -152,12 +152,12 @@ impl Purger {
     fn go_on(&mut self, shards: usize, slices_most: usize) {
         let Some(round) = &mut self.round else { return };
         round.due = round.due.saturating_add(shards).min(SHARDS);
-        for _ in 0..slices_most {
-            if round.next == round.due {
-                break;
-            }
+        let mut slices = 0;
+        while round.next < round.due && slices < slices_most {
             let shard = round.shard.get_or_insert_with(|| self.torrents.round(round.next, false));
-            if !self.torrents.purge(shard, round.limit, self.records.as_deref()) {
+            if self.torrents.purge(shard, round.limit, self.records.as_deref()) {
+                slices += 1;
+            } else {
                 round.shard = None;
                 round.next += 1;
             }
@@ -172,8 +172,8 @@ impl Purger {
 }
 
 impl Torrents {
-    /// Removes peers that were not heard of since `limit`, a slice of them, and records how their swarms stand
-    /// then (`private-tracker.md` 18.1). False at the end of the shard.
+    /// Removes peers that were not heard of since `limit`, a slice of them, and records how their swarms
+    /// stand then (`private-tracker.md` 18.1). False at the end of the shard.
     fn purge(&self, round: &mut Round, limit: Moment, records: Option<&Queues>) -> bool {
         self.go_on(round, |torrent, walk, most| {
             let Some(swarm) = &mut torrent.swarm else {

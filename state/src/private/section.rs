@@ -22,6 +22,9 @@ use crate::store::{Known, Queues, Witness};
 
 /// Users that are written between two pauses.
 const USERS_SLICE: usize = 500;
+/// Walks through a large swarm, at most. A seeder that becomes a leecher meanwhile may be missed by one, so
+/// that there is another; one who does so all the time can be missed himself, and nobody else.
+const WALKS_MOST: u32 = 3;
 
 /// Writes what there is of a site.
 #[derive(Debug)]
@@ -161,6 +164,7 @@ pub(super) struct Begun {
     copy: site::Torrent,
     /// Seeders that became leechers before the walk began.
     turned_back: u32,
+    walks: u32,
 }
 
 impl<'t> Copies<'t> {
@@ -174,25 +178,27 @@ impl<'t> Copies<'t> {
         let round = self.round.as_mut()?;
         let mut ready = Vec::new();
         let more = torrents.go_on(round, |torrent, walk, most| {
-            let Begun { mut copy, turned_back } = begun
-                .take_if(|begun| begun.copy.info_hash == torrent.row.info_hash)
-                .unwrap_or_else(|| Begun {
-                    copy: torrents.copy(torrent),
-                    turned_back: torrent.swarm.as_ref().map_or(0, |swarm| swarm.turned_back()),
-                });
+            let is_same = |begun: &mut Begun| begun.copy.info_hash == torrent.row.info_hash;
+            let mut begun_now = begun.take_if(is_same).unwrap_or_else(|| Begun {
+                copy: torrents.copy(torrent),
+                turned_back: torrent.swarm.as_ref().map_or(0, |swarm| swarm.turned_back()),
+                walks: 1,
+            });
             let Some(swarm) = &torrent.swarm else {
                 *walk = None;
-                ready.push(copy);
+                ready.push(begun_now.copy);
                 return 0;
             };
-            let looked_at = swarm.visit(walk, most, |role, peer| copy.peers.push(kept(role, &peer, now)));
-            if walk.is_none() && turned_back == swarm.turned_back() {
-                ready.push(copy);
-            } else {
-                // One that became a leecher meanwhile may have been missed.
-                let turned_back = if walk.is_none() { swarm.turned_back() } else { turned_back };
-                *walk = walk.or(Some(Walk::default()));
-                *begun = Some(Begun { copy, turned_back });
+            let peers = &mut begun_now.copy.peers;
+            let looked_at = swarm.visit(walk, most, |role, peer| peers.push(kept(role, &peer, now)));
+            if walk.is_none() && begun_now.turned_back != swarm.turned_back() && begun_now.walks < WALKS_MOST
+            {
+                (begun_now.turned_back, begun_now.walks) = (swarm.turned_back(), begun_now.walks + 1);
+                *walk = Some(Walk::default());
+            }
+            match walk {
+                None => ready.push(begun_now.copy),
+                Some(_) => *begun = Some(begun_now),
             }
             looked_at
         });

@@ -278,7 +278,8 @@ impl Torrents {
         result
     }
 
-    /// Works on all torrents of one shard under its lock, but not on their peers. `false` takes a torrent out.
+    /// Works on all torrents of one shard under its lock, but not on their peers. `false` takes a torrent
+    /// out.
     pub(super) fn retain(&self, shard: usize, mut work: impl FnMut(&mut Torrent) -> bool) {
         let Some(shard) = self.shards.get(shard) else { return };
         let mut shard = shard.lock();
@@ -303,8 +304,8 @@ impl Torrents {
         drop(gone);
     }
 
-    /// Begins to go through torrents of one shard: those with peers, or `all`. One that comes meanwhile may be
-    /// left out.
+    /// Begins to go through torrents of one shard: those with peers, or `all`. One that comes meanwhile may
+    /// be left out.
     pub(super) fn round(&self, shard: usize, all: bool) -> Round {
         let left = self.shards.get(shard).map(|shard| {
             let shard = shard.lock();

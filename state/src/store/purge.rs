@@ -2,9 +2,9 @@
 //! time and with pauses, each slice in a short transaction of its own. Whatever the size of the table, no
 //! statement reads or locks more than [`ROWS_MOST`] rows of it.
 //!
-//! A purge is asked for by a record, so that it begins when all rows queued before it are written. It needs no
-//! exactly-once: what a restart leaves undone the next purge does, and a row that was written again meanwhile
-//! is not below the limit any more.
+//! A purge is asked for by a record, so that it begins when all rows queued before it are written. It needs
+//! no exactly-once: what a restart leaves undone the next purge does, and a row that was written again
+//! meanwhile is not below the limit any more.
 
 use std::time::Duration;
 

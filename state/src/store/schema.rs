@@ -99,8 +99,8 @@ pub fn statements(dialect: Dialect) -> Vec<&'static str> {
     split.map(str::trim).filter(|statement| !statement.is_empty()).collect()
 }
 
-/// What is good for the tables of a site and takes long on large ones, so that only its operator can say when:
-/// no migration runs it.
+/// What is good for the tables of a site and takes long on large ones, so that only its operator can say
+/// when: no migration runs it.
 #[must_use]
 pub fn proposals(dialect: Dialect) -> &'static [&'static str] {
     match dialect {

@@ -123,6 +123,29 @@ fn the_completed_count_outlives_the_peers_until_newer_ones_push_it_out() {
 }
 
 #[test]
+fn a_torrent_that_starts_and_stops_makes_no_other_forgotten() {
+    let mut desk = desk(Policy { idle_torrents_max: 1024 * 32, ..Policy::default() });
+    let finish = |desk: &mut Desk, torrent| {
+        desk.announce(&from(torrent, PUBLIC, 6881, 9)).unwrap();
+        desk.announce(&Announce { event: Event::Completed, ..from(torrent, PUBLIC, 6881, 0) }).unwrap();
+        desk.announce(&Announce { event: Event::Stopped, ..from(torrent, PUBLIC, 6881, 0) }).unwrap();
+    };
+    (0..5000).for_each(|torrent| finish(&mut desk, torrent));
+    let before = desk.swarms.memory();
+    for round in 0..2000 {
+        desk.now += round % 2;
+        for torrent in 0..10 {
+            desk.announce(&from(torrent, PUBLIC, 6881, 9)).unwrap();
+            desk.announce(&Announce { event: Event::Stopped, ..from(torrent, PUBLIC, 6881, 9) }).unwrap();
+        }
+    }
+    assert_eq!(desk.swarms.idle(), 5000);
+    assert!((0..5000).all(|torrent| desk.tally(torrent).completed == 1));
+    // Nor does what is remembered of it grow.
+    assert!(desk.swarms.memory() < before + 100_000, "{before} to {}", desk.swarms.memory());
+}
+
+#[test]
 fn the_memory_budget_holds_and_the_full_are_answered_with_a_long_interval() {
     let memory_max = 4 << 20;
     let mut desk = desk(Policy { memory_max, ..Policy::default() });

@@ -1,0 +1,101 @@
+//! `memory.max`: a size, or `auto`.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::knob::{Size, TIB, parse_size};
+
+/// The largest budget.
+const MOST: u64 = 16 * TIB;
+const AUTO: &str = "auto";
+
+/// Octets that the swarms may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Budget {
+    /// Half of what there is.
+    Auto,
+    /// So many; 0 = no limit.
+    Octets(Size<0, MOST>),
+}
+
+impl Budget {
+    /// Octets, where half of what there is are so many.
+    pub(crate) fn octets(self, half: u64) -> u64 {
+        match self {
+            Self::Auto => half,
+            Self::Octets(size) => size.octets(),
+        }
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str(AUTO),
+            Self::Octets(size) => size.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Budget {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str(AUTO),
+            Self::Octets(size) => size.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Budget {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl Visitor<'_> for Reader {
+            type Value = Budget;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("auto, or a size from 0 to 16TiB, in octets or as text with KiB, MiB, GiB, TiB")
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Budget, E> {
+                let size =
+                    Size::within(value).ok_or_else(|| E::invalid_value(Unexpected::Unsigned(value), &self));
+                size.map(Budget::Octets)
+            }
+
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Budget, E> {
+                let octets = u64::try_from(value);
+                self.visit_u64(octets.map_err(|_| E::invalid_value(Unexpected::Signed(value), &Reader))?)
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Budget, E> {
+                if text == AUTO {
+                    return Ok(Budget::Auto);
+                }
+                let size = parse_size(text).and_then(Size::within);
+                size.map(Budget::Octets).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+impl JsonSchema for Budget {
+    fn schema_name() -> Cow<'static, str> {
+        "Budget".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [
+            { "type": "integer", "minimum": 0, "maximum": MOST },
+            { "type": "string", "pattern": "^(auto|[0-9]+(KiB|MiB|GiB|TiB)?)$" },
+        ] })
+    }
+}
