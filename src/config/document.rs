@@ -8,7 +8,7 @@ use super::address::Listen;
 use super::budget::Budget;
 use super::database::{Channels, Database};
 use super::doors::{Http, Udp};
-use super::knob::{HOUR, Pause, SECOND, Whole};
+use super::knob::{HOUR, Pause, SECOND, Size, TIB, Whole};
 use super::word::{AllowPrivate, MetricPrefix, Network};
 
 /// Longest lifetime of a silent peer, in milliseconds.
