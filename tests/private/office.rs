@@ -304,6 +304,12 @@ fn explain_tells_why_and_what_was_credited() {
     assert_eq!(by_id, said);
     let (status, unknown) = command(&daemon, &["explain", "1", "77"]);
     assert_eq!((status, unknown.contains("torrent 77 is not registered")), (Some(1), true), "{unknown}");
+    // Whoever is hidden is hidden here, too.
+    told(&daemon, &announce(crate::fixture::HIDDEN, &MUSIC, ""));
+    told(&daemon, &announce(crate::fixture::HIDDEN, &MUSIC, "&peer_id=-qB4250-000000000001"));
+    let (_, hidden) = command(&daemon, &["explain", "2", "2"]);
+    assert!(hidden.contains("leecher ") && hidden.contains(" at a hidden address, client 1"), "{hidden}");
+    assert!(hidden.contains(", from a hidden address, left 7)") && !hidden.contains("127.0.0.1"), "{hidden}");
     let (_, said) = command(&daemon, &["explain", "3", &hex(&[9; 20])]);
     assert!(said.contains("user 3: not enabled") && said.contains("not registered"), "{said}");
     daemon.rewrite_config(|config| config["admin"]["token_file"] = json!(""));

@@ -10,6 +10,9 @@ use super::site::Site;
 use crate::ids::InfoHash;
 use crate::snapshot::site::Role;
 
+/// Where a user is whose addresses are kept out of the records.
+const HIDDEN: &str = "a hidden address";
+
 impl Site {
     /// What is known of a user and a torrent: his standing, that of the torrent, his peers in it with
     /// where they are reached and what their last announces were credited, and his last denials. Amounts are
@@ -75,38 +78,43 @@ impl Site {
         if mine.is_empty() {
             writeln!(to, "no peer of his in the swarm")?;
         }
+        let hidden = known.is_some_and(|known| known.tracker_hide);
         for (role, peer) in mine {
-            write_peer(to, role, &peer)?;
+            write_peer(to, role, &peer, hidden)?;
         }
         self.write_denials(to, user, info_hash)
     }
 
     fn write_denials(&self, to: &mut String, user: u32, info_hash: &InfoHash) -> std::fmt::Result {
+        let hidden = self.users().iter().any(|known| known.id == user && known.tracker_hide);
         for denied in self.denials(user).iter().filter(|denied| denied.announce.info_hash == *info_hash) {
             let (at, announce) = (time(denied.at), &denied.announce);
+            let from = match hidden {
+                true => HIDDEN.to_owned(),
+                false => SocketAddr::new(announce.address, announce.port).to_string(),
+            };
             writeln!(
                 to,
-                "{at} refused: {} (status {}, peer_id {:?}, from {}, left {})",
-                denied.denial,
-                denied.denial.status,
-                announce.peer_id,
-                SocketAddr::new(announce.address, announce.port),
-                announce.left
+                "{at} refused: {} (status {}, peer_id {:?}, from {from}, left {})",
+                denied.denial, denied.denial.status, announce.peer_id, announce.left
             )?;
         }
         Ok(())
     }
 }
 
-fn write_peer(to: &mut String, role: Role, peer: &Peer) -> std::fmt::Result {
+fn write_peer(to: &mut String, role: Role, peer: &Peer, hidden: bool) -> std::fmt::Result {
     let role = if role == Role::Seeder { "seeder" } else { "leecher" };
     let (session, last) = (&peer.session, peer.session.last);
     write!(to, "{} accepted: {role} {:?}", time(session.announced.into()), session.peer_id)?;
-    if peer.v4 != NOWHERE {
+    if hidden {
+        write!(to, " at {HIDDEN}")?;
+    }
+    if peer.v4 != NOWHERE && !hidden {
         let [a, b, c, d, high, low] = peer.v4;
         write!(to, " at {}", SocketAddr::from(([a, b, c, d], u16::from_be_bytes([high, low]))))?;
     }
-    if let Some(v6) = &peer.v6 {
+    if let Some(v6) = peer.v6.as_ref().filter(|_| !hidden) {
         let address: [u8; 16] = v6.wire.first_chunk().copied().unwrap_or_default();
         let port = v6.wire.last_chunk().copied().map_or(0, u16::from_be_bytes);
         write!(to, " at {}", SocketAddr::from((address, port)))?;
