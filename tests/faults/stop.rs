@@ -48,8 +48,8 @@ fn a_locked_file_of_the_database_holds_up_no_stop() {
     crowd.finish(500);
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait_at_most(STOP_MAX).code(), Some(0), "{:#?}", daemon.log());
-    assert_eq!(daemon.logged("wrote a snapshot of 800 peers"), 1, "{:#?}", daemon.log());
-    assert_eq!(daemon.logged("rows wait on the disk"), 1, "{:#?}", daemon.log());
+    daemon.wait_for_log("wrote a snapshot of 800 peers", 1);
+    daemon.wait_for_log("rows wait on the disk", 1);
     drop(lock);
     let daemon = comes_back(daemon, &mut crowd, changes, 800);
     assert!(written(&daemon));
@@ -66,7 +66,7 @@ fn a_frozen_server_of_the_database_holds_up_no_stop() {
     crowd.finish(500);
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait_at_most(STOP_MAX).code(), Some(0), "{:#?}", daemon.log());
-    assert_eq!(daemon.logged("wrote a snapshot of 800 peers"), 1, "{:#?}", daemon.log());
+    daemon.wait_for_log("wrote a snapshot of 800 peers", 1);
     server.thaw();
     let changes = json!({"database": {"dsn": server.dsn("site")}});
     let daemon = comes_back(daemon, &mut crowd, changes, 800);
@@ -137,6 +137,7 @@ fn a_file_of_the_database_that_was_deleted_or_replaced_is_noticed() {
         std::fs::rename(&away, &path).unwrap();
         assert!(eventually(|| daemon.metric("database_file_lost") == 0), "{:#?}", daemon.log());
     }
+    daemon.wait_for_log("the file of the database is where it belongs", 2);
     assert_eq!(daemon.logged("the file of the database was deleted or replaced"), 2);
 }
 
@@ -179,8 +180,8 @@ fn a_reload_that_hangs_holds_up_no_stop_and_the_next_one_comes_after_it() {
     let _connection = hang(&daemon);
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait_at_most(STOP_MAX).code(), Some(0));
+    daemon.wait_for_log("wrote a snapshot", 1);
     assert_eq!(daemon.logged("reload refused"), 1, "it still hung: {:#?}", daemon.log());
-    assert_eq!(daemon.logged("wrote a snapshot"), 1);
 }
 
 /// The program in a file of its own, which can be replaced by a successor that only says that it is there.
@@ -233,8 +234,8 @@ fn a_successor_that_hangs_holds_up_no_stop_and_ends_with_it() {
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait_at_most(STOP_MAX).code(), Some(0), "{:#?}", daemon.log());
     assert!(eventually(|| nix::sys::signal::kill(successor, None).is_err()));
-    assert_eq!(daemon.logged("upgrade refused: the tracker is stopping"), 1, "{:#?}", daemon.log());
-    assert_eq!(daemon.logged("wrote a snapshot of 70 peers"), 1, "{:#?}", daemon.log());
+    daemon.wait_for_log("upgrade refused: the tracker is stopping", 1);
+    daemon.wait_for_log("wrote a snapshot of 70 peers", 1);
 }
 
 #[test]
