@@ -32,8 +32,8 @@ const ACCOUNT_STEP: usize = 512;
 /// Of the memory budget, the share beyond which torrents that nobody shares yet are refused.
 const NEW_TORRENTS_SHARE: (u64, u64) = (15, 16);
 
-/// Entries of the queue of idle torrents that may be out of date before it is tidied, besides as many as there
-/// are idle torrents.
+/// Entries of the queue of idle torrents that may be out of date before it is tidied, besides as many as
+/// there are idle torrents.
 const IDLE_SLACK: usize = 64;
 
 /// Announces that [`Tracker::look_ahead`](crate::Tracker::look_ahead) takes at most.

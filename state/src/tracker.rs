@@ -263,8 +263,8 @@ impl Tracker {
 }
 
 impl Site {
-    /// Changes the swarm of a member's torrent, hands out peers, and writes down what is credited; tells whether
-    /// there was no memory for the peer.
+    /// Changes the swarm of a member's torrent, hands out peers, and writes down what is credited; tells
+    /// whether there was no memory for the peer.
     fn credit(
         &self,
         asked: &Asked<'_>,

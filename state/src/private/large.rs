@@ -217,7 +217,7 @@ fn beyond_the_memory_budget_nobody_new_comes_in_and_everybody_there_goes_on() {
     assert_eq!(full, 5000 - leechers as u64);
     assert_eq!(house.say(2, 4999, 4999, 1, Event::None), 0, "one for whom there is no room");
     assert_eq!(house.say(2, 7, 7, 1, Event::None), 50, "one who is there");
-    (0..leechers as u32).for_each(|user| _ = house.say(3, user, user, 1, Event::Stopped));
+    (0..5000).for_each(|user| _ = house.say(3, user, user, 1, Event::Stopped));
     assert_eq!(house.leechers(), 0);
     assert!(house.say(4, 4999, 4999, 1, Event::None) == 0 && house.leechers() == 1);
 }

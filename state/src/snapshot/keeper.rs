@@ -40,8 +40,8 @@ thread_local! {
 
 /// Something else that is kept in the same file, in blocks with tags of its own.
 pub trait Section: Send {
-    /// Writes all of it, and [breathes](Pace::breathe) between short pieces of work; gives how many peers there
-    /// were.
+    /// Writes all of it, and [breathes](Pace::breathe) between short pieces of work; gives how many peers
+    /// there were.
     ///
     /// # Errors
     /// Those of `to` and of the pauses.
@@ -91,7 +91,7 @@ impl<'a> Pace<'a> {
     ///
     /// # Errors
     /// Those of [`pause`](Self::pause).
-    pub(crate) fn breathe(&mut self) -> io::Result<()> {
+    pub fn breathe(&mut self) -> io::Result<()> {
         if self.clock.uptime().saturating_sub(self.since) < PIECE { Ok(()) } else { self.pause() }
     }
 

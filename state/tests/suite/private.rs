@@ -2,6 +2,8 @@
 //! `state/tests/stores/ledger/`.
 
 mod believed;
+#[path = "private/clocks.rs"]
+mod clocks;
 #[path = "../../../tests/fixtures/site.rs"]
 #[expect(dead_code, reason = "the tests of the doors use the rest")]
 mod fixture;
@@ -486,46 +488,4 @@ fn a_peer_that_stopped_as_a_stranger_starts_without_deltas() {
     });
     let transfer = told.transfer.unwrap();
     assert_eq!((told.user, transfer.raw_up, transfer.raw_down, transfer.active_time), (None, 0, 0, 0));
-}
-
-#[test]
-fn a_wall_clock_two_hours_ahead_purges_nobody() {
-    let mut house = House::new();
-    let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
-    let records = records_of(|queues| {
-        let mut purger = Purger::new(Arc::clone(&house.site.torrents), Some(queues));
-        (1..=100).for_each(|user| _ = house.say(500, user, &peer(user, 2000)));
-        let ahead = |second| {
-            let now = Now::at(second);
-            Now { unix_seconds: now.unix_seconds + 7200, ..now }
-        };
-        purger.round(Now::at(500), &policy);
-        for second in [600, 700, 500 + INACTIVITY] {
-            purger.round(ahead(second), &policy);
-            assert_eq!(house.site.torrents.peers().leechers, 100);
-        }
-        // Whoever is silent goes nevertheless.
-        purger.round(ahead(501 + INACTIVITY), &policy);
-        assert_eq!(house.site.torrents.peers().leechers, 0);
-    });
-    let befores: Vec<_> = records.iter().filter_map(Record::purges).collect();
-    assert_eq!(befores, [unix(500) - i64::from(INACTIVITY)], "that of the time before");
-}
-
-#[test]
-fn rows_are_purged_again_once_all_have_announced_by_the_new_time() {
-    let house = House::new();
-    let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
-    let records = records_of(|queues| {
-        let mut purger = Purger::new(Arc::clone(&house.site.torrents), Some(queues));
-        let ahead = |second| {
-            let now = Now::at(second);
-            Now { unix_seconds: now.unix_seconds + 7200, ..now }
-        };
-        purger.round(Now::at(500), &policy);
-        purger.round(ahead(600), &policy);
-        purger.round(ahead(601 + INACTIVITY), &policy);
-    });
-    let befores: Vec<_> = records.iter().filter_map(Record::purges).collect();
-    assert_eq!(befores, [unix(601) + 7200]);
 }

@@ -68,7 +68,8 @@ impl Fitness {
         let ip6 = "the database has no column transfer_ips.ip6: IPv6 addresses are not kept; run \
                    `hayate migrate`";
         let purge = "the table transfer_history has no index on (active, last_announce): each purge \
-                     of silent peers reads all of it, slowly; `hayate migrate --print` shows a statement that adds one";
+                     of silent peers reads all of it, slowly; `hayate migrate --print` shows a statement \
+                     that adds one";
         let own = self.demand == Demand::Own;
         let all =
             [(self.journal, journal), (self.ip6 || own, ip6), (self.purge_index.is_some() || own, purge)];
