@@ -1,26 +1,71 @@
-//! One announce of a member of a private site whose peer is known: credit, records, hand-out. Nobody takes
-//! the records out of their queues, so they are merged with those that wait.
+//! One announce of a member of a private site whose peer is known: credit, records, hand-out. What it records
+//! is taken out of the queues now and then, which is not timed.
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::Duration;
 
 use criterion::Criterion;
 use hayate_state::clock::Now;
 use hayate_state::private::section::SiteRestore;
 use hayate_state::private::{Member, Members, Site};
 use hayate_state::snapshot::site::{Group, Multipliers, Record, Torrent, User};
-use hayate_state::store::{Bounds, Queues};
-use hayate_state::{Announce, Clock, Handout, PeerId, Policy, Published, Swarms, Tracker};
+use hayate_state::store::{
+    Batch, Bounds, Channel, Line, Opened, Pace, Places, Queues, Recorder, Saved, Set, Store, StoreError,
+    Tables,
+};
+use hayate_state::{Announce, Clock, Handout, InfoHash, PeerId, Policy, Published, Swarms, Tracker};
 
 use crate::kit::{self, NUM_WANT};
 
 const MEMBERS: u32 = 10_000;
 const TORRENTS: u32 = 1000;
 
+/// Announces between two times that the queues are emptied.
+const ROUND: u64 = 5000;
+
+/// A store that keeps nothing.
+struct Nowhere;
+
+impl Store for Nowhere {
+    fn save(&mut self, _: &Batch) -> Result<Saved, StoreError> {
+        Ok(Saved::default())
+    }
+
+    fn rehearse(&mut self, _: &Batch) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, _: Channel) -> Result<Option<u64>, StoreError> {
+        Ok(Some(0))
+    }
+
+    fn completed(&mut self, _: usize, _: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
+        Ok((Vec::new(), 0))
+    }
+
+    fn lines(&mut self, _: Set, _: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
+    fn edit(
+        &mut self,
+        _: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
 /// A tracker of a site whose members seed and leech one torrent each.
 struct House {
     tracker: Tracker,
     members: Vec<(Member, Announce)>,
+    recorder: Recorder,
+    _folder: tempfile::TempDir,
 }
 
 impl House {
@@ -47,7 +92,22 @@ impl House {
                 peers: Vec::new(),
             }));
         }
-        let queues = Arc::new(Queues::accounting(Clock::start(), &Bounds::default()));
+        // Wide, so that no thread is woken meanwhile.
+        let rows = 1 << 20;
+        let bounds = Bounds {
+            torrents: rows,
+            users: rows,
+            transfer_history: rows,
+            transfer_ips: rows,
+            ..Bounds::default()
+        };
+        let (clock, folder) = (Clock::start(), tempfile::tempdir().unwrap());
+        let queues = Arc::new(Queues::accounting(clock, &bounds));
+        let places =
+            Places { spill_dir: folder.path().join("spill"), dead_letter: folder.path().join("dead-letter") };
+        let pace = Published::new(Pace { flush: Duration::from_secs(3600), ..Pace::default() });
+        let opener = Box::new(|| Ok(Box::new(Nowhere) as Box<dyn Store>));
+        let recorder = Opened::new(&queues, clock, &pace, &places, opener).unwrap().start().unwrap();
         let tracker = Tracker::new(Swarms::new(0), &Published::new(Policy::default()), 7);
         let tracker = tracker.private(site).recording(queues);
         let member = |id: u32| {
@@ -56,7 +116,7 @@ impl House {
             (member, Announce { peer_id, ..kit::of_peer(TORRENTS, id, NUM_WANT) })
         };
         let members = (0..MEMBERS).map(member).collect();
-        Self { tracker, members }
+        Self { tracker, members, recorder, _folder: folder }
     }
 
     fn announce(&mut self, id: u32, total: u64) {
@@ -75,12 +135,22 @@ fn passkey(id: u32) -> String {
 
 pub(crate) fn announces(criterion: &mut Criterion) {
     let mut house = House::new();
-    let mut total = 0;
+    let (clock, mut total) = (Clock::start(), 0);
     criterion.bench_function("member/announce", |bencher| {
         let mut random = fastrand::Rng::with_seed(11);
-        bencher.iter(|| {
-            total += 1000;
-            house.announce(random.u32(..MEMBERS), total);
+        bencher.iter_custom(|announces| {
+            let mut worked = Duration::ZERO;
+            for begin in (0..announces).step_by(usize::try_from(ROUND).unwrap()) {
+                let start = clock.uptime();
+                for _ in begin..announces.min(begin + ROUND) {
+                    total += 1000;
+                    house.announce(random.u32(..MEMBERS), total);
+                }
+                worked += clock.uptime() - start;
+                house.recorder.lifeboat().save();
+            }
+            worked
         });
     });
+    house.recorder.stop();
 }

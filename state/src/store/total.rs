@@ -108,7 +108,12 @@ impl Told {
 
 /// The last total of each session.
 pub(super) fn last_of_each(totals: &[Total]) -> Vec<Total> {
-    totals.iter().copied().collect::<HashMap<_, _>>().into_iter().collect()
+    // It grows as it must: there are often many totals of few sessions.
+    let mut last = hashbrown::HashMap::new();
+    for &(key, standing) in totals {
+        last.insert(key, standing);
+    }
+    last.into_iter().collect()
 }
 
 /// All totals that are durable at a start: what sessions are restored by.
