@@ -255,6 +255,7 @@ mod tests {
         assert_eq!((ports(9).len(), ports(7)), (DENIALS_MAX, vec![2, 5]));
         drop(second);
         (0..LOGS_MAX).for_each(|_| _ = site.denial_log());
-        assert_eq!((site.denials.lock().len(), ports(9).len(), ports(8)), (LOGS_MAX, 0, vec![4]));
+        let logs = site.denials.lock().len();
+        assert_eq!((logs, ports(9).len(), ports(8)), (LOGS_MAX, 0, vec![4]));
     }
 }
