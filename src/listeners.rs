@@ -172,14 +172,15 @@ pub(crate) fn start_http(
     places.extend(unix_socket.map(|path| path.display().to_string()));
     if !places.is_empty() {
         let config = levers.http.current();
+        let most = config.max_connections;
         let (announces, scrapes) = match register {
             Some(_) => ("/PASSKEY/announce".into(), "/PASSKEY/scrape".into()),
             None => (joined(&config.announce_routes), joined(&config.scrape_routes)),
         };
         log::info!(
-            "starting HTTP frontend on {}, announces at {announces}, scrapes at {scrapes}, at most {} connections",
+            "starting HTTP frontend on {}, announces at {announces}, scrapes at {scrapes}, at most {most} \
+             connections",
             places.join(", "),
-            config.max_connections,
         );
     }
     let running = door.start(&levers.http, &levers.policy, register, inbox, clock, pages);

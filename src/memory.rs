@@ -20,8 +20,8 @@ pub(crate) struct Returner {
 }
 
 impl Returner {
-    /// Gives memory back if the swarms, which take so many octets, or the connections have shrunk enough; call
-    /// it about once a second.
+    /// Gives memory back if the swarms, which take so many octets, or the connections have shrunk enough;
+    /// call it about once a second.
     pub(crate) fn look(&mut self, swarms: usize, connections: u64) {
         let connections = usize::try_from(connections * CONNECTION_OCTETS).unwrap_or(usize::MAX);
         let due = [self.swarms.is_due(swarms), self.connections.is_due(connections)];

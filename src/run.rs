@@ -344,12 +344,13 @@ impl Daemon {
     }
 
     /// Stops accepting, answers what is in flight, and waits for the state actor. Every wait is bounded.
-    fn stop(self) -> anyhow::Result<()> {
+    fn stop(mut self) -> anyhow::Result<()> {
         self.vitals.serving.store(false, Ordering::Relaxed);
         log::info!("stopping");
         self.storage.save();
-        if let Some(raising) = self.raising {
+        if let Some(raising) = self.raising.take() {
             raising.give_up();
+            self.refuse_upgrade("the tracker is stopping");
         }
         self.storage.survey.stop();
         systemd::notify(NotifyState::Stopping);

@@ -196,9 +196,9 @@ pub(crate) fn hold() -> io::Result<()> {
     Ok(taken()?.thread_block()?)
 }
 
-/// Listens from now on; each signal is one wish. A second SIGINT, SIGTERM or SIGQUIT has a thread save the rows
-/// that are in memory for a second at most, and ends the process with exit code 130, 143 or 131, however busy
-/// everything else is.
+/// Listens from now on; each signal is one wish. A second SIGINT, SIGTERM or SIGQUIT has a thread save the
+/// rows that are in memory for a second at most, and ends the process with exit code 130, 143 or 131, however
+/// busy everything else is.
 ///
 /// # Errors
 /// When the system refuses handlers or a thread.

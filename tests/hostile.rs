@@ -152,7 +152,7 @@ fn what_root_gave_is_kept_over_reloads_and_warned_of_at_the_start() {
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for_log("\"reloaded\"", 1);
     for key in ["access.path", "udp.private_key_file"] {
-        assert_eq!(daemon.logged(&format!("{key}: ")), 2, "{:#?}", daemon.log());
+        assert_eq!(daemon.logged(&format!("{key}: /")), 2, "{:#?}", daemon.log());
     }
     assert_eq!(daemon.logged("what was read of it before is kept"), 2);
     let interval = fetch(daemon.v4(), &announce_target('B', 7001, "&left=9")).bencoded();

@@ -72,7 +72,7 @@ impl Daemon {
         }
     }
 
-    fn refuse_upgrade(&self, refusal: &str) {
+    pub(super) fn refuse_upgrade(&self, refusal: &str) {
         // First: whoever has read the log finds it there.
         if let Err(error) = self.storage.lock.refuse(refusal) {
             log::warn!("the lock file: {error}");

@@ -42,6 +42,8 @@ pub(super) struct Said<'d> {
     pub(super) info_hash: [u8; 20],
     pub(super) peer_id: [u8; 20],
     pub(super) seeder: bool,
+    /// Octets downloaded and uploaded.
+    pub(super) totals: [u64; 2],
     pub(super) event: u32,
     pub(super) num_want: i32,
     pub(super) port: u16,
@@ -111,6 +113,7 @@ impl<S: Swarms> Oracle<S> {
             info_hash: array(datagram, 16),
             peer_id: array(datagram, 36),
             seeder: array(datagram, 64) == [0_u8; 8],
+            totals: [56, 72].map(|at| u64::from_be_bytes(array(datagram, at))),
             event: u32::from_be_bytes(array(datagram, 80)),
             num_want: i32::from_be_bytes(array(datagram, 92 + shift)),
             port: u16::from_be_bytes(array(datagram, 96 + shift)),

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use super::model::{Announced, Expected, STOPPED, Said, Swarms, compact, wanted};
+use super::model::{Announced, Expected, STARTED, STOPPED, Said, Swarms, compact, wanted};
 
 /// A peer is a client of a user.
 type Key = (u32, [u8; 20]);
@@ -11,6 +11,7 @@ type Key = (u32, [u8; 20]);
 #[derive(Default)]
 struct Peer {
     seeder: bool,
+    totals: [u64; 2],
     /// The last endpoint of each family.
     v4: Option<(IpAddr, u16)>,
     v6: Option<(IpAddr, u16)>,
@@ -97,8 +98,17 @@ impl Torrent {
             self.peers.remove(&key);
             return;
         }
+        let is_new = !self.peers.contains_key(&key);
         let peer = self.peers.entry(key).or_default();
-        peer.seeder = said.seeder;
+        // All of this happens within a minute, in which lower totals are those of a datagram that was overtaken.
+        let pairs = peer.totals.iter().zip(&said.totals);
+        let (lower, higher) = pairs
+            .fold((false, false), |(lower, higher), (old, new)| (lower || new < old, higher || new > old));
+        let is_late = !is_new && said.event != STARTED && lower && !higher;
+        if !is_late {
+            peer.totals = said.totals;
+        }
+        peer.seeder = said.seeder || is_late && peer.seeder;
         let endpoint = if said.source.is_ipv4() { &mut peer.v4 } else { &mut peer.v6 };
         *endpoint = Some((said.source, said.port));
     }

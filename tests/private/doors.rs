@@ -157,15 +157,15 @@ fn twenty_thousand_announces_while_the_database_is_away_are_all_in_the_sums() {
         let reply = say(&udp, &over_udp(PLAIN, &FREE, id, [uploaded, 0], 5, 0));
         assert_eq!(reply[..4], [0, 0, 0, 1]);
     };
-    (0..100).for_each(|id| announce(id, 0));
+    (0..10).for_each(|id| announce(id, 0));
     base.server.as_mut().unwrap().kill9();
-    for round in 1..=200 {
-        (0..100).for_each(|id| announce(id, round * 7));
+    for round in 1..=2000 {
+        (0..10).for_each(|id| announce(id, round * 7));
     }
     assert!(eventually(|| daemon.metric("database_up") == 0));
     base.server.as_mut().unwrap().start();
     assert!(eventually(|| daemon.metric("database_up") == 1), "{:#?}", daemon.log());
-    (0..100).for_each(|id| announce(id, 201 * 7));
+    (0..10).for_each(|id| announce(id, 2010 * 7));
     stop(&mut daemon);
     assert_eq!(base.ask("SELECT rawup, Uploaded FROM users_main WHERE ID = 1"), "140700 281400");
     let history = "SELECT uploaded FROM transfer_history WHERE uid = 1 AND fid = 3";

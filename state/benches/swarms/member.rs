@@ -81,7 +81,7 @@ impl House {
             register.clients = Arc::new([(1, "-XX0")].into_iter().collect());
         });
         for id in 0..TORRENTS {
-            SiteRestore::new(&site.torrents).record(Record::Torrent(Torrent {
+            SiteRestore::new(&site.torrents, Now::at(0)).record(Record::Torrent(Torrent {
                 info_hash: kit::info_hash(id),
                 id,
                 group: Group { type_name: "music".into(), id: 1 },

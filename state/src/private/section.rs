@@ -232,8 +232,8 @@ impl Torrents {
         }
     }
 
-    /// Registers a torrent with its peers, as it was kept, but for what is `known` to be durable of them. Gives
-    /// how many peers there are then.
+    /// Registers a torrent with its peers, as it was kept, but for what is `known` to be durable of them.
+    /// Gives how many peers there are then.
     pub(super) fn restore(
         &self,
         torrent: &site::Torrent,

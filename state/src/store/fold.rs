@@ -179,8 +179,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::cuts::Cuts;
-    use super::super::queue::{Bounds, Queues};
     use super::super::total::{SessionKey, Standing};
+    use super::super::{Bounds, Queues};
     use super::super::{Channel, Record, record::UserRow};
     use super::*;
     use crate::clock::Clock;

@@ -402,7 +402,7 @@ impl Lane {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::store::queue::Bounds;
+    use crate::store::Bounds;
     use crate::store::record::UserRow;
 
     fn user(id: u32) -> Record {

@@ -3,7 +3,8 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`record`] | the changes a store is told |
-//! | [`queue`] | where they wait in memory, merged by row |
+//! | [`queue`], `bounds` | where they wait in memory, merged by row; how many |
+//! | `unprunes` | what they say that the store has not heard of |
 //! | `spill`, `dead_letter` | where they wait, or end, on the disk |
 //! | `cuts`, `fold` | in mode private: where all of them go first, with the totals of sessions |
 //! | [`total`] | what sessions have told |
@@ -24,6 +25,7 @@
 //! forgotten before the store, the disk or the dead letters have it.
 
 pub mod backend;
+mod bounds;
 mod cuts;
 mod dead_letter;
 pub mod dsn;
@@ -43,18 +45,21 @@ pub mod schema;
 mod spill;
 pub mod sqlite;
 pub mod total;
+mod unprunes;
 pub mod writer;
 
 use crate::ids::InfoHash;
 pub use backend::{Backend, Demand};
+pub use bounds::Bounds;
 pub use dsn::Dsn;
 pub use edit::{Cell, Tables};
 pub use lines::{Line, Registered, Set};
 pub use purge::{Mark, Slice, Swept};
-pub use queue::{Bounds, Queues, Reading};
+pub use queue::Queues;
 pub use record::{Channel, Key, Record};
 pub use recorder::{Lifeboat, Opened, Places, Recorder, RecorderError};
 pub use total::{Known, Witness};
+pub use unprunes::Reading;
 pub use writer::{Opener, Pace};
 
 /// Records of one channel that are kept or not kept as a whole; each row is there once, sorted by

@@ -14,53 +14,12 @@ use hashbrown::DefaultHashBuilder;
 use indexmap::IndexMap;
 use parking_lot::Mutex;
 
+use super::bounds::Bounds;
 use super::record::{Channel, CompletedRow, Key, Record};
 use super::total::{Told, Total};
+use super::unprunes::{Reading, Unprunes};
 use crate::clock::Clock;
 use crate::ids::InfoHash;
-
-/// Bounds of the queues, in rows (`channels.*`).
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// Of [`Channel::Torrents`].
-    pub torrents: usize,
-    /// Of [`Channel::Users`].
-    pub users: usize,
-    /// Of [`Channel::TransferHistory`].
-    pub transfer_history: usize,
-    /// Of [`Channel::TransferIps`].
-    pub transfer_ips: usize,
-    /// Of [`Channel::Snatches`].
-    pub snatches: usize,
-    /// Of [`Channel::Completed`].
-    pub completed: usize,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self {
-            torrents: 5000,
-            users: 5000,
-            transfer_history: 5000,
-            transfer_ips: 5000,
-            snatches: 25,
-            completed: 5000,
-        }
-    }
-}
-
-impl Bounds {
-    pub(super) fn of(&self, channel: Channel) -> usize {
-        match channel {
-            Channel::Torrents => self.torrents,
-            Channel::Users => self.users,
-            Channel::TransferHistory => self.transfer_history,
-            Channel::TransferIps => self.transfer_ips,
-            Channel::Snatches => self.snatches,
-            Channel::Completed => self.completed,
-        }
-    }
-}
 
 /// All queues. One lock guards all of them, so that whatever one announce records is taken out together.
 #[derive(Debug)]
@@ -73,37 +32,9 @@ pub struct Queues {
     /// By channel: when the oldest row that is not written came, in milliseconds of uptime; [`NEVER`] if all
     /// is written.
     oldest_millis: [AtomicU64; CHANNELS],
-    unprunes: Mutex<Unprunes>,
+    pub(super) unprunes: Mutex<Unprunes>,
     /// Who is woken when a queue is full.
     guard: OnceLock<Thread>,
-}
-
-/// Ids of torrents that are live again here.
-#[derive(Debug, Default)]
-struct Unprunes {
-    /// The store has not heard of them.
-    pending: HashSet<u32>,
-    /// It has since the reading that goes on began: what is read may be older.
-    heard: Option<HashSet<u32>>,
-}
-
-/// A reading of the store, from before its first row is asked for until the last one counts. One at a time.
-#[derive(Debug)]
-pub struct Reading<'q>(&'q Queues);
-
-impl Reading<'_> {
-    /// Has this torrent come back to life in a way that what is read need not know of?
-    #[must_use]
-    pub fn is_unpruned(&self, id: u32) -> bool {
-        let unprunes = self.0.unprunes.lock();
-        unprunes.pending.contains(&id) || unprunes.heard.as_ref().is_some_and(|heard| heard.contains(&id))
-    }
-}
-
-impl Drop for Reading<'_> {
-    fn drop(&mut self) {
-        self.0.unprunes.lock().heard = None;
-    }
 }
 
 const CHANNELS: usize = Channel::ALL.len();

@@ -488,11 +488,8 @@ fn many_rows_are_one_batch(place: &Place) {
     let many: Vec<_> = (1..=4500).map(|id| user(id, u64::from(id))).collect();
     assert_eq!(save(&mut *store, Channel::Users, 1, many).without_target, 4497);
     assert_eq!(place.ask("SELECT Uploaded FROM users_main ORDER BY ID"), "1\n2553\n15");
-    let transfer = |fid| {
-        let row =
-            TransferRow { uid: 7, fid, raw_up: 3, last_announce: NOW, active: true, ..Default::default() };
-        Record::Transfer(row)
-    };
+    let row = TransferRow { uid: 7, raw_up: 3, last_announce: NOW, active: true, ..Default::default() };
+    let transfer = |fid| Record::Transfer(TransferRow { fid, ..row });
     let mut many: Vec<_> = (1..=4500).map(transfer).collect();
     many.push(Record::Purge { before: NOW });
     let many = batch(Channel::TransferHistory, 1, many);

@@ -1,0 +1,33 @@
+//! Torrents that are live again here, while the store says that they are pruned.
+
+use std::collections::HashSet;
+
+use super::queue::Queues;
+
+/// Ids of torrents that are live again here.
+#[derive(Debug, Default)]
+pub(super) struct Unprunes {
+    /// The store has not heard of them.
+    pub(super) pending: HashSet<u32>,
+    /// It has since the reading that goes on began: what is read may be older.
+    pub(super) heard: Option<HashSet<u32>>,
+}
+
+/// A reading of the store, from before its first row is asked for until the last one counts. One at a time.
+#[derive(Debug)]
+pub struct Reading<'q>(pub(super) &'q Queues);
+
+impl Reading<'_> {
+    /// Has this torrent come back to life in a way that what is read need not know of?
+    #[must_use]
+    pub fn is_unpruned(&self, id: u32) -> bool {
+        let unprunes = self.0.unprunes.lock();
+        unprunes.pending.contains(&id) || unprunes.heard.as_ref().is_some_and(|heard| heard.contains(&id))
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.unprunes.lock().heard = None;
+    }
+}
