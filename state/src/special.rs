@@ -2,8 +2,8 @@
 //!
 //! Doors ask here about an address that somebody claims: a proxy in a header, a client by a parameter or a
 //! field. Where a connection or datagram really came from is not asked about: a test network may well use
-//! what is reserved for documentation. Private, shared, loopback and link-local ranges have rules of their own,
-//! in [`reach`](crate::reach).
+//! what is reserved for documentation. Private, shared, loopback and link-local ranges have rules of their
+//! own, in [`reach`](crate::reach).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -5,6 +5,9 @@ use std::net::IpAddr;
 
 use super::model::{Announced, Expected, STARTED, STOPPED, Said, Swarms, compact, wanted};
 
+/// Peers of a user at one torrent.
+const SESSIONS_MAX: usize = 16;
+
 /// A peer is a client of a user.
 type Key = (u32, [u8; 20]);
 
@@ -81,6 +84,16 @@ impl Swarms for Site {
             // Whether somebody who leaves brings a torrent back is not for this test to say.
             return None;
         }
+        let known = torrent.peers.get(&(user.id, said.peer_id));
+        let sessions = torrent.peers.keys().filter(|(other, _)| *other == user.id).count();
+        if known.is_none() && said.event != STOPPED && sessions >= SESSIONS_MAX {
+            // Which of them makes place depends on the second in which each was heard.
+            return None;
+        }
+        if known.is_some_and(|peer| said.event != STARTED && is_older(said.totals, peer.totals)) {
+            // Within a minute it is late, and later the client was started anew.
+            return None;
+        }
         torrent.status = 0;
         torrent.change(user.id, said);
         Some(torrent.answer(user.id, said))
@@ -98,17 +111,8 @@ impl Torrent {
             self.peers.remove(&key);
             return;
         }
-        let is_new = !self.peers.contains_key(&key);
         let peer = self.peers.entry(key).or_default();
-        // All of this happens within a minute, in which lower totals are those of a datagram that was overtaken.
-        let pairs = peer.totals.iter().zip(&said.totals);
-        let (lower, higher) = pairs
-            .fold((false, false), |(lower, higher), (old, new)| (lower || new < old, higher || new > old));
-        let is_late = !is_new && said.event != STARTED && lower && !higher;
-        if !is_late {
-            peer.totals = said.totals;
-        }
-        peer.seeder = said.seeder || is_late && peer.seeder;
+        (peer.seeder, peer.totals) = (said.seeder, said.totals);
         let endpoint = if said.source.is_ipv4() { &mut peer.v4 } else { &mut peer.v6 };
         *endpoint = Some((said.source, said.port));
     }
@@ -137,6 +141,12 @@ impl Torrent {
             distinct: false,
         })
     }
+}
+
+/// Is one of these totals lower than before, and none higher?
+fn is_older(totals: [u64; 2], before: [u64; 2]) -> bool {
+    let pairs = || totals.into_iter().zip(before);
+    pairs().any(|(now, before)| now < before) && pairs().all(|(now, before)| now <= before)
 }
 
 /// The URL in the options behind an announce (BEP 41), `None` where there is none, or not all of it.
