@@ -11,6 +11,8 @@ pub(super) struct Forge {
     pub(super) peer_ids: Vec<[u8; 20]>,
     /// Options that go behind an announce.
     pub(super) options: Vec<Vec<u8>>,
+    /// Octets that the last announce told.
+    pub(super) told: u64,
 }
 
 impl Forge {
@@ -63,10 +65,10 @@ impl Forge {
         datagram.extend(self.info_hash());
         let peer_id = self.random.usize(..self.peer_ids.len());
         datagram.extend(self.peer_ids[peer_id]);
-        datagram.extend(self.random.u32(..).to_be_bytes().repeat(2));
+        datagram.extend(self.total().to_be_bytes());
         let left = self.pick(&[0, 0, 0, 1, 9, 1 << 32, 1 << 56, u64::MAX]);
         datagram.extend(left.to_be_bytes());
-        datagram.extend(u64::from(self.random.u32(..)).to_be_bytes());
+        datagram.extend(self.total().to_be_bytes());
         let event = self.pick(&[0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 0x0100_0003, u32::MAX]);
         datagram.extend(event.to_be_bytes());
         datagram.extend((0..if action == 4 { 16 } else { 4 }).map(|_| self.random.u8(..)));
@@ -84,6 +86,12 @@ impl Forge {
             datagram.extend(&self.options[options]);
         }
         datagram
+    }
+
+    /// Totals grow, as a rule.
+    fn total(&mut self) -> u64 {
+        self.told += self.random.u64(1..1000);
+        if self.random.u8(..8) == 0 { self.random.u64(..) >> self.random.u8(..64) } else { self.told }
     }
 
     fn mutate(&mut self, datagram: &mut Vec<u8>, foreign: [u8; 8]) {

@@ -226,7 +226,7 @@ fn a_naive_model_foretells_every_reply_of_the_open_mode() {
         let daemon = Daemon::start(json!({
             "udp": {"workers": 1}, "announce": {"keep_peer_ids": keep_peer_ids}
         }));
-        let forge = Forge { random, info_hashes, peer_ids, options };
+        let forge = Forge { random, info_hashes, peer_ids, options, told: 0 };
         Run::new(&daemon, Open::new(keep_peer_ids), forge).send(50_000);
     }
 }
@@ -296,6 +296,6 @@ fn a_naive_model_foretells_every_reply_of_a_private_site() {
     let daemon = base.daemon(json!({
         "udp": {"workers": 1}, "intervals": {"announce_drift": 300, "database_reload": 3600}
     }));
-    let forge = Forge { random, info_hashes, peer_ids, options };
+    let forge = Forge { random, info_hashes, peer_ids, options, told: 0 };
     Run::new(&daemon, site, forge).send(100_000);
 }
