@@ -4,6 +4,8 @@
 
 #[path = "../../../src/config/mod.rs"]
 mod config;
+#[path = "../../../src/memory.rs"]
+mod memory;
 #[path = "../../../src/privileges.rs"]
 mod privileges;
 
