@@ -54,11 +54,15 @@ impl Gate {
 struct Gated {
     store: Box<dyn Store>,
     gate: Arc<Gate>,
+    /// Dropped after `store`, whose lock is free by then.
+    _last: SaysGone,
 }
 
-impl Drop for Gated {
+struct SaysGone(Arc<Gate>);
+
+impl Drop for SaysGone {
     fn drop(&mut self) {
-        self.gate.gone.store(true, Ordering::Release);
+        self.0.gone.store(true, Ordering::Release);
     }
 }
 
@@ -126,7 +130,8 @@ fn recorder(backend: &Backend, folder: &Path, gate: &Arc<Gate>) -> (Arc<Queues>,
     let places = Places { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
     let (backend, gate) = (backend.clone(), Arc::clone(gate));
     let opener = Box::new(move || {
-        Ok(Box::new(Gated { store: backend.open()?, gate: Arc::clone(&gate) }) as Box<dyn Store>)
+        let (store, last) = (backend.open()?, SaysGone(Arc::clone(&gate)));
+        Ok(Box::new(Gated { store, gate: Arc::clone(&gate), _last: last }) as Box<dyn Store>)
     });
     let opened = Opened::new(&queues, clock, &pace, &places, opener).unwrap();
     (queues, opened.start().unwrap())
