@@ -134,11 +134,11 @@ pub(crate) fn foresee(config: &Config, settings: &mut Settings) {
     for ((key, path), error) in keys.into_iter().zip(&files).zip(tried) {
         let Some(error) = error else { continue };
         let (key, kept) = match key {
-            "" => ("the configuration", "a reload"),
-            key => (key, "a reload keeps what was read of it at the start, and an upgrade"),
+            "" => ("the configuration", "a reload or an upgrade will be refused"),
+            key => (key, "a reload or an upgrade keeps what was read of it at the start"),
         };
         settings.warnings.push(format!(
-            "{key}: {}: {error} for {identity} of privileges.user: {kept} will be refused; run `{}`",
+            "{key}: {}: {error} for {identity} of privileges.user: {kept}; run `{}`",
             path.display(),
             identity.remedy(path)
         ));

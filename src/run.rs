@@ -1,8 +1,9 @@
 //! Start, serve, stop. In this order: configuration, sockets, privileges, key, state, doors; and back.
 
+mod origin;
+mod rest;
 mod succession;
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -13,22 +14,23 @@ use anyhow::{Context, bail};
 use hayate_gateway::Asker;
 use hayate_state::actor::{Actor, Inbox};
 use hayate_state::snapshot::keeper::Ending;
-use hayate_state::{Board, Clock, Policy, Swarms};
+use hayate_state::{Board, Clock, Policy};
 use hayate_udp::Door as UdpDoor;
 use sd_notify::NotifyState;
 
 use crate::cli::Look;
 use crate::config::{Config, Document, Settings, Source};
-use crate::handover::{Estate, Heir, Inheritance, Raising, Reception, Voice};
+use crate::handover::{Estate, Heir, Inheritance, Raising};
 use crate::keyrings::JwkSets;
-use crate::listeners::{Listening, NewSockets, Sockets, joined, start_http, start_udp, trackers};
-use crate::lock::StateLock;
+use crate::listeners::{Listening, NewSockets, joined, start_http, start_udp, trackers};
 use crate::memory::Returner;
 use crate::reload::{Basis, Levers, Planned, Reloading};
 use crate::signals::{self, Boat, Wish, Wishes};
 use crate::storage::{DATABASE_MAX, Storage};
 use crate::vitals::{Reloads, Vitals, list_own, list_policy};
-use crate::{commands, files, key, logging, ownership, privileges, systemd};
+use crate::{commands, files, key, logging, privileges, systemd};
+use origin::{Origin, know, open, storage};
+use rest::Rest;
 use succession::Due;
 
 /// How often the main thread looks whether everything lives.
@@ -46,6 +48,7 @@ pub(crate) fn serve(source: &Source, look: &Look) -> anyhow::Result<()> {
     // Before there is a thread, for each has what is taken away here for itself.
     let sealed = privileges::seal(&config.document.privileges);
     let (sender, wishes) = signals::listen(&boat).context("listening to signals")?;
+    let inheritance = Inheritance::receive(config.kept())?;
     let mut settings = commands::settings(&config, &keyrings)?;
     commands::foresee(&config, &mut settings);
     settings.warnings.extend(sealed.err().map(|error| error.to_string()));
@@ -54,17 +57,23 @@ pub(crate) fn serve(source: &Source, look: &Look) -> anyhow::Result<()> {
     settings.say_what_was_read();
     let files_max = files::raise_limit();
     files::fit(&mut settings, files_max);
-    let inheritance = Inheritance::receive()?;
+    let origin = inheritance.map_or(Origin::Nothing, Origin::Predecessor);
     let mut daemon =
-        Daemon::start(source.clone(), config, settings, files_max, (sender, boat), keyrings, inheritance)?;
-    daemon.wishes.are_attended();
-    match daemon.attend(&wishes) {
-        Ok(End::Succession(heir)) => daemon.leave(*heir),
-        Ok(End::Stop) => daemon.stop(),
-        Err(error) => {
-            // What it says is in the log; why the process ends is more important.
-            let _ = daemon.stop();
-            Err(error)
+        Daemon::start(source.clone(), config, settings, files_max, (sender, boat), keyrings, origin)?;
+    loop {
+        daemon.wishes.are_attended();
+        match daemon.attend(&wishes) {
+            Ok(End::Succession(heir)) => return daemon.leave(*heir),
+            Ok(End::Stop) => return daemon.stop(),
+            Ok(End::Rest(rest)) => match daemon.rest(*rest)? {
+                Some(again) => daemon = again,
+                None => return Ok(()),
+            },
+            Err(error) => {
+                // What it says is in the log; why the process ends is more important.
+                let _ = daemon.stop();
+                return Err(error);
+            }
         }
     }
 }
@@ -115,6 +124,8 @@ enum End {
     Stop,
     /// A successor serves.
     Succession(Box<Heir>),
+    /// In mode private: a successor serves as soon as this process has put everything on the disk.
+    Rest(Box<Rest>),
 }
 
 impl Daemon {
@@ -125,10 +136,14 @@ impl Daemon {
         files_max: Option<usize>,
         (wishes, boat): (Wishes, Boat),
         keyrings: JwkSets,
-        inheritance: Option<Inheritance>,
+        origin: Origin,
     ) -> anyhow::Result<Self> {
-        let program = std::env::current_exe().context("the path of this program")?;
-        let (sockets, legacy) = open(&settings, inheritance)?;
+        let program = match &origin {
+            // By now another file may be in its place.
+            Origin::Itself(_, _, program) => program.clone(),
+            _ => std::env::current_exe().context("the path of this program")?,
+        };
+        let (sockets, lock, voice) = open(&settings, config.document.mode, origin)?;
         let estate = sockets.share().context("sharing the sockets")?;
         key::settle(&mut settings).context("the key of the UDP connection ids")?;
         let metrics = sockets.http.metrics_addresses();
@@ -138,7 +153,7 @@ impl Daemon {
         let listening = Listening::of(&settings);
         let document = &config.document;
         let (clock, board) = (Clock::start(), Arc::new(Board::default()));
-        let (mut storage, voice) = storage(&settings, document, legacy, clock, &board)?;
+        let mut storage = storage(&settings, document, lock, clock, &board)?;
         let reception = know(&mut storage, &mut settings.policy, voice, clock, &wishes)?;
         log::info!("started storage");
         let levers = Levers::new(settings.policy, settings.udp.map(|(_, door)| door), settings.http);
@@ -158,9 +173,11 @@ impl Daemon {
         let udp = start_udp(sockets.udp, document, &levers, clock, &board, tracker)?;
         vitals.watch_udp(udp.as_ref());
         vitals.serving.store(true, Ordering::Relaxed);
-        match reception {
-            None => storage.start(&board, &wishes, &boat)?,
-            Some(reception) => reception.go_on(&storage, levers.policy.current(), clock, &wishes)?,
+        if reception.is_none() || storage.site.is_some() {
+            storage.start(&board, &wishes, &boat)?;
+        }
+        if let Some(reception) = reception {
+            reception.go_on(&storage, levers.policy.current(), clock, &wishes)?;
         }
         log::info!("serving");
         systemd::notify(NotifyState::Ready);
@@ -205,6 +222,7 @@ impl Daemon {
                 Ok(Wish::Planned(planned)) => self.reloaded(*planned),
                 Ok(Wish::Registered(list)) => self.levers.register(list),
                 Ok(Wish::Upgrade) => self.upgrade(),
+                Ok(Wish::Inherited) if self.storage.is_settled() => {}
                 Ok(Wish::Inherited) => self.storage.open_late(&self.wishes),
                 Ok(Wish::Opened(opened)) => {
                     if self.inherit(*opened)? {
@@ -371,78 +389,6 @@ fn drop_inbox(inbox: &Mutex<Option<Inbox<Asker>>>) {
         // The last sender: the actor ends when it is gone.
         inbox.take();
     }
-}
-
-/// Brings back what the last run knew, or takes it in from a predecessor, who has more to tell then.
-fn know(
-    storage: &mut Storage,
-    policy: &mut Policy,
-    predecessor: Option<Voice>,
-    clock: Clock,
-    wishes: &Wishes,
-) -> anyhow::Result<Option<Reception>> {
-    let Some(voice) = predecessor else {
-        storage.load(policy)?;
-        policy.registered = storage.registered()?;
-        return Ok(None);
-    };
-    if storage.site.is_some() {
-        bail!("the running tracker is not in mode private; a restart changes that");
-    }
-    policy.registered = storage.registered()?;
-    voice.take_in(&storage.swarms, policy, clock, wishes).map(Some).context("taking over")
-}
-
-/// Opens the sockets, or takes them over from a predecessor, and becomes the user of the tracker in between:
-/// before anything is touched in a folder that belongs to another user than root.
-fn open(
-    settings: &Settings,
-    inheritance: Option<Inheritance>,
-) -> anyhow::Result<(Sockets, Option<(File, Voice)>)> {
-    let Some(Inheritance { udp, http, lock, voice }) = inheritance else {
-        let mut sockets = Sockets::open(settings)?;
-        drop_privileges(settings)?;
-        sockets.open_unix(settings)?;
-        return Ok((sockets, None));
-    };
-    let sockets = Sockets::adopt(settings, udp, http)?;
-    drop_privileges(settings)?;
-    Ok((sockets, Some((lock, voice))))
-}
-
-fn drop_privileges(settings: &Settings) -> anyhow::Result<()> {
-    let Some(identity) = settings.identity.as_ref().filter(|identity| !identity.is_current()) else {
-        return Ok(());
-    };
-    identity.assume()?;
-    log::info!("running as {identity}");
-    Ok(())
-}
-
-/// What lasts, and the voice of a predecessor, if there is one.
-fn storage(
-    settings: &Settings,
-    document: &Document,
-    legacy: Option<(File, Voice)>,
-    clock: Clock,
-    board: &Board,
-) -> anyhow::Result<(Storage, Option<Voice>)> {
-    let (intervals, octets) = (&document.intervals, settings.policy.memory_max);
-    let memory = if octets == 0 { "unlimited".into() } else { format!("at most {} MiB", octets >> 20) };
-    log::info!(
-        "starting storage: swarms in memory ({memory}), peer_inactivity {}, purge_inactive_peers {}",
-        intervals.peer_inactivity,
-        intervals.purge_inactive_peers,
-    );
-    let swarms = Swarms::new(document.announce.peers_per_address.as_u16());
-    ownership::check(&settings.keep.state_dir)?;
-    let (lock, voice) = match legacy {
-        None => (StateLock::take(&settings.keep.state_dir)?, None),
-        Some((lock, voice)) => (StateLock::inherit(lock), Some(voice)),
-    };
-    let storage = Storage::new(settings.keep.clone(), document.mode, lock, swarms, clock);
-    storage.survey.place().list_on(board);
-    Ok((storage, voice))
 }
 
 /// A choice of the configuration, as it is written there.

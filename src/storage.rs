@@ -107,7 +107,13 @@ impl Opening {
 
 impl Storage {
     /// Nothing known yet.
-    pub(crate) fn new(keep: Keep, mode: Mode, lock: StateLock, swarms: Arc<Swarms>, clock: Clock) -> Self {
+    pub(crate) fn new(
+        keep: Keep,
+        mode: Mode,
+        lock: Arc<StateLock>,
+        swarms: Arc<Swarms>,
+        clock: Clock,
+    ) -> Self {
         let queues = if mode == Mode::Private { Queues::accounting } else { Queues::new };
         let queues = keep.dsn.is_some().then(|| Arc::new(queues(clock, &keep.bounds)));
         let knobs = Knobs {
@@ -127,7 +133,7 @@ impl Storage {
         Self {
             swarms,
             queues,
-            lock: Arc::new(lock),
+            lock,
             keep,
             clock,
             knobs,
@@ -164,6 +170,24 @@ impl Storage {
         }
         self.opened = Some(opened);
         Ok(())
+    }
+
+    /// Reads the sets of a site while a predecessor still serves it, so that little is left to do when it
+    /// rests. What it changes meanwhile is read again as soon as this process serves.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) fn load_early(&mut self) -> anyhow::Result<()> {
+        if let Some(mut clerk) = self.clerk() {
+            clerk.load_early(&self.clock).context("reading the database")?;
+            self.clerk = Some(clerk);
+        }
+        Ok(())
+    }
+
+    fn clerk(&self) -> Option<Clerk> {
+        let (site, queues) = (Arc::clone(self.site.as_ref()?), Arc::clone(self.queues.as_ref()?));
+        Some(Clerk::new(self.backend()?, site, queues).keeping(self.keep.history_seconds))
     }
 
     /// The registered torrents, for the first time; `None` where they do not matter.
@@ -385,9 +409,7 @@ impl Storage {
 
     /// Restores torrents and peers, and reads all sets from the store, which overlay them.
     fn load_site(&mut self, known: Known) -> anyhow::Result<()> {
-        let (Some(site), Some(queues), Some(backend)) = (&self.site, &self.queues, self.backend()) else {
-            return Ok(());
-        };
+        let (Some(site), Some(queues)) = (&self.site, &self.queues) else { return Ok(()) };
         let mut restore = SiteRestore::new(&site.torrents, self.clock.now()).knowing(known);
         match load(&self.keep.state_dir.join(FILE_NAME), &self.clock, &mut [&mut restore]) {
             Loaded::Restored => {}
@@ -396,9 +418,12 @@ impl Storage {
         for id in restore.finish() {
             queues.put(Record::Torrent(TorrentRow { id, unprune: true, ..TorrentRow::default() }));
         }
+        if self.clerk.is_some() {
+            // The predecessor knew the sets, and has said how its swarms stand.
+            return Ok(());
+        }
         let start = self.clock.uptime();
-        let clerk = Clerk::new(backend, Arc::clone(site), Arc::clone(queues));
-        let mut clerk = clerk.keeping(self.keep.history_seconds);
+        let Some(mut clerk) = self.clerk() else { return Ok(()) };
         clerk.load(&self.clock).context("reading the database")?;
         let (register, took) = (site.register.current(), (self.clock.uptime() - start).as_secs_f64());
         let (users, clients) = (register.members.len(), register.clients.len());

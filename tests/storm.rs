@@ -4,6 +4,8 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use crate::harness::{
 use crate::upgrade::{Heir, http_load, upgrade};
 
 /// How many upgrades to make.
-const VARIABLE: &str = "HAYATE_STORM_UPGRADES";
+pub(crate) const VARIABLE: &str = "HAYATE_STORM_UPGRADES";
 /// Announces of a client by one connection id, which must not expire meanwhile.
 const BY_ONE_ID: u32 = 500;
 /// Peers that each client announces, in turns.
@@ -46,7 +48,7 @@ fn udp_load(address: SocketAddr, torrent: u8, stop: &AtomicBool) -> u32 {
 }
 
 /// Ends all processes of a group with the test.
-struct Group(Pid);
+pub(crate) struct Group(pub(crate) Pid);
 
 impl Drop for Group {
     fn drop(&mut self) {
@@ -55,7 +57,7 @@ impl Drop for Group {
 }
 
 /// A signal each millisecond to all processes of a group, until told to stop.
-fn rain(group: Pid, signal: Signal, stop: &AtomicBool) {
+pub(crate) fn rain(group: Pid, signal: Signal, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         killpg(group, signal).expect("somebody is there");
         std::thread::sleep(Duration::from_millis(1));
@@ -125,7 +127,7 @@ fn half_a_request(daemon: &Daemon) -> TcpStream {
 }
 
 /// Times after the wish for an upgrade: before there is a successor, while it is raised, when it serves.
-const MOMENTS: [u64; 6] = [0, 3, 20, 50, 100, 300];
+pub(crate) const MOMENTS: [u64; 6] = [0, 3, 20, 50, 100, 300];
 
 #[test]
 fn a_stop_at_any_moment_of_an_upgrade_ends_both_and_keeps_all_peers() {
@@ -166,15 +168,25 @@ fn a_reload_at_any_moment_of_an_upgrade_is_carried_out() {
     }
 }
 
+/// Copies a program by another process: a descriptor of this one may be in a child of another test, and then
+/// nobody may execute the file.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
+}
+
+/// Puts a script in the place of a program, which may not be written to while it runs.
+pub(crate) fn replace_by_script(folder: &Folder, program: &Path, script: &str) {
+    let text = folder.write("script", &format!("#!/bin/sh\n{script}\n"));
+    let draft = folder.path().join("draft");
+    copy(&text, &draft);
+    std::fs::set_permissions(&draft, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::rename(draft, program).unwrap();
+}
+
 #[test]
 fn a_successor_that_never_serves_is_ended_and_the_tracker_serves_on() {
     let folder = Folder::new();
     let program = folder.path().join("program");
-    // By another process: a descriptor of this one may be in a child of another test, and then nobody may
-    // execute the file.
-    let copy = |from: &std::path::Path, to: &std::path::Path| {
-        assert!(std::process::Command::new("cp").arg(from).arg(to).status().unwrap().success());
-    };
     copy(hayate().get_program().as_ref(), &program);
     let port = free_port();
     let config = json!({
@@ -182,7 +194,7 @@ fn a_successor_that_never_serves_is_ended_and_the_tracker_serves_on() {
         "state_dir": "."
     });
     let path = folder.write("tracker.json", &config.to_string());
-    let mut command = std::process::Command::new(&program);
+    let mut command = Command::new(&program);
     let mut daemon = Daemon::attend(folder, port, 0, command.env_remove("RUST_LOG").arg("-c").arg(path));
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
     client.socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -197,12 +209,7 @@ fn a_successor_that_never_serves_is_ended_and_the_tracker_serves_on() {
     .into_iter()
     .enumerate()
     {
-        // In the place of the program, which may not be written to while it runs.
-        let text = daemon.folder.write("script", &format!("#!/bin/sh\n{script}\n"));
-        let draft = daemon.folder.path().join("draft");
-        copy(&text, &draft);
-        std::fs::set_permissions(&draft, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        std::fs::rename(draft, &program).unwrap();
+        replace_by_script(&daemon.folder, &program, script);
         let output = upgrade(&daemon);
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && said.contains("serves on: the new process has ended"), "{said}");

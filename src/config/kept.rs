@@ -8,13 +8,23 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hayate_state::access::{ListError, TorrentList};
-use hayate_state::text;
+use hayate_state::{InfoHash, text};
 
 use super::document::{AccessMode, Mode};
 use super::{Config, Origin};
 
 /// Longest file that holds a secret or certificates, in octets.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
+/// Keys that name small files.
+const KEYS: [&str; 5] = [
+    "http.tls_cert_path",
+    "http.tls_key_path",
+    "udp.private_key_file",
+    "admin.token_file",
+    "database.dsn_file",
+];
+/// The key that names the list of torrents.
+const LIST: &str = "access.path";
 
 /// What is known of files that were read.
 #[derive(Clone, Default)]
@@ -90,10 +100,35 @@ impl Kept {
                 if source.kind() == ErrorKind::PermissionDenied
                     && known.list.as_ref().is_some_and(|(kept, _)| *kept == path) =>
             {
-                known.warn("access.path", &path, &source);
+                known.warn(LIST, &path, &source);
                 Ok(known.list.as_ref().map(|(_, list)| Arc::clone(list)).unwrap_or_default())
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// All that is known, for a successor that may not be able to read it: key, path, what was read. The list
+    /// of torrents is nothing but info-hashes.
+    pub(crate) fn files(&self) -> Vec<(String, PathBuf, Vec<u8>)> {
+        let known = self.known();
+        let list = known.list.iter().map(|(path, list)| {
+            let octets = list.iter().flat_map(|info_hash| info_hash.0).collect();
+            (LIST.to_owned(), path.clone(), octets)
+        });
+        let file = |(key, (path, octets)): (&&str, &(PathBuf, Vec<u8>))| {
+            ((*key).to_owned(), path.clone(), octets.clone())
+        };
+        known.files.iter().map(file).chain(list).collect()
+    }
+
+    /// Takes over what a predecessor has read of a file.
+    pub(crate) fn inherit(&self, key: &str, path: PathBuf, octets: Vec<u8>) {
+        let mut known = self.known();
+        if key == LIST {
+            let info_hashes = octets.as_chunks().0.iter().copied().map(InfoHash);
+            known.list = Some((path, Arc::new(info_hashes.collect())));
+        } else if let Some(key) = KEYS.into_iter().find(|known| *known == key) {
+            known.files.insert(key, (path, octets));
         }
     }
 
@@ -125,13 +160,14 @@ impl Config {
             Origin::File(path) => Some(("", path.clone())),
             Origin::Defaults | Origin::Variable(_) => None,
         };
+        let [certificate, key, connection_ids, token, dsn] = KEYS;
         let named = [
-            ("http.tls_cert_path", http.tls_cert_path.as_str(), https),
-            ("http.tls_key_path", http.tls_key_path.as_str(), https),
-            ("udp.private_key_file", udp.private_key_file.as_str(), udp.private_key.reveal().is_empty()),
-            ("admin.token_file", document.admin.token_file.as_str(), true),
-            ("database.dsn_file", document.database.dsn_file.as_str(), true),
-            ("access.path", document.access.path.as_str(), list && document.mode != Mode::Private),
+            (certificate, http.tls_cert_path.as_str(), https),
+            (key, http.tls_key_path.as_str(), https),
+            (connection_ids, udp.private_key_file.as_str(), udp.private_key.reveal().is_empty()),
+            (token, document.admin.token_file.as_str(), true),
+            (dsn, document.database.dsn_file.as_str(), true),
+            (LIST, document.access.path.as_str(), list && document.mode != Mode::Private),
         ];
         let named = named.into_iter().filter(|(_, name, is_read)| *is_read && !name.is_empty());
         configuration.into_iter().chain(named.map(|(key, name, _)| (key, self.path(name)))).collect()

@@ -39,7 +39,7 @@ use serde_json::Value;
 
 pub(crate) use document::Document;
 pub(crate) use environment::Environment;
-use kept::Kept;
+pub(crate) use kept::Kept;
 pub(crate) use read::{parse_json, read_text};
 pub(crate) use settings::Settings;
 
@@ -151,6 +151,11 @@ pub(crate) struct Config {
 }
 
 impl Config {
+    /// The files that it names, as they were when they could last be read.
+    pub(crate) fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
     /// Reads the file at `path`, or none, lays the environment over it, and checks everything.
     fn read(path: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
         let document = read::document(path, environment)?;

@@ -17,6 +17,7 @@ use hayate_state::snapshot::swarms::{CompletedFrom, Restore, TAG_SWARMS};
 use hayate_state::{Clock, Policy, Swarms};
 use hayate_udp::Handed as UdpHanded;
 
+use crate::config::Kept;
 use crate::signals::{Wish, Wishes};
 use crate::storage::Storage;
 
@@ -34,6 +35,8 @@ pub(crate) struct Inheritance {
     pub(crate) http: HttpHanded,
     /// The lock on `state_dir`.
     pub(crate) lock: File,
+    /// The predecessor is in mode private.
+    pub(crate) private: bool,
     /// What the predecessor says.
     pub(crate) voice: Voice,
 }
@@ -47,11 +50,12 @@ pub(crate) struct Voice {
 }
 
 impl Inheritance {
-    /// What a predecessor hands over, if this process was started by one.
+    /// What a predecessor hands over, if this process was started by one; what it has read of files goes to
+    /// `kept`.
     ///
     /// # Errors
     /// When it was, but the predecessor does not hand over what it should.
-    pub(crate) fn receive() -> anyhow::Result<Option<Self>> {
+    pub(crate) fn receive(kept: &Kept) -> anyhow::Result<Option<Self>> {
         if std::env::var_os(VARIABLE).is_none() {
             return Ok(None);
         }
@@ -59,6 +63,9 @@ impl Inheritance {
         let stream = UnixStream::from(stdin);
         stream.set_read_timeout(Some(PATIENCE)).context("this process was not started by a predecessor")?;
         let (manifest, fds) = wire::receive(&stream).context("what the predecessor hands over")?;
+        for (key, path, octets) in manifest.kept {
+            kept.inherit(&key, path, wire::receive_file(&stream, octets).context("what it has read")?);
+        }
         let mut fds = fds.into_iter();
         let udp = manifest.udp.into_iter().map(|(address, count)| {
             let sockets = fds.by_ref().take(count).map(Into::into).collect();
@@ -72,12 +79,13 @@ impl Inheritance {
         let lock = fds.next().map(|fd: OwnedFd| File::from(fd)).context("the lock is missing")?;
         let ear = fds.next().map(UnixStream::from).context("the way of signals is missing")?;
         let (http, voice) = (HttpHanded { tcp, tls, unix, metrics }, Voice { stream, ear });
-        Ok(Some(Self { udp, http, lock, voice }))
+        Ok(Some(Self { udp, http, lock, private: manifest.private, voice }))
     }
 }
 
 impl Voice {
-    /// Tells the predecessor that all is good, and takes in the swarms until it stops.
+    /// Tells the predecessor that all is good, and takes in the swarms until it stops. In mode private that
+    /// may take long: everything goes to the disk before.
     ///
     /// # Errors
     /// When the predecessor, or what it sends, breaks off, or a signal asks this process to stop. Then the
@@ -88,10 +96,12 @@ impl Voice {
         policy: &Policy,
         clock: Clock,
         wishes: &Wishes,
+        private: bool,
     ) -> anyhow::Result<Reception> {
         self.stream.write_all(&[READY])?;
         self.stream.set_read_timeout(Some(LOOK_ROUND))?;
-        let line = Line { stream: self.stream, wishes: wishes.clone(), serves: Cell::new(false) };
+        let patience = if private { Duration::MAX } else { PATIENCE };
+        let line = Line { stream: self.stream, wishes: wishes.clone(), patience, serves: Cell::new(false) };
         let mut reader = Reader::new(BufReader::with_capacity(1 << 18, line))?;
         let mut restore = Restore::new(swarms, policy, CompletedFrom::Snapshot);
         let written_at = reader.written_at();
@@ -102,7 +112,9 @@ impl Voice {
                 TAG_DELTAS => apply(swarms, policy, clock, payload)?,
                 TAG_GO => {
                     reader.get_ref().get_ref().serves.set(true);
-                    log::info!("taken over: {}", restore.summary());
+                    if !private {
+                        log::info!("taken over: {}", restore.summary());
+                    }
                     return Ok(Reception { reader, ear: self.ear });
                 }
                 _ => bail!("the predecessor sends a block of an unknown kind"),
@@ -118,6 +130,8 @@ struct Line {
     stream: UnixStream,
     /// Where a stop shows.
     wishes: Wishes,
+    /// How long the predecessor may be silent before GO.
+    patience: Duration,
     /// GO was heard: a stop is the main thread's affair, and the predecessor may take its time.
     serves: Cell<bool>,
 }
@@ -133,7 +147,7 @@ impl Read for Line {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                     silent += LOOK_ROUND;
-                    if !self.serves.get() && silent >= PATIENCE {
+                    if !self.serves.get() && silent >= self.patience {
                         return Err(io::Error::other("the predecessor is silent for too long"));
                     }
                 }

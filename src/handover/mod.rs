@@ -24,6 +24,21 @@
 //!   serves, also where it can tell nobody. It opens the store when the other has closed its end, which the
 //!   kernel does for one that was killed.
 //!
+//! In mode private one process credits at a time, so the state goes by the disk, as at a restart, and only the
+//! sockets by the stream:
+//!
+//! ```text
+//! running                                   successor
+//!                                           reads the site
+//!                                     <-    READY
+//!   finishes its HTTP requests, stops its UDP workers
+//!   writes rows, totals and snapshot, closes the store
+//!   GO                                ->    opens the store, restores the snapshot, serves
+//!                                     <-    SERVING
+//! ```
+//! If the successor fails after GO, the other starts once more in the same process, with the same sockets,
+//! from what it has written itself.
+//!
 //! A stop before GO ends both. Shortly before GO the signals of the running tracker begin to go to the ear of
 //! the successor as well: a stop or a reload that comes after it is not lost.
 
@@ -31,7 +46,7 @@ mod heir;
 mod raise;
 mod wire;
 
-use std::io::{self, BufWriter, ErrorKind, Read};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -49,6 +64,7 @@ use hayate_udp::Handed as UdpHanded;
 pub(crate) use heir::{Inheritance, Reception, Voice};
 pub(crate) use raise::{Nest, Raising};
 
+use crate::config::{Kept, Settings};
 use crate::lock::StateLock;
 use wire::Manifest;
 
@@ -64,6 +80,8 @@ const SERVING: u8 = b'S';
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The same once the UDP workers have stopped.
 const GO_PATIENCE: Duration = Duration::from_secs(20);
+/// The same in mode private, where the successor has to read what was written.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The sockets of a running tracker, to be handed over.
 #[derive(Debug)]
@@ -82,12 +100,19 @@ pub(crate) struct Successor {
     ear: UnixStream,
     fledgling: Fledgling,
     clock: Clock,
+    /// What this process would start from once more, in mode private.
+    again: Option<Settings>,
 }
 
 impl Successor {
     /// The process.
     pub(crate) fn pid(&self) -> u32 {
         self.fledgling.child.id()
+    }
+
+    /// In mode private: what this process starts from once more if the successor fails. It is there once.
+    pub(crate) fn take_again(&mut self) -> Option<Settings> {
+        self.again.take()
     }
 
     /// Where the successor will hear of signals.
@@ -111,11 +136,23 @@ impl Successor {
     ///
     /// # Errors
     /// When it does not say that it does; then it has been ended, and nobody serves.
-    pub(crate) fn go(mut self) -> anyhow::Result<Heir> {
+    pub(crate) fn go(self) -> anyhow::Result<Heir> {
+        self.go_within(GO_PATIENCE)
+    }
+
+    /// The same in mode private: everything is on the disk, and the store is closed.
+    ///
+    /// # Errors
+    /// When the successor does not say that it serves; then it has been ended, and nobody serves.
+    pub(crate) fn restore(self) -> anyhow::Result<Heir> {
+        self.go_within(RESTORE_PATIENCE)
+    }
+
+    fn go_within(mut self, patience: Duration) -> anyhow::Result<Heir> {
         let start = self.clock.uptime();
         let mut stream = self.writer.get_ref().get_ref();
         for limit in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
-            limit(stream, Some(GO_PATIENCE))?;
+            limit(stream, Some(patience))?;
         }
         self.catch_up()?;
         self.writer.block(TAG_GO, &[]).and_then(|()| self.writer.flush()).map_err(unheard)?;
@@ -125,7 +162,7 @@ impl Successor {
         }
         self.fledgling.serves = true;
         let pause = (self.clock.uptime() - start).as_millis();
-        log::info!("process {} serves; datagrams waited {pause} ms", self.pid());
+        log::info!("process {} serves {pause} ms after it was told to", self.pid());
         Ok(Heir { pid: self.pid(), writer: self.writer, fledgling: self.fledgling })
     }
 }
@@ -176,7 +213,15 @@ impl Drop for Fledgling {
 }
 
 impl Estate {
-    fn send(&self, stream: &UnixStream, lock: &StateLock, ear: &UnixStream) -> io::Result<()> {
+    fn send(
+        &self,
+        stream: &UnixStream,
+        lock: &StateLock,
+        ear: &UnixStream,
+        private: bool,
+        kept: &Kept,
+    ) -> io::Result<()> {
+        let kept = kept.files();
         let HttpHanded { tcp, tls, unix, metrics } = &self.http;
         let manifest = Manifest {
             version: wire::VERSION,
@@ -185,6 +230,8 @@ impl Estate {
             https: tls.len(),
             unix: unix.is_some(),
             metrics: metrics.len(),
+            private,
+            kept: kept.iter().map(|(key, path, octets)| (key.clone(), path.clone(), octets.len())).collect(),
         };
         let udp = self.udp.iter().flat_map(|handed| handed.sockets.iter().map(UdpSocket::as_fd));
         let tcp = tcp.iter().map(AsFd::as_fd);
@@ -193,7 +240,8 @@ impl Estate {
         let metrics = metrics.iter().map(AsFd::as_fd);
         let all = udp.chain(tcp).chain(tls).chain(unix).chain(metrics);
         let all = all.chain([lock.file().as_fd(), ear.as_fd()]);
-        wire::send(stream, &manifest, &all.collect::<Vec<BorrowedFd<'_>>>())
+        wire::send(stream, &manifest, &all.collect::<Vec<BorrowedFd<'_>>>())?;
+        kept.iter().try_for_each(|(_, _, octets)| { &*stream }.write_all(octets))
     }
 }
 

@@ -16,11 +16,14 @@ use hayate_state::snapshot::swarms::Walk;
 use hayate_state::{Clock, Swarms};
 
 use super::{Estate, Fledgling, PATIENCE, READY, Successor, VARIABLE, listen, unheard};
+use crate::commands;
+use crate::config::Config;
+use crate::keyrings::JwkSets;
 use crate::lock::StateLock;
 use crate::signals::{Wish, Wishes};
 
 /// What a successor is raised from.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Nest {
     /// The program file.
     pub(crate) program: PathBuf,
@@ -30,6 +33,11 @@ pub(crate) struct Nest {
     pub(crate) lock: Arc<StateLock>,
     /// What the successor is to know.
     pub(crate) swarms: Arc<Swarms>,
+    /// The configuration, with the files that the successor may not be able to read again.
+    pub(crate) config: Config,
+    /// In mode private: what this process needs to start once more, if the successor fails when this process
+    /// has put everything on the disk.
+    pub(crate) keyrings: Option<JwkSets>,
     /// The time.
     pub(crate) clock: Clock,
 }
@@ -86,17 +94,19 @@ impl Raising {
 
 impl Nest {
     fn raise(self, mut stream: UnixStream, theirs: UnixStream) -> anyhow::Result<Successor> {
-        let Self { program, estate, lock, swarms, clock } = self;
+        let Self { program, estate, lock, swarms, config, keyrings, clock } = self;
         let (ear, heard) = UnixStream::pair().context("a socket for the successor")?;
         let child = start(&program, theirs)?;
         let fledgling = Fledgling { child, swarms: Arc::clone(&swarms), serves: false };
         let estate = estate.lock().map_err(|_| anyhow!("a thread has panicked"))?;
-        estate.send(&stream, &lock, &heard).map_err(unheard)?;
+        estate.send(&stream, &lock, &heard, keyrings.is_some(), config.kept()).map_err(unheard)?;
         drop(estate);
         drop(heard);
         if listen(&mut stream)? != READY {
             bail!("the new process does not speak our language");
         }
+        // Here, for what it reads may hang.
+        let again = keyrings.map(|keyrings| commands::settings(&config, &keyrings)).transpose()?;
         swarms.note_deltas();
         let unix_seconds = i64::try_from(clock.now().unix_seconds).unwrap_or(i64::MAX);
         let to = BufWriter::with_capacity(1 << 18, stream);
@@ -104,7 +114,7 @@ impl Nest {
         let mut walk = Walk::new(Arc::clone(&swarms), clock.now().tick);
         let now = || clock.now().tick;
         hand_over(&mut walk, &swarms, &mut writer, now).and_then(|()| writer.flush()).map_err(unheard)?;
-        Ok(Successor { writer, ear, fledgling, clock })
+        Ok(Successor { writer, ear, fledgling, clock, again })
     }
 }
 

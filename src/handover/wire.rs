@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use rustix::io::retry_on_intr;
 use rustix::net::{
@@ -14,14 +15,16 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 /// The form of what follows. A successor that knows another one ends, and the tracker serves on.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 /// Sockets in one message; the kernel takes 253.
 const FDS_MAX: usize = 64;
 /// Longest manifest, in octets.
 const MANIFEST_MAX: u32 = 1 << 20;
+/// Octets of one file that is handed over; a list of torrents is the longest.
+const FILE_MAX: usize = 1 << 30;
 
 /// What is handed over, in this order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
     /// [`VERSION`].
     pub(super) version: u32,
@@ -30,12 +33,16 @@ pub(super) struct Manifest {
     /// Listeners of the gateway.
     pub(super) http: usize,
     /// The same with TLS.
-    #[serde(default)]
     pub(super) https: usize,
     /// There is a unix socket.
     pub(super) unix: bool,
     /// Listeners of the operator's pages.
     pub(super) metrics: usize,
+    /// It is in mode private.
+    pub(super) private: bool,
+    /// What was read of files that the successor may not be able to read: key, path, and octets, which follow
+    /// the sockets.
+    pub(super) kept: Vec<(String, PathBuf, usize)>,
 }
 
 impl Manifest {
@@ -88,6 +95,19 @@ pub(super) fn receive(mut stream: &UnixStream) -> io::Result<(Manifest, Vec<Owne
     Ok((manifest, fds))
 }
 
+/// Receives what was kept of one file.
+pub(super) fn receive_file(stream: &UnixStream, octets: usize) -> io::Result<Vec<u8>> {
+    if octets > FILE_MAX {
+        return Err(io::Error::other("the predecessor does not speak our language"));
+    }
+    let mut file = Vec::new();
+    stream.take(octets as u64).read_to_end(&mut file)?;
+    if file.len() < octets {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(file)
+}
+
 fn receive_some(stream: &UnixStream, fds: &mut Vec<OwnedFd>) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -113,10 +133,7 @@ mod tests {
         let manifest = Manifest {
             version: VERSION,
             udp: vec![(sockets[0].local_addr().unwrap(), 148)],
-            http: 0,
-            https: 0,
-            unix: false,
-            metrics: 0,
+            ..Manifest::default()
         };
         let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
         send(&here, &manifest, &fds).unwrap();
@@ -130,7 +147,7 @@ mod tests {
     #[test]
     fn another_version_and_a_closed_stream_are_errors() {
         let (here, there) = UnixStream::pair().unwrap();
-        let manifest = Manifest { version: 7, udp: vec![], http: 0, https: 0, unix: false, metrics: 0 };
+        let manifest = Manifest { version: 7, ..Manifest::default() };
         send(&here, &manifest, &[]).unwrap();
         assert!(receive(&there).unwrap_err().to_string().contains("version 7"));
         drop(here);

@@ -11,9 +11,10 @@ use hayate_state::snapshot::keeper::Ending;
 use hayate_state::store::Opened;
 use sd_notify::NotifyState;
 
-use super::{Daemon, End, drop_inbox};
+use super::{Daemon, End, Rest, drop_inbox};
 use crate::handover::{Heir, Nest, Raising, Successor};
-use crate::signals::Wish;
+use crate::lock::StateLock;
+use crate::signals::{Wish, Wishes};
 use crate::systemd;
 
 /// What was asked for, and cannot be done yet.
@@ -39,9 +40,6 @@ impl Daemon {
             reloading.upgrade = true;
             return;
         }
-        if self.storage.site.is_some() {
-            return self.refuse_upgrade("in mode private there is no successor: a restart keeps all peers");
-        }
         if !self.storage.is_settled() {
             self.due.upgrade = true;
             return;
@@ -55,6 +53,8 @@ impl Daemon {
             estate: Arc::clone(&self.estate),
             lock: Arc::clone(&self.storage.lock),
             swarms: Arc::clone(&self.storage.swarms),
+            config: self.config.clone(),
+            keyrings: self.storage.site.as_ref().map(|_| self.keyrings.clone()),
             clock: self.clock,
         };
         match Raising::begin(nest, &self.wishes) {
@@ -73,11 +73,7 @@ impl Daemon {
     }
 
     pub(super) fn refuse_upgrade(&self, refusal: &str) {
-        // First: whoever has read the log finds it there.
-        if let Err(error) = self.storage.lock.refuse(refusal) {
-            log::warn!("the lock file: {error}");
-        }
-        log::error!("upgrade refused: {refusal}");
+        refuse(&self.storage.lock, refusal);
     }
 
     /// The predecessor has ended, and the store that it had was opened. True if this process stops now.
@@ -134,10 +130,13 @@ impl Daemon {
             self.wishes.share_with(None);
             return Ok(Some(End::Stop));
         }
+        if let Some(again) = successor.take_again() {
+            return Ok(Some(End::Rest(Box::new(Rest { successor, again }))));
+        }
         let gone = successor.catch_up().and_then(|()| self.go(successor));
         match gone {
             Ok(heir) => {
-                self.tell(&heir);
+                tell(&self.wishes, &self.due, &heir);
                 Ok(Some(End::Succession(Box::new(heir))))
             }
             Err(error) => {
@@ -175,17 +174,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Tells who has to know that the successor serves, and the successor what was asked of this process.
-    fn tell(&self, heir: &Heir) {
-        systemd::notify(NotifyState::MainPid(heir.pid));
-        if self.due.reload {
-            self.wishes.hand_on_reload();
-        }
-        if self.wishes.stop_is_asked() {
-            self.wishes.hand_on_stop();
-        }
-    }
-
     /// Tells the successor what it does not know yet, and ends.
     pub(super) fn leave(self, heir: Heir) -> anyhow::Result<()> {
         self.storage.survey.stop();
@@ -198,4 +186,24 @@ impl Daemon {
         log::info!("stopped");
         farewell.map(drop).context("the successor was not told the last changes").and(kept)
     }
+}
+
+/// Tells who has to know that the successor serves, and the successor what was asked of this process.
+pub(super) fn tell(wishes: &Wishes, due: &Due, heir: &Heir) {
+    systemd::notify(NotifyState::MainPid(heir.pid));
+    if due.reload {
+        wishes.hand_on_reload();
+    }
+    if wishes.stop_is_asked() {
+        wishes.hand_on_stop();
+    }
+}
+
+/// Says why there is no successor.
+pub(super) fn refuse(lock: &StateLock, refusal: &str) {
+    // First: whoever has read the log finds it there.
+    if let Err(error) = lock.refuse(refusal) {
+        log::warn!("the lock file: {error}");
+    }
+    log::error!("upgrade refused: {refusal}");
 }

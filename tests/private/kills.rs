@@ -105,7 +105,7 @@ fn hash(torrent: u32) -> [u8; 20] {
     octets
 }
 
-fn found(base: &Base) {
+pub(super) fn found(base: &Base) {
     let users = (FIRST..FIRST + USERS).map(|id| format!("({id}, '1', '{}', 1, 1)", passkey(id)));
     let users = users.collect::<Vec<_>>().join(", ");
     let columns = "ID, Enabled, torrent_pass, UpMultiplier, DownMultiplier";
@@ -132,16 +132,23 @@ fn credited(base: &Base) -> BTreeMap<(u32, u32), [u64; 2]> {
 }
 
 /// All clients, and what is to be in the database in the end.
-struct Crowd {
-    random: fastrand::Rng,
+pub(super) struct Crowd {
+    pub(super) random: fastrand::Rng,
     live: Vec<Session>,
     ended: BTreeMap<(u32, u32), [u64; 2]>,
     next: u32,
 }
 
 impl Crowd {
+    pub(super) fn new() -> Self {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let random = fastrand::Rng::with_seed(seed);
+        Self { random, live: Vec::new(), ended: BTreeMap::new(), next: 0 }
+    }
+
     /// Somebody says something, over either door, and hears the answer.
-    fn say(&mut self, daemon: &Daemon, udp: &UdpClient) {
+    pub(super) fn say(&mut self, daemon: &Daemon, udp: &UdpClient) {
         if self.live.len() < SESSIONS && self.next < USERS * TORRENTS {
             self.live.push(Session::new(self.next));
             self.next += 1;
@@ -161,8 +168,20 @@ impl Crowd {
         }
     }
 
+    /// Whoever has said `stopped` ends: no tracker was killed that might have forgotten it.
+    pub(super) fn part(&mut self) {
+        let ended = self.live.extract_if(.., |session| session.stops);
+        self.ended.extend(ended.map(|session| (session.pair(), session.credit())));
+    }
+
     /// Some say something that nobody waits for, for the tracker is killed at that moment.
     fn burst(&mut self, daemon: &Daemon, udp: &UdpClient) {
+        self.shout(daemon, udp);
+        daemon.signal(Signal::SIGKILL);
+    }
+
+    /// Some say something that nobody waits for.
+    pub(super) fn shout(&mut self, daemon: &Daemon, udp: &UdpClient) {
         let mut streams = Vec::new();
         for session in &mut self.live {
             if self.random.u8(..4) > 0 {
@@ -180,12 +199,11 @@ impl Crowd {
                 streams.push(stream);
             }
         }
-        daemon.signal(Signal::SIGKILL);
     }
 
     /// The tracker has come back, and the database has all that is durable: whoever is not in it is new, and
     /// what it has is never more than what was told.
-    fn look(&mut self, base: &Base) {
+    pub(super) fn look(&mut self, base: &Base) {
         let credited = credited(base);
         for session in &mut self.live {
             match credited.get(&session.pair()) {
@@ -214,7 +232,7 @@ impl Crowd {
     }
 
     /// Everybody says a last word.
-    fn end(&mut self, udp: &UdpClient) {
+    pub(super) fn end(&mut self, udp: &UdpClient) {
         for session in &mut self.live {
             let said = session.announce();
             let reply = ask(&udp.socket, &said.datagram(udp)).expect("a reply");
@@ -223,10 +241,31 @@ impl Crowd {
         let live = std::mem::take(&mut self.live);
         self.ended.extend(live.into_iter().map(|session| (session.pair(), session.credit())));
     }
+
+    /// All have said a last word, and the tracker has ended: everybody is credited what they told, once.
+    pub(super) fn settle(&self, base: &Base) {
+        let credited = credited(base);
+        assert_eq!(credited, self.ended);
+        let users = base.ask(&format!(
+            "SELECT ID, Uploaded, Downloaded, rawup, rawdl FROM users_main WHERE ID >= {FIRST} ORDER BY ID"
+        ));
+        let expected = (FIRST..FIRST + USERS).map(|id| {
+            let of_user = credited.iter().filter(|((user, _), _)| *user == id);
+            let [up, down] =
+                of_user.fold([0; 2], |sum, (_, credit)| [sum[0] + credit[0], sum[1] + credit[1]]);
+            format!("{id} {up} {down} {up} {down}")
+        });
+        assert_eq!(users, expected.collect::<Vec<_>>().join("\n"));
+        println!(
+            "{} sessions, {} octets uploaded",
+            self.ended.len(),
+            credited.values().map(|it| it[0]).sum::<u64>()
+        );
+    }
 }
 
 /// Somebody who waits for an answer as long as it takes.
-fn client(daemon: &Daemon) -> UdpClient {
+pub(super) fn client(daemon: &Daemon) -> UdpClient {
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
     client.socket.set_read_timeout(Some(PATIENCE)).unwrap();
     client
@@ -234,11 +273,9 @@ fn client(daemon: &Daemon) -> UdpClient {
 
 fn kill_again_and_again(mut base: Base) {
     let kills = std::env::var(VARIABLE).ok().map_or(KILLS, |text| text.parse().unwrap());
-    let seed = fastrand::u64(..);
-    println!("{kills} kills, seed {seed}");
+    println!("{kills} kills");
     found(&base);
-    let random = fastrand::Rng::with_seed(seed);
-    let mut crowd = Crowd { random, live: Vec::new(), ended: BTreeMap::new(), next: 0 };
+    let mut crowd = Crowd::new();
     // Queues so small that a cut is made every few announces, and snapshots of all ages.
     let changes =
         || json!({"channels": {"users": 16, "transfer_history": 40}, "intervals": {"database_serialize": 1}});
@@ -265,22 +302,7 @@ fn kill_again_and_again(mut base: Base) {
     }
     crowd.end(&client(&daemon));
     stop(&mut daemon);
-    let credited = credited(&base);
-    assert_eq!(credited, crowd.ended);
-    let users = base.ask(&format!(
-        "SELECT ID, Uploaded, Downloaded, rawup, rawdl FROM users_main WHERE ID >= {FIRST} ORDER BY ID"
-    ));
-    let expected = (FIRST..FIRST + USERS).map(|id| {
-        let of_user = credited.iter().filter(|((user, _), _)| *user == id);
-        let [up, down] = of_user.fold([0; 2], |sum, (_, credit)| [sum[0] + credit[0], sum[1] + credit[1]]);
-        format!("{id} {up} {down} {up} {down}")
-    });
-    assert_eq!(users, expected.collect::<Vec<_>>().join("\n"));
-    println!(
-        "{} sessions, {} octets uploaded",
-        crowd.ended.len(),
-        credited.values().map(|it| it[0]).sum::<u64>()
-    );
+    crowd.settle(&base);
 }
 
 #[test]

@@ -6,3 +6,4 @@ mod doors;
 mod kills;
 pub(crate) mod kit;
 mod office;
+mod upgrades;

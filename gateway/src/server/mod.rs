@@ -271,7 +271,13 @@ impl Running {
     /// The same, but a successor goes on with the listeners: the file of the unix socket stays, and requests
     /// in flight have as long as the timeouts allow.
     pub fn stop_for_successor(self) {
-        self.end(Reason::Successor);
+        self.end(Reason::Successor { waits: false });
+    }
+
+    /// The same, but the successor does not serve before this is done, so that requests in flight have no
+    /// longer than at a [`stop`](Self::stop).
+    pub fn stop_for_waiting_successor(self) {
+        self.end(Reason::Successor { waits: true });
     }
 
     fn end(self, reason: Reason) {
@@ -288,8 +294,8 @@ impl Running {
 enum Reason {
     /// The tracker ends.
     Stop,
-    /// Another process goes on with the listeners.
-    Successor,
+    /// Another process goes on with the listeners, as soon as this one is done if it `waits`.
+    Successor { waits: bool },
 }
 
 /// What goes to the thread.
@@ -332,10 +338,10 @@ impl Room {
                 }
             };
             // A sender that was dropped means stop too.
-            if reason == Ok(Reason::Successor) {
+            if matches!(reason, Ok(Reason::Successor { .. })) {
                 entries.keep_file();
             }
-            let longest = if reason == Ok(Reason::Successor) {
+            let longest = if reason == Ok(Reason::Successor { waits: false }) {
                 let engine = gate.engine.borrow();
                 engine.config().read_timeout + engine.config().write_timeout + STOP_GRACE
             } else {

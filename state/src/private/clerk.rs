@@ -52,6 +52,8 @@ pub struct Clerk {
     keep_seconds: u32,
     /// Old rows could not be removed; it is said once.
     keeps_all: bool,
+    /// The sets were read while another process served the site, and may have changed since.
+    is_early: bool,
 }
 
 impl std::fmt::Debug for Clerk {
@@ -65,7 +67,17 @@ impl Clerk {
     #[must_use]
     pub fn new(backend: Backend, site: Arc<Site>, queues: Arc<Queues>) -> Self {
         let figures = Arc::default();
-        Self { site, queues, backend, store: None, figures, generation: 0, keep_seconds: 0, keeps_all: false }
+        Self {
+            site,
+            queues,
+            backend,
+            store: None,
+            figures,
+            generation: 0,
+            keep_seconds: 0,
+            keeps_all: false,
+            is_early: false,
+        }
     }
 
     /// Removes rows of the audit, of deletions and of passkeys that are older than that; 0 = none.
@@ -81,6 +93,16 @@ impl Clerk {
     pub fn load(&mut self, clock: &Clock) -> Result<(), StoreError> {
         SETS.into_iter().try_for_each(|set| self.read(set, &mut Pace::hurried(clock)))?;
         self.settle_counts()
+    }
+
+    /// The same while another process still serves the site: nothing is said about its swarms, and all sets
+    /// are read again as soon as the thread starts.
+    ///
+    /// # Errors
+    /// When one of the sets cannot be read.
+    pub fn load_early(&mut self, clock: &Clock) -> Result<(), StoreError> {
+        self.is_early = true;
+        SETS.into_iter().try_for_each(|set| self.read(set, &mut Pace::hurried(clock)))
     }
 
     /// Records how swarms stand whose counts in the store are others: they are those of an earlier run, whose
@@ -146,13 +168,14 @@ impl Clerk {
         }
     }
 
-    /// Starts the thread; the first reload is due after so many seconds.
+    /// Starts the thread; the first reload is due after so many seconds, or at once after
+    /// [`load_early`](Self::load_early).
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn start(mut self, seconds: Arc<AtomicU64>, clock: Clock, board: &Board) -> io::Result<RunningClerk> {
         self.figures.list_on(&self.site, board);
-        let (stopping, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (stopping, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(self.is_early)));
         let (sender, errands) = crossbeam_channel::bounded::<Errand>(ERRANDS_MAX);
         let (stops, asks) = (Arc::clone(&stopping), Arc::clone(&asked));
         let thread = thread::Builder::new().name("clerk".into()).spawn(move || {
