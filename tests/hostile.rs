@@ -123,7 +123,7 @@ fn serve_and_stop(config: &Path) {
 }
 
 #[test]
-fn what_root_gave_is_kept_over_reloads_and_warned_of_at_the_start() {
+fn what_root_gave_is_kept_over_reloads_and_upgrades_and_warned_of_at_the_start() {
     if !is_root() {
         return;
     }
@@ -138,7 +138,7 @@ fn what_root_gave_is_kept_over_reloads_and_warned_of_at_the_start() {
         "udp": {"private_key_file": "udp.secret"},
         "privileges": {"user": NOBODY.to_string(), "group": NOBODY.to_string()},
     });
-    let daemon = Daemon::start_in(folder, config, &mut hayate());
+    let mut daemon = Daemon::start_in(folder, config, &mut hayate());
     let path = daemon.folder.path().join("tracker.json");
     let output = hayate().arg("check-config").arg("-c").arg(&path).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
@@ -157,9 +157,18 @@ fn what_root_gave_is_kept_over_reloads_and_warned_of_at_the_start() {
     assert_eq!(daemon.logged("what was read of it before is kept"), 2);
     let interval = fetch(daemon.v4(), &announce_target('B', 7001, "&left=9")).bencoded();
     assert_eq!(interval.at("interval").and_then(hayate_tools::bencode::Value::integer), Some(1777));
-    let denied = fetch(daemon.v4(), &announce_target('A', 7001, "&left=9")).bencoded();
-    assert!(denied.at("failure reason").is_some(), "the list is still in force");
-    assert_eq!(client.scrape(b'B'), [0, 0, 1], "an id of the old key is still good");
+    let all_is_in_force = || {
+        let denied = fetch(daemon.v4(), &announce_target('A', 7001, "&left=9")).bencoded();
+        assert!(denied.at("failure reason").is_some(), "the list is still in force");
+        assert_eq!(client.scrape(b'B'), [0, 0, 1], "an id of the old key is still good");
+    };
+    all_is_in_force();
+    let output = upgrade(&daemon);
+    assert!(output.status.success(), "{:#?}", daemon.log());
+    all_is_in_force();
+    let heir = Heir::of(&daemon);
+    assert!(daemon.wait().success());
+    heir.stop();
 }
 
 #[test]
