@@ -29,14 +29,16 @@ def blast(server, folder, seconds, *options):
 
 
 @contextmanager
-def running(server, url, *options, cores=LOAD_CORE, nice=0, patience=GRACE_SECONDS):
-    """hayate-load, running; what it gives back waits for the end and returns the figures."""
-    command = [RELEASE / "hayate-load", url, *options, "--pid", server.pid, "--json", "--quiet"]
+def running(server, url, *options, cores=LOAD_CORE, nice=0, patience=GRACE_SECONDS, watched=True):
+    """hayate-load, running; what it gives back waits for the end and returns the figures. Not `watched`: the
+    server's process may end meanwhile."""
+    watch = ["--pid", server.pid] if watched else []
+    command = [RELEASE / "hayate-load", url, *options, *watch, "--json", "--quiet"]
     run = subprocess.Popen(
         pinned(command, cores, nice), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        yield lambda: json.loads(finish(run, "hayate-load", server, patience))
+        yield lambda: json.loads(finish(run, "hayate-load", server if watched else None, patience))
     finally:
         run.kill()
         run.wait()
@@ -80,7 +82,8 @@ def finish(run, name, server, patience):
     finally:
         run.kill()
         run.wait()
-    server.check()
+    if server:
+        server.check()
     if run.returncode != 0:
         raise Failed(f"{name} ended with status {run.returncode}: {complaint.strip()[-800:]}")
     return output

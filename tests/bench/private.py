@@ -1,6 +1,9 @@
-"""What a private announce with full accounting costs, at rates that MariaDB takes; and a reload of a large site."""
+"""What a private announce with full accounting costs, at rates that MariaDB takes; a reload and an upgrade of a
+large site."""
 
+import os
 import re
+import signal
 import struct
 import time
 import urllib.request
@@ -22,13 +25,15 @@ LOAD = ["--mix", "connect=0,announce=100,scrape=0", "--torrents", TORRENTS, "--p
 LOAD += ["--traffic", TRAFFIC]
 # A reload must not be felt: 1 M torrents and 200 k users.
 MANY_TORRENTS, MANY_USERS = 1_000_000, 200_000
+# Announces offered while a tracker is upgraded.
+UPGRADE_RATE = 2_000
 MASK = (1 << 64) - 1
 
 
 def measure(plan):
     with ExitStack() as stack:
         server = stack.enter_context(mariadb(plan.folder))
-        text = announces(plan, server) + "\n\n" + reload(plan, server)
+        text = announces(plan, server) + "\n\n" + reload(plan, server) + "\n\n" + upgrade(plan, server)
     return text + "\n\n" + note(
         f"{USERS} users with one client each x {TORRENTS:,} torrents, uniform, every announce with traffic:"
         " rows in all of torrents, users, transfer_history, transfer_ips. Tracker on one core, load and"
@@ -103,6 +108,41 @@ def reload(plan, server):
         lines.append([*cells, f"{took:.1f}" if took else "-", yes(took <= 5) if took else "-"])
     columns = ["tracker", "p50, us", "p99.9, us", "p99.99, us", "a reload takes, s", "≤ 5 s"]
     return table(columns, lines)
+
+
+def upgrade(plan, server):
+    """How long datagrams wait while one process rests and the other restores the peers."""
+    lines = []
+    # After the reloads: the database `large` has the torrents.
+    for peers in (plan.scaled(100_000), plan.scaled(1_000_000)):
+        progress(f"private: an upgrade with {peers:,} peers")
+        config = {
+            "mode": "private", "log_flushes": False, "database": {"dsn": server.dsn("large")},
+            "intervals": {"peer_inactivity": "2h"},
+        }
+        with Daemon(plan.folder, config) as daemon:
+            url = f"udp://127.0.0.1:{daemon.port}/{{passkey}}/announce"
+            words = ["--mix", "connect=0,announce=100,scrape=0", "--torrents", peers // 100, "--peers", USERS]
+            words += ["--traffic", TRAFFIC, "--passkeys", plan.folder / "passkeys"]
+            there = 0
+            while there < peers:
+                load.load(daemon, url, *words, "--seconds", 2)
+                there = int(sum(metrics(daemon, r'swarm_peers\{family="ipv4",role="[a-z]+"\}')))
+            begin = daemon.log.stat().st_size
+            with load.running(daemon, url, *words, "--rate", UPGRADE_RATE, "--seconds", 20, watched=False) as result:
+                time.sleep(3)
+                os.kill(daemon.pid, signal.SIGUSR2)
+                daemon.process.wait(60)
+                figures = result()
+            log = daemon.log.read_text()[begin:]
+            written = re.search(r"everything is on the disk after (\d+) ms", log)
+            restored = re.search(r"process (\d+) serves (\d+) ms after", log)
+            os.kill(int(restored[1]), signal.SIGKILL)
+        waited = int(written[1]) + int(restored[2])
+        cells = [number(there), number(int(written[1])), number(int(restored[2])), number(waited)]
+        lines.append([*cells, number(figures["requests"]), number(figures["requests"] - figures["replies"])])
+    columns = ["peers", "written in, ms", "restored in, ms", "datagrams wait, ms"]
+    return table([*columns, f"announces at {number(UPGRADE_RATE)}/s", "not answered"], lines)
 
 
 def lag(daemon):
