@@ -1,5 +1,5 @@
 //! The generated key of the connection ids: made once, kept in a file that only its owner can read, so that
-//! ids survive a restart (`spec` ruling 16). Never logged.
+//! ids survive a restart (`rules/udp.md#connection-id-key`). Never logged.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};

@@ -1,5 +1,5 @@
 //! JWK sets over HTTP and HTTPS, for the hook `jwt`: fetched when a hook first needs them, then again and
-//! again by a thread of their own, and kept over reloads (`frontends-and-hooks.md` 6.5).
+//! again by a thread of their own, and kept over reloads (`rules/hooks.md#key-sets`).
 
 use std::collections::HashMap;
 use std::io::Read;

@@ -439,7 +439,7 @@ impl Storage {
     }
 
     /// Takes over the peers of the reference tracker, if it ran in this folder before
-    /// (`private-tracker.md` 19.3). Its users are those of the database.
+    /// (`rules/private.md#cache-of-the-reference-tracker`). Its users are those of the database.
     fn import_reference(&self, restore: &mut SiteRestore<'_>) {
         let path = self.keep.state_dir.join(REFERENCE_TORRENTS);
         let torrents = match std::fs::read(&path) {

@@ -1,4 +1,4 @@
-//! Stops: what was asked is answered, and the second signal does not wait (`frontends-and-hooks.md` 3.3).
+//! Stops: what was asked is answered, and the second signal does not wait (`rules/operations.md#stop`).
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! Addresses: where the daemon listens, and how a reload changes that (`frontends-and-hooks.md` 1.3, 3.2).
+//! Where the daemon listens, and how a reload changes that (`rules/operations.md#listen-addresses`).
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -1,4 +1,4 @@
-//! `/metrics`, `/health`, `/debug/pprof/` (`frontends-and-hooks.md` 9 and 13).
+//! `/metrics`, `/health`, `/debug/pprof/` (`rules/operations.md#pages`, `rules/operations.md#metrics`).
 
 use serde_json::json;
 use std::collections::BTreeSet;

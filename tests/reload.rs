@@ -1,4 +1,4 @@
-//! Reloads: what they take over, what they refuse, and that nobody notices (`frontends-and-hooks.md` 3.2).
+//! Reloads: what they take over, what they refuse, and that nobody notices (`rules/operations.md#reload`).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};

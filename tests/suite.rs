@@ -9,6 +9,7 @@
 )]
 
 mod checklist;
+mod citations;
 mod clients;
 mod desk;
 mod faults;

@@ -1,4 +1,4 @@
-//! HTTPS: certificates, versions, protocols, times (`frontends-and-hooks.md` 4.7 and 13).
+//! HTTPS: certificates, versions, protocols, times (`rules/http.md#tls`).
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

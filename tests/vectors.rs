@@ -36,8 +36,8 @@ fn warned(text: &str) -> Vec<&str> {
 fn every_vector_passes_against_a_fresh_daemon_with_default_settings() {
     let daemon = Daemon::start(json!({}));
     let text = play(&daemon, None);
-    // The two excepted need a setting (next test), and a parser that takes raw octets (ruling 18 lets hyper
-    // refuse).
+    // The two excepted need a setting (next test), and a parser that takes raw octets, which hayate
+    // refuses (`rules/http.md#target-forms`).
     let mut excepted = warned(&text);
     excepted.sort_unstable();
     assert_eq!(excepted, ["http_peer_dict", "http_raw_high_bytes"]);

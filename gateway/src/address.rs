@@ -1,8 +1,8 @@
-//! Who is the client? The socket's peer, unless a trusted proxy names another one (`frontends-and-hooks.md`
-//! 4.4), or the client may claim an address of its own (BEP 7).
+//! Who is the client? The socket's peer, unless a trusted proxy names another one
+//! (`rules/http.md#client-address`), or the client may claim an address of its own (BEP 7).
 //!
-//! A header that cannot be read is a failure: the proxy's own address never becomes a peer (`spec` ruling
-//! 11).
+//! A header that cannot be read is a failure: the proxy's own address never becomes a peer
+//! (`rules/http.md#unreadable-header`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,7 +20,7 @@ const CLAIM_MAX: usize = 64;
 pub enum Source {
     /// A TCP peer.
     Address(IpAddr),
-    /// The peer of a unix socket, which counts as a trusted proxy (`spec` ruling 22).
+    /// The peer of a unix socket, which counts as a trusted proxy (`rules/http.md#unix-socket`).
     Unix,
 }
 

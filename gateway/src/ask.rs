@@ -1,5 +1,5 @@
 //! From parameters to the words of the tracker: what makes an announce or a scrape whole, in the order of
-//! `frontends-and-hooks.md` 4.3, as the rulings amend it. Knows no policy but the door's own bounds.
+//! `rules/http.md#order-of-failures`. Knows no policy but the door's own bounds.
 
 use std::net::IpAddr;
 
@@ -9,8 +9,8 @@ use crate::refusal::Refusal;
 use crate::wire::query::{BadEscape, Escaped, NotAnId, Number, Parameters};
 use crate::wire::reply::Form;
 
-/// What a client that says nothing readable about `left` is taken to miss: it is a leecher (`protocol.md`
-/// H2.6).
+/// What a client that says nothing readable about `left` is taken to miss: it is a leecher
+/// (`rules/http.md#numbers`).
 const LEFT_UNKNOWN: u64 = u64::MAX;
 
 /// How many peers a client gets.
@@ -37,7 +37,7 @@ pub struct Asked {
 /// decoded.
 ///
 /// # Errors
-/// The first failure in the order of the spec.
+/// The first failure, in the order of `rules/http.md#order-of-failures`.
 pub fn announce(
     parameters: &Parameters<'_>,
     client: Result<IpAddr, Refusal>,
@@ -98,7 +98,7 @@ pub fn scrape(parameters: &Parameters<'_>, max: usize) -> Result<Vec<InfoHash>, 
 
 impl Wish {
     /// Peers for a wish. Whoever says nothing, or nothing readable, gets the default, which the most does not
-    /// bound (`frontends-and-hooks.md` 1.5).
+    /// bound (`rules/http.md#numwant`).
     fn grant(self, wish: Number) -> u16 {
         match wish {
             Number::Garbage => self.default,
@@ -142,7 +142,7 @@ fn is(value: Option<Escaped<'_>>, word: &[u8]) -> Result<bool, BadEscape> {
     value.map_or(Ok(false), |value| value.is(word))
 }
 
-/// Unknown events are regular announces (`spec` ruling 12).
+/// Unknown events are regular announces (`rules/swarms.md#unknown-events`).
 fn event(value: Escaped<'_>) -> Result<Event, BadEscape> {
     for (word, event) in [
         (&b"started"[..], Event::Started),

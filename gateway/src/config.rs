@@ -8,9 +8,9 @@ use ipnet::IpNet;
 
 use crate::tls::Tls;
 
-/// Longest request line that is read, in octets; above it 414 (`spec` ruling 18).
+/// Longest request line that is read, in octets; above it 414 (`rules/http.md#sizes-of-a-request`).
 pub const REQUEST_LINE_MAX: usize = 8 * 1024;
-/// Longest header block that is read, in octets; above it 431 (`spec` ruling 18).
+/// Longest header block that is read, in octets; above it 431 (`rules/http.md#sizes-of-a-request`).
 pub const HEADER_BLOCK_MAX: usize = 16 * 1024;
 
 /// What is fixed when the sockets open.

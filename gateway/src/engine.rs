@@ -335,7 +335,7 @@ impl Engine {
     }
 
     /// Writes the answer to a request that the tracker had no room for: valid, without peers, and with a long
-    /// interval (`operations.md` 4.3). Errors would make clients come back at once.
+    /// interval (`rules/http.md#overload`). Errors would make clients come back at once.
     #[must_use]
     pub fn overloaded(&self, context: Context) -> Response {
         self.stats.resume(context.note);
@@ -404,7 +404,7 @@ impl Engine {
     }
 }
 
-/// Is this a request that can be served at all? (`spec` rulings 9 and 18.)
+/// Is this a request that can be served at all (`rules/http.md#methods`, `rules/http.md#sizes-of-a-request`)?
 pub(crate) fn check<H: ?Sized>(head: &Head<'_, H>) -> Result<(), Response> {
     if head.method.len() + head.target.len() + LINE_REST > REQUEST_LINE_MAX {
         return Err(Response::text(414, "URI Too Long\n"));

@@ -1,5 +1,5 @@
 //! Profiles on demand, in the form of Go's pprof: where the process spends its time
-//! (`frontends-and-hooks.md` 9.1).
+//! (`rules/operations.md#profiles`).
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! TLS by rustls: what a certificate and its key make of a connection (`frontends-and-hooks.md` 4.7).
+//! TLS by rustls: what a certificate and its key make of a connection (`rules/http.md#tls`).
 
 use std::fmt;
 use std::sync::Arc;

@@ -200,7 +200,7 @@ impl JsonSchema for MetricPrefix {
     }
 }
 
-/// `"auto"`, `true` or `false`: how private peers are handed out (`protocol.md` X7).
+/// `"auto"`, `true` or `false`: how private peers are handed out (`rules/swarms.md#private-peers`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AllowPrivate(pub(crate) PrivatePeers);
 

@@ -183,7 +183,7 @@ impl Refusal {
         }
     }
 
-    /// Seconds that mode private tells an HTTP client to wait (`private-tracker.md` 7).
+    /// Seconds that mode private tells an HTTP client to wait (`rules/private.md#failures`).
     #[must_use]
     pub fn interval_seconds(self) -> u32 {
         match self {

@@ -1,5 +1,5 @@
 //! How long requests took, by action, family and error, as the reference tracker shows it
-//! (`frontends-and-hooks.md` 9.2). One thread adds, anybody reads.
+//! (`rules/operations.md#request-durations`). One thread adds, anybody reads.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(hash.to_string(), text.to_lowercase());
     }
 
-    /// `frontends-and-hooks.md` 12.4.
+    /// `rules/hooks.md#client-ids`.
     #[test]
     fn clients_are_named_by_their_first_octets() {
         for (peer_id, client) in [

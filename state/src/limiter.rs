@@ -1,5 +1,5 @@
 //! Token buckets of addresses in bounded memory: who asks far too often. An IPv4 address has one, and an IPv6
-//! /64 (`operations.md` 4.1). Only ask for sources that are proven: anybody can send from a forged one.
+//! /64 (`rules/swarms.md#rate-limit`). Only ask for sources that are proven: anybody can forge another one.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;

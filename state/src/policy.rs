@@ -17,7 +17,7 @@ pub const PEER_INACTIVITY_SECONDS_MAX: u32 = 6 * 3600;
 pub const FULL_INTERVALS: u32 = 2;
 /// Octets a second that are believed where nothing else is said: those of a line of some 17 Gbit/s.
 pub const OCTETS_PER_SECOND_MAX: u64 = 2 << 30;
-/// What a failure over HTTP tells as `interval` where `min_announce` is 0, in seconds (`spec` ruling 10).
+/// The `interval` of a failure where `min_announce` is 0, in seconds (`rules/http.md#failure-reply`).
 pub const FAILURE_INTERVAL_SECONDS: u32 = 900;
 
 /// Settings of mode open and listed.
@@ -210,8 +210,8 @@ impl Policy {
     }
 
     /// The answer to an announce there is no room for: valid, without peers, and with a long interval
-    /// (`operations.md` 4.3). The minimum is as long, because some clients come again after that
-    /// (`protocol.md` H3.11).
+    /// (`rules/swarms.md#full-tracker`). The minimum is as long, because some clients come again after
+    /// that.
     #[must_use]
     pub fn full_answer(&self, tally: Tally) -> Answer {
         let interval_seconds = self.full_interval_seconds();

@@ -1,5 +1,5 @@
-//! Which peers an asker may be handed (`protocol.md` X6, X7): public peers for everybody, private ones only
-//! within their own range, loopback on loopback, hidden ports nobody.
+//! Which peers an asker may be handed (`rules/swarms.md#private-peers`): public peers for everybody, private
+//! ones only within their own range, loopback on loopback, hidden ports nobody.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -30,7 +30,7 @@ pub enum Reach {
 }
 
 /// Is this an address that mode private takes from a client's word? Not one of a private or local range
-/// (`private-tracker.md` 6.4), and not one that no peer has.
+/// (`rules/private.md#member-address`), and not one that no peer has.
 #[must_use]
 pub fn is_public(address: IpAddr) -> bool {
     let address = address.to_canonical();
@@ -97,8 +97,8 @@ impl PrivatePeers {
 }
 
 /// Where a peer at `address` can be reached from; `None` where no peer can be: unspecified, multicast,
-/// broadcast and reserved addresses, and IPv6 link-local, whose scope the wire format loses (`protocol.md`
-/// U7.5).
+/// broadcast and reserved addresses, and IPv6 link-local, whose scope the wire format loses
+/// (`rules/swarms.md#addresses`).
 #[must_use]
 pub fn of_address(address: IpAddr) -> Option<Reach> {
     match address {

@@ -18,7 +18,7 @@ const DRAWS_PER_PEER: usize = 8;
 /// peer at the least, and nearly half as a rule.
 const START_DRAWS_MAX: usize = 64;
 
-/// Which peers an asker is useful to (`spec` ruling 13).
+/// Which peers an asker is useful to (`rules/swarms.md#selection`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wants {
     /// A seeder: leechers.

@@ -90,7 +90,7 @@ impl Tracker {
         self.private.as_ref()?.register.get().member(passkey)
     }
 
-    /// Decides one announce of a member: rows 7 and 13 to 16 of `private-tracker.md` 7, then the swarm, then
+    /// Decides a member's announce: rows 7 and 13 to 16 of `rules/private.md#failures`, then the swarm and
     /// what is credited, in one atomic step of that torrent. Hooks hear what was `said`, after row 13: what
     /// comes behind it is decided under the torrent's lock.
     ///
@@ -143,7 +143,7 @@ impl Tracker {
     }
 
     /// How the swarm of a registered torrent stands; `None` where it is unknown, pruned, or this member may
-    /// not download it (`private-tracker.md` 12.2). Changes nothing.
+    /// not download it (`rules/private.md#member-scrapes`). Changes nothing.
     #[must_use]
     pub fn scrape_member(&self, member: Member, info_hash: &InfoHash) -> Option<Tally> {
         let private = self.private.as_ref()?;

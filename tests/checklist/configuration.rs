@@ -1,4 +1,4 @@
-//! Files, command line and logs (`frontends-and-hooks.md` 1 and 2).
+//! Files, command line and logs (`rules/operations.md#configuration`, `rules/operations.md#command-line`).
 
 use std::process::{Command, Output};
 

@@ -1,4 +1,4 @@
-//! What the HTTP door reads and answers (`frontends-and-hooks.md` 4).
+//! What the HTTP door reads and answers (`rules/http.md`).
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};

@@ -1,4 +1,5 @@
-//! The checklist of `frontends-and-hooks.md` 13 where no other test of that name is: one test a row.
+//! What somebody who comes from chihaya tries first, one row each, and the test that tries it. The rules are
+//! in `docs/rules/README.md`.
 //!
 //! | row | test |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! What announces do to a swarm, seen from outside (`frontends-and-hooks.md` 7 with rulings 12 to 14).
+//! What announces do to a swarm, seen from outside (`rules/swarms.md`).
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -57,7 +57,7 @@ fn peer_selection() {
     assert_eq!(told(b'a', 7002, 0, 0), [local(7001)]);
     assert_eq!(told(b'a', 7003, 0, 0), [local(7001)], "a seeder gets leechers only");
     assert_eq!(told(b'a', 7004, 9, 0), [7001, 7002, 7003].map(local), "a leecher gets both");
-    assert_eq!(told(b'a', 7005, 0, STARTED), [7001, 7002, 7003, 7004].map(local), "ruling 13");
+    assert_eq!(told(b'a', 7005, 0, STARTED), [7001, 7002, 7003, 7004].map(local), "it may lack the metadata");
     // Of a thousand everybody is drawn alike: chi-square with 999 degrees of freedom, whose deviation is
     // sqrt(2 * 999) = 45.
     (0..1000).for_each(|port| _ = client.announce(b'b', 8000 + port, u64::from(port % 2), 0));

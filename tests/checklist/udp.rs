@@ -1,4 +1,4 @@
-//! What the UDP door reads and answers (`frontends-and-hooks.md` 5).
+//! What the UDP door reads and answers (`rules/udp.md`).
 
 use serde_json::json;
 

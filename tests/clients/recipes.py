@@ -28,7 +28,7 @@ class Plan:
 
 
 def libtorrent(plan, python="/usr/bin/python3"):
-    # One address only: with several, it sends the id issued to one from the other (U2.2) and waits in vain.
+    # One address only: with several, it sends the id issued to one from the other (rules/udp.md#connection-id) and waits in vain.
     interface = endpoint(plan.address, plan.port)
     return [python, HERE / "libtorrent_peer.py", "leech", plan.torrent, plan.out, interface]
 

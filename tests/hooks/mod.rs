@@ -1,4 +1,4 @@
-//! Hooks of the configuration, on both doors of the running daemon (`frontends-and-hooks.md` 6 and 13).
+//! Hooks of the configuration, on both doors of the running daemon (`rules/hooks.md`).
 
 mod issuer;
 mod jwk_set;
@@ -81,7 +81,7 @@ fn approvals_and_variation() {
     assert_eq!(refused(&daemon, 7001, "").as_deref(), Some("unapproved torrent"));
     let scrape = fetch(daemon.v4(), &format!("/scrape?info_hash={}", "a".repeat(20)));
     assert!(scrape.bencoded().at("files").is_some(), "scrapes pass");
-    // The first vector of 12.3.
+    // The first vector of `rules/hooks.md#interval-variation`.
     let text = "00000000000000000001";
     let target =
         format!("/announce?info_hash={text}&peer_id={text}&port=7001&left=9&uploaded=0&downloaded=0");

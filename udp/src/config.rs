@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use ipnet::IpNet;
 
-/// Fewest and most seconds a connection id is accepted (`spec` ruling 6).
+/// Fewest and most seconds a connection id is accepted (`rules/udp.md#connection-id-lifetime`).
 pub const LIFETIME_SECONDS: std::ops::RangeInclusive<u64> = 60..=7200;
-/// Most octets of payload of any reply: 1280 - 48, so that no path fragments it (`protocol.md` U5.4).
+/// Most octets of payload of any reply: 1280 - 48, so that no path fragments it (`rules/udp.md#reply-size`).
 pub const REPLY_MAX: usize = 1232;
 
 /// What is fixed when the sockets open.

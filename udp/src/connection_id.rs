@@ -1,5 +1,5 @@
-//! Connection ids: the proof that a source address is real (BEP 15, "UDP connections / spoofing"; `spec`
-//! ruling 6).
+//! Connection ids: the proof that a source address is real (BEP 15, "UDP connections / spoofing";
+//! `rules/udp.md#connection-id`).
 //!
 //! An id is the low octet of a bucket number, then 56 bits of HMAC-SHA256 over that number and the source
 //! address. It is computed, not remembered: no client can make the tracker keep anything, and all workers and
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_those_of_ruling_6() {
+    fn ids_are_those_of_the_rules() {
         for (key, source, unix, expected) in [
             ("test-key-0123456789", "127.0.0.1", NOW, 0x2031_ae30_babc_0e39_u64),
             ("test-key-0123456789", "::1", NOW, 0x2065_15a1_4b5f_a770),

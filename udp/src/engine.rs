@@ -121,7 +121,7 @@ impl Engine {
         datagram: &[u8],
         reply: &'r mut Buffer,
     ) -> Outcome<'r> {
-        // A v6-only socket shows no mapped addresses; a test or a fuzzer may (`protocol.md` U7.4).
+        // A v6-only socket shows no mapped addresses; a test or a fuzzer may (`rules/udp.md#mapped-sources`).
         let asker = Asker { now, address: source.ip().to_canonical() };
         self.sorting = Sorting::NOTHING;
         let decided = if source.port() == 0 {
@@ -237,7 +237,7 @@ impl Engine {
         if member.is_none() && claim != asker.address && is_never_a_peer(claim) {
             return Err(Complaint::Tracker(TrackerRefusal::InvalidAddress));
         }
-        // A member's claim counts only if it is of use (`private-tracker.md` 6.1).
+        // A member's claim counts only if it is of use (`rules/private.md#member-address`).
         let address = if member.is_none() || is_public(claim) { claim } else { asker.address };
         // Members get peers of the family that they ask over.
         let family = if member.is_none() { address } else { asker.address };
@@ -352,8 +352,8 @@ struct Asker {
     address: IpAddr,
 }
 
-/// The address a peer is registered with: what it claims if its source may claim (`spec` ruling 20), else its
-/// source. Over IPv6 the field is never looked at (BEP 15).
+/// The address a peer is registered with: what it claims if its source may claim (`rules/udp.md#ip-field`),
+/// else its source. Over IPv6 the field is never looked at (BEP 15).
 fn registered_address(config: &DoorConfig, source: IpAddr, view: AnnounceView<'_>) -> IpAddr {
     let may_claim = source.is_ipv4() && config.spoofing_sources.iter().any(|net| net.contains(&source));
     if may_claim { view.claimed_address().unwrap_or(source) } else { source }

@@ -1,5 +1,5 @@
 //! How a member names himself over UDP: by the path of the announce URL, which clients send along (BEP 41,
-//! `private-tracker.md` 13).
+//! `rules/private.md#udp`).
 
 use hayate_state::private::path;
 

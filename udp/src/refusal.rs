@@ -5,7 +5,7 @@ use std::fmt;
 use hayate_state::Refusal as TrackerRefusal;
 
 /// Why a datagram was refused. Only [`Refusal::Told`] is answered; all others are silence, because their
-/// source is not proven or must not be answered (`spec` ruling 7).
+/// source is not proven or must not be answered (`rules/udp.md#silence-until-verified`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Fewer octets than any request has.
@@ -69,7 +69,7 @@ impl Refusal {
         Self::all().position(|refusal| refusal == self).unwrap_or_default()
     }
 
-    /// The value of the label `error` of durations (`frontends-and-hooks.md` 9.2).
+    /// The value of the label `error` of durations (`rules/operations.md#request-durations`).
     #[must_use]
     pub fn error(self) -> &'static str {
         match self {

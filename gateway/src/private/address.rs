@@ -1,4 +1,4 @@
-//! Which address a member's peer is reached at (`private-tracker.md` 6).
+//! Which address a member's peer is reached at (`rules/private.md#member-address`).
 
 use std::net::IpAddr;
 

@@ -1,5 +1,5 @@
-//! From parameters to the announce of a member, strictly: rows 2 to 12 of `private-tracker.md` 7, in their
-//! order.
+//! From parameters to the announce of a member, strictly: rows 2 to 12 of
+//! `rules/private.md#failures`, in their order.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! What a member is told who is refused: texts and intervals of `private-tracker.md` 7 and 12.
+//! What a member is told who is refused: texts and intervals of `rules/private.md#failures`.
 
 use std::io::Write as _;
 

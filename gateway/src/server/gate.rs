@@ -207,7 +207,7 @@ impl Gate {
         let (question, context) = match step {
             Step::Ask(question, context) => (question, context),
             Step::Answer(response) => return response,
-            // Then the gateway has `/alive` only (`spec` ruling 21).
+            // Then the gateway has `/alive` only (`rules/operations.md#pages`).
             Step::Page(Page::Health | Page::Metrics) if self.pages_apart.get() => {
                 return self.stats.counted(self.engine.borrow().nothing());
             }

@@ -1,10 +1,10 @@
-//! The query string, read as octets and without a copy (`protocol.md` H1). Never via UTF-8: an info_hash is
-//! not text.
+//! The query string, read as octets and without a copy (`rules/http.md#query`). Never via UTF-8: an info_hash
+//! is not text.
 //!
 //! Only `&` separates, the first `=` ends the name, `+` is itself, and percent-escapes are decoded exactly
 //! once. Names are case-insensitive, except that only lower-case `info_hash` is the info_hash. Where a name
-//! is repeated the last value wins (H1.7). A broken escape does no harm until somebody decodes the value it
-//! is in (H1.5).
+//! is repeated the last value wins. A broken escape does no harm until somebody decodes the value it
+//! is in (`rules/http.md#broken-escapes`).
 
 use hayate_state::ids::InfoHash;
 use hayate_state::private::path::escape;
@@ -154,7 +154,7 @@ impl<'q> Escaped<'q> {
     }
 }
 
-/// In mode private a broken escape is no mistake: it stands for itself (`private-tracker.md` 5.1).
+/// In mode private a broken escape stands for itself (`rules/private.md#member-parameters`).
 impl<'q> Escaped<'q> {
     /// The decoded octets; a `%` without two hexadecimal digits stays.
     fn literal_octets(self) -> impl Iterator<Item = u8> {
@@ -377,7 +377,7 @@ fn is_info_hash(name: &[u8]) -> bool {
     name == INFO_HASH || name.contains(&b'%') && hidden()
 }
 
-/// Name and value of every pair; a segment without `=` names nothing and is left out (H1.3).
+/// Name and value of every pair; a segment without `=` names nothing and is left out (`rules/http.md#query`).
 fn pairs(query: &[u8]) -> impl Iterator<Item = (&[u8], Escaped<'_>)> {
     query.split(|&octet| octet == b'&').filter_map(|segment| {
         let at = segment.iter().position(|&octet| octet == b'=')?;

@@ -1,4 +1,4 @@
-//! The bencoded replies: announce in both forms, scrape, failure (`protocol.md` H3, H5).
+//! The bencoded replies: announce in both forms, scrape, failure (`rules/http.md#announce-reply-keys`).
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -32,11 +32,11 @@ pub enum Form {
 pub struct Address {
     /// Told as `external ip` (BEP 24), unless `None`.
     pub external: Option<IpAddr>,
-    /// The client came over IPv6, so that `peers6` is there even if empty (H3.5).
+    /// The client came over IPv6, so that `peers6` is there even if empty (`rules/http.md#compact-peers`).
     pub over_v6: bool,
 }
 
-/// Writes the reply to an announce. `interval` and `peers` are always in it (H3.1).
+/// Writes the reply to an announce. `interval` and `peers` are always in it (see `rules/http.md`).
 #[must_use]
 pub fn announce(answer: &Answer, peers: &PeerList, form: Form, address: Address) -> Vec<u8> {
     let room = match form {
@@ -72,7 +72,7 @@ pub fn announce(answer: &Answer, peers: &PeerList, form: Form, address: Address)
 
 /// Writes the reply to a scrape: one entry for each torrent and its tally. The torrents come sorted, none
 /// twice.
-/// `flags` tell `min_request_interval` unless it is 0 (H5.6).
+/// `flags` tell `min_request_interval` unless it is 0 (`rules/http.md#scrape-reply`).
 pub fn scrape<'t>(
     entries: impl ExactSizeIterator<Item = (&'t InfoHash, Tally)>,
     min_request_interval_seconds: u32,
@@ -93,8 +93,8 @@ pub fn scrape<'t>(
     out
 }
 
-/// Writes a failure. It tells when to come again, so that clients slow down (`spec` ruling 10); 0 = it does
-/// not.
+/// Writes a failure. It tells when to come again, so that clients slow down; 0 = it does not
+/// (`rules/http.md#failure-reply`).
 #[must_use]
 pub fn failure(text: &[u8], interval_seconds: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(ANNOUNCE_REST);

@@ -1,4 +1,4 @@
-//! `client approval` and `torrent approval` (`frontends-and-hooks.md` 6.3, 6.4): lists of what may, or may
+//! `client approval` and `torrent approval` (`rules/hooks.md#client-approval`): lists of what may, or may
 //! not, be announced.
 
 use std::collections::HashSet;

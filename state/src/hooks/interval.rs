@@ -1,5 +1,5 @@
-//! `interval variation` (`frontends-and-hooks.md` 6.6): spreads announces by adding seconds to the interval
-//! of some peers, always the same for one peer of one torrent.
+//! `interval variation` (`rules/hooks.md#interval-variation`): spreads announces by adding seconds to the
+//! interval of some peers, always the same for one peer of one torrent.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -77,7 +77,7 @@ fn sum(octets: &[u8; 20]) -> u64 {
     words.iter().fold(0, |sum, word| u64::from_be_bytes(*word).wrapping_add(sum))
 }
 
-/// The generator of the spec (xorshift128+).
+/// The generator of `rules/hooks.md#interval-variation` (xorshift128+).
 struct Draws(u64, u64);
 
 impl Draws {

@@ -1,4 +1,4 @@
-//! `jwt` (`frontends-and-hooks.md` 6.5): announces need a token (RFC 7519) for their torrent, signed by a key
+//! `jwt` (`rules/hooks.md#jwt`): announces need a token (RFC 7519) for their torrent, signed by a key
 //! of a JWK set. Scrapes need none.
 
 use std::sync::Arc;

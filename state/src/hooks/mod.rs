@@ -1,4 +1,4 @@
-//! Hooks: what an operator may put between the rules of a mode and the swarm (`frontends-and-hooks.md` 6), in
+//! Hooks: what an operator may put between the rules of a mode and the swarm (`rules/hooks.md#chains`), in
 //! every mode and on both doors.
 //!
 //! A hook is one file: a type with its options, a [`Hook`], and one line in `KNOWN`. `docs/HOOKS.md` shows

@@ -43,7 +43,7 @@ fn outcome(hooks: &Hooks, announce: &Announce) -> Result<(u32, u32), Refusal> {
     Ok((visit.interval_seconds, visit.min_interval_seconds))
 }
 
-/// `frontends-and-hooks.md` 12.3.
+/// `rules/hooks.md#interval-variation`.
 #[test]
 fn interval_variation_adds_what_the_vectors_say() {
     let hex = |text: &str| text.parse::<InfoHash>().unwrap().0;

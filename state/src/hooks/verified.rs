@@ -1,5 +1,5 @@
-//! Tokens whose signature was good, remembered so that it is not checked with every announce (`spec` ruling
-//! 27).
+//! Tokens whose signature was good, remembered so that it is not checked with every announce
+//! (`rules/hooks.md#verified-tokens`).
 
 use std::collections::HashMap;
 

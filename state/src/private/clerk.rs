@@ -1,6 +1,6 @@
 //! The clerk: a thread that reads all sets of a site from the store, at the start and every so often
-//! (`private-tracker.md` 15). Each set is built apart and swapped whole; one that cannot be read to its end
-//! leaves the old one.
+//! (`rules/private.md#reload-of-the-site`). Each set is built apart and swapped whole; one that cannot be
+//! read to its end leaves the old one.
 
 use std::io;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! One announce of a member, from the check of its torrent to the peers it is handed: one atomic step under
-//! the lock of its torrent (`private-tracker.md` 7 to 11).
+//! the lock of its torrent (`rules/private.md#announces`).
 
 use hashbrown::HashSet;
 
@@ -79,8 +79,8 @@ struct Told {
 }
 
 impl Torrents {
-    /// Checks rows 14 to 16, changes the swarm, queues records, and hands out peers. Where there is no memory
-    /// for a peer, nothing changes and nobody is handed out.
+    /// Checks rows 14 to 16 of `rules/private.md#failures`, changes the swarm, queues records, and hands out
+    /// peers. Where there is no memory for a peer, nothing changes and nobody is handed out.
     ///
     /// # Errors
     /// Why the member is refused; then nothing has changed.
@@ -123,7 +123,7 @@ impl Torrents {
         Ok(done)
     }
 
-    /// Checks rows 14 to 16 and hands out peers, but changes nothing.
+    /// Checks the same rows and hands out peers, but changes nothing.
     ///
     /// # Errors
     /// Why the member is refused.
@@ -142,7 +142,7 @@ impl Torrents {
         step.unwrap_or_else(|| Err(asked.register.unknown(info_hash)))
     }
 
-    /// How a swarm stands for a scrape of this member (`private-tracker.md` 12.2).
+    /// How a swarm stands for a scrape of this member (`rules/private.md#member-scrapes`).
     pub(crate) fn scrape(&self, register: &Register, member: &Member, info_hash: &InfoHash) -> Option<Tally> {
         self.with(info_hash, |torrent| {
             let shown = torrent.row.status == LIVE && register.may_download(member, torrent.row.id);
@@ -150,7 +150,7 @@ impl Torrents {
         })?
     }
 
-    /// Rows 8 and 9 of the spec's sections: the peer, then what it is credited.
+    /// The peer (`rules/private.md#session`), then what is credited (`rules/private-accounting.md#credit`).
     fn change(&self, asked: &Asked<'_>, torrent: &mut Torrent, came: &mut Came) -> Change {
         let Torrent { row, last_action, swarm, .. } = torrent;
         let (announce, now) = (asked.announce, asked.seconds());
@@ -223,7 +223,7 @@ fn role_of(left: u64) -> Role {
 }
 
 impl Asked<'_> {
-    /// Rows 15 and 16.
+    /// Rows 15 and 16 of `rules/private.md#failures`.
     fn check(&self, row: &Row) -> Result<(), Denial> {
         let left = self.announce.left;
         if row.status != LIVE && !(row.status == PRUNED && left == 0) {
@@ -328,7 +328,7 @@ impl Asked<'_> {
         Told { standing: session.standing(), left: announce.left, credit, remark }
     }
 
-    /// Queues what an announce has changed (`private-tracker.md` 9.4).
+    /// Queues what an announce has changed (`rules/private-accounting.md#rows-of-an-announce`).
     fn record(&self, records: &Queues, change: &Change, torrent: &Torrent, unprune: bool) {
         let (announce, member) = (self.announce, &self.member);
         let (uid, fid, now) = (member.id, change.id, i64::from(self.seconds()));

@@ -1,5 +1,5 @@
-//! Announces with traffic in CSV files, one an hour of local time (`private-tracker.md` 21). One thread
-//! writes; nobody waits for it.
+//! Announces with traffic in CSV files, one an hour of local time
+//! (`rules/private-accounting.md#recorded-announces`). One thread writes; nobody waits for it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter};
@@ -23,7 +23,7 @@ use crate::counters::{Board, Kind, Series};
 pub const LINES_MAX: usize = 10_000;
 /// The first line of each file.
 const HEADER: [&str; 7] = ["TorrentID", "UserID", "Addr", "Event", "Uploaded", "Downloaded", "Left"];
-/// What may be seen by the group, and by nobody else (`spec` ruling 22).
+/// What may be seen by the group, and by nobody else (`rules/private-accounting.md#recorded-announces`).
 const FILE_MODE: u32 = 0o640;
 const FOLDER_MODE: u32 = 0o755;
 /// Longest time that a line stays in the buffer.

@@ -1,4 +1,4 @@
-//! What an announce adds to the ledger (`private-tracker.md` 9). Pure: no clock, no lock.
+//! What an announce adds to the ledger (`rules/private-accounting.md#amounts`). Pure: no clock, no lock.
 
 use std::net::IpAddr;
 

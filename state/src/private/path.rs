@@ -1,5 +1,5 @@
 //! The path by which a member names himself, over HTTP and in BEP 41's URL data: `/<passkey>/announce`
-//! (`private-tracker.md` 4.3).
+//! (`rules/private.md#passkey-path`).
 
 use crate::ids::hex_value;
 

@@ -1,5 +1,5 @@
 //! The purge of silent peers: every so often a round over all shards, spread over half of the time until the
-//! next, and at its end a record that has the store mark them inactive (`private-tracker.md` 18.1).
+//! next, and at its end a record that has the store mark them inactive (`rules/private.md#member-purge`).
 //!
 //! Peers in memory go by the steady clock. Rows of the store know nothing but Unix seconds: while the wall
 //! clock may be wrong, they stay as they are.
@@ -173,7 +173,7 @@ impl Purger {
 
 impl Torrents {
     /// Removes peers that were not heard of since `limit`, a slice of them, and records how their swarms
-    /// stand then (`private-tracker.md` 18.1). False at the end of the shard.
+    /// stand then (`rules/private.md#member-purge`). False at the end of the shard.
     fn purge(&self, round: &mut Round, limit: Moment, records: Option<&Queues>) -> bool {
         self.go_on(round, |torrent, walk, most| {
             let Some(swarm) = &mut torrent.swarm else {

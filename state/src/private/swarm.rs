@@ -254,7 +254,7 @@ impl Swarm {
     }
 
     /// Hands out up to `num_want` peers to a user: to a seeder leechers; to a leecher seeders, one of each
-    /// user, and then leechers. Never peers of his own (`private-tracker.md` 11).
+    /// user, and then leechers. Never peers of his own (`rules/private.md#peer-selection`).
     pub(super) fn hand_out(
         &self,
         user: u32,

@@ -1,4 +1,4 @@
-//! What mode private reads from the store, set by set (`private-tracker.md` 15).
+//! What mode private reads from the store, set by set (`rules/private.md#reload-of-the-site`).
 
 use std::sync::Arc;
 
@@ -140,7 +140,7 @@ impl Line {
         let flag = |at| Some(row.integer(at)? != 0);
         let text = |at| str::from_utf8(row.octets(at)?).ok();
         let info_hash = |at| row.octets(at)?.try_into().ok().map(InfoHash);
-        // The sign of a multiplier means nothing (`private-tracker.md` 9.2).
+        // The sign of a multiplier means nothing (`rules/private-accounting.md#credit`).
         let multipliers = |up| Some(Multipliers { up: row.real(up)?.abs(), down: row.real(up + 1)?.abs() });
         let group = |at| Some(Group { type_name: text(at)?.into(), id: id(at + 1)? });
         Some(match set {

@@ -143,7 +143,7 @@ pub struct TransferIpRow {
     pub fid: u32,
     /// The approved client.
     pub client_id: u32,
-    /// The IPv4 address as a number, or what stands for an IPv6 address (`private-tracker.md` 14.2).
+    /// The address as a number (`rules/private-accounting.md#addresses-in-rows`).
     pub ip: u32,
     /// The IPv6 address, if it is one.
     pub ip6: Option<[u8; 16]>,

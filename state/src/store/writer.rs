@@ -212,7 +212,7 @@ impl Writer {
         Channel::ALL.iter().map(|&channel| self.lanes.waiting(channel)).sum()
     }
 
-    /// Adaptive pauses (`private-tracker.md` 16.5, ruling 24).
+    /// Adaptive pauses (`rules/private-accounting.md#pauses`).
     fn pause(&self, channel: Channel, rows: usize) -> Duration {
         let half = self.lanes.queues.bound(channel) / 2;
         let flush = self.pace.get().flush;

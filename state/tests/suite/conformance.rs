@@ -1,5 +1,5 @@
-//! What every store of peers must do, once for each family (`frontends-and-hooks.md` 11.1), as the rulings 12
-//! to 15 have it: `p` watches, `c` comes and goes. Each step is a fact of its own here.
+//! What swarms must do by `rules/swarms.md`, as a list of steps, once for each family: `p` watches, `c` comes
+//! and goes. Each step is a fact of its own here.
 //!
 //! What that list adds is shown elsewhere, for both families where nothing else is said:
 //! - limits of numwant: `model::swarms_do_what_a_naive_model_does`, which asks for 0 to 200 peers
@@ -120,7 +120,7 @@ fn step_4_a_seeder_is_seen_by_leechers_until_it_leaves() {
         stage.assert_scrape(1, 1, 0);
         assert_eq!(stage.p_seeds(), []);
         stage.assert_scrape(2, 0, 0);
-        // Ruling 13: one that has only the magnet link says the same.
+        // `rules/swarms.md#selection`: one that has only the magnet link says the same.
         assert_eq!(stage.say(Announce { left: 0, event: Event::Started, ..stage.p }), [stage.c()]);
         stage.p_leeches();
         stage.stop(seeding);
@@ -134,7 +134,7 @@ fn step_5_a_leecher_that_completes_is_a_seeder_and_one_download() {
     once_per_family(|stage| {
         stage.p_leeches();
         stage.say(stage.c);
-        // Ruling 12: with something missing it is a regular announce.
+        // `rules/swarms.md#completed-count`: with something missing it is a regular announce.
         let completed = |left| Announce { event: Event::Completed, left, ..stage.c };
         let (early, done) = (completed(9), completed(0));
         stage.say(early);

@@ -208,7 +208,7 @@ fn every_peer_of_a_large_swarm_is_as_likely_as_any_other() {
     assert!(counts.len() == 500 && chi_square < 1500.0, "{chi_square}");
 }
 
-/// `private-tracker.md` 11.2: well-known ports and the asker's own peers are never handed out.
+/// `rules/private.md#peer-selection`: well-known ports and the asker's own peers are never handed out.
 #[test]
 fn every_peer_that_may_be_handed_out_is_as_likely_as_any_other() {
     let seed = fastrand::u64(..);
@@ -360,7 +360,7 @@ fn stopping(announce: Announce) -> Announce {
     Announce { event: Event::Stopped, ..announce }
 }
 
-/// `private-tracker.md` 23.11.
+/// `rules/private-accounting.md#snatches`.
 #[test]
 fn completed_counts_once_and_every_delta_counts() {
     let told = told_of(|house| {
@@ -371,7 +371,7 @@ fn completed_counts_once_and_every_delta_counts() {
             (37, completing(having(peer(1, 2001), 1015, 528))),
         ] {
             let tally = house.say(second, 1, &announce).tally;
-            // The count of the answer is that of the last reload (10.2).
+            // The count of the answer is that of the last reload (`rules/private.md#success`).
             let seeds = u32::from(announce.left == 0);
             assert_eq!((tally.seeders, tally.leechers, tally.completed), (seeds, 1 - seeds, 0));
         }
@@ -397,7 +397,7 @@ fn completed_counts_once_and_every_delta_counts() {
         start_time: unix(0),
         last_announce: unix(37),
         active_time: 37,
-        // The last interval of a seeder that is a leecher again is none of seeding (9.3).
+        // The last interval of a seeder that is a leecher again is none of seeding.
         seed_time: 20,
         active: true,
         snatched: 1,
@@ -407,8 +407,8 @@ fn completed_counts_once_and_every_delta_counts() {
     assert_eq!(told.snatch, Some(SnatchRow { uid: 1, fid: 3, time: unix(7), start_time: unix(0) }));
 }
 
-/// `private-tracker.md` 8.4: an unknown peer counts too, but not where its user seeds; a peer that merely has
-/// become a seeder does not.
+/// `rules/private-accounting.md#snatches`: an unknown peer counts too, but not where its user seeds; a peer
+/// that merely has become a seeder does not.
 #[test]
 fn a_snatch_takes_the_event_and_a_user_who_did_not_seed() {
     let silent = told_of(|house| {
@@ -429,7 +429,7 @@ fn a_snatch_takes_the_event_and_a_user_who_did_not_seed() {
     assert_eq!((unknown.torrent.unwrap().snatched, unknown.snatch.unwrap().time), (1, unix(1)));
 }
 
-/// `private-tracker.md` 8.2, and back again.
+/// `rules/private.md#member-roles`, and back again.
 #[test]
 fn a_seeder_that_becomes_a_leecher_keeps_its_totals() {
     let told = told_of(|house| {
@@ -449,11 +449,11 @@ fn a_seeder_that_becomes_a_leecher_keeps_its_totals() {
     });
     let transfer = told.transfer.unwrap();
     assert_eq!((transfer.raw_up, transfer.raw_down, transfer.start_time), (20, 28, unix(0)));
-    // The interval that ends with all of it is one of seeding (9.3).
+    // The interval that ends with all of it is one of seeding (`rules/private-accounting.md#time`).
     assert_eq!((transfer.active_time, transfer.seed_time, transfer.seeding), (30, 17, true));
 }
 
-/// `private-tracker.md` 8.3: it is made and removed at once, so that rows are queued, but without amounts.
+/// `rules/private.md#member-stops`: it is made and removed at once: rows are queued, but without amounts.
 #[test]
 fn stopped_of_an_unknown_peer_is_answered_and_leaves_nobody() {
     let told = told_of(|house| {

@@ -15,7 +15,7 @@ use crate::wire::reply::Buffer;
 
 /// Datagrams received, and replies sent, with one system call at most.
 pub(super) const BATCH_MAX: usize = 64;
-/// Octets of the longest datagram taken; a scrape of 74 torrents has 1496 (`protocol.md` U1.8).
+/// Octets of the longest datagram taken; a scrape of 74 torrents has 1496 (`rules/udp.md#datagram-size`).
 pub(super) const DATAGRAM_MAX: usize = 2048;
 
 /// Buffers for one batch of datagrams and their replies.

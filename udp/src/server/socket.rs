@@ -158,8 +158,8 @@ fn lacks_family(error: &io::Error) -> bool {
 /// Opens the sockets of one address.
 ///
 /// The first one is bound without SO_REUSEPORT, so that it fails if anybody has the port, even somebody who
-/// would share it; only then it is opened to the other workers (`spec` ruling 17). Two daemons that start at
-/// once cannot both win.
+/// would share it; only then it is opened to the other workers (`rules/udp.md#one-tracker-per-port`). Two
+/// daemons that start at once cannot both win.
 fn open(address: SocketAddr, config: &SocketConfig) -> Result<Listener, OpenError> {
     let failed = |attempt| move |source| OpenError::Failed { address, attempt, source };
     let first = new_socket(address, config)?;

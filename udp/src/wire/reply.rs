@@ -29,8 +29,8 @@ pub const SCRAPE_ROWS_MAX: usize = (REPLY_MAX - SCRAPE_HEAD_LEN) / SCRAPE_ROW_LE
 pub const PEERS_V4_MAX: u16 = 202;
 /// Most IPv6 peers of an announce reply.
 pub const PEERS_V6_MAX: u16 = 67;
-/// Most octets of an error text: those of `protocol.md` U8.1 have up to 64, and one of mode private tells why
-/// a torrent was deleted.
+/// Most octets of an error text (`rules/udp.md#error-reply`): static ones have up to 72, and one of mode
+/// private tells why a torrent was deleted.
 pub const ERROR_TEXT_MAX: usize = 96;
 /// Largest number written: clients read the counts as signed.
 pub const COUNT_MAX: u32 = i32::MAX as u32;

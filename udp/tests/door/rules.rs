@@ -1,4 +1,4 @@
-//! The engine against the rules of `protocol.md`, in virtual time.
+//! The engine against `rules/udp.md`, in virtual time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::kit::*;
 fn a_connect_is_answered_with_sixteen_octets_whatever_its_length() {
     let mut desk = Desk::open();
     let id = desk.connect("192.0.2.7:6881");
-    assert_eq!(id, 0x2031_587d_0963_897a_u64.to_be_bytes(), "ruling 6");
+    assert_eq!(id, 0x2031_587d_0963_897a_u64.to_be_bytes(), "rules/udp.md#connection-id");
     let longer = [&CONNECT[..], &[0; 32]].concat();
     assert_eq!(desk.say("192.0.2.7:6881", &longer).unwrap().len(), 16);
 }

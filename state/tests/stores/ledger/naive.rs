@@ -1,4 +1,4 @@
-//! What the tables of a site must hold, worked out from `private-tracker.md` 7 to 9 and 18 as plainly as it
+//! What the tables of a site must hold, worked out from `rules/private-accounting.md` as plainly as it
 //! can be said. It shares no code with the tracker.
 #![expect(clippy::cast_possible_truncation, reason = "amounts of the test are far below 2^63")]
 
@@ -220,7 +220,7 @@ impl Naive {
 
     /// A row of the table, `starttime` being that of the first session. Queues are written apart: where the
     /// row of a snatch overtakes those of `transfer_history`, as after an outage, it brings the `starttime`
-    /// of its own session (`private-tracker.md` 16.3), which stays.
+    /// of its own session (`rules/private-accounting.md#missing-rows`), which stays.
     pub(crate) fn as_if_in_order(&self, row: &str) -> String {
         let mut columns: Vec<_> = row.split('\t').map(str::to_owned).collect();
         let pair = (columns[0].parse().unwrap(), columns[1].parse().unwrap());

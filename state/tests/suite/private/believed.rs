@@ -126,7 +126,7 @@ fn stopped_brings_no_pruned_torrent_back_to_life() {
     assert!(unpruned, "it was seeded: {records:?}");
 }
 
-/// `private-tracker.md` 9.3: when somebody had all of it last, leaving or not.
+/// `rules/private-accounting.md#last-action`: when somebody had all of it last, leaving or not.
 #[test]
 fn the_last_action_of_a_torrent_is_that_of_a_seeder() {
     let last_action = |announces: &[(u32, Announce)]| {
