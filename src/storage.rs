@@ -23,7 +23,8 @@ use hayate_state::snapshot::site::Record as SiteRecord;
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore};
 use hayate_state::store::record::TorrentRow;
 use hayate_state::store::{
-    Backend, Channel, Demand, Known, Opened, Pace, Places, Queues, Record, Recorder, RecorderError, Store,
+    Backend, Channel, Demand, Known, Opened, Opener, Pace, Places, Queues, Record, Recorder, RecorderError,
+    Store,
 };
 use hayate_state::survey::{Place, Survey};
 use hayate_state::{Board, Clock, Policy, Published, Swarms};
@@ -96,12 +97,19 @@ struct Opening {
     places: Places,
 }
 
+/// One of the ways to open a store.
+type Open = fn(&Arc<Queues>, Clock, &Arc<Published<Pace>>, &Places, Opener) -> Result<Opened, RecorderError>;
+
 impl Opening {
     fn open(&self) -> Result<Opened, RecorderError> {
+        self.open_by(Opened::new)
+    }
+
+    fn open_by(&self, open: Open) -> Result<Opened, RecorderError> {
         log::info!("opening the database {}", self.backend.dsn());
         let backend = self.backend.clone();
         let opener = Box::new(move || backend.open());
-        Opened::new(&self.queues, self.clock, &self.pace, &self.places, opener)
+        open(&self.queues, self.clock, &self.pace, &self.places, opener)
     }
 }
 
@@ -155,7 +163,10 @@ impl Storage {
     /// # Errors
     /// When the store cannot be opened or read.
     pub(crate) fn load(&mut self, policy: &Policy) -> anyhow::Result<()> {
-        let Some(mut opened) = self.open()? else {
+        // A predecessor has put on the disk what it knew, so that nothing has to be read from the store.
+        let open = if self.clerk.is_some() { Opened::with_leftovers } else { Opened::new };
+        let opening = self.opening();
+        let Some(mut opened) = opening.map(|opening| opening.open_by(open)).transpose()? else {
             self.restore(policy, CompletedFrom::Snapshot);
             return Ok(());
         };
@@ -351,6 +362,18 @@ impl Storage {
     /// When something is lost, because the disk does not take it.
     pub(crate) fn stop(self, ending: Ending) -> anyhow::Result<()> {
         self.save();
+        self.end(ending, |recorder| recorder.stop_within(DATABASE_MAX))
+    }
+
+    /// Puts all that is known on the disk, where a successor goes on with it.
+    ///
+    /// # Errors
+    /// When something is lost, because the disk does not take it.
+    pub(crate) fn stop_for_successor(self) -> anyhow::Result<()> {
+        self.end(Ending::Write, |recorder| recorder.stop_for_successor(DATABASE_MAX))
+    }
+
+    fn end(self, ending: Ending, stop: impl FnOnce(Recorder) -> bool) -> anyhow::Result<()> {
         let Some(threads) = self.threads else { return self.stop_early(ending) };
         drop((threads.clerk, threads.exporter));
         if let Some((events, thread)) = threads.events {
@@ -360,7 +383,7 @@ impl Storage {
             registrar.stop();
         }
         let snapshot = threads.keeper.stop(ending);
-        let rows = threads.recorder.is_none_or(|recorder| recorder.stop_within(DATABASE_MAX));
+        let rows = threads.recorder.is_none_or(stop);
         match (snapshot, rows) {
             (true, true) => Ok(()),
             (false, true) => bail!("the last snapshot could not be written; the log says why"),
@@ -385,10 +408,6 @@ impl Storage {
         // The name of a node comes with the cluster.
         let demand = if self.mode == Mode::Private { Demand::Site } else { Demand::Own };
         self.keep.dsn.clone().map(|dsn| Backend::new(dsn, "", demand))
-    }
-
-    fn open(&self) -> Result<Option<Opened>, RecorderError> {
-        self.opening().as_ref().map(Opening::open).transpose()
     }
 
     fn opening(&self) -> Option<Opening> {

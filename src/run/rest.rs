@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
-use hayate_state::snapshot::keeper::Ending;
 
 use super::origin::Origin;
 use super::{Daemon, drop_inbox};
@@ -28,7 +27,6 @@ impl Daemon {
     pub(super) fn rest(self, rest: Rest) -> anyhow::Result<Option<Self>> {
         let Rest { successor, mut again } = rest;
         let start = self.clock.uptime();
-        self.storage.save();
         self.storage.survey.stop();
         self.vitals.serving.store(false, Ordering::Relaxed);
         // First: a client that is slow with its request must not hold up datagrams too.
@@ -39,7 +37,7 @@ impl Daemon {
         drop_inbox(&self.inbox);
         self.actor.join();
         let lock = Arc::clone(&self.storage.lock);
-        let kept = self.storage.stop(Ending::Write);
+        let kept = self.storage.stop_for_successor();
         log::info!("everything is on the disk after {} ms", (self.clock.uptime() - start).as_millis());
         let gone = lock.let_go().context("the lock on state_dir").and_then(|()| successor.restore());
         let error = match gone {

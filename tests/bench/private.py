@@ -140,9 +140,9 @@ def upgrade(plan, server):
             os.kill(int(restored[1]), signal.SIGKILL)
         waited = int(written[1]) + int(restored[2])
         cells = [number(there), number(int(written[1])), number(int(restored[2])), number(waited)]
-        lines.append([*cells, number(figures["requests"]), number(figures["requests"] - figures["replies"])])
+        lines.append([*cells, number(figures["sent"]), number(figures["lost"])])
     columns = ["peers", "written in, ms", "restored in, ms", "datagrams wait, ms"]
-    return table([*columns, f"announces at {number(UPGRADE_RATE)}/s", "not answered"], lines)
+    return table([*columns, f"announces at {number(UPGRADE_RATE)}/s", "lost"], lines)
 
 
 def lag(daemon):

@@ -314,6 +314,12 @@ impl Lanes {
         }
     }
 
+    /// Did the disk refuse the last rows of a channel?
+    pub(super) fn disk_fails(&self) -> bool {
+        let fails = |&channel: &Channel| self.lane(channel).disk_fails;
+        self.disk_fails.load(Ordering::Relaxed) || Channel::ALL.iter().any(fails)
+    }
+
     /// Sees to it that what is on its way to the disk is there.
     pub(super) fn sync(&self, channel: Channel) {
         let mut lane = self.lane(channel);

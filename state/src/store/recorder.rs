@@ -95,19 +95,39 @@ impl Opened {
         places: &Places,
         opener: Opener,
     ) -> Result<Self, RecorderError> {
+        let mut opened = Self::with_leftovers(queues, clock, pace, places, opener)?;
+        let Self { lanes, writer, .. } = &mut opened;
+        let left: u64 = Channel::ALL.iter().map(|&channel| lanes.on_disk(channel)).sum();
+        if left > 0 {
+            log::info!("writing {left} rows to the database that an earlier run left in the spill");
+            if !writer.drain(&AtomicBool::new(false)) && !lanes.has_newer() {
+                return Err(RecorderError::Leftovers { path: opened.spill_dir });
+            }
+        }
+        if lanes.has_newer() {
+            return Err(RecorderError::Newer { path: opened.spill_dir });
+        }
+        Ok(opened)
+    }
+
+    /// The same for the successor of a process that has just ended: what that left on the disk is written
+    /// once the recorder runs.
+    ///
+    /// # Errors
+    /// When the store cannot be reached, or is unfit.
+    pub fn with_leftovers(
+        queues: &Arc<Queues>,
+        clock: Clock,
+        pace: &Arc<Published<Pace>>,
+        places: &Places,
+        opener: Opener,
+    ) -> Result<Self, RecorderError> {
         let path = || places.spill_dir.clone();
         let spill = |source| RecorderError::Spill { path: path(), source };
         let lanes = Lanes::open(Arc::clone(queues), Arc::new(Gauges::default()), &places.spill_dir);
         let lanes = Arc::new(lanes.map_err(spill)?);
         let letters = DeadLetters::at(&places.dead_letter);
-        let mut writer = Writer::open(Arc::clone(&lanes), clock, pace.subscribe(), letters, opener)?;
-        let left: u64 = Channel::ALL.iter().map(|&channel| lanes.on_disk(channel)).sum();
-        if left > 0 {
-            log::info!("writing {left} rows to the database that an earlier run left in the spill");
-            if !writer.drain(&AtomicBool::new(false)) && !lanes.has_newer() {
-                return Err(RecorderError::Leftovers { path: path() });
-            }
-        }
+        let writer = Writer::open(Arc::clone(&lanes), clock, pace.subscribe(), letters, opener)?;
         if lanes.has_newer() {
             return Err(RecorderError::Newer { path: path() });
         }
@@ -205,6 +225,13 @@ impl Recorder {
         self.stop_within(Duration::MAX)
     }
 
+    /// Puts everything that waits on the disk and leaves it there: another process goes on with it at once.
+    /// The store is closed when the batch that is under way is done, which may take `patience`.
+    pub fn stop_for_successor(self, patience: Duration) -> bool {
+        self.give_up.store(true, Ordering::Release);
+        self.stop_within(patience)
+    }
+
     /// Puts everything that waits on the disk at once, and then gives the store `patience` to take it from
     /// there. What it does not take by then waits for the next start; a writer that hangs in a call to the
     /// store is left to itself. False if rows are lost, because the disk takes none either.
@@ -290,7 +317,9 @@ impl Lifeboat {
         Channel::ALL.iter().for_each(|&channel| self.0.hold(channel));
         relieve(&self.0, true);
         let lost: usize = Channel::ALL.iter().map(|&channel| self.0.in_memory(channel)).sum();
-        if lost > 0 && self.0.cuts_first() {
+        if !self.0.disk_fails() {
+            // What came since is not lost: whoever ends the process saves once more.
+        } else if lost > 0 && self.0.cuts_first() {
             // Nor are their totals kept.
             log::error!("the disk has not taken {lost} rows: they count when their sessions announce again");
         } else if lost > 0 {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use hayate_state::store::record::UserRow;
 use hayate_state::store::{
-    Backend, Batch, Bounds, Channel, Line, Opened, Pace, Places, Queues, Record, Recorder, Saved, Set, Store,
-    StoreError, Tables,
+    Backend, Batch, Bounds, Channel, Line, Opened, Opener, Pace, Places, Queues, Record, Recorder,
+    RecorderError, Saved, Set, Store, StoreError, Tables,
 };
 use hayate_state::{Board, Clock, InfoHash, Published};
 use parking_lot::{Condvar, Mutex};
@@ -124,6 +124,14 @@ fn wait_for(what: &str, holds: impl Fn() -> bool) {
 }
 
 fn recorder(backend: &Backend, folder: &Path, gate: &Arc<Gate>) -> (Arc<Queues>, Recorder) {
+    let (queues, opened) = open_by(Opened::new, backend, folder, gate);
+    (queues, opened.start().unwrap())
+}
+
+/// One of the ways to open a store.
+type Open = fn(&Arc<Queues>, Clock, &Arc<Published<Pace>>, &Places, Opener) -> Result<Opened, RecorderError>;
+
+fn open_by(open: Open, backend: &Backend, folder: &Path, gate: &Arc<Gate>) -> (Arc<Queues>, Opened) {
     let clock = Clock::start();
     let queues = Arc::new(Queues::new(clock, &Bounds::default()));
     let pace = Published::new(Pace { flush: Duration::from_millis(5), ..Pace::default() });
@@ -133,8 +141,8 @@ fn recorder(backend: &Backend, folder: &Path, gate: &Arc<Gate>) -> (Arc<Queues>,
         let (store, last) = (backend.open()?, SaysGone(Arc::clone(&gate)));
         Ok(Box::new(Gated { store, gate: Arc::clone(&gate), _last: last }) as Box<dyn Store>)
     });
-    let opened = Opened::new(&queues, clock, &pace, &places, opener).unwrap();
-    (queues, opened.start().unwrap())
+    let opened = open(&queues, clock, &pace, &places, opener).unwrap();
+    (queues, opened)
 }
 
 fn upload(queues: &Queues, id: u32, uploaded: u64) {
@@ -169,6 +177,29 @@ fn a_store_that_hangs_holds_up_no_stop_and_nothing_is_lost_or_doubled() {
     let uploaded = || place.ask("SELECT Uploaded FROM users_main WHERE ID = 2").parse().unwrap();
     let before = uploaded();
     assert_eq!(stopped_while_hanging(&place.backend, folder.path(), &uploaded), before + 1417);
+}
+
+#[test]
+fn a_successor_does_not_wait_for_what_is_left_on_the_disk_and_writes_it_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = fresh_sqlite(&folder.path().join("site.db"));
+    let uploaded = || place.ask("SELECT Uploaded FROM users_main WHERE ID = 2").parse::<u64>().unwrap();
+    let before = uploaded();
+    let gate = Arc::new(Gate::default());
+    let (queues, recorder) = recorder(&place.backend, folder.path(), &gate);
+    gate.set(Mood::Refuses);
+    upload(&queues, 2, 7);
+    assert!(recorder.stop_for_successor(PATIENCE), "nothing is lost");
+    let successor = Arc::new(Gate::default());
+    successor.set(Mood::Hangs);
+    let (queues, opened) = open_by(Opened::with_leftovers, &place.backend, folder.path(), &successor);
+    let recorder = opened.start().unwrap();
+    wait_for("it writes by itself", || successor.hangs.load(Ordering::Acquire));
+    assert_eq!(uploaded(), before);
+    successor.set(Mood::Good);
+    upload(&queues, 2, 110);
+    assert!(recorder.stop());
+    assert_eq!(uploaded(), before + 117);
 }
 
 #[test]
