@@ -196,19 +196,3 @@ fn while_the_database_is_away_there_is_no_upgrade_and_nothing_is_interrupted() {
     assert!(daemon.is_running());
     stop(&mut daemon);
 }
-
-#[test]
-fn what_the_site_changed_while_a_successor_read_it_is_known_soon() {
-    let base = Base::sqlite();
-    let mut daemon = base.daemon(json!({}));
-    base.run(
-        "INSERT INTO users_main (ID, Enabled, torrent_pass, UpMultiplier, DownMultiplier) VALUES \
-        (77, '1', '77777777777777777777777777777777', 1, 1)",
-    );
-    assert!(upgrade(&daemon).status.success());
-    let heir = Heir::of(&daemon);
-    assert!(daemon.wait().success(), "{:#?}", daemon.log());
-    let reply = told(daemon.v4(), &target("77777777777777777777777777777777", &FREE, 7, "&left=0"));
-    assert!(reply.starts_with("d8:completei1e"), "{reply}");
-    heir.stop();
-}

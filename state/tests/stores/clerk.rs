@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
 
 use hayate_state::counters::Board;
 use hayate_state::private::office::{TorrentChange, Verb};
@@ -108,6 +109,24 @@ fn a_torrent_that_is_seeded_again_stays_live_until_the_store_knows_it() {
         place.ask("UPDATE torrents SET Status = 1 WHERE ID = 1");
         house.reload();
         assert!(!house.is_live(PRUNED));
+    });
+}
+
+#[test]
+fn what_was_read_beside_a_predecessor_is_read_again_when_the_clerk_starts() {
+    on_both(&|place| {
+        let mut house = House::new(place);
+        house.clerk.load_early(&house.clock).unwrap();
+        place.ask("UPDATE torrents SET Status = 0 WHERE ID = 1");
+        assert!(!house.is_live(PRUNED));
+        let House { clock, site, queues, clerk } = house;
+        let clerk = clerk.start(Arc::new(AtomicU64::new(1 << 30)), clock, &Board::default()).unwrap();
+        let patience = clock.uptime() + Duration::from_secs(60);
+        while !site.explain(1, &PRUNED.parse().unwrap()).contains(": live,") {
+            assert!(clock.uptime() < patience, "it does not read by itself");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop((clerk, queues));
     });
 }
 
