@@ -128,6 +128,8 @@ def upgrade(plan, server):
             while there < peers:
                 load.load(daemon, url, *words, "--seconds", 2)
                 there = int(sum(metrics(daemon, r'swarm_peers\{family="ipv4",role="[a-z]+"\}')))
+            # The database has what was filled in, as it would at a rate that it takes.
+            daemon.wait_until(lambda: lag(daemon) < 1, "does not write its rows", 300)
             begin = daemon.log.stat().st_size
             with load.running(daemon, url, *words, "--rate", UPGRADE_RATE, "--seconds", 20, watched=False) as result:
                 time.sleep(3)
