@@ -3,6 +3,8 @@
 
 mod clerk;
 mod cuts;
+#[path = "../kit/double.rs"]
+mod double;
 mod ledger;
 mod lines;
 mod office;
