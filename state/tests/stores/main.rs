@@ -13,6 +13,8 @@ mod purge;
 mod recorder;
 #[path = "../../../tests/servers/mariadb.rs"]
 mod servers;
+mod slices;
+mod slow_log;
 mod stop;
 mod survival;
 mod trouble;
