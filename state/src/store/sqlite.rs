@@ -307,6 +307,11 @@ fn read_lines(connection: &Connection, set: Set, each: &mut dyn FnMut(Line)) -> 
 }
 
 impl Tables for Transaction<'_> {
+    fn take_turn(&mut self) -> Result<(), StoreError> {
+        // A transaction that may write is the only one from its beginning.
+        Ok(())
+    }
+
     fn change(&mut self, sql: &str, values: &[Cell]) -> Result<(u64, u64), StoreError> {
         let changed = self.execute(sql, params_from_iter(values)).map_err(judge)?;
         Ok((changed as u64, self.last_insert_rowid().unsigned_abs()))

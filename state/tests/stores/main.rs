@@ -18,6 +18,7 @@ mod slow_log;
 mod stop;
 mod survival;
 mod trouble;
+mod turns;
 
 use hayate_state::store::{Backend, Demand};
 

@@ -269,6 +269,11 @@ impl Store for Mariadb {
 }
 
 impl Tables for Conn {
+    fn take_turn(&mut self) -> Result<(), StoreError> {
+        // A row that nothing else locks, but a migration.
+        self.query_drop("SELECT version FROM hayate_schema FOR UPDATE").map_err(|error| judge(error, false))
+    }
+
     fn change(&mut self, sql: &str, values: &[Cell]) -> Result<(u64, u64), StoreError> {
         self.exec_drop(sql, parameters(values)).map_err(refused)?;
         Ok((self.affected_rows(), self.last_insert_id()))
