@@ -5,6 +5,7 @@ mod clerk;
 mod cuts;
 #[path = "../kit/double.rs"]
 mod double;
+mod large;
 mod ledger;
 mod lines;
 mod office;
