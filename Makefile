@@ -10,6 +10,7 @@ fuzz_targets = $(shell sed -n '/^\[\[bin\]\]/,/^name/ s/^name = "\(.*\)"/\1/p' t
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
 SOAK_KILLS ?= 500
+SOAK_ROWS ?= 20000000
 
 .PHONY: help test setup lint fmt fuzz fuzz-build soak deny bench clean
 .NOTPARALLEL:
@@ -20,7 +21,8 @@ help:
 	@echo 'make fmt     format all code'
 	@echo 'make fuzz    run every fuzz target for FUZZ_SECONDS (60) each'
 	@echo 'make soak    100 upgrades in a storm of signals; random faults for SOAK_SECONDS (600), all finished'
-	@echo '             downloads counted once; a private site killed SOAK_KILLS (500) times on each store'
+	@echo '             downloads counted once; a private site killed SOAK_KILLS (500) times on each store;'
+	@echo '             SOAK_ROWS (20000000) rows of history read and purged, for which TMPDIR needs 8 GB'
 	@echo 'make deny    check licences, bans and sources of all dependencies'
 	@echo 'make bench   measure, and write docs/PERFORMANCE.md: half an hour; BENCH="--quick udp" for less'
 	@echo 'make clean   remove what was built and installed here'
@@ -60,6 +62,7 @@ soak: setup
 		private::upgrades::upgrades_in_a_storm --nocapture
 	HAYATE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --test suite -- --exact soak::soak --nocapture
 	HAYATE_KILLS=$(SOAK_KILLS) cargo test --test suite -- private::kills --nocapture
+	HAYATE_HISTORY_ROWS=$(SOAK_ROWS) cargo test -p hayate-state --test stores -- large --nocapture
 
 # Without its advisories: their database is in no package registry. The fuzz targets are not
 # distributed, so their licences do not matter.

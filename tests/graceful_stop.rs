@@ -3,13 +3,14 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::faults::Crowd;
-use crate::harness::{Daemon, Folder, announce_target, eventually, exchange, get, hayate, parse_response};
+use crate::harness::{
+    Daemon, Folder, PATIENCE, announce_target, eventually, exchange, get, hayate, parse_response,
+};
 
 #[test]
 fn graceful_stop() {
@@ -21,7 +22,7 @@ fn graceful_stop() {
                 let mut broken = 0;
                 for port in 0..10_000 {
                     let Ok(stream) = TcpStream::connect(address) else { break };
-                    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
                     let target = announce_target('S', 1 + number * 10_000 + port, "&left=9");
                     // A connection that was not accepted any more is closed with nothing said.
                     match exchange(stream, &get(&target)) {

@@ -13,7 +13,7 @@ use hayate_tools::bencode::Value;
 use serde_json::json;
 
 /// Longest wait for something that should be there at once.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary under test.
 pub(crate) fn hayate() -> Command {
@@ -409,7 +409,7 @@ pub(crate) fn announce_rest(letter: u8, port: u16, left: u64, event: u32, num_wa
 pub(crate) fn udp_socket(source: &str, tracker: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind((source, 0)).unwrap();
     socket.connect(tracker).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
 

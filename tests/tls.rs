@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rcgen::{CertificateParams, KeyPair};
@@ -275,7 +274,7 @@ fn h2_announce(mut tls: Tls) -> Vec<u8> {
     tls.write_all(PREFACE).unwrap();
     tls.write_all(&frame(SETTINGS, 0, 0, &[])).unwrap();
     tls.write_all(&frame(HEADERS, 5, 1, &get_headers(&target))).unwrap();
-    tls.sock.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    tls.sock.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut data = Vec::new();
     loop {
         let mut head = [0; 9];

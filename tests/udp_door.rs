@@ -1,7 +1,6 @@
 //! The UDP door of the running daemon: what the network may throw at it.
 
 use std::net::UdpSocket;
-use std::time::Duration;
 
 use serde_json::json;
 
@@ -170,7 +169,6 @@ fn a_flood_of_forged_ids_does_not_starve_the_other_family_or_the_timers() {
         let mut answered = 0;
         for port in 0..50 {
             let request = victim.request(1, &announce_rest(b'V', 7001 + port, 9, 2, 0));
-            victim.socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
             victim.socket.send(&request).unwrap();
             answered += usize::from(receive(&victim.socket).is_some());
         }

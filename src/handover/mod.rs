@@ -24,8 +24,8 @@
 //!   serves, also where it can tell nobody. It opens the store when the other has closed its end, which the
 //!   kernel does for one that was killed.
 //!
-//! In mode private one process credits at a time, so the state goes by the disk, as at a restart, and only the
-//! sockets by the stream:
+//! In mode private one process credits at a time, so the state goes by the disk, as at a restart, and only
+//! the sockets by the stream:
 //!
 //! ```text
 //! running                                   successor

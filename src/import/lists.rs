@@ -316,6 +316,36 @@ mod tests {
         assert_eq!(second.lines(Path::new("g")), lines);
     }
 
+    /// A list that counts how often it is asked for octets, and how many it shows.
+    struct Counted<'t> {
+        rest: &'t [u8],
+        asked: usize,
+        shown: usize,
+    }
+
+    impl io::Read for Counted<'_> {
+        fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+            self.asked += 1;
+            let count = self.rest.read(to)?;
+            self.shown += count;
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn twice_as_many_lines_are_twice_the_work() {
+        let line = format!("{A}\n");
+        let work = |lines| {
+            let text = line.repeat(lines);
+            let mut list = Counted { rest: text.as_bytes(), asked: 0, shown: 0 };
+            let part = Union::default().add(BufReader::with_capacity(1 << 10, &mut list)).unwrap();
+            assert_eq!((part.read, part.doubled, list.shown), (lines, lines - 1, text.len()));
+            list.asked
+        };
+        let (once, twice) = (work(10_000), work(20_000));
+        assert!(twice <= 2 * once, "{once}, {twice}");
+    }
+
     #[test]
     fn a_whitelist_and_a_blacklist_in_one_file_are_reported() {
         let part = read(format!("whitelist:\n- {A}\nblacklist: [{B}]\n").as_bytes()).0;

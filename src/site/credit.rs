@@ -101,7 +101,7 @@ pub(crate) fn freeleech(
     let verb = match command {
         FreeleechCommand::List => {
             let columns = ["Type", "GroupID", "UpMultiplier", "DownMultiplier"];
-            return list(&mut *store, "torrent_group_freeleech", &columns, "Type, GroupID", json);
+            return list(&mut *store, "torrent_group_freeleech", &columns, "GroupID, Type", json);
         }
         FreeleechCommand::Global { state } => Verb::GlobalFreeleech(state.is_on()),
         FreeleechCommand::Set { type_name, group: id, factors } => {

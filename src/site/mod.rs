@@ -16,6 +16,8 @@ use self::credit::{Switch, info_hash};
 use crate::config::Settings;
 use crate::desk::TorrentName;
 
+/// Rows of a table that are listed at once.
+const ROWS_SLICE: usize = 2000;
 /// Characters of a passkey that is made here.
 const PASSKEY_LEN: usize = 32;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -277,11 +279,26 @@ fn list(
     order: &str,
     json: bool,
 ) -> anyhow::Result<String> {
-    let sql = format!("SELECT {} FROM {table} ORDER BY {order}", columns.join(", "));
-    let mut rows = Vec::new();
+    let (wanted, mut rows) = (columns.join(", "), Vec::new());
+    // In slices of the first column, which few rows have in common: no statement reads much of a large table.
+    let key = order.split(',').next().unwrap_or(order);
     store.edit(&mut |tables| {
-        rows = tables.ask(&sql, &[])?;
-        Ok(())
+        let mut from: Vec<Cell> = Vec::new();
+        loop {
+            let behind = if from.is_empty() { "1 = 1".to_owned() } else { format!("{key} > ?") };
+            let sql = format!(
+                "SELECT {key} FROM {table} WHERE {behind} ORDER BY {key} LIMIT 1 OFFSET {}",
+                ROWS_SLICE - 1
+            );
+            let to: Vec<Cell> = tables.ask(&sql, &from)?.concat();
+            let until = if to.is_empty() { String::new() } else { format!("AND {key} <= ?") };
+            let sql = format!("SELECT {wanted} FROM {table} WHERE {behind} {until} ORDER BY {order}");
+            rows.extend(tables.ask(&sql, &[from.as_slice(), &to].concat())?);
+            if to.is_empty() {
+                return Ok(());
+            }
+            from = to;
+        }
     })?;
     let mut text = if json { String::new() } else { columns.join("\t") + "\n" };
     for row in rows {
@@ -326,4 +343,28 @@ fn new_passkey() -> anyhow::Result<String> {
         passkey.extend(letters.take(PASSKEY_LEN - passkey.len()).map(|&letter| char::from(letter)));
     }
     Ok(passkey)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::scratch::Scratch;
+
+    #[test]
+    fn a_long_table_is_listed_slice_by_slice_and_in_order() {
+        let folder = Scratch::new();
+        let dsn = format!("sqlite:{}", folder.path("site.db").display());
+        let mut store = Backend::new(dsn.parse().unwrap(), "", Demand::Site).open().unwrap();
+        let rows = 2 * ROWS_SLICE + 7;
+        // Three torrents each, so that slices do not end with a user.
+        let fill = format!(
+            "INSERT INTO hayate_tokens WITH RECURSIVE n (seq) AS
+                 (SELECT 0 UNION ALL SELECT seq + 1 FROM n WHERE seq < {rows} - 1)
+             SELECT 10000 + seq / 3, 10000 + seq FROM n"
+        );
+        store.edit(&mut |tables| tables.change(&fill, &[]).map(drop)).unwrap();
+        let text = list(&mut *store, "hayate_tokens", &["uid", "fid"], "uid, fid", false).unwrap();
+        let expected = (0..rows).map(|seq| format!("{}\t{}", 10_000 + seq / 3, 10_000 + seq));
+        assert!(text.lines().skip(1).eq(expected));
+    }
 }

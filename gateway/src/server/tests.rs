@@ -157,7 +157,7 @@ fn a_head_may_come_octet_by_octet_and_the_sender_may_close_behind_it() {
 
 #[test]
 fn stalled_heads_are_closed_without_a_reply_and_disturb_nobody() {
-    let short = Duration::from_millis(80);
+    let short = Duration::from_secs(1);
     let daemon = Daemon::with(DoorConfig { read_timeout: short, ..config() });
     let mut stalled: Vec<_> = (0..200).map(|_| daemon.connect()).collect();
     for (at, client) in stalled.iter_mut().enumerate() {
@@ -171,7 +171,7 @@ fn stalled_heads_are_closed_without_a_reply_and_disturb_nobody() {
 
 #[test]
 fn idle_connections_have_a_time_of_their_own() {
-    let short = Duration::from_millis(80);
+    let short = Duration::from_secs(1);
     let daemon = Daemon::with(DoorConfig { idle_timeout: short, ..config() });
     let mut client = daemon.connect();
     client.get(ANNOUNCE).bencoded();
@@ -183,7 +183,7 @@ fn idle_connections_have_a_time_of_their_own() {
 
 #[test]
 fn replies_nobody_takes_are_given_up() {
-    let short = Duration::from_millis(80);
+    let short = Duration::from_secs(1);
     let daemon = Daemon::with(DoorConfig { write_timeout: short, ..config() });
     let mut client = daemon.connect();
     let requests = format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\n").repeat(1000);
@@ -224,7 +224,7 @@ fn sockets_that_say_nothing_do_not_turn_the_operator_away() {
 
 #[test]
 fn part_of_a_second_head_that_comes_with_the_first_has_the_time_of_a_head() {
-    let short = Duration::from_millis(80);
+    let short = Duration::from_secs(1);
     let daemon = Daemon::with(DoorConfig { read_timeout: short, ..config() });
     let mut client = daemon.connect();
     client.send(&format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\nGET /ann"));

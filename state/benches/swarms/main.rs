@@ -6,6 +6,8 @@
 //! about what `store/nop` takes.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a bench may panic")]
 
+#[path = "../../tests/kit/double.rs"]
+mod double;
 mod hooks;
 mod kit;
 mod member;

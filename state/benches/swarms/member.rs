@@ -10,12 +10,10 @@ use hayate_state::clock::Now;
 use hayate_state::private::section::SiteRestore;
 use hayate_state::private::{Member, Members, Site};
 use hayate_state::snapshot::site::{Group, Multipliers, Record, Torrent, User};
-use hayate_state::store::{
-    Batch, Bounds, Channel, Line, Opened, Pace, Places, Queues, Recorder, Saved, Set, Store, StoreError,
-    Tables,
-};
-use hayate_state::{Announce, Clock, Handout, InfoHash, PeerId, Policy, Published, Swarms, Tracker};
+use hayate_state::store::{Bounds, Opened, Pace, Places, Queues, Recorder, Store};
+use hayate_state::{Announce, Clock, Handout, PeerId, Policy, Published, Swarms, Tracker};
 
+use crate::double::{Double, Doubled};
 use crate::kit::{self, NUM_WANT};
 
 const MEMBERS: u32 = 10_000;
@@ -27,38 +25,7 @@ const ROUND: u64 = 5000;
 /// A store that keeps nothing.
 struct Nowhere;
 
-impl Store for Nowhere {
-    fn save(&mut self, _: &Batch) -> Result<Saved, StoreError> {
-        Ok(Saved::default())
-    }
-
-    fn rehearse(&mut self, _: &Batch) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn acknowledged(&mut self, _: Channel) -> Result<Option<u64>, StoreError> {
-        Ok(Some(0))
-    }
-
-    fn completed(&mut self, _: usize, _: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
-        Ok((Vec::new(), 0))
-    }
-
-    fn lines(&mut self, _: Set, _: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
-        Ok(0)
-    }
-
-    fn edit(
-        &mut self,
-        _: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        Ok(())
-    }
-}
+impl Double for Nowhere {}
 
 /// A tracker of a site whose members seed and leech one torrent each.
 struct House {
@@ -106,7 +73,7 @@ impl House {
         let places =
             Places { spill_dir: folder.path().join("spill"), dead_letter: folder.path().join("dead-letter") };
         let pace = Published::new(Pace { flush: Duration::from_secs(3600), ..Pace::default() });
-        let opener = Box::new(|| Ok(Box::new(Nowhere) as Box<dyn Store>));
+        let opener = Box::new(|| Ok(Box::new(Doubled(Nowhere)) as Box<dyn Store>));
         let recorder = Opened::new(&queues, clock, &pace, &places, opener).unwrap().start().unwrap();
         let tracker = Tracker::new(Swarms::new(0), &Published::new(Policy::default()), 7);
         let tracker = tracker.private(site).recording(queues);

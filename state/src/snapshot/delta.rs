@@ -86,6 +86,8 @@ impl Tap {
     }
 
     pub(crate) fn note(&self, delta: Delta) {
+        #[cfg(test)]
+        tests::witness(&delta);
         let mut noted = self.noted.lock();
         if noted.deltas.len() < NOTED_MAX {
             noted.deltas.push(delta);
@@ -268,6 +270,8 @@ fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::rc::Rc;
     use std::sync::Arc;
 
     use super::*;
@@ -404,31 +408,36 @@ mod tests {
         pair.is_alike();
     }
 
+    type Witness = Box<dyn FnMut(&Delta)>;
+
+    thread_local! {
+        /// Sees each change of this thread at the moment in which it is noted.
+        static WITNESS: RefCell<Option<Witness>> = const { RefCell::new(None) };
+    }
+
+    pub(super) fn witness(delta: &Delta) {
+        WITNESS.with_borrow_mut(|witness| witness.iter_mut().for_each(|witness| witness(delta)));
+    }
+
+    /// Two threads that change one peer note that in the order in which they change it, because neither of
+    /// them lets go of the lock in between.
     #[test]
-    fn changes_of_two_threads_are_noted_in_the_order_in_which_they_are_made() {
-        let pair = Pair::new();
+    fn a_change_is_noted_under_the_lock_under_which_it_was_made() {
+        let mut pair = Pair::new();
         pair.swarms.note_deltas();
-        for round in 0..200 {
-            std::thread::scope(|scope| {
-                for event in [Event::Stopped, Event::Started] {
-                    let policy = Published::new(pair.policy.clone());
-                    let mut tracker = Tracker::new(Arc::clone(&pair.swarms), &policy, round);
-                    scope.spawn(move || {
-                        for number in 0..50 {
-                            let (mut v4, mut v6) = ([0; 0], [0; 0]);
-                            let mut handout = Handout::new(&mut v4, &mut v6);
-                            tracker
-                                .announce(NOW.tick, &announce_of(number, event, false), &mut handout)
-                                .unwrap();
-                        }
-                    });
-                }
-            });
-            let blocks = &mut Vec::new();
-            write_deltas(&pair.swarms, blocks).unwrap();
-            blocks.iter().for_each(|(tag, payload)| pair.take(*tag, payload));
-            pair.is_alike();
-        }
+        let (swarms, noted) = (Arc::clone(&pair.swarms), Rc::new(Cell::new(0)));
+        let seen = Rc::clone(&noted);
+        WITNESS.set(Some(Box::new(move |delta| {
+            assert!(swarms.is_locked(&delta.announce.info_hash), "nobody else is in between");
+            seen.set(seen.get() + 1);
+        })));
+        (0..1000).for_each(|_| pair.announce(50));
+        WITNESS.set(None);
+        assert_eq!(noted.get(), 1000);
+        let blocks = &mut Vec::new();
+        write_deltas(&pair.swarms, blocks).unwrap();
+        blocks.iter().for_each(|(tag, payload)| pair.take(*tag, payload));
+        pair.is_alike();
     }
 
     #[test]

@@ -67,6 +67,13 @@ impl From<&[u8]> for Cell {
 
 /// The tables within a transaction.
 pub trait Tables {
+    /// Waits until no other change is under way and holds up further ones: what is looked up from now on is
+    /// so until the transaction ends. To be called before anything else.
+    ///
+    /// # Errors
+    /// When the backend refuses, or another change takes too long.
+    fn take_turn(&mut self) -> Result<(), StoreError>;
+
     /// Runs a statement; gives how many rows it has found to change, and the id of a row it has made.
     ///
     /// # Errors

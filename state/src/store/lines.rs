@@ -96,45 +96,93 @@ pub(super) trait Fields {
     fn octets(&self, at: usize) -> Option<&[u8]>;
 }
 
-/// What is asked for a set, in this order; `now` is how this database says Unix seconds.
-pub(super) fn queries(set: Set, now: &str) -> Vec<String> {
-    let user = "u.ID, u.DisableDownload, u.TrackerHide, u.UpMultiplier, u.DownMultiplier";
-    match set {
-        Set::Users => vec![
-            // These first: a passkey that somebody has now is his.
-            format!(
-                "SELECT p.passkey, {user} FROM hayate_passkeys p JOIN users_main u ON u.ID = p.uid
-                 WHERE u.Enabled = '1' AND p.good_until > {now}"
-            ),
-            format!("SELECT u.torrent_pass, {user} FROM users_main u WHERE u.Enabled = '1' ORDER BY u.ID"),
-        ],
-        Set::HitAndRuns => vec![
-            "SELECT h.uid, h.fid FROM transfer_history h JOIN users_main u ON u.ID = h.uid
-             WHERE h.hnr = 1 AND u.Enabled = '1'"
-                .into(),
-        ],
-        Set::Torrents => vec![
-            "SELECT info_hash, ID, TorrentType, GroupID, Snatched, Status, UpMultiplier, DownMultiplier
-             FROM torrents WHERE TorrentType != 'internal'"
-                .into(),
-        ],
-        Set::Freeleech => {
-            vec!["SELECT Type, GroupID, UpMultiplier, DownMultiplier FROM torrent_group_freeleech".into()]
-        }
-        Set::GlobalFreeleech => {
-            vec!["SELECT mod_setting FROM mod_core WHERE mod_option = 'global_freeleech'".into()]
-        }
-        Set::Clients => vec!["SELECT id, peer_id FROM approved_clients WHERE archived = 0".into()],
-        Set::Tokens => vec!["SELECT uid, fid FROM hayate_tokens".into()],
-        Set::Deletions => vec!["SELECT info_hash, reason FROM hayate_deletions".into()],
-        Set::Counts => {
-            vec!["SELECT info_hash, Seeders, Leechers FROM torrents WHERE TorrentType != 'internal'".into()]
-        }
+/// A table with rows of a set.
+pub(super) struct Source {
+    /// What is read.
+    pub(super) columns: &'static str,
+    /// The table, with the name that it has here.
+    pub(super) table: &'static str,
+    /// Another table whose row is looked up by its primary key; empty = none.
+    pub(super) join: &'static str,
+    /// Which rows count.
+    pub(super) condition: String,
+    /// The columns by which the table can be read slice by slice: an index begins with them, and only few
+    /// rows have the same.
+    pub(super) key: &'static [&'static str],
+    /// Of two rows that mean the same the one with the greater key counts, so it comes last.
+    pub(super) ordered: bool,
+}
+
+/// The columns of `users_main` that a [`User`] is made of, behind the passkey.
+macro_rules! user {
+    ($passkey:literal) => {
+        concat!($passkey, ", u.ID, u.DisableDownload, u.TrackerHide, u.UpMultiplier, u.DownMultiplier")
+    };
+}
+
+impl Source {
+    const fn new(columns: &'static str, table: &'static str, key: &'static [&'static str]) -> Self {
+        Self { columns, table, join: "", condition: String::new(), key, ordered: false }
+    }
+
+    fn join(self, join: &'static str) -> Self {
+        Self { join, ..self }
+    }
+
+    fn only(self, condition: impl Into<String>) -> Self {
+        Self { condition: condition.into(), ..self }
+    }
+
+    /// All rows in one statement.
+    pub(super) fn whole(&self) -> String {
+        let Self { columns, table, join, condition, key, ordered } = self;
+        let condition = if condition.is_empty() { "1" } else { condition };
+        let order = if *ordered { format!(" ORDER BY {}", key.join(", ")) } else { String::new() };
+        format!("SELECT {columns} FROM {table} {join} WHERE {condition}{order}")
     }
 }
 
+/// The torrents that are registered: with the info_hash alone.
+pub(super) fn registered() -> Source {
+    Source::new("info_hash", "torrents", &["ID"]).only("TorrentType != 'internal'")
+}
+
+/// Where the rows of a set are, in this order; `now` is how this database says Unix seconds.
+pub(super) fn sources(set: Set, now: &str) -> Vec<Source> {
+    let torrents = |columns| Source { columns, ..registered() };
+    let source = match set {
+        Set::Users => {
+            // Passkeys that were changed come first: whoever has one now is whose it is.
+            let retired = Source::new(user!("p.passkey"), "hayate_passkeys AS p", &["p.passkey"])
+                .join("JOIN users_main AS u ON u.ID = p.uid")
+                .only(format!("u.Enabled = '1' AND p.good_until > {now}"));
+            let users = Source::new(user!("u.torrent_pass"), "users_main AS u", &["u.ID"]);
+            return vec![retired, Source { ordered: true, ..users.only("u.Enabled = '1'") }];
+        }
+        Set::HitAndRuns => Source::new("h.uid, h.fid", "transfer_history AS h", &["h.uid", "h.fid"])
+            .join("JOIN users_main AS u ON u.ID = h.uid")
+            .only("h.hnr = 1 AND u.Enabled = '1'"),
+        Set::Torrents => {
+            torrents("info_hash, ID, TorrentType, GroupID, Snatched, Status, UpMultiplier, DownMultiplier")
+        }
+        Set::Freeleech => Source::new(
+            "Type, GroupID, UpMultiplier, DownMultiplier",
+            "torrent_group_freeleech",
+            &["GroupID"],
+        ),
+        Set::GlobalFreeleech => {
+            Source::new("mod_setting", "mod_core", &["mod_option"]).only("mod_option = 'global_freeleech'")
+        }
+        Set::Clients => Source::new("id, peer_id", "approved_clients", &["id"]).only("archived = 0"),
+        Set::Tokens => Source::new("uid, fid", "hayate_tokens", &["uid", "fid"]),
+        Set::Deletions => Source::new("info_hash, reason", "hayate_deletions", &["info_hash"]),
+        Set::Counts => torrents("info_hash, Seeders, Leechers"),
+    };
+    vec![source]
+}
+
 impl Line {
-    /// Reads a row of one of the [`queries`]; `None` if a field of it is not what it must be.
+    /// Reads a row of one of the [`sources`]; `None` if a field of it is not what it must be.
     pub(super) fn read(set: Set, row: &impl Fields) -> Option<Self> {
         let id = |at| u32::try_from(row.integer(at)?).ok();
         let flag = |at| Some(row.integer(at)? != 0);

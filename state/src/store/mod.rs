@@ -18,7 +18,7 @@
 //! | [`edit`] | changes that people make |
 //! | [`dsn`], [`backend`] | where the store is, and how it is opened |
 //! | [`schema`] | the tables |
-//! | [`sqlite`], [`mariadb`] | the stores |
+//! | [`sqlite`], [`mariadb`], `sums` | the stores; sums that do not overflow |
 //!
 //! Invariants: putting a record takes one short lock; a row waits once in each queue; records of a channel
 //! reach the store in the order of their sequence numbers, each exactly once; nothing that left a queue is
@@ -44,6 +44,7 @@ pub mod recorder;
 pub mod schema;
 mod spill;
 pub mod sqlite;
+mod sums;
 pub mod total;
 mod unprunes;
 pub mod writer;

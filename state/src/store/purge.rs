@@ -13,7 +13,9 @@ use crate::clock::Clock;
 
 /// Rows that one statement of a purge looks at, at most.
 pub const ROWS_MOST: usize = 1000;
-/// The same on a database that is slow.
+/// Rows that the first one looks at.
+pub const ROWS_FIRST: usize = ROWS_MOST / 4;
+/// The most on a database that is slow.
 const ROWS_LEAST: usize = 50;
 /// A slice that took longer is followed by smaller ones.
 const SLOW: Duration = Duration::from_millis(40);
@@ -77,7 +79,17 @@ struct Round {
 
 impl Default for Purge {
     fn default() -> Self {
-        Self { round: None, waiting: None, rows: ROWS_MOST / 4, due: Duration::ZERO }
+        Self { round: None, waiting: None, rows: ROWS_FIRST, due: Duration::ZERO }
+    }
+}
+
+/// How many rows the next slice looks at, when one of `rows` took so long.
+#[must_use]
+pub fn rows_after(rows: usize, took: Duration) -> usize {
+    match took {
+        _ if took > SLOW => (rows / 2).max(ROWS_LEAST),
+        _ if took < QUICK => (rows * 2).min(ROWS_MOST),
+        _ => rows,
     }
 }
 
@@ -119,11 +131,7 @@ impl Purge {
         };
         let end = clock.uptime();
         let took = end.saturating_sub(begin);
-        self.rows = match took {
-            _ if took > SLOW => (self.rows / 2).max(ROWS_LEAST),
-            _ if took < QUICK => (self.rows * 2).min(ROWS_MOST),
-            _ => self.rows,
-        };
+        self.rows = rows_after(self.rows, took);
         let least = if matches!(swept.next, Some(Mark::Row(..))) { WALK_PAUSE_LEAST } else { PAUSE_LEAST };
         self.due = end + (took * PAUSE_FACTOR).clamp(least, PAUSE_MOST);
         round.from = swept.next;
@@ -149,9 +157,8 @@ impl Purge {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Batch, Channel, Line, Saved, Set, Tables};
     use super::*;
-    use crate::ids::InfoHash;
+    use crate::double::{Double, Doubled};
 
     /// Remembers what it was asked, and has a table of so many slices.
     struct Table {
@@ -160,7 +167,7 @@ mod tests {
         locked: bool,
     }
 
-    impl Store for Table {
+    impl Double for Table {
         fn purge(&mut self, slice: &Slice) -> Result<Swept, StoreError> {
             if std::mem::take(&mut self.locked) {
                 return Err(StoreError::Deadlock("locked".into()));
@@ -172,69 +179,40 @@ mod tests {
             };
             Ok(Swept { inactive: 1, next: (at + 1 < self.slices).then_some(Mark::Row(at + 1, 0)) })
         }
-
-        fn save(&mut self, _: &Batch) -> Result<Saved, StoreError> {
-            Ok(Saved::default())
-        }
-
-        fn rehearse(&mut self, _: &Batch) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        fn acknowledged(&mut self, _: Channel) -> Result<Option<u64>, StoreError> {
-            Ok(None)
-        }
-
-        fn completed(&mut self, _: usize, _: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
-            Ok((Vec::new(), 0))
-        }
-
-        fn lines(&mut self, _: Set, _: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
-            Ok(0)
-        }
-
-        fn edit(
-            &mut self,
-            _: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
-        ) -> Result<(), StoreError> {
-            Ok(())
-        }
     }
 
     #[test]
     fn a_purge_goes_in_slices_and_a_later_limit_waits_for_its_end() {
         let (clock, mut purge) = (Clock::start(), Purge::default());
-        let mut table = Table { slices: 3, asked: Vec::new(), locked: true };
+        let mut table = Doubled(Table { slices: 3, asked: Vec::new(), locked: true });
         assert_eq!(purge.due(), None);
         purge.ask(100);
+        let begin = clock.uptime();
         purge.go_on(&mut table, &clock).unwrap();
-        assert!(table.asked.is_empty() && purge.due() > Some(clock.uptime()), "it waits for the lock");
+        assert!(table.0.asked.is_empty() && purge.due() >= Some(begin + PAUSE_MOST), "it waits for the lock");
         for _ in 0..2 {
+            let begin = clock.uptime();
             purge.go_on(&mut table, &clock).unwrap();
-            assert!(purge.due() > Some(clock.uptime()), "there is a pause");
+            assert!(purge.due() >= Some(begin + WALK_PAUSE_LEAST), "there is a pause");
         }
         purge.ask(200);
         purge.ask(150);
         while purge.due().is_some() {
             purge.go_on(&mut table, &clock).unwrap();
         }
-        let asked: Vec<_> = table.asked.iter().map(|slice| (slice.before, slice.from)).collect();
+        let asked: Vec<_> = table.0.asked.iter().map(|slice| (slice.before, slice.from)).collect();
         let (second, third) = (Some(Mark::Row(1, 0)), Some(Mark::Row(2, 0)));
         let expected = [(100, None), (100, second), (100, third), (200, None), (200, second), (200, third)];
         assert_eq!(asked, expected);
-        assert!(table.asked.iter().all(|slice| slice.rows_most <= ROWS_MOST));
+        assert!(table.0.asked.iter().all(|slice| slice.rows_most <= ROWS_MOST));
     }
 
     #[test]
     fn a_stop_does_not_wait_for_the_end_of_a_long_purge() {
         let (clock, mut purge) = (Clock::start(), Purge::default());
-        let mut table = Table { slices: 1_000_000, asked: Vec::new(), locked: false };
+        let mut table = Doubled(Table { slices: 1_000_000, asked: Vec::new(), locked: false });
         purge.ask(100);
         purge.finish(&mut table, &clock).unwrap();
-        assert_eq!(table.asked.len(), LAST_SLICES);
+        assert_eq!(table.0.asked.len(), LAST_SLICES);
     }
 }

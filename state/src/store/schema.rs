@@ -7,7 +7,7 @@
 use super::StoreError;
 
 /// The version of the schema that this program makes and knows.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Whose SQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +88,13 @@ pub fn statements(dialect: Dialect) -> Vec<&'static str> {
             include_str!("schema/sqlite-1.sql"),
             include_str!("schema/sqlite-2.sql"),
             include_str!("schema/sqlite-3.sql"),
+            include_str!("schema/sqlite-4.sql"),
         ],
         Dialect::Mariadb => [
             include_str!("schema/mariadb-1.sql"),
             include_str!("schema/mariadb-2.sql"),
             include_str!("schema/mariadb-3.sql"),
+            include_str!("schema/mariadb-4.sql"),
         ],
     };
     let split = texts.into_iter().flat_map(|text| text.split(";\n"));
@@ -105,13 +107,21 @@ pub fn statements(dialect: Dialect) -> Vec<&'static str> {
 pub fn proposals(dialect: Dialect) -> &'static [&'static str] {
     match dialect {
         Dialect::Sqlite => &[],
-        Dialect::Mariadb => &[PURGE_INDEX],
+        Dialect::Mariadb => &[PURGE_INDEX, HIT_AND_RUN_INDEX, PASSKEY_INDEX],
     }
 }
 
 /// The index by which a purge finds its rows.
 const PURGE_INDEX: &str = "ALTER TABLE transfer_history ADD INDEX IF NOT EXISTS active_last_announce \
                            (active, last_announce), ALGORITHM=INPLACE, LOCK=NONE";
+
+/// The index by which hit-and-runs are read.
+const HIT_AND_RUN_INDEX: &str = "ALTER TABLE transfer_history ADD INDEX IF NOT EXISTS hnr_uid_fid \
+                                 (hnr, uid, fid), ALGORITHM=INPLACE, LOCK=NONE";
+
+/// The index by which a verb finds the user of a passkey.
+const PASSKEY_INDEX: &str = "ALTER TABLE users_main ADD INDEX IF NOT EXISTS torrent_pass (torrent_pass), \
+                             ALGORITHM=INPLACE, LOCK=NONE";
 
 /// Says whether this program knows `version`.
 ///
@@ -168,9 +178,7 @@ mod tests {
     fn a_newer_schema_is_refused() {
         assert!(check(VERSION).is_ok());
         let text = check(VERSION + 6).unwrap_err().to_string();
-        assert_eq!(
-            text,
-            "the database has schema version 9, this program knows up to 3: it was migrated by a newer hayate"
-        );
+        let says = "the database has schema version 10, this program knows up to 4: it was migrated by a";
+        assert_eq!(text, format!("{says} newer hayate"));
     }
 }

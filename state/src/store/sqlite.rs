@@ -38,6 +38,13 @@ const LOG_OCTETS: i64 = 64 << 20;
 const PURGE: &str = "UPDATE transfer_history SET active = 0 WHERE rowid IN
     (SELECT rowid FROM transfer_history WHERE active = 1 AND last_announce < ?1 LIMIT ?2)";
 
+/// A slice of what is forgotten of finished downloads, the oldest first.
+const FORGET: &str = "DELETE FROM hayate_completed WHERE info_hash IN
+    (SELECT info_hash FROM hayate_completed WHERE (last_completed, info_hash) < (?1, ?2)
+     ORDER BY last_completed, info_hash LIMIT ?3)";
+/// Rows of such a slice, at most: others wait for the file as long.
+const FORGET_ROWS: i64 = 1000;
+
 /// A store in one file.
 #[derive(Debug)]
 pub struct Sqlite {
@@ -123,15 +130,13 @@ impl Store for Sqlite {
         if self.lock.is_none() {
             return Ok(());
         }
-        let forget = "DELETE FROM hayate_completed
-            WHERE last_completed < ?1 OR (last_completed = ?1 AND info_hash > ?2)";
-        let everything = "DELETE FROM hayate_completed";
-        match last {
-            Some((time, hash)) => self.connection.execute(forget, params![time, hash.0]),
-            None if most == 0 => self.connection.execute(everything, []),
-            None => Ok(0),
-        }
-        .map_err(judge)?;
+        let (time, hash) = match last {
+            Some((time, hash)) => (time, hash),
+            // All that there is.
+            None if most == 0 => (i64::MAX, InfoHash([0; ID_LEN])),
+            None => return Ok(()),
+        };
+        while self.connection.execute(FORGET, params![time, hash.0, FORGET_ROWS]).map_err(judge)? > 0 {}
         Ok(())
     }
 
@@ -259,7 +264,7 @@ fn read_completed(
     each: &mut dyn FnMut(InfoHash, u32),
 ) -> rusqlite::Result<Option<(i64, InfoHash)>> {
     let sql = "SELECT info_hash, completed, last_completed FROM hayate_completed
-        ORDER BY last_completed DESC, info_hash LIMIT ?1";
+        ORDER BY last_completed DESC, info_hash DESC LIMIT ?1";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([signed(most as u64)])?;
     let (mut shown, mut last) = (0, None);
@@ -273,8 +278,7 @@ fn read_completed(
 }
 
 fn read_registered(connection: &Connection) -> rusqlite::Result<(Vec<InfoHash>, u64)> {
-    let sql = "SELECT info_hash FROM torrents WHERE TorrentType != 'internal'";
-    let mut statement = connection.prepare_cached(sql)?;
+    let mut statement = connection.prepare_cached(&lines::registered().whole())?;
     let mut rows = statement.query([])?;
     let (mut registered, mut left_out) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
@@ -288,8 +292,9 @@ fn read_registered(connection: &Connection) -> rusqlite::Result<(Vec<InfoHash>, 
 
 fn read_lines(connection: &Connection, set: Set, each: &mut dyn FnMut(Line)) -> rusqlite::Result<u64> {
     let mut skipped = 0;
-    for sql in lines::queries(set, "unixepoch()") {
-        let mut statement = connection.prepare_cached(&sql)?;
+    for source in lines::sources(set, "unixepoch()") {
+        // In one go: a reader of a file holds up nobody, and locks nothing.
+        let mut statement = connection.prepare_cached(&source.whole())?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             match Line::read(set, row) {
@@ -302,6 +307,11 @@ fn read_lines(connection: &Connection, set: Set, each: &mut dyn FnMut(Line)) -> 
 }
 
 impl Tables for Transaction<'_> {
+    fn take_turn(&mut self) -> Result<(), StoreError> {
+        // A transaction that may write is the only one from its beginning.
+        Ok(())
+    }
+
     fn change(&mut self, sql: &str, values: &[Cell]) -> Result<(u64, u64), StoreError> {
         let changed = self.execute(sql, params_from_iter(values)).map_err(judge)?;
         Ok((changed as u64, self.last_insert_rowid().unsigned_abs()))

@@ -10,15 +10,13 @@ use hayate_state::private::section::{SiteRestore, SiteSection};
 use hayate_state::private::{Clerk, Site};
 use hayate_state::snapshot::keeper::{Ending, Keeper, Plan};
 use hayate_state::snapshot::load::load;
-use hayate_state::store::{
-    Backend, Batch, Bounds, Channel, Line, Opened, Pace, Places, Queues, Saved, Set, Store, StoreError,
-    Tables,
-};
+use hayate_state::store::{Backend, Batch, Bounds, Opened, Pace, Places, Queues, Saved, Store, StoreError};
 use hayate_state::{
     Announce, Clock, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tracker,
 };
 
 use crate::backend;
+use crate::double::{Double, Doubled};
 
 const USERS: u32 = 5;
 const TORRENTS: u32 = 7;
@@ -37,38 +35,15 @@ fn gone() -> StoreError {
     StoreError::Lost { text: "gone".into(), in_doubt: false }
 }
 
-impl Store for Mortal {
+impl Double for Mortal {
+    fn rest(&mut self) -> &mut dyn Store {
+        &mut *self.store
+    }
+
     fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
         let one_less = |life: u32| life.checked_sub(1);
         self.life.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).map_err(|_| gone())?;
         self.store.save(batch)
-    }
-
-    fn rehearse(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        self.store.rehearse(batch)
-    }
-
-    fn acknowledged(&mut self, channel: Channel) -> Result<Option<u64>, StoreError> {
-        self.store.acknowledged(channel)
-    }
-
-    fn completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
-        self.store.completed(most, each)
-    }
-
-    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
-        self.store.registered()
-    }
-
-    fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
-        self.store.lines(set, each)
-    }
-
-    fn edit(
-        &mut self,
-        work: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        self.store.edit(work)
     }
 }
 
@@ -127,7 +102,7 @@ impl House {
         let (opening, lives) = (backend.clone(), Arc::clone(&life));
         let opener = Box::new(move || {
             let store = opening.open()?;
-            Ok(Box::new(Mortal { store, life: Arc::clone(&lives) }) as Box<dyn Store>)
+            Ok(Box::new(Doubled(Mortal { store, life: Arc::clone(&lives) })) as Box<dyn Store>)
         });
         let opened = Opened::new(&queues, clock, &Published::new(Pace::default()), &places, opener).unwrap();
         let site = Site::new();

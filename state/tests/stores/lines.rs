@@ -242,7 +242,7 @@ fn a_database_of_the_first_schema_gets_what_it_lacks() {
         place.ask("DROP TABLE hayate_audit");
         place.ask("UPDATE hayate_schema SET version = 1");
         place.backend.migrate().unwrap();
-        assert_eq!(place.ask("SELECT version FROM hayate_schema"), "3");
+        assert_eq!(place.ask("SELECT version FROM hayate_schema"), "4");
         assert_eq!(place.ask("SELECT count(*) FROM hayate_audit"), "0");
         assert_eq!(place.ask("SELECT count(*) FROM users_main"), "3");
         assert_eq!(passkeys(&mut *place.backend.open_reader().unwrap()).len(), 2);

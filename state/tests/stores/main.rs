@@ -3,6 +3,9 @@
 
 mod clerk;
 mod cuts;
+#[path = "../kit/double.rs"]
+mod double;
+mod large;
 mod ledger;
 mod lines;
 mod office;
@@ -11,9 +14,12 @@ mod purge;
 mod recorder;
 #[path = "../../../tests/servers/mariadb.rs"]
 mod servers;
+mod slices;
+mod slow_log;
 mod stop;
 mod survival;
 mod trouble;
+mod turns;
 
 use hayate_state::store::{Backend, Demand};
 

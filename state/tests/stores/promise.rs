@@ -442,7 +442,7 @@ fn completed_counts_are_read_back(place: &Place) {
     let records = vec![row(1, 3, NOW), row(2, 5, NOW + 3), row(3, 7, NOW + 1), row(4, 11, NOW)];
     save(&mut *store, Channel::Completed, 1, records);
     save(&mut *store, Channel::Completed, 2, vec![row(1, 13, NOW + 2), row(0xfe, 17, NOW)]);
-    let all = [(2, 5), (1, 16), (3, 7), (4, 11), (0xfe, 17)];
+    let all = [(2, 5), (1, 16), (3, 7), (0xfe, 17), (4, 11)];
     assert_eq!(read(9, &mut *store), all);
     // A reader forgets nothing; the writer forgets what comes behind the most there may be.
     let mut reader = place.backend.open_reader().unwrap();

@@ -8,11 +8,11 @@ use std::time::Duration;
 use hayate_state::store::purge::ROWS_MOST;
 use hayate_state::store::{Mark, Slice, Store};
 use mysql::prelude::Queryable;
-use mysql::{Conn, OptsBuilder};
 
 use crate::Place;
 use crate::promise::{fresh_mariadb, fresh_sqlite};
 use crate::servers::Server;
+use crate::slow_log::root;
 
 /// Rows of the table; a third of them is active, and half of these were not heard of for long.
 const ROWS: i64 = 300_000;
@@ -27,11 +27,6 @@ const READS: &str = "SHOW GLOBAL STATUS LIKE 'Handler_read%'";
 const LOOK: Duration = Duration::from_millis(200);
 /// Looks before a test gives up.
 const LOOKS: usize = 90;
-
-/// A connection beside those of the store.
-fn root(server: &Server) -> Conn {
-    Conn::new(OptsBuilder::new().socket(Some(server.socket_path())).user(Some("root"))).unwrap()
-}
 
 fn rows(numbers: &str) -> String {
     format!(

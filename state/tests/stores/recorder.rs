@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use hayate_state::store::record::{CompletedRow, TorrentRow, UserRow};
 use hayate_state::store::{
-    Backend, Batch, Bounds, Channel, Line, Opened, Pace, Places, Queues, Record, Saved, Set, Store,
-    StoreError, Tables,
+    Backend, Batch, Bounds, Channel, Opened, Pace, Places, Queues, Record, Saved, Store, StoreError,
 };
 use hayate_state::{Clock, InfoHash, Published};
 use parking_lot::Mutex;
 
+use crate::double::{Double, Doubled};
 use crate::promise::fresh_sqlite;
 use crate::servers::Server;
 use crate::trouble::{UNMIGRATE, site};
@@ -47,7 +47,11 @@ fn lost(in_doubt: bool) -> StoreError {
     StoreError::Lost { text: "struck".into(), in_doubt }
 }
 
-impl Store for Faulty {
+impl Double for Faulty {
+    fn rest(&mut self) -> &mut dyn Store {
+        &mut *self.store
+    }
+
     fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
         if self.faults.away.load(Ordering::Relaxed) || self.faults.strike() {
             return Err(lost(false));
@@ -65,25 +69,6 @@ impl Store for Faulty {
 
     fn acknowledged(&mut self, channel: Channel) -> Result<Option<u64>, StoreError> {
         if self.faults.strike() { Err(lost(false)) } else { self.store.acknowledged(channel) }
-    }
-
-    fn completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
-        self.store.completed(most, each)
-    }
-
-    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
-        self.store.registered()
-    }
-
-    fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
-        self.store.lines(set, each)
-    }
-
-    fn edit(
-        &mut self,
-        work: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        self.store.edit(work)
     }
 }
 
@@ -103,7 +88,8 @@ fn run(backend: &Backend, folder: &Path, faults: &Arc<Faults>, work: impl FnOnce
         if kept.away.load(Ordering::Relaxed) {
             return Err(lost(false));
         }
-        Ok(Box::new(Faulty { store: backend.open()?, faults: Arc::clone(&kept) }) as Box<dyn Store>)
+        let store = Faulty { store: backend.open()?, faults: Arc::clone(&kept) };
+        Ok(Box::new(Doubled(store)) as Box<dyn Store>)
     });
     let Ok(opened) = Opened::new(&queues, clock, &pace, &places, opener) else { return false };
     let recorder = opened.start().unwrap();
@@ -238,38 +224,15 @@ struct Watchful {
     seen: Arc<Mutex<Vec<(u64, String)>>>,
 }
 
-impl Store for Watchful {
+impl Double for Watchful {
     fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
         let done = std::fs::read_to_string(self.folder.join("users.done")).unwrap_or_default();
         self.seen.lock().push((batch.sequence, done));
         Ok(Saved::default())
     }
 
-    fn rehearse(&mut self, _: &Batch) -> Result<(), StoreError> {
-        Ok(())
-    }
-
     fn acknowledged(&mut self, _: Channel) -> Result<Option<u64>, StoreError> {
         Ok(None)
-    }
-
-    fn completed(&mut self, _: usize, _: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
-        Ok((Vec::new(), 0))
-    }
-
-    fn lines(&mut self, _: Set, _: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
-        Ok(0)
-    }
-
-    fn edit(
-        &mut self,
-        _: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        Ok(())
     }
 }
 
@@ -283,7 +246,7 @@ fn without_a_journal_a_batch_counts_as_done_before_it_is_written() {
         let noted = Arc::clone(&seen);
         let opener = Box::new(move || {
             let store = Watchful { folder: spill_dir.clone(), seen: Arc::clone(&noted) };
-            Ok(Box::new(store) as Box<dyn Store>)
+            Ok(Box::new(Doubled(store)) as Box<dyn Store>)
         });
         let pace = Published::new(Pace::default());
         let mut opened = Opened::new(&queues, Clock::start(), &pace, &places, opener).unwrap();

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use hayate_state::store::record::UserRow;
 use hayate_state::store::{
-    Backend, Batch, Bounds, Channel, Line, Opened, Opener, Pace, Places, Queues, Record, Recorder,
-    RecorderError, Saved, Set, Store, StoreError, Tables,
+    Backend, Batch, Bounds, Opened, Opener, Pace, Places, Queues, Record, Recorder, RecorderError, Saved,
+    Store, StoreError,
 };
-use hayate_state::{Board, Clock, InfoHash, Published};
+use hayate_state::{Board, Clock, Published};
 use parking_lot::{Condvar, Mutex};
 
+use crate::double::{Double, Doubled};
 use crate::promise::fresh_sqlite;
 use crate::servers::Server;
 use crate::trouble::{UNMIGRATE, site};
@@ -66,7 +67,11 @@ impl Drop for SaysGone {
     }
 }
 
-impl Store for Gated {
+impl Double for Gated {
+    fn rest(&mut self) -> &mut dyn Store {
+        &mut *self.store
+    }
+
     fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
         if let Some(board) = &*self.gate.board.lock() {
             self.gate.up.lock().push(metric(board, "database_up"));
@@ -81,33 +86,6 @@ impl Store for Gated {
         }
         drop(mood);
         self.store.save(batch)
-    }
-
-    fn rehearse(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        self.store.rehearse(batch)
-    }
-
-    fn acknowledged(&mut self, channel: Channel) -> Result<Option<u64>, StoreError> {
-        self.store.acknowledged(channel)
-    }
-
-    fn completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
-        self.store.completed(most, each)
-    }
-
-    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
-        self.store.registered()
-    }
-
-    fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
-        self.store.lines(set, each)
-    }
-
-    fn edit(
-        &mut self,
-        work: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        self.store.edit(work)
     }
 }
 
@@ -139,7 +117,7 @@ fn open_by(open: Open, backend: &Backend, folder: &Path, gate: &Arc<Gate>) -> (A
     let (backend, gate) = (backend.clone(), Arc::clone(gate));
     let opener = Box::new(move || {
         let (store, last) = (backend.open()?, SaysGone(Arc::clone(&gate)));
-        Ok(Box::new(Gated { store, gate: Arc::clone(&gate), _last: last }) as Box<dyn Store>)
+        Ok(Box::new(Doubled(Gated { store, gate: Arc::clone(&gate), _last: last })) as Box<dyn Store>)
     });
     let opened = open(&queues, clock, &pace, &places, opener).unwrap();
     (queues, opened)

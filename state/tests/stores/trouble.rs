@@ -237,7 +237,7 @@ fn what_is_not_fit_is_told() {
     of("empty", Demand::Own).open().unwrap();
     server.sql_in("empty", "UPDATE hayate_schema SET version = 7");
     let says =
-        "the database has schema version 7, this program knows up to 3: it was migrated by a newer hayate";
+        "the database has schema version 7, this program knows up to 4: it was migrated by a newer hayate";
     assert_eq!(unfit(&of("empty", Demand::Own)), says);
     assert!(matches!(of("empty", Demand::Own).migrate(), Err(StoreError::Unfit(text)) if text == says));
 

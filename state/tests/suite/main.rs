@@ -4,6 +4,8 @@
 mod conformance;
 mod deltas;
 mod desk;
+#[path = "../kit/double.rs"]
+mod double;
 mod hooks;
 mod limits;
 mod lists;

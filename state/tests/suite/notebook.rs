@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use hayate_state::store::{
-    Batch, Bounds, Channel, Line, Opened, Pace, Places, Queues, Record, Saved, Set, Store, StoreError, Tables,
-};
-use hayate_state::{Clock, InfoHash, Published};
+use hayate_state::store::{Batch, Bounds, Opened, Pace, Places, Queues, Record, Saved, Store, StoreError};
+use hayate_state::{Clock, Published};
 use parking_lot::Mutex;
+
+use crate::double::{Double, Doubled};
 
 #[derive(Clone, Default)]
 struct Notebook(Arc<Mutex<Vec<Record>>>);
@@ -19,7 +19,7 @@ pub(crate) fn records_of(work: impl FnOnce(Arc<Queues>)) -> Vec<Record> {
     let places = Places { spill_dir: folder.path().into(), dead_letter: folder.path().join("dead-letter") };
     let pace = Published::new(Pace::default());
     let kept = notebook.clone();
-    let opener = Box::new(move || Ok(Box::new(kept.clone()) as Box<dyn Store>));
+    let opener = Box::new(move || Ok(Box::new(Doubled(kept.clone())) as Box<dyn Store>));
     Opened::new(&queues, clock, &pace, &places, opener).unwrap().start().unwrap().stop();
     let mut records = std::mem::take(&mut *notebook.0.lock());
     records.sort_by_key(|record| (record.channel(), record.key()));
@@ -33,36 +33,9 @@ pub(crate) fn records_of(work: impl FnOnce(Arc<Queues>)) -> Vec<Record> {
     records
 }
 
-impl Store for Notebook {
+impl Double for Notebook {
     fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
         self.0.lock().extend(&batch.records);
         Ok(Saved::default())
-    }
-
-    fn rehearse(&mut self, _: &Batch) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn acknowledged(&mut self, _: Channel) -> Result<Option<u64>, StoreError> {
-        Ok(Some(0))
-    }
-
-    fn completed(&mut self, _: usize, _: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
-        Ok((Vec::new(), 0))
-    }
-
-    fn lines(&mut self, _: Set, _: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
-        Ok(0)
-    }
-
-    fn edit(
-        &mut self,
-        _: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        Ok(())
     }
 }

@@ -16,7 +16,7 @@ const TORRENTS: u64 = 60;
 const NOW: Tick = Tick(5000);
 const BEAT: Duration = Duration::from_millis(100);
 /// Longest wait for something that should be there at once.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn random_announce(random: &mut fastrand::Rng) -> Announce {
     // The first torrent is larger than a slice of the sweep.

@@ -9,6 +9,9 @@ use hayate_udp::{Door, OpenError, Running, SocketConfig};
 
 use crate::kit::*;
 
+/// Longest wait for a reply.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 struct House {
     running: Running,
     addresses: Vec<SocketAddr>,
@@ -40,7 +43,7 @@ impl House {
 fn client(from: &str, to: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind((from, 0)).unwrap();
     socket.connect(to).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
 
@@ -102,7 +105,7 @@ fn a_reply_leaves_from_the_address_that_was_asked() {
     for address in ["127.0.0.1", "127.0.0.9", "127.200.0.1"] {
         let to = SocketAddr::new(address.parse().unwrap(), house.addresses[0].port());
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.send_to(&CONNECT, to).unwrap();
         assert_eq!(socket.recv_from(&mut [0; 64]).unwrap(), (16, to));
     }

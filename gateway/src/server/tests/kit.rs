@@ -11,7 +11,7 @@ use crate::pages::{Condition, Health};
 use crate::wire::bencode::tests::{Value, read as bencoded};
 
 /// Longest time a test waits for octets.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) const ANNOUNCE: &str =
     "/announce?info_hash=aaaaaaaaaaaaaaaaaaaa&peer_id=-XX0001-000000000001&port=6881&left=9";
 pub(super) const SCRAPE: &str = "/scrape?info_hash=bbbbbbbbbbbbbbbbbbbb";

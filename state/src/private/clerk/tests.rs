@@ -1,17 +1,18 @@
 //! What a reading that is under way may not undo.
 
 use super::*;
+use crate::double::{Double, Doubled};
 use crate::ids::InfoHash;
 use crate::snapshot::site::{Group, Multipliers};
 use crate::store::record::TorrentRow;
-use crate::store::{Batch, Channel, Demand, Registered, Saved, Tables};
+use crate::store::{Channel, Demand, Registered};
 
 const HASH: InfoHash = InfoHash([7; 20]);
 
 /// A store that shows one pruned torrent, and hears of its un-prune before anybody has taken the row over.
 struct Late(Arc<Queues>, Arc<Site>);
 
-impl Store for Late {
+impl Double for Late {
     fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
         if set == Set::Torrents {
             let group = Group { type_name: "anime".into(), id: 1 };
@@ -25,33 +26,6 @@ impl Store for Late {
         }
         Ok(0)
     }
-
-    fn save(&mut self, _: &Batch) -> Result<Saved, StoreError> {
-        Ok(Saved::default())
-    }
-
-    fn rehearse(&mut self, _: &Batch) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn acknowledged(&mut self, _: Channel) -> Result<Option<u64>, StoreError> {
-        Ok(None)
-    }
-
-    fn completed(&mut self, _: usize, _: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
-        Ok((Vec::new(), 0))
-    }
-
-    fn edit(
-        &mut self,
-        _: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        Ok(())
-    }
 }
 
 #[test]
@@ -60,7 +34,7 @@ fn a_reading_that_began_before_an_unprune_was_written_does_not_undo_it() {
     let (site, queues) = (Site::new(), Arc::new(Queues::new(clock, &crate::store::Bounds::default())));
     let backend = Backend::new("sqlite:nowhere.db".parse().unwrap(), "", Demand::Site);
     let mut clerk = Clerk::new(backend, Arc::clone(&site), Arc::clone(&queues));
-    clerk.store = Some(Box::new(Late(Arc::clone(&queues), Arc::clone(&site))));
+    clerk.store = Some(Box::new(Doubled(Late(Arc::clone(&queues), Arc::clone(&site)))));
     let is_live = || site.torrents.with(&HASH, |torrent| torrent.row.status == 0).unwrap();
     clerk.read(Set::Torrents, &mut Pace::hurried(&clock)).unwrap();
     assert!(is_live());

@@ -269,7 +269,12 @@ pub fn carry_out(
         Verb::Each(verbs) => verbs.as_slice(),
         one => std::slice::from_ref(one),
     };
+    let changes = verbs.iter().any(|verb| !matches!(verb, Verb::InfoTorrent(_)));
     let kept = store.edit(&mut |tables| {
+        if changes {
+            // Two users who ask for one passkey at the same time do not both get it.
+            tables.take_turn()?;
+        }
         let mut outcomes = Vec::new();
         for verb in verbs {
             let (done, target) = Work { tables: &mut *tables, now }.carry_out(verb)?;

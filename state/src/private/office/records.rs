@@ -48,12 +48,18 @@ pub(crate) fn forget(store: &mut dyn Store, before: i64) -> Result<usize, StoreE
         (
             "hayate_deletions",
             "info_hash",
-            format!("SELECT info_hash FROM hayate_deletions WHERE deleted_at < ? LIMIT {ROWS_SLICE}"),
+            format!(
+                "SELECT info_hash FROM hayate_deletions WHERE deleted_at < ?
+                 ORDER BY deleted_at LIMIT {ROWS_SLICE}"
+            ),
         ),
         (
             "hayate_passkeys",
             "passkey",
-            format!("SELECT passkey FROM hayate_passkeys WHERE good_until < ? LIMIT {ROWS_SLICE}"),
+            format!(
+                "SELECT passkey FROM hayate_passkeys WHERE good_until < ?
+                 ORDER BY good_until LIMIT {ROWS_SLICE}"
+            ),
         ),
     ];
     for (table, key, old) in &tables {

@@ -4,16 +4,22 @@
 //! |---|---|
 //! | `session` | a connection, its settings, who may write, what the database has |
 //! | `sql` | records as statements |
+//! | `walk` | tables that are read slice by slice |
+//! | `completed` | finished downloads of torrents, and forgetting them |
 //! | `purge` | a slice of a purge |
 //!
 //! A batch is one transaction that first locks its row of `hayate_journal`. The lock makes exactly-once
 //! true: a new connection that asks for the sequence number waits for a commit that an old one has sent and
 //! nobody has answered. After any failure that leaves doubt about what the server will say next, the
 //! connection is closed and never used again, so that no late answer is taken for another's.
+//!
+//! No statement reads or locks more rows than a constant says, however large the tables are.
 
+mod completed;
 mod purge;
 mod session;
 mod sql;
+mod walk;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -184,35 +190,36 @@ impl Store for Mariadb {
     }
 
     fn completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
-        let forgets = self.opener.role == Role::Writer;
-        self.transact(|session| {
-            let last = read_completed(session, most, each)?;
-            match last {
-                Some((time, hash)) if forgets => session.connection.exec_drop(
-                    "DELETE FROM hayate_completed
-                     WHERE last_completed < ? OR (last_completed = ? AND info_hash > ?)",
-                    (time, time, hash.0),
-                )?,
-                None if forgets && most == 0 => {
-                    session.connection.query_drop("DELETE FROM hayate_completed")?;
-                }
-                _ => {}
+        let behind = self.transact(|session| {
+            let behind = completed::read(session, most, each)?;
+            session.connection.query_drop("ROLLBACK")?;
+            Ok(behind)
+        })?;
+        let Some(behind) = behind.filter(|_| self.opener.role == Role::Writer) else { return Ok(()) };
+        let mut gone = None;
+        loop {
+            gone = self.transact(|session| {
+                let gone = completed::forget(session, behind, gone)?;
+                session.connection.query_drop("COMMIT").map_err(Failed::Commit)?;
+                Ok(gone)
+            })?;
+            if gone.is_none() {
+                return Ok(());
             }
-            session.connection.query_drop("COMMIT").map_err(Failed::Commit)
-        })
+        }
     }
 
     fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
         self.transact(|session| {
             let (mut registered, mut left_out) = (Vec::new(), 0);
-            let sql = "SELECT info_hash FROM torrents WHERE TorrentType != 'internal'";
-            for row in session.connection.query_iter(sql)? {
-                let octets = row?.take::<Option<Vec<u8>>, _>(0).flatten();
-                match octets.and_then(|octets| octets.try_into().ok()) {
-                    Some(octets) => registered.push(InfoHash(octets)),
-                    None => left_out += 1,
-                }
-            }
+            walk::rows(
+                session,
+                &lines::registered(),
+                &mut |mut row| match row.take_opt::<[u8; ID_LEN], _>(0) {
+                    Some(Ok(octets)) => registered.push(InfoHash(octets)),
+                    _ => left_out += 1,
+                },
+            )?;
             session.connection.query_drop("ROLLBACK")?;
             Ok((registered, left_out))
         })
@@ -221,23 +228,16 @@ impl Store for Mariadb {
     fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
         self.transact(|session| {
             let mut skipped = 0;
-            for sql in lines::queries(set, "UNIX_TIMESTAMP()") {
-                // Prepared, because only then numbers come as numbers, and a FLOAT with all its bits.
-                let rows = match session.connection.exec_iter(sql, ()) {
-                    Ok(rows) => rows,
+            for source in lines::sources(set, "UNIX_TIMESTAMP()") {
+                let result = walk::rows(session, &source, &mut |row| match Line::read(set, &row) {
+                    Some(line) => each(line),
+                    None => skipped += 1,
+                });
+                match result {
                     // A site that was not migrated has no tables of ours.
                     Err(mysql::Error::MySqlError(said))
-                        if said.code == NO_SUCH_TABLE && said.message.contains("hayate_") =>
-                    {
-                        continue;
-                    }
-                    Err(error) => return Err(error.into()),
-                };
-                for row in rows {
-                    match Line::read(set, &row?) {
-                        Some(line) => each(line),
-                        None => skipped += 1,
-                    }
+                        if said.code == NO_SUCH_TABLE && said.message.contains("hayate_") => {}
+                    result => result?,
                 }
             }
             session.connection.query_drop("ROLLBACK")?;
@@ -269,6 +269,11 @@ impl Store for Mariadb {
 }
 
 impl Tables for Conn {
+    fn take_turn(&mut self) -> Result<(), StoreError> {
+        // A row that nothing else locks, but a migration.
+        self.query_drop("SELECT version FROM hayate_schema FOR UPDATE").map_err(|error| judge(error, false))
+    }
+
     fn change(&mut self, sql: &str, values: &[Cell]) -> Result<(u64, u64), StoreError> {
         self.exec_drop(sql, parameters(values)).map_err(refused)?;
         Ok((self.affected_rows(), self.last_insert_id()))
@@ -363,29 +368,6 @@ fn write(session: &mut Session, batch: &Batch) -> mysql::Result<Saved> {
         }
     }
     Ok(saved)
-}
-
-/// Shows the latest; the last of them if there were `most`, for what comes behind it is to be forgotten.
-fn read_completed(
-    session: &mut Session,
-    most: usize,
-    each: &mut dyn FnMut(InfoHash, u32),
-) -> mysql::Result<Option<(u32, InfoHash)>> {
-    let sql = format!(
-        "SELECT info_hash, completed, last_completed FROM hayate_completed
-         ORDER BY last_completed DESC, info_hash LIMIT {}",
-        signed(most as u64)
-    );
-    let (mut shown, mut last) = (0, None);
-    for row in session.connection.query_iter(sql)? {
-        let (hash, completed, time): (Vec<u8>, u32, u32) = mysql::from_row_opt(row?)?;
-        shown += 1;
-        if let Ok(octets) = <[u8; ID_LEN]>::try_from(hash) {
-            each(InfoHash(octets), completed);
-            last = Some((time, InfoHash(octets)));
-        }
-    }
-    Ok(last.filter(|_| shown == most))
 }
 
 /// What an error means to the writer.

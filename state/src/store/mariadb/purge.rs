@@ -34,7 +34,8 @@ pub(super) fn slice(session: &mut Session, slice: &Slice) -> mysql::Result<Swept
     };
     let mut inactive = 0;
     if !found.rows.is_empty() {
-        session.connection.query_drop(update(&found.rows, slice.before))?;
+        let hint = row_hint(session);
+        session.connection.query_drop(update(&found.rows, slice.before, &hint))?;
         inactive = session.connection.affected_rows();
     }
     Ok(Swept { inactive, next: found.next })
@@ -66,11 +67,10 @@ fn by_row(session: &mut Session, slice: &Slice) -> mysql::Result<Found> {
         }
         _ => String::new(),
     };
-    let hint = session.fitness.row_index.as_ref().map(|name| format!("FORCE INDEX ({name})"));
+    let hint = row_hint(session);
     let sql = format!(
-        "SELECT uid, fid, active = 1 AND last_announce < {before} FROM transfer_history {}
-         {behind} ORDER BY uid, fid LIMIT {most}",
-        hint.unwrap_or_default()
+        "SELECT uid, fid, active = 1 AND last_announce < {before} FROM transfer_history {hint}
+         {behind} ORDER BY uid, fid LIMIT {most}"
     );
     let rows: Vec<(i64, i64, bool)> = session.connection.query(sql)?;
     let next = rows.last().filter(|_| rows.len() >= most).map(|&(uid, fid, _)| Mark::Row(uid, fid));
@@ -78,8 +78,13 @@ fn by_row(session: &mut Session, slice: &Slice) -> mysql::Result<Found> {
     Ok(Found { rows: silent.map(|(uid, fid, _)| (uid, fid)).collect(), next })
 }
 
+/// Whatever the server believes of the table: it may have grown a moment ago.
+fn row_hint(session: &Session) -> String {
+    session.fitness.row_index.as_ref().map(|name| format!("FORCE INDEX ({name})")).unwrap_or_default()
+}
+
 /// As in the statements of rows, those to change come first and are looked up by the primary key.
-fn update(rows: &[(i64, i64)], before: i64) -> String {
+fn update(rows: &[(i64, i64)], before: i64, hint: &str) -> String {
     let mut text = "UPDATE (SELECT 0 AS uid, 0 AS fid FROM DUAL WHERE 0 UNION ALL VALUES ".to_owned();
     for (at, (uid, fid)) in rows.iter().enumerate() {
         // Writing to a String cannot fail.
@@ -87,8 +92,8 @@ fn update(rows: &[(i64, i64)], before: i64) -> String {
     }
     let _ = write!(
         text,
-        ") AS d STRAIGHT_JOIN transfer_history AS t ON t.uid = d.uid AND t.fid = d.fid SET t.active = 0 \
-         WHERE t.active = 1 AND t.last_announce < {before}"
+        ") AS d STRAIGHT_JOIN transfer_history AS t {hint} ON t.uid = d.uid AND t.fid = d.fid \
+         SET t.active = 0 WHERE t.active = 1 AND t.last_announce < {before}"
     );
     text
 }

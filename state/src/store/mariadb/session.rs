@@ -58,6 +58,8 @@ pub(super) struct Fitness {
     pub(super) purge_index: Option<String>,
     /// Its index by `uid` and `fid`, quoted: the primary key, as a rule.
     pub(super) row_index: Option<String>,
+    /// Its index by `hnr` and `uid`, quoted, if there is one.
+    pub(super) hit_and_run_index: Option<String>,
     demand: Demand,
 }
 
@@ -86,6 +88,11 @@ impl Session {
         }
         let mut connection = connect(&opener.login, Some(SOCKET))?;
         let told = |error| judge(error, false);
+        if opener.role == Role::Reader {
+            // A set is read in slices, and all of them are of one moment.
+            let sql = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
+            connection.query_drop(sql).map_err(told)?;
+        }
         schema::check(version(&mut connection).map_err(told)?)?;
         let columns = columns(&mut connection).map_err(told)?;
         let mut fitness = assess(&columns, opener.demand)?;
@@ -93,6 +100,7 @@ impl Session {
             let indexes = indexes(&mut connection).map_err(told)?;
             fitness.purge_index = index_on(&indexes, ["active", "last_announce"]);
             fitness.row_index = index_on(&indexes, ["uid", "fid"]);
+            fitness.hit_and_run_index = index_on(&indexes, ["hnr", "uid"]);
         }
         let packet: Option<usize> = connection.query_first("SELECT @@max_allowed_packet").map_err(told)?;
         let statement_octets = packet.unwrap_or(STATEMENT_OCTETS_MOST).min(2 * STATEMENT_OCTETS_MOST) / 2;
@@ -270,7 +278,7 @@ fn assess(columns: &HashSet<String>, demand: Demand) -> Result<Fitness, StoreErr
     let completed = completed.map(|column| format!("hayate_completed.{column}"));
     match demand {
         Demand::Own => {
-            let registered = ["torrents.info_hash", "torrents.torrenttype"].map(str::to_owned);
+            let registered = ["id", "info_hash", "torrenttype"].map(|column| format!("torrents.{column}"));
             let missing = completed.iter().chain(&registered).find(|column| !columns.contains(*column));
             if let Some(missing) = missing.or((!journal).then_some(&"hayate_journal.seq".to_owned())) {
                 return Err(StoreError::Unfit(format!(
@@ -291,7 +299,7 @@ fn assess(columns: &HashSet<String>, demand: Demand) -> Result<Fitness, StoreErr
         }
     }
     let ip6 = columns.contains("transfer_ips.ip6");
-    Ok(Fitness { journal, ip6, purge_index: None, row_index: None, demand })
+    Ok(Fitness { journal, ip6, purge_index: None, row_index: None, hit_and_run_index: None, demand })
 }
 
 /// The indexes of `transfer_history`: the name of each, and its first two columns in lower case.

@@ -8,10 +8,11 @@ use std::fmt::Write;
 use super::super::record::{
     CompletedRow, Record, SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow,
 };
+use super::super::sums::{amount, count, sum};
 use super::super::{COUNT_MOST, signed};
 
-/// Rows of one statement.
-const ROWS_MOST: u64 = 2000;
+/// Rows of one statement. It is a short one even where each of them has to be fetched from a disk.
+const ROWS_MOST: u64 = 200;
 
 /// One statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,45 +29,6 @@ struct Shape {
     tail: &'static str,
     /// Rows that are not there are counted, not made.
     counted: bool,
-}
-
-/// What a column becomes when a number that is not negative is added: at most `$most`, and never less than it
-/// was. Written so that no step of it can be too large, whatever the sign of the column.
-macro_rules! sum {
-    ($column:literal, $more:literal, $most:literal) => {
-        concat!(
-            $column,
-            " = IF(",
-            $column,
-            " > ",
-            $most,
-            " - ",
-            $more,
-            ", GREATEST(",
-            $column,
-            ", ",
-            $most,
-            "), ",
-            $column,
-            " + ",
-            $more,
-            ")"
-        )
-    };
-}
-
-/// An amount of octets: every language can read what a signed number of 64 bits holds.
-macro_rules! amount {
-    ($column:literal, $more:literal) => {
-        sum!($column, $more, "9223372036854775807")
-    };
-}
-
-/// A count or a time, in a column of 32 bits with a sign.
-macro_rules! count {
-    ($column:literal, $more:literal) => {
-        sum!($column, $more, "2147483647")
-    };
 }
 
 // The joined rows come first, and are looked up by the primary key: in the other order the whole table
@@ -259,7 +221,7 @@ mod tests {
         let targets = |octets| -> Vec<u64> {
             statements(&records, true, octets).iter().filter_map(|statement| statement.targets).collect()
         };
-        assert_eq!(targets(1 << 20), [2000, 2000, 500]);
+        assert_eq!(targets(1 << 20), [[200; 22].as_slice(), &[100]].concat());
         assert_eq!(targets(0), [1; 4500]);
         let short = statements(&records, true, 4096);
         assert!(short.iter().all(|statement| statement.text.len() < 4096 + 100));

@@ -53,7 +53,8 @@ CREATE TABLE IF NOT EXISTS transfer_history (
     snatched int NOT NULL DEFAULT 0,
     snatched_time int NOT NULL DEFAULT 0,
     PRIMARY KEY (uid, fid),
-    KEY active_last_announce (active, last_announce)
+    KEY active_last_announce (active, last_announce),
+    KEY hnr_uid_fid (hnr, uid, fid)
 ) ENGINE=InnoDB;
 
 CREATE TABLE IF NOT EXISTS transfer_ips (
@@ -81,7 +82,8 @@ CREATE TABLE IF NOT EXISTS users_main (
     UpMultiplier float NOT NULL DEFAULT 1,
     DisableDownload tinyint(1) NOT NULL DEFAULT 0,
     TrackerHide tinyint(1) NOT NULL DEFAULT 0,
-    PRIMARY KEY (ID)
+    PRIMARY KEY (ID),
+    KEY torrent_pass (torrent_pass)
 ) ENGINE=InnoDB;
 
 ALTER TABLE transfer_ips ADD COLUMN IF NOT EXISTS ip6 varbinary(16) NULL DEFAULT NULL;

@@ -3,32 +3,8 @@
 use rusqlite::{Transaction, params};
 
 use super::super::record::{CompletedRow, SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow};
+use super::super::sums::{amount, count, sum};
 use super::super::{COUNT_MOST, signed};
-
-/// What a column becomes when a number that is not negative is added: at most `$most`, and never less than it
-/// was. Written so that no step of it can be too large, which would make it a floating point number.
-macro_rules! sum {
-    ($column:literal, $more:literal, $most:literal) => {
-        concat!(
-            $column, " = iif(", $column, " > ", $most, " - ", $more, ", max(", $column, ", ", $most, "), ",
-            $column, " + ", $more, ")"
-        )
-    };
-}
-
-/// An amount of octets.
-macro_rules! amount {
-    ($column:literal, $more:literal) => {
-        sum!($column, $more, "9223372036854775807")
-    };
-}
-
-/// A count or a time, in a column of 32 bits with a sign.
-macro_rules! count {
-    ($column:literal, $more:literal) => {
-        sum!($column, $more, "2147483647")
-    };
-}
 
 pub(super) fn torrent(transaction: &Transaction<'_>, row: &TorrentRow) -> rusqlite::Result<usize> {
     if row.counts {

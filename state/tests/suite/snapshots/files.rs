@@ -18,7 +18,7 @@ use super::{SavedTorrent, read, snapshot, snapshot_of};
 use crate::desk::{Desk, from};
 
 /// Longest wait for something that should be there soon.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Unix seconds that these tests will not see.
 const FUTURE: i64 = 1 << 40;

@@ -1,0 +1,82 @@
+//! A table that is read slice by slice in the order of a key, within one transaction: all slices see the
+//! table as it was when the first one was read.
+//!
+//! A slice is two statements. The first finds its last row, counting by the key alone, so that rows which do
+//! not count cost no more than others; the second reads what counts up to there. Both have been answered in
+//! full before the first row is shown: whoever takes the rows may take their time.
+
+use mysql::prelude::Queryable;
+use mysql::{Params, Row, Value};
+
+use super::super::lines::Source;
+use super::session::Session;
+
+/// Rows of a slice. A statement reads as many, and perhaps one of another table for each.
+const ROWS: usize = 2000;
+
+/// Shows `each` row.
+pub(super) fn rows(session: &mut Session, source: &Source, each: &mut dyn FnMut(Row)) -> mysql::Result<()> {
+    let Source { columns, table, join, condition, key, .. } = source;
+    let fitness = &session.fitness;
+    // Of the history few rows are hit-and-runs: with an index of them the others are not looked at.
+    let (index, scope) = match (&fitness.hit_and_run_index, &fitness.row_index) {
+        _ if !table.starts_with("transfer_history") => (None, None),
+        (Some(index), _) => (Some(index), Some("h.hnr = 1".to_owned())),
+        (None, index) => (index.as_ref(), None),
+    };
+    // Where others would do, too, as it seems to the optimizer.
+    let hint = index.map(|name| format!("FORCE INDEX ({name})")).unwrap_or_default();
+    let order = key.join(", ");
+    let mut from: Option<Vec<Value>> = None;
+    loop {
+        let behind = from.iter().map(|_| beside(key, ">", ">"));
+        let mut conditions: Vec<_> = scope.iter().cloned().chain(behind).collect();
+        let mut values: Vec<_> = from.iter().flat_map(|from| bound(from)).collect();
+        let sql = format!(
+            "SELECT {order} FROM {table} {hint} {} ORDER BY {order} LIMIT 1 OFFSET {}",
+            clause(&conditions),
+            ROWS - 1
+        );
+        let last: Option<Row> = session.connection.exec_first(sql, parameters(values.clone()))?;
+        let last = last.map(Row::unwrap);
+        conditions.extend(last.iter().map(|_| beside(key, "<", "<=")));
+        values.extend(last.iter().flat_map(|last| bound(last)));
+        if !condition.is_empty() {
+            conditions.push(condition.clone());
+        }
+        let sql = format!(
+            "SELECT STRAIGHT_JOIN {columns} FROM {table} {hint} {join} {} ORDER BY {order}",
+            clause(&conditions)
+        );
+        let rows: Vec<Row> = session.connection.exec(sql, parameters(values))?;
+        rows.into_iter().for_each(&mut *each);
+        if last.is_none() {
+            return Ok(());
+        }
+        from = last;
+    }
+}
+
+/// On one side of a row, in the words that make it a range of an index. `last` compares the last column.
+fn beside(key: &[&str], first: &str, last: &str) -> String {
+    match key {
+        [a, b] => format!("({a} {first} ? OR ({a} = ? AND {b} {last} ?))"),
+        _ => format!("{} {last} ?", key.concat()),
+    }
+}
+
+/// The values that [`beside`] asks for.
+fn bound(row: &[Value]) -> Vec<Value> {
+    match row {
+        [a, b] => vec![a.clone(), a.clone(), b.clone()],
+        _ => row.to_vec(),
+    }
+}
+
+fn clause(conditions: &[String]) -> String {
+    if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) }
+}
+
+fn parameters(values: Vec<Value>) -> Params {
+    if values.is_empty() { Params::Empty } else { Params::Positional(values) }
+}

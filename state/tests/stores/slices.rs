@@ -1,0 +1,172 @@
+//! What is read and removed of large tables, slice by slice: the server itself says how much each statement
+//! reads.
+
+use std::rc::Rc;
+
+use hayate_state::private::office::{Verb, Who, carry_out};
+use hayate_state::snapshot::site::User;
+use hayate_state::store::{Line, Set};
+use mysql::prelude::Queryable;
+
+use crate::Place;
+use crate::lines::read;
+use crate::promise::{fresh_mariadb, fresh_sqlite};
+use crate::servers::Server;
+use crate::slow_log::{SlowLog, root};
+
+/// Rows that one statement may read.
+const MOST: u64 = 10_000;
+/// A count that no slice divides.
+const ROWS: usize = 30_011;
+
+/// Rows in all tables that grow with a site. Of most of them only few count.
+fn fill(place: &Place) {
+    place.ask("ALTER TABLE torrents MODIFY TorrentType enum('anime','music','internal') NOT NULL");
+    let numbers = format!("FROM seq_1_to_{ROWS}");
+    for sql in [
+        "INSERT INTO users_main (ID, Enabled, torrent_pass) SELECT 1000 + seq, IF(seq % 7, '2', '1'), seq",
+        "INSERT INTO torrents (ID, GroupID, TorrentType, info_hash, Seeders)
+         SELECT 1000 + seq, seq DIV 2, IF(seq % 11, 'internal', 'music'), UNHEX(SHA1(seq)), seq",
+        "INSERT INTO transfer_history (uid, fid, hnr) SELECT 1000 + seq DIV 1300, seq, seq % 13 = 0",
+        "INSERT INTO torrent_group_freeleech (GroupID, Type)
+         SELECT 1000 + seq DIV 2, IF(seq % 2, 'anime', 'music')",
+        "INSERT INTO approved_clients (id, peer_id, archived) SELECT 1000 + seq, seq, seq % 17 > 0",
+        "INSERT INTO hayate_tokens (uid, fid) SELECT 1000 + seq DIV 1300, seq",
+        "INSERT INTO hayate_deletions (info_hash, reason, deleted_at) SELECT UNHEX(SHA1(seq)), 'why', seq",
+        "INSERT INTO hayate_passkeys (passkey, uid, good_until)
+         SELECT CONCAT('old', seq), 1000 + seq, IF(seq % 3, 0, 4000000000)",
+        "INSERT INTO hayate_completed (info_hash, completed, last_completed)
+         SELECT UNHEX(SHA1(seq)), seq, 1000000 + seq DIV 700",
+    ] {
+        place.ask(&format!("{sql} {numbers}"));
+    }
+    // For some seconds the server takes a table for as small as it was before, unless it is told to look.
+    // What is done to `hayate_completed` must not rely on that.
+    place.ask(
+        "ANALYZE TABLE users_main, torrents, transfer_history, torrent_group_freeleech, approved_clients",
+    );
+    place.ask("ANALYZE TABLE hayate_tokens, hayate_deletions, hayate_passkeys");
+}
+
+/// How many rows of a set there are, and in the words of another statement.
+const COUNTS: [(Set, &str); 8] = [
+    (
+        Set::Users,
+        "SELECT (SELECT count(*) FROM users_main WHERE Enabled = '1') + (SELECT count(*)
+         FROM hayate_passkeys JOIN users_main ON uid = ID WHERE Enabled = '1' AND good_until > 0)",
+    ),
+    (
+        Set::HitAndRuns,
+        "SELECT count(*) FROM transfer_history JOIN users_main ON uid = ID WHERE hnr = 1 AND Enabled = '1'",
+    ),
+    (Set::Torrents, "SELECT count(*) FROM torrents WHERE TorrentType <> 'internal'"),
+    (Set::Freeleech, "SELECT count(*) FROM torrent_group_freeleech"),
+    (Set::Clients, "SELECT count(*) FROM approved_clients WHERE archived = 0"),
+    (Set::Tokens, "SELECT count(*) FROM hayate_tokens"),
+    (Set::Deletions, "SELECT count(*) FROM hayate_deletions"),
+    (Set::Counts, "SELECT count(*) FROM torrents WHERE TorrentType <> 'internal'"),
+];
+
+#[test]
+fn no_statement_reads_much_however_large_the_tables_are() {
+    let server = Rc::new(Server::new());
+    let place = fresh_mariadb(&server, "site");
+    fill(&place);
+    let log = SlowLog::on(&server);
+    log.begin();
+    let mut store = place.backend.open().unwrap();
+    let mut reader = place.backend.open_reader().unwrap();
+    for (set, count) in COUNTS {
+        let (mut lines, skipped) = read(&mut *reader, set);
+        let expected: usize = place.ask(count).parse().unwrap();
+        assert!(skipped == 0 && lines.len() == expected && expected > 250, "{set:?}: {}", lines.len());
+        let all = lines.iter().map(|line| format!("{line:?}"));
+        let different: std::collections::HashSet<_> = all.collect();
+        assert_eq!(different.len(), lines.len(), "{set:?}: none twice");
+        lines.clear();
+    }
+    let hit_and_runs = read(&mut *reader, Set::HitAndRuns);
+    place.ask("ALTER TABLE transfer_history DROP INDEX hnr_uid_fid");
+    reader = place.backend.open_reader().unwrap();
+    assert!(read(&mut *reader, Set::HitAndRuns) == hit_and_runs, "without an index for them, too");
+    let (registered, left_out) = reader.registered().unwrap();
+    assert_eq!((registered.len(), left_out), (ROWS / 11 + 3, 0));
+    // 20,000 stay, and of the others some have the same time as the last of them.
+    let mut counts = Vec::new();
+    store.completed(20_000, &mut |_, count| counts.push(count)).unwrap();
+    assert_eq!(counts.len(), 20_000);
+    let left = "SELECT count(*), sum(completed) FROM hayate_completed";
+    let sum: u64 = counts.iter().copied().map(u64::from).sum();
+    assert_eq!(place.ask(left), format!("20000\t{sum}"));
+    for verb in [
+        Verb::AddUser { id: None, passkey: "new".into() },
+        Verb::ChangePasskey { old: "new".into(), new: "newer".into(), grace_seconds: 7 },
+        Verb::RemoveUser(Who::Passkey("newer".into())),
+        Verb::DeleteTorrent { info_hash: registered[7], reason: "Dupe".into() },
+        Verb::AddClient("-XX".into()),
+        Verb::GlobalFreeleech(true),
+    ] {
+        // Of clients a site has some hundred.
+        place.ask("DELETE FROM approved_clients WHERE id > 2000");
+        carry_out(&mut *reader, &verb, 1_700_000_000, "a test").unwrap();
+    }
+    store.completed(0, &mut |_, _| {}).unwrap();
+    let worst = log.worst();
+    println!("{worst:?}");
+    assert!(worst.statements > 200, "{worst:?}");
+    assert!(worst.rows <= MOST, "{} rows: {}", worst.rows, worst.text);
+    assert_eq!(place.ask("SELECT count(*) FROM hayate_completed"), "0");
+}
+
+/// Users are enrolled twice: with one passkey each, and, while they are read, with those of each other.
+#[test]
+fn all_slices_of_a_set_are_of_one_moment() {
+    let server = Rc::new(Server::new());
+    let place = fresh_mariadb(&server, "site");
+    place.ask("SET GLOBAL tx_isolation = 'READ-COMMITTED'");
+    place.ask(&format!(
+        "INSERT INTO users_main (ID, Enabled, torrent_pass) SELECT 1000 + seq, '1', seq FROM seq_1_to_{ROWS}"
+    ));
+    let mut store = place.backend.open_reader().unwrap();
+    let (mut other, mut users) = (root(&server), Vec::new());
+    let mut swap = Some(format!(
+        "UPDATE site.users_main SET torrent_pass = {} - torrent_pass WHERE ID > 1000",
+        ROWS + 1
+    ));
+    store
+        .lines(Set::Users, &mut |line| {
+            swap.take().into_iter().for_each(|sql| other.query_drop(sql).unwrap());
+            users.extend(enrolled(line));
+        })
+        .unwrap();
+    let of = |passkey: &dyn Fn(u32) -> u32| -> Vec<(u32, u32)> {
+        (1..=u32::try_from(ROWS).unwrap()).map(|number| (1000 + number, passkey(number))).collect()
+    };
+    let rows = u32::try_from(ROWS).unwrap();
+    assert!(users == of(&|number| number), "as they were");
+    users.clear();
+    store.lines(Set::Users, &mut |line| users.extend(enrolled(line))).unwrap();
+    assert!(users == of(&|number| rows + 1 - number), "as they are");
+}
+
+/// Id and passkey, of those that are not the fixture's.
+fn enrolled(line: Line) -> Option<(u32, u32)> {
+    let Line::User(User { id, passkey, .. }) = line else { return None };
+    (id > 1000).then(|| (id, str::from_utf8(&passkey).unwrap().parse().unwrap()))
+}
+
+#[test]
+fn older_counts_of_finished_downloads_are_forgotten_slice_by_slice_in_a_file_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = fresh_sqlite(&folder.path().join("site.db"));
+    place.ask(
+        "INSERT INTO hayate_completed WITH RECURSIVE n (seq) AS
+             (SELECT 1 UNION ALL SELECT seq + 1 FROM n WHERE seq < 7013)
+         SELECT CAST(printf('%020d', seq) AS BLOB), seq, 1000 + seq / 70 FROM n",
+    );
+    let mut store = place.backend.open().unwrap();
+    let mut first = 0;
+    store.completed(3001, &mut |_, count| first = count).unwrap();
+    assert_eq!(first, 7013 - 3000);
+    assert_eq!(place.ask("SELECT count(*), min(completed) FROM hayate_completed"), "3001\t4013");
+}

@@ -1,0 +1,59 @@
+//! Two changes of a site at the same time.
+
+use std::iter;
+use std::rc::Rc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use hayate_state::private::office::{Verb, carry_out};
+use mysql::Conn;
+use mysql::prelude::Queryable;
+
+use crate::Place;
+use crate::promise::fresh_mariadb;
+use crate::servers::Server;
+use crate::slow_log::root;
+
+/// Between two looks: the server shows who waits no more often than ten times a second.
+const LOOK: Duration = Duration::from_millis(200);
+/// Looks before a test gives up.
+const LOOKS: usize = 90;
+
+type Asked = JoinHandle<Result<&'static str, String>>;
+
+fn add_user(place: &Place, id: u32) -> Asked {
+    let mut store = place.backend.open_reader().unwrap();
+    let verb = Verb::AddUser { id: Some(id), passkey: "wanted".into() };
+    thread::spawn(move || {
+        let outcome = carry_out(&mut *store, &verb, 1_700_000_000, "a test");
+        outcome.map(|outcome| outcome.word).map_err(|error| error.to_string())
+    })
+}
+
+/// Waits until somebody waits for a lock and `also` holds.
+fn wait(observer: &mut Conn, also: &dyn Fn(u64) -> bool) {
+    let waits = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
+    let mut looks = iter::repeat_with(|| {
+        thread::sleep(LOOK);
+        observer.query_first::<u64, _>(waits).unwrap().unwrap()
+    });
+    assert!(looks.by_ref().take(LOOKS).any(|waiting| waiting > 0 && also(waiting)));
+}
+
+#[test]
+fn of_two_users_who_ask_for_one_passkey_at_once_one_gets_it() {
+    let server = Rc::new(Server::new());
+    let place = fresh_mariadb(&server, "site");
+    let (mut other, mut observer) = (root(&server), root(&server));
+    other.query_drop("START TRANSACTION").unwrap();
+    other.query_drop("INSERT INTO site.users_main (ID, torrent_pass) VALUES (50, 'other')").unwrap();
+    // The first has seen that nobody has the passkey, and waits for what becomes of user 50.
+    let first = add_user(&place, 50);
+    wait(&mut observer, &|_| true);
+    let second = add_user(&place, 51);
+    wait(&mut observer, &|waiting| waiting == 2 || second.is_finished());
+    other.query_drop("ROLLBACK").unwrap();
+    assert_eq!(first.join().unwrap(), Ok("added"));
+    assert_eq!(second.join().unwrap(), Err("refused: user 50 has this passkey".to_owned()));
+    assert_eq!(place.ask("SELECT ID FROM users_main WHERE torrent_pass = 'wanted'"), "50");
+}
