@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use hayate_tools::bencode::Value;
 use nix::sys::signal::Signal;
@@ -298,8 +298,12 @@ fn a_group_that_the_tracker_is_not_in_is_refused_by_its_key() {
     });
     let refused = |config: &serde_json::Value| {
         let path = folder.write("tracker.json", &config.to_string());
-        let output = hayate().arg("-c").arg(path).output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
+        let mut child = hayate().arg("-c").arg(path).stderr(Stdio::piped()).spawn().unwrap();
+        let has_ended = eventually(|| child.try_wait().unwrap().is_some());
+        // One that serves would do so for ever.
+        _ = child.kill();
+        let output = child.wait_with_output().unwrap();
+        assert!(has_ended && output.status.code() == Some(1));
         String::from_utf8(output.stderr).unwrap()
     };
     let said = refused(&config);
