@@ -8,7 +8,7 @@ fuzz_rustflags := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-co
 host = $(shell rustc -vV | sed -n 's/^host: //p')
 fuzz_targets = $(shell sed -n '/^\[\[bin\]\]/,/^name/ s/^name = "\(.*\)"/\1/p' tests/fuzz/Cargo.toml)
 FUZZ_SECONDS ?= 60
-SOAK_SECONDS ?= 600
+SOAK_SECONDS ?= 3600
 SOAK_KILLS ?= 500
 SOAK_ROWS ?= 20000000
 
@@ -20,7 +20,7 @@ help:
 	@echo 'make lint    formatting, clippy and documentation, warnings being errors'
 	@echo 'make fmt     format all code'
 	@echo 'make fuzz    run every fuzz target for FUZZ_SECONDS (60) each'
-	@echo 'make soak    100 upgrades in a storm of signals; random faults for SOAK_SECONDS (600), all finished'
+	@echo 'make soak    100 upgrades in a storm of signals; random faults for SOAK_SECONDS (3600), all finished'
 	@echo '             downloads counted once; a private site killed SOAK_KILLS (500) times on each store;'
 	@echo '             SOAK_ROWS (20000000) rows of history read and purged, for which TMPDIR needs 8 GB'
 	@echo 'make deny    check licences, bans and sources of all dependencies'

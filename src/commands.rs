@@ -13,8 +13,8 @@ use hayate_tools::client::{Ask, Family, Limits};
 use hayate_tools::{e2e, probe};
 
 use crate::cli::{Command, E2e, Line, Probe, ProbeAnnounce, ProbeEvent, ProbeScrape, Target};
-use crate::config::document::{Log, LogFormat};
-use crate::config::{Config, Environment, Settings, Source, show};
+use crate::config::document::{Log, LogFormat, Mode};
+use crate::config::{Config, Document, Environment, Settings, Source, show};
 use crate::desk::ask;
 use crate::keyrings::NoFetch;
 use crate::lock::{Holder, Watch};
@@ -152,7 +152,20 @@ fn check_config(line: &Line) -> anyhow::Result<()> {
         eprint(&format!("warning: {warning}"));
     }
     settings.notes.iter().for_each(|note| eprint(note));
+    if let Some(note) = note_of_peer_ids(&config.document) {
+        eprint(note);
+    }
     print(b"the configuration is good\n")
+}
+
+/// What a checker may miss in replies.
+fn note_of_peer_ids(document: &Document) -> Option<&'static str> {
+    let Document { mode, http, announce, .. } = document;
+    let by_http = !http.addr.is_off() || !http.https_addr.is_off() || !http.unix_socket.is_empty();
+    (*mode != Mode::Private && by_http && !announce.keep_peer_ids).then_some(
+        "announce.keep_peer_ids is off: replies in list form (compact=0) carry no \"peer id\", which some \
+         checkers of trackers ask for",
+    )
 }
 
 fn print_config(line: &Line) -> anyhow::Result<()> {

@@ -38,10 +38,7 @@ impl Sockets {
 
     /// Opens the rest, by the rights of the user that the process has become.
     pub(crate) fn open_unix(&mut self, settings: &Settings) -> anyhow::Result<()> {
-        match &settings.listen.unix_socket {
-            Some(path) => Ok(self.http.open_unix(path)?),
-            None => Ok(()),
-        }
+        Ok(self.http.open_unix(&settings.listen)?)
     }
 
     /// The sockets of a predecessor.

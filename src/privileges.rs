@@ -202,7 +202,11 @@ impl std::fmt::Display for Identity {
     }
 }
 
-fn find_group(name: &str) -> Result<Gid, IdentityError> {
+/// Looks up a group by name or number.
+///
+/// # Errors
+/// When there is no such group.
+pub(crate) fn find_group(name: &str) -> Result<Gid, IdentityError> {
     let no_group = |_| IdentityError::UnknownGroup { name: name.to_owned() };
     match Group::from_name(name).ok().flatten() {
         Some(entry) => Ok(entry.gid),

@@ -38,7 +38,7 @@ macro_rules! fixed {
 }
 
 /// What only a restart can change.
-const FIXED: [Fixed; 15] = [
+const FIXED: [Fixed; 17] = [
     fixed!(mode),
     fixed!(database.dsn),
     fixed!(database.dsn_file),
@@ -49,6 +49,8 @@ const FIXED: [Fixed; 15] = [
     fixed!(udp.receive_buffer),
     fixed!(udp.send_buffer),
     fixed!(udp.coalesce),
+    fixed!(http.unix_socket_mode),
+    fixed!(http.unix_socket_group),
     fixed!(announce.peers_per_address),
     fixed!(state_dir),
     fixed!(record_announces),

@@ -2,14 +2,23 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use hayate_tools::bencode::Value;
+use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::clients::script;
 use crate::harness::{
-    Daemon, PATIENCE, announce_target, eventually, exchange, fetch, get, may_open_files, parse_response,
+    Daemon, Folder, PATIENCE, Response, announce_target, eventually, exchange, fetch, free_port, get, hayate,
+    may_open_files, parse_response,
 };
+
+/// A user and group without names or rights.
+const NOBODY: u32 = 65534;
 
 fn failure(address: SocketAddr, target: &str) -> String {
     let response = fetch(address, target);
@@ -210,6 +219,107 @@ fn a_unix_socket_serves_a_proxy_that_names_its_client() {
         unreadable.at("failure reason").and_then(Value::octets),
         Some(&b"failed to parse peer IP address"[..])
     );
+}
+
+/// An nginx of another user that hands requests to a unix socket; it ends with its test.
+struct Nginx {
+    process: Child,
+    address: SocketAddr,
+    _folder: Folder,
+}
+
+impl Nginx {
+    fn start(socket: &Path, group: u32) -> Self {
+        let folder = Folder::new();
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut command = Command::new(script("nginx"));
+        command.arg(folder.path()).arg(address.to_string()).arg(format!("unix:{}", socket.display()));
+        let process = command.args([NOBODY.to_string(), group.to_string()]).spawn().unwrap();
+        Self { process, address, _folder: folder }
+    }
+
+    /// The answer to an announce, once nginx serves.
+    fn announce(&self, port: u16) -> Response {
+        let mut response = None;
+        assert!(eventually(|| {
+            let request = get(&announce_target('N', port, "&left=9"));
+            response = TcpStream::connect(self.address).and_then(|stream| exchange(stream, &request)).ok();
+            response.is_some()
+        }));
+        response.unwrap()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        _ = self.process.kill();
+        _ = self.process.wait();
+    }
+}
+
+#[test]
+fn nginx_of_another_user_is_let_in_by_the_group_of_the_unix_socket_and_a_third_is_not() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can be several users");
+        return;
+    }
+    const GROUP: u32 = 40007;
+    let http = json!({"unix_socket": "gateway.sock", "unix_socket_group": GROUP.to_string(),
+        "unix_socket_mode": "0060", "proxy_header": "X-Real-IP"});
+    let mut daemon = Daemon::start(json!({"http": http}));
+    let path = daemon.folder.path().join("gateway.sock");
+    let look = || std::fs::metadata(&path).map(|file| (file.mode() & 0o777, file.gid())).ok();
+    assert_eq!(look(), Some((0o060, GROUP)));
+    let (friend, stranger) = (Nginx::start(&path, GROUP), Nginx::start(&path, GROUP + 4));
+    assert_eq!(friend.announce(7001).bencoded().at("incomplete").and_then(Value::integer), Some(1));
+    assert_eq!(stranger.announce(7002).status, 502);
+    // A reload keeps both, and says so.
+    daemon.rewrite_config(|config| config["http"]["unix_socket_mode"] = "0666".into());
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_log("\"reloaded\"", 1);
+    assert!(
+        daemon.log().iter().any(|line| line.contains("http.unix_socket_mode") && line.contains("restart"))
+    );
+    assert_eq!(look(), Some((0o060, GROUP)));
+    assert_eq!(stranger.announce(7002).status, 502);
+    assert_eq!(friend.announce(7003).bencoded().at("incomplete").and_then(Value::integer), Some(2));
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait();
+    assert_eq!(look(), None, "the file goes with the tracker");
+}
+
+#[test]
+fn a_group_that_the_tracker_is_not_in_is_refused_by_its_key() {
+    let folder = Folder::new();
+    let mut config = json!({
+        "udp": {"addr": ""},
+        "http": {"addr": "", "unix_socket": "gateway.sock", "unix_socket_group": "no-such-group-here"},
+        "metrics": {"addr": ""},
+    });
+    let refused = |config: &serde_json::Value| {
+        let path = folder.write("tracker.json", &config.to_string());
+        let mut child = hayate().arg("-c").arg(path).stderr(Stdio::piped()).spawn().unwrap();
+        let has_ended = eventually(|| child.try_wait().unwrap().is_some());
+        // One that serves would do so for ever.
+        _ = child.kill();
+        let output = child.wait_with_output().unwrap();
+        assert!(has_ended && output.status.code() == Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = refused(&config);
+    assert!(
+        said.contains("http.unix_socket_group: \"no-such-group-here\": there is no such group"),
+        "{said}"
+    );
+    // Root is in every group, until it is somebody else.
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        config["privileges"] = json!({"user": NOBODY.to_string(), "group": NOBODY.to_string()});
+    }
+    config["http"]["unix_socket_group"] = "0".into();
+    let said = refused(&config);
+    assert!(said.contains("to group 0 (http.unix_socket_group): "), "{said}");
+    assert!(!folder.path().join("gateway.sock").exists(), "what could not be finished is gone");
 }
 
 #[test]

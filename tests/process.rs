@@ -58,6 +58,30 @@ fn a_bad_file_ends_with_one_clear_line_and_no_socket() {
 }
 
 #[test]
+fn check_config_says_what_replies_lack_and_what_monitors_refuse() {
+    let folder = Folder::new();
+    for (config, note, warning) in [
+        (json!({}), true, false),
+        (json!({"announce": {"keep_peer_ids": true}}), false, false),
+        (json!({"http": {"addr": ""}}), false, false),
+        (json!({"mode": "private"}), false, false),
+        (json!({"intervals": {"announce": 299, "min_announce": 200}}), true, true),
+        (json!({"intervals": {"announce": 10501, "peer_inactivity": "6h"}}), true, true),
+    ] {
+        let path = folder.write("tracker.json", &config.to_string());
+        let output = run(hayate().arg("check-config").arg("-c").arg(&path));
+        assert!(output.status.success(), "{config}");
+        let said = stderr(&output);
+        assert_eq!(said.contains("announce.keep_peer_ids is off: replies in list form"), note, "{said}");
+        assert_eq!(
+            said.contains("warning: intervals.announce, with announce_drift, is not"),
+            warning,
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn the_environment_overrides_the_file() {
     let folder = Folder::new();
     let path = folder.write("tracker.yaml", "---\nintervals:\n  announce: 30m\nudp:\n");

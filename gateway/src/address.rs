@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use hayate_state::reach::{self, Reach};
 use ipnet::IpNet;
 
 use crate::config::DoorConfig;
@@ -14,6 +15,10 @@ use crate::wire::query::{BadEscape, Escaped, Parameters};
 
 /// Octets of the longest claimed address that is looked at.
 const CLAIM_MAX: usize = 64;
+/// Headers in which proxies name their client as a rule.
+const USUAL_HEADERS: [&str; 3] = ["X-Forwarded-For", "X-Real-IP", FORWARDED];
+/// The header of RFC 7239, whose form is not read here.
+pub(crate) const FORWARDED: &str = "Forwarded";
 
 /// The other end of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +44,18 @@ impl Source {
 pub trait Headers {
     /// The values of all lines called `name`, in order. Names are compared in any case.
     fn lines<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]>;
+
+    /// The names of all lines.
+    fn names(&self) -> impl Iterator<Item = &str>;
 }
 
 impl Headers for [(&str, &[u8])] {
     fn lines<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]> {
         self.iter().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.iter().map(|(name, _)| *name)
     }
 }
 
@@ -102,13 +114,20 @@ impl<'c> Trust<'c> {
         named.or(socket).ok_or(Refusal::UnreadableAddress)
     }
 
-    /// Who names its client by the header, and is not believed.
+    /// Who names its client and is not believed, and the header: the configured one from somebody who is no
+    /// trusted proxy. Where none is configured, one of the usual ones from an address that proxies have: on
+    /// the internet at large everybody may write headers.
     #[must_use]
-    pub fn disbelieved<H: Headers + ?Sized>(&self, source: Source, headers: &H) -> Option<IpAddr> {
-        let (Some(name), Source::Address(address)) = (self.proxy_header, source) else { return None };
+    pub fn disbelieved<H: Headers + ?Sized>(&self, source: Source, headers: &H) -> Option<(IpAddr, &'c str)> {
+        let Source::Address(address) = source else { return None };
         let address = address.to_canonical();
-        let named = !contains(self.trusted_proxies, address) && headers.lines(name).next().is_some();
-        named.then_some(address)
+        let header = match self.proxy_header {
+            Some(_) if contains(self.trusted_proxies, address) => None,
+            Some(name) => headers.lines(name).next().map(|_| name),
+            None if reach::of_address(address) == Some(Reach::Public) => None,
+            None => usual_header(headers),
+        };
+        header.map(|header| (address, header))
     }
 
     /// The address the client claims, if one seen at `seen` may claim any.
@@ -148,6 +167,12 @@ impl<'c> Trust<'c> {
         }
         Ok(leftmost)
     }
+}
+
+/// The first of the usual headers that is there.
+fn usual_header<H: Headers + ?Sized>(headers: &H) -> Option<&'static str> {
+    let place = |name: &str| USUAL_HEADERS.iter().position(|usual| usual.eq_ignore_ascii_case(name));
+    headers.names().filter_map(place).min().and_then(|place| USUAL_HEADERS.get(place).copied())
 }
 
 fn is_list(header: &str) -> bool {
@@ -273,6 +298,27 @@ mod tests {
         };
         let headers: &[(&str, &[u8])] = &[("X-Forwarded-For", b"203.0.113.9")];
         assert_eq!(trust.seen(from("10.0.0.1"), headers), Ok(ip("10.0.0.1")));
+    }
+
+    #[test]
+    fn without_a_configured_header_a_proxy_is_told_by_its_address_and_what_it_sends() {
+        let config = DoorConfig::default();
+        let disbelieved = |source, names: &[&str]| {
+            let headers: Vec<(&str, &[u8])> = names.iter().map(|name| (*name, &b"7.7.7.7"[..])).collect();
+            Trust::of(&config).disbelieved(source, headers.as_slice())
+        };
+        for source in ["127.0.0.1", "10.0.0.7", "172.17.0.1", "192.168.1.1", "100.64.0.7", "fd00::7", "::1"] {
+            for name in USUAL_HEADERS {
+                let told = disbelieved(from(source), &["Host", &name.to_lowercase()]);
+                assert_eq!(told, Some((ip(source), name)));
+            }
+        }
+        let mapped = disbelieved(from("::ffff:10.0.0.7"), &["Forwarded", "X-Real-IP", "X-Forwarded-For"]);
+        assert_eq!(mapped, Some((ip("10.0.0.7"), "X-Forwarded-For")));
+        assert_eq!(disbelieved(from("127.0.0.1"), &["Host", "Via", "X-Forwarded", "User-Agent"]), None);
+        assert_eq!(disbelieved(from("45.128.19.54"), &USUAL_HEADERS), None, "anybody may write that");
+        assert_eq!(disbelieved(from("2a00::7"), &USUAL_HEADERS), None);
+        assert_eq!(disbelieved(Source::Unix, &USUAL_HEADERS), None, "its peer is believed, or refused");
     }
 
     #[test]

@@ -24,8 +24,30 @@ pub struct ListenConfig {
     pub https_addresses: Vec<SocketAddr>,
     /// A unix socket of the gateway; its peer counts as a trusted proxy.
     pub unix_socket: Option<PathBuf>,
+    /// Who may connect to it.
+    pub unix_access: SocketAccess,
     /// Addresses of the operator's pages: `/metrics`, `/alive`, `/health`.
     pub metrics_addresses: Vec<SocketAddr>,
+}
+
+/// Mode and group of a unix socket. Whoever may connect is believed about the client's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// The mode, up to 0777: to connect takes the right to write.
+    pub mode: u32,
+    /// Its group; `None` = that of the process.
+    pub group: Option<u32>,
+}
+
+impl SocketAccess {
+    /// Owner and group.
+    pub const MODE: u32 = 0o660;
+}
+
+impl Default for SocketAccess {
+    fn default() -> Self {
+        Self { mode: Self::MODE, group: None }
+    }
 }
 
 /// What a reload may change.

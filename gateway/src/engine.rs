@@ -16,7 +16,7 @@ use hayate_state::private::Register;
 use hayate_state::special::is_never_a_peer;
 use hayate_state::{InfoHash, Now, Policy, Subscriber, Tally, Tick, Tracker};
 
-use crate::address::{Headers, Source, Trust};
+use crate::address::{FORWARDED, Headers, Source, Trust};
 use crate::ask::{self, Wish};
 use crate::config::{DoorConfig, HEADER_BLOCK_MAX, REQUEST_LINE_MAX};
 use crate::private::{self, Means, Site};
@@ -282,19 +282,25 @@ impl Engine {
     /// goes on, the proxy itself is taken for the peer.
     fn note_disbelief<H: Headers + ?Sized>(&mut self, now: Now, head: &Head<'_, H>) {
         let trust = self.trust();
-        let (Some(name), Some(source)) = (trust.proxy_header, trust.disbelieved(head.source, head.headers))
-        else {
-            return;
-        };
+        let Some((source, header)) = trust.disbelieved(head.source, head.headers) else { return };
         self.stats.proxy_header_ignored.add(1);
-        if self.complained.is_none_or(|last| now.tick.0.saturating_sub(last.0) >= COMPLAINT_SECONDS) {
-            log::warn!(
-                "http: {source} names its client by {name}, and is not believed: if it is your proxy, add it \
-                 to http.trusted_proxies ({} requests so far)",
-                self.stats.proxy_header_ignored.value(),
-            );
-            self.complained = Some(now.tick);
+        if self.complained.is_some_and(|last| now.tick.0.saturating_sub(last.0) < COMPLAINT_SECONDS) {
+            return;
         }
+        let advice = match (trust.proxy_header, header) {
+            (Some(_), _) => "is not believed: if it is your proxy, add it to http.trusted_proxies",
+            (None, FORWARDED) => {
+                "is taken for the client itself: if it is your proxy, let it send X-Forwarded-For, set \
+                 http.proxy_header to that, and have the proxy in http.trusted_proxies"
+            }
+            (None, _) => {
+                "is taken for the client itself: if it is your proxy, set http.proxy_header to that name, \
+                 and have the proxy in http.trusted_proxies"
+            }
+        };
+        let count = self.stats.proxy_header_ignored.value();
+        log::warn!("http: {source} names its client by {header}, and {advice} ({count} requests so far)");
+        self.complained = Some(now.tick);
     }
 
     /// The page at `path`, as this mode has it.

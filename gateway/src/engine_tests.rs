@@ -73,6 +73,29 @@ fn a_header_that_is_not_believed_is_counted() {
 }
 
 #[test]
+fn a_proxy_that_nobody_configured_is_counted_and_complained_of_once_a_minute() {
+    let mut desk = Desk::new(DoorConfig { proxy_header: None, ..config() }, Policy::default());
+    let target = announce('a', 7001, "&left=9");
+    let mut ask = |second: u32, source: &str, name: &str| {
+        let head = Head {
+            method: b"GET",
+            target: target.as_bytes(),
+            source: Source::Address(source.parse().unwrap()),
+            headers: &[("Host", &b"t"[..]), (name, &b"45.128.19.54"[..])][..],
+            header_octets: 40,
+            has_body: false,
+        };
+        desk.engine.read(Now::at(second), &head);
+        (desk.engine.stats().proxy_header_ignored.value(), desk.engine.complained)
+    };
+    assert_eq!(ask(1, "45.128.19.55", "X-Forwarded-For"), (0, None), "anybody may write that");
+    assert_eq!(ask(2, "127.0.0.1", "Via"), (0, None));
+    assert_eq!(ask(3, "127.0.0.1", "x-forwarded-for"), (1, Some(Now::at(3).tick)));
+    assert_eq!(ask(62, "10.0.0.7", "X-Real-IP"), (2, Some(Now::at(3).tick)));
+    assert_eq!(ask(63, "10.0.0.7", "Forwarded"), (3, Some(Now::at(63).tick)));
+}
+
+#[test]
 fn nobody_is_said_to_be_where_no_peer_is() {
     let mut desk = Desk::open();
     for address in

@@ -299,7 +299,7 @@ impl Stats {
         list("http_accept_errors_total", help, Vec::new(), |stats| &stats.accept_errors);
         let help = "Connections that did not get through their TLS handshake.";
         list("http_tls_failures_total", help, Vec::new(), |stats| &stats.tls_failures);
-        let help = "Requests whose http.proxy_header was ignored, because no trusted proxy sent it.";
+        let help = "Requests whose header names a client and is not believed.";
         list("proxy_header_ignored_total", help, Vec::new(), |stats| &stats.proxy_header_ignored);
         let help = "Requests that are no HTTP/1, or larger than any bound.";
         list("http_malformed_total", help, Vec::new(), |stats| &stats.malformed);

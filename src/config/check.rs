@@ -6,6 +6,7 @@ use hayate_gateway::routes::Routes;
 
 use super::database::Database;
 use super::document::{AccessMode, Document, Mode, PEER_INACTIVITY_MAX};
+use super::doors::Http;
 use super::knob::duration_text;
 use super::{Config, ConfigError};
 
@@ -178,14 +179,7 @@ fn warnings(document: &Document) -> Vec<String> {
         document.mode != Mode::Private && document.record_announces,
         "record_announces means something in mode private only",
     );
-    warn(
-        !http.proxy_header.0.is_empty() && http.trusted_proxies.is_empty() && http.unix_socket.is_empty(),
-        "http.proxy_header is set but http.trusted_proxies is empty: the header is never believed",
-    );
-    warn(
-        !http.unix_socket.is_empty() && http.proxy_header.0.is_empty(),
-        "http.unix_socket is set but http.proxy_header is empty: nobody can announce through the socket",
-    );
+    proxies(http).into_iter().for_each(|(unwise, text)| warn(unwise, text));
     let spoofing = announce.allow_ip_spoofing
         || udp.allow_ip_spoofing == Some(true)
         || http.allow_ip_spoofing == Some(true);
@@ -214,6 +208,25 @@ fn warnings(document: &Document) -> Vec<String> {
     warnings
         .extend(key_warning(key).filter(|_| !key.is_empty()).map(|text| format!("udp.private_key {text}")));
     warnings
+}
+
+/// Whether what is said of proxies is unwise, and why.
+fn proxies(http: &Http) -> [(bool, &'static str); 3] {
+    let (has_header, has_socket) = (!http.proxy_header.0.is_empty(), !http.unix_socket.is_empty());
+    [
+        (
+            has_header && http.trusted_proxies.is_empty() && !has_socket,
+            "http.proxy_header is set but http.trusted_proxies is empty: the header is never believed",
+        ),
+        (
+            has_socket && !has_header,
+            "http.unix_socket is set but http.proxy_header is empty: nobody can announce through the socket",
+        ),
+        (
+            http.unix_socket_mode.is_open_to_others(),
+            "http.unix_socket_mode lets every user of this machine connect, and name the addresses of peers",
+        ),
+    ]
 }
 
 /// Why a key of the connection ids is unwise, if it is.

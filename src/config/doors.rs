@@ -1,12 +1,13 @@
 //! The knobs of both doors: `udp` and `http`. The comments here are descriptions of the JSON Schema.
 
+use hayate_gateway::config::SocketAccess;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::address::Listen;
 use super::document::{NumWant, networks};
 use super::knob::{GIB, HOUR, KIB, MIB, MINUTE, Pause, Size, Whole};
-use super::word::{HeaderName, Network, Secret};
+use super::word::{FileMode, HeaderName, Network, Secret};
 
 /// The UDP door (BEP 15, BEP 41).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -55,6 +56,11 @@ pub(crate) struct Http {
     pub(crate) tls_key_path: String,
     /// Path of a unix socket to listen on as well; its peer counts as a trusted proxy.
     pub(crate) unix_socket: String,
+    /// Mode of that socket in octal digits: who may write may connect, and is believed about the client's
+    /// address. Changed by a restart only.
+    pub(crate) unix_socket_mode: FileMode,
+    /// Name or number of its group; "" = that of the tracker. Changed by a restart only.
+    pub(crate) unix_socket_group: String,
     /// Paths of announces. ":name" captures one segment, a last "*name" the rest.
     pub(crate) announce_routes: Vec<String>,
     /// Paths of scrapes, likewise.
@@ -119,6 +125,8 @@ impl Default for Http {
             tls_cert_path: String::new(),
             tls_key_path: String::new(),
             unix_socket: String::new(),
+            unix_socket_mode: FileMode(SocketAccess::MODE),
+            unix_socket_group: String::new(),
             announce_routes: vec!["/announce".into()],
             scrape_routes: vec!["/scrape".into()],
             enable_keepalive: true,

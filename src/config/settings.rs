@@ -17,6 +17,7 @@ use hayate_state::store::{Bounds, Dsn, Pace, Places};
 use hayate_state::{Clock, Policy, text};
 use hayate_udp::config as udp;
 use ipnet::IpNet;
+use nix::unistd::Gid;
 
 use super::address::{Listen, Transport};
 use super::check::key_warning;
@@ -25,7 +26,7 @@ use super::document::{self, AccessMode, Document, HookEntry, LimitAnswer, Mode};
 use super::word::Network;
 use super::{Config, ConfigError};
 use crate::memory::memory_there_is;
-use crate::privileges::Identity;
+use crate::privileges::{Identity, find_group};
 
 /// Where names of services are looked up.
 const SERVICES: &str = "/etc/services";
@@ -123,6 +124,7 @@ impl Settings {
                 addresses: http_addresses,
                 https_addresses,
                 unix_socket: (!socket.is_empty()).then(|| config.path(socket)),
+                unix_access: unix_access(config)?,
                 metrics_addresses,
             },
             http: gateway::DoorConfig { tls, ..http_door(document) },
@@ -180,6 +182,15 @@ fn tls(config: &Config, warnings: &mut Vec<String>) -> Result<Option<Tls>, Confi
         ));
     }
     Ok(Some(tls))
+}
+
+/// Mode and group of the unix socket.
+fn unix_access(config: &Config) -> Result<gateway::SocketAccess, ConfigError> {
+    let http = &config.document.http;
+    let named = Some(&http.unix_socket_group).filter(|name| !name.is_empty());
+    let group = named.map(|name| find_group(name)).transpose();
+    let group = group.map_err(|error| config.refuse("http.unix_socket_group", error.to_string()))?;
+    Ok(gateway::SocketAccess { mode: http.unix_socket_mode.0, group: group.map(Gid::as_raw) })
 }
 
 fn identity(config: &Config) -> Result<Option<Identity>, ConfigError> {

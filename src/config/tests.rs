@@ -89,6 +89,7 @@ fn the_unwise_is_warned_of() {
         ),
         (r#"{"access": {"path": "list"}}"#, "access.path is not read"),
         (r#"{"http": {"unix_socket": "s"}}"#, "nobody can announce through the socket"),
+        (r#"{"http": {"unix_socket_mode": "0666"}}"#, "http.unix_socket_mode lets every user"),
     ] {
         let warnings = read(text).unwrap().warnings;
         assert!(warnings.len() == 1 && warnings[0].contains(warning), "{text}: {warnings:?}");

@@ -163,6 +163,51 @@ impl JsonSchema for HeaderName {
     }
 }
 
+/// The mode of a file, in octal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileMode(pub(crate) u32);
+
+impl FileMode {
+    fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix('0').filter(|rest| rest.len() == 3).unwrap_or(text);
+        let octal = digits.len() == 3 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
+        u32::from_str_radix(digits, 8).ok().filter(|_| octal).map(Self)
+    }
+
+    /// May every user of the machine write?
+    pub(crate) fn is_open_to_others(self) -> bool {
+        self.0 & 0o002 != 0
+    }
+}
+
+impl Serialize for FileMode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:04o}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for FileMode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let allowed = "a mode such as \"0660\", three octal digits behind a 0";
+        Self::parse(&text).ok_or_else(|| D::Error::invalid_value(Unexpected::Str(&text), &allowed))
+    }
+}
+
+impl JsonSchema for FileMode {
+    fn schema_name() -> Cow<'static, str> {
+        "FileMode".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^0?[0-7]{3}$" })
+    }
+}
+
 /// The first word of every metric name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MetricPrefix(pub(crate) String);
@@ -291,6 +336,17 @@ mod tests {
         assert!(
             complaint::<HeaderName>("X Real".into()).contains("\"X Real\", expected the name of a header")
         );
+        for (text, mode) in [("0660", 0o660), ("660", 0o660), ("0000", 0), ("0777", 0o777), ("066", 0o066)] {
+            let read: FileMode = serde_json::from_value(text.into()).unwrap();
+            assert_eq!(read, FileMode(mode), "{text}");
+            assert_eq!(serde_json::to_value(read).unwrap(), json!(format!("{mode:04o}")));
+        }
+        for wrong in ["", "0", "66", "0668", "1660", "00660", "rw-rw----", "0o660", "+660", "-660", "٠٦٦٠"]
+        {
+            let text = complaint::<FileMode>(wrong.into());
+            assert!(text.contains("expected a mode such as \"0660\""), "{wrong}: {text}");
+        }
+        assert!(complaint::<FileMode>(432.into()).contains("invalid type: integer `432`"));
         for wrong in ["", "1x", "a-b", "é"] {
             assert!(complaint::<MetricPrefix>(wrong.into()).contains("expected 1 to 64 letters"), "{wrong}");
         }

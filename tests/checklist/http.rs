@@ -243,6 +243,41 @@ fn client_address() {
 }
 
 #[test]
+fn a_proxy_that_is_not_believed_is_named_with_the_key_to_set() {
+    for (config, header, advice) in [
+        (
+            json!({}),
+            "x-forwarded-for",
+            "X-Forwarded-For, and is taken for the client itself: if it is your \
+            proxy, set http.proxy_header to that name",
+        ),
+        (
+            json!({}),
+            "Forwarded",
+            "Forwarded, and is taken for the client itself: if it is your proxy, let it \
+            send X-Forwarded-For, set http.proxy_header to that",
+        ),
+        (
+            json!({"proxy_header": "X-Real-IP", "trusted_proxies": ["10.0.0.1"]}),
+            "X-Real-IP",
+            "X-Real-IP, and \
+            is not believed: if it is your proxy, add it to http.trusted_proxies",
+        ),
+    ] {
+        let daemon = Daemon::start(json!({"http": config}));
+        let target = announce_target('a', 7001, "&left=9");
+        for _ in 0..3 {
+            let head = format!("GET {target} HTTP/1.1\r\nHost: t\r\n{header}: for=45.128.19.9\r\n");
+            let request = format!("{head}Connection: close\r\n\r\n");
+            assert_eq!(seen(&from("127.0.0.1", &daemon, &request)), Ok("127.0.0.1".parse().unwrap()));
+        }
+        let line = format!("http: 127.0.0.1 names its client by {advice}");
+        daemon.wait_for_log(&line, 1);
+        assert_eq!(daemon.metric("proxy_header_ignored_total"), 3);
+    }
+}
+
+#[test]
 fn http_scrape() {
     let daemon = Daemon::start(json!({"http": {"max_scrape_infohashes": 50, "proxy_header": "X-Real-IP"}}));
     let (v4, v6) = (UdpClient::connect("127.0.0.1", daemon.v4()), UdpClient::connect("::1", daemon.v6()));

@@ -203,10 +203,14 @@ mod tests {
         let count = 2 * CANDIDATES_MAX as u64 + 7;
         let crowd = Crowd::default();
         let watches: Vec<_> = (0..count).map(|_| crowd.enter(TIMES)).collect();
+        let mut looks = 0;
         for left in (0..count).rev() {
+            // Whoever finds no candidates looks at all.
+            looks += usize::from(crowd.candidates.borrow().is_empty());
             assert!(crowd.make_room());
             assert_eq!(crowd.len() as u64, left);
         }
+        assert_eq!(looks, 3);
         assert!(watches.iter().all(|watch| is_closed(watch)));
     }
 

@@ -14,7 +14,6 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -70,7 +69,7 @@ impl Door {
         Ok(Self {
             tcp: open::tcp(&config.addresses)?,
             tls: open::tcp(&config.https_addresses)?,
-            unix: config.unix_socket.as_deref().map(UnixDoor::open).transpose()?,
+            unix: open::unix(config)?,
             metrics: open::tcp(&config.metrics_addresses)?,
         })
     }
@@ -80,8 +79,8 @@ impl Door {
     ///
     /// # Errors
     /// When it cannot be made, or somebody answers there.
-    pub fn open_unix(&mut self, path: &Path) -> Result<(), OpenError> {
-        self.unix = Some(UnixDoor::open(path)?);
+    pub fn open_unix(&mut self, config: &ListenConfig) -> Result<(), OpenError> {
+        self.unix = open::unix(config)?;
         Ok(())
     }
 
@@ -210,11 +209,10 @@ impl Change {
     pub fn open(old: &ListenConfig, new: &ListenConfig) -> Result<Self, OpenError> {
         let tcp =
             |old: &Vec<SocketAddr>, new: &Vec<SocketAddr>| (old != new).then(|| open::tcp(new)).transpose();
-        let unix = || new.unix_socket.as_deref().map(UnixDoor::open).transpose();
         Ok(Self {
             tcp: tcp(&old.addresses, &new.addresses)?,
             tls: tcp(&old.https_addresses, &new.https_addresses)?,
-            unix: (old.unix_socket != new.unix_socket).then(unix).transpose()?,
+            unix: (old.unix_socket != new.unix_socket).then(|| open::unix(new)).transpose()?,
             metrics: tcp(&old.metrics_addresses, &new.metrics_addresses)?,
         })
     }

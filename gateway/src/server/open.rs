@@ -1,22 +1,25 @@
 //! Opens the sockets. Nothing is accepted yet.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::AtFlags;
+use nix::libc::{O_NOFOLLOW, O_PATH};
 use nix::sys::stat::{Mode, umask};
-use socket2::{Domain, Protocol, Socket, Type};
+use nix::unistd::{Gid, fchownat, geteuid};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::config::{ListenConfig, SocketAccess};
 
 /// Connections that wait to be accepted, at most; the kernel lowers it to `net.core.somaxconn`.
 pub(super) const BACKLOG: i32 = 4096;
 /// How often a free port for both families is looked for, where the configuration says port 0.
 const SAME_PORT_TRIES: usize = 16;
-/// Who may connect to the unix socket: its owner and its group, for they are believed about the client's
-/// address.
-const UNIX_SOCKET_MODE: u32 = 0o660;
 
 /// A socket that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +37,20 @@ pub enum OpenError {
     UnixSocket {
         /// Its path.
         path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The unix socket cannot have its group.
+    #[error(
+        "cannot give {path} to group {group} (http.unix_socket_group): {source}; hayate has to be in that \
+         group, or root",
+        path = path.display()
+    )]
+    UnixSocketGroup {
+        /// Its path.
+        path: PathBuf,
+        /// The group.
+        group: u32,
         /// What the system says.
         source: io::Error,
     },
@@ -181,15 +198,25 @@ pub(super) struct UnixFile {
     identity: Option<(u64, u64)>,
 }
 
+/// Opens the unix socket, if there is to be one.
+pub(super) fn unix(config: &ListenConfig) -> Result<Option<UnixDoor>, OpenError> {
+    let open = |path: &PathBuf| UnixDoor::open(path, config.unix_access);
+    config.unix_socket.as_ref().map(open).transpose()
+}
+
 impl UnixDoor {
     /// Makes the socket. A file that a dead process left is replaced.
-    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+    pub(super) fn open(path: &Path, access: SocketAccess) -> Result<Self, OpenError> {
         let failed = |source| OpenError::UnixSocket { path: path.to_owned(), source };
         remove_stale(path)?;
-        let listener = bind(path).map_err(failed)?;
+        let socket = bind(path).map_err(failed)?;
         let file = UnixFile::at(path);
-        listener.set_nonblocking(true).map_err(failed)?;
-        Ok(Self { listener, file })
+        if access != SocketAccess::default() {
+            give(path, access)?;
+        }
+        // Only now can anybody connect, and only those who may.
+        socket.listen(BACKLOG).map_err(failed)?;
+        Ok(Self { listener: socket.into(), file })
     }
 
     /// The same listener once more.
@@ -203,14 +230,44 @@ impl UnixDoor {
     }
 }
 
-/// Makes the socket with its mode: changed afterwards, it would be open to all for a moment, and the path
-/// might be another file's by then. The mask is the whole process's; a file that another thread makes at this
-/// very moment is closed to others as well, which does no harm.
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    let mask = umask(Mode::from_bits_truncate(0o777 & !UNIX_SOCKET_MODE));
-    let listener = UnixListener::bind(path);
+/// Makes the socket with the mode that it has as a rule. The mask is the whole process's; a file that another
+/// thread makes at this very moment is closed to others as well, which does no harm, whereas the mask of a
+/// wider mode would open it.
+fn bind(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    let address = SockAddr::unix(path)?;
+    let mask = umask(Mode::from_bits_truncate(0o777 & !SocketAccess::MODE));
+    let bound = socket.bind(&address);
     umask(mask);
-    listener
+    bound.map(|()| socket)
+}
+
+/// Gives the socket at `path` another group and mode. Both are set by a descriptor: whoever may write to the
+/// folder can have put another file there, which is left alone.
+fn give(path: &Path, access: SocketAccess) -> Result<(), OpenError> {
+    let failed = |source| OpenError::UnixSocket { path: path.to_owned(), source };
+    let open = OpenOptions::new().read(true).custom_flags(O_PATH | O_NOFOLLOW).open(path);
+    let file: File = open.map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    if !found.file_type().is_socket() || found.uid() != geteuid().as_raw() || found.nlink() != 1 {
+        let reason = "another file has taken the place of the socket";
+        return Err(OpenError::UnixSocketTaken { path: path.to_owned(), reason });
+    }
+    if let Some(group) = access.group {
+        let given = fchownat(&file, c"", None, Some(Gid::from_raw(group)), AtFlags::AT_EMPTY_PATH);
+        given.map_err(|error| OpenError::UnixSocketGroup {
+            path: path.to_owned(),
+            group,
+            source: error.into(),
+        })?;
+    }
+    if access.mode != SocketAccess::MODE {
+        // A descriptor that can only be passed on has no fchmod.
+        let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fs::set_permissions(itself, Permissions::from_mode(access.mode)).map_err(failed)?;
+    }
+    Ok(())
 }
 
 impl UnixFile {
@@ -255,8 +312,6 @@ fn remove_stale(path: &Path) -> Result<(), OpenError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
@@ -303,6 +358,10 @@ mod tests {
         assert!(!can_do_without(both[1], &io::Error::from(io::ErrorKind::AddrInUse), &both));
     }
 
+    fn open(path: &Path, access: SocketAccess) -> Result<UnixDoor, OpenError> {
+        UnixDoor::open(path, access)
+    }
+
     fn scratch(name: &str) -> PathBuf {
         std::env::temp_dir().join(format!("hayate-{name}-{}-{:x}", std::process::id(), fastrand::u64(..)))
     }
@@ -312,19 +371,69 @@ mod tests {
         let path = scratch("unix");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let live = UnixDoor::open(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, UNIX_SOCKET_MODE);
-        assert!(matches!(UnixDoor::open(&path), Err(OpenError::UnixSocketTaken { .. })));
+        let live = open(&path, SocketAccess::default()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o660);
+        let again = open(&path, SocketAccess::default());
+        assert!(matches!(again, Err(OpenError::UnixSocketTaken { .. })));
         assert!(path.exists());
         drop(live);
         assert!(!path.exists());
     }
 
     #[test]
+    fn nobody_can_connect_before_the_socket_is_given_to_whom_it_is_for() {
+        let path = scratch("early");
+        let group = if geteuid().is_root() { 40007 } else { nix::unistd::getegid().as_raw() };
+        let look = || fs::metadata(&path).map(|file| (file.mode() & 0o777, file.gid())).unwrap();
+        let bound = bind(&path).unwrap();
+        let early = UnixStream::connect(&path).unwrap_err();
+        assert_eq!((early.kind(), look().0), (io::ErrorKind::ConnectionRefused, 0o660));
+        give(&path, SocketAccess { mode: 0o606, group: Some(group) }).unwrap();
+        let early = UnixStream::connect(&path).unwrap_err();
+        assert_eq!((early.kind(), look()), (io::ErrorKind::ConnectionRefused, (0o606, group)));
+        drop(bound);
+        let door = open(&path, SocketAccess { mode: 0o600, group: Some(group) }).unwrap();
+        assert!(UnixStream::connect(&path).is_ok());
+        assert_eq!(look(), (0o600, group));
+        drop(door);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_put_in_the_place_of_the_socket_is_not_given_away() {
+        let (place, other) = (scratch("place"), scratch("other"));
+        let access = SocketAccess { mode: 0o666, group: None };
+        let look = || fs::metadata(&other).unwrap().mode();
+        let is_refused = || matches!(give(&place, access), Err(OpenError::UnixSocketTaken { .. }));
+        let bound = bind(&other).unwrap();
+        let before = look();
+        fs::hard_link(&other, &place).unwrap();
+        assert!(is_refused(), "a socket that has another name too");
+        fs::remove_file(&place).unwrap();
+        std::os::unix::fs::symlink(&other, &place).unwrap();
+        assert!(is_refused(), "a link");
+        fs::remove_file(&place).unwrap();
+        fs::write(&place, "precious").unwrap();
+        assert!(is_refused(), "a file");
+        if geteuid().is_root() {
+            fs::remove_file(&place).unwrap();
+            fs::rename(&other, &place).unwrap();
+            std::os::unix::fs::lchown(&place, Some(40007), None).unwrap();
+            assert!(is_refused(), "a socket of somebody else");
+            fs::rename(&place, &other).unwrap();
+        }
+        assert_eq!(look(), before);
+        drop(bound);
+        _ = fs::remove_file(place);
+        fs::remove_file(other).unwrap();
+    }
+
+    #[test]
     fn a_file_that_is_no_socket_stays() {
         let path = scratch("file");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(UnixDoor::open(&path), Err(OpenError::UnixSocketTaken { .. })));
+        let taken = open(&path, SocketAccess::default());
+        assert!(matches!(taken, Err(OpenError::UnixSocketTaken { .. })));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
         fs::remove_file(&path).unwrap();
     }

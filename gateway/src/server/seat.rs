@@ -10,7 +10,9 @@ use std::task::Poll;
 
 use http_body_util::Full;
 use hyper::body::{Body as _, Buf, Incoming};
-use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING,
+};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, StatusCode};
@@ -215,6 +217,10 @@ impl Headers for HeaderMap {
     fn lines<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]> {
         self.get_all(name).iter().map(HeaderValue::as_bytes)
     }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.keys().map(HeaderName::as_str)
+    }
 }
 
 pub(super) fn builder(config: &DoorConfig) -> http1::Builder {
@@ -298,7 +304,6 @@ fn written(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::header::HeaderName;
 
     #[test]
     fn the_map_of_the_request_carries_the_answer_unless_it_is_large() {

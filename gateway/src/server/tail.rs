@@ -67,8 +67,10 @@ mod tests {
             assert_eq!(after(&[first, rest]), Tail::Whole, "{at}");
             assert_eq!(after(&[first]) == Tail::Whole, at == 0 || at == head.len(), "{at}");
         }
-        let octets: Vec<_> = head.split("").collect();
-        assert_eq!(after(&octets), Tail::Whole);
+        let octets: Vec<_> = (0..head.len()).map(|at| &head[at..=at]).collect();
+        for at in 0..=head.len() {
+            assert_eq!(after(&octets[..at]) == Tail::Whole, at == 0 || at == head.len(), "{at} octets");
+        }
         assert_eq!(after(&["GET / HTTP/1.1\n\n"]), Tail::Whole);
         assert_eq!(after(&[head, "\r\n"]), Tail::Whole);
         for part in ["G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost", "GET / HTTP/1.1\r\nHost: t\r\n\r"] {
