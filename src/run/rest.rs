@@ -1,5 +1,6 @@
 //! Upgrades in mode private: one process credits at a time, so this one rests before the successor serves.
-//! What it knows is on the disk by then, as at a stop, and it starts from there itself if the successor fails.
+//! What it knows is on the disk by then, as at a stop, and it starts from there itself if the successor
+//! fails.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
