@@ -28,6 +28,7 @@ fn main() {
     store::changes(&mut criterion);
     store::readings(&mut criterion);
     sizes::announces(&mut criterion);
+    sizes::hidden(&mut criterion);
     sweep::rounds(&mut criterion);
     sweep::beats(&mut criterion);
     snapshot::writes(&mut criterion);

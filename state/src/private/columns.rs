@@ -2,9 +2,9 @@
 
 use super::peer::{Moment, NOWHERE, Peer, Session, V4, V6, is_shown};
 use super::swarm::number;
-use super::touch;
 use crate::announce::{Handout, PEER_V4_LEN, PEER_V6_LEN};
 use crate::ids::PeerId;
+use crate::touch;
 
 /// Users that are compared at once.
 const COMPARED: usize = 16;

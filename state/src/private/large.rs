@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::section::SiteRestore;
 use super::torrents::{SHARDS, SLICE};
-use super::{Member, Purger, Site, section, touch};
+use super::{Member, Purger, Site, section};
 use crate::announce::{Announce, Event, Handout};
 use crate::clock::{Clock, Now};
 use crate::counters::Board;
@@ -20,6 +20,7 @@ use crate::snapshot::site::{Group, Multipliers, Record, Torrent};
 use crate::store::{Bounds, Queues};
 use crate::survey::Place;
 use crate::swarms::Swarms;
+use crate::touch;
 use crate::tracker::Tracker;
 
 /// Peers that may be looked at under one lock.

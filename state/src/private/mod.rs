@@ -8,7 +8,6 @@
 //! | [`kind`] | torrent types |
 //! | [`torrents`] | registered torrents with their peers |
 //! | `swarm`, `columns`, `peer`, `finder` | the peers of one torrent |
-//! | `touch` | in tests: how many peers were looked at under one lock |
 //! | `desk` | one announce, from the check of its torrent to the peers it is handed |
 //! | `ledger` | what an announce is credited |
 //! | `remarks` | announces that were not taken at their word |
@@ -49,7 +48,6 @@ pub mod site;
 mod strays;
 mod swarm;
 pub mod torrents;
-mod touch;
 
 pub use clerk::Clerk;
 pub use client::Clients;

@@ -6,13 +6,13 @@ use hashbrown::HashSet;
 use super::columns::Pack;
 use super::finder::Finder;
 use super::peer::{Moment, Peer, Session};
-use super::touch;
 use crate::announce::Handout;
 use crate::census::Census;
 use crate::ids::PeerId;
 use crate::keys::Keys;
 use crate::prefetch::prefetch;
 use crate::snapshot::site::Role;
+use crate::touch;
 
 /// Peers up to which a swarm is searched from end to end, which their users' numbers, lying side by side,
 /// make faster than an index; larger ones have one. Tests cross the border with fewer.

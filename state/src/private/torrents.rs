@@ -14,7 +14,6 @@ use super::peer::Seconds;
 use super::remarks::Remarks;
 use super::strays::Strays;
 use super::swarm::{Swarm, Walk};
-use super::touch;
 use crate::announce::Tally;
 use crate::census::Census;
 use crate::histogram::Histogram;
@@ -25,6 +24,7 @@ use crate::snapshot::site::Multipliers;
 use crate::store::record::TorrentRow;
 use crate::survey;
 use crate::swarms::LOOK_AHEAD_MAX;
+use crate::touch;
 
 /// Shards; a power of two.
 pub(super) const SHARDS: usize = 4096;
