@@ -5,6 +5,7 @@
 //! | [`member`] | users by passkey: only [`Register::member`] makes a [`Member`] |
 //! | [`client`] | approved clients, by the begin of the `peer_id` |
 //! | [`register`] | all sets that are read from the store, published for both doors |
+//! | [`parts`] | sets of which a change copies little |
 //! | [`kind`] | torrent types |
 //! | [`torrents`] | registered torrents with their peers |
 //! | `swarm`, `columns`, `peer`, `finder` | the peers of one torrent |
@@ -38,6 +39,7 @@ mod large;
 mod ledger;
 pub mod member;
 pub mod office;
+pub mod parts;
 pub mod path;
 mod peer;
 pub mod purge;
@@ -53,6 +55,7 @@ pub use clerk::Clerk;
 pub use client::Clients;
 pub use denial::Denial;
 pub use member::{Member, Members};
+pub use parts::Parts;
 pub use peer::Credit;
 pub use purge::Purger;
 pub use register::Register;
