@@ -15,7 +15,7 @@ use hayate_state::store::{
     Batch, Bounds, Channel, Line, Opened, Pace, Places, Queues, Recorder, Saved, Set, Store, StoreError,
     Tables,
 };
-use hayate_state::{Announce, Clock, Handout, InfoHash, PeerId, Policy, Published, Swarms, Tracker};
+use hayate_state::{Announce, Clock, Event, Handout, InfoHash, PeerId, Policy, Published, Swarms, Tracker};
 
 use crate::kit::{self, NUM_WANT};
 
@@ -67,15 +67,17 @@ impl Store for Nowhere {
 }
 
 /// A tracker of a site whose members seed and leech one torrent each.
-struct House {
+pub(crate) struct House {
+    pub(crate) site: Arc<Site>,
     tracker: Tracker,
     members: Vec<(Member, Announce)>,
-    recorder: Recorder,
+    pub(crate) recorder: Recorder,
     _folder: tempfile::TempDir,
 }
 
 impl House {
-    fn new(count: u32, torrents: u32, hidden: u32) -> Self {
+    /// Nobody is there yet.
+    pub(crate) fn new(count: u32, torrents: u32, hidden: u32) -> Self {
         let site = Site::new();
         let mut members = Members::default();
         for id in 0..count {
@@ -115,7 +117,7 @@ impl House {
         let opener = Box::new(|| Ok(Box::new(Nowhere) as Box<dyn Store>));
         let recorder = Opened::new(&queues, clock, &pace, &places, opener).unwrap().start().unwrap();
         let tracker = Tracker::new(Swarms::new(0), &Published::new(Policy::default()), 7);
-        let tracker = tracker.private(site).recording(queues);
+        let tracker = tracker.private(Arc::clone(&site)).recording(queues);
         let member = |id: u32| {
             let peer_id = PeerId(format!("-XX0001-{id:012}").into_bytes().try_into().unwrap());
             let member = tracker.member(passkey(id).as_bytes()).unwrap();
@@ -123,7 +125,7 @@ impl House {
             (member, Announce { peer_id, port, ..kit::of_peer(torrents, id, NUM_WANT) })
         };
         let members = (0..count).map(member).collect();
-        Self { tracker, members, recorder, _folder: folder }
+        Self { site, tracker, members, recorder, _folder: folder }
     }
 
     /// All members are there.
@@ -139,9 +141,13 @@ impl House {
         house
     }
 
-    fn announce(&mut self, id: u32, total: u64) {
+    pub(crate) fn announce(&mut self, id: u32, total: u64) {
+        self.say(id, total, Event::None);
+    }
+
+    pub(crate) fn say(&mut self, id: u32, total: u64, event: Event) {
         let (member, announce) = self.members[id as usize];
-        let announce = Announce { uploaded: total, downloaded: total / 2, ..announce };
+        let announce = Announce { uploaded: total, downloaded: total / 2, event, ..announce };
         let (mut v4, mut v6) = ([0; 6 * NUM_WANT as usize], [0; 18 * NUM_WANT as usize]);
         let mut handout = Handout::new(&mut v4, &mut v6);
         let answer = self.tracker.announce_member(Now::at(1), member, &announce, None, &mut handout);

@@ -9,6 +9,7 @@
 //! | [`kind`] | torrent types |
 //! | [`torrents`] | registered torrents with their peers |
 //! | `swarm`, `columns`, `peer`, `finder` | the peers of one torrent |
+//! | `choice` | who of them is handed out |
 //! | `desk` | one announce, from the check of its torrent to the peers it is handed |
 //! | `ledger` | what an announce is credited |
 //! | `remarks` | announces that were not taken at their word |
@@ -23,6 +24,7 @@
 //! | `explain` | why a user was refused, and what was credited |
 //! | [`denial`] | why a member is refused, and what he is told |
 
+mod choice;
 pub mod clerk;
 pub mod client;
 mod columns;

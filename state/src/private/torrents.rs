@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_utils::CachePadded;
 use hashbrown::HashTable;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::kind::{Kind, Kinds};
 use super::peer::Seconds;
@@ -340,6 +340,8 @@ impl Torrents {
             }
         }
         self.account(&mut shard);
+        // Whoever waits comes before the next slice, which would take the lock again at once.
+        MutexGuard::unlock_fair(shard);
         !round.left.is_empty()
     }
 
