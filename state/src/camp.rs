@@ -2,10 +2,8 @@
 //! Whoever may be handed one of them may be handed all of them, so that those that he may not be handed cost
 //! nothing.
 
-use crate::ids::PeerId;
-use crate::keys::Keys;
 use crate::pack::Pack;
-use crate::peer::{Endpoint, Member, Seen, Spot};
+use crate::peer::{Endpoint, Spot};
 use crate::reach::Reach;
 
 /// Peers of one family and reach.
@@ -56,15 +54,8 @@ where
     }
 
     /// Where a peer stands; `seeder` is the role in which it is likely to be found.
+    #[inline]
     pub(crate) fn find(&self, hash: u64, peer: &[u8; LEN], seeder: bool) -> Option<Spot> {
         self.pack(seeder).find(hash, peer).or_else(|| self.pack(!seeder).find(hash, peer))
-    }
-
-    pub(crate) fn insert(&mut self, member: &Member<LEN>, seeder: bool, keys: &Keys) -> Option<Spot> {
-        self.pack_mut(seeder).insert(keys.peer(&member.octets), member, keys)
-    }
-
-    pub(crate) fn renew(&mut self, spot: Spot, seen: Seen, id: PeerId) -> Option<Seen> {
-        self.pack_mut(spot.seeder).renew(spot, seen, id)
     }
 }

@@ -6,7 +6,7 @@ use crate::camp::Camp;
 use crate::clock::Tick;
 use crate::ids::PeerId;
 use crate::keys::Keys;
-use crate::pack::position;
+use crate::pack::{Pack, position};
 use crate::peer::{Endpoint, Member, Seen, Spot, are_near, reach_of};
 use crate::policy::Policy;
 use crate::reach::{Reach, ReachSet};
@@ -20,6 +20,11 @@ pub(crate) struct Crowd<const LEN: usize> {
     public: Camp<LEN>,
     /// The others, as far as there are any, in the order of their reach.
     others: Vec<Camp<LEN>>,
+    // Asked several times at each announce, so that they are not summed each time.
+    seeders: u32,
+    leechers: u32,
+    /// Octets of all packs.
+    packs: usize,
     paused: u32,
 }
 
@@ -43,16 +48,17 @@ where
     [u8; LEN]: Endpoint,
 {
     pub(crate) fn new(with_ids: bool) -> Self {
-        Self { public: Camp::new(Reach::Public, with_ids), others: Vec::new(), paused: 0 }
+        let (public, others) = (Camp::new(Reach::Public, with_ids), Vec::new());
+        Self { packs: public.heap(), public, others, seeders: 0, leechers: 0, paused: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.camps().map(Camp::len).sum()
+        self.seeders as usize + self.leechers as usize
     }
 
-    /// How many peers have a role.
-    pub(crate) fn of_role(&self, seeder: bool) -> usize {
-        self.camps().map(|camp| camp.pack(seeder).len()).sum()
+    /// Seeders and leechers.
+    pub(crate) fn roles(&self) -> (u32, u32) {
+        (self.seeders, self.leechers)
     }
 
     pub(crate) fn paused(&self) -> u32 {
@@ -65,7 +71,7 @@ where
 
     /// Octets on the heap.
     pub(crate) fn heap(&self) -> usize {
-        self.camps().map(Camp::heap).sum::<usize>() + self.others.capacity() * size_of::<Camp<LEN>>()
+        self.packs + self.others.capacity() * size_of::<Camp<LEN>>()
     }
 
     /// Keeps peer ids from now on (those of the peers already here are unknown), or gives them up.
@@ -180,13 +186,24 @@ where
             paused += u32::from(leaves && seen.paused());
             leaves
         };
-        let pack = self.camp_mut(at.camp).map(|camp| camp.pack_mut(at.seeders));
-        let looked = pack.map_or(0, |pack| pack.expire(at.bucket, keys, leaves));
+        let looked = self.change(at.camp, at.seeders, |pack| pack.expire(at.bucket, keys, leaves));
         self.paused -= paused;
         for stray in strays {
             self.insert(&stray, at.seeders, reach_of(&stray.octets, policy), keys);
         }
-        looked
+        looked.unwrap_or(0)
+    }
+
+    /// Changes a pack and keeps the counts true.
+    fn change<T>(&mut self, camp: Reach, seeder: bool, work: impl FnOnce(&mut Pack<LEN>) -> T) -> Option<T> {
+        let pack = self.camp_mut(camp)?.pack_mut(seeder);
+        let (len, heap) = (pack.len(), pack.heap());
+        let result = work(pack);
+        let (grown, len) = (pack.heap(), count(pack.len()).wrapping_sub(count(len)));
+        self.packs = self.packs + grown - heap;
+        let peers = if seeder { &mut self.seeders } else { &mut self.leechers };
+        *peers = peers.wrapping_add(len);
+        Some(result)
     }
 
     pub(crate) fn camps(&self) -> impl Iterator<Item = &Camp<LEN>> + Clone {
@@ -204,30 +221,31 @@ where
         self.others.iter_mut().find(|camp| camp.reach() == reach)
     }
 
-    /// The camp of a reach, a new one if need be.
-    fn camp_for(&mut self, reach: Reach) -> &mut Camp<LEN> {
+    /// Makes sure that there is a camp of a reach.
+    fn pitch(&mut self, reach: Reach) {
         if reach == Reach::Public {
-            return &mut self.public;
+            return;
         }
-        let place = match self.others.binary_search_by_key(&reach, Camp::reach) {
-            Ok(place) => place,
-            Err(place) => {
-                self.others.reserve_exact(1);
-                self.others.insert(place, Camp::new(reach, self.with_ids()));
-                place
-            }
-        };
-        #[expect(clippy::indexing_slicing, reason = "found or put there")]
-        &mut self.others[place]
+        if let Err(place) = self.others.binary_search_by_key(&reach, Camp::reach) {
+            let camp = Camp::new(reach, self.with_ids());
+            self.packs += camp.heap();
+            self.others.reserve_exact(1);
+            self.others.insert(place, camp);
+        }
     }
 
     fn drop_if_empty(&mut self, reach: Reach) {
-        self.others.retain(|camp| camp.reach() != reach || camp.len() > 0);
+        let packs = &mut self.packs;
+        self.others.retain(|camp| {
+            let stays = camp.reach() != reach || camp.len() > 0;
+            *packs -= if stays { 0 } else { camp.heap() };
+            stays
+        });
         self.others.shrink_to_fit();
     }
 
     fn take(&mut self, spot: Spot, keys: &Keys) -> Option<Member<LEN>> {
-        let member = self.camp_mut(spot.camp)?.pack_mut(spot.seeder).remove(spot, keys)?;
+        let member = self.change(spot.camp, spot.seeder, |pack| pack.remove(spot, keys)).flatten()?;
         self.paused -= u32::from(member.seen.paused());
         Some(member)
     }
@@ -239,11 +257,14 @@ where
 {
     fn find(&self, peer: &[u8; LEN], seeder: bool, keys: &Keys) -> Option<Spot> {
         let hash = keys.peer(peer);
-        self.camps().find_map(|camp| camp.find(hash, peer, seeder))
+        let public = self.public.find(hash, peer, seeder);
+        public.or_else(|| self.others.iter().find_map(|camp| camp.find(hash, peer, seeder)))
     }
 
     fn insert(&mut self, member: &Member<LEN>, seeder: bool, reach: Reach, keys: &Keys) -> Option<Spot> {
-        let spot = self.camp_for(reach).insert(member, seeder, keys)?;
+        self.pitch(reach);
+        let hash = keys.peer(&member.octets);
+        let spot = self.change(reach, seeder, |pack| pack.insert(hash, member, keys)).flatten()?;
         self.paused += u32::from(member.seen.paused());
         Some(spot)
     }
@@ -253,7 +274,7 @@ where
     }
 
     fn renew(&mut self, spot: Spot, seen: Seen, id: PeerId) {
-        let before = self.camp_mut(spot.camp).and_then(|camp| camp.renew(spot, seen, id));
+        let before = self.change(spot.camp, spot.seeder, |pack| pack.renew(spot, seen, id)).flatten();
         self.paused = self.paused + u32::from(seen.paused()) - u32::from(before.unwrap_or(seen).paused());
     }
 
@@ -270,4 +291,8 @@ where
         let near = |other: &[u8; LEN]| are_near(other, peer);
         self.camps().flat_map(Camp::packs).map(|(pack, _)| pack.count(hash, near)).sum()
     }
+}
+
+fn count(peers: usize) -> u32 {
+    u32::try_from(peers).unwrap_or(u32::MAX)
 }

@@ -211,7 +211,7 @@ impl Torrent {
             Peers::Idle(_) => ((0, 0), (0, 0)),
             Peers::Pair(pair) => (roles_of_row(pair), (0, 0)),
             Peers::Group(group) => (roles_of_row(group), (0, 0)),
-            Peers::Crowd(swarm) => (roles(&swarm.v4), swarm.v6.as_deref().map_or((0, 0), roles)),
+            Peers::Crowd(swarm) => (swarm.v4.roles(), swarm.v6.as_deref().map_or((0, 0), Crowd::roles)),
         };
         Census { v4_seeders: v4.0, v4_leechers: v4.1, v6_seeders: v6.0, v6_leechers: v6.1 }
     }
@@ -400,13 +400,6 @@ fn crowd_of(row: &impl Row<PEER_V4_LEN>, policy: &Policy, keys: &Keys) -> Peers 
 
 fn roles_of_row<const LEN: usize>(row: &impl Row<LEN>) -> (u32, u32) {
     (count(row.seeders()), count(row.octets().len() - row.seeders()))
-}
-
-fn roles<const LEN: usize>(crowd: &Crowd<LEN>) -> (u32, u32)
-where
-    [u8; LEN]: Endpoint,
-{
-    (count(crowd.of_role(true)), count(crowd.of_role(false)))
 }
 
 fn count(peers: usize) -> u32 {

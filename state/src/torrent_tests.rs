@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::*;
+use crate::camp::Camp;
 use crate::ids::PeerId;
 use crate::touch;
 
@@ -62,6 +63,12 @@ impl Bench {
     /// How many peers there are of each reach, by the camps that they are in.
     fn camps(&self) -> Vec<(Reach, usize)> {
         let Peers::Crowd(swarm) = &self.torrent.peers else { panic!("not a crowd") };
+        let packs = || swarm.v4.camps().flat_map(Camp::packs);
+        let sum =
+            |role| packs().filter(|(_, seeder)| *seeder == role).map(|(pack, _)| pack.len()).sum::<usize>();
+        assert_eq!(swarm.v4.roles(), (count(sum(true)), count(sum(false))));
+        let heap: usize = packs().map(|(pack, _)| pack.heap()).sum();
+        assert!((heap..heap + 9 * size_of::<Camp<6>>()).contains(&swarm.v4.heap()));
         swarm.v4.camps().map(|camp| (camp.reach(), camp.len())).collect()
     }
 }

@@ -90,8 +90,9 @@ fn single_draws_from_a_mixed_swarm_are_uniform_over_those_who_may_be_handed_out(
 fn draws_among_many_that_nobody_is_handed_are_uniform_over_the_few_others() {
     // A hundred of a network that the asker is in, a hundred public ones, and nearly a hundred times as many
     // with port 1 or in another network.
-    let shown =
-        |n: u32| if n % 2 == 0 { peer(n, 9) } else { from(1, Ipv4Addr::from(0x0A00_0000 + n), 6881, 0) };
+    let shown = |n: u32| {
+        if n.is_multiple_of(2) { peer(n, 9) } else { from(1, Ipv4Addr::from(0x0A00_0000 + n), 6881, 0) }
+    };
     let hidden = (0..10_000).map(|n| Announce { port: 1, ..peer(50_000 + n, u64::from(n % 2)) });
     let apart = (0..8000).map(|n| from(1, Ipv4Addr::from(0xC0A8_0000 + n), 6881, u64::from(n % 2)));
     let peers = (0..200).map(shown).chain(hidden).chain(apart).map(|peer| Announce { num_want: 0, ..peer });
