@@ -113,13 +113,13 @@ where
     [u8; LEN]: Endpoint,
 {
     /// Peers without the asker.
-    fn others(self) -> usize {
+    fn others(&self) -> usize {
         self.stock.len() - usize::from(self.own.is_some())
     }
 
     /// A place from which to go round: any peer with the same chance, but not the asker; else the one behind
     /// him would be met twice as often.
-    fn start(self, random: &mut fastrand::Rng) -> (usize, usize) {
+    fn start(&self, random: &mut fastrand::Rng) -> (usize, usize) {
         let (stock, own) = (self.stock, self.own);
         let buckets = stock.buckets();
         if buckets == 1 {
@@ -210,7 +210,11 @@ where
         }
         if !self.pool.with_ids && self.pool.reach.within(self.asker.visible) {
             // Everybody but the asker may be handed out, unseen.
-            return self.take_in_proportion(roles, want);
+            return match roles {
+                [seeder] if self.pool.others.is_empty() => self.take_block(&self.first(*seeder), want),
+                _ if self.pool.others.is_empty() => self.take_of_two(want),
+                _ => self.take_in_proportion(roles, want),
+            };
         }
         let len: usize = self.sides(roles).map(|side| side.stock.len()).sum();
         if len <= LOOK_MAX {
@@ -234,25 +238,48 @@ where
         })
     }
 
+    /// The peers of a role that everybody reaches, or all of a small swarm.
+    fn first(&self, seeder: bool) -> Side<'h, LEN> {
+        let stock = if seeder { self.pool.seeders } else { self.pool.leechers };
+        let own = self.own.filter(|own| (own.seeder, own.camp) == (seeder, Reach::Public));
+        Side { stock, seeder, camp: Reach::Public, own }
+    }
+
+    /// The same as [`take_in_proportion`](Self::take_in_proportion), for what nearly every swarm is: one side of
+    /// each role.
+    fn take_of_two(&mut self, want: usize) {
+        let (seeders, leechers) = (self.first(true), self.first(false));
+        let all = seeders.others() + leechers.others();
+        if want >= all {
+            self.take_block(&seeders, want);
+            return self.take_block(&leechers, want);
+        }
+        let share = want * seeders.others();
+        let drawn = usize::from(self.random.usize(..all) < share % all);
+        let of_seeders = share / all + drawn;
+        self.take_block(&seeders, of_seeders);
+        self.take_block(&leechers, want - of_seeders);
+    }
+
     /// Of each side its share of the whole. Where shares are no whole numbers, it is drawn who gets one more,
     /// so that all peers have the same chance.
     fn take_in_proportion(&mut self, roles: &[bool], want: usize) {
-        let all: usize = self.sides(roles).map(Side::others).sum();
+        let all: usize = self.sides(roles).map(|side| side.others()).sum();
         if want >= all {
-            return self.sides(roles).for_each(|side| self.take_block(side, side.others()));
+            return self.sides(roles).for_each(|side| self.take_block(&side, want));
         }
         // Marks at equal distances from a random begin: a side gets as many peers as fall upon it.
         let (begin, mut passed) = (self.random.usize(..all), 0);
         let marks = |passed: usize| (passed * want + begin) / all;
         for side in self.sides(roles) {
             let next = passed + side.others();
-            self.take_block(side, marks(next) - marks(passed));
+            self.take_block(&side, marks(next) - marks(passed));
             passed = next;
         }
     }
 
     /// `want` peers in a row from a random place, around the end, the asker left out.
-    fn take_block(&mut self, side: Side<'h, LEN>, want: usize) {
+    fn take_block(&mut self, side: &Side<'h, LEN>, want: usize) {
         let others = side.others();
         let want = want.min(others);
         if want == 0 {
@@ -273,7 +300,7 @@ where
 
     /// Copies peers of one bucket from place `from` until place `until`, without the asker, `most` at most;
     /// gives how many.
-    fn copy(&mut self, side: Side<'h, LEN>, bucket: usize, from: usize, until: usize, most: usize) -> usize {
+    fn copy(&mut self, side: &Side<'h, LEN>, bucket: usize, from: usize, until: usize, most: usize) -> usize {
         let peers = side.stock.bucket(bucket).octets;
         let until = until.min(peers.len());
         let is_here = |own: &Spot| own.bucket as usize == bucket && usize::from(own.place) >= from;

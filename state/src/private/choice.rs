@@ -104,6 +104,9 @@ impl<'s> Stock<'s> {
     /// The pack and the slot of a place in the row.
     #[inline]
     fn at(&self, mut place: usize) -> Option<(&'s Pack, usize)> {
+        if let [Some(only), None, _] = self.packs {
+            return Some((only, place));
+        }
         for pack in self.packs.iter().flatten() {
             if place < pack.len() {
                 return Some((pack, place));

@@ -84,10 +84,11 @@ impl Pack {
     /// Octets of its columns.
     #[inline]
     pub(super) fn memory(&self) -> usize {
+        let first = self.first.room() * PEER_OCTETS + self.with_v6 as usize * V6_OCTETS;
+        let Some(last) = self.more.last() else { return first };
         // All blocks between the first and the last are full.
-        let full = self.more.len().saturating_sub(1) * BLOCK;
-        let room = self.first.room() + full + self.more.last().map_or(0, Columns::room);
-        room * PEER_OCTETS + self.more.capacity() * size_of::<Columns>() + self.with_v6 as usize * V6_OCTETS
+        let room = (self.more.len() - 1) * BLOCK + last.room();
+        first + room * PEER_OCTETS + self.more.capacity() * size_of::<Columns>()
     }
 
     /// Fetches where a search and a hand-out begin.

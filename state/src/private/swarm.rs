@@ -137,10 +137,12 @@ impl Swarm {
 
     pub(super) fn find(&self, keys: &Keys, user: u32, peer_id: &PeerId) -> Option<Spot> {
         let Some(index) = &self.index else {
-            return self.packs().find_map(|pack| {
+            let search = |pack: &Pack| {
                 let slot = pack.search(user, peer_id)?;
                 Some(Spot { rank: pack.rank, slot: number(slot) })
-            });
+            };
+            let found = search(&self.seeders).or_else(|| search(&self.leechers));
+            return found.or_else(|| self.others.iter().find_map(search));
         };
         index.find(keys.user(user), |spot| {
             self.user_at(spot) == Some(user)
