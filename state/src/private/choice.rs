@@ -120,10 +120,10 @@ impl<'s> Stock<'s> {
 /// What of the peer in a slot may be handed out to a user, if anything.
 #[inline]
 fn offer<'p>(pack: &'p Pack, slot: usize, user: u32, handout: &Handout<'_>) -> Option<Offer<'p>> {
-    let known = pack.user(slot).filter(|known| *known != user)?;
-    let (v4, v6) = pack.rank.shown.families();
-    let v4 = if v4 && handout.v4.room() > 0 { pack.v4(slot) } else { None };
-    let v6 = if v6 && handout.v6.room() > 0 { pack.v6(slot).map(|v6| &v6.wire) } else { None };
+    let (known, v4, v6) = pack.whose(slot).filter(|(known, ..)| *known != user)?;
+    let shown = pack.rank.shown.families();
+    let v4 = (shown.0 && handout.v4.room() > 0).then_some(v4);
+    let v6 = v6.filter(|_| shown.1 && handout.v6.room() > 0).map(|v6| &v6.wire);
     (v4.is_some() || v6.is_some()).then_some(Offer { user: known, v4, v6 })
 }
 

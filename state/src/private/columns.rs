@@ -165,6 +165,14 @@ impl Pack {
         columns.users.get(place).copied()
     }
 
+    /// Whose the peer in a slot is, and where, by one look for the block.
+    #[inline]
+    pub(super) fn whose(&self, slot: usize) -> Option<(u32, &V4, Option<&V6>)> {
+        let (columns, place) = self.at(slot)?;
+        let v6 = if self.with_v6 == 0 { None } else { columns.v6.get(place)?.as_deref() };
+        Some((*columns.users.get(place)?, columns.v4.get(place)?, v6))
+    }
+
     pub(super) fn v4(&self, slot: usize) -> Option<&V4> {
         let (columns, place) = self.at(slot)?;
         columns.v4.get(place)
