@@ -1,5 +1,5 @@
-//! The peers of one family in a large swarm, or in one whose peer ids are kept, in camps by their reach: a swarm
-//! may have few that can be handed out among many that cannot, and a choice must not pay for those.
+//! The peers of one family in a large swarm, or in one whose peer ids are kept, in camps by their reach: a
+//! swarm may have few that can be handed out among many that cannot, and a choice must not pay for those.
 
 use crate::block::Block;
 use crate::camp::Camp;

@@ -245,8 +245,8 @@ where
         Side { stock, seeder, camp: Reach::Public, own }
     }
 
-    /// The same as [`take_in_proportion`](Self::take_in_proportion), for what nearly every swarm is: one side of
-    /// each role.
+    /// The same as [`take_in_proportion`](Self::take_in_proportion), for what nearly every swarm is: one
+    /// side of each role.
     fn take_of_two(&mut self, want: usize) {
         let (seeders, leechers) = (self.first(true), self.first(false));
         let all = seeders.others() + leechers.others();

@@ -1,6 +1,6 @@
 //! One announce of a member of a private site whose peer is known: credit, records, hand-out. What it records
-//! is taken out of the queues now and then, which is not timed. Many small swarms; one large one, and the same
-//! with peers that nobody is handed, because their port is a well-known one.
+//! is taken out of the queues now and then, which is not timed. Many small swarms; one large one, and the
+//! same with peers that nobody is handed, because their port is a well-known one.
 
 use std::hint::black_box;
 use std::sync::Arc;

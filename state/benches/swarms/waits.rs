@@ -1,6 +1,7 @@
-//! How long announces take in one private swarm of a hundred thousand members while all that goes through such
-//! a swarm is under way: `HAYATE_BENCH_WAITS=1 cargo bench -p hayate-state --bench swarms`. Whatever an announce
-//! waits for, its lock too, is in its time; what the machine does meanwhile is in the row without anything else.
+//! How long announces take in one private swarm of a hundred thousand members while all that goes through
+//! such a swarm is under way: `HAYATE_BENCH_WAITS=1 cargo bench -p hayate-state --bench swarms`. Whatever an
+//! announce waits for, its lock too, is in its time; what the machine does meanwhile is in the row without
+//! anything else.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -26,9 +27,8 @@ const TOKENS: u32 = 100_000;
 const PAUSE: Duration = Duration::from_millis(1);
 
 pub(crate) fn table() {
-    println!(
-        "| {MEMBERS} members in one swarm | announces | p50, us | p99.9, us | p99.99, us | longest, us | above 1 ms |"
-    );
+    let columns = ["announces", "p50, us", "p99.9, us", "p99.99, us", "longest, us", "above 1 ms"];
+    println!("| {MEMBERS} members in one swarm | {} |", columns.join(" | "));
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     let (mut house, clock) = (House::new(MEMBERS, 1, 0), Clock::start());
     let tokens = (0..TOKENS).map(|id| ((id, id), ())).collect();

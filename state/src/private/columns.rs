@@ -1,5 +1,5 @@
-//! The peers of one rank in a swarm, in columns: what a hand-out reads of many peers, whose they are and where,
-//! lies close together. A thousand of them are one block, so that no growth moves more.
+//! The peers of one rank in a swarm, in columns: what a hand-out reads of many peers, whose they are and
+//! where, lies close together. A thousand of them are one block, so that no growth moves more.
 
 use super::peer::{Moment, NOWHERE, Peer, Session, Shown, V4, V6};
 use crate::announce::PEER_V4_LEN;

@@ -149,8 +149,8 @@ fn no_lock_is_held_for_a_whole_swarm_of_a_hundred_thousand_members() {
     assert!(touch::most() <= SLICE, "the end of a torrent");
 }
 
-/// User and client of that number, by its address: of a thousand, two are reached over IPv4, three over IPv6, and
-/// five over both; the others have a well-known port or, where `other` says so, IPv6 alone.
+/// User and client of that number, by its address: of a thousand, two are reached over IPv4, three over
+/// IPv6, and five over both; the others have a well-known port or, where `other` says so, IPv6 alone.
 fn fill_with_hidden(house: &mut House, peers: u32, other: bool) {
     for number in 0..peers {
         let v4: IpAddr = number.to_be_bytes().into();

@@ -1,5 +1,5 @@
-//! What the store says of a site, in parts: a change copies the part that it is in, whatever else is there, and
-//! whoever has the set goes on with what it was.
+//! What the store says of a site, in parts: a change copies the part that it is in, whatever else is there,
+//! and whoever has the set goes on with what it was.
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash, RandomState};

@@ -116,8 +116,8 @@ impl Site {
         self.events.get()
     }
 
-    /// Enabled users by passkey, as they are now: what changes later is not seen, and waits for nobody who goes
-    /// through them.
+    /// Enabled users by passkey, as they are now: what changes later is not seen, and waits for nobody who
+    /// goes through them.
     #[must_use]
     pub fn users(&self) -> Parts<Box<[u8]>, User> {
         self.users.lock().clone()

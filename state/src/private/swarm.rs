@@ -1,5 +1,5 @@
-//! The peers of one registered torrent: seeders and leechers apart, and of both those who can be reached in the
-//! same way, so that a hand-out never looks at peers of which the asker can use no address.
+//! The peers of one registered torrent: seeders and leechers apart, and of both those who can be reached in
+//! the same way, so that a hand-out never looks at peers of which the asker can use no address.
 
 use hashbrown::HashSet;
 
@@ -22,9 +22,9 @@ const SEARCHED_MAX: usize = if cfg!(debug_assertions) { 64 } else { 512 };
 /// silent for longest.
 pub(super) const SESSIONS_MAX: usize = 16;
 
-/// All ranks, in the order of a walk. A peer that goes to a later one meanwhile is met again. So leechers come
-/// first, who become seeders, and those with one address before those with both; whoever goes the other way
-/// may be missed.
+/// All ranks, in the order of a walk. A peer that goes to a later one meanwhile is met again. So leechers
+/// come first, who become seeders, and those with one address before those with both; whoever goes the other
+/// way may be missed.
 const RANKS: [Rank; 8] = {
     const fn rank(role: Role, shown: Shown) -> Rank {
         Rank { role, shown }
