@@ -7,9 +7,10 @@
 //! | [`reach`] | which peers an asker may be handed: public, private ranges, hidden ports |
 //! | [`special`] | addresses that no peer has |
 //! | [`clock`] | the one place where time is read |
-//! | `torrent` | one torrent, its swarm being a `pair`, a `group`, or a `crowd` made of `pack`s |
+//! | `torrent` | one torrent, its swarm being a `pair`, a `group`, or a `crowd` of `camp`s of `pack`s |
 //! | `peer`, `block`, `roster` | one peer in memory, many in a row, what can be done to them |
 //! | `select` | the choice of peers |
+//! | `touch` | in tests: how many peers were looked at under one lock |
 //! | `index`, `keys`, `chunks`, `prefetch` | how a torrent is found, and found early |
 //! | [`swarms`], `sweep`, `census`, `gauges` | all swarms, in shards; expiry in slices; counts |
 //! | [`access`], [`policy`] | who may announce what; the knobs of all decisions |
@@ -35,6 +36,7 @@ pub mod access;
 pub mod actor;
 pub mod announce;
 mod block;
+mod camp;
 mod census;
 mod chunks;
 pub mod clients;
@@ -69,6 +71,7 @@ pub mod swarms;
 mod sweep;
 pub mod text;
 mod torrent;
+mod touch;
 pub mod tracker;
 
 // What tests of all kinds share names this crate from outside.

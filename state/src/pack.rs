@@ -9,6 +9,7 @@ use crate::chunks::Chunks;
 use crate::ids::PeerId;
 use crate::keys::Keys;
 use crate::peer::{Endpoint, Member, Seen, Spot};
+use crate::reach::Reach;
 
 /// Where a peer stands in the order in which a [walk](crate::snapshot::walk) goes through a pack: the low
 /// bits of its hash, by which buckets are chosen, the lowest as the highest. A bucket is one range of
@@ -34,6 +35,8 @@ pub(crate) struct Pack<const LEN: usize> {
     /// Peers of the largest bucket there was since there was only one.
     widest: u16,
     seeder: bool,
+    /// Where its peers are reached from.
+    camp: Reach,
     /// Whether ids are kept; a bucket follows when it is next changed or swept.
     with_ids: bool,
     /// Octets of the blocks; asked at each announce, so that they are not summed each time.
@@ -44,9 +47,9 @@ impl<const LEN: usize> Pack<LEN>
 where
     [u8; LEN]: Endpoint,
 {
-    /// Nobody yet, of one role.
-    pub(crate) fn new(seeder: bool, with_ids: bool) -> Self {
-        Self { seeder, with_ids, first: Block::with_ids(with_ids), ..Self::default() }
+    /// Nobody yet, of one role and camp.
+    pub(crate) fn new(seeder: bool, camp: Reach, with_ids: bool) -> Self {
+        Self { seeder, camp, with_ids, first: Block::with_ids(with_ids), ..Self::default() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -85,17 +88,10 @@ where
         bucket.map_or(0, |bucket| bucket.octets().iter().filter(|peer| counts(peer)).count())
     }
 
-    /// Adds a peer; `None` where its bucket is full of peers that no split can part. `moved` is shown the
-    /// peers that have to make room by going to a bucket of a higher number.
-    pub(crate) fn insert(
-        &mut self,
-        hash: u64,
-        member: &Member<LEN>,
-        keys: &Keys,
-        moved: impl FnMut(&[u8; LEN]),
-    ) -> Option<Spot> {
+    /// Adds a peer; `None` where its bucket is full of peers that no split can part.
+    pub(crate) fn insert(&mut self, hash: u64, member: &Member<LEN>, keys: &Keys) -> Option<Spot> {
         if self.len() >= self.buckets() * SPLIT_AT {
-            self.split(keys, moved);
+            self.split(keys);
         }
         let bucket = self.bucket_of(hash);
         let place = self.put(bucket, member)?;
@@ -190,6 +186,7 @@ where
     fn spot(&self, bucket: usize, place: usize) -> Spot {
         Spot {
             seeder: self.seeder,
+            camp: self.camp,
             bucket: u32::try_from(bucket).unwrap_or(u32::MAX),
             place: u16::try_from(place).unwrap_or(u16::MAX),
         }
@@ -214,7 +211,7 @@ where
     }
 
     /// Makes one more bucket from half of the one it belongs to.
-    fn split(&mut self, keys: &Keys, mut moved: impl FnMut(&[u8; LEN])) {
+    fn split(&mut self, keys: &Keys) {
         let new = self.buckets();
         let parent = new & !(1 << new.ilog2());
         self.more.push(Block::with_ids(self.with_ids));
@@ -223,11 +220,7 @@ where
             self.change(bucket, |block| block.make_room(members.len() / 2));
         }
         for member in (0..members.len()).filter_map(|place| members.member(place)) {
-            let bucket = self.bucket_of(keys.peer(&member.octets));
-            if bucket == new {
-                moved(&member.octets);
-            }
-            self.put_back(bucket, &member);
+            self.put_back(self.bucket_of(keys.peer(&member.octets)), &member);
         }
     }
 
@@ -275,16 +268,15 @@ mod tests {
     }
 
     fn insert(pack: &mut Pack<6>, number: u32, keys: &Keys) {
-        let (member, mut moved) = (member(number), 0);
-        let spot = pack.insert(keys.peer(&member.octets), &member, keys, |_| moved += 1).unwrap();
+        let member = member(number);
+        let spot = pack.insert(keys.peer(&member.octets), &member, keys).unwrap();
         assert_eq!(pack.find(keys.peer(&member.octets), &member.octets), Some(spot));
-        assert!(moved <= pack.widest());
     }
 
     #[test]
     fn peers_are_found_where_they_stand_through_growth_and_decline() {
         let (keys, mut random) = (Keys::new(0), fastrand::Rng::with_seed(7));
-        let (mut pack, mut model) = (Pack::new(false, false), BTreeSet::new());
+        let (mut pack, mut model) = (Pack::new(false, Reach::Public, false), BTreeSet::new());
         for step in 0..40_000 {
             let number = random.u32(..5000);
             // Growth, then decline.
@@ -310,7 +302,7 @@ mod tests {
 
     #[test]
     fn the_buckets_are_ranges_of_positions_without_gaps() {
-        let (keys, mut pack) = (Keys::new(0), Pack::new(false, false));
+        let (keys, mut pack) = (Keys::new(0), Pack::new(false, Reach::Public, false));
         for number in 0..3000 {
             insert(&mut pack, number, &keys);
             if number % 61 != 0 {
@@ -331,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_round_that_empties_all_buckets_leaves_one() {
-        let (keys, mut pack) = (Keys::new(0), Pack::new(true, false));
+        let (keys, mut pack) = (Keys::new(0), Pack::new(true, Reach::Public, false));
         (0..20_000).for_each(|number| insert(&mut pack, number, &keys));
         let (mut at, full) = (pack.buckets(), pack.heap());
         assert!((400..430).contains(&at), "{at}");
@@ -348,7 +340,7 @@ mod tests {
 
     #[test]
     fn buckets_follow_when_ids_are_kept_or_given_up() {
-        let (keys, mut pack) = (Keys::new(0), Pack::new(true, false));
+        let (keys, mut pack) = (Keys::new(0), Pack::new(true, Reach::Public, false));
         (0..200).for_each(|number| insert(&mut pack, number, &keys));
         let without = pack.heap();
         let look = |pack: &mut Pack<6>| {

@@ -48,7 +48,9 @@ pub(crate) struct Member<const LEN: usize> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Spot {
     pub(crate) seeder: bool,
-    /// The bucket among those of its role; 0 where there is only one.
+    /// The camp of its crowd; `Public` in the small forms, which have none.
+    pub(crate) camp: Reach,
+    /// The bucket among those of its role and camp; 0 where there is only one.
     pub(crate) bucket: u32,
     /// The place in the bucket.
     pub(crate) place: u16,

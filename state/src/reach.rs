@@ -6,10 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::special::is_never_a_peer;
 
 /// Where an address can be reached from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Reach {
     /// From everywhere.
+    #[default]
     Public,
     /// From this machine: 127/8, `::1`.
     Loopback,

@@ -14,15 +14,13 @@ where
     /// Where a peer stands; `seeder` is the role in which it is likely to be found.
     fn find(&self, peer: &[u8; LEN], seeder: bool, keys: &Keys) -> Option<Spot>;
     /// Adds a peer that is not there yet; `None` where there is no room for it.
-    fn insert(&mut self, member: &Member<LEN>, seeder: bool, policy: &Policy, keys: &Keys) -> Option<Spot>;
+    fn insert(&mut self, member: &Member<LEN>, seeder: bool, reach: Reach, keys: &Keys) -> Option<Spot>;
     /// Takes a peer out.
     fn remove(&mut self, spot: Spot, keys: &Keys);
     /// A peer came again.
     fn renew(&mut self, spot: Spot, seen: Seen, id: PeerId);
-    /// A leecher becomes a seeder, or a seeder a leecher; gives where it stands now.
-    fn change_role(&mut self, spot: Spot, policy: &Policy, keys: &Keys) -> Option<Spot>;
-    /// A peer of this reach is here.
-    fn add_reach(&mut self, reach: Reach);
+    /// A peer has this role and this reach from now on; gives where it stands then.
+    fn place(&mut self, spot: Spot, seeder: bool, reach: Reach, keys: &Keys) -> Option<Spot>;
     /// Peers at the address of `peer`, as `announce.peers_per_address` counts.
     fn neighbours(&self, peer: &[u8; LEN], keys: &Keys) -> usize;
 }
@@ -96,11 +94,11 @@ pub(crate) trait Row<const LEN: usize> {
     fn spot(&self, place: usize) -> Spot {
         let seeder = place < self.seeders();
         let place = if seeder { place } else { place - self.seeders() };
-        Spot { seeder, bucket: 0, place: u16::try_from(place).unwrap_or(u16::MAX) }
+        Spot { seeder, camp: Reach::Public, bucket: 0, place: u16::try_from(place).unwrap_or(u16::MAX) }
     }
 
     /// The place in the array of a spot.
-    fn place(&self, spot: Spot) -> usize {
+    fn at(&self, spot: Spot) -> usize {
         usize::from(spot.place) + if spot.seeder { 0 } else { self.seeders() }
     }
 }
@@ -113,31 +111,32 @@ where
         self.octets().iter().position(|other| other == peer).map(|place| self.spot(place))
     }
 
-    fn insert(&mut self, member: &Member<LEN>, seeder: bool, _: &Policy, _: &Keys) -> Option<Spot> {
+    fn insert(&mut self, member: &Member<LEN>, seeder: bool, reach: Reach, _: &Keys) -> Option<Spot> {
         if !self.push(member) {
             return None;
         }
+        self.add_reach(reach);
         let last = self.octets().len() - 1;
         let place = if seeder { self.promote(last) } else { last };
         Some(self.spot(place))
     }
 
     fn remove(&mut self, spot: Spot, _: &Keys) {
-        self.drop_at(self.place(spot));
+        self.drop_at(self.at(spot));
     }
 
     fn renew(&mut self, spot: Spot, seen: Seen, _: PeerId) {
-        self.set_seen(self.place(spot), seen);
+        self.set_seen(self.at(spot), seen);
     }
 
-    fn change_role(&mut self, spot: Spot, _: &Policy, _: &Keys) -> Option<Spot> {
-        let place = self.place(spot);
-        let place = if spot.seeder { self.demote(place) } else { self.promote(place) };
-        Some(self.spot(place))
-    }
-
-    fn add_reach(&mut self, reach: Reach) {
-        Row::add_reach(self, reach);
+    fn place(&mut self, spot: Spot, seeder: bool, reach: Reach, _: &Keys) -> Option<Spot> {
+        self.add_reach(reach);
+        if spot.seeder == seeder {
+            return Some(spot);
+        }
+        let at = self.at(spot);
+        let at = if seeder { self.promote(at) } else { self.demote(at) };
+        Some(self.spot(at))
     }
 
     fn neighbours(&self, peer: &[u8; LEN], _: &Keys) -> usize {

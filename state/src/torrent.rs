@@ -10,12 +10,12 @@ use crate::group::{GROUP, GROUP_ROOM, Group};
 use crate::ids::InfoHash;
 use crate::keys::Keys;
 use crate::pair::{PAIR, Pair};
-use crate::peer::{Endpoint, Member, Seen, Spot, Wire};
+use crate::peer::{Endpoint, Member, Seen, Spot, Wire, reach_of};
 use crate::policy::Policy;
 use crate::prefetch::prefetch;
 use crate::reach::{Reach, ReachSet};
 use crate::roster::{Roster, Row};
-use crate::select::{Asker, Pool, Side, Wants, choose};
+use crate::select::{Asker, Pool, Stock, Wants, choose};
 
 /// One torrent.
 #[derive(Debug)]
@@ -174,13 +174,13 @@ impl Torrent {
             Peers::Idle(_) => None,
             Peers::Pair(pair) => Some(row_pool(pair, pair.reach)),
             Peers::Group(group) => Some(row_pool(group, group.reach)),
-            Peers::Crowd(swarm) => Some(crowd_pool(&swarm.v4)),
+            Peers::Crowd(swarm) => Some(swarm.v4.pool()),
         }
     }
 
     fn v6_pool(&self) -> Option<Pool<'_, PEER_V6_LEN>> {
         match &self.peers {
-            Peers::Crowd(swarm) => swarm.v6.as_deref().map(crowd_pool),
+            Peers::Crowd(swarm) => swarm.v6.as_deref().map(Crowd::pool),
             _ => None,
         }
     }
@@ -211,7 +211,7 @@ impl Torrent {
             Peers::Idle(_) => ((0, 0), (0, 0)),
             Peers::Pair(pair) => (roles_of_row(pair), (0, 0)),
             Peers::Group(group) => (roles_of_row(group), (0, 0)),
-            Peers::Crowd(swarm) => (roles(&swarm.v4), swarm.v6.as_deref().map_or((0, 0), roles)),
+            Peers::Crowd(swarm) => (swarm.v4.roles(), swarm.v6.as_deref().map_or((0, 0), Crowd::roles)),
         };
         Census { v4_seeders: v4.0, v4_leechers: v4.1, v6_seeders: v6.0, v6_leechers: v6.1 }
     }
@@ -280,11 +280,9 @@ impl Torrent {
             // Half of what made it a crowd, so that it does not change its form with every peer.
             if swarm.v6.is_none() && !swarm.v4.with_ids() && swarm.v4.len() <= GROUP / 2 {
                 let mut group = Group::with_room(swarm.v4.len());
-                swarm
-                    .v4
-                    .members()
-                    .for_each(|(member, seeder)| _ = group.insert(&member, seeder, policy, keys));
-                group.reach = swarm.v4.reach();
+                for (member, seeder) in swarm.v4.members() {
+                    group.insert(&member, seeder, reach_of(&member.octets, policy), keys);
+                }
                 self.peers = Peers::Group(group);
             }
         }
@@ -293,7 +291,6 @@ impl Torrent {
                 return group.shrink();
             }
             let mut pair = Pair::default();
-            pair.reach = group.reach;
             copy_row(group, &mut pair, policy, keys);
             self.peers = Peers::Pair(pair);
         }
@@ -310,16 +307,15 @@ impl Torrent {
         }
         match &self.peers {
             Peers::Pair(pair) if simple.is_none() => {
-                self.peers = crowd_of(pair, pair.reach, policy, keys);
+                self.peers = crowd_of(pair, policy, keys);
             }
             Peers::Pair(pair) if simple.is_some_and(|peer| !fits(pair, PAIR, &peer)) => {
                 let mut group = Group::with_room(GROUP_ROOM);
-                group.reach = pair.reach;
                 copy_row(pair, &mut group, policy, keys);
                 self.peers = Peers::Group(group);
             }
             Peers::Group(group) if simple.is_none_or(|peer| !fits(group, GROUP, &peer)) => {
-                self.peers = crowd_of(group, group.reach, policy, keys);
+                self.peers = crowd_of(group, policy, keys);
             }
             _ => {}
         }
@@ -376,21 +372,9 @@ impl Swarm {
     }
 }
 
-fn crowd_pool<const LEN: usize>(crowd: &Crowd<LEN>) -> Pool<'_, LEN>
-where
-    [u8; LEN]: Endpoint,
-{
-    Pool {
-        seeders: Side::Pack(crowd.seeders()),
-        leechers: Side::Pack(crowd.leechers()),
-        with_ids: crowd.with_ids(),
-        reach: crowd.reach(),
-    }
-}
-
 fn row_pool<const LEN: usize>(row: &impl Row<LEN>, reach: ReachSet) -> Pool<'_, LEN> {
     let (seeders, leechers) = row.octets().split_at_checked(row.seeders()).unwrap_or_default();
-    Pool { seeders: Side::Row(seeders), leechers: Side::Row(leechers), with_ids: false, reach }
+    Pool { seeders: Stock::Row(seeders), leechers: Stock::Row(leechers), others: &[], with_ids: false, reach }
 }
 
 /// Is the peer there already, or is there room for one more?
@@ -402,28 +386,20 @@ fn fits(row: &impl Row<PEER_V4_LEN>, most: usize, peer: &[u8; PEER_V4_LEN]) -> b
 fn copy_row(row: &impl Row<PEER_V4_LEN>, to: &mut impl Roster<PEER_V4_LEN>, policy: &Policy, keys: &Keys) {
     for place in 0..row.octets().len() {
         if let Some(member) = row.member(place) {
-            to.insert(&member, place < row.seeders(), policy, keys);
+            to.insert(&member, place < row.seeders(), reach_of(&member.octets, policy), keys);
         }
     }
 }
 
 /// A crowd of the peers of a row.
-fn crowd_of(row: &impl Row<PEER_V4_LEN>, reach: ReachSet, policy: &Policy, keys: &Keys) -> Peers {
+fn crowd_of(row: &impl Row<PEER_V4_LEN>, policy: &Policy, keys: &Keys) -> Peers {
     let mut v4 = Crowd::new(policy.keep_peer_ids);
     copy_row(row, &mut v4, policy, keys);
-    v4.look_was(reach);
     Peers::Crowd(Box::new(Swarm { v4, v6: None }))
 }
 
 fn roles_of_row<const LEN: usize>(row: &impl Row<LEN>) -> (u32, u32) {
     (count(row.seeders()), count(row.octets().len() - row.seeders()))
-}
-
-fn roles<const LEN: usize>(crowd: &Crowd<LEN>) -> (u32, u32)
-where
-    [u8; LEN]: Endpoint,
-{
-    (count(crowd.seeders().len()), count(crowd.leechers().len()))
 }
 
 fn count(peers: usize) -> u32 {
@@ -438,7 +414,7 @@ fn change_in<const LEN: usize>(
 where
     [u8; LEN]: Endpoint,
 {
-    let (keys, policy, announce) = (context.keys, context.policy, context.announce);
+    let (keys, announce) = (context.keys, context.announce);
     let seeder = announce.left == 0;
     let known = roster.find(&octets, seeder, keys);
     if announce.event == Event::Stopped {
@@ -457,18 +433,14 @@ where
             return Change::Crowded;
         }
         let member = Member { octets, seen, id: announce.peer_id };
-        let spot = roster.insert(&member, seeder, policy, keys);
-        roster.add_reach(context.own_reach());
+        let spot = roster.insert(&member, seeder, context.own_reach(), keys);
         return spot.map_or(Change::Full, |spot| Change::Kept { spot, completed: finished });
     };
     roster.renew(spot, seen, announce.peer_id);
-    // A reload may have changed it; and a sweep must know it of a peer that changes its place.
-    roster.add_reach(context.own_reach());
-    if spot.seeder == seeder {
-        return Change::Kept { spot, completed: false };
-    }
-    let moved = roster.change_role(spot, policy, keys);
-    moved.map_or(Change::Full, |spot| Change::Kept { spot, completed: finished })
+    let completed = finished && !spot.seeder;
+    // Its reach too: a reload may have changed which ports are denied.
+    let placed = roster.place(spot, seeder, context.own_reach(), keys);
+    placed.map_or(Change::Full, |spot| Change::Kept { spot, completed })
 }
 
 #[cfg(test)]

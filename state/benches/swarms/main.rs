@@ -15,12 +15,16 @@ mod sizes;
 mod snapshot;
 mod store;
 mod sweep;
+mod waits;
 
 use std::time::Duration;
 
 use criterion::Criterion;
 
 fn main() {
+    if std::env::var_os("HAYATE_BENCH_WAITS").is_some() {
+        return waits::table();
+    }
     // Short runs, so that all benches together take minutes; the command line may ask for more.
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
@@ -30,6 +34,7 @@ fn main() {
     store::changes(&mut criterion);
     store::readings(&mut criterion);
     sizes::announces(&mut criterion);
+    sizes::hidden(&mut criterion);
     sweep::rounds(&mut criterion);
     sweep::beats(&mut criterion);
     snapshot::writes(&mut criterion);

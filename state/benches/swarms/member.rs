@@ -1,5 +1,6 @@
 //! One announce of a member of a private site whose peer is known: credit, records, hand-out. What it records
-//! is taken out of the queues now and then, which is not timed.
+//! is taken out of the queues now and then, which is not timed. Many small swarms; one large one, and the
+//! same with peers that nobody is handed, because their port is a well-known one.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -11,13 +12,18 @@ use hayate_state::private::section::SiteRestore;
 use hayate_state::private::{Member, Members, Site};
 use hayate_state::snapshot::site::{Group, Multipliers, Record, Torrent, User};
 use hayate_state::store::{Bounds, Opened, Pace, Places, Queues, Recorder, Store};
-use hayate_state::{Announce, Clock, Handout, PeerId, Policy, Published, Swarms, Tracker};
+use hayate_state::{Announce, Clock, Event, Handout, PeerId, Policy, Published, Swarms, Tracker};
 
 use crate::double::{Double, Doubled};
 use crate::kit::{self, NUM_WANT};
 
-const MEMBERS: u32 = 10_000;
-const TORRENTS: u32 = 1000;
+/// Name, members, torrents, and how many of a thousand members have a well-known port.
+const SITES: [(&str, u32, u32, u32); 4] = [
+    ("announce", 10_000, 1000, 0),
+    ("announce-large", 100_000, 1, 0),
+    ("announce-large-90%-hidden", 100_000, 1, 900),
+    ("announce-large-99.9%-hidden", 100_000, 1, 999),
+];
 
 /// Announces between two times that the queues are emptied.
 const ROUND: u64 = 5000;
@@ -28,18 +34,20 @@ struct Nowhere;
 impl Double for Nowhere {}
 
 /// A tracker of a site whose members seed and leech one torrent each.
-struct House {
+pub(crate) struct House {
+    pub(crate) site: Arc<Site>,
     tracker: Tracker,
     members: Vec<(Member, Announce)>,
-    recorder: Recorder,
+    pub(crate) recorder: Recorder,
     _folder: tempfile::TempDir,
 }
 
 impl House {
-    fn new() -> Self {
+    /// Nobody is there yet.
+    pub(crate) fn new(count: u32, torrents: u32, hidden: u32) -> Self {
         let site = Site::new();
         let mut members = Members::default();
-        for id in 0..MEMBERS {
+        for id in 0..count {
             let (passkey, multipliers) = (passkey(id).into_bytes().into(), Multipliers::default());
             members.put(&User { passkey, id, disable_download: false, tracker_hide: false, multipliers });
         }
@@ -47,7 +55,7 @@ impl House {
             register.members = Arc::new(members);
             register.clients = Arc::new([(1, "-XX0")].into_iter().collect());
         });
-        for id in 0..TORRENTS {
+        for id in 0..torrents {
             SiteRestore::new(&site.torrents, Now::at(0)).record(Record::Torrent(Torrent {
                 info_hash: kit::info_hash(id),
                 id,
@@ -76,19 +84,37 @@ impl House {
         let opener = Box::new(|| Ok(Box::new(Doubled(Nowhere)) as Box<dyn Store>));
         let recorder = Opened::new(&queues, clock, &pace, &places, opener).unwrap().start().unwrap();
         let tracker = Tracker::new(Swarms::new(0), &Published::new(Policy::default()), 7);
-        let tracker = tracker.private(site).recording(queues);
+        let tracker = tracker.private(Arc::clone(&site)).recording(queues);
         let member = |id: u32| {
             let peer_id = PeerId(format!("-XX0001-{id:012}").into_bytes().try_into().unwrap());
             let member = tracker.member(passkey(id).as_bytes()).unwrap();
-            (member, Announce { peer_id, ..kit::of_peer(TORRENTS, id, NUM_WANT) })
+            let port = if id % 1000 < hidden { 80 } else { 6881 };
+            (member, Announce { peer_id, port, ..kit::of_peer(torrents, id, NUM_WANT) })
         };
-        let members = (0..MEMBERS).map(member).collect();
-        Self { tracker, members, recorder, _folder: folder }
+        let members = (0..count).map(member).collect();
+        Self { site, tracker, members, recorder, _folder: folder }
     }
 
-    fn announce(&mut self, id: u32, total: u64) {
+    /// All members are there.
+    fn filled(members: u32, torrents: u32, hidden: u32) -> Self {
+        let mut house = Self::new(members, torrents, hidden);
+        for id in 0..members {
+            house.announce(id, 0);
+            if u64::from(id) % ROUND == 0 {
+                house.recorder.lifeboat().save();
+            }
+        }
+        house.recorder.lifeboat().save();
+        house
+    }
+
+    pub(crate) fn announce(&mut self, id: u32, total: u64) {
+        self.say(id, total, Event::None);
+    }
+
+    pub(crate) fn say(&mut self, id: u32, total: u64, event: Event) {
         let (member, announce) = self.members[id as usize];
-        let announce = Announce { uploaded: total, downloaded: total / 2, ..announce };
+        let announce = Announce { uploaded: total, downloaded: total / 2, event, ..announce };
         let (mut v4, mut v6) = ([0; 6 * NUM_WANT as usize], [0; 18 * NUM_WANT as usize]);
         let mut handout = Handout::new(&mut v4, &mut v6);
         let answer = self.tracker.announce_member(Now::at(1), member, &announce, None, &mut handout);
@@ -101,23 +127,28 @@ fn passkey(id: u32) -> String {
 }
 
 pub(crate) fn announces(criterion: &mut Criterion) {
-    let mut house = House::new();
-    let (clock, mut total) = (Clock::start(), 0);
-    criterion.bench_function("member/announce", |bencher| {
-        let mut random = fastrand::Rng::with_seed(11);
-        bencher.iter_custom(|announces| {
-            let mut worked = Duration::ZERO;
-            for begin in (0..announces).step_by(usize::try_from(ROUND).unwrap()) {
-                let start = clock.uptime();
-                for _ in begin..announces.min(begin + ROUND) {
-                    total += 1000;
-                    house.announce(random.u32(..MEMBERS), total);
+    for (name, members, torrents, hidden) in SITES {
+        // Built by the first call of the closure only: the filter of the command line may leave it out.
+        let (mut built, clock, mut total) = (None, Clock::start(), 0);
+        criterion.bench_function(&format!("member/{name}"), |bencher| {
+            let house = built.get_or_insert_with(|| House::filled(members, torrents, hidden));
+            let mut random = fastrand::Rng::with_seed(11);
+            bencher.iter_custom(|announces| {
+                let mut worked = Duration::ZERO;
+                for begin in (0..announces).step_by(usize::try_from(ROUND).unwrap()) {
+                    let start = clock.uptime();
+                    for _ in begin..announces.min(begin + ROUND) {
+                        total += 1000;
+                        house.announce(random.u32(..members), total);
+                    }
+                    worked += clock.uptime() - start;
+                    house.recorder.lifeboat().save();
                 }
-                worked += clock.uptime() - start;
-                house.recorder.lifeboat().save();
-            }
-            worked
+                worked
+            });
         });
-    });
-    house.recorder.stop();
+        if let Some(house) = built {
+            house.recorder.stop();
+        }
+    }
 }

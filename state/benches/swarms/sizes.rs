@@ -3,6 +3,7 @@
 //! minute to build, so they are there only if `HAYATE_BENCH_LARGE` is set.
 
 use criterion::{BenchmarkId, Criterion};
+use hayate_state::Announce;
 
 use crate::kit::{Desk, NUM_WANT, of_peer};
 
@@ -22,6 +23,28 @@ pub(crate) fn announces(criterion: &mut Criterion) {
                 bencher.iter(|| desk.announce(&of_peer(torrents, random.u32(..peers), NUM_WANT)));
             });
         }
+    }
+    group.finish();
+}
+
+/// The asker may be handed one peer of so many, in a swarm of a hundred thousand; the others have port 1.
+pub(crate) fn hidden(criterion: &mut Criterion) {
+    const PEERS: u32 = 100_000;
+    let mut group = criterion.benchmark_group("announce");
+    for (name, one_of) in [("90%-hidden", 10), ("99.9%-hidden", 1000)] {
+        let mut built = None;
+        group.bench_function(BenchmarkId::new(name, PEERS), |bencher| {
+            let desk = built.get_or_insert_with(|| {
+                let mut desk = Desk::new();
+                for number in 0..PEERS {
+                    let port = if number % one_of == 0 { 6881 } else { 1 };
+                    desk.announce(&Announce { port, ..of_peer(1, number, 0) });
+                }
+                desk
+            });
+            let mut random = fastrand::Rng::with_seed(11);
+            bencher.iter(|| desk.announce(&of_peer(1, random.u32(..PEERS / one_of) * one_of, NUM_WANT)));
+        });
     }
     group.finish();
 }

@@ -1,50 +1,230 @@
-//! The peers of one role in a swarm, in columns, and how they are handed out.
+//! The peers of one rank in a swarm, in columns: what a hand-out reads of many peers, whose they are and
+//! where, lies close together. A thousand of them are one block, so that no growth moves more.
 
-use super::peer::{Moment, NOWHERE, Peer, Session, V4, V6, is_shown};
-use super::swarm::number;
-use super::touch;
-use crate::announce::{Handout, PEER_V4_LEN, PEER_V6_LEN};
+use super::peer::{Moment, NOWHERE, Peer, Session, Shown, V4, V6};
+use crate::announce::PEER_V4_LEN;
 use crate::ids::PeerId;
+use crate::prefetch::prefetch;
+use crate::snapshot::site::Role;
+use crate::touch;
 
+/// Peers of one block; fewer in tests, which cross borders then.
+pub(super) const BLOCK: usize = if cfg!(debug_assertions) { 128 } else { 1024 };
+/// Room of the first block at its begin.
+const ROOM: usize = 4;
 /// Users that are compared at once.
 const COMPARED: usize = 16;
-/// Peers that are looked at for one hand-out, at most, besides those that are wanted.
-const LOOKED_AT_MAX: usize = 4096;
-/// Places from which a hand-out goes through a swarm at once, so that peers that came together are not always
-/// handed out together.
-const PLACES: usize = 4;
-/// Draws of where a hand-out begins, at most, while they meet peers that may not be handed out.
-const DRAWS_MAX: usize = 32;
+/// Peers that are fetched before they are looked at.
+const PREFETCHED: usize = 32;
 
+/// Octets of a peer in the columns.
+const PEER_OCTETS: usize = size_of::<u32>() + PEER_V4_LEN + size_of::<usize>() + size_of::<Session>();
 /// Octets of a peer's IPv6 address, which lies apart, by our own count.
 const V6_OCTETS: usize = size_of::<V6>().next_multiple_of(16) + 16;
 
-/// Peers of one role.
-#[derive(Debug, Default)]
-pub(super) struct Pack {
-    pub(super) users: Vec<u32>,
-    pub(super) v4: Vec<V4>,
-    pub(super) v6: Vec<Option<Box<V6>>>,
-    pub(super) sessions: Vec<Session>,
-    /// How many have an IPv4 address.
-    pub(super) with_v4: usize,
-    /// How many have an IPv6 address.
-    pub(super) with_v6: usize,
+/// What peers have in common that lie together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rank {
+    pub(super) role: Role,
+    pub(super) shown: Shown,
 }
 
-/// What of a peer may be handed out: at least one of its addresses.
-struct Offer<'p> {
-    user: u32,
-    v4: Option<&'p V4>,
-    v6: Option<&'p [u8; PEER_V6_LEN]>,
+/// Peers of one rank.
+#[derive(Debug)]
+pub(super) struct Pack {
+    pub(super) rank: Rank,
+    len: u32,
+    /// How many have an IPv4 address.
+    with_v4: u32,
+    /// How many have an IPv6 address.
+    with_v6: u32,
+    first: Columns,
+    /// The first is full, and so are all of these but the last, which has a peer at least.
+    more: Vec<Columns>,
+}
+
+/// Peers of one block.
+#[derive(Debug, Default)]
+struct Columns {
+    users: Vec<u32>,
+    v4: Vec<V4>,
+    v6: Vec<Option<Box<V6>>>,
+    sessions: Vec<Session>,
 }
 
 impl Pack {
+    pub(super) fn new(role: Role, shown: Shown) -> Self {
+        let (first, more) = (Columns::default(), Vec::new());
+        Self { rank: Rank { role, shown }, len: 0, with_v4: 0, with_v6: 0, first, more }
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.users.len()
+        self.len as usize
     }
 
     pub(super) fn search(&self, user: u32, peer_id: &PeerId) -> Option<usize> {
+        let found =
+            |(block, columns): (usize, &Columns)| Some(block * BLOCK + columns.search(user, peer_id)?);
+        self.blocks().enumerate().find_map(found)
+    }
+
+    /// The slots of the peers of a user.
+    pub(super) fn slots_of(&self, user: u32) -> impl Iterator<Item = usize> {
+        self.blocks().enumerate().flat_map(move |(block, columns)| {
+            let places = columns.users.iter().enumerate().filter(move |(_, known)| **known == user);
+            places.map(move |(place, _)| block * BLOCK + place)
+        })
+    }
+
+    pub(super) fn has_user(&self, user: u32) -> bool {
+        touch::looked_at(self.len());
+        self.blocks().any(|columns| columns.users.contains(&user))
+    }
+
+    /// Octets of its columns.
+    #[inline]
+    pub(super) fn memory(&self) -> usize {
+        let first = self.first.room() * PEER_OCTETS + self.with_v6 as usize * V6_OCTETS;
+        let Some(last) = self.more.last() else { return first };
+        // All blocks between the first and the last are full.
+        let room = (self.more.len() - 1) * BLOCK + last.room();
+        first + room * PEER_OCTETS + self.more.capacity() * size_of::<Columns>()
+    }
+
+    /// Fetches where a search and a hand-out begin.
+    pub(super) fn prefetch(&self) {
+        let begin = ..self.first.users.len().min(PREFETCHED);
+        prefetch(self.first.users.get(begin).unwrap_or_default());
+        prefetch(self.first.v4.get(begin).unwrap_or_default());
+    }
+
+    pub(super) fn push(&mut self, peer: Peer) {
+        self.count(&peer, u32::wrapping_add);
+        let columns = match self.len() {
+            len if len < BLOCK => &mut self.first,
+            len if len.is_multiple_of(BLOCK) => self.more.push_mut(Columns::default()),
+            // There is one: the first is full, and the last is not.
+            _ => self.more.last_mut().unwrap_or(&mut self.first),
+        };
+        columns.push(peer);
+        self.len += 1;
+    }
+
+    /// Takes a peer out. The last one takes its slot.
+    pub(super) fn take(&mut self, slot: usize) -> Option<Peer> {
+        if slot >= self.len() {
+            return None;
+        }
+        let last = self.more.last_mut().unwrap_or(&mut self.first).pop()?;
+        self.more.pop_if(|columns| columns.users.is_empty());
+        self.len -= 1;
+        let peer = match self.at_mut(slot) {
+            Some((columns, place)) => columns.replace(place, last)?,
+            None => last,
+        };
+        self.count(&peer, u32::wrapping_sub);
+        Some(peer)
+    }
+
+    /// Changes a peer where it is.
+    pub(super) fn change<T>(&mut self, slot: usize, work: impl FnOnce(&mut Peer) -> T) -> Option<T> {
+        let (columns, place) = self.at_mut(slot)?;
+        let (v4, v6) = (columns.v4.get_mut(place)?, columns.v6.get_mut(place)?);
+        let session = columns.sessions.get_mut(place)?;
+        let mut peer = Peer { user: *columns.users.get(place)?, v4: *v4, v6: v6.take(), session: *session };
+        let before = peer.reached();
+        let result = work(&mut peer);
+        let after = peer.reached();
+        (*v4, *v6, *session) = (peer.v4, peer.v6, peer.session);
+        self.with_v4 = self.with_v4 + after.0 - before.0;
+        self.with_v6 = self.with_v6 + after.1 - before.1;
+        Some(result)
+    }
+
+    /// Forgets addresses of a peer that nobody has heard of since `limit`.
+    pub(super) fn forget_before(&mut self, slot: usize, limit: Moment) {
+        let v4 = self.v4(slot).is_some_and(|v4| *v4 != NOWHERE)
+            && self.session(slot).is_some_and(|session| session.v4_seen < limit);
+        if v4 || self.v6(slot).is_some_and(|v6| v6.seen < limit) {
+            self.change(slot, |peer| peer.forget_before(limit));
+        }
+    }
+
+    /// Gives room back that peers have left.
+    pub(super) fn shrink(&mut self) {
+        self.more.last_mut().unwrap_or(&mut self.first).shrink();
+    }
+
+    /// How many have an address of each family.
+    pub(super) fn reached(&self) -> (u32, u32) {
+        (self.with_v4, self.with_v6)
+    }
+
+    pub(super) fn user(&self, slot: usize) -> Option<u32> {
+        let (columns, place) = self.at(slot)?;
+        columns.users.get(place).copied()
+    }
+
+    /// Whose the peer in a slot is, and where, by one look for the block.
+    #[inline]
+    pub(super) fn whose(&self, slot: usize) -> Option<(u32, &V4, Option<&V6>)> {
+        let (columns, place) = self.at(slot)?;
+        let v6 = if self.with_v6 == 0 { None } else { columns.v6.get(place)?.as_deref() };
+        Some((*columns.users.get(place)?, columns.v4.get(place)?, v6))
+    }
+
+    pub(super) fn v4(&self, slot: usize) -> Option<&V4> {
+        let (columns, place) = self.at(slot)?;
+        columns.v4.get(place)
+    }
+
+    pub(super) fn v6(&self, slot: usize) -> Option<&V6> {
+        let (columns, place) = self.at(slot)?;
+        columns.v6.get(place)?.as_deref()
+    }
+
+    pub(super) fn session(&self, slot: usize) -> Option<&Session> {
+        let (columns, place) = self.at(slot)?;
+        columns.sessions.get(place)
+    }
+
+    pub(super) fn peer(&self, slot: usize) -> Option<Peer> {
+        let (v4, v6) = (*self.v4(slot)?, self.v6(slot).copied().map(Box::new));
+        Some(Peer { user: self.user(slot)?, v4, v6, session: *self.session(slot)? })
+    }
+
+    fn count(&mut self, peer: &Peer, change: fn(u32, u32) -> u32) {
+        let (v4, v6) = peer.reached();
+        self.with_v4 = change(self.with_v4, v4);
+        self.with_v6 = change(self.with_v6, v6);
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = &Columns> {
+        std::iter::once(&self.first).chain(&self.more)
+    }
+
+    /// The block of a slot, and the place in it.
+    #[inline]
+    fn at(&self, slot: usize) -> Option<(&Columns, usize)> {
+        match (slot / BLOCK).checked_sub(1) {
+            None => Some((&self.first, slot)),
+            Some(block) => Some((self.more.get(block)?, slot % BLOCK)),
+        }
+    }
+
+    fn at_mut(&mut self, slot: usize) -> Option<(&mut Columns, usize)> {
+        if slot >= self.len() {
+            return None;
+        }
+        match (slot / BLOCK).checked_sub(1) {
+            None => Some((&mut self.first, slot)),
+            Some(block) => Some((self.more.get_mut(block)?, slot % BLOCK)),
+        }
+    }
+}
+
+impl Columns {
+    fn search(&self, user: u32, peer_id: &PeerId) -> Option<usize> {
         let is_it = |at: &usize| {
             self.users.get(*at) == Some(&user)
                 && self.sessions.get(*at).is_some_and(|session| session.peer_id == *peer_id)
@@ -57,150 +237,112 @@ impl Pack {
         })
     }
 
-    pub(super) fn has_user(&self, user: u32) -> bool {
-        touch::looked_at(self.len());
-        self.users.contains(&user)
+    /// Peers for which there is room.
+    fn room(&self) -> usize {
+        self.users.capacity()
     }
 
-    /// Octets of its columns.
-    pub(super) fn memory(&self) -> usize {
-        self.users.capacity() * size_of::<u32>()
-            + self.v4.capacity() * PEER_V4_LEN
-            + self.v6.capacity() * size_of::<usize>()
-            + self.sessions.capacity() * size_of::<Session>()
-            + self.with_v6 * V6_OCTETS
-    }
-
-    pub(super) fn push(&mut self, peer: Peer) {
-        let (v4, v6) = peer.reached();
-        self.with_v4 += v4;
-        self.with_v6 += v6;
+    fn push(&mut self, peer: Peer) {
+        let (len, room) = (self.users.len(), self.room());
+        if len == room {
+            touch::looked_at(len);
+            let more = room.max(ROOM).min(BLOCK - len);
+            self.users.reserve_exact(more);
+            self.v4.reserve_exact(more);
+            self.v6.reserve_exact(more);
+            self.sessions.reserve_exact(more);
+        }
         self.users.push(peer.user);
         self.v4.push(peer.v4);
         self.v6.push(peer.v6);
         self.sessions.push(peer.session);
     }
 
-    pub(super) fn take(&mut self, slot: usize) -> Option<Peer> {
-        let peer = (slot < self.len()).then(|| Peer {
-            user: self.users.swap_remove(slot),
-            v4: self.v4.swap_remove(slot),
-            v6: self.v6.swap_remove(slot),
-            session: self.sessions.swap_remove(slot),
-        })?;
-        let (v4, v6) = peer.reached();
-        self.with_v4 -= v4;
-        self.with_v6 -= v6;
-        Some(peer)
+    fn pop(&mut self) -> Option<Peer> {
+        let (user, session) = (self.users.pop()?, self.sessions.pop()?);
+        Some(Peer { user, v4: self.v4.pop()?, v6: self.v6.pop()?, session })
     }
 
-    pub(super) fn forget_before(&mut self, slot: usize, limit: Moment) {
-        if self.sessions.get(slot).is_some_and(|session| session.v4_seen < limit)
-            && let Some(v4) = self.v4.get_mut(slot).filter(|v4| **v4 != NOWHERE)
-        {
-            *v4 = NOWHERE;
-            self.with_v4 -= 1;
-        }
-        if let Some(v6) = self.v6.get_mut(slot).filter(|v6| v6.as_ref().is_some_and(|v6| v6.seen < limit)) {
-            *v6 = None;
-            self.with_v6 -= 1;
-        }
+    fn replace(&mut self, place: usize, peer: Peer) -> Option<Peer> {
+        let Peer { user, v4, v6, session } = peer;
+        Some(Peer {
+            user: std::mem::replace(self.users.get_mut(place)?, user),
+            v4: std::mem::replace(self.v4.get_mut(place)?, v4),
+            v6: std::mem::replace(self.v6.get_mut(place)?, v6),
+            session: std::mem::replace(self.sessions.get_mut(place)?, session),
+        })
     }
 
-    pub(super) fn shrink(&mut self) {
-        if self.users.capacity() > 4 * self.len().max(4) {
-            let room = 2 * self.len();
+    fn shrink(&mut self) {
+        if self.room() > 4 * self.users.len().max(ROOM) {
+            let room = 2 * self.users.len();
             self.users.shrink_to(room);
             self.v4.shrink_to(room);
             self.v6.shrink_to(room);
             self.sessions.shrink_to(room);
         }
     }
-
-    /// Goes round the pack from a random place until `wanted` peers are handed out; each peer that may be has
-    /// the same chance. Gives how many were.
-    pub(super) fn hand_out(
-        &self,
-        user: u32,
-        wanted: usize,
-        random: &mut fastrand::Rng,
-        handout: &mut Handout<'_>,
-        mut admit: impl FnMut(u32) -> bool,
-    ) -> usize {
-        let mut given = 0;
-        let start = self.draw(user, random, handout);
-        for slot in ring(self.len(), start).take(wanted.saturating_add(LOOKED_AT_MAX)) {
-            touch::looked_at(1);
-            let Some(offer) = self.offer(slot, user, handout).filter(|offer| admit(offer.user)) else {
-                continue;
-            };
-            let id = || self.sessions.get(slot).map(|session| session.peer_id).unwrap_or_default();
-            if let Some(v4) = offer.v4 {
-                handout.v4.push_with(v4, id);
-            }
-            if let Some(v6) = offer.v6 {
-                handout.v6.push_with(v6, id);
-            }
-            given += 1;
-            if given == wanted {
-                break;
-            }
-        }
-        given
-    }
-
-    /// Where a hand-out begins: at a peer that may be handed out, each of them with the same chance. Else
-    /// those behind peers that may not be would have the chance of these too, as they still have where hardly
-    /// any may be.
-    fn draw(&self, user: u32, random: &mut fastrand::Rng, handout: &Handout<'_>) -> usize {
-        // Where one of two may not be, it is the other in any case.
-        let draws = match self.len() {
-            0 | 1 => 0,
-            2 => 1,
-            _ => DRAWS_MAX,
-        };
-        let mut slot = 0;
-        for _ in 0..draws {
-            slot = random.usize(..self.len());
-            if self.offer(slot, user, handout).is_some() {
-                break;
-            }
-        }
-        slot
-    }
-
-    /// What of the peer in a slot may be handed out to a user, if anything.
-    fn offer(&self, slot: usize, user: u32, handout: &Handout<'_>) -> Option<Offer<'_>> {
-        let &known = self.users.get(slot).filter(|known| **known != user)?;
-        let v4 = self.v4.get(slot).filter(|v4| handout.v4.room() > 0 && is_shown(v4));
-        let v6 = self.v6.get(slot).and_then(Option::as_deref).map(|v6| &v6.wire);
-        let v6 = v6.filter(|v6| handout.v6.room() > 0 && is_shown(v6));
-        (v4.is_some() || v6.is_some()).then_some(Offer { user: known, v4, v6 })
-    }
-
-    /// How many have an address of each family.
-    pub(super) fn reached(&self) -> (u32, u32) {
-        (number(self.with_v4), number(self.with_v6))
-    }
-
-    pub(super) fn peer(&self, slot: usize) -> Option<Peer> {
-        let v6 = self.v6.get(slot)?.clone();
-        Some(Peer {
-            user: *self.users.get(slot)?,
-            v4: *self.v4.get(slot)?,
-            v6,
-            session: *self.sessions.get(slot)?,
-        })
-    }
 }
 
-/// All slots of a pack, each once, from `start` on, each of its quarters in turns: always in one order, a
-/// ring, so that whoever may be handed out always follows the same peers.
-fn ring(len: usize, start: usize) -> impl Iterator<Item = usize> {
-    let quarter = len.div_ceil(PLACES).max(1);
-    // A division would take longer than all of this for a small swarm.
-    let place = (1..PLACES).filter(|place| place * quarter <= start).count();
-    let turn = (start - place * quarter) * PLACES + place;
-    let turns = (turn..PLACES * quarter).chain(0..turn);
-    turns.map(move |turn| turn % PLACES * quarter + turn / PLACES).filter(move |&slot| slot < len)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::private::peer::Credit;
+    use crate::private::swarm::number;
+
+    fn peer(user: u32) -> Peer {
+        let session = Session {
+            peer_id: PeerId([7; 20]),
+            client: 1,
+            uploaded: user.into(),
+            downloaded: 0,
+            left: 9,
+            started: 1,
+            announced: 1,
+            heard: 1,
+            v4_seen: user,
+            last: Credit::default(),
+        };
+        Peer { user, v4: [45, 0, 0, 7, 27, 88], v6: None, session }
+    }
+
+    #[test]
+    fn a_pack_grows_and_shrinks_block_by_block() {
+        let mut pack = Pack::new(Role::Seeder, Shown::V4);
+        let users = 10 * number(BLOCK) + 7;
+        touch::most();
+        for user in 0..users {
+            touch::locked();
+            pack.push(peer(user));
+        }
+        assert!(touch::most() <= BLOCK, "what one more peer moves");
+        assert_eq!((pack.len(), pack.more.len(), pack.reached()), (users as usize, 10, (users, 0)));
+        let full = pack.memory();
+        assert!(full < (pack.len() + BLOCK) * PEER_OCTETS + 3000, "{full}");
+        for user in 0..users {
+            assert_eq!(pack.search(user, &PeerId([7; 20])), Some(user as usize));
+            assert_eq!(pack.session(user as usize).unwrap().uploaded, u64::from(user));
+        }
+        // The last one takes the slot of one that goes.
+        assert_eq!(pack.take(BLOCK).unwrap().user, number(BLOCK));
+        assert_eq!((pack.user(BLOCK), pack.user(pack.len())), (Some(users - 1), None));
+        assert!(pack.take(pack.len()).is_none());
+        pack.forget_before(3, 4);
+        assert_eq!((pack.reached().0, pack.v4(3)), (users - 2, Some(&NOWHERE)));
+        while let Some(last) = pack.len().checked_sub(1) {
+            pack.take(last / 2);
+        }
+        pack.shrink();
+        assert_eq!((pack.reached(), pack.more.len()), ((0, 0), 0));
+        assert!(pack.memory() < full / 5, "{}", pack.memory());
+        // Whatever room the first block was left with, it is filled, and not beyond.
+        for left in 0..BLOCK {
+            let mut pack = Pack::new(Role::Seeder, Shown::V4);
+            (0..number(BLOCK)).for_each(|user| pack.push(peer(user)));
+            (left..BLOCK).for_each(|_| _ = pack.take(0));
+            pack.shrink();
+            (left..=BLOCK).for_each(|_| pack.push(peer(7)));
+            assert_eq!((pack.first.room(), pack.more.len()), (BLOCK, 1), "{left}");
+        }
+    }
 }

@@ -165,8 +165,8 @@ impl Torrents {
                 let told = swarm.change(spot, |peer| asked.tell(peer, &terms)).unwrap_or_default();
                 if announce.event == Event::Stopped {
                     swarm.take(&self.keys, spot);
-                } else if spot.role != role_of(told.left) {
-                    swarm.turn(&self.keys, spot, role_of(told.left));
+                } else {
+                    swarm.settle(&self.keys, spot, role_of(told.left));
                 }
                 told
             }

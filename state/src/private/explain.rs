@@ -86,7 +86,7 @@ impl Site {
     }
 
     fn write_denials(&self, to: &mut String, user: u32, info_hash: &InfoHash) -> std::fmt::Result {
-        let hidden = self.users().iter().any(|known| known.id == user && known.tracker_hide);
+        let hidden = self.user(user).is_some_and(|known| known.tracker_hide);
         for denied in self.denials(user).iter().filter(|denied| denied.announce.info_hash == *info_hash) {
             let (at, announce) = (time(denied.at), &denied.announce);
             let from = match hidden {

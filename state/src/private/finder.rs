@@ -22,7 +22,7 @@ impl Finder {
     pub(super) fn insert(&mut self, hash: u64, spot: Spot, hash_of: impl Fn(Spot) -> u64) {
         let part = self.part_mut(hash);
         let grows = part.len() == part.capacity();
-        super::touch::looked_at(if grows { part.len() } else { 0 });
+        crate::touch::looked_at(if grows { part.len() } else { 0 });
         part.insert_unique(hash, spot, |spot| hash_of(*spot));
     }
 

@@ -1,10 +1,10 @@
 //! A set of a site while it is read.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::kind::Kind;
 use super::member::Members;
+use super::parts::Parts;
 use super::site::Site;
 use super::torrents::{Row, SHARDS};
 use crate::ids::InfoHash;
@@ -15,31 +15,31 @@ use crate::store::{Line, Registered, Set};
 pub(super) enum Heap {
     Users {
         members: Members,
-        users: HashMap<Box<[u8]>, User>,
+        users: Parts<Box<[u8]>, User>,
         twice: Option<(u32, u32)>,
     },
-    HitAndRuns(HashSet<(u32, u32)>),
+    HitAndRuns(Parts<(u32, u32)>),
     /// One for each shard.
     Torrents(Vec<Vec<Row>>),
-    Freeleech(HashMap<(Kind, u32), Multipliers>),
+    Freeleech(Parts<(Kind, u32), Multipliers>),
     GlobalFreeleech(Option<i64>),
     Clients(Vec<(u32, Box<[u8]>)>),
-    Tokens(HashSet<(u32, u32)>),
-    Deletions(HashMap<InfoHash, Arc<str>>),
+    Tokens(Parts<(u32, u32)>),
+    Deletions(Parts<InfoHash, Arc<str>>),
 }
 
 impl Heap {
     pub(super) fn of(set: Set) -> Self {
         match set {
-            Set::Users => Self::Users { members: Members::default(), users: HashMap::new(), twice: None },
-            Set::HitAndRuns => Self::HitAndRuns(HashSet::new()),
+            Set::Users => Self::Users { members: Members::default(), users: Parts::default(), twice: None },
+            Set::HitAndRuns => Self::HitAndRuns(Parts::default()),
             Set::Torrents => Self::Torrents(vec![Vec::new(); SHARDS]),
-            Set::Freeleech => Self::Freeleech(HashMap::new()),
+            Set::Freeleech => Self::Freeleech(Parts::default()),
             // Counts are compared as they come.
             Set::GlobalFreeleech | Set::Counts => Self::GlobalFreeleech(None),
             Set::Clients => Self::Clients(Vec::new()),
-            Set::Tokens => Self::Tokens(HashSet::new()),
-            Set::Deletions => Self::Deletions(HashMap::new()),
+            Set::Tokens => Self::Tokens(Parts::default()),
+            Set::Deletions => Self::Deletions(Parts::default()),
         }
     }
 
@@ -49,7 +49,7 @@ impl Heap {
                 if let Some(other) = members.put(&user) {
                     *twice = Some((other.id, user.id));
                 }
-                users.insert(user.passkey.clone(), user);
+                users.put(user.passkey.clone(), user);
             }
             (Self::Torrents(shards), Line::Torrent(torrent)) => {
                 let row = row_of(&torrent, site);
@@ -59,15 +59,15 @@ impl Heap {
             }
             (Self::HitAndRuns(pairs), Line::HitAndRun { uid, fid })
             | (Self::Tokens(pairs), Line::Token { uid, fid }) => {
-                pairs.insert((uid, fid));
+                pairs.put((uid, fid), ());
             }
             (Self::Freeleech(groups), Line::Freeleech(group, multipliers)) => {
-                groups.insert((site.torrents.kinds().of(&group.type_name), group.id), multipliers);
+                groups.put((site.torrents.kinds().of(&group.type_name), group.id), multipliers);
             }
             (Self::GlobalFreeleech(setting), Line::GlobalFreeleech(value)) => *setting = Some(value),
             (Self::Clients(clients), Line::Client(id, prefix)) => clients.push((id, prefix)),
             (Self::Deletions(reasons), Line::Deletion(info_hash, reason)) => {
-                reasons.insert(info_hash, reason);
+                reasons.put(info_hash, reason);
             }
             // A store gives only lines of the set it was asked for.
             _ => {}

@@ -1,13 +1,14 @@
 //! Tests of one large swarm: however many members share a torrent, no lock is held for all of them.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::section::SiteRestore;
 use super::torrents::{SHARDS, SLICE};
-use super::{Member, Purger, Site, section, touch};
+use super::{Member, Purger, Site, section};
 use crate::announce::{Announce, Event, Handout};
 use crate::clock::{Clock, Now};
 use crate::counters::Board;
@@ -20,6 +21,7 @@ use crate::snapshot::site::{Group, Multipliers, Record, Torrent};
 use crate::store::{Bounds, Queues};
 use crate::survey::Place;
 use crate::swarms::Swarms;
+use crate::touch;
 use crate::tracker::Tracker;
 
 /// Peers that may be looked at under one lock.
@@ -50,8 +52,22 @@ impl House {
         Self { tracker: tracker.private(Arc::clone(&site)), site, policy }
     }
 
-    /// Gives how many peers were handed out.
+    /// Gives how many addresses were handed out.
     fn say(&mut self, second: u32, user: u32, client: u32, left: u64, event: Event) -> usize {
+        let address = user.to_be_bytes().into();
+        self.ask(second, (user, client), (address, 7000), left, event, [50, 50])
+    }
+
+    /// The same from any address, in an answer with room for so many peers over IPv4 and IPv6.
+    fn ask(
+        &mut self,
+        second: u32,
+        (user, client): (u32, u32),
+        (address, port): (IpAddr, u16),
+        left: u64,
+        event: Event,
+        room: [usize; 2],
+    ) -> usize {
         let member = Member {
             id: user,
             disable_download: false,
@@ -61,19 +77,19 @@ impl House {
         let announce = Announce {
             info_hash: HASH,
             peer_id: peer_id(client),
-            address: user.to_be_bytes().into(),
-            port: 7000,
+            address,
+            port,
             uploaded: 0,
             downloaded: 0,
             left,
             event,
             num_want: 50,
         };
-        let (mut v4, mut v6) = ([0; 300], [0; 900]);
+        let (mut v4, mut v6) = (vec![0; 6 * room[0]], vec![0; 18 * room[1]]);
         let mut handout = Handout::new(&mut v4, &mut v6);
         let said = self.tracker.announce_member(Now::at(second), member, &announce, None, &mut handout);
         said.unwrap();
-        handout.v4.used() / 6
+        handout.v4.used() / 6 + handout.v6.used() / 18
     }
 
     fn purge(&self, second: u32) {
@@ -131,6 +147,73 @@ fn no_lock_is_held_for_a_whole_swarm_of_a_hundred_thousand_members() {
     (0..SHARDS).for_each(|shard| house.site.torrents.forget_others(shard, 9));
     assert_eq!((house.site.torrents.peers().seeders, house.site.torrents.len()), (0, 0));
     assert!(touch::most() <= SLICE, "the end of a torrent");
+}
+
+/// User and client of that number, by its address: of a thousand, two are reached over IPv4, three over
+/// IPv6, and five over both; the others have a well-known port or, where `other` says so, IPv6 alone.
+fn fill_with_hidden(house: &mut House, peers: u32, other: bool) {
+    for number in 0..peers {
+        let v4: IpAddr = number.to_be_bytes().into();
+        let v6: IpAddr = Ipv6Addr::from(0x2A00 << 112 | u128::from(number)).into();
+        let addresses: &[(IpAddr, u16)] = match number % 1000 {
+            0 | 1 => &[(v4, 7000)],
+            2..5 => &[(v6, 7000)],
+            5..10 => &[(v4, 7000), (v6, 7000)],
+            _ if other => &[(v6, 7000)],
+            _ => &[(v4, 80), (v6, 80)],
+        };
+        for address in addresses {
+            house.ask(1, (number, number), *address, u64::from(number % 2), Event::None, [0, 0]);
+        }
+    }
+}
+
+#[test]
+fn a_hand_out_looks_at_nobody_whom_the_asker_cannot_reach() {
+    for (other, rooms) in [(false, vec![[50, 0], [0, 50], [50, 50]]), (true, vec![[50, 0]])] {
+        let mut house = House::new(Policy::default());
+        fill_with_hidden(&mut house, 20_000, other);
+        let census = house.site.torrents.census();
+        assert_eq!(census.v4_seeders + census.v4_leechers, if other { 140 } else { 19_940 });
+        for room in rooms {
+            touch::most();
+            // One who is there already, and gets all leechers of those addresses but itself.
+            let asker = (7, 7);
+            let given = house.ask(2, asker, ([0, 0, 0, 7].into(), 7000), 1, Event::None, room);
+            let looked = touch::most();
+            // One that is reached over both is handed out over both.
+            let expected = if room == [50, 50] { 50..=100 } else { 50..=50 };
+            assert!(
+                expected.contains(&given) && looked <= 50 + 2 * 32,
+                "{room:?}: {given} given, {looked} looked at"
+            );
+        }
+        // Few are there for a seeder: each is looked at once.
+        touch::most();
+        let given = house.ask(2, (6, 6), ([0, 0, 0, 6].into(), 7000), 0, Event::None, [200, 0]);
+        assert_eq!(given, 50);
+        assert!(touch::most() <= 50 + 32);
+    }
+}
+
+#[test]
+fn peers_change_their_rank_with_their_addresses_and_are_purged_in_each() {
+    let mut house = House::new(Policy { peer_inactivity_seconds: 1000, ..Policy::default() });
+    fill_with_hidden(&mut house, 3000, false);
+    let all = house.site.torrents.peers();
+    assert_eq!((all.seeders, all.leechers), (1500, 1500));
+    // All come back with a port that may be handed out, over IPv4, and the other address is forgotten.
+    let empty = house.site.torrents.memory();
+    for number in 0..3000_u32 {
+        house.ask(900, (number, number), (number.to_be_bytes().into(), 7000), 1, Event::None, [0, 0]);
+    }
+    house.purge(1500);
+    let census = house.site.torrents.census();
+    assert_eq!((census.v4_leechers, census.v6_leechers, census.v4_seeders), (3000, 0, 0));
+    assert!(house.site.torrents.memory() < empty, "no rank is kept that nobody has");
+    assert_eq!(house.copied(|| {}).iter().map(|torrent| torrent.peers.len()).sum::<usize>(), 3000);
+    house.purge(2000);
+    assert_eq!(house.leechers(), 0);
 }
 
 #[test]

@@ -5,10 +5,11 @@
 //! | [`member`] | users by passkey: only [`Register::member`] makes a [`Member`] |
 //! | [`client`] | approved clients, by the begin of the `peer_id` |
 //! | [`register`] | all sets that are read from the store, published for both doors |
+//! | [`parts`] | sets of which a change copies little |
 //! | [`kind`] | torrent types |
 //! | [`torrents`] | registered torrents with their peers |
 //! | `swarm`, `columns`, `peer`, `finder` | the peers of one torrent |
-//! | `touch` | in tests: how many peers were looked at under one lock |
+//! | `choice` | who of them is handed out |
 //! | `desk` | one announce, from the check of its torrent to the peers it is handed |
 //! | `ledger` | what an announce is credited |
 //! | `remarks` | announces that were not taken at their word |
@@ -23,6 +24,7 @@
 //! | `explain` | why a user was refused, and what was credited |
 //! | [`denial`] | why a member is refused, and what he is told |
 
+mod choice;
 pub mod clerk;
 pub mod client;
 mod columns;
@@ -39,6 +41,7 @@ mod large;
 mod ledger;
 pub mod member;
 pub mod office;
+pub mod parts;
 pub mod path;
 mod peer;
 pub mod purge;
@@ -49,12 +52,12 @@ pub mod site;
 mod strays;
 mod swarm;
 pub mod torrents;
-mod touch;
 
 pub use clerk::Clerk;
 pub use client::Clients;
 pub use denial::Denial;
 pub use member::{Member, Members};
+pub use parts::Parts;
 pub use peer::Credit;
 pub use purge::Purger;
 pub use register::Register;

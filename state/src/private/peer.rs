@@ -128,9 +128,13 @@ impl Peer {
         self.forget_before(limit);
     }
 
+    pub(super) fn shown(&self) -> Shown {
+        Shown::of(&self.v4, self.v6.as_deref())
+    }
+
     /// 1 for each family over which it is reached.
-    pub(super) fn reached(&self) -> (usize, usize) {
-        (usize::from(self.v4 != NOWHERE), usize::from(self.v6.is_some()))
+    pub(super) fn reached(&self) -> (u32, u32) {
+        (u32::from(self.v4 != NOWHERE), u32::from(self.v6.is_some()))
     }
 
     /// Forgets addresses that nobody has heard of since `limit`.
@@ -153,7 +157,34 @@ pub(super) fn wire<const ADDRESS: usize, const LEN: usize>(address: [u8; ADDRESS
     wire
 }
 
+/// Which addresses of a peer may be handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Shown {
+    V4,
+    V6,
+    Both,
+    /// It has none, or well-known ports.
+    Nobody,
+}
+
+impl Shown {
+    pub(super) fn of(v4: &V4, v6: Option<&V6>) -> Self {
+        match (is_shown(v4), v6.is_some_and(|v6| is_shown(&v6.wire))) {
+            (true, false) => Self::V4,
+            (false, true) => Self::V6,
+            (true, true) => Self::Both,
+            (false, false) => Self::Nobody,
+        }
+    }
+
+    /// Is there one of IPv4, and one of IPv6?
+    pub(super) fn families(self) -> (bool, bool) {
+        (matches!(self, Self::V4 | Self::Both), matches!(self, Self::V6 | Self::Both))
+    }
+}
+
 /// May this be handed out? Not what stands for no address, nor a well-known port.
-pub(super) fn is_shown<const LEN: usize>(wire: &[u8; LEN]) -> bool {
+fn is_shown<const LEN: usize>(wire: &[u8; LEN]) -> bool {
     wire.get(LEN - 2).is_some_and(|&high| high >= HIGH_OCTETS)
 }

@@ -1,13 +1,13 @@
 //! What the store says about a site, but for its torrents, which the swarms hold. Each set is built apart and
-//! swapped whole.
+//! swapped whole; a change by a verb copies the part of a set that it is in.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::client::Clients;
 use super::denial::Denial;
 use super::kind::Kind;
 use super::member::{Member, Members};
+use super::parts::Parts;
 use crate::announce::Refusal;
 use crate::ids::InfoHash;
 use crate::snapshot::site::Multipliers;
@@ -18,17 +18,17 @@ pub struct Register {
     /// Enabled users.
     pub members: Arc<Members>,
     /// Users and torrents that they have not seeded enough.
-    pub hit_and_runs: Arc<HashSet<(u32, u32)>>,
+    pub hit_and_runs: Arc<Parts<(u32, u32)>>,
     /// Multipliers of torrent groups, by type and id.
-    pub freeleech: Arc<HashMap<(Kind, u32), Multipliers>>,
+    pub freeleech: Arc<Parts<(Kind, u32), Multipliers>>,
     /// Nothing that is downloaded is credited.
     pub global_freeleech: bool,
     /// Approved clients.
     pub clients: Arc<Clients>,
     /// Users and torrents whose downloads are not credited, by a token.
-    pub tokens: Arc<HashSet<(u32, u32)>>,
+    pub tokens: Arc<Parts<(u32, u32)>>,
     /// Why torrents were deleted.
-    pub deletions: Arc<HashMap<InfoHash, Arc<str>>>,
+    pub deletions: Arc<Parts<InfoHash, Arc<str>>>,
 }
 
 impl Register {

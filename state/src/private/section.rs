@@ -56,10 +56,11 @@ impl Section for SiteSection {
             }
             pace.breathe()?;
         }
-        let users = self.site.users();
-        for some in users.chunks(USERS_SLICE) {
-            some.iter().try_for_each(|user| writer.user(user))?;
-            pace.breathe()?;
+        for (number, user) in self.site.users().values().enumerate() {
+            writer.user(user)?;
+            if number % USERS_SLICE == 0 {
+                pace.breathe()?;
+            }
         }
         self.queues.unprunes().into_iter().try_for_each(|id| writer.unprune(id))?;
         writer.finish()?;

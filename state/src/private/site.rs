@@ -1,6 +1,6 @@
 //! What both doors, the tracker and the clerk share of a site.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -9,6 +9,7 @@ use super::denial::Denial;
 use super::events::Events;
 use super::heap::row_of;
 use super::office::Change;
+use super::parts::Parts;
 use super::register::Register;
 use super::torrents::Torrents;
 use crate::announce::Announce;
@@ -32,7 +33,7 @@ pub struct Site {
     /// Everything else that the store says.
     pub register: Arc<Published<Register>>,
     /// Enabled users by passkey, for the snapshot: what finds members knows no passkeys.
-    users: Mutex<HashMap<Box<[u8]>, User>>,
+    users: Mutex<Parts<Box<[u8]>, User>>,
     /// One log for each thread that denies, so that none waits for another.
     denials: Mutex<Vec<Arc<DenialLog>>>,
     /// How long purges worked.
@@ -115,20 +116,21 @@ impl Site {
         self.events.get()
     }
 
-    /// Enabled users, in any order.
+    /// Enabled users by passkey, as they are now: what changes later is not seen, and waits for nobody who
+    /// goes through them.
     #[must_use]
-    pub fn users(&self) -> Vec<User> {
-        self.users.lock().values().cloned().collect()
+    pub fn users(&self) -> Parts<Box<[u8]>, User> {
+        self.users.lock().clone()
     }
 
     /// An enabled user.
     #[must_use]
     pub fn user(&self, id: u32) -> Option<User> {
-        self.users.lock().values().find(|user| user.id == id).cloned()
+        self.users().values().find(|user| user.id == id).cloned()
     }
 
     /// Replaces all users.
-    pub fn enroll(&self, users: HashMap<Box<[u8]>, User>) {
+    pub fn enroll(&self, users: Parts<Box<[u8]>, User>) {
         *self.users.lock() = users;
     }
 
@@ -137,7 +139,7 @@ impl Site {
         match change {
             Change::PutUser(user) => {
                 self.change(|register| _ = Arc::make_mut(&mut register.members).put(&user));
-                self.users.lock().insert(user.passkey.clone(), user);
+                self.users.lock().put(user.passkey.clone(), user);
             }
             Change::DropPasskey(passkey) => {
                 self.change(|register| _ = Arc::make_mut(&mut register.members).remove(&passkey));
@@ -154,24 +156,24 @@ impl Site {
                 self.tell_deletion(info_hash, reason);
             }
             Change::PutToken(uid, fid) => {
-                self.change(|register| _ = Arc::make_mut(&mut register.tokens).insert((uid, fid)));
+                self.change(|register| Arc::make_mut(&mut register.tokens).put((uid, fid), ()));
             }
             Change::DropToken(uid, fid) => {
-                self.change(|register| _ = Arc::make_mut(&mut register.tokens).remove(&(uid, fid)));
+                self.change(|register| Arc::make_mut(&mut register.tokens).remove(&(uid, fid)));
             }
             Change::PutHitAndRun(uid, fid) => {
-                self.change(|register| _ = Arc::make_mut(&mut register.hit_and_runs).insert((uid, fid)));
+                self.change(|register| Arc::make_mut(&mut register.hit_and_runs).put((uid, fid), ()));
             }
             Change::DropHitAndRun(uid, fid) => {
-                self.change(|register| _ = Arc::make_mut(&mut register.hit_and_runs).remove(&(uid, fid)));
+                self.change(|register| Arc::make_mut(&mut register.hit_and_runs).remove(&(uid, fid)));
             }
             Change::Freeleech(group, multipliers) => {
                 let key = (self.torrents.kinds().of(&group.type_name), group.id);
                 self.change(|register| {
                     let groups = Arc::make_mut(&mut register.freeleech);
                     match multipliers {
-                        Some(multipliers) => _ = groups.insert(key, multipliers),
-                        None => _ = groups.remove(&key),
+                        Some(multipliers) => groups.put(key, multipliers),
+                        None => groups.remove(&key),
                     }
                 });
             }
@@ -182,14 +184,14 @@ impl Site {
     }
 
     fn tell_deletion(&self, info_hash: InfoHash, reason: Option<Arc<str>>) {
-        if reason.is_none() && !self.register.current().deletions.contains_key(&info_hash) {
+        if reason.is_none() && !self.register.current().deletions.contains(&info_hash) {
             return;
         }
         self.change(|register| {
             let deletions = Arc::make_mut(&mut register.deletions);
             match reason {
-                Some(reason) => _ = deletions.insert(info_hash, reason),
-                None => _ = deletions.remove(&info_hash),
+                Some(reason) => deletions.put(info_hash, reason),
+                None => deletions.remove(&info_hash),
             }
         });
     }

@@ -1,69 +1,98 @@
-//! The peers of one registered torrent. Seeders and leechers apart, each in columns: what a hand-out reads of
-//! many peers, whose they are and where, lies close together.
+//! The peers of one registered torrent: seeders and leechers apart, and of both those who can be reached in
+//! the same way, so that a hand-out never looks at peers of which the asker can use no address.
 
 use hashbrown::HashSet;
 
-use super::columns::Pack;
+use super::choice::Stock;
+use super::columns::{Pack, Rank};
 use super::finder::Finder;
-use super::peer::{Moment, Peer, Session};
-use super::touch;
+use super::peer::{Moment, Peer, Session, Shown};
 use crate::announce::Handout;
 use crate::census::Census;
 use crate::ids::PeerId;
 use crate::keys::Keys;
-use crate::prefetch::prefetch;
 use crate::snapshot::site::Role;
+use crate::touch;
 
 /// Peers up to which a swarm is searched from end to end, which their users' numbers, lying side by side,
 /// make faster than an index; larger ones have one. Tests cross the border with fewer.
 const SEARCHED_MAX: usize = if cfg!(debug_assertions) { 64 } else { 512 };
-/// Peers of each role that are fetched before they are looked at.
-const PREFETCHED: usize = 32;
 /// Peers of one user in one swarm, at most. Nobody has more clients at one torrent; but a client that is
 /// started again and again has a new `peer_id` each time, so one more takes the place of the one that was
 /// silent for longest.
 pub(super) const SESSIONS_MAX: usize = 16;
 
+/// All ranks, in the order of a walk. A peer that goes to a later one meanwhile is met again. So leechers
+/// come first, who become seeders, and those with one address before those with both; whoever goes the other
+/// way may be missed.
+const RANKS: [Rank; 8] = {
+    const fn rank(role: Role, shown: Shown) -> Rank {
+        Rank { role, shown }
+    }
+    [
+        rank(Role::Leecher, Shown::V4),
+        rank(Role::Leecher, Shown::V6),
+        rank(Role::Leecher, Shown::Both),
+        rank(Role::Leecher, Shown::Nobody),
+        rank(Role::Seeder, Shown::V4),
+        rank(Role::Seeder, Shown::V6),
+        rank(Role::Seeder, Shown::Both),
+        rank(Role::Seeder, Shown::Nobody),
+    ]
+};
+
 /// Where a peer is. It holds until the swarm changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Spot {
-    pub(super) role: Role,
+    rank: Rank,
     slot: u32,
 }
 
-/// How far a walk through a swarm has come, from the last slot of each role to the first: a peer that is
+/// How far a walk through a swarm has come, from the last slot of each rank to the first: a peer that is
 /// taken out has its slot taken by the last one, which was met already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Walk {
-    role: Role,
-    /// Peers of this role in slots below this are still to be met.
+    /// Of [`RANKS`].
+    rank: usize,
+    /// Peers of this rank in slots below this are still to be met.
     slot: u32,
 }
 
 impl Default for Walk {
-    /// Leechers first: those that become seeders meanwhile are met again, and none is missed.
     fn default() -> Self {
-        Self { role: Role::Leecher, slot: u32::MAX }
+        Self { rank: 0, slot: u32::MAX }
     }
 }
 
 /// All peers of a torrent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Swarm {
+    /// Those that are reached over IPv4 alone: in most swarms, all.
     seeders: Pack,
     leechers: Pack,
+    /// Those of other ranks, as far as there are any.
+    others: Vec<Pack>,
     index: Option<Finder>,
-    /// How often a seeder became a leecher.
+    /// How often a peer went to an earlier rank.
     turned_back: u32,
 }
 
+impl Default for Swarm {
+    fn default() -> Self {
+        let [seeders, leechers] = [Role::Seeder, Role::Leecher].map(|role| Pack::new(role, Shown::V4));
+        Self { seeders, leechers, others: Vec::new(), index: None, turned_back: 0 }
+    }
+}
+
 impl Swarm {
+    #[inline]
     pub(super) fn seeders(&self) -> usize {
-        self.seeders.len()
+        self.seeders.len() + self.others_of(Role::Seeder).map(Pack::len).sum::<usize>()
     }
 
+    #[inline]
     pub(super) fn leechers(&self) -> usize {
-        self.leechers.len()
+        self.leechers.len() + self.others_of(Role::Leecher).map(Pack::len).sum::<usize>()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -71,19 +100,26 @@ impl Swarm {
     }
 
     /// The peers that are reached over each family.
+    #[inline]
     pub(super) fn census(&self) -> Census {
-        let ((v4_seeders, v6_seeders), (v4_leechers, v6_leechers)) =
-            (self.seeders.reached(), self.leechers.reached());
+        let sum = |first: &Pack, role| {
+            let add = |(v4, v6), pack: &Pack| (v4 + pack.reached().0, v6 + pack.reached().1);
+            self.others_of(role).fold(first.reached(), add)
+        };
+        let (v4_seeders, v6_seeders) = sum(&self.seeders, Role::Seeder);
+        let (v4_leechers, v6_leechers) = sum(&self.leechers, Role::Leecher);
         Census { v4_seeders, v4_leechers, v6_seeders, v6_leechers }
     }
 
     /// Octets that it takes, by our own count.
+    #[inline]
     pub(super) fn memory(&self) -> usize {
         let index = if self.index.is_some() { 2 * self.len() * size_of::<Spot>() } else { 0 };
-        size_of::<Self>() + self.seeders.memory() + self.leechers.memory() + index
+        let others = self.others.iter().map(|pack| pack.memory() + size_of::<Pack>()).sum::<usize>();
+        size_of::<Self>() + self.seeders.memory() + self.leechers.memory() + others + index
     }
 
-    /// How often a seeder became a leecher: a walk that began before may have missed it.
+    /// How often a peer went to an earlier rank: a walk that began before may have missed it.
     pub(super) fn turned_back(&self) -> u32 {
         self.turned_back
     }
@@ -91,9 +127,9 @@ impl Swarm {
     /// Does this user seed here, by whatever client?
     pub(super) fn has_seeder(&self, keys: &Keys, user: u32) -> bool {
         match &self.index {
-            None => self.seeders.has_user(user),
+            None => self.of_role(Role::Seeder).any(|pack| pack.has_user(user)),
             Some(index) => {
-                let seeds = |spot: Spot| spot.role == Role::Seeder && self.user_at(spot) == Some(user);
+                let seeds = |spot: Spot| spot.rank.role == Role::Seeder && self.user_at(spot) == Some(user);
                 index.find(keys.user(user), seeds).is_some()
             }
         }
@@ -101,10 +137,12 @@ impl Swarm {
 
     pub(super) fn find(&self, keys: &Keys, user: u32, peer_id: &PeerId) -> Option<Spot> {
         let Some(index) = &self.index else {
-            return [Role::Seeder, Role::Leecher].into_iter().find_map(|role| {
-                let slot = self.pack(role).search(user, peer_id)?;
-                Some(Spot { role, slot: number(slot) })
-            });
+            let search = |pack: &Pack| {
+                let slot = pack.search(user, peer_id)?;
+                Some(Spot { rank: pack.rank, slot: number(slot) })
+            };
+            let found = search(&self.seeders).or_else(|| search(&self.leechers));
+            return found.or_else(|| self.others.iter().find_map(search));
         };
         index.find(keys.user(user), |spot| {
             self.user_at(spot) == Some(user)
@@ -113,16 +151,12 @@ impl Swarm {
     }
 
     pub(super) fn session(&self, spot: Spot) -> Option<&Session> {
-        self.pack(spot.role).sessions.get(spot.slot as usize)
+        self.pack(spot.rank)?.session(spot.slot as usize)
     }
 
     /// Fetches where a search and a hand-out begin.
     pub(super) fn prefetch_columns(&self) {
-        for pack in [&self.seeders, &self.leechers] {
-            let begin = |len: usize| ..len.min(PREFETCHED);
-            prefetch(pack.users.get(begin(pack.len())).unwrap_or_default());
-            prefetch(pack.v4.get(begin(pack.len())).unwrap_or_default());
-        }
+        self.packs().for_each(Pack::prefetch);
     }
 
     /// Adds a peer that is not there. Where its user has [`SESSIONS_MAX`] already, the one that was silent
@@ -130,8 +164,8 @@ impl Swarm {
     pub(super) fn add(&mut self, keys: &Keys, role: Role, peer: Peer) -> bool {
         let replaces = self.make_place(keys, peer.user);
         let user = peer.user;
-        let pack = self.pack_mut(role);
-        let spot = Spot { role, slot: number(pack.len()) };
+        let pack = self.pack_for(Rank { role, shown: peer.shown() });
+        let spot = Spot { rank: pack.rank, slot: number(pack.len()) };
         pack.push(peer);
         if self.index.is_none() && self.len() > SEARCHED_MAX {
             self.build_index(keys);
@@ -143,6 +177,9 @@ impl Swarm {
     }
 
     fn make_place(&mut self, keys: &Keys, user: u32) -> bool {
+        if self.index.is_none() && !self.packs().any(|pack| pack.has_user(user)) {
+            return false;
+        }
         let (mut peers, mut longest) = (0, None);
         for spot in self.spots_of(keys, user) {
             peers += 1;
@@ -155,39 +192,40 @@ impl Swarm {
         goes.is_some_and(|(_, spot)| self.take(keys, spot).is_some())
     }
 
-    /// Moves a peer to the other role.
-    pub(super) fn turn(&mut self, keys: &Keys, spot: Spot, role: Role) {
+    /// Moves a peer that has this role now to its rank, where it is in another one.
+    pub(super) fn settle(&mut self, keys: &Keys, spot: Spot, role: Role) {
+        let shown = self.pack(spot.rank).and_then(|pack| {
+            let slot = spot.slot as usize;
+            Some(Shown::of(pack.v4(slot)?, pack.v6(slot)))
+        });
+        let Some(rank) = shown.map(|shown| Rank { role, shown }).filter(|rank| *rank != spot.rank) else {
+            return;
+        };
         if let Some(peer) = self.take(keys, spot) {
-            self.turned_back += u32::from(role == Role::Leecher);
+            let place = |rank| RANKS.iter().position(|known| *known == rank);
+            self.turned_back += u32::from(place(rank) < place(spot.rank));
             self.add(keys, role, peer);
         }
     }
 
-    /// Takes a peer out. The last of its role takes its slot.
+    /// Takes a peer out. The last of its rank takes its slot.
     pub(super) fn take(&mut self, keys: &Keys, spot: Spot) -> Option<Peer> {
         if let Some(mut index) = self.index.take() {
             index.remove(self.hash_at(keys, spot), spot);
-            let last = Spot { slot: number(self.pack(spot.role).len()).wrapping_sub(1), ..spot };
+            let len = self.pack(spot.rank).map_or(0, Pack::len);
+            let last = Spot { slot: number(len).wrapping_sub(1), ..spot };
             index.moved(self.hash_at(keys, last), last, spot);
             // Half of it, so that one that comes and goes does not build it each time.
             self.index = Some(index).filter(|_| self.len() > SEARCHED_MAX / 2);
         }
-        self.pack_mut(spot.role).take(spot.slot as usize)
+        let peer = self.pack_mut(spot.rank)?.take(spot.slot as usize);
+        self.others.retain(|pack| pack.len() > 0);
+        peer
     }
 
-    /// Changes a peer where it is; its user and peer_id stay.
+    /// Changes a peer where it is; its user and peer_id stay. Its rank may be another one then.
     pub(super) fn change<T>(&mut self, spot: Spot, work: impl FnOnce(&mut Peer) -> T) -> Option<T> {
-        let (pack, slot) = (self.pack_mut(spot.role), spot.slot as usize);
-        let (v4, v6) = (pack.v4.get_mut(slot)?, pack.v6.get_mut(slot)?);
-        let session = pack.sessions.get_mut(slot)?;
-        let mut peer = Peer { user: *pack.users.get(slot)?, v4: *v4, v6: v6.take(), session: *session };
-        let before = peer.reached();
-        let result = work(&mut peer);
-        let after = peer.reached();
-        (*v4, *v6, *session) = (peer.v4, peer.v6, peer.session);
-        pack.with_v4 = pack.with_v4 + after.0 - before.0;
-        pack.with_v6 = pack.with_v6 + after.1 - before.1;
-        Some(result)
+        self.pack_mut(spot.rank)?.change(spot.slot as usize, work)
     }
 
     /// Removes peers that were not heard of since `limit`, and addresses likewise, looking at `most` of them
@@ -208,12 +246,16 @@ impl Swarm {
                 self.take(keys, spot);
                 gone += 1;
             } else {
-                self.pack_mut(spot.role).forget_before(spot.slot as usize, limit);
+                if let Some(pack) = self.pack_mut(spot.rank) {
+                    pack.forget_before(spot.slot as usize, limit);
+                }
+                self.settle(keys, spot, spot.rank.role);
             }
         }
         touch::looked_at(looked_at);
         if walk.is_none() {
-            [Role::Seeder, Role::Leecher].into_iter().for_each(|role| self.pack_mut(role).shrink());
+            self.packs_mut().for_each(Pack::shrink);
+            self.others.shrink_to_fit();
         }
         (looked_at, gone)
     }
@@ -230,8 +272,8 @@ impl Swarm {
             && let Some(spot) = self.step(walk)
         {
             shown += 1;
-            if let Some(peer) = self.pack(spot.role).peer(spot.slot as usize) {
-                each(spot.role, peer);
+            if let Some(peer) = self.pack(spot.rank).and_then(|pack| pack.peer(spot.slot as usize)) {
+                each(spot.rank.role, peer);
             }
         }
         touch::looked_at(shown);
@@ -240,17 +282,17 @@ impl Swarm {
 
     /// Where a walk goes next; at its end it is `None`.
     fn step(&self, walk: &mut Option<Walk>) -> Option<Spot> {
-        loop {
-            let Walk { role, slot } = walk.as_mut()?;
-            if let Some(next) = (*slot).min(number(self.pack(*role).len())).checked_sub(1) {
+        while let Some(Walk { rank: at, slot }) = walk {
+            let Some(&rank) = RANKS.get(*at) else { break };
+            let len = self.pack(rank).map_or(0, Pack::len);
+            if let Some(next) = (*slot).min(number(len)).checked_sub(1) {
                 *slot = next;
-                return Some(Spot { role: *role, slot: next });
+                return Some(Spot { rank, slot: next });
             }
-            *walk = match role {
-                Role::Leecher => Some(Walk { role: Role::Seeder, slot: u32::MAX }),
-                Role::Seeder => None,
-            };
+            (*at, *slot) = (*at + 1, u32::MAX);
         }
+        *walk = None;
+        None
     }
 
     /// Hands out up to `num_want` peers to a user: to a seeder leechers; to a leecher seeders, one of each
@@ -267,37 +309,40 @@ impl Swarm {
         let mut wanted = num_want;
         if role == Role::Leecher {
             users.clear();
-            wanted -= self.seeders.hand_out(user, wanted, random, handout, |user| users.insert(user));
+            let seeders = Stock::of(self.of_role(Role::Seeder), handout);
+            wanted -= seeders.hand_out(user, wanted, random, handout, |user| users.insert(user));
         }
         if wanted > 0 {
-            self.leechers.hand_out(user, wanted, random, handout, |_| true);
+            let leechers = Stock::of(self.of_role(Role::Leecher), handout);
+            leechers.hand_out(user, wanted, random, handout, |_| true);
         }
     }
 
     /// The peers of one user.
     pub(super) fn of_user(&self, keys: &Keys, user: u32) -> impl Iterator<Item = (Role, Peer)> {
-        let peer = |spot: Spot| self.pack(spot.role).peer(spot.slot as usize);
-        self.spots_of(keys, user).filter_map(move |spot| Some((spot.role, peer(spot)?)))
+        let peer = |spot: Spot| self.pack(spot.rank)?.peer(spot.slot as usize);
+        self.spots_of(keys, user).filter_map(move |spot| Some((spot.rank.role, peer(spot)?)))
     }
 
     /// Where the peers of one user are.
     fn spots_of(&self, keys: &Keys, user: u32) -> impl Iterator<Item = Spot> {
         let found = self.index.iter().flat_map(move |index| index.all(keys.user(user)));
-        let roles = [Role::Seeder, Role::Leecher].into_iter().filter(|_| self.index.is_none());
-        let searched = roles.flat_map(|role| {
-            let slots = 0..number(self.pack(role).len());
-            slots.map(move |slot| Spot { role, slot })
-        });
-        found.chain(searched).filter(move |&spot| self.user_at(spot) == Some(user))
+        let found = found.filter(move |&spot| self.user_at(spot) == Some(user));
+        found.chain(self.packs().filter(|_| self.index.is_none()).flat_map(move |pack| {
+            let rank = pack.rank;
+            pack.slots_of(user).map(move |slot| Spot { rank, slot: number(slot) })
+        }))
+    }
+
+    fn spots(pack: &Pack) -> impl Iterator<Item = Spot> + use<> {
+        let rank = pack.rank;
+        (0..number(pack.len())).map(move |slot| Spot { rank, slot })
     }
 
     fn build_index(&mut self, keys: &Keys) {
         let mut index = Finder::default();
-        for role in [Role::Seeder, Role::Leecher] {
-            for slot in 0..number(self.pack(role).len()) {
-                let spot = Spot { role, slot };
-                index.insert(self.hash_at(keys, spot), spot, |spot| self.hash_at(keys, spot));
-            }
+        for spot in self.packs().flat_map(Self::spots) {
+            index.insert(self.hash_at(keys, spot), spot, |spot| self.hash_at(keys, spot));
         }
         touch::looked_at(self.len());
         self.index = Some(index);
@@ -308,21 +353,57 @@ impl Swarm {
     }
 
     fn user_at(&self, spot: Spot) -> Option<u32> {
-        self.pack(spot.role).users.get(spot.slot as usize).copied()
+        self.pack(spot.rank)?.user(spot.slot as usize)
     }
 
-    fn pack(&self, role: Role) -> &Pack {
-        match role {
-            Role::Seeder => &self.seeders,
-            Role::Leecher => &self.leechers,
+    fn packs(&self) -> impl Iterator<Item = &Pack> {
+        [&self.seeders, &self.leechers].into_iter().chain(&self.others)
+    }
+
+    fn packs_mut(&mut self) -> impl Iterator<Item = &mut Pack> {
+        [&mut self.seeders, &mut self.leechers].into_iter().chain(&mut self.others)
+    }
+
+    fn of_role(&self, role: Role) -> impl Iterator<Item = &Pack> {
+        let first = if role == Role::Seeder { &self.seeders } else { &self.leechers };
+        std::iter::once(first).chain(self.others_of(role))
+    }
+
+    #[inline]
+    fn others_of(&self, role: Role) -> impl Iterator<Item = &Pack> {
+        self.others.iter().filter(move |pack| pack.rank.role == role)
+    }
+
+    #[inline]
+    fn pack(&self, rank: Rank) -> Option<&Pack> {
+        match rank {
+            Rank { role: Role::Seeder, shown: Shown::V4 } => Some(&self.seeders),
+            Rank { role: Role::Leecher, shown: Shown::V4 } => Some(&self.leechers),
+            _ => self.others.iter().find(|pack| pack.rank == rank),
         }
     }
 
-    fn pack_mut(&mut self, role: Role) -> &mut Pack {
-        match role {
-            Role::Seeder => &mut self.seeders,
-            Role::Leecher => &mut self.leechers,
+    fn pack_mut(&mut self, rank: Rank) -> Option<&mut Pack> {
+        match rank {
+            Rank { role: Role::Seeder, shown: Shown::V4 } => Some(&mut self.seeders),
+            Rank { role: Role::Leecher, shown: Shown::V4 } => Some(&mut self.leechers),
+            _ => self.others.iter_mut().find(|pack| pack.rank == rank),
         }
+    }
+
+    /// The pack of a rank, a new one if need be.
+    fn pack_for(&mut self, rank: Rank) -> &mut Pack {
+        if self.pack(rank).is_none() {
+            self.others.reserve_exact(1);
+            self.others.push(Pack::new(rank.role, rank.shown));
+        }
+        let Self { seeders, leechers, others, .. } = self;
+        let first = if rank.role == Role::Seeder { seeders } else { leechers };
+        if rank.shown == Shown::V4 {
+            return first;
+        }
+        // It is there.
+        others.iter_mut().find(|pack| pack.rank == rank).unwrap_or(first)
     }
 }
 

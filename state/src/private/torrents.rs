@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_utils::CachePadded;
 use hashbrown::HashTable;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::kind::{Kind, Kinds};
 use super::peer::Seconds;
 use super::remarks::Remarks;
 use super::strays::Strays;
 use super::swarm::{Swarm, Walk};
-use super::touch;
 use crate::announce::Tally;
 use crate::census::Census;
 use crate::histogram::Histogram;
@@ -25,6 +24,7 @@ use crate::snapshot::site::Multipliers;
 use crate::store::record::TorrentRow;
 use crate::survey;
 use crate::swarms::LOOK_AHEAD_MAX;
+use crate::touch;
 
 /// Shards; a power of two.
 pub(super) const SHARDS: usize = 4096;
@@ -340,6 +340,8 @@ impl Torrents {
             }
         }
         self.account(&mut shard);
+        // Whoever waits comes before the next slice, which would take the lock again at once.
+        MutexGuard::unlock_fair(shard);
         !round.left.is_empty()
     }
 

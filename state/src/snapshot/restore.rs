@@ -235,10 +235,7 @@ impl Context<'_> {
             return Taken::Full;
         }
         let member = Member { octets, seen: self.seen, id: peer.id };
-        if roster.insert(&member, peer.seeder, policy, keys).is_none() {
-            return Taken::Full;
-        }
-        roster.add_reach(reach_of(&octets, policy));
-        Taken::Added
+        let spot = roster.insert(&member, peer.seeder, reach_of(&octets, policy), keys);
+        spot.map_or(Taken::Full, |_| Taken::Added)
     }
 }

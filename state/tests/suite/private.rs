@@ -8,6 +8,7 @@ mod clocks;
 #[expect(dead_code, reason = "the tests of the doors use the rest")]
 mod fixture;
 mod last_action;
+mod unreached;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

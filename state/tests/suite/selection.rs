@@ -87,6 +87,26 @@ fn single_draws_from_a_mixed_swarm_are_uniform_over_those_who_may_be_handed_out(
 }
 
 #[test]
+fn draws_among_many_that_nobody_is_handed_are_uniform_over_the_few_others() {
+    // A hundred of a network that the asker is in, a hundred public ones, and nearly a hundred times as many
+    // with port 1 or in another network.
+    let shown = |n: u32| {
+        if n.is_multiple_of(2) { peer(n, 9) } else { from(1, Ipv4Addr::from(0x0A00_0000 + n), 6881, 0) }
+    };
+    let hidden = (0..10_000).map(|n| Announce { port: 1, ..peer(50_000 + n, u64::from(n % 2)) });
+    let apart = (0..8000).map(|n| from(1, Ipv4Addr::from(0xC0A8_0000 + n), 6881, u64::from(n % 2)));
+    let peers = (0..200).map(shown).chain(hidden).chain(apart).map(|peer| Announce { num_want: 0, ..peer });
+    let mut draws = Draws::new(peers, from(1, [10, 9, 9, 9], 7001, 9));
+    draws.assert_uniform_single_draws(200);
+    draws.counts.clear();
+    draws.asker.num_want = 50;
+    draws.draw(4000);
+    // Each is expected 1000 times, with a deviation of about 27.
+    let (least, most) = (draws.counts.values().min().unwrap(), draws.counts.values().max().unwrap());
+    assert!(draws.counts.len() == 200 && *least > 800 && *most < 1200, "between {least} and {most} times");
+}
+
+#[test]
 fn draws_of_fifty_reach_everybody_alike() {
     let mut draws = Draws::new((0..1000).map(|n| peer(n, u64::from(n % 3))), leecher());
     draws.draw(20_000);

@@ -107,7 +107,8 @@ fn denials_are_told_without_what_stands_in_brackets() {
     assert_eq!(say(&FREE, TR, &words), "Your download privileges are disabled");
     let reasons = site();
     reasons.change(|register| {
-        register.deletions = std::sync::Arc::new([(hayate_state::InfoHash([7; 20]), "Dupe".into())].into());
+        register.deletions =
+            std::sync::Arc::new([(hayate_state::InfoHash([7; 20]), "Dupe".into())].into_iter().collect());
     });
     let mut desk = Desk::private(Policy::default(), door_config(), reasons);
     let reply = announce(&mut desk, SOURCE, &[7; 20], TR, &words);

@@ -1,4 +1,4 @@
-//! In tests: how many peers were looked at while one lock was held.
+//! In tests: how many peers were looked at, or drawn, while one lock was held.
 
 #[cfg(test)]
 use std::cell::Cell;
@@ -11,14 +11,14 @@ thread_local! {
 
 /// A lock was taken.
 #[inline]
-pub(super) fn locked() {
+pub(crate) fn locked() {
     #[cfg(test)]
     PEERS.with(|peers| peers.set((0, peers.get().1)));
 }
 
 /// So many peers more were looked at.
 #[inline]
-pub(super) fn looked_at(peers: usize) {
+pub(crate) fn looked_at(peers: usize) {
     #[cfg(not(test))]
     let _ = peers;
     #[cfg(test)]
@@ -30,6 +30,6 @@ pub(super) fn looked_at(peers: usize) {
 
 /// The most under one lock since it was asked before.
 #[cfg(test)]
-pub(super) fn most() -> usize {
+pub(crate) fn most() -> usize {
     PEERS.with(|peers| peers.replace((0, 0)).1)
 }
