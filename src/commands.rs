@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::CommandFactory;
-use hayate_state::hooks::jwk::Keyrings;
+use hayate_state::admission::hooks::jwk::Keyrings;
 use hayate_state::store::{Backend, Demand};
 use hayate_state::{Clock, Event, PeerId};
 use hayate_tools::client::{Ask, Family, Limits};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
 
-use hayate_state::hooks::jwk::{Keyring, Keyrings, SET_LEN_MAX};
+use hayate_state::admission::hooks::jwk::{Keyring, Keyrings, SET_LEN_MAX};
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 

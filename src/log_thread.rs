@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use hayate_state::counters::{Kind, Series};
+use hayate_state::metrics::{Kind, Series};
 use hayate_state::{Board, Clock};
 
 /// Octets of lines that wait at most; further lines are dropped and counted.

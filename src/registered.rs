@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use hayate_state::access::TorrentList;
-use hayate_state::counters::{Kind, Series};
+use hayate_state::admission::access::TorrentList;
+use hayate_state::metrics::{Kind, Series};
 use hayate_state::store::{Backend, Store, StoreError};
 use hayate_state::{Board, Clock};
 

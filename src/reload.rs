@@ -7,8 +7,8 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use hayate_gateway::config::DoorConfig as HttpConfig;
-use hayate_state::access::TorrentList;
-use hayate_state::hooks::jwk::Keyrings;
+use hayate_state::admission::access::TorrentList;
+use hayate_state::admission::hooks::jwk::Keyrings;
 use hayate_state::{Policy, Published};
 use hayate_udp::config::DoorConfig as UdpConfig;
 

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use hayate_gateway::Admin;
-use hayate_state::access::TorrentList;
-use hayate_state::export::{Exporter, RunningExporter};
-use hayate_state::private::clerk::{Errands, RunningClerk};
-use hayate_state::private::events::Events;
-use hayate_state::private::section::{SiteRestore, SiteSection};
+use hayate_state::admission::access::TorrentList;
+use hayate_state::private::event_log::Events;
+use hayate_state::private::snapshot::{SiteRestore, SiteSection};
+use hayate_state::private::sync::{Errands, RunningClerk};
 use hayate_state::private::{Clerk, Site};
+use hayate_state::report::export::{Exporter, RunningExporter};
+use hayate_state::report::{Place, Survey};
 use hayate_state::snapshot::keeper::{Ending, FILE_NAME, Keeper, Plan};
 use hayate_state::snapshot::load::{Loaded, load};
 use hayate_state::snapshot::reference;
@@ -26,7 +27,6 @@ use hayate_state::store::{
     Backend, Channel, Demand, Known, Opened, Opener, Pace, Places, Queues, Record, Recorder, RecorderError,
     Store,
 };
-use hayate_state::survey::{Place, Survey};
 use hayate_state::{Board, Clock, Policy, Published, Swarms};
 
 use crate::config::document::{Document, Mode};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hayate_gateway::{Admin, Asker, Condition, Pages};
 use hayate_state::actor::Inbox;
-use hayate_state::counters::{Kind, Series};
+use hayate_state::metrics::{Kind, Series};
 use hayate_state::store::Lifeboat;
 use hayate_state::{Board, Clock, Counter, Policy, Published};
 

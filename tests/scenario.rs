@@ -20,9 +20,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use hayate_state::access::{Access, TorrentList};
-use hayate_state::reach::PrivatePeers;
-use hayate_state::swarms::Sweeper;
+use hayate_state::address::PrivatePeers;
+use hayate_state::admission::access::{Access, TorrentList};
+use hayate_state::swarm::Sweeper;
 use hayate_state::{Event, InfoHash, Now, Policy, Published, Swarms, Tracker};
 
 use doors::{HttpDoor, UdpDoor};

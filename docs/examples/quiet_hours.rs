@@ -5,8 +5,8 @@
 //! ```
 
 use hayate_state::Refusal;
+use hayate_state::admission::hooks::{Hook, HookError, Means, Verdict, Visit, options};
 use hayate_state::announce::HookText;
-use hayate_state::hooks::{Hook, HookError, Means, Verdict, Visit, options};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 

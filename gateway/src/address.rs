@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use hayate_state::reach::{self, Reach};
+use hayate_state::address::{self, Reach};
 use ipnet::IpNet;
 
 use crate::config::DoorConfig;
@@ -124,7 +124,7 @@ impl<'c> Trust<'c> {
         let header = match self.proxy_header {
             Some(_) if contains(self.trusted_proxies, address) => None,
             Some(name) => headers.lines(name).next().map(|_| name),
-            None if reach::of_address(address) == Some(Reach::Public) => None,
+            None if address::of_address(address) == Some(Reach::Public) => None,
             None => usual_header(headers),
         };
         header.map(|header| (address, header))

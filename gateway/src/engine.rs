@@ -11,9 +11,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hayate_state::actor::{self, PeerForm, PeerList, Question, Reply, Words};
-use hayate_state::policy::Beyond;
+use hayate_state::address::special::is_never_a_peer;
+use hayate_state::admission::Beyond;
 use hayate_state::private::Register;
-use hayate_state::special::is_never_a_peer;
 use hayate_state::{InfoHash, Now, Policy, Subscriber, Tally, Tick, Tracker};
 
 use crate::address::{FORWARDED, Headers, Source, Trust};

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use hayate_state::counters::{Kind, Reading, Shown};
+use hayate_state::metrics::{Kind, Reading, Shown};
 use hayate_state::{Board, Clock};
 use prometheus::core::Collector as _;
 use prometheus::process_collector::ProcessCollector;
@@ -182,7 +182,7 @@ fn metric(reading: &Reading) -> Metric {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hayate_state::counters::{Distributed, Series};
+    use hayate_state::metrics::{Distributed, Series};
 
     fn pages(condition: Condition) -> Pages {
         let board = Arc::new(Board::default());

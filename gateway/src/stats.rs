@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hayate_state::counters::{Kind, Series};
-use hayate_state::durations::Durations;
+use hayate_state::metrics::durations::Durations;
+use hayate_state::metrics::{Kind, Series};
 use hayate_state::{Board, Counter};
 
 use crate::engine::Response;

@@ -12,7 +12,8 @@ use super::knob::{HOUR, Pause, SECOND, Size, TIB, Whole};
 use super::word::{AllowPrivate, MetricPrefix, Network};
 
 /// Longest lifetime of a silent peer, in milliseconds.
-pub(super) const PEER_INACTIVITY_MAX: u64 = hayate_state::policy::PEER_INACTIVITY_SECONDS_MAX as u64 * SECOND;
+pub(super) const PEER_INACTIVITY_MAX: u64 =
+    hayate_state::admission::PEER_INACTIVITY_SECONDS_MAX as u64 * SECOND;
 
 /// A number of peers to hand out.
 pub(crate) type NumWant = Whole<0, 65535>;
@@ -373,9 +374,9 @@ impl Default for Announcing {
             ]),
             keep_peer_ids: false,
             external_ip: true,
-            allow_private_peers: AllowPrivate(hayate_state::reach::PrivatePeers::SameRange),
+            allow_private_peers: AllowPrivate(hayate_state::address::PrivatePeers::SameRange),
             denied_ports: Vec::new(),
-            max_octets_per_second: Size::new(hayate_state::policy::OCTETS_PER_SECOND_MAX),
+            max_octets_per_second: Size::new(hayate_state::admission::OCTETS_PER_SECOND_MAX),
             peers_per_address: Whole::new(0),
         }
     }

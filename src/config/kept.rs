@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hayate_state::access::{ListError, TorrentList};
+use hayate_state::admission::access::{ListError, TorrentList};
 use hayate_state::{InfoHash, text};
 
 use super::document::{AccessMode, Mode};

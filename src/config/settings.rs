@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use hayate_gateway::config as gateway;
 use hayate_gateway::tls::Tls;
-use hayate_state::access::Access;
-use hayate_state::export;
-use hayate_state::hooks::jwk::Keyrings;
-use hayate_state::hooks::{Hooks, Means};
-use hayate_state::limiter::{Limit, Limiter};
-use hayate_state::policy::{Beyond, Limits};
+use hayate_state::admission::access::Access;
+use hayate_state::admission::hooks::jwk::Keyrings;
+use hayate_state::admission::hooks::{Hooks, Means};
+use hayate_state::admission::rate_limit::{Limit, Limiter};
+use hayate_state::admission::{Beyond, Limits};
+use hayate_state::report::export;
 use hayate_state::store::{Bounds, Dsn, Pace, Places};
 use hayate_state::{Clock, Policy, text};
 use hayate_udp::config as udp;
@@ -345,7 +345,7 @@ fn limits(limits: &document::Limits) -> Option<Limits> {
 /// The hooks of the configuration. Keys are fetched where a hook needs them and nobody has them yet.
 fn hooks(config: &Config, keyrings: &dyn Keyrings) -> Result<Arc<Hooks>, ConfigError> {
     let Document { prehooks, posthooks, .. } = &config.document;
-    fn entry(entry: &HookEntry) -> hayate_state::hooks::Entry<'_> {
+    fn entry(entry: &HookEntry) -> hayate_state::admission::hooks::Entry<'_> {
         (&entry.name, &entry.options)
     }
     Hooks::build(prehooks.iter().map(entry), posthooks.iter().map(entry), Means { keyrings }).map_err(

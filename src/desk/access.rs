@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hayate_state::access::rewrite;
+use hayate_state::admission::access::rewrite;
 use hayate_state::{InfoHash, Policy};
 use parking_lot::{Mutex, MutexGuard};
 

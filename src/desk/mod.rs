@@ -19,10 +19,10 @@ mod site;
 use std::sync::{Arc, OnceLock};
 
 use hayate_gateway::pages::Admin;
-use hayate_state::export::Exporter;
 use hayate_state::private::Site;
-use hayate_state::private::clerk::Errands;
-use hayate_state::survey::Survey;
+use hayate_state::private::sync::Errands;
+use hayate_state::report::Survey;
+use hayate_state::report::export::Exporter;
 use hayate_state::{Policy, Published};
 use ring::digest::{SHA256, digest};
 

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use hayate_state::InfoHash;
 use hayate_state::ids::ID_LEN;
-use hayate_state::private::office::PASSKEY_MAX;
-use hayate_state::private::path::escape;
+use hayate_state::private::admin::PASSKEY_MAX;
+use hayate_state::private::passkey_path::escape;
 
 /// A torrent, as people name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! What is out there: an export of all torrents, and reports of clients, torrents and offenders.
 
-use hayate_state::export::{ExportError, Exported};
+use hayate_state::admission::rate_limit::Offender;
 use hayate_state::ids::ClientId;
-use hayate_state::limiter::Offender;
-use hayate_state::survey::Row;
+use hayate_state::report::Row;
+use hayate_state::report::export::{ExportError, Exported};
 use serde_json::{Value, json};
 
 use super::query::Parameters;

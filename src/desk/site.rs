@@ -4,8 +4,8 @@
 use std::sync::{Arc, OnceLock};
 
 use hayate_state::private::Site;
-use hayate_state::private::clerk::Errands;
-use hayate_state::private::office::{OfficeError, REASON_MAX, TorrentChange, Verb, Who};
+use hayate_state::private::admin::{OfficeError, REASON_MAX, TorrentChange, Verb, Who};
+use hayate_state::private::sync::Errands;
 use hayate_state::snapshot::site::{Group, Multipliers};
 use hayate_state::{Policy, Published};
 

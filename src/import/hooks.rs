@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use hayate_state::InfoHash;
-use hayate_state::hooks::interval::DELTA_MAX;
+use hayate_state::admission::hooks::interval::DELTA_MAX;
 use serde_json::{Map, Value, json};
 
 use super::block::Block;

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::{Subcommand, ValueEnum};
 use hayate_state::InfoHash;
-use hayate_state::private::office::Verb;
+use hayate_state::private::admin::Verb;
 use hayate_state::snapshot::site::Group;
 use hayate_state::store::{Cell, Store};
 

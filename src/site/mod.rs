@@ -6,7 +6,7 @@ pub(crate) mod credit;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use hayate_state::private::office::{self, TorrentChange, Verb, Who};
+use hayate_state::private::admin::{self, TorrentChange, Verb, Who};
 use hayate_state::snapshot::site::{Group, Multipliers};
 use hayate_state::store::{Backend, Cell, Demand, Store};
 use hayate_state::{Clock, InfoHash};
@@ -262,7 +262,7 @@ fn open(settings: &Settings) -> anyhow::Result<Box<dyn Store>> {
 
 fn carry_out(store: &mut dyn Store, verb: &Verb) -> anyhow::Result<String> {
     let now = Clock::start().now().unix_seconds;
-    let outcome = office::carry_out(store, verb, now, "command line")?;
+    let outcome = admin::carry_out(store, verb, now, "command line")?;
     if outcome.word == "missing" {
         bail!("{}", outcome.text);
     }

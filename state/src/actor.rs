@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
+use crate::admission::hooks::Spoken;
 use crate::announce::{Announce, Answer, Handout, Lane, PEER_V4_LEN, PEER_V6_LEN, Refusal, Tally};
 use crate::clock::{Clock, Now};
-use crate::histogram::Histogram;
-use crate::hooks::Spoken;
 use crate::ids::{InfoHash, PeerId};
+use crate::metrics::histogram::Histogram;
 use crate::private::{Denial, Member, Purger};
-use crate::swarms::Sweeper;
+use crate::swarm::Sweeper;
 use crate::tracker::Tracker;
 
 /// Questions that wait in the inbox at most; beyond, askers are told that the tracker is full.

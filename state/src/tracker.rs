@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
+use crate::address::Reach;
+use crate::admission::hooks::{Said, ScrapeVisit};
+use crate::admission::{Passed, Policy};
 use crate::announce::{Announce, Answer, Handout, Refusal, Tally};
 use crate::clock::{Now, Tick};
-use crate::hooks::{Said, ScrapeVisit};
 use crate::ids::{ClientId, InfoHash};
-use crate::policy::{Passed, Policy};
-use crate::private::desk::{Asked, Chooser, Done};
-use crate::private::events::Line;
+use crate::private::announce::{Asked, Chooser, Done};
+use crate::private::event_log::Line;
 use crate::private::site::DenialLog;
 use crate::private::{Denial, Member, Purger, Register, Site};
 use crate::published::{Published, Subscriber};
-use crate::reach::Reach;
 use crate::store::Queues;
-use crate::swarms::{Outcome, Swarms};
+use crate::swarm::{Outcome, Swarms};
 
 /// One thread's handle on the tracker: shared swarms, and a policy and a random generator of its own.
 #[derive(Debug)]
@@ -163,7 +163,7 @@ impl Tracker {
     }
 
     /// Makes the announces of a batch faster by fetching what they will look at, for
-    /// [`LOOK_AHEAD_MAX`](crate::swarms::LOOK_AHEAD_MAX) of them at most. It changes no answer.
+    /// [`LOOK_AHEAD_MAX`](crate::swarm::LOOK_AHEAD_MAX) of them at most. It changes no answer.
     pub fn look_ahead(&self, info_hashes: impl Iterator<Item = InfoHash>) {
         match &self.private {
             None => self.swarms.look_ahead(info_hashes),

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hayate_state::counters::{Kind, Series};
-use hayate_state::durations::{Durations, Sort};
+use hayate_state::metrics::durations::{Durations, Sort};
+use hayate_state::metrics::{Kind, Series};
 use hayate_state::{Board, Counter};
 
 use crate::refusal::Refusal;

@@ -4,13 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hayate_state::address::is_public;
+use hayate_state::address::special::is_never_a_peer;
+use hayate_state::admission::Beyond;
+use hayate_state::admission::hooks::Said;
 use hayate_state::announce::{PEER_V4_LEN, PEER_V6_LEN};
-use hayate_state::durations::Sort;
-use hayate_state::hooks::Said;
-use hayate_state::policy::Beyond;
+use hayate_state::metrics::durations::Sort;
 use hayate_state::private::Denial;
-use hayate_state::reach::is_public;
-use hayate_state::special::is_never_a_peer;
 use hayate_state::{Answer, Handout, InfoHash, Now, Refusal as TrackerRefusal, Subscriber, Tally, Tracker};
 
 use crate::config::DoorConfig;

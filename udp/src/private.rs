@@ -1,7 +1,7 @@
 //! How a member names himself over UDP: by the path of the announce URL, which clients send along (BEP 41,
 //! `rules/private.md#udp`).
 
-use hayate_state::private::path;
+use hayate_state::private::passkey_path;
 
 use crate::wire::option::Options;
 
@@ -23,14 +23,14 @@ pub(crate) fn with_passkey<T>(options: Options<'_>, work: impl FnOnce(&[u8]) -> 
 
 fn in_url<T>(url: &[u8], work: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
     let path = url.split(|&octet| octet == b'?').next()?;
-    if path::is_plain(path) {
+    if passkey_path::is_plain(path) {
         return in_path(path, &mut [], work);
     }
     in_path(path, &mut [0; PATH_MAX], work)
 }
 
 fn in_path<T>(path: &[u8], room: &mut [u8], work: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
-    let place = path::read(path, room);
+    let place = passkey_path::read(path, room);
     if place.leaf != b"announce" {
         return None;
     }

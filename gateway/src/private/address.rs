@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use hayate_state::reach::is_public;
-use hayate_state::special::is_never_a_peer;
+use hayate_state::address::is_public;
+use hayate_state::address::special::is_never_a_peer;
 
 use super::failure::{Detail, Failure, Fault};
 use crate::address::Trust;

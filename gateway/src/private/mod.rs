@@ -15,9 +15,9 @@ mod tests;
 use std::net::IpAddr;
 
 use hayate_state::actor::{PeerForm, PeerList, Question, Reply, Words};
-use hayate_state::hooks::Spoken;
-use hayate_state::policy::Beyond;
-use hayate_state::private::{Denial, Member, Register, path};
+use hayate_state::admission::Beyond;
+use hayate_state::admission::hooks::Spoken;
+use hayate_state::private::{Denial, Member, Register, passkey_path};
 use hayate_state::{InfoHash, Now, PeerId, Policy, Subscriber, Tally};
 
 use crate::address::{Headers, Trust};
@@ -78,10 +78,10 @@ impl Site {
         heard: impl FnOnce(IpAddr),
     ) -> Step {
         let mut buffer = Vec::new();
-        if !path::is_plain(path) {
+        if !passkey_path::is_plain(path) {
             buffer.resize(path.len(), 0);
         }
-        let place = path::read(path, &mut buffer);
+        let place = passkey_path::read(path, &mut buffer);
         let Some(passkey) = place.passkey else {
             return match place.leaf {
                 b"alive" => Step::Page(Page::AliveSince),

@@ -7,7 +7,7 @@
 //! is in (`rules/http.md#broken-escapes`).
 
 use hayate_state::ids::InfoHash;
-use hayate_state::private::path::escape;
+use hayate_state::private::passkey_path::escape;
 
 /// Octets of the longest name we know, `no_peer_id`.
 const NAME_MAX: usize = 10;

@@ -4,9 +4,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::Criterion;
+use hayate_state::admission::hooks::jwk::{Keyring, Keyrings};
+use hayate_state::admission::hooks::{Hooks, Means, Said};
 use hayate_state::clock::Now;
-use hayate_state::hooks::jwk::{Keyring, Keyrings};
-use hayate_state::hooks::{Hooks, Means, Said};
 use hayate_state::{Handout, Policy, Published, Swarms, Tracker};
 use serde_json::{Map, Value, json};
 

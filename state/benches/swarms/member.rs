@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use hayate_state::clock::Now;
-use hayate_state::private::section::SiteRestore;
+use hayate_state::private::snapshot::SiteRestore;
 use hayate_state::private::{Member, Members, Site};
 use hayate_state::snapshot::site::{Group, Multipliers, Record, Torrent, User};
 use hayate_state::store::{Bounds, Opened, Pace, Places, Queues, Recorder, Store};

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput};
-use hayate_state::swarms::Sweeper;
+use hayate_state::swarm::Sweeper;
 use hayate_state::{Policy, Tick};
 
 use crate::kit::{Desk, NOW};

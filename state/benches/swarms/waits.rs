@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use hayate_state::private::section::SiteSection;
+use hayate_state::private::snapshot::SiteSection;
 use hayate_state::private::{Purger, Site};
+use hayate_state::report::{Place, Survey};
 use hayate_state::snapshot::keeper::{Ending, Keeper, Plan};
 use hayate_state::store::{Bounds, Queues};
-use hayate_state::survey::{Place, Survey};
 use hayate_state::{Clock, Event, Policy, Swarms};
 
 use crate::member::House;

@@ -4,8 +4,8 @@
 use super::peer::{Moment, NOWHERE, Peer, Session, Shown, V4, V6};
 use crate::announce::PEER_V4_LEN;
 use crate::ids::PeerId;
-use crate::prefetch::prefetch;
 use crate::snapshot::site::Role;
+use crate::table::prefetch::prefetch;
 use crate::touch;
 
 /// Peers of one block; fewer in tests, which cross borders then.

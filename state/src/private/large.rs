@@ -6,21 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::section::SiteRestore;
+use super::snapshot::SiteRestore;
 use super::torrents::{SHARDS, SLICE};
-use super::{Member, Purger, Site, section};
+use super::{Member, Purger, Site, snapshot};
+use crate::admission::Policy;
 use crate::announce::{Announce, Event, Handout};
 use crate::clock::{Clock, Now};
-use crate::counters::Board;
 use crate::ids::{InfoHash, PeerId};
-use crate::policy::Policy;
+use crate::metrics::Board;
 use crate::published::Published;
+use crate::report::Place;
 use crate::snapshot::container::Writer;
 use crate::snapshot::keeper::{PIECE, Pace, SHORTEST, Section};
 use crate::snapshot::site::{Group, Multipliers, Record, Torrent};
 use crate::store::{Bounds, Queues};
-use crate::survey::Place;
-use crate::swarms::Swarms;
+use crate::swarm::Swarms;
 use crate::touch;
 use crate::tracker::Tracker;
 
@@ -104,7 +104,7 @@ impl House {
     fn copied(&self, mut meanwhile: impl FnMut()) -> Vec<Torrent> {
         let mut all = Vec::new();
         for shard in 0..SHARDS {
-            let mut copies = section::Copies::of(&self.site.torrents, shard);
+            let mut copies = snapshot::Copies::of(&self.site.torrents, shard);
             while let Some(torrents) = copies.next(Now::at(0)) {
                 all.extend(torrents);
                 if copies.begun.is_some() {
@@ -261,7 +261,7 @@ fn a_snapshot_of_a_small_site_takes_no_pause_that_it_has_not_worked_for() {
     let queues = Arc::new(Queues::new(clock, &Bounds::default()));
     let mut to = Writer::new(Vec::new(), 1_700_000_000).unwrap();
     SHORTEST.set(Duration::MAX);
-    let mut section = section::SiteSection::new(Arc::clone(&house.site), queues);
+    let mut section = snapshot::SiteSection::new(Arc::clone(&house.site), queues);
     let written = section.write(&mut to, &mut Pace::beside(&clock, &stopping)).unwrap();
     assert_eq!(written, 200);
     assert!(SHORTEST.get() >= PIECE, "a pause after {:?}", SHORTEST.get());

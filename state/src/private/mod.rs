@@ -2,64 +2,62 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`member`] | users by passkey: only [`Register::member`] makes a [`Member`] |
-//! | [`client`] | approved clients, by the begin of the `peer_id` |
-//! | [`register`] | all sets that are read from the store, published for both doors |
+//! | [`users`] | users by passkey: only [`Register::member`] makes a [`Member`] |
+//! | [`approved_clients`] | approved clients, by the begin of the `peer_id` |
+//! | [`site_data`] | all sets that are read from the store, published for both doors |
 //! | [`parts`] | sets of which a change copies little |
-//! | [`kind`] | torrent types |
+//! | [`torrent_type`] | torrent types |
 //! | [`torrents`] | registered torrents with their peers |
 //! | `swarm`, `columns`, `peer`, `finder` | the peers of one torrent |
 //! | `choice` | who of them is handed out |
-//! | `desk` | one announce, from the check of its torrent to the peers it is handed |
-//! | `ledger` | what an announce is credited |
+//! | `announce` | one announce, from the check of its torrent to the peers it is handed |
+//! | `accounting` | what an announce is credited |
 //! | `remarks` | announces that were not taken at their word |
 //! | `strays` | sessions that a start knows without the snapshot |
-//! | `purge` | silent peers go |
-//! | [`section`] | the part of the snapshot |
+//! | `expiry` | silent peers go |
+//! | [`snapshot`] | the part of the snapshot |
 //! | [`site`] | all of it, as it is shared |
-//! | [`clerk`], `heap`, `figures` | the thread that reads the sets from the store; its numbers |
-//! | [`office`] | changes of a site that people ask for |
-//! | [`path`] | `/<passkey>/announce`, for both doors |
-//! | [`events`] | announces in CSV files, one an hour |
+//! | [`sync`] | the thread that reads the sets from the store |
+//! | [`admin`] | changes of a site that people ask for |
+//! | [`passkey_path`] | `/<passkey>/announce`, for both doors |
+//! | [`event_log`] | announces in CSV files, one an hour |
 //! | `explain` | why a user was refused, and what was credited |
-//! | [`denial`] | why a member is refused, and what he is told |
+//! | [`refusal`] | why a member is refused, and what he is told |
 
+mod accounting;
+pub mod admin;
+pub(crate) mod announce;
+pub mod approved_clients;
 mod choice;
-pub mod clerk;
-pub mod client;
 mod columns;
-pub mod denial;
-pub(crate) mod desk;
-pub mod events;
+pub mod event_log;
+pub mod expiry;
 mod explain;
-mod figures;
 mod finder;
-mod heap;
-pub mod kind;
 #[cfg(test)]
 mod large;
-mod ledger;
-pub mod member;
-pub mod office;
 pub mod parts;
-pub mod path;
+pub mod passkey_path;
 mod peer;
-pub mod purge;
-pub mod register;
+pub mod refusal;
 mod remarks;
-pub mod section;
 pub mod site;
+pub mod site_data;
+pub mod snapshot;
 mod strays;
 mod swarm;
+pub mod sync;
+pub mod torrent_type;
 pub mod torrents;
+pub mod users;
 
-pub use clerk::Clerk;
-pub use client::Clients;
-pub use denial::Denial;
-pub use member::{Member, Members};
+pub use approved_clients::Clients;
+pub use expiry::Purger;
 pub use parts::Parts;
 pub use peer::Credit;
-pub use purge::Purger;
-pub use register::Register;
+pub use refusal::Denial;
 pub use site::{Denied, Site};
+pub use site_data::Register;
+pub use sync::Clerk;
 pub use torrents::Torrents;
+pub use users::{Member, Members};

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::peer::Seconds;
 use super::torrents::Torrents;
-use crate::counters::{Board, Kind, Series};
+use crate::metrics::{Board, Kind, Series};
 
 /// Users of whom a claim is kept until the clerk writes it down; further ones are counted alone.
 const CLAIMS_MAX: usize = 64;

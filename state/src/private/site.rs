@@ -5,17 +5,17 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::denial::Denial;
-use super::events::Events;
-use super::heap::row_of;
-use super::office::Change;
+use super::admin::Change;
+use super::event_log::Events;
 use super::parts::Parts;
-use super::register::Register;
+use super::refusal::Denial;
+use super::site_data::Register;
+use super::sync::loading::row_of;
 use super::torrents::Torrents;
 use crate::announce::Announce;
 use crate::clock::Now;
-use crate::histogram::Histogram;
 use crate::ids::InfoHash;
+use crate::metrics::histogram::Histogram;
 use crate::published::Published;
 use crate::snapshot::site::User;
 use crate::store::Reading;

@@ -8,10 +8,10 @@ use super::columns::{Pack, Rank};
 use super::finder::Finder;
 use super::peer::{Moment, Peer, Session, Shown};
 use crate::announce::Handout;
-use crate::census::Census;
 use crate::ids::PeerId;
-use crate::keys::Keys;
+use crate::peer_counts::Census;
 use crate::snapshot::site::Role;
+use crate::table::keyed_hash::Keys;
 use crate::touch;
 
 /// Peers up to which a swarm is searched from end to end, which their users' numbers, lying side by side,

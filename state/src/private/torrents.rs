@@ -9,21 +9,21 @@ use crossbeam_utils::CachePadded;
 use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::kind::{Kind, Kinds};
 use super::peer::Seconds;
 use super::remarks::Remarks;
 use super::strays::Strays;
 use super::swarm::{Swarm, Walk};
+use super::torrent_type::{Kind, Kinds};
 use crate::announce::Tally;
-use crate::census::Census;
-use crate::histogram::Histogram;
 use crate::ids::InfoHash;
-use crate::keys::Keys;
-use crate::prefetch::prefetch;
+use crate::metrics::histogram::Histogram;
+use crate::peer_counts::Census;
+use crate::report;
 use crate::snapshot::site::Multipliers;
 use crate::store::record::TorrentRow;
-use crate::survey;
-use crate::swarms::LOOK_AHEAD_MAX;
+use crate::swarm::LOOK_AHEAD_MAX;
+use crate::table::keyed_hash::Keys;
+use crate::table::prefetch::prefetch;
 use crate::touch;
 
 /// Shards; a power of two.
@@ -346,16 +346,16 @@ impl Torrents {
     }
 
     /// How the torrents of one shard stand, as far as there is anything to tell; false where there is none.
-    pub(crate) fn rows(&self, shard: usize, rows: &mut Vec<survey::Row>) -> bool {
+    pub(crate) fn rows(&self, shard: usize, rows: &mut Vec<report::Row>) -> bool {
         let Some(shard) = self.shards.get(shard) else { return false };
         let shard = shard.lock();
         touch::locked();
-        let row = |torrent: &Torrent| survey::Row {
+        let row = |torrent: &Torrent| report::Row {
             info_hash: torrent.row.info_hash,
             peers: torrent.swarm.as_ref().map(|swarm| swarm.census()).unwrap_or_default(),
             completed: torrent.row.snatched,
         };
-        rows.extend(shard.torrents.iter().map(row).filter(survey::Row::says_something));
+        rows.extend(shard.torrents.iter().map(row).filter(report::Row::says_something));
         true
     }
 

@@ -15,12 +15,12 @@ use parking_lot::Mutex;
 use super::container::{Blocks, SnapshotError};
 use super::swarms::{BLOCK, TAG_SWARMS};
 use super::walk::Walk;
+use crate::address;
+use crate::admission::Policy;
 use crate::announce::{Announce, Event, Handout};
 use crate::clock::Tick;
 use crate::ids::{ID_LEN, InfoHash, PeerId};
-use crate::policy::Policy;
-use crate::reach;
-use crate::swarms::Swarms;
+use crate::swarm::Swarms;
 
 /// Tag of a block of changes.
 pub const TAG_DELTAS: u8 = 2;
@@ -129,7 +129,7 @@ impl Swarms {
     /// Does what an announce did that a predecessor has carried out and answered.
     pub fn apply(&self, now: Tick, policy: &Policy, delta: &Delta) {
         let announce = &delta.announce;
-        let Some(reach) = reach::of_address(announce.address) else { return };
+        let Some(reach) = address::of_address(announce.address) else { return };
         let (mut v4, mut v6) = ([0; 0], [0; 0]);
         let (mut random, mut handout) = (fastrand::Rng::with_seed(0), Handout::new(&mut v4, &mut v6));
         self.announce(now, policy, reach, announce, &mut random, &mut handout);

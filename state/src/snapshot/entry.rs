@@ -1,10 +1,10 @@
 //! One torrent, or some of its peers, as it lies in a snapshot. The layout is in [`swarms`](super::swarms).
 
+use crate::address;
 use crate::announce::{PEER_V4_LEN, PEER_V6_LEN};
 use crate::ids::{ID_LEN, InfoHash, PeerId};
-use crate::peer::{Endpoint, Wire};
-use crate::reach;
 use crate::snapshot::container::SnapshotError;
+use crate::swarm::peer::{Endpoint, Wire};
 
 /// Longest age that can be told, in seconds.
 pub(crate) const AGE_MAX: u32 = 0x7fff;
@@ -223,7 +223,7 @@ impl<'a> Entry<'a> {
 /// Could a peer with these octets have announced?
 pub(crate) fn is_possible<E: Endpoint>(peer: &E) -> bool {
     let address = peer.address();
-    peer.port() != 0 && address == address.to_canonical() && reach::of_address(address).is_some()
+    peer.port() != 0 && address == address.to_canonical() && address::of_address(address).is_some()
 }
 
 /// Takes octets off the front.

@@ -11,11 +11,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::clock::{Clock, Now};
-use crate::counters::{Board, Distributed, Kind, Series};
-use crate::histogram::Histogram;
+use crate::metrics::histogram::Histogram;
+use crate::metrics::{Board, Distributed, Kind, Series};
 use crate::snapshot::container::{Blocks, Writer, replace};
 use crate::snapshot::swarms::{Walk, write};
-use crate::swarms::Swarms;
+use crate::swarm::Swarms;
 
 /// The name of the file, in the folder for the tracker's state.
 pub const FILE_NAME: &str = "hayate-cache.bin";

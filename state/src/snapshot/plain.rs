@@ -10,11 +10,11 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::ids::{InfoHash, PeerId};
-use crate::peer::Wire;
 use crate::snapshot::container::{Blocks, SnapshotError};
 use crate::snapshot::entry::{AGE_MAX, Batch, ENTRY_PEERS_MAX, Entry, SavedPeer, is_possible, take};
 pub use crate::snapshot::site::Role;
 use crate::snapshot::swarms::{BLOCK, TAG_SWARMS};
+use crate::swarm::peer::Wire;
 
 /// Seconds that ages of one base reach over.
 const SPAN: u64 = AGE_MAX as u64 + 1;

@@ -3,16 +3,16 @@
 use std::fmt;
 use std::io::Read;
 
+use crate::admission::Policy;
 use crate::clock::{Now, Tick};
-use crate::keys::Keys;
-use crate::peer::{Endpoint, Member, Seen, Wire, reach_of};
-use crate::policy::Policy;
-use crate::roster::Roster;
 use crate::snapshot::container::{Reader, SnapshotError};
 use crate::snapshot::entry::{Entry, SavedPeer, take};
 use crate::snapshot::swarms::TAG_SWARMS;
-use crate::swarms::Swarms;
-use crate::torrent::{Peers, Torrent};
+use crate::swarm::Swarms;
+use crate::swarm::peer::{Endpoint, Member, Seen, Wire, reach_of};
+use crate::swarm::peer_set::Roster;
+use crate::swarm::torrent::{Peers, Torrent};
+use crate::table::keyed_hash::Keys;
 
 /// Peers that are added under one lock.
 const CHUNK: usize = 256;

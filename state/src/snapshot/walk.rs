@@ -4,7 +4,7 @@
 //! Every peer that is in its swarm from the begin of the walk to its end is met:
 //! - In a shard the last torrent comes first, so that the one that fills a hole has been met already, or will
 //!   be.
-//! - In a large swarm the peers come in the order of their [position](crate::pack::position), which neither
+//! - In a large swarm the peers come in the order of their [position](crate::swarm::buckets::position), which neither
 //!   announces nor sweeps change.
 //! - All other swarms are copied at once.
 //!
@@ -13,16 +13,16 @@
 use std::sync::Arc;
 
 use crate::announce::PEER_V4_LEN;
-use crate::block::Block;
 use crate::clock::Tick;
-use crate::crowd::Crowd;
 use crate::ids::InfoHash;
-use crate::keys::Keys;
-use crate::peer::{Endpoint, Seen};
-use crate::roster;
 use crate::snapshot::entry::{AGE_MAX, Batch, ENTRY_PEERS_MAX, Heaps};
-use crate::swarms::{SHARDS, Shard, Swarms};
-use crate::torrent::{Peers, Swarm, Torrent};
+use crate::swarm::block::Block;
+use crate::swarm::large::Crowd;
+use crate::swarm::peer::{Endpoint, Seen};
+use crate::swarm::peer_set;
+use crate::swarm::torrent::{Peers, Swarm, Torrent};
+use crate::swarm::{SHARDS, Shard, Swarms};
+use crate::table::keyed_hash::Keys;
 
 /// Torrents and peers that are copied under one lock.
 const SLICE: usize = 1024;
@@ -166,7 +166,7 @@ impl Ages {
         }
     }
 
-    fn row(self, row: &impl roster::Row<PEER_V4_LEN>, batch: &mut Batch) -> usize {
+    fn row(self, row: &impl peer_set::Row<PEER_V4_LEN>, batch: &mut Batch) -> usize {
         for (place, octets) in row.octets().iter().enumerate() {
             let seen = row.seen(place);
             batch.v4.of(place < row.seeders()).push(*octets, self.age_seconds(seen), seen.paused(), None);

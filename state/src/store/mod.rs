@@ -9,12 +9,12 @@
 //! | `cuts`, `fold` | in mode private: where all of them go first, with the totals of sessions |
 //! | [`total`] | what sessions have told |
 //! | `frames` | what these files are made of |
-//! | `lanes` | what is under way, and in which order |
+//! | `in_flight` | what is under way, and in which order |
 //! | [`writer`], [`recorder`] | the threads that bring them to the store |
 //! | [`purge`] | how silent peers become inactive in the store, a slice at a time |
-//! | `gauges` | what the operator sees of it |
+//! | `metrics` | what the operator sees of it |
 //! | `place` | whether the file of a store is still there |
-//! | [`lines`] | what mode private reads from it |
+//! | [`site_rows`] | what mode private reads from it |
 //! | [`edit`] | changes that people make |
 //! | [`dsn`], [`backend`] | where the store is, and how it is opened |
 //! | [`schema`] | the tables |
@@ -32,16 +32,16 @@ pub mod dsn;
 pub mod edit;
 mod fold;
 mod frames;
-mod gauges;
-mod lanes;
-pub mod lines;
+mod in_flight;
 pub mod mariadb;
+mod metrics;
 mod place;
 pub mod purge;
 pub mod queue;
 pub mod record;
 pub mod recorder;
 pub mod schema;
+pub mod site_rows;
 mod spill;
 pub mod sqlite;
 mod sums;
@@ -54,11 +54,11 @@ pub use backend::{Backend, Demand};
 pub use bounds::Bounds;
 pub use dsn::Dsn;
 pub use edit::{Cell, Tables};
-pub use lines::{Line, Registered, Set};
 pub use purge::{Mark, Slice, Swept};
 pub use queue::Queues;
 pub use record::{Channel, Key, Record};
 pub use recorder::{Lifeboat, Opened, Places, Recorder, RecorderError};
+pub use site_rows::{Line, Registered, Set};
 pub use total::{Known, Witness};
 pub use unprunes::Reading;
 pub use writer::{Opener, Pace};

@@ -10,15 +10,15 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use super::dead_letter::DeadLetters;
-use super::gauges::Gauges;
-use super::lanes::Lanes;
+use super::in_flight::Lanes;
+use super::metrics::Gauges;
 use super::queue::Queues;
 use super::record::Channel;
 use super::total::Known;
 use super::writer::{Opener, Pace, Writer};
 use super::{Store, StoreError};
 use crate::clock::Clock;
-use crate::counters::Board;
+use crate::metrics::Board;
 use crate::published::{Published, Subscriber};
 
 /// Time between two looks of the guard: what goes to the disk is there at the latest after so long.

@@ -25,8 +25,8 @@ use rusqlite::{
 };
 
 use super::edit::{Cell, Tables};
-use super::lines::{self, Fields, Line, Set};
 use super::place::Place;
+use super::site_rows::{self, Fields, Line, Set};
 use super::{Batch, Channel, Mark, Record, Saved, Slice, Store, StoreError, Swept, schema, signed};
 use crate::ids::{ID_LEN, InfoHash};
 
@@ -278,7 +278,7 @@ fn read_completed(
 }
 
 fn read_registered(connection: &Connection) -> rusqlite::Result<(Vec<InfoHash>, u64)> {
-    let mut statement = connection.prepare_cached(&lines::registered().whole())?;
+    let mut statement = connection.prepare_cached(&site_rows::registered().whole())?;
     let mut rows = statement.query([])?;
     let (mut registered, mut left_out) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
@@ -292,7 +292,7 @@ fn read_registered(connection: &Connection) -> rusqlite::Result<(Vec<InfoHash>, 
 
 fn read_lines(connection: &Connection, set: Set, each: &mut dyn FnMut(Line)) -> rusqlite::Result<u64> {
     let mut skipped = 0;
-    for source in lines::sources(set, "unixepoch()") {
+    for source in site_rows::sources(set, "unixepoch()") {
         // In one go: a reader of a file holds up nobody, and locks nothing.
         let mut statement = connection.prepare_cached(&source.whole())?;
         let mut rows = statement.query([])?;

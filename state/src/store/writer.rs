@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::dead_letter::{BadRecord, DeadLetters};
-use super::gauges::add;
-use super::lanes::{Job, Lanes};
+use super::in_flight::{Job, Lanes};
+use super::metrics::add;
 use super::purge::Purge;
 use super::record::{Channel, Record};
 use super::{Batch, Store, StoreError};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use hayate_state::counters::Board;
-use hayate_state::private::office::{TorrentChange, Verb};
-use hayate_state::private::section::SiteRestore;
+use hayate_state::metrics::Board;
+use hayate_state::private::admin::{TorrentChange, Verb};
+use hayate_state::private::snapshot::SiteRestore;
 use hayate_state::private::{Clerk, Site};
 use hayate_state::snapshot::site::{Endpoint, Group, Multipliers, Peer, Record as Kept, Role, Torrent};
 use hayate_state::store::{Bounds, Channel, Opened, Pace, Places, Queues};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use hayate_state::private::section::{SiteRestore, SiteSection};
+use hayate_state::private::snapshot::{SiteRestore, SiteSection};
 use hayate_state::private::{Clerk, Site};
 use hayate_state::snapshot::keeper::{Ending, Keeper, Plan};
 use hayate_state::snapshot::load::load;

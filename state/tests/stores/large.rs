@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use hayate_state::Clock;
-use hayate_state::private::office::{Verb, Who, carry_out};
+use hayate_state::private::admin::{Verb, Who, carry_out};
 use hayate_state::store::purge::{ROWS_FIRST, rows_after};
 use hayate_state::store::record::{TorrentRow, TransferIpRow, TransferRow, UserRow};
 use hayate_state::store::{Batch, Channel, Record, Set, Slice, Store};

@@ -2,7 +2,7 @@
 //! audit keeps.
 
 use hayate_state::InfoHash;
-use hayate_state::private::office::{Change, OfficeError, Outcome, TorrentChange, Verb, Who, carry_out};
+use hayate_state::private::admin::{Change, OfficeError, Outcome, TorrentChange, Verb, Who, carry_out};
 use hayate_state::snapshot::site::{Group, Multipliers};
 use hayate_state::store::{Line, Set, Store};
 

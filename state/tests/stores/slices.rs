@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use hayate_state::private::office::{Verb, Who, carry_out};
+use hayate_state::private::admin::{Verb, Who, carry_out};
 use hayate_state::snapshot::site::User;
 use hayate_state::store::{Line, Set};
 use mysql::prelude::Queryable;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use hayate_state::private::office::{Verb, carry_out};
+use hayate_state::private::admin::{Verb, carry_out};
 use mysql::Conn;
 use mysql::prelude::Queryable;
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hayate_state::swarms::Sweeper;
+use hayate_state::swarm::Sweeper;
 use hayate_state::{
     Announce, Answer, Event, Handout, InfoHash, PeerId, Policy, Published, Refusal, Swarms, Tally, Tick,
     Tracker,

@@ -6,8 +6,8 @@ mod quiet_hours;
 
 use std::sync::Arc;
 
-use hayate_state::hooks::jwk::{Keyring, Keyrings};
-use hayate_state::hooks::{Hooks, Means, Said};
+use hayate_state::admission::hooks::jwk::{Keyring, Keyrings};
+use hayate_state::admission::hooks::{Hooks, Means, Said};
 use hayate_state::{Announce, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tracker};
 use serde_json::json;
 

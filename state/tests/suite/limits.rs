@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use hayate_state::access::{Access, TorrentList};
+use hayate_state::admission::access::{Access, TorrentList};
 use hayate_state::{Announce, Event, Policy, Refusal, Tally};
 
 use crate::desk::{Desk, from, info_hash};

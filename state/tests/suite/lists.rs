@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hayate_state::access::{ListError, TorrentList};
+use hayate_state::admission::access::{ListError, TorrentList};
 
 use crate::desk::info_hash;
 

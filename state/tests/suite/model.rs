@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hayate_state::swarms::Sweeper;
+use hayate_state::swarm::Sweeper;
 use hayate_state::{
     Announce, Event, Handout, InfoHash, PeerId, Policy, Published, Swarms, Tally, Tick, Tracker,
 };

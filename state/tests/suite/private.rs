@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use hayate_state::private::section::{SiteRestore, SiteSection};
+use hayate_state::private::snapshot::{SiteRestore, SiteSection};
 use hayate_state::private::{Members, Purger, Site};
 use hayate_state::snapshot::keeper::{Ending, Keeper, Plan};
 use hayate_state::snapshot::load::{Loaded, load};

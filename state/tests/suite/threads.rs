@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use hayate_state::actor::{Actor, Full, PeerForm, Question, Reply, Respond};
-use hayate_state::swarms::{Census, Sweeper};
+use hayate_state::swarm::{Census, Sweeper};
 use hayate_state::{Announce, Clock, Event, Handout, Policy, Published, Swarms, Tick, Tracker};
 
 use crate::desk::{from, info_hash};

@@ -7,7 +7,7 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use hayate_state::reach::{self, Reach};
+use hayate_state::address::{self, Reach};
 use hayate_state::snapshot::plain;
 use hayate_state::snapshot::site::{Multipliers, Site};
 use rand::distr::Alphanumeric;
@@ -98,7 +98,7 @@ fn random_v4(random: &mut StdRng) -> Ipv4Addr {
     loop {
         // Seven of eight are public.
         let address = Ipv4Addr::from_bits(random.random());
-        if reach::of_address(address.into()) == Some(Reach::Public) {
+        if address::of_address(address.into()) == Some(Reach::Public) {
             return address;
         }
     }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hayate_state::counters::{Kind, Series};
+use hayate_state::metrics::{Kind, Series};
 use hayate_state::{Board, Clock, Published, Tracker};
 use mio::Waker;
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hayate_state::Policy;
-use hayate_state::access::{Access, TorrentList};
-use hayate_state::hooks::{Hook, Hooks, ScrapeVisit, Verdict, Visit};
-use hayate_state::limiter::{Limit, Limiter};
-use hayate_state::policy::{Beyond, Limits};
+use hayate_state::admission::access::{Access, TorrentList};
+use hayate_state::admission::hooks::{Hook, Hooks, ScrapeVisit, Verdict, Visit};
+use hayate_state::admission::rate_limit::{Limit, Limiter};
+use hayate_state::admission::{Beyond, Limits};
 use hayate_udp::refusal::Complaint;
 use hayate_udp::{DoorConfig, Refusal};
 

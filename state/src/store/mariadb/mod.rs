@@ -31,7 +31,7 @@ use self::session::Session;
 use super::backend::Demand;
 use super::dsn::Login;
 use super::edit::{Cell, Tables};
-use super::lines::{self, Fields, Line, Set};
+use super::site_rows::{self, Fields, Line, Set};
 use super::{Batch, Channel, Saved, Slice, Store, StoreError, Swept, schema, signed};
 use crate::ids::{ID_LEN, InfoHash};
 
@@ -212,14 +212,12 @@ impl Store for Mariadb {
     fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
         self.transact(|session| {
             let (mut registered, mut left_out) = (Vec::new(), 0);
-            walk::rows(
-                session,
-                &lines::registered(),
-                &mut |mut row| match row.take_opt::<[u8; ID_LEN], _>(0) {
-                    Some(Ok(octets)) => registered.push(InfoHash(octets)),
-                    _ => left_out += 1,
-                },
-            )?;
+            walk::rows(session, &site_rows::registered(), &mut |mut row| match row
+                .take_opt::<[u8; ID_LEN], _>(0)
+            {
+                Some(Ok(octets)) => registered.push(InfoHash(octets)),
+                _ => left_out += 1,
+            })?;
             session.connection.query_drop("ROLLBACK")?;
             Ok((registered, left_out))
         })
@@ -228,7 +226,7 @@ impl Store for Mariadb {
     fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
         self.transact(|session| {
             let mut skipped = 0;
-            for source in lines::sources(set, "UNIX_TIMESTAMP()") {
+            for source in site_rows::sources(set, "UNIX_TIMESTAMP()") {
                 let result = walk::rows(session, &source, &mut |row| match Line::read(set, &row) {
                     Some(line) => each(line),
                     None => skipped += 1,
@@ -284,7 +282,7 @@ impl Tables for Conn {
         let cell = |value| match value {
             Value::Int(number) => Cell::Number(number),
             Value::UInt(number) => Cell::Number(signed(number)),
-            Value::Float(number) => lines::single(number).map_or(Cell::Null, Cell::Real),
+            Value::Float(number) => site_rows::single(number).map_or(Cell::Null, Cell::Real),
             Value::Double(number) => Cell::Real(number),
             Value::Bytes(octets) => Cell::Octets(octets),
             _ => Cell::Null,
@@ -326,7 +324,7 @@ impl Fields for Row {
 
     fn real(&self, at: usize) -> Option<f64> {
         match self.as_ref(at)? {
-            Value::Float(value) => lines::single(*value),
+            Value::Float(value) => site_rows::single(*value),
             Value::Double(value) => Some(*value).filter(|value| value.is_finite()),
             _ => None,
         }

@@ -8,7 +8,7 @@
 use mysql::prelude::Queryable;
 use mysql::{Params, Row, Value};
 
-use super::super::lines::Source;
+use super::super::site_rows::Source;
 use super::session::Session;
 
 /// Rows of a slice. A statement reads as many, and perhaps one of another table for each.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use hayate_state::policy::OCTETS_PER_SECOND_MAX;
+use hayate_state::admission::OCTETS_PER_SECOND_MAX;
 
 /// A user as the site knows him.
 pub(crate) struct User {

@@ -1,8 +1,8 @@
 //! What of an announce is believed: totals that are late, amounts that cannot be, and who brings a pruned
 //! torrent back to life.
 
-use hayate_state::counters::Board;
-use hayate_state::policy::OCTETS_PER_SECOND_MAX;
+use hayate_state::admission::OCTETS_PER_SECOND_MAX;
+use hayate_state::metrics::Board;
 
 use super::*;
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use hayate_state::snapshot::container::Reader;
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore, Summary, restore};
-use hayate_state::swarms::Census;
+use hayate_state::swarm::Census;
 use hayate_state::{Announce, Event, PeerId, Policy, Tally, Tick};
 
 use super::{Saved, aged, at, read, restore_into, snapshot};

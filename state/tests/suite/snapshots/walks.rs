@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hayate_state::snapshot::container::Writer;
 use hayate_state::snapshot::swarms::{TAG_SWARMS, Walk};
-use hayate_state::swarms::Sweeper;
+use hayate_state::swarm::Sweeper;
 use hayate_state::{Announce, Event, Handout, Policy, Published, Swarms, Tick, Tracker};
 
 use super::{WRITTEN_AT, read, restore_into};

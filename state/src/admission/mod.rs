@@ -1,0 +1,233 @@
+//! The knobs of every decision about an announce. A reload publishes a new one; sockets and swarms stay.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`access`] | lists of torrents |
+//! | [`hooks`] | what an operator may put between policy and swarm |
+//! | [`rate_limit`] | who asks far too often |
+//! | [`client_stats`] | which clients are out there |
+
+pub mod access;
+pub mod client_stats;
+pub mod hooks;
+pub mod rate_limit;
+
+use std::sync::Arc;
+
+use crate::address::{self, PrivatePeers, Reach};
+use crate::admission::access::{Access, TorrentList};
+use crate::admission::client_stats::Clients;
+use crate::admission::hooks::{Hooks, Said, Visit};
+use crate::admission::rate_limit::Limiter;
+use crate::announce::{Announce, Answer, Refusal, Tally};
+use crate::clock::{Now, Tick};
+use crate::ids::InfoHash;
+
+/// Longest lifetime of a peer in seconds: ages are kept in 15 bits, with room for a late sweep.
+pub const PEER_INACTIVITY_SECONDS_MAX: u32 = 6 * 3600;
+/// A tracker that is full asks its clients to come again after this many intervals.
+pub const FULL_INTERVALS: u32 = 2;
+/// Octets a second that are believed where nothing else is said: those of a line of some 17 Gbit/s.
+pub const OCTETS_PER_SECOND_MAX: u64 = 2 << 30;
+/// The `interval` of a failure where `min_announce` is 0, in seconds (`rules/http.md#failure-reply`).
+pub const FAILURE_INTERVAL_SECONDS: u32 = 900;
+
+/// Settings of mode open and listed.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Which torrents may be announced; in mode listed the registered ones.
+    pub access: Access,
+    /// In mode listed, the registered torrents that the store knows, beside those of `access`.
+    pub registered: Option<Arc<TorrentList>>,
+    /// Seconds between two announces of a client; at least 1 (BEP 3 `interval`).
+    pub announce_seconds: u32,
+    /// Seconds a client should let pass at least; 0 = not said (`min interval`).
+    pub min_announce_seconds: u32,
+    /// A random number of seconds below this is added to each interval; 0 = none.
+    pub announce_drift_seconds: u32,
+    /// Seconds a silent peer stays; at most [`PEER_INACTIVITY_SECONDS_MAX`].
+    pub peer_inactivity_seconds: u32,
+    /// Seconds after `peer_inactivity_seconds` in which an expired peer leaves; at least 1.
+    pub purge_seconds: u32,
+    /// What a scrape tells as `min_request_interval`, in seconds; 0 = not said.
+    pub scrape_seconds: u32,
+    /// Octets a second, in each direction, that are believed of a session at most; 0 = any number (mode
+    /// private).
+    pub octets_per_second_max: u64,
+    /// Refuse ports below 1024.
+    pub strict_port: bool,
+    /// Keep peer ids, for the list form of BEP 3.
+    pub keep_peer_ids: bool,
+    /// How private peers are handed out.
+    pub private_peers: PrivatePeers,
+    /// Ports that are counted but not handed out; port 1 always is.
+    pub denied_ports: Vec<u16>,
+    /// Octets of memory the swarms may take, by their own count; 0 = no limit.
+    pub memory_max: u64,
+    /// Torrents without peers whose completed count is remembered, at most.
+    pub idle_torrents_max: usize,
+    /// Answer scrapes.
+    pub enable_scrape: bool,
+    /// What looks at announces before they change a swarm.
+    pub hooks: Arc<Hooks>,
+    /// How often one address may ask; `None` = as often as it likes.
+    pub limits: Option<Limits>,
+    /// Where announces are counted by client, if they are.
+    pub clients: Option<Arc<Clients>>,
+}
+
+/// How often one address may ask, and what becomes of it.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Who has asked how often.
+    pub limiter: Arc<Limiter>,
+    /// What becomes of requests beyond the limit.
+    pub beyond: Beyond,
+}
+
+/// An announce that all prehooks let pass.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Passed {
+    /// Its intervals.
+    pub(crate) answer: Answer,
+    /// Peers and counts stay out of the reply.
+    pub(crate) skip_reply: bool,
+}
+
+/// What becomes of a request beyond a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beyond {
+    /// It is counted and served.
+    Count,
+    /// It is served, and answered with a long interval.
+    Slow,
+    /// It changes nothing, and is answered as by a tracker that is full.
+    Empty,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            access: Access::Off,
+            registered: None,
+            announce_seconds: 1800,
+            min_announce_seconds: 900,
+            announce_drift_seconds: 300,
+            peer_inactivity_seconds: 4200,
+            purge_seconds: 120,
+            scrape_seconds: 900,
+            octets_per_second_max: OCTETS_PER_SECOND_MAX,
+            strict_port: false,
+            keep_peer_ids: false,
+            private_peers: PrivatePeers::SameRange,
+            denied_ports: Vec::new(),
+            memory_max: 0,
+            idle_torrents_max: 1_000_000,
+            enable_scrape: true,
+            hooks: Arc::default(),
+            limits: None,
+            clients: None,
+        }
+    }
+}
+
+impl Policy {
+    /// What becomes of a request from a proven source; `None` = it is served as usual.
+    #[must_use]
+    pub fn limit(&self, now: Tick, source: std::net::IpAddr) -> Option<Beyond> {
+        let limits = self.limits.as_ref()?;
+        (!limits.limiter.admits(now, source)).then_some(limits.beyond)
+    }
+
+    /// May this announce change a swarm? Gives where the asker is reached.
+    ///
+    /// # Errors
+    /// The refusal the client is told.
+    pub fn admit(&self, announce: &Announce) -> Result<Reach, Refusal> {
+        if announce.port == 0 || self.refuses_port(announce.port) {
+            return Err(Refusal::InvalidPort);
+        }
+        let reach = address::of_address(announce.address).ok_or(Refusal::InvalidAddress)?;
+        if !self.admits(&announce.info_hash) {
+            return Err(Refusal::UnregisteredTorrent);
+        }
+        Ok(reach)
+    }
+
+    /// Is this port one that `announce.strict_port` refuses?
+    #[must_use]
+    pub fn refuses_port(&self, port: u16) -> bool {
+        self.strict_port && port < 1024
+    }
+
+    /// The answer to an announce that was carried out: its interval is drawn anew each time.
+    pub(crate) fn answer(&self, tally: Tally, random: &mut fastrand::Rng) -> Answer {
+        let drift = self.announce_drift_seconds;
+        let drift = if drift == 0 { 0 } else { random.u32(..drift) };
+        let interval_seconds = self.announce_seconds.saturating_add(drift);
+        Answer { interval_seconds, min_interval_seconds: self.min_announce_seconds, tally }
+    }
+
+    /// May this torrent be announced and scraped?
+    #[must_use]
+    pub fn admits(&self, info_hash: &InfoHash) -> bool {
+        self.access.admits(info_hash) || self.registered.as_ref().is_some_and(|list| list.has(info_hash))
+    }
+
+    /// The same reach, or [`Reach::Hidden`] where the port must not be handed out.
+    #[must_use]
+    pub fn reach_of_port(&self, reach: Reach, port: u16) -> Reach {
+        if port <= 1 || self.denied_ports.contains(&port) { Reach::Hidden } else { reach }
+    }
+
+    /// Seconds a failure tells an HTTP client to wait.
+    #[must_use]
+    pub fn failure_interval_seconds(&self) -> u32 {
+        if self.min_announce_seconds == 0 { FAILURE_INTERVAL_SECONDS } else { self.min_announce_seconds }
+    }
+
+    /// Seconds a client waits after an answer that could not be given in full.
+    #[must_use]
+    pub fn full_interval_seconds(&self) -> u32 {
+        self.announce_seconds.saturating_mul(FULL_INTERVALS)
+    }
+
+    /// Shows an announce that will be answered with the intervals of `planned` to all hooks. Gives what is
+    /// left of them, and whether the swarm may change.
+    ///
+    /// # Errors
+    /// The refusal of a prehook.
+    pub(crate) fn pass_hooks(
+        &self,
+        now: Now,
+        announce: &Announce,
+        said: Said<'_>,
+        planned: Answer,
+    ) -> Result<(Passed, bool), Refusal> {
+        let intervals = (planned.interval_seconds, planned.min_interval_seconds);
+        let mut visit = Visit::new(now, announce, said, intervals);
+        self.hooks.before(&mut visit)?;
+        // What the client is told is settled: posthooks decide about the swarm only.
+        let (interval_seconds, min_interval_seconds) = (visit.interval_seconds, visit.min_interval_seconds);
+        let skip_reply = visit.skip_reply;
+        let changes = self.hooks.admit(&mut visit);
+        let answer = Answer { interval_seconds, min_interval_seconds, tally: Tally::default() };
+        Ok((Passed { answer, skip_reply }, changes))
+    }
+
+    /// The same answer, but with a long interval.
+    #[must_use]
+    pub fn slow(&self, answer: Answer) -> Answer {
+        self.full_answer(answer.tally)
+    }
+
+    /// The answer to an announce there is no room for: valid, without peers, and with a long interval
+    /// (`rules/swarms.md#full-tracker`). The minimum is as long, because some clients come again after
+    /// that.
+    #[must_use]
+    pub fn full_answer(&self, tally: Tally) -> Answer {
+        let interval_seconds = self.full_interval_seconds();
+        let min_interval_seconds = if self.min_announce_seconds == 0 { 0 } else { interval_seconds };
+        Answer { interval_seconds, min_interval_seconds, tally }
+    }
+}

@@ -1,0 +1,200 @@
+//! Counters that one thread writes and anybody reads, and the board on which every room lists them for
+//! `/metrics`.
+//!
+//! [`histogram`] is for distributions, [`durations`] for how long requests took.
+
+pub mod durations;
+pub mod histogram;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+
+use crate::metrics::histogram::{Distribution, Histogram};
+
+/// A number that only grows. One thread owns it and adds; others read. Two writers would lose updates.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`; only the owner may. A plain add: no locked instruction.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// The value as of now, or a moment ago.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What kind of number a series is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// One number that `/metrics` shows. Labels come from a closed set: no client can add a series.
+pub struct Series {
+    /// The name after the prefix, with its unit: `udp_requests_total`.
+    pub name: &'static str,
+    /// One sentence for the reader of `/metrics`.
+    pub help: &'static str,
+    /// Counter or gauge.
+    pub kind: Kind,
+    /// Label names and values.
+    pub labels: Vec<(&'static str, &'static str)>,
+    /// Reads the number.
+    pub read: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+/// All series of the process. Series of the same name and labels, one per worker, are summed by the reader.
+#[derive(Default)]
+pub struct Board {
+    series: RwLock<Vec<Series>>,
+    distributions: RwLock<Vec<Provider>>,
+}
+
+/// Label names and values.
+pub type Labels = Vec<(&'static str, &'static str)>;
+
+/// Distributions of one name, and how they are read.
+struct Provider {
+    name: &'static str,
+    help: &'static str,
+    read: Box<dyn Fn() -> Vec<(Labels, Distribution)> + Send + Sync>,
+}
+
+/// A distribution that `/metrics` shows.
+#[derive(Clone, Debug)]
+pub struct Distributed {
+    /// The name after the prefix, with its unit.
+    pub name: &'static str,
+    /// One sentence for the reader of `/metrics`.
+    pub help: &'static str,
+    /// Label names and values.
+    pub labels: Labels,
+    /// What it shows.
+    pub histogram: Arc<Histogram>,
+}
+
+/// A distribution as it stood when it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shown {
+    /// See [`Distributed::name`].
+    pub name: &'static str,
+    /// See [`Distributed::help`].
+    pub help: &'static str,
+    /// See [`Distributed::labels`].
+    pub labels: Labels,
+    /// Its numbers; of several with these labels, one per worker, the sums.
+    pub distribution: Distribution,
+}
+
+impl std::fmt::Debug for Board {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Board").field("series", &self.series.read().len()).finish()
+    }
+}
+
+impl Board {
+    /// Lists one more series.
+    pub fn list(&self, series: Series) {
+        self.series.write().push(series);
+    }
+
+    /// Lists one more distribution.
+    pub fn distribute(&self, distributed: Distributed) {
+        let Distributed { name, help, labels, histogram } = distributed;
+        self.distribute_all(name, help, Box::new(move || vec![(labels.clone(), histogram.read())]));
+    }
+
+    /// Lists distributions of one name, whose labels are not known before they are read.
+    pub fn distribute_all(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        read: Box<dyn Fn() -> Vec<(Labels, Distribution)> + Send + Sync>,
+    ) {
+        self.distributions.write().push(Provider { name, help, read });
+    }
+
+    /// Every distribution, sorted by name and labels, equal ones summed.
+    #[must_use]
+    pub fn distributions(&self) -> Vec<Shown> {
+        let mut all: Vec<Shown> = Vec::new();
+        for provider in self.distributions.read().iter() {
+            for (labels, distribution) in (provider.read)() {
+                let same = |shown: &&mut Shown| shown.name == provider.name && shown.labels == labels;
+                match all.iter_mut().find(same) {
+                    Some(shown) => shown.distribution.add(&distribution),
+                    None => {
+                        let (name, help) = (provider.name, provider.help);
+                        all.push(Shown { name, help, labels, distribution });
+                    }
+                }
+            }
+        }
+        all.sort_by(|a, b| (a.name, &a.labels).cmp(&(b.name, &b.labels)));
+        all
+    }
+
+    /// Shows every series with its value as of now, sorted by name and labels, equal ones summed.
+    #[must_use]
+    pub fn read(&self) -> Vec<Reading> {
+        let mut readings: Vec<Reading> = Vec::new();
+        for series in self.series.read().iter() {
+            let value = (series.read)();
+            let same = |r: &&mut Reading| r.name == series.name && r.labels == series.labels;
+            match readings.iter_mut().find(same) {
+                Some(reading) => reading.value += value,
+                None => readings.push(Reading {
+                    name: series.name,
+                    help: series.help,
+                    kind: series.kind,
+                    labels: series.labels.clone(),
+                    value,
+                }),
+            }
+        }
+        readings.sort_by(|a, b| (a.name, &a.labels).cmp(&(b.name, &b.labels)));
+        readings
+    }
+}
+
+/// One series as it stood when it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// See [`Series::name`].
+    pub name: &'static str,
+    /// See [`Series::help`].
+    pub help: &'static str,
+    /// See [`Series::kind`].
+    pub kind: Kind,
+    /// See [`Series::labels`].
+    pub labels: Vec<(&'static str, &'static str)>,
+    /// The sum over all series of this name and these labels.
+    pub value: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_of_the_same_name_and_labels_are_summed() {
+        let board = Board::default();
+        for (door, value) in [("udp", 7), ("http", 11), ("udp", 13)] {
+            let labels = vec![("door", door)];
+            let read = Box::new(move || value);
+            board.list(Series { name: "announces_total", help: "x", kind: Kind::Counter, labels, read });
+        }
+        let values: Vec<u64> = board.read().iter().map(|reading| reading.value).collect();
+        assert_eq!(values, [11, 20]);
+    }
+}

@@ -1,0 +1,107 @@
+//! Freeleech of all torrents and of groups, and hit-and-runs.
+
+use super::sql::{Done, Work, factor, is_missing};
+use super::{Change, Outcome};
+use crate::ids::InfoHash;
+use crate::snapshot::site::{Group, Multipliers};
+use crate::store::{Cell, StoreError};
+
+const GLOBAL: &str = "global_freeleech";
+
+impl Work<'_> {
+    pub(super) fn global_freeleech(&mut self, wanted: bool) -> Done {
+        let sql = "SELECT mod_setting FROM mod_core WHERE mod_option = ?";
+        let known = self.tables.ask(sql, &[GLOBAL.into()])?;
+        let setting = Cell::from(wanted);
+        let word = match known.first().map(Vec::as_slice) {
+            Some([same]) if *same == setting => "unchanged",
+            Some(_) => {
+                let sql = "UPDATE mod_core SET mod_setting = ? WHERE mod_option = ?";
+                self.tables.change(sql, &[setting, GLOBAL.into()])?;
+                "changed"
+            }
+            None => {
+                let sql = "INSERT INTO mod_core (mod_setting, mod_option) VALUES (?, ?)";
+                self.tables.change(sql, &[setting, GLOBAL.into()])?;
+                "added"
+            }
+        };
+        let text = format!("{word}: global freeleech is {}", if wanted { "on" } else { "off" });
+        let changes = vec![Change::GlobalFreeleech(wanted)];
+        Ok((Outcome { word, text, changes }, format!("global freeleech {}", u8::from(wanted))))
+    }
+
+    pub(super) fn group_freeleech(&mut self, group: &Group, wanted: Option<Multipliers>) -> Done {
+        let target = format!("group {} {}", group.type_name, group.id);
+        let key = || [Cell::from(group.id), (*group.type_name).into()];
+        let known = self.group_multipliers(group)?;
+        let word = match (known, wanted) {
+            (same, wanted) if same == wanted => "unchanged",
+            (Some(_), Some(Multipliers { up, down })) => {
+                let sql = "UPDATE torrent_group_freeleech SET UpMultiplier = ?, DownMultiplier = ?
+                    WHERE GroupID = ? AND Type = ?";
+                let [id, type_name] = key();
+                self.tables.change(sql, &[up.into(), down.into(), id, type_name])?;
+                // What a column makes of a number may be what was there.
+                if self.group_multipliers(group)? == known { "unchanged" } else { "changed" }
+            }
+            (None, Some(Multipliers { up, down })) => {
+                let sql = "INSERT INTO torrent_group_freeleech (UpMultiplier, DownMultiplier, GroupID, Type)
+                    VALUES (?, ?, ?, ?)";
+                let [id, type_name] = key();
+                self.tables.change(sql, &[up.into(), down.into(), id, type_name])?;
+                "added"
+            }
+            (_, None) => {
+                let sql = "DELETE FROM torrent_group_freeleech WHERE GroupID = ? AND Type = ?";
+                self.tables.change(sql, &key())?;
+                "removed"
+            }
+        };
+        let now = self.group_multipliers(group)?;
+        let text = match now {
+            Some(Multipliers { up, down }) => format!("{word}: {target}, up {up} down {down}"),
+            None => format!("{word}: {target} has no multipliers"),
+        };
+        Ok((Outcome { word, text, changes: vec![Change::Freeleech(group.clone(), now)] }, target))
+    }
+
+    fn group_multipliers(&mut self, group: &Group) -> Result<Option<Multipliers>, StoreError> {
+        let sql = "SELECT UpMultiplier, DownMultiplier FROM torrent_group_freeleech
+            WHERE GroupID = ? AND Type = ?";
+        let rows = self.tables.ask(sql, &[group.id.into(), (*group.type_name).into()])?;
+        let read = |row: &[Cell]| match row {
+            [up, down] => Some(Multipliers { up: factor(up)?, down: factor(down)? }),
+            _ => None,
+        };
+        Ok(rows.first().and_then(|row| read(row)))
+    }
+
+    pub(super) fn hit_and_run(&mut self, uid: u32, hash: &InfoHash, wanted: bool) -> Done {
+        let target = format!("user {uid} torrent {hash}");
+        let Some(torrent) = self.torrent(hash)? else { return Ok(is_missing(hash, target)) };
+        let key = || [Cell::from(uid), torrent.id.into()];
+        let sql = "SELECT hnr FROM transfer_history WHERE uid = ? AND fid = ?";
+        let known = self.tables.ask(sql, &key())?;
+        let word = match known.first().map(Vec::as_slice) {
+            Some([Cell::Number(flag)]) if (*flag == 1) == wanted => "unchanged",
+            None if !wanted => "unchanged",
+            Some(_) => {
+                let [uid, fid] = key();
+                let sql = "UPDATE transfer_history SET hnr = ? WHERE uid = ? AND fid = ?";
+                self.tables.change(sql, &[wanted.into(), uid, fid])?;
+                "changed"
+            }
+            None => {
+                self.tables
+                    .change("INSERT INTO transfer_history (uid, fid, hnr) VALUES (?, ?, 1)", &key())?;
+                "added"
+            }
+        };
+        let id = torrent.id;
+        let change = if wanted { Change::PutHitAndRun(uid, id) } else { Change::DropHitAndRun(uid, id) };
+        let has = if wanted { "has a" } else { "has no" };
+        let text = format!("{word}: user {uid} {has} hit-and-run on torrent {id}");
+        Ok((Outcome { word, text, changes: vec![change] }, target))
+    }
+}

@@ -1,0 +1,311 @@
+//! Announces with traffic in CSV files, one an hour of local time
+//! (`rules/private-accounting.md#recorded-announces`). One thread writes; nobody waits for it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, BufWriter};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::announce::{Announce, Event};
+use crate::clock::Clock;
+use crate::metrics::{Board, Kind, Series};
+
+/// Lines that wait for the disk at most; further ones are dropped.
+pub const LINES_MAX: usize = 10_000;
+/// The first line of each file.
+const HEADER: [&str; 7] = ["TorrentID", "UserID", "Addr", "Event", "Uploaded", "Downloaded", "Left"];
+/// What may be seen by the group, and by nobody else (`rules/private-accounting.md#recorded-announces`).
+const FILE_MODE: u32 = 0o640;
+const FOLDER_MODE: u32 = 0o755;
+/// Longest time that a line stays in the buffer.
+const FLUSH: Duration = Duration::from_secs(1);
+/// How often the log complains about the disk.
+const COMPLAINT: Duration = Duration::from_secs(60);
+
+/// One announce.
+#[derive(Clone, Copy, Debug)]
+pub struct Line {
+    /// When, in Unix seconds.
+    pub at: u64,
+    /// Torrent.
+    pub torrent: u32,
+    /// User.
+    pub user: u32,
+    /// From where; of a hidden user 127.0.0.1 with the real port.
+    pub address: SocketAddr,
+    /// What happened.
+    pub event: Event,
+    /// The total that was told.
+    pub uploaded: u64,
+    /// The total that was told.
+    pub downloaded: u64,
+    /// What is still missing.
+    pub left: u64,
+}
+
+impl Line {
+    /// The line of an announce, if it is recorded: one without totals is not.
+    pub(crate) fn of(at: u64, torrent: u32, user: u32, hidden: bool, announce: &Announce) -> Option<Self> {
+        let Announce { uploaded, downloaded, left, event, .. } = *announce;
+        let address = if hidden { Ipv4Addr::LOCALHOST.into() } else { announce.address };
+        let address = SocketAddr::new(address, announce.port);
+        let is_recorded = uploaded != 0 || downloaded != 0;
+        is_recorded.then_some(Self { at, torrent, user, address, event, uploaded, downloaded, left })
+    }
+}
+
+/// Where lines are put.
+#[derive(Clone, Debug)]
+pub struct Events {
+    /// `None` ends the writer.
+    sender: Sender<Option<Line>>,
+    figures: Arc<Figures>,
+}
+
+#[derive(Debug, Default)]
+struct Figures {
+    dropped: AtomicU64,
+    errors: AtomicU64,
+}
+
+impl Events {
+    /// Takes a line, or drops it if too many wait.
+    pub fn put(&self, line: Line) {
+        if self.sender.try_send(Some(line)).is_err() {
+            self.figures.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Starts the writer, which works until [`stop`](Self::stop).
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(folder: &Path, clock: Clock) -> io::Result<(Self, JoinHandle<()>)> {
+        let (sender, lines) = bounded(LINES_MAX);
+        let figures = Arc::<Figures>::default();
+        let mut writer = Scribe::new(folder, TimeZone::system(), Arc::clone(&figures));
+        let thread = thread::Builder::new().name("events".into()).spawn(move || {
+            writer.write_all(&lines, &clock);
+        })?;
+        Ok((Self { sender, figures }, thread))
+    }
+
+    /// Has all lines written that wait, and ends the writer.
+    pub fn stop(&self, thread: JoinHandle<()>) {
+        // It may have ended by itself, which takes a panic.
+        let _ = self.sender.send(None);
+        if thread.join().is_err() {
+            log::error!("the recorder of announces ended with a panic");
+        }
+    }
+
+    /// Lists its numbers.
+    pub fn list_on(&self, board: &Board) {
+        let list = |name, help, number: fn(&Figures) -> &AtomicU64| {
+            let figures = Arc::clone(&self.figures);
+            let read = Box::new(move || number(&figures).load(Ordering::Relaxed));
+            board.list(Series { name, help, kind: Kind::Counter, labels: Vec::new(), read });
+        };
+        list("recorder_dropped", "Recorded announces dropped, because too many waited.", |of| &of.dropped);
+        list("recorder_errors", "Recorded announces that the disk has not taken at once.", |of| &of.errors);
+    }
+}
+
+/// Writes lines to the file of their hour.
+#[derive(Debug)]
+struct Scribe {
+    folder: PathBuf,
+    zone: TimeZone,
+    figures: Arc<Figures>,
+    /// The hour, and its file.
+    open: Option<(String, csv::Writer<BufWriter<File>>)>,
+    complained: Option<Duration>,
+}
+
+impl Scribe {
+    fn new(folder: &Path, zone: TimeZone, figures: Arc<Figures>) -> Self {
+        Self { folder: folder.to_owned(), zone, figures, open: None, complained: None }
+    }
+
+    fn write_all(&mut self, lines: &Receiver<Option<Line>>, clock: &Clock) {
+        loop {
+            match lines.recv_timeout(FLUSH) {
+                Ok(Some(line)) => self.insist(&line, clock),
+                Ok(None) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    let flushed = self.flush();
+                    self.judge(flushed, clock);
+                }
+            }
+        }
+        let flushed = self.flush();
+        self.judge(flushed, clock);
+    }
+
+    /// Writes a line, again with a file that is opened anew where the first try fails.
+    fn insist(&mut self, line: &Line, clock: &Clock) {
+        for _ in 0..2 {
+            let written = self.write(line);
+            if self.judge(written, clock) {
+                return;
+            }
+            self.open = None;
+        }
+    }
+
+    fn write(&mut self, line: &Line) -> io::Result<()> {
+        let hour = self.hour(line.at);
+        if self.open.as_ref().is_none_or(|(open, _)| *open != hour) {
+            self.flush()?;
+            self.open = Some((hour.clone(), self.open(&hour)?));
+        }
+        let Some((_, file)) = &mut self.open else { return Ok(()) };
+        let event = match line.event {
+            Event::Started => "started",
+            Event::Stopped => "stopped",
+            Event::Completed => "completed",
+            Event::Paused => "paused",
+            Event::None => "",
+        };
+        let numbers = [line.uploaded, line.downloaded, line.left].map(|number| number.to_string());
+        let [uploaded, downloaded, left] = &numbers;
+        let (torrent, user) = (line.torrent.to_string(), line.user.to_string());
+        let address = line.address.to_string();
+        file.write_record([&*torrent, &user, &address, event, uploaded, downloaded, left])?;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.open.as_mut().map_or(Ok(()), |(_, file)| file.flush())
+    }
+
+    fn open(&self, hour: &str) -> io::Result<csv::Writer<BufWriter<File>>> {
+        if !self.folder.exists() {
+            DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&self.folder)?;
+        }
+        let path = self.folder.join(format!("events_{hour}.csv"));
+        let file = OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(&path)?;
+        let is_new = fs::metadata(&path)?.len() == 0;
+        let mut writer = csv::Writer::from_writer(BufWriter::new(file));
+        if is_new {
+            writer.write_record(HEADER)?;
+        }
+        Ok(writer)
+    }
+
+    /// The hour in the name of a file: `2026-11-26T13`.
+    fn hour(&self, unix_seconds: u64) -> String {
+        let second = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
+        let time = Timestamp::from_second(second).unwrap_or(Timestamp::MAX).to_zoned(self.zone.clone());
+        format!("{:04}-{:02}-{:02}T{:02}", time.year(), time.month(), time.day(), time.hour())
+    }
+
+    /// Counts a failure, and says so once a minute.
+    fn judge(&mut self, result: io::Result<()>, clock: &Clock) -> bool {
+        let Err(error) = result else { return true };
+        self.figures.errors.fetch_add(1, Ordering::Relaxed);
+        let now = clock.uptime();
+        if self.complained.is_none_or(|last| now.saturating_sub(last) >= COMPLAINT) {
+            self.complained = Some(now);
+            log::error!("announces cannot be recorded in {}: {error}", self.folder.display());
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn line(at: u64, torrent: u32) -> Line {
+        Line {
+            at,
+            torrent,
+            user: 7,
+            address: "[2001:db8::7]:6881".parse().unwrap(),
+            event: Event::Completed,
+            uploaded: 11,
+            downloaded: 13,
+            left: u64::MAX,
+        }
+    }
+
+    #[test]
+    fn ten_records_are_a_header_and_ten_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let events = folder.path().join("events");
+        let (recorder, thread) = Events::start(&events, Clock::start()).unwrap();
+        (0..10).for_each(|torrent| recorder.put(line(1_700_000_000, torrent)));
+        recorder.stop(thread);
+        let file = fs::read_dir(&events).unwrap().next().unwrap().unwrap();
+        let text = fs::read_to_string(file.path()).unwrap();
+        assert_eq!(text.lines().count(), 11);
+        assert!(
+            text.starts_with("TorrentID,UserID,Addr,Event,Uploaded,Downloaded,Left\n0,7,[2001:db8::7]:6881,")
+        );
+        assert!(text.ends_with("9,7,[2001:db8::7]:6881,completed,11,13,18446744073709551615\n"));
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+    }
+
+    #[test]
+    fn every_hour_has_a_file_and_one_header_also_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::start();
+        for at in [1_700_000_000, 1_700_003_600, 1_700_003_601] {
+            let mut scribe = Scribe::new(folder.path(), TimeZone::UTC, Arc::default());
+            scribe.insist(&line(at, 1), &clock);
+            scribe.flush().unwrap();
+        }
+        let lines = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap().lines().count();
+        assert_eq!((lines("events_2023-11-14T22.csv"), lines("events_2023-11-14T23.csv")), (2, 3));
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_is_counted_and_stops_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let figures = Arc::<Figures>::default();
+        let mut scribe = Scribe::new(&file.join("events"), TimeZone::UTC, Arc::clone(&figures));
+        scribe.insist(&line(1_700_000_000, 1), &Clock::start());
+        assert_eq!(figures.errors.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn lines_beyond_the_queue_are_dropped_and_counted() {
+        let (sender, _lines) = bounded(LINES_MAX);
+        let events = Events { sender, figures: Arc::default() };
+        (0..LINES_MAX + 7).for_each(|_| events.put(line(1_700_000_000, 1)));
+        assert_eq!(events.figures.dropped.load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn what_told_no_totals_is_not_recorded_and_hidden_users_have_no_address() {
+        let announce = Announce {
+            info_hash: crate::InfoHash([7; 20]),
+            peer_id: crate::PeerId([7; 20]),
+            address: [192, 0, 2, 7].into(),
+            port: 6881,
+            uploaded: 0,
+            downloaded: 0,
+            left: 0,
+            event: Event::None,
+            num_want: 0,
+        };
+        assert!(Line::of(7, 1, 2, false, &announce).is_none());
+        let announce = Announce { uploaded: 1, ..announce };
+        let address = |hidden| Line::of(7, 1, 2, hidden, &announce).unwrap().address.to_string();
+        assert_eq!((address(false), address(true)), ("192.0.2.7:6881".into(), "127.0.0.1:6881".into()));
+    }
+}

@@ -1,0 +1,290 @@
+//! A file with the figures of all torrents, for those who want to know all of them: written on demand and,
+//! where that is wished, again and again by a thread of its own. The file is replaced as a whole; where that
+//! fails, the old one stays.
+
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::metrics::{Board, Kind, Series};
+use crate::report::{Row, Survey};
+use crate::snapshot::container::replace;
+use crate::snapshot::keeper::Steady;
+
+/// The name of the file, in the folder for the tracker's state, where nothing else is said.
+pub const FILE_NAME: &str = "export.csv";
+/// The first line of the file.
+pub const HEADER: &str = "info_hash,seeders_ipv4,leechers_ipv4,seeders_ipv6,leechers_ipv6,completed";
+/// Who may read the file: the user and the group.
+const MODE: u32 = 0o640;
+/// How often a sleeping thread looks whether a reload has changed the interval.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What is written where, and how often. A reload may change it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The file.
+    pub path: PathBuf,
+    /// Seconds from the begin of one export to the next; 0 = on demand only.
+    pub every_seconds: u64,
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// The file.
+    pub path: PathBuf,
+    /// Torrents in it.
+    pub torrents: u64,
+    /// The time it took.
+    pub took: Duration,
+}
+
+/// Why nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// Another export is under way.
+    #[error("an export is being written already")]
+    Busy,
+    /// The tracker stops.
+    #[error("the tracker stops")]
+    Stopping,
+    /// The disk refuses.
+    #[error("{}: {source}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Writes the file.
+#[derive(Debug)]
+pub struct Exporter {
+    survey: Arc<Survey>,
+    plan: Mutex<Plan>,
+    /// Held while the file is written.
+    turn: Mutex<()>,
+    figures: Figures,
+}
+
+/// What has been written, for `/metrics`.
+#[derive(Debug, Default)]
+struct Figures {
+    written: AtomicU64,
+    failed: AtomicU64,
+    torrents: AtomicU64,
+    unix_seconds: AtomicU64,
+    is_failing: AtomicBool,
+}
+
+impl Exporter {
+    /// Has written nothing yet.
+    #[must_use]
+    pub fn new(survey: Arc<Survey>, plan: Plan) -> Arc<Self> {
+        Arc::new(Self { survey, plan: Mutex::new(plan), turn: Mutex::default(), figures: Figures::default() })
+    }
+
+    /// From now on this is written.
+    pub fn replan(&self, plan: Plan) {
+        *self.plan.lock() = plan;
+    }
+
+    /// Writes the file now, in slices with pauses; it takes a while.
+    ///
+    /// # Errors
+    /// When another export is under way, or the file cannot be written.
+    pub fn export(&self) -> Result<Exported, ExportError> {
+        let Some(_turn) = self.turn.try_lock() else { return Err(ExportError::Busy) };
+        let path = self.plan.lock().path.clone();
+        let (clock, figures) = (self.survey.clock(), &self.figures);
+        let start = clock.uptime();
+        match write(&self.survey, &path) {
+            Ok(torrents) => {
+                figures.written.fetch_add(1, Ordering::Relaxed);
+                figures.torrents.store(torrents, Ordering::Relaxed);
+                figures.unix_seconds.store(clock.now().unix_seconds, Ordering::Relaxed);
+                if figures.is_failing.swap(false, Ordering::Relaxed) {
+                    log::info!("exports are written again to {}", path.display());
+                }
+                Ok(Exported { path, torrents, took: clock.uptime().saturating_sub(start) })
+            }
+            Err(_) if self.survey.is_stopping() => Err(ExportError::Stopping),
+            Err(source) => {
+                figures.failed.fetch_add(1, Ordering::Relaxed);
+                let error = ExportError::Unwritable { path, source };
+                if !figures.is_failing.swap(true, Ordering::Relaxed) {
+                    log::error!("cannot write an export: {error}; what is there stays as it is");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts the thread that exports as often as the plan says; the first export is due after one interval.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(self: &Arc<Self>) -> io::Result<RunningExporter> {
+        let exporter = Arc::clone(self);
+        let thread = thread::Builder::new().name("export".into()).spawn(move || exporter.run())?;
+        Ok(RunningExporter { thread: Some(thread), exporter: Arc::clone(self) })
+    }
+
+    fn run(&self) {
+        let mut last = self.survey.clock().uptime();
+        while !self.survey.is_stopping() {
+            let every = Duration::from_secs(self.plan.lock().every_seconds);
+            let wait = (last + every).saturating_sub(self.survey.clock().uptime());
+            if every.is_zero() || !wait.is_zero() {
+                thread::park_timeout(if every.is_zero() { LOOK } else { wait.min(LOOK) });
+                continue;
+            }
+            last = self.survey.clock().uptime();
+            if let Ok(Exported { path, torrents, took }) = self.export() {
+                let (path, milliseconds) = (path.display(), took.as_millis());
+                log::debug!("exported {torrents} torrents to {path} in {milliseconds} ms");
+            }
+        }
+    }
+
+    /// Lists the numbers of the exports.
+    pub fn list_on(self: &Arc<Self>, board: &Board) {
+        let list = |name, help, kind, number: fn(&Figures) -> &AtomicU64| {
+            let exporter = Arc::clone(self);
+            let read = Box::new(move || number(&exporter.figures).load(Ordering::Relaxed));
+            board.list(Series { name, help, kind, labels: Vec::new(), read });
+        };
+        list("exports_total", "Exports written.", Kind::Counter, |figures| &figures.written);
+        let help = "Exports that could not be written.";
+        list("export_failures_total", help, Kind::Counter, |figures| &figures.failed);
+        list("export_torrents", "Torrents in the last export.", Kind::Gauge, |figures| &figures.torrents);
+        let help = "When the last export was written, in Unix seconds; 0 = not yet.";
+        list("export_timestamp_seconds", help, Kind::Gauge, |figures| &figures.unix_seconds);
+    }
+}
+
+/// The running thread. Dropped, it ends, and gives up what it writes.
+#[derive(Debug)]
+pub struct RunningExporter {
+    thread: Option<JoinHandle<()>>,
+    exporter: Arc<Exporter>,
+}
+
+impl RunningExporter {
+    /// False once the thread has ended by itself, which takes a panic.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+}
+
+impl Drop for RunningExporter {
+    fn drop(&mut self) {
+        self.exporter.survey.stop();
+        let Some(thread) = self.thread.take() else { return };
+        thread.thread().unpark();
+        if thread.join().is_err() {
+            log::error!("the exporter ended with a panic");
+        }
+    }
+}
+
+/// Gives how many torrents there were.
+fn write(survey: &Survey, path: &Path) -> io::Result<u64> {
+    let mut torrents = 0;
+    replace(path, |file| {
+        file.get_ref().set_permissions(PermissionsExt::from_mode(MODE))?;
+        let mut to = Steady::new(file);
+        writeln!(to, "{HEADER}")?;
+        let mut text = Vec::new();
+        survey.walk(|rows| {
+            text.clear();
+            for row in rows {
+                line(row, &mut text)?;
+            }
+            torrents += rows.len() as u64;
+            to.write_all(&text)
+        })
+    })?;
+    Ok(torrents)
+}
+
+fn line(row: &Row, to: &mut Vec<u8>) -> io::Result<()> {
+    let Row { info_hash, peers, completed } = row;
+    let (v4, v6) = ((peers.v4_seeders, peers.v4_leechers), (peers.v6_seeders, peers.v6_leechers));
+    writeln!(to, "{info_hash},{},{},{},{},{completed}", v4.0, v4.1, v6.0, v6.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Tick;
+    use crate::admission::Policy;
+    use crate::clock::Clock;
+    use crate::ids::InfoHash;
+    use crate::report::Place;
+    use crate::swarm::Swarms;
+
+    fn exporter(path: &Path) -> Arc<Exporter> {
+        let swarms = Swarms::new(0);
+        for (letter, completed) in [(0xAB, 7), (0x0C, 11), (0xEE, 0)] {
+            swarms.set_completed(Tick(7), &Policy::default(), &InfoHash([letter; 20]), completed);
+        }
+        let survey = Arc::new(Survey::new(Place::Swarms(swarms), Clock::start()));
+        Exporter::new(survey, Plan { path: path.to_owned(), every_seconds: 0 })
+    }
+
+    #[test]
+    fn the_file_has_a_header_and_a_line_for_each_torrent() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.csv");
+        let exported = exporter(&path).export().unwrap();
+        assert_eq!((exported.torrents, &exported.path), (2, &path));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.remove(0), HEADER);
+        lines.sort_unstable();
+        let row = |letter: &str, completed| format!("{},0,0,0,0,{completed}", letter.repeat(20));
+        assert_eq!(lines, [row("0c", 11), row("ab", 7)]);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    }
+
+    #[test]
+    fn a_failure_leaves_the_old_file_and_a_second_one_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.csv");
+        std::fs::write(&path, "old").unwrap();
+        std::fs::create_dir(folder.path().join("x.csv.draft")).unwrap();
+        let exporter = exporter(&path);
+        assert!(matches!(exporter.export(), Err(ExportError::Unwritable { .. })));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(exporter.figures.failed.load(Ordering::Relaxed), 1);
+        let turn = exporter.turn.lock();
+        assert!(matches!(exporter.export(), Err(ExportError::Busy)));
+        drop(turn);
+    }
+
+    #[test]
+    fn the_thread_exports_as_often_as_the_plan_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let exporter = exporter(&folder.path().join("first.csv"));
+        let path = folder.path().join("second.csv");
+        let running = exporter.start().unwrap();
+        exporter.replan(Plan { path: path.clone(), every_seconds: 1 });
+        while !path.exists() {
+            assert!(running.is_alive());
+            thread::yield_now();
+        }
+        drop(running);
+        assert!(!folder.path().join("first.csv").exists());
+        assert!(matches!(exporter.export(), Err(ExportError::Stopping) | Ok(_)));
+    }
+}

@@ -1,0 +1,268 @@
+//! How all torrents stand, one after the other, in slices with pauses, so that no announce waits for it. A
+//! torrent that comes or goes meanwhile may be missed; none comes twice.
+//!
+//! [`export`] writes it to a file.
+
+pub mod export;
+
+use std::collections::BinaryHeap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::clock::Clock;
+use crate::ids::InfoHash;
+use crate::peer_counts::Census;
+use crate::private::Torrents;
+use crate::snapshot::keeper::Pace;
+use crate::swarm::Swarms;
+use crate::swarm::torrent::Torrent;
+
+/// Torrents that are looked at under one lock.
+const SLICE: usize = 512;
+
+/// How one torrent stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    /// Which torrent.
+    pub info_hash: InfoHash,
+    /// Its peers. In mode private a peer that is reached over both families counts in both.
+    pub peers: Census,
+    /// Finished downloads.
+    pub completed: u32,
+}
+
+impl Row {
+    /// Is there anything to tell?
+    pub(crate) fn says_something(&self) -> bool {
+        self.peers.peers() > 0 || self.completed > 0
+    }
+}
+
+/// Where the torrents are.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// In the swarms of mode open and listed.
+    Swarms(Arc<Swarms>),
+    /// Registered at a site (mode private).
+    Site(Arc<Torrents>),
+}
+
+/// Goes through all torrents.
+#[derive(Debug)]
+pub struct Survey {
+    place: Place,
+    clock: Clock,
+    stopping: AtomicBool,
+}
+
+impl Survey {
+    /// Of these torrents.
+    #[must_use]
+    pub fn new(place: Place, clock: Clock) -> Self {
+        Self { place, clock, stopping: AtomicBool::new(false) }
+    }
+
+    /// Shows all torrents that have peers or a completed count, those of one shard at a time, in the order of
+    /// their info_hashes.
+    ///
+    /// # Errors
+    /// Those of `show`, and `Interrupted` when the tracker stops.
+    pub fn walk(&self, mut show: impl FnMut(&[Row]) -> io::Result<()>) -> io::Result<()> {
+        let mut pace = Pace::beside(&self.clock, &self.stopping);
+        let (mut rows, mut shard) = (Vec::new(), 0);
+        while self.shard(shard, &mut pace, &mut rows)? {
+            // The torrent that fills a hole has been met already.
+            rows.sort_unstable_by_key(|row: &Row| row.info_hash);
+            rows.dedup_by_key(|row| row.info_hash);
+            show(&rows)?;
+            rows.clear();
+            pace.breathe()?;
+            shard += 1;
+        }
+        Ok(())
+    }
+
+    fn shard(&self, number: usize, pace: &mut Pace<'_>, rows: &mut Vec<Row>) -> io::Result<bool> {
+        let swarms = match &self.place {
+            Place::Site(torrents) => return Ok(torrents.rows(number, rows)),
+            Place::Swarms(swarms) => swarms,
+        };
+        let mut before = usize::MAX;
+        while before > 0 {
+            let Some(rest) = swarms.rows(number, before, rows) else { return Ok(false) };
+            before = rest;
+            pace.breathe()?;
+        }
+        Ok(true)
+    }
+
+    /// The torrents with the most peers, `most` of them at most, and those with none left out.
+    ///
+    /// # Errors
+    /// When the tracker stops.
+    pub fn top(&self, most: usize) -> io::Result<Vec<Row>> {
+        let mut least_first = BinaryHeap::new();
+        self.walk(|rows| {
+            for row in rows.iter().filter(|row| row.peers.peers() > 0) {
+                least_first.push(std::cmp::Reverse(Ranked(*row)));
+                if least_first.len() > most {
+                    least_first.pop();
+                }
+            }
+            Ok(())
+        })?;
+        Ok(least_first.into_sorted_vec().into_iter().map(|ranked| ranked.0.0).collect())
+    }
+
+    /// Where the torrents are.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Ends all walks soon, and those that begin.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+}
+
+impl Swarms {
+    /// How some torrents of one shard stand, as far as there is anything to tell: those before a slot, the
+    /// last ones first, so that the one that fills a hole has been met already, or will be. Gives the slot
+    /// to go on before; `None` where there is no such shard.
+    fn rows(&self, shard: usize, before: usize, rows: &mut Vec<Row>) -> Option<usize> {
+        self.with_shard(shard, |shard| {
+            let before = before.min(shard.len());
+            let first = before.saturating_sub(SLICE);
+            let torrents = (first..before).rev().filter_map(|slot| shard.torrent(slot));
+            let row = |torrent: &Torrent| Row {
+                info_hash: torrent.info_hash,
+                peers: torrent.census(),
+                completed: torrent.completed,
+            };
+            rows.extend(torrents.map(row).filter(Row::says_something));
+            first
+        })
+    }
+}
+
+/// In the order of their peers, and then of their info_hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ranked(Row);
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let by_peers = self.0.peers.peers().cmp(&other.0.peers.peers());
+        by_peers.then_with(|| other.0.info_hash.cmp(&self.0.info_hash))
+    }
+}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::admission::Policy;
+    use crate::announce::{Announce, Event, Handout};
+    use crate::ids::PeerId;
+    use crate::published::Published;
+    use crate::{Tick, Tracker};
+
+    fn hash(number: u32) -> InfoHash {
+        let mut octets = [0; 20];
+        octets[..4].copy_from_slice(&number.to_be_bytes());
+        InfoHash(octets)
+    }
+
+    fn tracker() -> Tracker {
+        Tracker::new(Swarms::new(0), &Published::new(Policy::default()), 7)
+    }
+
+    fn announce(tracker: &mut Tracker, torrent: u32, address: IpAddr, port: u16, left: u64, event: Event) {
+        let announce = Announce {
+            info_hash: hash(torrent),
+            peer_id: PeerId([7; 20]),
+            address,
+            port,
+            left,
+            uploaded: 0,
+            downloaded: 0,
+            event,
+            num_want: 0,
+        };
+        tracker.announce(Tick(7), &announce, &mut Handout::new(&mut [], &mut [])).unwrap();
+    }
+
+    fn survey(tracker: &Tracker) -> Survey {
+        Survey::new(Place::Swarms(Arc::clone(tracker.swarms())), Clock::start())
+    }
+
+    #[test]
+    fn every_torrent_is_shown_once() {
+        let mut tracker = tracker();
+        for torrent in 0..20_000 {
+            announce(&mut tracker, torrent, [192, 0, 2, 7].into(), 7000, 1, Event::None);
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        survey(&tracker)
+            .walk(|rows| {
+                rows.iter().for_each(|row| assert!(seen.insert(row.info_hash)));
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(seen.len(), 20_000);
+    }
+
+    #[test]
+    fn the_largest_come_first_and_families_and_roles_are_told_apart() {
+        let mut tracker = tracker();
+        let v6: IpAddr = "2001:db8::7".parse().unwrap();
+        for (torrent, v4_seeders, v4_leechers, v6_leechers) in [(1, 7, 11, 2), (2, 1, 0, 0), (3, 13, 50, 0)] {
+            for peer in 0..v4_seeders {
+                announce(&mut tracker, torrent, [192, 0, 2, 7].into(), 7000 + peer, 0, Event::None);
+            }
+            for peer in 0..v4_leechers {
+                announce(&mut tracker, torrent, [192, 0, 2, 9].into(), 7000 + peer, 1, Event::None);
+            }
+            for peer in 0..v6_leechers {
+                announce(&mut tracker, torrent, v6, 7000 + peer, 1, Event::None);
+            }
+        }
+        announce(&mut tracker, 1, [192, 0, 2, 9].into(), 7000, 0, Event::Completed);
+        let top = survey(&tracker).top(2).unwrap();
+        let peers = |v4_seeders, v4_leechers, v6_seeders, v6_leechers| Census {
+            v4_seeders,
+            v4_leechers,
+            v6_seeders,
+            v6_leechers,
+        };
+        let row = |torrent, peers, completed| Row { info_hash: hash(torrent), peers, completed };
+        assert_eq!(top, [row(3, peers(13, 50, 0, 0), 0), row(1, peers(8, 10, 0, 2), 1)]);
+    }
+
+    #[test]
+    fn a_survey_that_is_stopped_ends() {
+        let mut tracker = tracker();
+        for torrent in 0..50_000 {
+            announce(&mut tracker, torrent, [192, 0, 2, 7].into(), 7000, 1, Event::None);
+        }
+        let survey = survey(&tracker);
+        survey.stop();
+        assert_eq!(survey.top(7).unwrap_err().kind(), io::ErrorKind::Interrupted);
+    }
+}

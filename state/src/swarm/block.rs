@@ -1,0 +1,259 @@
+//! Peers of one family in one heap block: first the octets of all of them, as they go on the wire, then their
+//! ages, then, where they are kept, their ids. Ten octets a peer at most where no ids are kept, and no
+//! pointer.
+
+use crate::ids::{ID_LEN, PeerId};
+use crate::swarm::peer::{Member, Seen};
+
+/// Octets of one age.
+const SEEN_LEN: usize = size_of::<Seen>();
+/// What an allocator adds to each block, in octets, for the memory count.
+const ALLOCATION_OVERHEAD: usize = 8;
+/// Peers a block grows by, unless it is smaller, which doubles, or so large that an eighth is more: small
+/// swarms are cold memory, and each growth touches more of it.
+const GROWTH: usize = 4;
+
+/// A heap block of `octets` with what the allocator adds.
+pub(crate) fn allocation(octets: usize) -> usize {
+    if octets == 0 { 0 } else { octets + ALLOCATION_OVERHEAD }
+}
+
+/// Up to 65535 peers of one family.
+#[derive(Debug, Default)]
+pub(crate) struct Block<const LEN: usize> {
+    bytes: Box<[u8]>,
+    len: u16,
+    with_ids: bool,
+}
+
+impl<const LEN: usize> Block<LEN> {
+    pub(crate) fn with_ids(with_ids: bool) -> Self {
+        Self { with_ids, ..Self::default() }
+    }
+
+    /// Puts a block together from what [`into_parts`](Self::into_parts) gave; it keeps no ids.
+    pub(crate) fn from_parts(bytes: Box<[u8]>, len: u16) -> Self {
+        Self { bytes, len, with_ids: false }
+    }
+
+    pub(crate) fn into_parts(self) -> (Box<[u8]>, u16) {
+        (self.bytes, self.len)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len.into()
+    }
+
+    /// Octets on the heap.
+    pub(crate) fn heap(&self) -> usize {
+        allocation(self.bytes.len())
+    }
+
+    pub(crate) fn octets(&self) -> &[[u8; LEN]] {
+        octets(&self.bytes, self.len())
+    }
+
+    pub(crate) fn seen(&self, place: usize) -> Seen {
+        seen(&self.bytes, LEN, self.room(), place)
+    }
+
+    pub(crate) fn set_seen(&mut self, place: usize, seen: Seen) {
+        let at = self.room() * LEN + place * SEEN_LEN;
+        if let Some(slot) = self.bytes.get_mut(at..at + SEEN_LEN) {
+            slot.copy_from_slice(&seen.0.to_ne_bytes());
+        }
+    }
+
+    /// One id for each peer, where they are kept.
+    pub(crate) fn ids(&self) -> Option<&[[u8; ID_LEN]]> {
+        let ids = self.bytes.get(self.room() * (LEN + SEEN_LEN)..).unwrap_or_default();
+        self.with_ids.then_some(ids.as_chunks().0)
+    }
+
+    pub(crate) fn set_id(&mut self, place: usize, id: PeerId) {
+        let at = self.room() * (LEN + SEEN_LEN) + place * ID_LEN;
+        if self.with_ids
+            && let Some(slot) = self.bytes.get_mut(at..at + ID_LEN)
+        {
+            slot.copy_from_slice(&id.0);
+        }
+    }
+
+    pub(crate) fn member(&self, place: usize) -> Option<Member<LEN>> {
+        let octets = *self.octets().get(place)?;
+        let id = self.ids().and_then(|ids| ids.get(place)).map(|id| PeerId(*id)).unwrap_or_default();
+        Some(Member { octets, seen: self.seen(place), id })
+    }
+
+    pub(crate) fn find(&self, peer: &[u8; LEN]) -> Option<usize> {
+        self.octets().iter().position(|other| other == peer)
+    }
+
+    /// Adds a peer behind all others and gives its place; `None` where the block is full for good.
+    pub(crate) fn push(&mut self, member: &Member<LEN>) -> Option<usize> {
+        let place = self.len();
+        let len = self.len.checked_add(1)?;
+        if place == self.room() {
+            self.resize(place + GROWTH.min(place.max(1)).max(place / 8), self.with_ids);
+        }
+        self.len = len;
+        self.put(place, member);
+        Some(place)
+    }
+
+    /// Makes sure that there is room for so many.
+    pub(crate) fn make_room(&mut self, peers: usize) {
+        if self.room() < peers {
+            self.resize(peers, self.with_ids);
+        }
+    }
+
+    /// Drops the last peer.
+    pub(crate) fn pop(&mut self) -> Option<Member<LEN>> {
+        let last = self.member(self.len().checked_sub(1)?);
+        self.len -= 1;
+        last
+    }
+
+    /// Takes a peer out; the last takes its place.
+    pub(crate) fn swap_remove(&mut self, place: usize) -> Option<Member<LEN>> {
+        let gone = self.member(place)?;
+        let last = self.pop()?;
+        if place < self.len() {
+            self.put(place, &last);
+        }
+        Some(gone)
+    }
+
+    pub(crate) fn swap(&mut self, a: usize, b: usize) {
+        if let (Some(at_a), Some(at_b)) = (self.member(a), self.member(b)) {
+            self.put(a, &at_b);
+            self.put(b, &at_a);
+        }
+    }
+
+    /// Gives memory back where there is much more of it than needed.
+    pub(crate) fn shrink(&mut self) {
+        let len = self.len();
+        if self.room() > 2 * len + 2 * GROWTH || len == 0 {
+            self.resize(len + len / 8, self.with_ids);
+        }
+    }
+
+    /// Keeps ids from now on (those of the peers already here are unknown), or gives them up.
+    pub(crate) fn keep_ids(&mut self, with_ids: bool) {
+        if self.with_ids != with_ids {
+            self.resize(self.len(), with_ids);
+        }
+    }
+
+    fn put(&mut self, place: usize, member: &Member<LEN>) {
+        if let Some(slot) = self.bytes.get_mut(place * LEN..(place + 1) * LEN) {
+            slot.copy_from_slice(&member.octets);
+        }
+        self.set_seen(place, member.seen);
+        self.set_id(place, member.id);
+    }
+
+    /// Peers there is room for.
+    fn room(&self) -> usize {
+        self.bytes.len() / stride(LEN, self.with_ids)
+    }
+
+    /// Moves everything into a block with this much room, not less than is needed.
+    fn resize(&mut self, room: usize, with_ids: bool) {
+        let len = self.len();
+        let room = room.max(len);
+        let bytes = vec![0; room * stride(LEN, with_ids)].into_boxed_slice();
+        let mut moved = Self { bytes, len: self.len, with_ids };
+        let arrays = [(0, LEN), (LEN, SEEN_LEN), (LEN + SEEN_LEN, ID_LEN)];
+        let kept = if with_ids && self.with_ids { 3 } else { 2 };
+        for (offset, size) in arrays.into_iter().take(kept) {
+            let (from, to) = (self.room() * offset, room * offset);
+            if let (Some(from), Some(to)) =
+                (self.bytes.get(from..from + len * size), moved.bytes.get_mut(to..to + len * size))
+            {
+                to.copy_from_slice(from);
+            }
+        }
+        *self = moved;
+    }
+}
+
+/// The octets of the first `len` peers of a block without its frame.
+pub(crate) fn octets<const LEN: usize>(bytes: &[u8], len: usize) -> &[[u8; LEN]] {
+    bytes.get(..len * LEN).unwrap_or_default().as_chunks().0
+}
+
+fn seen(bytes: &[u8], len: usize, room: usize, place: usize) -> Seen {
+    let ages = bytes.get(room * len + place * SEEN_LEN..).unwrap_or_default();
+    Seen(ages.first_chunk().map_or(0, |age| u16::from_ne_bytes(*age)))
+}
+
+/// The same for a peer of a block that keeps no ids, without its frame.
+pub(crate) fn seen_of<const LEN: usize>(bytes: &[u8], place: usize) -> Seen {
+    seen(bytes, LEN, bytes.len() / stride(LEN, false), place)
+}
+
+fn stride(len: usize, with_ids: bool) -> usize {
+    len + SEEN_LEN + if with_ids { ID_LEN } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(number: u8) -> Member<6> {
+        Member { octets: [number; 6], seen: Seen(number.into()), id: PeerId([number; ID_LEN]) }
+    }
+
+    fn numbers(block: &Block<6>) -> Vec<u8> {
+        let members = (0..block.len()).map(|place| block.member(place).unwrap());
+        members
+            .map(|member| {
+                assert_eq!(member.seen, Seen(member.octets[0].into()));
+                if block.ids().is_some() {
+                    assert_eq!(member.id.0[7], member.octets[5]);
+                }
+                member.octets[2]
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_peer_keeps_its_octets_age_and_id_through_every_change() {
+        for with_ids in [false, true] {
+            let mut block = Block::with_ids(with_ids);
+            for number in 1..=40 {
+                assert_eq!(block.push(&member(number)), Some(usize::from(number) - 1));
+            }
+            assert_eq!(numbers(&block), (1..=40).collect::<Vec<_>>());
+            block.swap(0, 39);
+            assert_eq!(block.swap_remove(1).unwrap().octets[0], 2);
+            assert_eq!(block.swap_remove(38).unwrap().octets[0], 39);
+            assert_eq!(
+                (block.find(&[40; 6]), block.find(&[1; 6]), block.find(&[2; 6])),
+                (Some(0), Some(1), None)
+            );
+            while block.len() > 3 {
+                block.pop();
+            }
+            let before = block.heap();
+            block.shrink();
+            assert!(block.heap() < before / 4);
+            assert_eq!(numbers(&block), [40, 1, 3]);
+        }
+    }
+
+    #[test]
+    fn ids_come_and_go_without_a_word_about_the_rest() {
+        let mut block = Block::with_ids(false);
+        (1..=7).for_each(|number| _ = block.push(&member(number)));
+        block.keep_ids(true);
+        assert_eq!(block.ids().unwrap()[6], [0; ID_LEN], "unknown yet");
+        (1..=7_u8).for_each(|number| block.set_id(usize::from(number) - 1, PeerId([number; ID_LEN])));
+        assert_eq!(numbers(&block), [1, 2, 3, 4, 5, 6, 7]);
+        block.keep_ids(false);
+        assert_eq!(numbers(&block), [1, 2, 3, 4, 5, 6, 7]);
+    }
+}

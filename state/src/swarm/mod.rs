@@ -1,0 +1,519 @@
+//! All swarms, in shards: many small locks, so that doors on several threads seldom meet. A keyed hash of the
+//! info_hash names the shard, so that no client can fill one.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `torrent` | one torrent, its swarm being a `pair`, `small`, or `large`: `camp`s of `buckets` |
+//! | `peer`, `block`, `peer_set` | one peer in memory, many in a row, what can be done to them |
+//! | `select` | the choice of peers |
+//! | `sweep` | expiry in slices |
+//! | `metrics` | the numbers of all swarms |
+
+pub(crate) mod block;
+mod buckets;
+mod camp;
+pub(crate) mod large;
+mod metrics;
+mod pair;
+pub(crate) mod peer;
+pub(crate) mod peer_set;
+mod select;
+mod small;
+mod sweep;
+pub(crate) mod torrent;
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crossbeam_utils::CachePadded;
+use parking_lot::Mutex;
+
+use crate::address::Reach;
+use crate::admission::Policy;
+use crate::announce::{Announce, Event, Handout, Tally};
+use crate::clock::Tick;
+use crate::ids::InfoHash;
+use crate::metrics::histogram::Histogram;
+pub use crate::peer_counts::Census;
+use crate::snapshot::delta::{Delta, Tap};
+pub use crate::swarm::sweep::Sweeper;
+use crate::swarm::torrent::{Change, Context, Torrent};
+use crate::table::index::Index;
+use crate::table::keyed_hash::Keys;
+use crate::table::prefetch::prefetch;
+use crate::table::slab::Chunks;
+
+/// Shards; a power of two.
+pub(crate) const SHARDS: usize = 1024;
+const _: () = assert!(SHARDS.is_power_of_two());
+/// Octets by which a shard may have grown or shrunk before the memory budget is told: all shards together are
+/// never further from the truth than 512 KiB.
+const ACCOUNT_STEP: usize = 512;
+/// Of the memory budget, the share beyond which torrents that nobody shares yet are refused.
+const NEW_TORRENTS_SHARE: (u64, u64) = (15, 16);
+
+/// Entries of the queue of idle torrents that may be out of date before it is tidied, besides as many as
+/// there are idle torrents.
+const IDLE_SLACK: usize = 64;
+
+/// Announces that [`Tracker::look_ahead`](crate::Tracker::look_ahead) takes at most.
+pub const LOOK_AHEAD_MAX: usize = 64;
+
+/// Whether an announce was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The swarm knows the peer now (or forgot it, if it stopped).
+    Done {
+        /// This announce counts as a finished download.
+        completed: bool,
+    },
+    /// There was no room for the peer: nothing changed, nobody was handed out.
+    Full,
+}
+
+/// All swarms of the tracker.
+#[derive(Debug)]
+pub struct Swarms {
+    shards: Vec<CachePadded<Mutex<Shard>>>,
+    keys: Keys,
+    /// Octets that all shards take, by our own count, but for less than [`ACCOUNT_STEP`] of each. In a cache
+    /// line of its own, because the rest of this struct is read for every announce.
+    memory: CachePadded<AtomicUsize>,
+    /// Where announces are noted for a successor.
+    tap: Tap,
+    /// How long rounds of the sweep took.
+    sweeps: Arc<Histogram>,
+}
+
+impl Swarms {
+    /// No swarms yet. `peers_per_address`: peers of one public address (IPv6: of one /64) in one swarm at
+    /// most; 0 = no limit.
+    #[must_use]
+    pub fn new(peers_per_address: u16) -> Arc<Self> {
+        let shards = (0..SHARDS).map(|_| CachePadded::default()).collect();
+        Arc::new(Self {
+            shards,
+            keys: Keys::new(peers_per_address),
+            memory: CachePadded::default(),
+            tap: Tap::default(),
+            sweeps: Arc::new(Histogram::milliseconds()),
+        })
+    }
+
+    /// Changes the swarm of an admitted announce and hands out peers, under one lock.
+    pub(crate) fn announce(
+        &self,
+        now: Tick,
+        policy: &Policy,
+        reach: Reach,
+        announce: &Announce,
+        random: &mut fastrand::Rng,
+        handout: &mut Handout<'_>,
+    ) -> (Outcome, Tally) {
+        let may_grow = self.may_grow(policy);
+        let context = Context { now, policy, keys: &self.keys, reach, announce, may_grow };
+        let hash = self.keys.info_hash(&announce.info_hash);
+        let may_create = may_grow && self.has_room(policy, NEW_TORRENTS_SHARE);
+        let mut shard = self.shard(hash).lock();
+        let (change, tally) = shard.announce(hash, &context, may_create, random, handout);
+        self.account(&mut shard);
+        match change {
+            Change::Full => {
+                shard.full += 1;
+                return (Outcome::Full, tally);
+            }
+            Change::Crowded => shard.crowded += 1,
+            Change::Kept { .. } | Change::Gone => {}
+        }
+        if self.tap.is_open() {
+            // Under the lock: changes of a torrent are noted in the order in which they are made.
+            self.tap.note(Delta { announce: *announce, completed: tally.completed });
+        }
+        (Outcome::Done { completed: matches!(change, Change::Kept { completed: true, .. }) }, tally)
+    }
+
+    /// Hands out peers as to this announce, but changes nothing. Gives the tally without the asker, unless he
+    /// is there already.
+    pub(crate) fn show(
+        &self,
+        now: Tick,
+        policy: &Policy,
+        reach: Reach,
+        announce: &Announce,
+        random: &mut fastrand::Rng,
+        handout: &mut Handout<'_>,
+    ) -> Tally {
+        let context = Context { now, policy, keys: &self.keys, reach, announce, may_grow: false };
+        let hash = self.keys.info_hash(&announce.info_hash);
+        let shard = self.shard(hash).lock();
+        let found = shard.find(hash, &announce.info_hash).and_then(|slot| shard.torrent(slot));
+        let Some(torrent) = found else { return Tally::default() };
+        if announce.event != Event::Stopped {
+            torrent.hand_out(&context, torrent.find(&context), random, handout);
+        }
+        torrent.tally()
+    }
+
+    /// Works on one torrent under its shard's lock. One that is unknown is made where it may be and there is
+    /// room; one that then has neither peers nor a completed count is forgotten. Tells whether it was made.
+    pub(crate) fn with_torrent<T>(
+        &self,
+        now: Tick,
+        policy: &Policy,
+        info_hash: &InfoHash,
+        may_create: bool,
+        work: impl FnOnce(&mut Torrent) -> T,
+    ) -> Option<(T, bool)> {
+        let hash = self.keys.info_hash(info_hash);
+        let may_create = may_create && self.has_room(policy, NEW_TORRENTS_SHARE);
+        let mut shard = self.shard(hash).lock();
+        let known = shard.find(hash, info_hash);
+        let slot = match known {
+            Some(slot) => slot,
+            None if may_create => shard.add(hash, *info_hash, &self.keys),
+            None => return None,
+        };
+        let result = shard.update(slot, work);
+        shard.drop_if_empty(slot, hash, now, policy, &self.keys);
+        self.account(&mut shard);
+        Some((result?, known.is_none()))
+    }
+
+    /// Sets how often a torrent was downloaded, as a store remembers it. One that is unknown is remembered
+    /// without peers, as far as `policy` allows. False where there was no room for it.
+    pub fn set_completed(&self, now: Tick, policy: &Policy, info_hash: &InfoHash, completed: u32) -> bool {
+        let set = |torrent: &mut Torrent| torrent.completed = completed;
+        self.with_torrent(now, policy, info_hash, completed > 0, set).is_some() || completed == 0
+    }
+
+    /// Fetches what the announces of a batch will need into the processor's cache, in stages, each for the
+    /// whole batch: one after the other, every announce would wait for memory three or four times.
+    pub(crate) fn look_ahead(&self, info_hashes: impl Iterator<Item = InfoHash>) {
+        let mut hashes = [0; LOOK_AHEAD_MAX];
+        let mut count = 0;
+        for (to, info_hash) in hashes.iter_mut().zip(info_hashes) {
+            *to = self.keys.info_hash(&info_hash);
+            prefetch(self.shard(*to));
+            count += 1;
+        }
+        let hashes = hashes.get(..count).unwrap_or_default();
+        // A shard that somebody holds is left out: nothing is worth waiting for here.
+        let visit = |work: fn(&Shard, u64)| {
+            for &hash in hashes {
+                if let Some(shard) = self.shard(hash).try_lock() {
+                    work(&shard, hash);
+                }
+            }
+        };
+        visit(|shard, hash| shard.index.prefetch(hash));
+        visit(|shard, hash| shard.prefetch_torrent(hash));
+        visit(|shard, hash| shard.prefetch_peers(hash));
+    }
+
+    /// How a swarm stands; zeros where it is unknown.
+    #[must_use]
+    pub fn tally(&self, info_hash: &InfoHash) -> Tally {
+        let hash = self.keys.info_hash(info_hash);
+        let shard = self.shard(hash).lock();
+        shard
+            .find(hash, info_hash)
+            .and_then(|slot| shard.torrents.get(slot))
+            .map(Torrent::tally_with_paused)
+            .unwrap_or_default()
+    }
+
+    /// How many peers there are.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        self.shards.iter().fold(Census::default(), |mut sum, shard| {
+            sum.replace(Census::default(), shard.lock().census);
+            sum
+        })
+    }
+
+    /// Torrents with peers.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock()).map(|shard| shard.torrents.len() - shard.idle).sum()
+    }
+
+    /// What a whole sweep looks at.
+    pub(crate) fn torrents_and_peers(&self) -> usize {
+        let of_shard = |shard: &Shard| shard.len() + shard.census.peers() as usize;
+        self.shards.iter().map(|shard| of_shard(&shard.lock())).sum()
+    }
+
+    /// Torrents without peers whose completed count is remembered.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().idle).sum()
+    }
+
+    /// Octets the swarms take, by our own count.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().memory()).sum()
+    }
+
+    /// Announces answered without peers because the memory budget was used up.
+    #[must_use]
+    pub fn full(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.lock().full).sum()
+    }
+
+    /// Peers not stored because of `announce.peers_per_address`.
+    #[must_use]
+    pub fn crowded(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.lock().crowded).sum()
+    }
+
+    /// A known torrent was finished at least so often.
+    pub(crate) fn raise_completed(&self, info_hash: &InfoHash, completed: u32) {
+        let hash = self.keys.info_hash(info_hash);
+        let mut shard = self.shard(hash).lock();
+        let slot = shard.find(hash, info_hash);
+        if let Some(torrent) = slot.and_then(|slot| shard.torrents.get_mut(slot)) {
+            torrent.completed = torrent.completed.max(completed);
+        }
+    }
+
+    pub(crate) fn sweeps(&self) -> &Arc<Histogram> {
+        &self.sweeps
+    }
+
+    pub(crate) fn tap(&self) -> &Tap {
+        &self.tap
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_locked(&self, info_hash: &InfoHash) -> bool {
+        self.shard(self.keys.info_hash(info_hash)).is_locked()
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Runs one slice of a sweep under one shard's lock.
+    pub(crate) fn with_shard<T>(&self, shard: usize, work: impl FnOnce(&mut Shard) -> T) -> Option<T> {
+        let mut shard = self.shards.get(shard)?.lock();
+        let result = work(&mut shard);
+        self.account(&mut shard);
+        Some(result)
+    }
+
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        #[expect(clippy::indexing_slicing, reason = "masked to the shards there are")]
+        &self.shards[(hash >> 40) as usize & (SHARDS - 1)]
+    }
+
+    /// Counts what a shard has grown or shrunk by, in steps, so that workers seldom write to one line. Under
+    /// the shard's lock: else what one thread takes away might be counted before what another has added, and
+    /// the sum be below zero for a moment.
+    fn account(&self, shard: &mut Shard) {
+        let (counted, now) = (shard.counted, shard.memory());
+        if now.abs_diff(counted) >= ACCOUNT_STEP {
+            self.memory.fetch_add(now.wrapping_sub(counted), Ordering::Relaxed);
+            shard.counted = now;
+        }
+    }
+
+    /// May peers be added?
+    pub(crate) fn may_grow(&self, policy: &Policy) -> bool {
+        self.has_room(policy, (1, 1))
+    }
+
+    fn has_room(&self, policy: &Policy, (part, whole): (u64, u64)) -> bool {
+        policy.memory_max == 0
+            || (self.memory.load(Ordering::Relaxed) as u64) < policy.memory_max / whole * part
+    }
+}
+
+/// The torrents whose hash falls to one lock. What every announce reads first is in the cache line of the
+/// lock.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(crate) struct Shard {
+    index: Index,
+    torrents: Chunks<Torrent>,
+    /// Hashes of torrents that became idle, oldest first; some may have woken since.
+    idle_queue: VecDeque<(u64, Tick)>,
+    idle: usize,
+    /// Octets of the torrents' heap blocks.
+    heap: usize,
+    /// Octets of this shard that the budget knows of.
+    counted: usize,
+    census: Census,
+    /// Announces refused for lack of memory.
+    full: u64,
+    /// Peers not stored because of `announce.peers_per_address`.
+    crowded: u64,
+}
+
+impl Shard {
+    pub(crate) fn len(&self) -> usize {
+        self.torrents.len()
+    }
+
+    pub(crate) fn torrent(&self, slot: usize) -> Option<&Torrent> {
+        self.torrents.get(slot)
+    }
+
+    fn find(&self, hash: u64, info_hash: &InfoHash) -> Option<usize> {
+        let same = |slot: u32| {
+            self.torrents.get(slot as usize).is_some_and(|torrent| torrent.info_hash == *info_hash)
+        };
+        self.index.find(hash, same).map(|slot| slot as usize)
+    }
+
+    fn guess(&self, hash: u64) -> Option<&Torrent> {
+        self.torrents.get(self.index.guess(hash)? as usize)
+    }
+
+    fn prefetch_torrent(&self, hash: u64) {
+        // One that is new will come behind the last.
+        if let Some(torrent) = self.guess(hash).or_else(|| self.torrents.last()) {
+            prefetch(torrent);
+        }
+    }
+
+    fn prefetch_peers(&self, hash: u64) {
+        if let Some(torrent) = self.guess(hash) {
+            torrent.prefetch_peers();
+        }
+    }
+
+    fn memory(&self) -> usize {
+        let queue = self.idle_queue.capacity() * size_of::<(u64, Tick)>();
+        self.index.heap() + self.torrents.heap() + queue + self.heap
+    }
+
+    fn announce(
+        &mut self,
+        hash: u64,
+        context: &Context<'_>,
+        may_create: bool,
+        random: &mut fastrand::Rng,
+        handout: &mut Handout<'_>,
+    ) -> (Change, Tally) {
+        let info_hash = &context.announce.info_hash;
+        let stopped = context.announce.event == Event::Stopped;
+        let slot = match self.find(hash, info_hash) {
+            Some(slot) => slot,
+            None if stopped => return (Change::Gone, Tally::default()),
+            None if !may_create => return (Change::Full, Tally::default()),
+            None => self.add(hash, *info_hash, context.keys),
+        };
+        let Some((change, tally)) = self.update(slot, |torrent| {
+            let change = match torrent.change(context) {
+                Change::Gone if !stopped => Change::Full,
+                change => change,
+            };
+            match change {
+                Change::Kept { spot, .. } => torrent.hand_out(context, Some(spot), random, handout),
+                Change::Crowded => torrent.hand_out(context, None, random, handout),
+                Change::Gone | Change::Full => {}
+            }
+            (change, torrent.tally())
+        }) else {
+            return (Change::Gone, Tally::default());
+        };
+        self.drop_if_empty(slot, hash, context.now, context.policy, context.keys);
+        (change, tally)
+    }
+
+    /// Changes one torrent and keeps the shard's counts true.
+    pub(crate) fn update<T>(&mut self, slot: usize, work: impl FnOnce(&mut Torrent) -> T) -> Option<T> {
+        let torrent = self.torrents.get_mut(slot)?;
+        let (census, heap, idle) = (torrent.census(), torrent.heap(), torrent.is_idle());
+        let result = work(torrent);
+        self.census.replace(census, torrent.census());
+        self.heap = self.heap + torrent.heap() - heap;
+        self.idle = self.idle + usize::from(torrent.is_idle()) - usize::from(idle);
+        Some(result)
+    }
+
+    /// Forgets a torrent that nobody is in, or remembers only its completed count.
+    pub(crate) fn drop_if_empty(&mut self, slot: usize, hash: u64, now: Tick, policy: &Policy, keys: &Keys) {
+        let Some(torrent) = self.torrents.get(slot) else { return };
+        if torrent.census().peers() > 0 {
+            return;
+        }
+        if torrent.completed == 0 {
+            return self.remove(slot, hash, keys);
+        }
+        if torrent.is_idle() {
+            return;
+        }
+        self.update(slot, |torrent| torrent.make_idle(now));
+        self.idle_queue.push_back((hash, now));
+        while self.idle > policy.idle_torrents_max / SHARDS {
+            let Some((hash, since)) = self.idle_queue.pop_front() else { break };
+            let idle = |slot: u32| {
+                self.torrents.get(slot as usize).is_some_and(|torrent| {
+                    torrent.is_idle_since(since) && keys.info_hash(&torrent.info_hash) == hash
+                })
+            };
+            if let Some(slot) = self.index.find(hash, idle) {
+                self.remove(slot as usize, hash, keys);
+            }
+        }
+        if self.idle_queue.len() > 2 * self.idle + IDLE_SLACK {
+            self.tidy_idle_queue(keys);
+        }
+    }
+
+    /// Leaves only those in the queue that are idle still, each once: one that woke and became idle again is
+    /// there several times.
+    fn tidy_idle_queue(&mut self, keys: &Keys) {
+        let Self { index, torrents, idle_queue, .. } = self;
+        let mut seen = HashSet::with_capacity(idle_queue.len());
+        idle_queue.retain(|&(hash, since)| {
+            let idle = |slot: u32| {
+                torrents.get(slot as usize).is_some_and(|torrent: &Torrent| {
+                    torrent.is_idle_since(since) && keys.info_hash(&torrent.info_hash) == hash
+                })
+            };
+            index.find(hash, idle).is_some() && seen.insert(hash)
+        });
+    }
+
+    pub(crate) fn hash_at(&self, slot: usize, keys: &Keys) -> Option<u64> {
+        self.torrents.get(slot).map(|torrent| keys.info_hash(&torrent.info_hash))
+    }
+
+    fn add(&mut self, hash: u64, info_hash: InfoHash, keys: &Keys) -> usize {
+        let slot = self.torrents.len();
+        self.torrents.push(Torrent::new(info_hash));
+        self.index.insert(hash, slot_number(slot), || hashed(&self.torrents, 0..slot, keys));
+        slot
+    }
+
+    /// Forgets a torrent; the last one takes its slot.
+    fn remove(&mut self, slot: usize, hash: u64, keys: &Keys) {
+        self.update(slot, |torrent| torrent.make_idle(Tick(0)));
+        self.idle -= 1;
+        let (last, torrents) = (self.torrents.len() - 1, &self.torrents);
+        let others = || (0..=last).filter(|&other| other != slot);
+        self.index.remove(hash, slot_number(slot), || hashed(torrents, others(), keys));
+        if let Some(moved) = self.hash_at(last, keys).filter(|_| last != slot) {
+            self.index.moved(moved, slot_number(last), slot_number(slot));
+        }
+        self.torrents.swap_remove(slot);
+    }
+}
+
+/// Slots and the hashes of their torrents.
+fn hashed(
+    torrents: &Chunks<Torrent>,
+    slots: impl Iterator<Item = usize>,
+    keys: &Keys,
+) -> impl Iterator<Item = (u64, u32)> {
+    let hash = |slot| torrents.get(slot).map(|torrent: &Torrent| keys.info_hash(&torrent.info_hash));
+    slots.filter_map(move |slot| Some((hash(slot)?, slot_number(slot))))
+}
+
+fn slot_number(slot: usize) -> u32 {
+    u32::try_from(slot).unwrap_or(u32::MAX)
+}

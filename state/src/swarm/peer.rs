@@ -1,0 +1,152 @@
+//! One peer in memory: its octets as they go on the wire, when it was seen, where it stands.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::address::{self, Reach};
+use crate::admission::{PEER_INACTIVITY_SECONDS_MAX, Policy};
+use crate::announce::{Announce, PEER_V4_LEN, PEER_V6_LEN};
+use crate::clock::Tick;
+use crate::ids::PeerId;
+
+const SECONDS_MASK: u16 = 0x7fff;
+const PAUSED_BIT: u16 = 0x8000;
+/// Seconds by which the clock reading of another thread may be ahead of ours: it was made later.
+const AHEAD_SECONDS_MAX: u32 = 60;
+// An age must not wrap before a late sweep has seen it.
+const _: () = assert!(PEER_INACTIVITY_SECONDS_MAX < SECONDS_MASK as u32 - AHEAD_SECONDS_MAX - 3600);
+
+/// When a peer was last seen, in 15 bits of seconds, and whether it is a partial seed (BEP 21).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen(pub(crate) u16);
+
+impl Seen {
+    #[expect(clippy::cast_possible_truncation, reason = "masked to 15 bits")]
+    pub(crate) fn new(now: Tick, paused: bool) -> Self {
+        Self((now.0 as u16 & SECONDS_MASK) | if paused { PAUSED_BIT } else { 0 })
+    }
+
+    pub(crate) fn paused(self) -> bool {
+        self.0 & PAUSED_BIT != 0
+    }
+
+    /// Seconds since then; 0 for a peer seen by a thread that has read the clock after `now`.
+    pub(crate) fn age_seconds(self, now: Tick) -> u32 {
+        let age = now.0.wrapping_sub(u32::from(self.0)) & u32::from(SECONDS_MASK);
+        if age > u32::from(SECONDS_MASK) - AHEAD_SECONDS_MAX { 0 } else { age }
+    }
+}
+
+/// A peer that comes into a swarm.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Member<const LEN: usize> {
+    pub(crate) octets: [u8; LEN],
+    pub(crate) seen: Seen,
+    pub(crate) id: PeerId,
+}
+
+/// Where a peer stands in its swarm, until the swarm changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spot {
+    pub(crate) seeder: bool,
+    /// The camp of its crowd; `Public` in the small forms, which have none.
+    pub(crate) camp: Reach,
+    /// The bucket among those of its role and camp; 0 where there is only one.
+    pub(crate) bucket: u32,
+    /// The place in the bucket.
+    pub(crate) place: u16,
+}
+
+/// The octets of one peer on the wire: address, then port (BEP 15, BEP 7).
+pub(crate) trait Endpoint: Copy + Eq {
+    fn address(&self) -> IpAddr;
+    fn port(&self) -> u16;
+    /// What `announce.peers_per_address` counts as one address: an IPv4 address, an IPv6 /64.
+    fn neighbourhood(&self) -> u64;
+}
+
+impl Endpoint for [u8; 6] {
+    fn address(&self) -> IpAddr {
+        let [a, b, c, d, ..] = *self;
+        Ipv4Addr::new(a, b, c, d).into()
+    }
+
+    fn port(&self) -> u16 {
+        let [.., high, low] = *self;
+        u16::from_be_bytes([high, low])
+    }
+
+    fn neighbourhood(&self) -> u64 {
+        let [a, b, c, d, ..] = *self;
+        u32::from_be_bytes([a, b, c, d]).into()
+    }
+}
+
+impl Endpoint for [u8; 18] {
+    fn address(&self) -> IpAddr {
+        let [address @ .., _, _] = *self;
+        Ipv6Addr::from(address).into()
+    }
+
+    fn port(&self) -> u16 {
+        let [.., high, low] = *self;
+        u16::from_be_bytes([high, low])
+    }
+
+    fn neighbourhood(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = *self;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+/// Do both count as one address?
+pub(crate) fn are_near<E: Endpoint>(one: &E, other: &E) -> bool {
+    one.neighbourhood() == other.neighbourhood()
+}
+
+/// Where a peer can be reached from, its port considered.
+pub(crate) fn reach_of<E: Endpoint>(peer: &E, policy: &Policy) -> Reach {
+    policy.reach_of_port(address::of_address(peer.address()).unwrap_or(Reach::Hidden), peer.port())
+}
+
+/// A peer as it goes on the wire.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wire {
+    V4([u8; PEER_V4_LEN]),
+    V6([u8; PEER_V6_LEN]),
+}
+
+impl Wire {
+    /// The peer that announces.
+    pub(crate) fn of(announce: &Announce) -> Self {
+        Self::at(announce.address, announce.port)
+    }
+
+    /// The peer at this address and port.
+    #[inline]
+    pub(crate) fn at(address: IpAddr, port: u16) -> Self {
+        match address {
+            IpAddr::V4(address) => {
+                // Put together as one number: octets written one by one would have to be read as one.
+                let number = u64::from(address.to_bits()) << 16 | u64::from(port);
+                let [_, _, peer @ ..] = number.to_be_bytes();
+                Self::V4(peer)
+            }
+            IpAddr::V6(address) => {
+                let mut peer = [0; PEER_V6_LEN];
+                if let Some((host, rest)) = peer.split_first_chunk_mut::<16>() {
+                    *host = address.octets();
+                    rest.copy_from_slice(&port.to_be_bytes());
+                }
+                Self::V6(peer)
+            }
+        }
+    }
+
+    /// Its address and port.
+    pub(crate) fn socket_addr(self) -> SocketAddr {
+        match self {
+            Self::V4(octets) => SocketAddr::new(octets.address(), octets.port()),
+            Self::V6(octets) => SocketAddr::new(octets.address(), octets.port()),
+        }
+    }
+}

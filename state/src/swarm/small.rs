@@ -1,0 +1,107 @@
+//! The peers of a middling IPv4 swarm, in one heap block.
+
+use crate::address::{Reach, ReachSet};
+use crate::announce::PEER_V4_LEN;
+use crate::swarm::block::{self, Block, allocation};
+use crate::swarm::peer::{Member, Seen};
+use crate::swarm::peer_set::Row;
+
+/// IPv4 peers of a swarm that is searched one by one; larger ones have buckets.
+pub(crate) const GROUP: usize = 40;
+
+/// Peers there is room for in a new group. From there it grows by four: blocks of such lengths, with what
+/// glibc's malloc adds, are multiples of 16 octets, of which nothing is lost.
+pub(crate) const GROUP_ROOM: usize = 5;
+
+/// Up to [`GROUP`] IPv4 peers, seeders first, without ids. It is part of a
+/// [`Torrent`](crate::swarm::torrent::Torrent) of 48 octets, so it has no room for what a [`Block`] knows about
+/// itself.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    bytes: Box<[u8]>,
+    len: u8,
+    seeders: u8,
+    /// Every reach a peer has had since the last sweep.
+    pub(crate) reach: ReachSet,
+    _form: Form,
+}
+
+/// An octet with one value: the compiler keeps the form of the torrent in those that it cannot have.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(u8)]
+enum Form {
+    #[default]
+    Group = 7,
+}
+
+impl Group {
+    /// Nobody yet, with room for so many.
+    pub(crate) fn with_room(peers: usize) -> Self {
+        let mut group = Self::default();
+        group.with_block(|block| block.make_room(peers));
+        group
+    }
+
+    /// Octets on the heap.
+    pub(crate) fn heap(&self) -> usize {
+        allocation(self.bytes.len())
+    }
+
+    /// The block as it lies in memory.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Gives memory back where there is much more of it than needed.
+    pub(crate) fn shrink(&mut self) {
+        self.with_block(Block::shrink);
+    }
+
+    /// Lets the block do the work.
+    fn with_block<T>(&mut self, work: impl FnOnce(&mut Block<PEER_V4_LEN>) -> T) -> T {
+        let mut block = Block::from_parts(std::mem::take(&mut self.bytes), self.len.into());
+        let result = work(&mut block);
+        let (bytes, len) = block.into_parts();
+        self.bytes = bytes;
+        self.len = u8::try_from(len).unwrap_or(u8::MAX);
+        result
+    }
+}
+
+impl Row<PEER_V4_LEN> for Group {
+    fn octets(&self) -> &[[u8; PEER_V4_LEN]] {
+        block::octets(&self.bytes, self.len.into())
+    }
+
+    fn seen(&self, place: usize) -> Seen {
+        block::seen_of::<PEER_V4_LEN>(&self.bytes, place)
+    }
+
+    fn set_seen(&mut self, place: usize, seen: Seen) {
+        self.with_block(|block| block.set_seen(place, seen));
+    }
+
+    fn seeders(&self) -> usize {
+        self.seeders.into()
+    }
+
+    fn set_seeders(&mut self, seeders: usize) {
+        self.seeders = u8::try_from(seeders).unwrap_or(u8::MAX);
+    }
+
+    fn push(&mut self, member: &Member<PEER_V4_LEN>) -> bool {
+        usize::from(self.len) < GROUP && self.with_block(|block| block.push(member)).is_some()
+    }
+
+    fn pop(&mut self) {
+        self.len = self.len.saturating_sub(1);
+    }
+
+    fn swap(&mut self, a: usize, b: usize) {
+        self.with_block(|block| block.swap(a, b));
+    }
+
+    fn add_reach(&mut self, reach: Reach) {
+        self.reach = self.reach.with(reach);
+    }
+}

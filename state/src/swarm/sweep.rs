@@ -1,0 +1,135 @@
+//! Expiry in slices: the actor's beat asks for the share of a round that is due, and no slice holds a lock
+//! for more than a thousand peers. A round takes half of `purge_seconds`: an expired peer that moved
+//! behind the sweep is met by the next round, still in time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::admission::Policy;
+use crate::clock::Tick;
+use crate::ids::InfoHash;
+use crate::swarm::torrent::PeerCursor;
+use crate::swarm::{SHARDS, Shard, Swarms};
+
+/// Torrents and peers that one slice looks at, under one lock.
+const SLICE: usize = 1024;
+/// Torrents and peers of a large tracker.
+const MUCH: usize = 1 << 18;
+/// Beats for which a count of everything holds: it takes every lock once.
+const COUNT_LASTS: u32 = 10;
+
+/// The incremental sweep over all swarms.
+#[derive(Debug)]
+pub struct Sweeper {
+    swarms: Arc<Swarms>,
+    shard: usize,
+    /// The torrent before which to go on; `None` = the shard has not begun.
+    torrent: Option<usize>,
+    peers: PeerCursor,
+    /// Whose peers the cursor is in; another torrent may have taken its slot since.
+    cursor_in: Option<InfoHash>,
+    /// What a whole round looks at, counted some beats ago.
+    all: usize,
+    /// Beats until it is counted anew.
+    count_lasts: u32,
+}
+
+impl Sweeper {
+    /// A sweep that starts at the first shard.
+    #[must_use]
+    pub fn new(swarms: Arc<Swarms>) -> Self {
+        Self {
+            swarms,
+            shard: 0,
+            torrent: None,
+            peers: PeerCursor::default(),
+            cursor_in: None,
+            all: 0,
+            count_lasts: 0,
+        }
+    }
+
+    /// Is there so much to look at that it should be done in smaller shares, so that it never keeps a
+    /// processor from a worker for long?
+    #[must_use]
+    pub fn has_much_to_do(&self) -> bool {
+        self.all >= MUCH
+    }
+
+    /// Does the share of a round that is due after `elapsed` more time. True if a round is done with it.
+    pub fn beat(&mut self, now: Tick, policy: &Policy, elapsed: Duration) -> bool {
+        let round_millis = u128::from(policy.purge_seconds.max(1)) * 1000 / 2;
+        if self.count_lasts == 0 {
+            (self.all, self.count_lasts) = (self.swarms.torrents_and_peers() + SHARDS, COUNT_LASTS);
+        }
+        self.count_lasts -= 1;
+        let share = (self.all as u128 * elapsed.as_millis()).div_ceil(round_millis);
+        // A quarter more than due, because swarms grow while they are swept.
+        let due = usize::try_from(share + share.div_ceil(4)).unwrap_or(usize::MAX);
+        let mut done = 0;
+        while done < due {
+            done += self.slice(now, policy);
+            if self.shard == 0 && self.torrent.is_none() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A whole round at once, for tests and tools.
+    pub fn round(&mut self, now: Tick, policy: &Policy) {
+        (self.shard, self.torrent, self.cursor_in) = (0, None, None);
+        loop {
+            self.slice(now, policy);
+            if self.shard == 0 && self.torrent.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// One slice under one lock. Gives how much it looked at.
+    fn slice(&mut self, now: Tick, policy: &Policy) -> usize {
+        let swarms = Arc::clone(&self.swarms);
+        let looked = swarms.with_shard(self.shard, |shard| self.sweep(shard, now, policy)).unwrap_or(0) + 1;
+        if self.torrent == Some(0) {
+            self.torrent = None;
+            self.shard = (self.shard + 1) % SHARDS;
+        }
+        looked
+    }
+
+    /// Torrents last first, so that the one that fills a hole has been looked at already.
+    fn sweep(&mut self, shard: &mut Shard, now: Tick, policy: &Policy) -> usize {
+        let keys = self.swarms.keys();
+        let mut looked = 0;
+        let mut torrent = self.torrent.unwrap_or(usize::MAX).min(shard.len());
+        while torrent > 0 && looked < SLICE {
+            let slot = torrent - 1;
+            let mut peers = self.peers;
+            let (cursor_in, mut met) = (self.cursor_in.take(), None);
+            let expired = shard.update(slot, |torrent| {
+                if cursor_in != Some(torrent.info_hash) {
+                    peers = PeerCursor::default();
+                }
+                met = Some(torrent.info_hash);
+                let (looked, done) = torrent.expire(now, policy, &mut peers, SLICE - looked, keys);
+                if done {
+                    torrent.settle(policy, keys);
+                }
+                (looked, done)
+            });
+            let (seen, done) = expired.unwrap_or((0, true));
+            looked += seen + 1;
+            if !done {
+                (self.peers, self.cursor_in) = (peers, met);
+                break;
+            }
+            if let Some(hash) = shard.hash_at(slot, keys) {
+                shard.drop_if_empty(slot, hash, now, policy, keys);
+            }
+            torrent = slot;
+        }
+        self.torrent = Some(torrent);
+        looked
+    }
+}
