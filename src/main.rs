@@ -3,69 +3,36 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`cli`] | the command line |
+//! | [`commands`] | the command line, and what each command does, except to serve |
 //! | [`config`] | `tracker.json`: every knob, its checks, its translation for the rooms |
-//! | [`commands`] | the commands that do not serve |
 //! | [`import`] | configurations and lists of other trackers |
-//! | [`run`] | start, serve, stop |
-//! | [`reload`] | a new configuration for a running daemon, or a refusal |
-//! | [`signals`] | reload, orderly stop, stop at once |
-//! | [`storage`] | what lasts: store, snapshot, and their threads |
-//! | [`registered`] | the registered torrents, read again and again |
-//! | [`desk`] | questions and changes over HTTP, and the commands that ask there |
-//! | [`site`] | users, torrents, clients of a site: commands |
-//! | [`handover`] | a successor takes over while the tracker serves |
-//! | [`lock`] | one tracker in a folder |
-//! | [`vitals`] | whether the process serves, and its own numbers |
-//! | [`key`] | the generated key of the connection ids |
-//! | [`privileges`] | another user |
-//! | [`ownership`] | whether that user may use what is in `state_dir` |
-//! | [`files`] | the limit of open files |
-//! | [`systemd`] | what systemd is told |
-//! | [`logging`] | lines of text or JSON on stderr |
-//! | [`log_thread`] | writes them while the tracker serves, so that nobody else waits for stderr |
+//! | [`daemon`] | start, serve, reload, upgrade, stop |
+//! | [`admin`] | questions and changes over HTTP |
+//! | [`process`] | what belongs to the process: lock, privileges, log, limits, key |
 //!
 //! Absent on purpose: anything about the wire, swarms, or who may announce.
 
-mod cli;
+mod admin;
 mod commands;
 mod config;
-mod desk;
-mod files;
-mod handover;
+mod daemon;
 mod import;
-mod key;
-mod keyrings;
-mod listeners;
-mod lock;
-mod log_thread;
-mod logging;
-mod memory;
-mod ownership;
-mod privileges;
-mod registered;
-mod reload;
-mod run;
-mod signals;
-mod site;
-mod storage;
-mod systemd;
-mod vitals;
+mod process;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let line = cli::Line::parse();
+    let line = commands::cli::Line::parse();
     let code = match commands::obey(&line) {
         Ok(code) => code,
         Err(error) => {
-            logging::complain(&line.look, &words(&error));
+            process::logging::complain(&line.look, &words(&error));
             ExitCode::FAILURE
         }
     };
-    logging::finish();
+    process::logging::finish();
     code
 }
 

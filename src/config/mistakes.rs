@@ -3,7 +3,7 @@
 use super::scratch::Scratch;
 use super::tests::{read, read_as};
 use super::*;
-use crate::keyrings::NoFetch;
+use crate::daemon::jwk_fetch::NoFetch;
 
 #[test]
 fn a_number_out_of_range_names_file_key_value_and_what_is_allowed() {

@@ -25,8 +25,8 @@ use super::database::DataSource;
 use super::document::{self, AccessMode, Document, HookEntry, LimitAnswer, Mode};
 use super::word::Network;
 use super::{Config, ConfigError};
-use crate::memory::memory_there_is;
-use crate::privileges::{Identity, find_group};
+use crate::process::malloc_trim::memory_there_is;
+use crate::process::privileges::{Identity, find_group};
 
 /// Where names of services are looked up.
 const SERVICES: &str = "/etc/services";

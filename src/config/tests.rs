@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use super::scratch::Scratch;
 use super::*;
-use crate::keyrings::NoFetch;
+use crate::daemon::jwk_fetch::NoFetch;
 
 pub(crate) fn environment(variables: &[(&str, &str)]) -> Environment {
     let texts = variables.iter().map(|&(name, value)| (OsString::from(name), OsString::from(value)));

@@ -4,10 +4,14 @@
 
 #[path = "../../../src/config/mod.rs"]
 mod config;
-#[path = "../../../src/memory.rs"]
-mod memory;
-#[path = "../../../src/privileges.rs"]
+#[path = "../../../src/process/malloc_trim.rs"]
+mod malloc_trim;
+#[path = "../../../src/process/privileges.rs"]
 mod privileges;
+
+mod process {
+    pub(crate) use super::{malloc_trim, privileges};
+}
 
 use config::{Environment, Source};
 use libfuzzer_sys::fuzz_target;

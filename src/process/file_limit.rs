@@ -44,7 +44,7 @@ mod tests {
     use super::*;
     use crate::config::scratch::Scratch;
     use crate::config::{Environment, Source};
-    use crate::keyrings::NoFetch;
+    use crate::daemon::jwk_fetch::NoFetch;
 
     fn settings(text: &str) -> Settings {
         let folder = Scratch::new();

@@ -10,9 +10,9 @@ use hayate_state::metrics::{Kind, Series};
 use hayate_state::store::Lifeboat;
 use hayate_state::{Board, Clock, Counter, Policy, Published};
 
-use crate::log_thread::Lines;
-use crate::logging;
-use crate::signals::Boat;
+use crate::daemon::signals::Boat;
+use crate::process::log_thread::Lines;
+use crate::process::logging;
 
 /// A thread is thought dead when it stands still for so long.
 const STILL_MAX: Duration = Duration::from_secs(10);

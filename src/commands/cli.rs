@@ -7,12 +7,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hayate_state::InfoHash;
 
+use crate::admin::TorrentName;
+use crate::commands::remote::{AccessCommand, ReportCommand};
+use crate::commands::site::credit::{FreeleechCommand, TokenCommand};
+use crate::commands::site::{ClientCommand, TorrentCommand, UserCommand};
 use crate::config::document::LogFormat;
 use crate::config::knob::parse_duration;
-use crate::desk::TorrentName;
-use crate::desk::ask::{AccessCommand, ReportCommand};
-use crate::site::credit::{FreeleechCommand, TokenCommand};
-use crate::site::{ClientCommand, TorrentCommand, UserCommand};
 
 /// A BitTorrent tracker: UDP first (BEP 15), with an HTTP gateway in front of the same swarms.
 #[derive(Debug, Parser)]

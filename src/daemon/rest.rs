@@ -10,8 +10,8 @@ use anyhow::Context;
 use super::origin::Origin;
 use super::{Daemon, drop_inbox};
 use crate::config::Settings;
-use crate::files;
-use crate::handover::{Estate, Successor};
+use crate::daemon::upgrade::{Estate, Successor};
+use crate::process::file_limit;
 
 /// A successor that is ready, and what this process would start from once more.
 pub(super) struct Rest {
@@ -62,7 +62,7 @@ impl Daemon {
         log::info!("serving again");
         let estate = Arc::into_inner(self.estate).and_then(|estate: Mutex<Estate>| estate.into_inner().ok());
         let estate = estate.context("a thread has panicked")?;
-        files::fit(&mut again, self.files_max);
+        file_limit::fit(&mut again, self.files_max);
         let due = self.due;
         let mut daemon = Self::start(
             self.source,

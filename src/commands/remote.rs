@@ -9,7 +9,7 @@ use hayate_state::InfoHash;
 use hayate_tools::client::{self, Family, Limits};
 use serde_json::Value;
 
-use super::TorrentName;
+use crate::admin::TorrentName;
 use crate::config::Settings;
 
 /// How long a running tracker may take.

@@ -16,9 +16,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::config::knob::duration_text;
 use crate::config::{Document, Settings};
-use crate::handover::Estate;
-use crate::reload::Levers;
-use crate::storage::Storage;
+use crate::daemon::reload::Levers;
+use crate::daemon::storage::Storage;
+use crate::daemon::upgrade::Estate;
 
 /// Open sockets, before anything is served.
 pub(crate) struct Sockets {

@@ -8,8 +8,8 @@ use hayate_state::snapshot::site::Group;
 use hayate_state::store::{Cell, Store};
 
 use super::{Factors, carry_out, list, open};
+use crate::admin::TorrentName;
 use crate::config::Settings;
-use crate::desk::TorrentName;
 
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

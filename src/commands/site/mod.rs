@@ -13,8 +13,8 @@ use hayate_state::{Clock, InfoHash};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use self::credit::{Switch, info_hash};
+use crate::admin::TorrentName;
 use crate::config::Settings;
-use crate::desk::TorrentName;
 
 /// Rows of a table that are listed at once.
 const ROWS_SLICE: usize = 2000;

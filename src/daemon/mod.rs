@@ -1,8 +1,28 @@
 //! Start, serve, stop. In this order: configuration, sockets, privileges, key, state, doors; and back.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `origin` | the three ways to begin |
+//! | [`listeners`] | the sockets of both doors |
+//! | [`storage`] | what lasts: store, snapshot, and their threads |
+//! | [`signals`] | reload, orderly stop, stop at once |
+//! | [`reload`] | a new configuration for a running daemon, or a refusal |
+//! | [`upgrade`], `succession`, `rest` | a successor takes over |
+//! | [`health`] | whether the process serves, and its own numbers |
+//! | [`registered_torrents`] | the registered torrents, read again and again |
+//! | [`jwk_fetch`] | the keys of tokens, fetched over HTTP |
 
+pub(crate) mod health;
+pub(crate) mod jwk_fetch;
+pub(crate) mod listeners;
 mod origin;
+pub(crate) mod registered_torrents;
+pub(crate) mod reload;
 mod rest;
+pub(crate) mod signals;
+pub(crate) mod storage;
 mod succession;
+pub(crate) mod upgrade;
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -18,17 +38,18 @@ use hayate_state::{Board, Clock, Policy};
 use hayate_udp::Door as UdpDoor;
 use sd_notify::NotifyState;
 
-use crate::cli::Look;
+use crate::commands;
+use crate::commands::cli::Look;
 use crate::config::{Config, Document, Settings, Source};
-use crate::handover::{Estate, Heir, Inheritance, Raising};
-use crate::keyrings::JwkSets;
-use crate::listeners::{Listening, NewSockets, joined, start_http, start_udp, trackers};
-use crate::memory::Returner;
-use crate::reload::{Basis, Levers, Planned, Reloading};
-use crate::signals::{self, Boat, Wish, Wishes};
-use crate::storage::{DATABASE_MAX, Storage};
-use crate::vitals::{Reloads, Vitals, list_own, list_policy};
-use crate::{commands, files, key, logging, privileges, systemd};
+use crate::daemon::health::{Reloads, Vitals, list_own, list_policy};
+use crate::daemon::jwk_fetch::JwkSets;
+use crate::daemon::listeners::{Listening, NewSockets, joined, start_http, start_udp, trackers};
+use crate::daemon::reload::{Basis, Levers, Planned, Reloading};
+use crate::daemon::signals::{Boat, Wish, Wishes};
+use crate::daemon::storage::{DATABASE_MAX, Storage};
+use crate::daemon::upgrade::{Estate, Heir, Inheritance, Raising};
+use crate::process::malloc_trim::Returner;
+use crate::process::{connection_id_key, file_limit, logging, privileges, systemd};
 use origin::{Origin, know, open, storage};
 use rest::Rest;
 use succession::Due;
@@ -55,8 +76,8 @@ pub(crate) fn serve(source: &Source, look: &Look) -> anyhow::Result<()> {
     logging::start_beside(look, &config.document.log).context("starting the log")?;
     log::info!("hayate {}", env!("CARGO_PKG_VERSION"));
     settings.say_what_was_read();
-    let files_max = files::raise_limit();
-    files::fit(&mut settings, files_max);
+    let files_max = file_limit::raise_limit();
+    file_limit::fit(&mut settings, files_max);
     let origin = inheritance.map_or(Origin::Nothing, Origin::Predecessor);
     let mut daemon =
         Daemon::start(source.clone(), config, settings, files_max, (sender, boat), keyrings, origin)?;
@@ -145,7 +166,7 @@ impl Daemon {
         };
         let (sockets, lock, voice) = open(&settings, config.document.mode, origin)?;
         let estate = sockets.share().context("sharing the sockets")?;
-        key::settle(&mut settings).context("the key of the UDP connection ids")?;
+        connection_id_key::settle(&mut settings).context("the key of the UDP connection ids")?;
         let metrics = sockets.http.metrics_addresses();
         if !metrics.is_empty() {
             log::info!("starting metrics server on {}", joined(&metrics));
@@ -323,7 +344,7 @@ impl Daemon {
                 if !plan.waiting.is_empty() {
                     log::warn!("changed, but waiting for a restart: {}", plan.waiting.join(", "));
                 }
-                files::fit(&mut plan.settings, self.files_max);
+                file_limit::fit(&mut plan.settings, self.files_max);
                 self.config = plan.config;
                 self.storage.reload(&plan.settings.keep);
                 self.listening = Listening::of(&plan.settings);

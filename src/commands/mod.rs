@@ -1,4 +1,14 @@
 //! What each command does, except to serve.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`cli`] | the command line |
+//! | [`remote`] | commands that ask the running tracker |
+//! | [`site`] | users, torrents, clients of a site |
+
+pub(crate) mod cli;
+mod remote;
+mod site;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -12,13 +22,13 @@ use hayate_state::{Clock, Event, PeerId};
 use hayate_tools::client::{Ask, Family, Limits};
 use hayate_tools::{e2e, probe};
 
-use crate::cli::{Command, E2e, Line, Probe, ProbeAnnounce, ProbeEvent, ProbeScrape, Target};
+use crate::commands::cli::{Command, E2e, Line, Probe, ProbeAnnounce, ProbeEvent, ProbeScrape, Target};
 use crate::config::document::{Log, LogFormat, Mode};
 use crate::config::{Config, Document, Environment, Settings, Source, show};
-use crate::desk::ask;
-use crate::keyrings::NoFetch;
-use crate::lock::{Holder, Watch};
-use crate::{import, logging, run, site};
+use crate::daemon::jwk_fetch::NoFetch;
+use crate::process::lock::{Holder, Watch};
+use crate::process::logging;
+use crate::{daemon, import};
 
 /// Carries out the command line, and says with which code the process ends.
 ///
@@ -36,7 +46,7 @@ fn carry_out(line: &Line, command: Option<&Command>) -> anyhow::Result<()> {
     match command {
         // They end in a way of their own.
         Some(Command::ImportConfig { .. } | Command::ImportLists { .. }) => Ok(()),
-        None | Some(Command::Run) => run::serve(&source(line)?, &line.look),
+        None | Some(Command::Run) => daemon::serve(&source(line)?, &line.look),
         Some(Command::CheckConfig) => check_config(line),
         Some(Command::PrintConfig) => print_config(line),
         Some(Command::Migrate { print }) => migrate(line, *print),
@@ -58,16 +68,16 @@ fn carry_out(line: &Line, command: Option<&Command>) -> anyhow::Result<()> {
             print(site::credit::freeleech(command, &settings, line.look.json)?.as_bytes())
         }
         Some(Command::Explain { user, torrent }) => {
-            print(ask::explain(*user, *torrent, &read(&source(line)?, &NoFetch)?.1)?.as_bytes())
+            print(remote::explain(*user, *torrent, &read(&source(line)?, &NoFetch)?.1)?.as_bytes())
         }
         Some(Command::Access(command)) => {
-            print(ask::access(command, &read(&source(line)?, &NoFetch)?.1)?.as_bytes())
+            print(remote::access(command, &read(&source(line)?, &NoFetch)?.1)?.as_bytes())
         }
         Some(Command::Export) => {
-            print(ask::export(&read(&source(line)?, &NoFetch)?.1, line.look.json)?.as_bytes())
+            print(remote::export(&read(&source(line)?, &NoFetch)?.1, line.look.json)?.as_bytes())
         }
         Some(Command::Report(command)) => {
-            print(ask::report(*command, &read(&source(line)?, &NoFetch)?.1, line.look.json)?.as_bytes())
+            print(remote::report(*command, &read(&source(line)?, &NoFetch)?.1, line.look.json)?.as_bytes())
         }
         Some(Command::Upgrade { timeout }) => upgrade(line, *timeout),
         Some(Command::Schema) => print(show::schema().as_bytes()),

@@ -18,8 +18,8 @@ use hayate_state::{Clock, Policy, Swarms};
 use hayate_udp::Handed as UdpHanded;
 
 use crate::config::Kept;
-use crate::signals::{Wish, Wishes};
-use crate::storage::Storage;
+use crate::daemon::signals::{Wish, Wishes};
+use crate::daemon::storage::Storage;
 
 use super::{PATIENCE, READY, SERVING, TAG_GO, VARIABLE, wire};
 

@@ -12,10 +12,10 @@ use hayate_state::store::Opened;
 use sd_notify::NotifyState;
 
 use super::{Daemon, End, Rest, drop_inbox};
-use crate::handover::{Heir, Nest, Raising, Successor};
-use crate::lock::StateLock;
-use crate::signals::{Wish, Wishes};
-use crate::systemd;
+use crate::daemon::signals::{Wish, Wishes};
+use crate::daemon::upgrade::{Heir, Nest, Raising, Successor};
+use crate::process::lock::StateLock;
+use crate::process::systemd;
 
 /// What was asked for, and cannot be done yet.
 #[derive(Debug, Default)]

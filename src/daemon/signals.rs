@@ -17,8 +17,8 @@ use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SI
 use signal_hook::consts::{SIGVTALRM, SIGXCPU, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use crate::logging;
-use crate::reload::Planned;
+use crate::daemon::reload::Planned;
+use crate::process::logging;
 
 /// The signals that are taken.
 const TAKEN: [i32; 6] = [SIGHUP, SIGUSR1, SIGUSR2, SIGINT, SIGTERM, SIGQUIT];

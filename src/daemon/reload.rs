@@ -12,13 +12,13 @@ use hayate_state::admission::hooks::jwk::Keyrings;
 use hayate_state::{Policy, Published};
 use hayate_udp::config::DoorConfig as UdpConfig;
 
+use crate::admin::Book;
 use crate::config::document::Mode;
 use crate::config::{Config, ConfigError, Document, Settings, Source};
-use crate::desk::Book;
-use crate::key::{self, KeyError};
-use crate::keyrings::JwkSets;
-use crate::listeners::{Listening, NewSockets, NotOpen};
-use crate::signals::{Wish, Wishes};
+use crate::daemon::jwk_fetch::JwkSets;
+use crate::daemon::listeners::{Listening, NewSockets, NotOpen};
+use crate::daemon::signals::{Wish, Wishes};
+use crate::process::connection_id_key::{self, KeyError};
 
 /// A knob that waits for a restart.
 struct Fixed {
@@ -155,7 +155,7 @@ pub(crate) fn plan(
     }
     let config = new.with(document)?;
     let mut settings = Settings::of(&config, keyrings)?;
-    key::settle(&mut settings)?;
+    connection_id_key::settle(&mut settings)?;
     warnings.append(&mut settings.warnings);
     settings.warnings = warnings;
     // Last, because it does something.
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
     use crate::config::Environment;
     use crate::config::scratch::Scratch;
-    use crate::keyrings::NoFetch;
+    use crate::daemon::jwk_fetch::NoFetch;
 
     struct Bench {
         folder: Scratch,
@@ -254,7 +254,7 @@ mod tests {
         let source = Source::new(path.to_str(), Environment::default()).unwrap();
         let running = source.read().unwrap();
         let mut settings = Settings::of(&running, &NoFetch).unwrap();
-        key::settle(&mut settings).unwrap();
+        connection_id_key::settle(&mut settings).unwrap();
         let listening = Listening::of(&settings);
         let levers = Levers::new(settings.policy, settings.udp.map(|(_, door)| door), settings.http);
         Bench { folder, source, running, levers, listening }

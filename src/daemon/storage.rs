@@ -29,12 +29,12 @@ use hayate_state::store::{
 };
 use hayate_state::{Board, Clock, Policy, Published, Swarms};
 
+use crate::admin::{Book, Desk, Parts};
 use crate::config::document::{Document, Mode};
 use crate::config::settings::{Keep, Token};
-use crate::desk::{Book, Desk, Parts};
-use crate::lock::StateLock;
-use crate::registered::{Reader, Registrar};
-use crate::signals::{Boat, Wish, Wishes};
+use crate::daemon::registered_torrents::{Reader, Registrar};
+use crate::daemon::signals::{Boat, Wish, Wishes};
+use crate::process::lock::StateLock;
 
 /// How long the database may take at a stop for what waits; the rest is on the disk already.
 pub(crate) const DATABASE_MAX: Duration = Duration::from_secs(3);

@@ -12,7 +12,7 @@ use hayate_state::metrics::{Kind, Series};
 use hayate_state::store::{Backend, Store, StoreError};
 use hayate_state::{Board, Clock};
 
-use crate::signals::{Wish, Wishes};
+use crate::daemon::signals::{Wish, Wishes};
 
 /// Reads the registered torrents, by a connection of its own.
 pub(crate) struct Reader {

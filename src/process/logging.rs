@@ -12,9 +12,9 @@ use env_logger::fmt::Formatter;
 use env_logger::{Builder, Target, WriteStyle};
 use log::{LevelFilter, Record};
 
-use crate::cli::Look;
+use crate::commands::cli::Look;
 use crate::config::document::{Log, LogFormat, LogLevel};
-use crate::log_thread::{Lines, Pen};
+use crate::process::log_thread::{Lines, Pen};
 
 /// How long the end of the process waits for a reader of stderr.
 pub(crate) const LAST_LINES: Duration = Duration::from_millis(750);

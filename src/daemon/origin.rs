@@ -10,12 +10,12 @@ use hayate_state::{Board, Clock, Policy, Swarms};
 
 use crate::config::document::Mode;
 use crate::config::{Document, Settings};
-use crate::handover::{Estate, Inheritance, Reception, Voice};
-use crate::listeners::Sockets;
-use crate::lock::StateLock;
-use crate::ownership;
-use crate::signals::Wishes;
-use crate::storage::Storage;
+use crate::daemon::listeners::Sockets;
+use crate::daemon::signals::Wishes;
+use crate::daemon::storage::Storage;
+use crate::daemon::upgrade::{Estate, Inheritance, Reception, Voice};
+use crate::process::lock::StateLock;
+use crate::process::ownership;
 
 /// Where the sockets and the lock come from.
 pub(super) enum Origin {

@@ -18,9 +18,9 @@ use hayate_state::{Clock, Swarms};
 use super::{Estate, Fledgling, PATIENCE, READY, Successor, VARIABLE, listen, unheard};
 use crate::commands;
 use crate::config::Config;
-use crate::keyrings::JwkSets;
-use crate::lock::StateLock;
-use crate::signals::{Wish, Wishes};
+use crate::daemon::jwk_fetch::JwkSets;
+use crate::daemon::signals::{Wish, Wishes};
+use crate::process::lock::StateLock;
 
 /// What a successor is raised from.
 #[derive(Debug)]

@@ -42,8 +42,8 @@
 //! A stop before GO ends both. Shortly before GO the signals of the running tracker begin to go to the ear of
 //! the successor as well: a stop or a reload that comes after it is not lost.
 
-mod heir;
 mod raise;
+mod successor;
 mod wire;
 
 use std::io::{self, BufWriter, ErrorKind, Read, Write};
@@ -61,11 +61,11 @@ use hayate_state::snapshot::delta::write_deltas;
 use hayate_state::{Clock, Swarms};
 use hayate_udp::Handed as UdpHanded;
 
-pub(crate) use heir::{Inheritance, Reception, Voice};
 pub(crate) use raise::{Nest, Raising};
+pub(crate) use successor::{Inheritance, Reception, Voice};
 
 use crate::config::{Kept, Settings};
-use crate::lock::StateLock;
+use crate::process::lock::StateLock;
 use wire::Manifest;
 
 /// Set for a successor: its stdin is the socket.

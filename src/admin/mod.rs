@@ -10,8 +10,7 @@
 //! `ask.rs` is the other side: the commands that ask a running tracker. Whatever changes something is logged,
 //! never with the token.
 
-mod access;
-pub(crate) mod ask;
+mod access_list;
 mod query;
 mod report;
 mod site;
@@ -26,7 +25,7 @@ use hayate_state::report::export::Exporter;
 use hayate_state::{Policy, Published};
 use ring::digest::{SHA256, digest};
 
-pub(crate) use self::access::Book;
+pub(crate) use self::access_list::Book;
 use self::query::Parameters;
 pub(crate) use self::query::TorrentName;
 use self::site::SiteDesk;
