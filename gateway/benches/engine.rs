@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use criterion::Criterion;
-use hayate_gateway::address::Source;
+use hayate_gateway::engine::client_address::Source;
 use hayate_gateway::engine::{Head, Response};
 use hayate_gateway::wire::bencode;
 use hayate_gateway::wire::query::Parameters;

@@ -4,14 +4,8 @@
 //! |---|---|---|
 //! | wire | [`wire::query`] | the query string, as octets and without a copy |
 //! | wire | [`wire::bencode`], [`wire::reply`] | the bencoded replies |
-//! | engine | [`refusal`] | why a request is refused, in the client's words |
-//! | engine | [`routes`] | which path is an announce, which a scrape |
-//! | engine | [`address`] | who the client is: socket, trusted proxy, claimed address |
-//! | engine | [`ask`] | from parameters to the words of the tracker, check by check |
 //! | engine | [`engine`] | [`Engine`]: head in, question out; reply in, octets out |
-//! | engine | [`private`] | the same in mode private |
-//! | engine | [`stats`] | what is counted |
-//! | server | [`pages`] | `/metrics`, `/alive`, `/health` |
+//! | server | [`operator`] | `/metrics`, `/alive`, `/health` |
 //! | server | [`server`] | [`Door`]: hyper on tokio, on one thread; sockets, timeouts, limits |
 //!
 //! Invariants: the tracker is only reached through the state actor's inbox; a failure is bencoded and has
@@ -21,25 +15,18 @@
 //!
 //! Absent on purpose: swarms and policy (they are the tracker's), redirects, HEAD and OPTIONS (405),
 //! compression, request bodies, full scrapes, HTTP/2 without TLS, hyper's own head timer (it cannot tell a
-//! slow head from an idle connection, see the server's watch), log lines per request.
+//! slow head from an idle connection, see the server's timeouts), log lines per request.
 
-pub mod address;
-pub mod ask;
 pub mod config;
 pub mod engine;
-pub mod pages;
-pub mod private;
-mod profile;
-pub mod refusal;
-pub mod routes;
+pub mod operator;
 pub mod server;
-pub mod stats;
 pub mod tls;
 pub mod wire;
 
 pub use config::{DoorConfig, ListenConfig};
 pub use engine::Engine;
-pub use pages::{Admin, Condition, Health, Pages};
-pub use refusal::Refusal;
-pub use routes::{RouteError, Routes};
+pub use engine::refusal::Refusal;
+pub use engine::routes::{RouteError, Routes};
+pub use operator::{Admin, Condition, Health, Pages};
 pub use server::{Asker, Change, Door, Handed, OpenError, Running, STOP_MAX};

@@ -7,8 +7,8 @@
 //! | `/<token>/clients`, `torrents`, `offenders` | reports, in JSON | `report.rs` |
 //! | `/<token>/update`, `explain` | changes of a site (mode private) | `site.rs` |
 //!
-//! `ask.rs` is the other side: the commands that ask a running tracker. Whatever changes something is logged,
-//! never with the token.
+//! `src/commands/remote.rs` is the other side: the commands that ask a running tracker. Whatever changes
+//! something is logged, never with the token.
 
 mod access_list;
 mod query;
@@ -17,7 +17,7 @@ mod site;
 
 use std::sync::{Arc, OnceLock};
 
-use hayate_gateway::pages::Admin;
+use hayate_gateway::operator::Admin;
 use hayate_state::private::Site;
 use hayate_state::private::sync::Errands;
 use hayate_state::report::Survey;

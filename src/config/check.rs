@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hayate_gateway::routes::Routes;
+use hayate_gateway::engine::routes::Routes;
 
 use super::database::Database;
 use super::document::{AccessMode, Document, Mode, PEER_INACTIVITY_MAX};

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `origin` | the three ways to begin |
 //! | [`listeners`] | the sockets of both doors |
-//! | [`storage`] | what lasts: store, snapshot, and their threads |
+//! | [`mod@storage`] | what lasts: store, snapshot, and their threads |
 //! | [`signals`] | reload, orderly stop, stop at once |
 //! | [`reload`] | a new configuration for a running daemon, or a refusal |
 //! | [`upgrade`], `succession`, `rest` | a successor takes over |

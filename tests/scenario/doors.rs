@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hayate_gateway::address::Source;
+use hayate_gateway::engine::client_address::Source;
 use hayate_gateway::engine::{Engine as HttpEngine, Head};
 use hayate_state::{Event, InfoHash, Now, Policy, Published, Tracker};
 use hayate_tools::bencode::Value;

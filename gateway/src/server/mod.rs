@@ -1,14 +1,14 @@
 //! The only layer that touches sockets: hyper on a tokio runtime, on one thread of its own.
 
-mod crowd;
-mod entries;
-mod gate;
-mod open;
-mod post;
-mod seat;
+mod connection;
+mod connections;
+mod head;
+mod listeners;
+mod replies;
+mod shared;
+mod sockets;
 mod stream;
-mod tail;
-mod watch;
+mod timeouts;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -27,18 +27,18 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 
-pub use open::OpenError;
-pub use post::Asker;
+pub use replies::Asker;
+pub use sockets::OpenError;
 
 use crate::config::{DoorConfig, ListenConfig};
 use crate::engine::Engine;
-use crate::pages::Pages;
-use crate::stats::Stats;
-use crowd::Crowd;
-use entries::Entries;
-use gate::{Gate, Role};
-use open::UnixDoor;
-use post::Post;
+use crate::engine::stats::Stats;
+use crate::operator::Pages;
+use connections::Crowd;
+use listeners::Entries;
+use replies::Post;
+use shared::{Gate, Role};
+use sockets::UnixDoor;
 
 /// Time beyond the timeouts that connections get to finish when a successor goes on.
 const STOP_GRACE: Duration = Duration::from_secs(3);
@@ -49,7 +49,7 @@ const REQUESTS_MAX: Duration = Duration::from_secs(2);
 const PAGES_MAX: Duration = Duration::from_millis(500);
 /// How long [`Running::stop`] takes at most.
 pub const STOP_MAX: Duration =
-    gate::NEWCOMERS_GRACE.saturating_mul(2).saturating_add(REQUESTS_MAX).saturating_add(PAGES_MAX);
+    shared::NEWCOMERS_GRACE.saturating_mul(2).saturating_add(REQUESTS_MAX).saturating_add(PAGES_MAX);
 
 /// The open sockets, before anything is accepted.
 #[derive(Debug)]
@@ -67,10 +67,10 @@ impl Door {
     /// The first address that cannot be listened on, and why.
     pub fn open(config: &ListenConfig) -> Result<Self, OpenError> {
         Ok(Self {
-            tcp: open::tcp(&config.addresses)?,
-            tls: open::tcp(&config.https_addresses)?,
-            unix: open::unix(config)?,
-            metrics: open::tcp(&config.metrics_addresses)?,
+            tcp: sockets::tcp(&config.addresses)?,
+            tls: sockets::tcp(&config.https_addresses)?,
+            unix: sockets::unix(config)?,
+            metrics: sockets::tcp(&config.metrics_addresses)?,
         })
     }
 
@@ -80,7 +80,7 @@ impl Door {
     /// # Errors
     /// When it cannot be made, or somebody answers there.
     pub fn open_unix(&mut self, config: &ListenConfig) -> Result<(), OpenError> {
-        self.unix = open::unix(config)?;
+        self.unix = sockets::unix(config)?;
         Ok(())
     }
 
@@ -90,10 +90,10 @@ impl Door {
     /// When they are not those of `config`.
     pub fn adopt(config: &ListenConfig, handed: Handed) -> Result<Self, OpenError> {
         Ok(Self {
-            tcp: open::adopted(&config.addresses, handed.tcp)?,
-            tls: open::adopted(&config.https_addresses, handed.tls)?,
-            unix: open::adopted_unix(config.unix_socket.as_deref(), handed.unix)?,
-            metrics: open::adopted(&config.metrics_addresses, handed.metrics)?,
+            tcp: sockets::adopted(&config.addresses, handed.tcp)?,
+            tls: sockets::adopted(&config.https_addresses, handed.tls)?,
+            unix: sockets::adopted_unix(config.unix_socket.as_deref(), handed.unix)?,
+            metrics: sockets::adopted(&config.metrics_addresses, handed.metrics)?,
         })
     }
 
@@ -207,12 +207,13 @@ impl Change {
     /// # Errors
     /// The first address that cannot be listened on, and why.
     pub fn open(old: &ListenConfig, new: &ListenConfig) -> Result<Self, OpenError> {
-        let tcp =
-            |old: &Vec<SocketAddr>, new: &Vec<SocketAddr>| (old != new).then(|| open::tcp(new)).transpose();
+        let tcp = |old: &Vec<SocketAddr>, new: &Vec<SocketAddr>| {
+            (old != new).then(|| sockets::tcp(new)).transpose()
+        };
         Ok(Self {
             tcp: tcp(&old.addresses, &new.addresses)?,
             tls: tcp(&old.https_addresses, &new.https_addresses)?,
-            unix: (old.unix_socket != new.unix_socket).then(|| open::unix(new)).transpose()?,
+            unix: (old.unix_socket != new.unix_socket).then(|| sockets::unix(new)).transpose()?,
             metrics: tcp(&old.metrics_addresses, &new.metrics_addresses)?,
         })
     }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-use crate::address::Source;
+use crate::engine::client_address::Source;
 
 /// A listener of any kind.
 #[derive(Debug)]

@@ -11,9 +11,9 @@ use hayate_state::actor::Actor;
 use hayate_state::{Swarms, Tracker};
 
 use self::kit::*;
-use super::post::tests::while_the_actor_is_busy;
+use super::replies::tests::while_the_actor_is_busy;
 use super::*;
-use crate::pages::{Condition, Health};
+use crate::operator::{Condition, Health};
 
 #[test]
 fn a_connection_is_kept_for_further_requests() {

@@ -7,7 +7,7 @@ use hayate_state::actor::{Actor, INBOX_MAX};
 use hayate_state::{Board, Swarms, Tracker};
 
 use super::super::*;
-use crate::pages::{Condition, Health};
+use crate::operator::{Condition, Health};
 use crate::wire::bencode::tests::{Value, read as bencoded};
 
 /// Longest time a test waits for octets.

@@ -2,13 +2,13 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | `ask` | from parameters to an announce, in the order of the checks |
-//! | `address` | which address a peer is reached at |
+//! | `parameters` | from parameters to an announce, in the order of the checks |
+//! | `peer_address` | which address a peer is reached at |
 //! | [`failure`] | texts and intervals |
 
-mod address;
-mod ask;
 pub mod failure;
+mod parameters;
+mod peer_address;
 #[cfg(test)]
 mod tests;
 
@@ -20,13 +20,13 @@ use hayate_state::admission::hooks::Spoken;
 use hayate_state::private::{Denial, Member, Register, passkey_path};
 use hayate_state::{InfoHash, Now, PeerId, Policy, Subscriber, Tally};
 
-use crate::address::{Headers, Trust};
-use crate::ask::Wish;
 use crate::config::DoorConfig;
+use crate::engine::client_address::{Headers, Trust};
+use crate::engine::open_mode::Wish;
+use crate::engine::refusal::Refusal;
+use crate::engine::routes::Action;
+use crate::engine::stats::{Family, Stats};
 use crate::engine::{Head, Page, Response};
-use crate::refusal::Refusal;
-use crate::routes::Action;
-use crate::stats::{Family, Stats};
 use crate::wire::query::StrictParameters;
 use crate::wire::reply::{self, Address, Form};
 use failure::Failure;
@@ -150,7 +150,7 @@ impl Means<'_> {
         words: Words,
     ) -> Result<(Question, Context), Failure> {
         let wish = Wish { default: self.config.num_want, max: self.config.num_want_max };
-        let asked = ask::announce(&StrictParameters::read(query), seen, trust, wish, self.policy)?;
+        let asked = parameters::announce(&StrictParameters::read(query), seen, trust, wish, self.policy)?;
         let peers = if asked.with_ids { PeerForm::WithIds } else { PeerForm::Compact };
         let context = Context::Announce {
             form: asked.form,
@@ -162,7 +162,7 @@ impl Means<'_> {
     }
 
     fn scrape(self, member: Member, query: &[u8], words: Words) -> Result<(Question, Context), Failure> {
-        let info_hashes = ask::scrape(&StrictParameters::read(query))?;
+        let info_hashes = parameters::scrape(&StrictParameters::read(query))?;
         Ok((Question::MemberScrape(member, info_hashes.clone(), words), Context::Scrape(info_hashes)))
     }
 
@@ -220,6 +220,6 @@ impl Means<'_> {
     }
 
     fn trust(&self) -> Trust<'_> {
-        Trust { read_entry: address::read_entry, read_any_list: false, ..Trust::of(self.config) }
+        Trust { read_entry: peer_address::read_entry, read_any_list: false, ..Trust::of(self.config) }
     }
 }

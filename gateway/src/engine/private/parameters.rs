@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use hayate_state::{Announce, Event, InfoHash, PeerId, Policy};
 
-use super::address;
 use super::failure::{Detail, Failure, Fault};
-use crate::address::Trust;
-use crate::ask::Wish;
-use crate::refusal::Refusal;
+use super::peer_address;
+use crate::engine::client_address::Trust;
+use crate::engine::open_mode::Wish;
+use crate::engine::refusal::Refusal;
 use crate::wire::query::{Escaped, Number, StrictParameters};
 use crate::wire::reply::Form;
 
@@ -49,7 +49,7 @@ pub(super) fn announce(
     let downloaded = number(parameters.downloaded, Fault::MissingDownloaded, Fault::InvalidDownloaded)?;
     let left = number(parameters.left, Fault::MissingLeft, Fault::InvalidLeft)?;
     let num_want = parameters.num_want.map_or(Ok(wish.default), |wanted| num_want(wanted, wish))?;
-    let address = address::client(parameters, seen?, trust)?;
+    let address = peer_address::client(parameters, seen?, trust)?;
     let announce = Announce {
         info_hash,
         peer_id,

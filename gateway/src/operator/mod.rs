@@ -1,4 +1,8 @@
 //! The operator's pages: `/metrics`, `/alive`, `/health`.
+//!
+//! `profile` is for pprof.
+
+pub(crate) mod profile;
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -10,8 +10,8 @@ use hayate_state::metrics::{Kind, Series};
 use hayate_state::{Board, Counter};
 
 use crate::engine::Response;
-use crate::refusal::Refusal;
-use crate::routes::Action;
+use crate::engine::refusal::Refusal;
+use crate::engine::routes::Action;
 
 /// The address family of a client, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

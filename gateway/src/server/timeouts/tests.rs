@@ -1,6 +1,6 @@
 //! Times of connections, told by a clock of the test.
 
-use super::super::crowd::Crowd;
+use super::super::connections::Crowd;
 use super::*;
 
 fn crowd() -> (Crowd, Rc<Watch>) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use hayate_state::{Announce, Event, InfoHash, PeerId};
 
-use crate::refusal::Refusal;
+use crate::engine::refusal::Refusal;
 use crate::wire::query::{BadEscape, Escaped, NotAnId, Number, Parameters};
 use crate::wire::reply::Form;
 

@@ -5,8 +5,8 @@ use std::cmp::Reverse;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::watch::{Order, Shared, Times, Watch};
-use crate::stats::Phase;
+use super::timeouts::{Order, Shared, Times, Watch};
+use crate::engine::stats::Phase;
 
 /// Octets of answers that wait for their clients, all connections together, at most.
 const WAITING_MAX: usize = 4 << 20;

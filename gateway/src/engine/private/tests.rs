@@ -1,15 +1,15 @@
 //! Mode private over HTTP, with a real tracker in virtual time, on the site of the fixture.
 
-#[path = "../../../tests/fixtures/site.rs"]
+#[path = "../../../../tests/fixtures/site.rs"]
 mod fixture;
 
 use hayate_state::{Now, Policy, Published, Swarms, Tracker};
 
 use super::failure::Fault;
-use crate::address::Source;
 use crate::config::DoorConfig;
+use crate::engine::client_address::Source;
+use crate::engine::refusal::Refusal;
 use crate::engine::{Engine, Head, Response};
-use crate::refusal::Refusal;
 use fixture::{DISABLED, FREE, HIDDEN, MUSIC, PLAIN, PRUNED};
 
 struct Desk {

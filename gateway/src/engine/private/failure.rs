@@ -5,7 +5,7 @@ use std::io::Write as _;
 use hayate_state::PeerId;
 use hayate_state::private::Denial;
 
-use crate::refusal::Refusal;
+use crate::engine::refusal::Refusal;
 
 /// A malformed request. The texts are the reference tracker's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

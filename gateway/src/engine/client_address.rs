@@ -10,7 +10,7 @@ use hayate_state::address::{self, Reach};
 use ipnet::IpNet;
 
 use crate::config::DoorConfig;
-use crate::refusal::Refusal;
+use crate::engine::refusal::Refusal;
 use crate::wire::query::{BadEscape, Escaped, Parameters};
 
 /// Octets of the longest claimed address that is looked at.

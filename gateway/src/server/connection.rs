@@ -22,11 +22,11 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 
-use super::gate::{Gate, Role};
+use super::shared::{Gate, Role};
 use super::stream::Stream;
-use super::watch::{Open, Order, Watch, Watched};
-use crate::address::{Headers, Source};
+use super::timeouts::{Open, Order, Watch, Watched};
 use crate::config::DoorConfig;
+use crate::engine::client_address::{Headers, Source};
 use crate::engine::{Head, Page, Response};
 use crate::tls::H2;
 

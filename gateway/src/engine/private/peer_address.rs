@@ -6,8 +6,8 @@ use hayate_state::address::is_public;
 use hayate_state::address::special::is_never_a_peer;
 
 use super::failure::{Detail, Failure, Fault};
-use crate::address::Trust;
-use crate::refusal::Refusal;
+use crate::engine::client_address::Trust;
+use crate::engine::refusal::Refusal;
 use crate::wire::query::{Escaped, StrictParameters};
 
 /// Octets of the longest address as text.

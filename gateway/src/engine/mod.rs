@@ -5,6 +5,22 @@
 //! head --read--> Step::Ask(question, context) --> whoever asks the tracker --> reply --write(context)-->
 //! Response            \-> Step::Answer(Response), Step::Page(page)
 //! ```
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`routes`] | which path is an announce, which a scrape |
+//! | [`client_address`] | who the client is: socket, trusted proxy, claimed address |
+//! | [`open_mode`] | from parameters to the words of the tracker, check by check |
+//! | [`private`] | the same in mode private |
+//! | [`refusal`] | why a request is refused, in the client's words |
+//! | [`stats`] | what is counted |
+
+pub mod client_address;
+pub mod open_mode;
+pub mod private;
+pub mod refusal;
+pub mod routes;
+pub mod stats;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -16,13 +32,13 @@ use hayate_state::admission::Beyond;
 use hayate_state::private::Register;
 use hayate_state::{InfoHash, Now, Policy, Subscriber, Tally, Tick, Tracker};
 
-use crate::address::{FORWARDED, Headers, Source, Trust};
-use crate::ask::{self, Wish};
 use crate::config::{DoorConfig, HEADER_BLOCK_MAX, REQUEST_LINE_MAX};
-use crate::private::{self, Means, Site};
-use crate::refusal::Refusal;
-use crate::routes::{Action, RouteError, Routes};
-use crate::stats::{Family, Note, Stats};
+use crate::engine::client_address::{FORWARDED, Headers, Source, Trust};
+use crate::engine::open_mode::Wish;
+use crate::engine::private::{Means, Site};
+use crate::engine::refusal::Refusal;
+use crate::engine::routes::{Action, RouteError, Routes};
+use crate::engine::stats::{Family, Note, Stats};
 use crate::wire::query::Parameters;
 use crate::wire::reply::{self, Address, Form};
 
@@ -378,7 +394,7 @@ impl Engine {
         let config = self.config.get();
         let client = seen.and_then(|seen| Ok(self.trust().claimed(seen, parameters)?.unwrap_or(seen)));
         let wish = Wish { default: config.num_want, max: config.num_want_max };
-        let asked = ask::announce(parameters, client, wish)?;
+        let asked = open_mode::announce(parameters, client, wish)?;
         if source.is_elsewhere(asked.announce.address) && is_never_a_peer(asked.announce.address) {
             return Err(hayate_state::Refusal::InvalidAddress.into());
         }
@@ -391,7 +407,7 @@ impl Engine {
     }
 
     fn read_scrape(&self, parameters: &Parameters<'_>, words: Words) -> Result<(Question, Asked), Refusal> {
-        let info_hashes = ask::scrape(parameters, self.config.get().max_scrape_infohashes)?;
+        let info_hashes = open_mode::scrape(parameters, self.config.get().max_scrape_infohashes)?;
         Ok((Question::Scrape(info_hashes.clone(), words), Asked::Scrape(info_hashes)))
     }
 
@@ -449,5 +465,4 @@ pub(crate) fn origin_form(target: &[u8]) -> &[u8] {
 }
 
 #[cfg(test)]
-#[path = "engine_tests.rs"]
 mod tests;

@@ -1,6 +1,6 @@
 //! Why a request is refused, in the client's words. The texts are static and never echo what the client sent.
 
-use crate::private::failure::Fault;
+use crate::engine::private::failure::Fault;
 
 /// The peer's fault. The client is told [`Refusal::text`] as `failure reason`, with status 200.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

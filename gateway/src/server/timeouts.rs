@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::tail::Tail;
+use super::head::Tail;
 use crate::config::DoorConfig;
-use crate::stats::Phase;
+use crate::engine::stats::Phase;
 
 /// Octets that are still read, and dropped, after a refusal, so that the client can read why before a reset.
 const LINGER_OCTETS_MAX: usize = 256 * 1024;

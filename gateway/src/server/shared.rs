@@ -18,17 +18,17 @@ use hyper::{Method, Request};
 use tokio::sync::Notify;
 use tokio::task::{spawn_local, unconstrained};
 
-use super::crowd::Crowd;
-use super::open::BACKLOG;
-use super::post::{Asker, Post};
-use super::seat::{Seat, builder, with_head};
+use super::connection::{Seat, builder, with_head};
+use super::connections::Crowd;
+use super::replies::{Asker, Post};
+use super::sockets::BACKLOG;
 use super::stream::{Listener, Stream};
-use super::watch::Times;
-use crate::address::Source;
+use super::timeouts::Times;
+use crate::engine::client_address::Source;
+use crate::engine::stats::Stats;
 use crate::engine::{Engine, Page, Response, Step, check, origin_form};
-use crate::pages::Pages;
-use crate::profile;
-use crate::stats::Stats;
+use crate::operator::Pages;
+use crate::operator::profile;
 
 /// So many questions wake the state actor before a turn ends, so that it does not stand still in a long one.
 const UNHEARD_MAX: usize = 64;

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use tokio::task::{JoinHandle, spawn_local, yield_now};
 
-use super::gate::{Gate, Role};
-use super::open::{UnixDoor, UnixFile};
+use super::shared::{Gate, Role};
+use super::sockets::{UnixDoor, UnixFile};
 use super::stream::Listener;
 use super::{Change, Door};
 
