@@ -95,7 +95,7 @@ impl Opened {
         places: &Places,
         opener: Opener,
     ) -> Result<Self, RecorderError> {
-        let mut opened = Self::with_leftovers(queues, clock, pace, places, opener)?;
+        let mut opened = Self::reach(queues, clock, pace, places, opener)?;
         let Self { lanes, writer, .. } = &mut opened;
         let left: u64 = Channel::ALL.iter().map(|&channel| lanes.on_disk(channel)).sum();
         if left > 0 {
@@ -104,10 +104,7 @@ impl Opened {
                 return Err(RecorderError::Leftovers { path: opened.spill_dir });
             }
         }
-        if lanes.has_newer() {
-            return Err(RecorderError::Newer { path: opened.spill_dir });
-        }
-        Ok(opened)
+        opened.knows_all()
     }
 
     /// The same for the successor of a process that has just ended: what that left on the disk is written
@@ -122,16 +119,31 @@ impl Opened {
         places: &Places,
         opener: Opener,
     ) -> Result<Self, RecorderError> {
+        Self::reach(queues, clock, pace, places, opener)?.knows_all()
+    }
+
+    fn reach(
+        queues: &Arc<Queues>,
+        clock: Clock,
+        pace: &Arc<Published<Pace>>,
+        places: &Places,
+        opener: Opener,
+    ) -> Result<Self, RecorderError> {
         let path = || places.spill_dir.clone();
         let spill = |source| RecorderError::Spill { path: path(), source };
         let lanes = Lanes::open(Arc::clone(queues), Arc::new(Gauges::default()), &places.spill_dir);
         let lanes = Arc::new(lanes.map_err(spill)?);
         let letters = DeadLetters::at(&places.dead_letter);
         let writer = Writer::open(Arc::clone(&lanes), clock, pace.subscribe(), letters, opener)?;
-        if lanes.has_newer() {
-            return Err(RecorderError::Newer { path: path() });
-        }
         Ok(Self { lanes, writer, clock, pace: pace.subscribe(), spill_dir: path() })
+    }
+
+    /// Is there nothing on the disk that only a newer program knows?
+    fn knows_all(self) -> Result<Self, RecorderError> {
+        if self.lanes.has_newer() {
+            return Err(RecorderError::Newer { path: self.spill_dir });
+        }
+        Ok(self)
     }
 
     /// The totals of sessions that are durable, for what is restored (mode private).
