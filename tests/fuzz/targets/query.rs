@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 
-use hayate_gateway::address::Source;
+use hayate_gateway::engine::client_address::Source;
 use hayate_gateway::engine::{Engine, Head};
 use hayate_gateway::{DoorConfig, Routes};
 use hayate_state::{Now, Policy, Published, Swarms, Tracker};
