@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`ids`] | `info_hash` and `peer_id` |
 //! | [`announce`] | the words of one announce or scrape, and of its answer |
-//! | [`address`] | which peers an asker may be handed: public, private ranges, hidden ports; addresses no peer has |
+//! | [`address`] | which peers an asker may be handed: public, private ranges, hidden ports |
 //! | [`clock`] | the one place where time is read |
 //! | [`swarm`] | mode open and listed: all torrents with their peers, in shards |
 //! | `peer_counts` | how many peers there are, by family and role |
@@ -13,7 +13,7 @@
 //! | [`private`] | mode private: users, registered torrents with their peers, what is credited |
 //! | [`tracker`] | [`Tracker`]: the one place where an announce or scrape is decided |
 //! | [`actor`] | the thread that answers the gateway's inbox and runs everything periodic |
-//! | [`metrics`] | counters that one thread writes and anybody reads, distributions, and the board that lists them |
+//! | [`metrics`] | counters that one thread writes and anybody reads, distributions, the board of all |
 //! | [`published`] | settings that are swapped whole while others read them |
 //! | [`store`] | durable memory behind a trait: records, queues, spill, SQLite and MariaDB |
 //! | [`report`] | how all torrents stand, and a file with that |

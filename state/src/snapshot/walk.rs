@@ -4,8 +4,8 @@
 //! Every peer that is in its swarm from the begin of the walk to its end is met:
 //! - In a shard the last torrent comes first, so that the one that fills a hole has been met already, or will
 //!   be.
-//! - In a large swarm the peers come in the order of their [position](crate::swarm::buckets::position), which neither
-//!   announces nor sweeps change.
+//! - In a large swarm the peers come in the order of their [position](crate::swarm::buckets::position), which
+//!   neither announces nor sweeps change.
 //! - All other swarms are copied at once.
 //!
 //! A torrent that fills a hole while the walk is in it is met again from its first peer on.
@@ -20,8 +20,9 @@ use crate::swarm::block::Block;
 use crate::swarm::large::Crowd;
 use crate::swarm::peer::{Endpoint, Seen};
 use crate::swarm::peer_set;
+use crate::swarm::shard::Shard;
 use crate::swarm::torrent::{Peers, Swarm, Torrent};
-use crate::swarm::{SHARDS, Shard, Swarms};
+use crate::swarm::{SHARDS, Swarms};
 use crate::table::keyed_hash::Keys;
 
 /// Torrents and peers that are copied under one lock.

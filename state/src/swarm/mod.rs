@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `torrent` | one torrent, its swarm being a `pair`, `small`, or `large`: `camp`s of `buckets` |
 //! | `peer`, `block`, `peer_set` | one peer in memory, many in a row, what can be done to them |
+//! | `shard` | the torrents behind one lock |
 //! | `select` | the choice of peers |
 //! | `sweep` | expiry in slices |
 //! | `metrics` | the numbers of all swarms |
@@ -18,11 +19,11 @@ mod pair;
 pub(crate) mod peer;
 pub(crate) mod peer_set;
 mod select;
+pub(crate) mod shard;
 mod small;
 mod sweep;
 pub(crate) mod torrent;
 
-use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -37,12 +38,11 @@ use crate::ids::InfoHash;
 use crate::metrics::histogram::Histogram;
 pub use crate::peer_counts::Census;
 use crate::snapshot::delta::{Delta, Tap};
+use crate::swarm::shard::Shard;
 pub use crate::swarm::sweep::Sweeper;
 use crate::swarm::torrent::{Change, Context, Torrent};
-use crate::table::index::Index;
 use crate::table::keyed_hash::Keys;
 use crate::table::prefetch::prefetch;
-use crate::table::slab::Chunks;
 
 /// Shards; a power of two.
 pub(crate) const SHARDS: usize = 1024;
@@ -52,10 +52,6 @@ const _: () = assert!(SHARDS.is_power_of_two());
 const ACCOUNT_STEP: usize = 512;
 /// Of the memory budget, the share beyond which torrents that nobody shares yet are refused.
 const NEW_TORRENTS_SHARE: (u64, u64) = (15, 16);
-
-/// Entries of the queue of idle torrents that may be out of date before it is tidied, besides as many as
-/// there are idle torrents.
-const IDLE_SLACK: usize = 64;
 
 /// Announces that [`Tracker::look_ahead`](crate::Tracker::look_ahead) takes at most.
 pub const LOOK_AHEAD_MAX: usize = 64;
@@ -328,192 +324,4 @@ impl Swarms {
         policy.memory_max == 0
             || (self.memory.load(Ordering::Relaxed) as u64) < policy.memory_max / whole * part
     }
-}
-
-/// The torrents whose hash falls to one lock. What every announce reads first is in the cache line of the
-/// lock.
-#[derive(Debug, Default)]
-#[repr(C)]
-pub(crate) struct Shard {
-    index: Index,
-    torrents: Chunks<Torrent>,
-    /// Hashes of torrents that became idle, oldest first; some may have woken since.
-    idle_queue: VecDeque<(u64, Tick)>,
-    idle: usize,
-    /// Octets of the torrents' heap blocks.
-    heap: usize,
-    /// Octets of this shard that the budget knows of.
-    counted: usize,
-    census: Census,
-    /// Announces refused for lack of memory.
-    full: u64,
-    /// Peers not stored because of `announce.peers_per_address`.
-    crowded: u64,
-}
-
-impl Shard {
-    pub(crate) fn len(&self) -> usize {
-        self.torrents.len()
-    }
-
-    pub(crate) fn torrent(&self, slot: usize) -> Option<&Torrent> {
-        self.torrents.get(slot)
-    }
-
-    fn find(&self, hash: u64, info_hash: &InfoHash) -> Option<usize> {
-        let same = |slot: u32| {
-            self.torrents.get(slot as usize).is_some_and(|torrent| torrent.info_hash == *info_hash)
-        };
-        self.index.find(hash, same).map(|slot| slot as usize)
-    }
-
-    fn guess(&self, hash: u64) -> Option<&Torrent> {
-        self.torrents.get(self.index.guess(hash)? as usize)
-    }
-
-    fn prefetch_torrent(&self, hash: u64) {
-        // One that is new will come behind the last.
-        if let Some(torrent) = self.guess(hash).or_else(|| self.torrents.last()) {
-            prefetch(torrent);
-        }
-    }
-
-    fn prefetch_peers(&self, hash: u64) {
-        if let Some(torrent) = self.guess(hash) {
-            torrent.prefetch_peers();
-        }
-    }
-
-    fn memory(&self) -> usize {
-        let queue = self.idle_queue.capacity() * size_of::<(u64, Tick)>();
-        self.index.heap() + self.torrents.heap() + queue + self.heap
-    }
-
-    fn announce(
-        &mut self,
-        hash: u64,
-        context: &Context<'_>,
-        may_create: bool,
-        random: &mut fastrand::Rng,
-        handout: &mut Handout<'_>,
-    ) -> (Change, Tally) {
-        let info_hash = &context.announce.info_hash;
-        let stopped = context.announce.event == Event::Stopped;
-        let slot = match self.find(hash, info_hash) {
-            Some(slot) => slot,
-            None if stopped => return (Change::Gone, Tally::default()),
-            None if !may_create => return (Change::Full, Tally::default()),
-            None => self.add(hash, *info_hash, context.keys),
-        };
-        let Some((change, tally)) = self.update(slot, |torrent| {
-            let change = match torrent.change(context) {
-                Change::Gone if !stopped => Change::Full,
-                change => change,
-            };
-            match change {
-                Change::Kept { spot, .. } => torrent.hand_out(context, Some(spot), random, handout),
-                Change::Crowded => torrent.hand_out(context, None, random, handout),
-                Change::Gone | Change::Full => {}
-            }
-            (change, torrent.tally())
-        }) else {
-            return (Change::Gone, Tally::default());
-        };
-        self.drop_if_empty(slot, hash, context.now, context.policy, context.keys);
-        (change, tally)
-    }
-
-    /// Changes one torrent and keeps the shard's counts true.
-    pub(crate) fn update<T>(&mut self, slot: usize, work: impl FnOnce(&mut Torrent) -> T) -> Option<T> {
-        let torrent = self.torrents.get_mut(slot)?;
-        let (census, heap, idle) = (torrent.census(), torrent.heap(), torrent.is_idle());
-        let result = work(torrent);
-        self.census.replace(census, torrent.census());
-        self.heap = self.heap + torrent.heap() - heap;
-        self.idle = self.idle + usize::from(torrent.is_idle()) - usize::from(idle);
-        Some(result)
-    }
-
-    /// Forgets a torrent that nobody is in, or remembers only its completed count.
-    pub(crate) fn drop_if_empty(&mut self, slot: usize, hash: u64, now: Tick, policy: &Policy, keys: &Keys) {
-        let Some(torrent) = self.torrents.get(slot) else { return };
-        if torrent.census().peers() > 0 {
-            return;
-        }
-        if torrent.completed == 0 {
-            return self.remove(slot, hash, keys);
-        }
-        if torrent.is_idle() {
-            return;
-        }
-        self.update(slot, |torrent| torrent.make_idle(now));
-        self.idle_queue.push_back((hash, now));
-        while self.idle > policy.idle_torrents_max / SHARDS {
-            let Some((hash, since)) = self.idle_queue.pop_front() else { break };
-            let idle = |slot: u32| {
-                self.torrents.get(slot as usize).is_some_and(|torrent| {
-                    torrent.is_idle_since(since) && keys.info_hash(&torrent.info_hash) == hash
-                })
-            };
-            if let Some(slot) = self.index.find(hash, idle) {
-                self.remove(slot as usize, hash, keys);
-            }
-        }
-        if self.idle_queue.len() > 2 * self.idle + IDLE_SLACK {
-            self.tidy_idle_queue(keys);
-        }
-    }
-
-    /// Leaves only those in the queue that are idle still, each once: one that woke and became idle again is
-    /// there several times.
-    fn tidy_idle_queue(&mut self, keys: &Keys) {
-        let Self { index, torrents, idle_queue, .. } = self;
-        let mut seen = HashSet::with_capacity(idle_queue.len());
-        idle_queue.retain(|&(hash, since)| {
-            let idle = |slot: u32| {
-                torrents.get(slot as usize).is_some_and(|torrent: &Torrent| {
-                    torrent.is_idle_since(since) && keys.info_hash(&torrent.info_hash) == hash
-                })
-            };
-            index.find(hash, idle).is_some() && seen.insert(hash)
-        });
-    }
-
-    pub(crate) fn hash_at(&self, slot: usize, keys: &Keys) -> Option<u64> {
-        self.torrents.get(slot).map(|torrent| keys.info_hash(&torrent.info_hash))
-    }
-
-    fn add(&mut self, hash: u64, info_hash: InfoHash, keys: &Keys) -> usize {
-        let slot = self.torrents.len();
-        self.torrents.push(Torrent::new(info_hash));
-        self.index.insert(hash, slot_number(slot), || hashed(&self.torrents, 0..slot, keys));
-        slot
-    }
-
-    /// Forgets a torrent; the last one takes its slot.
-    fn remove(&mut self, slot: usize, hash: u64, keys: &Keys) {
-        self.update(slot, |torrent| torrent.make_idle(Tick(0)));
-        self.idle -= 1;
-        let (last, torrents) = (self.torrents.len() - 1, &self.torrents);
-        let others = || (0..=last).filter(|&other| other != slot);
-        self.index.remove(hash, slot_number(slot), || hashed(torrents, others(), keys));
-        if let Some(moved) = self.hash_at(last, keys).filter(|_| last != slot) {
-            self.index.moved(moved, slot_number(last), slot_number(slot));
-        }
-        self.torrents.swap_remove(slot);
-    }
-}
-
-/// Slots and the hashes of their torrents.
-fn hashed(
-    torrents: &Chunks<Torrent>,
-    slots: impl Iterator<Item = usize>,
-    keys: &Keys,
-) -> impl Iterator<Item = (u64, u32)> {
-    let hash = |slot| torrents.get(slot).map(|torrent: &Torrent| keys.info_hash(&torrent.info_hash));
-    slots.filter_map(move |slot| Some((hash(slot)?, slot_number(slot))))
-}
-
-fn slot_number(slot: usize) -> u32 {
-    u32::try_from(slot).unwrap_or(u32::MAX)
 }

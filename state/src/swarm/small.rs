@@ -14,8 +14,8 @@ pub(crate) const GROUP: usize = 40;
 pub(crate) const GROUP_ROOM: usize = 5;
 
 /// Up to [`GROUP`] IPv4 peers, seeders first, without ids. It is part of a
-/// [`Torrent`](crate::swarm::torrent::Torrent) of 48 octets, so it has no room for what a [`Block`] knows about
-/// itself.
+/// [`Torrent`](crate::swarm::torrent::Torrent) of 48 octets, so it has no room for what a [`Block`] knows
+/// about itself.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
     bytes: Box<[u8]>,
