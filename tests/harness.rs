@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, PipeReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use hayate_tools::bencode::Value;
@@ -62,11 +62,15 @@ impl Drop for Folder {
     }
 }
 
-/// A port that is free for UDP and TCP now.
+/// A port that is free for UDP and TCP now, and that no other test of this process is given.
 pub(crate) fn free_port() -> u16 {
+    /// Below the ports that the system gives to clients, some of which are in the tests themselves.
+    const PORTS: std::ops::Range<u16> = 10_000..31_000;
+    static NEXT: OnceLock<AtomicUsize> = OnceLock::new();
+    let next = NEXT.get_or_init(|| AtomicUsize::new(fastrand::usize(..PORTS.len())));
     loop {
-        // Below the ports that the system gives to clients, some of which are in the tests themselves.
-        let port = fastrand::u16(10_000..32_000);
+        let step = u16::try_from(next.fetch_add(1, Ordering::Relaxed) % PORTS.len()).unwrap();
+        let port = PORTS.start + step;
         let free = |address: &str| {
             UdpSocket::bind((address, port)).is_ok() && TcpListener::bind((address, port)).is_ok()
         };

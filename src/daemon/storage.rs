@@ -24,8 +24,8 @@ use hayate_state::snapshot::site::Record as SiteRecord;
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore};
 use hayate_state::store::record::TorrentRow;
 use hayate_state::store::{
-    Backend, Channel, Demand, Known, Opened, Opener, Pace, Places, Queues, Record, Recorder, RecorderError,
-    Store,
+    Backend, Channel, Demand, Known, Leftovers, Opened, Pace, Places, Queues, Record, Recorder,
+    RecorderError, Store,
 };
 use hayate_state::{Board, Clock, Policy, Published, Swarms};
 
@@ -97,19 +97,12 @@ struct Opening {
     places: Places,
 }
 
-/// One of the ways to open a store.
-type Open = fn(&Arc<Queues>, Clock, &Arc<Published<Pace>>, &Places, Opener) -> Result<Opened, RecorderError>;
-
 impl Opening {
-    fn open(&self) -> Result<Opened, RecorderError> {
-        self.open_by(Opened::new)
-    }
-
-    fn open_by(&self, open: Open) -> Result<Opened, RecorderError> {
+    fn open(&self, leftovers: Leftovers) -> Result<Opened, RecorderError> {
         log::info!("opening the database {}", self.backend.dsn());
         let backend = self.backend.clone();
         let opener = Box::new(move || backend.open());
-        open(&self.queues, self.clock, &self.pace, &self.places, opener)
+        Opened::open(&self.queues, self.clock, &self.pace, &self.places, opener, leftovers)
     }
 }
 
@@ -164,9 +157,9 @@ impl Storage {
     /// When the store cannot be opened or read.
     pub(crate) fn load(&mut self, policy: &Policy) -> anyhow::Result<()> {
         // A predecessor has put on the disk what it knew, so that nothing has to be read from the store.
-        let open = if self.clerk.is_some() { Opened::with_leftovers } else { Opened::new };
+        let leftovers = if self.clerk.is_some() { Leftovers::Kept } else { Leftovers::Written };
         let opening = self.opening();
-        let Some(mut opened) = opening.map(|opening| opening.open_by(open)).transpose()? else {
+        let Some(mut opened) = opening.map(|opening| opening.open(leftovers)).transpose()? else {
             self.restore(policy, CompletedFrom::Snapshot);
             return Ok(());
         };
@@ -292,7 +285,7 @@ impl Storage {
         std::thread::spawn(move || {
             let mut is_told = false;
             loop {
-                match opening.as_ref().map(Opening::open).transpose() {
+                match opening.as_ref().map(|opening| opening.open(Leftovers::Written)).transpose() {
                     Ok(opened) => return wishes.send(Wish::Opened(Box::new(opened))),
                     Err(error) if is_told => log::debug!("after the upgrade: {error:#}"),
                     Err(error) => {

@@ -297,8 +297,8 @@ fn user() -> String {
 
 fn free_port() -> u16 {
     loop {
-        // Below the ports that the system gives to clients, some of which are in the tests themselves.
-        let port = fastrand::u16(10_000..32_000);
+        // Above the ports of trackers, which start while a server is away, and below those of clients.
+        let port = fastrand::u16(31_000..32_700);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }

@@ -57,7 +57,7 @@ pub use edit::{Cell, Tables};
 pub use purge::{Mark, Slice, Swept};
 pub use queue::Queues;
 pub use record::{Channel, Key, Record};
-pub use recorder::{Lifeboat, Opened, Places, Recorder, RecorderError};
+pub use recorder::{Leftovers, Lifeboat, Opened, Places, Recorder, RecorderError};
 pub use site_rows::{Line, Registered, Set};
 pub use total::{Known, Witness};
 pub use unprunes::Reading;

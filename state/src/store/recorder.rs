@@ -67,6 +67,15 @@ pub enum RecorderError {
     },
 }
 
+/// What becomes of rows that an earlier process left on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leftovers {
+    /// They are written before the store counts as open.
+    Written,
+    /// They are written once the recorder runs: by the successor of a process that has just ended.
+    Kept,
+}
+
 /// A store that was reached, before anything is written to it by a thread.
 pub struct Opened {
     lanes: Arc<Lanes>,
@@ -95,55 +104,38 @@ impl Opened {
         places: &Places,
         opener: Opener,
     ) -> Result<Self, RecorderError> {
-        let mut opened = Self::reach(queues, clock, pace, places, opener)?;
-        let Self { lanes, writer, .. } = &mut opened;
-        let left: u64 = Channel::ALL.iter().map(|&channel| lanes.on_disk(channel)).sum();
-        if left > 0 {
-            log::info!("writing {left} rows to the database that an earlier run left in the spill");
-            if !writer.drain(&AtomicBool::new(false)) && !lanes.has_newer() {
-                return Err(RecorderError::Leftovers { path: opened.spill_dir });
-            }
-        }
-        opened.knows_all()
+        Self::open(queues, clock, pace, places, opener, Leftovers::Written)
     }
 
-    /// The same for the successor of a process that has just ended: what that left on the disk is written
-    /// once the recorder runs.
+    /// The same, with a choice of what becomes of that.
     ///
     /// # Errors
-    /// When the store cannot be reached, or is unfit.
-    pub fn with_leftovers(
+    /// When the store cannot be reached, is unfit, or does not take what is to be written.
+    pub fn open(
         queues: &Arc<Queues>,
         clock: Clock,
         pace: &Arc<Published<Pace>>,
         places: &Places,
         opener: Opener,
-    ) -> Result<Self, RecorderError> {
-        Self::reach(queues, clock, pace, places, opener)?.knows_all()
-    }
-
-    fn reach(
-        queues: &Arc<Queues>,
-        clock: Clock,
-        pace: &Arc<Published<Pace>>,
-        places: &Places,
-        opener: Opener,
+        leftovers: Leftovers,
     ) -> Result<Self, RecorderError> {
         let path = || places.spill_dir.clone();
         let spill = |source| RecorderError::Spill { path: path(), source };
         let lanes = Lanes::open(Arc::clone(queues), Arc::new(Gauges::default()), &places.spill_dir);
         let lanes = Arc::new(lanes.map_err(spill)?);
         let letters = DeadLetters::at(&places.dead_letter);
-        let writer = Writer::open(Arc::clone(&lanes), clock, pace.subscribe(), letters, opener)?;
-        Ok(Self { lanes, writer, clock, pace: pace.subscribe(), spill_dir: path() })
-    }
-
-    /// Is there nothing on the disk that only a newer program knows?
-    fn knows_all(self) -> Result<Self, RecorderError> {
-        if self.lanes.has_newer() {
-            return Err(RecorderError::Newer { path: self.spill_dir });
+        let mut writer = Writer::open(Arc::clone(&lanes), clock, pace.subscribe(), letters, opener)?;
+        let left: u64 = Channel::ALL.iter().map(|&channel| lanes.on_disk(channel)).sum();
+        if left > 0 && leftovers == Leftovers::Written {
+            log::info!("writing {left} rows to the database that an earlier run left in the spill");
+            if !writer.drain(&AtomicBool::new(false)) && !lanes.has_newer() {
+                return Err(RecorderError::Leftovers { path: path() });
+            }
         }
-        Ok(self)
+        if lanes.has_newer() {
+            return Err(RecorderError::Newer { path: path() });
+        }
+        Ok(Self { lanes, writer, clock, pace: pace.subscribe(), spill_dir: path() })
     }
 
     /// The totals of sessions that are durable, for what is restored (mode private).

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use hayate_state::store::record::UserRow;
 use hayate_state::store::{
-    Backend, Batch, Bounds, Opened, Opener, Pace, Places, Queues, Record, Recorder, RecorderError, Saved,
-    Store, StoreError,
+    Backend, Batch, Bounds, Leftovers, Opened, Pace, Places, Queues, Record, Recorder, Saved, Store,
+    StoreError,
 };
 use hayate_state::{Board, Clock, Published};
 use parking_lot::{Condvar, Mutex};
@@ -102,14 +102,11 @@ fn wait_for(what: &str, holds: impl Fn() -> bool) {
 }
 
 fn recorder(backend: &Backend, folder: &Path, gate: &Arc<Gate>) -> (Arc<Queues>, Recorder) {
-    let (queues, opened) = open_by(Opened::new, backend, folder, gate);
+    let (queues, opened) = open(Leftovers::Written, backend, folder, gate);
     (queues, opened.start().unwrap())
 }
 
-/// One of the ways to open a store.
-type Open = fn(&Arc<Queues>, Clock, &Arc<Published<Pace>>, &Places, Opener) -> Result<Opened, RecorderError>;
-
-fn open_by(open: Open, backend: &Backend, folder: &Path, gate: &Arc<Gate>) -> (Arc<Queues>, Opened) {
+fn open(leftovers: Leftovers, backend: &Backend, folder: &Path, gate: &Arc<Gate>) -> (Arc<Queues>, Opened) {
     let clock = Clock::start();
     let queues = Arc::new(Queues::new(clock, &Bounds::default()));
     let pace = Published::new(Pace { flush: Duration::from_millis(5), ..Pace::default() });
@@ -119,7 +116,7 @@ fn open_by(open: Open, backend: &Backend, folder: &Path, gate: &Arc<Gate>) -> (A
         let (store, last) = (backend.open()?, SaysGone(Arc::clone(&gate)));
         Ok(Box::new(Doubled(Gated { store, gate: Arc::clone(&gate), _last: last })) as Box<dyn Store>)
     });
-    let opened = open(&queues, clock, &pace, &places, opener).unwrap();
+    let opened = Opened::open(&queues, clock, &pace, &places, opener, leftovers).unwrap();
     (queues, opened)
 }
 
@@ -170,7 +167,7 @@ fn a_successor_does_not_wait_for_what_is_left_on_the_disk_and_writes_it_once() {
     assert!(recorder.stop_for_successor(PATIENCE), "nothing is lost");
     let successor = Arc::new(Gate::default());
     successor.set(Mood::Hangs);
-    let (queues, opened) = open_by(Opened::with_leftovers, &place.backend, folder.path(), &successor);
+    let (queues, opened) = open(Leftovers::Kept, &place.backend, folder.path(), &successor);
     let recorder = opened.start().unwrap();
     wait_for("it writes by itself", || successor.hangs.load(Ordering::Acquire));
     assert_eq!(uploaded(), before);
