@@ -2,7 +2,9 @@
 
 import json
 import subprocess
+import tempfile
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import load
 from process import LOAD_CORE, ROOT, TRACKER_CORE, Daemon, Failed, Server, free_port, pinned
@@ -92,8 +94,8 @@ class Mariadb(Server):
     """A database server of the bench's own, as it is when new, on the core of the load."""
 
     def __init__(self, folder):
-        self.home = folder / "mariadb"
-        self.home.mkdir()
+        # Sections of one run share the folder, and each has a server of its own.
+        self.home = Path(tempfile.mkdtemp(prefix="mariadb-", dir=folder))
         self.port, self.socket = free_port(), self.home / "socket"
         install = ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={self.home / 'data'}"]
         install += ["--auth-root-authentication-method=normal", "--skip-test-db"]
