@@ -27,7 +27,7 @@ fn twice() -> u32 {
     2
 }
 
-/// Builds the hook: the line in `KNOWN` is `("quiet hours", quiet_hours::build)`.
+/// Builds the hook: the line in `HOOKS` is `("quiet hours", quiet_hours::build)`.
 ///
 /// # Errors
 /// When the options are not good; a start or reload is refused with this text.
