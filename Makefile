@@ -58,10 +58,10 @@ fuzz: fuzz-build
 
 # Of the database, the tracker and its configuration; with real ones, on free loopback ports.
 soak: setup
-	HAYATE_STORM_UPGRADES=100 cargo test --test suite -- storm::upgrades_succeed \
-		private::upgrades::upgrades_in_a_storm --nocapture
-	HAYATE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --test suite -- --exact soak::soak --nocapture
-	HAYATE_KILLS=$(SOAK_KILLS) cargo test --test suite -- private::kills --nocapture
+	HAYATE_STORM_UPGRADES=100 cargo test --test suite -- operations::storm::upgrades_succeed \
+		operations::private::upgrades::upgrades_in_a_storm --nocapture
+	HAYATE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --test suite -- --exact operations::soak::soak --nocapture
+	HAYATE_KILLS=$(SOAK_KILLS) cargo test --test suite -- operations::private::kills --nocapture
 	HAYATE_HISTORY_ROWS=$(SOAK_ROWS) cargo test -p hayate-state --test stores -- large --nocapture
 
 # Without its advisories: their database is in no package registry. The fuzz targets are not

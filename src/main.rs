@@ -24,11 +24,11 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let line = commands::cli::Line::parse();
-    let code = match commands::obey(&line) {
+    let line = commands::cli::CommandLine::parse();
+    let code = match commands::run(&line) {
         Ok(code) => code,
         Err(error) => {
-            process::logging::complain(&line.look, &words(&error));
+            process::logging::report_error(&line.output, &error_text(&error));
             ExitCode::FAILURE
         }
     };
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 }
 
 /// The error and its causes, each said once: some errors name their cause themselves.
-fn words(error: &anyhow::Error) -> String {
+fn error_text(error: &anyhow::Error) -> String {
     let mut words = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if !words.contains(&cause) {
@@ -55,6 +55,6 @@ mod tests {
     #[test]
     fn a_cause_is_said_once() {
         let error = anyhow::anyhow!("no file").context("t.json: no file").context("failed to read config");
-        assert_eq!(words(&error), "failed to read config: t.json: no file");
+        assert_eq!(error_text(&error), "failed to read config: t.json: no file");
     }
 }

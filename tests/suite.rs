@@ -1,5 +1,14 @@
-//! Tests of the whole: the running daemon, both engines side by side, real clients, and the borders of the
-//! house.
+//! Tests of the whole, beside those of each crate.
+//!
+//! | module | what it tests |
+//! |---|---|
+//! | `rules` | what clients and users rely on, over UDP and HTTP, in every mode: `docs/rules` |
+//! | `operations` | what operators rely on: processes, reloads, upgrades, faults |
+//! | `tools` | the programs beside the daemon |
+//! | `clients` | real BitTorrent clients in network namespaces |
+//! | `kit` | daemons, servers and fixtures that the tests share |
+//! | `tidy`, `citations` | the tree itself: borders, names, maps, documents |
+
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,38 +17,12 @@
     reason = "a test may panic, and waits by the real clock"
 )]
 
-mod checklist;
 mod citations;
 mod clients;
-mod desk;
-mod faults;
-#[path = "fixtures/site.rs"]
-#[expect(dead_code, reason = "the tests of the doors use the rest")]
-mod fixture;
-mod graceful_stop;
-mod h2;
-mod harness;
-mod hooks;
-mod hostile;
-mod http_door;
-mod import_config;
-mod limits;
-mod listeners;
-mod load;
-#[path = "servers/mariadb.rs"]
-#[expect(dead_code, reason = "the tests of the stores use the rest")]
-mod mariadb_server;
-mod metrics;
-mod oracle;
-mod private;
-mod process;
-mod reload;
-mod scenario;
-mod soak;
-mod storm;
+mod kit;
+mod operations;
+mod rules;
 mod tidy;
-mod tls;
 mod tools;
-mod udp_door;
-mod upgrade;
-mod vectors;
+
+use kit::{fixture, harness, mariadb_server};

@@ -5,7 +5,7 @@
 //! ```
 
 use hayate_state::Refusal;
-use hayate_state::admission::hooks::{Hook, HookError, Means, Verdict, Visit, options};
+use hayate_state::admission::hooks::{AnnounceVisit, Hook, HookError, HookInputs, Verdict, parse_options};
 use hayate_state::announce::HookText;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -27,12 +27,12 @@ fn twice() -> u32 {
     2
 }
 
-/// Builds the hook: the line in `KNOWN` is `("quiet hours", quiet_hours::build)`.
+/// Builds the hook: the line in `HOOKS` is `("quiet hours", quiet_hours::build)`.
 ///
 /// # Errors
 /// When the options are not good; a start or reload is refused with this text.
-pub fn build(from: &Map<String, Value>, _: Means<'_>) -> Result<Box<dyn Hook>, HookError> {
-    let read: QuietHours = options(from)?;
+pub fn build(from: &Map<String, Value>, _: HookInputs<'_>) -> Result<Box<dyn Hook>, HookError> {
+    let read: QuietHours = parse_options(from)?;
     if read.from > 23 || read.to > 23 {
         return Err(HookError::Options("from and to are hours, 0 to 23".to_owned()));
     }
@@ -40,7 +40,7 @@ pub fn build(from: &Map<String, Value>, _: Means<'_>) -> Result<Box<dyn Hook>, H
 }
 
 impl Hook for QuietHours {
-    fn announce(&self, visit: &mut Visit<'_>) -> Verdict {
+    fn announce(&self, visit: &mut AnnounceVisit<'_>) -> Verdict {
         // Time is told, never read: tests own the clock.
         let hour = visit.now.unix_seconds / 3600 % 24;
         let quiet = if self.from <= self.to {
@@ -51,7 +51,7 @@ impl Hook for QuietHours {
         if !quiet {
             return Ok(());
         }
-        let owl = visit.said.parameter("owl").is_some_and(|value| &*value == b"1");
+        let owl = visit.url.parameter("owl").is_some_and(|value| &*value == b"1");
         if self.owls_only && !owl && visit.announce.event == hayate_state::Event::Started {
             // A static text: what a client sent is never told back.
             return Err(Refusal::Hook(HookText("we sleep; come back in the morning")));

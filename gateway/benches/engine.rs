@@ -12,8 +12,8 @@ use hayate_gateway::engine::client_address::Source;
 use hayate_gateway::engine::{Head, Response};
 use hayate_gateway::wire::bencode;
 use hayate_gateway::wire::query::Parameters;
-use hayate_gateway::wire::reply::{self, Address, Form};
-use hayate_gateway::{DoorConfig, Engine, Routes};
+use hayate_gateway::wire::reply::{self, ReplyAddress, ReplyForm};
+use hayate_gateway::{Engine, HttpConfig, TrackerRoutes};
 use hayate_state::actor::PeerList;
 use hayate_state::{Answer, InfoHash, Now, Policy, Published, Swarms, Tally, Tracker};
 
@@ -35,14 +35,14 @@ fn main() {
     criterion.final_summary();
 }
 
-struct Desk {
+struct Harness {
     engine: Engine,
     tracker: Tracker,
 }
 
-impl Desk {
+impl Harness {
     fn new() -> Self {
-        let config = Published::new(DoorConfig::default());
+        let config = Published::new(HttpConfig::default());
         // With peer ids, so that the list form has something to write.
         let policy = Published::new(Policy { keep_peer_ids: true, ..Policy::default() });
         let engine = Engine::new(config.subscribe(), policy.subscribe()).unwrap();
@@ -65,9 +65,9 @@ impl Desk {
 /// Whole requests of one known peer.
 fn requests(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("gateway");
-    let mut desk = Desk::new();
+    let mut harness = Harness::new();
     for number in 0..PEERS {
-        desk.get(address(number), &announce(number, &format!("&left={}", number % 2)));
+        harness.get(address(number), &announce(number, &format!("&left={}", number % 2)));
     }
     let scrape = format!("/scrape?{}", query_of_ten());
     for (name, target, octets) in [
@@ -76,9 +76,9 @@ fn requests(criterion: &mut Criterion) {
         ("scrape-10", scrape, 10 * 60),
         ("failure", "/announce?info_hash=short".to_owned(), 20),
     ] {
-        let reply = desk.get(address(1), &target);
+        let reply = harness.get(address(1), &target);
         assert!(reply.status == 200 && reply.body.len() > octets, "{name}: {}", reply.body.escape_ascii());
-        group.bench_function(name, |bencher| bencher.iter(|| desk.get(address(1), &target)));
+        group.bench_function(name, |bencher| bencher.iter(|| harness.get(address(1), &target)));
     }
     group.finish();
 }
@@ -86,7 +86,8 @@ fn requests(criterion: &mut Criterion) {
 /// Reading alone: the route, and the query.
 fn queries(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("query");
-    let routes = Routes::new(&["/announce".into(), "/:key/announce".into()], &["/scrape".into()]).unwrap();
+    let routes =
+        TrackerRoutes::new(&["/announce".into(), "/:key/announce".into()], &["/scrape".into()]).unwrap();
     group.bench_function("route", |bencher| {
         bencher.iter(|| routes.find(black_box(b"/0123456789/announce")).is_some());
     });
@@ -94,14 +95,14 @@ fn queries(criterion: &mut Criterion) {
     let (_, query) = target.split_once('?').unwrap();
     group.bench_function("announce", |bencher| {
         bencher.iter(|| {
-            let parameters = Parameters::read(black_box(query.as_bytes()));
+            let parameters = Parameters::parse(black_box(query.as_bytes()));
             let id = |value: Option<hayate_gateway::wire::query::Escaped<'_>>| value.unwrap().id::<20>();
             (id(parameters.info_hash).unwrap(), id(parameters.peer_id).unwrap(), parameters.num_want)
         });
     });
     let query = query_of_ten();
     group.bench_function("scrape-10", |bencher| {
-        bencher.iter(|| Parameters::read(black_box(query.as_bytes())).info_hashes().flatten().count());
+        bencher.iter(|| Parameters::parse(black_box(query.as_bytes())).info_hashes().flatten().count());
     });
     group.finish();
 }
@@ -112,8 +113,8 @@ fn replies(criterion: &mut Criterion) {
     let tally = Tally { seeders: 500, completed: 700, leechers: 501, paused: 0 };
     let answer = Answer { interval_seconds: 1800, min_interval_seconds: 900, tally };
     let peers = PeerList { v4: vec![7; 50 * 6], v4_ids: vec![Default::default(); 50], ..PeerList::default() };
-    let address = Address { external: Some(address(1)), over_v6: false };
-    for (name, form) in [("announce-compact", Form::Compact), ("announce-list", Form::List)] {
+    let address = ReplyAddress { external: Some(address(1)), over_v6: false };
+    for (name, form) in [("announce-compact", ReplyForm::Compact), ("announce-list", ReplyForm::List)] {
         group.bench_function(name, |bencher| {
             bencher.iter(|| reply::announce(black_box(&answer), &peers, form, address));
         });

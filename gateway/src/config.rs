@@ -52,7 +52,7 @@ impl Default for SocketAccess {
 
 /// What a reload may change.
 #[derive(Clone, Debug)]
-pub struct DoorConfig {
+pub struct HttpConfig {
     /// Paths of announces: segments, `:name` for one captured segment, a last `*name` for the rest.
     pub announce_routes: Vec<String>,
     /// Paths of scrapes, likewise; empty when scrapes are off.
@@ -91,7 +91,7 @@ pub struct DoorConfig {
     pub metrics_prefix: String,
 }
 
-impl Default for DoorConfig {
+impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             announce_routes: vec!["/announce".into()],

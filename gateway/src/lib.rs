@@ -1,4 +1,4 @@
-//! The second door: HTTP in front of the same swarms.
+//! The HTTP gateway: announces and scrapes over HTTP, answered from the same swarms.
 //!
 //! | layer | module | what is in it |
 //! |---|---|---|
@@ -6,12 +6,12 @@
 //! | wire | [`wire::bencode`], [`wire::reply`] | the bencoded replies |
 //! | engine | [`engine`] | [`Engine`]: head in, question out; reply in, octets out |
 //! | server | [`operator`] | `/metrics`, `/alive`, `/health` |
-//! | server | [`server`] | [`Door`]: hyper on tokio, on one thread; sockets, timeouts, limits |
+//! | server | [`server`] | [`Server`]: hyper on tokio, on one thread; sockets, timeouts, limits |
 //!
 //! Invariants: the tracker is only reached through the state actor's inbox; a failure is bencoded and has
 //! status 200; no reply is chunked; what a client sends is never echoed, logged or used as a label; all state
-//! of the server belongs to one thread, so nothing in it is locked or shared but counters and the box in
-//! which the actor lays its replies.
+//! of the server belongs to one thread, so nothing in it is locked or shared but counters and the queue
+//! into which the actor puts its replies.
 //!
 //! Absent on purpose: swarms and policy (they are the tracker's), redirects, HEAD and OPTIONS (405),
 //! compression, request bodies, full scrapes, HTTP/2 without TLS, hyper's own head timer (it cannot tell a
@@ -24,9 +24,9 @@ pub mod server;
 pub mod tls;
 pub mod wire;
 
-pub use config::{DoorConfig, ListenConfig};
+pub use config::{HttpConfig, ListenConfig};
 pub use engine::Engine;
-pub use engine::refusal::Refusal;
-pub use engine::routes::{RouteError, Routes};
-pub use operator::{Admin, Condition, Health, Pages};
-pub use server::{Asker, Change, Door, Handed, OpenError, Running, STOP_MAX};
+pub use engine::bad_request::BadRequest;
+pub use engine::routes::{RouteError, TrackerRoutes};
+pub use operator::{AdminHandler, HealthCheck, HealthStatus, OperatorPages};
+pub use server::{InheritedSockets, ListenerChange, OpenError, ReplyTo, RunningServer, STOP_MAX, Server};

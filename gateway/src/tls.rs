@@ -19,12 +19,12 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<ServerConfig>,
-    expires: i64,
+    expires_unix_seconds: i64,
 }
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").field("expires", &self.expires).finish_non_exhaustive()
+        f.debug_struct("Tls").field("expires", &self.expires_unix_seconds).finish_non_exhaustive()
     }
 }
 
@@ -58,7 +58,7 @@ impl Tls {
     ///
     /// # Errors
     /// When one of them is missing or unreadable, or they do not belong together.
-    pub fn read(chain: &[u8], key: &[u8], keep_alive: bool) -> Result<Self, TlsError> {
+    pub fn from_pem(chain: &[u8], key: &[u8], keep_alive: bool) -> Result<Self, TlsError> {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<_, _>>()
             .map_err(|error| TlsError::Certificate(error.to_string()))?;
@@ -72,13 +72,13 @@ impl Tls {
             .map_err(|error| TlsError::Key(error.to_string()))?;
         let protocols = if keep_alive { &[H2, HTTP_1_1][..] } else { &[HTTP_1_1] };
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        Ok(Self { config: Arc::new(config), expires })
+        Ok(Self { config: Arc::new(config), expires_unix_seconds: expires })
     }
 
     /// The moment after which clients refuse the certificate, in seconds since 1970.
     #[must_use]
-    pub fn expires(&self) -> i64 {
-        self.expires
+    pub fn expires_unix_seconds(&self) -> i64 {
+        self.expires_unix_seconds
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {

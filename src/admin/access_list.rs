@@ -4,43 +4,43 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hayate_state::admission::access::rewrite;
+use hayate_state::admission::access::rewrite_list;
 use hayate_state::{InfoHash, Policy};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::query::Parameters;
-use super::{Answer, Parts, failure};
+use super::{AdminContext, Answer, failure};
 
 /// How long an upgrade waits for whoever has the list: a disk of the network may hang.
-const TURN_MAX: Duration = Duration::from_secs(2);
+const UPGRADE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long a change of the list waits likewise.
-const CHANGE_MAX: Duration = Duration::from_secs(30);
+const CHANGE_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Where the list is kept, and whose turn it is to change it.
 #[derive(Debug, Default)]
-pub(crate) struct Book {
-    turn: Mutex<()>,
+pub(crate) struct AccessListFile {
+    change_lock: Mutex<()>,
     /// A successor has read the list, or is about to.
     closed: AtomicBool,
     path: Mutex<Option<PathBuf>>,
 }
 
-impl Book {
+impl AccessListFile {
     /// The list is kept in this file.
-    pub(crate) fn keep_in(&self, path: Option<PathBuf>) {
+    pub(crate) fn set_path(&self, path: Option<PathBuf>) {
         *self.path.lock() = path;
     }
 
     /// While this is held nobody else changes the list: a reload holds it from its reading of the file to the
     /// publication of what it has read.
-    pub(crate) fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock()
+    pub(crate) fn lock_changes(&self) -> MutexGuard<'_, ()> {
+        self.change_lock.lock()
     }
 
     /// From now on nobody changes the list: a successor would not know of it. False, and nothing has
     /// changed, if somebody is at it for too long.
-    pub(crate) fn close(&self) -> bool {
-        let turn = self.turn.try_lock_for(TURN_MAX);
+    pub(crate) fn close_for_upgrade(&self) -> bool {
+        let turn = self.change_lock.try_lock_for(UPGRADE_WAIT_MAX);
         if turn.is_some() {
             self.closed.store(true, Ordering::Relaxed);
         }
@@ -48,7 +48,7 @@ impl Book {
     }
 
     /// It may be changed again.
-    pub(crate) fn open(&self) {
+    pub(crate) fn reopen(&self) {
         self.closed.store(false, Ordering::Relaxed);
     }
 
@@ -57,7 +57,7 @@ impl Book {
     }
 }
 
-impl Parts {
+impl AdminContext {
     /// Puts torrents on the list, or takes them off it: all of them or, where the file cannot be
     /// written, none.
     pub(super) fn change_list(&self, query: &Parameters, listed: bool, source: &str) -> Answer {
@@ -65,26 +65,26 @@ impl Parts {
             Ok(info_hashes) => info_hashes,
             Err(text) => return failure(400, text),
         };
-        let Some(_turn) = self.book.turn.try_lock_for(CHANGE_MAX) else {
+        let Some(_turn) = self.access_list.change_lock.try_lock_for(CHANGE_WAIT_MAX) else {
             return failure(503, "a reload or another change is under way; try again");
         };
-        if self.book.closed.load(Ordering::Relaxed) {
+        if self.access_list.closed.load(Ordering::Relaxed) {
             return failure(503, "an upgrade is under way; try again");
         }
         let policy = self.policy.current();
         let Some(list) = policy.access.list() else {
             return failure(400, "access.mode is off: there is no list");
         };
-        let Some(path) = self.book.path() else {
+        let Some(path) = self.access_list.path() else {
             return failure(400, "access.path is empty: there is no file that would keep the change");
         };
-        let written = match rewrite(&path, &info_hashes, listed) {
+        let written = match rewrite_list(&path, &info_hashes, listed) {
             Ok(written) => written,
             Err(error) => {
                 return failure(503, format!("{}: {error}; nothing has changed in force", path.display()));
             }
         };
-        let (list, in_force) = list.with(&info_hashes, listed);
+        let (list, in_force) = list.with_changes(&info_hashes, listed);
         if in_force.contains(&true) {
             self.policy.change(|policy| Policy { access: policy.access.with_list(list), ..policy.clone() });
         }
@@ -93,7 +93,7 @@ impl Parts {
         log_change(&said, listed, source);
         let registered = policy.registered.as_deref().filter(|_| !listed);
         let line = |&(info_hash, changed): &(InfoHash, bool)| {
-            let rest = if registered.is_some_and(|registered| registered.has(&info_hash)) {
+            let rest = if registered.is_some_and(|registered| registered.contains(&info_hash)) {
                 "; the database registers it still"
             } else {
                 ""

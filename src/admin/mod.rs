@@ -17,73 +17,73 @@ mod site;
 
 use std::sync::{Arc, OnceLock};
 
-use hayate_gateway::operator::Admin;
+use hayate_gateway::operator::AdminHandler;
 use hayate_state::private::Site;
-use hayate_state::private::sync::Errands;
-use hayate_state::report::Survey;
+use hayate_state::private::sync::AdminQueue;
+use hayate_state::report::Reporter;
 use hayate_state::report::export::Exporter;
 use hayate_state::{Policy, Published};
 use ring::digest::{SHA256, digest};
 
-pub(crate) use self::access_list::Book;
+pub(crate) use self::access_list::AccessListFile;
 use self::query::Parameters;
 pub(crate) use self::query::TorrentName;
-use self::site::SiteDesk;
-use crate::config::settings::Token;
+use self::site::SiteAdmin;
+use crate::config::settings::AdminToken;
 
 /// Status and text.
 type Answer = (u16, String);
 
 /// Who answers.
-pub(crate) struct Desk {
+pub(crate) struct AdminApi {
     /// Compared instead of the token, so that the time it takes tells nothing about it.
     token: [u8; 32],
-    parts: Parts,
+    context: AdminContext,
     /// In mode private.
-    site: Option<SiteDesk>,
+    site: Option<SiteAdmin>,
 }
 
 /// What the desk asks and changes.
-pub(crate) struct Parts {
+pub(crate) struct AdminContext {
     pub(crate) policy: Arc<Published<Policy>>,
-    pub(crate) book: Arc<Book>,
-    pub(crate) survey: Arc<Survey>,
+    pub(crate) access_list: Arc<AccessListFile>,
+    pub(crate) survey: Arc<Reporter>,
     pub(crate) exporter: Arc<Exporter>,
 }
 
-impl Desk {
-    pub(crate) fn new(token: &Token, parts: Parts) -> Self {
-        Self { token: sum(&token.0), parts, site: None }
+impl AdminApi {
+    pub(crate) fn new(token: &AdminToken, context: AdminContext) -> Self {
+        Self { token: sha256(&token.0), context, site: None }
     }
 
     /// The same in mode private.
-    pub(crate) fn private(
+    pub(crate) fn with_site(
         self,
         grace_seconds: u32,
         site: Arc<Site>,
-        errands: Arc<OnceLock<Errands>>,
+        admin_queue: Arc<OnceLock<AdminQueue>>,
     ) -> Self {
-        let policy = Arc::clone(&self.parts.policy);
-        Self { site: Some(SiteDesk { grace_seconds, site, errands, policy }), ..self }
+        let policy = Arc::clone(&self.context.policy);
+        Self { site: Some(SiteAdmin { grace_seconds, site, admin_queue, policy }), ..self }
     }
 }
 
-impl Admin for Desk {
+impl AdminHandler for AdminApi {
     fn answer(&self, path: &[u8], query: &[u8], source: &str) -> Option<Answer> {
         let mut parts = path.strip_prefix(b"/")?.splitn(2, |&octet| octet == b'/');
         let (token, rest) = (parts.next()?, parts.next()?);
-        if sum(token) != self.token {
+        if sha256(token) != self.token {
             return None;
         }
-        let query = Parameters::read(query);
+        let query = Parameters::parse(query);
         match rest {
-            b"access/add" => Some(self.parts.change_list(&query, true, source)),
-            b"access/remove" => Some(self.parts.change_list(&query, false, source)),
-            b"access/list" => Some(self.parts.show_list()),
-            b"export" => Some(self.parts.export(source)),
-            b"clients" => Some(self.parts.clients(&query)),
-            b"torrents" => Some(self.parts.torrents(&query)),
-            b"offenders" => Some(self.parts.offenders(&query)),
+            b"access/add" => Some(self.context.change_list(&query, true, source)),
+            b"access/remove" => Some(self.context.change_list(&query, false, source)),
+            b"access/list" => Some(self.context.show_list()),
+            b"export" => Some(self.context.export(source)),
+            b"clients" => Some(self.context.clients(&query)),
+            b"torrents" => Some(self.context.torrents(&query)),
+            b"offenders" => Some(self.context.offenders(&query)),
             b"update" => self.site.as_ref().map(|site| site.update(&query, source)),
             b"explain" => self.site.as_ref().map(|site| site.explain(&query)),
             _ => None,
@@ -95,6 +95,6 @@ fn failure(status: u16, text: impl std::fmt::Display) -> Answer {
     (status, format!("failure: {text}\n"))
 }
 
-fn sum(octets: &[u8]) -> [u8; 32] {
+fn sha256(octets: &[u8]) -> [u8; 32] {
     digest(&SHA256, octets).as_ref().try_into().unwrap_or_default()
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use hayate_state::InfoHash;
 use hayate_state::ids::ID_LEN;
 use hayate_state::private::admin::PASSKEY_MAX;
-use hayate_state::private::passkey_path::escape;
+use hayate_state::private::passkey_path::decode_escape;
 
 /// A torrent, as people name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,10 +39,10 @@ impl fmt::Display for TorrentName {
 pub(super) struct Parameters(Vec<(String, Vec<u8>)>);
 
 impl Parameters {
-    pub(super) fn read(query: &[u8]) -> Self {
+    pub(super) fn parse(query: &[u8]) -> Self {
         let pairs = query.split(|&octet| octet == b'&').map(|pair| {
             let mut parts = pair.splitn(2, |&octet| octet == b'=');
-            let mut part = || decode(parts.next().unwrap_or_default());
+            let mut part = || percent_decode(parts.next().unwrap_or_default());
             (String::from_utf8_lossy(&part()).into_owned(), part())
         });
         Self(pairs.collect())
@@ -128,11 +128,11 @@ fn info_hash(name: &str, value: &[u8]) -> Result<InfoHash, String> {
     digits.ok_or_else(|| format!("{name} is neither 20 octets nor 40 hexadecimal digits"))
 }
 
-fn decode(mut octets: &[u8]) -> Vec<u8> {
+fn percent_decode(mut octets: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::new();
     while let Some((&first, after)) = octets.split_first() {
         let plus = if first == b'+' { b' ' } else { first };
-        let (octet, rest) = escape(octets).unwrap_or((plus, after));
+        let (octet, rest) = decode_escape(octets).unwrap_or((plus, after));
         decoded.push(octet);
         octets = rest;
     }

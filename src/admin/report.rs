@@ -2,25 +2,25 @@
 
 use hayate_state::admission::rate_limit::Offender;
 use hayate_state::ids::ClientId;
-use hayate_state::report::Row;
+use hayate_state::report::ReportRow;
 use hayate_state::report::export::{ExportError, Exported};
 use serde_json::{Value, json};
 
 use super::query::Parameters;
-use super::{Answer, Parts, failure};
+use super::{AdminContext, Answer, failure};
 
 /// Rows of a report where nobody says how many.
-const TOP: u32 = 20;
+const TOP_DEFAULT: u32 = 20;
 /// Rows of a report at most.
 const TOP_MAX: u32 = 1000;
 
-impl Parts {
+impl AdminContext {
     pub(super) fn export(&self, source: &str) -> Answer {
         match self.exporter.export() {
             Ok(Exported { path, torrents, took }) => {
                 let (path, seconds) = (path.display().to_string(), took.as_secs_f64());
                 log::info!("export by {source}: {torrents} torrents to {path} in {seconds:.1} s");
-                said(&json!({ "path": path, "torrents": torrents, "seconds": seconds }))
+                json_answer(&json!({ "path": path, "torrents": torrents, "seconds": seconds }))
             }
             Err(error @ ExportError::Busy) => failure(409, error),
             Err(error) => failure(503, error),
@@ -28,56 +28,58 @@ impl Parts {
     }
 
     pub(super) fn clients(&self, query: &Parameters) -> Answer {
-        let most = match top(query) {
+        let most = match rows_wanted(query) {
             Ok(most) => most,
             Err(text) => return failure(400, text),
         };
         let policy = self.policy.current();
-        let Some(clients) = &policy.clients else {
+        let Some(clients) = &policy.client_stats else {
             return failure(400, "metrics.clients is off: announces are not counted by client");
         };
-        let (named, mut others) = clients.read();
+        let (named, mut others) = clients.counts();
         let (told, rest) = named.split_at(most.min(named.len()));
         others += rest.iter().map(|(_, announces)| announces).sum::<u64>();
-        let rows: Vec<_> = told.iter().map(client).collect();
-        said(&json!({ "clients": rows, "others": others }))
+        let rows: Vec<_> = told.iter().map(client_json).collect();
+        json_answer(&json!({ "clients": rows, "others": others }))
     }
 
     pub(super) fn torrents(&self, query: &Parameters) -> Answer {
-        let rows = match top(query) {
+        let rows = match rows_wanted(query) {
             Ok(most) => self.survey.top(most),
             Err(text) => return failure(400, text),
         };
         match rows {
-            Ok(rows) => said(&json!({ "torrents": rows.iter().map(row).collect::<Vec<_>>() })),
+            Ok(rows) => {
+                json_answer(&json!({ "torrents": rows.iter().map(torrent_json).collect::<Vec<_>>() }))
+            }
             Err(_) => failure(503, "the tracker stops"),
         }
     }
 
     pub(super) fn offenders(&self, query: &Parameters) -> Answer {
-        let most = match top(query) {
+        let most = match rows_wanted(query) {
             Ok(most) => most,
             Err(text) => return failure(400, text),
         };
         let policy = self.policy.current();
-        let Some(limits) = &policy.limits else {
+        let Some(limits) = &policy.rate_limit else {
             return failure(400, "limits.per_minute is 0: nobody asks too often");
         };
         let offenders = limits.limiter.offenders(most);
-        let rows: Vec<_> = offenders.iter().map(offender).collect();
-        said(&json!({ "offenders": rows, "beyond": limits.limiter.beyond() }))
+        let rows: Vec<_> = offenders.iter().map(offender_json).collect();
+        json_answer(&json!({ "offenders": rows, "beyond": limits.limiter.over_limit_total() }))
     }
 }
 
-fn client((client, announces): &(ClientId, u64)) -> Value {
+fn client_json((client, announces): &(ClientId, u64)) -> Value {
     json!({ "client": client.to_string(), "announces": announces })
 }
 
-fn offender(Offender { address, beyond }: &Offender) -> Value {
+fn offender_json(Offender { address, over_limit: beyond }: &Offender) -> Value {
     json!({ "address": address.to_string(), "beyond": beyond })
 }
 
-fn row(Row { info_hash, peers, completed }: &Row) -> Value {
+fn torrent_json(ReportRow { info_hash, peers, completed }: &ReportRow) -> Value {
     json!({
         "info_hash": info_hash.to_string(),
         "seeders_ipv4": peers.v4_seeders,
@@ -89,14 +91,14 @@ fn row(Row { info_hash, peers, completed }: &Row) -> Value {
 }
 
 /// How many rows are wanted.
-fn top(query: &Parameters) -> Result<usize, String> {
-    let top = query.number("top")?.unwrap_or(TOP);
+fn rows_wanted(query: &Parameters) -> Result<usize, String> {
+    let top = query.number("top")?.unwrap_or(TOP_DEFAULT);
     if !(1..=TOP_MAX).contains(&top) {
         return Err(format!("top is not a number from 1 to {TOP_MAX}"));
     }
     Ok(usize::try_from(top).unwrap_or_default())
 }
 
-fn said(value: &Value) -> Answer {
+fn json_answer(value: &Value) -> Answer {
     (200, format!("{value}\n"))
 }

@@ -4,8 +4,8 @@
 use std::sync::{Arc, OnceLock};
 
 use hayate_state::private::Site;
-use hayate_state::private::admin::{OfficeError, REASON_MAX, TorrentChange, Verb, Who};
-use hayate_state::private::sync::Errands;
+use hayate_state::private::admin::{AdminCommand, AdminError, REASON_MAX, TorrentChange, UserRef};
+use hayate_state::private::sync::AdminQueue;
 use hayate_state::snapshot::site::{Group, Multipliers};
 use hayate_state::{Policy, Published};
 
@@ -40,45 +40,45 @@ const REASONS: [&str; 21] = [
 const TYPE_DEFAULT: &str = "music";
 
 /// Who answers for a site.
-pub(super) struct SiteDesk {
+pub(super) struct SiteAdmin {
     pub(super) grace_seconds: u32,
     pub(super) site: Arc<Site>,
     /// Set when the clerk works.
-    pub(super) errands: Arc<OnceLock<Errands>>,
+    pub(super) admin_queue: Arc<OnceLock<AdminQueue>>,
     pub(super) policy: Arc<Published<Policy>>,
 }
 
-impl SiteDesk {
+impl SiteAdmin {
     /// Changes the site; the clerk logs what was done, and writes it to the audit.
     pub(super) fn update(&self, query: &Parameters, source: &str) -> Answer {
-        let verb = match query.verb(self.grace_seconds) {
-            Ok(verb) => verb,
+        let admin_command = match query.admin_command(self.grace_seconds) {
+            Ok(admin_command) => admin_command,
             Err(text) => return failure(400, text),
         };
-        if let Verb::AnnounceInterval(seconds) = verb
+        if let AdminCommand::AnnounceInterval(seconds) = admin_command
             && let Err(text) = check_interval(seconds, &self.policy.current())
         {
             return failure(400, text);
         }
-        let Some(errands) = self.errands.get() else {
+        let Some(admin_queue) = self.admin_queue.get() else {
             return failure(503, "the tracker starts; try again");
         };
-        let asked = errands.ask(verb.clone(), source);
-        if let (Ok(_), Verb::AnnounceInterval(announce_seconds)) = (&asked, verb) {
+        let asked = admin_queue.run_command(admin_command.clone(), source);
+        if let (Ok(_), AdminCommand::AnnounceInterval(announce_seconds)) = (&asked, admin_command) {
             // Until the next reload, which takes what the configuration says.
             self.policy.publish(Policy { announce_seconds, ..Policy::clone(&self.policy.current()) });
         }
         match asked {
             Ok(outcome) => (200, format!("success: {}\n", outcome.text)),
-            Err(error @ OfficeError::Bad(_)) => failure(400, error),
-            Err(error @ (OfficeError::Busy | OfficeError::Store(_))) => failure(503, error),
+            Err(error @ AdminError::Bad(_)) => failure(400, error),
+            Err(error @ (AdminError::Busy | AdminError::Store(_))) => failure(503, error),
         }
     }
 
     pub(super) fn explain(&self, query: &Parameters) -> Answer {
         match (query.number("user"), query.torrent("torrent")) {
             (Ok(Some(user)), Ok(TorrentName::Hash(info_hash))) => (200, self.site.explain(user, &info_hash)),
-            (Ok(Some(user)), Ok(TorrentName::Id(id))) => match self.site.torrents.find_id(id) {
+            (Ok(Some(user)), Ok(TorrentName::Id(id))) => match self.site.torrents.find_by_id(id) {
                 Some(info_hash) => (200, self.site.explain(user, &info_hash)),
                 None => failure(400, format!("torrent {id} is not registered")),
             },
@@ -89,10 +89,10 @@ impl SiteDesk {
 }
 
 impl Parameters {
-    fn verb(&self, grace_seconds: u32) -> Result<Verb, String> {
+    fn admin_command(&self, grace_seconds: u32) -> Result<AdminCommand, String> {
         let info_hash = || self.info_hash("info_hash");
         Ok(match &*self.text("action")? {
-            "add_torrent" => Verb::AddTorrent {
+            "add_torrent" => AdminCommand::AddTorrent {
                 id: self.number("id")?,
                 info_hash: info_hash()?,
                 group: Group {
@@ -101,47 +101,55 @@ impl Parameters {
                 },
                 multipliers: self.multipliers()?,
             },
-            "update_torrent" => Verb::UpdateTorrent(info_hash()?, self.torrent_change()?),
+            "update_torrent" => AdminCommand::UpdateTorrent(info_hash()?, self.torrent_change()?),
             "update_torrents" => {
                 let change = self.torrent_change()?;
-                let each = |info_hash| Verb::UpdateTorrent(info_hash, change.clone());
-                Verb::Each(self.joined_info_hashes("info_hashes")?.into_iter().map(each).collect())
+                let each = |info_hash| AdminCommand::UpdateTorrent(info_hash, change.clone());
+                AdminCommand::AllOf(self.joined_info_hashes("info_hashes")?.into_iter().map(each).collect())
             }
-            "delete_torrent" => Verb::DeleteTorrent { info_hash: info_hash()?, reason: self.reason()? },
-            "add_user" => Verb::AddUser { id: self.number("id")?, passkey: self.text("passkey")? },
-            "remove_user" => Verb::RemoveUser(self.who()?),
+            "delete_torrent" => {
+                AdminCommand::DeleteTorrent { info_hash: info_hash()?, reason: self.reason()? }
+            }
+            "add_user" => AdminCommand::AddUser { id: self.number("id")?, passkey: self.text("passkey")? },
+            "remove_user" => AdminCommand::RemoveUser(self.user_or_passkey()?),
             "remove_users" => {
-                let each = |passkey| Verb::RemoveUser(Who::Passkey(passkey));
-                Verb::Each(self.passkeys("passkeys")?.into_iter().map(each).collect())
+                let each = |passkey| AdminCommand::RemoveUser(UserRef::Passkey(passkey));
+                AdminCommand::AllOf(self.passkeys("passkeys")?.into_iter().map(each).collect())
             }
-            "change_passkey" => Verb::ChangePasskey {
+            "change_passkey" => AdminCommand::ChangePasskey {
                 old: self.text("oldpasskey")?,
                 new: self.text("newpasskey")?,
                 grace_seconds,
             },
-            "update_user" => Verb::UpdateUser {
-                who: self.who()?,
+            "update_user" => AdminCommand::UpdateUser {
+                who: self.user_or_passkey()?,
                 can_leech: self.flag("can_leech")?,
                 visible: self.flag("visible")?,
                 up: self.factor("up")?,
                 down: self.factor("down")?,
             },
-            "add_token" => Verb::AddToken(self.user()?, info_hash()?),
-            "remove_token" => Verb::RemoveToken(self.user()?, info_hash()?),
-            "add_whitelist" => Verb::AddClient(self.text("peer_id")?),
-            "remove_whitelist" => Verb::RemoveClient(self.text("peer_id")?),
-            "edit_whitelist" => Verb::EditClient(self.text("old_peer_id")?, self.text("new_peer_id")?),
+            "add_token" => AdminCommand::AddToken(self.required_user()?, info_hash()?),
+            "remove_token" => AdminCommand::RemoveToken(self.required_user()?, info_hash()?),
+            "add_whitelist" => AdminCommand::AddClient(self.text("peer_id")?),
+            "remove_whitelist" => AdminCommand::RemoveClient(self.text("peer_id")?),
+            "edit_whitelist" => {
+                AdminCommand::EditClient(self.text("old_peer_id")?, self.text("new_peer_id")?)
+            }
             "update_announce_interval" => {
                 let name = "new_announce_interval";
-                Verb::AnnounceInterval(self.number(name)?.ok_or_else(|| format!("{name} is missing"))?)
+                AdminCommand::AnnounceInterval(
+                    self.number(name)?.ok_or_else(|| format!("{name} is missing"))?,
+                )
             }
-            "global_freeleech" => Verb::GlobalFreeleech(self.wanted()?),
-            "group_freeleech" => Verb::GroupFreeleech(
-                Group { type_name: self.text("type")?.into(), id: self.group()? },
-                if self.wanted()? { Some(self.multipliers()?) } else { None },
+            "global_freeleech" => AdminCommand::GlobalFreeleech(self.required_on()?),
+            "group_freeleech" => AdminCommand::GroupFreeleech(
+                Group { type_name: self.text("type")?.into(), id: self.required_group()? },
+                if self.required_on()? { Some(self.multipliers()?) } else { None },
             ),
-            "hit_and_run" => Verb::HitAndRun(self.user()?, info_hash()?, self.wanted()?),
-            "info_torrent" => Verb::InfoTorrent(info_hash()?),
+            "hit_and_run" => {
+                AdminCommand::HitAndRun(self.required_user()?, info_hash()?, self.required_on()?)
+            }
+            "info_torrent" => AdminCommand::InfoTorrent(info_hash()?),
             _ => return Err("action is none that is known".to_owned()),
         })
     }
@@ -156,11 +164,11 @@ impl Parameters {
     }
 
     /// `on`, which has to be said.
-    fn wanted(&self) -> Result<bool, String> {
+    fn required_on(&self) -> Result<bool, String> {
         self.flag("on")?.ok_or_else(|| "on is missing".to_owned())
     }
 
-    fn group(&self) -> Result<u32, String> {
+    fn required_group(&self) -> Result<u32, String> {
         self.number("group")?.ok_or_else(|| "group is missing".to_owned())
     }
 
@@ -177,14 +185,14 @@ impl Parameters {
         })
     }
 
-    fn user(&self) -> Result<u32, String> {
+    fn required_user(&self) -> Result<u32, String> {
         self.number("userid")?.ok_or_else(|| "userid is missing".to_owned())
     }
 
-    fn who(&self) -> Result<Who, String> {
+    fn user_or_passkey(&self) -> Result<UserRef, String> {
         match self.number("id")? {
-            Some(id) => Ok(Who::Id(id)),
-            None => self.text("passkey").map(Who::Passkey),
+            Some(id) => Ok(UserRef::Id(id)),
+            None => self.text("passkey").map(UserRef::Passkey),
         }
     }
 
@@ -238,8 +246,8 @@ mod tests {
 
     const PASSKEYS: &str = "passkeys is not passkeys of 32 characters, nor are there commas";
 
-    fn verb(query: &str) -> Result<Verb, String> {
-        Parameters::read(query.as_bytes()).verb(7)
+    fn admin_command(query: &str) -> Result<AdminCommand, String> {
+        Parameters::parse(query.as_bytes()).admin_command(7)
     }
 
     #[test]
@@ -249,7 +257,7 @@ mod tests {
         for (query, expected) in [
             (
                 format!("action=add_torrent&info_hash={raw}&id=11&freetorrent=1"),
-                Verb::AddTorrent {
+                AdminCommand::AddTorrent {
                     id: Some(11),
                     info_hash: hash,
                     group: Group { type_name: "music".into(), id: 0 },
@@ -258,20 +266,20 @@ mod tests {
             ),
             (
                 format!("action=delete_torrent&info_hash={hex}&reason=1"),
-                Verb::DeleteTorrent { info_hash: hash, reason: "Trump".to_owned() },
+                AdminCommand::DeleteTorrent { info_hash: hash, reason: "Trump".to_owned() },
             ),
             (
                 format!("action=delete_torrent&info_hash={hex}&reason=Bad+rip%21"),
-                Verb::DeleteTorrent { info_hash: hash, reason: "Bad rip!".to_owned() },
+                AdminCommand::DeleteTorrent { info_hash: hash, reason: "Bad rip!".to_owned() },
             ),
             (
                 "action=change_passkey&oldpasskey=x&newpasskey=y".to_owned(),
-                Verb::ChangePasskey { old: "x".into(), new: "y".into(), grace_seconds: 7 },
+                AdminCommand::ChangePasskey { old: "x".into(), new: "y".into(), grace_seconds: 7 },
             ),
             (
                 "action=update_user&passkey=x&can_leech=0".to_owned(),
-                Verb::UpdateUser {
-                    who: Who::Passkey("x".into()),
+                AdminCommand::UpdateUser {
+                    who: UserRef::Passkey("x".into()),
                     can_leech: Some(false),
                     visible: None,
                     up: None,
@@ -280,22 +288,25 @@ mod tests {
             ),
             (
                 format!("action=update_torrent&info_hash={raw}&up=2"),
-                Verb::UpdateTorrent(hash, TorrentChange { up: Some(2.0), ..TorrentChange::default() }),
+                AdminCommand::UpdateTorrent(
+                    hash,
+                    TorrentChange { up: Some(2.0), ..TorrentChange::default() },
+                ),
             ),
             (
                 format!("action=update_torrent&info_hash={raw}&freetorrent=2&up=3"),
-                Verb::UpdateTorrent(
+                AdminCommand::UpdateTorrent(
                     hash,
                     TorrentChange { up: Some(3.0), down: Some(0.0), ..TorrentChange::default() },
                 ),
             ),
-            (format!("action=add_token&userid=13&info_hash={raw}"), Verb::AddToken(13, hash)),
+            (format!("action=add_token&userid=13&info_hash={raw}"), AdminCommand::AddToken(13, hash)),
             (
                 "action=edit_whitelist&old_peer_id=-TR2&new_peer_id=-TR3".to_owned(),
-                Verb::EditClient("-TR2".into(), "-TR3".into()),
+                AdminCommand::EditClient("-TR2".into(), "-TR3".into()),
             ),
         ] {
-            assert_eq!(verb(&query), Ok(expected), "{query}");
+            assert_eq!(admin_command(&query), Ok(expected), "{query}");
         }
     }
 
@@ -305,7 +316,7 @@ mod tests {
         for (query, expected) in [
             (
                 format!("action=update_torrent&info_hash={raw}&status=-1&type=anime&group=7"),
-                Verb::UpdateTorrent(
+                AdminCommand::UpdateTorrent(
                     hash,
                     TorrentChange {
                         status: Some(-1),
@@ -315,21 +326,24 @@ mod tests {
                     },
                 ),
             ),
-            (format!("action=hit_and_run&userid=13&info_hash={raw}&on=1"), Verb::HitAndRun(13, hash, true)),
-            ("action=global_freeleech&on=0".to_owned(), Verb::GlobalFreeleech(false)),
+            (
+                format!("action=hit_and_run&userid=13&info_hash={raw}&on=1"),
+                AdminCommand::HitAndRun(13, hash, true),
+            ),
+            ("action=global_freeleech&on=0".to_owned(), AdminCommand::GlobalFreeleech(false)),
             (
                 "action=group_freeleech&type=anime&group=7&on=1&freetorrent=1".to_owned(),
-                Verb::GroupFreeleech(
+                AdminCommand::GroupFreeleech(
                     Group { type_name: "anime".into(), id: 7 },
                     Some(Multipliers { up: 1.0, down: 0.0 }),
                 ),
             ),
             (
                 "action=update_announce_interval&new_announce_interval=1700".to_owned(),
-                Verb::AnnounceInterval(1700),
+                AdminCommand::AnnounceInterval(1700),
             ),
         ] {
-            assert_eq!(verb(&query), Ok(expected), "{query}");
+            assert_eq!(admin_command(&query), Ok(expected), "{query}");
         }
     }
 
@@ -337,17 +351,21 @@ mod tests {
     fn several_stand_in_one_value_as_gazelle_writes_them() {
         let free = TorrentChange { up: Some(1.0), down: Some(0.0), ..TorrentChange::default() };
         let hashes = [InfoHash([0xa1; 20]), InfoHash([b'7'; 20])];
-        let expected = Verb::Each(hashes.map(|hash| Verb::UpdateTorrent(hash, free.clone())).into());
+        let expected =
+            AdminCommand::AllOf(hashes.map(|hash| AdminCommand::UpdateTorrent(hash, free.clone())).into());
         let raw = hashes.map(|hash| hash.0.map(|octet| format!("%{octet:02X}")).concat()).concat();
         let hex = hashes.map(|hash| hash.to_string()).concat();
         for info_hashes in [raw, hex] {
             let query = format!("action=update_torrents&info_hashes={info_hashes}&freetorrent=1");
-            assert_eq!(verb(&query), Ok(expected.clone()), "{query}");
+            assert_eq!(admin_command(&query), Ok(expected.clone()), "{query}");
         }
         let (first, second) = ("a".repeat(32), "b".repeat(32));
         let removed = |passkeys: &[&str]| {
-            Verb::Each(
-                passkeys.iter().map(|passkey| Verb::RemoveUser(Who::Passkey((*passkey).into()))).collect(),
+            AdminCommand::AllOf(
+                passkeys
+                    .iter()
+                    .map(|passkey| AdminCommand::RemoveUser(UserRef::Passkey((*passkey).into())))
+                    .collect(),
             )
         };
         for (passkeys, expected) in [
@@ -355,7 +373,7 @@ mod tests {
             (format!("{first},x"), removed(&[&first, "x"])),
             ("x".to_owned(), removed(&["x"])),
         ] {
-            assert_eq!(verb(&format!("action=remove_users&passkeys={passkeys}")), Ok(expected));
+            assert_eq!(admin_command(&format!("action=remove_users&passkeys={passkeys}")), Ok(expected));
         }
     }
 
@@ -393,7 +411,7 @@ mod tests {
             ),
             ("action=update_announce_interval", "new_announce_interval is missing"),
         ] {
-            assert_eq!(verb(query), Err(text.to_owned()), "{query}");
+            assert_eq!(admin_command(query), Err(text.to_owned()), "{query}");
         }
     }
 }

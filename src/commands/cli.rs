@@ -11,13 +11,13 @@ use crate::admin::TorrentName;
 use crate::commands::remote::{AccessCommand, ReportCommand};
 use crate::commands::site::credit::{FreeleechCommand, TokenCommand};
 use crate::commands::site::{ClientCommand, TorrentCommand, UserCommand};
+use crate::config::bounded::parse_duration;
 use crate::config::document::LogFormat;
-use crate::config::knob::parse_duration;
 
 /// A BitTorrent tracker: UDP first (BEP 15), with an HTTP gateway in front of the same swarms.
 #[derive(Debug, Parser)]
 #[command(name = "hayate", version, after_help = EXAMPLES, subcommand_negates_reqs = true)]
-pub(crate) struct Line {
+pub(crate) struct CommandLine {
     /// What to do; without a command hayate serves.
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -26,7 +26,7 @@ pub(crate) struct Line {
     #[arg(short, long, global = true, value_name = "PATH")]
     pub(crate) config: Option<String>,
     #[command(flatten)]
-    pub(crate) look: Look,
+    pub(crate) output: OutputOptions,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -39,7 +39,7 @@ Exit: 0 clean stop or success, 1 any error, 2 wrong command line, 3 imported, wi
 
 /// How the output looks.
 #[derive(Clone, Debug, Default, Args)]
-pub(crate) struct Look {
+pub(crate) struct OutputOptions {
     /// Log more; wins over RUST_LOG and log.level.
     #[arg(long, global = true)]
     pub(crate) debug: bool,
@@ -106,7 +106,7 @@ pub(crate) enum Command {
     /// Replace the running tracker by the program that is installed now, without losing a datagram.
     Upgrade {
         /// How long the new process may take.
-        #[arg(long, default_value = "2m", value_parser = duration)]
+        #[arg(long, default_value = "2m", value_parser = duration_arg)]
         timeout: Duration,
     },
     /// Make a tracker.json of chihaya's YAML, or of kuroneko's config.json; on stderr, what became of each
@@ -168,7 +168,7 @@ pub(crate) struct Target {
     #[arg(short = '6', long)]
     pub(crate) ipv6: bool,
     /// How long to wait for each reply.
-    #[arg(long, default_value = "5s", value_parser = duration)]
+    #[arg(long, default_value = "5s", value_parser = duration_arg)]
     pub(crate) timeout: Duration,
     /// How often to send again over UDP.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=8))]
@@ -246,7 +246,7 @@ pub(crate) struct E2e {
     #[arg(long, alias = "udpaddr", value_name = "URL", default_value = "udp://127.0.0.1:6969")]
     pub(crate) udp: String,
     /// Pause between the announces of the two peers.
-    #[arg(long, default_value = "1s", value_parser = duration)]
+    #[arg(long, default_value = "1s", value_parser = duration_arg)]
     pub(crate) delay: Duration,
     /// The torrent, for trackers that serve registered ones only; a fresh random one per protocol if not
     /// said.
@@ -255,7 +255,7 @@ pub(crate) struct E2e {
 }
 
 /// Whole seconds, or a text like `300ms`.
-fn duration(text: &str) -> Result<Duration, String> {
+fn duration_arg(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().map(Duration::from_secs);
     seconds
         .or_else(|| parse_duration(text))
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn the_command_line_holds_together() {
-        Line::command().debug_assert();
+        CommandLine::command().debug_assert();
     }
 
     #[test]
@@ -278,17 +278,19 @@ mod tests {
         for words in
             [["hayate", "-c", "x.json", "check-config"], ["hayate", "check-config", "--config", "x.json"]]
         {
-            let line = Line::try_parse_from(words).unwrap();
+            let line = CommandLine::try_parse_from(words).unwrap();
             assert_eq!(line.config.as_deref(), Some("x.json"));
             assert!(matches!(line.command, Some(Command::CheckConfig)));
         }
-        assert!(Line::try_parse_from(["hayate"]).unwrap().command.is_none());
+        assert!(CommandLine::try_parse_from(["hayate"]).unwrap().command.is_none());
     }
 
     #[test]
     fn e2e_knows_the_names_of_the_reference() {
         let words = ["hayate", "e2e", "--httpaddr", "", "--udpaddr", "udp://[::1]:7", "--delay", "300ms"];
-        let Some(Command::E2e(e2e)) = Line::try_parse_from(words).unwrap().command else { panic!("not e2e") };
+        let Some(Command::E2e(e2e)) = CommandLine::try_parse_from(words).unwrap().command else {
+            panic!("not e2e")
+        };
         assert_eq!((e2e.http.as_str(), e2e.udp.as_str()), ("", "udp://[::1]:7"));
         assert_eq!(e2e.delay, Duration::from_millis(300));
     }
@@ -296,7 +298,7 @@ mod tests {
     #[test]
     fn a_wrong_command_line_exits_with_2() {
         for words in [vec!["hayate", "--bogus"], vec!["hayate", "probe", "scrape", "udp://x:1", "12"]] {
-            assert_eq!(Line::try_parse_from(words).unwrap_err().exit_code(), 2);
+            assert_eq!(CommandLine::try_parse_from(words).unwrap_err().exit_code(), 2);
         }
     }
 }

@@ -16,17 +16,19 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::CommandFactory;
-use hayate_state::admission::hooks::jwk::Keyrings;
-use hayate_state::store::{Backend, Demand};
+use hayate_state::admission::hooks::jwk::KeyringSource;
+use hayate_state::store::{Backend, RequiredTables};
 use hayate_state::{Clock, Event, PeerId};
-use hayate_tools::client::{Ask, Family, Limits};
+use hayate_tools::client::{AnnounceRequest, Family, Limits};
 use hayate_tools::{e2e, probe};
 
-use crate::commands::cli::{Command, E2e, Line, Probe, ProbeAnnounce, ProbeEvent, ProbeScrape, Target};
+use crate::commands::cli::{
+    Command, CommandLine, E2e, Probe, ProbeAnnounce, ProbeEvent, ProbeScrape, Target,
+};
 use crate::config::document::{Log, LogFormat, Mode};
 use crate::config::{Config, Document, Environment, Settings, Source, show};
 use crate::daemon::jwk_fetch::NoFetch;
-use crate::process::lock::{Holder, Watch};
+use crate::process::lock::{Holder, LockView};
 use crate::process::logging;
 use crate::{daemon, import};
 
@@ -34,101 +36,105 @@ use crate::{daemon, import};
 ///
 /// # Errors
 /// Whatever the operator has to know; it is the last line and the exit code is 1.
-pub(crate) fn obey(line: &Line) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(line: &CommandLine) -> anyhow::Result<ExitCode> {
     match &line.command {
-        Some(Command::ImportConfig { file, output }) => import::config(file, output.as_deref()),
-        Some(Command::ImportLists { files, output }) => import::lists(files, output.as_deref()),
-        command => carry_out(line, command.as_ref()).map(|()| ExitCode::SUCCESS),
+        Some(Command::ImportConfig { file, output }) => import::import_config(file, output.as_deref()),
+        Some(Command::ImportLists { files, output }) => import::import_lists(files, output.as_deref()),
+        command => run_command(line, command.as_ref()).map(|()| ExitCode::SUCCESS),
     }
 }
 
-fn carry_out(line: &Line, command: Option<&Command>) -> anyhow::Result<()> {
+fn run_command(line: &CommandLine, command: Option<&Command>) -> anyhow::Result<()> {
     match command {
         // They end in a way of their own.
         Some(Command::ImportConfig { .. } | Command::ImportLists { .. }) => Ok(()),
-        None | Some(Command::Run) => daemon::serve(&source(line)?, &line.look),
+        None | Some(Command::Run) => daemon::serve(&config_source(line)?, &line.output),
         Some(Command::CheckConfig) => check_config(line),
         Some(Command::PrintConfig) => print_config(line),
         Some(Command::Migrate { print }) => migrate(line, *print),
         Some(Command::User(command)) => {
-            print(site::user(command, &settings_as_user(line)?, line.look.json)?.as_bytes())
+            print(site::run_user(command, &settings_as_user(line)?, line.output.json)?.as_bytes())
         }
         Some(Command::Torrent(command)) => {
-            print(site::torrent(command, &settings_as_user(line)?, line.look.json)?.as_bytes())
+            print(site::run_torrent(command, &settings_as_user(line)?, line.output.json)?.as_bytes())
         }
         Some(Command::Client(command)) => {
-            print(site::client(command, &settings_as_user(line)?, line.look.json)?.as_bytes())
+            print(site::run_client(command, &settings_as_user(line)?, line.output.json)?.as_bytes())
         }
         Some(Command::Token(command)) => {
-            let settings = read(&source(line)?, &NoFetch)?.1;
-            print(site::credit::token(command, &settings, line.look.json)?.as_bytes())
+            let settings = read_settings(&config_source(line)?, &NoFetch)?.1;
+            print(site::credit::run_token(command, &settings, line.output.json)?.as_bytes())
         }
         Some(Command::Freeleech(command)) => {
-            let settings = read(&source(line)?, &NoFetch)?.1;
-            print(site::credit::freeleech(command, &settings, line.look.json)?.as_bytes())
+            let settings = read_settings(&config_source(line)?, &NoFetch)?.1;
+            print(site::credit::run_freeleech(command, &settings, line.output.json)?.as_bytes())
         }
-        Some(Command::Explain { user, torrent }) => {
-            print(remote::explain(*user, *torrent, &read(&source(line)?, &NoFetch)?.1)?.as_bytes())
-        }
+        Some(Command::Explain { user, torrent }) => print(
+            remote::explain(*user, *torrent, &read_settings(&config_source(line)?, &NoFetch)?.1)?.as_bytes(),
+        ),
         Some(Command::Access(command)) => {
-            print(remote::access(command, &read(&source(line)?, &NoFetch)?.1)?.as_bytes())
+            print(remote::access(command, &read_settings(&config_source(line)?, &NoFetch)?.1)?.as_bytes())
         }
-        Some(Command::Export) => {
-            print(remote::export(&read(&source(line)?, &NoFetch)?.1, line.look.json)?.as_bytes())
-        }
-        Some(Command::Report(command)) => {
-            print(remote::report(*command, &read(&source(line)?, &NoFetch)?.1, line.look.json)?.as_bytes())
-        }
+        Some(Command::Export) => print(
+            remote::export(&read_settings(&config_source(line)?, &NoFetch)?.1, line.output.json)?.as_bytes(),
+        ),
+        Some(Command::Report(command)) => print(
+            remote::report(*command, &read_settings(&config_source(line)?, &NoFetch)?.1, line.output.json)?
+                .as_bytes(),
+        ),
         Some(Command::Upgrade { timeout }) => upgrade(line, *timeout),
         Some(Command::Schema) => print(show::schema().as_bytes()),
         Some(Command::Completions { shell }) => completions(*shell),
         Some(Command::Man) => man(),
-        Some(Command::Probe { request }) => probe(request, line.look.json),
-        Some(Command::E2e(options)) => test_tracker(line, options),
+        Some(Command::Probe { request }) => probe(request, line.output.json),
+        Some(Command::E2e(options)) => run_e2e(line, options),
     }
 }
 
 const CONFIG: &str = "failed to read config";
 /// Time between two looks at whether an upgrade is done.
-const LOOK: Duration = Duration::from_millis(50);
+const UPGRADE_POLL: Duration = Duration::from_millis(50);
 
 /// Where the configuration is read from.
-fn source(line: &Line) -> anyhow::Result<Source> {
-    let environment = Environment::of(std::env::vars_os()).context(CONFIG)?;
+fn config_source(line: &CommandLine) -> anyhow::Result<Source> {
+    let environment = Environment::from_variables(std::env::vars_os()).context(CONFIG)?;
     Source::new(line.config.as_deref(), environment).context(CONFIG)
 }
 
 /// Reads the configuration and everything it names.
-pub(crate) fn read(source: &Source, keyrings: &dyn Keyrings) -> anyhow::Result<(Config, Settings)> {
-    let config = document(source)?;
-    let settings = settings(&config, keyrings)?;
+pub(crate) fn read_settings(
+    source: &Source,
+    keyrings: &dyn KeyringSource,
+) -> anyhow::Result<(Config, Settings)> {
+    let config = read_config(source)?;
+    let settings = resolve_settings(&config, keyrings)?;
     Ok((config, settings))
 }
 
 /// Reads the configuration alone.
-pub(crate) fn document(source: &Source) -> anyhow::Result<Config> {
-    source.read().context(CONFIG)
+pub(crate) fn read_config(source: &Source) -> anyhow::Result<Config> {
+    source.read_config().context(CONFIG)
 }
 
 /// Reads everything that the configuration names.
-pub(crate) fn settings(config: &Config, keyrings: &dyn Keyrings) -> anyhow::Result<Settings> {
-    let mut settings = Settings::of(config, keyrings).context(CONFIG)?;
+pub(crate) fn resolve_settings(config: &Config, keyrings: &dyn KeyringSource) -> anyhow::Result<Settings> {
+    let mut settings = Settings::from_config(config, keyrings).context(CONFIG)?;
     settings.warnings.splice(0..0, config.warnings.iter().cloned());
     Ok(settings)
 }
 
 /// The settings for a command that works in `state_dir`: root works there as the user that the tracker
 /// becomes, who might have put a link of any name into it.
-fn settings_as_user(line: &Line) -> anyhow::Result<Settings> {
-    let (_, settings) = read(&source(line)?, &NoFetch)?;
+fn settings_as_user(line: &CommandLine) -> anyhow::Result<Settings> {
+    let (_, settings) = read_settings(&config_source(line)?, &NoFetch)?;
     if let Some(identity) = settings.identity.as_ref().filter(|_| nix::unistd::geteuid().is_root()) {
-        identity.assume()?;
+        identity.become_user()?;
     }
     Ok(settings)
 }
 
 /// Warns of what the user that the process becomes could not read again.
-pub(crate) fn foresee(config: &Config, settings: &mut Settings) {
+pub(crate) fn warn_of_unreadable_files(config: &Config, settings: &mut Settings) {
     let identity = settings.identity.as_ref();
     let Some(identity) = identity.filter(|who| !who.is_current() && nix::unistd::geteuid().is_root()) else {
         return;
@@ -155,9 +161,9 @@ pub(crate) fn foresee(config: &Config, settings: &mut Settings) {
     }
 }
 
-fn check_config(line: &Line) -> anyhow::Result<()> {
-    let (config, mut settings) = read(&source(line)?, &NoFetch)?;
-    foresee(&config, &mut settings);
+fn check_config(line: &CommandLine) -> anyhow::Result<()> {
+    let (config, mut settings) = read_settings(&config_source(line)?, &NoFetch)?;
+    warn_of_unreadable_files(&config, &mut settings);
     for warning in &settings.warnings {
         eprint(&format!("warning: {warning}"));
     }
@@ -178,20 +184,20 @@ fn note_of_peer_ids(document: &Document) -> Option<&'static str> {
     )
 }
 
-fn print_config(line: &Line) -> anyhow::Result<()> {
-    let config = source(line)?.read().context(CONFIG)?;
+fn print_config(line: &CommandLine) -> anyhow::Result<()> {
+    let config = config_source(line)?.read_config().context(CONFIG)?;
     for line in config.origins() {
         eprint(&line);
     }
     print(config.json().as_bytes())
 }
 
-fn migrate(line: &Line, print_only: bool) -> anyhow::Result<()> {
+fn migrate(line: &CommandLine, print_only: bool) -> anyhow::Result<()> {
     let settings = settings_as_user(line)?;
-    let Some(dsn) = settings.keep.dsn else {
+    let Some(dsn) = settings.storage.dsn else {
         bail!("database.dsn is empty: there is no database to migrate");
     };
-    let backend = Backend::new(dsn, "", Demand::Own);
+    let backend = Backend::new(dsn, "", RequiredTables::Own);
     if print_only {
         let mut text: String =
             backend.statements().iter().map(|statement| format!("{statement};\n")).collect();
@@ -209,21 +215,21 @@ fn migrate(line: &Line, print_only: bool) -> anyhow::Result<()> {
 }
 
 /// Asks the tracker that runs in the same `state_dir` to hand over, and waits for what becomes of it.
-fn upgrade(line: &Line, timeout: Duration) -> anyhow::Result<()> {
+fn upgrade(line: &CommandLine, timeout: Duration) -> anyhow::Result<()> {
     let settings = settings_as_user(line)?;
-    let folder = &settings.keep.state_dir;
+    let folder = &settings.storage.state_dir;
     let place = || format!("the lock in {}", folder.display());
     let none = || anyhow!("no tracker runs with state_dir {}", folder.display());
-    let watch = Watch::open(folder).with_context(place)?.ok_or_else(none)?;
+    let watch = LockView::open(folder).with_context(place)?.ok_or_else(none)?;
     let pid = match watch.holder().with_context(place)?.ok_or_else(none)? {
         Holder::Process(pid) => pid,
         holder => bail!("state_dir {} is used by {holder}; send it SIGUSR2", folder.display()),
     };
     let before = watch.record();
-    watch.ask(pid).with_context(|| format!("asking process {pid}"))?;
+    watch.request_upgrade(pid).with_context(|| format!("asking process {pid}"))?;
     let clock = Clock::start();
     while clock.uptime() < timeout {
-        std::thread::sleep(LOOK);
+        std::thread::sleep(UPGRADE_POLL);
         match watch.holder().with_context(place)? {
             None => bail!("process {pid} has ended, and no other has taken over"),
             Some(Holder::Process(now)) if now != pid => {
@@ -242,7 +248,7 @@ fn upgrade(line: &Line, timeout: Duration) -> anyhow::Result<()> {
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Line::command(), "hayate", &mut text);
+    clap_complete::generate(shell, &mut CommandLine::command(), "hayate", &mut text);
     print(&text)
 }
 
@@ -254,7 +260,7 @@ fn man() -> anyhow::Result<()> {
 
 /// One page: the command line as a whole, then a section for each command.
 fn manual(page: &mut Vec<u8>) -> std::io::Result<()> {
-    let line = Line::command();
+    let line = CommandLine::command();
     clap_mangen::Man::new(line.clone()).render(page)?;
     line.get_subcommands().try_for_each(|command| manual_section("hayate", command, page))
 }
@@ -297,17 +303,17 @@ fn probe(request: &Probe, json: bool) -> anyhow::Result<()> {
     let format = if json { probe::Format::Json } else { probe::Format::Text };
     let reply = match request {
         Probe::Announce(options) => {
-            let (target, ask) = (&options.target, ask(options)?);
-            probe::announce(&target.url, &ask, &limits(target), format).context("announce failed")?
+            let (target, ask) = (&options.target, probe_announce(options)?);
+            probe::announce(&target.url, &ask, &client_limits(target), format).context("announce failed")?
         }
         Probe::Scrape(ProbeScrape { target, hashes }) => {
-            probe::scrape(&target.url, hashes, &limits(target), format).context("scrape failed")?
+            probe::scrape(&target.url, hashes, &client_limits(target), format).context("scrape failed")?
         }
     };
     print(reply.as_bytes())
 }
 
-fn limits(target: &Target) -> Limits {
+fn client_limits(target: &Target) -> Limits {
     let family = match (target.ipv4, target.ipv6) {
         (true, _) => Family::V4,
         (_, true) => Family::V6,
@@ -316,11 +322,11 @@ fn limits(target: &Target) -> Limits {
     Limits { family, timeout: target.timeout, retries: target.retries, user_agent: probe::USER_AGENT }
 }
 
-fn ask(options: &ProbeAnnounce) -> anyhow::Result<Ask> {
-    let mut ask = Ask::new(options.hash);
+fn probe_announce(options: &ProbeAnnounce) -> anyhow::Result<AnnounceRequest> {
+    let mut ask = AnnounceRequest::new(options.hash);
     if let Some(text) = &options.peer_id {
-        ask.peer_id =
-            peer_id(text).ok_or_else(|| anyhow!("--peer-id {text:?}: at most 20 octets are allowed"))?;
+        ask.peer_id = parse_peer_id(text)
+            .ok_or_else(|| anyhow!("--peer-id {text:?}: at most 20 octets are allowed"))?;
     }
     ask.port = options.port;
     ask.left = options.left;
@@ -340,15 +346,15 @@ fn ask(options: &ProbeAnnounce) -> anyhow::Result<Ask> {
 }
 
 /// The text, filled up with `-`; `None` if it is too long.
-fn peer_id(text: &str) -> Option<PeerId> {
+fn parse_peer_id(text: &str) -> Option<PeerId> {
     let mut id = PeerId([b'-'; 20]);
     id.0.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
     Some(id)
 }
 
-fn test_tracker(line: &Line, options: &E2e) -> anyhow::Result<()> {
-    let format = if line.look.json { LogFormat::Json } else { LogFormat::Text };
-    logging::start(&line.look, &Log { format, ..Log::default() });
+fn run_e2e(line: &CommandLine, options: &E2e) -> anyhow::Result<()> {
+    let format = if line.output.json { LogFormat::Json } else { LogFormat::Text };
+    logging::start(&line.output, &Log { format, ..Log::default() });
     e2e::run(&e2e::Options {
         http: options.http.clone(),
         udp: options.udp.clone(),
@@ -363,8 +369,8 @@ mod tests {
 
     #[test]
     fn a_short_peer_id_is_filled_up() {
-        assert_eq!(&peer_id("-HY0100-").unwrap().0, b"-HY0100-------------");
-        assert!(peer_id(&"x".repeat(21)).is_none());
+        assert_eq!(&parse_peer_id("-HY0100-").unwrap().0, b"-HY0100-------------");
+        assert!(parse_peer_id(&"x".repeat(21)).is_none());
     }
 
     #[test]
@@ -376,7 +382,12 @@ mod tests {
             assert!(page.contains(section), "{section} is missing in {page}");
         }
         let mut script = Vec::new();
-        clap_complete::generate(clap_complete::Shell::Bash, &mut Line::command(), "hayate", &mut script);
+        clap_complete::generate(
+            clap_complete::Shell::Bash,
+            &mut CommandLine::command(),
+            "hayate",
+            &mut script,
+        );
         assert!(String::from_utf8(script).unwrap().contains("print-config"));
     }
 }

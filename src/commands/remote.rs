@@ -13,11 +13,11 @@ use crate::admin::TorrentName;
 use crate::config::Settings;
 
 /// How long a running tracker may take.
-const PATIENCE: Duration = Duration::from_secs(600);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// Octets of an answer at most: a list of six million torrents.
 const ANSWER_MAX: u64 = 256 << 20;
 /// Torrents in one request, whose line may have 8 KiB.
-const AT_ONCE: usize = 100;
+const TORRENTS_PER_REQUEST: usize = 100;
 
 /// The list of torrents of a running tracker.
 #[derive(Debug, Subcommand)]
@@ -67,14 +67,14 @@ pub(crate) enum ReportCommand {
 /// When the tracker cannot be asked, or refuses.
 pub(crate) fn access(command: &AccessCommand, settings: &Settings) -> anyhow::Result<String> {
     let (word, info_hashes) = match command {
-        AccessCommand::List => return ask(settings, "access/list"),
+        AccessCommand::List => return ask_tracker(settings, "access/list"),
         AccessCommand::Add { info_hashes } => ("add", info_hashes),
         AccessCommand::Remove { info_hashes } => ("remove", info_hashes),
     };
     let mut said = String::new();
-    for some in info_hashes.chunks(AT_ONCE) {
+    for some in info_hashes.chunks(TORRENTS_PER_REQUEST) {
         let query: Vec<_> = some.iter().map(|info_hash| format!("info_hash={info_hash}")).collect();
-        match ask(settings, &format!("access/{word}?{}", query.join("&"))) {
+        match ask_tracker(settings, &format!("access/{word}?{}", query.join("&"))) {
             Ok(more) => said += &more,
             // What came before is done.
             Err(error) if said.is_empty() => return Err(error),
@@ -89,12 +89,12 @@ pub(crate) fn access(command: &AccessCommand, settings: &Settings) -> anyhow::Re
 /// # Errors
 /// When the tracker cannot be asked, or the file not written.
 pub(crate) fn export(settings: &Settings, json: bool) -> anyhow::Result<String> {
-    let said = ask(settings, "export")?;
+    let said = ask_tracker(settings, "export")?;
     if json {
         return Ok(said);
     }
     let value: Value = serde_json::from_str(&said).context("reading the answer")?;
-    let (path, torrents) = (plain(value.get("path")), plain(value.get("torrents")));
+    let (path, torrents) = (cell_text(value.get("path")), cell_text(value.get("torrents")));
     let seconds = value.get("seconds").and_then(Value::as_f64).unwrap_or_default();
     Ok(format!("{torrents} torrents written to {path} in {seconds:.1} s\n"))
 }
@@ -109,17 +109,17 @@ pub(crate) fn report(command: ReportCommand, settings: &Settings, json: bool) ->
         ReportCommand::Torrents { top } => ("torrents", top),
         ReportCommand::Offenders { top } => ("offenders", top),
     };
-    let said = ask(settings, &format!("{name}?top={top}"))?;
+    let said = ask_tracker(settings, &format!("{name}?top={top}"))?;
     if json {
         return Ok(said);
     }
     let value: Value = serde_json::from_str(&said).context("reading the answer")?;
     let rows = value.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let rest = match command {
-        ReportCommand::Clients { .. } => format!("all others: {}\n", plain(value.get("others"))),
+        ReportCommand::Clients { .. } => format!("all others: {}\n", cell_text(value.get("others"))),
         ReportCommand::Torrents { .. } => String::new(),
         ReportCommand::Offenders { .. } => {
-            format!("requests beyond the limit, of all addresses: {}\n", plain(value.get("beyond")))
+            format!("requests beyond the limit, of all addresses: {}\n", cell_text(value.get("beyond")))
         }
     };
     Ok(table(rows) + &rest)
@@ -130,11 +130,11 @@ pub(crate) fn report(command: ReportCommand, settings: &Settings, json: bool) ->
 /// # Errors
 /// When the tracker cannot be asked, or is not in mode private.
 pub(crate) fn explain(user: u32, torrent: TorrentName, settings: &Settings) -> anyhow::Result<String> {
-    ask(settings, &format!("explain?user={user}&torrent={torrent}"))
+    ask_tracker(settings, &format!("explain?user={user}&torrent={torrent}"))
 }
 
 /// Asks the tracker that runs with these settings.
-fn ask(settings: &Settings, what: &str) -> anyhow::Result<String> {
+fn ask_tracker(settings: &Settings, what: &str) -> anyhow::Result<String> {
     let Some(token) = &settings.admin_token else {
         bail!("admin.token_file is not set: without a token a running tracker answers nothing");
     };
@@ -151,7 +151,7 @@ fn ask(settings: &Settings, what: &str) -> anyhow::Result<String> {
     }
     let token = String::from_utf8_lossy(&token.0);
     let url = format!("http://{address}/{token}/{what}");
-    let limits = Limits { family: Family::Any, timeout: PATIENCE, retries: 0, user_agent: "hayate" };
+    let limits = Limits { family: Family::Any, timeout: ANSWER_TIMEOUT, retries: 0, user_agent: "hayate" };
     let answer = client::http::get_up_to(&url, &limits, ANSWER_MAX)
         .map(|(status, body)| (status, String::from_utf8_lossy(&body).into_owned()));
     match answer {
@@ -169,7 +169,7 @@ fn ask(settings: &Settings, what: &str) -> anyhow::Result<String> {
 /// Columns of the width that they need, under the names of the first row's.
 fn table(rows: &[Value]) -> String {
     let cells = |row: &Value| -> Vec<String> {
-        row.as_object().into_iter().flat_map(|row| row.values()).map(|cell| plain(Some(cell))).collect()
+        row.as_object().into_iter().flat_map(|row| row.values()).map(|cell| cell_text(Some(cell))).collect()
     };
     let Some(first) = rows.first().and_then(Value::as_object) else { return "none\n".into() };
     let mut lines = vec![first.keys().cloned().collect::<Vec<_>>()];
@@ -185,7 +185,7 @@ fn table(rows: &[Value]) -> String {
     text
 }
 
-fn plain(cell: Option<&Value>) -> String {
+fn cell_text(cell: Option<&Value>) -> String {
     match cell {
         None => String::new(),
         Some(Value::String(text)) => text.clone(),

@@ -16,10 +16,10 @@ const TEXT_MAX: usize = 300;
 
 /// Where a door listens, as the operator wrote it. Names are looked up in [`Listen::resolve`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Listen(Option<Place>);
+pub(crate) struct Listen(Option<HostPort>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+struct HostPort {
     text: String,
     host: Host,
     port: Port,
@@ -68,13 +68,13 @@ impl Listen {
 
     /// Port `port` of every address of the machine.
     pub(crate) fn everywhere(port: u16) -> Self {
-        Self(Some(Place { text: format!(":{port}"), host: Host::Any, port: Port::Number(port) }))
+        Self(Some(HostPort { text: format!(":{port}"), host: Host::Any, port: Port::Number(port) }))
     }
 
     /// Port `port` of 127.0.0.1.
     pub(crate) fn loopback(port: u16) -> Self {
         let host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        Self(Some(Place { text: format!("127.0.0.1:{port}"), host, port: Port::Number(port) }))
+        Self(Some(HostPort { text: format!("127.0.0.1:{port}"), host, port: Port::Number(port) }))
     }
 
     /// Is nothing listened on?
@@ -91,11 +91,11 @@ impl Listen {
         transport: Transport,
         services: &str,
     ) -> Result<Vec<SocketAddr>, AddressError> {
-        let Some(Place { text, host, port }) = &self.0 else { return Ok(Vec::new()) };
+        let Some(HostPort { text, host, port }) = &self.0 else { return Ok(Vec::new()) };
         let port = match port {
             Port::Number(port) => *port,
             Port::Service(service) => {
-                port_of(services, service, transport).ok_or_else(|| AddressError::NoService {
+                service_port(services, service, transport).ok_or_else(|| AddressError::NoService {
                     text: text.clone(),
                     service: service.clone(),
                     transport: transport.name(),
@@ -105,7 +105,7 @@ impl Listen {
         Ok(match host {
             Host::Any => vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()],
             Host::Address(address) => vec![(*address, port).into()],
-            Host::Name(name) => vec![look_up(text, name, port)?],
+            Host::Name(name) => vec![resolve_host(text, name, port)?],
         })
     }
 
@@ -118,7 +118,7 @@ impl Listen {
         }
         let (host, port) = text.rsplit_once(':')?;
         let (host, port) = (parse_host(host)?, parse_port(port)?);
-        Some(Self(Some(Place { text: text.to_owned(), host, port })))
+        Some(Self(Some(HostPort { text: text.to_owned(), host, port })))
     }
 }
 
@@ -160,7 +160,7 @@ fn parse_port(text: &str) -> Option<Port> {
 }
 
 /// The port of a service, by its name or one of its aliases.
-fn port_of(services: &str, service: &str, transport: Transport) -> Option<u16> {
+fn service_port(services: &str, service: &str, transport: Transport) -> Option<u16> {
     services.lines().find_map(|line| {
         let mut words = line.split('#').next()?.split_whitespace();
         let name = words.next()?;
@@ -170,7 +170,7 @@ fn port_of(services: &str, service: &str, transport: Transport) -> Option<u16> {
     })
 }
 
-fn look_up(text: &str, host: &str, port: u16) -> Result<SocketAddr, AddressError> {
+fn resolve_host(text: &str, host: &str, port: u16) -> Result<SocketAddr, AddressError> {
     let (text, host) = (text.to_owned(), host.to_owned());
     match (host.as_str(), port).to_socket_addrs().map(|mut found| found.next()) {
         Ok(Some(address)) => Ok(address),

@@ -2,44 +2,44 @@
 
 use std::time::Duration;
 
-use hayate_gateway::engine::routes::Routes;
+use hayate_gateway::engine::routes::TrackerRoutes;
 
+use super::bounded::duration_text;
 use super::database::Database;
 use super::document::{AccessMode, Document, Mode, PEER_INACTIVITY_MAX};
-use super::doors::Http;
-use super::knob::duration_text;
+use super::servers::Http;
 use super::{Config, ConfigError};
 
 /// Keys with fewer octets can be searched.
-const PRIVATE_KEY_WISE: usize = 16;
+const PRIVATE_KEY_SAFE_LEN: usize = 16;
 /// What sample files of the reference have as key.
 const PRIVATE_KEY_SAMPLE: &[u8] = b"paste a random string here that will be used to hmac connection IDs";
 
 /// Checks what the types of the knobs cannot; gives warnings.
-pub(super) fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
-    intervals(config)?;
-    database(config)?;
-    access(config)?;
-    routes(config)?;
-    tls(config)?;
+pub(super) fn check_config(config: &Config) -> Result<Vec<String>, ConfigError> {
+    check_intervals(config)?;
+    check_database(config)?;
+    check_access(config)?;
+    check_routes(config)?;
+    check_tls(config)?;
     let document = &config.document;
     if !document.udp.private_key.reveal().is_empty() && !document.udp.private_key_file.is_empty() {
         return Err(
-            config.refuse("udp.private_key_file", "udp.private_key is set too; one of them is allowed")
+            config.value_error("udp.private_key_file", "udp.private_key is set too; one of them is allowed")
         );
     }
     if super::show::is_mask(document.udp.private_key.reveal()) {
         let text = "is the mask that print-config shows instead of a key; write the key itself";
-        return Err(config.refuse("udp.private_key", text));
+        return Err(config.value_error("udp.private_key", text));
     }
     if document.privileges.user.is_empty() && !document.privileges.group.is_empty() {
         let text = format!("{:?} without privileges.user; set both or none", document.privileges.group);
-        return Err(config.refuse("privileges.group", text));
+        return Err(config.value_error("privileges.group", text));
     }
     Ok(warnings(document))
 }
 
-fn intervals(config: &Config) -> Result<(), ConfigError> {
+fn check_intervals(config: &Config) -> Result<(), ConfigError> {
     let intervals = &config.document.intervals;
     if config.document.mode == Mode::Private {
         return Ok(());
@@ -51,7 +51,7 @@ fn intervals(config: &Config) -> Result<(), ConfigError> {
             duration_text(silence),
             duration_text(most)
         );
-        return Err(config.refuse("intervals.peer_inactivity", text));
+        return Err(config.value_error("intervals.peer_inactivity", text));
     }
     let (least, announce) = (intervals.min_announce.duration(), intervals.announce.duration());
     if least.is_zero() || (Duration::from_secs(1)..=announce).contains(&least) {
@@ -62,29 +62,31 @@ fn intervals(config: &Config) -> Result<(), ConfigError> {
         duration_text(least),
         duration_text(announce),
     );
-    Err(config.refuse("intervals.min_announce", text))
+    Err(config.value_error("intervals.min_announce", text))
 }
 
-fn database(config: &Config) -> Result<(), ConfigError> {
+fn check_database(config: &Config) -> Result<(), ConfigError> {
     let database = &config.document.database;
     if config.document.mode == Mode::Private && database.dsn_file.is_empty() && database.dsn.dsn().is_none() {
         let text = "invalid value: \"\", expected a database, because mode private keeps its users there";
-        return Err(config.refuse("database.dsn", text));
+        return Err(config.value_error("database.dsn", text));
     }
     if !database.dsn_file.is_empty() && database.dsn != Database::default().dsn {
-        return Err(config.refuse("database.dsn_file", "database.dsn is set too; one of them is allowed"));
+        return Err(
+            config.value_error("database.dsn_file", "database.dsn is set too; one of them is allowed")
+        );
     }
     for (key, path) in
         [("database.spill_dir", &database.spill_dir), ("database.dead_letter", &database.dead_letter)]
     {
         if path.is_empty() {
-            return Err(config.refuse(key, "invalid value: \"\", expected a path"));
+            return Err(config.value_error(key, "invalid value: \"\", expected a path"));
         }
     }
     Ok(())
 }
 
-fn access(config: &Config) -> Result<(), ConfigError> {
+fn check_access(config: &Config) -> Result<(), ConfigError> {
     let (mode, access) = (config.document.mode, &config.document.access);
     if mode == Mode::Private {
         if access.mode != AccessMode::Off {
@@ -93,14 +95,14 @@ fn access(config: &Config) -> Result<(), ConfigError> {
                 "invalid value: {mode:?}, expected \"off\" in mode private, where the database says which \
                  torrents there are"
             );
-            return Err(config.refuse("access.mode", text));
+            return Err(config.value_error("access.mode", text));
         }
         return Ok(());
     }
     if mode == Mode::Listed && access.mode == AccessMode::Deny {
         let text = "invalid value: \"deny\", expected \"off\" or \"allow\" in mode listed, where the list \
             holds the registered torrents";
-        return Err(config.refuse("access.mode", text));
+        return Err(config.value_error("access.mode", text));
     }
     let database = &config.document.database;
     let needed = match (mode, access.mode) {
@@ -113,31 +115,33 @@ fn access(config: &Config) -> Result<(), ConfigError> {
     if access.path.is_empty() {
         let text =
             format!("invalid value: \"\", expected the path of a list of torrents, because of {needed}");
-        return Err(config.refuse("access.path", text));
+        return Err(config.value_error("access.path", text));
     }
     Ok(())
 }
 
-fn routes(config: &Config) -> Result<(), ConfigError> {
+fn check_routes(config: &Config) -> Result<(), ConfigError> {
     let http = &config.document.http;
     if http.announce_routes.is_empty() && http.scrape_routes.is_empty() {
-        return Err(config.refuse("http.announce_routes", "must specify routes"));
+        return Err(config.value_error("http.announce_routes", "must specify routes"));
     }
-    Routes::new(&http.announce_routes, &[])
-        .map_err(|error| config.refuse("http.announce_routes", error.to_string()))?;
-    Routes::new(&http.announce_routes, &http.scrape_routes)
-        .map_err(|error| config.refuse("http.scrape_routes", error.to_string()))?;
+    TrackerRoutes::new(&http.announce_routes, &[])
+        .map_err(|error| config.value_error("http.announce_routes", error.to_string()))?;
+    TrackerRoutes::new(&http.announce_routes, &http.scrape_routes)
+        .map_err(|error| config.value_error("http.scrape_routes", error.to_string()))?;
     Ok(())
 }
 
-fn tls(config: &Config) -> Result<(), ConfigError> {
+fn check_tls(config: &Config) -> Result<(), ConfigError> {
     let http = &config.document.http;
     let named = [&http.tls_cert_path, &http.tls_key_path].map(|path| !path.is_empty());
     match (http.https_addr.is_off(), named) {
         (true, [false, false]) | (false, [true, true]) => Ok(()),
-        (false, _) => Err(config
-            .refuse("http.https_addr", "must specify tls_cert_path and tls_key_path when using https_addr")),
-        (true, _) => Err(config.refuse(
+        (false, _) => Err(config.value_error(
+            "http.https_addr",
+            "must specify tls_cert_path and tls_key_path when using https_addr",
+        )),
+        (true, _) => Err(config.value_error(
             "http.tls_cert_path",
             "must specify https_addr when using tls_cert_path and tls_key_path",
         )),
@@ -234,6 +238,6 @@ pub(super) fn key_warning(key: &[u8]) -> Option<&'static str> {
     if key == PRIVATE_KEY_SAMPLE {
         return Some("is the text of a sample file, which everybody knows");
     }
-    (key.len() < PRIVATE_KEY_WISE)
+    (key.len() < PRIVATE_KEY_SAFE_LEN)
         .then_some("has fewer than 16 octets: connection ids can be forged by searching")
 }

@@ -7,14 +7,14 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::knob::{MINUTE, Pause, Whole};
-use super::word::MASK;
+use super::bounded::{DurationIn, IntIn, MINUTE};
+use super::values::MASK;
 
 /// How a name begins that is a URL.
 const URL: &str = "mysql://";
 
 /// Rows that wait in memory.
-pub(crate) type Rows = Whole<1, 1_000_000>;
+pub(crate) type Rows = IntIn<1, 1_000_000>;
 
 /// What lasts beside the swarms: completed counts, registered torrents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,9 +26,9 @@ pub(crate) struct Database {
     /// A file that holds the dsn instead; a line break at its end does not count. Changed by a restart only.
     pub(crate) dsn_file: String,
     /// Longest pause after a deadlock, to 1m.
-    pub(crate) deadlock_pause: Pause<0, MINUTE>,
+    pub(crate) deadlock_pause: DurationIn<0, MINUTE>,
     /// Tries before a batch that meets deadlocks is put off.
-    pub(crate) deadlock_retries: Whole<1, 100>,
+    pub(crate) deadlock_retries: IntIn<1, 100>,
     /// Folder, from state_dir, of the rows that wait on the disk because the database is away or slow.
     /// Changed by a restart only.
     pub(crate) spill_dir: String,
@@ -60,8 +60,8 @@ impl Default for Database {
         Self {
             dsn: DataSource("sqlite:hayate.db".into()),
             dsn_file: String::new(),
-            deadlock_pause: Pause::seconds(1),
-            deadlock_retries: Whole::new(5),
+            deadlock_pause: DurationIn::seconds(1),
+            deadlock_retries: IntIn::new(5),
             spill_dir: "spill".into(),
             dead_letter: "dead-letter.jsonl".into(),
         }
@@ -71,12 +71,12 @@ impl Default for Database {
 impl Default for Channels {
     fn default() -> Self {
         Self {
-            torrents: Whole::new(5000),
-            users: Whole::new(5000),
-            transfer_history: Whole::new(5000),
-            transfer_ips: Whole::new(5000),
-            snatches: Whole::new(25),
-            completed: Whole::new(5000),
+            torrents: IntIn::new(5000),
+            users: IntIn::new(5000),
+            transfer_history: IntIn::new(5000),
+            transfer_ips: IntIn::new(5000),
+            snatches: IntIn::new(25),
+            completed: IntIn::new(5000),
         }
     }
 }

@@ -5,18 +5,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::address::Listen;
-use super::budget::Budget;
+use super::bounded::{DurationIn, HOUR, IntIn, SECOND, SizeIn, TIB};
+use super::budget::MemoryBudget;
 use super::database::{Channels, Database};
-use super::doors::{Http, Udp};
-use super::knob::{HOUR, Pause, SECOND, Size, TIB, Whole};
-use super::word::{AllowPrivate, MetricPrefix, Network};
+use super::servers::{Http, Udp};
+use super::values::{AllowPrivate, MetricPrefix, Network};
 
 /// Longest lifetime of a silent peer, in milliseconds.
 pub(super) const PEER_INACTIVITY_MAX: u64 =
     hayate_state::admission::PEER_INACTIVITY_SECONDS_MAX as u64 * SECOND;
 
 /// A number of peers to hand out.
-pub(crate) type NumWant = Whole<0, 65535>;
+pub(crate) type NumWant = IntIn<0, 65535>;
 
 /// The configuration of hayate. Every key has a default; unknown keys are errors. Durations are whole seconds
 /// or texts such as "300ms", "30m", "1h30m". Relative paths start at the folder of this file.
@@ -91,24 +91,24 @@ pub(crate) enum Mode {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Intervals {
     /// Time between two announces of a client, 1s to 24h (BEP 3: interval).
-    pub(crate) announce: Pause<SECOND, { 24 * HOUR }>,
+    pub(crate) announce: DurationIn<SECOND, { 24 * HOUR }>,
     /// Time a client should let pass at least, 1s to announce; 0 = not said (BEP 3: min interval).
-    pub(crate) min_announce: Pause<0, { 24 * HOUR }>,
+    pub(crate) min_announce: DurationIn<0, { 24 * HOUR }>,
     /// A random time below this is added to each interval, so that clients spread out; 0 = none.
-    pub(crate) announce_drift: Pause<0, HOUR>,
+    pub(crate) announce_drift: DurationIn<0, HOUR>,
     /// How long a silent peer stays in its swarm, 60s to 6h, in mode private 1s to 24h; longer than announce
     /// and announce_drift together.
-    pub(crate) peer_inactivity: Pause<SECOND, { 24 * HOUR }>,
+    pub(crate) peer_inactivity: DurationIn<SECOND, { 24 * HOUR }>,
     /// What a scrape tells as min_request_interval, to 24h (BEP 48); 0 = not said.
-    pub(crate) scrape: Pause<0, { 24 * HOUR }>,
+    pub(crate) scrape: DurationIn<0, { 24 * HOUR }>,
     /// Time of one sweep over all swarms: a silent peer is gone at most this much after peer_inactivity.
-    pub(crate) purge_inactive_peers: Pause<SECOND, HOUR>,
+    pub(crate) purge_inactive_peers: DurationIn<SECOND, HOUR>,
     /// How often the registered torrents are read from the database.
-    pub(crate) database_reload: Pause<SECOND, { 24 * HOUR }>,
+    pub(crate) database_reload: DurationIn<SECOND, { 24 * HOUR }>,
     /// How often the swarms are written to state_dir/hayate-cache.bin, from which a restart goes on.
-    pub(crate) database_serialize: Pause<SECOND, { 24 * HOUR }>,
+    pub(crate) database_serialize: DurationIn<SECOND, { 24 * HOUR }>,
     /// Pause between two batches for the database where there is little to write.
-    pub(crate) flush: Pause<SECOND, HOUR>,
+    pub(crate) flush: DurationIn<SECOND, HOUR>,
 }
 
 /// What an announce may ask and what it is told, on both doors.
@@ -133,13 +133,13 @@ pub(crate) struct Announcing {
     /// = nobody.
     pub(crate) allow_private_peers: AllowPrivate,
     /// Ports that are counted but never handed out.
-    pub(crate) denied_ports: Vec<Whole<1, 65535>>,
+    pub(crate) denied_ports: Vec<IntIn<1, 65535>>,
     /// Octets a second, in each direction, that a session has transferred since its last announce at most;
     /// more is credited as 0 (mode private). Number or text ("2GiB"); 0 = everything is believed.
-    pub(crate) max_octets_per_second: Size<0, TIB>,
+    pub(crate) max_octets_per_second: SizeIn<0, TIB>,
     /// Peers of one public IPv4 address, or one public IPv6 /64, in one swarm; 0 = no limit. Changed by a
     /// restart only.
-    pub(crate) peers_per_address: Whole<0, 65535>,
+    pub(crate) peers_per_address: IntIn<0, 65535>,
 }
 
 /// A list of torrents.
@@ -180,13 +180,13 @@ pub(crate) struct HookEntry {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Limits {
     /// Announces and scrapes a minute of one address that are not too many; 0 = any number.
-    pub(crate) per_minute: Whole<0, 1_000_000>,
+    pub(crate) per_minute: IntIn<0, 1_000_000>,
     /// So many of them may come at once.
-    pub(crate) burst: Whole<1, 1_000_000>,
+    pub(crate) burst: IntIn<1, 1_000_000>,
     /// What becomes of further ones.
     pub(crate) answer: LimitAnswer,
     /// Addresses that are remembered, the busiest; 24 octets of memory each.
-    pub(crate) addresses: Whole<1024, 16_777_216>,
+    pub(crate) addresses: IntIn<1024, 16_777_216>,
 }
 
 /// What becomes of requests beyond a limit.
@@ -207,7 +207,7 @@ pub(crate) enum LimitAnswer {
 pub(crate) struct Memory {
     /// Octets the swarms may take by hayate's own count, as number or text ("512MiB"); "auto" = half of the
     /// machine's memory, or of what its cgroup may have if that is less; 0 = no limit.
-    pub(crate) max: Budget,
+    pub(crate) max: MemoryBudget,
 }
 
 /// The operator's pages.
@@ -232,7 +232,7 @@ pub(crate) struct Export {
     /// The file, replaced as a whole each time; "" = state_dir/export.csv.
     pub(crate) path: String,
     /// How often it is written, 1s to 24h; 0 = on demand only.
-    pub(crate) interval: Pause<0, { 24 * HOUR }>,
+    pub(crate) interval: DurationIn<0, { 24 * HOUR }>,
 }
 
 /// Questions and changes over HTTP, on metrics.addr.
@@ -243,10 +243,10 @@ pub(crate) struct Admin {
     /// nobody can ask.
     pub(crate) token_file: String,
     /// How long a passkey still works after it was changed, to 30 days.
-    pub(crate) passkey_grace: Pause<0, { 30 * 24 * HOUR }>,
+    pub(crate) passkey_grace: DurationIn<0, { 30 * 24 * HOUR }>,
     /// How long the audit, reasons of deletions, and passkeys whose grace is over stay in the database, to
     /// ten years; 0 = for ever.
-    pub(crate) keep_history: Pause<0, { 3650 * 24 * HOUR }>,
+    pub(crate) keep_history: DurationIn<0, { 3650 * 24 * HOUR }>,
 }
 
 /// What is logged, and how.
@@ -323,8 +323,8 @@ impl Default for Admin {
     fn default() -> Self {
         Self {
             token_file: String::new(),
-            passkey_grace: Pause::seconds(3600),
-            keep_history: Pause::seconds(365 * 24 * 3600),
+            passkey_grace: DurationIn::seconds(3600),
+            keep_history: DurationIn::seconds(365 * 24 * 3600),
         }
     }
 }
@@ -343,15 +343,15 @@ pub(super) fn private_defaults() -> serde_json::Value {
 impl Default for Intervals {
     fn default() -> Self {
         Self {
-            announce: Pause::seconds(1800),
-            min_announce: Pause::seconds(900),
-            announce_drift: Pause::seconds(300),
-            peer_inactivity: Pause::seconds(4200),
-            scrape: Pause::seconds(900),
-            purge_inactive_peers: Pause::seconds(120),
-            database_reload: Pause::seconds(45),
-            database_serialize: Pause::seconds(68),
-            flush: Pause::seconds(3),
+            announce: DurationIn::seconds(1800),
+            min_announce: DurationIn::seconds(900),
+            announce_drift: DurationIn::seconds(300),
+            peer_inactivity: DurationIn::seconds(4200),
+            scrape: DurationIn::seconds(900),
+            purge_inactive_peers: DurationIn::seconds(120),
+            database_reload: DurationIn::seconds(45),
+            database_serialize: DurationIn::seconds(68),
+            flush: DurationIn::seconds(3),
         }
     }
 }
@@ -360,8 +360,8 @@ impl Default for Announcing {
     fn default() -> Self {
         Self {
             strict_port: false,
-            numwant: Whole::new(50),
-            max_numwant: Whole::new(200),
+            numwant: IntIn::new(50),
+            max_numwant: IntIn::new(200),
             allow_ip_spoofing: false,
             spoofing_sources: networks(&[
                 "10.0.0.0/8",
@@ -376,8 +376,8 @@ impl Default for Announcing {
             external_ip: true,
             allow_private_peers: AllowPrivate(hayate_state::address::PrivatePeers::SameRange),
             denied_ports: Vec::new(),
-            max_octets_per_second: Size::new(hayate_state::admission::OCTETS_PER_SECOND_MAX),
-            peers_per_address: Whole::new(0),
+            max_octets_per_second: SizeIn::new(hayate_state::admission::OCTETS_PER_SECOND_MAX),
+            peers_per_address: IntIn::new(0),
         }
     }
 }
@@ -391,23 +391,23 @@ impl Default for AccessList {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            per_minute: Whole::new(0),
-            burst: Whole::new(60),
+            per_minute: IntIn::new(0),
+            burst: IntIn::new(60),
             answer: LimitAnswer::Empty,
-            addresses: Whole::new(65536),
+            addresses: IntIn::new(65536),
         }
     }
 }
 
 impl Default for Export {
     fn default() -> Self {
-        Self { path: String::new(), interval: Pause::seconds(0) }
+        Self { path: String::new(), interval: DurationIn::seconds(0) }
     }
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { max: Budget::Auto }
+        Self { max: MemoryBudget::Auto }
     }
 }
 

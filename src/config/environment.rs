@@ -4,8 +4,8 @@ use std::ffi::OsString;
 
 use serde_json::{Map, Value};
 
-use super::knob::{parse_duration, parse_size};
-use super::read::join;
+use super::bounded::{parse_duration, parse_size};
+use super::read::join_key;
 use super::{ConfigError, Origin};
 
 /// What the names of all overrides begin with.
@@ -18,11 +18,11 @@ const SEPARATOR: &str = "__";
 
 /// The overrides of this process, sorted by name.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Environment(Vec<Variable>);
+pub(crate) struct Environment(Vec<Override>);
 
 /// One override. Its value is never shown: it may be a secret.
 #[derive(Clone)]
-pub(super) struct Variable {
+pub(super) struct Override {
     name: String,
     key: String,
     value: String,
@@ -33,7 +33,9 @@ impl Environment {
     ///
     /// # Errors
     /// When the value of an override is not text.
-    pub(crate) fn of(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
+    pub(crate) fn from_variables(
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
         let mut overrides = Vec::new();
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
@@ -47,50 +49,50 @@ impl Environment {
             let Ok(value) = value.into_string() else {
                 return Err(ConfigError::Variable { name, text: "the value is not UTF-8".into() });
             };
-            overrides.push(Variable { name, key, value });
+            overrides.push(Override { name, key, value });
         }
         overrides.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Self(overrides))
     }
 
     /// The overrides, sorted by name.
-    pub(super) fn variables(&self) -> &[Variable] {
+    pub(super) fn variables(&self) -> &[Override] {
         &self.0
     }
 }
 
-impl std::fmt::Debug for Variable {
+impl std::fmt::Debug for Override {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.name)
     }
 }
 
-impl Variable {
+impl Override {
     /// Where the values of this variable come from.
     pub(super) fn origin(&self) -> Origin {
         Origin::Variable(self.name.clone())
     }
 
     /// Does the variable give the value of this key, or of a block or list around it?
-    pub(super) fn is_at(&self, key: &str) -> bool {
+    pub(super) fn covers(&self, key: &str) -> bool {
         let rest = key.strip_prefix(&self.key);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     }
 
     /// Puts the value into the tree. It is JSON if it reads as JSON, text otherwise; where the default is a
     /// text that is no quantity, such as a key or a path, a number stays a text too.
-    pub(super) fn lay_over(&self, tree: &mut Value, defaults: &Value) -> Result<(), ConfigError> {
+    pub(super) fn apply_to(&self, tree: &mut Value, defaults: &Value) -> Result<(), ConfigError> {
         let (mut tree, mut defaults, mut path) = (tree, defaults, String::new());
         let mut names = self.key.split('.').peekable();
         while let Some(name) = names.next() {
-            let Some(default) = defaults.get(name) else { return Err(self.unknown(&path, defaults)) };
-            let Value::Object(block) = tree else { return Err(self.unknown(&path, defaults)) };
-            path = join(&path, name);
+            let Some(default) = defaults.get(name) else { return Err(self.unknown_key(&path, defaults)) };
+            let Value::Object(block) = tree else { return Err(self.unknown_key(&path, defaults)) };
+            path = join_key(&path, name);
             if names.peek().is_none() {
-                return self.put(block, name, default, &path);
+                return self.set_value(block, name, default, &path);
             }
             if !default.is_object() {
-                return Err(self.unknown(&path, default));
+                return Err(self.unknown_key(&path, default));
             }
             tree = block.entry(name).or_insert_with(|| Value::Object(Map::new()));
             defaults = default;
@@ -98,7 +100,7 @@ impl Variable {
         Ok(())
     }
 
-    fn put(
+    fn set_value(
         &self,
         block: &mut Map<String, Value>,
         name: &str,
@@ -122,9 +124,9 @@ impl Variable {
         Ok(())
     }
 
-    fn unknown(&self, path: &str, known: &Value) -> ConfigError {
+    fn unknown_key(&self, path: &str, known: &Value) -> ConfigError {
         let keys: Vec<_> =
-            known.as_object().into_iter().flat_map(Map::keys).map(|name| join(path, name)).collect();
+            known.as_object().into_iter().flat_map(Map::keys).map(|name| join_key(path, name)).collect();
         let text = match keys.is_empty() {
             true => format!("there is no key {}, {path} has no keys", self.key),
             false => format!("there is no key {}, expected one of {}", self.key, keys.join(", ")),

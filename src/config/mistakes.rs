@@ -1,6 +1,6 @@
 //! In which words a configuration is refused: each names file or variable, key, value and what is allowed.
 
-use super::scratch::Scratch;
+use super::test_folder::TestFolder;
 use super::tests::{read, read_as};
 use super::*;
 use crate::daemon::jwk_fetch::NoFetch;
@@ -239,7 +239,7 @@ fn a_bad_variable_is_named() {
 
 #[test]
 fn a_missing_file_and_an_unset_variable_are_named() {
-    let error = Config::read(Some(Path::new("/no/such/t.json")), &Environment::default()).unwrap_err();
+    let error = Config::read_file(Some(Path::new("/no/such/t.json")), &Environment::default()).unwrap_err();
     assert!(error.to_string().starts_with("/no/such/t.json: No such file"), "{error}");
     let value = |name: &str| (name == "X").then(|| "/etc".to_owned());
     assert_eq!(expand("$X/t.json", value).unwrap(), "/etc/t.json");
@@ -250,7 +250,7 @@ fn a_missing_file_and_an_unset_variable_are_named() {
 
 #[test]
 fn an_empty_key_file_and_a_bad_list_are_refused() {
-    let folder = Scratch::new();
+    let folder = TestFolder::new();
     folder.write("key", "\r\n");
     folder.write("list", "xyz\n");
     for (text, complaint) in [
@@ -259,8 +259,8 @@ fn an_empty_key_file_and_a_bad_list_are_refused() {
         (r#"{"mode": "listed", "access": {"path": "nowhere"}}"#, "access.path: "),
     ] {
         let path = folder.write("t.json", text);
-        let config = Config::read(Some(&path), &Environment::default()).unwrap();
-        let error = Settings::of(&config, &NoFetch).unwrap_err().to_string();
+        let config = Config::read_file(Some(&path), &Environment::default()).unwrap();
+        let error = Settings::from_config(&config, &NoFetch).unwrap_err().to_string();
         assert!(error.contains("t.json: ") && error.contains(complaint), "{error}");
     }
 }

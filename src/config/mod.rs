@@ -2,35 +2,35 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`document`], [`doors`], [`database`] | every knob with its default, range and unit |
-//! | [`knob`], [`word`], [`address`] | the kinds of values, which carry their ranges |
+//! | [`document`], [`servers`], [`database`] | every knob with its default, range and unit |
+//! | [`bounded`], [`values`], [`address`] | the kinds of values, which carry their ranges |
 //! | [`read`], [`environment`] | file and variables to document |
 //! | [`check`] | what must hold between knobs; warnings about the unwise |
 //! | [`settings`] | document to the settings of the rooms; reads the files the document names |
-//! | [`kept`] | the files it names, as they were when they could last be read |
+//! | [`remembered_files`] | the files it names, as they were when they could last be read |
 //! | [`show`] | the effective configuration and where it came from; the JSON Schema |
 //!
 //! Nothing here opens a socket or changes a file.
 
 pub(crate) mod address;
+pub(crate) mod bounded;
 mod budget;
 mod check;
 pub(crate) mod database;
 pub(crate) mod document;
-pub(crate) mod doors;
 pub(crate) mod environment;
-mod kept;
-pub(crate) mod knob;
 #[cfg(test)]
 mod mistakes;
 mod read;
-#[cfg(test)]
-pub(crate) mod scratch;
+mod remembered_files;
+pub(crate) mod servers;
 pub(crate) mod settings;
 pub(crate) mod show;
 #[cfg(test)]
+pub(crate) mod test_folder;
+#[cfg(test)]
 mod tests;
-mod word;
+mod values;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -39,12 +39,12 @@ use serde_json::Value;
 
 pub(crate) use document::Document;
 pub(crate) use environment::Environment;
-pub(crate) use kept::Kept;
 pub(crate) use read::{parse_json, read_text};
+pub(crate) use remembered_files::RememberedFiles;
 pub(crate) use settings::Settings;
 
 /// The file that is read where the command line names none.
-pub(crate) const FILE: &str = "tracker.json";
+pub(crate) const DEFAULT_FILE: &str = "tracker.json";
 
 /// Why a configuration is not accepted. Each text names the file or variable, the key, the value and what is
 /// allowed, as far as they are known; never a secret.
@@ -96,7 +96,7 @@ impl fmt::Display for Origin {
 pub(crate) struct Source {
     named: Option<PathBuf>,
     environment: Environment,
-    kept: Kept,
+    remembered: RememberedFiles,
 }
 
 impl Source {
@@ -106,16 +106,16 @@ impl Source {
     /// When the name holds a variable that is not set.
     pub(crate) fn new(named: Option<&str>, environment: Environment) -> Result<Self, ConfigError> {
         let named = named.map(|path| expand(path, |name| std::env::var(name).ok())).transpose()?;
-        Ok(Self { named: named.map(PathBuf::from), environment, kept: Kept::default() })
+        Ok(Self { named: named.map(PathBuf::from), environment, remembered: RememberedFiles::default() })
     }
 
     /// Reads the configuration as it is now and checks it, except for the files it names.
     ///
     /// # Errors
     /// When it cannot be read or is not accepted.
-    pub(crate) fn read(&self) -> Result<Config, ConfigError> {
-        let found = Path::new(FILE).exists().then(|| PathBuf::from(FILE));
-        self.keeping(Config::read(self.named.clone().or(found).as_deref(), &self.environment))
+    pub(crate) fn read_config(&self) -> Result<Config, ConfigError> {
+        let found = Path::new(DEFAULT_FILE).exists().then(|| PathBuf::from(DEFAULT_FILE));
+        self.remembering(Config::read_file(self.named.clone().or(found).as_deref(), &self.environment))
     }
 
     /// Reads the configuration anew for a daemon that runs by `running`. The file it came from must still be
@@ -123,16 +123,16 @@ impl Source {
     ///
     /// # Errors
     /// When it cannot be read or is not accepted.
-    pub(crate) fn read_again(&self, running: &Config) -> Result<Config, ConfigError> {
+    pub(crate) fn reread_config(&self, running: &Config) -> Result<Config, ConfigError> {
         match &running.origin {
-            Origin::File(path) => self.keeping(Config::read(Some(path), &self.environment)),
-            Origin::Defaults | Origin::Variable(_) => self.read(),
+            Origin::File(path) => self.remembering(Config::read_file(Some(path), &self.environment)),
+            Origin::Defaults | Origin::Variable(_) => self.read_config(),
         }
     }
 
     /// What is read of files is remembered here, from one reading to the next.
-    fn keeping(&self, config: Result<Config, ConfigError>) -> Result<Config, ConfigError> {
-        config.map(|config| Config { kept: self.kept.clone(), ..config })
+    fn remembering(&self, config: Result<Config, ConfigError>) -> Result<Config, ConfigError> {
+        config.map(|config| Config { remembered: self.remembered.clone(), ..config })
     }
 }
 
@@ -147,31 +147,31 @@ pub(crate) struct Config {
     folder: PathBuf,
     origin: Origin,
     environment: Environment,
-    kept: Kept,
+    remembered: RememberedFiles,
 }
 
 impl Config {
     /// The files that it names, as they were when they could last be read.
-    pub(crate) fn kept(&self) -> &Kept {
-        &self.kept
+    pub(crate) fn remembered(&self) -> &RememberedFiles {
+        &self.remembered
     }
 
     /// Reads the file at `path`, or none, lays the environment over it, and checks everything.
-    fn read(path: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
-        let document = read::document(path, environment)?;
+    fn read_file(path: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
+        let document = read::read_document(path, environment)?;
         let mut config = Self {
             document,
             warnings: Vec::new(),
             folder: path.and_then(Path::parent).unwrap_or(Path::new("")).to_owned(),
             origin: read::origin_of(path),
             environment: environment.clone(),
-            kept: Kept::default(),
+            remembered: RememberedFiles::default(),
         };
-        config.warnings = check::check(&config)?;
+        config.warnings = check::check_config(&config)?;
         if path.is_none() {
             config
                 .warnings
-                .push(format!("no file {FILE} here and no --config: the built-in defaults are used"));
+                .push(format!("no file {DEFAULT_FILE} here and no --config: the built-in defaults are used"));
         }
         Ok(config)
     }
@@ -180,13 +180,19 @@ impl Config {
     ///
     /// # Errors
     /// When it is not accepted.
-    pub(crate) fn of_tree(path: &Path, tree: Value) -> Result<Self, ConfigError> {
+    pub(crate) fn from_tree(path: &Path, tree: Value) -> Result<Self, ConfigError> {
         let (origin, environment) = (Origin::File(path.to_owned()), Environment::default());
-        let document = read::document_of(tree, origin.clone(), &environment)?;
+        let document = read::parse_document(tree, origin.clone(), &environment)?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let mut config =
-            Self { document, warnings: Vec::new(), folder, origin, environment, kept: Kept::default() };
-        config.warnings = check::check(&config)?;
+        let mut config = Self {
+            document,
+            warnings: Vec::new(),
+            folder,
+            origin,
+            environment,
+            remembered: RememberedFiles::default(),
+        };
+        config.warnings = check::check_config(&config)?;
         Ok(config)
     }
 
@@ -194,25 +200,25 @@ impl Config {
     ///
     /// # Errors
     /// When the document is not accepted.
-    pub(crate) fn with(&self, document: Document) -> Result<Self, ConfigError> {
+    pub(crate) fn with_document(&self, document: Document) -> Result<Self, ConfigError> {
         let config = Self { document, ..self.clone() };
-        check::check(&config)?;
+        check::check_config(&config)?;
         Ok(config)
     }
 
     /// A path of the document, from the folder of its file.
-    pub(crate) fn path(&self, text: &str) -> PathBuf {
+    pub(crate) fn resolve_path(&self, text: &str) -> PathBuf {
         self.folder.join(text)
     }
 
     /// Where the value of a key comes from, if it is not the default.
     fn origin_of(&self, key: &str) -> Origin {
-        let variable = self.environment.variables().iter().find(|variable| variable.is_at(key));
-        variable.map_or_else(|| self.origin.clone(), environment::Variable::origin)
+        let variable = self.environment.variables().iter().find(|variable| variable.covers(key));
+        variable.map_or_else(|| self.origin.clone(), environment::Override::origin)
     }
 
     /// An error about the value of a key.
-    fn refuse(&self, key: &str, text: impl Into<String>) -> ConfigError {
+    fn value_error(&self, key: &str, text: impl Into<String>) -> ConfigError {
         ConfigError::Value { origin: self.origin_of(key), key: key.into(), text: text.into() }
     }
 }

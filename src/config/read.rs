@@ -11,23 +11,23 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::document::{Document, Mode, private_defaults};
-use super::environment::{Environment, Variable};
+use super::environment::{Environment, Override};
 use super::{ConfigError, Origin};
 
 /// Longest configuration file that is read, in octets.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
 
 /// Reads the file, if there is one, lays the environment over it, and checks every key, type and range.
-pub(super) fn document(path: Option<&Path>, environment: &Environment) -> Result<Document, ConfigError> {
+pub(super) fn read_document(path: Option<&Path>, environment: &Environment) -> Result<Document, ConfigError> {
     let tree = match path {
-        Some(path) => file(path)?,
+        Some(path) => read_file(path)?,
         None => Value::Object(Map::new()),
     };
-    document_of(tree, origin_of(path), environment)
+    parse_document(tree, origin_of(path), environment)
 }
 
 /// The same of what was read already.
-pub(super) fn document_of(
+pub(super) fn parse_document(
     mut tree: Value,
     origin: Origin,
     environment: &Environment,
@@ -36,12 +36,12 @@ pub(super) fn document_of(
     if tree.get("chihaya").is_some() {
         return Err(ConfigError::Chihaya { origin });
     }
-    fit(&mut tree, &defaults, "", &origin)?;
+    drop_nulls(&mut tree, &defaults, "", &origin)?;
     for variable in environment.variables() {
-        variable.lay_over(&mut tree, &defaults)?;
+        variable.apply_to(&mut tree, &defaults)?;
     }
     if tree.get("mode").and_then(Value::as_str) == Some("private") {
-        lay_under(&mut tree, private_defaults());
+        fill_defaults(&mut tree, private_defaults());
         // A file that holds the name is in its place.
         if tree.pointer("/database/dsn_file").is_some_and(|file| file != "")
             && let Some(Value::Object(database)) = tree.get_mut("database")
@@ -54,11 +54,11 @@ pub(super) fn document_of(
 }
 
 /// Puts defaults where the tree says nothing.
-fn lay_under(tree: &mut Value, defaults: Value) {
+fn fill_defaults(tree: &mut Value, defaults: Value) {
     let (Value::Object(tree), Value::Object(defaults)) = (tree, defaults) else { return };
     for (name, default) in defaults {
         match tree.get_mut(&name) {
-            Some(value) => lay_under(value, default),
+            Some(value) => fill_defaults(value, default),
             None => _ = tree.insert(name, default),
         }
     }
@@ -69,7 +69,7 @@ pub(super) fn defaults_of(mode: Mode) -> Value {
     let mut tree = defaults();
     if mode == Mode::Private {
         let mut private = private_defaults();
-        lay_under(&mut private, tree);
+        fill_defaults(&mut private, tree);
         tree = private;
     }
     tree
@@ -85,12 +85,12 @@ pub(super) fn origin_of(path: Option<&Path>) -> Origin {
     path.map_or(Origin::Defaults, |path| Origin::File(path.to_owned()))
 }
 
-fn file(path: &Path) -> Result<Value, ConfigError> {
+fn read_file(path: &Path) -> Result<Value, ConfigError> {
     let text = read_text(path)?;
     let syntax = |text: String| ConfigError::Syntax { path: path.to_owned(), text };
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     let value: Value = match extension.as_str() {
-        "yaml" | "yml" => yaml(&text).map_err(syntax)?,
+        "yaml" | "yml" => parse_yaml(&text).map_err(syntax)?,
         _ => parse_json(&text).map_err(syntax)?,
     };
     Ok(if value.is_null() { Value::Object(Map::new()) } else { value })
@@ -107,8 +107,8 @@ pub(crate) fn parse_json(text: &str) -> Result<Value, String> {
 /// When it is not there, not a regular file, longer, or not text.
 pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
-    let octets = text::read(path, FILE_MAX).map_err(unreadable)?;
-    let text = str::from_utf8(text::unmarked(&octets)).map_err(io::Error::other).map_err(unreadable)?;
+    let octets = text::read_file(path, FILE_MAX).map_err(unreadable)?;
+    let text = str::from_utf8(text::without_bom(&octets)).map_err(io::Error::other).map_err(unreadable)?;
     Ok(text.to_owned())
 }
 
@@ -117,13 +117,13 @@ struct Tree(Value);
 
 impl<'de> Deserialize<'de> for Tree {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Planter).map(Self)
+        deserializer.deserialize_any(TreeVisitor).map(Self)
     }
 }
 
-struct Planter;
+struct TreeVisitor;
 
-impl<'de> Visitor<'de> for Planter {
+impl<'de> Visitor<'de> for TreeVisitor {
     type Value = Value;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -176,7 +176,7 @@ impl<'de> Visitor<'de> for Planter {
 }
 
 /// Errors come without the piece of text around them: it could hold a secret.
-fn yaml(text: &str) -> Result<Value, String> {
+fn parse_yaml(text: &str) -> Result<Value, String> {
     if text.trim().is_empty() {
         return Ok(Value::Null);
     }
@@ -185,29 +185,29 @@ fn yaml(text: &str) -> Result<Value, String> {
 }
 
 /// Takes out nulls, which mean the default, and holds that a block stands where a block belongs.
-fn fit(tree: &mut Value, defaults: &Value, key: &str, origin: &Origin) -> Result<(), ConfigError> {
+fn drop_nulls(tree: &mut Value, defaults: &Value, key: &str, origin: &Origin) -> Result<(), ConfigError> {
     let Value::Object(defaults) = defaults else { return Ok(()) };
     let Value::Object(tree) = tree else {
         return Err(ConfigError::Value {
             origin: origin.clone(),
             key: key.into(),
-            text: format!("invalid type: {}, expected a block of keys", kind(tree)),
+            text: format!("invalid type: {}, expected a block of keys", value_kind(tree)),
         });
     };
     tree.retain(|_, value| !value.is_null());
     for (name, value) in tree {
         let Some(default) = defaults.get(name) else { continue };
-        fit(value, default, &join(key, name), origin)?;
+        drop_nulls(value, default, &join_key(key, name), origin)?;
     }
     Ok(())
 }
 
 /// `udp` and `addr` make `udp.addr`.
-pub(super) fn join(key: &str, name: &str) -> String {
+pub(super) fn join_key(key: &str, name: &str) -> String {
     if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") }
 }
 
-fn kind(value: &Value) -> &'static str {
+fn value_kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
@@ -228,7 +228,7 @@ fn complaint(
         root if root == "." => String::new(),
         key => key,
     };
-    let variable = environment.variables().iter().find(|variable| variable.is_at(&key));
-    let origin = variable.map_or(origin, Variable::origin);
+    let variable = environment.variables().iter().find(|variable| variable.covers(&key));
+    let origin = variable.map_or(origin, Override::origin);
     ConfigError::Value { origin, key, text: error.inner().to_string() }
 }

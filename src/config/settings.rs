@@ -8,12 +8,12 @@ use std::sync::Arc;
 use hayate_gateway::config as gateway;
 use hayate_gateway::tls::Tls;
 use hayate_state::admission::access::Access;
-use hayate_state::admission::hooks::jwk::Keyrings;
-use hayate_state::admission::hooks::{Hooks, Means};
-use hayate_state::admission::rate_limit::{Limit, Limiter};
-use hayate_state::admission::{Beyond, Limits};
+use hayate_state::admission::hooks::jwk::KeyringSource;
+use hayate_state::admission::hooks::{HookInputs, Hooks};
+use hayate_state::admission::rate_limit::{RateLimit, RateLimiter};
+use hayate_state::admission::{OverLimitAction, RateLimitRule};
 use hayate_state::report::export;
-use hayate_state::store::{Bounds, Dsn, Pace, Places};
+use hayate_state::store::{Bounds, Dsn, SpillPaths, WriterSettings};
 use hayate_state::{Clock, Policy, text};
 use hayate_udp::config as udp;
 use ipnet::IpNet;
@@ -23,9 +23,9 @@ use super::address::{Listen, Transport};
 use super::check::key_warning;
 use super::database::DataSource;
 use super::document::{self, AccessMode, Document, HookEntry, LimitAnswer, Mode};
-use super::word::Network;
+use super::values::Network;
 use super::{Config, ConfigError};
-use crate::process::malloc_trim::memory_there_is;
+use crate::process::malloc_trim::available_memory;
 use crate::process::privileges::{Identity, find_group};
 
 /// Where names of services are looked up.
@@ -43,19 +43,19 @@ pub(crate) struct Settings {
     /// Decisions about announces.
     pub(crate) policy: Policy,
     /// The UDP door, if it is on; its key is still missing where [`Settings::key`] is `None`.
-    pub(crate) udp: Option<(udp::SocketConfig, udp::DoorConfig)>,
+    pub(crate) udp: Option<(udp::SocketConfig, udp::UdpConfig)>,
     /// Sockets of the gateway and the operator's pages; possibly none.
     pub(crate) listen: gateway::ListenConfig,
     /// The gateway.
-    pub(crate) http: gateway::DoorConfig,
+    pub(crate) http: gateway::HttpConfig,
     /// The key of the connection ids, where one is configured.
     pub(crate) key: Option<Vec<u8>>,
     /// Where a generated key is kept.
     pub(crate) key_file: PathBuf,
     /// What is kept, and where.
-    pub(crate) keep: Keep,
+    pub(crate) storage: StorageSettings,
     /// The token of changes over HTTP, if there is one.
-    pub(crate) admin_token: Option<Token>,
+    pub(crate) admin_token: Option<AdminToken>,
     /// Who the process becomes.
     pub(crate) identity: Option<Identity>,
     /// What is legal but unwise, and was seen in the files.
@@ -66,17 +66,17 @@ pub(crate) struct Settings {
 
 /// What is kept beside the key, and where.
 #[derive(Clone, Debug)]
-pub(crate) struct Keep {
+pub(crate) struct StorageSettings {
     /// The folder of all of it.
     pub(crate) state_dir: PathBuf,
     /// The store; `None` = none.
     pub(crate) dsn: Option<Dsn>,
     /// Where rows wait or end on the disk.
-    pub(crate) places: Places,
+    pub(crate) places: SpillPaths,
     /// Rows that wait in memory.
     pub(crate) bounds: Bounds,
     /// How records are written.
-    pub(crate) pace: Pace,
+    pub(crate) pace: WriterSettings,
     /// Announces with traffic are recorded in files (mode private).
     pub(crate) record_announces: bool,
     /// Seconds between two snapshots of the swarms.
@@ -88,7 +88,7 @@ pub(crate) struct Keep {
     /// The file of the list of torrents, if there is one.
     pub(crate) access_path: Option<PathBuf>,
     /// Where the figures of all torrents are written, and how often.
-    pub(crate) export: export::Plan,
+    pub(crate) export: export::ExportSettings,
 }
 
 impl Settings {
@@ -96,13 +96,13 @@ impl Settings {
     ///
     /// # Errors
     /// When a file or a name that the configuration needs is not there or not good.
-    pub(crate) fn of(config: &Config, keyrings: &dyn Keyrings) -> Result<Self, ConfigError> {
+    pub(crate) fn from_config(config: &Config, keyrings: &dyn KeyringSource) -> Result<Self, ConfigError> {
         let document = &config.document;
         let (key, mut warnings) = key(config)?;
         let tls = tls(config, &mut warnings)?;
         let services = std::fs::read_to_string(SERVICES).unwrap_or_default();
         let resolve = |key: &str, listen: &Listen, transport| {
-            listen.resolve(transport, &services).map_err(|error| config.refuse(key, error.to_string()))
+            listen.resolve(transport, &services).map_err(|error| config.value_error(key, error.to_string()))
         };
         let udp_addresses = resolve("udp.addr", &document.udp.addr, Transport::Udp)?;
         let http_addresses = resolve("http.addr", &document.http.addr, Transport::Tcp)?;
@@ -113,9 +113,9 @@ impl Settings {
         let door = udp_door(document, key.clone().unwrap_or_default());
         let hooks = hooks(config, keyrings)?;
         warnings.extend(keyrings.warnings());
-        let (policy, keep, admin_token) = (policy(config)?, keep(config)?, admin_token(config)?);
+        let (policy, keep, admin_token) = (policy(config)?, storage_settings(config)?, admin_token(config)?);
         let policy = Policy { hooks, ..policy };
-        warnings.extend(config.kept.warnings());
+        warnings.extend(config.remembered.take_warnings());
         let notes = list_notes(config, &policy.access, &mut warnings);
         Ok(Self {
             policy,
@@ -123,14 +123,14 @@ impl Settings {
             listen: gateway::ListenConfig {
                 addresses: http_addresses,
                 https_addresses,
-                unix_socket: (!socket.is_empty()).then(|| config.path(socket)),
+                unix_socket: (!socket.is_empty()).then(|| config.resolve_path(socket)),
                 unix_access: unix_access(config)?,
                 metrics_addresses,
             },
-            http: gateway::DoorConfig { tls, ..http_door(document) },
+            http: gateway::HttpConfig { tls, ..http_door(document) },
             key,
-            key_file: config.path(&document.state_dir).join(KEY_FILE),
-            keep,
+            key_file: config.resolve_path(&document.state_dir).join(KEY_FILE),
+            storage: keep,
             admin_token,
             identity: identity(config)?,
             warnings,
@@ -139,21 +139,21 @@ impl Settings {
     }
 
     /// Has the log say what the operator should know of the files.
-    pub(crate) fn say_what_was_read(&self) {
+    pub(crate) fn log_warnings(&self) {
         self.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         self.notes.iter().for_each(|note| log::info!("{note}"));
     }
 }
 
-/// The files that these keys name; see [`Kept::read`](super::kept::Kept::read).
+/// The files that these keys name; see [`Kept::read`](super::remembered_files::Kept::read).
 fn read_files<const N: usize>(
     config: &Config,
     files: [(&'static str, &String); N],
 ) -> Result<[Vec<u8>; N], ConfigError> {
-    let named = files.map(|(key, name)| (key, config.path(name)));
-    config.kept.read(named).map_err(|(place, error)| {
+    let named = files.map(|(key, name)| (key, config.resolve_path(name)));
+    config.remembered.read_files(named).map_err(|(place, error)| {
         let (key, name) = files.get(place).map_or(("", ""), |(key, name)| (*key, name.as_str()));
-        config.refuse(key, format!("{}: {error}", config.path(name).display()))
+        config.value_error(key, format!("{}: {error}", config.resolve_path(name).display()))
     })
 }
 
@@ -166,19 +166,19 @@ fn tls(config: &Config, warnings: &mut Vec<String>) -> Result<Option<Tls>, Confi
     }
     let [chain, key] =
         read([("http.tls_cert_path", &http.tls_cert_path), ("http.tls_key_path", &http.tls_key_path)])?;
-    let tls = Tls::read(&chain, &key, http.enable_keepalive).map_err(|error| {
+    let tls = Tls::from_pem(&chain, &key, http.enable_keepalive).map_err(|error| {
         let (key, name) = if error.is_of_key() {
             ("http.tls_key_path", &http.tls_key_path)
         } else {
             ("http.tls_cert_path", &http.tls_cert_path)
         };
-        config.refuse(key, format!("{}: {error}", config.path(name).display()))
+        config.value_error(key, format!("{}: {error}", config.resolve_path(name).display()))
     })?;
     let now = i64::try_from(Clock::start().now().unix_seconds).unwrap_or(i64::MAX);
-    if tls.expires() <= now {
+    if tls.expires_unix_seconds() <= now {
         warnings.push(format!(
             "the certificate in http.tls_cert_path has expired {} s ago: clients refuse it",
-            now - tls.expires()
+            now - tls.expires_unix_seconds()
         ));
     }
     Ok(Some(tls))
@@ -189,7 +189,7 @@ fn unix_access(config: &Config) -> Result<gateway::SocketAccess, ConfigError> {
     let http = &config.document.http;
     let named = Some(&http.unix_socket_group).filter(|name| !name.is_empty());
     let group = named.map(|name| find_group(name)).transpose();
-    let group = group.map_err(|error| config.refuse("http.unix_socket_group", error.to_string()))?;
+    let group = group.map_err(|error| config.value_error("http.unix_socket_group", error.to_string()))?;
     Ok(gateway::SocketAccess { mode: http.unix_socket_mode.0, group: group.map(Gid::as_raw) })
 }
 
@@ -199,7 +199,7 @@ fn identity(config: &Config) -> Result<Option<Identity>, ConfigError> {
         return Ok(None);
     }
     let found = Identity::find(&names.user, &names.group);
-    found.map(Some).map_err(|error| config.refuse(error.key(), error.to_string()))
+    found.map(Some).map_err(|error| config.value_error(error.key(), error.to_string()))
 }
 
 /// The configured key, in the document or in its file, and what is unwise about the file's.
@@ -211,8 +211,8 @@ fn key(config: &Config) -> Result<(Option<Vec<u8>>, Vec<String>), ConfigError> {
     if udp.private_key_file.is_empty() {
         return Ok((None, Vec::new()));
     }
-    let refuse = |text: String| config.refuse("udp.private_key_file", text);
-    let path = config.path(&udp.private_key_file);
+    let refuse = |text: String| config.value_error("udp.private_key_file", text);
+    let path = config.resolve_path(&udp.private_key_file);
     let [octets] = read_files(config, [("udp.private_key_file", &udp.private_key_file)])?;
     let end = octets.iter().rposition(|octet| !b"\r\n".contains(octet)).map_or(0, |last| last + 1);
     let key = octets.get(..end).unwrap_or_default().to_vec();
@@ -226,37 +226,37 @@ fn key(config: &Config) -> Result<(Option<Vec<u8>>, Vec<String>), ConfigError> {
 
 /// A token that is never shown.
 #[derive(Clone)]
-pub(crate) struct Token(pub(crate) Vec<u8>);
+pub(crate) struct AdminToken(pub(crate) Vec<u8>);
 
-impl std::fmt::Debug for Token {
+impl std::fmt::Debug for AdminToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Token")
     }
 }
 
-fn admin_token(config: &Config) -> Result<Option<Token>, ConfigError> {
+fn admin_token(config: &Config) -> Result<Option<AdminToken>, ConfigError> {
     let name = &config.document.admin.token_file;
     if name.is_empty() {
         return Ok(None);
     }
-    let path = config.path(name);
-    let refuse = |text: &str| config.refuse("admin.token_file", format!("{}: {text}", path.display()));
+    let path = config.resolve_path(name);
+    let refuse = |text: &str| config.value_error("admin.token_file", format!("{}: {text}", path.display()));
     let [octets] = read_files(config, [("admin.token_file", name)])?;
-    let token = text::unmarked(&octets).trim_ascii_end();
+    let token = text::without_bom(&octets).trim_ascii_end();
     let good = |octet: &u8| octet.is_ascii_graphic() && !b"/?#%<>`".contains(octet);
     if !TOKEN_LEN.contains(&token.len()) || !token.iter().all(good) {
         let text = "is not a token: 16 to 128 printable characters without / ? # % < > ` are needed";
         return Err(refuse(text));
     }
-    Ok(Some(Token(token.to_vec())))
+    Ok(Some(AdminToken(token.to_vec())))
 }
 
-fn keep(config: &Config) -> Result<Keep, ConfigError> {
+fn storage_settings(config: &Config) -> Result<StorageSettings, ConfigError> {
     let Document { database, channels, intervals, access, export, log_flushes, .. } = &config.document;
-    let state_dir = config.path(&config.document.state_dir);
-    Ok(Keep {
+    let state_dir = config.resolve_path(&config.document.state_dir);
+    Ok(StorageSettings {
         dsn: data_source(config)?.dsn().map(|dsn| dsn.resolve(&state_dir)),
-        places: Places {
+        places: SpillPaths {
             spill_dir: state_dir.join(&database.spill_dir),
             dead_letter: state_dir.join(&database.dead_letter),
         },
@@ -268,7 +268,7 @@ fn keep(config: &Config) -> Result<Keep, ConfigError> {
             snatches: channels.snatches.as_usize(),
             completed: channels.completed.as_usize(),
         },
-        pace: Pace {
+        pace: WriterSettings {
             flush: intervals.flush.duration(),
             deadlock_pause: database.deadlock_pause.duration(),
             deadlock_retries: u32::from(database.deadlock_retries.as_u16()),
@@ -279,12 +279,12 @@ fn keep(config: &Config) -> Result<Keep, ConfigError> {
         serialize_seconds: intervals.database_serialize.as_seconds(),
         reload_seconds: u64::from(intervals.database_reload.as_seconds()),
         history_seconds: config.document.admin.keep_history.as_seconds(),
-        access_path: (!access.path.is_empty()).then(|| config.path(&access.path)),
-        export: export::Plan {
+        access_path: (!access.path.is_empty()).then(|| config.resolve_path(&access.path)),
+        export: export::ExportSettings {
             path: if export.path.is_empty() {
                 state_dir.join(export::FILE_NAME)
             } else {
-                config.path(&export.path)
+                config.resolve_path(&export.path)
             },
             every_seconds: u64::from(export.interval.as_seconds()),
         },
@@ -298,10 +298,11 @@ fn data_source(config: &Config) -> Result<DataSource, ConfigError> {
     if database.dsn_file.is_empty() {
         return Ok(database.dsn.clone());
     }
-    let path = config.path(&database.dsn_file);
-    let refuse = |text: String| config.refuse("database.dsn_file", format!("{}: {text}", path.display()));
+    let path = config.resolve_path(&database.dsn_file);
+    let refuse =
+        |text: String| config.value_error("database.dsn_file", format!("{}: {text}", path.display()));
     let [octets] = read_files(config, [("database.dsn_file", &database.dsn_file)])?;
-    let text = str::from_utf8(text::unmarked(&octets)).map_err(|error| refuse(error.to_string()))?;
+    let text = str::from_utf8(text::without_bom(&octets)).map_err(|error| refuse(error.to_string()))?;
     DataSource::parse(text).map_err(refuse)
 }
 
@@ -320,37 +321,38 @@ fn policy(config: &Config) -> Result<Policy, ConfigError> {
         keep_peer_ids: announce.keep_peer_ids,
         private_peers: announce.allow_private_peers.0,
         denied_ports: announce.denied_ports.iter().map(|port| port.as_u16()).collect(),
-        memory_max: memory.max.octets(memory_there_is() / 2),
+        memory_max: memory.max.octets(available_memory() / 2),
         enable_scrape: *enable_scrape,
-        limits: limits(&config.document.limits),
-        clients: config.document.metrics.clients.then(Arc::default),
+        rate_limit: limits(&config.document.limits),
+        client_stats: config.document.metrics.clients.then(Arc::default),
         ..Policy::default()
     })
 }
 
-fn limits(limits: &document::Limits) -> Option<Limits> {
-    let limit = Limit {
+fn limits(limits: &document::Limits) -> Option<RateLimitRule> {
+    let limit = RateLimit {
         per_minute: limits.per_minute.as_u32(),
         burst: limits.burst.as_u32(),
         addresses: limits.addresses.as_usize(),
     };
     let beyond = match limits.answer {
-        LimitAnswer::Count => Beyond::Count,
-        LimitAnswer::Slow => Beyond::Slow,
-        LimitAnswer::Empty => Beyond::Empty,
+        LimitAnswer::Count => OverLimitAction::Count,
+        LimitAnswer::Slow => OverLimitAction::Slow,
+        LimitAnswer::Empty => OverLimitAction::Empty,
     };
-    (limit.per_minute > 0).then(|| Limits { limiter: Arc::new(Limiter::new(limit)), beyond })
+    (limit.per_minute > 0)
+        .then(|| RateLimitRule { limiter: Arc::new(RateLimiter::new(limit)), action: beyond })
 }
 
 /// The hooks of the configuration. Keys are fetched where a hook needs them and nobody has them yet.
-fn hooks(config: &Config, keyrings: &dyn Keyrings) -> Result<Arc<Hooks>, ConfigError> {
+fn hooks(config: &Config, keyrings: &dyn KeyringSource) -> Result<Arc<Hooks>, ConfigError> {
     let Document { prehooks, posthooks, .. } = &config.document;
-    fn entry(entry: &HookEntry) -> hayate_state::admission::hooks::Entry<'_> {
+    fn entry(entry: &HookEntry) -> hayate_state::admission::hooks::HookConfig<'_> {
         (&entry.name, &entry.options)
     }
-    Hooks::build(prehooks.iter().map(entry), posthooks.iter().map(entry), Means { keyrings }).map_err(
+    Hooks::build(prehooks.iter().map(entry), posthooks.iter().map(entry), HookInputs { keyrings }).map_err(
         |(name, error)| {
-            config.refuse(&format!("hook {name:?}"), format!("failed to validate hook config: {error}"))
+            config.value_error(&format!("hook {name:?}"), format!("failed to validate hook config: {error}"))
         },
     )
 }
@@ -358,8 +360,8 @@ fn hooks(config: &Config, keyrings: &dyn Keyrings) -> Result<Arc<Hooks>, ConfigE
 fn access(config: &Config) -> Result<Access, ConfigError> {
     let (mode, access) = (config.document.mode, &config.document.access);
     let read = || {
-        let list = config.kept.list(config.path(&access.path));
-        list.map_err(|error| config.refuse("access.path", error.to_string()))
+        let list = config.remembered.read_list(config.resolve_path(&access.path));
+        list.map_err(|error| config.value_error("access.path", error.to_string()))
     };
     if mode == Mode::Listed && access.path.is_empty() {
         return Ok(Access::Allow(Arc::default()));
@@ -375,7 +377,7 @@ fn access(config: &Config) -> Result<Access, ConfigError> {
 fn list_notes(config: &Config, access: &Access, warnings: &mut Vec<String>) -> Vec<String> {
     let name = &config.document.access.path;
     let Some(list) = access.list().filter(|_| !name.is_empty()) else { return Vec::new() };
-    let path = config.path(name);
+    let path = config.resolve_path(name);
     let path = path.display();
     if list.is_empty() {
         let so =
@@ -383,8 +385,8 @@ fn list_notes(config: &Config, access: &Access, warnings: &mut Vec<String>) -> V
         warnings.push(format!("access.path: {path} has no torrents: {so}"));
     }
     let mut notes = vec![format!("access.path: {} torrents read from {path}", list.len())];
-    if list.long() > 0 {
-        let long = list.long();
+    if list.v2_entries() > 0 {
+        let long = list.v2_entries();
         notes.push(format!("access.path: {long} of them have 64 digits (v2) and count by their first 40"));
     }
     notes
@@ -421,9 +423,9 @@ fn spoofing_sources(document: &Document, of_door: Option<bool>) -> Vec<IpNet> {
     if allowed { Network::nets(&document.announce.spoofing_sources) } else { Vec::new() }
 }
 
-fn udp_door(document: &Document, private_key: Vec<u8>) -> udp::DoorConfig {
+fn udp_door(document: &Document, private_key: Vec<u8>) -> udp::UdpConfig {
     let Document { udp, announce, .. } = document;
-    udp::DoorConfig {
+    udp::UdpConfig {
         private_key,
         connection_id_lifetime_seconds: u64::from(udp.connection_id_lifetime.as_seconds()),
         max_clock_skew_seconds: u64::from(udp.max_clock_skew.as_seconds()),
@@ -434,10 +436,10 @@ fn udp_door(document: &Document, private_key: Vec<u8>) -> udp::DoorConfig {
     }
 }
 
-fn http_door(document: &Document) -> gateway::DoorConfig {
+fn http_door(document: &Document) -> gateway::HttpConfig {
     let Document { http, announce, metrics, enable_scrape, enable_metrics, .. } = document;
     let scrape_routes = if *enable_scrape { http.scrape_routes.clone() } else { Vec::new() };
-    gateway::DoorConfig {
+    gateway::HttpConfig {
         announce_routes: http.announce_routes.clone(),
         scrape_routes,
         enable_keepalive: http.enable_keepalive,

@@ -7,8 +7,8 @@ use super::Config;
 use super::document::Document;
 #[cfg(test)]
 use super::read::defaults;
-use super::read::{defaults_of, join};
-use super::word::MASK;
+use super::read::{defaults_of, join_key};
+use super::values::MASK;
 
 impl Config {
     /// The configuration in force as JSON, secrets masked.
@@ -56,7 +56,7 @@ fn differences(value: &Value, default: &Value, key: &str, found: &mut dyn FnMut(
     match value {
         Value::Object(block) => {
             for (name, value) in block {
-                differences(value, default.get(name).unwrap_or(&Value::Null), &join(key, name), found);
+                differences(value, default.get(name).unwrap_or(&Value::Null), &join_key(key, name), found);
             }
         }
         _ if value != default => found(key, value),

@@ -2,20 +2,21 @@
 
 use std::ffi::OsString;
 
-use super::scratch::Scratch;
+use super::test_folder::TestFolder;
 use super::*;
 use crate::daemon::jwk_fetch::NoFetch;
 
 pub(crate) fn environment(variables: &[(&str, &str)]) -> Environment {
     let texts = variables.iter().map(|&(name, value)| (OsString::from(name), OsString::from(value)));
-    Environment::of(texts).unwrap()
+    Environment::from_variables(texts).unwrap()
 }
 
 pub(crate) fn read_as(name: &str, text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
-    let folder = Scratch::new();
+    let folder = TestFolder::new();
     let path = folder.write(name, text);
     let folder = format!("{}/", folder.as_ref().display());
-    Config::read(Some(&path), &environment(variables)).map_err(|error| error.to_string().replace(&folder, ""))
+    Config::read_file(Some(&path), &environment(variables))
+        .map_err(|error| error.to_string().replace(&folder, ""))
 }
 
 pub(crate) fn read(text: &str) -> Result<Config, String> {
@@ -95,7 +96,7 @@ fn the_unwise_is_warned_of() {
         assert!(warnings.len() == 1 && warnings[0].contains(warning), "{text}: {warnings:?}");
         assert!(!warnings[0].contains("0123456789abcde"));
     }
-    let defaults = Config::read(None, &Environment::default()).unwrap();
+    let defaults = Config::read_file(None, &Environment::default()).unwrap();
     assert!(defaults.warnings[0].contains("built-in defaults"));
 }
 
@@ -153,7 +154,7 @@ fn variables_win_over_the_file() {
 
 #[test]
 fn relative_paths_start_at_the_folder_of_the_file() {
-    let folder = Scratch::new();
+    let folder = TestFolder::new();
     let path = folder.write(
         "t.json",
         r#"{"access": {"mode": "deny", "path": "list"}, "udp": {"private_key_file": "key"},
@@ -162,12 +163,12 @@ fn relative_paths_start_at_the_folder_of_the_file() {
     );
     folder.write("list", &format!("# none but\n{}\n", "ab".repeat(20)));
     folder.write("key", "0123456789abcdef\n");
-    let config = Config::read(Some(&path), &Environment::default()).unwrap();
-    let settings = Settings::of(&config, &NoFetch).unwrap();
+    let config = Config::read_file(Some(&path), &Environment::default()).unwrap();
+    let settings = Settings::from_config(&config, &NoFetch).unwrap();
     assert_eq!(settings.key_file, folder.path("state/udp.key"));
     assert_eq!(settings.listen.unix_socket, Some(folder.path("socket")));
     assert_eq!(settings.key.as_deref(), Some(&b"0123456789abcdef"[..]));
-    assert!(!settings.policy.admits(&hayate_state::InfoHash([0xab; 20])));
+    assert!(!settings.policy.admits_torrent(&hayate_state::InfoHash([0xab; 20])));
     assert!(settings.warnings.is_empty());
 }
 
@@ -178,7 +179,7 @@ fn doors_may_differ_from_what_both_are_told() {
             "udp": {"numwant": 13, "allow_ip_spoofing": false}, "http": {"max_numwant": 17},
             "enable_scrape": false}"#,
     );
-    let settings = Settings::of(&config.unwrap(), &NoFetch).unwrap();
+    let settings = Settings::from_config(&config.unwrap(), &NoFetch).unwrap();
     let (sockets, udp) = settings.udp.unwrap();
     assert_eq!((udp.num_want, udp.num_want_max), (13, 11));
     assert_eq!((settings.http.num_want, settings.http.num_want_max), (7, 17));
@@ -238,15 +239,15 @@ fn no_text_makes_the_reader_panic_and_what_is_read_can_be_written() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let folder = Scratch::new();
+    let folder = TestFolder::new();
     let json = show::defaults_json();
     for round in 0..600 {
         let text = mangled(&mut random, &json);
         let name = if round % 2 == 0 { "t.json" } else { "t.yaml" };
         let path = folder.write(name, &text);
-        if let Ok(config) = Config::read(Some(&path), &Environment::default()) {
+        if let Ok(config) = Config::read_file(Some(&path), &Environment::default()) {
             let path = folder.write("again.json", &config.json());
-            let again = Config::read(Some(&path), &Environment::default());
+            let again = Config::read_file(Some(&path), &Environment::default());
             let masked = config.json().contains("********");
             assert!(masked || again.unwrap().document == config.document, "{text}");
         }

@@ -8,28 +8,28 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
 
-use hayate_state::admission::hooks::jwk::{Keyring, Keyrings, SET_LEN_MAX};
+use hayate_state::admission::hooks::jwk::{JWK_SET_LEN_MAX, Keyring, KeyringSource};
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
 /// How long one fetch may take.
 const FETCH_MAX: Duration = Duration::from_secs(10);
 /// How long the thread of a keyring sleeps before it looks whether it is still needed.
-const NAP: Duration = Duration::from_secs(1);
+const CHECK_PAUSE: Duration = Duration::from_secs(1);
 
 /// The keyrings in use, by URL.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct JwkSets(Arc<Mutex<Sets>>);
+pub(crate) struct JwkSets(Arc<Mutex<FetchedSets>>);
 
 #[derive(Debug, Default)]
-struct Sets {
-    by_url: HashMap<String, Set>,
+struct FetchedSets {
+    by_url: HashMap<String, FetchedSet>,
     /// What nobody has been told yet: the first set is fetched before there is a log.
     warnings: Vec<String>,
 }
 
 #[derive(Debug)]
-struct Set {
+struct FetchedSet {
     ring: Weak<Keyring>,
     /// Seconds between two fetches; a reload may change them.
     interval_seconds: Arc<AtomicU64>,
@@ -39,13 +39,13 @@ struct Set {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NoFetch;
 
-impl Keyrings for NoFetch {
+impl KeyringSource for NoFetch {
     fn keyring(&self, _: &str, _: u64) -> Result<Arc<Keyring>, String> {
         Ok(Arc::default())
     }
 }
 
-impl Keyrings for JwkSets {
+impl KeyringSource for JwkSets {
     fn keyring(&self, url: &str, interval_seconds: u64) -> Result<Arc<Keyring>, String> {
         let mut sets = self.0.lock().map_err(|_| "a thread has panicked".to_owned())?;
         sets.by_url.retain(|_, set| set.ring.strong_count() > 0);
@@ -56,19 +56,20 @@ impl Keyrings for JwkSets {
             return Ok(ring);
         }
         let ring = Arc::new(Keyring::default());
-        let (count, skipped) = renew(&ring, url)?;
+        let (count, skipped) = renew_keys(&ring, url)?;
         sets.warnings.extend(skipped);
         if count == 0 {
-            let text = format!("the JWK set at {} has no key: every token is refused", shown(url));
+            let text = format!("the JWK set at {} has no key: every token is refused", without_secrets(url));
             sets.warnings.push(text);
         }
         let interval = Arc::new(AtomicU64::new(interval_seconds));
         let (weak, own_url, own_interval) = (Arc::downgrade(&ring), url.to_owned(), Arc::clone(&interval));
         thread::Builder::new()
             .name("jwk".into())
-            .spawn(move || attend(&weak, &own_url, &own_interval))
+            .spawn(move || renew_until_unused(&weak, &own_url, &own_interval))
             .map_err(|error| error.to_string())?;
-        sets.by_url.insert(url.to_owned(), Set { ring: Arc::downgrade(&ring), interval_seconds: interval });
+        sets.by_url
+            .insert(url.to_owned(), FetchedSet { ring: Arc::downgrade(&ring), interval_seconds: interval });
         Ok(ring)
     }
 
@@ -78,31 +79,34 @@ impl Keyrings for JwkSets {
 }
 
 /// Renews the keys until no hook needs them any more. A failure leaves the old ones.
-fn attend(ring: &Weak<Keyring>, url: &str, interval_seconds: &AtomicU64) {
+fn renew_until_unused(ring: &Weak<Keyring>, url: &str, interval_seconds: &AtomicU64) {
     let mut slept = 0;
     loop {
-        thread::sleep(NAP);
-        slept += NAP.as_secs();
+        thread::sleep(CHECK_PAUSE);
+        slept += CHECK_PAUSE.as_secs();
         let Some(ring) = ring.upgrade() else { return };
         if slept < interval_seconds.load(Ordering::Relaxed) {
             continue;
         }
         slept = 0;
-        match renew(&ring, url) {
+        match renew_keys(&ring, url) {
             Ok((_, skipped)) => skipped.iter().for_each(|text| log::warn!("{text}")),
             Err(error) => {
-                log::warn!("the JWK set at {} is not renewed, the old keys stay: {error}", shown(url));
+                log::warn!(
+                    "the JWK set at {} is not renewed, the old keys stay: {error}",
+                    without_secrets(url)
+                );
             }
         }
     }
 }
 
-fn renew(ring: &Keyring, url: &str) -> Result<(usize, Vec<String>), String> {
-    ring.replace(&fetch(url)?).map_err(|error| error.to_string())
+fn renew_keys(ring: &Keyring, url: &str) -> Result<(usize, Vec<String>), String> {
+    ring.replace_keys(&fetch_set(url)?).map_err(|error| error.to_string())
 }
 
 /// Fetches a set: status 200, at most [`SET_LEN_MAX`] octets, within [`FETCH_MAX`].
-fn fetch(url: &str) -> Result<Vec<u8>, String> {
+fn fetch_set(url: &str) -> Result<Vec<u8>, String> {
     // The machine's own list of authorities, so that an operator can add one.
     let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
     let agent: Agent = Agent::config_builder().timeout_global(Some(FETCH_MAX)).tls_config(tls).build().into();
@@ -112,13 +116,13 @@ fn fetch(url: &str) -> Result<Vec<u8>, String> {
     }
     let mut octets = Vec::new();
     // One more, so that what is too long is seen to be.
-    let mut body = response.body_mut().as_reader().take(SET_LEN_MAX as u64 + 1);
+    let mut body = response.body_mut().as_reader().take(JWK_SET_LEN_MAX as u64 + 1);
     body.read_to_end(&mut octets).map_err(|error| error.to_string())?;
     Ok(octets)
 }
 
 /// A URL without what may be a secret.
-fn shown(url: &str) -> &str {
+fn without_secrets(url: &str) -> &str {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     let url = url.get(..end).unwrap_or_default();
     let begin = url.rfind('@').map_or(0, |at| at + 1);

@@ -6,27 +6,30 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use hayate_gateway::{Asker, Change, Door as HttpDoor, Handed as HttpHanded, ListenConfig, OpenError, Pages};
+use hayate_gateway::{
+    InheritedSockets as HttpHanded, ListenConfig, ListenerChange, OpenError, OperatorPages, ReplyTo,
+    Server as HttpDoor,
+};
 use hayate_state::actor::Inbox;
-use hayate_state::private::Register;
+use hayate_state::private::SiteData;
 use hayate_state::{Board, Clock, Policy, Published, Tracker};
 use hayate_udp::config::SocketConfig;
-use hayate_udp::{Door as UdpDoor, Handed as UdpHanded};
+use hayate_udp::{InheritedSockets as UdpHanded, Server as UdpDoor};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::config::knob::duration_text;
+use crate::config::bounded::duration_text;
 use crate::config::{Document, Settings};
-use crate::daemon::reload::Levers;
+use crate::daemon::reload::LiveSettings;
 use crate::daemon::storage::Storage;
-use crate::daemon::upgrade::Estate;
+use crate::daemon::upgrade::Sockets;
 
 /// Open sockets, before anything is served.
-pub(crate) struct Sockets {
+pub(crate) struct Servers {
     pub(crate) http: HttpDoor,
     pub(crate) udp: Option<UdpDoor>,
 }
 
-impl Sockets {
+impl Servers {
     /// Opens all that may need root: everything but the unix socket.
     pub(crate) fn open(settings: &Settings) -> anyhow::Result<Self> {
         let listen = ListenConfig { unix_socket: None, ..settings.listen.clone() };
@@ -53,10 +56,10 @@ impl Sockets {
     }
 
     /// The same sockets once more, for a successor.
-    pub(crate) fn share(&self) -> std::io::Result<Estate> {
-        Ok(Estate {
-            udp: self.udp.as_ref().map(UdpDoor::share).transpose()?.unwrap_or_default(),
-            http: self.http.share()?,
+    pub(crate) fn share(&self) -> std::io::Result<Sockets> {
+        Ok(Sockets {
+            udp: self.udp.as_ref().map(UdpDoor::clone_sockets).transpose()?.unwrap_or_default(),
+            http: self.http.clone_sockets()?,
         })
     }
 }
@@ -71,13 +74,13 @@ pub(crate) struct Listening {
 /// Sockets that a reload has opened, and that nobody reads yet.
 #[derive(Debug)]
 pub(crate) struct NewSockets {
-    pub(crate) http: Change,
+    pub(crate) http: ListenerChange,
     /// `None` where the UDP door stays as it is, else what takes its place.
     pub(crate) udp: Option<Option<UdpDoor>>,
 }
 
 impl Listening {
-    pub(crate) fn of(settings: &Settings) -> Self {
+    pub(crate) fn from_settings(settings: &Settings) -> Self {
         let udp = settings.udp.as_ref().map(|(sockets, _)| sockets.clone());
         Self { http: settings.listen.clone(), udp }
     }
@@ -86,9 +89,9 @@ impl Listening {
     ///
     /// # Errors
     /// When no more files may be open.
-    pub(crate) fn udp_again(&self, estate: &Estate) -> anyhow::Result<Option<UdpDoor>> {
+    pub(crate) fn reopen_udp(&self, sockets: &Sockets) -> anyhow::Result<Option<UdpDoor>> {
         let Some(config) = &self.udp else { return Ok(None) };
-        let handed = estate.udp.iter().map(|handed| {
+        let handed = sockets.udp.iter().map(|handed| {
             let sockets = handed.sockets.iter().map(UdpSocket::try_clone).collect::<Result<_, _>>()?;
             Ok(UdpHanded { address: handed.address, sockets })
         });
@@ -99,21 +102,21 @@ impl Listening {
     ///
     /// # Errors
     /// The first address that cannot be listened on; then nothing has changed.
-    pub(crate) fn open_changes(&self, settings: &Settings) -> Result<NewSockets, NotOpen> {
-        let new = Self::of(settings);
+    pub(crate) fn open_changes(&self, settings: &Settings) -> Result<NewSockets, ListenError> {
+        let new = Self::from_settings(settings);
         let addresses = |udp: &Option<SocketConfig>| udp.as_ref().map(|udp| udp.addresses.clone());
         let udp = if addresses(&new.udp) == addresses(&self.udp) {
             None
         } else {
             Some(new.udp.as_ref().map(UdpDoor::open).transpose()?)
         };
-        Ok(NewSockets { http: Change::open(&self.http, &new.http)?, udp })
+        Ok(NewSockets { http: ListenerChange::open(&self.http, &new.http)?, udp })
     }
 }
 
 /// Why a reload cannot listen.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NotOpen {
+pub(crate) enum ListenError {
     #[error(transparent)]
     Http(#[from] OpenError),
     #[error(transparent)]
@@ -122,17 +125,17 @@ pub(crate) enum NotOpen {
 
 impl NewSockets {
     /// Puts copies of the new sockets in the place of the old ones among those for a successor.
-    pub(crate) fn share(&self, estate: &mut Estate) -> std::io::Result<()> {
-        self.http.share(&mut estate.http)?;
+    pub(crate) fn share(&self, sockets: &mut Sockets) -> std::io::Result<()> {
+        self.http.clone_sockets_into(&mut sockets.http)?;
         if let Some(udp) = &self.udp {
-            estate.udp = udp.as_ref().map(UdpDoor::share).transpose()?.unwrap_or_default();
+            sockets.udp = udp.as_ref().map(UdpDoor::clone_sockets).transpose()?.unwrap_or_default();
         }
         Ok(())
     }
 }
 
 /// Makes trackers on the same swarms; each chooses peers by a seed of its own.
-pub(crate) fn trackers(
+pub(crate) fn tracker_factory(
     storage: &Storage,
     policy: &Arc<Published<Policy>>,
 ) -> anyhow::Result<impl Fn(usize) -> Tracker + use<>> {
@@ -145,11 +148,11 @@ pub(crate) fn trackers(
     Ok(move |number: usize| {
         let tracker = Tracker::new(Arc::clone(&swarms), &policy, seed.wrapping_add(number as u64));
         let tracker = match &site {
-            Some(site) => tracker.private(Arc::clone(site)),
+            Some(site) => tracker.with_site(Arc::clone(site)),
             None => tracker,
         };
         match &queues {
-            Some(queues) => tracker.recording(Arc::clone(queues)),
+            Some(queues) => tracker.with_queues(Arc::clone(queues)),
             None => tracker,
         }
     })
@@ -158,17 +161,17 @@ pub(crate) fn trackers(
 pub(crate) fn start_http(
     door: HttpDoor,
     unix_socket: Option<&std::path::Path>,
-    levers: &Levers,
-    register: Option<&Arc<Published<Register>>>,
-    inbox: Inbox<Asker>,
+    live_settings: &LiveSettings,
+    register: Option<&Arc<Published<SiteData>>>,
+    inbox: Inbox<ReplyTo>,
     clock: Clock,
-    pages: Pages,
-) -> anyhow::Result<hayate_gateway::Running> {
+    pages: OperatorPages,
+) -> anyhow::Result<hayate_gateway::RunningServer> {
     let mut places: Vec<String> = door.addresses().iter().map(ToString::to_string).collect();
     places.extend(door.https_addresses().iter().map(|address| format!("{address} (TLS)")));
     places.extend(unix_socket.map(|path| path.display().to_string()));
     if !places.is_empty() {
-        let config = levers.http.current();
+        let config = live_settings.http.current();
         let most = config.max_connections;
         let (announces, scrapes) = match register {
             Some(_) => ("/PASSKEY/announce".into(), "/PASSKEY/scrape".into()),
@@ -180,19 +183,19 @@ pub(crate) fn start_http(
             places.join(", "),
         );
     }
-    let running = door.start(&levers.http, &levers.policy, register, inbox, clock, pages);
+    let running = door.start(&live_settings.http, &live_settings.policy, register, inbox, clock, pages);
     running.context("starting the HTTP frontend")
 }
 
 pub(crate) fn start_udp(
     door: Option<UdpDoor>,
     document: &Document,
-    levers: &Levers,
+    live_settings: &LiveSettings,
     clock: Clock,
     board: &Board,
     tracker: impl Fn(usize) -> Tracker,
-) -> anyhow::Result<Option<hayate_udp::Running>> {
-    let (Some(door), Some(config)) = (door, &levers.udp) else { return Ok(None) };
+) -> anyhow::Result<Option<hayate_udp::RunningServer>> {
+    let (Some(door), Some(config)) = (door, &live_settings.udp) else { return Ok(None) };
     let coalesce = document.udp.coalesce.duration();
     log::info!(
         "starting UDP frontend on {}, {} workers, connection ids live {}, buffers {} and {}, coalesce {}",

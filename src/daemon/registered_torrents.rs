@@ -8,55 +8,55 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use hayate_state::admission::access::TorrentList;
-use hayate_state::metrics::{Kind, Series};
+use hayate_state::metrics::{Series, SeriesKind};
 use hayate_state::store::{Backend, Store, StoreError};
 use hayate_state::{Board, Clock};
 
-use crate::daemon::signals::{Wish, Wishes};
+use crate::daemon::signals::{MainEvent, MainEvents};
 
 /// Reads the registered torrents, by a connection of its own.
-pub(crate) struct Reader {
+pub(crate) struct RegisteredReader {
     backend: Backend,
     store: Option<Box<dyn Store>>,
-    figures: Arc<Figures>,
+    metrics: Arc<RegisteredMetrics>,
 }
 
 #[derive(Debug, Default)]
-struct Figures {
+struct RegisteredMetrics {
     torrents: AtomicU64,
     failures: AtomicU64,
     skipped: AtomicU64,
 }
 
-impl Reader {
+impl RegisteredReader {
     /// Has not read anything yet.
     pub(crate) fn new(backend: Backend) -> Self {
-        Self { backend, store: None, figures: Arc::default() }
+        Self { backend, store: None, metrics: Arc::default() }
     }
 
     /// Reads all of them; where that fails, what is known already stays.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub(crate) fn read(&mut self) -> Result<TorrentList, StoreError> {
-        let result = self.try_read();
+    pub(crate) fn read_list(&mut self) -> Result<TorrentList, StoreError> {
+        let result = self.try_read_list();
         match &result {
-            Ok(list) => self.figures.torrents.store(list.len() as u64, Ordering::Relaxed),
+            Ok(list) => self.metrics.torrents.store(list.len() as u64, Ordering::Relaxed),
             Err(_) => {
                 self.store = None;
-                self.figures.failures.fetch_add(1, Ordering::Relaxed);
+                self.metrics.failures.fetch_add(1, Ordering::Relaxed);
             }
         }
         result
     }
 
-    fn try_read(&mut self) -> Result<TorrentList, StoreError> {
+    fn try_read_list(&mut self) -> Result<TorrentList, StoreError> {
         if self.store.is_none() {
             self.store = Some(self.backend.open_reader()?);
         }
         let Some(store) = &mut self.store else { return Ok(TorrentList::default()) };
-        let (hashes, skipped) = store.registered()?;
-        self.figures.skipped.fetch_add(skipped, Ordering::Relaxed);
+        let (hashes, skipped) = store.read_registered()?;
+        self.metrics.skipped.fetch_add(skipped, Ordering::Relaxed);
         Ok(hashes.into_iter().collect())
     }
 
@@ -67,11 +67,11 @@ impl Reader {
     pub(crate) fn start(
         mut self,
         seconds: Arc<AtomicU64>,
-        wishes: Wishes,
+        main_events: MainEvents,
         clock: Clock,
         board: &Board,
-    ) -> io::Result<Registrar> {
-        self.figures.list_on(board);
+    ) -> io::Result<RegisteredThread> {
+        self.metrics.register_metrics(board);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new().name("registered".into()).spawn(move || {
@@ -85,20 +85,20 @@ impl Reader {
                     continue;
                 }
                 last = clock.uptime();
-                let result = self.read();
-                say(&result, failing);
+                let result = self.read_list();
+                log_outcome(&result, failing);
                 failing = result.is_err();
                 if let Ok(list) = result {
-                    wishes.send(Wish::Registered(Arc::new(list)));
+                    main_events.send(MainEvent::Registered(Arc::new(list)));
                 }
             }
         })?;
-        Ok(Registrar { thread, stop })
+        Ok(RegisteredThread { thread, stop })
     }
 }
 
 /// One line when it begins to fail, and one when it works again.
-fn say(result: &Result<TorrentList, StoreError>, failing: bool) {
+fn log_outcome(result: &Result<TorrentList, StoreError>, failing: bool) {
     match result {
         Err(error) if !failing => {
             log::error!("the registered torrents cannot be read, the last ones stay: {error}");
@@ -108,36 +108,40 @@ fn say(result: &Result<TorrentList, StoreError>, failing: bool) {
     }
 }
 
-impl Figures {
-    fn list_on(self: &Arc<Self>, board: &Board) {
+impl RegisteredMetrics {
+    fn register_metrics(self: &Arc<Self>, board: &Board) {
         let list = |name, help, kind, labels, number: fn(&Self) -> &AtomicU64| {
-            let figures = Arc::clone(self);
-            let read = Box::new(move || number(&figures).load(Ordering::Relaxed));
-            board.list(Series { name, help, kind, labels, read });
+            let metrics = Arc::clone(self);
+            let read = Box::new(move || number(&metrics).load(Ordering::Relaxed));
+            board.register(Series { name, help, kind, labels, read });
         };
         let source = || vec![("source", "torrents")];
-        list("torrents", "Registered torrents.", Kind::Gauge, Vec::new(), |figures| &figures.torrents);
+        list("torrents", "Registered torrents.", SeriesKind::Gauge, Vec::new(), |metrics| &metrics.torrents);
         list(
             "reload_failures",
             "Readings of the database that failed.",
-            Kind::Counter,
+            SeriesKind::Counter,
             source(),
-            |figures| &figures.failures,
+            |metrics| &metrics.failures,
         );
-        list("reload_skipped_rows", "Rows that could not be read.", Kind::Counter, source(), |figures| {
-            &figures.skipped
-        });
+        list(
+            "reload_skipped_rows",
+            "Rows that could not be read.",
+            SeriesKind::Counter,
+            source(),
+            |metrics| &metrics.skipped,
+        );
     }
 }
 
 /// The running thread.
 #[derive(Debug)]
-pub(crate) struct Registrar {
+pub(crate) struct RegisteredThread {
     thread: JoinHandle<()>,
     stop: Arc<AtomicBool>,
 }
 
-impl Registrar {
+impl RegisteredThread {
     /// False once the thread has ended by itself, which takes a panic.
     pub(crate) fn is_alive(&self) -> bool {
         !self.thread.is_finished()

@@ -6,59 +6,59 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use hayate_gateway::config::DoorConfig as HttpConfig;
+use hayate_gateway::config::HttpConfig;
 use hayate_state::admission::access::TorrentList;
-use hayate_state::admission::hooks::jwk::Keyrings;
+use hayate_state::admission::hooks::jwk::KeyringSource;
 use hayate_state::{Policy, Published};
-use hayate_udp::config::DoorConfig as UdpConfig;
+use hayate_udp::config::UdpConfig;
 
-use crate::admin::Book;
+use crate::admin::AccessListFile;
 use crate::config::document::Mode;
 use crate::config::{Config, ConfigError, Document, Settings, Source};
 use crate::daemon::jwk_fetch::JwkSets;
-use crate::daemon::listeners::{Listening, NewSockets, NotOpen};
-use crate::daemon::signals::{Wish, Wishes};
+use crate::daemon::listeners::{ListenError, Listening, NewSockets};
+use crate::daemon::signals::{MainEvent, MainEvents};
 use crate::process::connection_id_key::{self, KeyError};
 
-/// A knob that waits for a restart.
-struct Fixed {
+/// A setting that waits for a restart.
+struct RestartOnly {
     key: &'static str,
     differs: fn(&Document, &Document) -> bool,
-    keep: fn(&mut Document, &Document),
+    keep_old: fn(&mut Document, &Document),
 }
 
-macro_rules! fixed {
+macro_rules! restart_only {
     ($($field:ident).+) => {
-        Fixed {
+        RestartOnly {
             key: stringify!($($field).+),
             differs: |new, old| new.$($field).+ != old.$($field).+,
-            keep: |new, old| new.$($field).+.clone_from(&old.$($field).+),
+            keep_old: |new, old| new.$($field).+.clone_from(&old.$($field).+),
         }
     };
 }
 
 /// What only a restart can change.
-const FIXED: [Fixed; 17] = [
-    fixed!(mode),
-    fixed!(database.dsn),
-    fixed!(database.dsn_file),
-    fixed!(database.spill_dir),
-    fixed!(database.dead_letter),
-    fixed!(channels),
-    fixed!(udp.workers),
-    fixed!(udp.receive_buffer),
-    fixed!(udp.send_buffer),
-    fixed!(udp.coalesce),
-    fixed!(http.unix_socket_mode),
-    fixed!(http.unix_socket_group),
-    fixed!(announce.peers_per_address),
-    fixed!(state_dir),
-    fixed!(record_announces),
-    fixed!(admin),
-    fixed!(privileges),
+const RESTART_ONLY: [RestartOnly; 17] = [
+    restart_only!(mode),
+    restart_only!(database.dsn),
+    restart_only!(database.dsn_file),
+    restart_only!(database.spill_dir),
+    restart_only!(database.dead_letter),
+    restart_only!(channels),
+    restart_only!(udp.workers),
+    restart_only!(udp.receive_buffer),
+    restart_only!(udp.send_buffer),
+    restart_only!(udp.coalesce),
+    restart_only!(http.unix_socket_mode),
+    restart_only!(http.unix_socket_group),
+    restart_only!(announce.peers_per_address),
+    restart_only!(state_dir),
+    restart_only!(record_announces),
+    restart_only!(admin),
+    restart_only!(privileges),
 ];
 /// Likewise, but it does not change what is served.
-const LOG: Fixed = fixed!(log);
+const LOG: RestartOnly = restart_only!(log);
 
 /// Why a reload is refused.
 #[derive(Debug, thiserror::Error)]
@@ -68,12 +68,12 @@ pub(crate) enum ReloadError {
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error(transparent)]
-    NotOpen(#[from] NotOpen),
+    NotOpen(#[from] ListenError),
 }
 
 /// A configuration that can take over.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct ReloadPlan {
     /// The new configuration, restart-only knobs as they were.
     pub(crate) config: Config,
     /// What follows from it, the key of the connection ids included.
@@ -81,22 +81,22 @@ pub(crate) struct Plan {
     /// Open sockets of addresses that are new.
     pub(crate) sockets: NewSockets,
     /// Restart-only knobs that were changed.
-    pub(crate) waiting: Vec<&'static str>,
+    pub(crate) restart_keys: Vec<&'static str>,
 }
 
 /// What a reload is made from.
-pub(crate) struct Basis {
+pub(crate) struct ReloadInputs {
     pub(crate) running: Config,
     pub(crate) source: Source,
     pub(crate) keyrings: JwkSets,
     pub(crate) listening: Listening,
-    pub(crate) book: Arc<Book>,
+    pub(crate) access_list: Arc<AccessListFile>,
 }
 
 /// A reload that is under way, in a thread of its own: what it reads may hang, a name server or a disk of the
 /// network for example, and only it waits for that.
 #[derive(Debug)]
-pub(crate) struct Reloading {
+pub(crate) struct RunningReload {
     thread: JoinHandle<()>,
     /// Another one is due when it is done.
     pub(crate) again: bool,
@@ -106,23 +106,23 @@ pub(crate) struct Reloading {
 
 /// What has become of a reload; dropped when it has been carried out.
 #[derive(Debug)]
-pub(crate) struct Planned {
-    pub(crate) plan: Result<Plan, ReloadError>,
-    _carried_out: SyncSender<()>,
+pub(crate) struct ReloadOutcome {
+    pub(crate) plan: Result<ReloadPlan, ReloadError>,
+    _applied: SyncSender<()>,
 }
 
-impl Reloading {
+impl RunningReload {
     /// Begins; the main thread is sent what becomes of it.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(crate) fn begin(basis: Basis, wishes: Wishes) -> io::Result<Self> {
+    pub(crate) fn begin(basis: ReloadInputs, main_events: MainEvents) -> io::Result<Self> {
         let thread = thread::Builder::new().name("reload".into()).spawn(move || {
             // What the desk changes meanwhile would be neither in what was read nor in what is published.
-            let _turn = basis.book.turn();
-            let plan = plan(&basis.running, &basis.source, &basis.keyrings, &basis.listening);
+            let _turn = basis.access_list.lock_changes();
+            let plan = plan_reload(&basis.running, &basis.source, &basis.keyrings, &basis.listening);
             let (carried_out, done) = sync_channel(0);
-            wishes.send(Wish::Planned(Box::new(Planned { plan, _carried_out: carried_out })));
+            main_events.send(MainEvent::ReloadRead(Box::new(ReloadOutcome { plan, _applied: carried_out })));
             // Nothing is sent: this ends when the other end is dropped.
             let _ = done.recv();
         })?;
@@ -140,41 +140,41 @@ impl Reloading {
 ///
 /// # Errors
 /// When anything is not good; then nothing has happened.
-pub(crate) fn plan(
+pub(crate) fn plan_reload(
     running: &Config,
     source: &Source,
-    keyrings: &dyn Keyrings,
+    keyrings: &dyn KeyringSource,
     listening: &Listening,
-) -> Result<Plan, ReloadError> {
-    let new = source.read_again(running)?;
-    let (document, waiting) = hold_back(&new.document, &running.document);
+) -> Result<ReloadPlan, ReloadError> {
+    let new = source.reread_config(running)?;
+    let (document, waiting) = hold_back_restart_only(&new.document, &running.document);
     let mut warnings = new.warnings.clone();
     if !waiting.is_empty() {
         // What waits must be good too, or the restart would fail.
-        Settings::of(&new, keyrings)?;
+        Settings::from_config(&new, keyrings)?;
     }
-    let config = new.with(document)?;
-    let mut settings = Settings::of(&config, keyrings)?;
-    connection_id_key::settle(&mut settings)?;
+    let config = new.with_document(document)?;
+    let mut settings = Settings::from_config(&config, keyrings)?;
+    connection_id_key::provide_key(&mut settings)?;
     warnings.append(&mut settings.warnings);
     settings.warnings = warnings;
     // Last, because it does something.
     let sockets = listening.open_changes(&settings)?;
-    Ok(Plan { config, settings, sockets, waiting })
+    Ok(ReloadPlan { config, settings, sockets, restart_keys: waiting })
 }
 
 /// The new document with restart-only knobs as they were, and which of them were changed.
-fn hold_back(new: &Document, running: &Document) -> (Document, Vec<&'static str>) {
+fn hold_back_restart_only(new: &Document, running: &Document) -> (Document, Vec<&'static str>) {
     let mut document = new.clone();
     let mut waiting = Vec::new();
     if new.mode != running.mode && [new.mode, running.mode].contains(&Mode::Private) {
         // All its defaults are others.
         return (running.clone(), vec!["mode"]);
     }
-    for knob in FIXED.iter().chain([&LOG]) {
+    for knob in RESTART_ONLY.iter().chain([&LOG]) {
         if (knob.differs)(new, running) {
             waiting.push(knob.key);
-            (knob.keep)(&mut document, running);
+            (knob.keep_old)(&mut document, running);
         }
     }
     if new.mode != running.mode {
@@ -186,7 +186,7 @@ fn hold_back(new: &Document, running: &Document) -> (Document, Vec<&'static str>
 
 /// The settings that the rooms look at, and what it takes to change them.
 #[derive(Debug)]
-pub(crate) struct Levers {
+pub(crate) struct LiveSettings {
     /// Decisions about announces.
     pub(crate) policy: Arc<Published<Policy>>,
     /// The UDP door, if it is on.
@@ -195,28 +195,28 @@ pub(crate) struct Levers {
     pub(crate) http: Arc<Published<HttpConfig>>,
 }
 
-impl Levers {
+impl LiveSettings {
     /// The first settings.
     pub(crate) fn new(policy: Policy, udp: Option<UdpConfig>, http: HttpConfig) -> Self {
         Self { policy: Published::new(policy), udp: udp.map(Published::new), http: Published::new(http) }
     }
 
     /// The registered torrents of the store are these from now on.
-    pub(crate) fn register(&self, list: Arc<TorrentList>) {
+    pub(crate) fn set_registered(&self, list: Arc<TorrentList>) {
         self.policy.change(|policy| Policy { registered: Some(list), ..policy.clone() });
     }
 
     /// Changes everything that `settings` changes. Ids made with an old key stay good until they expire.
-    pub(crate) fn pull(&mut self, settings: Settings) {
+    pub(crate) fn apply(&mut self, settings: Settings) {
         let old = self.policy.current();
         let mut policy = Policy { registered: old.registered.clone(), ..settings.policy };
-        if let (Some(old), Some(new)) = (&old.limits, &mut policy.limits)
+        if let (Some(old), Some(new)) = (&old.rate_limit, &mut policy.rate_limit)
             && old.limiter.limit() == new.limiter.limit()
         {
             // It knows who has asked how often.
             new.limiter = Arc::clone(&old.limiter);
         }
-        if let (Some(old), Some(new)) = (&old.clients, &mut policy.clients) {
+        if let (Some(old), Some(new)) = (&old.client_stats, &mut policy.client_stats) {
             *new = Arc::clone(old);
         }
         self.policy.publish(policy);
@@ -235,39 +235,39 @@ mod tests {
 
     use super::*;
     use crate::config::Environment;
-    use crate::config::scratch::Scratch;
+    use crate::config::test_folder::TestFolder;
     use crate::daemon::jwk_fetch::NoFetch;
 
-    struct Bench {
-        folder: Scratch,
+    struct ReloadBench {
+        folder: TestFolder,
         source: Source,
         running: Config,
-        levers: Levers,
+        live_settings: LiveSettings,
         listening: Listening,
     }
 
     /// A daemon that was started with `text`, without its sockets.
-    fn started(text: &str) -> Bench {
-        let folder = Scratch::new();
+    fn started(text: &str) -> ReloadBench {
+        let folder = TestFolder::new();
         let path = folder.write("tracker.json", text);
         folder.write("list", &"aa".repeat(20));
         let source = Source::new(path.to_str(), Environment::default()).unwrap();
-        let running = source.read().unwrap();
-        let mut settings = Settings::of(&running, &NoFetch).unwrap();
-        connection_id_key::settle(&mut settings).unwrap();
-        let listening = Listening::of(&settings);
-        let levers = Levers::new(settings.policy, settings.udp.map(|(_, door)| door), settings.http);
-        Bench { folder, source, running, levers, listening }
+        let running = source.read_config().unwrap();
+        let mut settings = Settings::from_config(&running, &NoFetch).unwrap();
+        connection_id_key::provide_key(&mut settings).unwrap();
+        let listening = Listening::from_settings(&settings);
+        let levers = LiveSettings::new(settings.policy, settings.udp.map(|(_, door)| door), settings.http);
+        ReloadBench { folder, source, running, live_settings: levers, listening }
     }
 
-    impl Bench {
+    impl ReloadBench {
         fn reload(&mut self, text: &str) -> Result<Vec<&'static str>, String> {
             self.folder.write("tracker.json", text);
-            let plan = plan(&self.running, &self.source, &NoFetch, &self.listening)
+            let plan = plan_reload(&self.running, &self.source, &NoFetch, &self.listening)
                 .map_err(|error| error.to_string())?;
             self.running = plan.config;
-            self.levers.pull(plan.settings);
-            Ok(plan.waiting)
+            self.live_settings.apply(plan.settings);
+            Ok(plan.restart_keys)
         }
     }
 
@@ -277,10 +277,12 @@ mod tests {
         let text = r#"{"intervals": {"announce": "7m", "min_announce": 11},
             "access": {"mode": "deny", "path": "list"}, "http": {"max_numwant": 13}}"#;
         assert_eq!(bench.reload(text), Ok(vec![]));
-        let policy = bench.levers.policy.current();
+        let policy = bench.live_settings.policy.current();
         assert_eq!((policy.announce_seconds, policy.min_announce_seconds), (420, 11));
-        assert!(!policy.admits(&InfoHash([0xaa; 20])) && policy.admits(&InfoHash([0xbb; 20])));
-        assert_eq!(bench.levers.http.current().num_want_max, 13);
+        assert!(
+            !policy.admits_torrent(&InfoHash([0xaa; 20])) && policy.admits_torrent(&InfoHash([0xbb; 20]))
+        );
+        assert_eq!(bench.live_settings.http.current().num_want_max, 13);
     }
 
     #[test]
@@ -295,8 +297,11 @@ mod tests {
         let expected = "mode udp.workers udp.receive_buffer udp.send_buffer udp.coalesce \
             announce.peers_per_address state_dir privileges log";
         assert_eq!(waiting.join(" "), expected);
-        assert!(bench.levers.policy.current().admits(&InfoHash([0xbb; 20])), "the mode is still open");
-        assert_eq!(bench.levers.http.current().num_want, 11);
+        assert!(
+            bench.live_settings.policy.current().admits_torrent(&InfoHash([0xbb; 20])),
+            "the mode is still open"
+        );
+        assert_eq!(bench.live_settings.http.current().num_want, 11);
     }
 
     #[test]
@@ -313,7 +318,7 @@ mod tests {
         ] {
             let error = bench.reload(text).unwrap_err();
             assert!(error.contains(complaint), "{error}");
-            assert_eq!(bench.levers.policy.current().announce_seconds, 1000);
+            assert_eq!(bench.live_settings.policy.current().announce_seconds, 1000);
         }
     }
 
@@ -322,16 +327,17 @@ mod tests {
         let bench = started(r#"{"intervals": {"announce": 1000}}"#);
         std::fs::remove_file(bench.folder.path("tracker.json")).unwrap();
         let nowhere = Source::new(None, Environment::default()).unwrap();
-        let error = plan(&bench.running, &nowhere, &NoFetch, &bench.listening).unwrap_err().to_string();
+        let error =
+            plan_reload(&bench.running, &nowhere, &NoFetch, &bench.listening).unwrap_err().to_string();
         assert!(error.contains("tracker.json: No such file"), "{error}");
     }
 
     #[test]
     fn a_generated_key_stays_the_same() {
         let mut bench = started("{}");
-        let key = bench.levers.udp.as_ref().unwrap().current().private_key.clone();
+        let key = bench.live_settings.udp.as_ref().unwrap().current().private_key.clone();
         bench.reload(r#"{"announce": {"numwant": 7}}"#).unwrap();
-        let door = bench.levers.udp.as_ref().unwrap().current();
+        let door = bench.live_settings.udp.as_ref().unwrap().current();
         assert_eq!(door.private_key, key);
         assert!(bench.folder.path("udp.key").exists());
     }

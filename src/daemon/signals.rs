@@ -11,13 +11,13 @@ use std::thread;
 use std::time::Duration;
 
 use hayate_state::admission::access::TorrentList;
-use hayate_state::store::{Lifeboat, Opened};
+use hayate_state::store::{EmergencyFlush, OpenedStore};
 use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::consts::{SIGVTALRM, SIGXCPU, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use crate::daemon::reload::Planned;
+use crate::daemon::reload::ReloadOutcome;
 use crate::process::logging;
 
 /// The signals that are taken.
@@ -27,11 +27,11 @@ const TAKEN: [i32; 6] = [SIGHUP, SIGUSR1, SIGUSR2, SIGINT, SIGTERM, SIGQUIT];
 /// timers that whoever started it has left running.
 const HARMLESS: [i32; 4] = [SIGXFSZ, SIGXCPU, SIGALRM, SIGVTALRM];
 /// Wishes that wait at most; signals beyond wait in the system, where equal ones become one.
-const WISHES_MAX: usize = 16;
+const EVENTS_MAX: usize = 16;
 /// Time in which rows are saved when the process ends at once.
 const LAST_SECOND: Duration = Duration::from_secs(1);
 /// How long a successor may take to hear of a signal; it reads at once, unless it is frozen.
-const HEARD_WITHIN: Duration = Duration::from_secs(1);
+const FORWARD_MAX: Duration = Duration::from_secs(1);
 /// What a successor hears where its predecessor was asked to reload.
 const RELOAD: u8 = b'H';
 /// What it hears where its predecessor was asked to stop.
@@ -41,11 +41,11 @@ const START_MAX: Duration = Duration::from_secs(5);
 
 /// What is asked of the main thread.
 #[derive(Debug)]
-pub(crate) enum Wish {
+pub(crate) enum MainEvent {
     /// Read the configuration again.
     Reload,
     /// It was read again.
-    Planned(Box<Planned>),
+    ReloadRead(Box<ReloadOutcome>),
     /// Hand over to a new process.
     Upgrade,
     /// Stop in order.
@@ -53,56 +53,56 @@ pub(crate) enum Wish {
     /// The registered torrents, as the store knows them now.
     Registered(Arc<TorrentList>),
     /// The predecessor has ended, the store is free.
-    Inherited,
+    PredecessorEnded,
     /// A successor is ready, or there will be none.
-    Raised,
+    SuccessorStarted,
     /// The store was opened after that; `None` where there is none.
-    Opened(Box<Option<Opened>>),
+    StoreOpened(Box<Option<OpenedStore>>),
 }
 
 /// The way to the main thread.
 #[derive(Clone, Debug)]
-pub(crate) struct Wishes {
-    main: SyncSender<Wish>,
+pub(crate) struct MainEvents {
+    main: SyncSender<MainEvent>,
     /// A stop was asked for.
     stop: Arc<AtomicBool>,
-    /// The main thread takes wishes: the start is done.
-    attends: Arc<AtomicBool>,
-    /// A reload waits: another one would say nothing new, and take a place from a wish that does.
+    /// The main thread takes main_events: the start is done.
+    main_is_ready: Arc<AtomicBool>,
+    /// A reload waits: another one would say nothing new, and take a place from a event that does.
     reload_waits: Arc<AtomicBool>,
     /// The successor, who hears of reloads and stops too.
-    heir: Arc<Mutex<Option<UnixStream>>>,
+    successor: Arc<Mutex<Option<UnixStream>>>,
 }
 
-impl Wishes {
-    fn new() -> (Self, Receiver<Wish>) {
-        let (main, receiver) = sync_channel(WISHES_MAX);
+impl MainEvents {
+    fn new() -> (Self, Receiver<MainEvent>) {
+        let (main, receiver) = sync_channel(EVENTS_MAX);
         let (stop, attends, reload_waits) = (Arc::default(), Arc::default(), Arc::default());
-        (Self { main, stop, attends, reload_waits, heir: Arc::default() }, receiver)
+        (Self { main, stop, main_is_ready: attends, reload_waits, successor: Arc::default() }, receiver)
     }
 
-    /// Sends a wish; one that comes too late is forgotten.
-    pub(crate) fn send(&self, wish: Wish) {
-        let _ = self.main.send(wish);
+    /// Sends a event; one that comes too late is forgotten.
+    pub(crate) fn send(&self, event: MainEvent) {
+        let _ = self.main.send(event);
     }
 
     /// Was a stop asked for, whether the main thread knows of it yet or not?
-    pub(crate) fn stop_is_asked(&self) -> bool {
+    pub(crate) fn stop_requested(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// From now on the main thread takes wishes.
-    pub(crate) fn are_attended(&self) {
-        self.attends.store(true, Ordering::Release);
+    /// From now on the main thread takes main_events.
+    pub(crate) fn set_ready(&self) {
+        self.main_is_ready.store(true, Ordering::Release);
     }
 
     /// A stop is asked for. Before there is anything to stop the start is given a little time, and then the
     /// process ends: what it starts with may hang.
-    fn end_a_start(&self) {
-        if self.attends.load(Ordering::Acquire) {
+    fn limit_start(&self) {
+        if self.main_is_ready.load(Ordering::Acquire) {
             return;
         }
-        let attends = Arc::clone(&self.attends);
+        let attends = Arc::clone(&self.main_is_ready);
         thread::spawn(move || {
             thread::sleep(START_MAX);
             if !attends.load(Ordering::Acquire) {
@@ -113,40 +113,41 @@ impl Wishes {
         });
     }
 
-    /// From now on the successor behind `ear`, or nobody, hears of reloads and stops as well.
-    pub(crate) fn share_with(&self, ear: Option<UnixStream>) {
-        let ear = ear.filter(|ear| ear.set_write_timeout(Some(HEARD_WITHIN)).is_ok());
-        if let Ok(mut heir) = self.heir.lock() {
-            *heir = ear;
+    /// From now on the successor behind `signal_stream`, or nobody, hears of reloads and stops as well.
+    pub(crate) fn forward_to(&self, signal_stream: Option<UnixStream>) {
+        let signal_stream =
+            signal_stream.filter(|signal_stream| signal_stream.set_write_timeout(Some(FORWARD_MAX)).is_ok());
+        if let Ok(mut successor) = self.successor.lock() {
+            *successor = signal_stream;
         }
     }
 
     /// Tells the successor, if there is one, to reload.
-    pub(crate) fn hand_on_reload(&self) {
-        self.hand_on(RELOAD);
+    pub(crate) fn forward_reload(&self) {
+        self.forward(RELOAD);
     }
 
     /// Tells it to stop.
-    pub(crate) fn hand_on_stop(&self) {
-        self.hand_on(STOP);
+    pub(crate) fn forward_stop(&self) {
+        self.forward(STOP);
     }
 
-    fn hand_on(&self, word: u8) {
-        if let Ok(heir) = self.heir.lock()
-            && let Some(mut ear) = heir.as_ref()
+    fn forward(&self, word: u8) {
+        if let Ok(successor) = self.successor.lock()
+            && let Some(mut signal_stream) = successor.as_ref()
             // Retries where a signal comes in between.
-            && let Err(error) = ear.write_all(&[word])
+            && let Err(error) = signal_stream.write_all(&[word])
         {
             log::warn!("the new process did not hear of a signal: {error}");
         }
     }
 
     /// Hears what a predecessor hands on, until it has ended.
-    pub(crate) fn hear(&self, mut ear: UnixStream) {
-        // Many words are one: it is read faster than wishes are carried out.
+    pub(crate) fn receive_forwarded(&self, mut signal_stream: UnixStream) {
+        // Many words are one: it is read faster than main_events are carried out.
         let mut words = [0; 64];
         loop {
-            let heard = match ear.read(&mut words) {
+            let heard = match signal_stream.read(&mut words) {
                 Ok(0) => return,
                 Ok(count) => words.get(..count).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -157,34 +158,34 @@ impl Wishes {
             }
             if heard.contains(&STOP) {
                 self.stop.store(true, Ordering::Release);
-                self.offer(Wish::Stop);
+                self.offer(MainEvent::Stop);
             }
         }
     }
 
     /// Like [`send`](Self::send), but never waits: the next signal may be the one that ends the process.
-    /// Where so many wishes wait already, it is sent by a thread that can wait.
-    pub(crate) fn offer(&self, wish: Wish) {
-        if let Err(TrySendError::Full(wish)) = self.main.try_send(wish) {
-            let wishes = self.clone();
-            thread::spawn(move || wishes.send(wish));
+    /// Where so many main_events wait already, it is sent by a thread that can wait.
+    pub(crate) fn offer(&self, event: MainEvent) {
+        if let Err(TrySendError::Full(event)) = self.main.try_send(event) {
+            let main_events = self.clone();
+            thread::spawn(move || main_events.send(event));
         }
     }
 
     fn offer_reload(&self) {
         if !self.reload_waits.swap(true, Ordering::AcqRel) {
-            self.offer(Wish::Reload);
+            self.offer(MainEvent::Reload);
         }
     }
 
     /// The main thread has taken the reload that waited; what is asked for from now on is another one.
-    pub(crate) fn reload_is_taken(&self) {
+    pub(crate) fn reload_received(&self) {
         self.reload_waits.store(false, Ordering::Release);
     }
 }
 
 /// What is saved when the process ends at once, as soon as there is something to save.
-pub(crate) type Boat = Arc<Mutex<Option<Lifeboat>>>;
+pub(crate) type FlushSlot = Arc<Mutex<Option<EmergencyFlush>>>;
 
 /// Blocks the signals that are [taken](listen) in this thread and all that it starts from now on, and in a
 /// successor, which is born with them blocked: what comes before a thread takes them waits in the system. To
@@ -192,20 +193,20 @@ pub(crate) type Boat = Arc<Mutex<Option<Lifeboat>>>;
 ///
 /// # Errors
 /// When the system refuses.
-pub(crate) fn hold() -> io::Result<()> {
-    Ok(taken()?.thread_block()?)
+pub(crate) fn block_signals() -> io::Result<()> {
+    Ok(taken_signals()?.thread_block()?)
 }
 
-/// Listens from now on; each signal is one wish. A second SIGINT, SIGTERM or SIGQUIT has a thread save the
+/// Listens from now on; each signal is one event. A second SIGINT, SIGTERM or SIGQUIT has a thread save the
 /// rows that are in memory for a second at most, and ends the process with exit code 130, 143 or 131, however
 /// busy everything else is.
 ///
 /// # Errors
 /// When the system refuses handlers or a thread.
-pub(crate) fn listen(boat: &Boat) -> io::Result<(Wishes, Receiver<Wish>)> {
+pub(crate) fn start_listening(flush_slot: &FlushSlot) -> io::Result<(MainEvents, Receiver<MainEvent>)> {
     let mut signals = Signals::new(TAKEN.into_iter().chain(HARMLESS))?;
-    let (wishes, receiver) = Wishes::new();
-    let (forward, boat, taken) = (wishes.clone(), Arc::clone(boat), taken()?);
+    let (main_events, receiver) = MainEvents::new();
+    let (forward, flush_slot, taken) = (main_events.clone(), Arc::clone(flush_slot), taken_signals()?);
     thread::Builder::new().name("signals".into()).spawn(move || {
         if let Err(error) = taken.thread_unblock() {
             log::error!("signals are not taken: {error}");
@@ -214,35 +215,35 @@ pub(crate) fn listen(boat: &Boat) -> io::Result<(Wishes, Receiver<Wish>)> {
         for signal in signals.forever() {
             match signal {
                 SIGHUP | SIGUSR1 => {
-                    forward.hand_on(RELOAD);
+                    forward.forward(RELOAD);
                     forward.offer_reload();
                 }
-                SIGUSR2 => forward.offer(Wish::Upgrade),
+                SIGUSR2 => forward.offer(MainEvent::Upgrade),
                 _ if HARMLESS.contains(&signal) => {}
-                _ if stopping => end(&boat, 128 + signal),
+                _ if stopping => exit_now(&flush_slot, 128 + signal),
                 _ => {
                     stopping = true;
                     forward.stop.store(true, Ordering::Release);
-                    forward.hand_on(STOP);
-                    forward.offer(Wish::Stop);
-                    forward.end_a_start();
+                    forward.forward(STOP);
+                    forward.offer(MainEvent::Stop);
+                    forward.limit_start();
                 }
             }
         }
     })?;
-    Ok((wishes, receiver))
+    Ok((main_events, receiver))
 }
 
-fn taken() -> io::Result<SigSet> {
+fn taken_signals() -> io::Result<SigSet> {
     let signals: Result<Vec<Signal>, _> = TAKEN.into_iter().map(Signal::try_from).collect();
     Ok(signals?.into_iter().collect())
 }
 
-fn end(boat: &Boat, code: i32) -> ! {
+fn exit_now(flush_slot: &FlushSlot, code: i32) -> ! {
     let (saved, done) = sync_channel(1);
-    if let Some(boat) = boat.lock().ok().and_then(|mut boat| boat.take()) {
+    if let Some(flush_slot) = flush_slot.lock().ok().and_then(|mut flush_slot| flush_slot.take()) {
         thread::spawn(move || {
-            boat.save();
+            flush_slot.flush_to_disk();
             saved.send(())
         });
         // The disk may hang; then it is as if there were none.
@@ -258,37 +259,38 @@ mod tests {
 
     #[test]
     fn a_successor_hears_of_what_its_predecessor_was_asked() {
-        let (wishes, _receiver) = Wishes::new();
-        let (mouth, ear) = UnixStream::pair().unwrap();
-        wishes.hand_on(STOP);
-        wishes.share_with(Some(mouth));
-        (0..100).for_each(|_| wishes.hand_on(RELOAD));
-        wishes.hand_on(STOP);
-        wishes.share_with(None);
-        let (successor, receiver) = Wishes::new();
-        (0..WISHES_MAX).for_each(|_| successor.offer(Wish::Raised));
-        successor.hear(ear);
-        assert!(successor.stop_is_asked());
+        let (main_events, _receiver) = MainEvents::new();
+        let (mouth, signal_stream) = UnixStream::pair().unwrap();
+        main_events.forward(STOP);
+        main_events.forward_to(Some(mouth));
+        (0..100).for_each(|_| main_events.forward(RELOAD));
+        main_events.forward(STOP);
+        main_events.forward_to(None);
+        let (successor, receiver) = MainEvents::new();
+        (0..EVENTS_MAX).for_each(|_| successor.offer(MainEvent::SuccessorStarted));
+        successor.receive_forwarded(signal_stream);
+        assert!(successor.stop_requested());
         // There is no place for either: they wait for one, in no order.
-        let heard: Vec<Wish> = std::iter::from_fn(|| receiver.recv_timeout(Duration::from_secs(20)).ok())
-            .take(WISHES_MAX + 2)
-            .collect();
-        let has = |wanted: fn(&Wish) -> bool| heard.iter().any(wanted);
+        let heard: Vec<MainEvent> =
+            std::iter::from_fn(|| receiver.recv_timeout(Duration::from_secs(20)).ok())
+                .take(EVENTS_MAX + 2)
+                .collect();
+        let has = |wanted: fn(&MainEvent) -> bool| heard.iter().any(wanted);
         assert!(
-            has(|wish| matches!(wish, Wish::Stop)) && has(|wish| matches!(wish, Wish::Reload)),
+            has(|event| matches!(event, MainEvent::Stop)) && has(|event| matches!(event, MainEvent::Reload)),
             "{heard:?}"
         );
     }
 
     #[test]
     fn reloads_that_wait_are_one_and_leave_room_for_an_upgrade() {
-        let (wishes, receiver) = Wishes::new();
-        (0..3 * WISHES_MAX).for_each(|_| wishes.offer_reload());
-        wishes.offer(Wish::Upgrade);
-        let first: Vec<Wish> = receiver.try_iter().collect();
-        assert!(matches!(first[..], [Wish::Reload, Wish::Upgrade]), "{first:?}");
-        wishes.reload_is_taken();
-        wishes.offer_reload();
-        assert!(matches!(receiver.try_recv(), Ok(Wish::Reload)), "one that is asked for later counts");
+        let (main_events, receiver) = MainEvents::new();
+        (0..3 * EVENTS_MAX).for_each(|_| main_events.offer_reload());
+        main_events.offer(MainEvent::Upgrade);
+        let first: Vec<MainEvent> = receiver.try_iter().collect();
+        assert!(matches!(first[..], [MainEvent::Reload, MainEvent::Upgrade]), "{first:?}");
+        main_events.reload_received();
+        main_events.offer_reload();
+        assert!(matches!(receiver.try_recv(), Ok(MainEvent::Reload)), "one that is asked for later counts");
     }
 }

@@ -9,31 +9,31 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use hayate_gateway::Admin;
+use hayate_gateway::AdminHandler;
 use hayate_state::admission::access::TorrentList;
-use hayate_state::private::event_log::Events;
+use hayate_state::private::event_log::EventLog;
 use hayate_state::private::snapshot::{SiteRestore, SiteSection};
-use hayate_state::private::sync::{Errands, RunningClerk};
-use hayate_state::private::{Clerk, Site};
+use hayate_state::private::sync::{AdminQueue, RunningSync};
+use hayate_state::private::{Site, SiteSync};
 use hayate_state::report::export::{Exporter, RunningExporter};
-use hayate_state::report::{Place, Survey};
-use hayate_state::snapshot::keeper::{Ending, FILE_NAME, Keeper, Plan};
-use hayate_state::snapshot::load::{Loaded, load};
+use hayate_state::report::{Reporter, TorrentSource};
+use hayate_state::snapshot::keeper::{Ending, FILE_NAME, SnapshotPlan, SnapshotThread};
+use hayate_state::snapshot::load::{LoadOutcome, load_snapshot};
 use hayate_state::snapshot::reference;
-use hayate_state::snapshot::site::Record as SiteRecord;
+use hayate_state::snapshot::site::SiteRecord;
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore};
 use hayate_state::store::record::TorrentRow;
 use hayate_state::store::{
-    Backend, Channel, Demand, Known, Leftovers, Opened, Pace, Places, Queues, Record, Recorder,
-    RecorderError, Store,
+    Backend, Channel, DurableTotals, Leftovers, OpenedStore, Queues, Record, Recorder, RecorderError,
+    RequiredTables, SpillPaths, Store, WriterSettings,
 };
 use hayate_state::{Board, Clock, Policy, Published, Swarms};
 
-use crate::admin::{Book, Desk, Parts};
+use crate::admin::{AccessListFile, AdminApi, AdminContext};
 use crate::config::document::{Document, Mode};
-use crate::config::settings::{Keep, Token};
-use crate::daemon::registered_torrents::{Reader, Registrar};
-use crate::daemon::signals::{Boat, Wish, Wishes};
+use crate::config::settings::{AdminToken, StorageSettings};
+use crate::daemon::registered_torrents::{RegisteredReader, RegisteredThread};
+use crate::daemon::signals::{FlushSlot, MainEvent, MainEvents};
 use crate::process::lock::StateLock;
 
 /// How long the database may take at a stop for what waits; the rest is on the disk already.
@@ -52,101 +52,101 @@ pub(crate) struct Storage {
     /// Where records wait for the store; `None` without a store.
     pub(crate) queues: Option<Arc<Queues>>,
     pub(crate) lock: Arc<StateLock>,
-    keep: Keep,
+    settings: StorageSettings,
     clock: Clock,
-    knobs: Knobs,
+    live: LiveStorageSettings,
     /// In mode private.
     pub(crate) site: Option<Arc<Site>>,
-    clerk: Option<Clerk>,
-    /// Where the clerk is asked to change the site; set when it works.
-    errands: Arc<OnceLock<Errands>>,
+    site_sync: Option<SiteSync>,
+    /// Where the site_sync is asked to change the site; set when it works.
+    admin_queue: Arc<OnceLock<AdminQueue>>,
     /// Where the list of torrents is kept.
-    pub(crate) book: Arc<Book>,
+    pub(crate) access_list: Arc<AccessListFile>,
     /// Goes through all torrents.
-    pub(crate) survey: Arc<Survey>,
+    pub(crate) survey: Arc<Reporter>,
     exporter: Arc<Exporter>,
     mode: Mode,
-    opened: Option<Opened>,
-    reader: Option<Reader>,
-    threads: Option<Threads>,
+    opened: Option<OpenedStore>,
+    registered_reader: Option<RegisteredReader>,
+    threads: Option<StorageThreads>,
 }
 
 /// What a reload may change.
-struct Knobs {
-    pace: Arc<Published<Pace>>,
+struct LiveStorageSettings {
+    pace: Arc<Published<WriterSettings>>,
     serialize_seconds: Arc<AtomicU32>,
     reload_seconds: Arc<AtomicU64>,
 }
 
 /// What runs for it.
-struct Threads {
+struct StorageThreads {
     recorder: Option<Recorder>,
-    keeper: Keeper,
-    registrar: Option<Registrar>,
-    clerk: Option<RunningClerk>,
-    events: Option<(Events, JoinHandle<()>)>,
+    keeper: SnapshotThread,
+    registered: Option<RegisteredThread>,
+    site_sync: Option<RunningSync>,
+    events: Option<(EventLog, JoinHandle<()>)>,
     exporter: RunningExporter,
 }
 
 /// What it takes to open the store.
-struct Opening {
+struct StoreOpener {
     backend: Backend,
     queues: Arc<Queues>,
     clock: Clock,
-    pace: Arc<Published<Pace>>,
-    places: Places,
+    pace: Arc<Published<WriterSettings>>,
+    places: SpillPaths,
 }
 
-impl Opening {
-    fn open(&self, leftovers: Leftovers) -> Result<Opened, RecorderError> {
+impl StoreOpener {
+    fn open(&self, leftovers: Leftovers) -> Result<OpenedStore, RecorderError> {
         log::info!("opening the database {}", self.backend.dsn());
         let backend = self.backend.clone();
         let opener = Box::new(move || backend.open());
-        Opened::open(&self.queues, self.clock, &self.pace, &self.places, opener, leftovers)
+        OpenedStore::open(&self.queues, self.clock, &self.pace, &self.places, opener, leftovers)
     }
 }
 
 impl Storage {
     /// Nothing known yet.
     pub(crate) fn new(
-        keep: Keep,
+        settings: StorageSettings,
         mode: Mode,
         lock: Arc<StateLock>,
         swarms: Arc<Swarms>,
         clock: Clock,
     ) -> Self {
         let queues = if mode == Mode::Private { Queues::accounting } else { Queues::new };
-        let queues = keep.dsn.is_some().then(|| Arc::new(queues(clock, &keep.bounds)));
-        let knobs = Knobs {
-            pace: Published::new(keep.pace),
-            serialize_seconds: Arc::new(AtomicU32::new(keep.serialize_seconds)),
-            reload_seconds: Arc::new(AtomicU64::new(keep.reload_seconds)),
+        let queues = settings.dsn.is_some().then(|| Arc::new(queues(clock, &settings.bounds)));
+        let live = LiveStorageSettings {
+            pace: Published::new(settings.pace),
+            serialize_seconds: Arc::new(AtomicU32::new(settings.serialize_seconds)),
+            reload_seconds: Arc::new(AtomicU64::new(settings.reload_seconds)),
         };
         let site = (mode == Mode::Private).then(Site::new);
         let place = match &site {
-            Some(site) => Place::Site(Arc::clone(&site.torrents)),
-            None => Place::Swarms(Arc::clone(&swarms)),
+            Some(site) => TorrentSource::Site(Arc::clone(&site.torrents)),
+            None => TorrentSource::Swarms(Arc::clone(&swarms)),
         };
-        let survey = Arc::new(Survey::new(place, clock));
-        let exporter = Exporter::new(Arc::clone(&survey), keep.export.clone());
-        let book = Arc::new(Book::default());
-        book.keep_in(keep.access_path.clone());
+        let survey = Arc::new(Reporter::new(place, clock));
+        let exporter = Exporter::new(Arc::clone(&survey), settings.export.clone());
+        let access_list = Arc::new(AccessListFile::default());
+        access_list.set_path(settings.access_path.clone());
         Self {
             swarms,
             queues,
             lock,
-            keep,
+            settings,
             clock,
-            knobs,
+            live,
             site,
-            clerk: None,
-            errands: Arc::default(),
-            book,
+            site_sync: None,
+            admin_queue: Arc::default(),
+            access_list,
             survey,
             exporter,
             mode,
             opened: None,
-            reader: None,
+            registered_reader: None,
             threads: None,
         }
     }
@@ -157,14 +157,14 @@ impl Storage {
     /// When the store cannot be opened or read.
     pub(crate) fn load(&mut self, policy: &Policy) -> anyhow::Result<()> {
         // A predecessor has put on the disk what it knew, so that nothing has to be read from the store.
-        let leftovers = if self.clerk.is_some() { Leftovers::Kept } else { Leftovers::Written };
-        let opening = self.opening();
+        let leftovers = if self.site_sync.is_some() { Leftovers::Kept } else { Leftovers::Written };
+        let opening = self.store_opener();
         let Some(mut opened) = opening.map(|opening| opening.open(leftovers)).transpose()? else {
             self.restore(policy, CompletedFrom::Snapshot);
             return Ok(());
         };
         if self.site.is_some() {
-            let known = opened.known()?;
+            let known = opened.durable_totals()?;
             self.opened = Some(opened);
             return self.load_site(known);
         }
@@ -182,16 +182,16 @@ impl Storage {
     /// # Errors
     /// When the store cannot be read.
     pub(crate) fn load_early(&mut self) -> anyhow::Result<()> {
-        if let Some(mut clerk) = self.clerk() {
-            clerk.load_early(&self.clock).context("reading the database")?;
-            self.clerk = Some(clerk);
+        if let Some(mut site_sync) = self.new_site_sync() {
+            site_sync.load_sets_early(&self.clock).context("reading the database")?;
+            self.site_sync = Some(site_sync);
         }
         Ok(())
     }
 
-    fn clerk(&self) -> Option<Clerk> {
+    fn new_site_sync(&self) -> Option<SiteSync> {
         let (site, queues) = (Arc::clone(self.site.as_ref()?), Arc::clone(self.queues.as_ref()?));
-        Some(Clerk::new(self.backend()?, site, queues).keeping(self.keep.history_seconds))
+        Some(SiteSync::new(self.backend()?, site, queues).with_retention(self.settings.history_seconds))
     }
 
     /// The registered torrents, for the first time; `None` where they do not matter.
@@ -200,93 +200,105 @@ impl Storage {
     /// When the store does not answer.
     pub(crate) fn registered(&mut self) -> anyhow::Result<Option<Arc<TorrentList>>> {
         let Some(backend) = self.backend().filter(|_| self.mode == Mode::Listed) else { return Ok(None) };
-        let mut reader = Reader::new(backend);
-        let list = reader.read().context("reading the registered torrents")?;
+        let mut reader = RegisteredReader::new(backend);
+        let list = reader.read_list().context("reading the registered torrents")?;
         log::info!("{} registered torrents in the database", list.len());
-        self.reader = Some(reader);
+        self.registered_reader = Some(reader);
         Ok(Some(Arc::new(list)))
     }
 
-    fn start_events(&self, board: &Board) -> anyhow::Result<Option<(Events, JoinHandle<()>)>> {
-        let Some(site) = self.site.as_ref().filter(|_| self.keep.record_announces) else { return Ok(None) };
-        let folder = self.keep.state_dir.join(EVENTS);
+    fn start_events(&self, board: &Board) -> anyhow::Result<Option<(EventLog, JoinHandle<()>)>> {
+        let Some(site) = self.site.as_ref().filter(|_| self.settings.record_announces) else {
+            return Ok(None);
+        };
+        let folder = self.settings.state_dir.join(EVENTS);
         log::info!("recording announces in {}", folder.display());
-        let (events, thread) = Events::start(&folder, self.clock)?;
-        events.list_on(board);
-        site.record(events.clone());
+        let (events, thread) = EventLog::start(&folder, self.clock)?;
+        events.register_metrics(board);
+        site.set_event_log(events.clone());
         Ok(Some((events, thread)))
     }
 
     /// Who answers the operator over HTTP, if there is a token.
-    pub(crate) fn desk(
+    pub(crate) fn admin_api(
         &self,
-        token: Option<&Token>,
+        token: Option<&AdminToken>,
         document: &Document,
         policy: &Arc<Published<Policy>>,
-    ) -> Option<Arc<dyn Admin>> {
-        let parts = Parts {
+    ) -> Option<Arc<dyn AdminHandler>> {
+        let parts = AdminContext {
             policy: Arc::clone(policy),
-            book: Arc::clone(&self.book),
+            access_list: Arc::clone(&self.access_list),
             survey: Arc::clone(&self.survey),
             exporter: Arc::clone(&self.exporter),
         };
-        let desk = Desk::new(token?, parts);
-        let Some(site) = &self.site else { return Some(Arc::new(desk)) };
+        let admin_api = AdminApi::new(token?, parts);
+        let Some(site) = &self.site else { return Some(Arc::new(admin_api)) };
         let grace = document.admin.passkey_grace.as_seconds();
-        Some(Arc::new(desk.private(grace, Arc::clone(site), Arc::clone(&self.errands))))
+        Some(Arc::new(admin_api.with_site(grace, Arc::clone(site), Arc::clone(&self.admin_queue))))
     }
 
     /// Starts what runs beside the tracker. After a handover: when the predecessor has ended.
     ///
     /// # Errors
     /// When the store cannot be opened, or the system gives no thread.
-    pub(crate) fn start(&mut self, board: &Board, wishes: &Wishes, boat: &Boat) -> anyhow::Result<()> {
-        let recorder = self.opened.take().map(Opened::start).transpose()?;
+    pub(crate) fn start(
+        &mut self,
+        board: &Board,
+        main_events: &MainEvents,
+        flush_slot: &FlushSlot,
+    ) -> anyhow::Result<()> {
+        let recorder = self.opened.take().map(OpenedStore::start).transpose()?;
         if let Some(recorder) = &recorder {
-            recorder.list_on(board);
-            if let Ok(mut boat) = boat.lock() {
-                *boat = Some(recorder.lifeboat());
+            recorder.register_metrics(board);
+            if let Ok(mut flush_slot) = flush_slot.lock() {
+                *flush_slot = Some(recorder.emergency_flush());
             }
         }
-        let keeper = self.keeper()?;
-        keeper.list_on(board);
-        let seconds = || Arc::clone(&self.knobs.reload_seconds);
-        let registrar = self.reader.take();
-        let registrar =
-            registrar.map(|reader| reader.start(seconds(), wishes.clone(), self.clock, board)).transpose()?;
-        let clerk = self.clerk.take().map(|clerk| clerk.start(seconds(), self.clock, board)).transpose()?;
-        if let Some(clerk) = &clerk {
+        let keeper = self.start_keeper()?;
+        keeper.register_metrics(board);
+        let seconds = || Arc::clone(&self.live.reload_seconds);
+        let registered = self.registered_reader.take();
+        let registered = registered
+            .map(|reader| reader.start(seconds(), main_events.clone(), self.clock, board))
+            .transpose()?;
+        let site_sync = self
+            .site_sync
+            .take()
+            .map(|site_sync| site_sync.start(seconds(), self.clock, board))
+            .transpose()?;
+        if let Some(site_sync) = &site_sync {
             // It is started once.
-            let _ = self.errands.set(clerk.errands());
+            let _ = self.admin_queue.set(site_sync.admin_queue());
         }
         let events = self.start_events(board)?;
         let exporter = self.exporter.start()?;
-        self.exporter.list_on(board);
-        self.threads = Some(Threads { recorder, keeper, registrar, clerk, events, exporter });
+        self.exporter.register_metrics(board);
+        self.threads = Some(StorageThreads { recorder, keeper, registered, site_sync, events, exporter });
         Ok(())
     }
 
-    fn keeper(&self) -> io::Result<Keeper> {
+    fn start_keeper(&self) -> io::Result<SnapshotThread> {
         let section = self.site.clone().zip(self.queues.clone());
         let section = section.map(|(site, queues)| Box::new(SiteSection::new(site, queues)) as _);
-        let plan = Plan {
-            path: self.keep.state_dir.join(FILE_NAME),
-            every_seconds: Arc::clone(&self.knobs.serialize_seconds),
+        let plan = SnapshotPlan {
+            path: self.settings.state_dir.join(FILE_NAME),
+            every_seconds: Arc::clone(&self.live.serialize_seconds),
             swarms: Arc::clone(&self.swarms),
             sections: section.into_iter().collect(),
         };
-        Keeper::start(plan, self.clock)
+        SnapshotThread::start(plan, self.clock)
     }
 
     /// Opens the store when a predecessor has ended, in a thread that sends it to the main thread: it may
     /// be away or hang, and records wait in memory meanwhile.
-    pub(crate) fn open_late(&self, wishes: &Wishes) {
-        let (opening, wishes) = (self.opening(), wishes.clone());
+    pub(crate) fn open_late(&self, main_events: &MainEvents) {
+        let (opening, main_events) = (self.store_opener(), main_events.clone());
         std::thread::spawn(move || {
             let mut is_told = false;
             loop {
                 match opening.as_ref().map(|opening| opening.open(Leftovers::Written)).transpose() {
-                    Ok(opened) => return wishes.send(Wish::Opened(Box::new(opened))),
+                    Ok(opened) => return main_events.send(MainEvent::StoreOpened(Box::new(opened))),
                     Err(error) if is_told => log::debug!("after the upgrade: {error:#}"),
                     Err(error) => {
                         log::error!("after the upgrade: {error:#}; trying again each second");
@@ -304,17 +316,17 @@ impl Storage {
     /// When the system gives no thread.
     pub(crate) fn start_late(
         &mut self,
-        opened: Option<Opened>,
+        opened: Option<OpenedStore>,
         board: &Board,
-        wishes: &Wishes,
-        boat: &Boat,
+        main_events: &MainEvents,
+        flush_slot: &FlushSlot,
     ) -> anyhow::Result<()> {
         self.opened = opened;
-        self.start(board, wishes, boat).context("after the upgrade")
+        self.start(board, main_events, flush_slot).context("after the upgrade")
     }
 
     /// Everything runs that should.
-    pub(crate) fn is_settled(&self) -> bool {
+    pub(crate) fn is_started(&self) -> bool {
         self.threads.is_some()
     }
 
@@ -324,27 +336,27 @@ impl Storage {
             threads.recorder.as_ref().is_none_or(Recorder::is_alive)
                 && threads.keeper.is_alive()
                 && threads.exporter.is_alive()
-                && threads.registrar.as_ref().is_none_or(Registrar::is_alive)
-                && threads.clerk.as_ref().is_none_or(RunningClerk::is_alive)
+                && threads.registered.as_ref().is_none_or(RegisteredThread::is_alive)
+                && threads.site_sync.as_ref().is_none_or(RunningSync::is_alive)
         })
     }
 
     /// Takes over what a reload changes.
-    pub(crate) fn reload(&self, keep: &Keep) {
-        self.book.keep_in(keep.access_path.clone());
-        self.exporter.replan(keep.export.clone());
-        self.knobs.pace.publish(keep.pace);
-        self.knobs.serialize_seconds.store(keep.serialize_seconds, Ordering::Relaxed);
-        self.knobs.reload_seconds.store(keep.reload_seconds, Ordering::Relaxed);
-        if let Some(clerk) = self.threads.as_ref().and_then(|threads| threads.clerk.as_ref()) {
-            clerk.reload();
+    pub(crate) fn reload(&self, keep: &StorageSettings) {
+        self.access_list.set_path(keep.access_path.clone());
+        self.exporter.apply_settings(keep.export.clone());
+        self.live.pace.publish(keep.pace);
+        self.live.serialize_seconds.store(keep.serialize_seconds, Ordering::Relaxed);
+        self.live.reload_seconds.store(keep.reload_seconds, Ordering::Relaxed);
+        if let Some(site_sync) = self.threads.as_ref().and_then(|threads| threads.site_sync.as_ref()) {
+            site_sync.request_reload();
         }
     }
 
     /// Puts what waits for the store on the disk, so that it is safe whatever the stop meets.
     pub(crate) fn save(&self) {
         if let Some(recorder) = self.threads.as_ref().and_then(|threads| threads.recorder.as_ref()) {
-            recorder.lifeboat().save();
+            recorder.emergency_flush().flush_to_disk();
         }
     }
 
@@ -355,7 +367,7 @@ impl Storage {
     /// When something is lost, because the disk does not take it.
     pub(crate) fn stop(self, ending: Ending) -> anyhow::Result<()> {
         self.save();
-        self.end(ending, |recorder| recorder.stop_within(DATABASE_MAX))
+        self.stop_threads(ending, |recorder| recorder.stop_within(DATABASE_MAX))
     }
 
     /// Puts all that is known on the disk, where a successor goes on with it.
@@ -363,17 +375,17 @@ impl Storage {
     /// # Errors
     /// When something is lost, because the disk does not take it.
     pub(crate) fn stop_for_successor(self) -> anyhow::Result<()> {
-        self.end(Ending::Write, |recorder| recorder.stop_for_successor(DATABASE_MAX))
+        self.stop_threads(Ending::Write, |recorder| recorder.stop_for_successor(DATABASE_MAX))
     }
 
-    fn end(self, ending: Ending, stop: impl FnOnce(Recorder) -> bool) -> anyhow::Result<()> {
+    fn stop_threads(self, ending: Ending, stop: impl FnOnce(Recorder) -> bool) -> anyhow::Result<()> {
         let Some(threads) = self.threads else { return self.stop_early(ending) };
-        drop((threads.clerk, threads.exporter));
+        drop((threads.site_sync, threads.exporter));
         if let Some((events, thread)) = threads.events {
             events.stop(thread);
         }
-        if let Some(registrar) = threads.registrar {
-            registrar.stop();
+        if let Some(registered) = threads.registered {
+            registered.stop();
         }
         let snapshot = threads.keeper.stop(ending);
         let rows = threads.recorder.is_none_or(stop);
@@ -388,7 +400,7 @@ impl Storage {
     fn stop_early(&self, ending: Ending) -> anyhow::Result<()> {
         let rows = |queues: &Arc<Queues>| Channel::ALL.iter().map(|&channel| queues.rows(channel)).sum();
         let rows: usize = self.queues.as_ref().map_or(0, rows);
-        if !self.keeper()?.stop(ending) {
+        if !self.start_keeper()?.stop(ending) {
             bail!("the last snapshot could not be written; the log says why");
         }
         if rows > 0 {
@@ -399,46 +411,46 @@ impl Storage {
 
     fn backend(&self) -> Option<Backend> {
         // The name of a node comes with the cluster.
-        let demand = if self.mode == Mode::Private { Demand::Site } else { Demand::Own };
-        self.keep.dsn.clone().map(|dsn| Backend::new(dsn, "", demand))
+        let demand = if self.mode == Mode::Private { RequiredTables::Site } else { RequiredTables::Own };
+        self.settings.dsn.clone().map(|dsn| Backend::new(dsn, "", demand))
     }
 
-    fn opening(&self) -> Option<Opening> {
-        Some(Opening {
+    fn store_opener(&self) -> Option<StoreOpener> {
+        Some(StoreOpener {
             backend: self.backend()?,
             queues: self.queues.clone()?,
             clock: self.clock,
-            pace: Arc::clone(&self.knobs.pace),
-            places: self.keep.places.clone(),
+            pace: Arc::clone(&self.live.pace),
+            places: self.settings.places.clone(),
         })
     }
 
     fn restore(&self, policy: &Policy, completed: CompletedFrom) {
         let mut restore = Restore::new(&self.swarms, policy, completed);
         // It has said in the log what became of it.
-        let _ = load(&self.keep.state_dir.join(FILE_NAME), &self.clock, &mut [&mut restore]);
+        let _ = load_snapshot(&self.settings.state_dir.join(FILE_NAME), &self.clock, &mut [&mut restore]);
     }
 
     /// Restores torrents and peers, and reads all sets from the store, which overlay them.
-    fn load_site(&mut self, known: Known) -> anyhow::Result<()> {
+    fn load_site(&mut self, known: DurableTotals) -> anyhow::Result<()> {
         let (Some(site), Some(queues)) = (&self.site, &self.queues) else { return Ok(()) };
-        let mut restore = SiteRestore::new(&site.torrents, self.clock.now()).knowing(known);
-        match load(&self.keep.state_dir.join(FILE_NAME), &self.clock, &mut [&mut restore]) {
-            Loaded::Restored => {}
-            Loaded::Missing | Loaded::SetAside(_) => self.import_reference(&mut restore),
+        let mut restore = SiteRestore::new(&site.torrents, self.clock.now()).with_durable(known);
+        match load_snapshot(&self.settings.state_dir.join(FILE_NAME), &self.clock, &mut [&mut restore]) {
+            LoadOutcome::Restored => {}
+            LoadOutcome::Missing | LoadOutcome::SetAside(_) => self.import_reference(&mut restore),
         }
         for id in restore.finish() {
             queues.put(Record::Torrent(TorrentRow { id, unprune: true, ..TorrentRow::default() }));
         }
-        if self.clerk.is_some() {
+        if self.site_sync.is_some() {
             // The predecessor knew the sets, and has said how its swarms stand.
             return Ok(());
         }
         let start = self.clock.uptime();
-        let Some(mut clerk) = self.clerk() else { return Ok(()) };
-        clerk.load(&self.clock).context("reading the database")?;
-        let (register, took) = (site.register.current(), (self.clock.uptime() - start).as_secs_f64());
-        let (users, clients) = (register.members.len(), register.clients.len());
+        let Some(mut site_sync) = self.new_site_sync() else { return Ok(()) };
+        site_sync.load_sets(&self.clock).context("reading the database")?;
+        let (register, took) = (site.site_data.current(), (self.clock.uptime() - start).as_secs_f64());
+        let (users, clients) = (register.users.len(), register.clients.len());
         let (torrents, peers) = (site.torrents.len(), site.torrents.peers());
         log::info!(
             "{users} users, {torrents} torrents, {clients} approved clients read from the database in \
@@ -446,14 +458,14 @@ impl Storage {
             peers.seeders,
             peers.leechers
         );
-        self.clerk = Some(clerk);
+        self.site_sync = Some(site_sync);
         Ok(())
     }
 
     /// Takes over the peers of the reference tracker, if it ran in this folder before
     /// (`rules/private.md#cache-of-the-reference-tracker`). Its users are those of the database.
     fn import_reference(&self, restore: &mut SiteRestore<'_>) {
-        let path = self.keep.state_dir.join(REFERENCE_TORRENTS);
+        let path = self.settings.state_dir.join(REFERENCE_TORRENTS);
         let torrents = match std::fs::read(&path) {
             Ok(octets) => reference::read_torrents(&octets).map_err(|error| error.to_string()),
             Err(error) if error.kind() == ErrorKind::NotFound => return,
@@ -462,9 +474,9 @@ impl Storage {
         match torrents {
             Ok(torrents) => {
                 let count = torrents.len();
-                restore.hear_of_another();
+                restore.set_other_tracker();
                 let records = torrents.into_iter().map(SiteRecord::Torrent);
-                records.for_each(|record| restore.record(record));
+                records.for_each(|record| restore.restore_record(record));
                 log::info!("{count} torrents with their peers imported from {}", path.display());
             }
             Err(error) => log::warn!("{}: {error}; starting without peers", path.display()),
@@ -473,8 +485,9 @@ impl Storage {
 
     fn load_completed(&self, store: &mut dyn Store, policy: &Policy) -> anyhow::Result<()> {
         let (now, mut counts) = (self.clock.now().tick, Vec::new());
-        store
-            .completed(COMPLETED_ROWS_MAX, &mut |info_hash, completed| counts.push((info_hash, completed)))?;
+        store.read_completed(COMPLETED_ROWS_MAX, &mut |info_hash, completed| {
+            counts.push((info_hash, completed))
+        })?;
         if !counts.is_empty() {
             log::info!("completed counts of {} torrents read from the database", counts.len());
         }

@@ -1,7 +1,7 @@
 //! A block of the reference's YAML, from which the keys that are known are taken one by one, each as what it
 //! is meant to be; what is left at the end is unknown.
 
-use super::report::{Draft, Mistake};
+use super::report::{Draft, ImportError};
 use super::yaml::Node;
 
 /// Below it a bare number is taken for seconds, from it on for nanoseconds.
@@ -29,7 +29,7 @@ pub(super) struct Block {
 
 /// A duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Given {
+pub(super) struct GivenDuration {
     pub(super) nanoseconds: i128,
     /// It was a number without a unit.
     pub(super) bare: bool,
@@ -37,13 +37,13 @@ pub(super) struct Given {
 
 impl Block {
     /// The block at `key`; a null is an empty one.
-    pub(super) fn of(key: impl Into<String>, node: Option<Node>) -> Result<Self, Mistake> {
+    pub(super) fn new(key: impl Into<String>, node: Option<Node>) -> Result<Self, ImportError> {
         let key = key.into();
         match node {
             None => Ok(Self { key, entries: Vec::new() }),
             Some(Node::Block(entries)) => Ok(Self { key, entries }),
             Some(node) if node.is_null() => Ok(Self { key, entries: Vec::new() }),
-            Some(_) => Err(Mistake::new(key, "a block of keys is expected")),
+            Some(_) => Err(ImportError::new(key, "a block of keys is expected")),
         }
     }
 
@@ -59,40 +59,40 @@ impl Block {
     }
 
     /// Takes a block out; an absent one is empty.
-    pub(super) fn block(&mut self, name: &str) -> Result<Self, Mistake> {
-        Self::of(self.key(name), self.take(name))
+    pub(super) fn block(&mut self, name: &str) -> Result<Self, ImportError> {
+        Self::new(self.key(name), self.take(name))
     }
 
     /// Takes a list out; an absent one is empty.
-    pub(super) fn list(&mut self, name: &str) -> Result<Vec<Node>, Mistake> {
+    pub(super) fn list(&mut self, name: &str) -> Result<Vec<Node>, ImportError> {
         match self.take(name) {
             None => Ok(Vec::new()),
             Some(Node::List(list)) => Ok(list),
-            Some(_) => Err(Mistake::new(self.key(name), "a list is expected")),
+            Some(_) => Err(ImportError::new(self.key(name), "a list is expected")),
         }
     }
 
     /// Takes a list of words out, each as it was written.
-    pub(super) fn texts(&mut self, name: &str) -> Result<Vec<String>, Mistake> {
+    pub(super) fn texts(&mut self, name: &str) -> Result<Vec<String>, ImportError> {
         let key = self.key(name);
         let text = |(index, node)| match node {
             Node::Scalar { text, .. } => Ok(text),
-            _ => Err(Mistake::new(format!("{key}[{index}]"), "a word is expected")),
+            _ => Err(ImportError::new(format!("{key}[{index}]"), "a word is expected")),
         };
         self.list(name)?.into_iter().enumerate().map(text).collect()
     }
 
     /// Takes a word out as it was written, and whether it stood without quotes.
-    fn word(&mut self, name: &str, expected: &str) -> Result<Option<String>, Mistake> {
+    fn word(&mut self, name: &str, expected: &str) -> Result<Option<String>, ImportError> {
         match self.take(name) {
             None => Ok(None),
             Some(Node::Scalar { text, .. }) => Ok(Some(text)),
-            Some(_) => Err(Mistake::new(self.key(name), format!("{expected} is expected"))),
+            Some(_) => Err(ImportError::new(self.key(name), format!("{expected} is expected"))),
         }
     }
 
     /// Takes a text out; an absent one is empty.
-    pub(super) fn text(&mut self, name: &str) -> Result<String, Mistake> {
+    pub(super) fn text(&mut self, name: &str) -> Result<String, ImportError> {
         self.word(name, "a text").map(Option::unwrap_or_default)
     }
 
@@ -102,30 +102,30 @@ impl Block {
         name: &str,
         expected: &str,
         read: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, Mistake> {
+    ) -> Result<Option<T>, ImportError> {
         let Some(word) = self.word(name, expected)? else { return Ok(None) };
-        let wrong = || Mistake::new(self.key(name), format!("{word:?} is there, {expected} is expected"));
+        let wrong = || ImportError::new(self.key(name), format!("{word:?} is there, {expected} is expected"));
         read(&word).map(Some).ok_or_else(wrong)
     }
 
     /// Takes a switch out, as YAML 1.1 spells it.
-    pub(super) fn switch(&mut self, name: &str) -> Result<Option<bool>, Mistake> {
-        self.value(name, "yes or no", switch)
+    pub(super) fn switch(&mut self, name: &str) -> Result<Option<bool>, ImportError> {
+        self.value(name, "yes or no", parse_switch)
     }
 
     /// Takes an integer out.
-    pub(super) fn whole(&mut self, name: &str) -> Result<Option<i128>, Mistake> {
-        self.value(name, "an integer", whole)
+    pub(super) fn int(&mut self, name: &str) -> Result<Option<i128>, ImportError> {
+        self.value(name, "an integer", parse_yaml_int)
     }
 
     /// Takes a number out.
-    pub(super) fn number(&mut self, name: &str) -> Result<Option<f64>, Mistake> {
+    pub(super) fn number(&mut self, name: &str) -> Result<Option<f64>, ImportError> {
         self.value(name, "a number", |text| text.parse().ok().filter(|number: &f64| number.is_finite()))
     }
 
     /// Takes a duration out.
-    pub(super) fn duration(&mut self, name: &str) -> Result<Option<Given>, Mistake> {
-        self.value(name, "a duration such as 30m", duration)
+    pub(super) fn duration(&mut self, name: &str) -> Result<Option<GivenDuration>, ImportError> {
+        self.value(name, "a duration such as 30m", parse_go_duration)
     }
 
     /// Reports the keys that are there and have no counterpart.
@@ -147,7 +147,7 @@ impl Block {
     }
 }
 
-fn switch(text: &str) -> Option<bool> {
+fn parse_switch(text: &str) -> Option<bool> {
     match text {
         "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "true" | "True" | "TRUE" => Some(true),
         "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => Some(false),
@@ -156,7 +156,7 @@ fn switch(text: &str) -> Option<bool> {
 }
 
 /// An integer of YAML 1.1: `1_000`, `0x1F`, `0b11`, `0o17`, `017`.
-fn whole(text: &str) -> Option<i128> {
+fn parse_yaml_int(text: &str) -> Option<i128> {
     let text = text.replace('_', "");
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
@@ -172,10 +172,10 @@ fn whole(text: &str) -> Option<i128> {
     Some(if negative { -value } else { value })
 }
 
-fn duration(text: &str) -> Option<Given> {
-    if let Some(number) = whole(text) {
+fn parse_go_duration(text: &str) -> Option<GivenDuration> {
+    if let Some(number) = parse_yaml_int(text) {
         let unit = if number.abs() >= BARE_NANOSECONDS { 1 } else { BARE_NANOSECONDS };
-        return Some(Given { nanoseconds: number * unit, bare: number != 0 })
+        return Some(GivenDuration { nanoseconds: number * unit, bare: number != 0 })
             .filter(|given| given.nanoseconds.abs() <= NANOSECONDS_MAX);
     }
     let (negative, mut rest) = match text.strip_prefix('-') {
@@ -189,15 +189,15 @@ fn duration(text: &str) -> Option<Given> {
         let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
         let (unit, tail) = tail.split_at_checked(end)?;
         let unit = UNITS.iter().find(|(name, _)| *name == unit)?.1;
-        total += times(number, unit)?;
+        total += scale_decimal(number, unit)?;
         rest = tail;
     }
     let nanoseconds = if negative { -total } else { total };
-    (!text.is_empty() && total <= NANOSECONDS_MAX).then_some(Given { nanoseconds, bare: false })
+    (!text.is_empty() && total <= NANOSECONDS_MAX).then_some(GivenDuration { nanoseconds, bare: false })
 }
 
 /// `1.5`, `.5`, `2.` or `3` times a unit, rounded down.
-fn times(number: &str, unit: i128) -> Option<i128> {
+fn scale_decimal(number: &str, unit: i128) -> Option<i128> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
         return None;
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     fn block(text: &str) -> Block {
-        Block::of("", Some(parse(text).unwrap())).unwrap()
+        Block::new("", Some(parse(text).unwrap())).unwrap()
     }
 
     #[test]
@@ -239,10 +239,10 @@ mod tests {
             ("017", 15),
             ("0o17", 15),
         ] {
-            assert_eq!(whole(text), Some(value), "{text}");
+            assert_eq!(parse_yaml_int(text), Some(value), "{text}");
         }
         for text in ["", "-", "1.5", "seven", "0x", "08", "--1", "+-1", &"9".repeat(60)] {
-            assert_eq!(whole(text), None, "{text}");
+            assert_eq!(parse_yaml_int(text), None, "{text}");
         }
     }
 
@@ -262,10 +262,10 @@ mod tests {
             ("1800000000000", 1800 * second, true),
             ("1000000000", second, true),
         ] {
-            assert_eq!(duration(text), Some(Given { nanoseconds, bare }), "{text}");
+            assert_eq!(parse_go_duration(text), Some(GivenDuration { nanoseconds, bare }), "{text}");
         }
         for text in ["", "s", "5d", "1..5s", ".s", "5 s", "1h-5m", "999999999999h", "é", "9e9", "1s5"] {
-            assert_eq!(duration(text), None, "{text}");
+            assert_eq!(parse_go_duration(text), None, "{text}");
         }
     }
 

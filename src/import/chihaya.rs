@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::block::Block;
-use super::doors::{self, Doors};
 use super::hooks;
-use super::report::{Draft, Mistake};
-use super::rule::{Pause, Zero, pause};
+use super::report::{Draft, ImportError};
+use super::rule::{DurationRule, Zero, take_duration};
+use super::servers::{self, BothServers};
 use super::yaml::Node;
 
 /// The top key of such a file.
@@ -18,16 +18,18 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
 /// Makes a configuration of the document.
-pub(super) fn convert(root: Node) -> Result<Draft, Mistake> {
+pub(super) fn convert(root: Node) -> Result<Draft, ImportError> {
     let mut draft = Draft::default();
-    let mut outside = Block::of("", Some(root))?;
-    let mut block = Block::of("", outside.take(TOP))?;
+    let mut outside = Block::new("", Some(root))?;
+    let mut block = Block::new("", outside.take(TOP))?;
     draft.put("mode", "open");
     intervals(&mut block, &mut draft)?;
     metrics(&mut block, &mut draft)?;
-    let doors =
-        Doors { http: doors::http(&mut block, &mut draft)?, udp: doors::udp(&mut block, &mut draft)? };
-    doors.settle(&mut draft);
+    let doors = BothServers {
+        http: servers::take_http(&mut block, &mut draft)?,
+        udp: servers::take_udp(&mut block, &mut draft)?,
+    };
+    doors.put_settings(&mut draft);
     storage(&mut block, &mut draft)?;
     for list in ["prehooks", "posthooks"] {
         hooks::convert(&mut block, list, &mut draft)?;
@@ -39,11 +41,11 @@ pub(super) fn convert(root: Node) -> Result<Draft, Mistake> {
     Ok(draft)
 }
 
-fn intervals(block: &mut Block, draft: &mut Draft) -> Result<(), Mistake> {
-    let announce = pause(
+fn intervals(block: &mut Block, draft: &mut Draft) -> Result<(), ImportError> {
+    let announce = take_duration(
         block,
         draft,
-        &Pause {
+        &DurationRule {
             name: "announce_interval",
             to: "intervals.announce",
             default: Duration::from_secs(1800),
@@ -52,10 +54,10 @@ fn intervals(block: &mut Block, draft: &mut Draft) -> Result<(), Mistake> {
             most: Duration::from_secs(DAY),
         },
     )?;
-    pause(
+    take_duration(
         block,
         draft,
-        &Pause {
+        &DurationRule {
             name: "min_announce_interval",
             to: "intervals.min_announce",
             default: Duration::from_secs(900).min(announce),
@@ -69,7 +71,7 @@ fn intervals(block: &mut Block, draft: &mut Draft) -> Result<(), Mistake> {
     Ok(())
 }
 
-fn metrics(block: &mut Block, draft: &mut Draft) -> Result<(), Mistake> {
+fn metrics(block: &mut Block, draft: &mut Draft) -> Result<(), ImportError> {
     let addr = block.text("metrics_addr")?;
     draft.put("metrics.addr", addr.clone());
     draft.put("enable_metrics", !addr.is_empty());
@@ -86,7 +88,7 @@ fn metrics(block: &mut Block, draft: &mut Draft) -> Result<(), Mistake> {
     Ok(())
 }
 
-fn storage(block: &mut Block, draft: &mut Draft) -> Result<(), Mistake> {
+fn storage(block: &mut Block, draft: &mut Draft) -> Result<(), ImportError> {
     let mut storage = block.block("storage")?;
     let name = storage.text("name")?;
     let key = storage.key("name");
@@ -97,10 +99,10 @@ fn storage(block: &mut Block, draft: &mut Draft) -> Result<(), Mistake> {
         other => draft.dropped(key, format!("there is no storage {other:?}; swarms are always in memory")),
     }
     let mut config = storage.block("config")?;
-    pause(
+    take_duration(
         &mut config,
         draft,
-        &Pause {
+        &DurationRule {
             name: "gc_interval",
             to: "intervals.purge_inactive_peers",
             default: Duration::from_secs(3 * MINUTE),
@@ -109,10 +111,10 @@ fn storage(block: &mut Block, draft: &mut Draft) -> Result<(), Mistake> {
             most: Duration::from_secs(HOUR),
         },
     )?;
-    pause(
+    take_duration(
         &mut config,
         draft,
-        &Pause {
+        &DurationRule {
             name: "peer_lifetime",
             to: "intervals.peer_inactivity",
             default: Duration::from_secs(30 * MINUTE),

@@ -10,26 +10,26 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// When the system refuses; then what was there is as it was.
-pub(super) fn replace(path: &Path, octets: &[u8], mode: u32) -> std::io::Result<()> {
+pub(super) fn replace_file(path: &Path, octets: &[u8], mode: u32) -> std::io::Result<()> {
     // A link stays a link.
     let place = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     if place.metadata().is_ok_and(|found| !found.is_file()) {
         return OpenOptions::new().write(true).open(&place)?.write_all(octets);
     }
-    let new = beside(&place)?;
-    let written = write(&new, octets, mode).and_then(|()| std::fs::rename(&new, &place));
+    let new = draft_path(&place)?;
+    let written = write_file(&new, octets, mode).and_then(|()| std::fs::rename(&new, &place));
     if written.is_err() {
         let _ = std::fs::remove_file(&new);
     }
     written
 }
 
-fn beside(place: &Path) -> std::io::Result<PathBuf> {
+fn draft_path(place: &Path) -> std::io::Result<PathBuf> {
     let name = place.file_name().ok_or_else(|| std::io::Error::other("not the name of a file"))?;
     Ok(place.with_file_name(format!(".{}.{}.new", name.to_string_lossy(), std::process::id())))
 }
 
-fn write(path: &Path, octets: &[u8], mode: u32) -> std::io::Result<()> {
+fn write_file(path: &Path, octets: &[u8], mode: u32) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(octets)?;
     file.sync_all()
@@ -40,14 +40,14 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-    use crate::config::scratch::Scratch;
+    use crate::config::test_folder::TestFolder;
 
     #[test]
     fn a_file_is_replaced_as_a_whole_and_links_stay() {
-        let folder = Scratch::new();
+        let folder = TestFolder::new();
         let (path, link) = (folder.write("a", "old"), folder.path("b"));
         symlink(&path, &link).unwrap();
-        replace(&link, b"new", 0o600).unwrap();
+        replace_file(&link, b"new", 0o600).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
         assert!(link.is_symlink());
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
@@ -56,10 +56,10 @@ mod tests {
 
     #[test]
     fn what_is_no_file_is_not_replaced() {
-        replace(Path::new("/dev/null"), b"x", 0o600).unwrap();
+        replace_file(Path::new("/dev/null"), b"x", 0o600).unwrap();
         assert!(!Path::new("/dev/null").metadata().unwrap().is_file());
-        let folder = Scratch::new();
-        assert!(replace(folder.as_ref(), b"x", 0o600).is_err());
-        assert!(replace(&folder.path("no/such"), b"x", 0o600).is_err());
+        let folder = TestFolder::new();
+        assert!(replace_file(folder.as_ref(), b"x", 0o600).is_err());
+        assert!(replace_file(&folder.path("no/such"), b"x", 0o600).is_err());
     }
 }

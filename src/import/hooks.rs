@@ -8,8 +8,8 @@ use hayate_state::admission::hooks::interval::DELTA_MAX;
 use serde_json::{Map, Value, json};
 
 use super::block::Block;
-use super::report::{Draft, Mistake};
-use crate::config::knob::duration_text;
+use super::report::{Draft, ImportError};
+use crate::config::bounded::duration_text;
 
 /// Octets of what a peer id begins with.
 const CLIENT_LEN: usize = 6;
@@ -17,12 +17,12 @@ const CLIENT_LEN: usize = 6;
 const KEYS_PAUSE: Duration = Duration::from_secs(300);
 
 /// Takes the list of hooks `name`.
-pub(super) fn convert(block: &mut Block, name: &str, draft: &mut Draft) -> Result<(), Mistake> {
+pub(super) fn convert(block: &mut Block, name: &str, draft: &mut Draft) -> Result<(), ImportError> {
     let mut hooks = Vec::new();
     let list = block.key(name);
     for (index, node) in block.list(name)?.into_iter().enumerate() {
-        let mut entry = Block::of(format!("{list}[{index}]"), Some(node))?;
-        hooks.extend(hook(&mut entry, draft, name == "posthooks")?);
+        let mut entry = Block::new(format!("{list}[{index}]"), Some(node))?;
+        hooks.extend(convert_hook(&mut entry, draft, name == "posthooks")?);
         entry.finish(draft);
     }
     if !hooks.is_empty() {
@@ -31,7 +31,7 @@ pub(super) fn convert(block: &mut Block, name: &str, draft: &mut Draft) -> Resul
     Ok(())
 }
 
-fn hook(entry: &mut Block, draft: &mut Draft, post: bool) -> Result<Option<Value>, Mistake> {
+fn convert_hook(entry: &mut Block, draft: &mut Draft, post: bool) -> Result<Option<Value>, ImportError> {
     let (name, key) = (entry.text("name")?, entry.key("name"));
     let mut options = entry.block("options")?;
     let converted = match name.as_str() {
@@ -44,7 +44,7 @@ fn hook(entry: &mut Block, draft: &mut Draft, post: bool) -> Result<Option<Value
             draft.dropped(key, "\"interval variation\" has no effect among posthooks");
             return Ok(None);
         }
-        "interval variation" => variation(&mut options, draft)?,
+        "interval variation" => interval_variation(&mut options, draft)?,
         other => {
             draft.dropped(key, format!("there is no hook {other:?}"));
             return Ok(None);
@@ -69,13 +69,13 @@ fn approval(
     options: &mut Block,
     draft: &mut Draft,
     (name, good, wrong): (&str, fn(&str) -> bool, &str),
-) -> Result<Map<String, Value>, Mistake> {
+) -> Result<Map<String, Value>, ImportError> {
     let mut lists = Map::new();
     for which in ["whitelist", "blacklist"] {
         let (key, all) = (options.key(which), options.texts(which)?);
         let (fit, unfit): (Vec<_>, Vec<_>) = all.into_iter().partition(|text| good(text));
         if let (true, Some(text)) = (fit.is_empty(), unfit.first()) {
-            return Err(Mistake::new(key, format!("{text:?} {wrong}, and no other entry is there")));
+            return Err(ImportError::new(key, format!("{text:?} {wrong}, and no other entry is there")));
         }
         for text in unfit {
             draft.dropped(&key, format!("{text:?} {wrong}; the reference tracker refuses it"));
@@ -96,12 +96,12 @@ fn approval(
     Ok(lists)
 }
 
-fn jwt(options: &mut Block, draft: &mut Draft) -> Result<Map<String, Value>, Mistake> {
+fn jwt(options: &mut Block, draft: &mut Draft) -> Result<Map<String, Value>, ImportError> {
     let mut converted = Map::new();
     for name in ["issuer", "audience", "jwk_set_url"] {
         let text = options.text(name)?;
         if text.is_empty() {
-            return Err(Mistake::new(options.key(name), "it is missing, and needed"));
+            return Err(ImportError::new(options.key(name), "it is missing, and needed"));
         }
         converted.insert(name.to_owned(), text.into());
     }
@@ -121,16 +121,16 @@ fn jwt(options: &mut Block, draft: &mut Draft) -> Result<Map<String, Value>, Mis
     Ok(converted)
 }
 
-fn variation(options: &mut Block, draft: &mut Draft) -> Result<Map<String, Value>, Mistake> {
+fn interval_variation(options: &mut Block, draft: &mut Draft) -> Result<Map<String, Value>, ImportError> {
     let refuse = |options: &Block, name: &str| {
-        Mistake::new(options.key(name), format!("invalid {name}, as the reference tracker says too"))
+        ImportError::new(options.key(name), format!("invalid {name}, as the reference tracker says too"))
     };
     let (probability, delta) = ("modify_response_probability", "max_increase_delta");
     let chance = options.number(probability)?.unwrap_or(0.0);
     if !(chance > 0.0 && chance <= 1.0) {
         return Err(refuse(options, probability));
     }
-    let seconds = options.whole(delta)?.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(0);
+    let seconds = options.int(delta)?.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(0);
     if seconds == 0 {
         return Err(refuse(options, delta));
     }

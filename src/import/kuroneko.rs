@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::report::Draft;
-use crate::config::knob::duration_text;
+use crate::config::bounded::duration_text;
 use crate::config::{Config, ConfigError};
 
 /// The keys of such a file.
@@ -51,7 +51,7 @@ const TIMEOUT: (u64, u64) = (100, 3_600_000);
 const ABSENT: &str = "the reference tracker's default";
 
 /// Could this be such a file? An empty one is.
-pub(super) fn is_one(tree: &Map<String, Value>) -> bool {
+pub(super) fn is_kuroneko(tree: &Map<String, Value>) -> bool {
     let top = |name: &String| KEYS.iter().any(|key| key.split('.').next() == Some(name));
     tree.is_empty() || tree.keys().any(top)
 }
@@ -64,7 +64,7 @@ pub(super) fn convert(tree: &Map<String, Value>) -> Draft {
     flatten(tree, "", &mut leaves);
     for (key, value) in &leaves {
         if TIMEOUTS.iter().all(|(timeout, ..)| timeout != key) {
-            keep(&mut draft, key, value);
+            put_if_accepted(&mut draft, key, value);
         }
     }
     for rule in TIMEOUTS {
@@ -92,7 +92,7 @@ fn is_block(key: &str) -> bool {
 }
 
 /// Puts a value if hayate accepts it.
-fn keep(draft: &mut Draft, key: &str, value: &Value) {
+fn put_if_accepted(draft: &mut Draft, key: &str, value: &Value) {
     if value.is_null() {
         return draft.mapped(key, "null, which means the default");
     }
@@ -100,7 +100,7 @@ fn keep(draft: &mut Draft, key: &str, value: &Value) {
     alone.put("mode", "private");
     alone.put(key, value.clone());
     let known = KEYS.contains(&key) || is_block(key);
-    match Config::of_tree(Path::new(""), alone.tree()) {
+    match Config::from_tree(Path::new(""), alone.tree()) {
         Ok(_) => {
             let text = if known { "the same" } else { "a key of hayate's own" };
             draft.mapped(key, text);

@@ -21,14 +21,14 @@ const MAGNET: &str = "urn:btih:";
 
 /// All torrents of some lists, sorted.
 #[derive(Debug, Default)]
-pub(super) struct Union {
+pub(super) struct MergedList {
     hashes: Vec<InfoHash>,
     doubled: usize,
 }
 
 /// What one file gave.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Part {
+pub(super) struct FileReport {
     read: usize,
     doubled: usize,
     bad: usize,
@@ -42,27 +42,27 @@ pub(super) struct Part {
 
 /// What a line is.
 #[derive(Debug, PartialEq, Eq)]
-enum Line {
+enum ListLine {
     /// With how many of them had 64 digits.
     Hashes(Vec<InfoHash>, usize),
     /// Empty, a comment, or the frame of a YAML list.
     Nothing,
     /// The key of a YAML list, and what stands behind it.
-    Key(&'static str, Box<Line>),
+    Key(&'static str, Box<ListLine>),
     Bad,
 }
 
-impl Union {
+impl MergedList {
     /// Adds the list at `path`.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub(super) fn read(&mut self, path: &Path) -> io::Result<Part> {
-        self.add(BufReader::with_capacity(1 << 16, text::open(path)?))
+    pub(super) fn read_file(&mut self, path: &Path) -> io::Result<FileReport> {
+        self.add_lines(BufReader::with_capacity(1 << 16, text::open_file(path)?))
     }
 
-    fn add(&mut self, source: impl BufRead) -> io::Result<Part> {
-        let (mut part, mut hashes) = (Part::default(), Vec::new());
+    fn add_lines(&mut self, source: impl BufRead) -> io::Result<FileReport> {
+        let (mut part, mut hashes) = (FileReport::default(), Vec::new());
         let (mut lines, mut number) = (Lines::new(source, LINE_MAX), 0);
         while let Some(piece) = lines.next_piece()? {
             if !piece.begins {
@@ -71,8 +71,8 @@ impl Union {
             number += 1;
             let text = String::from_utf8_lossy(piece.text());
             let is_whole = piece.ends || piece.raw.len() < LINE_MAX;
-            let found = if is_whole { meaning(&text) } else { Line::Bad };
-            part.take(number, &text, found, &mut hashes);
+            let found = if is_whole { parse_line(&text) } else { ListLine::Bad };
+            part.add_line(number, &text, found, &mut hashes);
         }
         part.read = hashes.len();
         hashes.sort_unstable();
@@ -98,7 +98,7 @@ impl Union {
     }
 
     /// The list as `access.path` reads it.
-    pub(super) fn text(&self) -> Vec<u8> {
+    pub(super) fn to_octets(&self) -> Vec<u8> {
         let mut text = Vec::with_capacity(self.hashes.len() * 41);
         let digit = |value: u8| if value < 10 { b'0' + value } else { b'a' + value - 10 };
         for hash in &self.hashes {
@@ -109,29 +109,29 @@ impl Union {
     }
 }
 
-impl Part {
-    fn take(&mut self, number: usize, text: &str, line: Line, hashes: &mut Vec<InfoHash>) {
+impl FileReport {
+    fn add_line(&mut self, number: usize, text: &str, line: ListLine, hashes: &mut Vec<InfoHash>) {
         match line {
-            Line::Hashes(found, long) => {
+            ListLine::Hashes(found, long) => {
                 hashes.extend(found);
                 self.long += long;
             }
-            Line::Nothing => {}
-            Line::Key(name, rest) => {
+            ListLine::Nothing => {}
+            ListLine::Key(name, rest) => {
                 let first = self.list.get_or_insert_with(|| name.to_owned());
                 if first != name {
                     let text = format!("{name}: after a {first}, and what follows is merged into it");
-                    self.note(number, text);
+                    self.note_bad(number, text);
                 }
-                self.take(number, text, *rest, hashes);
+                self.add_line(number, text, *rest, hashes);
             }
-            Line::Bad => {
-                self.note(number, format!("{:?} is not an info_hash", excerpt(text)));
+            ListLine::Bad => {
+                self.note_bad(number, format!("{:?} is not an info_hash", excerpt(text)));
             }
         }
     }
 
-    fn note(&mut self, number: usize, text: String) {
+    fn note_bad(&mut self, number: usize, text: String) {
         self.bad += 1;
         if self.shown.len() < SHOWN_MAX {
             self.shown.push((number, text));
@@ -139,7 +139,7 @@ impl Part {
     }
 
     /// Are there bad lines?
-    pub(super) fn is_odd(&self) -> bool {
+    pub(super) fn needs_attention(&self) -> bool {
         self.bad > 0
     }
 
@@ -167,25 +167,25 @@ fn excerpt(line: &str) -> String {
     shown.chars().take(EXCERPT).collect()
 }
 
-fn meaning(line: &str) -> Line {
+fn parse_line(line: &str) -> ListLine {
     let line = line.trim();
     let bare = line.strip_prefix("- ").unwrap_or(line).trim_start();
     if bare.is_empty() || bare.starts_with(['#', ';']) || matches!(line, "-" | "---" | "...") {
-        return Line::Nothing;
+        return ListLine::Nothing;
     }
     for key in ["whitelist", "blacklist"] {
         if let Some(rest) = bare.strip_prefix(key).and_then(|rest| rest.trim_start().strip_prefix(':')) {
-            return Line::Key(key, Box::new(meaning(rest)));
+            return ListLine::Key(key, Box::new(parse_line(rest)));
         }
     }
     if matches!(bare, "options:" | "name: torrent approval" | "prehooks:" | "[" | "]" | "[]") {
-        return Line::Nothing;
+        return ListLine::Nothing;
     }
-    hashes(bare)
+    parse_hashes(bare)
 }
 
 /// The `info_hash`es before anything else on the line.
-fn hashes(text: &str) -> Line {
+fn parse_hashes(text: &str) -> ListLine {
     let text = text.split_once(MAGNET).map_or(text, |(_, rest)| rest);
     let begins = text.starts_with('[');
     let (mut found, mut long) = (Vec::new(), 0);
@@ -193,36 +193,36 @@ fn hashes(text: &str) -> Line {
     while !rest.is_empty() {
         let end = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
         let (word, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
-        match hash(word) {
+        match parse_hash(word) {
             Some((hash, is_long)) => {
                 found.push(hash);
                 long += usize::from(is_long);
             }
             // Behind its bracket a list has nothing else; elsewhere, also on its further lines, text may
             // follow.
-            None if begins && !tail.starts_with('#') => return Line::Bad,
+            None if begins && !tail.starts_with('#') => return ListLine::Bad,
             None => break,
         }
         rest = tail.trim_start_matches(BETWEEN);
     }
-    if found.is_empty() { Line::Bad } else { Line::Hashes(found, long) }
+    if found.is_empty() { ListLine::Bad } else { ListLine::Hashes(found, long) }
 }
 
 /// An `info_hash` in hexadecimal digits, or in base32 (RFC 4648), and whether it is one of v2.
-fn hash(word: &str) -> Option<(InfoHash, bool)> {
+fn parse_hash(word: &str) -> Option<(InfoHash, bool)> {
     if word.len() != 32 {
-        return InfoHash::of_digits(word);
+        return InfoHash::from_hex_digits(word);
     }
     let mut octets = [0; 20];
     let groups = word.as_bytes().chunks_exact(8);
     for (out, group) in octets.chunks_exact_mut(5).zip(groups) {
-        let bits = group.iter().try_fold(0_u64, |bits, &digit| Some(bits << 5 | base32(digit)?))?;
+        let bits = group.iter().try_fold(0_u64, |bits, &digit| Some(bits << 5 | base32_value(digit)?))?;
         out.copy_from_slice(bits.to_be_bytes().get(3..)?);
     }
     Some((InfoHash(octets), false))
 }
 
-fn base32(digit: u8) -> Option<u64> {
+fn base32_value(digit: u8) -> Option<u64> {
     match digit.to_ascii_uppercase() {
         letter @ b'A'..=b'Z' => Some(u64::from(letter - b'A')),
         number @ b'2'..=b'7' => Some(u64::from(number - b'2') + 26),
@@ -237,10 +237,10 @@ mod tests {
     const A: &str = "0123456789abcdef0123456789abcdef01234567";
     const B: &str = "fedcba9876543210fedcba9876543210fedcba98";
 
-    fn read(text: &[u8]) -> (Part, String) {
-        let mut union = Union::default();
-        let part = union.add(text).unwrap();
-        (part, String::from_utf8(union.text()).unwrap())
+    fn read(text: &[u8]) -> (FileReport, String) {
+        let mut union = MergedList::default();
+        let part = union.add_lines(text).unwrap();
+        (part, String::from_utf8(union.to_octets()).unwrap())
     }
 
     #[test]
@@ -306,10 +306,10 @@ mod tests {
 
     #[test]
     fn lists_are_merged_sorted_and_counted() {
-        let mut union = Union::default();
-        let first = union.add(format!("{B}\n{A}\n{B}\n").as_bytes()).unwrap();
-        let second = union.add(format!("{A}\nnone\n").as_bytes()).unwrap();
-        assert_eq!(union.text(), format!("{A}\n{B}\n").as_bytes());
+        let mut union = MergedList::default();
+        let first = union.add_lines(format!("{B}\n{A}\n{B}\n").as_bytes()).unwrap();
+        let second = union.add_lines(format!("{A}\nnone\n").as_bytes()).unwrap();
+        assert_eq!(union.to_octets(), format!("{A}\n{B}\n").as_bytes());
         assert_eq!((union.len(), union.doubled()), (2, 1));
         assert_eq!(first.lines(Path::new("f")), ["f: 3 read, 1 duplicates, 0 bad lines"]);
         let lines = ["g: line 2: \"none\" is not an info_hash", "g: 1 read, 0 duplicates, 1 bad lines"];
@@ -338,7 +338,7 @@ mod tests {
         let work = |lines| {
             let text = line.repeat(lines);
             let mut list = Counted { rest: text.as_bytes(), asked: 0, shown: 0 };
-            let part = Union::default().add(BufReader::with_capacity(1 << 10, &mut list)).unwrap();
+            let part = MergedList::default().add_lines(BufReader::with_capacity(1 << 10, &mut list)).unwrap();
             assert_eq!((part.read, part.doubled, list.shown), (lines, lines - 1, text.len()));
             list.asked
         };

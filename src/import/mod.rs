@@ -2,7 +2,7 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`chihaya`], [`doors`], [`hooks`] | the YAML of chihaya, the open tracker |
+//! | [`chihaya`], [`servers`], [`hooks`] | the YAML of chihaya, the open tracker |
 //! | [`kuroneko`] | the `config.json` of the tracker of private sites |
 //! | [`yaml`], [`block`], [`rule`] | how their values are read: as YAML 1.1 and Go understand them |
 //! | [`report`] | the new configuration as it grows, and the line for each key |
@@ -13,13 +13,13 @@
 
 mod block;
 mod chihaya;
-mod doors;
 mod files;
 mod hooks;
 mod kuroneko;
 mod lists;
 mod report;
 mod rule;
+mod servers;
 #[cfg(test)]
 mod tests;
 mod yaml;
@@ -35,7 +35,7 @@ use crate::config::{self, Config};
 use report::Draft;
 
 /// Exit code of a conversion that worked, but has something to look at.
-const ODD: u8 = 3;
+const EXIT_ATTENTION: u8 = 3;
 /// Permissions of a configuration: it may hold secrets.
 const CONFIG_MODE: u32 = 0o600;
 /// Permissions of a list.
@@ -46,43 +46,45 @@ const LIST_MODE: u32 = 0o644;
 ///
 /// # Errors
 /// When the file cannot be read, or hayate would not accept what comes out.
-pub(crate) fn config(path: &Path, output: Option<&Path>) -> anyhow::Result<ExitCode> {
+pub(crate) fn import_config(path: &Path, output: Option<&Path>) -> anyhow::Result<ExitCode> {
     let text = config::read_text(path)?;
     let draft = convert(path, &text)?;
     for line in draft.lines() {
         eprint(&line.to_string());
     }
     let tree = draft.tree();
-    Config::of_tree(path, tree.clone()).context("what was made of it is not accepted")?;
-    put(format!("{tree:#}\n").as_bytes(), output, CONFIG_MODE)?;
-    Ok(exit_code(draft.is_odd()))
+    Config::from_tree(path, tree.clone()).context("what was made of it is not accepted")?;
+    write_output(format!("{tree:#}\n").as_bytes(), output, CONFIG_MODE)?;
+    Ok(exit_code(draft.needs_attention()))
 }
 
 /// `hayate import-lists`: merges the lists in `paths` and reports on stderr.
 ///
 /// # Errors
 /// When a file cannot be read or written.
-pub(crate) fn lists(paths: &[PathBuf], output: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let mut union = lists::Union::default();
+pub(crate) fn import_lists(paths: &[PathBuf], output: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let mut union = lists::MergedList::default();
     let mut odd = false;
     for path in paths {
-        let part = union.read(path).with_context(|| path.display().to_string())?;
+        let part = union.read_file(path).with_context(|| path.display().to_string())?;
         part.lines(path).iter().for_each(|line| eprint(line));
-        odd |= part.is_odd();
+        odd |= part.needs_attention();
     }
     eprint(&format!("{} torrents in all, {} in more than one file", union.len(), union.doubled()));
-    put(&union.text(), output, LIST_MODE)?;
+    write_output(&union.to_octets(), output, LIST_MODE)?;
     Ok(exit_code(odd))
 }
 
 fn exit_code(odd: bool) -> ExitCode {
-    if odd { ExitCode::from(ODD) } else { ExitCode::SUCCESS }
+    if odd { ExitCode::from(EXIT_ATTENTION) } else { ExitCode::SUCCESS }
 }
 
-fn put(text: &[u8], output: Option<&Path>, mode: u32) -> anyhow::Result<()> {
+fn write_output(text: &[u8], output: Option<&Path>, mode: u32) -> anyhow::Result<()> {
     match output {
         None => print(text),
-        Some(path) => files::replace(path, text, mode).with_context(|| format!("writing {}", path.display())),
+        Some(path) => {
+            files::replace_file(path, text, mode).with_context(|| format!("writing {}", path.display()))
+        }
     }
 }
 
@@ -95,7 +97,7 @@ fn convert(path: &Path, text: &str) -> anyhow::Result<Draft> {
         Ok(Value::Object(tree)) if tree.contains_key("mode") => {
             bail!("{}: mode: this is a configuration of hayate already", name())
         }
-        Ok(Value::Object(tree)) if !tree.contains_key(chihaya::TOP) && kuroneko::is_one(tree) => {
+        Ok(Value::Object(tree)) if !tree.contains_key(chihaya::TOP) && kuroneko::is_kuroneko(tree) => {
             return Ok(kuroneko::convert(tree));
         }
         _ => {}

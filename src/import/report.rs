@@ -17,7 +17,7 @@ pub(super) enum Verdict {
 
 /// One line. Its reason never holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Line {
+pub(super) struct ReportLine {
     verdict: Verdict,
     key: String,
     reason: String,
@@ -27,24 +27,24 @@ pub(super) struct Line {
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     tree: Map<String, Value>,
-    lines: Vec<Line>,
+    lines: Vec<ReportLine>,
 }
 
 /// A key of the old configuration that nothing can be made of; the text is the reason.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {text}")]
-pub(super) struct Mistake {
+pub(super) struct ImportError {
     pub(super) key: String,
     pub(super) text: String,
 }
 
-impl Mistake {
+impl ImportError {
     pub(super) fn new(key: impl Into<String>, text: impl Into<String>) -> Self {
         Self { key: key.into(), text: text.into() }
     }
 }
 
-impl fmt::Display for Line {
+impl fmt::Display for ReportLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = match self.verdict {
             Verdict::Mapped => "mapped",
@@ -72,30 +72,30 @@ impl Draft {
 
     /// Says that a key means the same as before.
     pub(super) fn mapped(&mut self, key: impl Into<String>, reason: impl Into<String>) {
-        self.say(Verdict::Mapped, key, reason);
+        self.push_line(Verdict::Mapped, key, reason);
     }
 
     /// Says that a key means something else now.
     pub(super) fn changed(&mut self, key: impl Into<String>, reason: impl Into<String>) {
-        self.say(Verdict::Changed, key, reason);
+        self.push_line(Verdict::Changed, key, reason);
     }
 
     /// Says that a key is left out.
     pub(super) fn dropped(&mut self, key: impl Into<String>, reason: impl Into<String>) {
-        self.say(Verdict::Dropped, key, reason);
+        self.push_line(Verdict::Dropped, key, reason);
     }
 
     /// Says what became of a key: mapped, if there is nothing to `note`.
-    pub(super) fn became(&mut self, key: String, value: &str, notes: &[String]) {
+    pub(super) fn report_taken(&mut self, key: String, value: &str, notes: &[String]) {
         let verdict = if notes.is_empty() { Verdict::Mapped } else { Verdict::Changed };
         let notes: String = notes.iter().map(|note| format!("; {note}")).collect();
-        self.say(verdict, key, format!("{value}{notes}"));
+        self.push_line(verdict, key, format!("{value}{notes}"));
     }
 
-    fn say(&mut self, verdict: Verdict, key: impl Into<String>, reason: impl Into<String>) {
+    fn push_line(&mut self, verdict: Verdict, key: impl Into<String>, reason: impl Into<String>) {
         // A key that is no word must not look like a second line.
         let one_line = |text: String| text.replace(char::is_control, " ");
-        self.lines.push(Line { verdict, key: one_line(key.into()), reason: one_line(reason.into()) });
+        self.lines.push(ReportLine { verdict, key: one_line(key.into()), reason: one_line(reason.into()) });
     }
 
     /// The configuration.
@@ -104,12 +104,12 @@ impl Draft {
     }
 
     /// The report.
-    pub(super) fn lines(&self) -> &[Line] {
+    pub(super) fn lines(&self) -> &[ReportLine] {
         &self.lines
     }
 
     /// Is there something to look at?
-    pub(super) fn is_odd(&self) -> bool {
+    pub(super) fn needs_attention(&self) -> bool {
         self.lines.iter().any(|line| line.verdict != Verdict::Mapped)
     }
 }
@@ -133,9 +133,9 @@ mod tests {
     fn only_what_is_mapped_is_nothing_to_look_at() {
         let mut draft = Draft::default();
         draft.mapped("a", "same");
-        assert!(!draft.is_odd());
+        assert!(!draft.needs_attention());
         draft.dropped("b\nmapped c", "gone");
-        assert!(draft.is_odd());
+        assert!(draft.needs_attention());
         let lines: Vec<String> = draft.lines().iter().map(ToString::to_string).collect();
         assert_eq!(lines, ["mapped a: same", "dropped b mapped c: gone"]);
     }

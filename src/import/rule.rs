@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::block::Block;
-use super::report::{Draft, Mistake};
-use crate::config::knob::duration_text;
+use super::report::{Draft, ImportError};
+use crate::config::bounded::duration_text;
 
 /// What it means that a duration is absent or not above zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(super) enum Zero {
 
 /// A duration.
 #[derive(Debug)]
-pub(super) struct Pause<'a> {
+pub(super) struct DurationRule<'a> {
     pub(super) name: &'a str,
     /// The new key.
     pub(super) to: &'a str,
@@ -31,7 +31,11 @@ pub(super) struct Pause<'a> {
 }
 
 /// Takes a duration from the block, puts it, and reports it.
-pub(super) fn pause(block: &mut Block, draft: &mut Draft, rule: &Pause<'_>) -> Result<Duration, Mistake> {
+pub(super) fn take_duration(
+    block: &mut Block,
+    draft: &mut Draft,
+    rule: &DurationRule<'_>,
+) -> Result<Duration, ImportError> {
     let mut notes = Vec::new();
     let given = block.duration(rule.name)?;
     let nanoseconds = given.map_or(0, |given| given.nanoseconds);
@@ -63,13 +67,13 @@ pub(super) fn pause(block: &mut Block, draft: &mut Draft, rule: &Pause<'_>) -> R
         text += ", the reference tracker's default";
     }
     draft.put(rule.to, duration_text(within));
-    draft.became(block.key(rule.name), &text, &notes);
+    draft.report_taken(block.key(rule.name), &text, &notes);
     Ok(within)
 }
 
 /// A whole number.
 #[derive(Debug)]
-pub(super) struct Whole<'a> {
+pub(super) struct IntRule<'a> {
     pub(super) name: &'a str,
     pub(super) default: u32,
     pub(super) least: u32,
@@ -86,8 +90,8 @@ pub(super) struct Taken<T> {
 }
 
 /// Takes a number from the block; the reference takes its default where it is not above zero.
-pub(super) fn whole(block: &mut Block, rule: &Whole<'_>) -> Result<Taken<u32>, Mistake> {
-    let given = block.whole(rule.name)?;
+pub(super) fn take_int(block: &mut Block, rule: &IntRule<'_>) -> Result<Taken<u32>, ImportError> {
+    let given = block.int(rule.name)?;
     let mut notes = Vec::new();
     let wanted = given.filter(|number| *number > 0).unwrap_or(i128::from(rule.default));
     let within = wanted.clamp(i128::from(rule.least), i128::from(rule.most));
@@ -99,12 +103,12 @@ pub(super) fn whole(block: &mut Block, rule: &Whole<'_>) -> Result<Taken<u32>, M
 }
 
 /// Takes a switch from the block, and puts and reports it.
-pub(super) fn switch(
+pub(super) fn take_switch(
     block: &mut Block,
     draft: &mut Draft,
     (name, to): (&str, &str),
     default: bool,
-) -> Result<bool, Mistake> {
+) -> Result<bool, ImportError> {
     let given = block.switch(name)?;
     let value = given.unwrap_or(default);
     let mut text = format!("{to} = {value}");

@@ -6,7 +6,7 @@ use super::*;
 
 fn draft(text: &str) -> Draft {
     let draft = convert(Path::new("old"), text).unwrap_or_else(|error| panic!("{text}: {error:#}"));
-    Config::of_tree(Path::new("old"), draft.tree()).unwrap_or_else(|error| panic!("{text}: {error}"));
+    Config::from_tree(Path::new("old"), draft.tree()).unwrap_or_else(|error| panic!("{text}: {error}"));
     draft
 }
 
@@ -29,7 +29,7 @@ fn complaint(text: &str) -> String {
         Ok(draft) => draft.tree(),
         Err(error) => return format!("{error:#}"),
     };
-    Config::of_tree(Path::new("old"), tree).unwrap_err().to_string()
+    Config::from_tree(Path::new("old"), tree).unwrap_err().to_string()
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn a_good_private_configuration_has_nothing_to_look_at() {
     let text = r#"{"http": {"addr": "127.0.0.1:34000", "timeout": {"read": 700, "write": 1100, "idle": 130}},
         "database": {"dsn": "t:hunter2@tcp(h:1)/x"}, "enable_metrics": true}"#;
     let draft = draft(text);
-    assert!(!draft.is_odd(), "{:#?}", report(&draft));
+    assert!(!draft.needs_attention(), "{:#?}", report(&draft));
     assert!(report(&draft).iter().all(|line| !line.contains("hunter2")));
     let expected = json!({
         "mode": "private",
@@ -362,7 +362,7 @@ fn no_text_makes_an_import_panic_and_what_is_accepted_is_one_line_a_key() {
         ["{", "}", "[", "]", "\"", ":", ",", "-", "&a", "*a", "<<", "null", "9e9", "\u{e9}", "\n", " ", "#"];
     for sample in ["chihaya.yaml", "chihaya-redis.yaml", "oddities.yaml", "private.json", "private-odd.json"]
     {
-        let path = format!("{}/tests/fixtures/import/{sample}", env!("CARGO_MANIFEST_DIR"));
+        let path = format!("{}/tests/kit/fixtures/import/{sample}", env!("CARGO_MANIFEST_DIR"));
         let characters: Vec<char> = std::fs::read_to_string(path).unwrap().chars().collect();
         for _ in 0..100 {
             let mut mangled = characters.clone();
@@ -375,7 +375,7 @@ fn no_text_makes_an_import_panic_and_what_is_accepted_is_one_line_a_key() {
             let text: String = mangled.into_iter().collect();
             if let Ok(draft) = convert(Path::new("old"), &text) {
                 assert!(report(&draft).iter().all(|line| !line.contains('\n')), "{text}");
-                let _ = Config::of_tree(Path::new("old"), draft.tree());
+                let _ = Config::from_tree(Path::new("old"), draft.tree());
             }
         }
     }

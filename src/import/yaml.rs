@@ -43,55 +43,57 @@ impl Node {
 
 /// Reads the first document. Errors name the line and never quote a value.
 pub(super) fn parse(text: &str) -> Result<Node, String> {
-    let mut builder = Builder::default();
+    let mut builder = TreeBuilder::default();
     for next in Parser::new_from_str(text) {
         let (event, span) = next.map_err(|error| error.to_string())?;
         if matches!(event, Event::DocumentEnd) {
             break;
         }
-        builder.take(event).map_err(|error| format!("{error} at line {}", span.start.line()))?;
+        builder.handle_event(event).map_err(|error| format!("{error} at line {}", span.start.line()))?;
     }
     Ok(builder.root.unwrap_or(Node::NULL))
 }
 
-enum Open {
+enum OpenNode {
     List(Vec<Node>),
     Block(Vec<(String, Node)>, Option<String>),
 }
 
 #[derive(Default)]
-struct Builder {
-    open: Vec<(Open, usize)>,
+struct TreeBuilder {
+    open: Vec<(OpenNode, usize)>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
     root: Option<Node>,
 }
 
-impl Builder {
-    fn take(&mut self, event: Event<'_>) -> Result<(), String> {
+impl TreeBuilder {
+    fn handle_event(&mut self, event: Event<'_>) -> Result<(), String> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let text_by_tag = tag.is_some_and(|tag| tag.is_yaml_core_schema_tag("str"));
                 let plain = style == ScalarStyle::Plain && !text_by_tag;
-                self.add(Node::Scalar { text: text.into_owned(), plain }, anchor)
+                self.add_node(Node::Scalar { text: text.into_owned(), plain }, anchor)
             }
-            Event::SequenceStart(_, anchor, _) => self.begin(Open::List(Vec::new()), anchor),
-            Event::MappingStart(_, anchor, _) => self.begin(Open::Block(Vec::new(), None), anchor),
+            Event::SequenceStart(_, anchor, _) => self.begin_node(OpenNode::List(Vec::new()), anchor),
+            Event::MappingStart(_, anchor, _) => self.begin_node(OpenNode::Block(Vec::new(), None), anchor),
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
-                Some((Open::List(list), anchor)) => self.add(Node::List(list), anchor),
-                Some((Open::Block(block, _), anchor)) => self.add(Node::Block(merged(block)?), anchor),
+                Some((OpenNode::List(list), anchor)) => self.add_node(Node::List(list), anchor),
+                Some((OpenNode::Block(block, _), anchor)) => {
+                    self.add_node(Node::Block(merged(block)?), anchor)
+                }
                 None => Ok(()),
             },
             Event::Alias(anchor) => {
                 let node = self.anchors.get(&anchor).cloned().ok_or("an alias within its own anchor")?;
-                self.count(node.size())?;
-                self.add(node, 0)
+                self.count_nodes(node.size())?;
+                self.add_node(node, 0)
             }
             _ => Ok(()),
         }
     }
 
-    fn begin(&mut self, open: Open, anchor: usize) -> Result<(), String> {
+    fn begin_node(&mut self, open: OpenNode, anchor: usize) -> Result<(), String> {
         if self.open.len() >= DEPTH_MAX {
             return Err(format!("more than {DEPTH_MAX} blocks and lists within one another"));
         }
@@ -99,20 +101,20 @@ impl Builder {
         Ok(())
     }
 
-    fn count(&mut self, nodes: usize) -> Result<(), String> {
+    fn count_nodes(&mut self, nodes: usize) -> Result<(), String> {
         self.nodes += nodes;
         if self.nodes > NODES_MAX { Err(format!("more than {NODES_MAX} values")) } else { Ok(()) }
     }
 
-    fn add(&mut self, node: Node, anchor: usize) -> Result<(), String> {
-        self.count(1)?;
+    fn add_node(&mut self, node: Node, anchor: usize) -> Result<(), String> {
+        self.count_nodes(1)?;
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
         }
         match self.open.last_mut() {
             None => self.root = Some(node),
-            Some((Open::List(list), _)) => list.push(node),
-            Some((Open::Block(block, key), _)) => match (key.take(), node) {
+            Some((OpenNode::List(list), _)) => list.push(node),
+            Some((OpenNode::Block(block, key), _)) => match (key.take(), node) {
                 (Some(name), node) => block.push((name, node)),
                 (None, Node::Scalar { text, .. }) => {
                     if block.len() >= KEYS_MAX {

@@ -33,7 +33,7 @@ pub(crate) enum KeyError {
 ///
 /// # Errors
 /// When the file is not there, cannot be read, is readable to others, or does not hold a key.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
+pub(crate) fn read_key(path: &Path) -> Result<Vec<u8>, KeyError> {
     let unusable = |source| KeyError::Unusable { path: path.to_owned(), source };
     let file = File::open(path).map_err(unusable)?;
     let mode = file.metadata().map_err(unusable)?.mode() & 0o777;
@@ -42,18 +42,18 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
     }
     let mut text = Vec::new();
     file.take(1024).read_to_end(&mut text).map_err(unusable)?;
-    decode(text.trim_ascii()).ok_or_else(|| KeyError::NotAKey { path: path.to_owned() })
+    decode_key(text.trim_ascii()).ok_or_else(|| KeyError::NotAKey { path: path.to_owned() })
 }
 
 /// Gives the UDP door, if it is on, its key: the configured one, or the one that is kept in its file.
 ///
 /// # Errors
 /// When the file is not good, or a new one cannot be made.
-pub(crate) fn settle(settings: &mut Settings) -> Result<(), KeyError> {
+pub(crate) fn provide_key(settings: &mut Settings) -> Result<(), KeyError> {
     if let Some((_, door)) = &mut settings.udp {
         door.private_key = match &settings.key {
             Some(key) => key.clone(),
-            None => read_or_make(&settings.key_file)?,
+            None => read_or_make_key(&settings.key_file)?,
         };
     }
     Ok(())
@@ -63,31 +63,31 @@ pub(crate) fn settle(settings: &mut Settings) -> Result<(), KeyError> {
 ///
 /// # Errors
 /// When the file is not good, or a new one cannot be made.
-fn read_or_make(path: &Path) -> Result<Vec<u8>, KeyError> {
-    match read(path) {
-        Err(KeyError::Unusable { source, .. }) if source.kind() == ErrorKind::NotFound => make(path),
+fn read_or_make_key(path: &Path) -> Result<Vec<u8>, KeyError> {
+    match read_key(path) {
+        Err(KeyError::Unusable { source, .. }) if source.kind() == ErrorKind::NotFound => make_key(path),
         other => other,
     }
 }
 
 /// Makes a key and keeps it: written whole beside its place, then linked there, so that the file is never
 /// half written and two processes end with one key.
-fn make(path: &Path) -> Result<Vec<u8>, KeyError> {
+fn make_key(path: &Path) -> Result<Vec<u8>, KeyError> {
     let unusable = |source| KeyError::Unusable { path: path.to_owned(), source };
     let mut key = vec![0; KEY_LEN];
     SystemRandom::new().fill(&mut key).map_err(|_| KeyError::NoRandom)?;
     let draft = path.with_extension(format!("key.{}", std::process::id()));
-    let written = write(&draft, &key).and_then(|()| std::fs::hard_link(&draft, path));
+    let written = write_key(&draft, &key).and_then(|()| std::fs::hard_link(&draft, path));
     // The draft has done its work, whether it is in its place now or not.
     let _ = std::fs::remove_file(&draft);
     match written {
         Ok(()) => Ok(key),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => read(path),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => read_key(path),
         Err(error) => Err(unusable(error)),
     }
 }
 
-fn write(draft: &Path, key: &[u8]) -> std::io::Result<()> {
+fn write_key(draft: &Path, key: &[u8]) -> std::io::Result<()> {
     // A draft of the same process number was left behind by a crash.
     let _ = std::fs::remove_file(draft);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(draft)?;
@@ -96,7 +96,7 @@ fn write(draft: &Path, key: &[u8]) -> std::io::Result<()> {
     file.sync_all()
 }
 
-fn decode(text: &[u8]) -> Option<Vec<u8>> {
+fn decode_key(text: &[u8]) -> Option<Vec<u8>> {
     let digits: Option<Vec<u8>> = text.iter().map(|&digit| hex_value(digit)).collect();
     let octet = |pair: &[u8]| pair.iter().fold(0, |value, digit| value << 4 | digit);
     digits.filter(|digits| digits.len() == 2 * KEY_LEN).map(|digits| digits.chunks(2).map(octet).collect())
@@ -107,26 +107,26 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::config::scratch::Scratch;
+    use crate::config::test_folder::TestFolder;
 
     #[test]
     fn a_key_is_made_once_and_only_its_owner_may_read_it() {
-        let folder = Scratch::new();
+        let folder = TestFolder::new();
         let path = folder.path("udp.key");
-        let key = read_or_make(&path).unwrap();
+        let key = read_or_make_key(&path).unwrap();
         assert_eq!(key.len(), KEY_LEN);
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(read_or_make(&path).unwrap(), key);
+        assert_eq!(read_or_make_key(&path).unwrap(), key);
         assert_eq!(std::fs::read_dir(folder.path("")).unwrap().count(), 1, "no draft is left");
     }
 
     #[test]
     fn a_file_that_is_no_key_is_refused_and_kept() {
-        let folder = Scratch::new();
+        let folder = TestFolder::new();
         for text in [String::new(), "xyz".into(), "0".repeat(63), "g".repeat(64), "0".repeat(66)] {
             let path = folder.write("udp.key", &text);
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-            let error = read_or_make(&path).unwrap_err().to_string();
+            let error = read_or_make_key(&path).unwrap_err().to_string();
             assert!(error.contains("udp.key") && error.contains("64 hexadecimal"), "{error}");
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         }
@@ -134,16 +134,16 @@ mod tests {
 
     #[test]
     fn a_key_that_others_can_read_is_refused() {
-        let folder = Scratch::new();
+        let folder = TestFolder::new();
         let path = folder.path("udp.key");
-        read_or_make(&path).unwrap();
+        read_or_make_key(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(read(&path), Err(KeyError::Exposed { mode: 0o644, .. })));
+        assert!(matches!(read_key(&path), Err(KeyError::Exposed { mode: 0o644, .. })));
     }
 
     #[test]
     fn a_folder_that_is_not_there_says_what_to_do() {
-        let error = read_or_make(&Scratch::new().path("nowhere/udp.key")).unwrap_err().to_string();
+        let error = read_or_make_key(&TestFolder::new().path("nowhere/udp.key")).unwrap_err().to_string();
         assert!(error.contains("nowhere/udp.key") && error.contains("state_dir"), "{error}");
     }
 }

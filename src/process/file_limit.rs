@@ -5,7 +5,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::config::{Document, Settings};
 
 /// Open files beside the gateway's connections and the sockets of the UDP door.
-const BESIDE: usize = 256;
+const OTHER_FILES: usize = 256;
 
 /// Raises the limit of open files as far as the process may; gives the limit now in force, if it is known.
 pub(crate) fn raise_limit() -> Option<usize> {
@@ -16,8 +16,9 @@ pub(crate) fn raise_limit() -> Option<usize> {
 
 /// Lowers `http.max_connections` to what `limit` leaves: beyond it nothing could be accepted any more, not
 /// even the operator. A warning only where somebody asked for more than the default.
-pub(crate) fn fit(settings: &mut Settings, limit: Option<usize>) {
-    let Some((most, limit)) = limit.and_then(|limit| Some((lowered(settings, limit)?, limit))) else {
+pub(crate) fn lower_connections(settings: &mut Settings, limit: Option<usize>) {
+    let Some((most, limit)) = limit.and_then(|limit| Some((connections_left(settings, limit)?, limit)))
+    else {
         return;
     };
     let wanted = settings.http.max_connections;
@@ -28,29 +29,29 @@ pub(crate) fn fit(settings: &mut Settings, limit: Option<usize>) {
 }
 
 /// What the limit leaves, if that is less than what is wanted.
-fn lowered(settings: &Settings, limit: usize) -> Option<usize> {
+fn connections_left(settings: &Settings, limit: usize) -> Option<usize> {
     if settings.listen.addresses.is_empty() && settings.listen.unix_socket.is_none() {
         return None;
     }
     // Twice: once more for a successor.
     let sockets =
         settings.udp.as_ref().map_or(0, |(sockets, _)| 2 * sockets.addresses.len() * sockets.workers);
-    let most = limit.saturating_sub(BESIDE + sockets).max(1);
+    let most = limit.saturating_sub(OTHER_FILES + sockets).max(1);
     (most < settings.http.max_connections).then_some(most)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::scratch::Scratch;
+    use crate::config::test_folder::TestFolder;
     use crate::config::{Environment, Source};
     use crate::daemon::jwk_fetch::NoFetch;
 
     fn settings(text: &str) -> Settings {
-        let folder = Scratch::new();
+        let folder = TestFolder::new();
         let path = folder.write("tracker.json", text);
         let source = Source::new(path.to_str(), Environment::default()).unwrap();
-        Settings::of(&source.read().unwrap(), &NoFetch).unwrap()
+        Settings::from_config(&source.read_config().unwrap(), &NoFetch).unwrap()
     }
 
     #[test]
@@ -64,11 +65,11 @@ mod tests {
         let text = r#"{"udp": {"workers": 7}, "http": {"max_connections": 1000}}"#;
         for (limit, most) in [(None, 1000), (Some(1284), 1000), (Some(1283), 999), (Some(100), 1)] {
             let mut settings = settings(text);
-            fit(&mut settings, limit);
+            lower_connections(&mut settings, limit);
             assert_eq!(settings.http.max_connections, most, "{limit:?}");
         }
         let mut off = settings(r#"{"http": {"addr": ""}}"#);
-        fit(&mut off, Some(100));
+        lower_connections(&mut off, Some(100));
         assert_eq!(off.http.max_connections, 20_000);
     }
 }

@@ -29,9 +29,9 @@ const RECORD_LEN: usize = 512;
 /// Octets of a refusal in it.
 const REFUSAL_LEN: usize = 440;
 /// Looks at a lock that nobody has who serves: it is changing hands, or somebody looks whether it is free.
-const LOOKS: u32 = 40;
+const LOOKS_MAX: u32 = 40;
 /// Time between two of them.
-const LOOK_ROUND: Duration = Duration::from_millis(50);
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the lock cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,7 @@ impl StateLock {
     ///
     /// # Errors
     /// When another tracker has it, or the file cannot be made.
-    pub(crate) fn take(folder: &Path) -> Result<Self, LockError> {
+    pub(crate) fn acquire(folder: &Path) -> Result<Self, LockError> {
         let path = folder.join(FILE);
         let unusable = |source| LockError::Unusable { path: path.clone(), source };
         let file = OpenOptions::new()
@@ -71,7 +71,8 @@ impl StateLock {
             .mode(MODE)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(&path);
-        let file = file.map_err(|error| foreign(folder, &path, &error).unwrap_or_else(|| unusable(error)))?;
+        let file =
+            file.map_err(|error| foreign_file(folder, &path, &error).unwrap_or_else(|| unusable(error)))?;
         let found = file.metadata().map_err(unusable)?;
         if !found.is_file() {
             return Err(unusable(io::Error::other("it is not a regular file")));
@@ -80,17 +81,17 @@ impl StateLock {
             // Whoever may read a file may hold a lock on it.
             file.set_permissions(Permissions::from_mode(MODE)).map_err(unusable)?;
         }
-        acquire(&file, folder)?;
+        lock_file(&file, folder)?;
         file.set_len(RECORD_LEN as u64).map_err(unusable)?;
         let lock = Self { file, number: AtomicU64::new(0) };
-        lock.hold().and_then(|()| lock.refuse("")).map_err(unusable)?;
+        lock.mark_serving().and_then(|()| lock.record_refusal("")).map_err(unusable)?;
         Ok(lock)
     }
 
     /// Takes the lock over from a predecessor, who has it still. It is [held](Self::hold) when this process
     /// serves.
     pub(crate) fn inherit(file: File) -> Self {
-        let number = Record::of(&file).map_or(0, |record| record.number);
+        let number = LockRecord::load(&file).map_or(0, |record| record.number);
         Self { file, number: AtomicU64::new(number) }
     }
 
@@ -103,7 +104,7 @@ impl StateLock {
     ///
     /// # Errors
     /// When another process is it, or the system refuses.
-    pub(crate) fn hold(&self) -> io::Result<()> {
+    pub(crate) fn mark_serving(&self) -> io::Result<()> {
         self.record_lock(libc::F_WRLCK)
     }
 
@@ -111,7 +112,7 @@ impl StateLock {
     ///
     /// # Errors
     /// When the system refuses.
-    pub(crate) fn let_go(&self) -> io::Result<()> {
+    pub(crate) fn unmark_serving(&self) -> io::Result<()> {
         self.record_lock(libc::F_UNLCK)
     }
 
@@ -119,9 +120,9 @@ impl StateLock {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn refuse(&self, refusal: &str) -> io::Result<()> {
+    pub(crate) fn record_refusal(&self, refusal: &str) -> io::Result<()> {
         let number = self.number.fetch_add(1, Ordering::Relaxed) + 1;
-        let record = Record { number, refusal: refusal.to_owned() };
+        let record = LockRecord { number, refusal: refusal.to_owned() };
         self.file.write_all_at(&record.octets(), 0)
     }
 
@@ -132,7 +133,7 @@ impl StateLock {
 }
 
 /// Takes the lock that goes to successors.
-fn acquire(file: &File, folder: &Path) -> Result<(), LockError> {
+fn lock_file(file: &File, folder: &Path) -> Result<(), LockError> {
     let unusable = |source| LockError::Unusable { path: folder.join(FILE), source };
     for look in 1.. {
         match file.try_lock() {
@@ -140,17 +141,17 @@ fn acquire(file: &File, folder: &Path) -> Result<(), LockError> {
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(source)) => return Err(unusable(source)),
         }
-        let holder = Holder::of(file).map_err(unusable)?;
-        if holder != Holder::Nobody || look >= LOOKS {
+        let holder = Holder::find(file).map_err(unusable)?;
+        if holder != Holder::Nobody || look >= LOOKS_MAX {
             return Err(LockError::Taken { folder: folder.to_owned(), holder });
         }
-        std::thread::sleep(LOOK_ROUND);
+        std::thread::sleep(LOOK_PAUSE);
     }
     Ok(())
 }
 
 /// Is it a file of another user that this process may not open?
-fn foreign(folder: &Path, path: &Path, error: &io::Error) -> Option<LockError> {
+fn foreign_file(folder: &Path, path: &Path, error: &io::Error) -> Option<LockError> {
     if error.kind() != ErrorKind::PermissionDenied {
         return None;
     }
@@ -178,7 +179,7 @@ pub(crate) enum Holder {
 }
 
 impl Holder {
-    fn of(file: &File) -> io::Result<Self> {
+    fn find(file: &File) -> io::Result<Self> {
         let mut lock = whole_file(libc::F_WRLCK);
         fcntl(file, FcntlArg::F_GETLK(&mut lock))?;
         Ok(match (i32::from(lock.l_type), lock.l_pid) {
@@ -201,9 +202,9 @@ impl std::fmt::Display for Holder {
 
 /// The lock of a tracker, seen from another process.
 #[derive(Debug)]
-pub(crate) struct Watch(File);
+pub(crate) struct LockView(File);
 
-impl Watch {
+impl LockView {
     /// Looks at the lock in a folder; `None` if there never was one.
     ///
     /// # Errors
@@ -225,8 +226,8 @@ impl Watch {
     /// # Errors
     /// When the system does not say.
     pub(crate) fn holder(&self) -> io::Result<Option<Holder>> {
-        for _ in 0..LOOKS {
-            let holder = Holder::of(&self.0)?;
+        for _ in 0..LOOKS_MAX {
+            let holder = Holder::find(&self.0)?;
             if holder != Holder::Nobody {
                 return Ok(Some(holder));
             }
@@ -238,7 +239,7 @@ impl Watch {
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => return Err(error),
             }
-            std::thread::sleep(LOOK_ROUND);
+            std::thread::sleep(LOOK_PAUSE);
         }
         Ok(Some(Holder::Hidden))
     }
@@ -247,34 +248,34 @@ impl Watch {
     ///
     /// # Errors
     /// When it is not any more, or may not be asked by this user.
-    pub(crate) fn ask(&self, pid: i32) -> io::Result<()> {
+    pub(crate) fn request_upgrade(&self, pid: i32) -> io::Result<()> {
         let gone = || io::Error::other("it does not hold the lock any more");
         let process = pidfd_open(rustix::process::Pid::from_raw(pid).ok_or_else(gone)?, PidfdFlags::empty())?;
         // The number might be another process's by now. What the descriptor means does not change: if the
         // lock is still held by that number, it is held by that process.
-        if Holder::of(&self.0)? != Holder::Process(pid) {
+        if Holder::find(&self.0)? != Holder::Process(pid) {
             return Err(gone());
         }
         Ok(pidfd_send_signal(process, Signal::USR2)?)
     }
 
     /// What the tracker last wrote down; `None` if that cannot be read.
-    pub(crate) fn record(&self) -> Option<Record> {
+    pub(crate) fn record(&self) -> Option<LockRecord> {
         // It may be written at this very moment.
-        (0..LOOKS).find_map(|_| Record::of(&self.0))
+        (0..LOOKS_MAX).find_map(|_| LockRecord::load(&self.0))
     }
 }
 
 /// What a tracker writes down in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Record {
+pub(crate) struct LockRecord {
     /// One more than that of the record before.
     pub(crate) number: u64,
     /// Why an upgrade was refused; empty if none was.
     pub(crate) refusal: String,
 }
 
-impl Record {
+impl LockRecord {
     /// Always as many octets, with the number at both ends, so that a reader sees a record that is only half
     /// there.
     fn octets(&self) -> Vec<u8> {
@@ -288,13 +289,13 @@ impl Record {
         octets
     }
 
-    fn of(file: &File) -> Option<Self> {
+    fn load(file: &File) -> Option<Self> {
         let mut octets = [0; RECORD_LEN];
         file.read_exact_at(&mut octets, 0).ok()?;
-        Self::read(&octets)
+        Self::parse(&octets)
     }
 
-    fn read(octets: &[u8]) -> Option<Self> {
+    fn parse(octets: &[u8]) -> Option<Self> {
         let mut lines = std::str::from_utf8(octets).ok()?.lines().skip(1);
         let (number, refusal, again) = (lines.next()?, lines.next()?, lines.next()?);
         let number = (number == again).then(|| number.parse().ok()).flatten()?;
@@ -305,32 +306,32 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::scratch::Scratch;
+    use crate::config::test_folder::TestFolder;
 
     #[test]
     fn a_record_is_read_whole_or_not_at_all() {
         for refusal in ["", "no memory", "two\nlines", &"ä".repeat(400)] {
-            let octets = Record { number: 7, refusal: refusal.to_owned() }.octets();
+            let octets = LockRecord { number: 7, refusal: refusal.to_owned() }.octets();
             assert_eq!(octets.len(), RECORD_LEN);
-            let read = Record::read(&octets).unwrap();
+            let read = LockRecord::parse(&octets).unwrap();
             assert_eq!(read.number, 7);
             let expected: String = refusal.replace('\n', " ").chars().take(220).collect();
             assert!(read.refusal.starts_with(&expected), "{read:?}");
-            let after = Record { number: 8, refusal: "other".to_owned() }.octets();
+            let after = LockRecord { number: 8, refusal: "other".to_owned() }.octets();
             let torn: Vec<u8> = after.iter().take(300).chain(octets.iter().skip(300)).copied().collect();
-            assert_eq!(Record::read(&torn), None);
+            assert_eq!(LockRecord::parse(&torn), None);
         }
-        assert_eq!(Record::read(&[b' '; RECORD_LEN]), None);
+        assert_eq!(LockRecord::parse(&[b' '; RECORD_LEN]), None);
     }
 
     #[test]
     fn an_equal_refusal_is_another_record() {
-        let folder = Scratch::new();
-        let lock = StateLock::take(&folder.path("")).unwrap();
-        let watch = Watch::open(&folder.path("")).unwrap().unwrap();
-        lock.refuse("no memory").unwrap();
+        let folder = TestFolder::new();
+        let lock = StateLock::acquire(&folder.path("")).unwrap();
+        let watch = LockView::open(&folder.path("")).unwrap().unwrap();
+        lock.record_refusal("no memory").unwrap();
         let first = watch.record().unwrap();
-        lock.refuse("no memory").unwrap();
+        lock.record_refusal("no memory").unwrap();
         let second = watch.record().unwrap();
         assert_eq!((first.refusal.as_str(), second.refusal.as_str()), ("no memory", "no memory"));
         assert!(second.number > first.number);
@@ -338,49 +339,49 @@ mod tests {
 
     #[test]
     fn only_its_owner_may_open_the_lock_also_one_of_an_earlier_version() {
-        let folder = Scratch::new();
+        let folder = TestFolder::new();
         let path = folder.write(FILE, "77\n");
         std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        let lock = StateLock::take(&folder.path("")).unwrap();
+        let lock = StateLock::acquire(&folder.path("")).unwrap();
         assert_eq!(lock.file().metadata().unwrap().mode() & 0o777, 0o600);
         drop(lock);
         std::fs::remove_file(&path).unwrap();
-        let lock = StateLock::take(&folder.path("")).unwrap();
+        let lock = StateLock::acquire(&folder.path("")).unwrap();
         assert_eq!(lock.file().metadata().unwrap().mode() & 0o777, 0o600);
     }
 
     #[test]
     fn the_lock_goes_to_an_heir_and_is_free_after_both() {
-        let folder = Scratch::new();
+        let folder = TestFolder::new();
         let place = folder.path("");
-        assert!(Watch::open(&place).unwrap().is_none());
-        let lock = StateLock::take(&place).unwrap();
+        assert!(LockView::open(&place).unwrap().is_none());
+        let lock = StateLock::acquire(&place).unwrap();
         let heir = StateLock::inherit(lock.file().try_clone().unwrap());
         drop(lock);
         let again = File::open(folder.path(FILE)).unwrap();
         assert!(matches!(again.try_lock(), Err(TryLockError::WouldBlock)), "the heir has it");
         drop(heir);
-        assert!(StateLock::take(&place).is_ok());
+        assert!(StateLock::acquire(&place).is_ok());
     }
 
     #[test]
     fn neither_a_link_nor_a_pipe_is_taken_for_the_lock() {
-        let folder = Scratch::new();
+        let folder = TestFolder::new();
         let victim = folder.write("victim", "precious");
         std::os::unix::fs::symlink(&victim, folder.path(FILE)).unwrap();
-        assert!(StateLock::take(&folder.path("")).is_err());
-        assert!(Watch::open(&folder.path("")).is_err());
+        assert!(StateLock::acquire(&folder.path("")).is_err());
+        assert!(LockView::open(&folder.path("")).is_err());
         assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
         std::fs::remove_file(folder.path(FILE)).unwrap();
         nix::unistd::mkfifo(&folder.path(FILE), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-        let error = StateLock::take(&folder.path("")).unwrap_err().to_string();
+        let error = StateLock::acquire(&folder.path("")).unwrap_err().to_string();
         assert!(error.contains("not a regular file"), "{error}");
-        assert!(Watch::open(&folder.path("")).is_err());
+        assert!(LockView::open(&folder.path("")).is_err());
     }
 
     #[test]
     fn a_folder_that_is_not_there_is_named() {
-        let error = StateLock::take(&Scratch::new().path("nowhere")).unwrap_err().to_string();
+        let error = StateLock::acquire(&TestFolder::new().path("nowhere")).unwrap_err().to_string();
         assert!(error.contains("nowhere/hayate.lock") && error.contains("set state_dir"), "{error}");
     }
 }

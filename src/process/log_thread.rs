@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use hayate_state::metrics::{Kind, Series};
+use hayate_state::metrics::{Series, SeriesKind};
 use hayate_state::{Board, Clock};
 
 /// Octets of lines that wait at most; further lines are dropped and counted.
@@ -15,13 +15,13 @@ const OCTETS_MAX: usize = 1 << 20;
 /// What a line takes in the queue beside its octets.
 const LINE_COST: usize = 64;
 /// A single write that takes longer than this means that the log stands still.
-const STILL_MAX: Duration = Duration::from_secs(10);
+const STALL_MAX: Duration = Duration::from_secs(10);
 /// Pause where stderr is non-blocking, because another process made it so, and full.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
 
 /// The lines on their way to stderr. It lives as long as the process.
 #[derive(Debug)]
-pub(crate) struct Lines {
+pub(crate) struct LogThread {
     queue: Mutex<Queue>,
     /// Notified when a line comes, and when the last one is written.
     changed: Condvar,
@@ -39,7 +39,7 @@ struct Queue {
     unmentioned: u64,
 }
 
-impl Lines {
+impl LogThread {
     /// Starts the thread, which writes to `out`.
     ///
     /// # Errors
@@ -53,7 +53,7 @@ impl Lines {
     }
 
     /// Takes a line, or drops it if too many wait. Never waits for stderr.
-    pub(crate) fn put(&self, line: &[u8]) {
+    pub(crate) fn push_line(&self, line: &[u8]) {
         let mut queue = self.queue();
         let cost = line.len() + LINE_COST;
         if queue.octets + cost > OCTETS_MAX {
@@ -80,28 +80,28 @@ impl Lines {
     }
 
     /// Does nobody read what is written?
-    pub(crate) fn stand_still(&self) -> bool {
-        self.stalled() >= STILL_MAX
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled() >= STALL_MAX
     }
 
     /// Lists its numbers.
-    pub(crate) fn list_on(self: &Arc<Self>, board: &Board) {
+    pub(crate) fn register_metrics(self: &Arc<Self>, board: &Board) {
         let list = |name, help, kind, read: fn(&Self) -> u64| {
             let lines = Arc::clone(self);
             let read = Box::new(move || read(&lines));
-            board.list(Series { name, help, kind, labels: Vec::new(), read });
+            board.register(Series { name, help, kind, labels: Vec::new(), read });
         };
         let help = "Log lines dropped, because stderr took none and too many waited.";
-        list("log_dropped_total", help, Kind::Counter, |lines| lines.queue().dropped);
+        list("log_dropped_total", help, SeriesKind::Counter, |lines| lines.queue().dropped);
         let help = "How long the log line that is being written has taken so far.";
-        list("log_stalled_seconds", help, Kind::Gauge, |lines| lines.stalled().as_secs());
+        list("log_stalled_seconds", help, SeriesKind::Gauge, |lines| lines.stalled().as_secs());
     }
 
     fn run(&self, mut out: impl Write) {
         loop {
-            let line = self.next();
+            let line = self.next_line();
             // Where stderr is closed nobody can be told.
-            let _ = write(&mut out, &line);
+            let _ = write_line(&mut out, &line);
             let mut queue = self.queue();
             queue.writing_since = None;
             let dropped = std::mem::take(&mut queue.unmentioned);
@@ -116,7 +116,7 @@ impl Lines {
         }
     }
 
-    fn next(&self) -> Vec<u8> {
+    fn next_line(&self) -> Vec<u8> {
         let mut queue = self.queue();
         loop {
             if let Some(line) = queue.waiting.pop_front() {
@@ -134,7 +134,7 @@ impl Lines {
 }
 
 /// Writes a whole line, also where `out` is non-blocking and full for a while.
-fn write(out: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
+fn write_line(out: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
     while !line.is_empty() {
         match out.write(line) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -149,11 +149,11 @@ fn write(out: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
 
 /// What env_logger writes to.
 #[derive(Debug)]
-pub(crate) struct Pen(pub(crate) Arc<Lines>);
+pub(crate) struct LogWriter(pub(crate) Arc<LogThread>);
 
-impl Write for Pen {
+impl Write for LogWriter {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.0.put(octets);
+        self.0.push_line(octets);
         Ok(octets.len())
     }
 
@@ -171,7 +171,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     /// Writes to a socket that has no room left, and the other end of it.
-    fn full() -> (Arc<Lines>, UnixStream, usize) {
+    fn full() -> (Arc<LogThread>, UnixStream, usize) {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let mut filled = 0;
@@ -181,7 +181,7 @@ mod tests {
             }
         }
         ours.set_nonblocking(false).unwrap();
-        (Lines::start(ours).unwrap(), theirs, filled)
+        (LogThread::start(ours).unwrap(), theirs, filled)
     }
 
     #[test]
@@ -191,7 +191,7 @@ mod tests {
         // The first one may be under way already.
         let fit = OCTETS_MAX / (line.len() + LINE_COST);
         for _ in 0..fit + 8 {
-            lines.put(&line);
+            lines.push_line(&line);
         }
         let dropped = usize::try_from(lines.queue().dropped).unwrap();
         assert!((7..=8).contains(&dropped), "{dropped}");
@@ -214,8 +214,8 @@ mod tests {
         while let Ok(some) = ours.write(&[b'x'; 4096]) {
             filled += some;
         }
-        let lines = Lines::start(ours).unwrap();
-        lines.put(b"seven\n");
+        let lines = LogThread::start(ours).unwrap();
+        lines.push_line(b"seven\n");
         let mut read = vec![0; filled + 6];
         io::Read::read_exact(&mut theirs, &mut read).unwrap();
         assert!(read.ends_with(b"seven\n"));
@@ -226,8 +226,8 @@ mod tests {
     fn a_closed_stderr_stops_nothing() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         drop(theirs);
-        let lines = Lines::start(ours).unwrap();
-        (0..100).for_each(|_| lines.put(b"nobody\n"));
+        let lines = LogThread::start(ours).unwrap();
+        (0..100).for_each(|_| lines.push_line(b"nobody\n"));
         assert!(lines.finish(LONG));
     }
 }

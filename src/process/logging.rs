@@ -12,21 +12,21 @@ use env_logger::fmt::Formatter;
 use env_logger::{Builder, Target, WriteStyle};
 use log::{LevelFilter, Record};
 
-use crate::commands::cli::Look;
+use crate::commands::cli::OutputOptions;
 use crate::config::document::{Log, LogFormat, LogLevel};
-use crate::process::log_thread::{Lines, Pen};
+use crate::process::log_thread::{LogThread, LogWriter};
 
 /// How long the end of the process waits for a reader of stderr.
-pub(crate) const LAST_LINES: Duration = Duration::from_millis(750);
+pub(crate) const FLUSH_MAX: Duration = Duration::from_millis(750);
 /// The variable that wins over the configured level: `info`, `debug,hayate_udp=trace`.
 const FILTER: &str = "RUST_LOG";
 
 /// The lines of a process that serves.
-static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
+static LOG_THREAD: OnceLock<Arc<LogThread>> = OnceLock::new();
 
 /// Starts the log of a command, which waits for whoever reads its stderr: the command line wins over the
 /// environment, that over the configuration.
-pub(crate) fn start(look: &Look, log: &Log) {
+pub(crate) fn start(look: &OutputOptions, log: &Log) {
     let mut builder = builder(look, log);
     builder.target(Target::Stderr);
     // A second start, in tests, keeps the first log.
@@ -38,58 +38,58 @@ pub(crate) fn start(look: &Look, log: &Log) {
 ///
 /// # Errors
 /// When the system gives no thread.
-pub(crate) fn start_beside(look: &Look, log: &Log) -> io::Result<()> {
-    let lines = Lines::start(io::stderr())?;
+pub(crate) fn start_in_thread(look: &OutputOptions, log: &Log) -> io::Result<()> {
+    let lines = LogThread::start(io::stderr())?;
     let mut builder = builder(look, log);
-    if style(look) == WriteStyle::Auto && may_colour(|name| std::env::var_os(name)) {
+    if style(look) == WriteStyle::Auto && colours_allowed(|name| std::env::var_os(name)) {
         // It is a terminal, but env_logger sees a pipe, where it never uses colours by itself.
         builder.write_style(WriteStyle::Always);
     }
-    builder.target(Target::Pipe(Box::new(Pen(Arc::clone(&lines)))));
+    builder.target(Target::Pipe(Box::new(LogWriter(Arc::clone(&lines)))));
     let _ = builder.try_init();
     // It is started once.
-    let _ = LINES.set(lines);
-    panic::set_hook(Box::new(panicked));
+    let _ = LOG_THREAD.set(lines);
+    panic::set_hook(Box::new(log_panic));
     Ok(())
 }
 
 /// The lines of this process, if it serves.
-pub(crate) fn lines() -> Option<Arc<Lines>> {
-    LINES.get().cloned()
+pub(crate) fn log_thread() -> Option<Arc<LogThread>> {
+    LOG_THREAD.get().cloned()
 }
 
 /// Waits until the log is written, but not longer than [`LAST_LINES`].
 pub(crate) fn finish() {
-    if let Some(lines) = LINES.get() {
-        let _ = lines.finish(LAST_LINES);
+    if let Some(lines) = LOG_THREAD.get() {
+        let _ = lines.finish(FLUSH_MAX);
     }
 }
 
-fn panicked(info: &PanicHookInfo<'_>) {
+fn log_panic(info: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let mut text = format!("thread {} {info}", thread.name().unwrap_or("without a name")).replace('\n', " ");
     let trace = Backtrace::capture();
     if trace.status() == BacktraceStatus::Captured {
         text = format!("{text}\n{trace}");
     }
-    tell(&text);
+    write_unfiltered(&text);
     // The panic may be the end of the process.
     finish();
 }
 
 /// One line that no filter hides: of the log, or plain.
-fn tell(text: &str) {
+fn write_unfiltered(text: &str) {
     if log::log_enabled!(log::Level::Error) {
         log::error!("{text}");
-    } else if let Some(lines) = LINES.get() {
-        lines.put(format!("{text}\n").as_bytes());
+    } else if let Some(lines) = LOG_THREAD.get() {
+        lines.push_line(format!("{text}\n").as_bytes());
     } else {
         // Where stderr is closed nobody can be told.
         let _ = writeln!(io::stderr(), "{text}");
     }
 }
 
-fn builder(look: &Look, log: &Log) -> Builder {
+fn builder(look: &OutputOptions, log: &Log) -> Builder {
     let mut builder = Builder::new();
     match std::env::var(FILTER) {
         _ if look.debug => builder.filter_level(LevelFilter::Debug),
@@ -105,25 +105,25 @@ fn builder(look: &Look, log: &Log) -> Builder {
 
 /// The last words of a command that failed: a line of the log if there is one, or else the plain text on
 /// stderr.
-pub(crate) fn complain(look: &Look, text: &str) {
+pub(crate) fn report_error(look: &OutputOptions, text: &str) {
     let text = text.replace('\n', " ");
     if format(look) == Some(LogFormat::Json) {
         start(look, &Log::default());
     }
-    tell(&text);
+    write_unfiltered(&text);
 }
 
-fn format(look: &Look) -> Option<LogFormat> {
+fn format(look: &OutputOptions) -> Option<LogFormat> {
     if look.json { Some(LogFormat::Json) } else { look.log_format }
 }
 
 /// Does nothing in the environment speak against colours on a terminal?
-fn may_colour(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+fn colours_allowed(variable: impl Fn(&str) -> Option<OsString>) -> bool {
     let is_set = |name| variable(name).is_some_and(|value| !value.is_empty());
     !is_set("NO_COLOR") && variable("TERM").is_some_and(|term| term != "dumb")
 }
 
-fn style(look: &Look) -> WriteStyle {
+fn style(look: &OutputOptions) -> WriteStyle {
     let plain = look.nocolors || !io::stderr().is_terminal();
     if plain { WriteStyle::Never } else { WriteStyle::Auto }
 }
@@ -172,7 +172,9 @@ mod tests {
     #[test]
     fn the_environment_may_speak_against_colours() {
         let with = |known: &[(&str, &str)]| {
-            may_colour(|name| known.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
+            colours_allowed(|name| {
+                known.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
+            })
         };
         assert!(with(&[("TERM", "xterm")]) && with(&[("TERM", "xterm"), ("NO_COLOR", "")]));
         assert!(!with(&[]) && !with(&[("TERM", "dumb")]) && !with(&[("TERM", "xterm"), ("NO_COLOR", "1")]));
@@ -180,8 +182,9 @@ mod tests {
 
     #[test]
     fn json_wins_over_a_named_format() {
-        let look = Look { json: true, log_format: Some(LogFormat::Text), ..Look::default() };
+        let look =
+            OutputOptions { json: true, log_format: Some(LogFormat::Text), ..OutputOptions::default() };
         assert_eq!(format(&look), Some(LogFormat::Json));
-        assert_eq!(format(&Look::default()), None);
+        assert_eq!(format(&OutputOptions::default()), None);
     }
 }

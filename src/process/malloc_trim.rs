@@ -14,31 +14,31 @@ const SHRUNK_SHARE: usize = 4;
 
 /// Watches the memory of swarms and connections.
 #[derive(Debug, Default)]
-pub(crate) struct Returner {
-    swarms: Decline,
-    connections: Decline,
+pub(crate) struct MemoryTrimmer {
+    swarms: Shrinkage,
+    connections: Shrinkage,
 }
 
-impl Returner {
+impl MemoryTrimmer {
     /// Gives memory back if the swarms, which take so many octets, or the connections have shrunk enough;
     /// call it about once a second.
-    pub(crate) fn look(&mut self, swarms: usize, connections: u64) {
+    pub(crate) fn trim_if_shrunk(&mut self, swarms: usize, connections: u64) {
         let connections = usize::try_from(connections * CONNECTION_OCTETS).unwrap_or(usize::MAX);
         let due = [self.swarms.is_due(swarms), self.connections.is_due(connections)];
         if due.contains(&true) {
-            give_back();
+            trim_heap();
         }
     }
 }
 
 /// How far something has shrunk.
 #[derive(Debug, Default)]
-struct Decline {
+struct Shrinkage {
     /// Octets it had at most since memory was given back last.
     highest: usize,
 }
 
-impl Decline {
+impl Shrinkage {
     fn is_due(&mut self, octets: usize) -> bool {
         self.highest = self.highest.max(octets);
         let due = self.highest - octets >= SHRUNK_MIN.max(self.highest / SHRUNK_SHARE);
@@ -51,7 +51,7 @@ impl Decline {
 
 /// Hands free pages of the allocator back to the system. It holds each arena's lock for as long as it works
 /// on it.
-fn give_back() {
+fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim may be called at any time by any thread; it touches only memory that is free.
     #[expect(unsafe_code, reason = "one call into the allocator, which has no safe name")]
@@ -62,20 +62,20 @@ fn give_back() {
 
 /// Octets of memory that this process may use at most: those of the machine, or of its cgroups where one of
 /// them has less; 0 where nobody says so.
-pub(crate) fn memory_there_is() -> u64 {
+pub(crate) fn available_memory() -> u64 {
     let root = Path::new("/");
-    cgroups(root).chain(machine(root)).min().unwrap_or(0)
+    cgroup_limits(root).chain(machine_memory(root)).min().unwrap_or(0)
 }
 
 /// Octets of the machine.
-fn machine(root: &Path) -> Option<u64> {
+fn machine_memory(root: &Path) -> Option<u64> {
     let text = read_to_string(root.join("proc/meminfo")).ok()?;
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     total.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The limits of the process' cgroup and of those around it, of version 2 or 1, as far as they have any.
-fn cgroups(root: &Path) -> impl Iterator<Item = u64> {
+fn cgroup_limits(root: &Path) -> impl Iterator<Item = u64> {
     let text = read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let limits = text.lines().filter_map(|line| {
         let [_, controllers, path] = *line.splitn(3, ':').collect::<Vec<_>>() else { return None };
@@ -102,13 +102,13 @@ mod tests {
 
     #[test]
     fn the_memory_is_that_of_the_machine_or_of_the_tightest_cgroup() {
-        let root = crate::config::scratch::Scratch::new();
+        let root = crate::config::test_folder::TestFolder::new();
         let write = |name: &str, text: &str| {
             let path = root.path(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         };
-        let there_is = || cgroups(root.as_ref()).chain(machine(root.as_ref())).min();
+        let there_is = || cgroup_limits(root.as_ref()).chain(machine_memory(root.as_ref())).min();
         assert_eq!(there_is(), None);
         write("proc/meminfo", "MemTotal:        8000000 kB\nMemFree:          123 kB\n");
         assert_eq!(there_is(), Some(8_192_000_000));
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn memory_is_given_back_after_a_real_decline_and_once() {
-        let mut decline = Decline::default();
+        let mut decline = Shrinkage::default();
         let mib = 1 << 20;
         let looks =
             [(100, false), (80, false), (76, false), (75, true), (75, false), (57, false), (56, true)];
@@ -140,12 +140,12 @@ mod tests {
 
     #[test]
     fn closed_connections_count_beside_swarms() {
-        let mut returner = Returner::default();
-        returner.look(0, 1000);
+        let mut returner = MemoryTrimmer::default();
+        returner.trim_if_shrunk(0, 1000);
         assert_eq!(returner.connections.highest, 1000 * 16384);
-        returner.look(0, 751);
+        returner.trim_if_shrunk(0, 751);
         assert_eq!(returner.connections.highest, 1000 * 16384, "a fourth of it is not gone");
-        returner.look(0, 743);
+        returner.trim_if_shrunk(0, 743);
         assert_eq!(returner.connections.highest, 743 * 16384);
     }
 
@@ -161,7 +161,7 @@ mod tests {
         let last = Box::new([7_u8; 100]);
         drop(pieces);
         let before = resident();
-        give_back();
+        trim_heap();
         let after = resident();
         assert!(before - after > 20 << 20, "{before} to {after}");
         drop(last);

@@ -25,13 +25,13 @@ const NAMED_MAX: usize = 10;
 /// A file that this process cannot use, whose it is, and how to mend that.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct NotOurs(String);
+pub(crate) struct UnusableFiles(String);
 
 /// Looks at the folder and at every file of ours in it.
 ///
 /// # Errors
 /// When there are some that this process may not use as it must.
-pub(crate) fn check(folder: &Path) -> Result<(), NotOurs> {
+pub(crate) fn check_ownership(folder: &Path) -> Result<(), UnusableFiles> {
     let refused = |path: &PathBuf, wanted| {
         let way = if path.is_dir() { AccessFlags::X_OK } else { AccessFlags::empty() };
         // What is not there can be made, or the folder says no.
@@ -45,22 +45,22 @@ pub(crate) fn check(folder: &Path) -> Result<(), NotOurs> {
     let mut paths: Vec<_> = std::iter::once(folder.to_owned()).chain(written).collect();
     paths.retain(|path| refused(path, both));
     paths.extend(READ.iter().map(|name| folder.join(name)).filter(|path| refused(path, AccessFlags::R_OK)));
-    if paths.is_empty() { Ok(()) } else { Err(NotOurs::of(&paths)) }
+    if paths.is_empty() { Ok(()) } else { Err(UnusableFiles::describe(&paths)) }
 }
 
-impl NotOurs {
-    fn of(paths: &[PathBuf]) -> Self {
+impl UnusableFiles {
+    fn describe(paths: &[PathBuf]) -> Self {
         let shown = |path: &PathBuf| path.display().to_string();
         let known = paths.first().and_then(|path| path.metadata().ok());
         let owner =
-            known.as_ref().map_or_else(|| "somebody".into(), |known| user(Uid::from_raw(known.uid())));
+            known.as_ref().map_or_else(|| "somebody".into(), |known| user_name(Uid::from_raw(known.uid())));
         let mode = known.map_or(0, |known| known.mode() & 0o777);
         let first = paths.first().map(shown).unwrap_or_default();
         let mut all: Vec<_> = paths.iter().take(NAMED_MAX).map(shown).collect();
         if paths.len() > NAMED_MAX {
             all.push(format!("and {} more", paths.len() - NAMED_MAX));
         }
-        let (user, group, all) = (user(geteuid()), group(getegid()), all.join(" "));
+        let (user, group, all) = (user_name(geteuid()), group_name(getegid()), all.join(" "));
         Self(format!(
             "{first} belongs to {owner} (mode {mode:03o}), and this process, user {user}, may not use it; as \
              root: chown {user}:{group} {all}"
@@ -68,35 +68,35 @@ impl NotOurs {
     }
 }
 
-fn user(id: Uid) -> String {
+fn user_name(id: Uid) -> String {
     User::from_uid(id).ok().flatten().map_or_else(|| id.to_string(), |user| user.name)
 }
 
-fn group(id: Gid) -> String {
+fn group_name(id: Gid) -> String {
     Group::from_gid(id).ok().flatten().map_or_else(|| id.to_string(), |group| group.name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::scratch::Scratch;
+    use crate::config::test_folder::TestFolder;
 
     #[test]
     fn what_may_be_used_is_passed_and_what_is_not_there_is_for_others_to_refuse() {
-        let folder = Scratch::new();
+        let folder = TestFolder::new();
         folder.write("hayate.db", "");
         std::fs::create_dir(folder.path("spill")).unwrap();
         folder.write("spill/users-1.spill", "");
-        check(&folder.path("")).unwrap();
-        check(&folder.path("nowhere")).unwrap();
+        check_ownership(&folder.path("")).unwrap();
+        check_ownership(&folder.path("nowhere")).unwrap();
     }
 
     #[test]
     fn a_refusal_names_the_file_its_owner_and_the_command() {
-        let folder = Scratch::new();
+        let folder = TestFolder::new();
         let path = folder.write("hayate.lock", "");
-        let text = NotOurs::of(&[path.clone(), folder.path("spill")]).to_string();
-        let (me, mine) = (user(geteuid()), group(getegid()));
+        let text = UnusableFiles::describe(&[path.clone(), folder.path("spill")]).to_string();
+        let (me, mine) = (user_name(geteuid()), group_name(getegid()));
         assert!(text.starts_with(&format!("{} belongs to {me} (mode 6", path.display())), "{text}");
         let command = format!("as root: chown {me}:{mine} {} ", path.display());
         assert!(text.contains(&command) && text.ends_with("/spill"), "{text}");

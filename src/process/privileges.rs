@@ -69,7 +69,7 @@ const CAPABILITIES_MAX: u32 = 64;
 ///
 /// # Errors
 /// When the system refuses.
-pub(crate) fn seal(names: &Privileges) -> Result<(), DropError> {
+pub(crate) fn seal_privileges(names: &Privileges) -> Result<(), DropError> {
     // What is wrong with the names is said by whoever reads the configuration.
     let Ok(identity) = Identity::find(&names.user, &names.group) else { return Ok(()) };
     if names.user.is_empty() || identity.is_current() || !Uid::effective().is_root() {
@@ -117,7 +117,7 @@ impl Identity {
     ///
     /// # Errors
     /// When the system refuses, or the way back is open.
-    pub(crate) fn assume(&self) -> Result<(), DropError> {
+    pub(crate) fn become_user(&self) -> Result<(), DropError> {
         if self.is_current() {
             return Ok(());
         }
@@ -167,7 +167,7 @@ impl Identity {
         for path in [std::path::absolute(path).ok(), path.canonicalize().ok()].into_iter().flatten() {
             paths.extend(path.ancestors().skip(1).map(Path::to_owned));
         }
-        let closed = |path: &PathBuf, bit| path.metadata().is_ok_and(|found| !self.may(&found, bit));
+        let closed = |path: &PathBuf, bit| path.metadata().is_ok_and(|found| !self.may_access(&found, bit));
         paths.retain(|folder| closed(folder, 1));
         let mut commands: Vec<String> =
             paths.iter().map(|folder| format!("setfacl -m u:{}:x {}", self.user, folder.display())).collect();
@@ -178,7 +178,7 @@ impl Identity {
     }
 
     /// Does the mode of a file grant the user this bit?
-    fn may(&self, found: &Metadata, bit: u32) -> bool {
+    fn may_access(&self, found: &Metadata, bit: u32) -> bool {
         let shift = if found.uid() == self.user.as_raw() {
             6
         } else if self.groups().iter().any(|group| group.as_raw() == found.gid()) {
@@ -249,7 +249,7 @@ mod tests {
         let mode = |path: &Path, mode| {
             std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
         };
-        let folder = crate::config::scratch::Scratch::new();
+        let folder = crate::config::test_folder::TestFolder::new();
         let closed = folder.path("closed");
         std::fs::create_dir(&closed).unwrap();
         let files = [
@@ -279,6 +279,6 @@ mod tests {
         let group = Gid::effective();
         let identity = Identity { user: Uid::effective(), group, name: None };
         assert!(identity.is_current());
-        identity.assume().unwrap();
+        identity.become_user().unwrap();
     }
 }

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hayate_state::store::record::{TorrentRow, TransferIpRow, TransferRow, UserRow};
-use hayate_state::store::{Backend, Bounds, Channel, Demand, Dsn, Opened, Pace, Places, Queues, Record};
+use hayate_state::store::{
+    Backend, Bounds, Channel, Dsn, OpenedStore, Queues, Record, RequiredTables, SpillPaths, WriterSettings,
+};
 use hayate_state::{Board, Clock, Published};
 
 const USERS: u32 = 500;
@@ -26,16 +28,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let number = |place: usize, default: u64| words.get(place).map_or(Ok(default), |word| word.parse());
     let dsn: Dsn = words.first().ok_or("usage: records DSN [RATE [SECONDS [BOUND]]]")?.parse()?;
     let (rate, seconds, bound) = (number(1, 50_000)?, number(2, 30)?, number(3, 0)?);
-    let backend = Backend::new(dsn, "", Demand::Own);
+    let backend = Backend::new(dsn, "", RequiredTables::Own);
     backend.migrate()?;
     let (clock, board) = (Clock::start(), Board::default());
     let queues = Arc::new(Queues::accounting(clock, &bounds(usize::try_from(bound)?)));
     let folder = std::env::temp_dir().join(format!("hayate-records-{}", std::process::id()));
-    let places = Places { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
-    let pace = Published::new(Pace::default());
-    let opened = Opened::new(&queues, clock, &pace, &places, Box::new(move || backend.open()))?;
+    let places =
+        SpillPaths { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
+    let pace = Published::new(WriterSettings::default());
+    let opened = OpenedStore::new(&queues, clock, &pace, &places, Box::new(move || backend.open()))?;
     let recorder = opened.start()?;
-    recorder.list_on(&board);
+    recorder.register_metrics(&board);
     let waiting = |queues: &Queues| {
         let rows = Channel::ALL.iter().map(|&channel| queues.rows(channel)).sum::<usize>();
         let lag = Channel::ALL.iter().map(|&channel| queues.lag(channel)).max();
@@ -92,7 +95,7 @@ fn announce(queues: &Queues, random: &mut fastrand::Rng) {
         id: fid,
         seeders: 7,
         leechers: 11,
-        counts: true,
+        has_counts: true,
         ..Default::default()
     }));
     queues.put(Record::User(UserRow { id: uid, uploaded: raw_up, downloaded: raw_down, raw_up, raw_down }));
@@ -105,5 +108,5 @@ fn announce(queues: &Queues, random: &mut fastrand::Rng) {
 
 /// A number of the recorder, summed over the channels.
 fn metric(board: &Board, name: &str) -> u64 {
-    board.read().iter().filter(|reading| reading.name == name).map(|reading| reading.value).sum()
+    board.read_series().iter().filter(|reading| reading.name == name).map(|reading| reading.value).sum()
 }

@@ -9,41 +9,41 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
-use crate::admission::hooks::Spoken;
-use crate::announce::{Announce, Answer, Handout, Lane, PEER_V4_LEN, PEER_V6_LEN, Refusal, Tally};
+use crate::admission::hooks::OwnedUrl;
+use crate::announce::{Announce, Answer, Handout, PEER_V4_LEN, PEER_V6_LEN, PeerWriter, Refusal, Tally};
 use crate::clock::{Clock, Now};
 use crate::ids::{InfoHash, PeerId};
 use crate::metrics::histogram::Histogram;
-use crate::private::{Denial, Member, Purger};
+use crate::private::{Purger, Refused, User};
 use crate::swarm::Sweeper;
 use crate::tracker::Tracker;
 
-/// Questions that wait in the inbox at most; beyond, askers are told that the tracker is full.
+/// Questions that wait in the inbox at most; beyond, clients are told that the tracker is full.
 pub const INBOX_MAX: usize = 16 * 1024;
 /// Questions answered at one reading of the clock.
 const BATCH_MAX: usize = 256;
 /// Time between two slices of periodic work.
-const BEAT: Duration = Duration::from_millis(100);
+const SLICE_PERIOD: Duration = Duration::from_millis(100);
 /// The same in a large tracker.
-const SHORT_BEAT: Duration = Duration::from_millis(10);
+const SLICE_PERIOD_SHORT: Duration = Duration::from_millis(10);
 /// Most time that one slice makes up for, after the thread had to wait for a processor.
-const BEAT_LATEST: Duration = Duration::from_secs(1);
+const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 
 /// What the gateway asks.
 #[derive(Debug)]
 pub enum Question {
     /// An announce, and which form of peers it wants.
-    Announce(Announce, PeerForm, Words),
+    Announce(Announce, PeerForm, UrlForHooks),
     /// A scrape of these torrents, in this order.
-    Scrape(Vec<InfoHash>, Words),
-    /// An announce of a member (mode private).
-    MemberAnnounce(Member, Announce, PeerForm, Words),
-    /// A scrape of a member (mode private), of these torrents, in this order.
-    MemberScrape(Member, Vec<InfoHash>, Words),
+    Scrape(Vec<InfoHash>, UrlForHooks),
+    /// An announce of a user (mode private).
+    UserAnnounce(User, Announce, PeerForm, UrlForHooks),
+    /// A scrape of a user (mode private), of these torrents, in this order.
+    UserScrape(User, Vec<InfoHash>, UrlForHooks),
 }
 
-/// What was said beside that; only where hooks want to know.
-pub type Words = Option<Box<Spoken>>;
+/// The URL of the request; only where hooks want to know.
+pub type UrlForHooks = Option<Box<OwnedUrl>>;
 
 /// Whether peers are wanted with their ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,11 +58,11 @@ pub enum PeerForm {
 #[derive(Debug)]
 pub enum Reply {
     /// To [`Question::Announce`] and [`Question::MemberAnnounce`].
-    Announce(Result<(Answer, PeerList), Denial>),
+    Announce(Result<(Answer, PeerList), Refused>),
     /// To [`Question::Scrape`]: one tally for each torrent asked.
     Scrape(Result<Vec<Tally>, Refusal>),
     /// To [`Question::MemberScrape`]: one for each torrent asked, `None` for those that are left out.
-    MemberScrape(Result<Vec<Option<Tally>>, Refusal>),
+    UserScrape(Result<Vec<Option<Tally>>, Refusal>),
 }
 
 /// The peers of an answer, as they go on the wire. Ids are there only if they were asked for and are kept.
@@ -80,12 +80,12 @@ pub struct PeerList {
 
 /// The way back to whoever asked.
 pub trait Respond: Send + Sized + 'static {
-    /// Delivers the reply; must not block. An asker who has gone is ignored.
+    /// Delivers the reply; must not block. A client that has gone is ignored.
     fn respond(self, reply: Reply);
 
     /// Delivers the replies of a batch as they are made, so that one wake-up may serve all of them.
     fn respond_all(replies: impl Iterator<Item = (Self, Reply)>) {
-        replies.for_each(|(asker, reply)| asker.respond(reply));
+        replies.for_each(|(reply_to, reply)| reply_to.respond(reply));
     }
 }
 
@@ -94,20 +94,20 @@ pub trait Respond: Send + Sized + 'static {
 pub struct Inbox<R> {
     sender: Sender<(Question, R)>,
     // After the sender: the actor that is woken by the last drop finds the channel closed.
-    alarm: Alarm,
+    wake_on_drop: WakeOnDrop,
 }
 
 impl<R> Clone for Inbox<R> {
     fn clone(&self) -> Self {
-        Self { sender: self.sender.clone(), alarm: self.alarm.clone() }
+        Self { sender: self.sender.clone(), wake_on_drop: self.wake_on_drop.clone() }
     }
 }
 
 /// Wakes the actor, at the latest when it is dropped.
 #[derive(Clone, Debug)]
-struct Alarm(Thread);
+struct WakeOnDrop(Thread);
 
-impl Drop for Alarm {
+impl Drop for WakeOnDrop {
     fn drop(&mut self) {
         self.0.unpark();
     }
@@ -116,15 +116,15 @@ impl Drop for Alarm {
 /// The inbox is full or the actor has stopped; the question was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the tracker is full")]
-pub struct Full;
+pub struct InboxFull;
 
 impl<R: Respond> Inbox<R> {
     /// Puts a question into the inbox and wakes the actor, or refuses at once.
     ///
     /// # Errors
     /// [`Full`] when [`INBOX_MAX`] questions wait already, or the actor has stopped.
-    pub fn ask(&self, question: Question, asker: R) -> Result<(), Full> {
-        self.put(question, asker)?;
+    pub fn send(&self, question: Question, reply_to: R) -> Result<(), InboxFull> {
+        self.push(question, reply_to)?;
         self.wake();
         Ok(())
     }
@@ -134,16 +134,16 @@ impl<R: Respond> Inbox<R> {
     ///
     /// # Errors
     /// [`Full`] when [`INBOX_MAX`] questions wait already, or the actor has stopped.
-    pub fn put(&self, question: Question, asker: R) -> Result<(), Full> {
-        match self.sender.try_send((question, asker)) {
+    pub fn push(&self, question: Question, reply_to: R) -> Result<(), InboxFull> {
+        match self.sender.try_send((question, reply_to)) {
             Ok(()) => Ok(()),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Full),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(InboxFull),
         }
     }
 
     /// Wakes the actor if it sleeps.
     pub fn wake(&self) {
-        self.alarm.0.unpark();
+        self.wake_on_drop.0.unpark();
     }
 
     /// Questions waiting.
@@ -157,9 +157,9 @@ impl<R: Respond> Inbox<R> {
 #[derive(Debug)]
 pub struct Actor {
     thread: JoinHandle<()>,
-    beats: Arc<AtomicU64>,
+    turns: Arc<AtomicU64>,
     /// Set when the thread has panicked and only turns questions away.
-    broken: Arc<AtomicBool>,
+    has_panicked: Arc<AtomicBool>,
 }
 
 impl Actor {
@@ -182,42 +182,42 @@ impl Actor {
     ) -> std::io::Result<(Self, Inbox<R>)> {
         let (sender, receiver) = bounded(capacity);
         let beats = Arc::new(AtomicU64::new(0));
-        let tracker_sweeps = Arc::clone(tracker.swarms().sweeps());
-        let desk = Desk {
+        let tracker_sweeps = Arc::clone(tracker.swarms().sweep_durations());
+        let desk = ActorLoop {
             sweeper: Sweeper::new(Arc::clone(tracker.swarms())),
             purger: tracker.purger(),
             tracker,
             clock,
-            scratch: Scratch::default(),
-            beats: Arc::clone(&beats),
-            swept: Duration::ZERO,
-            sweeps: tracker_sweeps,
+            buffers: PeerBuffers::default(),
+            turns: Arc::clone(&beats),
+            sweep_time: Duration::ZERO,
+            sweep_durations: tracker_sweeps,
         };
-        let broken = Arc::new(AtomicBool::new(false));
-        let breaks = Arc::clone(&broken);
+        let has_panicked = Arc::new(AtomicBool::new(false));
+        let breaks = Arc::clone(&has_panicked);
         let thread = thread::Builder::new().name("state".into()).spawn(move || {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| desk.run(&receiver))) {
                 breaks.store(true, Ordering::Relaxed);
-                // The channel keeps what lies in it until the last sender is gone. An asker that is dropped
+                // The channel keeps what lies in it until the last sender is gone. A `reply_to` that is dropped
                 // hears of it, so nobody waits for an answer that does not come.
                 receiver.iter().for_each(drop);
                 resume_unwind(panic);
             }
         })?;
-        let alarm = Alarm(thread.thread().clone());
-        Ok((Self { thread, beats, broken }, Inbox { sender, alarm }))
+        let alarm = WakeOnDrop(thread.thread().clone());
+        Ok((Self { thread, turns: beats, has_panicked }, Inbox { sender, wake_on_drop: alarm }))
     }
 
     /// Slices of periodic work done so far; it grows as long as the actor is alive.
     #[must_use]
-    pub fn beats(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.beats)
+    pub fn turn_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.turns)
     }
 
     /// False once the thread answers no more: after a panic, or when the last inbox is gone.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        !self.broken.load(Ordering::Relaxed) && !self.thread.is_finished()
+        !self.has_panicked.load(Ordering::Relaxed) && !self.thread.is_finished()
     }
 
     /// Waits until the last inbox is gone and the last question answered.
@@ -228,36 +228,36 @@ impl Actor {
     }
 }
 
-struct Desk {
+struct ActorLoop {
     tracker: Tracker,
     sweeper: Sweeper,
     /// In mode private.
     purger: Option<Purger>,
     clock: Clock,
-    scratch: Scratch,
-    beats: Arc<AtomicU64>,
+    buffers: PeerBuffers,
+    turns: Arc<AtomicU64>,
     /// Time that this round of the sweep has taken so far.
-    swept: Duration,
-    sweeps: Arc<Histogram>,
+    sweep_time: Duration,
+    sweep_durations: Arc<Histogram>,
 }
 
-impl Desk {
+impl ActorLoop {
     fn run<R: Respond>(mut self, inbox: &Receiver<(Question, R)>) {
-        let mut last_beat = self.clock.uptime();
+        let mut last_slice = self.clock.uptime();
         loop {
-            let beat = if self.sweeper.has_much_to_do() { SHORT_BEAT } else { BEAT };
+            let period = if self.sweeper.is_large() { SLICE_PERIOD_SHORT } else { SLICE_PERIOD };
             match inbox.try_recv() {
                 Ok(first) => self.answer_batch(first, inbox),
                 // Not the channel's own waiting: it would have every question wake us, and spin before that.
                 Err(TryRecvError::Empty) => {
-                    thread::park_timeout((last_beat + beat).saturating_sub(self.clock.uptime()));
+                    thread::park_timeout((last_slice + period).saturating_sub(self.clock.uptime()));
                 }
                 Err(TryRecvError::Disconnected) => return,
             }
-            let elapsed = self.clock.uptime().saturating_sub(last_beat);
-            if elapsed >= beat {
-                last_beat += elapsed;
-                self.beat(elapsed.min(BEAT_LATEST));
+            let elapsed = self.clock.uptime().saturating_sub(last_slice);
+            if elapsed >= period {
+                last_slice += elapsed;
+                self.run_periodic(elapsed.min(CATCH_UP_MAX));
             }
         }
     }
@@ -266,108 +266,118 @@ impl Desk {
         let now = self.clock.now();
         self.tracker.refresh();
         let batch = std::iter::once(first).chain(inbox.try_iter()).take(BATCH_MAX);
-        R::respond_all(batch.map(|(question, asker)| {
-            (asker, answer_with(&mut self.scratch, &mut self.tracker, now, question))
+        R::respond_all(batch.map(|(question, reply_to)| {
+            (reply_to, answer_with_buffers(&mut self.buffers, &mut self.tracker, now, question))
         }));
     }
 
-    fn beat(&mut self, elapsed: Duration) {
+    fn run_periodic(&mut self, elapsed: Duration) {
         self.tracker.refresh();
         let (now, policy) = (self.clock.now(), self.tracker.policy());
         match &mut self.purger {
-            Some(purger) => purger.beat(&self.clock, policy, elapsed),
+            Some(purger) => purger.advance(&self.clock, policy, elapsed),
             None => {
                 let begun = self.clock.uptime();
-                let round_is_done = self.sweeper.beat(now.tick, policy, elapsed);
-                self.swept += self.clock.uptime().saturating_sub(begun);
+                let round_is_done = self.sweeper.advance(now.tick, policy, elapsed);
+                self.sweep_time += self.clock.uptime().saturating_sub(begun);
                 if round_is_done {
-                    self.sweeps.took(std::mem::take(&mut self.swept));
+                    self.sweep_durations.record(std::mem::take(&mut self.sweep_time));
                 }
             }
         }
-        self.beats.fetch_add(1, Ordering::Relaxed);
+        self.turns.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// Answers one question at once, without a thread: what the actor does for each, and what tests do.
-pub fn answer(tracker: &mut Tracker, now: Now, question: Question) -> Reply {
-    answer_with(&mut Scratch::default(), tracker, now, question)
+pub fn answer_question(tracker: &mut Tracker, now: Now, question: Question) -> Reply {
+    answer_with_buffers(&mut PeerBuffers::default(), tracker, now, question)
 }
 
 /// Room in which peers are collected before it is known how many there are. It is kept from one question to
 /// the next, so that it is zeroed once, and a reply is as large as what is in it.
 #[derive(Default)]
-struct Scratch {
+struct PeerBuffers {
     v4: Vec<u8>,
     v6: Vec<u8>,
 }
 
-impl Scratch {
+impl PeerBuffers {
     /// Room for so many peers of each family.
-    fn lanes(&mut self, peers: usize) -> (&mut [u8], &mut [u8]) {
-        (first(&mut self.v4, peers * PEER_V4_LEN), first(&mut self.v6, peers * PEER_V6_LEN))
+    fn room_for(&mut self, peers: usize) -> (&mut [u8], &mut [u8]) {
+        (first_octets(&mut self.v4, peers * PEER_V4_LEN), first_octets(&mut self.v6, peers * PEER_V6_LEN))
     }
 }
 
-fn first(octets: &mut Vec<u8>, len: usize) -> &mut [u8] {
+fn first_octets(octets: &mut Vec<u8>, len: usize) -> &mut [u8] {
     if octets.len() < len {
         octets.resize(len, 0);
     }
     octets.get_mut(..len).unwrap_or_default()
 }
 
-fn answer_with(scratch: &mut Scratch, tracker: &mut Tracker, now: Now, question: Question) -> Reply {
+fn answer_with_buffers(
+    buffers: &mut PeerBuffers,
+    tracker: &mut Tracker,
+    now: Now,
+    question: Question,
+) -> Reply {
     match question {
-        Question::Announce(announce, form, words) => {
+        Question::Announce(announce, form, url) => {
             let with_ids = form == PeerForm::WithIds && tracker.policy().keep_peer_ids;
-            Reply::Announce(hand_out(scratch, announce.num_want, with_ids, |handout| {
-                let answer = match &words {
+            Reply::Announce(fill_peer_list(buffers, announce.num_want, with_ids, |handout| {
+                let answer = match &url {
                     None => tracker.announce(now.tick, &announce, handout),
-                    Some(words) => tracker.announce_said(now, &announce, words.said(), handout),
+                    Some(url) => tracker.announce_with_hooks(now, &announce, url.as_url(), handout),
                 };
-                answer.map_err(Denial::from)
+                answer.map_err(Refused::from)
             }))
         }
-        Question::MemberAnnounce(member, announce, form, words) => {
+        Question::UserAnnounce(user, announce, form, url) => {
             let with_ids = form == PeerForm::WithIds;
-            Reply::Announce(hand_out(scratch, announce.num_want, with_ids, |handout| {
-                let said = words.as_deref().map(Spoken::said);
-                tracker.announce_member(now, member, &announce, said, handout)
+            Reply::Announce(fill_peer_list(buffers, announce.num_want, with_ids, |handout| {
+                let url = url.as_deref().map(OwnedUrl::as_url);
+                tracker.announce_user(now, user, &announce, url, handout)
             }))
         }
-        Question::Scrape(hashes, words) => Reply::Scrape(
-            hear_scrape(tracker, now, &hashes, words)
+        Question::Scrape(hashes, url) => Reply::Scrape(
+            run_scrape_hooks(tracker, now, &hashes, url)
                 .and_then(|()| hashes.iter().map(|hash| tracker.scrape(hash)).collect()),
         ),
-        Question::MemberScrape(member, hashes, words) => Reply::MemberScrape(
-            hear_scrape(tracker, now, &hashes, words)
-                .map(|()| hashes.iter().map(|hash| tracker.scrape_member(member, hash)).collect()),
+        Question::UserScrape(user, hashes, url) => Reply::UserScrape(
+            run_scrape_hooks(tracker, now, &hashes, url)
+                .map(|()| hashes.iter().map(|hash| tracker.scrape_user(user, hash)).collect()),
         ),
     }
 }
 
-fn hear_scrape(tracker: &Tracker, now: Now, hashes: &[InfoHash], words: Words) -> Result<(), Refusal> {
-    words.map_or(Ok(()), |words| tracker.scrape_said(now, hashes, words.said()))
+fn run_scrape_hooks(
+    tracker: &Tracker,
+    now: Now,
+    hashes: &[InfoHash],
+    url: UrlForHooks,
+) -> Result<(), Refusal> {
+    url.map_or(Ok(()), |url| tracker.scrape_with_hooks(now, hashes, url.as_url()))
 }
 
 /// Has `announce` fill a list of peers.
-fn hand_out(
-    scratch: &mut Scratch,
+fn fill_peer_list(
+    buffers: &mut PeerBuffers,
     num_want: u16,
     with_ids: bool,
-    announce: impl FnOnce(&mut Handout<'_>) -> Result<Answer, Denial>,
-) -> Result<(Answer, PeerList), Denial> {
+    announce: impl FnOnce(&mut Handout<'_>) -> Result<Answer, Refused>,
+) -> Result<(Answer, PeerList), Refused> {
     let mut list = PeerList::default();
-    let (v4, v6) = scratch.lanes(usize::from(num_want));
-    let mut handout = Handout { v4: Lane::new(v4), v6: Lane::new(v6) };
+    let (v4, v6) = buffers.room_for(usize::from(num_want));
+    let mut handout = Handout { v4: PeerWriter::new(v4), v6: PeerWriter::new(v6) };
     if with_ids {
         handout.v4 = handout.v4.with_ids(&mut list.v4_ids);
         handout.v6 = handout.v6.with_ids(&mut list.v6_ids);
     }
     let answer = announce(&mut handout)?;
     let (v4_used, v6_used) = (handout.v4.used(), handout.v6.used());
-    list.v4 = scratch.v4.get(..v4_used).unwrap_or_default().to_vec();
-    list.v6 = scratch.v6.get(..v6_used).unwrap_or_default().to_vec();
+    list.v4 = buffers.v4.get(..v4_used).unwrap_or_default().to_vec();
+    list.v6 = buffers.v6.get(..v6_used).unwrap_or_default().to_vec();
     Ok((answer, list))
 }
 
@@ -379,18 +389,18 @@ mod tests {
     use crate::{Published, Swarms};
 
     /// Says how large its batch was, once it may.
-    struct Asker(mpsc::Sender<usize>, Option<mpsc::Receiver<()>>);
+    struct BatchProbe(mpsc::Sender<usize>, Option<mpsc::Receiver<()>>);
 
-    impl Respond for Asker {
+    impl Respond for BatchProbe {
         fn respond(self, _: Reply) {
             unreachable!("the actor answers in batches");
         }
 
         fn respond_all(replies: impl Iterator<Item = (Self, Reply)>) {
             let batch: Vec<_> = replies
-                .inspect(|(asker, _)| asker.1.iter().for_each(|release| release.recv().unwrap()))
+                .inspect(|(reply_to, _)| reply_to.1.iter().for_each(|release| release.recv().unwrap()))
                 .collect();
-            batch.iter().for_each(|(asker, _)| asker.0.send(batch.len()).unwrap());
+            batch.iter().for_each(|(reply_to, _)| reply_to.0.send(batch.len()).unwrap());
         }
     }
 
@@ -401,13 +411,13 @@ mod tests {
         let (sender, batches) = mpsc::channel();
         let (release, released) = mpsc::channel();
         let question = || Question::Scrape(Vec::new(), None);
-        inbox.ask(question(), Asker(sender.clone(), Some(released))).unwrap();
+        inbox.send(question(), BatchProbe(sender.clone(), Some(released))).unwrap();
         for _ in 0..6 {
-            inbox.put(question(), Asker(sender.clone(), None)).unwrap();
+            inbox.push(question(), BatchProbe(sender.clone(), None)).unwrap();
         }
         release.send(()).unwrap();
         assert_eq!(batches.iter().take(7).collect::<Vec<_>>(), [7; 7]);
-        inbox.put(question(), Asker(sender, None)).unwrap();
+        inbox.push(question(), BatchProbe(sender, None)).unwrap();
         inbox.wake();
         assert_eq!(batches.iter().collect::<Vec<_>>(), [1]);
         drop(inbox);
@@ -417,7 +427,7 @@ mod tests {
     #[test]
     fn a_reply_is_as_large_as_what_is_in_it() {
         let mut tracker = Tracker::new(Swarms::new(0), &Published::new(crate::Policy::default()), 7);
-        let mut scratch = Scratch::default();
+        let mut buffers = PeerBuffers::default();
         for (num_want, port) in [(50, 7), (0, 11), (200, 13)] {
             let announce = Announce {
                 info_hash: crate::InfoHash([7; 20]),
@@ -431,7 +441,7 @@ mod tests {
                 num_want,
             };
             let question = Question::Announce(announce, PeerForm::Compact, None);
-            let reply = answer_with(&mut scratch, &mut tracker, Now::at(0), question);
+            let reply = answer_with_buffers(&mut buffers, &mut tracker, Now::at(0), question);
             let Reply::Announce(Ok((answer, peers))) = reply else { panic!("refused") };
             let others = usize::try_from(answer.tally.leechers - 1).unwrap().min(usize::from(num_want));
             assert_eq!((peers.v4.len(), peers.v4.capacity()), (others * PEER_V4_LEN, others * PEER_V4_LEN));

@@ -1,4 +1,4 @@
-//! The words of one announce or scrape and of its answer, the same for both doors.
+//! The words of one announce or scrape and of its answer, the same for both servers.
 
 use std::net::IpAddr;
 
@@ -25,7 +25,7 @@ pub enum Event {
     Paused,
 }
 
-/// One announce, as either door read it.
+/// One announce, as either server read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announce {
     /// The torrent.
@@ -44,7 +44,7 @@ pub struct Announce {
     pub left: u64,
     /// What happened.
     pub event: Event,
-    /// Peers to hand out at most; the door has applied its default and its cap.
+    /// Peers to hand out at most; the server has applied its default and its cap.
     pub num_want: u16,
 }
 
@@ -69,7 +69,7 @@ pub struct Answer {
     pub interval_seconds: u32,
     /// Seconds the client should let pass at least; 0 = not said.
     pub min_interval_seconds: u32,
-    /// The swarm after this announce, the asker and both families included.
+    /// The swarm after this announce, the requester and both families included.
     pub tally: Tally,
 }
 
@@ -195,32 +195,32 @@ impl Refusal {
 }
 
 /// Room for the peers of one answer, owned by the caller: `v4` fills with 6-octet, `v6` with 18-octet peers.
-/// A door that cannot carry a family gives it no room.
+/// A server that cannot carry a family gives it no room.
 #[derive(Debug)]
 pub struct Handout<'b> {
     /// IPv4 peers.
-    pub v4: Lane<'b, PEER_V4_LEN>,
+    pub v4: PeerWriter<'b, PEER_V4_LEN>,
     /// IPv6 peers.
-    pub v6: Lane<'b, PEER_V6_LEN>,
+    pub v6: PeerWriter<'b, PEER_V6_LEN>,
 }
 
 impl<'b> Handout<'b> {
     /// Room for as many whole peers as fit into each slice.
     pub fn new(v4: &'b mut [u8], v6: &'b mut [u8]) -> Self {
-        Self { v4: Lane::new(v4), v6: Lane::new(v6) }
+        Self { v4: PeerWriter::new(v4), v6: PeerWriter::new(v6) }
     }
 }
 
 /// The peers of one family, `LEN` octets each, as they go on the wire.
 #[derive(Debug)]
-pub struct Lane<'b, const LEN: usize> {
+pub struct PeerWriter<'b, const LEN: usize> {
     octets: &'b mut [u8],
     used: usize,
     ids: Option<&'b mut Vec<PeerId>>,
 }
 
-impl<'b, const LEN: usize> Lane<'b, LEN> {
-    /// A lane with room for as many whole peers as fit into `octets`.
+impl<'b, const LEN: usize> PeerWriter<'b, LEN> {
+    /// A writer with room for as many whole peers as fit into `octets`.
     pub fn new(octets: &'b mut [u8]) -> Self {
         Self { octets, used: 0, ids: None }
     }
@@ -286,7 +286,7 @@ impl<'b, const LEN: usize> Lane<'b, LEN> {
     }
 
     /// Was this peer written already?
-    pub(crate) fn has(&self, peer: &[u8; LEN]) -> bool {
+    pub(crate) fn contains(&self, peer: &[u8; LEN]) -> bool {
         let written: &[[u8; LEN]] = self.octets.get(..self.used).unwrap_or_default().as_chunks().0;
         written.contains(peer)
     }

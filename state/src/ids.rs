@@ -54,7 +54,7 @@ impl InfoHash {
     /// Reads 40 hexadecimal digits, or the 64 of BitTorrent v2, of which the first 40 count: clients announce
     /// those (BEP 52). True if there were 64.
     #[must_use]
-    pub fn of_digits(text: &str) -> Option<(Self, bool)> {
+    pub fn from_hex_digits(text: &str) -> Option<(Self, bool)> {
         let is_long = text.len() == LONG_DIGITS && text.bytes().all(|digit| digit.is_ascii_hexdigit());
         let digits = if is_long { text.get(..2 * ID_LEN)? } else { text };
         Some((digits.parse().ok()?, is_long))

@@ -3,13 +3,13 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`ids`] | `info_hash` and `peer_id` |
-//! | [`announce`] | the words of one announce or scrape, and of its answer |
-//! | [`address`] | which peers an asker may be handed: public, private ranges, hidden ports |
+//! | [`announce`] | the fields of one announce or scrape, and of its answer |
+//! | [`address`] | which peers a requester may be handed: public, private ranges, hidden ports |
 //! | [`clock`] | the one place where time is read |
 //! | [`swarm`] | mode open and listed: all torrents with their peers, in shards |
 //! | `peer_counts` | how many peers there are, by family and role |
 //! | `table` | how a torrent is found, and found early |
-//! | [`admission`] | the knobs of all decisions: lists, hooks, rate limits, clients |
+//! | [`admission`] | the settings of all decisions: lists, hooks, rate limits, clients |
 //! | [`private`] | mode private: users, registered torrents with their peers, what is credited |
 //! | [`tracker`] | [`Tracker`]: the one place where an announce or scrape is decided |
 //! | [`actor`] | the thread that answers the gateway's inbox and runs everything periodic |
@@ -19,7 +19,7 @@
 //! | [`report`] | how all torrents stand, and a file with that |
 //! | [`snapshot`] | the swarms in a file, so that a restart is warm |
 //! | [`text`] | files that people write, and their lines |
-//! | `touch` | in tests: how many peers were looked at under one lock |
+//! | `lock_cost` | in tests: how many peers were looked at under one lock |
 //!
 //! Invariants: one shard lock at a time, never held across a system call or a channel; every peer is in
 //! exactly one place of its swarm; nothing on the announce path waits for anything but that lock.
@@ -32,6 +32,7 @@ pub mod admission;
 pub mod announce;
 pub mod clock;
 pub mod ids;
+mod lock_cost;
 pub mod metrics;
 mod peer_counts;
 pub mod private;
@@ -42,7 +43,6 @@ pub mod store;
 pub mod swarm;
 mod table;
 pub mod text;
-mod touch;
 pub mod tracker;
 
 // What tests of all kinds share names this crate from outside.
@@ -58,7 +58,7 @@ pub use clock::{Clock, Now, Tick};
 pub use ids::{InfoHash, PeerId};
 pub use metrics::histogram::Histogram;
 pub use metrics::{Board, Counter};
-pub use peer_counts::Census;
+pub use peer_counts::PeerCounts;
 pub use published::{Published, Subscriber};
 pub use swarm::Swarms;
 pub use tracker::Tracker;

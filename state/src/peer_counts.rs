@@ -2,7 +2,7 @@
 
 /// How many peers of each family and role a swarm or a shard has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
+pub struct PeerCounts {
     /// IPv4 peers with `left` = 0.
     pub v4_seeders: u32,
     /// All other IPv4 peers.
@@ -13,14 +13,14 @@ pub struct Census {
     pub v6_leechers: u32,
 }
 
-impl Census {
+impl PeerCounts {
     /// Peers of both families and roles.
     #[must_use]
-    pub fn peers(self) -> u32 {
+    pub fn total(self) -> u32 {
         self.v4_seeders + self.v4_leechers + self.v6_seeders + self.v6_leechers
     }
 
-    /// The census after a swarm in it has changed.
+    /// The counts after a swarm in it has changed.
     pub(crate) fn replace(&mut self, before: Self, after: Self) {
         self.v4_seeders = self.v4_seeders + after.v4_seeders - before.v4_seeders;
         self.v4_leechers = self.v4_leechers + after.v4_leechers - before.v4_leechers;

@@ -7,14 +7,14 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 /// The octets with which some editors begin a file (U+FEFF in UTF-8).
-pub const MARK: &[u8] = b"\xef\xbb\xbf";
+pub const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Opens a file to read it. A pipe, a device or a folder is none: a read there could wait for ever, or never
 /// end.
 ///
 /// # Errors
 /// When it cannot be opened, or is not a regular file.
-pub fn open(path: &Path) -> io::Result<File> {
+pub fn open_file(path: &Path) -> io::Result<File> {
     // Without the flag the system would wait for whoever writes to a pipe.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     // A socket cannot be opened at all.
@@ -33,9 +33,9 @@ pub fn open(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// Those of [`open`], and when it is longer.
-pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+pub fn read_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut octets = Vec::new();
-    if open(path)?.take(most.saturating_add(1)).read_to_end(&mut octets)? as u64 > most {
+    if open_file(path)?.take(most.saturating_add(1)).read_to_end(&mut octets)? as u64 > most {
         return Err(io::Error::other(format!("longer than {most} octets")));
     }
     Ok(octets)
@@ -43,8 +43,8 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 
 /// The text behind the mark, if there is one.
 #[must_use]
-pub fn unmarked(octets: &[u8]) -> &[u8] {
-    octets.strip_prefix(MARK).unwrap_or(octets)
+pub fn without_bom(octets: &[u8]) -> &[u8] {
+    octets.strip_prefix(BOM).unwrap_or(octets)
 }
 
 /// The lines of a text, whichever ends they have: LF, CR LF, or CR alone.
@@ -52,7 +52,7 @@ pub fn unmarked(octets: &[u8]) -> &[u8] {
 pub struct Lines<R> {
     from: R,
     /// Octets of a line that come at once.
-    most: usize,
+    piece_len_max: usize,
     piece: Vec<u8>,
     /// The next piece is the first of its line.
     begins: bool,
@@ -60,7 +60,7 @@ pub struct Lines<R> {
 
 /// A line with its end, or a part of one that is longer than the lines may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece<'a> {
+pub struct LinePiece<'a> {
     /// As it is in the file.
     pub raw: &'a [u8],
     /// It is the first piece of its line.
@@ -69,11 +69,11 @@ pub struct Piece<'a> {
     pub ends: bool,
 }
 
-impl Piece<'_> {
+impl LinePiece<'_> {
     /// What it says, without the mark and the line end.
     #[must_use]
     pub fn text(&self) -> &[u8] {
-        let text = unmarked(self.raw);
+        let text = without_bom(self.raw);
         let text = text.strip_suffix(b"\n").unwrap_or(text);
         text.strip_suffix(b"\r").unwrap_or(text)
     }
@@ -81,20 +81,20 @@ impl Piece<'_> {
 
 impl<R: BufRead> Lines<R> {
     /// Lines of which at most `most` octets come at once.
-    pub fn new(from: R, most: usize) -> Self {
-        Self { from, most, piece: Vec::new(), begins: true }
+    pub fn new(from: R, piece_len_max: usize) -> Self {
+        Self { from, piece_len_max, piece: Vec::new(), begins: true }
     }
 
     /// The next piece; `None` at the end.
     ///
     /// # Errors
     /// Those of the file.
-    pub fn next_piece(&mut self) -> io::Result<Option<Piece<'_>>> {
+    pub fn next_piece(&mut self) -> io::Result<Option<LinePiece<'_>>> {
         self.piece.clear();
         let mut ends = false;
-        while !ends && self.piece.len() < self.most {
-            let buffer = filled(&mut self.from)?;
-            let window = buffer.get(..self.most - self.piece.len()).unwrap_or(buffer);
+        while !ends && self.piece.len() < self.piece_len_max {
+            let buffer = fill_buffer(&mut self.from)?;
+            let window = buffer.get(..self.piece_len_max - self.piece.len()).unwrap_or(buffer);
             if window.is_empty() {
                 break;
             }
@@ -104,7 +104,7 @@ impl<R: BufRead> Lines<R> {
             self.from.consume(taken);
             ends = at.is_some();
         }
-        if self.piece.ends_with(b"\r") && filled(&mut self.from)?.starts_with(b"\n") {
+        if self.piece.ends_with(b"\r") && fill_buffer(&mut self.from)?.starts_with(b"\n") {
             self.piece.push(b'\n');
             self.from.consume(1);
         }
@@ -112,11 +112,11 @@ impl<R: BufRead> Lines<R> {
             return Ok(None);
         }
         let begins = std::mem::replace(&mut self.begins, ends);
-        Ok(Some(Piece { raw: &self.piece, begins, ends }))
+        Ok(Some(LinePiece { raw: &self.piece, begins, ends }))
     }
 }
 
-fn filled(from: &mut impl BufRead) -> io::Result<&[u8]> {
+fn fill_buffer(from: &mut impl BufRead) -> io::Result<&[u8]> {
     loop {
         match from.fill_buf() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -185,13 +185,13 @@ mod tests {
             (folder.path().to_owned(), "a folder"),
             ("/dev/zero".into(), "a device"),
         ] {
-            let error = read(&path, 7).unwrap_err().to_string();
+            let error = read_file(&path, 7).unwrap_err().to_string();
             assert!(error.contains(kind), "{error}");
         }
-        assert_eq!(open(&folder.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(open_file(&folder.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
         let path = folder.path().join("file");
         std::fs::write(&path, "1234567").unwrap();
-        assert_eq!(read(&path, 7).unwrap(), b"1234567");
-        assert!(read(&path, 6).unwrap_err().to_string().contains("longer than 6"));
+        assert_eq!(read_file(&path, 7).unwrap(), b"1234567");
+        assert!(read_file(&path, 6).unwrap_err().to_string().contains("longer than 6"));
     }
 }

@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use crate::address::Reach;
-use crate::admission::hooks::{Said, ScrapeVisit};
-use crate::admission::{Passed, Policy};
+use crate::address::AddressScope;
+use crate::admission::hooks::{RequestUrl, ScrapeVisit};
+use crate::admission::{PassedHooks, Policy};
 use crate::announce::{Announce, Answer, Handout, Refusal, Tally};
 use crate::clock::{Now, Tick};
 use crate::ids::{ClientId, InfoHash};
-use crate::private::announce::{Asked, Chooser, Done};
-use crate::private::event_log::Line;
-use crate::private::site::DenialLog;
-use crate::private::{Denial, Member, Purger, Register, Site};
+use crate::private::announce::{PeerPicker, UserAnnounce, UserAnswer};
+use crate::private::event_log::EventLine;
+use crate::private::site::RefusalLog;
+use crate::private::{Purger, Refused, Site, SiteData, User};
 use crate::published::{Published, Subscriber};
 use crate::store::Queues;
-use crate::swarm::{Outcome, Swarms};
+use crate::swarm::{AnnounceOutcome, Swarms};
 
 /// One thread's handle on the tracker: shared swarms, and a policy and a random generator of its own.
 #[derive(Debug)]
@@ -23,19 +23,19 @@ pub struct Tracker {
     policy: Subscriber<Policy>,
     random: fastrand::Rng,
     /// Where what has to last is put, if anything has to.
-    records: Option<Arc<Queues>>,
+    queues: Option<Arc<Queues>>,
     /// Clients of this batch, where they are counted.
-    seen: Vec<ClientId>,
-    private: Option<Private>,
+    batch_clients: Vec<ClientId>,
+    private: Option<PrivateMode>,
 }
 
 /// What mode private decides with.
 #[derive(Debug)]
-struct Private {
+struct PrivateMode {
     site: Arc<Site>,
-    register: Subscriber<Register>,
-    chooser: Chooser,
-    denials: Arc<DenialLog>,
+    site_data: Subscriber<SiteData>,
+    picker: PeerPicker,
+    refusal_log: Arc<RefusalLog>,
 }
 
 impl Tracker {
@@ -46,39 +46,39 @@ impl Tracker {
             swarms,
             policy: policy.subscribe(),
             random: fastrand::Rng::with_seed(seed),
-            records: None,
-            seen: Vec::new(),
+            queues: None,
+            batch_clients: Vec::new(),
             private: None,
         }
     }
 
-    /// The same, but what has to last is put into `records` for a store.
+    /// The same, but what has to last is put into `queues` for a store.
     #[must_use]
-    pub fn recording(self, records: Arc<Queues>) -> Self {
-        Self { records: Some(records), ..self }
+    pub fn with_queues(self, queues: Arc<Queues>) -> Self {
+        Self { queues: Some(queues), ..self }
     }
 
-    /// The same in mode private: members announce registered torrents.
+    /// The same in mode private: users announce registered torrents.
     #[must_use]
-    pub fn private(self, site: Arc<Site>) -> Self {
-        let chooser = Chooser::new(self.random.clone());
-        let (register, denials) = (site.register.subscribe(), site.denial_log());
-        Self { private: Some(Private { site, register, chooser, denials }), ..self }
+    pub fn with_site(self, site: Arc<Site>) -> Self {
+        let picker = PeerPicker::new(self.random.clone());
+        let (site_data, refusal_log) = (site.site_data.subscribe(), site.new_refusal_log());
+        Self { private: Some(PrivateMode { site, site_data, picker, refusal_log }), ..self }
     }
 
     /// Takes over a reloaded policy and register; call it once per batch.
     pub fn refresh(&mut self) {
-        if let (false, Some(clients)) = (self.seen.is_empty(), &self.policy.get().clients) {
-            clients.count(&self.seen);
+        if let (false, Some(clients)) = (self.batch_clients.is_empty(), &self.policy.get().client_stats) {
+            clients.count_announces(&self.batch_clients);
         }
-        self.seen.clear();
+        self.batch_clients.clear();
         self.policy.refresh();
         if let Some(private) = &mut self.private {
-            private.register.refresh();
+            private.site_data.refresh();
         }
     }
 
-    /// Is this mode private? Then only members announce.
+    /// Is this mode private? Then only users announce.
     #[must_use]
     pub fn is_private(&self) -> bool {
         self.private.is_some()
@@ -86,68 +86,68 @@ impl Tracker {
 
     /// Whose passkey this is (mode private).
     #[must_use]
-    pub fn member(&self, passkey: &[u8]) -> Option<Member> {
-        self.private.as_ref()?.register.get().member(passkey)
+    pub fn find_user(&self, passkey: &[u8]) -> Option<User> {
+        self.private.as_ref()?.site_data.get().find_user(passkey)
     }
 
-    /// Decides a member's announce: rows 7 and 13 to 16 of `rules/private.md#failures`, then the swarm and
-    /// what is credited, in one atomic step of that torrent. Hooks hear what was `said`, after row 13: what
+    /// Decides a user's announce: rows 7 and 13 to 16 of `rules/private.md#failures`, then the swarm and
+    /// what is credited, in one atomic step of that torrent. Hooks see the `url`, after row 13: what
     /// comes behind it is decided under the torrent's lock.
     ///
     /// # Errors
     /// The denial the client is told; then nothing has changed.
-    pub fn announce_member(
+    pub fn announce_user(
         &mut self,
         now: Now,
-        member: Member,
+        user: User,
         announce: &Announce,
-        said: Option<Said<'_>>,
+        url: Option<RequestUrl<'_>>,
         handout: &mut Handout<'_>,
-    ) -> Result<Answer, Denial> {
-        // Without a register nobody is a member.
+    ) -> Result<Answer, Refused> {
+        // Without a register nobody is a user.
         let Some(private) = &mut self.private else { return Err(Refusal::InvalidPasskey.into()) };
-        let (policy, records) = (self.policy.get(), self.records.as_deref());
+        let (policy, queues) = (self.policy.get(), self.queues.as_deref());
         let planned = policy.answer(Tally::default(), &mut self.random);
-        if policy.clients.is_some() {
-            self.seen.push(announce.peer_id.client());
+        if policy.client_stats.is_some() {
+            self.batch_clients.push(announce.peer_id.client());
         }
-        let Private { site, register, chooser, denials } = private;
-        let register = register.get();
+        let PrivateMode { site, site_data, picker, refusal_log } = private;
+        let site_data = site_data.get();
         let mut decide = || {
             if policy.refuses_port(announce.port) {
                 return Err(Refusal::WellKnownPort.into());
             }
-            let client = register.clients.find(&announce.peer_id).ok_or(Refusal::ClientNotApproved)?;
-            let (passed, changes) = match said {
-                Some(said) => policy.pass_hooks(now, announce, said, planned)?,
-                None => (Passed { answer: planned, skip_reply: false }, true),
+            let client = site_data.clients.find(&announce.peer_id).ok_or(Refusal::ClientNotApproved)?;
+            let (passed, changes) = match url {
+                Some(url) => policy.run_hooks(now, announce, url, planned)?,
+                None => (PassedHooks { answer: planned, skip_reply: false }, true),
             };
             let silent = Announce { num_want: 0, ..*announce };
             let heard = if passed.skip_reply { &silent } else { announce };
-            let asked = Asked { now, policy, register, member, client, announce: heard };
+            let asked = UserAnnounce { now, policy, site_data, user, client, announce: heard };
             let (tally, full) = match changes {
-                true => site.credit(&asked, records, chooser, handout)?,
-                false => (site.torrents.show(&asked, chooser, handout)?, false),
+                true => site.announce_and_log(&asked, queues, picker, handout)?,
+                false => (site.torrents.hand_out_only(&asked, picker, handout)?, false),
             };
             let tally = if passed.skip_reply { Tally::default() } else { tally };
             Ok(if full { policy.full_answer(tally) } else { Answer { tally, ..passed.answer } })
         };
-        decide().inspect_err(|denial| denials.deny(now, member.id, announce, denial))
+        decide().inspect_err(|denial| refusal_log.record_refusal(now, user.id, announce, denial))
     }
 
-    /// What purges the peers of members (mode private).
+    /// What purges the peers of users (mode private).
     pub(crate) fn purger(&self) -> Option<Purger> {
         let private = self.private.as_ref()?;
-        let purger = Purger::new(Arc::clone(&private.site.torrents), self.records.clone());
-        Some(purger.timed(private.site.purges()))
+        let purger = Purger::new(Arc::clone(&private.site.torrents), self.queues.clone());
+        Some(purger.with_histogram(private.site.purges()))
     }
 
-    /// How the swarm of a registered torrent stands; `None` where it is unknown, pruned, or this member may
+    /// How the swarm of a registered torrent stands; `None` where it is unknown, pruned, or this user may
     /// not download it (`rules/private.md#member-scrapes`). Changes nothing.
     #[must_use]
-    pub fn scrape_member(&self, member: Member, info_hash: &InfoHash) -> Option<Tally> {
+    pub fn scrape_user(&self, user: User, info_hash: &InfoHash) -> Option<Tally> {
         let private = self.private.as_ref()?;
-        private.site.torrents.scrape(private.register.get(), &member, info_hash)
+        private.site.torrents.scrape(private.site_data.get(), &user, info_hash)
     }
 
     /// The policy in force.
@@ -164,15 +164,15 @@ impl Tracker {
 
     /// Makes the announces of a batch faster by fetching what they will look at, for
     /// [`LOOK_AHEAD_MAX`](crate::swarm::LOOK_AHEAD_MAX) of them at most. It changes no answer.
-    pub fn look_ahead(&self, info_hashes: impl Iterator<Item = InfoHash>) {
+    pub fn prefetch_batch(&self, info_hashes: impl Iterator<Item = InfoHash>) {
         match &self.private {
-            None => self.swarms.look_ahead(info_hashes),
-            Some(private) => private.site.torrents.look_ahead(info_hashes),
+            None => self.swarms.prefetch_batch(info_hashes),
+            Some(private) => private.site.torrents.prefetch_batch(info_hashes),
         }
     }
 
     /// Decides one announce, changes its swarm and hands out peers, in one atomic step of that swarm. Hooks
-    /// do not see it; where there are some, a door calls [`announce_said`](Self::announce_said).
+    /// do not see it; where there are some, a server calls [`announce_said`](Self::announce_said).
     ///
     /// # Errors
     /// The refusal the client is told; then nothing has changed.
@@ -182,61 +182,67 @@ impl Tracker {
         announce: &Announce,
         handout: &mut Handout<'_>,
     ) -> Result<Answer, Refusal> {
-        let reach = self.policy.get().admit(announce)?;
-        let (outcome, tally) = self.carry_out(now, reach, announce, handout);
+        let scope = self.policy.get().admit(announce)?;
+        let (outcome, tally) = self.announce_admitted(now, scope, announce, handout);
         let policy = self.policy.get();
         Ok(match outcome {
-            Outcome::Full => policy.full_answer(tally),
-            Outcome::Done { .. } => policy.answer(tally, &mut self.random),
+            AnnounceOutcome::Full => policy.full_answer(tally),
+            AnnounceOutcome::Done { .. } => policy.answer(tally, &mut self.random),
         })
     }
 
-    /// The same, after the hooks have heard what was said.
+    /// The same, after the hooks have seen the request.
     ///
     /// # Errors
     /// The refusal of the policy or of a prehook; then nothing has changed.
-    pub fn announce_said(
+    pub fn announce_with_hooks(
         &mut self,
         now: Now,
         announce: &Announce,
-        said: Said<'_>,
+        url: RequestUrl<'_>,
         handout: &mut Handout<'_>,
     ) -> Result<Answer, Refusal> {
         let policy = self.policy.get();
-        let reach = policy.admit(announce)?;
+        let scope = policy.admit(announce)?;
         let planned = policy.answer(Tally::default(), &mut self.random);
-        let (passed, changes) = policy.pass_hooks(now, announce, said, planned)?;
+        let (passed, changes) = policy.run_hooks(now, announce, url, planned)?;
         let silent = Announce { num_want: 0, ..*announce };
         let announce = if passed.skip_reply { &silent } else { announce };
         let (outcome, tally) = if changes {
-            self.carry_out(now.tick, reach, announce, handout)
+            self.announce_admitted(now.tick, scope, announce, handout)
         } else {
-            let shown =
-                self.swarms.show(now.tick, self.policy.get(), reach, announce, &mut self.random, handout);
-            (Outcome::Done { completed: false }, shown)
+            let shown = self.swarms.hand_out_only(
+                now.tick,
+                self.policy.get(),
+                scope,
+                announce,
+                &mut self.random,
+                handout,
+            );
+            (AnnounceOutcome::Done { completed: false }, shown)
         };
         let tally = if passed.skip_reply { Tally::default() } else { tally };
         Ok(match outcome {
-            Outcome::Full => self.policy.get().full_answer(tally),
-            Outcome::Done { .. } => Answer { tally, ..passed.answer },
+            AnnounceOutcome::Full => self.policy.get().full_answer(tally),
+            AnnounceOutcome::Done { .. } => Answer { tally, ..passed.answer },
         })
     }
 
     /// Changes the swarm and hands out peers; what has to last is recorded.
-    fn carry_out(
+    fn announce_admitted(
         &mut self,
         now: Tick,
-        reach: Reach,
+        scope: AddressScope,
         announce: &Announce,
         handout: &mut Handout<'_>,
-    ) -> (Outcome, Tally) {
+    ) -> (AnnounceOutcome, Tally) {
         let policy = self.policy.get();
-        let (outcome, tally) = self.swarms.announce(now, policy, reach, announce, &mut self.random, handout);
-        if policy.clients.is_some() {
-            self.seen.push(announce.peer_id.client());
+        let (outcome, tally) = self.swarms.announce(now, policy, scope, announce, &mut self.random, handout);
+        if policy.client_stats.is_some() {
+            self.batch_clients.push(announce.peer_id.client());
         }
-        if let (Outcome::Done { completed: true }, Some(records)) = (outcome, &self.records) {
-            records.completed(announce.info_hash);
+        if let (AnnounceOutcome::Done { completed: true }, Some(queues)) = (outcome, &self.queues) {
+            queues.put_completed(announce.info_hash);
         }
         (outcome, tally)
     }
@@ -245,8 +251,13 @@ impl Tracker {
     ///
     /// # Errors
     /// The refusal of a prehook.
-    pub fn scrape_said(&self, now: Now, info_hashes: &[InfoHash], said: Said<'_>) -> Result<(), Refusal> {
-        self.policy.get().hooks.scrape(&ScrapeVisit { now, info_hashes, said })
+    pub fn scrape_with_hooks(
+        &self,
+        now: Now,
+        info_hashes: &[InfoHash],
+        url: RequestUrl<'_>,
+    ) -> Result<(), Refusal> {
+        self.policy.get().hooks.run_scrape_hooks(&ScrapeVisit { now, info_hashes, url })
     }
 
     /// How a swarm stands; zeros where it is unknown or not admitted. Changes nothing.
@@ -258,25 +269,26 @@ impl Tracker {
         if !policy.enable_scrape {
             return Err(Refusal::ScrapeDisabled);
         }
-        Ok(if policy.admits(info_hash) { self.swarms.tally(info_hash) } else { Tally::default() })
+        Ok(if policy.admits_torrent(info_hash) { self.swarms.tally(info_hash) } else { Tally::default() })
     }
 }
 
 impl Site {
-    /// Changes the swarm of a member's torrent, hands out peers, and writes down what is credited; tells
+    /// Changes the swarm of a user's torrent, hands out peers, and writes down what is credited; tells
     /// whether there was no memory for the peer.
-    fn credit(
+    fn announce_and_log(
         &self,
-        asked: &Asked<'_>,
-        records: Option<&Queues>,
-        chooser: &mut Chooser,
+        asked: &UserAnnounce<'_>,
+        queues: Option<&Queues>,
+        picker: &mut PeerPicker,
         handout: &mut Handout<'_>,
-    ) -> Result<(Tally, bool), Denial> {
-        let Done { torrent, tally, full } = self.torrents.announce(asked, records, chooser, handout)?;
-        if let Some(events) = self.events().filter(|_| !full) {
-            let Asked { now, member, announce, .. } = asked;
-            let line = Line::of(now.unix_seconds, torrent, member.id, member.tracker_hide, announce);
-            line.into_iter().for_each(|line| events.put(line));
+    ) -> Result<(Tally, bool), Refused> {
+        let UserAnswer { torrent, tally, full } = self.torrents.announce(asked, queues, picker, handout)?;
+        if let Some(events) = self.event_log().filter(|_| !full) {
+            let UserAnnounce { now, user, announce, .. } = asked;
+            let line =
+                EventLine::from_announce(now.unix_seconds, torrent, user.id, user.tracker_hide, announce);
+            line.into_iter().for_each(|line| events.push_line(line));
         }
         Ok((tally, full))
     }

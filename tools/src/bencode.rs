@@ -196,7 +196,7 @@ impl<'t> Reader<'t> {
     }
 
     /// Steps over `octet`, if it is the next.
-    fn take(&mut self, octet: u8) -> Result<bool, DecodeError> {
+    fn skip_octet(&mut self, octet: u8) -> Result<bool, DecodeError> {
         let taken = self.peek()? == octet;
         self.at += usize::from(taken);
         Ok(taken)
@@ -205,7 +205,7 @@ impl<'t> Reader<'t> {
     fn integer<N: FromStr>(&mut self) -> Result<Value<N>, DecodeError> {
         let start = self.at;
         self.at += 1;
-        let minus = self.take(b'-')?;
+        let minus = self.skip_octet(b'-')?;
         let digits = self.digits(b'e')?;
         if minus && digits == "0" {
             return Err(DecodeError::Number(start));
@@ -232,13 +232,13 @@ impl<'t> Reader<'t> {
         let digits = self.text.get(start..self.at).and_then(|digits| std::str::from_utf8(digits).ok());
         let good = |digits: &&str| !digits.is_empty() && (*digits == "0" || !digits.starts_with('0'));
         let digits = digits.filter(good).ok_or(DecodeError::Number(start))?;
-        if self.take(end)? { Ok(digits) } else { Err(DecodeError::Number(start)) }
+        if self.skip_octet(end)? { Ok(digits) } else { Err(DecodeError::Number(start)) }
     }
 
     fn list<N: FromStr>(&mut self, depth: usize) -> Result<Value<N>, DecodeError> {
         self.at += 1;
         let mut values = Vec::new();
-        while !self.take(b'e')? {
+        while !self.skip_octet(b'e')? {
             values.push(self.value(depth - 1)?);
         }
         Ok(Value::List(values))
@@ -247,7 +247,7 @@ impl<'t> Reader<'t> {
     fn dictionary<N: FromStr>(&mut self, depth: usize) -> Result<Value<N>, DecodeError> {
         self.at += 1;
         let mut entries = BTreeMap::new();
-        while !self.take(b'e')? {
+        while !self.skip_octet(b'e')? {
             let start = self.at;
             if !self.peek()?.is_ascii_digit() {
                 return Err(DecodeError::Unexpected(start));

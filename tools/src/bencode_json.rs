@@ -14,7 +14,7 @@ use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::bencode::{DecodeError, Value};
-use crate::json::{self, Nest, octets_of, text_of};
+use crate::json::{self, Container, octets_of, text_of};
 
 /// Values may stand within each other this deep.
 pub const DEPTH_MAX: usize = 128;
@@ -129,13 +129,13 @@ fn write<W: Write>(document: &Document, to: &mut json::Writer<W>) -> io::Result<
     match document {
         Value::Integer(number) => to.literal(number),
         Value::Octets(octets) => to.text(&text_of(octets)),
-        Value::List(values) => to.nest(Nest::List, |to| {
+        Value::List(values) => to.container(Container::List, |to| {
             values.iter().try_for_each(|value| {
                 to.item()?;
                 write(value, to)
             })
         }),
-        Value::Dictionary(entries) => to.nest(Nest::Object, |to| {
+        Value::Dictionary(entries) => to.container(Container::Object, |to| {
             let entries: BTreeMap<_, _> = entries.iter().map(|(key, value)| (text_of(key), value)).collect();
             entries.iter().try_for_each(|(key, value)| {
                 to.key(key)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use hayate_state::{Event, InfoHash, PeerId};
 
-use crate::client::{self, Ask, Family, Limits};
+use crate::client::{self, AnnounceRequest, Family, Limits};
 
 /// What HTTP trackers are told about the client.
 const USER_AGENT: &str = "hayate-e2e";
@@ -32,7 +32,7 @@ pub struct Options {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Protocol {
+enum TestedProtocol {
     Http,
     Udp,
 }
@@ -43,7 +43,7 @@ enum Protocol {
 /// `announce failed: ...`, `expected 1 peers, got N` or `expected port P, got N`.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     for (protocol, name, url) in
-        [(Protocol::Http, "HTTP", &options.http), (Protocol::Udp, "UDP", &options.udp)]
+        [(TestedProtocol::Http, "HTTP", &options.http), (TestedProtocol::Udp, "UDP", &options.udp)]
     {
         if url.is_empty() {
             continue;
@@ -57,21 +57,26 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn two_peers_meet(url: &str, protocol: Protocol, info_hash: InfoHash, delay: Duration) -> anyhow::Result<()> {
+fn two_peers_meet(
+    url: &str,
+    protocol: TestedProtocol,
+    info_hash: InfoHash,
+    delay: Duration,
+) -> anyhow::Result<()> {
     let (first, second) = (peer(protocol, info_hash, 1), peer(protocol, info_hash, 2));
     announce(url, protocol, &first)?;
     std::thread::sleep(delay);
-    sees(url, protocol, &second, &first)?;
-    sees(url, protocol, &first, &second)?;
+    check_sees(url, protocol, &second, &first)?;
+    check_sees(url, protocol, &first, &second)?;
     for ask in [first, second] {
-        announce(url, protocol, &Ask { event: Event::Stopped, ..ask })?;
+        announce(url, protocol, &AnnounceRequest { event: Event::Stopped, ..ask })?;
     }
     Ok(())
 }
 
 /// The peer 1 or 2: port 10001 or 10002, claimed address 50.10.12.1 or 50.10.12.2, last octet of the id 20 or
 /// 21.
-fn peer(protocol: Protocol, info_hash: InfoHash, number: u8) -> Ask {
+fn peer(protocol: TestedProtocol, info_hash: InfoHash, number: u8) -> AnnounceRequest {
     let mut id = [0; 20];
     for (octet, value) in id.iter_mut().zip(1..) {
         *octet = value;
@@ -79,23 +84,23 @@ fn peer(protocol: Protocol, info_hash: InfoHash, number: u8) -> Ask {
     if let Some(last) = id.last_mut() {
         *last = 19 + number;
     }
-    Ask {
+    AnnounceRequest {
         peer_id: PeerId(id),
         port: 10_000 + u16::from(number),
         uploaded: 50,
         downloaded: 50,
         left: 100,
         event: Event::Started,
-        num_want: (protocol == Protocol::Udp).then_some(NUM_WANT),
+        num_want: (protocol == TestedProtocol::Udp).then_some(NUM_WANT),
         address: Some(IpAddr::V4(Ipv4Addr::new(50, 10, 12, number))),
         supports_crypto: true,
-        ..Ask::new(info_hash)
+        ..AnnounceRequest::new(info_hash)
     }
 }
 
 /// The ports of all peers the asker is handed, except his own.
-fn announce(url: &str, protocol: Protocol, ask: &Ask) -> anyhow::Result<Vec<u16>> {
-    let tries = if protocol == Protocol::Udp { TRIES } else { 1 };
+fn announce(url: &str, protocol: TestedProtocol, ask: &AnnounceRequest) -> anyhow::Result<Vec<u16>> {
+    let tries = if protocol == TestedProtocol::Udp { TRIES } else { 1 };
     let limits = Limits {
         family: Family::Any,
         timeout: REQUEST_MAX / tries,
@@ -106,7 +111,12 @@ fn announce(url: &str, protocol: Protocol, ask: &Ask) -> anyhow::Result<Vec<u16>
     Ok(reply.peers.iter().map(|peer| peer.port).filter(|&port| port != ask.port).collect())
 }
 
-fn sees(url: &str, protocol: Protocol, asker: &Ask, other: &Ask) -> anyhow::Result<()> {
+fn check_sees(
+    url: &str,
+    protocol: TestedProtocol,
+    asker: &AnnounceRequest,
+    other: &AnnounceRequest,
+) -> anyhow::Result<()> {
     let ports = announce(url, protocol, asker)?;
     ensure!(ports.len() == 1, "expected 1 peers, got {}", ports.len());
     for port in ports {

@@ -24,7 +24,7 @@ pub struct Writer<W: Write> {
 
 /// What holds further values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nest {
+pub enum Container {
     /// `{}`
     Object,
     /// `[]`
@@ -50,10 +50,14 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     /// Those of the writer and of `fill`.
-    pub fn nest(&mut self, nest: Nest, fill: impl FnOnce(&mut Self) -> io::Result<()>) -> io::Result<()> {
-        let (open, close) = match nest {
-            Nest::Object => (b"{", b"}"),
-            Nest::List => (b"[", b"]"),
+    pub fn container(
+        &mut self,
+        container: Container,
+        fill: impl FnOnce(&mut Self) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let (open, close) = match container {
+            Container::Object => (b"{", b"}"),
+            Container::List => (b"[", b"]"),
         };
         self.to.write_all(open)?;
         self.depth += 1;
@@ -93,14 +97,14 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     /// Those of the writer and of `fill`.
-    pub fn nest_at(
+    pub fn container_at(
         &mut self,
         key: &str,
-        nest: Nest,
+        container: Container,
         fill: impl FnOnce(&mut Self) -> io::Result<()>,
     ) -> io::Result<()> {
         self.key(key)?;
-        self.nest(nest, fill)
+        self.container(container, fill)
     }
 
     /// A key and a number or word that stands for itself.
@@ -222,14 +226,14 @@ mod tests {
     fn objects_and_lists_are_indented_with_tabs_and_empty_ones_are_closed_at_once() {
         let mut writer = Writer::new(Vec::new());
         writer
-            .nest(Nest::Object, |writer| {
-                writer.nest_at("a", Nest::List, |writer| {
+            .container(Container::Object, |writer| {
+                writer.container_at("a", Container::List, |writer| {
                     writer.item()?;
                     writer.literal(7)?;
                     writer.item()?;
-                    writer.nest(Nest::List, |_| Ok(()))
+                    writer.container(Container::List, |_| Ok(()))
                 })?;
-                writer.nest_at("b", Nest::Object, |_| Ok(()))?;
+                writer.container_at("b", Container::Object, |_| Ok(()))?;
                 writer.literal_at("c", true)?;
                 writer.text_at("d", "x")
             })

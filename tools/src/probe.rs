@@ -5,7 +5,7 @@ use std::fmt::Write;
 use hayate_state::InfoHash;
 use serde_json::{Value, json};
 
-use crate::client::{self, Announced, Ask, ClientError, Limits, Scraped};
+use crate::client::{self, AnnounceRequest, Announced, ClientError, Limits, Scraped};
 
 /// What HTTP trackers are told about the client.
 pub const USER_AGENT: &str = concat!("hayate-probe/", env!("CARGO_PKG_VERSION"));
@@ -23,7 +23,12 @@ pub enum Format {
 ///
 /// # Errors
 /// When there is no good reply.
-pub fn announce(url: &str, ask: &Ask, limits: &Limits, format: Format) -> Result<String, ClientError> {
+pub fn announce(
+    url: &str,
+    ask: &AnnounceRequest,
+    limits: &Limits,
+    format: Format,
+) -> Result<String, ClientError> {
     let reply = client::announce(url, ask, limits)?;
     Ok(match format {
         Format::Text => announce_text(&reply),
@@ -67,7 +72,7 @@ fn announce_text(reply: &Announced) -> String {
     put("completed", number(reply.completed));
     put("external ip", reply.external_ip.map(|ip| ip.to_string()));
     put("warning", reply.warning.clone());
-    for (key, value) in &reply.further {
+    for (key, value) in &reply.other_keys {
         put(key, Some(value.clone()));
     }
     put("peers", Some(reply.peers.len().to_string()));
@@ -94,7 +99,7 @@ fn announce_json(reply: &Announced) -> Value {
         "completed": reply.completed,
         "external_ip": reply.external_ip,
         "warning": reply.warning,
-        "further": reply.further.iter().map(|(key, value)| (key.clone(), value.as_str().into()))
+        "further": reply.other_keys.iter().map(|(key, value)| (key.clone(), value.as_str().into()))
             .collect::<serde_json::Map<_, Value>>(),
         "peers": reply.peers.iter().map(peer).collect::<Vec<_>>(),
     })
@@ -139,7 +144,7 @@ mod tests {
             seeders: Some(7),
             leechers: Some(11),
             external_ip: Some("192.0.2.7".parse().unwrap()),
-            further: vec![("tracker id".into(), "\"x\"".into())],
+            other_keys: vec![("tracker id".into(), "\"x\"".into())],
             peers: vec![
                 Peer { host: "192.0.2.9".into(), port: 6881, id: None },
                 Peer { host: "2001:db8::9".into(), port: 13, id: Some(PeerId([b'A'; 20])) },

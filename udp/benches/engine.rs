@@ -18,7 +18,7 @@ use hayate_udp::Outcome;
 use hayate_udp::config::REPLY_MAX;
 use hayate_udp::connection_id::Keeper;
 
-use kit::{CONNECT, Desk, Words, door_config, scrape};
+use kit::{CONNECT, Harness, Words, door_config, scrape};
 
 /// More sources than the keeper remembers ids of.
 const SOURCES: u16 = 10_000;
@@ -41,36 +41,36 @@ fn main() {
 fn datagrams(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("engine");
     let connect = |number| (source(number), CONNECT.to_vec());
-    engine(&mut group, "connect", &mut Desk::open(), &[connect(0)]);
+    engine(&mut group, "connect", &mut Harness::open(), &[connect(0)]);
     engine(
         &mut group,
         "connect/10k-sources",
-        &mut Desk::open(),
+        &mut Harness::open(),
         &(0..SOURCES).map(connect).collect::<Vec<_>>(),
     );
     let forged = (source(0), Words::leecher(6881).datagram([7; 8]));
-    engine(&mut group, "forged", &mut Desk::open(), &[forged]);
+    engine(&mut group, "forged", &mut Harness::open(), &[forged]);
     for peers in [2, 20, 1000] {
-        let mut desk = Desk::open();
-        let members = swarm(&mut desk, peers);
-        engine(&mut group, &format!("announce/swarm-of-{peers}"), &mut desk, &members[1..2]);
+        let mut harness = Harness::open();
+        let members = swarm(&mut harness, peers);
+        engine(&mut group, &format!("announce/swarm-of-{peers}"), &mut harness, &members[1..2]);
         if peers == 1000 {
-            engine(&mut group, "announce/swarm-of-1000/each-peer", &mut desk, &members);
+            engine(&mut group, "announce/swarm-of-1000/each-peer", &mut harness, &members);
         }
     }
-    let mut desk = Desk::open();
-    swarm(&mut desk, 20);
-    let id = desk.connect(&source(0).to_string());
+    let mut harness = Harness::open();
+    swarm(&mut harness, 20);
+    let id = harness.connect(&source(0).to_string());
     let of_ten = (source(0), scrape(id, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]));
-    engine(&mut group, "scrape-10", &mut desk, &[of_ten]);
+    engine(&mut group, "scrape-10", &mut harness, &[of_ten]);
     group.finish();
 }
 
 /// Measures `sent` in turns.
-fn engine(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, desk: &mut Desk, sent: &[Sent]) {
-    let now = Now::at(desk.seconds);
+fn engine(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, harness: &mut Harness, sent: &[Sent]) {
+    let now = Now::at(harness.seconds);
     let mut reply = [0; REPLY_MAX];
-    let engine = &mut desk.engine;
+    let engine = &mut harness.engine;
     let mut handle = |(source, datagram): &Sent| {
         matches!(engine.handle(now, *source, black_box(datagram), &mut reply), Outcome::Reply(_))
     };
@@ -106,12 +106,12 @@ fn connection_ids(criterion: &mut Criterion) {
 }
 
 /// A swarm of this many peers, every other one a seeder: the announces of all of them.
-fn swarm(desk: &mut Desk, peers: u16) -> Vec<Sent> {
+fn swarm(harness: &mut Harness, peers: u16) -> Vec<Sent> {
     let member = |number: u16| {
         let words = if number.is_multiple_of(2) { Words::seeder(6881) } else { Words::leecher(6881) };
         let (source, words) = (source(number), Words { event: 0, num_want: 50, ..words });
-        let datagram = words.datagram(desk.connect(&source.to_string()));
-        desk.say(&source.to_string(), &datagram).unwrap();
+        let datagram = words.datagram(harness.connect(&source.to_string()));
+        harness.say(&source.to_string(), &datagram).unwrap();
         (source, datagram)
     };
     (0..peers).map(member).collect()

@@ -1,4 +1,4 @@
-//! Settings of the UDP door.
+//! Settings of the UDP server.
 
 use std::net::SocketAddr;
 
@@ -26,7 +26,7 @@ pub struct SocketConfig {
 
 /// What a reload may change.
 #[derive(Clone, Debug)]
-pub struct DoorConfig {
+pub struct UdpConfig {
     /// Key of the connection ids; shared by all workers, and by all nodes of a cluster. When it changes, ids
     /// of the one before stay good until they expire.
     pub private_key: Vec<u8>,
@@ -44,7 +44,7 @@ pub struct DoorConfig {
     pub spoofing_sources: Vec<IpNet>,
 }
 
-impl DoorConfig {
+impl UdpConfig {
     /// Everything but the key as `tracker.json` has it where it says nothing.
     #[must_use]
     pub fn with_key(private_key: impl Into<Vec<u8>>) -> Self {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ring::hmac;
 
-use crate::config::DoorConfig;
+use crate::config::UdpConfig;
 use crate::wire::PROTOCOL_ID;
 
 /// A lifetime is divided into this many buckets: the more, the less an id outlives it.
@@ -42,13 +42,13 @@ pub struct Keeper {
 impl Keeper {
     /// A keeper with the key, lifetime and skew of `config`.
     #[must_use]
-    pub fn new(config: &DoorConfig) -> Self {
+    pub fn new(config: &UdpConfig) -> Self {
         Self { current: Scheme::new(&config.private_key, config), previous: None }
     }
 
     /// Takes over a reloaded configuration. What was issued since the last change stays good until it
     /// expires, even if the lifetime changed and not the key; what an earlier change left behind does not.
-    pub fn reload(&mut self, config: &DoorConfig) {
+    pub fn reload(&mut self, config: &UdpConfig) {
         let scheme = Scheme::new(&config.private_key, config);
         if !scheme.is(&self.current) {
             let retired = std::mem::replace(&mut self.current, scheme);
@@ -113,7 +113,7 @@ struct Scheme {
 }
 
 impl Scheme {
-    fn new(key: &[u8], config: &DoorConfig) -> Self {
+    fn new(key: &[u8], config: &UdpConfig) -> Self {
         let lifetime = config.connection_id_lifetime_seconds.max(1);
         let bucket_seconds = lifetime.div_ceil(BUCKETS_PER_LIFETIME);
         let age_max = lifetime.div_ceil(bucket_seconds);
@@ -259,8 +259,8 @@ mod tests {
 
     const NOW: u64 = 1_700_000_000;
 
-    fn config(key: &str) -> DoorConfig {
-        DoorConfig { max_clock_skew_seconds: 0, ..DoorConfig::with_key(key) }
+    fn config(key: &str) -> UdpConfig {
+        UdpConfig { max_clock_skew_seconds: 0, ..UdpConfig::with_key(key) }
     }
 
     fn keeper(key: &str) -> Keeper {
@@ -307,7 +307,7 @@ mod tests {
         let source = address("2001:db8::7");
         for (lifetime, bucket_seconds) in [(60, 4), (61, 5), (120, 8), (7199, 480), (7200, 480)] {
             let mut keeper =
-                Keeper::new(&DoorConfig { connection_id_lifetime_seconds: lifetime, ..config("k") });
+                Keeper::new(&UdpConfig { connection_id_lifetime_seconds: lifetime, ..config("k") });
             // As many buckets as the octet tells apart, so that it wraps once in the life of some id.
             for bucket in 0..BUCKETS_MAX {
                 let start = (NOW / bucket_seconds + bucket) * bucket_seconds;
@@ -336,7 +336,7 @@ mod tests {
     fn a_clock_that_goes_back_makes_ids_wait_for_it_or_for_the_skew() {
         let (source, back) = (address("192.0.2.7"), NOW - NOW % 8 - 16);
         let (mut strict, mut lenient) =
-            (keeper("k"), Keeper::new(&DoorConfig { max_clock_skew_seconds: 16, ..config("k") }));
+            (keeper("k"), Keeper::new(&UdpConfig { max_clock_skew_seconds: 16, ..config("k") }));
         let id = strict.make(NOW, source);
         assert_eq!(lenient.make(NOW, source), id);
         assert_eq!(strict.verify(back, source, id).unwrap_err(), Unverified::Forged);
@@ -372,7 +372,7 @@ mod tests {
         let start = NOW - NOW % 8;
         let ahead = keeper("k").make(start + 16, source);
         for (skew, good) in [(0, false), (8, false), (9, true), (16, true)] {
-            let mut keeper = Keeper::new(&DoorConfig { max_clock_skew_seconds: skew, ..config("k") });
+            let mut keeper = Keeper::new(&UdpConfig { max_clock_skew_seconds: skew, ..config("k") });
             assert_eq!(keeper.verify(start, source, ahead).is_ok(), good, "{skew}");
             let old = keeper.make(start, source);
             assert!(keeper.verify(start + 128, source, old).is_err(), "skew does not prolong a life");
@@ -382,7 +382,7 @@ mod tests {
     #[test]
     fn a_skew_beyond_what_an_octet_tells_does_not_break_ids() {
         let source = address("192.0.2.7");
-        let mut keeper = Keeper::new(&DoorConfig { max_clock_skew_seconds: 1 << 40, ..config("k") });
+        let mut keeper = Keeper::new(&UdpConfig { max_clock_skew_seconds: 1 << 40, ..config("k") });
         let id = keeper.make(NOW, source);
         assert!(keeper.verify(NOW + 120, source, id).is_ok());
         assert!(keeper.verify(NOW + 128, source, id).is_err());
@@ -408,7 +408,7 @@ mod tests {
     fn what_was_computed_before_a_reload_is_not_issued_after_it() {
         let source = address("192.0.2.7");
         let (mut keeper, longer) =
-            (keeper("old"), DoorConfig { connection_id_lifetime_seconds: 7200, ..config("new") });
+            (keeper("old"), UdpConfig { connection_id_lifetime_seconds: 7200, ..config("new") });
         let _old = keeper.make(NOW, source);
         for changed in [config("new"), longer] {
             keeper.reload(&changed);
@@ -423,7 +423,7 @@ mod tests {
         let source = address("192.0.2.7");
         let mut keeper = keeper("k");
         let id = keeper.make(NOW, source);
-        keeper.reload(&DoorConfig { connection_id_lifetime_seconds: 7200, ..config("k") });
+        keeper.reload(&UdpConfig { connection_id_lifetime_seconds: 7200, ..config("k") });
         assert!(keeper.verify(NOW + 60, source, id).is_ok());
     }
 

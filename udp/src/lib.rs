@@ -1,14 +1,14 @@
-//! The first door: BEP 15 and BEP 41 over UDP.
+//! The UDP server: BEP 15 and BEP 41.
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`config`] | the settings of the door |
+//! | [`config`] | the settings of the server |
 //! | [`wire`] | octets to words and back: [`wire::request`], [`wire::option`], [`wire::reply`]; pure |
 //! | [`connection_id`] | the proof that a source address is real |
-//! | [`refusal`], [`counters`] | why a datagram is refused; what a worker counts |
-//! | `private` | how a member names himself |
+//! | [`dropped`], [`metrics`] | why a datagram is dropped or refused; what a worker counts |
+//! | `private` | how users name themselves, by their passkey |
 //! | [`engine`] | [`Engine`]: decides what one datagram is answered with |
-//! | [`server`] | [`Door`]: sockets, batches, worker threads |
+//! | [`server`] | [`Server`]: sockets, batches, worker threads |
 //!
 //! The way of a datagram: the kernel -> `server::batch` -> [`Engine::handle`] -> `wire::request` ->
 //! `connection_id` -> `hayate_state::Tracker` -> `wire::reply`, in the buffer it is sent from ->
@@ -28,14 +28,14 @@
 
 pub mod config;
 pub mod connection_id;
-pub mod counters;
+pub mod dropped;
 pub mod engine;
+pub mod metrics;
 mod private;
-pub mod refusal;
 pub mod server;
 pub mod wire;
 
-pub use config::{DoorConfig, SocketConfig};
+pub use config::{SocketConfig, UdpConfig};
+pub use dropped::Dropped;
 pub use engine::{Engine, Outcome};
-pub use refusal::Refusal;
-pub use server::{Door, Handed, OpenError, Pulse, Running};
+pub use server::{InheritedSockets, OpenError, RunningServer, Server, WorkerLiveness};

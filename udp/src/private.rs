@@ -1,4 +1,4 @@
-//! How a member names himself over UDP: by the path of the announce URL, which clients send along (BEP 41,
+//! How users name themselves over UDP: by the path of the announce URL, which clients send along (BEP 41,
 //! `rules/private.md#udp`).
 
 use hayate_state::private::passkey_path;
@@ -14,23 +14,23 @@ pub(crate) fn with_passkey<T>(options: Options<'_>, work: impl FnOnce(&[u8]) -> 
     let mut pieces = options;
     let first = pieces.next()?;
     if pieces.next().is_none() && !pieces.overrun() {
-        return in_url(first, work);
+        return with_passkey_of_url(first, work);
     }
     let mut room = [0; PATH_MAX];
     let url = options.join(&mut room).filter(|url| url.whole)?;
-    in_url(url.octets, work)
+    with_passkey_of_url(url.octets, work)
 }
 
-fn in_url<T>(url: &[u8], work: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
+fn with_passkey_of_url<T>(url: &[u8], work: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
     let path = url.split(|&octet| octet == b'?').next()?;
     if passkey_path::is_plain(path) {
-        return in_path(path, &mut [], work);
+        return with_passkey_of_path(path, &mut [], work);
     }
-    in_path(path, &mut [0; PATH_MAX], work)
+    with_passkey_of_path(path, &mut [0; PATH_MAX], work)
 }
 
-fn in_path<T>(path: &[u8], room: &mut [u8], work: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
-    let place = passkey_path::read(path, room);
+fn with_passkey_of_path<T>(path: &[u8], room: &mut [u8], work: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
+    let place = passkey_path::parse_path(path, room);
     if place.leaf != b"announce" {
         return None;
     }

@@ -2,7 +2,7 @@
 //! binary of its own, because the counter replaces the allocator.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
-#[path = "../../tests/fixtures/site.rs"]
+#[path = "../../tests/kit/fixtures/site.rs"]
 #[expect(dead_code, reason = "the fixture of the other tests, of which little is needed here")]
 mod fixture;
 #[path = "door/kit.rs"]
@@ -14,22 +14,22 @@ use std::net::SocketAddr;
 use allocation_counter::measure;
 use hayate_state::Now;
 use hayate_udp::config::REPLY_MAX;
-use hayate_udp::refusal::Complaint;
-use hayate_udp::{Outcome, Refusal};
+use hayate_udp::dropped::ErrorReason;
+use hayate_udp::{Dropped, Outcome};
 
-use kit::{CONNECT, Desk, Words, scrape};
+use kit::{CONNECT, Harness, Words, scrape};
 
 /// Octets of an announce reply without peers.
 const HEAD_LEN: usize = 20;
 
 /// One datagram as a batch of its own: the octets of the reply, after it was made without an allocation.
-fn reply_len(desk: &mut Desk, source: &str, datagram: &[u8]) -> Result<usize, Refusal> {
-    let (now, source) = (Now::at(desk.seconds), source.parse::<SocketAddr>().unwrap());
+fn reply_len(harness: &mut Harness, source: &str, datagram: &[u8]) -> Result<usize, Dropped> {
+    let (now, source) = (Now::at(harness.seconds), source.parse::<SocketAddr>().unwrap());
     let mut reply = [0; REPLY_MAX];
     let mut result = Ok(0);
     let counted = measure(|| {
-        desk.engine.begin_batch(now);
-        result = match desk.engine.handle(now, source, datagram, &mut reply) {
+        harness.engine.begin_batch(now);
+        result = match harness.engine.handle(now, source, datagram, &mut reply) {
             Outcome::Reply(octets) => Ok(octets.len()),
             Outcome::Silence(refusal) => Err(refusal),
         };
@@ -40,13 +40,13 @@ fn reply_len(desk: &mut Desk, source: &str, datagram: &[u8]) -> Result<usize, Re
 
 /// A swarm of this many peers on addresses that `address` makes; every other one is a seeder. Gives their
 /// announces.
-fn swarm(desk: &mut Desk, peers: u16, address: impl Fn(u16) -> String) -> Vec<(String, Vec<u8>)> {
+fn swarm(harness: &mut Harness, peers: u16, address: impl Fn(u16) -> String) -> Vec<(String, Vec<u8>)> {
     let member = |number: u16| {
         let port = 1024 + number;
         let words = if number.is_multiple_of(2) { Words::seeder(port) } else { Words::leecher(port) };
         let (source, words) = (address(number), Words { event: 0, num_want: 50, ..words });
-        let datagram = words.datagram(desk.connect(&source));
-        desk.say(&source, &datagram).unwrap();
+        let datagram = words.datagram(harness.connect(&source));
+        harness.say(&source, &datagram).unwrap();
         (source, datagram)
     };
     (0..peers).map(member).collect()
@@ -67,9 +67,9 @@ fn the_counter_counts() {
 
 #[test]
 fn a_connect_allocates_nothing() {
-    let mut desk = Desk::open();
+    let mut harness = Harness::open();
     for source in [v4(7), v6(7)] {
-        assert_eq!(reply_len(&mut desk, &source, &CONNECT), Ok(16));
+        assert_eq!(reply_len(&mut harness, &source, &CONNECT), Ok(16));
     }
 }
 
@@ -77,12 +77,12 @@ fn a_connect_allocates_nothing() {
 fn an_announce_of_a_known_peer_allocates_nothing() {
     for peers in [2, 20, 1000] {
         for (address, stride) in [(v4 as fn(u16) -> String, 6), (v6, 18)] {
-            let mut desk = Desk::open();
-            for (number, (source, datagram)) in swarm(&mut desk, peers, address).iter().enumerate() {
+            let mut harness = Harness::open();
+            for (number, (source, datagram)) in swarm(&mut harness, peers, address).iter().enumerate() {
                 // A seeder gets leechers only, which are half of the swarm.
                 let useful = if number.is_multiple_of(2) { peers / 2 } else { peers - 1 };
                 let expected = HEAD_LEN + usize::from(useful.min(50)) * stride;
-                assert_eq!(reply_len(&mut desk, source, datagram), Ok(expected), "{number} of {peers}");
+                assert_eq!(reply_len(&mut harness, source, datagram), Ok(expected), "{number} of {peers}");
             }
         }
     }
@@ -90,33 +90,33 @@ fn an_announce_of_a_known_peer_allocates_nothing() {
 
 #[test]
 fn an_announce_of_a_member_allocates_nothing_but_what_its_records_take() {
-    let mut desk = Desk::private(hayate_state::Policy::default(), kit::door_config(), fixture::site());
+    let mut harness = Harness::private(hayate_state::Policy::default(), kit::door_config(), fixture::site());
     let path = format!("/{}/announce", fixture::PLAIN);
     let options = [&[2, u8::try_from(path.len()).unwrap()], path.as_bytes()].concat();
-    let mut datagram = Words { options, ..Words::leecher(6881) }.datagram(desk.connect(&v4(7)));
+    let mut datagram = Words { options, ..Words::leecher(6881) }.datagram(harness.connect(&v4(7)));
     datagram[16..36].copy_from_slice(&fixture::FREE);
     datagram[36..56].copy_from_slice(b"-TR2940-000000000001");
-    desk.say(&v4(7), &datagram).unwrap();
-    assert_eq!(reply_len(&mut desk, &v4(7), &datagram), Ok(HEAD_LEN));
+    harness.say(&v4(7), &datagram).unwrap();
+    assert_eq!(reply_len(&mut harness, &v4(7), &datagram), Ok(HEAD_LEN));
 }
 
 #[test]
 fn a_scrape_allocates_nothing() {
-    let mut desk = Desk::open();
-    swarm(&mut desk, 20, v4);
-    let id = desk.connect(&v4(7));
+    let mut harness = Harness::open();
+    swarm(&mut harness, 20, v4);
+    let id = harness.connect(&v4(7));
     // Torrent 7 is known, the others are not.
     let datagram = scrape(id, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
-    assert_eq!(reply_len(&mut desk, &v4(7), &datagram), Ok(8 + 10 * 12));
+    assert_eq!(reply_len(&mut harness, &v4(7), &datagram), Ok(8 + 10 * 12));
 }
 
 #[test]
 fn a_refusal_allocates_nothing() {
-    let mut desk = Desk::open();
+    let mut harness = Harness::open();
     let announce = Words::leecher(6881).datagram([7; 8]);
-    assert_eq!(reply_len(&mut desk, &v4(7), &announce), Err(Refusal::ForgedConnection));
-    assert_eq!(reply_len(&mut desk, &v4(7), &CONNECT[..15]), Err(Refusal::Short));
-    let id = desk.connect(&v4(7));
-    let text = Complaint::Malformed.text();
-    assert_eq!(reply_len(&mut desk, &v4(7), &scrape(id, &[])), Ok(8 + text.len()));
+    assert_eq!(reply_len(&mut harness, &v4(7), &announce), Err(Dropped::ForgedConnection));
+    assert_eq!(reply_len(&mut harness, &v4(7), &CONNECT[..15]), Err(Dropped::Short));
+    let id = harness.connect(&v4(7));
+    let text = ErrorReason::Malformed.text();
+    assert_eq!(reply_len(&mut harness, &v4(7), &scrape(id, &[])), Ok(8 + text.len()));
 }

@@ -6,11 +6,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use hayate_state::address::{self, Reach};
+use hayate_state::address::{self, AddressScope};
 use ipnet::IpNet;
 
-use crate::config::DoorConfig;
-use crate::engine::refusal::Refusal;
+use crate::config::HttpConfig;
+use crate::engine::bad_request::BadRequest;
 use crate::wire::query::{BadEscape, Escaped, Parameters};
 
 /// Octets of the longest claimed address that is looked at.
@@ -32,7 +32,7 @@ pub enum Source {
 impl Source {
     /// Is that another address than the connection came from?
     #[must_use]
-    pub fn is_elsewhere(self, address: IpAddr) -> bool {
+    pub fn is_other_than(self, address: IpAddr) -> bool {
         match self {
             Self::Address(own) => own.to_canonical() != address,
             Self::Unix => true,
@@ -43,14 +43,14 @@ impl Source {
 /// The header lines of a request.
 pub trait Headers {
     /// The values of all lines called `name`, in order. Names are compared in any case.
-    fn lines<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]>;
+    fn values_of<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]>;
 
     /// The names of all lines.
     fn names(&self) -> impl Iterator<Item = &str>;
 }
 
 impl Headers for [(&str, &[u8])] {
-    fn lines<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]> {
+    fn values_of<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]> {
         self.iter().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
     }
 
@@ -61,7 +61,7 @@ impl Headers for [(&str, &[u8])] {
 
 /// Who may say what about the client's address.
 #[derive(Clone, Copy, Debug)]
-pub struct Trust<'c> {
+pub struct AddressTrust<'c> {
     /// The header that names the client; `None` = no header is believed.
     pub proxy_header: Option<&'c str>,
     /// Who may send that header.
@@ -74,10 +74,10 @@ pub struct Trust<'c> {
     pub read_any_list: bool,
 }
 
-impl<'c> Trust<'c> {
+impl<'c> AddressTrust<'c> {
     /// As the configuration says.
     #[must_use]
-    pub fn of(config: &'c DoorConfig) -> Self {
+    pub fn from_config(config: &'c HttpConfig) -> Self {
         Self {
             proxy_header: config.proxy_header.as_deref(),
             trusted_proxies: &config.trusted_proxies,
@@ -96,9 +96,13 @@ impl<'c> Trust<'c> {
     /// The client as we see it; an IPv4-mapped address comes out as IPv4.
     ///
     /// # Errors
-    /// [`Refusal::UnreadableAddress`] if a trusted proxy does not say it readably, or a unix socket's peer
+    /// [`BadRequest::UnreadableAddress`] if a trusted proxy does not say it readably, or a unix socket's peer
     /// not at all.
-    pub fn seen<H: Headers + ?Sized>(&self, source: Source, headers: &H) -> Result<IpAddr, Refusal> {
+    pub fn client_address<H: Headers + ?Sized>(
+        &self,
+        source: Source,
+        headers: &H,
+    ) -> Result<IpAddr, BadRequest> {
         let socket = match source {
             Source::Unix => None,
             Source::Address(address) => Some(address.to_canonical()),
@@ -106,25 +110,29 @@ impl<'c> Trust<'c> {
         let believed = || socket.is_none_or(|address| contains(self.trusted_proxies, address));
         let named = match self.proxy_header {
             Some(name) if believed() && (self.read_any_list || is_list(name)) => {
-                self.named(headers.lines(name))?
+                self.read_list(headers.values_of(name))?
             }
-            Some(name) if believed() => self.single(headers.lines(name))?,
+            Some(name) if believed() => self.read_single(headers.values_of(name))?,
             _ => None,
         };
-        named.or(socket).ok_or(Refusal::UnreadableAddress)
+        named.or(socket).ok_or(BadRequest::UnreadableAddress)
     }
 
     /// Who names its client and is not believed, and the header: the configured one from somebody who is no
     /// trusted proxy. Where none is configured, one of the usual ones from an address that proxies have: on
     /// the internet at large everybody may write headers.
     #[must_use]
-    pub fn disbelieved<H: Headers + ?Sized>(&self, source: Source, headers: &H) -> Option<(IpAddr, &'c str)> {
+    pub fn untrusted_header<H: Headers + ?Sized>(
+        &self,
+        source: Source,
+        headers: &H,
+    ) -> Option<(IpAddr, &'c str)> {
         let Source::Address(address) = source else { return None };
         let address = address.to_canonical();
         let header = match self.proxy_header {
             Some(_) if contains(self.trusted_proxies, address) => None,
-            Some(name) => headers.lines(name).next().map(|_| name),
-            None if address::of_address(address) == Some(Reach::Public) => None,
+            Some(name) => headers.values_of(name).next().map(|_| name),
+            None if address::scope_of_address(address) == Some(AddressScope::Public) => None,
             None => usual_header(headers),
         };
         header.map(|header| (address, header))
@@ -134,7 +142,11 @@ impl<'c> Trust<'c> {
     ///
     /// # Errors
     /// When the claim cannot be read: there is no falling back.
-    pub fn claimed(&self, seen: IpAddr, parameters: &Parameters<'_>) -> Result<Option<IpAddr>, Refusal> {
+    pub fn claimed_address(
+        &self,
+        seen: IpAddr,
+        parameters: &Parameters<'_>,
+    ) -> Result<Option<IpAddr>, BadRequest> {
         // Most claim nothing; that is told faster than whether they may.
         let claims = [parameters.ip, parameters.ipv4, parameters.ipv6];
         match claims.into_iter().flatten().find(|claim| !claim.0.is_empty()) {
@@ -144,22 +156,28 @@ impl<'c> Trust<'c> {
     }
 
     /// One address and nothing else; a blank header is none.
-    fn single<'h>(&self, mut lines: impl Iterator<Item = &'h [u8]>) -> Result<Option<IpAddr>, Refusal> {
+    fn read_single<'h>(
+        &self,
+        mut lines: impl Iterator<Item = &'h [u8]>,
+    ) -> Result<Option<IpAddr>, BadRequest> {
         let line = lines.next().map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
         let Some(line) = line else { return Ok(None) };
-        let address = (self.read_entry)(line).ok_or(Refusal::UnreadableAddress)?;
-        if lines.next().is_some() { Err(Refusal::UnreadableAddress) } else { Ok(Some(address)) }
+        let address = (self.read_entry)(line).ok_or(BadRequest::UnreadableAddress)?;
+        if lines.next().is_some() { Err(BadRequest::UnreadableAddress) } else { Ok(Some(address)) }
     }
 
     /// The first address from the right that is no trusted proxy; the leftmost if all are.
-    fn named<'h>(&self, lines: impl DoubleEndedIterator<Item = &'h [u8]>) -> Result<Option<IpAddr>, Refusal> {
+    fn read_list<'h>(
+        &self,
+        lines: impl DoubleEndedIterator<Item = &'h [u8]>,
+    ) -> Result<Option<IpAddr>, BadRequest> {
         let mut leftmost = None;
         for entry in lines.rev().flat_map(|line| line.rsplit(|&octet| octet == b',')) {
             let entry = entry.trim_ascii();
             if entry.is_empty() {
                 continue;
             }
-            let address = (self.read_entry)(entry).ok_or(Refusal::UnreadableAddress)?;
+            let address = (self.read_entry)(entry).ok_or(BadRequest::UnreadableAddress)?;
             leftmost = Some(address);
             if !contains(self.trusted_proxies, address) {
                 break;
@@ -183,10 +201,10 @@ fn contains(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&address))
 }
 
-fn read_claim(claim: Escaped<'_>) -> Result<IpAddr, Refusal> {
+fn read_claim(claim: Escaped<'_>) -> Result<IpAddr, BadRequest> {
     let mut buffer = [0; CLAIM_MAX];
-    let text = claim.decode(&mut buffer).map_err(|BadEscape| Refusal::InvalidEscape)?;
-    text.and_then(read_address).ok_or(Refusal::UnreadableAddress)
+    let text = claim.decode(&mut buffer).map_err(|BadEscape| BadRequest::InvalidEscape)?;
+    text.and_then(read_address).ok_or(BadRequest::UnreadableAddress)
 }
 
 /// An address, bare, in brackets, or with a port, which is dropped. Names and zone ids are none.
@@ -209,9 +227,9 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    fn seen(source: Source, lines: &[&str]) -> Result<IpAddr, Refusal> {
+    fn seen(source: Source, lines: &[&str]) -> Result<IpAddr, BadRequest> {
         let trusted = networks(&["10.0.0.0/8"]);
-        let trust = Trust {
+        let trust = AddressTrust {
             proxy_header: Some("x-forwarded-for"),
             trusted_proxies: &trusted,
             spoofing_sources: &[],
@@ -219,7 +237,7 @@ mod tests {
             read_any_list: true,
         };
         let headers: Vec<_> = lines.iter().map(|line| ("X-Forwarded-For", line.as_bytes())).collect();
-        trust.seen(source, headers.as_slice())
+        trust.client_address(source, headers.as_slice())
     }
 
     fn from(source: &str) -> Source {
@@ -266,30 +284,30 @@ mod tests {
         for line in
             ["203.0.113.9, junk", "junk, 10.0.0.2", "unknown", "fe80::1%eth0", "[fe80::1%2]:443", "1.2.3"]
         {
-            assert_eq!(seen(from("10.0.0.1"), &[line]), Err(Refusal::UnreadableAddress), "{line}");
+            assert_eq!(seen(from("10.0.0.1"), &[line]), Err(BadRequest::UnreadableAddress), "{line}");
         }
         let headers: &[(&str, &[u8])] = &[("x-forwarded-for", b"\xff")];
         let trusted = networks(&["10.0.0.0/8"]);
-        let trust = Trust {
+        let trust = AddressTrust {
             proxy_header: Some("X-Forwarded-For"),
             trusted_proxies: &trusted,
             spoofing_sources: &[],
             read_entry: read_address,
             read_any_list: true,
         };
-        assert_eq!(trust.seen(from("10.0.0.1"), headers), Err(Refusal::UnreadableAddress));
+        assert_eq!(trust.client_address(from("10.0.0.1"), headers), Err(BadRequest::UnreadableAddress));
     }
 
     #[test]
     fn a_unix_socket_counts_as_a_trusted_proxy_and_has_no_address_of_its_own() {
         assert_eq!(seen(Source::Unix, &["203.0.113.9"]), Ok(ip("203.0.113.9")));
-        assert_eq!(seen(Source::Unix, &[]), Err(Refusal::UnreadableAddress));
+        assert_eq!(seen(Source::Unix, &[]), Err(BadRequest::UnreadableAddress));
     }
 
     #[test]
     fn without_a_configured_header_only_the_socket_counts() {
         let trusted = networks(&["10.0.0.0/8"]);
-        let trust = Trust {
+        let trust = AddressTrust {
             proxy_header: None,
             trusted_proxies: &trusted,
             spoofing_sources: &[],
@@ -297,20 +315,20 @@ mod tests {
             read_any_list: true,
         };
         let headers: &[(&str, &[u8])] = &[("X-Forwarded-For", b"203.0.113.9")];
-        assert_eq!(trust.seen(from("10.0.0.1"), headers), Ok(ip("10.0.0.1")));
+        assert_eq!(trust.client_address(from("10.0.0.1"), headers), Ok(ip("10.0.0.1")));
     }
 
     #[test]
     fn without_a_configured_header_a_proxy_is_told_by_its_address_and_what_it_sends() {
-        let config = DoorConfig::default();
+        let config = HttpConfig::default();
         let disbelieved = |source, names: &[&str]| {
             let headers: Vec<(&str, &[u8])> = names.iter().map(|name| (*name, &b"7.7.7.7"[..])).collect();
-            Trust::of(&config).disbelieved(source, headers.as_slice())
+            AddressTrust::from_config(&config).untrusted_header(source, headers.as_slice())
         };
         for source in ["127.0.0.1", "10.0.0.7", "172.17.0.1", "192.168.1.1", "100.64.0.7", "fd00::7", "::1"] {
             for name in USUAL_HEADERS {
-                let told = disbelieved(from(source), &["Host", &name.to_lowercase()]);
-                assert_eq!(told, Some((ip(source), name)));
+                let found = disbelieved(from(source), &["Host", &name.to_lowercase()]);
+                assert_eq!(found, Some((ip(source), name)));
             }
         }
         let mapped = disbelieved(from("::ffff:10.0.0.7"), &["Forwarded", "X-Real-IP", "X-Forwarded-For"]);
@@ -324,7 +342,7 @@ mod tests {
     #[test]
     fn claims_count_only_from_spoofing_sources() {
         let sources = networks(&["192.168.0.0/16"]);
-        let trust = Trust {
+        let trust = AddressTrust {
             proxy_header: None,
             trusted_proxies: &[],
             spoofing_sources: &sources,
@@ -333,7 +351,7 @@ mod tests {
         };
         let claimed = |seen: &str, query: &str| {
             trust
-                .claimed(ip(seen), &Parameters::read(query.as_bytes()))
+                .claimed_address(ip(seen), &Parameters::parse(query.as_bytes()))
                 .map(|claim| claim.map(|a| a.to_string()))
         };
         let some = |text: &str| Ok(Some(text.to_owned()));
@@ -343,12 +361,12 @@ mod tests {
         assert_eq!(claimed("192.168.0.1", "ip=203.0.113.9"), some("203.0.113.9"));
         assert_eq!(claimed("192.168.0.1", "ipv6=2001:db8::1&ipv4=203.0.113.9&ip="), some("203.0.113.9"));
         assert_eq!(claimed("192.168.0.1", "ipv6=%5B2001%3adb8::1%5d%3A6881"), some("2001:db8::1"));
-        assert_eq!(claimed("192.168.0.1", "ip=example.org"), Err(Refusal::UnreadableAddress));
-        assert_eq!(claimed("192.168.0.1", "ip=junk&ipv4=203.0.113.9"), Err(Refusal::UnreadableAddress));
+        assert_eq!(claimed("192.168.0.1", "ip=example.org"), Err(BadRequest::UnreadableAddress));
+        assert_eq!(claimed("192.168.0.1", "ip=junk&ipv4=203.0.113.9"), Err(BadRequest::UnreadableAddress));
         assert_eq!(
             claimed("192.168.0.1", &format!("ip={}", "1".repeat(99))),
-            Err(Refusal::UnreadableAddress)
+            Err(BadRequest::UnreadableAddress)
         );
-        assert_eq!(claimed("192.168.0.1", "ip=1.2.3.4%2"), Err(Refusal::InvalidEscape));
+        assert_eq!(claimed("192.168.0.1", "ip=1.2.3.4%2"), Err(BadRequest::InvalidEscape));
     }
 }

@@ -1,8 +1,8 @@
-//! The door's decisions, without a socket, a clock or a thread: from the head of a request to a question for
+//! The gateway's decisions, without a socket, a clock or a thread: from the head of a request to a question for
 //! the tracker, and from the tracker's reply to the octets of the answer.
 //!
 //! ```text
-//! head --read--> Step::Ask(question, context) --> whoever asks the tracker --> reply --write(context)-->
+//! head --read_request--> Step::Ask(question, plan) --> whoever asks the tracker --> reply --write_reply(plan)-->
 //! Response            \-> Step::Answer(Response), Step::Page(page)
 //! ```
 //!
@@ -12,40 +12,40 @@
 //! | [`client_address`] | who the client is: socket, trusted proxy, claimed address |
 //! | [`open_mode`] | from parameters to the words of the tracker, check by check |
 //! | [`private`] | the same in mode private |
-//! | [`refusal`] | why a request is refused, in the client's words |
-//! | [`stats`] | what is counted |
+//! | [`bad_request`] | why a request is refused, in the client's words |
+//! | [`metrics`] | what is counted |
 
+pub mod bad_request;
 pub mod client_address;
+pub mod metrics;
 pub mod open_mode;
 pub mod private;
-pub mod refusal;
 pub mod routes;
-pub mod stats;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hayate_state::actor::{self, PeerForm, PeerList, Question, Reply, Words};
+use hayate_state::actor::{self, PeerForm, PeerList, Question, Reply, UrlForHooks};
 use hayate_state::address::special::is_never_a_peer;
-use hayate_state::admission::Beyond;
-use hayate_state::private::Register;
+use hayate_state::admission::OverLimitAction;
+use hayate_state::private::SiteData;
 use hayate_state::{InfoHash, Now, Policy, Subscriber, Tally, Tick, Tracker};
 
-use crate::config::{DoorConfig, HEADER_BLOCK_MAX, REQUEST_LINE_MAX};
-use crate::engine::client_address::{FORWARDED, Headers, Source, Trust};
-use crate::engine::open_mode::Wish;
-use crate::engine::private::{Means, Site};
-use crate::engine::refusal::Refusal;
-use crate::engine::routes::{Action, RouteError, Routes};
-use crate::engine::stats::{Family, Note, Stats};
+use crate::config::{HEADER_BLOCK_MAX, HttpConfig, REQUEST_LINE_MAX};
+use crate::engine::bad_request::BadRequest;
+use crate::engine::client_address::{AddressTrust, FORWARDED, Headers, Source};
+use crate::engine::metrics::{Family, Metrics, RequestLabels};
+use crate::engine::open_mode::NumWantLimits;
+use crate::engine::private::{EngineContext, PrivateEngine};
+use crate::engine::routes::{Action, RouteError, TrackerRoutes};
 use crate::wire::query::Parameters;
-use crate::wire::reply::{self, Address, Form};
+use crate::wire::reply::{self, ReplyAddress, ReplyForm};
 
 /// Octets of a request line besides method and target: two spaces and the version.
-const LINE_REST: usize = " ".len() + " HTTP/1.1".len();
+const LINE_OVERHEAD: usize = " ".len() + " HTTP/1.1".len();
 /// Seconds between two log lines about proxies that are not believed.
-const COMPLAINT_SECONDS: u32 = 60;
+const WARNING_INTERVAL_SECONDS: u32 = 60;
 /// The type of every answer but `/metrics`.
 pub const TEXT_PLAIN: &str = "text/plain";
 
@@ -69,8 +69,8 @@ pub struct Head<'r, H: ?Sized> {
 /// What to do about a request.
 #[derive(Debug)]
 pub enum Step {
-    /// Ask the tracker, then call [`Engine::write`] with its reply, or [`Engine::overloaded`].
-    Ask(Question, Context),
+    /// Ask the tracker, then call [`Engine::write_reply`] with its reply, or [`Engine::write_overloaded`].
+    Ask(Question, ReplyPlan),
     /// Answer this.
     Answer(Response),
     /// Show an operator's page.
@@ -93,8 +93,8 @@ pub enum Page {
 impl Page {
     /// The page at `path`. Slashes at its begin count as one.
     #[must_use]
-    pub fn at(path: &[u8]) -> Option<Self> {
-        match one_slash(path) {
+    pub fn from_path(path: &[u8]) -> Option<Self> {
+        match collapse_leading_slashes(path) {
             b"/alive" => Some(Self::Alive),
             b"/health" => Some(Self::Health),
             b"/metrics" => Some(Self::Metrics),
@@ -105,18 +105,18 @@ impl Page {
 
 /// What must be remembered of a request until the tracker has replied.
 #[derive(Debug)]
-pub struct Context {
-    asked: Asked,
+pub struct ReplyPlan {
+    kind: ReplyKind,
     /// The client asks too often and is told to come again later than others.
-    slow: bool,
-    note: Note,
+    slowed: bool,
+    labels: RequestLabels,
 }
 
 #[derive(Debug)]
-enum Asked {
-    Announce { form: Form, address: Address },
+enum ReplyKind {
+    Announce { form: ReplyForm, address: ReplyAddress },
     Scrape(Vec<InfoHash>),
-    Member(private::Context),
+    Private(private::PrivateReplyPlan),
 }
 
 /// An answer: status and body. `Content-Length` is exact, and 405 names what is allowed.
@@ -145,13 +145,13 @@ impl Response {
     }
 
     /// A status with a text that was made for it.
-    pub(crate) fn said(status: u16, text: String) -> Self {
+    pub(crate) fn owned_text(status: u16, text: String) -> Self {
         Self { body: Cow::Owned(text.into_bytes()), ..Self::text(status, "") }
     }
 
     /// What is there is not asked for by this method.
     #[must_use]
-    pub(crate) fn not_allowed() -> Self {
+    pub(crate) fn method_not_allowed() -> Self {
         Self::text(405, "Method Not Allowed\n")
     }
 
@@ -169,14 +169,14 @@ impl Response {
 /// Decides about requests, by the configuration in force.
 #[derive(Debug)]
 pub struct Engine {
-    config: Subscriber<DoorConfig>,
+    config: Subscriber<HttpConfig>,
     policy: Subscriber<Policy>,
-    routes: Routes,
+    routes: TrackerRoutes,
     /// In mode private.
-    site: Option<Site>,
-    stats: Arc<Stats>,
-    /// When the log was last told of a proxy that is not believed.
-    complained: Option<Tick>,
+    private_mode: Option<PrivateEngine>,
+    metrics: Arc<Metrics>,
+    /// When the log last warned of a proxy that is not believed.
+    last_proxy_warning: Option<Tick>,
 }
 
 impl Engine {
@@ -184,38 +184,45 @@ impl Engine {
     ///
     /// # Errors
     /// When a route cannot be served.
-    pub fn new(config: Subscriber<DoorConfig>, policy: Subscriber<Policy>) -> Result<Self, RouteError> {
-        let routes = Routes::new(&config.get().announce_routes, &config.get().scrape_routes)?;
-        Ok(Self { config, policy, routes, site: None, stats: Arc::default(), complained: None })
+    pub fn new(config: Subscriber<HttpConfig>, policy: Subscriber<Policy>) -> Result<Self, RouteError> {
+        let routes = TrackerRoutes::new(&config.get().announce_routes, &config.get().scrape_routes)?;
+        Ok(Self {
+            config,
+            policy,
+            routes,
+            private_mode: None,
+            metrics: Arc::default(),
+            last_proxy_warning: None,
+        })
     }
 
-    /// The same in mode private: only members of `register` are served.
+    /// The same in mode private: only members of `site_data` are served.
     #[must_use]
-    pub fn private(self, register: Subscriber<Register>) -> Self {
-        Self { site: Some(Site::new(register)), ..self }
+    pub fn private(self, site_data: Subscriber<SiteData>) -> Self {
+        Self { private_mode: Some(PrivateEngine::new(site_data)), ..self }
     }
 
     /// The configuration in force.
     #[must_use]
-    pub fn config(&self) -> &DoorConfig {
+    pub fn config(&self) -> &HttpConfig {
         self.config.get()
     }
 
     /// What the engine counts.
     #[must_use]
-    pub fn stats(&self) -> &Arc<Stats> {
-        &self.stats
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Takes over what a reload published. Routes that cannot be served leave the old ones in force.
     pub fn refresh(&mut self) {
         self.policy.refresh();
-        if let Some(site) = &mut self.site {
+        if let Some(site) = &mut self.private_mode {
             site.refresh();
         }
         if self.config.refresh() {
             let config = self.config.get();
-            match Routes::new(&config.announce_routes, &config.scrape_routes) {
+            match TrackerRoutes::new(&config.announce_routes, &config.scrape_routes) {
                 Ok(routes) => self.routes = routes,
                 Err(error) => log::error!("http: the old routes stay: {error}"),
             }
@@ -230,11 +237,11 @@ impl Engine {
         tracker: &mut Tracker,
         head: &Head<'_, H>,
     ) -> Response {
-        match self.read(now, head) {
-            Step::Ask(question, context) => {
+        match self.read_request(now, head) {
+            Step::Ask(question, plan) => {
                 tracker.refresh();
-                let reply = actor::answer(tracker, now, question);
-                self.write(reply, context)
+                let reply = actor::answer_question(tracker, now, question);
+                self.write_reply(reply, plan)
             }
             Step::Answer(response) => response,
             Step::Page(_) => Response::not_found(),
@@ -242,65 +249,78 @@ impl Engine {
     }
 
     /// Reads the head of a request.
-    pub fn read<H: Headers + ?Sized>(&mut self, now: Now, head: &Head<'_, H>) -> Step {
+    pub fn read_request<H: Headers + ?Sized>(&mut self, now: Now, head: &Head<'_, H>) -> Step {
         self.refresh();
-        if let Err(response) = check(head) {
-            return Step::Answer(self.stats.counted(response));
+        if let Err(response) = check_head(head) {
+            return Step::Answer(self.metrics.count_response(response));
         }
         let target = origin_form(head.target);
         let (path, query) = match target.iter().position(|&octet| octet == b'?') {
             Some(at) => (target.get(..at).unwrap_or_default(), target.get(at + 1..).unwrap_or_default()),
             None => (target, &[][..]),
         };
-        let path = one_slash(path);
-        self.note_disbelief(now, head);
-        if let Some(site) = &self.site {
+        let path = collapse_leading_slashes(path);
+        self.warn_of_untrusted_proxy(now, head);
+        if let Some(site) = &self.private_mode {
             let mut slow = false;
-            let means = self.means();
-            let step = site.read(means, head, path, query, |seen| slow = means.limit(now, seen).is_some());
+            let engine_context = self.engine_context();
+            let step = site.read_request(engine_context, head, path, query, |seen| {
+                slow = engine_context.rate_limit(now, seen).is_some()
+            });
             return match step {
-                private::Step::Ask(question, context) => Step::Ask(
+                private::PrivateStep::Ask(question, plan) => Step::Ask(
                     question,
-                    Context { asked: Asked::Member(context), slow, note: self.stats.take_note() },
+                    ReplyPlan {
+                        kind: ReplyKind::Private(plan),
+                        slowed: slow,
+                        labels: self.metrics.take_labels(),
+                    },
                 ),
-                private::Step::Answer(response) => Step::Answer(response),
-                private::Step::Page(page) => Step::Page(page),
+                private::PrivateStep::Answer(response) => Step::Answer(response),
+                private::PrivateStep::Page(page) => Step::Page(page),
             };
         }
-        let (action, captures) = match (self.routes.find(path), Page::at(path)) {
+        let (action, captures) = match (self.routes.find(path), Page::from_path(path)) {
             (Some(found), page) if found.literal || page.is_none() => (found.action, found.captures),
             (_, Some(page)) => return Step::Page(page),
-            (_, None) => return Step::Answer(self.stats.counted(Response::not_found())),
+            (_, None) => return Step::Answer(self.metrics.count_response(Response::not_found())),
         };
         if head.method != b"GET" {
-            return Step::Answer(self.stats.counted(Response::not_allowed()));
+            return Step::Answer(self.metrics.count_response(Response::method_not_allowed()));
         }
-        let parameters = Parameters::read(query);
-        let seen = self.trust().seen(head.source, head.headers);
-        self.stats.request(action, Family::of(seen.ok()));
-        let words = seen.ok().and_then(|seen| self.means().words(seen, path, query, &captures));
+        let parameters = Parameters::parse(query);
+        let seen = self.address_trust().client_address(head.source, head.headers);
+        self.metrics.count_request(action, Family::of_address(seen.ok()));
+        let url =
+            seen.ok().and_then(|seen| self.engine_context().url_for_hooks(seen, path, query, &captures));
         let asked = match action {
-            Action::Announce => self.read_announce(&parameters, head.source, seen, words),
-            Action::Scrape => self.read_scrape(&parameters, words),
+            Action::Announce => self.read_announce(&parameters, head.source, seen, url),
+            Action::Scrape => self.read_scrape(&parameters, url),
         };
-        let beyond = seen.ok().and_then(|seen| self.means().limit(now, seen));
+        let beyond = seen.ok().and_then(|seen| self.engine_context().rate_limit(now, seen));
         match (asked, beyond) {
-            (Err(refusal), _) => Step::Answer(self.refuse(refusal)),
-            (Ok((_, asked)), Some(Beyond::Empty)) => Step::Answer(self.empty(asked)),
+            (Err(refusal), _) => Step::Answer(self.write_refusal(refusal)),
+            (Ok((_, asked)), Some(OverLimitAction::Empty)) => Step::Answer(self.write_empty(asked)),
             (Ok((question, asked)), beyond) => {
-                let slow = beyond == Some(Beyond::Slow);
-                Step::Ask(question, Context { asked, slow, note: self.stats.take_note() })
+                let slow = beyond == Some(OverLimitAction::Slow);
+                Step::Ask(
+                    question,
+                    ReplyPlan { kind: asked, slowed: slow, labels: self.metrics.take_labels() },
+                )
             }
         }
     }
 
     /// Counts a header that names the client and is not believed, and says so once a minute: as long as that
     /// goes on, the proxy itself is taken for the peer.
-    fn note_disbelief<H: Headers + ?Sized>(&mut self, now: Now, head: &Head<'_, H>) {
-        let trust = self.trust();
-        let Some((source, header)) = trust.disbelieved(head.source, head.headers) else { return };
-        self.stats.proxy_header_ignored.add(1);
-        if self.complained.is_some_and(|last| now.tick.0.saturating_sub(last.0) < COMPLAINT_SECONDS) {
+    fn warn_of_untrusted_proxy<H: Headers + ?Sized>(&mut self, now: Now, head: &Head<'_, H>) {
+        let trust = self.address_trust();
+        let Some((source, header)) = trust.untrusted_header(head.source, head.headers) else { return };
+        self.metrics.proxy_header_ignored.add(1);
+        if self
+            .last_proxy_warning
+            .is_some_and(|last| now.tick.0.saturating_sub(last.0) < WARNING_INTERVAL_SECONDS)
+        {
             return;
         }
         let advice = match (trust.proxy_header, header) {
@@ -314,44 +334,44 @@ impl Engine {
                  and have the proxy in http.trusted_proxies"
             }
         };
-        let count = self.stats.proxy_header_ignored.value();
+        let count = self.metrics.proxy_header_ignored.value();
         log::warn!("http: {source} names its client by {header}, and {advice} ({count} requests so far)");
-        self.complained = Some(now.tick);
+        self.last_proxy_warning = Some(now.tick);
     }
 
     /// The page at `path`, as this mode has it.
-    pub(crate) fn page(&self, path: &[u8]) -> Option<Page> {
-        match Page::at(path) {
-            Some(Page::Alive) if self.site.is_some() => Some(Page::AliveSince),
+    pub(crate) fn operator_page(&self, path: &[u8]) -> Option<Page> {
+        match Page::from_path(path) {
+            Some(Page::Alive) if self.private_mode.is_some() => Some(Page::AliveSince),
             page => page,
         }
     }
 
     /// The answer where there is nothing: in mode private it says nothing.
-    pub(crate) fn nothing(&self) -> Response {
-        if self.site.is_some() { Response::text(404, "") } else { Response::not_found() }
+    pub(crate) fn not_found_response(&self) -> Response {
+        if self.private_mode.is_some() { Response::text(404, "") } else { Response::not_found() }
     }
 
     /// Writes the answer to a request from the tracker's reply.
     #[must_use]
-    pub fn write(&self, mut reply: Reply, context: Context) -> Response {
-        self.stats.resume(context.note);
-        if let (true, Reply::Announce(Ok((answer, _)))) = (context.slow, &mut reply) {
-            *answer = self.policy.get().slow(*answer);
+    pub fn write_reply(&self, mut reply: Reply, plan: ReplyPlan) -> Response {
+        self.metrics.restore_labels(plan.labels);
+        if let (true, Reply::Announce(Ok((answer, _)))) = (plan.slowed, &mut reply) {
+            *answer = self.policy.get().slow_answer(*answer);
         }
-        match (reply, &context.asked) {
-            (reply, Asked::Member(context)) => self.means().write(Some(reply), context),
-            (Reply::Announce(Ok((answer, peers))), Asked::Announce { form, address }) => {
+        match (reply, &plan.kind) {
+            (reply, ReplyKind::Private(plan)) => self.engine_context().write_reply(Some(reply), plan),
+            (Reply::Announce(Ok((answer, peers))), ReplyKind::Announce { form, address }) => {
                 Response::bencoded(reply::announce(&answer, &peers, *form, *address))
             }
-            (Reply::Scrape(Ok(tallies)), Asked::Scrape(info_hashes)) => {
+            (Reply::Scrape(Ok(tallies)), ReplyKind::Scrape(info_hashes)) => {
                 let entries = info_hashes.iter().zip(tallies);
                 Response::bencoded(reply::scrape(entries, self.policy.get().scrape_seconds))
             }
-            (Reply::Announce(Err(denial)), _) => self.refuse(denial.refusal.into()),
-            (Reply::Scrape(Err(refusal)), _) => self.refuse(refusal.into()),
-            (Reply::Announce(Ok(_)) | Reply::Scrape(Ok(_)) | Reply::MemberScrape(_), _) => {
-                self.overloaded(context)
+            (Reply::Announce(Err(denial)), _) => self.write_refusal(denial.refusal.into()),
+            (Reply::Scrape(Err(refusal)), _) => self.write_refusal(refusal.into()),
+            (Reply::Announce(Ok(_)) | Reply::Scrape(Ok(_)) | Reply::UserScrape(_), _) => {
+                self.write_overloaded(plan)
             }
         }
     }
@@ -359,25 +379,25 @@ impl Engine {
     /// Writes the answer to a request that the tracker had no room for: valid, without peers, and with a long
     /// interval (`rules/http.md#overload`). Errors would make clients come back at once.
     #[must_use]
-    pub fn overloaded(&self, context: Context) -> Response {
-        self.stats.resume(context.note);
-        if let Asked::Member(context) = &context.asked {
-            return self.means().write(None, context);
+    pub fn write_overloaded(&self, plan: ReplyPlan) -> Response {
+        self.metrics.restore_labels(plan.labels);
+        if let ReplyKind::Private(plan) = &plan.kind {
+            return self.engine_context().write_reply(None, plan);
         }
-        self.stats.overloads.add(1);
-        self.empty(context.asked)
+        self.metrics.overloads.add(1);
+        self.write_empty(plan.kind)
     }
 
     /// An answer to a request that changes nothing, in the open modes.
-    fn empty(&self, asked: Asked) -> Response {
+    fn write_empty(&self, asked: ReplyKind) -> Response {
         let policy = self.policy.get();
         match asked {
-            Asked::Member(_) => Response::text(500, ""),
-            Asked::Announce { form, address } => {
+            ReplyKind::Private(_) => Response::text(500, ""),
+            ReplyKind::Announce { form, address } => {
                 let answer = policy.full_answer(Tally::default());
                 Response::bencoded(reply::announce(&answer, &PeerList::default(), form, address))
             }
-            Asked::Scrape(info_hashes) => {
+            ReplyKind::Scrape(info_hashes) => {
                 let entries = info_hashes.iter().map(|info_hash| (info_hash, Tally::default()));
                 Response::bencoded(reply::scrape(entries, policy.full_interval_seconds()))
             }
@@ -388,47 +408,52 @@ impl Engine {
         &self,
         parameters: &Parameters<'_>,
         source: Source,
-        seen: Result<IpAddr, Refusal>,
-        words: Words,
-    ) -> Result<(Question, Asked), Refusal> {
+        seen: Result<IpAddr, BadRequest>,
+        url: UrlForHooks,
+    ) -> Result<(Question, ReplyKind), BadRequest> {
         let config = self.config.get();
-        let client = seen.and_then(|seen| Ok(self.trust().claimed(seen, parameters)?.unwrap_or(seen)));
-        let wish = Wish { default: config.num_want, max: config.num_want_max };
-        let asked = open_mode::announce(parameters, client, wish)?;
-        if source.is_elsewhere(asked.announce.address) && is_never_a_peer(asked.announce.address) {
+        let client =
+            seen.and_then(|seen| Ok(self.address_trust().claimed_address(seen, parameters)?.unwrap_or(seen)));
+        let limits = NumWantLimits { default: config.num_want, max: config.num_want_max };
+        let query = open_mode::read_announce(parameters, client, limits)?;
+        if source.is_other_than(query.announce.address) && is_never_a_peer(query.announce.address) {
             return Err(hayate_state::Refusal::InvalidAddress.into());
         }
-        let peers = if asked.with_ids { PeerForm::WithIds } else { PeerForm::Compact };
+        let peers = if query.with_ids { PeerForm::WithIds } else { PeerForm::Compact };
         let seen = seen?;
-        let over_v6 = seen.is_ipv6() || asked.announce.address.is_ipv6();
-        let address = Address { external: config.external_ip.then_some(seen), over_v6 };
-        let question = Question::Announce(asked.announce, peers, words);
-        Ok((question, Asked::Announce { form: asked.form, address }))
+        let over_v6 = seen.is_ipv6() || query.announce.address.is_ipv6();
+        let address = ReplyAddress { external: config.external_ip.then_some(seen), over_v6 };
+        let question = Question::Announce(query.announce, peers, url);
+        Ok((question, ReplyKind::Announce { form: query.form, address }))
     }
 
-    fn read_scrape(&self, parameters: &Parameters<'_>, words: Words) -> Result<(Question, Asked), Refusal> {
-        let info_hashes = open_mode::scrape(parameters, self.config.get().max_scrape_infohashes)?;
-        Ok((Question::Scrape(info_hashes.clone(), words), Asked::Scrape(info_hashes)))
+    fn read_scrape(
+        &self,
+        parameters: &Parameters<'_>,
+        url: UrlForHooks,
+    ) -> Result<(Question, ReplyKind), BadRequest> {
+        let info_hashes = open_mode::read_scrape(parameters, self.config.get().max_scrape_infohashes)?;
+        Ok((Question::Scrape(info_hashes.clone(), url), ReplyKind::Scrape(info_hashes)))
     }
 
-    fn refuse(&self, refusal: Refusal) -> Response {
-        self.stats.refusal(refusal);
+    fn write_refusal(&self, refusal: BadRequest) -> Response {
+        self.metrics.count_refusal(refusal);
         let interval_seconds = self.policy.get().failure_interval_seconds();
         Response::bencoded(reply::failure(refusal.text().as_bytes(), interval_seconds))
     }
 
-    fn trust(&self) -> Trust<'_> {
-        Trust::of(self.config.get())
+    fn address_trust(&self) -> AddressTrust<'_> {
+        AddressTrust::from_config(self.config.get())
     }
 
-    fn means(&self) -> Means<'_> {
-        Means { config: self.config.get(), policy: self.policy.get(), stats: &self.stats }
+    fn engine_context(&self) -> EngineContext<'_> {
+        EngineContext { config: self.config.get(), policy: self.policy.get(), metrics: &self.metrics }
     }
 }
 
 /// Is this a request that can be served at all (`rules/http.md#methods`, `rules/http.md#sizes-of-a-request`)?
-pub(crate) fn check<H: ?Sized>(head: &Head<'_, H>) -> Result<(), Response> {
-    if head.method.len() + head.target.len() + LINE_REST > REQUEST_LINE_MAX {
+pub(crate) fn check_head<H: ?Sized>(head: &Head<'_, H>) -> Result<(), Response> {
+    if head.method.len() + head.target.len() + LINE_OVERHEAD > REQUEST_LINE_MAX {
         return Err(Response::text(414, "URI Too Long\n"));
     }
     if head.header_octets > HEADER_BLOCK_MAX {
@@ -436,7 +461,7 @@ pub(crate) fn check<H: ?Sized>(head: &Head<'_, H>) -> Result<(), Response> {
     }
     // Pages may be asked for by HEAD; whoever has another answer refuses it.
     if !matches!(head.method, b"GET" | b"HEAD") {
-        return Err(Response { close: head.has_body, ..Response::not_allowed() });
+        return Err(Response { close: head.has_body, ..Response::method_not_allowed() });
     }
     // hyper lets UTF-8 through; a target is ASCII (RFC 9112, 3.2).
     if head.has_body || !head.target.is_ascii() {
@@ -446,7 +471,7 @@ pub(crate) fn check<H: ?Sized>(head: &Head<'_, H>) -> Result<(), Response> {
 }
 
 /// The same path, beginning with one slash where it began with several.
-fn one_slash(path: &[u8]) -> &[u8] {
+fn collapse_leading_slashes(path: &[u8]) -> &[u8] {
     let slashes = path.iter().take_while(|&&octet| octet == b'/').count();
     path.get(slashes.saturating_sub(1)..).unwrap_or(path)
 }

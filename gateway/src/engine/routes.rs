@@ -37,7 +37,7 @@ pub enum RouteError {
 
 /// All routes of the gateway.
 #[derive(Clone, Debug, Default)]
-pub struct Routes {
+pub struct TrackerRoutes {
     /// The most exact first.
     routes: Vec<Route>,
 }
@@ -58,7 +58,7 @@ enum Segment {
 
 /// The route of a path.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Found<'r> {
+pub struct RouteMatch<'r> {
     /// What it leads to.
     pub action: Action,
     /// Every segment of the route is literal.
@@ -67,7 +67,7 @@ pub struct Found<'r> {
     pub captures: Vec<(&'r str, Vec<u8>)>,
 }
 
-impl Found<'_> {
+impl RouteMatch<'_> {
     /// The percent-decoded octets captured as `name`.
     #[must_use]
     pub fn capture(&self, name: &str) -> Option<&[u8]> {
@@ -75,7 +75,7 @@ impl Found<'_> {
     }
 }
 
-impl Routes {
+impl TrackerRoutes {
     /// Reads the routes of announces and of scrapes.
     ///
     /// # Errors
@@ -98,7 +98,7 @@ impl Routes {
 
     /// The most exact route that matches `path`, which starts with `/`.
     #[must_use]
-    pub fn find(&self, path: &[u8]) -> Option<Found<'_>> {
+    pub fn find(&self, path: &[u8]) -> Option<RouteMatch<'_>> {
         let path = path.strip_prefix(b"/")?;
         self.routes.iter().find_map(|route| route.matches(path))
     }
@@ -140,7 +140,7 @@ impl Route {
         self.segments.iter().map(of).collect()
     }
 
-    fn matches(&self, path: &[u8]) -> Option<Found<'_>> {
+    fn matches(&self, path: &[u8]) -> Option<RouteMatch<'_>> {
         let mut captures = Vec::new();
         let mut rest = Some(path);
         for segment in &self.segments {
@@ -158,7 +158,7 @@ impl Route {
             rest = if matches!(segment, Segment::Rest(_)) { None } else { after };
         }
         let literal = captures.is_empty();
-        rest.is_none().then_some(Found { action: self.action, literal, captures })
+        rest.is_none().then_some(RouteMatch { action: self.action, literal, captures })
     }
 }
 
@@ -183,12 +183,12 @@ fn decoded(octets: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn routes(announce: &[&str], scrape: &[&str]) -> Result<Routes, RouteError> {
+    fn routes(announce: &[&str], scrape: &[&str]) -> Result<TrackerRoutes, RouteError> {
         let own = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-        Routes::new(&own(announce), &own(scrape))
+        TrackerRoutes::new(&own(announce), &own(scrape))
     }
 
-    fn action(routes: &Routes, path: &str) -> Option<Action> {
+    fn action(routes: &TrackerRoutes, path: &str) -> Option<Action> {
         routes.find(path.as_bytes()).map(|found| found.action)
     }
 

@@ -8,25 +8,25 @@ use hayate_state::{Now, Policy, Published, Swarms, Tracker};
 use super::*;
 use crate::wire::bencode::tests::{Value, read as bencoded};
 
-struct Desk {
+struct Harness {
     engine: Engine,
     tracker: Tracker,
-    config: Arc<Published<DoorConfig>>,
+    config: Arc<Published<HttpConfig>>,
 }
 
-fn config() -> DoorConfig {
-    DoorConfig {
+fn config() -> HttpConfig {
+    HttpConfig {
         announce_routes: vec!["/announce".into(), "/:key/announce".into()],
         scrape_routes: vec!["/scrape".into()],
         trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
         spoofing_sources: vec!["10.0.0.0/8".parse().unwrap()],
         proxy_header: Some("X-Real-IP".into()),
-        ..DoorConfig::default()
+        ..HttpConfig::default()
     }
 }
 
-impl Desk {
-    fn new(config: DoorConfig, policy: Policy) -> Self {
+impl Harness {
+    fn new(config: HttpConfig, policy: Policy) -> Self {
         let (config, policy) = (Published::new(config), Published::new(policy));
         let engine = Engine::new(config.subscribe(), policy.subscribe()).unwrap();
         Self { engine, tracker: Tracker::new(Swarms::new(0), &policy, 7), config }
@@ -58,23 +58,23 @@ fn announce(letter: char, port: u16, more: &str) -> String {
 
 #[test]
 fn a_header_that_is_not_believed_is_counted() {
-    let mut desk = Desk::open();
-    let ignored = |desk: &Desk| desk.engine.stats().proxy_header_ignored.value();
+    let mut harness = Harness::open();
+    let ignored = |harness: &Harness| harness.engine.metrics().proxy_header_ignored.value();
     let header: &[(&str, &[u8])] = &[("x-real-ip", b"45.128.19.54")];
     let target = announce('a', 7001, "&left=9");
-    desk.ask("127.0.0.1", "GET", target.as_bytes(), header);
-    desk.ask("45.128.19.55", "GET", target.as_bytes(), &[]);
-    desk.ask("45.128.19.55", "GET", target.as_bytes(), &[("X-Forwarded-For", b"45.128.19.54")]);
-    assert_eq!((ignored(&desk), desk.engine.complained), (0, None));
+    harness.ask("127.0.0.1", "GET", target.as_bytes(), header);
+    harness.ask("45.128.19.55", "GET", target.as_bytes(), &[]);
+    harness.ask("45.128.19.55", "GET", target.as_bytes(), &[("X-Forwarded-For", b"45.128.19.54")]);
+    assert_eq!((ignored(&harness), harness.engine.last_proxy_warning), (0, None));
     for count in 1..=3 {
-        desk.ask("45.128.19.55", "GET", target.as_bytes(), header);
-        assert_eq!((ignored(&desk), desk.engine.complained), (count, Some(Now::at(0).tick)));
+        harness.ask("45.128.19.55", "GET", target.as_bytes(), header);
+        assert_eq!((ignored(&harness), harness.engine.last_proxy_warning), (count, Some(Now::at(0).tick)));
     }
 }
 
 #[test]
 fn a_proxy_that_nobody_configured_is_counted_and_complained_of_once_a_minute() {
-    let mut desk = Desk::new(DoorConfig { proxy_header: None, ..config() }, Policy::default());
+    let mut harness = Harness::new(HttpConfig { proxy_header: None, ..config() }, Policy::default());
     let target = announce('a', 7001, "&left=9");
     let mut ask = |second: u32, source: &str, name: &str| {
         let head = Head {
@@ -85,8 +85,8 @@ fn a_proxy_that_nobody_configured_is_counted_and_complained_of_once_a_minute() {
             header_octets: 40,
             has_body: false,
         };
-        desk.engine.read(Now::at(second), &head);
-        (desk.engine.stats().proxy_header_ignored.value(), desk.engine.complained)
+        harness.engine.read_request(Now::at(second), &head);
+        (harness.engine.metrics().proxy_header_ignored.value(), harness.engine.last_proxy_warning)
     };
     assert_eq!(ask(1, "45.128.19.55", "X-Forwarded-For"), (0, None), "anybody may write that");
     assert_eq!(ask(2, "127.0.0.1", "Via"), (0, None));
@@ -97,44 +97,45 @@ fn a_proxy_that_nobody_configured_is_counted_and_complained_of_once_a_minute() {
 
 #[test]
 fn nobody_is_said_to_be_where_no_peer_is() {
-    let mut desk = Desk::open();
+    let mut harness = Harness::open();
     for address in
         ["192.0.2.7", "198.18.0.1", "100::1", "2002:c0a8:101::1", "64:ff9b::1", "fec0::1", "2001:db8::1"]
     {
         let target = announce('a', 7001, "&left=9");
-        let response = desk.ask("127.0.0.1", "GET", target.as_bytes(), &[("X-Real-IP", address.as_bytes())]);
+        let response =
+            harness.ask("127.0.0.1", "GET", target.as_bytes(), &[("X-Real-IP", address.as_bytes())]);
         let refused = bencoded(&response.body);
         assert_eq!(refused.text("failure reason"), Some(&b"invalid IP"[..]), "{address}");
-        let claimed = desk.get("10.0.0.1", &announce('a', 7002, &format!("&left=9&ip={address}")));
+        let claimed = harness.get("10.0.0.1", &announce('a', 7002, &format!("&left=9&ip={address}")));
         assert!(claimed.text("failure reason").is_some(), "{address}");
         // Where the connection comes from, no one has claimed.
         assert!(
-            desk.get(address, &announce('b', 7003, "&left=9")).entry("peers").is_some()
+            harness.get(address, &announce('b', 7003, "&left=9")).entry("peers").is_some()
                 || address == "fec0::1"
         );
     }
-    let seen = desk.get("45.128.19.54", &announce('a', 7004, "&left=9"));
+    let seen = harness.get("45.128.19.54", &announce('a', 7004, "&left=9"));
     assert_eq!(seen.number("incomplete"), Some(1), "only the asker is in the swarm");
 }
 
 #[test]
 fn a_leecher_and_a_seeder_find_each_other_in_every_form() {
-    let mut desk = Desk::open();
-    let alone = desk.get("192.0.2.7", &announce('a', 6881, "&left=0&event=started"));
+    let mut harness = Harness::open();
+    let alone = harness.get("192.0.2.7", &announce('a', 6881, "&left=0&event=started"));
     assert_eq!(alone.text("peers"), Some(&b""[..]));
     assert_eq!((alone.number("complete"), alone.number("incomplete")), (Some(1), Some(0)));
     assert_eq!((alone.number("interval"), alone.number("min interval")), (Some(1800), Some(900)));
     assert_eq!(alone.text("external ip"), Some(&[192, 0, 2, 7][..]));
     let peer = [192, 0, 2, 7, 0x1a, 0xe1];
-    let compact = desk.get("192.0.2.9", &announce('a', 7001, "&left=9"));
+    let compact = harness.get("192.0.2.9", &announce('a', 7001, "&left=9"));
     assert_eq!(compact.text("peers"), Some(&peer[..]));
     assert_eq!(compact.text("peers6"), None);
-    let over_v6 = desk.get("2001:db8::9", &announce('a', 7002, "&left=9&numwant=1"));
+    let over_v6 = harness.get("2001:db8::9", &announce('a', 7002, "&left=9&numwant=1"));
     assert_eq!(over_v6.text("peers6"), Some(&b""[..]));
     let list =
-        desk.ask("192.0.2.9", "GET", announce('a', 7001, "&left=9&numwant=1&compact=0").as_bytes(), &[]);
+        harness.ask("192.0.2.9", "GET", announce('a', 7001, "&left=9&numwant=1&compact=0").as_bytes(), &[]);
     assert!(matches!(bencoded(&list.body).entry("peers"), Some(Value::List(peers)) if peers.len() == 1));
-    let scrape = desk.get("192.0.2.9", &format!("/scrape?info_hash={}", "a".repeat(20)));
+    let scrape = harness.get("192.0.2.9", &format!("/scrape?info_hash={}", "a".repeat(20)));
     let files = scrape.entry("files").unwrap();
     let file = files.entry(&"a".repeat(20)).unwrap();
     assert_eq!((file.number("complete"), file.number("incomplete")), (Some(1), Some(2)));
@@ -142,7 +143,7 @@ fn a_leecher_and_a_seeder_find_each_other_in_every_form() {
 
 #[test]
 fn failures_have_status_200_their_text_and_an_interval() {
-    let mut desk = Desk::open();
+    let mut harness = Harness::open();
     for (target, text) in [
         ("/announce".to_owned(), "no info_hash parameter supplied"),
         ("/announce?".to_owned(), "no info_hash parameter supplied"),
@@ -150,44 +151,44 @@ fn failures_have_status_200_their_text_and_an_interval() {
         (announce('a', 0, ""), "invalid port"),
         (announce('a', 7, "&left=%zz"), "invalid query escape"),
     ] {
-        let failure = desk.get("192.0.2.7", &target);
+        let failure = harness.get("192.0.2.7", &target);
         assert_eq!(failure.text("failure reason"), Some(text.as_bytes()), "{target}");
         assert_eq!(failure.number("interval"), Some(900));
         assert_eq!(failure.entry("peers"), None);
     }
-    let nowhere = desk.get("224.0.0.1", &announce('a', 7, ""));
+    let nowhere = harness.get("224.0.0.1", &announce('a', 7, ""));
     assert_eq!(nowhere.text("failure reason"), Some(&b"invalid IP"[..]));
-    assert_eq!(desk.engine.stats().refusals_of(Refusal::NoInfoHash), 3);
+    assert_eq!(harness.engine.metrics().refusals_of(BadRequest::NoInfoHash), 3);
 }
 
 #[test]
 fn a_trusted_proxy_names_the_client_or_the_request_fails() {
-    let mut desk = Desk::open();
+    let mut harness = Harness::open();
     let target = announce('a', 7, "");
-    let via = |desk: &mut Desk, source: &str, headers: &[(&str, &[u8])]| {
-        bencoded(&desk.ask(source, "GET", target.as_bytes(), headers).body)
+    let via = |harness: &mut Harness, source: &str, headers: &[(&str, &[u8])]| {
+        bencoded(&harness.ask(source, "GET", target.as_bytes(), headers).body)
     };
-    let named = via(&mut desk, "127.0.0.1", &[("x-real-ip", b"45.128.19.9")]);
+    let named = via(&mut harness, "127.0.0.1", &[("x-real-ip", b"45.128.19.9")]);
     assert_eq!(named.text("external ip"), Some(&[45, 128, 19, 9][..]));
-    let stranger = via(&mut desk, "198.51.100.5", &[("x-real-ip", b"45.128.19.9")]);
+    let stranger = via(&mut harness, "198.51.100.5", &[("x-real-ip", b"45.128.19.9")]);
     assert_eq!(stranger.text("external ip"), Some(&[198, 51, 100, 5][..]));
-    let junk = via(&mut desk, "::ffff:127.0.0.1", &[("x-real-ip", b"junk")]);
+    let junk = via(&mut harness, "::ffff:127.0.0.1", &[("x-real-ip", b"junk")]);
     assert_eq!(junk.text("failure reason"), Some(&b"failed to parse peer IP address"[..]));
 }
 
 #[test]
 fn claimed_addresses_count_only_from_spoofing_sources() {
-    let mut desk = Desk::open();
+    let mut harness = Harness::open();
     let claim = announce('b', 7001, "&ip=45.128.19.9");
-    assert_eq!(desk.get("10.0.0.1", &claim).number("incomplete"), Some(1));
-    let next = desk.get("192.0.2.7", &announce('b', 7002, "&ip=junk"));
+    assert_eq!(harness.get("10.0.0.1", &claim).number("incomplete"), Some(1));
+    let next = harness.get("192.0.2.7", &announce('b', 7002, "&ip=junk"));
     assert_eq!(next.text("peers"), Some(&[45, 128, 19, 9, 0x1b, 0x59][..]));
     for (more, text) in [
         ("&ip=junk", &b"failed to parse peer IP address"[..]),
         ("&ip=%zz&port=x", b"invalid query escape"),
         ("&ip=junk&port=x", b"failed to parse parameter: port"),
     ] {
-        let refused = desk.get("10.0.0.1", &announce('b', 7001, more));
+        let refused = harness.get("10.0.0.1", &announce('b', 7001, more));
         assert_eq!(refused.text("failure reason"), Some(text), "{more}");
     }
 }
@@ -195,68 +196,69 @@ fn claimed_addresses_count_only_from_spoofing_sources() {
 #[test]
 fn external_ip_is_the_address_we_see_and_peers6_is_there_for_whom_we_see_over_ipv6() {
     let sources = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
-    let mut desk = Desk::new(DoorConfig { spoofing_sources: sources, ..config() }, Policy::default());
+    let mut harness = Harness::new(HttpConfig { spoofing_sources: sources, ..config() }, Policy::default());
     let claim = announce('b', 7001, "&ip=45.128.19.9");
-    let v4 = desk.get("10.0.0.1", &claim);
+    let v4 = harness.get("10.0.0.1", &claim);
     assert_eq!((v4.text("external ip"), v4.text("peers6")), (Some(&[10, 0, 0, 1][..]), None));
-    let v6 = desk.get("fd00::1", &claim);
+    let v6 = harness.get("fd00::1", &claim);
     assert_eq!((v6.text("external ip").map(<[u8]>::len), v6.text("peers6")), (Some(16), Some(&b""[..])));
 }
 
 #[test]
 fn only_get_is_served_and_only_known_paths() {
-    let mut desk = Desk::open();
+    let mut harness = Harness::open();
     for method in ["HEAD", "POST", "OPTIONS", "get", "X"] {
-        let response = desk.ask("192.0.2.7", method, announce('c', 7, "").as_bytes(), &[]);
+        let response = harness.ask("192.0.2.7", method, announce('c', 7, "").as_bytes(), &[]);
         assert_eq!((response.status, &*response.body), (405, &b"Method Not Allowed\n"[..]));
     }
     for target in ["/", "*", "", "/favicon.ico", "/announce/", "/Announce", "/x//announce", "http://x"] {
-        let response = desk.ask("192.0.2.7", "GET", target.as_bytes(), &[]);
+        let response = harness.ask("192.0.2.7", "GET", target.as_bytes(), &[]);
         assert_eq!((response.status, &*response.body), (404, &b"404 page not found\n"[..]), "{target}");
     }
     assert_eq!(
-        desk.get("192.0.2.7", &format!("http://t:6969{}", announce('c', 7, ""))).number("incomplete"),
+        harness.get("192.0.2.7", &format!("http://t:6969{}", announce('c', 7, ""))).number("incomplete"),
         Some(1)
     );
     assert_eq!(
-        desk.get("192.0.2.7", &format!("/k%20ey{}", announce('c', 7, ""))).number("incomplete"),
+        harness.get("192.0.2.7", &format!("/k%20ey{}", announce('c', 7, ""))).number("incomplete"),
         Some(1)
     );
     for slashes in ["/", "//////"] {
         let target = format!("{slashes}{}", announce('c', 7, ""));
-        assert_eq!(desk.get("192.0.2.7", &target).number("incomplete"), Some(1), "{target}");
+        assert_eq!(harness.get("192.0.2.7", &target).number("incomplete"), Some(1), "{target}");
     }
 }
 
 #[test]
 fn what_is_too_long_is_refused_with_its_own_status() {
-    let mut desk = Desk::open();
+    let mut harness = Harness::open();
     let fits = format!("{}&pad=", announce('d', 7, ""));
     let pad = REQUEST_LINE_MAX - "GET ".len() - " HTTP/1.1".len() - fits.len();
     let longest = format!("{fits}{}", "p".repeat(pad));
-    assert_eq!(desk.ask("192.0.2.7", "GET", longest.as_bytes(), &[]).status, 200);
-    let response = desk.ask("192.0.2.7", "GET", format!("{longest}p").as_bytes(), &[]);
+    assert_eq!(harness.ask("192.0.2.7", "GET", longest.as_bytes(), &[]).status, 200);
+    let response = harness.ask("192.0.2.7", "GET", format!("{longest}p").as_bytes(), &[]);
     assert_eq!((response.status, response.close), (414, true));
     let value = vec![b'v'; HEADER_BLOCK_MAX];
-    let response = desk.ask("192.0.2.7", "GET", b"/announce", &[("x", &value)]);
+    let response = harness.ask("192.0.2.7", "GET", b"/announce", &[("x", &value)]);
     assert_eq!((response.status, response.close), (431, true));
 }
 
 #[test]
 fn a_reload_changes_routes_and_bad_routes_change_nothing() {
-    let mut desk = Desk::open();
-    let served =
-        |desk: &mut Desk, path: &str| desk.ask("192.0.2.7", "GET", path.as_bytes(), &[]).status == 200;
-    desk.config.publish(DoorConfig { scrape_routes: Vec::new(), ..config() });
-    assert!(served(&mut desk, "/announce") && !served(&mut desk, "/scrape"));
-    desk.config.publish(DoorConfig { announce_routes: vec!["announce".into()], ..config() });
-    assert!(served(&mut desk, "/announce") && !served(&mut desk, "/scrape"));
+    let mut harness = Harness::open();
+    let served = |harness: &mut Harness, path: &str| {
+        harness.ask("192.0.2.7", "GET", path.as_bytes(), &[]).status == 200
+    };
+    harness.config.publish(HttpConfig { scrape_routes: Vec::new(), ..config() });
+    assert!(served(&mut harness, "/announce") && !served(&mut harness, "/scrape"));
+    harness.config.publish(HttpConfig { announce_routes: vec!["announce".into()], ..config() });
+    assert!(served(&mut harness, "/announce") && !served(&mut harness, "/scrape"));
 }
 
 #[test]
 fn overload_is_a_valid_reply_without_peers_and_with_a_long_interval() {
-    let mut desk = Desk::open();
-    let overloaded = |desk: &mut Desk, target: &str| {
+    let mut harness = Harness::open();
+    let overloaded = |harness: &mut Harness, target: &str| {
         let head = Head {
             method: b"GET",
             target: target.as_bytes(),
@@ -265,17 +267,17 @@ fn overload_is_a_valid_reply_without_peers_and_with_a_long_interval() {
             header_octets: 0,
             has_body: false,
         };
-        let Step::Ask(_, context) = desk.engine.read(Now::at(0), &head) else {
+        let Step::Ask(_, context) = harness.engine.read_request(Now::at(0), &head) else {
             panic!("{target} is no question")
         };
-        bencoded(&desk.engine.overloaded(context).body)
+        bencoded(&harness.engine.write_overloaded(context).body)
     };
-    let reply = overloaded(&mut desk, &announce('e', 7, ""));
+    let reply = overloaded(&mut harness, &announce('e', 7, ""));
     assert_eq!(reply.text("peers"), Some(&b""[..]));
     assert_eq!((reply.number("interval"), reply.number("min interval")), (Some(3600), Some(3600)));
-    let reply = overloaded(&mut desk, &format!("/scrape?info_hash={}", "e".repeat(20)));
+    let reply = overloaded(&mut harness, &format!("/scrape?info_hash={}", "e".repeat(20)));
     assert_eq!(reply.entry("flags").unwrap().number("min_request_interval"), Some(3600));
-    assert_eq!(desk.engine.stats().overloads.value(), 2);
+    assert_eq!(harness.engine.metrics().overloads.value(), 2);
 }
 
 #[test]
@@ -283,7 +285,7 @@ fn no_target_makes_the_engine_panic_and_every_200_is_canonical() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut desk = Desk::open();
+    let mut harness = Harness::open();
     let words =
         ["info_hash=", "peer_id=", "port=", "left=", "numwant=", "event=", "compact=0", "ip=", "%", "&", "="];
     for _ in 0..5000 {
@@ -301,7 +303,7 @@ fn no_target_makes_the_engine_panic_and_every_200_is_canonical() {
         }
         let source =
             *random.choice(&["192.0.2.7", "10.0.0.1", "127.0.0.1", "2001:db8::1", "::", "fe80::1"]).unwrap();
-        let response = desk.ask(source, "GET", &target, &[("x-real-ip", &target)]);
+        let response = harness.ask(source, "GET", &target, &[("x-real-ip", &target)]);
         if response.status == 200 {
             bencoded(&response.body);
         }

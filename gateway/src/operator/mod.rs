@@ -7,7 +7,7 @@ pub(crate) mod profile;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use hayate_state::metrics::{Kind, Reading, Shown};
+use hayate_state::metrics::{HistogramReading, SeriesKind, SeriesReading};
 use hayate_state::{Board, Clock};
 use prometheus::core::Collector as _;
 use prometheus::process_collector::ProcessCollector;
@@ -17,11 +17,11 @@ use prometheus::{Encoder as _, TextEncoder};
 use crate::engine::{Page, Response};
 
 /// Says how the whole process is.
-pub type Health = Arc<dyn Fn() -> Condition + Send + Sync>;
+pub type HealthCheck = Arc<dyn Fn() -> HealthStatus + Send + Sync>;
 
 /// What `/health` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Condition {
+pub enum HealthStatus {
     /// All is well: 200 `ok`.
     Good,
     /// Clients are served, but the operator should look: 200 `degraded:` and why.
@@ -31,7 +31,7 @@ pub enum Condition {
 }
 
 /// Answers requests that change a site, on the operator's address.
-pub trait Admin: Send + Sync {
+pub trait AdminHandler: Send + Sync {
     /// Status and text of the answer to a request for this path and query from `source`; it may take a while.
     /// `None`: there is nothing at that path.
     fn answer(&self, path: &[u8], query: &[u8], source: &str) -> Option<(u16, String)>;
@@ -39,56 +39,56 @@ pub trait Admin: Send + Sync {
 
 /// What the pages show.
 #[derive(Clone)]
-pub struct Pages {
+pub struct OperatorPages {
     /// Who changes a site, if anybody may.
-    pub admin: Option<Arc<dyn Admin>>,
+    pub admin: Option<Arc<dyn AdminHandler>>,
     /// Every number of the process.
     pub board: Arc<Board>,
     /// Whether the process serves.
-    pub health: Health,
+    pub health: HealthCheck,
     /// The time that `/alive` tells in mode private.
     pub clock: Clock,
 }
 
-impl std::fmt::Debug for Pages {
+impl std::fmt::Debug for OperatorPages {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pages").field("board", &self.board).finish_non_exhaustive()
     }
 }
 
-impl Pages {
+impl OperatorPages {
     /// Shows a page; `prefix` begins every metric name, and is `None` where metrics are not shown.
     #[must_use]
-    pub fn show(&self, page: Page, prefix: Option<&str>) -> Response {
+    pub fn render(&self, page: Page, prefix: Option<&str>) -> Response {
         match page {
             Page::Alive => Response::text(200, "ok\n"),
             Page::AliveSince => {
                 let (now, uptime) = (self.clock.unix_milliseconds(), self.clock.uptime().as_millis());
-                Response::said(200, format!("{{\"now\":{now},\"uptime\":{uptime}}}"))
+                Response::owned_text(200, format!("{{\"now\":{now},\"uptime\":{uptime}}}"))
             }
             Page::Health => match (self.health)() {
-                Condition::Good => Response::text(200, "ok\n"),
-                Condition::Degraded(why) => {
+                HealthStatus::Good => Response::text(200, "ok\n"),
+                HealthStatus::Degraded(why) => {
                     let lines: String = why.iter().map(|why| format!("degraded: {why}\n")).collect();
-                    Response::said(200, lines)
+                    Response::owned_text(200, lines)
                 }
-                Condition::Bad => Response::text(503, "unavailable\n"),
+                HealthStatus::Bad => Response::text(503, "unavailable\n"),
             },
-            Page::Metrics => prefix.map_or_else(Response::not_found, |prefix| self.metrics(prefix)),
+            Page::Metrics => prefix.map_or_else(Response::not_found, |prefix| self.render_metrics(prefix)),
         }
     }
 
-    fn families(&self, prefix: &str) -> Vec<MetricFamily> {
-        let mut all = families(&self.board.read(), prefix);
-        all.extend(distributions(&self.board.distributions(), prefix));
+    fn metric_families(&self, prefix: &str) -> Vec<MetricFamily> {
+        let mut all = scalar_families(&self.board.read_series(), prefix);
+        all.extend(histogram_families(&self.board.read_histograms(), prefix));
         // Without the prefix: every process has these names.
         all.extend(ProcessCollector::for_self().collect());
         all
     }
 
-    fn metrics(&self, prefix: &str) -> Response {
+    fn render_metrics(&self, prefix: &str) -> Response {
         let mut body = Vec::new();
-        match TextEncoder::new().encode(&self.families(prefix), &mut body) {
+        match TextEncoder::new().encode(&self.metric_families(prefix), &mut body) {
             Ok(()) => Response {
                 status: 200,
                 content_type: prometheus::TEXT_FORMAT,
@@ -104,7 +104,7 @@ impl Pages {
 }
 
 /// One family for each name; the readings come sorted by name.
-fn families(readings: &[Reading], prefix: &str) -> Vec<MetricFamily> {
+fn scalar_families(readings: &[SeriesReading], prefix: &str) -> Vec<MetricFamily> {
     readings
         .chunk_by(|a, b| a.name == b.name)
         .filter_map(|same| {
@@ -113,31 +113,31 @@ fn families(readings: &[Reading], prefix: &str) -> Vec<MetricFamily> {
             family.set_name(format!("{prefix}_{}", first.name));
             family.set_help(first.help.to_owned());
             family.set_field_type(match first.kind {
-                Kind::Counter => MetricType::COUNTER,
-                Kind::Gauge => MetricType::GAUGE,
+                SeriesKind::Counter => MetricType::COUNTER,
+                SeriesKind::Gauge => MetricType::GAUGE,
             });
-            family.set_metric(same.iter().map(metric).collect());
+            family.set_metric(same.iter().map(scalar_metric).collect());
             Some(family)
         })
         .collect()
 }
 
 /// The same for distributions.
-fn distributions(all: &[Shown], prefix: &str) -> Vec<MetricFamily> {
-    let family = |same: &[Shown]| {
+fn histogram_families(all: &[HistogramReading], prefix: &str) -> Vec<MetricFamily> {
+    let family = |same: &[HistogramReading]| {
         let first = same.first()?;
         let mut family = MetricFamily::default();
         family.set_name(format!("{prefix}_{}", first.name));
         family.set_help(first.help.to_owned());
         family.set_field_type(MetricType::HISTOGRAM);
-        family.set_metric(same.iter().map(distribution).collect());
+        family.set_metric(same.iter().map(histogram_metric).collect());
         Some(family)
     };
     all.chunk_by(|a, b| a.name == b.name).filter_map(family).collect()
 }
 
-fn distribution(distributed: &Shown) -> Metric {
-    let read = &distributed.distribution;
+fn histogram_metric(shown: &HistogramReading) -> Metric {
+    let read = &shown.distribution;
     let mut histogram = Histogram::default();
     histogram.set_sample_count(read.count);
     histogram.set_sample_sum(read.sum);
@@ -149,12 +149,12 @@ fn distribution(distributed: &Shown) -> Metric {
     });
     histogram.set_bucket(buckets.collect());
     let mut metric = Metric::default();
-    metric.set_label(labelled(&distributed.labels));
+    metric.set_label(label_pairs(&shown.labels));
     metric.set_histogram(histogram);
     metric
 }
 
-fn labelled(labels: &[(&'static str, &'static str)]) -> Vec<LabelPair> {
+fn label_pairs(labels: &[(&'static str, &'static str)]) -> Vec<LabelPair> {
     let pair = |(name, value): &(&'static str, &'static str)| {
         let mut label = LabelPair::default();
         label.set_name((*name).to_owned());
@@ -165,16 +165,16 @@ fn labelled(labels: &[(&'static str, &'static str)]) -> Vec<LabelPair> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the text format knows floating point only")]
-fn metric(reading: &Reading) -> Metric {
+fn scalar_metric(reading: &SeriesReading) -> Metric {
     let mut metric = Metric::default();
-    metric.set_label(labelled(&reading.labels));
+    metric.set_label(label_pairs(&reading.labels));
     match reading.kind {
-        Kind::Counter => {
+        SeriesKind::Counter => {
             let mut counter = Counter::default();
             counter.set_value(reading.value as f64);
             metric.set_counter(counter);
         }
-        Kind::Gauge => {
+        SeriesKind::Gauge => {
             let mut gauge = Gauge::default();
             gauge.set_value(reading.value as f64);
             metric.set_gauge(gauge);
@@ -186,24 +186,24 @@ fn metric(reading: &Reading) -> Metric {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hayate_state::metrics::{Distributed, Series};
+    use hayate_state::metrics::{HistogramSeries, Series};
 
-    fn pages(condition: Condition) -> Pages {
+    fn pages(condition: HealthStatus) -> OperatorPages {
         let board = Arc::new(Board::default());
         for (name, kind, labels, value) in [
-            ("requests_total", Kind::Counter, vec![("door", "udp")], 7),
-            ("requests_total", Kind::Counter, vec![("door", "http")], 11),
-            ("swarms", Kind::Gauge, vec![], 13),
+            ("requests_total", SeriesKind::Counter, vec![("door", "udp")], 7),
+            ("requests_total", SeriesKind::Counter, vec![("door", "http")], 11),
+            ("swarms", SeriesKind::Gauge, vec![], 13),
         ] {
-            board.list(Series { name, help: "A number.", kind, labels, read: Box::new(move || value) });
+            board.register(Series { name, help: "A number.", kind, labels, read: Box::new(move || value) });
         }
         let clock = Clock::start();
-        Pages { admin: None, board, health: Arc::new(move || condition.clone()), clock }
+        OperatorPages { admin: None, board, health: Arc::new(move || condition.clone()), clock }
     }
 
     #[test]
     fn metrics_are_prometheus_text_under_the_prefix() {
-        let response = pages(Condition::Good).show(Page::Metrics, Some("hayate"));
+        let response = pages(HealthStatus::Good).render(Page::Metrics, Some("hayate"));
         assert_eq!((response.status, response.content_type), (200, "text/plain; version=0.0.4"));
         let text = str::from_utf8(&response.body).unwrap();
         // Those of the process come behind, under their own names.
@@ -219,17 +219,22 @@ mod tests {
              # TYPE hayate_swarms gauge\n\
              hayate_swarms 13\n"
         );
-        assert_eq!(pages(Condition::Good).show(Page::Metrics, None).status, 404);
+        assert_eq!(pages(HealthStatus::Good).render(Page::Metrics, None).status, 404);
     }
 
     #[test]
     fn distributions_are_histograms_with_buckets_sum_and_count() {
-        let pages = pages(Condition::Good);
+        let pages = pages(HealthStatus::Good);
         let histogram = Arc::new(hayate_state::Histogram::rows());
         let (name, help, labels) = ("channel_len", "Rows.", vec![("channel", "users")]);
-        pages.board.distribute(Distributed { name, help, labels, histogram: Arc::clone(&histogram) });
-        histogram.add(7);
-        let response = pages.show(Page::Metrics, Some("hayate"));
+        pages.board.register_histogram(HistogramSeries {
+            name,
+            help,
+            labels,
+            histogram: Arc::clone(&histogram),
+        });
+        histogram.record_value(7);
+        let response = pages.render(Page::Metrics, Some("hayate"));
         let text = str::from_utf8(&response.body).unwrap();
         for line in [
             "# TYPE hayate_channel_len histogram",
@@ -245,10 +250,10 @@ mod tests {
 
     #[test]
     fn health_is_what_the_daemon_says_and_alive_is_always_ok() {
-        assert_eq!(pages(Condition::Good).show(Page::Health, None).status, 200);
-        let degraded = pages(Condition::Degraded(vec!["one", "two"])).show(Page::Health, None);
+        assert_eq!(pages(HealthStatus::Good).render(Page::Health, None).status, 200);
+        let degraded = pages(HealthStatus::Degraded(vec!["one", "two"])).render(Page::Health, None);
         assert_eq!((degraded.status, &*degraded.body), (200, &b"degraded: one\ndegraded: two\n"[..]));
-        assert_eq!(pages(Condition::Bad).show(Page::Health, None).status, 503);
-        assert_eq!(&*pages(Condition::Bad).show(Page::Alive, None).body, b"ok\n");
+        assert_eq!(pages(HealthStatus::Bad).render(Page::Health, None).status, 503);
+        assert_eq!(&*pages(HealthStatus::Bad).render(Page::Alive, None).body, b"ok\n");
     }
 }

@@ -11,26 +11,26 @@ use pprof::protos::Message;
 use crate::engine::Response;
 
 /// Where the pages are.
-pub(crate) const ROOT: &[u8] = b"/debug/pprof/";
+pub(crate) const PROFILE_ROOT: &[u8] = b"/debug/pprof/";
 /// Samples a second of each thread that works.
 const FREQUENCY: i32 = 99;
-/// Seconds of a profile, where nothing is said, and at most.
-const SECONDS: u64 = 30;
+/// Seconds of a profile, by default, and at most.
+const SECONDS_DEFAULT: u64 = 30;
 const SECONDS_MAX: u64 = 60;
 
 const INDEX: &str = "profile?seconds=N: where the processor's time goes, 1 to 60 seconds, as protobuf\n\
     cmdline: how the process was started\n";
 
 /// A profile is being made: there is one at a time.
-static BUSY: AtomicBool = AtomicBool::new(false);
+static IS_PROFILING: AtomicBool = AtomicBool::new(false);
 
-/// The page behind [`ROOT`]; it may take a minute.
-pub(crate) fn page(leaf: &[u8], query: &[u8]) -> Response {
+/// The page behind [`PROFILE_ROOT`]; it may take a minute.
+pub(crate) fn render_page(leaf: &[u8], query: &[u8]) -> Response {
     match leaf {
         b"" => Response::text(200, INDEX),
-        b"cmdline" => Response::said(200, command_line()),
-        b"profile" => match seconds(query) {
-            Some(seconds) => profile(Duration::from_secs(seconds)),
+        b"cmdline" => Response::owned_text(200, command_line()),
+        b"profile" => match read_seconds(query) {
+            Some(seconds) => take_profile(Duration::from_secs(seconds)),
             None => Response::text(400, "seconds: a number from 1 to 60 is needed\n"),
         },
         _ => Response::not_found(),
@@ -46,19 +46,19 @@ fn command_line() -> String {
     words.collect::<Vec<_>>().join("\0")
 }
 
-fn seconds(query: &[u8]) -> Option<u64> {
+fn read_seconds(query: &[u8]) -> Option<u64> {
     let value = query.split(|&octet| octet == b'&').find_map(|pair| pair.strip_prefix(b"seconds="));
-    let Some(value) = value else { return Some(SECONDS) };
+    let Some(value) = value else { return Some(SECONDS_DEFAULT) };
     let seconds = str::from_utf8(value).ok()?.parse().ok()?;
     (1..=SECONDS_MAX).contains(&seconds).then_some(seconds)
 }
 
-fn profile(time: Duration) -> Response {
-    if BUSY.swap(true, Ordering::Acquire) {
+fn take_profile(time: Duration) -> Response {
+    if IS_PROFILING.swap(true, Ordering::Acquire) {
         return Response::text(409, "another profile is being made\n");
     }
-    let made = sample(time);
-    BUSY.store(false, Ordering::Release);
+    let made = sample_stacks(time);
+    IS_PROFILING.store(false, Ordering::Release);
     match made {
         Ok(octets) => Response {
             status: 200,
@@ -73,7 +73,7 @@ fn profile(time: Duration) -> Response {
     }
 }
 
-fn sample(time: Duration) -> pprof::Result<Vec<u8>> {
+fn sample_stacks(time: Duration) -> pprof::Result<Vec<u8>> {
     // Signals in these would interrupt what must not be.
     let guard = ProfilerGuardBuilder::default()
         .frequency(FREQUENCY)
@@ -98,9 +98,9 @@ mod tests {
             (b"seconds=", None),
             (b"seconds=-1", None),
         ] {
-            assert_eq!(seconds(query), expected, "{query:?}");
+            assert_eq!(read_seconds(query), expected, "{query:?}");
         }
-        assert_eq!(page(b"profile", b"seconds=x").status, 400);
-        assert_eq!(page(b"heap", b"").status, 404);
+        assert_eq!(render_page(b"profile", b"seconds=x").status, 400);
+        assert_eq!(render_page(b"heap", b"").status, 404);
     }
 }

@@ -22,10 +22,10 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 
-use super::shared::{Gate, Role};
+use super::shared::{ListenerRole, Shared};
 use super::stream::Stream;
-use super::timeouts::{Open, Order, Watch, Watched};
-use crate::config::DoorConfig;
+use super::timeouts::{AnswerGuard, CloseOrder, ConnTimer, TimedStream};
+use crate::config::HttpConfig;
 use crate::engine::client_address::{Headers, Source};
 use crate::engine::{Head, Page, Response};
 use crate::tls::H2;
@@ -59,15 +59,15 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
 }
 
 /// The body of an answer.
-type Body = Full<Octets>;
+type ResponseBody = Full<BodyOctets>;
 
 /// The octets of an answer as the engine wrote them. Dropped when the stream has taken the last of them.
-struct Octets {
+struct BodyOctets {
     octets: Cursor<Cow<'static, [u8]>>,
-    _open: Option<Open>,
+    _guard: Option<AnswerGuard>,
 }
 
-impl Buf for Octets {
+impl Buf for BodyOctets {
     fn remaining(&self) -> usize {
         self.octets.remaining()
     }
@@ -81,19 +81,19 @@ impl Buf for Octets {
     }
 }
 
-/// One connection's place among all; whoever drops it leaves.
-pub(super) struct Seat {
-    pub(super) gate: Rc<Gate>,
-    pub(super) role: Role,
-    pub(super) watch: Rc<Watch>,
+/// One open connection. Dropping it removes it from the connections of its role.
+pub(super) struct Connection {
+    pub(super) shared: Rc<Shared>,
+    pub(super) role: ListenerRole,
+    pub(super) timer: Rc<ConnTimer>,
 }
 
-impl Seat {
+impl Connection {
     pub(super) async fn serve(self, stream: Stream, source: Source, builder: http1::Builder) {
-        let stream = TokioIo::new(Watched::new(stream, Rc::clone(&self.watch)));
-        let service = service_fn(|request| self.reply(source, request));
+        let stream = TokioIo::new(TimedStream::new(stream, Rc::clone(&self.timer)));
+        let service = service_fn(|request| self.answer(source, request));
         let connection = pin!(builder.serve_connection(stream, service));
-        self.drive(connection, http1::Connection::graceful_shutdown).await;
+        self.run(connection, http1::Connection::graceful_shutdown).await;
     }
 
     /// The same after a handshake, in whose time the first request must come too.
@@ -106,115 +106,117 @@ impl Seat {
     ) {
         let bound = |session: &mut ServerConnection| session.set_buffer_limit(Some(TLS_BUFFER));
         let mut handshake = pin!(acceptor.accept_with(stream, bound));
-        let shaken = poll_fn(|context| match self.watch.order(context) {
-            Order::Drop => Poll::Ready(None),
-            Order::None | Order::Finish => handshake.as_mut().poll(context).map(Some),
+        let shaken = poll_fn(|context| match self.timer.poll_order(context) {
+            CloseOrder::Drop => Poll::Ready(None),
+            CloseOrder::None | CloseOrder::Finish => handshake.as_mut().poll(context).map(Some),
         });
         let stream = match shaken.await {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => {
-                self.gate.stats.tls_failures.add(1);
+                self.shared.metrics.tls_failures.add(1);
                 return log::debug!("http: a TLS handshake failed: {error}");
             }
             None => return,
         };
         let multiplexed = stream.get_ref().1.alpn_protocol() == Some(H2);
-        self.watch.secured(multiplexed);
+        self.timer.set_tls(multiplexed);
         let stream = Stream::Tls(Box::new(stream));
         if !multiplexed {
             return self.serve(stream, source, builder).await;
         }
-        let seat = Rc::new(self);
-        let stream = TokioIo::new(Watched::new(stream, Rc::clone(&seat.watch)));
+        let this = Rc::new(self);
+        let stream = TokioIo::new(TimedStream::new(stream, Rc::clone(&this.timer)));
         let service = service_fn(|request| {
-            let seat = Rc::clone(&seat);
-            async move { seat.reply(source, request).await }
+            let this = Rc::clone(&this);
+            async move { this.answer(source, request).await }
         });
-        let connection = pin!(multiplexed_builder().serve_connection(stream, service));
-        seat.drive(connection, http2::Connection::graceful_shutdown).await;
+        let connection = pin!(http2_builder().serve_connection(stream, service));
+        this.run(connection, http2::Connection::graceful_shutdown).await;
     }
 
     /// Serves a connection until it ends, or its time does; `finish` has it end with what is in flight.
-    async fn drive<C: Future<Output = hyper::Result<()>>>(
+    async fn run<C: Future<Output = hyper::Result<()>>>(
         &self,
         mut connection: Pin<&mut C>,
         finish: fn(Pin<&mut C>),
     ) {
         poll_fn(|context| {
-            let order = self.watch.order(context);
-            if order == Order::Drop {
+            let order = self.timer.poll_order(context);
+            if order == CloseOrder::Drop {
                 return Poll::Ready(());
             }
             let mut done = connection.as_mut().poll(context);
-            if order == Order::Finish && done.is_pending() {
+            if order == CloseOrder::Finish && done.is_pending() {
                 // Only now: a request that lay in the socket has been read, and will be answered.
                 finish(connection.as_mut());
                 done = connection.as_mut().poll(context);
             }
             // How a connection ended is its client's business, unless it was no HTTP.
-            done.map(|end| self.watch.ended(end.is_err_and(|error| error.is_parse())))
+            done.map(|end| self.timer.note_end(end.is_err_and(|error| error.is_parse())))
         })
         .await;
     }
 
-    async fn reply(
+    async fn answer(
         &self,
         source: Source,
         mut request: Request<Incoming>,
-    ) -> Result<hyper::Response<Body>, Infallible> {
-        let open = self.watch.replying();
-        self.gate.stats.handled.add(1);
+    ) -> Result<hyper::Response<ResponseBody>, Infallible> {
+        let open = self.timer.begin_reply();
+        self.shared.metrics.handled.add(1);
         let response = match self.role {
             _ if names_two_hosts(request.headers()) => {
-                self.gate.stats.counted(Response::text(400, "Bad Request\n"))
+                self.shared.metrics.count_response(Response::text(400, "Bad Request\n"))
             }
-            Role::Gateway => {
-                let begun = self.gate.clock.uptime();
-                let response = self.gate.answer(source, &request).await;
+            ListenerRole::Gateway => {
+                let begun = self.shared.clock.uptime();
+                let response = self.shared.answer_gateway(source, &request).await;
                 // No other request comes in between: what was noted last is this one's.
-                self.gate.stats.answered(self.gate.clock.uptime().saturating_sub(begun));
+                self.shared.metrics.record_duration(self.shared.clock.uptime().saturating_sub(begun));
                 response
             }
-            Role::Operator => self.watch.patiently(self.gate.answer_operator(source, &request)).await,
+            ListenerRole::Operator => {
+                self.timer.without_timeout(self.shared.answer_operator(source, &request)).await
+            }
         };
         if response.close {
-            self.watch.will_linger();
+            self.timer.set_linger();
         }
         if let Some(open) = &open {
-            open.weighs(response.body.len());
+            open.add_octets(response.body.len());
         }
-        self.gate.relieve();
-        let page = response.status == 405 && Page::at(request.uri().path().as_bytes()).is_some();
+        self.shared.close_stalled();
+        let page = response.status == 405 && Page::from_path(request.uri().path().as_bytes()).is_some();
         let allowed = if page { "GET, HEAD" } else { "GET" };
         // Over HTTP/1 it is hyper that keeps the body back.
         let head_only = open.is_some() && request.method() == Method::HEAD;
-        let mut written = written(response, std::mem::take(request.headers_mut()), allowed, open);
+        let mut written = to_hyper_response(response, std::mem::take(request.headers_mut()), allowed, open);
         if head_only {
             let octets = written.body().size_hint().exact().unwrap_or_default();
             written.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(octets));
-            *written.body_mut() = Body::default();
+            *written.body_mut() = ResponseBody::default();
         }
         Ok(written)
     }
 }
 
-impl Drop for Seat {
+impl Drop for Connection {
     fn drop(&mut self) {
-        let crowd = self.gate.crowd(self.role);
-        crowd.leave(&self.watch);
-        if crowd.len() == 0 {
-            self.gate.emptied.notify_one();
+        let connections = self.shared.connections_of(self.role);
+        connections.remove(&self.timer);
+        if connections.len() == 0 {
+            self.shared.last_one_closed.notify_one();
         }
-        let stats = &self.gate.stats;
-        stats.closed.add(1);
-        if self.watch.malformed() {
-            stats.malformed.add(1);
+        let metrics = &self.shared.metrics;
+        metrics.closed.add(1);
+        if self.timer.is_malformed() {
+            metrics.malformed.add(1);
         }
     }
 }
 
 impl Headers for HeaderMap {
-    fn lines<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]> {
+    fn values_of<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]> {
         self.get_all(name).iter().map(HeaderValue::as_bytes)
     }
 
@@ -223,7 +225,7 @@ impl Headers for HeaderMap {
     }
 }
 
-pub(super) fn builder(config: &DoorConfig) -> http1::Builder {
+pub(super) fn http1_builder(config: &HttpConfig) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .keep_alive(config.enable_keepalive)
@@ -236,7 +238,7 @@ pub(super) fn builder(config: &DoorConfig) -> http1::Builder {
     builder
 }
 
-fn multiplexed_builder() -> http2::Builder<LocalExecutor> {
+fn http2_builder() -> http2::Builder<LocalExecutor> {
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .max_concurrent_streams(STREAMS_MAX)
@@ -276,12 +278,12 @@ pub(super) fn with_head<T>(
 
 /// The answer for hyper. It is given the map of the request's headers, which hyper keeps for the connection's
 /// next request: so no map is made for each.
-fn written(
+fn to_hyper_response(
     response: Response,
     mut headers: HeaderMap,
     allowed: &'static str,
-    open: Option<Open>,
-) -> hyper::Response<Body> {
+    guard: Option<AnswerGuard>,
+) -> hyper::Response<ResponseBody> {
     headers.clear();
     if headers.capacity() > HEADERS_KEPT_MAX {
         headers = HeaderMap::new();
@@ -294,7 +296,7 @@ fn written(
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let mut written =
-        hyper::Response::new(Full::new(Octets { octets: Cursor::new(response.body), _open: open }));
+        hyper::Response::new(Full::new(BodyOctets { octets: Cursor::new(response.body), _guard: guard }));
     *written.status_mut() =
         StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     *written.headers_mut() = headers;
@@ -311,7 +313,7 @@ mod tests {
         for (lines, kept) in [(7, true), (100, false)] {
             let headers: HeaderMap = (0..lines).map(|n| (name(n), HeaderValue::from_static("7"))).collect();
             let capacity = headers.capacity();
-            let answer = written(Response::text(405, "no"), headers, "GET", None);
+            let answer = to_hyper_response(Response::text(405, "no"), headers, "GET", None);
             assert_eq!(answer.headers().len(), 2);
             assert_eq!(answer.headers().get(ALLOW), Some(&HeaderValue::from_static("GET")));
             assert_eq!(answer.headers().capacity() == capacity, kept, "{lines}");

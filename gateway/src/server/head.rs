@@ -5,7 +5,7 @@ use crate::config::REQUEST_LINE_MAX;
 
 /// How the octets of an HTTP/1 connection end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Tail {
+pub(super) enum HeadProgress {
     /// With a whole head, or there are none.
     #[default]
     Whole,
@@ -15,9 +15,9 @@ pub(super) enum Tail {
     Line(Option<usize>),
 }
 
-impl Tail {
+impl HeadProgress {
     /// After some octets more.
-    pub(super) fn then(self, octets: &[u8]) -> Self {
+    pub(super) fn after(self, octets: &[u8]) -> Self {
         let mut last = octets.iter().rev().filter(|octet| **octet != b'\r');
         match (last.next(), last.next()) {
             (None, _) => self,
@@ -55,8 +55,8 @@ impl Tail {
 mod tests {
     use super::*;
 
-    fn after(pieces: &[&str]) -> Tail {
-        pieces.iter().fold(Tail::default(), |tail, piece| tail.then(piece.as_bytes()))
+    fn after(pieces: &[&str]) -> HeadProgress {
+        pieces.iter().fold(HeadProgress::default(), |tail, piece| tail.after(piece.as_bytes()))
     }
 
     #[test]
@@ -64,17 +64,21 @@ mod tests {
         let head = "GET / HTTP/1.1\r\nHost: t\r\n\r\n";
         for at in 0..=head.len() {
             let (first, rest) = head.split_at(at);
-            assert_eq!(after(&[first, rest]), Tail::Whole, "{at}");
-            assert_eq!(after(&[first]) == Tail::Whole, at == 0 || at == head.len(), "{at}");
+            assert_eq!(after(&[first, rest]), HeadProgress::Whole, "{at}");
+            assert_eq!(after(&[first]) == HeadProgress::Whole, at == 0 || at == head.len(), "{at}");
         }
         let octets: Vec<_> = (0..head.len()).map(|at| &head[at..=at]).collect();
         for at in 0..=head.len() {
-            assert_eq!(after(&octets[..at]) == Tail::Whole, at == 0 || at == head.len(), "{at} octets");
+            assert_eq!(
+                after(&octets[..at]) == HeadProgress::Whole,
+                at == 0 || at == head.len(),
+                "{at} octets"
+            );
         }
-        assert_eq!(after(&["GET / HTTP/1.1\n\n"]), Tail::Whole);
-        assert_eq!(after(&[head, "\r\n"]), Tail::Whole);
+        assert_eq!(after(&["GET / HTTP/1.1\n\n"]), HeadProgress::Whole);
+        assert_eq!(after(&[head, "\r\n"]), HeadProgress::Whole);
         for part in ["G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost", "GET / HTTP/1.1\r\nHost: t\r\n\r"] {
-            assert_ne!(after(&[&format!("{head}{part}")]), Tail::Whole, "{part}");
+            assert_ne!(after(&[&format!("{head}{part}")]), HeadProgress::Whole, "{part}");
         }
     }
 

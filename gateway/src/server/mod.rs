@@ -21,24 +21,24 @@ use std::thread;
 use std::time::Duration;
 
 use hayate_state::actor::Inbox;
-use hayate_state::private::Register;
+use hayate_state::private::SiteData;
 use hayate_state::{Clock, Policy, Published};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 
-pub use replies::Asker;
+pub use replies::ReplyTo;
 pub use sockets::OpenError;
 
-use crate::config::{DoorConfig, ListenConfig};
+use crate::config::{HttpConfig, ListenConfig};
 use crate::engine::Engine;
-use crate::engine::stats::Stats;
-use crate::operator::Pages;
-use connections::Crowd;
-use listeners::Entries;
-use replies::Post;
-use shared::{Gate, Role};
-use sockets::UnixDoor;
+use crate::engine::metrics::Metrics;
+use crate::operator::OperatorPages;
+use connections::Connections;
+use listeners::Listeners;
+use replies::PendingReplies;
+use shared::{ListenerRole, Shared};
+use sockets::UnixSocket;
 
 /// Time beyond the timeouts that connections get to finish when a successor goes on.
 const STOP_GRACE: Duration = Duration::from_secs(3);
@@ -47,30 +47,30 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 const REQUESTS_MAX: Duration = Duration::from_secs(2);
 /// The same for requests for the operator's pages.
 const PAGES_MAX: Duration = Duration::from_millis(500);
-/// How long [`Running::stop`] takes at most.
+/// How long [`RunningServer::stop`] takes at most.
 pub const STOP_MAX: Duration =
-    shared::NEWCOMERS_GRACE.saturating_mul(2).saturating_add(REQUESTS_MAX).saturating_add(PAGES_MAX);
+    shared::NEW_CONNECTION_GRACE.saturating_mul(2).saturating_add(REQUESTS_MAX).saturating_add(PAGES_MAX);
 
 /// The open sockets, before anything is accepted.
 #[derive(Debug)]
-pub struct Door {
+pub struct Server {
     tcp: Vec<TcpListener>,
     tls: Vec<TcpListener>,
-    unix: Option<UnixDoor>,
-    metrics: Vec<TcpListener>,
+    unix: Option<UnixSocket>,
+    operator: Vec<TcpListener>,
 }
 
-impl Door {
+impl Server {
     /// Opens every socket, or none.
     ///
     /// # Errors
     /// The first address that cannot be listened on, and why.
     pub fn open(config: &ListenConfig) -> Result<Self, OpenError> {
         Ok(Self {
-            tcp: sockets::tcp(&config.addresses)?,
-            tls: sockets::tcp(&config.https_addresses)?,
-            unix: sockets::unix(config)?,
-            metrics: sockets::tcp(&config.metrics_addresses)?,
+            tcp: sockets::open_tcp(&config.addresses)?,
+            tls: sockets::open_tcp(&config.https_addresses)?,
+            unix: sockets::open_unix(config)?,
+            operator: sockets::open_tcp(&config.metrics_addresses)?,
         })
     }
 
@@ -80,7 +80,7 @@ impl Door {
     /// # Errors
     /// When it cannot be made, or somebody answers there.
     pub fn open_unix(&mut self, config: &ListenConfig) -> Result<(), OpenError> {
-        self.unix = sockets::unix(config)?;
+        self.unix = sockets::open_unix(config)?;
         Ok(())
     }
 
@@ -88,12 +88,12 @@ impl Door {
     ///
     /// # Errors
     /// When they are not those of `config`.
-    pub fn adopt(config: &ListenConfig, handed: Handed) -> Result<Self, OpenError> {
+    pub fn adopt(config: &ListenConfig, inherited: InheritedSockets) -> Result<Self, OpenError> {
         Ok(Self {
-            tcp: sockets::adopted(&config.addresses, handed.tcp)?,
-            tls: sockets::adopted(&config.https_addresses, handed.tls)?,
-            unix: sockets::adopted_unix(config.unix_socket.as_deref(), handed.unix)?,
-            metrics: sockets::adopted(&config.metrics_addresses, handed.metrics)?,
+            tcp: sockets::adopt_tcp(&config.addresses, inherited.tcp)?,
+            tls: sockets::adopt_tcp(&config.https_addresses, inherited.tls)?,
+            unix: sockets::adopt_unix(config.unix_socket.as_deref(), inherited.unix)?,
+            operator: sockets::adopt_tcp(&config.metrics_addresses, inherited.operator)?,
         })
     }
 
@@ -101,19 +101,19 @@ impl Door {
     ///
     /// # Errors
     /// When no more files may be open.
-    pub fn share(&self) -> io::Result<Handed> {
-        Ok(Handed {
-            tcp: copies(&self.tcp)?,
-            tls: copies(&self.tls)?,
-            unix: self.unix.as_ref().map(UnixDoor::share).transpose()?,
-            metrics: copies(&self.metrics)?,
+    pub fn clone_sockets(&self) -> io::Result<InheritedSockets> {
+        Ok(InheritedSockets {
+            tcp: clone_listeners(&self.tcp)?,
+            tls: clone_listeners(&self.tls)?,
+            unix: self.unix.as_ref().map(UnixSocket::try_clone_listener).transpose()?,
+            operator: clone_listeners(&self.operator)?,
         })
     }
 
     /// True if nobody is listened to.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tcp.is_empty() && self.tls.is_empty() && self.unix.is_none() && self.metrics.is_empty()
+        self.tcp.is_empty() && self.tls.is_empty() && self.unix.is_none() && self.operator.is_empty()
     }
 
     /// The addresses of the gateway, with the ports the system chose.
@@ -131,31 +131,31 @@ impl Door {
     /// The addresses of the operator's pages, with the ports the system chose.
     #[must_use]
     pub fn metrics_addresses(&self) -> Vec<SocketAddr> {
-        self.metrics.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.operator.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    /// Starts serving on a thread of its own, in mode private the members of `register`.
+    /// Starts serving on a thread of its own, in mode private the members of `site_data`.
     ///
     /// # Errors
     /// When a route cannot be served, or the system gives no thread or no poller.
     pub fn start(
         self,
-        config: &Arc<Published<DoorConfig>>,
+        config: &Arc<Published<HttpConfig>>,
         policy: &Arc<Published<Policy>>,
-        register: Option<&Arc<Published<Register>>>,
-        inbox: Inbox<Asker>,
+        site_data: Option<&Arc<Published<SiteData>>>,
+        inbox: Inbox<ReplyTo>,
         clock: Clock,
-        pages: Pages,
-    ) -> io::Result<Running> {
+        pages: OperatorPages,
+    ) -> io::Result<RunningServer> {
         let engine = Engine::new(config.subscribe(), policy.subscribe())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let engine = match register {
+        let engine = match site_data {
             Some(register) => engine.private(register.subscribe()),
             None => engine,
         };
-        let stats = Arc::clone(engine.stats());
-        stats.list(&pages.board);
-        let room = Room { engine, inbox, pages, clock };
+        let metrics = Arc::clone(engine.metrics());
+        metrics.register_metrics(&pages.board);
+        let room = ServerThread { engine, inbox, pages, clock };
         let (stop, stopped) = oneshot::channel();
         let (change, changes) = mpsc::unbounded_channel();
         let (ready, readiness) = std::sync::mpsc::sync_channel(1);
@@ -166,13 +166,13 @@ impl Door {
             }
         })?;
         readiness.recv().unwrap_or_else(|_| Err(io::Error::other("the thread of the gateway ended")))?;
-        Ok(Running { thread, stop, change, stats })
+        Ok(RunningServer { thread, stop, change, metrics })
     }
 }
 
 /// Listeners on their way from a tracker to its successor.
 #[derive(Debug, Default)]
-pub struct Handed {
+pub struct InheritedSockets {
     /// Of the gateway.
     pub tcp: Vec<TcpListener>,
     /// Of the gateway, with TLS.
@@ -180,41 +180,41 @@ pub struct Handed {
     /// Of the gateway, on a unix socket.
     pub unix: Option<UnixListener>,
     /// Of the operator's pages.
-    pub metrics: Vec<TcpListener>,
+    pub operator: Vec<TcpListener>,
 }
 
-/// A door that serves. Dropping it stops the door without waiting for it.
+/// A running server. Dropping it stops the server without waiting for it.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningServer {
     thread: thread::JoinHandle<()>,
-    stop: oneshot::Sender<Reason>,
-    change: mpsc::UnboundedSender<Change>,
-    stats: Arc<Stats>,
+    stop: oneshot::Sender<StopReason>,
+    change: mpsc::UnboundedSender<ListenerChange>,
+    metrics: Arc<Metrics>,
 }
 
-/// Listeners that take the place of others while a door serves; `None` where nothing changes.
+/// Listeners that take the place of others while a server runs; `None` where nothing changes.
 #[derive(Debug, Default)]
-pub struct Change {
+pub struct ListenerChange {
     tcp: Option<Vec<TcpListener>>,
     tls: Option<Vec<TcpListener>>,
-    unix: Option<Option<UnixDoor>>,
-    metrics: Option<Vec<TcpListener>>,
+    unix: Option<Option<UnixSocket>>,
+    operator: Option<Vec<TcpListener>>,
 }
 
-impl Change {
+impl ListenerChange {
     /// Opens what `new` has and `old` has not; the same addresses keep their sockets.
     ///
     /// # Errors
     /// The first address that cannot be listened on, and why.
     pub fn open(old: &ListenConfig, new: &ListenConfig) -> Result<Self, OpenError> {
         let tcp = |old: &Vec<SocketAddr>, new: &Vec<SocketAddr>| {
-            (old != new).then(|| sockets::tcp(new)).transpose()
+            (old != new).then(|| sockets::open_tcp(new)).transpose()
         };
         Ok(Self {
             tcp: tcp(&old.addresses, &new.addresses)?,
             tls: tcp(&old.https_addresses, &new.https_addresses)?,
-            unix: (old.unix_socket != new.unix_socket).then(|| sockets::unix(new)).transpose()?,
-            metrics: tcp(&old.metrics_addresses, &new.metrics_addresses)?,
+            unix: (old.unix_socket != new.unix_socket).then(|| sockets::open_unix(new)).transpose()?,
+            operator: tcp(&old.metrics_addresses, &new.metrics_addresses)?,
         })
     }
 
@@ -222,26 +222,28 @@ impl Change {
     ///
     /// # Errors
     /// When no more files may be open.
-    pub fn share(&self, handed: &mut Handed) -> io::Result<()> {
-        for (new, old) in
-            [(&self.tcp, &mut handed.tcp), (&self.tls, &mut handed.tls), (&self.metrics, &mut handed.metrics)]
-        {
+    pub fn clone_sockets_into(&self, inherited: &mut InheritedSockets) -> io::Result<()> {
+        for (new, old) in [
+            (&self.tcp, &mut inherited.tcp),
+            (&self.tls, &mut inherited.tls),
+            (&self.operator, &mut inherited.operator),
+        ] {
             if let Some(new) = new {
-                *old = copies(new)?;
+                *old = clone_listeners(new)?;
             }
         }
         if let Some(new) = &self.unix {
-            handed.unix = new.as_ref().map(UnixDoor::share).transpose()?;
+            inherited.unix = new.as_ref().map(UnixSocket::try_clone_listener).transpose()?;
         }
         Ok(())
     }
 }
 
-fn copies(listeners: &[TcpListener]) -> io::Result<Vec<TcpListener>> {
+fn clone_listeners(listeners: &[TcpListener]) -> io::Result<Vec<TcpListener>> {
     listeners.iter().map(TcpListener::try_clone).collect()
 }
 
-impl Running {
+impl RunningServer {
     /// Still serving? False only after a panic.
     #[must_use]
     pub fn is_serving(&self) -> bool {
@@ -251,11 +253,11 @@ impl Running {
     /// Open connections, those of the operator included.
     #[must_use]
     pub fn connections(&self) -> u64 {
-        self.stats.connections()
+        self.metrics.connections()
     }
 
-    /// Has the door listen to what is new, and no more to what that replaces. Who is connected stays so.
-    pub fn change(&self, change: Change) {
+    /// Makes the server listen on the new sockets, and no longer on those that they replace. Who is connected stays so.
+    pub fn change_listeners(&self, change: ListenerChange) {
         // A thread that has ended is noticed by others.
         let _ = self.change.send(change);
     }
@@ -264,22 +266,22 @@ impl Running {
     /// longer than [`STOP_MAX`]; until then the operator's pages are there. The sender of the state actor's
     /// inbox is gone afterwards.
     pub fn stop(self) {
-        self.end(Reason::Stop);
+        self.end(StopReason::Stop);
     }
 
     /// The same, but a successor goes on with the listeners: the file of the unix socket stays, and requests
     /// in flight have as long as the timeouts allow.
     pub fn stop_for_successor(self) {
-        self.end(Reason::Successor { waits: false });
+        self.end(StopReason::Successor { waits: false });
     }
 
     /// The same, but the successor does not serve before this is done, so that requests in flight have no
     /// longer than at a [`stop`](Self::stop).
     pub fn stop_for_waiting_successor(self) {
-        self.end(Reason::Successor { waits: true });
+        self.end(StopReason::Successor { waits: true });
     }
 
-    fn end(self, reason: Reason) {
+    fn end(self, reason: StopReason) {
         // A thread that has ended needs no word.
         let _ = self.stop.send(reason);
         if self.thread.join().is_err() {
@@ -288,9 +290,9 @@ impl Running {
     }
 }
 
-/// Why a door stops.
+/// Why a server stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reason {
+enum StopReason {
     /// The tracker ends.
     Stop,
     /// Another process goes on with the listeners, as soon as this one is done if it `waits`.
@@ -298,31 +300,31 @@ enum Reason {
 }
 
 /// What goes to the thread.
-struct Room {
+struct ServerThread {
     engine: Engine,
-    inbox: Inbox<Asker>,
-    pages: Pages,
+    inbox: Inbox<ReplyTo>,
+    pages: OperatorPages,
     clock: Clock,
 }
 
-type Ready = std::sync::mpsc::SyncSender<io::Result<()>>;
+type ReadySender = std::sync::mpsc::SyncSender<io::Result<()>>;
 
-impl Room {
+impl ServerThread {
     fn run(
         self,
-        door: Door,
-        stopped: oneshot::Receiver<Reason>,
-        mut changes: mpsc::UnboundedReceiver<Change>,
-        ready: &Ready,
+        server: Server,
+        stopped: oneshot::Receiver<StopReason>,
+        mut changes: mpsc::UnboundedReceiver<ListenerChange>,
+        ready: &ReadySender,
     ) -> io::Result<()> {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         let ended = runtime.block_on(async {
-            let gate = self.gate();
-            gate.beat();
-            let mut entries = Entries::open(&gate, door)?;
-            spawn_local(Rc::clone(&gate).watch());
-            spawn_local(Rc::clone(&gate).call());
-            spawn_local(Rc::clone(&gate.post).deliver());
+            let shared = self.into_shared();
+            shared.check_timeouts();
+            let mut listeners = Listeners::open(&shared, server)?;
+            spawn_local(Rc::clone(&shared).run_timer());
+            spawn_local(Rc::clone(&shared).wake_actor_each_turn());
+            spawn_local(Rc::clone(&shared.replies).deliver_replies());
             // The starter waits for this word, so it is there to hear it.
             let _ = ready.send(Ok(()));
             let mut stopped = pin!(stopped);
@@ -330,27 +332,27 @@ impl Room {
                 tokio::select! {
                     reason = &mut stopped => break reason,
                     Some(change) = changes.recv() => {
-                        if let Err(error) = entries.change(&gate, change).await {
+                        if let Err(error) = listeners.apply_change(&shared, change).await {
                             log::error!("http: some listeners could not be changed: {error}");
                         }
                     }
                 }
             };
             // A sender that was dropped means stop too.
-            if matches!(reason, Ok(Reason::Successor { .. })) {
-                entries.keep_file();
+            if matches!(reason, Ok(StopReason::Successor { .. })) {
+                listeners.keep_file();
             }
-            let longest = if reason == Ok(Reason::Successor { waits: false }) {
-                let engine = gate.engine.borrow();
+            let longest = if reason == Ok(StopReason::Successor { waits: false }) {
+                let engine = shared.engine.borrow();
                 engine.config().read_timeout + engine.config().write_timeout + STOP_GRACE
             } else {
                 REQUESTS_MAX
             };
-            let operator = entries.close_gateway(&gate).await;
-            gate.finish(Role::Gateway, longest).await;
+            let operator = listeners.close_gateway(&shared).await;
+            shared.finish_connections(ListenerRole::Gateway, longest).await;
             // Not before: `/health` tells that the tracker is stopping for as long as that takes.
-            operator.close(&gate).await;
-            gate.finish(Role::Operator, PAGES_MAX).await;
+            operator.close(&shared).await;
+            shared.finish_connections(ListenerRole::Operator, PAGES_MAX).await;
             Ok(())
         });
         // A profile may go on for a minute, and nobody waits for it any more.
@@ -358,21 +360,21 @@ impl Room {
         ended
     }
 
-    fn gate(self) -> Rc<Gate> {
-        let stats = Arc::clone(self.engine.stats());
-        Rc::new(Gate {
+    fn into_shared(self) -> Rc<Shared> {
+        let metrics = Arc::clone(self.engine.metrics());
+        Rc::new(Shared {
             engine: RefCell::new(self.engine),
-            stats,
+            metrics,
             inbox: self.inbox,
-            unheard: Cell::new(0),
+            unwoken_questions: Cell::new(0),
             turn_ends: Notify::new(),
-            post: Rc::new(Post::default()),
+            replies: Rc::new(PendingReplies::default()),
             pages: self.pages,
             clock: self.clock,
-            pages_apart: Cell::new(false),
-            crowds: [Crowd::default(), Crowd::default()],
-            emptied: Notify::new(),
-            complained: Cell::new(None),
+            has_operator_listeners: Cell::new(false),
+            connections: [Connections::default(), Connections::default()],
+            last_one_closed: Notify::new(),
+            last_accept_warning: Cell::new(None),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The way back from the state actor: replies are laid into one box, and the door's thread is woken once for
+//! The way back from the state actor: replies are put into one queue, and the server's thread is woken once for
 //! all that lie in it, not once for each. A wake-up is a system call; the actor answers in batches.
 
 use std::cell::RefCell;
@@ -15,78 +15,78 @@ use tokio::sync::Notify;
 ///
 /// Exactly one word comes back for each: the reply, or that there is none, when the question was not taken.
 #[derive(Debug)]
-pub struct Asker {
-    letterbox: Arc<Letterbox>,
+pub struct ReplyTo {
+    queue: Arc<ReplyQueue>,
     ticket: usize,
     replied: bool,
 }
 
-impl Respond for Asker {
+impl Respond for ReplyTo {
     fn respond(mut self, reply: Reply) {
-        if self.lay(reply) {
-            self.letterbox.arrived.notify_one();
+        if self.push(reply) {
+            self.queue.arrived.notify_one();
         }
     }
 
     fn respond_all(replies: impl Iterator<Item = (Self, Reply)>) {
-        let mut bell: Option<Bell> = None;
-        for (mut asker, reply) in replies {
-            let first = asker.lay(reply);
-            if first && !bell.as_ref().is_some_and(|bell| Arc::ptr_eq(&bell.0, &asker.letterbox)) {
-                bell = Some(Bell(Arc::clone(&asker.letterbox)));
+        let mut wake: Option<WakeOnDrop> = None;
+        for (mut reply_to, reply) in replies {
+            let first = reply_to.push(reply);
+            if first && !wake.as_ref().is_some_and(|wake| Arc::ptr_eq(&wake.0, &reply_to.queue)) {
+                wake = Some(WakeOnDrop(Arc::clone(&reply_to.queue)));
             }
         }
     }
 }
 
-impl Asker {
-    /// Lays the reply into the box; true if the box was empty.
-    fn lay(&mut self, reply: Reply) -> bool {
+impl ReplyTo {
+    /// Puts the reply into the queue; true if the queue was empty.
+    fn push(&mut self, reply: Reply) -> bool {
         self.replied = true;
-        self.letterbox.lay(self.ticket, Some(reply))
+        self.queue.push(self.ticket, Some(reply))
     }
 }
 
-/// Tells whoever owns a box that letters are in it, when it is dropped: at the end of a batch, however that
+/// Wakes the owner of a queue that has replies in it, when it is dropped: at the end of a batch, however that
 /// ends.
-struct Bell(Arc<Letterbox>);
+struct WakeOnDrop(Arc<ReplyQueue>);
 
-impl Drop for Bell {
+impl Drop for WakeOnDrop {
     fn drop(&mut self) {
         self.0.arrived.notify_one();
     }
 }
 
-impl Drop for Asker {
+impl Drop for ReplyTo {
     fn drop(&mut self) {
-        if !self.replied && self.letterbox.lay(self.ticket, None) {
-            self.letterbox.arrived.notify_one();
+        if !self.replied && self.queue.push(self.ticket, None) {
+            self.queue.arrived.notify_one();
         }
     }
 }
 
 /// What both threads share. It never holds more than the requests that wait, one for each connection.
 #[derive(Debug, Default)]
-struct Letterbox {
-    letters: Mutex<Vec<Letter>>,
+struct ReplyQueue {
+    replies: Mutex<Vec<QueuedReply>>,
     arrived: Notify,
 }
 
-impl Letterbox {
-    /// Lays a letter into the box; true if the box was empty, and so its owner is to be told.
-    fn lay(&self, ticket: usize, reply: Option<Reply>) -> bool {
-        let mut letters = self.letters.lock();
-        letters.push((ticket, reply));
-        letters.len() == 1
+impl ReplyQueue {
+    /// Puts the reply into the queue; true if the queue was empty, and so its owner is to be told.
+    fn push(&self, ticket: usize, reply: Option<Reply>) -> bool {
+        let mut replies = self.replies.lock();
+        replies.push((ticket, reply));
+        replies.len() == 1
     }
 }
 
-type Letter = (usize, Option<Reply>);
+type QueuedReply = (usize, Option<Reply>);
 
-/// The requests of the door's thread that wait for the state actor.
+/// The requests of the server's thread that wait for the state actor.
 #[derive(Debug, Default)]
-pub(super) struct Post {
-    letterbox: Arc<Letterbox>,
+pub(super) struct PendingReplies {
+    queue: Arc<ReplyQueue>,
     slots: RefCell<Slots>,
 }
 
@@ -105,50 +105,50 @@ enum Slot {
     Abandoned,
 }
 
-impl Post {
-    /// Lets `ask` send a question with an asker, and waits for the reply; `None` if there is none.
-    pub(super) async fn ask(&self, ask: impl FnOnce(Asker)) -> Option<Reply> {
-        let ticket = self.slots.borrow_mut().take();
-        let waiting = Ticket { post: self, ticket };
-        ask(Asker { letterbox: Arc::clone(&self.letterbox), ticket, replied: false });
+impl PendingReplies {
+    /// Lets `ask` send a question with a [`ReplyTo`], and waits for the reply; `None` if there is none.
+    pub(super) async fn ask_actor(&self, ask: impl FnOnce(ReplyTo)) -> Option<Reply> {
+        let ticket = self.slots.borrow_mut().take_free();
+        let waiting = WaitingRequest { pending: self, ticket };
+        ask(ReplyTo { queue: Arc::clone(&self.queue), ticket, replied: false });
         poll_fn(|context| waiting.poll(context.waker())).await
     }
 
     /// Brings replies to those who wait, until the task is aborted.
-    pub(super) async fn deliver(self: Rc<Self>) {
-        let mut letters = Vec::new();
+    pub(super) async fn deliver_replies(self: Rc<Self>) {
+        let mut replies = Vec::new();
         loop {
-            self.letterbox.arrived.notified().await;
-            std::mem::swap(&mut *self.letterbox.letters.lock(), &mut letters);
+            self.queue.arrived.notified().await;
+            std::mem::swap(&mut *self.queue.replies.lock(), &mut replies);
             let mut slots = self.slots.borrow_mut();
-            for (ticket, reply) in letters.drain(..) {
-                slots.bring(ticket, reply);
+            for (ticket, reply) in replies.drain(..) {
+                slots.deliver(ticket, reply);
             }
         }
     }
 }
 
 impl Slots {
-    fn take(&mut self) -> usize {
+    fn take_free(&mut self) -> usize {
         let ticket = self.free.pop().unwrap_or_else(|| {
             self.all.push(Slot::Free);
             self.all.len() - 1
         });
-        self.put(ticket, Slot::Waiting(None));
+        self.replace(ticket, Slot::Waiting(None));
         ticket
     }
 
-    fn put(&mut self, ticket: usize, slot: Slot) -> Slot {
+    fn replace(&mut self, ticket: usize, slot: Slot) -> Slot {
         self.all.get_mut(ticket).map_or(Slot::Free, |old| std::mem::replace(old, slot))
     }
 
     fn release(&mut self, ticket: usize) {
-        self.put(ticket, Slot::Free);
+        self.replace(ticket, Slot::Free);
         self.free.push(ticket);
     }
 
-    fn bring(&mut self, ticket: usize, reply: Option<Reply>) {
-        match self.put(ticket, Slot::Arrived(reply)) {
+    fn deliver(&mut self, ticket: usize, reply: Option<Reply>) {
+        match self.replace(ticket, Slot::Arrived(reply)) {
             Slot::Waiting(waker) => waker.iter().for_each(Waker::wake_by_ref),
             Slot::Abandoned => self.release(ticket),
             // One word comes for each ticket, so these cannot be.
@@ -158,14 +158,14 @@ impl Slots {
 }
 
 /// A request that waits; whoever drops it does not want the reply any more.
-struct Ticket<'p> {
-    post: &'p Post,
+struct WaitingRequest<'p> {
+    pending: &'p PendingReplies,
     ticket: usize,
 }
 
-impl Ticket<'_> {
+impl WaitingRequest<'_> {
     fn poll(&self, waker: &Waker) -> Poll<Option<Reply>> {
-        let mut slots = self.post.slots.borrow_mut();
+        let mut slots = self.pending.slots.borrow_mut();
         match slots.all.get_mut(self.ticket) {
             Some(Slot::Arrived(reply)) => Poll::Ready(reply.take()),
             Some(Slot::Waiting(known)) => {
@@ -179,10 +179,10 @@ impl Ticket<'_> {
     }
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for WaitingRequest<'_> {
     fn drop(&mut self) {
-        let mut slots = self.post.slots.borrow_mut();
-        match slots.put(self.ticket, Slot::Abandoned) {
+        let mut slots = self.pending.slots.borrow_mut();
+        match slots.replace(self.ticket, Slot::Abandoned) {
             Slot::Arrived(_) => slots.release(self.ticket),
             Slot::Free | Slot::Waiting(_) | Slot::Abandoned => {}
         }
@@ -209,13 +209,13 @@ pub(super) mod tests {
     }
 
     /// Runs `look` while the actor behind `inbox` stands still and the inbox is full.
-    pub(in crate::server) fn while_the_actor_is_busy(inbox: &Inbox<Asker>, look: impl FnOnce()) {
-        let (locked, open) = (Arc::<Letterbox>::default(), Arc::<Letterbox>::default());
-        let ask = |letterbox: &Arc<Letterbox>| {
-            let asker = Asker { letterbox: Arc::clone(letterbox), ticket: 0, replied: false };
-            inbox.ask(Question::Scrape(Vec::new(), None), asker)
+    pub(in crate::server) fn while_the_actor_is_busy(inbox: &Inbox<ReplyTo>, look: impl FnOnce()) {
+        let (locked, open) = (Arc::<ReplyQueue>::default(), Arc::<ReplyQueue>::default());
+        let ask = |queue: &Arc<ReplyQueue>| {
+            let reply_to = ReplyTo { queue: Arc::clone(queue), ticket: 0, replied: false };
+            inbox.send(Question::Scrape(Vec::new(), None), reply_to)
         };
-        let lock = locked.letters.lock();
+        let lock = locked.replies.lock();
         ask(&locked).unwrap();
         while inbox.depth() > 0 {
             std::thread::yield_now();
@@ -233,18 +233,20 @@ pub(super) mod tests {
     fn everybody_gets_his_own_reply_and_slots_are_used_again() {
         let runtime = Builder::new_current_thread().build_local(LocalOptions::default()).unwrap();
         runtime.block_on(async {
-            let post = Rc::new(Post::default());
-            spawn_local(Rc::clone(&post).deliver());
-            let (sender, askers) = std::sync::mpsc::channel::<(u32, Asker)>();
+            let pending = Rc::new(PendingReplies::default());
+            spawn_local(Rc::clone(&pending).deliver_replies());
+            let (sender, questions) = std::sync::mpsc::channel::<(u32, ReplyTo)>();
             let actor = std::thread::spawn(move || {
                 // Every seventh question is lost.
-                for (number, asker) in askers.iter().filter(|(number, _)| number % 7 != 0) {
-                    asker.respond(reply(number));
+                for (number, reply_to) in questions.iter().filter(|(number, _)| number % 7 != 0) {
+                    reply_to.respond(reply(number));
                 }
             });
             let ask = |number: u32| {
-                let (post, sender) = (Rc::clone(&post), sender.clone());
-                async move { seeders(post.ask(|asker| sender.send((number, asker)).unwrap()).await) }
+                let (pending, sender) = (Rc::clone(&pending), sender.clone());
+                async move {
+                    seeders(pending.ask_actor(|reply_to| sender.send((number, reply_to)).unwrap()).await)
+                }
             };
             for round in 0..20 {
                 let waiting: Vec<_> = (0..50).map(|n| (n, spawn_local(ask(round * 50 + n)))).collect();
@@ -253,58 +255,58 @@ pub(super) mod tests {
                     assert_eq!(task.await.unwrap(), (number % 7 != 0).then_some(number));
                 }
             }
-            assert!(post.slots.borrow().all.len() <= 50);
+            assert!(pending.slots.borrow().all.len() <= 50);
             drop(sender);
             actor.join().unwrap();
         });
     }
 
-    /// Was the owner of the box told since he looked last?
-    fn rang(letterbox: &Letterbox) -> bool {
+    /// Was the owner of the queue told since he looked last?
+    fn was_woken(queue: &ReplyQueue) -> bool {
         let mut context = std::task::Context::from_waker(Waker::noop());
-        std::pin::pin!(letterbox.arrived.notified()).poll(&mut context).is_ready()
+        std::pin::pin!(queue.arrived.notified()).poll(&mut context).is_ready()
     }
 
     #[test]
     fn a_batch_rings_once_at_its_end_for_each_box() {
-        let boxes = [Arc::<Letterbox>::default(), Arc::default()];
-        let asker = |at: usize, ticket| Asker { letterbox: Arc::clone(&boxes[at]), ticket, replied: false };
+        let queues = [Arc::<ReplyQueue>::default(), Arc::default()];
+        let reply_to = |at: usize, ticket| ReplyTo { queue: Arc::clone(&queues[at]), ticket, replied: false };
         let batch = [(0, 7), (0, 11), (1, 13), (0, 17)].into_iter().enumerate().map(|(n, (at, ticket))| {
-            // The first box rings when the second gets its turn, and not again while a letter is in it.
-            assert_eq!([rang(&boxes[0]), rang(&boxes[1])], [n == 3, false], "{n}");
-            (asker(at, ticket), reply(0))
+            // The first queue rings when the second gets its turn, and not again while a reply is in it.
+            assert_eq!([was_woken(&queues[0]), was_woken(&queues[1])], [n == 3, false], "{n}");
+            (reply_to(at, ticket), reply(0))
         });
-        Asker::respond_all(batch);
-        assert_eq!([rang(&boxes[0]), rang(&boxes[1])], [false, true]);
+        ReplyTo::respond_all(batch);
+        assert_eq!([was_woken(&queues[0]), was_woken(&queues[1])], [false, true]);
         let tickets =
-            |at: usize| boxes[at].letters.lock().iter().map(|(ticket, _)| *ticket).collect::<Vec<_>>();
+            |at: usize| queues[at].replies.lock().iter().map(|(ticket, _)| *ticket).collect::<Vec<_>>();
         assert_eq!((tickets(0), tickets(1)), (vec![7, 11, 17], vec![13]));
-        drop(asker(1, 19));
-        assert!(!rang(&boxes[1]), "a box that is not empty rang already");
-        boxes[1].letters.lock().clear();
-        drop(asker(1, 19));
-        assert!(rang(&boxes[1]));
+        drop(reply_to(1, 19));
+        assert!(!was_woken(&queues[1]), "a queue that is not empty rang already");
+        queues[1].replies.lock().clear();
+        drop(reply_to(1, 19));
+        assert!(was_woken(&queues[1]));
     }
 
     #[test]
     fn the_slot_of_whoever_left_is_free_only_after_the_word_came() {
         let runtime = Builder::new_current_thread().build_local(LocalOptions::default()).unwrap();
         runtime.block_on(async {
-            let post = Rc::new(Post::default());
-            spawn_local(Rc::clone(&post).deliver());
+            let pending = Rc::new(PendingReplies::default());
+            spawn_local(Rc::clone(&pending).deliver_replies());
             let mut late = None;
             {
-                let mut gone = std::pin::pin!(post.ask(|asker| late = Some(asker)));
+                let mut gone = std::pin::pin!(pending.ask_actor(|reply_to| late = Some(reply_to)));
                 let polled = poll_fn(|context| Poll::Ready(gone.as_mut().poll(context).is_pending())).await;
                 assert!(polled);
             }
-            let next = post.ask(|asker| asker.respond(reply(11))).await;
+            let next = pending.ask_actor(|reply_to| reply_to.respond(reply(11))).await;
             assert_eq!(seeders(next), Some(11));
-            assert_eq!(post.slots.borrow().all.len(), 2);
+            assert_eq!(pending.slots.borrow().all.len(), 2);
             late.unwrap().respond(reply(7));
-            let next = post.ask(|asker| asker.respond(reply(13))).await;
+            let next = pending.ask_actor(|reply_to| reply_to.respond(reply(13))).await;
             assert_eq!(seeders(next), Some(13));
-            assert_eq!((post.slots.borrow().all.len(), post.slots.borrow().free.len()), (2, 2));
+            assert_eq!((pending.slots.borrow().all.len(), pending.slots.borrow().free.len()), (2, 2));
         });
     }
 }

@@ -59,7 +59,7 @@ pub enum OpenError {
         "the running tracker does not listen on {place}, or on more than this one is to; an upgrade keeps \
          addresses, a restart changes them"
     )]
-    NotHanded {
+    NotInherited {
         /// The address or path that is missing or too much.
         place: String,
     },
@@ -75,11 +75,11 @@ pub enum OpenError {
 
 /// Opens a listener for each address, in order; see [`ListenConfig`](crate::config::ListenConfig) for the
 /// rules.
-pub(super) fn tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, OpenError> {
+pub(super) fn open_tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, OpenError> {
     let mut tries = SAME_PORT_TRIES;
     loop {
         tries -= 1;
-        match try_tcp(addresses) {
+        match try_open_tcp(addresses) {
             // The port the system chose for one family is taken in the other: it chooses another.
             Err(OpenError::Address { address, source })
                 if tries > 0
@@ -91,45 +91,45 @@ pub(super) fn tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, OpenErro
 }
 
 /// Takes over the listeners of these addresses; all of them, and no others.
-pub(super) fn adopted(
+pub(super) fn adopt_tcp(
     addresses: &[SocketAddr],
-    mut handed: Vec<TcpListener>,
+    mut inherited: Vec<TcpListener>,
 ) -> Result<Vec<TcpListener>, OpenError> {
     let local = |listener: &TcpListener| listener.local_addr().ok();
-    let not_handed = |address: SocketAddr| OpenError::NotHanded { place: address.to_string() };
+    let not_inherited = |address: SocketAddr| OpenError::NotInherited { place: address.to_string() };
     let mut listeners = Vec::with_capacity(addresses.len());
     for &asked in addresses {
         let fits = |address: SocketAddr| {
             address.ip() == asked.ip() && (asked.port() == 0 || address.port() == asked.port())
         };
-        match handed.iter().position(|listener| local(listener).is_some_and(fits)) {
-            Some(place) => listeners.push(handed.swap_remove(place)),
-            None if is_spare(asked, addresses) => {}
-            None => return Err(not_handed(asked)),
+        match inherited.iter().position(|listener| local(listener).is_some_and(fits)) {
+            Some(place) => listeners.push(inherited.swap_remove(place)),
+            None if is_optional(asked, addresses) => {}
+            None => return Err(not_inherited(asked)),
         }
     }
-    match handed.first().and_then(local) {
-        Some(other) => Err(not_handed(other)),
+    match inherited.first().and_then(local) {
+        Some(other) => Err(not_inherited(other)),
         None => Ok(listeners),
     }
 }
 
 /// Takes over the unix socket at `path`, if there is to be one.
-pub(super) fn adopted_unix(
+pub(super) fn adopt_unix(
     path: Option<&Path>,
-    handed: Option<UnixListener>,
-) -> Result<Option<UnixDoor>, OpenError> {
-    match (path, handed) {
+    inherited: Option<UnixListener>,
+) -> Result<Option<UnixSocket>, OpenError> {
+    match (path, inherited) {
         (None, None) => Ok(None),
-        (Some(path), Some(listener)) => Ok(Some(UnixDoor { listener, file: UnixFile::at(path) })),
+        (Some(path), Some(listener)) => Ok(Some(UnixSocket { listener, file: SocketFile::at(path) })),
         (path, _) => {
             let place = path.map_or_else(|| "a unix socket".into(), |path| path.display().to_string());
-            Err(OpenError::NotHanded { place })
+            Err(OpenError::NotInherited { place })
         }
     }
 }
 
-fn try_tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, OpenError> {
+fn try_open_tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, OpenError> {
     let mut listeners = Vec::with_capacity(addresses.len());
     let mut chosen: Option<SocketAddr> = None;
     for &configured in addresses {
@@ -139,14 +139,14 @@ fn try_tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, OpenError> {
         {
             address.set_port(first.port());
         }
-        match one(address) {
+        match open_listener(address) {
             Ok(listener) => {
                 if configured.port() == 0 && chosen.is_none() {
                     chosen = listener.local_addr().ok();
                 }
                 listeners.push(listener);
             }
-            Err(source) if can_do_without(address, &source, addresses) => {
+            Err(source) if may_skip(address, &source, addresses) => {
                 log::warn!("http: no IPv6 on this host, not listening on {address}: {source}");
             }
             Err(source) => return Err(OpenError::Address { address, source }),
@@ -155,7 +155,7 @@ fn try_tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, OpenError> {
     Ok(listeners)
 }
 
-fn one(address: SocketAddr) -> io::Result<TcpListener> {
+fn open_listener(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -170,49 +170,49 @@ fn one(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// `[::]` beside `0.0.0.0` is not needed on a host without IPv6.
-fn can_do_without(address: SocketAddr, error: &io::Error, addresses: &[SocketAddr]) -> bool {
+fn may_skip(address: SocketAddr, error: &io::Error, addresses: &[SocketAddr]) -> bool {
     const EAFNOSUPPORT: i32 = 97;
     let no_ipv6 =
         error.raw_os_error() == Some(EAFNOSUPPORT) || error.kind() == io::ErrorKind::AddrNotAvailable;
-    no_ipv6 && is_spare(address, addresses)
+    no_ipv6 && is_optional(address, addresses)
 }
 
 /// `[::]` beside `0.0.0.0`.
-fn is_spare(address: SocketAddr, addresses: &[SocketAddr]) -> bool {
+fn is_optional(address: SocketAddr, addresses: &[SocketAddr]) -> bool {
     address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
         && addresses.iter().any(|other| other.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
 
 /// A listening unix socket. Its file goes with it, if it still is the same file.
 #[derive(Debug)]
-pub(super) struct UnixDoor {
+pub(super) struct UnixSocket {
     listener: UnixListener,
-    file: UnixFile,
+    file: SocketFile,
 }
 
 /// The file of a unix socket, removed when dropped.
 #[derive(Debug)]
-pub(super) struct UnixFile {
+pub(super) struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     identity: Option<(u64, u64)>,
 }
 
 /// Opens the unix socket, if there is to be one.
-pub(super) fn unix(config: &ListenConfig) -> Result<Option<UnixDoor>, OpenError> {
-    let open = |path: &PathBuf| UnixDoor::open(path, config.unix_access);
+pub(super) fn open_unix(config: &ListenConfig) -> Result<Option<UnixSocket>, OpenError> {
+    let open = |path: &PathBuf| UnixSocket::open(path, config.unix_access);
     config.unix_socket.as_ref().map(open).transpose()
 }
 
-impl UnixDoor {
+impl UnixSocket {
     /// Makes the socket. A file that a dead process left is replaced.
     pub(super) fn open(path: &Path, access: SocketAccess) -> Result<Self, OpenError> {
         let failed = |source| OpenError::UnixSocket { path: path.to_owned(), source };
-        remove_stale(path)?;
-        let socket = bind(path).map_err(failed)?;
-        let file = UnixFile::at(path);
+        remove_stale_socket(path)?;
+        let socket = bind_unix(path).map_err(failed)?;
+        let file = SocketFile::at(path);
         if access != SocketAccess::default() {
-            give(path, access)?;
+            set_access(path, access)?;
         }
         // Only now can anybody connect, and only those who may.
         socket.listen(BACKLOG).map_err(failed)?;
@@ -220,12 +220,12 @@ impl UnixDoor {
     }
 
     /// The same listener once more.
-    pub(super) fn share(&self) -> io::Result<UnixListener> {
+    pub(super) fn try_clone_listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
     }
 
     /// The listener, and the file to keep as long as it listens.
-    pub(super) fn into_parts(self) -> (UnixListener, UnixFile) {
+    pub(super) fn into_parts(self) -> (UnixListener, SocketFile) {
         (self.listener, self.file)
     }
 }
@@ -233,7 +233,7 @@ impl UnixDoor {
 /// Makes the socket with the mode that it has as a rule. The mask is the whole process's; a file that another
 /// thread makes at this very moment is closed to others as well, which does no harm, whereas the mask of a
 /// wider mode would open it.
-fn bind(path: &Path) -> io::Result<Socket> {
+fn bind_unix(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     let address = SockAddr::unix(path)?;
@@ -245,7 +245,7 @@ fn bind(path: &Path) -> io::Result<Socket> {
 
 /// Gives the socket at `path` another group and mode. Both are set by a descriptor: whoever may write to the
 /// folder can have put another file there, which is left alone.
-fn give(path: &Path, access: SocketAccess) -> Result<(), OpenError> {
+fn set_access(path: &Path, access: SocketAccess) -> Result<(), OpenError> {
     let failed = |source| OpenError::UnixSocket { path: path.to_owned(), source };
     let open = OpenOptions::new().read(true).custom_flags(O_PATH | O_NOFOLLOW).open(path);
     let file: File = open.map_err(failed)?;
@@ -270,9 +270,9 @@ fn give(path: &Path, access: SocketAccess) -> Result<(), OpenError> {
     Ok(())
 }
 
-impl UnixFile {
+impl SocketFile {
     fn at(path: &Path) -> Self {
-        Self { path: path.to_owned(), identity: identity(path) }
+        Self { path: path.to_owned(), identity: file_identity(path) }
     }
 
     /// Leaves the file where it is, for a successor.
@@ -281,20 +281,20 @@ impl UnixFile {
     }
 }
 
-impl Drop for UnixFile {
+impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.identity.is_some() && identity(&self.path) == self.identity {
+        if self.identity.is_some() && file_identity(&self.path) == self.identity {
             // Nothing depends on it: the next start replaces a stale file.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
+fn file_identity(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
-fn remove_stale(path: &Path) -> Result<(), OpenError> {
+fn remove_stale_socket(path: &Path) -> Result<(), OpenError> {
     let taken = |reason| OpenError::UnixSocketTaken { path: path.to_owned(), reason };
     match fs::symlink_metadata(path) {
         Err(_) => return Ok(()),
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn both_families_get_the_same_port_where_the_system_chooses() {
-        let listeners = tcp(&addresses(&["127.0.0.1:0", "[::1]:0"])).unwrap();
+        let listeners = open_tcp(&addresses(&["127.0.0.1:0", "[::1]:0"])).unwrap();
         let ports: Vec<u16> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
         assert_eq!(ports[0], ports[1]);
         assert_ne!(ports[0], 0);
@@ -328,38 +328,38 @@ mod tests {
 
     #[test]
     fn a_taken_address_is_named() {
-        let first = tcp(&addresses(&["127.0.0.1:0"])).unwrap();
+        let first = open_tcp(&addresses(&["127.0.0.1:0"])).unwrap();
         let address = first[0].local_addr().unwrap();
-        let error = tcp(&[address]).unwrap_err();
+        let error = open_tcp(&[address]).unwrap_err();
         assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
     }
 
     #[test]
     fn a_successor_takes_over_the_same_listeners_or_none() {
-        let first = tcp(&addresses(&["127.0.0.1:0", "[::1]:0"])).unwrap();
-        let handed = || first.iter().map(|listener| listener.try_clone().unwrap()).collect::<Vec<_>>();
+        let first = open_tcp(&addresses(&["127.0.0.1:0", "[::1]:0"])).unwrap();
+        let inherited = || first.iter().map(|listener| listener.try_clone().unwrap()).collect::<Vec<_>>();
         let both = [first[1].local_addr().unwrap(), first[0].local_addr().unwrap()];
-        assert_eq!(adopted(&both, handed()).unwrap().len(), 2);
+        assert_eq!(adopt_tcp(&both, inherited()).unwrap().len(), 2);
         let more = [both[0], both[1], "127.0.0.2:7".parse().unwrap()];
         for wanted in [&both[..1], &more] {
-            let error = adopted(wanted, handed()).unwrap_err().to_string();
+            let error = adopt_tcp(wanted, inherited()).unwrap_err().to_string();
             assert!(error.contains("a restart changes them"), "{error}");
         }
-        assert!(adopted_unix(Some(Path::new("x")), None).is_err());
+        assert!(adopt_unix(Some(Path::new("x")), None).is_err());
     }
 
     #[test]
     fn only_the_wildcard_of_a_host_without_ipv6_is_skipped() {
         let missing = io::Error::from_raw_os_error(97);
         let both = addresses(&["0.0.0.0:6969", "[::]:6969"]);
-        assert!(can_do_without(both[1], &missing, &both));
-        assert!(!can_do_without(both[1], &missing, &both[1..]));
-        assert!(!can_do_without(addresses(&["[::1]:6969"])[0], &missing, &both));
-        assert!(!can_do_without(both[1], &io::Error::from(io::ErrorKind::AddrInUse), &both));
+        assert!(may_skip(both[1], &missing, &both));
+        assert!(!may_skip(both[1], &missing, &both[1..]));
+        assert!(!may_skip(addresses(&["[::1]:6969"])[0], &missing, &both));
+        assert!(!may_skip(both[1], &io::Error::from(io::ErrorKind::AddrInUse), &both));
     }
 
-    fn open(path: &Path, access: SocketAccess) -> Result<UnixDoor, OpenError> {
-        UnixDoor::open(path, access)
+    fn open(path: &Path, access: SocketAccess) -> Result<UnixSocket, OpenError> {
+        UnixSocket::open(path, access)
     }
 
     fn scratch(name: &str) -> PathBuf {
@@ -385,17 +385,17 @@ mod tests {
         let path = scratch("early");
         let group = if geteuid().is_root() { 40007 } else { nix::unistd::getegid().as_raw() };
         let look = || fs::metadata(&path).map(|file| (file.mode() & 0o777, file.gid())).unwrap();
-        let bound = bind(&path).unwrap();
+        let bound = bind_unix(&path).unwrap();
         let early = UnixStream::connect(&path).unwrap_err();
         assert_eq!((early.kind(), look().0), (io::ErrorKind::ConnectionRefused, 0o660));
-        give(&path, SocketAccess { mode: 0o606, group: Some(group) }).unwrap();
+        set_access(&path, SocketAccess { mode: 0o606, group: Some(group) }).unwrap();
         let early = UnixStream::connect(&path).unwrap_err();
         assert_eq!((early.kind(), look()), (io::ErrorKind::ConnectionRefused, (0o606, group)));
         drop(bound);
-        let door = open(&path, SocketAccess { mode: 0o600, group: Some(group) }).unwrap();
+        let socket = open(&path, SocketAccess { mode: 0o600, group: Some(group) }).unwrap();
         assert!(UnixStream::connect(&path).is_ok());
         assert_eq!(look(), (0o600, group));
-        drop(door);
+        drop(socket);
         assert!(!path.exists());
     }
 
@@ -404,8 +404,8 @@ mod tests {
         let (place, other) = (scratch("place"), scratch("other"));
         let access = SocketAccess { mode: 0o666, group: None };
         let look = || fs::metadata(&other).unwrap().mode();
-        let is_refused = || matches!(give(&place, access), Err(OpenError::UnixSocketTaken { .. }));
-        let bound = bind(&other).unwrap();
+        let is_refused = || matches!(set_access(&place, access), Err(OpenError::UnixSocketTaken { .. }));
+        let bound = bind_unix(&other).unwrap();
         let before = look();
         fs::hard_link(&other, &place).unwrap();
         assert!(is_refused(), "a socket that has another name too");

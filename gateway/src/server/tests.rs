@@ -13,7 +13,7 @@ use hayate_state::{Swarms, Tracker};
 use self::kit::*;
 use super::replies::tests::while_the_actor_is_busy;
 use super::*;
-use crate::operator::{Condition, Health};
+use crate::operator::{HealthCheck, HealthStatus};
 
 #[test]
 fn a_connection_is_kept_for_further_requests() {
@@ -158,7 +158,7 @@ fn a_head_may_come_octet_by_octet_and_the_sender_may_close_behind_it() {
 #[test]
 fn stalled_heads_are_closed_without_a_reply_and_disturb_nobody() {
     let short = Duration::from_secs(1);
-    let daemon = Daemon::with(DoorConfig { read_timeout: short, ..config() });
+    let daemon = Daemon::with(HttpConfig { read_timeout: short, ..config() });
     let mut stalled: Vec<_> = (0..200).map(|_| daemon.connect()).collect();
     for (at, client) in stalled.iter_mut().enumerate() {
         client.send(&"GET /announce"[..at % 14]);
@@ -172,7 +172,7 @@ fn stalled_heads_are_closed_without_a_reply_and_disturb_nobody() {
 #[test]
 fn idle_connections_have_a_time_of_their_own() {
     let short = Duration::from_secs(1);
-    let daemon = Daemon::with(DoorConfig { idle_timeout: short, ..config() });
+    let daemon = Daemon::with(HttpConfig { idle_timeout: short, ..config() });
     let mut client = daemon.connect();
     client.get(ANNOUNCE).bencoded();
     client.is_closed();
@@ -184,7 +184,7 @@ fn idle_connections_have_a_time_of_their_own() {
 #[test]
 fn replies_nobody_takes_are_given_up() {
     let short = Duration::from_secs(1);
-    let daemon = Daemon::with(DoorConfig { write_timeout: short, ..config() });
+    let daemon = Daemon::with(HttpConfig { write_timeout: short, ..config() });
     let mut client = daemon.connect();
     let requests = format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\n").repeat(1000);
     while client.stream.write_all(requests.as_bytes()).is_ok() {}
@@ -194,7 +194,7 @@ fn replies_nobody_takes_are_given_up() {
 
 #[test]
 fn at_the_cap_idle_connections_make_room_for_newcomers() {
-    let daemon = Daemon::with(DoorConfig { max_connections: 2, ..config() });
+    let daemon = Daemon::with(HttpConfig { max_connections: 2, ..config() });
     let mut idle: Vec<_> = (0..2).map(|_| daemon.connect()).collect();
     idle.iter_mut().for_each(|client| _ = client.get(ANNOUNCE).bencoded());
     for newcomers in 1..=5 {
@@ -225,7 +225,7 @@ fn sockets_that_say_nothing_do_not_turn_the_operator_away() {
 #[test]
 fn part_of_a_second_head_that_comes_with_the_first_has_the_time_of_a_head() {
     let short = Duration::from_secs(1);
-    let daemon = Daemon::with(DoorConfig { read_timeout: short, ..config() });
+    let daemon = Daemon::with(HttpConfig { read_timeout: short, ..config() });
     let mut client = daemon.connect();
     client.send(&format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\nGET /ann"));
     client.receive().bencoded();
@@ -286,7 +286,7 @@ fn two_hosts_and_raw_octets_are_refused() {
 
 #[test]
 fn without_keep_alive_every_reply_closes() {
-    let daemon = Daemon::with(DoorConfig { enable_keepalive: false, ..config() });
+    let daemon = Daemon::with(HttpConfig { enable_keepalive: false, ..config() });
     let mut client = daemon.connect();
     let got = client.get(ANNOUNCE);
     assert_eq!(got.header("connection"), Some("close"));
@@ -300,7 +300,7 @@ fn the_unix_socket_is_a_trusted_proxy_and_goes_with_the_door() {
     let name = format!("hayate-door-{}-{:x}.sock", std::process::id(), fastrand::u64(..));
     let path = std::env::temp_dir().join(name);
     let listen = ListenConfig { unix_socket: Some(path.clone()), ..listen() };
-    let daemon = Daemon::start(&listen, DoorConfig { proxy_header: Some("X-Real-IP".into()), ..config() });
+    let daemon = Daemon::start(&listen, HttpConfig { proxy_header: Some("X-Real-IP".into()), ..config() });
     let stream = UnixStream::connect(&path).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut client = Client { stream, buffer: Vec::new() };
@@ -343,7 +343,7 @@ fn the_operators_pages_are_on_the_gateway_where_they_have_no_address() {
         assert_eq!(daemon.connect().get(path).status, 200, "{path}");
     }
     daemon.stop();
-    let daemon = Daemon::start(&listen, DoorConfig { enable_metrics: false, ..config() });
+    let daemon = Daemon::start(&listen, HttpConfig { enable_metrics: false, ..config() });
     assert_eq!(daemon.connect().get("/metrics").status, 404);
     daemon.stop();
 }
@@ -428,19 +428,19 @@ fn a_door_may_be_stopped_at_once() {
 
 #[test]
 fn bad_routes_do_not_start() {
-    let door = Door::open(&listen()).unwrap();
-    let config = Published::new(DoorConfig { announce_routes: vec!["x".into()], ..config() });
+    let server = Server::open(&listen()).unwrap();
+    let config = Published::new(HttpConfig { announce_routes: vec!["x".into()], ..config() });
     let policy = Published::new(Policy::default());
     let (_actor, inbox) = Actor::start(Tracker::new(Swarms::new(0), &policy, 7), Clock::start()).unwrap();
-    let health: Health = Arc::new(|| Condition::Good);
-    let error = door
+    let health: HealthCheck = Arc::new(|| HealthStatus::Good);
+    let error = server
         .start(
             &config,
             &policy,
             None,
             inbox,
             Clock::start(),
-            Pages { admin: None, board: Arc::default(), health, clock: Clock::start() },
+            OperatorPages { admin: None, board: Arc::default(), health, clock: Clock::start() },
         )
         .unwrap_err();
     assert_eq!(error.to_string(), "route \"x\" does not start with \"/\"");

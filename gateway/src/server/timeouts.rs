@@ -2,7 +2,7 @@
 //!
 //! hyper's own head timer cannot tell a slow head from an idle connection, and costs a timer per connection.
 //! Here the stream notes in which [`Stage`] its connection is and since when, by a coarse clock that costs
-//! nothing to read, and one beat for all of them looks for those whose time is up.
+//! nothing to read, and one periodic check of all of them looks for those whose time is up.
 //!
 //! A connection that many requests share (HTTP/2) is in no single stage: there each answer has its time, from
 //! the request until the stream has taken its last octet.
@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::head::Tail;
-use crate::config::DoorConfig;
-use crate::engine::stats::Phase;
+use super::head::HeadProgress;
+use crate::config::HttpConfig;
+use crate::engine::metrics::Phase;
 
 /// Octets that are still read, and dropped, after a refusal, so that the client can read why before a reset.
 const LINGER_OCTETS_MAX: usize = 256 * 1024;
@@ -26,9 +26,9 @@ const LINGER_OCTETS_MAX: usize = 256 * 1024;
 const LINGER_MILLISECONDS: u64 = 2000;
 /// Octets dropped at once.
 const LINGER_CHUNK: usize = 4096;
-/// Longest and shortest time between two beats.
-const BEAT_MAX: Duration = Duration::from_millis(500);
-const BEAT_MIN: Duration = Duration::from_millis(10);
+/// Longest and shortest time between two checks.
+const CHECK_INTERVAL_MAX: Duration = Duration::from_millis(500);
+const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// What an answer of a shared connection is taken to need besides its octets: a stream, header lines, a task.
 const ANSWER_COST: usize = 3 * 1024;
@@ -54,7 +54,7 @@ pub(super) enum Stage {
 
 /// What a connection is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum CloseOrder {
     /// Nothing special.
     None,
     /// Answer the request in flight, then close.
@@ -65,14 +65,14 @@ pub(super) enum Order {
 
 /// Longest times of a connection, in milliseconds, as they were configured when it came.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
+pub(super) struct ConnTimeouts {
     pub(super) read: u64,
     pub(super) write: u64,
     pub(super) idle: u64,
 }
 
-impl Times {
-    pub(super) fn of(config: &DoorConfig) -> Self {
+impl ConnTimeouts {
+    pub(super) fn from_config(config: &HttpConfig) -> Self {
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
             read: milliseconds(config.read_timeout),
@@ -82,57 +82,57 @@ impl Times {
     }
 
     /// How often to look for connections whose time is up.
-    pub(super) fn beat(self) -> Duration {
+    pub(super) fn check_interval(self) -> Duration {
         let shortest = self.read.min(self.write).min(self.idle);
-        Duration::from_millis(shortest / 4).clamp(BEAT_MIN, BEAT_MAX)
+        Duration::from_millis(shortest / 4).clamp(CHECK_INTERVAL_MIN, CHECK_INTERVAL_MAX)
     }
 }
 
 /// What all connections of one kind share.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(super) struct TimerShared {
     /// The coarse clock, in milliseconds.
     pub(super) now: Cell<u64>,
     /// Octets of answers that their clients have not taken yet.
     pub(super) waiting: Cell<usize>,
 }
 
-/// One connection, as the watch sees it.
+/// One connection, as its timer sees it.
 #[derive(Debug)]
-pub(super) struct Watch {
-    shared: Rc<Shared>,
-    times: Times,
+pub(super) struct ConnTimer {
+    shared: Rc<TimerShared>,
+    timeouts: ConnTimeouts,
     stage: Cell<Stage>,
     since: Cell<u64>,
     /// Something has come.
-    heard: Cell<bool>,
+    has_received: Cell<bool>,
     /// Octets of the reply were written.
-    wrote: Cell<bool>,
+    has_written: Cell<bool>,
     /// Unread octets may follow a refusal.
     linger: Cell<bool>,
     /// hyper refused a request that it did not show us.
     malformed: Cell<bool>,
-    order: Cell<Order>,
+    order: Cell<CloseOrder>,
     waker: RefCell<Option<Waker>>,
-    pub(super) seat: Cell<usize>,
+    pub(super) index: Cell<usize>,
     /// Many requests share the connection (HTTP/2): octets say nothing about one of them.
     multiplexed: Cell<bool>,
     /// The client must be told of the end (TLS).
     secure: Cell<bool>,
     /// How what has come ends.
-    tail: Cell<Tail>,
+    head_progress: Cell<HeadProgress>,
     /// Answers of a shared connection that are not gone yet, the oldest first.
-    open: RefCell<Vec<Answer>>,
-    answers: Cell<u64>,
+    unsent_answers: RefCell<Vec<UnsentAnswer>>,
+    next_answer: Cell<u64>,
     /// Octets that the stream does not take, and since when.
     blocked: Cell<Option<(u64, usize)>>,
-    /// What this connection has in [`Shared::waiting`].
+    /// What this connection has in [`TimerShared::waiting`].
     waiting: Cell<usize>,
 }
 
 /// An answer of a shared connection.
 #[derive(Clone, Copy, Debug)]
-struct Answer {
+struct UnsentAnswer {
     number: u64,
     begun: u64,
     octets: usize,
@@ -140,102 +140,106 @@ struct Answer {
 
 /// Keeps an answer of a shared connection open; the last octet to leave drops it.
 #[derive(Debug)]
-pub(super) struct Open {
-    watch: Rc<Watch>,
+pub(super) struct AnswerGuard {
+    timer: Rc<ConnTimer>,
     number: u64,
 }
 
-impl Open {
-    /// The answer has so many octets.
-    pub(super) fn weighs(&self, octets: usize) {
-        let mut open = self.watch.open.borrow_mut();
+impl AnswerGuard {
+    /// Adds `octets` to the size of the answer.
+    pub(super) fn add_octets(&self, octets: usize) {
+        let mut open = self.timer.unsent_answers.borrow_mut();
         if let Some(answer) = open.iter_mut().find(|answer| answer.number == self.number) {
             answer.octets += octets;
-            self.watch.waits_for(octets, 0);
+            self.timer.adjust_waiting(octets, 0);
         }
     }
 }
 
-impl Drop for Open {
+impl Drop for AnswerGuard {
     fn drop(&mut self) {
-        self.watch.gone(self.number);
+        self.timer.remove_answer(self.number);
     }
 }
 
-impl Watch {
-    pub(super) fn new(shared: &Rc<Shared>, times: Times, seat: usize) -> Rc<Self> {
+impl ConnTimer {
+    pub(super) fn new(shared: &Rc<TimerShared>, times: ConnTimeouts, index: usize) -> Rc<Self> {
         Rc::new(Self {
             shared: Rc::clone(shared),
-            times,
+            timeouts: times,
             stage: Cell::new(Stage::Head),
             since: Cell::new(shared.now.get()),
-            heard: Cell::new(false),
-            wrote: Cell::new(false),
+            has_received: Cell::new(false),
+            has_written: Cell::new(false),
             linger: Cell::new(false),
             malformed: Cell::new(false),
-            order: Cell::new(Order::None),
+            order: Cell::new(CloseOrder::None),
             waker: RefCell::new(None),
-            seat: Cell::new(seat),
+            index: Cell::new(index),
             multiplexed: Cell::new(false),
             secure: Cell::new(false),
-            tail: Cell::default(),
-            open: RefCell::default(),
-            answers: Cell::new(0),
+            head_progress: Cell::default(),
+            unsent_answers: RefCell::default(),
+            next_answer: Cell::new(0),
             blocked: Cell::new(None),
             waiting: Cell::new(0),
         })
     }
 
     /// The connection has TLS, and HTTP/2 or not.
-    pub(super) fn secured(&self, multiplexed: bool) {
+    pub(super) fn set_tls(&self, multiplexed: bool) {
         self.secure.set(true);
         self.multiplexed.set(multiplexed);
     }
 
     /// Waits for an answer that may take its time.
-    pub(super) async fn patiently<T>(&self, answer: impl Future<Output = T>) -> T {
-        self.begin(Stage::Work);
+    pub(super) async fn without_timeout<T>(&self, answer: impl Future<Output = T>) -> T {
+        self.enter_stage(Stage::Work);
         let answer = answer.await;
-        self.begin(Stage::Reply);
+        self.enter_stage(Stage::Reply);
         answer
     }
 
     /// Has anything come?
-    pub(super) fn has_spoken(&self) -> bool {
-        self.heard.get()
+    pub(super) fn has_received(&self) -> bool {
+        self.has_received.get()
     }
 
     /// Has it been told nothing yet?
-    pub(super) fn is_free(&self) -> bool {
-        self.order.get() == Order::None
+    pub(super) fn has_no_order(&self) -> bool {
+        self.order.get() == CloseOrder::None
     }
 
     /// A request has arrived whole. On a shared connection its answer is open until what this gives is gone.
-    pub(super) fn replying(self: &Rc<Self>) -> Option<Open> {
+    pub(super) fn begin_reply(self: &Rc<Self>) -> Option<AnswerGuard> {
         if !self.multiplexed.get() {
-            self.begin(Stage::Reply);
+            self.enter_stage(Stage::Reply);
             return None;
         }
-        self.begin(Stage::Idle);
-        let number = self.answers.get();
-        self.answers.set(number + 1);
-        self.open.borrow_mut().push(Answer { number, begun: self.since.get(), octets: ANSWER_COST });
-        self.waits_for(ANSWER_COST, 0);
-        Some(Open { watch: Rc::clone(self), number })
+        self.enter_stage(Stage::Idle);
+        let number = self.next_answer.get();
+        self.next_answer.set(number + 1);
+        self.unsent_answers.borrow_mut().push(UnsentAnswer {
+            number,
+            begun: self.since.get(),
+            octets: ANSWER_COST,
+        });
+        self.adjust_waiting(ANSWER_COST, 0);
+        Some(AnswerGuard { timer: Rc::clone(self), number })
     }
 
-    fn gone(&self, number: u64) {
-        let mut open = self.open.borrow_mut();
+    fn remove_answer(&self, number: u64) {
+        let mut open = self.unsent_answers.borrow_mut();
         let Some(place) = open.iter().position(|answer| answer.number == number) else { return };
         let answer = open.remove(place);
-        self.waits_for(0, answer.octets);
+        self.adjust_waiting(0, answer.octets);
         self.since.set(self.shared.now.get());
     }
 
     /// More octets wait for the client, and others do so no longer.
-    fn waits_for(&self, more: usize, less: usize) {
+    fn adjust_waiting(&self, more: usize, less: usize) {
         // What a connection that is to close has is no longer counted.
-        if self.order.get() == Order::Drop {
+        if self.order.get() == CloseOrder::Drop {
             return;
         }
         let changed = |octets: usize| (octets + more).saturating_sub(less);
@@ -244,33 +248,33 @@ impl Watch {
     }
 
     /// Did the stream take what it was given?
-    fn pushed(&self, octets: usize, taken: bool) {
+    fn note_write(&self, octets: usize, taken: bool) {
         let blocked = self.blocked.get();
         if taken && blocked.is_none() {
             return;
         }
         let (since, before) = blocked.unwrap_or((self.shared.now.get(), 0));
         self.blocked.set((!taken).then_some((since, octets)));
-        self.waits_for(if taken { 0 } else { octets }, before);
+        self.adjust_waiting(if taken { 0 } else { octets }, before);
     }
 
     /// The answer is a refusal, after which unread octets may come.
-    pub(super) fn will_linger(&self) {
+    pub(super) fn set_linger(&self) {
         self.linger.set(true);
     }
 
     /// The connection has ended, because hyper could not read what came or for another reason.
-    pub(super) fn ended(&self, unreadable: bool) {
+    pub(super) fn note_end(&self, unreadable: bool) {
         self.malformed.set(self.malformed.get() || unreadable);
     }
 
     /// Did hyper refuse a request by itself?
-    pub(super) fn malformed(&self) -> bool {
+    pub(super) fn is_malformed(&self) -> bool {
         self.malformed.get()
     }
 
     /// What to do; the task is woken when that changes.
-    pub(super) fn order(&self, context: &Context<'_>) -> Order {
+    pub(super) fn poll_order(&self, context: &Context<'_>) -> CloseOrder {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
@@ -278,9 +282,9 @@ impl Watch {
         self.order.get()
     }
 
-    pub(super) fn tell(&self, order: Order) {
-        if order == Order::Drop {
-            self.waits_for(0, self.waiting.get());
+    pub(super) fn set_order(&self, order: CloseOrder) {
+        if order == CloseOrder::Drop {
+            self.adjust_waiting(0, self.waiting.get());
         }
         self.order.set(order);
         if let Some(waker) = &*self.waker.borrow() {
@@ -288,101 +292,105 @@ impl Watch {
         }
     }
 
-    fn begin(&self, stage: Stage) {
+    fn enter_stage(&self, stage: Stage) {
         self.stage.set(stage);
         self.since.set(self.shared.now.get());
-        self.wrote.set(false);
+        self.has_written.set(false);
     }
 
-    fn arrived(&self, octets: &[u8]) {
+    fn note_octets_in(&self, octets: &[u8]) {
         if octets.is_empty() {
             return;
         }
-        self.heard.set(true);
+        self.has_received.set(true);
         if self.multiplexed.get() {
             return;
         }
-        self.tail.set(self.tail.get().then(octets));
+        self.head_progress.set(self.head_progress.get().after(octets));
         if self.stage.get() == Stage::Idle {
-            self.begin(Stage::Head);
+            self.enter_stage(Stage::Head);
         }
     }
 
-    fn written(&self) {
+    fn note_octets_out(&self) {
         if self.multiplexed.get() {
             return;
         }
         if matches!(self.stage.get(), Stage::Head | Stage::Idle) {
-            self.begin(Stage::Reply);
+            self.enter_stage(Stage::Reply);
             self.malformed.set(true);
-            self.will_linger();
+            self.set_linger();
         }
-        self.wrote.set(true);
+        self.has_written.set(true);
     }
 
-    fn flushed(&self) {
-        if self.stage.get() == Stage::Reply && self.wrote.get() {
+    fn note_flush(&self) {
+        if self.stage.get() == Stage::Reply && self.has_written.get() {
             // Part of the next head may have come together with the last one.
-            self.begin(if self.tail.get() == Tail::Whole { Stage::Idle } else { Stage::Head });
+            self.enter_stage(if self.head_progress.get() == HeadProgress::Whole {
+                Stage::Idle
+            } else {
+                Stage::Head
+            });
         }
     }
 
     /// Since when an answer waits for the client, and how many octets.
-    pub(super) fn stalled(&self) -> Option<(u64, usize)> {
-        let oldest = self.open.borrow().first().map(|answer| answer.begun);
+    pub(super) fn stalled_since(&self) -> Option<(u64, usize)> {
+        let oldest = self.unsent_answers.borrow().first().map(|answer| answer.begun);
         let blocked = self.blocked.get().map(|(since, _)| since);
         let since = oldest.into_iter().chain(blocked).min()?;
-        (self.order.get() != Order::Drop).then_some((since, self.waiting.get()))
+        (self.order.get() != CloseOrder::Drop).then_some((since, self.waiting.get()))
     }
 
     /// Since when no request is under way, and whether that may change soon: part of a head has come.
-    pub(super) fn idle(&self) -> Option<(bool, u64)> {
-        if self.order.get() == Order::Drop || self.stalled().is_some() {
+    pub(super) fn idle_since(&self) -> Option<(bool, u64)> {
+        if self.order.get() == CloseOrder::Drop || self.stalled_since().is_some() {
             return None;
         }
         match self.stage.get() {
             Stage::Idle | Stage::Linger => Some((false, self.since.get())),
-            Stage::Head => Some((self.heard.get() && !self.multiplexed.get(), self.since.get())),
+            Stage::Head => Some((self.has_received.get() && !self.multiplexed.get(), self.since.get())),
             Stage::Reply | Stage::Work => None,
         }
     }
 
     /// Closes the connection if its time is up, and says which time that was. `since` may be early by
     /// `slack`.
-    pub(super) fn expire(&self, slack: u64) -> Option<Phase> {
+    pub(super) fn close_if_expired(&self, slack: u64) -> Option<Phase> {
         let begun = self.since.get();
-        let (since, longest, phase) = match (self.stalled(), self.stage.get()) {
-            (_, Stage::Reply) => (begun, self.times.write, Phase::Reply),
-            (Some((since, _)), _) => (since, self.times.write, Phase::Reply),
-            (None, Stage::Head) => (begun, self.times.read, Phase::Head),
+        let (since, longest, phase) = match (self.stalled_since(), self.stage.get()) {
+            (_, Stage::Reply) => (begun, self.timeouts.write, Phase::Reply),
+            (Some((since, _)), _) => (since, self.timeouts.write, Phase::Reply),
+            (None, Stage::Head) => (begun, self.timeouts.read, Phase::Head),
             (None, Stage::Work) => return None,
             (None, Stage::Linger) => (begun, LINGER_MILLISECONDS, Phase::Reply),
-            (None, Stage::Idle) => (begun, self.times.idle, Phase::Idle),
+            (None, Stage::Idle) => (begun, self.timeouts.idle, Phase::Idle),
         };
         let age = self.shared.now.get().saturating_sub(since);
-        if age < longest.saturating_add(slack) || self.order.get() == Order::Drop {
+        if age < longest.saturating_add(slack) || self.order.get() == CloseOrder::Drop {
             return None;
         }
-        self.tell(Order::Drop);
+        self.set_order(CloseOrder::Drop);
         Some(phase)
     }
 }
 
-/// A stream that tells its [`Watch`] what happens on it.
+/// A stream that tells its [`ConnTimer`] what happens on it.
 #[derive(Debug)]
-pub(super) struct Watched<S> {
+pub(super) struct TimedStream<S> {
     stream: S,
-    watch: Rc<Watch>,
+    timer: Rc<ConnTimer>,
     dropped: usize,
 }
 
-impl<S> Watched<S> {
-    pub(super) fn new(stream: S, watch: Rc<Watch>) -> Self {
-        Self { stream, watch, dropped: 0 }
+impl<S> TimedStream<S> {
+    pub(super) fn new(stream: S, timer: Rc<ConnTimer>) -> Self {
+        Self { stream, timer, dropped: 0 }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -390,23 +398,23 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let done = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.watch.arrived(buffer.filled().get(before..).unwrap_or_default());
+        self.timer.note_octets_in(buffer.filled().get(before..).unwrap_or_default());
         done
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        if octets.starts_with(HEAD_TOO_LARGE) && self.watch.tail.get().is_long_line() {
-            self.watch.written();
+        if octets.starts_with(HEAD_TOO_LARGE) && self.timer.head_progress.get().is_long_line() {
+            self.timer.note_octets_out();
             let written = ready!(Pin::new(&mut self.stream).poll_write(cx, LINE_TOO_LONG))?;
             // There is room in front of a first answer; where there is none, nobody reads it.
             let whole = written == LINE_TOO_LONG.len();
             return Poll::Ready(if whole { Ok(octets.len()) } else { Err(io::ErrorKind::WriteZero.into()) });
         }
-        self.watch.written();
+        self.timer.note_octets_out();
         let done = Pin::new(&mut self.stream).poll_write(cx, octets);
-        self.watch.pushed(octets.len(), done.is_ready());
+        self.timer.note_write(octets.len(), done.is_ready());
         done
     }
 
@@ -415,10 +423,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.watch.written();
+        self.timer.note_octets_out();
         let done = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         let octets = || slices.iter().map(|slice| slice.len()).sum();
-        self.watch.pushed(if done.is_pending() { octets() } else { 0 }, done.is_ready());
+        self.timer.note_write(if done.is_pending() { octets() } else { 0 }, done.is_ready());
         done
     }
 
@@ -428,23 +436,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let done = Pin::new(&mut self.stream).poll_flush(context);
-        self.watch.pushed(0, done.is_ready());
+        self.timer.note_write(0, done.is_ready());
         ready!(done)?;
-        self.watch.flushed();
+        self.timer.note_flush();
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.watch.linger.get() && self.watch.secure.get() {
+        if !self.timer.linger.get() && self.timer.secure.get() {
             return Pin::new(&mut self.stream).poll_shutdown(context);
         }
-        if !self.watch.linger.get() {
+        if !self.timer.linger.get() {
             // hyper drops the stream next, and closing it tells the client the same: one call less.
             return Poll::Ready(Ok(()));
         }
-        if self.watch.stage.get() != Stage::Linger {
+        if self.timer.stage.get() != Stage::Linger {
             ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
-            self.watch.begin(Stage::Linger);
+            self.timer.enter_stage(Stage::Linger);
         }
         loop {
             let mut chunk = [0; LINGER_CHUNK];

@@ -7,7 +7,7 @@
 //! is in (`rules/http.md#broken-escapes`).
 
 use hayate_state::ids::InfoHash;
-use hayate_state::private::passkey_path::escape;
+use hayate_state::private::passkey_path::decode_escape;
 
 /// Octets of the longest name we know, `no_peer_id`.
 const NAME_MAX: usize = 10;
@@ -63,15 +63,15 @@ impl Number {
 
 impl<'q> Escaped<'q> {
     /// The decoded octets; the iterator ends after the first broken escape.
-    pub fn octets(self) -> Octets<'q> {
-        Octets(self.0)
+    pub fn octets(self) -> DecodedOctets<'q> {
+        DecodedOctets(self.0)
     }
 
     /// Is every escape whole?
     ///
     /// # Errors
     /// [`BadEscape`] if one is not.
-    pub fn check(self) -> Result<(), BadEscape> {
+    pub fn check_escapes(self) -> Result<(), BadEscape> {
         self.octets().try_for_each(|octet| octet.map(drop))
     }
 
@@ -143,7 +143,7 @@ impl<'q> Escaped<'q> {
     ///
     /// # Errors
     /// [`BadEscape`] if the value cannot be decoded.
-    pub fn is(self, word: &[u8]) -> Result<bool, BadEscape> {
+    pub fn is_word(self, word: &[u8]) -> Result<bool, BadEscape> {
         let mut expected = word.iter();
         let mut same = true;
         for octet in self.octets() {
@@ -161,7 +161,7 @@ impl<'q> Escaped<'q> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
             let (octet, after) =
-                escape(rest).or_else(|| rest.split_first().map(|(one, more)| (*one, more)))?;
+                decode_escape(rest).or_else(|| rest.split_first().map(|(one, more)| (*one, more)))?;
             rest = after;
             Some(octet)
         })
@@ -196,8 +196,8 @@ impl<'q> Escaped<'q> {
 
     /// What stands behind a minus as a number; `None` without one.
     #[must_use]
-    pub fn literal_sign(self) -> Option<Number> {
-        let rest = match escape(self.0) {
+    pub fn literal_after_minus(self) -> Option<Number> {
+        let rest = match decode_escape(self.0) {
             Some((b'-', rest)) => rest,
             _ => self.0.strip_prefix(b"-")?,
         };
@@ -207,9 +207,9 @@ impl<'q> Escaped<'q> {
 
 /// See [`Escaped::octets`].
 #[derive(Clone, Debug)]
-pub struct Octets<'q>(&'q [u8]);
+pub struct DecodedOctets<'q>(&'q [u8]);
 
-impl Iterator for Octets<'_> {
+impl Iterator for DecodedOctets<'_> {
     type Item = Result<u8, BadEscape>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -285,9 +285,9 @@ pub struct Parameters<'q> {
 impl<'q> Parameters<'q> {
     /// Reads a query, the octets after the first `?`. There is no query that cannot be read.
     #[must_use]
-    pub fn read(query: &'q [u8]) -> Self {
+    pub fn parse(query: &'q [u8]) -> Self {
         let mut parameters = Self { query, ..Self::default() };
-        for (name, value) in pairs(query) {
+        for (name, value) in split_pairs(query) {
             if let Some(slot) = parameters.slot(name) {
                 *slot = Some(value);
             } else if is_info_hash(name) {
@@ -302,7 +302,9 @@ impl<'q> Parameters<'q> {
 
     /// Every `info_hash`, in the order of the query.
     pub fn info_hashes(&self) -> impl Iterator<Item = Result<InfoHash, NotAnId>> + use<'q> {
-        pairs(self.query).filter(|(name, _)| is_info_hash(name)).map(|(_, value)| value.id().map(InfoHash))
+        split_pairs(self.query)
+            .filter(|(name, _)| is_info_hash(name))
+            .map(|(_, value)| value.id().map(InfoHash))
     }
 
     /// Names with escapes or capitals, which no client sends.
@@ -344,8 +346,8 @@ pub struct StrictParameters<'q>(Parameters<'q>);
 impl<'q> StrictParameters<'q> {
     /// Reads a query, the octets after the first `?`.
     #[must_use]
-    pub fn read(query: &'q [u8]) -> Self {
-        Self(Parameters::read(query))
+    pub fn parse(query: &'q [u8]) -> Self {
+        Self(Parameters::parse(query))
     }
 
     /// Every `info_hash` of twenty octets, in the order of the query.
@@ -356,7 +358,7 @@ impl<'q> StrictParameters<'q> {
                     .literal(&mut [0; INFO_HASH.len()])
                     .is_some_and(|name| name.eq_ignore_ascii_case(INFO_HASH))
         };
-        let values = pairs(self.0.query).filter(move |(name, _)| is_ours(name)).map(|(_, value)| value);
+        let values = split_pairs(self.0.query).filter(move |(name, _)| is_ours(name)).map(|(_, value)| value);
         values.filter_map(Escaped::literal_id).map(InfoHash)
     }
 }
@@ -378,7 +380,7 @@ fn is_info_hash(name: &[u8]) -> bool {
 }
 
 /// Name and value of every pair; a segment without `=` names nothing and is left out (`rules/http.md#query`).
-fn pairs(query: &[u8]) -> impl Iterator<Item = (&[u8], Escaped<'_>)> {
+fn split_pairs(query: &[u8]) -> impl Iterator<Item = (&[u8], Escaped<'_>)> {
     query.split(|&octet| octet == b'&').filter_map(|segment| {
         let at = segment.iter().position(|&octet| octet == b'=')?;
         let (name, value) = segment.split_at(at);
@@ -406,9 +408,9 @@ mod tests {
     fn broken_escapes_are_errors_wherever_they_stand() {
         for value in [&b"%"[..], b"%0", b"%0%a", b"abc%zz", b"1%g0", b"%%20"] {
             assert_eq!(decoded(value), Err(BadEscape), "{}", value.escape_ascii());
-            assert_eq!(Escaped(value).check(), Err(BadEscape));
+            assert_eq!(Escaped(value).check_escapes(), Err(BadEscape));
             assert_eq!(Escaped(value).number(), Err(BadEscape));
-            assert_eq!(Escaped(value).is(b"abcde"), Err(BadEscape));
+            assert_eq!(Escaped(value).is_word(b"abcde"), Err(BadEscape));
             assert_eq!(Escaped(value).id::<20>(), Err(NotAnId::BadEscape));
         }
     }
@@ -451,9 +453,9 @@ mod tests {
 
     #[test]
     fn words_are_compared_in_any_case_and_whole() {
-        assert_eq!(Escaped(b"StaRt%65d").is(b"started"), Ok(true));
+        assert_eq!(Escaped(b"StaRt%65d").is_word(b"started"), Ok(true));
         for other in [&b""[..], b"start", b"startedx", b"stbrted"] {
-            assert_eq!(Escaped(other).is(b"started"), Ok(false));
+            assert_eq!(Escaped(other).is_word(b"started"), Ok(false));
         }
     }
 
@@ -461,7 +463,7 @@ mod tests {
     fn names_ignore_case_but_for_info_hash() {
         let hash = "x".repeat(20);
         let query = format!("PORT=7&pEEr%5fid=b&INFO_HASH={hash}&Info_Hash={hash}&info%5Fhash={hash}");
-        let parameters = Parameters::read(query.as_bytes());
+        let parameters = Parameters::parse(query.as_bytes());
         assert_eq!(parameters.port, Some(Escaped(b"7")));
         assert_eq!(parameters.peer_id, Some(Escaped(b"b")));
         assert_eq!(parameters.info_hashes_count, 1);
@@ -470,7 +472,7 @@ mod tests {
 
     #[test]
     fn the_last_value_wins_and_odd_segments_do_no_harm() {
-        let parameters = Parameters::read(b"&&flag&=y&port=1;left=2&port=3=4&left&%zz=1&po%zzrt=9&");
+        let parameters = Parameters::parse(b"&&flag&=y&port=1;left=2&port=3=4&left&%zz=1&po%zzrt=9&");
         assert_eq!(parameters.port, Some(Escaped(b"3=4")));
         assert_eq!(parameters.left, None);
     }
@@ -478,7 +480,7 @@ mod tests {
     #[test]
     fn all_info_hashes_are_collected() {
         let query = format!("info_hash={}&info_hash=short&info_hash=%9&x=%9", "%41".repeat(20));
-        let parameters = Parameters::read(query.as_bytes());
+        let parameters = Parameters::parse(query.as_bytes());
         assert_eq!(parameters.info_hashes_count, 3);
         assert_eq!(
             parameters.info_hashes().collect::<Vec<_>>(),

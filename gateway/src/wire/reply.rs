@@ -10,7 +10,7 @@ use hayate_state::{Answer, InfoHash, PeerId, Tally};
 use super::bencode::{self, Dict};
 
 /// Octets of an announce reply besides its peers, at most: eight keys with their numbers.
-const ANNOUNCE_REST: usize = 256;
+const ANNOUNCE_OVERHEAD: usize = 256;
 /// Octets of one entry of a scrape reply, about.
 const SCRAPE_ENTRY: usize = 96;
 /// Octets of one entry of the list form, at most.
@@ -20,7 +20,7 @@ const ADDRESS_TEXT_MAX: usize = 45;
 
 /// How the peers of a reply are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum ReplyForm {
     /// `peers` and `peers6` as octets (BEP 23, BEP 7).
     Compact,
     /// One list of dictionaries, both families (BEP 3).
@@ -29,7 +29,7 @@ pub enum Form {
 
 /// What an announce reply says besides counts and peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Address {
+pub struct ReplyAddress {
     /// Told as `external ip` (BEP 24), unless `None`.
     pub external: Option<IpAddr>,
     /// The client came over IPv6, so that `peers6` is there even if empty (`rules/http.md#compact-peers`).
@@ -38,12 +38,12 @@ pub struct Address {
 
 /// Writes the reply to an announce. `interval` and `peers` are always in it (see `rules/http.md`).
 #[must_use]
-pub fn announce(answer: &Answer, peers: &PeerList, form: Form, address: Address) -> Vec<u8> {
+pub fn announce(answer: &Answer, peers: &PeerList, form: ReplyForm, address: ReplyAddress) -> Vec<u8> {
     let room = match form {
-        Form::Compact => peers.v4.len() + peers.v6.len(),
-        Form::List => (peers.v4.len() / PEER_V4_LEN + peers.v6.len() / PEER_V6_LEN) * LIST_ENTRY,
+        ReplyForm::Compact => peers.v4.len() + peers.v6.len(),
+        ReplyForm::List => (peers.v4.len() / PEER_V4_LEN + peers.v6.len() / PEER_V6_LEN) * LIST_ENTRY,
     };
-    let mut out = Vec::with_capacity(ANNOUNCE_REST + room);
+    let mut out = Vec::with_capacity(ANNOUNCE_OVERHEAD + room);
     bencode::dict(&mut out, |reply| {
         reply.integer(b"complete", answer.tally.seeders.into());
         reply.integer(b"downloaded", answer.tally.completed.into());
@@ -58,13 +58,13 @@ pub fn announce(answer: &Answer, peers: &PeerList, form: Form, address: Address)
             reply.integer(b"min interval", answer.min_interval_seconds.into());
         }
         match form {
-            Form::Compact => {
+            ReplyForm::Compact => {
                 reply.string(b"peers", &peers.v4);
                 if address.over_v6 || !peers.v6.is_empty() {
                     reply.string(b"peers6", &peers.v6);
                 }
             }
-            Form::List => reply.list(b"peers", |list| list_peers(list, peers)),
+            ReplyForm::List => reply.list(b"peers", |list| list_peers(list, peers)),
         }
     });
     out
@@ -77,7 +77,7 @@ pub fn scrape<'t>(
     entries: impl ExactSizeIterator<Item = (&'t InfoHash, Tally)>,
     min_request_interval_seconds: u32,
 ) -> Vec<u8> {
-    let mut out = Vec::with_capacity(ANNOUNCE_REST + entries.len() * SCRAPE_ENTRY);
+    let mut out = Vec::with_capacity(ANNOUNCE_OVERHEAD + entries.len() * SCRAPE_ENTRY);
     bencode::dict(&mut out, |reply| {
         reply.dict(b"files", |files| {
             for (info_hash, tally) in entries {
@@ -97,7 +97,7 @@ pub fn scrape<'t>(
 /// (`rules/http.md#failure-reply`).
 #[must_use]
 pub fn failure(text: &[u8], interval_seconds: u32) -> Vec<u8> {
-    let mut out = Vec::with_capacity(ANNOUNCE_REST);
+    let mut out = Vec::with_capacity(ANNOUNCE_OVERHEAD);
     bencode::dict(&mut out, |reply| {
         reply.string(b"failure reason", text);
         if interval_seconds > 0 {
@@ -149,7 +149,7 @@ fn list_peer(list: &mut Vec<u8>, address: IpAddr, id: Option<&PeerId>, port: u16
 mod tests {
     use super::*;
 
-    const NOWHERE: Address = Address { external: None, over_v6: false };
+    const NOWHERE: ReplyAddress = ReplyAddress { external: None, over_v6: false };
 
     fn answer() -> Answer {
         let tally = Tally { seeders: 1, completed: 0, leechers: 0, paused: 0 };
@@ -165,15 +165,15 @@ mod tests {
         let head =
             "d8:completei1e10:downloadedi0e10:incompletei0e8:intervali1800e12:min intervali900e5:peers";
         let none = PeerList::default();
-        assert_eq!(text(announce(&answer(), &none, Form::Compact, NOWHERE)), format!("{head}0:e"));
-        assert_eq!(text(announce(&answer(), &none, Form::List, NOWHERE)), format!("{head}lee"));
+        assert_eq!(text(announce(&answer(), &none, ReplyForm::Compact, NOWHERE)), format!("{head}0:e"));
+        assert_eq!(text(announce(&answer(), &none, ReplyForm::List, NOWHERE)), format!("{head}lee"));
     }
 
     #[test]
     fn the_list_form_is_that_of_the_spec() {
         let id = PeerId(*b"-AZ3034-6wfG2wk6wWLc");
         let peers = PeerList { v4: vec![192, 0, 2, 9, 0x1a, 0xe1], v4_ids: vec![id], ..PeerList::default() };
-        let reply = text(announce(&answer(), &peers, Form::List, NOWHERE));
+        let reply = text(announce(&answer(), &peers, ReplyForm::List, NOWHERE));
         let entry = "d2:ip9:192.0.2.97:peer id20:-AZ3034-6wfG2wk6wWLc4:porti6881ee";
         assert!(reply.ends_with(&format!("5:peersl{entry}ee")), "{reply}");
     }
@@ -184,7 +184,7 @@ mod tests {
         v6[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
         v6[15..].copy_from_slice(&[9, 0, 7]);
         let peers = PeerList { v4: vec![192, 0, 2, 9, 0, 11], v6: v6.to_vec(), ..PeerList::default() };
-        let reply = text(announce(&answer(), &peers, Form::List, NOWHERE));
+        let reply = text(announce(&answer(), &peers, ReplyForm::List, NOWHERE));
         let entries = "d2:ip9:192.0.2.94:porti11eed2:ip11:2001:db8::94:porti7ee";
         assert!(reply.ends_with(&format!("5:peersl{entries}ee")), "{reply}");
         assert!(!reply.contains("peers6"));
@@ -192,20 +192,20 @@ mod tests {
 
     #[test]
     fn peers6_is_there_for_v6_clients_and_for_v6_peers() {
-        let over_v6 = Address { external: Some("2001:db8::7".parse().unwrap()), over_v6: true };
-        let reply = text(announce(&answer(), &PeerList::default(), Form::Compact, over_v6));
+        let over_v6 = ReplyAddress { external: Some("2001:db8::7".parse().unwrap()), over_v6: true };
+        let reply = text(announce(&answer(), &PeerList::default(), ReplyForm::Compact, over_v6));
         assert!(reply.ends_with("5:peers0:6:peers60:e"), "{reply}");
         assert!(reply.contains("11:external ip16: \\x01\\r\\xb8"), "{reply}");
         let peers = PeerList { v6: vec![7; PEER_V6_LEN], ..PeerList::default() };
-        let reply = text(announce(&answer(), &peers, Form::Compact, NOWHERE));
+        let reply = text(announce(&answer(), &peers, ReplyForm::Compact, NOWHERE));
         assert!(reply.contains("5:peers0:6:peers618:"), "{reply}");
     }
 
     #[test]
     fn external_ip_is_four_octets_and_min_interval_may_be_absent() {
-        let address = Address { external: Some("192.0.2.7".parse().unwrap()), over_v6: false };
+        let address = ReplyAddress { external: Some("192.0.2.7".parse().unwrap()), over_v6: false };
         let answer = Answer { min_interval_seconds: 0, ..answer() };
-        let reply = text(announce(&answer, &PeerList::default(), Form::Compact, address));
+        let reply = text(announce(&answer, &PeerList::default(), ReplyForm::Compact, address));
         assert!(reply.contains("11:external ip4:\\xc0\\x00\\x02\\x0710:incomplete"), "{reply}");
         assert!(!reply.contains("min interval"));
     }

@@ -3,11 +3,11 @@
 use anyhow::bail;
 use clap::{Subcommand, ValueEnum};
 use hayate_state::InfoHash;
-use hayate_state::private::admin::Verb;
+use hayate_state::private::admin::AdminCommand;
 use hayate_state::snapshot::site::Group;
-use hayate_state::store::{Cell, Store};
+use hayate_state::store::{SqlValue, Store};
 
-use super::{Factors, carry_out, list, open};
+use super::{Factors, list_rows, open_store, run_admin_command};
 use crate::admin::TorrentName;
 use crate::config::Settings;
 
@@ -77,58 +77,64 @@ pub(crate) enum FreeleechCommand {
 ///
 /// # Errors
 /// When the database cannot be reached or refuses, or none is meant.
-pub(crate) fn token(command: &TokenCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
-    let mut store = open(settings)?;
-    let verb = match command {
-        TokenCommand::List => return list(&mut *store, "hayate_tokens", &["uid", "fid"], "uid, fid", json),
-        TokenCommand::Add { user, torrent } => Verb::AddToken(*user, info_hash(&mut *store, *torrent)?),
-        TokenCommand::Remove { user, torrent } => Verb::RemoveToken(*user, info_hash(&mut *store, *torrent)?),
+pub(crate) fn run_token(command: &TokenCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
+    let mut store = open_store(settings)?;
+    let admin_command = match command {
+        TokenCommand::List => {
+            return list_rows(&mut *store, "hayate_tokens", &["uid", "fid"], "uid, fid", json);
+        }
+        TokenCommand::Add { user, torrent } => {
+            AdminCommand::AddToken(*user, find_info_hash(&mut *store, *torrent)?)
+        }
+        TokenCommand::Remove { user, torrent } => {
+            AdminCommand::RemoveToken(*user, find_info_hash(&mut *store, *torrent)?)
+        }
     };
-    carry_out(&mut *store, &verb)
+    run_admin_command(&mut *store, &admin_command)
 }
 
 /// `hayate freeleech ..`; gives what is printed.
 ///
 /// # Errors
 /// When the database cannot be reached or refuses.
-pub(crate) fn freeleech(
+pub(crate) fn run_freeleech(
     command: &FreeleechCommand,
     settings: &Settings,
     json: bool,
 ) -> anyhow::Result<String> {
-    let mut store = open(settings)?;
+    let mut store = open_store(settings)?;
     let group = |type_name: &str, id| Group { type_name: type_name.into(), id };
-    let verb = match command {
+    let admin_command = match command {
         FreeleechCommand::List => {
             let columns = ["Type", "GroupID", "UpMultiplier", "DownMultiplier"];
-            return list(&mut *store, "torrent_group_freeleech", &columns, "GroupID, Type", json);
+            return list_rows(&mut *store, "torrent_group_freeleech", &columns, "GroupID, Type", json);
         }
-        FreeleechCommand::Global { state } => Verb::GlobalFreeleech(state.is_on()),
+        FreeleechCommand::Global { state } => AdminCommand::GlobalFreeleech(state.is_on()),
         FreeleechCommand::Set { type_name, group: id, factors } => {
             let free = Factors { up: factors.up, down: factors.down.or(Some(0.0)) };
-            Verb::GroupFreeleech(group(type_name, *id), Some(free.or_plain()))
+            AdminCommand::GroupFreeleech(group(type_name, *id), Some(free.or_plain()))
         }
         FreeleechCommand::Remove { type_name, group: id } => {
-            Verb::GroupFreeleech(group(type_name, *id), None)
+            AdminCommand::GroupFreeleech(group(type_name, *id), None)
         }
     };
-    carry_out(&mut *store, &verb)
+    run_admin_command(&mut *store, &admin_command)
 }
 
 /// The torrent that is meant; the database knows it by its id.
 ///
 /// # Errors
 /// When the database cannot be reached, or has none with this id.
-pub(super) fn info_hash(store: &mut dyn Store, torrent: TorrentName) -> anyhow::Result<InfoHash> {
+pub(super) fn find_info_hash(store: &mut dyn Store, torrent: TorrentName) -> anyhow::Result<InfoHash> {
     let id = match torrent {
         TorrentName::Hash(info_hash) => return Ok(info_hash),
         TorrentName::Id(id) => id,
     };
     let mut found = None;
     store.edit(&mut |tables| {
-        let rows = tables.ask("SELECT info_hash FROM torrents WHERE ID = ?", &[id.into()])?;
+        let rows = tables.query_rows("SELECT info_hash FROM torrents WHERE ID = ?", &[id.into()])?;
         found = rows.into_iter().flatten().find_map(|cell| match cell {
-            Cell::Octets(octets) => octets.try_into().ok().map(InfoHash),
+            SqlValue::Octets(octets) => octets.try_into().ok().map(InfoHash),
             _ => None,
         });
         Ok(())

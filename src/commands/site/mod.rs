@@ -6,18 +6,18 @@ pub(crate) mod credit;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use hayate_state::private::admin::{self, TorrentChange, Verb, Who};
+use hayate_state::private::admin::{self, AdminCommand, TorrentChange, UserRef};
 use hayate_state::snapshot::site::{Group, Multipliers};
-use hayate_state::store::{Backend, Cell, Demand, Store};
+use hayate_state::store::{Backend, RequiredTables, SqlValue, Store};
 use hayate_state::{Clock, InfoHash};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use self::credit::{Switch, info_hash};
+use self::credit::{Switch, find_info_hash};
 use crate::admin::TorrentName;
 use crate::config::Settings;
 
 /// Rows of a table that are listed at once.
-const ROWS_SLICE: usize = 2000;
+const ROWS_PER_SLICE: usize = 2000;
 /// Characters of a passkey that is made here.
 const PASSKEY_LEN: usize = 32;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -161,9 +161,9 @@ impl Factors {
 ///
 /// # Errors
 /// When the database cannot be reached or refuses, or nobody is meant.
-pub(crate) fn user(command: &UserCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
-    let mut store = open(settings)?;
-    let verb = match command {
+pub(crate) fn run_user(command: &UserCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
+    let mut store = open_store(settings)?;
+    let admin_command = match command {
         UserCommand::List => {
             let columns = [
                 "ID",
@@ -175,35 +175,40 @@ pub(crate) fn user(command: &UserCommand, settings: &Settings, json: bool) -> an
                 "DisableDownload",
                 "TrackerHide",
             ];
-            return list(&mut *store, "users_main", &columns, "ID", json);
+            return list_rows(&mut *store, "users_main", &columns, "ID", json);
         }
         UserCommand::Add { id, passkey } => {
             let passkey = passkey.clone().map_or_else(new_passkey, Ok)?;
-            let said = carry_out(&mut *store, &Verb::AddUser { id: *id, passkey: passkey.clone() })?;
+            let said =
+                run_admin_command(&mut *store, &AdminCommand::AddUser { id: *id, passkey: passkey.clone() })?;
             return Ok(format!("{said}passkey {passkey}\n"));
         }
-        UserCommand::Set { id, download, hidden, factors } => Verb::UpdateUser {
-            who: Who::Id(*id),
+        UserCommand::Set { id, download, hidden, factors } => AdminCommand::UpdateUser {
+            who: UserRef::Id(*id),
             can_leech: *download,
             visible: hidden.map(|hidden| !hidden),
             up: factors.up,
             down: factors.down,
         },
-        UserCommand::Remove { id } => Verb::RemoveUser(Who::Id(*id)),
+        UserCommand::Remove { id } => AdminCommand::RemoveUser(UserRef::Id(*id)),
         UserCommand::HitAndRun { id, torrent, state } => {
-            Verb::HitAndRun(*id, info_hash(&mut *store, *torrent)?, state.is_on())
+            AdminCommand::HitAndRun(*id, find_info_hash(&mut *store, *torrent)?, state.is_on())
         }
     };
-    carry_out(&mut *store, &verb)
+    run_admin_command(&mut *store, &admin_command)
 }
 
 /// `hayate torrent ..`; gives what is printed.
 ///
 /// # Errors
 /// When the database cannot be reached or refuses, or none is meant.
-pub(crate) fn torrent(command: &TorrentCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
-    let mut store = open(settings)?;
-    let verb = match command {
+pub(crate) fn run_torrent(
+    command: &TorrentCommand,
+    settings: &Settings,
+    json: bool,
+) -> anyhow::Result<String> {
+    let mut store = open_store(settings)?;
+    let admin_command = match command {
         TorrentCommand::List => {
             let columns = [
                 "ID",
@@ -217,9 +222,9 @@ pub(crate) fn torrent(command: &TorrentCommand, settings: &Settings, json: bool)
                 "DownMultiplier",
                 "Status",
             ];
-            return list(&mut *store, "torrents", &columns, "ID", json);
+            return list_rows(&mut *store, "torrents", &columns, "ID", json);
         }
-        TorrentCommand::Add { info_hash, id, type_name, group, factors } => Verb::AddTorrent {
+        TorrentCommand::Add { info_hash, id, type_name, group, factors } => AdminCommand::AddTorrent {
             id: *id,
             info_hash: *info_hash,
             group: Group { type_name: type_name.as_str().into(), id: *group },
@@ -228,41 +233,43 @@ pub(crate) fn torrent(command: &TorrentCommand, settings: &Settings, json: bool)
         TorrentCommand::Set { info_hash, status, type_name, group, factors } => {
             let Factors { up, down } = *factors;
             let (status, type_name, group) = (*status, type_name.clone(), *group);
-            Verb::UpdateTorrent(*info_hash, TorrentChange { up, down, status, type_name, group })
+            AdminCommand::UpdateTorrent(*info_hash, TorrentChange { up, down, status, type_name, group })
         }
         TorrentCommand::Remove { info_hash, reason } => {
-            Verb::DeleteTorrent { info_hash: *info_hash, reason: reason.clone() }
+            AdminCommand::DeleteTorrent { info_hash: *info_hash, reason: reason.clone() }
         }
     };
-    carry_out(&mut *store, &verb)
+    run_admin_command(&mut *store, &admin_command)
 }
 
 /// `hayate client ..`; gives what is printed.
 ///
 /// # Errors
 /// When the database cannot be reached or refuses, or none is meant.
-pub(crate) fn client(command: &ClientCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
-    let mut store = open(settings)?;
-    let verb = match command {
+pub(crate) fn run_client(command: &ClientCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
+    let mut store = open_store(settings)?;
+    let admin_command = match command {
         ClientCommand::List => {
-            return list(&mut *store, "approved_clients", &["id", "peer_id", "archived"], "id", json);
+            return list_rows(&mut *store, "approved_clients", &["id", "peer_id", "archived"], "id", json);
         }
-        ClientCommand::Add { prefix } => Verb::AddClient(prefix.clone()),
-        ClientCommand::Set { old, new } => Verb::EditClient(old.clone(), new.clone()),
-        ClientCommand::Remove { prefix } => Verb::RemoveClient(prefix.clone()),
+        ClientCommand::Add { prefix } => AdminCommand::AddClient(prefix.clone()),
+        ClientCommand::Set { old, new } => AdminCommand::EditClient(old.clone(), new.clone()),
+        ClientCommand::Remove { prefix } => AdminCommand::RemoveClient(prefix.clone()),
     };
-    carry_out(&mut *store, &verb)
+    run_admin_command(&mut *store, &admin_command)
 }
 
-fn open(settings: &Settings) -> anyhow::Result<Box<dyn Store>> {
-    let Some(dsn) = settings.keep.dsn.clone() else { bail!("database.dsn is empty: there is no database") };
-    let backend = Backend::new(dsn, "", Demand::Site);
+fn open_store(settings: &Settings) -> anyhow::Result<Box<dyn Store>> {
+    let Some(dsn) = settings.storage.dsn.clone() else {
+        bail!("database.dsn is empty: there is no database")
+    };
+    let backend = Backend::new(dsn, "", RequiredTables::Site);
     backend.open_reader().with_context(|| format!("opening {}; was `hayate migrate` run?", backend.dsn()))
 }
 
-fn carry_out(store: &mut dyn Store, verb: &Verb) -> anyhow::Result<String> {
+fn run_admin_command(store: &mut dyn Store, admin_command: &AdminCommand) -> anyhow::Result<String> {
     let now = Clock::start().now().unix_seconds;
-    let outcome = admin::carry_out(store, verb, now, "command line")?;
+    let outcome = admin::run_command(store, admin_command, now, "command line")?;
     if outcome.word == "missing" {
         bail!("{}", outcome.text);
     }
@@ -272,7 +279,7 @@ fn carry_out(store: &mut dyn Store, verb: &Verb) -> anyhow::Result<String> {
     ))
 }
 
-fn list(
+fn list_rows(
     store: &mut dyn Store,
     table: &str,
     columns: &[&str],
@@ -283,17 +290,17 @@ fn list(
     // In slices of the first column, which few rows have in common: no statement reads much of a large table.
     let key = order.split(',').next().unwrap_or(order);
     store.edit(&mut |tables| {
-        let mut from: Vec<Cell> = Vec::new();
+        let mut from: Vec<SqlValue> = Vec::new();
         loop {
             let behind = if from.is_empty() { "1 = 1".to_owned() } else { format!("{key} > ?") };
             let sql = format!(
                 "SELECT {key} FROM {table} WHERE {behind} ORDER BY {key} LIMIT 1 OFFSET {}",
-                ROWS_SLICE - 1
+                ROWS_PER_SLICE - 1
             );
-            let to: Vec<Cell> = tables.ask(&sql, &from)?.concat();
+            let to: Vec<SqlValue> = tables.query_rows(&sql, &from)?.concat();
             let until = if to.is_empty() { String::new() } else { format!("AND {key} <= ?") };
             let sql = format!("SELECT {wanted} FROM {table} WHERE {behind} {until} ORDER BY {order}");
-            rows.extend(tables.ask(&sql, &[from.as_slice(), &to].concat())?);
+            rows.extend(tables.query_rows(&sql, &[from.as_slice(), &to].concat())?);
             if to.is_empty() {
                 return Ok(());
             }
@@ -302,7 +309,7 @@ fn list(
     })?;
     let mut text = if json { String::new() } else { columns.join("\t") + "\n" };
     for row in rows {
-        let cells = columns.iter().zip(row.iter().map(shown));
+        let cells = columns.iter().zip(row.iter().map(cell_json));
         if json {
             let object: serde_json::Map<_, _> =
                 cells.map(|(name, cell)| ((*name).to_owned(), cell)).collect();
@@ -316,13 +323,13 @@ fn list(
     Ok(text)
 }
 
-fn shown(cell: &Cell) -> serde_json::Value {
+fn cell_json(cell: &SqlValue) -> serde_json::Value {
     match cell {
-        Cell::Null => serde_json::Value::Null,
-        Cell::Number(number) => (*number).into(),
-        Cell::Real(number) => (*number).into(),
-        Cell::Text(text) => text.as_str().into(),
-        Cell::Octets(octets) => match (<[u8; 20]>::try_from(octets.as_slice()), str::from_utf8(octets)) {
+        SqlValue::Null => serde_json::Value::Null,
+        SqlValue::Number(number) => (*number).into(),
+        SqlValue::Real(number) => (*number).into(),
+        SqlValue::Text(text) => text.as_str().into(),
+        SqlValue::Octets(octets) => match (<[u8; 20]>::try_from(octets.as_slice()), str::from_utf8(octets)) {
             (Ok(hash), _) => InfoHash(hash).to_string().into(),
             (_, Ok(text)) => text.into(),
             _ => octets.escape_ascii().to_string().into(),
@@ -348,22 +355,22 @@ fn new_passkey() -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::scratch::Scratch;
+    use crate::config::test_folder::TestFolder;
 
     #[test]
     fn a_long_table_is_listed_slice_by_slice_and_in_order() {
-        let folder = Scratch::new();
+        let folder = TestFolder::new();
         let dsn = format!("sqlite:{}", folder.path("site.db").display());
-        let mut store = Backend::new(dsn.parse().unwrap(), "", Demand::Site).open().unwrap();
-        let rows = 2 * ROWS_SLICE + 7;
+        let mut store = Backend::new(dsn.parse().unwrap(), "", RequiredTables::Site).open().unwrap();
+        let rows = 2 * ROWS_PER_SLICE + 7;
         // Three torrents each, so that slices do not end with a user.
         let fill = format!(
             "INSERT INTO hayate_tokens WITH RECURSIVE n (seq) AS
                  (SELECT 0 UNION ALL SELECT seq + 1 FROM n WHERE seq < {rows} - 1)
              SELECT 10000 + seq / 3, 10000 + seq FROM n"
         );
-        store.edit(&mut |tables| tables.change(&fill, &[]).map(drop)).unwrap();
-        let text = list(&mut *store, "hayate_tokens", &["uid", "fid"], "uid, fid", false).unwrap();
+        store.edit(&mut |tables| tables.run_statement(&fill, &[]).map(drop)).unwrap();
+        let text = list_rows(&mut *store, "hayate_tokens", &["uid", "fid"], "uid, fid", false).unwrap();
         let expected = (0..rows).map(|seq| format!("{}\t{}", 10_000 + seq / 3, 10_000 + seq));
         assert!(text.lines().skip(1).eq(expected));
     }

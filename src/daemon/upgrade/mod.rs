@@ -4,7 +4,7 @@
 //! ```text
 //! running                                   successor (the same program file, the same arguments)
 //!   starts it, its stdin being a socket
-//!   manifest, sockets, lock, ear      ->    reads the configuration, adopts the sockets
+//!   manifest, sockets, lock, signal_stream      ->    reads the configuration, adopts the sockets
 //!                                     <-    READY
 //!   swarms, and what changes meanwhile ->   restores and applies it
 //!   stops its UDP workers
@@ -39,10 +39,10 @@
 //! If the successor fails after GO, the other starts once more in the same process, with the same sockets,
 //! from what it has written itself.
 //!
-//! A stop before GO ends both. Shortly before GO the signals of the running tracker begin to go to the ear of
-//! the successor as well: a stop or a reload that comes after it is not lost.
+//! A stop before GO ends both. Shortly before GO the signals of the running tracker begin to go to the stream of
+//! signals of the successor as well: a stop or a reload that comes after it is not lost.
 
-mod raise;
+mod start;
 mod successor;
 mod wire;
 
@@ -55,16 +55,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
-use hayate_gateway::Handed as HttpHanded;
-use hayate_state::snapshot::container::Writer;
+use hayate_gateway::InheritedSockets as HttpHanded;
+use hayate_state::snapshot::container::SnapshotWriter;
 use hayate_state::snapshot::delta::write_deltas;
 use hayate_state::{Clock, Swarms};
-use hayate_udp::Handed as UdpHanded;
+use hayate_udp::InheritedSockets as UdpHanded;
 
-pub(crate) use raise::{Nest, Raising};
-pub(crate) use successor::{Inheritance, Reception, Voice};
+pub(crate) use start::{StartingSuccessor, SuccessorInputs};
+pub(crate) use successor::{DeltaStream, Inherited, Predecessor};
 
-use crate::config::{Kept, Settings};
+use crate::config::{RememberedFiles, Settings};
 use crate::process::lock::StateLock;
 use wire::Manifest;
 
@@ -85,7 +85,7 @@ const RESTORE_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The sockets of a running tracker, to be handed over.
 #[derive(Debug)]
-pub(crate) struct Estate {
+pub(crate) struct Sockets {
     /// Of the UDP door.
     pub(crate) udp: Vec<UdpHanded>,
     /// Of the gateway.
@@ -95,115 +95,115 @@ pub(crate) struct Estate {
 /// A successor that knows all swarms and has not begun to serve. Dropped before it does, it is ended.
 #[derive(Debug)]
 pub(crate) struct Successor {
-    writer: Writer<BufWriter<UnixStream>>,
+    writer: SnapshotWriter<BufWriter<UnixStream>>,
     /// Where it hears of signals.
-    ear: UnixStream,
-    fledgling: Fledgling,
+    signal_stream: UnixStream,
+    process: SuccessorProcess,
     clock: Clock,
     /// What this process would start from once more, in mode private.
-    again: Option<Settings>,
+    restart_settings: Option<Settings>,
 }
 
 impl Successor {
     /// The process.
     pub(crate) fn pid(&self) -> u32 {
-        self.fledgling.child.id()
+        self.process.child.id()
     }
 
     /// In mode private: what this process starts from once more if the successor fails. It is there once.
-    pub(crate) fn take_again(&mut self) -> Option<Settings> {
-        self.again.take()
+    pub(crate) fn take_restart_settings(&mut self) -> Option<Settings> {
+        self.restart_settings.take()
     }
 
     /// Where the successor will hear of signals.
     ///
     /// # Errors
     /// When no more files may be open.
-    pub(crate) fn ear(&self) -> io::Result<UnixStream> {
-        self.ear.try_clone()
+    pub(crate) fn signal_stream(&self) -> io::Result<UnixStream> {
+        self.signal_stream.try_clone()
     }
 
     /// Sends what changed since the last time, while this process serves.
     ///
     /// # Errors
     /// When the successor does not take it.
-    pub(crate) fn catch_up(&mut self) -> anyhow::Result<()> {
-        let sent = write_deltas(&self.fledgling.swarms, &mut self.writer);
-        sent.and_then(|_| self.writer.flush()).map_err(unheard)
+    pub(crate) fn send_changes(&mut self) -> anyhow::Result<()> {
+        let sent = write_deltas(&self.process.swarms, &mut self.writer);
+        sent.and_then(|_| self.writer.flush()).map_err(stream_error)
     }
 
     /// Nobody changes swarms by UDP any more: the successor is told the rest, and serves from now on.
     ///
     /// # Errors
     /// When it does not say that it does; then it has been ended, and nobody serves.
-    pub(crate) fn go(self) -> anyhow::Result<Heir> {
-        self.go_within(GO_PATIENCE)
+    pub(crate) fn start_serving(self) -> anyhow::Result<ServingSuccessor> {
+        self.serve_within(GO_PATIENCE)
     }
 
     /// The same in mode private: everything is on the disk, and the store is closed.
     ///
     /// # Errors
     /// When the successor does not say that it serves; then it has been ended, and nobody serves.
-    pub(crate) fn restore(self) -> anyhow::Result<Heir> {
-        self.go_within(RESTORE_PATIENCE)
+    pub(crate) fn serve_from_disk(self) -> anyhow::Result<ServingSuccessor> {
+        self.serve_within(RESTORE_PATIENCE)
     }
 
-    fn go_within(mut self, patience: Duration) -> anyhow::Result<Heir> {
+    fn serve_within(mut self, patience: Duration) -> anyhow::Result<ServingSuccessor> {
         let start = self.clock.uptime();
         let mut stream = self.writer.get_ref().get_ref();
         for limit in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
             limit(stream, Some(patience))?;
         }
-        self.catch_up()?;
-        self.writer.block(TAG_GO, &[]).and_then(|()| self.writer.flush()).map_err(unheard)?;
+        self.send_changes()?;
+        self.writer.write_block(TAG_GO, &[]).and_then(|()| self.writer.flush()).map_err(stream_error)?;
         stream = self.writer.get_ref().get_ref();
-        if listen(&mut stream)? != SERVING {
+        if read_answer(&mut stream)? != SERVING {
             bail!("the new process does not serve");
         }
-        self.fledgling.serves = true;
+        self.process.serves = true;
         let pause = (self.clock.uptime() - start).as_millis();
         log::info!("process {} serves {pause} ms after it was told to", self.pid());
-        Ok(Heir { pid: self.pid(), writer: self.writer, fledgling: self.fledgling })
+        Ok(ServingSuccessor { pid: self.pid(), writer: self.writer, process: self.process })
     }
 }
 
 /// A successor that serves.
 #[derive(Debug)]
-pub(crate) struct Heir {
+pub(crate) struct ServingSuccessor {
     /// The process.
     pub(crate) pid: u32,
-    writer: Writer<BufWriter<UnixStream>>,
-    fledgling: Fledgling,
+    writer: SnapshotWriter<BufWriter<UnixStream>>,
+    process: SuccessorProcess,
 }
 
-impl Heir {
+impl ServingSuccessor {
     /// Nothing changes swarms here any more.
     ///
     /// # Errors
     /// When the successor does not take it.
-    pub(crate) fn finish(mut self) -> anyhow::Result<Farewell> {
-        write_deltas(&self.fledgling.swarms, &mut self.writer).map_err(unheard)?;
-        Ok(Farewell { _stream: self.writer.finish().map_err(unheard)? })
+    pub(crate) fn send_last_changes(mut self) -> anyhow::Result<StoreHold> {
+        write_deltas(&self.process.swarms, &mut self.writer).map_err(stream_error)?;
+        Ok(StoreHold { _stream: self.writer.finish().map_err(stream_error)? })
     }
 }
 
 /// As long as this is there, the successor does not open the store.
 #[derive(Debug)]
-pub(crate) struct Farewell {
+pub(crate) struct StoreHold {
     _stream: BufWriter<UnixStream>,
 }
 
 /// The process of a successor, ended with this unless it serves.
 #[derive(Debug)]
-struct Fledgling {
+struct SuccessorProcess {
     child: Child,
     swarms: Arc<Swarms>,
     serves: bool,
 }
 
-impl Drop for Fledgling {
+impl Drop for SuccessorProcess {
     fn drop(&mut self) {
-        self.swarms.forget_deltas();
+        self.swarms.stop_deltas();
         if !self.serves {
             // It may have ended by itself.
             let _ = self.child.kill();
@@ -212,17 +212,17 @@ impl Drop for Fledgling {
     }
 }
 
-impl Estate {
+impl Sockets {
     fn send(
         &self,
         stream: &UnixStream,
         lock: &StateLock,
-        ear: &UnixStream,
+        signal_stream: &UnixStream,
         private: bool,
-        kept: &Kept,
+        kept: &RememberedFiles,
     ) -> io::Result<()> {
         let kept = kept.files();
-        let HttpHanded { tcp, tls, unix, metrics } = &self.http;
+        let HttpHanded { tcp, tls, unix, operator: metrics } = &self.http;
         let manifest = Manifest {
             version: wire::VERSION,
             udp: self.udp.iter().map(|handed| (handed.address, handed.sockets.len())).collect(),
@@ -239,34 +239,34 @@ impl Estate {
         let unix = unix.iter().map(AsFd::as_fd);
         let metrics = metrics.iter().map(AsFd::as_fd);
         let all = udp.chain(tcp).chain(tls).chain(unix).chain(metrics);
-        let all = all.chain([lock.file().as_fd(), ear.as_fd()]);
+        let all = all.chain([lock.file().as_fd(), signal_stream.as_fd()]);
         wire::send(stream, &manifest, &all.collect::<Vec<BorrowedFd<'_>>>())?;
         kept.iter().try_for_each(|(_, _, octets)| { &*stream }.write_all(octets))
     }
 }
 
 /// The next word of the successor.
-fn listen(stream: &mut impl Read) -> anyhow::Result<u8> {
+fn read_answer(stream: &mut impl Read) -> anyhow::Result<u8> {
     let mut word = [0];
     match stream.read_exact(&mut word) {
         Ok(()) => Ok(u8::from_le_bytes(word)),
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(ended()),
-        Err(error) => Err(unheard(error)),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(ended_error()),
+        Err(error) => Err(stream_error(error)),
     }
 }
 
 /// Why the successor says nothing, or does not take what is sent.
-fn unheard(error: io::Error) -> anyhow::Error {
+fn stream_error(error: io::Error) -> anyhow::Error {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
             anyhow!("the new process is silent for too long; its log lines may say why")
         }
         // Reset, where it has not even read what it was sent.
-        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => ended(),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => ended_error(),
         _ => anyhow::Error::new(error).context("speaking with the new process"),
     }
 }
 
-fn ended() -> anyhow::Error {
+fn ended_error() -> anyhow::Error {
     anyhow!("the new process has ended; its log lines say why")
 }

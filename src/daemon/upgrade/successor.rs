@@ -10,25 +10,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use hayate_gateway::Handed as HttpHanded;
-use hayate_state::snapshot::container::{Reader, SnapshotError};
+use hayate_gateway::InheritedSockets as HttpHanded;
+use hayate_state::snapshot::container::{SnapshotError, SnapshotReader};
 use hayate_state::snapshot::delta::{Delta, TAG_DELTAS};
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore, TAG_SWARMS};
 use hayate_state::{Clock, Policy, Swarms};
-use hayate_udp::Handed as UdpHanded;
+use hayate_udp::InheritedSockets as UdpHanded;
 
-use crate::config::Kept;
-use crate::daemon::signals::{Wish, Wishes};
+use crate::config::RememberedFiles;
+use crate::daemon::signals::{MainEvent, MainEvents};
 use crate::daemon::storage::Storage;
 
 use super::{PATIENCE, READY, SERVING, TAG_GO, VARIABLE, wire};
 
 /// How often this process looks for a signal while it waits for its predecessor.
-const LOOK_ROUND: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a predecessor hands over.
 #[derive(Debug)]
-pub(crate) struct Inheritance {
+pub(crate) struct Inherited {
     /// Of the UDP door.
     pub(crate) udp: Vec<UdpHanded>,
     /// Of the gateway.
@@ -38,24 +38,24 @@ pub(crate) struct Inheritance {
     /// The predecessor is in mode private.
     pub(crate) private: bool,
     /// What the predecessor says.
-    pub(crate) voice: Voice,
+    pub(crate) predecessor: Predecessor,
 }
 
 /// What a predecessor says.
 #[derive(Debug)]
-pub(crate) struct Voice {
+pub(crate) struct Predecessor {
     stream: UnixStream,
     /// Where it hands on signals.
-    ear: UnixStream,
+    signal_stream: UnixStream,
 }
 
-impl Inheritance {
+impl Inherited {
     /// What a predecessor hands over, if this process was started by one; what it has read of files goes to
     /// `kept`.
     ///
     /// # Errors
     /// When it was, but the predecessor does not hand over what it should.
-    pub(crate) fn receive(kept: &Kept) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn receive(kept: &RememberedFiles) -> anyhow::Result<Option<Self>> {
         if std::env::var_os(VARIABLE).is_none() {
             return Ok(None);
         }
@@ -64,7 +64,7 @@ impl Inheritance {
         stream.set_read_timeout(Some(PATIENCE)).context("this process was not started by a predecessor")?;
         let (manifest, fds) = wire::receive(&stream).context("what the predecessor hands over")?;
         for (key, path, octets) in manifest.kept {
-            kept.inherit(&key, path, wire::receive_file(&stream, octets).context("what it has read")?);
+            kept.insert(&key, path, wire::receive_file(&stream, octets).context("what it has read")?);
         }
         let mut fds = fds.into_iter();
         let udp = manifest.udp.into_iter().map(|(address, count)| {
@@ -77,45 +77,51 @@ impl Inheritance {
         let unix = if manifest.unix { fds.next().map(UnixListener::from) } else { None };
         let metrics = fds.by_ref().take(manifest.metrics).map(TcpListener::from).collect();
         let lock = fds.next().map(|fd: OwnedFd| File::from(fd)).context("the lock is missing")?;
-        let ear = fds.next().map(UnixStream::from).context("the way of signals is missing")?;
-        let (http, voice) = (HttpHanded { tcp, tls, unix, metrics }, Voice { stream, ear });
-        Ok(Some(Self { udp, http, lock, private: manifest.private, voice }))
+        let signal_stream = fds.next().map(UnixStream::from).context("the way of signals is missing")?;
+        let (http, predecessor) =
+            (HttpHanded { tcp, tls, unix, operator: metrics }, Predecessor { stream, signal_stream });
+        Ok(Some(Self { udp, http, lock, private: manifest.private, predecessor }))
     }
 }
 
-impl Voice {
+impl Predecessor {
     /// Tells the predecessor that all is good, and takes in the swarms until it stops. In mode private that
     /// may take long: everything goes to the disk before.
     ///
     /// # Errors
     /// When the predecessor, or what it sends, breaks off, or a signal asks this process to stop. Then the
     /// predecessor serves on.
-    pub(crate) fn take_in(
+    pub(crate) fn receive_swarms(
         mut self,
         swarms: &Swarms,
         policy: &Policy,
         clock: Clock,
-        wishes: &Wishes,
+        main_events: &MainEvents,
         private: bool,
-    ) -> anyhow::Result<Reception> {
+    ) -> anyhow::Result<DeltaStream> {
         self.stream.write_all(&[READY])?;
-        self.stream.set_read_timeout(Some(LOOK_ROUND))?;
+        self.stream.set_read_timeout(Some(POLL_INTERVAL))?;
         let patience = if private { Duration::MAX } else { PATIENCE };
-        let line = Line { stream: self.stream, wishes: wishes.clone(), patience, serves: Cell::new(false) };
-        let mut reader = Reader::new(BufReader::with_capacity(1 << 18, line))?;
+        let line = PredecessorReader {
+            stream: self.stream,
+            main_events: main_events.clone(),
+            patience,
+            serves: Cell::new(false),
+        };
+        let mut reader = SnapshotReader::new(BufReader::with_capacity(1 << 18, line))?;
         let mut restore = Restore::new(swarms, policy, CompletedFrom::Snapshot);
         let written_at = reader.written_at();
         while let Some((tag, payload)) = reader.next_block()? {
             let now = clock.now();
             match tag {
-                TAG_SWARMS => restore.block(now, written_at, payload)?,
-                TAG_DELTAS => apply(swarms, policy, clock, payload)?,
+                TAG_SWARMS => restore.restore_swarms(now, written_at, payload)?,
+                TAG_DELTAS => apply_deltas(swarms, policy, clock, payload)?,
                 TAG_GO => {
                     reader.get_ref().get_ref().serves.set(true);
                     if !private {
                         log::info!("taken over: {}", restore.summary());
                     }
-                    return Ok(Reception { reader, ear: self.ear });
+                    return Ok(DeltaStream { reader, signal_stream: self.signal_stream });
                 }
                 _ => bail!("the predecessor sends a block of an unknown kind"),
             }
@@ -126,27 +132,27 @@ impl Voice {
 
 /// The stream of the predecessor. It is read in short turns, so that a signal does not wait for it.
 #[derive(Debug)]
-struct Line {
+struct PredecessorReader {
     stream: UnixStream,
     /// Where a stop shows.
-    wishes: Wishes,
+    main_events: MainEvents,
     /// How long the predecessor may be silent before GO.
     patience: Duration,
     /// GO was heard: a stop is the main thread's affair, and the predecessor may take its time.
     serves: Cell<bool>,
 }
 
-impl Read for Line {
+impl Read for PredecessorReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let mut silent = Duration::ZERO;
         loop {
-            if !self.serves.get() && self.wishes.stop_is_asked() {
+            if !self.serves.get() && self.main_events.stop_requested() {
                 return Err(io::Error::other("a signal asked this process to stop"));
             }
             match self.stream.read(into) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    silent += LOOK_ROUND;
+                    silent += POLL_INTERVAL;
                     if !self.serves.get() && silent >= self.patience {
                         return Err(io::Error::other("the predecessor is silent for too long"));
                     }
@@ -159,37 +165,39 @@ impl Read for Line {
 
 /// What still comes while this process serves.
 #[derive(Debug)]
-pub(crate) struct Reception {
-    reader: Reader<BufReader<Line>>,
-    ear: UnixStream,
+pub(crate) struct DeltaStream {
+    reader: SnapshotReader<BufReader<PredecessorReader>>,
+    signal_stream: UnixStream,
 }
 
-impl Reception {
+impl DeltaStream {
     /// Tells the predecessor that this process serves, goes on receiving what it still has to tell, and says
     /// when it has ended. From here on this process serves whatever becomes of the predecessor.
     ///
     /// # Errors
     /// When the system gives no thread; then the predecessor was told nothing, and serves on.
-    pub(crate) fn go_on(
+    pub(crate) fn start_receiving(
         self,
         storage: &Storage,
         policy: Arc<Policy>,
         clock: Clock,
-        wishes: &Wishes,
+        main_events: &MainEvents,
     ) -> anyhow::Result<()> {
-        let Self { reader, ear } = self;
+        let Self { reader, signal_stream } = self;
         let mut stream = reader.get_ref().get_ref().stream.try_clone()?;
-        let (swarms, told) = (Arc::clone(&storage.swarms), wishes.clone());
+        let (swarms, events) = (Arc::clone(&storage.swarms), main_events.clone());
         std::thread::Builder::new().name("heir".into()).spawn(move || {
-            finish(reader, &swarms, &policy, clock);
-            told.send(Wish::Inherited);
+            apply_remaining(reader, &swarms, &policy, clock);
+            events.send(MainEvent::PredecessorEnded);
         })?;
-        let told = wishes.clone();
-        std::thread::Builder::new().name("ear".into()).spawn(move || told.hear(ear))?;
+        let events = main_events.clone();
+        std::thread::Builder::new()
+            .name("signal_stream".into())
+            .spawn(move || events.receive_forwarded(signal_stream))?;
         if let Err(error) = stream.write_all(&[SERVING]) {
             log::warn!("the predecessor is gone: {error}");
         }
-        if let Err(error) = storage.lock.hold().and_then(|()| storage.lock.refuse("")) {
+        if let Err(error) = storage.lock.mark_serving().and_then(|()| storage.lock.record_refusal("")) {
             log::warn!("the lock on state_dir does not show this process: {error}");
         }
         Ok(())
@@ -197,11 +205,16 @@ impl Reception {
 }
 
 /// Applies what the predecessor still has to tell, and returns when it has closed the store.
-fn finish(mut reader: Reader<BufReader<Line>>, swarms: &Swarms, policy: &Policy, clock: Clock) {
+fn apply_remaining(
+    mut reader: SnapshotReader<BufReader<PredecessorReader>>,
+    swarms: &Swarms,
+    policy: &Policy,
+    clock: Clock,
+) {
     loop {
         match reader.next_block() {
             Ok(Some((TAG_DELTAS, payload))) => {
-                if let Err(error) = apply(swarms, policy, clock, payload) {
+                if let Err(error) = apply_deltas(swarms, policy, clock, payload) {
                     log::warn!("the last words of the predecessor: {error}");
                 }
             }
@@ -217,8 +230,8 @@ fn finish(mut reader: Reader<BufReader<Line>>, swarms: &Swarms, policy: &Policy,
     let _ = io::copy(&mut reader.into_inner(), &mut io::sink());
 }
 
-fn apply(swarms: &Swarms, policy: &Policy, clock: Clock, payload: &[u8]) -> Result<(), SnapshotError> {
+fn apply_deltas(swarms: &Swarms, policy: &Policy, clock: Clock, payload: &[u8]) -> Result<(), SnapshotError> {
     let now = clock.now().tick;
-    Delta::read(payload)?.iter().for_each(|delta| swarms.apply(now, policy, delta));
+    Delta::decode_block(payload)?.iter().for_each(|delta| swarms.apply_delta(now, policy, delta));
     Ok(())
 }

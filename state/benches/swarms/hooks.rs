@@ -4,8 +4,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::Criterion;
-use hayate_state::admission::hooks::jwk::{Keyring, Keyrings};
-use hayate_state::admission::hooks::{Hooks, Means, Said};
+use hayate_state::admission::hooks::jwk::{Keyring, KeyringSource};
+use hayate_state::admission::hooks::{HookInputs, Hooks, RequestUrl};
 use hayate_state::clock::Now;
 use hayate_state::{Handout, Policy, Published, Swarms, Tracker};
 use serde_json::{Map, Value, json};
@@ -14,7 +14,7 @@ use crate::kit;
 
 struct NoKeys;
 
-impl Keyrings for NoKeys {
+impl KeyringSource for NoKeys {
     fn keyring(&self, _: &str, _: u64) -> Result<Arc<Keyring>, String> {
         Err("no hook of this bench has keys".to_owned())
     }
@@ -22,7 +22,7 @@ impl Keyrings for NoKeys {
 
 fn tracker(hooks: &[(&str, Map<String, Value>)]) -> Tracker {
     let entries = hooks.iter().map(|(name, options)| (*name, options));
-    let Ok(hooks) = Hooks::build(entries, std::iter::empty(), Means { keyrings: &NoKeys }) else {
+    let Ok(hooks) = Hooks::build(entries, std::iter::empty(), HookInputs { keyrings: &NoKeys }) else {
         panic!("the hooks of this bench are good");
     };
     Tracker::new(Swarms::new(0), &Published::new(Policy { hooks, ..Policy::default() }), 7)
@@ -55,9 +55,9 @@ pub(crate) fn chains(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             let mut tracker = tracker(hooks);
             bencher.iter(|| {
-                let said = Said::url(announce.address, b"/announce?key=7");
+                let said = RequestUrl::parse(announce.address, b"/announce?key=7");
                 let mut handout = Handout::new(&mut [], &mut []);
-                black_box(tracker.announce_said(now, black_box(&announce), said, &mut handout).is_ok())
+                black_box(tracker.announce_with_hooks(now, black_box(&announce), said, &mut handout).is_ok())
             });
         });
     }

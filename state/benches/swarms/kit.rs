@@ -9,18 +9,18 @@ use hayate_state::{Announce, Event, Handout, InfoHash, PeerId, Policy, Published
 
 /// When everything happens, but for the expiry of a sweep.
 pub(crate) const NOW: Tick = Tick(5000);
-/// Peers that an asker gets, where it gets any.
+/// Peers that a requester gets, where it gets any.
 pub(crate) const NUM_WANT: u16 = 50;
 
 const ROOM: usize = NUM_WANT as usize * PEER_V4_LEN;
 
-pub(crate) struct Desk {
+pub(crate) struct BenchTracker {
     pub(crate) tracker: Tracker,
     pub(crate) swarms: Arc<Swarms>,
     room: [u8; ROOM],
 }
 
-impl Desk {
+impl BenchTracker {
     pub(crate) fn new() -> Self {
         let swarms = Swarms::new(0);
         let tracker = Tracker::new(Arc::clone(&swarms), &Published::new(Policy::default()), 7);
@@ -29,10 +29,10 @@ impl Desk {
 
     /// `peers` peers in `torrents` torrents, each peer in one, none of them handed anybody.
     pub(crate) fn filled(torrents: u32, peers: u32) -> Self {
-        let mut desk = Self::new();
-        (0..peers).for_each(|number| desk.announce(&of_peer(torrents, number, 0)));
-        assert_eq!(desk.swarms.census().peers(), peers);
-        desk
+        let mut tracker = Self::new();
+        (0..peers).for_each(|number| tracker.announce(&announce_of_peer(torrents, number, 0)));
+        assert_eq!(tracker.swarms.peer_counts().total(), peers);
+        tracker
     }
 
     /// Announces at [`NOW`].
@@ -44,7 +44,7 @@ impl Desk {
 }
 
 /// The regular announce of peer `number`, who is in one of `torrents` torrents; every other one is a seeder.
-pub(crate) fn of_peer(torrents: u32, number: u32, num_want: u16) -> Announce {
+pub(crate) fn announce_of_peer(torrents: u32, number: u32, num_want: u16) -> Announce {
     // Scattered, so that neighbours in number do not share a swarm.
     let torrent = number.wrapping_mul(0x85eb_ca6b) % torrents;
     announce(info_hash(torrent), number, u64::from(number % 2), num_want)

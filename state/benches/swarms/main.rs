@@ -10,11 +10,11 @@
 mod double;
 mod hooks;
 mod kit;
-mod member;
 mod sizes;
 mod snapshot;
 mod store;
 mod sweep;
+mod user_announce;
 mod waits;
 
 use std::time::Duration;
@@ -23,7 +23,7 @@ use criterion::Criterion;
 
 fn main() {
     if std::env::var_os("HAYATE_BENCH_WAITS").is_some() {
-        return waits::table();
+        return waits::print_table();
     }
     // Short runs, so that all benches together take minutes; the command line may ask for more.
     let mut criterion = Criterion::default()
@@ -40,7 +40,7 @@ fn main() {
     snapshot::writes(&mut criterion);
     snapshot::restores(&mut criterion);
     hooks::chains(&mut criterion);
-    member::announces(&mut criterion);
+    user_announce::announces(&mut criterion);
     clock(&mut criterion);
     criterion.final_summary();
 }

@@ -5,7 +5,7 @@
 use criterion::{BenchmarkId, Criterion};
 use hayate_state::Announce;
 
-use crate::kit::{Desk, NUM_WANT, of_peer};
+use crate::kit::{BenchTracker, NUM_WANT, announce_of_peer};
 
 const PEERS: [u32; 4] = [1000, 10_000, 100_000, 1_000_000];
 const PEERS_LARGE: u32 = 10_000_000;
@@ -18,9 +18,9 @@ pub(crate) fn announces(criterion: &mut Criterion) {
             // Built by the first call of the closure only: the filter of the command line may leave it out.
             let mut built = None;
             group.bench_function(BenchmarkId::new(name, peers), |bencher| {
-                let desk = built.get_or_insert_with(|| Desk::filled(torrents, peers));
+                let tracker = built.get_or_insert_with(|| BenchTracker::filled(torrents, peers));
                 let mut random = fastrand::Rng::with_seed(11);
-                bencher.iter(|| desk.announce(&of_peer(torrents, random.u32(..peers), NUM_WANT)));
+                bencher.iter(|| tracker.announce(&announce_of_peer(torrents, random.u32(..peers), NUM_WANT)));
             });
         }
     }
@@ -34,16 +34,18 @@ pub(crate) fn hidden(criterion: &mut Criterion) {
     for (name, one_of) in [("90%-hidden", 10), ("99.9%-hidden", 1000)] {
         let mut built = None;
         group.bench_function(BenchmarkId::new(name, PEERS), |bencher| {
-            let desk = built.get_or_insert_with(|| {
-                let mut desk = Desk::new();
+            let tracker = built.get_or_insert_with(|| {
+                let mut tracker = BenchTracker::new();
                 for number in 0..PEERS {
                     let port = if number % one_of == 0 { 6881 } else { 1 };
-                    desk.announce(&Announce { port, ..of_peer(1, number, 0) });
+                    tracker.announce(&Announce { port, ..announce_of_peer(1, number, 0) });
                 }
-                desk
+                tracker
             });
             let mut random = fastrand::Rng::with_seed(11);
-            bencher.iter(|| desk.announce(&of_peer(1, random.u32(..PEERS / one_of) * one_of, NUM_WANT)));
+            bencher.iter(|| {
+                tracker.announce(&announce_of_peer(1, random.u32(..PEERS / one_of) * one_of, NUM_WANT))
+            });
         });
     }
     group.finish();

@@ -2,11 +2,11 @@
 //! what a restart with a million torrents waits for.
 
 use criterion::{BatchSize, Criterion, Throughput};
-use hayate_state::snapshot::container::{Reader, Writer};
-use hayate_state::snapshot::swarms::{CompletedFrom, Restore, Walk, check, restore, write};
+use hayate_state::snapshot::container::{SnapshotReader, SnapshotWriter};
+use hayate_state::snapshot::swarms::{CompletedFrom, Restore, Walk, check_swarms, restore_all, write_swarms};
 use hayate_state::{Now, Policy};
 
-use crate::kit::{Desk, NOW};
+use crate::kit::{BenchTracker, NOW};
 
 /// Peers that are written, and into how many swarms they go.
 const WRITTEN: [(&str, u32, u32); 2] =
@@ -23,8 +23,8 @@ pub(crate) fn writes(criterion: &mut Criterion) {
         let mut built = None;
         group.throughput(Throughput::Elements(peers.into()));
         group.bench_function(format!("write/{name}"), |bencher| {
-            let desk = built.get_or_insert_with(|| Desk::filled(torrents, peers));
-            bencher.iter(|| walk(desk, std::io::sink()));
+            let tracker = built.get_or_insert_with(|| BenchTracker::filled(torrents, peers));
+            bencher.iter(|| walk(tracker, std::io::sink()));
         });
     }
     group.finish();
@@ -40,25 +40,25 @@ pub(crate) fn restores(criterion: &mut Criterion) {
         let mut built = None;
         group.throughput(Throughput::Elements(peers.into()));
         group.bench_function(format!("restore/{name}"), |bencher| {
-            let file = built.get_or_insert_with(|| walk(&Desk::filled(torrents, peers), Vec::new()));
-            let start = |desk: &mut Desk| {
-                let mut blocks = Reader::new(file.as_slice()).unwrap();
+            let file = built.get_or_insert_with(|| walk(&BenchTracker::filled(torrents, peers), Vec::new()));
+            let start = |tracker: &mut BenchTracker| {
+                let mut blocks = SnapshotReader::new(file.as_slice()).unwrap();
                 while let Some((_, payload)) = blocks.next_block().unwrap() {
-                    check(payload).unwrap();
+                    check_swarms(payload).unwrap();
                 }
-                let mut to = Restore::new(&desk.swarms, &policy, CompletedFrom::Snapshot);
-                let mut reader = Reader::new(file.as_slice()).unwrap();
-                let summary = restore(&mut to, &mut reader, || now, |_| {}).unwrap();
+                let mut to = Restore::new(&tracker.swarms, &policy, CompletedFrom::Snapshot);
+                let mut reader = SnapshotReader::new(file.as_slice()).unwrap();
+                let summary = restore_all(&mut to, &mut reader, || now, |_| {}).unwrap();
                 assert_eq!(summary.peers, u64::from(peers));
             };
-            bencher.iter_batched_ref(Desk::new, start, BatchSize::PerIteration);
+            bencher.iter_batched_ref(BenchTracker::new, start, BatchSize::PerIteration);
         });
     }
     group.finish();
 }
 
-fn walk<W: std::io::Write>(desk: &Desk, to: W) -> W {
-    let mut to = Writer::new(to, 1000).unwrap();
-    write(&mut Walk::new(desk.swarms.clone(), NOW), &mut to, || NOW, || Ok(())).unwrap();
+fn walk<W: std::io::Write>(tracker: &BenchTracker, to: W) -> W {
+    let mut to = SnapshotWriter::new(to, 1000).unwrap();
+    write_swarms(&mut Walk::new(tracker.swarms.clone(), NOW), &mut to, || NOW, || Ok(())).unwrap();
     to.finish().unwrap()
 }

@@ -8,7 +8,7 @@
 use criterion::Criterion;
 use hayate_state::{Announce, Event, InfoHash};
 
-use crate::kit::{self, Desk, NUM_WANT};
+use crate::kit::{self, BenchTracker, NUM_WANT};
 
 const TORRENTS: u32 = 1000;
 const PEERS: u32 = 1000;
@@ -38,7 +38,7 @@ const CYCLES: [(&str, u32, u32); 4] =
     [("", 1, 1), ("/1k", 1, PEERS), ("/1k-infohash", TORRENTS, 1), ("/1k-infohash-1k", TORRENTS, PEERS)];
 
 impl Step {
-    fn of(self, peer: &Announce) -> Announce {
+    fn announce(self, peer: &Announce) -> Announce {
         let (event, left) = match self {
             Self::PutLeecher => (Event::None, 1000),
             Self::PutSeeder => (Event::None, 0),
@@ -60,11 +60,11 @@ pub(crate) fn changes(criterion: &mut Criterion) {
     for (operation, steps) in OPERATIONS {
         for (suffix, torrents, peers) in CYCLES {
             group.bench_function(format!("{operation}{suffix}"), |bencher| {
-                let mut desk = Desk::new();
+                let mut tracker = BenchTracker::new();
                 let mut cycle = Cycle::new(&hashes, torrents, peers);
                 bencher.iter(|| {
                     let peer = cycle.next();
-                    steps.iter().for_each(|step| desk.announce(&step.of(&peer)));
+                    steps.iter().for_each(|step| tracker.announce(&step.announce(&peer)));
                 });
             });
         }
@@ -76,10 +76,10 @@ pub(crate) fn changes(criterion: &mut Criterion) {
 pub(crate) fn readings(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("store");
     let hashes = info_hashes();
-    let mut desk = Desk::new();
+    let mut tracker = BenchTracker::new();
     for info_hash in &hashes {
         for peer in 0..PEERS {
-            desk.announce(&kit::announce(*info_hash, peer, left(peer), 0));
+            tracker.announce(&kit::announce(*info_hash, peer, left(peer), 0));
         }
     }
     for (suffix, torrents) in [("", 1), ("/1k-infohash", TORRENTS)] {
@@ -88,13 +88,13 @@ pub(crate) fn readings(criterion: &mut Criterion) {
                 let mut cycle = Cycle::new(&hashes, torrents, 1);
                 bencher.iter(|| {
                     let announce = kit::announce(cycle.next().info_hash, peer, left(peer), NUM_WANT);
-                    desk.announce(&announce);
+                    tracker.announce(&announce);
                 });
             });
         }
         group.bench_function(format!("scrape-swarm{suffix}"), |bencher| {
             let mut cycle = Cycle::new(&hashes, torrents, 1);
-            bencher.iter(|| desk.tracker.scrape(&cycle.next().info_hash));
+            bencher.iter(|| tracker.tracker.scrape(&cycle.next().info_hash));
         });
     }
     group.finish();

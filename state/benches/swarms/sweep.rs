@@ -7,7 +7,7 @@ use criterion::{BatchSize, Criterion, Throughput};
 use hayate_state::swarm::Sweeper;
 use hayate_state::{Policy, Tick};
 
-use crate::kit::{Desk, NOW};
+use crate::kit::{BenchTracker, NOW};
 
 const PEERS: u32 = 1_000_000;
 /// Many small swarms, and few large ones.
@@ -23,15 +23,15 @@ pub(crate) fn rounds(criterion: &mut Criterion) {
     for (name, torrents) in SHAPES {
         let mut built = None;
         group.bench_function(format!("round-none-expired/{name}"), |bencher| {
-            let (desk, sweeper) = built.get_or_insert_with(|| swept(torrents));
-            bencher.iter(|| sweeper.round(NOW, &policy));
-            assert_eq!(desk.swarms.census().peers(), PEERS);
+            let (tracker, sweeper) = built.get_or_insert_with(|| swept(torrents));
+            bencher.iter(|| sweeper.sweep_all(NOW, &policy));
+            assert_eq!(tracker.swarms.peer_counts().total(), PEERS);
         });
         group.bench_function(format!("round-all-expired/{name}"), |bencher| {
             // Swarms are built for each round, outside of what is measured.
-            let round = |(desk, sweeper): &mut (Desk, Sweeper)| {
-                sweeper.round(later, &policy);
-                assert_eq!(desk.swarms.census().peers(), 0);
+            let round = |(tracker, sweeper): &mut (BenchTracker, Sweeper)| {
+                sweeper.sweep_all(later, &policy);
+                assert_eq!(tracker.swarms.peer_counts().total(), 0);
             };
             bencher.iter_batched_ref(|| swept(torrents), round, BatchSize::PerIteration);
         });
@@ -47,14 +47,14 @@ pub(crate) fn beats(criterion: &mut Criterion) {
         let mut built = None;
         group.bench_function(format!("beat/{name}"), |bencher| {
             let (_, sweeper) = built.get_or_insert_with(|| swept(torrents));
-            bencher.iter(|| sweeper.beat(NOW, &policy, Duration::from_millis(100)));
+            bencher.iter(|| sweeper.advance(NOW, &policy, Duration::from_millis(100)));
         });
     }
     group.finish();
 }
 
-fn swept(torrents: u32) -> (Desk, Sweeper) {
-    let desk = Desk::filled(torrents, PEERS);
-    let sweeper = Sweeper::new(desk.swarms.clone());
-    (desk, sweeper)
+fn swept(torrents: u32) -> (BenchTracker, Sweeper) {
+    let tracker = BenchTracker::filled(torrents, PEERS);
+    let sweeper = Sweeper::new(tracker.swarms.clone());
+    (tracker, sweeper)
 }

@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use hayate_state::private::snapshot::SiteSection;
 use hayate_state::private::{Purger, Site};
-use hayate_state::report::{Place, Survey};
-use hayate_state::snapshot::keeper::{Ending, Keeper, Plan};
+use hayate_state::report::{Reporter, TorrentSource};
+use hayate_state::snapshot::keeper::{Ending, SnapshotPlan, SnapshotThread};
 use hayate_state::store::{Bounds, Queues};
 use hayate_state::{Clock, Event, Policy, Swarms};
 
-use crate::member::House;
+use crate::user_announce::BenchSite;
 
-const MEMBERS: u32 = 100_000;
+const USERS: u32 = 100_000;
 /// Announces of each row, and between two times that the queues are emptied.
 const ANNOUNCES: u64 = 2_000_000;
 const ROUND: u64 = 5000;
@@ -26,56 +26,56 @@ const ROUND: u64 = 5000;
 const TOKENS: u32 = 100_000;
 const PAUSE: Duration = Duration::from_millis(1);
 
-pub(crate) fn table() {
+pub(crate) fn print_table() {
     let columns = ["announces", "p50, us", "p99.9, us", "p99.99, us", "longest, us", "above 1 ms"];
-    println!("| {MEMBERS} members in one swarm | {} |", columns.join(" | "));
+    println!("| {USERS} members in one swarm | {} |", columns.join(" | "));
     println!("| --- | --- | --- | --- | --- | --- | --- |");
-    let (mut house, clock) = (House::new(MEMBERS, 1, 0), Clock::start());
+    let (mut bench, clock) = (BenchSite::new(USERS, 1, 0), Clock::start());
     let tokens = (0..TOKENS).map(|id| ((id, id), ())).collect();
-    house.site.change(|register| register.tokens = Arc::new(tokens));
+    bench.site.update(|register| register.tokens = Arc::new(tokens));
     let mut took = Vec::new();
-    for id in 0..MEMBERS {
+    for id in 0..USERS {
         let start = clock.uptime();
-        house.announce(id, 0);
+        bench.announce(id, 0);
         took.push(clock.uptime() - start);
         if u64::from(id) % ROUND == 0 {
-            house.recorder.lifeboat().save();
+            bench.recorder.emergency_flush().flush_to_disk();
         }
     }
-    row("while it fills", took);
-    row("nothing else", announces(&mut house, &clock));
+    print_row("while it fills", took);
+    print_row("nothing else", announces(&mut bench, &clock));
     let stopping = AtomicBool::new(false);
-    let site = Arc::clone(&house.site);
+    let site = Arc::clone(&bench.site);
     let took = thread::scope(|scope| {
         scope.spawn(|| snapshots(&site, clock, &stopping));
         scope.spawn(|| purges(&site, clock, &stopping));
-        scope.spawn(|| verbs(&site, &stopping));
+        scope.spawn(|| admin_changes(&site, &stopping));
         scope.spawn(|| exports(&site, clock, &stopping));
-        let took = announces(&mut house, &clock);
+        let took = announces(&mut bench, &clock);
         stopping.store(true, Ordering::Release);
         took
     });
-    row("snapshots, purges, exports, verbs", took);
-    house.recorder.stop();
+    print_row("snapshots, purges, exports, admin changes", took);
+    bench.recorder.stop();
 }
 
 /// Known peers, and one in eight that is new or goes.
-fn announces(house: &mut House, clock: &Clock) -> Vec<Duration> {
+fn announces(bench: &mut BenchSite, clock: &Clock) -> Vec<Duration> {
     let (mut random, mut took) = (fastrand::Rng::with_seed(11), Vec::new());
     for number in 0..ANNOUNCES {
-        let id = random.u32(..MEMBERS);
+        let id = random.u32(..USERS);
         let event = if number % 16 == 0 { Event::Stopped } else { Event::None };
         let start = clock.uptime();
-        house.say(id, number * 1000, event);
+        bench.announce_event(id, number * 1000, event);
         took.push(clock.uptime() - start);
         if number % ROUND == 0 {
-            house.recorder.lifeboat().save();
+            bench.recorder.emergency_flush().flush_to_disk();
         }
     }
     took
 }
 
-fn row(name: &str, mut took: Vec<Duration>) {
+fn print_row(name: &str, mut took: Vec<Duration>) {
     took.sort_unstable();
     let micros = |time: Option<&Duration>| time.map_or(0.0, |time| time.as_secs_f64() * 1e6);
     let at = |share: usize| micros(took.get(took.len() * share / 10_000));
@@ -88,13 +88,13 @@ fn snapshots(site: &Arc<Site>, clock: Clock, stopping: &AtomicBool) {
     let folder = tempfile::tempdir().unwrap();
     while !stopping.load(Ordering::Acquire) {
         let queues = Arc::new(Queues::new(clock, &Bounds::default()));
-        let plan = Plan {
+        let plan = SnapshotPlan {
             path: folder.path().join("cache"),
             every_seconds: Arc::new(AtomicU32::new(1)),
             swarms: Swarms::new(0),
             sections: vec![Box::new(SiteSection::new(Arc::clone(site), queues))],
         };
-        let keeper = Keeper::start(plan, clock).unwrap();
+        let keeper = SnapshotThread::start(plan, clock).unwrap();
         thread::sleep(Duration::from_secs(2));
         keeper.stop(Ending::Leave);
     }
@@ -105,29 +105,29 @@ fn purges(site: &Arc<Site>, clock: Clock, stopping: &AtomicBool) {
     let policy = Policy { purge_seconds: 1, ..Policy::default() };
     let mut purger = Purger::new(Arc::clone(&site.torrents), None);
     while !stopping.load(Ordering::Acquire) {
-        purger.beat(&clock, &policy, Duration::from_millis(100));
+        purger.advance(&clock, &policy, Duration::from_millis(100));
         thread::sleep(Duration::from_millis(100));
     }
 }
 
-fn verbs(site: &Arc<Site>, stopping: &AtomicBool) {
+fn admin_changes(site: &Arc<Site>, stopping: &AtomicBool) {
     for id in (0..TOKENS).cycle() {
         if stopping.load(Ordering::Acquire) {
             return;
         }
-        site.change(|register| {
+        site.update(|register| {
             let tokens = Arc::make_mut(&mut register.tokens);
             tokens.remove(&(id, id));
-            tokens.put((id, id), ());
+            tokens.insert((id, id), ());
         });
         thread::sleep(PAUSE);
     }
 }
 
 fn exports(site: &Arc<Site>, clock: Clock, stopping: &AtomicBool) {
-    let survey = Survey::new(Place::Site(Arc::clone(&site.torrents)), clock);
+    let reporter = Reporter::new(TorrentSource::Site(Arc::clone(&site.torrents)), clock);
     while !stopping.load(Ordering::Acquire) {
-        survey.walk(|rows| Ok(_ = black_box(rows.len()))).unwrap();
+        reporter.walk(|rows| Ok(_ = black_box(rows.len()))).unwrap();
         thread::sleep(PAUSE);
     }
 }

@@ -1,4 +1,4 @@
-//! Which peers an asker may be handed (`rules/swarms.md#private-peers`): public peers for everybody, private
+//! Which peers a requester may be handed (`rules/swarms.md#private-peers`): public peers for everybody, private
 //! ones only within their own range, loopback on loopback, hidden ports nobody.
 //!
 //! [`special`] has the addresses that no peer has.
@@ -12,7 +12,7 @@ use crate::address::special::is_never_a_peer;
 /// Where an address can be reached from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Reach {
+pub enum AddressScope {
     /// From everywhere.
     #[default]
     Public,
@@ -39,40 +39,40 @@ pub enum Reach {
 #[must_use]
 pub fn is_public(address: IpAddr) -> bool {
     let address = address.to_canonical();
-    of_address(address) == Some(Reach::Public) && !is_never_a_peer(address)
+    scope_of_address(address) == Some(AddressScope::Public) && !is_never_a_peer(address)
 }
 
 /// A set of [`Reach`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct ReachSet(u16);
+pub struct ScopeSet(u16);
 
-impl ReachSet {
+impl ScopeSet {
     /// Nothing.
     pub const NONE: Self = Self(0);
     /// Everything but hidden peers.
-    pub const ANY: Self = Self((1 << Reach::Hidden as u8) - 1);
+    pub const ANY: Self = Self((1 << AddressScope::Hidden as u8) - 1);
 
     /// The set and one more.
     #[must_use]
-    pub const fn with(self, reach: Reach) -> Self {
-        Self(self.0 | 1 << reach as u8)
+    pub const fn with(self, scope: AddressScope) -> Self {
+        Self(self.0 | 1 << scope as u8)
     }
 
     /// What is in either set.
     #[must_use]
-    pub const fn and(self, other: Self) -> Self {
+    pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Is `reach` in the set?
+    /// Is `scope` in the set?
     #[must_use]
-    pub const fn has(self, reach: Reach) -> bool {
-        self.0 & 1 << reach as u8 != 0
+    pub const fn contains(self, scope: AddressScope) -> bool {
+        self.0 & 1 << scope as u8 != 0
     }
 
     /// Is everything of `self` in `other` too?
     #[must_use]
-    pub const fn within(self, other: Self) -> bool {
+    pub const fn is_subset_of(self, other: Self) -> bool {
         self.0 & !other.0 == 0
     }
 }
@@ -90,13 +90,13 @@ pub enum PrivatePeers {
 }
 
 impl PrivatePeers {
-    /// What an asker at `reach` may be handed.
+    /// What a requester at `scope` may be handed.
     #[must_use]
-    pub fn visible_to(self, reach: Reach) -> ReachSet {
+    pub fn visible_to(self, scope: AddressScope) -> ScopeSet {
         match self {
-            Self::SameRange => ReachSet::NONE.with(Reach::Public).with(reach),
-            Self::Always => ReachSet::ANY,
-            Self::Never => ReachSet::NONE.with(Reach::Public),
+            Self::SameRange => ScopeSet::NONE.with(AddressScope::Public).with(scope),
+            Self::Always => ScopeSet::ANY,
+            Self::Never => ScopeSet::NONE.with(AddressScope::Public),
         }
     }
 }
@@ -105,35 +105,35 @@ impl PrivatePeers {
 /// broadcast and reserved addresses, and IPv6 link-local, whose scope the wire format loses
 /// (`rules/swarms.md#addresses`).
 #[must_use]
-pub fn of_address(address: IpAddr) -> Option<Reach> {
+pub fn scope_of_address(address: IpAddr) -> Option<AddressScope> {
     match address {
-        IpAddr::V4(v4) => of_v4(v4),
-        IpAddr::V6(v6) => of_v6(v6),
+        IpAddr::V4(v4) => scope_of_v4(v4),
+        IpAddr::V6(v6) => scope_of_v6(v6),
     }
 }
 
-fn of_v4(address: Ipv4Addr) -> Option<Reach> {
+fn scope_of_v4(address: Ipv4Addr) -> Option<AddressScope> {
     match address.octets() {
-        [0, ..] | [224..=255, ..] => None,
-        [127, ..] => Some(Reach::Loopback),
-        [10, ..] => Some(Reach::Private10),
-        [172, 16..=31, ..] => Some(Reach::Private172),
-        [192, 168, ..] => Some(Reach::Private192),
-        [100, 64..=127, ..] => Some(Reach::Carrier),
-        [169, 254, ..] => Some(Reach::LinkLocal),
-        _ => Some(Reach::Public),
+        [0, ..] | [(224..=255), ..] => None,
+        [127, ..] => Some(AddressScope::Loopback),
+        [10, ..] => Some(AddressScope::Private10),
+        [172, (16..=31), ..] => Some(AddressScope::Private172),
+        [192, 168, ..] => Some(AddressScope::Private192),
+        [100, (64..=127), ..] => Some(AddressScope::Carrier),
+        [169, 254, ..] => Some(AddressScope::LinkLocal),
+        _ => Some(AddressScope::Public),
     }
 }
 
-fn of_v6(address: Ipv6Addr) -> Option<Reach> {
+fn scope_of_v6(address: Ipv6Addr) -> Option<AddressScope> {
     if address.is_unspecified() || address.is_multicast() || address.is_unicast_link_local() {
         None
     } else if address.is_loopback() {
-        Some(Reach::Loopback)
+        Some(AddressScope::Loopback)
     } else if address.is_unique_local() {
-        Some(Reach::UniqueLocal)
+        Some(AddressScope::UniqueLocal)
     } else {
-        address.to_ipv4_mapped().map_or(Some(Reach::Public), of_v4)
+        address.to_ipv4_mapped().map_or(Some(AddressScope::Public), scope_of_v4)
     }
 }
 
@@ -141,8 +141,8 @@ fn of_v6(address: Ipv6Addr) -> Option<Reach> {
 mod tests {
     use super::*;
 
-    fn reach(text: &str) -> Option<Reach> {
-        of_address(text.parse::<IpAddr>().unwrap().to_canonical())
+    fn scope(text: &str) -> Option<AddressScope> {
+        scope_of_address(text.parse::<IpAddr>().unwrap().to_canonical())
     }
 
     #[test]
@@ -178,37 +178,41 @@ mod tests {
     #[test]
     fn every_range_has_its_reach() {
         for (address, expected) in [
-            ("192.0.2.7", Some(Reach::Public)),
-            ("127.9.9.9", Some(Reach::Loopback)),
-            ("10.255.0.1", Some(Reach::Private10)),
-            ("172.15.0.1", Some(Reach::Public)),
-            ("172.31.0.1", Some(Reach::Private172)),
-            ("192.168.1.1", Some(Reach::Private192)),
-            ("100.127.0.1", Some(Reach::Carrier)),
-            ("100.128.0.1", Some(Reach::Public)),
-            ("169.254.1.1", Some(Reach::LinkLocal)),
+            ("192.0.2.7", Some(AddressScope::Public)),
+            ("127.9.9.9", Some(AddressScope::Loopback)),
+            ("10.255.0.1", Some(AddressScope::Private10)),
+            ("172.15.0.1", Some(AddressScope::Public)),
+            ("172.31.0.1", Some(AddressScope::Private172)),
+            ("192.168.1.1", Some(AddressScope::Private192)),
+            ("100.127.0.1", Some(AddressScope::Carrier)),
+            ("100.128.0.1", Some(AddressScope::Public)),
+            ("169.254.1.1", Some(AddressScope::LinkLocal)),
             ("0.1.2.3", None),
             ("224.0.0.1", None),
             ("255.255.255.255", None),
             ("::", None),
-            ("::1", Some(Reach::Loopback)),
+            ("::1", Some(AddressScope::Loopback)),
             ("fe80::1", None),
             ("ff02::1", None),
-            ("fd09::1", Some(Reach::UniqueLocal)),
-            ("2001:db8::7", Some(Reach::Public)),
-            ("::ffff:10.0.0.1", Some(Reach::Private10)),
+            ("fd09::1", Some(AddressScope::UniqueLocal)),
+            ("2001:db8::7", Some(AddressScope::Public)),
+            ("::ffff:10.0.0.1", Some(AddressScope::Private10)),
         ] {
-            assert_eq!(reach(address), expected, "{address}");
+            assert_eq!(scope(address), expected, "{address}");
         }
     }
 
     #[test]
     fn an_asker_sees_public_peers_and_its_own_range() {
-        let seen = PrivatePeers::SameRange.visible_to(Reach::Private10);
-        assert!(seen.has(Reach::Public) && seen.has(Reach::Private10));
-        assert!(!seen.has(Reach::Private192) && !seen.has(Reach::Loopback) && !seen.has(Reach::Hidden));
-        assert!(!PrivatePeers::SameRange.visible_to(Reach::Public).has(Reach::Loopback));
-        assert!(!PrivatePeers::Always.visible_to(Reach::Public).has(Reach::Hidden));
-        assert!(!PrivatePeers::Never.visible_to(Reach::Loopback).has(Reach::Loopback));
+        let seen = PrivatePeers::SameRange.visible_to(AddressScope::Private10);
+        assert!(seen.contains(AddressScope::Public) && seen.contains(AddressScope::Private10));
+        assert!(
+            !seen.contains(AddressScope::Private192)
+                && !seen.contains(AddressScope::Loopback)
+                && !seen.contains(AddressScope::Hidden)
+        );
+        assert!(!PrivatePeers::SameRange.visible_to(AddressScope::Public).contains(AddressScope::Loopback));
+        assert!(!PrivatePeers::Always.visible_to(AddressScope::Public).contains(AddressScope::Hidden));
+        assert!(!PrivatePeers::Never.visible_to(AddressScope::Loopback).contains(AddressScope::Loopback));
     }
 }

@@ -1,9 +1,9 @@
 //! Addresses that no peer has: those of the IANA special-purpose address registries, and deprecated ones.
 //!
-//! Doors ask here about an address that somebody claims: a proxy in a header, a client by a parameter or a
+//! Servers ask here about an address that somebody claims: a proxy in a header, a client by a parameter or a
 //! field. Where a connection or datagram really came from is not asked about: a test network may well use
 //! what is reserved for documentation. Private, shared, loopback and link-local ranges have rules of their
-//! own, in [`reach`](crate::address).
+//! own, in [`address`](crate::address).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,8 +11,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[must_use]
 pub fn is_never_a_peer(address: IpAddr) -> bool {
     match address.to_canonical() {
-        IpAddr::V4(v4) => is_never_v4(v4),
-        IpAddr::V6(v6) => is_never_v6(v6),
+        IpAddr::V4(v4) => is_never_a_v4_peer(v4),
+        IpAddr::V6(v6) => is_never_a_v6_peer(v6),
     }
 }
 
@@ -21,22 +21,22 @@ fn is_global_v4(address: Ipv4Addr) -> bool {
     let [a, b, ..] = address.octets();
     let shared = a == 100 && b & 0xc0 == 64;
     let local = address.is_private() || address.is_loopback() || address.is_link_local();
-    !(shared || local || is_never_v4(address))
+    !(shared || local || is_never_a_v4_peer(address))
 }
 
-fn is_never_v4(address: Ipv4Addr) -> bool {
+fn is_never_a_v4_peer(address: Ipv4Addr) -> bool {
     match address.octets() {
         // "This network"; multicast, reserved, broadcast.
-        [0, ..] | [224..=255, ..] => true,
+        [0, ..] | [(224..=255), ..] => true,
         // Protocol assignments; AS112; AMT; the relays of 6to4.
         [192, 0, 0, _] | [192, 31, 196, _] | [192, 175, 48, _] | [192, 52, 193, _] | [192, 88, 99, _] => true,
         // Documentation and benchmarks.
-        [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [198, 18..=19, ..] => true,
+        [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [198, (18..=19), ..] => true,
         _ => false,
     }
 }
 
-fn is_never_v6(address: Ipv6Addr) -> bool {
+fn is_never_a_v6_peer(address: Ipv6Addr) -> bool {
     if address.is_loopback() || address.is_unique_local() {
         return false;
     }
@@ -46,7 +46,7 @@ fn is_never_v6(address: Ipv6Addr) -> bool {
         // 6to4 reaches whoever has the address that is in it.
         [0x2002, high, low, ..] => !is_global_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))),
         // All that is assigned for the internet at large (RFC 4291, 2.4).
-        [0x2000..=0x3fff, ..] => false,
+        [(0x2000..=0x3fff), ..] => false,
         _ => true,
     }
 }
@@ -54,7 +54,7 @@ fn is_never_v6(address: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::{self, Reach};
+    use crate::address::{self, AddressScope};
     use ipnet::IpNet;
 
     fn never(text: &str) -> bool {
@@ -71,8 +71,8 @@ mod tests {
             let block: IpNet = words.next().unwrap().parse().unwrap();
             let rule = words.next().unwrap();
             for address in [block.network(), block.broadcast()] {
-                let own =
-                    address::of_address(address.to_canonical()).is_some_and(|reach| reach != Reach::Public);
+                let own = address::scope_of_address(address.to_canonical())
+                    .is_some_and(|scope| scope != AddressScope::Public);
                 let is_never = is_never_a_peer(address);
                 assert_eq!(
                     (is_never, own && !is_never),

@@ -12,18 +12,18 @@ pub const CLIENTS_MAX: usize = 4096;
 
 /// How often each client has announced.
 #[derive(Debug, Default)]
-pub struct Clients(Mutex<Counts>);
+pub struct ClientStats(Mutex<ClientCounts>);
 
 #[derive(Debug, Default)]
-struct Counts {
+struct ClientCounts {
     named: HashMap<ClientId, u64>,
     others: u64,
 }
 
-impl Clients {
+impl ClientStats {
     /// Counts one announce for each.
-    pub(crate) fn count(&self, clients: &[ClientId]) {
-        let Counts { named, others } = &mut *self.0.lock();
+    pub(crate) fn count_announces(&self, clients: &[ClientId]) {
+        let ClientCounts { named, others } = &mut *self.0.lock();
         for client in clients {
             if let Some(count) = named.get_mut(client) {
                 *count += 1;
@@ -37,7 +37,7 @@ impl Clients {
 
     /// All of them, the most frequent first, and the announces of those that are not told apart.
     #[must_use]
-    pub fn read(&self) -> (Vec<(ClientId, u64)>, u64) {
+    pub fn counts(&self) -> (Vec<(ClientId, u64)>, u64) {
         let counts = self.0.lock();
         let (mut named, others): (Vec<_>, _) =
             (counts.named.iter().map(|(client, count)| (*client, *count)).collect(), counts.others);
@@ -53,15 +53,15 @@ mod tests {
 
     #[test]
     fn the_most_frequent_come_first_and_inventions_are_bounded() {
-        let clients = Clients::default();
+        let clients = ClientStats::default();
         let (seven, eleven) = (ClientId(*b"AZ3034"), ClientId(*b"TR4060"));
-        clients.count(&[seven; 7]);
-        clients.count(&[eleven; 11]);
+        clients.count_announces(&[seven; 7]);
+        clients.count_announces(&[eleven; 11]);
         for number in 0..2 * CLIENTS_MAX {
             let [.., a, b, c, d] = number.to_be_bytes();
-            clients.count(&[ClientId([b'X', b'Y', a, b, c, d])]);
+            clients.count_announces(&[ClientId([b'X', b'Y', a, b, c, d])]);
         }
-        let (named, others) = clients.read();
+        let (named, others) = clients.counts();
         assert_eq!(named[..2], [(eleven, 11), (seven, 7)]);
         assert_eq!((named.len(), others), (CLIENTS_MAX, CLIENTS_MAX as u64 + 2));
     }

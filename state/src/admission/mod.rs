@@ -1,4 +1,4 @@
-//! The knobs of every decision about an announce. A reload publishes a new one; sockets and swarms stay.
+//! The settings behind every decision about an announce. A reload publishes a new one; sockets and swarms stay.
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -14,11 +14,11 @@ pub mod rate_limit;
 
 use std::sync::Arc;
 
-use crate::address::{self, PrivatePeers, Reach};
+use crate::address::{self, AddressScope, PrivatePeers};
 use crate::admission::access::{Access, TorrentList};
-use crate::admission::client_stats::Clients;
-use crate::admission::hooks::{Hooks, Said, Visit};
-use crate::admission::rate_limit::Limiter;
+use crate::admission::client_stats::ClientStats;
+use crate::admission::hooks::{AnnounceVisit, Hooks, RequestUrl};
+use crate::admission::rate_limit::RateLimiter;
 use crate::announce::{Announce, Answer, Refusal, Tally};
 use crate::clock::{Now, Tick};
 use crate::ids::InfoHash;
@@ -71,23 +71,23 @@ pub struct Policy {
     /// What looks at announces before they change a swarm.
     pub hooks: Arc<Hooks>,
     /// How often one address may ask; `None` = as often as it likes.
-    pub limits: Option<Limits>,
+    pub rate_limit: Option<RateLimitRule>,
     /// Where announces are counted by client, if they are.
-    pub clients: Option<Arc<Clients>>,
+    pub client_stats: Option<Arc<ClientStats>>,
 }
 
 /// How often one address may ask, and what becomes of it.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct RateLimitRule {
     /// Who has asked how often.
-    pub limiter: Arc<Limiter>,
+    pub limiter: Arc<RateLimiter>,
     /// What becomes of requests beyond the limit.
-    pub beyond: Beyond,
+    pub action: OverLimitAction,
 }
 
 /// An announce that all prehooks let pass.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Passed {
+pub(crate) struct PassedHooks {
     /// Its intervals.
     pub(crate) answer: Answer,
     /// Peers and counts stay out of the reply.
@@ -96,7 +96,7 @@ pub(crate) struct Passed {
 
 /// What becomes of a request beyond a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beyond {
+pub enum OverLimitAction {
     /// It is counted and served.
     Count,
     /// It is served, and answered with a long interval.
@@ -125,8 +125,8 @@ impl Default for Policy {
             idle_torrents_max: 1_000_000,
             enable_scrape: true,
             hooks: Arc::default(),
-            limits: None,
-            clients: None,
+            rate_limit: None,
+            client_stats: None,
         }
     }
 }
@@ -134,24 +134,24 @@ impl Default for Policy {
 impl Policy {
     /// What becomes of a request from a proven source; `None` = it is served as usual.
     #[must_use]
-    pub fn limit(&self, now: Tick, source: std::net::IpAddr) -> Option<Beyond> {
-        let limits = self.limits.as_ref()?;
-        (!limits.limiter.admits(now, source)).then_some(limits.beyond)
+    pub fn check_rate_limit(&self, now: Tick, source: std::net::IpAddr) -> Option<OverLimitAction> {
+        let rate_limit = self.rate_limit.as_ref()?;
+        (!rate_limit.limiter.admits(now, source)).then_some(rate_limit.action)
     }
 
-    /// May this announce change a swarm? Gives where the asker is reached.
+    /// May this announce change a swarm? Gives where the requester is reached.
     ///
     /// # Errors
     /// The refusal the client is told.
-    pub fn admit(&self, announce: &Announce) -> Result<Reach, Refusal> {
+    pub fn admit(&self, announce: &Announce) -> Result<AddressScope, Refusal> {
         if announce.port == 0 || self.refuses_port(announce.port) {
             return Err(Refusal::InvalidPort);
         }
-        let reach = address::of_address(announce.address).ok_or(Refusal::InvalidAddress)?;
-        if !self.admits(&announce.info_hash) {
+        let scope = address::scope_of_address(announce.address).ok_or(Refusal::InvalidAddress)?;
+        if !self.admits_torrent(&announce.info_hash) {
             return Err(Refusal::UnregisteredTorrent);
         }
-        Ok(reach)
+        Ok(scope)
     }
 
     /// Is this port one that `announce.strict_port` refuses?
@@ -170,14 +170,14 @@ impl Policy {
 
     /// May this torrent be announced and scraped?
     #[must_use]
-    pub fn admits(&self, info_hash: &InfoHash) -> bool {
-        self.access.admits(info_hash) || self.registered.as_ref().is_some_and(|list| list.has(info_hash))
+    pub fn admits_torrent(&self, info_hash: &InfoHash) -> bool {
+        self.access.admits(info_hash) || self.registered.as_ref().is_some_and(|list| list.contains(info_hash))
     }
 
-    /// The same reach, or [`Reach::Hidden`] where the port must not be handed out.
+    /// The same scope, or [`Reach::Hidden`] where the port must not be handed out.
     #[must_use]
-    pub fn reach_of_port(&self, reach: Reach, port: u16) -> Reach {
-        if port <= 1 || self.denied_ports.contains(&port) { Reach::Hidden } else { reach }
+    pub fn scope_with_port(&self, scope: AddressScope, port: u16) -> AddressScope {
+        if port <= 1 || self.denied_ports.contains(&port) { AddressScope::Hidden } else { scope }
     }
 
     /// Seconds a failure tells an HTTP client to wait.
@@ -197,27 +197,27 @@ impl Policy {
     ///
     /// # Errors
     /// The refusal of a prehook.
-    pub(crate) fn pass_hooks(
+    pub(crate) fn run_hooks(
         &self,
         now: Now,
         announce: &Announce,
-        said: Said<'_>,
+        url: RequestUrl<'_>,
         planned: Answer,
-    ) -> Result<(Passed, bool), Refusal> {
+    ) -> Result<(PassedHooks, bool), Refusal> {
         let intervals = (planned.interval_seconds, planned.min_interval_seconds);
-        let mut visit = Visit::new(now, announce, said, intervals);
-        self.hooks.before(&mut visit)?;
+        let mut visit = AnnounceVisit::new(now, announce, url, intervals);
+        self.hooks.run_prehooks(&mut visit)?;
         // What the client is told is settled: posthooks decide about the swarm only.
         let (interval_seconds, min_interval_seconds) = (visit.interval_seconds, visit.min_interval_seconds);
         let skip_reply = visit.skip_reply;
-        let changes = self.hooks.admit(&mut visit);
+        let changes = self.hooks.run_posthooks(&mut visit);
         let answer = Answer { interval_seconds, min_interval_seconds, tally: Tally::default() };
-        Ok((Passed { answer, skip_reply }, changes))
+        Ok((PassedHooks { answer, skip_reply }, changes))
     }
 
     /// The same answer, but with a long interval.
     #[must_use]
-    pub fn slow(&self, answer: Answer) -> Answer {
+    pub fn slow_answer(&self, answer: Answer) -> Answer {
         self.full_answer(answer.tally)
     }
 

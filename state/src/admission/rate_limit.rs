@@ -19,7 +19,7 @@ const NOBODY: u64 = u64::MAX;
 
 /// What is too often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limit {
+pub struct RateLimit {
     /// Requests of an address in a minute, at least 1.
     pub per_minute: u32,
     /// Requests that may come at once, at least 1.
@@ -30,20 +30,20 @@ pub struct Limit {
 
 /// What is remembered of an address.
 #[derive(Clone, Copy, Debug)]
-struct Bucket {
+struct TokenBucket {
     address: u64,
     /// When it was last filled.
     filled: Tick,
     /// Requests that it may still make.
     tokens: f32,
     /// Requests beyond the limit.
-    beyond: u32,
+    over_limit: u32,
 }
 
-const _: () = assert!(size_of::<Bucket>() == 24);
+const _: () = assert!(size_of::<TokenBucket>() == 24);
 
 /// The buckets among which an address may choose, under one lock.
-type Ways = Box<[Bucket]>;
+type BucketSet = Box<[TokenBucket]>;
 
 /// An address that asked too often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,73 +51,73 @@ pub struct Offender {
     /// The address, for IPv6 the first of its /64.
     pub address: IpAddr,
     /// Requests beyond the limit, as far as they are remembered.
-    pub beyond: u32,
+    pub over_limit: u32,
 }
 
 /// Buckets of all addresses that were seen lately. Where there is no place, the fullest bucket makes one: its
 /// address has asked least.
 #[derive(Debug)]
-pub struct Limiter {
-    limit: Limit,
-    sets: Box<[CachePadded<Mutex<Ways>>]>,
+pub struct RateLimiter {
+    limit: RateLimit,
+    sets: Box<[CachePadded<Mutex<BucketSet>>]>,
     hasher: DefaultHashBuilder,
-    beyond: AtomicU64,
+    over_limit: AtomicU64,
 }
 
-impl Limiter {
+impl RateLimiter {
     /// A limiter that has seen nobody.
     #[must_use]
-    pub fn new(limit: Limit) -> Self {
-        let empty = Bucket { address: NOBODY, filled: Tick(0), tokens: f32::MAX, beyond: 0 };
+    pub fn new(limit: RateLimit) -> Self {
+        let empty = TokenBucket { address: NOBODY, filled: Tick(0), tokens: f32::MAX, over_limit: 0 };
         let sets = (0..limit.addresses.div_ceil(WAYS).max(1))
             .map(|_| CachePadded::new(Mutex::new(vec![empty; WAYS].into_boxed_slice())));
         let sets = sets.collect();
-        Self { limit, sets, hasher: DefaultHashBuilder::default(), beyond: AtomicU64::new(0) }
+        Self { limit, sets, hasher: DefaultHashBuilder::default(), over_limit: AtomicU64::new(0) }
     }
 
     /// What it was made with.
     #[must_use]
-    pub fn limit(&self) -> Limit {
+    pub fn limit(&self) -> RateLimit {
         self.limit
     }
 
     /// Takes one request of an address into account. False if it is one too many.
     #[must_use]
     pub fn admits(&self, now: Tick, source: IpAddr) -> bool {
-        let address = neighbourhood(source);
+        let address = address_key(source);
         let hash = usize::try_from(self.hasher.hash_one(address) >> 1).unwrap_or_default();
         let Some(set) = self.sets.get(hash % self.sets.len()) else { return true };
-        let admitted = self.take(now, address, &mut set.lock());
+        let admitted = self.take_token(now, address, &mut set.lock());
         if !admitted {
-            self.beyond.fetch_add(1, Ordering::Relaxed);
+            self.over_limit.fetch_add(1, Ordering::Relaxed);
         }
         admitted
     }
 
-    fn take(&self, now: Tick, address: u64, buckets: &mut [Bucket]) -> bool {
+    fn take_token(&self, now: Tick, address: u64, buckets: &mut [TokenBucket]) -> bool {
         let known = buckets.iter().position(|bucket| bucket.address == address);
         let place = known.or_else(|| {
-            let fullness = |bucket: &Bucket| self.tokens(bucket, now);
+            let fullness = |bucket: &TokenBucket| self.tokens(bucket, now);
             let places = buckets.iter().enumerate();
             let fullest = places.max_by(|(_, a), (_, b)| fullness(a).total_cmp(&fullness(b)));
             fullest.map(|(place, _)| place)
         });
         let Some(bucket) = place.and_then(|place| buckets.get_mut(place)) else { return true };
         if known.is_none() {
-            *bucket = Bucket { address, filled: now, tokens: self.burst(), beyond: 0 };
+            *bucket = TokenBucket { address, filled: now, tokens: self.burst(), over_limit: 0 };
         }
         let tokens = self.tokens(bucket, now);
         bucket.filled = now;
         let admitted = tokens >= 1.0;
         bucket.tokens = if admitted { tokens - 1.0 } else { tokens };
         if !admitted {
-            bucket.beyond = bucket.beyond.saturating_add(1);
+            bucket.over_limit = bucket.over_limit.saturating_add(1);
         }
         admitted
     }
 
     #[expect(clippy::cast_precision_loss, reason = "seconds and requests far below 2^24")]
-    fn tokens(&self, bucket: &Bucket, now: Tick) -> f32 {
+    fn tokens(&self, bucket: &TokenBucket, now: Tick) -> f32 {
         if bucket.address == NOBODY {
             return f32::MAX;
         }
@@ -133,8 +133,8 @@ impl Limiter {
 
     /// Requests beyond the limit, of all addresses.
     #[must_use]
-    pub fn beyond(&self) -> u64 {
-        self.beyond.load(Ordering::Relaxed)
+    pub fn over_limit_total(&self) -> u64 {
+        self.over_limit.load(Ordering::Relaxed)
     }
 
     /// The addresses that were most beyond the limit, `most` of them at most.
@@ -147,22 +147,24 @@ impl Limiter {
         let mut all = Vec::new();
         for set in &self.sets {
             let buckets = set.lock();
-            let guilty = buckets.iter().filter(|bucket| bucket.beyond > 0);
-            all.extend(guilty.map(|bucket| (bucket.beyond, bucket.address)));
+            let guilty = buckets.iter().filter(|bucket| bucket.over_limit > 0);
+            all.extend(guilty.map(|bucket| (bucket.over_limit, bucket.address)));
             // Not all of them at once: there may be millions.
             if all.len() > 2 * most.max(WAYS) {
                 worst_first(&mut all);
             }
         }
         worst_first(&mut all);
-        all.into_iter().map(|(beyond, address)| Offender { address: address_of(address), beyond }).collect()
+        all.into_iter()
+            .map(|(over_limit, address)| Offender { address: address_from_key(address), over_limit })
+            .collect()
     }
 }
 
 /// What one IPv4 address has above its 32 bits; no IPv6 unicast address begins so.
 const V4_MARK: u64 = 0xffff_0000_0000_0000;
 
-fn neighbourhood(source: IpAddr) -> u64 {
+fn address_key(source: IpAddr) -> u64 {
     match source {
         IpAddr::V4(address) => V4_MARK | u64::from(address.to_bits()),
         IpAddr::V6(address) => {
@@ -170,13 +172,13 @@ fn neighbourhood(source: IpAddr) -> u64 {
             if let Some((host, _)) = peer.split_first_chunk_mut::<16>() {
                 *host = address.octets();
             }
-            peer.neighbourhood()
+            peer.address_key()
         }
     }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the lower 32 bits are meant")]
-fn address_of(neighbourhood: u64) -> IpAddr {
+fn address_from_key(neighbourhood: u64) -> IpAddr {
     if neighbourhood & V4_MARK == V4_MARK {
         return std::net::Ipv4Addr::from_bits(neighbourhood as u32).into();
     }
@@ -187,26 +189,26 @@ fn address_of(neighbourhood: u64) -> IpAddr {
 mod tests {
     use super::*;
 
-    const LIMIT: Limit = Limit { per_minute: 60, burst: 7, addresses: 1024 };
+    const LIMIT: RateLimit = RateLimit { per_minute: 60, burst: 7, addresses: 1024 };
 
-    fn admitted(limiter: &Limiter, now: u32, source: &str, times: usize) -> usize {
+    fn admitted(limiter: &RateLimiter, now: u32, source: &str, times: usize) -> usize {
         let source = source.parse().unwrap();
         (0..times).filter(|_| limiter.admits(Tick(now), source)).count()
     }
 
     #[test]
     fn a_burst_is_served_and_then_the_rate() {
-        let limiter = Limiter::new(LIMIT);
+        let limiter = RateLimiter::new(LIMIT);
         assert_eq!(admitted(&limiter, 100, "192.0.2.7", 11), 7);
         assert_eq!(admitted(&limiter, 103, "192.0.2.7", 11), 3);
         assert_eq!(admitted(&limiter, 10_000, "192.0.2.7", 11), 7);
         assert_eq!(admitted(&limiter, 10_000, "192.0.2.8", 11), 7);
-        assert_eq!(limiter.beyond(), 4 + 8 + 4 + 4);
+        assert_eq!(limiter.over_limit_total(), 4 + 8 + 4 + 4);
     }
 
     #[test]
     fn an_ipv6_network_of_64_bits_is_one_address() {
-        let limiter = Limiter::new(LIMIT);
+        let limiter = RateLimiter::new(LIMIT);
         assert_eq!(admitted(&limiter, 0, "2001:db8::1", 5), 5);
         assert_eq!(admitted(&limiter, 0, "2001:db8::ffff:2", 5), 2);
         assert_eq!(admitted(&limiter, 0, "2001:db8:0:1::1", 5), 5);
@@ -214,7 +216,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_the_busiest_are_remembered() {
-        let limiter = Limiter::new(LIMIT);
+        let limiter = RateLimiter::new(LIMIT);
         assert_eq!(admitted(&limiter, 0, "192.0.2.7", 100), 7);
         for number in 0..100_000_u32 {
             let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number);
@@ -223,6 +225,6 @@ mod tests {
         assert_eq!(limiter.sets.len() * WAYS, 1024);
         assert_eq!(admitted(&limiter, 0, "192.0.2.7", 1), 0, "it was forgotten");
         let offenders = limiter.offenders(7);
-        assert_eq!(offenders, [Offender { address: "192.0.2.7".parse().unwrap(), beyond: 94 }]);
+        assert_eq!(offenders, [Offender { address: "192.0.2.7".parse().unwrap(), over_limit: 94 }]);
     }
 }

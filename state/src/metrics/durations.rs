@@ -32,59 +32,60 @@ const MILLISECOND: f64 = 1e6;
 
 /// One kind of request: the place of its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sort(usize);
+pub struct MetricKey(usize);
 
-/// Durations of all kinds of requests of one door, or of one worker of it. The kinds are a closed set:
+/// Durations of all kinds of requests of one server, or of one worker of it. The kinds are a closed set:
 /// nothing that a client sends adds one.
 #[derive(Debug)]
-pub struct Durations {
+pub struct RequestDurations {
     actions: &'static [&'static str],
     /// Texts of errors, none twice; the first is empty.
     errors: Vec<&'static str>,
-    /// The place of each error's text, by the number that the door has for the error.
-    places: Vec<usize>,
-    cells: Vec<Cell>,
+    /// The place of each error's text, by the number that the server has for the error.
+    error_places: Vec<usize>,
+    cells: Vec<DurationCell>,
 }
 
 #[derive(Debug, Default)]
-struct Cell {
+struct DurationCell {
     buckets: [Counter; BOUNDS.len() + 1],
     nanoseconds: Counter,
 }
 
-impl Durations {
-    /// Of these actions, and of errors with these texts in the door's own order; several may have one text.
+impl RequestDurations {
+    /// Of these actions, and of errors with these texts in the server's own order; several may have one text.
     pub fn new(actions: &'static [&'static str], texts: impl Iterator<Item = &'static str>) -> Self {
-        let (mut errors, mut places) = (vec![""], Vec::new());
+        let (mut errors, mut error_places) = (vec![""], Vec::new());
         for text in texts {
-            places.push(errors.iter().position(|known| *known == text).unwrap_or_else(|| {
+            error_places.push(errors.iter().position(|known| *known == text).unwrap_or_else(|| {
                 errors.push(text);
                 errors.len() - 1
             }));
         }
-        let cells = (0..actions.len() * FAMILIES.len() * errors.len()).map(|_| Cell::default()).collect();
-        Self { actions, errors, places, cells }
+        let cells =
+            (0..actions.len() * FAMILIES.len() * errors.len()).map(|_| DurationCell::default()).collect();
+        Self { actions, errors, error_places, cells }
     }
 
     /// The kind of a request: the place of its action, the client's address if it is known, and the number of
     /// the error it was answered with, if it was.
     #[must_use]
-    pub fn sort(&self, action: usize, address: Option<IpAddr>, error: Option<usize>) -> Sort {
+    pub fn key(&self, action: usize, address: Option<IpAddr>, error: Option<usize>) -> MetricKey {
         let family = match address {
             Some(IpAddr::V4(_)) => 0,
             Some(IpAddr::V6(_)) => 1,
             None => 2,
         };
-        let error = error.and_then(|error| self.places.get(error)).copied().unwrap_or_default();
-        Sort((action * FAMILIES.len() + family) * self.errors.len() + error)
+        let error = error.and_then(|error| self.error_places.get(error)).copied().unwrap_or_default();
+        MetricKey((action * FAMILIES.len() + family) * self.errors.len() + error)
     }
 
     /// Requests of these kinds took so long, each; only the owner may say so.
-    pub fn took(&self, sorts: &[Sort], time: Duration) {
+    pub fn record(&self, keys: &[MetricKey], time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let bucket = BOUNDS.partition_point(|bound| *bound < nanoseconds);
-        for sort in sorts {
-            let Some(cell) = self.cells.get(sort.0) else { continue };
+        for key in keys {
+            let Some(cell) = self.cells.get(key.0) else { continue };
             if let Some(bucket) = cell.buckets.get(bucket) {
                 bucket.add(1);
             }
@@ -93,17 +94,17 @@ impl Durations {
     }
 
     /// Lists what was ever seen, under this name.
-    pub fn list(self: &Arc<Self>, board: &Board, name: &'static str, help: &'static str) {
+    pub fn register_metrics(self: &Arc<Self>, board: &Board, name: &'static str, help: &'static str) {
         let durations = Arc::clone(self);
-        board.distribute_all(name, help, Box::new(move || durations.read()));
+        board.register_histograms(name, help, Box::new(move || durations.read_cells()));
     }
 
-    fn read(&self) -> Vec<(Labels, Distribution)> {
-        let seen = self.cells.iter().enumerate().map(|(at, cell)| (self.labels(at), cell.read()));
+    fn read_cells(&self) -> Vec<(Labels, Distribution)> {
+        let seen = self.cells.iter().enumerate().map(|(at, cell)| (self.labels_of(at), cell.distribution()));
         seen.filter(|(_, distribution)| distribution.count > 0).collect()
     }
 
-    fn labels(&self, at: usize) -> Labels {
+    fn labels_of(&self, at: usize) -> Labels {
         let (rest, error) = (at / self.errors.len(), at % self.errors.len());
         let (action, family) = (rest / FAMILIES.len(), rest % FAMILIES.len());
         let word = |words: &[&'static str], at: usize| words.get(at).copied().unwrap_or_default();
@@ -115,9 +116,9 @@ impl Durations {
     }
 }
 
-impl Cell {
+impl DurationCell {
     #[expect(clippy::cast_precision_loss, reason = "the text format knows floating point only")]
-    fn read(&self) -> Distribution {
+    fn distribution(&self) -> Distribution {
         let mut count = 0;
         let mut below = Vec::with_capacity(BOUNDS.len());
         for (bucket, bound) in self.buckets.iter().zip(BOUNDS) {
@@ -136,20 +137,20 @@ mod tests {
     #[test]
     fn every_kind_has_its_own_numbers_and_errors_of_one_text_share_them() {
         let texts = ["malformed packet", "invalid port", "malformed packet"];
-        let durations = Arc::new(Durations::new(&["announce", "scrape"], texts.into_iter()));
+        let durations = Arc::new(RequestDurations::new(&["announce", "scrape"], texts.into_iter()));
         let v6 = Some("2001:db8::7".parse().unwrap());
         let took = |action, address, error, milliseconds| {
-            let sort = durations.sort(action, address, error);
-            durations.took(&[sort], Duration::from_millis(milliseconds));
+            let key = durations.key(action, address, error);
+            durations.record(&[key], Duration::from_millis(milliseconds));
         };
         (0..7).for_each(|_| took(0, v6, None, 10));
         took(1, None, Some(0), 5000);
         took(1, None, Some(2), 1);
         let board = Board::default();
-        durations.list(&board, "took", "Time.");
+        durations.register_metrics(&board, "took", "Time.");
         // Another worker.
-        durations.list(&board, "took", "Time.");
-        let shown = board.distributions();
+        durations.register_metrics(&board, "took", "Time.");
+        let shown = board.read_histograms();
         let labels =
             |action, family, error| vec![("action", action), ("address_family", family), ("error", error)];
         assert_eq!(shown.len(), 2);

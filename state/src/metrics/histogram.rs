@@ -55,13 +55,13 @@ impl Histogram {
     }
 
     /// Adds a duration.
-    pub fn took(&self, time: Duration) {
+    pub fn record(&self, time: Duration) {
         let number = if self.bounds == MILLISECONDS { time.as_micros() } else { time.as_millis() };
-        self.add(u64::try_from(number).unwrap_or(u64::MAX));
+        self.record_value(u64::try_from(number).unwrap_or(u64::MAX));
     }
 
     /// Adds a number, in the unit of the bounds.
-    pub fn add(&self, number: u64) {
+    pub fn record_value(&self, number: u64) {
         let at = self.bounds.partition_point(|bound| *bound < number);
         if let Some(bucket) = self.buckets.get(at) {
             bucket.fetch_add(1, Ordering::Relaxed);
@@ -72,7 +72,7 @@ impl Histogram {
     /// How it stands.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "the text format knows floating point only")]
-    pub fn read(&self) -> Distribution {
+    pub fn distribution(&self) -> Distribution {
         let mut count = 0;
         let mut below = Vec::new();
         for (bucket, bound) in self.buckets.iter().zip(self.bounds) {
@@ -114,12 +114,12 @@ mod tests {
     fn buckets_count_all_that_is_not_above_their_bound() {
         let histogram = Histogram::seconds();
         for milliseconds in [0, 1, 2, 100, 101, 70_000] {
-            histogram.took(Duration::from_millis(milliseconds));
+            histogram.record(Duration::from_millis(milliseconds));
         }
-        let read = histogram.read();
+        let read = histogram.distribution();
         let below = |bound: f64| read.below.iter().find(|(known, _)| *known == bound).unwrap().1;
         assert_eq!((below(0.001), below(0.005), below(0.1), below(0.25), below(60.0)), (2, 3, 4, 5, 5));
         assert_eq!((read.count, (read.sum * 1000.0).round()), (6, 70_204.0));
-        assert_eq!(Histogram::rows().read().count, 0);
+        assert_eq!(Histogram::rows().distribution().count, 0);
     }
 }

@@ -32,7 +32,7 @@ impl Counter {
 
 /// What kind of number a series is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum SeriesKind {
     /// It only grows.
     Counter,
     /// It goes up and down.
@@ -46,7 +46,7 @@ pub struct Series {
     /// One sentence for the reader of `/metrics`.
     pub help: &'static str,
     /// Counter or gauge.
-    pub kind: Kind,
+    pub kind: SeriesKind,
     /// Label names and values.
     pub labels: Vec<(&'static str, &'static str)>,
     /// Reads the number.
@@ -57,14 +57,14 @@ pub struct Series {
 #[derive(Default)]
 pub struct Board {
     series: RwLock<Vec<Series>>,
-    distributions: RwLock<Vec<Provider>>,
+    distributions: RwLock<Vec<HistogramSource>>,
 }
 
 /// Label names and values.
 pub type Labels = Vec<(&'static str, &'static str)>;
 
 /// Distributions of one name, and how they are read.
-struct Provider {
+struct HistogramSource {
     name: &'static str,
     help: &'static str,
     read: Box<dyn Fn() -> Vec<(Labels, Distribution)> + Send + Sync>,
@@ -72,7 +72,7 @@ struct Provider {
 
 /// A distribution that `/metrics` shows.
 #[derive(Clone, Debug)]
-pub struct Distributed {
+pub struct HistogramSeries {
     /// The name after the prefix, with its unit.
     pub name: &'static str,
     /// One sentence for the reader of `/metrics`.
@@ -85,7 +85,7 @@ pub struct Distributed {
 
 /// A distribution as it stood when it was read.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Shown {
+pub struct HistogramReading {
     /// See [`Distributed::name`].
     pub name: &'static str,
     /// See [`Distributed::help`].
@@ -104,38 +104,43 @@ impl std::fmt::Debug for Board {
 
 impl Board {
     /// Lists one more series.
-    pub fn list(&self, series: Series) {
+    pub fn register(&self, series: Series) {
         self.series.write().push(series);
     }
 
     /// Lists one more distribution.
-    pub fn distribute(&self, distributed: Distributed) {
-        let Distributed { name, help, labels, histogram } = distributed;
-        self.distribute_all(name, help, Box::new(move || vec![(labels.clone(), histogram.read())]));
+    pub fn register_histogram(&self, distributed: HistogramSeries) {
+        let HistogramSeries { name, help, labels, histogram } = distributed;
+        self.register_histograms(
+            name,
+            help,
+            Box::new(move || vec![(labels.clone(), histogram.distribution())]),
+        );
     }
 
     /// Lists distributions of one name, whose labels are not known before they are read.
-    pub fn distribute_all(
+    pub fn register_histograms(
         &self,
         name: &'static str,
         help: &'static str,
         read: Box<dyn Fn() -> Vec<(Labels, Distribution)> + Send + Sync>,
     ) {
-        self.distributions.write().push(Provider { name, help, read });
+        self.distributions.write().push(HistogramSource { name, help, read });
     }
 
     /// Every distribution, sorted by name and labels, equal ones summed.
     #[must_use]
-    pub fn distributions(&self) -> Vec<Shown> {
-        let mut all: Vec<Shown> = Vec::new();
-        for provider in self.distributions.read().iter() {
-            for (labels, distribution) in (provider.read)() {
-                let same = |shown: &&mut Shown| shown.name == provider.name && shown.labels == labels;
+    pub fn read_histograms(&self) -> Vec<HistogramReading> {
+        let mut all: Vec<HistogramReading> = Vec::new();
+        for source in self.distributions.read().iter() {
+            for (labels, distribution) in (source.read)() {
+                let same =
+                    |reading: &&mut HistogramReading| reading.name == source.name && reading.labels == labels;
                 match all.iter_mut().find(same) {
-                    Some(shown) => shown.distribution.add(&distribution),
+                    Some(reading) => reading.distribution.add(&distribution),
                     None => {
-                        let (name, help) = (provider.name, provider.help);
-                        all.push(Shown { name, help, labels, distribution });
+                        let (name, help) = (source.name, source.help);
+                        all.push(HistogramReading { name, help, labels, distribution });
                     }
                 }
             }
@@ -146,14 +151,14 @@ impl Board {
 
     /// Shows every series with its value as of now, sorted by name and labels, equal ones summed.
     #[must_use]
-    pub fn read(&self) -> Vec<Reading> {
-        let mut readings: Vec<Reading> = Vec::new();
+    pub fn read_series(&self) -> Vec<SeriesReading> {
+        let mut readings: Vec<SeriesReading> = Vec::new();
         for series in self.series.read().iter() {
             let value = (series.read)();
-            let same = |r: &&mut Reading| r.name == series.name && r.labels == series.labels;
+            let same = |r: &&mut SeriesReading| r.name == series.name && r.labels == series.labels;
             match readings.iter_mut().find(same) {
                 Some(reading) => reading.value += value,
-                None => readings.push(Reading {
+                None => readings.push(SeriesReading {
                     name: series.name,
                     help: series.help,
                     kind: series.kind,
@@ -169,13 +174,13 @@ impl Board {
 
 /// One series as it stood when it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reading {
+pub struct SeriesReading {
     /// See [`Series::name`].
     pub name: &'static str,
     /// See [`Series::help`].
     pub help: &'static str,
     /// See [`Series::kind`].
-    pub kind: Kind,
+    pub kind: SeriesKind,
     /// See [`Series::labels`].
     pub labels: Vec<(&'static str, &'static str)>,
     /// The sum over all series of this name and these labels.
@@ -189,12 +194,18 @@ mod tests {
     #[test]
     fn series_of_the_same_name_and_labels_are_summed() {
         let board = Board::default();
-        for (door, value) in [("udp", 7), ("http", 11), ("udp", 13)] {
-            let labels = vec![("door", door)];
+        for (server, value) in [("udp", 7), ("http", 11), ("udp", 13)] {
+            let labels = vec![("server", server)];
             let read = Box::new(move || value);
-            board.list(Series { name: "announces_total", help: "x", kind: Kind::Counter, labels, read });
+            board.register(Series {
+                name: "announces_total",
+                help: "x",
+                kind: SeriesKind::Counter,
+                labels,
+                read,
+            });
         }
-        let values: Vec<u64> = board.read().iter().map(|reading| reading.value).collect();
+        let values: Vec<u64> = board.read_series().iter().map(|reading| reading.value).collect();
         assert_eq!(values, [11, 20]);
     }
 }

@@ -4,17 +4,17 @@ use std::net::IpAddr;
 
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
-use super::peer::{Credit, Seconds};
+use super::peer::{Credit, UnixSeconds};
 use crate::snapshot::site::Multipliers;
 
 /// The largest amount that is credited at once: what a signed column can hold.
 pub(super) const AMOUNT_MAX: u64 = i64::MAX as u64;
 /// Totals that are lower than those of so many seconds ago at most are no news: datagrams overtake each
 /// other, and a client that announces over both families counts on meanwhile.
-const REORDER_SECONDS: Seconds = 60;
+const REORDER_SECONDS: UnixSeconds = 60;
 /// Gaps between two announces that are shorter count as so many seconds when amounts are looked at: clocks
 /// are set, and clients tell late what they have counted early.
-const GAP_SECONDS_LEAST: Seconds = 60;
+const GAP_SECONDS_LEAST: UnixSeconds = 60;
 /// What stands for the address of a user who is hidden: 127.0.0.1.
 const HIDDEN_IP: u32 = 0x7f00_0001;
 /// Where the numbers begin that stand for IPv6 addresses: 240/4 is never the address of a client.
@@ -22,43 +22,44 @@ const IP6_BASE: u32 = 0xf000_0000;
 
 /// How one announce is credited.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
+pub(super) struct CreditTerms {
     /// Of the user, the group, the torrent, in this order.
     pub(super) multipliers: [Multipliers; 3],
     /// Nothing that is downloaded is credited: global freeleech, or a token.
-    pub(super) free: bool,
+    pub(super) freeleech: bool,
 }
 
 /// The announce before, and this one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Progress {
+pub(super) struct TotalsProgress {
     pub(super) uploaded: (u64, u64),
     pub(super) downloaded: (u64, u64),
-    pub(super) announced: (Seconds, Seconds),
+    pub(super) announced: (UnixSeconds, UnixSeconds),
     /// Longest time between two announces that counts.
-    pub(super) inactivity: Seconds,
+    pub(super) inactivity: UnixSeconds,
     /// Octets a second that are believed at most; 0 = any number.
     pub(super) octets_per_second_max: u64,
 }
 
-impl Progress {
+impl TotalsProgress {
     /// What has been transferred, and what of it is credited.
-    pub(super) fn credit(&self, terms: &Terms) -> Credit {
-        let most = self.plausible_most();
+    pub(super) fn credit(&self, terms: &CreditTerms) -> Credit {
+        let most = self.plausible_octets();
         let believed = |raw: u64| if raw > most { 0 } else { raw };
-        let (raw_up, raw_down) = (believed(raw(self.uploaded)), believed(raw(self.downloaded)));
+        let (raw_up, raw_down) =
+            (believed(total_delta(self.uploaded)), believed(total_delta(self.downloaded)));
         let up = credited(raw_up, terms.multipliers.map(|of| of.up));
-        let down = if terms.free { 0 } else { credited(raw_down, terms.multipliers.map(|of| of.down)) };
-        let passed = self.passed();
+        let down = if terms.freeleech { 0 } else { credited(raw_down, terms.multipliers.map(|of| of.down)) };
+        let passed = self.elapsed_seconds();
         let active_seconds = if passed > self.inactivity { 0 } else { passed };
         Credit { raw_up, raw_down, up, down, active_seconds }
     }
 
     /// Octets that are not credited because nobody transfers so many in that time: uploaded, downloaded.
     pub(super) fn implausible(&self) -> [u64; 2] {
-        let most = self.plausible_most();
+        let most = self.plausible_octets();
         [self.uploaded, self.downloaded]
-            .map(|totals| Some(raw(totals)).filter(|raw| *raw > most).unwrap_or(0))
+            .map(|totals| Some(total_delta(totals)).filter(|raw| *raw > most).unwrap_or(0))
     }
 
     /// These totals are older than those that are known. One that went back while the other went on is that
@@ -69,24 +70,24 @@ impl Progress {
             totals.iter().any(|(before, now)| now < before),
             totals.iter().any(|(before, now)| now > before),
         );
-        lower && !higher && self.passed() <= REORDER_SECONDS
+        lower && !higher && self.elapsed_seconds() <= REORDER_SECONDS
     }
 
-    fn passed(&self) -> Seconds {
+    fn elapsed_seconds(&self) -> UnixSeconds {
         let (before, now) = self.announced;
         now.saturating_sub(before)
     }
 
-    fn plausible_most(&self) -> u64 {
+    fn plausible_octets(&self) -> u64 {
         match self.octets_per_second_max {
             0 => u64::MAX,
-            most => most.saturating_mul(self.passed().max(GAP_SECONDS_LEAST).into()),
+            most => most.saturating_mul(self.elapsed_seconds().max(GAP_SECONDS_LEAST).into()),
         }
     }
 }
 
 /// A total that went back is that of a client that was started anew: it is the new baseline.
-fn raw((before, now): (u64, u64)) -> u64 {
+fn total_delta((before, now): (u64, u64)) -> u64 {
     now.saturating_sub(before).min(AMOUNT_MAX)
 }
 
@@ -121,14 +122,20 @@ mod tests {
 
     const PLAIN: Multipliers = Multipliers { up: 1.0, down: 1.0 };
 
-    fn progress(uploaded: (u64, u64), downloaded: (u64, u64)) -> Progress {
-        Progress { uploaded, downloaded, announced: (100, 100), inactivity: 4200, octets_per_second_max: 0 }
+    fn progress(uploaded: (u64, u64), downloaded: (u64, u64)) -> TotalsProgress {
+        TotalsProgress {
+            uploaded,
+            downloaded,
+            announced: (100, 100),
+            inactivity: 4200,
+            octets_per_second_max: 0,
+        }
     }
 
-    fn terms(multipliers: &[Multipliers]) -> Terms {
+    fn terms(multipliers: &[Multipliers]) -> CreditTerms {
         let mut all = [PLAIN; 3];
         all.iter_mut().zip(multipliers).for_each(|(to, from)| *to = *from);
-        Terms { multipliers: all, free: false }
+        CreditTerms { multipliers: all, freeleech: false }
     }
 
     #[test]
@@ -149,7 +156,7 @@ mod tests {
 
     #[test]
     fn freeleech_touches_only_what_is_downloaded() {
-        let credit = progress((0, 7), (0, 11)).credit(&Terms { free: true, ..terms(&[]) });
+        let credit = progress((0, 7), (0, 11)).credit(&CreditTerms { freeleech: true, ..terms(&[]) });
         assert_eq!(credit, Credit { raw_up: 7, raw_down: 11, up: 7, down: 0, active_seconds: 0 });
     }
 
@@ -166,15 +173,15 @@ mod tests {
     #[test]
     fn time_counts_up_to_the_inactivity_and_never_backwards() {
         for (announced, active) in [((100, 107), 7), ((100, 4300), 4200), ((100, 4301), 0), ((100, 99), 0)] {
-            let progress = Progress { announced, ..progress((0, 0), (0, 0)) };
+            let progress = TotalsProgress { announced, ..progress((0, 0), (0, 0)) };
             assert_eq!(progress.credit(&terms(&[])).active_seconds, active, "{announced:?}");
         }
     }
 
     #[test]
     fn amounts_that_nobody_transfers_in_that_time_are_not_credited() {
-        let told = |seconds: Seconds, up: u64, down: u64| {
-            let progress = Progress {
+        let told = |seconds: UnixSeconds, up: u64, down: u64| {
+            let progress = TotalsProgress {
                 announced: (100, 100 + seconds),
                 octets_per_second_max: 1000,
                 ..progress((7, 7 + up), (11, 11 + down))
@@ -197,8 +204,8 @@ mod tests {
 
     #[test]
     fn totals_are_late_where_none_is_higher_and_the_last_ones_came_a_moment_ago() {
-        let late = |seconds: Seconds, uploaded, downloaded| {
-            Progress { announced: (100, 100 + seconds), ..progress(uploaded, downloaded) }.is_late()
+        let late = |seconds: UnixSeconds, uploaded, downloaded| {
+            TotalsProgress { announced: (100, 100 + seconds), ..progress(uploaded, downloaded) }.is_late()
         };
         assert!(late(0, (7, 5), (11, 11)) && late(60, (7, 7), (11, 0)) && late(9, (7, 5), (11, 3)));
         assert!(!late(0, (7, 7), (11, 11)), "the same again is no news, and nothing to keep");

@@ -1,33 +1,33 @@
-//! One announce of a member, from the check of its torrent to the peers it is handed: one atomic step under
+//! One announce of a user, from the check of its torrent to the peers it is handed: one atomic step under
 //! the lock of its torrent (`rules/private.md#announces`).
 
 use hashbrown::HashSet;
 
-use super::accounting::{AMOUNT_MAX, Progress, Terms, ip_columns};
-use super::peer::{Credit, Moment, NOWHERE, Peer, Seconds, Session, moment};
-use super::refusal::Denial;
-use super::remarks::Remark;
-use super::site_data::Register;
-use super::swarm::{Spot, Swarm};
-use super::torrents::{Came, LIVE, PRUNED, Row, Torrent, Torrents};
-use super::users::Member;
+use super::accounting::{AMOUNT_MAX, CreditTerms, TotalsProgress, ip_columns};
+use super::anomalies::Anomaly;
+use super::peer::{Credit, Moment, NO_V4, Session, UnixSeconds, UserPeer, moment};
+use super::refusal::Refused;
+use super::site_data::SiteData;
+use super::swarm::{Swarm, UserPeerPos};
+use super::torrents::{AnnounceEffects, LIVE, PRUNED, TorrentInfo, TorrentState, Torrents};
+use super::users::User;
 use crate::admission::Policy;
 use crate::announce::{Announce, Event, Handout, Refusal, Tally};
 use crate::clock::Now;
 use crate::ids::InfoHash;
 use crate::snapshot::site::{Multipliers, Role};
 use crate::store::record::{SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow};
-use crate::store::total::{SessionKey, Standing};
+use crate::store::total::{SessionKey, SessionTotals};
 use crate::store::{Queues, Record};
-use crate::table::keyed_hash::Keys;
+use crate::table::keyed_hash::KeyedHash;
 
 /// What an announce is decided by.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct UserAnnounce<'a> {
     pub(crate) now: Now,
     pub(crate) policy: &'a Policy,
-    pub(crate) register: &'a Register,
-    pub(crate) member: Member,
+    pub(crate) site_data: &'a SiteData,
+    pub(crate) user: User,
     /// The approved client.
     pub(crate) client: u32,
     pub(crate) announce: &'a Announce,
@@ -35,13 +35,13 @@ pub(crate) struct Asked<'a> {
 
 /// What chooses peers.
 #[derive(Debug)]
-pub(crate) struct Chooser {
+pub(crate) struct PeerPicker {
     pub(crate) random: fastrand::Rng,
     /// Users of whom a peer was handed out; kept, so that nothing is allocated.
     users: HashSet<u32>,
 }
 
-impl Chooser {
+impl PeerPicker {
     pub(crate) fn new(random: fastrand::Rng) -> Self {
         Self { random, users: HashSet::with_capacity(256) }
     }
@@ -49,7 +49,7 @@ impl Chooser {
 
 /// What became of an announce.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Done {
+pub(crate) struct UserAnswer {
     /// The torrent's id.
     pub(crate) torrent: u32,
     pub(crate) tally: Tally,
@@ -58,24 +58,24 @@ pub(crate) struct Done {
 }
 
 /// What has changed by one announce, for its records.
-struct Change {
+struct AnnounceChange {
     id: u32,
-    standing: Standing,
+    totals: SessionTotals,
     credit: Credit,
     snatched: u32,
     /// How the peer stands now, or stood last.
     role: Role,
     left: u64,
-    remark: Option<Remark>,
+    anomaly: Option<Anomaly>,
 }
 
 /// What a peer that is known has said.
 #[derive(Clone, Copy, Default)]
-struct Told {
-    standing: Standing,
+struct PeerUpdate {
+    totals: SessionTotals,
     left: u64,
     credit: Credit,
-    remark: Option<Remark>,
+    anomaly: Option<Anomaly>,
 }
 
 impl Torrents {
@@ -83,42 +83,43 @@ impl Torrents {
     /// peers. Where there is no memory for a peer, nothing changes and nobody is handed out.
     ///
     /// # Errors
-    /// Why the member is refused; then nothing has changed.
+    /// Why the user is refused; then nothing has changed.
     pub(crate) fn announce(
         &self,
-        asked: &Asked<'_>,
+        request: &UserAnnounce<'_>,
         records: Option<&Queues>,
-        chooser: &mut Chooser,
+        peer_picker: &mut PeerPicker,
         handout: &mut Handout<'_>,
-    ) -> Result<Done, Denial> {
-        let info_hash = &asked.announce.info_hash;
-        let may_grow = self.may_grow(asked.policy.memory_max);
-        let step = self.change_one(info_hash, |torrent, came| {
-            asked.check(&torrent.row)?;
-            if !may_grow && asked.adds(&self.keys, torrent) {
-                came.full = true;
-                let done = Done { torrent: torrent.row.id, tally: torrent.tally(), full: true };
+    ) -> Result<UserAnswer, Refused> {
+        let info_hash = &request.announce.info_hash;
+        let may_grow = self.may_grow(request.policy.memory_max);
+        let step = self.with_torrent_for_announce(info_hash, |torrent, effects| {
+            request.check_torrent(&torrent.info)?;
+            if !may_grow && request.adds_peer(&self.hasher, torrent) {
+                effects.full = true;
+                let done = UserAnswer { torrent: torrent.info.id, tally: torrent.tally(), full: true };
                 return Ok((done, false, None));
             }
             // Whoever leaves brings nothing back to life.
-            let unpruned = torrent.row.status == PRUNED && asked.announce.event != Event::Stopped;
+            let unpruned = torrent.info.status == PRUNED && request.announce.event != Event::Stopped;
             if unpruned {
-                torrent.row.status = LIVE;
+                torrent.info.status = LIVE;
             }
-            let change = self.change(asked, torrent, came);
+            let change = self.apply_announce(request, torrent, effects);
             if let Some(records) = records {
-                asked.record(records, &change, torrent, unpruned);
+                request.queue_records(records, &change, torrent, unpruned);
             }
             let tally = torrent.tally();
-            self.hand_out(asked, torrent, chooser, handout);
-            Ok((Done { torrent: torrent.row.id, tally, full: false }, unpruned, change.remark))
+            self.hand_out(request, torrent, peer_picker, handout);
+            Ok((UserAnswer { torrent: torrent.info.id, tally, full: false }, unpruned, change.anomaly))
         });
-        let (done, unpruned, remark) = step.unwrap_or_else(|| Err(asked.register.unknown(info_hash)))?;
+        let (done, unpruned, anomaly) =
+            step.unwrap_or_else(|| Err(request.site_data.unknown_torrent(info_hash)))?;
         if unpruned {
             log::info!("torrent {} is seeded again and no longer pruned", done.torrent);
         }
-        if let Some(remark) = remark {
-            self.remarks.note(asked.member.id, done.torrent, remark);
+        if let Some(anomaly) = anomaly {
+            self.anomalies.note(request.user.id, done.torrent, anomaly);
         }
         Ok(done)
     }
@@ -126,127 +127,138 @@ impl Torrents {
     /// Checks the same rows and hands out peers, but changes nothing.
     ///
     /// # Errors
-    /// Why the member is refused.
-    pub(crate) fn show(
+    /// Why the user is refused.
+    pub(crate) fn hand_out_only(
         &self,
-        asked: &Asked<'_>,
-        chooser: &mut Chooser,
+        request: &UserAnnounce<'_>,
+        peer_picker: &mut PeerPicker,
         handout: &mut Handout<'_>,
-    ) -> Result<Tally, Denial> {
-        let info_hash = &asked.announce.info_hash;
-        let step = self.with(info_hash, |torrent| {
-            asked.check(&torrent.row)?;
-            self.hand_out(asked, torrent, chooser, handout);
+    ) -> Result<Tally, Refused> {
+        let info_hash = &request.announce.info_hash;
+        let step = self.with_torrent(info_hash, |torrent| {
+            request.check_torrent(&torrent.info)?;
+            self.hand_out(request, torrent, peer_picker, handout);
             Ok(torrent.tally())
         });
-        step.unwrap_or_else(|| Err(asked.register.unknown(info_hash)))
+        step.unwrap_or_else(|| Err(request.site_data.unknown_torrent(info_hash)))
     }
 
-    /// How a swarm stands for a scrape of this member (`rules/private.md#member-scrapes`).
-    pub(crate) fn scrape(&self, register: &Register, member: &Member, info_hash: &InfoHash) -> Option<Tally> {
-        self.with(info_hash, |torrent| {
-            let shown = torrent.row.status == LIVE && register.may_download(member, torrent.row.id);
+    /// How a swarm stands for a scrape of this user (`rules/private.md#member-scrapes`).
+    pub(crate) fn scrape(&self, site_data: &SiteData, user: &User, info_hash: &InfoHash) -> Option<Tally> {
+        self.with_torrent(info_hash, |torrent| {
+            let shown = torrent.info.status == LIVE && site_data.may_download(user, torrent.info.id);
             shown.then(|| torrent.tally())
         })?
     }
 
     /// The peer (`rules/private.md#session`), then what is credited (`rules/private-accounting.md#credit`).
-    fn change(&self, asked: &Asked<'_>, torrent: &mut Torrent, came: &mut Came) -> Change {
-        let Torrent { row, last_action, swarm, .. } = torrent;
-        let (announce, now) = (asked.announce, asked.seconds());
-        let (user, role) = (asked.member.id, asked.role());
+    fn apply_announce(
+        &self,
+        request: &UserAnnounce<'_>,
+        torrent: &mut TorrentState,
+        effects: &mut AnnounceEffects,
+    ) -> AnnounceChange {
+        let TorrentState { info: row, last_action, swarm, .. } = torrent;
+        let (announce, now) = (request.announce, request.unix_seconds());
+        let (user, role) = (request.user.id, request.role());
         let swarm = swarm.get_or_insert_default();
         let completes = announce.event == Event::Completed && role == Role::Seeder;
-        let snatched = u32::from(completes && !swarm.has_seeder(&self.keys, user));
-        let found = swarm.find(&self.keys, user, &announce.peer_id);
-        let told = match found.or_else(|| self.recall(asked, row.id, swarm, came)) {
-            Some(spot) => {
-                let terms = asked.terms(row);
-                let told = swarm.change(spot, |peer| asked.tell(peer, &terms)).unwrap_or_default();
+        let snatched = u32::from(completes && !swarm.has_seeder(&self.hasher, user));
+        let found = swarm.find(&self.hasher, user, &announce.peer_id);
+        let update = match found.or_else(|| self.resume_session(request, row.id, swarm, effects)) {
+            Some(pos) => {
+                let terms = request.terms(row);
+                let update = swarm.update(pos, |peer| request.update_peer(peer, &terms)).unwrap_or_default();
                 if announce.event == Event::Stopped {
-                    swarm.take(&self.keys, spot);
+                    swarm.remove(&self.hasher, pos);
                 } else {
-                    swarm.settle(&self.keys, spot, role_of(told.left));
+                    swarm.move_to_class(&self.hasher, pos, role_for_left(update.left));
                 }
-                told
+                update
             }
             None => {
-                let peer = asked.new_peer();
-                let standing = peer.session.standing();
+                let peer = request.new_peer();
+                let totals = peer.session.totals();
                 if announce.event != Event::Stopped {
-                    came.replaced = swarm.add(&self.keys, role, peer);
+                    effects.replaced = swarm.add(&self.hasher, role, peer);
                 }
-                Told { standing, left: announce.left, ..Told::default() }
+                PeerUpdate { totals, left: announce.left, ..PeerUpdate::default() }
             }
         };
-        let Told { standing, left, credit, remark } = told;
-        let standing = Standing { is_gone: announce.event == Event::Stopped, ..standing };
-        let role = role_of(left);
+        let PeerUpdate { totals, left, credit, anomaly } = update;
+        let totals = SessionTotals { is_gone: announce.event == Event::Stopped, ..totals };
+        let role = role_for_left(left);
         if role == Role::Seeder {
             *last_action = now;
         }
         if swarm.len() == 0 {
             torrent.swarm = None;
         }
-        Change { id: row.id, standing, credit, snatched, role, left, remark }
+        AnnounceChange { id: row.id, totals, credit, snatched, role, left, anomaly }
     }
 
     /// Adds the peer of a session that nobody here knows, but that is durable: it goes on where it was.
-    fn recall(&self, asked: &Asked<'_>, torrent: u32, swarm: &mut Swarm, came: &mut Came) -> Option<Spot> {
-        let (standing, heard) = self.strays.take(&asked.session(torrent), asked.limit())?;
-        let mut peer = asked.new_peer();
-        peer.session.stand(standing, asked.now);
+    fn resume_session(
+        &self,
+        request: &UserAnnounce<'_>,
+        torrent: u32,
+        swarm: &mut Swarm,
+        effects: &mut AnnounceEffects,
+    ) -> Option<UserPeerPos> {
+        let (totals, heard) = self.dormant.take_session(&request.session(torrent), request.stale_before())?;
+        let mut peer = request.new_peer();
+        peer.session.resume(totals, request.now);
         peer.session.heard = heard;
-        came.replaced = swarm.add(&self.keys, asked.role(), peer);
-        swarm.find(&self.keys, asked.member.id, &asked.announce.peer_id)
+        effects.replaced = swarm.add(&self.hasher, request.role(), peer);
+        swarm.find(&self.hasher, request.user.id, &request.announce.peer_id)
     }
 
     fn hand_out(
         &self,
-        asked: &Asked<'_>,
-        torrent: &Torrent,
-        chooser: &mut Chooser,
+        request: &UserAnnounce<'_>,
+        torrent: &TorrentState,
+        peer_picker: &mut PeerPicker,
         handout: &mut Handout<'_>,
     ) {
         let Some(swarm) = torrent.swarm.as_deref() else { return };
-        if asked.announce.event == Event::Stopped || asked.announce.num_want == 0 {
+        if request.announce.event == Event::Stopped || request.announce.num_want == 0 {
             return;
         }
-        let Chooser { random, users } = chooser;
-        let num_want = usize::from(asked.announce.num_want);
-        Swarm::hand_out(swarm, asked.member.id, asked.role(), num_want, random, users, handout);
+        let PeerPicker { random, users } = peer_picker;
+        let num_want = usize::from(request.announce.num_want);
+        Swarm::hand_out(swarm, request.user.id, request.role(), num_want, random, users, handout);
     }
 }
 
-fn role_of(left: u64) -> Role {
+fn role_for_left(left: u64) -> Role {
     if left == 0 { Role::Seeder } else { Role::Leecher }
 }
 
-impl Asked<'_> {
+impl UserAnnounce<'_> {
     /// Rows 15 and 16 of `rules/private.md#failures`.
-    fn check(&self, row: &Row) -> Result<(), Denial> {
+    fn check_torrent(&self, row: &TorrentInfo) -> Result<(), Refused> {
         let left = self.announce.left;
         if row.status != LIVE && !(row.status == PRUNED && left == 0) {
-            return Err(Denial { status: row.status, ..Refusal::UnavailableTorrent.into() });
+            return Err(Refused { status: row.status, ..Refusal::UnavailableTorrent.into() });
         }
-        if left > 0 && !self.register.may_download(&self.member, row.id) {
+        if left > 0 && !self.site_data.may_download(&self.user, row.id) {
             return Err(Refusal::DownloadDisabled.into());
         }
         Ok(())
     }
 
     /// Would it add a peer?
-    fn adds(&self, keys: &Keys, torrent: &Torrent) -> bool {
-        let knows = |swarm: &Swarm| swarm.find(keys, self.member.id, &self.announce.peer_id).is_some();
+    fn adds_peer(&self, hasher: &KeyedHash, torrent: &TorrentState) -> bool {
+        let knows = |swarm: &Swarm| swarm.find(hasher, self.user.id, &self.announce.peer_id).is_some();
         self.announce.event != Event::Stopped && !torrent.swarm.as_deref().is_some_and(knows)
     }
 
     fn role(&self) -> Role {
-        role_of(self.announce.left)
+        role_for_left(self.announce.left)
     }
 
-    fn seconds(&self) -> Seconds {
-        Seconds::try_from(self.now.unix_seconds).unwrap_or(Seconds::MAX)
+    fn unix_seconds(&self) -> UnixSeconds {
+        UnixSeconds::try_from(self.now.unix_seconds).unwrap_or(UnixSeconds::MAX)
     }
 
     fn moment(&self) -> Moment {
@@ -254,27 +266,27 @@ impl Asked<'_> {
     }
 
     /// Addresses that were not heard of since then are forgotten.
-    fn limit(&self) -> Moment {
+    fn stale_before(&self) -> Moment {
         self.moment().saturating_sub(self.policy.peer_inactivity_seconds)
     }
 
-    fn terms(&self, row: &Row) -> Terms {
-        let group = self.register.freeleech.get(&(row.kind, row.group)).copied();
-        let tokens = &self.register.tokens;
-        Terms {
+    fn terms(&self, row: &TorrentInfo) -> CreditTerms {
+        let group = self.site_data.freeleech.get(&(row.torrent_type, row.group)).copied();
+        let tokens = &self.site_data.tokens;
+        CreditTerms {
             multipliers: [
-                self.member.multipliers,
+                self.user.multipliers,
                 group.unwrap_or(Multipliers { up: 1.0, down: 1.0 }),
                 row.multipliers,
             ],
-            free: self.register.global_freeleech
-                || !tokens.is_empty() && tokens.contains(&(self.member.id, row.id)),
+            freeleech: self.site_data.global_freeleech
+                || !tokens.is_empty() && tokens.contains(&(self.user.id, row.id)),
         }
     }
 
-    fn new_peer(&self) -> Peer {
+    fn new_peer(&self) -> UserPeer {
         let announce = self.announce;
-        let now = self.seconds();
+        let now = self.unix_seconds();
         let session = Session {
             peer_id: announce.peer_id,
             client: self.client,
@@ -287,24 +299,24 @@ impl Asked<'_> {
             v4_seen: 0,
             last: Credit::default(),
         };
-        let mut peer = Peer { user: self.member.id, v4: NOWHERE, v6: None, session };
-        peer.seen(announce.address, announce.port, self.moment(), self.limit());
+        let mut peer = UserPeer { user: self.user.id, v4: NO_V4, v6: None, session };
+        peer.note_address(announce.address, announce.port, self.moment(), self.stale_before());
         peer
     }
 
     /// Names the session.
     fn session(&self, torrent: u32) -> SessionKey {
-        SessionKey { torrent, user: self.member.id, peer_id: self.announce.peer_id }
+        SessionKey { torrent, user: self.user.id, peer_id: self.announce.peer_id }
     }
 
     /// Has a peer that is known say what it says now. Totals that are late are no new baseline: what comes
     /// next would be credited twice. What a late announce still misses may be news nevertheless.
-    fn tell(&self, peer: &mut Peer, terms: &Terms) -> Told {
-        let (announce, now) = (self.announce, self.seconds());
-        peer.seen(announce.address, announce.port, self.moment(), self.limit());
+    fn update_peer(&self, peer: &mut UserPeer, terms: &CreditTerms) -> PeerUpdate {
+        let (announce, now) = (self.announce, self.unix_seconds());
+        peer.note_address(announce.address, announce.port, self.moment(), self.stale_before());
         let session = &mut peer.session;
         let before = session.announced;
-        let progress = Progress {
+        let progress = TotalsProgress {
             uploaded: (session.uploaded, announce.uploaded),
             downloaded: (session.downloaded, announce.downloaded),
             announced: (session.heard, self.moment()),
@@ -314,32 +326,43 @@ impl Asked<'_> {
         session.client = self.client;
         if announce.event != Event::Started && progress.is_late() {
             session.left = session.left.min(announce.left);
-            let remark = Some(Remark::Late);
-            return Told { standing: session.standing(), left: session.left, remark, ..Told::default() };
+            let anomaly = Some(Anomaly::Late);
+            return PeerUpdate {
+                totals: session.totals(),
+                left: session.left,
+                anomaly,
+                ..PeerUpdate::default()
+            };
         }
         let credit = progress.credit(terms);
         (session.uploaded, session.downloaded) = (announce.uploaded, announce.downloaded);
         (session.left, session.announced, session.heard) = (announce.left, now, self.moment());
         session.last = credit;
-        let remark = match progress.implausible() {
+        let anomaly = match progress.implausible() {
             [0, 0] => None,
-            [up, down] => Some(Remark::Implausible { up, down, seconds: now.saturating_sub(before) }),
+            [up, down] => Some(Anomaly::Implausible { up, down, seconds: now.saturating_sub(before) }),
         };
-        Told { standing: session.standing(), left: announce.left, credit, remark }
+        PeerUpdate { totals: session.totals(), left: announce.left, credit, anomaly }
     }
 
     /// Queues what an announce has changed (`rules/private-accounting.md#rows-of-an-announce`).
-    fn record(&self, records: &Queues, change: &Change, torrent: &Torrent, unprune: bool) {
-        let (announce, member) = (self.announce, &self.member);
-        let (uid, fid, now) = (member.id, change.id, i64::from(self.seconds()));
-        let (start_time, seeding) = (i64::from(change.standing.started), change.role == Role::Seeder);
+    fn queue_records(
+        &self,
+        records: &Queues,
+        change: &AnnounceChange,
+        torrent: &TorrentState,
+        unprune: bool,
+    ) {
+        let (announce, member) = (self.announce, &self.user);
+        let (uid, fid, now) = (member.id, change.id, i64::from(self.unix_seconds()));
+        let (start_time, seeding) = (i64::from(change.totals.started), change.role == Role::Seeder);
         let Credit { raw_up, raw_down, up, down, active_seconds } = change.credit;
         let active_time = i64::from(active_seconds);
         let torrent = Record::Torrent(TorrentRow {
             snatched: change.snatched,
             last_action: if seeding { now } else { 0 },
             unprune,
-            ..torrent.counts()
+            ..torrent.counts_row()
         });
         let user = UserRow { id: uid, uploaded: up, downloaded: down, raw_up, raw_down };
         let user = ([raw_up, raw_down, up, down] != [0; 4]).then_some(Record::User(user));
@@ -372,7 +395,7 @@ impl Asked<'_> {
         });
         let snatch = SnatchRow { uid, fid, time: now, start_time };
         let snatch = (change.snatched > 0).then_some(Record::Snatch(snatch));
-        let total = (self.session(fid), change.standing);
+        let total = (self.session(fid), change.totals);
         records.put_all(&[Some(torrent), user, Some(transfer), Some(address), snatch], Some(total));
     }
 }

@@ -4,7 +4,7 @@ use crate::ids::{ID_LEN, PeerId};
 
 /// The approved clients, as they are matched.
 #[derive(Clone, Debug, Default)]
-pub struct Clients {
+pub struct ApprovedClients {
     /// For each length that occurs, the longest first, the prefixes of it, sorted, with their ids.
     lengths: Vec<(usize, Vec<(Prefix, u32)>)>,
     count: usize,
@@ -12,13 +12,13 @@ pub struct Clients {
 
 type Prefix = [u8; ID_LEN];
 
-impl Clients {
+impl ApprovedClients {
     /// The client that this `peer_id` belongs to: of several that match the one with the longest prefix, and
     /// of several with the same prefix the one with the smallest id.
     #[must_use]
     pub fn find(&self, peer_id: &PeerId) -> Option<u32> {
         self.lengths.iter().find_map(|(len, prefixes)| {
-            let wanted = padded(peer_id.0.get(..*len)?)?;
+            let wanted = pad_prefix(peer_id.0.get(..*len)?)?;
             let at = prefixes.binary_search_by_key(&wanted, |(prefix, _)| *prefix).ok()?;
             prefixes.get(at).map(|(_, id)| *id)
         })
@@ -43,14 +43,14 @@ impl Clients {
     }
 }
 
-impl<P: AsRef<[u8]>> FromIterator<(u32, P)> for Clients {
+impl<P: AsRef<[u8]>> FromIterator<(u32, P)> for ApprovedClients {
     /// Prefixes of more than twenty octets are counted, but match nobody.
     fn from_iter<I: IntoIterator<Item = (u32, P)>>(clients: I) -> Self {
         let mut all = Self::default();
         for (id, prefix) in clients {
             all.count += 1;
             let prefix = prefix.as_ref();
-            let Some(wanted) = padded(prefix) else { continue };
+            let Some(wanted) = pad_prefix(prefix) else { continue };
             match all.lengths.iter_mut().find(|(len, _)| *len == prefix.len()) {
                 Some((_, prefixes)) => prefixes.push((wanted, id)),
                 None => all.lengths.push((prefix.len(), vec![(wanted, id)])),
@@ -66,7 +66,7 @@ impl<P: AsRef<[u8]>> FromIterator<(u32, P)> for Clients {
 }
 
 /// `None` if it is longer than any `peer_id`.
-fn padded(prefix: &[u8]) -> Option<Prefix> {
+fn pad_prefix(prefix: &[u8]) -> Option<Prefix> {
     let mut padded = [0; ID_LEN];
     padded.get_mut(..prefix.len())?.copy_from_slice(prefix);
     Some(padded)
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn the_longest_prefix_wins_and_then_the_smallest_id() {
-        let clients: Clients =
+        let clients: ApprovedClients =
             [(7, "-TR2"), (11, "-TR29"), (5, "-TR2"), (13, "-qB"), (17, "-TR29-345678901234567")]
                 .into_iter()
                 .collect();
@@ -96,10 +96,10 @@ mod tests {
 
     #[test]
     fn an_empty_prefix_approves_everybody_and_a_prefix_of_zeros_only_zeros() {
-        let clients: Clients = [(7, &b""[..]), (11, b"\0")].into_iter().collect();
+        let clients: ApprovedClients = [(7, &b""[..]), (11, b"\0")].into_iter().collect();
         assert!(clients.approves_all());
         assert_eq!(clients.find(&PeerId([9; 20])), Some(7));
         assert_eq!(clients.find(&PeerId([0; 20])), Some(11));
-        assert_eq!(Clients::default().find(&PeerId([9; 20])), None);
+        assert_eq!(ApprovedClients::default().find(&PeerId([9; 20])), None);
     }
 }

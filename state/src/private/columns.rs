@@ -1,61 +1,61 @@
-//! The peers of one rank in a swarm, in columns: what a hand-out reads of many peers, whose they are and
+//! The peers of one class in a swarm, in columns: what a hand-out reads of many peers, whose they are and
 //! where, lies close together. A thousand of them are one block, so that no growth moves more.
 
-use super::peer::{Moment, NOWHERE, Peer, Session, Shown, V4, V6};
+use super::peer::{EndpointV4, EndpointV6, Moment, NO_V4, Session, ShownFamilies, UserPeer};
 use crate::announce::PEER_V4_LEN;
 use crate::ids::PeerId;
+use crate::lock_cost;
 use crate::snapshot::site::Role;
 use crate::table::prefetch::prefetch;
-use crate::touch;
 
 /// Peers of one block; fewer in tests, which cross borders then.
-pub(super) const BLOCK: usize = if cfg!(debug_assertions) { 128 } else { 1024 };
+pub(super) const BLOCK_PEERS: usize = if cfg!(debug_assertions) { 128 } else { 1024 };
 /// Room of the first block at its begin.
-const ROOM: usize = 4;
+const FIRST_BLOCK_ROOM: usize = 4;
 /// Users that are compared at once.
-const COMPARED: usize = 16;
+const USERS_COMPARED: usize = 16;
 /// Peers that are fetched before they are looked at.
-const PREFETCHED: usize = 32;
+const PEERS_PREFETCHED: usize = 32;
 
 /// Octets of a peer in the columns.
 const PEER_OCTETS: usize = size_of::<u32>() + PEER_V4_LEN + size_of::<usize>() + size_of::<Session>();
 /// Octets of a peer's IPv6 address, which lies apart, by our own count.
-const V6_OCTETS: usize = size_of::<V6>().next_multiple_of(16) + 16;
+const V6_OCTETS: usize = size_of::<EndpointV6>().next_multiple_of(16) + 16;
 
 /// What peers have in common that lie together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rank {
+pub(super) struct PeerClass {
     pub(super) role: Role,
-    pub(super) shown: Shown,
+    pub(super) families: ShownFamilies,
 }
 
-/// Peers of one rank.
+/// Peers of one class.
 #[derive(Debug)]
-pub(super) struct Pack {
-    pub(super) rank: Rank,
+pub(super) struct PeerColumns {
+    pub(super) class: PeerClass,
     len: u32,
     /// How many have an IPv4 address.
     with_v4: u32,
     /// How many have an IPv6 address.
     with_v6: u32,
-    first: Columns,
+    first: ColumnBlock,
     /// The first is full, and so are all of these but the last, which has a peer at least.
-    more: Vec<Columns>,
+    more: Vec<ColumnBlock>,
 }
 
 /// Peers of one block.
 #[derive(Debug, Default)]
-struct Columns {
+struct ColumnBlock {
     users: Vec<u32>,
-    v4: Vec<V4>,
-    v6: Vec<Option<Box<V6>>>,
+    v4: Vec<EndpointV4>,
+    v6: Vec<Option<Box<EndpointV6>>>,
     sessions: Vec<Session>,
 }
 
-impl Pack {
-    pub(super) fn new(role: Role, shown: Shown) -> Self {
-        let (first, more) = (Columns::default(), Vec::new());
-        Self { rank: Rank { role, shown }, len: 0, with_v4: 0, with_v6: 0, first, more }
+impl PeerColumns {
+    pub(super) fn new(role: Role, shown: ShownFamilies) -> Self {
+        let (first, more) = (ColumnBlock::default(), Vec::new());
+        Self { class: PeerClass { role, families: shown }, len: 0, with_v4: 0, with_v6: 0, first, more }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -63,8 +63,9 @@ impl Pack {
     }
 
     pub(super) fn search(&self, user: u32, peer_id: &PeerId) -> Option<usize> {
-        let found =
-            |(block, columns): (usize, &Columns)| Some(block * BLOCK + columns.search(user, peer_id)?);
+        let found = |(block, columns): (usize, &ColumnBlock)| {
+            Some(block * BLOCK_PEERS + columns.search(user, peer_id)?)
+        };
         self.blocks().enumerate().find_map(found)
     }
 
@@ -72,12 +73,12 @@ impl Pack {
     pub(super) fn slots_of(&self, user: u32) -> impl Iterator<Item = usize> {
         self.blocks().enumerate().flat_map(move |(block, columns)| {
             let places = columns.users.iter().enumerate().filter(move |(_, known)| **known == user);
-            places.map(move |(place, _)| block * BLOCK + place)
+            places.map(move |(place, _)| block * BLOCK_PEERS + place)
         })
     }
 
     pub(super) fn has_user(&self, user: u32) -> bool {
-        touch::looked_at(self.len());
+        lock_cost::peers_visited(self.len());
         self.blocks().any(|columns| columns.users.contains(&user))
     }
 
@@ -87,22 +88,22 @@ impl Pack {
         let first = self.first.room() * PEER_OCTETS + self.with_v6 as usize * V6_OCTETS;
         let Some(last) = self.more.last() else { return first };
         // All blocks between the first and the last are full.
-        let room = (self.more.len() - 1) * BLOCK + last.room();
-        first + room * PEER_OCTETS + self.more.capacity() * size_of::<Columns>()
+        let room = (self.more.len() - 1) * BLOCK_PEERS + last.room();
+        first + room * PEER_OCTETS + self.more.capacity() * size_of::<ColumnBlock>()
     }
 
     /// Fetches where a search and a hand-out begin.
     pub(super) fn prefetch(&self) {
-        let begin = ..self.first.users.len().min(PREFETCHED);
+        let begin = ..self.first.users.len().min(PEERS_PREFETCHED);
         prefetch(self.first.users.get(begin).unwrap_or_default());
         prefetch(self.first.v4.get(begin).unwrap_or_default());
     }
 
-    pub(super) fn push(&mut self, peer: Peer) {
-        self.count(&peer, u32::wrapping_add);
+    pub(super) fn push(&mut self, peer: UserPeer) {
+        self.add_to_counts(&peer, u32::wrapping_add);
         let columns = match self.len() {
-            len if len < BLOCK => &mut self.first,
-            len if len.is_multiple_of(BLOCK) => self.more.push_mut(Columns::default()),
+            len if len < BLOCK_PEERS => &mut self.first,
+            len if len.is_multiple_of(BLOCK_PEERS) => self.more.push_mut(ColumnBlock::default()),
             // There is one: the first is full, and the last is not.
             _ => self.more.last_mut().unwrap_or(&mut self.first),
         };
@@ -111,30 +112,31 @@ impl Pack {
     }
 
     /// Takes a peer out. The last one takes its slot.
-    pub(super) fn take(&mut self, slot: usize) -> Option<Peer> {
+    pub(super) fn swap_remove(&mut self, slot: usize) -> Option<UserPeer> {
         if slot >= self.len() {
             return None;
         }
         let last = self.more.last_mut().unwrap_or(&mut self.first).pop()?;
         self.more.pop_if(|columns| columns.users.is_empty());
         self.len -= 1;
-        let peer = match self.at_mut(slot) {
+        let peer = match self.block_at_mut(slot) {
             Some((columns, place)) => columns.replace(place, last)?,
             None => last,
         };
-        self.count(&peer, u32::wrapping_sub);
+        self.add_to_counts(&peer, u32::wrapping_sub);
         Some(peer)
     }
 
     /// Changes a peer where it is.
-    pub(super) fn change<T>(&mut self, slot: usize, work: impl FnOnce(&mut Peer) -> T) -> Option<T> {
-        let (columns, place) = self.at_mut(slot)?;
+    pub(super) fn update<T>(&mut self, slot: usize, work: impl FnOnce(&mut UserPeer) -> T) -> Option<T> {
+        let (columns, place) = self.block_at_mut(slot)?;
         let (v4, v6) = (columns.v4.get_mut(place)?, columns.v6.get_mut(place)?);
         let session = columns.sessions.get_mut(place)?;
-        let mut peer = Peer { user: *columns.users.get(place)?, v4: *v4, v6: v6.take(), session: *session };
-        let before = peer.reached();
+        let mut peer =
+            UserPeer { user: *columns.users.get(place)?, v4: *v4, v6: v6.take(), session: *session };
+        let before = peer.family_counts();
         let result = work(&mut peer);
-        let after = peer.reached();
+        let after = peer.family_counts();
         (*v4, *v6, *session) = (peer.v4, peer.v6, peer.session);
         self.with_v4 = self.with_v4 + after.0 - before.0;
         self.with_v6 = self.with_v6 + after.1 - before.1;
@@ -143,10 +145,10 @@ impl Pack {
 
     /// Forgets addresses of a peer that nobody has heard of since `limit`.
     pub(super) fn forget_before(&mut self, slot: usize, limit: Moment) {
-        let v4 = self.v4(slot).is_some_and(|v4| *v4 != NOWHERE)
+        let v4 = self.v4(slot).is_some_and(|v4| *v4 != NO_V4)
             && self.session(slot).is_some_and(|session| session.v4_seen < limit);
         if v4 || self.v6(slot).is_some_and(|v6| v6.seen < limit) {
-            self.change(slot, |peer| peer.forget_before(limit));
+            self.update(slot, |peer| peer.forget_before(limit));
         }
     }
 
@@ -156,83 +158,83 @@ impl Pack {
     }
 
     /// How many have an address of each family.
-    pub(super) fn reached(&self) -> (u32, u32) {
+    pub(super) fn family_counts(&self) -> (u32, u32) {
         (self.with_v4, self.with_v6)
     }
 
     pub(super) fn user(&self, slot: usize) -> Option<u32> {
-        let (columns, place) = self.at(slot)?;
+        let (columns, place) = self.block_at(slot)?;
         columns.users.get(place).copied()
     }
 
     /// Whose the peer in a slot is, and where, by one look for the block.
     #[inline]
-    pub(super) fn whose(&self, slot: usize) -> Option<(u32, &V4, Option<&V6>)> {
-        let (columns, place) = self.at(slot)?;
+    pub(super) fn user_and_endpoints(&self, slot: usize) -> Option<(u32, &EndpointV4, Option<&EndpointV6>)> {
+        let (columns, place) = self.block_at(slot)?;
         let v6 = if self.with_v6 == 0 { None } else { columns.v6.get(place)?.as_deref() };
         Some((*columns.users.get(place)?, columns.v4.get(place)?, v6))
     }
 
-    pub(super) fn v4(&self, slot: usize) -> Option<&V4> {
-        let (columns, place) = self.at(slot)?;
+    pub(super) fn v4(&self, slot: usize) -> Option<&EndpointV4> {
+        let (columns, place) = self.block_at(slot)?;
         columns.v4.get(place)
     }
 
-    pub(super) fn v6(&self, slot: usize) -> Option<&V6> {
-        let (columns, place) = self.at(slot)?;
+    pub(super) fn v6(&self, slot: usize) -> Option<&EndpointV6> {
+        let (columns, place) = self.block_at(slot)?;
         columns.v6.get(place)?.as_deref()
     }
 
     pub(super) fn session(&self, slot: usize) -> Option<&Session> {
-        let (columns, place) = self.at(slot)?;
+        let (columns, place) = self.block_at(slot)?;
         columns.sessions.get(place)
     }
 
-    pub(super) fn peer(&self, slot: usize) -> Option<Peer> {
+    pub(super) fn peer(&self, slot: usize) -> Option<UserPeer> {
         let (v4, v6) = (*self.v4(slot)?, self.v6(slot).copied().map(Box::new));
-        Some(Peer { user: self.user(slot)?, v4, v6, session: *self.session(slot)? })
+        Some(UserPeer { user: self.user(slot)?, v4, v6, session: *self.session(slot)? })
     }
 
-    fn count(&mut self, peer: &Peer, change: fn(u32, u32) -> u32) {
-        let (v4, v6) = peer.reached();
+    fn add_to_counts(&mut self, peer: &UserPeer, change: fn(u32, u32) -> u32) {
+        let (v4, v6) = peer.family_counts();
         self.with_v4 = change(self.with_v4, v4);
         self.with_v6 = change(self.with_v6, v6);
     }
 
-    fn blocks(&self) -> impl Iterator<Item = &Columns> {
+    fn blocks(&self) -> impl Iterator<Item = &ColumnBlock> {
         std::iter::once(&self.first).chain(&self.more)
     }
 
     /// The block of a slot, and the place in it.
     #[inline]
-    fn at(&self, slot: usize) -> Option<(&Columns, usize)> {
-        match (slot / BLOCK).checked_sub(1) {
+    fn block_at(&self, slot: usize) -> Option<(&ColumnBlock, usize)> {
+        match (slot / BLOCK_PEERS).checked_sub(1) {
             None => Some((&self.first, slot)),
-            Some(block) => Some((self.more.get(block)?, slot % BLOCK)),
+            Some(block) => Some((self.more.get(block)?, slot % BLOCK_PEERS)),
         }
     }
 
-    fn at_mut(&mut self, slot: usize) -> Option<(&mut Columns, usize)> {
+    fn block_at_mut(&mut self, slot: usize) -> Option<(&mut ColumnBlock, usize)> {
         if slot >= self.len() {
             return None;
         }
-        match (slot / BLOCK).checked_sub(1) {
+        match (slot / BLOCK_PEERS).checked_sub(1) {
             None => Some((&mut self.first, slot)),
-            Some(block) => Some((self.more.get_mut(block)?, slot % BLOCK)),
+            Some(block) => Some((self.more.get_mut(block)?, slot % BLOCK_PEERS)),
         }
     }
 }
 
-impl Columns {
+impl ColumnBlock {
     fn search(&self, user: u32, peer_id: &PeerId) -> Option<usize> {
         let is_it = |at: &usize| {
             self.users.get(*at) == Some(&user)
                 && self.sessions.get(*at).is_some_and(|session| session.peer_id == *peer_id)
         };
-        self.users.chunks(COMPARED).enumerate().find_map(|(chunk, users)| {
+        self.users.chunks(USERS_COMPARED).enumerate().find_map(|(chunk, users)| {
             // Without a branch for each, so that the processor compares all of them at once.
             let found = users.iter().fold(false, |found, known| found | (*known == user));
-            let begin = chunk * COMPARED;
+            let begin = chunk * USERS_COMPARED;
             if found { (begin..begin + users.len()).find(is_it) } else { None }
         })
     }
@@ -242,11 +244,11 @@ impl Columns {
         self.users.capacity()
     }
 
-    fn push(&mut self, peer: Peer) {
+    fn push(&mut self, peer: UserPeer) {
         let (len, room) = (self.users.len(), self.room());
         if len == room {
-            touch::looked_at(len);
-            let more = room.max(ROOM).min(BLOCK - len);
+            lock_cost::peers_visited(len);
+            let more = room.max(FIRST_BLOCK_ROOM).min(BLOCK_PEERS - len);
             self.users.reserve_exact(more);
             self.v4.reserve_exact(more);
             self.v6.reserve_exact(more);
@@ -258,14 +260,14 @@ impl Columns {
         self.sessions.push(peer.session);
     }
 
-    fn pop(&mut self) -> Option<Peer> {
+    fn pop(&mut self) -> Option<UserPeer> {
         let (user, session) = (self.users.pop()?, self.sessions.pop()?);
-        Some(Peer { user, v4: self.v4.pop()?, v6: self.v6.pop()?, session })
+        Some(UserPeer { user, v4: self.v4.pop()?, v6: self.v6.pop()?, session })
     }
 
-    fn replace(&mut self, place: usize, peer: Peer) -> Option<Peer> {
-        let Peer { user, v4, v6, session } = peer;
-        Some(Peer {
+    fn replace(&mut self, place: usize, peer: UserPeer) -> Option<UserPeer> {
+        let UserPeer { user, v4, v6, session } = peer;
+        Some(UserPeer {
             user: std::mem::replace(self.users.get_mut(place)?, user),
             v4: std::mem::replace(self.v4.get_mut(place)?, v4),
             v6: std::mem::replace(self.v6.get_mut(place)?, v6),
@@ -274,7 +276,7 @@ impl Columns {
     }
 
     fn shrink(&mut self) {
-        if self.room() > 4 * self.users.len().max(ROOM) {
+        if self.room() > 4 * self.users.len().max(FIRST_BLOCK_ROOM) {
             let room = 2 * self.users.len();
             self.users.shrink_to(room);
             self.v4.shrink_to(room);
@@ -288,9 +290,9 @@ impl Columns {
 mod tests {
     use super::*;
     use crate::private::peer::Credit;
-    use crate::private::swarm::number;
+    use crate::private::swarm::slot_number;
 
-    fn peer(user: u32) -> Peer {
+    fn peer(user: u32) -> UserPeer {
         let session = Session {
             peer_id: PeerId([7; 20]),
             client: 1,
@@ -303,46 +305,49 @@ mod tests {
             v4_seen: user,
             last: Credit::default(),
         };
-        Peer { user, v4: [45, 0, 0, 7, 27, 88], v6: None, session }
+        UserPeer { user, v4: [45, 0, 0, 7, 27, 88], v6: None, session }
     }
 
     #[test]
     fn a_pack_grows_and_shrinks_block_by_block() {
-        let mut pack = Pack::new(Role::Seeder, Shown::V4);
-        let users = 10 * number(BLOCK) + 7;
-        touch::most();
+        let mut columns = PeerColumns::new(Role::Seeder, ShownFamilies::V4);
+        let users = 10 * slot_number(BLOCK_PEERS) + 7;
+        lock_cost::take_max();
         for user in 0..users {
-            touch::locked();
-            pack.push(peer(user));
+            lock_cost::lock_taken();
+            columns.push(peer(user));
         }
-        assert!(touch::most() <= BLOCK, "what one more peer moves");
-        assert_eq!((pack.len(), pack.more.len(), pack.reached()), (users as usize, 10, (users, 0)));
-        let full = pack.memory();
-        assert!(full < (pack.len() + BLOCK) * PEER_OCTETS + 3000, "{full}");
+        assert!(lock_cost::take_max() <= BLOCK_PEERS, "what one more peer moves");
+        assert_eq!(
+            (columns.len(), columns.more.len(), columns.family_counts()),
+            (users as usize, 10, (users, 0))
+        );
+        let full = columns.memory();
+        assert!(full < (columns.len() + BLOCK_PEERS) * PEER_OCTETS + 3000, "{full}");
         for user in 0..users {
-            assert_eq!(pack.search(user, &PeerId([7; 20])), Some(user as usize));
-            assert_eq!(pack.session(user as usize).unwrap().uploaded, u64::from(user));
+            assert_eq!(columns.search(user, &PeerId([7; 20])), Some(user as usize));
+            assert_eq!(columns.session(user as usize).unwrap().uploaded, u64::from(user));
         }
         // The last one takes the slot of one that goes.
-        assert_eq!(pack.take(BLOCK).unwrap().user, number(BLOCK));
-        assert_eq!((pack.user(BLOCK), pack.user(pack.len())), (Some(users - 1), None));
-        assert!(pack.take(pack.len()).is_none());
-        pack.forget_before(3, 4);
-        assert_eq!((pack.reached().0, pack.v4(3)), (users - 2, Some(&NOWHERE)));
-        while let Some(last) = pack.len().checked_sub(1) {
-            pack.take(last / 2);
+        assert_eq!(columns.swap_remove(BLOCK_PEERS).unwrap().user, slot_number(BLOCK_PEERS));
+        assert_eq!((columns.user(BLOCK_PEERS), columns.user(columns.len())), (Some(users - 1), None));
+        assert!(columns.swap_remove(columns.len()).is_none());
+        columns.forget_before(3, 4);
+        assert_eq!((columns.family_counts().0, columns.v4(3)), (users - 2, Some(&NO_V4)));
+        while let Some(last) = columns.len().checked_sub(1) {
+            columns.swap_remove(last / 2);
         }
-        pack.shrink();
-        assert_eq!((pack.reached(), pack.more.len()), ((0, 0), 0));
-        assert!(pack.memory() < full / 5, "{}", pack.memory());
+        columns.shrink();
+        assert_eq!((columns.family_counts(), columns.more.len()), ((0, 0), 0));
+        assert!(columns.memory() < full / 5, "{}", columns.memory());
         // Whatever room the first block was left with, it is filled, and not beyond.
-        for left in 0..BLOCK {
-            let mut pack = Pack::new(Role::Seeder, Shown::V4);
-            (0..number(BLOCK)).for_each(|user| pack.push(peer(user)));
-            (left..BLOCK).for_each(|_| _ = pack.take(0));
-            pack.shrink();
-            (left..=BLOCK).for_each(|_| pack.push(peer(7)));
-            assert_eq!((pack.first.room(), pack.more.len()), (BLOCK, 1), "{left}");
+        for left in 0..BLOCK_PEERS {
+            let mut columns = PeerColumns::new(Role::Seeder, ShownFamilies::V4);
+            (0..slot_number(BLOCK_PEERS)).for_each(|user| columns.push(peer(user)));
+            (left..BLOCK_PEERS).for_each(|_| _ = columns.swap_remove(0));
+            columns.shrink();
+            (left..=BLOCK_PEERS).for_each(|_| columns.push(peer(7)));
+            assert_eq!((columns.first.room(), columns.more.len()), (BLOCK_PEERS, 1), "{left}");
         }
     }
 }

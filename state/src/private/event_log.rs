@@ -17,7 +17,7 @@ use jiff::tz::TimeZone;
 
 use crate::announce::{Announce, Event};
 use crate::clock::Clock;
-use crate::metrics::{Board, Kind, Series};
+use crate::metrics::{Board, Series, SeriesKind};
 
 /// Lines that wait for the disk at most; further ones are dropped.
 pub const LINES_MAX: usize = 10_000;
@@ -27,13 +27,13 @@ const HEADER: [&str; 7] = ["TorrentID", "UserID", "Addr", "Event", "Uploaded", "
 const FILE_MODE: u32 = 0o640;
 const FOLDER_MODE: u32 = 0o755;
 /// Longest time that a line stays in the buffer.
-const FLUSH: Duration = Duration::from_secs(1);
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the log complains about the disk.
-const COMPLAINT: Duration = Duration::from_secs(60);
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// One announce.
 #[derive(Clone, Copy, Debug)]
-pub struct Line {
+pub struct EventLine {
     /// When, in Unix seconds.
     pub at: u64,
     /// Torrent.
@@ -52,9 +52,15 @@ pub struct Line {
     pub left: u64,
 }
 
-impl Line {
+impl EventLine {
     /// The line of an announce, if it is recorded: one without totals is not.
-    pub(crate) fn of(at: u64, torrent: u32, user: u32, hidden: bool, announce: &Announce) -> Option<Self> {
+    pub(crate) fn from_announce(
+        at: u64,
+        torrent: u32,
+        user: u32,
+        hidden: bool,
+        announce: &Announce,
+    ) -> Option<Self> {
         let Announce { uploaded, downloaded, left, event, .. } = *announce;
         let address = if hidden { Ipv4Addr::LOCALHOST.into() } else { announce.address };
         let address = SocketAddr::new(address, announce.port);
@@ -65,23 +71,23 @@ impl Line {
 
 /// Where lines are put.
 #[derive(Clone, Debug)]
-pub struct Events {
+pub struct EventLog {
     /// `None` ends the writer.
-    sender: Sender<Option<Line>>,
-    figures: Arc<Figures>,
+    sender: Sender<Option<EventLine>>,
+    metrics: Arc<EventLogMetrics>,
 }
 
 #[derive(Debug, Default)]
-struct Figures {
+struct EventLogMetrics {
     dropped: AtomicU64,
     errors: AtomicU64,
 }
 
-impl Events {
+impl EventLog {
     /// Takes a line, or drops it if too many wait.
-    pub fn put(&self, line: Line) {
+    pub fn push_line(&self, line: EventLine) {
         if self.sender.try_send(Some(line)).is_err() {
-            self.figures.dropped.fetch_add(1, Ordering::Relaxed);
+            self.metrics.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -91,12 +97,12 @@ impl Events {
     /// When the system gives no thread.
     pub fn start(folder: &Path, clock: Clock) -> io::Result<(Self, JoinHandle<()>)> {
         let (sender, lines) = bounded(LINES_MAX);
-        let figures = Arc::<Figures>::default();
-        let mut writer = Scribe::new(folder, TimeZone::system(), Arc::clone(&figures));
+        let metrics = Arc::<EventLogMetrics>::default();
+        let mut writer = EventLogWriter::new(folder, TimeZone::system(), Arc::clone(&metrics));
         let thread = thread::Builder::new().name("events".into()).spawn(move || {
             writer.write_all(&lines, &clock);
         })?;
-        Ok((Self { sender, figures }, thread))
+        Ok((Self { sender, metrics }, thread))
     }
 
     /// Has all lines written that wait, and ends the writer.
@@ -109,11 +115,11 @@ impl Events {
     }
 
     /// Lists its numbers.
-    pub fn list_on(&self, board: &Board) {
-        let list = |name, help, number: fn(&Figures) -> &AtomicU64| {
-            let figures = Arc::clone(&self.figures);
-            let read = Box::new(move || number(&figures).load(Ordering::Relaxed));
-            board.list(Series { name, help, kind: Kind::Counter, labels: Vec::new(), read });
+    pub fn register_metrics(&self, board: &Board) {
+        let list = |name, help, number: fn(&EventLogMetrics) -> &AtomicU64| {
+            let metrics = Arc::clone(&self.metrics);
+            let read = Box::new(move || number(&metrics).load(Ordering::Relaxed));
+            board.register(Series { name, help, kind: SeriesKind::Counter, labels: Vec::new(), read });
         };
         list("recorder_dropped", "Recorded announces dropped, because too many waited.", |of| &of.dropped);
         list("recorder_errors", "Recorded announces that the disk has not taken at once.", |of| &of.errors);
@@ -122,51 +128,51 @@ impl Events {
 
 /// Writes lines to the file of their hour.
 #[derive(Debug)]
-struct Scribe {
+struct EventLogWriter {
     folder: PathBuf,
     zone: TimeZone,
-    figures: Arc<Figures>,
+    metrics: Arc<EventLogMetrics>,
     /// The hour, and its file.
     open: Option<(String, csv::Writer<BufWriter<File>>)>,
-    complained: Option<Duration>,
+    warned_at: Option<Duration>,
 }
 
-impl Scribe {
-    fn new(folder: &Path, zone: TimeZone, figures: Arc<Figures>) -> Self {
-        Self { folder: folder.to_owned(), zone, figures, open: None, complained: None }
+impl EventLogWriter {
+    fn new(folder: &Path, zone: TimeZone, metrics: Arc<EventLogMetrics>) -> Self {
+        Self { folder: folder.to_owned(), zone, metrics, open: None, warned_at: None }
     }
 
-    fn write_all(&mut self, lines: &Receiver<Option<Line>>, clock: &Clock) {
+    fn write_all(&mut self, lines: &Receiver<Option<EventLine>>, clock: &Clock) {
         loop {
-            match lines.recv_timeout(FLUSH) {
-                Ok(Some(line)) => self.insist(&line, clock),
+            match lines.recv_timeout(FLUSH_INTERVAL) {
+                Ok(Some(line)) => self.write_or_reopen(&line, clock),
                 Ok(None) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
                     let flushed = self.flush();
-                    self.judge(flushed, clock);
+                    self.note_result(flushed, clock);
                 }
             }
         }
         let flushed = self.flush();
-        self.judge(flushed, clock);
+        self.note_result(flushed, clock);
     }
 
     /// Writes a line, again with a file that is opened anew where the first try fails.
-    fn insist(&mut self, line: &Line, clock: &Clock) {
+    fn write_or_reopen(&mut self, line: &EventLine, clock: &Clock) {
         for _ in 0..2 {
-            let written = self.write(line);
-            if self.judge(written, clock) {
+            let written = self.write_line(line);
+            if self.note_result(written, clock) {
                 return;
             }
             self.open = None;
         }
     }
 
-    fn write(&mut self, line: &Line) -> io::Result<()> {
-        let hour = self.hour(line.at);
+    fn write_line(&mut self, line: &EventLine) -> io::Result<()> {
+        let hour = self.hour_name(line.at);
         if self.open.as_ref().is_none_or(|(open, _)| *open != hour) {
             self.flush()?;
-            self.open = Some((hour.clone(), self.open(&hour)?));
+            self.open = Some((hour.clone(), self.open_hour(&hour)?));
         }
         let Some((_, file)) = &mut self.open else { return Ok(()) };
         let event = match line.event {
@@ -188,7 +194,7 @@ impl Scribe {
         self.open.as_mut().map_or(Ok(()), |(_, file)| file.flush())
     }
 
-    fn open(&self, hour: &str) -> io::Result<csv::Writer<BufWriter<File>>> {
+    fn open_hour(&self, hour: &str) -> io::Result<csv::Writer<BufWriter<File>>> {
         if !self.folder.exists() {
             DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&self.folder)?;
         }
@@ -203,19 +209,19 @@ impl Scribe {
     }
 
     /// The hour in the name of a file: `2026-11-26T13`.
-    fn hour(&self, unix_seconds: u64) -> String {
+    fn hour_name(&self, unix_seconds: u64) -> String {
         let second = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
         let time = Timestamp::from_second(second).unwrap_or(Timestamp::MAX).to_zoned(self.zone.clone());
         format!("{:04}-{:02}-{:02}T{:02}", time.year(), time.month(), time.day(), time.hour())
     }
 
     /// Counts a failure, and says so once a minute.
-    fn judge(&mut self, result: io::Result<()>, clock: &Clock) -> bool {
+    fn note_result(&mut self, result: io::Result<()>, clock: &Clock) -> bool {
         let Err(error) = result else { return true };
-        self.figures.errors.fetch_add(1, Ordering::Relaxed);
+        self.metrics.errors.fetch_add(1, Ordering::Relaxed);
         let now = clock.uptime();
-        if self.complained.is_none_or(|last| now.saturating_sub(last) >= COMPLAINT) {
-            self.complained = Some(now);
+        if self.warned_at.is_none_or(|last| now.saturating_sub(last) >= WARN_INTERVAL) {
+            self.warned_at = Some(now);
             log::error!("announces cannot be recorded in {}: {error}", self.folder.display());
         }
         false
@@ -228,8 +234,8 @@ mod tests {
 
     use super::*;
 
-    fn line(at: u64, torrent: u32) -> Line {
-        Line {
+    fn line(at: u64, torrent: u32) -> EventLine {
+        EventLine {
             at,
             torrent,
             user: 7,
@@ -245,8 +251,8 @@ mod tests {
     fn ten_records_are_a_header_and_ten_lines() {
         let folder = tempfile::tempdir().unwrap();
         let events = folder.path().join("events");
-        let (recorder, thread) = Events::start(&events, Clock::start()).unwrap();
-        (0..10).for_each(|torrent| recorder.put(line(1_700_000_000, torrent)));
+        let (recorder, thread) = EventLog::start(&events, Clock::start()).unwrap();
+        (0..10).for_each(|torrent| recorder.push_line(line(1_700_000_000, torrent)));
         recorder.stop(thread);
         let file = fs::read_dir(&events).unwrap().next().unwrap().unwrap();
         let text = fs::read_to_string(file.path()).unwrap();
@@ -263,9 +269,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::start();
         for at in [1_700_000_000, 1_700_003_600, 1_700_003_601] {
-            let mut scribe = Scribe::new(folder.path(), TimeZone::UTC, Arc::default());
-            scribe.insist(&line(at, 1), &clock);
-            scribe.flush().unwrap();
+            let mut writer = EventLogWriter::new(folder.path(), TimeZone::UTC, Arc::default());
+            writer.write_or_reopen(&line(at, 1), &clock);
+            writer.flush().unwrap();
         }
         let lines = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap().lines().count();
         assert_eq!((lines("events_2023-11-14T22.csv"), lines("events_2023-11-14T23.csv")), (2, 3));
@@ -276,18 +282,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        let figures = Arc::<Figures>::default();
-        let mut scribe = Scribe::new(&file.join("events"), TimeZone::UTC, Arc::clone(&figures));
-        scribe.insist(&line(1_700_000_000, 1), &Clock::start());
-        assert_eq!(figures.errors.load(Ordering::Relaxed), 2);
+        let metrics = Arc::<EventLogMetrics>::default();
+        let mut writer = EventLogWriter::new(&file.join("events"), TimeZone::UTC, Arc::clone(&metrics));
+        writer.write_or_reopen(&line(1_700_000_000, 1), &Clock::start());
+        assert_eq!(metrics.errors.load(Ordering::Relaxed), 2);
     }
 
     #[test]
     fn lines_beyond_the_queue_are_dropped_and_counted() {
         let (sender, _lines) = bounded(LINES_MAX);
-        let events = Events { sender, figures: Arc::default() };
-        (0..LINES_MAX + 7).for_each(|_| events.put(line(1_700_000_000, 1)));
-        assert_eq!(events.figures.dropped.load(Ordering::Relaxed), 7);
+        let events = EventLog { sender, metrics: Arc::default() };
+        (0..LINES_MAX + 7).for_each(|_| events.push_line(line(1_700_000_000, 1)));
+        assert_eq!(events.metrics.dropped.load(Ordering::Relaxed), 7);
     }
 
     #[test]
@@ -303,9 +309,10 @@ mod tests {
             event: Event::None,
             num_want: 0,
         };
-        assert!(Line::of(7, 1, 2, false, &announce).is_none());
+        assert!(EventLine::from_announce(7, 1, 2, false, &announce).is_none());
         let announce = Announce { uploaded: 1, ..announce };
-        let address = |hidden| Line::of(7, 1, 2, hidden, &announce).unwrap().address.to_string();
+        let address =
+            |hidden| EventLine::from_announce(7, 1, 2, hidden, &announce).unwrap().address.to_string();
         assert_eq!((address(false), address(true)), ("192.0.2.7:6881".into(), "127.0.0.1:6881".into()));
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use jiff::Timestamp;
 
-use super::peer::{NOWHERE, Peer};
+use super::peer::{NO_V4, UserPeer};
 use super::site::Site;
 use crate::ids::InfoHash;
 use crate::snapshot::site::Role;
@@ -15,19 +15,19 @@ const HIDDEN: &str = "a hidden address";
 
 impl Site {
     /// What is known of a user and a torrent: his standing, that of the torrent, his peers in it with
-    /// where they are reached and what their last announces were credited, and his last denials. Amounts are
+    /// where they are reached and what their last announces were credited, and his last refusals. Amounts are
     /// octets.
     #[must_use]
     pub fn explain(&self, user: u32, info_hash: &InfoHash) -> String {
         let mut text = String::new();
         // Writing to a text cannot fail.
-        let _ = self.write(&mut text, user, info_hash);
+        let _ = self.write_explanation(&mut text, user, info_hash);
         text
     }
 
-    fn write(&self, to: &mut String, user: u32, info_hash: &InfoHash) -> std::fmt::Result {
-        let register = self.register.current();
-        let known = self.user(user);
+    fn write_explanation(&self, to: &mut String, user: u32, info_hash: &InfoHash) -> std::fmt::Result {
+        let register = self.site_data.current();
+        let known = self.account(user);
         match &known {
             None => writeln!(to, "user {user}: not enabled, or unknown; refused by the passkey")?,
             Some(known) => {
@@ -39,19 +39,22 @@ impl Site {
                 )?;
             }
         }
-        let shown = self.torrents.with(info_hash, |torrent| {
-            let (row, tally) = (torrent.row, torrent.tally());
-            let mine: Vec<(Role, Peer)> =
-                torrent.swarm.iter().flat_map(|swarm| swarm.of_user(&self.torrents.keys, user)).collect();
+        let shown = self.torrents.with_torrent(info_hash, |torrent| {
+            let (row, tally) = (torrent.info, torrent.tally());
+            let mine: Vec<(Role, UserPeer)> = torrent
+                .swarm
+                .iter()
+                .flat_map(|swarm| swarm.peers_of_user(&self.torrents.hasher, user))
+                .collect();
             (row, tally, mine)
         });
         let Some((row, tally, mine)) = shown else {
             let reason = register.deletions.get(info_hash);
             let reason = reason.map_or_else(String::new, |reason| format!(", deleted: {reason}"));
             writeln!(to, "torrent {info_hash}: not registered{reason}; refused")?;
-            return self.write_denials(to, user, info_hash);
+            return self.write_refusals(to, user, info_hash);
         };
-        let (kind, group) = (self.torrents.kinds().name(row.kind), row.group);
+        let (kind, group) = (self.torrents.torrent_types().name(row.torrent_type), row.group);
         let status = match row.status {
             0 => "live",
             1 => "pruned, only seeders are accepted",
@@ -63,7 +66,7 @@ impl Site {
             "torrent {} {info_hash}: {status}, up x{up}, down x{down}, seeders {}, leechers {}, snatched {}",
             row.id, tally.seeders, tally.leechers, tally.completed
         )?;
-        if let Some(group_of) = register.freeleech.get(&(row.kind, group)) {
+        if let Some(group_of) = register.freeleech.get(&(row.torrent_type, group)) {
             writeln!(to, "group {kind} {group}: up x{}, down x{}", group_of.up, group_of.down)?;
         }
         if register.global_freeleech {
@@ -82,13 +85,13 @@ impl Site {
         for (role, peer) in mine {
             write_peer(to, role, &peer, hidden)?;
         }
-        self.write_denials(to, user, info_hash)
+        self.write_refusals(to, user, info_hash)
     }
 
-    fn write_denials(&self, to: &mut String, user: u32, info_hash: &InfoHash) -> std::fmt::Result {
-        let hidden = self.user(user).is_some_and(|known| known.tracker_hide);
-        for denied in self.denials(user).iter().filter(|denied| denied.announce.info_hash == *info_hash) {
-            let (at, announce) = (time(denied.at), &denied.announce);
+    fn write_refusals(&self, to: &mut String, user: u32, info_hash: &InfoHash) -> std::fmt::Result {
+        let hidden = self.account(user).is_some_and(|known| known.tracker_hide);
+        for refused in self.refusals(user).iter().filter(|refused| refused.announce.info_hash == *info_hash) {
+            let (at, announce) = (timestamp(refused.at), &refused.announce);
             let from = match hidden {
                 true => HIDDEN.to_owned(),
                 false => SocketAddr::new(announce.address, announce.port).to_string(),
@@ -96,21 +99,21 @@ impl Site {
             writeln!(
                 to,
                 "{at} refused: {} (status {}, peer_id {:?}, from {from}, left {})",
-                denied.denial, denied.denial.status, announce.peer_id, announce.left
+                refused.refused, refused.refused.status, announce.peer_id, announce.left
             )?;
         }
         Ok(())
     }
 }
 
-fn write_peer(to: &mut String, role: Role, peer: &Peer, hidden: bool) -> std::fmt::Result {
+fn write_peer(to: &mut String, role: Role, peer: &UserPeer, hidden: bool) -> std::fmt::Result {
     let role = if role == Role::Seeder { "seeder" } else { "leecher" };
     let (session, last) = (&peer.session, peer.session.last);
-    write!(to, "{} accepted: {role} {:?}", time(session.announced.into()), session.peer_id)?;
+    write!(to, "{} accepted: {role} {:?}", timestamp(session.announced.into()), session.peer_id)?;
     if hidden {
         write!(to, " at {HIDDEN}")?;
     }
-    if peer.v4 != NOWHERE && !hidden {
+    if peer.v4 != NO_V4 && !hidden {
         let [a, b, c, d, high, low] = peer.v4;
         write!(to, " at {}", SocketAddr::from(([a, b, c, d], u16::from_be_bytes([high, low]))))?;
     }
@@ -124,7 +127,7 @@ fn write_peer(to: &mut String, role: Role, peer: &Peer, hidden: bool) -> std::fm
         ", client {}, since {}, totals up {} down {} left {}; last announce: up {} \
          credited {}, down {} credited {}, {} s active",
         session.client,
-        time(session.started.into()),
+        timestamp(session.started.into()),
         session.uploaded,
         session.downloaded,
         session.left,
@@ -137,7 +140,7 @@ fn write_peer(to: &mut String, role: Role, peer: &Peer, hidden: bool) -> std::fm
 }
 
 /// A time for people, UTC.
-fn time(unix_seconds: u64) -> Timestamp {
+fn timestamp(unix_seconds: u64) -> Timestamp {
     let second = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
     Timestamp::from_second(second).unwrap_or(Timestamp::MAX)
 }

@@ -1,4 +1,4 @@
-//! Tests of one large swarm: however many members share a torrent, no lock is held for all of them.
+//! Tests of one large swarm: however many users share a torrent, no lock is held for all of them.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
@@ -8,37 +8,37 @@ use std::time::Duration;
 
 use super::snapshot::SiteRestore;
 use super::torrents::{SHARDS, SLICE};
-use super::{Member, Purger, Site, snapshot};
+use super::{Purger, Site, User, snapshot};
 use crate::admission::Policy;
 use crate::announce::{Announce, Event, Handout};
 use crate::clock::{Clock, Now};
 use crate::ids::{InfoHash, PeerId};
+use crate::lock_cost;
 use crate::metrics::Board;
 use crate::published::Published;
-use crate::report::Place;
-use crate::snapshot::container::Writer;
-use crate::snapshot::keeper::{PIECE, Pace, SHORTEST, Section};
-use crate::snapshot::site::{Group, Multipliers, Record, Torrent};
+use crate::report::TorrentSource;
+use crate::snapshot::container::SnapshotWriter;
+use crate::snapshot::keeper::{PAUSE_AFTER, Pace, SHORTEST, Section};
+use crate::snapshot::site::{Group, Multipliers, SiteRecord, SiteTorrent};
 use crate::store::{Bounds, Queues};
 use crate::swarm::Swarms;
-use crate::touch;
 use crate::tracker::Tracker;
 
 /// Peers that may be looked at under one lock.
 const MOST: usize = 10_000;
 const HASH: InfoHash = InfoHash([7; 20]);
 
-struct House {
+struct TestSite {
     site: Arc<Site>,
     tracker: Tracker,
     policy: Policy,
 }
 
-impl House {
+impl TestSite {
     fn new(policy: Policy) -> Self {
         let site = Site::new();
-        site.change(|register| register.clients = Arc::new([(1, "-TR")].into_iter().collect()));
-        SiteRestore::new(&site.torrents, Now::at(0)).record(Record::Torrent(Torrent {
+        site.update(|register| register.clients = Arc::new([(1, "-TR")].into_iter().collect()));
+        SiteRestore::new(&site.torrents, Now::at(0)).restore_record(SiteRecord::Torrent(SiteTorrent {
             info_hash: HASH,
             id: 3,
             group: Group { type_name: "music".into(), id: 5 },
@@ -49,17 +49,17 @@ impl House {
             peers: Vec::new(),
         }));
         let tracker = Tracker::new(Swarms::new(0), &Published::new(policy.clone()), 7);
-        Self { tracker: tracker.private(Arc::clone(&site)), site, policy }
+        Self { tracker: tracker.with_site(Arc::clone(&site)), site, policy }
     }
 
     /// Gives how many addresses were handed out.
-    fn say(&mut self, second: u32, user: u32, client: u32, left: u64, event: Event) -> usize {
+    fn announce(&mut self, second: u32, user: u32, client: u32, left: u64, event: Event) -> usize {
         let address = user.to_be_bytes().into();
-        self.ask(second, (user, client), (address, 7000), left, event, [50, 50])
+        self.announce_from(second, (user, client), (address, 7000), left, event, [50, 50])
     }
 
     /// The same from any address, in an answer with room for so many peers over IPv4 and IPv6.
-    fn ask(
+    fn announce_from(
         &mut self,
         second: u32,
         (user, client): (u32, u32),
@@ -68,7 +68,7 @@ impl House {
         event: Event,
         room: [usize; 2],
     ) -> usize {
-        let member = Member {
+        let member = User {
             id: user,
             disable_download: false,
             tracker_hide: false,
@@ -87,13 +87,13 @@ impl House {
         };
         let (mut v4, mut v6) = (vec![0; 6 * room[0]], vec![0; 18 * room[1]]);
         let mut handout = Handout::new(&mut v4, &mut v6);
-        let said = self.tracker.announce_member(Now::at(second), member, &announce, None, &mut handout);
+        let said = self.tracker.announce_user(Now::at(second), member, &announce, None, &mut handout);
         said.unwrap();
         handout.v4.used() / 6 + handout.v6.used() / 18
     }
 
     fn purge(&self, second: u32) {
-        Purger::new(Arc::clone(&self.site.torrents), None).round(Now::at(second), &self.policy);
+        Purger::new(Arc::clone(&self.site.torrents), None).run_round(Now::at(second), &self.policy);
     }
 
     fn leechers(&self) -> usize {
@@ -101,13 +101,13 @@ impl House {
     }
 
     /// What a snapshot would keep; `meanwhile` happens between two locks for one swarm.
-    fn copied(&self, mut meanwhile: impl FnMut()) -> Vec<Torrent> {
+    fn snapshot_torrents(&self, mut meanwhile: impl FnMut()) -> Vec<SiteTorrent> {
         let mut all = Vec::new();
         for shard in 0..SHARDS {
-            let mut copies = snapshot::Copies::of(&self.site.torrents, shard);
-            while let Some(torrents) = copies.next(Now::at(0)) {
+            let mut copies = snapshot::TorrentCopier::for_shard(&self.site.torrents, shard);
+            while let Some(torrents) = copies.next_torrents(Now::at(0)) {
                 all.extend(torrents);
-                if copies.begun.is_some() {
+                if copies.unfinished.is_some() {
                     meanwhile();
                 }
             }
@@ -122,36 +122,39 @@ fn peer_id(client: u32) -> PeerId {
 
 #[test]
 fn no_lock_is_held_for_a_whole_swarm_of_a_hundred_thousand_members() {
-    let mut house = House::new(Policy { peer_inactivity_seconds: 1000, ..Policy::default() });
-    touch::most();
+    let mut test_site = TestSite::new(Policy { peer_inactivity_seconds: 1000, ..Policy::default() });
+    lock_cost::take_max();
     for user in 0..100_000 {
         let left = u64::from(user % 3);
         let event = if left == 0 { Event::Completed } else { Event::None };
         // Old ones first, and then half of all again, so that half is silent.
-        house.say(user / 100, user, user, left, event);
+        test_site.announce(user / 100, user, user, left, event);
     }
-    assert!(touch::most() <= MOST, "an announce");
-    assert_eq!(house.say(1000, 7, 7, 0, Event::None), 50);
-    assert_eq!(house.copied(|| {}).iter().map(|torrent| torrent.peers.len()).sum::<usize>(), 100_000);
-    assert!(touch::most() <= SLICE, "a snapshot");
-    assert!(house.site.explain(99_999, &HASH).contains("seeder"));
-    let census = house.site.torrents.census();
-    assert_eq!((census.v4_seeders, census.v4_leechers), (33_335, 66_665));
+    assert!(lock_cost::take_max() <= MOST, "an announce");
+    assert_eq!(test_site.announce(1000, 7, 7, 0, Event::None), 50);
+    assert_eq!(
+        test_site.snapshot_torrents(|| {}).iter().map(|torrent| torrent.peers.len()).sum::<usize>(),
+        100_000
+    );
+    assert!(lock_cost::take_max() <= SLICE, "a snapshot");
+    assert!(test_site.site.explain(99_999, &HASH).contains("seeder"));
+    let peer_counts = test_site.site.torrents.peer_counts();
+    assert_eq!((peer_counts.v4_seeders, peer_counts.v4_leechers), (33_335, 66_665));
     let mut rows = Vec::new();
-    (0..SHARDS).for_each(|shard| _ = house.site.torrents.rows(shard, &mut rows));
-    assert!(rows.len() == 1 && rows[0].peers.peers() == 100_000);
-    assert!(touch::most() <= SLICE, "a look at one");
-    house.purge(1500);
-    assert_eq!(house.site.torrents.peers().seeders + house.leechers(), 50_001);
-    assert!(touch::most() <= SLICE, "a purge");
-    (0..SHARDS).for_each(|shard| house.site.torrents.forget_others(shard, 9));
-    assert_eq!((house.site.torrents.peers().seeders, house.site.torrents.len()), (0, 0));
-    assert!(touch::most() <= SLICE, "the end of a torrent");
+    (0..SHARDS).for_each(|shard| _ = test_site.site.torrents.report_rows(shard, &mut rows));
+    assert!(rows.len() == 1 && rows[0].peers.total() == 100_000);
+    assert!(lock_cost::take_max() <= SLICE, "a look at one");
+    test_site.purge(1500);
+    assert_eq!(test_site.site.torrents.peers().seeders + test_site.leechers(), 50_001);
+    assert!(lock_cost::take_max() <= SLICE, "a purge");
+    (0..SHARDS).for_each(|shard| test_site.site.torrents.forget_others(shard, 9));
+    assert_eq!((test_site.site.torrents.peers().seeders, test_site.site.torrents.len()), (0, 0));
+    assert!(lock_cost::take_max() <= SLICE, "the end of a torrent");
 }
 
 /// User and client of that number, by its address: of a thousand, two are reached over IPv4, three over
 /// IPv6, and five over both; the others have a well-known port or, where `other` says so, IPv6 alone.
-fn fill_with_hidden(house: &mut House, peers: u32, other: bool) {
+fn fill_with_hidden(test_site: &mut TestSite, peers: u32, other: bool) {
     for number in 0..peers {
         let v4: IpAddr = number.to_be_bytes().into();
         let v6: IpAddr = Ipv6Addr::from(0x2A00 << 112 | u128::from(number)).into();
@@ -163,7 +166,14 @@ fn fill_with_hidden(house: &mut House, peers: u32, other: bool) {
             _ => &[(v4, 80), (v6, 80)],
         };
         for address in addresses {
-            house.ask(1, (number, number), *address, u64::from(number % 2), Event::None, [0, 0]);
+            test_site.announce_from(
+                1,
+                (number, number),
+                *address,
+                u64::from(number % 2),
+                Event::None,
+                [0, 0],
+            );
         }
     }
 }
@@ -171,16 +181,16 @@ fn fill_with_hidden(house: &mut House, peers: u32, other: bool) {
 #[test]
 fn a_hand_out_looks_at_nobody_whom_the_asker_cannot_reach() {
     for (other, rooms) in [(false, vec![[50, 0], [0, 50], [50, 50]]), (true, vec![[50, 0]])] {
-        let mut house = House::new(Policy::default());
-        fill_with_hidden(&mut house, 20_000, other);
-        let census = house.site.torrents.census();
-        assert_eq!(census.v4_seeders + census.v4_leechers, if other { 140 } else { 19_940 });
+        let mut test_site = TestSite::new(Policy::default());
+        fill_with_hidden(&mut test_site, 20_000, other);
+        let peer_counts = test_site.site.torrents.peer_counts();
+        assert_eq!(peer_counts.v4_seeders + peer_counts.v4_leechers, if other { 140 } else { 19_940 });
         for room in rooms {
-            touch::most();
+            lock_cost::take_max();
             // One who is there already, and gets all leechers of those addresses but itself.
             let asker = (7, 7);
-            let given = house.ask(2, asker, ([0, 0, 0, 7].into(), 7000), 1, Event::None, room);
-            let looked = touch::most();
+            let given = test_site.announce_from(2, asker, ([0, 0, 0, 7].into(), 7000), 1, Event::None, room);
+            let looked = lock_cost::take_max();
             // One that is reached over both is handed out over both.
             let expected = if room == [50, 50] { 50..=100 } else { 50..=50 };
             assert!(
@@ -189,59 +199,69 @@ fn a_hand_out_looks_at_nobody_whom_the_asker_cannot_reach() {
             );
         }
         // Few are there for a seeder: each is looked at once.
-        touch::most();
-        let given = house.ask(2, (6, 6), ([0, 0, 0, 6].into(), 7000), 0, Event::None, [200, 0]);
+        lock_cost::take_max();
+        let given = test_site.announce_from(2, (6, 6), ([0, 0, 0, 6].into(), 7000), 0, Event::None, [200, 0]);
         assert_eq!(given, 50);
-        assert!(touch::most() <= 50 + 32);
+        assert!(lock_cost::take_max() <= 50 + 32);
     }
 }
 
 #[test]
 fn peers_change_their_rank_with_their_addresses_and_are_purged_in_each() {
-    let mut house = House::new(Policy { peer_inactivity_seconds: 1000, ..Policy::default() });
-    fill_with_hidden(&mut house, 3000, false);
-    let all = house.site.torrents.peers();
+    let mut test_site = TestSite::new(Policy { peer_inactivity_seconds: 1000, ..Policy::default() });
+    fill_with_hidden(&mut test_site, 3000, false);
+    let all = test_site.site.torrents.peers();
     assert_eq!((all.seeders, all.leechers), (1500, 1500));
     // All come back with a port that may be handed out, over IPv4, and the other address is forgotten.
-    let empty = house.site.torrents.memory();
+    let empty = test_site.site.torrents.memory();
     for number in 0..3000_u32 {
-        house.ask(900, (number, number), (number.to_be_bytes().into(), 7000), 1, Event::None, [0, 0]);
+        test_site.announce_from(
+            900,
+            (number, number),
+            (number.to_be_bytes().into(), 7000),
+            1,
+            Event::None,
+            [0, 0],
+        );
     }
-    house.purge(1500);
-    let census = house.site.torrents.census();
-    assert_eq!((census.v4_leechers, census.v6_leechers, census.v4_seeders), (3000, 0, 0));
-    assert!(house.site.torrents.memory() < empty, "no rank is kept that nobody has");
-    assert_eq!(house.copied(|| {}).iter().map(|torrent| torrent.peers.len()).sum::<usize>(), 3000);
-    house.purge(2000);
-    assert_eq!(house.leechers(), 0);
+    test_site.purge(1500);
+    let peer_counts = test_site.site.torrents.peer_counts();
+    assert_eq!((peer_counts.v4_leechers, peer_counts.v6_leechers, peer_counts.v4_seeders), (3000, 0, 0));
+    assert!(test_site.site.torrents.memory() < empty, "no rank is kept that nobody has");
+    assert_eq!(
+        test_site.snapshot_torrents(|| {}).iter().map(|torrent| torrent.peers.len()).sum::<usize>(),
+        3000
+    );
+    test_site.purge(2000);
+    assert_eq!(test_site.leechers(), 0);
 }
 
 #[test]
 fn a_snapshot_misses_no_peer_that_stays_whatever_others_do_meanwhile() {
     let seed = fastrand::u64(..);
     eprintln!("seed {seed}");
-    let (mut random, house) = (fastrand::Rng::with_seed(seed), House::new(Policy::default()));
-    let house = std::cell::RefCell::new(house);
+    let (mut random, test_site) = (fastrand::Rng::with_seed(seed), TestSite::new(Policy::default()));
+    let test_site = std::cell::RefCell::new(test_site);
     let mut left = vec![0_u64; 6000];
     for (user, left) in (0..).zip(&mut left) {
         *left = random.u64(..2);
-        house.borrow_mut().say(1, user, user, *left, Event::None);
+        test_site.borrow_mut().announce(1, user, user, *left, Event::None);
     }
     let (mut gone, mut rounds) = (BTreeSet::new(), 0);
-    let site = Arc::clone(&house.borrow().site);
-    let walker = House::new(Policy::default());
-    let walker = House { site, ..walker };
-    let copied = walker.copied(|| {
+    let site = Arc::clone(&test_site.borrow().site);
+    let walker = TestSite::new(Policy::default());
+    let walker = TestSite { site, ..walker };
+    let copied = walker.snapshot_torrents(|| {
         rounds += 1;
         for _ in 0..300 {
             let user = random.u32(..6000);
-            let mut house = house.borrow_mut();
+            let mut test_site = test_site.borrow_mut();
             if random.u32(..3) == 0 {
                 gone.insert(user);
-                house.say(2, user, user, 0, Event::Stopped);
+                test_site.announce(2, user, user, 0, Event::Stopped);
             } else if !gone.contains(&user) {
                 left[user as usize] ^= 1;
-                house.say(2, user, user, left[user as usize], Event::None);
+                test_site.announce(2, user, user, left[user as usize], Event::None);
             }
         }
     });
@@ -255,33 +275,33 @@ fn a_snapshot_misses_no_peer_that_stays_whatever_others_do_meanwhile() {
 
 #[test]
 fn a_snapshot_of_a_small_site_takes_no_pause_that_it_has_not_worked_for() {
-    let mut house = House::new(Policy::default());
-    (0..200).for_each(|user| _ = house.say(1, user, user, 1, Event::None));
+    let mut test_site = TestSite::new(Policy::default());
+    (0..200).for_each(|user| _ = test_site.announce(1, user, user, 1, Event::None));
     let (clock, stopping) = (Clock::start(), AtomicBool::new(false));
     let queues = Arc::new(Queues::new(clock, &Bounds::default()));
-    let mut to = Writer::new(Vec::new(), 1_700_000_000).unwrap();
+    let mut to = SnapshotWriter::new(Vec::new(), 1_700_000_000).unwrap();
     SHORTEST.set(Duration::MAX);
-    let mut section = snapshot::SiteSection::new(Arc::clone(&house.site), queues);
-    let written = section.write(&mut to, &mut Pace::beside(&clock, &stopping)).unwrap();
+    let mut section = snapshot::SiteSection::new(Arc::clone(&test_site.site), queues);
+    let written = section.write(&mut to, &mut Pace::in_background(&clock, &stopping)).unwrap();
     assert_eq!(written, 200);
-    assert!(SHORTEST.get() >= PIECE, "a pause after {:?}", SHORTEST.get());
+    assert!(SHORTEST.get() >= PAUSE_AFTER, "a pause after {:?}", SHORTEST.get());
 }
 
 #[test]
 fn a_user_has_so_many_peers_at_one_torrent_and_no_more() {
     // In a small swarm that is searched, and in a large one that has an index.
     for others in [0, 2000] {
-        let mut house = House::new(Policy::default());
-        (0..others).for_each(|other| _ = house.say(0, 1000 + other, other, 1, Event::None));
+        let mut test_site = TestSite::new(Policy::default());
+        (0..others).for_each(|other| _ = test_site.announce(0, 1000 + other, other, 1, Event::None));
         let most = u32::try_from(super::swarm::SESSIONS_MAX).unwrap();
         for client in 0..most + 4 {
-            house.say(10 + client, 7, client, 1, Event::None);
+            test_site.announce(10 + client, 7, client, 1, Event::None);
             // The first one goes on.
-            house.say(10 + client, 7, 0, 1, Event::None);
+            test_site.announce(10 + client, 7, 0, 1, Event::None);
         }
-        assert_eq!(house.leechers(), (others + most) as usize);
-        assert_eq!(house.site.torrents.replaced(), 4);
-        let told = house.site.explain(7, &HASH);
+        assert_eq!(test_site.leechers(), (others + most) as usize);
+        assert_eq!(test_site.site.torrents.replaced_total(), 4);
+        let told = test_site.site.explain(7, &HASH);
         for client in 0..most + 4 {
             let there = told.contains(&format!("{:?}", peer_id(client)));
             assert_eq!(there, client == 0 || client > 4, "client {client} beside {others}");
@@ -291,27 +311,27 @@ fn a_user_has_so_many_peers_at_one_torrent_and_no_more() {
 
 #[test]
 fn beyond_the_memory_budget_nobody_new_comes_in_and_everybody_there_goes_on() {
-    let empty = House::new(Policy::default()).site.torrents.memory();
+    let empty = TestSite::new(Policy::default()).site.torrents.memory();
     let memory_max = (empty + 200_000) as u64;
-    let mut house = House::new(Policy { memory_max, ..Policy::default() });
-    (0..5000).for_each(|user| _ = house.say(1, user, user, 1, Event::None));
-    let (leechers, full) = (house.leechers(), house.site.torrents.full());
+    let mut test_site = TestSite::new(Policy { memory_max, ..Policy::default() });
+    (0..5000).for_each(|user| _ = test_site.announce(1, user, user, 1, Event::None));
+    let (leechers, full) = (test_site.leechers(), test_site.site.torrents.full_total());
     assert!(leechers > 500 && leechers < 2500, "{leechers}");
     assert_eq!(full, 5000 - leechers as u64);
-    assert_eq!(house.say(2, 4999, 4999, 1, Event::None), 0, "one for whom there is no room");
-    assert_eq!(house.say(2, 7, 7, 1, Event::None), 50, "one who is there");
-    (0..5000).for_each(|user| _ = house.say(3, user, user, 1, Event::Stopped));
-    assert_eq!(house.leechers(), 0);
-    assert!(house.say(4, 4999, 4999, 1, Event::None) == 0 && house.leechers() == 1);
+    assert_eq!(test_site.announce(2, 4999, 4999, 1, Event::None), 0, "one for whom there is no room");
+    assert_eq!(test_site.announce(2, 7, 7, 1, Event::None), 50, "one who is there");
+    (0..5000).for_each(|user| _ = test_site.announce(3, user, user, 1, Event::Stopped));
+    assert_eq!(test_site.leechers(), 0);
+    assert!(test_site.announce(4, 4999, 4999, 1, Event::None) == 0 && test_site.leechers() == 1);
 }
 
 #[test]
 fn the_metrics_of_swarms_are_those_of_the_site() {
-    let mut house = House::new(Policy::default());
-    (0..13).for_each(|user| _ = house.say(1, user, user, u64::from(user < 6), Event::None));
+    let mut test_site = TestSite::new(Policy::default());
+    (0..13).for_each(|user| _ = test_site.announce(1, user, user, u64::from(user < 6), Event::None));
     let board = Board::default();
-    Place::Site(Arc::clone(&house.site.torrents)).list_on(&board);
-    let readings = board.read();
+    TorrentSource::Site(Arc::clone(&test_site.site.torrents)).register_metrics(&board);
+    let readings = board.read_series();
     let shown = |name: &str| -> Vec<u64> {
         readings.iter().filter(|reading| reading.name == name).map(|reading| reading.value).collect()
     };

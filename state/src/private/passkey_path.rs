@@ -1,11 +1,11 @@
-//! The path by which a member names himself, over HTTP and in BEP 41's URL data: `/<passkey>/announce`
+//! The path by which a user names himself, over HTTP and in BEP 41's URL data: `/<passkey>/announce`
 //! (`rules/private.md#passkey-path`).
 
 use crate::ids::hex_value;
 
 /// What a path says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place<'p> {
+pub struct PasskeyPath<'p> {
     /// The last directory: the passkey. `None`: there is no directory.
     pub passkey: Option<&'p [u8]>,
     /// What stands behind the last slash.
@@ -15,8 +15,8 @@ pub struct Place<'p> {
 /// Reads a path, without a query. It is decoded once, several slashes count as one, `.` and `..` are
 /// resolved. `buffer` is at least as long as the path, or the path says nothing.
 #[must_use]
-pub fn read<'p>(path: &'p [u8], buffer: &'p mut [u8]) -> Place<'p> {
-    split(if is_plain(path) { path } else { resolve(path, buffer) })
+pub fn parse_path<'p>(path: &'p [u8], buffer: &'p mut [u8]) -> PasskeyPath<'p> {
+    split_path(if is_plain(path) { path } else { resolve_path(path, buffer) })
 }
 
 /// Is there nothing to decode and nothing to resolve? Then [`read`] needs no buffer.
@@ -32,17 +32,17 @@ pub fn is_plain(path: &[u8]) -> bool {
     path.first() == Some(&b'/')
 }
 
-fn split(path: &[u8]) -> Place<'_> {
+fn split_path(path: &[u8]) -> PasskeyPath<'_> {
     let slash = |octets: &[u8]| octets.iter().rposition(|&octet| octet == b'/');
-    let Some(last) = slash(path) else { return Place { passkey: None, leaf: path } };
+    let Some(last) = slash(path) else { return PasskeyPath { passkey: None, leaf: path } };
     let (folder, leaf) = (path.get(..last).unwrap_or_default(), path.get(last + 1..).unwrap_or_default());
     let passkey = slash(folder).and_then(|at| folder.get(at + 1..)).or(Some(folder));
-    Place { passkey: passkey.filter(|passkey| !passkey.is_empty()), leaf }
+    PasskeyPath { passkey: passkey.filter(|passkey| !passkey.is_empty()), leaf }
 }
 
 /// Writes the path that is meant to the front of `buffer`, with a slash at its begin.
-fn resolve<'b>(path: &[u8], buffer: &'b mut [u8]) -> &'b [u8] {
-    let Some(decoded) = decode(path, buffer) else { return &[] };
+fn resolve_path<'b>(path: &[u8], buffer: &'b mut [u8]) -> &'b [u8] {
+    let Some(decoded) = decode_percent(path, buffer) else { return &[] };
     // What is written is never longer than what was read up to there.
     let (mut read, mut written) = (0, 0);
     while read < decoded {
@@ -54,15 +54,15 @@ fn resolve<'b>(path: &[u8], buffer: &'b mut [u8]) -> &'b [u8] {
         match buffer.get(from..end).unwrap_or_default() {
             b"." | b".." if end == decoded || from == end => {
                 let up = buffer.get(from..end) == Some(b"..");
-                written = if up { parent(buffer, written) } else { written };
-                written = push(buffer, written, b'/');
+                written = if up { parent_start(buffer, written) } else { written };
+                written = push_octet(buffer, written, b'/');
             }
             b"." => {}
-            b".." => written = parent(buffer, written),
+            b".." => written = parent_start(buffer, written),
             segment => {
                 let len = segment.len();
                 // The slash before the segment was read, unless it is the first of a path without one.
-                let to = if written == from { written } else { push(buffer, written, b'/') };
+                let to = if written == from { written } else { push_octet(buffer, written, b'/') };
                 buffer.copy_within(from..from + len, to);
                 written = to + len;
             }
@@ -72,12 +72,12 @@ fn resolve<'b>(path: &[u8], buffer: &'b mut [u8]) -> &'b [u8] {
 }
 
 /// Where the last segment of what is written begins.
-fn parent(buffer: &[u8], written: usize) -> usize {
+fn parent_start(buffer: &[u8], written: usize) -> usize {
     let path = buffer.get(..written).unwrap_or_default();
     path.iter().rposition(|&octet| octet == b'/').unwrap_or(0)
 }
 
-fn push(buffer: &mut [u8], at: usize, octet: u8) -> usize {
+fn push_octet(buffer: &mut [u8], at: usize, octet: u8) -> usize {
     if let Some(place) = buffer.get_mut(at) {
         *place = octet;
     }
@@ -85,11 +85,11 @@ fn push(buffer: &mut [u8], at: usize, octet: u8) -> usize {
 }
 
 /// Undoes percent-escapes; a `%` without two hexadecimal digits stays. Gives how many octets there are.
-fn decode(path: &[u8], buffer: &mut [u8]) -> Option<usize> {
+fn decode_percent(path: &[u8], buffer: &mut [u8]) -> Option<usize> {
     let mut rest = path;
     let mut len = 0;
     while let Some((&first, after)) = rest.split_first() {
-        let (octet, left) = escape(rest).unwrap_or((first, after));
+        let (octet, left) = decode_escape(rest).unwrap_or((first, after));
         *buffer.get_mut(len)? = octet;
         len += 1;
         rest = left;
@@ -99,7 +99,7 @@ fn decode(path: &[u8], buffer: &mut [u8]) -> Option<usize> {
 
 /// The octet of an escape, and what follows it.
 #[must_use]
-pub fn escape(octets: &[u8]) -> Option<(u8, &[u8])> {
+pub fn decode_escape(octets: &[u8]) -> Option<(u8, &[u8])> {
     match octets {
         [b'%', high, low, rest @ ..] => Some((hex_value(*high)? << 4 | hex_value(*low)?, rest)),
         _ => None,
@@ -112,7 +112,7 @@ mod tests {
 
     fn place(path: &str) -> (Option<String>, String) {
         let mut buffer = [0; 64];
-        let place = read(path.as_bytes(), &mut buffer);
+        let place = parse_path(path.as_bytes(), &mut buffer);
         let text = |octets: &[u8]| octets.escape_ascii().to_string();
         (place.passkey.map(text), text(place.leaf))
     }
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn a_path_that_is_longer_than_the_buffer_says_nothing() {
         let mut buffer = [0; 7];
-        assert_eq!(read(b"/%6bey/announce", &mut buffer), Place { passkey: None, leaf: b"" });
+        assert_eq!(parse_path(b"/%6bey/announce", &mut buffer), PasskeyPath { passkey: None, leaf: b"" });
     }
 
     #[test]
@@ -160,7 +160,7 @@ mod tests {
             let path: Vec<u8> =
                 (0..random.usize(..24)).map(|_| letters[random.usize(..letters.len())]).collect();
             let mut buffer = [0; 24];
-            let place = read(&path, &mut buffer);
+            let place = parse_path(&path, &mut buffer);
             assert!(!place.leaf.contains(&b'/') && !place.passkey.unwrap_or_default().contains(&b'/'));
             assert!(place.leaf != b".." && place.leaf != b".", "{}", path.escape_ascii());
         }

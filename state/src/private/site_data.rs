@@ -1,51 +1,51 @@
 //! What the store says about a site, but for its torrents, which the swarms hold. Each set is built apart and
-//! swapped whole; a change by a verb copies the part of a set that it is in.
+//! swapped whole; a change by a command copies the part of a set that it is in.
 
 use std::sync::Arc;
 
-use super::approved_clients::Clients;
-use super::parts::Parts;
-use super::refusal::Denial;
-use super::torrent_type::Kind;
-use super::users::{Member, Members};
+use super::approved_clients::ApprovedClients;
+use super::cow_map::CowMap;
+use super::refusal::Refused;
+use super::torrent_type::TorrentType;
+use super::users::{User, Users};
 use crate::announce::Refusal;
 use crate::ids::InfoHash;
 use crate::snapshot::site::Multipliers;
 
-/// All sets as both doors and the tracker see them.
+/// All sets as both servers and the tracker see them.
 #[derive(Clone, Debug, Default)]
-pub struct Register {
+pub struct SiteData {
     /// Enabled users.
-    pub members: Arc<Members>,
+    pub users: Arc<Users>,
     /// Users and torrents that they have not seeded enough.
-    pub hit_and_runs: Arc<Parts<(u32, u32)>>,
+    pub hit_and_runs: Arc<CowMap<(u32, u32)>>,
     /// Multipliers of torrent groups, by type and id.
-    pub freeleech: Arc<Parts<(Kind, u32), Multipliers>>,
+    pub freeleech: Arc<CowMap<(TorrentType, u32), Multipliers>>,
     /// Nothing that is downloaded is credited.
     pub global_freeleech: bool,
     /// Approved clients.
-    pub clients: Arc<Clients>,
+    pub clients: Arc<ApprovedClients>,
     /// Users and torrents whose downloads are not credited, by a token.
-    pub tokens: Arc<Parts<(u32, u32)>>,
+    pub tokens: Arc<CowMap<(u32, u32)>>,
     /// Why torrents were deleted.
-    pub deletions: Arc<Parts<InfoHash, Arc<str>>>,
+    pub deletions: Arc<CowMap<InfoHash, Arc<str>>>,
 }
 
-impl Register {
+impl SiteData {
     /// Whose passkey this is.
     #[must_use]
-    pub fn member(&self, passkey: &[u8]) -> Option<Member> {
-        self.members.find(passkey)
+    pub fn find_user(&self, passkey: &[u8]) -> Option<User> {
+        self.users.find(passkey)
     }
 
     /// May this user download this torrent?
     #[must_use]
-    pub fn may_download(&self, member: &Member, torrent: u32) -> bool {
-        !member.disable_download || self.hit_and_runs.contains(&(member.id, torrent))
+    pub fn may_download(&self, user: &User, torrent: u32) -> bool {
+        !user.disable_download || self.hit_and_runs.contains(&(user.id, torrent))
     }
 
-    /// The denial of a torrent that is not registered.
-    pub(super) fn unknown(&self, info_hash: &InfoHash) -> Denial {
-        Denial { reason: self.deletions.get(info_hash).cloned(), ..Refusal::UnknownTorrent.into() }
+    /// The refusal of a torrent that is not registered.
+    pub(super) fn unknown_torrent(&self, info_hash: &InfoHash) -> Refused {
+        Refused { reason: self.deletions.get(info_hash).cloned(), ..Refusal::UnknownTorrent.into() }
     }
 }

@@ -8,17 +8,20 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use super::Site;
-use super::peer::{Credit, Moment, NOWHERE, Peer, Seconds, Session, V4, V6, moment_of, unix_of, wire};
-use super::swarm::Walk;
-use super::torrents::{Round, Row, SHARDS, Torrent, Torrents};
+use super::peer::{
+    Credit, EndpointV4, EndpointV6, Moment, NO_V4, Session, UnixSeconds, UserPeer, moment_from_unix,
+    unix_from_moment, wire_endpoint,
+};
+use super::swarm::ClassCursor;
+use super::torrents::{SHARDS, ShardWalk, TorrentInfo, TorrentState, Torrents};
 use crate::announce::{PEER_V4_LEN, PEER_V6_LEN};
 use crate::clock::Now;
-use crate::snapshot::container::{Blocks, SnapshotError};
+use crate::snapshot::container::{BlockSink, SnapshotError};
 use crate::snapshot::keeper::{Pace, Section};
-use crate::snapshot::load::Part;
-use crate::snapshot::site::{self, Decoder, Endpoint, Group, Record, Role, SiteWriter};
+use crate::snapshot::load::RestoreTarget;
+use crate::snapshot::site::{self, Group, Role, SeenEndpoint, SiteDecoder, SiteRecord, SiteWriter};
 use crate::store::total::SessionKey;
-use crate::store::{Known, Queues, Witness};
+use crate::store::{DurableTotals, Queues, SnapshotOrigin};
 
 /// Users that are written between two pauses.
 const USERS_SLICE: usize = 500;
@@ -42,27 +45,27 @@ impl SiteSection {
 }
 
 impl Section for SiteSection {
-    fn write(&mut self, to: &mut dyn Blocks, pace: &mut Pace<'_>) -> io::Result<u64> {
+    fn write(&mut self, to: &mut dyn BlockSink, pace: &mut Pace<'_>) -> io::Result<u64> {
         let mut peers = 0;
         let mut writer = SiteWriter::new(to);
         for shard in 0..SHARDS {
-            let mut copies = Copies::of(&self.site.torrents, shard);
-            while let Some(torrents) = copies.next(pace.now()) {
+            let mut copies = TorrentCopier::for_shard(&self.site.torrents, shard);
+            while let Some(torrents) = copies.next_torrents(pace.now()) {
                 for torrent in torrents {
                     peers += torrent.peers.len() as u64;
-                    writer.torrent(&torrent)?;
+                    writer.write_torrent(&torrent)?;
                 }
-                pace.breathe()?;
+                pace.pause_if_due()?;
             }
-            pace.breathe()?;
+            pace.pause_if_due()?;
         }
-        for (number, user) in self.site.users().values().enumerate() {
-            writer.user(user)?;
+        for (number, user) in self.site.accounts().values().enumerate() {
+            writer.write_user(user)?;
             if number % USERS_SLICE == 0 {
-                pace.breathe()?;
+                pace.pause_if_due()?;
             }
         }
-        self.queues.unprunes().into_iter().try_for_each(|id| writer.unprune(id))?;
+        self.queues.unprunes().into_iter().try_for_each(|id| writer.write_unprune(id))?;
         writer.finish()?;
         Ok(peers)
     }
@@ -79,12 +82,12 @@ pub struct SiteRestore<'s> {
     torrents: &'s Torrents,
     /// When peers are restored, for their ages.
     now: Now,
-    decoder: Decoder,
-    checker: RefCell<Decoder>,
+    decoder: SiteDecoder,
+    checker: RefCell<SiteDecoder>,
     unprunes: Vec<u32>,
     counts: (usize, usize),
-    known: Known,
-    witness: Witness,
+    durable: DurableTotals,
+    origin: SnapshotOrigin,
 }
 
 impl<'s> SiteRestore<'s> {
@@ -94,55 +97,55 @@ impl<'s> SiteRestore<'s> {
         Self {
             torrents,
             now,
-            decoder: Decoder::default(),
+            decoder: SiteDecoder::default(),
             checker: RefCell::default(),
             unprunes: Vec::new(),
             counts: (0, 0),
-            known: Known::default(),
-            witness: Witness::Snapshot,
+            durable: DurableTotals::default(),
+            origin: SnapshotOrigin::ThisTracker,
         }
     }
 
     /// With what is durable of the sessions: it counts, whatever the snapshot says of them.
     #[must_use]
-    pub fn knowing(self, known: Known) -> Self {
-        Self { known, ..self }
+    pub fn with_durable(self, known: DurableTotals) -> Self {
+        Self { durable: known, ..self }
     }
 
     /// What comes now is from the cache of another tracker.
-    pub fn hear_of_another(&mut self) {
-        self.witness = Witness::Other;
+    pub fn set_other_tracker(&mut self) {
+        self.origin = SnapshotOrigin::OtherTracker;
     }
 
     /// Takes one record.
-    pub fn record(&mut self, record: Record) {
+    pub fn restore_record(&mut self, record: SiteRecord) {
         match record {
-            Record::Torrent(torrent) => {
+            SiteRecord::Torrent(torrent) => {
                 self.counts.0 += 1;
-                let Self { known, witness, now, .. } = self;
-                self.counts.1 += self.torrents.restore(&torrent, known, *witness, *now);
+                let Self { durable: known, origin: witness, now, .. } = self;
+                self.counts.1 += self.torrents.restore_torrent(&torrent, known, *witness, *now);
             }
-            Record::Unprune(id) => self.unprunes.push(id),
-            Record::User(_) => {}
+            SiteRecord::Unprune(id) => self.unprunes.push(id),
+            SiteRecord::User(_) => {}
         }
     }
 
     /// Ends: durable sessions that were not restored wait for their next announce. Gives the torrents whose
     /// un-prune was pending.
     pub fn finish(self) -> Vec<u32> {
-        self.torrents.strays.put(self.known.into_rest(), self.now);
+        self.torrents.dormant.replace_all(self.durable.into_unresolved(), self.now);
         self.unprunes
     }
 }
 
-impl Part for SiteRestore<'_> {
-    fn check(&self, tag: u8, payload: &[u8]) -> Result<(), SnapshotError> {
-        self.checker.borrow_mut().block(tag, payload, &mut drop).map(drop)
+impl RestoreTarget for SiteRestore<'_> {
+    fn check_block(&self, tag: u8, payload: &[u8]) -> Result<(), SnapshotError> {
+        self.checker.borrow_mut().decode_block(tag, payload, &mut drop).map(drop)
     }
 
-    fn restore(&mut self, _: Now, _: i64, tag: u8, payload: &[u8]) -> Result<(), SnapshotError> {
+    fn restore_block(&mut self, _: Now, _: i64, tag: u8, payload: &[u8]) -> Result<(), SnapshotError> {
         let mut decoder = std::mem::take(&mut self.decoder);
-        let result = decoder.block(tag, payload, &mut |record| self.record(record));
+        let result = decoder.decode_block(tag, payload, &mut |record| self.restore_record(record));
         self.decoder = decoder;
         result.map(drop)
     }
@@ -154,63 +157,64 @@ impl Part for SiteRestore<'_> {
 }
 
 /// The torrents of one shard as they are kept, some at a time, for each of which one lock is held.
-pub(super) struct Copies<'t> {
+pub(super) struct TorrentCopier<'t> {
     torrents: &'t Torrents,
-    round: Option<Round>,
+    walk: Option<ShardWalk>,
     /// A large swarm that is not copied to its end.
-    pub(super) begun: Option<Begun>,
+    pub(super) unfinished: Option<UnfinishedCopy>,
 }
 
-pub(super) struct Begun {
-    copy: site::Torrent,
+pub(super) struct UnfinishedCopy {
+    copy: site::SiteTorrent,
     /// Seeders that became leechers before the walk began.
-    turned_back: u32,
+    moved_back: u32,
     walks: u32,
 }
 
-impl<'t> Copies<'t> {
-    pub(super) fn of(torrents: &'t Torrents, shard: usize) -> Self {
-        Self { torrents, round: Some(torrents.round(shard, true)), begun: None }
+impl<'t> TorrentCopier<'t> {
+    pub(super) fn for_shard(torrents: &'t Torrents, shard: usize) -> Self {
+        Self { torrents, walk: Some(torrents.walk_shard(shard, true)), unfinished: None }
     }
 
     /// Those that are ready; `None` at the end.
-    pub(super) fn next(&mut self, now: Now) -> Option<Vec<site::Torrent>> {
-        let (torrents, begun) = (self.torrents, &mut self.begun);
-        let round = self.round.as_mut()?;
+    pub(super) fn next_torrents(&mut self, now: Now) -> Option<Vec<site::SiteTorrent>> {
+        let (torrents, begun) = (self.torrents, &mut self.unfinished);
+        let round = self.walk.as_mut()?;
         let mut ready = Vec::new();
-        let more = torrents.go_on(round, |torrent, walk, most| {
-            let is_same = |begun: &mut Begun| begun.copy.info_hash == torrent.row.info_hash;
-            let mut begun_now = begun.take_if(is_same).unwrap_or_else(|| Begun {
-                copy: torrents.copy(torrent),
-                turned_back: torrent.swarm.as_ref().map_or(0, |swarm| swarm.turned_back()),
+        let more = torrents.walk_slice(round, |torrent, cursor, most| {
+            let is_same = |begun: &mut UnfinishedCopy| begun.copy.info_hash == torrent.info.info_hash;
+            let mut begun_now = begun.take_if(is_same).unwrap_or_else(|| UnfinishedCopy {
+                copy: torrents.copy_torrent(torrent),
+                moved_back: torrent.swarm.as_ref().map_or(0, |swarm| swarm.moved_back()),
                 walks: 1,
             });
             let Some(swarm) = &torrent.swarm else {
-                *walk = None;
+                *cursor = None;
                 ready.push(begun_now.copy);
                 return 0;
             };
             let peers = &mut begun_now.copy.peers;
-            let looked_at = swarm.visit(walk, most, |role, peer| peers.push(kept(role, &peer, now)));
-            if walk.is_none() && begun_now.turned_back != swarm.turned_back() && begun_now.walks < WALKS_MOST
+            let looked_at =
+                swarm.visit_peers(cursor, most, |role, peer| peers.push(to_site_peer(role, &peer, now)));
+            if cursor.is_none() && begun_now.moved_back != swarm.moved_back() && begun_now.walks < WALKS_MOST
             {
-                (begun_now.turned_back, begun_now.walks) = (swarm.turned_back(), begun_now.walks + 1);
-                *walk = Some(Walk::default());
+                (begun_now.moved_back, begun_now.walks) = (swarm.moved_back(), begun_now.walks + 1);
+                *cursor = Some(ClassCursor::default());
             }
-            match walk {
+            match cursor {
                 None => ready.push(begun_now.copy),
                 Some(_) => *begun = Some(begun_now),
             }
             looked_at
         });
-        self.round = self.round.take_if(|_| more);
-        ready.iter_mut().for_each(only_once);
+        self.walk = self.walk.take_if(|_| more);
+        ready.iter_mut().for_each(dedup_peers);
         Some(ready)
     }
 }
 
 /// Of a peer that was met several times the last one counts, and that of a torrent that is gone is let go.
-fn only_once(torrent: &mut site::Torrent) {
+fn dedup_peers(torrent: &mut site::SiteTorrent) {
     let mut seen = HashSet::with_capacity(torrent.peers.len());
     torrent.peers.reverse();
     torrent.peers.retain(|peer| seen.insert((peer.user, peer.peer_id)));
@@ -218,10 +222,11 @@ fn only_once(torrent: &mut site::Torrent) {
 
 impl Torrents {
     /// A torrent as it is kept, without its peers.
-    fn copy(&self, torrent: &Torrent) -> site::Torrent {
-        let Row { info_hash, id, kind, group, snatched, status, multipliers } = torrent.row;
-        let type_name = (*self.kinds().name(kind)).into();
-        site::Torrent {
+    fn copy_torrent(&self, torrent: &TorrentState) -> site::SiteTorrent {
+        let TorrentInfo { info_hash, id, torrent_type: kind, group, snatched, status, multipliers } =
+            torrent.info;
+        let type_name = (*self.torrent_types().name(kind)).into();
+        site::SiteTorrent {
             info_hash,
             id,
             group: Group { type_name, id: group },
@@ -235,40 +240,43 @@ impl Torrents {
 
     /// Registers a torrent with its peers, as it was kept, but for what is `known` to be durable of them.
     /// Gives how many peers there are then.
-    pub(super) fn restore(
+    pub(super) fn restore_torrent(
         &self,
-        torrent: &site::Torrent,
-        known: &mut Known,
-        witness: Witness,
+        torrent: &site::SiteTorrent,
+        durable: &mut DurableTotals,
+        origin: SnapshotOrigin,
         now: Now,
     ) -> usize {
-        let row = Row {
+        let row = TorrentInfo {
             info_hash: torrent.info_hash,
             id: torrent.id,
-            kind: self.kinds().of(&torrent.group.type_name),
+            torrent_type: self.torrent_types().intern(&torrent.group.type_name),
             group: torrent.group.id,
             snatched: torrent.snatched,
             status: torrent.status,
             multipliers: torrent.multipliers,
         };
         self.put_all(self.shard_of(&row.info_hash), &[row], 0, &|_| false);
-        let restored = self.with(&row.info_hash, |registered| {
-            registered.last_action = seconds(torrent.last_action);
+        let restored = self.with_torrent(&row.info_hash, |registered| {
+            registered.last_action = unix_seconds(torrent.last_action);
             let mut swarm = registered.swarm.take().unwrap_or_default();
             for peer in &torrent.peers {
                 // Of two with one key the one that announced later stays.
-                let spot = swarm.find(&self.keys, peer.user, &peer.peer_id);
-                let later = |known: &Session| known.announced > seconds(peer.announced_at);
-                if spot.and_then(|spot| swarm.session(spot)).is_some_and(later) {
+                let pos = swarm.find(&self.hasher, peer.user, &peer.peer_id);
+                let later = |known: &Session| known.announced > unix_seconds(peer.announced_at);
+                if pos.and_then(|pos| swarm.session(pos)).is_some_and(later) {
                     continue;
                 }
-                let (key, role, mut peer) = (key(torrent.id, peer), peer.role, restored(peer, now));
-                let Some(standing) = known.settle(&key, peer.session.standing(), witness) else { continue };
-                peer.session.stand(standing, now);
-                if let Some(spot) = spot {
-                    swarm.take(&self.keys, spot);
+                let (key, role, mut peer) =
+                    (session_key(torrent.id, peer), peer.role, from_site_peer(peer, now));
+                let Some(totals) = durable.resolve_session(&key, peer.session.totals(), origin) else {
+                    continue;
+                };
+                peer.session.resume(totals, now);
+                if let Some(pos) = pos {
+                    swarm.remove(&self.hasher, pos);
                 }
-                swarm.add(&self.keys, role, peer);
+                swarm.add(&self.hasher, role, peer);
             }
             let peers = swarm.len();
             registered.swarm = Some(swarm).filter(|_| peers > 0);
@@ -278,18 +286,18 @@ impl Torrents {
     }
 }
 
-fn key(torrent: u32, peer: &site::Peer) -> SessionKey {
+fn session_key(torrent: u32, peer: &site::SitePeer) -> SessionKey {
     SessionKey { torrent, user: peer.user, peer_id: peer.peer_id }
 }
 
-fn kept(role: Role, peer: &Peer, now: Now) -> site::Peer {
-    let Peer { user, v4, v6, session } = peer;
-    site::Peer {
+fn to_site_peer(role: Role, peer: &UserPeer, now: Now) -> site::SitePeer {
+    let UserPeer { user, v4, v6, session } = peer;
+    site::SitePeer {
         user: *user,
         peer_id: session.peer_id,
         role,
-        v4: (*v4 != NOWHERE).then(|| endpoint(v4, unix_of(session.v4_seen, now))),
-        v6: v6.as_ref().map(|v6| endpoint(&v6.wire, unix_of(v6.seen, now))),
+        v4: (*v4 != NO_V4).then(|| seen_endpoint(v4, unix_from_moment(session.v4_seen, now))),
+        v6: v6.as_ref().map(|v6| seen_endpoint(&v6.wire, unix_from_moment(v6.seen, now))),
         uploaded: session.uploaded,
         downloaded: session.downloaded,
         left: session.left,
@@ -299,11 +307,15 @@ fn kept(role: Role, peer: &Peer, now: Now) -> site::Peer {
     }
 }
 
-fn restored(peer: &site::Peer, now: Now) -> Peer {
-    let v4 = peer.v4.map(|v4| (wire(v4.address.octets(), v4.port), moment_of(v4.seen_at, now)));
-    let (v4, v4_seen): (V4, Moment) = v4.unwrap_or((NOWHERE, 0));
-    let v6 = |v6: Endpoint<Ipv6Addr>| {
-        Box::new(V6 { wire: wire(v6.address.octets(), v6.port), seen: moment_of(v6.seen_at, now) })
+fn from_site_peer(peer: &site::SitePeer, now: Now) -> UserPeer {
+    let v4 =
+        peer.v4.map(|v4| (wire_endpoint(v4.address.octets(), v4.port), moment_from_unix(v4.seen_at, now)));
+    let (v4, v4_seen): (EndpointV4, Moment) = v4.unwrap_or((NO_V4, 0));
+    let v6 = |v6: SeenEndpoint<Ipv6Addr>| {
+        Box::new(EndpointV6 {
+            wire: wire_endpoint(v6.address.octets(), v6.port),
+            seen: moment_from_unix(v6.seen_at, now),
+        })
     };
     let session = Session {
         peer_id: peer.peer_id,
@@ -311,28 +323,28 @@ fn restored(peer: &site::Peer, now: Now) -> Peer {
         uploaded: peer.uploaded,
         downloaded: peer.downloaded,
         left: peer.left,
-        started: seconds(peer.started_at),
-        announced: seconds(peer.announced_at),
-        heard: moment_of(peer.announced_at, now),
+        started: unix_seconds(peer.started_at),
+        announced: unix_seconds(peer.announced_at),
+        heard: moment_from_unix(peer.announced_at, now),
         v4_seen,
         last: Credit::default(),
     };
-    Peer { user: peer.user, v4, v6: peer.v6.map(v6), session }
+    UserPeer { user: peer.user, v4, v6: peer.v6.map(v6), session }
 }
 
-fn endpoint<const ADDRESS: usize, const LEN: usize, A: From<[u8; ADDRESS]>>(
+fn seen_endpoint<const ADDRESS: usize, const LEN: usize, A: From<[u8; ADDRESS]>>(
     wire: &[u8; LEN],
     seen_at: i64,
-) -> Endpoint<A> {
+) -> SeenEndpoint<A> {
     const { assert!(ADDRESS + 2 == LEN && (LEN == PEER_V4_LEN || LEN == PEER_V6_LEN)) };
     let (address, port) = wire.split_at(ADDRESS);
     let address: [u8; ADDRESS] = address.first_chunk().copied().unwrap_or([0; ADDRESS]);
     let port = port.first_chunk().copied().map_or(0, u16::from_be_bytes);
-    Endpoint { address: address.into(), port, seen_at }
+    SeenEndpoint { address: address.into(), port, seen_at }
 }
 
-fn seconds(time: i64) -> Seconds {
-    Seconds::try_from(time.max(0)).unwrap_or(Seconds::MAX)
+fn unix_seconds(time: i64) -> UnixSeconds {
+    UnixSeconds::try_from(time.max(0)).unwrap_or(UnixSeconds::MAX)
 }
 
 #[cfg(test)]
@@ -340,12 +352,12 @@ mod tests {
     use super::*;
     use crate::ids::{InfoHash, PeerId};
     use crate::snapshot::site::{Group, Multipliers};
-    use crate::store::total::Standing;
+    use crate::store::total::SessionTotals;
 
     const HASH: InfoHash = InfoHash([3; 20]);
 
-    fn peer(user: u32, uploaded: u64, announced_at: i64) -> site::Peer {
-        site::Peer {
+    fn peer(user: u32, uploaded: u64, announced_at: i64) -> site::SitePeer {
+        site::SitePeer {
             user,
             peer_id: PeerId([7; 20]),
             role: Role::Leecher,
@@ -360,8 +372,8 @@ mod tests {
         }
     }
 
-    fn torrent(peers: Vec<site::Peer>) -> Record {
-        Record::Torrent(site::Torrent {
+    fn torrent(peers: Vec<site::SitePeer>) -> SiteRecord {
+        SiteRecord::Torrent(site::SiteTorrent {
             info_hash: HASH,
             id: 3,
             group: Group { type_name: "music".into(), id: 1 },
@@ -375,11 +387,11 @@ mod tests {
 
     /// Users and what they are credited from next.
     fn baselines(torrents: &Torrents) -> Vec<(u32, u64)> {
-        let all = torrents.with(&HASH, |torrent| {
+        let all = torrents.with_torrent(&HASH, |torrent| {
             let mut all = Vec::new();
             let swarm = torrent.swarm.as_deref();
-            let each = |_, peer: Peer| all.push((peer.user, peer.session.uploaded));
-            swarm.map(|swarm| swarm.visit(&mut Some(Walk::default()), usize::MAX, each));
+            let each = |_, peer: UserPeer| all.push((peer.user, peer.session.uploaded));
+            swarm.map(|swarm| swarm.visit_peers(&mut Some(ClassCursor::default()), usize::MAX, each));
             all
         });
         let mut all: Vec<_> = all.unwrap();
@@ -392,17 +404,18 @@ mod tests {
         let (earlier, later) = (peer(1, 700, 100), peer(1, 1100, 200));
         for peers in [vec![earlier.clone(), later.clone()], vec![later, earlier]] {
             let torrents = Torrents::new();
-            SiteRestore::new(&torrents, Now::at(0)).record(torrent(peers));
+            SiteRestore::new(&torrents, Now::at(0)).restore_record(torrent(peers));
             assert_eq!(baselines(&torrents), [(1, 1100)]);
         }
     }
 
     /// What is durable: users 1 to 3 have told 500 at 150, but user 2 is gone; 4 and 5 nothing since 100.
-    fn known() -> Known {
+    fn known() -> DurableTotals {
         let key = |user| SessionKey { torrent: 3, user, peer_id: PeerId([7; 20]) };
-        let standing = |is_gone| Standing { uploaded: 500, announced: 150, is_gone, ..Standing::default() };
-        Known {
-            sessions: [(key(1), standing(false)), (key(2), standing(true)), (key(3), standing(false))].into(),
+        let totals =
+            |is_gone| SessionTotals { uploaded: 500, announced: 150, is_gone, ..SessionTotals::default() };
+        DurableTotals {
+            sessions: [(key(1), totals(false)), (key(2), totals(true)), (key(3), totals(false))].into(),
             since: Some(100),
             until: 150,
         }
@@ -412,15 +425,16 @@ mod tests {
     fn what_is_durable_counts_whatever_a_snapshot_says() {
         let peers = vec![peer(1, 700, 170), peer(2, 700, 140), peer(4, 700, 120), peer(5, 700, 90)];
         let torrents = Torrents::new();
-        let mut restore = SiteRestore::new(&torrents, Now::at(0)).knowing(known());
-        restore.record(torrent(peers));
+        let mut restore = SiteRestore::new(&torrents, Now::at(0)).with_durable(known());
+        restore.restore_record(torrent(peers));
         assert_eq!(restore.counts, (1, 2));
         restore.finish();
         // 4 has announced since everything is known, and yet is not: it is no session.
         assert_eq!(baselines(&torrents), [(1, 500), (5, 700)]);
-        let stray = |user| SessionKey { torrent: 3, user, peer_id: PeerId([7; 20]) };
-        let strays = [1, 2, 3].map(|user| torrents.strays.take(&stray(user), 0).map(|(it, _)| it.uploaded));
-        assert_eq!(strays, [None, None, Some(500)]);
+        let dormant_key = |user| SessionKey { torrent: 3, user, peer_id: PeerId([7; 20]) };
+        let dormant = [1, 2, 3]
+            .map(|user| torrents.dormant.take_session(&dormant_key(user), 0).map(|(it, _)| it.uploaded));
+        assert_eq!(dormant, [None, None, Some(500)]);
     }
 
     #[test]
@@ -434,9 +448,9 @@ mod tests {
             peer(6, 700, 90),
         ];
         let torrents = Torrents::new();
-        let mut restore = SiteRestore::new(&torrents, Now::at(0)).knowing(known());
-        restore.hear_of_another();
-        restore.record(torrent(peers));
+        let mut restore = SiteRestore::new(&torrents, Now::at(0)).with_durable(known());
+        restore.set_other_tracker();
+        restore.restore_record(torrent(peers));
         assert_eq!(baselines(&torrents), [(1, 700), (2, 700), (3, 500), (4, 700), (6, 700)]);
     }
 }

@@ -1,18 +1,18 @@
 //! The peers of one registered torrent: seeders and leechers apart, and of both those who can be reached in
-//! the same way, so that a hand-out never looks at peers of which the asker can use no address.
+//! the same way, so that a hand-out never looks at peers of which the requester can use no address.
 
 use hashbrown::HashSet;
 
-use super::choice::Stock;
-use super::columns::{Pack, Rank};
-use super::finder::Finder;
-use super::peer::{Moment, Peer, Session, Shown};
+use super::columns::{PeerClass, PeerColumns};
+use super::peer::{Moment, Session, ShownFamilies, UserPeer};
+use super::select::RoleCandidates;
+use super::user_index::UserIndex;
 use crate::announce::Handout;
 use crate::ids::PeerId;
-use crate::peer_counts::Census;
+use crate::lock_cost;
+use crate::peer_counts::PeerCounts;
 use crate::snapshot::site::Role;
-use crate::table::keyed_hash::Keys;
-use crate::touch;
+use crate::table::keyed_hash::KeyedHash;
 
 /// Peers up to which a swarm is searched from end to end, which their users' numbers, lying side by side,
 /// make faster than an index; larger ones have one. Tests cross the border with fewer.
@@ -22,45 +22,45 @@ const SEARCHED_MAX: usize = if cfg!(debug_assertions) { 64 } else { 512 };
 /// silent for longest.
 pub(super) const SESSIONS_MAX: usize = 16;
 
-/// All ranks, in the order of a walk. A peer that goes to a later one meanwhile is met again. So leechers
+/// All classes, in the order of a walk. A peer that goes to a later one meanwhile is met again. So leechers
 /// come first, who become seeders, and those with one address before those with both; whoever goes the other
 /// way may be missed.
-const RANKS: [Rank; 8] = {
-    const fn rank(role: Role, shown: Shown) -> Rank {
-        Rank { role, shown }
+const CLASSES: [PeerClass; 8] = {
+    const fn class(role: Role, shown: ShownFamilies) -> PeerClass {
+        PeerClass { role, families: shown }
     }
     [
-        rank(Role::Leecher, Shown::V4),
-        rank(Role::Leecher, Shown::V6),
-        rank(Role::Leecher, Shown::Both),
-        rank(Role::Leecher, Shown::Nobody),
-        rank(Role::Seeder, Shown::V4),
-        rank(Role::Seeder, Shown::V6),
-        rank(Role::Seeder, Shown::Both),
-        rank(Role::Seeder, Shown::Nobody),
+        class(Role::Leecher, ShownFamilies::V4),
+        class(Role::Leecher, ShownFamilies::V6),
+        class(Role::Leecher, ShownFamilies::Both),
+        class(Role::Leecher, ShownFamilies::Nobody),
+        class(Role::Seeder, ShownFamilies::V4),
+        class(Role::Seeder, ShownFamilies::V6),
+        class(Role::Seeder, ShownFamilies::Both),
+        class(Role::Seeder, ShownFamilies::Nobody),
     ]
 };
 
 /// Where a peer is. It holds until the swarm changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Spot {
-    rank: Rank,
+pub(super) struct UserPeerPos {
+    class: PeerClass,
     slot: u32,
 }
 
-/// How far a walk through a swarm has come, from the last slot of each rank to the first: a peer that is
+/// How far a walk through a swarm has come, from the last slot of each class to the first: a peer that is
 /// taken out has its slot taken by the last one, which was met already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Walk {
+pub(super) struct ClassCursor {
     /// Of [`RANKS`].
-    rank: usize,
-    /// Peers of this rank in slots below this are still to be met.
+    class: usize,
+    /// Peers of this class in slots below this are still to be met.
     slot: u32,
 }
 
-impl Default for Walk {
+impl Default for ClassCursor {
     fn default() -> Self {
-        Self { rank: 0, slot: u32::MAX }
+        Self { class: 0, slot: u32::MAX }
     }
 }
 
@@ -68,31 +68,32 @@ impl Default for Walk {
 #[derive(Debug)]
 pub(super) struct Swarm {
     /// Those that are reached over IPv4 alone: in most swarms, all.
-    seeders: Pack,
-    leechers: Pack,
-    /// Those of other ranks, as far as there are any.
-    others: Vec<Pack>,
-    index: Option<Finder>,
-    /// How often a peer went to an earlier rank.
-    turned_back: u32,
+    seeders: PeerColumns,
+    leechers: PeerColumns,
+    /// Those of other classes, as far as there are any.
+    others: Vec<PeerColumns>,
+    index: Option<UserIndex>,
+    /// How often a peer went to an earlier class.
+    moved_back: u32,
 }
 
 impl Default for Swarm {
     fn default() -> Self {
-        let [seeders, leechers] = [Role::Seeder, Role::Leecher].map(|role| Pack::new(role, Shown::V4));
-        Self { seeders, leechers, others: Vec::new(), index: None, turned_back: 0 }
+        let [seeders, leechers] =
+            [Role::Seeder, Role::Leecher].map(|role| PeerColumns::new(role, ShownFamilies::V4));
+        Self { seeders, leechers, others: Vec::new(), index: None, moved_back: 0 }
     }
 }
 
 impl Swarm {
     #[inline]
     pub(super) fn seeders(&self) -> usize {
-        self.seeders.len() + self.others_of(Role::Seeder).map(Pack::len).sum::<usize>()
+        self.seeders.len() + self.other_columns_of_role(Role::Seeder).map(PeerColumns::len).sum::<usize>()
     }
 
     #[inline]
     pub(super) fn leechers(&self) -> usize {
-        self.leechers.len() + self.others_of(Role::Leecher).map(Pack::len).sum::<usize>()
+        self.leechers.len() + self.other_columns_of_role(Role::Leecher).map(PeerColumns::len).sum::<usize>()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -101,197 +102,203 @@ impl Swarm {
 
     /// The peers that are reached over each family.
     #[inline]
-    pub(super) fn census(&self) -> Census {
-        let sum = |first: &Pack, role| {
-            let add = |(v4, v6), pack: &Pack| (v4 + pack.reached().0, v6 + pack.reached().1);
-            self.others_of(role).fold(first.reached(), add)
+    pub(super) fn peer_counts(&self) -> PeerCounts {
+        let sum = |first: &PeerColumns, role| {
+            let add = |(v4, v6), columns: &PeerColumns| {
+                (v4 + columns.family_counts().0, v6 + columns.family_counts().1)
+            };
+            self.other_columns_of_role(role).fold(first.family_counts(), add)
         };
         let (v4_seeders, v6_seeders) = sum(&self.seeders, Role::Seeder);
         let (v4_leechers, v6_leechers) = sum(&self.leechers, Role::Leecher);
-        Census { v4_seeders, v4_leechers, v6_seeders, v6_leechers }
+        PeerCounts { v4_seeders, v4_leechers, v6_seeders, v6_leechers }
     }
 
     /// Octets that it takes, by our own count.
     #[inline]
     pub(super) fn memory(&self) -> usize {
-        let index = if self.index.is_some() { 2 * self.len() * size_of::<Spot>() } else { 0 };
-        let others = self.others.iter().map(|pack| pack.memory() + size_of::<Pack>()).sum::<usize>();
+        let index = if self.index.is_some() { 2 * self.len() * size_of::<UserPeerPos>() } else { 0 };
+        let others =
+            self.others.iter().map(|columns| columns.memory() + size_of::<PeerColumns>()).sum::<usize>();
         size_of::<Self>() + self.seeders.memory() + self.leechers.memory() + others + index
     }
 
-    /// How often a peer went to an earlier rank: a walk that began before may have missed it.
-    pub(super) fn turned_back(&self) -> u32 {
-        self.turned_back
+    /// How often a peer went to an earlier class: a walk that began before may have missed it.
+    pub(super) fn moved_back(&self) -> u32 {
+        self.moved_back
     }
 
     /// Does this user seed here, by whatever client?
-    pub(super) fn has_seeder(&self, keys: &Keys, user: u32) -> bool {
+    pub(super) fn has_seeder(&self, hasher: &KeyedHash, user: u32) -> bool {
         match &self.index {
-            None => self.of_role(Role::Seeder).any(|pack| pack.has_user(user)),
+            None => self.columns_of_role(Role::Seeder).any(|columns| columns.has_user(user)),
             Some(index) => {
-                let seeds = |spot: Spot| spot.rank.role == Role::Seeder && self.user_at(spot) == Some(user);
-                index.find(keys.user(user), seeds).is_some()
+                let seeds =
+                    |pos: UserPeerPos| pos.class.role == Role::Seeder && self.user_at(pos) == Some(user);
+                index.find(hasher.user(user), seeds).is_some()
             }
         }
     }
 
-    pub(super) fn find(&self, keys: &Keys, user: u32, peer_id: &PeerId) -> Option<Spot> {
+    pub(super) fn find(&self, hasher: &KeyedHash, user: u32, peer_id: &PeerId) -> Option<UserPeerPos> {
         let Some(index) = &self.index else {
-            let search = |pack: &Pack| {
-                let slot = pack.search(user, peer_id)?;
-                Some(Spot { rank: pack.rank, slot: number(slot) })
+            let search = |columns: &PeerColumns| {
+                let slot = columns.search(user, peer_id)?;
+                Some(UserPeerPos { class: columns.class, slot: slot_number(slot) })
             };
             let found = search(&self.seeders).or_else(|| search(&self.leechers));
             return found.or_else(|| self.others.iter().find_map(search));
         };
-        index.find(keys.user(user), |spot| {
-            self.user_at(spot) == Some(user)
-                && self.session(spot).is_some_and(|session| session.peer_id == *peer_id)
+        index.find(hasher.user(user), |pos| {
+            self.user_at(pos) == Some(user)
+                && self.session(pos).is_some_and(|session| session.peer_id == *peer_id)
         })
     }
 
-    pub(super) fn session(&self, spot: Spot) -> Option<&Session> {
-        self.pack(spot.rank)?.session(spot.slot as usize)
+    pub(super) fn session(&self, pos: UserPeerPos) -> Option<&Session> {
+        self.columns(pos.class)?.session(pos.slot as usize)
     }
 
     /// Fetches where a search and a hand-out begin.
     pub(super) fn prefetch_columns(&self) {
-        self.packs().for_each(Pack::prefetch);
+        self.all_columns().for_each(PeerColumns::prefetch);
     }
 
     /// Adds a peer that is not there. Where its user has [`SESSIONS_MAX`] already, the one that was silent
     /// for longest goes; tells whether one did.
-    pub(super) fn add(&mut self, keys: &Keys, role: Role, peer: Peer) -> bool {
-        let replaces = self.make_place(keys, peer.user);
+    pub(super) fn add(&mut self, hasher: &KeyedHash, role: Role, peer: UserPeer) -> bool {
+        let replaces = self.evict_oldest_session(hasher, peer.user);
         let user = peer.user;
-        let pack = self.pack_for(Rank { role, shown: peer.shown() });
-        let spot = Spot { rank: pack.rank, slot: number(pack.len()) };
-        pack.push(peer);
+        let columns = self.columns_for(PeerClass { role, families: peer.shown_families() });
+        let pos = UserPeerPos { class: columns.class, slot: slot_number(columns.len()) };
+        columns.push(peer);
         if self.index.is_none() && self.len() > SEARCHED_MAX {
-            self.build_index(keys);
+            self.build_index(hasher);
         } else if let Some(mut index) = self.index.take() {
-            index.insert(keys.user(user), spot, |spot| self.hash_at(keys, spot));
+            index.insert(hasher.user(user), pos, |pos| self.hash_at(hasher, pos));
             self.index = Some(index);
         }
         replaces
     }
 
-    fn make_place(&mut self, keys: &Keys, user: u32) -> bool {
-        if self.index.is_none() && !self.packs().any(|pack| pack.has_user(user)) {
+    fn evict_oldest_session(&mut self, hasher: &KeyedHash, user: u32) -> bool {
+        if self.index.is_none() && !self.all_columns().any(|columns| columns.has_user(user)) {
             return false;
         }
         let (mut peers, mut longest) = (0, None);
-        for spot in self.spots_of(keys, user) {
+        for pos in self.positions_of_user(hasher, user) {
             peers += 1;
-            let heard = self.session(spot).map_or(0, |session| session.heard);
+            let heard = self.session(pos).map_or(0, |session| session.heard);
             if longest.is_none_or(|(known, _)| heard < known) {
-                longest = Some((heard, spot));
+                longest = Some((heard, pos));
             }
         }
         let goes = longest.filter(|_| peers >= SESSIONS_MAX);
-        goes.is_some_and(|(_, spot)| self.take(keys, spot).is_some())
+        goes.is_some_and(|(_, pos)| self.remove(hasher, pos).is_some())
     }
 
-    /// Moves a peer that has this role now to its rank, where it is in another one.
-    pub(super) fn settle(&mut self, keys: &Keys, spot: Spot, role: Role) {
-        let shown = self.pack(spot.rank).and_then(|pack| {
-            let slot = spot.slot as usize;
-            Some(Shown::of(pack.v4(slot)?, pack.v6(slot)))
+    /// Moves a peer that has this role now to its class, where it is in another one.
+    pub(super) fn move_to_class(&mut self, hasher: &KeyedHash, pos: UserPeerPos, role: Role) {
+        let shown = self.columns(pos.class).and_then(|columns| {
+            let slot = pos.slot as usize;
+            Some(ShownFamilies::from_endpoints(columns.v4(slot)?, columns.v6(slot)))
         });
-        let Some(rank) = shown.map(|shown| Rank { role, shown }).filter(|rank| *rank != spot.rank) else {
+        let Some(class) =
+            shown.map(|shown| PeerClass { role, families: shown }).filter(|class| *class != pos.class)
+        else {
             return;
         };
-        if let Some(peer) = self.take(keys, spot) {
-            let place = |rank| RANKS.iter().position(|known| *known == rank);
-            self.turned_back += u32::from(place(rank) < place(spot.rank));
-            self.add(keys, role, peer);
+        if let Some(peer) = self.remove(hasher, pos) {
+            let place = |class| CLASSES.iter().position(|known| *known == class);
+            self.moved_back += u32::from(place(class) < place(pos.class));
+            self.add(hasher, role, peer);
         }
     }
 
-    /// Takes a peer out. The last of its rank takes its slot.
-    pub(super) fn take(&mut self, keys: &Keys, spot: Spot) -> Option<Peer> {
+    /// Takes a peer out. The last of its class takes its slot.
+    pub(super) fn remove(&mut self, hasher: &KeyedHash, pos: UserPeerPos) -> Option<UserPeer> {
         if let Some(mut index) = self.index.take() {
-            index.remove(self.hash_at(keys, spot), spot);
-            let len = self.pack(spot.rank).map_or(0, Pack::len);
-            let last = Spot { slot: number(len).wrapping_sub(1), ..spot };
-            index.moved(self.hash_at(keys, last), last, spot);
+            index.remove(self.hash_at(hasher, pos), pos);
+            let len = self.columns(pos.class).map_or(0, PeerColumns::len);
+            let last = UserPeerPos { slot: slot_number(len).wrapping_sub(1), ..pos };
+            index.move_to(self.hash_at(hasher, last), last, pos);
             // Half of it, so that one that comes and goes does not build it each time.
             self.index = Some(index).filter(|_| self.len() > SEARCHED_MAX / 2);
         }
-        let peer = self.pack_mut(spot.rank)?.take(spot.slot as usize);
-        self.others.retain(|pack| pack.len() > 0);
+        let peer = self.columns_mut(pos.class)?.swap_remove(pos.slot as usize);
+        self.others.retain(|columns| columns.len() > 0);
         peer
     }
 
-    /// Changes a peer where it is; its user and peer_id stay. Its rank may be another one then.
-    pub(super) fn change<T>(&mut self, spot: Spot, work: impl FnOnce(&mut Peer) -> T) -> Option<T> {
-        self.pack_mut(spot.rank)?.change(spot.slot as usize, work)
+    /// Changes a peer where it is; its user and peer_id stay. Its class may be another one then.
+    pub(super) fn update<T>(&mut self, pos: UserPeerPos, work: impl FnOnce(&mut UserPeer) -> T) -> Option<T> {
+        self.columns_mut(pos.class)?.update(pos.slot as usize, work)
     }
 
     /// Removes peers that were not heard of since `limit`, and addresses likewise, looking at `most` of them
     /// at most; gives how many were looked at and how many went. `walk` is `None` at the end.
-    pub(super) fn purge(
+    pub(super) fn expire_slice(
         &mut self,
-        keys: &Keys,
+        hasher: &KeyedHash,
         limit: Moment,
-        walk: &mut Option<Walk>,
+        cursor: &mut Option<ClassCursor>,
         most: usize,
     ) -> (usize, usize) {
         let (mut looked_at, mut gone) = (0, 0);
         while looked_at < most
-            && let Some(spot) = self.step(walk)
+            && let Some(pos) = self.next_pos(cursor)
         {
             looked_at += 1;
-            if self.session(spot).is_some_and(|session| session.heard < limit) {
-                self.take(keys, spot);
+            if self.session(pos).is_some_and(|session| session.heard < limit) {
+                self.remove(hasher, pos);
                 gone += 1;
             } else {
-                if let Some(pack) = self.pack_mut(spot.rank) {
-                    pack.forget_before(spot.slot as usize, limit);
+                if let Some(columns) = self.columns_mut(pos.class) {
+                    columns.forget_before(pos.slot as usize, limit);
                 }
-                self.settle(keys, spot, spot.rank.role);
+                self.move_to_class(hasher, pos, pos.class.role);
             }
         }
-        touch::looked_at(looked_at);
-        if walk.is_none() {
-            self.packs_mut().for_each(Pack::shrink);
+        lock_cost::peers_visited(looked_at);
+        if cursor.is_none() {
+            self.all_columns_mut().for_each(PeerColumns::shrink);
             self.others.shrink_to_fit();
         }
         (looked_at, gone)
     }
 
     /// Shows the next peers of a walk, `most` of them at most; gives how many. `walk` is `None` at the end.
-    pub(super) fn visit(
+    pub(super) fn visit_peers(
         &self,
-        walk: &mut Option<Walk>,
+        cursor: &mut Option<ClassCursor>,
         most: usize,
-        mut each: impl FnMut(Role, Peer),
+        mut each: impl FnMut(Role, UserPeer),
     ) -> usize {
         let mut shown = 0;
         while shown < most
-            && let Some(spot) = self.step(walk)
+            && let Some(pos) = self.next_pos(cursor)
         {
             shown += 1;
-            if let Some(peer) = self.pack(spot.rank).and_then(|pack| pack.peer(spot.slot as usize)) {
-                each(spot.rank.role, peer);
+            if let Some(peer) = self.columns(pos.class).and_then(|columns| columns.peer(pos.slot as usize)) {
+                each(pos.class.role, peer);
             }
         }
-        touch::looked_at(shown);
+        lock_cost::peers_visited(shown);
         shown
     }
 
     /// Where a walk goes next; at its end it is `None`.
-    fn step(&self, walk: &mut Option<Walk>) -> Option<Spot> {
-        while let Some(Walk { rank: at, slot }) = walk {
-            let Some(&rank) = RANKS.get(*at) else { break };
-            let len = self.pack(rank).map_or(0, Pack::len);
-            if let Some(next) = (*slot).min(number(len)).checked_sub(1) {
+    fn next_pos(&self, cursor: &mut Option<ClassCursor>) -> Option<UserPeerPos> {
+        while let Some(ClassCursor { class: at, slot }) = cursor {
+            let Some(&class) = CLASSES.get(*at) else { break };
+            let len = self.columns(class).map_or(0, PeerColumns::len);
+            if let Some(next) = (*slot).min(slot_number(len)).checked_sub(1) {
                 *slot = next;
-                return Some(Spot { rank, slot: next });
+                return Some(UserPeerPos { class, slot: next });
             }
             (*at, *slot) = (*at + 1, u32::MAX);
         }
-        *walk = None;
+        *cursor = None;
         None
     }
 
@@ -309,104 +316,108 @@ impl Swarm {
         let mut wanted = num_want;
         if role == Role::Leecher {
             users.clear();
-            let seeders = Stock::of(self.of_role(Role::Seeder), handout);
+            let seeders = RoleCandidates::from_columns(self.columns_of_role(Role::Seeder), handout);
             wanted -= seeders.hand_out(user, wanted, random, handout, |user| users.insert(user));
         }
         if wanted > 0 {
-            let leechers = Stock::of(self.of_role(Role::Leecher), handout);
+            let leechers = RoleCandidates::from_columns(self.columns_of_role(Role::Leecher), handout);
             leechers.hand_out(user, wanted, random, handout, |_| true);
         }
     }
 
     /// The peers of one user.
-    pub(super) fn of_user(&self, keys: &Keys, user: u32) -> impl Iterator<Item = (Role, Peer)> {
-        let peer = |spot: Spot| self.pack(spot.rank)?.peer(spot.slot as usize);
-        self.spots_of(keys, user).filter_map(move |spot| Some((spot.rank.role, peer(spot)?)))
+    pub(super) fn peers_of_user(
+        &self,
+        hasher: &KeyedHash,
+        user: u32,
+    ) -> impl Iterator<Item = (Role, UserPeer)> {
+        let peer = |pos: UserPeerPos| self.columns(pos.class)?.peer(pos.slot as usize);
+        self.positions_of_user(hasher, user).filter_map(move |pos| Some((pos.class.role, peer(pos)?)))
     }
 
     /// Where the peers of one user are.
-    fn spots_of(&self, keys: &Keys, user: u32) -> impl Iterator<Item = Spot> {
-        let found = self.index.iter().flat_map(move |index| index.all(keys.user(user)));
-        let found = found.filter(move |&spot| self.user_at(spot) == Some(user));
-        found.chain(self.packs().filter(|_| self.index.is_none()).flat_map(move |pack| {
-            let rank = pack.rank;
-            pack.slots_of(user).map(move |slot| Spot { rank, slot: number(slot) })
+    fn positions_of_user(&self, hasher: &KeyedHash, user: u32) -> impl Iterator<Item = UserPeerPos> {
+        let found = self.index.iter().flat_map(move |index| index.candidates(hasher.user(user)));
+        let found = found.filter(move |&pos| self.user_at(pos) == Some(user));
+        found.chain(self.all_columns().filter(|_| self.index.is_none()).flat_map(move |columns| {
+            let class = columns.class;
+            columns.slots_of(user).map(move |slot| UserPeerPos { class, slot: slot_number(slot) })
         }))
     }
 
-    fn spots(pack: &Pack) -> impl Iterator<Item = Spot> + use<> {
-        let rank = pack.rank;
-        (0..number(pack.len())).map(move |slot| Spot { rank, slot })
+    fn positions(columns: &PeerColumns) -> impl Iterator<Item = UserPeerPos> + use<> {
+        let class = columns.class;
+        (0..slot_number(columns.len())).map(move |slot| UserPeerPos { class, slot })
     }
 
-    fn build_index(&mut self, keys: &Keys) {
-        let mut index = Finder::default();
-        for spot in self.packs().flat_map(Self::spots) {
-            index.insert(self.hash_at(keys, spot), spot, |spot| self.hash_at(keys, spot));
+    fn build_index(&mut self, hasher: &KeyedHash) {
+        let mut index = UserIndex::default();
+        for pos in self.all_columns().flat_map(Self::positions) {
+            index.insert(self.hash_at(hasher, pos), pos, |pos| self.hash_at(hasher, pos));
         }
-        touch::looked_at(self.len());
+        lock_cost::peers_visited(self.len());
         self.index = Some(index);
     }
 
-    fn hash_at(&self, keys: &Keys, spot: Spot) -> u64 {
-        self.user_at(spot).map_or(0, |user| keys.user(user))
+    fn hash_at(&self, hasher: &KeyedHash, pos: UserPeerPos) -> u64 {
+        self.user_at(pos).map_or(0, |user| hasher.user(user))
     }
 
-    fn user_at(&self, spot: Spot) -> Option<u32> {
-        self.pack(spot.rank)?.user(spot.slot as usize)
+    fn user_at(&self, pos: UserPeerPos) -> Option<u32> {
+        self.columns(pos.class)?.user(pos.slot as usize)
     }
 
-    fn packs(&self) -> impl Iterator<Item = &Pack> {
+    fn all_columns(&self) -> impl Iterator<Item = &PeerColumns> {
         [&self.seeders, &self.leechers].into_iter().chain(&self.others)
     }
 
-    fn packs_mut(&mut self) -> impl Iterator<Item = &mut Pack> {
+    fn all_columns_mut(&mut self) -> impl Iterator<Item = &mut PeerColumns> {
         [&mut self.seeders, &mut self.leechers].into_iter().chain(&mut self.others)
     }
 
-    fn of_role(&self, role: Role) -> impl Iterator<Item = &Pack> {
+    fn columns_of_role(&self, role: Role) -> impl Iterator<Item = &PeerColumns> {
         let first = if role == Role::Seeder { &self.seeders } else { &self.leechers };
-        std::iter::once(first).chain(self.others_of(role))
+        std::iter::once(first).chain(self.other_columns_of_role(role))
     }
 
     #[inline]
-    fn others_of(&self, role: Role) -> impl Iterator<Item = &Pack> {
-        self.others.iter().filter(move |pack| pack.rank.role == role)
+    fn other_columns_of_role(&self, role: Role) -> impl Iterator<Item = &PeerColumns> {
+        self.others.iter().filter(move |columns| columns.class.role == role)
     }
 
     #[inline]
-    fn pack(&self, rank: Rank) -> Option<&Pack> {
-        match rank {
-            Rank { role: Role::Seeder, shown: Shown::V4 } => Some(&self.seeders),
-            Rank { role: Role::Leecher, shown: Shown::V4 } => Some(&self.leechers),
-            _ => self.others.iter().find(|pack| pack.rank == rank),
+    fn columns(&self, class: PeerClass) -> Option<&PeerColumns> {
+        match class {
+            PeerClass { role: Role::Seeder, families: ShownFamilies::V4 } => Some(&self.seeders),
+            PeerClass { role: Role::Leecher, families: ShownFamilies::V4 } => Some(&self.leechers),
+            _ => self.others.iter().find(|columns| columns.class == class),
         }
     }
 
-    fn pack_mut(&mut self, rank: Rank) -> Option<&mut Pack> {
-        match rank {
-            Rank { role: Role::Seeder, shown: Shown::V4 } => Some(&mut self.seeders),
-            Rank { role: Role::Leecher, shown: Shown::V4 } => Some(&mut self.leechers),
-            _ => self.others.iter_mut().find(|pack| pack.rank == rank),
+    fn columns_mut(&mut self, class: PeerClass) -> Option<&mut PeerColumns> {
+        match class {
+            PeerClass { role: Role::Seeder, families: ShownFamilies::V4 } => Some(&mut self.seeders),
+            PeerClass { role: Role::Leecher, families: ShownFamilies::V4 } => Some(&mut self.leechers),
+            _ => self.others.iter_mut().find(|columns| columns.class == class),
         }
     }
 
-    /// The pack of a rank, a new one if need be.
-    fn pack_for(&mut self, rank: Rank) -> &mut Pack {
-        if self.pack(rank).is_none() {
+    /// The columns of a class, a new one if need be.
+    fn columns_for(&mut self, class: PeerClass) -> &mut PeerColumns {
+        if self.columns(class).is_none() {
             self.others.reserve_exact(1);
-            self.others.push(Pack::new(rank.role, rank.shown));
+            self.others.push(PeerColumns::new(class.role, class.families));
         }
         let Self { seeders, leechers, others, .. } = self;
-        let first = if rank.role == Role::Seeder { seeders } else { leechers };
-        if rank.shown == Shown::V4 {
+        let first = if class.role == Role::Seeder { seeders } else { leechers };
+        if class.families == ShownFamilies::V4 {
             return first;
         }
         // It is there.
-        others.iter_mut().find(|pack| pack.rank == rank).unwrap_or(first)
+        others.iter_mut().find(|columns| columns.class == class).unwrap_or(first)
     }
 }
 
-pub(super) fn number(slot: usize) -> u32 {
+pub(super) fn slot_number(slot: usize) -> u32 {
     u32::try_from(slot).unwrap_or(u32::MAX)
 }

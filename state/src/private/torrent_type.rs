@@ -6,37 +6,37 @@ use parking_lot::RwLock;
 
 /// A torrent type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Kind(u32);
+pub struct TorrentType(u32);
 
 /// All torrent types that were ever seen. Only the store names them, so there are few; none is forgotten.
 #[derive(Debug, Default)]
-pub struct Kinds(RwLock<Vec<Arc<str>>>);
+pub struct TorrentTypes(RwLock<Vec<Arc<str>>>);
 
-impl Kinds {
+impl TorrentTypes {
     /// The number of a type.
     #[must_use]
-    pub fn of(&self, name: &str) -> Kind {
+    pub fn intern(&self, name: &str) -> TorrentType {
         let find = |names: &[Arc<str>]| names.iter().position(|known| **known == *name);
         if let Some(at) = find(&self.0.read()) {
-            return number(at);
+            return type_number(at);
         }
         let mut names = self.0.write();
         let at = find(&names).unwrap_or_else(|| {
             names.push(name.into());
             names.len() - 1
         });
-        number(at)
+        type_number(at)
     }
 
     /// The name of a type.
     #[must_use]
-    pub fn name(&self, kind: Kind) -> Arc<str> {
+    pub fn name(&self, kind: TorrentType) -> Arc<str> {
         self.0.read().get(kind.0 as usize).cloned().unwrap_or_default()
     }
 }
 
-fn number(at: usize) -> Kind {
-    Kind(u32::try_from(at).unwrap_or(u32::MAX))
+fn type_number(at: usize) -> TorrentType {
+    TorrentType(u32::try_from(at).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
@@ -45,9 +45,9 @@ mod tests {
 
     #[test]
     fn a_type_keeps_its_number_and_its_name() {
-        let kinds = Kinds::default();
-        let (anime, music) = (kinds.of("anime"), kinds.of("music"));
+        let kinds = TorrentTypes::default();
+        let (anime, music) = (kinds.intern("anime"), kinds.intern("music"));
         assert_ne!(anime, music);
-        assert_eq!((kinds.of("anime"), &*kinds.name(music)), (anime, "music"));
+        assert_eq!((kinds.intern("anime"), &*kinds.name(music)), (anime, "music"));
     }
 }

@@ -9,22 +9,22 @@ use crossbeam_utils::CachePadded;
 use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::peer::Seconds;
-use super::remarks::Remarks;
-use super::strays::Strays;
-use super::swarm::{Swarm, Walk};
-use super::torrent_type::{Kind, Kinds};
+use super::anomalies::Anomalies;
+use super::dormant::DormantSessions;
+use super::peer::UnixSeconds;
+use super::swarm::{ClassCursor, Swarm};
+use super::torrent_type::{TorrentType, TorrentTypes};
 use crate::announce::Tally;
 use crate::ids::InfoHash;
+use crate::lock_cost;
 use crate::metrics::histogram::Histogram;
-use crate::peer_counts::Census;
+use crate::peer_counts::PeerCounts;
 use crate::report;
 use crate::snapshot::site::Multipliers;
 use crate::store::record::TorrentRow;
-use crate::swarm::LOOK_AHEAD_MAX;
-use crate::table::keyed_hash::Keys;
+use crate::swarm::PREFETCH_MAX;
+use crate::table::keyed_hash::KeyedHash;
 use crate::table::prefetch::prefetch;
-use crate::touch;
 
 /// Shards; a power of two.
 pub(super) const SHARDS: usize = 4096;
@@ -33,7 +33,7 @@ const _: () = assert!(SHARDS.is_power_of_two());
 /// Peers that are looked at under one lock by what goes through all of them. Large swarms take several.
 pub(super) const SLICE: usize = 1024;
 /// Octets by which a shard may have grown or shrunk before the sum is told.
-const ACCOUNT_STEP: usize = 512;
+const MEMORY_STEP: usize = 512;
 
 /// `Status` of a torrent that peers are handed out of.
 pub(super) const LIVE: i32 = 0;
@@ -43,36 +43,36 @@ pub(super) const PRUNED: i32 = 1;
 /// All registered torrents.
 #[derive(Debug)]
 pub struct Torrents {
-    shards: Vec<CachePadded<Mutex<Shard>>>,
-    pub(super) keys: Keys,
-    kinds: Kinds,
+    shards: Vec<CachePadded<Mutex<SiteShard>>>,
+    pub(super) hasher: KeyedHash,
+    torrent_types: TorrentTypes,
     /// Octets that all shards take, by our own count, but for less than [`ACCOUNT_STEP`] of each.
     memory: CachePadded<AtomicUsize>,
     /// How long purges worked.
     pub(crate) purges: Arc<Histogram>,
     /// Announces that were not taken at their word.
-    pub(super) remarks: Remarks,
-    pub(super) strays: Strays,
+    pub(super) anomalies: Anomalies,
+    pub(super) dormant: DormantSessions,
 }
 
 /// The torrents whose hash falls to one lock.
 #[derive(Debug, Default)]
-pub(super) struct Shard {
-    torrents: HashTable<Torrent>,
-    sums: Sums,
+pub(super) struct SiteShard {
+    torrents: HashTable<TorrentState>,
+    totals: ShardTotals,
     /// Octets of this shard that the sum of all knows of.
     counted: usize,
     /// Announces for which there was no memory.
-    full: u64,
+    full_total: u64,
     /// Peers that made place for another of the same user.
-    replaced: u64,
+    replaced_total: u64,
 }
 
 /// What there is in a torrent or a shard.
 #[derive(Clone, Copy, Debug, Default)]
-struct Sums {
-    peers: Peers,
-    census: Census,
+struct ShardTotals {
+    peers: RoleCounts,
+    peer_counts: PeerCounts,
     /// Torrents with peers.
     live: usize,
     /// Octets of the swarms.
@@ -81,7 +81,7 @@ struct Sums {
 
 /// What came of an announce beside its answer.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Came {
+pub(super) struct AnnounceEffects {
     /// There was no memory for the peer.
     pub(super) full: bool,
     /// Another peer of the same user made place.
@@ -90,16 +90,16 @@ pub(super) struct Came {
 
 /// A way through the torrents of one shard.
 #[derive(Debug)]
-pub(super) struct Round {
+pub(super) struct ShardWalk {
     shard: usize,
     /// Those that are still to be met, the next one last.
-    left: Vec<InfoHash>,
-    walk: Option<Walk>,
+    remaining: Vec<InfoHash>,
+    cursor: Option<ClassCursor>,
 }
 
 /// How many peers there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Peers {
+pub struct RoleCounts {
     /// With all of their torrent.
     pub seeders: usize,
     /// All others.
@@ -108,9 +108,9 @@ pub struct Peers {
 
 /// One registered torrent.
 #[derive(Debug)]
-pub(super) struct Torrent {
-    pub(super) row: Row,
-    pub(super) last_action: Seconds,
+pub(super) struct TorrentState {
+    pub(super) info: TorrentInfo,
+    pub(super) last_action: UnixSeconds,
     /// The reload that saw it last.
     generation: u32,
     pub(super) swarm: Option<Box<Swarm>>,
@@ -118,29 +118,29 @@ pub(super) struct Torrent {
 
 /// What the store says of a torrent.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Row {
+pub(super) struct TorrentInfo {
     pub(super) info_hash: InfoHash,
     pub(super) id: u32,
-    pub(super) kind: Kind,
+    pub(super) torrent_type: TorrentType,
     pub(super) group: u32,
     pub(super) snatched: u32,
     pub(super) status: i32,
     pub(super) multipliers: Multipliers,
 }
 
-impl Torrent {
+impl TorrentState {
     pub(super) fn tally(&self) -> Tally {
         let count = |peers: usize| u32::try_from(peers).unwrap_or(u32::MAX);
         let (seeders, leechers) =
             self.swarm.as_ref().map_or((0, 0), |swarm| (count(swarm.seeders()), count(swarm.leechers())));
-        Tally { seeders, completed: self.row.snatched, leechers, paused: 0 }
+        Tally { seeders, completed: self.info.snatched, leechers, paused: 0 }
     }
 
     /// A record of how the swarm stands, and nothing else.
-    pub(super) fn counts(&self) -> TorrentRow {
+    pub(super) fn counts_row(&self) -> TorrentRow {
         let tally = self.tally();
         let (seeders, leechers) = (tally.seeders, tally.leechers);
-        TorrentRow { id: self.row.id, seeders, leechers, counts: true, ..TorrentRow::default() }
+        TorrentRow { id: self.info.id, seeders, leechers, has_counts: true, ..TorrentRow::default() }
     }
 }
 
@@ -148,9 +148,9 @@ impl Default for Torrents {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| CachePadded::default()).collect();
         let (memory, purges) = (CachePadded::default(), Arc::new(Histogram::milliseconds()));
-        let (keys, kinds) = (Keys::new(0), Kinds::default());
-        let (remarks, strays) = (Remarks::default(), Strays::default());
-        Self { shards, keys, kinds, memory, purges, remarks, strays }
+        let (hasher, kinds) = (KeyedHash::new(0), TorrentTypes::default());
+        let (remarks, dormant) = (Anomalies::default(), DormantSessions::default());
+        Self { shards, hasher, torrent_types: kinds, memory, purges, anomalies: remarks, dormant }
     }
 }
 
@@ -163,8 +163,8 @@ impl Torrents {
 
     /// The types of the torrents.
     #[must_use]
-    pub fn kinds(&self) -> &Kinds {
-        &self.kinds
+    pub fn torrent_types(&self) -> &TorrentTypes {
+        &self.torrent_types
     }
 
     /// How many are registered. It takes every lock once.
@@ -181,20 +181,20 @@ impl Torrents {
 
     /// All peers. It takes every lock once.
     #[must_use]
-    pub fn peers(&self) -> Peers {
-        self.sums().peers
+    pub fn peers(&self) -> RoleCounts {
+        self.totals().peers
     }
 
     /// The peers that are reached over each family: one that is reached over both counts in both.
     #[must_use]
-    pub fn census(&self) -> Census {
-        self.sums().census
+    pub fn peer_counts(&self) -> PeerCounts {
+        self.totals().peer_counts
     }
 
     /// Torrents with peers.
     #[must_use]
     pub fn live(&self) -> usize {
-        self.sums().live
+        self.totals().live
     }
 
     /// Octets that all torrents and peers take, by our own count.
@@ -205,14 +205,14 @@ impl Torrents {
 
     /// Announces answered without peers because the memory budget was used up.
     #[must_use]
-    pub fn full(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.lock().full).sum()
+    pub fn full_total(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.lock().full_total).sum()
     }
 
     /// Peers that made place for another one of the same user and torrent.
     #[must_use]
-    pub fn replaced(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.lock().replaced).sum()
+    pub fn replaced_total(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.lock().replaced_total).sum()
     }
 
     /// May peers be added?
@@ -220,19 +220,19 @@ impl Torrents {
         octets_max == 0 || (self.memory.load(Ordering::Relaxed) as u64) < octets_max
     }
 
-    fn sums(&self) -> Sums {
-        self.shards.iter().map(|shard| shard.lock().sums).fold(Sums::default(), |mut sum, sums| {
-            sum.replace(Sums::default(), sums);
+    fn totals(&self) -> ShardTotals {
+        self.shards.iter().map(|shard| shard.lock().totals).fold(ShardTotals::default(), |mut sum, sums| {
+            sum.replace(ShardTotals::default(), sums);
             sum
         })
     }
 
     /// Fetches what the announces of a batch will need into the processor's cache.
-    pub(crate) fn look_ahead(&self, info_hashes: impl Iterator<Item = InfoHash>) {
-        let mut wanted = [(0, InfoHash::default()); LOOK_AHEAD_MAX];
+    pub(crate) fn prefetch_batch(&self, info_hashes: impl Iterator<Item = InfoHash>) {
+        let mut wanted = [(0, InfoHash::default()); PREFETCH_MAX];
         let mut count = 0;
         for (to, info_hash) in wanted.iter_mut().zip(info_hashes) {
-            *to = (self.keys.info_hash(&info_hash), info_hash);
+            *to = (self.hasher.info_hash(&info_hash), info_hash);
             prefetch(self.shard(to.0));
             count += 1;
         }
@@ -241,7 +241,7 @@ impl Torrents {
         let visit = |work: fn(&Swarm)| {
             for (hash, info_hash) in wanted {
                 let Some(shard) = self.shard(*hash).try_lock() else { continue };
-                let found = shard.torrents.find(*hash, |torrent| torrent.row.info_hash == *info_hash);
+                let found = shard.torrents.find(*hash, |torrent| torrent.info.info_hash == *info_hash);
                 if let Some(swarm) = found.and_then(|torrent| torrent.swarm.as_deref()) {
                     work(swarm);
                 }
@@ -252,53 +252,60 @@ impl Torrents {
     }
 
     /// Works on one torrent under its lock; `None` if it is not registered.
-    pub(super) fn with<T>(&self, info_hash: &InfoHash, work: impl FnOnce(&mut Torrent) -> T) -> Option<T> {
-        let hash = self.keys.info_hash(info_hash);
+    pub(super) fn with_torrent<T>(
+        &self,
+        info_hash: &InfoHash,
+        work: impl FnOnce(&mut TorrentState) -> T,
+    ) -> Option<T> {
+        let hash = self.hasher.info_hash(info_hash);
         let mut shard = self.shard(hash).lock();
-        touch::locked();
+        lock_cost::lock_taken();
         let result = shard.work_on(hash, info_hash, work);
-        self.account(&mut shard);
+        self.account_memory(&mut shard);
         result
     }
 
     /// The same for an announce, and counts what came of it.
-    pub(super) fn change_one<T>(
+    pub(super) fn with_torrent_for_announce<T>(
         &self,
         info_hash: &InfoHash,
-        work: impl FnOnce(&mut Torrent, &mut Came) -> T,
+        work: impl FnOnce(&mut TorrentState, &mut AnnounceEffects) -> T,
     ) -> Option<T> {
-        let hash = self.keys.info_hash(info_hash);
+        let hash = self.hasher.info_hash(info_hash);
         let mut shard = self.shard(hash).lock();
-        touch::locked();
-        let mut came = Came::default();
+        lock_cost::lock_taken();
+        let mut came = AnnounceEffects::default();
         let result = shard.work_on(hash, info_hash, |torrent| work(torrent, &mut came));
-        shard.full += u64::from(came.full);
-        shard.replaced += u64::from(came.replaced);
-        self.account(&mut shard);
+        shard.full_total += u64::from(came.full);
+        shard.replaced_total += u64::from(came.replaced);
+        self.account_memory(&mut shard);
         result
     }
 
     /// Works on all torrents of one shard under its lock, but not on their peers. `false` takes a torrent
     /// out.
-    pub(super) fn retain(&self, shard: usize, mut work: impl FnMut(&mut Torrent) -> bool) {
+    pub(super) fn retain(&self, shard: usize, mut work: impl FnMut(&mut TorrentState) -> bool) {
         let Some(shard) = self.shards.get(shard) else { return };
         let mut shard = shard.lock();
-        touch::locked();
-        let Shard { torrents, sums, .. } = &mut *shard;
+        lock_cost::lock_taken();
+        let SiteShard { torrents, totals: sums, .. } = &mut *shard;
         let mut gone = Vec::new();
         torrents.retain(|torrent| {
-            let before = Sums::of(torrent);
+            let before = ShardTotals::from_torrent(torrent);
             let stays = work(torrent);
-            sums.replace(before, if stays { Sums::of(torrent) } else { Sums::default() });
+            sums.replace(
+                before,
+                if stays { ShardTotals::from_torrent(torrent) } else { ShardTotals::default() },
+            );
             if !stays {
                 gone.extend(torrent.swarm.take());
             }
             stays
         });
         if torrents.capacity() > 4 * torrents.len().max(16) {
-            torrents.shrink_to(2 * torrents.len(), |torrent| self.keys.info_hash(&torrent.row.info_hash));
+            torrents.shrink_to(2 * torrents.len(), |torrent| self.hasher.info_hash(&torrent.info.info_hash));
         }
-        self.account(&mut shard);
+        self.account_memory(&mut shard);
         drop(shard);
         // A large swarm is let go when nobody waits for the lock any more.
         drop(gone);
@@ -306,69 +313,69 @@ impl Torrents {
 
     /// Begins to go through torrents of one shard: those with peers, or `all`. One that comes meanwhile may
     /// be left out.
-    pub(super) fn round(&self, shard: usize, all: bool) -> Round {
+    pub(super) fn walk_shard(&self, shard: usize, all: bool) -> ShardWalk {
         let left = self.shards.get(shard).map(|shard| {
             let shard = shard.lock();
-            touch::locked();
+            lock_cost::lock_taken();
             let there = shard.torrents.iter().filter(|torrent| all || torrent.swarm.is_some());
-            there.map(|torrent| torrent.row.info_hash).collect()
+            there.map(|torrent| torrent.info.info_hash).collect()
         });
-        Round { shard, left: left.unwrap_or_default(), walk: Some(Walk::default()) }
+        ShardWalk { shard, remaining: left.unwrap_or_default(), cursor: Some(ClassCursor::default()) }
     }
 
     /// Goes on for a slice of peers under one lock: `work` looks at so many peers of a torrent at most, from
     /// where the walk stands, and gives how many it has looked at. False at the end.
-    pub(super) fn go_on(
+    pub(super) fn walk_slice(
         &self,
-        round: &mut Round,
-        mut work: impl FnMut(&mut Torrent, &mut Option<Walk>, usize) -> usize,
+        walk: &mut ShardWalk,
+        mut work: impl FnMut(&mut TorrentState, &mut Option<ClassCursor>, usize) -> usize,
     ) -> bool {
-        let Some(shard) = self.shards.get(round.shard) else { return false };
+        let Some(shard) = self.shards.get(walk.shard) else { return false };
         let mut shard = shard.lock();
-        touch::locked();
+        lock_cost::lock_taken();
         let mut most = SLICE;
         while most > 0
-            && let Some(info_hash) = round.left.last()
+            && let Some(info_hash) = walk.remaining.last()
         {
-            let hash = self.keys.info_hash(info_hash);
-            let looked_at = shard.work_on(hash, info_hash, |torrent| work(torrent, &mut round.walk, most));
+            let hash = self.hasher.info_hash(info_hash);
+            let looked_at = shard.work_on(hash, info_hash, |torrent| work(torrent, &mut walk.cursor, most));
             // One that is gone costs a little, too.
             most = most.saturating_sub(looked_at.unwrap_or_default().max(1));
-            if looked_at.is_none() || round.walk.is_none() {
-                round.left.pop();
-                round.walk = Some(Walk::default());
+            if looked_at.is_none() || walk.cursor.is_none() {
+                walk.remaining.pop();
+                walk.cursor = Some(ClassCursor::default());
             }
         }
-        self.account(&mut shard);
+        self.account_memory(&mut shard);
         // Whoever waits comes before the next slice, which would take the lock again at once.
         MutexGuard::unlock_fair(shard);
-        !round.left.is_empty()
+        !walk.remaining.is_empty()
     }
 
     /// How the torrents of one shard stand, as far as there is anything to tell; false where there is none.
-    pub(crate) fn rows(&self, shard: usize, rows: &mut Vec<report::Row>) -> bool {
+    pub(crate) fn report_rows(&self, shard: usize, rows: &mut Vec<report::ReportRow>) -> bool {
         let Some(shard) = self.shards.get(shard) else { return false };
         let shard = shard.lock();
-        touch::locked();
-        let row = |torrent: &Torrent| report::Row {
-            info_hash: torrent.row.info_hash,
-            peers: torrent.swarm.as_ref().map(|swarm| swarm.census()).unwrap_or_default(),
-            completed: torrent.row.snatched,
+        lock_cost::lock_taken();
+        let row = |torrent: &TorrentState| report::ReportRow {
+            info_hash: torrent.info.info_hash,
+            peers: torrent.swarm.as_ref().map(|swarm| swarm.peer_counts()).unwrap_or_default(),
+            completed: torrent.info.snatched,
         };
-        rows.extend(shard.torrents.iter().map(row).filter(report::Row::says_something));
+        rows.extend(shard.torrents.iter().map(row).filter(report::ReportRow::has_counts));
         true
     }
 
     /// The torrent with this id. It takes every lock once.
     #[must_use]
-    pub fn find_id(&self, id: u32) -> Option<InfoHash> {
-        let of = |torrent: &Torrent| (torrent.row.id == id).then_some(torrent.row.info_hash);
+    pub fn find_by_id(&self, id: u32) -> Option<InfoHash> {
+        let of = |torrent: &TorrentState| (torrent.info.id == id).then_some(torrent.info.info_hash);
         self.shards.iter().find_map(|shard| shard.lock().torrents.iter().find_map(of))
     }
 
     /// The number of the shard of a torrent.
     pub(super) fn shard_of(&self, info_hash: &InfoHash) -> usize {
-        shard_number(self.keys.info_hash(info_hash))
+        shard_number(self.hasher.info_hash(info_hash))
     }
 
     /// Registers torrents of one shard, or changes what is known of them; their peers stay. Those that the
@@ -376,27 +383,27 @@ impl Torrents {
     pub(super) fn put_all(
         &self,
         shard: usize,
-        rows: &[Row],
+        rows: &[TorrentInfo],
         generation: u32,
         is_unpruned: &dyn Fn(u32) -> bool,
     ) {
         let Some(shard) = self.shards.get(shard) else { return };
         let mut shard = shard.lock();
-        touch::locked();
+        lock_cost::lock_taken();
         for row in rows {
             let pending = row.status == PRUNED && is_unpruned(row.id);
-            let row = Row { status: if pending { LIVE } else { row.status }, ..*row };
-            let hash = self.keys.info_hash(&row.info_hash);
-            match shard.torrents.find_mut(hash, |torrent| torrent.row.info_hash == row.info_hash) {
-                Some(torrent) => (torrent.row, torrent.generation) = (row, generation),
+            let row = TorrentInfo { status: if pending { LIVE } else { row.status }, ..*row };
+            let hash = self.hasher.info_hash(&row.info_hash);
+            match shard.torrents.find_mut(hash, |torrent| torrent.info.info_hash == row.info_hash) {
+                Some(torrent) => (torrent.info, torrent.generation) = (row, generation),
                 None => {
-                    let torrent = Torrent { row, last_action: 0, generation, swarm: None };
-                    let hash_of = |torrent: &Torrent| self.keys.info_hash(&torrent.row.info_hash);
+                    let torrent = TorrentState { info: row, last_action: 0, generation, swarm: None };
+                    let hash_of = |torrent: &TorrentState| self.hasher.info_hash(&torrent.info.info_hash);
                     shard.torrents.insert_unique(hash, torrent, hash_of);
                 }
             }
         }
-        self.account(&mut shard);
+        self.account_memory(&mut shard);
     }
 
     /// Takes out the torrents of a shard that were not seen by this reload.
@@ -404,45 +411,45 @@ impl Torrents {
         self.retain(shard, |torrent| torrent.generation == generation);
     }
 
-    fn account(&self, shard: &mut Shard) {
+    fn account_memory(&self, shard: &mut SiteShard) {
         let (counted, now) = (shard.counted, shard.memory());
-        if now.abs_diff(counted) >= ACCOUNT_STEP {
+        if now.abs_diff(counted) >= MEMORY_STEP {
             self.memory.fetch_add(now.wrapping_sub(counted), Ordering::Relaxed);
             shard.counted = now;
         }
     }
 
-    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+    fn shard(&self, hash: u64) -> &Mutex<SiteShard> {
         #[expect(clippy::indexing_slicing, reason = "masked to the shards there are")]
         &self.shards[shard_number(hash)]
     }
 }
 
-impl Shard {
+impl SiteShard {
     fn work_on<T>(
         &mut self,
         hash: u64,
         info_hash: &InfoHash,
-        work: impl FnOnce(&mut Torrent) -> T,
+        work: impl FnOnce(&mut TorrentState) -> T,
     ) -> Option<T> {
-        let torrent = self.torrents.find_mut(hash, |torrent| torrent.row.info_hash == *info_hash)?;
-        let before = Sums::of(torrent);
+        let torrent = self.torrents.find_mut(hash, |torrent| torrent.info.info_hash == *info_hash)?;
+        let before = ShardTotals::from_torrent(torrent);
         let result = work(torrent);
-        self.sums.replace(before, Sums::of(torrent));
+        self.totals.replace(before, ShardTotals::from_torrent(torrent));
         Some(result)
     }
 
     fn memory(&self) -> usize {
-        self.torrents.capacity() * (size_of::<Torrent>() + 1) + self.sums.octets
+        self.torrents.capacity() * (size_of::<TorrentState>() + 1) + self.totals.octets
     }
 }
 
-impl Sums {
-    fn of(torrent: &Torrent) -> Self {
+impl ShardTotals {
+    fn from_torrent(torrent: &TorrentState) -> Self {
         let Some(swarm) = torrent.swarm.as_ref() else { return Self::default() };
         Self {
-            peers: Peers { seeders: swarm.seeders(), leechers: swarm.leechers() },
-            census: swarm.census(),
+            peers: RoleCounts { seeders: swarm.seeders(), leechers: swarm.leechers() },
+            peer_counts: swarm.peer_counts(),
             live: 1,
             octets: swarm.memory(),
         }
@@ -451,7 +458,7 @@ impl Sums {
     fn replace(&mut self, before: Self, after: Self) {
         self.peers.seeders = self.peers.seeders + after.peers.seeders - before.peers.seeders;
         self.peers.leechers = self.peers.leechers + after.peers.leechers - before.peers.leechers;
-        self.census.replace(before.census, after.census);
+        self.peer_counts.replace(before.peer_counts, after.peer_counts);
         self.live = self.live + after.live - before.live;
         self.octets = self.octets + after.octets - before.octets;
     }

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::Arc;
 
-use crate::snapshot::site::{Multipliers, User};
+use crate::snapshot::site::{Multipliers, UserAccount};
 
 /// An enabled user, as his passkey has shown. Only [`Members`] makes one.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Member {
+pub struct User {
     /// Names him in the database.
     pub id: u32,
     /// May only seed, but for torrents he has a hit-and-run on.
@@ -26,51 +26,52 @@ const PARTS: usize = 256;
 /// compares keyed hashes of 128 bits and never a passkey, so that its time tells nothing about those there
 /// are.
 #[derive(Clone, Debug)]
-pub struct Members {
+pub struct Users {
     keys: [RandomState; 2],
-    parts: Vec<Arc<Part>>,
+    parts: Vec<Arc<UserPart>>,
 }
 
-type Part = HashMap<u128, Member, BuildHasherDefault<Hashed>>;
+type UserPart = HashMap<u128, User, BuildHasherDefault<PrehashedHasher>>;
 
-impl Default for Members {
+impl Default for Users {
     fn default() -> Self {
         let parts = (0..PARTS).map(|_| Arc::default()).collect();
         Self { keys: [RandomState::new(), RandomState::new()], parts }
     }
 }
 
-impl Members {
+impl Users {
     /// No users, but room for so many.
     #[must_use]
     pub fn with_capacity(users: usize) -> Self {
-        let part = || Arc::new(Part::with_capacity_and_hasher(users / PARTS, BuildHasherDefault::default()));
+        let part =
+            || Arc::new(UserPart::with_capacity_and_hasher(users / PARTS, BuildHasherDefault::default()));
         Self { parts: (0..PARTS).map(|_| part()).collect(), ..Self::default() }
     }
 
     /// Adds a user, or replaces the one with this passkey, who is given back.
-    pub fn put(&mut self, user: &User) -> Option<Member> {
-        let member = Member {
+    pub fn insert(&mut self, user: &UserAccount) -> Option<User> {
+        let known = User {
             id: user.id,
             disable_download: user.disable_download,
             tracker_hide: user.tracker_hide,
             multipliers: user.multipliers,
         };
         let hash = self.hash(&user.passkey);
-        self.part_mut(hash).insert(hash, member)
+        self.part_mut(hash).insert(hash, known)
     }
 
     /// Forgets a passkey; gives whose it was.
-    pub fn remove(&mut self, passkey: &[u8]) -> Option<Member> {
+    pub fn remove(&mut self, passkey: &[u8]) -> Option<User> {
         let hash = self.hash(passkey);
         self.part_mut(hash).remove(&hash)
     }
 
     /// Whose passkey this is.
     #[must_use]
-    pub fn find(&self, passkey: &[u8]) -> Option<Member> {
+    pub fn find(&self, passkey: &[u8]) -> Option<User> {
         let hash = self.hash(passkey);
-        self.parts.get(number(hash))?.get(&hash).copied()
+        self.parts.get(part_number(hash))?.get(&hash).copied()
     }
 
     /// How many there are.
@@ -85,9 +86,9 @@ impl Members {
         self.len() == 0
     }
 
-    fn part_mut(&mut self, hash: u128) -> &mut Part {
+    fn part_mut(&mut self, hash: u128) -> &mut UserPart {
         #[expect(clippy::indexing_slicing, reason = "masked to the parts there are")]
-        Arc::make_mut(&mut self.parts[number(hash)])
+        Arc::make_mut(&mut self.parts[part_number(hash)])
     }
 
     fn hash(&self, passkey: &[u8]) -> u128 {
@@ -97,15 +98,15 @@ impl Members {
 }
 
 /// The part of a hash, by bits that the parts themselves do not look at.
-fn number(hash: u128) -> usize {
+fn part_number(hash: u128) -> usize {
     hash as usize & (PARTS - 1)
 }
 
 /// Takes what is a keyed hash already as it is.
 #[derive(Debug, Default)]
-struct Hashed(u64);
+struct PrehashedHasher(u64);
 
-impl Hasher for Hashed {
+impl Hasher for PrehashedHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -123,19 +124,19 @@ impl Hasher for Hashed {
 mod tests {
     use super::*;
 
-    fn user(passkey: &[u8], id: u32) -> User {
+    fn user(passkey: &[u8], id: u32) -> UserAccount {
         let passkey = passkey.into();
         let multipliers = Multipliers { up: 0.5, down: 2.0 };
-        User { passkey, id, disable_download: true, tracker_hide: false, multipliers }
+        UserAccount { passkey, id, disable_download: true, tracker_hide: false, multipliers }
     }
 
     #[test]
     fn a_member_is_found_by_the_exact_octets_of_his_passkey() {
-        let mut members = Members::default();
+        let mut members = Users::default();
         for (passkey, id) in [(&b"seven"[..], 7), (b"", 11), (b"\0\xff&%", 13)] {
-            assert_eq!(members.put(&user(passkey, id)), None);
+            assert_eq!(members.insert(&user(passkey, id)), None);
         }
-        assert_eq!(members.put(&user(b"seven", 17)).map(|member| member.id), Some(7));
+        assert_eq!(members.insert(&user(b"seven", 17)).map(|member| member.id), Some(7));
         for (passkey, id) in [(&b"seven"[..], Some(17)), (b"", Some(11)), (b"\0\xff&%", Some(13))] {
             assert_eq!(members.find(passkey).map(|member| member.id), id);
         }
@@ -148,10 +149,10 @@ mod tests {
 
     #[test]
     fn a_change_copies_one_part_of_what_others_have() {
-        let mut members = Members::default();
-        (0..5000).for_each(|id| _ = members.put(&user(&id.to_string().into_bytes(), id)));
+        let mut members = Users::default();
+        (0..5000).for_each(|id| _ = members.insert(&user(&id.to_string().into_bytes(), id)));
         let before = members.clone();
-        members.put(&user(b"seven", 7));
+        members.insert(&user(b"seven", 7));
         let copied = before.parts.iter().zip(&members.parts).filter(|(a, b)| !Arc::ptr_eq(a, b)).count();
         assert_eq!((copied, before.len(), members.len()), (1, 5000, 5001));
     }

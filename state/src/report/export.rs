@@ -1,4 +1,4 @@
-//! A file with the figures of all torrents, for those who want to know all of them: written on demand and,
+//! A file with the counts of all torrents, for those who want to know all of them: written on demand and,
 //! where that is wished, again and again by a thread of its own. The file is replaced as a whole; where that
 //! fails, the old one stays.
 
@@ -12,23 +12,23 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::metrics::{Board, Kind, Series};
-use crate::report::{Row, Survey};
-use crate::snapshot::container::replace;
-use crate::snapshot::keeper::Steady;
+use crate::metrics::{Board, Series, SeriesKind};
+use crate::report::{ReportRow, Reporter};
+use crate::snapshot::container::replace_file;
+use crate::snapshot::keeper::SyncingFile;
 
 /// The name of the file, in the folder for the tracker's state, where nothing else is said.
 pub const FILE_NAME: &str = "export.csv";
 /// The first line of the file.
 pub const HEADER: &str = "info_hash,seeders_ipv4,leechers_ipv4,seeders_ipv6,leechers_ipv6,completed";
 /// Who may read the file: the user and the group.
-const MODE: u32 = 0o640;
+const FILE_MODE: u32 = 0o640;
 /// How often a sleeping thread looks whether a reload has changed the interval.
-const LOOK: Duration = Duration::from_secs(1);
+const SETTINGS_CHECK: Duration = Duration::from_secs(1);
 
 /// What is written where, and how often. A reload may change it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct ExportSettings {
     /// The file.
     pub path: PathBuf,
     /// Seconds from the begin of one export to the next; 0 = on demand only.
@@ -68,16 +68,16 @@ pub enum ExportError {
 /// Writes the file.
 #[derive(Debug)]
 pub struct Exporter {
-    survey: Arc<Survey>,
-    plan: Mutex<Plan>,
+    reporter: Arc<Reporter>,
+    settings: Mutex<ExportSettings>,
     /// Held while the file is written.
-    turn: Mutex<()>,
-    figures: Figures,
+    writing: Mutex<()>,
+    metrics: ExportMetrics,
 }
 
 /// What has been written, for `/metrics`.
 #[derive(Debug, Default)]
-struct Figures {
+struct ExportMetrics {
     written: AtomicU64,
     failed: AtomicU64,
     torrents: AtomicU64,
@@ -88,13 +88,18 @@ struct Figures {
 impl Exporter {
     /// Has written nothing yet.
     #[must_use]
-    pub fn new(survey: Arc<Survey>, plan: Plan) -> Arc<Self> {
-        Arc::new(Self { survey, plan: Mutex::new(plan), turn: Mutex::default(), figures: Figures::default() })
+    pub fn new(reporter: Arc<Reporter>, settings: ExportSettings) -> Arc<Self> {
+        Arc::new(Self {
+            reporter,
+            settings: Mutex::new(settings),
+            writing: Mutex::default(),
+            metrics: ExportMetrics::default(),
+        })
     }
 
     /// From now on this is written.
-    pub fn replan(&self, plan: Plan) {
-        *self.plan.lock() = plan;
+    pub fn apply_settings(&self, settings: ExportSettings) {
+        *self.settings.lock() = settings;
     }
 
     /// Writes the file now, in slices with pauses; it takes a while.
@@ -102,25 +107,25 @@ impl Exporter {
     /// # Errors
     /// When another export is under way, or the file cannot be written.
     pub fn export(&self) -> Result<Exported, ExportError> {
-        let Some(_turn) = self.turn.try_lock() else { return Err(ExportError::Busy) };
-        let path = self.plan.lock().path.clone();
-        let (clock, figures) = (self.survey.clock(), &self.figures);
+        let Some(_turn) = self.writing.try_lock() else { return Err(ExportError::Busy) };
+        let path = self.settings.lock().path.clone();
+        let (clock, metrics) = (self.reporter.clock(), &self.metrics);
         let start = clock.uptime();
-        match write(&self.survey, &path) {
+        match write_file(&self.reporter, &path) {
             Ok(torrents) => {
-                figures.written.fetch_add(1, Ordering::Relaxed);
-                figures.torrents.store(torrents, Ordering::Relaxed);
-                figures.unix_seconds.store(clock.now().unix_seconds, Ordering::Relaxed);
-                if figures.is_failing.swap(false, Ordering::Relaxed) {
+                metrics.written.fetch_add(1, Ordering::Relaxed);
+                metrics.torrents.store(torrents, Ordering::Relaxed);
+                metrics.unix_seconds.store(clock.now().unix_seconds, Ordering::Relaxed);
+                if metrics.is_failing.swap(false, Ordering::Relaxed) {
                     log::info!("exports are written again to {}", path.display());
                 }
                 Ok(Exported { path, torrents, took: clock.uptime().saturating_sub(start) })
             }
-            Err(_) if self.survey.is_stopping() => Err(ExportError::Stopping),
+            Err(_) if self.reporter.is_stopping() => Err(ExportError::Stopping),
             Err(source) => {
-                figures.failed.fetch_add(1, Ordering::Relaxed);
+                metrics.failed.fetch_add(1, Ordering::Relaxed);
                 let error = ExportError::Unwritable { path, source };
-                if !figures.is_failing.swap(true, Ordering::Relaxed) {
+                if !metrics.is_failing.swap(true, Ordering::Relaxed) {
                     log::error!("cannot write an export: {error}; what is there stays as it is");
                 }
                 Err(error)
@@ -128,7 +133,7 @@ impl Exporter {
         }
     }
 
-    /// Starts the thread that exports as often as the plan says; the first export is due after one interval.
+    /// Starts the thread that exports as often as the settings say; the first export is due after one interval.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -139,15 +144,15 @@ impl Exporter {
     }
 
     fn run(&self) {
-        let mut last = self.survey.clock().uptime();
-        while !self.survey.is_stopping() {
-            let every = Duration::from_secs(self.plan.lock().every_seconds);
-            let wait = (last + every).saturating_sub(self.survey.clock().uptime());
+        let mut last = self.reporter.clock().uptime();
+        while !self.reporter.is_stopping() {
+            let every = Duration::from_secs(self.settings.lock().every_seconds);
+            let wait = (last + every).saturating_sub(self.reporter.clock().uptime());
             if every.is_zero() || !wait.is_zero() {
-                thread::park_timeout(if every.is_zero() { LOOK } else { wait.min(LOOK) });
+                thread::park_timeout(if every.is_zero() { SETTINGS_CHECK } else { wait.min(SETTINGS_CHECK) });
                 continue;
             }
-            last = self.survey.clock().uptime();
+            last = self.reporter.clock().uptime();
             if let Ok(Exported { path, torrents, took }) = self.export() {
                 let (path, milliseconds) = (path.display(), took.as_millis());
                 log::debug!("exported {torrents} torrents to {path} in {milliseconds} ms");
@@ -156,18 +161,20 @@ impl Exporter {
     }
 
     /// Lists the numbers of the exports.
-    pub fn list_on(self: &Arc<Self>, board: &Board) {
-        let list = |name, help, kind, number: fn(&Figures) -> &AtomicU64| {
+    pub fn register_metrics(self: &Arc<Self>, board: &Board) {
+        let list = |name, help, kind, number: fn(&ExportMetrics) -> &AtomicU64| {
             let exporter = Arc::clone(self);
-            let read = Box::new(move || number(&exporter.figures).load(Ordering::Relaxed));
-            board.list(Series { name, help, kind, labels: Vec::new(), read });
+            let read = Box::new(move || number(&exporter.metrics).load(Ordering::Relaxed));
+            board.register(Series { name, help, kind, labels: Vec::new(), read });
         };
-        list("exports_total", "Exports written.", Kind::Counter, |figures| &figures.written);
+        list("exports_total", "Exports written.", SeriesKind::Counter, |metrics| &metrics.written);
         let help = "Exports that could not be written.";
-        list("export_failures_total", help, Kind::Counter, |figures| &figures.failed);
-        list("export_torrents", "Torrents in the last export.", Kind::Gauge, |figures| &figures.torrents);
+        list("export_failures_total", help, SeriesKind::Counter, |metrics| &metrics.failed);
+        list("export_torrents", "Torrents in the last export.", SeriesKind::Gauge, |metrics| {
+            &metrics.torrents
+        });
         let help = "When the last export was written, in Unix seconds; 0 = not yet.";
-        list("export_timestamp_seconds", help, Kind::Gauge, |figures| &figures.unix_seconds);
+        list("export_timestamp_seconds", help, SeriesKind::Gauge, |metrics| &metrics.unix_seconds);
     }
 }
 
@@ -188,7 +195,7 @@ impl RunningExporter {
 
 impl Drop for RunningExporter {
     fn drop(&mut self) {
-        self.exporter.survey.stop();
+        self.exporter.reporter.stop();
         let Some(thread) = self.thread.take() else { return };
         thread.thread().unpark();
         if thread.join().is_err() {
@@ -198,17 +205,17 @@ impl Drop for RunningExporter {
 }
 
 /// Gives how many torrents there were.
-fn write(survey: &Survey, path: &Path) -> io::Result<u64> {
+fn write_file(reporter: &Reporter, path: &Path) -> io::Result<u64> {
     let mut torrents = 0;
-    replace(path, |file| {
-        file.get_ref().set_permissions(PermissionsExt::from_mode(MODE))?;
-        let mut to = Steady::new(file);
+    replace_file(path, |file| {
+        file.get_ref().set_permissions(PermissionsExt::from_mode(FILE_MODE))?;
+        let mut to = SyncingFile::new(file);
         writeln!(to, "{HEADER}")?;
         let mut text = Vec::new();
-        survey.walk(|rows| {
+        reporter.walk(|rows| {
             text.clear();
             for row in rows {
-                line(row, &mut text)?;
+                write_row(row, &mut text)?;
             }
             torrents += rows.len() as u64;
             to.write_all(&text)
@@ -217,8 +224,8 @@ fn write(survey: &Survey, path: &Path) -> io::Result<u64> {
     Ok(torrents)
 }
 
-fn line(row: &Row, to: &mut Vec<u8>) -> io::Result<()> {
-    let Row { info_hash, peers, completed } = row;
+fn write_row(row: &ReportRow, to: &mut Vec<u8>) -> io::Result<()> {
+    let ReportRow { info_hash, peers, completed } = row;
     let (v4, v6) = ((peers.v4_seeders, peers.v4_leechers), (peers.v6_seeders, peers.v6_leechers));
     writeln!(to, "{info_hash},{},{},{},{},{completed}", v4.0, v4.1, v6.0, v6.1)
 }
@@ -230,7 +237,7 @@ mod tests {
     use crate::admission::Policy;
     use crate::clock::Clock;
     use crate::ids::InfoHash;
-    use crate::report::Place;
+    use crate::report::TorrentSource;
     use crate::swarm::Swarms;
 
     fn exporter(path: &Path) -> Arc<Exporter> {
@@ -238,8 +245,8 @@ mod tests {
         for (letter, completed) in [(0xAB, 7), (0x0C, 11), (0xEE, 0)] {
             swarms.set_completed(Tick(7), &Policy::default(), &InfoHash([letter; 20]), completed);
         }
-        let survey = Arc::new(Survey::new(Place::Swarms(swarms), Clock::start()));
-        Exporter::new(survey, Plan { path: path.to_owned(), every_seconds: 0 })
+        let reporter = Arc::new(Reporter::new(TorrentSource::Swarms(swarms), Clock::start()));
+        Exporter::new(reporter, ExportSettings { path: path.to_owned(), every_seconds: 0 })
     }
 
     #[test]
@@ -266,8 +273,8 @@ mod tests {
         let exporter = exporter(&path);
         assert!(matches!(exporter.export(), Err(ExportError::Unwritable { .. })));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
-        assert_eq!(exporter.figures.failed.load(Ordering::Relaxed), 1);
-        let turn = exporter.turn.lock();
+        assert_eq!(exporter.metrics.failed.load(Ordering::Relaxed), 1);
+        let turn = exporter.writing.lock();
         assert!(matches!(exporter.export(), Err(ExportError::Busy)));
         drop(turn);
     }
@@ -278,7 +285,7 @@ mod tests {
         let exporter = exporter(&folder.path().join("first.csv"));
         let path = folder.path().join("second.csv");
         let running = exporter.start().unwrap();
-        exporter.replan(Plan { path: path.clone(), every_seconds: 1 });
+        exporter.apply_settings(ExportSettings { path: path.clone(), every_seconds: 1 });
         while !path.exists() {
             assert!(running.is_alive());
             thread::yield_now();

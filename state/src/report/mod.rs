@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::Clock;
 use crate::ids::InfoHash;
-use crate::peer_counts::Census;
+use crate::peer_counts::PeerCounts;
 use crate::private::Torrents;
 use crate::snapshot::keeper::Pace;
 use crate::swarm::Swarms;
@@ -23,25 +23,25 @@ const SLICE: usize = 512;
 
 /// How one torrent stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Row {
+pub struct ReportRow {
     /// Which torrent.
     pub info_hash: InfoHash,
     /// Its peers. In mode private a peer that is reached over both families counts in both.
-    pub peers: Census,
+    pub peers: PeerCounts,
     /// Finished downloads.
     pub completed: u32,
 }
 
-impl Row {
+impl ReportRow {
     /// Is there anything to tell?
-    pub(crate) fn says_something(&self) -> bool {
-        self.peers.peers() > 0 || self.completed > 0
+    pub(crate) fn has_counts(&self) -> bool {
+        self.peers.total() > 0 || self.completed > 0
     }
 }
 
 /// Where the torrents are.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum TorrentSource {
     /// In the swarms of mode open and listed.
     Swarms(Arc<Swarms>),
     /// Registered at a site (mode private).
@@ -50,17 +50,17 @@ pub enum Place {
 
 /// Goes through all torrents.
 #[derive(Debug)]
-pub struct Survey {
-    place: Place,
+pub struct Reporter {
+    source: TorrentSource,
     clock: Clock,
     stopping: AtomicBool,
 }
 
-impl Survey {
+impl Reporter {
     /// Of these torrents.
     #[must_use]
-    pub fn new(place: Place, clock: Clock) -> Self {
-        Self { place, clock, stopping: AtomicBool::new(false) }
+    pub fn new(source: TorrentSource, clock: Clock) -> Self {
+        Self { source, clock, stopping: AtomicBool::new(false) }
     }
 
     /// Shows all torrents that have peers or a completed count, those of one shard at a time, in the order of
@@ -68,31 +68,31 @@ impl Survey {
     ///
     /// # Errors
     /// Those of `show`, and `Interrupted` when the tracker stops.
-    pub fn walk(&self, mut show: impl FnMut(&[Row]) -> io::Result<()>) -> io::Result<()> {
-        let mut pace = Pace::beside(&self.clock, &self.stopping);
+    pub fn walk(&self, mut show: impl FnMut(&[ReportRow]) -> io::Result<()>) -> io::Result<()> {
+        let mut pace = Pace::in_background(&self.clock, &self.stopping);
         let (mut rows, mut shard) = (Vec::new(), 0);
-        while self.shard(shard, &mut pace, &mut rows)? {
+        while self.read_shard(shard, &mut pace, &mut rows)? {
             // The torrent that fills a hole has been met already.
-            rows.sort_unstable_by_key(|row: &Row| row.info_hash);
+            rows.sort_unstable_by_key(|row: &ReportRow| row.info_hash);
             rows.dedup_by_key(|row| row.info_hash);
             show(&rows)?;
             rows.clear();
-            pace.breathe()?;
+            pace.pause_if_due()?;
             shard += 1;
         }
         Ok(())
     }
 
-    fn shard(&self, number: usize, pace: &mut Pace<'_>, rows: &mut Vec<Row>) -> io::Result<bool> {
-        let swarms = match &self.place {
-            Place::Site(torrents) => return Ok(torrents.rows(number, rows)),
-            Place::Swarms(swarms) => swarms,
+    fn read_shard(&self, number: usize, pace: &mut Pace<'_>, rows: &mut Vec<ReportRow>) -> io::Result<bool> {
+        let swarms = match &self.source {
+            TorrentSource::Site(torrents) => return Ok(torrents.report_rows(number, rows)),
+            TorrentSource::Swarms(swarms) => swarms,
         };
         let mut before = usize::MAX;
         while before > 0 {
-            let Some(rest) = swarms.rows(number, before, rows) else { return Ok(false) };
+            let Some(rest) = swarms.report_rows(number, before, rows) else { return Ok(false) };
             before = rest;
-            pace.breathe()?;
+            pace.pause_if_due()?;
         }
         Ok(true)
     }
@@ -101,11 +101,11 @@ impl Survey {
     ///
     /// # Errors
     /// When the tracker stops.
-    pub fn top(&self, most: usize) -> io::Result<Vec<Row>> {
+    pub fn top(&self, most: usize) -> io::Result<Vec<ReportRow>> {
         let mut least_first = BinaryHeap::new();
         self.walk(|rows| {
-            for row in rows.iter().filter(|row| row.peers.peers() > 0) {
-                least_first.push(std::cmp::Reverse(Ranked(*row)));
+            for row in rows.iter().filter(|row| row.peers.total() > 0) {
+                least_first.push(std::cmp::Reverse(RankedRow(*row)));
                 if least_first.len() > most {
                     least_first.pop();
                 }
@@ -117,8 +117,8 @@ impl Survey {
 
     /// Where the torrents are.
     #[must_use]
-    pub fn place(&self) -> &Place {
-        &self.place
+    pub fn source(&self) -> &TorrentSource {
+        &self.source
     }
 
     /// Ends all walks soon, and those that begin.
@@ -139,17 +139,17 @@ impl Swarms {
     /// How some torrents of one shard stand, as far as there is anything to tell: those before a slot, the
     /// last ones first, so that the one that fills a hole has been met already, or will be. Gives the slot
     /// to go on before; `None` where there is no such shard.
-    fn rows(&self, shard: usize, before: usize, rows: &mut Vec<Row>) -> Option<usize> {
+    fn report_rows(&self, shard: usize, before: usize, rows: &mut Vec<ReportRow>) -> Option<usize> {
         self.with_shard(shard, |shard| {
             let before = before.min(shard.len());
             let first = before.saturating_sub(SLICE);
             let torrents = (first..before).rev().filter_map(|slot| shard.torrent(slot));
-            let row = |torrent: &Torrent| Row {
+            let row = |torrent: &Torrent| ReportRow {
                 info_hash: torrent.info_hash,
-                peers: torrent.census(),
+                peers: torrent.peer_counts(),
                 completed: torrent.completed,
             };
-            rows.extend(torrents.map(row).filter(Row::says_something));
+            rows.extend(torrents.map(row).filter(ReportRow::has_counts));
             first
         })
     }
@@ -157,16 +157,16 @@ impl Swarms {
 
 /// In the order of their peers, and then of their info_hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Ranked(Row);
+struct RankedRow(ReportRow);
 
-impl Ord for Ranked {
+impl Ord for RankedRow {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        let by_peers = self.0.peers.peers().cmp(&other.0.peers.peers());
+        let by_peers = self.0.peers.total().cmp(&other.0.peers.total());
         by_peers.then_with(|| other.0.info_hash.cmp(&self.0.info_hash))
     }
 }
 
-impl PartialOrd for Ranked {
+impl PartialOrd for RankedRow {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
@@ -208,8 +208,8 @@ mod tests {
         tracker.announce(Tick(7), &announce, &mut Handout::new(&mut [], &mut [])).unwrap();
     }
 
-    fn survey(tracker: &Tracker) -> Survey {
-        Survey::new(Place::Swarms(Arc::clone(tracker.swarms())), Clock::start())
+    fn reporter(tracker: &Tracker) -> Reporter {
+        Reporter::new(TorrentSource::Swarms(Arc::clone(tracker.swarms())), Clock::start())
     }
 
     #[test]
@@ -219,7 +219,7 @@ mod tests {
             announce(&mut tracker, torrent, [192, 0, 2, 7].into(), 7000, 1, Event::None);
         }
         let mut seen = std::collections::BTreeSet::new();
-        survey(&tracker)
+        reporter(&tracker)
             .walk(|rows| {
                 rows.iter().for_each(|row| assert!(seen.insert(row.info_hash)));
                 Ok(())
@@ -244,14 +244,14 @@ mod tests {
             }
         }
         announce(&mut tracker, 1, [192, 0, 2, 9].into(), 7000, 0, Event::Completed);
-        let top = survey(&tracker).top(2).unwrap();
-        let peers = |v4_seeders, v4_leechers, v6_seeders, v6_leechers| Census {
+        let top = reporter(&tracker).top(2).unwrap();
+        let peers = |v4_seeders, v4_leechers, v6_seeders, v6_leechers| PeerCounts {
             v4_seeders,
             v4_leechers,
             v6_seeders,
             v6_leechers,
         };
-        let row = |torrent, peers, completed| Row { info_hash: hash(torrent), peers, completed };
+        let row = |torrent, peers, completed| ReportRow { info_hash: hash(torrent), peers, completed };
         assert_eq!(top, [row(3, peers(13, 50, 0, 0), 0), row(1, peers(8, 10, 0, 2), 1)]);
     }
 
@@ -261,8 +261,8 @@ mod tests {
         for torrent in 0..50_000 {
             announce(&mut tracker, torrent, [192, 0, 2, 7].into(), 7000, 1, Event::None);
         }
-        let survey = survey(&tracker);
-        survey.stop();
-        assert_eq!(survey.top(7).unwrap_err().kind(), io::ErrorKind::Interrupted);
+        let reporter = reporter(&tracker);
+        reporter.stop();
+        assert_eq!(reporter.top(7).unwrap_err().kind(), io::ErrorKind::Interrupted);
     }
 }

@@ -21,9 +21,9 @@ pub const VERSION: u32 = 1;
 /// Longest payload of a block, in octets.
 pub const BLOCK_MAX: usize = 4 << 20;
 const MAGIC: [u8; 8] = *b"hayate\0\x01";
-const END: u8 = 0;
+const END_TAG: u8 = 0;
 /// Who may read a snapshot: its owner, for in mode private it holds passkeys.
-const MODE: u32 = 0o600;
+const FILE_MODE: u32 = 0o600;
 
 /// Why a snapshot cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -47,37 +47,37 @@ pub enum SnapshotError {
 
 /// Writes blocks.
 #[derive(Debug)]
-pub struct Writer<W: Write> {
+pub struct SnapshotWriter<W: Write> {
     to: W,
-    sum: Hasher,
+    checksum: Hasher,
     blocks: u64,
 }
 
 /// Where blocks go, wherever that is.
-pub trait Blocks {
+pub trait BlockSink {
     /// Writes one block.
     ///
     /// # Errors
     /// As [`Writer::block`].
-    fn block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()>;
+    fn write_block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()>;
 }
 
-impl<W: Write> Blocks for Writer<W> {
-    fn block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
-        Writer::block(self, tag, payload)
+impl<W: Write> BlockSink for SnapshotWriter<W> {
+    fn write_block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
+        SnapshotWriter::write_block(self, tag, payload)
     }
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> SnapshotWriter<W> {
     /// Writes the head.
     ///
     /// # Errors
     /// Those of `to`.
     pub fn new(to: W, written_at: i64) -> io::Result<Self> {
-        let mut writer = Self { to, sum: Hasher::new(), blocks: 0 };
-        writer.put(&MAGIC)?;
-        writer.put(&VERSION.to_le_bytes())?;
-        writer.put(&written_at.to_le_bytes())?;
+        let mut writer = Self { to, checksum: Hasher::new(), blocks: 0 };
+        writer.write_checked(&MAGIC)?;
+        writer.write_checked(&VERSION.to_le_bytes())?;
+        writer.write_checked(&written_at.to_le_bytes())?;
         Ok(writer)
     }
 
@@ -85,12 +85,12 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     /// Those of the file, and when `tag` is 0 or the payload is longer than [`BLOCK_MAX`].
-    pub fn block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
-        if tag == END || payload.len() > BLOCK_MAX {
+    pub fn write_block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
+        if tag == END_TAG || payload.len() > BLOCK_MAX {
             return Err(io::Error::other("a block with a bad tag or length"));
         }
         self.blocks += 1;
-        self.raw_block(tag, payload)
+        self.write_raw_block(tag, payload)
     }
 
     /// Hands over what was written so far, as far as `to` can.
@@ -111,31 +111,31 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Those of the file.
     pub fn finish(mut self) -> io::Result<W> {
-        self.raw_block(END, &self.blocks.to_le_bytes())?;
+        self.write_raw_block(END_TAG, &self.blocks.to_le_bytes())?;
         self.to.flush()?;
         Ok(self.to)
     }
 
-    fn raw_block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
+    fn write_raw_block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
         let len = u32::try_from(payload.len()).map_err(io::Error::other)?;
-        self.put(&[tag])?;
-        self.put(&len.to_le_bytes())?;
-        self.put(payload)?;
-        let sum = self.sum.clone().finalize();
-        self.put(&sum.to_le_bytes())
+        self.write_checked(&[tag])?;
+        self.write_checked(&len.to_le_bytes())?;
+        self.write_checked(payload)?;
+        let sum = self.checksum.clone().finalize();
+        self.write_checked(&sum.to_le_bytes())
     }
 
-    fn put(&mut self, octets: &[u8]) -> io::Result<()> {
-        self.sum.update(octets);
+    fn write_checked(&mut self, octets: &[u8]) -> io::Result<()> {
+        self.checksum.update(octets);
         self.to.write_all(octets)
     }
 }
 
 /// Reads blocks.
 #[derive(Debug)]
-pub struct Reader<R: Read> {
+pub struct SnapshotReader<R: Read> {
     from: R,
-    sum: Hasher,
+    checksum: Hasher,
     written_at: i64,
     blocks: u64,
     payload: Vec<u8>,
@@ -143,7 +143,7 @@ pub struct Reader<R: Read> {
     done: bool,
 }
 
-impl Reader<BufReader<File>> {
+impl SnapshotReader<BufReader<File>> {
     /// Opens a file, after every checksum in it was looked at: what is read later is good.
     ///
     /// # Errors
@@ -171,24 +171,32 @@ impl Reader<BufReader<File>> {
     }
 }
 
-impl<R: Read> Reader<R> {
+impl<R: Read> SnapshotReader<R> {
     /// Reads the head.
     ///
     /// # Errors
     /// When it cannot be read, or is not that of a snapshot of this version.
     pub fn new(from: R) -> Result<Self, SnapshotError> {
-        let mut reader =
-            Self { from, sum: Hasher::new(), written_at: 0, blocks: 0, payload: Vec::new(), done: false };
-        if reader.take::<8>().map_err(|error| if is_short(&error) { SnapshotError::Magic } else { error })?
+        let mut reader = Self {
+            from,
+            checksum: Hasher::new(),
+            written_at: 0,
+            blocks: 0,
+            payload: Vec::new(),
+            done: false,
+        };
+        if reader
+            .read_array::<8>()
+            .map_err(|error| if is_short(&error) { SnapshotError::Magic } else { error })?
             != MAGIC
         {
             return Err(SnapshotError::Magic);
         }
-        let found = u32::from_le_bytes(reader.take()?);
+        let found = u32::from_le_bytes(reader.read_array()?);
         if found != VERSION {
             return Err(SnapshotError::Version { found });
         }
-        reader.written_at = i64::from_le_bytes(reader.take()?);
+        reader.written_at = i64::from_le_bytes(reader.read_array()?);
         Ok(reader)
     }
 
@@ -206,8 +214,8 @@ impl<R: Read> Reader<R> {
         if self.done {
             return Ok(None);
         }
-        let [tag] = self.take()?;
-        let len = u32::from_le_bytes(self.take()?) as usize;
+        let [tag] = self.read_array()?;
+        let len = u32::from_le_bytes(self.read_array()?) as usize;
         if len > BLOCK_MAX {
             return Err(SnapshotError::Damaged("a block is too long"));
         }
@@ -217,12 +225,12 @@ impl<R: Read> Reader<R> {
         if self.payload.len() < len {
             return Err(SnapshotError::Damaged(SHORT));
         }
-        self.sum.update(&self.payload);
-        let expected = self.sum.clone().finalize();
-        if u32::from_le_bytes(self.take()?) != expected {
+        self.checksum.update(&self.payload);
+        let expected = self.checksum.clone().finalize();
+        if u32::from_le_bytes(self.read_array()?) != expected {
             return Err(SnapshotError::Damaged("a checksum does not fit"));
         }
-        if tag == END {
+        if tag == END_TAG {
             self.done = true;
             let count = <[u8; 8]>::try_from(self.payload.as_slice()).map(u64::from_le_bytes);
             return match count {
@@ -244,13 +252,13 @@ impl<R: Read> Reader<R> {
         self.from
     }
 
-    fn take<const LEN: usize>(&mut self) -> Result<[u8; LEN], SnapshotError> {
+    fn read_array<const LEN: usize>(&mut self) -> Result<[u8; LEN], SnapshotError> {
         let mut octets = [0; LEN];
         self.from.read_exact(&mut octets).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => SnapshotError::Damaged(SHORT),
             _ => SnapshotError::Io(error),
         })?;
-        self.sum.update(&octets);
+        self.checksum.update(&octets);
         Ok(octets)
     }
 }
@@ -267,8 +275,11 @@ fn is_short(error: &SnapshotError) -> bool {
 /// # Errors
 /// Those of `write` and of the disk; then `path` is as it was, and nothing is left beside it. Where the disk
 /// refuses only to keep the new name, `path` is the new file, and a loss of power may bring back the old one.
-pub fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
-    let draft = draft_of(path);
+pub fn replace_file(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> io::Result<()> {
+    let draft = draft_path(path);
     let written = write_draft(&draft, write).and_then(|()| fs::rename(&draft, path));
     if written.is_err() {
         // It may never have been made; the next one replaces it anyway.
@@ -279,14 +290,14 @@ pub fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Resu
     File::open(folder)?.sync_all()
 }
 
-fn draft_of(path: &Path) -> PathBuf {
+fn draft_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".draft");
     name.into()
 }
 
 fn write_draft(draft: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(draft)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(draft)?;
     let mut to = BufWriter::with_capacity(1 << 18, file);
     write(&mut to)?;
     to.flush()?;
@@ -310,15 +321,15 @@ mod tests {
     use super::*;
 
     fn sample() -> Vec<u8> {
-        let mut writer = Writer::new(Vec::new(), 1_700_000_000).unwrap();
-        writer.block(7, b"first").unwrap();
-        writer.block(11, b"").unwrap();
-        writer.block(7, &[13; 300]).unwrap();
+        let mut writer = SnapshotWriter::new(Vec::new(), 1_700_000_000).unwrap();
+        writer.write_block(7, b"first").unwrap();
+        writer.write_block(11, b"").unwrap();
+        writer.write_block(7, &[13; 300]).unwrap();
         writer.finish().unwrap()
     }
 
     fn read(octets: &[u8]) -> Result<Vec<(u8, Vec<u8>)>, SnapshotError> {
-        let mut reader = Reader::new(octets)?;
+        let mut reader = SnapshotReader::new(octets)?;
         let mut blocks = Vec::new();
         while let Some((tag, payload)) = reader.next_block()? {
             blocks.push((tag, payload.to_vec()));
@@ -329,7 +340,7 @@ mod tests {
     #[test]
     fn blocks_are_read_as_they_were_written() {
         let octets = sample();
-        assert_eq!(Reader::new(octets.as_slice()).unwrap().written_at(), 1_700_000_000);
+        assert_eq!(SnapshotReader::new(octets.as_slice()).unwrap().written_at(), 1_700_000_000);
         let blocks = [(7, b"first".to_vec()), (11, Vec::new()), (7, vec![13; 300])];
         assert_eq!(read(&octets).unwrap(), blocks);
     }
@@ -352,8 +363,8 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("hayate-replace-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("x");
-        replace(&path, |to| to.write_all(b"old")).unwrap();
-        let broken = replace(&path, |to| to.write_all(b"ne").and(Err(io::Error::other("no"))));
+        replace_file(&path, |to| to.write_all(b"old")).unwrap();
+        let broken = replace_file(&path, |to| to.write_all(b"ne").and(Err(io::Error::other("no"))));
         assert!(broken.is_err());
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "no draft is left");

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::container::{Blocks, SnapshotError};
-use super::swarms::{BLOCK, TAG_SWARMS};
+use super::container::{BlockSink, SnapshotError};
+use super::swarms::{BLOCK_OCTETS, TAG_SWARMS};
 use super::walk::Walk;
 use crate::address;
 use crate::admission::Policy;
@@ -27,13 +27,13 @@ pub const TAG_DELTAS: u8 = 2;
 /// Changes that are noted at most; a successor that is further behind is given up.
 const NOTED_MAX: usize = 1 << 20;
 /// Changes in one block; far below the longest one. As many are sent at once while a walk goes on.
-const IN_BLOCK: usize = 10_000;
+const BLOCK_DELTAS: usize = 10_000;
 /// Changes after which a round is small enough to stop for the rest.
 const ROUND_SMALL: usize = 2000;
 /// Rounds of changes at most behind a walk; what is left then is what comes while some thousand are sent.
 const ROUNDS_MAX: usize = 50;
 /// Octets of one change: info_hash, completed, peer_id, seeder and event and family, port, address.
-const LEN: usize = ID_LEN + 4 + ID_LEN + 1 + 2 + 16;
+const DELTA_LEN: usize = ID_LEN + 4 + ID_LEN + 1 + 2 + 16;
 const SEEDER: u8 = 1;
 const V6: u8 = 2;
 const STOPPED: u8 = 4;
@@ -68,13 +68,13 @@ pub struct TooSlow;
 
 impl Tap {
     /// From now on every announce is noted.
-    pub(crate) fn open(&self) {
+    pub(crate) fn start(&self) {
         *self.noted.lock() = Noted::default();
         self.open.store(true, Ordering::SeqCst);
     }
 
     /// No more is noted, and what was is forgotten.
-    pub(crate) fn close(&self) {
+    pub(crate) fn stop(&self) {
         self.open.store(false, Ordering::SeqCst);
         *self.noted.lock() = Noted::default();
     }
@@ -85,9 +85,9 @@ impl Tap {
         self.open.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn note(&self, delta: Delta) {
+    pub(crate) fn note_delta(&self, delta: Delta) {
         #[cfg(test)]
-        tests::witness(&delta);
+        tests::observe(&delta);
         let mut noted = self.noted.lock();
         if noted.deltas.len() < NOTED_MAX {
             noted.deltas.push(delta);
@@ -101,7 +101,7 @@ impl Tap {
     }
 
     /// What was noted since the last call.
-    pub(crate) fn take(&self) -> Result<Vec<Delta>, TooSlow> {
+    pub(crate) fn take_deltas(&self) -> Result<Vec<Delta>, TooSlow> {
         let mut noted = self.noted.lock();
         if noted.overflowed { Err(TooSlow) } else { Ok(std::mem::take(&mut noted.deltas)) }
     }
@@ -109,8 +109,8 @@ impl Tap {
 
 impl Swarms {
     /// From now on every announce is noted for a successor, until [`forget_deltas`](Self::forget_deltas).
-    pub fn note_deltas(&self) {
-        self.tap().open();
+    pub fn start_deltas(&self) {
+        self.tap().start();
     }
 
     /// The announces that were noted since the last call.
@@ -118,21 +118,21 @@ impl Swarms {
     /// # Errors
     /// When more came than can be kept; then some are missing.
     pub fn take_deltas(&self) -> Result<Vec<Delta>, TooSlow> {
-        self.tap().take()
+        self.tap().take_deltas()
     }
 
     /// Nobody wants the announces any more.
-    pub fn forget_deltas(&self) {
-        self.tap().close();
+    pub fn stop_deltas(&self) {
+        self.tap().stop();
     }
 
     /// Does what an announce did that a predecessor has carried out and answered.
-    pub fn apply(&self, now: Tick, policy: &Policy, delta: &Delta) {
+    pub fn apply_delta(&self, now: Tick, policy: &Policy, delta: &Delta) {
         let announce = &delta.announce;
-        let Some(reach) = address::of_address(announce.address) else { return };
+        let Some(scope) = address::scope_of_address(announce.address) else { return };
         let (mut v4, mut v6) = ([0; 0], [0; 0]);
         let (mut random, mut handout) = (fastrand::Rng::with_seed(0), Handout::new(&mut v4, &mut v6));
-        self.announce(now, policy, reach, announce, &mut random, &mut handout);
+        self.announce(now, policy, scope, announce, &mut random, &mut handout);
         self.raise_completed(&announce.info_hash, delta.completed);
     }
 }
@@ -143,23 +143,23 @@ impl Swarms {
 ///
 /// # Errors
 /// Those of `to`, and when changes come faster than `to` takes them.
-pub fn hand_over(
+pub fn stream_swarms(
     walk: &mut Walk,
     swarms: &Swarms,
-    to: &mut dyn Blocks,
+    to: &mut dyn BlockSink,
     mut now: impl FnMut() -> Tick,
 ) -> io::Result<()> {
-    let mut payload = Vec::with_capacity(2 * BLOCK);
+    let mut payload = Vec::with_capacity(2 * BLOCK_OCTETS);
     loop {
-        let more = walk.slice(now(), &mut payload);
-        if payload.len() >= BLOCK || !more || swarms.tap().len() >= IN_BLOCK {
-            while walk.rest(now(), &mut payload) {
-                if payload.len() >= BLOCK {
-                    to.block(TAG_SWARMS, &payload)?;
+        let more = walk.copy_slice(now(), &mut payload);
+        if payload.len() >= BLOCK_OCTETS || !more || swarms.tap().len() >= BLOCK_DELTAS {
+            while walk.write_pending(now(), &mut payload) {
+                if payload.len() >= BLOCK_OCTETS {
+                    to.write_block(TAG_SWARMS, &payload)?;
                     payload.clear();
                 }
             }
-            to.block(TAG_SWARMS, &payload)?;
+            to.write_block(TAG_SWARMS, &payload)?;
             payload.clear();
             write_deltas(swarms, to)?;
         }
@@ -179,20 +179,20 @@ pub fn hand_over(
 ///
 /// # Errors
 /// Those of `to`, and when some were not noted for lack of room.
-pub fn write_deltas(swarms: &Swarms, to: &mut dyn Blocks) -> io::Result<usize> {
+pub fn write_deltas(swarms: &Swarms, to: &mut dyn BlockSink) -> io::Result<usize> {
     let deltas = swarms.take_deltas().map_err(io::Error::other)?;
-    let mut payload = Vec::with_capacity(deltas.len().min(IN_BLOCK) * LEN);
-    for some in deltas.chunks(IN_BLOCK) {
+    let mut payload = Vec::with_capacity(deltas.len().min(BLOCK_DELTAS) * DELTA_LEN);
+    for some in deltas.chunks(BLOCK_DELTAS) {
         payload.clear();
-        some.iter().for_each(|delta| delta.write(&mut payload));
-        to.block(TAG_DELTAS, &payload)?;
+        some.iter().for_each(|delta| delta.encode(&mut payload));
+        to.write_block(TAG_DELTAS, &payload)?;
     }
     Ok(deltas.len())
 }
 
 impl Delta {
     /// Appends the change to the payload of a block.
-    pub fn write(&self, to: &mut Vec<u8>) {
+    pub fn encode(&self, to: &mut Vec<u8>) {
         let Announce { info_hash, peer_id, address, port, left, event, .. } = self.announce;
         to.extend(info_hash.0);
         to.extend(self.completed.to_le_bytes());
@@ -220,21 +220,21 @@ impl Delta {
     ///
     /// # Errors
     /// When its length fits no number of changes, or something else than a flag is where flags are.
-    pub fn read(payload: &[u8]) -> Result<Vec<Self>, SnapshotError> {
-        let (entries, []) = payload.as_chunks::<LEN>() else {
+    pub fn decode_block(payload: &[u8]) -> Result<Vec<Self>, SnapshotError> {
+        let (entries, []) = payload.as_chunks::<DELTA_LEN>() else {
             return Err(SnapshotError::Damaged("changes that are no changes"));
         };
-        entries.iter().map(Self::of_entry).collect()
+        entries.iter().map(Self::decode_entry).collect()
     }
 
-    fn of_entry(entry: &[u8; LEN]) -> Result<Self, SnapshotError> {
+    fn decode_entry(entry: &[u8; DELTA_LEN]) -> Result<Self, SnapshotError> {
         let mut rest = entry.as_slice();
-        let info_hash = InfoHash(take(&mut rest));
-        let completed = u32::from_le_bytes(take(&mut rest));
-        let peer_id = PeerId(take(&mut rest));
-        let [flags] = take(&mut rest);
-        let port = u16::from_le_bytes(take(&mut rest));
-        let octets: [u8; 16] = take(&mut rest);
+        let info_hash = InfoHash(take_octets(&mut rest));
+        let completed = u32::from_le_bytes(take_octets(&mut rest));
+        let peer_id = PeerId(take_octets(&mut rest));
+        let [flags] = take_octets(&mut rest);
+        let port = u16::from_le_bytes(take_octets(&mut rest));
+        let octets: [u8; 16] = take_octets(&mut rest);
         if flags & !(SEEDER | V6 | STOPPED | PAUSED) != 0 {
             return Err(SnapshotError::Damaged("a change with unknown flags"));
         }
@@ -262,7 +262,7 @@ impl Delta {
 }
 
 /// The first octets; zeros where the end comes first, which an entry of [`LEN`] octets does not let happen.
-fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
+fn take_octets<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
     let Some((first, behind)) = rest.split_first_chunk::<N>() else { return [0; N] };
     *rest = behind;
     *first
@@ -283,21 +283,27 @@ mod tests {
     const TORRENTS: u8 = 7;
 
     /// A tracker, and a successor of it that takes each block at once.
-    struct Pair {
+    struct TrackerPair {
         swarms: Arc<Swarms>,
         tracker: Tracker,
-        heir: Arc<Swarms>,
+        successor: Arc<Swarms>,
         policy: Policy,
         random: fastrand::Rng,
     }
 
-    impl Pair {
+    impl TrackerPair {
         fn new() -> Self {
             let seed = fastrand::u64(..);
             println!("seed {seed}");
             let (swarms, policy) = (Swarms::new(0), Policy { strict_port: false, ..Policy::default() });
             let tracker = Tracker::new(Arc::clone(&swarms), &Published::new(policy.clone()), 7);
-            Self { swarms, tracker, heir: Swarms::new(0), policy, random: fastrand::Rng::with_seed(seed) }
+            Self {
+                swarms,
+                tracker,
+                successor: Swarms::new(0),
+                policy,
+                random: fastrand::Rng::with_seed(seed),
+            }
         }
 
         /// One of many peers does something in one of few torrents.
@@ -311,18 +317,18 @@ mod tests {
 
         fn take(&self, tag: u8, payload: &[u8]) {
             if tag == TAG_SWARMS {
-                let mut restore = Restore::new(&self.heir, &self.policy, CompletedFrom::Snapshot);
-                return restore.block(NOW, 1000, payload).unwrap();
+                let mut restore = Restore::new(&self.successor, &self.policy, CompletedFrom::Snapshot);
+                return restore.restore_swarms(NOW, 1000, payload).unwrap();
             }
-            let deltas = Delta::read(payload).unwrap();
-            deltas.iter().for_each(|delta| self.heir.apply(NOW.tick, &self.policy, delta));
+            let deltas = Delta::decode_block(payload).unwrap();
+            deltas.iter().for_each(|delta| self.successor.apply_delta(NOW.tick, &self.policy, delta));
         }
 
         fn is_alike(&self) {
-            assert_eq!(self.swarms.census(), self.heir.census());
+            assert_eq!(self.swarms.peer_counts(), self.successor.peer_counts());
             for torrent in 0..TORRENTS {
                 let hash = InfoHash([torrent; ID_LEN]);
-                assert_eq!(self.swarms.tally(&hash), self.heir.tally(&hash), "torrent {torrent}");
+                assert_eq!(self.swarms.tally(&hash), self.successor.tally(&hash), "torrent {torrent}");
             }
         }
     }
@@ -343,27 +349,27 @@ mod tests {
         }
     }
 
-    impl Blocks for Vec<(u8, Vec<u8>)> {
-        fn block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
+    impl BlockSink for Vec<(u8, Vec<u8>)> {
+        fn write_block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
             self.push((tag, payload.to_vec()));
             Ok(())
         }
     }
 
-    /// Hands over to the heir of a pair, and goes on announcing at every block.
-    struct Busy<'a> {
-        pair: &'a mut Pair,
+    /// Hands over to the successor of a pair, and goes on announcing at every block.
+    struct BusySink<'a> {
+        pair: &'a mut TrackerPair,
         peers: u32,
         /// Announces that come while something is taken go on.
         goes_on: bool,
         noted: usize,
     }
 
-    impl Blocks for Busy<'_> {
-        fn block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
+    impl BlockSink for BusySink<'_> {
+        fn write_block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
             self.pair.take(tag, payload);
             // By far more than will be in a block of swarms, and a twentieth of what is in one of changes.
-            let per_octet = if tag == TAG_SWARMS { (6, 5) } else { (1, 20 * LEN) };
+            let per_octet = if tag == TAG_SWARMS { (6, 5) } else { (1, 20 * DELTA_LEN) };
             let count = if self.goes_on { payload.len() * per_octet.0 / per_octet.1 } else { 0 };
             (0..count).for_each(|_| self.pair.announce(self.peers));
             self.noted += count;
@@ -373,14 +379,14 @@ mod tests {
 
     #[test]
     fn a_heir_catches_up_however_many_announces_come_during_the_walk() {
-        let mut pair = Pair::new();
+        let mut pair = TrackerPair::new();
         let peers = 200_000;
         (0..peers).for_each(|_| pair.announce(peers));
-        pair.swarms.note_deltas();
+        pair.swarms.start_deltas();
         let mut walk = Walk::new(Arc::clone(&pair.swarms), NOW.tick);
         let swarms = Arc::clone(&pair.swarms);
-        let mut busy = Busy { pair: &mut pair, peers, goes_on: true, noted: 0 };
-        hand_over(&mut walk, &swarms, &mut busy, || NOW.tick).unwrap();
+        let mut busy = BusySink { pair: &mut pair, peers, goes_on: true, noted: 0 };
+        stream_swarms(&mut walk, &swarms, &mut busy, || NOW.tick).unwrap();
         assert!(busy.noted > NOTED_MAX, "{}: more than are noted at once", busy.noted);
         busy.goes_on = false;
         let left = write_deltas(&swarms, &mut busy).unwrap();
@@ -390,15 +396,15 @@ mod tests {
 
     #[test]
     fn who_left_after_he_was_copied_does_not_come_back() {
-        let mut pair = Pair::new();
+        let mut pair = TrackerPair::new();
         let peers = 60_000;
         (0..2 * peers).for_each(|_| pair.announce(peers));
-        pair.swarms.note_deltas();
+        pair.swarms.start_deltas();
         let mut walk = Walk::new(Arc::clone(&pair.swarms), NOW.tick);
         let swarms = Arc::clone(&pair.swarms);
         let blocks = &mut Vec::new();
         // Between the slices, which end in the middle of blocks.
-        hand_over(&mut walk, &swarms, blocks, || {
+        stream_swarms(&mut walk, &swarms, blocks, || {
             (0..300).for_each(|_| pair.announce(peers));
             NOW.tick
         })
@@ -408,23 +414,23 @@ mod tests {
         pair.is_alike();
     }
 
-    type Witness = Box<dyn FnMut(&Delta)>;
+    type DeltaObserver = Box<dyn FnMut(&Delta)>;
 
     thread_local! {
         /// Sees each change of this thread at the moment in which it is noted.
-        static WITNESS: RefCell<Option<Witness>> = const { RefCell::new(None) };
+        static WITNESS: RefCell<Option<DeltaObserver>> = const { RefCell::new(None) };
     }
 
-    pub(super) fn witness(delta: &Delta) {
-        WITNESS.with_borrow_mut(|witness| witness.iter_mut().for_each(|witness| witness(delta)));
+    pub(super) fn observe(delta: &Delta) {
+        WITNESS.with_borrow_mut(|observer| observer.iter_mut().for_each(|observer| observer(delta)));
     }
 
     /// Two threads that change one peer note that in the order in which they change it, because neither of
     /// them lets go of the lock in between.
     #[test]
     fn a_change_is_noted_under_the_lock_under_which_it_was_made() {
-        let mut pair = Pair::new();
-        pair.swarms.note_deltas();
+        let mut pair = TrackerPair::new();
+        pair.swarms.start_deltas();
         let (swarms, noted) = (Arc::clone(&pair.swarms), Rc::new(Cell::new(0)));
         let seen = Rc::clone(&noted);
         WITNESS.set(Some(Box::new(move |delta| {
@@ -442,11 +448,11 @@ mod tests {
 
     #[test]
     fn a_change_raises_the_completed_count_and_never_lowers_it() {
-        let pair = Pair::new();
+        let pair = TrackerPair::new();
         let announce = announce_of(0, Event::None, true);
         for (completed, expected) in [(7, 7), (11, 11), (3, 11)] {
-            pair.heir.apply(NOW.tick, &pair.policy, &Delta { announce, completed });
-            assert_eq!(pair.heir.tally(&announce.info_hash).completed, expected);
+            pair.successor.apply_delta(NOW.tick, &pair.policy, &Delta { announce, completed });
+            assert_eq!(pair.successor.tally(&announce.info_hash).completed, expected);
         }
     }
 
@@ -468,30 +474,30 @@ mod tests {
                     num_want: 0,
                 };
                 let delta = Delta { announce, completed: 13 };
-                delta.write(&mut payload);
+                delta.encode(&mut payload);
                 written.push(delta);
             }
         }
-        assert_eq!(Delta::read(&payload).unwrap(), written);
-        assert!(Delta::read(&payload[1..]).is_err());
+        assert_eq!(Delta::decode_block(&payload).unwrap(), written);
+        assert!(Delta::decode_block(&payload[1..]).is_err());
         payload[ID_LEN + 4 + ID_LEN] |= 0x80;
-        assert!(Delta::read(&payload).is_err());
+        assert!(Delta::decode_block(&payload).is_err());
     }
 
     #[test]
     fn a_tap_notes_only_while_it_is_open_and_says_when_it_is_too_much() {
         let tap = Tap::default();
         assert!(!tap.is_open());
-        tap.open();
+        tap.start();
         assert!(tap.is_open());
-        let mut payload = vec![0; LEN];
-        payload[LEN - 16] = 10;
-        let delta = Delta::read(&payload).unwrap()[0];
-        (0..7).for_each(|_| tap.note(delta));
-        assert_eq!(tap.take().unwrap().len(), 7);
-        (0..=NOTED_MAX).for_each(|_| tap.note(delta));
-        assert_eq!(tap.take(), Err(TooSlow));
-        tap.close();
-        assert_eq!((tap.is_open(), tap.take().unwrap().len()), (false, 0));
+        let mut payload = vec![0; DELTA_LEN];
+        payload[DELTA_LEN - 16] = 10;
+        let delta = Delta::decode_block(&payload).unwrap()[0];
+        (0..7).for_each(|_| tap.note_delta(delta));
+        assert_eq!(tap.take_deltas().unwrap().len(), 7);
+        (0..=NOTED_MAX).for_each(|_| tap.note_delta(delta));
+        assert_eq!(tap.take_deltas(), Err(TooSlow));
+        tap.stop();
+        assert_eq!((tap.is_open(), tap.take_deltas().unwrap().len()), (false, 0));
     }
 }

@@ -4,7 +4,7 @@ use crate::address;
 use crate::announce::{PEER_V4_LEN, PEER_V6_LEN};
 use crate::ids::{ID_LEN, InfoHash, PeerId};
 use crate::snapshot::container::SnapshotError;
-use crate::swarm::peer::{Endpoint, Wire};
+use crate::swarm::peer::{Endpoint, WirePeer};
 
 /// Longest age that can be told, in seconds.
 pub(crate) const AGE_MAX: u32 = 0x7fff;
@@ -21,11 +21,11 @@ const V6_SEEDERS: u8 = 4;
 const V6_LEECHERS: u8 = 8;
 const WITH_IDS: u8 = 16;
 const COMPLETED: u8 = 32;
-const ALL: u8 = V4_SEEDERS | V4_LEECHERS | V6_SEEDERS | V6_LEECHERS | WITH_IDS | COMPLETED;
+const ALL_FLAGS: u8 = V4_SEEDERS | V4_LEECHERS | V6_SEEDERS | V6_LEECHERS | WITH_IDS | COMPLETED;
 
 /// Peers of one family and role that wait to be written.
 #[derive(Debug, Default)]
-pub(crate) struct Heap<const LEN: usize> {
+pub(crate) struct PendingPeers<const LEN: usize> {
     octets: Vec<[u8; LEN]>,
     /// Age and paused bit as they are written.
     ages: Vec<[u8; AGE_LEN]>,
@@ -33,7 +33,7 @@ pub(crate) struct Heap<const LEN: usize> {
     ids: Vec<[u8; ID_LEN]>,
 }
 
-impl<const LEN: usize> Heap<LEN> {
+impl<const LEN: usize> PendingPeers<LEN> {
     pub(crate) fn push(&mut self, octets: [u8; LEN], age_seconds: u32, paused: bool, id: Option<PeerId>) {
         let age = age_seconds.min(AGE_MAX) as u16 | if paused { PAUSED } else { 0 };
         self.octets.push(octets);
@@ -42,14 +42,14 @@ impl<const LEN: usize> Heap<LEN> {
     }
 
     /// Peers that go into an entry that has room for so many.
-    fn share(&self, room: &mut usize) -> usize {
+    fn peers_fitting(&self, room: &mut usize) -> usize {
         let share = self.octets.len().min(*room);
         *room -= share;
         share
     }
 
     /// Writes the last `count` peers and forgets them.
-    fn write(&mut self, count: usize, with_ids: bool, into: &mut Vec<u8>) {
+    fn write_last(&mut self, count: usize, with_ids: bool, into: &mut Vec<u8>) {
         let first = self.octets.len() - count;
         into.extend_from_slice(self.octets.get(first..).unwrap_or_default().as_flattened());
         into.extend_from_slice(self.ages.get(first..).unwrap_or_default().as_flattened());
@@ -64,13 +64,13 @@ impl<const LEN: usize> Heap<LEN> {
 
 /// Peers of one family that wait to be written.
 #[derive(Debug, Default)]
-pub(crate) struct Heaps<const LEN: usize> {
-    seeders: Heap<LEN>,
-    leechers: Heap<LEN>,
+pub(crate) struct PendingFamily<const LEN: usize> {
+    seeders: PendingPeers<LEN>,
+    leechers: PendingPeers<LEN>,
 }
 
-impl<const LEN: usize> Heaps<LEN> {
-    pub(crate) fn of(&mut self, seeder: bool) -> &mut Heap<LEN> {
+impl<const LEN: usize> PendingFamily<LEN> {
+    pub(crate) fn for_role(&mut self, seeder: bool) -> &mut PendingPeers<LEN> {
         if seeder { &mut self.seeders } else { &mut self.leechers }
     }
 
@@ -78,34 +78,40 @@ impl<const LEN: usize> Heaps<LEN> {
         self.seeders.octets.len() + self.leechers.octets.len()
     }
 
-    fn shares(&self, room: &mut usize) -> (usize, usize) {
-        (self.seeders.share(room), self.leechers.share(room))
+    fn peers_fitting(&self, room: &mut usize) -> (usize, usize) {
+        (self.seeders.peers_fitting(room), self.leechers.peers_fitting(room))
     }
 
-    fn write(&mut self, (seeders, leechers): (usize, usize), with_ids: bool, into: &mut Vec<u8>) {
-        self.seeders.write(seeders, with_ids, into);
-        self.leechers.write(leechers, with_ids, into);
+    fn write_last(&mut self, (seeders, leechers): (usize, usize), with_ids: bool, into: &mut Vec<u8>) {
+        self.seeders.write_last(seeders, with_ids, into);
+        self.leechers.write_last(leechers, with_ids, into);
     }
 }
 
 /// Peers of one torrent that wait to be written.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
-    pub(crate) v4: Heaps<PEER_V4_LEN>,
-    pub(crate) v6: Heaps<PEER_V6_LEN>,
+pub(crate) struct PendingEntry {
+    pub(crate) v4: PendingFamily<PEER_V4_LEN>,
+    pub(crate) v6: PendingFamily<PEER_V6_LEN>,
     /// Every peer comes with its id, or none does.
     pub(crate) with_ids: bool,
 }
 
-impl Batch {
+impl PendingEntry {
     pub(crate) fn len(&self) -> usize {
         self.v4.len() + self.v6.len()
     }
 
     /// Appends one entry with `most` of the peers, and forgets these.
-    pub(crate) fn write(&mut self, info_hash: &InfoHash, completed: u32, most: usize, into: &mut Vec<u8>) {
+    pub(crate) fn write_entry(
+        &mut self,
+        info_hash: &InfoHash,
+        completed: u32,
+        most: usize,
+        into: &mut Vec<u8>,
+    ) {
         let mut room = most;
-        let (v4, v6) = (self.v4.shares(&mut room), self.v6.shares(&mut room));
+        let (v4, v6) = (self.v4.peers_fitting(&mut room), self.v6.peers_fitting(&mut room));
         let with_ids = self.with_ids && room < most;
         let flag = |flag, is_set| if is_set { flag } else { 0 };
         into.extend_from_slice(&info_hash.0);
@@ -122,15 +128,15 @@ impl Batch {
                 put_number(number, into);
             }
         }
-        self.v4.write(v4, with_ids, into);
-        self.v6.write(v6, with_ids, into);
+        self.v4.write_last(v4, with_ids, into);
+        self.v6.write_last(v6, with_ids, into);
     }
 }
 
 /// One peer of an entry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SavedPeer {
-    pub(crate) wire: Wire,
+    pub(crate) wire: WirePeer,
     pub(crate) seeder: bool,
     pub(crate) age_seconds: u32,
     pub(crate) paused: bool,
@@ -140,20 +146,25 @@ pub(crate) struct SavedPeer {
 
 /// The peers of one family and role in an entry.
 #[derive(Clone, Copy, Debug, Default)]
-struct Row<'a, const LEN: usize> {
+struct EntryPeers<'a, const LEN: usize> {
     octets: &'a [[u8; LEN]],
     ages: &'a [[u8; AGE_LEN]],
     ids: &'a [[u8; ID_LEN]],
 }
 
-impl<'a, const LEN: usize> Row<'a, LEN>
+impl<'a, const LEN: usize> EntryPeers<'a, LEN>
 where
     [u8; LEN]: Endpoint,
 {
-    fn read(count: usize, seeder: bool, with_ids: bool, from: &mut &'a [u8]) -> Result<Self, SnapshotError> {
-        let octets: &[[u8; LEN]] = array(count, from)?;
-        let ages = array(count, from)?;
-        let ids = if with_ids { array(count, from)? } else { &[] };
+    fn parse_peers(
+        count: usize,
+        seeder: bool,
+        with_ids: bool,
+        from: &mut &'a [u8],
+    ) -> Result<Self, SnapshotError> {
+        let octets: &[[u8; LEN]] = take_arrays(count, from)?;
+        let ages = take_arrays(count, from)?;
+        let ids = if with_ids { take_arrays(count, from)? } else { &[] };
         if !octets.iter().all(is_possible) {
             return Err(SnapshotError::Damaged("a peer has an address or port that none can have"));
         }
@@ -166,7 +177,7 @@ where
     fn peers(
         self,
         seeder: bool,
-        wire: fn([u8; LEN]) -> Wire,
+        wire: fn([u8; LEN]) -> WirePeer,
     ) -> impl Iterator<Item = SavedPeer> + use<'a, LEN> {
         let ids = self.ids.iter().map(|id| PeerId(*id)).chain(std::iter::repeat(PeerId::default()));
         self.octets.iter().zip(self.ages).zip(ids).map(move |((octets, age), id)| {
@@ -179,23 +190,23 @@ where
 
 /// One entry, as it was read.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Entry<'a> {
+pub(crate) struct TorrentEntry<'a> {
     pub(crate) info_hash: InfoHash,
     pub(crate) completed: u32,
     /// Its peers have their ids; without it those are zeros.
     pub(crate) with_ids: bool,
-    v4_seeders: Row<'a, PEER_V4_LEN>,
-    v4_leechers: Row<'a, PEER_V4_LEN>,
-    v6_seeders: Row<'a, PEER_V6_LEN>,
-    v6_leechers: Row<'a, PEER_V6_LEN>,
+    v4_seeders: EntryPeers<'a, PEER_V4_LEN>,
+    v4_leechers: EntryPeers<'a, PEER_V4_LEN>,
+    v6_seeders: EntryPeers<'a, PEER_V6_LEN>,
+    v6_leechers: EntryPeers<'a, PEER_V6_LEN>,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> TorrentEntry<'a> {
     /// Reads the next entry, and moves `from` behind it.
-    pub(crate) fn read(from: &mut &'a [u8]) -> Result<Self, SnapshotError> {
-        let info_hash = InfoHash(take(from)?);
-        let [flags] = take(from)?;
-        if flags & !ALL != 0 {
+    pub(crate) fn parse_entry(from: &mut &'a [u8]) -> Result<Self, SnapshotError> {
+        let info_hash = InfoHash(take_array(from)?);
+        let [flags] = take_array(from)?;
+        if flags & !ALL_FLAGS != 0 {
             return Err(SnapshotError::Damaged("a torrent has an unknown flag"));
         }
         let mut number = |flag: u8| if flags & flag == 0 { Ok(0) } else { take_number(from) };
@@ -207,38 +218,41 @@ impl<'a> Entry<'a> {
             info_hash,
             completed,
             with_ids,
-            v4_seeders: Row::read(v4.0, true, with_ids, from)?,
-            v4_leechers: Row::read(v4.1, false, with_ids, from)?,
-            v6_seeders: Row::read(v6.0, true, with_ids, from)?,
-            v6_leechers: Row::read(v6.1, false, with_ids, from)?,
+            v4_seeders: EntryPeers::parse_peers(v4.0, true, with_ids, from)?,
+            v4_leechers: EntryPeers::parse_peers(v4.1, false, with_ids, from)?,
+            v6_seeders: EntryPeers::parse_peers(v6.0, true, with_ids, from)?,
+            v6_leechers: EntryPeers::parse_peers(v6.1, false, with_ids, from)?,
         })
     }
 
     pub(crate) fn peers(&self) -> impl Iterator<Item = SavedPeer> + use<'a> {
-        let v4 = self.v4_seeders.peers(true, Wire::V4).chain(self.v4_leechers.peers(false, Wire::V4));
-        v4.chain(self.v6_seeders.peers(true, Wire::V6)).chain(self.v6_leechers.peers(false, Wire::V6))
+        let v4 = self.v4_seeders.peers(true, WirePeer::V4).chain(self.v4_leechers.peers(false, WirePeer::V4));
+        v4.chain(self.v6_seeders.peers(true, WirePeer::V6)).chain(self.v6_leechers.peers(false, WirePeer::V6))
     }
 }
 
 /// Could a peer with these octets have announced?
 pub(crate) fn is_possible<E: Endpoint>(peer: &E) -> bool {
     let address = peer.address();
-    peer.port() != 0 && address == address.to_canonical() && address::of_address(address).is_some()
+    peer.port() != 0 && address == address.to_canonical() && address::scope_of_address(address).is_some()
 }
 
 /// Takes octets off the front.
-pub(crate) fn take<const LEN: usize>(from: &mut &[u8]) -> Result<[u8; LEN], SnapshotError> {
-    let (octets, rest) = from.split_first_chunk().ok_or(SnapshotError::Damaged(SHORT))?;
+pub(crate) fn take_array<const LEN: usize>(from: &mut &[u8]) -> Result<[u8; LEN], SnapshotError> {
+    let (octets, rest) = from.split_first_chunk().ok_or(SnapshotError::Damaged(TOO_SHORT))?;
     *from = rest;
     Ok(*octets)
 }
 
-const SHORT: &str = "a torrent ends too early";
+const TOO_SHORT: &str = "a torrent ends too early";
 
-fn array<'a, const LEN: usize>(count: usize, from: &mut &'a [u8]) -> Result<&'a [[u8; LEN]], SnapshotError> {
+fn take_arrays<'a, const LEN: usize>(
+    count: usize,
+    from: &mut &'a [u8],
+) -> Result<&'a [[u8; LEN]], SnapshotError> {
     let len = count.checked_mul(LEN);
     let (octets, rest) =
-        len.and_then(|len| from.split_at_checked(len)).ok_or(SnapshotError::Damaged(SHORT))?;
+        len.and_then(|len| from.split_at_checked(len)).ok_or(SnapshotError::Damaged(TOO_SHORT))?;
     *from = rest;
     Ok(octets.as_chunks().0)
 }
@@ -257,17 +271,17 @@ fn put_number(mut number: usize, into: &mut Vec<u8>) {
 fn take_number(from: &mut &[u8]) -> Result<u32, SnapshotError> {
     let mut number = 0;
     for shift in (0..35).step_by(7) {
-        let [octet] = take(from)?;
+        let [octet] = take_array(from)?;
         number |= u64::from(octet & 0x7f) << shift;
         if octet & 0x80 == 0 {
             let number = u32::try_from(number).ok().filter(|number| *number > 0);
-            return number.ok_or(SnapshotError::Damaged(NUMBER));
+            return number.ok_or(SnapshotError::Damaged(BAD_NUMBER));
         }
     }
-    Err(SnapshotError::Damaged(NUMBER))
+    Err(SnapshotError::Damaged(BAD_NUMBER))
 }
 
-const NUMBER: &str = "a count of a torrent is nothing or too much";
+const BAD_NUMBER: &str = "a count of a torrent is nothing or too much";
 
 #[cfg(test)]
 mod tests {
@@ -289,19 +303,20 @@ mod tests {
 
     #[test]
     fn an_entry_takes_as_many_peers_as_it_may_and_the_next_the_others() {
-        let mut batch = Batch { with_ids: true, ..Batch::default() };
+        let mut batch = PendingEntry { with_ids: true, ..PendingEntry::default() };
         for number in 1..=7 {
             batch.v4.seeders.push([192, 0, 2, number, 1, 1], 11, false, Some(PeerId([number; ID_LEN])));
             batch.v4.leechers.push([192, 0, 3, number, 1, 1], 40_000, true, Some(PeerId([number; ID_LEN])));
             batch.v6.leechers.push([0x20; 18], 13, false, Some(PeerId([number; ID_LEN])));
         }
         let (mut octets, hash) = (Vec::new(), InfoHash([9; ID_LEN]));
-        batch.write(&hash, 300, 10, &mut octets);
+        batch.write_entry(&hash, 300, 10, &mut octets);
         assert_eq!(batch.len(), 11);
-        batch.write(&hash, 0, 100, &mut octets);
+        batch.write_entry(&hash, 0, 100, &mut octets);
         assert_eq!(batch.len(), 0);
         let mut from = octets.as_slice();
-        let (first, second) = (Entry::read(&mut from).unwrap(), Entry::read(&mut from).unwrap());
+        let (first, second) =
+            (TorrentEntry::parse_entry(&mut from).unwrap(), TorrentEntry::parse_entry(&mut from).unwrap());
         assert!(from.is_empty());
         assert_eq!((first.info_hash, first.completed, second.completed), (hash, 300, 0));
         assert_eq!((first.peers().count(), second.peers().count()), (10, 11));
@@ -309,7 +324,7 @@ mod tests {
         assert_eq!(paused.len(), 7);
         for peer in paused {
             assert_eq!((peer.seeder, peer.age_seconds), (false, AGE_MAX));
-            let Wire::V4([192, 0, 3, number, ..]) = peer.wire else { panic!("{peer:?}") };
+            let WirePeer::V4([192, 0, 3, number, ..]) = peer.wire else { panic!("{peer:?}") };
             assert_eq!(peer.id, PeerId([number; ID_LEN]));
         }
     }
@@ -324,9 +339,9 @@ mod tests {
             entry
         };
         let good = entry([192, 0, 2, 7, 1, 1], 11);
-        assert!(Entry::read(&mut good.as_slice()).is_ok());
+        assert!(TorrentEntry::parse_entry(&mut good.as_slice()).is_ok());
         for len in 0..good.len() {
-            assert!(Entry::read(&mut &good[..len]).is_err(), "{len} octets");
+            assert!(TorrentEntry::parse_entry(&mut &good[..len]).is_err(), "{len} octets");
         }
         let unknown = [&[9; ID_LEN][..], &[64]].concat();
         let port = entry([192, 0, 2, 7, 0, 0], 11);
@@ -334,7 +349,7 @@ mod tests {
         let paused = entry([192, 0, 2, 7, 1, 1], PAUSED);
         let mapped = [&[9; ID_LEN][..], &[V6_SEEDERS, 1], &[0; 10], &[255, 255, 192, 0, 2, 7, 1, 1, 0, 0]];
         for bad in [unknown, port, address, paused, mapped.concat()] {
-            assert!(Entry::read(&mut bad.as_slice()).is_err(), "{bad:?}");
+            assert!(TorrentEntry::parse_entry(&mut bad.as_slice()).is_err(), "{bad:?}");
         }
     }
 }

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Now};
 use crate::metrics::histogram::Histogram;
-use crate::metrics::{Board, Distributed, Kind, Series};
-use crate::snapshot::container::{Blocks, Writer, replace};
-use crate::snapshot::swarms::{Walk, write};
+use crate::metrics::{Board, HistogramSeries, Series, SeriesKind};
+use crate::snapshot::container::{BlockSink, SnapshotWriter, replace_file};
+use crate::snapshot::swarms::{Walk, write_swarms};
 use crate::swarm::Swarms;
 
 /// The name of the file, in the folder for the tracker's state.
@@ -22,15 +22,15 @@ pub const FILE_NAME: &str = "hayate-cache.bin";
 /// A pause is so many times as long as the work before it.
 const PAUSE_FACTOR: u32 = 8;
 /// A piece of work that is worth a pause.
-pub(crate) const PIECE: Duration = Duration::from_micros(300);
+pub(crate) const PAUSE_AFTER: Duration = Duration::from_micros(300);
 /// Shortest pause: a slice takes a tenth of it.
 const PAUSE_LEAST: Duration = Duration::from_millis(1);
 /// Longest pause, after work that took long because others had the processor, or the disk was slow.
 const PAUSE_MOST: Duration = Duration::from_millis(20);
 /// Octets after which a file is brought to the disk: all at its end would be one long piece of work.
 const SYNC_STEP: usize = 2 << 20;
-/// How often a sleeping keeper looks whether a reload has changed the interval.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often a sleeping snapshot thread looks whether a reload has changed the interval.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 thread_local! {
@@ -45,7 +45,7 @@ pub trait Section: Send {
     ///
     /// # Errors
     /// Those of `to` and of the pauses.
-    fn write(&mut self, to: &mut dyn Blocks, pace: &mut Pace<'_>) -> io::Result<u64>;
+    fn write(&mut self, to: &mut dyn BlockSink, pace: &mut Pace<'_>) -> io::Result<u64>;
 
     /// Peers that [`write`](Self::write) would write now.
     fn peers(&self) -> u64 {
@@ -67,12 +67,12 @@ pub struct Pace<'a> {
 
 impl<'a> Pace<'a> {
     /// As fast as it goes.
-    pub(crate) fn hurried(clock: &'a Clock) -> Self {
+    pub(crate) fn unpaced(clock: &'a Clock) -> Self {
         Self { clock, stopping: None, factor: 0, since: clock.uptime() }
     }
 
     /// A third of the time, beside a tracker that serves, until it is stopping.
-    pub(crate) fn beside(clock: &'a Clock, stopping: &'a AtomicBool) -> Self {
+    pub(crate) fn in_background(clock: &'a Clock, stopping: &'a AtomicBool) -> Self {
         Self { clock, stopping: Some(stopping), factor: 2, since: clock.uptime() }
     }
 
@@ -91,8 +91,8 @@ impl<'a> Pace<'a> {
     ///
     /// # Errors
     /// Those of [`pause`](Self::pause).
-    pub fn breathe(&mut self) -> io::Result<()> {
-        if self.clock.uptime().saturating_sub(self.since) < PIECE { Ok(()) } else { self.pause() }
+    pub fn pause_if_due(&mut self) -> io::Result<()> {
+        if self.clock.uptime().saturating_sub(self.since) < PAUSE_AFTER { Ok(()) } else { self.pause() }
     }
 
     /// Lets others work.
@@ -118,8 +118,8 @@ impl<'a> Pace<'a> {
     }
 }
 
-/// What a keeper keeps, where and how often.
-pub struct Plan {
+/// What the snapshot thread writes, where and how often.
+pub struct SnapshotPlan {
     /// The file.
     pub path: PathBuf,
     /// Seconds from the begin of one snapshot to the next; 0 = only at the stop. A reload may change it.
@@ -130,21 +130,21 @@ pub struct Plan {
     pub sections: Vec<Box<dyn Section>>,
 }
 
-impl Plan {
+impl SnapshotPlan {
     /// Peers that are in memory.
     fn peers(&self) -> u64 {
         let others: u64 = self.sections.iter().map(|section| section.peers()).sum();
-        u64::from(self.swarms.census().peers()) + others
+        u64::from(self.swarms.peer_counts().total()) + others
     }
 }
 
-impl std::fmt::Debug for Plan {
+impl std::fmt::Debug for SnapshotPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Plan").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("SnapshotPlan").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
-/// Whether an ending keeper writes once more.
+/// Whether an ending snapshot thread writes once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// It does: the tracker stops.
@@ -153,49 +153,49 @@ pub enum Ending {
     Leave,
 }
 
-/// What the keeper has done, for `/metrics`.
+/// What the snapshot thread has done, for `/metrics`.
 #[derive(Debug, Default)]
-struct Figures {
+struct SnapshotMetrics {
     written: AtomicU64,
     failed: AtomicU64,
     octets: AtomicU64,
     peers: AtomicU64,
     milliseconds: AtomicU64,
     took: Arc<Histogram>,
-    /// When the last one was written, or the keeper started, in seconds of uptime.
+    /// When the last one was written, or the snapshot thread started, in seconds of uptime.
     since: AtomicU64,
 }
 
-/// A running keeper. Dropped without a [`stop`](Self::stop), it leaves the file as it is.
+/// The running snapshot thread. Dropped without a [`stop`](Self::stop), it leaves the file as it is.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct SnapshotThread {
     /// Gives whether what had to be written at the end was written.
     thread: Option<JoinHandle<bool>>,
     clock: Clock,
-    figures: Arc<Figures>,
+    metrics: Arc<SnapshotMetrics>,
     stopping: Arc<AtomicBool>,
     writes_at_end: Arc<AtomicBool>,
 }
 
-impl Keeper {
+impl SnapshotThread {
     /// Starts the thread; the first snapshot is due after one interval.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(plan: Plan, clock: Clock) -> io::Result<Self> {
-        let figures = Arc::new(Figures::default());
-        figures.since.store(clock.uptime().as_secs(), Ordering::Relaxed);
+    pub fn start(plan: SnapshotPlan, clock: Clock) -> io::Result<Self> {
+        let metrics = Arc::new(SnapshotMetrics::default());
+        metrics.since.store(clock.uptime().as_secs(), Ordering::Relaxed);
         let (stopping, writes_at_end) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let desk = Desk {
+        let snapshot_loop = SnapshotLoop {
             plan,
             clock,
-            figures: Arc::clone(&figures),
+            metrics: Arc::clone(&metrics),
             stopping: Arc::clone(&stopping),
             writes_at_end: Arc::clone(&writes_at_end),
             is_failing: false,
         };
-        let thread = thread::Builder::new().name("snapshot".into()).spawn(|| desk.run())?;
-        Ok(Self { thread: Some(thread), clock, figures, stopping, writes_at_end })
+        let thread = thread::Builder::new().name("snapshot".into()).spawn(|| snapshot_loop.run_loop())?;
+        Ok(Self { thread: Some(thread), clock, metrics, stopping, writes_at_end })
     }
 
     /// False once the thread has ended, which only [`stop`](Self::stop) should bring about.
@@ -207,99 +207,99 @@ impl Keeper {
     /// Gives up the snapshot that is being written, and writes a last one at full speed, or none; false if
     /// the last one could not be written, which the log says then.
     pub fn stop(mut self, ending: Ending) -> bool {
-        self.end(ending)
+        self.finish(ending)
     }
 
-    /// Lists the numbers of the keeper.
-    pub fn list_on(&self, board: &Board) {
-        let list = |name, help, kind, read: fn(&Figures, &Clock) -> u64| {
-            let (figures, clock) = (Arc::clone(&self.figures), self.clock);
-            let read = Box::new(move || read(&figures, &clock));
-            board.list(Series { name, help, kind, labels: Vec::new(), read });
+    /// Lists the numbers of the snapshot thread.
+    pub fn register_metrics(&self, board: &Board) {
+        let list = |name, help, kind, read: fn(&SnapshotMetrics, &Clock) -> u64| {
+            let (metrics, clock) = (Arc::clone(&self.metrics), self.clock);
+            let read = Box::new(move || read(&metrics, &clock));
+            board.register(Series { name, help, kind, labels: Vec::new(), read });
         };
         let (name, help) = ("serialization_seconds", "Time it took to write a snapshot.");
-        let histogram = Arc::clone(&self.figures.took);
-        board.distribute(Distributed { name, help, labels: Vec::new(), histogram });
-        list("snapshots_total", "Snapshots written.", Kind::Counter, |figures, _| {
-            figures.written.load(Ordering::Relaxed)
+        let histogram = Arc::clone(&self.metrics.took);
+        board.register_histogram(HistogramSeries { name, help, labels: Vec::new(), histogram });
+        list("snapshots_total", "Snapshots written.", SeriesKind::Counter, |metrics, _| {
+            metrics.written.load(Ordering::Relaxed)
         });
         list(
             "snapshot_failures_total",
             "Snapshots that could not be written.",
-            Kind::Counter,
-            |figures, _| figures.failed.load(Ordering::Relaxed),
+            SeriesKind::Counter,
+            |metrics, _| metrics.failed.load(Ordering::Relaxed),
         );
-        let gauge = |name, help, read| list(name, help, Kind::Gauge, read);
-        gauge("snapshot_bytes", "Size of the last snapshot.", |figures, _| {
-            figures.octets.load(Ordering::Relaxed)
+        let gauge = |name, help, read| list(name, help, SeriesKind::Gauge, read);
+        gauge("snapshot_bytes", "Size of the last snapshot.", |metrics, _| {
+            metrics.octets.load(Ordering::Relaxed)
         });
-        gauge("snapshot_peers", "Peers in the last snapshot.", |figures, _| {
-            figures.peers.load(Ordering::Relaxed)
+        gauge("snapshot_peers", "Peers in the last snapshot.", |metrics, _| {
+            metrics.peers.load(Ordering::Relaxed)
         });
-        gauge("snapshot_milliseconds", "Time it took to write the last snapshot.", |figures, _| {
-            figures.milliseconds.load(Ordering::Relaxed)
+        gauge("snapshot_milliseconds", "Time it took to write the last snapshot.", |metrics, _| {
+            metrics.milliseconds.load(Ordering::Relaxed)
         });
         gauge(
             "snapshot_age_seconds",
             "Time since the last snapshot was written, or since the start.",
-            |figures, clock| clock.uptime().as_secs().saturating_sub(figures.since.load(Ordering::Relaxed)),
+            |metrics, clock| clock.uptime().as_secs().saturating_sub(metrics.since.load(Ordering::Relaxed)),
         );
     }
 
-    fn end(&mut self, ending: Ending) -> bool {
+    fn finish(&mut self, ending: Ending) -> bool {
         let Some(thread) = self.thread.take() else { return true };
         self.writes_at_end.store(ending == Ending::Write, Ordering::Relaxed);
         self.stopping.store(true, Ordering::Release);
         thread.thread().unpark();
         thread.join().unwrap_or_else(|_| {
-            log::error!("the keeper of the snapshot ended with a panic");
+            log::error!("the snapshot thread of the snapshot ended with a panic");
             ending == Ending::Leave
         })
     }
 }
 
-impl Drop for Keeper {
+impl Drop for SnapshotThread {
     fn drop(&mut self) {
-        self.end(Ending::Leave);
+        self.finish(Ending::Leave);
     }
 }
 
-struct Desk {
-    plan: Plan,
+struct SnapshotLoop {
+    plan: SnapshotPlan,
     clock: Clock,
-    figures: Arc<Figures>,
+    metrics: Arc<SnapshotMetrics>,
     stopping: Arc<AtomicBool>,
     writes_at_end: Arc<AtomicBool>,
     is_failing: bool,
 }
 
-impl Desk {
-    fn run(mut self) -> bool {
+impl SnapshotLoop {
+    fn run_loop(mut self) -> bool {
         let mut last = self.clock.uptime();
         while !self.stopping.load(Ordering::Acquire) {
             let every = Duration::from_secs(self.plan.every_seconds.load(Ordering::Relaxed).into());
             let wait = (last + every).saturating_sub(self.clock.uptime());
             if every.is_zero() || !wait.is_zero() {
-                thread::park_timeout(if every.is_zero() { LOOK } else { wait.min(LOOK) });
+                thread::park_timeout(if every.is_zero() { POLL_INTERVAL } else { wait.min(POLL_INTERVAL) });
                 continue;
             }
             last = self.clock.uptime();
             let stopping = Arc::clone(&self.stopping);
-            self.write(Some(&stopping));
+            self.write_snapshot(Some(&stopping));
         }
         if !self.writes_at_end.load(Ordering::Relaxed) {
             return true;
         }
-        let written = self.write(None);
+        let written = self.write_snapshot(None);
         if written {
-            let (peers, path) = (self.figures.peers.load(Ordering::Relaxed), self.plan.path.display());
+            let (peers, path) = (self.metrics.peers.load(Ordering::Relaxed), self.plan.path.display());
             log::info!("wrote a snapshot of {peers} peers to {path}");
         }
         written
     }
 
     /// Writes a snapshot and keeps account of it; false if it failed or was given up.
-    fn write(&mut self, stopping: Option<&AtomicBool>) -> bool {
+    fn write_snapshot(&mut self, stopping: Option<&AtomicBool>) -> bool {
         let clock = self.clock;
         let start = clock.uptime();
         let mut pace = Pace { clock: &clock, stopping, factor: PAUSE_FACTOR, since: start };
@@ -307,24 +307,24 @@ impl Desk {
         if stopping.is_some_and(|stopping| stopping.load(Ordering::Acquire)) && result.is_err() {
             return false;
         }
-        let (figures, path) = (&self.figures, self.plan.path.display());
+        let (metrics, path) = (&self.metrics, self.plan.path.display());
         match &result {
             Ok((octets, peers)) => {
                 let end = clock.uptime();
                 let milliseconds = u64::try_from((end - start).as_millis()).unwrap_or(u64::MAX);
-                figures.octets.store(*octets, Ordering::Relaxed);
-                figures.peers.store(*peers, Ordering::Relaxed);
-                figures.milliseconds.store(milliseconds, Ordering::Relaxed);
-                figures.took.took(end - start);
-                figures.since.store(end.as_secs(), Ordering::Relaxed);
-                figures.written.fetch_add(1, Ordering::Relaxed);
+                metrics.octets.store(*octets, Ordering::Relaxed);
+                metrics.peers.store(*peers, Ordering::Relaxed);
+                metrics.milliseconds.store(milliseconds, Ordering::Relaxed);
+                metrics.took.record(end - start);
+                metrics.since.store(end.as_secs(), Ordering::Relaxed);
+                metrics.written.fetch_add(1, Ordering::Relaxed);
                 log::debug!("wrote a snapshot of {peers} peers to {path} in {milliseconds} ms");
                 if self.is_failing {
                     log::info!("snapshots are written again to {path}");
                 }
             }
             Err(error) => {
-                figures.failed.fetch_add(1, Ordering::Relaxed);
+                metrics.failed.fetch_add(1, Ordering::Relaxed);
                 if stopping.is_none() {
                     let peers = self.plan.peers();
                     log::error!("cannot write the last snapshot to {path}: {error}; {peers} peers are lost");
@@ -339,17 +339,17 @@ impl Desk {
 }
 
 /// Gives the octets and peers written.
-fn write_file(plan: &mut Plan, pace: &mut Pace<'_>) -> io::Result<(u64, u64)> {
+fn write_file(plan: &mut SnapshotPlan, pace: &mut Pace<'_>) -> io::Result<(u64, u64)> {
     let (mut octets, mut peers) = (0, 0);
-    let Plan { path, swarms, sections, .. } = plan;
+    let SnapshotPlan { path, swarms, sections, .. } = plan;
     let path: &Path = path;
-    replace(path, |file| {
+    replace_file(path, |file| {
         let now = pace.now();
-        let to = Steady { syncs: pace.stopping.is_some(), ..Steady::new(file) };
-        let mut to = Writer::new(to, i64::try_from(now.unix_seconds).unwrap_or(i64::MAX))?;
+        let to = SyncingFile { syncs: pace.stopping.is_some(), ..SyncingFile::new(file) };
+        let mut to = SnapshotWriter::new(to, i64::try_from(now.unix_seconds).unwrap_or(i64::MAX))?;
         let mut walk = Walk::new(Arc::clone(swarms), now.tick);
         let clock = pace.clock;
-        write(&mut walk, &mut to, || clock.now().tick, || pace.pause())?;
+        write_swarms(&mut walk, &mut to, || clock.now().tick, || pace.pause())?;
         peers = walk.peers();
         for section in sections {
             peers += section.write(&mut to, pace)?;
@@ -361,21 +361,21 @@ fn write_file(plan: &mut Plan, pace: &mut Pace<'_>) -> io::Result<(u64, u64)> {
 }
 
 /// A file that is brought to the disk while it is written.
-pub(crate) struct Steady<'f> {
+pub(crate) struct SyncingFile<'f> {
     file: &'f mut BufWriter<File>,
     octets: u64,
     unsynced: usize,
     syncs: bool,
 }
 
-impl<'f> Steady<'f> {
+impl<'f> SyncingFile<'f> {
     /// Goes on behind what `file` has.
     pub(crate) fn new(file: &'f mut BufWriter<File>) -> Self {
         Self { file, octets: 0, unsynced: 0, syncs: true }
     }
 }
 
-impl Write for Steady<'_> {
+impl Write for SyncingFile<'_> {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         let written = self.file.write(octets)?;
         self.octets += written as u64;

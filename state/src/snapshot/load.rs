@@ -6,37 +6,49 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::clock::{Clock, Now};
-use crate::snapshot::container::{Reader, SnapshotError, set_aside};
-use crate::snapshot::swarms::{Restore, TAG_SWARMS, check};
+use crate::snapshot::container::{SnapshotError, SnapshotReader, set_aside};
+use crate::snapshot::swarms::{Restore, TAG_SWARMS, check_swarms};
 
 /// Time between two lines of progress in the log.
-const PROGRESS: Duration = Duration::from_secs(1);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Something that is restored from blocks with tags of its own. Blocks that nobody knows are passed over.
-pub trait Part {
+pub trait RestoreTarget {
     /// Is this block in order, as far as it is mine? Asked for all blocks before any is restored.
     ///
     /// # Errors
     /// When it is nonsense.
-    fn check(&self, tag: u8, payload: &[u8]) -> Result<(), SnapshotError>;
+    fn check_block(&self, tag: u8, payload: &[u8]) -> Result<(), SnapshotError>;
 
     /// Restores a block, if it is mine, of a snapshot that was begun at `written_at`, in Unix seconds.
     ///
     /// # Errors
     /// When it is nonsense, which [`check`](Self::check) should have found.
-    fn restore(&mut self, now: Now, written_at: i64, tag: u8, payload: &[u8]) -> Result<(), SnapshotError>;
+    fn restore_block(
+        &mut self,
+        now: Now,
+        written_at: i64,
+        tag: u8,
+        payload: &[u8],
+    ) -> Result<(), SnapshotError>;
 
     /// What was restored, for the log.
     fn summary(&self) -> String;
 }
 
-impl Part for Restore<'_> {
-    fn check(&self, tag: u8, payload: &[u8]) -> Result<(), SnapshotError> {
-        if tag == TAG_SWARMS { check(payload) } else { Ok(()) }
+impl RestoreTarget for Restore<'_> {
+    fn check_block(&self, tag: u8, payload: &[u8]) -> Result<(), SnapshotError> {
+        if tag == TAG_SWARMS { check_swarms(payload) } else { Ok(()) }
     }
 
-    fn restore(&mut self, now: Now, written_at: i64, tag: u8, payload: &[u8]) -> Result<(), SnapshotError> {
-        if tag == TAG_SWARMS { self.block(now, written_at, payload) } else { Ok(()) }
+    fn restore_block(
+        &mut self,
+        now: Now,
+        written_at: i64,
+        tag: u8,
+        payload: &[u8],
+    ) -> Result<(), SnapshotError> {
+        if tag == TAG_SWARMS { self.restore_swarms(now, written_at, payload) } else { Ok(()) }
     }
 
     fn summary(&self) -> String {
@@ -46,7 +58,7 @@ impl Part for Restore<'_> {
 
 /// What became of a snapshot at the start.
 #[derive(Debug)]
-pub enum Loaded {
+pub enum LoadOutcome {
     /// There is none.
     Missing,
     /// It was restored.
@@ -57,12 +69,12 @@ pub enum Loaded {
 }
 
 /// Restores the snapshot at `path`, and says so in the log.
-pub fn load(path: &Path, clock: &Clock, parts: &mut [&mut dyn Part]) -> Loaded {
+pub fn load_snapshot(path: &Path, clock: &Clock, parts: &mut [&mut dyn RestoreTarget]) -> LoadOutcome {
     match restore_file(path, clock, parts) {
-        Ok(()) => Loaded::Restored,
+        Ok(()) => LoadOutcome::Restored,
         Err(SnapshotError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
             log::debug!("no snapshot at {}", path.display());
-            Loaded::Missing
+            LoadOutcome::Missing
         }
         Err(error) => {
             let path_now = match set_aside(path) {
@@ -70,25 +82,29 @@ pub fn load(path: &Path, clock: &Clock, parts: &mut [&mut dyn Part]) -> Loaded {
                 Err(error) => format!("which cannot be set aside: {error}"),
             };
             log::warn!("cannot restore the snapshot {}, {path_now}: {error}", path.display());
-            Loaded::SetAside(error)
+            LoadOutcome::SetAside(error)
         }
     }
 }
 
-fn restore_file(path: &Path, clock: &Clock, parts: &mut [&mut dyn Part]) -> Result<(), SnapshotError> {
+fn restore_file(
+    path: &Path,
+    clock: &Clock,
+    parts: &mut [&mut dyn RestoreTarget],
+) -> Result<(), SnapshotError> {
     let start = clock.uptime();
-    let checked = |tag, payload: &[u8]| parts.iter().try_for_each(|part| part.check(tag, payload));
-    let mut reader = Reader::open_checked(path, checked)?;
+    let checked = |tag, payload: &[u8]| parts.iter().try_for_each(|part| part.check_block(tag, payload));
+    let mut reader = SnapshotReader::open_checked(path, checked)?;
     let all = fs::metadata(path)?.len().max(1);
     let (mut done, mut told) = (0, start);
     let written_at = reader.written_at();
     while let Some((tag, payload)) = reader.next_block()? {
         let now = clock.now();
         for part in parts.iter_mut() {
-            part.restore(now, written_at, tag, payload)?;
+            part.restore_block(now, written_at, tag, payload)?;
         }
         done += payload.len() as u64;
-        if clock.uptime() >= told + PROGRESS {
+        if clock.uptime() >= told + PROGRESS_INTERVAL {
             told = clock.uptime();
             log::info!("restoring {}: {} %", path.display(), done * 100 / all);
         }

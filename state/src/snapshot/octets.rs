@@ -2,8 +2,8 @@
 
 /// What is left of a slice.
 #[derive(Clone, Debug)]
-pub(super) struct Octets<'o> {
-    rest: &'o [u8],
+pub(super) struct OctetReader<'o> {
+    remaining: &'o [u8],
     at: usize,
 }
 
@@ -16,9 +16,9 @@ macro_rules! numbers {
     )*};
 }
 
-impl<'o> Octets<'o> {
+impl<'o> OctetReader<'o> {
     pub(super) fn new(octets: &'o [u8]) -> Self {
-        Self { rest: octets, at: 0 }
+        Self { remaining: octets, at: 0 }
     }
 
     /// How many octets were taken.
@@ -28,19 +28,19 @@ impl<'o> Octets<'o> {
 
     /// How many octets are left.
     pub(super) fn len(&self) -> usize {
-        self.rest.len()
+        self.remaining.len()
     }
 
     pub(super) fn array<const LEN: usize>(&mut self) -> Option<[u8; LEN]> {
-        let (head, rest) = self.rest.split_first_chunk()?;
-        self.rest = rest;
+        let (head, rest) = self.remaining.split_first_chunk()?;
+        self.remaining = rest;
         self.at += LEN;
         Some(*head)
     }
 
     pub(super) fn slice(&mut self, len: usize) -> Option<&'o [u8]> {
-        let (head, rest) = self.rest.split_at_checked(len)?;
-        self.rest = rest;
+        let (head, rest) = self.remaining.split_at_checked(len)?;
+        self.remaining = rest;
         self.at += len;
         Some(head)
     }
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn numbers_are_little_endian_and_nothing_is_taken_that_is_not_there() {
-        let mut octets = Octets::new(&[7, 0, 11, 13, 0, 0, 0, 17]);
+        let mut octets = OctetReader::new(&[7, 0, 11, 13, 0, 0, 0, 17]);
         assert_eq!((octets.u16(), octets.u8(), octets.u32()), (Some(7), Some(11), Some(13)));
         assert_eq!((octets.u64(), octets.slice(2), octets.at(), octets.len()), (None, None, 7, 1));
         assert_eq!(octets.slice(1), Some(&[17][..]));

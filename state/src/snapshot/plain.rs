@@ -10,29 +10,31 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::ids::{InfoHash, PeerId};
-use crate::snapshot::container::{Blocks, SnapshotError};
-use crate::snapshot::entry::{AGE_MAX, Batch, ENTRY_PEERS_MAX, Entry, SavedPeer, is_possible, take};
+use crate::snapshot::container::{BlockSink, SnapshotError};
+use crate::snapshot::entry::{
+    AGE_MAX, ENTRY_PEERS_MAX, PendingEntry, SavedPeer, TorrentEntry, is_possible, take_array,
+};
 pub use crate::snapshot::site::Role;
-use crate::snapshot::swarms::{BLOCK, TAG_SWARMS};
-use crate::swarm::peer::Wire;
+use crate::snapshot::swarms::{BLOCK_OCTETS, TAG_SWARMS};
+use crate::swarm::peer::WirePeer;
 
 /// Seconds that ages of one base reach over.
-const SPAN: u64 = AGE_MAX as u64 + 1;
+const BASE_SECONDS: u64 = AGE_MAX as u64 + 1;
 
 /// A torrent, or some of its peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Torrent {
+pub struct PlainTorrent {
     /// Names it.
     pub info_hash: InfoHash,
     /// Finished downloads.
     pub completed: u32,
     /// Who is in its swarm.
-    pub peers: Vec<Peer>,
+    pub peers: Vec<PlainPeer>,
 }
 
 /// One peer of a swarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub struct PlainPeer {
     /// Where it is.
     pub address: SocketAddr,
     /// Seeder or leecher.
@@ -47,7 +49,7 @@ pub struct Peer {
 
 /// A peer that can be in no swarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotAPeer {
+pub enum InvalidPeer {
     /// Port 0, or an address that nobody can announce from.
     #[error("{0}: no peer can have this address and port")]
     Address(SocketAddr),
@@ -56,31 +58,31 @@ pub enum NotAPeer {
     PausedSeeder(SocketAddr),
 }
 
-impl Peer {
+impl PlainPeer {
     /// Could it be in a swarm?
     ///
     /// # Errors
     /// When it could not; a snapshot with it would be damaged.
-    pub fn check(&self) -> Result<(), NotAPeer> {
+    pub fn check_peer(&self) -> Result<(), InvalidPeer> {
         let is_possible = match self.wire() {
-            Wire::V4(octets) => is_possible(&octets),
-            Wire::V6(octets) => is_possible(&octets),
+            WirePeer::V4(octets) => is_possible(&octets),
+            WirePeer::V6(octets) => is_possible(&octets),
         };
         // Scopes and flows are lost on the wire.
         if !is_possible || SocketAddr::new(self.address.ip(), self.address.port()) != self.address {
-            return Err(NotAPeer::Address(self.address));
+            return Err(InvalidPeer::Address(self.address));
         }
         if self.paused && self.role == Role::Seeder {
-            return Err(NotAPeer::PausedSeeder(self.address));
+            return Err(InvalidPeer::PausedSeeder(self.address));
         }
         Ok(())
     }
 
-    fn wire(&self) -> Wire {
-        Wire::at(self.address.ip(), self.address.port())
+    fn wire(&self) -> WirePeer {
+        WirePeer::from_address(self.address.ip(), self.address.port())
     }
 
-    fn of(saved: &SavedPeer, with_ids: bool, base: i64) -> Self {
+    fn from_saved(saved: &SavedPeer, with_ids: bool, base: i64) -> Self {
         Self {
             address: saved.wire.socket_addr(),
             role: if saved.seeder { Role::Seeder } else { Role::Leecher },
@@ -96,15 +98,19 @@ impl Peer {
 ///
 /// # Errors
 /// When it is nonsense; what comes before that was handed over.
-pub fn read(written_at: i64, payload: &[u8], mut sink: impl FnMut(Torrent)) -> Result<(), SnapshotError> {
+pub fn read_block(
+    written_at: i64,
+    payload: &[u8],
+    mut sink: impl FnMut(PlainTorrent),
+) -> Result<(), SnapshotError> {
     let mut from = payload;
-    let base = written_at.saturating_add(u32::from_le_bytes(take(&mut from)?).into());
+    let base = written_at.saturating_add(u32::from_le_bytes(take_array(&mut from)?).into());
     while !from.is_empty() {
-        let entry = Entry::read(&mut from)?;
-        sink(Torrent {
+        let entry = TorrentEntry::parse_entry(&mut from)?;
+        sink(PlainTorrent {
             info_hash: entry.info_hash,
             completed: entry.completed,
-            peers: entry.peers().map(|peer| Peer::of(&peer, entry.with_ids, base)).collect(),
+            peers: entry.peers().map(|peer| PlainPeer::from_saved(&peer, entry.with_ids, base)).collect(),
         });
     }
     Ok(())
@@ -113,7 +119,7 @@ pub fn read(written_at: i64, payload: &[u8], mut sink: impl FnMut(Torrent)) -> R
 /// Joins what is of one torrent: the highest completed count, and of peers at one address the first, as a
 /// restore does. Torrents are then in the order of their `info_hash`, peers in that of their addresses, and
 /// torrents of which nothing is known are gone. Gives how many peers went.
-pub fn settle(torrents: &mut Vec<Torrent>) -> usize {
+pub fn merge_torrents(torrents: &mut Vec<PlainTorrent>) -> usize {
     // Sorting is stable: what came first stays first.
     torrents.sort_by_key(|torrent| torrent.info_hash);
     torrents.dedup_by(|next, first| {
@@ -138,11 +144,11 @@ pub fn settle(torrents: &mut Vec<Torrent>) -> usize {
 /// When a snapshot of these is to be begun, in Unix seconds, so that no time is lost: at the last announce,
 /// or earlier if some are very old. `None` without peers: then any time is good.
 #[must_use]
-pub fn written_at(torrents: &[Torrent]) -> Option<i64> {
+pub fn written_at(torrents: &[PlainTorrent]) -> Option<i64> {
     let times = torrents.iter().flat_map(|torrent| &torrent.peers).map(|peer| peer.announced_at);
     let (first, last) = (times.clone().min()?, times.max()?);
-    let spans = last.abs_diff(first) / SPAN;
-    Some(last.saturating_sub_unsigned(spans * SPAN))
+    let spans = last.abs_diff(first) / BASE_SECONDS;
+    Some(last.saturating_sub_unsigned(spans * BASE_SECONDS))
 }
 
 /// Writes blocks of swarms into a snapshot that was begun at `written_at`, at least one.
@@ -150,27 +156,32 @@ pub fn written_at(torrents: &[Torrent]) -> Option<i64> {
 /// # Errors
 /// Those of `to`; when a peer is [none](Peer::check); and when one announced more than 2^15 seconds before
 /// `written_at`, or 2^32 after it.
-pub fn write(torrents: &[Torrent], written_at: i64, to: &mut dyn Blocks) -> io::Result<()> {
+pub fn write_torrents(torrents: &[PlainTorrent], written_at: i64, to: &mut dyn BlockSink) -> io::Result<()> {
     let mut bases = BTreeSet::from([0]);
     for peer in torrents.iter().flat_map(|torrent| &torrent.peers) {
-        peer.check().map_err(io::Error::other)?;
+        peer.check_peer().map_err(io::Error::other)?;
         bases.insert(base_and_age(written_at, peer)?.0);
     }
     for base in bases {
-        let mut draft = Draft { to, written_at, base, payload: Vec::new(), batch: Batch::default() };
+        let mut draft =
+            BlockDraft { to, written_at, base, payload: Vec::new(), batch: PendingEntry::default() };
         draft.begin();
-        torrents.iter().try_for_each(|torrent| draft.torrent(torrent))?;
+        torrents.iter().try_for_each(|torrent| draft.write_torrent(torrent))?;
         if draft.payload.len() > size_of::<u32>() || base == 0 {
-            draft.hand_over()?;
+            draft.flush_block()?;
         }
     }
     Ok(())
 }
 
 /// The base at which the age of a peer can be told, and that age.
-fn base_and_age(written_at: i64, peer: &Peer) -> io::Result<(u32, u32)> {
+fn base_and_age(written_at: i64, peer: &PlainPeer) -> io::Result<(u32, u32)> {
     let seconds = written_at.abs_diff(peer.announced_at);
-    let base = if peer.announced_at > written_at { seconds.div_ceil(SPAN).saturating_mul(SPAN) } else { 0 };
+    let base = if peer.announced_at > written_at {
+        seconds.div_ceil(BASE_SECONDS).saturating_mul(BASE_SECONDS)
+    } else {
+        0
+    };
     let age = if base > 0 { base - seconds } else { seconds };
     match (u32::try_from(base), u32::try_from(age)) {
         (Ok(base), Ok(age)) if age <= AGE_MAX => Ok((base, age)),
@@ -179,21 +190,21 @@ fn base_and_age(written_at: i64, peer: &Peer) -> io::Result<(u32, u32)> {
 }
 
 /// Blocks of one base on their way out.
-struct Draft<'t> {
-    to: &'t mut dyn Blocks,
+struct BlockDraft<'t> {
+    to: &'t mut dyn BlockSink,
     written_at: i64,
     base: u32,
     payload: Vec<u8>,
-    batch: Batch,
+    batch: PendingEntry,
 }
 
-impl Draft<'_> {
+impl BlockDraft<'_> {
     fn begin(&mut self) {
         self.payload.extend_from_slice(&self.base.to_le_bytes());
     }
 
     /// Writes the peers that have this base; the completed count goes with the first base.
-    fn torrent(&mut self, torrent: &Torrent) -> io::Result<()> {
+    fn write_torrent(&mut self, torrent: &PlainTorrent) -> io::Result<()> {
         let mut completed = if self.base == 0 { torrent.completed } else { 0 };
         for with_ids in [false, true] {
             self.batch.with_ids = with_ids;
@@ -203,36 +214,40 @@ impl Draft<'_> {
                     self.push(peer, age_seconds);
                 }
                 if self.batch.len() == ENTRY_PEERS_MAX {
-                    self.entry(&torrent.info_hash, &mut completed)?;
+                    self.write_entry(&torrent.info_hash, &mut completed)?;
                 }
             }
             if self.batch.len() > 0 {
-                self.entry(&torrent.info_hash, &mut completed)?;
+                self.write_entry(&torrent.info_hash, &mut completed)?;
             }
         }
-        if completed > 0 { self.entry(&torrent.info_hash, &mut completed) } else { Ok(()) }
+        if completed > 0 { self.write_entry(&torrent.info_hash, &mut completed) } else { Ok(()) }
     }
 
-    fn push(&mut self, peer: &Peer, age_seconds: u32) {
+    fn push(&mut self, peer: &PlainPeer, age_seconds: u32) {
         let seeder = peer.role == Role::Seeder;
         match peer.wire() {
-            Wire::V4(octets) => self.batch.v4.of(seeder).push(octets, age_seconds, peer.paused, peer.peer_id),
-            Wire::V6(octets) => self.batch.v6.of(seeder).push(octets, age_seconds, peer.paused, peer.peer_id),
+            WirePeer::V4(octets) => {
+                self.batch.v4.for_role(seeder).push(octets, age_seconds, peer.paused, peer.peer_id)
+            }
+            WirePeer::V6(octets) => {
+                self.batch.v6.for_role(seeder).push(octets, age_seconds, peer.paused, peer.peer_id)
+            }
         }
     }
 
-    fn entry(&mut self, info_hash: &InfoHash, completed: &mut u32) -> io::Result<()> {
+    fn write_entry(&mut self, info_hash: &InfoHash, completed: &mut u32) -> io::Result<()> {
         let completed = std::mem::take(completed);
-        self.batch.write(info_hash, completed, ENTRY_PEERS_MAX, &mut self.payload);
-        if self.payload.len() >= BLOCK {
-            self.hand_over()?;
+        self.batch.write_entry(info_hash, completed, ENTRY_PEERS_MAX, &mut self.payload);
+        if self.payload.len() >= BLOCK_OCTETS {
+            self.flush_block()?;
             self.begin();
         }
         Ok(())
     }
 
-    fn hand_over(&mut self) -> io::Result<()> {
-        self.to.block(TAG_SWARMS, &self.payload)?;
+    fn flush_block(&mut self) -> io::Result<()> {
+        self.to.write_block(TAG_SWARMS, &self.payload)?;
         self.payload.clear();
         Ok(())
     }
@@ -241,47 +256,47 @@ impl Draft<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::container::{Reader, Writer};
-    use crate::snapshot::swarms::{CompletedFrom, Restore, Walk, restore};
+    use crate::snapshot::container::{SnapshotReader, SnapshotWriter};
+    use crate::snapshot::swarms::{CompletedFrom, Restore, Walk, restore_all};
     use crate::{Now, Policy, Swarms};
 
     const NOW: i64 = 1_800_000_000;
 
-    fn peer(address: &str, age_seconds: i64) -> Peer {
+    fn peer(address: &str, age_seconds: i64) -> PlainPeer {
         let (role, peer_id) = (Role::Leecher, None);
         let address = address.parse().unwrap();
-        Peer { address, role, paused: false, announced_at: NOW - age_seconds, peer_id }
+        PlainPeer { address, role, paused: false, announced_at: NOW - age_seconds, peer_id }
     }
 
-    fn torrent(number: u8, completed: u32, peers: Vec<Peer>) -> Torrent {
-        Torrent { info_hash: InfoHash([number; 20]), completed, peers }
+    fn torrent(number: u8, completed: u32, peers: Vec<PlainPeer>) -> PlainTorrent {
+        PlainTorrent { info_hash: InfoHash([number; 20]), completed, peers }
     }
 
-    fn file(torrents: &[Torrent]) -> Vec<u8> {
+    fn file(torrents: &[PlainTorrent]) -> Vec<u8> {
         let begun_at = written_at(torrents).unwrap_or(NOW);
-        let mut to = Writer::new(Vec::new(), begun_at).unwrap();
-        write(torrents, begun_at, &mut to).unwrap();
+        let mut to = SnapshotWriter::new(Vec::new(), begun_at).unwrap();
+        write_torrents(torrents, begun_at, &mut to).unwrap();
         to.finish().unwrap()
     }
 
-    fn read_file(file: &[u8]) -> (Vec<Torrent>, u64) {
-        let mut reader = Reader::new(file).unwrap();
+    fn read_file(file: &[u8]) -> (Vec<PlainTorrent>, u64) {
+        let mut reader = SnapshotReader::new(file).unwrap();
         let (written_at, mut torrents, mut blocks) = (reader.written_at(), Vec::new(), 0);
         while let Some((tag, payload)) = reader.next_block().unwrap() {
             assert_eq!(tag, TAG_SWARMS);
-            read(written_at, payload, |torrent| torrents.push(torrent)).unwrap();
+            read_block(written_at, payload, |torrent| torrents.push(torrent)).unwrap();
             blocks += 1;
         }
-        assert_eq!(settle(&mut torrents), 0);
+        assert_eq!(merge_torrents(&mut torrents), 0);
         (torrents, blocks)
     }
 
-    fn every_form() -> Vec<Torrent> {
+    fn every_form() -> Vec<PlainTorrent> {
         let id = Some(PeerId([7; 20]));
-        let seeder = Peer { role: Role::Seeder, peer_id: id, ..peer("192.0.2.1:7", 11) };
-        let paused = Peer { paused: true, ..peer("192.0.2.2:13", 0) };
-        let v6 = Peer { role: Role::Seeder, ..peer("[2001:db8::1]:17", 19) };
-        let v6_with_id = Peer { peer_id: id, ..peer("[2001:db8::2]:23", 29) };
+        let seeder = PlainPeer { role: Role::Seeder, peer_id: id, ..peer("192.0.2.1:7", 11) };
+        let paused = PlainPeer { paused: true, ..peer("192.0.2.2:13", 0) };
+        let v6 = PlainPeer { role: Role::Seeder, ..peer("[2001:db8::1]:17", 19) };
+        let v6_with_id = PlainPeer { peer_id: id, ..peer("[2001:db8::2]:23", 29) };
         vec![torrent(3, 31, vec![seeder, paused, v6, v6_with_id]), torrent(5, 37, Vec::new())]
     }
 
@@ -300,31 +315,32 @@ mod tests {
         assert_eq!((found, blocks), (torrents, 4), "four times that ages count from");
         // None of them is in the future, where an age would be too high.
         let octets = file(&every_form());
-        assert_eq!(Reader::new(octets.as_slice()).unwrap().written_at(), NOW);
+        assert_eq!(SnapshotReader::new(octets.as_slice()).unwrap().written_at(), NOW);
     }
 
     #[test]
     fn times_that_cannot_be_told_are_errors() {
-        let mut to = Writer::new(Vec::new(), NOW).unwrap();
-        let mut told = |age| write(&[torrent(3, 0, vec![peer("192.0.2.1:7", age)])], NOW, &mut to).is_ok();
+        let mut to = SnapshotWriter::new(Vec::new(), NOW).unwrap();
+        let mut told =
+            |age| write_torrents(&[torrent(3, 0, vec![peer("192.0.2.1:7", age)])], NOW, &mut to).is_ok();
         assert!(told(32_767) && told(-1) && told(-(1 << 31)));
         assert!(!told(32_768) && !told(-(1 << 32)));
         let extremes =
-            [i64::MIN, i64::MAX, 0].map(|announced_at| Peer { announced_at, ..peer("192.0.2.1:7", 0) });
+            [i64::MIN, i64::MAX, 0].map(|announced_at| PlainPeer { announced_at, ..peer("192.0.2.1:7", 0) });
         let torrents = [torrent(3, 0, extremes.to_vec())];
         let begun_at = written_at(&torrents).unwrap();
-        assert!(write(&torrents, begun_at, &mut to).is_err());
+        assert!(write_torrents(&torrents, begun_at, &mut to).is_err());
     }
 
     #[test]
     fn large_swarms_take_several_blocks() {
         let id = Some(PeerId([7; 20]));
-        let peers = |count: u32| -> Vec<Peer> {
+        let peers = |count: u32| -> Vec<PlainPeer> {
             (0..count)
                 .map(|number| {
                     let peer_id = if number % 3 == 0 { id } else { None };
                     let address = SocketAddr::new((0x0100_0000 + number).to_be_bytes().into(), 7);
-                    Peer { address, peer_id, ..peer("192.0.2.1:7", i64::from(number % 11)) }
+                    PlainPeer { address, peer_id, ..peer("192.0.2.1:7", i64::from(number % 11)) }
                 })
                 .collect()
         };
@@ -336,14 +352,14 @@ mod tests {
 
     #[test]
     fn what_is_there_twice_counts_as_a_restore_counts_it() {
-        let late = Peer { role: Role::Seeder, ..peer("192.0.2.1:7", 11) };
+        let late = PlainPeer { role: Role::Seeder, ..peer("192.0.2.1:7", 11) };
         let mut torrents = vec![
             torrent(5, 0, Vec::new()),
             torrent(3, 2, vec![late, peer("[2001:db8::1]:7", 13)]),
             torrent(3, 31, vec![peer("192.0.2.1:7", 5), peer("192.0.2.1:6", 17)]),
             torrent(3, 7, Vec::new()),
         ];
-        assert_eq!(settle(&mut torrents), 1);
+        assert_eq!(merge_torrents(&mut torrents), 1);
         let peers = vec![peer("192.0.2.1:6", 17), late, peer("[2001:db8::1]:7", 13)];
         assert_eq!(torrents, [torrent(3, 31, peers)]);
     }
@@ -362,12 +378,12 @@ mod tests {
         ];
         for address in bad {
             let peer = peer(address, 0);
-            assert_eq!(peer.check(), Err(NotAPeer::Address(peer.address)));
-            let mut to = Writer::new(Vec::new(), NOW).unwrap();
-            assert!(write(&[torrent(3, 0, vec![peer])], NOW, &mut to).is_err());
+            assert_eq!(peer.check_peer(), Err(InvalidPeer::Address(peer.address)));
+            let mut to = SnapshotWriter::new(Vec::new(), NOW).unwrap();
+            assert!(write_torrents(&[torrent(3, 0, vec![peer])], NOW, &mut to).is_err());
         }
-        let peer = Peer { role: Role::Seeder, paused: true, ..peer("192.0.2.1:7", 0) };
-        assert_eq!(peer.check(), Err(NotAPeer::PausedSeeder(peer.address)));
+        let peer = PlainPeer { role: Role::Seeder, paused: true, ..peer("192.0.2.1:7", 0) };
+        assert_eq!(peer.check_peer(), Err(InvalidPeer::PausedSeeder(peer.address)));
     }
 
     #[test]
@@ -381,11 +397,12 @@ mod tests {
         let octets = file(&torrents);
         let mut into = Restore::new(&swarms, &policy, CompletedFrom::Snapshot);
         let summary =
-            restore(&mut into, &mut Reader::new(octets.as_slice()).unwrap(), || now, |_| {}).unwrap();
+            restore_all(&mut into, &mut SnapshotReader::new(octets.as_slice()).unwrap(), || now, |_| {})
+                .unwrap();
         assert_eq!((summary.torrents, summary.peers, summary.expired), (2, 4, 0));
-        let mut to = Writer::new(Vec::new(), NOW).unwrap();
+        let mut to = SnapshotWriter::new(Vec::new(), NOW).unwrap();
         let mut walk = Walk::new(swarms, now.tick);
-        crate::snapshot::swarms::write(&mut walk, &mut to, || now.tick, || Ok(())).unwrap();
+        crate::snapshot::swarms::write_swarms(&mut walk, &mut to, || now.tick, || Ok(())).unwrap();
         assert_eq!(read_file(&to.finish().unwrap()).0, torrents);
     }
 }

@@ -5,17 +5,17 @@ use std::io::Read;
 
 use crate::admission::Policy;
 use crate::clock::{Now, Tick};
-use crate::snapshot::container::{Reader, SnapshotError};
-use crate::snapshot::entry::{Entry, SavedPeer, take};
+use crate::snapshot::container::{SnapshotError, SnapshotReader};
+use crate::snapshot::entry::{SavedPeer, TorrentEntry, take_array};
 use crate::snapshot::swarms::TAG_SWARMS;
 use crate::swarm::Swarms;
-use crate::swarm::peer::{Endpoint, Member, Seen, Wire, reach_of};
-use crate::swarm::peer_set::Roster;
-use crate::swarm::torrent::{Peers, Torrent};
-use crate::table::keyed_hash::Keys;
+use crate::swarm::peer::{Endpoint, LastSeen, StoredPeer, WirePeer, scope_of_peer};
+use crate::swarm::peer_set::PeerSet;
+use crate::swarm::torrent::{SwarmForm, Torrent};
+use crate::table::keyed_hash::KeyedHash;
 
 /// Peers that are added under one lock.
-const CHUNK: usize = 256;
+const CHUNK_PEERS: usize = 256;
 
 /// Who knows how often a torrent was downloaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl fmt::Display for Summary {
 }
 
 /// What became of one peer.
-enum Taken {
+enum PeerOutcome {
     Added,
     Known,
     Full,
@@ -92,19 +92,19 @@ impl<'a> Restore<'a> {
     ///
     /// # Errors
     /// When it is nonsense; what comes before that is restored.
-    pub fn block(&mut self, now: Now, written_at: i64, payload: &[u8]) -> Result<(), SnapshotError> {
+    pub fn restore_swarms(&mut self, now: Now, written_at: i64, payload: &[u8]) -> Result<(), SnapshotError> {
         let mut from = payload;
-        let base = written_at.saturating_add(u32::from_le_bytes(take(&mut from)?).into());
+        let base = written_at.saturating_add(u32::from_le_bytes(take_array(&mut from)?).into());
         let unix = i64::try_from(now.unix_seconds).unwrap_or(i64::MAX);
         // A clock that went back makes nobody younger.
         let elapsed = unix.saturating_sub(base).max(0).unsigned_abs();
         while !from.is_empty() {
-            self.entry(now.tick, elapsed, &Entry::read(&mut from)?);
+            self.restore_entry(now.tick, elapsed, &TorrentEntry::parse_entry(&mut from)?);
         }
         Ok(())
     }
 
-    fn entry(&mut self, now: Tick, elapsed: u64, entry: &Entry<'_>) {
+    fn restore_entry(&mut self, now: Tick, elapsed: u64, entry: &TorrentEntry<'_>) {
         let (swarms, policy) = (self.swarms, self.policy);
         let completed = match self.completed {
             CompletedFrom::Snapshot => entry.completed,
@@ -123,12 +123,12 @@ impl<'a> Restore<'a> {
             let (may_grow, summary) = (swarms.may_grow(policy), &mut self.summary);
             let chunk = |torrent: &mut Torrent| {
                 torrent.completed = torrent.completed.max(completed);
-                for peer in alive.by_ref().take(CHUNK) {
+                for peer in alive.by_ref().take(CHUNK_PEERS) {
                     left -= 1;
-                    match torrent.take_in(now, elapsed, &peer, may_grow, policy, swarms.keys()) {
-                        Taken::Added => summary.peers += 1,
-                        Taken::Known => summary.known += 1,
-                        Taken::Full => summary.left_out += 1,
+                    match torrent.restore_peer(now, elapsed, &peer, may_grow, policy, swarms.hasher()) {
+                        PeerOutcome::Added => summary.peers += 1,
+                        PeerOutcome::Known => summary.known += 1,
+                        PeerOutcome::Full => summary.left_out += 1,
                     }
                 }
             };
@@ -151,16 +151,16 @@ impl<'a> Restore<'a> {
 ///
 /// # Errors
 /// When it cannot be read or is damaged; what comes before that is restored.
-pub fn restore<R: Read>(
+pub fn restore_all<R: Read>(
     restore: &mut Restore<'_>,
-    reader: &mut Reader<R>,
+    reader: &mut SnapshotReader<R>,
     now: impl Fn() -> Now,
     mut progress: impl FnMut(&Summary),
 ) -> Result<Summary, SnapshotError> {
     let written_at = reader.written_at();
     while let Some((tag, payload)) = reader.next_block()? {
         if tag == TAG_SWARMS {
-            restore.block(now(), written_at, payload)?;
+            restore.restore_swarms(now(), written_at, payload)?;
             progress(&restore.summary);
         }
     }
@@ -171,71 +171,76 @@ pub fn restore<R: Read>(
 ///
 /// # Errors
 /// When it is nonsense.
-pub fn check(payload: &[u8]) -> Result<(), SnapshotError> {
+pub fn check_swarms(payload: &[u8]) -> Result<(), SnapshotError> {
     let mut from = payload;
-    take::<4>(&mut from)?;
+    take_array::<4>(&mut from)?;
     while !from.is_empty() {
-        Entry::read(&mut from)?;
+        TorrentEntry::parse_entry(&mut from)?;
     }
     Ok(())
 }
 
 impl Torrent {
     /// Takes a peer in that is not there yet.
-    fn take_in(
+    fn restore_peer(
         &mut self,
         now: Tick,
         elapsed: u64,
         peer: &SavedPeer,
         may_grow: bool,
         policy: &Policy,
-        keys: &Keys,
-    ) -> Taken {
+        hasher: &KeyedHash,
+    ) -> PeerOutcome {
         if may_grow {
-            self.make_room(peer.wire, policy, keys);
+            self.make_room(peer.wire, policy, hasher);
         }
         let age_seconds = u32::try_from(elapsed.saturating_add(peer.age_seconds.into())).unwrap_or(u32::MAX);
         // Peers older than this process have a tick below zero, which wraps as all ticks do.
-        let seen = Seen::new(Tick(now.0.wrapping_sub(age_seconds)), peer.paused);
-        let context = Context { seen, peer, may_grow, policy, keys };
+        let seen = LastSeen::new(Tick(now.0.wrapping_sub(age_seconds)), peer.paused);
+        let context = RestoreContext { seen, peer, may_grow, policy, hasher };
         match (&mut self.peers, peer.wire) {
-            (Peers::Pair(pair), Wire::V4(octets)) => context.take_in(pair, octets),
-            (Peers::Group(group), Wire::V4(octets)) => context.take_in(group, octets),
-            (Peers::Crowd(swarm), Wire::V4(octets)) => context.take_in(&mut swarm.v4, octets),
-            (Peers::Crowd(swarm), Wire::V6(octets)) => match &mut swarm.v6 {
-                Some(crowd) => context.take_in(&mut **crowd, octets),
-                None => Taken::Full,
+            (SwarmForm::Pair(pair), WirePeer::V4(octets)) => context.add_to_set(pair, octets),
+            (SwarmForm::Small(group), WirePeer::V4(octets)) => context.add_to_set(group, octets),
+            (SwarmForm::Large(swarm), WirePeer::V4(octets)) => context.add_to_set(&mut swarm.v4, octets),
+            (SwarmForm::Large(swarm), WirePeer::V6(octets)) => match &mut swarm.v6 {
+                Some(large) => context.add_to_set(&mut **large, octets),
+                None => PeerOutcome::Full,
             },
-            (Peers::Idle(_), _) | (Peers::Pair(_) | Peers::Group(_), Wire::V6(_)) => Taken::Full,
+            (SwarmForm::Idle(_), _) | (SwarmForm::Pair(_) | SwarmForm::Small(_), WirePeer::V6(_)) => {
+                PeerOutcome::Full
+            }
         }
     }
 }
 
 /// What a peer is taken in by.
-struct Context<'a> {
-    seen: Seen,
+struct RestoreContext<'a> {
+    seen: LastSeen,
     peer: &'a SavedPeer,
     may_grow: bool,
     policy: &'a Policy,
-    keys: &'a Keys,
+    hasher: &'a KeyedHash,
 }
 
-impl Context<'_> {
-    fn take_in<const LEN: usize>(&self, roster: &mut impl Roster<LEN>, octets: [u8; LEN]) -> Taken
+impl RestoreContext<'_> {
+    fn add_to_set<const LEN: usize>(&self, peer_set: &mut impl PeerSet<LEN>, octets: [u8; LEN]) -> PeerOutcome
     where
         [u8; LEN]: Endpoint,
     {
-        let (peer, policy, keys) = (self.peer, self.policy, self.keys);
-        if roster.find(&octets, peer.seeder, keys).is_some() {
-            return Taken::Known;
+        let (peer, policy, hasher) = (self.peer, self.policy, self.hasher);
+        if peer_set.find(&octets, peer.seeder, hasher).is_some() {
+            return PeerOutcome::Known;
         }
-        let crowded =
-            || keys.limit_at(&octets).is_some_and(|limit| roster.neighbours(&octets, keys) >= limit);
+        let crowded = || {
+            hasher
+                .peers_limit(&octets)
+                .is_some_and(|limit| peer_set.count_at_address(&octets, hasher) >= limit)
+        };
         if !self.may_grow || crowded() {
-            return Taken::Full;
+            return PeerOutcome::Full;
         }
-        let member = Member { octets, seen: self.seen, id: peer.id };
-        let spot = roster.insert(&member, peer.seeder, reach_of(&octets, policy), keys);
-        spot.map_or(Taken::Full, |_| Taken::Added)
+        let stored = StoredPeer { octets, seen: self.seen, id: peer.id };
+        let pos = peer_set.insert(&stored, peer.seeder, scope_of_peer(&octets, policy), hasher);
+        pos.map_or(PeerOutcome::Full, |_| PeerOutcome::Added)
     }
 }

@@ -18,31 +18,31 @@
 //! may come twice, and then the first counts. A torrent without peers has a completed count.
 
 use crate::clock::Tick;
-use crate::snapshot::container::Blocks;
-pub use crate::snapshot::restore::{CompletedFrom, Restore, Summary, check, restore};
+use crate::snapshot::container::BlockSink;
+pub use crate::snapshot::restore::{CompletedFrom, Restore, Summary, check_swarms, restore_all};
 pub use crate::snapshot::walk::Walk;
 
 /// The tag of blocks of swarms.
 pub const TAG_SWARMS: u8 = 1;
 /// A block is written when it has so many octets, for a write is a system call.
-pub(super) const BLOCK: usize = 128 << 10;
+pub(super) const BLOCK_OCTETS: usize = 128 << 10;
 
 /// Writes what is left of a walk. `now` is asked before each slice, and `pause` after each: there the thread
 /// may sleep, or give the walk up.
 ///
 /// # Errors
 /// Those of `to` and of `pause`.
-pub fn write(
+pub fn write_swarms(
     walk: &mut Walk,
-    to: &mut dyn Blocks,
+    to: &mut dyn BlockSink,
     mut now: impl FnMut() -> Tick,
     mut pause: impl FnMut() -> std::io::Result<()>,
 ) -> std::io::Result<()> {
-    let mut payload = Vec::with_capacity(2 * BLOCK);
+    let mut payload = Vec::with_capacity(2 * BLOCK_OCTETS);
     loop {
-        let more = walk.slice(now(), &mut payload);
-        if payload.len() >= BLOCK || !more {
-            to.block(TAG_SWARMS, &payload)?;
+        let more = walk.copy_slice(now(), &mut payload);
+        if payload.len() >= BLOCK_OCTETS || !more {
+            to.write_block(TAG_SWARMS, &payload)?;
             payload.clear();
         }
         if !more {

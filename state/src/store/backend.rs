@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::dsn::Dsn;
-use super::mariadb::{self, Mariadb, Opener, Role};
+use super::mariadb::{self, ConnectionRole, Mariadb, MariadbOpener};
 use super::schema::{self, Dialect};
 use super::sqlite::Sqlite;
 use super::{Store, StoreError};
 
 /// What a database must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Demand {
+pub enum RequiredTables {
     /// The tables of hayate (modes open and listed).
     Own,
     /// The tables of a site (mode private). Those of hayate may be missing: then an unanswered commit counts
@@ -24,16 +24,16 @@ pub enum Demand {
 pub struct Backend {
     dsn: Dsn,
     node: String,
-    demand: Demand,
+    required: RequiredTables,
     /// The connection of MariaDB that wrote last, for the next one to take over from; 0 = none yet.
-    former: Arc<AtomicU32>,
+    last_writer: Arc<AtomicU32>,
 }
 
 impl Backend {
     /// A backend that writes under the name `node` (at most 64 characters; empty outside of a cluster).
     #[must_use]
-    pub fn new(dsn: Dsn, node: &str, demand: Demand) -> Self {
-        Self { dsn, node: node.to_owned(), demand, former: Arc::default() }
+    pub fn new(dsn: Dsn, node: &str, required: RequiredTables) -> Self {
+        Self { dsn, node: node.to_owned(), required, last_writer: Arc::default() }
     }
 
     /// Where the store is.
@@ -50,7 +50,7 @@ impl Backend {
     pub fn open(&self) -> Result<Box<dyn Store>, StoreError> {
         Ok(match &self.dsn {
             Dsn::Sqlite(path) => Box::new(Sqlite::open(path, &self.node)?),
-            Dsn::Mariadb(_) => self.open_mariadb(Role::Writer)?,
+            Dsn::Mariadb(_) => self.open_mariadb(ConnectionRole::Writer)?,
         })
     }
 
@@ -62,24 +62,24 @@ impl Backend {
     pub fn open_reader(&self) -> Result<Box<dyn Store>, StoreError> {
         Ok(match &self.dsn {
             Dsn::Sqlite(path) => Box::new(Sqlite::open_shared(path, &self.node)?),
-            Dsn::Mariadb(_) => self.open_mariadb(Role::Reader)?,
+            Dsn::Mariadb(_) => self.open_mariadb(ConnectionRole::Reader)?,
         })
     }
 
-    fn open_mariadb(&self, role: Role) -> Result<Box<dyn Store>, StoreError> {
+    fn open_mariadb(&self, role: ConnectionRole) -> Result<Box<dyn Store>, StoreError> {
         let Dsn::Mariadb(login) = &self.dsn else {
             return Err(StoreError::Unfit("not a database of a server".to_owned()));
         };
-        let first = self.former.load(Ordering::Relaxed) == 0;
-        let opener = Opener {
+        let first = self.last_writer.load(Ordering::Relaxed) == 0;
+        let opener = MariadbOpener {
             login: (**login).clone(),
             node: self.node.clone(),
-            demand: self.demand,
+            required: self.required,
             role,
-            former: Arc::clone(&self.former),
+            last_writer: Arc::clone(&self.last_writer),
         };
         let store = Mariadb::open(opener)?;
-        if first && role == Role::Writer {
+        if first && role == ConnectionRole::Writer {
             for warning in store.warnings() {
                 log::warn!("{warning}");
             }
@@ -101,13 +101,13 @@ impl Backend {
     /// What [`migrate`](Self::migrate) runs, for an operator who would rather do it himself.
     #[must_use]
     pub fn statements(&self) -> Vec<&'static str> {
-        schema::statements(self.dialect())
+        schema::migration_statements(self.dialect())
     }
 
     /// What an operator had better run on the large tables of a site himself, when it suits.
     #[must_use]
     pub fn proposals(&self) -> &'static [&'static str] {
-        schema::proposals(self.dialect())
+        schema::proposed_statements(self.dialect())
     }
 
     fn dialect(&self) -> Dialect {

@@ -33,7 +33,7 @@ impl Default for Bounds {
 }
 
 impl Bounds {
-    pub(super) fn of(&self, channel: Channel) -> usize {
+    pub(super) fn rows_max(&self, channel: Channel) -> usize {
         match channel {
             Channel::Torrents => self.torrents,
             Channel::Users => self.users,

@@ -13,11 +13,11 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::fold::{Base, Fold, read_totals};
-use super::frames::{self, Frame, Frames, MODE, PAYLOAD_MAX};
+use super::fold::{Fold, TotalsBase, read_totals};
+use super::frames::{self, FILE_MODE, Frame, FrameReader, PAYLOAD_MAX};
 use super::queue::Cut;
 use super::record::{Channel, Record};
-use super::total::{Known, TOTAL_LEN, Total, encode};
+use super::total::{DurableTotals, TOTAL_LEN, Total, encode_total};
 
 /// Octets after which a segment is not appended to any more.
 const SEGMENT_MAX: u64 = 16 << 20;
@@ -26,13 +26,13 @@ const SEGMENTS_MOST: usize = 16;
 /// A fold is worth it when so many times the octets of the last one would be read.
 const FOLD_FACTOR: u64 = 4;
 /// Octets that are written at once.
-const WRITE: usize = 1 << 20;
+const WRITE_OCTETS: usize = 1 << 20;
 const CHANNELS: usize = Channel::ALL.len();
 /// First octet of a payload with totals.
-pub(super) const TOTALS: u8 = b'=';
+pub(super) const TOTALS_TAG: u8 = b'=';
 /// First octet of the payload that ends a cut; behind it, by channel, up to which row the store has all: so
 /// that rows are never replayed into another database that was put in the place of the one that has them.
-const END: u8 = b'.';
+const END_TAG: u8 = b'.';
 /// Totals in one frame.
 const TOTALS_MOST: usize = (PAYLOAD_MAX - 1) / TOTAL_LEN;
 
@@ -41,7 +41,7 @@ const TOTALS_MOST: usize = (PAYLOAD_MAX - 1) / TOTAL_LEN;
 pub(super) struct Cuts {
     folder: PathBuf,
     /// Oldest first.
-    segments: VecDeque<Segment>,
+    segments: VecDeque<CutSegment>,
     /// The last segment, if it may be appended to.
     open: Option<File>,
     /// A cut that failed may be there in whole or in part: nothing is written before it is taken back.
@@ -55,27 +55,27 @@ pub(super) struct Cuts {
     /// The number of the last cut.
     cut: u64,
     /// What the last end says of `passed`.
-    told_passed: [u64; CHANNELS],
-    base: Base,
+    written_passed: [u64; CHANNELS],
+    base: TotalsBase,
     /// A file with something that this program does not know.
     newer: Option<PathBuf>,
     damaged: u64,
 }
 
 #[derive(Debug)]
-pub(super) struct Segment {
+pub(super) struct CutSegment {
     /// Its first cut.
     number: u64,
     /// Its last cut.
     pub(super) last_cut: u64,
     pub(super) path: PathBuf,
     pub(super) len: u64,
-    spans: [Span; CHANNELS],
+    spans: [RowSpan; CHANNELS],
 }
 
 /// Rows of one channel in a segment: without gaps, but for what is damaged.
 #[derive(Clone, Copy, Debug, Default)]
-struct Span {
+struct RowSpan {
     first: u64,
     /// 0 where there are none.
     last: u64,
@@ -84,7 +84,7 @@ struct Span {
 
 /// Some of the oldest rows of a channel.
 #[derive(Debug)]
-pub(super) struct Chunk {
+pub(super) struct CutChunk {
     /// In the order of their sequence numbers.
     pub(super) records: Vec<Record>,
     /// The number of the last of them.
@@ -98,7 +98,7 @@ impl Cuts {
     /// # Errors
     /// When the folder or a file in it cannot be read or cut.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
-        let base = Base::open(folder)?;
+        let base = TotalsBase::open(folder)?;
         let mut cuts = Self {
             folder: folder.to_owned(),
             segments: VecDeque::new(),
@@ -108,7 +108,7 @@ impl Cuts {
             passed: [0; CHANNELS],
             cursors: [(0, 0); CHANNELS],
             cut: base.cut,
-            told_passed: [0; CHANNELS],
+            written_passed: [0; CHANNELS],
             base,
             newer: None,
             damaged: 0,
@@ -125,7 +125,7 @@ impl Cuts {
         }
         found.sort_unstable();
         for (number, path) in found {
-            let segment = cuts.read(number, path)?;
+            let segment = cuts.read_segment(number, path)?;
             let is_newer = cuts.newer.as_ref() == Some(&segment.path);
             if !is_newer && (segment.len == 0 || segment.last_cut <= cuts.base.cut) {
                 // Nothing is in it, or it was folded by a process that came to no more.
@@ -138,21 +138,21 @@ impl Cuts {
             }
             cuts.segments.push_back(segment);
         }
-        cuts.told_passed = cuts.passed;
+        cuts.written_passed = cuts.passed;
         Ok(cuts)
     }
 
     /// Reads a segment up to its last whole cut, and cuts off the rest.
-    fn read(&mut self, number: u64, path: PathBuf) -> io::Result<Segment> {
+    fn read_segment(&mut self, number: u64, path: PathBuf) -> io::Result<CutSegment> {
         let file = OpenOptions::new().write(true).open(&path)?;
         let on_disk = file.metadata()?.len();
-        let mut frames = Frames::open(&path, 0, on_disk)?;
-        let mut segment = Segment::empty(number, path);
+        let mut frames = FrameReader::open(&path, 0, on_disk)?;
+        let mut segment = CutSegment::empty(number, path);
         let mut spans = segment.spans;
         let (mut asides, mut is_newer) = (Vec::new(), false);
         loop {
-            match frames.next()? {
-                Frame::Good(last_cut, [END, passed @ ..]) => {
+            match frames.next_frame()? {
+                Frame::Good(last_cut, [END_TAG, passed @ ..]) => {
                     let passed = passed.as_chunks().0.iter().map(|octets| u64::from_le_bytes(*octets));
                     self.passed
                         .iter_mut()
@@ -163,7 +163,7 @@ impl Cuts {
                         self.damaged += u64::from(frames::keep_aside(&segment.path, from, to));
                     }
                 }
-                Frame::Good(_, [TOTALS, totals @ ..]) => self.base.note(totals),
+                Frame::Good(_, [TOTALS_TAG, totals @ ..]) => self.base.note_found(totals),
                 Frame::Good(sequence, payload) => match payload.first().copied().and_then(channel_of) {
                     Some(channel) => {
                         let octets = payload.len();
@@ -193,17 +193,17 @@ impl Cuts {
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub(super) fn known(&self) -> io::Result<Known> {
-        let mut known = Known { since: self.base.since, ..Known::default() };
-        read_totals(&self.base.path, self.base.octets, &mut |total| known.add(total))?;
+    pub(super) fn durable_totals(&self) -> io::Result<DurableTotals> {
+        let mut known = DurableTotals { since: self.base.since, ..DurableTotals::default() };
+        read_totals(&self.base.path, self.base.octets, &mut |total| known.add_total(total))?;
         for segment in &self.segments {
-            read_totals(&segment.path, segment.len, &mut |total| known.add(total))?;
+            read_totals(&segment.path, segment.len, &mut |total| known.add_total(total))?;
         }
         Ok(known)
     }
 
     /// A file with something that only a newer program knows.
-    pub(super) fn newer(&self) -> Option<&Path> {
+    pub(super) fn newer_file(&self) -> Option<&Path> {
         self.newer.as_deref()
     }
 
@@ -214,14 +214,14 @@ impl Cuts {
 
     /// The store has all rows of a channel up to this number.
     pub(super) fn acknowledge(&mut self, channel: Channel, acknowledged: u64) {
-        let passed = of_mut(&mut self.passed, channel);
+        let passed = by_channel_mut(&mut self.passed, channel);
         *passed = (*passed).max(acknowledged);
         self.number_above(channel, acknowledged);
     }
 
     /// New rows of a channel are numbered above this.
     pub(super) fn number_above(&mut self, channel: Channel, number: u64) {
-        let next = of_mut(&mut self.next, channel);
+        let next = by_channel_mut(&mut self.next, channel);
         if *next <= number {
             *next = number + 1;
             // Rows of a segment have no gaps.
@@ -231,7 +231,7 @@ impl Cuts {
 
     /// Has the store kept rows since the last cut? Then another one, be it empty, has something to say.
     pub(super) fn has_news(&self) -> bool {
-        self.told_passed != self.passed
+        self.written_passed != self.passed
     }
 
     /// Rows of a channel that are not with the store.
@@ -249,9 +249,9 @@ impl Cuts {
         self.base.octets + self.segments.iter().map(|segment| segment.len).sum::<u64>()
     }
 
-    fn waiting(&self, channel: Channel) -> impl Iterator<Item = (Span, u64)> {
-        let passed = of(&self.passed, channel);
-        let spans = self.segments.iter().map(move |segment| of(&segment.spans, channel));
+    fn waiting(&self, channel: Channel) -> impl Iterator<Item = (RowSpan, u64)> {
+        let passed = by_channel(&self.passed, channel);
+        let spans = self.segments.iter().map(move |segment| by_channel(&segment.spans, channel));
         spans.filter(move |span| span.last > passed).map(move |span| (span, passed))
     }
 
@@ -261,7 +261,7 @@ impl Cuts {
     /// When the disk does not take all of it; then it has nothing of it, or takes nothing more.
     pub(super) fn append(&mut self, cut: &Cut) -> io::Result<()> {
         if self.doubtful {
-            self.take_back()?;
+            self.truncate_failed_cut()?;
         }
         if self.segments.back().is_none_or(|last| last.len >= SEGMENT_MAX) {
             self.open = None;
@@ -270,11 +270,12 @@ impl Cuts {
         if self.open.is_none() {
             fs::create_dir_all(&self.folder)?;
             let path = self.folder.join(format!("cuts-{number:020}.log"));
-            let file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&path)?;
-            self.segments.push_back(Segment::empty(number, path));
+            let file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&path)?;
+            self.segments.push_back(CutSegment::empty(number, path));
             self.open = Some(file);
         }
-        match self.write(number, cut) {
+        match self.write_cut(number, cut) {
             Ok((end, spans)) => {
                 let Some(segment) = self.segments.back_mut() else { return Ok(()) };
                 (segment.len, segment.last_cut, segment.spans) = (end, number, spans);
@@ -282,22 +283,22 @@ impl Cuts {
                     *next = (*next).max(span.last + 1);
                 }
                 self.cut = number;
-                self.told_passed = self.passed;
-                self.base.begin(&cut.totals);
+                self.written_passed = self.passed;
+                self.base.note_new(&cut.totals);
                 Ok(())
             }
             Err(error) => {
                 // What failed once is not trusted to be good the next time.
                 self.open = None;
                 self.doubtful = true;
-                self.take_back()?;
+                self.truncate_failed_cut()?;
                 Err(error)
             }
         }
     }
 
     /// Gives where the cut ends, and what the last segment has then.
-    fn write(&self, number: u64, cut: &Cut) -> io::Result<(u64, [Span; CHANNELS])> {
+    fn write_cut(&self, number: u64, cut: &Cut) -> io::Result<(u64, [RowSpan; CHANNELS])> {
         let (Some(file), Some(segment)) = (&self.open, self.segments.back()) else {
             return Err(io::Error::other("no segment is open"));
         };
@@ -314,24 +315,24 @@ impl Cuts {
         {
             for (record, sequence) in taken.records.iter().zip(next..) {
                 let at = to.len();
-                frames::put(&mut to, sequence, |to| {
+                frames::put_frame(&mut to, sequence, |to| {
                     to.push(letter_of(channel));
                     serde_json::to_writer(to, record).map_err(io::Error::from)
                 })?;
                 span.add(sequence, to.len() - at);
-                if to.len() >= WRITE {
+                if to.len() >= WRITE_OCTETS {
                     flush(&mut to, &mut end)?;
                 }
             }
         }
         for totals in cut.totals.chunks(TOTALS_MOST) {
             put_totals(&mut to, number, totals)?;
-            if to.len() >= WRITE {
+            if to.len() >= WRITE_OCTETS {
                 flush(&mut to, &mut end)?;
             }
         }
-        frames::put(&mut to, number, |to| {
-            to.push(END);
+        frames::put_frame(&mut to, number, |to| {
+            to.push(END_TAG);
             self.passed.iter().for_each(|passed| to.extend(passed.to_le_bytes()));
             Ok(())
         })?;
@@ -345,7 +346,7 @@ impl Cuts {
 
     /// Takes a cut back that failed. Until that has succeeded the disk may have it, whole or not, and a start
     /// would take it for the last one: which is right as long as nothing is written behind it.
-    fn take_back(&mut self) -> io::Result<()> {
+    fn truncate_failed_cut(&mut self) -> io::Result<()> {
         if let Some(segment) = self.segments.back() {
             if segment.len == 0 {
                 fs::remove_file(&segment.path)?;
@@ -365,17 +366,17 @@ impl Cuts {
     ///
     /// # Errors
     /// When a file cannot be read, or has a record of a newer program.
-    pub(super) fn chunk(&mut self, channel: Channel, most: usize) -> io::Result<Option<Chunk>> {
+    pub(super) fn next_chunk(&mut self, channel: Channel, most: usize) -> io::Result<Option<CutChunk>> {
         loop {
-            let passed = of(&self.passed, channel);
-            let waits = |segment: &&Segment| of(&segment.spans, channel).last > passed;
+            let passed = by_channel(&self.passed, channel);
+            let waits = |segment: &&CutSegment| by_channel(&segment.spans, channel).last > passed;
             let Some(segment) = self.segments.iter().find(waits) else { return Ok(None) };
-            let (number, last) = (segment.number, of(&segment.spans, channel).last);
-            let cursor = Some(of(&self.cursors, channel)).filter(|(at, _)| *at == number);
-            let mut frames = Frames::open(&segment.path, cursor.map_or(0, |(_, at)| at), segment.len)?;
-            let mut chunk = Chunk { records: Vec::new(), sequence: passed, cursor: (number, 0) };
+            let (number, last) = (segment.number, by_channel(&segment.spans, channel).last);
+            let cursor = Some(by_channel(&self.cursors, channel)).filter(|(at, _)| *at == number);
+            let mut frames = FrameReader::open(&segment.path, cursor.map_or(0, |(_, at)| at), segment.len)?;
+            let mut chunk = CutChunk { records: Vec::new(), sequence: passed, cursor: (number, 0) };
             while chunk.records.len() < most && chunk.sequence < last {
-                match frames.next()? {
+                match frames.next_frame()? {
                     Frame::End => {
                         // A cut without its end was cut off when the file was opened: this was good once.
                         if frames.at() < segment.len {
@@ -392,7 +393,9 @@ impl Cuts {
                     {
                         match serde_json::from_slice(json) {
                             Ok(record) => chunk.records.push(record),
-                            Err(_) if chunk.records.is_empty() => return Err(frames::newer(&segment.path)),
+                            Err(_) if chunk.records.is_empty() => {
+                                return Err(frames::newer_error(&segment.path));
+                            }
                             Err(_) => break,
                         }
                         (chunk.sequence, chunk.cursor.1) = (sequence, frames.at());
@@ -403,19 +406,19 @@ impl Cuts {
             if !chunk.records.is_empty() {
                 return Ok(Some(chunk));
             }
-            *of_mut(&mut self.passed, channel) = last;
+            *by_channel_mut(&mut self.passed, channel) = last;
         }
     }
 
     /// The store has kept a chunk.
-    pub(super) fn advance(&mut self, channel: Channel, chunk: &Chunk) {
-        *of_mut(&mut self.cursors, channel) = chunk.cursor;
+    pub(super) fn advance(&mut self, channel: Channel, chunk: &CutChunk) {
+        *by_channel_mut(&mut self.cursors, channel) = chunk.cursor;
         self.acknowledge(channel, chunk.sequence);
     }
 
     /// What is worth to be folded, if anything: segments at the beginning whose rows are all with the store.
     pub(super) fn foldable(&self) -> Option<Fold> {
-        let done = |segment: &&Segment| {
+        let done = |segment: &&CutSegment| {
             segment.spans.iter().zip(&self.passed).all(|(span, passed)| span.last <= *passed)
         };
         let closed = self.segments.len() - usize::from(self.open.is_some());
@@ -428,7 +431,7 @@ impl Cuts {
     }
 
     /// Takes over what was folded.
-    pub(super) fn folded(&mut self, base: Base) {
+    pub(super) fn set_base(&mut self, base: TotalsBase) {
         while let Some(segment) = self.segments.pop_front_if(|segment| segment.last_cut <= base.cut) {
             if let Err(error) = fs::remove_file(&segment.path) {
                 log::warn!("{}: {error}; the next start removes it", segment.path.display());
@@ -438,13 +441,13 @@ impl Cuts {
     }
 }
 
-impl Segment {
+impl CutSegment {
     fn empty(number: u64, path: PathBuf) -> Self {
-        Self { number, last_cut: 0, path, len: 0, spans: [Span::default(); CHANNELS] }
+        Self { number, last_cut: 0, path, len: 0, spans: [RowSpan::default(); CHANNELS] }
     }
 }
 
-impl Span {
+impl RowSpan {
     fn add(&mut self, sequence: u64, octets: usize) {
         if self.last == 0 {
             self.first = sequence;
@@ -456,9 +459,9 @@ impl Span {
 
 /// Adds a frame with totals, at most [`TOTALS_MOST`].
 pub(super) fn put_totals(to: &mut Vec<u8>, number: u64, totals: &[Total]) -> io::Result<()> {
-    frames::put(to, number, |to| {
-        to.push(TOTALS);
-        totals.iter().for_each(|total| encode(total, to));
+    frames::put_frame(to, number, |to| {
+        to.push(TOTALS_TAG);
+        totals.iter().for_each(|total| encode_total(total, to));
         Ok(())
     })
 }
@@ -488,11 +491,11 @@ fn number_of(path: &Path) -> Option<u64> {
 }
 
 #[expect(clippy::indexing_slicing, reason = "one for each channel, in their order")]
-fn of<T: Copy>(all: &[T; CHANNELS], channel: Channel) -> T {
+fn by_channel<T: Copy>(all: &[T; CHANNELS], channel: Channel) -> T {
     all[channel as usize]
 }
 
 #[expect(clippy::indexing_slicing, reason = "one for each channel, in their order")]
-fn of_mut<T>(all: &mut [T; CHANNELS], channel: Channel) -> &mut T {
+fn by_channel_mut<T>(all: &mut [T; CHANNELS], channel: Channel) -> &mut T {
     &mut all[channel as usize]
 }

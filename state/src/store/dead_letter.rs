@@ -15,7 +15,7 @@ const MODE: u32 = 0o600;
 /// The file grows no longer than this, in octets.
 const OCTETS_MOST: u64 = 64 << 20;
 /// Time between two lines of the log about it.
-const QUIET: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A bad record and what the store said about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,25 +30,25 @@ pub(super) struct BadRecord {
 pub(super) struct DeadLetters {
     path: PathBuf,
     octets_most: u64,
-    said_at: Option<Duration>,
+    logged_at: Option<Duration>,
     /// Rows that came since then: written, and not.
-    unsaid: [u64; 2],
+    unlogged: [u64; 2],
 }
 
 impl DeadLetters {
-    pub(super) fn at(path: &Path) -> Self {
-        Self { path: path.to_owned(), octets_most: OCTETS_MOST, said_at: None, unsaid: [0; 2] }
+    pub(super) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), octets_most: OCTETS_MOST, logged_at: None, unlogged: [0; 2] }
     }
 
     /// What the log says now about `rows` more, if it is not too soon for another line.
-    pub(super) fn report(&mut self, uptime: Duration, rows: u64, written: bool) -> Option<String> {
-        let [kept, dropped] = &mut self.unsaid;
+    pub(super) fn log_line(&mut self, uptime: Duration, rows: u64, written: bool) -> Option<String> {
+        let [kept, dropped] = &mut self.unlogged;
         *if written { kept } else { dropped } += rows;
-        if self.said_at.is_some_and(|at| uptime.saturating_sub(at) < QUIET) {
+        if self.logged_at.is_some_and(|at| uptime.saturating_sub(at) < LOG_INTERVAL) {
             return None;
         }
-        self.said_at = Some(uptime);
-        let [kept, dropped] = std::mem::take(&mut self.unsaid);
+        self.logged_at = Some(uptime);
+        let [kept, dropped] = std::mem::take(&mut self.unlogged);
         let path = self.path.display();
         Some(match dropped {
             0 => format!("{kept} rows that no column can hold went to {path}"),
@@ -64,7 +64,7 @@ impl DeadLetters {
     ///
     /// # Errors
     /// When the disk does not take them.
-    pub(super) fn write(
+    pub(super) fn append(
         &self,
         channel: Channel,
         sequence: u64,
@@ -77,7 +77,7 @@ impl DeadLetters {
             line.insert("time".into(), json!(unix_seconds));
             line.insert("queue".into(), json!(channel.name()));
             line.insert("sequence".into(), json!(sequence));
-            line.extend(fields(&letter.record)?);
+            line.extend(json_fields(&letter.record)?);
             line.insert("error".into(), json!(letter.code));
             line.insert("text".into(), json!(letter.text));
             serde_json::to_writer(&mut text, &line)?;
@@ -97,7 +97,7 @@ impl DeadLetters {
 }
 
 /// All fields of a record by name.
-fn fields(record: &Record) -> io::Result<Map<String, Value>> {
+fn json_fields(record: &Record) -> io::Result<Map<String, Value>> {
     match serde_json::to_value(record)? {
         Value::Object(kind) => {
             Ok(kind.into_iter().find_map(|(_, row)| row.as_object().cloned()).unwrap_or_default())
@@ -115,14 +115,15 @@ mod tests {
     fn the_file_is_bounded_and_what_does_not_go_there_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("letters/dead.jsonl");
-        let mut letters = DeadLetters { octets_most: 1000, ..DeadLetters::at(&path) };
+        let mut letters = DeadLetters { octets_most: 1000, ..DeadLetters::new(&path) };
         let bad = BadRecord {
             record: Record::User(UserRow { id: 7, ..UserRow::default() }),
             code: 3,
             text: "full".into(),
         };
-        let write =
-            |letters: &DeadLetters| letters.write(Channel::Users, 5, 11, std::slice::from_ref(&bad)).unwrap();
+        let write = |letters: &DeadLetters| {
+            letters.append(Channel::Users, 5, 11, std::slice::from_ref(&bad)).unwrap()
+        };
         let written = (0..20).filter(|_| write(&letters)).count();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), written);
@@ -130,7 +131,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert!(write(&letters), "there is room again once it was moved away");
         let said = |letters: &mut DeadLetters, second, written| {
-            letters.report(Duration::from_secs(second), 3, written).unwrap_or_default()
+            letters.log_line(Duration::from_secs(second), 3, written).unwrap_or_default()
         };
         assert!(said(&mut letters, 5, true).starts_with("3 rows that no column can hold went to "));
         for second in 6..65 {

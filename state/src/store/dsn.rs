@@ -130,13 +130,13 @@ fn from_driver_text(text: &str) -> Result<Login, DsnError> {
     };
     let address = match (protocol, address) {
         ("tcp" | "", "") => Address::Tcp("127.0.0.1".to_owned(), DEFAULT_PORT),
-        ("tcp", address) => tcp(address)?,
+        ("tcp", address) => parse_tcp(address)?,
         ("unix", "") => return Err(DsnError::Form("unix() needs the path of a socket")),
         ("unix", path) => Address::Unix(PathBuf::from(path)),
         _ => return Err(FORMS),
     };
     let (name, query) = rest.split_once('?').unwrap_or((rest, ""));
-    login(user.to_owned(), password.to_owned(), address, name, query)
+    build_login(user.to_owned(), password.to_owned(), address, name, query)
 }
 
 /// What follows `mysql://`.
@@ -151,16 +151,16 @@ fn from_url(text: &str) -> Result<Login, DsnError> {
     }
     let (who, host) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (user, password) = who.split_once(':').unwrap_or((who, ""));
-    login(decode(user)?, decode(password)?, tcp(host)?, name, query)
+    build_login(decode_percent(user)?, decode_percent(password)?, parse_tcp(host)?, name, query)
 }
 
-fn decode(text: &str) -> Result<String, DsnError> {
+fn decode_percent(text: &str) -> Result<String, DsnError> {
     let decoded = percent_decode_str(text).decode_utf8();
     decoded.map(Into::into).map_err(|_| DsnError::Form("what %XX stand for is not UTF-8"))
 }
 
 /// `host`, `host:port`, `[v6]` or `[v6]:port`.
-fn tcp(address: &str) -> Result<Address, DsnError> {
+fn parse_tcp(address: &str) -> Result<Address, DsnError> {
     let (host, port) = match address.strip_prefix('[') {
         Some(bracketed) => {
             let (host, port) =
@@ -186,14 +186,14 @@ fn tcp(address: &str) -> Result<Address, DsnError> {
     Ok(Address::Tcp(host.to_owned(), port))
 }
 
-fn login(
+fn build_login(
     user: String,
     password: String,
     address: Address,
     name: &str,
     query: &str,
 ) -> Result<Login, DsnError> {
-    let name = decode(name)?;
+    let name = decode_percent(name)?;
     if name.is_empty() {
         return Err(DsnError::Form("the name of the database is missing: ../name"));
     }
@@ -208,7 +208,7 @@ fn login(
         collation: None,
         variables: Vec::new(),
     };
-    parameters::read(query, &mut login)?;
+    parameters::apply_query(query, &mut login)?;
     Ok(login)
 }
 

@@ -5,7 +5,7 @@ use super::StoreError;
 
 /// A value of a statement or of an answer.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Cell {
+pub enum SqlValue {
     /// NULL.
     Null,
     /// A whole number.
@@ -18,7 +18,7 @@ pub enum Cell {
     Text(String),
 }
 
-impl Cell {
+impl SqlValue {
     /// The number, if it is one that an id can be.
     #[must_use]
     pub fn id(&self) -> Option<u32> {
@@ -29,37 +29,37 @@ impl Cell {
     }
 }
 
-impl From<u32> for Cell {
+impl From<u32> for SqlValue {
     fn from(number: u32) -> Self {
         Self::Number(number.into())
     }
 }
 
-impl From<i64> for Cell {
+impl From<i64> for SqlValue {
     fn from(number: i64) -> Self {
         Self::Number(number)
     }
 }
 
-impl From<bool> for Cell {
+impl From<bool> for SqlValue {
     fn from(flag: bool) -> Self {
         Self::Number(flag.into())
     }
 }
 
-impl From<f64> for Cell {
+impl From<f64> for SqlValue {
     fn from(number: f64) -> Self {
         Self::Real(number)
     }
 }
 
-impl From<&str> for Cell {
+impl From<&str> for SqlValue {
     fn from(text: &str) -> Self {
         Self::Text(text.to_owned())
     }
 }
 
-impl From<&[u8]> for Cell {
+impl From<&[u8]> for SqlValue {
     fn from(octets: &[u8]) -> Self {
         Self::Octets(octets.to_vec())
     }
@@ -72,17 +72,17 @@ pub trait Tables {
     ///
     /// # Errors
     /// When the backend refuses, or another change takes too long.
-    fn take_turn(&mut self) -> Result<(), StoreError>;
+    fn lock_edits(&mut self) -> Result<(), StoreError>;
 
     /// Runs a statement; gives how many rows it has found to change, and the id of a row it has made.
     ///
     /// # Errors
     /// When the backend refuses.
-    fn change(&mut self, sql: &str, values: &[Cell]) -> Result<(u64, u64), StoreError>;
+    fn run_statement(&mut self, sql: &str, values: &[SqlValue]) -> Result<(u64, u64), StoreError>;
 
     /// The rows of an answer.
     ///
     /// # Errors
     /// When the backend refuses.
-    fn ask(&mut self, sql: &str, values: &[Cell]) -> Result<Vec<Vec<Cell>>, StoreError>;
+    fn query_rows(&mut self, sql: &str, values: &[SqlValue]) -> Result<Vec<Vec<SqlValue>>, StoreError>;
 }

@@ -6,22 +6,22 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::cuts::{TOTALS, put_totals, totals_most};
-use super::frames::{self, Frame, Frames};
-use super::total::{Known, TOTAL_LEN, Total, decode, encode};
+use super::cuts::{TOTALS_TAG, put_totals, totals_most};
+use super::frames::{self, Frame, FrameReader};
+use super::total::{DurableTotals, TOTAL_LEN, Total, decode_total, encode_total};
 
-const NAME: &str = "totals.log";
+const FILE_NAME: &str = "totals.log";
 /// First octet of the payload that heads the file, and what is in it: the number of the format, and since
 /// when all sessions are here.
-const HEAD: u8 = b'#';
+const HEAD_TAG: u8 = b'#';
 const FORMAT: u8 = 1;
 /// Sessions that are in memory at once, about: they are folded part by part.
-const PART: u64 = 200_000;
+const PART_SESSIONS: u64 = 200_000;
 const PARTS_MOST: u64 = 64;
 
 /// What is folded.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Base {
+pub(super) struct TotalsBase {
     pub(super) path: PathBuf,
     /// The last cut that is in it; 0 where there is none.
     pub(super) cut: u64,
@@ -34,20 +34,20 @@ pub(super) struct Base {
 /// Something to fold: the base, and files of cuts behind it.
 #[derive(Debug)]
 pub(super) struct Fold {
-    pub(super) base: Base,
+    pub(super) base: TotalsBase,
     /// Path and length.
     pub(super) files: Vec<(PathBuf, u64)>,
     /// The last cut in them.
     pub(super) cut: u64,
 }
 
-impl Base {
+impl TotalsBase {
     /// Finds the file of an earlier process.
     ///
     /// # Errors
     /// When it cannot be read, or is of a newer program.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
-        let path = folder.join(NAME);
+        let path = folder.join(FILE_NAME);
         let octets = match fs::metadata(&path) {
             Ok(metadata) => metadata.len(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -55,11 +55,11 @@ impl Base {
             }
             Err(error) => return Err(error),
         };
-        let head = match Frames::open(&path, 0, octets)?.next()? {
-            Frame::Good(cut, [HEAD, FORMAT, since @ ..]) => {
+        let head = match FrameReader::open(&path, 0, octets)?.next_frame()? {
+            Frame::Good(cut, [HEAD_TAG, FORMAT, since @ ..]) => {
                 since.first_chunk().map(|since| (cut, u32::from_le_bytes(*since)))
             }
-            Frame::Good(..) => return Err(frames::newer(&path)),
+            Frame::Good(..) => return Err(frames::newer_error(&path)),
             // It is replaced as a whole, so this is the disk. What is readable counts; the cuts behind it
             // too.
             Frame::Damaged(..) | Frame::End => None,
@@ -70,18 +70,19 @@ impl Base {
 
     /// Hears of totals in a cut that was found: without a base, the first of them say since when all are
     /// known.
-    pub(super) fn note(&mut self, totals: &[u8]) {
+    pub(super) fn note_found(&mut self, totals: &[u8]) {
         if self.cut == 0 {
-            let announced = totals.chunks(TOTAL_LEN).filter_map(decode).map(|(_, told)| told.announced);
+            let announced =
+                totals.chunks(TOTAL_LEN).filter_map(decode_total).map(|(_, totals)| totals.announced);
             let least = announced.min().map(|least| least.saturating_sub(1));
             self.since = [self.since, least].into_iter().flatten().min();
         }
     }
 
     /// Hears of the totals of a new cut.
-    pub(super) fn begin(&mut self, totals: &[Total]) {
+    pub(super) fn note_new(&mut self, totals: &[Total]) {
         if self.since.is_none() {
-            self.since = totals.iter().map(|(_, told)| told.announced.saturating_sub(1)).min();
+            self.since = totals.iter().map(|(_, totals)| totals.announced.saturating_sub(1)).min();
         }
     }
 }
@@ -92,30 +93,31 @@ impl Fold {
     ///
     /// # Errors
     /// When a file cannot be read or written; then everything is as it was.
-    pub(super) fn run(&self, inactivity: u32) -> io::Result<Base> {
-        let (mut totals, mut until) = (0_u64, 0);
-        self.read(&mut |(_, told)| {
-            totals += 1;
-            until = until.max(told.announced);
+    pub(super) fn run(&self, inactivity: u32) -> io::Result<TotalsBase> {
+        let (mut sessions, mut until) = (0_u64, 0);
+        self.read_all(&mut |(_, totals)| {
+            sessions += 1;
+            until = until.max(totals.announced);
         })?;
-        let (limit, parts) = (until.saturating_sub(inactivity), (totals / PART + 1).min(PARTS_MOST));
+        let (limit, parts) =
+            (until.saturating_sub(inactivity), (sessions / PART_SESSIONS + 1).min(PARTS_MOST));
         let mut octets = 0;
         let since = self.base.since.unwrap_or_default();
-        crate::snapshot::container::replace(&self.base.path, |to| {
+        crate::snapshot::container::replace_file(&self.base.path, |to| {
             let mut frame = Vec::new();
-            frames::put(&mut frame, self.cut, |to| {
-                to.extend([HEAD, FORMAT]);
+            frames::put_frame(&mut frame, self.cut, |to| {
+                to.extend([HEAD_TAG, FORMAT]);
                 to.extend(since.to_le_bytes());
                 Ok(())
             })?;
             for part in 0..parts {
                 let mut sessions = HashMap::new();
-                self.read(&mut |(key, told)| {
-                    if part_of(&(key, told), parts) == part {
-                        sessions.insert(key, told);
+                self.read_all(&mut |(key, totals)| {
+                    if part_number(&(key, totals), parts) == part {
+                        sessions.insert(key, totals);
                     }
                 })?;
-                sessions.retain(|_, told| !told.is_gone && told.announced >= limit);
+                sessions.retain(|_, totals| !totals.is_gone && totals.announced >= limit);
                 let sessions: Vec<Total> = sessions.into_iter().collect();
                 for some in sessions.chunks(totals_most()) {
                     put_totals(&mut frame, self.cut, some)?;
@@ -127,19 +129,19 @@ impl Fold {
             octets += frame.len() as u64;
             to.write_all(&frame)
         })?;
-        Ok(Base { path: self.base.path.clone(), cut: self.cut, octets, since: Some(since) })
+        Ok(TotalsBase { path: self.base.path.clone(), cut: self.cut, octets, since: Some(since) })
     }
 
-    fn read(&self, each: &mut dyn FnMut(Total)) -> io::Result<()> {
+    fn read_all(&self, each: &mut dyn FnMut(Total)) -> io::Result<()> {
         read_totals(&self.base.path, self.base.octets, each)?;
         self.files.iter().try_for_each(|(path, len)| read_totals(path, *len, each))
     }
 }
 
-impl Known {
-    pub(super) fn add(&mut self, (key, told): Total) {
-        self.until = self.until.max(told.announced);
-        self.sessions.insert(key, told);
+impl DurableTotals {
+    pub(super) fn add_total(&mut self, (key, totals): Total) {
+        self.until = self.until.max(totals.announced);
+        self.sessions.insert(key, totals);
     }
 }
 
@@ -151,11 +153,11 @@ pub(super) fn read_totals(path: &Path, end: u64, each: &mut dyn FnMut(Total)) ->
     if end == 0 {
         return Ok(());
     }
-    let mut frames = Frames::open(path, 0, end)?;
+    let mut frames = FrameReader::open(path, 0, end)?;
     loop {
-        match frames.next()? {
-            Frame::Good(_, [TOTALS, totals @ ..]) => {
-                totals.chunks(TOTAL_LEN).filter_map(decode).for_each(&mut *each);
+        match frames.next_frame()? {
+            Frame::Good(_, [TOTALS_TAG, totals @ ..]) => {
+                totals.chunks(TOTAL_LEN).filter_map(decode_total).for_each(&mut *each);
             }
             Frame::Good(..) => {}
             Frame::Damaged(from, to) => _ = frames::keep_aside(path, from, to),
@@ -164,9 +166,9 @@ pub(super) fn read_totals(path: &Path, end: u64, each: &mut dyn FnMut(Total)) ->
     }
 }
 
-fn part_of(total: &Total, parts: u64) -> u64 {
+fn part_number(total: &Total, parts: u64) -> u64 {
     let mut octets = Vec::with_capacity(TOTAL_LEN);
-    encode(total, &mut octets);
+    encode_total(total, &mut octets);
     // Torrent, user and peer_id stand first.
     u64::from(crc32fast::hash(octets.get(..KEY_LEN).unwrap_or_default())) % parts
 }
@@ -179,7 +181,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::cuts::Cuts;
-    use super::super::total::{SessionKey, Standing};
+    use super::super::total::{SessionKey, SessionTotals};
     use super::super::{Bounds, Queues};
     use super::super::{Channel, Record, record::UserRow};
     use super::*;
@@ -194,8 +196,8 @@ mod tests {
 
     /// All sessions that are known, by user.
     fn known(cuts: &Cuts) -> BTreeMap<u32, (u64, bool)> {
-        let known = cuts.known().unwrap().sessions.into_iter();
-        known.map(|(key, told)| (key.user, (told.uploaded, told.is_gone))).collect()
+        let known = cuts.durable_totals().unwrap().sessions.into_iter();
+        known.map(|(key, totals)| (key.user, (totals.uploaded, totals.is_gone))).collect()
     }
 
     #[test]
@@ -208,17 +210,17 @@ mod tests {
         for start in 0..40_u32 {
             let mut cuts = Cuts::open(folder.path()).unwrap();
             for user in [start % 7, 100 + start, 200 + start / 3] {
-                let told = Standing {
+                let totals = SessionTotals {
                     uploaded: u64::from(start),
                     announced: 1000 + start,
                     is_gone: user == 3,
-                    ..Standing::default()
+                    ..SessionTotals::default()
                 };
                 let row = Record::User(UserRow { id: user, uploaded: 1, ..UserRow::default() });
-                queues.put_all(&[Some(row)], Some((session(user), told)));
-                expected.insert(user, (told.uploaded, told.is_gone));
+                queues.put_all(&[Some(row)], Some((session(user), totals)));
+                expected.insert(user, (totals.uploaded, totals.is_gone));
             }
-            cuts.append(&queues.cut()).unwrap();
+            cuts.append(&queues.take_cut()).unwrap();
             let rows = cuts.rows(Channel::Users);
             assert!(rows >= 3);
             assert_eq!(known(&cuts), expected, "start {start}");
@@ -233,19 +235,19 @@ mod tests {
             if last.is_some_and(|last| u64::from(last) < base.cut) {
                 expected.remove(&3);
             }
-            assert_eq!((known(&other), other.known().unwrap().since), (expected.clone(), Some(999)));
+            assert_eq!((known(&other), other.durable_totals().unwrap().since), (expected.clone(), Some(999)));
             assert!(files() < before);
-            other.folded(base);
+            other.set_base(base);
         }
         assert!(files() < 20, "{} files", files());
         let cuts = Cuts::open(folder.path()).unwrap();
         // Silent ones go with the fold that comes next.
-        let fold = Fold { base: Base::open(folder.path()).unwrap(), files: Vec::new(), cut: 0 };
-        assert!(cuts.known().unwrap().sessions.len() > 45);
+        let fold = Fold { base: TotalsBase::open(folder.path()).unwrap(), files: Vec::new(), cut: 0 };
+        assert!(cuts.durable_totals().unwrap().sessions.len() > 45);
         fold.run(5).unwrap();
         let mut left = Vec::new();
-        let base = Base::open(folder.path()).unwrap();
-        read_totals(&base.path, base.octets, &mut |(_, told)| left.push(told.announced)).unwrap();
+        let base = TotalsBase::open(folder.path()).unwrap();
+        read_totals(&base.path, base.octets, &mut |(_, totals)| left.push(totals.announced)).unwrap();
         let last = left.iter().max().copied().unwrap();
         assert!(left.len() > 3 && left.iter().all(|announced| *announced + 5 >= last), "{left:?}");
     }

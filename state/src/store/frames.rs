@@ -11,19 +11,19 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Octets before the payload of a frame.
-pub(super) const HEAD: usize = 16;
+pub(super) const HEAD_LEN: usize = 16;
 /// Longest payload; what says more is no frame.
 pub(super) const PAYLOAD_MAX: usize = 4096;
 /// Shortest payload that is believed behind damage: more octets than clients choose in a row, so that nobody
 /// can plant a frame in what is kept about him.
 const PAYLOAD_FOUND: usize = 21;
 /// Who may read these files: their owner, for they say who has downloaded what.
-pub(super) const MODE: u32 = 0o600;
+pub(super) const FILE_MODE: u32 = 0o600;
 const BUFFER: usize = 1 << 18;
 
 /// Reads the frames of a file.
 #[derive(Debug)]
-pub(super) struct Frames {
+pub(super) struct FrameReader {
     from: BufReader<File>,
     /// Where the next frame begins.
     at: u64,
@@ -43,7 +43,7 @@ pub(super) enum Frame<'f> {
     End,
 }
 
-impl Frames {
+impl FrameReader {
     /// Reads from octet `at` to octet `end`.
     ///
     /// # Errors
@@ -63,16 +63,16 @@ impl Frames {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub(super) fn next(&mut self) -> io::Result<Frame<'_>> {
-        if let Some(number) = self.good()? {
-            self.at += (HEAD + self.payload.len()) as u64;
+    pub(super) fn next_frame(&mut self) -> io::Result<Frame<'_>> {
+        if let Some(number) = self.read_good()? {
+            self.at += (HEAD_LEN + self.payload.len()) as u64;
             return Ok(Frame::Good(number, &self.payload));
         }
         let (from, rest) = (self.at, self.end.saturating_sub(self.at));
         self.from.seek(SeekFrom::Start(from))?;
         let mut octets = Vec::new();
         (&mut self.from).take(rest).read_to_end(&mut octets)?;
-        match find(&octets) {
+        match find_good(&octets) {
             Some(skipped) => {
                 self.at = from + skipped as u64;
                 self.from.seek(SeekFrom::Start(self.at))?;
@@ -83,17 +83,17 @@ impl Frames {
     }
 
     /// Fills the payload and gives the number, if a good frame comes next.
-    fn good(&mut self) -> io::Result<Option<u64>> {
-        let mut head = [0; HEAD];
-        if self.at + HEAD as u64 > self.end || !fill(&mut self.from, &mut head)? {
+    fn read_good(&mut self) -> io::Result<Option<u64>> {
+        let mut head = [0; HEAD_LEN];
+        if self.at + HEAD_LEN as u64 > self.end || !fill_buffer(&mut self.from, &mut head)? {
             return Ok(None);
         }
-        let Some((len, sum, number)) = head_of(&head) else { return Ok(None) };
-        if self.at + (HEAD + len) as u64 > self.end {
+        let Some((len, sum, number)) = parse_head(&head) else { return Ok(None) };
+        if self.at + (HEAD_LEN + len) as u64 > self.end {
             return Ok(None);
         }
         self.payload.resize(len, 0);
-        if !fill(&mut self.from, &mut self.payload)? || checksum(number, &self.payload) != sum {
+        if !fill_buffer(&mut self.from, &mut self.payload)? || checksum(number, &self.payload) != sum {
             return Ok(None);
         }
         Ok(Some(number))
@@ -104,20 +104,20 @@ impl Frames {
 ///
 /// # Errors
 /// Those of `write`, and when the payload is too long.
-pub(super) fn put(
+pub(super) fn put_frame(
     to: &mut Vec<u8>,
     number: u64,
     write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
 ) -> io::Result<()> {
     let at = to.len();
-    to.extend([0; HEAD]);
+    to.extend([0; HEAD_LEN]);
     write(to)?;
-    let payload = to.get(at + HEAD..).unwrap_or_default();
+    let payload = to.get(at + HEAD_LEN..).unwrap_or_default();
     if payload.len() > PAYLOAD_MAX {
         return Err(io::Error::other("a payload is too long for a frame"));
     }
     let word = u64::from(checksum(number, payload)) << 32 | payload.len() as u64;
-    if let Some((head, _)) = to.get_mut(at..).and_then(|frame| frame.split_at_mut_checked(HEAD)) {
+    if let Some((head, _)) = to.get_mut(at..).and_then(|frame| frame.split_at_mut_checked(HEAD_LEN)) {
         let octets = word.to_le_bytes().into_iter().chain(number.to_le_bytes());
         head.iter_mut().zip(octets).for_each(|(to, from)| *to = from);
     }
@@ -127,7 +127,7 @@ pub(super) fn put(
 /// Keeps damaged octets of a file aside, in a file beside it; false if that was done before.
 pub(super) fn keep_aside(path: &Path, from: u64, to: u64) -> bool {
     let aside = aside_of(path, from);
-    let file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&aside);
+    let file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&aside);
     if file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
         return false;
     }
@@ -151,7 +151,7 @@ pub(super) fn keep_aside(path: &Path, from: u64, to: u64) -> bool {
 }
 
 /// A whole record that this program does not know.
-pub(super) fn newer(path: &Path) -> io::Error {
+pub(super) fn newer_error(path: &Path) -> io::Error {
     let text = format!("{}: a record of a newer hayate, which this one cannot read", path.display());
     io::Error::new(io::ErrorKind::Unsupported, text)
 }
@@ -163,10 +163,10 @@ fn aside_of(path: &Path, from: u64) -> PathBuf {
 }
 
 /// Where behind the first octet a good frame begins.
-fn find(octets: &[u8]) -> Option<usize> {
+fn find_good(octets: &[u8]) -> Option<usize> {
     (1..octets.len()).find(|&at| {
         let Some((head, rest)) = octets.get(at..).and_then(<[u8]>::split_first_chunk) else { return false };
-        let Some((len, sum, number)) = head_of(head).filter(|(len, ..)| *len >= PAYLOAD_FOUND) else {
+        let Some((len, sum, number)) = parse_head(head).filter(|(len, ..)| *len >= PAYLOAD_FOUND) else {
             return false;
         };
         rest.get(..len).is_some_and(|payload| checksum(number, payload) == sum)
@@ -174,7 +174,7 @@ fn find(octets: &[u8]) -> Option<usize> {
 }
 
 /// Length of the payload, checksum, number.
-fn head_of(head: &[u8; HEAD]) -> Option<(usize, u32, u64)> {
+fn parse_head(head: &[u8; HEAD_LEN]) -> Option<(usize, u32, u64)> {
     let [a, b, c, d, e, f, g, h, number @ ..] = *head;
     let len = u32::from_le_bytes([a, b, c, d]) as usize;
     let sum = u32::from_le_bytes([e, f, g, h]);
@@ -189,7 +189,7 @@ fn checksum(number: u64, payload: &[u8]) -> u32 {
 }
 
 /// False where the end comes before it is full.
-fn fill(from: &mut impl Read, octets: &mut [u8]) -> io::Result<bool> {
+fn fill_buffer(from: &mut impl Read, octets: &mut [u8]) -> io::Result<bool> {
     match from.read_exact(octets) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         done => done.map(|()| true),
@@ -207,7 +207,7 @@ mod tests {
     fn three() -> Vec<u8> {
         let mut octets = Vec::new();
         for number in [7, 11, 13] {
-            put(&mut octets, number, |to| {
+            put_frame(&mut octets, number, |to| {
                 to.extend(payload_of(number));
                 Ok(())
             })
@@ -222,10 +222,10 @@ mod tests {
         let path = folder.path().join("frames");
         std::fs::write(&path, octets).unwrap();
         let end = octets.len() as u64;
-        let mut frames = Frames::open(&path, 0, end).unwrap();
+        let mut frames = FrameReader::open(&path, 0, end).unwrap();
         let (mut good, mut damaged) = (Vec::new(), Vec::new());
         loop {
-            match frames.next().unwrap() {
+            match frames.next_frame().unwrap() {
                 Frame::Good(number, payload) => {
                     assert_eq!(payload, payload_of(number));
                     good.push(number);
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn a_frame_that_a_client_could_have_planted_is_not_found_behind_damage() {
         let mut planted = Vec::new();
-        put(&mut planted, 9, |to| {
+        put_frame(&mut planted, 9, |to| {
             to.extend([9; PAYLOAD_FOUND - 1]);
             Ok(())
         })

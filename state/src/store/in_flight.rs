@@ -1,4 +1,4 @@
-//! What the writer and the guard share: for each channel what is under way to the store and what lies on the
+//! What the writer and the spiller share: for each channel what is under way to the store and what lies on the
 //! disk, under one lock that is never held while the store is at work.
 
 use std::io;
@@ -10,25 +10,25 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::Batch;
 use super::cuts::{self, Cuts};
-use super::metrics::{Gauges, add};
+use super::metrics::{StoreMetrics, add};
 use super::queue::{Queues, merged};
 use super::record::{Channel, Record};
 use super::spill::{self, Spill};
-use super::total::Known;
+use super::total::DurableTotals;
 
 /// Records that are read from the disk for one batch, at most.
 const CHUNK_MAX: usize = 10_000;
 
 /// All channels on their way to the store.
 #[derive(Debug)]
-pub(super) struct Lanes {
+pub(super) struct InFlight {
     pub(super) queues: Arc<Queues>,
-    pub(super) gauges: Arc<Gauges>,
+    pub(super) metrics: Arc<StoreMetrics>,
     /// The store is away: what comes goes to the disk at once.
-    pub(super) lost: AtomicBool,
-    lanes: [Mutex<Lane>; Channel::ALL.len()],
+    pub(super) store_lost: AtomicBool,
+    channels: [Mutex<ChannelState>; Channel::ALL.len()],
     /// In mode private everything goes to the disk first, all channels together, and from there to the store.
-    /// Locked after a lane, if both are.
+    /// Locked after the state of a channel, if both are.
     cuts: Option<Mutex<Cuts>>,
     /// The disk takes no cut; said once.
     disk_fails: AtomicBool,
@@ -37,7 +37,7 @@ pub(super) struct Lanes {
 }
 
 #[derive(Debug)]
-struct Lane {
+struct ChannelState {
     spill: Spill,
     /// The number of the next record that leaves memory.
     next_sequence: u64,
@@ -49,41 +49,41 @@ struct Lane {
 
 /// A batch for the store.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct WriteJob {
     pub(super) batch: Arc<Batch>,
-    source: Source,
+    source: BatchSource,
 }
 
 /// Where a batch was read from.
 #[derive(Debug)]
-enum Source {
+enum BatchSource {
     Memory,
-    Spill(spill::Chunk),
-    Cuts(cuts::Chunk),
+    Spill(spill::SpillChunk),
+    Cuts(cuts::CutChunk),
 }
 
-impl Lanes {
+impl InFlight {
     /// Finds out what an earlier process left on the disk.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub(super) fn open(queues: Arc<Queues>, gauges: Arc<Gauges>, folder: &Path) -> io::Result<Self> {
-        let mut lanes = Vec::new();
+    pub(super) fn open(queues: Arc<Queues>, metrics: Arc<StoreMetrics>, folder: &Path) -> io::Result<Self> {
+        let mut channels = Vec::new();
         for channel in Channel::ALL {
             let mut spill = Spill::open(folder, channel)?;
-            add(&gauges.damaged, spill.take_damaged());
+            add(&metrics.damaged, spill.take_damaged());
             let next_sequence = spill.last_sequence() + 1;
-            lanes.push(Mutex::new(Lane { spill, next_sequence, held: None, disk_fails: false }));
+            channels.push(Mutex::new(ChannelState { spill, next_sequence, held: None, disk_fails: false }));
         }
-        let lanes = lanes.try_into().map_err(|_| io::Error::other("a channel is missing"))?;
-        let cuts = queues.accounts().then(|| Cuts::open(folder).map(Mutex::new)).transpose()?;
+        let channels = channels.try_into().map_err(|_| io::Error::other("a channel is missing"))?;
+        let cuts = queues.is_accounting().then(|| Cuts::open(folder).map(Mutex::new)).transpose()?;
         let [lost, disk_fails, newer] = [(); 3].map(|()| AtomicBool::new(false));
-        let all = Self { queues, gauges, lost, lanes, cuts, disk_fails, newer };
+        let all = Self { queues, metrics, store_lost: lost, channels, cuts, disk_fails, newer };
         for channel in Channel::ALL {
-            let lane = all.lane(channel);
-            all.show(channel, &lane);
-            if all.left(channel, &lane) > 0 {
-                all.queues.starts_behind(channel);
+            let state = all.lock_channel(channel);
+            all.update_metrics(channel, &state);
+            if all.channel_rows_on_disk(channel, &state) > 0 {
+                all.queues.mark_backlog(channel);
             }
         }
         Ok(all)
@@ -91,17 +91,17 @@ impl Lanes {
 
     /// New records are numbered above what the store has.
     pub(super) fn number_above(&self, channel: Channel, acknowledged: u64) {
-        let mut lane = self.lane(channel);
-        lane.next_sequence = lane.next_sequence.max(acknowledged + 1);
+        let mut state = self.lock_channel(channel);
+        state.next_sequence = state.next_sequence.max(acknowledged + 1);
         if let Some(cuts) = &self.cuts {
             let mut cuts = cuts.lock();
             cuts.acknowledge(channel, acknowledged);
             // An older program may have left some of its own.
-            cuts.number_above(channel, lane.spill.last_sequence());
+            cuts.number_above(channel, state.spill.last_sequence());
             drop(cuts);
-            self.show(channel, &lane);
-            if self.left(channel, &lane) == 0 {
-                self.queues.caught_up(channel);
+            self.update_metrics(channel, &state);
+            if self.channel_rows_on_disk(channel, &state) == 0 {
+                self.queues.mark_caught_up(channel);
             }
         }
     }
@@ -110,24 +110,24 @@ impl Lanes {
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub(super) fn known(&self) -> io::Result<Known> {
-        self.cuts.as_ref().map_or_else(|| Ok(Known::default()), |cuts| cuts.lock().known())
+    pub(super) fn durable_totals(&self) -> io::Result<DurableTotals> {
+        self.cuts.as_ref().map_or_else(|| Ok(DurableTotals::default()), |cuts| cuts.lock().durable_totals())
     }
 
     /// Has a file something that only a newer program knows? Of records that is seen when they are read.
     pub(super) fn has_newer(&self) -> bool {
         self.newer.load(Ordering::Relaxed)
-            || self.cuts.as_ref().is_some_and(|cuts| cuts.lock().newer().is_some())
+            || self.cuts.as_ref().is_some_and(|cuts| cuts.lock().newer_file().is_some())
     }
 
     /// Do rows go to the disk before they go to the store?
-    pub(super) fn cuts_first(&self) -> bool {
+    pub(super) fn writes_disk_first(&self) -> bool {
         self.cuts.is_some()
     }
 
     /// Cuts that this process has made.
     pub(super) fn cuts_made(&self) -> u64 {
-        self.gauges.cuts.load(Ordering::Acquire)
+        self.metrics.cuts.load(Ordering::Acquire)
     }
 
     /// In mode private: brings everything that is in memory to the disk, as a unit; it stays in memory where
@@ -138,14 +138,14 @@ impl Lanes {
         // Before they are taken, so that whoever looks meanwhile sees too many of them and not none.
         for channel in Channel::ALL {
             let rows = self.queues.rows(channel) as u64;
-            self.gauges.of(channel).under_way.store(rows, Ordering::Relaxed);
+            self.metrics.channel(channel).under_way.store(rows, Ordering::Relaxed);
         }
-        let cut = self.queues.cut();
+        let cut = self.queues.take_cut();
         let written = if cut.is_empty() { Ok(()) } else { cuts.append(&cut) };
         match written {
             Ok(()) if cut.is_empty() => {}
             Ok(()) => {
-                self.gauges.cuts.fetch_add(1, Ordering::Release);
+                self.metrics.cuts.fetch_add(1, Ordering::Release);
                 if self.disk_fails.swap(false, Ordering::Relaxed) {
                     log::info!("spill: the disk takes rows again");
                 }
@@ -153,9 +153,9 @@ impl Lanes {
             Err(error) => {
                 for (channel, taken) in Channel::ALL.into_iter().zip(&cut.rows) {
                     let failures = u64::from(!taken.records.is_empty());
-                    add(&self.gauges.of(channel).spill_write_errors, failures);
+                    add(&self.metrics.channel(channel).spill_write_errors, failures);
                 }
-                self.queues.undo(cut);
+                self.queues.put_back_cut(cut);
                 if !self.disk_fails.swap(true, Ordering::Relaxed) {
                     log::error!(
                         "spill: {error}; rows stay in memory, merged by key, and none goes to the database \
@@ -164,17 +164,17 @@ impl Lanes {
                 }
             }
         }
-        Channel::ALL.iter().for_each(|&channel| self.show_cuts(channel, &mut cuts));
+        Channel::ALL.iter().for_each(|&channel| self.update_cut_metrics(channel, &mut cuts));
     }
 
     /// Tells the disk what the store has, at the end of a process.
-    pub(super) fn conclude(&self) {
+    pub(super) fn write_final_cut(&self) {
         let Some(cuts) = &self.cuts else { return };
         let mut cuts = cuts.lock();
         if cuts.has_news() {
-            let cut = self.queues.cut();
+            let cut = self.queues.take_cut();
             if let Err(error) = cuts.append(&cut) {
-                self.queues.undo(cut);
+                self.queues.put_back_cut(cut);
                 log::warn!("the spill: {error}; the next start asks the database what it has");
             }
         }
@@ -187,14 +187,14 @@ impl Lanes {
         let Some(fold) = cuts.lock().foldable() else { return };
         // Not under the lock: a cut need not wait for it.
         match fold.run(inactivity) {
-            Ok(base) => cuts.lock().folded(base),
+            Ok(base) => cuts.lock().set_base(base),
             Err(error) => log::warn!("the totals of sessions: {error}; they stay in the cuts"),
         }
     }
 
     /// What counts as kept for a store without a journal.
-    pub(super) fn done(&self, channel: Channel) -> u64 {
-        self.lane(channel).spill.done()
+    pub(super) fn done_sequence(&self, channel: Channel) -> u64 {
+        self.lock_channel(channel).spill.done_sequence()
     }
 
     /// Notes that all up to this number counts as kept, for a store without a journal.
@@ -202,203 +202,204 @@ impl Lanes {
     /// # Errors
     /// When the disk does not take it.
     pub(super) fn mark_done(&self, channel: Channel, sequence: u64) -> io::Result<()> {
-        self.lane(channel).spill.mark_done(sequence)
+        self.lock_channel(channel).spill.mark_done(sequence)
     }
 
     /// The batch that is to be written next: what is held, or what is on the disk, or what is in memory.
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub(super) fn next(&self, channel: Channel, acknowledged: u64) -> io::Result<Option<Job>> {
-        self.find(channel, acknowledged).inspect_err(|error| {
+    pub(super) fn next_batch(&self, channel: Channel, acknowledged: u64) -> io::Result<Option<WriteJob>> {
+        self.find_batch(channel, acknowledged).inspect_err(|error| {
             self.newer.fetch_or(error.kind() == io::ErrorKind::Unsupported, Ordering::Relaxed);
         })
     }
 
-    fn find(&self, channel: Channel, acknowledged: u64) -> io::Result<Option<Job>> {
-        let mut lane = self.lane(channel);
-        if let Some(batch) = &lane.held {
-            return Ok(Some(Job { batch: Arc::clone(batch), source: Source::Memory }));
+    fn find_batch(&self, channel: Channel, acknowledged: u64) -> io::Result<Option<WriteJob>> {
+        let mut state = self.lock_channel(channel);
+        if let Some(batch) = &state.held {
+            return Ok(Some(WriteJob { batch: Arc::clone(batch), source: BatchSource::Memory }));
         }
-        let chunk = lane.spill.chunk(CHUNK_MAX, acknowledged);
-        add(&self.gauges.damaged, lane.spill.take_damaged());
+        let chunk = state.spill.next_chunk(CHUNK_MAX, acknowledged);
+        add(&self.metrics.damaged, state.spill.take_damaged());
         let batch = |records, sequence| Arc::new(Batch { channel, records: merged(records), sequence });
         if let Some(mut chunk) = chunk? {
             let batch = batch(std::mem::take(&mut chunk.records), chunk.sequence);
-            return Ok(Some(Job { batch, source: Source::Spill(chunk) }));
+            return Ok(Some(WriteJob { batch, source: BatchSource::Spill(chunk) }));
         }
         if let Some(cuts) = &self.cuts {
             let mut cuts = cuts.lock();
-            let chunk = cuts.chunk(channel, CHUNK_MAX);
-            self.show_cuts(channel, &mut cuts);
+            let chunk = cuts.next_chunk(channel, CHUNK_MAX);
+            self.update_cut_metrics(channel, &mut cuts);
             return Ok(chunk?.map(|mut chunk| {
                 let batch = batch(std::mem::take(&mut chunk.records), chunk.sequence);
-                Job { batch, source: Source::Cuts(chunk) }
+                WriteJob { batch, source: BatchSource::Cuts(chunk) }
             }));
         }
         // Before they are taken, so that whoever looks meanwhile sees too many of them and not none.
         let rows = self.queues.rows(channel) as u64;
-        self.gauges.of(channel).under_way.store(rows, Ordering::Relaxed);
-        let records = self.queues.take(channel).records;
+        self.metrics.channel(channel).under_way.store(rows, Ordering::Relaxed);
+        let records = self.queues.take_rows(channel).records;
         if !records.is_empty() {
-            let sequence = lane.number(records.len());
-            lane.held = Some(Arc::new(Batch { channel, sequence, records }));
+            let sequence = state.take_numbers(records.len());
+            state.held = Some(Arc::new(Batch { channel, sequence, records }));
         }
-        self.show(channel, &lane);
-        Ok(lane.held.clone().map(|batch| Job { batch, source: Source::Memory }))
+        self.update_metrics(channel, &state);
+        Ok(state.held.clone().map(|batch| WriteJob { batch, source: BatchSource::Memory }))
     }
 
     /// The store has kept a batch.
-    pub(super) fn kept(&self, job: &Job) {
+    pub(super) fn mark_kept(&self, job: &WriteJob) {
         let channel = job.batch.channel;
-        let mut lane = self.lane(channel);
+        let mut state = self.lock_channel(channel);
         match &job.source {
-            Source::Memory => lane.held = None,
-            Source::Spill(chunk) => {
-                if let Err(error) = lane.spill.advance(chunk) {
+            BatchSource::Memory => state.held = None,
+            BatchSource::Spill(chunk) => {
+                if let Err(error) = state.spill.advance(chunk) {
                     log::warn!("spill of {}: {error}", channel.name());
                 }
             }
-            Source::Cuts(chunk) => {
+            BatchSource::Cuts(chunk) => {
                 if let Some(cuts) = &self.cuts {
                     cuts.lock().advance(channel, chunk);
                 }
             }
         }
-        self.show(channel, &lane);
-        if lane.held.is_none() && self.left(channel, &lane) == 0 {
-            self.queues.caught_up(channel);
+        self.update_metrics(channel, &state);
+        if state.held.is_none() && self.channel_rows_on_disk(channel, &state) == 0 {
+            self.queues.mark_caught_up(channel);
         }
     }
 
     /// Bad records were taken out of a batch: the rest is what is held.
-    pub(super) fn reduce(&self, job: &mut Job, records: Vec<Record>) {
+    pub(super) fn replace_records(&self, job: &mut WriteJob, records: Vec<Record>) {
         let Batch { channel, sequence, .. } = *job.batch;
         job.batch = Arc::new(Batch { channel, records, sequence });
-        let mut lane = self.lane(channel);
+        let mut state = self.lock_channel(channel);
         // Where a stop has put what is under way on the disk already, it is not held any more.
-        if matches!(job.source, Source::Memory) && lane.held.is_some() {
-            lane.held = Some(Arc::clone(&job.batch));
+        if matches!(job.source, BatchSource::Memory) && state.held.is_some() {
+            state.held = Some(Arc::clone(&job.batch));
         }
     }
 
     /// The store did not keep what is under way: it goes to the disk, before what is there.
-    pub(super) fn hold(&self, channel: Channel) {
-        let mut lane = self.lane(channel);
-        let Some(batch) = lane.held.take() else { return };
+    pub(super) fn spill_held(&self, channel: Channel) {
+        let mut state = self.lock_channel(channel);
+        let Some(batch) = state.held.take() else { return };
         let first = (batch.sequence + 1).saturating_sub(batch.records.len() as u64);
-        let written = lane.spill.prepend(first, &batch.records);
+        let written = state.spill.prepend(first, &batch.records);
         if written.is_err() {
-            lane.held = Some(batch);
+            state.held = Some(batch);
         }
-        self.disk(channel, &mut lane, written);
+        self.note_disk_result(channel, &mut state, written);
     }
 
     /// Moves what waits in memory to the disk, if it must: because the queue is full, the store is away, or
     /// older records are on the disk already. `always`: in any case.
-    pub(super) fn relieve(&self, channel: Channel, always: bool) {
-        if self.cuts_first() {
+    pub(super) fn spill_queue(&self, channel: Channel, always: bool) {
+        if self.writes_disk_first() {
             return;
         }
         let queues = &self.queues;
-        let mut lane = self.lane(channel);
-        let must = || queues.is_full(channel) || !lane.spill.is_empty() || self.lost.load(Ordering::Relaxed);
+        let mut state = self.lock_channel(channel);
+        let must =
+            || queues.is_full(channel) || !state.spill.is_empty() || self.store_lost.load(Ordering::Relaxed);
         if queues.rows(channel) > 0 && (always || must()) {
-            let taken = queues.take(channel);
-            let last = lane.number(taken.records.len());
-            let written = lane.spill.append(last + 1 - taken.records.len() as u64, &taken.records);
+            let taken = queues.take_rows(channel);
+            let last = state.take_numbers(taken.records.len());
+            let written = state.spill.append(last + 1 - taken.records.len() as u64, &taken.records);
             if written.is_err() {
                 queues.put_back(channel, taken);
             }
-            self.disk(channel, &mut lane, written);
+            self.note_disk_result(channel, &mut state, written);
         }
     }
 
     /// Did the disk refuse the last rows of a channel?
     pub(super) fn disk_fails(&self) -> bool {
-        let fails = |&channel: &Channel| self.lane(channel).disk_fails;
+        let fails = |&channel: &Channel| self.lock_channel(channel).disk_fails;
         self.disk_fails.load(Ordering::Relaxed) || Channel::ALL.iter().any(fails)
     }
 
     /// Sees to it that what is on its way to the disk is there.
-    pub(super) fn sync(&self, channel: Channel) {
-        let mut lane = self.lane(channel);
-        if let Err(error) = lane.spill.sync() {
-            self.disk(channel, &mut lane, Err(error));
+    pub(super) fn sync_spill(&self, channel: Channel) {
+        let mut state = self.lock_channel(channel);
+        if let Err(error) = state.spill.sync() {
+            self.note_disk_result(channel, &mut state, Err(error));
         }
     }
 
     /// Rows that are neither on the disk nor with the store.
-    pub(super) fn in_memory(&self, channel: Channel) -> usize {
-        let held = self.lane(channel).held.as_ref().map_or(0, |batch| batch.records.len());
+    pub(super) fn rows_in_memory(&self, channel: Channel) -> usize {
+        let held = self.lock_channel(channel).held.as_ref().map_or(0, |batch| batch.records.len());
         held + self.queues.rows(channel)
     }
 
     /// Rows that are on the disk.
-    pub(super) fn on_disk(&self, channel: Channel) -> u64 {
-        self.left(channel, &self.lane(channel))
+    pub(super) fn rows_on_disk(&self, channel: Channel) -> u64 {
+        self.channel_rows_on_disk(channel, &self.lock_channel(channel))
     }
 
-    fn left(&self, channel: Channel, lane: &Lane) -> u64 {
-        lane.spill.rows() + self.cuts.as_ref().map_or(0, |cuts| cuts.lock().rows(channel))
+    fn channel_rows_on_disk(&self, channel: Channel, state: &ChannelState) -> u64 {
+        state.spill.rows() + self.cuts.as_ref().map_or(0, |cuts| cuts.lock().rows(channel))
     }
 
     /// Rows that are not with the store.
-    pub(super) fn waiting(&self, channel: Channel) -> u64 {
-        self.in_memory(channel) as u64 + self.on_disk(channel)
+    pub(super) fn rows_waiting(&self, channel: Channel) -> u64 {
+        self.rows_in_memory(channel) as u64 + self.rows_on_disk(channel)
     }
 
-    fn lane(&self, channel: Channel) -> MutexGuard<'_, Lane> {
-        #[expect(clippy::indexing_slicing, reason = "one lane for each channel, in their order")]
-        self.lanes[channel as usize].lock()
+    fn lock_channel(&self, channel: Channel) -> MutexGuard<'_, ChannelState> {
+        #[expect(clippy::indexing_slicing, reason = "one state for each channel, in their order")]
+        self.channels[channel as usize].lock()
     }
 
-    fn show(&self, channel: Channel, lane: &Lane) {
+    fn update_metrics(&self, channel: Channel, state: &ChannelState) {
         if let Some(cuts) = &self.cuts {
-            return self.show_cuts(channel, &mut cuts.lock());
+            return self.update_cut_metrics(channel, &mut cuts.lock());
         }
-        let gauges = self.gauges.of(channel);
-        let held = lane.held.as_ref().map_or(0, |batch| batch.records.len());
-        gauges.under_way.store(held as u64, Ordering::Relaxed);
-        gauges.spill_rows.store(lane.spill.rows(), Ordering::Relaxed);
-        gauges.spill_octets.store(lane.spill.octets(), Ordering::Relaxed);
+        let metrics = self.metrics.channel(channel);
+        let held = state.held.as_ref().map_or(0, |batch| batch.records.len());
+        metrics.under_way.store(held as u64, Ordering::Relaxed);
+        metrics.spill_rows.store(state.spill.rows(), Ordering::Relaxed);
+        metrics.spill_octets.store(state.spill.octets(), Ordering::Relaxed);
     }
 
-    fn show_cuts(&self, channel: Channel, cuts: &mut Cuts) {
-        let gauges = self.gauges.of(channel);
+    fn update_cut_metrics(&self, channel: Channel, cuts: &mut Cuts) {
+        let metrics = self.metrics.channel(channel);
         // In this order: rows that go from the one to the other meanwhile are counted twice, not missed.
-        gauges.spill_rows.store(cuts.rows(channel), Ordering::Relaxed);
-        gauges.spill_octets.store(cuts.octets(channel), Ordering::Relaxed);
-        gauges.under_way.store(0, Ordering::Relaxed);
-        add(&self.gauges.damaged, cuts.take_damaged());
-        self.gauges.cuts_octets.store(cuts.size(), Ordering::Relaxed);
+        metrics.spill_rows.store(cuts.rows(channel), Ordering::Relaxed);
+        metrics.spill_octets.store(cuts.octets(channel), Ordering::Relaxed);
+        metrics.under_way.store(0, Ordering::Relaxed);
+        add(&self.metrics.damaged, cuts.take_damaged());
+        self.metrics.cuts_octets.store(cuts.size(), Ordering::Relaxed);
     }
 
     /// Says when the disk begins or ceases to take records.
-    fn disk(&self, channel: Channel, lane: &mut Lane, written: io::Result<()>) {
+    fn note_disk_result(&self, channel: Channel, state: &mut ChannelState, written: io::Result<()>) {
         let name = channel.name();
         match written {
             Err(error) => {
-                add(&self.gauges.of(channel).spill_write_errors, 1);
-                if !lane.disk_fails {
+                add(&self.metrics.channel(channel).spill_write_errors, 1);
+                if !state.disk_fails {
                     log::error!("spill of {name}: {error}; rows stay in memory, merged by key");
                 }
-                lane.disk_fails = true;
+                state.disk_fails = true;
             }
             Ok(()) => {
-                if lane.disk_fails {
+                if state.disk_fails {
                     log::info!("spill of {name}: the disk takes rows again");
                 }
-                lane.disk_fails = false;
+                state.disk_fails = false;
             }
         }
-        self.show(channel, lane);
+        self.update_metrics(channel, state);
     }
 }
 
-impl Lane {
+impl ChannelState {
     /// Numbers so many records; gives the last number.
-    fn number(&mut self, records: usize) -> u64 {
+    fn take_numbers(&mut self, records: usize) -> u64 {
         self.next_sequence += records as u64;
         self.next_sequence - 1
     }
@@ -419,20 +420,20 @@ mod tests {
     fn what_was_under_way_goes_to_the_disk_before_what_came_later() {
         let folder = tempfile::tempdir().unwrap();
         let queues = Arc::new(Queues::new(Clock::start(), &Bounds::default()));
-        let lanes = Lanes::open(Arc::clone(&queues), Arc::default(), folder.path()).unwrap();
+        let in_flight = InFlight::open(Arc::clone(&queues), Arc::default(), folder.path()).unwrap();
         queues.put(user(1));
-        let job = lanes.next(Channel::Users, 0).unwrap().unwrap();
+        let job = in_flight.next_batch(Channel::Users, 0).unwrap().unwrap();
         queues.put(user(2));
-        lanes.relieve(Channel::Users, true);
-        lanes.hold(Channel::Users);
+        in_flight.spill_queue(Channel::Users, true);
+        in_flight.spill_held(Channel::Users);
         drop(job);
         for (number, acknowledged) in [(1, 0), (2, 1)] {
-            let job = lanes.next(Channel::Users, acknowledged).unwrap().unwrap();
+            let job = in_flight.next_batch(Channel::Users, acknowledged).unwrap().unwrap();
             let batch = (job.batch.sequence, job.batch.records.clone());
             assert_eq!(batch, (number, vec![user(u32::try_from(number).unwrap())]));
-            lanes.kept(&job);
+            in_flight.mark_kept(&job);
         }
-        assert!(lanes.next(Channel::Users, 2).unwrap().is_none());
+        assert!(in_flight.next_batch(Channel::Users, 2).unwrap().is_none());
     }
 
     #[test]
@@ -440,22 +441,31 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let spill = folder.path().join("spill");
         let queues = Arc::new(Queues::accounting(Clock::start(), &Bounds::default()));
-        let lanes = Lanes::open(Arc::clone(&queues), Arc::default(), &spill).unwrap();
+        let in_flight = InFlight::open(Arc::clone(&queues), Arc::default(), &spill).unwrap();
         // A file where the folder should be: the disk takes nothing.
         std::fs::write(&spill, "in the way").unwrap();
         queues.put(user(1));
-        lanes.cut();
-        lanes.hold(Channel::Users);
-        lanes.relieve(Channel::Users, true);
-        assert!(lanes.next(Channel::Users, 0).unwrap().is_none());
-        assert_eq!((lanes.in_memory(Channel::Users), lanes.on_disk(Channel::Users)), (1, 0));
+        in_flight.cut();
+        in_flight.spill_held(Channel::Users);
+        in_flight.spill_queue(Channel::Users, true);
+        assert!(in_flight.next_batch(Channel::Users, 0).unwrap().is_none());
+        assert_eq!(
+            (in_flight.rows_in_memory(Channel::Users), in_flight.rows_on_disk(Channel::Users)),
+            (1, 0)
+        );
         std::fs::remove_file(&spill).unwrap();
         queues.put(user(2));
-        lanes.cut();
-        assert_eq!((lanes.in_memory(Channel::Users), lanes.on_disk(Channel::Users)), (0, 2));
-        let job = lanes.next(Channel::Users, 0).unwrap().unwrap();
+        in_flight.cut();
+        assert_eq!(
+            (in_flight.rows_in_memory(Channel::Users), in_flight.rows_on_disk(Channel::Users)),
+            (0, 2)
+        );
+        let job = in_flight.next_batch(Channel::Users, 0).unwrap().unwrap();
         assert_eq!((job.batch.sequence, job.batch.records.clone()), (2, vec![user(1), user(2)]));
-        lanes.kept(&job);
-        assert_eq!((lanes.waiting(Channel::Users), lanes.queues.lag(Channel::Users).as_secs()), (0, 0));
+        in_flight.mark_kept(&job);
+        assert_eq!(
+            (in_flight.rows_waiting(Channel::Users), in_flight.queues.lag(Channel::Users).as_secs()),
+            (0, 0)
+        );
     }
 }

@@ -7,13 +7,13 @@
 //! | `unprunes` | what they say that the store has not heard of |
 //! | `spill`, `dead_letter` | where they wait, or end, on the disk |
 //! | `cuts`, `fold` | in mode private: where all of them go first, with the totals of sessions |
-//! | [`total`] | what sessions have told |
+//! | [`total`] | what sessions have reported |
 //! | `frames` | what these files are made of |
 //! | `in_flight` | what is under way, and in which order |
 //! | [`writer`], [`recorder`] | the threads that bring them to the store |
 //! | [`purge`] | how silent peers become inactive in the store, a slice at a time |
 //! | `metrics` | what the operator sees of it |
-//! | `place` | whether the file of a store is still there |
+//! | `file_identity` | whether the file of a store is still there |
 //! | [`site_rows`] | what mode private reads from it |
 //! | [`edit`] | changes that people make |
 //! | [`dsn`], [`backend`] | where the store is, and how it is opened |
@@ -30,12 +30,12 @@ mod cuts;
 mod dead_letter;
 pub mod dsn;
 pub mod edit;
+mod file_identity;
 mod fold;
 mod frames;
 mod in_flight;
 pub mod mariadb;
 mod metrics;
-mod place;
 pub mod purge;
 pub mod queue;
 pub mod record;
@@ -50,18 +50,18 @@ mod unprunes;
 pub mod writer;
 
 use crate::ids::InfoHash;
-pub use backend::{Backend, Demand};
+pub use backend::{Backend, RequiredTables};
 pub use bounds::Bounds;
 pub use dsn::Dsn;
-pub use edit::{Cell, Tables};
-pub use purge::{Mark, Slice, Swept};
+pub use edit::{SqlValue, Tables};
+pub use purge::{PurgeMark, PurgeProgress, PurgeSlice};
 pub use queue::Queues;
-pub use record::{Channel, Key, Record};
-pub use recorder::{Leftovers, Lifeboat, Opened, Places, Recorder, RecorderError};
-pub use site_rows::{Line, Registered, Set};
-pub use total::{Known, Witness};
-pub use unprunes::Reading;
-pub use writer::{Opener, Pace};
+pub use record::{Channel, Record, RecordKey};
+pub use recorder::{EmergencyFlush, Leftovers, OpenedStore, Recorder, RecorderError, SpillPaths};
+pub use site_rows::{RegisteredTorrent, Set, SiteRow};
+pub use total::{DurableTotals, SnapshotOrigin};
+pub use unprunes::SiteReading;
+pub use writer::{OpenStore, WriterSettings};
 
 /// Records of one channel that are kept or not kept as a whole; each row is there once, sorted by
 /// [`Record::key`].
@@ -138,30 +138,30 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// When the backend does not answer.
-    fn completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError>;
+    fn read_completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError>;
 
     /// The registered torrents: rows of `torrents` whose `TorrentType` is not `internal`, and how many of
     /// them were left out because their `info_hash` is not one.
     ///
     /// # Errors
     /// When the backend does not answer, or breaks off midway.
-    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError>;
+    fn read_registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError>;
 
     /// Shows `each` row of a set of mode private as it is read; gives how many rows were left out because
     /// they cannot be read.
     ///
     /// # Errors
     /// When the backend does not answer, or breaks off midway: then what was shown is not the whole set.
-    fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError>;
+    fn read_rows(&mut self, set: Set, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError>;
 
     /// Does a slice of a purge of `transfer_history`, in a transaction of its own. A store without that table
     /// has nothing to do.
     ///
     /// # Errors
     /// When the backend refuses; then nothing was done.
-    fn purge(&mut self, slice: &Slice) -> Result<Swept, StoreError> {
+    fn purge(&mut self, slice: &PurgeSlice) -> Result<PurgeProgress, StoreError> {
         let _ = slice;
-        Ok(Swept::default())
+        Ok(PurgeProgress::default())
     }
 
     /// Was the file of the store deleted or replaced since it was opened? What is kept then is not there
@@ -185,6 +185,6 @@ pub trait Store: Send {
 const COUNT_MOST: i64 = i32::MAX as i64;
 
 /// An amount as a column that is signed can take it.
-fn signed(amount: u64) -> i64 {
+fn signed_amount(amount: u64) -> i64 {
     i64::try_from(amount).unwrap_or(i64::MAX)
 }

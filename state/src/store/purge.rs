@@ -18,9 +18,9 @@ pub const ROWS_FIRST: usize = ROWS_MOST / 4;
 /// The most on a database that is slow.
 const ROWS_LEAST: usize = 50;
 /// A slice that took longer is followed by smaller ones.
-const SLOW: Duration = Duration::from_millis(40);
+const SLOW_SLICE: Duration = Duration::from_millis(40);
 /// A slice that took less is followed by larger ones.
-const QUICK: Duration = Duration::from_millis(10);
+const QUICK_SLICE: Duration = Duration::from_millis(10);
 /// A pause is so many times as long as the slice before it.
 const PAUSE_FACTOR: u32 = 8;
 /// Shortest pause.
@@ -34,18 +34,18 @@ const LAST_SLICES: usize = 16;
 
 /// What a store is asked to do in one go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slice {
+pub struct PurgeSlice {
     /// Active rows with a `last_announce` below this, in Unix seconds, become inactive.
     pub before: i64,
     /// Where the slice before has ended; `None` for the first.
-    pub from: Option<Mark>,
+    pub from: Option<PurgeMark>,
     /// Rows to look at, at most.
     pub rows_most: usize,
 }
 
 /// A place in `transfer_history`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
+pub enum PurgeMark {
     /// By the index on `active` and `last_announce`: this `last_announce`.
     Time(i64),
     /// Without that index: the row of this `uid` and `fid`.
@@ -54,17 +54,17 @@ pub enum Mark {
 
 /// What has become of a slice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
+pub struct PurgeProgress {
     /// Rows that have become inactive.
     pub inactive: u64,
     /// Where to go on; `None` if this was the last slice.
-    pub next: Option<Mark>,
+    pub next: Option<PurgeMark>,
 }
 
 /// The purge that is under way, if one is.
 #[derive(Debug)]
 pub(super) struct Purge {
-    round: Option<Round>,
+    round: Option<PurgeRound>,
     /// What a later record asks for: another round, once this one is over.
     waiting: Option<i64>,
     rows: usize,
@@ -72,9 +72,9 @@ pub(super) struct Purge {
 }
 
 #[derive(Debug)]
-struct Round {
+struct PurgeRound {
     before: i64,
-    from: Option<Mark>,
+    from: Option<PurgeMark>,
 }
 
 impl Default for Purge {
@@ -85,25 +85,25 @@ impl Default for Purge {
 
 /// How many rows the next slice looks at, when one of `rows` took so long.
 #[must_use]
-pub fn rows_after(rows: usize, took: Duration) -> usize {
+pub fn next_slice_rows(rows: usize, took: Duration) -> usize {
     match took {
-        _ if took > SLOW => (rows / 2).max(ROWS_LEAST),
-        _ if took < QUICK => (rows * 2).min(ROWS_MOST),
+        _ if took > SLOW_SLICE => (rows / 2).max(ROWS_LEAST),
+        _ if took < QUICK_SLICE => (rows * 2).min(ROWS_MOST),
         _ => rows,
     }
 }
 
 impl Purge {
     /// All that were not heard of since `before` are to become inactive.
-    pub(super) fn ask(&mut self, before: i64) {
+    pub(super) fn request_purge(&mut self, before: i64) {
         match &self.round {
-            None => self.round = Some(Round { before, from: None }),
+            None => self.round = Some(PurgeRound { before, from: None }),
             Some(_) => self.waiting = self.waiting.max(Some(before)),
         }
     }
 
     /// When the next slice is due, in uptime; `None` if there is none.
-    pub(super) fn due(&self) -> Option<Duration> {
+    pub(super) fn next_due(&self) -> Option<Duration> {
         self.round.is_some().then_some(self.due)
     }
 
@@ -111,15 +111,15 @@ impl Purge {
     ///
     /// # Errors
     /// Those of the store, but for a deadlock, after which the slice is tried again.
-    pub(super) fn go_on(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<(), StoreError> {
-        self.slice(store, clock).map(drop)
+    pub(super) fn run_slice(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<(), StoreError> {
+        self.try_slice(store, clock).map(drop)
     }
 
     /// False if there was nothing to do, or somebody else holds a lock.
-    fn slice(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<bool, StoreError> {
+    fn try_slice(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<bool, StoreError> {
         let Some(round) = &mut self.round else { return Ok(false) };
         let begin = clock.uptime();
-        let slice = Slice { before: round.before, from: round.from, rows_most: self.rows };
+        let slice = PurgeSlice { before: round.before, from: round.from, rows_most: self.rows };
         let swept = match store.purge(&slice) {
             Ok(swept) => swept,
             Err(StoreError::Deadlock(text)) => {
@@ -131,12 +131,13 @@ impl Purge {
         };
         let end = clock.uptime();
         let took = end.saturating_sub(begin);
-        self.rows = rows_after(self.rows, took);
-        let least = if matches!(swept.next, Some(Mark::Row(..))) { WALK_PAUSE_LEAST } else { PAUSE_LEAST };
+        self.rows = next_slice_rows(self.rows, took);
+        let least =
+            if matches!(swept.next, Some(PurgeMark::Row(..))) { WALK_PAUSE_LEAST } else { PAUSE_LEAST };
         self.due = end + (took * PAUSE_FACTOR).clamp(least, PAUSE_MOST);
         round.from = swept.next;
         if swept.next.is_none() {
-            self.round = self.waiting.take().map(|before| Round { before, from: None });
+            self.round = self.waiting.take().map(|before| PurgeRound { before, from: None });
         }
         Ok(true)
     }
@@ -147,7 +148,7 @@ impl Purge {
     /// Those of [`go_on`](Self::go_on).
     pub(super) fn finish(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<(), StoreError> {
         for _ in 0..LAST_SLICES {
-            if !self.slice(store, clock)? {
+            if !self.try_slice(store, clock)? {
                 break;
             }
         }
@@ -163,21 +164,24 @@ mod tests {
     /// Remembers what it was asked, and has a table of so many slices.
     struct Table {
         slices: i64,
-        asked: Vec<Slice>,
+        asked: Vec<PurgeSlice>,
         locked: bool,
     }
 
     impl Double for Table {
-        fn purge(&mut self, slice: &Slice) -> Result<Swept, StoreError> {
+        fn purge(&mut self, slice: &PurgeSlice) -> Result<PurgeProgress, StoreError> {
             if std::mem::take(&mut self.locked) {
                 return Err(StoreError::Deadlock("locked".into()));
             }
             self.asked.push(*slice);
             let at = match slice.from {
-                Some(Mark::Row(at, _)) => at,
+                Some(PurgeMark::Row(at, _)) => at,
                 _ => 0,
             };
-            Ok(Swept { inactive: 1, next: (at + 1 < self.slices).then_some(Mark::Row(at + 1, 0)) })
+            Ok(PurgeProgress {
+                inactive: 1,
+                next: (at + 1 < self.slices).then_some(PurgeMark::Row(at + 1, 0)),
+            })
         }
     }
 
@@ -185,23 +189,26 @@ mod tests {
     fn a_purge_goes_in_slices_and_a_later_limit_waits_for_its_end() {
         let (clock, mut purge) = (Clock::start(), Purge::default());
         let mut table = Doubled(Table { slices: 3, asked: Vec::new(), locked: true });
-        assert_eq!(purge.due(), None);
-        purge.ask(100);
+        assert_eq!(purge.next_due(), None);
+        purge.request_purge(100);
         let begin = clock.uptime();
-        purge.go_on(&mut table, &clock).unwrap();
-        assert!(table.0.asked.is_empty() && purge.due() >= Some(begin + PAUSE_MOST), "it waits for the lock");
+        purge.run_slice(&mut table, &clock).unwrap();
+        assert!(
+            table.0.asked.is_empty() && purge.next_due() >= Some(begin + PAUSE_MOST),
+            "it waits for the lock"
+        );
         for _ in 0..2 {
             let begin = clock.uptime();
-            purge.go_on(&mut table, &clock).unwrap();
-            assert!(purge.due() >= Some(begin + WALK_PAUSE_LEAST), "there is a pause");
+            purge.run_slice(&mut table, &clock).unwrap();
+            assert!(purge.next_due() >= Some(begin + WALK_PAUSE_LEAST), "there is a pause");
         }
-        purge.ask(200);
-        purge.ask(150);
-        while purge.due().is_some() {
-            purge.go_on(&mut table, &clock).unwrap();
+        purge.request_purge(200);
+        purge.request_purge(150);
+        while purge.next_due().is_some() {
+            purge.run_slice(&mut table, &clock).unwrap();
         }
         let asked: Vec<_> = table.0.asked.iter().map(|slice| (slice.before, slice.from)).collect();
-        let (second, third) = (Some(Mark::Row(1, 0)), Some(Mark::Row(2, 0)));
+        let (second, third) = (Some(PurgeMark::Row(1, 0)), Some(PurgeMark::Row(2, 0)));
         let expected = [(100, None), (100, second), (100, third), (200, None), (200, second), (200, third)];
         assert_eq!(asked, expected);
         assert!(table.0.asked.iter().all(|slice| slice.rows_most <= ROWS_MOST));
@@ -211,7 +218,7 @@ mod tests {
     fn a_stop_does_not_wait_for_the_end_of_a_long_purge() {
         let (clock, mut purge) = (Clock::start(), Purge::default());
         let mut table = Doubled(Table { slices: 1_000_000, asked: Vec::new(), locked: false });
-        purge.ask(100);
+        purge.request_purge(100);
         purge.finish(&mut table, &clock).unwrap();
         assert_eq!(table.0.asked.len(), LAST_SLICES);
     }

@@ -1,7 +1,7 @@
 //! Where records wait for the writer. Putting one there takes a short lock and never waits for anything else.
 //!
 //! A row waits once: later records of it are merged. A queue that holds as many rows as its bound has them
-//! moved to the disk by the guard; only where the disk does not take them does it grow, and never beyond the
+//! moved to the disk by the spiller; only where the disk does not take them does it grow, and never beyond the
 //! number of rows there are.
 
 use std::collections::HashSet;
@@ -15,9 +15,9 @@ use indexmap::IndexMap;
 use parking_lot::Mutex;
 
 use super::bounds::Bounds;
-use super::record::{Channel, CompletedRow, Key, Record};
-use super::total::{Told, Total};
-use super::unprunes::{Reading, Unprunes};
+use super::record::{Channel, CompletedRow, Record, RecordKey};
+use super::total::{PendingTotals, Total};
+use super::unprunes::{SiteReading, Unprunes};
 use crate::clock::Clock;
 use crate::ids::InfoHash;
 
@@ -27,23 +27,23 @@ pub struct Queues {
     clock: Clock,
     bounds: [usize; CHANNELS],
     /// What they hold leaves memory in cuts (mode private).
-    accounts: bool,
-    front: Mutex<Front>,
+    accounting: bool,
+    state: Mutex<QueueState>,
     /// By channel: when the oldest row that is not written came, in milliseconds of uptime; [`NEVER`] if all
     /// is written.
     oldest_millis: [AtomicU64; CHANNELS],
     pub(super) unprunes: Mutex<Unprunes>,
     /// Who is woken when a queue is full.
-    guard: OnceLock<Thread>,
+    spiller: OnceLock<Thread>,
 }
 
 const CHANNELS: usize = Channel::ALL.len();
 const NEVER: u64 = u64::MAX;
 
 #[derive(Debug, Default)]
-struct Front {
+struct QueueState {
     queues: [Queue; CHANNELS],
-    told: Told,
+    totals: PendingTotals,
 }
 
 /// The rows of one channel that wait in memory.
@@ -51,21 +51,21 @@ struct Front {
 struct Queue {
     /// In the order in which they came: a new row is written behind the last, not to some place that has to
     /// be fetched from memory first.
-    rows: IndexMap<Key, Record, DefaultHashBuilder>,
+    rows: IndexMap<RecordKey, Record, DefaultHashBuilder>,
     /// When the oldest of them came.
     since_millis: u64,
 }
 
 /// Rows that were taken out, sorted by key.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct TakenRows {
     pub(super) records: Vec<Record>,
     since_millis: u64,
 }
 
 /// Rows as they lay in their queue.
-struct Unsorted {
-    rows: IndexMap<Key, Record, DefaultHashBuilder>,
+struct UnsortedRows {
+    rows: IndexMap<RecordKey, Record, DefaultHashBuilder>,
     since_millis: u64,
 }
 
@@ -73,7 +73,7 @@ struct Unsorted {
 #[derive(Debug)]
 pub(super) struct Cut {
     /// By channel.
-    pub(super) rows: [Taken; CHANNELS],
+    pub(super) rows: [TakenRows; CHANNELS],
     /// In the order in which they were told.
     pub(super) totals: Vec<Total>,
 }
@@ -84,12 +84,12 @@ impl Queues {
     pub fn new(clock: Clock, bounds: &Bounds) -> Self {
         Self {
             clock,
-            bounds: Channel::ALL.map(|channel| bounds.of(channel)),
-            accounts: false,
-            front: Mutex::default(),
+            bounds: Channel::ALL.map(|channel| bounds.rows_max(channel)),
+            accounting: false,
+            state: Mutex::default(),
             oldest_millis: std::array::from_fn(|_| AtomicU64::new(NEVER)),
             unprunes: Mutex::default(),
-            guard: OnceLock::new(),
+            spiller: OnceLock::new(),
         }
     }
 
@@ -97,7 +97,7 @@ impl Queues {
     /// memory together, and go to the disk before they go to the store.
     #[must_use]
     pub fn accounting(clock: Clock, bounds: &Bounds) -> Self {
-        Self { accounts: true, ..Self::new(clock, bounds) }
+        Self { accounting: true, ..Self::new(clock, bounds) }
     }
 
     /// Takes a record.
@@ -108,29 +108,29 @@ impl Queues {
     /// Takes all that one announce records, as one step.
     pub(crate) fn put_all(&self, records: &[Option<Record>], total: Option<Total>) {
         // Locked until the row is in its queue: else it could be taken for one that the store has heard of.
-        let _unprunes = records.iter().flatten().find_map(Record::unpruned).map(|id| {
+        let _unprunes = records.iter().flatten().find_map(Record::unpruned_torrent).map(|id| {
             let mut unprunes = self.unprunes.lock();
             unprunes.pending.insert(id);
             unprunes
         });
         let mut is_full = false;
-        let mut front = self.front.lock();
+        let mut state = self.state.lock();
         for record in records.iter().flatten() {
-            is_full |= self.add(&mut front, record);
+            is_full |= self.add_record(&mut state, record);
         }
-        if let Some(total) = total.filter(|_| self.accounts) {
-            front.told.push(total);
+        if let Some(total) = total.filter(|_| self.accounting) {
+            state.totals.push(total);
         }
-        drop(front);
-        if is_full && let Some(guard) = self.guard.get() {
-            guard.unpark();
+        drop(state);
+        if is_full && let Some(spiller) = self.spiller.get() {
+            spiller.unpark();
         }
     }
 
     /// True if the queue has become full by it; in mode private, half full, for a cut takes time.
-    fn add(&self, front: &mut Front, record: &Record) -> bool {
+    fn add_record(&self, state: &mut QueueState, record: &Record) -> bool {
         let channel = record.channel();
-        let queue = front.queue(channel);
+        let queue = state.queue(channel);
         if queue.rows.is_empty() {
             queue.since_millis = self.millis();
             self.oldest(channel).fetch_min(queue.since_millis, Ordering::Relaxed);
@@ -138,11 +138,11 @@ impl Queues {
         let before = queue.rows.len();
         queue.rows.entry(record.key()).and_modify(|waiting| waiting.merge(record)).or_insert(*record);
         let rows = queue.rows.len();
-        rows > before && rows == self.limit(channel)
+        rows > before && rows == self.spill_threshold(channel)
     }
 
     /// Takes one finished download (mode open and listed).
-    pub fn completed(&self, info_hash: InfoHash) {
+    pub fn put_completed(&self, info_hash: InfoHash) {
         let last_completed = i64::try_from(self.clock.now().unix_seconds).unwrap_or(i64::MAX);
         self.put(Record::Completed(CompletedRow { info_hash, completed: 1, last_completed }));
     }
@@ -154,24 +154,24 @@ impl Queues {
     }
 
     /// Torrents are about to be read from the store.
-    pub fn begin_reading(&self) -> Reading<'_> {
-        self.unprunes.lock().heard = Some(HashSet::new());
-        Reading(self)
+    pub fn begin_reading(&self) -> SiteReading<'_> {
+        self.unprunes.lock().acknowledged = Some(HashSet::new());
+        SiteReading(self)
     }
 
     /// The store has heard that these torrents are live again.
-    pub(crate) fn unpruned(&self, ids: &[u32]) {
+    pub(crate) fn acknowledge_unprunes(&self, ids: &[u32]) {
         let mut unprunes = self.unprunes.lock();
-        let mut front = self.front.lock();
-        let queue = front.queue(Channel::Torrents);
+        let mut state = self.state.lock();
+        let queue = state.queue(Channel::Torrents);
         // One that was pruned and is live once more has another row, which the store has not heard of.
         let waits = |id| {
-            let row = queue.rows.get(&Key::Id(id));
+            let row = queue.rows.get(&RecordKey::Id(id));
             matches!(row, Some(Record::Torrent(row)) if row.unprune)
         };
         for id in ids.iter().filter(|&&id| !waits(id)) {
             unprunes.pending.remove(id);
-            if let Some(heard) = &mut unprunes.heard {
+            if let Some(heard) = &mut unprunes.acknowledged {
                 heard.insert(*id);
             }
         }
@@ -180,13 +180,13 @@ impl Queues {
     /// Rows that wait in memory.
     #[must_use]
     pub fn rows(&self, channel: Channel) -> usize {
-        self.front.lock().queue(channel).rows.len()
+        self.state.lock().queue(channel).rows.len()
     }
 
     /// As if somebody had taken all rows and written them.
     #[cfg(test)]
     pub(crate) fn forget_rows(&self, channel: Channel) {
-        drop(self.take(channel));
+        drop(self.take_rows(channel));
     }
 
     /// Age of the oldest row that is not written.
@@ -199,76 +199,76 @@ impl Queues {
     }
 
     /// Do rows leave memory in cuts?
-    pub(super) fn accounts(&self) -> bool {
-        self.accounts
+    pub(super) fn is_accounting(&self) -> bool {
+        self.accounting
     }
 
-    pub(super) fn bound(&self, channel: Channel) -> usize {
+    pub(super) fn rows_max(&self, channel: Channel) -> usize {
         #[expect(clippy::indexing_slicing, reason = "one for each channel, in their order")]
         self.bounds[channel as usize]
     }
 
     pub(super) fn is_full(&self, channel: Channel) -> bool {
-        self.rows(channel) >= self.bound(channel)
+        self.rows(channel) >= self.rows_max(channel)
     }
 
     /// Has a queue of mode private so many rows that the next cut is due at once?
-    pub(super) fn is_pressed(&self) -> bool {
-        Channel::ALL.iter().any(|&channel| self.rows(channel) >= self.limit(channel))
+    pub(super) fn is_cut_due(&self) -> bool {
+        Channel::ALL.iter().any(|&channel| self.rows(channel) >= self.spill_threshold(channel))
     }
 
     /// Takes all rows of a channel out. Whoever does so sees to it that they are written or put back.
-    pub(super) fn take(&self, channel: Channel) -> Taken {
-        let taken = self.front.lock().queue(channel).take();
+    pub(super) fn take_rows(&self, channel: Channel) -> TakenRows {
+        let taken = self.state.lock().queue(channel).take_rows();
         taken.sorted()
     }
 
     /// Takes everything out of memory, of each announce all or nothing. Whoever does so sees to it that it is
     /// written or put back.
-    pub(super) fn cut(&self) -> Cut {
-        let mut front = self.front.lock();
-        let rows = Channel::ALL.map(|channel| front.queue(channel).take());
-        let totals = front.told.take();
-        drop(front);
-        Cut { rows: rows.map(Unsorted::sorted), totals }
+    pub(super) fn take_cut(&self) -> Cut {
+        let mut state = self.state.lock();
+        let rows = Channel::ALL.map(|channel| state.queue(channel).take_rows());
+        let totals = state.totals.take_all();
+        drop(state);
+        Cut { rows: rows.map(UnsortedRows::sorted), totals }
     }
 
     /// Puts back what was taken and could not be kept anywhere: under what has come since.
-    pub(super) fn put_back(&self, channel: Channel, taken: Taken) {
-        self.front.lock().queue(channel).put_back(taken);
+    pub(super) fn put_back(&self, channel: Channel, taken: TakenRows) {
+        self.state.lock().queue(channel).put_back(taken);
     }
 
     /// Likewise, all of it.
-    pub(super) fn undo(&self, cut: Cut) {
-        let mut front = self.front.lock();
+    pub(super) fn put_back_cut(&self, cut: Cut) {
+        let mut state = self.state.lock();
         for (channel, taken) in Channel::ALL.into_iter().zip(cut.rows) {
-            front.queue(channel).put_back(taken);
+            state.queue(channel).put_back(taken);
         }
-        front.told.put_back(cut.totals);
+        state.totals.put_back(cut.totals);
     }
 
     /// All that came before now is written, or nothing waits elsewhere: the oldest row is in memory, if any.
-    pub(super) fn caught_up(&self, channel: Channel) {
-        let mut front = self.front.lock();
-        let queue = front.queue(channel);
+    pub(super) fn mark_caught_up(&self, channel: Channel) {
+        let mut state = self.state.lock();
+        let queue = state.queue(channel);
         let oldest = if queue.rows.is_empty() { NEVER } else { queue.since_millis };
         self.oldest(channel).store(oldest, Ordering::Relaxed);
     }
 
     /// Something is left from an earlier process.
-    pub(super) fn starts_behind(&self, channel: Channel) {
+    pub(super) fn mark_backlog(&self, channel: Channel) {
         self.oldest(channel).store(0, Ordering::Relaxed);
     }
 
-    pub(super) fn wakes(&self, guard: Thread) {
-        // It is set once, by the only guard.
-        let _ = self.guard.set(guard);
+    pub(super) fn set_spiller(&self, spiller: Thread) {
+        // It is set once, by the only spiller.
+        let _ = self.spiller.set(spiller);
     }
 
     /// Rows from which on somebody has to take them out.
-    fn limit(&self, channel: Channel) -> usize {
-        let bound = self.bound(channel);
-        if self.accounts { bound.div_ceil(2) } else { bound }
+    fn spill_threshold(&self, channel: Channel) -> usize {
+        let bound = self.rows_max(channel);
+        if self.accounting { bound.div_ceil(2) } else { bound }
     }
 
     fn oldest(&self, channel: Channel) -> &AtomicU64 {
@@ -281,7 +281,7 @@ impl Queues {
     }
 }
 
-impl Front {
+impl QueueState {
     fn queue(&mut self, channel: Channel) -> &mut Queue {
         #[expect(clippy::indexing_slicing, reason = "one for each channel, in their order")]
         &mut self.queues[channel as usize]
@@ -289,13 +289,13 @@ impl Front {
 }
 
 impl Queue {
-    fn take(&mut self) -> Unsorted {
+    fn take_rows(&mut self) -> UnsortedRows {
         // As many will come until the next time, about.
         let room = IndexMap::with_capacity_and_hasher(self.rows.len(), DefaultHashBuilder::default());
-        Unsorted { rows: std::mem::replace(&mut self.rows, room), since_millis: self.since_millis }
+        UnsortedRows { rows: std::mem::replace(&mut self.rows, room), since_millis: self.since_millis }
     }
 
-    fn put_back(&mut self, taken: Taken) {
+    fn put_back(&mut self, taken: TakenRows) {
         if !taken.records.is_empty() {
             self.since_millis = taken.since_millis;
         }
@@ -311,12 +311,12 @@ impl Queue {
     }
 }
 
-impl Unsorted {
+impl UnsortedRows {
     /// Not under the lock of the queues.
-    fn sorted(self) -> Taken {
+    fn sorted(self) -> TakenRows {
         let mut records: Vec<Record> = self.rows.into_values().collect();
         records.sort_unstable_by_key(Record::key);
-        Taken { records, since_millis: self.since_millis }
+        TakenRows { records, since_millis: self.since_millis }
     }
 }
 
@@ -329,7 +329,7 @@ impl Cut {
 
 /// Merges records of the same row, in their order; sorted by key.
 pub(super) fn merged(records: Vec<Record>) -> Vec<Record> {
-    let mut rows: IndexMap<Key, Record, DefaultHashBuilder> = IndexMap::default();
+    let mut rows: IndexMap<RecordKey, Record, DefaultHashBuilder> = IndexMap::default();
     for record in records {
         rows.entry(record.key()).and_modify(|earlier| earlier.merge(&record)).or_insert(record);
     }
@@ -343,7 +343,7 @@ mod tests {
     use super::*;
     use crate::ids::PeerId;
     use crate::store::record::{SnatchRow, TorrentRow, TransferRow, UserRow};
-    use crate::store::total::{SessionKey, Standing, last_of_each};
+    use crate::store::total::{SessionKey, SessionTotals, last_of_each};
 
     fn queues(users: usize) -> Queues {
         Queues::new(Clock::start(), &Bounds { users, ..Bounds::default() })
@@ -359,7 +359,7 @@ mod tests {
         for record in [user(7, 11), user(3, 5), user(7, 13), user(3, u64::MAX)] {
             queues.put(record);
         }
-        let taken = queues.take(Channel::Users);
+        let taken = queues.take_rows(Channel::Users);
         let row = |id, uploaded| Record::User(UserRow { id, uploaded, raw_up: 2, ..UserRow::default() });
         assert_eq!(taken.records, [row(3, u64::MAX), row(7, 24)]);
         assert_eq!(queues.rows(Channel::Users), 0);
@@ -372,11 +372,11 @@ mod tests {
             Record::Transfer(TransferRow { raw_up, start_time, last_announce, ..TransferRow::default() })
         };
         queues.put(transfer(7, 100, 200));
-        let taken = queues.take(Channel::TransferHistory);
+        let taken = queues.take_rows(Channel::TransferHistory);
         queues.put(transfer(11, 300, 400));
         queues.put(Record::Purge { before: 50 });
         queues.put_back(Channel::TransferHistory, taken);
-        let records = queues.take(Channel::TransferHistory).records;
+        let records = queues.take_rows(Channel::TransferHistory).records;
         assert_eq!(records, [transfer(18, 100, 400), Record::Purge { before: 50 }]);
     }
 
@@ -384,7 +384,7 @@ mod tests {
     fn a_queue_says_once_that_it_is_full_and_takes_more_all_the_same() {
         let queues = queues(3);
         let full: Vec<bool> =
-            [1, 2, 2, 3, 3, 4].map(|id| queues.add(&mut queues.front.lock(), &user(id, 1))).into();
+            [1, 2, 2, 3, 3, 4].map(|id| queues.add_record(&mut queues.state.lock(), &user(id, 1))).into();
         assert_eq!(full, [false, false, false, true, false, false]);
         assert!(queues.is_full(Channel::Users));
         assert_eq!(queues.rows(Channel::Users), 4);
@@ -395,17 +395,17 @@ mod tests {
         let queues = Queues::accounting(Clock::start(), &Bounds { users: 4, ..Bounds::default() });
         let total = |user, uploaded| {
             let key = SessionKey { torrent: 3, user, peer_id: PeerId::default() };
-            Some((key, Standing { uploaded, ..Standing::default() }))
+            Some((key, SessionTotals { uploaded, ..SessionTotals::default() }))
         };
         queues.put_all(&[Some(user(7, 11)), Some(Record::Purge { before: 50 })], total(7, 11));
-        assert!(!queues.is_pressed());
-        let cut = queues.cut();
-        assert!(queues.cut().is_empty());
+        assert!(!queues.is_cut_due());
+        let cut = queues.take_cut();
+        assert!(queues.take_cut().is_empty());
         queues.put_all(&[Some(user(7, 2)), None], total(7, 13));
-        queues.undo(cut);
+        queues.put_back_cut(cut);
         queues.put_all(&[Some(user(8, 5))], total(8, 5));
-        assert!(queues.is_pressed(), "half full");
-        let Cut { rows, totals } = queues.cut();
+        assert!(queues.is_cut_due(), "half full");
+        let Cut { rows, totals } = queues.take_cut();
         let row = |id, uploaded, raw_up| Record::User(UserRow { id, uploaded, raw_up, ..UserRow::default() });
         assert_eq!(rows[Channel::Users as usize].records, [row(7, 13, 2), row(8, 5, 1)]);
         assert_eq!(rows[Channel::TransferHistory as usize].records, [Record::Purge { before: 50 }]);
@@ -417,12 +417,12 @@ mod tests {
         let queues = Queues::accounting(Clock::start(), &Bounds::default());
         let told = |user, uploaded| {
             let key = SessionKey { torrent: 3, user, peer_id: PeerId::default() };
-            (key, Standing { uploaded, ..Standing::default() })
+            (key, SessionTotals { uploaded, ..SessionTotals::default() })
         };
         for uploaded in 0..300_000 {
             queues.put_all(&[], Some(told(u32::try_from(uploaded % 7).unwrap(), uploaded)));
         }
-        let totals = queues.cut().totals;
+        let totals = queues.take_cut().totals;
         assert!(totals.len() < 70_000, "{}", totals.len());
         let last = last_of_each(&totals);
         assert_eq!(last.len(), 7);
@@ -442,15 +442,15 @@ mod tests {
             queues.put(row);
         }
         assert_eq!(pending(), [3, 7]);
-        queues.take(Channel::Torrents);
+        queues.take_rows(Channel::Torrents);
         // While the first is under way one of them is pruned and live once more; the other merely announced.
         for row in [torrent(3, true), torrent(7, false)] {
             queues.put(row);
         }
-        queues.unpruned(&[3, 7]);
+        queues.acknowledge_unprunes(&[3, 7]);
         assert_eq!(pending(), [3]);
-        queues.take(Channel::Torrents);
-        queues.unpruned(&[3]);
+        queues.take_rows(Channel::Torrents);
+        queues.acknowledge_unprunes(&[3]);
         assert_eq!(pending(), [0; 0]);
     }
 
@@ -460,18 +460,18 @@ mod tests {
         let unprune = |id| {
             queues.put(Record::Torrent(TorrentRow { id, unprune: true, ..TorrentRow::default() }));
         };
-        let known = |reading: &Reading<'_>| [3, 5, 7].map(|id| reading.is_unpruned(id));
+        let known = |reading: &SiteReading<'_>| [3, 5, 7].map(|id| reading.is_unpruned(id));
         unprune(3);
         let reading = queues.begin_reading();
         unprune(5);
-        queues.take(Channel::Torrents);
-        queues.unpruned(&[3, 5]);
+        queues.take_rows(Channel::Torrents);
+        queues.acknowledge_unprunes(&[3, 5]);
         assert_eq!(known(&reading), [true, true, false], "the rows may have been read before");
         unprune(7);
         assert_eq!(known(&reading), [true; 3]);
         drop(reading);
-        queues.take(Channel::Torrents);
-        queues.unpruned(&[7]);
+        queues.take_rows(Channel::Torrents);
+        queues.acknowledge_unprunes(&[7]);
         assert_eq!(known(&queues.begin_reading()), [false; 3], "whatever is read now knows of them");
     }
 

@@ -87,7 +87,7 @@ pub struct TorrentRow {
     /// `Status` = 0 from now on.
     pub unprune: bool,
     /// False for a row that only says `unprune`.
-    pub counts: bool,
+    pub has_counts: bool,
 }
 
 /// A change of a row of `users_main`.
@@ -185,7 +185,7 @@ pub struct CompletedRow {
 
 /// What names the row of a record within its channel, in the order in which a batch is sorted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Key {
+pub enum RecordKey {
     /// `ID`.
     Id(u32),
     /// User and torrent.
@@ -214,21 +214,21 @@ impl Record {
 
     /// The row it changes.
     #[must_use]
-    pub fn key(&self) -> Key {
+    pub fn key(&self) -> RecordKey {
         match self {
-            Self::Torrent(row) => Key::Id(row.id),
-            Self::User(row) => Key::Id(row.id),
-            Self::Transfer(row) => Key::Pair(row.uid, row.fid),
-            Self::TransferIp(row) => Key::Ip(row.uid, row.fid, row.ip, row.client_id),
-            Self::Snatch(row) => Key::Pair(row.uid, row.fid),
-            Self::Completed(row) => Key::Hash(row.info_hash),
-            Self::Purge { .. } => Key::Purge,
+            Self::Torrent(row) => RecordKey::Id(row.id),
+            Self::User(row) => RecordKey::Id(row.id),
+            Self::Transfer(row) => RecordKey::Pair(row.uid, row.fid),
+            Self::TransferIp(row) => RecordKey::Ip(row.uid, row.fid, row.ip, row.client_id),
+            Self::Snatch(row) => RecordKey::Pair(row.uid, row.fid),
+            Self::Completed(row) => RecordKey::Hash(row.info_hash),
+            Self::Purge { .. } => RecordKey::Purge,
         }
     }
 
     /// The torrent that it makes live again, if it does.
     #[must_use]
-    pub fn unpruned(&self) -> Option<u32> {
+    pub fn unpruned_torrent(&self) -> Option<u32> {
         match self {
             Self::Torrent(row) if row.unprune => Some(row.id),
             _ => None,
@@ -237,7 +237,7 @@ impl Record {
 
     /// The limit of the purge that it asks for, if it does.
     #[must_use]
-    pub fn purges(&self) -> Option<i64> {
+    pub fn purge_before(&self) -> Option<i64> {
         match self {
             Self::Purge { before } => Some(*before),
             _ => None,
@@ -268,25 +268,25 @@ impl TorrentRow {
         self.snatched = self.snatched.saturating_add(later.snatched);
         self.last_action = self.last_action.max(later.last_action);
         self.unprune |= later.unprune;
-        if later.counts {
-            (self.seeders, self.leechers, self.counts) = (later.seeders, later.leechers, true);
+        if later.has_counts {
+            (self.seeders, self.leechers, self.has_counts) = (later.seeders, later.leechers, true);
         }
     }
 }
 
 impl UserRow {
     fn merge(&mut self, later: &Self) {
-        add(&mut self.uploaded, later.uploaded);
-        add(&mut self.downloaded, later.downloaded);
-        add(&mut self.raw_up, later.raw_up);
-        add(&mut self.raw_down, later.raw_down);
+        add_amount(&mut self.uploaded, later.uploaded);
+        add_amount(&mut self.downloaded, later.downloaded);
+        add_amount(&mut self.raw_up, later.raw_up);
+        add_amount(&mut self.raw_down, later.raw_down);
     }
 }
 
 impl TransferRow {
     fn merge(&mut self, later: &Self) {
-        add(&mut self.raw_up, later.raw_up);
-        add(&mut self.raw_down, later.raw_down);
+        add_amount(&mut self.raw_up, later.raw_up);
+        add_amount(&mut self.raw_down, later.raw_down);
         self.active_time = self.active_time.saturating_add(later.active_time);
         self.seed_time = self.seed_time.saturating_add(later.seed_time);
         self.snatched = self.snatched.saturating_add(later.snatched);
@@ -299,13 +299,13 @@ impl TransferRow {
 
 impl TransferIpRow {
     fn merge(&mut self, later: &Self) {
-        add(&mut self.raw_up, later.raw_up);
-        add(&mut self.raw_down, later.raw_down);
+        add_amount(&mut self.raw_up, later.raw_up);
+        add_amount(&mut self.raw_down, later.raw_down);
         self.port = later.port;
         self.last_announce = later.last_announce;
     }
 }
 
-fn add(amount: &mut u64, more: u64) {
+fn add_amount(amount: &mut u64, more: u64) {
     *amount = amount.saturating_add(more);
 }

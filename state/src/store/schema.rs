@@ -82,7 +82,7 @@ pub(super) const SITE: [(&str, &[&str]); 7] = [
 
 /// What a migration runs, in this order, without the semicolons.
 #[must_use]
-pub fn statements(dialect: Dialect) -> Vec<&'static str> {
+pub fn migration_statements(dialect: Dialect) -> Vec<&'static str> {
     let texts = match dialect {
         Dialect::Sqlite => [
             include_str!("schema/sqlite-1.sql"),
@@ -104,7 +104,7 @@ pub fn statements(dialect: Dialect) -> Vec<&'static str> {
 /// What is good for the tables of a site and takes long on large ones, so that only its operator can say
 /// when: no migration runs it.
 #[must_use]
-pub fn proposals(dialect: Dialect) -> &'static [&'static str] {
+pub fn proposed_statements(dialect: Dialect) -> &'static [&'static str] {
     match dialect {
         Dialect::Sqlite => &[],
         Dialect::Mariadb => &[PURGE_INDEX, HIT_AND_RUN_INDEX, PASSKEY_INDEX],
@@ -119,7 +119,7 @@ const PURGE_INDEX: &str = "ALTER TABLE transfer_history ADD INDEX IF NOT EXISTS 
 const HIT_AND_RUN_INDEX: &str = "ALTER TABLE transfer_history ADD INDEX IF NOT EXISTS hnr_uid_fid \
                                  (hnr, uid, fid), ALGORITHM=INPLACE, LOCK=NONE";
 
-/// The index by which a verb finds the user of a passkey.
+/// The index by which a command finds the user of a passkey.
 const PASSKEY_INDEX: &str = "ALTER TABLE users_main ADD INDEX IF NOT EXISTS torrent_pass (torrent_pass), \
                              ALGORITHM=INPLACE, LOCK=NONE";
 
@@ -127,7 +127,7 @@ const PASSKEY_INDEX: &str = "ALTER TABLE users_main ADD INDEX IF NOT EXISTS torr
 ///
 /// # Errors
 /// When it is newer.
-pub fn check(version: u32) -> Result<(), StoreError> {
+pub fn check_version(version: u32) -> Result<(), StoreError> {
     if version <= VERSION {
         return Ok(());
     }
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn both_dialects_make_the_same_tables() {
         let tables = |dialect| -> Vec<&str> {
-            let made = statements(dialect).into_iter();
+            let made = migration_statements(dialect).into_iter();
             made.filter_map(|text| text.strip_prefix("CREATE TABLE IF NOT EXISTS ")?.split(' ').next())
                 .collect()
         };
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn no_statement_is_cut_in_two() {
-        for statement in [Dialect::Sqlite, Dialect::Mariadb].into_iter().flat_map(statements) {
+        for statement in [Dialect::Sqlite, Dialect::Mariadb].into_iter().flat_map(migration_statements) {
             let starts = [
                 "CREATE TABLE IF NOT EXISTS ",
                 "CREATE INDEX IF NOT EXISTS ",
@@ -176,8 +176,8 @@ mod tests {
 
     #[test]
     fn a_newer_schema_is_refused() {
-        assert!(check(VERSION).is_ok());
-        let text = check(VERSION + 6).unwrap_err().to_string();
+        assert!(check_version(VERSION).is_ok());
+        let text = check_version(VERSION + 6).unwrap_err().to_string();
         let says = "the database has schema version 10, this program knows up to 4: it was migrated by a";
         assert_eq!(text, format!("{says} newer hayate"));
     }

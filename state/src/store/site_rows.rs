@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::ids::InfoHash;
-use crate::snapshot::site::{Group, Multipliers, User};
+use crate::snapshot::site::{Group, Multipliers, UserAccount};
 
 /// A set that is read as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +31,9 @@ pub enum Set {
 
 /// A row of a set.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Line {
+pub enum SiteRow {
     /// An enabled user.
-    User(User),
+    User(UserAccount),
     /// A user who did not seed a torrent enough.
     HitAndRun {
         /// User.
@@ -42,7 +42,7 @@ pub enum Line {
         fid: u32,
     },
     /// A registered torrent.
-    Torrent(Registered),
+    Torrent(RegisteredTorrent),
     /// Multipliers of a torrent group.
     Freeleech(Group, Multipliers),
     /// `mod_core` `global_freeleech`.
@@ -71,7 +71,7 @@ pub enum Line {
 
 /// A registered torrent as the store knows it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Registered {
+pub struct RegisteredTorrent {
     /// Names it on the wire.
     pub info_hash: InfoHash,
     /// Names it in the store.
@@ -87,7 +87,7 @@ pub struct Registered {
 }
 
 /// One row as a database gave it. `None` where it is NULL, or no such value.
-pub(super) trait Fields {
+pub(super) trait DbRow {
     /// A whole number.
     fn integer(&self, at: usize) -> Option<i64>;
     /// A finite number.
@@ -97,7 +97,7 @@ pub(super) trait Fields {
 }
 
 /// A table with rows of a set.
-pub(super) struct Source {
+pub(super) struct TableQuery {
     /// What is read.
     pub(super) columns: &'static str,
     /// The table, with the name that it has here.
@@ -120,7 +120,7 @@ macro_rules! user {
     };
 }
 
-impl Source {
+impl TableQuery {
     const fn new(columns: &'static str, table: &'static str, key: &'static [&'static str]) -> Self {
         Self { columns, table, join: "", condition: String::new(), key, ordered: false }
     }
@@ -129,12 +129,12 @@ impl Source {
         Self { join, ..self }
     }
 
-    fn only(self, condition: impl Into<String>) -> Self {
+    fn filtered(self, condition: impl Into<String>) -> Self {
         Self { condition: condition.into(), ..self }
     }
 
     /// All rows in one statement.
-    pub(super) fn whole(&self) -> String {
+    pub(super) fn select_all(&self) -> String {
         let Self { columns, table, join, condition, key, ordered } = self;
         let condition = if condition.is_empty() { "1" } else { condition };
         let order = if *ordered { format!(" ORDER BY {}", key.join(", ")) } else { String::new() };
@@ -143,47 +143,46 @@ impl Source {
 }
 
 /// The torrents that are registered: with the info_hash alone.
-pub(super) fn registered() -> Source {
-    Source::new("info_hash", "torrents", &["ID"]).only("TorrentType != 'internal'")
+pub(super) fn registered_query() -> TableQuery {
+    TableQuery::new("info_hash", "torrents", &["ID"]).filtered("TorrentType != 'internal'")
 }
 
 /// Where the rows of a set are, in this order; `now` is how this database says Unix seconds.
-pub(super) fn sources(set: Set, now: &str) -> Vec<Source> {
-    let torrents = |columns| Source { columns, ..registered() };
+pub(super) fn set_queries(set: Set, now: &str) -> Vec<TableQuery> {
+    let torrents = |columns| TableQuery { columns, ..registered_query() };
     let source = match set {
         Set::Users => {
             // Passkeys that were changed come first: whoever has one now is whose it is.
-            let retired = Source::new(user!("p.passkey"), "hayate_passkeys AS p", &["p.passkey"])
+            let retired = TableQuery::new(user!("p.passkey"), "hayate_passkeys AS p", &["p.passkey"])
                 .join("JOIN users_main AS u ON u.ID = p.uid")
-                .only(format!("u.Enabled = '1' AND p.good_until > {now}"));
-            let users = Source::new(user!("u.torrent_pass"), "users_main AS u", &["u.ID"]);
-            return vec![retired, Source { ordered: true, ..users.only("u.Enabled = '1'") }];
+                .filtered(format!("u.Enabled = '1' AND p.good_until > {now}"));
+            let users = TableQuery::new(user!("u.torrent_pass"), "users_main AS u", &["u.ID"]);
+            return vec![retired, TableQuery { ordered: true, ..users.filtered("u.Enabled = '1'") }];
         }
-        Set::HitAndRuns => Source::new("h.uid, h.fid", "transfer_history AS h", &["h.uid", "h.fid"])
+        Set::HitAndRuns => TableQuery::new("h.uid, h.fid", "transfer_history AS h", &["h.uid", "h.fid"])
             .join("JOIN users_main AS u ON u.ID = h.uid")
-            .only("h.hnr = 1 AND u.Enabled = '1'"),
+            .filtered("h.hnr = 1 AND u.Enabled = '1'"),
         Set::Torrents => {
             torrents("info_hash, ID, TorrentType, GroupID, Snatched, Status, UpMultiplier, DownMultiplier")
         }
-        Set::Freeleech => Source::new(
+        Set::Freeleech => TableQuery::new(
             "Type, GroupID, UpMultiplier, DownMultiplier",
             "torrent_group_freeleech",
             &["GroupID"],
         ),
-        Set::GlobalFreeleech => {
-            Source::new("mod_setting", "mod_core", &["mod_option"]).only("mod_option = 'global_freeleech'")
-        }
-        Set::Clients => Source::new("id, peer_id", "approved_clients", &["id"]).only("archived = 0"),
-        Set::Tokens => Source::new("uid, fid", "hayate_tokens", &["uid", "fid"]),
-        Set::Deletions => Source::new("info_hash, reason", "hayate_deletions", &["info_hash"]),
+        Set::GlobalFreeleech => TableQuery::new("mod_setting", "mod_core", &["mod_option"])
+            .filtered("mod_option = 'global_freeleech'"),
+        Set::Clients => TableQuery::new("id, peer_id", "approved_clients", &["id"]).filtered("archived = 0"),
+        Set::Tokens => TableQuery::new("uid, fid", "hayate_tokens", &["uid", "fid"]),
+        Set::Deletions => TableQuery::new("info_hash, reason", "hayate_deletions", &["info_hash"]),
         Set::Counts => torrents("info_hash, Seeders, Leechers"),
     };
     vec![source]
 }
 
-impl Line {
+impl SiteRow {
     /// Reads a row of one of the [`sources`]; `None` if a field of it is not what it must be.
-    pub(super) fn read(set: Set, row: &impl Fields) -> Option<Self> {
+    pub(super) fn parse_row(set: Set, row: &impl DbRow) -> Option<Self> {
         let id = |at| u32::try_from(row.integer(at)?).ok();
         let flag = |at| Some(row.integer(at)? != 0);
         let text = |at| str::from_utf8(row.octets(at)?).ok();
@@ -192,7 +191,7 @@ impl Line {
         let multipliers = |up| Some(Multipliers { up: row.real(up)?.abs(), down: row.real(up + 1)?.abs() });
         let group = |at| Some(Group { type_name: text(at)?.into(), id: id(at + 1)? });
         Some(match set {
-            Set::Users => Self::User(User {
+            Set::Users => Self::User(UserAccount {
                 passkey: row.octets(0)?.into(),
                 id: id(1)?,
                 disable_download: flag(2)?,
@@ -200,7 +199,7 @@ impl Line {
                 multipliers: multipliers(4)?,
             }),
             Set::HitAndRuns => Self::HitAndRun { uid: id(0)?, fid: id(1)? },
-            Set::Torrents => Self::Torrent(Registered {
+            Set::Torrents => Self::Torrent(RegisteredTorrent {
                 info_hash: info_hash(0)?,
                 id: id(1)?,
                 group: group(2)?,
@@ -223,7 +222,7 @@ impl Line {
 }
 
 /// A FLOAT of single precision by its shortest decimal form, so that 0.1 is 0.1.
-pub(super) fn single(value: f32) -> Option<f64> {
+pub(super) fn shortest_decimal(value: f32) -> Option<f64> {
     if !value.is_finite() {
         return None;
     }
@@ -241,9 +240,9 @@ mod tests {
     #[test]
     fn a_single_float_is_what_its_shortest_decimal_form_says() {
         for (text, value) in [("0.1", 0.1), ("0.333", 0.333), ("2", 2.0), ("1.5", 1.5), ("1e10", 1e10)] {
-            assert_eq!(single(text.parse().unwrap()), Some(value));
+            assert_eq!(shortest_decimal(text.parse().unwrap()), Some(value));
         }
-        assert_eq!(single(f32::NAN), None);
-        assert_eq!(single(f32::INFINITY), None);
+        assert_eq!(shortest_decimal(f32::NAN), None);
+        assert_eq!(shortest_decimal(f32::INFINITY), None);
     }
 }

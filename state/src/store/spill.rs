@@ -11,7 +11,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::frames::{self, Frame, Frames, MODE};
+use super::frames::{self, FILE_MODE, Frame, FrameReader};
 use super::record::{Channel, Record};
 
 /// Octets after which a segment is not appended to any more.
@@ -23,7 +23,7 @@ pub(super) struct Spill {
     folder: PathBuf,
     channel: Channel,
     /// Oldest first.
-    segments: VecDeque<Segment>,
+    segments: VecDeque<SpillSegment>,
     /// The last segment, if it may be appended to.
     open: Option<File>,
     /// Something was written that may not be on the disk yet.
@@ -35,7 +35,7 @@ pub(super) struct Spill {
 }
 
 #[derive(Debug)]
-struct Segment {
+struct SpillSegment {
     path: PathBuf,
     first: u64,
     /// The number of its last record; that before the first if there is none.
@@ -49,13 +49,13 @@ struct Segment {
 
 /// Some of the oldest records.
 #[derive(Debug)]
-pub(super) struct Chunk {
+pub(super) struct SpillChunk {
     /// In the order of their sequence numbers.
     pub(super) records: Vec<Record>,
     /// The number of the last of them.
     pub(super) sequence: u64,
     /// Octets and rows of the first segment that are done when they are kept.
-    place: (u64, u64),
+    done_to: (u64, u64),
 }
 
 impl Spill {
@@ -85,8 +85,8 @@ impl Spill {
         let mut segments = Vec::new();
         for entry in entries {
             let path = entry?.path();
-            if let Some(first) = spill.first_of(&path) {
-                segments.push(Segment::open(path, first, &mut spill.damaged)?);
+            if let Some(first) = spill.first_sequence(&path) {
+                segments.push(SpillSegment::open(path, first, &mut spill.damaged)?);
             }
         }
         segments.sort_by_key(|segment| segment.first);
@@ -100,7 +100,7 @@ impl Spill {
     }
 
     /// The number that [`mark_done`](Self::mark_done) was last told.
-    pub(super) fn done(&self) -> u64 {
+    pub(super) fn done_sequence(&self) -> u64 {
         self.done
     }
 
@@ -128,8 +128,8 @@ impl Spill {
     /// # Errors
     /// When the disk does not take all of them; then it has none of them.
     pub(super) fn append(&mut self, first: u64, records: &[Record]) -> io::Result<()> {
-        let full = |segment: &Segment| segment.len >= SEGMENT_MAX;
-        let gap = |segment: &Segment| segment.last + 1 != first;
+        let full = |segment: &SpillSegment| segment.len >= SEGMENT_MAX;
+        let gap = |segment: &SpillSegment| segment.last + 1 != first;
         if self.segments.back().is_none_or(|last| full(last) || gap(last)) {
             // Nobody would bring its last records to the disk any more.
             self.sync()?;
@@ -139,7 +139,7 @@ impl Spill {
             self.dirty = true;
             return segment.append(file, first, records);
         }
-        let (file, segment) = self.new_segment(first, records)?;
+        let (file, segment) = self.create_segment(first, records)?;
         self.segments.push_back(segment);
         self.open = Some(file);
         Ok(())
@@ -150,7 +150,7 @@ impl Spill {
     /// # Errors
     /// When the disk does not take all of them; then it has none of them.
     pub(super) fn prepend(&mut self, first: u64, records: &[Record]) -> io::Result<()> {
-        let (_, segment) = self.new_segment(first, records)?;
+        let (_, segment) = self.create_segment(first, records)?;
         self.segments.push_front(segment);
         Ok(())
     }
@@ -160,20 +160,20 @@ impl Spill {
     ///
     /// # Errors
     /// When a file cannot be read or removed.
-    pub(super) fn chunk(&mut self, most: usize, acknowledged: u64) -> io::Result<Option<Chunk>> {
+    pub(super) fn next_chunk(&mut self, most: usize, acknowledged: u64) -> io::Result<Option<SpillChunk>> {
         while let Some(segment) = self.segments.front() {
             let mut chunk =
-                Chunk { records: Vec::new(), sequence: 0, place: (segment.read, segment.read_rows) };
-            let mut frames = Frames::open(&segment.path, segment.read, segment.len)?;
+                SpillChunk { records: Vec::new(), sequence: 0, done_to: (segment.read, segment.read_rows) };
+            let mut frames = FrameReader::open(&segment.path, segment.read, segment.len)?;
             while chunk.records.len() < most {
-                let (sequence, record) = match frames.next()? {
+                let (sequence, record) = match frames.next_frame()? {
                     Frame::End => {
                         // A torn tail is cut when the file is opened: what is here now was good once.
                         if frames.at() < segment.len {
                             let aside = frames::keep_aside(&segment.path, frames.at(), segment.len);
                             self.damaged += u64::from(aside);
                         }
-                        chunk.place = (segment.len, segment.rows);
+                        chunk.done_to = (segment.len, segment.rows);
                         break;
                     }
                     Frame::Damaged(from, to) => {
@@ -188,10 +188,10 @@ impl Spill {
                         chunk.records.push(record);
                         chunk.sequence = sequence;
                     }
-                    Err(_) if chunk.records.is_empty() => return Err(frames::newer(&segment.path)),
+                    Err(_) if chunk.records.is_empty() => return Err(frames::newer_error(&segment.path)),
                     Err(_) => break,
                 }
-                chunk.place = (frames.at(), chunk.place.1 + 1);
+                chunk.done_to = (frames.at(), chunk.done_to.1 + 1);
             }
             if !chunk.records.is_empty() {
                 return Ok(Some(chunk));
@@ -205,9 +205,9 @@ impl Spill {
     ///
     /// # Errors
     /// When a file that is done cannot be removed; the next start skips what is in it.
-    pub(super) fn advance(&mut self, chunk: &Chunk) -> io::Result<()> {
+    pub(super) fn advance(&mut self, chunk: &SpillChunk) -> io::Result<()> {
         let Some(segment) = self.segments.front_mut() else { return Ok(()) };
-        (segment.read, segment.read_rows) = chunk.place;
+        (segment.read, segment.read_rows) = chunk.done_to;
         if segment.read < segment.len {
             return Ok(());
         }
@@ -225,7 +225,7 @@ impl Spill {
     /// When the disk does not take it.
     pub(super) fn mark_done(&mut self, sequence: u64) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        crate::snapshot::container::replace(&self.done_path(), |to| write!(to, "{sequence}"))?;
+        crate::snapshot::container::replace_file(&self.done_path(), |to| write!(to, "{sequence}"))?;
         self.done = sequence;
         Ok(())
     }
@@ -244,11 +244,12 @@ impl Spill {
         Ok(())
     }
 
-    fn new_segment(&self, first: u64, records: &[Record]) -> io::Result<(File, Segment)> {
+    fn create_segment(&self, first: u64, records: &[Record]) -> io::Result<(File, SpillSegment)> {
         fs::create_dir_all(&self.folder)?;
         let path = self.folder.join(format!("{}-{first:020}.spill", self.channel.name()));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&path)?;
-        let mut segment = Segment::empty(path, first);
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&path)?;
+        let mut segment = SpillSegment::empty(path, first);
         let written = segment
             .append(&mut file, first, records)
             .and_then(|()| file.sync_data())
@@ -260,7 +261,7 @@ impl Spill {
         written.map(|()| (file, segment))
     }
 
-    fn first_of(&self, path: &Path) -> Option<u64> {
+    fn first_sequence(&self, path: &Path) -> Option<u64> {
         let name = path.file_name()?.to_str()?;
         let digits = name.strip_prefix(self.channel.name())?.strip_prefix('-')?.strip_suffix(".spill")?;
         digits.parse().ok()
@@ -271,7 +272,7 @@ impl Spill {
     }
 }
 
-impl Segment {
+impl SpillSegment {
     fn empty(path: PathBuf, first: u64) -> Self {
         Self { path, first, last: first.saturating_sub(1), len: 0, rows: 0, read: 0, read_rows: 0 }
     }
@@ -280,10 +281,10 @@ impl Segment {
     fn open(path: PathBuf, first: u64, damaged: &mut u64) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
         let on_disk = file.metadata()?.len();
-        let mut frames = Frames::open(&path, 0, on_disk)?;
+        let mut frames = FrameReader::open(&path, 0, on_disk)?;
         let mut segment = Self::empty(path, first);
         loop {
-            match frames.next()? {
+            match frames.next_frame()? {
                 Frame::Good(sequence, _) => {
                     segment.last = segment.last.max(sequence);
                     segment.rows += 1;
@@ -308,7 +309,7 @@ impl Segment {
         let mut octets = Vec::with_capacity(records.len() * 256);
         for (record, sequence) in records.iter().zip(first..) {
             let json = |to: &mut Vec<u8>| serde_json::to_writer(to, record).map_err(io::Error::from);
-            frames::put(&mut octets, sequence, json)?;
+            frames::put_frame(&mut octets, sequence, json)?;
         }
         if let Err(error) = file.write_all(&octets) {
             // What was written of them must not stand before what is appended next.
@@ -358,7 +359,7 @@ mod tests {
 
     fn drain(spill: &mut Spill, most: usize, acknowledged: u64) -> Vec<(u64, Vec<Record>)> {
         let mut chunks = Vec::new();
-        while let Some(chunk) = spill.chunk(most, acknowledged).unwrap() {
+        while let Some(chunk) = spill.next_chunk(most, acknowledged).unwrap() {
             spill.advance(&chunk).unwrap();
             chunks.push((chunk.sequence, chunk.records));
         }
@@ -455,15 +456,15 @@ mod tests {
         let path = folder.0.join("users-00000000000000000001.spill");
         let mut octets = fs::read(&path).unwrap();
         let unknown = |to: &mut Vec<u8>| to.write_all(br#"{"of_the_year_2030":{"id":7}}"#);
-        frames::put(&mut octets, 3, unknown).unwrap();
+        frames::put_frame(&mut octets, 3, unknown).unwrap();
         let whole = octets.clone();
         fs::write(&path, &octets).unwrap();
         let mut spill = folder.open();
         spill.append(4, &users(7..8)).unwrap();
-        let chunk = spill.chunk(10, 0).unwrap().unwrap();
+        let chunk = spill.next_chunk(10, 0).unwrap().unwrap();
         assert_eq!((chunk.sequence, &chunk.records), (2, &users(0..2)));
         spill.advance(&chunk).unwrap();
-        let error = spill.chunk(10, 0).unwrap_err();
+        let error = spill.next_chunk(10, 0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::Unsupported);
         assert!(error.to_string().contains("00001.spill: a record of a newer hayate"), "{error}");
         assert!(fs::read(&path).unwrap().starts_with(&whole), "nothing is cut away");
@@ -495,6 +496,6 @@ mod tests {
         snatches.mark_done(5).unwrap();
         assert_eq!(folder.open().rows(), 3);
         let snatches = Spill::open(&folder.0, Channel::Snatches).unwrap();
-        assert_eq!((snatches.rows(), snatches.done(), snatches.last_sequence()), (1, 5, 5));
+        assert_eq!((snatches.rows(), snatches.done_sequence(), snatches.last_sequence()), (1, 5, 5));
     }
 }

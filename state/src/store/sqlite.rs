@@ -24,22 +24,25 @@ use rusqlite::{
     params_from_iter,
 };
 
-use super::edit::{Cell, Tables};
-use super::place::Place;
-use super::site_rows::{self, Fields, Line, Set};
-use super::{Batch, Channel, Mark, Record, Saved, Slice, Store, StoreError, Swept, schema, signed};
+use super::edit::{SqlValue, Tables};
+use super::file_identity::FileIdentity;
+use super::site_rows::{self, DbRow, Set, SiteRow};
+use super::{
+    Batch, Channel, PurgeMark, PurgeProgress, PurgeSlice, Record, Saved, Store, StoreError, schema,
+    signed_amount,
+};
 use crate::ids::{ID_LEN, InfoHash};
 
 /// How long a statement waits for another connection before it is `Deadlock`.
-const BUSY: Duration = Duration::from_secs(5);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The write-ahead log is cut back to this many octets after it was longer.
 const LOG_OCTETS: i64 = 64 << 20;
 /// A slice of a purge.
-const PURGE: &str = "UPDATE transfer_history SET active = 0 WHERE rowid IN
+const PURGE_SQL: &str = "UPDATE transfer_history SET active = 0 WHERE rowid IN
     (SELECT rowid FROM transfer_history WHERE active = 1 AND last_announce < ?1 LIMIT ?2)";
 
 /// A slice of what is forgotten of finished downloads, the oldest first.
-const FORGET: &str = "DELETE FROM hayate_completed WHERE info_hash IN
+const FORGET_SQL: &str = "DELETE FROM hayate_completed WHERE info_hash IN
     (SELECT info_hash FROM hayate_completed WHERE (last_completed, info_hash) < (?1, ?2)
      ORDER BY last_completed, info_hash LIMIT ?3)";
 /// Rows of such a slice, at most: others wait for the file as long.
@@ -51,16 +54,16 @@ pub struct Sqlite {
     connection: Connection,
     node: String,
     /// Held by the one that writes; `None` for a reader. Given back after the connection is closed.
-    lock: Option<Lock>,
-    place: Place,
+    lock: Option<WriterLock>,
+    file_identity: FileIdentity,
 }
 
 /// The right to write. A child process that is being started has the same open file for a moment, so the
 /// lock is given back by word, not by closing alone.
 #[derive(Debug)]
-struct Lock(File);
+struct WriterLock(File);
 
-impl Drop for Lock {
+impl Drop for WriterLock {
     fn drop(&mut self) {
         // If this fails, closing does it.
         let _ = self.0.unlock();
@@ -74,8 +77,13 @@ impl Sqlite {
     /// # Errors
     /// When another tracker has it, when it is no database of ours, when the system refuses.
     pub fn open(path: &Path, node: &str) -> Result<Self, StoreError> {
-        let lock = Some(lock(path)?);
-        Ok(Self { connection: connect(path)?, node: node.to_owned(), lock, place: Place::of(path) })
+        let lock = Some(lock_file(path)?);
+        Ok(Self {
+            connection: connect(path)?,
+            node: node.to_owned(),
+            lock,
+            file_identity: FileIdentity::of_opened(path),
+        })
     }
 
     /// Opens the file to read beside the one that writes; makes it and its tables if they are not there.
@@ -83,7 +91,12 @@ impl Sqlite {
     /// # Errors
     /// As [`open`](Self::open), but others may have it.
     pub fn open_shared(path: &Path, node: &str) -> Result<Self, StoreError> {
-        Ok(Self { connection: connect(path)?, node: node.to_owned(), lock: None, place: Place::of(path) })
+        Ok(Self {
+            connection: connect(path)?,
+            node: node.to_owned(),
+            lock: None,
+            file_identity: FileIdentity::of_opened(path),
+        })
     }
 
     fn begin(&mut self) -> Result<Transaction<'_>, StoreError> {
@@ -91,7 +104,7 @@ impl Sqlite {
             return Err(StoreError::Unfit("this connection was opened to read only".to_owned()));
         }
         // Immediate: one that became a writer midway could not wait for its turn.
-        self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(judge)
+        self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(store_error)
     }
 }
 
@@ -99,16 +112,16 @@ impl Store for Sqlite {
     fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
         let node = self.node.clone();
         let transaction = self.begin()?;
-        if sequence(&transaction, &node, batch.channel)? >= batch.sequence {
+        if read_sequence(&transaction, &node, batch.channel)? >= batch.sequence {
             return Ok(Saved::default());
         }
-        let saved = apply(&transaction, batch).map_err(judge)?;
+        let saved = write_batch(&transaction, batch).map_err(store_error)?;
         let journal = "INSERT INTO hayate_journal (node, queue, seq) VALUES (?1, ?2, ?3)
             ON CONFLICT (node, queue) DO UPDATE SET seq = excluded.seq";
         transaction
-            .execute(journal, params![node, batch.channel.name(), signed(batch.sequence)])
-            .map_err(judge)?;
-        transaction.commit().map_err(|error| match judge(error) {
+            .execute(journal, params![node, batch.channel.name(), signed_amount(batch.sequence)])
+            .map_err(store_error)?;
+        transaction.commit().map_err(|error| match store_error(error) {
             StoreError::Lost { text, .. } => StoreError::Lost { text, in_doubt: true },
             certain => certain,
         })?;
@@ -117,16 +130,16 @@ impl Store for Sqlite {
 
     fn rehearse(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let transaction = self.begin()?;
-        apply(&transaction, batch).map_err(judge)?;
-        transaction.rollback().map_err(judge)
+        write_batch(&transaction, batch).map_err(store_error)?;
+        transaction.rollback().map_err(store_error)
     }
 
     fn acknowledged(&mut self, channel: Channel) -> Result<Option<u64>, StoreError> {
-        sequence(&self.connection, &self.node, channel).map(Some)
+        read_sequence(&self.connection, &self.node, channel).map(Some)
     }
 
-    fn completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
-        let last = read_completed(&self.connection, most, each).map_err(judge)?;
+    fn read_completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
+        let last = read_completed(&self.connection, most, each).map_err(store_error)?;
         if self.lock.is_none() {
             return Ok(());
         }
@@ -136,32 +149,34 @@ impl Store for Sqlite {
             None if most == 0 => (i64::MAX, InfoHash([0; ID_LEN])),
             None => return Ok(()),
         };
-        while self.connection.execute(FORGET, params![time, hash.0, FORGET_ROWS]).map_err(judge)? > 0 {}
+        while self.connection.execute(FORGET_SQL, params![time, hash.0, FORGET_ROWS]).map_err(store_error)?
+            > 0
+        {}
         Ok(())
     }
 
     fn has_lost_its_file(&self) -> bool {
-        self.place.is_lost()
+        self.file_identity.is_replaced()
     }
 
-    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
-        read_registered(&self.connection).map_err(judge)
+    fn read_registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
+        read_registered(&self.connection).map_err(store_error)
     }
 
-    fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
-        read_lines(&self.connection, set, each).map_err(judge)
+    fn read_rows(&mut self, set: Set, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
+        read_set(&self.connection, set, each).map_err(store_error)
     }
 
-    fn purge(&mut self, slice: &Slice) -> Result<Swept, StoreError> {
-        let rows_most = signed(slice.rows_most as u64);
+    fn purge(&mut self, slice: &PurgeSlice) -> Result<PurgeProgress, StoreError> {
+        let rows_most = signed_amount(slice.rows_most as u64);
         let transaction = self.begin()?;
         let values = params![slice.before, rows_most];
-        let changed = transaction.prepare_cached(PURGE).and_then(|mut purge| purge.execute(values));
-        let inactive = changed.map_err(judge)? as u64;
-        transaction.commit().map_err(judge)?;
+        let changed = transaction.prepare_cached(PURGE_SQL).and_then(|mut purge| purge.execute(values));
+        let inactive = changed.map_err(store_error)? as u64;
+        transaction.commit().map_err(store_error)?;
         // What has become inactive is not found again, so the next slice begins where this one did.
         let is_full = inactive >= slice.rows_most as u64;
-        Ok(Swept { inactive, next: is_full.then_some(Mark::Time(slice.before)) })
+        Ok(PurgeProgress { inactive, next: is_full.then_some(PurgeMark::Time(slice.before)) })
     }
 
     fn edit(
@@ -169,13 +184,13 @@ impl Store for Sqlite {
         work: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let immediate = TransactionBehavior::Immediate;
-        let mut transaction = self.connection.transaction_with_behavior(immediate).map_err(judge)?;
+        let mut transaction = self.connection.transaction_with_behavior(immediate).map_err(store_error)?;
         work(&mut transaction)?;
-        transaction.commit().map_err(judge)
+        transaction.commit().map_err(store_error)
     }
 }
 
-fn lock(path: &Path) -> Result<Lock, StoreError> {
+fn lock_file(path: &Path) -> Result<WriterLock, StoreError> {
     let mut name = OsString::from(path);
     name.push(".lock");
     let name = PathBuf::from(name);
@@ -183,39 +198,39 @@ fn lock(path: &Path) -> Result<Lock, StoreError> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&name);
     let file = file.map_err(|error| unfit(format!("cannot open {}: {error}", name.display())))?;
     match file.try_lock() {
-        Ok(()) => Ok(Lock(file)),
+        Ok(()) => Ok(WriterLock(file)),
         Err(TryLockError::WouldBlock) => Err(unfit(format!("{} is used by another hayate", path.display()))),
         Err(TryLockError::Error(error)) => Err(unfit(format!("cannot lock {}: {error}", name.display()))),
     }
 }
 
 fn connect(path: &Path) -> Result<Connection, StoreError> {
-    let told = |error| match (judge(error), path.display()) {
+    let open_error = |error| match (store_error(error), path.display()) {
         (StoreError::Unfit(text), path) => StoreError::Unfit(format!("{path}: {text}")),
         (StoreError::Lost { text, in_doubt }, path) => {
             StoreError::Lost { text: format!("{path}: {text}"), in_doubt }
         }
         (other, _) => other,
     };
-    let mut connection = Connection::open(path).map_err(told)?;
-    prepare(&connection).map_err(told)?;
-    let version = version(&connection).map_err(told)?;
-    schema::check(version)?;
+    let mut connection = Connection::open(path).map_err(open_error)?;
+    set_pragmas(&connection).map_err(open_error)?;
+    let version = read_version(&connection).map_err(open_error)?;
+    schema::check_version(version)?;
     if version < schema::VERSION {
-        migrate(&mut connection).map_err(told)?;
+        migrate_file(&mut connection).map_err(open_error)?;
     }
     Ok(connection)
 }
 
-fn prepare(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY)?;
+fn set_pragmas(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "journal_size_limit", LOG_OCTETS)
 }
 
 /// The version of the schema; 0 for a new file.
-fn version(connection: &Connection) -> rusqlite::Result<u32> {
+fn read_version(connection: &Connection) -> rusqlite::Result<u32> {
     let there = "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'table' AND name = 'hayate_schema'";
     if !connection.query_row(there, [], |row| row.get::<_, bool>(0))? {
         return Ok(0);
@@ -223,32 +238,32 @@ fn version(connection: &Connection) -> rusqlite::Result<u32> {
     connection.query_row("SELECT ifnull(max(version), 0) FROM hayate_schema", [], |row| row.get(0))
 }
 
-fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+fn migrate_file(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for statement in schema::statements(schema::Dialect::Sqlite) {
+    for statement in schema::migration_statements(schema::Dialect::Sqlite) {
         transaction.execute_batch(statement)?;
     }
     transaction.commit()
 }
 
-fn sequence(connection: &Connection, node: &str, channel: Channel) -> Result<u64, StoreError> {
+fn read_sequence(connection: &Connection, node: &str, channel: Channel) -> Result<u64, StoreError> {
     let ask = "SELECT seq FROM hayate_journal WHERE node = ?1 AND queue = ?2";
     let answer = connection.query_row(ask, params![node, channel.name()], |row| row.get::<_, i64>(0));
-    let number = answer.optional().map_err(judge)?.unwrap_or(0);
+    let number = answer.optional().map_err(store_error)?.unwrap_or(0);
     Ok(u64::try_from(number).unwrap_or(0))
 }
 
 /// Writes the rows.
-fn apply(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<Saved> {
+fn write_batch(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<Saved> {
     let mut saved = Saved::default();
     for record in &batch.records {
         let changed = match record {
-            Record::Torrent(row) => sql::torrent(transaction, row),
-            Record::User(row) => sql::user(transaction, row),
-            Record::Transfer(row) => sql::transfer(transaction, row),
-            Record::TransferIp(row) => sql::transfer_ip(transaction, row),
-            Record::Snatch(row) => sql::snatch(transaction, row),
-            Record::Completed(row) => sql::completed(transaction, row),
+            Record::Torrent(row) => sql::write_torrent(transaction, row),
+            Record::User(row) => sql::write_user(transaction, row),
+            Record::Transfer(row) => sql::write_transfer(transaction, row),
+            Record::TransferIp(row) => sql::write_transfer_ip(transaction, row),
+            Record::Snatch(row) => sql::write_snatch(transaction, row),
+            Record::Completed(row) => sql::write_completed(transaction, row),
             // No row: the writer sees to it.
             Record::Purge { .. } => Ok(1),
         }?;
@@ -266,7 +281,7 @@ fn read_completed(
     let sql = "SELECT info_hash, completed, last_completed FROM hayate_completed
         ORDER BY last_completed DESC, info_hash DESC LIMIT ?1";
     let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query([signed(most as u64)])?;
+    let mut rows = statement.query([signed_amount(most as u64)])?;
     let (mut shown, mut last) = (0, None);
     while let Some(row) = rows.next()? {
         let hash = InfoHash(row.get::<_, [u8; ID_LEN]>(0)?);
@@ -278,7 +293,7 @@ fn read_completed(
 }
 
 fn read_registered(connection: &Connection) -> rusqlite::Result<(Vec<InfoHash>, u64)> {
-    let mut statement = connection.prepare_cached(&site_rows::registered().whole())?;
+    let mut statement = connection.prepare_cached(&site_rows::registered_query().select_all())?;
     let mut rows = statement.query([])?;
     let (mut registered, mut left_out) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
@@ -290,14 +305,14 @@ fn read_registered(connection: &Connection) -> rusqlite::Result<(Vec<InfoHash>, 
     Ok((registered, left_out))
 }
 
-fn read_lines(connection: &Connection, set: Set, each: &mut dyn FnMut(Line)) -> rusqlite::Result<u64> {
+fn read_set(connection: &Connection, set: Set, each: &mut dyn FnMut(SiteRow)) -> rusqlite::Result<u64> {
     let mut skipped = 0;
-    for source in site_rows::sources(set, "unixepoch()") {
+    for source in site_rows::set_queries(set, "unixepoch()") {
         // In one go: a reader of a file holds up nobody, and locks nothing.
-        let mut statement = connection.prepare_cached(&source.whole())?;
+        let mut statement = connection.prepare_cached(&source.select_all())?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            match Line::read(set, row) {
+            match SiteRow::parse_row(set, row) {
                 Some(line) => each(line),
                 None => skipped += 1,
             }
@@ -307,37 +322,37 @@ fn read_lines(connection: &Connection, set: Set, each: &mut dyn FnMut(Line)) -> 
 }
 
 impl Tables for Transaction<'_> {
-    fn take_turn(&mut self) -> Result<(), StoreError> {
+    fn lock_edits(&mut self) -> Result<(), StoreError> {
         // A transaction that may write is the only one from its beginning.
         Ok(())
     }
 
-    fn change(&mut self, sql: &str, values: &[Cell]) -> Result<(u64, u64), StoreError> {
-        let changed = self.execute(sql, params_from_iter(values)).map_err(judge)?;
+    fn run_statement(&mut self, sql: &str, values: &[SqlValue]) -> Result<(u64, u64), StoreError> {
+        let changed = self.execute(sql, params_from_iter(values)).map_err(store_error)?;
         Ok((changed as u64, self.last_insert_rowid().unsigned_abs()))
     }
 
-    fn ask(&mut self, sql: &str, values: &[Cell]) -> Result<Vec<Vec<Cell>>, StoreError> {
-        let mut statement = self.prepare(sql).map_err(judge)?;
+    fn query_rows(&mut self, sql: &str, values: &[SqlValue]) -> Result<Vec<Vec<SqlValue>>, StoreError> {
+        let mut statement = self.prepare(sql).map_err(store_error)?;
         let columns = statement.column_count();
-        let mut rows = statement.query(params_from_iter(values)).map_err(judge)?;
+        let mut rows = statement.query(params_from_iter(values)).map_err(store_error)?;
         let mut all = Vec::new();
-        while let Some(row) = rows.next().map_err(judge)? {
+        while let Some(row) = rows.next().map_err(store_error)? {
             let cell = |at| {
                 Ok(match row.get_ref(at)? {
-                    ValueRef::Null => Cell::Null,
-                    ValueRef::Integer(number) => Cell::Number(number),
-                    ValueRef::Real(number) => Cell::Real(number),
-                    ValueRef::Text(octets) | ValueRef::Blob(octets) => Cell::Octets(octets.to_vec()),
+                    ValueRef::Null => SqlValue::Null,
+                    ValueRef::Integer(number) => SqlValue::Number(number),
+                    ValueRef::Real(number) => SqlValue::Real(number),
+                    ValueRef::Text(octets) | ValueRef::Blob(octets) => SqlValue::Octets(octets.to_vec()),
                 })
             };
-            all.push((0..columns).map(cell).collect::<rusqlite::Result<_>>().map_err(judge)?);
+            all.push((0..columns).map(cell).collect::<rusqlite::Result<_>>().map_err(store_error)?);
         }
         Ok(all)
     }
 }
 
-impl ToSql for Cell {
+impl ToSql for SqlValue {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(match self {
             Self::Null => ValueRef::Null,
@@ -349,7 +364,7 @@ impl ToSql for Cell {
     }
 }
 
-impl Fields for Row<'_> {
+impl DbRow for Row<'_> {
     fn integer(&self, at: usize) -> Option<i64> {
         self.get_ref(at).ok()?.as_i64().ok()
     }
@@ -363,7 +378,7 @@ impl Fields for Row<'_> {
     }
 }
 
-fn judge(error: rusqlite::Error) -> StoreError {
+fn store_error(error: rusqlite::Error) -> StoreError {
     let text = error.to_string();
     let Some(failure) = error.sqlite_error() else { return StoreError::Lost { text, in_doubt: false } };
     match failure.code {

@@ -1,4 +1,4 @@
-//! What clients have told: the totals of each session, kept beside the rows that were credited for them, so
+//! What clients have reported: the totals of each session, kept beside the rows that were credited for them, so
 //! that what is credited next begins where the last durable row ended.
 
 use std::collections::HashMap;
@@ -21,9 +21,9 @@ pub struct SessionKey {
     pub peer_id: PeerId,
 }
 
-/// What a session has told.
+/// What a session has reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct SessionTotals {
     /// Octets the client says it has uploaded.
     pub uploaded: u64,
     /// Octets the client says it has downloaded.
@@ -36,22 +36,22 @@ pub struct Standing {
     pub is_gone: bool,
 }
 
-/// A session and what it has told.
-pub type Total = (SessionKey, Standing);
+/// A session and what it has reported.
+pub type Total = (SessionKey, SessionTotals);
 
-pub(super) fn encode(&(key, standing): &Total, to: &mut Vec<u8>) {
+pub(super) fn encode_total(&(key, totals): &Total, to: &mut Vec<u8>) {
     to.extend(key.torrent.to_le_bytes());
     to.extend(key.user.to_le_bytes());
     to.extend(key.peer_id.0);
-    to.extend(standing.uploaded.to_le_bytes());
-    to.extend(standing.downloaded.to_le_bytes());
-    to.extend(standing.started.to_le_bytes());
-    to.extend(standing.announced.to_le_bytes());
-    to.push(u8::from(standing.is_gone));
+    to.extend(totals.uploaded.to_le_bytes());
+    to.extend(totals.downloaded.to_le_bytes());
+    to.extend(totals.started.to_le_bytes());
+    to.extend(totals.announced.to_le_bytes());
+    to.push(u8::from(totals.is_gone));
 }
 
 /// `None` where it is too short.
-pub(super) fn decode(octets: &[u8]) -> Option<Total> {
+pub(super) fn decode_total(octets: &[u8]) -> Option<Total> {
     let (torrent, octets) = octets.split_first_chunk()?;
     let (user, octets) = octets.split_first_chunk()?;
     let (peer_id, octets) = octets.split_first_chunk()?;
@@ -64,24 +64,24 @@ pub(super) fn decode(octets: &[u8]) -> Option<Total> {
         user: u32::from_le_bytes(*user),
         peer_id: PeerId(*peer_id),
     };
-    let standing = Standing {
+    let totals = SessionTotals {
         uploaded: u64::from_le_bytes(*uploaded),
         downloaded: u64::from_le_bytes(*downloaded),
         started: u32::from_le_bytes(*started),
         announced: u32::from_le_bytes(*announced),
         is_gone: *octets.first()? != 0,
     };
-    Some((key, standing))
+    Some((key, totals))
 }
 
 /// Totals that wait for the next cut, in their order.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct PendingTotals {
     totals: Vec<Total>,
     merge_at: usize,
 }
 
-impl Told {
+impl PendingTotals {
     /// Takes one more. Where nobody takes them out, it stays bounded by the number of sessions.
     pub(super) fn push(&mut self, total: Total) {
         if self.totals.len() >= self.merge_at.max(MERGE_LEAST) {
@@ -92,7 +92,7 @@ impl Told {
     }
 
     /// Takes all of them out.
-    pub(super) fn take(&mut self) -> Vec<Total> {
+    pub(super) fn take_all(&mut self) -> Vec<Total> {
         self.merge_at = 0;
         // As many will come until the next time, about.
         let room = Vec::with_capacity(self.totals.len().min(MERGE_LEAST));
@@ -110,16 +110,16 @@ impl Told {
 pub(super) fn last_of_each(totals: &[Total]) -> Vec<Total> {
     // It grows as it must: there are often many totals of few sessions.
     let mut last = hashbrown::HashMap::new();
-    for &(key, standing) in totals {
-        last.insert(key, standing);
+    for &(key, totals) in totals {
+        last.insert(key, totals);
     }
     last.into_iter().collect()
 }
 
 /// All totals that are durable at a start: what sessions are restored by.
 #[derive(Debug, Default)]
-pub struct Known {
-    pub(crate) sessions: HashMap<SessionKey, Standing>,
+pub struct DurableTotals {
+    pub(crate) sessions: HashMap<SessionKey, SessionTotals>,
     /// All sessions that have announced later than this are here; `None` where nothing is known at all.
     pub(crate) since: Option<u32>,
     /// The last announce of all.
@@ -128,26 +128,31 @@ pub struct Known {
 
 /// Who remembers a session that is to be restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Witness {
+pub enum SnapshotOrigin {
     /// A snapshot of this tracker: it may hold what never became durable.
-    Snapshot,
+    ThisTracker,
     /// The cache of another tracker, which has credited on its own.
-    Other,
+    OtherTracker,
 }
 
-impl Known {
+impl DurableTotals {
     /// What to restore a session with that `witness` remembers so; `None` where it is not one any more.
-    pub fn settle(&mut self, key: &SessionKey, told: Standing, witness: Witness) -> Option<Standing> {
-        let Some(since) = self.since else { return Some(told) };
+    pub fn resolve_session(
+        &mut self,
+        key: &SessionKey,
+        totals: SessionTotals,
+        origin: SnapshotOrigin,
+    ) -> Option<SessionTotals> {
+        let Some(since) = self.since else { return Some(totals) };
         let known = self.sessions.get(key).copied();
-        let overtaken =
-            witness == Witness::Other && told.announced > known.map_or(self.until, |it| it.announced);
+        let overtaken = origin == SnapshotOrigin::OtherTracker
+            && totals.announced > known.map_or(self.until, |it| it.announced);
         let known = match known {
-            _ if overtaken => Some(told),
+            _ if overtaken => Some(totals),
             Some(known) => Some(known).filter(|known| !known.is_gone),
             // It has announced since, but nothing of that became durable, or it has gone.
-            None if told.announced > since => None,
-            None => Some(told),
+            None if totals.announced > since => None,
+            None => Some(totals),
         };
         self.sessions.remove(key);
         known
@@ -155,8 +160,8 @@ impl Known {
 
     /// The sessions that nobody has remembered.
     #[must_use]
-    pub fn into_rest(mut self) -> HashMap<SessionKey, Standing> {
-        self.sessions.retain(|_, standing| !standing.is_gone);
+    pub fn into_unresolved(mut self) -> HashMap<SessionKey, SessionTotals> {
+        self.sessions.retain(|_, totals| !totals.is_gone);
         self.sessions.shrink_to_fit();
         self.sessions
     }

@@ -10,24 +10,25 @@ pub(super) struct Unprunes {
     /// The store has not heard of them.
     pub(super) pending: HashSet<u32>,
     /// It has since the reading that goes on began: what is read may be older.
-    pub(super) heard: Option<HashSet<u32>>,
+    pub(super) acknowledged: Option<HashSet<u32>>,
 }
 
 /// A reading of the store, from before its first row is asked for until the last one counts. One at a time.
 #[derive(Debug)]
-pub struct Reading<'q>(pub(super) &'q Queues);
+pub struct SiteReading<'q>(pub(super) &'q Queues);
 
-impl Reading<'_> {
+impl SiteReading<'_> {
     /// Has this torrent come back to life in a way that what is read need not know of?
     #[must_use]
     pub fn is_unpruned(&self, id: u32) -> bool {
         let unprunes = self.0.unprunes.lock();
-        unprunes.pending.contains(&id) || unprunes.heard.as_ref().is_some_and(|heard| heard.contains(&id))
+        unprunes.pending.contains(&id)
+            || unprunes.acknowledged.as_ref().is_some_and(|heard| heard.contains(&id))
     }
 }
 
-impl Drop for Reading<'_> {
+impl Drop for SiteReading<'_> {
     fn drop(&mut self) {
-        self.0.unprunes.lock().heard = None;
+        self.0.unprunes.lock().acknowledged = None;
     }
 }

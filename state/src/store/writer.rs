@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::dead_letter::{BadRecord, DeadLetters};
-use super::in_flight::{Job, Lanes};
+use super::in_flight::{InFlight, WriteJob};
 use super::metrics::add;
 use super::purge::Purge;
 use super::record::{Channel, Record};
@@ -16,22 +16,22 @@ use crate::clock::Clock;
 use crate::published::Subscriber;
 
 /// Pause after a pass that found nothing, and before the first try to reach a store that was lost.
-const IDLE: Duration = Duration::from_secs(1);
+const IDLE_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause between two tries to reach the store.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// How often it is looked whether the file of the store is still there.
-const FILE_LOOK: Duration = Duration::from_secs(5);
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Time between two lines about how far a long stop is.
-const PROGRESS: Duration = Duration::from_secs(10);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// Rounds in which bad rows are taken out of one batch. Each takes out at least one.
 const ROUNDS_MAX: usize = 1000;
 
 /// How the store is reached, at the start and again after it was lost.
-pub type Opener = Box<dyn Fn() -> Result<Box<dyn Store>, StoreError> + Send>;
+pub type OpenStore = Box<dyn Fn() -> Result<Box<dyn Store>, StoreError> + Send>;
 
 /// Knobs that a reload may change.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub struct WriterSettings {
     /// Pause after a pass that found less than half of what a queue holds (`intervals.flush`).
     pub flush: Duration,
     /// Longest pause after a deadlock (`database.deadlock_pause`).
@@ -44,7 +44,7 @@ pub struct Pace {
     pub peer_inactivity: Duration,
 }
 
-impl Default for Pace {
+impl Default for WriterSettings {
     fn default() -> Self {
         Self {
             flush: Duration::from_secs(3),
@@ -58,11 +58,11 @@ impl Default for Pace {
 
 /// The writer's side of the store.
 pub(super) struct Writer {
-    lanes: Arc<Lanes>,
+    in_flight: Arc<InFlight>,
     clock: Clock,
-    pace: Subscriber<Pace>,
-    letters: DeadLetters,
-    opener: Opener,
+    settings: Subscriber<WriterSettings>,
+    dead_letters: DeadLetters,
+    opener: OpenStore,
     store: Option<Box<dyn Store>>,
     /// By channel: the number of the last record that the store has.
     acknowledged: [u64; Channel::ALL.len()],
@@ -81,7 +81,7 @@ struct Outage {
 
 /// What became of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pass {
+enum PassResult {
     /// So many rows were kept.
     Kept(usize),
     /// The store, or the disk, does not do what it must.
@@ -94,17 +94,17 @@ impl Writer {
     /// # Errors
     /// When it cannot be reached or is unfit.
     pub(super) fn open(
-        lanes: Arc<Lanes>,
+        in_flight: Arc<InFlight>,
         clock: Clock,
-        pace: Subscriber<Pace>,
-        letters: DeadLetters,
-        opener: Opener,
+        settings: Subscriber<WriterSettings>,
+        dead_letters: DeadLetters,
+        opener: OpenStore,
     ) -> Result<Self, StoreError> {
         let mut writer = Self {
-            lanes,
+            in_flight,
             clock,
-            pace,
-            letters,
+            settings,
+            dead_letters,
             opener,
             store: None,
             acknowledged: [0; Channel::ALL.len()],
@@ -113,7 +113,7 @@ impl Writer {
             purge: Purge::default(),
         };
         writer.connect()?;
-        writer.lanes.gauges.up.store(true, Ordering::Relaxed);
+        writer.in_flight.metrics.up.store(true, Ordering::Relaxed);
         Ok(writer)
     }
 
@@ -124,8 +124,8 @@ impl Writer {
 
     /// Writes what is on the disk or in memory, without pauses, until it is told to `give_up`; false if
     /// that did not succeed.
-    pub(super) fn drain(&mut self, give_up: &AtomicBool) -> bool {
-        let (total, mut told) = (self.waiting(), self.clock.uptime());
+    pub(super) fn drain_all(&mut self, give_up: &AtomicBool) -> bool {
+        let (total, mut logged_at) = (self.rows_waiting(), self.clock.uptime());
         if self.store.is_none() && self.connect().is_err() {
             return false;
         }
@@ -134,15 +134,15 @@ impl Writer {
                 if give_up.load(Ordering::Acquire) {
                     return false;
                 }
-                match self.pass(channel) {
-                    Pass::Kept(0) => break,
-                    Pass::Kept(_) => {}
-                    Pass::Failed => return false,
+                match self.run_pass(channel) {
+                    PassResult::Kept(0) => break,
+                    PassResult::Kept(_) => {}
+                    PassResult::Failed => return false,
                 }
                 let now = self.clock.uptime();
-                if now.saturating_sub(told) >= PROGRESS {
-                    told = now;
-                    log::info!("writing to the database: {} of {total} rows are left", self.waiting());
+                if now.saturating_sub(logged_at) >= PROGRESS_INTERVAL {
+                    logged_at = now;
+                    log::info!("writing to the database: {} of {total} rows are left", self.rows_waiting());
                 }
             }
         }
@@ -150,55 +150,55 @@ impl Writer {
     }
 
     /// Writes until it is told to stop, and then what is left, until it is told to give up.
-    pub(super) fn run(mut self, stop: &AtomicBool, give_up: &AtomicBool) {
+    pub(super) fn run_loop(mut self, stop: &AtomicBool, give_up: &AtomicBool) {
         let mut due = [Duration::ZERO; Channel::ALL.len()];
         let mut look_due = Duration::ZERO;
         let mut cuts_seen = 0;
         while !stop.load(Ordering::Acquire) {
-            self.pace.refresh();
-            let cuts = self.lanes.cuts_made();
+            self.settings.refresh();
+            let cuts = self.in_flight.cuts_made();
             if std::mem::replace(&mut cuts_seen, cuts) != cuts {
                 due.fill(Duration::ZERO);
             }
             if self.store.is_none() {
-                self.try_again();
+                self.reconnect_if_due();
             }
             let now = self.clock.uptime();
             if look_due <= now {
-                look_due = now + FILE_LOOK;
-                self.look_for_file();
+                look_due = now + FILE_CHECK_INTERVAL;
+                self.check_file();
             }
             for (channel, due) in Channel::ALL.into_iter().zip(&mut due) {
                 if self.store.is_some() && *due <= now && !stop.load(Ordering::Acquire) {
-                    let pause = match self.pass(channel) {
-                        Pass::Kept(rows) => self.pause(channel, rows),
-                        Pass::Failed => IDLE,
+                    let pause = match self.run_pass(channel) {
+                        PassResult::Kept(rows) => self.pause_after(channel, rows),
+                        PassResult::Failed => IDLE_PAUSE,
                     };
                     *due = self.clock.uptime() + pause;
                 }
             }
-            if self.purge.due().is_some_and(|due| due <= self.clock.uptime()) {
-                self.purge(Purge::go_on);
+            if self.purge.next_due().is_some_and(|due| due <= self.clock.uptime()) {
+                self.run_purge(Purge::run_slice);
             }
-            let next = due.into_iter().chain(self.purge.due()).min();
+            let next = due.into_iter().chain(self.purge.next_due()).min();
             let next = next.filter(|_| self.store.is_some());
-            let next = next.unwrap_or(self.clock.uptime() + IDLE);
+            let next = next.unwrap_or(self.clock.uptime() + IDLE_PAUSE);
             let rest = next.saturating_sub(self.clock.uptime());
             if !rest.is_zero() && !stop.load(Ordering::Acquire) {
-                thread::park_timeout(rest.min(IDLE));
+                thread::park_timeout(rest.min(IDLE_PAUSE));
             }
         }
-        if self.drain(give_up) {
-            self.purge(Purge::finish);
+        if self.drain_all(give_up) {
+            self.run_purge(Purge::finish);
         } else if !give_up.load(Ordering::Acquire) {
-            log::warn!("the database did not take everything; {} rows go to the disk", self.waiting());
+            log::warn!("the database did not take everything; {} rows go to the disk", self.rows_waiting());
         }
     }
 
     /// Says when the file of the store was deleted or replaced, and when it is there again.
-    fn look_for_file(&self) {
+    fn check_file(&self) {
         let is_lost = self.store.as_ref().is_some_and(|store| store.has_lost_its_file());
-        match (self.lanes.gauges.file_lost.swap(is_lost, Ordering::Relaxed), is_lost) {
+        match (self.in_flight.metrics.file_lost.swap(is_lost, Ordering::Relaxed), is_lost) {
             (false, true) => log::error!(
                 "the file of the database was deleted or replaced while it is in use: what is written now \
                  will not be there after a restart; put the file back, or start the tracker anew"
@@ -208,106 +208,106 @@ impl Writer {
         }
     }
 
-    fn waiting(&self) -> u64 {
-        Channel::ALL.iter().map(|&channel| self.lanes.waiting(channel)).sum()
+    fn rows_waiting(&self) -> u64 {
+        Channel::ALL.iter().map(|&channel| self.in_flight.rows_waiting(channel)).sum()
     }
 
     /// Adaptive pauses (`rules/private-accounting.md#pauses`).
-    fn pause(&self, channel: Channel, rows: usize) -> Duration {
-        let half = self.lanes.queues.bound(channel) / 2;
-        let flush = self.pace.get().flush;
+    fn pause_after(&self, channel: Channel, rows: usize) -> Duration {
+        let half = self.in_flight.queues.rows_max(channel) / 2;
+        let flush = self.settings.get().flush;
         match rows {
             // The cuts have their own pace, and wake the writer.
-            0 if self.lanes.cuts_first() => IDLE,
-            _ if self.lanes.cuts_first() => Duration::ZERO,
+            0 if self.in_flight.writes_disk_first() => IDLE_PAUSE,
+            _ if self.in_flight.writes_disk_first() => Duration::ZERO,
             _ if rows >= half.max(1) => Duration::ZERO,
-            0 if channel != Channel::TransferHistory => IDLE,
+            0 if channel != Channel::TransferHistory => IDLE_PAUSE,
             _ => flush,
         }
     }
 
     /// Does some of the purge that is under way.
-    fn purge(&mut self, work: fn(&mut Purge, &mut dyn Store, &Clock) -> Result<(), StoreError>) {
+    fn run_purge(&mut self, work: fn(&mut Purge, &mut dyn Store, &Clock) -> Result<(), StoreError>) {
         let Some(store) = &mut self.store else { return };
         if let Err(error) = work(&mut self.purge, &mut **store, &self.clock) {
-            self.lose(Channel::TransferHistory, &error);
+            self.lose_store(Channel::TransferHistory, &error);
         }
     }
 
     /// Writes the next batch of a channel.
-    fn pass(&mut self, channel: Channel) -> Pass {
+    fn run_pass(&mut self, channel: Channel) -> PassResult {
         #[expect(clippy::indexing_slicing, reason = "one for each channel, in their order")]
         let acknowledged = self.acknowledged[channel as usize];
-        let mut job = match self.lanes.next(channel, acknowledged) {
-            Ok(None) => return Pass::Kept(0),
+        let mut job = match self.in_flight.next_batch(channel, acknowledged) {
+            Ok(None) => return PassResult::Kept(0),
             Ok(Some(job)) => job,
             Err(error) => {
                 // The disk, not the store: nothing is lost, but nothing goes on before it can be read.
                 log::error!("spill of {}: {error}", channel.name());
-                return Pass::Failed;
+                return PassResult::Failed;
             }
         };
         // Before it is written: a row that goes to the dead letters is not in the batch any more.
-        let unpruned: Vec<u32> = job.batch.records.iter().filter_map(Record::unpruned).collect();
-        let purges = job.batch.records.iter().filter_map(Record::purges).max();
+        let unpruned: Vec<u32> = job.batch.records.iter().filter_map(Record::unpruned_torrent).collect();
+        let purges = job.batch.records.iter().filter_map(Record::purge_before).max();
         let (begin, found) = (self.clock.uptime(), job.batch.records.len());
-        match self.write(&mut job, acknowledged) {
+        match self.write_job(&mut job, acknowledged) {
             Ok(()) => {
                 if !unpruned.is_empty() {
-                    self.lanes.queues.unpruned(&unpruned);
+                    self.in_flight.queues.acknowledge_unprunes(&unpruned);
                 }
                 let rows = job.batch.records.len();
                 #[expect(clippy::indexing_slicing, reason = "one for each channel, in their order")]
                 let acknowledged = &mut self.acknowledged[channel as usize];
                 *acknowledged = job.batch.sequence;
-                let passes = &self.lanes.gauges.of(channel).passes;
-                passes.took.took(self.clock.uptime().saturating_sub(begin));
-                passes.rows.add(found as u64);
-                self.lanes.kept(&job);
-                purges.into_iter().for_each(|before| self.purge.ask(before));
-                add(&self.lanes.gauges.of(channel).rows_written, rows as u64);
-                if self.pace.get().log_flushes {
+                let passes = &self.in_flight.metrics.channel(channel).passes;
+                passes.duration.record(self.clock.uptime().saturating_sub(begin));
+                passes.rows.record_value(found as u64);
+                self.in_flight.mark_kept(&job);
+                purges.into_iter().for_each(|before| self.purge.request_purge(before));
+                add(&self.in_flight.metrics.channel(channel).rows_written, rows as u64);
+                if self.settings.get().log_flushes {
                     log::info!("flushed {}: {rows} rows", channel.name());
                 }
-                self.recover();
-                Pass::Kept(rows)
+                self.note_recovery();
+                PassResult::Kept(rows)
             }
             Err(error) => {
-                self.lose(channel, &error);
-                Pass::Failed
+                self.lose_store(channel, &error);
+                PassResult::Failed
             }
         }
     }
 
     /// Has the store keep a batch; its bad rows go to the dead letters.
-    fn write(&mut self, job: &mut Job, acknowledged: u64) -> Result<(), StoreError> {
+    fn write_job(&mut self, job: &mut WriteJob, acknowledged: u64) -> Result<(), StoreError> {
         if self.has_journal {
             return self.write_rounds(job);
         }
         // Before the commit: if nobody hears of it, it counts as done, for twice would be worse than never.
         let (channel, sequence) = (job.batch.channel, job.batch.sequence);
-        self.lanes.mark_done(channel, sequence).map_err(|error| lost(&error))?;
+        self.in_flight.mark_done(channel, sequence).map_err(|error| lost_error(&error))?;
         match self.write_rounds(job) {
             Err(StoreError::Lost { in_doubt: true, text }) => {
                 log::warn!("a commit of {} was not answered and counts as done: {text}", channel.name());
                 Ok(())
             }
             Err(error) => {
-                self.lanes.mark_done(channel, acknowledged).map_err(|error| lost(&error))?;
+                self.in_flight.mark_done(channel, acknowledged).map_err(|error| lost_error(&error))?;
                 Err(error)
             }
             Ok(()) => Ok(()),
         }
     }
 
-    fn write_rounds(&mut self, job: &mut Job) -> Result<(), StoreError> {
+    fn write_rounds(&mut self, job: &mut WriteJob) -> Result<(), StoreError> {
         for _ in 0..ROUNDS_MAX {
             if job.batch.records.is_empty() {
                 return Ok(());
             }
-            match self.save(&job.batch) {
+            match self.save_batch(&job.batch) {
                 Ok(()) => return Ok(()),
-                Err(StoreError::BadRow { code, text }) => self.quarantine(job, code, text)?,
+                Err(StoreError::BadRow { code, text }) => self.quarantine_bad_rows(job, code, text)?,
                 Err(error) => return Err(error),
             }
         }
@@ -315,28 +315,28 @@ impl Writer {
     }
 
     /// Has the store keep a batch, again after a deadlock.
-    fn save(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        let Pace { deadlock_pause, deadlock_retries, .. } = *self.pace.get();
-        let Some(store) = &mut self.store else { return Err(lost(&"not connected")) };
-        let gauges = &self.lanes.gauges;
+    fn save_batch(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let WriterSettings { deadlock_pause, deadlock_retries, .. } = *self.settings.get();
+        let Some(store) = &mut self.store else { return Err(lost_error(&"not connected")) };
+        let metrics = &self.in_flight.metrics;
         let mut attempt = 1;
         loop {
             match store.save(batch) {
                 Err(StoreError::Deadlock(text)) => {
                     if attempt == 1 {
-                        add(&gauges.deadlocks, 1);
+                        add(&metrics.deadlocks, 1);
                     }
                     if attempt >= deadlock_retries {
-                        add(&gauges.deadlocks_aborted, 1);
+                        add(&metrics.deadlocks_aborted, 1);
                         return Err(StoreError::Deadlock(text));
                     }
                     let pause = deadlock_pause * attempt / deadlock_retries;
-                    add(&gauges.deadlock_waits, u64::try_from(pause.as_millis()).unwrap_or(0));
+                    add(&metrics.deadlock_waits, u64::try_from(pause.as_millis()).unwrap_or(0));
                     thread::sleep(pause);
                     attempt += 1;
                 }
                 Ok(saved) => {
-                    add(&gauges.of(batch.channel).without_target, saved.without_target);
+                    add(&metrics.channel(batch.channel).without_target, saved.without_target);
                     return Ok(());
                 }
                 Err(error) => return Err(error),
@@ -345,7 +345,7 @@ impl Writer {
     }
 
     /// Finds the bad rows of a batch, writes them down and takes them out.
-    fn quarantine(&mut self, job: &mut Job, code: i32, text: String) -> Result<(), StoreError> {
+    fn quarantine_bad_rows(&mut self, job: &mut WriteJob, code: i32, text: String) -> Result<(), StoreError> {
         let channel = job.batch.channel;
         let mut bad = Vec::new();
         self.find_bad(&job.batch, &mut bad)?;
@@ -354,22 +354,23 @@ impl Writer {
             bad.extend(job.batch.records.first().map(|&record| BadRecord { record, code, text }));
         }
         let now = self.clock.now().unix_seconds;
-        let written = self.letters.write(channel, job.batch.sequence, now, &bad);
-        let (written, rows) = (written.map_err(|error| lost(&error))?, bad.len() as u64);
-        let gauges = self.lanes.gauges.of(channel);
-        add(if written { &gauges.dead_letters } else { &gauges.dead_letters_dropped }, rows);
-        if let Some(line) = self.letters.report(self.clock.uptime(), rows, written) {
+        let written = self.dead_letters.append(channel, job.batch.sequence, now, &bad);
+        let (written, rows) = (written.map_err(|error| lost_error(&error))?, bad.len() as u64);
+        let metrics = self.in_flight.metrics.channel(channel);
+        add(if written { &metrics.dead_letters } else { &metrics.dead_letters_dropped }, rows);
+        if let Some(line) = self.dead_letters.log_line(self.clock.uptime(), rows, written) {
             log::error!("{}: {line}", channel.name());
         }
-        let is_good = |record: &&Record| !bad.iter().any(|letter| letter.record.key() == record.key());
+        let is_good =
+            |record: &&Record| !bad.iter().any(|bad_record| bad_record.record.key() == record.key());
         let records = job.batch.records.iter().filter(is_good).copied().collect();
-        self.lanes.reduce(job, records);
+        self.in_flight.replace_records(job, records);
         Ok(())
     }
 
     /// Halves a batch until the bad rows stand alone.
     fn find_bad(&mut self, batch: &Batch, bad: &mut Vec<BadRecord>) -> Result<(), StoreError> {
-        let Some(store) = &mut self.store else { return Err(lost(&"not connected")) };
+        let Some(store) = &mut self.store else { return Err(lost_error(&"not connected")) };
         match store.rehearse(batch) {
             Ok(()) => return Ok(()),
             Err(StoreError::BadRow { code, text }) => {
@@ -388,33 +389,33 @@ impl Writer {
     }
 
     /// The store is away. What is under way goes to the disk.
-    fn lose(&mut self, channel: Channel, error: &StoreError) {
+    fn lose_store(&mut self, channel: Channel, error: &StoreError) {
         if !matches!(error, StoreError::Deadlock(_)) {
-            add(&self.lanes.gauges.errors, 1);
+            add(&self.in_flight.metrics.errors, 1);
         }
-        self.lanes.gauges.up.store(false, Ordering::Relaxed);
-        self.lanes.lost.store(true, Ordering::Relaxed);
+        self.in_flight.metrics.up.store(false, Ordering::Relaxed);
+        self.in_flight.store_lost.store(true, Ordering::Relaxed);
         self.store = None;
-        self.lanes.hold(channel);
+        self.in_flight.spill_held(channel);
         if self.outage.is_some() {
-            return self.put_off(error);
+            return self.extend_backoff(error);
         }
         let now = self.clock.uptime();
-        self.outage = Some(Outage { since: now, next_try: now + IDLE, backoff: IDLE });
+        self.outage = Some(Outage { since: now, next_try: now + IDLE_PAUSE, backoff: IDLE_PAUSE });
         log::error!("database lost while writing {}: {error}; rows go to the disk", channel.name());
     }
 
-    fn try_again(&mut self) {
+    fn reconnect_if_due(&mut self) {
         if self.outage.is_some_and(|outage| self.clock.uptime() < outage.next_try) {
             return;
         }
         if let Err(error) = self.connect() {
-            self.put_off(&error);
+            self.extend_backoff(&error);
         }
     }
 
     /// The store is as it was: the next try comes later than the last one did.
-    fn put_off(&mut self, error: &StoreError) {
+    fn extend_backoff(&mut self, error: &StoreError) {
         log::debug!("database still away: {error}");
         let now = self.clock.uptime();
         if let Some(outage) = &mut self.outage {
@@ -424,12 +425,12 @@ impl Writer {
     }
 
     /// The store has kept a row: if it was lost, it is back.
-    fn recover(&mut self) {
+    fn note_recovery(&mut self) {
         let Some(outage) = self.outage.take() else { return };
         let away = self.clock.uptime().saturating_sub(outage.since).as_secs();
-        self.lanes.gauges.up.store(true, Ordering::Relaxed);
-        self.lanes.lost.store(false, Ordering::Relaxed);
-        log::info!("database back after {away} s, {} rows to write", self.waiting());
+        self.in_flight.metrics.up.store(true, Ordering::Relaxed);
+        self.in_flight.store_lost.store(false, Ordering::Relaxed);
+        log::info!("database back after {away} s, {} rows to write", self.rows_waiting());
     }
 
     /// Opens the store and asks what it has.
@@ -438,14 +439,14 @@ impl Writer {
         for (channel, acknowledged) in Channel::ALL.into_iter().zip(&mut self.acknowledged) {
             let known = store.acknowledged(channel)?;
             self.has_journal = known.is_some();
-            *acknowledged = known.unwrap_or_else(|| self.lanes.done(channel));
-            self.lanes.number_above(channel, *acknowledged);
+            *acknowledged = known.unwrap_or_else(|| self.in_flight.done_sequence(channel));
+            self.in_flight.number_above(channel, *acknowledged);
         }
         self.store = Some(store);
         Ok(())
     }
 }
 
-fn lost(text: &dyn std::fmt::Display) -> StoreError {
+fn lost_error(text: &dyn std::fmt::Display) -> StoreError {
     StoreError::Lost { text: text.to_string(), in_doubt: false }
 }

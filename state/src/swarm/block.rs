@@ -3,10 +3,10 @@
 //! pointer.
 
 use crate::ids::{ID_LEN, PeerId};
-use crate::swarm::peer::{Member, Seen};
+use crate::swarm::peer::{LastSeen, StoredPeer};
 
 /// Octets of one age.
-const SEEN_LEN: usize = size_of::<Seen>();
+const SEEN_LEN: usize = size_of::<LastSeen>();
 /// What an allocator adds to each block, in octets, for the memory count.
 const ALLOCATION_OVERHEAD: usize = 8;
 /// Peers a block grows by, unless it is smaller, which doubles, or so large that an eighth is more: small
@@ -53,12 +53,12 @@ impl<const LEN: usize> Block<LEN> {
         octets(&self.bytes, self.len())
     }
 
-    pub(crate) fn seen(&self, place: usize) -> Seen {
-        seen(&self.bytes, LEN, self.room(), place)
+    pub(crate) fn seen(&self, place: usize) -> LastSeen {
+        seen(&self.bytes, LEN, self.capacity(), place)
     }
 
-    pub(crate) fn set_seen(&mut self, place: usize, seen: Seen) {
-        let at = self.room() * LEN + place * SEEN_LEN;
+    pub(crate) fn set_seen(&mut self, place: usize, seen: LastSeen) {
+        let at = self.capacity() * LEN + place * SEEN_LEN;
         if let Some(slot) = self.bytes.get_mut(at..at + SEEN_LEN) {
             slot.copy_from_slice(&seen.0.to_ne_bytes());
         }
@@ -66,12 +66,12 @@ impl<const LEN: usize> Block<LEN> {
 
     /// One id for each peer, where they are kept.
     pub(crate) fn ids(&self) -> Option<&[[u8; ID_LEN]]> {
-        let ids = self.bytes.get(self.room() * (LEN + SEEN_LEN)..).unwrap_or_default();
+        let ids = self.bytes.get(self.capacity() * (LEN + SEEN_LEN)..).unwrap_or_default();
         self.with_ids.then_some(ids.as_chunks().0)
     }
 
     pub(crate) fn set_id(&mut self, place: usize, id: PeerId) {
-        let at = self.room() * (LEN + SEEN_LEN) + place * ID_LEN;
+        let at = self.capacity() * (LEN + SEEN_LEN) + place * ID_LEN;
         if self.with_ids
             && let Some(slot) = self.bytes.get_mut(at..at + ID_LEN)
         {
@@ -79,10 +79,10 @@ impl<const LEN: usize> Block<LEN> {
         }
     }
 
-    pub(crate) fn member(&self, place: usize) -> Option<Member<LEN>> {
+    pub(crate) fn peer_at(&self, place: usize) -> Option<StoredPeer<LEN>> {
         let octets = *self.octets().get(place)?;
         let id = self.ids().and_then(|ids| ids.get(place)).map(|id| PeerId(*id)).unwrap_or_default();
-        Some(Member { octets, seen: self.seen(place), id })
+        Some(StoredPeer { octets, seen: self.seen(place), id })
     }
 
     pub(crate) fn find(&self, peer: &[u8; LEN]) -> Option<usize> {
@@ -90,52 +90,52 @@ impl<const LEN: usize> Block<LEN> {
     }
 
     /// Adds a peer behind all others and gives its place; `None` where the block is full for good.
-    pub(crate) fn push(&mut self, member: &Member<LEN>) -> Option<usize> {
+    pub(crate) fn push(&mut self, stored: &StoredPeer<LEN>) -> Option<usize> {
         let place = self.len();
         let len = self.len.checked_add(1)?;
-        if place == self.room() {
+        if place == self.capacity() {
             self.resize(place + GROWTH.min(place.max(1)).max(place / 8), self.with_ids);
         }
         self.len = len;
-        self.put(place, member);
+        self.set_peer(place, stored);
         Some(place)
     }
 
     /// Makes sure that there is room for so many.
     pub(crate) fn make_room(&mut self, peers: usize) {
-        if self.room() < peers {
+        if self.capacity() < peers {
             self.resize(peers, self.with_ids);
         }
     }
 
     /// Drops the last peer.
-    pub(crate) fn pop(&mut self) -> Option<Member<LEN>> {
-        let last = self.member(self.len().checked_sub(1)?);
+    pub(crate) fn pop(&mut self) -> Option<StoredPeer<LEN>> {
+        let last = self.peer_at(self.len().checked_sub(1)?);
         self.len -= 1;
         last
     }
 
     /// Takes a peer out; the last takes its place.
-    pub(crate) fn swap_remove(&mut self, place: usize) -> Option<Member<LEN>> {
-        let gone = self.member(place)?;
+    pub(crate) fn swap_remove(&mut self, place: usize) -> Option<StoredPeer<LEN>> {
+        let gone = self.peer_at(place)?;
         let last = self.pop()?;
         if place < self.len() {
-            self.put(place, &last);
+            self.set_peer(place, &last);
         }
         Some(gone)
     }
 
     pub(crate) fn swap(&mut self, a: usize, b: usize) {
-        if let (Some(at_a), Some(at_b)) = (self.member(a), self.member(b)) {
-            self.put(a, &at_b);
-            self.put(b, &at_a);
+        if let (Some(at_a), Some(at_b)) = (self.peer_at(a), self.peer_at(b)) {
+            self.set_peer(a, &at_b);
+            self.set_peer(b, &at_a);
         }
     }
 
     /// Gives memory back where there is much more of it than needed.
     pub(crate) fn shrink(&mut self) {
         let len = self.len();
-        if self.room() > 2 * len + 2 * GROWTH || len == 0 {
+        if self.capacity() > 2 * len + 2 * GROWTH || len == 0 {
             self.resize(len + len / 8, self.with_ids);
         }
     }
@@ -147,16 +147,16 @@ impl<const LEN: usize> Block<LEN> {
         }
     }
 
-    fn put(&mut self, place: usize, member: &Member<LEN>) {
+    fn set_peer(&mut self, place: usize, stored: &StoredPeer<LEN>) {
         if let Some(slot) = self.bytes.get_mut(place * LEN..(place + 1) * LEN) {
-            slot.copy_from_slice(&member.octets);
+            slot.copy_from_slice(&stored.octets);
         }
-        self.set_seen(place, member.seen);
-        self.set_id(place, member.id);
+        self.set_seen(place, stored.seen);
+        self.set_id(place, stored.id);
     }
 
     /// Peers there is room for.
-    fn room(&self) -> usize {
+    fn capacity(&self) -> usize {
         self.bytes.len() / stride(LEN, self.with_ids)
     }
 
@@ -169,7 +169,7 @@ impl<const LEN: usize> Block<LEN> {
         let arrays = [(0, LEN), (LEN, SEEN_LEN), (LEN + SEEN_LEN, ID_LEN)];
         let kept = if with_ids && self.with_ids { 3 } else { 2 };
         for (offset, size) in arrays.into_iter().take(kept) {
-            let (from, to) = (self.room() * offset, room * offset);
+            let (from, to) = (self.capacity() * offset, room * offset);
             if let (Some(from), Some(to)) =
                 (self.bytes.get(from..from + len * size), moved.bytes.get_mut(to..to + len * size))
             {
@@ -185,13 +185,13 @@ pub(crate) fn octets<const LEN: usize>(bytes: &[u8], len: usize) -> &[[u8; LEN]]
     bytes.get(..len * LEN).unwrap_or_default().as_chunks().0
 }
 
-fn seen(bytes: &[u8], len: usize, room: usize, place: usize) -> Seen {
+fn seen(bytes: &[u8], len: usize, room: usize, place: usize) -> LastSeen {
     let ages = bytes.get(room * len + place * SEEN_LEN..).unwrap_or_default();
-    Seen(ages.first_chunk().map_or(0, |age| u16::from_ne_bytes(*age)))
+    LastSeen(ages.first_chunk().map_or(0, |age| u16::from_ne_bytes(*age)))
 }
 
 /// The same for a peer of a block that keeps no ids, without its frame.
-pub(crate) fn seen_of<const LEN: usize>(bytes: &[u8], place: usize) -> Seen {
+pub(crate) fn last_seen_of<const LEN: usize>(bytes: &[u8], place: usize) -> LastSeen {
     seen(bytes, LEN, bytes.len() / stride(LEN, false), place)
 }
 
@@ -203,19 +203,19 @@ fn stride(len: usize, with_ids: bool) -> usize {
 mod tests {
     use super::*;
 
-    fn member(number: u8) -> Member<6> {
-        Member { octets: [number; 6], seen: Seen(number.into()), id: PeerId([number; ID_LEN]) }
+    fn stored(number: u8) -> StoredPeer<6> {
+        StoredPeer { octets: [number; 6], seen: LastSeen(number.into()), id: PeerId([number; ID_LEN]) }
     }
 
     fn numbers(block: &Block<6>) -> Vec<u8> {
-        let members = (0..block.len()).map(|place| block.member(place).unwrap());
-        members
-            .map(|member| {
-                assert_eq!(member.seen, Seen(member.octets[0].into()));
+        let stored_peers = (0..block.len()).map(|place| block.peer_at(place).unwrap());
+        stored_peers
+            .map(|stored| {
+                assert_eq!(stored.seen, LastSeen(stored.octets[0].into()));
                 if block.ids().is_some() {
-                    assert_eq!(member.id.0[7], member.octets[5]);
+                    assert_eq!(stored.id.0[7], stored.octets[5]);
                 }
-                member.octets[2]
+                stored.octets[2]
             })
             .collect()
     }
@@ -225,7 +225,7 @@ mod tests {
         for with_ids in [false, true] {
             let mut block = Block::with_ids(with_ids);
             for number in 1..=40 {
-                assert_eq!(block.push(&member(number)), Some(usize::from(number) - 1));
+                assert_eq!(block.push(&stored(number)), Some(usize::from(number) - 1));
             }
             assert_eq!(numbers(&block), (1..=40).collect::<Vec<_>>());
             block.swap(0, 39);
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn ids_come_and_go_without_a_word_about_the_rest() {
         let mut block = Block::with_ids(false);
-        (1..=7).for_each(|number| _ = block.push(&member(number)));
+        (1..=7).for_each(|number| _ = block.push(&stored(number)));
         block.keep_ids(true);
         assert_eq!(block.ids().unwrap()[6], [0; ID_LEN], "unknown yet");
         (1..=7_u8).for_each(|number| block.set_id(usize::from(number) - 1, PeerId([number; ID_LEN])));

@@ -4,14 +4,14 @@
 
 use std::ops::RangeInclusive;
 
-use crate::address::Reach;
+use crate::address::AddressScope;
 use crate::ids::PeerId;
 use crate::swarm::block::Block;
-use crate::swarm::peer::{Endpoint, Member, Seen, Spot};
-use crate::table::keyed_hash::Keys;
-use crate::table::slab::Chunks;
+use crate::swarm::peer::{Endpoint, LastSeen, PeerPos, StoredPeer};
+use crate::table::keyed_hash::KeyedHash;
+use crate::table::slab::Slab;
 
-/// Where a peer stands in the order in which a [walk](crate::snapshot::walk) goes through a pack: the low
+/// Where a peer stands in the order in which a [walk](crate::snapshot::walk) goes through the buckets of a role: the low
 /// bits of its hash, by which buckets are chosen, the lowest as the highest. A bucket is one range of
 /// positions, and when it is split or merged the range is halved or doubled, but no peer ever changes its
 /// position.
@@ -27,29 +27,29 @@ const MERGE_AT: usize = 16;
 
 /// Buckets of peers. Bucket `n` was split off from bucket `n` without its highest bit.
 #[derive(Debug, Default)]
-pub(crate) struct Pack<const LEN: usize> {
+pub(crate) struct PeerBuckets<const LEN: usize> {
     /// Bucket 0; the only one of a small swarm.
     first: Block<LEN>,
-    more: Chunks<Block<LEN>>,
+    more: Slab<Block<LEN>>,
     len: u32,
     /// Peers of the largest bucket there was since there was only one.
-    widest: u16,
+    bucket_len_max: u16,
     seeder: bool,
     /// Where its peers are reached from.
-    camp: Reach,
+    scope: AddressScope,
     /// Whether ids are kept; a bucket follows when it is next changed or swept.
     with_ids: bool,
     /// Octets of the blocks; asked at each announce, so that they are not summed each time.
-    blocks: usize,
+    blocks_heap: usize,
 }
 
-impl<const LEN: usize> Pack<LEN>
+impl<const LEN: usize> PeerBuckets<LEN>
 where
     [u8; LEN]: Endpoint,
 {
-    /// Nobody yet, of one role and camp.
-    pub(crate) fn new(seeder: bool, camp: Reach, with_ids: bool) -> Self {
-        Self { seeder, camp, with_ids, first: Block::with_ids(with_ids), ..Self::default() }
+    /// Nobody yet, of one role and scope.
+    pub(crate) fn new(seeder: bool, scope: AddressScope, with_ids: bool) -> Self {
+        Self { seeder, scope, with_ids, first: Block::with_ids(with_ids), ..Self::default() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -57,16 +57,16 @@ where
     }
 
     /// More peers than this are in no bucket.
-    pub(crate) fn widest(&self) -> usize {
-        self.widest.into()
+    pub(crate) fn bucket_len_max(&self) -> usize {
+        self.bucket_len_max.into()
     }
 
     /// Octets on the heap.
     pub(crate) fn heap(&self) -> usize {
-        self.blocks + self.more.heap()
+        self.blocks_heap + self.more.heap()
     }
 
-    pub(crate) fn buckets(&self) -> usize {
+    pub(crate) fn bucket_count(&self) -> usize {
         1 + self.more.len()
     }
 
@@ -77,51 +77,56 @@ where
         }
     }
 
-    pub(crate) fn find(&self, hash: u64, peer: &[u8; LEN]) -> Option<Spot> {
-        let bucket = self.bucket_of(hash);
-        self.bucket(bucket)?.find(peer).map(|place| self.spot(bucket, place))
+    pub(crate) fn find(&self, hash: u64, peer: &[u8; LEN]) -> Option<PeerPos> {
+        let bucket = self.bucket_of_hash(hash);
+        self.bucket(bucket)?.find(peer).map(|place| self.pos(bucket, place))
     }
 
     /// Peers of the bucket of a hash that count.
-    pub(crate) fn count(&self, hash: u64, counts: impl Fn(&[u8; LEN]) -> bool) -> usize {
-        let bucket = self.bucket(self.bucket_of(hash));
+    pub(crate) fn count_in_bucket(&self, hash: u64, counts: impl Fn(&[u8; LEN]) -> bool) -> usize {
+        let bucket = self.bucket(self.bucket_of_hash(hash));
         bucket.map_or(0, |bucket| bucket.octets().iter().filter(|peer| counts(peer)).count())
     }
 
     /// Adds a peer; `None` where its bucket is full of peers that no split can part.
-    pub(crate) fn insert(&mut self, hash: u64, member: &Member<LEN>, keys: &Keys) -> Option<Spot> {
-        if self.len() >= self.buckets() * SPLIT_AT {
-            self.split(keys);
+    pub(crate) fn insert(
+        &mut self,
+        hash: u64,
+        stored: &StoredPeer<LEN>,
+        hasher: &KeyedHash,
+    ) -> Option<PeerPos> {
+        if self.len() >= self.bucket_count() * SPLIT_AT {
+            self.split(hasher);
         }
-        let bucket = self.bucket_of(hash);
-        let place = self.put(bucket, member)?;
+        let bucket = self.bucket_of_hash(hash);
+        let place = self.put_in_bucket(bucket, stored)?;
         self.len += 1;
-        Some(self.spot(bucket, place))
+        Some(self.pos(bucket, place))
     }
 
     /// Takes a peer out. Others of its bucket may change their place, and peers of the last bucket theirs.
-    pub(crate) fn remove(&mut self, spot: Spot, keys: &Keys) -> Option<Member<LEN>> {
+    pub(crate) fn remove(&mut self, pos: PeerPos, hasher: &KeyedHash) -> Option<StoredPeer<LEN>> {
         let take = |block: &mut Block<LEN>| {
-            let member = block.swap_remove(spot.place.into());
+            let stored = block.swap_remove(pos.place.into());
             block.shrink();
-            member
+            stored
         };
-        let member = self.change(spot.bucket as usize, take).flatten()?;
+        let stored = self.update_bucket(pos.bucket as usize, take).flatten()?;
         self.len -= 1;
-        self.merge_if_sparse(keys);
-        Some(member)
+        self.merge_if_sparse(hasher);
+        Some(stored)
     }
 
     /// Drops the peers of one bucket that `expired` says have; gives how many were looked at.
     pub(crate) fn expire(
         &mut self,
         bucket: usize,
-        keys: &Keys,
+        hasher: &KeyedHash,
         mut expired: impl FnMut(&Block<LEN>, usize) -> bool,
     ) -> usize {
         let len = self.bucket(bucket).map_or(0, Block::len);
         let (mut gone, with_ids) = (0, self.with_ids);
-        self.change(bucket, |block| {
+        self.update_bucket(bucket, |block| {
             block.keep_ids(with_ids);
             for place in (0..len).rev() {
                 if expired(block, place) {
@@ -133,19 +138,19 @@ where
         });
         self.len -= gone;
         // The buckets were not sparse before, so there are at most `gone / MERGE_AT + 1` merges.
-        while self.merge_if_sparse(keys) {}
+        while self.merge_if_sparse(hasher) {}
         len
     }
 
     /// Changes one bucket and keeps the count of octets true.
-    fn change<T>(&mut self, bucket: usize, work: impl FnOnce(&mut Block<LEN>) -> T) -> Option<T> {
+    fn update_bucket<T>(&mut self, bucket: usize, work: impl FnOnce(&mut Block<LEN>) -> T) -> Option<T> {
         let block = match bucket.checked_sub(1) {
             None => &mut self.first,
             Some(place) => self.more.get_mut(place)?,
         };
         let before = block.heap();
         let result = work(block);
-        self.blocks = self.blocks + block.heap() - before;
+        self.blocks_heap = self.blocks_heap + block.heap() - before;
         Some(result)
     }
 
@@ -160,9 +165,9 @@ where
     }
 
     /// A peer came again.
-    pub(crate) fn renew(&mut self, spot: Spot, seen: Seen, id: PeerId) -> Option<Seen> {
-        let (place, with_ids) = (usize::from(spot.place), self.with_ids);
-        self.change(spot.bucket as usize, |block| {
+    pub(crate) fn renew(&mut self, pos: PeerPos, seen: LastSeen, id: PeerId) -> Option<LastSeen> {
+        let (place, with_ids) = (usize::from(pos.place), self.with_ids);
+        self.update_bucket(pos.bucket as usize, |block| {
             let before = block.seen(place);
             block.keep_ids(with_ids);
             block.set_seen(place, seen);
@@ -172,21 +177,21 @@ where
     }
 
     /// Adds a peer to a bucket; gives its place.
-    fn put(&mut self, bucket: usize, member: &Member<LEN>) -> Option<usize> {
+    fn put_in_bucket(&mut self, bucket: usize, stored: &StoredPeer<LEN>) -> Option<usize> {
         let with_ids = self.with_ids;
-        let place = self.change(bucket, |block| {
+        let place = self.update_bucket(bucket, |block| {
             block.keep_ids(with_ids);
-            block.push(member)
+            block.push(stored)
         });
         let place = place.flatten()?;
-        self.widest = self.widest.max(u16::try_from(place + 1).unwrap_or(u16::MAX));
+        self.bucket_len_max = self.bucket_len_max.max(u16::try_from(place + 1).unwrap_or(u16::MAX));
         Some(place)
     }
 
-    fn spot(&self, bucket: usize, place: usize) -> Spot {
-        Spot {
+    fn pos(&self, bucket: usize, place: usize) -> PeerPos {
+        PeerPos {
             seeder: self.seeder,
-            camp: self.camp,
+            scope: self.scope,
             bucket: u32::try_from(bucket).unwrap_or(u32::MAX),
             place: u16::try_from(place).unwrap_or(u16::MAX),
         }
@@ -194,7 +199,7 @@ where
 
     /// The bucket that holds the peers of a position, and the first and the last position that it holds.
     pub(crate) fn bucket_at(&self, position: u32) -> (usize, RangeInclusive<u32>) {
-        let (buckets, bucket) = (self.buckets(), self.bucket_of(position.reverse_bits().into()));
+        let (buckets, bucket) = (self.bucket_count(), self.bucket_of_hash(position.reverse_bits().into()));
         let all = buckets.next_power_of_two();
         // One that will be split in this round is still as wide as two of the others.
         let is_split = bucket >= all / 2 || bucket + all / 2 < buckets;
@@ -203,48 +208,48 @@ where
         (bucket, position & !rest..=position | rest)
     }
 
-    fn bucket_of(&self, hash: u64) -> usize {
+    fn bucket_of_hash(&self, hash: u64) -> usize {
         let bits = usize::try_from(hash & 0xffff_ffff).unwrap_or(0);
-        let all = self.buckets().next_power_of_two();
+        let all = self.bucket_count().next_power_of_two();
         let bucket = bits & (all - 1);
-        if bucket < self.buckets() { bucket } else { bucket & (all / 2 - 1) }
+        if bucket < self.bucket_count() { bucket } else { bucket & (all / 2 - 1) }
     }
 
     /// Makes one more bucket from half of the one it belongs to.
-    fn split(&mut self, keys: &Keys) {
-        let new = self.buckets();
+    fn split(&mut self, hasher: &KeyedHash) {
+        let new = self.bucket_count();
         let parent = new & !(1 << new.ilog2());
         self.more.push(Block::with_ids(self.with_ids));
-        let members = self.take_bucket(parent);
+        let taken = self.take_bucket(parent);
         for bucket in [parent, new] {
-            self.change(bucket, |block| block.make_room(members.len() / 2));
+            self.update_bucket(bucket, |block| block.make_room(taken.len() / 2));
         }
-        for member in (0..members.len()).filter_map(|place| members.member(place)) {
-            self.put_back(self.bucket_of(keys.peer(&member.octets)), &member);
+        for stored in (0..taken.len()).filter_map(|place| taken.peer_at(place)) {
+            self.move_to_bucket(self.bucket_of_hash(hasher.peer(&stored.octets)), &stored);
         }
     }
 
     /// Gives the peers of the last bucket back to the one it was made from, where buckets are sparse; false
     /// where they are not.
-    fn merge_if_sparse(&mut self, keys: &Keys) -> bool {
-        if self.buckets() == 1 || self.len() >= self.buckets() * MERGE_AT {
+    fn merge_if_sparse(&mut self, hasher: &KeyedHash) -> bool {
+        if self.bucket_count() == 1 || self.len() >= self.bucket_count() * MERGE_AT {
             return false;
         }
-        let members = self.take_bucket(self.buckets() - 1);
+        let taken = self.take_bucket(self.bucket_count() - 1);
         self.more.pop();
-        for member in (0..members.len()).filter_map(|place| members.member(place)) {
-            self.put_back(self.bucket_of(keys.peer(&member.octets)), &member);
+        for stored in (0..taken.len()).filter_map(|place| taken.peer_at(place)) {
+            self.move_to_bucket(self.bucket_of_hash(hasher.peer(&stored.octets)), &stored);
         }
-        if self.buckets() == 1 {
-            self.widest = u16::try_from(self.first.len()).unwrap_or(u16::MAX);
+        if self.bucket_count() == 1 {
+            self.bucket_len_max = u16::try_from(self.first.len()).unwrap_or(u16::MAX);
         }
         true
     }
 
     /// Adds a peer that has only changed its bucket. It is lost where a bucket has no room for more, which
     /// takes a `peers_per_address` near the largest.
-    fn put_back(&mut self, bucket: usize, member: &Member<LEN>) {
-        if self.put(bucket, member).is_none() {
+    fn move_to_bucket(&mut self, bucket: usize, stored: &StoredPeer<LEN>) {
+        if self.put_in_bucket(bucket, stored).is_none() {
             self.len -= 1;
         }
     }
@@ -252,7 +257,7 @@ where
     /// Empties a bucket.
     fn take_bucket(&mut self, bucket: usize) -> Block<LEN> {
         let empty = Block::with_ids(self.with_ids);
-        self.change(bucket, |block| std::mem::replace(block, empty)).unwrap_or_default()
+        self.update_bucket(bucket, |block| std::mem::replace(block, empty)).unwrap_or_default()
     }
 }
 
@@ -262,96 +267,101 @@ mod tests {
 
     use super::*;
 
-    fn member(number: u32) -> Member<6> {
+    fn stored(number: u32) -> StoredPeer<6> {
         let [a, b, c, d] = number.to_be_bytes();
-        Member { octets: [a, b, c, d, 7, 11], seen: Seen(13), id: PeerId::default() }
+        StoredPeer { octets: [a, b, c, d, 7, 11], seen: LastSeen(13), id: PeerId::default() }
     }
 
-    fn insert(pack: &mut Pack<6>, number: u32, keys: &Keys) {
-        let member = member(number);
-        let spot = pack.insert(keys.peer(&member.octets), &member, keys).unwrap();
-        assert_eq!(pack.find(keys.peer(&member.octets), &member.octets), Some(spot));
+    fn insert(buckets: &mut PeerBuckets<6>, number: u32, hasher: &KeyedHash) {
+        let stored = stored(number);
+        let pos = buckets.insert(hasher.peer(&stored.octets), &stored, hasher).unwrap();
+        assert_eq!(buckets.find(hasher.peer(&stored.octets), &stored.octets), Some(pos));
     }
 
     #[test]
     fn peers_are_found_where_they_stand_through_growth_and_decline() {
-        let (keys, mut random) = (Keys::new(0), fastrand::Rng::with_seed(7));
-        let (mut pack, mut model) = (Pack::new(false, Reach::Public, false), BTreeSet::new());
+        let (hasher, mut random) = (KeyedHash::new(0), fastrand::Rng::with_seed(7));
+        let (mut buckets, mut model) =
+            (PeerBuckets::new(false, AddressScope::Public, false), BTreeSet::new());
         for step in 0..40_000 {
             let number = random.u32(..5000);
             // Growth, then decline.
             if random.u32(..40_000) > step {
                 if model.insert(number) {
-                    insert(&mut pack, number, &keys);
+                    insert(&mut buckets, number, &hasher);
                 }
             } else if model.remove(&number) {
-                let peer = member(number).octets;
-                let spot = pack.find(keys.peer(&peer), &peer).unwrap();
-                assert_eq!(pack.remove(spot, &keys).unwrap().octets, peer);
+                let peer = stored(number).octets;
+                let pos = buckets.find(hasher.peer(&peer), &peer).unwrap();
+                assert_eq!(buckets.remove(pos, &hasher).unwrap().octets, peer);
             }
-            assert_eq!(pack.len(), model.len());
+            assert_eq!(buckets.len(), model.len());
         }
         for number in 0..5000 {
-            let peer = member(number).octets;
-            assert_eq!(pack.find(keys.peer(&peer), &peer).is_some(), model.contains(&number), "{number}");
+            let peer = stored(number).octets;
+            assert_eq!(
+                buckets.find(hasher.peer(&peer), &peer).is_some(),
+                model.contains(&number),
+                "{number}"
+            );
         }
-        let blocks = (0..pack.buckets()).map(|bucket| pack.bucket(bucket).unwrap());
-        assert_eq!(pack.blocks, blocks.clone().map(Block::heap).sum::<usize>());
-        assert!(blocks.map(Block::len).all(|len| len <= pack.widest()));
+        let blocks = (0..buckets.bucket_count()).map(|bucket| buckets.bucket(bucket).unwrap());
+        assert_eq!(buckets.blocks_heap, blocks.clone().map(Block::heap).sum::<usize>());
+        assert!(blocks.map(Block::len).all(|len| len <= buckets.bucket_len_max()));
     }
 
     #[test]
     fn the_buckets_are_ranges_of_positions_without_gaps() {
-        let (keys, mut pack) = (Keys::new(0), Pack::new(false, Reach::Public, false));
+        let (hasher, mut buckets) = (KeyedHash::new(0), PeerBuckets::new(false, AddressScope::Public, false));
         for number in 0..3000 {
-            insert(&mut pack, number, &keys);
+            insert(&mut buckets, number, &hasher);
             if number % 61 != 0 {
                 continue;
             }
             let (mut next, mut met) = (0_u64, 0);
             while next <= u64::from(u32::MAX) {
-                let (bucket, range) = pack.bucket_at(u32::try_from(next).unwrap());
+                let (bucket, range) = buckets.bucket_at(u32::try_from(next).unwrap());
                 assert_eq!(u64::from(*range.start()), next);
-                let octets = pack.bucket(bucket).unwrap().octets();
-                assert!(octets.iter().all(|peer| range.contains(&position(keys.peer(peer)))));
+                let octets = buckets.bucket(bucket).unwrap().octets();
+                assert!(octets.iter().all(|peer| range.contains(&position(hasher.peer(peer)))));
                 met += octets.len();
                 next = u64::from(*range.end()) + 1;
             }
-            assert_eq!(met, pack.len());
+            assert_eq!(met, buckets.len());
         }
     }
 
     #[test]
     fn a_round_that_empties_all_buckets_leaves_one() {
-        let (keys, mut pack) = (Keys::new(0), Pack::new(true, Reach::Public, false));
-        (0..20_000).for_each(|number| insert(&mut pack, number, &keys));
-        let (mut at, full) = (pack.buckets(), pack.heap());
+        let (hasher, mut buckets) = (KeyedHash::new(0), PeerBuckets::new(true, AddressScope::Public, false));
+        (0..20_000).for_each(|number| insert(&mut buckets, number, &hasher));
+        let (mut at, full) = (buckets.bucket_count(), buckets.heap());
         assert!((400..430).contains(&at), "{at}");
         while at > 0 {
-            let before = pack.buckets();
+            let before = buckets.bucket_count();
             at = at.min(before) - 1;
-            let gone = pack.expire(at, &keys, |_, _| true);
-            let merged = before - pack.buckets();
+            let gone = buckets.expire(at, &hasher, |_, _| true);
+            let merged = before - buckets.bucket_count();
             assert!(merged <= gone / MERGE_AT + 1, "{merged} merges in one look at {gone} peers");
         }
-        assert_eq!((pack.len(), pack.buckets()), (0, 1));
-        assert!(pack.heap() < full / 100, "{} of {full}", pack.heap());
+        assert_eq!((buckets.len(), buckets.bucket_count()), (0, 1));
+        assert!(buckets.heap() < full / 100, "{} of {full}", buckets.heap());
     }
 
     #[test]
     fn buckets_follow_when_ids_are_kept_or_given_up() {
-        let (keys, mut pack) = (Keys::new(0), Pack::new(true, Reach::Public, false));
-        (0..200).for_each(|number| insert(&mut pack, number, &keys));
-        let without = pack.heap();
-        let look = |pack: &mut Pack<6>| {
-            (0..pack.buckets()).for_each(|bucket| _ = pack.expire(bucket, &keys, |_, _| false));
+        let (hasher, mut buckets) = (KeyedHash::new(0), PeerBuckets::new(true, AddressScope::Public, false));
+        (0..200).for_each(|number| insert(&mut buckets, number, &hasher));
+        let without = buckets.heap();
+        let look = |buckets: &mut PeerBuckets<6>| {
+            (0..buckets.bucket_count()).for_each(|bucket| _ = buckets.expire(bucket, &hasher, |_, _| false));
         };
-        pack.keep_ids(true);
-        assert_eq!(pack.heap(), without, "not all at once");
-        look(&mut pack);
-        assert!(pack.heap() > 2 * without);
-        pack.keep_ids(false);
-        look(&mut pack);
-        assert!(pack.heap() <= without, "{} of {without}", pack.heap());
+        buckets.keep_ids(true);
+        assert_eq!(buckets.heap(), without, "not all at once");
+        look(&mut buckets);
+        assert!(buckets.heap() > 2 * without);
+        buckets.keep_ids(false);
+        look(&mut buckets);
+        assert!(buckets.heap() <= without, "{} of {without}", buckets.heap());
     }
 }

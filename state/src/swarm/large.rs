@@ -1,55 +1,55 @@
-//! The peers of one family in a large swarm, or in one whose peer ids are kept, in camps by their reach: a
+//! The peers of one family in a large swarm, or in one whose peer ids are kept, in groups by their scope: a
 //! swarm may have few that can be handed out among many that cannot, and a choice must not pay for those.
 
-use crate::address::{Reach, ReachSet};
+use crate::address::{AddressScope, ScopeSet};
 use crate::admission::Policy;
 use crate::clock::Tick;
 use crate::ids::PeerId;
 use crate::swarm::block::Block;
-use crate::swarm::buckets::{Pack, position};
-use crate::swarm::camp::Camp;
-use crate::swarm::peer::{Endpoint, Member, Seen, Spot, are_near, reach_of};
-use crate::swarm::peer_set::Roster;
-use crate::swarm::select::{Pool, Stock};
-use crate::table::keyed_hash::Keys;
+use crate::swarm::buckets::{PeerBuckets, position};
+use crate::swarm::peer::{Endpoint, LastSeen, PeerPos, StoredPeer, have_same_address_key, scope_of_peer};
+use crate::swarm::peer_set::PeerSet;
+use crate::swarm::scope_group::ScopeGroup;
+use crate::swarm::select::{Pool, RolePeers};
+use crate::table::keyed_hash::KeyedHash;
 
 /// Peers of one family, of any number.
 #[derive(Debug)]
-pub(crate) struct Crowd<const LEN: usize> {
+pub(crate) struct LargeFamily<const LEN: usize> {
     /// Those that everybody reaches; in most swarms, all.
-    public: Camp<LEN>,
-    /// The others, as far as there are any, in the order of their reach.
-    others: Vec<Camp<LEN>>,
+    public: ScopeGroup<LEN>,
+    /// The others, as far as there are any, in the order of their scope.
+    others: Vec<ScopeGroup<LEN>>,
     // Asked several times at each announce, so that they are not summed each time.
     seeders: u32,
     leechers: u32,
-    /// Octets of all packs.
-    packs: usize,
+    /// Octets of all buckets.
+    buckets_heap: usize,
     paused: u32,
 }
 
-/// Where a sweep stands in a crowd: one camp after the other, seeders first, the last bucket first.
+/// Where a sweep stands in a large swarm: one group after the other, seeders first, the last bucket first.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct CrowdCursor {
-    camp: Reach,
+pub(crate) struct LargeCursor {
+    scope: AddressScope,
     seeders: bool,
     /// The bucket before which to go on.
     bucket: usize,
 }
 
-impl CrowdCursor {
-    fn at(camp: Reach, seeders: bool) -> Self {
-        Self { camp, seeders, bucket: usize::MAX }
+impl LargeCursor {
+    fn at(scope: AddressScope, seeders: bool) -> Self {
+        Self { scope, seeders, bucket: usize::MAX }
     }
 }
 
-impl<const LEN: usize> Crowd<LEN>
+impl<const LEN: usize> LargeFamily<LEN>
 where
     [u8; LEN]: Endpoint,
 {
     pub(crate) fn new(with_ids: bool) -> Self {
-        let (public, others) = (Camp::new(Reach::Public, with_ids), Vec::new());
-        Self { packs: public.heap(), public, others, seeders: 0, leechers: 0, paused: 0 }
+        let (public, others) = (ScopeGroup::new(AddressScope::Public, with_ids), Vec::new());
+        Self { buckets_heap: public.heap(), public, others, seeders: 0, leechers: 0, paused: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -57,7 +57,7 @@ where
     }
 
     /// Seeders and leechers.
-    pub(crate) fn roles(&self) -> (u32, u32) {
+    pub(crate) fn role_counts(&self) -> (u32, u32) {
         (self.seeders, self.leechers)
     }
 
@@ -66,65 +66,66 @@ where
     }
 
     pub(crate) fn with_ids(&self) -> bool {
-        self.public.pack(true).with_ids()
+        self.public.role(true).with_ids()
     }
 
     /// Octets on the heap.
     pub(crate) fn heap(&self) -> usize {
-        self.packs + self.others.capacity() * size_of::<Camp<LEN>>()
+        self.buckets_heap + self.others.capacity() * size_of::<ScopeGroup<LEN>>()
     }
 
     /// Keeps peer ids from now on (those of the peers already here are unknown), or gives them up.
     pub(crate) fn keep_ids(&mut self, with_ids: bool) {
         self.public.keep_ids(with_ids);
-        self.others.iter_mut().for_each(|camp| camp.keep_ids(with_ids));
+        self.others.iter_mut().for_each(|group| group.keep_ids(with_ids));
     }
 
     /// What peers are chosen from.
     pub(crate) fn pool(&self) -> Pool<'_, LEN> {
         Pool {
-            seeders: Stock::Pack(self.public.pack(true)),
-            leechers: Stock::Pack(self.public.pack(false)),
+            seeders: RolePeers::Buckets(self.public.role(true)),
+            leechers: RolePeers::Buckets(self.public.role(false)),
             others: &self.others,
             with_ids: self.with_ids(),
-            reach: ReachSet::NONE.with(Reach::Public),
+            scopes: ScopeSet::NONE.with(AddressScope::Public),
         }
     }
 
     /// All peers with their roles; for a swarm that takes another form.
-    pub(crate) fn members(&self) -> impl Iterator<Item = (Member<LEN>, bool)> {
-        self.camps().flat_map(Camp::packs).flat_map(|(pack, seeder)| {
-            let blocks = (0..pack.buckets()).filter_map(|bucket| pack.bucket(bucket));
+    pub(crate) fn stored_peers(&self) -> impl Iterator<Item = (StoredPeer<LEN>, bool)> {
+        self.groups().flat_map(ScopeGroup::roles).flat_map(|(buckets, seeder)| {
+            let blocks = (0..buckets.bucket_count()).filter_map(|bucket| buckets.bucket(bucket));
             blocks.flat_map(move |block| {
-                (0..block.len()).filter_map(|place| block.member(place)).map(move |member| (member, seeder))
+                (0..block.len()).filter_map(|place| block.peer_at(place)).map(move |stored| (stored, seeder))
             })
         })
     }
 
     /// Shows `take` the peers from a position on, each as it stands now, until `most` were looked at, or a
-    /// bucket of each role and camp more. A peer that is here from the first look to the last is shown once,
-    /// whatever becomes of its bucket, its role and its camp meanwhile. Gives how many were looked at; the
+    /// bucket of each role and group more. A peer that is here from the first look to the last is shown once,
+    /// whatever becomes of its bucket, its role and its group meanwhile. Gives how many were looked at; the
     /// cursor is `None` when all were.
     pub(crate) fn walk(
         &self,
         cursor: &mut Option<u32>,
         most: usize,
-        keys: &Keys,
+        hasher: &KeyedHash,
         mut take: impl FnMut(&Block<LEN>, usize, bool),
     ) -> usize {
         let mut looked = 0;
         while let Some(first) = *cursor
             && looked < most
         {
-            let packs = || self.camps().flat_map(Camp::packs);
+            let all_buckets = || self.groups().flat_map(ScopeGroup::roles);
             // All of them up to the same position, or one that changes its role would be missed.
-            let last = packs().fold(u32::MAX, |last, (pack, _)| last.min(*pack.bucket_at(first).1.end()));
-            for (pack, seeder) in packs() {
-                let (bucket, range) = pack.bucket_at(first);
-                let Some(block) = pack.bucket(bucket) else { continue };
+            let last = all_buckets()
+                .fold(u32::MAX, |last, (buckets, _)| last.min(*buckets.bucket_at(first).1.end()));
+            for (buckets, seeder) in all_buckets() {
+                let (bucket, range) = buckets.bucket_at(first);
+                let Some(block) = buckets.bucket(bucket) else { continue };
                 let all = range == (first..=last);
                 for (place, peer) in block.octets().iter().enumerate() {
-                    if all || (first..=last).contains(&position(keys.peer(peer))) {
+                    if all || (first..=last).contains(&position(hasher.peer(peer))) {
                         take(block, place, seeder);
                     }
                 }
@@ -136,163 +137,188 @@ where
         looked
     }
 
-    /// Drops expired peers, and moves those to their camp that stand in another one, because a reload has
+    /// Drops expired peers, and moves those to their group that stand in another one, because a reload has
     /// changed which ports are denied. Stops after `most` peers, or a bucket more. Gives how much was looked
     /// at; the cursor is `None` when all was.
     pub(crate) fn expire(
         &mut self,
         now: Tick,
         policy: &Policy,
-        cursor: &mut Option<CrowdCursor>,
+        cursor: &mut Option<LargeCursor>,
         most: usize,
-        keys: &Keys,
+        hasher: &KeyedHash,
     ) -> usize {
         self.keep_ids(policy.keep_peer_ids);
-        let mut at = cursor.take().unwrap_or(CrowdCursor::at(Reach::Public, true));
+        let mut at = cursor.take().unwrap_or(LargeCursor::at(AddressScope::Public, true));
         let mut looked = 0;
         while looked < most {
-            let buckets = self.camp(at.camp).map_or(0, |camp| camp.pack(at.seeders).buckets());
+            let buckets = self.group(at.scope).map_or(0, |group| group.role(at.seeders).bucket_count());
             if let Some(bucket) = at.bucket.min(buckets).checked_sub(1) {
                 at.bucket = bucket;
-                looked += self.expire_bucket(now, policy, at, keys).max(1);
+                looked += self.expire_bucket(now, policy, at, hasher).max(1);
                 continue;
             }
             if at.seeders {
-                at = CrowdCursor::at(at.camp, false);
+                at = LargeCursor::at(at.scope, false);
                 continue;
             }
-            self.drop_if_empty(at.camp);
-            let Some(next) = self.others.iter().map(Camp::reach).find(|reach| *reach > at.camp) else {
+            self.drop_empty_group(at.scope);
+            let Some(next) = self.others.iter().map(ScopeGroup::scope).find(|scope| *scope > at.scope) else {
                 return looked;
             };
-            at = CrowdCursor::at(next, true);
+            at = LargeCursor::at(next, true);
         }
         *cursor = Some(at);
         looked
     }
 
     /// Looks at one bucket; gives how many peers were in it.
-    fn expire_bucket(&mut self, now: Tick, policy: &Policy, at: CrowdCursor, keys: &Keys) -> usize {
-        let mut strays = Vec::new();
+    fn expire_bucket(&mut self, now: Tick, policy: &Policy, at: LargeCursor, hasher: &KeyedHash) -> usize {
+        let mut misplaced = Vec::new();
         let mut paused = 0;
         let leaves = |block: &Block<LEN>, place: usize| {
             let seen = block.seen(place);
             let expired = seen.age_seconds(now) > policy.peer_inactivity_seconds;
-            let stray = block.octets().get(place).filter(|peer| reach_of(*peer, policy) != at.camp);
-            if !expired && stray.is_some() {
-                strays.extend(block.member(place));
+            let misplaced_peer =
+                block.octets().get(place).filter(|peer| scope_of_peer(*peer, policy) != at.scope);
+            if !expired && misplaced_peer.is_some() {
+                misplaced.extend(block.peer_at(place));
             }
-            let leaves = expired || stray.is_some();
+            let leaves = expired || misplaced_peer.is_some();
             paused += u32::from(leaves && seen.paused());
             leaves
         };
-        let looked = self.change(at.camp, at.seeders, |pack| pack.expire(at.bucket, keys, leaves));
+        let looked =
+            self.update_role(at.scope, at.seeders, |buckets| buckets.expire(at.bucket, hasher, leaves));
         self.paused -= paused;
-        for stray in strays {
-            self.insert(&stray, at.seeders, reach_of(&stray.octets, policy), keys);
+        for misplaced_peer in misplaced {
+            self.insert(&misplaced_peer, at.seeders, scope_of_peer(&misplaced_peer.octets, policy), hasher);
         }
         looked.unwrap_or(0)
     }
 
-    /// Changes a pack and keeps the counts true.
-    fn change<T>(&mut self, camp: Reach, seeder: bool, work: impl FnOnce(&mut Pack<LEN>) -> T) -> Option<T> {
-        let pack = self.camp_mut(camp)?.pack_mut(seeder);
-        let (len, heap) = (pack.len(), pack.heap());
-        let result = work(pack);
-        let (grown, len) = (pack.heap(), count(pack.len()).wrapping_sub(count(len)));
-        self.packs = self.packs + grown - heap;
+    /// Changes the buckets of a role and keeps the counts true.
+    fn update_role<T>(
+        &mut self,
+        scope: AddressScope,
+        seeder: bool,
+        work: impl FnOnce(&mut PeerBuckets<LEN>) -> T,
+    ) -> Option<T> {
+        let buckets = self.group_mut(scope)?.role_mut(seeder);
+        let (len, heap) = (buckets.len(), buckets.heap());
+        let result = work(buckets);
+        let (grown, len) = (buckets.heap(), count_u32(buckets.len()).wrapping_sub(count_u32(len)));
+        self.buckets_heap = self.buckets_heap + grown - heap;
         let peers = if seeder { &mut self.seeders } else { &mut self.leechers };
         *peers = peers.wrapping_add(len);
         Some(result)
     }
 
-    pub(crate) fn camps(&self) -> impl Iterator<Item = &Camp<LEN>> + Clone {
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &ScopeGroup<LEN>> + Clone {
         std::iter::once(&self.public).chain(&self.others)
     }
 
-    fn camp(&self, reach: Reach) -> Option<&Camp<LEN>> {
-        self.camps().find(|camp| camp.reach() == reach)
+    fn group(&self, scope: AddressScope) -> Option<&ScopeGroup<LEN>> {
+        self.groups().find(|group| group.scope() == scope)
     }
 
-    fn camp_mut(&mut self, reach: Reach) -> Option<&mut Camp<LEN>> {
-        if reach == Reach::Public {
+    fn group_mut(&mut self, scope: AddressScope) -> Option<&mut ScopeGroup<LEN>> {
+        if scope == AddressScope::Public {
             return Some(&mut self.public);
         }
-        self.others.iter_mut().find(|camp| camp.reach() == reach)
+        self.others.iter_mut().find(|group| group.scope() == scope)
     }
 
-    /// Makes sure that there is a camp of a reach.
-    fn pitch(&mut self, reach: Reach) {
-        if reach == Reach::Public {
+    /// Makes sure that there is a group of a scope.
+    fn ensure_group(&mut self, scope: AddressScope) {
+        if scope == AddressScope::Public {
             return;
         }
-        if let Err(place) = self.others.binary_search_by_key(&reach, Camp::reach) {
-            let camp = Camp::new(reach, self.with_ids());
-            self.packs += camp.heap();
+        if let Err(place) = self.others.binary_search_by_key(&scope, ScopeGroup::scope) {
+            let group = ScopeGroup::new(scope, self.with_ids());
+            self.buckets_heap += group.heap();
             self.others.reserve_exact(1);
-            self.others.insert(place, camp);
+            self.others.insert(place, group);
         }
     }
 
-    fn drop_if_empty(&mut self, reach: Reach) {
-        let packs = &mut self.packs;
-        self.others.retain(|camp| {
-            let stays = camp.reach() != reach || camp.len() > 0;
-            *packs -= if stays { 0 } else { camp.heap() };
+    fn drop_empty_group(&mut self, scope: AddressScope) {
+        let heap = &mut self.buckets_heap;
+        self.others.retain(|group| {
+            let stays = group.scope() != scope || group.len() > 0;
+            *heap -= if stays { 0 } else { group.heap() };
             stays
         });
         self.others.shrink_to_fit();
     }
 
-    fn take(&mut self, spot: Spot, keys: &Keys) -> Option<Member<LEN>> {
-        let member = self.change(spot.camp, spot.seeder, |pack| pack.remove(spot, keys)).flatten()?;
-        self.paused -= u32::from(member.seen.paused());
-        Some(member)
+    fn remove_peer(&mut self, pos: PeerPos, hasher: &KeyedHash) -> Option<StoredPeer<LEN>> {
+        let stored =
+            self.update_role(pos.scope, pos.seeder, |buckets| buckets.remove(pos, hasher)).flatten()?;
+        self.paused -= u32::from(stored.seen.paused());
+        Some(stored)
     }
 }
 
-impl<const LEN: usize> Roster<LEN> for Crowd<LEN>
+impl<const LEN: usize> PeerSet<LEN> for LargeFamily<LEN>
 where
     [u8; LEN]: Endpoint,
 {
-    fn find(&self, peer: &[u8; LEN], seeder: bool, keys: &Keys) -> Option<Spot> {
-        let hash = keys.peer(peer);
+    fn find(&self, peer: &[u8; LEN], seeder: bool, hasher: &KeyedHash) -> Option<PeerPos> {
+        let hash = hasher.peer(peer);
         let public = self.public.find(hash, peer, seeder);
-        public.or_else(|| self.others.iter().find_map(|camp| camp.find(hash, peer, seeder)))
+        public.or_else(|| self.others.iter().find_map(|group| group.find(hash, peer, seeder)))
     }
 
-    fn insert(&mut self, member: &Member<LEN>, seeder: bool, reach: Reach, keys: &Keys) -> Option<Spot> {
-        self.pitch(reach);
-        let hash = keys.peer(&member.octets);
-        let spot = self.change(reach, seeder, |pack| pack.insert(hash, member, keys)).flatten()?;
-        self.paused += u32::from(member.seen.paused());
-        Some(spot)
+    fn insert(
+        &mut self,
+        stored: &StoredPeer<LEN>,
+        seeder: bool,
+        scope: AddressScope,
+        hasher: &KeyedHash,
+    ) -> Option<PeerPos> {
+        self.ensure_group(scope);
+        let hash = hasher.peer(&stored.octets);
+        let pos =
+            self.update_role(scope, seeder, |buckets| buckets.insert(hash, stored, hasher)).flatten()?;
+        self.paused += u32::from(stored.seen.paused());
+        Some(pos)
     }
 
-    fn remove(&mut self, spot: Spot, keys: &Keys) {
-        self.take(spot, keys);
+    fn remove(&mut self, pos: PeerPos, hasher: &KeyedHash) {
+        self.remove_peer(pos, hasher);
     }
 
-    fn renew(&mut self, spot: Spot, seen: Seen, id: PeerId) {
-        let before = self.change(spot.camp, spot.seeder, |pack| pack.renew(spot, seen, id)).flatten();
+    fn renew(&mut self, pos: PeerPos, seen: LastSeen, id: PeerId) {
+        let before =
+            self.update_role(pos.scope, pos.seeder, |buckets| buckets.renew(pos, seen, id)).flatten();
         self.paused = self.paused + u32::from(seen.paused()) - u32::from(before.unwrap_or(seen).paused());
     }
 
-    fn place(&mut self, spot: Spot, seeder: bool, reach: Reach, keys: &Keys) -> Option<Spot> {
-        if (spot.seeder, spot.camp) == (seeder, reach) {
-            return Some(spot);
+    fn move_to(
+        &mut self,
+        pos: PeerPos,
+        seeder: bool,
+        scope: AddressScope,
+        hasher: &KeyedHash,
+    ) -> Option<PeerPos> {
+        if (pos.seeder, pos.scope) == (seeder, scope) {
+            return Some(pos);
         }
-        let member = self.take(spot, keys)?;
-        self.insert(&member, seeder, reach, keys)
+        let stored = self.remove_peer(pos, hasher)?;
+        self.insert(&stored, seeder, scope, hasher)
     }
 
-    fn neighbours(&self, peer: &[u8; LEN], keys: &Keys) -> usize {
-        let hash = keys.peer(peer);
-        let near = |other: &[u8; LEN]| are_near(other, peer);
-        self.camps().flat_map(Camp::packs).map(|(pack, _)| pack.count(hash, near)).sum()
+    fn count_at_address(&self, peer: &[u8; LEN], hasher: &KeyedHash) -> usize {
+        let hash = hasher.peer(peer);
+        let near = |other: &[u8; LEN]| have_same_address_key(other, peer);
+        self.groups()
+            .flat_map(ScopeGroup::roles)
+            .map(|(buckets, _)| buckets.count_in_bucket(hash, near))
+            .sum()
     }
 }
 
-fn count(peers: usize) -> u32 {
+fn count_u32(peers: usize) -> u32 {
     u32::try_from(peers).unwrap_or(u32::MAX)
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::metrics::histogram::Histogram;
-use crate::metrics::{Board, Distributed, Kind, Series};
-use crate::peer_counts::Census;
+use crate::metrics::{Board, HistogramSeries, Series, SeriesKind};
+use crate::peer_counts::PeerCounts;
 use crate::private::Torrents;
-use crate::report::Place;
+use crate::report::TorrentSource;
 use crate::swarm::Swarms;
 
-impl Place {
+impl TorrentSource {
     /// Octets that all swarms take, by hayate's own count.
     #[must_use]
     pub fn memory(&self) -> usize {
@@ -20,39 +20,39 @@ impl Place {
     }
 
     /// Lists the numbers of the swarms.
-    pub fn list_on(&self, board: &Board) {
+    pub fn register_metrics(&self, board: &Board) {
         match self {
-            Self::Swarms(swarms) => list(swarms, swarms.sweeps(), board),
-            Self::Site(torrents) => list(torrents, &torrents.purges, board),
+            Self::Swarms(swarms) => register(swarms, swarms.sweep_durations(), board),
+            Self::Site(torrents) => register(torrents, &torrents.purges, board),
         }
     }
 }
 
 /// What has swarms.
-trait Numbers: Send + Sync + 'static {
-    fn census(&self) -> Census;
+trait SwarmMetrics: Send + Sync + 'static {
+    fn peer_counts(&self) -> PeerCounts;
     fn seeders(&self) -> u64;
     fn leechers(&self) -> u64;
     fn live(&self) -> usize;
     fn idle(&self) -> usize;
     fn memory(&self) -> usize;
-    fn full(&self) -> u64;
-    fn crowded(&self) -> u64;
+    fn full_total(&self) -> u64;
+    fn crowded_total(&self) -> u64;
 }
 
-impl Numbers for Swarms {
-    fn census(&self) -> Census {
-        self.census()
+impl SwarmMetrics for Swarms {
+    fn peer_counts(&self) -> PeerCounts {
+        self.peer_counts()
     }
 
     fn seeders(&self) -> u64 {
-        let census = self.census();
-        u64::from(census.v4_seeders) + u64::from(census.v6_seeders)
+        let counts = self.peer_counts();
+        u64::from(counts.v4_seeders) + u64::from(counts.v6_seeders)
     }
 
     fn leechers(&self) -> u64 {
-        let census = self.census();
-        u64::from(census.v4_leechers) + u64::from(census.v6_leechers)
+        let counts = self.peer_counts();
+        u64::from(counts.v4_leechers) + u64::from(counts.v6_leechers)
     }
 
     fn live(&self) -> usize {
@@ -67,18 +67,18 @@ impl Numbers for Swarms {
         self.memory()
     }
 
-    fn full(&self) -> u64 {
-        self.full()
+    fn full_total(&self) -> u64 {
+        self.full_total()
     }
 
-    fn crowded(&self) -> u64 {
-        self.crowded()
+    fn crowded_total(&self) -> u64 {
+        self.crowded_total()
     }
 }
 
-impl Numbers for Torrents {
-    fn census(&self) -> Census {
-        self.census()
+impl SwarmMetrics for Torrents {
+    fn peer_counts(&self) -> PeerCounts {
+        self.peer_counts()
     }
 
     // A peer that is reached over both families is one.
@@ -102,18 +102,18 @@ impl Numbers for Torrents {
         self.memory()
     }
 
-    fn full(&self) -> u64 {
-        self.full()
+    fn full_total(&self) -> u64 {
+        self.full_total()
     }
 
-    // `announce.peers_per_address` is none of this mode: its members are known.
-    fn crowded(&self) -> u64 {
+    // `announce.peers_per_address` is none of this mode: its users are known.
+    fn crowded_total(&self) -> u64 {
         0
     }
 }
 
-fn list<T: Numbers>(of: &Arc<T>, sweeps: &Arc<Histogram>, board: &Board) {
-    board.distribute(Distributed {
+fn register<T: SwarmMetrics>(of: &Arc<T>, sweeps: &Arc<Histogram>, board: &Board) {
+    board.register_histogram(HistogramSeries {
         name: "storage_gc_duration_milliseconds",
         help: "Time that a round of the sweep has worked.",
         labels: Vec::new(),
@@ -121,17 +121,17 @@ fn list<T: Numbers>(of: &Arc<T>, sweeps: &Arc<Histogram>, board: &Board) {
     });
     let list = |name, help, kind, labels, read: fn(&T) -> u64| {
         let of = Arc::clone(of);
-        board.list(Series { name, help, kind, labels, read: Box::new(move || read(&of)) });
+        board.register(Series { name, help, kind, labels, read: Box::new(move || read(&of)) });
     };
     let peers = |family, role, read| {
         let labels = vec![("family", family), ("role", role)];
-        list("swarm_peers", "Peers in all swarms.", Kind::Gauge, labels, read);
+        list("swarm_peers", "Peers in all swarms.", SeriesKind::Gauge, labels, read);
     };
-    peers("ipv4", "seeder", |of| u64::from(of.census().v4_seeders));
-    peers("ipv4", "leecher", |of| u64::from(of.census().v4_leechers));
-    peers("ipv6", "seeder", |of| u64::from(of.census().v6_seeders));
-    peers("ipv6", "leecher", |of| u64::from(of.census().v6_leechers));
-    let gauge = |name, help, read| list(name, help, Kind::Gauge, Vec::new(), read);
+    peers("ipv4", "seeder", |of| u64::from(of.peer_counts().v4_seeders));
+    peers("ipv4", "leecher", |of| u64::from(of.peer_counts().v4_leechers));
+    peers("ipv6", "seeder", |of| u64::from(of.peer_counts().v6_seeders));
+    peers("ipv6", "leecher", |of| u64::from(of.peer_counts().v6_leechers));
+    let gauge = |name, help, read| list(name, help, SeriesKind::Gauge, Vec::new(), read);
     gauge("swarms", "Torrents with peers.", |of| of.live() as u64);
     // The names that the reference tracker has for these.
     gauge("storage_infohashes_count", "Torrents with peers.", |of| of.live() as u64);
@@ -141,7 +141,15 @@ fn list<T: Numbers>(of: &Arc<T>, sweeps: &Arc<Histogram>, board: &Board) {
         of.idle() as u64
     });
     gauge("swarms_memory_bytes", "Memory of all swarms, by hayate's own count.", |of| of.memory() as u64);
-    let counter = |name, help, read| list(name, help, Kind::Counter, Vec::new(), read);
-    counter("swarms_full_total", "Announces answered without peers because memory.max was reached.", T::full);
-    counter("swarms_crowded_total", "Peers not stored because of announce.peers_per_address.", T::crowded);
+    let counter = |name, help, read| list(name, help, SeriesKind::Counter, Vec::new(), read);
+    counter(
+        "swarms_full_total",
+        "Announces answered without peers because memory.max was reached.",
+        T::full_total,
+    );
+    counter(
+        "swarms_crowded_total",
+        "Peers not stored because of announce.peers_per_address.",
+        T::crowded_total,
+    );
 }

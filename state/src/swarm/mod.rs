@@ -1,10 +1,10 @@
-//! All swarms, in shards: many small locks, so that doors on several threads seldom meet. A keyed hash of the
+//! All swarms, in shards: many small locks, so that servers on several threads seldom meet. A keyed hash of the
 //! info_hash names the shard, so that no client can fill one.
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | `torrent` | one torrent, its swarm being a `pair`, `small`, or `large`: `camp`s of `buckets` |
-//! | `peer`, `block`, `peer_set` | one peer in memory, many in a row, what can be done to them |
+//! | `torrent` | one torrent, its swarm being a `pair`, `small`, or `large`: `scope_group`s of `buckets` |
+//! | `peer`, `block`, `peer_set` | one peer in memory, many in one block, what can be done to them |
 //! | `shard` | the torrents behind one lock |
 //! | `select` | the choice of peers |
 //! | `sweep` | expiry in slices |
@@ -12,12 +12,12 @@
 
 pub(crate) mod block;
 mod buckets;
-mod camp;
 pub(crate) mod large;
 mod metrics;
 mod pair;
 pub(crate) mod peer;
 pub(crate) mod peer_set;
+mod scope_group;
 mod select;
 pub(crate) mod shard;
 mod small;
@@ -30,18 +30,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
-use crate::address::Reach;
+use crate::address::AddressScope;
 use crate::admission::Policy;
 use crate::announce::{Announce, Event, Handout, Tally};
 use crate::clock::Tick;
 use crate::ids::InfoHash;
 use crate::metrics::histogram::Histogram;
-pub use crate::peer_counts::Census;
+pub use crate::peer_counts::PeerCounts;
 use crate::snapshot::delta::{Delta, Tap};
 use crate::swarm::shard::Shard;
 pub use crate::swarm::sweep::Sweeper;
-use crate::swarm::torrent::{Change, Context, Torrent};
-use crate::table::keyed_hash::Keys;
+use crate::swarm::torrent::{AnnounceContext, PeerChange, Torrent};
+use crate::table::keyed_hash::KeyedHash;
 use crate::table::prefetch::prefetch;
 
 /// Shards; a power of two.
@@ -49,16 +49,16 @@ pub(crate) const SHARDS: usize = 1024;
 const _: () = assert!(SHARDS.is_power_of_two());
 /// Octets by which a shard may have grown or shrunk before the memory budget is told: all shards together are
 /// never further from the truth than 512 KiB.
-const ACCOUNT_STEP: usize = 512;
+const MEMORY_STEP: usize = 512;
 /// Of the memory budget, the share beyond which torrents that nobody shares yet are refused.
 const NEW_TORRENTS_SHARE: (u64, u64) = (15, 16);
 
 /// Announces that [`Tracker::look_ahead`](crate::Tracker::look_ahead) takes at most.
-pub const LOOK_AHEAD_MAX: usize = 64;
+pub const PREFETCH_MAX: usize = 64;
 
 /// Whether an announce was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AnnounceOutcome {
     /// The swarm knows the peer now (or forgot it, if it stopped).
     Done {
         /// This announce counts as a finished download.
@@ -72,14 +72,14 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Swarms {
     shards: Vec<CachePadded<Mutex<Shard>>>,
-    keys: Keys,
+    hasher: KeyedHash,
     /// Octets that all shards take, by our own count, but for less than [`ACCOUNT_STEP`] of each. In a cache
     /// line of its own, because the rest of this struct is read for every announce.
     memory: CachePadded<AtomicUsize>,
     /// Where announces are noted for a successor.
     tap: Tap,
     /// How long rounds of the sweep took.
-    sweeps: Arc<Histogram>,
+    sweep_durations: Arc<Histogram>,
 }
 
 impl Swarms {
@@ -90,10 +90,10 @@ impl Swarms {
         let shards = (0..SHARDS).map(|_| CachePadded::default()).collect();
         Arc::new(Self {
             shards,
-            keys: Keys::new(peers_per_address),
+            hasher: KeyedHash::new(peers_per_address),
             memory: CachePadded::default(),
             tap: Tap::default(),
-            sweeps: Arc::new(Histogram::milliseconds()),
+            sweep_durations: Arc::new(Histogram::milliseconds()),
         })
     }
 
@@ -102,48 +102,51 @@ impl Swarms {
         &self,
         now: Tick,
         policy: &Policy,
-        reach: Reach,
+        scope: AddressScope,
         announce: &Announce,
         random: &mut fastrand::Rng,
         handout: &mut Handout<'_>,
-    ) -> (Outcome, Tally) {
+    ) -> (AnnounceOutcome, Tally) {
         let may_grow = self.may_grow(policy);
-        let context = Context { now, policy, keys: &self.keys, reach, announce, may_grow };
-        let hash = self.keys.info_hash(&announce.info_hash);
+        let context = AnnounceContext { now, policy, hasher: &self.hasher, scope, announce, may_grow };
+        let hash = self.hasher.info_hash(&announce.info_hash);
         let may_create = may_grow && self.has_room(policy, NEW_TORRENTS_SHARE);
         let mut shard = self.shard(hash).lock();
         let (change, tally) = shard.announce(hash, &context, may_create, random, handout);
-        self.account(&mut shard);
+        self.update_memory(&mut shard);
         match change {
-            Change::Full => {
-                shard.full += 1;
-                return (Outcome::Full, tally);
+            PeerChange::Full => {
+                shard.full_total += 1;
+                return (AnnounceOutcome::Full, tally);
             }
-            Change::Crowded => shard.crowded += 1,
-            Change::Kept { .. } | Change::Gone => {}
+            PeerChange::Crowded => shard.crowded_total += 1,
+            PeerChange::Kept { .. } | PeerChange::Gone => {}
         }
         if self.tap.is_open() {
             // Under the lock: changes of a torrent are noted in the order in which they are made.
-            self.tap.note(Delta { announce: *announce, completed: tally.completed });
+            self.tap.note_delta(Delta { announce: *announce, completed: tally.completed });
         }
-        (Outcome::Done { completed: matches!(change, Change::Kept { completed: true, .. }) }, tally)
+        (
+            AnnounceOutcome::Done { completed: matches!(change, PeerChange::Kept { completed: true, .. }) },
+            tally,
+        )
     }
 
-    /// Hands out peers as to this announce, but changes nothing. Gives the tally without the asker, unless he
+    /// Hands out peers as to this announce, but changes nothing. Gives the tally without the requester, unless he
     /// is there already.
-    pub(crate) fn show(
+    pub(crate) fn hand_out_only(
         &self,
         now: Tick,
         policy: &Policy,
-        reach: Reach,
+        scope: AddressScope,
         announce: &Announce,
         random: &mut fastrand::Rng,
         handout: &mut Handout<'_>,
     ) -> Tally {
-        let context = Context { now, policy, keys: &self.keys, reach, announce, may_grow: false };
-        let hash = self.keys.info_hash(&announce.info_hash);
+        let context = AnnounceContext { now, policy, hasher: &self.hasher, scope, announce, may_grow: false };
+        let hash = self.hasher.info_hash(&announce.info_hash);
         let shard = self.shard(hash).lock();
-        let found = shard.find(hash, &announce.info_hash).and_then(|slot| shard.torrent(slot));
+        let found = shard.find_slot(hash, &announce.info_hash).and_then(|slot| shard.torrent(slot));
         let Some(torrent) = found else { return Tally::default() };
         if announce.event != Event::Stopped {
             torrent.hand_out(&context, torrent.find(&context), random, handout);
@@ -161,18 +164,18 @@ impl Swarms {
         may_create: bool,
         work: impl FnOnce(&mut Torrent) -> T,
     ) -> Option<(T, bool)> {
-        let hash = self.keys.info_hash(info_hash);
+        let hash = self.hasher.info_hash(info_hash);
         let may_create = may_create && self.has_room(policy, NEW_TORRENTS_SHARE);
         let mut shard = self.shard(hash).lock();
-        let known = shard.find(hash, info_hash);
+        let known = shard.find_slot(hash, info_hash);
         let slot = match known {
             Some(slot) => slot,
-            None if may_create => shard.add(hash, *info_hash, &self.keys),
+            None if may_create => shard.add_torrent(hash, *info_hash, &self.hasher),
             None => return None,
         };
-        let result = shard.update(slot, work);
-        shard.drop_if_empty(slot, hash, now, policy, &self.keys);
-        self.account(&mut shard);
+        let result = shard.update_torrent(slot, work);
+        shard.drop_if_empty(slot, hash, now, policy, &self.hasher);
+        self.update_memory(&mut shard);
         Some((result?, known.is_none()))
     }
 
@@ -185,11 +188,11 @@ impl Swarms {
 
     /// Fetches what the announces of a batch will need into the processor's cache, in stages, each for the
     /// whole batch: one after the other, every announce would wait for memory three or four times.
-    pub(crate) fn look_ahead(&self, info_hashes: impl Iterator<Item = InfoHash>) {
-        let mut hashes = [0; LOOK_AHEAD_MAX];
+    pub(crate) fn prefetch_batch(&self, info_hashes: impl Iterator<Item = InfoHash>) {
+        let mut hashes = [0; PREFETCH_MAX];
         let mut count = 0;
         for (to, info_hash) in hashes.iter_mut().zip(info_hashes) {
-            *to = self.keys.info_hash(&info_hash);
+            *to = self.hasher.info_hash(&info_hash);
             prefetch(self.shard(*to));
             count += 1;
         }
@@ -210,10 +213,10 @@ impl Swarms {
     /// How a swarm stands; zeros where it is unknown.
     #[must_use]
     pub fn tally(&self, info_hash: &InfoHash) -> Tally {
-        let hash = self.keys.info_hash(info_hash);
+        let hash = self.hasher.info_hash(info_hash);
         let shard = self.shard(hash).lock();
         shard
-            .find(hash, info_hash)
+            .find_slot(hash, info_hash)
             .and_then(|slot| shard.torrents.get(slot))
             .map(Torrent::tally_with_paused)
             .unwrap_or_default()
@@ -221,9 +224,9 @@ impl Swarms {
 
     /// How many peers there are.
     #[must_use]
-    pub fn census(&self) -> Census {
-        self.shards.iter().fold(Census::default(), |mut sum, shard| {
-            sum.replace(Census::default(), shard.lock().census);
+    pub fn peer_counts(&self) -> PeerCounts {
+        self.shards.iter().fold(PeerCounts::default(), |mut sum, shard| {
+            sum.replace(PeerCounts::default(), shard.lock().peer_counts);
             sum
         })
     }
@@ -236,7 +239,7 @@ impl Swarms {
 
     /// What a whole sweep looks at.
     pub(crate) fn torrents_and_peers(&self) -> usize {
-        let of_shard = |shard: &Shard| shard.len() + shard.census.peers() as usize;
+        let of_shard = |shard: &Shard| shard.len() + shard.peer_counts.total() as usize;
         self.shards.iter().map(|shard| of_shard(&shard.lock())).sum()
     }
 
@@ -254,28 +257,28 @@ impl Swarms {
 
     /// Announces answered without peers because the memory budget was used up.
     #[must_use]
-    pub fn full(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.lock().full).sum()
+    pub fn full_total(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.lock().full_total).sum()
     }
 
     /// Peers not stored because of `announce.peers_per_address`.
     #[must_use]
-    pub fn crowded(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.lock().crowded).sum()
+    pub fn crowded_total(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.lock().crowded_total).sum()
     }
 
     /// A known torrent was finished at least so often.
     pub(crate) fn raise_completed(&self, info_hash: &InfoHash, completed: u32) {
-        let hash = self.keys.info_hash(info_hash);
+        let hash = self.hasher.info_hash(info_hash);
         let mut shard = self.shard(hash).lock();
-        let slot = shard.find(hash, info_hash);
+        let slot = shard.find_slot(hash, info_hash);
         if let Some(torrent) = slot.and_then(|slot| shard.torrents.get_mut(slot)) {
             torrent.completed = torrent.completed.max(completed);
         }
     }
 
-    pub(crate) fn sweeps(&self) -> &Arc<Histogram> {
-        &self.sweeps
+    pub(crate) fn sweep_durations(&self) -> &Arc<Histogram> {
+        &self.sweep_durations
     }
 
     pub(crate) fn tap(&self) -> &Tap {
@@ -284,18 +287,18 @@ impl Swarms {
 
     #[cfg(test)]
     pub(crate) fn is_locked(&self, info_hash: &InfoHash) -> bool {
-        self.shard(self.keys.info_hash(info_hash)).is_locked()
+        self.shard(self.hasher.info_hash(info_hash)).is_locked()
     }
 
-    pub(crate) fn keys(&self) -> &Keys {
-        &self.keys
+    pub(crate) fn hasher(&self) -> &KeyedHash {
+        &self.hasher
     }
 
     /// Runs one slice of a sweep under one shard's lock.
     pub(crate) fn with_shard<T>(&self, shard: usize, work: impl FnOnce(&mut Shard) -> T) -> Option<T> {
         let mut shard = self.shards.get(shard)?.lock();
         let result = work(&mut shard);
-        self.account(&mut shard);
+        self.update_memory(&mut shard);
         Some(result)
     }
 
@@ -307,9 +310,9 @@ impl Swarms {
     /// Counts what a shard has grown or shrunk by, in steps, so that workers seldom write to one line. Under
     /// the shard's lock: else what one thread takes away might be counted before what another has added, and
     /// the sum be below zero for a moment.
-    fn account(&self, shard: &mut Shard) {
+    fn update_memory(&self, shard: &mut Shard) {
         let (counted, now) = (shard.counted, shard.memory());
-        if now.abs_diff(counted) >= ACCOUNT_STEP {
+        if now.abs_diff(counted) >= MEMORY_STEP {
             self.memory.fetch_add(now.wrapping_sub(counted), Ordering::Relaxed);
             shard.counted = now;
         }

@@ -1,34 +1,34 @@
 //! The peers of the smallest swarms, inside their torrent.
 
-use crate::address::{Reach, ReachSet};
+use crate::address::{AddressScope, ScopeSet};
 use crate::announce::PEER_V4_LEN;
-use crate::swarm::peer::{Member, Seen};
-use crate::swarm::peer_set::Row;
+use crate::swarm::peer::{LastSeen, StoredPeer};
+use crate::swarm::peer_set::PeerArray;
 
 /// IPv4 peers a torrent has room for without a heap block: most torrents never have more.
-pub(crate) const PAIR: usize = 2;
+pub(crate) const PAIR_LEN: usize = 2;
 
 /// Up to two IPv4 peers, seeders first.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Pair {
-    octets: [[u8; PEER_V4_LEN]; PAIR],
-    seen: [Seen; PAIR],
+    octets: [[u8; PEER_V4_LEN]; PAIR_LEN],
+    seen: [LastSeen; PAIR_LEN],
     len: u8,
     seeders: u8,
-    /// Every reach a peer has had since the last sweep.
-    pub(crate) reach: ReachSet,
+    /// Every scope a peer has had since the last sweep.
+    pub(crate) scopes: ScopeSet,
 }
 
-impl Row<PEER_V4_LEN> for Pair {
+impl PeerArray<PEER_V4_LEN> for Pair {
     fn octets(&self) -> &[[u8; PEER_V4_LEN]] {
         self.octets.get(..usize::from(self.len)).unwrap_or_default()
     }
 
-    fn seen(&self, place: usize) -> Seen {
+    fn seen(&self, place: usize) -> LastSeen {
         self.seen.get(place).copied().unwrap_or_default()
     }
 
-    fn set_seen(&mut self, place: usize, seen: Seen) {
+    fn set_seen(&mut self, place: usize, seen: LastSeen) {
         if let Some(slot) = self.seen.get_mut(place) {
             *slot = seen;
         }
@@ -42,12 +42,12 @@ impl Row<PEER_V4_LEN> for Pair {
         self.seeders = u8::try_from(seeders).unwrap_or(u8::MAX);
     }
 
-    fn push(&mut self, member: &Member<PEER_V4_LEN>) -> bool {
+    fn push(&mut self, stored: &StoredPeer<PEER_V4_LEN>) -> bool {
         let place = usize::from(self.len);
         let (Some(octets), Some(seen)) = (self.octets.get_mut(place), self.seen.get_mut(place)) else {
             return false;
         };
-        (*octets, *seen) = (member.octets, member.seen);
+        (*octets, *seen) = (stored.octets, stored.seen);
         self.len += 1;
         true
     }
@@ -61,7 +61,7 @@ impl Row<PEER_V4_LEN> for Pair {
         self.seen.swap(a, b);
     }
 
-    fn add_reach(&mut self, reach: Reach) {
-        self.reach = self.reach.with(reach);
+    fn add_scope(&mut self, scope: AddressScope) {
+        self.scopes = self.scopes.with(scope);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::address::{self, Reach};
+use crate::address::{self, AddressScope};
 use crate::admission::{PEER_INACTIVITY_SECONDS_MAX, Policy};
 use crate::announce::{Announce, PEER_V4_LEN, PEER_V6_LEN};
 use crate::clock::Tick;
@@ -17,9 +17,9 @@ const _: () = assert!(PEER_INACTIVITY_SECONDS_MAX < SECONDS_MASK as u32 - AHEAD_
 
 /// When a peer was last seen, in 15 bits of seconds, and whether it is a partial seed (BEP 21).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen(pub(crate) u16);
+pub(crate) struct LastSeen(pub(crate) u16);
 
-impl Seen {
+impl LastSeen {
     #[expect(clippy::cast_possible_truncation, reason = "masked to 15 bits")]
     pub(crate) fn new(now: Tick, paused: bool) -> Self {
         Self((now.0 as u16 & SECONDS_MASK) | if paused { PAUSED_BIT } else { 0 })
@@ -38,19 +38,19 @@ impl Seen {
 
 /// A peer that comes into a swarm.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Member<const LEN: usize> {
+pub(crate) struct StoredPeer<const LEN: usize> {
     pub(crate) octets: [u8; LEN],
-    pub(crate) seen: Seen,
+    pub(crate) seen: LastSeen,
     pub(crate) id: PeerId,
 }
 
 /// Where a peer stands in its swarm, until the swarm changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Spot {
+pub(crate) struct PeerPos {
     pub(crate) seeder: bool,
-    /// The camp of its crowd; `Public` in the small forms, which have none.
-    pub(crate) camp: Reach,
-    /// The bucket among those of its role and camp; 0 where there is only one.
+    /// The group of its large swarm; `Public` in the small forms, which have none.
+    pub(crate) scope: AddressScope,
+    /// The bucket among those of its role and group; 0 where there is only one.
     pub(crate) bucket: u32,
     /// The place in the bucket.
     pub(crate) place: u16,
@@ -61,7 +61,7 @@ pub(crate) trait Endpoint: Copy + Eq {
     fn address(&self) -> IpAddr;
     fn port(&self) -> u16;
     /// What `announce.peers_per_address` counts as one address: an IPv4 address, an IPv6 /64.
-    fn neighbourhood(&self) -> u64;
+    fn address_key(&self) -> u64;
 }
 
 impl Endpoint for [u8; 6] {
@@ -75,7 +75,7 @@ impl Endpoint for [u8; 6] {
         u16::from_be_bytes([high, low])
     }
 
-    fn neighbourhood(&self) -> u64 {
+    fn address_key(&self) -> u64 {
         let [a, b, c, d, ..] = *self;
         u32::from_be_bytes([a, b, c, d]).into()
     }
@@ -92,38 +92,41 @@ impl Endpoint for [u8; 18] {
         u16::from_be_bytes([high, low])
     }
 
-    fn neighbourhood(&self) -> u64 {
+    fn address_key(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = *self;
         u64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
 }
 
 /// Do both count as one address?
-pub(crate) fn are_near<E: Endpoint>(one: &E, other: &E) -> bool {
-    one.neighbourhood() == other.neighbourhood()
+pub(crate) fn have_same_address_key<E: Endpoint>(one: &E, other: &E) -> bool {
+    one.address_key() == other.address_key()
 }
 
 /// Where a peer can be reached from, its port considered.
-pub(crate) fn reach_of<E: Endpoint>(peer: &E, policy: &Policy) -> Reach {
-    policy.reach_of_port(address::of_address(peer.address()).unwrap_or(Reach::Hidden), peer.port())
+pub(crate) fn scope_of_peer<E: Endpoint>(peer: &E, policy: &Policy) -> AddressScope {
+    policy.scope_with_port(
+        address::scope_of_address(peer.address()).unwrap_or(AddressScope::Hidden),
+        peer.port(),
+    )
 }
 
 /// A peer as it goes on the wire.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Wire {
+pub(crate) enum WirePeer {
     V4([u8; PEER_V4_LEN]),
     V6([u8; PEER_V6_LEN]),
 }
 
-impl Wire {
+impl WirePeer {
     /// The peer that announces.
-    pub(crate) fn of(announce: &Announce) -> Self {
-        Self::at(announce.address, announce.port)
+    pub(crate) fn from_announce(announce: &Announce) -> Self {
+        Self::from_address(announce.address, announce.port)
     }
 
     /// The peer at this address and port.
     #[inline]
-    pub(crate) fn at(address: IpAddr, port: u16) -> Self {
+    pub(crate) fn from_address(address: IpAddr, port: u16) -> Self {
         match address {
             IpAddr::V4(address) => {
                 // Put together as one number: octets written one by one would have to be read as one.

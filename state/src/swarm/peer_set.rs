@@ -1,48 +1,60 @@
 //! What every form of a swarm can do, and how the two small forms do it.
 
-use crate::address::{Reach, ReachSet};
+use crate::address::{AddressScope, ScopeSet};
 use crate::admission::Policy;
 use crate::ids::PeerId;
-use crate::swarm::peer::{Endpoint, Member, Seen, Spot, are_near, reach_of};
-use crate::table::keyed_hash::Keys;
+use crate::swarm::peer::{Endpoint, LastSeen, PeerPos, StoredPeer, have_same_address_key, scope_of_peer};
+use crate::table::keyed_hash::KeyedHash;
 
 /// The peers of one family in a swarm, in any form. Each is there once.
-pub(crate) trait Roster<const LEN: usize>
+pub(crate) trait PeerSet<const LEN: usize>
 where
     [u8; LEN]: Endpoint,
 {
     /// Where a peer stands; `seeder` is the role in which it is likely to be found.
-    fn find(&self, peer: &[u8; LEN], seeder: bool, keys: &Keys) -> Option<Spot>;
+    fn find(&self, peer: &[u8; LEN], seeder: bool, hasher: &KeyedHash) -> Option<PeerPos>;
     /// Adds a peer that is not there yet; `None` where there is no room for it.
-    fn insert(&mut self, member: &Member<LEN>, seeder: bool, reach: Reach, keys: &Keys) -> Option<Spot>;
+    fn insert(
+        &mut self,
+        stored: &StoredPeer<LEN>,
+        seeder: bool,
+        scope: AddressScope,
+        hasher: &KeyedHash,
+    ) -> Option<PeerPos>;
     /// Takes a peer out.
-    fn remove(&mut self, spot: Spot, keys: &Keys);
+    fn remove(&mut self, pos: PeerPos, hasher: &KeyedHash);
     /// A peer came again.
-    fn renew(&mut self, spot: Spot, seen: Seen, id: PeerId);
-    /// A peer has this role and this reach from now on; gives where it stands then.
-    fn place(&mut self, spot: Spot, seeder: bool, reach: Reach, keys: &Keys) -> Option<Spot>;
+    fn renew(&mut self, pos: PeerPos, seen: LastSeen, id: PeerId);
+    /// A peer has this role and this scope from now on; gives where it stands then.
+    fn move_to(
+        &mut self,
+        pos: PeerPos,
+        seeder: bool,
+        scope: AddressScope,
+        hasher: &KeyedHash,
+    ) -> Option<PeerPos>;
     /// Peers at the address of `peer`, as `announce.peers_per_address` counts.
-    fn neighbours(&self, peer: &[u8; LEN], keys: &Keys) -> usize;
+    fn count_at_address(&self, peer: &[u8; LEN], hasher: &KeyedHash) -> usize;
 }
 
 /// Peers in one array, seeders first: few enough to be searched without help.
-pub(crate) trait Row<const LEN: usize> {
+pub(crate) trait PeerArray<const LEN: usize> {
     fn octets(&self) -> &[[u8; LEN]];
-    fn seen(&self, place: usize) -> Seen;
-    fn set_seen(&mut self, place: usize, seen: Seen);
+    fn seen(&self, place: usize) -> LastSeen;
+    fn set_seen(&mut self, place: usize, seen: LastSeen);
     fn seeders(&self) -> usize;
     fn set_seeders(&mut self, seeders: usize);
-    /// Adds behind all others; false where the row is full.
-    fn push(&mut self, member: &Member<LEN>) -> bool;
+    /// Adds behind all others; false where the array is full.
+    fn push(&mut self, stored: &StoredPeer<LEN>) -> bool;
     /// Drops the last.
     fn pop(&mut self);
     fn swap(&mut self, a: usize, b: usize);
-    fn add_reach(&mut self, reach: Reach);
+    fn add_scope(&mut self, scope: AddressScope);
 
-    /// The peer of a place; rows keep no ids.
-    fn member(&self, place: usize) -> Option<Member<LEN>> {
+    /// The peer of a place; arrays keep no ids.
+    fn peer_at(&self, place: usize) -> Option<StoredPeer<LEN>> {
         let octets = *self.octets().get(place)?;
-        Some(Member { octets, seen: self.seen(place), id: PeerId::default() })
+        Some(StoredPeer { octets, seen: self.seen(place), id: PeerId::default() })
     }
 
     /// Partial seeds (BEP 21).
@@ -50,16 +62,16 @@ pub(crate) trait Row<const LEN: usize> {
         (0..self.octets().len()).map(|place| u32::from(self.seen(place).paused())).sum()
     }
 
-    /// Every reach a peer has now.
-    fn reach_now(&self, policy: &Policy) -> ReachSet
+    /// Every scope a peer has now.
+    fn current_scopes(&self, policy: &Policy) -> ScopeSet
     where
         [u8; LEN]: Endpoint,
     {
-        self.octets().iter().fold(ReachSet::NONE, |set, peer| set.with(reach_of(peer, policy)))
+        self.octets().iter().fold(ScopeSet::NONE, |set, peer| set.with(scope_of_peer(peer, policy)))
     }
 
     /// Drops a peer. Only peers behind it change their place.
-    fn drop_at(&mut self, place: usize) {
+    fn remove_at(&mut self, place: usize) {
         let hole = if place < self.seeders() { self.demote(place) } else { place };
         self.swap(hole, self.octets().len() - 1);
         self.pop();
@@ -82,64 +94,75 @@ pub(crate) trait Row<const LEN: usize> {
     }
 
     /// Drops the peers that `expired` says have.
-    fn expire(&mut self, mut expired: impl FnMut(Seen) -> bool) {
+    fn expire(&mut self, mut expired: impl FnMut(LastSeen) -> bool) {
         for place in (0..self.octets().len()).rev() {
             if expired(self.seen(place)) {
-                self.drop_at(place);
+                self.remove_at(place);
             }
         }
     }
 
-    /// The spot of a place in the array.
-    fn spot(&self, place: usize) -> Spot {
+    /// The pos of a place in the array.
+    fn pos_at(&self, place: usize) -> PeerPos {
         let seeder = place < self.seeders();
         let place = if seeder { place } else { place - self.seeders() };
-        Spot { seeder, camp: Reach::Public, bucket: 0, place: u16::try_from(place).unwrap_or(u16::MAX) }
+        PeerPos {
+            seeder,
+            scope: AddressScope::Public,
+            bucket: 0,
+            place: u16::try_from(place).unwrap_or(u16::MAX),
+        }
     }
 
-    /// The place in the array of a spot.
-    fn at(&self, spot: Spot) -> usize {
-        usize::from(spot.place) + if spot.seeder { 0 } else { self.seeders() }
+    /// The place in the array of a pos.
+    fn index_of(&self, pos: PeerPos) -> usize {
+        usize::from(pos.place) + if pos.seeder { 0 } else { self.seeders() }
     }
 }
 
-impl<const LEN: usize, R: Row<LEN>> Roster<LEN> for R
+impl<const LEN: usize, R: PeerArray<LEN>> PeerSet<LEN> for R
 where
     [u8; LEN]: Endpoint,
 {
-    fn find(&self, peer: &[u8; LEN], _: bool, _: &Keys) -> Option<Spot> {
-        self.octets().iter().position(|other| other == peer).map(|place| self.spot(place))
+    fn find(&self, peer: &[u8; LEN], _: bool, _: &KeyedHash) -> Option<PeerPos> {
+        self.octets().iter().position(|other| other == peer).map(|place| self.pos_at(place))
     }
 
-    fn insert(&mut self, member: &Member<LEN>, seeder: bool, reach: Reach, _: &Keys) -> Option<Spot> {
-        if !self.push(member) {
+    fn insert(
+        &mut self,
+        stored: &StoredPeer<LEN>,
+        seeder: bool,
+        scope: AddressScope,
+        _: &KeyedHash,
+    ) -> Option<PeerPos> {
+        if !self.push(stored) {
             return None;
         }
-        self.add_reach(reach);
+        self.add_scope(scope);
         let last = self.octets().len() - 1;
         let place = if seeder { self.promote(last) } else { last };
-        Some(self.spot(place))
+        Some(self.pos_at(place))
     }
 
-    fn remove(&mut self, spot: Spot, _: &Keys) {
-        self.drop_at(self.at(spot));
+    fn remove(&mut self, pos: PeerPos, _: &KeyedHash) {
+        self.remove_at(self.index_of(pos));
     }
 
-    fn renew(&mut self, spot: Spot, seen: Seen, _: PeerId) {
-        self.set_seen(self.at(spot), seen);
+    fn renew(&mut self, pos: PeerPos, seen: LastSeen, _: PeerId) {
+        self.set_seen(self.index_of(pos), seen);
     }
 
-    fn place(&mut self, spot: Spot, seeder: bool, reach: Reach, _: &Keys) -> Option<Spot> {
-        self.add_reach(reach);
-        if spot.seeder == seeder {
-            return Some(spot);
+    fn move_to(&mut self, pos: PeerPos, seeder: bool, scope: AddressScope, _: &KeyedHash) -> Option<PeerPos> {
+        self.add_scope(scope);
+        if pos.seeder == seeder {
+            return Some(pos);
         }
-        let at = self.at(spot);
+        let at = self.index_of(pos);
         let at = if seeder { self.promote(at) } else { self.demote(at) };
-        Some(self.spot(at))
+        Some(self.pos_at(at))
     }
 
-    fn neighbours(&self, peer: &[u8; LEN], _: &Keys) -> usize {
-        self.octets().iter().filter(|other| are_near(*other, peer)).count()
+    fn count_at_address(&self, peer: &[u8; LEN], _: &KeyedHash) -> usize {
+        self.octets().iter().filter(|other| have_same_address_key(*other, peer)).count()
     }
 }

@@ -1,45 +1,45 @@
 //! The peers of a middling IPv4 swarm, in one heap block.
 
-use crate::address::{Reach, ReachSet};
+use crate::address::{AddressScope, ScopeSet};
 use crate::announce::PEER_V4_LEN;
 use crate::swarm::block::{self, Block, allocation};
-use crate::swarm::peer::{Member, Seen};
-use crate::swarm::peer_set::Row;
+use crate::swarm::peer::{LastSeen, StoredPeer};
+use crate::swarm::peer_set::PeerArray;
 
 /// IPv4 peers of a swarm that is searched one by one; larger ones have buckets.
-pub(crate) const GROUP: usize = 40;
+pub(crate) const SMALL_MAX: usize = 40;
 
-/// Peers there is room for in a new group. From there it grows by four: blocks of such lengths, with what
+/// Peers there is room for in a new one. From there it grows by four: blocks of such lengths, with what
 /// glibc's malloc adds, are multiples of 16 octets, of which nothing is lost.
-pub(crate) const GROUP_ROOM: usize = 5;
+pub(crate) const SMALL_ROOM: usize = 5;
 
 /// Up to [`GROUP`] IPv4 peers, seeders first, without ids. It is part of a
 /// [`Torrent`](crate::swarm::torrent::Torrent) of 48 octets, so it has no room for what a [`Block`] knows
 /// about itself.
 #[derive(Debug, Default)]
-pub(crate) struct Group {
+pub(crate) struct SmallSwarm {
     bytes: Box<[u8]>,
     len: u8,
     seeders: u8,
-    /// Every reach a peer has had since the last sweep.
-    pub(crate) reach: ReachSet,
-    _form: Form,
+    /// Every scope a peer has had since the last sweep.
+    pub(crate) scopes: ScopeSet,
+    _form: FormTag,
 }
 
 /// An octet with one value: the compiler keeps the form of the torrent in those that it cannot have.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(u8)]
-enum Form {
+enum FormTag {
     #[default]
-    Group = 7,
+    Small = 7,
 }
 
-impl Group {
+impl SmallSwarm {
     /// Nobody yet, with room for so many.
     pub(crate) fn with_room(peers: usize) -> Self {
-        let mut group = Self::default();
-        group.with_block(|block| block.make_room(peers));
-        group
+        let mut small = Self::default();
+        small.with_block(|block| block.make_room(peers));
+        small
     }
 
     /// Octets on the heap.
@@ -68,16 +68,16 @@ impl Group {
     }
 }
 
-impl Row<PEER_V4_LEN> for Group {
+impl PeerArray<PEER_V4_LEN> for SmallSwarm {
     fn octets(&self) -> &[[u8; PEER_V4_LEN]] {
         block::octets(&self.bytes, self.len.into())
     }
 
-    fn seen(&self, place: usize) -> Seen {
-        block::seen_of::<PEER_V4_LEN>(&self.bytes, place)
+    fn seen(&self, place: usize) -> LastSeen {
+        block::last_seen_of::<PEER_V4_LEN>(&self.bytes, place)
     }
 
-    fn set_seen(&mut self, place: usize, seen: Seen) {
+    fn set_seen(&mut self, place: usize, seen: LastSeen) {
         self.with_block(|block| block.set_seen(place, seen));
     }
 
@@ -89,8 +89,8 @@ impl Row<PEER_V4_LEN> for Group {
         self.seeders = u8::try_from(seeders).unwrap_or(u8::MAX);
     }
 
-    fn push(&mut self, member: &Member<PEER_V4_LEN>) -> bool {
-        usize::from(self.len) < GROUP && self.with_block(|block| block.push(member)).is_some()
+    fn push(&mut self, stored: &StoredPeer<PEER_V4_LEN>) -> bool {
+        usize::from(self.len) < SMALL_MAX && self.with_block(|block| block.push(stored)).is_some()
     }
 
     fn pop(&mut self) {
@@ -101,7 +101,7 @@ impl Row<PEER_V4_LEN> for Group {
         self.with_block(|block| block.swap(a, b));
     }
 
-    fn add_reach(&mut self, reach: Reach) {
-        self.reach = self.reach.with(reach);
+    fn add_scope(&mut self, scope: AddressScope) {
+        self.scopes = self.scopes.with(scope);
     }
 }

@@ -8,15 +8,15 @@ use std::time::Duration;
 use crate::admission::Policy;
 use crate::clock::Tick;
 use crate::ids::InfoHash;
-use crate::swarm::torrent::PeerCursor;
+use crate::swarm::torrent::SweepCursor;
 use crate::swarm::{SHARDS, Shard, Swarms};
 
 /// Torrents and peers that one slice looks at, under one lock.
 const SLICE: usize = 1024;
 /// Torrents and peers of a large tracker.
-const MUCH: usize = 1 << 18;
+const LARGE_FROM: usize = 1 << 18;
 /// Beats for which a count of everything holds: it takes every lock once.
-const COUNT_LASTS: u32 = 10;
+const RECOUNT_AFTER: u32 = 10;
 
 /// The incremental sweep over all swarms.
 #[derive(Debug)]
@@ -25,13 +25,13 @@ pub struct Sweeper {
     shard: usize,
     /// The torrent before which to go on; `None` = the shard has not begun.
     torrent: Option<usize>,
-    peers: PeerCursor,
+    peers: SweepCursor,
     /// Whose peers the cursor is in; another torrent may have taken its slot since.
     cursor_in: Option<InfoHash>,
     /// What a whole round looks at, counted some beats ago.
-    all: usize,
+    round_size: usize,
     /// Beats until it is counted anew.
-    count_lasts: u32,
+    recount_in: u32,
 }
 
 impl Sweeper {
@@ -42,33 +42,33 @@ impl Sweeper {
             swarms,
             shard: 0,
             torrent: None,
-            peers: PeerCursor::default(),
+            peers: SweepCursor::default(),
             cursor_in: None,
-            all: 0,
-            count_lasts: 0,
+            round_size: 0,
+            recount_in: 0,
         }
     }
 
     /// Is there so much to look at that it should be done in smaller shares, so that it never keeps a
     /// processor from a worker for long?
     #[must_use]
-    pub fn has_much_to_do(&self) -> bool {
-        self.all >= MUCH
+    pub fn is_large(&self) -> bool {
+        self.round_size >= LARGE_FROM
     }
 
     /// Does the share of a round that is due after `elapsed` more time. True if a round is done with it.
-    pub fn beat(&mut self, now: Tick, policy: &Policy, elapsed: Duration) -> bool {
+    pub fn advance(&mut self, now: Tick, policy: &Policy, elapsed: Duration) -> bool {
         let round_millis = u128::from(policy.purge_seconds.max(1)) * 1000 / 2;
-        if self.count_lasts == 0 {
-            (self.all, self.count_lasts) = (self.swarms.torrents_and_peers() + SHARDS, COUNT_LASTS);
+        if self.recount_in == 0 {
+            (self.round_size, self.recount_in) = (self.swarms.torrents_and_peers() + SHARDS, RECOUNT_AFTER);
         }
-        self.count_lasts -= 1;
-        let share = (self.all as u128 * elapsed.as_millis()).div_ceil(round_millis);
+        self.recount_in -= 1;
+        let share = (self.round_size as u128 * elapsed.as_millis()).div_ceil(round_millis);
         // A quarter more than due, because swarms grow while they are swept.
         let due = usize::try_from(share + share.div_ceil(4)).unwrap_or(usize::MAX);
         let mut done = 0;
         while done < due {
-            done += self.slice(now, policy);
+            done += self.sweep_slice(now, policy);
             if self.shard == 0 && self.torrent.is_none() {
                 return true;
             }
@@ -77,10 +77,10 @@ impl Sweeper {
     }
 
     /// A whole round at once, for tests and tools.
-    pub fn round(&mut self, now: Tick, policy: &Policy) {
+    pub fn sweep_all(&mut self, now: Tick, policy: &Policy) {
         (self.shard, self.torrent, self.cursor_in) = (0, None, None);
         loop {
-            self.slice(now, policy);
+            self.sweep_slice(now, policy);
             if self.shard == 0 && self.torrent.is_none() {
                 return;
             }
@@ -88,9 +88,10 @@ impl Sweeper {
     }
 
     /// One slice under one lock. Gives how much it looked at.
-    fn slice(&mut self, now: Tick, policy: &Policy) -> usize {
+    fn sweep_slice(&mut self, now: Tick, policy: &Policy) -> usize {
         let swarms = Arc::clone(&self.swarms);
-        let looked = swarms.with_shard(self.shard, |shard| self.sweep(shard, now, policy)).unwrap_or(0) + 1;
+        let looked =
+            swarms.with_shard(self.shard, |shard| self.sweep_shard(shard, now, policy)).unwrap_or(0) + 1;
         if self.torrent == Some(0) {
             self.torrent = None;
             self.shard = (self.shard + 1) % SHARDS;
@@ -99,22 +100,22 @@ impl Sweeper {
     }
 
     /// Torrents last first, so that the one that fills a hole has been looked at already.
-    fn sweep(&mut self, shard: &mut Shard, now: Tick, policy: &Policy) -> usize {
-        let keys = self.swarms.keys();
+    fn sweep_shard(&mut self, shard: &mut Shard, now: Tick, policy: &Policy) -> usize {
+        let hasher = self.swarms.hasher();
         let mut looked = 0;
         let mut torrent = self.torrent.unwrap_or(usize::MAX).min(shard.len());
         while torrent > 0 && looked < SLICE {
             let slot = torrent - 1;
             let mut peers = self.peers;
             let (cursor_in, mut met) = (self.cursor_in.take(), None);
-            let expired = shard.update(slot, |torrent| {
+            let expired = shard.update_torrent(slot, |torrent| {
                 if cursor_in != Some(torrent.info_hash) {
-                    peers = PeerCursor::default();
+                    peers = SweepCursor::default();
                 }
                 met = Some(torrent.info_hash);
-                let (looked, done) = torrent.expire(now, policy, &mut peers, SLICE - looked, keys);
+                let (looked, done) = torrent.expire(now, policy, &mut peers, SLICE - looked, hasher);
                 if done {
-                    torrent.settle(policy, keys);
+                    torrent.shrink_form(policy, hasher);
                 }
                 (looked, done)
             });
@@ -124,8 +125,8 @@ impl Sweeper {
                 (self.peers, self.cursor_in) = (peers, met);
                 break;
             }
-            if let Some(hash) = shard.hash_at(slot, keys) {
-                shard.drop_if_empty(slot, hash, now, policy, keys);
+            if let Some(hash) = shard.hash_at(slot, hasher) {
+                shard.drop_if_empty(slot, hash, now, policy, hasher);
             }
             torrent = slot;
         }

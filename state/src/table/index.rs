@@ -4,7 +4,7 @@
 use crate::table::prefetch::prefetch;
 
 /// Slots in one line.
-const LINE: usize = 12;
+const LINE_LEN: usize = 12;
 /// Slots of a line used on average at which the index doubles; beyond, too many pass to the next line.
 const FULL_AT: usize = 10;
 /// Slots of a line used on average below which it shrinks.
@@ -14,34 +14,34 @@ const MANY_PASSED: u8 = u8::MAX;
 
 /// Slots by hash. Different torrents may have one hash.
 #[derive(Debug, Default)]
-pub(crate) struct Index {
-    lines: Box<[Line]>,
+pub(crate) struct SlotIndex {
+    lines: Box<[CacheLine]>,
     len: usize,
 }
 
 /// One cache line: the slots whose hashes lead here, and the fingerprint of each hash.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-struct Line {
-    slots: [u32; LINE],
+struct CacheLine {
+    slots: [u32; LINE_LEN],
     /// One octet for each slot; 0 = nothing in that place.
-    fingerprints: [u8; LINE],
+    fingerprints: [u8; LINE_LEN],
     /// Slots that found this line full and went on to the next. At [`MANY_PASSED`] the count is lost, and the
     /// line counts as passed for ever.
     passed: u8,
 }
 
-const _: () = assert!(size_of::<Line>() == 64);
+const _: () = assert!(size_of::<CacheLine>() == 64);
 
-impl Line {
-    const EMPTY: Self = Self { slots: [0; LINE], fingerprints: [0; LINE], passed: 0 };
+impl CacheLine {
+    const EMPTY: Self = Self { slots: [0; LINE_LEN], fingerprints: [0; LINE_LEN], passed: 0 };
 
     /// The places of all slots with this fingerprint, and rarely of one that differs in its last bit. All are
     /// compared at once: each octet becomes one bit, its highest, which is set where the octet is that of the
     /// fingerprint; the subtraction may borrow from the octet behind such a one.
-    fn places(&self, fingerprint: u8) -> impl Iterator<Item = usize> + use<> {
+    fn places_of(&self, fingerprint: u8) -> impl Iterator<Item = usize> + use<> {
         const ONES: u128 = u128::MAX / 0xff;
-        const HIGH: u128 = (ONES << 7) & (u128::MAX >> (8 * (16 - LINE)));
+        const HIGH: u128 = (ONES << 7) & (u128::MAX >> (8 * (16 - LINE_LEN)));
         let mut word = [0; 16];
         word.iter_mut().zip(self.fingerprints).for_each(|(to, from)| *to = from);
         let differs = u128::from_le_bytes(word) ^ (ONES * u128::from(fingerprint));
@@ -53,30 +53,30 @@ impl Line {
         })
     }
 
-    fn with(&self, fingerprint: u8) -> impl Iterator<Item = u32> {
-        self.places(fingerprint).filter_map(|place| self.slots.get(place).copied())
+    fn slots_with(&self, fingerprint: u8) -> impl Iterator<Item = u32> {
+        self.places_of(fingerprint).filter_map(|place| self.slots.get(place).copied())
     }
 
     /// Puts a slot into a free place, if there is one.
-    fn put(&mut self, fingerprint: u8, slot: u32) -> bool {
+    fn insert(&mut self, fingerprint: u8, slot: u32) -> bool {
         let Some(place) = self.fingerprints.iter().position(|mark| *mark == 0) else { return false };
-        self.set(place, fingerprint, slot);
+        self.set_place(place, fingerprint, slot);
         true
     }
 
-    fn set(&mut self, place: usize, fingerprint: u8, slot: u32) {
+    fn set_place(&mut self, place: usize, fingerprint: u8, slot: u32) {
         if let (Some(mark), Some(to)) = (self.fingerprints.get_mut(place), self.slots.get_mut(place)) {
             (*mark, *to) = (fingerprint, slot);
         }
     }
 
     /// The place of a slot.
-    fn place(&self, fingerprint: u8, slot: u32) -> Option<usize> {
-        self.places(fingerprint).find(|&place| self.slots.get(place) == Some(&slot))
+    fn place_of(&self, fingerprint: u8, slot: u32) -> Option<usize> {
+        self.places_of(fingerprint).find(|&place| self.slots.get(place) == Some(&slot))
     }
 }
 
-impl Index {
+impl SlotIndex {
     /// Octets on the heap.
     pub(crate) fn heap(&self) -> usize {
         size_of_val(&*self.lines)
@@ -84,21 +84,21 @@ impl Index {
 
     /// Starts fetching the line of a hash.
     pub(crate) fn prefetch(&self, hash: u64) {
-        if let Some(line) = self.lines.get(self.home(hash)) {
+        if let Some(line) = self.lines.get(self.home_line(hash)) {
             prefetch(line);
         }
     }
 
     /// A slot that is likely the one of this hash, without a look at it.
-    pub(crate) fn guess(&self, hash: u64) -> Option<u32> {
-        self.lines.get(self.home(hash))?.with(fingerprint(hash)).next()
+    pub(crate) fn likely_slot(&self, hash: u64) -> Option<u32> {
+        self.lines.get(self.home_line(hash))?.slots_with(fingerprint(hash)).next()
     }
 
     pub(crate) fn find(&self, hash: u64, same: impl Fn(u32) -> bool) -> Option<u32> {
-        let mut at = self.home(hash);
+        let mut at = self.home_line(hash);
         for _ in 0..self.lines.len() {
             let line = self.lines.get(at)?;
-            if let Some(slot) = line.with(fingerprint(hash)).find(|&slot| same(slot)) {
+            if let Some(slot) = line.slots_with(fingerprint(hash)).find(|&slot| same(slot)) {
                 return Some(slot);
             }
             if line.passed == 0 {
@@ -119,7 +119,7 @@ impl Index {
         if self.len >= self.lines.len() * FULL_AT {
             self.rebuild(2 * self.lines.len() + 1, all());
         }
-        self.put(hash, slot);
+        self.insert_slot(hash, slot);
         self.len += 1;
     }
 
@@ -130,11 +130,11 @@ impl Index {
         slot: u32,
         all: impl Fn() -> A,
     ) {
-        let Some((passed, at, place)) = self.locate(hash, slot) else { return };
+        let Some((passed, at, place)) = self.find_place(hash, slot) else { return };
         if let Some(line) = self.lines.get_mut(at) {
-            line.set(place, 0, 0);
+            line.set_place(place, 0, 0);
         }
-        for at in self.way(hash).take(passed) {
+        for at in self.probe_sequence(hash).take(passed) {
             if let Some(line) = self.lines.get_mut(at).filter(|line| line.passed != MANY_PASSED) {
                 line.passed -= 1;
             }
@@ -146,29 +146,29 @@ impl Index {
     }
 
     /// What was in slot `from` is in slot `to` now.
-    pub(crate) fn moved(&mut self, hash: u64, from: u32, to: u32) {
-        let Some((_, at, place)) = self.locate(hash, from) else { return };
+    pub(crate) fn move_slot(&mut self, hash: u64, from: u32, to: u32) {
+        let Some((_, at, place)) = self.find_place(hash, from) else { return };
         if let Some(slot) = self.lines.get_mut(at).and_then(|line| line.slots.get_mut(place)) {
             *slot = to;
         }
     }
 
     /// How many full lines a slot has passed, the line it is in, and its place there.
-    fn locate(&self, hash: u64, slot: u32) -> Option<(usize, usize, usize)> {
-        self.way(hash).enumerate().find_map(|(passed, at)| {
-            let place = self.lines.get(at)?.place(fingerprint(hash), slot)?;
+    fn find_place(&self, hash: u64, slot: u32) -> Option<(usize, usize, usize)> {
+        self.probe_sequence(hash).enumerate().find_map(|(passed, at)| {
+            let place = self.lines.get(at)?.place_of(fingerprint(hash), slot)?;
             Some((passed, at, place))
         })
     }
 
-    fn put(&mut self, hash: u64, slot: u32) {
-        let home = self.home(hash);
-        if self.lines.get_mut(home).is_some_and(|line| line.put(fingerprint(hash), slot)) {
+    fn insert_slot(&mut self, hash: u64, slot: u32) {
+        let home = self.home_line(hash);
+        if self.lines.get_mut(home).is_some_and(|line| line.insert(fingerprint(hash), slot)) {
             return;
         }
-        for at in self.way(hash) {
+        for at in self.probe_sequence(hash) {
             let Some(line) = self.lines.get_mut(at) else { return };
-            if line.put(fingerprint(hash), slot) {
+            if line.insert(fingerprint(hash), slot) {
                 return;
             }
             line.passed = line.passed.saturating_add(1);
@@ -176,22 +176,22 @@ impl Index {
     }
 
     /// The lines a hash may be in: its home, then the next, and around.
-    fn way(&self, hash: u64) -> impl Iterator<Item = usize> + use<> {
-        let (home, len) = (self.home(hash), self.lines.len());
+    fn probe_sequence(&self, hash: u64) -> impl Iterator<Item = usize> + use<> {
+        let (home, len) = (self.home_line(hash), self.lines.len());
         (home..len).chain(0..home)
     }
 
     /// Reduces the lower half of the hash to the lines there are, whatever their number.
     #[expect(clippy::cast_possible_truncation, reason = "below the number of lines")]
-    fn home(&self, hash: u64) -> usize {
+    fn home_line(&self, hash: u64) -> usize {
         ((u64::from(hash as u32) * self.lines.len() as u64) >> 32) as usize
     }
 
     /// Puts all slots into an index of so many lines. A shard of ten million torrents' share has ten thousand
     /// slots: a fraction of a millisecond.
     fn rebuild(&mut self, lines: usize, all: impl Iterator<Item = (u64, u32)>) {
-        self.lines = vec![Line::EMPTY; lines].into_boxed_slice();
-        all.for_each(|(hash, slot)| self.put(hash, slot));
+        self.lines = vec![CacheLine::EMPTY; lines].into_boxed_slice();
+        all.for_each(|(hash, slot)| self.insert_slot(hash, slot));
     }
 }
 
@@ -214,8 +214,8 @@ mod tests {
 
     #[test]
     fn slots_are_found_through_growth_and_decline() {
-        let mut index = Index::default();
-        let check = |index: &Index, from: u32, to: u32| {
+        let mut index = SlotIndex::default();
+        let check = |index: &SlotIndex, from: u32, to: u32| {
             assert_eq!(index.len, (to - from) as usize);
             for slot in 0..20_000 {
                 let found = index.find(hash(slot), |other| other == slot);
@@ -238,12 +238,12 @@ mod tests {
     #[test]
     fn slots_of_one_hash_are_told_apart_beyond_one_line() {
         const HASH: u64 = 7;
-        let mut index = Index::default();
+        let mut index = SlotIndex::default();
         // As many as pass a line more often than it can count.
         (0..400).for_each(|slot| index.insert(HASH, slot, || (0..slot).map(|slot| (HASH, slot))));
         let gone = |slot: &u32| slot.is_multiple_of(3);
         (0..400).filter(gone).for_each(|slot| index.remove(HASH, slot, std::iter::empty));
-        index.moved(HASH, 7, 1007);
+        index.move_slot(HASH, 7, 1007);
         for slot in 0..400 {
             let found = index.find(HASH, |other| other == slot);
             assert_eq!(found.is_some(), !gone(&slot) && slot != 7, "{slot}");
@@ -253,9 +253,9 @@ mod tests {
 
     #[test]
     fn nobody_passes_a_line_after_those_who_filled_it_are_gone() {
-        let mut index = Index::default();
+        let mut index = SlotIndex::default();
         (0..30).for_each(|slot| index.insert(7, slot, || (0..slot).map(|slot| (7, slot))));
         (0..30).for_each(|slot| index.remove(7, slot, || (slot + 1..30).map(|slot| (7, slot))));
-        assert!(index.lines.iter().all(|line| line.fingerprints == [0; LINE] && line.passed == 0));
+        assert!(index.lines.iter().all(|line| line.fingerprints == [0; LINE_LEN] && line.passed == 0));
     }
 }

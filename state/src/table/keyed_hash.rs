@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use crate::address::{self, Reach};
+use crate::address::{self, AddressScope};
 use crate::ids::{ID_LEN, InfoHash};
 use crate::swarm::peer::Endpoint;
 
@@ -13,7 +13,7 @@ const WORDS_MAX: usize = ID_LEN.div_ceil(8);
 /// two keys of one length the chance of a collision over the secrets is that of two random numbers, which is
 /// all that a table needs, at a tenth of the cost of SipHash.
 #[derive(Debug)]
-pub(crate) struct Keys {
+pub(crate) struct KeyedHash {
     offset: u128,
     factors: [u128; WORDS_MAX],
     /// `announce.peers_per_address`: where it is set, the peers of one public address share a hash, so that
@@ -21,7 +21,7 @@ pub(crate) struct Keys {
     peers_per_address: u16,
 }
 
-impl Keys {
+impl KeyedHash {
     pub(crate) fn new(peers_per_address: u16) -> Self {
         // The standard library's source of secrets for its own maps.
         let state = RandomState::new();
@@ -31,33 +31,33 @@ impl Keys {
     }
 
     pub(crate) fn info_hash(&self, info_hash: &InfoHash) -> u64 {
-        self.hash(&info_hash.0)
+        self.hash_octets(&info_hash.0)
     }
 
     /// Of a user (mode private).
     pub(crate) fn user(&self, user: u32) -> u64 {
-        self.hash(&user.to_ne_bytes())
+        self.hash_octets(&user.to_ne_bytes())
     }
 
     pub(crate) fn peer<const LEN: usize>(&self, peer: &[u8; LEN]) -> u64
     where
         [u8; LEN]: Endpoint,
     {
-        if self.limit_at(peer).is_some() {
-            self.hash(&peer.neighbourhood().to_ne_bytes())
+        if self.peers_limit(peer).is_some() {
+            self.hash_octets(&peer.address_key().to_ne_bytes())
         } else {
-            self.hash(peer)
+            self.hash_octets(peer)
         }
     }
 
     /// The limit of peers at the address of `peer`; never for private and loopback addresses.
-    pub(crate) fn limit_at<E: Endpoint>(&self, peer: &E) -> Option<usize> {
-        let public = || address::of_address(peer.address()) == Some(Reach::Public);
+    pub(crate) fn peers_limit<E: Endpoint>(&self, peer: &E) -> Option<usize> {
+        let public = || address::scope_of_address(peer.address()) == Some(AddressScope::Public);
         (self.peers_per_address > 0 && public()).then_some(usize::from(self.peers_per_address))
     }
 
     #[inline]
-    fn hash<const LEN: usize>(&self, octets: &[u8; LEN]) -> u64 {
+    fn hash_octets<const LEN: usize>(&self, octets: &[u8; LEN]) -> u64 {
         const { assert!(LEN.div_ceil(8) <= WORDS_MAX) };
         let words = octets.chunks(8).map(|part| {
             let mut word = [0; 8];
@@ -75,13 +75,13 @@ mod tests {
 
     #[test]
     fn keys_that_differ_in_one_bit_spread_over_all_bits() {
-        let keys = Keys::new(0);
-        let zero = keys.hash(&[0; ID_LEN]);
+        let hasher = KeyedHash::new(0);
+        let zero = hasher.hash_octets(&[0; ID_LEN]);
         let mut seen = [0_u32; 64];
         for bit in 0..8 * ID_LEN {
             let mut octets = [0; ID_LEN];
             octets[bit / 8] = 1 << (bit % 8);
-            let differs = keys.hash(&octets) ^ zero;
+            let differs = hasher.hash_octets(&octets) ^ zero;
             seen.iter_mut().enumerate().for_each(|(n, count)| *count += (differs >> n & 1) as u32);
         }
         // 160 fair coins: fewer than 40 heads come once in 10^11 tries.
@@ -91,18 +91,18 @@ mod tests {
     #[test]
     fn two_trackers_hash_differently() {
         assert_ne!(
-            Keys::new(0).info_hash(&InfoHash([7; ID_LEN])),
-            Keys::new(0).info_hash(&InfoHash([7; ID_LEN]))
+            KeyedHash::new(0).info_hash(&InfoHash([7; ID_LEN])),
+            KeyedHash::new(0).info_hash(&InfoHash([7; ID_LEN]))
         );
     }
 
     #[test]
     fn consecutive_keys_fill_few_buckets_twice_over() {
-        let keys = Keys::new(0);
+        let hasher = KeyedHash::new(0);
         let mut buckets = vec![0_u32; 1024];
         for number in 0..16 * 1024_u32 {
             let [a, b, c, d] = number.to_be_bytes();
-            buckets[(keys.hash(&[10, a, b, c, d, 7]) % 1024) as usize] += 1;
+            buckets[(hasher.hash_octets(&[10, a, b, c, d, 7]) % 1024) as usize] += 1;
         }
         let largest = *buckets.iter().max().unwrap();
         assert!(largest < 64, "{largest} where 16 are expected");

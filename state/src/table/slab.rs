@@ -2,26 +2,26 @@
 //! the allocator.
 
 /// Things in one block.
-const CHUNK: usize = 256;
+const BLOCK_LEN: usize = 256;
 /// Things the first block begins with: most shards of a small tracker have no more.
-const FIRST: usize = 4;
+const FIRST_BLOCK_LEN: usize = 4;
 
 /// An array in blocks of [`CHUNK`]; only the first block grows by copying.
 #[derive(Debug)]
-pub(crate) struct Chunks<T> {
+pub(crate) struct Slab<T> {
     blocks: Vec<Vec<T>>,
     // Both are asked at each announce, so that no block is looked at for them.
     len: usize,
     heap: usize,
 }
 
-impl<T> Default for Chunks<T> {
+impl<T> Default for Slab<T> {
     fn default() -> Self {
         Self { blocks: Vec::new(), len: 0, heap: 0 }
     }
 }
 
-impl<T> Chunks<T> {
+impl<T> Slab<T> {
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -32,7 +32,7 @@ impl<T> Chunks<T> {
     }
 
     pub(crate) fn get(&self, place: usize) -> Option<&T> {
-        self.blocks.get(place / CHUNK)?.get(place % CHUNK)
+        self.blocks.get(place / BLOCK_LEN)?.get(place % BLOCK_LEN)
     }
 
     pub(crate) fn last(&self) -> Option<&T> {
@@ -40,14 +40,14 @@ impl<T> Chunks<T> {
     }
 
     pub(crate) fn get_mut(&mut self, place: usize) -> Option<&mut T> {
-        self.blocks.get_mut(place / CHUNK)?.get_mut(place % CHUNK)
+        self.blocks.get_mut(place / BLOCK_LEN)?.get_mut(place % BLOCK_LEN)
     }
 
     pub(crate) fn push(&mut self, thing: T) {
         let block = match self.blocks.last_mut() {
-            Some(last) if last.len() < CHUNK => last,
+            Some(last) if last.len() < BLOCK_LEN => last,
             _ => {
-                let room = if self.blocks.is_empty() { FIRST } else { CHUNK };
+                let room = if self.blocks.is_empty() { FIRST_BLOCK_LEN } else { BLOCK_LEN };
                 self.heap += size_of::<Vec<T>>() + room * size_of::<T>();
                 self.blocks.push_mut(Vec::with_capacity(room))
             }
@@ -85,13 +85,13 @@ mod tests {
 
     #[test]
     fn things_are_where_they_were_put_and_all_memory_comes_back() {
-        let mut chunks = Chunks::default();
-        (0..1000).for_each(|number: u64| chunks.push(number));
-        assert!((0..1000).all(|number| chunks.get(number) == Some(&(number as u64))));
-        assert!((8000..8000 * 5 / 4 + 100).contains(&chunks.heap()), "{}", chunks.heap());
-        assert_eq!((chunks.swap_remove(7), chunks.get(7), chunks.len()), (Some(7), Some(&999), 999));
-        assert_eq!(chunks.swap_remove(998), Some(998));
-        while chunks.pop().is_some() {}
-        assert_eq!((chunks.len(), chunks.heap()), (0, 0));
+        let mut slab = Slab::default();
+        (0..1000).for_each(|number: u64| slab.push(number));
+        assert!((0..1000).all(|number| slab.get(number) == Some(&(number as u64))));
+        assert!((8000..8000 * 5 / 4 + 100).contains(&slab.heap()), "{}", slab.heap());
+        assert_eq!((slab.swap_remove(7), slab.get(7), slab.len()), (Some(7), Some(&999), 999));
+        assert_eq!(slab.swap_remove(998), Some(998));
+        while slab.pop().is_some() {}
+        assert_eq!((slab.len(), slab.heap()), (0, 0));
     }
 }

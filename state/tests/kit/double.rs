@@ -1,7 +1,9 @@
 //! Stores of tests: what a test does not say itself another store does, or none at all.
 
 use hayate_state::InfoHash;
-use hayate_state::store::{Batch, Channel, Line, Saved, Set, Slice, Store, StoreError, Swept, Tables};
+use hayate_state::store::{
+    Batch, Channel, PurgeProgress, PurgeSlice, Saved, Set, SiteRow, Store, StoreError, Tables,
+};
 
 /// Keeps nothing, shows nothing, refuses nothing.
 pub(crate) struct Nothing;
@@ -19,15 +21,15 @@ impl Store for Nothing {
         Ok(Some(0))
     }
 
-    fn completed(&mut self, _: usize, _: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
+    fn read_completed(&mut self, _: usize, _: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
         Ok(())
     }
 
-    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
+    fn read_registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
         Ok((Vec::new(), 0))
     }
 
-    fn lines(&mut self, _: Set, _: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
+    fn read_rows(&mut self, _: Set, _: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
         Ok(0)
     }
 
@@ -62,12 +64,12 @@ pub(crate) trait Double: Send {
     }
 
     /// See [`Store::lines`].
-    fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
-        self.rest().lines(set, each)
+    fn lines(&mut self, set: Set, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
+        self.rest().read_rows(set, each)
     }
 
     /// See [`Store::purge`].
-    fn purge(&mut self, slice: &Slice) -> Result<Swept, StoreError> {
+    fn purge(&mut self, slice: &PurgeSlice) -> Result<PurgeProgress, StoreError> {
         self.rest().purge(slice)
     }
 }
@@ -88,19 +90,19 @@ impl<D: Double> Store for Doubled<D> {
         self.0.acknowledged(channel)
     }
 
-    fn completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
-        self.0.rest().completed(most, each)
+    fn read_completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
+        self.0.rest().read_completed(most, each)
     }
 
-    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
-        self.0.rest().registered()
+    fn read_registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
+        self.0.rest().read_registered()
     }
 
-    fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
+    fn read_rows(&mut self, set: Set, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
         self.0.lines(set, each)
     }
 
-    fn purge(&mut self, slice: &Slice) -> Result<Swept, StoreError> {
+    fn purge(&mut self, slice: &PurgeSlice) -> Result<PurgeProgress, StoreError> {
         self.0.purge(slice)
     }
 

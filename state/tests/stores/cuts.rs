@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use hayate_state::private::snapshot::{SiteRestore, SiteSection};
-use hayate_state::private::{Clerk, Site};
-use hayate_state::snapshot::keeper::{Ending, Keeper, Plan};
-use hayate_state::snapshot::load::load;
-use hayate_state::store::{Backend, Batch, Bounds, Opened, Pace, Places, Queues, Saved, Store, StoreError};
+use hayate_state::private::{Site, SiteSync};
+use hayate_state::snapshot::keeper::{Ending, SnapshotPlan, SnapshotThread};
+use hayate_state::snapshot::load::load_snapshot;
+use hayate_state::store::{
+    Backend, Batch, Bounds, OpenedStore, Queues, Saved, SpillPaths, Store, StoreError, WriterSettings,
+};
 use hayate_state::{
     Announce, Clock, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tracker,
 };
@@ -73,11 +75,11 @@ impl Ledger {
 }
 
 /// A tracker whose threads are not started: the test says when anything goes on.
-struct House {
+struct TestSite {
     site: Arc<Site>,
     queues: Arc<Queues>,
     tracker: Tracker,
-    opened: Opened,
+    opened: OpenedStore,
     life: Arc<AtomicU32>,
     clock: Clock,
 }
@@ -92,32 +94,35 @@ fn hash(torrent: u32) -> InfoHash {
     InfoHash(octets)
 }
 
-impl House {
+impl TestSite {
     fn open(backend: &Backend, folder: &Path) -> Self {
         let clock = Clock::start();
         let queues = Arc::new(Queues::accounting(clock, &Bounds::default()));
         let places =
-            Places { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
+            SpillPaths { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
         let life = Arc::new(AtomicU32::new(u32::MAX));
         let (opening, lives) = (backend.clone(), Arc::clone(&life));
         let opener = Box::new(move || {
             let store = opening.open()?;
             Ok(Box::new(Doubled(Mortal { store, life: Arc::clone(&lives) })) as Box<dyn Store>)
         });
-        let opened = Opened::new(&queues, clock, &Published::new(Pace::default()), &places, opener).unwrap();
+        let opened =
+            OpenedStore::new(&queues, clock, &Published::new(WriterSettings::default()), &places, opener)
+                .unwrap();
         let site = Site::new();
-        let mut restore = SiteRestore::new(&site.torrents, Now::at(0)).knowing(opened.known().unwrap());
-        let _ = load(&folder.join("cache"), &clock, &mut [&mut restore]);
+        let mut restore =
+            SiteRestore::new(&site.torrents, Now::at(0)).with_durable(opened.durable_totals().unwrap());
+        let _ = load_snapshot(&folder.join("cache"), &clock, &mut [&mut restore]);
         restore.finish();
-        Clerk::new(backend.clone(), Arc::clone(&site), Arc::clone(&queues)).load(&clock).unwrap();
+        SiteSync::new(backend.clone(), Arc::clone(&site), Arc::clone(&queues)).load_sets(&clock).unwrap();
         let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
         let tracker = Tracker::new(Swarms::new(0), &Published::new(policy), 7);
-        let tracker = tracker.private(Arc::clone(&site)).recording(Arc::clone(&queues));
+        let tracker = tracker.with_site(Arc::clone(&site)).with_queues(Arc::clone(&queues));
         Self { site, queues, tracker, opened, life, clock }
     }
 
     fn announce(&mut self, second: u32, (torrent, user, client): Name, told: (u64, u64), event: Event) {
-        let member = self.tracker.member(passkey(user).as_bytes()).unwrap();
+        let member = self.tracker.find_user(passkey(user).as_bytes()).unwrap();
         let announce = Announce {
             info_hash: hash(torrent),
             peer_id: PeerId(format!("-TR2940-{client:012}").into_bytes().try_into().unwrap()),
@@ -130,18 +135,18 @@ impl House {
             num_want: 0,
         };
         let mut handout = Handout::new(&mut [], &mut []);
-        self.tracker.announce_member(Now::at(second), member, &announce, None, &mut handout).unwrap();
+        self.tracker.announce_user(Now::at(second), member, &announce, None, &mut handout).unwrap();
     }
 
     fn write_snapshot(&self, path: PathBuf) {
         let section = SiteSection::new(Arc::clone(&self.site), Arc::clone(&self.queues));
-        let plan = Plan {
+        let plan = SnapshotPlan {
             path,
             every_seconds: Arc::new(AtomicU32::new(0)),
             swarms: Swarms::new(0),
             sections: vec![Box::new(section)],
         };
-        Keeper::start(plan, self.clock).unwrap().stop(Ending::Write);
+        SnapshotThread::start(plan, self.clock).unwrap().stop(Ending::Write);
     }
 }
 
@@ -202,7 +207,7 @@ fn after_a_crash_at_any_point_what_is_credited_is_what_became_durable() {
     let mut durable = live.clone();
     let (mut second, mut points) = (0, [0; 6]);
     for crash in 0..CRASHES {
-        let mut house = House::open(&backend, folder.path());
+        let mut test_site = TestSite::open(&backend, folder.path());
         assert_eq!(credited(&connection), durable.credit, "crash {crash}");
         for round in 0..random.u32(1..4) {
             for _ in 0..random.u32(..60) {
@@ -211,20 +216,20 @@ fn after_a_crash_at_any_point_what_is_credited_is_what_became_durable() {
                 let totals = told.entry(name).or_default();
                 *totals = (totals.0 + random.u64(..50_000), totals.1 + random.u64(..50_000));
                 let stops = random.u8(..12) == 0;
-                house.announce(second, name, *totals, if stops { Event::Stopped } else { Event::None });
+                test_site.announce(second, name, *totals, if stops { Event::Stopped } else { Event::None });
                 live.announce(name, *totals, stops);
             }
             // The first of all is whole: before it there is nothing to tell a snapshot's totals from.
             if (crash, round) == (0, 0) || random.bool() {
-                house.opened.lifeboat().save();
+                test_site.opened.emergency_flush().flush_to_disk();
                 durable = live.clone();
                 if random.bool() {
-                    assert!(house.opened.settle());
+                    assert!(test_site.opened.drain());
                     assert_eq!(credited(&connection), durable.credit, "without a crash");
                 }
             }
             if random.u8(..4) == 0 {
-                house.write_snapshot(folder.path().join("cache"));
+                test_site.write_snapshot(folder.path().join("cache"));
             }
         }
         let point = random.usize(..points.len());
@@ -235,7 +240,7 @@ fn after_a_crash_at_any_point_what_is_credited_is_what_became_durable() {
             // The cut is torn.
             1 => {
                 let before = last_segment(folder.path());
-                house.opened.lifeboat().save();
+                test_site.opened.emergency_flush().flush_to_disk();
                 let (path, len) = last_segment(folder.path()).unwrap();
                 let begin = before.filter(|(same, _)| *same == path).map_or(0, |(_, len)| len);
                 if begin < len {
@@ -245,21 +250,21 @@ fn after_a_crash_at_any_point_what_is_credited_is_what_became_durable() {
             }
             // The cut is there; none, some or all channels are with the store, which is then away, or not.
             _ => {
-                house.opened.lifeboat().save();
+                test_site.opened.emergency_flush().flush_to_disk();
                 durable = live.clone();
                 let life = [0, 1, 3, u32::MAX][point - 2];
-                house.life.store(life, Ordering::Relaxed);
-                house.opened.settle();
+                test_site.life.store(life, Ordering::Relaxed);
+                test_site.opened.drain();
             }
         }
         if random.u8(..5) == 0 {
             let _ = std::fs::remove_file(folder.path().join("cache"));
         }
-        drop(house);
+        drop(test_site);
         live = durable.clone();
     }
     println!("crashes by point: {points:?}");
-    drop(House::open(&backend, folder.path()));
+    drop(TestSite::open(&backend, folder.path()));
     assert_eq!(credited(&connection), durable.credit);
     assert!(!folder.path().join("dead-letter.jsonl").exists());
 }
@@ -268,16 +273,16 @@ fn after_a_crash_at_any_point_what_is_credited_is_what_became_durable() {
 fn rows_that_one_database_has_are_not_replayed_into_another() {
     let folder = tempfile::tempdir().unwrap();
     let (first, connection) = found(&folder.path().join("first.db"));
-    let mut house = House::open(&first, folder.path());
-    house.announce(1, (1, 1, 0), (1000, 7), Event::Started);
-    house.announce(2, (1, 1, 0), (1500, 8), Event::None);
-    house.opened.start().unwrap().stop();
+    let mut test_site = TestSite::open(&first, folder.path());
+    test_site.announce(1, (1, 1, 0), (1000, 7), Event::Started);
+    test_site.announce(2, (1, 1, 0), (1500, 8), Event::None);
+    test_site.opened.start().unwrap().stop();
     assert_eq!(credited(&connection), [((1, 1), (500, 1))].into());
     let (second, connection) = found(&folder.path().join("second.db"));
-    let mut house = House::open(&second, folder.path());
+    let mut test_site = TestSite::open(&second, folder.path());
     assert_eq!(credited(&connection), [].into());
-    house.announce(3, (1, 1, 0), (1600, 8), Event::None);
-    house.opened.start().unwrap().stop();
+    test_site.announce(3, (1, 1, 0), (1600, 8), Event::None);
+    test_site.opened.start().unwrap().stop();
     assert_eq!(credited(&connection), [((1, 1), (100, 0))].into());
 }
 
@@ -285,11 +290,11 @@ fn rows_that_one_database_has_are_not_replayed_into_another() {
 fn cuts_of_a_newer_program_refuse_the_start_and_are_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let (backend, connection) = found(&folder.path().join("site.db"));
-    let mut house = House::open(&backend, folder.path());
-    house.announce(1, (1, 1, 0), (1000, 7), Event::Started);
-    house.announce(2, (1, 1, 0), (1500, 8), Event::None);
-    house.opened.lifeboat().save();
-    drop(house);
+    let mut test_site = TestSite::open(&backend, folder.path());
+    test_site.announce(1, (1, 1, 0), (1000, 7), Event::Started);
+    test_site.announce(2, (1, 1, 0), (1500, 8), Event::None);
+    test_site.opened.emergency_flush().flush_to_disk();
+    drop(test_site);
     let (path, _) = last_segment(folder.path()).unwrap();
     let mut octets = std::fs::read(&path).unwrap();
     // A good frame with a letter that this program does not have.
@@ -303,12 +308,18 @@ fn cuts_of_a_newer_program_refuse_the_start_and_are_left_alone() {
     octets.extend(payload);
     std::fs::write(&path, &octets).unwrap();
     let queues = Arc::new(Queues::accounting(Clock::start(), &Bounds::default()));
-    let places = Places {
+    let places = SpillPaths {
         spill_dir: folder.path().join("spill"),
         dead_letter: folder.path().join("dead-letter.jsonl"),
     };
     let opener = Box::new(move || backend.open());
-    let refused = Opened::new(&queues, Clock::start(), &Published::new(Pace::default()), &places, opener);
+    let refused = OpenedStore::new(
+        &queues,
+        Clock::start(),
+        &Published::new(WriterSettings::default()),
+        &places,
+        opener,
+    );
     let text = refused.unwrap_err().to_string();
     assert!(text.contains("spill holds records of a newer hayate"), "{text}");
     assert_eq!(std::fs::read(&path).unwrap(), octets);

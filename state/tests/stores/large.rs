@@ -4,10 +4,10 @@
 use std::rc::Rc;
 
 use hayate_state::Clock;
-use hayate_state::private::admin::{Verb, Who, carry_out};
-use hayate_state::store::purge::{ROWS_FIRST, rows_after};
+use hayate_state::private::admin::{AdminCommand, UserRef, run_command};
+use hayate_state::store::purge::{ROWS_FIRST, next_slice_rows};
 use hayate_state::store::record::{TorrentRow, TransferIpRow, TransferRow, UserRow};
-use hayate_state::store::{Batch, Channel, Record, Set, Slice, Store};
+use hayate_state::store::{Batch, Channel, PurgeSlice, Record, Set, Store};
 
 use crate::Place;
 use crate::promise::fresh_mariadb;
@@ -100,8 +100,8 @@ fn purge(store: &mut dyn Store, before: i64) -> u64 {
     let clock = Clock::start();
     loop {
         let begin = clock.uptime();
-        let swept = store.purge(&Slice { before, from, rows_most: rows }).unwrap();
-        rows = rows_after(rows, clock.uptime() - begin);
+        let swept = store.purge(&PurgeSlice { before, from, rows_most: rows }).unwrap();
+        rows = next_slice_rows(rows, clock.uptime() - begin);
         inactive += swept.inactive;
         from = swept.next;
         if from.is_none() {
@@ -128,7 +128,7 @@ fn batches(sequence: u64, users: u32, random: &mut fastrand::Rng) -> [Batch; 4] 
     };
     [
         of(Channel::Torrents, &|id, _| {
-            Record::Torrent(TorrentRow { id, seeders: 7, counts: true, ..TorrentRow::default() })
+            Record::Torrent(TorrentRow { id, seeders: 7, has_counts: true, ..TorrentRow::default() })
         }),
         of(Channel::Users, &|id, _| Record::User(UserRow { id, uploaded: 11, ..UserRow::default() })),
         of(Channel::TransferHistory, &|uid, fid| Record::Transfer(history(uid, fid))),
@@ -155,11 +155,11 @@ fn a_large_site_is_read_and_purged_without_a_long_statement() {
     for set in SETS {
         stages.stage(&format!("{set:?} are read"), || {
             let mut lines = 0_u64;
-            reader.lines(set, &mut |_| lines += 1).unwrap();
+            reader.read_rows(set, &mut |_| lines += 1).unwrap();
             println!("{lines} rows");
         });
     }
-    stages.stage("registered torrents are read", || _ = reader.registered().unwrap());
+    stages.stage("registered torrents are read", || _ = reader.read_registered().unwrap());
     let third = 1_000_000 + i64::try_from(rows / 3).unwrap();
     stages.stage("silent peers are purged without the index", || {
         println!("{} rows", purge(&mut *store, third));
@@ -173,7 +173,7 @@ fn a_large_site_is_read_and_purged_without_a_long_statement() {
     let mut store = place.backend.open().unwrap();
     reader = place.backend.open_reader().unwrap();
     stages.stage("HitAndRuns are read with the index", || {
-        _ = reader.lines(Set::HitAndRuns, &mut |_| {}).unwrap()
+        _ = reader.read_rows(Set::HitAndRuns, &mut |_| {}).unwrap()
     });
     stages.stage("silent peers are purged with the index", || {
         println!("{} rows", purge(&mut *store, 2 * third - 1_000_000));
@@ -188,15 +188,15 @@ fn a_large_site_is_read_and_purged_without_a_long_statement() {
         }
     });
     stages.stage("half of the finished downloads are forgotten", || {
-        store.completed(users as usize / 2, &mut |_, _| {}).unwrap();
+        store.read_completed(users as usize / 2, &mut |_, _| {}).unwrap();
     });
     stages.stage("the site is changed", || {
         for verb in [
-            Verb::AddUser { id: None, passkey: "new".into() },
-            Verb::ChangePasskey { old: "new".into(), new: "newer".into(), grace_seconds: 7 },
-            Verb::RemoveUser(Who::Passkey("newer".into())),
+            AdminCommand::AddUser { id: None, passkey: "new".into() },
+            AdminCommand::ChangePasskey { old: "new".into(), new: "newer".into(), grace_seconds: 7 },
+            AdminCommand::RemoveUser(UserRef::Passkey("newer".into())),
         ] {
-            carry_out(&mut *reader, &verb, 1_700_000_000, "a test").unwrap();
+            run_command(&mut *reader, &verb, 1_700_000_000, "a test").unwrap();
         }
     });
 }

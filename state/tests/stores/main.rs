@@ -1,19 +1,19 @@
 //! What every store promises, on a real file and on a real server; and what only a server can do wrong.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
-mod clerk;
+mod admin;
 mod cuts;
 #[path = "../kit/double.rs"]
 mod double;
 mod large;
 mod ledger;
-mod lines;
-mod office;
 mod promise;
 mod purge;
 mod recorder;
-#[path = "../../../tests/servers/mariadb.rs"]
+#[path = "../../../tests/kit/servers/mariadb.rs"]
 mod servers;
+mod site_rows;
+mod site_sync;
 mod slices;
 mod slow_log;
 mod stop;
@@ -21,10 +21,10 @@ mod survival;
 mod trouble;
 mod turns;
 
-use hayate_state::store::{Backend, Demand};
+use hayate_state::store::{Backend, RequiredTables};
 
 /// The rows that every case of mode private starts from.
-const FIXTURE: &str = include_str!("../../../tests/fixtures/private.sql");
+const FIXTURE: &str = include_str!("../../../tests/kit/fixtures/private.sql");
 
 /// A database with the fixture, and a way to look into it without the store.
 struct Place {
@@ -50,5 +50,5 @@ fn on_both(check: &dyn Fn(&Place)) {
 }
 
 fn backend(dsn: &str) -> Backend {
-    Backend::new(dsn.parse().unwrap(), "", Demand::Site)
+    Backend::new(dsn.parse().unwrap(), "", RequiredTables::Site)
 }

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use hayate_state::InfoHash;
 use hayate_state::store::record::{CompletedRow, SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow};
-use hayate_state::store::{Backend, Batch, Channel, Demand, Dsn, Record, Saved, Slice, Store, StoreError};
+use hayate_state::store::{
+    Backend, Batch, Channel, Dsn, PurgeSlice, Record, RequiredTables, Saved, Store, StoreError,
+};
 
 use crate::servers::Server;
 use crate::{FIXTURE, Place, backend};
@@ -224,7 +226,7 @@ fn torrents_are_counted(place: &Place) {
     let mut store = place.backend.open().unwrap();
     let row =
         TorrentRow { id: 1, snatched: 5, seeders: 1, leechers: 1, last_action: NOW, ..Default::default() };
-    let row = TorrentRow { counts: true, ..row };
+    let row = TorrentRow { has_counts: true, ..row };
     // An older time does not replace a later one, and the same counts again are not a missing row.
     let late = TorrentRow { id: 3, snatched: 0, seeders: 7, leechers: 11, last_action: 3, ..row };
     let records = vec![Record::Torrent(row), Record::Torrent(late)];
@@ -242,7 +244,7 @@ fn unpruning_changes_nothing_else(place: &Place) {
     let alone =
         TorrentRow { id: 1, unprune: true, seeders: 3, leechers: 5, last_action: NOW, ..Default::default() };
     let both =
-        TorrentRow { id: 3, unprune: true, counts: true, seeders: 3, leechers: 5, ..Default::default() };
+        TorrentRow { id: 3, unprune: true, has_counts: true, seeders: 3, leechers: 5, ..Default::default() };
     let saved = save(&mut *store, Channel::Torrents, 1, vec![Record::Torrent(alone), Record::Torrent(both)]);
     assert_eq!(saved.without_target, 0);
     let expected =
@@ -320,7 +322,7 @@ fn sums_stop_at_what_their_column_can_hold(place: &Place) {
     }
     let rows = "SELECT uploaded, downloaded FROM transfer_ips WHERE uid = 0";
     assert_eq!(place.ask(rows), format!("{octets}\t10"));
-    let torrent = TorrentRow { id: 1, snatched: u32::MAX, counts: true, ..TorrentRow::default() };
+    let torrent = TorrentRow { id: 1, snatched: u32::MAX, has_counts: true, ..TorrentRow::default() };
     save(&mut *store, Channel::Torrents, 1, vec![Record::Torrent(torrent)]);
     assert_eq!(place.ask("SELECT Snatched FROM torrents WHERE ID = 1"), u32::MAX.to_string());
     let completed = CompletedRow { info_hash: InfoHash([7; 20]), completed: u32::MAX, last_completed: NOW };
@@ -334,7 +336,7 @@ fn what_does_not_fit_is_a_bad_row(place: &Place) {
     let mut store = place.backend.open().unwrap();
     let transfer = TransferRow { uid: 1, fid: 1, ..TransferRow::default() };
     let address = TransferIpRow { uid: 1, fid: 1, client_id: 1, ip: LOOPBACK, ..TransferIpRow::default() };
-    let torrent = TorrentRow { id: 1, counts: true, ..TorrentRow::default() };
+    let torrent = TorrentRow { id: 1, has_counts: true, ..TorrentRow::default() };
     let completed = CompletedRow { info_hash: InfoHash([7; 20]), completed: 1, last_completed: -1 };
     for bad in [
         Record::Transfer(TransferRow { last_announce: 1 << 31, ..transfer }),
@@ -370,7 +372,7 @@ fn a_number_is_kept_once(place: &Place) {
     save(&mut *store, Channel::Users, 8, vec![user(1, 5)]);
     assert_eq!(place.ask(uploaded), "8");
     drop(store);
-    let other = Backend::new(place.backend.dsn().clone(), "other", Demand::Own);
+    let other = Backend::new(place.backend.dsn().clone(), "other", RequiredTables::Own);
     let mut store = other.open().unwrap();
     assert_eq!(store.acknowledged(Channel::Users).unwrap(), Some(0));
     save(&mut *store, Channel::Users, 1, vec![user(1, 11)]);
@@ -391,8 +393,9 @@ fn rows_without_target_are_counted(place: &Place) {
     let mut store = place.backend.open().unwrap();
     let users = vec![user(1, 3), user(8, 5), user(9, 7)];
     assert_eq!(save(&mut *store, Channel::Users, 1, users).without_target, 2);
-    let torrent =
-        |id, counts, unprune| Record::Torrent(TorrentRow { id, counts, unprune, ..TorrentRow::default() });
+    let torrent = |id, counts, unprune| {
+        Record::Torrent(TorrentRow { id, has_counts: counts, unprune, ..TorrentRow::default() })
+    };
     let torrents = vec![torrent(2, true, false), torrent(8, true, false), torrent(9, false, true)];
     assert_eq!(save(&mut *store, Channel::Torrents, 1, torrents).without_target, 2);
     assert_eq!(place.ask("SELECT count(*) FROM users_main"), "3");
@@ -412,7 +415,8 @@ fn a_purge_reaches_what_is_silent(place: &Place) {
     assert_eq!(active(), "0\t0\t1\n1\t1\t1\n2\t1\t1\n2\t2\t0");
     assert_eq!(purge(&mut *store, 1_585_955_953), 2);
     assert_eq!(active(), "0\t0\t0\n1\t1\t1\n2\t1\t0\n2\t2\t0");
-    let reader = place.backend.open_reader().unwrap().purge(&Slice { before: NOW, from: None, rows_most: 7 });
+    let reader =
+        place.backend.open_reader().unwrap().purge(&PurgeSlice { before: NOW, from: None, rows_most: 7 });
     assert!(matches!(reader, Err(StoreError::Unfit(_))), "{reader:?}");
 }
 
@@ -420,7 +424,7 @@ fn a_purge_reaches_what_is_silent(place: &Place) {
 fn purge(store: &mut dyn Store, before: i64) -> u64 {
     let (mut from, mut inactive) = (None, 0);
     loop {
-        let swept = store.purge(&Slice { before, from, rows_most: 1 }).unwrap();
+        let swept = store.purge(&PurgeSlice { before, from, rows_most: 1 }).unwrap();
         inactive += swept.inactive;
         from = swept.next;
         if from.is_none() {
@@ -432,7 +436,7 @@ fn purge(store: &mut dyn Store, before: i64) -> u64 {
 fn completed_counts_are_read_back(place: &Place) {
     let read = |most: usize, store: &mut dyn Store| {
         let mut all = Vec::new();
-        store.completed(most, &mut |hash, count| all.push((hash.0[0], count))).unwrap();
+        store.read_completed(most, &mut |hash, count| all.push((hash.0[0], count))).unwrap();
         all
     };
     let row = |octet: u8, completed: u32, last_completed: i64| {
@@ -467,7 +471,7 @@ fn registered_torrents_are_read(place: &Place) {
          (1, 'anime', X'9A1F3C5E7092B4D6F80A1C2E4052647688980000FF')",
     );
     for mut store in [place.backend.open().unwrap(), place.backend.open_reader().unwrap()] {
-        let (mut registered, left_out) = store.registered().unwrap();
+        let (mut registered, left_out) = store.read_registered().unwrap();
         registered.sort_unstable();
         let registered: Vec<_> = registered.iter().map(ToString::to_string).collect();
         let expected = [

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use hayate_state::store::purge::ROWS_MOST;
-use hayate_state::store::{Mark, Slice, Store};
+use hayate_state::store::{PurgeMark, PurgeSlice, Store};
 use mysql::prelude::Queryable;
 
 use crate::Place;
@@ -35,8 +35,8 @@ fn rows(numbers: &str) -> String {
     )
 }
 
-fn slice(from: Option<Mark>) -> Slice {
-    Slice { before: LIMIT, from, rows_most: ROWS_MOST }
+fn slice(from: Option<PurgeMark>) -> PurgeSlice {
+    PurgeSlice { before: LIMIT, from, rows_most: ROWS_MOST }
 }
 
 /// Purges to the end; `check` sees each slice. Gives how many rows have become inactive.
@@ -139,10 +139,10 @@ fn an_index_that_is_dropped_meanwhile_costs_a_purge_nothing_but_time() {
     let place = site(&server, "site", true);
     let mut store = place.backend.open().unwrap();
     let first = store.purge(&slice(None)).unwrap();
-    assert!(matches!(first.next, Some(Mark::Time(_))), "{first:?}");
+    assert!(matches!(first.next, Some(PurgeMark::Time(_))), "{first:?}");
     place.ask("ALTER TABLE transfer_history DROP INDEX active_last_announce");
     let second = store.purge(&slice(first.next)).unwrap();
-    assert!(matches!(second.next, Some(Mark::Row(..))), "{second:?}");
+    assert!(matches!(second.next, Some(PurgeMark::Row(..))), "{second:?}");
     let rest = purge(&mut *store, &mut |_| {});
     is_purged(&place, first.inactive + rest);
 }

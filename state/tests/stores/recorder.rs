@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use hayate_state::store::record::{CompletedRow, TorrentRow, UserRow};
 use hayate_state::store::{
-    Backend, Batch, Bounds, Channel, Opened, Pace, Places, Queues, Record, Saved, Store, StoreError,
+    Backend, Batch, Bounds, Channel, OpenedStore, Queues, Record, Saved, SpillPaths, Store, StoreError,
+    WriterSettings,
 };
 use hayate_state::{Clock, InfoHash, Published};
 use parking_lot::Mutex;
@@ -77,12 +78,13 @@ fn run(backend: &Backend, folder: &Path, faults: &Arc<Faults>, work: impl FnOnce
     let clock = Clock::start();
     let bounds = Bounds { users: 7, completed: 11, ..Bounds::default() };
     let queues = Arc::new(Queues::new(clock, &bounds));
-    let pace = Published::new(Pace {
+    let pace = Published::new(WriterSettings {
         flush: Duration::from_millis(20),
         deadlock_pause: Duration::from_millis(5),
-        ..Pace::default()
+        ..WriterSettings::default()
     });
-    let places = Places { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
+    let places =
+        SpillPaths { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
     let (backend, kept) = (backend.clone(), Arc::clone(faults));
     let opener = Box::new(move || {
         if kept.away.load(Ordering::Relaxed) {
@@ -91,7 +93,7 @@ fn run(backend: &Backend, folder: &Path, faults: &Arc<Faults>, work: impl FnOnce
         let store = Faulty { store: backend.open()?, faults: Arc::clone(&kept) };
         Ok(Box::new(Doubled(store)) as Box<dyn Store>)
     });
-    let Ok(opened) = Opened::new(&queues, clock, &pace, &places, opener) else { return false };
+    let Ok(opened) = OpenedStore::new(&queues, clock, &pace, &places, opener) else { return false };
     let recorder = opened.start().unwrap();
     work(&queues);
     recorder.stop();
@@ -242,18 +244,19 @@ fn without_a_journal_a_batch_counts_as_done_before_it_is_written() {
         let folder = tempfile::tempdir().unwrap();
         let queues = Arc::new(queues(Clock::start(), &Bounds::default()));
         let (spill_dir, seen) = (folder.path().join("spill"), Arc::default());
-        let places = Places { spill_dir: spill_dir.clone(), dead_letter: folder.path().join("dead-letter") };
+        let places =
+            SpillPaths { spill_dir: spill_dir.clone(), dead_letter: folder.path().join("dead-letter") };
         let noted = Arc::clone(&seen);
         let opener = Box::new(move || {
             let store = Watchful { folder: spill_dir.clone(), seen: Arc::clone(&noted) };
             Ok(Box::new(Doubled(store)) as Box<dyn Store>)
         });
-        let pace = Published::new(Pace::default());
-        let mut opened = Opened::new(&queues, Clock::start(), &pace, &places, opener).unwrap();
+        let pace = Published::new(WriterSettings::default());
+        let mut opened = OpenedStore::new(&queues, Clock::start(), &pace, &places, opener).unwrap();
         for id in [1, 2] {
             queues.put(Record::User(UserRow { id, uploaded: 7, ..UserRow::default() }));
-            opened.lifeboat().save();
-            assert!(opened.settle());
+            opened.emergency_flush().flush_to_disk();
+            assert!(opened.drain());
         }
         assert_eq!(*seen.lock(), [(1, "1".to_owned()), (2, "2".to_owned())]);
     }
@@ -290,17 +293,20 @@ fn an_unprune_that_no_row_takes_is_not_pending_for_ever() {
     let place = fresh_sqlite(&folder.path().join("site.db"));
     let clock = Clock::start();
     let queues = Arc::new(Queues::new(clock, &Bounds::default()));
-    let places = Places {
+    let places = SpillPaths {
         spill_dir: folder.path().join("spill"),
         dead_letter: folder.path().join("dead-letter.jsonl"),
     };
     let backend = place.backend.clone();
     let opener = Box::new(move || backend.open());
-    let opened = Opened::new(&queues, clock, &Published::new(Pace::default()), &places, opener).unwrap();
+    let opened =
+        OpenedStore::new(&queues, clock, &Published::new(WriterSettings::default()), &places, opener)
+            .unwrap();
     // One is written, one has no row, one goes to the dead letters.
     queues.put(unprune(1));
     queues.put(unprune(99));
-    let poison = TorrentRow { id: 3, seeders: 1 << 31, counts: true, unprune: true, ..TorrentRow::default() };
+    let poison =
+        TorrentRow { id: 3, seeders: 1 << 31, has_counts: true, unprune: true, ..TorrentRow::default() };
     queues.put(Record::Torrent(poison));
     let mut pending = queues.unprunes();
     pending.sort_unstable();

@@ -3,15 +3,15 @@
 
 use std::rc::Rc;
 
-use hayate_state::private::admin::{Verb, Who, carry_out};
-use hayate_state::snapshot::site::User;
-use hayate_state::store::{Line, Set};
+use hayate_state::private::admin::{AdminCommand, UserRef, run_command};
+use hayate_state::snapshot::site::UserAccount;
+use hayate_state::store::{Set, SiteRow};
 use mysql::prelude::Queryable;
 
 use crate::Place;
-use crate::lines::read;
 use crate::promise::{fresh_mariadb, fresh_sqlite};
 use crate::servers::Server;
+use crate::site_rows::read;
 use crate::slow_log::{SlowLog, root};
 
 /// Rows that one statement may read.
@@ -89,28 +89,28 @@ fn no_statement_reads_much_however_large_the_tables_are() {
     place.ask("ALTER TABLE transfer_history DROP INDEX hnr_uid_fid");
     reader = place.backend.open_reader().unwrap();
     assert!(read(&mut *reader, Set::HitAndRuns) == hit_and_runs, "without an index for them, too");
-    let (registered, left_out) = reader.registered().unwrap();
+    let (registered, left_out) = reader.read_registered().unwrap();
     assert_eq!((registered.len(), left_out), (ROWS / 11 + 3, 0));
     // 20,000 stay, and of the others some have the same time as the last of them.
     let mut counts = Vec::new();
-    store.completed(20_000, &mut |_, count| counts.push(count)).unwrap();
+    store.read_completed(20_000, &mut |_, count| counts.push(count)).unwrap();
     assert_eq!(counts.len(), 20_000);
     let left = "SELECT count(*), sum(completed) FROM hayate_completed";
     let sum: u64 = counts.iter().copied().map(u64::from).sum();
     assert_eq!(place.ask(left), format!("20000\t{sum}"));
     for verb in [
-        Verb::AddUser { id: None, passkey: "new".into() },
-        Verb::ChangePasskey { old: "new".into(), new: "newer".into(), grace_seconds: 7 },
-        Verb::RemoveUser(Who::Passkey("newer".into())),
-        Verb::DeleteTorrent { info_hash: registered[7], reason: "Dupe".into() },
-        Verb::AddClient("-XX".into()),
-        Verb::GlobalFreeleech(true),
+        AdminCommand::AddUser { id: None, passkey: "new".into() },
+        AdminCommand::ChangePasskey { old: "new".into(), new: "newer".into(), grace_seconds: 7 },
+        AdminCommand::RemoveUser(UserRef::Passkey("newer".into())),
+        AdminCommand::DeleteTorrent { info_hash: registered[7], reason: "Dupe".into() },
+        AdminCommand::AddClient("-XX".into()),
+        AdminCommand::GlobalFreeleech(true),
     ] {
         // Of clients a site has some hundred.
         place.ask("DELETE FROM approved_clients WHERE id > 2000");
-        carry_out(&mut *reader, &verb, 1_700_000_000, "a test").unwrap();
+        run_command(&mut *reader, &verb, 1_700_000_000, "a test").unwrap();
     }
-    store.completed(0, &mut |_, _| {}).unwrap();
+    store.read_completed(0, &mut |_, _| {}).unwrap();
     let worst = log.worst();
     println!("{worst:?}");
     assert!(worst.statements > 200, "{worst:?}");
@@ -134,7 +134,7 @@ fn all_slices_of_a_set_are_of_one_moment() {
         ROWS + 1
     ));
     store
-        .lines(Set::Users, &mut |line| {
+        .read_rows(Set::Users, &mut |line| {
             swap.take().into_iter().for_each(|sql| other.query_drop(sql).unwrap());
             users.extend(enrolled(line));
         })
@@ -145,13 +145,13 @@ fn all_slices_of_a_set_are_of_one_moment() {
     let rows = u32::try_from(ROWS).unwrap();
     assert!(users == of(&|number| number), "as they were");
     users.clear();
-    store.lines(Set::Users, &mut |line| users.extend(enrolled(line))).unwrap();
+    store.read_rows(Set::Users, &mut |line| users.extend(enrolled(line))).unwrap();
     assert!(users == of(&|number| rows + 1 - number), "as they are");
 }
 
 /// Id and passkey, of those that are not the fixture's.
-fn enrolled(line: Line) -> Option<(u32, u32)> {
-    let Line::User(User { id, passkey, .. }) = line else { return None };
+fn enrolled(line: SiteRow) -> Option<(u32, u32)> {
+    let SiteRow::User(UserAccount { id, passkey, .. }) = line else { return None };
     (id > 1000).then(|| (id, str::from_utf8(&passkey).unwrap().parse().unwrap()))
 }
 
@@ -166,7 +166,7 @@ fn older_counts_of_finished_downloads_are_forgotten_slice_by_slice_in_a_file_too
     );
     let mut store = place.backend.open().unwrap();
     let mut first = 0;
-    store.completed(3001, &mut |_, count| first = count).unwrap();
+    store.read_completed(3001, &mut |_, count| first = count).unwrap();
     assert_eq!(first, 7013 - 3000);
     assert_eq!(place.ask("SELECT count(*), min(completed) FROM hayate_completed"), "3001\t4013");
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use hayate_state::store::record::UserRow;
 use hayate_state::store::{
-    Backend, Batch, Bounds, Leftovers, Opened, Pace, Places, Queues, Record, Recorder, Saved, Store,
-    StoreError,
+    Backend, Batch, Bounds, Leftovers, OpenedStore, Queues, Record, Recorder, Saved, SpillPaths, Store,
+    StoreError, WriterSettings,
 };
 use hayate_state::{Board, Clock, Published};
 use parking_lot::{Condvar, Mutex};
@@ -33,7 +33,7 @@ enum Mood {
 }
 
 #[derive(Default)]
-struct Gate {
+struct StoreControl {
     mood: Mutex<Mood>,
     changed: Condvar,
     /// A batch waits in a call.
@@ -45,21 +45,21 @@ struct Gate {
     up: Mutex<Vec<u64>>,
 }
 
-impl Gate {
+impl StoreControl {
     fn set(&self, mood: Mood) {
         *self.mood.lock() = mood;
         self.changed.notify_all();
     }
 }
 
-struct Gated {
+struct ControlledStore {
     store: Box<dyn Store>,
-    gate: Arc<Gate>,
+    control: Arc<StoreControl>,
     /// Dropped after `store`, whose lock is free by then.
     _last: SaysGone,
 }
 
-struct SaysGone(Arc<Gate>);
+struct SaysGone(Arc<StoreControl>);
 
 impl Drop for SaysGone {
     fn drop(&mut self) {
@@ -67,19 +67,19 @@ impl Drop for SaysGone {
     }
 }
 
-impl Double for Gated {
+impl Double for ControlledStore {
     fn rest(&mut self) -> &mut dyn Store {
         &mut *self.store
     }
 
     fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
-        if let Some(board) = &*self.gate.board.lock() {
-            self.gate.up.lock().push(metric(board, "database_up"));
+        if let Some(board) = &*self.control.board.lock() {
+            self.control.up.lock().push(metric(board, "database_up"));
         }
-        let mut mood = self.gate.mood.lock();
+        let mut mood = self.control.mood.lock();
         while *mood == Mood::Hangs {
-            self.gate.hangs.store(true, Ordering::Release);
-            self.gate.changed.wait(&mut mood);
+            self.control.hangs.store(true, Ordering::Release);
+            self.control.changed.wait(&mut mood);
         }
         if *mood == Mood::Refuses {
             return Err(StoreError::Lost { text: "disk full".into(), in_doubt: false });
@@ -90,7 +90,7 @@ impl Double for Gated {
 }
 
 fn metric(board: &Board, name: &str) -> u64 {
-    board.read().iter().find(|reading| reading.name == name).unwrap().value
+    board.read_series().iter().find(|reading| reading.name == name).unwrap().value
 }
 
 fn wait_for(what: &str, holds: impl Fn() -> bool) {
@@ -101,22 +101,30 @@ fn wait_for(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-fn recorder(backend: &Backend, folder: &Path, gate: &Arc<Gate>) -> (Arc<Queues>, Recorder) {
-    let (queues, opened) = open(Leftovers::Written, backend, folder, gate);
+fn recorder(backend: &Backend, folder: &Path, control: &Arc<StoreControl>) -> (Arc<Queues>, Recorder) {
+    let (queues, opened) = open(Leftovers::Written, backend, folder, control);
     (queues, opened.start().unwrap())
 }
 
-fn open(leftovers: Leftovers, backend: &Backend, folder: &Path, gate: &Arc<Gate>) -> (Arc<Queues>, Opened) {
+fn open(
+    leftovers: Leftovers,
+    backend: &Backend,
+    folder: &Path,
+    control: &Arc<StoreControl>,
+) -> (Arc<Queues>, OpenedStore) {
     let clock = Clock::start();
     let queues = Arc::new(Queues::new(clock, &Bounds::default()));
-    let pace = Published::new(Pace { flush: Duration::from_millis(5), ..Pace::default() });
-    let places = Places { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
-    let (backend, gate) = (backend.clone(), Arc::clone(gate));
+    let pace =
+        Published::new(WriterSettings { flush: Duration::from_millis(5), ..WriterSettings::default() });
+    let places =
+        SpillPaths { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
+    let (backend, control) = (backend.clone(), Arc::clone(control));
     let opener = Box::new(move || {
-        let (store, last) = (backend.open()?, SaysGone(Arc::clone(&gate)));
-        Ok(Box::new(Doubled(Gated { store, gate: Arc::clone(&gate), _last: last })) as Box<dyn Store>)
+        let (store, last) = (backend.open()?, SaysGone(Arc::clone(&control)));
+        Ok(Box::new(Doubled(ControlledStore { store, control: Arc::clone(&control), _last: last }))
+            as Box<dyn Store>)
     });
-    let opened = Opened::open(&queues, clock, &pace, &places, opener, leftovers).unwrap();
+    let opened = OpenedStore::open(&queues, clock, &pace, &places, opener, leftovers).unwrap();
     (queues, opened)
 }
 
@@ -127,17 +135,17 @@ fn upload(queues: &Queues, id: u32, uploaded: u64) {
 /// Stops while the store hangs, which then keeps what it was told all the same; gives what it has after a
 /// further run.
 fn stopped_while_hanging(backend: &Backend, folder: &Path, uploaded: &dyn Fn() -> u64) -> u64 {
-    let gate = Arc::new(Gate::default());
-    let (queues, recorder) = self::recorder(backend, folder, &gate);
-    gate.set(Mood::Hangs);
+    let control = Arc::new(StoreControl::default());
+    let (queues, recorder) = self::recorder(backend, folder, &control);
+    control.set(Mood::Hangs);
     upload(&queues, 2, 7);
-    wait_for("a batch hangs", || gate.hangs.load(Ordering::Acquire));
+    wait_for("a batch hangs", || control.hangs.load(Ordering::Acquire));
     upload(&queues, 2, 110);
     assert!(recorder.stop_within(Duration::from_millis(20)), "nothing is lost");
     assert!(std::fs::read_dir(folder.join("spill")).unwrap().count() > 0, "it waits on the disk");
     let before = uploaded();
-    gate.set(Mood::Good);
-    wait_for("the writer ends", || gate.gone.load(Ordering::Acquire));
+    control.set(Mood::Good);
+    wait_for("the writer ends", || control.gone.load(Ordering::Acquire));
     assert_eq!(uploaded(), before + 7, "it has given up behind the batch that hung");
     let (queues, recorder) = self::recorder(backend, folder, &Arc::default());
     upload(&queues, 2, 1300);
@@ -160,12 +168,12 @@ fn a_successor_does_not_wait_for_what_is_left_on_the_disk_and_writes_it_once() {
     let place = fresh_sqlite(&folder.path().join("site.db"));
     let uploaded = || place.ask("SELECT Uploaded FROM users_main WHERE ID = 2").parse::<u64>().unwrap();
     let before = uploaded();
-    let gate = Arc::new(Gate::default());
-    let (queues, recorder) = recorder(&place.backend, folder.path(), &gate);
-    gate.set(Mood::Refuses);
+    let control = Arc::new(StoreControl::default());
+    let (queues, recorder) = recorder(&place.backend, folder.path(), &control);
+    control.set(Mood::Refuses);
     upload(&queues, 2, 7);
     assert!(recorder.stop_for_successor(PATIENCE), "nothing is lost");
-    let successor = Arc::new(Gate::default());
+    let successor = Arc::new(StoreControl::default());
     successor.set(Mood::Hangs);
     let (queues, opened) = open(Leftovers::Kept, &place.backend, folder.path(), &successor);
     let recorder = opened.start().unwrap();
@@ -193,16 +201,16 @@ fn without_a_journal_what_hung_at_a_stop_is_not_written_twice() {
 fn a_store_that_takes_nothing_is_not_back_before_it_has_kept_a_row() {
     let folder = tempfile::tempdir().unwrap();
     let place = fresh_sqlite(&folder.path().join("site.db"));
-    let (gate, board) = (Arc::new(Gate::default()), Arc::new(Board::default()));
-    let (queues, recorder) = self::recorder(&place.backend, folder.path(), &gate);
-    recorder.list_on(&board);
-    gate.set(Mood::Refuses);
-    *gate.board.lock() = Some(Arc::clone(&board));
+    let (control, board) = (Arc::new(StoreControl::default()), Arc::new(Board::default()));
+    let (queues, recorder) = self::recorder(&place.backend, folder.path(), &control);
+    recorder.register_metrics(&board);
+    control.set(Mood::Refuses);
+    *control.board.lock() = Some(Arc::clone(&board));
     upload(&queues, 2, 7);
-    wait_for("three tries", || gate.up.lock().len() >= 3);
-    gate.set(Mood::Good);
+    wait_for("three tries", || control.up.lock().len() >= 3);
+    control.set(Mood::Good);
     wait_for("the database is back", || metric(&board, "database_up") == 1);
-    let up = std::mem::take(&mut *gate.up.lock());
+    let up = std::mem::take(&mut *control.up.lock());
     assert!(up.len() >= 4 && up[0] == 1 && up[1..].iter().all(|&up| up == 0), "{up:?}");
     assert!(recorder.stop());
 }

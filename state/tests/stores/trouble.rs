@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use hayate_state::store::record::{TransferIpRow, UserRow};
-use hayate_state::store::{Backend, Batch, Channel, Demand, Dsn, Record, Saved, Store, StoreError};
+use hayate_state::store::{Backend, Batch, Channel, Dsn, Record, RequiredTables, Saved, Store, StoreError};
 
 use crate::servers::Server;
 use crate::{FIXTURE, backend};
@@ -204,12 +204,12 @@ fn a_name_has_one_writer_and_takes_over_from_itself() {
     let server = Server::new();
     let backend = site(&server, "site");
     let first = backend.open().unwrap();
-    let again = || Backend::new(backend.dsn().clone(), "", Demand::Site);
+    let again = || Backend::new(backend.dsn().clone(), "", RequiredTables::Site);
     let error = again().open().err().expect("one is there");
     let says = "another hayate writes to this database as node \"\"";
     assert!(matches!(&error, StoreError::Unfit(text) if text == says), "{error:?}");
-    Backend::new(backend.dsn().clone(), "other", Demand::Site).open().unwrap();
-    again().open_reader().unwrap().registered().unwrap();
+    Backend::new(backend.dsn().clone(), "other", RequiredTables::Site).open().unwrap();
+    again().open_reader().unwrap().read_registered().unwrap();
     // The same tracker, whose connection hangs: the new one ends it, and is the writer.
     let mut second = backend.open().unwrap();
     second.save(&users(1, &[1])).unwrap();
@@ -229,23 +229,26 @@ fn what_is_not_fit_is_told() {
 
     server.database("empty");
     let says = "the database has no column hayate_completed.info_hash: run `hayate migrate`";
-    assert_eq!(unfit(&of("empty", Demand::Own)), says);
+    assert_eq!(unfit(&of("empty", RequiredTables::Own)), says);
     assert!(
-        unfit(&of("empty", Demand::Site)).starts_with("the database has no column approved_clients.id, ")
+        unfit(&of("empty", RequiredTables::Site))
+            .starts_with("the database has no column approved_clients.id, ")
     );
-    of("empty", Demand::Own).migrate().unwrap();
-    of("empty", Demand::Own).open().unwrap();
+    of("empty", RequiredTables::Own).migrate().unwrap();
+    of("empty", RequiredTables::Own).open().unwrap();
     server.sql_in("empty", "UPDATE hayate_schema SET version = 7");
     let says =
         "the database has schema version 7, this program knows up to 4: it was migrated by a newer hayate";
-    assert_eq!(unfit(&of("empty", Demand::Own)), says);
-    assert!(matches!(of("empty", Demand::Own).migrate(), Err(StoreError::Unfit(text)) if text == says));
+    assert_eq!(unfit(&of("empty", RequiredTables::Own)), says);
+    assert!(
+        matches!(of("empty", RequiredTables::Own).migrate(), Err(StoreError::Unfit(text)) if text == says)
+    );
 
     // By the socket and as a URL it is the same database.
     site(&server, "site");
-    backend(&server.socket_dsn("site")).open().unwrap().registered().unwrap();
+    backend(&server.socket_dsn("site")).open().unwrap().read_registered().unwrap();
     let url = format!("mysql://site:p%40ss%3Aw%2Frd@localhost:{}/site", server.port);
-    backend(&url).open().unwrap().registered().unwrap();
+    backend(&url).open().unwrap().read_registered().unwrap();
     // A server without TLS will not do when TLS is asked for.
     let error = backend(&format!("{}?tls=true", server.dsn("site"))).open().err().expect("no TLS");
     assert!(matches!(&error, StoreError::Lost { in_doubt: false, .. }), "{error:?}");

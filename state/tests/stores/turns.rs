@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use hayate_state::private::admin::{Verb, carry_out};
+use hayate_state::private::admin::{AdminCommand, run_command};
 use mysql::Conn;
 use mysql::prelude::Queryable;
 
@@ -19,13 +19,13 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Looks before a test gives up.
 const LOOKS: usize = 90;
 
-type Asked = JoinHandle<Result<&'static str, String>>;
+type PendingCommand = JoinHandle<Result<&'static str, String>>;
 
-fn add_user(place: &Place, id: u32) -> Asked {
+fn add_user(place: &Place, id: u32) -> PendingCommand {
     let mut store = place.backend.open_reader().unwrap();
-    let verb = Verb::AddUser { id: Some(id), passkey: "wanted".into() };
+    let verb = AdminCommand::AddUser { id: Some(id), passkey: "wanted".into() };
     thread::spawn(move || {
-        let outcome = carry_out(&mut *store, &verb, 1_700_000_000, "a test");
+        let outcome = run_command(&mut *store, &verb, 1_700_000_000, "a test");
         outcome.map(|outcome| outcome.word).map_err(|error| error.to_string())
     })
 }

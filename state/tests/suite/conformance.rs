@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use hayate_state::{Announce, Event, Policy, Tally, Tick};
 
-use crate::desk::{Desk, from};
 use crate::selection::Draws;
+use crate::test_tracker::{TestTracker, announce_from};
 
 const TORRENT: u64 = 1;
 const V4: fn(u8) -> IpAddr = |host| [45, 0, 0, host].into();
@@ -26,7 +26,7 @@ const V6: fn(u8) -> IpAddr = |host| [0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(hos
 
 /// A store, and two peers of one family who are in none of its swarms yet.
 struct Stage {
-    desk: Desk,
+    tracker: TestTracker,
     p: Announce,
     c: Announce,
 }
@@ -37,32 +37,32 @@ fn once_per_family(check: impl Fn(&mut Stage)) {
     for (name, address) in [("IPv4", V4), ("IPv6", V6)] {
         for keep_peer_ids in [false, true] {
             println!("{name}, keep_peer_ids {keep_peer_ids}");
-            let desk = Desk::new(Policy { keep_peer_ids, ..Policy::default() }, 0, 7);
+            let tracker = TestTracker::new(Policy { keep_peer_ids, ..Policy::default() }, 0, 7);
             let peer = |host, id| Announce {
                 peer_id: hayate_state::PeerId([id; 20]),
-                ..from(TORRENT, address(host), 6880 + u16::from(host), 9)
+                ..announce_from(TORRENT, address(host), 6880 + u16::from(host), 9)
             };
-            check(&mut Stage { desk, p: peer(7, b'p'), c: peer(11, b'c') });
+            check(&mut Stage { tracker, p: peer(7, b'p'), c: peer(11, b'c') });
         }
     }
 }
 
 impl Stage {
     /// Whom an announce is handed. It is never refused.
-    fn say(&mut self, announce: Announce) -> Vec<(IpAddr, u16)> {
-        self.desk.announce(&announce).unwrap().1
+    fn announce(&mut self, announce: Announce) -> Vec<(IpAddr, u16)> {
+        self.tracker.announce(&announce).unwrap().1
     }
 
     fn p_seeds(&mut self) -> Vec<(IpAddr, u16)> {
-        self.say(Announce { left: 0, ..self.p })
+        self.announce(Announce { left: 0, ..self.p })
     }
 
     fn p_leeches(&mut self) -> Vec<(IpAddr, u16)> {
-        self.say(self.p)
+        self.announce(self.p)
     }
 
     fn stop(&mut self, peer: Announce) {
-        assert_eq!(self.say(Announce { event: Event::Stopped, ..peer }), []);
+        assert_eq!(self.announce(Announce { event: Event::Stopped, ..peer }), []);
     }
 
     /// As it is handed out.
@@ -72,7 +72,7 @@ impl Stage {
 
     /// Seeders, leechers, completed downloads.
     fn assert_scrape(&self, seeders: u32, leechers: u32, completed: u32) {
-        assert_eq!(self.desk.tally(TORRENT), Tally { seeders, leechers, completed, paused: 0 });
+        assert_eq!(self.tracker.tally(TORRENT), Tally { seeders, leechers, completed, paused: 0 });
     }
 }
 
@@ -82,7 +82,7 @@ fn step_1_who_is_not_there_may_leave_and_nobody_is_handed_out() {
         stage.stop(stage.c);
         stage.stop(stage.p);
         stage.assert_scrape(0, 0, 0);
-        assert_eq!((stage.desk.swarms.live(), stage.desk.swarms.idle()), (0, 0));
+        assert_eq!((stage.tracker.swarms.live(), stage.tracker.swarms.idle()), (0, 0));
     });
 }
 
@@ -100,7 +100,7 @@ fn step_2_a_lone_leecher_is_counted_and_handed_nobody() {
 fn step_3_a_leecher_is_seen_by_seeders_and_by_leechers_until_it_leaves() {
     once_per_family(|stage| {
         stage.p_leeches();
-        stage.say(stage.c);
+        stage.announce(stage.c);
         assert_eq!(stage.p_seeds(), [stage.c()]);
         stage.assert_scrape(1, 1, 0);
         assert_eq!(stage.p_leeches(), [stage.c()]);
@@ -115,13 +115,13 @@ fn step_3_a_leecher_is_seen_by_seeders_and_by_leechers_until_it_leaves() {
 fn step_4_a_seeder_is_seen_by_leechers_until_it_leaves() {
     once_per_family(|stage| {
         let seeding = Announce { left: 0, ..stage.c };
-        assert_eq!(stage.say(seeding), []);
+        assert_eq!(stage.announce(seeding), []);
         assert_eq!(stage.p_leeches(), [stage.c()]);
         stage.assert_scrape(1, 1, 0);
         assert_eq!(stage.p_seeds(), []);
         stage.assert_scrape(2, 0, 0);
         // `rules/swarms.md#selection`: one that has only the magnet link says the same.
-        assert_eq!(stage.say(Announce { left: 0, event: Event::Started, ..stage.p }), [stage.c()]);
+        assert_eq!(stage.announce(Announce { left: 0, event: Event::Started, ..stage.p }), [stage.c()]);
         stage.p_leeches();
         stage.stop(seeding);
         assert_eq!(stage.p_leeches(), []);
@@ -133,26 +133,26 @@ fn step_4_a_seeder_is_seen_by_leechers_until_it_leaves() {
 fn step_5_a_leecher_that_completes_is_a_seeder_and_one_download() {
     once_per_family(|stage| {
         stage.p_leeches();
-        stage.say(stage.c);
+        stage.announce(stage.c);
         // `rules/swarms.md#completed-count`: with something missing it is a regular announce.
         let completed = |left| Announce { event: Event::Completed, left, ..stage.c };
         let (early, done) = (completed(9), completed(0));
-        stage.say(early);
+        stage.announce(early);
         stage.assert_scrape(0, 2, 0);
         for _ in 0..3 {
-            stage.say(done);
+            stage.announce(done);
             assert_eq!(stage.p_leeches(), [stage.c()]);
             stage.assert_scrape(1, 1, 1);
             assert_eq!(stage.p_seeds(), [], "it is a leecher no more");
             stage.p_leeches();
         }
-        stage.say(Announce { left: 0, ..stage.c });
+        stage.announce(Announce { left: 0, ..stage.c });
         stage.assert_scrape(1, 1, 1);
         // One that becomes a seeder silently is no download, one that is new and has completed is.
         stage.p_seeds();
         stage.assert_scrape(2, 0, 1);
         stage.stop(stage.p);
-        stage.say(Announce { event: Event::Completed, left: 0, ..stage.p });
+        stage.announce(Announce { event: Event::Completed, left: 0, ..stage.p });
         stage.assert_scrape(2, 0, 2);
     });
 }
@@ -161,7 +161,7 @@ fn step_5_a_leecher_that_completes_is_a_seeder_and_one_download() {
 fn step_6_who_leaves_again_changes_nothing_and_the_download_is_remembered() {
     once_per_family(|stage| {
         stage.p_leeches();
-        stage.say(Announce { event: Event::Completed, left: 0, ..stage.c });
+        stage.announce(Announce { event: Event::Completed, left: 0, ..stage.c });
         for _ in 0..2 {
             stage.stop(stage.p);
             stage.assert_scrape(1, 0, 1);
@@ -171,22 +171,22 @@ fn step_6_who_leaves_again_changes_nothing_and_the_download_is_remembered() {
             stage.stop(stage.c);
             stage.assert_scrape(0, 0, 1);
         }
-        assert_eq!((stage.desk.swarms.live(), stage.desk.swarms.idle()), (0, 1));
-        assert_eq!(stage.desk.swarms.census().peers(), 0);
+        assert_eq!((stage.tracker.swarms.live(), stage.tracker.swarms.idle()), (0, 1));
+        assert_eq!(stage.tracker.swarms.peer_counts().total(), 0);
     });
 }
 
 #[test]
 fn the_own_family_goes_first_and_the_other_fills_up() {
     for (own, other) in [(V4, V6), (V6, V4)] {
-        let mut desk = Desk::new(Policy::default(), 0, 7);
+        let mut tracker = TestTracker::new(Policy::default(), 0, 7);
         for host in 1..=5 {
-            desk.announce(&from(TORRENT, own(host), 6881, 9)).unwrap();
-            desk.announce(&from(TORRENT, other(host), 6881, 9)).unwrap();
+            tracker.announce(&announce_from(TORRENT, own(host), 6881, 9)).unwrap();
+            tracker.announce(&announce_from(TORRENT, other(host), 6881, 9)).unwrap();
         }
         for (num_want, both) in [(3, (3, 0)), (5, (5, 0)), (7, (5, 2)), (11, (5, 5))] {
-            let asker = Announce { num_want, ..from(TORRENT, own(100), 6881, 0) };
-            let (answer, peers) = desk.announce(&asker).unwrap();
+            let asker = Announce { num_want, ..announce_from(TORRENT, own(100), 6881, 0) };
+            let (answer, peers) = tracker.announce(&asker).unwrap();
             let of_own = peers.iter().filter(|peer| peer.0.is_ipv4() == own(1).is_ipv4()).count();
             assert_eq!((of_own, peers.len() - of_own), both, "{num_want} wanted");
             assert_eq!((answer.tally.seeders, answer.tally.leechers), (1, 10));
@@ -197,29 +197,29 @@ fn the_own_family_goes_first_and_the_other_fills_up() {
 #[test]
 fn peers_of_ipv6_live_for_their_lifetime_and_not_a_purge_longer() {
     let policy = Policy { peer_inactivity_seconds: 600, purge_seconds: 60, ..Policy::default() };
-    let mut desk = Desk::new(policy, 0, 7);
+    let mut tracker = TestTracker::new(policy, 0, 7);
     for number in 0..3000 {
-        let peer = from(u64::from(number % 7), public_v6(number), 6881, u64::from(number % 2));
-        desk.announce(&Announce { num_want: 0, ..peer }).unwrap();
+        let peer = announce_from(u64::from(number % 7), public_v6(number), 6881, u64::from(number % 2));
+        tracker.announce(&Announce { num_want: 0, ..peer }).unwrap();
     }
-    desk.now += 600;
-    desk.sweep();
-    let census = desk.swarms.census();
+    tracker.now += 600;
+    tracker.sweep();
+    let census = tracker.swarms.peer_counts();
     assert_eq!((census.v6_seeders, census.v6_leechers), (1500, 1500));
     // The beats of one purge period, as the actor does them.
-    desk.now += 1;
-    let policy = desk.policy.current();
+    tracker.now += 1;
+    let policy = tracker.policy.current();
     for _ in 0..600 {
-        desk.sweeper.beat(Tick(desk.now), &policy, Duration::from_millis(100));
+        tracker.sweeper.advance(Tick(tracker.now), &policy, Duration::from_millis(100));
     }
-    assert_eq!((desk.swarms.census().peers(), desk.swarms.live()), (0, 0));
+    assert_eq!((tracker.swarms.peer_counts().total(), tracker.swarms.live()), (0, 0));
 }
 
 #[test]
 fn single_draws_from_a_swarm_of_ipv6_are_uniform() {
-    let peer = |number| from(TORRENT, public_v6(number), 6881, u64::from(number % 3));
+    let peer = |number| announce_from(TORRENT, public_v6(number), 6881, u64::from(number % 3));
     for peers in [5, 20, 1000] {
-        let asker = from(TORRENT, public_v6(0xffff_ffff), 7001, 9);
+        let asker = announce_from(TORRENT, public_v6(0xffff_ffff), 7001, 9);
         Draws::new((0..peers).map(peer), asker).assert_uniform_single_draws(peers);
     }
 }

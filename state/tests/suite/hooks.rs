@@ -6,22 +6,22 @@ mod quiet_hours;
 
 use std::sync::Arc;
 
-use hayate_state::admission::hooks::jwk::{Keyring, Keyrings};
-use hayate_state::admission::hooks::{Hooks, Means, Said};
+use hayate_state::admission::hooks::jwk::{Keyring, KeyringSource};
+use hayate_state::admission::hooks::{HookInputs, Hooks, RequestUrl};
 use hayate_state::{Announce, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tracker};
 use serde_json::json;
 
 struct NoKeys;
 
-impl Keyrings for NoKeys {
+impl KeyringSource for NoKeys {
     fn keyring(&self, _: &str, _: u64) -> Result<Arc<Keyring>, String> {
         Err("there are none".to_owned())
     }
 }
 
 fn tracker(options: &serde_json::Value) -> Tracker {
-    let hook = quiet_hours::build(options.as_object().unwrap(), Means { keyrings: &NoKeys }).unwrap();
-    let hooks = Hooks::of(vec![("quiet hours", hook)], vec![]);
+    let hook = quiet_hours::build(options.as_object().unwrap(), HookInputs { keyrings: &NoKeys }).unwrap();
+    let hooks = Hooks::from_hooks(vec![("quiet hours", hook)], vec![]);
     let policy = Policy { hooks, announce_drift_seconds: 0, ..Policy::default() };
     Tracker::new(Swarms::new(0), &Published::new(policy), 7)
 }
@@ -40,8 +40,8 @@ fn interval(tracker: &mut Tracker, hour: u64, query: &str) -> Result<u32, &'stat
         num_want: 0,
     };
     let now = Now { unix_seconds: 86_400 * 20_000 + 3600 * hour, ..Now::at(0) };
-    let said = Said::url(announce.address, query.as_bytes());
-    let answer = tracker.announce_said(now, &announce, said, &mut Handout::new(&mut [], &mut []));
+    let said = RequestUrl::parse(announce.address, query.as_bytes());
+    let answer = tracker.announce_with_hooks(now, &announce, said, &mut Handout::new(&mut [], &mut []));
     answer.map(|answer| answer.interval_seconds).map_err(|refusal| refusal.text())
 }
 
@@ -52,7 +52,9 @@ fn the_example_of_the_documentation_works() {
     assert_eq!(interval(&mut tracker, 23, "/announce?owl=1"), Ok(3600));
     assert_eq!(interval(&mut tracker, 5, "/announce?owl=0"), Err("we sleep; come back in the morning"));
     assert_eq!(interval(&mut tracker, 6, "/announce"), Ok(1800));
-    let bad =
-        quiet_hours::build(json!({"from": 24, "to": 6}).as_object().unwrap(), Means { keyrings: &NoKeys });
+    let bad = quiet_hours::build(
+        json!({"from": 24, "to": 6}).as_object().unwrap(),
+        HookInputs { keyrings: &NoKeys },
+    );
     assert_eq!(bad.unwrap_err().to_string(), "from and to are hours, 0 to 23");
 }

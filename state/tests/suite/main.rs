@@ -3,16 +3,16 @@
 
 mod conformance;
 mod deltas;
-mod desk;
 #[path = "../kit/double.rs"]
 mod double;
 mod hooks;
 mod limits;
 mod lists;
 mod model;
-mod notebook;
 mod private;
 mod races;
+mod recording_store;
 mod selection;
 mod snapshots;
+mod test_tracker;
 mod threads;

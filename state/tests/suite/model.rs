@@ -11,7 +11,7 @@ use hayate_state::{
     Announce, Event, Handout, InfoHash, PeerId, Policy, Published, Swarms, Tally, Tick, Tracker,
 };
 
-use crate::desk::{info_hash, peers_of};
+use crate::test_tracker::{info_hash, peers_of};
 
 const OPERATIONS: u32 = 1_000_000;
 const TORRENTS: u64 = 40;
@@ -154,7 +154,7 @@ fn run(seed: u64, keep_peer_ids: bool) {
         if random.u16(..2000) == 0 {
             // Nobody is served beyond lifetime and purge: expire on both sides at one moment.
             now += random.u32(..LIFETIME_SECONDS / 3);
-            sweeper.round(Tick(now), policy.current().as_ref());
+            sweeper.sweep_all(Tick(now), policy.current().as_ref());
             for swarm in model.values_mut() {
                 swarm.peers.retain(|_, peer| now - peer.seen <= LIFETIME_SECONDS);
             }
@@ -163,7 +163,7 @@ fn run(seed: u64, keep_peer_ids: bool) {
         if random.u16(..500) == 0 && model.values().all(alive) {
             // Part of a round, in which nobody goes: it must disturb nothing wherever it stops.
             let elapsed = Duration::from_millis(random.u64(..1000 * u64::from(PURGE_SECONDS)));
-            sweeper.beat(Tick(now), policy.current().as_ref(), elapsed);
+            sweeper.advance(Tick(now), policy.current().as_ref(), elapsed);
         }
         let mut announce = random_announce(&mut random);
         if keep_peer_ids {
@@ -197,8 +197,8 @@ fn run(seed: u64, keep_peer_ids: bool) {
     }
     let live = model.values().filter(|swarm| !swarm.peers.is_empty()).count();
     assert_eq!(swarms.live(), live);
-    sweeper.round(Tick(now + LIFETIME_SECONDS + 1), policy.current().as_ref());
-    assert_eq!((swarms.live(), swarms.census().peers()), (0, 0));
+    sweeper.sweep_all(Tick(now + LIFETIME_SECONDS + 1), policy.current().as_ref());
+    assert_eq!((swarms.live(), swarms.peer_counts().total()), (0, 0));
 }
 
 #[test]

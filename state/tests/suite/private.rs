@@ -4,7 +4,7 @@
 mod believed;
 #[path = "private/clocks.rs"]
 mod clocks;
-#[path = "../../../tests/fixtures/site.rs"]
+#[path = "../../../tests/kit/fixtures/site.rs"]
 #[expect(dead_code, reason = "the tests of the doors use the rest")]
 mod fixture;
 mod last_action;
@@ -15,70 +15,77 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use hayate_state::private::snapshot::{SiteRestore, SiteSection};
-use hayate_state::private::{Members, Purger, Site};
-use hayate_state::snapshot::keeper::{Ending, Keeper, Plan};
-use hayate_state::snapshot::load::{Loaded, load};
-use hayate_state::snapshot::site::{Multipliers, User};
+use hayate_state::private::{Purger, Site, Users};
+use hayate_state::snapshot::keeper::{Ending, SnapshotPlan, SnapshotThread};
+use hayate_state::snapshot::load::{LoadOutcome, load_snapshot};
+use hayate_state::snapshot::site::{Multipliers, UserAccount};
 use hayate_state::store::record::{SnatchRow, TorrentRow, TransferRow, UserRow};
 use hayate_state::store::{Bounds, Queues, Record};
 use hayate_state::{
     Announce, Clock, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tally, Tracker,
 };
 
-use crate::notebook::records_of;
+use crate::recording_store::records_of;
 
 const USERS: u32 = 600;
 const INACTIVITY: u32 = 1000;
 
-struct House {
+struct TestSite {
     site: Arc<Site>,
     tracker: Tracker,
 }
 
 /// What an announce was answered with.
-struct Given {
+struct Answered {
     tally: Tally,
     v4: Vec<u16>,
     v6: Vec<u16>,
 }
 
-impl House {
+impl TestSite {
     /// The fixture's torrents, and users enough for a swarm.
     fn new() -> Self {
         let site = fixture::site();
-        let mut members = Members::default();
+        let mut members = Users::default();
         for id in 1..=USERS {
             let (passkey, multipliers) = (id.to_string().into_bytes().into(), Multipliers::default());
-            members.put(&User { passkey, id, disable_download: false, tracker_hide: false, multipliers });
+            members.insert(&UserAccount {
+                passkey,
+                id,
+                disable_download: false,
+                tracker_hide: false,
+                multipliers,
+            });
         }
-        site.change(|register| register.members = Arc::new(members));
-        Self::of(site)
+        site.update(|site_data| site_data.users = Arc::new(members));
+        Self::with_site(site)
     }
 
-    fn of(site: Arc<Site>) -> Self {
+    fn with_site(site: Arc<Site>) -> Self {
         Self::seeded(site, 7)
     }
 
-    fn recording(self, records: Arc<Queues>) -> Self {
-        Self { tracker: self.tracker.recording(records), ..self }
+    fn with_queues(self, records: Arc<Queues>) -> Self {
+        Self { tracker: self.tracker.with_queues(records), ..self }
     }
 
     /// Equal seeds choose equal peers.
     fn seeded(site: Arc<Site>, seed: u64) -> Self {
         let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
-        let tracker = Tracker::new(Swarms::new(0), &Published::new(policy), seed).private(Arc::clone(&site));
+        let tracker =
+            Tracker::new(Swarms::new(0), &Published::new(policy), seed).with_site(Arc::clone(&site));
         Self { site, tracker }
     }
 
-    fn say(&mut self, second: u32, user: u32, announce: &Announce) -> Given {
-        let member = self.tracker.member(user.to_string().as_bytes()).unwrap();
+    fn announce(&mut self, second: u32, user: u32, announce: &Announce) -> Answered {
+        let member = self.tracker.find_user(user.to_string().as_bytes()).unwrap();
         let (mut v4, mut v6) = ([0; 6 * 700], [0; 18 * 700]);
         let mut handout = Handout::new(&mut v4, &mut v6);
         let answer =
-            self.tracker.announce_member(Now::at(second), member, announce, None, &mut handout).unwrap();
+            self.tracker.announce_user(Now::at(second), member, announce, None, &mut handout).unwrap();
         let (used_v4, used_v6) = (handout.v4.used(), handout.v6.used());
         let port = |peer: &[u8]| u16::from_be_bytes(peer[peer.len() - 2..].try_into().unwrap());
-        Given {
+        Answered {
             tally: answer.tally,
             v4: v4[..used_v4].chunks(6).map(port).collect(),
             v6: v6[..used_v6].chunks(18).map(port).collect(),
@@ -94,7 +101,7 @@ impl House {
             shown.iter().map(|number| (2000 + u16::try_from(*number).unwrap(), 0)).collect();
         let rounds = 20_000;
         for _ in 0..rounds {
-            let given = self.say(1, 600, &asking(seeder(999, 9000), wanted)).v4;
+            let given = self.announce(1, 600, &asking(seeder(999, 9000), wanted)).v4;
             assert_eq!(given.len(), usize::from(wanted), "{name}");
             given.iter().for_each(|port| *counts.get_mut(port).unwrap() += 1);
         }
@@ -112,7 +119,7 @@ impl House {
 
     fn purge(&self, second: u32) {
         let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
-        Purger::new(Arc::clone(&self.site.torrents), None).round(Now::at(second), &policy);
+        Purger::new(Arc::clone(&self.site.torrents), None).run_round(Now::at(second), &policy);
     }
 }
 
@@ -145,21 +152,21 @@ fn asking(announce: Announce, num_want: u16) -> Announce {
 
 #[test]
 fn one_client_over_both_families_is_one_peer_until_one_of_them_is_not_heard_of() {
-    let mut house = House::new();
-    house.say(0, 1, &seeder(1, 2001));
-    let given = house.say(1, 1, &over_v6(seeder(1, 2001)));
+    let mut test_site = TestSite::new();
+    test_site.announce(0, 1, &seeder(1, 2001));
+    let given = test_site.announce(1, 1, &over_v6(seeder(1, 2001)));
     assert_eq!((given.tally.seeders, given.tally.leechers), (1, 0));
-    let given = house.say(2, 2, &asking(peer(2, 2002), 1));
+    let given = test_site.announce(2, 2, &asking(peer(2, 2002), 1));
     assert_eq!((given.v4, given.v6), (vec![2001], vec![2001]), "num_want counts peers");
-    house.say(INACTIVITY + 1, 1, &over_v6(seeder(1, 2001)));
-    house.purge(INACTIVITY + 1);
-    let given = house.say(INACTIVITY + 2, 2, &asking(peer(2, 2002), 9));
+    test_site.announce(INACTIVITY + 1, 1, &over_v6(seeder(1, 2001)));
+    test_site.purge(INACTIVITY + 1);
+    let given = test_site.announce(INACTIVITY + 2, 2, &asking(peer(2, 2002), 9));
     assert_eq!((given.v4, given.v6, given.tally.seeders), (vec![], vec![2001], 1));
 }
 
 #[test]
 fn seeders_get_leechers_and_leechers_one_seeder_of_each_user_first() {
-    let mut house = House::new();
+    let mut test_site = TestSite::new();
     for (user, announce) in [
         (1, seeder(1, 2001)),
         (1, seeder(2, 2002)),
@@ -169,7 +176,7 @@ fn seeders_get_leechers_and_leechers_one_seeder_of_each_user_first() {
         (4, peer(6, 2006)),
         (5, seeder(7, 1023)),
     ] {
-        house.say(0, user, &announce);
+        test_site.announce(0, user, &announce);
     }
     let sorted = |mut ports: Vec<u16>| {
         ports.sort_unstable();
@@ -177,28 +184,33 @@ fn seeders_get_leechers_and_leechers_one_seeder_of_each_user_first() {
     };
     for _ in 0..20 {
         // A well-known port is never handed out, nor are peers of the same user.
-        let leecher = sorted(house.say(1, 4, &asking(peer(6, 2006), 50)).v4);
+        let leecher = sorted(test_site.announce(1, 4, &asking(peer(6, 2006), 50)).v4);
         assert!(leecher == [2001, 2003, 2004, 2005] || leecher == [2002, 2003, 2004, 2005], "{leecher:?}");
-        let few = sorted(house.say(1, 4, &asking(peer(6, 2006), 2)).v4);
+        let few = sorted(test_site.announce(1, 4, &asking(peer(6, 2006), 2)).v4);
         assert!(few == [2001, 2003] || few == [2002, 2003], "seeders first: {few:?}");
-        let seeds = sorted(house.say(1, 1, &asking(seeder(1, 2001), 50)).v4);
+        let seeds = sorted(test_site.announce(1, 1, &asking(seeder(1, 2001), 50)).v4);
         assert_eq!(seeds, [2004, 2005, 2006]);
-        let own = sorted(house.say(1, 3, &asking(peer(4, 2004), 50)).v4);
+        let own = sorted(test_site.announce(1, 3, &asking(peer(4, 2004), 50)).v4);
         assert!(own.ends_with(&[2003, 2006]) && own.len() == 3, "{own:?}");
     }
-    assert!(house.say(1, 4, &asking(Announce { event: Event::Stopped, ..peer(6, 2006) }, 50)).v4.is_empty());
+    assert!(
+        test_site
+            .announce(1, 4, &asking(Announce { event: Event::Stopped, ..peer(6, 2006) }, 50))
+            .v4
+            .is_empty()
+    );
 }
 
 #[test]
 fn every_peer_of_a_large_swarm_is_as_likely_as_any_other() {
-    let mut house = House::new();
+    let mut test_site = TestSite::new();
     for user in 1..=500 {
-        house.say(0, user, &peer(user, 2000 + u16::try_from(user).unwrap()));
+        test_site.announce(0, user, &peer(user, 2000 + u16::try_from(user).unwrap()));
     }
     let (rounds, wanted) = (4000, 30);
     let mut counts = BTreeMap::<u16, u32>::new();
     for _ in 0..rounds {
-        let given = house.say(1, 600, &asking(seeder(600, 9000), wanted)).v4;
+        let given = test_site.announce(1, 600, &asking(seeder(600, 9000), wanted)).v4;
         assert_eq!(given.len(), usize::from(wanted));
         given.into_iter().for_each(|port| *counts.entry(port).or_default() += 1);
     }
@@ -230,7 +242,7 @@ fn every_peer_that_may_be_handed_out_is_as_likely_as_any_other() {
         ("few are there", 7, &|number| number < 4),
     ];
     for (name, peers, hides) in layouts {
-        let mut house = House::seeded(House::new().site, drawn.u64(..));
+        let mut test_site = TestSite::seeded(TestSite::new().site, drawn.u64(..));
         for number in 0..peers {
             // One in two of the hidden has a well-known port, the others belong to who asks.
             let (user, port) = match (hides(number), number % 2) {
@@ -238,11 +250,11 @@ fn every_peer_that_may_be_handed_out_is_as_likely_as_any_other() {
                 (true, 0) => (1 + number % 500, 80),
                 (true, _) => (600, 2000 + number),
             };
-            house.say(0, user, &peer(number, u16::try_from(port).unwrap()));
+            test_site.announce(0, user, &peer(number, u16::try_from(port).unwrap()));
         }
         let shown: Vec<u32> = (0..peers).filter(|number| !hides(*number)).collect();
         for wanted in [1, 2, 4, 30] {
-            house.assert_uniform(name, &shown, wanted);
+            test_site.assert_uniform(name, &shown, wanted);
         }
     }
 }
@@ -252,7 +264,7 @@ fn a_swarm_that_grows_and_shrinks_finds_every_peer() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let (mut house, mut known) = (House::new(), BTreeMap::<(u32, u32), bool>::new());
+    let (mut test_site, mut known) = (TestSite::new(), BTreeMap::<(u32, u32), bool>::new());
     for step in 0..20_000 {
         // Up to some two hundred peers, and back to a few, again and again.
         let (user, number) = (random.u32(1..=70), random.u32(1..=3));
@@ -260,7 +272,7 @@ fn a_swarm_that_grows_and_shrinks_finds_every_peer() {
         let stops = random.u8(..10) < if grows { 2 } else { 8 };
         let announce = if seeds { seeder(number, 2000) } else { peer(number, 2000) };
         let event = if stops { Event::Stopped } else { Event::None };
-        let tally = house.say(0, user, &Announce { event, ..announce }).tally;
+        let tally = test_site.announce(0, user, &Announce { event, ..announce }).tally;
         if stops {
             known.remove(&(user, number));
         } else {
@@ -274,73 +286,73 @@ fn a_swarm_that_grows_and_shrinks_finds_every_peer() {
 
 #[test]
 fn a_purge_takes_those_who_were_silent_for_longer() {
-    let mut house = House::new();
-    house.say(0, 1, &seeder(1, 2001));
-    house.say(1, 2, &peer(2, 2002));
-    house.purge(INACTIVITY);
-    assert_eq!(house.site.torrents.peers().seeders, 1, "just in time");
-    house.purge(INACTIVITY + 1);
-    let peers = house.site.torrents.peers();
+    let mut test_site = TestSite::new();
+    test_site.announce(0, 1, &seeder(1, 2001));
+    test_site.announce(1, 2, &peer(2, 2002));
+    test_site.purge(INACTIVITY);
+    assert_eq!(test_site.site.torrents.peers().seeders, 1, "just in time");
+    test_site.purge(INACTIVITY + 1);
+    let peers = test_site.site.torrents.peers();
     assert_eq!((peers.seeders, peers.leechers), (0, 1));
-    house.purge(INACTIVITY + 2);
-    assert_eq!(house.site.torrents.peers().leechers, 0);
+    test_site.purge(INACTIVITY + 2);
+    assert_eq!(test_site.site.torrents.peers().leechers, 0);
 }
 
 #[test]
 fn a_snapshot_brings_peers_back_with_both_addresses() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cache");
-    let mut house = House::new();
+    let mut test_site = TestSite::new();
     for user in 1..=100 {
         let announce = if user % 3 == 0 { seeder(user, 2000) } else { peer(user, 2000) };
-        house.say(0, user, &announce);
-        house.say(1, user, &over_v6(announce));
+        test_site.announce(0, user, &announce);
+        test_site.announce(1, user, &over_v6(announce));
     }
     let clock = Clock::start();
     let queues = Arc::new(Queues::new(clock, &Bounds::default()));
-    let section = SiteSection::new(Arc::clone(&house.site), queues);
-    let plan = Plan {
+    let section = SiteSection::new(Arc::clone(&test_site.site), queues);
+    let plan = SnapshotPlan {
         path: path.clone(),
         every_seconds: Arc::new(AtomicU32::new(0)),
         swarms: Swarms::new(0),
         sections: vec![Box::new(section)],
     };
-    Keeper::start(plan, clock).unwrap().stop(Ending::Write);
+    SnapshotThread::start(plan, clock).unwrap().stop(Ending::Write);
     let site = Site::new();
-    site.register.publish((*house.site.register.current()).clone());
+    site.site_data.publish((*test_site.site.site_data.current()).clone());
     let mut restore = SiteRestore::new(&site.torrents, Now::at(0));
-    assert!(matches!(load(&path, &clock, &mut [&mut restore]), Loaded::Restored));
-    let mut again = House::of(Arc::clone(&site));
-    let (before, after) = (house.site.torrents.peers(), site.torrents.peers());
+    assert!(matches!(load_snapshot(&path, &clock, &mut [&mut restore]), LoadOutcome::Restored));
+    let mut again = TestSite::with_site(Arc::clone(&site));
+    let (before, after) = (test_site.site.torrents.peers(), site.torrents.peers());
     assert_eq!((before, site.torrents.len()), (after, 3));
-    let given = again.say(2, 500, &asking(peer(500, 3000), 600));
+    let given = again.announce(2, 500, &asking(peer(500, 3000), 600));
     assert_eq!((given.v4.len(), given.v6.len()), (100, 100));
     // Whoever comes again is known.
-    assert_eq!(again.say(2, 7, &peer(7, 2000)).tally, given.tally);
+    assert_eq!(again.announce(2, 7, &peer(7, 2000)).tally, given.tally);
 }
 
-/// What the store is told of torrent 3 and of one user; its rows of addresses are left out.
+/// What the store is recorded of torrent 3 and of one user; its rows of addresses are left out.
 #[derive(Debug, Default, PartialEq)]
-struct Told {
+struct Recorded {
     torrent: Option<TorrentRow>,
     user: Option<UserRow>,
     transfer: Option<TransferRow>,
     snatch: Option<SnatchRow>,
 }
 
-/// What the store is told of user 1.
-fn told_of(work: impl FnOnce(&mut House)) -> Told {
-    let mut told = Told::default();
-    for record in records_of(|queues| work(&mut House::new().recording(queues))) {
+/// What the store is recorded of user 1.
+fn recorded_by(work: impl FnOnce(&mut TestSite)) -> Recorded {
+    let mut recorded = Recorded::default();
+    for record in records_of(|queues| work(&mut TestSite::new().with_queues(queues))) {
         match record {
-            Record::Torrent(row) => told.torrent = Some(row),
-            Record::User(row) if row.id == 1 => told.user = Some(row),
-            Record::Transfer(row) if row.uid == 1 => told.transfer = Some(row),
-            Record::Snatch(row) if row.uid == 1 => told.snatch = Some(row),
+            Record::Torrent(row) => recorded.torrent = Some(row),
+            Record::User(row) if row.id == 1 => recorded.user = Some(row),
+            Record::Transfer(row) if row.uid == 1 => recorded.transfer = Some(row),
+            Record::Snatch(row) if row.uid == 1 => recorded.snatch = Some(row),
             _ => {}
         }
     }
-    told
+    recorded
 }
 
 /// Unix seconds of a second of virtual time.
@@ -364,14 +376,14 @@ fn stopping(announce: Announce) -> Announce {
 /// `rules/private-accounting.md#snatches`.
 #[test]
 fn completed_counts_once_and_every_delta_counts() {
-    let told = told_of(|house| {
-        house.say(0, 1, &having(peer(1, 2001), 1000, 500));
+    let recorded = recorded_by(|test_site| {
+        test_site.announce(0, 1, &having(peer(1, 2001), 1000, 500));
         for (second, announce) in [
             (7, completing(having(seeder(1, 2001), 1003, 511))),
             (20, completing(having(seeder(1, 2001), 1008, 511))),
             (37, completing(having(peer(1, 2001), 1015, 528))),
         ] {
-            let tally = house.say(second, 1, &announce).tally;
+            let tally = test_site.announce(second, 1, &announce).tally;
             // The count of the answer is that of the last reload (`rules/private.md#success`).
             let seeds = u32::from(announce.left == 0);
             assert_eq!((tally.seeders, tally.leechers, tally.completed), (seeds, 1 - seeds, 0));
@@ -384,11 +396,11 @@ fn completed_counts_once_and_every_delta_counts() {
         leechers: 1,
         last_action: unix(20),
         unprune: false,
-        counts: true,
+        has_counts: true,
     };
-    assert_eq!(told.torrent, Some(torrent));
+    assert_eq!(recorded.torrent, Some(torrent));
     // Torrent 3 is freeleech, and what is uploaded counts twice.
-    assert_eq!(told.user, Some(UserRow { id: 1, uploaded: 30, downloaded: 0, raw_up: 15, raw_down: 28 }));
+    assert_eq!(recorded.user, Some(UserRow { id: 1, uploaded: 30, downloaded: 0, raw_up: 15, raw_down: 28 }));
     let transfer = TransferRow {
         uid: 1,
         fid: 3,
@@ -404,28 +416,28 @@ fn completed_counts_once_and_every_delta_counts() {
         snatched: 1,
         remaining: 9,
     };
-    assert_eq!(told.transfer, Some(transfer));
-    assert_eq!(told.snatch, Some(SnatchRow { uid: 1, fid: 3, time: unix(7), start_time: unix(0) }));
+    assert_eq!(recorded.transfer, Some(transfer));
+    assert_eq!(recorded.snatch, Some(SnatchRow { uid: 1, fid: 3, time: unix(7), start_time: unix(0) }));
 }
 
 /// `rules/private-accounting.md#snatches`: an unknown peer counts too, but not where its user seeds; a peer
 /// that merely has become a seeder does not.
 #[test]
 fn a_snatch_takes_the_event_and_a_user_who_did_not_seed() {
-    let silent = told_of(|house| {
-        house.say(0, 1, &peer(1, 2001));
-        house.say(1, 1, &seeder(1, 2001));
+    let silent = recorded_by(|test_site| {
+        test_site.announce(0, 1, &peer(1, 2001));
+        test_site.announce(1, 1, &seeder(1, 2001));
     });
     assert_eq!((silent.torrent.unwrap().snatched, silent.snatch), (0, None));
-    let late = told_of(|house| {
-        house.say(0, 1, &peer(1, 2001));
-        house.say(1, 1, &seeder(2, 2002));
-        house.say(2, 1, &completing(seeder(1, 2001)));
+    let late = recorded_by(|test_site| {
+        test_site.announce(0, 1, &peer(1, 2001));
+        test_site.announce(1, 1, &seeder(2, 2002));
+        test_site.announce(2, 1, &completing(seeder(1, 2001)));
     });
     assert_eq!((late.torrent.unwrap().snatched, late.snatch), (0, None), "the user seeds by another client");
-    let unknown = told_of(|house| {
-        house.say(0, 2, &seeder(1, 2001));
-        house.say(1, 1, &completing(seeder(2, 2002)));
+    let unknown = recorded_by(|test_site| {
+        test_site.announce(0, 2, &seeder(1, 2001));
+        test_site.announce(1, 1, &completing(seeder(2, 2002)));
     });
     assert_eq!((unknown.torrent.unwrap().snatched, unknown.snatch.unwrap().time), (1, unix(1)));
 }
@@ -433,11 +445,11 @@ fn a_snatch_takes_the_event_and_a_user_who_did_not_seed() {
 /// `rules/private.md#member-roles`, and back again.
 #[test]
 fn a_seeder_that_becomes_a_leecher_keeps_its_totals() {
-    let told = told_of(|house| {
-        house.say(0, 1, &having(seeder(1, 2001), 1000, 500));
-        let tally = house.say(13, 1, &having(peer(1, 2001), 1007, 511)).tally;
+    let recorded = recorded_by(|test_site| {
+        test_site.announce(0, 1, &having(seeder(1, 2001), 1000, 500));
+        let tally = test_site.announce(13, 1, &having(peer(1, 2001), 1007, 511)).tally;
         assert_eq!((tally.seeders, tally.leechers), (0, 1), "no ghost of a seeder");
-        let text = house.site.explain(1, &InfoHash(fixture::FREE));
+        let text = test_site.site.explain(1, &InfoHash(fixture::FREE));
         assert!(text.contains("\n2023-11-14T22:13:33Z accepted: leecher "), "{text}");
         assert!(text.contains(" at 45.0.0.7:2001, client 1, since 2023-11-14T22:13:20Z, "), "{text}");
         assert!(text.contains("totals up 1007 down 511 left 9;"), "{text}");
@@ -445,10 +457,10 @@ fn a_seeder_that_becomes_a_leecher_keeps_its_totals() {
             text.ends_with("last announce: up 7 credited 14, down 11 credited 0, 13 s active\n"),
             "{text}"
         );
-        let tally = house.say(30, 1, &having(seeder(1, 2001), 1020, 528)).tally;
+        let tally = test_site.announce(30, 1, &having(seeder(1, 2001), 1020, 528)).tally;
         assert_eq!((tally.seeders, tally.leechers), (1, 0));
     });
-    let transfer = told.transfer.unwrap();
+    let transfer = recorded.transfer.unwrap();
     assert_eq!((transfer.raw_up, transfer.raw_down, transfer.start_time), (20, 28, unix(0)));
     // The interval that ends with all of it is one of seeding (`rules/private-accounting.md#time`).
     assert_eq!((transfer.active_time, transfer.seed_time, transfer.seeding), (30, 17, true));
@@ -457,36 +469,36 @@ fn a_seeder_that_becomes_a_leecher_keeps_its_totals() {
 /// `rules/private.md#member-stops`: it is made and removed at once: rows are queued, but without amounts.
 #[test]
 fn stopped_of_an_unknown_peer_is_answered_and_leaves_nobody() {
-    let told = told_of(|house| {
-        house.say(0, 2, &asking(seeder(2, 2002), 50));
-        house.say(0, 3, &asking(peer(3, 2003), 50));
+    let recorded = recorded_by(|test_site| {
+        test_site.announce(0, 2, &asking(seeder(2, 2002), 50));
+        test_site.announce(0, 3, &asking(peer(3, 2003), 50));
         for left in [0, 9] {
             let unknown = having(Announce { left, ..peer(1, 2001) }, 1000, 500);
-            let given = house.say(7, 1, &asking(stopping(unknown), 50));
+            let given = test_site.announce(7, 1, &asking(stopping(unknown), 50));
             assert_eq!((given.tally.seeders, given.tally.leechers), (1, 1));
             assert!(given.v4.is_empty() && given.v6.is_empty());
-            let peers = house.site.torrents.peers();
+            let peers = test_site.site.torrents.peers();
             assert_eq!((peers.seeders, peers.leechers), (1, 1));
-            let text = house.site.explain(1, &InfoHash(fixture::FREE));
+            let text = test_site.site.explain(1, &InfoHash(fixture::FREE));
             assert!(text.contains("no peer of his in the swarm"), "{text}");
         }
-        let mut handed = house.say(8, 4, &asking(peer(4, 2004), 50)).v4;
+        let mut handed = test_site.announce(8, 4, &asking(peer(4, 2004), 50)).v4;
         handed.sort_unstable();
         assert_eq!(handed, [2002, 2003]);
     });
-    let transfer = told.transfer.unwrap();
+    let transfer = recorded.transfer.unwrap();
     assert_eq!((transfer.raw_up, transfer.raw_down, transfer.active_time), (0, 0, 0));
     assert_eq!((transfer.start_time, transfer.active, transfer.remaining), (unix(7), false, 9));
-    assert_eq!((told.user, told.snatch, told.torrent.unwrap().snatched), (None, None, 0));
+    assert_eq!((recorded.user, recorded.snatch, recorded.torrent.unwrap().snatched), (None, None, 0));
 }
 
 #[test]
 fn a_peer_that_stopped_as_a_stranger_starts_without_deltas() {
-    let told = told_of(|house| {
-        house.say(0, 1, &stopping(having(peer(1, 2001), 1000, 500)));
-        assert_eq!(house.site.torrents.peers().leechers, 0);
-        house.say(9, 1, &having(peer(1, 2001), 1300, 700));
+    let recorded = recorded_by(|test_site| {
+        test_site.announce(0, 1, &stopping(having(peer(1, 2001), 1000, 500)));
+        assert_eq!(test_site.site.torrents.peers().leechers, 0);
+        test_site.announce(9, 1, &having(peer(1, 2001), 1300, 700));
     });
-    let transfer = told.transfer.unwrap();
-    assert_eq!((told.user, transfer.raw_up, transfer.raw_down, transfer.active_time), (None, 0, 0, 0));
+    let transfer = recorded.transfer.unwrap();
+    assert_eq!((recorded.user, transfer.raw_up, transfer.raw_down, transfer.active_time), (None, 0, 0, 0));
 }

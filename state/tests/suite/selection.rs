@@ -5,32 +5,32 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use hayate_state::{Announce, Event, Policy};
 
-use crate::desk::{Desk, from, info_hash};
+use crate::test_tracker::{TestTracker, announce_from, info_hash};
 
 /// A swarm whose peers are handed out over and over, each draw counted.
 pub(crate) struct Draws {
-    desk: Desk,
-    asker: Announce,
+    tracker: TestTracker,
+    requester: Announce,
     counts: HashMap<(IpAddr, u16), u32>,
 }
 
 impl Draws {
-    pub(crate) fn new(peers: impl Iterator<Item = Announce>, asker: Announce) -> Self {
+    pub(crate) fn new(peers: impl Iterator<Item = Announce>, requester: Announce) -> Self {
         let seed = fastrand::u64(..);
         println!("seed {seed}");
-        let mut desk = Desk::new(Policy::default(), 0, seed);
+        let mut tracker = TestTracker::new(Policy::default(), 0, seed);
         let mut random = fastrand::Rng::with_seed(seed);
         let mut peers: Vec<_> = peers.collect();
         random.shuffle(&mut peers);
         for peer in peers {
-            desk.announce(&peer).unwrap();
+            tracker.announce(&peer).unwrap();
         }
-        Self { desk, asker, counts: HashMap::new() }
+        Self { tracker, requester, counts: HashMap::new() }
     }
 
     fn draw(&mut self, times: u32) {
         for _ in 0..times {
-            for peer in self.desk.announce(&self.asker).unwrap().1 {
+            for peer in self.tracker.announce(&self.requester).unwrap().1 {
                 *self.counts.entry(peer).or_default() += 1;
             }
         }
@@ -48,7 +48,7 @@ impl Draws {
     /// Single draws are independent, so chi-square has mean `peers - 1` and variance twice that: six
     /// deviations, and more for few peers, whose chi-square has a longer tail.
     pub(crate) fn assert_uniform_single_draws(&mut self, peers: u32) {
-        self.asker.num_want = 1;
+        self.requester.num_want = 1;
         self.draw(peers * 100);
         let degrees = f64::from(peers - 1);
         let chi_square = self.chi_square(peers);
@@ -60,11 +60,11 @@ impl Draws {
 }
 
 fn peer(number: u32, left: u64) -> Announce {
-    from(1, Ipv4Addr::from(0xC633_0000 + number), 6881, left)
+    announce_from(1, Ipv4Addr::from(0xC633_0000 + number), 6881, left)
 }
 
 fn leecher() -> Announce {
-    from(1, [198, 18, 0, 1], 7001, 9)
+    announce_from(1, [198, 18, 0, 1], 7001, 9)
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn single_draws_from_a_mixed_swarm_are_uniform_over_those_who_may_be_handed_out(
     for visible in [20, 200, 1500] {
         // A fifth cannot be reached (port 1), another is private.
         let hidden = (0..visible / 4).map(|n| Announce { port: 1, ..peer(50_000 + n, 9) });
-        let private = (0..visible / 4).map(|n| from(1, Ipv4Addr::from(0x0A00_0000 + n), 6881, 0));
+        let private = (0..visible / 4).map(|n| announce_from(1, Ipv4Addr::from(0x0A00_0000 + n), 6881, 0));
         let peers = (0..visible).map(|n| peer(n, u64::from(n % 3))).chain(hidden).chain(private);
         Draws::new(peers, leecher()).assert_uniform_single_draws(visible);
     }
@@ -88,18 +88,22 @@ fn single_draws_from_a_mixed_swarm_are_uniform_over_those_who_may_be_handed_out(
 
 #[test]
 fn draws_among_many_that_nobody_is_handed_are_uniform_over_the_few_others() {
-    // A hundred of a network that the asker is in, a hundred public ones, and nearly a hundred times as many
+    // A hundred of a network that the requester is in, a hundred public ones, and nearly a hundred times as many
     // with port 1 or in another network.
     let shown = |n: u32| {
-        if n.is_multiple_of(2) { peer(n, 9) } else { from(1, Ipv4Addr::from(0x0A00_0000 + n), 6881, 0) }
+        if n.is_multiple_of(2) {
+            peer(n, 9)
+        } else {
+            announce_from(1, Ipv4Addr::from(0x0A00_0000 + n), 6881, 0)
+        }
     };
     let hidden = (0..10_000).map(|n| Announce { port: 1, ..peer(50_000 + n, u64::from(n % 2)) });
-    let apart = (0..8000).map(|n| from(1, Ipv4Addr::from(0xC0A8_0000 + n), 6881, u64::from(n % 2)));
+    let apart = (0..8000).map(|n| announce_from(1, Ipv4Addr::from(0xC0A8_0000 + n), 6881, u64::from(n % 2)));
     let peers = (0..200).map(shown).chain(hidden).chain(apart).map(|peer| Announce { num_want: 0, ..peer });
-    let mut draws = Draws::new(peers, from(1, [10, 9, 9, 9], 7001, 9));
+    let mut draws = Draws::new(peers, announce_from(1, [10, 9, 9, 9], 7001, 9));
     draws.assert_uniform_single_draws(200);
     draws.counts.clear();
-    draws.asker.num_want = 50;
+    draws.requester.num_want = 50;
     draws.draw(4000);
     // Each is expected 1000 times, with a deviation of about 27.
     let (least, most) = (draws.counts.values().min().unwrap(), draws.counts.values().max().unwrap());
@@ -118,12 +122,12 @@ fn draws_of_fifty_reach_everybody_alike() {
 
 #[test]
 fn a_leecher_gets_both_kinds_in_proportion_in_every_reply() {
-    let mut desk = Desk::new(Policy::default(), 0, 7);
+    let mut tracker = TestTracker::new(Policy::default(), 0, 7);
     for n in 0..1000 {
-        desk.announce(&peer(n, u64::from(n % 4 != 0))).unwrap();
+        tracker.announce(&peer(n, u64::from(n % 4 != 0))).unwrap();
     }
     for _ in 0..100 {
-        let (_, peers) = desk.announce(&leecher()).unwrap();
+        let (_, peers) = tracker.announce(&leecher()).unwrap();
         let seeder =
             |(address, _): &&(IpAddr, u16)| matches!(address, IpAddr::V4(v4) if u32::from(*v4) % 4 == 0);
         let seeders = peers.iter().filter(seeder).count();
@@ -133,14 +137,14 @@ fn a_leecher_gets_both_kinds_in_proportion_in_every_reply() {
 
 #[test]
 fn a_seeder_gets_leechers_and_at_the_start_is_filled_up_with_seeders() {
-    let mut desk = Desk::new(Policy::default(), 0, 7);
+    let mut tracker = TestTracker::new(Policy::default(), 0, 7);
     for n in 0..20 {
-        desk.announce(&peer(n, u64::from(n % 4 == 0))).unwrap();
+        tracker.announce(&peer(n, u64::from(n % 4 == 0))).unwrap();
     }
     let seeder = Announce { left: 0, ..leecher() };
-    assert_eq!(desk.announce(&seeder).unwrap().1.len(), 5);
+    assert_eq!(tracker.announce(&seeder).unwrap().1.len(), 5);
     let started = Announce { event: Event::Started, num_want: 7, ..seeder };
-    let (_, peers) = desk.announce(&started).unwrap();
+    let (_, peers) = tracker.announce(&started).unwrap();
     assert_eq!(peers.len(), 7);
     assert!(
         peers[..5].iter().all(|(address, _)| matches!(address, IpAddr::V4(v4) if u32::from(*v4) % 4 == 0))
@@ -149,64 +153,64 @@ fn a_seeder_gets_leechers_and_at_the_start_is_filled_up_with_seeders() {
 
 #[test]
 fn nobody_is_handed_himself_nor_where_ids_are_kept_his_other_address() {
-    let mut desk = Desk::new(Policy { keep_peer_ids: true, ..Policy::default() }, 0, 7);
+    let mut tracker = TestTracker::new(Policy { keep_peer_ids: true, ..Policy::default() }, 0, 7);
     let v6 = "2001:db8::7".parse::<IpAddr>().unwrap();
-    desk.announce(&from(1, v6, 7001, 9)).unwrap();
-    assert_eq!(desk.announce(&leecher()).unwrap().1, []);
-    let other = Announce { peer_id: hayate_state::PeerId([7; 20]), ..from(1, v6, 7002, 9) };
-    desk.announce(&other).unwrap();
-    assert_eq!(desk.announce(&leecher()).unwrap().1, [(v6, 7002)]);
+    tracker.announce(&announce_from(1, v6, 7001, 9)).unwrap();
+    assert_eq!(tracker.announce(&leecher()).unwrap().1, []);
+    let other = Announce { peer_id: hayate_state::PeerId([7; 20]), ..announce_from(1, v6, 7002, 9) };
+    tracker.announce(&other).unwrap();
+    assert_eq!(tracker.announce(&leecher()).unwrap().1, [(v6, 7002)]);
 }
 
 #[test]
 fn a_new_peer_id_at_the_same_endpoint_is_the_same_peer() {
-    let mut desk = Desk::new(Policy::default(), 0, 7);
-    desk.announce(&leecher()).unwrap();
+    let mut tracker = TestTracker::new(Policy::default(), 0, 7);
+    tracker.announce(&leecher()).unwrap();
     let renamed = Announce { peer_id: hayate_state::PeerId([7; 20]), ..leecher() };
-    let (answer, peers) = desk.announce(&renamed).unwrap();
+    let (answer, peers) = tracker.announce(&renamed).unwrap();
     assert_eq!((answer.tally.leechers, peers.len()), (1, 0));
-    assert_eq!(desk.tracker.scrape(&info_hash(1)).unwrap().leechers, 1);
+    assert_eq!(tracker.tracker.scrape(&info_hash(1)).unwrap().leechers, 1);
 }
 
 #[test]
 fn denied_ports_are_counted_but_not_handed_out() {
-    let mut desk = Desk::new(Policy { denied_ports: vec![25, 53], ..Policy::default() }, 0, 7);
+    let mut tracker = TestTracker::new(Policy { denied_ports: vec![25, 53], ..Policy::default() }, 0, 7);
     for port in [1, 25, 53, 80] {
-        desk.announce(&from(1, [192, 0, 2, 7], port, 0)).unwrap();
+        tracker.announce(&announce_from(1, [192, 0, 2, 7], port, 0)).unwrap();
     }
-    let (answer, peers) = desk.announce(&leecher()).unwrap();
+    let (answer, peers) = tracker.announce(&leecher()).unwrap();
     assert_eq!(answer.tally.seeders, 4);
     assert_eq!(peers, [([192, 0, 2, 7].into(), 80)]);
 }
 
 #[test]
 fn ports_denied_by_a_reload_are_held_back_once_the_sweep_has_passed() {
-    let mut desk = Desk::new(Policy::default(), 0, 7);
+    let mut tracker = TestTracker::new(Policy::default(), 0, 7);
     for host in 1..=9 {
-        desk.announce(&from(1, [192, 0, 2, host], 25, 0)).unwrap();
+        tracker.announce(&announce_from(1, [192, 0, 2, host], 25, 0)).unwrap();
     }
-    assert_eq!(desk.announce(&leecher()).unwrap().1.len(), 9);
-    desk.policy.publish(Policy { denied_ports: vec![25], ..Policy::default() });
-    desk.sweep();
-    assert_eq!(desk.announce(&leecher()).unwrap().1, []);
+    assert_eq!(tracker.announce(&leecher()).unwrap().1.len(), 9);
+    tracker.policy.publish(Policy { denied_ports: vec![25], ..Policy::default() });
+    tracker.sweep();
+    assert_eq!(tracker.announce(&leecher()).unwrap().1, []);
 }
 
 #[test]
 fn everybody_of_a_large_mixed_swarm_is_drawn_also_out_of_a_crowded_bucket() {
     // 200 peers of one public address share a bucket; one private peer makes the swarm mixed.
-    let mut desk = Desk::new(Policy::default(), 200, 7);
+    let mut tracker = TestTracker::new(Policy::default(), 200, 7);
     let silent = |announce: Announce| Announce { num_want: 0, ..announce };
     for number in 0..1200 {
-        desk.announce(&silent(peer(number, 9))).unwrap();
+        tracker.announce(&silent(peer(number, 9))).unwrap();
     }
     for port in 20_000..20_200 {
-        desk.announce(&silent(from(1, [203, 0, 113, 5], port, 9))).unwrap();
+        tracker.announce(&silent(announce_from(1, [203, 0, 113, 5], port, 9))).unwrap();
     }
-    desk.announce(&silent(from(1, [10, 0, 0, 1], 6881, 9))).unwrap();
+    tracker.announce(&silent(announce_from(1, [10, 0, 0, 1], 6881, 9))).unwrap();
     let mut drawn = HashMap::new();
     for _ in 0..1000 {
-        let asker = Announce { num_want: 200, ..from(1, [198, 18, 0, 1], 7001, 9) };
-        let (_, peers) = desk.announce(&asker).unwrap();
+        let requester = Announce { num_want: 200, ..announce_from(1, [198, 18, 0, 1], 7001, 9) };
+        let (_, peers) = tracker.announce(&requester).unwrap();
         assert_eq!(peers.len(), 200);
         peers.into_iter().for_each(|peer| *drawn.entry(peer).or_insert(0) += 1);
     }

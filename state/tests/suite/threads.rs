@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use hayate_state::actor::{Actor, Full, PeerForm, Question, Reply, Respond};
-use hayate_state::swarm::{Census, Sweeper};
+use hayate_state::actor::{Actor, InboxFull, PeerForm, Question, Reply, Respond};
+use hayate_state::swarm::{PeerCounts, Sweeper};
 use hayate_state::{Announce, Clock, Event, Handout, Policy, Published, Swarms, Tick, Tracker};
 
-use crate::desk::{from, info_hash};
+use crate::test_tracker::{announce_from, info_hash};
 
 const TORRENTS: u64 = 60;
 const NOW: Tick = Tick(5000);
@@ -27,7 +27,7 @@ fn random_announce(random: &mut fastrand::Rng) -> Announce {
         _ => Ipv4Addr::from(0xC633_0000 + u32::from(host)).into(),
     };
     let event = random.choice([Event::None, Event::Started, Event::Stopped, Event::Paused]).unwrap();
-    Announce { event, num_want: random.u16(..9), ..from(torrent, address, 6881, random.u64(..2)) }
+    Announce { event, num_want: random.u16(..9), ..announce_from(torrent, address, 6881, random.u64(..2)) }
 }
 
 #[test]
@@ -51,32 +51,32 @@ fn workers_and_a_sweep_at_once_leave_true_counts_and_no_memory() {
         let workers = [0, 1, 2].map(|number| scope.spawn(work(number)));
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                sweeper.beat(NOW, &policy.current(), BEAT);
+                sweeper.advance(NOW, &policy.current(), BEAT);
             }
         });
         workers.into_iter().for_each(|worker| worker.join().unwrap());
         done.store(true, Ordering::Relaxed);
     });
-    let census = swarms.census();
+    let census = swarms.peer_counts();
     let tallies: Vec<_> = (0..TORRENTS).map(|torrent| swarms.tally(&info_hash(torrent))).collect();
     let sum = |of: fn(&hayate_state::Tally) -> u32| tallies.iter().map(of).sum::<u32>();
     assert_eq!(census.v4_seeders + census.v6_seeders, sum(|tally| tally.seeders));
     assert_eq!(census.v4_leechers + census.v6_leechers, sum(|tally| tally.leechers));
     assert!(tallies[0].leechers > 2048 && swarms.live() > 50, "{} {}", tallies[0].leechers, swarms.live());
-    sweeper.round(Tick(NOW.0 + 4201), &policy.current());
-    assert_eq!((swarms.live(), swarms.idle(), swarms.census()), (0, 0, Census::default()));
+    sweeper.sweep_all(Tick(NOW.0 + 4201), &policy.current());
+    assert_eq!((swarms.live(), swarms.idle(), swarms.peer_counts()), (0, 0, PeerCounts::default()));
     assert!(swarms.memory() < 64 << 10, "what was counted in is counted out: {}", swarms.memory());
 }
 
 /// Keeps the actor until it is let go, if there is somebody to let it go.
-struct Asker {
+struct TestRequester {
     reply: Sender<Reply>,
     gate: Option<Receiver<()>>,
 }
 
-impl Respond for Asker {
+impl Respond for TestRequester {
     fn respond(self, reply: Reply) {
-        // An asker must not block; this one does, to keep the actor busy.
+        // An requester must not block; this one does, to keep the actor busy.
         let gate = self.gate;
         self.reply.send(reply).unwrap();
         if let Some(gate) = gate {
@@ -90,27 +90,27 @@ fn tracker() -> Tracker {
 }
 
 fn question(port: u16) -> Question {
-    Question::Announce(from(1, [192, 0, 2, 7], port, 9), PeerForm::Compact, None)
+    Question::Announce(announce_from(1, [192, 0, 2, 7], port, 9), PeerForm::Compact, None)
 }
 
 #[test]
 fn a_full_inbox_refuses_at_once_and_what_it_took_is_answered_in_order() {
     let (actor, inbox) = Actor::start_bounded(tracker(), Clock::start(), 7).unwrap();
     let ((reply, replies), (release, gate)) = (channel(), channel());
-    let asker = |gate| Asker { reply: reply.clone(), gate };
+    let requester = |gate| TestRequester { reply: reply.clone(), gate };
     let leechers = || match replies.recv_timeout(PATIENCE).unwrap() {
         Reply::Announce(Ok((answer, _))) => answer.tally.leechers,
         other => panic!("{other:?}"),
     };
-    inbox.ask(question(1000), asker(Some(gate))).unwrap();
+    inbox.send(question(1000), requester(Some(gate))).unwrap();
     assert_eq!(leechers(), 1);
     for port in 1001..1008 {
-        inbox.ask(question(port), asker(None)).unwrap();
+        inbox.send(question(port), requester(None)).unwrap();
     }
-    assert_eq!((inbox.depth(), inbox.ask(question(1008), asker(None))), (7, Err(Full)));
+    assert_eq!((inbox.depth(), inbox.send(question(1008), requester(None))), (7, Err(InboxFull)));
     release.send(()).unwrap();
     assert_eq!([2, 3, 4, 5, 6, 7, 8].map(|_| leechers()), [2, 3, 4, 5, 6, 7, 8]);
-    inbox.ask(Question::Scrape(vec![info_hash(1), info_hash(2)], None), asker(None)).unwrap();
+    inbox.send(Question::Scrape(vec![info_hash(1), info_hash(2)], None), requester(None)).unwrap();
     let Reply::Scrape(Ok(tallies)) = replies.recv_timeout(PATIENCE).unwrap() else { panic!("no tallies") };
     assert_eq!(
         (tallies[0].leechers, tallies[1].leechers, tallies.len()),
@@ -124,8 +124,8 @@ fn a_full_inbox_refuses_at_once_and_what_it_took_is_answered_in_order() {
 #[test]
 fn the_actor_beats_and_ends_with_its_last_inbox() {
     let clock = Clock::start();
-    let (actor, inbox) = Actor::start::<Asker>(tracker(), clock).unwrap();
-    let beats = actor.beats();
+    let (actor, inbox) = Actor::start::<TestRequester>(tracker(), clock).unwrap();
+    let beats = actor.turn_counter();
     while beats.load(Ordering::Relaxed) < 2 {
         assert!(clock.uptime() < PATIENCE, "no beat");
         std::thread::yield_now();
@@ -138,18 +138,18 @@ fn the_actor_beats_and_ends_with_its_last_inbox() {
 }
 
 /// Breaks the actor when it is answered, and says when it is dropped.
-struct Fragile {
+struct PanickingRequester {
     number: u32,
     dropped: Sender<u32>,
 }
 
-impl Respond for Fragile {
+impl Respond for PanickingRequester {
     fn respond(self, _: Reply) {
         panic!("on purpose");
     }
 }
 
-impl Drop for Fragile {
+impl Drop for PanickingRequester {
     fn drop(&mut self) {
         self.dropped.send(self.number).unwrap();
     }
@@ -159,7 +159,8 @@ impl Drop for Fragile {
 fn after_a_panic_of_the_actor_nobody_waits_for_an_answer() {
     let (actor, inbox) = Actor::start_bounded(tracker(), Clock::start(), 16).unwrap();
     let (dropped, drops) = channel();
-    let ask = |number| inbox.ask(question(1000), Fragile { number, dropped: dropped.clone() }).unwrap();
+    let ask =
+        |number| inbox.send(question(1000), PanickingRequester { number, dropped: dropped.clone() }).unwrap();
     (0..7).for_each(ask);
     let mut numbers = [0; 7].map(|_| drops.recv_timeout(PATIENCE).unwrap());
     numbers.sort_unstable();

@@ -22,9 +22,9 @@ fuzz_target!(|input: &[u8]| {
     let path = std::env::temp_dir().join(format!("hayate-fuzz-{}.{ending}", std::process::id()));
     std::fs::write(&path, text).expect("a file in the folder for temporary files");
     let none = std::iter::empty::<(std::ffi::OsString, std::ffi::OsString)>();
-    let environment = Environment::of(none).expect("no variables");
+    let environment = Environment::from_variables(none).expect("no variables");
     let source = Source::new(path.to_str(), environment).expect("no variable in the name");
-    if let Err(error) = source.read() {
+    if let Err(error) = source.read_config() {
         let text = error.to_string();
         assert!(!text.is_empty() && text.contains("hayate-fuzz"), "{text}");
     }

@@ -6,27 +6,27 @@ use std::cell::RefCell;
 
 use hayate_gateway::engine::client_address::Source;
 use hayate_gateway::engine::{Engine, Head};
-use hayate_gateway::{DoorConfig, Routes};
+use hayate_gateway::{HttpConfig, TrackerRoutes};
 use hayate_state::{Now, Policy, Published, Swarms, Tracker};
 use hayate_tools::bencode::Value;
 use libfuzzer_sys::fuzz_target;
 
-fn desk() -> (Engine, Tracker) {
+fn engine_and_tracker() -> (Engine, Tracker) {
     let policy = Published::new(Policy { memory_max: 64 << 20, keep_peer_ids: true, ..Policy::default() });
-    let config = Published::new(DoorConfig {
+    let config = Published::new(HttpConfig {
         announce_routes: vec!["/announce".into(), "/:key/announce".into(), "/x/*rest".into()],
         proxy_header: Some("X-Real-IP".into()),
         trusted_proxies: vec!["10.0.0.0/8".parse().expect("a network")],
         spoofing_sources: vec!["10.0.0.0/8".parse().expect("a network")],
-        ..DoorConfig::default()
+        ..HttpConfig::default()
     });
-    assert!(Routes::new(&config.current().announce_routes, &[]).is_ok());
+    assert!(TrackerRoutes::new(&config.current().announce_routes, &[]).is_ok());
     let engine = Engine::new(config.subscribe(), policy.subscribe()).expect("good routes");
     (engine, Tracker::new(Swarms::new(8), &policy, 7))
 }
 
 thread_local! {
-    static DESK: RefCell<(Engine, Tracker)> = RefCell::new(desk());
+    static ENGINE: RefCell<(Engine, Tracker)> = RefCell::new(engine_and_tracker());
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -40,7 +40,7 @@ fuzz_target!(|input: &[u8]| {
     let headers: &[(&str, &[u8])] = &[("X-Real-IP", header)];
     let source = if host & 1 == 0 { Source::Unix } else { Source::Address([10, 0, 0, host].into()) };
     let head = Head { method: b"GET", target: &target, source, headers, header_octets: 20, has_body: false };
-    DESK.with_borrow_mut(|(engine, tracker)| {
+    ENGINE.with_borrow_mut(|(engine, tracker)| {
         let response = engine.handle(Now::at(0), tracker, &head);
         if response.status == 200 {
             let value = Value::decode(&response.body).expect("bencode");

@@ -3,12 +3,12 @@
 #![no_main]
 
 use hayate_state::snapshot::reference::{read_torrents, read_users, write_torrents, write_users};
-use hayate_state::snapshot::site::Site;
+use hayate_state::snapshot::site::SiteSnapshot;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
     if let Ok(torrents) = read_torrents(input) {
-        let site = Site { torrents, ..Site::default() };
+        let site = SiteSnapshot { torrents, ..SiteSnapshot::default() };
         let mut written = Vec::new();
         let losses = write_torrents(&mut written, &site).expect("a Vec takes everything");
         let read = read_torrents(&written).expect("what we write is such a file");

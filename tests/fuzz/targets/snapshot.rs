@@ -4,39 +4,40 @@
 
 use std::sync::Arc;
 
-use hayate_state::snapshot::container::{Reader, Writer};
+use hayate_state::snapshot::container::{SnapshotReader, SnapshotWriter};
 use hayate_state::snapshot::plain;
-use hayate_state::snapshot::swarms::{CompletedFrom, Restore, Walk, check, restore, write};
+use hayate_state::snapshot::swarms::{CompletedFrom, Restore, Walk, check_swarms, restore_all, write_swarms};
 use hayate_state::{Now, Policy, Swarms};
 use hayate_tools::cc::{dump_swarms, restore_swarms};
 use libfuzzer_sys::fuzz_target;
 
 fn again(swarms: &Arc<Swarms>, now: Now) -> Vec<u8> {
-    let mut to = Writer::new(Vec::new(), now.unix_seconds.cast_signed()).expect("memory takes all");
+    let mut to = SnapshotWriter::new(Vec::new(), now.unix_seconds.cast_signed()).expect("memory takes all");
     let mut walk = Walk::new(Arc::clone(swarms), now.tick);
-    write(&mut walk, &mut to, || now.tick, || Ok(())).expect("memory takes all");
+    write_swarms(&mut walk, &mut to, || now.tick, || Ok(())).expect("memory takes all");
     to.finish().expect("memory takes all")
 }
 
 fn survives_as_plain_values(octets: &[u8]) {
     let mut torrents = Vec::new();
-    let result = plain::read(7, octets, |torrent| torrents.push(torrent));
-    assert_eq!(result.is_ok(), check(octets).is_ok());
-    plain::settle(&mut torrents);
+    let result = plain::read_block(7, octets, |torrent| torrents.push(torrent));
+    assert_eq!(result.is_ok(), check_swarms(octets).is_ok());
+    plain::merge_torrents(&mut torrents);
     let (mut json, mut restored) = (Vec::new(), Vec::new());
     dump_swarms(&mut json, &torrents, &mut || ()).expect("a Vec takes everything");
     restore_swarms(json.as_slice(), &mut restored, &mut || ()).expect("our own JSON");
-    plain::settle(&mut restored);
+    plain::merge_torrents(&mut restored);
     assert_eq!(restored, torrents);
     let written_at = plain::written_at(&torrents).unwrap_or(7);
-    let mut to = Writer::new(Vec::new(), written_at).expect("memory takes all");
-    plain::write(&torrents, written_at, &mut to).expect("what was read can be written");
+    let mut to = SnapshotWriter::new(Vec::new(), written_at).expect("memory takes all");
+    plain::write_torrents(&torrents, written_at, &mut to).expect("what was read can be written");
     let file = to.finish().expect("memory takes all");
-    let (mut reader, mut again) = (Reader::new(file.as_slice()).expect("a snapshot"), Vec::new());
+    let (mut reader, mut again) = (SnapshotReader::new(file.as_slice()).expect("a snapshot"), Vec::new());
     while let Some((_, payload)) = reader.next_block().expect("what we write is a snapshot") {
-        plain::read(written_at, payload, |torrent| again.push(torrent)).expect("what we write is in order");
+        plain::read_block(written_at, payload, |torrent| again.push(torrent))
+            .expect("what we write is in order");
     }
-    plain::settle(&mut again);
+    plain::merge_torrents(&mut again);
     assert_eq!(again, torrents);
 }
 
@@ -46,13 +47,13 @@ fuzz_target!(|input: &[u8]| {
     let policy = Policy { keep_peer_ids: flags & 1 != 0, denied_ports: vec![6881], ..Policy::default() };
     let (now, swarms) = (Now::at(7), Swarms::new(u16::from(flags & 2)));
     let mut first = Restore::new(&swarms, &policy, CompletedFrom::Snapshot);
-    let result = first.block(now, now.unix_seconds.cast_signed() - i64::from(flags), octets);
-    assert_eq!(result.is_ok(), check(octets).is_ok());
-    assert_eq!(u64::from(swarms.census().peers()), first.summary().peers);
+    let result = first.restore_swarms(now, now.unix_seconds.cast_signed() - i64::from(flags), octets);
+    assert_eq!(result.is_ok(), check_swarms(octets).is_ok());
+    assert_eq!(u64::from(swarms.peer_counts().total()), first.summary().peers);
     let (file, others) = (again(&swarms, now), Swarms::new(u16::from(flags & 2)));
     let mut second = Restore::new(&others, &policy, CompletedFrom::Snapshot);
-    let mut reader = Reader::new(file.as_slice()).expect("what we write is a snapshot");
-    restore(&mut second, &mut reader, || now, |_| {}).expect("what we write is in order");
-    assert_eq!(others.census(), swarms.census());
+    let mut reader = SnapshotReader::new(file.as_slice()).expect("what we write is a snapshot");
+    restore_all(&mut second, &mut reader, || now, |_| {}).expect("what we write is in order");
+    assert_eq!(others.peer_counts(), swarms.peer_counts());
     assert_eq!((others.live(), others.idle()), (swarms.live(), swarms.idle()));
 });

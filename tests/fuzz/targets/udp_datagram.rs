@@ -6,14 +6,14 @@ use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 
 use hayate_state::{Now, Policy, Published, Swarms, Tracker};
-use hayate_udp::config::{DoorConfig, REPLY_MAX};
+use hayate_udp::config::{REPLY_MAX, UdpConfig};
 use hayate_udp::{Engine, Outcome};
 use libfuzzer_sys::fuzz_target;
 
 fn engine() -> Engine {
     let policy = Published::new(Policy { memory_max: 64 << 20, ..Policy::default() });
     let spoofing_sources = vec!["10.0.0.0/8".parse().expect("a network")];
-    let config = Published::new(DoorConfig { spoofing_sources, ..DoorConfig::with_key("a key for fuzzing") });
+    let config = Published::new(UdpConfig { spoofing_sources, ..UdpConfig::with_key("a key for fuzzing") });
     Engine::new(Tracker::new(Swarms::new(8), &policy, 7), config.subscribe())
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use hayate_tools::cc::{Desk, system_random};
+use hayate_tools::cc::{CacheTool, system_random};
 
 fn main() -> ExitCode {
     // An argument that is not UTF-8 is as unknown as any other.
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
 
 fn run(words: &[String]) -> anyhow::Result<()> {
     let random = system_random().context("no random numbers")?;
-    let mut desk = Desk { folder: Path::new("."), output: io::stdout(), notes: io::stderr(), random };
+    let mut desk = CacheTool { folder: Path::new("."), output: io::stdout(), notes: io::stderr(), random };
     desk.run(words)?;
     Ok(desk.output.flush()?)
 }

@@ -7,9 +7,9 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use hayate_state::address::{self, Reach};
+use hayate_state::address::{self, AddressScope};
 use hayate_state::snapshot::plain;
-use hayate_state::snapshot::site::{Multipliers, Site};
+use hayate_state::snapshot::site::{Multipliers, SiteSnapshot};
 use rand::distr::Alphanumeric;
 use rand::rngs::{StdRng, SysError, SysRng};
 use rand::seq::SliceRandom;
@@ -44,7 +44,7 @@ pub fn system_random() -> Result<StdRng, SysError> {
 ///
 /// # Errors
 /// When there are too few passkeys.
-pub fn anonymize(site: &mut Site, random: &mut StdRng) -> Result<usize, NoPasskeys> {
+pub fn anonymize(site: &mut SiteSnapshot, random: &mut StdRng) -> Result<usize, NoPasskeys> {
     replace_passkeys(site, random)?;
     let ids = new_ids(site, random);
     let new_id = |old: u32| ids.get(&old).copied().unwrap_or(0);
@@ -63,13 +63,13 @@ pub fn anonymize(site: &mut Site, random: &mut StdRng) -> Result<usize, NoPasske
         }
     }
     let before = site.peers();
-    site.settle();
+    site.sort_and_dedup();
     Ok(before - site.peers())
 }
 
 /// Gives peers random public addresses of their family, different from each other within a torrent. The rest
 /// stays.
-pub fn anonymize_swarms(torrents: &mut Vec<plain::Torrent>, random: &mut StdRng) {
+pub fn anonymize_swarms(torrents: &mut Vec<plain::PlainTorrent>, random: &mut StdRng) {
     for torrent in &mut *torrents {
         let mut taken = HashSet::new();
         for peer in &mut torrent.peers {
@@ -81,7 +81,7 @@ pub fn anonymize_swarms(torrents: &mut Vec<plain::Torrent>, random: &mut StdRng)
         }
     }
     // Otherwise peers would stand in the order of their old addresses.
-    plain::settle(torrents);
+    plain::merge_torrents(torrents);
 }
 
 /// Draws until it is something that is not taken yet; there must be enough of it.
@@ -98,7 +98,7 @@ fn random_v4(random: &mut StdRng) -> Ipv4Addr {
     loop {
         // Seven of eight are public.
         let address = Ipv4Addr::from_bits(random.random());
-        if address::of_address(address.into()) == Some(Reach::Public) {
+        if address::scope_of_address(address.into()) == Some(AddressScope::Public) {
             return address;
         }
     }
@@ -109,7 +109,7 @@ fn random_v6(random: &mut StdRng) -> Ipv6Addr {
     Ipv6Addr::from_bits(random.random::<u128>() >> 3 | 1 << 125)
 }
 
-fn replace_passkeys(site: &mut Site, random: &mut StdRng) -> Result<(), NoPasskeys> {
+fn replace_passkeys(site: &mut SiteSnapshot, random: &mut StdRng) -> Result<(), NoPasskeys> {
     let mut lengths = BTreeMap::new();
     site.users.iter().for_each(|user| *lengths.entry(user.passkey.len()).or_insert(0_u64) += 1);
     for (&len, &users) in &lengths {
@@ -127,7 +127,7 @@ fn replace_passkeys(site: &mut Site, random: &mut StdRng) -> Result<(), NoPasske
 }
 
 /// New ids by the old ones. Their order says nothing of the old.
-fn new_ids(site: &Site, random: &mut StdRng) -> BTreeMap<u32, u32> {
+fn new_ids(site: &SiteSnapshot, random: &mut StdRng) -> BTreeMap<u32, u32> {
     let old: BTreeSet<u32> = site.users.iter().map(|user| user.id).collect();
     let mut new: Vec<u32> = (1..).take(old.len()).collect();
     new.shuffle(random);

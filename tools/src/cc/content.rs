@@ -5,10 +5,10 @@ use std::io;
 use std::path::Path;
 
 use hayate_state::Clock;
-use hayate_state::snapshot::container::{self, Reader, SnapshotError, Writer};
-use hayate_state::snapshot::plain::{self, Torrent};
+use hayate_state::snapshot::container::{self, SnapshotError, SnapshotReader, SnapshotWriter};
+use hayate_state::snapshot::plain::{self, PlainTorrent};
 use hayate_state::snapshot::site::{
-    Decoder, Site, SiteWriter, TAG_SITE_TORRENTS, TAG_SITE_UNPRUNES, TAG_SITE_USERS,
+    SiteDecoder, SiteSnapshot, SiteWriter, TAG_SITE_TORRENTS, TAG_SITE_UNPRUNES, TAG_SITE_USERS,
 };
 use hayate_state::snapshot::swarms::TAG_SWARMS;
 
@@ -17,53 +17,53 @@ use hayate_state::snapshot::swarms::TAG_SWARMS;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Content {
     /// Everything of mode private.
-    pub(super) site: Option<Site>,
+    pub(super) site: Option<SiteSnapshot>,
     /// Swarms of the open modes, settled.
-    pub(super) swarms: Option<Vec<Torrent>>,
+    pub(super) swarms: Option<Vec<PlainTorrent>>,
     /// Blocks of which nothing is known here.
     pub(super) unknown_blocks: u64,
 }
 
 impl Content {
     /// Nothing but a site.
-    pub(super) fn of_site(site: Site) -> Self {
+    pub(super) fn of_site(site: SiteSnapshot) -> Self {
         Self { site: Some(site), swarms: None, unknown_blocks: 0 }
     }
 
     /// Reads a whole cache, after every checksum in it was looked at.
-    pub(super) fn read(path: &Path) -> Result<Self, SnapshotError> {
-        let mut reader = Reader::open(path)?;
-        let (mut site, mut decoder) = (Site::default(), Decoder::default());
-        let (mut swarms, mut unknown_blocks) = (None::<Vec<Torrent>>, 0);
+    pub(super) fn read_file(path: &Path) -> Result<Self, SnapshotError> {
+        let mut reader = SnapshotReader::open(path)?;
+        let (mut site, mut decoder) = (SiteSnapshot::default(), SiteDecoder::default());
+        let (mut swarms, mut unknown_blocks) = (None::<Vec<PlainTorrent>>, 0);
         let written_at = reader.written_at();
         while let Some((tag, payload)) = reader.next_block()? {
             if tag == TAG_SWARMS {
                 let swarms = swarms.get_or_insert_default();
-                plain::read(written_at, payload, |torrent| swarms.push(torrent))?;
-            } else if !decoder.block(tag, payload, &mut |record| site.add(record))? {
+                plain::read_block(written_at, payload, |torrent| swarms.push(torrent))?;
+            } else if !decoder.decode_block(tag, payload, &mut |record| site.add_record(record))? {
                 unknown_blocks += 1;
             }
         }
         decoder.finish()?;
-        site.settle();
-        swarms.iter_mut().for_each(|swarms| _ = plain::settle(swarms));
+        site.sort_and_dedup();
+        swarms.iter_mut().for_each(|swarms| _ = plain::merge_torrents(swarms));
         let swarms = swarms.filter(|swarms| !swarms.is_empty() || site.is_empty());
         let site = (swarms.is_none() || !site.is_empty()).then_some(site);
         Ok(Self { site, swarms, unknown_blocks })
     }
 
     /// Writes a whole cache, in place of the one that is there.
-    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
+    pub(super) fn write_file(&self, path: &Path) -> io::Result<()> {
         let written_at = self.swarms.as_deref().and_then(plain::written_at).unwrap_or_else(now);
-        container::replace(path, |to| {
-            let mut to = Writer::new(to, written_at)?;
+        container::replace_file(path, |to| {
+            let mut to = SnapshotWriter::new(to, written_at)?;
             if let Some(site) = &self.site {
                 let mut writer = SiteWriter::new(&mut to);
-                writer.site(site)?;
+                writer.write_site(site)?;
                 writer.finish()?;
             }
             if let Some(swarms) = &self.swarms {
-                plain::write(swarms, written_at, &mut to)?;
+                plain::write_torrents(swarms, written_at, &mut to)?;
             }
             to.finish().map(drop)
         })
@@ -87,7 +87,7 @@ impl fmt::Display for Content {
 
 /// What a cache holds something of, for who does not want to know what.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Kinds {
+pub(super) struct ContentKinds {
     /// A site.
     pub(super) site: bool,
     /// Swarms.
@@ -96,14 +96,14 @@ pub(super) struct Kinds {
     pub(super) unknown_blocks: u64,
 }
 
-impl Kinds {
+impl ContentKinds {
     /// Nothing, if it cannot be read: such a cache is of no use to anybody.
-    pub(super) fn of(path: &Path) -> Self {
-        Self::read(path).unwrap_or_default()
+    pub(super) fn of_file(path: &Path) -> Self {
+        Self::read_kinds(path).unwrap_or_default()
     }
 
-    fn read(path: &Path) -> Result<Self, SnapshotError> {
-        let (mut reader, mut kinds) = (Reader::open(path)?, Self::default());
+    fn read_kinds(path: &Path) -> Result<Self, SnapshotError> {
+        let (mut reader, mut kinds) = (SnapshotReader::open(path)?, Self::default());
         while let Some((tag, payload)) = reader.next_block()? {
             match tag {
                 // A base is in every block.

@@ -4,20 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::net::{SocketAddrV4, SocketAddrV6};
 
-use hayate_state::snapshot::site::{Peer, Role, Site, Torrent, User};
+use hayate_state::snapshot::site::{Role, SitePeer, SiteSnapshot, SiteTorrent, UserAccount};
 
-use crate::json::{Float, Nest, Writer, hex, text_of};
+use crate::json::{Container, Float, Writer, hex, text_of};
 
 /// Writes torrents, their peers and pending un-prunes, in the order they have; `step` is called after each
 /// torrent.
 ///
 /// # Errors
 /// Those of `to`.
-pub fn dump_torrents(to: &mut dyn Write, site: &Site, step: &mut dyn FnMut()) -> io::Result<()> {
+pub fn dump_torrents(to: &mut dyn Write, site: &SiteSnapshot, step: &mut dyn FnMut()) -> io::Result<()> {
     let mut unprunes: BTreeSet<u32> = site.unprunes.iter().copied().collect();
     let pending = unprunes.clone();
     let mut writer = Writer::new(to);
-    writer.nest(Nest::Object, |writer| {
+    writer.container(Container::Object, |writer| {
         for torrent in &site.torrents {
             unprunes.remove(&torrent.id);
             put_torrent(writer, torrent, pending.contains(&torrent.id))?;
@@ -26,7 +26,7 @@ pub fn dump_torrents(to: &mut dyn Write, site: &Site, step: &mut dyn FnMut()) ->
         if unprunes.is_empty() {
             return Ok(());
         }
-        writer.nest_at("UnprunePending", Nest::List, |writer| {
+        writer.container_at("UnprunePending", Container::List, |writer| {
             unprunes.iter().try_for_each(|id| {
                 writer.item()?;
                 writer.literal(id)
@@ -40,12 +40,12 @@ pub fn dump_torrents(to: &mut dyn Write, site: &Site, step: &mut dyn FnMut()) ->
 ///
 /// # Errors
 /// Those of `to`.
-pub fn dump_users(to: &mut dyn Write, users: &[User]) -> io::Result<()> {
+pub fn dump_users(to: &mut dyn Write, users: &[UserAccount]) -> io::Result<()> {
     let users: BTreeMap<_, _> = users.iter().map(|user| (text_of(&user.passkey), user)).collect();
     let mut writer = Writer::new(to);
-    writer.nest(Nest::Object, |writer| {
+    writer.container(Container::Object, |writer| {
         users.iter().try_for_each(|(passkey, user)| {
-            writer.nest_at(passkey, Nest::Object, |writer| {
+            writer.container_at(passkey, Container::Object, |writer| {
                 writer.literal_at("DisableDownload", user.disable_download)?;
                 writer.literal_at("DownMultiplier", Float(user.multipliers.down))?;
                 writer.literal_at("ID", user.id)?;
@@ -57,10 +57,10 @@ pub fn dump_users(to: &mut dyn Write, users: &[User]) -> io::Result<()> {
     writer.finish().map(drop)
 }
 
-fn put_torrent<W: Write>(to: &mut Writer<W>, torrent: &Torrent, unprune_pending: bool) -> io::Result<()> {
-    to.nest_at(&torrent.info_hash.to_string(), Nest::Object, |to| {
+fn put_torrent<W: Write>(to: &mut Writer<W>, torrent: &SiteTorrent, unprune_pending: bool) -> io::Result<()> {
+    to.container_at(&torrent.info_hash.to_string(), Container::Object, |to| {
         to.literal_at("DownMultiplier", Float(torrent.multipliers.down))?;
-        to.nest_at("Group", Nest::Object, |to| {
+        to.container_at("Group", Container::Object, |to| {
             to.literal_at("GroupID", torrent.group.id)?;
             to.text_at("TorrentType", &text_of(torrent.group.type_name.as_bytes()))
         })?;
@@ -68,7 +68,9 @@ fn put_torrent<W: Write>(to: &mut Writer<W>, torrent: &Torrent, unprune_pending:
         to.literal_at("LastAction", torrent.last_action)?;
         for (key, role) in [("Leechers", Role::Leecher), ("Seeders", Role::Seeder)] {
             let mut peers = torrent.peers.iter().filter(|peer| peer.role == role);
-            to.nest_at(key, Nest::Object, |to| peers.try_for_each(|peer| put_peer(to, torrent.id, peer)))?;
+            to.container_at(key, Container::Object, |to| {
+                peers.try_for_each(|peer| put_peer(to, torrent.id, peer))
+            })?;
         }
         to.literal_at("Snatched", torrent.snatched)?;
         to.literal_at("Status", torrent.status)?;
@@ -79,8 +81,8 @@ fn put_torrent<W: Write>(to: &mut Writer<W>, torrent: &Torrent, unprune_pending:
     })
 }
 
-fn put_peer<W: Write>(to: &mut Writer<W>, torrent: u32, peer: &Peer) -> io::Result<()> {
-    to.nest_at(&hex(&peer.key()), Nest::Object, |to| {
+fn put_peer<W: Write>(to: &mut Writer<W>, torrent: u32, peer: &SitePeer) -> io::Result<()> {
+    to.container_at(&hex(&peer.key()), Container::Object, |to| {
         let v4 = peer.v4.map(|v4| (SocketAddrV4::new(v4.address, v4.port).to_string(), v4.seen_at));
         let v6 = peer.v6.map(|v6| (SocketAddrV6::new(v6.address, v6.port, 0, 0).to_string(), v6.seen_at));
         for (endpoint, key, seen_key) in

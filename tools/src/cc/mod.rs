@@ -37,14 +37,14 @@ use std::io::{self, BufReader, Write};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use hayate_state::snapshot::container::replace;
-use hayate_state::snapshot::plain::{self, Torrent};
-use hayate_state::snapshot::reference::{self, Losses};
-use hayate_state::snapshot::site::Site;
+use hayate_state::snapshot::container::replace_file;
+use hayate_state::snapshot::plain::{self, PlainTorrent};
+use hayate_state::snapshot::reference::{self, ExportLosses};
+use hayate_state::snapshot::site::SiteSnapshot;
 use rand::rngs::StdRng;
 
 pub use anonymize::{NoPasskeys, anonymize, anonymize_swarms, system_random};
-use content::{Content, Kinds};
+use content::{Content, ContentKinds};
 pub use dump::{dump_torrents, dump_users};
 use progress::Progress;
 pub use restore::{restore_torrents, restore_users};
@@ -85,7 +85,7 @@ Stop the daemon first: when it stops, it writes hayate-cache.bin anew.
 
 /// Where the work is done, and with what.
 #[derive(Debug)]
-pub struct Desk<'d, O: Write, N: Write> {
+pub struct CacheTool<'d, O: Write, N: Write> {
     /// The folder of all files.
     pub folder: &'d Path,
     /// Standard output.
@@ -96,7 +96,7 @@ pub struct Desk<'d, O: Write, N: Write> {
     pub random: StdRng,
 }
 
-impl<O: Write, N: Write> Desk<'_, O, N> {
+impl<O: Write, N: Write> CacheTool<'_, O, N> {
     /// Does what the arguments say; without a known sub-command, prints [`USAGE`].
     ///
     /// # Errors
@@ -119,7 +119,7 @@ impl<O: Write, N: Write> Desk<'_, O, N> {
         let progress = Progress::start();
         let content = self.content(&progress)?;
         self.note_unknown(content.unknown_blocks, "not dumped");
-        let mut files: Vec<(&'static str, Fill<'_>)> = Vec::new();
+        let mut files: Vec<(&'static str, WriteFile<'_>)> = Vec::new();
         if let Some(site) = &content.site {
             files.push((TORRENTS_JSON, Box::new(|to| dump_torrents(to, site, &mut || progress.step()))));
             files.push((USERS_JSON, Box::new(|to| dump_users(to, &site.users))));
@@ -128,9 +128,9 @@ impl<O: Write, N: Write> Desk<'_, O, N> {
             files.push((SWARMS_JSON, Box::new(|to| dump_swarms(to, swarms, &mut || progress.step()))));
         }
         let names: Vec<_> = files.iter().map(|(name, _)| *name).collect();
-        progress.phase("writing", names.first().copied().unwrap_or_default());
+        progress.begin_phase("writing", names.first().copied().unwrap_or_default());
         self.write_files(files)?;
-        self.say(&content, &format!("dumped to {}", listed(&names)))?;
+        self.print_done(&content, &format!("dumped to {}", listed(&names)))?;
         for stale in [TORRENTS_JSON, USERS_JSON, SWARMS_JSON].into_iter().filter(|name| !names.contains(name))
         {
             if self.has(stale)? {
@@ -152,23 +152,23 @@ impl<O: Write, N: Write> Desk<'_, O, N> {
         if content.site.is_none() && content.swarms.is_none() {
             bail!("there is nothing to restore here: no {TORRENTS_JSON}, no {USERS_JSON}, no {SWARMS_JSON}");
         }
-        progress.phase("writing", CACHE);
+        progress.begin_phase("writing", CACHE);
         let path = self.folder.join(CACHE);
-        let replaced = Kinds::of(&path);
-        content.write(&path).context(CACHE)?;
+        let replaced = ContentKinds::of_file(&path);
+        content.write_file(&path).context(CACHE)?;
         self.note_replaced(replaced, &content);
-        self.say(&content, &format!("restored to {CACHE}"))
+        self.print_done(&content, &format!("restored to {CACHE}"))
     }
 
-    fn restored_site(&mut self, progress: &Progress) -> anyhow::Result<Site> {
-        let mut site = Site::default();
-        progress.phase("reading", TORRENTS_JSON);
+    fn restored_site(&mut self, progress: &Progress) -> anyhow::Result<SiteSnapshot> {
+        let mut site = SiteSnapshot::default();
+        progress.begin_phase("reading", TORRENTS_JSON);
         let file = self.open(TORRENTS_JSON)?;
         restore_torrents(file, &mut site, &mut || progress.step()).context(TORRENTS_JSON)?;
-        progress.phase("reading", USERS_JSON);
+        progress.begin_phase("reading", USERS_JSON);
         let file = self.open(USERS_JSON)?;
         restore_users(file, &mut site, &mut || progress.step()).context(USERS_JSON)?;
-        let twice = site.settle();
+        let twice = site.sort_and_dedup();
         if twice > 0 {
             self.note(&format!(
                 "{twice} records stood there twice; the last announce and the last entry count"
@@ -177,12 +177,12 @@ impl<O: Write, N: Write> Desk<'_, O, N> {
         Ok(site)
     }
 
-    fn restored_swarms(&mut self, progress: &Progress) -> anyhow::Result<Vec<Torrent>> {
+    fn restored_swarms(&mut self, progress: &Progress) -> anyhow::Result<Vec<PlainTorrent>> {
         let mut swarms = Vec::new();
-        progress.phase("reading", SWARMS_JSON);
+        progress.begin_phase("reading", SWARMS_JSON);
         let file = self.open(SWARMS_JSON)?;
         restore_swarms(file, &mut swarms, &mut || progress.step()).context(SWARMS_JSON)?;
-        let twice = plain::settle(&mut swarms);
+        let twice = plain::merge_torrents(&mut swarms);
         if twice > 0 {
             self.note(&format!(
                 "{twice} peers of swarms stood there twice; the first counts, seeders before leechers"
@@ -195,7 +195,7 @@ impl<O: Write, N: Write> Desk<'_, O, N> {
         let progress = Progress::start();
         let mut content = self.content(&progress)?;
         self.note_unknown(content.unknown_blocks, "left out");
-        progress.phase("making anonymous", CACHE);
+        progress.begin_phase("making anonymous", CACHE);
         if let Some(site) = &mut content.site {
             let fallen = anonymize(site, &mut self.random)?;
             if fallen > 0 {
@@ -207,20 +207,21 @@ impl<O: Write, N: Write> Desk<'_, O, N> {
         if let Some(swarms) = &mut content.swarms {
             anonymize_swarms(swarms, &mut self.random);
         }
-        progress.phase("writing", ANONYMIZED);
-        content.write(&self.folder.join(ANONYMIZED)).context(ANONYMIZED)?;
-        self.say(&content, &format!("written to {ANONYMIZED}"))
+        progress.begin_phase("writing", ANONYMIZED);
+        content.write_file(&self.folder.join(ANONYMIZED)).context(ANONYMIZED)?;
+        self.print_done(&content, &format!("written to {ANONYMIZED}"))
     }
 
     fn export(&mut self) -> anyhow::Result<()> {
         let progress = Progress::start();
-        let mut content = self.own(&progress)?.with_context(|| format!("{CACHE}: there is none here"))?;
+        let mut content =
+            self.own_cache(&progress)?.with_context(|| format!("{CACHE}: there is none here"))?;
         let Some(site) = &content.site else {
             bail!("{CACHE}: it holds swarms only, of which the reference tracker can read nothing");
         };
         self.note_unknown(content.unknown_blocks, "not exported");
-        progress.phase("writing", TORRENTS_BIN);
-        let mut losses = Losses::default();
+        progress.begin_phase("writing", TORRENTS_BIN);
+        let mut losses = ExportLosses::default();
         self.write_files(vec![
             (
                 TORRENTS_BIN,
@@ -237,18 +238,18 @@ impl<O: Write, N: Write> Desk<'_, O, N> {
         if content.swarms.take().is_some() {
             self.note("warning: swarms of the open modes left out");
         }
-        self.say(&content, &format!("exported to {TORRENTS_BIN} and {USERS_BIN}"))
+        self.print_done(&content, &format!("exported to {TORRENTS_BIN} and {USERS_BIN}"))
     }
 
     /// The own cache, else what the reference tracker left.
     fn content(&mut self, progress: &Progress) -> anyhow::Result<Content> {
-        if let Some(content) = self.own(progress)? {
+        if let Some(content) = self.own_cache(progress)? {
             return Ok(content);
         }
-        progress.phase("reading", TORRENTS_BIN);
-        let torrents = self.left_over(TORRENTS_BIN, reference::read_torrents)?;
-        progress.phase("reading", USERS_BIN);
-        let users = self.left_over(USERS_BIN, reference::read_users)?;
+        progress.begin_phase("reading", TORRENTS_BIN);
+        let torrents = self.reference_file(TORRENTS_BIN, reference::read_torrents)?;
+        progress.begin_phase("reading", USERS_BIN);
+        let users = self.reference_file(USERS_BIN, reference::read_users)?;
         if torrents.is_none() && users.is_none() {
             bail!("there is no cache here: no {CACHE}, no {TORRENTS_BIN}, no {USERS_BIN}");
         }
@@ -258,14 +259,14 @@ impl<O: Write, N: Write> Desk<'_, O, N> {
             }
         }
         let (torrents, users) = (torrents.unwrap_or_default(), users.unwrap_or_default());
-        Ok(Content::of_site(Site { torrents, users, unprunes: Vec::new() }))
+        Ok(Content::of_site(SiteSnapshot { torrents, users, unprunes: Vec::new() }))
     }
 
     /// The own cache, if there is one.
-    fn own(&mut self, progress: &Progress) -> anyhow::Result<Option<Content>> {
-        progress.phase("reading", CACHE);
+    fn own_cache(&mut self, progress: &Progress) -> anyhow::Result<Option<Content>> {
+        progress.begin_phase("reading", CACHE);
         if self.has(CACHE)? {
-            Ok(Some(Content::read(&self.folder.join(CACHE)).context(CACHE)?))
+            Ok(Some(Content::read_file(&self.folder.join(CACHE)).context(CACHE)?))
         } else {
             Ok(None)
         }
@@ -276,7 +277,7 @@ impl<O: Write, N: Write> Desk<'_, O, N> {
     }
 
     /// A file of the reference tracker, if there is one.
-    fn left_over<T, E: std::error::Error + Send + Sync + 'static>(
+    fn reference_file<T, E: std::error::Error + Send + Sync + 'static>(
         &self,
         name: &'static str,
         read: impl FnOnce(&[u8]) -> Result<T, E>,
@@ -293,7 +294,7 @@ impl<O: Write, N: Write> Desk<'_, O, N> {
     }
 
     /// Writes files aside, and puts them in their places when all are whole.
-    fn write_files(&self, files: Vec<(&'static str, Fill<'_>)>) -> anyhow::Result<()> {
+    fn write_files(&self, files: Vec<(&'static str, WriteFile<'_>)>) -> anyhow::Result<()> {
         let names: Vec<_> = files.iter().map(|(name, _)| *name).collect();
         write_from(self.folder, &mut files.into_iter()).with_context(|| names.join(", "))
     }
@@ -305,7 +306,7 @@ impl<O: Write, N: Write> Desk<'_, O, N> {
     }
 
     /// Says what was in the file that was replaced, and is not in the new one at all.
-    fn note_replaced(&mut self, replaced: Kinds, content: &Content) {
+    fn note_replaced(&mut self, replaced: ContentKinds, content: &Content) {
         self.note_unknown(replaced.unknown_blocks, "in the file that was replaced, and are gone");
         if replaced.site && content.site.is_none() {
             self.note(&format!("the file that was replaced held a site, which is gone: no {TORRENTS_JSON}"));
@@ -320,21 +321,21 @@ impl<O: Write, N: Write> Desk<'_, O, N> {
         let _ = writeln!(self.notes, "hayate-cc: {text}");
     }
 
-    fn say(&mut self, content: &Content, done: &str) -> anyhow::Result<()> {
+    fn print_done(&mut self, content: &Content, done: &str) -> anyhow::Result<()> {
         Ok(writeln!(self.output, "{content} {done}")?)
     }
 }
 
 /// What fills a file.
-type Fill<'f> = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + 'f>;
+type WriteFile<'f> = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + 'f>;
 
 /// The last is in its place first, and then those before it only need their names.
 fn write_from<'f>(
     folder: &Path,
-    files: &mut dyn Iterator<Item = (&'static str, Fill<'f>)>,
+    files: &mut dyn Iterator<Item = (&'static str, WriteFile<'f>)>,
 ) -> io::Result<()> {
     let Some((name, fill)) = files.next() else { return Ok(()) };
-    replace(&folder.join(name), |to| {
+    replace_file(&folder.join(name), |to| {
         fill(to)?;
         write_from(folder, files)
     })

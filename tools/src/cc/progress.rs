@@ -9,27 +9,27 @@ use std::time::Duration;
 use hayate_state::Clock;
 
 /// Between two lines, and before the first.
-const BEAT: Duration = Duration::from_secs(1);
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is being done. Lines go to standard error until this is dropped.
 #[derive(Debug)]
 pub(super) struct Progress {
-    work: Arc<Mutex<Work>>,
+    work: Arc<Mutex<Phase>>,
     /// Dropped first, which ends the thread.
     stop: Option<Sender<()>>,
-    teller: Option<JoinHandle<()>>,
+    printer: Option<JoinHandle<()>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Work {
-    verb: &'static str,
+struct Phase {
+    action: &'static str,
     file: &'static str,
     records: u64,
 }
 
-impl fmt::Display for Work {
+impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.verb, self.file)?;
+        write!(f, "{} {}", self.action, self.file)?;
         if self.records > 0 { write!(f, ", {} records", self.records) } else { Ok(()) }
     }
 }
@@ -37,24 +37,24 @@ impl fmt::Display for Work {
 impl Progress {
     /// Nothing is being done yet.
     pub(super) fn start() -> Self {
-        let work = Arc::new(Mutex::new(Work::default()));
+        let work = Arc::new(Mutex::new(Phase::default()));
         let (stop, stopped) = mpsc::channel::<()>();
         let shown = Arc::clone(&work);
         let tell = move || {
             let clock = Clock::start();
-            while stopped.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
+            while stopped.recv_timeout(LINE_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 let work = *shown.lock().unwrap_or_else(PoisonError::into_inner);
                 eprintln!("hayate-cc: {work}, {} s", clock.uptime().as_secs());
             }
         };
         // Without the thread there are no lines, and the work is done all the same.
-        let teller = std::thread::Builder::new().name("progress".into()).spawn(tell).ok();
-        Self { work, stop: Some(stop), teller }
+        let printer = std::thread::Builder::new().name("progress".into()).spawn(tell).ok();
+        Self { work, stop: Some(stop), printer }
     }
 
     /// Something else is being done now.
-    pub(super) fn phase(&self, verb: &'static str, file: &'static str) {
-        *self.work.lock().unwrap_or_else(PoisonError::into_inner) = Work { verb, file, records: 0 };
+    pub(super) fn begin_phase(&self, verb: &'static str, file: &'static str) {
+        *self.work.lock().unwrap_or_else(PoisonError::into_inner) = Phase { action: verb, file, records: 0 };
     }
 
     /// One more record is done.
@@ -66,7 +66,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.stop = None;
-        if let Some(teller) = self.teller.take() {
+        if let Some(teller) = self.printer.take() {
             // It holds nothing that could be lost.
             let _ = teller.join();
         }
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn a_line_says_what_is_done_and_how_far() {
         let progress = Progress::start();
-        progress.phase("reading", "cache");
+        progress.begin_phase("reading", "cache");
         assert_eq!(progress.work.lock().unwrap().to_string(), "reading cache");
         (0..7).for_each(|_| progress.step());
         assert_eq!(progress.work.lock().unwrap().to_string(), "reading cache, 7 records");

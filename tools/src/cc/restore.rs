@@ -6,7 +6,9 @@ use std::io::Read;
 use std::marker::PhantomData;
 use std::net::{SocketAddrV4, SocketAddrV6};
 
-use hayate_state::snapshot::site::{Endpoint, Group, KEY_LEN, Multipliers, Peer, Role, Site, Torrent, User};
+use hayate_state::snapshot::site::{
+    Group, KEY_LEN, Multipliers, Role, SeenEndpoint, SitePeer, SiteSnapshot, SiteTorrent, UserAccount,
+};
 use hayate_state::{InfoHash, PeerId};
 use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
@@ -18,7 +20,11 @@ use crate::json::{octets_of, unhex};
 ///
 /// # Errors
 /// When it cannot be read, or is not such a document; with line and column.
-pub fn restore_torrents(from: impl Read, site: &mut Site, step: &mut dyn FnMut()) -> serde_json::Result<()> {
+pub fn restore_torrents(
+    from: impl Read,
+    site: &mut SiteSnapshot,
+    step: &mut dyn FnMut(),
+) -> serde_json::Result<()> {
     document(from, |key: &str, member: Member| {
         match member {
             Member::Unprunes(ids) if key == "UnprunePending" => site.unprunes.extend(ids),
@@ -38,10 +44,14 @@ pub fn restore_torrents(from: impl Read, site: &mut Site, step: &mut dyn FnMut()
 ///
 /// # Errors
 /// When it cannot be read, or is not such a document; with line and column.
-pub fn restore_users(from: impl Read, site: &mut Site, step: &mut dyn FnMut()) -> serde_json::Result<()> {
+pub fn restore_users(
+    from: impl Read,
+    site: &mut SiteSnapshot,
+    step: &mut dyn FnMut(),
+) -> serde_json::Result<()> {
     document(from, |key: &str, entry: UserEntry| {
         let passkey = octets_of(key).ok_or("a passkey that is not hexadecimal after \\u0000hex:")?;
-        site.users.push(User {
+        site.users.push(UserAccount {
             passkey: passkey.into(),
             id: entry.id,
             disable_download: entry.disable_download,
@@ -143,13 +153,13 @@ struct GroupEntry {
 }
 
 impl TorrentEntry {
-    fn torrent(self, info_hash: InfoHash) -> Result<Torrent, String> {
+    fn torrent(self, info_hash: InfoHash) -> Result<SiteTorrent, String> {
         let type_name = octets_of(&self.group.torrent_type).map(|name| String::from_utf8(name.into_owned()));
         let Some(Ok(type_name)) = type_name else { return Err("a TorrentType that is not UTF-8".into()) };
         let mut peers = self.seeders.0;
         peers.iter_mut().for_each(|peer| peer.role = Role::Seeder);
         peers.extend(self.leechers.0);
-        Ok(Torrent {
+        Ok(SiteTorrent {
             info_hash,
             id: self.id,
             group: Group { type_name: type_name.into(), id: self.group.id },
@@ -163,7 +173,7 @@ impl TorrentEntry {
 }
 
 /// Peers of a list, as if all were leechers.
-struct Peers(Vec<Peer>);
+struct Peers(Vec<SitePeer>);
 
 impl<'de> Deserialize<'de> for Peers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -203,20 +213,20 @@ struct PeerEntry {
 }
 
 impl PeerEntry {
-    fn peer(self, key: &str) -> Option<Peer> {
+    fn peer(self, key: &str) -> Option<SitePeer> {
         let key: [u8; KEY_LEN] = unhex(key)?.try_into().ok()?;
         let (user, peer_id) = key.split_first_chunk()?;
         let seen = |at: Option<i64>| at.unwrap_or(self.last_announce);
-        Some(Peer {
+        Some(SitePeer {
             user: u32::from_le_bytes(*user),
             peer_id: PeerId(peer_id.try_into().ok()?),
             role: Role::Leecher,
-            v4: self.addr.map(|addr| Endpoint {
+            v4: self.addr.map(|addr| SeenEndpoint {
                 address: *addr.ip(),
                 port: addr.port(),
                 seen_at: seen(self.addr_last_announce),
             }),
-            v6: self.addr6.map(|addr| Endpoint {
+            v6: self.addr6.map(|addr| SeenEndpoint {
                 address: *addr.ip(),
                 port: addr.port(),
                 seen_at: seen(self.addr6_last_announce),

@@ -4,19 +4,19 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 
 use hayate_state::PeerId;
-use hayate_state::snapshot::plain::{Peer, Role, Torrent};
+use hayate_state::snapshot::plain::{PlainPeer, PlainTorrent, Role};
 use serde::{Deserialize, Deserializer, de};
 
 use super::restore::document;
-use crate::json::{Nest, Writer, hex, unhex};
+use crate::json::{Container, Writer, hex, unhex};
 
 /// Writes torrents and their peers, in the order they have; `step` is called after each torrent.
 ///
 /// # Errors
 /// Those of `to`.
-pub fn dump_swarms(to: &mut dyn Write, torrents: &[Torrent], step: &mut dyn FnMut()) -> io::Result<()> {
+pub fn dump_swarms(to: &mut dyn Write, torrents: &[PlainTorrent], step: &mut dyn FnMut()) -> io::Result<()> {
     let mut writer = Writer::new(to);
-    writer.nest(Nest::Object, |writer| {
+    writer.container(Container::Object, |writer| {
         torrents.iter().try_for_each(|torrent| {
             put_torrent(writer, torrent)?;
             step();
@@ -26,19 +26,19 @@ pub fn dump_swarms(to: &mut dyn Write, torrents: &[Torrent], step: &mut dyn FnMu
     writer.finish().map(drop)
 }
 
-fn put_torrent<W: Write>(to: &mut Writer<W>, torrent: &Torrent) -> io::Result<()> {
-    to.nest_at(&torrent.info_hash.to_string(), Nest::Object, |to| {
+fn put_torrent<W: Write>(to: &mut Writer<W>, torrent: &PlainTorrent) -> io::Result<()> {
+    to.container_at(&torrent.info_hash.to_string(), Container::Object, |to| {
         to.literal_at("Completed", torrent.completed)?;
         [("Leechers", Role::Leecher), ("Seeders", Role::Seeder)].into_iter().try_for_each(|(key, role)| {
             let mut peers = torrent.peers.iter().filter(|peer| peer.role == role);
-            to.nest_at(key, Nest::List, |to| peers.try_for_each(|peer| put_peer(to, peer)))
+            to.container_at(key, Container::List, |to| peers.try_for_each(|peer| put_peer(to, peer)))
         })
     })
 }
 
-fn put_peer<W: Write>(to: &mut Writer<W>, peer: &Peer) -> io::Result<()> {
+fn put_peer<W: Write>(to: &mut Writer<W>, peer: &PlainPeer) -> io::Result<()> {
     to.item()?;
-    to.nest(Nest::Object, |to| {
+    to.container(Container::Object, |to| {
         to.text_at("Addr", &peer.address.to_string())?;
         to.literal_at("LastAnnounce", peer.announced_at)?;
         if peer.paused {
@@ -54,7 +54,7 @@ fn put_peer<W: Write>(to: &mut Writer<W>, peer: &Peer) -> io::Result<()> {
 /// When it cannot be read, or is not such a document; with line and column.
 pub fn restore_swarms(
     from: impl Read,
-    torrents: &mut Vec<Torrent>,
+    torrents: &mut Vec<PlainTorrent>,
     step: &mut dyn FnMut(),
 ) -> serde_json::Result<()> {
     document(from, |key: &str, entry: SwarmEntry| {
@@ -62,7 +62,7 @@ pub fn restore_swarms(
         let seeders = entry.seeders.into_iter().map(|peer| peer.peer(Role::Seeder));
         let leechers = entry.leechers.into_iter().map(|peer| peer.peer(Role::Leecher));
         let peers = seeders.chain(leechers).collect::<Result<_, _>>()?;
-        torrents.push(Torrent { info_hash, completed: entry.completed, peers });
+        torrents.push(PlainTorrent { info_hash, completed: entry.completed, peers });
         step();
         Ok(())
     })
@@ -72,13 +72,13 @@ pub fn restore_swarms(
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 struct SwarmEntry {
     completed: u32,
-    leechers: Vec<PeerEntry>,
-    seeders: Vec<PeerEntry>,
+    leechers: Vec<SwarmPeerEntry>,
+    seeders: Vec<SwarmPeerEntry>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct PeerEntry {
+struct SwarmPeerEntry {
     addr: SocketAddr,
     last_announce: i64,
     #[serde(default)]
@@ -87,11 +87,11 @@ struct PeerEntry {
     peer_id: Option<PeerId>,
 }
 
-impl PeerEntry {
-    fn peer(self, role: Role) -> Result<Peer, String> {
+impl SwarmPeerEntry {
+    fn peer(self, role: Role) -> Result<PlainPeer, String> {
         let Self { addr: address, last_announce: announced_at, paused, peer_id } = self;
-        let peer = Peer { address, role, paused, announced_at, peer_id };
-        peer.check().map_err(|error| error.to_string())?;
+        let peer = PlainPeer { address, role, paused, announced_at, peer_id };
+        peer.check_peer().map_err(|error| error.to_string())?;
         Ok(peer)
     }
 }

@@ -3,9 +3,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 
-use hayate_state::snapshot::container::Writer;
-use hayate_state::snapshot::plain::{self, Peer, Role, Torrent};
-use hayate_state::snapshot::site::Site;
+use hayate_state::snapshot::container::SnapshotWriter;
+use hayate_state::snapshot::plain::{self, PlainPeer, PlainTorrent, Role};
+use hayate_state::snapshot::site::SiteSnapshot;
 use hayate_state::snapshot::swarms::TAG_SWARMS;
 use hayate_state::{InfoHash, PeerId};
 use rand::SeedableRng;
@@ -49,50 +49,50 @@ const JSON: &str = r#"{
 }
 "#;
 
-fn torrents() -> Vec<Torrent> {
+fn torrents() -> Vec<PlainTorrent> {
     let mut torrents = Vec::new();
     restore_swarms(JSON.as_bytes(), &mut torrents, &mut || ()).unwrap();
     torrents
 }
 
 /// A cache with swarms as they are here, not settled.
-fn put_swarms(folder: &Folder, torrents: &[Torrent]) {
+fn put_swarms(folder: &Folder, torrents: &[PlainTorrent]) {
     let written_at = plain::written_at(torrents).unwrap_or(7);
-    let mut to = Writer::new(Vec::new(), written_at).unwrap();
-    plain::write(torrents, written_at, &mut to).unwrap();
+    let mut to = SnapshotWriter::new(Vec::new(), written_at).unwrap();
+    plain::write_torrents(torrents, written_at, &mut to).unwrap();
     folder.put(CACHE, to.finish().unwrap());
 }
 
 fn put_both(folder: &Folder) {
-    let site = Site { unprunes: vec![7, 9], ..Site::default() };
+    let site = SiteSnapshot { unprunes: vec![7, 9], ..SiteSnapshot::default() };
     let content = Content { site: Some(site), swarms: Some(torrents()), unknown_blocks: 0 };
-    content.write(&folder.0.join(CACHE)).unwrap();
+    content.write_file(&folder.0.join(CACHE)).unwrap();
 }
 
-fn swarms_in(folder: &Folder, name: &str) -> Vec<Torrent> {
-    Content::read(&folder.0.join(name)).unwrap().swarms.unwrap()
+fn swarms_in(folder: &Folder, name: &str) -> Vec<PlainTorrent> {
+    Content::read_file(&folder.0.join(name)).unwrap().swarms.unwrap()
 }
 
 /// Settled torrents whose peers are often at one address.
-fn random_torrents(random: &mut fastrand::Rng) -> Vec<Torrent> {
+fn random_torrents(random: &mut fastrand::Rng) -> Vec<PlainTorrent> {
     let mut torrents: Vec<_> = (0..random.usize(..7)).map(|_| random_torrent(random)).collect();
-    plain::settle(&mut torrents);
+    plain::merge_torrents(&mut torrents);
     torrents
 }
 
-fn random_torrent(random: &mut fastrand::Rng) -> Torrent {
+fn random_torrent(random: &mut fastrand::Rng) -> PlainTorrent {
     let completed = if random.bool() { random.u32(..) } else { 0 };
     let peers = (0..random.usize(..9)).map(|_| random_peer(random)).collect();
-    Torrent { info_hash: InfoHash([random.u8(..5); 20]), completed, peers }
+    PlainTorrent { info_hash: InfoHash([random.u8(..5); 20]), completed, peers }
 }
 
-fn random_peer(random: &mut fastrand::Rng) -> Peer {
+fn random_peer(random: &mut fastrand::Rng) -> PlainPeer {
     let hosts = ["192.0.2.1", "192.0.2.2", "127.0.0.1", "2001:db8::1", "::1", "fd00::1"];
     let host = if random.bool() { random.usize(..3) } else { random.usize(3..hosts.len()) };
     let address = SocketAddr::new(hosts[host].parse().unwrap(), random.u16(1..4));
     let role = if random.bool() { Role::Seeder } else { Role::Leecher };
     let late = if random.bool() { 40_000 } else { 2_000_000 };
-    Peer {
+    PlainPeer {
         address,
         role,
         paused: role == Role::Leecher && random.bool(),
@@ -135,10 +135,12 @@ fn swarms_survive_both_ways_and_equal_ones_give_equal_files() {
         folder.run(&["restore"]).unwrap();
         assert_eq!(swarms_in(&folder, CACHE), torrents);
         // The same in pieces, and in another order.
-        let mut pieces: Vec<Torrent> = Vec::new();
+        let mut pieces: Vec<PlainTorrent> = Vec::new();
         for torrent in torrents {
-            pieces.extend(torrent.peers.iter().map(|peer| Torrent { peers: vec![*peer], ..torrent.clone() }));
-            pieces.push(Torrent { peers: Vec::new(), ..torrent });
+            pieces.extend(
+                torrent.peers.iter().map(|peer| PlainTorrent { peers: vec![*peer], ..torrent.clone() }),
+            );
+            pieces.push(PlainTorrent { peers: Vec::new(), ..torrent });
         }
         random.shuffle(&mut pieces);
         put_swarms(&folder, &pieces);
@@ -151,7 +153,7 @@ fn swarms_survive_both_ways_and_equal_ones_give_equal_files() {
 fn a_site_and_swarms_are_dumped_and_restored_beside_each_other() {
     let folder = Folder::new();
     put_both(&folder);
-    let cache = Content::read(&folder.0.join(CACHE)).unwrap();
+    let cache = Content::read_file(&folder.0.join(CACHE)).unwrap();
     let (output, notes) = folder.run(&["dump"]).unwrap();
     let told = "0 torrents, 0 peers, 0 users, and swarms: 2 torrents, 4 peers \
                 dumped to torrent-cache.json, user-cache.json and swarms.json\n";
@@ -159,13 +161,13 @@ fn a_site_and_swarms_are_dumped_and_restored_beside_each_other() {
     assert_eq!(folder.names(), [CACHE, SWARMS_JSON, TORRENTS_JSON, USERS_JSON]);
     fs::remove_file(folder.0.join(CACHE)).unwrap();
     folder.run(&["restore"]).unwrap();
-    assert_eq!(Content::read(&folder.0.join(CACHE)).unwrap(), cache);
+    assert_eq!(Content::read_file(&folder.0.join(CACHE)).unwrap(), cache);
     let (output, notes) = folder.run(&["export"]).unwrap();
     let told = "0 torrents, 0 peers, 0 users exported to torrent-cache.bin and user-cache.bin\n";
     assert_eq!(output, told);
     assert!(notes.ends_with("hayate-cc: warning: swarms of the open modes left out\n"), "{notes}");
     folder.run(&["anonymize"]).unwrap();
-    let anonymous = Content::read(&folder.0.join(ANONYMIZED)).unwrap();
+    let anonymous = Content::read_file(&folder.0.join(ANONYMIZED)).unwrap();
     assert_eq!(anonymous.site, cache.site);
     assert_eq!(anonymous.swarms.unwrap().len(), 2);
 }
@@ -182,7 +184,7 @@ fn an_empty_cache_is_dumped_as_its_mode_dumps() {
     folder.run(&["restore"]).unwrap();
     assert_eq!(swarms_in(&folder, CACHE), []);
     fs::remove_file(folder.0.join(SWARMS_JSON)).unwrap();
-    Content::of_site(Site::default()).write(&folder.0.join(CACHE)).unwrap();
+    Content::of_site(SiteSnapshot::default()).write_file(&folder.0.join(CACHE)).unwrap();
     folder.run(&["dump"]).unwrap();
     assert_eq!(folder.names(), [CACHE, TORRENTS_JSON, USERS_JSON]);
 }
@@ -265,8 +267,8 @@ fn swarms_alone_cannot_be_exported_and_damage_is_told() {
     let error = "hayate-cache.bin: it holds swarms only, of which the reference tracker can read nothing";
     assert_eq!(folder.run(&["export"]), Err(error.into()));
     assert_eq!(folder.names(), [CACHE]);
-    let mut container = Writer::new(Vec::new(), 7).unwrap();
-    container.block(TAG_SWARMS, b"swarms").unwrap();
+    let mut container = SnapshotWriter::new(Vec::new(), 7).unwrap();
+    container.write_block(TAG_SWARMS, b"swarms").unwrap();
     folder.put(CACHE, container.finish().unwrap());
     assert_eq!(folder.run(&["dump"]), Err("hayate-cache.bin: damaged: a torrent ends too early".into()));
 }
@@ -280,12 +282,12 @@ fn anonymous_swarms_keep_everything_but_addresses() {
         let old = random_torrents(&mut random);
         let mut new = old.clone();
         anonymize_swarms(&mut new, &mut strong);
-        let bare = |torrents: &[Torrent]| -> BTreeMap<InfoHash, (u32, Vec<String>)> {
-            let rest = |peer: &Peer| {
-                let Peer { address, role, paused, announced_at, peer_id } = peer;
+        let bare = |torrents: &[PlainTorrent]| -> BTreeMap<InfoHash, (u32, Vec<String>)> {
+            let rest = |peer: &PlainPeer| {
+                let PlainPeer { address, role, paused, announced_at, peer_id } = peer;
                 format!("{} {role:?} {paused} {announced_at} {peer_id:?}", address.is_ipv4())
             };
-            let rests = |torrent: &Torrent| {
+            let rests = |torrent: &PlainTorrent| {
                 let mut rests: Vec<_> = torrent.peers.iter().map(rest).collect();
                 rests.sort();
                 rests
@@ -293,7 +295,7 @@ fn anonymous_swarms_keep_everything_but_addresses() {
             torrents.iter().map(|torrent| (torrent.info_hash, (torrent.completed, rests(torrent)))).collect()
         };
         assert_eq!(bare(&new), bare(&old));
-        let peers = |torrents: &[Torrent]| -> HashSet<SocketAddr> {
+        let peers = |torrents: &[PlainTorrent]| -> HashSet<SocketAddr> {
             torrents.iter().flat_map(|torrent| &torrent.peers).map(|peer| peer.address).collect()
         };
         assert!(peers(&new).is_disjoint(&peers(&old)));
@@ -303,7 +305,7 @@ fn anonymous_swarms_keep_everything_but_addresses() {
             assert!((1024..=65533).contains(&address.port()), "{address}");
         }
         for torrent in &new {
-            assert!(torrent.peers.iter().all(|peer| peer.check().is_ok()));
+            assert!(torrent.peers.iter().all(|peer| peer.check_peer().is_ok()));
             assert!(torrent.peers.is_sorted_by_key(|peer| peer.address), "no order of old is left");
         }
     }
@@ -325,8 +327,8 @@ fn anonymous_swarms_are_written_to_a_file_of_their_own() {
     assert_eq!(swarms_in(&folder, CACHE), torrents_settled());
 }
 
-fn torrents_settled() -> Vec<Torrent> {
+fn torrents_settled() -> Vec<PlainTorrent> {
     let mut torrents = torrents();
-    plain::settle(&mut torrents);
+    plain::merge_torrents(&mut torrents);
     torrents
 }

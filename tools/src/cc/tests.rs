@@ -5,20 +5,20 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use fastrand::Rng;
-use hayate_state::snapshot::container::Writer;
+use hayate_state::snapshot::container::SnapshotWriter;
 use hayate_state::snapshot::reference::read_torrents;
 use hayate_state::snapshot::site::{
-    self, Endpoint, Group, Multipliers, Peer, Role, SiteWriter, Torrent, User,
+    self, Group, Multipliers, Role, SeenEndpoint, SitePeer, SiteTorrent, SiteWriter, UserAccount,
 };
 use hayate_state::{InfoHash, PeerId};
 use rand::SeedableRng;
 
 use super::*;
 
-const FIXTURE_TORRENTS_BIN: &[u8] = include_bytes!("../../../tests/fixtures/reference/torrent-cache.bin");
-const FIXTURE_USERS_BIN: &[u8] = include_bytes!("../../../tests/fixtures/reference/user-cache.bin");
-const FIXTURE_TORRENTS_JSON: &str = include_str!("../../../tests/fixtures/reference/torrent-cache.json");
-const FIXTURE_USERS_JSON: &str = include_str!("../../../tests/fixtures/reference/user-cache.json");
+const FIXTURE_TORRENTS_BIN: &[u8] = include_bytes!("../../../tests/kit/fixtures/reference/torrent-cache.bin");
+const FIXTURE_USERS_BIN: &[u8] = include_bytes!("../../../tests/kit/fixtures/reference/user-cache.bin");
+const FIXTURE_TORRENTS_JSON: &str = include_str!("../../../tests/kit/fixtures/reference/torrent-cache.json");
+const FIXTURE_USERS_JSON: &str = include_str!("../../../tests/kit/fixtures/reference/user-cache.json");
 
 /// A folder that goes away with the test.
 pub(super) struct Folder(pub(super) PathBuf);
@@ -54,17 +54,17 @@ impl Folder {
         let (mut output, mut notes) = (Vec::new(), Vec::new());
         let words: Vec<String> = words.iter().copied().map(String::from).collect();
         let random = StdRng::seed_from_u64(7);
-        let mut desk = Desk { folder: &self.0, output: &mut output, notes: &mut notes, random };
+        let mut desk = CacheTool { folder: &self.0, output: &mut output, notes: &mut notes, random };
         desk.run(&words).map_err(|error| format!("{error:#}"))?;
         Ok((String::from_utf8(output).unwrap(), String::from_utf8(notes).unwrap()))
     }
 
-    fn cache(&self) -> Site {
-        site::read(&self.0.join(CACHE)).unwrap().site
+    fn cache(&self) -> SiteSnapshot {
+        site::read_file(&self.0.join(CACHE)).unwrap().site
     }
 
-    fn write_cache(&self, site: &Site) {
-        site::write(&self.0.join(CACHE), site, 7).unwrap();
+    fn write_cache(&self, site: &SiteSnapshot) {
+        site::write_file(&self.0.join(CACHE), site, 7).unwrap();
     }
 }
 
@@ -75,12 +75,12 @@ impl Drop for Folder {
 }
 
 /// A random site, settled, with every form of a field. Ids and times are often equal.
-fn random_site(random: &mut Rng) -> Site {
+fn random_site(random: &mut Rng) -> SiteSnapshot {
     let torrents = (0..random.usize(..7)).map(|_| random_torrent(random)).collect();
     let users = (0..random.usize(..7)).map(|_| random_user(random)).collect();
     let unprunes = (0..random.usize(..4)).map(|_| random.u32(..5)).collect();
-    let mut site = Site { torrents, users, unprunes };
-    site.settle();
+    let mut site = SiteSnapshot { torrents, users, unprunes };
+    site.sort_and_dedup();
     site
 }
 
@@ -90,9 +90,9 @@ fn random_multiplier(random: &mut Rng) -> f64 {
     if random.bool() && any.is_finite() { any } else { odd[random.usize(..odd.len())] }
 }
 
-fn random_torrent(random: &mut Rng) -> Torrent {
+fn random_torrent(random: &mut Rng) -> SiteTorrent {
     let names = ["anime", "", "<b>&ü\u{2028}", "\0hex:61", "\0", "a type with a long name"];
-    Torrent {
+    SiteTorrent {
         info_hash: InfoHash(random.u128(..).to_le_bytes().repeat(2)[..20].try_into().unwrap()),
         id: random.u32(..5),
         group: Group { type_name: names[random.usize(..names.len())].into(), id: random.u32(..) },
@@ -104,13 +104,13 @@ fn random_torrent(random: &mut Rng) -> Torrent {
     }
 }
 
-fn random_peer(random: &mut Rng) -> Peer {
+fn random_peer(random: &mut Rng) -> SitePeer {
     let announced_at = random.i64(..3);
-    let v4 = Endpoint { address: random.u32(..).into(), port: random.u16(..), seen_at: random.i64(..3) };
+    let v4 = SeenEndpoint { address: random.u32(..).into(), port: random.u16(..), seen_at: random.i64(..3) };
     let mapped = Ipv6Addr::from(0xffff_0102_0304);
     let address = if random.bool() { mapped } else { random.u128(..).into() };
-    let v6 = Endpoint { address, port: random.u16(..), seen_at: random.i64(..3) };
-    Peer {
+    let v6 = SeenEndpoint { address, port: random.u16(..), seen_at: random.i64(..3) };
+    SitePeer {
         user: random.u32(..3),
         peer_id: PeerId([random.u8(..); 20]),
         role: if random.bool() { Role::Seeder } else { Role::Leecher },
@@ -125,13 +125,13 @@ fn random_peer(random: &mut Rng) -> Peer {
     }
 }
 
-fn random_user(random: &mut Rng) -> User {
+fn random_user(random: &mut Rng) -> UserAccount {
     let passkeys: [&[u8]; 4] = [b"", b"\xff", b"\0hex:ff", "<ü".as_bytes()];
     let passkey = match random.usize(..8) {
         odd @ 0..4 => passkeys[odd].to_vec(),
         _ => (0..32).map(|_| u8::try_from(random.alphanumeric()).unwrap()).collect(),
     };
-    User {
+    UserAccount {
         passkey: passkey.into(),
         id: random.u32(..),
         disable_download: random.bool(),
@@ -202,11 +202,11 @@ fn nothing_is_lost_in_json() {
         let (mut torrents, mut users) = (Vec::new(), Vec::new());
         dump_torrents(&mut torrents, &site, &mut || ()).unwrap();
         dump_users(&mut users, &site.users).unwrap();
-        let (mut restored, mut steps) = (Site::default(), 0);
+        let (mut restored, mut steps) = (SiteSnapshot::default(), 0);
         restore_torrents(torrents.as_slice(), &mut restored, &mut || steps += 1).unwrap();
         restore_users(users.as_slice(), &mut restored, &mut || steps += 1).unwrap();
         assert_eq!(steps, site.torrents.len() + site.users.len());
-        restored.settle();
+        restored.sort_and_dedup();
         // Minus zero equals zero, but is another number.
         assert_eq!(format!("{restored:?}"), format!("{site:?}"));
     }
@@ -214,11 +214,11 @@ fn nothing_is_lost_in_json() {
 
 #[test]
 fn what_the_reference_tracker_does_not_know_has_keys_of_its_own() {
-    let mut site = Site { unprunes: vec![2, 9], ..Site::default() };
+    let mut site = SiteSnapshot { unprunes: vec![2, 9], ..SiteSnapshot::default() };
     let mut torrent = read_torrents(FIXTURE_TORRENTS_BIN).unwrap().remove(0);
     torrent.peers.truncate(1);
     let address = "2001:db8::7".parse().unwrap();
-    torrent.peers[0].v6 = Some(Endpoint { address, port: 13, seen_at: 1_795_222_300 });
+    torrent.peers[0].v6 = Some(SeenEndpoint { address, port: 13, seen_at: 1_795_222_300 });
     torrent.peers[0].v4 = None;
     site.torrents.push(torrent);
     let mut json = Vec::new();
@@ -235,7 +235,7 @@ fn what_the_reference_tracker_does_not_know_has_keys_of_its_own() {
 #[test]
 fn json_that_says_something_else_is_refused_and_changes_nothing() {
     let folder = Folder::new();
-    folder.write_cache(&Site { unprunes: vec![7], ..Site::default() });
+    folder.write_cache(&SiteSnapshot { unprunes: vec![7], ..SiteSnapshot::default() });
     for (old, new, error) in [
         ("\"Snatched\": 2", "\"Snatchd\": 2", "unknown field `Snatchd`"),
         ("\"Snatched\": 2,", "", "missing field `Snatched`"),
@@ -315,8 +315,8 @@ fn a_file_that_cannot_be_written_leaves_no_half_of_a_pair() {
 #[test]
 fn blocks_of_an_unknown_kind_are_told() {
     let folder = Folder::new();
-    let mut container = Writer::new(Vec::new(), 7).unwrap();
-    container.block(99, b"what").unwrap();
+    let mut container = SnapshotWriter::new(Vec::new(), 7).unwrap();
+    container.write_block(99, b"what").unwrap();
     SiteWriter::new(&mut container).finish().unwrap();
     folder.put(CACHE, container.finish().unwrap());
     for (command, fate) in [
@@ -334,7 +334,7 @@ fn blocks_of_an_unknown_kind_are_told() {
 #[test]
 fn losses_of_the_way_back_are_told_with_their_counts() {
     let folder = Folder::new();
-    let mut site = Site { unprunes: vec![7, 9], ..Site::default() };
+    let mut site = SiteSnapshot { unprunes: vec![7, 9], ..SiteSnapshot::default() };
     let mut torrent = read_torrents(FIXTURE_TORRENTS_BIN).unwrap().remove(0);
     torrent.snatched = 70_000;
     torrent.peers[0].v4 = None;
@@ -364,7 +364,7 @@ fn anonymous_sites_have_no_people() {
     folder.run(&["anonymize"]).unwrap();
     let path = folder.0.join(ANONYMIZED);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    let anonymous = site::read(&path).unwrap().site;
+    let anonymous = site::read_file(&path).unwrap().site;
     let torrents = read_torrents(FIXTURE_TORRENTS_BIN).unwrap();
     let old_users = reference::read_users(FIXTURE_USERS_BIN).unwrap();
     let ids: HashSet<u32> = anonymous.users.iter().map(|user| user.id).collect();
@@ -383,14 +383,14 @@ fn anonymous_sites_have_no_people() {
     assert_eq!(user_of(0, b"-TR2940-aaaaaaaaaaaa"), user_of(2, b"-TR2940-eeeeeeeeeeee"));
     assert_eq!(user_of(0, b"-DE13F0-bbbbbbbbbbbb"), user_of(1, b"-TR2940-cccccccccccc"));
     for (new, old) in anonymous.torrents.iter().zip(&torrents) {
-        let bare = |torrent: &Torrent| Torrent { peers: Vec::new(), ..torrent.clone() };
+        let bare = |torrent: &SiteTorrent| SiteTorrent { peers: Vec::new(), ..torrent.clone() };
         assert_eq!(bare(new), bare(old));
         for new in &new.peers {
             let old = old.peers.iter().find(|old| old.peer_id == new.peer_id).unwrap();
             let v4 = new.v4.unwrap();
             assert!(Some(v4) != old.v4 && (1024..=65533).contains(&v4.port));
             assert_eq!(Some(v4.seen_at), old.v4.map(|v4| v4.seen_at));
-            assert_eq!(Peer { user: old.user, v4: old.v4, ..new.clone() }, *old);
+            assert_eq!(SitePeer { user: old.user, v4: old.v4, ..new.clone() }, *old);
         }
     }
 }
@@ -417,7 +417,7 @@ fn peers_of_unknown_users_belong_to_nobody_and_keep_their_families() {
             assert!(new.torrents.iter().flat_map(|torrent| &torrent.peers).all(|peer| peer.user == 0));
         }
         if fallen == 0 {
-            let families = |site: &Site| {
+            let families = |site: &SiteSnapshot| {
                 let peers = site.torrents.iter().flat_map(|torrent| &torrent.peers);
                 peers.map(|peer| usize::from(peer.v4.is_some()) + 10 * usize::from(peer.v6.is_some())).sum()
             };
@@ -432,7 +432,7 @@ fn the_order_of_new_ids_says_nothing_of_the_old() {
     let users = reference::read_users(FIXTURE_USERS_BIN).unwrap();
     let orders: HashSet<Vec<(bool, u32)>> = (0..200)
         .map(|seed| {
-            let mut site = Site { users: users.clone(), ..Site::default() };
+            let mut site = SiteSnapshot { users: users.clone(), ..SiteSnapshot::default() };
             anonymize(&mut site, &mut StdRng::seed_from_u64(seed)).unwrap();
             site.users.iter().map(|user| (user.disable_download, user.id)).collect()
         })
@@ -446,7 +446,7 @@ fn the_order_of_new_ids_says_nothing_of_the_old() {
 #[test]
 fn a_cache_in_any_order_is_dumped_in_the_order_of_its_keys() {
     let folder = Folder::new();
-    let mut site = Site {
+    let mut site = SiteSnapshot {
         torrents: read_torrents(FIXTURE_TORRENTS_BIN).unwrap(),
         users: reference::read_users(FIXTURE_USERS_BIN).unwrap(),
         unprunes: Vec::new(),
@@ -462,14 +462,14 @@ fn a_cache_in_any_order_is_dumped_in_the_order_of_its_keys() {
 
 #[test]
 fn short_passkeys_may_run_out() {
-    let user = |octet: u8| User {
+    let user = |octet: u8| UserAccount {
         passkey: [octet].into(),
         id: octet.into(),
         disable_download: false,
         tracker_hide: false,
         multipliers: Multipliers::default(),
     };
-    let mut full = Site { users: (0..62).map(user).collect(), ..Site::default() };
+    let mut full = SiteSnapshot { users: (0..62).map(user).collect(), ..SiteSnapshot::default() };
     assert_eq!(anonymize(&mut full, &mut StdRng::seed_from_u64(7)), Ok(0));
     assert_eq!(full.users.iter().map(|user| user.passkey.clone()).collect::<HashSet<_>>().len(), 62);
     full.users.push(user(62));

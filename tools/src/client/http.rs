@@ -6,7 +6,7 @@ use hayate_state::{Event, InfoHash, PeerId};
 use ureq::config::IpFamily;
 
 use super::udp::{peers_v4, peers_v6};
-use super::{Announced, Ask, ClientError, Family, Limits, Peer, Scraped};
+use super::{AnnounceRequest, Announced, ClientError, Family, Limits, Peer, Scraped};
 use crate::bencode::{SIZE_MAX, Value};
 
 /// Keys of an announce reply that [`Announced`] has a field for.
@@ -28,7 +28,7 @@ const REDIRECTS_MAX: u32 = 3;
 ///
 /// # Errors
 /// When there is no good reply.
-pub fn announce(url: &str, ask: &Ask, limits: &Limits) -> Result<Announced, ClientError> {
+pub fn announce(url: &str, ask: &AnnounceRequest, limits: &Limits) -> Result<Announced, ClientError> {
     read_announced(&fetch(&announce_url(url, ask), limits)?)
 }
 
@@ -98,7 +98,7 @@ pub fn get_up_to(url: &str, limits: &Limits, octets_max: u64) -> Result<(u16, Ve
     Ok((status, reply.into_body().into_with_config().limit(octets_max).read_to_vec()?))
 }
 
-fn announce_url(url: &str, ask: &Ask) -> String {
+fn announce_url(url: &str, ask: &AnnounceRequest) -> String {
     let mut url = url.to_owned();
     push(&mut url, "info_hash", &escape(&ask.info_hash.0));
     push(&mut url, "peer_id", &escape(&ask.peer_id.0));
@@ -178,7 +178,7 @@ fn read_announced(reply: &Value) -> Result<Announced, ClientError> {
         external_ip: reply.at("external ip").and_then(Value::octets).and_then(read_address),
         warning: reply.at("warning message").and_then(Value::octets).map(text),
         peers,
-        further: further(reply),
+        other_keys: further(reply),
     })
 }
 
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn an_announce_holds_every_parameter() {
-        let mut ask = Ask::new(InfoHash([0xff; 20]));
+        let mut ask = AnnounceRequest::new(InfoHash([0xff; 20]));
         ask.peer_id = PeerId(*b"-HY0100-abc~.def &%+");
         (ask.port, ask.uploaded, ask.downloaded, ask.left, ask.key) = (7, 11, 13, 17, 0x19);
         (ask.event, ask.num_want, ask.compact) = (Event::Started, Some(23), false);
@@ -246,7 +246,7 @@ mod tests {
         let reply = read_announced(&Value::decode(compact).unwrap()).unwrap();
         assert_eq!(reply.peers, [Peer { host: "192.0.2.9".into(), port: 6881, id: None }]);
         assert_eq!((reply.interval, reply.seeders, reply.leechers), (1800, Some(7), None));
-        assert_eq!(reply.further, [("xyz".to_owned(), "1".to_owned())]);
+        assert_eq!(reply.other_keys, [("xyz".to_owned(), "1".to_owned())]);
         let list =
             b"d8:intervali9e5:peersld2:ip11:2001:db8::77:peer id20:-AZ3034-6wfG2wk6wWLc4:porti6881eeee";
         let reply = read_announced(&Value::decode(list).unwrap()).unwrap();

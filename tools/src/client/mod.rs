@@ -14,7 +14,7 @@ pub use url::TrackerUrl;
 
 /// One announce.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct AnnounceRequest {
     /// The torrent.
     pub info_hash: InfoHash,
     /// The session.
@@ -41,7 +41,7 @@ pub struct Ask {
     pub supports_crypto: bool,
 }
 
-impl Ask {
+impl AnnounceRequest {
     /// A regular announce of a leecher at port 1, with a random peer id and key.
     #[must_use]
     pub fn new(info_hash: InfoHash) -> Self {
@@ -123,7 +123,7 @@ pub struct Announced {
     /// The peers handed out.
     pub peers: Vec<Peer>,
     /// Further keys of the reply and their values, for people.
-    pub further: Vec<(String, String)>,
+    pub other_keys: Vec<(String, String)>,
 }
 
 /// A peer that was handed out.
@@ -227,7 +227,7 @@ impl From<ureq::Error> for ClientError {
 ///
 /// # Errors
 /// When there is no good reply.
-pub fn announce(url: &str, ask: &Ask, limits: &Limits) -> Result<Announced, ClientError> {
+pub fn announce(url: &str, ask: &AnnounceRequest, limits: &Limits) -> Result<Announced, ClientError> {
     match url.parse()? {
         TrackerUrl::Udp { host, port, path } => udp::announce(&host, port, &path, ask, limits),
         TrackerUrl::Http(url) => http::announce(&url, ask, limits),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hayate_state::{Clock, Event, InfoHash};
 
-use super::{Announced, Ask, ClientError, Limits, Peer, Scraped};
+use super::{AnnounceRequest, Announced, ClientError, Limits, Peer, Scraped};
 
 /// What the first datagram of a client says instead of a connection id.
 const PROTOCOL: u64 = 0x0417_2710_1980;
@@ -29,11 +29,11 @@ pub fn announce(
     host: &str,
     port: u16,
     path: &str,
-    ask: &Ask,
+    ask: &AnnounceRequest,
     limits: &Limits,
 ) -> Result<Announced, ClientError> {
     on_each_address(host, port, limits, |session| {
-        let reply = session.ask("announce", ANNOUNCE, &announce_body(ask, path))?;
+        let reply = session.send_request("announce", ANNOUNCE, &announce_body(ask, path))?;
         read_announced(&reply, session.remote)
     })
 }
@@ -53,7 +53,7 @@ pub fn scrape(
     }
     on_each_address(host, port, limits, |session| {
         let body: Vec<u8> = hashes.iter().flat_map(|hash| hash.0).collect();
-        let reply = session.ask("scrape", SCRAPE, &body)?;
+        let reply = session.send_request("scrape", SCRAPE, &body)?;
         let numbers: Vec<i64> = reply.chunks_exact(4).map(|octets| i64::from(u32_of(octets))).collect();
         let mut swarms = numbers.chunks_exact(3).map(|swarm| match swarm {
             &[seeders, completed, leechers] => Some(Scraped { seeders, completed, leechers }),
@@ -67,13 +67,13 @@ fn on_each_address<T>(
     host: &str,
     port: u16,
     limits: &Limits,
-    talk: impl Fn(&Session) -> Result<T, ClientError>,
+    talk: impl Fn(&UdpSession) -> Result<T, ClientError>,
 ) -> Result<T, ClientError> {
     let unknown = |source| ClientError::Lookup { host: host.to_owned(), source };
     let addresses = (host, port).to_socket_addrs().map_err(unknown)?;
     let mut last = ClientError::NoAddress(host.to_owned());
     for address in addresses.filter(|address| limits.family.has(address.ip())) {
-        match Session::open(address, limits).and_then(|session| talk(&session)) {
+        match UdpSession::open(address, limits).and_then(|session| talk(&session)) {
             Err(ClientError::Refused(text)) => return Err(ClientError::Refused(text)),
             Err(error) => last = error,
             Ok(answer) => return Ok(answer),
@@ -83,14 +83,14 @@ fn on_each_address<T>(
 }
 
 /// A socket with a connection id.
-struct Session<'l> {
+struct UdpSession<'l> {
     socket: UdpSocket,
     remote: SocketAddr,
     limits: &'l Limits,
     connection_id: u64,
 }
 
-impl<'l> Session<'l> {
+impl<'l> UdpSession<'l> {
     fn open(remote: SocketAddr, limits: &'l Limits) -> Result<Self, ClientError> {
         let any: IpAddr = match remote {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -99,14 +99,14 @@ impl<'l> Session<'l> {
         let socket = UdpSocket::bind((any, 0))?;
         socket.connect(remote)?;
         let mut session = Self { socket, remote, limits, connection_id: PROTOCOL };
-        let reply = session.ask("connect", CONNECT, &[])?;
+        let reply = session.send_request("connect", CONNECT, &[])?;
         let id = reply.first_chunk().ok_or(ClientError::BadReply("a connect reply without connection id"))?;
         session.connection_id = u64::from_be_bytes(*id);
         Ok(session)
     }
 
     /// Sends a request and gives its reply from octet 8 on.
-    fn ask(&self, name: &'static str, action: u32, body: &[u8]) -> Result<Vec<u8>, ClientError> {
+    fn send_request(&self, name: &'static str, action: u32, body: &[u8]) -> Result<Vec<u8>, ClientError> {
         let transaction = fastrand::u32(..);
         let mut request = self.connection_id.to_be_bytes().to_vec();
         request.extend_from_slice(&action.to_be_bytes());
@@ -115,7 +115,7 @@ impl<'l> Session<'l> {
         let tries = self.limits.retries + 1;
         for _ in 0..tries {
             self.socket.send(&request)?;
-            if let Some(reply) = self.wait(transaction)? {
+            if let Some(reply) = self.wait_for_reply(transaction)? {
                 return accept(action, &reply);
             }
         }
@@ -123,7 +123,7 @@ impl<'l> Session<'l> {
     }
 
     /// The datagram with this transaction id; others are skipped. `None` if it does not come in time.
-    fn wait(&self, transaction: u32) -> Result<Option<Vec<u8>>, ClientError> {
+    fn wait_for_reply(&self, transaction: u32) -> Result<Option<Vec<u8>>, ClientError> {
         let clock = Clock::start();
         let mut buffer = vec![0; REPLY_MAX];
         loop {
@@ -163,7 +163,7 @@ fn accept(action: u32, reply: &[u8]) -> Result<Vec<u8>, ClientError> {
 }
 
 /// An announce from octet 16 on.
-fn announce_body(ask: &Ask, path: &str) -> Vec<u8> {
+fn announce_body(ask: &AnnounceRequest, path: &str) -> Vec<u8> {
     let mut body = Vec::new();
     body.extend_from_slice(&ask.info_hash.0);
     body.extend_from_slice(&ask.peer_id.0);

@@ -14,7 +14,7 @@ const ID: u64 = 0x0123_4567_89ab_cdef;
 
 /// What the tiny tracker hands out.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Manners {
+enum Behaviour {
     /// All peers but the asker.
     Good,
     /// The asker too, if he is alone.
@@ -25,13 +25,13 @@ enum Manners {
     Lies,
 }
 
-fn handed_out(manners: Manners, known: &[u16], own: u16) -> Vec<u16> {
+fn handed_out(behaviour: Behaviour, known: &[u16], own: u16) -> Vec<u16> {
     let others: Vec<u16> = known.iter().copied().filter(|&port| port != own).collect();
-    match manners {
-        Manners::Good => others,
-        Manners::ShowsSelf => [vec![own], others].concat(),
-        Manners::Hides => Vec::new(),
-        Manners::Lies => vec![7],
+    match behaviour {
+        Behaviour::Good => others,
+        Behaviour::ShowsSelf => [vec![own], others].concat(),
+        Behaviour::Hides => Vec::new(),
+        Behaviour::Lies => vec![7],
     }
 }
 
@@ -43,15 +43,15 @@ fn learn(known: &mut Vec<u16>, port: u16, stopped: bool) {
 }
 
 /// A UDP tracker that answers until the test ends; it reports the requests it saw.
-fn udp_tracker(address: &str, manners: Manners) -> (SocketAddr, Receiver<Vec<u8>>) {
+fn udp_tracker(address: &str, behaviour: Behaviour) -> (SocketAddr, Receiver<Vec<u8>>) {
     let socket = UdpSocket::bind(address).unwrap();
     let address = socket.local_addr().unwrap();
     let (seen, requests) = channel();
-    std::thread::spawn(move || serve_udp(&socket, manners, &seen));
+    std::thread::spawn(move || serve_udp(&socket, behaviour, &seen));
     (address, requests)
 }
 
-fn serve_udp(socket: &UdpSocket, manners: Manners, seen: &Sender<Vec<u8>>) {
+fn serve_udp(socket: &UdpSocket, behaviour: Behaviour, seen: &Sender<Vec<u8>>) {
     let mut known = Vec::new();
     let mut buffer = [0; 2048];
     while let Ok((length, from)) = socket.recv_from(&mut buffer) {
@@ -71,7 +71,7 @@ fn serve_udp(socket: &UdpSocket, manners: Manners, seen: &Sender<Vec<u8>>) {
                 for word in [1800_u32, 7, 11] {
                     reply.extend_from_slice(&word.to_be_bytes());
                 }
-                for port in handed_out(manners, &known, port) {
+                for port in handed_out(behaviour, &known, port) {
                     match from.ip() {
                         IpAddr::V4(ip) => reply.extend_from_slice(&ip.octets()),
                         IpAddr::V6(ip) => reply.extend_from_slice(&ip.octets()),
@@ -97,7 +97,7 @@ fn serve_udp(socket: &UdpSocket, manners: Manners, seen: &Sender<Vec<u8>>) {
 }
 
 /// An HTTP tracker, likewise; `None` = only failures.
-fn http_tracker(manners: Option<Manners>) -> (SocketAddr, Receiver<String>) {
+fn http_tracker(behaviour: Option<Behaviour>) -> (SocketAddr, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (seen, requests) = channel();
@@ -114,7 +114,7 @@ fn http_tracker(manners: Option<Manners>) -> (SocketAddr, Receiver<String>) {
                 head.push(octet[0]);
             }
             let head = String::from_utf8(head).unwrap();
-            let body = http_reply(manners, &mut known, &head);
+            let body = http_reply(behaviour, &mut known, &head);
             if seen.send(head).is_err() {
                 return;
             }
@@ -126,8 +126,8 @@ fn http_tracker(manners: Option<Manners>) -> (SocketAddr, Receiver<String>) {
     (address, requests)
 }
 
-fn http_reply(manners: Option<Manners>, known: &mut Vec<u16>, head: &str) -> Vec<u8> {
-    let Some(manners) = manners else { return b"d14:failure reason9:not todaye".to_vec() };
+fn http_reply(behaviour: Option<Behaviour>, known: &mut Vec<u16>, head: &str) -> Vec<u8> {
+    let Some(behaviour) = behaviour else { return b"d14:failure reason9:not todaye".to_vec() };
     if head.starts_with("GET /scrape?") {
         let hash = [0xaa; 20].to_vec();
         let tally = [("complete", 7), ("downloaded", 11), ("incomplete", 13)];
@@ -138,7 +138,7 @@ fn http_reply(manners: Option<Manners>, known: &mut Vec<u16>, head: &str) -> Vec
     let port: u16 = head.split("&port=").nth(1).unwrap().split('&').next().unwrap().parse().unwrap();
     learn(known, port, head.contains("event=stopped"));
     let mut peers = Vec::new();
-    for port in handed_out(manners, known, port) {
+    for port in handed_out(behaviour, known, port) {
         peers.extend_from_slice(&[127, 0, 0, 1]);
         peers.extend_from_slice(&port.to_be_bytes());
     }
@@ -166,9 +166,9 @@ fn limits() -> Limits {
 
 #[test]
 fn two_peers_meet_over_both_protocols() {
-    for manners in [Manners::Good, Manners::ShowsSelf] {
-        let (http, heads) = http_tracker(Some(manners));
-        let (udp, datagrams) = udp_tracker("127.0.0.1:0", manners);
+    for behaviour in [Behaviour::Good, Behaviour::ShowsSelf] {
+        let (http, heads) = http_tracker(Some(behaviour));
+        let (udp, datagrams) = udp_tracker("127.0.0.1:0", behaviour);
         run(&options(Some(http), Some(udp))).unwrap();
         let heads: Vec<String> = heads.try_iter().collect();
         assert_eq!(heads.len(), 5);
@@ -200,12 +200,12 @@ fn two_peers_meet_over_both_protocols() {
 
 #[test]
 fn a_tracker_that_hides_or_lies_fails_in_the_words_of_the_spec() {
-    for (manners, expected) in
-        [(Manners::Hides, "expected 1 peers, got 0"), (Manners::Lies, "expected port 10001, got 7")]
+    for (behaviour, expected) in
+        [(Behaviour::Hides, "expected 1 peers, got 0"), (Behaviour::Lies, "expected port 10001, got 7")]
     {
-        let (http, _heads) = http_tracker(Some(manners));
+        let (http, _heads) = http_tracker(Some(behaviour));
         assert_eq!(run(&options(Some(http), None)).unwrap_err().to_string(), expected);
-        let (udp, _datagrams) = udp_tracker("127.0.0.1:0", manners);
+        let (udp, _datagrams) = udp_tracker("127.0.0.1:0", behaviour);
         assert_eq!(run(&options(None, Some(udp))).unwrap_err().to_string(), expected);
     }
 }
@@ -227,13 +227,14 @@ fn empty_urls_send_nothing() {
 
 #[test]
 fn a_probe_prints_what_the_tracker_said() {
-    let (udp, _datagrams) = udp_tracker("127.0.0.1:0", Manners::Lies);
+    let (udp, _datagrams) = udp_tracker("127.0.0.1:0", Behaviour::Lies);
     let url = format!("udp://{udp}");
-    let text = probe::announce(&url, &Ask::new(InfoHash([1; 20])), &limits(), Format::Text).unwrap();
+    let text =
+        probe::announce(&url, &AnnounceRequest::new(InfoHash([1; 20])), &limits(), Format::Text).unwrap();
     assert!(text.contains("leechers      7\n") && text.contains("127.0.0.1:7\n"), "{text}");
     let text = probe::scrape(&url, &[InfoHash([0xaa; 20])], &limits(), Format::Text).unwrap();
     assert!(text.ends_with("  seeders 7, completed 11, leechers 13\n"), "{text}");
-    let (http, _heads) = http_tracker(Some(Manners::Good));
+    let (http, _heads) = http_tracker(Some(Behaviour::Good));
     let url = format!("http://{http}/announce");
     let json = probe::scrape(&url, &[InfoHash([0xaa; 20]), InfoHash([0xbb; 20])], &limits(), Format::Json);
     assert!(json.unwrap().contains("\"completed\":11"));
@@ -241,19 +242,19 @@ fn a_probe_prints_what_the_tracker_said() {
 
 #[test]
 fn a_tracker_on_ipv6_hands_out_18_octets_a_peer() {
-    let (udp, _datagrams) = udp_tracker("[::1]:0", Manners::Lies);
+    let (udp, _datagrams) = udp_tracker("[::1]:0", Behaviour::Lies);
     let url = format!("udp://{udp}");
-    let reply = client::announce(&url, &Ask::new(InfoHash([1; 20])), &limits()).unwrap();
+    let reply = client::announce(&url, &AnnounceRequest::new(InfoHash([1; 20])), &limits()).unwrap();
     assert_eq!(reply.peers[0].host, Ipv6Addr::LOCALHOST.to_string());
     assert_eq!(reply.peers[0].port, 7);
     let v4 = Limits { family: Family::V4, ..limits() };
-    let error = client::announce(&url, &Ask::new(InfoHash([1; 20])), &v4).unwrap_err();
+    let error = client::announce(&url, &AnnounceRequest::new(InfoHash([1; 20])), &v4).unwrap_err();
     assert!(matches!(error, ClientError::NoAddress(_)), "{error}");
 }
 
 #[test]
 fn a_refusal_over_udp_is_told() {
-    let (udp, _datagrams) = udp_tracker("127.0.0.1:0", Manners::Good);
+    let (udp, _datagrams) = udp_tracker("127.0.0.1:0", Behaviour::Good);
     let url = format!("udp://{udp}");
     let error = client::scrape(&url, &[InfoHash([0; 20])], &limits()).unwrap_err();
     assert_eq!(error.to_string(), "not today");
@@ -268,6 +269,6 @@ fn silence_says_how_long_and_how_often() {
     let deaf = UdpSocket::bind("127.0.0.1:0").unwrap();
     let short = Limits { timeout: Duration::from_millis(7), retries: 2, ..limits() };
     let url = format!("udp://{}", deaf.local_addr().unwrap());
-    let error = client::announce(&url, &Ask::new(InfoHash([1; 20])), &short).unwrap_err();
+    let error = client::announce(&url, &AnnounceRequest::new(InfoHash([1; 20])), &short).unwrap_err();
     assert_eq!(error.to_string(), "no reply to the connect within 7 ms, tried 3 times");
 }

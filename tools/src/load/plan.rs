@@ -33,7 +33,7 @@ pub enum Kind {
 
 /// What is asked next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum NextRequest {
     /// A request that should be answered.
     Honest(Kind),
     /// An announce with a random connection id.
@@ -121,16 +121,16 @@ impl Plan {
     }
 
     /// The kind of the next request.
-    pub fn wish(&mut self) -> Wish {
+    pub fn next_request(&mut self) -> NextRequest {
         let share = self.rng.random_range(0..self.shares.max(1));
         if share < self.connects {
-            Wish::Honest(Kind::Connect)
+            NextRequest::Honest(Kind::Connect)
         } else if share >= self.connects + self.announces {
-            Wish::Honest(Kind::Scrape)
+            NextRequest::Honest(Kind::Scrape)
         } else if self.forged > 0 && self.percent() < self.forged {
-            Wish::Forged
+            NextRequest::Forged
         } else {
-            Wish::Honest(Kind::Announce)
+            NextRequest::Honest(Kind::Announce)
         }
     }
 
@@ -150,7 +150,7 @@ impl Plan {
 
     /// The announce of a new peer, always the same for the same number. Every torrent gets one before any
     /// gets two.
-    pub fn filling(&mut self, number: u64) -> Announce {
+    pub fn fill_announce(&mut self, number: u64) -> Announce {
         let torrent = match self.fresh {
             Some(first) => first.wrapping_add(number),
             None if number < self.singles + self.torrents.count() => number,
@@ -163,12 +163,12 @@ impl Plan {
     }
 
     /// A torrent to scrape.
-    pub fn scraped(&mut self) -> [u8; 20] {
+    pub fn scrape_torrent(&mut self) -> [u8; 20] {
         info_hash(self.torrents.draw(&mut self.rng))
     }
 
     /// A place in a list of `len`, which is not empty.
-    pub fn place(&mut self, len: usize) -> usize {
+    pub fn random_index(&mut self, len: usize) -> usize {
         self.rng.random_range(0..len)
     }
 
@@ -297,11 +297,11 @@ mod tests {
         let mut plan = plan("--mix connect=20,announce=70,scrape=10 --forged 50");
         let mut counts = [0; 4];
         for _ in 0..100_000 {
-            let place = match plan.wish() {
-                Wish::Honest(Kind::Connect) => 0,
-                Wish::Honest(Kind::Announce) => 1,
-                Wish::Honest(Kind::Scrape) => 2,
-                Wish::Forged => 3,
+            let place = match plan.next_request() {
+                NextRequest::Honest(Kind::Connect) => 0,
+                NextRequest::Honest(Kind::Announce) => 1,
+                NextRequest::Honest(Kind::Scrape) => 2,
+                NextRequest::Forged => 3,
             };
             counts[place] += 1;
         }
@@ -316,8 +316,8 @@ mod tests {
             ["hayate-load", "http://127.0.0.1:7/announce", "--mix", "connect=50,announce=40,scrape=10"];
         let args = Args::try_parse_from(args).unwrap();
         let mut plan = Plan::new(&args, &Target::resolve(&args.url).unwrap());
-        let wishes: Vec<_> = (0..10_000).map(|_| plan.wish()).collect();
-        let count = |kind| wishes.iter().filter(|wish| **wish == Wish::Honest(kind)).count();
+        let wishes: Vec<_> = (0..10_000).map(|_| plan.next_request()).collect();
+        let count = |kind| wishes.iter().filter(|wish| **wish == NextRequest::Honest(kind)).count();
         assert_eq!(count(Kind::Connect), 0);
         assert!((1800..2200).contains(&count(Kind::Scrape)), "{}", count(Kind::Scrape));
     }
@@ -349,7 +349,7 @@ mod tests {
     #[test]
     fn a_fill_announces_distinct_peers_and_single_peers_first() {
         let mut plan = plan("--fill 5000 --singles 70 --torrents 110 --sockets 4");
-        let announces: Vec<_> = (0..5000).map(|number| plan.filling(number)).collect();
+        let announces: Vec<_> = (0..5000).map(|number| plan.fill_announce(number)).collect();
         let ports: HashSet<_> =
             announces.iter().zip(0..).map(|(one, number)| (number % 4, one.port)).collect();
         assert_eq!(ports.len(), 5000);
@@ -357,7 +357,7 @@ mod tests {
         announces.iter().for_each(|one| *swarms.entry(one.info_hash).or_default() += 1);
         assert_eq!(swarms.len(), 110);
         assert!((0..70).all(|torrent| swarms[&info_hash(torrent)] == 1));
-        assert_eq!(plan.filling(99), announces[99]);
+        assert_eq!(plan.fill_announce(99), announces[99]);
     }
 
     #[test]
@@ -372,7 +372,7 @@ mod tests {
     fn the_same_seed_makes_the_same_requests() {
         let requests = |options| {
             let mut plan = plan(options);
-            (0..100).map(|_| (plan.wish(), plan.announce(1))).map(|(_, one)| one).collect::<Vec<_>>()
+            (0..100).map(|_| (plan.next_request(), plan.announce(1))).map(|(_, one)| one).collect::<Vec<_>>()
         };
         assert_eq!(requests("--seed 7"), requests("--seed 7"));
         assert_ne!(requests("--seed 7"), requests("--seed 11"));

@@ -24,7 +24,7 @@ pub struct Session {
     pub recorder: Recorder,
     tracker: Option<i32>,
     before: Option<Cost>,
-    progress: Option<Progress>,
+    progress: Option<ProgressLine>,
 }
 
 /// What both sides have used so far.
@@ -66,7 +66,7 @@ impl Session {
             recorder: Recorder::new(from),
             tracker: args.pid,
             before: None,
-            progress: shows.then(Progress::default),
+            progress: shows.then(ProgressLine::default),
         })
     }
 
@@ -80,7 +80,7 @@ impl Session {
     ///
     /// # Errors
     /// When the tracker's process is gone.
-    pub fn goes_on(&mut self, now: u64) -> Result<bool, LoadError> {
+    pub fn is_running(&mut self, now: u64) -> Result<bool, LoadError> {
         if now >= self.from && self.before.is_none() {
             self.before = Some(self.cost(self.from)?);
         }
@@ -157,12 +157,12 @@ impl Silence {
 
 /// One line on the terminal, once a second.
 #[derive(Debug, Default)]
-struct Progress {
+struct ProgressLine {
     shown: u64,
     replies: u64,
 }
 
-impl Progress {
+impl ProgressLine {
     fn show(&mut self, now: u64, from: u64, counts: Counts) {
         if now < self.shown + SECOND {
             return;

@@ -1,4 +1,4 @@
-//! Many datagrams with one system call. The only `unsafe` of the room: three system calls that take pointers,
+//! Many datagrams with one system call. The only `unsafe` of the crate: three system calls that take pointers,
 //! and a message header of zeros.
 
 use std::io;
@@ -8,9 +8,9 @@ use std::ptr;
 
 use libc::{c_int, c_uint, iovec, mmsghdr, socklen_t};
 
-use super::layout::{Control, Destination, SockAddr};
+use super::layout::{ControlMessages, Destination, SockAddr};
 use crate::config::REPLY_MAX;
-use crate::refusal::Refusal;
+use crate::dropped::Dropped;
 use crate::wire::reply::Buffer;
 
 /// Datagrams received, and replies sent, with one system call at most.
@@ -36,17 +36,17 @@ struct Slot {
     reply: Buffer,
     source: SockAddr,
     source_len: socklen_t,
-    control: Control,
+    control: ControlMessages,
     destination: Option<Destination>,
 }
 
 /// A datagram that arrived whole, and the room for its reply.
 #[derive(Debug)]
-pub(super) struct Mail<'b> {
+pub(super) struct ReceivedDatagram<'b> {
     pub(super) source: SocketAddr,
     /// Where it was sent to, if the socket asks for that.
     pub(super) destination: Option<IpAddr>,
-    pub(super) datagram: &'b [u8],
+    pub(super) octets: &'b [u8],
     pub(super) reply: &'b mut Buffer,
 }
 
@@ -57,7 +57,7 @@ impl Batch {
             reply: [0; REPLY_MAX],
             source: SockAddr::EMPTY,
             source_len: 0,
-            control: Control::EMPTY,
+            control: ControlMessages::EMPTY,
             destination: None,
         };
         let vector = iovec { iov_base: ptr::null_mut(), iov_len: 0 };
@@ -79,7 +79,7 @@ impl Batch {
         for ((message, vector), slot) in self.messages.iter_mut().zip(&mut self.vectors).zip(&mut self.slots)
         {
             *vector = vector_over(&mut slot.datagram);
-            point(message, vector, &mut slot.source, SockAddr::EMPTY.0.len());
+            fill_header(message, vector, &mut slot.source, SockAddr::EMPTY.0.len());
             message.msg_hdr.msg_control = slot.control.0.as_mut_ptr().cast();
             message.msg_hdr.msg_controllen = slot.control.0.len() as _;
         }
@@ -110,21 +110,21 @@ impl Batch {
     ///
     /// # Errors
     /// The reason to drop it: it was cut, or nobody can be answered.
-    pub(super) fn mail(&mut self, index: usize) -> Result<Mail<'_>, Refusal> {
+    pub(super) fn datagram(&mut self, index: usize) -> Result<ReceivedDatagram<'_>, Dropped> {
         let (Some(slot), Some(message)) = (self.slots.get_mut(index), self.messages.get(index)) else {
-            return Err(Refusal::SourcePortZero);
+            return Err(Dropped::SourcePortZero);
         };
-        let ancillary = slot.control.read(message.msg_hdr.msg_controllen);
+        let ancillary = slot.control.parse(message.msg_hdr.msg_controllen);
         slot.source_len = message.msg_hdr.msg_namelen;
         slot.destination = ancillary.destination;
         self.drops = ancillary.drops.or(self.drops);
         if message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
-            return Err(Refusal::Oversized);
+            return Err(Dropped::Oversized);
         }
-        Ok(Mail {
-            source: slot.source.read().ok_or(Refusal::SourcePortZero)?,
+        Ok(ReceivedDatagram {
+            source: slot.source.socket_addr().ok_or(Dropped::SourcePortZero)?,
             destination: slot.destination.map(|destination| destination.address),
-            datagram: slot.datagram.get(..message.msg_len as usize).unwrap_or_default(),
+            octets: slot.datagram.get(..message.msg_len as usize).unwrap_or_default(),
             reply: &mut slot.reply,
         })
     }
@@ -148,8 +148,9 @@ impl Batch {
         for ((message, vector), &(index, len)) in headers.zip(&self.replies) {
             let Some(slot) = self.slots.get_mut(index) else { continue };
             *vector = vector_over(slot.reply.get_mut(..len).unwrap_or_default());
-            point(message, vector, &mut slot.source, slot.source_len as usize);
-            let control_len = slot.destination.map_or(0, |destination| slot.control.write(destination));
+            fill_header(message, vector, &mut slot.source, slot.source_len as usize);
+            let control_len =
+                slot.destination.map_or(0, |destination| slot.control.write_source(destination));
             message.msg_hdr.msg_control = slot.control.0.as_mut_ptr().cast();
             message.msg_hdr.msg_controllen = control_len as _;
         }
@@ -196,7 +197,7 @@ fn vector_over(octets: &mut [u8]) -> iovec {
 }
 
 /// Points a header at one vector and one address.
-fn point(message: &mut mmsghdr, vector: &mut iovec, address: &mut SockAddr, address_len: usize) {
+fn fill_header(message: &mut mmsghdr, vector: &mut iovec, address: &mut SockAddr, address_len: usize) {
     message.msg_hdr.msg_name = address.0.as_mut_ptr().cast();
     message.msg_hdr.msg_namelen = socklen_t::try_from(address_len).unwrap_or_default();
     message.msg_hdr.msg_iov = vector;
@@ -231,7 +232,7 @@ pub(super) enum SocketOption {
 ///
 /// # Errors
 /// What the kernel says.
-pub(super) fn set(socket: BorrowedFd<'_>, option: SocketOption) -> io::Result<()> {
+pub(super) fn set_option(socket: BorrowedFd<'_>, option: SocketOption) -> io::Result<()> {
     let (level, name, value): (c_int, c_int, c_int) = match option {
         SocketOption::CountDrops => (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1),
         SocketOption::PacketInfoV4 => (libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
@@ -264,9 +265,9 @@ mod tests {
     }
 
     fn answer(batch: &mut Batch, index: usize) {
-        let mail = batch.mail(index).unwrap();
-        let len = mail.datagram.len();
-        mail.reply[..len].copy_from_slice(mail.datagram);
+        let received = batch.datagram(index).unwrap();
+        let len = received.octets.len();
+        received.reply[..len].copy_from_slice(received.octets);
         batch.queue(index, len);
     }
 
@@ -317,9 +318,9 @@ mod tests {
         client.send(&[7; DATAGRAM_MAX + 1]).unwrap();
         client.send(&[]).unwrap();
         assert_eq!(batch.receive(server.as_fd()).unwrap(), 3);
-        assert_eq!(batch.mail(0).unwrap().datagram.len(), DATAGRAM_MAX);
-        assert_eq!(batch.mail(1).unwrap_err(), Refusal::Oversized);
-        assert_eq!(batch.mail(2).unwrap().source, client.local_addr().unwrap());
-        assert!(batch.mail(2).unwrap().datagram.is_empty());
+        assert_eq!(batch.datagram(0).unwrap().octets.len(), DATAGRAM_MAX);
+        assert_eq!(batch.datagram(1).unwrap_err(), Dropped::Oversized);
+        assert_eq!(batch.datagram(2).unwrap().source, client.local_addr().unwrap());
+        assert!(batch.datagram(2).unwrap().octets.is_empty());
     }
 }

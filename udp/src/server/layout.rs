@@ -20,7 +20,7 @@ pub(super) struct SockAddr(pub(super) [u8; SOCKADDR_LEN]);
 /// Room for control messages.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
-pub(super) struct Control(pub(super) [u8; CONTROL_LEN]);
+pub(super) struct ControlMessages(pub(super) [u8; CONTROL_LEN]);
 
 /// What came beside a datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,14 +43,14 @@ impl SockAddr {
     pub(super) const EMPTY: Self = Self([0; SOCKADDR_LEN]);
 
     /// The address and port; `None` for any other family.
-    pub(super) fn read(&self) -> Option<SocketAddr> {
+    pub(super) fn socket_addr(&self) -> Option<SocketAddr> {
         let octets = self.0.as_slice();
-        let port = u16::from_be_bytes(at(octets, 2)?);
-        match c_int::from(u16::from_ne_bytes(at(octets, 0)?)) {
-            libc::AF_INET => Some((Ipv4Addr::from(at::<4>(octets, 4)?), port).into()),
+        let port = u16::from_be_bytes(octets_at(octets, 2)?);
+        match c_int::from(u16::from_ne_bytes(octets_at(octets, 0)?)) {
+            libc::AF_INET => Some((Ipv4Addr::from(octets_at::<4>(octets, 4)?), port).into()),
             libc::AF_INET6 => {
-                let address = Ipv6Addr::from(at::<16>(octets, 8)?);
-                let scope = u32::from_ne_bytes(at(octets, 24)?);
+                let address = Ipv6Addr::from(octets_at::<16>(octets, 8)?);
+                let scope = u32::from_ne_bytes(octets_at(octets, 24)?);
                 Some(SocketAddrV6::new(address, port, 0, scope).into())
             }
             _ => None,
@@ -58,11 +58,11 @@ impl SockAddr {
     }
 }
 
-impl Control {
+impl ControlMessages {
     pub(super) const EMPTY: Self = Self([0; CONTROL_LEN]);
 
     /// Reads the first `len` octets; glibc and musl give that number different types.
-    pub(super) fn read(&self, len: impl TryInto<usize>) -> Ancillary {
+    pub(super) fn parse(&self, len: impl TryInto<usize>) -> Ancillary {
         let mut ancillary = Ancillary::default();
         let mut rest = self.0.get(..len.try_into().unwrap_or(0)).unwrap_or_default();
         // Every round takes at least a header away.
@@ -73,7 +73,7 @@ impl Control {
                     ancillary.destination = Destination::read_v6(data)
                 }
                 (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
-                    ancillary.drops = at(data, 0).map(u32::from_ne_bytes);
+                    ancillary.drops = octets_at(data, 0).map(u32::from_ne_bytes);
                 }
                 _ => {}
             }
@@ -83,7 +83,7 @@ impl Control {
     }
 
     /// Writes the one message that makes a reply leave from `from`; gives the octets used.
-    pub(super) fn write(&mut self, from: Destination) -> usize {
+    pub(super) fn write_source(&mut self, from: Destination) -> usize {
         match from.address {
             IpAddr::V4(v4) => {
                 let info = [[0; 4], v4.octets(), [0; 4]];
@@ -111,14 +111,14 @@ impl Destination {
     /// Reads `struct in_pktinfo`: interface, local address, address in the header. The local address is the
     /// one that replies come from, also where the header says broadcast.
     fn read_v4(data: &[u8]) -> Option<Self> {
-        let address = Ipv4Addr::from(at::<4>(data, 4)?);
+        let address = Ipv4Addr::from(octets_at::<4>(data, 4)?);
         Some(Self { address: address.into(), interface: 0 })
     }
 
     /// Reads `struct in6_pktinfo`: address, interface. No reply can come from a multicast address.
     fn read_v6(data: &[u8]) -> Option<Self> {
-        let address = Ipv6Addr::from(at::<16>(data, 0)?);
-        let interface = u32::from_ne_bytes(at(data, 16)?);
+        let address = Ipv6Addr::from(octets_at::<16>(data, 0)?);
+        let interface = u32::from_ne_bytes(octets_at(data, 16)?);
         let interface = if address.is_unicast_link_local() { interface } else { 0 };
         (!address.is_multicast()).then_some(Self { address: address.into(), interface })
     }
@@ -126,14 +126,14 @@ impl Destination {
 
 /// The first control message: level, type, data, and what follows it.
 fn first_message(control: &[u8]) -> Option<(c_int, c_int, &[u8], &[u8])> {
-    let len = usize::from_ne_bytes(at(control, 0)?);
-    let level = c_int::from_ne_bytes(at(control, size_of::<usize>())?);
-    let kind = c_int::from_ne_bytes(at(control, size_of::<usize>() + size_of::<c_int>())?);
+    let len = usize::from_ne_bytes(octets_at(control, 0)?);
+    let level = c_int::from_ne_bytes(octets_at(control, size_of::<usize>())?);
+    let kind = c_int::from_ne_bytes(octets_at(control, size_of::<usize>() + size_of::<c_int>())?);
     let data = control.get(HEADER_LEN..len)?;
     Some((level, kind, data, control.get(aligned(len)..).unwrap_or_default()))
 }
 
-fn at<const N: usize>(octets: &[u8], offset: usize) -> Option<[u8; N]> {
+fn octets_at<const N: usize>(octets: &[u8], offset: usize) -> Option<[u8; N]> {
     octets.get(offset..)?.first_chunk().copied()
 }
 
@@ -150,9 +150,9 @@ mod tests {
     fn what_is_written_is_read_back() {
         for address in ["192.0.2.7", "2001:db8::7"] {
             let written = Destination { address: address.parse().unwrap(), interface: 0 };
-            let mut control = Control::EMPTY;
-            let len = control.write(written);
-            assert_eq!(control.read(len), Ancillary { destination: Some(written), drops: None });
+            let mut control = ControlMessages::EMPTY;
+            let len = control.write_source(written);
+            assert_eq!(control.parse(len), Ancillary { destination: Some(written), drops: None });
         }
     }
 
@@ -160,11 +160,11 @@ mod tests {
     fn the_interface_is_kept_where_the_address_needs_it() {
         let link = Destination { address: "fe80::7".parse().unwrap(), interface: 3 };
         let site = Destination { address: "fd09::7".parse().unwrap(), interface: 3 };
-        let mut control = Control::EMPTY;
-        let len = control.write(link);
-        assert_eq!(control.read(len).destination, Some(link));
-        let len = control.write(site);
-        assert_eq!(control.read(len).destination, Some(Destination { interface: 0, ..site }));
+        let mut control = ControlMessages::EMPTY;
+        let len = control.write_source(link);
+        assert_eq!(control.parse(len).destination, Some(link));
+        let len = control.write_source(site);
+        assert_eq!(control.parse(len).destination, Some(Destination { interface: 0, ..site }));
     }
 
     #[test]
@@ -173,10 +173,10 @@ mod tests {
         println!("seed {seed}");
         let mut random = fastrand::Rng::with_seed(seed);
         for _ in 0..20_000 {
-            let mut control = Control::EMPTY;
+            let mut control = ControlMessages::EMPTY;
             control.0.iter_mut().for_each(|octet| *octet = random.u8(..) & 0x3f);
             control.0[1..8].fill(0);
-            let _ = control.read(random.usize(..100));
+            let _ = control.parse(random.usize(..100));
         }
     }
 }

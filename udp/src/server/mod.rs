@@ -13,34 +13,34 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hayate_state::metrics::{Kind, Series};
+use hayate_state::metrics::{Series, SeriesKind};
 use hayate_state::{Board, Clock, Published, Tracker};
 use mio::Waker;
 
-use self::socket::{Buffers, Listener};
-pub use self::socket::{Handed, OpenError};
+use self::socket::{GrantedBuffers, Listener};
+pub use self::socket::{InheritedSockets, OpenError};
 use self::worker::Worker;
-use crate::config::{DoorConfig, SocketConfig};
+use crate::config::{SocketConfig, UdpConfig};
 use crate::engine::Engine;
 
-/// Time a busy worker waits for more datagrams, unless [`Door::coalescing`] says otherwise.
+/// Time a busy worker waits for more datagrams, unless [`Server::coalescing`] says otherwise.
 pub const COALESCE: Duration = Duration::from_millis(2);
 
-/// Open sockets. Datagrams wait in them until [`Door::start`].
+/// Open sockets. Datagrams wait in them until [`Server::start`].
 #[derive(Debug)]
-pub struct Door {
+pub struct Server {
     listeners: Vec<Listener>,
     workers: usize,
     coalesce: Duration,
 }
 
-impl Door {
+impl Server {
     /// Opens all sockets. After it nothing needs privileges.
     ///
     /// # Errors
     /// When an address is taken or cannot be listened on; the error names it.
     pub fn open(config: &SocketConfig) -> Result<Self, OpenError> {
-        let listeners = socket::open_all(config)?;
+        let listeners = socket::open_sockets(config)?;
         Ok(Self { listeners, workers: config.workers.max(1), coalesce: COALESCE })
     }
 
@@ -49,8 +49,8 @@ impl Door {
     /// # Errors
     /// When they are not those of `config`: an address is missing or too much, or has sockets for another
     /// number of workers.
-    pub fn adopt(config: &SocketConfig, handed: Vec<Handed>) -> Result<Self, OpenError> {
-        let listeners = socket::adopt_all(config, handed)?;
+    pub fn adopt(config: &SocketConfig, inherited: Vec<InheritedSockets>) -> Result<Self, OpenError> {
+        let listeners = socket::adopt_sockets(config, inherited)?;
         Ok(Self { listeners, workers: config.workers.max(1), coalesce: COALESCE })
     }
 
@@ -58,8 +58,8 @@ impl Door {
     ///
     /// # Errors
     /// When no more files may be open.
-    pub fn share(&self) -> io::Result<Vec<Handed>> {
-        self.listeners.iter().map(Listener::share).collect()
+    pub fn clone_sockets(&self) -> io::Result<Vec<InheritedSockets>> {
+        self.listeners.iter().map(Listener::clone_sockets).collect()
     }
 
     /// Sets how long a worker that is busy but not saturated waits for more datagrams, so that one wake-up
@@ -82,37 +82,37 @@ impl Door {
     /// When the system gives no thread or poller.
     pub fn start(
         self,
-        config: &Arc<Published<DoorConfig>>,
+        config: &Arc<Published<UdpConfig>>,
         clock: Clock,
         board: &Board,
         tracker: impl Fn(usize) -> Tracker,
-    ) -> io::Result<Running> {
+    ) -> io::Result<RunningServer> {
         let own: Arc<[SocketAddr]> = self.addresses().into();
-        let buffers = Arc::new(socket::buffers(&self.listeners));
+        let buffers = Arc::new(socket::granted_buffers(&self.listeners));
         let stop = Arc::new(AtomicBool::new(false));
         let mut sockets: Vec<_> = self.listeners.into_iter().map(|l| l.sockets.into_iter()).collect();
-        list_buffers(board, &buffers);
-        let mut running = Running::new(Arc::clone(&stop), self.workers, buffers);
+        register_buffers(board, &buffers);
+        let mut running = RunningServer::new(Arc::clone(&stop), self.workers, buffers);
         for number in 0..self.workers {
             let engine = Engine::new(tracker(number), config.subscribe());
-            let counters = Arc::clone(engine.counters());
+            let metrics = Arc::clone(engine.metrics());
             let sockets = sockets.iter_mut().filter_map(Iterator::next).collect();
             let own = Arc::clone(&own);
             let (worker, waker) = Worker::new(engine, clock, sockets, own, self.coalesce, Arc::clone(&stop))?;
-            running.pulse.beats.push(worker.beats());
+            running.liveness.turns.push(worker.turn_counter());
             running.spawn(number, worker, waker)?;
-            counters.list(board);
+            metrics.register_metrics(board);
         }
         Ok(running)
     }
 }
 
-/// The board sums over doors, also over those that are closed: these numbers go with their door.
-fn list_buffers(board: &Board, buffers: &Arc<Buffers>) {
-    let list = |name, help, octets: fn(&Buffers) -> u64| {
+/// The board sums over servers, also over closed ones: these numbers end with their server.
+fn register_buffers(board: &Board, buffers: &Arc<GrantedBuffers>) {
+    let list = |name, help, octets: fn(&GrantedBuffers) -> u64| {
         let buffers = Arc::downgrade(buffers);
         let read = Box::new(move || buffers.upgrade().map_or(0, |buffers| octets(&buffers)));
-        board.list(Series { name, help, kind: Kind::Gauge, labels: Vec::new(), read });
+        board.register(Series { name, help, kind: SeriesKind::Gauge, labels: Vec::new(), read });
     };
     let help = "Receive buffer that the kernel granted to all sockets together.";
     list("udp_receive_buffer_bytes", help, |buffers| buffers.receive);
@@ -122,23 +122,23 @@ fn list_buffers(board: &Board, buffers: &Arc<Buffers>) {
 
 /// Running workers. Dropping it stops them.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningServer {
     stop: Arc<AtomicBool>,
     wakers: Vec<Waker>,
     threads: Vec<JoinHandle<()>>,
-    pulse: Pulse,
+    liveness: WorkerLiveness,
     /// `/metrics` shows them as long as they are here.
-    _buffers: Arc<Buffers>,
+    _buffers: Arc<GrantedBuffers>,
 }
 
-impl Running {
-    fn new(stop: Arc<AtomicBool>, expected: usize, buffers: Arc<Buffers>) -> Self {
-        let pulse = Pulse { living: Arc::new(AtomicUsize::new(0)), expected, beats: Vec::new() };
-        Self { stop, wakers: Vec::new(), threads: Vec::new(), pulse, _buffers: buffers }
+impl RunningServer {
+    fn new(stop: Arc<AtomicBool>, expected: usize, buffers: Arc<GrantedBuffers>) -> Self {
+        let liveness = WorkerLiveness { living: Arc::new(AtomicUsize::new(0)), expected, turns: Vec::new() };
+        Self { stop, wakers: Vec::new(), threads: Vec::new(), liveness, _buffers: buffers }
     }
 
     fn spawn(&mut self, number: usize, worker: Worker, waker: Waker) -> io::Result<()> {
-        let life = Life::begin(&self.pulse.living);
+        let life = AliveGuard::new(&self.liveness.living);
         let thread = std::thread::Builder::new().name(format!("udp-{number}")).spawn(move || {
             let _life = life;
             worker.run();
@@ -150,14 +150,14 @@ impl Running {
 
     /// By which others see whether the workers live.
     #[must_use]
-    pub fn pulse(&self) -> Pulse {
-        self.pulse.clone()
+    pub fn liveness(&self) -> WorkerLiveness {
+        self.liveness.clone()
     }
 
     /// True while every worker serves.
     #[must_use]
-    pub fn alive(&self) -> bool {
-        self.pulse.alive()
+    pub fn is_serving(&self) -> bool {
+        self.liveness.is_serving()
     }
 
     /// Ends all workers after the batch they are at, and waits for them.
@@ -180,45 +180,45 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningServer {
     fn drop(&mut self) {
         self.end();
     }
 }
 
-/// Whether the workers of a door live; for `/health`.
+/// Whether the workers of a server live; for `/health`.
 #[derive(Clone, Debug)]
-pub struct Pulse {
+pub struct WorkerLiveness {
     living: Arc<AtomicUsize>,
     expected: usize,
-    beats: Vec<Arc<AtomicU64>>,
+    turns: Vec<Arc<AtomicU64>>,
 }
 
-impl Pulse {
+impl WorkerLiveness {
     /// True while every worker serves; false once one has ended, also by a panic.
     #[must_use]
-    pub fn alive(&self) -> bool {
+    pub fn is_serving(&self) -> bool {
         self.living.load(Ordering::Acquire) == self.expected
     }
 
     /// The turns of each worker so far. One that serves, or waits for datagrams, makes one at least each
     /// second.
-    pub fn beats(&self) -> impl Iterator<Item = u64> {
-        self.beats.iter().map(|beats| beats.load(Ordering::Relaxed))
+    pub fn turns(&self) -> impl Iterator<Item = u64> {
+        self.turns.iter().map(|beats| beats.load(Ordering::Relaxed))
     }
 }
 
 /// Counts one worker as living for as long as it exists.
-struct Life(Arc<AtomicUsize>);
+struct AliveGuard(Arc<AtomicUsize>);
 
-impl Life {
-    fn begin(living: &Arc<AtomicUsize>) -> Self {
+impl AliveGuard {
+    fn new(living: &Arc<AtomicUsize>) -> Self {
         living.fetch_add(1, Ordering::AcqRel);
         Self(Arc::clone(living))
     }
 }
 
-impl Drop for Life {
+impl Drop for AliveGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }

@@ -13,7 +13,7 @@ use crate::config::SocketConfig;
 /// How often a port that the system chose for one family, and that is taken in the other, is chosen anew.
 const PORT_TRIES: usize = 16;
 
-/// Why the door could not be opened.
+/// Why the server could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process, perhaps another hayate, listens there already.
@@ -37,7 +37,7 @@ pub enum OpenError {
         "udp {address}: the running tracker has other addresses or another number of workers; an upgrade \
          keeps them, a restart changes them"
     )]
-    NotHanded {
+    NotInherited {
         /// The address that is missing, too much, or has another number of sockets.
         address: SocketAddr,
     },
@@ -56,7 +56,7 @@ pub(super) struct Listener {
 
 /// The sockets of one address, one for each worker, on their way from a tracker to its successor.
 #[derive(Debug)]
-pub struct Handed {
+pub struct InheritedSockets {
     /// The address they are bound to.
     pub address: SocketAddr,
     /// The sockets.
@@ -65,31 +65,34 @@ pub struct Handed {
 
 impl Listener {
     /// The same sockets once more.
-    pub(super) fn share(&self) -> io::Result<Handed> {
+    pub(super) fn clone_sockets(&self) -> io::Result<InheritedSockets> {
         let sockets = self.sockets.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>()?;
-        Ok(Handed { address: self.address, sockets })
+        Ok(InheritedSockets { address: self.address, sockets })
     }
 }
 
-/// Takes over sockets; see [`Door::adopt`](super::Door::adopt).
-pub(super) fn adopt_all(config: &SocketConfig, mut handed: Vec<Handed>) -> Result<Vec<Listener>, OpenError> {
+/// Takes over sockets; see [`Server::adopt`](super::Server::adopt).
+pub(super) fn adopt_sockets(
+    config: &SocketConfig,
+    mut inherited: Vec<InheritedSockets>,
+) -> Result<Vec<Listener>, OpenError> {
     let mut listeners = Vec::new();
     for &asked in &config.addresses {
-        let fits = |handed: &Handed| {
+        let fits = |handed: &InheritedSockets| {
             let same_port = asked.port() == 0 || asked.port() == handed.address.port();
             same_port && asked.ip() == handed.address.ip() && handed.sockets.len() == config.workers.max(1)
         };
-        match handed.iter().position(fits) {
+        match inherited.iter().position(fits) {
             Some(place) => {
-                let Handed { address, sockets } = handed.swap_remove(place);
+                let InheritedSockets { address, sockets } = inherited.swap_remove(place);
                 listeners.push(Listener { address, sockets });
             }
             None if is_optional(asked, config) => {}
-            None => return Err(OpenError::NotHanded { address: asked }),
+            None => return Err(OpenError::NotInherited { address: asked }),
         }
     }
-    match handed.first() {
-        Some(other) => Err(OpenError::NotHanded { address: other.address }),
+    match inherited.first() {
+        Some(other) => Err(OpenError::NotInherited { address: other.address }),
         None if listeners.is_empty() => Err(OpenError::NoAddress),
         None => Ok(listeners),
     }
@@ -99,13 +102,15 @@ pub(super) fn adopt_all(config: &SocketConfig, mut handed: Vec<Handed>) -> Resul
 ///
 /// # Errors
 /// When one of them cannot be opened, but for a missing `[::]` beside `0.0.0.0`.
-pub(super) fn open_all(config: &SocketConfig) -> Result<Vec<Listener>, OpenError> {
+pub(super) fn open_sockets(config: &SocketConfig) -> Result<Vec<Listener>, OpenError> {
     let mut tries = PORT_TRIES;
     loop {
-        match try_open_all(config) {
-            Err(Problem::SharedPortTaken(address)) if tries == 0 => return Err(OpenError::InUse { address }),
-            Err(Problem::SharedPortTaken(_)) => tries -= 1,
-            Err(Problem::Final(error)) => return Err(error),
+        match try_open_sockets(config) {
+            Err(OpenFailure::SharedPortTaken(address)) if tries == 0 => {
+                return Err(OpenError::InUse { address });
+            }
+            Err(OpenFailure::SharedPortTaken(_)) => tries -= 1,
+            Err(OpenFailure::Final(error)) => return Err(error),
             Ok(listeners) if listeners.is_empty() => return Err(OpenError::NoAddress),
             Ok(listeners) => return Ok(listeners),
         }
@@ -113,20 +118,20 @@ pub(super) fn open_all(config: &SocketConfig) -> Result<Vec<Listener>, OpenError
 }
 
 /// Why one attempt failed.
-enum Problem {
+enum OpenFailure {
     /// The port that the system chose for the other family is taken in this one.
     SharedPortTaken(SocketAddr),
     Final(OpenError),
 }
 
-fn try_open_all(config: &SocketConfig) -> Result<Vec<Listener>, Problem> {
+fn try_open_sockets(config: &SocketConfig) -> Result<Vec<Listener>, OpenFailure> {
     let mut listeners: Vec<Listener> = Vec::new();
     // The first address whose port the system chose.
     let mut chosen: Option<SocketAddr> = None;
     for &asked in &config.addresses {
         let twin = chosen.filter(|chosen| asked.port() == 0 && chosen.is_ipv4() != asked.is_ipv4());
         let address = SocketAddr::new(asked.ip(), twin.map_or(asked.port(), |twin| twin.port()));
-        match open(address, config) {
+        match open_listener(address, config) {
             Ok(listener) => {
                 if asked.port() == 0 {
                     chosen = chosen.or(Some(listener.address));
@@ -134,12 +139,12 @@ fn try_open_all(config: &SocketConfig) -> Result<Vec<Listener>, Problem> {
                 listeners.push(listener);
             }
             Err(OpenError::InUse { address }) if twin.is_some() => {
-                return Err(Problem::SharedPortTaken(address));
+                return Err(OpenFailure::SharedPortTaken(address));
             }
             Err(OpenError::Failed { source, .. }) if is_optional(asked, config) && lacks_family(&source) => {
                 log::warn!("udp {asked}: this host has no IPv6, serving IPv4 only ({source})");
             }
-            Err(error) => return Err(Problem::Final(error)),
+            Err(error) => return Err(OpenFailure::Final(error)),
         }
     }
     Ok(listeners)
@@ -160,10 +165,10 @@ fn lacks_family(error: &io::Error) -> bool {
 /// The first one is bound without SO_REUSEPORT, so that it fails if anybody has the port, even somebody who
 /// would share it; only then it is opened to the other workers (`rules/udp.md#one-tracker-per-port`). Two
 /// daemons that start at once cannot both win.
-fn open(address: SocketAddr, config: &SocketConfig) -> Result<Listener, OpenError> {
+fn open_listener(address: SocketAddr, config: &SocketConfig) -> Result<Listener, OpenError> {
     let failed = |attempt| move |source| OpenError::Failed { address, attempt, source };
     let first = new_socket(address, config)?;
-    bind(&first, address)?;
+    bind_socket(&first, address)?;
     let local = first.local_addr().map_err(failed("read the port"))?;
     let local = local.as_socket().unwrap_or(address);
     let mut sockets = vec![first];
@@ -173,10 +178,10 @@ fn open(address: SocketAddr, config: &SocketConfig) -> Result<Listener, OpenErro
     for _ in 1..config.workers {
         let socket = new_socket(address, config)?;
         share_port(std::slice::from_ref(&socket), address)?;
-        bind(&socket, local)?;
+        bind_socket(&socket, local)?;
         sockets.push(socket);
     }
-    report_buffers(local, &sockets, config);
+    log_buffers(local, &sockets, config);
     let sockets = sockets.into_iter().map(UdpSocket::from).collect();
     Ok(Listener { address: local, sockets })
 }
@@ -190,19 +195,19 @@ fn new_socket(address: SocketAddr, config: &SocketConfig) -> Result<Socket, Open
     }
     if address.ip().is_unspecified() {
         let option = if address.is_ipv4() { SocketOption::PacketInfoV4 } else { SocketOption::PacketInfoV6 };
-        batch::set(socket.as_fd(), option).map_err(failed("ask for the address datagrams come to"))?;
+        batch::set_option(socket.as_fd(), option).map_err(failed("ask for the address datagrams come to"))?;
     }
     // A kernel that cannot count drops, or numbers packets for fragments that never come, serves all the
     // same.
-    let _ = batch::set(socket.as_fd(), SocketOption::CountDrops);
+    let _ = batch::set_option(socket.as_fd(), SocketOption::CountDrops);
     if address.is_ipv4() {
-        let _ = batch::set(socket.as_fd(), SocketOption::NoFragments);
+        let _ = batch::set_option(socket.as_fd(), SocketOption::NoFragments);
     }
     ask_for_buffers(&socket, config);
     Ok(socket)
 }
 
-fn bind(socket: &Socket, address: SocketAddr) -> Result<(), OpenError> {
+fn bind_socket(socket: &Socket, address: SocketAddr) -> Result<(), OpenError> {
     socket.bind(&address.into()).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => OpenError::InUse { address },
         _ => OpenError::Failed { address, attempt: "listen", source },
@@ -220,11 +225,12 @@ fn ask_for_buffers(socket: &Socket, config: &SocketConfig) {
     let force = |octets| c_int::try_from(octets).unwrap_or(c_int::MAX / 2);
     let _ = socket.set_recv_buffer_size(config.receive_buffer);
     if granted(socket.recv_buffer_size()) < config.receive_buffer {
-        let _ = batch::set(socket.as_fd(), SocketOption::ReceiveBufferForce(force(config.receive_buffer)));
+        let _ =
+            batch::set_option(socket.as_fd(), SocketOption::ReceiveBufferForce(force(config.receive_buffer)));
     }
     let _ = socket.set_send_buffer_size(config.send_buffer);
     if granted(socket.send_buffer_size()) < config.send_buffer {
-        let _ = batch::set(socket.as_fd(), SocketOption::SendBufferForce(force(config.send_buffer)));
+        let _ = batch::set_option(socket.as_fd(), SocketOption::SendBufferForce(force(config.send_buffer)));
     }
 }
 
@@ -235,22 +241,22 @@ fn granted(reported: io::Result<usize>) -> usize {
 
 /// Octets of buffers that the kernel granted.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Buffers {
+pub(super) struct GrantedBuffers {
     pub(super) receive: u64,
     pub(super) send: u64,
 }
 
 /// What was granted to all sockets of these listeners together.
-pub(super) fn buffers(listeners: &[Listener]) -> Buffers {
+pub(super) fn granted_buffers(listeners: &[Listener]) -> GrantedBuffers {
     let sockets = listeners.iter().flat_map(|listener| &listener.sockets).map(SockRef::from);
-    sockets.fold(Buffers::default(), |sum, socket| Buffers {
+    sockets.fold(GrantedBuffers::default(), |sum, socket| GrantedBuffers {
         receive: sum.receive + granted(socket.recv_buffer_size()) as u64,
         send: sum.send + granted(socket.send_buffer_size()) as u64,
     })
 }
 
 /// Logs what the kernel granted to each socket.
-fn report_buffers(address: SocketAddr, sockets: &[Socket], config: &SocketConfig) {
+fn log_buffers(address: SocketAddr, sockets: &[Socket], config: &SocketConfig) {
     let least = sockets.iter().map(|socket| granted(socket.recv_buffer_size())).min().unwrap_or_default();
     let send = sockets.iter().map(|socket| granted(socket.send_buffer_size())).min().unwrap_or_default();
     let workers = sockets.len();
@@ -267,7 +273,7 @@ fn report_buffers(address: SocketAddr, sockets: &[Socket], config: &SocketConfig
 }
 
 /// Is `source` one of our own endpoints, seen by a socket that was reached at `destination`?
-pub(super) fn is_own(own: &[SocketAddr], source: SocketAddr, destination: Option<IpAddr>) -> bool {
+pub(super) fn is_own_endpoint(own: &[SocketAddr], source: SocketAddr, destination: Option<IpAddr>) -> bool {
     own.iter().any(|own| {
         let same_address =
             own.ip() == source.ip() || own.ip().is_unspecified() && destination == Some(source.ip());
@@ -287,7 +293,7 @@ mod tests {
     #[test]
     fn both_families_get_the_same_port() {
         for pair in [["0.0.0.0:0", "[::]:0"], ["[::1]:0", "127.0.0.1:0"]] {
-            let listeners = open_all(&config(&pair, 2)).unwrap();
+            let listeners = open_sockets(&config(&pair, 2)).unwrap();
             let ports: Vec<u16> = listeners.iter().map(|listener| listener.address.port()).collect();
             assert!(ports[0] != 0 && ports.iter().all(|port| *port == ports[0]), "{ports:?}");
             assert!(listeners.iter().all(|listener| listener.sockets.len() == 2));
@@ -297,11 +303,11 @@ mod tests {
     #[test]
     fn a_second_door_on_the_same_port_is_refused() {
         for workers in [1, 3] {
-            let first = open_all(&config(&["127.0.0.1:0"], workers)).unwrap();
+            let first = open_sockets(&config(&["127.0.0.1:0"], workers)).unwrap();
             let taken = first[0].address;
             let any = SocketAddr::new("0.0.0.0".parse().unwrap(), taken.port());
             for address in [taken, any] {
-                let error = open_all(&config(&[&address.to_string()], workers)).unwrap_err();
+                let error = open_sockets(&config(&[&address.to_string()], workers)).unwrap_err();
                 let expected =
                     format!("udp {address}: another process already listens on this address and port");
                 assert_eq!(error.to_string(), expected);
@@ -311,27 +317,27 @@ mod tests {
 
     #[test]
     fn a_successor_takes_over_the_same_sockets_or_none() {
-        let first = open_all(&config(&["127.0.0.1:0", "[::1]:0"], 3)).unwrap();
-        let handed = || first.iter().map(|listener| listener.share().unwrap()).collect::<Vec<_>>();
+        let first = open_sockets(&config(&["127.0.0.1:0", "[::1]:0"], 3)).unwrap();
+        let handed = || first.iter().map(|listener| listener.clone_sockets().unwrap()).collect::<Vec<_>>();
         let port = first[0].address.port();
         let (v4, v6) = (format!("127.0.0.1:{port}"), format!("[::1]:{port}"));
-        let adopted = adopt_all(&config(&[&v6, "127.0.0.1:0"], 3), handed()).unwrap();
+        let adopted = adopt_sockets(&config(&[&v6, "127.0.0.1:0"], 3), handed()).unwrap();
         assert_eq!(adopted.iter().map(|listener| listener.sockets.len()).sum::<usize>(), 6);
-        let granted = buffers(&adopted);
+        let granted = granted_buffers(&adopted);
         assert!(granted.receive > 0 && granted.send > 0);
         for (addresses, workers) in
             [(vec![v4.as_str(), &v6], 2), (vec![v4.as_str()], 3), (vec![v4.as_str(), &v6, "127.0.0.2:7"], 3)]
         {
-            let error = adopt_all(&config(&addresses, workers), handed()).unwrap_err();
+            let error = adopt_sockets(&config(&addresses, workers), handed()).unwrap_err();
             assert!(error.to_string().contains("a restart changes them"), "{error}");
         }
     }
 
     #[test]
     fn an_address_of_another_host_is_named_in_the_error() {
-        let error = open_all(&config(&["192.0.2.7:0"], 1)).unwrap_err();
+        let error = open_sockets(&config(&["192.0.2.7:0"], 1)).unwrap_err();
         assert!(error.to_string().starts_with("udp 192.0.2.7:0: cannot listen: "), "{error}");
-        assert!(matches!(open_all(&config(&[], 1)), Err(OpenError::NoAddress)));
+        assert!(matches!(open_sockets(&config(&[], 1)), Err(OpenError::NoAddress)));
     }
 
     #[test]
@@ -339,10 +345,10 @@ mod tests {
         let address = |text: &str| -> SocketAddr { text.parse().unwrap() };
         let own = [address("0.0.0.0:6969"), address("[::1]:6969")];
         let to = |text: &str| Some(text.parse().unwrap());
-        assert!(is_own(&own, address("[::1]:6969"), None));
-        assert!(is_own(&own, address("10.0.0.1:6969"), to("10.0.0.1")));
-        assert!(!is_own(&own, address("10.0.0.2:6969"), to("10.0.0.1")));
-        assert!(!is_own(&own, address("10.0.0.1:6970"), to("10.0.0.1")));
-        assert!(!is_own(&own, address("10.0.0.1:6969"), None));
+        assert!(is_own_endpoint(&own, address("[::1]:6969"), None));
+        assert!(is_own_endpoint(&own, address("10.0.0.1:6969"), to("10.0.0.1")));
+        assert!(!is_own_endpoint(&own, address("10.0.0.2:6969"), to("10.0.0.1")));
+        assert!(!is_own_endpoint(&own, address("10.0.0.1:6970"), to("10.0.0.1")));
+        assert!(!is_own_endpoint(&own, address("10.0.0.1:6969"), None));
     }
 }

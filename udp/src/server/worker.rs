@@ -12,9 +12,9 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::batch::{BATCH_MAX, Batch};
-use super::socket::is_own;
+use super::socket::is_own_endpoint;
+use crate::dropped::Dropped;
 use crate::engine::{Engine, Outcome};
-use crate::refusal::Refusal;
 
 /// Batches taken from each socket before the thread looks at anything else.
 const ROUNDS_MAX: usize = 8;
@@ -25,11 +25,11 @@ const BUSY_FROM: usize = 2;
 const THIN_TURNS_MAX: usize = 2;
 /// Turns without asking the poller after which it stops watching the sockets: while it does, the kernel tells
 /// it of each packet, at a cost that a busy worker can save.
-const UNWATCHED_FROM: usize = 4;
+const DEREGISTER_AFTER_TURNS: usize = 4;
 /// Longest wait for the poller. Nothing depends on it: it is how long a lost wake-up could cost.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 /// Between two lines of log about a poller that fails.
-const COMPLAIN_AFTER: Duration = Duration::from_secs(60);
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// Events taken from the poller at once.
 const EVENTS_MAX: usize = 64;
 /// The waker's token; those of the sockets are their places.
@@ -42,25 +42,25 @@ pub(super) struct Worker {
     clock: Clock,
     poll: Poll,
     events: Events,
-    sockets: Vec<Port>,
+    sockets: Vec<WorkerSocket>,
     /// Every endpoint this process listens on.
     own: Arc<[SocketAddr]>,
     coalesce: Duration,
     stop: Arc<AtomicBool>,
     /// Grows with every turn, at the latest after [`IDLE_WAIT`].
-    beats: Arc<AtomicU64>,
-    /// When the log was last told that the poller failed.
-    complained: Option<Duration>,
+    turns: Arc<AtomicU64>,
+    /// When the log last said that the poller failed.
+    last_poll_warning: Option<Duration>,
 }
 
 /// One socket of this worker.
 #[derive(Debug)]
-struct Port {
+struct WorkerSocket {
     socket: UdpSocket,
     /// The poller said that datagrams wait, and we have not found the end of them since.
     ready: bool,
     /// The poller watches the socket.
-    watched: bool,
+    registered: bool,
     /// What the kernel said last about drops.
     drops: u32,
 }
@@ -76,7 +76,7 @@ struct Served {
 
 /// How to go on after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pace {
+enum WaitMode {
     /// More datagrams wait.
     AtOnce,
     /// More are likely to come soon: one wake-up shall serve many. Thin turns so far.
@@ -100,45 +100,55 @@ impl Worker {
     ) -> io::Result<(Self, Waker)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
-        let port = |socket| Port { socket, ready: true, watched: false, drops: 0 };
+        let port = |socket| WorkerSocket { socket, ready: true, registered: false, drops: 0 };
         let sockets = sockets.into_iter().map(port).collect();
         let events = Events::with_capacity(EVENTS_MAX);
         let beats = Arc::default();
-        let mut worker =
-            Self { engine, clock, poll, events, sockets, own, coalesce, stop, beats, complained: None };
+        let mut worker = Self {
+            engine,
+            clock,
+            poll,
+            events,
+            sockets,
+            own,
+            coalesce,
+            stop,
+            turns: beats,
+            last_poll_warning: None,
+        };
         // A poller that cannot watch at all is an error now, not later.
-        worker.watch()?;
+        worker.register_sockets()?;
         Ok((worker, waker))
     }
 
     /// By which others see that it does not stand still.
-    pub(super) fn beats(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.beats)
+    pub(super) fn turn_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.turns)
     }
 
     /// Serves until `stop` is set.
     pub(super) fn run(mut self) {
         let mut batch = Batch::new();
-        let mut pace = Pace::AtOnce;
+        let mut mode = WaitMode::AtOnce;
         let mut unpolled = 0;
         while !self.stop.load(Ordering::Acquire) {
-            self.wait(pace);
-            let served = self.turn(&mut batch);
+            self.wait(mode);
+            let served = self.run_turn(&mut batch);
             // Nobody else writes it.
-            self.beats.store(self.beats.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-            unpolled = if pace == Pace::Idle { 0 } else { unpolled + 1 };
-            if unpolled == UNWATCHED_FROM {
-                self.unwatch();
+            self.turns.store(self.turns.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+            unpolled = if mode == WaitMode::Idle { 0 } else { unpolled + 1 };
+            if unpolled == DEREGISTER_AFTER_TURNS {
+                self.deregister_sockets();
             }
-            pace = self.next_pace(pace, served.answered);
+            mode = self.next_wait_mode(mode, served.answered);
         }
     }
 
-    fn wait(&mut self, pace: Pace) {
-        match pace {
-            Pace::AtOnce => {}
-            Pace::Soon(_) => std::thread::sleep(self.coalesce),
-            Pace::Idle => return self.poll(),
+    fn wait(&mut self, mode: WaitMode) {
+        match mode {
+            WaitMode::AtOnce => {}
+            WaitMode::Soon(_) => std::thread::sleep(self.coalesce),
+            WaitMode::Idle => return self.poll_sockets(),
         }
         // The poller was not asked, so look everywhere: an empty receive is cheaper than a family that
         // starves.
@@ -146,29 +156,29 @@ impl Worker {
     }
 
     /// Has the poller watch every socket; one that datagrams wait on already calls at once.
-    fn watch(&mut self) -> io::Result<()> {
-        for (index, port) in self.sockets.iter_mut().enumerate().filter(|(_, port)| !port.watched) {
+    fn register_sockets(&mut self) -> io::Result<()> {
+        for (index, port) in self.sockets.iter_mut().enumerate().filter(|(_, port)| !port.registered) {
             let fd = port.socket.as_raw_fd();
             self.poll.registry().register(&mut SourceFd(&fd), Token(index), Interest::READABLE)?;
-            port.watched = true;
+            port.registered = true;
         }
         Ok(())
     }
 
-    fn unwatch(&mut self) {
-        for port in self.sockets.iter_mut().filter(|port| port.watched) {
+    fn deregister_sockets(&mut self) {
+        for port in self.sockets.iter_mut().filter(|port| port.registered) {
             let fd = port.socket.as_raw_fd();
             // What cannot be given up goes on being watched, which costs a little and breaks nothing.
-            port.watched = self.poll.registry().deregister(&mut SourceFd(&fd)).is_err();
+            port.registered = self.poll.registry().deregister(&mut SourceFd(&fd)).is_err();
         }
     }
 
-    fn poll(&mut self) {
-        let watched = self.watch();
+    fn poll_sockets(&mut self) {
+        let watched = self.register_sockets();
         if let Err(error) = watched.and_then(|()| self.poll.poll(&mut self.events, Some(IDLE_WAIT)))
             && error.kind() != io::ErrorKind::Interrupted
         {
-            self.endure(&error);
+            self.back_off(&error);
         }
         let nobody_called = self.events.is_empty();
         for (index, port) in self.sockets.iter_mut().enumerate() {
@@ -177,23 +187,23 @@ impl Worker {
     }
 
     /// Goes on with the sockets, slowly, while the poller fails: for lack of kernel memory, or by a bug here.
-    fn endure(&mut self, error: &io::Error) {
+    fn back_off(&mut self, error: &io::Error) {
         let now = self.clock.uptime();
-        if self.complained.is_none_or(|last| now.saturating_sub(last) >= COMPLAIN_AFTER) {
+        if self.last_poll_warning.is_none_or(|last| now.saturating_sub(last) >= WARNING_INTERVAL) {
             log::error!("udp: the poller failed: {error}");
-            self.complained = Some(now);
+            self.last_poll_warning = Some(now);
         }
         self.events.clear();
         std::thread::sleep(IDLE_WAIT);
     }
 
     /// Takes what waits, a bounded number of batches, from all sockets in turn.
-    fn turn(&mut self, batch: &mut Batch) -> Served {
+    fn run_turn(&mut self, batch: &mut Batch) -> Served {
         let Self { engine, clock, sockets, own, .. } = self;
         let mut served = Served::default();
         for _ in 0..ROUNDS_MAX {
             for port in sockets.iter_mut().filter(|port| port.ready) {
-                let exchanged = port.exchange(batch, engine, *clock, own);
+                let exchanged = port.serve_batch(batch, engine, *clock, own);
                 served.received += exchanged.received;
                 served.answered += exchanged.answered;
             }
@@ -201,23 +211,23 @@ impl Worker {
         served
     }
 
-    fn next_pace(&self, pace: Pace, answered: usize) -> Pace {
+    fn next_wait_mode(&self, mode: WaitMode, answered: usize) -> WaitMode {
         if self.sockets.iter().any(|port| port.ready) {
-            return Pace::AtOnce;
+            return WaitMode::AtOnce;
         }
-        let thin_turns = match pace {
-            _ if self.coalesce.is_zero() => return Pace::Idle,
+        let thin_turns = match mode {
+            _ if self.coalesce.is_zero() => return WaitMode::Idle,
             _ if answered >= BUSY_FROM => 0,
-            Pace::Soon(thin_turns) => thin_turns + 1,
-            Pace::AtOnce | Pace::Idle => return Pace::Idle,
+            WaitMode::Soon(thin_turns) => thin_turns + 1,
+            WaitMode::AtOnce | WaitMode::Idle => return WaitMode::Idle,
         };
-        if thin_turns < THIN_TURNS_MAX { Pace::Soon(thin_turns) } else { Pace::Idle }
+        if thin_turns < THIN_TURNS_MAX { WaitMode::Soon(thin_turns) } else { WaitMode::Idle }
     }
 }
 
-impl Port {
+impl WorkerSocket {
     /// Receives one batch and answers it. The socket stays ready until it has been found empty.
-    fn exchange(
+    fn serve_batch(
         &mut self,
         batch: &mut Batch,
         engine: &mut Engine,
@@ -229,7 +239,7 @@ impl Port {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Served::default(),
             Err(error) => {
                 if error.kind() != io::ErrorKind::WouldBlock {
-                    engine.counters().receive_errors.add(1);
+                    engine.metrics().receive_errors.add(1);
                 }
                 self.ready = false;
                 return Served::default();
@@ -240,18 +250,21 @@ impl Port {
         let now = clock.now();
         engine.begin_batch(now);
         if received > 1 {
-            engine.look_ahead(batch.datagrams(received));
+            engine.prefetch_batch(batch.datagrams(received));
         }
         let mut answered = 0;
         for index in 0..received {
-            let mail = match batch.mail(index) {
-                Ok(mail) if is_own(own, mail.source, mail.destination) => Err(Refusal::OwnEndpoint),
+            let datagram = match batch.datagram(index) {
+                Ok(datagram) if is_own_endpoint(own, datagram.source, datagram.destination) => {
+                    Err(Dropped::OwnEndpoint)
+                }
                 other => other,
             };
-            match mail {
-                Err(refusal) => engine.drop_datagram(refusal),
-                Ok(mail) => {
-                    if let Outcome::Reply(reply) = engine.handle(now, mail.source, mail.datagram, mail.reply)
+            match datagram {
+                Err(dropped) => engine.drop_datagram(dropped),
+                Ok(datagram) => {
+                    if let Outcome::Reply(reply) =
+                        engine.handle(now, datagram.source, datagram.octets, datagram.reply)
                     {
                         let len = reply.len();
                         batch.queue(index, len);
@@ -261,7 +274,7 @@ impl Port {
             }
         }
         let failed = batch.send(self.socket.as_fd());
-        engine.counters().send_errors.add(failed as u64);
+        engine.metrics().send_errors.add(failed as u64);
         engine.end_batch(clock.uptime().saturating_sub(begun));
         self.count_drops(batch, engine);
         Served { received, answered }
@@ -269,7 +282,7 @@ impl Port {
 
     fn count_drops(&mut self, batch: &mut Batch, engine: &Engine) {
         if let Some(drops) = batch.take_drops() {
-            engine.counters().socket_drops.add(u64::from(drops.wrapping_sub(self.drops)));
+            engine.metrics().socket_drops.add(u64::from(drops.wrapping_sub(self.drops)));
             self.drops = drops;
         }
     }
@@ -280,13 +293,13 @@ mod tests {
     use hayate_state::{Policy, Published, Swarms, Tracker};
 
     use super::*;
-    use crate::DoorConfig;
+    use crate::UdpConfig;
     use crate::wire::PROTOCOL_ID;
 
     /// A worker on new sockets of these addresses, and their addresses.
     fn worker(addresses: &[&str], own: &[SocketAddr]) -> (Worker, Vec<SocketAddr>) {
         let tracker = Tracker::new(Swarms::new(0), &Published::new(Policy::default()), 7);
-        let engine = Engine::new(tracker, Published::new(DoorConfig::with_key("k")).subscribe());
+        let engine = Engine::new(tracker, Published::new(UdpConfig::with_key("k")).subscribe());
         let sockets: Vec<_> = addresses.iter().map(|address| UdpSocket::bind(address).unwrap()).collect();
         for socket in &sockets {
             socket2::SockRef::from(socket).set_recv_buffer_size(1 << 20).unwrap();
@@ -319,16 +332,16 @@ mod tests {
         victim.send(&connect()).unwrap();
         let mut batch = Batch::new();
         let served = |received, answered| Served { received, answered };
-        assert_eq!(worker.turn(&mut batch), served(ROUNDS_MAX * BATCH_MAX + 1, 1));
+        assert_eq!(worker.run_turn(&mut batch), served(ROUNDS_MAX * BATCH_MAX + 1, 1));
         assert_eq!(victim.recv(&mut [0; 64]).unwrap(), 16);
-        assert_eq!(worker.next_pace(Pace::Idle, 1), Pace::AtOnce, "more wait");
+        assert_eq!(worker.next_wait_mode(WaitMode::Idle, 1), WaitMode::AtOnce, "more wait");
         // The next turn looks everywhere again.
         victim.send(&connect()).unwrap();
-        worker.wait(Pace::AtOnce);
-        assert_eq!(worker.turn(&mut batch), served(8 + 1, 1));
+        worker.wait(WaitMode::AtOnce);
+        assert_eq!(worker.run_turn(&mut batch), served(8 + 1, 1));
         assert_eq!(victim.recv(&mut [0; 64]).unwrap(), 16);
-        assert_eq!(worker.next_pace(Pace::AtOnce, 9), Pace::Idle);
-        assert_eq!(worker.engine.counters().refusals(Refusal::Short), WAITING as u64);
+        assert_eq!(worker.next_wait_mode(WaitMode::AtOnce, 9), WaitMode::Idle);
+        assert_eq!(worker.engine.metrics().dropped_count(Dropped::Short), WAITING as u64);
     }
 
     #[test]
@@ -338,23 +351,23 @@ mod tests {
         stranger.connect(addresses[0]).unwrap();
         stranger.set_nonblocking(true).unwrap();
         stranger.send(&connect()).unwrap();
-        assert_eq!(worker.turn(&mut Batch::new()), Served { received: 1, answered: 0 });
+        assert_eq!(worker.run_turn(&mut Batch::new()), Served { received: 1, answered: 0 });
         assert_eq!(stranger.recv(&mut [0; 64]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        assert_eq!(worker.engine.counters().refusals(Refusal::OwnEndpoint), 1);
+        assert_eq!(worker.engine.metrics().dropped_count(Dropped::OwnEndpoint), 1);
     }
 
     #[test]
     fn what_came_while_nobody_watched_is_met_at_once_and_what_comes_then_calls() {
         let (mut worker, addresses) = worker(&["127.0.0.1:0", "[::1]:0"], &[]);
         let [first, second] = [addresses[0], addresses[1]].map(client);
-        worker.unwatch();
-        assert!(worker.sockets.iter().all(|port| !port.watched));
+        worker.deregister_sockets();
+        assert!(worker.sockets.iter().all(|port| !port.registered));
         for (socket, client) in [(0, &first), (1, &second), (0, &first)] {
             worker.sockets.iter_mut().for_each(|port| port.ready = false);
             client.send(&connect()).unwrap();
-            worker.wait(Pace::Idle);
+            worker.wait(WaitMode::Idle);
             assert!(worker.events.iter().any(|event| event.token() == Token(socket)), "{socket}");
-            assert_eq!(worker.turn(&mut Batch::new()), Served { received: 1, answered: 1 });
+            assert_eq!(worker.run_turn(&mut Batch::new()), Served { received: 1, answered: 1 });
         }
     }
 
@@ -363,11 +376,11 @@ mod tests {
         let (worker, _) = worker(&["127.0.0.1:0"], &[]);
         let mut worker = Worker { coalesce: Duration::from_millis(1), ..worker };
         worker.sockets[0].ready = false;
-        assert_eq!(worker.next_pace(Pace::Idle, BUSY_FROM), Pace::Soon(0));
-        assert_eq!(worker.next_pace(Pace::Idle, BUSY_FROM - 1), Pace::Idle);
-        assert_eq!(worker.next_pace(Pace::Soon(0), 0), Pace::Soon(1));
-        assert_eq!(worker.next_pace(Pace::Soon(1), BUSY_FROM), Pace::Soon(0));
-        assert_eq!(worker.next_pace(Pace::Soon(1), 0), Pace::Idle, "thin turns end it");
+        assert_eq!(worker.next_wait_mode(WaitMode::Idle, BUSY_FROM), WaitMode::Soon(0));
+        assert_eq!(worker.next_wait_mode(WaitMode::Idle, BUSY_FROM - 1), WaitMode::Idle);
+        assert_eq!(worker.next_wait_mode(WaitMode::Soon(0), 0), WaitMode::Soon(1));
+        assert_eq!(worker.next_wait_mode(WaitMode::Soon(1), BUSY_FROM), WaitMode::Soon(0));
+        assert_eq!(worker.next_wait_mode(WaitMode::Soon(1), 0), WaitMode::Idle, "thin turns end it");
     }
 
     #[test]
@@ -376,22 +389,22 @@ mod tests {
         let mut worker = Worker { coalesce: Duration::from_millis(1), ..worker };
         let (stranger, client) = (client(addresses[0]), client(addresses[0]));
         let mut batch = Batch::new();
-        let mut pace_after = |junk: usize, connects: usize| {
+        let mut wait_mode_after = |junk: usize, connects: usize| {
             (0..junk).for_each(|_| assert_eq!(stranger.send(&[7, 11]).unwrap(), 2));
             (0..connects).for_each(|_| assert_eq!(client.send(&connect()).unwrap(), 16));
             worker.sockets[0].ready = true;
-            let served = worker.turn(&mut batch);
+            let served = worker.run_turn(&mut batch);
             assert_eq!(served, Served { received: junk + connects, answered: connects });
-            worker.next_pace(Pace::Idle, served.answered)
+            worker.next_wait_mode(WaitMode::Idle, served.answered)
         };
-        assert_eq!(pace_after(5, 1), Pace::Idle);
-        assert_eq!(pace_after(0, 2), Pace::Soon(0));
+        assert_eq!(wait_mode_after(5, 1), WaitMode::Idle);
+        assert_eq!(wait_mode_after(0, 2), WaitMode::Soon(0));
     }
 
     #[test]
     fn a_worker_that_waits_for_datagrams_beats() {
         let (worker, _) = worker(&["127.0.0.1:0"], &[]);
-        let (beats, stop) = (worker.beats(), Arc::clone(&worker.stop));
+        let (beats, stop) = (worker.turn_counter(), Arc::clone(&worker.stop));
         let clock = Clock::start();
         let thread = std::thread::spawn(|| worker.run());
         for beat in [1, 2, 3] {

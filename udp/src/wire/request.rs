@@ -193,12 +193,12 @@ impl<'p> AnnounceView<'p> {
         u32::from_be_bytes(octets_at::<0, 4, _>(self.tail))
     }
 
-    /// Peers the client would like, at most `cap`; a negative wish means "you choose", and then `cap` does
+    /// Peers the client would like, at most `cap`; a negative number means "you choose", and then `cap` does
     /// not bind (offset 92).
     #[must_use]
     pub fn num_want(self, default: u16, cap: u16) -> u16 {
-        let wish = i32::from_be_bytes(octets_at::<4, 4, _>(self.tail));
-        if wish < 0 { default } else { u16::try_from(wish).map_or(cap, |wish| wish.min(cap)) }
+        let wanted = i32::from_be_bytes(octets_at::<4, 4, _>(self.tail));
+        if wanted < 0 { default } else { u16::try_from(wanted).map_or(cap, |wanted| wanted.min(cap)) }
     }
 
     /// The port the peer listens on (offset 96).

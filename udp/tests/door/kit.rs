@@ -6,15 +6,15 @@ use std::sync::Arc;
 use hayate_state::private::Site;
 use hayate_state::{Now, Policy, Published, Swarms, Tracker};
 use hayate_udp::config::REPLY_MAX;
-use hayate_udp::{DoorConfig, Engine, Outcome, Refusal};
+use hayate_udp::{Dropped, Engine, Outcome, UdpConfig};
 
 pub(crate) const TRANSACTION: [u8; 4] = [0xa1, 0xb2, 0xc3, 0xd4];
 pub(crate) const CONNECT: [u8; 16] =
     [0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0, 0xa1, 0xb2, 0xc3, 0xd4];
 
 /// A configuration with the defaults of `tracker.json`.
-pub(crate) fn door_config() -> DoorConfig {
-    DoorConfig::with_key("test-key-0123456789")
+pub(crate) fn door_config() -> UdpConfig {
+    UdpConfig::with_key("test-key-0123456789")
 }
 
 /// A tracker of its own, without drift.
@@ -24,22 +24,22 @@ pub(crate) fn tracker(policy: Policy, seed: u64) -> Tracker {
 }
 
 /// An engine and the time it is told.
-pub(crate) struct Desk {
+pub(crate) struct Harness {
     pub(crate) engine: Engine,
-    pub(crate) config: Arc<Published<DoorConfig>>,
+    pub(crate) config: Arc<Published<UdpConfig>>,
     pub(crate) seconds: u32,
 }
 
-impl Desk {
-    pub(crate) fn new(policy: Policy, config: DoorConfig) -> Self {
+impl Harness {
+    pub(crate) fn new(policy: Policy, config: UdpConfig) -> Self {
         let config = Published::new(config);
         Self { engine: Engine::new(tracker(policy, 7), config.subscribe()), config, seconds: 0 }
     }
 
     /// Mode private, on this site.
-    pub(crate) fn private(policy: Policy, config: DoorConfig, site: Arc<Site>) -> Self {
+    pub(crate) fn private(policy: Policy, config: UdpConfig, site: Arc<Site>) -> Self {
         let config = Published::new(config);
-        let engine = Engine::new(tracker(policy, 7).private(site), config.subscribe());
+        let engine = Engine::new(tracker(policy, 7).with_site(site), config.subscribe());
         Self { engine, config, seconds: 0 }
     }
 
@@ -48,7 +48,7 @@ impl Desk {
     }
 
     /// One datagram; the reply, or the reason for silence.
-    pub(crate) fn say(&mut self, source: &str, datagram: &[u8]) -> Result<Vec<u8>, Refusal> {
+    pub(crate) fn say(&mut self, source: &str, datagram: &[u8]) -> Result<Vec<u8>, Dropped> {
         let now = Now::at(self.seconds);
         let mut reply = [0xee; REPLY_MAX];
         self.engine.begin_batch(now);

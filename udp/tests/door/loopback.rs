@@ -1,19 +1,19 @@
-//! The whole door on real sockets, port 0, loopback.
+//! The whole server on real sockets, port 0, loopback.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hayate_state::{Board, Clock, Policy, Published, Swarms, Tracker};
-use hayate_udp::{Door, OpenError, Running, SocketConfig};
+use hayate_udp::{OpenError, RunningServer, Server, SocketConfig};
 
 use crate::kit::*;
 
 /// Longest wait for a reply.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct House {
-    running: Running,
+struct TestServer {
+    running: RunningServer,
     addresses: Vec<SocketAddr>,
     board: Board,
 }
@@ -23,19 +23,24 @@ fn sockets(addresses: &[&str], workers: usize) -> SocketConfig {
     SocketConfig { addresses, workers, receive_buffer: 1 << 18, send_buffer: 1 << 18 }
 }
 
-fn house(addresses: &[&str], workers: usize) -> House {
-    let door = Door::open(&sockets(addresses, workers)).unwrap();
-    let addresses = door.addresses();
+fn server(addresses: &[&str], workers: usize) -> TestServer {
+    let opened = Server::open(&sockets(addresses, workers)).unwrap();
+    let addresses = opened.addresses();
     let (board, swarms) = (Board::default(), Swarms::new(0));
     let policy = Published::new(Policy { announce_drift_seconds: 0, ..Policy::default() });
     let tracker = |seed| Tracker::new(Arc::clone(&swarms), &policy, seed as u64);
-    let running = door.start(&Published::new(door_config()), Clock::start(), &board, tracker).unwrap();
-    House { running, addresses, board }
+    let running = opened.start(&Published::new(door_config()), Clock::start(), &board, tracker).unwrap();
+    TestServer { running, addresses, board }
 }
 
-impl House {
+impl TestServer {
     fn count(&self, name: &str) -> u64 {
-        self.board.read().iter().filter(|reading| reading.name == name).map(|reading| reading.value).sum()
+        self.board
+            .read_series()
+            .iter()
+            .filter(|reading| reading.name == name)
+            .map(|reading| reading.value)
+            .sum()
     }
 }
 
@@ -60,11 +65,11 @@ fn connect(socket: &UdpSocket) -> [u8; 8] {
 
 /// Connect, announce and scrape in both families, on the given addresses.
 fn serve(addresses: &[&str], workers: usize) {
-    let house = house(addresses, workers);
+    let server = server(addresses, workers);
     for (index, (from, to, peer_len)) in
         [("127.0.0.1", "127.0.0.1", 6), ("::1", "::1", 18)].iter().enumerate()
     {
-        let to = SocketAddr::new(to.parse().unwrap(), house.addresses[index].port());
+        let to = SocketAddr::new(to.parse().unwrap(), server.addresses[index].port());
         let hash = u8::try_from(index).unwrap();
         for n in 0..7_u16 {
             let client = client(from, to);
@@ -80,12 +85,13 @@ fn serve(addresses: &[&str], workers: usize) {
             assert_eq!(scraped.len(), 8 + 2 * 12);
         }
     }
-    assert!(house.running.alive());
-    let (expected, pulse) = (2 * 7 * 3, house.running.pulse());
-    house.running.stop();
-    assert!(!pulse.alive());
-    let read =
-        |name: &str| house.board.read().iter().filter(|r| r.name == name).map(|r| r.value).sum::<u64>();
+    assert!(server.running.is_serving());
+    let (expected, pulse) = (2 * 7 * 3, server.running.liveness());
+    server.running.stop();
+    assert!(!pulse.is_serving());
+    let read = |name: &str| {
+        server.board.read_series().iter().filter(|r| r.name == name).map(|r| r.value).sum::<u64>()
+    };
     assert_eq!((read("udp_requests_total"), read("udp_replies_total")), (expected, expected));
 }
 
@@ -101,21 +107,21 @@ fn three_workers_serve_both_families_on_the_wildcards() {
 
 #[test]
 fn a_reply_leaves_from_the_address_that_was_asked() {
-    let house = house(&["0.0.0.0:0"], 1);
+    let server = server(&["0.0.0.0:0"], 1);
     for address in ["127.0.0.1", "127.0.0.9", "127.200.0.1"] {
-        let to = SocketAddr::new(address.parse().unwrap(), house.addresses[0].port());
+        let to = SocketAddr::new(address.parse().unwrap(), server.addresses[0].port());
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.send_to(&CONNECT, to).unwrap();
         assert_eq!(socket.recv_from(&mut [0; 64]).unwrap(), (16, to));
     }
-    house.running.stop();
+    server.running.stop();
 }
 
 #[test]
 fn a_burst_is_answered_and_nothing_else() {
-    let house = house(&["127.0.0.1:0"], 1);
-    let client = client("127.0.0.1", house.addresses[0]);
+    let server = server(&["127.0.0.1:0"], 1);
+    let client = client("127.0.0.1", server.addresses[0]);
     let id = connect(&client);
     // What must be dropped goes first, so that the last reply shows that all of it was seen.
     client.send(&[0; 15]).unwrap();
@@ -132,20 +138,20 @@ fn a_burst_is_answered_and_nothing_else() {
         assert_eq!(client.recv(&mut reply).unwrap(), 20);
         assert_eq!(reply[4..8], n.to_be_bytes());
     }
-    assert_eq!((house.count("udp_refusals_total"), house.count("udp_send_errors_total")), (4, 0));
-    assert!(house.count("udp_receive_buffer_bytes") > 0);
-    house.running.stop();
+    assert_eq!((server.count("udp_refusals_total"), server.count("udp_send_errors_total")), (4, 0));
+    assert!(server.count("udp_receive_buffer_bytes") > 0);
+    server.running.stop();
 }
 
 #[test]
 fn a_door_that_stands_open_is_not_opened_twice() {
     for workers in [1, 2] {
-        let house = house(&["127.0.0.1:0"], workers);
-        let address = house.addresses[0].to_string();
-        let error = Door::open(&sockets(&[&address], workers)).unwrap_err();
-        assert!(matches!(error, OpenError::InUse { address } if address == house.addresses[0]));
+        let server = server(&["127.0.0.1:0"], workers);
+        let address = server.addresses[0].to_string();
+        let error = Server::open(&sockets(&[&address], workers)).unwrap_err();
+        assert!(matches!(error, OpenError::InUse { address } if address == server.addresses[0]));
         assert!(error.to_string().contains(&address), "{error}");
-        house.running.stop();
-        assert!(Door::open(&sockets(&[&address], workers)).is_ok(), "stopping frees the port");
+        server.running.stop();
+        assert!(Server::open(&sockets(&[&address], workers)).is_ok(), "stopping frees the port");
     }
 }

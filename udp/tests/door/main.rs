@@ -1,7 +1,7 @@
-//! The door from outside: the engine against the rules, arbitrary octets, and real sockets.
+//! The server from outside: the engine against the rules, arbitrary octets, and real sockets.
 
 #[cfg(test)]
-#[path = "../../../tests/fixtures/site.rs"]
+#[path = "../../../tests/kit/fixtures/site.rs"]
 mod fixture;
 #[cfg(test)]
 mod kit;

@@ -1,10 +1,10 @@
 //! Arbitrary octets against the parsers and the engine. Every test prints its seed.
 
 use hayate_udp::config::REPLY_MAX;
-use hayate_udp::refusal::Complaint;
+use hayate_udp::dropped::ErrorReason;
 use hayate_udp::wire::option::Options;
 use hayate_udp::wire::request::Head;
-use hayate_udp::{Refusal, wire};
+use hayate_udp::{Dropped, wire};
 
 use crate::kit::*;
 
@@ -41,33 +41,33 @@ fn datagram(random: &mut fastrand::Rng, id: [u8; 8]) -> Vec<u8> {
 #[test]
 fn no_datagram_panics_and_an_unverified_source_never_gets_more_than_it_sent() {
     let mut random = random();
-    let mut desk = Desk::open();
+    let mut harness = Harness::open();
     let [verified, stranger] = ["192.0.2.7:6881", "192.0.2.8:6881"];
     let mut seen = std::collections::HashSet::new();
     for round in 0..ROUNDS {
-        desk.seconds = u32::try_from(round / 100).unwrap();
-        let id = desk.connect(verified);
+        harness.seconds = u32::try_from(round / 100).unwrap();
+        let id = harness.connect(verified);
         let datagram = datagram(&mut random, id);
-        match desk.say(stranger, &datagram) {
+        match harness.say(stranger, &datagram) {
             Ok(reply) => {
                 assert!(reply.len() <= datagram.len(), "{datagram:02x?}");
                 assert_eq!(reply.len(), 16, "{datagram:02x?}");
             }
-            Err(refusal) => assert!(!matches!(refusal, Refusal::Told(_)), "{datagram:02x?}"),
+            Err(refusal) => assert!(!matches!(refusal, Dropped::Refused(_)), "{datagram:02x?}"),
         }
-        match desk.say(verified, &datagram) {
+        match harness.say(verified, &datagram) {
             Ok(reply) => {
                 assert!((9..=REPLY_MAX).contains(&reply.len()), "{datagram:02x?}");
                 assert_eq!(reply[4..8], datagram[12..16], "{datagram:02x?}");
                 seen.insert(u32::from_be_bytes(reply[..4].try_into().unwrap()));
             }
-            Err(refusal) => assert!(!matches!(refusal, Refusal::Told(_)), "{datagram:02x?}"),
+            Err(refusal) => assert!(!matches!(refusal, Dropped::Refused(_)), "{datagram:02x?}"),
         }
     }
     let mut seen: Vec<u32> = seen.into_iter().collect();
     seen.sort_unstable();
     assert_eq!(seen, [0, 1, 2, 3, 4], "the generator reaches every kind of reply");
-    assert!(desk.engine.counters().refusals(Refusal::Told(Complaint::UnknownAction)) > 0);
+    assert!(harness.engine.metrics().dropped_count(Dropped::Refused(ErrorReason::UnknownAction)) > 0);
 }
 
 #[test]

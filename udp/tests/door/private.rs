@@ -1,17 +1,17 @@
 //! Mode private over UDP, on the site of the fixture.
 
 use hayate_state::Policy;
-use hayate_udp::refusal::Complaint;
-use hayate_udp::{DoorConfig, Refusal};
+use hayate_udp::dropped::ErrorReason;
+use hayate_udp::{Dropped, UdpConfig};
 
 use crate::fixture::{DISABLED, FREE, HIDDEN, MUSIC, PLAIN, PRUNED, site};
-use crate::kit::{Announced, Desk, Words, door_config, scrape};
+use crate::kit::{Announced, Harness, Words, door_config, scrape};
 
 const SOURCE: &str = "45.128.19.54:7";
 const TR: &[u8; 20] = b"-TR2940-000000000001";
 
-fn desk() -> Desk {
-    Desk::private(Policy::default(), door_config(), site())
+fn harness() -> Harness {
+    Harness::private(Policy::default(), door_config(), site())
 }
 
 /// URLData in pieces.
@@ -23,15 +23,21 @@ fn path(passkey: &str) -> Vec<u8> {
     url(&[format!("/{passkey}/announce").as_bytes()])
 }
 
-fn announce(desk: &mut Desk, source: &str, hash: &[u8; 20], peer_id: &[u8; 20], words: &Words) -> Vec<u8> {
-    let mut datagram = words.datagram(desk.connect(source));
+fn announce(
+    harness: &mut Harness,
+    source: &str,
+    hash: &[u8; 20],
+    peer_id: &[u8; 20],
+    words: &Words,
+) -> Vec<u8> {
+    let mut datagram = words.datagram(harness.connect(source));
     datagram[16..36].copy_from_slice(hash);
     datagram[36..56].copy_from_slice(peer_id);
-    desk.say(source, &datagram).unwrap()
+    harness.say(source, &datagram).unwrap()
 }
 
 /// The text of an error reply.
-fn told(reply: &[u8]) -> &str {
+fn error_of(reply: &[u8]) -> &str {
     assert_eq!(reply[..4], [0, 0, 0, 3], "{}", reply.escape_ascii());
     str::from_utf8(&reply[8..]).unwrap()
 }
@@ -56,7 +62,7 @@ fn a_path_names_a_member_however_it_is_sent() {
         url(&[&[b"/tracker/", key, b"/announce"].concat()]),
         url(&[&long[..200], &long[200..]]),
     ] {
-        let reply = announce(&mut desk(), SOURCE, &FREE, TR, &with(options.clone()));
+        let reply = announce(&mut harness(), SOURCE, &FREE, TR, &with(options.clone()));
         assert_eq!(Announced::read(&reply).leechers, 1, "{}", options.escape_ascii());
     }
 }
@@ -82,20 +88,21 @@ fn without_a_whole_path_nobody_is_a_member() {
         path(DISABLED),
         path(&PLAIN.to_lowercase()),
     ] {
-        let mut desk = desk();
-        let reply = announce(&mut desk, SOURCE, &FREE, TR, &with(options.clone()));
-        assert_eq!(told(&reply), "Your passkey is invalid", "{}", options.escape_ascii());
-        let refusal = Refusal::Told(Complaint::Tracker(hayate_state::Refusal::InvalidPasskey));
-        assert_eq!(desk.engine.counters().refusals(refusal), 1);
+        let mut harness = harness();
+        let reply = announce(&mut harness, SOURCE, &FREE, TR, &with(options.clone()));
+        assert_eq!(error_of(&reply), "Your passkey is invalid", "{}", options.escape_ascii());
+        let refusal = Dropped::Refused(ErrorReason::Tracker(hayate_state::Refusal::InvalidPasskey));
+        assert_eq!(harness.engine.metrics().dropped_count(refusal), 1);
     }
 }
 
 #[test]
 fn denials_are_told_without_what_stands_in_brackets() {
-    let mut desk = Desk::private(Policy { strict_port: true, ..Policy::default() }, door_config(), site());
+    let mut harness =
+        Harness::private(Policy { strict_port: true, ..Policy::default() }, door_config(), site());
     let words = Words { options: path(HIDDEN), ..Words::leecher(80) };
     let mut say = |hash: &[u8; 20], id: &[u8; 20], words: &Words| {
-        told(&announce(&mut desk, SOURCE, hash, id, words)).to_owned()
+        error_of(&announce(&mut harness, SOURCE, hash, id, words)).to_owned()
     };
     let qb = b"-qB4250-000000000001";
     let text = say(&[7; 20], qb, &words);
@@ -106,34 +113,34 @@ fn denials_are_told_without_what_stands_in_brackets() {
     assert_eq!(say(&PRUNED, TR, &words), "This torrent does not exist");
     assert_eq!(say(&FREE, TR, &words), "Your download privileges are disabled");
     let reasons = site();
-    reasons.change(|register| {
-        register.deletions =
+    reasons.update(|site_data| {
+        site_data.deletions =
             std::sync::Arc::new([(hayate_state::InfoHash([7; 20]), "Dupe".into())].into_iter().collect());
     });
-    let mut desk = Desk::private(Policy::default(), door_config(), reasons);
-    let reply = announce(&mut desk, SOURCE, &[7; 20], TR, &words);
-    assert_eq!(told(&reply), "This torrent does not exist: Dupe");
+    let mut harness = Harness::private(Policy::default(), door_config(), reasons);
+    let reply = announce(&mut harness, SOURCE, &[7; 20], TR, &words);
+    assert_eq!(error_of(&reply), "This torrent does not exist: Dupe");
 }
 
 #[test]
 fn peers_are_those_of_the_family_that_is_asked_over() {
-    let mut desk = desk();
+    let mut harness = harness();
     let seeder = Words { options: path(PLAIN), ..Words::seeder(6881) };
     let v6 = "[2001:db8::9]:7";
     for source in [SOURCE, v6] {
-        announce(&mut desk, source, &MUSIC, TR, &seeder);
+        announce(&mut harness, source, &MUSIC, TR, &seeder);
     }
     let leecher = Words { options: path(HIDDEN), ..Words::leecher(7001) };
     let other = b"-DE1300-000000000001";
-    let over_v4 = announce(&mut desk, SOURCE, &MUSIC, other, &leecher);
+    let over_v4 = announce(&mut harness, SOURCE, &MUSIC, other, &leecher);
     assert_eq!(over_v4[20..], [45, 128, 19, 54, 0x1a, 0xe1]);
-    let over_v6 = announce(&mut desk, v6, &MUSIC, other, &leecher);
+    let over_v6 = announce(&mut harness, v6, &MUSIC, other, &leecher);
     assert_eq!((over_v6.len(), &over_v6[36..]), (38, &[0x1a, 0xe1][..]));
     let announced = Announced::read(&over_v6);
     assert_eq!((announced.seeders, announced.leechers), (1, 1));
     for num_want in [0, -1] {
         let words = Words { num_want, ..leecher.clone() };
-        let reply = announce(&mut desk, SOURCE, &MUSIC, other, &words);
+        let reply = announce(&mut harness, SOURCE, &MUSIC, other, &words);
         assert_eq!(reply.len(), if num_want == 0 { 20 } else { 26 });
     }
 }
@@ -146,21 +153,21 @@ fn a_claimed_address_counts_if_its_source_may_claim_and_it_is_public() {
         ([9, 8, 7, 6], "10.0.0.0/8", [45, 128, 19, 54]),
         ([0, 0, 0, 0], "0.0.0.0/0", [45, 128, 19, 54]),
     ] {
-        let config = DoorConfig { spoofing_sources: vec![sources.parse().unwrap()], ..door_config() };
-        let mut desk = Desk::private(Policy::default(), config, site());
+        let config = UdpConfig { spoofing_sources: vec![sources.parse().unwrap()], ..door_config() };
+        let mut harness = Harness::private(Policy::default(), config, site());
         let seeder = Words { options: path(PLAIN), claim: claim.to_vec(), ..Words::seeder(6881) };
-        announce(&mut desk, SOURCE, &MUSIC, TR, &seeder);
+        announce(&mut harness, SOURCE, &MUSIC, TR, &seeder);
         let leecher = Words { options: path(HIDDEN), ..Words::leecher(7001) };
-        let reply = announce(&mut desk, "9.9.9.9:7", &MUSIC, TR, &leecher);
+        let reply = announce(&mut harness, "9.9.9.9:7", &MUSIC, TR, &leecher);
         assert_eq!(reply[20..24], address);
     }
 }
 
 #[test]
 fn a_scrape_names_nobody_and_an_unverified_source_hears_nothing() {
-    let mut desk = desk();
-    let id = desk.connect(SOURCE);
-    assert_eq!(told(&desk.say(SOURCE, &scrape(id, &[7])).unwrap()), "Your passkey is invalid");
+    let mut harness = harness();
+    let id = harness.connect(SOURCE);
+    assert_eq!(error_of(&harness.say(SOURCE, &scrape(id, &[7])).unwrap()), "Your passkey is invalid");
     let forged = Words { options: path(PLAIN), ..Words::leecher(6881) }.datagram([7; 8]);
-    assert_eq!(desk.say(SOURCE, &forged), Err(Refusal::ForgedConnection));
+    assert_eq!(harness.say(SOURCE, &forged), Err(Dropped::ForgedConnection));
 }

@@ -3,13 +3,13 @@
 use std::io::Write as _;
 
 use hayate_state::PeerId;
-use hayate_state::private::Denial;
+use hayate_state::private::Refused;
 
-use crate::engine::refusal::Refusal;
+use crate::engine::bad_request::BadRequest;
 
 /// A malformed request. The texts are the reference tracker's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum StrictBadRequest {
     /// No `info_hash` of twenty octets.
     MissingInfoHash,
     /// More than one.
@@ -42,7 +42,7 @@ pub enum Fault {
     NothingToScrape,
 }
 
-impl Fault {
+impl StrictBadRequest {
     /// All of them, in the order of the counters.
     pub const ALL: [Self; 15] = [
         Self::MissingInfoHash,
@@ -109,14 +109,14 @@ impl Fault {
 
 /// A refusal, and what the text says in brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub(super) refusal: Refusal,
-    pub(super) detail: Detail,
+pub(super) struct FailureReason {
+    pub(super) cause: BadRequest,
+    pub(super) detail: FailureDetail,
 }
 
 /// What a text says in brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Detail {
+pub(super) enum FailureDetail {
     None,
     Port(u16),
     /// The value of `ip`, decoded.
@@ -130,59 +130,59 @@ pub(super) enum Detail {
     Reason(String),
 }
 
-impl Failure {
+impl FailureReason {
     /// A denial by the tracker of an announce with this `peer_id` and `left`.
-    pub(super) fn denied(denial: &Denial, peer_id: PeerId, left: u64) -> Self {
+    pub(super) fn from_refused(denial: &Refused, peer_id: PeerId, left: u64) -> Self {
         use hayate_state::Refusal as Tracker;
         let detail = match (denial.refusal, &denial.reason) {
-            (Tracker::ClientNotApproved, _) => Detail::PeerId(peer_id),
-            (Tracker::UnavailableTorrent, _) => Detail::Torrent { status: denial.status, left },
-            (_, Some(reason)) => Detail::Reason(reason.to_string()),
-            _ => Detail::None,
+            (Tracker::ClientNotApproved, _) => FailureDetail::PeerId(peer_id),
+            (Tracker::UnavailableTorrent, _) => FailureDetail::Torrent { status: denial.status, left },
+            (_, Some(reason)) => FailureDetail::Reason(reason.to_string()),
+            _ => FailureDetail::None,
         };
-        Self { refusal: denial.refusal.into(), detail }
+        Self { cause: denial.refusal.into(), detail }
     }
 
     /// The text for the client: octets, because a `peer_id` is no text.
     pub(super) fn text(&self) -> Vec<u8> {
-        let mut text = self.refusal.text().as_bytes().to_vec();
+        let mut text = self.cause.text().as_bytes().to_vec();
         // Writing to a vector cannot fail.
         let _ = match &self.detail {
-            Detail::None => Ok(()),
-            Detail::Port(port) => write!(text, " (port: {port})"),
-            Detail::Ip(ip) => enclose(&mut text, b"ip", ip),
-            Detail::PeerId(peer_id) => enclose(&mut text, b"peer_id", &peer_id.0),
-            Detail::Torrent { status, left } => write!(text, " (status: {status}, left: {left})"),
-            Detail::Reason(reason) => write!(text, ": {reason}"),
+            FailureDetail::None => Ok(()),
+            FailureDetail::Port(port) => write!(text, " (port: {port})"),
+            FailureDetail::Ip(ip) => write_bracketed(&mut text, b"ip", ip),
+            FailureDetail::PeerId(peer_id) => write_bracketed(&mut text, b"peer_id", &peer_id.0),
+            FailureDetail::Torrent { status, left } => write!(text, " (status: {status}, left: {left})"),
+            FailureDetail::Reason(reason) => write!(text, ": {reason}"),
         };
         text
     }
 
     /// Seconds the client is told to wait; 0 = it is told nothing.
     pub(super) fn interval_seconds(&self) -> u32 {
-        match self.refusal {
-            Refusal::Private(Fault::NothingToScrape) => 0,
-            Refusal::Tracker(refusal) => refusal.interval_seconds(),
+        match self.cause {
+            BadRequest::Strict(StrictBadRequest::NothingToScrape) => 0,
+            BadRequest::Refused(refusal) => refusal.interval_seconds(),
             _ => hayate_state::Refusal::InvalidPasskey.interval_seconds(),
         }
     }
 }
 
-fn enclose(text: &mut Vec<u8>, name: &[u8], value: &[u8]) -> std::io::Result<()> {
+fn write_bracketed(text: &mut Vec<u8>, name: &[u8], value: &[u8]) -> std::io::Result<()> {
     for part in [b" (", name, b": ", value, b")"] {
         text.write_all(part)?;
     }
     Ok(())
 }
 
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        Self { refusal: Refusal::Private(fault), detail: Detail::None }
+impl From<StrictBadRequest> for FailureReason {
+    fn from(fault: StrictBadRequest) -> Self {
+        Self { cause: BadRequest::Strict(fault), detail: FailureDetail::None }
     }
 }
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Self { refusal, detail: Detail::None }
+impl From<BadRequest> for FailureReason {
+    fn from(refusal: BadRequest) -> Self {
+        Self { cause: refusal, detail: FailureDetail::None }
     }
 }

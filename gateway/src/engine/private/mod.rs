@@ -1,4 +1,4 @@
-//! The door's decisions in mode private: passkeys in the path, strict parameters, texts of their own.
+//! The gateway's decisions in mode private: passkeys in the path, strict parameters, texts of their own.
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -14,79 +14,79 @@ mod tests;
 
 use std::net::IpAddr;
 
-use hayate_state::actor::{PeerForm, PeerList, Question, Reply, Words};
-use hayate_state::admission::Beyond;
-use hayate_state::admission::hooks::Spoken;
-use hayate_state::private::{Denial, Member, Register, passkey_path};
+use hayate_state::actor::{PeerForm, PeerList, Question, Reply, UrlForHooks};
+use hayate_state::admission::OverLimitAction;
+use hayate_state::admission::hooks::OwnedUrl;
+use hayate_state::private::{Refused, SiteData, User, passkey_path};
 use hayate_state::{InfoHash, Now, PeerId, Policy, Subscriber, Tally};
 
-use crate::config::DoorConfig;
-use crate::engine::client_address::{Headers, Trust};
-use crate::engine::open_mode::Wish;
-use crate::engine::refusal::Refusal;
+use crate::config::HttpConfig;
+use crate::engine::bad_request::BadRequest;
+use crate::engine::client_address::{AddressTrust, Headers};
+use crate::engine::metrics::{Family, Metrics};
+use crate::engine::open_mode::NumWantLimits;
 use crate::engine::routes::Action;
-use crate::engine::stats::{Family, Stats};
 use crate::engine::{Head, Page, Response};
 use crate::wire::query::StrictParameters;
-use crate::wire::reply::{self, Address, Form};
-use failure::Failure;
+use crate::wire::reply::{self, ReplyAddress, ReplyForm};
+use failure::FailureReason;
 
 /// Decides about the requests of members.
 #[derive(Debug)]
-pub(crate) struct Site {
-    register: Subscriber<Register>,
+pub(crate) struct PrivateEngine {
+    site_data: Subscriber<SiteData>,
 }
 
-/// What the door decides with.
+/// Borrowed settings and metrics that both modes need to answer a request.
 #[derive(Clone, Copy)]
-pub(crate) struct Means<'a> {
-    pub(crate) config: &'a DoorConfig,
+pub(crate) struct EngineContext<'a> {
+    pub(crate) config: &'a HttpConfig,
     pub(crate) policy: &'a Policy,
-    pub(crate) stats: &'a Stats,
+    pub(crate) metrics: &'a Metrics,
 }
 
 /// What must be remembered of a request until the tracker has replied.
 #[derive(Debug)]
-pub(crate) enum Context {
-    Announce { form: Form, external: Option<IpAddr>, peer_id: PeerId, left: u64 },
+pub(crate) enum PrivateReplyPlan {
+    Announce { form: ReplyForm, external: Option<IpAddr>, peer_id: PeerId, left: u64 },
     Scrape(Vec<InfoHash>),
 }
 
 /// What to do about a request.
-pub(crate) enum Step {
-    Ask(Question, Context),
+pub(crate) enum PrivateStep {
+    Ask(Question, PrivateReplyPlan),
     Answer(Response),
     Page(Page),
 }
 
-impl Site {
-    pub(crate) fn new(register: Subscriber<Register>) -> Self {
-        Self { register }
+impl PrivateEngine {
+    pub(crate) fn new(site_data: Subscriber<SiteData>) -> Self {
+        Self { site_data }
     }
 
     pub(crate) fn refresh(&mut self) {
-        self.register.refresh();
+        self.site_data.refresh();
     }
 
-    /// Reads a request for `path`, which is not empty, with `query`. A member's address is told to `heard`.
-    pub(crate) fn read<H: Headers + ?Sized>(
+    /// Reads a request for `path`, which is not empty, with `query`. `on_known_user` gets the address of a user whose passkey is valid.
+    pub(crate) fn read_request<H: Headers + ?Sized>(
         &self,
-        means: Means<'_>,
+        engine_context: EngineContext<'_>,
         head: &Head<'_, H>,
         path: &[u8],
         query: &[u8],
-        heard: impl FnOnce(IpAddr),
-    ) -> Step {
+        on_known_user: impl FnOnce(IpAddr),
+    ) -> PrivateStep {
         let mut buffer = Vec::new();
         if !passkey_path::is_plain(path) {
             buffer.resize(path.len(), 0);
         }
-        let place = passkey_path::read(path, &mut buffer);
+        let place = passkey_path::parse_path(path, &mut buffer);
         let Some(passkey) = place.passkey else {
             return match place.leaf {
-                b"alive" => Step::Page(Page::AliveSince),
-                b"metrics" => Step::Page(Page::Metrics),
-                _ => Step::Answer(means.nothing()),
+                b"alive" => PrivateStep::Page(Page::AliveSince),
+                b"metrics" => PrivateStep::Page(Page::Metrics),
+                _ => PrivateStep::Answer(engine_context.not_found()),
             };
         };
         let action = match place.leaf {
@@ -94,132 +94,150 @@ impl Site {
             b"scrape" => Some(Action::Scrape),
             _ => None,
         };
-        let trust = means.trust();
-        let seen = trust.seen(head.source, head.headers);
-        let action = action.filter(|action| *action == Action::Announce || means.policy.enable_scrape);
+        let trust = engine_context.address_trust();
+        let seen = trust.client_address(head.source, head.headers);
+        let action =
+            action.filter(|action| *action == Action::Announce || engine_context.policy.enable_scrape);
         if action.is_some() && head.method != b"GET" {
-            return Step::Answer(means.stats.counted(Response::not_allowed()));
+            return PrivateStep::Answer(
+                engine_context.metrics.count_response(Response::method_not_allowed()),
+            );
         }
         if let Some(action) = action {
-            means.stats.request(action, Family::of(seen.ok()));
+            engine_context.metrics.count_request(action, Family::of_address(seen.ok()));
         }
-        let Some(member) = self.register.get().member(passkey) else {
-            return Step::Answer(means.fail(&Refusal::from(hayate_state::Refusal::InvalidPasskey).into()));
+        let Some(user) = self.site_data.get().find_user(passkey) else {
+            return PrivateStep::Answer(
+                engine_context.write_failure(&BadRequest::from(hayate_state::Refusal::InvalidPasskey).into()),
+            );
         };
         if let Ok(seen) = seen {
-            heard(seen);
+            on_known_user(seen);
         }
-        let words = seen.ok().and_then(|seen| means.words(seen, path, query, &[]));
+        let url = seen.ok().and_then(|seen| engine_context.url_for_hooks(seen, path, query, &[]));
         let asked = match action {
-            Some(Action::Announce) => means.announce(member, query, seen, &trust, words),
-            Some(Action::Scrape) => means.scrape(member, query, words),
-            None => return Step::Answer(means.nothing()),
+            Some(Action::Announce) => engine_context.read_announce(user, query, seen, &trust, url),
+            Some(Action::Scrape) => engine_context.read_scrape(user, query, url),
+            None => return PrivateStep::Answer(engine_context.not_found()),
         };
         match asked {
-            Ok((question, context)) => Step::Ask(question, context),
-            Err(failure) => Step::Answer(means.fail(&failure)),
+            Ok((question, plan)) => PrivateStep::Ask(question, plan),
+            Err(failure) => PrivateStep::Answer(engine_context.write_failure(&failure)),
         }
     }
 }
 
-impl Means<'_> {
+impl EngineContext<'_> {
     /// What becomes of a request from there, if it is one too many.
-    pub(crate) fn limit(self, now: Now, seen: IpAddr) -> Option<Beyond> {
-        self.policy.limit(now.tick, seen).filter(|beyond| *beyond != Beyond::Count)
+    pub(crate) fn rate_limit(self, now: Now, seen: IpAddr) -> Option<OverLimitAction> {
+        self.policy.check_rate_limit(now.tick, seen).filter(|beyond| *beyond != OverLimitAction::Count)
     }
 
-    /// What was said, if hooks want to know.
-    pub(crate) fn words(
+    /// The request's URL, if a hook is configured.
+    pub(crate) fn url_for_hooks(
         self,
         source: IpAddr,
         path: &[u8],
         query: &[u8],
         captures: &[(&str, Vec<u8>)],
-    ) -> Words {
+    ) -> UrlForHooks {
         let captured = || captures.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        let spoken = || Spoken { source, path: path.into(), query: query.into(), captures: captured() };
-        (!self.policy.hooks.is_empty()).then(|| Box::new(spoken()))
+        let url = || OwnedUrl { source, path: path.into(), query: query.into(), captures: captured() };
+        (!self.policy.hooks.is_empty()).then(|| Box::new(url()))
     }
 
-    fn announce(
+    fn read_announce(
         self,
-        member: Member,
+        user: User,
         query: &[u8],
-        seen: Result<IpAddr, Refusal>,
-        trust: &Trust<'_>,
-        words: Words,
-    ) -> Result<(Question, Context), Failure> {
-        let wish = Wish { default: self.config.num_want, max: self.config.num_want_max };
-        let asked = parameters::announce(&StrictParameters::read(query), seen, trust, wish, self.policy)?;
-        let peers = if asked.with_ids { PeerForm::WithIds } else { PeerForm::Compact };
-        let context = Context::Announce {
-            form: asked.form,
+        seen: Result<IpAddr, BadRequest>,
+        trust: &AddressTrust<'_>,
+        url: UrlForHooks,
+    ) -> Result<(Question, PrivateReplyPlan), FailureReason> {
+        let limits = NumWantLimits { default: self.config.num_want, max: self.config.num_want_max };
+        let query =
+            parameters::read_announce(&StrictParameters::parse(query), seen, trust, limits, self.policy)?;
+        let peers = if query.with_ids { PeerForm::WithIds } else { PeerForm::Compact };
+        let plan = PrivateReplyPlan::Announce {
+            form: query.form,
             external: seen.ok().filter(|_| self.config.external_ip),
-            peer_id: asked.announce.peer_id,
-            left: asked.announce.left,
+            peer_id: query.announce.peer_id,
+            left: query.announce.left,
         };
-        Ok((Question::MemberAnnounce(member, asked.announce, peers, words), context))
+        Ok((Question::UserAnnounce(user, query.announce, peers, url), plan))
     }
 
-    fn scrape(self, member: Member, query: &[u8], words: Words) -> Result<(Question, Context), Failure> {
-        let info_hashes = parameters::scrape(&StrictParameters::read(query))?;
-        Ok((Question::MemberScrape(member, info_hashes.clone(), words), Context::Scrape(info_hashes)))
+    fn read_scrape(
+        self,
+        user: User,
+        query: &[u8],
+        url: UrlForHooks,
+    ) -> Result<(Question, PrivateReplyPlan), FailureReason> {
+        let info_hashes = parameters::read_scrape(&StrictParameters::parse(query))?;
+        Ok((Question::UserScrape(user, info_hashes.clone(), url), PrivateReplyPlan::Scrape(info_hashes)))
     }
 
-    /// Writes the answer from the tracker's reply, or, without one, what is said when there is no room.
-    pub(crate) fn write(self, reply: Option<Reply>, context: &Context) -> Response {
-        match (reply, context) {
-            (Some(Reply::Announce(Ok((answer, peers)))), Context::Announce { form, external, .. }) => {
-                self.announced(&answer, &peers, *form, *external)
+    /// Writes the answer from the tracker's reply, or, without one, the answer to a request that found the tracker full.
+    pub(crate) fn write_reply(self, reply: Option<Reply>, plan: &PrivateReplyPlan) -> Response {
+        match (reply, plan) {
+            (
+                Some(Reply::Announce(Ok((answer, peers)))),
+                PrivateReplyPlan::Announce { form, external, .. },
+            ) => self.write_announce(&answer, &peers, *form, *external),
+            (Some(Reply::Announce(Err(denial))), PrivateReplyPlan::Announce { peer_id, left, .. }) => {
+                self.write_refused(&denial, *peer_id, *left)
             }
-            (Some(Reply::Announce(Err(denial))), Context::Announce { peer_id, left, .. }) => {
-                self.deny(&denial, *peer_id, *left)
+            (Some(Reply::UserScrape(Err(refusal))), _) => {
+                self.write_failure(&BadRequest::from(refusal).into())
             }
-            (Some(Reply::MemberScrape(Err(refusal))), _) => self.fail(&Refusal::from(refusal).into()),
-            (Some(Reply::MemberScrape(Ok(tallies))), Context::Scrape(info_hashes)) => {
+            (Some(Reply::UserScrape(Ok(tallies))), PrivateReplyPlan::Scrape(info_hashes)) => {
                 let known = info_hashes.iter().zip(tallies);
                 let known: Vec<_> = known.filter_map(|(hash, tally)| Some((hash, tally?))).collect();
                 Response::bencoded(reply::scrape(known.into_iter(), self.policy.scrape_seconds))
             }
-            (_, Context::Announce { form, external, .. }) => {
-                self.stats.overloads.add(1);
+            (_, PrivateReplyPlan::Announce { form, external, .. }) => {
+                self.metrics.overloads.add(1);
                 let answer = self.policy.full_answer(Tally::default());
-                self.announced(&answer, &PeerList::default(), *form, *external)
+                self.write_announce(&answer, &PeerList::default(), *form, *external)
             }
-            (_, Context::Scrape(_)) => {
-                self.stats.overloads.add(1);
+            (_, PrivateReplyPlan::Scrape(_)) => {
+                self.metrics.overloads.add(1);
                 Response::bencoded(reply::scrape(std::iter::empty(), self.policy.full_interval_seconds()))
             }
         }
     }
 
-    fn announced(
+    fn write_announce(
         self,
         answer: &hayate_state::Answer,
         peers: &PeerList,
-        form: Form,
+        form: ReplyForm,
         external: Option<IpAddr>,
     ) -> Response {
         // `peers6` is there only if there is something in it, so that an IPv4 swarm looks as it always did.
-        let address = Address { external, over_v6: false };
+        let address = ReplyAddress { external, over_v6: false };
         Response::bencoded(reply::announce(answer, peers, form, address))
     }
 
-    fn deny(self, denial: &Denial, peer_id: PeerId, left: u64) -> Response {
-        self.fail(&Failure::denied(denial, peer_id, left))
+    fn write_refused(self, denial: &Refused, peer_id: PeerId, left: u64) -> Response {
+        self.write_failure(&FailureReason::from_refused(denial, peer_id, left))
     }
 
-    fn fail(self, failure: &Failure) -> Response {
-        self.stats.refusal(failure.refusal);
+    fn write_failure(self, failure: &FailureReason) -> Response {
+        self.metrics.count_refusal(failure.cause);
         Response::bencoded(reply::failure(&failure.text(), failure.interval_seconds()))
     }
 
     /// There is nothing at that path, and nothing is said about it.
-    fn nothing(self) -> Response {
-        self.stats.counted(Response::text(404, ""))
+    fn not_found(self) -> Response {
+        self.metrics.count_response(Response::text(404, ""))
     }
 
-    fn trust(&self) -> Trust<'_> {
-        Trust { read_entry: peer_address::read_entry, read_any_list: false, ..Trust::of(self.config) }
+    fn address_trust(&self) -> AddressTrust<'_> {
+        AddressTrust {
+            read_entry: peer_address::parse_proxy_entry,
+            read_any_list: false,
+            ..AddressTrust::from_config(self.config)
+        }
     }
 }

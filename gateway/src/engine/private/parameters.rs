@@ -5,51 +5,59 @@ use std::net::IpAddr;
 
 use hayate_state::{Announce, Event, InfoHash, PeerId, Policy};
 
-use super::failure::{Detail, Failure, Fault};
+use super::failure::{FailureDetail, FailureReason, StrictBadRequest};
 use super::peer_address;
-use crate::engine::client_address::Trust;
-use crate::engine::open_mode::Wish;
-use crate::engine::refusal::Refusal;
+use crate::engine::bad_request::BadRequest;
+use crate::engine::client_address::AddressTrust;
+use crate::engine::open_mode::NumWantLimits;
 use crate::wire::query::{Escaped, Number, StrictParameters};
-use crate::wire::reply::Form;
+use crate::wire::reply::ReplyForm;
 
 /// Octets of a value that is compared with a word; longer ones are no such word.
 const WORD_MAX: usize = 16;
 
 /// A whole announce, and how its reply is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct StrictAnnounceQuery {
     pub(super) announce: Announce,
-    pub(super) form: Form,
+    pub(super) form: ReplyForm,
     /// The list form holds peer ids.
     pub(super) with_ids: bool,
 }
 
 /// Reads an announce of a client that was seen at `seen`.
-pub(super) fn announce(
+pub(super) fn read_announce(
     parameters: &StrictParameters<'_>,
-    seen: Result<IpAddr, Refusal>,
-    trust: &Trust<'_>,
-    wish: Wish,
+    seen: Result<IpAddr, BadRequest>,
+    trust: &AddressTrust<'_>,
+    limits: NumWantLimits,
     policy: &Policy,
-) -> Result<Asked, Failure> {
+) -> Result<StrictAnnounceQuery, FailureReason> {
     let mut info_hashes = parameters.info_hashes();
-    let info_hash = info_hashes.next().ok_or(Fault::MissingInfoHash)?;
+    let info_hash = info_hashes.next().ok_or(StrictBadRequest::MissingInfoHash)?;
     if info_hashes.next().is_some() {
-        return Err(Fault::ManyInfoHashes.into());
+        return Err(StrictBadRequest::ManyInfoHashes.into());
     }
-    let peer_id = peer_id(parameters.peer_id)?;
-    let port = number(parameters.port, Fault::MissingPort, Fault::InvalidPort)?;
-    let port = u16::try_from(port).map_err(|_| Fault::InvalidPort)?;
+    let peer_id = read_peer_id(parameters.peer_id)?;
+    let port = read_number(parameters.port, StrictBadRequest::MissingPort, StrictBadRequest::InvalidPort)?;
+    let port = u16::try_from(port).map_err(|_| StrictBadRequest::InvalidPort)?;
     if policy.refuses_port(port) {
         let refusal = hayate_state::Refusal::WellKnownPort.into();
-        return Err(Failure { refusal, detail: Detail::Port(port) });
+        return Err(FailureReason { cause: refusal, detail: FailureDetail::Port(port) });
     }
-    let uploaded = number(parameters.uploaded, Fault::MissingUploaded, Fault::InvalidUploaded)?;
-    let downloaded = number(parameters.downloaded, Fault::MissingDownloaded, Fault::InvalidDownloaded)?;
-    let left = number(parameters.left, Fault::MissingLeft, Fault::InvalidLeft)?;
-    let num_want = parameters.num_want.map_or(Ok(wish.default), |wanted| num_want(wanted, wish))?;
-    let address = peer_address::client(parameters, seen?, trust)?;
+    let uploaded = read_number(
+        parameters.uploaded,
+        StrictBadRequest::MissingUploaded,
+        StrictBadRequest::InvalidUploaded,
+    )?;
+    let downloaded = read_number(
+        parameters.downloaded,
+        StrictBadRequest::MissingDownloaded,
+        StrictBadRequest::InvalidDownloaded,
+    )?;
+    let left = read_number(parameters.left, StrictBadRequest::MissingLeft, StrictBadRequest::InvalidLeft)?;
+    let num_want = parameters.num_want.map_or(Ok(limits.default), |wanted| read_num_want(wanted, limits))?;
+    let address = peer_address::choose_address(parameters, seen?, trust)?;
     let announce = Announce {
         info_hash,
         peer_id,
@@ -58,62 +66,68 @@ pub(super) fn announce(
         uploaded,
         downloaded,
         left,
-        event: parameters.event.map_or(Event::None, event),
+        event: parameters.event.map_or(Event::None, read_event),
         num_want,
     };
-    let list_form = parameters.compact.is_some_and(|value| is(value, b"0"));
-    let no_peer_id = parameters.no_peer_id.is_some_and(|value| is(value, b"1"));
-    let form = if list_form { Form::List } else { Form::Compact };
-    Ok(Asked { announce, form, with_ids: list_form && !no_peer_id })
+    let list_form = parameters.compact.is_some_and(|value| is_word(value, b"0"));
+    let no_peer_id = parameters.no_peer_id.is_some_and(|value| is_word(value, b"1"));
+    let form = if list_form { ReplyForm::List } else { ReplyForm::Compact };
+    Ok(StrictAnnounceQuery { announce, form, with_ids: list_form && !no_peer_id })
 }
 
 /// Reads a scrape: the torrents it names, sorted, none twice.
-pub(super) fn scrape(parameters: &StrictParameters<'_>) -> Result<Vec<InfoHash>, Failure> {
+pub(super) fn read_scrape(parameters: &StrictParameters<'_>) -> Result<Vec<InfoHash>, FailureReason> {
     let mut info_hashes: Vec<_> = parameters.info_hashes().collect();
     if info_hashes.is_empty() {
-        return Err(Fault::NothingToScrape.into());
+        return Err(StrictBadRequest::NothingToScrape.into());
     }
     info_hashes.sort_unstable();
     info_hashes.dedup();
     Ok(info_hashes)
 }
 
-fn peer_id(value: Option<Escaped<'_>>) -> Result<PeerId, Fault> {
-    let value = value.filter(|value| !value.0.is_empty()).ok_or(Fault::MissingPeerId)?;
-    value.literal_id().map(PeerId).ok_or(Fault::InvalidPeerId)
+fn read_peer_id(value: Option<Escaped<'_>>) -> Result<PeerId, StrictBadRequest> {
+    let value = value.filter(|value| !value.0.is_empty()).ok_or(StrictBadRequest::MissingPeerId)?;
+    value.literal_id().map(PeerId).ok_or(StrictBadRequest::InvalidPeerId)
 }
 
-fn number(value: Option<Escaped<'_>>, missing: Fault, invalid: Fault) -> Result<u64, Fault> {
+fn read_number(
+    value: Option<Escaped<'_>>,
+    missing: StrictBadRequest,
+    invalid: StrictBadRequest,
+) -> Result<u64, StrictBadRequest> {
     value.ok_or(missing)?.literal_number().value().ok_or(invalid)
 }
 
 /// A negative number means that the client does not say; one that is too large means the most there is.
-fn num_want(value: Escaped<'_>, wish: Wish) -> Result<u16, Fault> {
+fn read_num_want(value: Escaped<'_>, limits: NumWantLimits) -> Result<u16, StrictBadRequest> {
     match value.literal_number() {
-        Number::Value(wanted) => Ok(u16::try_from(wanted).map_or(wish.max, |wanted| wanted.min(wish.max))),
-        Number::TooLarge => Ok(wish.max),
-        Number::Garbage => match value.literal_sign() {
-            Some(Number::Value(_) | Number::TooLarge) => Ok(wish.default),
-            _ => Err(Fault::InvalidNumWant),
+        Number::Value(wanted) => {
+            Ok(u16::try_from(wanted).map_or(limits.max, |wanted| wanted.min(limits.max)))
+        }
+        Number::TooLarge => Ok(limits.max),
+        Number::Garbage => match value.literal_after_minus() {
+            Some(Number::Value(_) | Number::TooLarge) => Ok(limits.default),
+            _ => Err(StrictBadRequest::InvalidNumWant),
         },
     }
 }
 
 /// In exactly this spelling; everything else is a regular announce.
-fn event(value: Escaped<'_>) -> Event {
+fn read_event(value: Escaped<'_>) -> Event {
     for (word, event) in [
         (&b"started"[..], Event::Started),
         (b"stopped", Event::Stopped),
         (b"completed", Event::Completed),
         (b"paused", Event::Paused),
     ] {
-        if is(value, word) {
+        if is_word(value, word) {
             return event;
         }
     }
     Event::None
 }
 
-fn is(value: Escaped<'_>, word: &[u8]) -> bool {
+fn is_word(value: Escaped<'_>, word: &[u8]) -> bool {
     value.0 == word || value.literal(&mut [0; WORD_MAX]) == Some(word)
 }

@@ -5,33 +5,33 @@ use std::net::IpAddr;
 use hayate_state::address::is_public;
 use hayate_state::address::special::is_never_a_peer;
 
-use super::failure::{Detail, Failure, Fault};
-use crate::engine::client_address::Trust;
-use crate::engine::refusal::Refusal;
+use super::failure::{FailureDetail, FailureReason, StrictBadRequest};
+use crate::engine::bad_request::BadRequest;
+use crate::engine::client_address::AddressTrust;
 use crate::wire::query::{Escaped, StrictParameters};
 
 /// Octets of the longest address as text.
 const TEXT_MAX: usize = 45;
 
 /// Reads one entry of a proxy's header: an address and nothing else, that a client can have.
-pub(super) fn read_entry(text: &[u8]) -> Option<IpAddr> {
-    let address = read(text)?;
+pub(super) fn parse_proxy_entry(text: &[u8]) -> Option<IpAddr> {
+    let address = parse_address(text)?;
     (!is_never_a_peer(address)).then_some(address)
 }
 
 /// The address a client claims if it may and the claim is of use; else where it was seen.
-pub(super) fn client(
+pub(super) fn choose_address(
     parameters: &StrictParameters<'_>,
     seen: IpAddr,
-    trust: &Trust<'_>,
-) -> Result<IpAddr, Failure> {
+    trust: &AddressTrust<'_>,
+) -> Result<IpAddr, FailureReason> {
     // Most claim nothing.
     if parameters.ip.is_none() && parameters.ipv4.is_none() || !trust.may_claim(seen) {
         return Ok(seen);
     }
     let usable = |claim: Option<Escaped<'_>>| {
         let mut buffer = [0; TEXT_MAX];
-        read(claim?.literal(&mut buffer)?).filter(|address| is_public(*address))
+        parse_address(claim?.literal(&mut buffer)?).filter(|address| is_public(*address))
     };
     let ip = usable(parameters.ip);
     let Some(ipv4) = usable(parameters.ipv4).filter(IpAddr::is_ipv4) else { return Ok(ip.unwrap_or(seen)) };
@@ -39,9 +39,9 @@ pub(super) fn client(
         Some(ip) if ip != ipv4 => {
             let mut buffer = [0; TEXT_MAX];
             let text = parameters.ip.and_then(|ip| ip.literal(&mut buffer)).unwrap_or_default();
-            Err(Failure {
-                refusal: Refusal::Private(Fault::InvalidAddress),
-                detail: Detail::Ip(text.to_vec()),
+            Err(FailureReason {
+                cause: BadRequest::Strict(StrictBadRequest::InvalidAddress),
+                detail: FailureDetail::Ip(text.to_vec()),
             })
         }
         _ => Ok(ipv4),
@@ -49,6 +49,6 @@ pub(super) fn client(
 }
 
 /// An address, without port, brackets, zone or leading zeros; one that is IPv4-mapped is IPv4.
-fn read(text: &[u8]) -> Option<IpAddr> {
+fn parse_address(text: &[u8]) -> Option<IpAddr> {
     str::from_utf8(text).ok()?.parse().ok().map(|address: IpAddr| address.to_canonical())
 }

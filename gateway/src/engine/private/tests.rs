@@ -1,18 +1,18 @@
 //! Mode private over HTTP, with a real tracker in virtual time, on the site of the fixture.
 
-#[path = "../../../../tests/fixtures/site.rs"]
+#[path = "../../../../tests/kit/fixtures/site.rs"]
 mod fixture;
 
 use hayate_state::{Now, Policy, Published, Swarms, Tracker};
 
-use super::failure::Fault;
-use crate::config::DoorConfig;
+use super::failure::StrictBadRequest;
+use crate::config::HttpConfig;
+use crate::engine::bad_request::BadRequest;
 use crate::engine::client_address::Source;
-use crate::engine::refusal::Refusal;
 use crate::engine::{Engine, Head, Response};
 use fixture::{DISABLED, FREE, HIDDEN, MUSIC, PLAIN, PRUNED};
 
-struct Desk {
+struct Harness {
     engine: Engine,
     tracker: Tracker,
     now: u32,
@@ -20,18 +20,18 @@ struct Desk {
 
 const HEAD: &str = "8:completei";
 
-impl Desk {
-    fn new(config: DoorConfig, policy: Policy) -> Self {
+impl Harness {
+    fn new(config: HttpConfig, policy: Policy) -> Self {
         let (config, policy, site) = (Published::new(config), Published::new(policy), fixture::site());
         let engine = Engine::new(config.subscribe(), policy.subscribe()).unwrap();
-        let engine = engine.private(site.register.subscribe());
-        let tracker = Tracker::new(Swarms::new(0), &policy, 7).private(site);
+        let engine = engine.private(site.site_data.subscribe());
+        let tracker = Tracker::new(Swarms::new(0), &policy, 7).with_site(site);
         Self { engine, tracker, now: 0 }
     }
 
     fn plain() -> Self {
         let config =
-            DoorConfig { num_want: 25, num_want_max: 50, external_ip: false, ..DoorConfig::default() };
+            HttpConfig { num_want: 25, num_want_max: 50, external_ip: false, ..HttpConfig::default() };
         Self::new(config, policy())
     }
 
@@ -89,7 +89,7 @@ fn every_malformed_announce_gets_the_text_of_its_row() {
         rest.cloned().chain([more.to_owned()]).collect::<Vec<_>>().join("&")
     };
     let malformed = |what: &str| format!("Malformed request - {what}");
-    let mut desk = Desk::plain();
+    let mut harness = Harness::plain();
     for (skip, more, text) in [
         ("info_hash", "", malformed("missing info_hash")),
         ("info_hash", "info_hash=short", malformed("missing info_hash")),
@@ -119,18 +119,18 @@ fn every_malformed_announce_gets_the_text_of_its_row() {
         ("", "numwant=--7", malformed("invalid numwant")),
     ] {
         let target = format!("/{PLAIN}/announce?{}", query(skip, more));
-        assert_eq!(desk.get(&target), failure(&text, 3600), "{skip} {more}");
+        assert_eq!(harness.get(&target), failure(&text, 3600), "{skip} {more}");
     }
     for more in ["numwant=-1", "numwant=-99999999999999999999", "numwant=70000", "numwant=0", "left=007", ""]
     {
         let target = format!("/{PLAIN}/announce?{}", query("", more));
-        assert!(desk.get(&target).contains(HEAD), "{more}");
+        assert!(harness.get(&target).contains(HEAD), "{more}");
     }
 }
 
 #[test]
 fn the_first_row_that_fails_is_the_answer() {
-    let mut desk = Desk::new(DoorConfig::default(), Policy { strict_port: true, ..policy() });
+    let mut harness = Harness::new(HttpConfig::default(), Policy { strict_port: true, ..policy() });
     let hash = escaped(&PRUNED);
     let mut query = String::new();
     let malformed = |what: &str| format!("Malformed request - {what}");
@@ -150,22 +150,22 @@ fn the_first_row_that_fails_is_the_answer() {
     ] {
         query += more;
         let interval = if text.starts_with("This") { 900 } else { 3600 };
-        assert_eq!(desk.get(&format!("/{PLAIN}/announce?{query}")), failure(&text, interval));
+        assert_eq!(harness.get(&format!("/{PLAIN}/announce?{query}")), failure(&text, interval));
         let nobody = failure("Your passkey is invalid", 3600);
-        assert_eq!(desk.get(&format!("/{DISABLED}/announce?{query}")), nobody);
+        assert_eq!(harness.get(&format!("/{DISABLED}/announce?{query}")), nobody);
     }
     let unknown = announce(PLAIN, &[7; 20], "");
-    assert_eq!(desk.get(&unknown), failure("This torrent does not exist", 300));
-    let stats = desk.engine.stats();
-    assert_eq!(stats.refusals_of(Refusal::Private(Fault::InvalidNumWant)), 1);
-    assert_eq!(stats.refusals_of(Refusal::Tracker(hayate_state::Refusal::InvalidPasskey)), 9);
+    assert_eq!(harness.get(&unknown), failure("This torrent does not exist", 300));
+    let metrics = harness.engine.metrics();
+    assert_eq!(metrics.refusals_of(BadRequest::Strict(StrictBadRequest::InvalidNumWant)), 1);
+    assert_eq!(metrics.refusals_of(BadRequest::Refused(hayate_state::Refusal::InvalidPasskey)), 9);
 }
 
 #[test]
 fn a_peer_id_is_told_back_as_it_was_sent() {
-    let mut desk = Desk::plain();
+    let mut harness = Harness::plain();
     let target = announce(PLAIN, &FREE, "&peer_id=%00%ff%25-qB4250-000000000");
-    let text = desk.get(&target);
+    let text = harness.get(&target);
     assert!(
         text.contains("59:Your client is not approved (peer_id: \\x00\\xff%-qB4250-000000000)"),
         "{text}"
@@ -174,30 +174,30 @@ fn a_peer_id_is_told_back_as_it_was_sent() {
 
 #[test]
 fn who_may_not_download_may_seed_and_pay_off_hit_and_runs() {
-    let mut desk = Desk::plain();
+    let mut harness = Harness::plain();
     let denied = failure("Your download privileges are disabled", 3600);
-    assert_eq!(desk.get(&announce(HIDDEN, &FREE, "")), denied);
-    assert!(desk.get(&announce(HIDDEN, &FREE, "&left=0")).contains(HEAD));
-    assert!(desk.get(&announce(HIDDEN, &MUSIC, "")).contains(HEAD));
+    assert_eq!(harness.get(&announce(HIDDEN, &FREE, "")), denied);
+    assert!(harness.get(&announce(HIDDEN, &FREE, "&left=0")).contains(HEAD));
+    assert!(harness.get(&announce(HIDDEN, &MUSIC, "")).contains(HEAD));
 }
 
 #[test]
 fn the_first_seeder_brings_a_pruned_torrent_back() {
-    let mut desk = Desk::plain();
-    assert!(desk.get(&announce(PLAIN, &PRUNED, "&left=0")).contains("10:downloadedi2e"));
-    assert!(desk.get(&announce(PLAIN, &PRUNED, "&left=5")).contains(HEAD));
+    let mut harness = Harness::plain();
+    assert!(harness.get(&announce(PLAIN, &PRUNED, "&left=0")).contains("10:downloadedi2e"));
+    assert!(harness.get(&announce(PLAIN, &PRUNED, "&left=5")).contains(HEAD));
 }
 
 #[test]
 fn replies_have_the_keys_of_the_spec_and_no_others() {
-    let mut desk = Desk::plain();
+    let mut harness = Harness::plain();
     let head = "d8:completei1e10:downloadedi0e10:incompletei0e8:intervali1800e12:min intervali900e5:peers";
     let seeder = announce(PLAIN, &MUSIC, "&left=0");
-    assert_eq!(desk.get(&seeder), format!("{head}0:e"));
-    assert_eq!(desk.text("2001:db8::9", &format!("{seeder}&compact=0")), format!("{head}lee"));
+    assert_eq!(harness.get(&seeder), format!("{head}0:e"));
+    assert_eq!(harness.text("2001:db8::9", &format!("{seeder}&compact=0")), format!("{head}lee"));
     let head = head.replacen("incompletei0e", "incompletei1e", 1);
     let leecher = announce(HIDDEN, &MUSIC, "&port=7001&peer_id=-TR2940-000000000002");
-    let reply = desk.get(&leecher);
+    let reply = harness.get(&leecher);
     assert_eq!(
         reply,
         format!(
@@ -209,25 +209,25 @@ fn replies_have_the_keys_of_the_spec_and_no_others() {
     let id = "7:peer id20:-TR2940-000000000001";
     for (more, id) in [("&compact=0", id), ("&compact=0&no_peer_id=1", ""), ("&compact=0&no_peer_id=2", id)] {
         let list = [entry("45.128.19.54", id), entry("2001:db8::9", id)].concat();
-        assert_eq!(desk.get(&format!("{leecher}{more}")), format!("{head}l{list}ee"), "{more}");
+        assert_eq!(harness.get(&format!("{leecher}{more}")), format!("{head}l{list}ee"), "{more}");
     }
     for more in ["&numwant=0", "&event=stopped"] {
-        let reply = desk.get(&format!("{leecher}{more}"));
+        let reply = harness.get(&format!("{leecher}{more}"));
         assert!(reply.ends_with("5:peers0:e"), "{reply}");
     }
 }
 
 #[test]
 fn events_are_words_in_their_one_spelling() {
-    let mut desk = Desk::plain();
-    assert!(desk.get(&announce(PLAIN, &MUSIC, "&event=StOpPeD")).contains("10:incompletei1e"));
-    assert!(desk.get(&announce(PLAIN, &MUSIC, "&EvEnT=stopped")).contains("10:incompletei0e"));
-    assert!(desk.get(&announce(PLAIN, &MUSIC, "&event=%73topped")).contains("10:incompletei0e"));
+    let mut harness = Harness::plain();
+    assert!(harness.get(&announce(PLAIN, &MUSIC, "&event=StOpPeD")).contains("10:incompletei1e"));
+    assert!(harness.get(&announce(PLAIN, &MUSIC, "&EvEnT=stopped")).contains("10:incompletei0e"));
+    assert!(harness.get(&announce(PLAIN, &MUSIC, "&event=%73topped")).contains("10:incompletei0e"));
 }
 
 #[test]
 fn a_scrape_shows_what_its_member_may_download() {
-    let mut desk = Desk::plain();
+    let mut harness = Harness::plain();
     let file = |hash: &[u8; 20]| {
         format!("20:{}d8:completei0e10:downloadedi0e10:incompletei0ee", hash.escape_ascii())
     };
@@ -235,41 +235,41 @@ fn a_scrape_shows_what_its_member_may_download() {
     let hashes = [FREE, MUSIC, PRUNED, [7; 20], MUSIC].map(|hash| format!("info_hash={}", escaped(&hash)));
     let query = format!("{}&info_hash=short&left=x", hashes.join("&"));
     let (music, free) = (file(&MUSIC), file(&FREE));
-    assert_eq!(desk.get(&format!("/{PLAIN}/scrape?{query}")), format!("d5:filesd{music}{free}e{flags}"));
-    assert_eq!(desk.get(&format!("/{HIDDEN}/scrape?{query}")), format!("d5:filesd{music}e{flags}"));
+    assert_eq!(harness.get(&format!("/{PLAIN}/scrape?{query}")), format!("d5:filesd{music}{free}e{flags}"));
+    assert_eq!(harness.get(&format!("/{HIDDEN}/scrape?{query}")), format!("d5:filesd{music}e{flags}"));
     let nothing = failure("Unsupported request - must provide at least one info_hash", 0);
-    assert_eq!(desk.get(&format!("/{PLAIN}/scrape?info_hash=x")), nothing);
-    let mut off = Desk::new(DoorConfig::default(), Policy { enable_scrape: false, ..policy() });
+    assert_eq!(harness.get(&format!("/{PLAIN}/scrape?info_hash=x")), nothing);
+    let mut off = Harness::new(HttpConfig::default(), Policy { enable_scrape: false, ..policy() });
     assert_eq!(off.ask("::1", &format!("/{PLAIN}/scrape?{query}"), &[]).status, 404);
     assert_eq!(off.get("/nobody/scrape"), failure("Your passkey is invalid", 3600));
 }
 
 #[test]
 fn paths_are_those_of_the_table() {
-    let mut desk = Desk::plain();
+    let mut harness = Harness::plain();
     for path in ["/", "/announce", "/scrape", "/x", "//", "/.."] {
-        let response = desk.ask("::1", path, &[]);
+        let response = harness.ask("::1", path, &[]);
         assert_eq!((response.status, &*response.body, response.close), (404, &b""[..], false), "{path}");
     }
     for rest in ["", "metrics", "alive", "x", "Announce"] {
-        assert_eq!(desk.ask("::1", &format!("/{PLAIN}/{rest}"), &[]).status, 404, "{rest}");
-        assert_eq!(desk.get(&format!("/nobody/{rest}")), failure("Your passkey is invalid", 3600));
+        assert_eq!(harness.ask("::1", &format!("/{PLAIN}/{rest}"), &[]).status, 404, "{rest}");
+        assert_eq!(harness.get(&format!("/nobody/{rest}")), failure("Your passkey is invalid", 3600));
     }
     let query = announce(PLAIN, &FREE, "").split_once('?').unwrap().1.to_owned();
     for path in ["/a/b/{}/announce", "//{}//announce", "/x/../{}/./announce", "/{}%2fannounce"] {
         let path = path.replace("{}", PLAIN);
-        assert!(desk.get(&format!("{path}?{query}")).contains(HEAD), "{path}");
+        assert!(harness.get(&format!("{path}?{query}")).contains(HEAD), "{path}");
     }
     let odd = format!("/%00%ff{PLAIN}/announce?{query}");
-    assert_eq!(desk.get(&odd), failure("Your passkey is invalid", 3600));
-    assert_eq!(desk.get("/%/announce"), failure("Your passkey is invalid", 3600));
+    assert_eq!(harness.get(&odd), failure("Your passkey is invalid", 3600));
+    assert_eq!(harness.get("/%/announce"), failure("Your passkey is invalid", 3600));
 }
 
 #[test]
 fn a_claimed_address_counts_as_the_spec_orders() {
     let anybody = vec!["0.0.0.0/0".parse().unwrap()];
     let config =
-        |spoofing_sources| DoorConfig { spoofing_sources, external_ip: false, ..DoorConfig::default() };
+        |spoofing_sources| HttpConfig { spoofing_sources, external_ip: false, ..HttpConfig::default() };
     let seeder = |more: &str| announce(PLAIN, &MUSIC, &format!("&left=0{more}"));
     let leecher = announce(HIDDEN, &MUSIC, "&compact=0&no_peer_id=1&peer_id=-TR2940-000000000002");
     for (more, address) in [
@@ -289,26 +289,26 @@ fn a_claimed_address_counts_as_the_spec_orders() {
         ("&ipv4=2600::2&ip=9.8.7.6", "9.8.7.6"),
         ("&ipv6=2600::1", "45.128.19.54"),
     ] {
-        let mut desk = Desk::new(config(anybody.clone()), policy());
-        assert!(desk.get(&seeder(more)).contains(HEAD), "{more}");
-        let reply = desk.get(&leecher);
+        let mut harness = Harness::new(config(anybody.clone()), policy());
+        assert!(harness.get(&seeder(more)).contains(HEAD), "{more}");
+        let reply = harness.get(&leecher);
         assert!(reply.contains(&format!("d2:ip{}:{address}4:port", address.len())), "{more} {reply}");
-        let mut desk = Desk::new(config(Vec::new()), policy());
-        desk.get(&seeder(more));
-        assert!(desk.get(&leecher).contains("d2:ip12:45.128.19.544:port"), "{more}");
+        let mut harness = Harness::new(config(Vec::new()), policy());
+        harness.get(&seeder(more));
+        assert!(harness.get(&leecher).contains("d2:ip12:45.128.19.544:port"), "{more}");
     }
-    let mut desk = Desk::new(config(anybody), policy());
+    let mut harness = Harness::new(config(anybody), policy());
     let text = "Invalid IPv4 address (ip: 9.8.7.6)";
-    assert_eq!(desk.get(&seeder("&ipv4=9.8.7.5&ip=9.8.7.6")), failure(text, 3600));
-    assert_eq!(desk.get(&seeder("&ipv4=9.8.7.5&ip=9%2e8.7.6")), failure(text, 3600));
+    assert_eq!(harness.get(&seeder("&ipv4=9.8.7.5&ip=9.8.7.6")), failure(text, 3600));
+    assert_eq!(harness.get(&seeder("&ipv4=9.8.7.5&ip=9%2e8.7.6")), failure(text, 3600));
 }
 
 #[test]
 fn a_proxy_is_believed_strictly() {
-    let config = DoorConfig {
+    let config = HttpConfig {
         proxy_header: Some("X-Forwarded-For".into()),
         trusted_proxies: vec!["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()],
-        ..DoorConfig::default()
+        ..HttpConfig::default()
     };
     let unreadable = failure("failed to parse peer IP address", 3600);
     let seeder = announce(PLAIN, &MUSIC, "&left=0");
@@ -330,22 +330,22 @@ fn a_proxy_is_believed_strictly() {
         ("x, 10.0.0.2", None),
         ("unknown", None),
     ] {
-        let mut desk = Desk::new(config.clone(), policy());
-        let response = desk.ask("127.0.0.1", &seeder, &[("x-forwarded-for", value.as_bytes())]);
+        let mut harness = Harness::new(config.clone(), policy());
+        let response = harness.ask("127.0.0.1", &seeder, &[("x-forwarded-for", value.as_bytes())]);
         let text = response.body.escape_ascii().to_string();
         let Some(address) = address else {
             assert_eq!(text, unreadable, "{value}");
             // A malformed request is told first, a wrong client later.
             let headers = [("X-Forwarded-For", value.as_bytes())];
-            let worse = desk.ask("127.0.0.1", &format!("{seeder}&left=x"), &headers);
+            let worse = harness.ask("127.0.0.1", &format!("{seeder}&left=x"), &headers);
             assert!(worse.body.escape_ascii().to_string().contains("invalid left"));
             continue;
         };
         assert!(text.contains(HEAD), "{value} {text}");
-        let reply = desk.get(&leecher);
+        let reply = harness.get(&leecher);
         assert!(reply.contains(&format!("d2:ip{}:{address}4:port", address.len())), "{value} {reply}");
     }
-    let single = DoorConfig { proxy_header: Some("X-Real-Ip".into()), ..config.clone() };
+    let single = HttpConfig { proxy_header: Some("X-Real-Ip".into()), ..config.clone() };
     for (lines, fine) in [
         (&[&b"9.8.7.6"[..]][..], true),
         (&[b" 9.8.7.6 "], true),
@@ -354,15 +354,15 @@ fn a_proxy_is_believed_strictly() {
         (&[b"9.8.7.6, 9.8.7.5"], false),
         (&[b"9.8.7.6", b"9.8.7.6"], false),
     ] {
-        let mut desk = Desk::new(single.clone(), policy());
+        let mut harness = Harness::new(single.clone(), policy());
         let headers: Vec<_> = lines.iter().map(|line| ("X-Real-Ip", *line)).collect();
-        let reply = desk.ask("127.0.0.1", &seeder, &headers).body.escape_ascii().to_string();
+        let reply = harness.ask("127.0.0.1", &seeder, &headers).body.escape_ascii().to_string();
         assert_eq!(reply.contains(HEAD), fine, "{reply}");
     }
-    let mut desk = Desk::new(config, policy());
-    let response = desk.ask("45.128.19.54", &seeder, &[("X-Forwarded-For", b"9.8.7.6")]);
+    let mut harness = Harness::new(config, policy());
+    let response = harness.ask("45.128.19.54", &seeder, &[("X-Forwarded-For", b"9.8.7.6")]);
     assert!(response.body.escape_ascii().to_string().contains(HEAD));
-    assert!(desk.get(&leecher).contains("d2:ip12:45.128.19.544:port"));
+    assert!(harness.get(&leecher).contains("d2:ip12:45.128.19.544:port"));
 }
 
 #[test]
@@ -380,15 +380,15 @@ fn failures_and_replies_are_encoded_as_the_reference_tracker_does() {
     }
     let tally = Tally { seeders: 1234, completed: 9_101_112, leechers: 5678, paused: 0 };
     let answer = Answer { interval_seconds: 60, min_interval_seconds: 45, tally };
-    let nowhere = reply::Address { external: None, over_v6: false };
+    let nowhere = reply::ReplyAddress { external: None, over_v6: false };
     let write =
         |peers: &PeerList, form| reply::announce(&answer, peers, form, nowhere).escape_ascii().to_string();
     let head = "d8:completei1234e10:downloadedi9101112e10:incompletei5678e8:intervali60e12:min intervali45e";
     let none = PeerList::default();
-    assert_eq!(write(&none, reply::Form::Compact), format!("{head}5:peers0:e"));
-    assert_eq!(write(&none, reply::Form::List), format!("{head}5:peerslee"));
+    assert_eq!(write(&none, reply::ReplyForm::Compact), format!("{head}5:peers0:e"));
+    assert_eq!(write(&none, reply::ReplyForm::List), format!("{head}5:peerslee"));
     let v4 = [[0x7f, 0, 0, 1, 0x30, 0x39], [8, 8, 8, 8, 0x7f, 0xff], [1, 1, 10, 10, 0, 22]].concat();
     let peers = PeerList { v4: v4.clone(), ..PeerList::default() };
-    assert_eq!(write(&peers, reply::Form::Compact), format!("{head}5:peers18:{}e", v4.escape_ascii()));
-    assert!(write(&peers, reply::Form::List).ends_with("d2:ip9:1.1.10.104:porti22eeee"));
+    assert_eq!(write(&peers, reply::ReplyForm::Compact), format!("{head}5:peers18:{}e", v4.escape_ascii()));
+    assert!(write(&peers, reply::ReplyForm::List).ends_with("d2:ip9:1.1.10.104:porti22eeee"));
 }

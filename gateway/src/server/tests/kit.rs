@@ -1,4 +1,4 @@
-//! A door, an actor and their clients, for the tests of the server.
+//! A server, an actor and their clients, for the tests of the server.
 
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use hayate_state::actor::{Actor, INBOX_MAX};
 use hayate_state::{Board, Swarms, Tracker};
 
 use super::super::*;
-use crate::operator::{Condition, Health};
+use crate::operator::{HealthCheck, HealthStatus};
 use crate::wire::bencode::tests::{Value, read as bencoded};
 
 /// Longest time a test waits for octets.
@@ -17,7 +17,7 @@ pub(super) const ANNOUNCE: &str =
 pub(super) const SCRAPE: &str = "/scrape?info_hash=bbbbbbbbbbbbbbbbbbbb";
 
 pub(super) struct Daemon {
-    running: Running,
+    running: RunningServer,
     actor: Actor,
     pub(super) address: SocketAddr,
     pub(super) metrics: Option<SocketAddr>,
@@ -37,23 +37,23 @@ pub(super) fn listen() -> ListenConfig {
     }
 }
 
-pub(super) fn config() -> DoorConfig {
-    DoorConfig { trusted_proxies: Vec::new(), ..DoorConfig::default() }
+pub(super) fn config() -> HttpConfig {
+    HttpConfig { trusted_proxies: Vec::new(), ..HttpConfig::default() }
 }
 
 impl Daemon {
-    pub(super) fn start(listen: &ListenConfig, config: DoorConfig) -> Self {
+    pub(super) fn start(listen: &ListenConfig, config: HttpConfig) -> Self {
         Self::start_bounded(listen, config, INBOX_MAX).0
     }
 
     /// With an inbox of this size, and a further sender into it: the actor ends only when that is gone too.
     pub(super) fn start_bounded(
         listen: &ListenConfig,
-        config: DoorConfig,
+        config: HttpConfig,
         inbox_max: usize,
-    ) -> (Self, Inbox<Asker>) {
-        let door = Door::open(listen).unwrap();
-        let (address, metrics) = (door.addresses()[0], door.metrics_addresses().first().copied());
+    ) -> (Self, Inbox<ReplyTo>) {
+        let server = Server::open(listen).unwrap();
+        let (address, metrics) = (server.addresses()[0], server.metrics_addresses().first().copied());
         let (config, policy) = (Published::new(config), Published::new(Policy::default()));
         let clock = Clock::start();
         let tracker = Tracker::new(Swarms::new(0), &policy, 7);
@@ -62,22 +62,24 @@ impl Daemon {
         let board = Arc::new(Board::default());
         let healthy = Arc::new(AtomicBool::new(true));
         let health = Arc::clone(&healthy);
-        let health: Health =
-            Arc::new(move || if health.load(Ordering::Relaxed) { Condition::Good } else { Condition::Bad });
-        let running = door
+        let health: HealthCheck =
+            Arc::new(
+                move || if health.load(Ordering::Relaxed) { HealthStatus::Good } else { HealthStatus::Bad },
+            );
+        let running = server
             .start(
                 &config,
                 &policy,
                 None,
                 inbox,
                 clock,
-                Pages { admin: None, board: Arc::clone(&board), health, clock },
+                OperatorPages { admin: None, board: Arc::clone(&board), health, clock },
             )
             .unwrap();
         (Self { running, actor, address, metrics, board, healthy }, further)
     }
 
-    pub(super) fn with(config: DoorConfig) -> Self {
+    pub(super) fn with(config: HttpConfig) -> Self {
         Self::start(&listen(), config)
     }
 
@@ -97,7 +99,7 @@ impl Daemon {
     pub(super) fn counted(&self, name: &str, label: &str) -> u64 {
         let fits =
             |labels: &[(&str, &str)]| label.is_empty() || labels.iter().any(|(_, value)| *value == label);
-        self.board.read().iter().filter(|r| r.name == name && fits(&r.labels)).map(|r| r.value).sum()
+        self.board.read_series().iter().filter(|r| r.name == name && fits(&r.labels)).map(|r| r.value).sum()
     }
 
     /// Waits until a number has come about; it is counted a moment after the client sees the effect.

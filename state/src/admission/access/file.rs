@@ -9,61 +9,61 @@ use std::path::Path;
 
 use super::ListError;
 use crate::ids::InfoHash;
-use crate::snapshot::container::replace;
-use crate::text::{self, Lines, Piece};
+use crate::snapshot::container::replace_file;
+use crate::text::{self, LinePiece, Lines};
 
 /// Octets of a line that are looked at; the rest of a longer one is a comment, or it is no good line.
 const LINE_MAX: usize = 4096;
 /// Octets of a line that is nothing but an `info_hash`.
-const LINE: u64 = 41;
+const ENTRY_LEN: u64 = 41;
 /// Torrents there is room for at once, at most, whatever the size of the file makes believe.
 const ROOM_MAX: u64 = 1 << 24;
 
 /// What an entry of a list says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
+struct ListEntry {
     info_hash: InfoHash,
     /// It has the digits of v2.
     is_long: bool,
 }
 
 /// The `info_hash` in the first word of a text, and what follows that word.
-fn word(text: &[u8]) -> (Option<Entry>, &[u8]) {
+fn parse_first_word(text: &[u8]) -> (Option<ListEntry>, &[u8]) {
     let end = text.iter().position(|octet| b" \t#".contains(octet)).unwrap_or(text.len());
     let (word, rest) = text.split_at_checked(end).unwrap_or((text, &[]));
-    let found = str::from_utf8(word).ok().and_then(InfoHash::of_digits);
-    (found.map(|(info_hash, is_long)| Entry { info_hash, is_long }), rest)
+    let found = str::from_utf8(word).ok().and_then(InfoHash::from_hex_digits);
+    (found.map(|(info_hash, is_long)| ListEntry { info_hash, is_long }), rest)
 }
 
 /// What a line says; `None` if it is empty or a comment. Of two torrents on one line the second would go
 /// unseen: such a line is bad.
-fn entry(text: &[u8]) -> Option<Result<Entry, ()>> {
+fn parse_line(text: &[u8]) -> Option<Result<ListEntry, ()>> {
     if matches!(text.trim_ascii().first(), None | Some(b'#')) {
         return None;
     }
-    let (first, rest) = word(text);
-    Some(first.filter(|_| word(rest.trim_ascii_start()).0.is_none()).ok_or(()))
+    let (first, rest) = parse_first_word(text);
+    Some(first.filter(|_| parse_first_word(rest.trim_ascii_start()).0.is_none()).ok_or(()))
 }
 
 /// What was read: the torrents, and how many entries had the digits of v2.
-pub(super) type Read = (HashSet<InfoHash, RandomState>, usize);
+pub(super) type ListContents = (HashSet<InfoHash, RandomState>, usize);
 
 /// Reads a list.
-pub(super) fn read(path: &Path) -> Result<Read, ListError> {
+pub(super) fn read_list(path: &Path) -> Result<ListContents, ListError> {
     let unreadable = |source| ListError::Unreadable { path: path.to_owned(), source };
-    let file = text::open(path).map_err(unreadable)?;
+    let file = text::open_file(path).map_err(unreadable)?;
     let octets = file.metadata().map_err(unreadable)?.len();
-    let room = usize::try_from((octets / LINE).min(ROOM_MAX)).unwrap_or(0);
+    let room = usize::try_from((octets / ENTRY_LEN).min(ROOM_MAX)).unwrap_or(0);
     let mut hashes = HashSet::with_capacity_and_hasher(room, RandomState::new());
-    let (mut lines, mut number, mut long) = (lines_of(file), 0, 0);
+    let (mut lines, mut number, mut long) = (list_lines(file), 0, 0);
     while let Some(piece) = lines.next_piece().map_err(unreadable)? {
         if !piece.begins {
             continue;
         }
         number += 1;
-        match entry(piece.text()) {
+        match parse_line(piece.text()) {
             None => {}
-            Some(Ok(Entry { info_hash, is_long })) => {
+            Some(Ok(ListEntry { info_hash, is_long })) => {
                 hashes.insert(info_hash);
                 long += usize::from(is_long);
             }
@@ -82,16 +82,16 @@ pub(super) fn read(path: &Path) -> Result<Read, ListError> {
 ///
 /// # Errors
 /// Those of the disk; then the file is as it was.
-pub fn rewrite(path: &Path, info_hashes: &[InfoHash], listed: bool) -> io::Result<Vec<bool>> {
+pub fn rewrite_list(path: &Path, info_hashes: &[InfoHash], listed: bool) -> io::Result<Vec<bool>> {
     // What a link points to is replaced, not the link.
     let path = &path.canonicalize()?;
     let wanted: HashSet<InfoHash> = info_hashes.iter().copied().collect();
     let mut there = HashSet::new();
     let mut ends_well = true;
-    let mut lines = lines_of(text::open(path)?);
+    let mut lines = list_lines(text::open_file(path)?);
     while let Some(piece) = lines.next_piece()? {
         ends_well = piece.ends;
-        there.extend(said(&piece).filter(|info_hash| wanted.contains(info_hash)));
+        there.extend(listed_torrent(&piece).filter(|info_hash| wanted.contains(info_hash)));
     }
     let mut changed = Vec::new();
     for info_hash in info_hashes {
@@ -100,7 +100,7 @@ pub fn rewrite(path: &Path, info_hashes: &[InfoHash], listed: bool) -> io::Resul
     if !changed.contains(&true) {
         return Ok(changed);
     }
-    replace(path, |to| {
+    replace_file(path, |to| {
         let known = std::fs::metadata(path)?;
         to.get_ref().set_permissions(known.permissions())?;
         // Only root may give it to somebody else; then it is ours now, and of the same group if we are in
@@ -108,10 +108,10 @@ pub fn rewrite(path: &Path, info_hashes: &[InfoHash], listed: bool) -> io::Resul
         if fchown(to.get_ref(), Some(known.uid()), Some(known.gid())).is_err() {
             let _ = fchown(to.get_ref(), None, Some(known.gid()));
         }
-        let (mut lines, mut stays) = (lines_of(text::open(path)?), true);
+        let (mut lines, mut stays) = (list_lines(text::open_file(path)?), true);
         while let Some(piece) = lines.next_piece()? {
             if piece.begins {
-                stays = listed || said(&piece).is_none_or(|info_hash| !wanted.contains(&info_hash));
+                stays = listed || listed_torrent(&piece).is_none_or(|info_hash| !wanted.contains(&info_hash));
             }
             if stays {
                 to.write_all(piece.raw)?;
@@ -129,12 +129,12 @@ pub fn rewrite(path: &Path, info_hashes: &[InfoHash], listed: bool) -> io::Resul
     Ok(changed)
 }
 
-fn lines_of(file: File) -> Lines<BufReader<File>> {
+fn list_lines(file: File) -> Lines<BufReader<File>> {
     Lines::new(BufReader::with_capacity(1 << 16, file), LINE_MAX)
 }
 
-fn said(piece: &Piece<'_>) -> Option<InfoHash> {
-    let entry = if piece.begins { entry(piece.text()) } else { None };
+fn listed_torrent(piece: &LinePiece<'_>) -> Option<InfoHash> {
+    let entry = if piece.begins { parse_line(piece.text()) } else { None };
     entry.and_then(Result::ok).map(|entry| entry.info_hash)
 }
 
@@ -155,7 +155,7 @@ mod tests {
         let long = "x".repeat(10_000);
         let text = format!("# {long}\n\n   \n{}\r\n{} {long}\n{}#b\n  # \u{e9}", hash(1), hash(2), hash(3));
         std::fs::write(&path, text).unwrap();
-        let (read, long) = read(&path).unwrap();
+        let (read, long) = read_list(&path).unwrap();
         assert_eq!((read, long), ([1, 2, 3].map(hash).into_iter().collect(), 0));
     }
 
@@ -169,12 +169,12 @@ mod tests {
                     [format!("{}", hash(1)), "# two".into(), format!("{} two", hash(2)), String::new()];
                 std::fs::write(&path, format!("{mark}{}{}", lines.join(end), hash(3))).unwrap();
                 let expected = [1, 2, 3].map(hash).into_iter().collect();
-                assert_eq!(read(&path).unwrap().0, expected, "{end:?} {mark:?}");
-                assert_eq!(rewrite(&path, &[hash(1), hash(4)], false).unwrap(), [true, false]);
-                assert_eq!(rewrite(&path, &[hash(5)], true).unwrap(), [true]);
-                assert_eq!(read(&path).unwrap().0, [2, 3, 5].map(hash).into_iter().collect(), "{end:?}");
+                assert_eq!(read_list(&path).unwrap().0, expected, "{end:?} {mark:?}");
+                assert_eq!(rewrite_list(&path, &[hash(1), hash(4)], false).unwrap(), [true, false]);
+                assert_eq!(rewrite_list(&path, &[hash(5)], true).unwrap(), [true]);
+                assert_eq!(read_list(&path).unwrap().0, [2, 3, 5].map(hash).into_iter().collect(), "{end:?}");
                 std::fs::write(&path, [lines[0].as_str(), "x", ""].join(end)).unwrap();
-                assert!(matches!(read(&path), Err(ListError::BadLine { line: 2, .. })), "{end:?}");
+                assert!(matches!(read_list(&path), Err(ListError::BadLine { line: 2, .. })), "{end:?}");
             }
         }
     }
@@ -185,10 +185,10 @@ mod tests {
         let path = folder.path().join("list");
         let v2 = format!("{}{}", hash(0xAB), "C".repeat(24));
         std::fs::write(&path, format!("{v2} # v2\n{}\n{v2}", hash(2))).unwrap();
-        assert_eq!(read(&path).unwrap(), ([0xAB, 2].map(hash).into_iter().collect(), 2));
-        assert_eq!(rewrite(&path, &[hash(0xAB)], true).unwrap(), [false]);
-        assert_eq!(rewrite(&path, &[hash(0xAB)], false).unwrap(), [true]);
-        assert_eq!(read(&path).unwrap(), ([2].map(hash).into_iter().collect(), 0));
+        assert_eq!(read_list(&path).unwrap(), ([0xAB, 2].map(hash).into_iter().collect(), 2));
+        assert_eq!(rewrite_list(&path, &[hash(0xAB)], true).unwrap(), [false]);
+        assert_eq!(rewrite_list(&path, &[hash(0xAB)], false).unwrap(), [true]);
+        assert_eq!(read_list(&path).unwrap(), ([2].map(hash).into_iter().collect(), 0));
     }
 
     #[test]
@@ -197,10 +197,10 @@ mod tests {
         let path = folder.path().join("list");
         for between in [" ", "\t  ", " \t"] {
             std::fs::write(&path, format!("{}{between}{}\n", hash(1), hash(2))).unwrap();
-            assert!(matches!(read(&path), Err(ListError::BadLine { line: 1, .. })));
+            assert!(matches!(read_list(&path), Err(ListError::BadLine { line: 1, .. })));
         }
         std::fs::write(&path, format!("{} # not {}\n", hash(1), hash(2))).unwrap();
-        assert_eq!(read(&path).unwrap().0.len(), 1);
+        assert_eq!(read_list(&path).unwrap().0.len(), 1);
     }
 
     #[test]
@@ -213,7 +213,9 @@ mod tests {
             (format!("# {}\n{}", "x".repeat(9000), "y".repeat(9000)), 2),
         ] {
             std::fs::write(&path, text).unwrap();
-            let Err(ListError::BadLine { line: found, text, .. }) = read(&path) else { panic!("it is good") };
+            let Err(ListError::BadLine { line: found, text, .. }) = read_list(&path) else {
+                panic!("it is good")
+            };
             assert_eq!(found, line);
             assert!(text.chars().count() <= 60);
         }
@@ -228,11 +230,11 @@ mod tests {
         let before = format!("# mine\n{} # one\n{}", hash(0xAA), hash(0xBB));
         std::fs::write(&path, &before).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
-        let changed = rewrite(&link, &[hash(0xCC), hash(0xAA), hash(0xCC)], true).unwrap();
+        let changed = rewrite_list(&link, &[hash(0xCC), hash(0xAA), hash(0xCC)], true).unwrap();
         assert_eq!(changed, [true, false, false]);
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text, format!("{before}\n{}\n", hash(0xCC)));
-        let changed = rewrite(&link, &[hash(0xAA), hash(0xDD)], false).unwrap();
+        let changed = rewrite_list(&link, &[hash(0xAA), hash(0xDD)], false).unwrap();
         assert_eq!(changed, [true, false]);
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text, format!("# mine\n{}\n{}\n", hash(0xBB), hash(0xCC)));
@@ -246,9 +248,9 @@ mod tests {
         let path = folder.path().join("list");
         std::fs::write(&path, format!("{}\n", hash(1))).unwrap();
         std::fs::create_dir(folder.path().join("list.draft")).unwrap();
-        assert!(rewrite(&path, &[hash(2)], true).is_err());
-        assert_eq!(rewrite(&path, &[hash(1)], true).unwrap(), [false], "nothing to write");
-        assert_eq!(read(&path).unwrap().0.len(), 1);
-        assert!(rewrite(&folder.path().join("none"), &[hash(2)], true).is_err());
+        assert!(rewrite_list(&path, &[hash(2)], true).is_err());
+        assert_eq!(rewrite_list(&path, &[hash(1)], true).unwrap(), [false], "nothing to write");
+        assert_eq!(read_list(&path).unwrap().0.len(), 1);
+        assert!(rewrite_list(&folder.path().join("none"), &[hash(2)], true).is_err());
     }
 }

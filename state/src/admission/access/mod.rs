@@ -8,7 +8,7 @@ use std::hash::RandomState;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use self::file::rewrite;
+pub use self::file::rewrite_list;
 use crate::ids::InfoHash;
 
 /// Changes of a list that are kept beside it; with more of them it is copied.
@@ -20,11 +20,11 @@ const CHANGES_MAX: usize = 4096;
 /// a change of a large list copies little.
 #[derive(Clone, Debug, Default)]
 pub struct TorrentList {
-    read: Arc<HashSet<InfoHash, RandomState>>,
+    base: Arc<HashSet<InfoHash, RandomState>>,
     /// Torrents that are on the list and were not read (true), or the other way round (false).
     changes: HashMap<InfoHash, bool, RandomState>,
     /// Entries of the file that had 64 digits.
-    long: usize,
+    v2_entries: usize,
 }
 
 /// Which torrents may be announced.
@@ -67,26 +67,30 @@ impl TorrentList {
     ///
     /// # Errors
     /// When the file cannot be read, or a line is not an `info_hash`.
-    pub fn read(path: &Path) -> Result<Self, ListError> {
-        file::read(path).map(|(read, long)| Self { read: Arc::new(read), long, ..Self::default() })
+    pub fn read_file(path: &Path) -> Result<Self, ListError> {
+        file::read_list(path).map(|(read, long)| Self {
+            base: Arc::new(read),
+            v2_entries: long,
+            ..Self::default()
+        })
     }
 
     /// Entries of the file that had the 64 digits of an `info_hash` of BitTorrent v2: they count by the
     /// first 40, as clients announce them (BEP 52).
     #[must_use]
-    pub fn long(&self) -> usize {
-        self.long
+    pub fn v2_entries(&self) -> usize {
+        self.v2_entries
     }
 
     /// The same list with these torrents on it, or not on it. Gives which of them made a difference.
     #[must_use]
-    pub fn with(&self, info_hashes: &[InfoHash], listed: bool) -> (Self, Vec<bool>) {
+    pub fn with_changes(&self, info_hashes: &[InfoHash], listed: bool) -> (Self, Vec<bool>) {
         let mut list = self.clone();
         let mut change = |info_hash: &InfoHash| {
-            if list.has(info_hash) == listed {
+            if list.contains(info_hash) == listed {
                 return false;
             }
-            if list.read.contains(info_hash) == listed {
+            if list.base.contains(info_hash) == listed {
                 list.changes.remove(info_hash);
             } else {
                 list.changes.insert(*info_hash, listed);
@@ -102,23 +106,23 @@ impl TorrentList {
 
     /// Is the torrent on the list?
     #[must_use]
-    pub fn has(&self, info_hash: &InfoHash) -> bool {
+    pub fn contains(&self, info_hash: &InfoHash) -> bool {
         let changed = if self.changes.is_empty() { None } else { self.changes.get(info_hash) };
-        changed.copied().unwrap_or_else(|| self.read.contains(info_hash))
+        changed.copied().unwrap_or_else(|| self.base.contains(info_hash))
     }
 
     /// The torrents on the list, in any order.
     pub fn iter(&self) -> impl Iterator<Item = InfoHash> {
         let added = self.changes.iter().filter(|&(_, &listed)| listed).map(|(info_hash, _)| *info_hash);
         let stays = |info_hash: &InfoHash| self.changes.is_empty() || !self.changes.contains_key(info_hash);
-        self.read.iter().copied().filter(move |info_hash| stays(info_hash)).chain(added)
+        self.base.iter().copied().filter(move |info_hash| stays(info_hash)).chain(added)
     }
 
     /// Torrents on the list.
     #[must_use]
     pub fn len(&self) -> usize {
         let added = self.changes.values().filter(|&&listed| listed).count();
-        self.read.len() + added - (self.changes.len() - added)
+        self.base.len() + added - (self.changes.len() - added)
     }
 
     /// True if no torrent is on the list.
@@ -130,7 +134,7 @@ impl TorrentList {
 
 impl FromIterator<InfoHash> for TorrentList {
     fn from_iter<I: IntoIterator<Item = InfoHash>>(hashes: I) -> Self {
-        Self { read: Arc::new(hashes.into_iter().collect()), ..Self::default() }
+        Self { base: Arc::new(hashes.into_iter().collect()), ..Self::default() }
     }
 }
 
@@ -140,8 +144,8 @@ impl Access {
     pub fn admits(&self, info_hash: &InfoHash) -> bool {
         match self {
             Self::Off => true,
-            Self::Allow(list) => list.has(info_hash),
-            Self::Deny(list) => !list.has(info_hash),
+            Self::Allow(list) => list.contains(info_hash),
+            Self::Deny(list) => !list.contains(info_hash),
         }
     }
 
@@ -184,15 +188,15 @@ mod tests {
     #[test]
     fn changes_lie_over_what_was_read() {
         let list: TorrentList = (0..7).map(hash).collect();
-        let (more, changed) = list.with(&[hash(3), hash(11), hash(11)], true);
+        let (more, changed) = list.with_changes(&[hash(3), hash(11), hash(11)], true);
         assert_eq!(changed, [false, true, false]);
-        assert!(Arc::ptr_eq(&list.read, &more.read), "nothing large is copied");
-        assert!(more.has(&hash(11)) && !list.has(&hash(11)));
-        let (less, changed) = more.with(&[hash(0), hash(13), hash(11)], false);
+        assert!(Arc::ptr_eq(&list.base, &more.base), "nothing large is copied");
+        assert!(more.contains(&hash(11)) && !list.contains(&hash(11)));
+        let (less, changed) = more.with_changes(&[hash(0), hash(13), hash(11)], false);
         assert_eq!(changed, [true, false, true]);
         assert_eq!((list.len(), more.len(), less.len()), (7, 8, 6));
         assert_eq!(sorted(&less), (1..7).map(hash).collect::<Vec<_>>());
-        let (again, changed) = less.with(&[hash(0)], true);
+        let (again, changed) = less.with_changes(&[hash(0)], true);
         assert_eq!((changed, again.changes.len()), (vec![true], 0), "back where it was");
     }
 
@@ -201,11 +205,11 @@ mod tests {
         let mut list: TorrentList = (0..7).map(hash).collect();
         let count = u32::try_from(3 * CHANGES_MAX).unwrap();
         for number in 7..count {
-            list = list.with(&[hash(number)], true).0;
+            list = list.with_changes(&[hash(number)], true).0;
             assert!(list.changes.len() <= CHANGES_MAX);
         }
         assert_eq!(list.len(), 3 * CHANGES_MAX);
-        assert!((0..count).all(|number| list.has(&hash(number))));
+        assert!((0..count).all(|number| list.contains(&hash(number))));
     }
 
     #[test]
@@ -215,10 +219,10 @@ mod tests {
         let mut naive: std::collections::BTreeSet<_> = (0..50).map(hash).collect();
         for _ in 0..5000 {
             let (torrent, listed) = (hash(random.u32(..100)), random.bool());
-            let (next, changed) = list.with(&[torrent], listed);
+            let (next, changed) = list.with_changes(&[torrent], listed);
             let expected = if listed { naive.insert(torrent) } else { naive.remove(&torrent) };
             assert_eq!(changed, [expected]);
-            assert_eq!((next.len(), next.has(&torrent)), (naive.len(), listed));
+            assert_eq!((next.len(), next.contains(&torrent)), (naive.len(), listed));
             list = next;
         }
         assert_eq!(sorted(&list), naive.into_iter().collect::<Vec<_>>());

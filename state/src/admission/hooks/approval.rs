@@ -7,13 +7,13 @@ use std::hash::Hash;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Hook, HookError, Means, Verdict, Visit, options};
+use super::{AnnounceVisit, Hook, HookError, HookInputs, Verdict, parse_options};
 use crate::announce::Refusal;
 use crate::ids::{ClientId, InfoHash};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Options {
+struct ApprovalOptions {
     #[serde(default)]
     whitelist: Vec<String>,
     #[serde(default)]
@@ -22,15 +22,18 @@ struct Options {
 
 /// What is listed, and what that means.
 #[derive(Debug)]
-enum List<T> {
+enum ApprovalList<T> {
     Nothing,
     Only(HashSet<T>),
     Never(HashSet<T>),
 }
 
-impl<T: Eq + Hash> List<T> {
-    fn read(from: &Map<String, Value>, read: fn(&str, &str) -> Result<T, String>) -> Result<Self, HookError> {
-        let Options { whitelist, blacklist } = options(from)?;
+impl<T: Eq + Hash> ApprovalList<T> {
+    fn parse(
+        from: &Map<String, Value>,
+        read: fn(&str, &str) -> Result<T, String>,
+    ) -> Result<Self, HookError> {
+        let ApprovalOptions { whitelist, blacklist } = parse_options(from)?;
         let set = |name, list: &[String]| -> Result<HashSet<T>, HookError> {
             list.iter().map(|entry| read(name, entry)).collect::<Result<_, _>>().map_err(HookError::Options)
         };
@@ -54,11 +57,14 @@ impl<T: Eq + Hash> List<T> {
 }
 
 #[derive(Debug)]
-struct ClientApproval(List<ClientId>);
+struct ClientApproval(ApprovalList<ClientId>);
 
 /// Builds `client approval`.
-pub(super) fn clients(options: &Map<String, Value>, _: Means<'_>) -> Result<Box<dyn Hook>, HookError> {
-    let list = List::read(options, |_, entry| {
+pub(super) fn build_client_approval(
+    options: &Map<String, Value>,
+    _: HookInputs<'_>,
+) -> Result<Box<dyn Hook>, HookError> {
+    let list = ApprovalList::parse(options, |_, entry| {
         let id = entry.as_bytes().try_into().map_err(|_| format!("client ID {entry} must be 6 bytes"))?;
         Ok(ClientId(id))
     })?;
@@ -66,18 +72,21 @@ pub(super) fn clients(options: &Map<String, Value>, _: Means<'_>) -> Result<Box<
 }
 
 impl Hook for ClientApproval {
-    fn announce(&self, visit: &mut Visit<'_>) -> Verdict {
+    fn announce(&self, visit: &mut AnnounceVisit<'_>) -> Verdict {
         let client = visit.announce.peer_id.client();
         if self.0.admits(&client) { Ok(()) } else { Err(Refusal::UnapprovedClient) }
     }
 }
 
 #[derive(Debug)]
-struct TorrentApproval(List<InfoHash>);
+struct TorrentApproval(ApprovalList<InfoHash>);
 
 /// Builds `torrent approval`.
-pub(super) fn torrents(options: &Map<String, Value>, _: Means<'_>) -> Result<Box<dyn Hook>, HookError> {
-    let list = List::read(options, |list, entry| {
+pub(super) fn build_torrent_approval(
+    options: &Map<String, Value>,
+    _: HookInputs<'_>,
+) -> Result<Box<dyn Hook>, HookError> {
+    let list = ApprovalList::parse(options, |list, entry| {
         if !entry.bytes().all(|digit| digit.is_ascii_hexdigit()) || !entry.len().is_multiple_of(2) {
             return Err(format!("{list} : invalid hash {entry}"));
         }
@@ -87,7 +96,7 @@ pub(super) fn torrents(options: &Map<String, Value>, _: Means<'_>) -> Result<Box
 }
 
 impl Hook for TorrentApproval {
-    fn announce(&self, visit: &mut Visit<'_>) -> Verdict {
+    fn announce(&self, visit: &mut AnnounceVisit<'_>) -> Verdict {
         let info_hash = &visit.announce.info_hash;
         if self.0.admits(info_hash) { Ok(()) } else { Err(Refusal::UnapprovedTorrent) }
     }

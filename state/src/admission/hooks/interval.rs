@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Hook, HookError, Means, Verdict, Visit, options};
+use super::{AnnounceVisit, Hook, HookError, HookInputs, Verdict, parse_options};
 use crate::ids::{InfoHash, PeerId};
 
 /// A first draw is below this.
@@ -15,7 +15,7 @@ pub const DELTA_MAX: u32 = 86_400;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Options {
+struct IntervalOptions {
     #[serde(default)]
     modify_response_probability: f32,
     #[serde(default)]
@@ -33,9 +33,9 @@ struct IntervalVariation {
 }
 
 /// Builds `interval variation`.
-pub(super) fn build(from: &Map<String, Value>, _: Means<'_>) -> Result<Box<dyn Hook>, HookError> {
-    let Options { modify_response_probability: probability, max_increase_delta, modify_min_interval } =
-        options(from)?;
+pub(super) fn build(from: &Map<String, Value>, _: HookInputs<'_>) -> Result<Box<dyn Hook>, HookError> {
+    let IntervalOptions { modify_response_probability: probability, max_increase_delta, modify_min_interval } =
+        parse_options(from)?;
     let bad = |text: &str| HookError::Options(text.to_owned());
     if !(probability > 0.0 && probability <= 1.0) {
         return Err(bad("invalid modify_response_probability"));
@@ -51,15 +51,15 @@ impl IntervalVariation {
     /// Seconds added for this peer; `None` where its interval stays.
     #[expect(clippy::cast_precision_loss, reason = "24 bits are exact in 32-bit floating point")]
     fn added_seconds(&self, info_hash: &InfoHash, peer_id: &PeerId) -> Option<u32> {
-        let mut draws = Draws(sum(&info_hash.0), sum(&peer_id.0));
-        let share = draws.below(SCALE) as f32 / SCALE as f32;
+        let mut random = Xorshift(sum_words(&info_hash.0), sum_words(&peer_id.0));
+        let share = random.next_below(SCALE) as f32 / SCALE as f32;
         let chosen = self.probability >= 1.0 || share < self.probability;
-        chosen.then(|| u32::try_from(draws.below(self.delta) + 1).unwrap_or(u32::MAX))
+        chosen.then(|| u32::try_from(random.next_below(self.delta) + 1).unwrap_or(u32::MAX))
     }
 }
 
 impl Hook for IntervalVariation {
-    fn announce(&self, visit: &mut Visit<'_>) -> Verdict {
+    fn announce(&self, visit: &mut AnnounceVisit<'_>) -> Verdict {
         let announce = visit.announce;
         if let Some(seconds) = self.added_seconds(&announce.info_hash, &announce.peer_id) {
             visit.interval_seconds = visit.interval_seconds.saturating_add(seconds);
@@ -72,16 +72,16 @@ impl Hook for IntervalVariation {
 }
 
 /// The sum of the two big-endian words in the first sixteen octets.
-fn sum(octets: &[u8; 20]) -> u64 {
+fn sum_words(octets: &[u8; 20]) -> u64 {
     let (words, _) = octets.as_chunks::<8>();
     words.iter().fold(0, |sum, word| u64::from_be_bytes(*word).wrapping_add(sum))
 }
 
 /// The generator of `rules/hooks.md#interval-variation` (xorshift128+).
-struct Draws(u64, u64);
+struct Xorshift(u64, u64);
 
-impl Draws {
-    fn below(&mut self, most: u64) -> u64 {
+impl Xorshift {
+    fn next_below(&mut self, most: u64) -> u64 {
         let Self(s0, s1) = *self;
         let drawn = s0.wrapping_add(s1);
         let x = s0 ^ (s0 << 23);

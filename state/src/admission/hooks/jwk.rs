@@ -14,10 +14,10 @@ const KEYS_MAX: usize = 1024;
 /// Keys that are skipped by name; further ones silently.
 const SKIPPED_MAX: usize = 16;
 /// Octets of a set that are read.
-pub const SET_LEN_MAX: usize = 1024 * 1024;
+pub const JWK_SET_LEN_MAX: usize = 1024 * 1024;
 
 /// A key with which tokens are signed.
-pub(super) struct Key {
+pub(super) struct VerificationKey {
     kid: String,
     pub(super) algorithm: Algorithm,
     pub(super) key: DecodingKey,
@@ -26,7 +26,7 @@ pub(super) struct Key {
 /// The keys of one URL, renewed from time to time by whoever made it.
 #[derive(Default)]
 pub struct Keyring {
-    keys: RwLock<Arc<Vec<Key>>>,
+    keys: RwLock<Arc<Vec<VerificationKey>>>,
     generation: AtomicU64,
 }
 
@@ -37,7 +37,7 @@ impl fmt::Debug for Keyring {
 }
 
 /// Where keyrings come from.
-pub trait Keyrings {
+pub trait KeyringSource {
     /// The keyring of a URL, fetched if it is not there yet, and then every `interval_seconds`.
     ///
     /// # Errors
@@ -52,9 +52,9 @@ pub trait Keyrings {
 
 /// Why a set of keys is not one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadSet {
+pub enum BadJwkSet {
     /// More octets than [`SET_LEN_MAX`].
-    #[error("the set is longer than {SET_LEN_MAX} octets")]
+    #[error("the set is longer than {JWK_SET_LEN_MAX} octets")]
     Long,
     /// No JSON object with a list `keys`.
     #[error("not a JWK set: a JSON object with a list \"keys\" is needed")]
@@ -67,15 +67,16 @@ impl Keyring {
     ///
     /// # Errors
     /// When it is no such set; then the old keys stay.
-    pub fn replace(&self, set: &[u8]) -> Result<(usize, Vec<String>), BadSet> {
-        if set.len() > SET_LEN_MAX {
-            return Err(BadSet::Long);
+    pub fn replace_keys(&self, set: &[u8]) -> Result<(usize, Vec<String>), BadJwkSet> {
+        if set.len() > JWK_SET_LEN_MAX {
+            return Err(BadJwkSet::Long);
         }
-        let set: Value = serde_json::from_slice(set).map_err(|_| BadSet::Syntax)?;
-        let listed = set.get("keys").and_then(Value::as_array).ok_or(BadSet::Syntax)?;
+        let set: Value = serde_json::from_slice(set).map_err(|_| BadJwkSet::Syntax)?;
+        let listed = set.get("keys").and_then(Value::as_array).ok_or(BadJwkSet::Syntax)?;
         let (mut keys, mut skipped) = (Vec::new(), Vec::new());
         for (at, value) in listed.iter().enumerate() {
-            let read = if at < KEYS_MAX { key(value) } else { Err(format!("the first {KEYS_MAX} are read")) };
+            let read =
+                if at < KEYS_MAX { parse_key(value) } else { Err(format!("the first {KEYS_MAX} are read")) };
             match read {
                 Ok(key) => keys.push(key),
                 Err(text) if skipped.len() < SKIPPED_MAX => {
@@ -97,13 +98,13 @@ impl Keyring {
     }
 
     /// Works with the key of that name.
-    pub(super) fn with<T>(&self, kid: &str, work: impl FnOnce(&Key) -> T) -> Option<T> {
+    pub(super) fn with_key<T>(&self, kid: &str, work: impl FnOnce(&VerificationKey) -> T) -> Option<T> {
         let keys = Arc::clone(&self.keys.read());
         keys.iter().find(|key| key.kid == kid).map(work)
     }
 }
 
-fn key(value: &Value) -> Result<Key, String> {
+fn parse_key(value: &Value) -> Result<VerificationKey, String> {
     let jwk: Jwk = serde_json::from_value(value.clone()).map_err(|error| error.to_string())?;
     let algorithm = match &jwk.algorithm {
         AlgorithmParameters::RSA(_) => Algorithm::RS256,
@@ -118,5 +119,5 @@ fn key(value: &Value) -> Result<Key, String> {
     }
     let kid = jwk.common.key_id.clone().ok_or("it has no kid")?;
     let key = DecodingKey::from_jwk(&jwk).map_err(|error| error.to_string())?;
-    Ok(Key { kid, algorithm, key })
+    Ok(VerificationKey { kid, algorithm, key })
 }

@@ -7,10 +7,10 @@ use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::jwk::{Key, Keyring};
-use super::token_cache::{Sum, Token, VerifiedTokens};
-use super::{Hook, HookError, Means, Verdict, Visit, options};
-use crate::admission::rate_limit::{Limit, Limiter};
+use super::jwk::{Keyring, VerificationKey};
+use super::token_cache::{TokenDigest, VerifiedToken, VerifiedTokens};
+use super::{AnnounceVisit, Hook, HookError, HookInputs, Verdict, parse_options};
+use crate::admission::rate_limit::{RateLimit, RateLimiter};
 use crate::announce::Refusal;
 
 /// How far the clocks of issuer and tracker may differ.
@@ -18,13 +18,13 @@ const LEEWAY_SECONDS: u64 = 30;
 /// Between two readings of the keys, where nothing is said.
 const UPDATE_SECONDS: u64 = 300;
 /// Signatures that are checked for one address: a client that starts with many torrents has a token for each.
-const CHECKS: Limit = Limit { per_minute: 1200, burst: 400, addresses: 16384 };
+const CHECK_LIMIT: RateLimit = RateLimit { per_minute: 1200, burst: 400, addresses: 16384 };
 /// The parameter with the token.
 const PARAMETER: &str = "jwt";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Options {
+struct JwtOptions {
     issuer: Option<String>,
     audience: Option<String>,
     jwk_set_url: Option<String>,
@@ -35,18 +35,18 @@ struct Options {
 }
 
 #[derive(Debug)]
-struct Jwt {
+struct JwtHook {
     issuer: String,
     audience: String,
     require_exp: bool,
     keyring: Arc<Keyring>,
     verified: VerifiedTokens,
-    checks: Limiter,
+    checks: RateLimiter,
 }
 
 /// What a token claims.
 #[derive(Deserialize)]
-struct Claims {
+struct JwtClaims {
     iss: String,
     aud: Audience,
     infohash: String,
@@ -73,31 +73,31 @@ impl Audience {
 }
 
 /// Builds `jwt`, its keys fetched.
-pub(super) fn build(from: &Map<String, Value>, means: Means<'_>) -> Result<Box<dyn Hook>, HookError> {
-    let read: Options = options(from)?;
+pub(super) fn build(from: &Map<String, Value>, inputs: HookInputs<'_>) -> Result<Box<dyn Hook>, HookError> {
+    let read: JwtOptions = parse_options(from)?;
     let needed = |name: &str, value: Option<String>| {
         let value = value.filter(|value| !value.is_empty());
         value.ok_or_else(|| HookError::Options(format!("{name} is required")))
     };
     let (issuer, audience) = (needed("issuer", read.issuer)?, needed("audience", read.audience)?);
     let url = needed("jwk_set_url", read.jwk_set_url)?;
-    let interval_seconds = update_seconds(&read.jwk_set_update_interval)?;
-    let keyring = means
+    let interval_seconds = parse_update_seconds(&read.jwk_set_update_interval)?;
+    let keyring = inputs
         .keyrings
         .keyring(&url, interval_seconds)
         .map_err(|cause| HookError::Options(format!("failed to fetch initial JWK Set: {cause}")))?;
-    Ok(Box::new(Jwt {
+    Ok(Box::new(JwtHook {
         issuer,
         audience,
         require_exp: read.require_exp,
         keyring,
         verified: VerifiedTokens::default(),
-        checks: Limiter::new(CHECKS),
+        checks: RateLimiter::new(CHECK_LIMIT),
     }))
 }
 
 /// Seconds as a number, or a text such as "5m".
-fn update_seconds(value: &Value) -> Result<u64, HookError> {
+fn parse_update_seconds(value: &Value) -> Result<u64, HookError> {
     let bad = || {
         let text = "jwk_set_update_interval: expected whole seconds or a text such as \"5m\", at least 1s";
         HookError::Options(text.to_owned())
@@ -115,23 +115,23 @@ fn update_seconds(value: &Value) -> Result<u64, HookError> {
     Ok(if seconds == 0 { UPDATE_SECONDS } else { seconds })
 }
 
-impl Hook for Jwt {
-    fn announce(&self, visit: &mut Visit<'_>) -> Verdict {
-        let token = visit.said.parameter(PARAMETER).ok_or(Refusal::MissingJwt)?;
+impl Hook for JwtHook {
+    fn announce(&self, visit: &mut AnnounceVisit<'_>) -> Verdict {
+        let token = visit.url.parameter(PARAMETER).ok_or(Refusal::MissingJwt)?;
         if token.is_empty() {
             return Err(Refusal::MissingJwt);
         }
-        let sum = Sum::of(&token);
+        let digest = TokenDigest::of_token(&token);
         let generation = self.keyring.generation();
-        let known = self.verified.find(sum).filter(|token| token.generation == generation);
+        let known = self.verified.find(digest).filter(|token| token.generation == generation);
         let good = match known {
             Some(good) => good,
             None => {
-                if !self.checks.admits(visit.now.tick, visit.said.source) {
+                if !self.checks.admits(visit.now.tick, visit.url.source) {
                     return Err(Refusal::InvalidJwt);
                 }
-                let good = self.check(&token, generation).ok_or(Refusal::InvalidJwt)?;
-                self.verified.add(sum, good);
+                let good = self.check_token(&token, generation).ok_or(Refusal::InvalidJwt)?;
+                self.verified.insert(digest, good);
                 good
             }
         };
@@ -142,15 +142,15 @@ impl Hook for Jwt {
     }
 }
 
-impl Jwt {
+impl JwtHook {
     /// Everything but the time and the torrent, which are another matter at every announce.
-    fn check(&self, token: &[u8], generation: u64) -> Option<Token> {
+    fn check_token(&self, token: &[u8], generation: u64) -> Option<VerifiedToken> {
         let token = str::from_utf8(token).ok()?;
         let header = decode_header(token).ok()?;
         if !matches!(header.alg, Algorithm::RS256 | Algorithm::ES256) {
             return None;
         }
-        let claims = self.keyring.with(&header.kid?, |key| claims(token, key))??;
+        let claims = self.keyring.with_key(&header.kid?, |key| decode_claims(token, key))??;
         // Text is compared with text: an infohash is lower-case hexadecimal here.
         let info_hash = claims
             .infohash
@@ -160,17 +160,17 @@ impl Jwt {
         let good = claims.iss == self.issuer
             && claims.aud.contains(&self.audience)
             && (claims.exp.is_some() || !self.require_exp);
-        good.then_some(Token {
+        good.then_some(VerifiedToken {
             info_hash,
-            expires: claims.exp.map(seconds),
-            begins: claims.nbf.map(seconds),
+            expires: claims.exp.map(claim_seconds),
+            begins: claims.nbf.map(claim_seconds),
             generation,
         })
     }
 }
 
 /// What the token claims, if its signature is that of the key, by the key's own algorithm.
-fn claims(token: &str, key: &Key) -> Option<Claims> {
+fn decode_claims(token: &str, key: &VerificationKey) -> Option<JwtClaims> {
     let mut validation = Validation::new(key.algorithm);
     validation.required_spec_claims.clear();
     // These are checked by the time we are told, and for all announces anew.
@@ -181,6 +181,6 @@ fn claims(token: &str, key: &Key) -> Option<Claims> {
 
 /// A date of a claim, which may have a fraction (RFC 7519, 2).
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
-fn seconds(date: f64) -> u64 {
+fn claim_seconds(date: f64) -> u64 {
     date as u64
 }

@@ -1,7 +1,7 @@
 //! Hooks: what an operator may put between the rules of a mode and the swarm (`rules/hooks.md#chains`), in
-//! every mode and on both doors.
+//! every mode and on both servers.
 //!
-//! A hook is one file: a type with its options, a [`Hook`], and one line in `KNOWN`. `docs/HOOKS.md` shows
+//! A hook is one file: a type with its options, a [`Hook`], and one line in `HOOKS`. `docs/HOOKS.md` shows
 //! how. Hooks run on the threads that answer: they must not wait for anything.
 //!
 //! | hook | file |
@@ -23,12 +23,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, Value};
 
-pub use request_url::{Said, Spoken};
+pub use request_url::{OwnedUrl, RequestUrl};
 
 use crate::announce::{Announce, Refusal};
 use crate::clock::Now;
 use crate::ids::InfoHash;
-use jwk::Keyrings;
+use jwk::KeyringSource;
 
 /// What a hook decides. The client is told the text of the refusal.
 pub type Verdict = Result<(), Refusal>;
@@ -40,7 +40,7 @@ pub trait Hook: Send + Sync + fmt::Debug {
     /// # Errors
     /// Why it is refused. As a prehook: the client is told so, nothing is stored, and no further hook runs.
     /// As a posthook: the client is answered as usual, but the announce does not change the swarm.
-    fn announce(&self, visit: &mut Visit<'_>) -> Verdict;
+    fn announce(&self, visit: &mut AnnounceVisit<'_>) -> Verdict;
 
     /// Decides about a scrape.
     ///
@@ -54,13 +54,13 @@ pub trait Hook: Send + Sync + fmt::Debug {
 
 /// One announce on its way through the hooks.
 #[derive(Debug)]
-pub struct Visit<'a> {
+pub struct AnnounceVisit<'a> {
     /// When it came.
     pub now: Now,
     /// What it announces.
     pub announce: &'a Announce,
     /// Who said it, and with which words.
-    pub said: Said<'a>,
+    pub url: RequestUrl<'a>,
     /// The interval that the client will be told, in seconds.
     pub interval_seconds: u32,
     /// The same of the least interval (HTTP only); 0 = not said.
@@ -72,14 +72,14 @@ pub struct Visit<'a> {
     notes: Vec<(&'static str, String)>,
 }
 
-impl<'a> Visit<'a> {
+impl<'a> AnnounceVisit<'a> {
     /// An announce that no hook has seen yet, and that will be told these intervals.
     #[must_use]
-    pub fn new(now: Now, announce: &'a Announce, said: Said<'a>, intervals: (u32, u32)) -> Self {
+    pub fn new(now: Now, announce: &'a Announce, url: RequestUrl<'a>, intervals: (u32, u32)) -> Self {
         Self {
             now,
             announce,
-            said,
+            url,
             interval_seconds: intervals.0,
             min_interval_seconds: intervals.1,
             skip_reply: false,
@@ -89,13 +89,13 @@ impl<'a> Visit<'a> {
     }
 
     /// Leaves a value for the hooks behind this one.
-    pub fn leave(&mut self, name: &'static str, value: String) {
+    pub fn set_note(&mut self, name: &'static str, value: String) {
         self.notes.push((name, value));
     }
 
     /// What a hook before this one has left under that name; the newest.
     #[must_use]
-    pub fn left(&self, name: &str) -> Option<&str> {
+    pub fn note(&self, name: &str) -> Option<&str> {
         self.notes.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
     }
 }
@@ -108,23 +108,23 @@ pub struct ScrapeVisit<'a> {
     /// The torrents it asks for.
     pub info_hashes: &'a [InfoHash],
     /// Who said it, and with which words.
-    pub said: Said<'a>,
+    pub url: RequestUrl<'a>,
 }
 
 /// What hooks are built from beside their options.
 #[derive(Clone, Copy)]
-pub struct Means<'a> {
+pub struct HookInputs<'a> {
     /// Where keys come from.
-    pub keyrings: &'a dyn Keyrings,
+    pub keyrings: &'a dyn KeyringSource,
 }
 
 /// Builds a hook from its options.
-pub type Maker = fn(&Map<String, Value>, Means<'_>) -> Result<Box<dyn Hook>, HookError>;
+pub type HookBuilder = fn(&Map<String, Value>, HookInputs<'_>) -> Result<Box<dyn Hook>, HookError>;
 
 /// Every hook there is, by the name that the configuration has for it.
-const KNOWN: [(&str, Maker); 4] = [
-    ("client approval", approval::clients),
-    ("torrent approval", approval::torrents),
+const HOOKS: [(&str, HookBuilder); 4] = [
+    ("client approval", approval::build_client_approval),
+    ("torrent approval", approval::build_torrent_approval),
     ("jwt", jwt::build),
     ("interval variation", interval::build),
 ];
@@ -145,7 +145,7 @@ pub enum HookError {
 
 /// A hook of the configuration.
 #[derive(Debug)]
-struct Named {
+struct NamedHook {
     name: &'static str,
     hook: Box<dyn Hook>,
 }
@@ -153,13 +153,13 @@ struct Named {
 /// The hooks of the configuration, in their order.
 #[derive(Debug, Default)]
 pub struct Hooks {
-    pre: Vec<Named>,
-    post: Vec<Named>,
+    pre: Vec<NamedHook>,
+    post: Vec<NamedHook>,
     unstored: AtomicU64,
 }
 
 /// Name and options of a hook, as the configuration has them.
-pub type Entry<'a> = (&'a str, &'a Map<String, Value>);
+pub type HookConfig<'a> = (&'a str, &'a Map<String, Value>);
 
 impl Hooks {
     /// Builds all hooks, or none.
@@ -167,21 +167,25 @@ impl Hooks {
     /// # Errors
     /// The name of the first that cannot be built, and why.
     pub fn build<'a>(
-        pre: impl Iterator<Item = Entry<'a>>,
-        post: impl Iterator<Item = Entry<'a>>,
-        means: Means<'_>,
+        pre: impl Iterator<Item = HookConfig<'a>>,
+        post: impl Iterator<Item = HookConfig<'a>>,
+        inputs: HookInputs<'_>,
     ) -> Result<Arc<Self>, (String, HookError)> {
-        Ok(Arc::new(Self { pre: chain(pre, means)?, post: chain(post, means)?, unstored: AtomicU64::new(0) }))
+        Ok(Arc::new(Self {
+            pre: build_chain(pre, inputs)?,
+            post: build_chain(post, inputs)?,
+            unstored: AtomicU64::new(0),
+        }))
     }
 
     /// Hooks made by a program, for tests and for those who build their own tracker.
     #[must_use]
-    pub fn of(
+    pub fn from_hooks(
         pre: Vec<(&'static str, Box<dyn Hook>)>,
         post: Vec<(&'static str, Box<dyn Hook>)>,
     ) -> Arc<Self> {
         let named = |hooks: Vec<(&'static str, Box<dyn Hook>)>| {
-            hooks.into_iter().map(|(name, hook)| Named { name, hook }).collect()
+            hooks.into_iter().map(|(name, hook)| NamedHook { name, hook }).collect()
         };
         Arc::new(Self { pre: named(pre), post: named(post), unstored: AtomicU64::new(0) })
     }
@@ -204,13 +208,13 @@ impl Hooks {
     }
 
     /// Shows an announce to the prehooks.
-    pub(crate) fn before(&self, visit: &mut Visit<'_>) -> Verdict {
+    pub(crate) fn run_prehooks(&self, visit: &mut AnnounceVisit<'_>) -> Verdict {
         self.pre.iter().try_for_each(|named| named.hook.announce(visit))
     }
 
     /// Shows an announce to the posthooks. False if it must not change its swarm.
-    pub(crate) fn admit(&self, visit: &mut Visit<'_>) -> bool {
-        for Named { name, hook } in &self.post {
+    pub(crate) fn run_posthooks(&self, visit: &mut AnnounceVisit<'_>) -> bool {
+        for NamedHook { name, hook } in &self.post {
             if let Err(refusal) = hook.announce(visit) {
                 log::debug!("post-announce hooks failed: {name}: {}", refusal.text());
                 self.unstored.fetch_add(1, Ordering::Relaxed);
@@ -221,9 +225,9 @@ impl Hooks {
     }
 
     /// Shows a scrape to all hooks; only prehooks can refuse it.
-    pub(crate) fn scrape(&self, visit: &ScrapeVisit<'_>) -> Verdict {
+    pub(crate) fn run_scrape_hooks(&self, visit: &ScrapeVisit<'_>) -> Verdict {
         self.pre.iter().try_for_each(|named| named.hook.scrape(visit))?;
-        for Named { name, hook } in &self.post {
+        for NamedHook { name, hook } in &self.post {
             if let Err(refusal) = hook.scrape(visit) {
                 log::debug!("post-scrape hooks failed: {name}: {}", refusal.text());
                 break;
@@ -233,19 +237,19 @@ impl Hooks {
     }
 }
 
-fn chain<'a>(
-    entries: impl Iterator<Item = Entry<'a>>,
-    means: Means<'_>,
-) -> Result<Vec<Named>, (String, HookError)> {
-    let mut hooks: Vec<Named> = Vec::new();
+fn build_chain<'a>(
+    entries: impl Iterator<Item = HookConfig<'a>>,
+    inputs: HookInputs<'_>,
+) -> Result<Vec<NamedHook>, (String, HookError)> {
+    let mut hooks: Vec<NamedHook> = Vec::new();
     for (name, options) in entries {
         let fail = |error| (name.to_owned(), error);
-        let (name, maker) =
-            *KNOWN.iter().find(|(known, _)| *known == name).ok_or_else(|| fail(HookError::Unknown))?;
+        let (name, build) =
+            *HOOKS.iter().find(|(known, _)| *known == name).ok_or_else(|| fail(HookError::Unknown))?;
         if hooks.iter().any(|known| known.name == name) {
             return Err(fail(HookError::Twice));
         }
-        hooks.push(Named { name, hook: maker(options, means).map_err(fail)? });
+        hooks.push(NamedHook { name, hook: build(options, inputs).map_err(fail)? });
     }
     Ok(hooks)
 }
@@ -254,7 +258,7 @@ fn chain<'a>(
 ///
 /// # Errors
 /// What is wrong with them.
-pub fn options<T: serde::de::DeserializeOwned>(options: &Map<String, Value>) -> Result<T, HookError> {
+pub fn parse_options<T: serde::de::DeserializeOwned>(options: &Map<String, Value>) -> Result<T, HookError> {
     let value = Value::Object(options.clone());
     serde_path_to_error::deserialize(value).map_err(|error| HookError::Options(error.to_string()))
 }

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use percent_encoding::percent_decode;
 
-/// The words of one request, as the client sent them.
+/// The URL of one request, as the client sent them.
 #[derive(Clone, Copy, Debug)]
-pub struct Said<'a> {
-    /// Who asks, as the door sees it: not what an announce claims.
+pub struct RequestUrl<'a> {
+    /// Who asks, as the server sees it: not what an announce claims.
     pub source: IpAddr,
     /// The path, percent-encoded; empty where there was none.
     pub path: &'a [u8],
@@ -18,16 +18,16 @@ pub struct Said<'a> {
     pub captures: &'a [(String, Vec<u8>)],
 }
 
-impl<'a> Said<'a> {
+impl<'a> RequestUrl<'a> {
     /// Nothing but who asks.
     #[must_use]
-    pub fn nothing(source: IpAddr) -> Self {
+    pub fn empty(source: IpAddr) -> Self {
         Self { source, path: &[], query: &[], captures: &[] }
     }
 
-    /// The words of a URL's path and query.
+    /// The parts of a URL's path and query.
     #[must_use]
-    pub fn url(source: IpAddr, url: &'a [u8]) -> Self {
+    pub fn parse(source: IpAddr, url: &'a [u8]) -> Self {
         let (path, query) = match url.iter().position(|&octet| octet == b'?') {
             Some(at) => (url.get(..at).unwrap_or_default(), url.get(at + 1..).unwrap_or_default()),
             None => (url, &[][..]),
@@ -57,7 +57,7 @@ impl<'a> Said<'a> {
 
 /// The same, kept on its way to another thread.
 #[derive(Clone, Debug)]
-pub struct Spoken {
+pub struct OwnedUrl {
     /// See [`Said::source`].
     pub source: IpAddr,
     /// See [`Said::path`].
@@ -68,10 +68,10 @@ pub struct Spoken {
     pub captures: Box<[(String, Vec<u8>)]>,
 }
 
-impl Spoken {
-    /// The words.
+impl OwnedUrl {
+    /// The same, borrowed.
     #[must_use]
-    pub fn said(&self) -> Said<'_> {
-        Said { source: self.source, path: &self.path, query: &self.query, captures: &self.captures }
+    pub fn as_url(&self) -> RequestUrl<'_> {
+        RequestUrl { source: self.source, path: &self.path, query: &self.query, captures: &self.captures }
     }
 }

@@ -6,7 +6,7 @@ use crate::{Event, Handout, PeerId, Policy, Published, Swarms, Tally, Tracker};
 
 struct NoKeys;
 
-impl Keyrings for NoKeys {
+impl KeyringSource for NoKeys {
     fn keyring(&self, _: &str, _: u64) -> Result<Arc<jwk::Keyring>, String> {
         Err("no network in this test".to_owned())
     }
@@ -15,7 +15,8 @@ impl Keyrings for NoKeys {
 fn build(name: &str, options: Value) -> Result<Arc<Hooks>, String> {
     let options = options.as_object().unwrap().clone();
     let pre = [(name, &options)].into_iter();
-    Hooks::build(pre, std::iter::empty(), Means { keyrings: &NoKeys }).map_err(|(_, error)| error.to_string())
+    Hooks::build(pre, std::iter::empty(), HookInputs { keyrings: &NoKeys })
+        .map_err(|(_, error)| error.to_string())
 }
 
 fn announce(info_hash: [u8; 20], peer_id: [u8; 20]) -> Announce {
@@ -32,14 +33,14 @@ fn announce(info_hash: [u8; 20], peer_id: [u8; 20]) -> Announce {
     }
 }
 
-fn nobody() -> Said<'static> {
-    Said::nothing([192, 0, 2, 7].into())
+fn nobody() -> RequestUrl<'static> {
+    RequestUrl::empty([192, 0, 2, 7].into())
 }
 
 /// What the hooks make of an announce whose intervals are 1800 and 900 seconds.
 fn outcome(hooks: &Hooks, announce: &Announce) -> Result<(u32, u32), Refusal> {
-    let mut visit = Visit::new(Now::at(0), announce, nobody(), (1800, 900));
-    hooks.before(&mut visit)?;
+    let mut visit = AnnounceVisit::new(Now::at(0), announce, nobody(), (1800, 900));
+    hooks.run_prehooks(&mut visit)?;
     Ok((visit.interval_seconds, visit.min_interval_seconds))
 }
 
@@ -104,8 +105,8 @@ fn approvals_admit_what_their_lists_say() {
         let hooks = build(name, options.clone()).unwrap();
         assert_eq!(outcome(&hooks, &announce(hash, azureus)), hit, "{name} {options}");
         assert_eq!(outcome(&hooks, &announce(other, transmission)), miss, "{name} {options}");
-        let visit = ScrapeVisit { now: Now::at(0), info_hashes: &[InfoHash(other)], said: nobody() };
-        assert_eq!(hooks.scrape(&visit), Ok(()), "scrapes pass");
+        let visit = ScrapeVisit { now: Now::at(0), info_hashes: &[InfoHash(other)], url: nobody() };
+        assert_eq!(hooks.run_scrape_hooks(&visit), Ok(()), "scrapes pass");
     }
 }
 
@@ -149,7 +150,7 @@ fn options_that_are_not_accepted_are_named() {
 fn a_hook_may_stand_once_in_each_list() {
     let options = Map::new();
     let entry = ("client approval", &options);
-    let means = Means { keyrings: &NoKeys };
+    let means = HookInputs { keyrings: &NoKeys };
     let built = Hooks::build([entry].into_iter(), [entry].into_iter(), means).unwrap();
     assert_eq!(built.names().collect::<Vec<_>>(), ["client approval"; 2]);
     let twice = Hooks::build([entry, entry].into_iter(), std::iter::empty(), means);
@@ -157,22 +158,24 @@ fn a_hook_may_stand_once_in_each_list() {
 }
 
 /// A hook that does what a closure does.
-struct By<F>(F);
+struct HookOf<F>(F);
 
-impl<F> fmt::Debug for By<F> {
+impl<F> fmt::Debug for HookOf<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("By")
     }
 }
 
-impl<F: Fn(&mut Visit<'_>) -> Verdict + Send + Sync> Hook for By<F> {
-    fn announce(&self, visit: &mut Visit<'_>) -> Verdict {
+impl<F: Fn(&mut AnnounceVisit<'_>) -> Verdict + Send + Sync> Hook for HookOf<F> {
+    fn announce(&self, visit: &mut AnnounceVisit<'_>) -> Verdict {
         (self.0)(visit)
     }
 }
 
-fn by(hook: impl Fn(&mut Visit<'_>) -> Verdict + Send + Sync + 'static) -> (&'static str, Box<dyn Hook>) {
-    ("by", Box::new(By(hook)))
+fn hook_of(
+    hook: impl Fn(&mut AnnounceVisit<'_>) -> Verdict + Send + Sync + 'static,
+) -> (&'static str, Box<dyn Hook>) {
+    ("by", Box::new(HookOf(hook)))
 }
 
 fn tracker(hooks: Arc<Hooks>) -> Tracker {
@@ -180,79 +183,79 @@ fn tracker(hooks: Arc<Hooks>) -> Tracker {
 }
 
 /// The answer to an announce from a port, and how many peers it got.
-fn ask(tracker: &mut Tracker, port: u16, left: u64) -> Result<(crate::Answer, usize), Refusal> {
+fn announce_once(tracker: &mut Tracker, port: u16, left: u64) -> Result<(crate::Answer, usize), Refusal> {
     let announce = Announce { port, left, ..announce([7; 20], [b'x'; 20]) };
     let mut room = [0; 600];
     let mut handout = Handout::new(&mut room, &mut []);
-    let answer = tracker.announce_said(Now::at(0), &announce, nobody(), &mut handout)?;
+    let answer = tracker.announce_with_hooks(Now::at(0), &announce, nobody(), &mut handout)?;
     Ok((answer, handout.v4.peers()))
 }
 
 #[test]
 fn the_first_refusal_of_a_prehook_is_the_answer_and_nothing_is_stored() {
-    let second = by(|_| Err(Refusal::Hook(HookText("the second"))));
-    let first = by(|_| Err(Refusal::Hook(HookText("the first"))));
-    let mut tracker = tracker(Hooks::of(vec![first, second], vec![]));
-    assert_eq!(ask(&mut tracker, 7001, 0).unwrap_err().text(), "the first");
+    let second = hook_of(|_| Err(Refusal::Hook(HookText("the second"))));
+    let first = hook_of(|_| Err(Refusal::Hook(HookText("the first"))));
+    let mut tracker = tracker(Hooks::from_hooks(vec![first, second], vec![]));
+    assert_eq!(announce_once(&mut tracker, 7001, 0).unwrap_err().text(), "the first");
     assert_eq!(tracker.scrape(&InfoHash([7; 20])), Ok(Tally::default()));
 }
 
 #[test]
 fn a_refusal_of_a_posthook_keeps_the_peer_out_but_answers_it() {
     let odd_ports_stay_out =
-        by(|visit| if visit.announce.port % 2 == 0 { Ok(()) } else { Err(Refusal::UnapprovedClient) });
-    let mut tracker = tracker(Hooks::of(vec![], vec![odd_ports_stay_out]));
+        hook_of(|visit| if visit.announce.port % 2 == 0 { Ok(()) } else { Err(Refusal::UnapprovedClient) });
+    let mut tracker = tracker(Hooks::from_hooks(vec![], vec![odd_ports_stay_out]));
     for port in [7002, 7004, 7006] {
-        ask(&mut tracker, port, 9).unwrap();
+        announce_once(&mut tracker, port, 9).unwrap();
     }
-    let (answer, peers) = ask(&mut tracker, 7001, 9).unwrap();
+    let (answer, peers) = announce_once(&mut tracker, 7001, 9).unwrap();
     assert_eq!((peers, answer.tally.leechers), (3, 3));
     assert_eq!(tracker.scrape(&InfoHash([7; 20])).unwrap().leechers, 3);
     assert_eq!(tracker.policy().hooks.unstored(), 1);
     // Somebody who is there is not handed himself, kept out or not.
-    let hooks = Hooks::of(
+    let hooks = Hooks::from_hooks(
         vec![],
-        vec![by(|visit| {
+        vec![hook_of(|visit| {
             visit.skip_swarm = visit.announce.left == 13;
             Ok(())
         })],
     );
     let mut tracker = self::tracker(hooks);
-    ask(&mut tracker, 7002, 9).unwrap();
-    ask(&mut tracker, 7004, 9).unwrap();
-    assert_eq!(ask(&mut tracker, 7004, 13).unwrap().1, 1);
+    announce_once(&mut tracker, 7002, 9).unwrap();
+    announce_once(&mut tracker, 7004, 9).unwrap();
+    assert_eq!(announce_once(&mut tracker, 7004, 13).unwrap().1, 1);
 }
 
 #[test]
 fn hooks_change_the_reply_and_leave_values_for_each_other() {
-    let first = by(|visit| {
-        visit.leave("who", "the first".to_owned());
+    let first = hook_of(|visit| {
+        visit.set_note("who", "the first".to_owned());
         visit.interval_seconds = 77;
         visit.min_interval_seconds = 11;
         Ok(())
     });
-    let second = by(|visit| {
-        assert_eq!((visit.left("who"), visit.left("else")), (Some("the first"), None));
+    let second = hook_of(|visit| {
+        assert_eq!((visit.note("who"), visit.note("else")), (Some("the first"), None));
         visit.skip_reply = visit.announce.port == 7003;
         Ok(())
     });
-    let mut tracker = tracker(Hooks::of(vec![first, second], vec![]));
-    ask(&mut tracker, 7001, 9).unwrap();
-    let (answer, peers) = ask(&mut tracker, 7002, 9).unwrap();
+    let mut tracker = tracker(Hooks::from_hooks(vec![first, second], vec![]));
+    announce_once(&mut tracker, 7001, 9).unwrap();
+    let (answer, peers) = announce_once(&mut tracker, 7002, 9).unwrap();
     assert_eq!((answer.interval_seconds, answer.min_interval_seconds, peers), (77, 11, 1));
-    let (answer, peers) = ask(&mut tracker, 7003, 9).unwrap();
+    let (answer, peers) = announce_once(&mut tracker, 7003, 9).unwrap();
     assert_eq!((answer.tally, peers), (Tally::default(), 0), "the built-in reply is skipped");
     assert_eq!(tracker.scrape(&InfoHash([7; 20])).unwrap().leechers, 3, "the swarm is not");
 }
 
 #[test]
 fn parameters_are_found_in_any_case_decoded_and_the_last_wins() {
-    let said = Said::url([192, 0, 2, 7].into(), b"/a%20b?x=1&JWT=first&jw%74=a%2Bb+c&empty&y==");
+    let said = RequestUrl::parse([192, 0, 2, 7].into(), b"/a%20b?x=1&JWT=first&jw%74=a%2Bb+c&empty&y==");
     let value = |name| said.parameter(name).map(|value| String::from_utf8(value.into_owned()).unwrap());
     assert_eq!(said.path, b"/a%20b");
     assert_eq!(value("jwt").as_deref(), Some("a+b+c"));
     assert_eq!(value("empty").as_deref(), Some(""));
     assert_eq!(value("y").as_deref(), Some("="));
     assert_eq!(value("z"), None);
-    assert_eq!(Said::url([192, 0, 2, 7].into(), b"").parameter("x"), None);
+    assert_eq!(RequestUrl::parse([192, 0, 2, 7].into(), b"").parameter("x"), None);
 }

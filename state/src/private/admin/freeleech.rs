@@ -1,39 +1,39 @@
 //! Freeleech of all torrents and of groups, and hit-and-runs.
 
-use super::sql::{Done, Work, factor, is_missing};
-use super::{Change, Outcome};
+use super::sql::{AdminTransaction, CommandResult, missing_torrent, multiplier_value};
+use super::{AdminOutcome, SiteChange};
 use crate::ids::InfoHash;
 use crate::snapshot::site::{Group, Multipliers};
-use crate::store::{Cell, StoreError};
+use crate::store::{SqlValue, StoreError};
 
 const GLOBAL: &str = "global_freeleech";
 
-impl Work<'_> {
-    pub(super) fn global_freeleech(&mut self, wanted: bool) -> Done {
+impl AdminTransaction<'_> {
+    pub(super) fn global_freeleech(&mut self, wanted: bool) -> CommandResult {
         let sql = "SELECT mod_setting FROM mod_core WHERE mod_option = ?";
-        let known = self.tables.ask(sql, &[GLOBAL.into()])?;
-        let setting = Cell::from(wanted);
+        let known = self.tables.query_rows(sql, &[GLOBAL.into()])?;
+        let setting = SqlValue::from(wanted);
         let word = match known.first().map(Vec::as_slice) {
             Some([same]) if *same == setting => "unchanged",
             Some(_) => {
                 let sql = "UPDATE mod_core SET mod_setting = ? WHERE mod_option = ?";
-                self.tables.change(sql, &[setting, GLOBAL.into()])?;
+                self.tables.run_statement(sql, &[setting, GLOBAL.into()])?;
                 "changed"
             }
             None => {
                 let sql = "INSERT INTO mod_core (mod_setting, mod_option) VALUES (?, ?)";
-                self.tables.change(sql, &[setting, GLOBAL.into()])?;
+                self.tables.run_statement(sql, &[setting, GLOBAL.into()])?;
                 "added"
             }
         };
         let text = format!("{word}: global freeleech is {}", if wanted { "on" } else { "off" });
-        let changes = vec![Change::GlobalFreeleech(wanted)];
-        Ok((Outcome { word, text, changes }, format!("global freeleech {}", u8::from(wanted))))
+        let changes = vec![SiteChange::GlobalFreeleech(wanted)];
+        Ok((AdminOutcome { word, text, changes }, format!("global freeleech {}", u8::from(wanted))))
     }
 
-    pub(super) fn group_freeleech(&mut self, group: &Group, wanted: Option<Multipliers>) -> Done {
+    pub(super) fn group_freeleech(&mut self, group: &Group, wanted: Option<Multipliers>) -> CommandResult {
         let target = format!("group {} {}", group.type_name, group.id);
-        let key = || [Cell::from(group.id), (*group.type_name).into()];
+        let key = || [SqlValue::from(group.id), (*group.type_name).into()];
         let known = self.group_multipliers(group)?;
         let word = match (known, wanted) {
             (same, wanted) if same == wanted => "unchanged",
@@ -41,7 +41,7 @@ impl Work<'_> {
                 let sql = "UPDATE torrent_group_freeleech SET UpMultiplier = ?, DownMultiplier = ?
                     WHERE GroupID = ? AND Type = ?";
                 let [id, type_name] = key();
-                self.tables.change(sql, &[up.into(), down.into(), id, type_name])?;
+                self.tables.run_statement(sql, &[up.into(), down.into(), id, type_name])?;
                 // What a column makes of a number may be what was there.
                 if self.group_multipliers(group)? == known { "unchanged" } else { "changed" }
             }
@@ -49,12 +49,12 @@ impl Work<'_> {
                 let sql = "INSERT INTO torrent_group_freeleech (UpMultiplier, DownMultiplier, GroupID, Type)
                     VALUES (?, ?, ?, ?)";
                 let [id, type_name] = key();
-                self.tables.change(sql, &[up.into(), down.into(), id, type_name])?;
+                self.tables.run_statement(sql, &[up.into(), down.into(), id, type_name])?;
                 "added"
             }
             (_, None) => {
                 let sql = "DELETE FROM torrent_group_freeleech WHERE GroupID = ? AND Type = ?";
-                self.tables.change(sql, &key())?;
+                self.tables.run_statement(sql, &key())?;
                 "removed"
             }
         };
@@ -63,45 +63,49 @@ impl Work<'_> {
             Some(Multipliers { up, down }) => format!("{word}: {target}, up {up} down {down}"),
             None => format!("{word}: {target} has no multipliers"),
         };
-        Ok((Outcome { word, text, changes: vec![Change::Freeleech(group.clone(), now)] }, target))
+        Ok((
+            AdminOutcome { word, text, changes: vec![SiteChange::GroupFreeleech(group.clone(), now)] },
+            target,
+        ))
     }
 
     fn group_multipliers(&mut self, group: &Group) -> Result<Option<Multipliers>, StoreError> {
         let sql = "SELECT UpMultiplier, DownMultiplier FROM torrent_group_freeleech
             WHERE GroupID = ? AND Type = ?";
-        let rows = self.tables.ask(sql, &[group.id.into(), (*group.type_name).into()])?;
-        let read = |row: &[Cell]| match row {
-            [up, down] => Some(Multipliers { up: factor(up)?, down: factor(down)? }),
+        let rows = self.tables.query_rows(sql, &[group.id.into(), (*group.type_name).into()])?;
+        let read = |row: &[SqlValue]| match row {
+            [up, down] => Some(Multipliers { up: multiplier_value(up)?, down: multiplier_value(down)? }),
             _ => None,
         };
         Ok(rows.first().and_then(|row| read(row)))
     }
 
-    pub(super) fn hit_and_run(&mut self, uid: u32, hash: &InfoHash, wanted: bool) -> Done {
+    pub(super) fn hit_and_run(&mut self, uid: u32, hash: &InfoHash, wanted: bool) -> CommandResult {
         let target = format!("user {uid} torrent {hash}");
-        let Some(torrent) = self.torrent(hash)? else { return Ok(is_missing(hash, target)) };
-        let key = || [Cell::from(uid), torrent.id.into()];
+        let Some(torrent) = self.find_torrent(hash)? else { return Ok(missing_torrent(hash, target)) };
+        let key = || [SqlValue::from(uid), torrent.id.into()];
         let sql = "SELECT hnr FROM transfer_history WHERE uid = ? AND fid = ?";
-        let known = self.tables.ask(sql, &key())?;
+        let known = self.tables.query_rows(sql, &key())?;
         let word = match known.first().map(Vec::as_slice) {
-            Some([Cell::Number(flag)]) if (*flag == 1) == wanted => "unchanged",
+            Some([SqlValue::Number(flag)]) if (*flag == 1) == wanted => "unchanged",
             None if !wanted => "unchanged",
             Some(_) => {
                 let [uid, fid] = key();
                 let sql = "UPDATE transfer_history SET hnr = ? WHERE uid = ? AND fid = ?";
-                self.tables.change(sql, &[wanted.into(), uid, fid])?;
+                self.tables.run_statement(sql, &[wanted.into(), uid, fid])?;
                 "changed"
             }
             None => {
                 self.tables
-                    .change("INSERT INTO transfer_history (uid, fid, hnr) VALUES (?, ?, 1)", &key())?;
+                    .run_statement("INSERT INTO transfer_history (uid, fid, hnr) VALUES (?, ?, 1)", &key())?;
                 "added"
             }
         };
         let id = torrent.id;
-        let change = if wanted { Change::PutHitAndRun(uid, id) } else { Change::DropHitAndRun(uid, id) };
+        let change =
+            if wanted { SiteChange::PutHitAndRun(uid, id) } else { SiteChange::DropHitAndRun(uid, id) };
         let has = if wanted { "has a" } else { "has no" };
         let text = format!("{word}: user {uid} {has} hit-and-run on torrent {id}");
-        Ok((Outcome { word, text, changes: vec![change] }, target))
+        Ok((AdminOutcome { word, text, changes: vec![change] }, target))
     }
 }

@@ -9,9 +9,9 @@ mod sql;
 use std::sync::Arc;
 
 use crate::ids::InfoHash;
-use crate::snapshot::site::{Group, Multipliers, User};
-use crate::store::{Registered, Store, StoreError};
-use sql::Work;
+use crate::snapshot::site::{Group, Multipliers, UserAccount};
+use crate::store::{RegisteredTorrent, Store, StoreError};
+use sql::AdminTransaction;
 
 /// Octets of the longest reason.
 pub const REASON_MAX: usize = 64;
@@ -22,7 +22,7 @@ const PREFIX_COLUMN: usize = 42;
 
 /// Who is meant.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Who {
+pub enum UserRef {
     /// By id.
     Id(u32),
     /// By passkey.
@@ -31,7 +31,7 @@ pub enum Who {
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verb {
+pub enum AdminCommand {
     /// Registers a torrent, or takes up a row that the back end has made.
     AddTorrent {
         /// Its id; `None` = the next one.
@@ -60,7 +60,7 @@ pub enum Verb {
         passkey: String,
     },
     /// Disables a user; what he has transferred stays.
-    RemoveUser(Who),
+    RemoveUser(UserRef),
     /// Gives a user another passkey.
     ChangePasskey {
         /// The one he has.
@@ -73,7 +73,7 @@ pub enum Verb {
     /// Changes what a user may do and how he is credited.
     UpdateUser {
         /// Who.
-        who: Who,
+        who: UserRef,
         /// May he download?
         can_leech: Option<bool>,
         /// Are his addresses recorded?
@@ -104,7 +104,7 @@ pub enum Verb {
     /// Clients come back after so many seconds. The store does not know of it: it is written down alone.
     AnnounceInterval(u32),
     /// All of these, or none.
-    Each(Vec<Verb>),
+    AllOf(Vec<AdminCommand>),
 }
 
 /// What of a torrent changes; `None` = it stays.
@@ -124,24 +124,24 @@ pub struct TorrentChange {
 
 /// What was done.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Outcome {
+pub struct AdminOutcome {
     /// `added`, `changed`, `removed`, `unchanged`, `missing`, `refused` or `info`.
     pub word: &'static str,
     /// One line for people.
     pub text: String,
     /// What a running tracker changes in its memory.
-    pub changes: Vec<Change>,
+    pub changes: Vec<SiteChange>,
 }
 
 /// A change of what the store says.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Change {
+pub enum SiteChange {
     /// There is such a user.
-    PutUser(User),
+    PutUser(UserAccount),
     /// Nobody has this passkey.
     DropPasskey(Box<[u8]>),
     /// There is such a torrent.
-    PutTorrent(Registered),
+    PutTorrent(RegisteredTorrent),
     /// There is none, perhaps for a reason.
     DropTorrent(InfoHash, Option<Arc<str>>),
     /// There is such a client.
@@ -157,14 +157,14 @@ pub enum Change {
     /// They have none.
     DropHitAndRun(u32, u32),
     /// A group of torrents has multipliers, or none.
-    Freeleech(Group, Option<Multipliers>),
+    GroupFreeleech(Group, Option<Multipliers>),
     /// Is nothing that is downloaded credited?
     GlobalFreeleech(bool),
 }
 
 /// Why nothing was done.
 #[derive(Debug, thiserror::Error)]
-pub enum OfficeError {
+pub enum AdminError {
     /// What was asked for makes no sense.
     #[error("{0}")]
     Bad(String),
@@ -176,7 +176,7 @@ pub enum OfficeError {
     Store(#[from] StoreError),
 }
 
-impl Verb {
+impl AdminCommand {
     /// The word for it, in the audit.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -198,12 +198,12 @@ impl Verb {
             Self::GroupFreeleech(..) => "group_freeleech",
             Self::HitAndRun(..) => "hit_and_run",
             Self::AnnounceInterval(_) => "update_announce_interval",
-            Self::Each(verbs) => verbs.first().map_or("nothing", Self::name),
+            Self::AllOf(commands) => commands.first().map_or("nothing", Self::name),
         }
     }
 
-    fn check(&self) -> Result<(), OfficeError> {
-        let bad = |text: String| Err(OfficeError::Bad(text));
+    fn check_values(&self) -> Result<(), AdminError> {
+        let bad = |text: String| Err(AdminError::Bad(text));
         match self {
             Self::AddUser { passkey, .. } | Self::ChangePasskey { new: passkey, .. }
                 if passkey.is_empty()
@@ -240,8 +240,8 @@ impl Verb {
             {
                 bad(format!("a multiplier is a number of at least 0, not {up} or {down}"))
             }
-            Self::Each(verbs) if verbs.is_empty() => bad("nothing is asked for".to_owned()),
-            Self::Each(verbs) => verbs.iter().try_for_each(Self::check),
+            Self::AllOf(commands) if commands.is_empty() => bad("nothing is asked for".to_owned()),
+            Self::AllOf(commands) => commands.iter().try_for_each(Self::check_values),
             Self::UpdateUser { up, down, .. } | Self::UpdateTorrent(_, TorrentChange { up, down, .. })
                 if up.iter().chain(down).any(|factor| !factor.is_finite() || *factor < 0.0) =>
             {
@@ -256,51 +256,51 @@ impl Verb {
 ///
 /// # Errors
 /// When it makes no sense, or the store refuses; then nothing was done.
-pub fn carry_out(
+pub fn run_command(
     store: &mut dyn Store,
-    verb: &Verb,
+    command: &AdminCommand,
     now_unix: u64,
     source: &str,
-) -> Result<Outcome, OfficeError> {
-    verb.check()?;
+) -> Result<AdminOutcome, AdminError> {
+    command.check_values()?;
     let now = i64::try_from(now_unix).unwrap_or(i64::MAX);
-    let mut outcome = Outcome::default();
-    let verbs = match verb {
-        Verb::Each(verbs) => verbs.as_slice(),
+    let mut outcome = AdminOutcome::default();
+    let commands = match command {
+        AdminCommand::AllOf(commands) => commands.as_slice(),
         one => std::slice::from_ref(one),
     };
-    let changes = verbs.iter().any(|verb| !matches!(verb, Verb::InfoTorrent(_)));
+    let changes = commands.iter().any(|command| !matches!(command, AdminCommand::InfoTorrent(_)));
     let kept = store.edit(&mut |tables| {
         if changes {
             // Two users who ask for one passkey at the same time do not both get it.
-            tables.take_turn()?;
+            tables.lock_edits()?;
         }
         let mut outcomes = Vec::new();
-        for verb in verbs {
-            let (done, target) = Work { tables: &mut *tables, now }.carry_out(verb)?;
-            if !matches!(verb, Verb::InfoTorrent(_)) {
-                records::write(tables, now, verb.name(), &target, done.word, source)?;
+        for command in commands {
+            let (done, target) = AdminTransaction { tables: &mut *tables, now }.run_command(command)?;
+            if !matches!(command, AdminCommand::InfoTorrent(_)) {
+                records::write_audit(tables, now, command.name(), &target, done.word, source)?;
             }
             outcomes.push(done);
         }
-        outcome = Outcome::of_all(std::mem::take(&mut outcomes));
+        outcome = AdminOutcome::from_all(std::mem::take(&mut outcomes));
         Ok(())
     });
     kept.map_err(|error| match error {
         // Its type is none that the site has, its id is another's: to ask again does not help.
-        StoreError::BadRow { text, .. } => OfficeError::Bad(format!("the database refuses a value: {text}")),
+        StoreError::BadRow { text, .. } => AdminError::Bad(format!("the database refuses a value: {text}")),
         error => error.into(),
     })?;
-    log::info!("{} by {source}: {}", verb.name(), outcome.text);
+    log::info!("{} by {source}: {}", command.name(), outcome.text);
     if outcome.word == "refused" {
-        return Err(OfficeError::Bad(outcome.text));
+        return Err(AdminError::Bad(outcome.text));
     }
     Ok(outcome)
 }
 
-impl Outcome {
+impl AdminOutcome {
     /// What became of several.
-    fn of_all(mut outcomes: Vec<Self>) -> Self {
+    fn from_all(mut outcomes: Vec<Self>) -> Self {
         if outcomes.len() == 1 {
             return outcomes.remove(0);
         }

@@ -1,13 +1,13 @@
 //! What is kept of changes and of those who are gone, and for how long.
 
-use super::super::remarks::Claim;
-use crate::store::{Cell, Store, StoreError, Tables};
+use super::super::anomalies::Claim;
+use crate::store::{SqlValue, Store, StoreError, Tables};
 
 /// Rows of one table that are removed at once.
 const ROWS_SLICE: usize = 500;
 
 /// Writes a row of the audit.
-pub(super) fn write(
+pub(super) fn write_audit(
     tables: &mut dyn Tables,
     now: i64,
     verb: &str,
@@ -15,7 +15,7 @@ pub(super) fn write(
     outcome: &str,
     source: &str,
 ) -> Result<(), StoreError> {
-    tables.change(
+    tables.run_statement(
         "INSERT INTO hayate_audit (at, verb, target, outcome, source) VALUES (?, ?, ?, ?, ?)",
         &[now.into(), verb.into(), target.into(), outcome.into(), source.into()],
     )?;
@@ -26,14 +26,14 @@ pub(super) fn write(
 pub(crate) fn write_claims(store: &mut dyn Store, now: i64, claims: &[Claim]) -> Result<(), StoreError> {
     store.edit(&mut |tables| {
         claims.iter().try_for_each(|claim| {
-            write(tables, now, "announce", &claim.to_string(), "not credited", "the tracker")
+            write_audit(tables, now, "announce", &claim.to_string(), "not credited", "the tracker")
         })
     })
 }
 
 /// Removes rows whose time was over before that second: a slice of each table, the oldest of the audit first.
 /// Gives how many.
-pub(crate) fn forget(store: &mut dyn Store, before: i64) -> Result<usize, StoreError> {
+pub(crate) fn remove_old_rows(store: &mut dyn Store, before: i64) -> Result<usize, StoreError> {
     let mut gone = 0;
     let tables = [
         // By its key: there is no index of times, and later rows have later ones.
@@ -64,13 +64,13 @@ pub(crate) fn forget(store: &mut dyn Store, before: i64) -> Result<usize, StoreE
     ];
     for (table, key, old) in &tables {
         store.edit(&mut |tables| {
-            let rows = tables.ask(old, &[before.into()])?;
-            let keys: Vec<Cell> = rows.into_iter().flatten().map(|cell| key_of(key, cell)).collect();
+            let rows = tables.query_rows(old, &[before.into()])?;
+            let keys: Vec<SqlValue> = rows.into_iter().flatten().map(|cell| key_value(key, cell)).collect();
             if keys.is_empty() {
                 return Ok(());
             }
             let marks = vec!["?"; keys.len()].join(", ");
-            tables.change(&format!("DELETE FROM {table} WHERE {key} IN ({marks})"), &keys)?;
+            tables.run_statement(&format!("DELETE FROM {table} WHERE {key} IN ({marks})"), &keys)?;
             gone += keys.len();
             Ok(())
         })?;
@@ -79,10 +79,10 @@ pub(crate) fn forget(store: &mut dyn Store, before: i64) -> Result<usize, StoreE
 }
 
 /// Answers do not tell text from octets, but questions do.
-fn key_of(column: &str, cell: Cell) -> Cell {
+fn key_value(column: &str, cell: SqlValue) -> SqlValue {
     match cell {
-        Cell::Octets(octets) if column == "passkey" => {
-            Cell::Text(String::from_utf8_lossy(&octets).into_owned())
+        SqlValue::Octets(octets) if column == "passkey" => {
+            SqlValue::Text(String::from_utf8_lossy(&octets).into_owned())
         }
         other => other,
     }

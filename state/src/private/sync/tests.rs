@@ -5,24 +5,25 @@ use crate::double::{Double, Doubled};
 use crate::ids::InfoHash;
 use crate::snapshot::site::{Group, Multipliers};
 use crate::store::record::TorrentRow;
-use crate::store::{Channel, Demand, Registered};
+use crate::store::{Channel, RegisteredTorrent, RequiredTables};
 
 const HASH: InfoHash = InfoHash([7; 20]);
 
 /// A store that shows one pruned torrent, and hears of its un-prune before anybody has taken the row over.
-struct Late(Arc<Queues>, Arc<Site>);
+struct LateUnprune(Arc<Queues>, Arc<Site>);
 
-impl Double for Late {
-    fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
+impl Double for LateUnprune {
+    fn lines(&mut self, set: Set, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
         if set == Set::Torrents {
             let group = Group { type_name: "anime".into(), id: 1 };
             let multipliers = Multipliers::default();
-            let torrent = Registered { info_hash: HASH, id: 3, group, snatched: 0, status: 1, multipliers };
-            each(Line::Torrent(torrent));
-            self.1.torrents.with(&HASH, |torrent| torrent.row.status = 0);
+            let torrent =
+                RegisteredTorrent { info_hash: HASH, id: 3, group, snatched: 0, status: 1, multipliers };
+            each(SiteRow::Torrent(torrent));
+            self.1.torrents.with_torrent(&HASH, |torrent| torrent.info.status = 0);
             self.0.put(Record::Torrent(TorrentRow { id: 3, unprune: true, ..TorrentRow::default() }));
             self.0.forget_rows(Channel::Torrents);
-            self.0.unpruned(&[3]);
+            self.0.acknowledge_unprunes(&[3]);
         }
         Ok(0)
     }
@@ -32,13 +33,13 @@ impl Double for Late {
 fn a_reading_that_began_before_an_unprune_was_written_does_not_undo_it() {
     let clock = Clock::start();
     let (site, queues) = (Site::new(), Arc::new(Queues::new(clock, &crate::store::Bounds::default())));
-    let backend = Backend::new("sqlite:nowhere.db".parse().unwrap(), "", Demand::Site);
-    let mut clerk = Clerk::new(backend, Arc::clone(&site), Arc::clone(&queues));
-    clerk.store = Some(Box::new(Doubled(Late(Arc::clone(&queues), Arc::clone(&site)))));
-    let is_live = || site.torrents.with(&HASH, |torrent| torrent.row.status == 0).unwrap();
-    clerk.read(Set::Torrents, &mut Pace::hurried(&clock)).unwrap();
+    let backend = Backend::new("sqlite:nowhere.db".parse().unwrap(), "", RequiredTables::Site);
+    let mut clerk = SiteSync::new(backend, Arc::clone(&site), Arc::clone(&queues));
+    clerk.store = Some(Box::new(Doubled(LateUnprune(Arc::clone(&queues), Arc::clone(&site)))));
+    let is_live = || site.torrents.with_torrent(&HASH, |torrent| torrent.info.status == 0).unwrap();
+    clerk.read_set(Set::Torrents, &mut Pace::unpaced(&clock)).unwrap();
     assert!(is_live());
-    clerk.read(Set::Torrents, &mut Pace::hurried(&clock)).unwrap();
+    clerk.read_set(Set::Torrents, &mut Pace::unpaced(&clock)).unwrap();
     assert!(is_live());
     assert!(queues.unprunes().is_empty());
 }

@@ -23,7 +23,7 @@ mod tests;
 mod write;
 
 pub use read::{read_torrents, read_users};
-pub use write::{Losses, write_torrents, write_users};
+pub use write::{ExportLosses, write_torrents, write_users};
 
 /// The newest version of the torrent file, the one that is written.
 pub const TORRENTS_VERSION: u64 = 3;

@@ -2,8 +2,10 @@
 
 use super::{ReferenceError, TORRENTS_VERSION, TYPE_NAME_MAX, USERS_VERSION};
 use crate::ids::{ID_LEN, InfoHash, PeerId};
-use crate::snapshot::octets::Octets;
-use crate::snapshot::site::{Endpoint, Group, KEY_LEN, Multipliers, Peer, Role, Site, Torrent, User};
+use crate::snapshot::octets::OctetReader;
+use crate::snapshot::site::{
+    Group, KEY_LEN, Multipliers, Role, SeenEndpoint, SitePeer, SiteSnapshot, SiteTorrent, UserAccount,
+};
 
 /// Octets of an IPv4 endpoint.
 const ENDPOINT_LEN: usize = 6;
@@ -22,16 +24,16 @@ const USER_LEAST: usize = 1 + 4 + 2 + 16;
 ///
 /// # Errors
 /// When it is not such a file.
-pub fn read_torrents(file: &[u8]) -> Result<Vec<Torrent>, ReferenceError> {
-    let mut reader = Reader { octets: Octets::new(file), version: 0 };
-    reader.version = reader.uvarint()?;
+pub fn read_torrents(file: &[u8]) -> Result<Vec<SiteTorrent>, ReferenceError> {
+    let mut reader = ReferenceReader { octets: OctetReader::new(file), version: 0 };
+    reader.version = reader.read_uvarint()?;
     if !(1..=TORRENTS_VERSION).contains(&reader.version) {
         return Err(ReferenceError::Version(reader.version));
     }
-    let count = reader.count(TORRENT_LEAST)?;
-    let torrents = (0..count).map(|_| reader.torrent()).collect::<Result<_, _>>()?;
-    let mut site = Site { torrents, ..Site::default() };
-    site.settle();
+    let count = reader.read_count(TORRENT_LEAST)?;
+    let torrents = (0..count).map(|_| reader.read_torrent()).collect::<Result<_, _>>()?;
+    let mut site = SiteSnapshot { torrents, ..SiteSnapshot::default() };
+    site.sort_and_dedup();
     Ok(site.torrents)
 }
 
@@ -39,63 +41,65 @@ pub fn read_torrents(file: &[u8]) -> Result<Vec<Torrent>, ReferenceError> {
 ///
 /// # Errors
 /// When it is not such a file.
-pub fn read_users(file: &[u8]) -> Result<Vec<User>, ReferenceError> {
-    let mut reader = Reader { octets: Octets::new(file), version: 0 };
-    reader.version = reader.uvarint()?;
+pub fn read_users(file: &[u8]) -> Result<Vec<UserAccount>, ReferenceError> {
+    let mut reader = ReferenceReader { octets: OctetReader::new(file), version: 0 };
+    reader.version = reader.read_uvarint()?;
     if reader.version != USERS_VERSION {
         return Err(ReferenceError::Version(reader.version));
     }
-    let count = reader.count(USER_LEAST)?;
-    let users = (0..count).map(|_| reader.user()).collect::<Result<_, _>>()?;
-    let mut site = Site { users, ..Site::default() };
-    site.settle();
+    let count = reader.read_count(USER_LEAST)?;
+    let users = (0..count).map(|_| reader.read_user()).collect::<Result<_, _>>()?;
+    let mut site = SiteSnapshot { users, ..SiteSnapshot::default() };
+    site.sort_and_dedup();
     Ok(site.users)
 }
 
-struct Reader<'f> {
-    octets: Octets<'f>,
+struct ReferenceReader<'f> {
+    octets: OctetReader<'f>,
     version: u64,
 }
 
-impl<'f> Reader<'f> {
-    fn torrent(&mut self) -> Result<Torrent, ReferenceError> {
-        let info_hash = InfoHash(self.array()?);
+impl<'f> ReferenceReader<'f> {
+    fn read_torrent(&mut self) -> Result<SiteTorrent, ReferenceError> {
+        let info_hash = InfoHash(self.read_array()?);
         let mut peers = Vec::new();
         for role in [Role::Seeder, Role::Leecher] {
-            let count = self.count(ENTRY_LEAST)?;
+            let count = self.read_count(ENTRY_LEAST)?;
             peers.reserve(count);
             for _ in 0..count {
-                peers.push(self.entry(role)?);
+                peers.push(self.read_entry(role)?);
             }
         }
-        let group = Group { type_name: self.type_name()?, id: self.number(Octets::u32)? };
-        Ok(Torrent {
+        let group = Group { type_name: self.read_type_name()?, id: self.read_number(OctetReader::u32)? };
+        Ok(SiteTorrent {
             info_hash,
             group,
-            id: self.number(Octets::u32)?,
-            snatched: self.number(Octets::u16)?.into(),
-            status: self.number(Octets::u8)?.into(),
-            last_action: self.number(Octets::i64)?,
-            multipliers: self.multipliers()?,
+            id: self.read_number(OctetReader::u32)?,
+            snatched: self.read_number(OctetReader::u16)?.into(),
+            status: self.read_number(OctetReader::u8)?.into(),
+            last_action: self.read_number(OctetReader::i64)?,
+            multipliers: self.read_multipliers()?,
             peers,
         })
     }
 
     /// A key and its peer.
-    fn entry(&mut self, role: Role) -> Result<Peer, ReferenceError> {
-        let user = self.number(Octets::u32)?;
-        let peer_id = PeerId(self.array()?);
+    fn read_entry(&mut self, role: Role) -> Result<SitePeer, ReferenceError> {
+        let user = self.read_number(OctetReader::u32)?;
+        let peer_id = PeerId(self.read_array()?);
         // The peer says its id again, and below its torrent, its user and whether it seeds.
-        self.slice(ID_LEN)?;
-        let (address, port) = self.endpoint()?;
-        let (uploaded, downloaded) = (self.number(Octets::u64)?, self.number(Octets::u64)?);
-        let left = self.number(Octets::u64)?;
-        let (started_at, announced_at) = (self.number(Octets::i64)?, self.number(Octets::i64)?);
-        self.slice(4 + 4)?;
-        let client = self.number(Octets::u16)?.into();
-        self.slice(1)?;
-        let v4 = Some(Endpoint { address: address.into(), port, seen_at: announced_at });
-        Ok(Peer {
+        self.read_slice(ID_LEN)?;
+        let (address, port) = self.read_endpoint()?;
+        let (uploaded, downloaded) =
+            (self.read_number(OctetReader::u64)?, self.read_number(OctetReader::u64)?);
+        let left = self.read_number(OctetReader::u64)?;
+        let (started_at, announced_at) =
+            (self.read_number(OctetReader::i64)?, self.read_number(OctetReader::i64)?);
+        self.read_slice(4 + 4)?;
+        let client = self.read_number(OctetReader::u16)?.into();
+        self.read_slice(1)?;
+        let v4 = Some(SeenEndpoint { address: address.into(), port, seen_at: announced_at });
+        Ok(SitePeer {
             user,
             peer_id,
             role,
@@ -110,42 +114,45 @@ impl<'f> Reader<'f> {
         })
     }
 
-    fn endpoint(&mut self) -> Result<([u8; 4], u16), ReferenceError> {
+    fn read_endpoint(&mut self) -> Result<([u8; 4], u16), ReferenceError> {
         if self.version == 1 {
-            self.prefixed(u64::MAX)?;
+            self.read_prefixed(u64::MAX)?;
             let at = self.octets.at();
-            let len = self.uvarint()?;
+            let len = self.read_uvarint()?;
             if len != ENDPOINT_LEN as u64 {
                 return Err(ReferenceError::Length { at, len });
             }
         }
-        let endpoint = (self.array()?, u16::from_be_bytes(self.array()?));
+        let endpoint = (self.read_array()?, u16::from_be_bytes(self.read_array()?));
         if self.version == 1 {
-            self.slice(ENDPOINT_LEN)?;
+            self.read_slice(ENDPOINT_LEN)?;
         }
         Ok(endpoint)
     }
 
-    fn type_name(&mut self) -> Result<Box<str>, ReferenceError> {
-        let padded =
-            if self.version < 3 { self.prefixed(TYPE_NAME_MAX as u64)? } else { self.slice(TYPE_NAME_MAX)? };
+    fn read_type_name(&mut self) -> Result<Box<str>, ReferenceError> {
+        let padded = if self.version < 3 {
+            self.read_prefixed(TYPE_NAME_MAX as u64)?
+        } else {
+            self.read_slice(TYPE_NAME_MAX)?
+        };
         let padding = padded.iter().rev().take_while(|&&octet| octet == 0).count();
         let octets = padded.get(..padded.len() - padding).unwrap_or_default();
         Ok(String::from_utf8_lossy(octets).into())
     }
 
-    fn user(&mut self) -> Result<User, ReferenceError> {
-        Ok(User {
-            passkey: self.prefixed(u64::MAX)?.into(),
-            id: self.number(Octets::u32)?,
-            disable_download: self.number(Octets::u8)? != 0,
-            tracker_hide: self.number(Octets::u8)? != 0,
-            multipliers: self.multipliers()?,
+    fn read_user(&mut self) -> Result<UserAccount, ReferenceError> {
+        Ok(UserAccount {
+            passkey: self.read_prefixed(u64::MAX)?.into(),
+            id: self.read_number(OctetReader::u32)?,
+            disable_download: self.read_number(OctetReader::u8)? != 0,
+            tracker_hide: self.read_number(OctetReader::u8)? != 0,
+            multipliers: self.read_multipliers()?,
         })
     }
 
-    fn multipliers(&mut self) -> Result<Multipliers, ReferenceError> {
-        let (up, down) = (self.number(Octets::f64)?, self.number(Octets::f64)?);
+    fn read_multipliers(&mut self) -> Result<Multipliers, ReferenceError> {
+        let (up, down) = (self.read_number(OctetReader::f64)?, self.read_number(OctetReader::f64)?);
         if up.is_finite() && down.is_finite() {
             Ok(Multipliers { up, down })
         } else {
@@ -154,26 +161,26 @@ impl<'f> Reader<'f> {
     }
 
     /// How many records follow; so many of `least` octets must be there, or nothing is set aside for them.
-    fn count(&mut self, least: usize) -> Result<usize, ReferenceError> {
+    fn read_count(&mut self, least: usize) -> Result<usize, ReferenceError> {
         let at = self.octets.at();
-        let count = self.uvarint()?;
+        let count = self.read_uvarint()?;
         let good = usize::try_from(count).ok().filter(|&count| count <= self.octets.len() / least);
         good.ok_or(ReferenceError::Count { at, count })
     }
 
     /// A length of at most `most`, and as many octets.
-    fn prefixed(&mut self, most: u64) -> Result<&'f [u8], ReferenceError> {
+    fn read_prefixed(&mut self, most: u64) -> Result<&'f [u8], ReferenceError> {
         let at = self.octets.at();
-        let len = self.uvarint()?;
+        let len = self.read_uvarint()?;
         let good = usize::try_from(len).ok().filter(|_| len <= most);
-        self.slice(good.ok_or(ReferenceError::Length { at, len })?)
+        self.read_slice(good.ok_or(ReferenceError::Length { at, len })?)
     }
 
-    fn uvarint(&mut self) -> Result<u64, ReferenceError> {
+    fn read_uvarint(&mut self) -> Result<u64, ReferenceError> {
         let at = self.octets.at();
         let mut value = 0;
         for shift in (0..u64::BITS).step_by(7) {
-            let octet = u64::from(self.number(Octets::u8)?);
+            let octet = u64::from(self.read_number(OctetReader::u8)?);
             let bits = octet & 0x7f;
             if bits << shift >> shift != bits {
                 break;
@@ -186,15 +193,18 @@ impl<'f> Reader<'f> {
         Err(ReferenceError::Number(at))
     }
 
-    fn number<N>(&mut self, take: impl FnOnce(&mut Octets<'f>) -> Option<N>) -> Result<N, ReferenceError> {
+    fn read_number<N>(
+        &mut self,
+        take: impl FnOnce(&mut OctetReader<'f>) -> Option<N>,
+    ) -> Result<N, ReferenceError> {
         take(&mut self.octets).ok_or(ReferenceError::Short(self.octets.at()))
     }
 
-    fn array<const LEN: usize>(&mut self) -> Result<[u8; LEN], ReferenceError> {
-        self.number(Octets::array)
+    fn read_array<const LEN: usize>(&mut self) -> Result<[u8; LEN], ReferenceError> {
+        self.read_number(OctetReader::array)
     }
 
-    fn slice(&mut self, len: usize) -> Result<&'f [u8], ReferenceError> {
-        self.number(|octets| octets.slice(len))
+    fn read_slice(&mut self, len: usize) -> Result<&'f [u8], ReferenceError> {
+        self.read_number(|octets| octets.slice(len))
     }
 }

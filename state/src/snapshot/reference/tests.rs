@@ -1,11 +1,11 @@
 use super::*;
 use crate::snapshot::site::tests::{peer, site, torrent, user};
-use crate::snapshot::site::{Group, Multipliers, Role, Site, Torrent, User};
+use crate::snapshot::site::{Group, Multipliers, Role, SiteSnapshot, SiteTorrent, UserAccount};
 
-const TORRENTS: &[u8] = include_bytes!("../../../../tests/fixtures/reference/torrent-cache.bin");
-const USERS: &[u8] = include_bytes!("../../../../tests/fixtures/reference/user-cache.bin");
+const TORRENTS: &[u8] = include_bytes!("../../../../tests/kit/fixtures/reference/torrent-cache.bin");
+const USERS: &[u8] = include_bytes!("../../../../tests/kit/fixtures/reference/user-cache.bin");
 
-fn exported(site: &Site) -> (Vec<u8>, Losses) {
+fn exported(site: &SiteSnapshot) -> (Vec<u8>, ExportLosses) {
     let mut file = Vec::new();
     let losses = write_torrents(&mut file, site).unwrap();
     (file, losses)
@@ -27,7 +27,7 @@ fn the_fixture_is_read() {
     let v4 = leecher.v4.unwrap();
     assert_eq!((v4.address.to_string().as_str(), v4.port, v4.seen_at), ("127.0.0.1", 6002, 1_795_222_353));
     let users = read_users(USERS).unwrap();
-    let second = User {
+    let second = UserAccount {
         disable_download: true,
         tracker_hide: true,
         multipliers: Multipliers { up: 0.5, down: 2.0 },
@@ -40,8 +40,8 @@ fn the_fixture_is_read() {
 fn the_fixture_is_written_back_record_by_record() {
     let (torrents, users) = (read_torrents(TORRENTS).unwrap(), read_users(USERS).unwrap());
     // Both sort their torrents alike; seeders and users of the fixture are in an order of their own.
-    let (file, losses) = exported(&Site { torrents, ..Site::default() });
-    assert_eq!((file.as_slice(), losses), (exported_order(TORRENTS).as_slice(), Losses::default()));
+    let (file, losses) = exported(&SiteSnapshot { torrents, ..SiteSnapshot::default() });
+    assert_eq!((file.as_slice(), losses), (exported_order(TORRENTS).as_slice(), ExportLosses::default()));
     let mut file = Vec::new();
     write_users(&mut file, &users).unwrap();
     let records = |file: &[u8]| {
@@ -107,7 +107,10 @@ fn old_versions_are_read() {
 #[test]
 fn of_a_key_in_both_lists_the_later_announce_wins() {
     let (old, new) = (peer(7, Role::Seeder, 100), peer(7, Role::Leecher, 101));
-    let (file, _) = exported(&Site { torrents: vec![torrent(1, vec![old, new.clone()])], ..Site::default() });
+    let (file, _) = exported(&SiteSnapshot {
+        torrents: vec![torrent(1, vec![old, new.clone()])],
+        ..SiteSnapshot::default()
+    });
     assert_eq!(read_torrents(&file), Ok(vec![torrent(1, vec![new])]));
 }
 
@@ -170,9 +173,10 @@ fn changed_files_never_panic() {
                 file[at] = random.u8(..);
             }
             if let Ok(torrents) = read_torrents(&file) {
-                let (written, losses) = exported(&Site { torrents: torrents.clone(), ..Site::default() });
+                let (written, losses) =
+                    exported(&SiteSnapshot { torrents: torrents.clone(), ..SiteSnapshot::default() });
                 // Replacement characters may make a type name longer.
-                assert_eq!(losses, Losses { type_names: losses.type_names, ..Losses::default() });
+                assert_eq!(losses, ExportLosses { type_names: losses.type_names, ..ExportLosses::default() });
                 assert!(losses.type_names > 0 || read_torrents(&written) == Ok(torrents));
             }
             let _ = read_users(&file);
@@ -183,10 +187,10 @@ fn changed_files_never_panic() {
 #[test]
 fn losses_are_counted_by_kind() {
     let mut site = site();
-    site.torrents.push(Torrent { status: 256, ..torrent(3, vec![peer(1, Role::Seeder, 7)]) });
+    site.torrents.push(SiteTorrent { status: 256, ..torrent(3, vec![peer(1, Role::Seeder, 7)]) });
     site.torrents[1].peers[0].client = 65_536;
     let (file, losses) = exported(&site);
-    let expected = Losses {
+    let expected = ExportLosses {
         peers_without_v4: 2,
         v6_endpoints: 1,
         snatched: 1,
@@ -208,8 +212,10 @@ fn losses_are_counted_by_kind() {
 #[test]
 fn a_type_name_is_cut_after_a_whole_character() {
     let group = Group { type_name: "sieben ü".into(), id: 1 };
-    let (file, losses) =
-        exported(&Site { torrents: vec![Torrent { group, ..torrent(1, vec![]) }], ..Site::default() });
+    let (file, losses) = exported(&SiteSnapshot {
+        torrents: vec![SiteTorrent { group, ..torrent(1, vec![]) }],
+        ..SiteSnapshot::default()
+    });
     assert_eq!(losses.type_names, 1);
     assert_eq!(&*read_torrents(&file).unwrap()[0].group.type_name, "sieben ");
 }
@@ -222,7 +228,7 @@ fn users_are_written_as_they_were_read() {
         read_users(&file),
         Ok({
             let mut site = site();
-            site.settle();
+            site.sort_and_dedup();
             site.users
         })
     );

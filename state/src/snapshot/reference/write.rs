@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 
 use super::{TORRENTS_VERSION, TYPE_NAME_MAX, USERS_VERSION};
-use crate::snapshot::site::{Multipliers, Peer, Role, Site, Torrent, User};
+use crate::snapshot::site::{Multipliers, Role, SitePeer, SiteSnapshot, SiteTorrent, UserAccount};
 
 /// What got lost on the way to the reference tracker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Losses {
+pub struct ExportLosses {
     /// Peers without IPv4, left out.
     pub peers_without_v4: u64,
     /// IPv6 endpoints of peers that have both.
@@ -24,7 +24,7 @@ pub struct Losses {
     pub unprunes: u64,
 }
 
-impl Losses {
+impl ExportLosses {
     /// Every kind with its count, for people.
     #[must_use]
     pub fn kinds(&self) -> [(u64, &'static str); 7] {
@@ -44,8 +44,8 @@ impl Losses {
 ///
 /// # Errors
 /// Those of `to`.
-pub fn write_torrents(to: &mut (impl Write + ?Sized), site: &Site) -> io::Result<Losses> {
-    let mut losses = Losses { unprunes: site.unprunes.len() as u64, ..Losses::default() };
+pub fn write_torrents(to: &mut (impl Write + ?Sized), site: &SiteSnapshot) -> io::Result<ExportLosses> {
+    let mut losses = ExportLosses { unprunes: site.unprunes.len() as u64, ..ExportLosses::default() };
     put_uvarint(to, TORRENTS_VERSION)?;
     put_uvarint(to, site.torrents.len() as u64)?;
     site.torrents.iter().try_for_each(|torrent| put_torrent(to, torrent, &mut losses))?;
@@ -56,7 +56,7 @@ pub fn write_torrents(to: &mut (impl Write + ?Sized), site: &Site) -> io::Result
 ///
 /// # Errors
 /// Those of `to`.
-pub fn write_users(to: &mut (impl Write + ?Sized), users: &[User]) -> io::Result<()> {
+pub fn write_users(to: &mut (impl Write + ?Sized), users: &[UserAccount]) -> io::Result<()> {
     put_uvarint(to, USERS_VERSION)?;
     put_uvarint(to, users.len() as u64)?;
     for user in users {
@@ -69,7 +69,11 @@ pub fn write_users(to: &mut (impl Write + ?Sized), users: &[User]) -> io::Result
     Ok(())
 }
 
-fn put_torrent(to: &mut (impl Write + ?Sized), torrent: &Torrent, losses: &mut Losses) -> io::Result<()> {
+fn put_torrent(
+    to: &mut (impl Write + ?Sized),
+    torrent: &SiteTorrent,
+    losses: &mut ExportLosses,
+) -> io::Result<()> {
     to.write_all(&torrent.info_hash.0)?;
     for role in [Role::Seeder, Role::Leecher] {
         let of_role = || torrent.peers.iter().filter(|peer| peer.role == role);
@@ -93,8 +97,8 @@ fn put_torrent(to: &mut (impl Write + ?Sized), torrent: &Torrent, losses: &mut L
 fn put_entry(
     to: &mut (impl Write + ?Sized),
     torrent: u32,
-    peer: &Peer,
-    losses: &mut Losses,
+    peer: &SitePeer,
+    losses: &mut ExportLosses,
 ) -> io::Result<()> {
     let Some(v4) = peer.v4 else {
         losses.peers_without_v4 += 1;
@@ -119,7 +123,7 @@ fn put_entry(
 }
 
 /// Cut after a whole character, so that it stays text.
-fn type_name(name: &str, losses: &mut Losses) -> [u8; TYPE_NAME_MAX] {
+fn type_name(name: &str, losses: &mut ExportLosses) -> [u8; TYPE_NAME_MAX] {
     let fitting = name.floor_char_boundary(TYPE_NAME_MAX);
     losses.type_names += u64::from(fitting < name.len());
     let mut padded = [0; TYPE_NAME_MAX];

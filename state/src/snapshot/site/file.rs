@@ -17,10 +17,10 @@
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::{Endpoint, Group, Multipliers, Peer, Role, Site, Torrent, User};
+use super::{Group, Multipliers, Role, SeenEndpoint, SitePeer, SiteSnapshot, SiteTorrent, UserAccount};
 use crate::ids::{InfoHash, PeerId};
-use crate::snapshot::container::{self, BLOCK_MAX, Blocks, Reader, SnapshotError, Writer};
-use crate::snapshot::octets::Octets;
+use crate::snapshot::container::{self, BLOCK_MAX, BlockSink, SnapshotError, SnapshotReader, SnapshotWriter};
+use crate::snapshot::octets::OctetReader;
 
 /// Blocks with torrents and peers.
 pub const TAG_SITE_TORRENTS: u8 = 16;
@@ -35,8 +35,8 @@ const BLOCK_TARGET: usize = 256 << 10;
 const RECORD_MAX: usize = (64 << 10) + 256;
 const _: () = assert!(BLOCK_TARGET + RECORD_MAX <= BLOCK_MAX);
 
-const TORRENT: u8 = 1;
-const PEER: u8 = 2;
+const TORRENT_RECORD: u8 = 1;
+const PEER_RECORD: u8 = 2;
 const SEEDER: u8 = 1;
 const HAS_V4: u8 = 2;
 const HAS_V6: u8 = 4;
@@ -45,11 +45,11 @@ const TRACKER_HIDE: u8 = 2;
 
 /// Something of a [`Site`].
 #[derive(Clone, Debug, PartialEq)]
-pub enum Record {
+pub enum SiteRecord {
     /// A torrent with all its peers.
-    Torrent(Torrent),
+    Torrent(SiteTorrent),
     /// A user.
-    User(User),
+    User(UserAccount),
     /// The id of a torrent whose un-prune is pending.
     Unprune(u32),
 }
@@ -57,7 +57,7 @@ pub enum Record {
 /// Writes a site record by record, in any order.
 #[expect(missing_debug_implementations, reason = "what it writes to has none")]
 pub struct SiteWriter<'w> {
-    to: &'w mut dyn Blocks,
+    to: &'w mut dyn BlockSink,
     torrents: Vec<u8>,
     users: Vec<u8>,
     unprunes: Vec<u8>,
@@ -65,7 +65,7 @@ pub struct SiteWriter<'w> {
 
 impl<'w> SiteWriter<'w> {
     /// Will write to this container.
-    pub fn new(to: &'w mut dyn Blocks) -> Self {
+    pub fn new(to: &'w mut dyn BlockSink) -> Self {
         Self { to, torrents: Vec::new(), users: Vec::new(), unprunes: Vec::new() }
     }
 
@@ -73,46 +73,46 @@ impl<'w> SiteWriter<'w> {
     ///
     /// # Errors
     /// Those of the file, and of [`torrent`](Self::torrent) and [`user`](Self::user).
-    pub fn site(&mut self, site: &Site) -> io::Result<()> {
-        site.torrents.iter().try_for_each(|torrent| self.torrent(torrent))?;
-        site.users.iter().try_for_each(|user| self.user(user))?;
-        site.unprunes.iter().try_for_each(|&id| self.unprune(id))
+    pub fn write_site(&mut self, site: &SiteSnapshot) -> io::Result<()> {
+        site.torrents.iter().try_for_each(|torrent| self.write_torrent(torrent))?;
+        site.users.iter().try_for_each(|user| self.write_user(user))?;
+        site.unprunes.iter().try_for_each(|&id| self.write_unprune(id))
     }
 
     /// Writes a torrent and its peers.
     ///
     /// # Errors
     /// Those of the file, and when the type name is longer than 65535 octets or there are 2^32 peers.
-    pub fn torrent(&mut self, torrent: &Torrent) -> io::Result<()> {
+    pub fn write_torrent(&mut self, torrent: &SiteTorrent) -> io::Result<()> {
         let peers = u32::try_from(torrent.peers.len()).map_err(io::Error::other)?;
         put_torrent(&mut self.torrents, torrent, peers)?;
         for peer in &torrent.peers {
             put_peer(&mut self.torrents, peer);
-            hand_over(self.to, TAG_SITE_TORRENTS, &mut self.torrents, BLOCK_TARGET)?;
+            flush_block(self.to, TAG_SITE_TORRENTS, &mut self.torrents, BLOCK_TARGET)?;
         }
-        hand_over(self.to, TAG_SITE_TORRENTS, &mut self.torrents, BLOCK_TARGET)
+        flush_block(self.to, TAG_SITE_TORRENTS, &mut self.torrents, BLOCK_TARGET)
     }
 
     /// Writes a user.
     ///
     /// # Errors
     /// Those of the file, and when the passkey is longer than 65535 octets.
-    pub fn user(&mut self, user: &User) -> io::Result<()> {
+    pub fn write_user(&mut self, user: &UserAccount) -> io::Result<()> {
         let flags = flag(user.disable_download, DISABLE_DOWNLOAD) | flag(user.tracker_hide, TRACKER_HIDE);
         put_text(&mut self.users, &user.passkey)?;
         self.users.extend(user.id.to_le_bytes());
         self.users.push(flags);
         put_multipliers(&mut self.users, user.multipliers);
-        hand_over(self.to, TAG_SITE_USERS, &mut self.users, BLOCK_TARGET)
+        flush_block(self.to, TAG_SITE_USERS, &mut self.users, BLOCK_TARGET)
     }
 
     /// Writes a pending un-prune.
     ///
     /// # Errors
     /// Those of the file.
-    pub fn unprune(&mut self, id: u32) -> io::Result<()> {
+    pub fn write_unprune(&mut self, id: u32) -> io::Result<()> {
         self.unprunes.extend(id.to_le_bytes());
-        hand_over(self.to, TAG_SITE_UNPRUNES, &mut self.unprunes, BLOCK_TARGET)
+        flush_block(self.to, TAG_SITE_UNPRUNES, &mut self.unprunes, BLOCK_TARGET)
     }
 
     /// Writes what is still held back; without it that is lost.
@@ -120,25 +120,25 @@ impl<'w> SiteWriter<'w> {
     /// # Errors
     /// Those of the file.
     pub fn finish(mut self) -> io::Result<()> {
-        hand_over(self.to, TAG_SITE_TORRENTS, &mut self.torrents, 0)?;
-        hand_over(self.to, TAG_SITE_USERS, &mut self.users, 0)?;
-        hand_over(self.to, TAG_SITE_UNPRUNES, &mut self.unprunes, 0)
+        flush_block(self.to, TAG_SITE_TORRENTS, &mut self.torrents, 0)?;
+        flush_block(self.to, TAG_SITE_USERS, &mut self.users, 0)?;
+        flush_block(self.to, TAG_SITE_UNPRUNES, &mut self.unprunes, 0)
     }
 }
 
 /// Writes a block if it is longer than `kept`.
-fn hand_over(to: &mut dyn Blocks, tag: u8, block: &mut Vec<u8>, kept: usize) -> io::Result<()> {
+fn flush_block(to: &mut dyn BlockSink, tag: u8, block: &mut Vec<u8>, kept: usize) -> io::Result<()> {
     if block.len() <= kept {
         return Ok(());
     }
-    to.block(tag, block)?;
+    to.write_block(tag, block)?;
     block.clear();
     Ok(())
 }
 
-fn put_torrent(block: &mut Vec<u8>, torrent: &Torrent, peers: u32) -> io::Result<()> {
+fn put_torrent(block: &mut Vec<u8>, torrent: &SiteTorrent, peers: u32) -> io::Result<()> {
     let len = text_len(torrent.group.type_name.as_bytes())?;
-    block.push(TORRENT);
+    block.push(TORRENT_RECORD);
     block.extend(torrent.info_hash.0);
     block.extend(torrent.id.to_le_bytes());
     block.extend(torrent.group.id.to_le_bytes());
@@ -152,8 +152,8 @@ fn put_torrent(block: &mut Vec<u8>, torrent: &Torrent, peers: u32) -> io::Result
     Ok(())
 }
 
-fn put_peer(block: &mut Vec<u8>, peer: &Peer) {
-    block.push(PEER);
+fn put_peer(block: &mut Vec<u8>, peer: &SitePeer) {
+    block.push(PEER_RECORD);
     block.extend(peer.user.to_le_bytes());
     block.extend(peer.peer_id.0);
     let families = flag(peer.v4.is_some(), HAS_V4) | flag(peer.v6.is_some(), HAS_V6);
@@ -199,23 +199,23 @@ fn flag(is_set: bool, flag: u8) -> u8 {
 
 /// Reads the blocks of a site, and hands over record by record.
 #[derive(Debug, Default)]
-pub struct Decoder {
+pub struct SiteDecoder {
     /// A torrent whose peers are still to come, and how many.
-    open: Option<(Torrent, u32)>,
+    open: Option<(SiteTorrent, u32)>,
 }
 
-impl Decoder {
+impl SiteDecoder {
     /// Reads a block; false if it is none of a site.
     ///
     /// # Errors
     /// When it is not as this program writes it.
-    pub fn block(
+    pub fn decode_block(
         &mut self,
         tag: u8,
         payload: &[u8],
-        sink: &mut impl FnMut(Record),
+        sink: &mut impl FnMut(SiteRecord),
     ) -> Result<bool, SnapshotError> {
-        let mut octets = Octets::new(payload);
+        let mut octets = OctetReader::new(payload);
         match tag {
             TAG_SITE_TORRENTS => {
                 while octets.len() > 0 {
@@ -224,12 +224,12 @@ impl Decoder {
             }
             TAG_SITE_USERS => {
                 while octets.len() > 0 {
-                    sink(Record::User(take_user(&mut octets)?));
+                    sink(SiteRecord::User(take_user(&mut octets)?));
                 }
             }
             TAG_SITE_UNPRUNES => {
                 while octets.len() > 0 {
-                    sink(Record::Unprune(octets.u32().ok_or(CUT)?));
+                    sink(SiteRecord::Unprune(octets.u32().ok_or(CUT_RECORD)?));
                 }
             }
             _ => return Ok(false),
@@ -247,21 +247,21 @@ impl Decoder {
 
     fn torrent_or_peer(
         &mut self,
-        octets: &mut Octets<'_>,
-        sink: &mut impl FnMut(Record),
+        octets: &mut OctetReader<'_>,
+        sink: &mut impl FnMut(SiteRecord),
     ) -> Result<(), SnapshotError> {
         let (torrent, missing) = match (octets.u8(), self.open.take()) {
-            (Some(TORRENT), None) => take_torrent(octets)?,
-            (Some(PEER), Some((mut torrent, missing))) => {
+            (Some(TORRENT_RECORD), None) => take_torrent(octets)?,
+            (Some(PEER_RECORD), Some((mut torrent, missing))) => {
                 torrent.peers.push(take_peer(octets)?);
                 (torrent, missing - 1)
             }
-            (Some(TORRENT), Some(_)) => return Err(SnapshotError::Damaged("peers are missing")),
-            (Some(PEER), None) => return Err(SnapshotError::Damaged("a peer of no torrent")),
+            (Some(TORRENT_RECORD), Some(_)) => return Err(SnapshotError::Damaged("peers are missing")),
+            (Some(PEER_RECORD), None) => return Err(SnapshotError::Damaged("a peer of no torrent")),
             _ => return Err(SnapshotError::Damaged("a record that is no torrent and no peer")),
         };
         if missing == 0 {
-            sink(Record::Torrent(torrent));
+            sink(SiteRecord::Torrent(torrent));
         } else {
             self.open = Some((torrent, missing));
         }
@@ -269,66 +269,66 @@ impl Decoder {
     }
 }
 
-const CUT: SnapshotError = SnapshotError::Damaged("a record is cut");
+const CUT_RECORD: SnapshotError = SnapshotError::Damaged("a record is cut");
 
 /// A torrent, and how many peers follow.
-fn take_torrent(octets: &mut Octets<'_>) -> Result<(Torrent, u32), SnapshotError> {
-    let info_hash = InfoHash(octets.array().ok_or(CUT)?);
-    let id = octets.u32().ok_or(CUT)?;
-    let group = octets.u32().ok_or(CUT)?;
+fn take_torrent(octets: &mut OctetReader<'_>) -> Result<(SiteTorrent, u32), SnapshotError> {
+    let info_hash = InfoHash(octets.array().ok_or(CUT_RECORD)?);
+    let id = octets.u32().ok_or(CUT_RECORD)?;
+    let group = octets.u32().ok_or(CUT_RECORD)?;
     let type_name = std::str::from_utf8(take_text(octets)?)
         .map_err(|_| SnapshotError::Damaged("a type name is not UTF-8"))?;
-    let torrent = Torrent {
+    let torrent = SiteTorrent {
         info_hash,
         id,
         group: Group { type_name: type_name.into(), id: group },
-        snatched: octets.u32().ok_or(CUT)?,
-        status: octets.i32().ok_or(CUT)?,
-        last_action: octets.i64().ok_or(CUT)?,
+        snatched: octets.u32().ok_or(CUT_RECORD)?,
+        status: octets.i32().ok_or(CUT_RECORD)?,
+        last_action: octets.i64().ok_or(CUT_RECORD)?,
         multipliers: take_multipliers(octets)?,
         peers: Vec::new(),
     };
-    Ok((torrent, octets.u32().ok_or(CUT)?))
+    Ok((torrent, octets.u32().ok_or(CUT_RECORD)?))
 }
 
-fn take_peer(octets: &mut Octets<'_>) -> Result<Peer, SnapshotError> {
-    let user = octets.u32().ok_or(CUT)?;
-    let peer_id = PeerId(octets.array().ok_or(CUT)?);
-    let flags = octets.u8().ok_or(CUT)?;
+fn take_peer(octets: &mut OctetReader<'_>) -> Result<SitePeer, SnapshotError> {
+    let user = octets.u32().ok_or(CUT_RECORD)?;
+    let peer_id = PeerId(octets.array().ok_or(CUT_RECORD)?);
+    let flags = octets.u8().ok_or(CUT_RECORD)?;
     if flags & !(SEEDER | HAS_V4 | HAS_V6) != 0 {
         return Err(SnapshotError::Damaged("unknown flags of a peer"));
     }
-    Ok(Peer {
+    Ok(SitePeer {
         user,
         peer_id,
         role: if flags & SEEDER == 0 { Role::Leecher } else { Role::Seeder },
         v4: if flags & HAS_V4 == 0 { None } else { Some(take_endpoint::<4, _>(octets)?) },
         v6: if flags & HAS_V6 == 0 { None } else { Some(take_endpoint::<16, _>(octets)?) },
-        uploaded: octets.u64().ok_or(CUT)?,
-        downloaded: octets.u64().ok_or(CUT)?,
-        left: octets.u64().ok_or(CUT)?,
-        started_at: octets.i64().ok_or(CUT)?,
-        announced_at: octets.i64().ok_or(CUT)?,
-        client: octets.u32().ok_or(CUT)?,
+        uploaded: octets.u64().ok_or(CUT_RECORD)?,
+        downloaded: octets.u64().ok_or(CUT_RECORD)?,
+        left: octets.u64().ok_or(CUT_RECORD)?,
+        started_at: octets.i64().ok_or(CUT_RECORD)?,
+        announced_at: octets.i64().ok_or(CUT_RECORD)?,
+        client: octets.u32().ok_or(CUT_RECORD)?,
     })
 }
 
 fn take_endpoint<const LEN: usize, A: From<[u8; LEN]>>(
-    octets: &mut Octets<'_>,
-) -> Result<Endpoint<A>, SnapshotError> {
-    let address: [u8; LEN] = octets.array().ok_or(CUT)?;
-    let port = octets.u16().ok_or(CUT)?;
-    Ok(Endpoint { address: address.into(), port, seen_at: octets.i64().ok_or(CUT)? })
+    octets: &mut OctetReader<'_>,
+) -> Result<SeenEndpoint<A>, SnapshotError> {
+    let address: [u8; LEN] = octets.array().ok_or(CUT_RECORD)?;
+    let port = octets.u16().ok_or(CUT_RECORD)?;
+    Ok(SeenEndpoint { address: address.into(), port, seen_at: octets.i64().ok_or(CUT_RECORD)? })
 }
 
-fn take_user(octets: &mut Octets<'_>) -> Result<User, SnapshotError> {
+fn take_user(octets: &mut OctetReader<'_>) -> Result<UserAccount, SnapshotError> {
     let passkey = take_text(octets)?.into();
-    let id = octets.u32().ok_or(CUT)?;
-    let flags = octets.u8().ok_or(CUT)?;
+    let id = octets.u32().ok_or(CUT_RECORD)?;
+    let flags = octets.u8().ok_or(CUT_RECORD)?;
     if flags & !(DISABLE_DOWNLOAD | TRACKER_HIDE) != 0 {
         return Err(SnapshotError::Damaged("unknown flags of a user"));
     }
-    Ok(User {
+    Ok(UserAccount {
         passkey,
         id,
         disable_download: flags & DISABLE_DOWNLOAD != 0,
@@ -337,8 +337,8 @@ fn take_user(octets: &mut Octets<'_>) -> Result<User, SnapshotError> {
     })
 }
 
-fn take_multipliers(octets: &mut Octets<'_>) -> Result<Multipliers, SnapshotError> {
-    let (up, down) = (octets.f64().ok_or(CUT)?, octets.f64().ok_or(CUT)?);
+fn take_multipliers(octets: &mut OctetReader<'_>) -> Result<Multipliers, SnapshotError> {
+    let (up, down) = (octets.f64().ok_or(CUT_RECORD)?, octets.f64().ok_or(CUT_RECORD)?);
     if up.is_finite() && down.is_finite() {
         Ok(Multipliers { up, down })
     } else {
@@ -346,18 +346,18 @@ fn take_multipliers(octets: &mut Octets<'_>) -> Result<Multipliers, SnapshotErro
     }
 }
 
-fn take_text<'o>(octets: &mut Octets<'o>) -> Result<&'o [u8], SnapshotError> {
-    let len = octets.u16().ok_or(CUT)?;
-    octets.slice(usize::from(len)).ok_or(CUT)
+fn take_text<'o>(octets: &mut OctetReader<'o>) -> Result<&'o [u8], SnapshotError> {
+    let len = octets.u16().ok_or(CUT_RECORD)?;
+    octets.slice(usize::from(len)).ok_or(CUT_RECORD)
 }
 
 /// A file as it was read.
 #[derive(Clone, Debug, Default)]
-pub struct Loaded {
+pub struct LoadedSite {
     /// When it was written, in Unix seconds.
     pub written_at: i64,
     /// All blocks of a site in it.
-    pub site: Site,
+    pub site: SiteSnapshot,
     /// How many blocks of another kind it has, such as the swarms of the open modes.
     pub other_blocks: u64,
 }
@@ -366,19 +366,19 @@ pub struct Loaded {
 ///
 /// # Errors
 /// When it is not there, or not a good snapshot.
-pub fn read(path: &Path) -> Result<Loaded, SnapshotError> {
-    load(Reader::open(path)?)
+pub fn read_file(path: &Path) -> Result<LoadedSite, SnapshotError> {
+    read_blocks(SnapshotReader::open(path)?)
 }
 
 /// Reads the rest of a container.
 ///
 /// # Errors
 /// When it is damaged.
-pub fn load<R: Read>(mut reader: Reader<R>) -> Result<Loaded, SnapshotError> {
-    let mut loaded = Loaded { written_at: reader.written_at(), ..Loaded::default() };
-    let mut decoder = Decoder::default();
+pub fn read_blocks<R: Read>(mut reader: SnapshotReader<R>) -> Result<LoadedSite, SnapshotError> {
+    let mut loaded = LoadedSite { written_at: reader.written_at(), ..LoadedSite::default() };
+    let mut decoder = SiteDecoder::default();
     while let Some((tag, payload)) = reader.next_block()? {
-        let is_ours = decoder.block(tag, payload, &mut |record| loaded.site.add(record))?;
+        let is_ours = decoder.decode_block(tag, payload, &mut |record| loaded.site.add_record(record))?;
         loaded.other_blocks += u64::from(!is_ours);
     }
     decoder.finish()?;
@@ -389,11 +389,11 @@ pub fn load<R: Read>(mut reader: Reader<R>) -> Result<Loaded, SnapshotError> {
 ///
 /// # Errors
 /// Those of the disk, then the old file stays; and those of [`SiteWriter`].
-pub fn write(path: &Path, site: &Site, written_at: i64) -> io::Result<()> {
-    container::replace(path, |to| {
-        let mut container = Writer::new(to, written_at)?;
+pub fn write_file(path: &Path, site: &SiteSnapshot, written_at: i64) -> io::Result<()> {
+    container::replace_file(path, |to| {
+        let mut container = SnapshotWriter::new(to, written_at)?;
         let mut writer = SiteWriter::new(&mut container);
-        writer.site(site)?;
+        writer.write_site(site)?;
         writer.finish()?;
         container.finish().map(drop)
     })

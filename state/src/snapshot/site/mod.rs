@@ -16,8 +16,8 @@ use std::cmp::Reverse;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use file::{
-    Decoder, Loaded, Record, SiteWriter, TAG_SITE_TORRENTS, TAG_SITE_UNPRUNES, TAG_SITE_USERS, load, read,
-    write,
+    LoadedSite, SiteDecoder, SiteRecord, SiteWriter, TAG_SITE_TORRENTS, TAG_SITE_UNPRUNES, TAG_SITE_USERS,
+    read_blocks, read_file, write_file,
 };
 
 use crate::ids::{ID_LEN, InfoHash, PeerId};
@@ -27,18 +27,18 @@ pub const KEY_LEN: usize = 4 + ID_LEN;
 
 /// All that mode private remembers.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Site {
+pub struct SiteSnapshot {
     /// Torrents, in any order.
-    pub torrents: Vec<Torrent>,
+    pub torrents: Vec<SiteTorrent>,
     /// Enabled users, in any order.
-    pub users: Vec<User>,
+    pub users: Vec<UserAccount>,
     /// Ids of torrents that are live again here, but still pruned in the database.
     pub unprunes: Vec<u32>,
 }
 
 /// A registered torrent.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Torrent {
+pub struct SiteTorrent {
     /// Names it on the wire.
     pub info_hash: InfoHash,
     /// Names it in the database.
@@ -54,7 +54,7 @@ pub struct Torrent {
     /// Its own multipliers.
     pub multipliers: Multipliers,
     /// Who is in its swarm, in any order.
-    pub peers: Vec<Peer>,
+    pub peers: Vec<SitePeer>,
 }
 
 /// A torrent group, which may have freeleech of its own.
@@ -92,7 +92,7 @@ pub enum Role {
 
 /// One client of one user in one swarm.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub struct SitePeer {
     /// Whose it is.
     pub user: u32,
     /// What it calls itself.
@@ -100,9 +100,9 @@ pub struct Peer {
     /// Seeder or leecher.
     pub role: Role,
     /// Where it is over IPv4.
-    pub v4: Option<Endpoint<Ipv4Addr>>,
+    pub v4: Option<SeenEndpoint<Ipv4Addr>>,
     /// Where it is over IPv6.
-    pub v6: Option<Endpoint<Ipv6Addr>>,
+    pub v6: Option<SeenEndpoint<Ipv6Addr>>,
     /// Octets it says it has uploaded.
     pub uploaded: u64,
     /// Octets it says it has downloaded.
@@ -117,7 +117,7 @@ pub struct Peer {
     pub client: u32,
 }
 
-impl Peer {
+impl SitePeer {
     /// What tells it from others in its swarm: the user id, little-endian, and the `peer_id`.
     #[must_use]
     pub fn key(&self) -> [u8; KEY_LEN] {
@@ -130,7 +130,7 @@ impl Peer {
 
 /// An address and port of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Endpoint<A> {
+pub struct SeenEndpoint<A> {
     /// The address that announces came from.
     pub address: A,
     /// The port that they named.
@@ -141,7 +141,7 @@ pub struct Endpoint<A> {
 
 /// An enabled user.
 #[derive(Clone, Debug, PartialEq)]
-pub struct User {
+pub struct UserAccount {
     /// Its passkey: any octets.
     pub passkey: Box<[u8]>,
     /// Names it in the database.
@@ -154,10 +154,10 @@ pub struct User {
     pub multipliers: Multipliers,
 }
 
-impl Site {
+impl SiteSnapshot {
     /// Puts everything into its order, and what is there twice only once: of two peers with one key the one
     /// that announced later stays, of torrents and users the last one. Gives how many went.
-    pub fn settle(&mut self) -> usize {
+    pub fn sort_and_dedup(&mut self) -> usize {
         let before = self.records();
         // Sorting is stable, so that of equals the last comes first, and stays.
         self.torrents.reverse();
@@ -196,11 +196,11 @@ impl Site {
     }
 
     /// Adds a record.
-    pub fn add(&mut self, record: Record) {
+    pub fn add_record(&mut self, record: SiteRecord) {
         match record {
-            Record::Torrent(torrent) => self.torrents.push(torrent),
-            Record::User(user) => self.users.push(user),
-            Record::Unprune(id) => self.unprunes.push(id),
+            SiteRecord::Torrent(torrent) => self.torrents.push(torrent),
+            SiteRecord::User(user) => self.users.push(user),
+            SiteRecord::Unprune(id) => self.unprunes.push(id),
         }
     }
 }

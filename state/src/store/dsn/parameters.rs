@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{DsnError, Login, Tls, decode};
+use super::{DsnError, Login, Tls, decode_percent};
 
 /// Known to the driver and of no effect here.
 const WITHOUT_EFFECT: [&str; 20] = [
@@ -40,20 +40,21 @@ pub(super) fn is_known(name: &str) -> bool {
 }
 
 /// Reads what follows the `?`.
-pub(super) fn read(query: &str, login: &mut Login) -> Result<(), DsnError> {
-    query.split('&').filter(|part| !part.is_empty()).try_for_each(|part| one(part, login))
+pub(super) fn apply_query(query: &str, login: &mut Login) -> Result<(), DsnError> {
+    query.split('&').filter(|part| !part.is_empty()).try_for_each(|part| apply_parameter(part, login))
 }
 
-fn one(part: &str, login: &mut Login) -> Result<(), DsnError> {
+fn apply_parameter(part: &str, login: &mut Login) -> Result<(), DsnError> {
     let (name, value) = part.split_once('=').unwrap_or((part, ""));
     let refuse = |needs| DsnError::Parameter { name: name.to_owned(), needs };
     if !is_word(name) {
         return Err(DsnError::Form("the name of a parameter must be of letters, digits and _"));
     }
-    let value = decode(value)?;
+    let value = decode_percent(value)?;
     match name {
         "timeout" => {
-            let timeout = duration(&value).ok_or_else(|| refuse("must be a duration such as 5s or 300ms"))?;
+            let timeout =
+                parse_duration(&value).ok_or_else(|| refuse("must be a duration such as 5s or 300ms"))?;
             // To the driver, 0 means the system's own limit, which is minutes.
             login.timeout = if timeout.is_zero() { login.timeout } else { timeout };
         }
@@ -103,7 +104,7 @@ fn is_literal(text: &str) -> bool {
 }
 
 /// A duration as Go writes it: `1m30s`, `1.5s`, `0`.
-fn duration(text: &str) -> Option<Duration> {
+fn parse_duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }
@@ -150,7 +151,7 @@ mod tests {
             ("5 s", None),
             ("", None),
         ] {
-            assert_eq!(duration(text), milliseconds.map(Duration::from_millis), "{text}");
+            assert_eq!(parse_duration(text), milliseconds.map(Duration::from_millis), "{text}");
         }
     }
 

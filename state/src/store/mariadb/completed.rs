@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use mysql::prelude::{FromRow, Queryable};
 
-use super::session::Session;
+use super::session::MariadbSession;
 use crate::ids::{ID_LEN, InfoHash};
 
 /// Rows that are read at once: the index names them, and each is somewhere else.
@@ -13,26 +13,26 @@ const READ_ROWS: usize = 500;
 const FORGET_ROWS: usize = 500;
 
 /// A row: its `last_completed` and its `info_hash`. They are in the order of the index.
-pub(super) type Place = (u32, InfoHash);
+pub(super) type CompletedPos = (u32, InfoHash);
 
 /// Behind all rows.
-const LAST: Place = (u32::MAX, InfoHash([u8::MAX; ID_LEN]));
+const LAST_POS: CompletedPos = (u32::MAX, InfoHash([u8::MAX; ID_LEN]));
 
 /// Shows `each` of the latest `most`, the latest first. Gives the last of them if there may be older ones.
-pub(super) fn read(
-    session: &mut Session,
+pub(super) fn read_latest(
+    session: &mut MariadbSession,
     most: usize,
     each: &mut dyn FnMut(InfoHash, u32),
-) -> mysql::Result<Option<Place>> {
+) -> mysql::Result<Option<CompletedPos>> {
     let (mut shown, mut last) = (0, None);
     while shown < most {
         let rows = READ_ROWS.min(most - shown);
-        let older = last.map(|last| format!("WHERE {}", beside(last, "<"))).unwrap_or_default();
+        let older = last.map(|last| format!("WHERE {}", range_condition(last, "<"))).unwrap_or_default();
         let sql = format!(
             "SELECT info_hash, completed, last_completed FROM hayate_completed FORCE INDEX (last_completed)
              {older} ORDER BY last_completed DESC, info_hash DESC LIMIT {rows}"
         );
-        let found: Vec<(Vec<u8>, u32, u32)> = all(session, &sql)?;
+        let found: Vec<(Vec<u8>, u32, u32)> = query_all(session, &sql)?;
         for (hash, completed, time) in &found {
             let hash = hash_of(hash);
             each(hash, *completed);
@@ -43,24 +43,24 @@ pub(super) fn read(
         }
         shown += rows;
     }
-    Ok(last.or(Some(LAST)))
+    Ok(last.or(Some(LAST_POS)))
 }
 
 /// Removes the oldest rows behind `from` that are older than `than`, within a transaction. Gives the last of
 /// them if there may be more.
-pub(super) fn forget(
-    session: &mut Session,
-    than: Place,
-    from: Option<Place>,
-) -> mysql::Result<Option<Place>> {
+pub(super) fn forget_older(
+    session: &mut MariadbSession,
+    than: CompletedPos,
+    from: Option<CompletedPos>,
+) -> mysql::Result<Option<CompletedPos>> {
     // Rows that are gone leave traces in the index, for a while: they are not to be passed again.
-    let behind = from.map(|from| beside(from, ">")).unwrap_or_else(|| "1".to_owned());
-    let older = beside(than, "<");
+    let behind = from.map(|from| range_condition(from, ">")).unwrap_or_else(|| "1".to_owned());
+    let older = range_condition(than, "<");
     let sql = format!(
         "SELECT info_hash, last_completed FROM hayate_completed FORCE INDEX (last_completed)
          WHERE {behind} AND {older} ORDER BY last_completed, info_hash LIMIT {FORGET_ROWS}"
     );
-    let found: Vec<(Vec<u8>, u32)> = all(session, &sql)?;
+    let found: Vec<(Vec<u8>, u32)> = query_all(session, &sql)?;
     let Some((last, time)) = found.last() else { return Ok(None) };
     // As in the statements of rows, those to remove come first and are looked up by the primary key: also
     // when the server takes the table for a small one, as it does for a while after many rows have come.
@@ -79,7 +79,7 @@ pub(super) fn forget(
     Ok((found.len() == FORGET_ROWS).then_some((*time, hash_of(last))))
 }
 
-fn all<T: FromRow>(session: &mut Session, sql: &str) -> mysql::Result<Vec<T>> {
+fn query_all<T: FromRow>(session: &mut MariadbSession, sql: &str) -> mysql::Result<Vec<T>> {
     session.connection.query_iter(sql)?.map(|row| Ok(mysql::from_row_opt(row?)?)).collect()
 }
 
@@ -89,6 +89,6 @@ fn hash_of(octets: &[u8]) -> InfoHash {
 }
 
 /// On one side of a row.
-fn beside((time, hash): Place, side: &str) -> String {
+fn range_condition((time, hash): CompletedPos, side: &str) -> String {
     format!("(last_completed {side} {time} OR (last_completed = {time} AND info_hash {side} X'{hash}'))")
 }

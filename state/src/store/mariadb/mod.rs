@@ -27,12 +27,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use mysql::prelude::Queryable;
 use mysql::{Conn, Params, Row, Value};
 
-use self::session::Session;
-use super::backend::Demand;
+use self::session::MariadbSession;
+use super::backend::RequiredTables;
 use super::dsn::Login;
-use super::edit::{Cell, Tables};
-use super::site_rows::{self, Fields, Line, Set};
-use super::{Batch, Channel, Saved, Slice, Store, StoreError, Swept, schema, signed};
+use super::edit::{SqlValue, Tables};
+use super::site_rows::{self, DbRow, Set, SiteRow};
+use super::{Batch, Channel, PurgeProgress, PurgeSlice, Saved, Store, StoreError, schema, signed_amount};
 use crate::ids::{ID_LEN, InfoHash};
 
 /// What the server says to the name of a table that it has not.
@@ -42,7 +42,7 @@ const DATA_TRUNCATED: u16 = 1265;
 
 /// Whether a connection may change anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum ConnectionRole {
     /// The one that does.
     Writer,
     /// One that never does.
@@ -51,57 +51,60 @@ pub(super) enum Role {
 
 /// What is needed to connect, and to connect again.
 #[derive(Debug)]
-pub(super) struct Opener {
+pub(super) struct MariadbOpener {
     pub(super) login: Login,
     pub(super) node: String,
-    pub(super) demand: Demand,
-    pub(super) role: Role,
+    pub(super) required: RequiredTables,
+    pub(super) role: ConnectionRole,
     /// The connection that wrote last, 0 before the first.
-    pub(super) former: Arc<AtomicU32>,
+    pub(super) last_writer: Arc<AtomicU32>,
 }
 
-impl Opener {
+impl MariadbOpener {
     /// Whether nobody of this tracker has become the writer since `session` did.
-    fn is_latest(&self, session: &Session) -> bool {
-        let latest = self.former.load(Ordering::Relaxed);
-        self.role == Role::Reader || latest == session.connection.connection_id()
+    fn is_current_writer(&self, session: &MariadbSession) -> bool {
+        let latest = self.last_writer.load(Ordering::Relaxed);
+        self.role == ConnectionRole::Reader || latest == session.connection.connection_id()
     }
 }
 
 /// A store in a database of a MariaDB server.
 #[derive(Debug)]
 pub struct Mariadb {
-    opener: Opener,
+    opener: MariadbOpener,
     /// `None` after it was lost.
-    session: Option<Session>,
+    session: Option<MariadbSession>,
 }
 
 /// What a transaction came to that did not come to its end.
-enum Failed {
+enum TransactionError {
     Statement(mysql::Error),
     /// The commit itself: nobody knows whether it was done.
     Commit(mysql::Error),
 }
 
-impl From<mysql::Error> for Failed {
+impl From<mysql::Error> for TransactionError {
     fn from(error: mysql::Error) -> Self {
         Self::Statement(error)
     }
 }
 
 impl Mariadb {
-    pub(super) fn open(opener: Opener) -> Result<Self, StoreError> {
-        let session = Some(Session::open(&opener)?);
+    pub(super) fn open(opener: MariadbOpener) -> Result<Self, StoreError> {
+        let session = Some(MariadbSession::open(&opener)?);
         Ok(Self { opener, session })
     }
 
     /// What the operator should know about the database.
     pub(super) fn warnings(&self) -> Vec<String> {
-        self.session.as_ref().map(|session| session.fitness.warnings()).unwrap_or_default()
+        self.session.as_ref().map(|session| session.features.warnings()).unwrap_or_default()
     }
 
     /// Does `work` in a transaction, and undoes it if it fails.
-    fn transact<T>(&mut self, work: impl FnOnce(&mut Session) -> Result<T, Failed>) -> Result<T, StoreError> {
+    fn transact<T>(
+        &mut self,
+        work: impl FnOnce(&mut MariadbSession) -> Result<T, TransactionError>,
+    ) -> Result<T, StoreError> {
         let mut session = self.begin()?;
         let failed = match work(&mut session) {
             Ok(done) => {
@@ -111,10 +114,10 @@ impl Mariadb {
             Err(failed) => failed,
         };
         let (error, at_commit) = match failed {
-            Failed::Statement(error) => (error, false),
-            Failed::Commit(error) => (error, true),
+            TransactionError::Statement(error) => (error, false),
+            TransactionError::Commit(error) => (error, true),
         };
-        let error = judge(error, at_commit);
+        let error = store_error(error, at_commit);
         // A batch that was undone for its rows or for others leaves a good connection. Anything else does
         // not: with its end the server undoes what is left.
         let certain = matches!(error, StoreError::Deadlock(_) | StoreError::BadRow { .. });
@@ -126,22 +129,24 @@ impl Mariadb {
 
     /// A connection with a transaction. Servers close idle connections, so a closed one is replaced here:
     /// nothing was said on it yet that could be lost.
-    fn begin(&mut self) -> Result<Session, StoreError> {
+    fn begin(&mut self) -> Result<MariadbSession, StoreError> {
         let lost = || StoreError::Lost { text: "the connection was lost".to_owned(), in_doubt: false };
         let mut session = self.session.take().ok_or_else(lost)?;
         match session.connection.query_drop("START TRANSACTION") {
             Ok(()) => return Ok(session),
             // But not one that another store of this tracker has taken over from.
-            Err(error) if session::is_closed(&error) && self.opener.is_latest(&session) => drop(session),
-            Err(error) => return Err(judge(error, false)),
+            Err(error) if session::is_closed(&error) && self.opener.is_current_writer(&session) => {
+                drop(session)
+            }
+            Err(error) => return Err(store_error(error, false)),
         }
-        let mut session = Session::open(&self.opener)?;
-        session.connection.query_drop("START TRANSACTION").map_err(|error| judge(error, false))?;
+        let mut session = MariadbSession::open(&self.opener)?;
+        session.connection.query_drop("START TRANSACTION").map_err(|error| store_error(error, false))?;
         Ok(session)
     }
 
-    fn must_write(&self) -> Result<(), StoreError> {
-        if self.opener.role == Role::Writer {
+    fn check_writer(&self) -> Result<(), StoreError> {
+        if self.opener.role == ConnectionRole::Writer {
             return Ok(());
         }
         Err(StoreError::Unfit("this connection was opened to read only".to_owned()))
@@ -150,29 +155,29 @@ impl Mariadb {
 
 impl Store for Mariadb {
     fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
-        self.must_write()?;
+        self.check_writer()?;
         let node = self.opener.node.clone();
         self.transact(|session| {
-            let journal = session.fitness.journal;
-            if journal && sequence(session, &node, batch.channel)? >= batch.sequence {
+            let journal = session.features.journal;
+            if journal && lock_sequence(session, &node, batch.channel)? >= batch.sequence {
                 session.connection.query_drop("ROLLBACK")?;
                 return Ok(Saved::default());
             }
-            let saved = write(session, batch)?;
+            let saved = write_batch(session, batch)?;
             if journal {
                 let sql = "INSERT INTO hayate_journal (node, queue, seq) VALUES (?, ?, ?)
                     ON DUPLICATE KEY UPDATE seq = VALUE(seq)";
                 session.connection.exec_drop(sql, (&node, batch.channel.name(), batch.sequence))?;
             }
-            session.connection.query_drop("COMMIT").map_err(Failed::Commit)?;
+            session.connection.query_drop("COMMIT").map_err(TransactionError::Commit)?;
             Ok(saved)
         })
     }
 
     fn rehearse(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        self.must_write()?;
+        self.check_writer()?;
         self.transact(|session| {
-            write(session, batch)?;
+            write_batch(session, batch)?;
             Ok(session.connection.query_drop("ROLLBACK")?)
         })
     }
@@ -180,8 +185,8 @@ impl Store for Mariadb {
     fn acknowledged(&mut self, channel: Channel) -> Result<Option<u64>, StoreError> {
         let node = self.opener.node.clone();
         self.transact(|session| {
-            let number = match session.fitness.journal {
-                true => Some(sequence(session, &node, channel)?),
+            let number = match session.features.journal {
+                true => Some(lock_sequence(session, &node, channel)?),
                 false => None,
             };
             session.connection.query_drop("ROLLBACK")?;
@@ -189,18 +194,20 @@ impl Store for Mariadb {
         })
     }
 
-    fn completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
+    fn read_completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
         let behind = self.transact(|session| {
-            let behind = completed::read(session, most, each)?;
+            let behind = completed::read_latest(session, most, each)?;
             session.connection.query_drop("ROLLBACK")?;
             Ok(behind)
         })?;
-        let Some(behind) = behind.filter(|_| self.opener.role == Role::Writer) else { return Ok(()) };
+        let Some(behind) = behind.filter(|_| self.opener.role == ConnectionRole::Writer) else {
+            return Ok(());
+        };
         let mut gone = None;
         loop {
             gone = self.transact(|session| {
-                let gone = completed::forget(session, behind, gone)?;
-                session.connection.query_drop("COMMIT").map_err(Failed::Commit)?;
+                let gone = completed::forget_older(session, behind, gone)?;
+                session.connection.query_drop("COMMIT").map_err(TransactionError::Commit)?;
                 Ok(gone)
             })?;
             if gone.is_none() {
@@ -209,10 +216,10 @@ impl Store for Mariadb {
         }
     }
 
-    fn registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
+    fn read_registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
         self.transact(|session| {
             let (mut registered, mut left_out) = (Vec::new(), 0);
-            walk::rows(session, &site_rows::registered(), &mut |mut row| match row
+            walk::read_rows(session, &site_rows::registered_query(), &mut |mut row| match row
                 .take_opt::<[u8; ID_LEN], _>(0)
             {
                 Some(Ok(octets)) => registered.push(InfoHash(octets)),
@@ -223,14 +230,15 @@ impl Store for Mariadb {
         })
     }
 
-    fn lines(&mut self, set: Set, each: &mut dyn FnMut(Line)) -> Result<u64, StoreError> {
+    fn read_rows(&mut self, set: Set, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
         self.transact(|session| {
             let mut skipped = 0;
-            for source in site_rows::sources(set, "UNIX_TIMESTAMP()") {
-                let result = walk::rows(session, &source, &mut |row| match Line::read(set, &row) {
-                    Some(line) => each(line),
-                    None => skipped += 1,
-                });
+            for source in site_rows::set_queries(set, "UNIX_TIMESTAMP()") {
+                let result =
+                    walk::read_rows(session, &source, &mut |row| match SiteRow::parse_row(set, &row) {
+                        Some(line) => each(line),
+                        None => skipped += 1,
+                    });
                 match result {
                     // A site that was not migrated has no tables of ours.
                     Err(mysql::Error::MySqlError(said))
@@ -243,11 +251,11 @@ impl Store for Mariadb {
         })
     }
 
-    fn purge(&mut self, slice: &Slice) -> Result<Swept, StoreError> {
-        self.must_write()?;
+    fn purge(&mut self, slice: &PurgeSlice) -> Result<PurgeProgress, StoreError> {
+        self.check_writer()?;
         self.transact(|session| {
-            let swept = purge::slice(session, slice)?;
-            session.connection.query_drop("COMMIT").map_err(Failed::Commit)?;
+            let swept = purge::purge_slice(session, slice)?;
+            session.connection.query_drop("COMMIT").map_err(TransactionError::Commit)?;
             Ok(swept)
         })
     }
@@ -260,32 +268,35 @@ impl Store for Mariadb {
         let done = work(&mut session.connection);
         let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
         // One that does not answer is not used again.
-        session.connection.query_drop(end).map_err(|error| judge(error, done.is_ok()))?;
+        session.connection.query_drop(end).map_err(|error| store_error(error, done.is_ok()))?;
         self.session = Some(session);
         done
     }
 }
 
 impl Tables for Conn {
-    fn take_turn(&mut self) -> Result<(), StoreError> {
+    fn lock_edits(&mut self) -> Result<(), StoreError> {
         // A row that nothing else locks, but a migration.
-        self.query_drop("SELECT version FROM hayate_schema FOR UPDATE").map_err(|error| judge(error, false))
+        self.query_drop("SELECT version FROM hayate_schema FOR UPDATE")
+            .map_err(|error| store_error(error, false))
     }
 
-    fn change(&mut self, sql: &str, values: &[Cell]) -> Result<(u64, u64), StoreError> {
-        self.exec_drop(sql, parameters(values)).map_err(refused)?;
+    fn run_statement(&mut self, sql: &str, values: &[SqlValue]) -> Result<(u64, u64), StoreError> {
+        self.exec_drop(sql, sql_params(values)).map_err(edit_error)?;
         Ok((self.affected_rows(), self.last_insert_id()))
     }
 
-    fn ask(&mut self, sql: &str, values: &[Cell]) -> Result<Vec<Vec<Cell>>, StoreError> {
-        let rows: Vec<Row> = self.exec(sql, parameters(values)).map_err(|error| judge(error, false))?;
+    fn query_rows(&mut self, sql: &str, values: &[SqlValue]) -> Result<Vec<Vec<SqlValue>>, StoreError> {
+        let rows: Vec<Row> = self.exec(sql, sql_params(values)).map_err(|error| store_error(error, false))?;
         let cell = |value| match value {
-            Value::Int(number) => Cell::Number(number),
-            Value::UInt(number) => Cell::Number(signed(number)),
-            Value::Float(number) => site_rows::single(number).map_or(Cell::Null, Cell::Real),
-            Value::Double(number) => Cell::Real(number),
-            Value::Bytes(octets) => Cell::Octets(octets),
-            _ => Cell::Null,
+            Value::Int(number) => SqlValue::Number(number),
+            Value::UInt(number) => SqlValue::Number(signed_amount(number)),
+            Value::Float(number) => {
+                site_rows::shortest_decimal(number).map_or(SqlValue::Null, SqlValue::Real)
+            }
+            Value::Double(number) => SqlValue::Real(number),
+            Value::Bytes(octets) => SqlValue::Octets(octets),
+            _ => SqlValue::Null,
         };
         Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(cell).collect()).collect())
     }
@@ -293,27 +304,27 @@ impl Tables for Conn {
 
 /// What the error of a change by hand means. A word that an enum has not is a bad value, too, although the
 /// server gives it the state of a mere warning.
-fn refused(error: mysql::Error) -> StoreError {
+fn edit_error(error: mysql::Error) -> StoreError {
     match error {
         mysql::Error::MySqlError(said) if said.code == DATA_TRUNCATED => {
             StoreError::BadRow { code: i32::from(said.code), text: said.message }
         }
-        error => judge(error, false),
+        error => store_error(error, false),
     }
 }
 
-fn parameters(values: &[Cell]) -> Params {
-    let value = |cell: &Cell| match cell {
-        Cell::Null => Value::NULL,
-        Cell::Number(number) => Value::Int(*number),
-        Cell::Real(number) => Value::Double(*number),
-        Cell::Octets(octets) => Value::Bytes(octets.clone()),
-        Cell::Text(text) => Value::Bytes(text.as_bytes().to_vec()),
+fn sql_params(values: &[SqlValue]) -> Params {
+    let value = |cell: &SqlValue| match cell {
+        SqlValue::Null => Value::NULL,
+        SqlValue::Number(number) => Value::Int(*number),
+        SqlValue::Real(number) => Value::Double(*number),
+        SqlValue::Octets(octets) => Value::Bytes(octets.clone()),
+        SqlValue::Text(text) => Value::Bytes(text.as_bytes().to_vec()),
     };
     if values.is_empty() { Params::Empty } else { Params::Positional(values.iter().map(value).collect()) }
 }
 
-impl Fields for Row {
+impl DbRow for Row {
     fn integer(&self, at: usize) -> Option<i64> {
         match self.as_ref(at)? {
             Value::Int(number) => Some(*number),
@@ -324,7 +335,7 @@ impl Fields for Row {
 
     fn real(&self, at: usize) -> Option<f64> {
         match self.as_ref(at)? {
-            Value::Float(value) => site_rows::single(*value),
+            Value::Float(value) => site_rows::shortest_decimal(*value),
             Value::Double(value) => Some(*value).filter(|value| value.is_finite()),
             _ => None,
         }
@@ -340,25 +351,25 @@ impl Fields for Row {
 
 /// Makes the tables that are missing.
 pub(super) fn migrate(login: &Login) -> Result<(), StoreError> {
-    let told = |error| judge(error, false);
+    let told = |error| store_error(error, false);
     // Adding a column to a large table takes as long as it takes.
     let mut connection = session::connect(login, None)?;
-    schema::check(session::version(&mut connection).map_err(told)?)?;
-    let statements = schema::statements(schema::Dialect::Mariadb);
+    schema::check_version(session::read_version(&mut connection).map_err(told)?)?;
+    let statements = schema::migration_statements(schema::Dialect::Mariadb);
     statements.into_iter().try_for_each(|statement| connection.query_drop(statement)).map_err(told)
 }
 
 /// The number of the last batch that was kept. It waits for an earlier connection that is about to change
 /// it, and makes later ones wait until the transaction ends.
-fn sequence(session: &mut Session, node: &str, channel: Channel) -> mysql::Result<u64> {
+fn lock_sequence(session: &mut MariadbSession, node: &str, channel: Channel) -> mysql::Result<u64> {
     let sql = "SELECT seq FROM hayate_journal WHERE node = ? AND queue = ? FOR UPDATE";
     let number = session.connection.exec_first(sql, (node, channel.name()))?;
     Ok(number.unwrap_or(0))
 }
 
-fn write(session: &mut Session, batch: &Batch) -> mysql::Result<Saved> {
+fn write_batch(session: &mut MariadbSession, batch: &Batch) -> mysql::Result<Saved> {
     let mut saved = Saved::default();
-    for statement in sql::statements(&batch.records, session.fitness.ip6, session.statement_octets) {
+    for statement in sql::build_statements(&batch.records, session.features.ip6, session.statement_octets) {
         session.connection.query_drop(&statement.text)?;
         if let Some(rows) = statement.targets {
             // The session counts matched rows, not only those that became different.
@@ -369,7 +380,7 @@ fn write(session: &mut Session, batch: &Batch) -> mysql::Result<Saved> {
 }
 
 /// What an error means to the writer.
-fn judge(error: mysql::Error, at_commit: bool) -> StoreError {
+fn store_error(error: mysql::Error, at_commit: bool) -> StoreError {
     if let mysql::Error::MySqlError(said) = &error {
         let text = format!("{} ({})", said.message, said.code);
         // A server that answers so has undone the transaction, even if it was asked to commit it.
@@ -381,5 +392,5 @@ fn judge(error: mysql::Error, at_commit: bool) -> StoreError {
         }
         return StoreError::Lost { text, in_doubt: at_commit };
     }
-    StoreError::Lost { text: session::describe(&error), in_doubt: at_commit }
+    StoreError::Lost { text: session::error_text(&error), in_doubt: at_commit }
 }

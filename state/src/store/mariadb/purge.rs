@@ -5,48 +5,48 @@ use std::fmt::Write;
 
 use mysql::prelude::Queryable;
 
-use super::super::purge::{Mark, Slice, Swept};
-use super::session::Session;
+use super::super::purge::{PurgeMark, PurgeProgress, PurgeSlice};
+use super::session::MariadbSession;
 
 /// What the server says to the name of an index that it has not.
 const NO_SUCH_INDEX: u16 = 1176;
 /// In front of all rows.
-const FIRST: Mark = Mark::Row(i64::MIN, i64::MIN);
+const FIRST_MARK: PurgeMark = PurgeMark::Row(i64::MIN, i64::MIN);
 
 /// What a slice has found: rows to change, by `uid` and `fid`, and where to go on.
-struct Found {
+struct FoundRows {
     rows: Vec<(i64, i64)>,
-    next: Option<Mark>,
+    next: Option<PurgeMark>,
 }
 
 /// Does a slice, within a transaction.
-pub(super) fn slice(session: &mut Session, slice: &Slice) -> mysql::Result<Swept> {
-    let found = match session.fitness.purge_index.clone() {
-        Some(index) => match by_index(session, &index, slice) {
+pub(super) fn purge_slice(session: &mut MariadbSession, slice: &PurgeSlice) -> mysql::Result<PurgeProgress> {
+    let found = match session.features.purge_index.clone() {
+        Some(index) => match find_by_index(session, &index, slice) {
             // It was dropped meanwhile, or the optimizer is told to ignore it.
             Err(mysql::Error::MySqlError(said)) if said.code == NO_SUCH_INDEX => {
-                session.fitness.purge_index = None;
-                Found { rows: Vec::new(), next: Some(FIRST) }
+                session.features.purge_index = None;
+                FoundRows { rows: Vec::new(), next: Some(FIRST_MARK) }
             }
             found => found?,
         },
-        None => by_row(session, slice)?,
+        None => find_by_row(session, slice)?,
     };
     let mut inactive = 0;
     if !found.rows.is_empty() {
         let hint = row_hint(session);
-        session.connection.query_drop(update(&found.rows, slice.before, &hint))?;
+        session.connection.query_drop(update_statement(&found.rows, slice.before, &hint))?;
         inactive = session.connection.affected_rows();
     }
-    Ok(Swept { inactive, next: found.next })
+    Ok(PurgeProgress { inactive, next: found.next })
 }
 
 /// The next active rows by the time of their last announce.
-fn by_index(session: &mut Session, index: &str, slice: &Slice) -> mysql::Result<Found> {
+fn find_by_index(session: &mut MariadbSession, index: &str, slice: &PurgeSlice) -> mysql::Result<FoundRows> {
     let (before, most) = (slice.before, slice.rows_most);
     // Rows that became inactive leave traces in the index, for a while: they are not to be passed again.
     let from = match slice.from {
-        Some(Mark::Time(from)) => format!("AND last_announce >= {from}"),
+        Some(PurgeMark::Time(from)) => format!("AND last_announce >= {from}"),
         _ => String::new(),
     };
     let sql = format!(
@@ -54,15 +54,15 @@ fn by_index(session: &mut Session, index: &str, slice: &Slice) -> mysql::Result<
          WHERE active = 1 {from} AND last_announce < {before} ORDER BY last_announce LIMIT {most}"
     );
     let rows: Vec<(i64, i64, i64)> = session.connection.query(sql)?;
-    let next = rows.last().filter(|_| rows.len() >= most).map(|&(.., time)| Mark::Time(time));
-    Ok(Found { rows: rows.into_iter().map(|(uid, fid, _)| (uid, fid)).collect(), next })
+    let next = rows.last().filter(|_| rows.len() >= most).map(|&(.., time)| PurgeMark::Time(time));
+    Ok(FoundRows { rows: rows.into_iter().map(|(uid, fid, _)| (uid, fid)).collect(), next })
 }
 
 /// The next rows, whatever they are: without an index all have to be looked at.
-fn by_row(session: &mut Session, slice: &Slice) -> mysql::Result<Found> {
+fn find_by_row(session: &mut MariadbSession, slice: &PurgeSlice) -> mysql::Result<FoundRows> {
     let (before, most) = (slice.before, slice.rows_most);
     let behind = match slice.from {
-        Some(mark @ Mark::Row(uid, fid)) if mark != FIRST => {
+        Some(mark @ PurgeMark::Row(uid, fid)) if mark != FIRST_MARK => {
             format!("WHERE uid > {uid} OR (uid = {uid} AND fid > {fid})")
         }
         _ => String::new(),
@@ -73,18 +73,18 @@ fn by_row(session: &mut Session, slice: &Slice) -> mysql::Result<Found> {
          {behind} ORDER BY uid, fid LIMIT {most}"
     );
     let rows: Vec<(i64, i64, bool)> = session.connection.query(sql)?;
-    let next = rows.last().filter(|_| rows.len() >= most).map(|&(uid, fid, _)| Mark::Row(uid, fid));
+    let next = rows.last().filter(|_| rows.len() >= most).map(|&(uid, fid, _)| PurgeMark::Row(uid, fid));
     let silent = rows.into_iter().filter(|&(.., silent)| silent);
-    Ok(Found { rows: silent.map(|(uid, fid, _)| (uid, fid)).collect(), next })
+    Ok(FoundRows { rows: silent.map(|(uid, fid, _)| (uid, fid)).collect(), next })
 }
 
 /// Whatever the server believes of the table: it may have grown a moment ago.
-fn row_hint(session: &Session) -> String {
-    session.fitness.row_index.as_ref().map(|name| format!("FORCE INDEX ({name})")).unwrap_or_default()
+fn row_hint(session: &MariadbSession) -> String {
+    session.features.row_index.as_ref().map(|name| format!("FORCE INDEX ({name})")).unwrap_or_default()
 }
 
 /// As in the statements of rows, those to change come first and are looked up by the primary key.
-fn update(rows: &[(i64, i64)], before: i64, hint: &str) -> String {
+fn update_statement(rows: &[(i64, i64)], before: i64, hint: &str) -> String {
     let mut text = "UPDATE (SELECT 0 AS uid, 0 AS fid FROM DUAL WHERE 0 UNION ALL VALUES ".to_owned();
     for (at, (uid, fid)) in rows.iter().enumerate() {
         // Writing to a String cannot fail.

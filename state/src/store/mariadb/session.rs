@@ -11,13 +11,13 @@ use mysql::consts::CapabilityFlags;
 use mysql::prelude::Queryable;
 use mysql::{Conn, DriverError, LocalInfileHandler, OptsBuilder, SslOpts};
 
-use super::super::backend::Demand;
+use super::super::backend::RequiredTables;
 use super::super::dsn::{Address, Login, Tls};
 use super::super::{Channel, StoreError, schema};
-use super::{Opener, Role, judge};
+use super::{ConnectionRole, MariadbOpener, store_error};
 
 /// How long one read or write of the socket may take.
-pub(super) const SOCKET: Duration = Duration::from_secs(30);
+pub(super) const SOCKET_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a statement waits for a row; less than the socket, so that the server is the one that says so.
 const ROW_LOCK_SECONDS: u64 = 20;
 /// The server ends a session that was idle for so long: that of a machine that is gone must not keep the
@@ -31,25 +31,25 @@ const STATEMENT_OCTETS_MOST: usize = 1 << 20;
 const NODE_CHARACTERS_MOST: usize = 64;
 
 /// Where systems keep whom they trust: Debian and its kin, Fedora and its kin.
-const AUTHORITIES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+const CA_BUNDLES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 /// What the server says to the name of a variable that it has not.
 const UNKNOWN_VARIABLE: u16 = 1193;
 
 /// The name of the lock that says who writes.
-const NAME: &str = "CONCAT('hayate:', DATABASE(), ':', ?)";
+const LOCK_NAME_SQL: &str = "CONCAT('hayate:', DATABASE(), ':', ?)";
 
 /// A connection, set up.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct MariadbSession {
     pub(super) connection: Conn,
-    pub(super) fitness: Fitness,
+    pub(super) features: DatabaseFeatures,
     /// How long a statement may become, in octets.
     pub(super) statement_octets: usize,
 }
 
 /// What the database has beside what is demanded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fitness {
+pub(super) struct DatabaseFeatures {
     /// `hayate_journal` is there.
     pub(super) journal: bool,
     /// `transfer_ips.ip6` is there.
@@ -60,10 +60,10 @@ pub(super) struct Fitness {
     pub(super) row_index: Option<String>,
     /// Its index by `hnr` and `uid`, quoted, if there is one.
     pub(super) hit_and_run_index: Option<String>,
-    demand: Demand,
+    required: RequiredTables,
 }
 
-impl Fitness {
+impl DatabaseFeatures {
     pub(super) fn warnings(&self) -> Vec<String> {
         let journal = "the database has no table hayate_journal: a commit that is not answered counts as \
                        done; run `hayate migrate`";
@@ -72,73 +72,73 @@ impl Fitness {
         let purge = "the table transfer_history has no index on (active, last_announce): each purge \
                      of silent peers reads all of it, slowly; `hayate migrate --print` shows a statement \
                      that adds one";
-        let own = self.demand == Demand::Own;
+        let own = self.required == RequiredTables::Own;
         let all =
             [(self.journal, journal), (self.ip6 || own, ip6), (self.purge_index.is_some() || own, purge)];
         all.into_iter().filter(|(there, _)| !there).map(|(_, text)| text.to_owned()).collect()
     }
 }
 
-impl Session {
-    pub(super) fn open(opener: &Opener) -> Result<Self, StoreError> {
+impl MariadbSession {
+    pub(super) fn open(opener: &MariadbOpener) -> Result<Self, StoreError> {
         if opener.node.chars().count() > NODE_CHARACTERS_MOST {
             return Err(StoreError::Unfit(format!(
                 "the name of the node is longer than {NODE_CHARACTERS_MOST} characters"
             )));
         }
-        let mut connection = connect(&opener.login, Some(SOCKET))?;
-        let told = |error| judge(error, false);
-        if opener.role == Role::Reader {
+        let mut connection = connect(&opener.login, Some(SOCKET_TIMEOUT))?;
+        let told = |error| store_error(error, false);
+        if opener.role == ConnectionRole::Reader {
             // A set is read in slices, and all of them are of one moment.
             let sql = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
             connection.query_drop(sql).map_err(told)?;
         }
-        schema::check(version(&mut connection).map_err(told)?)?;
-        let columns = columns(&mut connection).map_err(told)?;
-        let mut fitness = assess(&columns, opener.demand)?;
-        if opener.demand == Demand::Site {
-            let indexes = indexes(&mut connection).map_err(told)?;
+        schema::check_version(read_version(&mut connection).map_err(told)?)?;
+        let columns = read_columns(&mut connection).map_err(told)?;
+        let mut fitness = check_columns(&columns, opener.required)?;
+        if opener.required == RequiredTables::Site {
+            let indexes = read_indexes(&mut connection).map_err(told)?;
             fitness.purge_index = index_on(&indexes, ["active", "last_announce"]);
             fitness.row_index = index_on(&indexes, ["uid", "fid"]);
             fitness.hit_and_run_index = index_on(&indexes, ["hnr", "uid"]);
         }
         let packet: Option<usize> = connection.query_first("SELECT @@max_allowed_packet").map_err(told)?;
         let statement_octets = packet.unwrap_or(STATEMENT_OCTETS_MOST).min(2 * STATEMENT_OCTETS_MOST) / 2;
-        if opener.role == Role::Writer {
-            claim(&mut connection, opener)?;
+        if opener.role == ConnectionRole::Writer {
+            take_node_lock(&mut connection, opener)?;
             if fitness.journal {
-                lay_journal(&mut connection, &opener.node).map_err(told)?;
+                insert_journal_rows(&mut connection, &opener.node).map_err(told)?;
             }
         }
-        Ok(Self { connection, fitness, statement_octets })
+        Ok(Self { connection, features: fitness, statement_octets })
     }
 }
 
 /// Connects and sets what all sessions have in common. No answer may take longer than `socket_timeout`.
 pub(super) fn connect(login: &Login, socket_timeout: Option<Duration>) -> Result<Conn, StoreError> {
     let without_tls = DriverError::TlsNotSupported;
-    let mut connection = match (login.tls, reach(login, socket_timeout, login.tls != Tls::Off)) {
+    let mut connection = match (login.tls, try_connect(login, socket_timeout, login.tls != Tls::Off)) {
         (Tls::Preferred, Err(mysql::Error::DriverError(error))) if error == without_tls => {
-            reach(login, socket_timeout, false)
+            try_connect(login, socket_timeout, false)
         }
         (_, reached) => reached,
     }
-    .map_err(|error| judge(error, false))?;
-    set_up(&mut connection, login).map_err(|error| match error {
+    .map_err(|error| store_error(error, false))?;
+    set_session_variables(&mut connection, login).map_err(|error| match error {
         // What the DSN asks for will not be had by asking again.
         mysql::Error::MySqlError(said) if said.state == "42000" || said.code == UNKNOWN_VARIABLE => {
             StoreError::Unfit(format!("the database refuses what the DSN sets: {}", said.message))
         }
-        error => judge(error, false),
+        error => store_error(error, false),
     })?;
     Ok(connection)
 }
 
-fn reach(login: &Login, socket_timeout: Option<Duration>, encrypted: bool) -> mysql::Result<Conn> {
+fn try_connect(login: &Login, socket_timeout: Option<Duration>, encrypted: bool) -> mysql::Result<Conn> {
     let tls = SslOpts::default()
         .with_danger_accept_invalid_certs(login.tls != Tls::On)
         .with_danger_skip_domain_validation(login.tls != Tls::On)
-        .with_root_cert_path(authorities().filter(|_| login.tls == Tls::On));
+        .with_root_cert_path(ca_bundle().filter(|_| login.tls == Tls::On));
     let builder = OptsBuilder::new()
         .user(Some(login.user.clone()))
         .pass(Some(login.password.clone()))
@@ -178,11 +178,11 @@ fn reach(login: &Login, socket_timeout: Option<Duration>, encrypted: bool) -> my
 }
 
 /// The certificates that the system trusts, beside those that the client library brings along.
-fn authorities() -> Option<&'static Path> {
-    AUTHORITIES.iter().map(Path::new).find(|path| path.exists())
+fn ca_bundle() -> Option<&'static Path> {
+    CA_BUNDLES.iter().map(Path::new).find(|path| path.exists())
 }
 
-fn set_up(connection: &mut Conn, login: &Login) -> mysql::Result<()> {
+fn set_session_variables(connection: &mut Conn, login: &Login) -> mysql::Result<()> {
     let collation = login.collation.as_deref();
     let charset_of_collation = collation.and_then(|name| name.split('_').next());
     let collate = collation.map(|name| format!(" COLLATE {name}")).unwrap_or_default();
@@ -216,18 +216,19 @@ fn set_up(connection: &mut Conn, login: &Login) -> mysql::Result<()> {
 }
 
 /// Takes the name of the node, which only one connection has.
-fn claim(connection: &mut Conn, opener: &Opener) -> Result<(), StoreError> {
-    let told = |error| judge(error, false);
-    let former = opener.former.load(Ordering::Relaxed);
+fn take_node_lock(connection: &mut Conn, opener: &MariadbOpener) -> Result<(), StoreError> {
+    let told = |error| store_error(error, false);
+    let former = opener.last_writer.load(Ordering::Relaxed);
     if former != 0 {
-        let holder: Option<Option<u32>> =
-            connection.exec_first(format!("SELECT IS_USED_LOCK({NAME})"), (&opener.node,)).map_err(told)?;
+        let holder: Option<Option<u32>> = connection
+            .exec_first(format!("SELECT IS_USED_LOCK({LOCK_NAME_SQL})"), (&opener.node,))
+            .map_err(told)?;
         if holder.flatten() == Some(former) {
             // It is ours, and given up. If it cannot be ended, the name cannot be had either.
             let _ = connection.query_drop(format!("KILL CONNECTION {former}"));
         }
     }
-    let sql = format!("SELECT GET_LOCK({NAME}, {NAME_SECONDS})");
+    let sql = format!("SELECT GET_LOCK({LOCK_NAME_SQL}, {NAME_SECONDS})");
     let got: Option<Option<u32>> = connection.exec_first(sql, (&opener.node,)).map_err(told)?;
     if got.flatten() != Some(1) {
         let text = format!("another hayate writes to this database as node \"{}\"", opener.node);
@@ -236,13 +237,13 @@ fn claim(connection: &mut Conn, opener: &Opener) -> Result<(), StoreError> {
             _ => StoreError::Lost { text, in_doubt: false },
         });
     }
-    opener.former.store(connection.connection_id(), Ordering::Relaxed);
+    opener.last_writer.store(connection.connection_id(), Ordering::Relaxed);
     Ok(())
 }
 
 /// Makes the node's rows, so that there is something to lock. Where they are there nothing is written: that
 /// would wait for an unfinished commit.
-fn lay_journal(connection: &mut Conn, node: &str) -> mysql::Result<()> {
+fn insert_journal_rows(connection: &mut Conn, node: &str) -> mysql::Result<()> {
     let there: HashSet<String> =
         connection.exec("SELECT queue FROM hayate_journal WHERE node = ?", (node,))?.into_iter().collect();
     for channel in Channel::ALL.into_iter().filter(|channel| !there.contains(channel.name())) {
@@ -253,7 +254,7 @@ fn lay_journal(connection: &mut Conn, node: &str) -> mysql::Result<()> {
 }
 
 /// The version of the schema; 0 if it was never migrated.
-pub(super) fn version(connection: &mut Conn) -> mysql::Result<u32> {
+pub(super) fn read_version(connection: &mut Conn) -> mysql::Result<u32> {
     let there = "SELECT COUNT(*) FROM information_schema.TABLES
         WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'hayate_schema'";
     if connection.query_first::<u32, _>(there)?.unwrap_or(0) == 0 {
@@ -264,20 +265,20 @@ pub(super) fn version(connection: &mut Conn) -> mysql::Result<u32> {
 }
 
 /// Tables and their columns, in lower case, as `table.column`.
-fn columns(connection: &mut Conn) -> mysql::Result<HashSet<String>> {
+fn read_columns(connection: &mut Conn) -> mysql::Result<HashSet<String>> {
     let sql = "SELECT LOWER(CONCAT(TABLE_NAME, '.', COLUMN_NAME)) FROM information_schema.COLUMNS
         WHERE TABLE_SCHEMA = DATABASE()";
     Ok(connection.query::<String, _>(sql)?.into_iter().collect())
 }
 
 /// Compares what there is with what is demanded.
-fn assess(columns: &HashSet<String>, demand: Demand) -> Result<Fitness, StoreError> {
+fn check_columns(columns: &HashSet<String>, demand: RequiredTables) -> Result<DatabaseFeatures, StoreError> {
     let journal = ["node", "queue", "seq"].map(|column| format!("hayate_journal.{column}"));
     let journal = journal.iter().all(|column| columns.contains(column));
     let completed = ["info_hash", "completed", "last_completed"];
     let completed = completed.map(|column| format!("hayate_completed.{column}"));
     match demand {
-        Demand::Own => {
+        RequiredTables::Own => {
             let registered = ["id", "info_hash", "torrenttype"].map(|column| format!("torrents.{column}"));
             let missing = completed.iter().chain(&registered).find(|column| !columns.contains(*column));
             if let Some(missing) = missing.or((!journal).then_some(&"hayate_journal.seq".to_owned())) {
@@ -286,7 +287,7 @@ fn assess(columns: &HashSet<String>, demand: Demand) -> Result<Fitness, StoreErr
                 )));
             }
         }
-        Demand::Site => {
+        RequiredTables::Site => {
             let mut needed = schema::SITE
                 .iter()
                 .flat_map(|(table, names)| names.iter().map(move |name| format!("{table}.{name}")));
@@ -299,11 +300,18 @@ fn assess(columns: &HashSet<String>, demand: Demand) -> Result<Fitness, StoreErr
         }
     }
     let ip6 = columns.contains("transfer_ips.ip6");
-    Ok(Fitness { journal, ip6, purge_index: None, row_index: None, hit_and_run_index: None, demand })
+    Ok(DatabaseFeatures {
+        journal,
+        ip6,
+        purge_index: None,
+        row_index: None,
+        hit_and_run_index: None,
+        required: demand,
+    })
 }
 
 /// The indexes of `transfer_history`: the name of each, and its first two columns in lower case.
-fn indexes(connection: &mut Conn) -> mysql::Result<Vec<(String, String)>> {
+fn read_indexes(connection: &mut Conn) -> mysql::Result<Vec<(String, String)>> {
     connection.query(
         "SELECT INDEX_NAME, GROUP_CONCAT(LOWER(COLUMN_NAME) ORDER BY SEQ_IN_INDEX)
          FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = DATABASE()
@@ -333,10 +341,10 @@ pub(super) fn is_closed(error: &mysql::Error) -> bool {
 }
 
 /// An error that is not the server's own, without the words of the client library around it.
-pub(super) fn describe(error: &mysql::Error) -> String {
+pub(super) fn error_text(error: &mysql::Error) -> String {
     match error {
         mysql::Error::IoError(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            format!("the database did not answer within {} s", SOCKET.as_secs())
+            format!("the database did not answer within {} s", SOCKET_TIMEOUT.as_secs())
         }
         mysql::Error::IoError(error) => error.to_string(),
         mysql::Error::DriverError(error) => error.to_string(),
@@ -357,19 +365,20 @@ mod tests {
     #[test]
     fn a_site_may_be_without_our_tables_but_not_without_its_own() {
         let mut columns = site();
-        let fitness = assess(&columns, Demand::Site).unwrap();
+        let fitness = check_columns(&columns, RequiredTables::Site).unwrap();
         assert!(!fitness.journal && !fitness.ip6);
         assert_eq!(fitness.warnings().len(), 3);
         columns.remove("users_main.rawup");
-        let error = assess(&columns, Demand::Site).unwrap_err().to_string();
+        let error = check_columns(&columns, RequiredTables::Site).unwrap_err().to_string();
         assert!(error.starts_with("the database has no column users_main.rawup, "), "{error}");
     }
 
     #[test]
     fn open_and_listed_mode_need_our_tables() {
         let mut columns = site();
-        let needs =
-            |columns: &HashSet<String>| assess(columns, Demand::Own).map_err(|error| error.to_string());
+        let needs = |columns: &HashSet<String>| {
+            check_columns(columns, RequiredTables::Own).map_err(|error| error.to_string())
+        };
         let says = "the database has no column hayate_completed.info_hash: run `hayate migrate`";
         assert_eq!(needs(&columns), Err(says.to_owned()));
         columns.extend(

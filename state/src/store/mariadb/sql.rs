@@ -9,7 +9,7 @@ use super::super::record::{
     CompletedRow, Record, SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow,
 };
 use super::super::sums::{amount, count, sum};
-use super::super::{COUNT_MOST, signed};
+use super::super::{COUNT_MOST, signed_amount};
 
 /// Rows of one statement. It is a short one even where each of them has to be fetched from a disk.
 const ROWS_MOST: u64 = 200;
@@ -24,7 +24,7 @@ pub(super) struct Statement {
 
 /// What stands before and behind the rows of a statement.
 #[derive(PartialEq, Eq)]
-struct Shape {
+struct StatementShape {
     head: &'static str,
     tail: &'static str,
     /// Rows that are not there are counted, not made.
@@ -33,7 +33,7 @@ struct Shape {
 
 // The joined rows come first, and are looked up by the primary key: in the other order the whole table
 // would be read and locked. The union with nothing is how the columns get their names.
-const TORRENT: Shape = Shape {
+const TORRENT: StatementShape = StatementShape {
     head: "UPDATE (SELECT 0 AS id, 0 AS snatched, 0 AS seeders, 0 AS leechers, 0 AS last_action, \
            0 AS unprune, 0 AS counts FROM DUAL WHERE 0 UNION ALL VALUES ",
     tail: concat!(
@@ -46,7 +46,7 @@ const TORRENT: Shape = Shape {
     ),
     counted: true,
 };
-const USER: Shape = Shape {
+const USER: StatementShape = StatementShape {
     head: "UPDATE (SELECT 0 AS id, 0 AS up, 0 AS down, 0 AS raw_up, 0 AS raw_down FROM DUAL WHERE 0 \
            UNION ALL VALUES ",
     tail: concat!(
@@ -61,7 +61,7 @@ const USER: Shape = Shape {
     ),
     counted: true,
 };
-const TRANSFER: Shape = Shape {
+const TRANSFER: StatementShape = StatementShape {
     head: "INSERT INTO transfer_history (uid, fid, uploaded, downloaded, seeding, starttime, last_announce, \
            activetime, seedtime, active, snatched, remaining) VALUES ",
     tail: concat!(
@@ -87,25 +87,25 @@ const TRANSFER_IP_TAIL: &str = concat!(
     amount!("downloaded", "VALUE(downloaded)"),
     ", port = VALUE(port), last_announce = VALUE(last_announce)"
 );
-const TRANSFER_IP: Shape = Shape {
+const TRANSFER_IP: StatementShape = StatementShape {
     head: "INSERT INTO transfer_ips (uid, fid, client_id, ip, port, uploaded, downloaded, starttime, \
            last_announce, ip6) VALUES ",
     tail: TRANSFER_IP_TAIL,
     counted: false,
 };
-const TRANSFER_IP_WITHOUT_IP6: Shape = Shape {
+const TRANSFER_IP_WITHOUT_IP6: StatementShape = StatementShape {
     head: "INSERT INTO transfer_ips (uid, fid, client_id, ip, port, uploaded, downloaded, starttime, \
            last_announce) VALUES ",
     tail: TRANSFER_IP_TAIL,
     counted: false,
 };
-const SNATCH: Shape = Shape {
+const SNATCH: StatementShape = StatementShape {
     head: "INSERT INTO transfer_history (uid, fid, snatched_time, starttime) VALUES ",
     tail: " ON DUPLICATE KEY UPDATE \
            snatched_time = IF(snatched_time = 0, VALUE(snatched_time), snatched_time)",
     counted: false,
 };
-const COMPLETED: Shape = Shape {
+const COMPLETED: StatementShape = StatementShape {
     head: "INSERT INTO hayate_completed (info_hash, completed, last_completed) VALUES ",
     tail: concat!(
         " ON DUPLICATE KEY UPDATE ",
@@ -116,16 +116,16 @@ const COMPLETED: Shape = Shape {
 };
 
 /// The statements that write `records`: their rows in this order. None is much longer than `octets_most`.
-pub(super) fn statements(records: &[Record], ip6: bool, octets_most: usize) -> Vec<Statement> {
+pub(super) fn build_statements(records: &[Record], ip6: bool, octets_most: usize) -> Vec<Statement> {
     let mut statements = Vec::new();
-    let mut open: Option<(&Shape, u64, String)> = None;
+    let mut open: Option<(&StatementShape, u64, String)> = None;
     for record in records {
-        let Some(shape) = shape(record, ip6) else { continue };
-        let full = |(of, rows, text): &(&Shape, u64, String)| {
+        let Some(shape) = record_shape(record, ip6) else { continue };
+        let full = |(of, rows, text): &(&StatementShape, u64, String)| {
             *of != shape || *rows >= ROWS_MOST || text.len() + shape.tail.len() >= octets_most
         };
         if let Some(done) = open.take_if(|open| full(open)) {
-            statements.push(close(done));
+            statements.push(close_statement(done));
         }
         let (_, rows, text) = open.get_or_insert_with(|| (shape, 0, shape.head.to_owned()));
         if *rows > 0 {
@@ -134,16 +134,16 @@ pub(super) fn statements(records: &[Record], ip6: bool, octets_most: usize) -> V
         *rows += 1;
         write_row(text, record, ip6);
     }
-    statements.extend(open.map(close));
+    statements.extend(open.map(close_statement));
     statements
 }
 
-fn close((shape, rows, mut text): (&Shape, u64, String)) -> Statement {
+fn close_statement((shape, rows, mut text): (&StatementShape, u64, String)) -> Statement {
     text.push_str(shape.tail);
     Statement { text, targets: shape.counted.then_some(rows) }
 }
 
-fn shape(record: &Record, ip6: bool) -> Option<&'static Shape> {
+fn record_shape(record: &Record, ip6: bool) -> Option<&'static StatementShape> {
     Some(match record {
         Record::Torrent(_) => &TORRENT,
         Record::User(_) => &USER,
@@ -159,10 +159,10 @@ fn shape(record: &Record, ip6: bool) -> Option<&'static Shape> {
 fn write_row(text: &mut String, record: &Record, ip6: bool) {
     // Writing to a String cannot fail.
     let _ = match record {
-        Record::Torrent(row) => torrent(text, row),
-        Record::User(row) => user(text, row),
-        Record::Transfer(row) => transfer(text, row),
-        Record::TransferIp(row) => transfer_ip(text, row, ip6),
+        Record::Torrent(row) => write_torrent(text, row),
+        Record::User(row) => write_user(text, row),
+        Record::Transfer(row) => write_transfer(text, row),
+        Record::TransferIp(row) => write_transfer_ip(text, row, ip6),
         Record::Snatch(SnatchRow { uid, fid, time, start_time }) => {
             write!(text, "({uid},{fid},{time},{start_time})")
         }
@@ -173,21 +173,21 @@ fn write_row(text: &mut String, record: &Record, ip6: bool) {
     };
 }
 
-fn torrent(text: &mut String, row: &TorrentRow) -> std::fmt::Result {
-    let TorrentRow { id, snatched, seeders, leechers, last_action, unprune, counts } = row;
+fn write_torrent(text: &mut String, row: &TorrentRow) -> std::fmt::Result {
+    let TorrentRow { id, snatched, seeders, leechers, last_action, unprune, has_counts: counts } = row;
     let (unprune, counts) = (u8::from(*unprune), u8::from(*counts));
     write!(text, "({id},{snatched},{seeders},{leechers},{last_action},{unprune},{counts})")
 }
 
-fn user(text: &mut String, row: &UserRow) -> std::fmt::Result {
+fn write_user(text: &mut String, row: &UserRow) -> std::fmt::Result {
     let UserRow { id, uploaded, downloaded, raw_up, raw_down } = *row;
-    let [up, down, raw_up, raw_down] = [uploaded, downloaded, raw_up, raw_down].map(signed);
+    let [up, down, raw_up, raw_down] = [uploaded, downloaded, raw_up, raw_down].map(signed_amount);
     write!(text, "({id},{up},{down},{raw_up},{raw_down})")
 }
 
-fn transfer(text: &mut String, row: &TransferRow) -> std::fmt::Result {
+fn write_transfer(text: &mut String, row: &TransferRow) -> std::fmt::Result {
     let TransferRow { uid, fid, start_time, last_announce, .. } = row;
-    let (up, down) = (signed(row.raw_up), signed(row.raw_down));
+    let (up, down) = (signed_amount(row.raw_up), signed_amount(row.raw_down));
     let [active_time, seed_time, snatched] =
         [row.active_time, row.seed_time, row.snatched.into()].map(|number| number.min(COUNT_MOST));
     let (seeding, active) = (u8::from(row.seeding), u8::from(row.active));
@@ -195,9 +195,9 @@ fn transfer(text: &mut String, row: &TransferRow) -> std::fmt::Result {
     write!(text, "{active_time},{seed_time},{active},{snatched},{})", row.remaining)
 }
 
-fn transfer_ip(text: &mut String, row: &TransferIpRow, ip6: bool) -> std::fmt::Result {
+fn write_transfer_ip(text: &mut String, row: &TransferIpRow, ip6: bool) -> std::fmt::Result {
     let TransferIpRow { uid, fid, client_id, ip, port, .. } = row;
-    let (up, down) = (signed(row.raw_up), signed(row.raw_down));
+    let (up, down) = (signed_amount(row.raw_up), signed_amount(row.raw_down));
     write!(text, "({uid},{fid},{client_id},{ip},{port},{up},{down},")?;
     write!(text, "{},{}", row.start_time, row.last_announce)?;
     match row.ip6.filter(|_| ip6) {
@@ -219,11 +219,14 @@ mod tests {
     fn rows_are_cut_by_number_and_by_octets() {
         let records: Vec<_> = (1..=4500).map(user_of).collect();
         let targets = |octets| -> Vec<u64> {
-            statements(&records, true, octets).iter().filter_map(|statement| statement.targets).collect()
+            build_statements(&records, true, octets)
+                .iter()
+                .filter_map(|statement| statement.targets)
+                .collect()
         };
         assert_eq!(targets(1 << 20), [[200; 22].as_slice(), &[100]].concat());
         assert_eq!(targets(0), [1; 4500]);
-        let short = statements(&records, true, 4096);
+        let short = build_statements(&records, true, 4096);
         assert!(short.iter().all(|statement| statement.text.len() < 4096 + 100));
         assert_eq!(short.iter().filter_map(|statement| statement.targets).sum::<u64>(), 4500);
     }
@@ -231,7 +234,7 @@ mod tests {
     #[test]
     fn a_purge_is_no_row() {
         let row = Record::Transfer(TransferRow { uid: 3, fid: 5, ..TransferRow::default() });
-        let texts = statements(&[row, Record::Purge { before: 7 }], true, 4096);
+        let texts = build_statements(&[row, Record::Purge { before: 7 }], true, 4096);
         assert_eq!(texts.len(), 1);
         assert!(texts[0].text.contains("(3,5,0,0,0,0,0,0,0,0,0,0)"), "{}", texts[0].text);
     }
@@ -239,7 +242,7 @@ mod tests {
     #[test]
     fn addresses_are_hexadecimal_and_left_out_where_there_is_no_column() {
         let mut row = TransferIpRow { uid: 3, fid: 5, client_id: 7, ip: 11, ..TransferIpRow::default() };
-        let of = |row, ip6| statements(&[Record::TransferIp(row)], ip6, 4096).remove(0).text;
+        let of = |row, ip6| build_statements(&[Record::TransferIp(row)], ip6, 4096).remove(0).text;
         assert!(of(row, true).contains("(3,5,7,11,0,0,0,0,0,NULL)"));
         row.ip6 = Some([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert!(of(row, true).contains("(3,5,7,11,0,0,0,0,0,X'20010db8000000000000000000000001')"));

@@ -8,16 +8,20 @@
 use mysql::prelude::Queryable;
 use mysql::{Params, Row, Value};
 
-use super::super::site_rows::Source;
-use super::session::Session;
+use super::super::site_rows::TableQuery;
+use super::session::MariadbSession;
 
 /// Rows of a slice. A statement reads as many, and perhaps one of another table for each.
 const ROWS: usize = 2000;
 
 /// Shows `each` row.
-pub(super) fn rows(session: &mut Session, source: &Source, each: &mut dyn FnMut(Row)) -> mysql::Result<()> {
-    let Source { columns, table, join, condition, key, .. } = source;
-    let fitness = &session.fitness;
+pub(super) fn read_rows(
+    session: &mut MariadbSession,
+    source: &TableQuery,
+    each: &mut dyn FnMut(Row),
+) -> mysql::Result<()> {
+    let TableQuery { columns, table, join, condition, key, .. } = source;
+    let fitness = &session.features;
     // Of the history few rows are hit-and-runs: with an index of them the others are not looked at.
     let (index, scope) = match (&fitness.hit_and_run_index, &fitness.row_index) {
         _ if !table.starts_with("transfer_history") => (None, None),
@@ -29,26 +33,26 @@ pub(super) fn rows(session: &mut Session, source: &Source, each: &mut dyn FnMut(
     let order = key.join(", ");
     let mut from: Option<Vec<Value>> = None;
     loop {
-        let behind = from.iter().map(|_| beside(key, ">", ">"));
+        let behind = from.iter().map(|_| range_condition(key, ">", ">"));
         let mut conditions: Vec<_> = scope.iter().cloned().chain(behind).collect();
-        let mut values: Vec<_> = from.iter().flat_map(|from| bound(from)).collect();
+        let mut values: Vec<_> = from.iter().flat_map(|from| range_values(from)).collect();
         let sql = format!(
             "SELECT {order} FROM {table} {hint} {} ORDER BY {order} LIMIT 1 OFFSET {}",
-            clause(&conditions),
+            where_clause(&conditions),
             ROWS - 1
         );
-        let last: Option<Row> = session.connection.exec_first(sql, parameters(values.clone()))?;
+        let last: Option<Row> = session.connection.exec_first(sql, sql_params(values.clone()))?;
         let last = last.map(Row::unwrap);
-        conditions.extend(last.iter().map(|_| beside(key, "<", "<=")));
-        values.extend(last.iter().flat_map(|last| bound(last)));
+        conditions.extend(last.iter().map(|_| range_condition(key, "<", "<=")));
+        values.extend(last.iter().flat_map(|last| range_values(last)));
         if !condition.is_empty() {
             conditions.push(condition.clone());
         }
         let sql = format!(
             "SELECT STRAIGHT_JOIN {columns} FROM {table} {hint} {join} {} ORDER BY {order}",
-            clause(&conditions)
+            where_clause(&conditions)
         );
-        let rows: Vec<Row> = session.connection.exec(sql, parameters(values))?;
+        let rows: Vec<Row> = session.connection.exec(sql, sql_params(values))?;
         rows.into_iter().for_each(&mut *each);
         if last.is_none() {
             return Ok(());
@@ -58,7 +62,7 @@ pub(super) fn rows(session: &mut Session, source: &Source, each: &mut dyn FnMut(
 }
 
 /// On one side of a row, in the words that make it a range of an index. `last` compares the last column.
-fn beside(key: &[&str], first: &str, last: &str) -> String {
+fn range_condition(key: &[&str], first: &str, last: &str) -> String {
     match key {
         [a, b] => format!("({a} {first} ? OR ({a} = ? AND {b} {last} ?))"),
         _ => format!("{} {last} ?", key.concat()),
@@ -66,17 +70,17 @@ fn beside(key: &[&str], first: &str, last: &str) -> String {
 }
 
 /// The values that [`beside`] asks for.
-fn bound(row: &[Value]) -> Vec<Value> {
+fn range_values(row: &[Value]) -> Vec<Value> {
     match row {
         [a, b] => vec![a.clone(), a.clone(), b.clone()],
         _ => row.to_vec(),
     }
 }
 
-fn clause(conditions: &[String]) -> String {
+fn where_clause(conditions: &[String]) -> String {
     if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) }
 }
 
-fn parameters(values: Vec<Value>) -> Params {
+fn sql_params(values: Vec<Value>) -> Params {
     if values.is_empty() { Params::Empty } else { Params::Positional(values) }
 }

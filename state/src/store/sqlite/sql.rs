@@ -4,10 +4,10 @@ use rusqlite::{Transaction, params};
 
 use super::super::record::{CompletedRow, SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow};
 use super::super::sums::{amount, count, sum};
-use super::super::{COUNT_MOST, signed};
+use super::super::{COUNT_MOST, signed_amount};
 
-pub(super) fn torrent(transaction: &Transaction<'_>, row: &TorrentRow) -> rusqlite::Result<usize> {
-    if row.counts {
+pub(super) fn write_torrent(transaction: &Transaction<'_>, row: &TorrentRow) -> rusqlite::Result<usize> {
+    if row.has_counts {
         let sql = concat!(
             "UPDATE torrents SET ",
             sum!("Snatched", "?2", "4294967295"),
@@ -21,7 +21,7 @@ pub(super) fn torrent(transaction: &Transaction<'_>, row: &TorrentRow) -> rusqli
     transaction.prepare_cached(sql)?.execute(params![row.id, row.unprune])
 }
 
-pub(super) fn user(transaction: &Transaction<'_>, row: &UserRow) -> rusqlite::Result<usize> {
+pub(super) fn write_user(transaction: &Transaction<'_>, row: &UserRow) -> rusqlite::Result<usize> {
     let sql = concat!(
         "UPDATE users_main SET ",
         amount!("Uploaded", "?2"),
@@ -33,11 +33,12 @@ pub(super) fn user(transaction: &Transaction<'_>, row: &UserRow) -> rusqlite::Re
         amount!("rawdl", "?5"),
         " WHERE ID = ?1"
     );
-    let [up, down, raw_up, raw_down] = [row.uploaded, row.downloaded, row.raw_up, row.raw_down].map(signed);
+    let [up, down, raw_up, raw_down] =
+        [row.uploaded, row.downloaded, row.raw_up, row.raw_down].map(signed_amount);
     transaction.prepare_cached(sql)?.execute(params![row.id, up, down, raw_up, raw_down])
 }
 
-pub(super) fn transfer(transaction: &Transaction<'_>, row: &TransferRow) -> rusqlite::Result<usize> {
+pub(super) fn write_transfer(transaction: &Transaction<'_>, row: &TransferRow) -> rusqlite::Result<usize> {
     let sql = concat!(
         "INSERT INTO transfer_history (uid, fid, uploaded, downloaded, seeding, starttime,
             last_announce, activetime, seedtime, active, snatched, remaining)
@@ -59,8 +60,8 @@ pub(super) fn transfer(transaction: &Transaction<'_>, row: &TransferRow) -> rusq
     transaction.prepare_cached(sql)?.execute(params![
         row.uid,
         row.fid,
-        signed(row.raw_up),
-        signed(row.raw_down),
+        signed_amount(row.raw_up),
+        signed_amount(row.raw_down),
         row.seeding,
         row.start_time,
         row.last_announce,
@@ -72,7 +73,10 @@ pub(super) fn transfer(transaction: &Transaction<'_>, row: &TransferRow) -> rusq
     ])
 }
 
-pub(super) fn transfer_ip(transaction: &Transaction<'_>, row: &TransferIpRow) -> rusqlite::Result<usize> {
+pub(super) fn write_transfer_ip(
+    transaction: &Transaction<'_>,
+    row: &TransferIpRow,
+) -> rusqlite::Result<usize> {
     let sql = concat!(
         "INSERT INTO transfer_ips (uid, fid, client_id, ip, port, uploaded, downloaded, starttime,
             last_announce, ip6)
@@ -89,22 +93,22 @@ pub(super) fn transfer_ip(transaction: &Transaction<'_>, row: &TransferIpRow) ->
         row.client_id,
         row.ip,
         row.port,
-        signed(row.raw_up),
-        signed(row.raw_down),
+        signed_amount(row.raw_up),
+        signed_amount(row.raw_down),
         row.start_time,
         row.last_announce,
         row.ip6,
     ])
 }
 
-pub(super) fn snatch(transaction: &Transaction<'_>, row: &SnatchRow) -> rusqlite::Result<usize> {
+pub(super) fn write_snatch(transaction: &Transaction<'_>, row: &SnatchRow) -> rusqlite::Result<usize> {
     let sql = "INSERT INTO transfer_history (uid, fid, snatched_time, starttime) VALUES (?1, ?2, ?3, ?4)
         ON CONFLICT (uid, fid) DO UPDATE
         SET snatched_time = iif(snatched_time = 0, excluded.snatched_time, snatched_time)";
     transaction.prepare_cached(sql)?.execute(params![row.uid, row.fid, row.time, row.start_time])
 }
 
-pub(super) fn completed(transaction: &Transaction<'_>, row: &CompletedRow) -> rusqlite::Result<usize> {
+pub(super) fn write_completed(transaction: &Transaction<'_>, row: &CompletedRow) -> rusqlite::Result<usize> {
     let sql = concat!(
         "INSERT INTO hayate_completed (info_hash, completed, last_completed) VALUES (?1, ?2, ?3)
         ON CONFLICT (info_hash) DO UPDATE SET ",

@@ -11,7 +11,7 @@ fn one_tracker_writes_and_others_read() {
     assert!(matches!(&second, StoreError::Unfit(_)), "{second:?}");
     assert!(second.to_string().ends_with("hayate.db is used by another hayate"), "{second}");
     let mut reader = Sqlite::open_shared(&path, "").unwrap();
-    assert_eq!(reader.registered().unwrap(), (vec![], 0));
+    assert_eq!(reader.read_registered().unwrap(), (vec![], 0));
     let batch = Batch { channel: Channel::Users, records: vec![], sequence: 1 };
     assert!(matches!(reader.save(&batch), Err(StoreError::Unfit(_))));
     drop(first);
@@ -44,7 +44,7 @@ fn a_newer_schema_is_refused() {
 fn a_purge_finds_its_rows_by_the_index_and_changes_them_by_number() {
     let folder = tempfile::tempdir().unwrap();
     let store = Sqlite::open(&folder.path().join("hayate.db"), "").unwrap();
-    let explained = format!("EXPLAIN QUERY PLAN {PURGE}");
+    let explained = format!("EXPLAIN QUERY PLAN {PURGE_SQL}");
     let mut statement = store.connection.prepare(&explained).unwrap();
     let plan = statement.query_map(params![1, 1], |row| row.get::<_, String>(3)).unwrap();
     let plan: Vec<_> = plan.map(Result::unwrap).collect();

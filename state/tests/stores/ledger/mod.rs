@@ -9,15 +9,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hayate_state::private::{Clerk, Purger, Site};
-use hayate_state::store::{Backend, Bounds, Opened, Pace, Places, Queues, Recorder};
+use hayate_state::private::{Purger, Site, SiteSync};
+use hayate_state::store::{Backend, Bounds, OpenedStore, Queues, Recorder, SpillPaths, WriterSettings};
 use hayate_state::{
     Announce, Clock, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tracker,
 };
 
 use crate::backend;
 use crate::servers::Server;
-use naive::{Naive, Said, Torrent, User};
+use naive::{Naive, NaiveAnnounce, Torrent, User};
 
 const USERS: u32 = 200;
 const TORRENTS: u32 = 500;
@@ -192,7 +192,7 @@ impl Client {
 }
 
 /// A tracker on a database.
-struct House {
+struct TestSite {
     site: Arc<Site>,
     queues: Arc<Queues>,
     tracker: Tracker,
@@ -201,7 +201,7 @@ struct House {
     recorder: Recorder,
 }
 
-impl House {
+impl TestSite {
     fn new(backend: &Backend, folder: &Path) -> Self {
         let clock = Clock::start();
         let bounds = Bounds {
@@ -212,25 +212,27 @@ impl House {
             ..Bounds::default()
         };
         let queues = Arc::new(Queues::accounting(clock, &bounds));
-        let pace = Published::new(Pace { flush: Duration::from_millis(30), ..Pace::default() });
+        let pace =
+            Published::new(WriterSettings { flush: Duration::from_millis(30), ..WriterSettings::default() });
         let places =
-            Places { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
+            SpillPaths { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
         let opening = backend.clone();
-        let opened = Opened::new(&queues, clock, &pace, &places, Box::new(move || opening.open())).unwrap();
+        let opened =
+            OpenedStore::new(&queues, clock, &pace, &places, Box::new(move || opening.open())).unwrap();
         let site = Site::new();
-        Clerk::new(backend.clone(), Arc::clone(&site), Arc::clone(&queues)).load(&clock).unwrap();
+        SiteSync::new(backend.clone(), Arc::clone(&site), Arc::clone(&queues)).load_sets(&clock).unwrap();
         let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
         let tracker = Tracker::new(Swarms::new(0), &Published::new(policy.clone()), 7);
-        let tracker = tracker.private(Arc::clone(&site)).recording(Arc::clone(&queues));
+        let tracker = tracker.with_site(Arc::clone(&site)).with_queues(Arc::clone(&queues));
         let purger = Purger::new(Arc::clone(&site.torrents), Some(Arc::clone(&queues)));
         Self { site, queues, tracker, purger, policy, recorder: opened.start().unwrap() }
     }
 
     fn announce(&mut self, now: Now, user: u32, announce: &Announce) -> Result<(usize, usize), &'static str> {
-        let member = self.tracker.member(passkey(user).as_bytes()).unwrap();
+        let member = self.tracker.find_user(passkey(user).as_bytes()).unwrap();
         let (mut v4, mut v6) = ([0; 300], [0; 900]);
         let answer =
-            self.tracker.announce_member(now, member, announce, None, &mut Handout::new(&mut v4, &mut v6));
+            self.tracker.announce_user(now, member, announce, None, &mut Handout::new(&mut v4, &mut v6));
         match answer {
             Ok(answer) => Ok((answer.tally.seeders as usize, answer.tally.leechers as usize)),
             Err(denial) => Err(match denial.refusal {
@@ -243,7 +245,12 @@ impl House {
 }
 
 /// Lives through the hour; `trouble` is called each second.
-fn live(house: &mut House, naive: &mut Naive, random: &mut fastrand::Rng, trouble: &mut dyn FnMut(u32)) {
+fn live(
+    test_site: &mut TestSite,
+    naive: &mut Naive,
+    random: &mut fastrand::Rng,
+    trouble: &mut dyn FnMut(u32),
+) {
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| Client::new(random)).collect();
     let (mut told, mut refused) = (0, 0);
     for second in 0..SECONDS {
@@ -251,20 +258,20 @@ fn live(house: &mut House, naive: &mut Naive, random: &mut fastrand::Rng, troubl
         let now = Now::at(second);
         let unix = i64::try_from(now.unix_seconds).unwrap();
         if second % 120 == 119 {
-            house.purger.round(now, &house.policy);
+            test_site.purger.run_round(now, &test_site.policy);
             naive.purge(unix);
         }
         if second % 600 == 300 {
             naive.free = !naive.free;
-            house.site.change(|register| register.global_freeleech = naive.free);
-            house.tracker.refresh();
+            test_site.site.update(|register| register.global_freeleech = naive.free);
+            test_site.tracker.refresh();
         }
         for client in clients.iter_mut().filter(|client| client.next <= second) {
             let event = client.go_on(random);
             let other = if client.address.is_ipv4() { v6(random) } else { v4(random) };
             let families = [Some(client.address), client.both.then_some(other)];
             for (at, address) in families.into_iter().flatten().enumerate() {
-                let said = Said {
+                let said = NaiveAnnounce {
                     now: unix,
                     user: client.user,
                     torrent: client.torrent,
@@ -295,7 +302,7 @@ fn live(house: &mut House, naive: &mut Naive, random: &mut fastrand::Rng, troubl
                     num_want: random.u16(..60),
                 };
                 let expected = naive.announce(&said);
-                assert_eq!(house.announce(now, said.user, &announce), expected, "at {second}");
+                assert_eq!(test_site.announce(now, said.user, &announce), expected, "at {second}");
                 told += 1;
                 refused += usize::from(expected.is_err());
             }
@@ -359,10 +366,10 @@ fn an_hour_of_a_site_is_in_sqlite_to_the_octet() {
     let connection = rusqlite::Connection::open(&path).unwrap();
     let (mut naive, sql) = found(&mut random);
     connection.execute_batch(&format!("BEGIN; {}; COMMIT", sql.join(";"))).unwrap();
-    let mut house = House::new(&backend, folder.path());
-    live(&mut house, &mut naive, &mut random, &mut |_| {});
-    house.recorder.stop();
-    assert!(house.queues.unprunes().is_empty());
+    let mut test_site = TestSite::new(&backend, folder.path());
+    live(&mut test_site, &mut naive, &mut random, &mut |_| {});
+    test_site.recorder.stop();
+    assert!(test_site.queues.unprunes().is_empty());
     compare(&naive, &|sql| crate::promise::ask_sqlite(&connection, sql));
 }
 
@@ -375,12 +382,12 @@ fn an_hour_of_a_site_is_in_mariadb_to_the_octet_although_that_is_killed_twice() 
     backend.migrate().unwrap();
     let (mut naive, sql) = found(&mut random);
     server.sql_in("site", &sql.join(";"));
-    let mut house = House::new(&backend, folder.path());
-    live(&mut house, &mut naive, &mut random, &mut |second| match second {
+    let mut test_site = TestSite::new(&backend, folder.path());
+    live(&mut test_site, &mut naive, &mut random, &mut |second| match second {
         1200 | 2400 => server.kill9(),
         1500 | 2500 => server.start(),
         _ => {}
     });
-    house.recorder.stop();
+    test_site.recorder.stop();
     compare(&naive, &|sql| server.sql_in("site", sql));
 }

@@ -24,7 +24,7 @@ pub(crate) struct Torrent {
 }
 
 /// One announce.
-pub(crate) struct Said {
+pub(crate) struct NaiveAnnounce {
     pub(crate) now: i64,
     pub(crate) user: u32,
     pub(crate) torrent: u32,
@@ -67,7 +67,7 @@ pub(crate) struct Naive {
 
 impl Naive {
     /// The swarm after the announce: seeders and leechers; or the refusal.
-    pub(crate) fn announce(&mut self, said: &Said) -> Result<(usize, usize), &'static str> {
+    pub(crate) fn announce(&mut self, said: &NaiveAnnounce) -> Result<(usize, usize), &'static str> {
         let (user, torrent) = (&self.users[&said.user], self.torrents.get_mut(&said.torrent).unwrap());
         if torrent.status != 0 && !(torrent.status == 1 && said.left == 0) {
             return Err("unavailable");
@@ -120,7 +120,7 @@ impl Naive {
         Ok(self.count(said.torrent))
     }
 
-    fn write(&mut self, said: &Said, snatched: i64, change: (u64, u64, i64, i64), hidden: bool) {
+    fn write(&mut self, said: &NaiveAnnounce, snatched: i64, change: (u64, u64, i64, i64), hidden: bool) {
         let (up, down, active, started) = change;
         let seeds = said.left == 0;
         let (seeders, leechers) = self.count(said.torrent);

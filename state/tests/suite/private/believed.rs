@@ -7,10 +7,10 @@ use hayate_state::metrics::Board;
 use super::*;
 
 /// Announces of a site that were late, and those of too many octets up and down.
-fn remarks(house: &House) -> [u64; 3] {
+fn remarks(test_site: &TestSite) -> [u64; 3] {
     let board = Board::default();
-    house.site.torrents.list_remarks(&board);
-    let readings = board.read();
+    test_site.site.torrents.register_metrics(&board);
+    let readings = board.read_series();
     let of = |name: &str, label: Option<&str>| {
         let found = readings
             .iter()
@@ -28,16 +28,16 @@ fn starting(announce: Announce) -> Announce {
 /// A datagram that was sent again, or a proxy's second try.
 #[test]
 fn totals_that_come_late_are_no_baseline_from_which_octets_count_twice() {
-    let told = told_of(|house| {
-        house.say(0, 1, &starting(having(peer(1, 2001), 0, 0)));
-        house.say(100, 1, &having(peer(1, 2001), 500, 50));
+    let told = recorded_by(|test_site| {
+        test_site.announce(0, 1, &starting(having(peer(1, 2001), 0, 0)));
+        test_site.announce(100, 1, &having(peer(1, 2001), 500, 50));
         for (second, uploaded, downloaded) in [(101, 400, 40), (130, 500, 49), (160, 0, 0)] {
-            house.say(second, 1, &having(peer(1, 2001), uploaded, downloaded));
+            test_site.announce(second, 1, &having(peer(1, 2001), uploaded, downloaded));
         }
         // The same again is no news.
-        house.say(160, 1, &having(peer(1, 2001), 500, 50));
-        house.say(300, 1, &having(peer(1, 2001), 600, 60));
-        assert_eq!(remarks(house), [3, 0, 0]);
+        test_site.announce(160, 1, &having(peer(1, 2001), 500, 50));
+        test_site.announce(300, 1, &having(peer(1, 2001), 600, 60));
+        assert_eq!(remarks(test_site), [3, 0, 0]);
     });
     let transfer = told.transfer.unwrap();
     assert_eq!((transfer.raw_up, transfer.raw_down, transfer.active_time), (600, 60, 300));
@@ -51,12 +51,12 @@ fn a_client_that_was_started_anew_has_a_new_baseline() {
         (161, having(peer(1, 2001), 20, 10)),
         (101, having(peer(1, 2001), 20, 50)),
     ] {
-        let told = told_of(|house| {
-            house.say(0, 1, &having(peer(1, 2001), 0, 0));
-            house.say(100, 1, &having(peer(1, 2001), 500, 40));
-            house.say(second, 1, &announce);
-            house.say(300, 1, &having(peer(1, 2001), 90, announce.downloaded));
-            assert_eq!(remarks(house), [0; 3]);
+        let told = recorded_by(|test_site| {
+            test_site.announce(0, 1, &having(peer(1, 2001), 0, 0));
+            test_site.announce(100, 1, &having(peer(1, 2001), 500, 40));
+            test_site.announce(second, 1, &announce);
+            test_site.announce(300, 1, &having(peer(1, 2001), 90, announce.downloaded));
+            assert_eq!(remarks(test_site), [0; 3]);
         });
         let transfer = told.transfer.unwrap();
         let down = 40 + announce.downloaded.saturating_sub(40);
@@ -66,18 +66,18 @@ fn a_client_that_was_started_anew_has_a_new_baseline() {
 
 #[test]
 fn a_late_announce_says_where_its_peer_is_and_takes_nothing_back() {
-    let told = told_of(|house| {
-        house.say(0, 1, &having(peer(1, 2001), 0, 0));
+    let told = recorded_by(|test_site| {
+        test_site.announce(0, 1, &having(peer(1, 2001), 0, 0));
         // Complete, and the announce before that comes behind it, over the other family.
-        house.say(50, 1, &completing(having(seeder(1, 2001), 500, 9)));
-        let tally = house.say(51, 1, &over_v6(having(peer(1, 2001), 400, 5))).tally;
+        test_site.announce(50, 1, &completing(having(seeder(1, 2001), 500, 9)));
+        let tally = test_site.announce(51, 1, &over_v6(having(peer(1, 2001), 400, 5))).tally;
         assert_eq!((tally.seeders, tally.leechers), (1, 0));
-        let given = house.say(52, 2, &asking(peer(2, 2002), 9));
+        let given = test_site.announce(52, 2, &asking(peer(2, 2002), 9));
         assert_eq!((given.v4, given.v6), (vec![2001], vec![2001]));
         // Whoever leaves has left, whatever its totals say.
-        let tally = house.say(53, 1, &stopping(having(seeder(1, 2001), 0, 0))).tally;
+        let tally = test_site.announce(53, 1, &stopping(having(seeder(1, 2001), 0, 0))).tally;
         assert_eq!((tally.seeders, tally.leechers), (0, 1));
-        assert_eq!(remarks(house), [2, 0, 0]);
+        assert_eq!(remarks(test_site), [2, 0, 0]);
     });
     let transfer = told.transfer.unwrap();
     assert_eq!((transfer.raw_up, transfer.raw_down, transfer.snatched), (500, 9, 1));
@@ -88,12 +88,12 @@ fn a_late_announce_says_where_its_peer_is_and_takes_nothing_back() {
 #[test]
 fn more_octets_than_anybody_transfers_are_not_credited() {
     let most = OCTETS_PER_SECOND_MAX * 300;
-    let told = told_of(|house| {
-        house.say(0, 1, &having(peer(1, 2001), 7, 11));
-        house.say(300, 1, &having(peer(1, 2001), 7 + most, 12));
-        house.say(600, 1, &having(peer(1, 2001), u64::MAX / 2, 15));
-        house.say(601, 1, &having(peer(1, 2001), u64::MAX / 2 + 100, u64::MAX));
-        assert_eq!(remarks(house), [0, 1, 1]);
+    let told = recorded_by(|test_site| {
+        test_site.announce(0, 1, &having(peer(1, 2001), 7, 11));
+        test_site.announce(300, 1, &having(peer(1, 2001), 7 + most, 12));
+        test_site.announce(600, 1, &having(peer(1, 2001), u64::MAX / 2, 15));
+        test_site.announce(601, 1, &having(peer(1, 2001), u64::MAX / 2 + 100, u64::MAX));
+        assert_eq!(remarks(test_site), [0, 1, 1]);
     });
     let transfer = told.transfer.unwrap();
     assert_eq!((transfer.raw_up, transfer.raw_down, transfer.active_time), (most + 100, 4, 601));
@@ -108,19 +108,19 @@ fn pruned(announce: Announce) -> Announce {
 #[test]
 fn stopped_brings_no_pruned_torrent_back_to_life() {
     let records = records_of(|queues| {
-        let mut house = House::new().recording(Arc::clone(&queues));
-        house.say(0, 1, &pruned(stopping(seeder(1, 2001))));
+        let mut test_site = TestSite::new().with_queues(Arc::clone(&queues));
+        test_site.announce(0, 1, &pruned(stopping(seeder(1, 2001))));
         assert!(queues.unprunes().is_empty());
-        let text = house.site.explain(1, &InfoHash(fixture::PRUNED));
+        let text = test_site.site.explain(1, &InfoHash(fixture::PRUNED));
         assert!(text.contains("torrent 1 ") && text.contains(": pruned,"), "{text}");
     });
     let unpruned = records.iter().any(|record| matches!(record, Record::Torrent(row) if row.unprune));
     assert!(!unpruned, "{records:?}");
     let records = records_of(|queues| {
-        let mut house = House::new().recording(Arc::clone(&queues));
-        house.say(0, 1, &pruned(seeder(1, 2001)));
+        let mut test_site = TestSite::new().with_queues(Arc::clone(&queues));
+        test_site.announce(0, 1, &pruned(seeder(1, 2001)));
         assert_eq!(queues.unprunes(), [1]);
-        house.say(1, 1, &pruned(stopping(seeder(1, 2001))));
+        test_site.announce(1, 1, &pruned(stopping(seeder(1, 2001))));
     });
     let unpruned = records.iter().any(|record| matches!(record, Record::Torrent(row) if row.unprune));
     assert!(unpruned, "it was seeded: {records:?}");
@@ -130,8 +130,9 @@ fn stopped_brings_no_pruned_torrent_back_to_life() {
 #[test]
 fn the_last_action_of_a_torrent_is_that_of_a_seeder() {
     let last_action = |announces: &[(u32, Announce)]| {
-        let told =
-            told_of(|house| announces.iter().for_each(|(second, said)| _ = house.say(*second, 1, said)));
+        let told = recorded_by(|test_site| {
+            announces.iter().for_each(|(second, said)| _ = test_site.announce(*second, 1, said))
+        });
         told.torrent.unwrap().last_action
     };
     assert_eq!(last_action(&[(7, peer(1, 2001))]), 0);

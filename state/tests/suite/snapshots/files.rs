@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
-use hayate_state::snapshot::container::{Blocks, Reader, SnapshotError, Writer};
-use hayate_state::snapshot::keeper::{Ending, Keeper, Pace, Plan, Section};
-use hayate_state::snapshot::load::{Loaded, Part, load};
+use hayate_state::snapshot::container::{BlockSink, SnapshotError, SnapshotReader, SnapshotWriter};
+use hayate_state::snapshot::keeper::{Ending, Pace, Section, SnapshotPlan, SnapshotThread};
+use hayate_state::snapshot::load::{LoadOutcome, RestoreTarget, load_snapshot};
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore, TAG_SWARMS};
 use hayate_state::{Board, Clock, Now, Policy, Swarms};
 
-use super::{SavedTorrent, read, snapshot, snapshot_of};
-use crate::desk::{Desk, from};
+use super::{SavedTorrent, read_snapshot, snapshot, snapshot_of};
+use crate::test_tracker::{TestTracker, announce_from};
 
 /// Longest wait for something that should be there soon.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -86,22 +86,22 @@ impl Log {
 }
 
 fn swarms(peers: u16) -> Arc<Swarms> {
-    let mut desk = Desk::new(Policy::default(), 0, 7);
+    let mut tracker = TestTracker::new(Policy::default(), 0, 7);
     // The clocks of the keepers begin at zero.
-    desk.now = 0;
+    tracker.now = 0;
     for number in 0..peers {
-        desk.announce(&from(u64::from(number % 100), [192, 0, 2, 7], 1000 + number, 9)).unwrap();
+        tracker.announce(&announce_from(u64::from(number % 100), [192, 0, 2, 7], 1000 + number, 9)).unwrap();
     }
-    desk.swarms
+    tracker.swarms
 }
 
-fn plan(path: &Path, swarms: &Arc<Swarms>, every_seconds: u32) -> Plan {
+fn plan(path: &Path, swarms: &Arc<Swarms>, every_seconds: u32) -> SnapshotPlan {
     let every_seconds = Arc::new(AtomicU32::new(every_seconds));
-    Plan { path: path.to_owned(), every_seconds, swarms: Arc::clone(swarms), sections: Vec::new() }
+    SnapshotPlan { path: path.to_owned(), every_seconds, swarms: Arc::clone(swarms), sections: Vec::new() }
 }
 
 fn metric(board: &Board, name: &str) -> u64 {
-    board.read().iter().find(|reading| reading.name == name).unwrap().value
+    board.read_series().iter().find(|reading| reading.name == name).unwrap().value
 }
 
 fn wait_for(what: &str, holds: impl Fn() -> bool) {
@@ -113,10 +113,10 @@ fn wait_for(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// Loads a file into new swarms.
-fn loaded(path: &Path) -> (Loaded, Arc<Swarms>) {
+fn loaded(path: &Path) -> (LoadOutcome, Arc<Swarms>) {
     let (swarms, policy) = (Swarms::new(0), Policy::default());
     let mut restore = Restore::new(&swarms, &policy, CompletedFrom::Snapshot);
-    let loaded = load(path, &Clock::start(), &mut [&mut restore]);
+    let loaded = load_snapshot(path, &Clock::start(), &mut [&mut restore]);
     (loaded, swarms)
 }
 
@@ -124,27 +124,27 @@ fn loaded(path: &Path) -> (Loaded, Arc<Swarms>) {
 fn an_orderly_stop_leaves_what_the_next_start_loads() {
     let folder = Folder::new("stop");
     let (old, path) = (swarms(5000), folder.file());
-    let keeper = Keeper::start(plan(&path, &old, 0), Clock::start()).unwrap();
+    let keeper = SnapshotThread::start(plan(&path, &old, 0), Clock::start()).unwrap();
     assert!(keeper.is_alive());
     keeper.stop(Ending::Write);
     assert_eq!(folder.names(), ["hayate-cache.bin"]);
     let (result, new) = loaded(&path);
-    assert!(matches!(result, Loaded::Restored), "{result:?}");
-    assert_eq!(new.census(), old.census());
+    assert!(matches!(result, LoadOutcome::Restored), "{result:?}");
+    assert_eq!(new.peer_counts(), old.peer_counts());
     let keys = |torrents: BTreeMap<_, SavedTorrent>| -> Vec<_> {
         torrents
             .into_iter()
             .map(|(hash, torrent)| (hash, torrent.peers.into_keys().collect::<Vec<_>>()))
             .collect()
     };
-    assert_eq!(keys(read(&snapshot(&new, 0))), keys(read(&snapshot(&old, 0))));
+    assert_eq!(keys(read_snapshot(&snapshot(&new, 0))), keys(read_snapshot(&snapshot(&old, 0))));
 }
 
 #[test]
 fn a_keeper_that_leaves_writes_nothing() {
     let folder = Folder::new("leave");
-    Keeper::start(plan(&folder.file(), &swarms(7), 0), Clock::start()).unwrap().stop(Ending::Leave);
-    drop(Keeper::start(plan(&folder.file(), &swarms(7), 0), Clock::start()).unwrap());
+    SnapshotThread::start(plan(&folder.file(), &swarms(7), 0), Clock::start()).unwrap().stop(Ending::Leave);
+    drop(SnapshotThread::start(plan(&folder.file(), &swarms(7), 0), Clock::start()).unwrap());
     assert!(folder.names().is_empty());
 }
 
@@ -154,8 +154,8 @@ fn snapshots_come_at_the_interval_that_a_reload_may_change_and_are_counted() {
     let (swarms, path, board) = (swarms(3000), folder.file(), Board::default());
     let plan = plan(&path, &swarms, 0);
     let every = Arc::clone(&plan.every_seconds);
-    let keeper = Keeper::start(plan, Clock::start()).unwrap();
-    keeper.list_on(&board);
+    let keeper = SnapshotThread::start(plan, Clock::start()).unwrap();
+    keeper.register_metrics(&board);
     every.store(1, Ordering::Relaxed);
     wait_for("two snapshots", || metric(&board, "snapshots_total") >= 2);
     every.store(0, Ordering::Relaxed);
@@ -166,7 +166,7 @@ fn snapshots_come_at_the_interval_that_a_reload_may_change_and_are_counted() {
     assert!((24_000..30_000).contains(&metric(&board, "snapshot_bytes")));
     assert_eq!(metric(&board, "snapshot_bytes"), fs::metadata(&path).unwrap().len());
     keeper.stop(Ending::Leave);
-    assert_eq!(loaded(&path).1.census(), swarms.census());
+    assert_eq!(loaded(&path).1.peer_counts(), swarms.peer_counts());
 }
 
 #[test]
@@ -174,8 +174,8 @@ fn a_failure_is_told_once_and_the_next_interval_tries_again() {
     Log::start();
     let folder = Folder::new("failure");
     let (board, path) = (Board::default(), folder.0.join("later").join("hayate-cache.bin"));
-    let keeper = Keeper::start(plan(&path, &swarms(7), 1), Clock::start()).unwrap();
-    keeper.list_on(&board);
+    let keeper = SnapshotThread::start(plan(&path, &swarms(7), 1), Clock::start()).unwrap();
+    keeper.register_metrics(&board);
     wait_for("two failures", || metric(&board, "snapshot_failures_total") >= 2);
     fs::create_dir(folder.0.join("later")).unwrap();
     wait_for("a snapshot", || metric(&board, "snapshots_total") >= 2);
@@ -187,7 +187,7 @@ fn a_failure_is_told_once_and_the_next_interval_tries_again() {
 fn a_missing_file_is_no_warning() {
     Log::start();
     let folder = Folder::new("missing");
-    assert!(matches!(loaded(&folder.file()).0, Loaded::Missing));
+    assert!(matches!(loaded(&folder.file()).0, LoadOutcome::Missing));
     assert_eq!(LOG.count("WARN", &folder.file()), 0);
 }
 
@@ -200,13 +200,13 @@ fn every_damaged_file_is_set_aside_and_nothing_of_it_restored() {
     let refused = |octets: &[u8], what: &str| {
         fs::write(&path, octets).unwrap();
         let (result, swarms) = loaded(&path);
-        assert!(matches!(result, Loaded::SetAside(_)), "{what}: {result:?}");
+        assert!(matches!(result, LoadOutcome::SetAside(_)), "{what}: {result:?}");
         assert_eq!((swarms.live(), swarms.idle()), (0, 0), "{what}");
         assert_eq!(folder.names(), ["hayate-cache.bin.bad"], "{what}");
         assert_eq!(fs::read(folder.0.join("hayate-cache.bin.bad")).unwrap(), octets);
     };
     fs::write(&path, &good).unwrap();
-    assert_eq!(loaded(&path).1.census().peers(), 300, "it would be restored");
+    assert_eq!(loaded(&path).1.peer_counts().total(), 300, "it would be restored");
     refused(&[], "empty");
     refused(b"something else", "foreign");
     assert_eq!(LOG.count("WARN", &path), 2);
@@ -219,12 +219,12 @@ fn every_damaged_file_is_set_aside_and_nothing_of_it_restored() {
         refused(&octets, "a flipped bit");
     }
     refused(&[&good[..], &[0]].concat(), "too long");
-    let mut writer = Writer::new(Vec::new(), FUTURE).unwrap();
-    let mut blocks = Reader::new(good.as_slice()).unwrap();
+    let mut writer = SnapshotWriter::new(Vec::new(), FUTURE).unwrap();
+    let mut blocks = SnapshotReader::new(good.as_slice()).unwrap();
     while let Some((tag, payload)) = blocks.next_block().unwrap() {
-        writer.block(tag, payload).unwrap();
+        writer.write_block(tag, payload).unwrap();
     }
-    writer.block(TAG_SWARMS, b"nonsense under a good checksum").unwrap();
+    writer.write_block(TAG_SWARMS, b"nonsense under a good checksum").unwrap();
     refused(&writer.finish().unwrap(), "nonsense behind what is good");
 }
 
@@ -234,22 +234,22 @@ struct Words(Vec<String>);
 const TAG_WORDS: u8 = 200;
 
 impl Section for Words {
-    fn write(&mut self, to: &mut dyn Blocks, pace: &mut Pace<'_>) -> io::Result<u64> {
+    fn write(&mut self, to: &mut dyn BlockSink, pace: &mut Pace<'_>) -> io::Result<u64> {
         for word in &self.0 {
-            to.block(TAG_WORDS, word.as_bytes())?;
+            to.write_block(TAG_WORDS, word.as_bytes())?;
             pace.pause()?;
         }
         Ok(0)
     }
 }
 
-impl Part for Words {
-    fn check(&self, tag: u8, payload: &[u8]) -> Result<(), SnapshotError> {
+impl RestoreTarget for Words {
+    fn check_block(&self, tag: u8, payload: &[u8]) -> Result<(), SnapshotError> {
         let is_good = tag != TAG_WORDS || std::str::from_utf8(payload).is_ok();
         is_good.then_some(()).ok_or(SnapshotError::Damaged("a word"))
     }
 
-    fn restore(&mut self, _: Now, _: i64, tag: u8, payload: &[u8]) -> Result<(), SnapshotError> {
+    fn restore_block(&mut self, _: Now, _: i64, tag: u8, payload: &[u8]) -> Result<(), SnapshotError> {
         if tag == TAG_WORDS {
             self.0.push(String::from_utf8(payload.to_vec()).unwrap());
         }
@@ -267,13 +267,13 @@ fn the_last_snapshot_says_what_failed_and_how_many_peers_are_lost() {
     let folder = Folder::new("last");
     let (board, path) = (Board::default(), folder.0.join("nowhere").join("hayate-cache.bin"));
     // One that failed before has been told, and the last one is told all the same.
-    let keeper = Keeper::start(plan(&path, &swarms(7), 1), Clock::start()).unwrap();
-    keeper.list_on(&board);
+    let keeper = SnapshotThread::start(plan(&path, &swarms(7), 1), Clock::start()).unwrap();
+    keeper.register_metrics(&board);
     wait_for("a failure", || metric(&board, "snapshot_failures_total") >= 1);
     assert!(!keeper.stop(Ending::Write));
     assert_eq!(LOG.count("ERROR", &path), 2);
     assert_eq!(LOG.count("7 peers are lost", &path), 1);
-    let keeper = Keeper::start(plan(&path, &swarms(7), 0), Clock::start()).unwrap();
+    let keeper = SnapshotThread::start(plan(&path, &swarms(7), 0), Clock::start()).unwrap();
     assert!(keeper.stop(Ending::Leave), "nothing was asked of it");
 }
 
@@ -283,12 +283,12 @@ fn others_keep_blocks_in_the_same_file() {
     let (path, old) = (folder.file(), swarms(7));
     let mut plan = plan(&path, &old, 0);
     plan.sections.push(Box::new(Words(vec!["one".into(), "two".into()])));
-    Keeper::start(plan, Clock::start()).unwrap().stop(Ending::Write);
+    SnapshotThread::start(plan, Clock::start()).unwrap().stop(Ending::Write);
     // Who does not know them passes them over.
-    assert_eq!(loaded(&path).1.census(), old.census());
+    assert_eq!(loaded(&path).1.peer_counts(), old.peer_counts());
     let (swarms, policy, mut words) = (Swarms::new(0), Policy::default(), Words(Vec::new()));
     let mut restore = Restore::new(&swarms, &policy, CompletedFrom::Snapshot);
-    let result = load(&path, &Clock::start(), &mut [&mut restore, &mut words]);
-    assert!(matches!(result, Loaded::Restored));
-    assert_eq!((words.0, swarms.census()), (vec!["one".into(), "two".into()], old.census()));
+    let result = load_snapshot(&path, &Clock::start(), &mut [&mut restore, &mut words]);
+    assert!(matches!(result, LoadOutcome::Restored));
+    assert_eq!((words.0, swarms.peer_counts()), (vec!["one".into(), "two".into()], old.peer_counts()));
 }

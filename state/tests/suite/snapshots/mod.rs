@@ -9,11 +9,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hayate_state::snapshot::container::{Reader, Writer};
-use hayate_state::snapshot::swarms::{CompletedFrom, Restore, Summary, TAG_SWARMS, Walk, restore, write};
+use hayate_state::snapshot::container::{SnapshotReader, SnapshotWriter};
+use hayate_state::snapshot::swarms::{
+    CompletedFrom, Restore, Summary, TAG_SWARMS, Walk, restore_all, write_swarms,
+};
 use hayate_state::{InfoHash, Now, Swarms, Tick};
 
-use crate::desk::Desk;
+use crate::test_tracker::TestTracker;
 
 /// When the snapshots of these tests are begun, in Unix seconds.
 const WRITTEN_AT: u64 = 1_700_000_000;
@@ -46,21 +48,22 @@ fn snapshot(swarms: &Arc<Swarms>, now: u32) -> Vec<u8> {
 }
 
 fn snapshot_of(swarms: &Arc<Swarms>, now: u32, written_at: i64) -> Vec<u8> {
-    let mut to = Writer::new(Vec::new(), written_at).unwrap();
+    let mut to = SnapshotWriter::new(Vec::new(), written_at).unwrap();
     let mut walk = Walk::new(Arc::clone(swarms), Tick(now));
-    write(&mut walk, &mut to, || Tick(now), || Ok(())).unwrap();
+    write_swarms(&mut walk, &mut to, || Tick(now), || Ok(())).unwrap();
     to.finish().unwrap()
 }
 
-fn restore_into(desk: &Desk, file: &[u8], seconds_later: i64) -> Summary {
-    let policy = desk.policy.current();
-    let mut to = Restore::new(&desk.swarms, &policy, CompletedFrom::Snapshot);
-    restore(&mut to, &mut Reader::new(file).unwrap(), || at(desk.now, seconds_later), |_| {}).unwrap()
+fn restore_into(tracker: &TestTracker, file: &[u8], seconds_later: i64) -> Summary {
+    let policy = tracker.policy.current();
+    let mut to = Restore::new(&tracker.swarms, &policy, CompletedFrom::Snapshot);
+    restore_all(&mut to, &mut SnapshotReader::new(file).unwrap(), || at(tracker.now, seconds_later), |_| {})
+        .unwrap()
 }
 
 /// Reads a snapshot by the words of its documentation, with nothing of the code that is tested.
-fn read(file: &[u8]) -> BTreeMap<InfoHash, SavedTorrent> {
-    let (mut reader, mut torrents) = (Reader::new(file).unwrap(), BTreeMap::new());
+fn read_snapshot(file: &[u8]) -> BTreeMap<InfoHash, SavedTorrent> {
+    let (mut reader, mut torrents) = (SnapshotReader::new(file).unwrap(), BTreeMap::new());
     while let Some((tag, mut octets)) = reader.next_block().unwrap() {
         assert_eq!(tag, TAG_SWARMS);
         let base = u32::from_le_bytes(cut(&mut octets, 4).try_into().unwrap());
@@ -83,7 +86,7 @@ fn read_torrent(octets: &mut &[u8], base: i32, torrents: &mut BTreeMap<InfoHash,
         let (count, len) = (usize::try_from(count).unwrap(), if list < 2 { 6 } else { 18 });
         let (peers, ages) = (cut(octets, count * len), cut(octets, count * 2));
         let ids = if flags & 16 != 0 { cut(octets, count * 20) } else { &[] };
-        for (place, peer) in crate::desk::peers_of(peers, len == 18).into_iter().enumerate() {
+        for (place, peer) in crate::test_tracker::peers_of(peers, len == 18).into_iter().enumerate() {
             let age = u16::from_le_bytes(ages[2 * place..][..2].try_into().unwrap());
             let saved = Saved {
                 seeder: list % 2 == 0,

@@ -1,14 +1,14 @@
 //! Blocks with a good checksum that nobody has written.
 
 use hayate_state::snapshot::container::SnapshotError;
-use hayate_state::snapshot::swarms::{CompletedFrom, Restore, Walk, check};
+use hayate_state::snapshot::swarms::{CompletedFrom, Restore, Walk, check_swarms};
 use hayate_state::{Announce, Event, Policy, Tick};
 
 use super::at;
-use crate::desk::{Desk, from};
+use crate::test_tracker::{TestTracker, announce_from};
 
 fn payload() -> Vec<u8> {
-    let mut desk = Desk::new(Policy { keep_peer_ids: true, ..Policy::default() }, 0, 7);
+    let mut tracker = TestTracker::new(Policy { keep_peer_ids: true, ..Policy::default() }, 0, 7);
     for number in 0..300_u16 {
         let address: std::net::IpAddr = match number % 3 {
             0 => [0x2001, 0xdb8, 0, 0, 0, 0, 0, number].into(),
@@ -16,26 +16,30 @@ fn payload() -> Vec<u8> {
         };
         let event = [Event::Completed, Event::Paused, Event::None][usize::from(number % 3)];
         let torrent = u64::from(number % 11);
-        desk.announce(&Announce { event, ..from(torrent, address, 1000 + number, u64::from(number % 2)) })
+        tracker
+            .announce(&Announce {
+                event,
+                ..announce_from(torrent, address, 1000 + number, u64::from(number % 2))
+            })
             .unwrap();
     }
     let mut payload = Vec::new();
-    let mut walk = Walk::new(desk.swarms, Tick(desk.now));
-    while walk.slice(Tick(desk.now), &mut payload) {}
+    let mut walk = Walk::new(tracker.swarms, Tick(tracker.now));
+    while walk.copy_slice(Tick(tracker.now), &mut payload) {}
     payload
 }
 
 /// Restores some octets; whatever they are, the counts stay true and all memory comes back.
 fn restore_any(octets: &[u8]) -> Result<(), SnapshotError> {
-    let mut desk = Desk::new(Policy { idle_torrents_max: 0, ..Policy::default() }, 3, 7);
-    let policy = desk.policy.current();
-    let mut restore = Restore::new(&desk.swarms, &policy, CompletedFrom::Snapshot);
-    let result = restore.block(at(desk.now, 10), i64::MAX, octets);
-    assert_eq!(u64::from(desk.swarms.census().peers()), restore.summary().peers);
-    assert_eq!(check(octets).is_ok(), result.is_ok());
-    desk.now += 4201;
-    desk.sweep();
-    assert_eq!((desk.swarms.live(), desk.swarms.census().peers()), (0, 0));
+    let mut tracker = TestTracker::new(Policy { idle_torrents_max: 0, ..Policy::default() }, 3, 7);
+    let policy = tracker.policy.current();
+    let mut restore = Restore::new(&tracker.swarms, &policy, CompletedFrom::Snapshot);
+    let result = restore.restore_swarms(at(tracker.now, 10), i64::MAX, octets);
+    assert_eq!(u64::from(tracker.swarms.peer_counts().total()), restore.summary().peers);
+    assert_eq!(check_swarms(octets).is_ok(), result.is_ok());
+    tracker.now += 4201;
+    tracker.sweep();
+    assert_eq!((tracker.swarms.live(), tracker.swarms.peer_counts().total()), (0, 0));
     result
 }
 

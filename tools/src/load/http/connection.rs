@@ -10,7 +10,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Socket, Type};
 
-use super::wire::{self, Reply};
+use super::wire::{self, HttpReply};
 use crate::load::LoadError;
 use crate::load::pace::Share;
 use crate::load::plan::Request;
@@ -98,7 +98,12 @@ impl Connection {
     }
 
     /// Asks; `write` writes the text of the request.
-    pub fn ask(&mut self, registry: &Registry, request: Request, write: impl FnOnce(&mut Vec<u8>)) -> Step {
+    pub fn send_request(
+        &mut self,
+        registry: &Registry,
+        request: Request,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Step {
         self.output.clear();
         write(&mut self.output);
         self.since = request.sent;
@@ -138,13 +143,13 @@ impl Connection {
             let Some(request) = self.request else {
                 return if ended { self.close() } else { Step::Waiting };
             };
-            match wire::read(self.input.get(..self.filled).unwrap_or_default(), ended) {
-                Reply::Partial if self.filled == self.input.len() && self.filled < REPLY_MAX => {
+            match wire::read_reply(self.input.get(..self.filled).unwrap_or_default(), ended) {
+                HttpReply::Partial if self.filled == self.input.len() && self.filled < REPLY_MAX => {
                     self.input.resize(2 * self.input.len(), 0);
                 }
-                Reply::Partial if self.filled < REPLY_MAX => {}
-                Reply::Partial | Reply::Broken => return self.fail(registry),
-                Reply::Whole { good, keeps } => {
+                HttpReply::Partial if self.filled < REPLY_MAX => {}
+                HttpReply::Partial | HttpReply::Broken => return self.fail(registry),
+                HttpReply::Whole { good, keeps } => {
                     self.request = None;
                     self.reused = keeps;
                     self.since = now;

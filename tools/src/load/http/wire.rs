@@ -93,7 +93,7 @@ fn escape(out: &mut Vec<u8>, octets: &[u8]) {
 
 /// How far a reply has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reply {
+pub enum HttpReply {
     /// There is more to come.
     Partial,
     /// It is there.
@@ -109,14 +109,14 @@ pub enum Reply {
 
 /// Looks at what came of a reply; `ended` = there will be no more.
 #[must_use]
-pub fn read(octets: &[u8], ended: bool) -> Reply {
+pub fn read_reply(octets: &[u8], ended: bool) -> HttpReply {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut head = httparse::Response::new(&mut headers);
-    let unfinished = if ended { Reply::Broken } else { Reply::Partial };
+    let unfinished = if ended { HttpReply::Broken } else { HttpReply::Partial };
     let body = match head.parse(octets) {
         Ok(httparse::Status::Complete(len)) => octets.get(len..).unwrap_or_default(),
         Ok(httparse::Status::Partial) => return unfinished,
-        Err(_) => return Reply::Broken,
+        Err(_) => return HttpReply::Broken,
     };
     let header = |name: &str| {
         let of_name = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
@@ -139,7 +139,7 @@ pub fn read(octets: &[u8], ended: bool) -> Reply {
         _ => !connection.eq_ignore_ascii_case(b"close"),
     };
     let content = if chunked { after_line(body) } else { body };
-    Reply::Whole { good: head.code == Some(200) && !content.starts_with(FAILURE), keeps: keeps && !ended }
+    HttpReply::Whole { good: head.code == Some(200) && !content.starts_with(FAILURE), keeps: keeps && !ended }
 }
 
 /// What follows the first line: the size of the first chunk stands there.
@@ -184,22 +184,22 @@ mod tests {
 
     #[test]
     fn replies_are_whole_when_their_length_says_so() {
-        let whole = |good, keeps| Reply::Whole { good, keeps };
+        let whole = |good, keeps| HttpReply::Whole { good, keeps };
         for (octets, ended, expected) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nde", false, whole(true, true)),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nd", false, Reply::Partial),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nd", true, Reply::Broken),
-            ("HTTP/1.1 200 OK\r\nContent-Len", false, Reply::Partial),
-            ("", true, Reply::Broken),
-            ("SMTP", false, Reply::Broken),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nd", false, HttpReply::Partial),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nd", true, HttpReply::Broken),
+            ("HTTP/1.1 200 OK\r\nContent-Len", false, HttpReply::Partial),
+            ("", true, HttpReply::Broken),
+            ("SMTP", false, HttpReply::Broken),
             ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: Close\r\n\r\n", false, whole(true, false)),
             ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false, whole(true, false)),
             ("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", false, whole(false, true)),
             ("HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\nd14:failure reason", false, whole(false, true)),
-            ("HTTP/1.1 200 OK\r\n\r\nde", false, Reply::Partial),
+            ("HTTP/1.1 200 OK\r\n\r\nde", false, HttpReply::Partial),
             ("HTTP/1.1 200 OK\r\n\r\nde", true, whole(true, false)),
         ] {
-            assert_eq!(read(octets.as_bytes(), ended), expected, "{octets}");
+            assert_eq!(read_reply(octets.as_bytes(), ended), expected, "{octets}");
         }
     }
 
@@ -207,10 +207,10 @@ mod tests {
     fn replies_in_chunks_end_with_the_empty_chunk() {
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let good = format!("{head}2\r\nde\r\n");
-        assert_eq!(read(good.as_bytes(), false), Reply::Partial);
+        assert_eq!(read_reply(good.as_bytes(), false), HttpReply::Partial);
         let good = format!("{good}0\r\n\r\n");
-        assert_eq!(read(good.as_bytes(), false), Reply::Whole { good: true, keeps: true });
+        assert_eq!(read_reply(good.as_bytes(), false), HttpReply::Whole { good: true, keeps: true });
         let failure = format!("{head}12\r\nd14:failure reason\r\n0\r\n\r\n");
-        assert_eq!(read(failure.as_bytes(), false), Reply::Whole { good: false, keeps: true });
+        assert_eq!(read_reply(failure.as_bytes(), false), HttpReply::Whole { good: false, keeps: true });
     }
 }

@@ -11,15 +11,15 @@ use super::connection::{Connection, Step};
 use super::wire::Requests;
 use crate::load::args::Args;
 use crate::load::pace::{Fill, SECOND, Schedule};
-use crate::load::plan::{Kind, Plan, Request, Wish};
+use crate::load::plan::{Kind, NextRequest, Plan, Request};
 use crate::load::session::{Measured, Session, Silence};
 use crate::load::target::Target;
 use crate::load::{LoadError, NAP, PATIENCE, paths};
 
 /// How often waiting connections are looked at.
-const LOOK_EVERY: u64 = SECOND / 20;
+const CHECK_INTERVAL: u64 = SECOND / 20;
 /// How long a connection rests after it broke.
-const REST: u64 = SECOND / 10;
+const BROKEN_PAUSE: u64 = SECOND / 10;
 /// Most events of one turn.
 const EVENTS_MAX: usize = 1024;
 
@@ -31,7 +31,7 @@ pub(crate) fn load(args: &Args, target: &Target, plan: Plan) -> Result<Measured,
         |index: u32| Connection::new(index as usize, args.source(target.address, index), target.address);
     let connections: Vec<_> = (0..args.connections).map(open).collect();
     connections.first().map(Connection::probe).transpose()?;
-    let mut work = Work {
+    let mut work = HttpLoad {
         poll: Poll::new()?,
         plan,
         requests: Requests::new(&announces, &scrapes, &target.authority, args.close),
@@ -40,24 +40,24 @@ pub(crate) fn load(args: &Args, target: &Target, plan: Plan) -> Result<Measured,
         fill: args.fill.map(|total| Fill::new(total, connections.len() as u64)),
         free: (0..connections.len()).collect(),
         connections,
-        resting: VecDeque::new(),
-        look_at: 0,
+        paused: VecDeque::new(),
+        check_at: 0,
         silence: Silence::default(),
         session: Session::start(args)?,
     };
     let mut events = Events::with_capacity(EVENTS_MAX);
-    while work.session.goes_on(work.session.now())? && !work.is_filled(target)? {
-        work.turn(&mut events)?;
-        work.start();
+    while work.session.is_running(work.session.now())? && !work.is_filled(target)? {
+        work.poll_once(&mut events)?;
+        work.start_requests();
     }
     let costs = work.session.stop()?;
     while work.connections.iter().any(Connection::is_asking) {
-        work.turn(&mut events)?;
+        work.poll_once(&mut events)?;
     }
     Ok(work.session.sum_up(&costs))
 }
 
-struct Work {
+struct HttpLoad {
     poll: Poll,
     plan: Plan,
     requests: Requests,
@@ -69,14 +69,14 @@ struct Work {
     /// Connections that may ask.
     free: VecDeque<usize>,
     /// Connections that broke, and when they may ask again.
-    resting: VecDeque<(u64, usize)>,
+    paused: VecDeque<(u64, usize)>,
     /// When connections are looked at for what they have waited for too long.
-    look_at: u64,
+    check_at: u64,
     silence: Silence,
     session: Session,
 }
 
-impl Work {
+impl HttpLoad {
     /// Has every peer of a fill been announced?
     fn is_filled(&mut self, target: &Target) -> Result<bool, LoadError> {
         let Some(fill) = &self.fill else { return Ok(false) };
@@ -88,7 +88,7 @@ impl Work {
     }
 
     /// Takes what came, and gives up what did not come.
-    fn turn(&mut self, events: &mut Events) -> Result<(), LoadError> {
+    fn poll_once(&mut self, events: &mut Events) -> Result<(), LoadError> {
         match self.poll.poll(events, Some(Duration::ZERO)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
             _ => {}
@@ -102,17 +102,17 @@ impl Work {
                 continue;
             }
             let step = connection.advance(self.poll.registry(), now);
-            self.note(index, step, false);
+            self.record_step(index, step, false);
         }
-        if now >= self.look_at {
-            self.look_at = now + LOOK_EVERY;
+        if now >= self.check_at {
+            self.check_at = now + CHECK_INTERVAL;
             for index in 0..self.connections.len() {
                 let Some(connection) = self.connections.get_mut(index) else { continue };
                 let step = connection.expire(now.saturating_sub(PATIENCE));
-                self.note(index, step, true);
+                self.record_step(index, step, true);
             }
         }
-        while let Some((_, index)) = self.resting.pop_front_if(|(until, _)| *until <= now) {
+        while let Some((_, index)) = self.paused.pop_front_if(|(until, _)| *until <= now) {
             self.free.push_back(index);
         }
         if events.is_empty() && self.schedule.is_some_and(|schedule| schedule.waiting(now) == 0) {
@@ -122,7 +122,7 @@ impl Work {
     }
 
     /// Starts the requests that may start.
-    fn start(&mut self) {
+    fn start_requests(&mut self) {
         while !self.free.is_empty() {
             let now = self.session.now();
             let due = match &self.schedule {
@@ -131,7 +131,7 @@ impl Work {
                 None => now,
             };
             let Some(index) = self.free.pop_front() else { return };
-            if self.ask(index, due, now)
+            if self.start_request(index, due, now)
                 && let Some(schedule) = &mut self.schedule
             {
                 schedule.issue(1);
@@ -140,23 +140,24 @@ impl Work {
     }
 
     /// Asks on this connection, unless it has nothing left to ask.
-    fn ask(&mut self, index: usize, due: u64, now: u64) -> bool {
+    fn start_request(&mut self, index: usize, due: u64, now: u64) -> bool {
         let Some(connection) = self.connections.get_mut(index) else { return false };
-        let wish = if self.fill.is_some() { Wish::Honest(Kind::Announce) } else { self.plan.wish() };
+        let wish =
+            if self.fill.is_some() { NextRequest::Honest(Kind::Announce) } else { self.plan.next_request() };
         let number = self.fill.as_ref().map(|fill| fill.take(&mut connection.share));
         if number == Some(None) {
             return false;
         }
         let filling = number.flatten();
-        let kind = if wish == Wish::Honest(Kind::Scrape) { Kind::Scrape } else { Kind::Announce };
+        let kind = if wish == NextRequest::Honest(Kind::Scrape) { Kind::Scrape } else { Kind::Announce };
         let request = Request { kind, due, sent: now, filling };
         let (plan, requests, torrents) = (&mut self.plan, &self.requests, self.scrape_torrents);
-        let place = plan.place(requests.paths());
-        let step = connection.ask(self.poll.registry(), request, |out| match (kind, filling) {
-            (Kind::Scrape, _) => requests.scrape(out, place, (0..torrents).map(|_| plan.scraped())),
+        let place = plan.random_index(requests.paths());
+        let step = connection.send_request(self.poll.registry(), request, |out| match (kind, filling) {
+            (Kind::Scrape, _) => requests.scrape(out, place, (0..torrents).map(|_| plan.scrape_torrent())),
             (_, number) => {
                 let announce = match number {
-                    Some(number) => plan.filling(number),
+                    Some(number) => plan.fill_announce(number),
                     None => plan.announce(index as u64),
                 };
                 // A peer always has the same passkey.
@@ -164,12 +165,12 @@ impl Work {
             }
         });
         self.session.recorder.sent(due);
-        self.note(index, step, false);
+        self.record_step(index, step, false);
         true
     }
 
     /// Records what became of a request.
-    fn note(&mut self, index: usize, step: Step, expired: bool) {
+    fn record_step(&mut self, index: usize, step: Step, expired: bool) {
         let Some(connection) = self.connections.get_mut(index) else { return };
         match step {
             Step::Waiting => {}
@@ -194,7 +195,7 @@ impl Work {
                 if let Some(number) = request.filling {
                     connection.share.again(number);
                 }
-                self.resting.push_back((self.session.now() + REST, index));
+                self.paused.push_back((self.session.now() + BROKEN_PAUSE, index));
             }
         }
     }

@@ -3,11 +3,11 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`wire`] | octets of requests, the head of replies |
-//! | [`flight`] | requests of a socket that wait for their reply |
+//! | [`in_flight`] | requests of a socket that wait for their reply |
 //! | [`socket`] | many datagrams in one system call, both ways |
 //! | `work` | the loop over all sockets |
 
-pub mod flight;
+pub mod in_flight;
 pub mod socket;
 pub mod wire;
 mod work;

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, recvmmsg, sendmsg};
 use socket2::{Domain, Socket, Type};
 
-use super::wire::{self, REPLY_HEAD, Says};
+use super::wire::{self, REPLY_HEAD, ReplyKind};
 use crate::load::LoadError;
 
 /// Most requests of a burst: kernels cut a packet into at most 64.
@@ -70,7 +70,7 @@ pub fn connect(socket: &UdpSocket, transaction: u32) -> Result<u64, LoadError> {
         let reply = socket.send(&request).and_then(|_| receive_one(socket));
         match reply {
             Ok(Some(reply)) if reply.transaction == transaction => {
-                if let Says::Connected(id) = reply.says {
+                if let ReplyKind::Connected(id) = reply.kind {
                     socket.set_nonblocking(true)?;
                     return Ok(id);
                 }
@@ -82,10 +82,10 @@ pub fn connect(socket: &UdpSocket, transaction: u32) -> Result<u64, LoadError> {
     Err(LoadError::NoConnect(socket.peer_addr()?))
 }
 
-fn receive_one(socket: &UdpSocket) -> io::Result<Option<wire::Reply>> {
+fn receive_one(socket: &UdpSocket) -> io::Result<Option<wire::UdpReply>> {
     let mut buffer = [0; 64];
     let len = socket.recv(&mut buffer)?;
-    Ok(buffer.get(..len).and_then(wire::read))
+    Ok(buffer.get(..len).and_then(wire::read_reply))
 }
 
 /// Sends a burst and gives how many requests left; `may_cut` turns false where the kernel cuts nothing up.
@@ -118,7 +118,7 @@ impl Default for Receiver {
 
 impl Receiver {
     /// Takes the replies that are there, up to 128; of each only the head is copied.
-    pub fn receive(&mut self, socket: &UdpSocket, mut take: impl FnMut(wire::Reply)) -> usize {
+    pub fn receive(&mut self, socket: &UdpSocket, mut take: impl FnMut(wire::UdpReply)) -> usize {
         let mut slices = self.heads.each_mut().map(|head| [IoSliceMut::new(head)]);
         let flags = MsgFlags::MSG_DONTWAIT;
         let Ok(received) = recvmmsg(socket.as_raw_fd(), &mut self.messages, slices.iter_mut(), flags, None)
@@ -129,7 +129,7 @@ impl Receiver {
         let mut count = 0;
         for message in received {
             count += 1;
-            if let Some(reply) = message.iovs().next().and_then(wire::read) {
+            if let Some(reply) = message.iovs().next().and_then(wire::read_reply) {
                 take(reply);
             }
         }

@@ -79,16 +79,16 @@ pub fn options(paths: &[String]) -> Vec<Vec<u8>> {
 
 /// The head of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reply {
+pub struct UdpReply {
     /// Which request it answers.
     pub transaction: u32,
     /// What it says.
-    pub says: Says,
+    pub kind: ReplyKind,
 }
 
 /// What a reply says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Says {
+pub enum ReplyKind {
     /// The connection id.
     Connected(u64),
     /// Peers.
@@ -99,7 +99,7 @@ pub enum Says {
     Error,
 }
 
-impl Says {
+impl ReplyKind {
     /// Is it what such a request wants?
     #[must_use]
     pub fn answers(self, kind: Kind) -> bool {
@@ -117,16 +117,16 @@ pub const REPLY_HEAD: usize = 20;
 
 /// Reads a reply from its first octets, up to [`REPLY_HEAD`]; `None` if it names no transaction.
 #[must_use]
-pub fn read(reply: &[u8]) -> Option<Reply> {
+pub fn read_reply(reply: &[u8]) -> Option<UdpReply> {
     let (action, rest) = reply.split_first_chunk()?;
     let (transaction, rest) = rest.split_first_chunk()?;
     let says = match (u32::from_be_bytes(*action), rest.first_chunk()) {
-        (CONNECT, Some(id)) => Says::Connected(u64::from_be_bytes(*id)),
-        (ANNOUNCE, _) if reply.len() >= REPLY_HEAD => Says::Announced,
-        (SCRAPE, _) => Says::Scraped,
-        _ => Says::Error,
+        (CONNECT, Some(id)) => ReplyKind::Connected(u64::from_be_bytes(*id)),
+        (ANNOUNCE, _) if reply.len() >= REPLY_HEAD => ReplyKind::Announced,
+        (SCRAPE, _) => ReplyKind::Scraped,
+        _ => ReplyKind::Error,
     };
-    Some(Reply { transaction: u32::from_be_bytes(*transaction), says })
+    Some(UdpReply { transaction: u32::from_be_bytes(*transaction), kind: says })
 }
 
 #[cfg(test)]
@@ -188,13 +188,13 @@ mod tests {
         let reply = |action: u8, len: usize| {
             let mut octets = vec![0, 0, 0, action, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 7];
             octets.resize(len, 0);
-            read(&octets).map(|reply| (reply.transaction, reply.says))
+            read_reply(&octets).map(|reply| (reply.transaction, reply.kind))
         };
-        assert_eq!(reply(0, 16), Some((0x0102_0304, Says::Connected(7))));
-        assert_eq!(reply(1, 20), Some((0x0102_0304, Says::Announced)));
-        assert_eq!(reply(2, 8), Some((0x0102_0304, Says::Scraped)));
+        assert_eq!(reply(0, 16), Some((0x0102_0304, ReplyKind::Connected(7))));
+        assert_eq!(reply(1, 20), Some((0x0102_0304, ReplyKind::Announced)));
+        assert_eq!(reply(2, 8), Some((0x0102_0304, ReplyKind::Scraped)));
         for (action, len) in [(0, 15), (1, 19), (3, 8), (4, 20)] {
-            assert_eq!(reply(action, len), Some((0x0102_0304, Says::Error)), "{action} {len}");
+            assert_eq!(reply(action, len), Some((0x0102_0304, ReplyKind::Error)), "{action} {len}");
         }
         assert_eq!(reply(1, 7), None);
     }

@@ -4,12 +4,12 @@
 use std::collections::VecDeque;
 use std::net::UdpSocket;
 
-use super::flight::Flight;
+use super::in_flight::RequestsInFlight;
 use super::socket::{self, Burst, Receiver, burst_max};
-use super::wire::{self, Says};
+use super::wire::{self, ReplyKind};
 use crate::load::args::Args;
 use crate::load::pace::{Fill, SECOND, Schedule, Share};
-use crate::load::plan::{Kind, Plan, Request, Wish};
+use crate::load::plan::{Kind, NextRequest, Plan, Request};
 use crate::load::session::{Measured, Session, Silence};
 use crate::load::target::Target;
 use crate::load::{CLOSED_PATIENCE, LoadError, NAP, PATIENCE, paths};
@@ -25,7 +25,7 @@ const OPEN_BURST_MAX: usize = 4;
 pub(crate) fn load(args: &Args, target: &Target, plan: Plan) -> Result<Measured, LoadError> {
     let url_data = target.url_data().map(|path| paths(args, path)).transpose()?;
     let mut lanes = open_lanes(args, target)?;
-    let mut work = Work {
+    let mut work = UdpLoad {
         plan,
         session: Session::start(args)?,
         receiver: Receiver::default(),
@@ -53,7 +53,7 @@ struct Lane {
     connection_id: u64,
     /// When a new connection id is asked for.
     renew_at: u64,
-    flight: Flight,
+    in_flight: RequestsInFlight,
     share: Share,
 }
 
@@ -66,7 +66,7 @@ fn open_lanes(args: &Args, target: &Target) -> Result<VecDeque<Lane>, LoadError>
             socket,
             connection_id,
             renew_at: CONNECTION_AGE,
-            flight: Flight::new(fastrand::u32(..)),
+            in_flight: RequestsInFlight::new(fastrand::u32(..)),
             share: Share::new(index.into()),
         })
     };
@@ -74,7 +74,7 @@ fn open_lanes(args: &Args, target: &Target) -> Result<VecDeque<Lane>, LoadError>
 }
 
 /// All but the sockets.
-struct Work {
+struct UdpLoad {
     plan: Plan,
     session: Session,
     receiver: Receiver,
@@ -88,7 +88,7 @@ struct Work {
     patience: u64,
 }
 
-impl Work {
+impl UdpLoad {
     fn run_closed(
         &mut self,
         lanes: &mut VecDeque<Lane>,
@@ -96,12 +96,12 @@ impl Work {
         target: &Target,
     ) -> Result<(), LoadError> {
         let mut silence = Silence::default();
-        while self.session.goes_on(self.session.now())? {
+        while self.session.is_running(self.session.now())? {
             for lane in &mut *lanes {
                 let now = self.session.now();
-                self.renew(lane, now);
-                let room = window.saturating_sub(lane.flight.waiting());
-                if room > 0 && (room >= window / 2 || lane.flight.waiting() == 0) {
+                self.renew_id(lane, now);
+                let room = window.saturating_sub(lane.in_flight.waiting());
+                if room > 0 && (room >= window / 2 || lane.in_flight.waiting() == 0) {
                     self.send(lane, room, now, None);
                 }
                 self.receive(lane);
@@ -120,7 +120,7 @@ impl Work {
     }
 
     fn run_open(&mut self, lanes: &mut VecDeque<Lane>, mut schedule: Schedule) -> Result<(), LoadError> {
-        while self.session.goes_on(self.session.now())? {
+        while self.session.is_running(self.session.now())? {
             let mut idle = true;
             for _ in 0..lanes.len() {
                 let now = self.session.now();
@@ -131,12 +131,12 @@ impl Work {
                 idle = false;
                 lanes.rotate_left(1);
                 if let Some(lane) = lanes.front_mut() {
-                    self.renew(lane, now);
+                    self.renew_id(lane, now);
                     let sent = self.send(lane, waiting.min(OPEN_BURST_MAX), now, Some(&schedule));
                     schedule.issue(sent);
                 }
             }
-            for lane in lanes.iter_mut().filter(|lane| lane.flight.waiting() > 0) {
+            for lane in lanes.iter_mut().filter(|lane| lane.in_flight.waiting() > 0) {
                 idle &= self.receive(lane) == 0;
             }
             if idle {
@@ -148,7 +148,7 @@ impl Work {
 
     /// Takes the last replies, until all are there or lost.
     fn drain(&mut self, lanes: &mut VecDeque<Lane>) {
-        while lanes.iter().any(|lane| lane.flight.waiting() > 0) {
+        while lanes.iter().any(|lane| lane.in_flight.waiting() > 0) {
             for lane in &mut *lanes {
                 self.receive(lane);
             }
@@ -156,20 +156,21 @@ impl Work {
     }
 
     /// Asks for a new connection id when the old one is old.
-    fn renew(&mut self, lane: &mut Lane, now: u64) {
+    fn renew_id(&mut self, lane: &mut Lane, now: u64) {
         if now >= lane.renew_at {
             lane.renew_at = now + CONNECT_AGAIN;
-            self.write(lane, Wish::Honest(Kind::Connect), 1, now, None);
-            self.post(lane);
+            self.write(lane, NextRequest::Honest(Kind::Connect), 1, now, None);
+            self.send_burst(lane);
         }
     }
 
     /// Sends one burst and gives how many requests left. They are due now, or as the schedule says.
     fn send(&mut self, lane: &mut Lane, count: usize, now: u64, schedule: Option<&Schedule>) -> usize {
-        let wish = if self.fill.is_some() { Wish::Honest(Kind::Announce) } else { self.plan.wish() };
-        self.write(lane, wish, count, now, schedule);
-        let sent = self.post(lane);
-        if wish == Wish::Forged {
+        let next =
+            if self.fill.is_some() { NextRequest::Honest(Kind::Announce) } else { self.plan.next_request() };
+        self.write(lane, next, count, now, schedule);
+        let sent = self.send_burst(lane);
+        if next == NextRequest::Forged {
             let due = |ahead| schedule.map_or(now, |schedule| schedule.due(ahead));
             (0..sent).for_each(|ahead| self.session.recorder.forged(due(ahead)));
         }
@@ -177,20 +178,27 @@ impl Work {
     }
 
     /// Writes a burst of one kind.
-    fn write(&mut self, lane: &mut Lane, wish: Wish, count: usize, now: u64, schedule: Option<&Schedule>) {
+    fn write(
+        &mut self,
+        lane: &mut Lane,
+        next: NextRequest,
+        count: usize,
+        now: u64,
+        schedule: Option<&Schedule>,
+    ) {
         self.burst.octets.clear();
         self.requests.clear();
-        let mut count = count.min(lane.flight.room());
+        let mut count = count.min(lane.in_flight.room());
         let mut ahead = 0;
         while ahead < count {
-            let filling = self.fill.as_ref().filter(|_| wish == Wish::Honest(Kind::Announce));
+            let filling = self.fill.as_ref().filter(|_| next == NextRequest::Honest(Kind::Announce));
             let number = filling.map(|fill| fill.take(&mut lane.share));
             if number == Some(None) {
                 break;
             }
             let number = number.flatten();
-            self.write_one(lane, wish, ahead, number);
-            if let Wish::Honest(kind) = wish {
+            self.write_one(lane, next, ahead, number);
+            if let NextRequest::Honest(kind) = next {
                 let due = schedule.map_or(now, |schedule| schedule.due(ahead));
                 self.requests.push(Request { kind, due, sent: now, filling: number });
             }
@@ -202,21 +210,21 @@ impl Work {
         }
     }
 
-    fn write_one(&mut self, lane: &Lane, wish: Wish, ahead: usize, number: Option<u64>) {
+    fn write_one(&mut self, lane: &Lane, next: NextRequest, ahead: usize, number: Option<u64>) {
         let (out, id, transaction) =
-            (&mut self.burst.octets, lane.connection_id, lane.flight.transaction(ahead));
-        let (id, transaction) = match wish {
-            Wish::Honest(Kind::Connect) => return wire::connect(out, transaction),
-            Wish::Honest(Kind::Scrape) => {
+            (&mut self.burst.octets, lane.connection_id, lane.in_flight.transaction(ahead));
+        let (id, transaction) = match next {
+            NextRequest::Honest(Kind::Connect) => return wire::connect(out, transaction),
+            NextRequest::Honest(Kind::Scrape) => {
                 wire::scrape(out, id, transaction);
-                (0..self.scrape_torrents).for_each(|_| out.extend_from_slice(&self.plan.scraped()));
+                (0..self.scrape_torrents).for_each(|_| out.extend_from_slice(&self.plan.scrape_torrent()));
                 return;
             }
-            Wish::Honest(Kind::Announce) => (id, transaction),
-            Wish::Forged => (self.plan.random(), lane.flight.stranger()),
+            NextRequest::Honest(Kind::Announce) => (id, transaction),
+            NextRequest::Forged => (self.plan.random(), lane.in_flight.unused_transaction()),
         };
         let announce = match number {
-            Some(number) => self.plan.filling(number),
+            Some(number) => self.plan.fill_announce(number),
             None => self.plan.announce(lane.index),
         };
         let options = match self.options.len() {
@@ -228,7 +236,7 @@ impl Work {
     }
 
     /// Sends the burst that was written, and gives how many of its requests left.
-    fn post(&mut self, lane: &mut Lane) -> usize {
+    fn send_burst(&mut self, lane: &mut Lane) -> usize {
         if self.burst.octets.is_empty() {
             return 0;
         }
@@ -236,7 +244,7 @@ impl Work {
         for (place, request) in self.requests.drain(..).enumerate() {
             if place < sent {
                 self.session.recorder.sent(request.due);
-                lane.flight.push(request);
+                lane.in_flight.push(request);
             } else if let Some(number) = request.filling {
                 lane.share.again(number);
             }
@@ -249,12 +257,12 @@ impl Work {
         let Self { receiver, session, fill, .. } = self;
         let mut now = None;
         let count = receiver.receive(&lane.socket, |reply| {
-            let Some(request) = lane.flight.land(reply.transaction) else { return };
+            let Some(request) = lane.in_flight.take_answered(reply.transaction) else { return };
             let now = *now.get_or_insert_with(|| session.now());
-            if let Says::Connected(id) = reply.says {
+            if let ReplyKind::Connected(id) = reply.kind {
                 (lane.connection_id, lane.renew_at) = (id, now + CONNECTION_AGE);
             }
-            if reply.says.answers(request.kind) {
+            if reply.kind.answers(request.kind) {
                 session.recorder.answered(request.kind, request.due, now);
             } else {
                 session.recorder.refused(request.due);
@@ -264,7 +272,7 @@ impl Work {
             }
         });
         let before = self.session.now().saturating_sub(self.patience);
-        while let Some(request) = lane.flight.expire(before) {
+        while let Some(request) = lane.in_flight.expire(before) {
             self.session.recorder.lost(request.due);
             if let Some(number) = request.filling {
                 lane.share.again(number);

@@ -1,0 +1,175 @@
+//! The files that a configuration names, as they were when they could last be read. A process that has
+//! dropped its privileges may not read again what only root may: a reload keeps what it had of such a file.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hayate_state::admission::access::{ListError, TorrentList};
+use hayate_state::{InfoHash, text};
+
+use super::document::{AccessMode, Mode};
+use super::{Config, Origin};
+
+/// Longest file that holds a secret or certificates, in octets.
+const FILE_MAX: u64 = 16 * 1024 * 1024;
+/// Keys that name small files.
+const KEYS: [&str; 5] = [
+    "http.tls_cert_path",
+    "http.tls_key_path",
+    "udp.private_key_file",
+    "admin.token_file",
+    "database.dsn_file",
+];
+/// The key that names the list of torrents.
+const LIST: &str = "access.path";
+
+/// What is known of files that were read.
+#[derive(Clone, Default)]
+pub(crate) struct RememberedFiles(Arc<Mutex<FileMemory>>);
+
+#[derive(Default)]
+struct FileMemory {
+    /// Small files as they were, by the key that names them.
+    files: HashMap<&'static str, (PathBuf, Vec<u8>)>,
+    list: Option<(PathBuf, Arc<TorrentList>)>,
+    warnings: Vec<String>,
+}
+
+impl fmt::Debug for RememberedFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // There are secrets among them.
+        f.write_str("Kept")
+    }
+}
+
+impl RememberedFiles {
+    fn lock(&self) -> MutexGuard<'_, FileMemory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads files that belong together, each with its key. Where this process may not read one of them any
+    /// more, all are as they were when it last could.
+    ///
+    /// # Errors
+    /// When one cannot be read, and was never read before: its place among them.
+    pub(super) fn read_files<const N: usize>(
+        &self,
+        files: [(&'static str, PathBuf); N],
+    ) -> Result<[Vec<u8>; N], (usize, io::Error)> {
+        let mut known = self.lock();
+        let mut read = [const { Vec::new() }; N];
+        for (place, (key, path)) in files.iter().enumerate() {
+            match (text::read_file(path, FILE_MAX), read.get_mut(place)) {
+                (Ok(octets), Some(to)) => *to = octets,
+                (Err(error), _) => {
+                    let before = files.each_ref().map(|(key, path)| {
+                        known
+                            .files
+                            .get(key)
+                            .filter(|(kept, _)| kept == path)
+                            .map(|(_, octets)| octets.clone())
+                    });
+                    if error.kind() != ErrorKind::PermissionDenied || before.iter().any(Option::is_none) {
+                        return Err((place, error));
+                    }
+                    known.warn(key, path, &error);
+                    return Ok(before.map(Option::unwrap_or_default));
+                }
+                (Ok(_), None) => {}
+            }
+        }
+        for ((key, path), octets) in files.into_iter().zip(&read) {
+            known.files.insert(key, (path, octets.clone()));
+        }
+        Ok(read)
+    }
+
+    /// The same for the list of torrents.
+    pub(super) fn read_list(&self, path: PathBuf) -> Result<Arc<TorrentList>, ListError> {
+        let mut known = self.lock();
+        match TorrentList::read_file(&path) {
+            Ok(list) => {
+                let list = Arc::new(list);
+                known.list = Some((path, Arc::clone(&list)));
+                Ok(list)
+            }
+            Err(ListError::Unreadable { source, .. })
+                if source.kind() == ErrorKind::PermissionDenied
+                    && known.list.as_ref().is_some_and(|(kept, _)| *kept == path) =>
+            {
+                known.warn(LIST, &path, &source);
+                Ok(known.list.as_ref().map(|(_, list)| Arc::clone(list)).unwrap_or_default())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All that is known, for a successor that may not be able to read it: key, path, what was read. The list
+    /// of torrents is nothing but info-hashes.
+    pub(crate) fn files(&self) -> Vec<(String, PathBuf, Vec<u8>)> {
+        let known = self.lock();
+        let list = known.list.iter().map(|(path, list)| {
+            let octets = list.iter().flat_map(|info_hash| info_hash.0).collect();
+            (LIST.to_owned(), path.clone(), octets)
+        });
+        let file = |(key, (path, octets)): (&&str, &(PathBuf, Vec<u8>))| {
+            ((*key).to_owned(), path.clone(), octets.clone())
+        };
+        known.files.iter().map(file).chain(list).collect()
+    }
+
+    /// Takes over what a predecessor has read of a file.
+    pub(crate) fn insert(&self, key: &str, path: PathBuf, octets: Vec<u8>) {
+        let mut known = self.lock();
+        if key == LIST {
+            let info_hashes = octets.as_chunks().0.iter().copied().map(InfoHash);
+            known.list = Some((path, Arc::new(info_hashes.collect())));
+        } else if let Some(key) = KEYS.into_iter().find(|known| *known == key) {
+            known.files.insert(key, (path, octets));
+        }
+    }
+
+    /// What nobody was told yet.
+    pub(super) fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().warnings)
+    }
+}
+
+impl FileMemory {
+    fn warn(&mut self, key: &str, path: &Path, error: &io::Error) {
+        self.warnings.push(format!(
+            "{key}: {}: {error}; what was read of it before is kept. `hayate check-config` as root says how \
+             to let the tracker read it",
+            path.display()
+        ));
+    }
+}
+
+impl Config {
+    /// The files that are read at the start and at each reload, each with the key that names it; the
+    /// configuration itself has none.
+    pub(crate) fn named_files(&self) -> Vec<(&'static str, PathBuf)> {
+        let document = &self.document;
+        let (http, udp) = (&document.http, &document.udp);
+        let https = !http.https_addr.is_off();
+        let list = document.mode == Mode::Listed || document.access.mode != AccessMode::Off;
+        let configuration = match &self.origin {
+            Origin::File(path) => Some(("", path.clone())),
+            Origin::Defaults | Origin::Variable(_) => None,
+        };
+        let [certificate, key, connection_ids, token, dsn] = KEYS;
+        let named = [
+            (certificate, http.tls_cert_path.as_str(), https),
+            (key, http.tls_key_path.as_str(), https),
+            (connection_ids, udp.private_key_file.as_str(), udp.private_key.reveal().is_empty()),
+            (token, document.admin.token_file.as_str(), true),
+            (dsn, document.database.dsn_file.as_str(), true),
+            (LIST, document.access.path.as_str(), list && document.mode != Mode::Private),
+        ];
+        let named = named.into_iter().filter(|(_, name, is_read)| *is_read && !name.is_empty());
+        configuration.into_iter().chain(named.map(|(key, name, _)| (key, self.resolve_path(name)))).collect()
+    }
+}

@@ -1,0 +1,212 @@
+//! Upgrades, as the main thread sees them: when a successor is raised, who serves, and what waits until that
+//! is known.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use hayate_state::snapshot::keeper::Ending;
+use hayate_state::store::OpenedStore;
+use sd_notify::NotifyState;
+
+use super::{Daemon, PrivateHandover, StopReason, drop_inbox};
+use crate::daemon::signals::{MainEvent, MainEvents};
+use crate::daemon::upgrade::{ServingSuccessor, StartingSuccessor, Successor, SuccessorInputs};
+use crate::process::lock::StateLock;
+use crate::process::systemd;
+
+/// What was asked for, and cannot be done yet.
+#[derive(Debug, Default)]
+pub(super) struct Deferred {
+    /// Until it is known whether there will be a successor, who would reload in the place of this process.
+    pub(super) reload: bool,
+    /// Until the predecessor has ended.
+    pub(super) upgrade: bool,
+    /// Likewise, for what lasts cannot be written before; but not later than at this uptime.
+    pub(super) stop_at: Option<Duration>,
+}
+
+impl Daemon {
+    /// Starts a successor, if there can be one.
+    pub(super) fn upgrade(&mut self) {
+        if self.starting.is_some() {
+            // Whoever asks again hears what becomes of it.
+            return;
+        }
+        if let Some(reloading) = &mut self.running_reload {
+            log::info!("the upgrade waits for the reload that is under way");
+            reloading.upgrade = true;
+            return;
+        }
+        if !self.storage.is_started() {
+            self.deferred.upgrade = true;
+            return;
+        }
+        if !self.storage.access_list.close_for_upgrade() {
+            return self.refuse_upgrade("the list of torrents is being changed");
+        }
+        log::info!("upgrading: starting {}", self.program.display());
+        let inputs = SuccessorInputs {
+            program: self.program.clone(),
+            sockets: Arc::clone(&self.sockets),
+            lock: Arc::clone(&self.storage.lock),
+            swarms: Arc::clone(&self.storage.swarms),
+            config: self.config.clone(),
+            keyrings: self.storage.site.as_ref().map(|_| self.keyrings.clone()),
+            clock: self.clock,
+        };
+        match StartingSuccessor::begin(inputs, &self.main_events) {
+            Ok(starting) => self.starting = Some(starting),
+            Err(error) => self.keep_serving(&error),
+        }
+    }
+
+    /// There will be no successor.
+    fn keep_serving(&mut self, error: &anyhow::Error) {
+        self.storage.access_list.reopen();
+        self.refuse_upgrade(&format!("{error:#}"));
+        if std::mem::take(&mut self.deferred.reload) {
+            self.begin_reload();
+        }
+    }
+
+    pub(super) fn refuse_upgrade(&self, refusal: &str) {
+        log_refusal(&self.storage.lock, refusal);
+    }
+
+    /// The predecessor has ended, and the store that it had was opened. True if this process stops now.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(super) fn take_over_store(&mut self, opened: Option<OpenedStore>) -> anyhow::Result<bool> {
+        self.storage.start_late(opened, &self.board, &self.main_events, &self.flush_slot)?;
+        if self.deferred.stop_at.is_some() {
+            return Ok(true);
+        }
+        if std::mem::take(&mut self.deferred.upgrade) {
+            self.upgrade();
+        }
+        Ok(false)
+    }
+
+    /// Lets the successor serve, if there is one; `None` if not, and this process serves on.
+    ///
+    /// # Errors
+    /// When this process cannot serve on.
+    pub(super) fn hand_over(
+        &mut self,
+        starting: StartingSuccessor,
+        main_events: &Receiver<MainEvent>,
+    ) -> anyhow::Result<Option<StopReason>> {
+        let mut successor = match starting.finish() {
+            Ok(successor) => successor,
+            Err(error) => {
+                self.keep_serving(&error);
+                return Ok(None);
+            }
+        };
+        log::info!("process {} takes over", successor.pid());
+        // From here on the successor hears of every signal. What came before is known below.
+        self.main_events.forward_to(successor.signal_stream().ok());
+        while let Ok(event) = main_events.try_recv() {
+            match event {
+                MainEvent::Reload => {
+                    self.main_events.reload_received();
+                    self.deferred.reload = true;
+                }
+                MainEvent::Registered(list) => self.live_settings.set_registered(list),
+                // None of these comes while a successor is raised, but for what is known without it.
+                MainEvent::Stop
+                | MainEvent::Upgrade
+                | MainEvent::PredecessorEnded
+                | MainEvent::SuccessorStarted
+                | MainEvent::ReloadRead(_)
+                | MainEvent::StoreOpened(_) => {}
+            }
+        }
+        if self.main_events.stop_requested() {
+            self.main_events.forward_to(None);
+            return Ok(Some(StopReason::Signal));
+        }
+        if let Some(again) = successor.take_restart_settings() {
+            return Ok(Some(StopReason::PrivateHandover(Box::new(PrivateHandover {
+                successor,
+                restart_settings: again,
+            }))));
+        }
+        let gone = successor.send_changes().and_then(|()| self.let_successor_serve(successor));
+        match gone {
+            Ok(successor) => {
+                tell_of_handover(&self.main_events, &self.deferred, &successor);
+                Ok(Some(StopReason::Handover(Box::new(successor))))
+            }
+            Err(error) => {
+                self.main_events.forward_to(None);
+                self.resume_serving()?;
+                self.keep_serving(&error);
+                Ok(self.main_events.stop_requested().then_some(StopReason::Signal))
+            }
+        }
+    }
+
+    /// Stops the UDP workers and lets the successor serve.
+    fn let_successor_serve(&mut self, successor: Successor) -> anyhow::Result<ServingSuccessor> {
+        // Nobody is missed: they wait in the sockets for the successor.
+        self.health.set_udp(None);
+        if let Some(udp) = self.udp.take() {
+            udp.stop();
+        }
+        self.storage.lock.unmark_serving().context("the lock on state_dir")?;
+        successor.start_serving()
+    }
+
+    /// Serves on where a successor did not.
+    fn resume_serving(&mut self) -> anyhow::Result<()> {
+        if let Err(error) = self.storage.lock.mark_serving() {
+            log::warn!("the lock on state_dir does not show this process: {error}");
+        }
+        if self.udp.is_none() {
+            let door = match self.sockets.lock() {
+                Ok(sockets) => self.listening.reopen_udp(&sockets)?,
+                Err(_) => bail!("a thread has panicked"),
+            };
+            self.serve_udp(door).context("serving on after the upgrade has failed")?;
+        }
+        Ok(())
+    }
+
+    /// Tells the successor what it does not know yet, and ends.
+    pub(super) fn stop_after_handover(self, successor: ServingSuccessor) -> anyhow::Result<()> {
+        self.storage.survey.stop();
+        self.health.serving.store(false, Ordering::Relaxed);
+        self.http.stop_for_successor();
+        drop_inbox(&self.inbox);
+        self.actor.join();
+        let store_hold = successor.send_last_changes();
+        let kept = self.storage.stop(Ending::Leave);
+        log::info!("stopped");
+        store_hold.map(drop).context("the successor was not told the last changes").and(kept)
+    }
+}
+
+/// Tells who has to know that the successor serves, and the successor what was asked of this process.
+pub(super) fn tell_of_handover(main_events: &MainEvents, due: &Deferred, successor: &ServingSuccessor) {
+    systemd::notify(NotifyState::MainPid(successor.pid));
+    if due.reload {
+        main_events.forward_reload();
+    }
+    if main_events.stop_requested() {
+        main_events.forward_stop();
+    }
+}
+
+/// Says why there is no successor.
+pub(super) fn log_refusal(lock: &StateLock, refusal: &str) {
+    // First: whoever has read the log finds it there.
+    if let Err(error) = lock.record_refusal(refusal) {
+        log::warn!("the lock file: {error}");
+    }
+    log::error!("upgrade refused: {refusal}");
+}

@@ -1,0 +1,84 @@
+//! Upgrades in mode private: one process credits at a time, so this one rests before the successor serves.
+//! What it knows is on the disk by then, as at a stop, and it starts from there itself if the successor
+//! fails.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use anyhow::Context;
+
+use super::startup::StartFrom;
+use super::{Daemon, drop_inbox};
+use crate::config::Settings;
+use crate::daemon::upgrade::{Sockets, Successor};
+use crate::process::file_limit;
+
+/// A successor that is ready, and what this process would start from once more.
+pub(super) struct PrivateHandover {
+    pub(super) successor: Successor,
+    pub(super) restart_settings: Settings,
+}
+
+impl Daemon {
+    /// Stops as an orderly stop does, but for the sockets, and lets the successor serve. If that fails, this
+    /// process is back, as it was but for its metrics.
+    ///
+    /// # Errors
+    /// When neither of them serves, or something is lost.
+    pub(super) fn hand_over_private(self, rest: PrivateHandover) -> anyhow::Result<Option<Self>> {
+        let PrivateHandover { successor, restart_settings: mut again } = rest;
+        let start = self.clock.uptime();
+        self.storage.survey.stop();
+        self.health.serving.store(false, Ordering::Relaxed);
+        // First: a client that is slow with its request must not hold up datagrams too.
+        self.http.stop_for_waiting_successor();
+        if let Some(udp) = self.udp {
+            udp.stop();
+        }
+        drop_inbox(&self.inbox);
+        self.actor.join();
+        let lock = Arc::clone(&self.storage.lock);
+        let kept = self.storage.stop_for_successor();
+        log::info!("everything is on the disk after {} ms", (self.clock.uptime() - start).as_millis());
+        let gone =
+            lock.unmark_serving().context("the lock on state_dir").and_then(|()| successor.serve_from_disk());
+        let error = match gone {
+            Ok(successor) => {
+                super::handover::tell_of_handover(&self.main_events, &self.deferred, &successor);
+                successor.send_last_changes().context("the successor was not told that this process ends")?;
+                log::info!("stopped");
+                return kept.map(|()| None);
+            }
+            Err(error) => error,
+        };
+        self.main_events.forward_to(None);
+        if let Err(error) = lock.mark_serving() {
+            log::warn!("the lock on state_dir does not show this process: {error}");
+        }
+        super::handover::log_refusal(&lock, &format!("{error:#}"));
+        if self.main_events.stop_requested() {
+            log::info!("stopped");
+            return kept.map(|()| None);
+        }
+        log::info!("serving again");
+        let sockets =
+            Arc::into_inner(self.sockets).and_then(|sockets: Mutex<Sockets>| sockets.into_inner().ok());
+        let sockets = sockets.context("a thread has panicked")?;
+        file_limit::lower_connections(&mut again, self.files_max);
+        let due = self.deferred;
+        let mut daemon = Self::start(
+            self.source,
+            self.config,
+            again,
+            self.files_max,
+            (self.main_events, self.flush_slot),
+            self.keyrings,
+            StartFrom::Itself(sockets, lock, self.program),
+        )
+        .context("serving on after the upgrade has failed")?;
+        if due.reload {
+            daemon.begin_reload();
+        }
+        Ok(Some(daemon))
+    }
+}

@@ -1,0 +1,126 @@
+//! Where a process begins: with sockets of its own and what the last run left, with those of a predecessor,
+//! or where it rested itself.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use hayate_state::{Board, Clock, Policy, Swarms};
+
+use crate::config::document::Mode;
+use crate::config::{Document, Settings};
+use crate::daemon::listeners::Servers;
+use crate::daemon::signals::MainEvents;
+use crate::daemon::storage::Storage;
+use crate::daemon::upgrade::{DeltaStream, Inherited, Predecessor, Sockets};
+use crate::process::lock::StateLock;
+use crate::process::ownership;
+
+/// Where the sockets and the lock come from.
+pub(super) enum StartFrom {
+    /// They are opened.
+    Nothing,
+    /// A predecessor hands them over.
+    Predecessor(Inherited),
+    /// This process had them when it served before, from this program file.
+    Itself(Sockets, Arc<StateLock>, PathBuf),
+}
+
+/// The lock on `state_dir`, which is taken when the process is who it is to be.
+pub(super) enum LockFrom {
+    Free,
+    Inherited(File),
+    Kept(Arc<StateLock>),
+}
+
+/// Brings back what the last run knew, or takes it in from a predecessor, who has more to tell then.
+pub(super) fn load_state(
+    storage: &mut Storage,
+    policy: &mut Policy,
+    predecessor: Option<Predecessor>,
+    clock: Clock,
+    main_events: &MainEvents,
+) -> anyhow::Result<Option<DeltaStream>> {
+    let Some(predecessor) = predecessor else {
+        storage.load(policy)?;
+        policy.registered = storage.registered()?;
+        return Ok(None);
+    };
+    let private = storage.site.is_some();
+    if private {
+        storage.load_early()?;
+    }
+    policy.registered = storage.registered()?;
+    let reception = predecessor
+        .receive_swarms(&storage.swarms, policy, clock, main_events, private)
+        .context("taking over")?;
+    if private {
+        storage.load(policy)?;
+    }
+    Ok(Some(reception))
+}
+
+/// Opens the sockets, or takes them over from a predecessor, and becomes the user of the tracker in between:
+/// before anything is touched in a folder that belongs to another user than root.
+pub(super) fn open_servers(
+    settings: &Settings,
+    mode: Mode,
+    origin: StartFrom,
+) -> anyhow::Result<(Servers, LockFrom, Option<Predecessor>)> {
+    match origin {
+        StartFrom::Nothing => {
+            let mut servers = Servers::open(settings)?;
+            drop_privileges(settings)?;
+            servers.open_unix(settings)?;
+            Ok((servers, LockFrom::Free, None))
+        }
+        StartFrom::Predecessor(Inherited { udp, http, lock, private, predecessor }) => {
+            if private != (mode == Mode::Private) {
+                bail!("the running tracker is in another mode; a restart changes that");
+            }
+            let servers = Servers::adopt(settings, udp, http)?;
+            drop_privileges(settings)?;
+            Ok((servers, LockFrom::Inherited(lock), Some(predecessor)))
+        }
+        StartFrom::Itself(Sockets { udp, http }, lock, _) => {
+            Ok((Servers::adopt(settings, udp, http)?, LockFrom::Kept(lock), None))
+        }
+    }
+}
+
+fn drop_privileges(settings: &Settings) -> anyhow::Result<()> {
+    let Some(identity) = settings.identity.as_ref().filter(|identity| !identity.is_current()) else {
+        return Ok(());
+    };
+    identity.become_user()?;
+    log::info!("running as {identity}");
+    Ok(())
+}
+
+/// What lasts.
+pub(super) fn new_storage(
+    settings: &Settings,
+    document: &Document,
+    lock: LockFrom,
+    clock: Clock,
+    board: &Board,
+) -> anyhow::Result<Storage> {
+    let (intervals, octets) = (&document.intervals, settings.policy.memory_max);
+    let memory = if octets == 0 { "unlimited".into() } else { format!("at most {} MiB", octets >> 20) };
+    log::info!(
+        "starting storage: swarms in memory ({memory}), peer_inactivity {}, purge_inactive_peers {}",
+        intervals.peer_inactivity,
+        intervals.purge_inactive_peers,
+    );
+    let swarms = Swarms::new(document.announce.peers_per_address.as_u16());
+    ownership::check_ownership(&settings.storage.state_dir)?;
+    let lock = match lock {
+        LockFrom::Free => Arc::new(StateLock::acquire(&settings.storage.state_dir)?),
+        LockFrom::Inherited(lock) => Arc::new(StateLock::inherit(lock)),
+        LockFrom::Kept(lock) => lock,
+    };
+    let storage = Storage::new(settings.storage.clone(), document.mode, lock, swarms, clock);
+    storage.survey.source().register_metrics(board);
+    Ok(storage)
+}

@@ -1,0 +1,163 @@
+//! One announce of a member of a private site whose peer is known: credit, records, hand-out. What it records
+//! is taken out of the queues now and then, which is not timed. Many small swarms; one large one, and the
+//! same with peers that nobody is handed, because their port is a well-known one.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::Criterion;
+use hayate_state::clock::Now;
+use hayate_state::private::snapshot::SiteRestore;
+use hayate_state::private::{Site, User, Users};
+use hayate_state::snapshot::site::{Group, Multipliers, SiteRecord, SiteTorrent, UserAccount};
+use hayate_state::store::{Bounds, OpenedStore, Queues, Recorder, SpillPaths, Store, WriterSettings};
+use hayate_state::{Announce, Clock, Event, Handout, PeerId, Policy, Published, Swarms, Tracker};
+
+use crate::double::{Double, Doubled};
+use crate::kit::{self, NUM_WANT};
+
+/// Name, members, torrents, and how many of a thousand members have a well-known port.
+const SITES: [(&str, u32, u32, u32); 4] = [
+    ("announce", 10_000, 1000, 0),
+    ("announce-large", 100_000, 1, 0),
+    ("announce-large-90%-hidden", 100_000, 1, 900),
+    ("announce-large-99.9%-hidden", 100_000, 1, 999),
+];
+
+/// Announces between two times that the queues are emptied.
+const ROUND: u64 = 5000;
+
+/// A store that keeps nothing.
+struct DiscardingStore;
+
+impl Double for DiscardingStore {}
+
+/// A tracker of a site whose members seed and leech one torrent each.
+pub(crate) struct BenchSite {
+    pub(crate) site: Arc<Site>,
+    tracker: Tracker,
+    members: Vec<(User, Announce)>,
+    pub(crate) recorder: Recorder,
+    _folder: tempfile::TempDir,
+}
+
+impl BenchSite {
+    /// Nobody is there yet.
+    pub(crate) fn new(count: u32, torrents: u32, hidden: u32) -> Self {
+        let site = Site::new();
+        let mut members = Users::default();
+        for id in 0..count {
+            let (passkey, multipliers) = (passkey(id).into_bytes().into(), Multipliers::default());
+            members.insert(&UserAccount {
+                passkey,
+                id,
+                disable_download: false,
+                tracker_hide: false,
+                multipliers,
+            });
+        }
+        site.update(|register| {
+            register.users = Arc::new(members);
+            register.clients = Arc::new([(1, "-XX0")].into_iter().collect());
+        });
+        for id in 0..torrents {
+            SiteRestore::new(&site.torrents, Now::at(0)).restore_record(SiteRecord::Torrent(SiteTorrent {
+                info_hash: kit::info_hash(id),
+                id,
+                group: Group { type_name: "music".into(), id: 1 },
+                snatched: 0,
+                status: 0,
+                last_action: 0,
+                multipliers: Multipliers::default(),
+                peers: Vec::new(),
+            }));
+        }
+        // Wide, so that no thread is woken meanwhile.
+        let rows = 1 << 20;
+        let bounds = Bounds {
+            torrents: rows,
+            users: rows,
+            transfer_history: rows,
+            transfer_ips: rows,
+            ..Bounds::default()
+        };
+        let (clock, folder) = (Clock::start(), tempfile::tempdir().unwrap());
+        let queues = Arc::new(Queues::accounting(clock, &bounds));
+        let places = SpillPaths {
+            spill_dir: folder.path().join("spill"),
+            dead_letter: folder.path().join("dead-letter"),
+        };
+        let pace =
+            Published::new(WriterSettings { flush: Duration::from_secs(3600), ..WriterSettings::default() });
+        let opener = Box::new(|| Ok(Box::new(Doubled(DiscardingStore)) as Box<dyn Store>));
+        let recorder = OpenedStore::new(&queues, clock, &pace, &places, opener).unwrap().start().unwrap();
+        let tracker = Tracker::new(Swarms::new(0), &Published::new(Policy::default()), 7);
+        let tracker = tracker.with_site(Arc::clone(&site)).with_queues(queues);
+        let member = |id: u32| {
+            let peer_id = PeerId(format!("-XX0001-{id:012}").into_bytes().try_into().unwrap());
+            let member = tracker.find_user(passkey(id).as_bytes()).unwrap();
+            let port = if id % 1000 < hidden { 80 } else { 6881 };
+            (member, Announce { peer_id, port, ..kit::announce_of_peer(torrents, id, NUM_WANT) })
+        };
+        let members = (0..count).map(member).collect();
+        Self { site, tracker, members, recorder, _folder: folder }
+    }
+
+    /// All members are there.
+    fn filled(members: u32, torrents: u32, hidden: u32) -> Self {
+        let mut bench = Self::new(members, torrents, hidden);
+        for id in 0..members {
+            bench.announce(id, 0);
+            if u64::from(id) % ROUND == 0 {
+                bench.recorder.emergency_flush().flush_to_disk();
+            }
+        }
+        bench.recorder.emergency_flush().flush_to_disk();
+        bench
+    }
+
+    pub(crate) fn announce(&mut self, id: u32, total: u64) {
+        self.announce_event(id, total, Event::None);
+    }
+
+    pub(crate) fn announce_event(&mut self, id: u32, total: u64, event: Event) {
+        let (member, announce) = self.members[id as usize];
+        let announce = Announce { uploaded: total, downloaded: total / 2, event, ..announce };
+        let (mut v4, mut v6) = ([0; 6 * NUM_WANT as usize], [0; 18 * NUM_WANT as usize]);
+        let mut handout = Handout::new(&mut v4, &mut v6);
+        let answer = self.tracker.announce_user(Now::at(1), member, &announce, None, &mut handout);
+        black_box((answer.unwrap(), handout.v4.used()));
+    }
+}
+
+fn passkey(id: u32) -> String {
+    format!("passkey-of-{id:021}")
+}
+
+pub(crate) fn announces(criterion: &mut Criterion) {
+    for (name, members, torrents, hidden) in SITES {
+        // Built by the first call of the closure only: the filter of the command line may leave it out.
+        let (mut built, clock, mut total) = (None, Clock::start(), 0);
+        criterion.bench_function(&format!("member/{name}"), |bencher| {
+            let bench = built.get_or_insert_with(|| BenchSite::filled(members, torrents, hidden));
+            let mut random = fastrand::Rng::with_seed(11);
+            bencher.iter_custom(|announces| {
+                let mut worked = Duration::ZERO;
+                for begin in (0..announces).step_by(usize::try_from(ROUND).unwrap()) {
+                    let start = clock.uptime();
+                    for _ in begin..announces.min(begin + ROUND) {
+                        total += 1000;
+                        bench.announce(random.u32(..members), total);
+                    }
+                    worked += clock.uptime() - start;
+                    bench.recorder.emergency_flush().flush_to_disk();
+                }
+                worked
+            });
+        });
+        if let Some(bench) = built {
+            bench.recorder.stop();
+        }
+    }
+}

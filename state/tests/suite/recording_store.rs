@@ -1,0 +1,44 @@
+//! A store that writes down what it is told, to be read when all is done.
+
+use std::sync::Arc;
+
+use hayate_state::store::{
+    Batch, Bounds, OpenedStore, Queues, Record, Saved, SpillPaths, Store, StoreError, WriterSettings,
+};
+use hayate_state::{Clock, Published};
+use parking_lot::Mutex;
+
+use crate::double::{Double, Doubled};
+
+#[derive(Clone, Default)]
+struct RecordingStore(Arc<Mutex<Vec<Record>>>);
+
+/// All records that `work` puts, those of one row merged; by channel, then by row.
+pub(crate) fn records_of(work: impl FnOnce(Arc<Queues>)) -> Vec<Record> {
+    let (folder, store, clock) = (tempfile::tempdir().unwrap(), RecordingStore::default(), Clock::start());
+    let queues = Arc::new(Queues::new(clock, &Bounds::default()));
+    work(Arc::clone(&queues));
+    let places =
+        SpillPaths { spill_dir: folder.path().into(), dead_letter: folder.path().join("dead-letter") };
+    let pace = Published::new(WriterSettings::default());
+    let kept = store.clone();
+    let opener = Box::new(move || Ok(Box::new(Doubled(kept.clone())) as Box<dyn Store>));
+    OpenedStore::new(&queues, clock, &pace, &places, opener).unwrap().start().unwrap().stop();
+    let mut records = std::mem::take(&mut *store.0.lock());
+    records.sort_by_key(|record| (record.channel(), record.key()));
+    records.dedup_by(|later, record| {
+        let same = (later.channel(), later.key()) == (record.channel(), record.key());
+        if same {
+            record.merge(later);
+        }
+        same
+    });
+    records
+}
+
+impl Double for RecordingStore {
+    fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
+        self.0.lock().extend(&batch.records);
+        Ok(Saved::default())
+    }
+}

@@ -1,0 +1,143 @@
+//! Real clients on a private site: two users, each with a passkey, and the ledger of what they tell.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use crate::clients::{Namespace, PORT, script};
+use crate::fixture::{HIDDEN, PLAIN};
+use crate::harness::{Daemon, Folder, hayate};
+use crate::kit::site_database::{Base, TOKEN};
+
+/// Octets of the file that is transferred.
+const FILE_OCTETS: u64 = 3_000_000;
+
+struct TransferSite {
+    namespace: Namespace,
+    base: Base,
+    daemon: Daemon,
+}
+
+impl TransferSite {
+    /// `None` where the machine grants no network of its own.
+    fn new() -> Option<Self> {
+        let namespace = Namespace::new()?;
+        let base = Base::sqlite();
+        base.run("INSERT INTO approved_clients (peer_id) VALUES ('-LT'), ('A2-'), ('-TR3')");
+        // User 1 seeds, user 2 downloads; whatever they tell is credited as it is.
+        base.run(
+            "UPDATE users_main SET DownMultiplier = 1, UpMultiplier = 1, DisableDownload = 0, \
+            Uploaded = 0, Downloaded = 0, rawup = 0, rawdl = 0",
+        );
+        let config = base.config(json!({
+            "udp": {"addr": format!(":{PORT}")},
+            "http": {"addr": format!(":{PORT}")},
+            "intervals": {"announce": 60, "min_announce": 30}
+        }));
+        let daemon = Daemon::start_in(Folder::new(), config, &mut namespace.command(hayate().get_program()));
+        Some(Self { namespace, base, daemon })
+    }
+
+    /// What the script says.
+    fn transfer(&self, client: &str, scheme: &str, more: &[&str]) -> String {
+        let url = |passkey| format!("{scheme}://10.9.0.1:{PORT}/{passkey}/announce");
+        let admin = format!("http://127.0.0.1:{}/{TOKEN}/update", self.daemon.metrics_port);
+        let work = Folder::new();
+        let output = self
+            .namespace
+            .command(script("transfer"))
+            .args([client, &url(HIDDEN)])
+            .arg(work.path())
+            .args([
+                "--seeder-url",
+                &url(PLAIN).replace("udp", if more.contains(&"--timeout") { "http" } else { "udp" }),
+            ])
+            .args(["--admin", &admin])
+            .args(more)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        println!("{said}");
+        said
+    }
+}
+
+/// What libtorrent says it has up- and downloaded.
+fn totals(said: &str, who: &str) -> [u64; 2] {
+    let line = said.lines().find_map(|line| line.strip_prefix(who)?.strip_prefix(" TOTALS ")).unwrap();
+    let mut numbers = line.split(' ').map(|number| number.parse().unwrap());
+    std::array::from_fn(|_| numbers.next().unwrap())
+}
+
+/// A client that downloads through these doors, and whether it is libtorrent, which tells what it has told.
+fn completes(client: &str, schemes: &[&str], is_libtorrent: bool) {
+    let Some(mut site) = TransferSite::new() else { return };
+    let mut sums = [[0; 2]; 2];
+    for scheme in schemes {
+        // Transmission tells that it has completed some seconds later.
+        let linger: &[&str] = if client == "transmission-cli" { &["--linger", "6"] } else { &[] };
+        let said = site.transfer(client, scheme, linger);
+        assert!(said.contains("PASS"), "{client} through {scheme}");
+        let leecher = if is_libtorrent { totals(&said, "client") } else { [0, FILE_OCTETS] };
+        for (sum, more) in sums.iter_mut().zip([totals(&said, "seeder"), leecher]) {
+            sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+        }
+    }
+    site.daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(site.daemon.wait().success());
+    let raw = site.base.ask("SELECT rawup, rawdl FROM users_main WHERE ID < 3 ORDER BY ID");
+    let credited = site.base.ask("SELECT Uploaded, Downloaded FROM users_main WHERE ID < 3 ORDER BY ID");
+    assert_eq!(raw, credited);
+    let expected = sums.map(|[up, down]| format!("{up} {down}")).join("\n");
+    assert_eq!(raw, expected, "the octets that they report");
+    assert!(sums[1][1] >= FILE_OCTETS * schemes.len() as u64);
+    let snatched = "SELECT count(*), sum(snatched) FROM transfer_history WHERE uid = 2 AND fid > 3";
+    // aria2 that is told not to seed says that it stops, and not that it has completed.
+    let told = if client == "aria2" { 0 } else { schemes.len() };
+    assert_eq!(site.base.ask(snatched), format!("{} {told}", schemes.len()));
+    // Transmission is ended before it has said that it stops.
+    let active = "SELECT sum(active) FROM transfer_history WHERE uid = 1 AND fid > 3";
+    assert_eq!(site.base.ask(active), "0");
+    // User 2 is hidden.
+    let hidden = "SELECT count(*) FROM transfer_ips WHERE fid > 3 AND uid = 2 AND ip != 2130706433";
+    assert_eq!(site.base.ask(hidden), "0");
+}
+
+#[test]
+fn libtorrent_of_debian_completes_private_transfers_over_both_doors() {
+    completes("libtorrent", &["udp", "http"], true);
+}
+
+#[test]
+fn libtorrent_of_pypi_completes_private_transfers_over_both_doors() {
+    completes("libtorrent-pypi", &["udp", "http"], true);
+}
+
+#[test]
+fn aria2_completes_a_private_transfer_over_http() {
+    completes("aria2", &["http"], false);
+}
+
+#[test]
+fn transmission_completes_a_private_transfer_over_http() {
+    completes("transmission-cli", &["http"], false);
+}
+
+#[test]
+fn clients_that_send_no_path_over_udp_are_told_that_they_have_no_passkey() {
+    for client in ["aria2", "transmission-cli"] {
+        let Some(site) = TransferSite::new() else { return };
+        let said = site.transfer(client, "udp", &["--timeout", "8"]);
+        assert!(said.contains("FAIL") && !said.contains("PASS"), "{client}");
+        let address = SocketAddr::from(([127, 0, 0, 1], site.daemon.metrics_port));
+        let page = site
+            .namespace
+            .command("curl")
+            .args(["-s", &format!("http://{address}/metrics")])
+            .output()
+            .unwrap();
+        let page = String::from_utf8_lossy(&page.stdout);
+        let told = page.lines().find(|line| line.contains(r#"udp_refusals_total{reason="invalid_passkey"}"#));
+        assert!(told.is_some_and(|line| !line.ends_with(" 0")), "{client}: {told:?}");
+    }
+}

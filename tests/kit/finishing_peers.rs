@@ -1,0 +1,96 @@
+//! What the fault tests share: peers that finish downloads, and what must be counted afterwards.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+
+use crate::harness::{Daemon, UdpClient, ask, eventually};
+
+/// Torrents that are announced: enough that a batch has several rows, few enough that rows are merged.
+pub(crate) const TORRENTS: u8 = 40;
+
+/// Somebody whose downloads finish again and again.
+pub(crate) struct FinishingPeers {
+    client: UdpClient,
+    tracker: SocketAddr,
+    /// The last octet of its loopback address: where all ports are used up it goes to the next.
+    host: u8,
+    port: u16,
+    /// Finished downloads that the tracker has answered, by the octet of the torrent.
+    pub(crate) answered: BTreeMap<u8, u64>,
+    /// Announces without an answer: nobody knows whether they count.
+    pub(crate) unanswered: u64,
+}
+
+impl FinishingPeers {
+    pub(crate) fn of(daemon: &Daemon) -> Self {
+        let (tracker, host) = (daemon.v4(), 1);
+        Self {
+            client: client(host, tracker),
+            tracker,
+            host,
+            port: 2000,
+            answered: BTreeMap::new(),
+            unanswered: 0,
+        }
+    }
+
+    /// The same counts, but the tracker is another one.
+    pub(crate) fn set_tracker(&mut self, daemon: &Daemon) {
+        self.tracker = daemon.v4();
+        self.client = client(self.host, self.tracker);
+    }
+
+    /// So many downloads finish, each by a peer of its own.
+    pub(crate) fn finish(&mut self, downloads: u32) {
+        for number in 0..downloads {
+            let torrent = u8::try_from(number % u32::from(TORRENTS)).unwrap();
+            self.port += 1;
+            if self.port == u16::MAX {
+                (self.host, self.port) = (self.host + 1, 2000);
+                self.client = client(self.host, self.tracker);
+            }
+            let request = self.client.request(1, &finished(torrent, self.port));
+            match ask(&self.client.socket, &request) {
+                Some(reply) if reply.starts_with(&[0, 0, 0, 1]) => {
+                    *self.answered.entry(torrent).or_default() += 1
+                }
+                Some(reply) => panic!("refused: {:?}", String::from_utf8_lossy(&reply)),
+                None => self.unanswered += 1,
+            }
+        }
+    }
+
+    /// Does the tracker take announces of this torrent?
+    pub(crate) fn is_served(&self, torrent: u8) -> bool {
+        let request = self.client.request(1, &crate::harness::announce_rest(torrent, 1999, 9, 0, 0));
+        let reply = ask(&self.client.socket, &request).expect("a reply");
+        reply.starts_with(&[0, 0, 0, 1])
+    }
+
+    pub(crate) fn socket(&self) -> &UdpSocket {
+        &self.client.socket
+    }
+
+    /// What a scrape says of every torrent.
+    pub(crate) fn scraped(&self) -> BTreeMap<u8, u64> {
+        let count = |torrent| (torrent, u64::from(self.client.scrape(torrent)[1]));
+        (0..TORRENTS).map(count).filter(|&(_, count)| count > 0).collect()
+    }
+}
+
+fn client(host: u8, tracker: SocketAddr) -> UdpClient {
+    UdpClient::connect(&format!("127.0.0.{host}"), tracker)
+}
+
+/// The announce of a peer that has finished, from offset 16 on.
+fn finished(torrent: u8, port: u16) -> Vec<u8> {
+    crate::harness::announce_rest(torrent, port, 0, 1, 0)
+}
+
+/// Waits until nothing waits for the store any more.
+pub(crate) fn written(daemon: &Daemon) -> bool {
+    let is_empty = |of: &str| daemon.metric(&format!(r#"{of}{{channel="completed"}}"#)) == 0;
+    // Rows may leave the spill for memory, or memory for the spill, between two readings.
+    let all = ["queue_rows", "spill_rows", "queue_lag_seconds", "queue_rows", "spill_rows"];
+    eventually(|| all.into_iter().all(is_empty))
+}

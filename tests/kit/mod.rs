@@ -1,0 +1,13 @@
+//! What the tests share: daemons on free ports, servers of their own, fixtures.
+
+pub(crate) mod finishing_peers;
+#[path = "fixtures/site.rs"]
+#[expect(dead_code, reason = "the tests of the servers use the rest")]
+pub(crate) mod fixture;
+pub(crate) mod harness;
+#[path = "servers/jwk.rs"]
+pub(crate) mod jwk_server;
+#[path = "servers/mariadb.rs"]
+#[expect(dead_code, reason = "the tests of the stores use the rest")]
+pub(crate) mod mariadb_server;
+pub(crate) mod site_database;

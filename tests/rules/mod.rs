@@ -1,0 +1,11 @@
+//! What clients and users rely on, as `docs/rules` says it.
+
+mod checklist;
+pub(crate) mod hooks;
+pub(crate) mod http;
+mod limits;
+mod oracle;
+mod private;
+mod scenario;
+pub(crate) mod udp;
+mod vectors;

@@ -1,0 +1,272 @@
+//! A hundred thousand requests to each mode: good ones, nearly good ones, and behind each a canary. That asks
+//! for something that nobody else asks for, so its answer cannot be taken for another's.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use fastrand::Rng;
+use serde_json::json;
+
+use super::answers::{self, Answer};
+use super::heads::{After, Mutant, TargetSet, risky, sure};
+use crate::fixture::{FREE, PLAIN};
+use crate::harness::{Daemon, PATIENCE, fetch};
+use crate::kit::site_database::Base;
+
+const REQUESTS: usize = 100_000;
+const THREADS: u64 = 3;
+/// Stands in for the marker of a canary.
+const MARKER: &str = "-ZZ0000-000000000000";
+
+/// A request with a marker, and what it must be answered with.
+struct Canary {
+    target: String,
+    body: Vec<u8>,
+}
+
+impl Canary {
+    /// The target contains [`MARKER`], and so does the answer.
+    fn of(address: SocketAddr, target: &str) -> Self {
+        let body = fetch(address, target).body;
+        assert!(contains(&body, MARKER), "{}", body.escape_ascii());
+        Self { target: target.to_owned(), body }
+    }
+
+    fn with(&self, marker: &str) -> Self {
+        let mut body = self.body.clone();
+        let at = body.windows(MARKER.len()).position(|octets| octets == MARKER.as_bytes()).unwrap();
+        body[at..at + MARKER.len()].copy_from_slice(marker.as_bytes());
+        Self { target: self.target.replace(MARKER, marker), body }
+    }
+
+    fn is(&self, answer: &Answer) -> bool {
+        answer.status == 200 && answer.body == self.body
+    }
+
+    fn request(&self, lines: &str) -> Vec<u8> {
+        format!("GET {} HTTP/1.1\r\nHost: t\r\n{lines}\r\n", self.target).into_bytes()
+    }
+}
+
+/// What is sent over one connection.
+struct Script {
+    /// A canary first, then each of these with a canary behind it.
+    sure: Vec<Mutant>,
+    canaries: Vec<Canary>,
+    /// Then one that may end the connection, with two canaries behind it, of which the last asks for the end.
+    risky: Mutant,
+    last: [Canary; 2],
+    /// May be in the body of the risky one. Nobody must answer it.
+    smuggled: String,
+}
+
+impl Script {
+    fn octets(&self) -> Vec<u8> {
+        let mut octets = Vec::new();
+        for (at, canary) in self.canaries.iter().enumerate() {
+            octets.extend(canary.request(""));
+            octets.extend(self.sure.get(at).map_or(&[][..], |mutant| &mutant.octets));
+        }
+        octets.extend(&self.risky.octets);
+        octets.extend(self.last[0].request(""));
+        octets.extend(self.last[1].request("Connection: close\r\n"));
+        octets
+    }
+
+    /// Compares what was received up to the end of the connection with what it must be.
+    fn judge(&self, received: &[u8]) -> Result<After, String> {
+        if contains(received, &self.smuggled) {
+            return Err("a request in a body was answered".to_owned());
+        }
+        let mut rest = received;
+        for (at, canary) in self.canaries.iter().enumerate() {
+            let answer = answers::take(&mut rest, false).map_err(|error| format!("canary {at}: {error}"))?;
+            if !canary.is(&answer) || answer.closes() {
+                return Err(format!("canary {at} was answered with {answer:?}"));
+            }
+            let Some(mutant) = self.sure.get(at) else { continue };
+            let octets = mutant.octets.escape_ascii();
+            let answer =
+                answers::take(&mut rest, mutant.head).map_err(|error| format!("{octets}: {error}"))?;
+            if answer.closes() {
+                return Err(format!("{octets} closes the connection"));
+            }
+            allowed(&answer, mutant)?;
+        }
+        let mut answers = Vec::new();
+        while !rest.is_empty() {
+            answers.push(answers::take(&mut rest, false)?);
+        }
+        self.judge_end(&answers)
+    }
+
+    /// The answers to the risky one and to the canaries behind it. Gives what became of the connection.
+    fn judge_end(&self, answers: &[Answer]) -> Result<After, String> {
+        let last = answers.last().is_some_and(|answer| self.last[1].is(answer));
+        let first = last && answers.iter().rev().nth(1).is_some_and(|answer| self.last[0].is(answer));
+        let own = &answers[..answers.len() - usize::from(last) - usize::from(first)];
+        let (least, most) = self.risky.answers;
+        if !(least..=most).contains(&own.len()) {
+            return Err(format!("{} answers, not {least} to {most}", own.len()));
+        }
+        own.iter().try_for_each(|answer| allowed(answer, &self.risky))?;
+        if let Some(answer) = own.iter().find(|answer| self.last.iter().any(|canary| canary.is(answer))) {
+            return Err(format!("a canary in the wrong place: {answer:?}"));
+        }
+        let closes = own.iter().any(Answer::closes);
+        let said_so = own.last().is_none_or(|answer| closes || answer.version == "HTTP/1.0");
+        let became = match (first, last) {
+            (true, true) if !closes => After::Open,
+            (false, true) if !closes => After::Swallows,
+            (false, false) if said_so => After::Closed,
+            _ => return Err(format!("of the canaries {first}, {last}, although it closes: {closes}")),
+        };
+        let may = match self.risky.after {
+            After::Either => became != After::Swallows,
+            After::Swallows => true,
+            after => became == after,
+        };
+        if may { Ok(became) } else { Err(format!("{became:?}, not {:?}", self.risky.after)) }
+    }
+}
+
+fn contains(octets: &[u8], marker: &str) -> bool {
+    String::from_utf8_lossy(octets).contains(marker)
+}
+
+fn allowed(answer: &Answer, to: &Mutant) -> Result<(), String> {
+    let says = answer.status != 405 || answer.header("allow").is_some_and(|methods| methods.contains("GET"));
+    if says && to.statuses.contains(&answer.status) {
+        return Ok(());
+    }
+    Err(format!("{} was answered with {answer:?}, not {:?}", to.octets.escape_ascii(), to.statuses))
+}
+
+/// One of the threads that send.
+struct Sender<'a> {
+    address: SocketAddr,
+    site: TargetSet<'a>,
+    canary: &'a Canary,
+    random: Rng,
+    /// Of the last canary.
+    number: u64,
+    asked: &'a AtomicUsize,
+    /// Connections, by what became of them.
+    became: &'a [AtomicUsize; 3],
+}
+
+impl Sender<'_> {
+    fn send(&mut self) {
+        while self.asked.load(Ordering::Relaxed) < REQUESTS {
+            let script = self.script();
+            let octets = script.octets();
+            let received = self.exchange(&octets);
+            let became = script.judge(&received).unwrap_or_else(|error| {
+                self.asked.store(REQUESTS, Ordering::Relaxed);
+                let (sent, received) = (octets.escape_ascii(), received.escape_ascii());
+                panic!("{error}\nsent {sent}\nreceived {received}")
+            });
+            self.became[became as usize].fetch_add(1, Ordering::Relaxed);
+            self.asked.fetch_add(2 * script.sure.len() + 4, Ordering::Relaxed);
+        }
+    }
+
+    fn marker(&mut self) -> String {
+        self.number += THREADS;
+        format!("-ZZ0000-{:012}", self.number)
+    }
+
+    fn canary(&mut self) -> Canary {
+        let marker = self.marker();
+        self.canary.with(&marker)
+    }
+
+    fn script(&mut self) -> Script {
+        let sure: Vec<_> = (0..self.random.usize(..7)).map(|_| sure(&mut self.random, self.site)).collect();
+        let canaries = (0..=sure.len()).map(|_| self.canary()).collect();
+        let smuggled = self.marker();
+        let request = String::from_utf8(self.canary.with(&smuggled).request("")).unwrap();
+        let risky = risky(&mut self.random, self.site, &request);
+        let last = [self.canary(), self.canary()];
+        Script { sure, canaries, risky, last, smuggled }
+    }
+
+    /// Sends in one piece or in several, and reads up to the end.
+    fn exchange(&mut self, octets: &[u8]) -> Vec<u8> {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut rest = octets;
+        while !rest.is_empty() {
+            let len = if self.random.u8(..4) == 0 { self.random.usize(1..=rest.len()) } else { rest.len() };
+            // The tracker may have closed already.
+            if stream.write_all(&rest[..len]).is_err() {
+                break;
+            }
+            rest = &rest[len..];
+        }
+        // Who sends no more still gets all answers.
+        if self.random.u8(..8) == 0 {
+            _ = stream.shutdown(Shutdown::Write);
+        }
+        let mut received = Vec::new();
+        match stream.read_to_end(&mut received) {
+            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => {
+                self.asked.store(REQUESTS, Ordering::Relaxed);
+                panic!("{error}\nsent {}\nreceived {}", octets.escape_ascii(), received.escape_ascii())
+            }
+            _ => received,
+        }
+    }
+}
+
+/// Has `THREADS` threads send to the gateway of a daemon.
+fn fuzz(daemon: &Daemon, site: TargetSet<'_>, canary: &str) {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let (address, asked, became) = (daemon.v4(), AtomicUsize::new(0), Default::default());
+    let canary = Canary::of(address, canary);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let random = Rng::with_seed(seed ^ thread);
+            let (canary, asked, became) = (&canary, &asked, &became);
+            let mut sender = Sender { address, site, canary, random, number: thread, asked, became };
+            scope.spawn(move || sender.send());
+        }
+    });
+    let [open, closed, swallowed] = became.map(AtomicUsize::into_inner);
+    assert!(open > 1000 && closed > 1000 && swallowed > 10, "{open}, {closed}, {swallowed}");
+}
+
+#[test]
+fn whatever_comes_before_a_request_it_gets_its_own_answer_in_the_open_mode() {
+    let daemon = Daemon::start(json!({}));
+    let good = [
+        "/announce?info_hash=AAAAAAAAAAAAAAAAAAAA&peer_id=-XX0001-000000000001&port=7001&left=9",
+        "/announce?x=%zz",
+        "/scrape?info_hash=%00%ffAAAAAAAAAAAAAAAAAA",
+        "/alive?x",
+    ];
+    let site =
+        TargetSet { good: &good, missing: &["/favicon.ico", "/announce/", "/metrics", "/%61nnouncee?x"] };
+    fuzz(&daemon, site, &format!("/scrape?info_hash={MARKER}"));
+}
+
+#[test]
+fn whatever_comes_before_a_request_it_gets_its_own_answer_from_a_private_site() {
+    let base = Base::sqlite();
+    let daemon = base.daemon(json!({}));
+    let hash: String = FREE.iter().map(|octet| format!("%{octet:02X}")).collect();
+    let announce = format!("/{PLAIN}/announce?info_hash={hash}&port=7001&uploaded=0&downloaded=0&left=9");
+    let good = [
+        &*format!("{announce}&peer_id=-TR2940-000000000001"),
+        &*format!("/{PLAIN}/announce?info_hash=x"),
+        &*format!("/{PLAIN}/scrape?info_hash=AAAAAAAAAAAAAAAAAAAA"),
+        "/wrong/announce?x",
+        "/alive?x",
+    ];
+    let site = TargetSet { good: &good, missing: &["/favicon.ico", "/announce?x", "/metrics"] };
+    // It names a client that is not approved, and is told so.
+    fuzz(&daemon, site, &format!("{announce}&peer_id={MARKER}"));
+}

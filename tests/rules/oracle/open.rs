@@ -1,0 +1,89 @@
+//! The swarms of the open mode, as naively as can be.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use super::model::{
+    Announced, COMPLETED, Expected, ProvenAnnounce, STARTED, STOPPED, Swarms, compact, wanted,
+};
+
+#[derive(Default)]
+struct Torrent {
+    completed: u32,
+    /// By address and announced port.
+    peers: HashMap<(IpAddr, u16), Peer>,
+}
+
+struct Peer {
+    seeder: bool,
+    peer_id: [u8; 20],
+}
+
+#[derive(Default)]
+pub(super) struct Open {
+    /// `announce.keep_peer_ids`: then nobody is handed a peer of their own id, under any port.
+    keep_peer_ids: bool,
+    torrents: HashMap<[u8; 20], Torrent>,
+}
+
+impl Open {
+    pub(super) fn new(keep_peer_ids: bool) -> Self {
+        Self { keep_peer_ids, torrents: HashMap::new() }
+    }
+
+    fn change(&mut self, said: &ProvenAnnounce<'_>) {
+        let own = (said.source, said.port);
+        if said.event == STOPPED {
+            if let Some(torrent) = self.torrents.get_mut(&said.info_hash) {
+                torrent.peers.remove(&own);
+            }
+            return;
+        }
+        let torrent = self.torrents.entry(said.info_hash).or_default();
+        let before = torrent.peers.insert(own, Peer { seeder: said.seeder, peer_id: said.peer_id });
+        let was_seeder = before.is_some_and(|before| before.seeder);
+        torrent.completed += u32::from(said.event == COMPLETED && said.seeder && !was_seeder);
+    }
+}
+
+impl Swarms for Open {
+    fn announce(&mut self, said: &ProvenAnnounce<'_>) -> Option<Expected> {
+        if said.port == 0 {
+            return Some(Expected::Error("invalid port"));
+        }
+        self.change(said);
+        let none = Torrent::default();
+        let torrent = self.torrents.get(&said.info_hash).unwrap_or(&none);
+        let may_get = |((address, port), peer): &(&(IpAddr, u16), &Peer)| {
+            let himself = (*address, *port) == (said.source, said.port)
+                || self.keep_peer_ids && peer.peer_id == said.peer_id;
+            let role = !peer.seeder || !said.seeder || said.event == STARTED;
+            address.is_ipv4() == said.source.is_ipv4() && *port > 1 && !himself && role
+        };
+        let visible = torrent.peers.iter().filter(may_get);
+        let among: HashSet<_> = visible.map(|((address, port), _)| compact(*address, *port)).collect();
+        let seeders = torrent.peers.values().filter(|peer| peer.seeder).count();
+        Some(Expected::Announced(Announced {
+            action: said.action,
+            interval: 1800..=2100,
+            leechers: torrent.peers.len() - seeders,
+            seeders,
+            peers: among.len().min(wanted(said, 50, 200)),
+            among,
+            distinct: true,
+        }))
+    }
+
+    fn scrape(&self, info_hashes: &[[u8; 20]]) -> Expected {
+        if info_hashes.is_empty() {
+            return Expected::Error("malformed packet");
+        }
+        let row = |hash: &[u8; 20]| {
+            let Some(torrent) = self.torrents.get(hash) else { return [0; 3] };
+            let seeders = torrent.peers.values().filter(|peer| peer.seeder).count();
+            let count = |count: usize| u32::try_from(count).unwrap();
+            [count(seeders), torrent.completed, count(torrent.peers.len() - seeders)]
+        };
+        Expected::Scraped(info_hashes.iter().map(row).collect())
+    }
+}

@@ -1,0 +1,4 @@
+//! Mode private as a whole daemon: both servers, both stores.
+
+mod admin_commands;
+mod servers;

@@ -1,0 +1,5 @@
+//! The programs beside the daemon.
+
+mod cache_and_bencode;
+pub(crate) mod import;
+mod load;
