@@ -39,8 +39,8 @@
 //! If the successor fails after GO, the other starts once more in the same process, with the same sockets,
 //! from what it has written itself.
 //!
-//! A stop before GO ends both. Shortly before GO the signals of the running tracker begin to go to the stream of
-//! signals of the successor as well: a stop or a reload that comes after it is not lost.
+//! A stop before GO ends both. Shortly before GO the signals of the running tracker begin to go to the
+//! successor's stream of signals as well: a stop or a reload that comes after it is not lost.
 
 mod start;
 mod successor;
