@@ -17,10 +17,12 @@ use super::torrent_type::{TorrentType, TorrentTypes};
 use crate::announce::Tally;
 use crate::ids::InfoHash;
 use crate::lock_cost;
+use crate::metrics::Board;
 use crate::metrics::histogram::Histogram;
 use crate::peer_counts::PeerCounts;
 use crate::report;
 use crate::snapshot::site::Multipliers;
+use crate::store::RegisteredTorrent;
 use crate::store::record::TorrentRow;
 use crate::swarm::PREFETCH_MAX;
 use crate::table::keyed_hash::KeyedHash;
@@ -51,7 +53,7 @@ pub struct Torrents {
     /// How long purges worked.
     pub(crate) purges: Arc<Histogram>,
     /// Announces that were not taken at their word.
-    pub(super) anomalies: Anomalies,
+    pub(super) anomalies: Arc<Anomalies>,
     pub(super) dormant: DormantSessions,
 }
 
@@ -128,6 +130,21 @@ pub(super) struct TorrentInfo {
     pub(super) multipliers: Multipliers,
 }
 
+impl TorrentInfo {
+    /// The torrent of a row of the store.
+    pub(super) fn from_store(row: &RegisteredTorrent, torrent_types: &TorrentTypes) -> Self {
+        Self {
+            info_hash: row.info_hash,
+            id: row.id,
+            torrent_type: torrent_types.intern(&row.group.type_name),
+            group: row.group.id,
+            snatched: row.snatched,
+            status: row.status,
+            multipliers: row.multipliers,
+        }
+    }
+}
+
 impl TorrentState {
     pub(super) fn tally(&self) -> Tally {
         let count = |peers: usize| u32::try_from(peers).unwrap_or(u32::MAX);
@@ -148,9 +165,9 @@ impl Default for Torrents {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| CachePadded::default()).collect();
         let (memory, purges) = (CachePadded::default(), Arc::new(Histogram::milliseconds()));
-        let (hasher, kinds) = (KeyedHash::new(0), TorrentTypes::default());
-        let (remarks, dormant) = (Anomalies::default(), DormantSessions::default());
-        Self { shards, hasher, torrent_types: kinds, memory, purges, anomalies: remarks, dormant }
+        let (hasher, torrent_types) = (KeyedHash::new(0), TorrentTypes::default());
+        let (anomalies, dormant) = (Arc::default(), DormantSessions::default());
+        Self { shards, hasher, torrent_types, memory, purges, anomalies, dormant }
     }
 }
 
@@ -159,6 +176,11 @@ impl Torrents {
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self::default())
+    }
+
+    /// Registers the counters of announces that were not taken at their word.
+    pub fn register_metrics(&self, board: &Board) {
+        self.anomalies.register_metrics(board);
     }
 
     /// The types of the torrents.

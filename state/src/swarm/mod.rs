@@ -8,6 +8,7 @@
 //! | `shard` | the torrents behind one lock |
 //! | `select` | the choice of peers |
 //! | `sweep` | expiry in slices |
+//! | `tap` | announces noted for a successor |
 //! | `metrics` | the numbers of all swarms |
 
 pub(crate) mod block;
@@ -22,6 +23,7 @@ mod select;
 pub(crate) mod shard;
 mod small;
 mod sweep;
+pub(crate) mod tap;
 pub(crate) mod torrent;
 
 use std::sync::Arc;
@@ -37,9 +39,9 @@ use crate::clock::Tick;
 use crate::ids::InfoHash;
 use crate::metrics::histogram::Histogram;
 pub use crate::peer_counts::PeerCounts;
-use crate::snapshot::delta::{Delta, Tap};
 use crate::swarm::shard::Shard;
 pub use crate::swarm::sweep::Sweeper;
+use crate::swarm::tap::{Delta, Tap};
 use crate::swarm::torrent::{AnnounceContext, PeerChange, Torrent};
 use crate::table::keyed_hash::KeyedHash;
 use crate::table::prefetch::prefetch;
