@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use hayate_state::address::{self, AddressScope};
+use hayate_state::address::AddressClass;
 use ipnet::IpNet;
 
 use crate::config::HttpConfig;
@@ -132,7 +132,7 @@ impl<'c> AddressTrust<'c> {
         let header = match self.proxy_header {
             Some(_) if contains(self.trusted_proxies, address) => None,
             Some(name) => headers.values_of(name).next().map(|_| name),
-            None if address::scope_of_address(address) == Some(AddressScope::Public) => None,
+            None if AddressClass::of(address).is_public() => None,
             None => usual_header(headers),
         };
         header.map(|header| (address, header))

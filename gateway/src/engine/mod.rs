@@ -27,7 +27,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hayate_state::actor::{self, PeerForm, PeerList, Question, Reply, UrlForHooks};
-use hayate_state::address::special::is_never_a_peer;
+use hayate_state::address::AddressClass;
 use hayate_state::admission::OverLimitAction;
 use hayate_state::private::SiteData;
 use hayate_state::{InfoHash, Now, Policy, Subscriber, Tally, Tick, Tracker};
@@ -416,7 +416,8 @@ impl Engine {
             seen.and_then(|seen| Ok(self.address_trust().claimed_address(seen, parameters)?.unwrap_or(seen)));
         let limits = NumWantLimits { default: config.num_want, max: config.num_want_max };
         let query = open_mode::read_announce(parameters, client, limits)?;
-        if source.is_other_than(query.announce.address) && is_never_a_peer(query.announce.address) {
+        let address = query.announce.address;
+        if source.is_other_than(address) && !AddressClass::of(address).may_be_claimed() {
             return Err(hayate_state::Refusal::InvalidAddress.into());
         }
         let peers = if query.with_ids { PeerForm::WithIds } else { PeerForm::Compact };

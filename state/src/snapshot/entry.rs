@@ -1,6 +1,6 @@
 //! One torrent, or some of its peers, as it lies in a snapshot. The layout is in [`swarms`](super::swarms).
 
-use crate::address;
+use crate::address::AddressScope;
 use crate::announce::{PEER_V4_LEN, PEER_V6_LEN};
 use crate::ids::{ID_LEN, InfoHash, PeerId};
 use crate::snapshot::container::SnapshotError;
@@ -238,7 +238,7 @@ impl<'a> TorrentEntry<'a> {
 /// Could a peer with these octets have announced?
 pub(crate) fn is_possible<E: Endpoint>(peer: &E) -> bool {
     let address = peer.address();
-    peer.port() != 0 && address == address.to_canonical() && address::scope_of_address(address).is_some()
+    peer.port() != 0 && address == address.to_canonical() && AddressScope::of(address).is_some()
 }
 
 /// Takes octets off the front.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::address;
+use crate::address::AddressScope;
 use crate::admission::Policy;
 use crate::announce::{Announce, Handout};
 use crate::clock::Tick;
@@ -105,7 +105,7 @@ impl Swarms {
     /// Does what an announce did that a predecessor has carried out and answered.
     pub fn apply_delta(&self, now: Tick, policy: &Policy, delta: &Delta) {
         let announce = &delta.announce;
-        let Some(scope) = address::scope_of_address(announce.address) else { return };
+        let Some(scope) = AddressScope::of(announce.address) else { return };
         let (mut v4, mut v6) = ([0; 0], [0; 0]);
         let (mut random, mut handout) = (fastrand::Rng::with_seed(0), Handout::new(&mut v4, &mut v6));
         self.announce(now, policy, scope, announce, &mut random, &mut handout);

@@ -2,8 +2,7 @@
 
 use std::net::IpAddr;
 
-use hayate_state::address::is_public;
-use hayate_state::address::special::is_never_a_peer;
+use hayate_state::address::AddressClass;
 
 use super::failure::{FailureDetail, FailureReason, StrictBadRequest};
 use crate::engine::bad_request::BadRequest;
@@ -16,7 +15,7 @@ const TEXT_MAX: usize = 45;
 /// Reads one entry of a proxy's header: an address and nothing else, that a client can have.
 pub(super) fn parse_proxy_entry(text: &[u8]) -> Option<IpAddr> {
     let address = parse_address(text)?;
-    (!is_never_a_peer(address)).then_some(address)
+    AddressClass::of(address).may_be_claimed().then_some(address)
 }
 
 /// The address a client claims if it may and the claim is of use; else where it was seen.
@@ -31,7 +30,8 @@ pub(super) fn choose_address(
     }
     let usable = |claim: Option<Escaped<'_>>| {
         let mut buffer = [0; TEXT_MAX];
-        parse_address(claim?.literal(&mut buffer)?).filter(|address| is_public(*address))
+        parse_address(claim?.literal(&mut buffer)?)
+            .filter(|address| AddressClass::of(*address).is_useful_claim())
     };
     let ip = usable(parameters.ip);
     let Some(ipv4) = usable(parameters.ipv4).filter(IpAddr::is_ipv4) else { return Ok(ip.unwrap_or(seen)) };
