@@ -8,6 +8,7 @@
 //!
 //! | module | what is in it |
 //! |---|---|
+//! | [`message`] | the head of a request, the answer to it |
 //! | [`routes`] | which path is an announce, which a scrape |
 //! | [`client_address`] | who the client is: socket, trusted proxy, claimed address |
 //! | [`open_mode`] | from parameters to the words of the tracker, check by check |
@@ -17,12 +18,12 @@
 
 pub mod bad_request;
 pub mod client_address;
+pub mod message;
 pub mod metrics;
 pub mod open_mode;
 pub mod private;
 pub mod routes;
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -32,40 +33,21 @@ use hayate_state::admission::OverLimitAction;
 use hayate_state::private::SiteData;
 use hayate_state::{InfoHash, Now, Policy, Subscriber, Tally, Tick, Tracker};
 
-use crate::config::{HEADER_BLOCK_MAX, HttpConfig, REQUEST_LINE_MAX};
+use crate::config::HttpConfig;
 use crate::engine::bad_request::BadRequest;
 use crate::engine::client_address::{AddressTrust, FORWARDED, Headers, Source};
+use crate::engine::message::{Page, check_head, collapse_leading_slashes, origin_form};
 use crate::engine::metrics::{Family, Metrics, RequestLabels};
 use crate::engine::open_mode::NumWantLimits;
 use crate::engine::private::{EngineContext, PrivateEngine};
 use crate::engine::routes::{Action, RouteError, TrackerRoutes};
-use crate::wire::query::Parameters;
+use crate::wire::query::{Parameters, Strictness};
 use crate::wire::reply::{self, ReplyAddress, ReplyForm};
 
-/// Octets of a request line besides method and target: two spaces and the version.
-const LINE_OVERHEAD: usize = " ".len() + " HTTP/1.1".len();
+pub use message::{Head, Response};
+
 /// Seconds between two log lines about proxies that are not believed.
 const WARNING_INTERVAL_SECONDS: u32 = 60;
-/// The type of every answer but `/metrics`.
-pub const TEXT_PLAIN: &str = "text/plain";
-
-/// The head of a request.
-#[derive(Debug)]
-pub struct Head<'r, H: ?Sized> {
-    /// The method, as sent.
-    pub method: &'r [u8],
-    /// The target, as sent: path and query, or a whole URL (RFC 9112, 3.2).
-    pub target: &'r [u8],
-    /// The other end of the connection.
-    pub source: Source,
-    /// The header lines.
-    pub headers: &'r H,
-    /// Octets of all header lines.
-    pub header_octets: usize,
-    /// A body follows, or a transfer coding is named.
-    pub has_body: bool,
-}
-
 /// What to do about a request.
 #[derive(Debug)]
 pub enum Step {
@@ -75,32 +57,6 @@ pub enum Step {
     Answer(Response),
     /// Show an operator's page.
     Page(Page),
-}
-
-/// The operator's pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Page {
-    /// The process works.
-    Alive,
-    /// The same in mode private: the time, and since when.
-    AliveSince,
-    /// The process serves.
-    Health,
-    /// Every number of the process.
-    Metrics,
-}
-
-impl Page {
-    /// The page at `path`. Slashes at its begin count as one.
-    #[must_use]
-    pub fn from_path(path: &[u8]) -> Option<Self> {
-        match collapse_leading_slashes(path) {
-            b"/alive" => Some(Self::Alive),
-            b"/health" => Some(Self::Health),
-            b"/metrics" => Some(Self::Metrics),
-            _ => None,
-        }
-    }
 }
 
 /// What must be remembered of a request until the tracker has replied.
@@ -117,53 +73,6 @@ enum ReplyKind {
     Announce { form: ReplyForm, address: ReplyAddress },
     Scrape(Vec<InfoHash>),
     Private(private::PrivateReplyPlan),
-}
-
-/// An answer: status and body. `Content-Length` is exact, and 405 names what is allowed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
-    /// The status code.
-    pub status: u16,
-    /// The value of `Content-Type`.
-    pub content_type: &'static str,
-    /// The body; a HEAD gets its length only.
-    pub body: Cow<'static, [u8]>,
-    /// The connection must not be used again.
-    pub close: bool,
-}
-
-impl Response {
-    /// A status with a short text.
-    #[must_use]
-    pub fn text(status: u16, text: &'static str) -> Self {
-        Self {
-            status,
-            content_type: TEXT_PLAIN,
-            body: Cow::Borrowed(text.as_bytes()),
-            close: matches!(status, 400 | 414 | 431),
-        }
-    }
-
-    /// A status with a text that was made for it.
-    pub(crate) fn owned_text(status: u16, text: String) -> Self {
-        Self { body: Cow::Owned(text.into_bytes()), ..Self::text(status, "") }
-    }
-
-    /// What is there is not asked for by this method.
-    #[must_use]
-    pub(crate) fn method_not_allowed() -> Self {
-        Self::text(405, "Method Not Allowed\n")
-    }
-
-    /// There is nothing at that path.
-    #[must_use]
-    pub fn not_found() -> Self {
-        Self::text(404, "404 page not found\n")
-    }
-
-    pub(crate) fn bencoded(body: Vec<u8>) -> Self {
-        Self { status: 200, content_type: TEXT_PLAIN, body: Cow::Owned(body), close: false }
-    }
 }
 
 /// Decides about requests, by the configuration in force.
@@ -437,9 +346,12 @@ impl Engine {
     }
 
     fn write_refusal(&self, refusal: BadRequest) -> Response {
-        self.metrics.count_refusal(refusal);
+        self.metrics.count_refusal(refusal, Strictness::Lenient);
         let interval_seconds = self.policy.get().failure_interval_seconds();
-        Response::bencoded(reply::failure(refusal.text().as_bytes(), interval_seconds))
+        Response::bencoded(reply::failure(
+            refusal.words(Strictness::Lenient).text.as_bytes(),
+            interval_seconds,
+        ))
     }
 
     fn address_trust(&self) -> AddressTrust<'_> {
@@ -449,44 +361,6 @@ impl Engine {
     fn engine_context(&self) -> EngineContext<'_> {
         EngineContext { config: self.config.get(), policy: self.policy.get(), metrics: &self.metrics }
     }
-}
-
-/// Is this a request that can be served at all (`rules/http.md#methods`, `rules/http.md#sizes-of-a-request`)?
-pub(crate) fn check_head<H: ?Sized>(head: &Head<'_, H>) -> Result<(), Response> {
-    if head.method.len() + head.target.len() + LINE_OVERHEAD > REQUEST_LINE_MAX {
-        return Err(Response::text(414, "URI Too Long\n"));
-    }
-    if head.header_octets > HEADER_BLOCK_MAX {
-        return Err(Response::text(431, "Request Header Fields Too Large\n"));
-    }
-    // Pages may be asked for by HEAD; whoever has another answer refuses it.
-    if !matches!(head.method, b"GET" | b"HEAD") {
-        return Err(Response { close: head.has_body, ..Response::method_not_allowed() });
-    }
-    // hyper lets UTF-8 through; a target is ASCII (RFC 9112, 3.2).
-    if head.has_body || !head.target.is_ascii() {
-        return Err(Response::text(400, "Bad Request\n"));
-    }
-    Ok(())
-}
-
-/// The same path, beginning with one slash where it began with several.
-fn collapse_leading_slashes(path: &[u8]) -> &[u8] {
-    let slashes = path.iter().take_while(|&&octet| octet == b'/').count();
-    path.get(slashes.saturating_sub(1)..).unwrap_or(path)
-}
-
-/// Path and query of a target that may be a whole URL.
-pub(crate) fn origin_form(target: &[u8]) -> &[u8] {
-    if target.first() == Some(&b'/') {
-        return target;
-    }
-    let authority = match target.windows(3).position(|octets| octets == b"://") {
-        Some(at) => target.get(at + 3..).unwrap_or_default(),
-        None => return target,
-    };
-    let end = authority.iter().position(|&octet| octet == b'/' || octet == b'?');
-    end.and_then(|at| authority.get(at..)).unwrap_or(b"/")
 }
 
 #[cfg(test)]

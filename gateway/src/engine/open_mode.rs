@@ -59,8 +59,8 @@ pub fn read_announce(
     let no_peer_id = is_word(parameters.no_peer_id, b"1")?;
 
     let info_hash = info_hashes?;
-    let peer_id = peer_id.ok_or(BadRequest::NoPeerId)?.ok_or(BadRequest::InvalidPeerId)?;
-    let port = port.value().and_then(|port| u16::try_from(port).ok()).ok_or(BadRequest::UnreadablePort)?;
+    let peer_id = peer_id.ok_or(BadRequest::MissingPeerId)?.ok_or(BadRequest::InvalidPeerId)?;
+    let port = port.value().and_then(|port| u16::try_from(port).ok()).ok_or(BadRequest::InvalidPort)?;
     let announce = Announce {
         info_hash,
         peer_id,
@@ -89,7 +89,7 @@ pub fn read_scrape(parameters: &Parameters<'_>, max: usize) -> Result<Vec<InfoHa
     }
     let mut info_hashes: Vec<_> = parameters.info_hashes().take(max.max(1)).flatten().collect();
     if info_hashes.is_empty() {
-        return Err(BadRequest::NoInfoHash);
+        return Err(BadRequest::MissingInfoHash);
     }
     info_hashes.sort_unstable();
     info_hashes.dedup();
@@ -116,7 +116,7 @@ impl From<BadEscape> for BadRequest {
 
 fn read_only_info_hash(parameters: &Parameters<'_>) -> Result<InfoHash, BadRequest> {
     match (parameters.info_hash, parameters.info_hashes_count) {
-        (None, _) => Err(BadRequest::NoInfoHash),
+        (None, _) => Err(BadRequest::MissingInfoHash),
         (Some(one), 1) => one.id().map(InfoHash).map_err(|error| match error {
             NotAnId::BadEscape => BadRequest::InvalidEscape,
             NotAnId::WrongLength => BadRequest::InvalidInfoHash,
@@ -276,15 +276,15 @@ mod tests {
             ("info_hash=short".to_owned(), BadRequest::InvalidInfoHash),
             ("info_hash=".to_owned(), BadRequest::InvalidInfoHash),
             (format!("info_hash={hash}&info_hash=x"), BadRequest::InvalidInfoHash),
-            (String::new(), BadRequest::NoInfoHash),
-            ("INFO_HASH=x&peer_id=short".to_owned(), BadRequest::NoInfoHash),
+            (String::new(), BadRequest::MissingInfoHash),
+            ("INFO_HASH=x&peer_id=short".to_owned(), BadRequest::MissingInfoHash),
             (format!("info_hash={hash}&info_hash={hash}"), BadRequest::ManyInfoHashes),
-            (format!("info_hash={hash}&port=7"), BadRequest::NoPeerId),
+            (format!("info_hash={hash}&port=7"), BadRequest::MissingPeerId),
             (format!("info_hash={hash}&peer_id=&port=7"), BadRequest::InvalidPeerId),
-            (format!("info_hash={hash}&peer_id={hash}"), BadRequest::UnreadablePort),
-            (whole("&port="), BadRequest::UnreadablePort),
-            (whole("&port=-1"), BadRequest::UnreadablePort),
-            (whole("&port=65536"), BadRequest::UnreadablePort),
+            (format!("info_hash={hash}&peer_id={hash}"), BadRequest::InvalidPort),
+            (whole("&port="), BadRequest::InvalidPort),
+            (whole("&port=-1"), BadRequest::InvalidPort),
+            (whole("&port=65536"), BadRequest::InvalidPort),
         ] {
             assert_eq!(read(&query), Err(refusal), "{query}");
         }
@@ -298,7 +298,7 @@ mod tests {
             read_announce(&Parameters::parse(query.as_bytes()), Err(client), LIMITS).unwrap_err()
         };
         assert_eq!(refused(&whole(""), BadRequest::UnreadableAddress), BadRequest::UnreadableAddress);
-        assert_eq!(refused(&whole("&port=x"), BadRequest::UnreadableAddress), BadRequest::UnreadablePort);
+        assert_eq!(refused(&whole("&port=x"), BadRequest::UnreadableAddress), BadRequest::InvalidPort);
         assert_eq!(refused("info_hash=x", BadRequest::InvalidEscape), BadRequest::InvalidEscape);
     }
 
@@ -308,7 +308,7 @@ mod tests {
         let read = |query: &str| read_scrape(&Parameters::parse(query.as_bytes()), 3);
         let query = [hash("c"), hash("a"), hash("c"), hash("b")].concat();
         assert_eq!(read(&query).unwrap(), [InfoHash([b'a'; 20]), InfoHash([b'c'; 20])]);
-        assert_eq!(read(""), Err(BadRequest::NoInfoHash));
+        assert_eq!(read(""), Err(BadRequest::MissingInfoHash));
         assert_eq!(read(&(hash("a") + "info_hash=x")), Err(BadRequest::InvalidInfoHash));
         assert_eq!(read(&(hash("a") + "info_hash=x&info_hash=%")), Err(BadRequest::InvalidEscape));
         assert!(read(&(hash("a") + "left=%zz")).is_ok());

@@ -14,7 +14,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder as _, TextEncoder};
 
-use crate::engine::{Page, Response};
+use crate::engine::message::{Page, Response};
 
 /// Says how the whole process is.
 pub type HealthCheck = Arc<dyn Fn() -> HealthStatus + Send + Sync>;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pprof::ProfilerGuardBuilder;
 use pprof::protos::Message;
 
-use crate::engine::Response;
+use crate::engine::message::Response;
 
 /// Where the pages are.
 pub(crate) const PROFILE_ROOT: &[u8] = b"/debug/pprof/";

@@ -10,9 +10,7 @@ use std::task::Poll;
 
 use http_body_util::Full;
 use hyper::body::{Body as _, Buf, Incoming};
-use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING,
-};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, StatusCode};
@@ -26,8 +24,8 @@ use super::shared::{ListenerRole, Shared};
 use super::stream::Stream;
 use super::timeouts::{AnswerGuard, CloseOrder, ConnTimer, TimedStream};
 use crate::config::HttpConfig;
-use crate::engine::client_address::{Headers, Source};
-use crate::engine::{Head, Page, Response};
+use crate::engine::client_address::Source;
+use crate::engine::message::{Page, Response};
 use crate::tls::H2;
 
 /// Octets hyper collects of one request head, at most. More than line and header block may have together, so
@@ -215,16 +213,6 @@ impl Drop for Connection {
     }
 }
 
-impl Headers for HeaderMap {
-    fn values_of<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]> {
-        self.get_all(name).iter().map(HeaderValue::as_bytes)
-    }
-
-    fn names(&self) -> impl Iterator<Item = &str> {
-        self.keys().map(HeaderName::as_str)
-    }
-}
-
 pub(super) fn http1_builder(config: &HttpConfig) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
@@ -252,28 +240,6 @@ fn http2_builder() -> http2::Builder<LocalExecutor> {
 /// Has the request several Host lines (RFC 9112, 3.2)? Few requests have any line twice, which is told first.
 fn names_two_hosts(headers: &HeaderMap) -> bool {
     headers.len() > headers.keys_len() && headers.get_all(HOST).iter().count() > 1
-}
-
-pub(super) fn with_head<T>(
-    request: &Request<Incoming>,
-    source: Source,
-    look: impl FnOnce(&Head<'_, HeaderMap>) -> T,
-) -> T {
-    let uri = request.uri();
-    let whole = uri.authority().map(|_| uri.to_string());
-    let target = match &whole {
-        Some(whole) => whole.as_str(),
-        None => uri.path_and_query().map_or("", |target| target.as_str()),
-    };
-    let headers = request.headers();
-    look(&Head {
-        method: request.method().as_str().as_bytes(),
-        target: target.as_bytes(),
-        source,
-        headers,
-        header_octets: headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum(),
-        has_body: !request.body().is_end_stream() || headers.contains_key(TRANSFER_ENCODING),
-    })
 }
 
 /// The answer for hyper. It is given the map of the request's headers, which hyper keeps for the connection's
@@ -305,6 +271,8 @@ fn to_hyper_response(
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderName;
+
     use super::*;
 
     #[test]

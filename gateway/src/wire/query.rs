@@ -24,6 +24,17 @@ const NO_DIGIT: u8 = 0xf0;
 #[error("invalid query escape")]
 pub struct BadEscape;
 
+/// How exactly a query must be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strictness {
+    /// As the open modes read it: what is unreadable has a default, but a broken escape is a failure
+    /// (`rules/http.md#query`).
+    Lenient,
+    /// As mode private reads it: every parameter is needed, and a broken escape stands for itself
+    /// (`rules/private.md#member-parameters`).
+    Strict,
+}
+
 /// A value as it stands in the query, percent-escapes and all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Escaped<'q>(pub &'q [u8]);

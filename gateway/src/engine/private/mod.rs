@@ -23,11 +23,11 @@ use hayate_state::{InfoHash, Now, PeerId, Policy, Subscriber, Tally};
 use crate::config::HttpConfig;
 use crate::engine::bad_request::BadRequest;
 use crate::engine::client_address::{AddressTrust, Headers};
+use crate::engine::message::{Head, Page, Response};
 use crate::engine::metrics::{Family, Metrics};
 use crate::engine::open_mode::NumWantLimits;
 use crate::engine::routes::Action;
-use crate::engine::{Head, Page, Response};
-use crate::wire::query::StrictParameters;
+use crate::wire::query::{StrictParameters, Strictness};
 use crate::wire::reply::{self, ReplyAddress, ReplyForm};
 use failure::FailureReason;
 
@@ -224,7 +224,7 @@ impl EngineContext<'_> {
     }
 
     fn write_failure(self, failure: &FailureReason) -> Response {
-        self.metrics.count_refusal(failure.cause);
+        self.metrics.count_refusal(failure.cause, Strictness::Strict);
         Response::bencoded(reply::failure(&failure.text(), failure.interval_seconds()))
     }
 

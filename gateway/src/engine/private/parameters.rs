@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use hayate_state::{Announce, Event, InfoHash, PeerId, Policy};
 
-use super::failure::{FailureDetail, FailureReason, StrictBadRequest};
+use super::failure::{FailureDetail, FailureReason};
 use super::peer_address;
 use crate::engine::bad_request::BadRequest;
 use crate::engine::client_address::AddressTrust;
@@ -34,28 +34,22 @@ pub(super) fn read_announce(
     policy: &Policy,
 ) -> Result<StrictAnnounceQuery, FailureReason> {
     let mut info_hashes = parameters.info_hashes();
-    let info_hash = info_hashes.next().ok_or(StrictBadRequest::MissingInfoHash)?;
+    let info_hash = info_hashes.next().ok_or(BadRequest::MissingInfoHash)?;
     if info_hashes.next().is_some() {
-        return Err(StrictBadRequest::ManyInfoHashes.into());
+        return Err(BadRequest::ManyInfoHashes.into());
     }
     let peer_id = read_peer_id(parameters.peer_id)?;
-    let port = read_number(parameters.port, StrictBadRequest::MissingPort, StrictBadRequest::InvalidPort)?;
-    let port = u16::try_from(port).map_err(|_| StrictBadRequest::InvalidPort)?;
+    let port = read_number(parameters.port, BadRequest::MissingPort, BadRequest::InvalidPort)?;
+    let port = u16::try_from(port).map_err(|_| BadRequest::InvalidPort)?;
     if policy.refuses_port(port) {
         let refusal = hayate_state::Refusal::WellKnownPort.into();
         return Err(FailureReason { cause: refusal, detail: FailureDetail::Port(port) });
     }
-    let uploaded = read_number(
-        parameters.uploaded,
-        StrictBadRequest::MissingUploaded,
-        StrictBadRequest::InvalidUploaded,
-    )?;
-    let downloaded = read_number(
-        parameters.downloaded,
-        StrictBadRequest::MissingDownloaded,
-        StrictBadRequest::InvalidDownloaded,
-    )?;
-    let left = read_number(parameters.left, StrictBadRequest::MissingLeft, StrictBadRequest::InvalidLeft)?;
+    let uploaded =
+        read_number(parameters.uploaded, BadRequest::MissingUploaded, BadRequest::InvalidUploaded)?;
+    let downloaded =
+        read_number(parameters.downloaded, BadRequest::MissingDownloaded, BadRequest::InvalidDownloaded)?;
+    let left = read_number(parameters.left, BadRequest::MissingLeft, BadRequest::InvalidLeft)?;
     let num_want = parameters.num_want.map_or(Ok(limits.default), |wanted| read_num_want(wanted, limits))?;
     let address = peer_address::choose_address(parameters, seen?, trust)?;
     let announce = Announce {
@@ -79,28 +73,28 @@ pub(super) fn read_announce(
 pub(super) fn read_scrape(parameters: &StrictParameters<'_>) -> Result<Vec<InfoHash>, FailureReason> {
     let mut info_hashes: Vec<_> = parameters.info_hashes().collect();
     if info_hashes.is_empty() {
-        return Err(StrictBadRequest::NothingToScrape.into());
+        return Err(BadRequest::NothingToScrape.into());
     }
     info_hashes.sort_unstable();
     info_hashes.dedup();
     Ok(info_hashes)
 }
 
-fn read_peer_id(value: Option<Escaped<'_>>) -> Result<PeerId, StrictBadRequest> {
-    let value = value.filter(|value| !value.0.is_empty()).ok_or(StrictBadRequest::MissingPeerId)?;
-    value.literal_id().map(PeerId).ok_or(StrictBadRequest::InvalidPeerId)
+fn read_peer_id(value: Option<Escaped<'_>>) -> Result<PeerId, BadRequest> {
+    let value = value.filter(|value| !value.0.is_empty()).ok_or(BadRequest::MissingPeerId)?;
+    value.literal_id().map(PeerId).ok_or(BadRequest::InvalidPeerId)
 }
 
 fn read_number(
     value: Option<Escaped<'_>>,
-    missing: StrictBadRequest,
-    invalid: StrictBadRequest,
-) -> Result<u64, StrictBadRequest> {
+    missing: BadRequest,
+    invalid: BadRequest,
+) -> Result<u64, BadRequest> {
     value.ok_or(missing)?.literal_number().value().ok_or(invalid)
 }
 
 /// A negative number means that the client does not say; one that is too large means the most there is.
-fn read_num_want(value: Escaped<'_>, limits: NumWantLimits) -> Result<u16, StrictBadRequest> {
+fn read_num_want(value: Escaped<'_>, limits: NumWantLimits) -> Result<u16, BadRequest> {
     match value.literal_number() {
         Number::Value(wanted) => {
             Ok(u16::try_from(wanted).map_or(limits.max, |wanted| wanted.min(limits.max)))
@@ -108,7 +102,7 @@ fn read_num_want(value: Escaped<'_>, limits: NumWantLimits) -> Result<u16, Stric
         Number::TooLarge => Ok(limits.max),
         Number::Garbage => match value.literal_after_minus() {
             Some(Number::Value(_) | Number::TooLarge) => Ok(limits.default),
-            _ => Err(StrictBadRequest::InvalidNumWant),
+            _ => Err(BadRequest::InvalidNumWant),
         },
     }
 }

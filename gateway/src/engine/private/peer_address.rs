@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use hayate_state::address::is_public;
 use hayate_state::address::special::is_never_a_peer;
 
-use super::failure::{FailureDetail, FailureReason, StrictBadRequest};
+use super::failure::{FailureDetail, FailureReason};
 use crate::engine::bad_request::BadRequest;
 use crate::engine::client_address::AddressTrust;
 use crate::wire::query::{Escaped, StrictParameters};
@@ -40,7 +40,7 @@ pub(super) fn choose_address(
             let mut buffer = [0; TEXT_MAX];
             let text = parameters.ip.and_then(|ip| ip.literal(&mut buffer)).unwrap_or_default();
             Err(FailureReason {
-                cause: BadRequest::Strict(StrictBadRequest::InvalidAddress),
+                cause: BadRequest::ContradictingAddress,
                 detail: FailureDetail::Ip(text.to_vec()),
             })
         }
