@@ -11,70 +11,44 @@
 //! | [`message`] | the head of a request, the answer to it |
 //! | [`routes`] | which path is an announce, which a scrape |
 //! | [`client_address`] | who the client is: socket, trusted proxy, claimed address |
-//! | [`open_mode`] | from parameters to the words of the tracker, check by check |
-//! | [`private`] | the same in mode private |
+//! | [`announce_query`] | from parameters to the words of the tracker, check by check |
+//! | `context` | from a request to a question, from a reply to the answer, in both modes |
+//! | `private` | what only mode private has: passkeys in the path |
 //! | [`bad_request`] | why a request is refused, in the client's words |
+//! | `failure` | the text of a refusal, and when the client may come again |
 //! | [`metrics`] | what is counted |
 
+pub mod announce_query;
 pub mod bad_request;
 pub mod client_address;
+mod context;
+mod failure;
 pub mod message;
 pub mod metrics;
-pub mod open_mode;
-pub mod private;
+mod private;
 pub mod routes;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use hayate_state::actor::{self, PeerForm, PeerList, Question, Reply, UrlForHooks};
-use hayate_state::address::special::is_never_a_peer;
+use hayate_state::actor::{self, Reply};
 use hayate_state::admission::OverLimitAction;
 use hayate_state::private::SiteData;
-use hayate_state::{InfoHash, Now, Policy, Subscriber, Tally, Tick, Tracker};
+use hayate_state::{Now, Policy, Subscriber, Tick, Tracker};
 
 use crate::config::HttpConfig;
-use crate::engine::bad_request::BadRequest;
-use crate::engine::client_address::{AddressTrust, FORWARDED, Headers, Source};
+use crate::engine::client_address::{FORWARDED, Headers};
+use crate::engine::context::EngineContext;
 use crate::engine::message::{Page, check_head, collapse_leading_slashes, origin_form};
-use crate::engine::metrics::{Family, Metrics, RequestLabels};
-use crate::engine::open_mode::NumWantLimits;
-use crate::engine::private::{EngineContext, PrivateEngine};
+use crate::engine::metrics::{Family, Metrics};
+use crate::engine::private::PrivateEngine;
 use crate::engine::routes::{Action, RouteError, TrackerRoutes};
 use crate::wire::query::{Parameters, Strictness};
-use crate::wire::reply::{self, ReplyAddress, ReplyForm};
 
+pub use context::{ReplyPlan, Step};
 pub use message::{Head, Response};
 
 /// Seconds between two log lines about proxies that are not believed.
 const WARNING_INTERVAL_SECONDS: u32 = 60;
-/// What to do about a request.
-#[derive(Debug)]
-pub enum Step {
-    /// Ask the tracker, then call [`Engine::write_reply`] with its reply, or [`Engine::write_overloaded`].
-    Ask(Question, ReplyPlan),
-    /// Answer this.
-    Answer(Response),
-    /// Show an operator's page.
-    Page(Page),
-}
-
-/// What must be remembered of a request until the tracker has replied.
-#[derive(Debug)]
-pub struct ReplyPlan {
-    kind: ReplyKind,
-    /// The client asks too often and is told to come again later than others.
-    slowed: bool,
-    labels: RequestLabels,
-}
-
-#[derive(Debug)]
-enum ReplyKind {
-    Announce { form: ReplyForm, address: ReplyAddress },
-    Scrape(Vec<InfoHash>),
-    Private(private::PrivateReplyPlan),
-}
-
 /// Decides about requests, by the configuration in force.
 #[derive(Debug)]
 pub struct Engine {
@@ -170,52 +144,32 @@ impl Engine {
         };
         let path = collapse_leading_slashes(path);
         self.warn_of_untrusted_proxy(now, head);
+        let context = self.context();
         if let Some(site) = &self.private_mode {
-            let mut slow = false;
-            let engine_context = self.engine_context();
-            let step = site.read_request(engine_context, head, path, query, |seen| {
-                slow = engine_context.rate_limit(now, seen).is_some()
-            });
-            return match step {
-                private::PrivateStep::Ask(question, plan) => Step::Ask(
-                    question,
-                    ReplyPlan {
-                        kind: ReplyKind::Private(plan),
-                        slowed: slow,
-                        labels: self.metrics.take_labels(),
-                    },
-                ),
-                private::PrivateStep::Answer(response) => Step::Answer(response),
-                private::PrivateStep::Page(page) => Step::Page(page),
-            };
+            return site.read_request(context, now, head, path, query);
         }
         let (action, captures) = match (self.routes.find(path), Page::from_path(path)) {
             (Some(found), page) if found.literal || page.is_none() => (found.action, found.captures),
             (_, Some(page)) => return Step::Page(page),
-            (_, None) => return Step::Answer(self.metrics.count_response(Response::not_found())),
+            (_, None) => return Step::Answer(context.not_found()),
         };
         if head.method != b"GET" {
             return Step::Answer(self.metrics.count_response(Response::method_not_allowed()));
         }
         let parameters = Parameters::parse(query);
-        let seen = self.address_trust().client_address(head.source, head.headers);
+        let seen = context.address_trust().client_address(head.source, head.headers);
         self.metrics.count_request(action, Family::of_address(seen.ok()));
-        let url =
-            seen.ok().and_then(|seen| self.engine_context().url_for_hooks(seen, path, query, &captures));
+        let url = seen.ok().and_then(|seen| context.url_for_hooks(seen, path, query, &captures));
         let asked = match action {
-            Action::Announce => self.read_announce(&parameters, head.source, seen, url),
-            Action::Scrape => self.read_scrape(&parameters, url),
+            Action::Announce => context.read_announce(&parameters, None, head.source, seen, url),
+            Action::Scrape => context.read_scrape(&parameters, None, url),
         };
-        let beyond = seen.ok().and_then(|seen| self.engine_context().rate_limit(now, seen));
+        let beyond = seen.ok().and_then(|seen| context.rate_limit(now, seen));
         match (asked, beyond) {
-            (Err(refusal), _) => Step::Answer(self.write_refusal(refusal)),
-            (Ok((_, asked)), Some(OverLimitAction::Empty)) => Step::Answer(self.write_empty(asked)),
-            (Ok((question, asked)), beyond) => {
-                let slow = beyond == Some(OverLimitAction::Slow);
-                Step::Ask(
-                    question,
-                    ReplyPlan { kind: asked, slowed: slow, labels: self.metrics.take_labels() },
-                )
+            (Err(failure), _) => Step::Answer(context.write_failure(&failure)),
+            (Ok((_, kind)), Some(OverLimitAction::Empty)) => Step::Answer(context.write_empty(&kind)),
+            (Ok((question, kind)), beyond) => {
+                context.ask(question, kind, beyond == Some(OverLimitAction::Slow))
             }
         }
     }
@@ -223,7 +177,7 @@ impl Engine {
     /// Counts a header that names the client and is not believed, and says so once a minute: as long as that
     /// goes on, the proxy itself is taken for the peer.
     fn warn_of_untrusted_proxy<H: Headers + ?Sized>(&mut self, now: Now, head: &Head<'_, H>) {
-        let trust = self.address_trust();
+        let trust = self.context().address_trust();
         let Some((source, header)) = trust.untrusted_header(head.source, head.headers) else { return };
         self.metrics.proxy_header_ignored.add(1);
         if self
@@ -256,110 +210,32 @@ impl Engine {
         }
     }
 
-    /// The answer where there is nothing: in mode private it says nothing.
+    /// The answer where there is nothing; in mode private it says nothing.
     pub(crate) fn not_found_response(&self) -> Response {
-        if self.private_mode.is_some() { Response::text(404, "") } else { Response::not_found() }
+        self.context().not_found_response()
     }
 
     /// Writes the answer to a request from the tracker's reply.
     #[must_use]
-    pub fn write_reply(&self, mut reply: Reply, plan: ReplyPlan) -> Response {
-        self.metrics.restore_labels(plan.labels);
-        if let (true, Reply::Announce(Ok((answer, _)))) = (plan.slowed, &mut reply) {
-            *answer = self.policy.get().slow_answer(*answer);
-        }
-        match (reply, &plan.kind) {
-            (reply, ReplyKind::Private(plan)) => self.engine_context().write_reply(Some(reply), plan),
-            (Reply::Announce(Ok((answer, peers))), ReplyKind::Announce { form, address }) => {
-                Response::bencoded(reply::announce(&answer, &peers, *form, *address))
-            }
-            (Reply::Scrape(Ok(tallies)), ReplyKind::Scrape(info_hashes)) => {
-                let entries = info_hashes.iter().zip(tallies);
-                Response::bencoded(reply::scrape(entries, self.policy.get().scrape_seconds))
-            }
-            (Reply::Announce(Err(denial)), _) => self.write_refusal(denial.refusal.into()),
-            (Reply::Scrape(Err(refusal)), _) => self.write_refusal(refusal.into()),
-            (Reply::Announce(Ok(_)) | Reply::Scrape(Ok(_)) | Reply::UserScrape(_), _) => {
-                self.write_overloaded(plan)
-            }
-        }
+    pub fn write_reply(&self, reply: Reply, plan: ReplyPlan) -> Response {
+        self.context().write_reply(reply, plan)
     }
 
     /// Writes the answer to a request that the tracker had no room for: valid, without peers, and with a long
     /// interval (`rules/http.md#overload`). Errors would make clients come back at once.
     #[must_use]
     pub fn write_overloaded(&self, plan: ReplyPlan) -> Response {
-        self.metrics.restore_labels(plan.labels);
-        if let ReplyKind::Private(plan) = &plan.kind {
-            return self.engine_context().write_reply(None, plan);
+        self.context().write_overloaded(plan)
+    }
+
+    fn context(&self) -> EngineContext<'_> {
+        let strictness = if self.private_mode.is_some() { Strictness::Strict } else { Strictness::Lenient };
+        EngineContext {
+            config: self.config.get(),
+            policy: self.policy.get(),
+            metrics: &self.metrics,
+            strictness,
         }
-        self.metrics.overloads.add(1);
-        self.write_empty(plan.kind)
-    }
-
-    /// An answer to a request that changes nothing, in the open modes.
-    fn write_empty(&self, asked: ReplyKind) -> Response {
-        let policy = self.policy.get();
-        match asked {
-            ReplyKind::Private(_) => Response::text(500, ""),
-            ReplyKind::Announce { form, address } => {
-                let answer = policy.full_answer(Tally::default());
-                Response::bencoded(reply::announce(&answer, &PeerList::default(), form, address))
-            }
-            ReplyKind::Scrape(info_hashes) => {
-                let entries = info_hashes.iter().map(|info_hash| (info_hash, Tally::default()));
-                Response::bencoded(reply::scrape(entries, policy.full_interval_seconds()))
-            }
-        }
-    }
-
-    fn read_announce(
-        &self,
-        parameters: &Parameters<'_>,
-        source: Source,
-        seen: Result<IpAddr, BadRequest>,
-        url: UrlForHooks,
-    ) -> Result<(Question, ReplyKind), BadRequest> {
-        let config = self.config.get();
-        let client =
-            seen.and_then(|seen| Ok(self.address_trust().claimed_address(seen, parameters)?.unwrap_or(seen)));
-        let limits = NumWantLimits { default: config.num_want, max: config.num_want_max };
-        let query = open_mode::read_announce(parameters, client, limits)?;
-        if source.is_other_than(query.announce.address) && is_never_a_peer(query.announce.address) {
-            return Err(hayate_state::Refusal::InvalidAddress.into());
-        }
-        let peers = if query.with_ids { PeerForm::WithIds } else { PeerForm::Compact };
-        let seen = seen?;
-        let over_v6 = seen.is_ipv6() || query.announce.address.is_ipv6();
-        let address = ReplyAddress { external: config.external_ip.then_some(seen), over_v6 };
-        let question = Question::Announce(query.announce, peers, url);
-        Ok((question, ReplyKind::Announce { form: query.form, address }))
-    }
-
-    fn read_scrape(
-        &self,
-        parameters: &Parameters<'_>,
-        url: UrlForHooks,
-    ) -> Result<(Question, ReplyKind), BadRequest> {
-        let info_hashes = open_mode::read_scrape(parameters, self.config.get().max_scrape_infohashes)?;
-        Ok((Question::Scrape(info_hashes.clone(), url), ReplyKind::Scrape(info_hashes)))
-    }
-
-    fn write_refusal(&self, refusal: BadRequest) -> Response {
-        self.metrics.count_refusal(refusal, Strictness::Lenient);
-        let interval_seconds = self.policy.get().failure_interval_seconds();
-        Response::bencoded(reply::failure(
-            refusal.words(Strictness::Lenient).text.as_bytes(),
-            interval_seconds,
-        ))
-    }
-
-    fn address_trust(&self) -> AddressTrust<'_> {
-        AddressTrust::from_config(self.config.get())
-    }
-
-    fn engine_context(&self) -> EngineContext<'_> {
-        EngineContext { config: self.config.get(), policy: self.policy.get(), metrics: &self.metrics }
     }
 }
 

@@ -8,6 +8,7 @@ use hayate_state::{Now, Policy, Published, Swarms, Tracker};
 use super::*;
 use crate::config::{HEADER_BLOCK_MAX, REQUEST_LINE_MAX};
 use crate::engine::bad_request::BadRequest;
+use crate::engine::client_address::Source;
 use crate::engine::message::TEXT_PLAIN;
 use crate::wire::bencode::tests::{Value, read as bencoded};
 
