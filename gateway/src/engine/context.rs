@@ -14,9 +14,10 @@ use crate::engine::announce_query::{self, AnnounceQuery, NumWantLimits};
 use crate::engine::bad_request::BadRequest;
 use crate::engine::client_address::{AddressTrust, Source};
 use crate::engine::failure::FailureReason;
-use crate::engine::message::{Page, Response};
+use crate::engine::message::Response;
 use crate::engine::metrics::{Metrics, RequestLabels};
 use crate::engine::private::peer_address;
+use crate::operator::routes::Page;
 use crate::wire::query::{Parameters, Strictness};
 use crate::wire::reply::{self, ReplyAddress, ReplyForm};
 

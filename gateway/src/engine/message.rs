@@ -27,32 +27,6 @@ pub struct Head<'r, H: ?Sized> {
     pub has_body: bool,
 }
 
-/// The operator's pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Page {
-    /// The process works.
-    Alive,
-    /// The same in mode private: the time, and since when.
-    AliveSince,
-    /// The process serves.
-    Health,
-    /// Every number of the process.
-    Metrics,
-}
-
-impl Page {
-    /// The page at `path`. Slashes at its begin count as one.
-    #[must_use]
-    pub fn from_path(path: &[u8]) -> Option<Self> {
-        match collapse_leading_slashes(path) {
-            b"/alive" => Some(Self::Alive),
-            b"/health" => Some(Self::Health),
-            b"/metrics" => Some(Self::Metrics),
-            _ => None,
-        }
-    }
-}
-
 /// An answer: status and body. `Content-Length` is exact, and 405 names what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
@@ -120,12 +94,6 @@ pub(crate) fn check_head<H: ?Sized>(head: &Head<'_, H>) -> Result<(), Response> 
         return Err(Response::text(400, "Bad Request\n"));
     }
     Ok(())
-}
-
-/// The same path, beginning with one slash where it began with several.
-pub(crate) fn collapse_leading_slashes(path: &[u8]) -> &[u8] {
-    let slashes = path.iter().take_while(|&&octet| octet == b'/').count();
-    path.get(slashes.saturating_sub(1)..).unwrap_or(path)
 }
 
 /// Path and query of a target that may be a whole URL.

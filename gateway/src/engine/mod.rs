@@ -38,10 +38,11 @@ use hayate_state::{Now, Policy, Subscriber, Tick, Tracker};
 use crate::config::HttpConfig;
 use crate::engine::client_address::{FORWARDED, Headers};
 use crate::engine::context::EngineContext;
-use crate::engine::message::{Page, check_head, collapse_leading_slashes, origin_form};
+use crate::engine::message::{check_head, origin_form};
 use crate::engine::metrics::{Family, Metrics};
 use crate::engine::private::PrivateEngine;
 use crate::engine::routes::{Action, RouteError, TrackerRoutes};
+use crate::operator::routes::{Routes, collapse_leading_slashes};
 use crate::wire::query::{Parameters, Strictness};
 
 pub use context::{ReplyPlan, Step};
@@ -148,7 +149,7 @@ impl Engine {
         if let Some(site) = &self.private_mode {
             return site.read_request(context, now, head, path, query);
         }
-        let (action, captures) = match (self.routes.find(path), Page::from_path(path)) {
+        let (action, captures) = match (self.routes.find(path), Routes::find_on_open_gateway(path)) {
             (Some(found), page) if found.literal || page.is_none() => (found.action, found.captures),
             (_, Some(page)) => return Step::Page(page),
             (_, None) => return Step::Answer(context.not_found()),
@@ -202,12 +203,9 @@ impl Engine {
         self.last_proxy_warning = Some(now.tick);
     }
 
-    /// The page at `path`, as this mode has it.
-    pub(crate) fn operator_page(&self, path: &[u8]) -> Option<Page> {
-        match Page::from_path(path) {
-            Some(Page::Alive) if self.private_mode.is_some() => Some(Page::AliveSince),
-            page => page,
-        }
+    /// How requests are read: strictly in mode private.
+    pub(crate) fn strictness(&self) -> Strictness {
+        if self.private_mode.is_some() { Strictness::Strict } else { Strictness::Lenient }
     }
 
     /// The answer where there is nothing; in mode private it says nothing.
@@ -229,12 +227,11 @@ impl Engine {
     }
 
     fn context(&self) -> EngineContext<'_> {
-        let strictness = if self.private_mode.is_some() { Strictness::Strict } else { Strictness::Lenient };
         EngineContext {
             config: self.config.get(),
             policy: self.policy.get(),
             metrics: &self.metrics,
-            strictness,
+            strictness: self.strictness(),
         }
     }
 }

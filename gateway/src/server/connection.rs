@@ -25,7 +25,8 @@ use super::stream::Stream;
 use super::timeouts::{AnswerGuard, CloseOrder, ConnTimer, TimedStream};
 use crate::config::HttpConfig;
 use crate::engine::client_address::Source;
-use crate::engine::message::{Page, Response};
+use crate::engine::message::Response;
+use crate::operator::routes::Routes;
 use crate::tls::H2;
 
 /// Octets hyper collects of one request head, at most. More than line and header block may have together, so
@@ -184,8 +185,8 @@ impl Connection {
             open.add_octets(response.body.len());
         }
         self.shared.close_stalled();
-        let page = response.status == 405 && Page::from_path(request.uri().path().as_bytes()).is_some();
-        let allowed = if page { "GET, HEAD" } else { "GET" };
+        let path = request.uri().path().as_bytes();
+        let allowed = (response.status == 405).then(|| Routes::methods(path).allow());
         // Over HTTP/1 it is hyper that keeps the body back.
         let head_only = open.is_some() && request.method() == Method::HEAD;
         let mut written = to_hyper_response(response, std::mem::take(request.headers_mut()), allowed, open);
@@ -247,7 +248,7 @@ fn names_two_hosts(headers: &HeaderMap) -> bool {
 fn to_hyper_response(
     response: Response,
     mut headers: HeaderMap,
-    allowed: &'static str,
+    allowed: Option<&'static str>,
     guard: Option<AnswerGuard>,
 ) -> hyper::Response<ResponseBody> {
     headers.clear();
@@ -255,7 +256,7 @@ fn to_hyper_response(
         headers = HeaderMap::new();
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(response.content_type));
-    if response.status == 405 {
+    if let Some(allowed) = allowed {
         headers.insert(ALLOW, HeaderValue::from_static(allowed));
     }
     if response.close {
@@ -281,7 +282,7 @@ mod tests {
         for (lines, kept) in [(7, true), (100, false)] {
             let headers: HeaderMap = (0..lines).map(|n| (name(n), HeaderValue::from_static("7"))).collect();
             let capacity = headers.capacity();
-            let answer = to_hyper_response(Response::text(405, "no"), headers, "GET", None);
+            let answer = to_hyper_response(Response::text(405, "no"), headers, Some("GET"), None);
             assert_eq!(answer.headers().len(), 2);
             assert_eq!(answer.headers().get(ALLOW), Some(&HeaderValue::from_static("GET")));
             assert_eq!(answer.headers().capacity() == capacity, kept, "{lines}");

@@ -6,8 +6,9 @@ use hyper::{Method, Request};
 use super::head::with_head;
 use super::shared::Shared;
 use crate::engine::client_address::Source;
-use crate::engine::message::{Page, Response, check_head, origin_form};
+use crate::engine::message::{Response, check_head, origin_form};
 use crate::operator::profile;
+use crate::operator::routes::{Methods, Page, RouteTarget, Routes};
 
 impl Shared {
     pub(super) async fn answer_operator(&self, source: Source, request: &Request<Incoming>) -> Response {
@@ -23,19 +24,20 @@ impl Shared {
                 Err(response) => return self.metrics.count_response(response),
             }
         };
-        let page = self.engine.borrow().operator_page(&path);
-        if let Some(page) = page {
-            return self.show_page(page);
-        }
-        if request.method() != Method::GET {
+        let (target, methods, rest) = Routes::find_on_operator_listener(&path);
+        if methods == Methods::Get && request.method() != Method::GET {
             return self.metrics.count_response(Response::method_not_allowed());
         }
-        let leaf = path.strip_prefix(profile::PROFILE_ROOT).filter(|_| self.engine.borrow().config().pprof);
-        if let Some(leaf) = leaf.map(<[u8]>::to_vec) {
-            // It sleeps for as long as is asked for.
-            let page = tokio::task::spawn_blocking(move || profile::render_page(&leaf, &query)).await;
-            let failed = |_| Response::text(500, "internal server error\n");
-            return self.metrics.count_response(page.unwrap_or_else(failed));
+        match target {
+            RouteTarget::Page(page) => return self.show_page(page),
+            RouteTarget::Profile if self.engine.borrow().config().pprof => {
+                let leaf = rest.to_vec();
+                // It sleeps for as long as is asked for.
+                let page = tokio::task::spawn_blocking(move || profile::render_page(&leaf, &query)).await;
+                let failed = |_| Response::text(500, "internal server error\n");
+                return self.metrics.count_response(page.unwrap_or_else(failed));
+            }
+            RouteTarget::Profile | RouteTarget::Admin => {}
         }
         let Some(admin) = self.pages.admin.clone() else {
             return self.metrics.count_response(Response::not_found());
@@ -60,6 +62,6 @@ impl Shared {
             return self.metrics.count_response(engine.not_found_response());
         }
         let prefix = config.enable_metrics.then_some(config.metrics_prefix.as_str());
-        self.metrics.count_response(self.pages.render(page, prefix))
+        self.metrics.count_response(self.pages.render(page, engine.strictness(), prefix))
     }
 }

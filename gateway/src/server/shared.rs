@@ -19,10 +19,11 @@ use super::head::with_head;
 use super::replies::{PendingReplies, ReplyTo};
 use super::timeouts::ConnTimeouts;
 use crate::engine::client_address::Source;
-use crate::engine::message::{Page, Response};
+use crate::engine::message::Response;
 use crate::engine::metrics::Metrics;
 use crate::engine::{Engine, Step};
 use crate::operator::OperatorPages;
+use crate::operator::routes::Routes;
 
 /// So many questions wake the state actor before a turn ends, so that it does not stand still in a long one.
 const UNWOKEN_MAX: usize = 64;
@@ -130,7 +131,7 @@ impl Shared {
             Step::Ask(question, plan) => (question, plan),
             Step::Answer(response) => return response,
             // Then the gateway has `/alive` only (`rules/operations.md#pages`).
-            Step::Page(Page::Health | Page::Metrics) if self.has_operator_listeners.get() => {
+            Step::Page(page) if self.has_operator_listeners.get() && !Routes::is_always_on_gateway(page) => {
                 return self.metrics.count_response(self.engine.borrow().not_found_response());
             }
             Step::Page(page) => return self.show_page(page),

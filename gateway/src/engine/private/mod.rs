@@ -13,9 +13,10 @@ use hayate_state::{Now, Subscriber};
 
 use crate::engine::client_address::Headers;
 use crate::engine::context::{EngineContext, Step};
-use crate::engine::message::{Head, Page, Response};
+use crate::engine::message::{Head, Response};
 use crate::engine::metrics::Family;
 use crate::engine::routes::Action;
+use crate::operator::routes::Routes;
 use crate::wire::query::Parameters;
 
 /// Decides about the requests of users.
@@ -48,10 +49,9 @@ impl PrivateEngine {
         }
         let place = passkey_path::parse_path(path, &mut buffer);
         let Some(passkey) = place.passkey else {
-            return match place.leaf {
-                b"alive" => Step::Page(Page::AliveSince),
-                b"metrics" => Step::Page(Page::Metrics),
-                _ => Step::Answer(context.not_found()),
+            return match Routes::find_on_private_gateway(place.leaf) {
+                Some(page) => Step::Page(page),
+                None => Step::Answer(context.not_found()),
             };
         };
         let action = match place.leaf {
