@@ -9,9 +9,10 @@ use hayate_state::metrics::durations::RequestDurations;
 use hayate_state::metrics::{Series, SeriesKind};
 use hayate_state::{Board, Counter};
 
-use crate::engine::Response;
 use crate::engine::bad_request::BadRequest;
+use crate::engine::message::Response;
 use crate::engine::routes::Action;
+use crate::wire::query::Strictness;
 
 /// The address family of a client, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +97,7 @@ impl Default for ResponseDurations {
     fn default() -> Self {
         Self(Arc::new(RequestDurations::new(
             &["announce", "scrape"],
-            BadRequest::all().map(BadRequest::text),
+            BadRequest::all().map(|(refusal, strictness)| refusal.words(strictness).text),
         )))
     }
 }
@@ -144,9 +145,9 @@ impl Metrics {
         }
     }
 
-    /// Counts a refusal.
-    pub fn count_refusal(&self, refusal: BadRequest) {
-        let Some(at) = BadRequest::all().position(|known| known == refusal) else { return };
+    /// Counts a refusal of a request that was read with this strictness.
+    pub fn count_refusal(&self, refusal: BadRequest, strictness: Strictness) {
+        let Some(at) = refusal.counter_index(strictness) else { return };
         if let Some(counter) = self.refusals.0.get(at) {
             counter.add(1);
         }
@@ -183,14 +184,11 @@ impl Metrics {
         durations.record(&[durations.key(action, address, error.checked_sub(1))], time);
     }
 
-    /// How often a refusal was given.
+    /// The number of refusals of this kind, of requests that were read with this strictness.
     #[must_use]
-    pub fn refusals_of(&self, refusal: BadRequest) -> u64 {
-        BadRequest::all()
-            .zip(&self.refusals.0)
-            .filter(|(known, _)| *known == refusal)
-            .map(|(_, counter)| counter.value())
-            .sum()
+    pub fn refusals_of(&self, refusal: BadRequest, strictness: Strictness) -> u64 {
+        let counter = refusal.counter_index(strictness).and_then(|at| self.refusals.0.get(at));
+        counter.map_or(0, Counter::value)
     }
 
     /// Counts an answer that is no reply to an announce or scrape, and gives it back.
@@ -235,8 +233,8 @@ impl Metrics {
         self.register_requests(board);
         let help = "Time from the head of an announce or scrape to its answer.";
         self.response_durations.0.register_metrics(board, "http_response_duration_milliseconds", help);
-        for (at, refusal) in BadRequest::all().enumerate() {
-            let labels = vec![("reason", refusal.label())];
+        for (at, (refusal, strictness)) in BadRequest::all().enumerate() {
+            let labels = vec![("reason", refusal.words(strictness).label)];
             let read = move |metrics: &Self| metrics.refusals.0.get(at).map_or(0, Counter::value);
             self.register_counter(
                 board,
@@ -349,7 +347,7 @@ mod tests {
             metrics.count_request(Action::Announce, Family::V6);
         }
         for _ in 0..11 {
-            metrics.count_refusal(BadRequest::ManyInfoHashes);
+            metrics.count_refusal(BadRequest::ManyInfoHashes, Strictness::Lenient);
         }
         for _ in 0..13 {
             metrics.count_timeout(Phase::Idle);

@@ -6,6 +6,10 @@ use std::sync::Arc;
 use hayate_state::{Now, Policy, Published, Swarms, Tracker};
 
 use super::*;
+use crate::config::{HEADER_BLOCK_MAX, REQUEST_LINE_MAX};
+use crate::engine::bad_request::BadRequest;
+use crate::engine::client_address::Source;
+use crate::engine::message::TEXT_PLAIN;
 use crate::wire::bencode::tests::{Value, read as bencoded};
 
 struct Harness {
@@ -158,7 +162,7 @@ fn failures_have_status_200_their_text_and_an_interval() {
     }
     let nowhere = harness.get("224.0.0.1", &announce('a', 7, ""));
     assert_eq!(nowhere.text("failure reason"), Some(&b"invalid IP"[..]));
-    assert_eq!(harness.engine.metrics().refusals_of(BadRequest::NoInfoHash), 3);
+    assert_eq!(harness.engine.metrics().refusals_of(BadRequest::MissingInfoHash, Strictness::Lenient), 3);
 }
 
 #[test]

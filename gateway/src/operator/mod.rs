@@ -1,8 +1,12 @@
 //! The operator's pages: `/metrics`, `/alive`, `/health`.
 //!
-//! `profile` is for pprof.
+//! | module | what is in it |
+//! |---|---|
+//! | [`routes`] | the operator's paths in one table |
+//! | `profile` | profiles on demand, in the form of pprof |
 
 pub(crate) mod profile;
+pub mod routes;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,7 +18,9 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder as _, TextEncoder};
 
-use crate::engine::{Page, Response};
+use crate::engine::message::Response;
+use crate::operator::routes::Page;
+use crate::wire::query::Strictness;
 
 /// Says how the whole process is.
 pub type HealthCheck = Arc<dyn Fn() -> HealthStatus + Send + Sync>;
@@ -52,17 +58,18 @@ pub struct OperatorPages {
 
 impl std::fmt::Debug for OperatorPages {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pages").field("board", &self.board).finish_non_exhaustive()
+        f.debug_struct("OperatorPages").field("board", &self.board).finish_non_exhaustive()
     }
 }
 
 impl OperatorPages {
-    /// Shows a page; `prefix` begins every metric name, and is `None` where metrics are not shown.
+    /// Returns a page, as it is where requests are read with `strictness`. `prefix` begins every metric
+    /// name, and is `None` where metrics are not shown.
     #[must_use]
-    pub fn render(&self, page: Page, prefix: Option<&str>) -> Response {
+    pub fn render(&self, page: Page, strictness: Strictness, prefix: Option<&str>) -> Response {
         match page {
-            Page::Alive => Response::text(200, "ok\n"),
-            Page::AliveSince => {
+            Page::Alive if strictness == Strictness::Lenient => Response::text(200, "ok\n"),
+            Page::Alive => {
                 let (now, uptime) = (self.clock.unix_milliseconds(), self.clock.uptime().as_millis());
                 Response::owned_text(200, format!("{{\"now\":{now},\"uptime\":{uptime}}}"))
             }
@@ -203,7 +210,7 @@ mod tests {
 
     #[test]
     fn metrics_are_prometheus_text_under_the_prefix() {
-        let response = pages(HealthStatus::Good).render(Page::Metrics, Some("hayate"));
+        let response = pages(HealthStatus::Good).render(Page::Metrics, Strictness::Lenient, Some("hayate"));
         assert_eq!((response.status, response.content_type), (200, "text/plain; version=0.0.4"));
         let text = str::from_utf8(&response.body).unwrap();
         // Those of the process come behind, under their own names.
@@ -219,7 +226,7 @@ mod tests {
              # TYPE hayate_swarms gauge\n\
              hayate_swarms 13\n"
         );
-        assert_eq!(pages(HealthStatus::Good).render(Page::Metrics, None).status, 404);
+        assert_eq!(pages(HealthStatus::Good).render(Page::Metrics, Strictness::Lenient, None).status, 404);
     }
 
     #[test]
@@ -234,7 +241,7 @@ mod tests {
             histogram: Arc::clone(&histogram),
         });
         histogram.record_value(7);
-        let response = pages.render(Page::Metrics, Some("hayate"));
+        let response = pages.render(Page::Metrics, Strictness::Lenient, Some("hayate"));
         let text = str::from_utf8(&response.body).unwrap();
         for line in [
             "# TYPE hayate_channel_len histogram",
@@ -250,10 +257,11 @@ mod tests {
 
     #[test]
     fn health_is_what_the_daemon_says_and_alive_is_always_ok() {
-        assert_eq!(pages(HealthStatus::Good).render(Page::Health, None).status, 200);
-        let degraded = pages(HealthStatus::Degraded(vec!["one", "two"])).render(Page::Health, None);
+        assert_eq!(pages(HealthStatus::Good).render(Page::Health, Strictness::Lenient, None).status, 200);
+        let degraded =
+            pages(HealthStatus::Degraded(vec!["one", "two"])).render(Page::Health, Strictness::Lenient, None);
         assert_eq!((degraded.status, &*degraded.body), (200, &b"degraded: one\ndegraded: two\n"[..]));
-        assert_eq!(pages(HealthStatus::Bad).render(Page::Health, None).status, 503);
-        assert_eq!(&*pages(HealthStatus::Bad).render(Page::Alive, None).body, b"ok\n");
+        assert_eq!(pages(HealthStatus::Bad).render(Page::Health, Strictness::Lenient, None).status, 503);
+        assert_eq!(&*pages(HealthStatus::Bad).render(Page::Alive, Strictness::Lenient, None).body, b"ok\n");
     }
 }

@@ -8,10 +8,8 @@ use std::time::Duration;
 use pprof::ProfilerGuardBuilder;
 use pprof::protos::Message;
 
-use crate::engine::Response;
+use crate::engine::message::Response;
 
-/// Where the pages are.
-pub(crate) const PROFILE_ROOT: &[u8] = b"/debug/pprof/";
 /// Samples a second of each thread that works.
 const FREQUENCY: i32 = 99;
 /// Seconds of a profile, by default, and at most.
@@ -24,7 +22,7 @@ const INDEX: &str = "profile?seconds=N: where the processor's time goes, 1 to 60
 /// A profile is being made: there is one at a time.
 static IS_PROFILING: AtomicBool = AtomicBool::new(false);
 
-/// The page behind [`PROFILE_ROOT`]; it may take a minute.
+/// Returns the page of this name; it may take a minute.
 pub(crate) fn render_page(leaf: &[u8], query: &[u8]) -> Response {
     match leaf {
         b"" => Response::text(200, INDEX),

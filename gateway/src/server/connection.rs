@@ -10,9 +10,7 @@ use std::task::Poll;
 
 use http_body_util::Full;
 use hyper::body::{Body as _, Buf, Incoming};
-use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING,
-};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, StatusCode};
@@ -26,8 +24,9 @@ use super::shared::{ListenerRole, Shared};
 use super::stream::Stream;
 use super::timeouts::{AnswerGuard, CloseOrder, ConnTimer, TimedStream};
 use crate::config::HttpConfig;
-use crate::engine::client_address::{Headers, Source};
-use crate::engine::{Head, Page, Response};
+use crate::engine::client_address::Source;
+use crate::engine::message::Response;
+use crate::operator::routes::Routes;
 use crate::tls::H2;
 
 /// Octets hyper collects of one request head, at most. More than line and header block may have together, so
@@ -186,8 +185,8 @@ impl Connection {
             open.add_octets(response.body.len());
         }
         self.shared.close_stalled();
-        let page = response.status == 405 && Page::from_path(request.uri().path().as_bytes()).is_some();
-        let allowed = if page { "GET, HEAD" } else { "GET" };
+        let path = request.uri().path().as_bytes();
+        let allowed = (response.status == 405).then(|| Routes::methods(path).allow());
         // Over HTTP/1 it is hyper that keeps the body back.
         let head_only = open.is_some() && request.method() == Method::HEAD;
         let mut written = to_hyper_response(response, std::mem::take(request.headers_mut()), allowed, open);
@@ -212,16 +211,6 @@ impl Drop for Connection {
         if self.timer.is_malformed() {
             metrics.malformed.add(1);
         }
-    }
-}
-
-impl Headers for HeaderMap {
-    fn values_of<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]> {
-        self.get_all(name).iter().map(HeaderValue::as_bytes)
-    }
-
-    fn names(&self) -> impl Iterator<Item = &str> {
-        self.keys().map(HeaderName::as_str)
     }
 }
 
@@ -254,34 +243,12 @@ fn names_two_hosts(headers: &HeaderMap) -> bool {
     headers.len() > headers.keys_len() && headers.get_all(HOST).iter().count() > 1
 }
 
-pub(super) fn with_head<T>(
-    request: &Request<Incoming>,
-    source: Source,
-    look: impl FnOnce(&Head<'_, HeaderMap>) -> T,
-) -> T {
-    let uri = request.uri();
-    let whole = uri.authority().map(|_| uri.to_string());
-    let target = match &whole {
-        Some(whole) => whole.as_str(),
-        None => uri.path_and_query().map_or("", |target| target.as_str()),
-    };
-    let headers = request.headers();
-    look(&Head {
-        method: request.method().as_str().as_bytes(),
-        target: target.as_bytes(),
-        source,
-        headers,
-        header_octets: headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum(),
-        has_body: !request.body().is_end_stream() || headers.contains_key(TRANSFER_ENCODING),
-    })
-}
-
 /// The answer for hyper. It is given the map of the request's headers, which hyper keeps for the connection's
 /// next request: so no map is made for each.
 fn to_hyper_response(
     response: Response,
     mut headers: HeaderMap,
-    allowed: &'static str,
+    allowed: Option<&'static str>,
     guard: Option<AnswerGuard>,
 ) -> hyper::Response<ResponseBody> {
     headers.clear();
@@ -289,7 +256,7 @@ fn to_hyper_response(
         headers = HeaderMap::new();
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(response.content_type));
-    if response.status == 405 {
+    if let Some(allowed) = allowed {
         headers.insert(ALLOW, HeaderValue::from_static(allowed));
     }
     if response.close {
@@ -305,6 +272,8 @@ fn to_hyper_response(
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderName;
+
     use super::*;
 
     #[test]
@@ -313,7 +282,7 @@ mod tests {
         for (lines, kept) in [(7, true), (100, false)] {
             let headers: HeaderMap = (0..lines).map(|n| (name(n), HeaderValue::from_static("7"))).collect();
             let capacity = headers.capacity();
-            let answer = to_hyper_response(Response::text(405, "no"), headers, "GET", None);
+            let answer = to_hyper_response(Response::text(405, "no"), headers, Some("GET"), None);
             assert_eq!(answer.headers().len(), 2);
             assert_eq!(answer.headers().get(ALLOW), Some(&HeaderValue::from_static("GET")));
             assert_eq!(answer.headers().capacity() == capacity, kept, "{lines}");

@@ -1,7 +1,48 @@
-//! Where in a head the octets of an HTTP/1 connection end. hyper keeps what it has read and not yet
-//! understood to itself; this tells whether that is part of a further head.
+//! The head of a request as hyper hands it over, and where in a head the octets of an HTTP/1 connection end.
+//! hyper keeps what it has read and not yet understood to itself; [`HeadProgress`] tells whether that is part
+//! of a further head.
+
+use hyper::HeaderMap;
+use hyper::Request;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{HeaderName, HeaderValue, TRANSFER_ENCODING};
 
 use crate::config::REQUEST_LINE_MAX;
+use crate::engine::client_address::{Headers, Source};
+use crate::engine::message::Head;
+
+/// Calls `look` with the head of `request` in the engine's terms.
+pub(super) fn with_head<T>(
+    request: &Request<Incoming>,
+    source: Source,
+    look: impl FnOnce(&Head<'_, HeaderMap>) -> T,
+) -> T {
+    let uri = request.uri();
+    let whole = uri.authority().map(|_| uri.to_string());
+    let target = match &whole {
+        Some(whole) => whole.as_str(),
+        None => uri.path_and_query().map_or("", |target| target.as_str()),
+    };
+    let headers = request.headers();
+    look(&Head {
+        method: request.method().as_str().as_bytes(),
+        target: target.as_bytes(),
+        source,
+        headers,
+        header_octets: headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum(),
+        has_body: !request.body().is_end_stream() || headers.contains_key(TRANSFER_ENCODING),
+    })
+}
+
+impl Headers for HeaderMap {
+    fn values_of<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]> {
+        self.get_all(name).iter().map(HeaderValue::as_bytes)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.keys().map(HeaderName::as_str)
+    }
+}
 
 /// How the octets of an HTTP/1 connection end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

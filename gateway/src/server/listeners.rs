@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use tokio::task::{JoinHandle, spawn_local, yield_now};
 
+use super::accept::{accept_connections, accept_waiting};
 use super::shared::{ListenerRole, Shared};
 use super::sockets::{SocketFile, UnixSocket};
 use super::stream::Listener;
@@ -124,7 +125,7 @@ impl ListenerGroup {
     ) -> io::Result<Self> {
         let accepted = |listener: io::Result<Listener>| {
             let listener = Rc::new(listener?);
-            let task = spawn_local(Rc::clone(shared).accept_connections(role, Rc::clone(&listener)));
+            let task = spawn_local(accept_connections(Rc::clone(shared), role, Rc::clone(&listener)));
             Ok((listener, task))
         };
         Ok(Self { role, listeners: listeners.map(accepted).collect::<io::Result<_>>()? })
@@ -138,7 +139,7 @@ impl ListenerGroup {
             task.abort();
             // Only when the task is gone its hold on the listener is.
             let _ = task.await;
-            shared.accept_waiting(self.role, &listener).await;
+            accept_waiting(shared, self.role, &listener).await;
         }
         // And at what those have sent already.
         yield_now().await;

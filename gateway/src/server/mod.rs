@@ -1,9 +1,25 @@
 //! The only layer that touches sockets: hyper on a tokio runtime, on one thread of its own.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `sockets` | opening and inheriting listening sockets |
+//! | `listeners` | the listeners of a running server |
+//! | `accept` | accepting connections, and refusing them when there is no room |
+//! | `stream` | TCP, TLS and unix streams as one type |
+//! | `connection` | one connection: handshake, requests, end |
+//! | `connections` | all open connections of one role |
+//! | `timeouts` | the time each connection has |
+//! | `head` | the head of a request as hyper hands it over |
+//! | `shared` | what the connections share, and the tasks beside them |
+//! | `replies` | replies of the state actor on their way to those who wait |
+//! | `operator` | answers to the operator's requests |
 
+mod accept;
 mod connection;
 mod connections;
 mod head;
 mod listeners;
+mod operator;
 mod replies;
 mod shared;
 mod sockets;

@@ -24,6 +24,17 @@ const NO_DIGIT: u8 = 0xf0;
 #[error("invalid query escape")]
 pub struct BadEscape;
 
+/// How exactly a query must be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strictness {
+    /// As the open modes read it: what is unreadable has a default, but a broken escape is a failure
+    /// (`rules/http.md#query`).
+    Lenient,
+    /// As mode private reads it: every parameter is needed, and a broken escape stands for itself
+    /// (`rules/private.md#member-parameters`).
+    Strict,
+}
+
 /// A value as it stands in the query, percent-escapes and all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Escaped<'q>(pub &'q [u8]);
@@ -300,11 +311,16 @@ impl<'q> Parameters<'q> {
         parameters
     }
 
-    /// Every `info_hash`, in the order of the query.
-    pub fn info_hashes(&self) -> impl Iterator<Item = Result<InfoHash, NotAnId>> + use<'q> {
-        split_pairs(self.query)
-            .filter(|(name, _)| is_info_hash(name))
-            .map(|(_, value)| value.id().map(InfoHash))
+    /// Every `info_hash`, in the order of the query; in mode private only those of twenty octets.
+    pub fn info_hashes(
+        &self,
+        strictness: Strictness,
+    ) -> impl Iterator<Item = Result<InfoHash, NotAnId>> + use<'q> {
+        split_pairs(self.query).filter_map(move |(name, value)| match strictness {
+            Strictness::Lenient => is_info_hash(name).then(|| value.id().map(InfoHash)),
+            Strictness::Strict if is_info_hash_in_any_case(name) => value.literal_id().map(InfoHash).map(Ok),
+            Strictness::Strict => None,
+        })
     }
 
     /// Names with escapes or capitals, which no client sends.
@@ -338,45 +354,18 @@ impl<'q> Parameters<'q> {
     }
 }
 
-/// Everything an announce or a scrape of a member may say, as mode private reads it: every name is decoded
-/// and put into lower case, `info_hash` too, and broken escapes stand for themselves.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct StrictParameters<'q>(Parameters<'q>);
-
-impl<'q> StrictParameters<'q> {
-    /// Reads a query, the octets after the first `?`.
-    #[must_use]
-    pub fn parse(query: &'q [u8]) -> Self {
-        Self(Parameters::parse(query))
-    }
-
-    /// Every `info_hash` of twenty octets, in the order of the query.
-    pub fn info_hashes(&self) -> impl Iterator<Item = InfoHash> + use<'q> {
-        let is_ours = |name: &[u8]| {
-            name == INFO_HASH
-                || Escaped(name)
-                    .literal(&mut [0; INFO_HASH.len()])
-                    .is_some_and(|name| name.eq_ignore_ascii_case(INFO_HASH))
-        };
-        let values = split_pairs(self.0.query).filter(move |(name, _)| is_ours(name)).map(|(_, value)| value);
-        values.filter_map(Escaped::literal_id).map(InfoHash)
-    }
-}
-
-impl<'q> std::ops::Deref for StrictParameters<'q> {
-    type Target = Parameters<'q>;
-
-    fn deref(&self) -> &Parameters<'q> {
-        &self.0
-    }
-}
-
 const INFO_HASH: &[u8] = b"info_hash";
 
 /// Percent-escapes may hide the name, capitals make it another one.
 fn is_info_hash(name: &[u8]) -> bool {
     let hidden = || Escaped(name).octets().eq(INFO_HASH.iter().map(|&octet| Ok(octet)));
     name == INFO_HASH || name.contains(&b'%') && hidden()
+}
+
+/// In mode private capitals do not make it another name, and broken escapes stand for themselves.
+fn is_info_hash_in_any_case(name: &[u8]) -> bool {
+    let matches = |name: &[u8]| name.eq_ignore_ascii_case(INFO_HASH);
+    name == INFO_HASH || Escaped(name).literal(&mut [0; INFO_HASH.len()]).is_some_and(matches)
 }
 
 /// Name and value of every pair; a segment without `=` names nothing and is left out (`rules/http.md#query`).
@@ -467,7 +456,10 @@ mod tests {
         assert_eq!(parameters.port, Some(Escaped(b"7")));
         assert_eq!(parameters.peer_id, Some(Escaped(b"b")));
         assert_eq!(parameters.info_hashes_count, 1);
-        assert_eq!(parameters.info_hashes().collect::<Vec<_>>(), [Ok(InfoHash([b'x'; 20]))]);
+        assert_eq!(
+            parameters.info_hashes(Strictness::Lenient).collect::<Vec<_>>(),
+            [Ok(InfoHash([b'x'; 20]))]
+        );
     }
 
     #[test]
@@ -483,7 +475,7 @@ mod tests {
         let parameters = Parameters::parse(query.as_bytes());
         assert_eq!(parameters.info_hashes_count, 3);
         assert_eq!(
-            parameters.info_hashes().collect::<Vec<_>>(),
+            parameters.info_hashes(Strictness::Lenient).collect::<Vec<_>>(),
             [Ok(InfoHash([b'A'; 20])), Err(NotAnId::WrongLength), Err(NotAnId::BadEscape)]
         );
     }

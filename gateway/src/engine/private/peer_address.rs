@@ -4,23 +4,23 @@ use std::net::IpAddr;
 
 use hayate_state::address::AddressClass;
 
-use super::failure::{FailureDetail, FailureReason, StrictBadRequest};
 use crate::engine::bad_request::BadRequest;
 use crate::engine::client_address::AddressTrust;
-use crate::wire::query::{Escaped, StrictParameters};
+use crate::engine::failure::{FailureDetail, FailureReason};
+use crate::wire::query::{Escaped, Parameters};
 
 /// Octets of the longest address as text.
 const TEXT_MAX: usize = 45;
 
 /// Reads one entry of a proxy's header: an address and nothing else, that a client can have.
-pub(super) fn parse_proxy_entry(text: &[u8]) -> Option<IpAddr> {
+pub(crate) fn parse_proxy_entry(text: &[u8]) -> Option<IpAddr> {
     let address = parse_address(text)?;
     AddressClass::of(address).may_be_claimed().then_some(address)
 }
 
 /// The address a client claims if it may and the claim is of use; else where it was seen.
-pub(super) fn choose_address(
-    parameters: &StrictParameters<'_>,
+pub(crate) fn choose_address(
+    parameters: &Parameters<'_>,
     seen: IpAddr,
     trust: &AddressTrust<'_>,
 ) -> Result<IpAddr, FailureReason> {
@@ -40,7 +40,7 @@ pub(super) fn choose_address(
             let mut buffer = [0; TEXT_MAX];
             let text = parameters.ip.and_then(|ip| ip.literal(&mut buffer)).unwrap_or_default();
             Err(FailureReason {
-                cause: BadRequest::Strict(StrictBadRequest::InvalidAddress),
+                cause: BadRequest::ContradictingAddress,
                 detail: FailureDetail::Ip(text.to_vec()),
             })
         }
