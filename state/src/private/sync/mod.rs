@@ -183,7 +183,7 @@ impl SiteSync {
         let (stopping, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(self.is_early)));
         let (sender, admin_queue) = crossbeam_channel::bounded::<QueuedCommand>(QUEUED_MAX);
         let (stops, asks) = (Arc::clone(&stopping), Arc::clone(&asked));
-        let thread = thread::Builder::new().name("clerk".into()).spawn(move || {
+        let thread = thread::Builder::new().name("site-sync".into()).spawn(move || {
             let mut last = clock.uptime();
             while !stops.load(Ordering::Acquire) {
                 while let Ok(queued) = admin_queue.try_recv() {
