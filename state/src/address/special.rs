@@ -27,11 +27,11 @@ fn is_global_v4(address: Ipv4Addr) -> bool {
 fn is_never_a_v4_peer(address: Ipv4Addr) -> bool {
     match address.octets() {
         // "This network"; multicast, reserved, broadcast.
-        [0, ..] | [(224..=255), ..] => true,
+        [0, ..] | [224..=255, ..] => true,
         // Protocol assignments; AS112; AMT; the relays of 6to4.
         [192, 0, 0, _] | [192, 31, 196, _] | [192, 175, 48, _] | [192, 52, 193, _] | [192, 88, 99, _] => true,
         // Documentation and benchmarks.
-        [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [198, (18..=19), ..] => true,
+        [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [198, 18..=19, ..] => true,
         _ => false,
     }
 }
@@ -42,11 +42,11 @@ fn is_never_a_v6_peer(address: Ipv6Addr) -> bool {
     }
     match address.segments() {
         // Protocol assignments, Teredo and ORCHID among them; documentation; AS112.
-        [0x2001, ..=0x01ff | 0x0db8, ..] | [0x3fff, ..=0x0fff, ..] | [0x2620, 0x4f, 0x8000, ..] => true,
+        [0x2001, 0..=0x01ff | 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] | [0x2620, 0x4f, 0x8000, ..] => true,
         // 6to4 reaches whoever has the address that is in it.
         [0x2002, high, low, ..] => !is_global_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))),
         // All that is assigned for the internet at large (RFC 4291, 2.4).
-        [(0x2000..=0x3fff), ..] => false,
+        [0x2000..=0x3fff, ..] => false,
         _ => true,
     }
 }
