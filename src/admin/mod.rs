@@ -1,14 +1,14 @@
-//! The operator's desk: questions and changes over HTTP on `metrics.addr`, behind a token, in every mode.
+//! The admin API: questions and changes over HTTP on `metrics.addr`, behind a token, in every mode.
 //!
-//! | path | what | file |
+//! | path | what | module |
 //! |---|---|---|
-//! | `/<token>/access/add`, `remove`, `list` | the list of torrents in force, and its file | `access.rs` |
-//! | `/<token>/export` | the figures of all torrents in a file | `report.rs` |
-//! | `/<token>/clients`, `torrents`, `offenders` | reports, in JSON | `report.rs` |
-//! | `/<token>/update`, `explain` | changes of a site (mode private) | `site.rs` |
+//! | `/<token>/access/add`, `remove`, `list` | the list of torrents in force, and its file | `access_list` |
+//! | `/<token>/export` | the counts of all torrents, in a file | `report` |
+//! | `/<token>/clients`, `torrents`, `offenders` | reports, in JSON | `report` |
+//! | `/<token>/update`, `explain` | changes to a site (mode private) | `site` |
 //!
-//! `src/commands/remote.rs` is the other side: the commands that ask a running tracker. Whatever changes
-//! something is logged, never with the token.
+//! `query` reads the parameters of these requests. `src/commands/remote.rs` is the other side: the commands
+//! that ask a running tracker. Whatever changes something is logged, never with the token.
 
 mod access_list;
 mod query;

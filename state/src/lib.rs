@@ -13,6 +13,7 @@
 //! | [`private`] | mode private: users, registered torrents with their peers, what is credited |
 //! | [`tracker`] | [`Tracker`]: the one place where an announce or scrape is decided |
 //! | [`actor`] | the thread that answers the gateway's inbox and runs everything periodic |
+//! | [`background`] | one way to run, wake and stop a periodic thread |
 //! | [`metrics`] | counters that one thread writes and anybody reads, distributions, the board of all |
 //! | [`published`] | settings that are swapped whole while others read them |
 //! | [`store`] | durable memory behind a trait: records, queues, spill, SQLite and MariaDB |
@@ -30,6 +31,7 @@ pub mod actor;
 pub mod address;
 pub mod admission;
 pub mod announce;
+pub mod background;
 pub mod clock;
 pub mod ids;
 mod lock_cost;

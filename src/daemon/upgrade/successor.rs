@@ -186,13 +186,13 @@ impl DeltaStream {
         let Self { reader, signal_stream } = self;
         let mut stream = reader.get_ref().get_ref().stream.try_clone()?;
         let (swarms, events) = (Arc::clone(&storage.swarms), main_events.clone());
-        std::thread::Builder::new().name("heir".into()).spawn(move || {
+        std::thread::Builder::new().name("predecessor".into()).spawn(move || {
             apply_remaining(reader, &swarms, &policy, clock);
             events.send(MainEvent::PredecessorEnded);
         })?;
         let events = main_events.clone();
         std::thread::Builder::new()
-            .name("signal_stream".into())
+            .name("signals-in".into())
             .spawn(move || events.receive_forwarded(signal_stream))?;
         if let Err(error) = stream.write_all(&[SERVING]) {
             log::warn!("the predecessor is gone: {error}");

@@ -7,11 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::background::{Background, BackgroundTask};
 use crate::metrics::{Board, Series, SeriesKind};
 use crate::report::{ReportRow, Reporter};
 use crate::snapshot::container::replace_file;
@@ -23,8 +23,6 @@ pub const FILE_NAME: &str = "export.csv";
 pub const HEADER: &str = "info_hash,seeders_ipv4,leechers_ipv4,seeders_ipv6,leechers_ipv6,completed";
 /// Who may read the file: the user and the group.
 const FILE_MODE: u32 = 0o640;
-/// How often a sleeping thread looks whether a reload has changed the interval.
-const SETTINGS_CHECK: Duration = Duration::from_secs(1);
 
 /// What is written where, and how often. A reload may change it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,26 +136,9 @@ impl Exporter {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(self: &Arc<Self>) -> io::Result<RunningExporter> {
-        let exporter = Arc::clone(self);
-        let thread = thread::Builder::new().name("export".into()).spawn(move || exporter.run())?;
-        Ok(RunningExporter { thread: Some(thread), exporter: Arc::clone(self) })
-    }
-
-    fn run(&self) {
-        let mut last = self.reporter.clock().uptime();
-        while !self.reporter.is_stopping() {
-            let every = Duration::from_secs(self.settings.lock().every_seconds);
-            let wait = (last + every).saturating_sub(self.reporter.clock().uptime());
-            if every.is_zero() || !wait.is_zero() {
-                thread::park_timeout(if every.is_zero() { SETTINGS_CHECK } else { wait.min(SETTINGS_CHECK) });
-                continue;
-            }
-            last = self.reporter.clock().uptime();
-            if let Ok(Exported { path, torrents, took }) = self.export() {
-                let (path, milliseconds) = (path.display(), took.as_millis());
-                log::debug!("exported {torrents} torrents to {path} in {milliseconds} ms");
-            }
-        }
+        let task = PeriodicExport(Arc::clone(self));
+        let background = Background::start("export", *self.reporter.clock(), task)?;
+        Ok(RunningExporter { background: Some(background), exporter: Arc::clone(self) })
     }
 
     /// Lists the numbers of the exports.
@@ -178,10 +159,27 @@ impl Exporter {
     }
 }
 
-/// The running thread. Dropped, it ends, and gives up what it writes.
+/// Exports as often as the settings say.
+struct PeriodicExport(Arc<Exporter>);
+
+impl BackgroundTask for PeriodicExport {
+    fn period(&self) -> Option<Duration> {
+        let seconds = self.0.settings.lock().every_seconds;
+        (seconds > 0).then(|| Duration::from_secs(seconds))
+    }
+
+    fn run(&mut self, _: &AtomicBool) {
+        if let Ok(Exported { path, torrents, took }) = self.0.export() {
+            let (path, milliseconds) = (path.display(), took.as_millis());
+            log::debug!("exported {torrents} torrents to {path} in {milliseconds} ms");
+        }
+    }
+}
+
+/// The running thread. Dropped, it gives up what it writes, and is waited for.
 #[derive(Debug)]
 pub struct RunningExporter {
-    thread: Option<JoinHandle<()>>,
+    background: Option<Background>,
     exporter: Arc<Exporter>,
 }
 
@@ -189,16 +187,14 @@ impl RunningExporter {
     /// False once the thread has ended by itself, which takes a panic.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+        self.background.as_ref().is_some_and(Background::is_alive)
     }
 }
 
 impl Drop for RunningExporter {
     fn drop(&mut self) {
         self.exporter.reporter.stop();
-        let Some(thread) = self.thread.take() else { return };
-        thread.thread().unpark();
-        if thread.join().is_err() {
+        if self.background.take().is_some_and(|background| background.stop().is_none()) {
             log::error!("the exporter ended with a panic");
         }
     }
@@ -232,6 +228,8 @@ fn write_row(row: &ReportRow, to: &mut Vec<u8>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
     use crate::Tick;
     use crate::admission::Policy;
