@@ -33,6 +33,7 @@ use std::sync::Arc;
 use hayate_state::actor::{self, Reply};
 use hayate_state::admission::OverLimitAction;
 use hayate_state::private::SiteData;
+use hayate_state::query::split_target;
 use hayate_state::{Now, Policy, Subscriber, Tick, Tracker};
 
 use crate::config::HttpConfig;
@@ -139,10 +140,7 @@ impl Engine {
             return Step::Answer(self.metrics.count_response(response));
         }
         let target = origin_form(head.target);
-        let (path, query) = match target.iter().position(|&octet| octet == b'?') {
-            Some(at) => (target.get(..at).unwrap_or_default(), target.get(at + 1..).unwrap_or_default()),
-            None => (target, &[][..]),
-        };
+        let (path, query) = split_target(target);
         let path = collapse_leading_slashes(path);
         self.warn_of_untrusted_proxy(now, head);
         let context = self.context();

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hayate_state::query;
 use pprof::ProfilerGuardBuilder;
 use pprof::protos::Message;
 
@@ -45,8 +46,9 @@ fn command_line() -> String {
 }
 
 fn read_seconds(query: &[u8]) -> Option<u64> {
-    let value = query.split(|&octet| octet == b'&').find_map(|pair| pair.strip_prefix(b"seconds="));
-    let Some(value) = value else { return Some(SECONDS_DEFAULT) };
+    let mut values =
+        query::pairs(query).filter(|(name, _)| *name == b"seconds").filter_map(|(_, value)| value);
+    let Some(value) = values.next() else { return Some(SECONDS_DEFAULT) };
     let seconds = str::from_utf8(value).ok()?.parse().ok()?;
     (1..=SECONDS_MAX).contains(&seconds).then_some(seconds)
 }

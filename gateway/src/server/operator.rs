@@ -1,5 +1,6 @@
 //! Answers to requests for the operator's pages, profiles and site administration.
 
+use hayate_state::query::split_target;
 use hyper::body::Incoming;
 use hyper::{Method, Request};
 
@@ -15,9 +16,8 @@ impl Shared {
         let (path, query) = {
             let asked = with_head(request, source, |head| {
                 check_head(head)?;
-                let mut parts = origin_form(head.target).splitn(2, |&octet| octet == b'?');
-                let mut part = || parts.next().unwrap_or_default().to_vec();
-                Ok((part(), part()))
+                let (path, query) = split_target(origin_form(head.target));
+                Ok((path.to_vec(), query.to_vec()))
             });
             match asked {
                 Ok(asked) => asked,

@@ -7,7 +7,7 @@
 //! is in (`rules/http.md#broken-escapes`).
 
 use hayate_state::ids::InfoHash;
-use hayate_state::private::passkey_path::decode_escape;
+use hayate_state::query::{self, decode_escape};
 
 /// Octets of the longest name we know, `no_peer_id`.
 const NAME_MAX: usize = 10;
@@ -370,11 +370,7 @@ fn is_info_hash_in_any_case(name: &[u8]) -> bool {
 
 /// Name and value of every pair; a segment without `=` names nothing and is left out (`rules/http.md#query`).
 fn split_pairs(query: &[u8]) -> impl Iterator<Item = (&[u8], Escaped<'_>)> {
-    query.split(|&octet| octet == b'&').filter_map(|segment| {
-        let at = segment.iter().position(|&octet| octet == b'=')?;
-        let (name, value) = segment.split_at(at);
-        Some((name, Escaped(value.get(1..)?)))
-    })
+    query::pairs(query).filter_map(|(name, value)| Some((name, Escaped(value?))))
 }
 
 #[cfg(test)]
