@@ -14,9 +14,10 @@
 //! logged or used as a label; all state of the server belongs to one thread, so nothing in it is locked or
 //! shared except counters and the queue into which the actor puts its replies.
 //!
-//! Absent on purpose: swarms and policy (they are the tracker's), redirects, OPTIONS, HEAD of anything but the
-//! operator's pages (405), compression, request bodies, full scrapes, HTTP/2 without TLS, hyper's own head
-//! timer (it cannot tell a slow head from an idle connection, see the server's timeouts), log lines per request.
+//! Absent on purpose: swarms and policy (they are the tracker's), redirects, OPTIONS, HEAD of anything but
+//! the operator's pages (405), compression, request bodies, full scrapes, HTTP/2 without TLS, hyper's own
+//! head timer (it cannot tell a slow head from an idle connection, see the server's timeouts), log lines per
+//! request.
 //!
 //! The engine needs neither socket nor thread. Here it answers an announce from a tracker of its own:
 //!
@@ -44,8 +45,9 @@
 //! let response = engine.handle(Now::at(0), &mut tracker, &head);
 //!
 //! // One leecher is in the swarm: the client itself.
+//! let body = response.body.escape_ascii().to_string();
 //! assert_eq!(response.status, 200);
-//! assert!(response.body.starts_with(b"d8:completei0e10:downloadedi0e10:incompletei1e8:interval"));
+//! assert!(body.starts_with("d8:completei0e10:downloadedi0e") && body.contains("10:incompletei1e"));
 //! # Ok::<(), hayate_gateway::RouteError>(())
 //! ```
 

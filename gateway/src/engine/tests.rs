@@ -119,7 +119,7 @@ fn nobody_is_said_to_be_where_no_peer_is() {
         );
     }
     let seen = harness.get("45.128.19.54", &announce('a', 7004, "&left=9"));
-    assert_eq!(seen.number("incomplete"), Some(1), "only the asker is in the swarm");
+    assert_eq!(seen.number("incomplete"), Some(1), "only the client itself is in the swarm");
 }
 
 #[test]

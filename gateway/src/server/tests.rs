@@ -296,8 +296,8 @@ fn without_keep_alive_every_reply_closes() {
 }
 
 #[test]
-fn the_unix_socket_is_a_trusted_proxy_and_goes_with_the_door() {
-    let name = format!("hayate-door-{}-{:x}.sock", std::process::id(), fastrand::u64(..));
+fn the_unix_socket_is_a_trusted_proxy_and_goes_with_the_server() {
+    let name = format!("hayate-gateway-{}-{:x}.sock", std::process::id(), fastrand::u64(..));
     let path = std::env::temp_dir().join(name);
     let listen = ListenConfig { unix_socket: Some(path.clone()), ..listen() };
     let daemon = Daemon::start(&listen, HttpConfig { proxy_header: Some("X-Real-IP".into()), ..config() });
@@ -390,7 +390,7 @@ fn the_operators_pages_stay_until_the_last_request_is_answered() {
 }
 
 #[test]
-fn nobody_in_the_backlog_is_lost_when_the_door_stops() {
+fn no_client_in_the_backlog_is_lost_when_the_server_stops() {
     let daemon = Daemon::open();
     let request = format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\n");
     let mut clients: Vec<_> = (0..300).map(|_| daemon.connect()).collect();
@@ -422,7 +422,7 @@ fn a_full_inbox_is_answered_at_once_without_peers_and_with_a_long_interval() {
 }
 
 #[test]
-fn a_door_may_be_stopped_at_once() {
+fn a_server_may_be_stopped_at_once() {
     Daemon::open().stop();
 }
 

@@ -9,7 +9,7 @@ fn connections() -> (Connections, Rc<ConnTimer>) {
     (connections, timer)
 }
 
-/// Beats every second until `end`, and says when whose time was up.
+/// Checks every second until `end`, and returns when whose time was up.
 fn beat_until(connections: &Connections, end: u64) -> Vec<(u64, Phase)> {
     let mut phases = Vec::new();
     for second in connections.now() / 1000 + 1..=end {
@@ -65,7 +65,7 @@ fn a_finish_takes_back_no_drop_and_time_still_runs_out() {
 }
 
 #[test]
-fn nobody_pays_for_a_late_beat() {
+fn no_connection_pays_for_a_late_check() {
     let (connections, _timer) = connections();
     let mut expired = 0;
     connections.close_expired(Duration::from_secs(100), |_| expired += 1);
@@ -145,7 +145,7 @@ fn part_of_a_further_head_that_came_with_the_first_is_a_head() {
 }
 
 #[test]
-fn whoever_has_begun_to_ask_makes_room_last() {
+fn a_connection_with_part_of_a_request_makes_room_last() {
     let (connections, asking) = connections();
     asking.note_octets_in(b"GET / HT");
     assert_eq!(beat_until(&connections, 3), []);
