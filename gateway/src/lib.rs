@@ -3,7 +3,7 @@
 //! | layer | module | what is in it |
 //! |---|---|---|
 //! | | [`config`], [`tls`] | settings of the gateway; its certificate and key |
-//! | wire | [`wire::query`] | the query string, as octets and without a copy |
+//! | [`wire`] | [`wire::query`] | the query string, as octets and without a copy |
 //! | wire | [`wire::bencode`], [`wire::reply`] | the bencoded replies |
 //! | engine | [`engine`] | [`Engine`]: head in, question out; reply in, octets out |
 //! | server | [`operator`] | `/metrics`, `/alive`, `/health`, and the table of the operator's paths |

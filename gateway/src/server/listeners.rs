@@ -7,9 +7,9 @@ use tokio::task::{JoinHandle, spawn_local, yield_now};
 
 use super::accept::{accept_connections, accept_waiting};
 use super::shared::{ListenerRole, Shared};
+use super::socket_set::{ListenerChange, Server};
 use super::sockets::{SocketFile, UnixSocket};
 use super::stream::Listener;
-use super::{ListenerChange, Server};
 
 /// All listeners of the running server, in the groups that a reload changes together.
 pub(super) struct Listeners {

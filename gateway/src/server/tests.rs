@@ -13,6 +13,7 @@ use hayate_state::{Swarms, Tracker};
 use self::kit::*;
 use super::replies::tests::while_the_actor_is_busy;
 use super::*;
+use crate::config::ListenConfig;
 use crate::operator::{HealthCheck, HealthStatus};
 
 #[test]

@@ -1,12 +1,13 @@
 //! A server, an actor and their clients, for the tests of the server.
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hayate_state::actor::{Actor, INBOX_MAX};
 use hayate_state::{Board, Swarms, Tracker};
 
 use super::super::*;
+use crate::config::ListenConfig;
 use crate::operator::{HealthCheck, HealthStatus};
 use crate::wire::bencode::tests::{Value, read as bencoded};
 
