@@ -1,4 +1,5 @@
-//! The sockets of a server: opened or adopted at the start, duplicated for a successor, exchanged by a reload.
+//! The sockets of a server: opened or adopted at the start, duplicated for a successor, exchanged by a
+//! reload.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

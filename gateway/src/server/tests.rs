@@ -1,4 +1,4 @@
-//! The real server on the loopback, asked over raw sockets.
+//! The real server on the loopback, with requests over raw sockets.
 
 mod kit;
 
@@ -214,7 +214,7 @@ fn sockets_that_say_nothing_do_not_turn_the_operator_away() {
     let daemon = Daemon::open();
     let metrics = daemon.metrics.unwrap();
     let mut silent: Vec<_> = (0..100).map(|_| Client::tcp(metrics)).collect();
-    // Some of them have begun to ask, and do not go on.
+    // Some of them have sent part of a request, and do not go on.
     silent.iter_mut().step_by(3).for_each(|client| client.send("GET /hea"));
     for _ in 0..3 {
         assert_eq!(Client::tcp(metrics).get("/health").status, 200);
