@@ -12,7 +12,7 @@ use crate::engine::failure::{FailureDetail, FailureReason};
 use crate::wire::query::{BadEscape, Escaped, NotAnId, Number, Parameters, Strictness};
 use crate::wire::reply::ReplyForm;
 
-/// What a client that says nothing readable about `left` is taken to miss: it is a leecher
+/// The value of `left` of a client that says nothing readable about it: the client is a leecher
 /// (`rules/http.md#numbers`).
 const LEFT_UNKNOWN: u64 = u64::MAX;
 /// Octets of a value that is compared with a word, at most; a longer one is no such word.
@@ -25,18 +25,18 @@ const EVENTS: [(&[u8], Event); 4] = [
     (b"paused", Event::Paused),
 ];
 
-/// How many peers a client gets.
+/// Limits of the number of peers that a client gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NumWantLimits {
-    /// Peers for a client that does not say.
+    /// Peers for a client that does not ask for a number.
     pub default: u16,
-    /// Peers at most for a client that says.
+    /// The largest number of peers for a client that asks for a number.
     pub max: u16,
 }
 
 impl NumWantLimits {
-    /// The number of peers to hand out. A client that says nothing, or nothing readable, gets the default,
-    /// which `max` does not bound (`rules/http.md#numwant`).
+    /// Returns the number of peers to hand out. A client that says nothing, or nothing readable, gets the
+    /// default, which `max` does not bound (`rules/http.md#numwant`).
     fn bound(self, wanted: Number) -> u16 {
         match wanted {
             Number::Garbage => self.default,
@@ -49,11 +49,11 @@ impl NumWantLimits {
 /// A whole announce, and how its reply is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnnounceQuery {
-    /// For the tracker.
+    /// What the tracker is asked.
     pub announce: Announce,
     /// Compact unless `compact=0`.
     pub form: ReplyForm,
-    /// The list form may hold peer ids.
+    /// Whether the list form may hold peer ids.
     pub with_ids: bool,
 }
 
@@ -72,7 +72,8 @@ impl AnnounceQuery {
         policy: &Policy,
     ) -> Result<Self, FailureReason> {
         let reader = Reader { parameters, strictness };
-        // Every value is decoded first: where a broken escape is a failure, it outranks whatever else is wrong.
+        // Every value is decoded first: where a broken escape is a failure, it outranks whatever else is
+        // wrong.
         let info_hash = reader.only_info_hash();
         let client_failure = client.as_ref().err().map(|failure| failure.cause);
         if info_hash == Err(BadRequest::InvalidEscape) || client_failure == Some(BadRequest::InvalidEscape) {

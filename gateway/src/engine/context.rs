@@ -70,12 +70,12 @@ pub(super) struct EngineContext<'a> {
 }
 
 impl<'a> EngineContext<'a> {
-    /// What becomes of a request from there, if it is one too many.
+    /// Counts a request of `seen`, and returns what becomes of it if it is beyond the rate limit.
     pub(super) fn rate_limit(self, now: Now, seen: IpAddr) -> Option<OverLimitAction> {
         self.policy.check_rate_limit(now.tick, seen).filter(|beyond| *beyond != OverLimitAction::Count)
     }
 
-    /// The request's URL, if a hook is configured.
+    /// Returns the request's URL, if a hook is configured.
     pub(super) fn url_for_hooks(
         self,
         source: IpAddr,
@@ -88,7 +88,7 @@ impl<'a> EngineContext<'a> {
         (!self.policy.hooks.is_empty()).then(|| Box::new(url()))
     }
 
-    /// Whom the mode believes about the client's address.
+    /// Returns whom the mode believes about the client's address.
     pub(super) fn address_trust(self) -> AddressTrust<'a> {
         let trust = AddressTrust::from_config(self.config);
         match self.strictness {
@@ -114,7 +114,7 @@ impl<'a> EngineContext<'a> {
         let (seen, peers, announce) = (seen?, query.peer_form(), query.announce);
         let over_v6 = match self.strictness {
             Strictness::Lenient => seen.is_ipv6() || announce.address.is_ipv6(),
-            // `peers6` is there only if there is something in it, so that an IPv4 swarm looks as it always did.
+            // `peers6` is written only if there is something in it, so that an IPv4 swarm looks as it always did.
             Strictness::Strict => false,
         };
         let address = ReplyAddress { external: self.config.external_ip.then_some(seen), over_v6 };
@@ -142,7 +142,7 @@ impl<'a> EngineContext<'a> {
         Ok((question, ReplyKind::Scrape(info_hashes)))
     }
 
-    /// The address at which the client's peer is reached: claimed or seen.
+    /// Returns the address at which the client's peer is reached: claimed or seen.
     fn peer_address(
         self,
         parameters: &Parameters<'_>,
@@ -162,7 +162,7 @@ impl<'a> EngineContext<'a> {
         }
     }
 
-    /// Has the tracker asked, and the labels of the request kept until it replies.
+    /// Returns the step that asks the tracker; the labels of the request wait in its plan for the reply.
     pub(super) fn ask(self, question: Question, kind: ReplyKind, slowed: bool) -> Step {
         Step::Ask(question, ReplyPlan { kind, slowed, labels: self.metrics.take_labels() })
     }
@@ -228,12 +228,12 @@ impl<'a> EngineContext<'a> {
         Response::bencoded(reply::failure(&failure.text(self.strictness), interval_seconds))
     }
 
-    /// The answer where there is nothing, counted; in mode private it says nothing.
+    /// Counts and returns the answer to a path where there is nothing.
     pub(super) fn not_found(self) -> Response {
         self.metrics.count_response(self.not_found_response())
     }
 
-    /// The answer where there is nothing; in mode private it says nothing.
+    /// Returns the answer to a path where there is nothing; in mode private it has no text.
     pub(super) fn not_found_response(self) -> Response {
         match self.strictness {
             Strictness::Lenient => Response::not_found(),

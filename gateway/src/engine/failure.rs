@@ -1,4 +1,4 @@
-//! What a client that is refused is told: texts and intervals (`rules/http.md#failure-reply`,
+//! What a refused client is told: text and interval (`rules/http.md#failure-reply`,
 //! `rules/private.md#failures`).
 
 use std::borrow::Cow;
@@ -10,14 +10,14 @@ use hayate_state::{PeerId, Policy};
 use crate::engine::bad_request::BadRequest;
 use crate::wire::query::Strictness;
 
-/// A refusal, and what the text says in brackets.
+/// A refusal, and what its text adds about the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FailureReason {
     pub(crate) cause: BadRequest,
     pub(crate) detail: FailureDetail,
 }
 
-/// What a text says in brackets.
+/// What a text adds about the request, in brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FailureDetail {
     None,
@@ -34,7 +34,7 @@ pub(crate) enum FailureDetail {
 }
 
 impl FailureReason {
-    /// What mode private tells about the tracker's refusal of an announce with this `peer_id` and `left`.
+    /// Returns what mode private tells when the tracker refuses an announce with this `peer_id` and `left`.
     pub(crate) fn from_refused(refused: &Refused, peer_id: PeerId, left: u64) -> Self {
         use hayate_state::Refusal as Tracker;
         let detail = match (refused.refusal, &refused.reason) {
@@ -46,7 +46,7 @@ impl FailureReason {
         Self { cause: refused.refusal.into(), detail }
     }
 
-    /// The text for the client: octets, because a `peer_id` is not text.
+    /// Returns the text for the client: octets, because a `peer_id` is not text.
     pub(crate) fn text(&self, strictness: Strictness) -> Cow<'static, [u8]> {
         let words = self.cause.words(strictness).text.as_bytes();
         if self.detail == FailureDetail::None {
@@ -65,7 +65,7 @@ impl FailureReason {
         Cow::Owned(text)
     }
 
-    /// Seconds that the client is told to wait; 0 = it is told nothing.
+    /// Returns the seconds that the client is told to wait; 0 = it is told nothing.
     pub(crate) fn interval_seconds(&self, strictness: Strictness, policy: &Policy) -> u32 {
         match (strictness, self.cause) {
             (Strictness::Lenient, _) => policy.failure_interval_seconds(),

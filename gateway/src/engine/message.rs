@@ -1,4 +1,4 @@
-//! What comes in and what goes out: the head of a request, the answer to it, and the octets of a target.
+//! The head of a request, the answer to it, and the form of a target.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use crate::engine::client_address::Source;
 
 /// Octets of a request line besides method and target: two spaces and the version.
 const LINE_OVERHEAD: usize = " ".len() + " HTTP/1.1".len();
-/// The type of every answer but `/metrics`.
+/// The content type of most answers; `/metrics` and profiles have their own.
 pub const TEXT_PLAIN: &str = "text/plain";
 
 /// The head of a request.
@@ -23,7 +23,7 @@ pub struct Head<'r, H: ?Sized> {
     pub headers: &'r H,
     /// Octets of all header lines.
     pub header_octets: usize,
-    /// A body follows, or a transfer coding is named.
+    /// Whether a body follows, or a transfer coding is named.
     pub has_body: bool,
 }
 
@@ -36,12 +36,12 @@ pub struct Response {
     pub content_type: &'static str,
     /// The body; a HEAD gets its length only.
     pub body: Cow<'static, [u8]>,
-    /// The connection must not be used again.
+    /// Whether the connection closes after the answer.
     pub close: bool,
 }
 
 impl Response {
-    /// A status with a short text.
+    /// Returns a status with a constant text.
     #[must_use]
     pub fn text(status: u16, text: &'static str) -> Self {
         Self {
@@ -52,24 +52,24 @@ impl Response {
         }
     }
 
-    /// A status with a text that was made for it.
+    /// Returns a status with a text made for one request.
     pub(crate) fn owned_text(status: u16, text: String) -> Self {
         Self { body: Cow::Owned(text.into_bytes()), ..Self::text(status, "") }
     }
 
-    /// What is there is not asked for by this method.
+    /// Returns the answer to a method that the path does not have.
     #[must_use]
     pub(crate) fn method_not_allowed() -> Self {
         Self::text(405, "Method Not Allowed\n")
     }
 
-    /// There is nothing at that path.
+    /// Returns the answer to a path where there is nothing.
     #[must_use]
     pub fn not_found() -> Self {
         Self::text(404, "404 page not found\n")
     }
 
-    /// A bencoded reply.
+    /// Returns a bencoded reply.
     #[must_use]
     pub(crate) fn bencoded(body: Vec<u8>) -> Self {
         Self { status: 200, content_type: TEXT_PLAIN, body: Cow::Owned(body), close: false }
@@ -85,7 +85,7 @@ pub(crate) fn check_head<H: ?Sized>(head: &Head<'_, H>) -> Result<(), Response> 
     if head.header_octets > HEADER_BLOCK_MAX {
         return Err(Response::text(431, "Request Header Fields Too Large\n"));
     }
-    // Pages may be asked for by HEAD; whoever has another answer refuses it.
+    // Pages may be asked for by HEAD; everything else refuses it later.
     if !matches!(head.method, b"GET" | b"HEAD") {
         return Err(Response { close: head.has_body, ..Response::method_not_allowed() });
     }
@@ -96,7 +96,7 @@ pub(crate) fn check_head<H: ?Sized>(head: &Head<'_, H>) -> Result<(), Response> 
     Ok(())
 }
 
-/// Path and query of a target that may be a whole URL.
+/// Returns path and query of a target that may be a whole URL.
 pub(crate) fn origin_form(target: &[u8]) -> &[u8] {
     if target.first() == Some(&b'/') {
         return target;

@@ -1,9 +1,9 @@
-//! The gateway's decisions, without a socket, a clock or a thread: from the head of a request to a question for
-//! the tracker, and from the tracker's reply to the octets of the answer.
+//! The gateway's decisions, without a socket, a clock or a thread: from the head of a request to a question
+//! for the tracker, and from the tracker's reply to the octets of the answer.
 //!
 //! ```text
-//! head --read_request--> Step::Ask(question, plan) --> whoever asks the tracker --> reply --write_reply(plan)-->
-//! Response            \-> Step::Answer(Response), Step::Page(page)
+//! head --read_request--> Step::Ask(question, plan) --> tracker --> reply --write_reply(plan)--> Response
+//!                    \-> Step::Answer(Response), Step::Page(page)
 //! ```
 //!
 //! | module | what is in it |
@@ -51,24 +51,24 @@ pub use message::{Head, Response};
 
 /// Seconds between two log lines about proxies that are not believed.
 const WARNING_INTERVAL_SECONDS: u32 = 60;
-/// Decides about requests, by the configuration in force.
+/// The gateway's decisions about requests, by the configuration in force. The server's thread owns it.
 #[derive(Debug)]
 pub struct Engine {
     config: Subscriber<HttpConfig>,
     policy: Subscriber<Policy>,
     routes: TrackerRoutes,
-    /// In mode private.
+    /// Present in mode private.
     private_mode: Option<PrivateEngine>,
     metrics: Arc<Metrics>,
-    /// When the log last warned of a proxy that is not believed.
+    /// The time of the last warning about a proxy that is not believed.
     last_proxy_warning: Option<Tick>,
 }
 
 impl Engine {
-    /// An engine that follows `config` and `policy` as they are published.
+    /// Returns an engine that follows `config` and `policy` as they are published.
     ///
     /// # Errors
-    /// When a route cannot be served.
+    /// Fails when a route cannot be served.
     pub fn new(config: Subscriber<HttpConfig>, policy: Subscriber<Policy>) -> Result<Self, RouteError> {
         let routes = TrackerRoutes::new(&config.get().announce_routes, &config.get().scrape_routes)?;
         Ok(Self {
@@ -81,7 +81,7 @@ impl Engine {
         })
     }
 
-    /// The same in mode private: only members of `site_data` are served.
+    /// Puts the engine into mode private: only users of `site_data` are served.
     #[must_use]
     pub fn private(self, site_data: Subscriber<SiteData>) -> Self {
         Self { private_mode: Some(PrivateEngine::new(site_data)), ..self }
@@ -93,13 +93,13 @@ impl Engine {
         self.config.get()
     }
 
-    /// What the engine counts.
+    /// The metrics of the engine.
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
-    /// Takes over what a reload published. Routes that cannot be served leave the old ones in force.
+    /// Adopts what a reload has published. Routes that cannot be served leave the old ones in force.
     pub fn refresh(&mut self) {
         self.policy.refresh();
         if let Some(site) = &mut self.private_mode {
@@ -114,8 +114,8 @@ impl Engine {
         }
     }
 
-    /// Answers a request at once, asking `tracker` itself: what the server and the state actor do together.
-    /// The pages of the operator are the server's; here they are not found.
+    /// Answers a request at once by asking `tracker`, as the server and the state actor do together. The
+    /// operator's pages belong to the server; here the answer to them is 404.
     pub fn handle<H: Headers + ?Sized>(
         &mut self,
         now: Now,
@@ -133,7 +133,7 @@ impl Engine {
         }
     }
 
-    /// Reads the head of a request.
+    /// Reads the head of a request and decides what to do about it.
     pub fn read_request<H: Headers + ?Sized>(&mut self, now: Now, head: &Head<'_, H>) -> Step {
         self.refresh();
         if let Err(response) = check_head(head) {
@@ -173,8 +173,8 @@ impl Engine {
         }
     }
 
-    /// Counts a header that names the client and is not believed, and says so once a minute: as long as that
-    /// goes on, the proxy itself is taken for the peer.
+    /// Counts a header that names a client and is not believed, and warns once a minute: until the operator
+    /// acts, the proxy itself is taken for the peer.
     fn warn_of_untrusted_proxy<H: Headers + ?Sized>(&mut self, now: Now, head: &Head<'_, H>) {
         let trust = self.context().address_trust();
         let Some((source, header)) = trust.untrusted_header(head.source, head.headers) else { return };
@@ -201,12 +201,12 @@ impl Engine {
         self.last_proxy_warning = Some(now.tick);
     }
 
-    /// How requests are read: strictly in mode private.
+    /// How the engine reads requests: strictly in mode private.
     pub(crate) fn strictness(&self) -> Strictness {
         if self.private_mode.is_some() { Strictness::Strict } else { Strictness::Lenient }
     }
 
-    /// The answer where there is nothing; in mode private it says nothing.
+    /// Returns the answer to a path where there is nothing; in mode private it has no text.
     pub(crate) fn not_found_response(&self) -> Response {
         self.context().not_found_response()
     }

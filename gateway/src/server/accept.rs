@@ -1,4 +1,4 @@
-//! Accepting connections, and refusing those that there is no room for.
+//! Accepting connections, and refusing them where there is no room.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,9 +15,9 @@ use super::stream::{Listener, Stream};
 use super::timeouts::ConnTimeouts;
 use crate::engine::client_address::Source;
 
-/// Connections to the operator's pages at most.
+/// The largest number of connections to the operator's pages.
 const OPERATOR_CONNECTIONS_MAX: usize = 64;
-/// Pause after an accept that failed for want of something, such as file descriptors.
+/// Pause after an accept that failed for lack of a resource, such as file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time between two log lines about failing accepts.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
@@ -53,7 +53,7 @@ fn admit_connection(
     stream: Stream,
     source: Source,
 ) {
-    // A new certificate counts for whoever comes after the reload.
+    // A new certificate applies to connections that come after the reload.
     shared.engine.borrow_mut().refresh();
     let engine = shared.engine.borrow();
     let config = engine.config();

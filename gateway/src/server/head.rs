@@ -47,7 +47,7 @@ impl Headers for HeaderMap {
 /// How the octets of an HTTP/1 connection end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum HeadProgress {
-    /// With a whole head, or there are none.
+    /// With a whole head, or there are no octets.
     #[default]
     Whole,
     /// With a line.
@@ -57,7 +57,7 @@ pub(super) enum HeadProgress {
 }
 
 impl HeadProgress {
-    /// After some octets more.
+    /// Returns the progress after `octets` more.
     pub(super) fn after(self, octets: &[u8]) -> Self {
         let mut last = octets.iter().rev().filter(|octet| **octet != b'\r');
         match (last.next(), last.next()) {
@@ -72,7 +72,7 @@ impl HeadProgress {
         }
     }
 
-    /// The last of these octets is within a line. Is it a request line?
+    /// Returns the progress after octets whose last one is within a line.
     fn within(self, octets: &[u8]) -> Self {
         let Some(at) = octets.iter().rposition(|&octet| octet == b'\n') else {
             return Self::Line(match self {
@@ -86,7 +86,7 @@ impl HeadProgress {
         Self::Line(before.ends_with(b"\n").then_some(line.len()))
     }
 
-    /// The head that is under way begins with a line that is too long.
+    /// Whether the unfinished head begins with a line that is too long.
     pub(super) fn is_long_line(self) -> bool {
         matches!(self, Self::Line(Some(octets)) if octets > REQUEST_LINE_MAX)
     }

@@ -32,7 +32,7 @@ impl Shared {
             RouteTarget::Page(page) => return self.show_page(page),
             RouteTarget::Profile if self.engine.borrow().config().pprof => {
                 let leaf = rest.to_vec();
-                // It sleeps for as long as is asked for.
+                // It sleeps for as long as the query asks for.
                 let page = tokio::task::spawn_blocking(move || profile::render_page(&leaf, &query)).await;
                 let failed = |_| Response::text(500, "internal server error\n");
                 return self.metrics.count_response(page.unwrap_or_else(failed));
@@ -46,7 +46,7 @@ impl Shared {
             Source::Address(address) => address.to_string(),
             Source::Unix => "a unix socket".to_owned(),
         };
-        // It waits for the database, which this thread must not.
+        // It waits for the database, which this thread must not do.
         let answer = tokio::task::spawn_blocking(move || admin.answer(&path, &query, &from)).await;
         self.metrics.count_response(match answer {
             Ok(Some((status, text))) => Response::owned_text(status, text),

@@ -25,14 +25,15 @@ use crate::engine::{Engine, Step};
 use crate::operator::OperatorPages;
 use crate::operator::routes::Routes;
 
-/// So many questions wake the state actor before a turn ends, so that it does not stand still in a long one.
+/// The number of questions that wakes the state actor before a turn ends, so that it is not idle in a long
+/// one.
 const UNWOKEN_MAX: usize = 64;
-/// Between two readings of how many requests there are.
+/// Time between two readings of the number of requests.
 const MINUTE: Duration = Duration::from_secs(60);
 /// Time that connections without a request get to send one when the server stops.
 pub(super) const NEW_CONNECTION_GRACE: Duration = Duration::from_millis(500);
 
-/// What a listener is for.
+/// The purpose of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ListenerRole {
     /// Announces and scrapes.
@@ -41,12 +42,12 @@ pub(super) enum ListenerRole {
     Operator,
 }
 
-/// All that the connections share.
+/// The state that all connections share. The server's thread owns it, until the last connection ends.
 pub(super) struct Shared {
     pub(super) engine: RefCell<Engine>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) inbox: Inbox<ReplyTo>,
-    /// Questions that the state actor has not been woken for.
+    /// The number of questions in the inbox for which the state actor has not been woken.
     pub(super) unwoken_questions: Cell<usize>,
     pub(super) turn_ends: Notify,
     pub(super) replies: Rc<PendingReplies>,
@@ -60,7 +61,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Watches over the connections' time until the task is aborted.
+    /// Checks the timeouts of the connections until the task is aborted.
     pub(super) async fn run_timer(self: Rc<Self>) {
         let mut minute = (self.clock.uptime(), 0);
         loop {
@@ -87,8 +88,8 @@ impl Shared {
         self.close_stalled();
     }
 
-    /// Keeps the answers that clients do not take within bounds. The operator's own may be as large as a list
-    /// of all torrents.
+    /// Keeps the answers that clients do not take within bounds. Those to the operator have none: one may be
+    /// a list of all torrents.
     pub(super) fn close_stalled(&self) {
         let closed = self.connections_of(ListenerRole::Gateway).close_stalled();
         if closed > 0 {
@@ -113,7 +114,7 @@ impl Shared {
                 self.last_one_closed.notified().await;
             }
         });
-        // Who has just been accepted has not sent his request yet: closed now, he would have been refused.
+        // A client that has just been accepted has not sent its request yet: closed now, it would be refused.
         connections.finish_active();
         if tokio::time::timeout(NEW_CONNECTION_GRACE, &mut all).await.is_ok() {
             return;
@@ -130,7 +131,7 @@ impl Shared {
         let (question, plan) = match step {
             Step::Ask(question, plan) => (question, plan),
             Step::Answer(response) => return response,
-            // Then the gateway has `/alive` only (`rules/operations.md#pages`).
+            // The operator has addresses for it (`rules/operations.md#pages`).
             Step::Page(page) if self.has_operator_listeners.get() && !Routes::is_always_on_gateway(page) => {
                 return self.metrics.count_response(self.engine.borrow().not_found_response());
             }
@@ -149,8 +150,8 @@ impl Shared {
         }
     }
 
-    /// A question lies in the inbox. Connections that are ready now are read first, since one wake-up serves
-    /// all their questions, but not too many of them.
+    /// Counts a question that was put into the inbox. Connections that are ready now are read first, since
+    /// one wake-up serves all their questions, but at most [`UNWOKEN_MAX`].
     fn question_queued(&self) {
         self.unwoken_questions.set(self.unwoken_questions.get() + 1);
         if self.unwoken_questions.get() < UNWOKEN_MAX {

@@ -3,20 +3,20 @@
 //!
 //! Only `&` separates, the first `=` ends the name, `+` is itself, and percent-escapes are decoded exactly
 //! once. Names are case-insensitive, except that only lower-case `info_hash` is the info_hash. Where a name
-//! is repeated the last value wins. A broken escape does no harm until somebody decodes the value it
-//! is in (`rules/http.md#broken-escapes`).
+//! is repeated the last value wins. A broken escape does no harm until the value that holds it is decoded
+//! (`rules/http.md#broken-escapes`).
 
 use hayate_state::ids::InfoHash;
 use hayate_state::query::{self, decode_escape};
 
-/// Octets of the longest name we know, `no_peer_id`.
+/// Octets of the longest known name, `no_peer_id`.
 const NAME_MAX: usize = 10;
-/// Digits that every number of a `u64` may have.
+/// The largest number of digits that always fit into a `u64`.
 const DIGITS_SAFE: usize = 19;
-/// What every octet is worth as a hexadecimal digit. A table, because digits of hashes are random: branches
-/// would be guessed wrong.
+/// The value of every octet as a hexadecimal digit. A table, because digits of hashes are random: branches
+/// would be mispredicted.
 const HEX: [u8; 256] = hex_values();
-/// No hexadecimal digit; above all of them, in each bit that they leave.
+/// Not a hexadecimal digit: all bits that no digit sets.
 const NO_DIGIT: u8 = 0xf0;
 
 /// A `%` that is not followed by two hexadecimal digits.
@@ -78,7 +78,7 @@ impl<'q> Escaped<'q> {
         DecodedOctets(self.0)
     }
 
-    /// Is every escape whole?
+    /// Checks that every escape is whole.
     ///
     /// # Errors
     /// [`BadEscape`] if one is not.
@@ -150,7 +150,7 @@ impl<'q> Escaped<'q> {
         Ok(number)
     }
 
-    /// Is the decoded value `word`, in any case?
+    /// Whether the decoded value is `word`, in any case.
     ///
     /// # Errors
     /// [`BadEscape`] if the value cannot be decoded.
@@ -201,11 +201,11 @@ impl<'q> Escaped<'q> {
     /// The decoded value as an unsigned decimal number, without sign.
     #[must_use]
     pub fn literal_number(self) -> Number {
-        // What holds a broken escape is no number either way.
+        // A value with a broken escape is not a number either way.
         self.number().unwrap_or(Number::Garbage)
     }
 
-    /// What stands behind a minus as a number; `None` without one.
+    /// The number behind a minus; `None` if there is no minus.
     #[must_use]
     pub fn literal_after_minus(self) -> Option<Number> {
         let rest = match decode_escape(self.0) {
@@ -216,7 +216,7 @@ impl<'q> Escaped<'q> {
     }
 }
 
-/// See [`Escaped::octets`].
+/// The decoded octets of a value, up to its first broken escape; see [`Escaped::octets`].
 #[derive(Clone, Debug)]
 pub struct DecodedOctets<'q>(&'q [u8]);
 
@@ -245,7 +245,7 @@ fn hex_of(octet: u8) -> u8 {
     HEX.get(usize::from(octet)).copied().unwrap_or(NO_DIGIT)
 }
 
-#[expect(clippy::indexing_slicing, reason = "an octet is a place in a table of 256")]
+#[expect(clippy::indexing_slicing, reason = "an octet is an index into a table of 256")]
 const fn hex_values() -> [u8; 256] {
     let mut values = [NO_DIGIT; 256];
     let (mut digits, mut value) = (b"0123456789abcdef".as_slice(), 0);
@@ -263,7 +263,7 @@ const fn hex_values() -> [u8; 256] {
 pub struct Parameters<'q> {
     /// The whole query, for [`Parameters::info_hashes`].
     query: &'q [u8],
-    /// How often `info_hash` occurs.
+    /// The number of values called `info_hash`.
     pub info_hashes_count: usize,
     /// The first `info_hash` (BEP 3).
     pub info_hash: Option<Escaped<'q>>,
@@ -294,7 +294,7 @@ pub struct Parameters<'q> {
 }
 
 impl<'q> Parameters<'q> {
-    /// Reads a query, the octets after the first `?`. There is no query that cannot be read.
+    /// Reads a query, the octets after the first `?`. Every query can be read.
     #[must_use]
     pub fn parse(query: &'q [u8]) -> Self {
         let mut parameters = Self { query, ..Self::default() };
@@ -323,7 +323,7 @@ impl<'q> Parameters<'q> {
         })
     }
 
-    /// Names with escapes or capitals, which no client sends.
+    /// Keeps a value whose name has escapes or capitals, which no client sends.
     fn keep_oddly_named(&mut self, name: &[u8], value: Escaped<'q>) {
         let mut buffer = [0; NAME_MAX];
         let Ok(Some(len)) = Escaped(name).decode(&mut buffer).map(|name| name.map(<[u8]>::len)) else {
@@ -356,13 +356,14 @@ impl<'q> Parameters<'q> {
 
 const INFO_HASH: &[u8] = b"info_hash";
 
-/// Percent-escapes may hide the name, capitals make it another one.
+/// Whether the name is `info_hash`. Percent-escapes may hide it; capitals make it another one.
 fn is_info_hash(name: &[u8]) -> bool {
     let hidden = || Escaped(name).octets().eq(INFO_HASH.iter().map(|&octet| Ok(octet)));
     name == INFO_HASH || name.contains(&b'%') && hidden()
 }
 
-/// In mode private capitals do not make it another name, and broken escapes stand for themselves.
+/// Whether the name is `info_hash` in mode private: capitals do not make it another one, and broken escapes
+/// stand for themselves.
 fn is_info_hash_in_any_case(name: &[u8]) -> bool {
     let matches = |name: &[u8]| name.eq_ignore_ascii_case(INFO_HASH);
     name == INFO_HASH || Escaped(name).literal(&mut [0; INFO_HASH.len()]).is_some_and(matches)

@@ -19,7 +19,7 @@ use crate::engine::routes::Action;
 use crate::operator::routes::Routes;
 use crate::wire::query::Parameters;
 
-/// Decides about the requests of users.
+/// The part of the engine that only mode private has; it knows the users by their passkeys.
 #[derive(Debug)]
 pub(super) struct PrivateEngine {
     site_data: Subscriber<SiteData>,

@@ -335,7 +335,7 @@ fn a_proxy_is_believed_strictly() {
         let text = response.body.escape_ascii().to_string();
         let Some(address) = address else {
             assert_eq!(text, unreadable, "{value}");
-            // A malformed request is told first, a wrong client later.
+            // A malformed request is refused first, an unknown client later.
             let headers = [("X-Forwarded-For", value.as_bytes())];
             let worse = harness.ask("127.0.0.1", &format!("{seeder}&left=x"), &headers);
             assert!(worse.body.escape_ascii().to_string().contains("invalid left"));
