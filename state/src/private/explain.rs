@@ -1,4 +1,4 @@
-//! Why the last announces of a user were accepted or refused, and what was credited, for people.
+//! Why the last announces of a user were accepted or refused, and what was credited, as text for people.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -10,17 +10,17 @@ use super::site::Site;
 use crate::ids::InfoHash;
 use crate::snapshot::site::Role;
 
-/// Where a user is whose addresses are kept out of the records.
+/// Stands for the address of a user whose addresses are kept out of the records.
 const HIDDEN: &str = "a hidden address";
 
 impl Site {
-    /// What is known of a user and a torrent: his standing, that of the torrent, his peers in it with
-    /// where they are reached and what their last announces were credited, and his last refusals. Amounts are
-    /// octets.
+    /// Returns what is known about a user and a torrent: the rights of the user, the state of the torrent,
+    /// the user's peers in it with their addresses and what their last announces were credited, and the
+    /// user's last refusals. Amounts are in octets.
     #[must_use]
     pub fn explain(&self, user: u32, info_hash: &InfoHash) -> String {
         let mut text = String::new();
-        // Writing to a text cannot fail.
+        // Writing to a string cannot fail.
         let _ = self.write_explanation(&mut text, user, info_hash);
         text
     }
@@ -70,16 +70,16 @@ impl Site {
             writeln!(to, "group {kind} {group}: up x{}, down x{}", group_of.up, group_of.down)?;
         }
         if register.global_freeleech {
-            writeln!(to, "global freeleech: nothing that is downloaded is credited")?;
+            writeln!(to, "global freeleech: no download is credited")?;
         }
         if register.tokens.contains(&(user, row.id)) {
-            writeln!(to, "token: nothing that he downloads of this torrent is credited")?;
+            writeln!(to, "token: downloads of this torrent are not credited")?;
         }
         if register.hit_and_runs.contains(&(user, row.id)) {
-            writeln!(to, "hit-and-run: he may download this torrent to seed it")?;
+            writeln!(to, "hit-and-run: they may download this torrent to seed it")?;
         }
         if mine.is_empty() {
-            writeln!(to, "no peer of his in the swarm")?;
+            writeln!(to, "no peer of this user in the swarm")?;
         }
         let hidden = known.is_some_and(|known| known.tracker_hide);
         for (role, peer) in mine {
@@ -139,7 +139,7 @@ fn write_peer(to: &mut String, role: Role, peer: &UserPeer, hidden: bool) -> std
     )
 }
 
-/// A time for people, UTC.
+/// A time in UTC, for people.
 fn timestamp(unix_seconds: u64) -> Timestamp {
     let second = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
     Timestamp::from_second(second).unwrap_or(Timestamp::MAX)

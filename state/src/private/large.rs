@@ -52,13 +52,13 @@ impl TestSite {
         Self { tracker: tracker.with_site(Arc::clone(&site)), site, policy }
     }
 
-    /// Gives how many addresses were handed out.
+    /// Returns how many addresses were handed out.
     fn announce(&mut self, second: u32, user: u32, client: u32, left: u64, event: Event) -> usize {
         let address = user.to_be_bytes().into();
         self.announce_from(second, (user, client), (address, 7000), left, event, [50, 50])
     }
 
-    /// The same from any address, in an answer with room for so many peers over IPv4 and IPv6.
+    /// Announces from any address, with room in the answer for the given numbers of IPv4 and IPv6 peers.
     fn announce_from(
         &mut self,
         second: u32,
@@ -100,7 +100,7 @@ impl TestSite {
         self.site.torrents.peers().leechers
     }
 
-    /// What a snapshot would keep; `meanwhile` happens between two locks for one swarm.
+    /// Returns what a snapshot would hold; `meanwhile` runs between two locks for one swarm.
     fn snapshot_torrents(&self, mut meanwhile: impl FnMut()) -> Vec<SiteTorrent> {
         let mut all = Vec::new();
         for shard in 0..SHARDS {
@@ -127,7 +127,7 @@ fn no_lock_is_held_for_a_whole_swarm_of_a_hundred_thousand_members() {
     for user in 0..100_000 {
         let left = u64::from(user % 3);
         let event = if left == 0 { Event::Completed } else { Event::None };
-        // Old ones first, and then half of all again, so that half is silent.
+        // Old ones first, and then half of all again, so that half are silent.
         test_site.announce(user / 100, user, user, left, event);
     }
     assert!(lock_cost::take_max() <= MOST, "an announce");
@@ -152,8 +152,8 @@ fn no_lock_is_held_for_a_whole_swarm_of_a_hundred_thousand_members() {
     assert!(lock_cost::take_max() <= SLICE, "the end of a torrent");
 }
 
-/// User and client of that number, by its address: of a thousand, two are reached over IPv4, three over
-/// IPv6, and five over both; the others have a well-known port or, where `other` says so, IPv6 alone.
+/// Adds peers, whose address depends on their number: of a thousand, two are reached over IPv4, three over
+/// IPv6, and five over both; the others have a well-known port or, where `other` says so, IPv6 only.
 fn fill_with_hidden(test_site: &mut TestSite, peers: u32, other: bool) {
     for number in 0..peers {
         let v4: IpAddr = number.to_be_bytes().into();
@@ -187,18 +187,19 @@ fn a_hand_out_looks_at_nobody_whom_the_asker_cannot_reach() {
         assert_eq!(peer_counts.v4_seeders + peer_counts.v4_leechers, if other { 140 } else { 19_940 });
         for room in rooms {
             lock_cost::take_max();
-            // One who is there already, and gets all leechers of those addresses but itself.
+            // A requester that is in the swarm already, and gets all leechers with those addresses but
+            // itself.
             let asker = (7, 7);
             let given = test_site.announce_from(2, asker, ([0, 0, 0, 7].into(), 7000), 1, Event::None, room);
             let looked = lock_cost::take_max();
-            // One that is reached over both is handed out over both.
+            // A peer that is reached over both families is handed out over both.
             let expected = if room == [50, 50] { 50..=100 } else { 50..=50 };
             assert!(
                 expected.contains(&given) && looked <= 50 + 2 * 32,
                 "{room:?}: {given} given, {looked} looked at"
             );
         }
-        // Few are there for a seeder: each is looked at once.
+        // There are few for a seeder: each is looked at once.
         lock_cost::take_max();
         let given = test_site.announce_from(2, (6, 6), ([0, 0, 0, 6].into(), 7000), 0, Event::None, [200, 0]);
         assert_eq!(given, 50);
@@ -212,7 +213,7 @@ fn peers_change_their_rank_with_their_addresses_and_are_purged_in_each() {
     fill_with_hidden(&mut test_site, 3000, false);
     let all = test_site.site.torrents.peers();
     assert_eq!((all.seeders, all.leechers), (1500, 1500));
-    // All come back with a port that may be handed out, over IPv4, and the other address is forgotten.
+    // All come back over IPv4, with a port that may be handed out, and the other address is forgotten.
     let empty = test_site.site.torrents.memory();
     for number in 0..3000_u32 {
         test_site.announce_from(
@@ -289,14 +290,14 @@ fn a_snapshot_of_a_small_site_takes_no_pause_that_it_has_not_worked_for() {
 
 #[test]
 fn a_user_has_so_many_peers_at_one_torrent_and_no_more() {
-    // In a small swarm that is searched, and in a large one that has an index.
+    // In a small swarm, which is searched, and in a large one, which has an index.
     for others in [0, 2000] {
         let mut test_site = TestSite::new(Policy::default());
         (0..others).for_each(|other| _ = test_site.announce(0, 1000 + other, other, 1, Event::None));
         let most = u32::try_from(super::peer::SESSIONS_MAX).unwrap();
         for client in 0..most + 4 {
             test_site.announce(10 + client, 7, client, 1, Event::None);
-            // The first one goes on.
+            // The first session goes on.
             test_site.announce(10 + client, 7, 0, 1, Event::None);
         }
         assert_eq!(test_site.leechers(), (others + most) as usize);

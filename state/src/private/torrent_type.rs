@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-/// A torrent type.
+/// The number of a torrent type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TorrentType(u32);
 
-/// All torrent types that were ever seen. Only the store names them, so there are few; none is forgotten.
+/// The names of all torrent types ever seen. Only the store names them, so there are few; none is forgotten.
 #[derive(Debug, Default)]
 pub struct TorrentTypes(RwLock<Vec<Arc<str>>>);
 
 impl TorrentTypes {
-    /// The number of a type.
+    /// Returns the number of the type with this name, a new one if it was never seen.
     #[must_use]
     pub fn intern(&self, name: &str) -> TorrentType {
         let find = |names: &[Arc<str>]| names.iter().position(|known| **known == *name);
@@ -28,7 +28,7 @@ impl TorrentTypes {
         type_number(at)
     }
 
-    /// The name of a type.
+    /// Returns the name of a type.
     #[must_use]
     pub fn name(&self, kind: TorrentType) -> Arc<str> {
         self.0.read().get(kind.0 as usize).cloned().unwrap_or_default()

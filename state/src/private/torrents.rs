@@ -1,5 +1,5 @@
-//! Registered torrents with their peers, in shards: many small locks. Everything that an announce changes it
-//! changes under one of them, and what it records is queued under it too, so that later counts never overtake
+//! Registered torrents with their peers, in shards: many small locks. Everything an announce changes is
+//! changed under one of them, and its records are queued under it too, so that later counts never overtake
 //! earlier ones on their way to the store.
 
 use std::sync::Arc;
@@ -32,79 +32,79 @@ use crate::table::prefetch::prefetch;
 pub(super) const SHARDS: usize = 4096;
 const _: () = assert!(SHARDS.is_power_of_two());
 
-/// Peers that are looked at under one lock by what goes through all of them. Large swarms take several.
+/// Peers that a walk through all of them looks at under one lock. Large swarms take several slices.
 pub(super) const SLICE: usize = 1024;
-/// Octets by which a shard may have grown or shrunk before the sum is told.
+/// Octets by which a shard may grow or shrink before the total is updated.
 const MEMORY_STEP: usize = 512;
 
-/// `Status` of a torrent that peers are handed out of.
+/// `Status` of a torrent whose peers are handed out.
 pub(super) const LIVE: i32 = 0;
 /// `Status` of a torrent that comes back to life with its first seeder.
 pub(super) const PRUNED: i32 = 1;
 
-/// All registered torrents.
+/// All registered torrents of a site, shared by both servers, the site sync and the snapshot thread.
 #[derive(Debug)]
 pub struct Torrents {
     shards: Vec<CachePadded<Mutex<SiteShard>>>,
     pub(super) hasher: KeyedHash,
     torrent_types: TorrentTypes,
-    /// Octets that all shards take, by our own count, but for less than [`ACCOUNT_STEP`] of each.
+    /// Octets that all shards take by our own count, less than [`MEMORY_STEP`] off for each of them.
     memory: CachePadded<AtomicUsize>,
-    /// How long purges worked.
+    /// Durations of purges.
     pub(crate) purges: Arc<Histogram>,
-    /// Announces that were not taken at their word.
+    /// Announces that were not believed.
     pub(super) anomalies: Arc<Anomalies>,
     pub(super) dormant: DormantSessions,
 }
 
-/// The torrents whose hash falls to one lock.
+/// The torrents behind one lock.
 #[derive(Debug, Default)]
 pub(super) struct SiteShard {
     torrents: HashTable<TorrentState>,
     totals: ShardTotals,
-    /// Octets of this shard that the sum of all knows of.
+    /// The octets of this shard that are already in the total.
     counted: usize,
     /// Announces for which there was no memory.
     full_total: u64,
-    /// Peers that made place for another of the same user.
+    /// Peers that were replaced by another of the same user.
     replaced_total: u64,
 }
 
-/// What there is in a torrent or a shard.
+/// The totals of a torrent or a shard.
 #[derive(Clone, Copy, Debug, Default)]
 struct ShardTotals {
     peers: RoleCounts,
     peer_counts: PeerCounts,
     /// Torrents with peers.
     live: usize,
-    /// Octets of the swarms.
+    /// Octets that the swarms take.
     octets: usize,
 }
 
-/// What came of an announce beside its answer.
+/// Side effects of an announce, which are counted.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct AnnounceEffects {
-    /// There was no memory for the peer.
+    /// Whether there was no memory for the peer.
     pub(super) full: bool,
-    /// Another peer of the same user made place.
+    /// Whether another peer of the same user was replaced.
     pub(super) replaced: bool,
 }
 
-/// A way through the torrents of one shard.
+/// A walk through the torrents of one shard.
 #[derive(Debug)]
 pub(super) struct ShardWalk {
     shard: usize,
-    /// Those that are still to be met, the next one last.
+    /// The torrents still to be visited, the next one last.
     remaining: Vec<InfoHash>,
     cursor: Option<ClassCursor>,
 }
 
-/// How many peers there are.
+/// Numbers of peers by role.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoleCounts {
-    /// With all of their torrent.
+    /// Peers that have the whole torrent.
     pub seeders: usize,
-    /// All others.
+    /// All other peers.
     pub leechers: usize,
 }
 
@@ -113,12 +113,12 @@ pub struct RoleCounts {
 pub(super) struct TorrentState {
     pub(super) info: TorrentInfo,
     pub(super) last_action: UnixSeconds,
-    /// The reload that saw it last.
+    /// The number of the last reload in which it occurred.
     generation: u32,
     pub(super) swarm: Option<Box<Swarm>>,
 }
 
-/// What the store says of a torrent.
+/// What the store says about a torrent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct TorrentInfo {
     pub(super) info_hash: InfoHash,
@@ -131,7 +131,7 @@ pub(super) struct TorrentInfo {
 }
 
 impl TorrentInfo {
-    /// The torrent of a row of the store.
+    /// Returns the torrent that a row of the store describes.
     pub(super) fn from_store(row: &RegisteredTorrent, torrent_types: &TorrentTypes) -> Self {
         Self {
             info_hash: row.info_hash,
@@ -153,7 +153,7 @@ impl TorrentState {
         Tally { seeders, completed: self.info.snatched, leechers, paused: 0 }
     }
 
-    /// A record of how the swarm stands, and nothing else.
+    /// Returns a record of the swarm's counts and nothing else.
     pub(super) fn counts_row(&self) -> TorrentRow {
         let tally = self.tally();
         let (seeders, leechers) = (tally.seeders, tally.leechers);
@@ -172,13 +172,13 @@ impl Default for Torrents {
 }
 
 impl Torrents {
-    /// None yet.
+    /// Returns an empty set of torrents.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self::default())
     }
 
-    /// Registers the counters of announces that were not taken at their word.
+    /// Registers the counters of announces that were not believed.
     pub fn register_metrics(&self, board: &Board) {
         self.anomalies.register_metrics(board);
     }
@@ -189,31 +189,31 @@ impl Torrents {
         &self.torrent_types
     }
 
-    /// How many are registered. It takes every lock once.
+    /// The number of registered torrents. Takes every lock once.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().torrents.len()).sum()
     }
 
-    /// Is none registered?
+    /// Whether no torrent is registered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// All peers. It takes every lock once.
+    /// The numbers of all peers. Takes every lock once.
     #[must_use]
     pub fn peers(&self) -> RoleCounts {
         self.totals().peers
     }
 
-    /// The peers that are reached over each family: one that is reached over both counts in both.
+    /// The numbers of peers by family: one that is reached over both counts in both.
     #[must_use]
     pub fn peer_counts(&self) -> PeerCounts {
         self.totals().peer_counts
     }
 
-    /// Torrents with peers.
+    /// The number of torrents with peers.
     #[must_use]
     pub fn live(&self) -> usize {
         self.totals().live
@@ -231,13 +231,13 @@ impl Torrents {
         self.shards.iter().map(|shard| shard.lock().full_total).sum()
     }
 
-    /// Peers that made place for another one of the same user and torrent.
+    /// Peers that were replaced by another one of the same user and torrent.
     #[must_use]
     pub fn replaced_total(&self) -> u64 {
         self.shards.iter().map(|shard| shard.lock().replaced_total).sum()
     }
 
-    /// May peers be added?
+    /// Whether peers may be added under this memory budget.
     pub(super) fn may_grow(&self, octets_max: u64) -> bool {
         octets_max == 0 || (self.memory.load(Ordering::Relaxed) as u64) < octets_max
     }
@@ -259,7 +259,7 @@ impl Torrents {
             count += 1;
         }
         let wanted = wanted.get(..count).unwrap_or_default();
-        // A shard that somebody holds is left out: nothing is worth waiting for here.
+        // A shard whose lock is taken is skipped: prefetching is not worth waiting for.
         let visit = |work: fn(&Swarm)| {
             for (hash, info_hash) in wanted {
                 let Some(shard) = self.shard(*hash).try_lock() else { continue };
@@ -273,7 +273,7 @@ impl Torrents {
         visit(Swarm::prefetch_columns);
     }
 
-    /// Works on one torrent under its lock; `None` if it is not registered.
+    /// Runs `work` on a torrent under its lock; returns `None` if the torrent is not registered.
     pub(super) fn with_torrent<T>(
         &self,
         info_hash: &InfoHash,
@@ -287,7 +287,7 @@ impl Torrents {
         result
     }
 
-    /// The same for an announce, and counts what came of it.
+    /// Like [`with_torrent`](Self::with_torrent), for an announce: also counts its effects.
     pub(super) fn with_torrent_for_announce<T>(
         &self,
         info_hash: &InfoHash,
@@ -304,8 +304,8 @@ impl Torrents {
         result
     }
 
-    /// Works on all torrents of one shard under its lock, but not on their peers. `false` takes a torrent
-    /// out.
+    /// Runs `work` on all torrents of one shard under its lock, but not on their peers. Torrents for which it
+    /// returns `false` are removed.
     pub(super) fn retain(&self, shard: usize, mut work: impl FnMut(&mut TorrentState) -> bool) {
         let Some(shard) = self.shards.get(shard) else { return };
         let mut shard = shard.lock();
@@ -329,12 +329,12 @@ impl Torrents {
         }
         self.account_memory(&mut shard);
         drop(shard);
-        // A large swarm is let go when nobody waits for the lock any more.
+        // A large swarm is freed after the lock is released.
         drop(gone);
     }
 
-    /// Begins to go through torrents of one shard: those with peers, or `all`. One that comes meanwhile may
-    /// be left out.
+    /// Begins a walk through the torrents of one shard: those with peers, or `all`. Torrents that are added
+    /// meanwhile may be left out.
     pub(super) fn walk_shard(&self, shard: usize, all: bool) -> ShardWalk {
         let left = self.shards.get(shard).map(|shard| {
             let shard = shard.lock();
@@ -345,8 +345,9 @@ impl Torrents {
         ShardWalk { shard, remaining: left.unwrap_or_default(), cursor: Some(ClassCursor::default()) }
     }
 
-    /// Goes on for a slice of peers under one lock: `work` looks at so many peers of a torrent at most, from
-    /// where the walk stands, and gives how many it has looked at. False at the end.
+    /// Continues the walk for a slice of peers under one lock: `work` looks at up to the given number of
+    /// peers of a torrent, from where the walk stands, and returns how many it looked at. Returns `false` at
+    /// the end.
     pub(super) fn walk_slice(
         &self,
         walk: &mut ShardWalk,
@@ -361,7 +362,7 @@ impl Torrents {
         {
             let hash = self.hasher.info_hash(info_hash);
             let looked_at = shard.work_on(hash, info_hash, |torrent| work(torrent, &mut walk.cursor, most));
-            // One that is gone costs a little, too.
+            // A torrent that is gone costs a little, too.
             most = most.saturating_sub(looked_at.unwrap_or_default().max(1));
             if looked_at.is_none() || walk.cursor.is_none() {
                 walk.remaining.pop();
@@ -369,12 +370,12 @@ impl Torrents {
             }
         }
         self.account_memory(&mut shard);
-        // Whoever waits comes before the next slice, which would take the lock again at once.
+        // Waiting threads come before the next slice, which would otherwise take the lock again at once.
         MutexGuard::unlock_fair(shard);
         !walk.remaining.is_empty()
     }
 
-    /// How the torrents of one shard stand, as far as there is anything to tell; false where there is none.
+    /// Appends the report rows of one shard; returns `false` if there is no such shard.
     pub(crate) fn report_rows(&self, shard: usize, rows: &mut Vec<report::ReportRow>) -> bool {
         let Some(shard) = self.shards.get(shard) else { return false };
         let shard = shard.lock();
@@ -388,20 +389,20 @@ impl Torrents {
         true
     }
 
-    /// The torrent with this id. It takes every lock once.
+    /// Returns the info_hash of the torrent with this id. Takes every lock once.
     #[must_use]
     pub fn find_by_id(&self, id: u32) -> Option<InfoHash> {
         let of = |torrent: &TorrentState| (torrent.info.id == id).then_some(torrent.info.info_hash);
         self.shards.iter().find_map(|shard| shard.lock().torrents.iter().find_map(of))
     }
 
-    /// The number of the shard of a torrent.
+    /// Returns the number of the shard of a torrent.
     pub(super) fn shard_of(&self, info_hash: &InfoHash) -> usize {
         shard_number(self.hasher.info_hash(info_hash))
     }
 
-    /// Registers torrents of one shard, or changes what is known of them; their peers stay. Those that the
-    /// store still calls pruned, but whose un-prune is pending, are live.
+    /// Registers torrents of one shard, or updates what is known about them; their peers stay. Torrents that
+    /// the store still calls pruned but whose un-prune is pending are live.
     pub(super) fn put_all(
         &self,
         shard: usize,
@@ -428,7 +429,7 @@ impl Torrents {
         self.account_memory(&mut shard);
     }
 
-    /// Takes out the torrents of a shard that were not seen by this reload.
+    /// Removes the torrents of a shard that this reload did not contain.
     pub(super) fn forget_others(&self, shard: usize, generation: u32) {
         self.retain(shard, |torrent| torrent.generation == generation);
     }

@@ -6,25 +6,24 @@ use std::sync::Arc;
 
 use crate::snapshot::site::{Multipliers, UserAccount};
 
-/// An enabled user, as his passkey has shown. Only [`Members`] makes one.
+/// An enabled user, found by their passkey. Only [`Users`] creates one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct User {
-    /// Names him in the database.
+    /// The user's id in the database.
     pub id: u32,
-    /// May only seed, but for torrents he has a hit-and-run on.
+    /// Whether the user may only seed, except for torrents on which they have a hit-and-run.
     pub disable_download: bool,
-    /// His addresses are not recorded.
+    /// Whether the user's addresses are left out of the records.
     pub tracker_hide: bool,
-    /// How his octets are credited.
+    /// Multipliers of what the user is credited.
     pub multipliers: Multipliers,
 }
 
-/// Parts of the set of users.
+/// Parts of the set of users; a power of two.
 const PARTS: usize = 256;
 
-/// All enabled users, in parts: a change of a set that others have, too, copies one of them. A lookup
-/// compares keyed hashes of 128 bits and never a passkey, so that its time tells nothing about those there
-/// are.
+/// All enabled users, in parts: a change to a shared set copies only one of them. A lookup compares keyed
+/// hashes of 128 bits and never a passkey, so that its duration tells nothing about existing passkeys.
 #[derive(Clone, Debug)]
 pub struct Users {
     keys: [RandomState; 2],
@@ -41,7 +40,7 @@ impl Default for Users {
 }
 
 impl Users {
-    /// No users, but room for so many.
+    /// Returns an empty set with room for `users`.
     #[must_use]
     pub fn with_capacity(users: usize) -> Self {
         let part =
@@ -49,7 +48,7 @@ impl Users {
         Self { parts: (0..PARTS).map(|_| part()).collect(), ..Self::default() }
     }
 
-    /// Adds a user, or replaces the one with this passkey, who is given back.
+    /// Adds a user, or replaces and returns the one with this passkey.
     pub fn insert(&mut self, user: &UserAccount) -> Option<User> {
         let known = User {
             id: user.id,
@@ -61,26 +60,26 @@ impl Users {
         self.part_mut(hash).insert(hash, known)
     }
 
-    /// Forgets a passkey; gives whose it was.
+    /// Removes a passkey and returns its user.
     pub fn remove(&mut self, passkey: &[u8]) -> Option<User> {
         let hash = self.hash(passkey);
         self.part_mut(hash).remove(&hash)
     }
 
-    /// Whose passkey this is.
+    /// Returns the user with this passkey.
     #[must_use]
     pub fn find(&self, passkey: &[u8]) -> Option<User> {
         let hash = self.hash(passkey);
         self.parts.get(part_number(hash))?.get(&hash).copied()
     }
 
-    /// How many there are.
+    /// The number of users.
     #[must_use]
     pub fn len(&self) -> usize {
         self.parts.iter().map(|part| part.len()).sum()
     }
 
-    /// Are there none?
+    /// Whether there are no users.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -97,12 +96,12 @@ impl Users {
     }
 }
 
-/// The part of a hash, by bits that the parts themselves do not look at.
+/// Returns the number of the part that a hash falls into, by bits that the parts themselves do not look at.
 fn part_number(hash: u128) -> usize {
     hash as usize & (PARTS - 1)
 }
 
-/// Takes what is a keyed hash already as it is.
+/// A hasher for keys that are keyed hashes already: it passes them on as they are.
 #[derive(Debug, Default)]
 struct PrehashedHasher(u64);
 

@@ -193,7 +193,7 @@ fn what_nobody_believes_is_in_the_audit_once_for_each_user() {
         test_site.reload();
         test_site.reload();
         let rows = "SELECT verb, target, outcome, source FROM hayate_audit";
-        let target = format!("user 1 torrent 2: up {} down 0 in 300 s, 99 times the like", 1_u64 << 50);
+        let target = format!("user 1 torrent 2: up {} down 0 in 300 s, 99 such claims", 1_u64 << 50);
         assert_eq!(place.ask(rows), format!("announce\t{target}\tnot credited\tthe tracker"));
     });
 }

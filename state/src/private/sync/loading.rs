@@ -10,7 +10,7 @@ use crate::private::users::Users;
 use crate::snapshot::site::{Multipliers, UserAccount};
 use crate::store::{Set, SiteRow};
 
-/// A set that is being read.
+/// The rows of a set that have been read so far.
 pub(super) enum LoadingSet {
     Users {
         user_set: Users,
@@ -36,7 +36,7 @@ impl LoadingSet {
             Set::HitAndRuns => Self::HitAndRuns(CowMap::default()),
             Set::Torrents => Self::Torrents(vec![Vec::new(); SHARDS]),
             Set::Freeleech => Self::Freeleech(CowMap::default()),
-            // Counts are compared as they come.
+            // Counts are compared as they are read.
             Set::GlobalFreeleech | Set::Counts => Self::GlobalFreeleech(None),
             Set::Clients => Self::Clients(Vec::new()),
             Set::Tokens => Self::Tokens(CowMap::default()),
@@ -70,7 +70,7 @@ impl LoadingSet {
             (Self::Deletions(reasons), SiteRow::Deletion(info_hash, reason)) => {
                 reasons.insert(info_hash, reason);
             }
-            // A store gives only lines of the set it was asked for.
+            // A store returns only rows of the requested set.
             _ => {}
         }
     }

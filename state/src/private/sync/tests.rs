@@ -1,4 +1,4 @@
-//! What a reading that is under way may not undo.
+//! What a read that is under way must not undo.
 
 use super::*;
 use crate::double::{Double, Doubled};
@@ -9,7 +9,7 @@ use crate::store::{Channel, RegisteredTorrent, RequiredTables};
 
 const HASH: InfoHash = InfoHash([7; 20]);
 
-/// A store that shows one pruned torrent, and hears of its un-prune before anybody has taken the row over.
+/// A store that returns one pruned torrent, and records its un-prune before the row is taken over.
 struct LateUnprune(Arc<Queues>, Arc<Site>);
 
 impl Double for LateUnprune {
