@@ -355,8 +355,8 @@ impl UserAnnounce<'_> {
         torrent: &TorrentState,
         unprune: bool,
     ) {
-        let (announce, member) = (self.announce, &self.user);
-        let (uid, fid, now) = (member.id, change.id, i64::from(self.unix_seconds()));
+        let announce = self.announce;
+        let (uid, fid, now) = (self.user.id, change.id, i64::from(self.unix_seconds()));
         let (start_time, seeding) = (i64::from(change.totals.started), change.role == Role::Seeder);
         let Credit { raw_up, raw_down, up, down, active_seconds } = change.credit;
         let active_time = i64::from(active_seconds);
@@ -382,7 +382,7 @@ impl UserAnnounce<'_> {
             snatched: change.snatched,
             remaining: i64::try_from(change.left.min(AMOUNT_MAX)).unwrap_or(i64::MAX),
         });
-        let (ip, ip6) = ip_columns(announce.address, member.tracker_hide);
+        let (ip, ip6) = ip_columns(announce.address, self.user.tracker_hide);
         let address = Record::TransferIp(TransferIpRow {
             uid,
             fid,

@@ -26,7 +26,7 @@ impl Site {
     }
 
     fn write_explanation(&self, to: &mut String, user: u32, info_hash: &InfoHash) -> std::fmt::Result {
-        let register = self.site_data.current();
+        let site_data = self.site_data.current();
         let known = self.account(user);
         match &known {
             None => writeln!(to, "user {user}: not enabled, or unknown; refused by the passkey")?,
@@ -49,12 +49,12 @@ impl Site {
             (row, tally, mine)
         });
         let Some((row, tally, mine)) = shown else {
-            let reason = register.deletions.get(info_hash);
+            let reason = site_data.deletions.get(info_hash);
             let reason = reason.map_or_else(String::new, |reason| format!(", deleted: {reason}"));
             writeln!(to, "torrent {info_hash}: not registered{reason}; refused")?;
             return self.write_refusals(to, user, info_hash);
         };
-        let (kind, group) = (self.torrents.torrent_types().name(row.torrent_type), row.group);
+        let (type_name, group) = (self.torrents.torrent_types().name(row.torrent_type), row.group);
         let status = match row.status {
             0 => "live",
             1 => "pruned, only seeders are accepted",
@@ -66,16 +66,16 @@ impl Site {
             "torrent {} {info_hash}: {status}, up x{up}, down x{down}, seeders {}, leechers {}, snatched {}",
             row.id, tally.seeders, tally.leechers, tally.completed
         )?;
-        if let Some(group_of) = register.freeleech.get(&(row.torrent_type, group)) {
-            writeln!(to, "group {kind} {group}: up x{}, down x{}", group_of.up, group_of.down)?;
+        if let Some(group_of) = site_data.freeleech.get(&(row.torrent_type, group)) {
+            writeln!(to, "group {type_name} {group}: up x{}, down x{}", group_of.up, group_of.down)?;
         }
-        if register.global_freeleech {
+        if site_data.global_freeleech {
             writeln!(to, "global freeleech: no download is credited")?;
         }
-        if register.tokens.contains(&(user, row.id)) {
+        if site_data.tokens.contains(&(user, row.id)) {
             writeln!(to, "token: downloads of this torrent are not credited")?;
         }
-        if register.hit_and_runs.contains(&(user, row.id)) {
+        if site_data.hit_and_runs.contains(&(user, row.id)) {
             writeln!(to, "hit-and-run: they may download this torrent to seed it")?;
         }
         if mine.is_empty() {

@@ -37,7 +37,7 @@ struct TestSite {
 impl TestSite {
     fn new(policy: Policy) -> Self {
         let site = Site::new();
-        site.update(|register| register.clients = Arc::new([(1, "-TR")].into_iter().collect()));
+        site.update(|site_data| site_data.clients = Arc::new([(1, "-TR")].into_iter().collect()));
         SiteRestore::new(&site.torrents, Now::at(0)).restore_record(SiteRecord::Torrent(SiteTorrent {
             info_hash: HASH,
             id: 3,
@@ -68,7 +68,7 @@ impl TestSite {
         event: Event,
         room: [usize; 2],
     ) -> usize {
-        let member = User {
+        let user = User {
             id: user,
             disable_download: false,
             tracker_hide: false,
@@ -87,8 +87,8 @@ impl TestSite {
         };
         let (mut v4, mut v6) = (vec![0; 6 * room[0]], vec![0; 18 * room[1]]);
         let mut handout = Handout::new(&mut v4, &mut v6);
-        let said = self.tracker.announce_user(Now::at(second), member, &announce, None, &mut handout);
-        said.unwrap();
+        let answer = self.tracker.announce_user(Now::at(second), user, &announce, None, &mut handout);
+        answer.unwrap();
         handout.v4.used() / 6 + handout.v6.used() / 18
     }
 
@@ -189,8 +189,9 @@ fn a_hand_out_looks_at_nobody_whom_the_asker_cannot_reach() {
             lock_cost::take_max();
             // A requester that is in the swarm already, and gets all leechers with those addresses but
             // itself.
-            let asker = (7, 7);
-            let given = test_site.announce_from(2, asker, ([0, 0, 0, 7].into(), 7000), 1, Event::None, room);
+            let requester = (7, 7);
+            let given =
+                test_site.announce_from(2, requester, ([0, 0, 0, 7].into(), 7000), 1, Event::None, room);
             let looked = lock_cost::take_max();
             // A peer that is reached over both families is handed out over both.
             let expected = if room == [50, 50] { 50..=100 } else { 50..=50 };
@@ -302,9 +303,9 @@ fn a_user_has_so_many_peers_at_one_torrent_and_no_more() {
         }
         assert_eq!(test_site.leechers(), (others + most) as usize);
         assert_eq!(test_site.site.torrents.replaced_total(), 4);
-        let told = test_site.site.explain(7, &HASH);
+        let explanation = test_site.site.explain(7, &HASH);
         for client in 0..most + 4 {
-            let there = told.contains(&format!("{:?}", peer_id(client)));
+            let there = explanation.contains(&format!("{:?}", peer_id(client)));
             assert_eq!(there, client == 0 || client > 4, "client {client} beside {others}");
         }
     }

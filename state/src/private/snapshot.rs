@@ -121,8 +121,8 @@ impl<'s> SiteRestore<'s> {
         match record {
             SiteRecord::Torrent(torrent) => {
                 self.counts.0 += 1;
-                let Self { durable: known, origin: witness, now, .. } = self;
-                self.counts.1 += self.torrents.restore_torrent(&torrent, known, *witness, *now);
+                let Self { durable: known, origin, now, .. } = self;
+                self.counts.1 += self.torrents.restore_torrent(&torrent, known, *origin, *now);
             }
             SiteRecord::Unprune(id) => self.unprunes.push(id),
             SiteRecord::User(_) => {}
@@ -222,9 +222,8 @@ fn dedup_peers(torrent: &mut site::SiteTorrent) {
 impl Torrents {
     /// Copies a torrent without its peers.
     fn copy_torrent(&self, torrent: &TorrentState) -> site::SiteTorrent {
-        let TorrentInfo { info_hash, id, torrent_type: kind, group, snatched, status, multipliers } =
-            torrent.info;
-        let type_name = (*self.torrent_types().name(kind)).into();
+        let TorrentInfo { info_hash, id, torrent_type, group, snatched, status, multipliers } = torrent.info;
+        let type_name = (*self.torrent_types().name(torrent_type)).into();
         site::SiteTorrent {
             info_hash,
             id,

@@ -30,8 +30,8 @@ impl TorrentTypes {
 
     /// Returns the name of a type.
     #[must_use]
-    pub fn name(&self, kind: TorrentType) -> Arc<str> {
-        self.0.read().get(kind.0 as usize).cloned().unwrap_or_default()
+    pub fn name(&self, torrent_type: TorrentType) -> Arc<str> {
+        self.0.read().get(torrent_type.0 as usize).cloned().unwrap_or_default()
     }
 }
 
@@ -45,9 +45,9 @@ mod tests {
 
     #[test]
     fn a_type_keeps_its_number_and_its_name() {
-        let kinds = TorrentTypes::default();
-        let (anime, music) = (kinds.intern("anime"), kinds.intern("music"));
+        let types = TorrentTypes::default();
+        let (anime, music) = (types.intern("anime"), types.intern("music"));
         assert_ne!(anime, music);
-        assert_eq!((kinds.intern("anime"), &*kinds.name(music)), (anime, "music"));
+        assert_eq!((types.intern("anime"), &*types.name(music)), (anime, "music"));
     }
 }

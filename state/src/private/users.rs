@@ -131,28 +131,28 @@ mod tests {
 
     #[test]
     fn a_member_is_found_by_the_exact_octets_of_his_passkey() {
-        let mut members = Users::default();
+        let mut users = Users::default();
         for (passkey, id) in [(&b"seven"[..], 7), (b"", 11), (b"\0\xff&%", 13)] {
-            assert_eq!(members.insert(&user(passkey, id)), None);
+            assert_eq!(users.insert(&user(passkey, id)), None);
         }
-        assert_eq!(members.insert(&user(b"seven", 17)).map(|member| member.id), Some(7));
+        assert_eq!(users.insert(&user(b"seven", 17)).map(|user| user.id), Some(7));
         for (passkey, id) in [(&b"seven"[..], Some(17)), (b"", Some(11)), (b"\0\xff&%", Some(13))] {
-            assert_eq!(members.find(passkey).map(|member| member.id), id);
+            assert_eq!(users.find(passkey).map(|user| user.id), id);
         }
         for passkey in [&b"Seven"[..], b"seven\0", b"seve", b"\0"] {
-            assert_eq!(members.find(passkey), None);
+            assert_eq!(users.find(passkey), None);
         }
-        assert_eq!(members.remove(b"seven").map(|member| member.multipliers.up), Some(0.5));
-        assert_eq!((members.find(b"seven"), members.len()), (None, 2));
+        assert_eq!(users.remove(b"seven").map(|user| user.multipliers.up), Some(0.5));
+        assert_eq!((users.find(b"seven"), users.len()), (None, 2));
     }
 
     #[test]
     fn a_change_copies_one_part_of_what_others_have() {
-        let mut members = Users::default();
-        (0..5000).for_each(|id| _ = members.insert(&user(&id.to_string().into_bytes(), id)));
-        let before = members.clone();
-        members.insert(&user(b"seven", 7));
-        let copied = before.parts.iter().zip(&members.parts).filter(|(a, b)| !Arc::ptr_eq(a, b)).count();
-        assert_eq!((copied, before.len(), members.len()), (1, 5000, 5001));
+        let mut users = Users::default();
+        (0..5000).for_each(|id| _ = users.insert(&user(&id.to_string().into_bytes(), id)));
+        let before = users.clone();
+        users.insert(&user(b"seven", 7));
+        let copied = before.parts.iter().zip(&users.parts).filter(|(a, b)| !Arc::ptr_eq(a, b)).count();
+        assert_eq!((copied, before.len(), users.len()), (1, 5000, 5001));
     }
 }

@@ -253,7 +253,7 @@ impl SnapshotThread {
         self.stopping.store(true, Ordering::Release);
         thread.thread().unpark();
         thread.join().unwrap_or_else(|_| {
-            log::error!("the snapshot thread of the snapshot ended with a panic");
+            log::error!("the snapshot thread ended with a panic");
             ending == Ending::Leave
         })
     }

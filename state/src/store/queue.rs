@@ -173,8 +173,8 @@ impl Queues {
         };
         for id in ids.iter().filter(|&&id| !waits(id)) {
             unprunes.pending.remove(id);
-            if let Some(heard) = &mut unprunes.acknowledged {
-                heard.insert(*id);
+            if let Some(acknowledged) = &mut unprunes.acknowledged {
+                acknowledged.insert(*id);
             }
         }
     }

@@ -315,7 +315,7 @@ fn read_set(connection: &Connection, set: Set, each: &mut dyn FnMut(SiteRow)) ->
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             match SiteRow::parse_row(set, row) {
-                Some(line) => each(line),
+                Some(row) => each(row),
                 None => skipped += 1,
             }
         }
@@ -340,7 +340,7 @@ impl Tables for Transaction<'_> {
         let mut rows = statement.query(params_from_iter(values)).map_err(store_error)?;
         let mut all = Vec::new();
         while let Some(row) = rows.next().map_err(store_error)? {
-            let cell = |at| {
+            let value = |at| {
                 Ok(match row.get_ref(at)? {
                     ValueRef::Null => SqlValue::Null,
                     ValueRef::Integer(number) => SqlValue::Number(number),
@@ -348,7 +348,7 @@ impl Tables for Transaction<'_> {
                     ValueRef::Text(octets) | ValueRef::Blob(octets) => SqlValue::Octets(octets.to_vec()),
                 })
             };
-            all.push((0..columns).map(cell).collect::<rusqlite::Result<_>>().map_err(store_error)?);
+            all.push((0..columns).map(value).collect::<rusqlite::Result<_>>().map_err(store_error)?);
         }
         Ok(all)
     }

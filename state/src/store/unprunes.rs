@@ -23,8 +23,7 @@ impl SiteReading<'_> {
     #[must_use]
     pub fn is_unpruned(&self, id: u32) -> bool {
         let unprunes = self.0.lock();
-        unprunes.pending.contains(&id)
-            || unprunes.acknowledged.as_ref().is_some_and(|heard| heard.contains(&id))
+        unprunes.pending.contains(&id) || unprunes.acknowledged.as_ref().is_some_and(|ids| ids.contains(&id))
     }
 }
 

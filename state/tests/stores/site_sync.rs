@@ -115,7 +115,7 @@ fn a_torrent_that_is_seeded_again_stays_live_until_the_store_knows_it() {
 }
 
 #[test]
-fn what_was_read_beside_a_predecessor_is_read_again_when_the_clerk_starts() {
+fn what_was_read_beside_a_predecessor_is_read_again_when_the_site_sync_starts() {
     on_both(&|place| {
         let mut test_site = TestSite::new(place);
         test_site.sync.load_sets_early(&test_site.clock).unwrap();

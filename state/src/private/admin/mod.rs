@@ -50,7 +50,7 @@ pub enum AdminCommand {
     },
     /// Changes a torrent.
     UpdateTorrent(InfoHash, TorrentChange),
-    /// Removes a torrent; peers that announce it are told why.
+    /// Removes a torrent; peers that announce it are counts why.
     DeleteTorrent {
         /// Its info_hash.
         info_hash: InfoHash,
@@ -318,9 +318,9 @@ impl AdminOutcome {
         }
         let count = |word: &str| outcomes.iter().filter(|outcome| outcome.word == word).count();
         let words = ["added", "changed", "removed", "unchanged", "missing"].map(|word| (word, count(word)));
-        let told =
+        let counts =
             words.iter().filter(|(_, count)| *count > 0).map(|(word, count)| format!("{count} {word}"));
-        let text = told.collect::<Vec<_>>().join(", ");
+        let text = counts.collect::<Vec<_>>().join(", ");
         Self { word, text, changes: outcomes.into_iter().flat_map(|outcome| outcome.changes).collect() }
     }
 }

@@ -65,7 +65,7 @@ pub(crate) fn remove_old_rows(store: &mut dyn Store, before: i64) -> Result<usiz
     for (table, key, old) in &tables {
         store.edit(&mut |tables| {
             let rows = tables.query_rows(old, &[before.into()])?;
-            let keys: Vec<SqlValue> = rows.into_iter().flatten().map(|cell| key_value(key, cell)).collect();
+            let keys: Vec<SqlValue> = rows.into_iter().flatten().map(|value| key_value(key, value)).collect();
             if keys.is_empty() {
                 return Ok(());
             }
@@ -79,8 +79,8 @@ pub(crate) fn remove_old_rows(store: &mut dyn Store, before: i64) -> Result<usiz
 }
 
 /// Values that are read do not distinguish text from octets, but parameters do.
-fn key_value(column: &str, cell: SqlValue) -> SqlValue {
-    match cell {
+fn key_value(column: &str, value: SqlValue) -> SqlValue {
+    match value {
         SqlValue::Octets(octets) if column == "passkey" => {
             SqlValue::Text(String::from_utf8_lossy(&octets).into_owned())
         }

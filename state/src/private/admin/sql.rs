@@ -50,9 +50,9 @@ impl AdminTransaction<'_> {
             }
             AdminCommand::InfoTorrent(info_hash) => {
                 let torrent = self.find_torrent(info_hash)?;
-                let told = torrent.map(|torrent| describe_torrent(&torrent));
-                let word = if told.is_some() { "info" } else { "missing" };
-                let text = told.unwrap_or_else(|| format!("torrent {info_hash} is not registered"));
+                let description = torrent.map(|torrent| describe_torrent(&torrent));
+                let word = if description.is_some() { "info" } else { "missing" };
+                let text = description.unwrap_or_else(|| format!("torrent {info_hash} is not registered"));
                 Ok((AdminOutcome { word, text, changes: Vec::new() }, info_hash.to_string()))
             }
             AdminCommand::GlobalFreeleech(wanted) => self.global_freeleech(*wanted),
@@ -454,8 +454,8 @@ pub(super) fn missing_torrent(hash: &InfoHash, target: String) -> (AdminOutcome,
     (AdminOutcome { word: "missing", text, changes: Vec::new() }, target)
 }
 
-pub(super) fn multiplier_value(cell: &SqlValue) -> Option<f64> {
-    match cell {
+pub(super) fn multiplier_value(value: &SqlValue) -> Option<f64> {
+    match value {
         SqlValue::Real(factor) => Some(factor.abs()),
         _ => None,
     }

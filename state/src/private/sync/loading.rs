@@ -46,11 +46,11 @@ impl LoadingSet {
 
     pub(super) fn push_row(&mut self, row: SiteRow, torrents: &Torrents) {
         match (self, row) {
-            (Self::Users { user_set: members, accounts: users, duplicate: twice }, SiteRow::User(user)) => {
-                if let Some(other) = members.insert(&user) {
-                    *twice = Some((other.id, user.id));
+            (Self::Users { user_set, accounts, duplicate }, SiteRow::User(user)) => {
+                if let Some(other) = user_set.insert(&user) {
+                    *duplicate = Some((other.id, user.id));
                 }
-                users.insert(user.passkey.clone(), user);
+                accounts.insert(user.passkey.clone(), user);
             }
             (Self::Torrents(shards), SiteRow::Torrent(torrent)) => {
                 let row = TorrentInfo::from_store(&torrent, torrents.torrent_types());

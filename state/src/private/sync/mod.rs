@@ -105,8 +105,8 @@ impl SiteSync {
     fn correct_counts(&mut self) -> Result<(), StoreError> {
         let (mut wrong, site, queues) = (0, &self.site, &self.queues);
         let Some(store) = &mut self.store else { return Ok(()) };
-        store.read_rows(Set::Counts, &mut |line| {
-            let SiteRow::Counts { info_hash, seeders, leechers } = line else { return };
+        store.read_rows(Set::Counts, &mut |row| {
+            let SiteRow::Counts { info_hash, seeders, leechers } = row else { return };
             let stands = site.torrents.with_torrent(&info_hash, |torrent| torrent.counts_row());
             if let Some(row) = stands.filter(|row| (row.seeders, row.leechers) != (seeders, leechers)) {
                 queues.put(Record::Torrent(row));
@@ -173,7 +173,7 @@ impl SiteSync {
         let (stopping, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(self.is_early)));
         let (sender, admin_queue) = crossbeam_channel::bounded::<QueuedCommand>(QUEUED_MAX);
         let (stops, asks) = (Arc::clone(&stopping), Arc::clone(&asked));
-        let thread = thread::Builder::new().name("clerk".into()).spawn(move || {
+        let thread = thread::Builder::new().name("site-sync".into()).spawn(move || {
             let mut last = clock.uptime();
             while !stops.load(Ordering::Acquire) {
                 while let Ok(queued) = admin_queue.try_recv() {
@@ -247,8 +247,8 @@ impl SiteSync {
         let mut loaded = LoadingSet::for_set(set);
         let mut rows = 0;
         let Some(store) = &mut self.store else { return Ok(()) };
-        let skipped = store.read_rows(set, &mut |line| {
-            loaded.push_row(line, &self.site.torrents);
+        let skipped = store.read_rows(set, &mut |row| {
+            loaded.push_row(row, &self.site.torrents);
             rows += 1;
             if rows % ROWS_SLICE == 0 {
                 // When the tracker stops, the rest is read without pauses and discarded.
@@ -267,13 +267,13 @@ impl SiteSync {
     fn publish_set(&mut self, loaded: LoadingSet, reading: &SiteReading<'_>, pace: &mut Pace<'_>) {
         let site = &self.site;
         match loaded {
-            LoadingSet::Users { user_set: members, accounts: users, duplicate: twice } => {
-                if let Some((passkey_of, id)) = twice {
+            LoadingSet::Users { user_set, accounts, duplicate } => {
+                if let Some((passkey_of, id)) = duplicate {
                     log::warn!("users {passkey_of} and {id} have the same passkey; that of {id} counts");
                 }
-                self.metrics.users.store(members.len() as u64, Ordering::Relaxed);
-                site.update(|site_data| site_data.users = Arc::new(members));
-                site.replace_accounts(users);
+                self.metrics.users.store(user_set.len() as u64, Ordering::Relaxed);
+                site.update(|site_data| site_data.users = Arc::new(user_set));
+                site.replace_accounts(accounts);
             }
             LoadingSet::HitAndRuns(pairs) => {
                 self.metrics.hit_and_runs.store(pairs.len() as u64, Ordering::Relaxed);
