@@ -2,8 +2,8 @@
 //! a time, and about a thousand torrents and peers copied under it. Nothing is written to a file meanwhile.
 //!
 //! Every peer that is in its swarm from the beginning of the walk to its end is copied:
-//! - In a shard the last torrent comes first, so that the one that fills a hole has been copied already, or will
-//!   be.
+//! - In a shard the last torrent comes first, so that the one that fills a hole has been copied already, or
+//!   will be.
 //! - In a large swarm the peers come in the order of their position (`swarm/buckets.rs`), which
 //!   neither announces nor sweeps change.
 //! - All other swarms are copied at once.

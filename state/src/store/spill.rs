@@ -1,9 +1,8 @@
 //! Records that wait on the disk, because their queue is full or the store is unreachable.
 //!
 //! Each channel has segments, files named by the sequence number of their first record, which are replayed in
-//! that order and removed when all their records are kept. A record is a frame (`frames`): its sequence
-//! number, and JSON. A torn tail is cut off behind the last good record; damage before good records costs no
-//! more than what is damaged; a complete but unknown record is of a newer program, and is never skipped.
+//! that order and removed when all their records are kept. A record is a frame (`frames`): number and JSON. A
+//! torn tail is cut off; damage costs only what is damaged; a record of a newer program is never skipped.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};

@@ -342,7 +342,7 @@ pub(super) fn is_closed(error: &mysql::Error) -> bool {
     }
 }
 
-/// The text of an error; one that is not the server's own is stripped of the client library's words around it.
+/// The text of an error; one that is not the server's own lacks the words that the client library adds.
 pub(super) fn error_text(error: &mysql::Error) -> String {
     match error {
         mysql::Error::IoError(error) if error.kind() == io::ErrorKind::WouldBlock => {
