@@ -122,8 +122,8 @@ impl EventLog {
             let read = Box::new(move || number(&metrics).load(Ordering::Relaxed));
             board.register(Series { name, help, kind: SeriesKind::Counter, labels: Vec::new(), read });
         };
-        list("recorder_dropped", "Recorded announces dropped, because too many waited.", |of| &of.dropped);
-        list("recorder_errors", "Recorded announces that the disk has not taken at once.", |of| &of.errors);
+        list("recorder_dropped", "Recorded announces dropped because too many waited.", |of| &of.dropped);
+        list("recorder_errors", "Failed attempts to write recorded announces.", |of| &of.errors);
     }
 }
 
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_told_no_totals_is_not_recorded_and_hidden_users_have_no_address() {
+    fn announces_without_totals_are_not_recorded_and_hidden_users_have_no_address() {
         let announce = Announce {
             info_hash: crate::InfoHash([7; 20]),
             peer_id: crate::PeerId([7; 20]),

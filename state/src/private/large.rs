@@ -121,7 +121,7 @@ fn peer_id(client: u32) -> PeerId {
 }
 
 #[test]
-fn no_lock_is_held_for_a_whole_swarm_of_a_hundred_thousand_members() {
+fn no_lock_is_held_for_a_whole_swarm_of_a_hundred_thousand_peers() {
     let mut test_site = TestSite::new(Policy { peer_inactivity_seconds: 1000, ..Policy::default() });
     lock_cost::take_max();
     for user in 0..100_000 {
@@ -179,7 +179,7 @@ fn fill_with_hidden(test_site: &mut TestSite, peers: u32, other: bool) {
 }
 
 #[test]
-fn a_hand_out_looks_at_nobody_whom_the_asker_cannot_reach() {
+fn a_hand_out_looks_at_no_peer_that_the_requester_cannot_reach() {
     for (other, rooms) in [(false, vec![[50, 0], [0, 50], [50, 50]]), (true, vec![[50, 0]])] {
         let mut test_site = TestSite::new(Policy::default());
         fill_with_hidden(&mut test_site, 20_000, other);
@@ -209,7 +209,7 @@ fn a_hand_out_looks_at_nobody_whom_the_asker_cannot_reach() {
 }
 
 #[test]
-fn peers_change_their_rank_with_their_addresses_and_are_purged_in_each() {
+fn peers_change_their_class_with_their_addresses_and_are_purged_in_each() {
     let mut test_site = TestSite::new(Policy { peer_inactivity_seconds: 1000, ..Policy::default() });
     fill_with_hidden(&mut test_site, 3000, false);
     let all = test_site.site.torrents.peers();
@@ -229,7 +229,7 @@ fn peers_change_their_rank_with_their_addresses_and_are_purged_in_each() {
     test_site.purge(1500);
     let peer_counts = test_site.site.torrents.peer_counts();
     assert_eq!((peer_counts.v4_leechers, peer_counts.v6_leechers, peer_counts.v4_seeders), (3000, 0, 0));
-    assert!(test_site.site.torrents.memory() < empty, "no rank is kept that nobody has");
+    assert!(test_site.site.torrents.memory() < empty, "no columns are kept for a class without peers");
     assert_eq!(
         test_site.snapshot_torrents(|| {}).iter().map(|torrent| torrent.peers.len()).sum::<usize>(),
         3000
@@ -320,8 +320,8 @@ fn beyond_the_memory_budget_nobody_new_comes_in_and_everybody_there_goes_on() {
     let (leechers, full) = (test_site.leechers(), test_site.site.torrents.full_total());
     assert!(leechers > 500 && leechers < 2500, "{leechers}");
     assert_eq!(full, 5000 - leechers as u64);
-    assert_eq!(test_site.announce(2, 4999, 4999, 1, Event::None), 0, "one for whom there is no room");
-    assert_eq!(test_site.announce(2, 7, 7, 1, Event::None), 50, "one who is there");
+    assert_eq!(test_site.announce(2, 4999, 4999, 1, Event::None), 0, "a new user for whom there is no room");
+    assert_eq!(test_site.announce(2, 7, 7, 1, Event::None), 50, "a user who is there");
     (0..5000).for_each(|user| _ = test_site.announce(3, user, user, 1, Event::Stopped));
     assert_eq!(test_site.leechers(), 0);
     assert!(test_site.announce(4, 4999, 4999, 1, Event::None) == 0 && test_site.leechers() == 1);

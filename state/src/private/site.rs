@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_deny_without_each_other_and_are_remembered_together() {
+    fn threads_log_refusals_independently_and_they_are_listed_together() {
         let site = Site::new();
         let (first, second) = (site.new_refusal_log(), site.new_refusal_log());
         let refused = Refused::from(Refusal::ClientNotApproved);

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_is_found_by_the_exact_octets_of_his_passkey() {
+    fn a_user_is_found_by_the_exact_octets_of_their_passkey() {
         let mut users = Users::default();
         for (passkey, id) in [(&b"seven"[..], 7), (b"", 11), (b"\0\xff&%", 13)] {
             assert_eq!(users.insert(&user(passkey, id)), None);

@@ -119,7 +119,7 @@ pub fn encode_delta(delta: &Delta, to: &mut Vec<u8>) {
 /// Fails when the length is not a multiple of that of a change, or unknown flags are set.
 pub fn decode_deltas(payload: &[u8]) -> Result<Vec<Delta>, SnapshotError> {
     let (entries, []) = payload.as_chunks::<DELTA_LEN>() else {
-        return Err(SnapshotError::Damaged("changes that are no changes"));
+        return Err(SnapshotError::Damaged("a block of changes has a bad length"));
     };
     entries.iter().map(decode_entry).collect()
 }
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heir_catches_up_however_many_announces_come_during_the_walk() {
+    fn a_successor_catches_up_however_many_announces_come_during_the_walk() {
         let mut pair = TrackerPair::new();
         let peers = 200_000;
         (0..peers).for_each(|_| pair.announce(peers));
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn who_left_after_he_was_copied_does_not_come_back() {
+    fn a_peer_that_left_after_it_was_copied_does_not_come_back() {
         let mut pair = TrackerPair::new();
         let peers = 60_000;
         (0..2 * peers).for_each(|_| pair.announce(peers));

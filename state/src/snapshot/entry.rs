@@ -170,7 +170,7 @@ where
         let ages = take_arrays(count, from)?;
         let ids = if with_ids { take_arrays(count, from)? } else { &[] };
         if !octets.iter().all(is_possible) {
-            return Err(SnapshotError::Damaged("a peer has an address or port that none can have"));
+            return Err(SnapshotError::Damaged("a peer has an impossible address or port"));
         }
         if seeder && ages.iter().any(|age| u16::from_le_bytes(*age) & PAUSED != 0) {
             return Err(SnapshotError::Damaged("a seeder is a partial seed"));
@@ -285,7 +285,7 @@ fn take_number(from: &mut &[u8]) -> Result<u32, SnapshotError> {
     Err(SnapshotError::Damaged(BAD_NUMBER))
 }
 
-const BAD_NUMBER: &str = "a count of a torrent is nothing or too much";
+const BAD_NUMBER: &str = "a count of a torrent is 0 or too large";
 
 #[cfg(test)]
 mod tests {

@@ -330,7 +330,7 @@ impl SnapshotLoop {
                     let peers = self.plan.peers();
                     log::error!("cannot write the last snapshot to {path}: {error}; {peers} peers are lost");
                 } else if !self.is_failing {
-                    log::error!("cannot write a snapshot to {path}: {error}; what is there stays as it is");
+                    log::error!("cannot write a snapshot to {path}: {error}; the old file stays as it is");
                 }
             }
         }

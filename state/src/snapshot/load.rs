@@ -80,7 +80,7 @@ pub fn load_snapshot(path: &Path, clock: &Clock, parts: &mut [&mut dyn RestoreTa
         Err(error) => {
             let path_now = match set_aside(path) {
                 Ok(aside) => format!("now {}", aside.display()),
-                Err(error) => format!("which cannot be set aside: {error}"),
+                Err(error) => format!("which could not be set aside: {error}"),
             };
             log::warn!("cannot restore the snapshot {}, {path_now}: {error}", path.display());
             LoadOutcome::SetAside(error)

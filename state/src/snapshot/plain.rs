@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn times_that_cannot_be_told_are_errors() {
+    fn times_that_cannot_be_encoded_are_errors() {
         let mut to = SnapshotWriter::new(Vec::new(), NOW).unwrap();
         let mut told =
             |age| write_torrents(&[torrent(3, 0, vec![peer("192.0.2.1:7", age)])], NOW, &mut to).is_ok();

@@ -51,9 +51,9 @@ impl DeadLetters {
         let [kept, dropped] = std::mem::take(&mut self.unlogged);
         let path = self.path.display();
         Some(match dropped {
-            0 => format!("{kept} rows that no column can hold went to {path}"),
+            0 => format!("{kept} rows that fit no column went to {path}"),
             _ => format!(
-                "{dropped} rows that no column can hold are lost: {path} is full; mend the cause, and move \
+                "{dropped} rows that fit no column are lost: {path} is full; mend the cause, and move \
                  it away ({kept} rows went there before)"
             ),
         })
@@ -112,7 +112,7 @@ mod tests {
     use crate::store::record::UserRow;
 
     #[test]
-    fn the_file_is_bounded_and_what_does_not_go_there_is_told() {
+    fn the_file_is_bounded_and_what_is_not_written_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("letters/dead.jsonl");
         let mut letters = DeadLetters { octets_most: 1000, ..DeadLetters::new(&path) };
@@ -133,7 +133,7 @@ mod tests {
         let said = |letters: &mut DeadLetters, second, written| {
             letters.log_line(Duration::from_secs(second), 3, written).unwrap_or_default()
         };
-        assert!(said(&mut letters, 5, true).starts_with("3 rows that no column can hold went to "));
+        assert!(said(&mut letters, 5, true).starts_with("3 rows that fit no column went to "));
         for second in 6..65 {
             assert_eq!(said(&mut letters, second, second % 3 == 0), "");
         }

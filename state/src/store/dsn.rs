@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn user_password_and_place_are_told_apart() {
+    fn user_password_and_place_are_distinguished() {
         let unix = |path: &str| Address::Unix(path.into());
         let tcp = |host: &str, port| Address::Tcp(host.to_owned(), port);
         for (text, user, password, address, name) in [

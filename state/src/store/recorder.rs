@@ -346,7 +346,7 @@ impl EmergencyFlush {
             // Their totals are not kept either.
             log::error!("the disk has not taken {lost} rows: they count when their sessions announce again");
         } else if lost > 0 {
-            log::error!("{lost} rows are in memory alone: neither the database nor the disk takes them");
+            log::error!("{lost} rows are only in memory: neither the database nor the disk takes them");
         }
         lost
     }

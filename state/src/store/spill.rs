@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_record_costs_no_other_and_is_kept_aside_and_told_once() {
+    fn a_damaged_record_costs_no_other_and_is_kept_aside_and_reported_once() {
         for while_running in [false, true] {
             let folder = Scratch::new();
             let mut spill = folder.open();

@@ -204,7 +204,7 @@ impl Writer {
                 "the file of the database was deleted or replaced while it is in use: what is written now \
                  will not be there after a restart; put the file back, or start the tracker anew"
             ),
-            (true, false) => log::info!("the file of the database is where it belongs"),
+            (true, false) => log::info!("the file of the database is in its place again"),
             _ => {}
         }
     }
@@ -419,7 +419,7 @@ impl Writer {
 
     /// Notes another failed attempt: the pause before the next one is longer.
     fn extend_backoff(&mut self, error: &StoreError) {
-        log::debug!("database still away: {error}");
+        log::debug!("database still unreachable: {error}");
         let now = self.clock.uptime();
         if let Some(outage) = &mut self.outage {
             outage.backoff = (outage.backoff * 2).min(BACKOFF_MAX);

@@ -58,7 +58,7 @@ fn user_of(line: SiteRow) -> Option<(u32, String)> {
 }
 
 /// Passkeys that a running tracker learns (with the id of their user) or forgets, in order.
-fn changes_told(outcome: &AdminOutcome) -> Vec<(Option<u32>, String)> {
+fn passkey_changes(outcome: &AdminOutcome) -> Vec<(Option<u32>, String)> {
     let pair = |change: &SiteChange| match change {
         SiteChange::PutUser(user) => (Some(user.id), String::from_utf8_lossy(&user.passkey).into_owned()),
         SiteChange::DropPasskey(passkey) => (None, String::from_utf8_lossy(passkey).into_owned()),
@@ -110,7 +110,7 @@ fn users_come_change_and_go() {
         });
         assert!(found, "{lines:?}");
         let gone = admin.run(&AdminCommand::RemoveUser(UserRef::Id(11)));
-        assert_eq!((gone.word, changes_told(&gone)), ("removed", vec![(None, "eleven".into())]));
+        assert_eq!((gone.word, passkey_changes(&gone)), ("removed", vec![(None, "eleven".into())]));
         assert_eq!(admin.run(&AdminCommand::RemoveUser(UserRef::Id(11))).word, "unchanged");
         assert_eq!(admin.run(&AdminCommand::RemoveUser(UserRef::Id(99))).word, "missing");
         assert_eq!(admin.sql("SELECT count(*) FROM users_main WHERE ID = 11"), "1", "the row stays");
@@ -124,16 +124,16 @@ fn an_old_passkey_works_through_its_grace_and_no_longer() {
         let command = change_passkey(PLAIN, "fresh", 60);
         let first = admin.run(&command);
         let both = vec![(Some(1), "fresh".to_owned()), (Some(1), PLAIN.to_owned())];
-        assert_eq!((first.word, changes_told(&first)), ("changed", both.clone()));
+        assert_eq!((first.word, passkey_changes(&first)), ("changed", both.clone()));
         let mut passkeys = admin.passkeys();
         passkeys.sort();
         assert_eq!(passkeys[..2], [(1, PLAIN.into()), (1, "fresh".into())]);
         let again = admin.run(&command);
-        assert_eq!((again.word, changes_told(&again)), ("unchanged", both));
+        assert_eq!((again.word, passkey_changes(&again)), ("unchanged", both));
         assert_eq!(admin.sql("SELECT good_until FROM hayate_passkeys"), (NOW + 60).to_string());
         // A late repetition does not bring anything back to life.
         let late = admin.run_at(NOW + 61, &command).unwrap();
-        assert!(!changes_told(&late).contains(&(Some(1), PLAIN.to_owned())), "{late:?}");
+        assert!(!passkey_changes(&late).contains(&(Some(1), PLAIN.to_owned())), "{late:?}");
         // Back and replaced again: the grace period of a passkey begins when it is given up.
         assert_eq!(admin.run_at(NOW + 100, &change_passkey("fresh", PLAIN, 60)).unwrap().word, "changed");
         assert_eq!(admin.run_at(NOW + 200, &change_passkey(PLAIN, "fresh", 60)).unwrap().word, "changed");
@@ -143,12 +143,12 @@ fn an_old_passkey_works_through_its_grace_and_no_longer() {
 }
 
 #[test]
-fn without_a_grace_an_old_passkey_is_nobodys_at_once() {
+fn without_a_grace_period_an_old_passkey_stops_working_at_once() {
     on_both(&|place| {
         let mut admin = TestAdmin::new(place);
         let command = change_passkey(PLAIN, "fresh", 0);
         let first = admin.run(&command);
-        assert_eq!(changes_told(&first), [(Some(1), "fresh".to_owned()), (None, PLAIN.to_owned())]);
+        assert_eq!(passkey_changes(&first), [(Some(1), "fresh".to_owned()), (None, PLAIN.to_owned())]);
         assert_eq!((first.word, admin.run(&command).word), ("changed", "unchanged"));
         assert_eq!(admin.passkeys().len(), 2);
         assert_eq!(admin.run(&change_passkey("nobody's", "other", 0)).word, "missing");
@@ -160,7 +160,7 @@ fn a_removed_user_has_no_passkey_left_not_even_a_retired_one() {
     on_both(&|place| {
         let mut admin = TestAdmin::new(place);
         admin.run(&change_passkey(PLAIN, "fresh", 60));
-        let mut gone = changes_told(&admin.run(&AdminCommand::RemoveUser(UserRef::Id(1))));
+        let mut gone = passkey_changes(&admin.run(&AdminCommand::RemoveUser(UserRef::Id(1))));
         gone.sort();
         assert_eq!(gone, [(None, PLAIN.to_owned()), (None, "fresh".to_owned())]);
         assert_eq!(admin.sql("SELECT count(*) FROM hayate_passkeys"), "0");
@@ -184,7 +184,7 @@ fn a_passkey_means_the_enabled_user_who_has_it_to_the_letter() {
         assert_eq!(admin.sql("SELECT ID FROM users_main WHERE DisableDownload = 1 ORDER BY ID"), "1\n2");
         // The user is disabled already: whoever has the passkey now keeps it.
         assert_eq!(
-            changes_told(&admin.run(&AdminCommand::RemoveUser(UserRef::Id(7)))),
+            passkey_changes(&admin.run(&AdminCommand::RemoveUser(UserRef::Id(7)))),
             [(Some(1), PLAIN.to_owned())]
         );
         let lower = PLAIN.to_lowercase();
@@ -239,7 +239,7 @@ fn a_user_who_gets_another_passkey_has_the_old_one_no_more() {
         let mut admin = TestAdmin::new(place);
         admin.run(&add_user(Some(11), "eleven"));
         let outcome = admin.run(&add_user(Some(11), "fresh"));
-        assert_eq!(changes_told(&outcome), [(None, "eleven".to_owned()), (Some(11), "fresh".to_owned())]);
+        assert_eq!(passkey_changes(&outcome), [(None, "eleven".to_owned()), (Some(11), "fresh".to_owned())]);
     });
 }
 
@@ -262,7 +262,7 @@ fn several_are_changed_at_once_or_none() {
         assert_eq!(admin.sql("SELECT DownMultiplier FROM torrents WHERE ID = 3"), "0.5");
         let remove = |passkey: &str| AdminCommand::RemoveUser(UserRef::Passkey(passkey.to_owned()));
         let outcome = admin.run(&AdminCommand::AllOf(vec![remove(PLAIN), remove("nobody's")]));
-        assert_eq!((outcome.word, changes_told(&outcome)), ("removed", vec![(None, PLAIN.to_owned())]));
+        assert_eq!((outcome.word, passkey_changes(&outcome)), ("removed", vec![(None, PLAIN.to_owned())]));
         let audit = "SELECT verb, outcome FROM hayate_audit ORDER BY id DESC LIMIT 2";
         assert_eq!(admin.sql(audit), "remove_user\tmissing\nremove_user\tremoved");
         // One command that the database refuses takes all of them back.

@@ -72,7 +72,7 @@ fn writer(server: &Server, name: &str) -> String {
 }
 
 #[test]
-fn a_deadlock_is_told_and_undone() {
+fn a_deadlock_is_reported_and_rolled_back() {
     let server = Server::new();
     let store = site(&server, "site").open().unwrap();
     let mut other = Other::new(&server, "site");
@@ -219,7 +219,7 @@ fn a_name_has_one_writer_and_takes_over_from_itself() {
 }
 
 #[test]
-fn what_is_not_fit_is_told() {
+fn what_is_missing_is_reported() {
     let server = Server::new();
     let unfit = |backend: &Backend| match backend.open().err() {
         Some(StoreError::Unfit(text)) => text,

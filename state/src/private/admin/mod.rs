@@ -174,7 +174,7 @@ pub enum AdminError {
     #[error("{0}")]
     Bad(String),
     /// Too many commands wait. One that waited too long may still be carried out.
-    #[error("too much is asked for at once; ask again later")]
+    #[error("too many commands wait; try again later")]
     Busy,
     /// The store refuses.
     #[error(transparent)]
@@ -245,7 +245,7 @@ impl AdminCommand {
             {
                 bad(format!("a multiplier is a number of at least 0, not {up} or {down}"))
             }
-            Self::AllOf(commands) if commands.is_empty() => bad("nothing is asked for".to_owned()),
+            Self::AllOf(commands) if commands.is_empty() => bad("no command is given".to_owned()),
             Self::AllOf(commands) => commands.iter().try_for_each(Self::check_values),
             Self::UpdateUser { up, down, .. } | Self::UpdateTorrent(_, TorrentChange { up, down, .. })
                 if up.iter().chain(down).any(|factor| !factor.is_finite() || *factor < 0.0) =>

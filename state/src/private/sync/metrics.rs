@@ -51,7 +51,7 @@ impl SyncMetrics {
             Err(error) => {
                 source.failures.fetch_add(1, Ordering::Relaxed);
                 if !failing {
-                    log::error!("{} cannot be read, the last ones stay: {error}", set.name());
+                    log::error!("{} cannot be read, the old ones stay: {error}", set.name());
                 }
             }
             Ok(()) if failing => log::info!("{} are read again", set.name()),

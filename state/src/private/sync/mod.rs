@@ -256,7 +256,7 @@ impl SiteSync {
             }
         })?;
         if skipped > 0 {
-            log::warn!("{skipped} rows of {} cannot be read and are left out", set.name());
+            log::warn!("{skipped} rows of {} could not be read and are left out", set.name());
         }
         pace.pause().map_err(|error| StoreError::Lost { text: error.to_string(), in_doubt: false })?;
         self.publish_set(loaded, &reading, pace);

@@ -50,7 +50,7 @@ pub enum ReferenceError {
     #[error("version {0} is not known")]
     Version(u64),
     /// A uvarint has more than 64 bits.
-    #[error("a number of more than 64 bits at octet {0}")]
+    #[error("a number has more than 64 bits, at octet {0}")]
     Number(usize),
     /// A length is invalid for its field.
     #[error("a bad length, {len}, at octet {at}")]
@@ -61,6 +61,6 @@ pub enum ReferenceError {
         len: u64,
     },
     /// A multiplier is infinite or not a number.
-    #[error("a multiplier that is no number before octet {0}")]
+    #[error("a multiplier is not a number, before octet {0}")]
     Multiplier(usize),
 }

@@ -258,8 +258,8 @@ impl SiteDecoder {
                 (torrent, missing - 1)
             }
             (Some(TORRENT_RECORD), Some(_)) => return Err(SnapshotError::Damaged("peers are missing")),
-            (Some(PEER_RECORD), None) => return Err(SnapshotError::Damaged("a peer of no torrent")),
-            _ => return Err(SnapshotError::Damaged("a record that is no torrent and no peer")),
+            (Some(PEER_RECORD), None) => return Err(SnapshotError::Damaged("a peer without a torrent")),
+            _ => return Err(SnapshotError::Damaged("a record that is neither a torrent nor a peer")),
         };
         if missing == 0 {
             sink(SiteRecord::Torrent(torrent));
@@ -270,7 +270,7 @@ impl SiteDecoder {
     }
 }
 
-const CUT_RECORD: SnapshotError = SnapshotError::Damaged("a record is cut");
+const CUT_RECORD: SnapshotError = SnapshotError::Damaged("a record is cut off");
 
 /// Takes a torrent, and the number of peers that follow.
 fn take_torrent(octets: &mut OctetReader<'_>) -> Result<(SiteTorrent, u32), SnapshotError> {
