@@ -1,4 +1,4 @@
-//! [`SiteSnapshot`] in blocks of a [`container`](crate::snapshot::container).
+//! [`SiteSnapshot`] in blocks of a [`container`].
 //!
 //! ```text
 //! TAG_SITE_TORRENTS  records: u8 1, then a torrent, or u8 2, then a peer of the last torrent
