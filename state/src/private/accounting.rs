@@ -1,4 +1,4 @@
-//! What an announce adds to the ledger (`rules/private-accounting.md#amounts`). Pure: no clock, no lock.
+//! What an announce is credited (`rules/private-accounting.md#amounts`). Pure: no clock, no lock.
 
 use std::net::IpAddr;
 
@@ -7,42 +7,42 @@ use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use super::peer::{Credit, UnixSeconds};
 use crate::snapshot::site::Multipliers;
 
-/// The largest amount that is credited at once: what a signed column can hold.
+/// The largest amount that is credited at once: the most that a signed column holds.
 pub(super) const AMOUNT_MAX: u64 = i64::MAX as u64;
-/// Totals that are lower than those of so many seconds ago at most are no news: datagrams overtake each
-/// other, and a client that announces over both families counts on meanwhile.
+/// Totals lower than those reported at most this many seconds ago are late, not a restart: datagrams overtake
+/// each other, and a client that announces over both families keeps counting in between.
 const REORDER_SECONDS: UnixSeconds = 60;
-/// Gaps between two announces that are shorter count as so many seconds when amounts are looked at: clocks
-/// are set, and clients tell late what they have counted early.
+/// A shorter gap between two announces counts as this many seconds when amounts are checked: clocks are set,
+/// and clients report late what they counted early.
 const GAP_SECONDS_LEAST: UnixSeconds = 60;
-/// What stands for the address of a user who is hidden: 127.0.0.1.
+/// The address recorded for a hidden user: 127.0.0.1.
 const HIDDEN_IP: u32 = 0x7f00_0001;
-/// Where the numbers begin that stand for IPv6 addresses: 240/4 is never the address of a client.
+/// The first of the numbers that stand for IPv6 addresses: 240/4 is never the address of a client.
 const IP6_BASE: u32 = 0xf000_0000;
 
-/// How one announce is credited.
+/// The terms on which one announce is credited.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CreditTerms {
-    /// Of the user, the group, the torrent, in this order.
+    /// Multipliers of the user, the group and the torrent, in this order.
     pub(super) multipliers: [Multipliers; 3],
-    /// Nothing that is downloaded is credited: global freeleech, or a token.
+    /// Whether downloads are not credited: global freeleech, or a token.
     pub(super) freeleech: bool,
 }
 
-/// The announce before, and this one.
+/// The totals and times of the previous announce and of this one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TotalsProgress {
     pub(super) uploaded: (u64, u64),
     pub(super) downloaded: (u64, u64),
     pub(super) announced: (UnixSeconds, UnixSeconds),
-    /// Longest time between two announces that counts.
+    /// Longest time between two announces that counts, in seconds.
     pub(super) inactivity: UnixSeconds,
-    /// Octets a second that are believed at most; 0 = any number.
+    /// Octets a second that are believed at most; 0 = no limit.
     pub(super) octets_per_second_max: u64,
 }
 
 impl TotalsProgress {
-    /// What has been transferred, and what of it is credited.
+    /// Returns what has been transferred and how much of it is credited.
     pub(super) fn credit(&self, terms: &CreditTerms) -> Credit {
         let most = self.plausible_octets();
         let believed = |raw: u64| if raw > most { 0 } else { raw };
@@ -55,15 +55,15 @@ impl TotalsProgress {
         Credit { raw_up, raw_down, up, down, active_seconds }
     }
 
-    /// Octets that are not credited because nobody transfers so many in that time: uploaded, downloaded.
+    /// Octets uploaded and downloaded that are not credited because nobody transfers that many in the time.
     pub(super) fn implausible(&self) -> [u64; 2] {
         let most = self.plausible_octets();
         [self.uploaded, self.downloaded]
             .map(|totals| Some(total_delta(totals)).filter(|raw| *raw > most).unwrap_or(0))
     }
 
-    /// These totals are older than those that are known. One that went back while the other went on is that
-    /// of a client that was started anew.
+    /// Whether these totals are older than those already known. If one went back while the other went on, the
+    /// client was restarted.
     pub(super) fn is_late(&self) -> bool {
         let totals = [self.uploaded, self.downloaded];
         let (lower, higher) = (
@@ -86,7 +86,7 @@ impl TotalsProgress {
     }
 }
 
-/// A total that went back is that of a client that was started anew: it is the new baseline.
+/// Returns the growth of a total. One that went back is that of a restarted client: it is the new baseline.
 fn total_delta((before, now): (u64, u64)) -> u64 {
     now.saturating_sub(before).min(AMOUNT_MAX)
 }
@@ -102,7 +102,7 @@ fn credited(raw: u64, factors: [f64; 3]) -> u64 {
     (amount as u64).min(AMOUNT_MAX)
 }
 
-/// How an address stands in `transfer_ips`: `ip` and `ip6`.
+/// Returns the columns `ip` and `ip6` of `transfer_ips` for an address.
 pub(super) fn ip_columns(address: IpAddr, hidden: bool) -> (u32, Option<[u8; 16]>) {
     match address {
         _ if hidden => (HIDDEN_IP, None),
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(told(300, 300_000, 300_000), ((300_000, 300_000), [0, 0]));
         assert_eq!(told(300, 300_001, 5), ((0, 5), [300_001, 0]));
         assert_eq!(told(300, 5, 300_001), ((5, 0), [0, 300_001]));
-        // A short gap is none: what was transferred may have been told late.
+        // A short gap is not checked as such: what was transferred may have been reported late.
         assert_eq!(told(0, 60_000, 60_001), ((60_000, 0), [0, 60_001]));
         let everything = progress((0, u64::MAX), (0, u64::MAX));
         assert_eq!((everything.credit(&terms(&[])).up, everything.implausible()), (AMOUNT_MAX, [0, 0]));

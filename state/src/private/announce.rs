@@ -22,7 +22,7 @@ use crate::store::total::{SessionKey, SessionTotals};
 use crate::store::{Queues, Record};
 use crate::table::keyed_hash::KeyedHash;
 
-/// What an announce is decided by.
+/// One announce of a user and the settings and site data that decide it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UserAnnounce<'a> {
     pub(crate) now: Now,
@@ -34,11 +34,11 @@ pub(crate) struct UserAnnounce<'a> {
     pub(crate) announce: &'a Announce,
 }
 
-/// What chooses peers.
+/// The choice of peers of one thread: its random numbers and a set that is used again for every announce.
 #[derive(Debug)]
 pub(crate) struct PeerPicker {
     pub(crate) random: fastrand::Rng,
-    /// Users of whom a peer was handed out; kept, so that nothing is allocated.
+    /// Users of whom a peer has been handed out; kept between announces, so that nothing is allocated.
     users: HashSet<u32>,
 }
 
@@ -48,29 +48,29 @@ impl PeerPicker {
     }
 }
 
-/// What became of an announce.
+/// The result of an announce that was not refused.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UserAnswer {
     /// The torrent's id.
     pub(crate) torrent: u32,
     pub(crate) tally: Tally,
-    /// There was no memory for the peer.
+    /// Whether the peer was left out because the memory budget is used up.
     pub(crate) full: bool,
 }
 
-/// What has changed by one announce, for its records.
+/// What one announce has changed, for its records.
 struct AnnounceChange {
     id: u32,
     totals: SessionTotals,
     credit: Credit,
     snatched: u32,
-    /// How the peer stands now, or stood last.
+    /// The role of the peer now, or the last one if it has left.
     role: Role,
     left: u64,
     anomaly: Option<Anomaly>,
 }
 
-/// What a peer that is known has said.
+/// What an announce has changed about a known peer.
 #[derive(Clone, Copy, Default)]
 struct PeerUpdate {
     totals: SessionTotals,
@@ -81,10 +81,10 @@ struct PeerUpdate {
 
 impl Torrents {
     /// Checks rows 14 to 16 of `rules/private.md#failures`, changes the swarm, queues records, and hands out
-    /// peers. Where there is no memory for a peer, nothing changes and nobody is handed out.
+    /// peers. If there is no memory for the peer, nothing changes and no peers are handed out.
     ///
     /// # Errors
-    /// Why the user is refused; then nothing has changed.
+    /// Returns why the user is refused; in that case nothing has changed.
     pub(crate) fn announce(
         &self,
         request: &UserAnnounce<'_>,
@@ -101,7 +101,7 @@ impl Torrents {
                 let done = UserAnswer { torrent: torrent.info.id, tally: torrent.tally(), full: true };
                 return Ok((done, false, None));
             }
-            // Whoever leaves brings nothing back to life.
+            // A peer that leaves does not bring a torrent back to life.
             let unpruned = torrent.info.status == PRUNED && request.announce.event != Event::Stopped;
             if unpruned {
                 torrent.info.status = LIVE;
@@ -125,10 +125,10 @@ impl Torrents {
         Ok(done)
     }
 
-    /// Checks the same rows and hands out peers, but changes nothing.
+    /// Makes the same checks and hands out peers, but changes nothing.
     ///
     /// # Errors
-    /// Why the user is refused.
+    /// Returns why the user is refused.
     pub(crate) fn hand_out_only(
         &self,
         request: &UserAnnounce<'_>,
@@ -144,7 +144,7 @@ impl Torrents {
         step.unwrap_or_else(|| Err(request.site_data.unknown_torrent(info_hash)))
     }
 
-    /// How a swarm stands for a scrape of this user (`rules/private.md#member-scrapes`).
+    /// Returns the counts that a scrape shows this user (`rules/private.md#member-scrapes`), if it shows any.
     pub(crate) fn scrape(&self, site_data: &SiteData, user: &User, info_hash: &InfoHash) -> Option<Tally> {
         self.with_torrent(info_hash, |torrent| {
             let shown = torrent.info.status == LIVE && site_data.may_download(user, torrent.info.id);
@@ -152,7 +152,7 @@ impl Torrents {
         })?
     }
 
-    /// The peer (`rules/private.md#session`), then what is credited (`rules/private-accounting.md#credit`).
+    /// Updates the peer (`rules/private.md#session`), then credits it (`rules/private-accounting.md#credit`).
     fn apply_announce(
         &self,
         request: &UserAnnounce<'_>,
@@ -198,7 +198,7 @@ impl Torrents {
         AnnounceChange { id: row.id, totals, credit, snatched, role, left, anomaly }
     }
 
-    /// Adds the peer of a session that nobody here knows, but that is durable: it goes on where it was.
+    /// Adds the peer of a session that is durable but not in memory, so that it goes on where it was.
     fn resume_session(
         &self,
         request: &UserAnnounce<'_>,
@@ -236,7 +236,7 @@ fn role_for_left(left: u64) -> Role {
 }
 
 impl UserAnnounce<'_> {
-    /// Rows 15 and 16 of `rules/private.md#failures`.
+    /// Checks rows 15 and 16 of `rules/private.md#failures`.
     fn check_torrent(&self, row: &TorrentInfo) -> Result<(), Refused> {
         let left = self.announce.left;
         if row.status != LIVE && !(row.status == PRUNED && left == 0) {
@@ -248,7 +248,7 @@ impl UserAnnounce<'_> {
         Ok(())
     }
 
-    /// Would it add a peer?
+    /// Whether the announce would add a peer.
     fn adds_peer(&self, hasher: &KeyedHash, torrent: &TorrentState) -> bool {
         let knows = |swarm: &Swarm| swarm.find(hasher, self.user.id, &self.announce.peer_id).is_some();
         self.announce.event != Event::Stopped && !torrent.swarm.as_deref().is_some_and(knows)
@@ -266,7 +266,7 @@ impl UserAnnounce<'_> {
         moment(self.now.tick)
     }
 
-    /// Addresses that were not heard of since then are forgotten.
+    /// Addresses last heard from before this moment are forgotten.
     fn stale_before(&self) -> Moment {
         self.moment().saturating_sub(self.policy.peer_inactivity_seconds)
     }
@@ -305,13 +305,13 @@ impl UserAnnounce<'_> {
         peer
     }
 
-    /// Names the session.
+    /// The key of the session on this torrent.
     fn session(&self, torrent: u32) -> SessionKey {
         SessionKey { torrent, user: self.user.id, peer_id: self.announce.peer_id }
     }
 
-    /// Has a peer that is known say what it says now. Totals that are late are no new baseline: what comes
-    /// next would be credited twice. What a late announce still misses may be news nevertheless.
+    /// Applies the announce to a known peer. Late totals do not become the new baseline, because what comes
+    /// next would then be credited twice; a lower `left` in a late announce may still be news.
     fn update_peer(&self, peer: &mut UserPeer, terms: &CreditTerms) -> PeerUpdate {
         let (announce, now) = (self.announce, self.unix_seconds());
         peer.note_address(announce.address, announce.port, self.moment(), self.stale_before());
@@ -346,7 +346,8 @@ impl UserAnnounce<'_> {
         PeerUpdate { totals: session.totals(), left: announce.left, credit, anomaly }
     }
 
-    /// Queues what an announce has changed (`rules/private-accounting.md#rows-of-an-announce`).
+    /// Queues the records of what an announce has changed
+    /// (`rules/private-accounting.md#rows-of-an-announce`).
     fn queue_records(
         &self,
         records: &Queues,
@@ -354,8 +355,8 @@ impl UserAnnounce<'_> {
         torrent: &TorrentState,
         unprune: bool,
     ) {
-        let (announce, member) = (self.announce, &self.user);
-        let (uid, fid, now) = (member.id, change.id, i64::from(self.unix_seconds()));
+        let announce = self.announce;
+        let (uid, fid, now) = (self.user.id, change.id, i64::from(self.unix_seconds()));
         let (start_time, seeding) = (i64::from(change.totals.started), change.role == Role::Seeder);
         let Credit { raw_up, raw_down, up, down, active_seconds } = change.credit;
         let active_time = i64::from(active_seconds);
@@ -381,7 +382,7 @@ impl UserAnnounce<'_> {
             snatched: change.snatched,
             remaining: i64::try_from(change.left.min(AMOUNT_MAX)).unwrap_or(i64::MAX),
         });
-        let (ip, ip6) = ip_columns(announce.address, member.tracker_hide);
+        let (ip, ip6) = ip_columns(announce.address, self.user.tracker_hide);
         let address = Record::TransferIp(TransferIpRow {
             uid,
             fid,

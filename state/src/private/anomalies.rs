@@ -1,4 +1,4 @@
-//! Announces that were answered, but not taken at their word: how many there were, and what was claimed.
+//! Announces that were answered, but not believed: their numbers, and what was claimed.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,19 +10,19 @@ use parking_lot::Mutex;
 use super::peer::UnixSeconds;
 use crate::metrics::{Board, Series, SeriesKind};
 
-/// Users of whom a claim is kept until the site sync writes it down; further ones are counted alone.
+/// Users whose claim is kept until the site sync logs it; those of further users are only counted.
 const CLAIMS_MAX: usize = 64;
 
-/// Why an announce was not taken at its word.
+/// Why an announce was not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Anomaly {
-    /// Its totals are older than those that are known.
+    /// Its totals are older than those already known.
     Late,
-    /// Nobody transfers so many octets in so many seconds. 0 = these were believed.
+    /// More octets than anybody transfers in the time. 0 = this amount was believed.
     Implausible { up: u64, down: u64, seconds: UnixSeconds },
 }
 
-/// What a user claimed first, and how often he claimed something like that.
+/// The first implausible claim of a user, and how many they made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
     pub(super) user: u32,
@@ -37,11 +37,11 @@ impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { user, torrent, up, down, seconds, times } = self;
         write!(f, "user {user} torrent {torrent}: up {up} down {down} in {seconds} s")?;
-        if *times > 1 { write!(f, ", {times} times the like") } else { Ok(()) }
+        if *times > 1 { write!(f, ", {times} such claims") } else { Ok(()) }
     }
 }
 
-/// All anomalies.
+/// The numbers of announces that were not believed, and recent claims.
 #[derive(Debug, Default)]
 pub(super) struct Anomalies {
     late: AtomicU64,
@@ -66,12 +66,12 @@ impl Anomalies {
         }
     }
 
-    /// What was claimed since the last time, one claim for each user.
+    /// Takes the claims since the last call, one for each user.
     pub(super) fn take_claims(&self) -> Vec<Claim> {
         self.claims.lock().drain().map(|(_, claim)| claim).collect()
     }
 
-    /// Lists how often announces were not taken at their word.
+    /// Registers the counters of announces that were not believed.
     pub(super) fn register_metrics(self: &Arc<Self>, board: &Board) {
         let list = |name, help, labels, number: fn(&Anomalies) -> &AtomicU64| {
             let anomalies = Arc::clone(self);

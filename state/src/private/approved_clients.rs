@@ -1,11 +1,11 @@
-//! Approved clients: those whose `peer_id` begins as a stored prefix says.
+//! Approved clients: those whose `peer_id` begins with a stored prefix.
 
 use crate::ids::{ID_LEN, PeerId};
 
-/// The approved clients, as they are matched.
+/// The approved clients of a site, arranged for lookups by `peer_id`.
 #[derive(Clone, Debug, Default)]
 pub struct ApprovedClients {
-    /// For each length that occurs, the longest first, the prefixes of it, sorted, with their ids.
+    /// For each length that occurs, longest first, the sorted prefixes with their ids.
     lengths: Vec<(usize, Vec<(Prefix, u32)>)>,
     count: usize,
 }
@@ -13,8 +13,8 @@ pub struct ApprovedClients {
 type Prefix = [u8; ID_LEN];
 
 impl ApprovedClients {
-    /// The client that this `peer_id` belongs to: of several that match the one with the longest prefix, and
-    /// of several with the same prefix the one with the smallest id.
+    /// Returns the id of the client that this `peer_id` belongs to: of several matches the longest prefix,
+    /// and of equal prefixes the smallest id.
     #[must_use]
     pub fn find(&self, peer_id: &PeerId) -> Option<u32> {
         self.lengths.iter().find_map(|(len, prefixes)| {
@@ -24,19 +24,19 @@ impl ApprovedClients {
         })
     }
 
-    /// How many there are.
+    /// The number of approved clients.
     #[must_use]
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Are there none?
+    /// Whether there are no approved clients.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Is there an empty prefix, which approves everybody?
+    /// Whether there is an empty prefix, which approves every client.
     #[must_use]
     pub fn approves_all(&self) -> bool {
         self.lengths.last().is_some_and(|(len, _)| *len == 0)
@@ -44,7 +44,7 @@ impl ApprovedClients {
 }
 
 impl<P: AsRef<[u8]>> FromIterator<(u32, P)> for ApprovedClients {
-    /// Prefixes of more than twenty octets are counted, but match nobody.
+    /// Prefixes of more than twenty octets are counted, but match no client.
     fn from_iter<I: IntoIterator<Item = (u32, P)>>(clients: I) -> Self {
         let mut all = Self::default();
         for (id, prefix) in clients {
@@ -65,7 +65,7 @@ impl<P: AsRef<[u8]>> FromIterator<(u32, P)> for ApprovedClients {
     }
 }
 
-/// `None` if it is longer than any `peer_id`.
+/// Returns `None` if the prefix is longer than a `peer_id`.
 fn pad_prefix(prefix: &[u8]) -> Option<Prefix> {
     let mut padded = [0; ID_LEN];
     padded.get_mut(..prefix.len())?.copy_from_slice(prefix);

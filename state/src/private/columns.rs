@@ -1,5 +1,5 @@
-//! The peers of one class in a swarm, in columns: what a hand-out reads of many peers, whose they are and
-//! where, lies close together. A thousand of them are one block, so that no growth moves more.
+//! The peers of one class in a swarm, in columns: users and addresses, which a hand-out reads of many peers,
+//! lie close together. Blocks hold about a thousand peers, so that growth never moves more than that.
 
 use super::peer::{EndpointV4, EndpointV6, Moment, NO_V4, Session, ShownFamilies, UserPeer};
 use crate::announce::PEER_V4_LEN;
@@ -8,9 +8,9 @@ use crate::lock_cost;
 use crate::snapshot::site::Role;
 use crate::table::prefetch::prefetch;
 
-/// Peers of one block; fewer in tests, which cross borders then.
+/// Peers of one block; fewer in debug builds, so that tests cross the limit.
 pub(super) const BLOCK_PEERS: usize = if cfg!(debug_assertions) { 128 } else { 1024 };
-/// Room of the first block at its begin.
+/// Room of the first block at the beginning.
 const FIRST_BLOCK_ROOM: usize = 4;
 /// Users that are compared at once.
 const USERS_COMPARED: usize = 16;
@@ -19,38 +19,39 @@ const PEERS_PREFETCHED: usize = 32;
 
 /// Octets of a peer in the columns.
 const PEER_OCTETS: usize = size_of::<u32>() + PEER_V4_LEN + size_of::<usize>() + size_of::<Session>();
-/// Octets of a peer's IPv6 address, which lies apart, by our own count.
+/// Octets of a peer's IPv6 address, which is allocated apart, by our own count.
 const V6_OCTETS: usize = size_of::<EndpointV6>().next_multiple_of(16) + 16;
 
-/// What peers have in common that lie together.
+/// What the peers of one [`PeerColumns`] have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PeerClass {
     pub(super) role: Role,
     pub(super) families: ShownFamilies,
 }
 
-/// Where a peer is. It holds until the swarm changes.
+/// The position of a peer, valid until the swarm changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct UserPeerPos {
     pub(super) class: PeerClass,
     pub(super) slot: u32,
 }
 
-/// Peers of one class.
+/// The peers of one class.
 #[derive(Debug)]
 pub(super) struct PeerColumns {
     pub(super) class: PeerClass,
     len: u32,
-    /// How many have an IPv4 address.
+    /// The number of peers with an IPv4 address.
     with_v4: u32,
-    /// How many have an IPv6 address.
+    /// The number of peers with an IPv6 address.
     with_v6: u32,
     first: ColumnBlock,
-    /// The first is full, and so are all of these but the last, which has a peer at least.
+    /// Further blocks, only if the first is full. All of them but the last are full, and the last is not
+    /// empty.
     more: Vec<ColumnBlock>,
 }
 
-/// Peers of one block.
+/// The peers of one block.
 #[derive(Debug, Default)]
 struct ColumnBlock {
     users: Vec<u32>,
@@ -76,7 +77,7 @@ impl PeerColumns {
         self.blocks().enumerate().find_map(found)
     }
 
-    /// The slots of the peers of a user.
+    /// The slots of a user's peers.
     pub(super) fn slots_of(&self, user: u32) -> impl Iterator<Item = usize> {
         self.blocks().enumerate().flat_map(move |(block, columns)| {
             let places = columns.users.iter().enumerate().filter(move |(_, known)| **known == user);
@@ -89,7 +90,7 @@ impl PeerColumns {
         self.blocks().any(|columns| columns.users.contains(&user))
     }
 
-    /// Octets of its columns.
+    /// Octets that the columns take.
     #[inline]
     pub(super) fn memory(&self) -> usize {
         let first = self.first.room() * PEER_OCTETS + self.with_v6 as usize * V6_OCTETS;
@@ -99,7 +100,7 @@ impl PeerColumns {
         first + room * PEER_OCTETS + self.more.capacity() * size_of::<ColumnBlock>()
     }
 
-    /// Fetches where a search and a hand-out begin.
+    /// Prefetches the memory where a search and a hand-out begin.
     pub(super) fn prefetch(&self) {
         let begin = ..self.first.users.len().min(PEERS_PREFETCHED);
         prefetch(self.first.users.get(begin).unwrap_or_default());
@@ -111,14 +112,14 @@ impl PeerColumns {
         let columns = match self.len() {
             len if len < BLOCK_PEERS => &mut self.first,
             len if len.is_multiple_of(BLOCK_PEERS) => self.more.push_mut(ColumnBlock::default()),
-            // There is one: the first is full, and the last is not.
+            // There is such a block: the first is full, and the last is not.
             _ => self.more.last_mut().unwrap_or(&mut self.first),
         };
         columns.push(peer);
         self.len += 1;
     }
 
-    /// Takes a peer out. The last one takes its slot.
+    /// Removes a peer. The last one takes its slot.
     pub(super) fn swap_remove(&mut self, slot: usize) -> Option<UserPeer> {
         if slot >= self.len() {
             return None;
@@ -134,7 +135,7 @@ impl PeerColumns {
         Some(peer)
     }
 
-    /// Changes a peer where it is.
+    /// Changes a peer in place.
     pub(super) fn update<T>(&mut self, slot: usize, work: impl FnOnce(&mut UserPeer) -> T) -> Option<T> {
         let (columns, place) = self.block_at_mut(slot)?;
         let (v4, v6) = (columns.v4.get_mut(place)?, columns.v6.get_mut(place)?);
@@ -150,7 +151,7 @@ impl PeerColumns {
         Some(result)
     }
 
-    /// Forgets addresses of a peer that nobody has heard of since `limit`.
+    /// Forgets addresses of a peer that were last heard from before `limit`.
     pub(super) fn forget_before(&mut self, slot: usize, limit: Moment) {
         let v4 = self.v4(slot).is_some_and(|v4| *v4 != NO_V4)
             && self.session(slot).is_some_and(|session| session.v4_seen < limit);
@@ -159,12 +160,12 @@ impl PeerColumns {
         }
     }
 
-    /// Gives room back that peers have left.
+    /// Releases memory that removed peers took.
     pub(super) fn shrink(&mut self) {
         self.more.last_mut().unwrap_or(&mut self.first).shrink();
     }
 
-    /// How many have an address of each family.
+    /// The numbers of peers with an IPv4 and with an IPv6 address.
     pub(super) fn family_counts(&self) -> (u32, u32) {
         (self.with_v4, self.with_v6)
     }
@@ -174,7 +175,7 @@ impl PeerColumns {
         columns.users.get(place).copied()
     }
 
-    /// Whose the peer in a slot is, and where, by one look for the block.
+    /// Returns the user and the addresses of the peer in a slot, looking up its block once.
     #[inline]
     pub(super) fn user_and_endpoints(&self, slot: usize) -> Option<(u32, &EndpointV4, Option<&EndpointV6>)> {
         let (columns, place) = self.block_at(slot)?;
@@ -212,7 +213,7 @@ impl PeerColumns {
         std::iter::once(&self.first).chain(&self.more)
     }
 
-    /// The block of a slot, and the place in it.
+    /// Returns the block of a slot, and the place in it.
     #[inline]
     fn block_at(&self, slot: usize) -> Option<(&ColumnBlock, usize)> {
         match (slot / BLOCK_PEERS).checked_sub(1) {
@@ -239,14 +240,14 @@ impl ColumnBlock {
                 && self.sessions.get(*at).is_some_and(|session| session.peer_id == *peer_id)
         };
         self.users.chunks(USERS_COMPARED).enumerate().find_map(|(chunk, users)| {
-            // Without a branch for each, so that the processor compares all of them at once.
+            // Without a branch per user, so that the processor compares all of them at once.
             let found = users.iter().fold(false, |found, known| found | (*known == user));
             let begin = chunk * USERS_COMPARED;
             if found { (begin..begin + users.len()).find(is_it) } else { None }
         })
     }
 
-    /// Peers for which there is room.
+    /// The number of peers there is room for.
     fn room(&self) -> usize {
         self.users.capacity()
     }
@@ -335,7 +336,7 @@ mod tests {
             assert_eq!(columns.search(user, &PeerId([7; 20])), Some(user as usize));
             assert_eq!(columns.session(user as usize).unwrap().uploaded, u64::from(user));
         }
-        // The last one takes the slot of one that goes.
+        // The last peer takes the slot of a removed one.
         assert_eq!(columns.swap_remove(BLOCK_PEERS).unwrap().user, slot_number(BLOCK_PEERS));
         assert_eq!((columns.user(BLOCK_PEERS), columns.user(columns.len())), (Some(users - 1), None));
         assert!(columns.swap_remove(columns.len()).is_none());
@@ -347,7 +348,7 @@ mod tests {
         columns.shrink();
         assert_eq!((columns.family_counts(), columns.more.len()), ((0, 0), 0));
         assert!(columns.memory() < full / 5, "{}", columns.memory());
-        // Whatever room the first block was left with, it is filled, and not beyond.
+        // Whatever room is left in the first block, it is filled, and not exceeded.
         for left in 0..BLOCK_PEERS {
             let mut columns = PeerColumns::new(Role::Seeder, ShownFamilies::V4);
             (0..slot_number(BLOCK_PEERS)).for_each(|user| columns.push(peer(user)));

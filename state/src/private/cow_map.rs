@@ -1,5 +1,5 @@
-//! What the store says of a site, in parts: a change copies the part that it is in, whatever else is there,
-//! and whoever has the set goes on with what it was.
+//! Maps in parts that are copied on write: a change copies only the part it falls into, and earlier clones of
+//! the map keep what they had.
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -10,7 +10,7 @@ use hashbrown::HashTable;
 /// Parts; a power of two.
 const PARTS: usize = 256;
 
-/// Values by key. A clone has the same parts, until one of both is changed. A set has no values: `Parts<K>`.
+/// A map with shared parts. A clone shares them until one of the two is changed. A set is a `CowMap<K>`.
 #[derive(Clone, Debug)]
 pub struct CowMap<K, V = ()> {
     secret: RandomState,
@@ -27,26 +27,26 @@ impl<K, V> Default for CowMap<K, V> {
 }
 
 impl<K, V> CowMap<K, V> {
-    /// How many keys there are.
+    /// The number of keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Is there none?
+    /// Whether there are no keys.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// All values, in any order.
+    /// All values, in no particular order.
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.parts.iter().flat_map(|part| part.iter().map(|(_, value)| value))
     }
 }
 
 impl<K: Hash + Eq, V> CowMap<K, V> {
-    /// The value of a key.
+    /// Returns the value of a key.
     pub fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
@@ -56,7 +56,7 @@ impl<K: Hash + Eq, V> CowMap<K, V> {
         found.map(|(_, value)| value)
     }
 
-    /// Is the key there?
+    /// Whether the key is present.
     pub fn contains<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -81,7 +81,7 @@ impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
         }
     }
 
-    /// Forgets a key.
+    /// Removes a key.
     pub fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q)
     where
         K: Borrow<Q>,
@@ -107,7 +107,7 @@ impl<K: Hash + Eq + Clone, V: Clone> FromIterator<(K, V)> for CowMap<K, V> {
     }
 }
 
-/// The part of a hash, by bits that the tables themselves make little use of.
+/// Returns the number of the part for a hash, by bits that the tables themselves make little use of.
 fn part_number(hash: u64) -> usize {
     (hash >> 40) as usize & (PARTS - 1)
 }

@@ -1,5 +1,5 @@
-//! Sessions that a start knows from what is durable, but not from the snapshot: they began after it, or it is
-//! missing. Whoever of them announces again goes on where it was. Empty in normal life.
+//! Durable sessions that a start did not find in the snapshot: they began after it, or it is missing. A
+//! session that announces again goes on where it was. Empty in normal operation.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,24 +10,24 @@ use super::peer::{Moment, moment_from_unix};
 use crate::clock::Now;
 use crate::store::total::{SessionKey, SessionTotals};
 
-/// Sessions that have not announced since the start.
+/// Durable sessions that have not announced since the start.
 #[derive(Debug, Default)]
 pub(super) struct DormantSessions {
-    /// How many there are: asked without the lock by every session that is new.
+    /// The number of sessions: every new session reads it without the lock.
     left: AtomicUsize,
     sessions: Mutex<DormantMap>,
 }
 
 #[derive(Debug, Default)]
 struct DormantMap {
-    /// What each has reported, and when it was heard of.
+    /// The totals of each session, and its last announce.
     sessions: HashMap<SessionKey, (SessionTotals, Moment)>,
-    /// The last announce of all.
+    /// The last announce of all sessions.
     last: Moment,
 }
 
 impl DormantSessions {
-    /// Remembers these, and nothing else.
+    /// Replaces all dormant sessions.
     pub(super) fn replace_all(&self, sessions: HashMap<SessionKey, SessionTotals>, now: Now) {
         let heard = |totals: &SessionTotals| moment_from_unix(totals.announced.into(), now);
         let sessions: HashMap<_, _> =
@@ -37,7 +37,8 @@ impl DormantSessions {
         *self.sessions.lock() = DormantMap { sessions, last };
     }
 
-    /// Takes a session out, unless it was silent since `limit`. When all of them were, they are forgotten.
+    /// Takes a session out, unless it has been silent since `limit`. Once all of them have been, they are
+    /// dropped.
     pub(super) fn take_session(&self, key: &SessionKey, limit: Moment) -> Option<(SessionTotals, Moment)> {
         if self.left.load(Ordering::Relaxed) == 0 {
             return None;

@@ -1,5 +1,5 @@
-//! Announces with traffic in CSV files, one an hour of local time
-//! (`rules/private-accounting.md#recorded-announces`). One thread writes; nobody waits for it.
+//! Announces with traffic in CSV files, one file an hour of local time
+//! (`rules/private-accounting.md#recorded-announces`). One thread writes; no other thread waits for it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter};
@@ -19,41 +19,42 @@ use crate::announce::{Announce, Event};
 use crate::clock::Clock;
 use crate::metrics::{Board, Series, SeriesKind};
 
-/// Lines that wait for the disk at most; further ones are dropped.
+/// Lines that may wait for the disk; further ones are dropped.
 pub const LINES_MAX: usize = 10_000;
 /// The first line of each file.
 const HEADER: [&str; 7] = ["TorrentID", "UserID", "Addr", "Event", "Uploaded", "Downloaded", "Left"];
-/// What may be seen by the group, and by nobody else (`rules/private-accounting.md#recorded-announces`).
+/// Mode of the files: readable by the group, but by nobody else
+/// (`rules/private-accounting.md#recorded-announces`).
 const FILE_MODE: u32 = 0o640;
 const FOLDER_MODE: u32 = 0o755;
 /// Longest time that a line stays in the buffer.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the log complains about the disk.
+/// Shortest time between two messages about disk failures.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// One announce.
+/// One announce in the log.
 #[derive(Clone, Copy, Debug)]
 pub struct EventLine {
-    /// When, in Unix seconds.
+    /// Time of the announce, in Unix seconds.
     pub at: u64,
-    /// Torrent.
+    /// Id of the torrent.
     pub torrent: u32,
-    /// User.
+    /// Id of the user.
     pub user: u32,
-    /// From where; of a hidden user 127.0.0.1 with the real port.
+    /// Address of the peer; for a hidden user 127.0.0.1 with the real port.
     pub address: SocketAddr,
-    /// What happened.
+    /// Event of the announce.
     pub event: Event,
-    /// The total that was told.
+    /// Octets uploaded, as the client reports the total.
     pub uploaded: u64,
-    /// The total that was told.
+    /// Octets downloaded, as the client reports the total.
     pub downloaded: u64,
-    /// What is still missing.
+    /// Octets still missing.
     pub left: u64,
 }
 
 impl EventLine {
-    /// The line of an announce, if it is recorded: one without totals is not.
+    /// Returns the line of an announce, or `None` if both totals are zero: such an announce is not recorded.
     pub(crate) fn from_announce(
         at: u64,
         torrent: u32,
@@ -69,7 +70,7 @@ impl EventLine {
     }
 }
 
-/// Where lines are put.
+/// The queue of lines to the thread that writes them.
 #[derive(Clone, Debug)]
 pub struct EventLog {
     /// `None` ends the writer.
@@ -84,7 +85,7 @@ struct EventLogMetrics {
 }
 
 impl EventLog {
-    /// Takes a line, or drops it if too many wait.
+    /// Queues a line, or drops it if too many wait.
     pub fn push_line(&self, line: EventLine) {
         if self.sender.try_send(Some(line)).is_err() {
             self.metrics.dropped.fetch_add(1, Ordering::Relaxed);
@@ -94,7 +95,7 @@ impl EventLog {
     /// Starts the writer, which works until [`stop`](Self::stop).
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// Fails when the thread cannot be started.
     pub fn start(folder: &Path, clock: Clock) -> io::Result<(Self, JoinHandle<()>)> {
         let (sender, lines) = bounded(LINES_MAX);
         let metrics = Arc::<EventLogMetrics>::default();
@@ -105,24 +106,24 @@ impl EventLog {
         Ok((Self { sender, metrics }, thread))
     }
 
-    /// Has all lines written that wait, and ends the writer.
+    /// Waits until all queued lines are written, and ends the writer.
     pub fn stop(&self, thread: JoinHandle<()>) {
-        // It may have ended by itself, which takes a panic.
+        // The writer may have ended by a panic.
         let _ = self.sender.send(None);
         if thread.join().is_err() {
             log::error!("the recorder of announces ended with a panic");
         }
     }
 
-    /// Lists its numbers.
+    /// Registers the numbers of the log.
     pub fn register_metrics(&self, board: &Board) {
         let list = |name, help, number: fn(&EventLogMetrics) -> &AtomicU64| {
             let metrics = Arc::clone(&self.metrics);
             let read = Box::new(move || number(&metrics).load(Ordering::Relaxed));
             board.register(Series { name, help, kind: SeriesKind::Counter, labels: Vec::new(), read });
         };
-        list("recorder_dropped", "Recorded announces dropped, because too many waited.", |of| &of.dropped);
-        list("recorder_errors", "Recorded announces that the disk has not taken at once.", |of| &of.errors);
+        list("recorder_dropped", "Recorded announces dropped because too many waited.", |of| &of.dropped);
+        list("recorder_errors", "Failed attempts to write recorded announces.", |of| &of.errors);
     }
 }
 
@@ -132,7 +133,7 @@ struct EventLogWriter {
     folder: PathBuf,
     zone: TimeZone,
     metrics: Arc<EventLogMetrics>,
-    /// The hour, and its file.
+    /// The current hour, and its file.
     open: Option<(String, csv::Writer<BufWriter<File>>)>,
     warned_at: Option<Duration>,
 }
@@ -157,7 +158,7 @@ impl EventLogWriter {
         self.note_result(flushed, clock);
     }
 
-    /// Writes a line, again with a file that is opened anew where the first try fails.
+    /// Writes a line; if that fails, tries again with a newly opened file.
     fn write_or_reopen(&mut self, line: &EventLine, clock: &Clock) {
         for _ in 0..2 {
             let written = self.write_line(line);
@@ -208,14 +209,14 @@ impl EventLogWriter {
         Ok(writer)
     }
 
-    /// The hour in the name of a file: `2026-11-26T13`.
+    /// Returns the hour in the name of a file: `2026-11-26T13`.
     fn hour_name(&self, unix_seconds: u64) -> String {
         let second = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
         let time = Timestamp::from_second(second).unwrap_or(Timestamp::MAX).to_zoned(self.zone.clone());
         format!("{:04}-{:02}-{:02}T{:02}", time.year(), time.month(), time.day(), time.hour())
     }
 
-    /// Counts a failure, and says so once a minute.
+    /// Counts a failure, and logs one at most once a minute.
     fn note_result(&mut self, result: io::Result<()>, clock: &Clock) -> bool {
         let Err(error) = result else { return true };
         self.metrics.errors.fetch_add(1, Ordering::Relaxed);
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_told_no_totals_is_not_recorded_and_hidden_users_have_no_address() {
+    fn announces_without_totals_are_not_recorded_and_hidden_users_have_no_address() {
         let announce = Announce {
             info_hash: crate::InfoHash([7; 20]),
             peer_id: crate::PeerId([7; 20]),

@@ -1,8 +1,9 @@
-//! The purge of silent peers: every so often a round over all shards, spread over half of the time until the
-//! next, and at its end a record that has the store mark them inactive (`rules/private.md#member-purge`).
+//! The purge of silent peers: at each interval a round over all shards, spread over half of the time until
+//! the next, and at its end a record that has the store mark the peers inactive
+//! (`rules/private.md#member-purge`).
 //!
-//! Peers in memory go by the steady clock. Rows of the store know nothing but Unix seconds: while the wall
-//! clock may be wrong, they stay as they are.
+//! Peers in memory age by the steady clock. Rows of the store only have Unix seconds: while the wall clock
+//! may be wrong, they stay as they are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +15,13 @@ use crate::clock::{Clock, Now, Tick};
 use crate::metrics::histogram::Histogram;
 use crate::store::{Queues, Record};
 
-/// Seconds by which wall clock and steady clock may part from one round to the next: more, and somebody has
-/// set the wall clock.
+/// Seconds by which the wall clock and the steady clock may diverge from one round to the next; beyond that,
+/// the wall clock was set.
 const CLOCK_JUMP_SECONDS: u64 = 60;
-/// Whole slices in one beat, at most, besides one for each shard: what is left waits for the next.
+/// Slices in one tick, at most, besides one for each shard; the rest waits for the next tick.
 const SLICES_MOST: usize = 64;
 
-/// The purge of one site.
+/// The purge of one site; belongs to the thread that calls [`advance`](Self::advance).
 #[derive(Debug)]
 pub struct Purger {
     torrents: Arc<Torrents>,
@@ -28,38 +29,38 @@ pub struct Purger {
     /// Time since the last round began.
     waited: Duration,
     round: Option<ExpiryRound>,
-    /// Time that the round under way has worked.
+    /// Time spent on the current round.
     worked: Duration,
     histogram: Option<Arc<Histogram>>,
     clock_drift: ClockDrift,
 }
 
-/// A round under way.
+/// The current round.
 #[derive(Debug)]
 struct ExpiryRound {
     limit: Moment,
-    /// The limit of rows in the store, in Unix seconds; `None` where they are left alone.
+    /// The limit for rows in the store, in Unix seconds; `None` if they are left alone.
     before: Option<i64>,
     /// The next shard.
     next: usize,
-    /// Shards up to this are due.
+    /// The shards below this number are due.
     due: usize,
-    /// The shard that is being looked at.
+    /// The shard that is being walked.
     shard: Option<ShardWalk>,
 }
 
-/// What is known of the wall clock.
+/// What is known about the wall clock.
 #[derive(Debug, Default)]
 struct ClockDrift {
     /// Both clocks at the last round.
     last: Option<Now>,
-    /// When they were found to have parted.
+    /// When the clocks were found to diverge.
     jumped_at: Option<Tick>,
 }
 
 impl ClockDrift {
-    /// Can rows of the store be compared with the wall clock? Not after it was set, until every peer that
-    /// lives has announced by the new time.
+    /// Whether rows of the store can be compared with the wall clock. After it was set they cannot, until
+    /// every live peer has announced by the new time.
     fn is_wall_clock_trusted(&mut self, now: Now, inactivity: u32) -> bool {
         let last = self.last.replace(now).unwrap_or(now);
         let steady = u64::from(now.tick.0.saturating_sub(last.tick.0));
@@ -78,7 +79,7 @@ impl ClockDrift {
 }
 
 impl Purger {
-    /// The first round is due after a whole interval.
+    /// Returns a purger whose first round is due after a whole interval.
     #[must_use]
     pub fn new(torrents: Arc<Torrents>, records: Option<Arc<Queues>>) -> Self {
         Self {
@@ -92,13 +93,13 @@ impl Purger {
         }
     }
 
-    /// Tells `histogram` how long each round has worked.
+    /// Records the duration of each round in `histogram`.
     #[must_use]
     pub fn with_histogram(self, histogram: Arc<Histogram>) -> Self {
         Self { histogram: Some(histogram), ..self }
     }
 
-    /// Does the share of a round that is due after `elapsed` more time; `clock` times it.
+    /// Does the share of a round that is due after another `elapsed`; `clock` measures the work.
     pub fn advance(&mut self, clock: &Clock, policy: &Policy, elapsed: Duration) {
         let begin = clock.uptime();
         let ended = self.advance_round(clock.now(), policy, elapsed);
@@ -112,9 +113,9 @@ impl Purger {
         }
     }
 
-    /// True if a round has ended.
+    /// Returns whether a round has ended.
     fn advance_round(&mut self, now: Now, policy: &Policy, elapsed: Duration) -> bool {
-        // From the start on: whoever sets the clock before the first round is noticed, too.
+        // From the start on, so that setting the clock before the first round is noticed, too.
         self.clock_drift.last.get_or_insert(now);
         let every = Duration::from_secs(policy.purge_seconds.max(1).into());
         self.waited += elapsed;
@@ -129,7 +130,7 @@ impl Purger {
         under_way && self.round.is_none()
     }
 
-    /// A whole round at once, for tests.
+    /// Does a whole round at once, for tests.
     pub fn run_round(&mut self, now: Now, policy: &Policy) {
         self.begin_round(now, policy);
         self.expire_shards(SHARDS, usize::MAX);
@@ -148,7 +149,7 @@ impl Purger {
         });
     }
 
-    /// So many shards more are due; a slice of peers under each lock.
+    /// Makes `shards` more shards due and works on those that are due, a slice of peers under each lock.
     fn expire_shards(&mut self, shards: usize, slices_most: usize) {
         let Some(round) = &mut self.round else { return };
         round.due = round.due.saturating_add(shards).min(SHARDS);
@@ -172,8 +173,8 @@ impl Purger {
 }
 
 impl Torrents {
-    /// Removes peers that were not heard of since `limit`, a slice of them, and records how their swarms
-    /// stand then (`rules/private.md#member-purge`). False at the end of the shard.
+    /// Removes a slice of peers last heard from before `limit`, and records the counts of their swarms
+    /// (`rules/private.md#member-purge`). Returns `false` at the end of the shard.
     fn expire_slice(&self, cursor: &mut ShardWalk, limit: Moment, records: Option<&Queues>) -> bool {
         self.walk_slice(cursor, |torrent, walk, most| {
             let Some(swarm) = &mut torrent.swarm else {
@@ -201,14 +202,14 @@ mod tests {
         let mut clocks = ClockDrift::default();
         let at = |tick: u32, unix: u64| Now { tick: Tick(tick), unix_seconds: 1_700_000_000 + unix };
         assert!(clocks.is_wall_clock_trusted(at(100, 100), 4200));
-        // Slow clocks and those that are slewed drift a little each time.
+        // Clocks that run slow or are slewed diverge a little each time.
         assert!(clocks.is_wall_clock_trusted(at(220, 280), 4200));
         assert!(clocks.is_wall_clock_trusted(at(340, 460), 4200));
         assert!(!clocks.is_wall_clock_trusted(at(460, 460 + 120 + 7200), 4200));
         assert!(!clocks.is_wall_clock_trusted(at(580, 460 + 240 + 7200), 4200));
         assert!(!clocks.is_wall_clock_trusted(at(460 + 4200, 460 + 4320 + 7200), 4200));
         assert!(clocks.is_wall_clock_trusted(at(461 + 4200, 461 + 4320 + 7200), 4200));
-        // Back it is the same.
+        // The same applies to setting it back.
         assert!(!clocks.is_wall_clock_trusted(at(4700, 4700), 4200));
     }
 }

@@ -1,4 +1,4 @@
-//! Why the last announces of a user were accepted or refused, and what was credited, for people.
+//! Why the last announces of a user were accepted or refused, and what was credited, as text for people.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -10,23 +10,23 @@ use super::site::Site;
 use crate::ids::InfoHash;
 use crate::snapshot::site::Role;
 
-/// Where a user is whose addresses are kept out of the records.
+/// Stands for the address of a user whose addresses are kept out of the records.
 const HIDDEN: &str = "a hidden address";
 
 impl Site {
-    /// What is known of a user and a torrent: his standing, that of the torrent, his peers in it with
-    /// where they are reached and what their last announces were credited, and his last refusals. Amounts are
-    /// octets.
+    /// Returns what is known about a user and a torrent: the rights of the user, the state of the torrent,
+    /// the user's peers in it with their addresses and what their last announces were credited, and the
+    /// user's last refusals. Amounts are in octets.
     #[must_use]
     pub fn explain(&self, user: u32, info_hash: &InfoHash) -> String {
         let mut text = String::new();
-        // Writing to a text cannot fail.
+        // Writing to a string cannot fail.
         let _ = self.write_explanation(&mut text, user, info_hash);
         text
     }
 
     fn write_explanation(&self, to: &mut String, user: u32, info_hash: &InfoHash) -> std::fmt::Result {
-        let register = self.site_data.current();
+        let site_data = self.site_data.current();
         let known = self.account(user);
         match &known {
             None => writeln!(to, "user {user}: not enabled, or unknown; refused by the passkey")?,
@@ -49,12 +49,12 @@ impl Site {
             (row, tally, mine)
         });
         let Some((row, tally, mine)) = shown else {
-            let reason = register.deletions.get(info_hash);
+            let reason = site_data.deletions.get(info_hash);
             let reason = reason.map_or_else(String::new, |reason| format!(", deleted: {reason}"));
             writeln!(to, "torrent {info_hash}: not registered{reason}; refused")?;
             return self.write_refusals(to, user, info_hash);
         };
-        let (kind, group) = (self.torrents.torrent_types().name(row.torrent_type), row.group);
+        let (type_name, group) = (self.torrents.torrent_types().name(row.torrent_type), row.group);
         let status = match row.status {
             0 => "live",
             1 => "pruned, only seeders are accepted",
@@ -66,20 +66,20 @@ impl Site {
             "torrent {} {info_hash}: {status}, up x{up}, down x{down}, seeders {}, leechers {}, snatched {}",
             row.id, tally.seeders, tally.leechers, tally.completed
         )?;
-        if let Some(group_of) = register.freeleech.get(&(row.torrent_type, group)) {
-            writeln!(to, "group {kind} {group}: up x{}, down x{}", group_of.up, group_of.down)?;
+        if let Some(group_of) = site_data.freeleech.get(&(row.torrent_type, group)) {
+            writeln!(to, "group {type_name} {group}: up x{}, down x{}", group_of.up, group_of.down)?;
         }
-        if register.global_freeleech {
-            writeln!(to, "global freeleech: nothing that is downloaded is credited")?;
+        if site_data.global_freeleech {
+            writeln!(to, "global freeleech: no download is credited")?;
         }
-        if register.tokens.contains(&(user, row.id)) {
-            writeln!(to, "token: nothing that he downloads of this torrent is credited")?;
+        if site_data.tokens.contains(&(user, row.id)) {
+            writeln!(to, "token: downloads of this torrent are not credited")?;
         }
-        if register.hit_and_runs.contains(&(user, row.id)) {
-            writeln!(to, "hit-and-run: he may download this torrent to seed it")?;
+        if site_data.hit_and_runs.contains(&(user, row.id)) {
+            writeln!(to, "hit-and-run: they may download this torrent to seed it")?;
         }
         if mine.is_empty() {
-            writeln!(to, "no peer of his in the swarm")?;
+            writeln!(to, "no peer of this user in the swarm")?;
         }
         let hidden = known.is_some_and(|known| known.tracker_hide);
         for (role, peer) in mine {
@@ -139,7 +139,7 @@ fn write_peer(to: &mut String, role: Role, peer: &UserPeer, hidden: bool) -> std
     )
 }
 
-/// A time for people, UTC.
+/// A time in UTC, for people.
 fn timestamp(unix_seconds: u64) -> Timestamp {
     let second = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
     Timestamp::from_second(second).unwrap_or(Timestamp::MAX)

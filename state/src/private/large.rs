@@ -37,7 +37,7 @@ struct TestSite {
 impl TestSite {
     fn new(policy: Policy) -> Self {
         let site = Site::new();
-        site.update(|register| register.clients = Arc::new([(1, "-TR")].into_iter().collect()));
+        site.update(|site_data| site_data.clients = Arc::new([(1, "-TR")].into_iter().collect()));
         SiteRestore::new(&site.torrents, Now::at(0)).restore_record(SiteRecord::Torrent(SiteTorrent {
             info_hash: HASH,
             id: 3,
@@ -52,13 +52,13 @@ impl TestSite {
         Self { tracker: tracker.with_site(Arc::clone(&site)), site, policy }
     }
 
-    /// Gives how many addresses were handed out.
+    /// Returns how many addresses were handed out.
     fn announce(&mut self, second: u32, user: u32, client: u32, left: u64, event: Event) -> usize {
         let address = user.to_be_bytes().into();
         self.announce_from(second, (user, client), (address, 7000), left, event, [50, 50])
     }
 
-    /// The same from any address, in an answer with room for so many peers over IPv4 and IPv6.
+    /// Announces from any address, with room in the answer for the given numbers of IPv4 and IPv6 peers.
     fn announce_from(
         &mut self,
         second: u32,
@@ -68,7 +68,7 @@ impl TestSite {
         event: Event,
         room: [usize; 2],
     ) -> usize {
-        let member = User {
+        let user = User {
             id: user,
             disable_download: false,
             tracker_hide: false,
@@ -87,8 +87,8 @@ impl TestSite {
         };
         let (mut v4, mut v6) = (vec![0; 6 * room[0]], vec![0; 18 * room[1]]);
         let mut handout = Handout::new(&mut v4, &mut v6);
-        let said = self.tracker.announce_user(Now::at(second), member, &announce, None, &mut handout);
-        said.unwrap();
+        let answer = self.tracker.announce_user(Now::at(second), user, &announce, None, &mut handout);
+        answer.unwrap();
         handout.v4.used() / 6 + handout.v6.used() / 18
     }
 
@@ -100,7 +100,7 @@ impl TestSite {
         self.site.torrents.peers().leechers
     }
 
-    /// What a snapshot would keep; `meanwhile` happens between two locks for one swarm.
+    /// Returns what a snapshot would hold; `meanwhile` runs between two locks for one swarm.
     fn snapshot_torrents(&self, mut meanwhile: impl FnMut()) -> Vec<SiteTorrent> {
         let mut all = Vec::new();
         for shard in 0..SHARDS {
@@ -121,13 +121,13 @@ fn peer_id(client: u32) -> PeerId {
 }
 
 #[test]
-fn no_lock_is_held_for_a_whole_swarm_of_a_hundred_thousand_members() {
+fn no_lock_is_held_for_a_whole_swarm_of_a_hundred_thousand_peers() {
     let mut test_site = TestSite::new(Policy { peer_inactivity_seconds: 1000, ..Policy::default() });
     lock_cost::take_max();
     for user in 0..100_000 {
         let left = u64::from(user % 3);
         let event = if left == 0 { Event::Completed } else { Event::None };
-        // Old ones first, and then half of all again, so that half is silent.
+        // Old ones first, and then half of all again, so that half are silent.
         test_site.announce(user / 100, user, user, left, event);
     }
     assert!(lock_cost::take_max() <= MOST, "an announce");
@@ -152,8 +152,8 @@ fn no_lock_is_held_for_a_whole_swarm_of_a_hundred_thousand_members() {
     assert!(lock_cost::take_max() <= SLICE, "the end of a torrent");
 }
 
-/// User and client of that number, by its address: of a thousand, two are reached over IPv4, three over
-/// IPv6, and five over both; the others have a well-known port or, where `other` says so, IPv6 alone.
+/// Adds peers, whose address depends on their number: of a thousand, two are reached over IPv4, three over
+/// IPv6, and five over both; the others have a well-known port or, where `other` says so, IPv6 only.
 fn fill_with_hidden(test_site: &mut TestSite, peers: u32, other: bool) {
     for number in 0..peers {
         let v4: IpAddr = number.to_be_bytes().into();
@@ -179,7 +179,7 @@ fn fill_with_hidden(test_site: &mut TestSite, peers: u32, other: bool) {
 }
 
 #[test]
-fn a_hand_out_looks_at_nobody_whom_the_asker_cannot_reach() {
+fn a_hand_out_looks_at_no_peer_that_the_requester_cannot_reach() {
     for (other, rooms) in [(false, vec![[50, 0], [0, 50], [50, 50]]), (true, vec![[50, 0]])] {
         let mut test_site = TestSite::new(Policy::default());
         fill_with_hidden(&mut test_site, 20_000, other);
@@ -187,18 +187,20 @@ fn a_hand_out_looks_at_nobody_whom_the_asker_cannot_reach() {
         assert_eq!(peer_counts.v4_seeders + peer_counts.v4_leechers, if other { 140 } else { 19_940 });
         for room in rooms {
             lock_cost::take_max();
-            // One who is there already, and gets all leechers of those addresses but itself.
-            let asker = (7, 7);
-            let given = test_site.announce_from(2, asker, ([0, 0, 0, 7].into(), 7000), 1, Event::None, room);
+            // A requester that is in the swarm already, and gets all leechers with those addresses but
+            // itself.
+            let requester = (7, 7);
+            let given =
+                test_site.announce_from(2, requester, ([0, 0, 0, 7].into(), 7000), 1, Event::None, room);
             let looked = lock_cost::take_max();
-            // One that is reached over both is handed out over both.
+            // A peer that is reached over both families is handed out over both.
             let expected = if room == [50, 50] { 50..=100 } else { 50..=50 };
             assert!(
                 expected.contains(&given) && looked <= 50 + 2 * 32,
                 "{room:?}: {given} given, {looked} looked at"
             );
         }
-        // Few are there for a seeder: each is looked at once.
+        // There are few for a seeder: each is looked at once.
         lock_cost::take_max();
         let given = test_site.announce_from(2, (6, 6), ([0, 0, 0, 6].into(), 7000), 0, Event::None, [200, 0]);
         assert_eq!(given, 50);
@@ -207,12 +209,12 @@ fn a_hand_out_looks_at_nobody_whom_the_asker_cannot_reach() {
 }
 
 #[test]
-fn peers_change_their_rank_with_their_addresses_and_are_purged_in_each() {
+fn peers_change_their_class_with_their_addresses_and_are_purged_in_each() {
     let mut test_site = TestSite::new(Policy { peer_inactivity_seconds: 1000, ..Policy::default() });
     fill_with_hidden(&mut test_site, 3000, false);
     let all = test_site.site.torrents.peers();
     assert_eq!((all.seeders, all.leechers), (1500, 1500));
-    // All come back with a port that may be handed out, over IPv4, and the other address is forgotten.
+    // All come back over IPv4, with a port that may be handed out, and the other address is forgotten.
     let empty = test_site.site.torrents.memory();
     for number in 0..3000_u32 {
         test_site.announce_from(
@@ -227,7 +229,7 @@ fn peers_change_their_rank_with_their_addresses_and_are_purged_in_each() {
     test_site.purge(1500);
     let peer_counts = test_site.site.torrents.peer_counts();
     assert_eq!((peer_counts.v4_leechers, peer_counts.v6_leechers, peer_counts.v4_seeders), (3000, 0, 0));
-    assert!(test_site.site.torrents.memory() < empty, "no rank is kept that nobody has");
+    assert!(test_site.site.torrents.memory() < empty, "no columns are kept for a class without peers");
     assert_eq!(
         test_site.snapshot_torrents(|| {}).iter().map(|torrent| torrent.peers.len()).sum::<usize>(),
         3000
@@ -289,21 +291,21 @@ fn a_snapshot_of_a_small_site_takes_no_pause_that_it_has_not_worked_for() {
 
 #[test]
 fn a_user_has_so_many_peers_at_one_torrent_and_no_more() {
-    // In a small swarm that is searched, and in a large one that has an index.
+    // In a small swarm, which is searched, and in a large one, which has an index.
     for others in [0, 2000] {
         let mut test_site = TestSite::new(Policy::default());
         (0..others).for_each(|other| _ = test_site.announce(0, 1000 + other, other, 1, Event::None));
         let most = u32::try_from(super::peer::SESSIONS_MAX).unwrap();
         for client in 0..most + 4 {
             test_site.announce(10 + client, 7, client, 1, Event::None);
-            // The first one goes on.
+            // The first session goes on.
             test_site.announce(10 + client, 7, 0, 1, Event::None);
         }
         assert_eq!(test_site.leechers(), (others + most) as usize);
         assert_eq!(test_site.site.torrents.replaced_total(), 4);
-        let told = test_site.site.explain(7, &HASH);
+        let explanation = test_site.site.explain(7, &HASH);
         for client in 0..most + 4 {
-            let there = told.contains(&format!("{:?}", peer_id(client)));
+            let there = explanation.contains(&format!("{:?}", peer_id(client)));
             assert_eq!(there, client == 0 || client > 4, "client {client} beside {others}");
         }
     }
@@ -318,8 +320,8 @@ fn beyond_the_memory_budget_nobody_new_comes_in_and_everybody_there_goes_on() {
     let (leechers, full) = (test_site.leechers(), test_site.site.torrents.full_total());
     assert!(leechers > 500 && leechers < 2500, "{leechers}");
     assert_eq!(full, 5000 - leechers as u64);
-    assert_eq!(test_site.announce(2, 4999, 4999, 1, Event::None), 0, "one for whom there is no room");
-    assert_eq!(test_site.announce(2, 7, 7, 1, Event::None), 50, "one who is there");
+    assert_eq!(test_site.announce(2, 4999, 4999, 1, Event::None), 0, "a new user for whom there is no room");
+    assert_eq!(test_site.announce(2, 7, 7, 1, Event::None), 50, "a user who is there");
     (0..5000).for_each(|user| _ = test_site.announce(3, user, user, 1, Event::Stopped));
     assert_eq!(test_site.leechers(), 0);
     assert!(test_site.announce(4, 4999, 4999, 1, Event::None) == 0 && test_site.leechers() == 1);

@@ -2,27 +2,27 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`users`] | users by passkey: only [`Register::member`] makes a [`Member`] |
-//! | [`approved_clients`] | approved clients, by the begin of the `peer_id` |
+//! | [`users`] | users by passkey: only [`Users`] creates a [`User`] |
+//! | [`approved_clients`] | approved clients, by the beginning of the `peer_id` |
 //! | [`site_data`] | all sets that are read from the store, published for both servers |
-//! | [`cow_map`] | sets of which a change copies little |
+//! | [`cow_map`] | maps of which a change copies little |
 //! | [`torrent_type`] | torrent types |
 //! | [`torrents`] | registered torrents with their peers |
 //! | `swarm`, `columns`, `peer`, `user_index` | the peers of one torrent |
-//! | `select` | who of them is handed out |
+//! | `select` | the choice of peers that are handed out |
 //! | `announce` | one announce, from the check of its torrent to the peers it is handed |
 //! | `accounting` | what an announce is credited |
-//! | `anomalies` | announces that were not taken at their word |
-//! | `dormant` | sessions that a start knows without the snapshot |
-//! | `expiry` | silent peers go |
-//! | [`snapshot`] | the part of the snapshot |
-//! | [`site`] | all of it, as it is shared |
+//! | `anomalies` | announces that were not believed |
+//! | `dormant` | durable sessions that the snapshot did not have |
+//! | `expiry` | the purge of silent peers |
+//! | [`snapshot`] | the snapshot of mode private, written and restored |
+//! | [`site`] | the whole site, as both servers share it |
 //! | [`sync`] | the thread that reads the sets from the store |
-//! | [`admin`] | changes of a site that people ask for |
+//! | [`admin`] | commands that change a site |
 //! | [`passkey_path`] | `/<passkey>/announce`, for both servers |
-//! | [`event_log`] | announces in CSV files, one an hour |
+//! | [`event_log`] | announces in CSV files, one file an hour |
 //! | `explain` | why a user was refused, and what was credited |
-//! | [`refusal`] | why a user is refused, and what he is told |
+//! | [`refusal`] | why a user is refused, and what they are told |
 
 mod accounting;
 pub mod admin;

@@ -1,25 +1,25 @@
-//! The path by which a user names himself, over HTTP and in BEP 41's URL data: `/<passkey>/announce`
+//! The path by which a user identifies themself, over HTTP and in BEP 41's URL data: `/<passkey>/announce`
 //! (`rules/private.md#passkey-path`).
 
 use crate::query;
 
-/// What a path says.
+/// The parts of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PasskeyPath<'p> {
-    /// The last directory: the passkey. `None`: there is no directory.
+    /// The last directory: the passkey. `None` if there is no directory.
     pub passkey: Option<&'p [u8]>,
-    /// What stands behind the last slash.
+    /// The part behind the last slash.
     pub leaf: &'p [u8],
 }
 
-/// Reads a path, without a query. It is decoded once, several slashes count as one, `.` and `..` are
-/// resolved. `buffer` is at least as long as the path, or the path says nothing.
+/// Parses a path without a query. It is decoded once, several slashes count as one, `.` and `..` are
+/// resolved. If `buffer` is shorter than the path, the parts are empty.
 #[must_use]
 pub fn parse_path<'p>(path: &'p [u8], buffer: &'p mut [u8]) -> PasskeyPath<'p> {
     split_path(if is_plain(path) { path } else { resolve_path(path, buffer) })
 }
 
-/// Is there nothing to decode and nothing to resolve? Then [`read`] needs no buffer.
+/// Whether there is nothing to decode and nothing to resolve. Then [`parse_path`] needs no buffer.
 #[must_use]
 pub fn is_plain(path: &[u8]) -> bool {
     let mut before = 0;
@@ -40,10 +40,10 @@ fn split_path(path: &[u8]) -> PasskeyPath<'_> {
     PasskeyPath { passkey: passkey.filter(|passkey| !passkey.is_empty()), leaf }
 }
 
-/// Writes the path that is meant to the front of `buffer`, with a slash at its begin.
+/// Writes the resolved path to the front of `buffer`, with a slash at the beginning.
 fn resolve_path<'b>(path: &[u8], buffer: &'b mut [u8]) -> &'b [u8] {
     let Some(decoded) = decode_percent(path, buffer) else { return &[] };
-    // What is written is never longer than what was read up to there.
+    // The octets written never outnumber those read so far.
     let (mut read, mut written) = (0, 0);
     while read < decoded {
         let rest = buffer.get(read..decoded).unwrap_or_default();
@@ -61,7 +61,8 @@ fn resolve_path<'b>(path: &[u8], buffer: &'b mut [u8]) -> &'b [u8] {
             b".." => written = parent_start(buffer, written),
             segment => {
                 let len = segment.len();
-                // The slash before the segment was read, unless it is the first of a path without one.
+                // The slash before the segment was read, unless it is the first segment of a path without a
+                // leading slash.
                 let to = if written == from { written } else { push_octet(buffer, written, b'/') };
                 buffer.copy_within(from..from + len, to);
                 written = to + len;
@@ -71,7 +72,7 @@ fn resolve_path<'b>(path: &[u8], buffer: &'b mut [u8]) -> &'b [u8] {
     buffer.get(..written).unwrap_or_default()
 }
 
-/// Where the last segment of what is written begins.
+/// Returns the beginning of the last segment written.
 fn parent_start(buffer: &[u8], written: usize) -> usize {
     let path = buffer.get(..written).unwrap_or_default();
     path.iter().rposition(|&octet| octet == b'/').unwrap_or(0)
@@ -84,7 +85,7 @@ fn push_octet(buffer: &mut [u8], at: usize, octet: u8) -> usize {
     at + 1
 }
 
-/// Puts the decoded path into the buffer; returns its length, or `None` where the buffer is too short.
+/// Decodes percent-escapes; a `%` without two hexadecimal digits stays. Returns the number of octets.
 fn decode_percent(path: &[u8], buffer: &mut [u8]) -> Option<usize> {
     let mut len = 0;
     for octet in query::decoded(path) {

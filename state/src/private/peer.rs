@@ -7,11 +7,11 @@ use crate::clock::{Now, Tick};
 use crate::ids::PeerId;
 use crate::store::total::SessionTotals;
 
-/// Unix seconds, for records. Enough until the year 2106.
+/// Unix seconds, for records; sufficient until the year 2106.
 pub(super) type UnixSeconds = u32;
 
-/// Seconds of the steady clock, for ages: nobody can set it. They count from so far back that peers of an
-/// earlier process have a place in them.
+/// Seconds of the steady clock, for ages: nobody can set it. They begin early enough for peers of an earlier
+/// process to be represented.
 pub(super) type Moment = u32;
 /// The moment of tick 0.
 const ORIGIN: Moment = 1 << 31;
@@ -21,13 +21,13 @@ pub(super) fn moment(tick: Tick) -> Moment {
     tick.0.saturating_add(ORIGIN)
 }
 
-/// The moment of a time that was written down in Unix seconds. One that is still to come is now.
+/// The moment of a recorded time in Unix seconds; a time in the future becomes the present.
 pub(super) fn moment_from_unix(unix: i64, now: Now) -> Moment {
     let age = unix_now(now).saturating_sub(unix).max(0);
     moment(now.tick).saturating_sub(Moment::try_from(age).unwrap_or(Moment::MAX))
 }
 
-/// A moment in Unix seconds, to be written down.
+/// A moment in Unix seconds, for records.
 pub(super) fn unix_from_moment(at: Moment, now: Now) -> i64 {
     let age = moment(now.tick).saturating_sub(at);
     unix_now(now).saturating_sub(age.into()).max(0)
@@ -37,27 +37,27 @@ fn unix_now(now: Now) -> i64 {
     i64::try_from(now.unix_seconds).unwrap_or(i64::MAX)
 }
 
-/// Peers of one user in one swarm, at most. Nobody has more clients at one torrent; but a client that is
-/// started again and again has a new `peer_id` each time, so one more takes the place of the one that was
+/// Peers of one user in one swarm, at most. Nobody runs more clients on one torrent; but a client that is
+/// restarted again and again has a new `peer_id` each time, so a further one replaces the one that has been
 /// silent for longest.
 pub(super) const SESSIONS_MAX: usize = 16;
 
-/// A peer over IPv4 as it goes on the wire: address and port. All zeros: it has none.
+/// An IPv4 peer as it goes on the wire: address and port. All zeros: none.
 pub(super) type EndpointV4 = [u8; PEER_V4_LEN];
-/// A peer over IPv6 as it goes on the wire, and when it was heard of.
+/// An IPv6 peer as it goes on the wire, and when it was last heard from at this address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct EndpointV6 {
     pub(super) wire: [u8; PEER_V6_LEN],
     pub(super) seen: Moment,
 }
 
-/// No IPv4 address.
+/// The value of [`EndpointV4`] for no address.
 pub(super) const NO_V4: EndpointV4 = [0; PEER_V4_LEN];
-/// Ports below this are never handed out, so high octets of ports below this are not.
+/// Ports below this are never handed out, so a port whose high octet is below that of this one is not.
 const WELL_KNOWN_PORTS: u16 = 1024;
 const HIGH_OCTETS: u8 = (WELL_KNOWN_PORTS >> 8) as u8;
 
-/// What is known of a peer besides whose it is and where it is reached.
+/// What is known about a peer besides its user and addresses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Session {
     pub(super) peer_id: PeerId,
@@ -66,23 +66,23 @@ pub(super) struct Session {
     pub(super) downloaded: u64,
     pub(super) left: u64,
     pub(super) started: UnixSeconds,
-    /// When it was heard of, as records say it.
+    /// The last announce, for records.
     pub(super) announced: UnixSeconds,
-    /// When it was heard of, for its age.
+    /// The last announce, for the peer's age.
     pub(super) heard: Moment,
-    /// When the IPv4 address was heard of.
+    /// The last announce from the IPv4 address.
     pub(super) v4_seen: Moment,
     pub(super) last: Credit,
 }
 
 impl Session {
-    /// What it has reported so far.
+    /// The totals it has reported.
     pub(super) fn totals(&self) -> SessionTotals {
         let Self { uploaded, downloaded, started, announced, .. } = *self;
         SessionTotals { uploaded, downloaded, started, announced, is_gone: false }
     }
 
-    /// Goes on from what it has reported before.
+    /// Continues from the totals of an earlier session.
     pub(super) fn resume(&mut self, standing: SessionTotals, now: Now) {
         (self.uploaded, self.downloaded) = (standing.uploaded, standing.downloaded);
         (self.started, self.announced) = (standing.started, standing.announced);
@@ -90,18 +90,18 @@ impl Session {
     }
 }
 
-/// What one announce has added to the ledger.
+/// What one announce has added for its user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Credit {
-    /// Octets uploaded since the announce before.
+    /// Octets uploaded since the previous announce.
     pub raw_up: u64,
-    /// Octets downloaded since the announce before.
+    /// Octets downloaded since the previous announce.
     pub raw_down: u64,
     /// Octets credited as uploaded.
     pub up: u64,
     /// Octets credited as downloaded.
     pub down: u64,
-    /// Seconds since the announce before, if they count.
+    /// Seconds since the previous announce, if they count.
     pub active_seconds: u32,
 }
 
@@ -115,8 +115,8 @@ pub(super) struct UserPeer {
 }
 
 impl UserPeer {
-    /// Notes where the peer is reached now, and forgets the other family's address if nobody has heard of it
-    /// since `limit`.
+    /// Notes the address from which the peer announces now, and forgets the other family's address if it was
+    /// last heard from before `limit`.
     pub(super) fn note_address(&mut self, address: IpAddr, port: u16, now: Moment, limit: Moment) {
         match address {
             IpAddr::V4(address) => {
@@ -137,12 +137,12 @@ impl UserPeer {
         ShownFamilies::from_endpoints(&self.v4, self.v6.as_deref())
     }
 
-    /// 1 for each family over which it is reached.
+    /// For IPv4 and IPv6, 1 if the peer is reached over the family, otherwise 0.
     pub(super) fn family_counts(&self) -> (u32, u32) {
         (u32::from(self.v4 != NO_V4), u32::from(self.v6.is_some()))
     }
 
-    /// Forgets addresses that nobody has heard of since `limit`.
+    /// Forgets addresses last heard from before `limit`.
     pub(super) fn forget_before(&mut self, limit: Moment) {
         if self.session.v4_seen < limit {
             self.v4 = NO_V4;
@@ -153,7 +153,7 @@ impl UserPeer {
     }
 }
 
-/// Address and port, as they go on the wire.
+/// Returns address and port as they go on the wire.
 pub(super) fn wire_endpoint<const ADDRESS: usize, const LEN: usize>(
     address: [u8; ADDRESS],
     port: u16,
@@ -172,7 +172,7 @@ pub(super) enum ShownFamilies {
     V4,
     V6,
     Both,
-    /// It has none, or well-known ports.
+    /// The peer has no address, or only well-known ports.
     Nobody,
 }
 
@@ -186,13 +186,13 @@ impl ShownFamilies {
         }
     }
 
-    /// Is there one of IPv4, and one of IPv6?
+    /// Whether an IPv4 address may be handed out, and whether an IPv6 address may.
     pub(super) fn v4_and_v6(self) -> (bool, bool) {
         (matches!(self, Self::V4 | Self::Both), matches!(self, Self::V6 | Self::Both))
     }
 }
 
-/// May this be handed out? Not what stands for no address, nor a well-known port.
+/// Whether this address may be handed out: it is present, and its port is not a well-known one.
 fn is_shown<const LEN: usize>(wire: &[u8; LEN]) -> bool {
     wire.get(LEN - 2).is_some_and(|&high| high >= HIGH_OCTETS)
 }

@@ -1,18 +1,18 @@
-//! Why a user is refused, and what he is told.
+//! Why a user is refused, and what they are told.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::announce::Refusal;
 
-/// A refusal, with what only the tracker knows of it.
+/// A refusal, with the details that only the tracker knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Why.
+    /// The reason.
     pub refusal: Refusal,
-    /// Of [`Refusal::UnavailableTorrent`]: what the database says of the torrent; else 0.
+    /// For [`Refusal::UnavailableTorrent`]: the status of the torrent in the database; otherwise 0.
     pub status: i32,
-    /// Of [`Refusal::UnknownTorrent`]: why the torrent was deleted, if anybody said; printable ASCII.
+    /// For [`Refusal::UnknownTorrent`]: why the torrent was deleted, if a reason was given; printable ASCII.
     pub reason: Option<Arc<str>>,
 }
 

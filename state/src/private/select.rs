@@ -1,25 +1,25 @@
-//! Who is handed out in a private swarm.
+//! The choice of peers that are handed out in a private swarm.
 
 use super::columns::PeerColumns;
 use super::peer::{EndpointV4, SESSIONS_MAX, ShownFamilies};
 use crate::announce::{Handout, PEER_V6_LEN};
 use crate::lock_cost;
 
-/// Places from which a hand-out goes through a swarm at once, so that peers that came together are not always
+/// Places of a swarm among which a hand-out alternates, so that peers that came together are not always
 /// handed out together.
 const RING_PARTS: usize = 4;
-/// Draws of where a hand-out begins, at most, while they meet the requester's own peers.
+/// Draws for the start of a hand-out, at most, as long as they meet the requester's own peers.
 const DRAWS_MAX: usize = 32;
-/// Columns of one role that somebody may be handed.
+/// Columns of one role that one requester may be handed peers from.
 const COLUMNS_MAX: usize = 3;
 
-/// The peers of one role that have an address which the requester can use, in one row.
+/// The peers of one role that have an address which the requester can use, as one row.
 pub(super) struct RoleCandidates<'s> {
     columns: [Option<&'s PeerColumns>; COLUMNS_MAX],
     len: usize,
 }
 
-/// What of a peer may be handed out: at least one of its addresses.
+/// The addresses of a peer that may be handed out, at least one.
 struct PeerOffer<'p> {
     user: u32,
     v4: Option<&'p EndpointV4>,
@@ -27,7 +27,7 @@ struct PeerOffer<'p> {
 }
 
 impl<'s> RoleCandidates<'s> {
-    /// Of these all_columns, those that there is room for in the answer.
+    /// Selects those of `all_columns` whose addresses there is room for in the answer.
     pub(super) fn from_columns(
         all_columns: impl Iterator<Item = &'s PeerColumns>,
         handout: &Handout<'_>,
@@ -47,8 +47,8 @@ impl<'s> RoleCandidates<'s> {
         candidates
     }
 
-    /// Goes round from a random place until `wanted` peers are handed out; each peer that may be has the same
-    /// chance. Gives how many were.
+    /// Goes round from a random place until `wanted` peers are handed out; every eligible peer has the same
+    /// chance. Returns how many were handed out.
     pub(super) fn hand_out(
         &self,
         user: u32,
@@ -59,7 +59,8 @@ impl<'s> RoleCandidates<'s> {
     ) -> usize {
         let mut given = 0;
         let start = self.draw_start(user, random, handout);
-        // Whoever is not handed out is another peer of the requester, or of a user who was.
+        // A peer that is skipped belongs to the requester, or to a user of whom a peer was handed out
+        // already.
         let looks_most = wanted.saturating_add(1).saturating_mul(SESSIONS_MAX);
         for at in ring_from(self.len, start).take(looks_most) {
             lock_cost::peers_visited(1);
@@ -83,11 +84,11 @@ impl<'s> RoleCandidates<'s> {
         given
     }
 
-    /// Where a hand-out begins: at a peer that may be handed out, each of them with the same chance. Else
-    /// those behind peers that may not be would have the chance of these too, as they still have where hardly
-    /// any may be.
+    /// Draws the start of a hand-out: an eligible peer, each with the same chance. Otherwise peers behind
+    /// ineligible ones would also get the chances of these, as they still do where hardly any peer is
+    /// eligible.
     fn draw_start(&self, user: u32, random: &mut fastrand::Rng, handout: &Handout<'_>) -> usize {
-        // Where one of two may not be, it is the other in any case.
+        // If one of two is not eligible, the other is met in any case.
         let draws = match self.len {
             0 | 1 => 0,
             2 => 1,
@@ -107,7 +108,7 @@ impl<'s> RoleCandidates<'s> {
         drawn
     }
 
-    /// The columns and the slot of a place in the row.
+    /// Returns the columns and the slot of a place in the row.
     #[inline]
     fn locate(&self, mut place: usize) -> Option<(&'s PeerColumns, usize)> {
         if let [Some(only), None, _] = self.columns {
@@ -123,7 +124,7 @@ impl<'s> RoleCandidates<'s> {
     }
 }
 
-/// What of the peer in a slot may be handed out to a user, if anything.
+/// Returns the addresses of the peer in a slot that may be handed out to a user, if any.
 #[inline]
 fn peer_offer<'p>(
     columns: &'p PeerColumns,
@@ -138,11 +139,11 @@ fn peer_offer<'p>(
     (v4.is_some() || v6.is_some()).then_some(PeerOffer { user: known, v4, v6 })
 }
 
-/// All places of a row, each once, from `start` on, each of its quarters in turns: always in one order, a
-/// ring, so that whoever may be handed out always follows the same peers.
+/// Yields all places of a row once, beginning at `start` and taking turns among its quarters. The order is
+/// always the same ring, so each eligible peer always follows the same peers.
 fn ring_from(len: usize, start: usize) -> impl Iterator<Item = usize> {
     let quarter = len.div_ceil(RING_PARTS).max(1);
-    // A division would take longer than all of this for a small swarm.
+    // Faster for a small swarm than a division.
     let place = (1..RING_PARTS).filter(|place| place * quarter <= start).count();
     let turn = (start - place * quarter) * RING_PARTS + place;
     let turns = (turn..RING_PARTS * quarter).chain(0..turn);

@@ -1,4 +1,4 @@
-//! What both servers, the tracker and the site sync share of a site.
+//! The state of a site that both servers, the tracker and the site sync share.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -19,9 +19,9 @@ use crate::published::Published;
 use crate::snapshot::site::UserAccount;
 use crate::store::SiteReading;
 
-/// Refusals of one thread that are remembered for `hayate explain`; the oldest go first.
+/// Refusals of one thread that are remembered for `hayate explain`; the oldest are dropped first.
 const REFUSALS_MAX: usize = 4096;
-/// Threads whose refusals are remembered. A reload may start others in their place.
+/// Threads whose refusals are remembered. A reload may start new threads in place of others.
 const LOGS_MAX: usize = 256;
 
 /// A site in memory.
@@ -29,19 +29,19 @@ const LOGS_MAX: usize = 256;
 pub struct Site {
     /// Registered torrents with their peers.
     pub torrents: Arc<Torrents>,
-    /// Everything else that the store says.
+    /// Everything else that the store says about the site.
     pub site_data: Arc<Published<SiteData>>,
-    /// Enabled users by passkey, for the snapshot: what finds users knows no passkeys.
+    /// Enabled users by passkey, for the snapshot: `Users` keeps no passkeys.
     accounts: Mutex<CowMap<Box<[u8]>, UserAccount>>,
-    /// One log for each thread that denies, so that none waits for another.
+    /// One log for each thread that refuses, so that none waits for another.
     refusal_logs: Mutex<Vec<Arc<RefusalLog>>>,
-    /// How long purges worked.
+    /// Durations of purges.
     pub(super) purges: Arc<Histogram>,
-    /// Where announces are recorded, if they are; gone when the tracker stops.
+    /// The log of announces, if they are recorded.
     event_log: OnceLock<EventLog>,
 }
 
-/// The last refusals of one thread. Nobody else takes its lock but who asks for an explanation.
+/// The last refusals of one thread. Only explanations take its lock besides that thread.
 #[derive(Debug, Default)]
 pub(crate) struct RefusalLog(Mutex<VecDeque<RefusedAnnounce>>);
 
@@ -61,16 +61,16 @@ impl RefusalLog {
     }
 }
 
-/// A refusal that a user was told.
+/// A refused announce of a user.
 #[derive(Clone, Debug)]
 pub struct RefusedAnnounce {
-    /// When, in Unix seconds.
+    /// Time of the announce, in Unix seconds.
     pub at: u64,
-    /// Who.
+    /// Id of the user.
     pub user: u32,
-    /// What he announced.
+    /// The announce.
     pub announce: Announce,
-    /// Why not.
+    /// Why it was refused.
     pub refused: Refused,
 }
 
@@ -88,22 +88,22 @@ impl Default for Site {
 }
 
 impl Site {
-    /// Nothing known yet.
+    /// Returns a site about which nothing is known yet.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self::default())
     }
 
-    /// Changes one set of the site_data, and publishes it whole.
+    /// Changes one set of the site data, and publishes the whole.
     pub fn update(&self, update_data: impl FnOnce(&mut SiteData)) {
         let mut site_data = SiteData::clone(&self.site_data.current());
         update_data(&mut site_data);
         self.site_data.publish(site_data);
     }
 
-    /// From now on announces are recorded there; it is said once.
+    /// Records announces in this log from now on. Called once.
     pub fn set_event_log(&self, events: EventLog) {
-        // A second recorder would be a mistake of ours; the first one stays.
+        // A second log would be a mistake of ours; the first one stays.
         let _ = self.event_log.set(events);
     }
 
@@ -115,14 +115,14 @@ impl Site {
         self.event_log.get()
     }
 
-    /// Enabled users by passkey, as they are now: what changes later is not seen, and waits for nobody who
-    /// goes through them.
+    /// Returns the enabled users by passkey as they are now: later changes do not affect this copy and do not
+    /// wait for its readers.
     #[must_use]
     pub fn accounts(&self) -> CowMap<Box<[u8]>, UserAccount> {
         self.accounts.lock().clone()
     }
 
-    /// An enabled user.
+    /// Returns the enabled user with this id.
     #[must_use]
     pub fn account(&self, id: u32) -> Option<UserAccount> {
         self.accounts().values().find(|user| user.id == id).cloned()
@@ -133,7 +133,7 @@ impl Site {
         *self.accounts.lock() = users;
     }
 
-    /// Takes over what was changed in the store.
+    /// Applies a change that was made in the store.
     pub(super) fn apply_change(&self, change: SiteChange, generation: u32, reading: &SiteReading<'_>) {
         match change {
             SiteChange::PutUser(user) => {
@@ -180,7 +180,8 @@ impl Site {
             SiteChange::GlobalFreeleech(wanted) => {
                 self.update(|site_data| site_data.global_freeleech = wanted)
             }
-            // The site sync reads them anew: of several rows with one prefix the next one may count then.
+            // The site sync reads the clients anew: of several rows with one prefix the next one may count
+            // now.
             SiteChange::PutClient(..) | SiteChange::DropClient(_) => {}
         }
     }
@@ -198,12 +199,12 @@ impl Site {
         });
     }
 
-    /// A log for the refusals of one thread.
+    /// Returns a new log for the refusals of one thread.
     pub(crate) fn new_refusal_log(&self) -> Arc<RefusalLog> {
         let log = Arc::new(RefusalLog::default());
         let mut logs = self.refusal_logs.lock();
         if logs.len() == LOGS_MAX {
-            // Rather those of a thread that has ended.
+            // Replaces the log of a thread that has ended, if there is one.
             let ended = logs.iter().position(|log| Arc::strong_count(log) == 1);
             logs.remove(ended.unwrap_or(0));
         }
@@ -211,7 +212,7 @@ impl Site {
         log
     }
 
-    /// The last refusals of a user, the latest last.
+    /// Returns the last refusals of a user, the latest last.
     #[must_use]
     pub fn refusals(&self, user: u32) -> Vec<RefusedAnnounce> {
         let logs = self.refusal_logs.lock().clone();
@@ -242,11 +243,11 @@ mod tests {
     }
 
     #[test]
-    fn threads_deny_without_each_other_and_are_remembered_together() {
+    fn threads_log_refusals_independently_and_they_are_listed_together() {
         let site = Site::new();
         let (first, second) = (site.new_refusal_log(), site.new_refusal_log());
         let refused = Refused::from(Refusal::ClientNotApproved);
-        // Whoever holds one log, or the list of all, keeps nobody from denying into another.
+        // A held log, or a held list of all logs, does not keep other threads from logging refusals.
         let (_busy, _all) = (first.0.lock(), site.refusal_logs.lock());
         second.record_refusal(Now::at(3), 7, &announce(3), &refused);
         drop((_busy, _all));

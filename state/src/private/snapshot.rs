@@ -1,5 +1,4 @@
-//! The part of the snapshot that mode private keeps: torrents with their peers, users, pending un-prunes; and
-//! back.
+//! The snapshot of mode private: torrents with their peers, users, pending un-prunes; written and restored.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -25,11 +24,11 @@ use crate::store::{DurableTotals, Queues, SnapshotOrigin};
 
 /// Users that are written between two pauses.
 const USERS_SLICE: usize = 500;
-/// Walks through a large swarm, at most. A seeder that becomes a leecher meanwhile may be missed by one, so
-/// that there is another; one who does so all the time can be missed himself, and nobody else.
+/// Walks through a large swarm, at most. A walk may miss a seeder that becomes a leecher meanwhile, so
+/// another follows; only a peer that does so all the time can be missed by all of them.
 const WALKS_MOST: u32 = 3;
 
-/// Writes what there is of a site.
+/// The part of a snapshot that holds a site.
 #[derive(Debug)]
 pub struct SiteSection {
     site: Arc<Site>,
@@ -37,7 +36,7 @@ pub struct SiteSection {
 }
 
 impl SiteSection {
-    /// Of this site; `queues` know which un-prunes are pending.
+    /// Returns the section for this site; `queues` knows which un-prunes are pending.
     #[must_use]
     pub fn new(site: Arc<Site>, queues: Arc<Queues>) -> Self {
         Self { site, queues }
@@ -76,11 +75,11 @@ impl Section for SiteSection {
     }
 }
 
-/// Restores torrents and their peers. Users and everything else come from the store.
+/// The restoring of torrents and their peers. Users and everything else come from the store.
 #[derive(Debug)]
 pub struct SiteRestore<'s> {
     torrents: &'s Torrents,
-    /// When peers are restored, for their ages.
+    /// The time of the restore, for the ages of peers.
     now: Now,
     decoder: SiteDecoder,
     checker: RefCell<SiteDecoder>,
@@ -91,7 +90,7 @@ pub struct SiteRestore<'s> {
 }
 
 impl<'s> SiteRestore<'s> {
-    /// Restores to these torrents; it is `now`.
+    /// Returns a restore into these torrents at the time `now`.
     #[must_use]
     pub fn new(torrents: &'s Torrents, now: Now) -> Self {
         Self {
@@ -106,32 +105,32 @@ impl<'s> SiteRestore<'s> {
         }
     }
 
-    /// With what is durable of the sessions: it counts, whatever the snapshot says of them.
+    /// Adds the durable totals of sessions: they take precedence over those in the snapshot.
     #[must_use]
     pub fn with_durable(self, known: DurableTotals) -> Self {
         Self { durable: known, ..self }
     }
 
-    /// What comes now is from the cache of another tracker.
+    /// Declares that the records come from the cache of another tracker.
     pub fn set_other_tracker(&mut self) {
         self.origin = SnapshotOrigin::OtherTracker;
     }
 
-    /// Takes one record.
+    /// Restores one record.
     pub fn restore_record(&mut self, record: SiteRecord) {
         match record {
             SiteRecord::Torrent(torrent) => {
                 self.counts.0 += 1;
-                let Self { durable: known, origin: witness, now, .. } = self;
-                self.counts.1 += self.torrents.restore_torrent(&torrent, known, *witness, *now);
+                let Self { durable: known, origin, now, .. } = self;
+                self.counts.1 += self.torrents.restore_torrent(&torrent, known, *origin, *now);
             }
             SiteRecord::Unprune(id) => self.unprunes.push(id),
             SiteRecord::User(_) => {}
         }
     }
 
-    /// Ends: durable sessions that were not restored wait for their next announce. Gives the torrents whose
-    /// un-prune was pending.
+    /// Finishes: durable sessions that were not restored wait for their next announce. Returns the torrents
+    /// whose un-prune was pending.
     pub fn finish(self) -> Vec<u32> {
         self.torrents.dormant.replace_all(self.durable.into_unresolved(), self.now);
         self.unprunes
@@ -156,17 +155,17 @@ impl RestoreTarget for SiteRestore<'_> {
     }
 }
 
-/// The torrents of one shard as they are kept, some at a time, for each of which one lock is held.
+/// Copies the torrents of one shard for a snapshot, in slices, each under one lock.
 pub(super) struct TorrentCopier<'t> {
     torrents: &'t Torrents,
     walk: Option<ShardWalk>,
-    /// A large swarm that is not copied to its end.
+    /// A large swarm of which a part is copied.
     pub(super) unfinished: Option<UnfinishedCopy>,
 }
 
 pub(super) struct UnfinishedCopy {
     copy: site::SiteTorrent,
-    /// Seeders that became leechers before the walk began.
+    /// Moves to an earlier class before the walk began.
     moved_back: u32,
     walks: u32,
 }
@@ -176,7 +175,7 @@ impl<'t> TorrentCopier<'t> {
         Self { torrents, walk: Some(torrents.walk_shard(shard, true)), unfinished: None }
     }
 
-    /// Those that are ready; `None` at the end.
+    /// Returns the torrents that are complete; `None` at the end.
     pub(super) fn next_torrents(&mut self, now: Now) -> Option<Vec<site::SiteTorrent>> {
         let (torrents, begun) = (self.torrents, &mut self.unfinished);
         let round = self.walk.as_mut()?;
@@ -213,7 +212,7 @@ impl<'t> TorrentCopier<'t> {
     }
 }
 
-/// Of a peer that was met several times the last one counts, and that of a torrent that is gone is let go.
+/// Keeps the last copy of a peer that was visited several times, and releases the memory of those removed.
 fn dedup_peers(torrent: &mut site::SiteTorrent) {
     let mut seen = HashSet::with_capacity(torrent.peers.len());
     torrent.peers.reverse();
@@ -221,11 +220,10 @@ fn dedup_peers(torrent: &mut site::SiteTorrent) {
 }
 
 impl Torrents {
-    /// A torrent as it is kept, without its peers.
+    /// Copies a torrent without its peers.
     fn copy_torrent(&self, torrent: &TorrentState) -> site::SiteTorrent {
-        let TorrentInfo { info_hash, id, torrent_type: kind, group, snatched, status, multipliers } =
-            torrent.info;
-        let type_name = (*self.torrent_types().name(kind)).into();
+        let TorrentInfo { info_hash, id, torrent_type, group, snatched, status, multipliers } = torrent.info;
+        let type_name = (*self.torrent_types().name(torrent_type)).into();
         site::SiteTorrent {
             info_hash,
             id,
@@ -238,8 +236,8 @@ impl Torrents {
         }
     }
 
-    /// Registers a torrent with its peers, as it was kept, but for what is `known` to be durable of them.
-    /// Gives how many peers there are then.
+    /// Registers a torrent of a snapshot with its peers; what is `known` to be durable about them takes
+    /// precedence. Returns the number of peers it has then.
     pub(super) fn restore_torrent(
         &self,
         torrent: &site::SiteTorrent,
@@ -261,7 +259,7 @@ impl Torrents {
             registered.last_action = unix_seconds(torrent.last_action);
             let mut swarm = registered.swarm.take().unwrap_or_default();
             for peer in &torrent.peers {
-                // Of two with one key the one that announced later stays.
+                // Of two with the same key the one that announced later stays.
                 let pos = swarm.find(self.hasher(), peer.user, &peer.peer_id);
                 let later = |known: &Session| known.announced > unix_seconds(peer.announced_at);
                 if pos.and_then(|pos| swarm.session(pos)).is_some_and(later) {
@@ -385,7 +383,7 @@ mod tests {
         })
     }
 
-    /// Users and what they are credited from next.
+    /// Users and the totals from which they are credited next.
     fn baselines(torrents: &Torrents) -> Vec<(u32, u64)> {
         let all = torrents.with_torrent(&HASH, |torrent| {
             let mut all = Vec::new();
@@ -409,7 +407,8 @@ mod tests {
         }
     }
 
-    /// What is durable: users 1 to 3 have told 500 at 150, but user 2 is gone; 4 and 5 nothing since 100.
+    /// The durable totals: users 1 to 3 reported 500 at 150, but user 2 is gone; 4 and 5 have nothing since
+    /// 100.
     fn known() -> DurableTotals {
         let key = |user| SessionKey { torrent: 3, user, peer_id: PeerId([7; 20]) };
         let totals =
@@ -429,7 +428,8 @@ mod tests {
         restore.restore_record(torrent(peers));
         assert_eq!(restore.counts, (1, 2));
         restore.finish();
-        // 4 has announced since everything is known, and yet is not: it is no session.
+        // User 4 announced at a time for which all sessions are known, but is not among them: there is no
+        // such session.
         assert_eq!(baselines(&torrents), [(1, 500), (5, 700)]);
         let dormant_key = |user| SessionKey { torrent: 3, user, peer_id: PeerId([7; 20]) };
         let dormant = [1, 2, 3]

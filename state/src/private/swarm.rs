@@ -1,5 +1,5 @@
-//! The peers of one registered torrent: seeders and leechers apart, and of both those who can be reached in
-//! the same way, so that a hand-out never looks at peers of which the requester can use no address.
+//! The peers of one registered torrent: seeders and leechers apart, and each of these by the families over
+//! which they are reached, so that a hand-out never looks at peers of which the requester can use no address.
 
 use hashbrown::HashSet;
 
@@ -14,12 +14,12 @@ use crate::peer_counts::PeerCounts;
 use crate::snapshot::site::Role;
 use crate::table::keyed_hash::KeyedHash;
 
-/// Peers up to which a swarm is searched from end to end, which their users' numbers, lying side by side,
-/// make faster than an index; larger ones have one. Tests cross the border with fewer.
+/// The largest swarm that is searched from end to end: up to this size scanning the users' numbers, which lie
+/// side by side, is faster than an index. Lower in debug builds, so that tests cross the limit.
 const SEARCHED_MAX: usize = if cfg!(debug_assertions) { 64 } else { 512 };
-/// All classes, in the order of a walk. A peer that goes to a later one meanwhile is met again. So leechers
-/// come first, who become seeders, and those with one address before those with both; whoever goes the other
-/// way may be missed.
+/// All classes, in the order of a walk. A peer that moves to a later class during a walk is visited again. So
+/// leechers, who become seeders, come first, and peers with one address before those with both; a peer that
+/// moves the other way may be missed.
 const CLASSES: [PeerClass; 8] = {
     const fn class(role: Role, shown: ShownFamilies) -> PeerClass {
         PeerClass { role, families: shown }
@@ -36,13 +36,13 @@ const CLASSES: [PeerClass; 8] = {
     ]
 };
 
-/// How far a walk through a swarm has come, from the last slot of each class to the first: a peer that is
-/// taken out has its slot taken by the last one, which was met already.
+/// The position of a walk through a swarm, which goes from the last slot of each class to the first: the slot
+/// of a removed peer is taken by the last one, which has been visited already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ClassCursor {
-    /// Of [`RANKS`].
+    /// Index into [`CLASSES`].
     class: usize,
-    /// Peers of this class in slots below this are still to be met.
+    /// The peers of this class in slots below this one are still to be visited.
     slot: u32,
 }
 
@@ -55,13 +55,13 @@ impl Default for ClassCursor {
 /// All peers of a torrent.
 #[derive(Debug)]
 pub(super) struct Swarm {
-    /// Those that are reached over IPv4 alone: in most swarms, all.
+    /// Seeders reached over IPv4 only, as in most swarms all are.
     seeders: PeerColumns,
     leechers: PeerColumns,
-    /// Those of other classes, as far as there are any.
+    /// The peers of all other classes that occur.
     others: Vec<PeerColumns>,
     index: Option<UserIndex>,
-    /// How often a peer went to an earlier class.
+    /// How many times a peer moved to an earlier class.
     moved_back: u32,
 }
 
@@ -88,7 +88,7 @@ impl Swarm {
         self.seeders() + self.leechers()
     }
 
-    /// The peers that are reached over each family.
+    /// The numbers of peers by role and family.
     #[inline]
     pub(super) fn peer_counts(&self) -> PeerCounts {
         let sum = |first: &PeerColumns, role| {
@@ -102,7 +102,7 @@ impl Swarm {
         PeerCounts { v4_seeders, v4_leechers, v6_seeders, v6_leechers }
     }
 
-    /// Octets that it takes, by our own count.
+    /// Octets that the swarm takes, by our own count.
     #[inline]
     pub(super) fn memory(&self) -> usize {
         let index = if self.index.is_some() { 2 * self.len() * size_of::<UserPeerPos>() } else { 0 };
@@ -111,12 +111,12 @@ impl Swarm {
         size_of::<Self>() + self.seeders.memory() + self.leechers.memory() + others + index
     }
 
-    /// How often a peer went to an earlier class: a walk that began before may have missed it.
+    /// How many times a peer moved to an earlier class: a walk that began before may have missed it.
     pub(super) fn moved_back(&self) -> u32 {
         self.moved_back
     }
 
-    /// Does this user seed here, by whatever client?
+    /// Whether this user seeds here, with any client.
     pub(super) fn has_seeder(&self, hasher: &KeyedHash, user: u32) -> bool {
         match &self.index {
             None => self.columns_of_role(Role::Seeder).any(|columns| columns.has_user(user)),
@@ -147,13 +147,13 @@ impl Swarm {
         self.columns(pos.class)?.session(pos.slot as usize)
     }
 
-    /// Fetches where a search and a hand-out begin.
+    /// Prefetches the memory where a search and a hand-out begin.
     pub(super) fn prefetch_columns(&self) {
         self.all_columns().for_each(PeerColumns::prefetch);
     }
 
-    /// Adds a peer that is not there. Where its user has [`SESSIONS_MAX`] already, the one that was silent
-    /// for longest goes; tells whether one did.
+    /// Adds a new peer. If its user has [`SESSIONS_MAX`] already, the one that has been silent for longest is
+    /// removed; returns whether one was.
     pub(super) fn add(&mut self, hasher: &KeyedHash, role: Role, peer: UserPeer) -> bool {
         let replaces = self.evict_oldest_session(hasher, peer.user);
         let user = peer.user;
@@ -185,7 +185,7 @@ impl Swarm {
         goes.is_some_and(|(_, pos)| self.remove(hasher, pos).is_some())
     }
 
-    /// Moves a peer that has this role now to its class, where it is in another one.
+    /// Moves a peer to the class of this role and its addresses, if it is in another one.
     pub(super) fn move_to_class(&mut self, hasher: &KeyedHash, pos: UserPeerPos, role: Role) {
         let shown = self.columns(pos.class).and_then(|columns| {
             let slot = pos.slot as usize;
@@ -203,14 +203,14 @@ impl Swarm {
         }
     }
 
-    /// Takes a peer out. The last of its class takes its slot.
+    /// Removes a peer. The last peer of its class takes its slot.
     pub(super) fn remove(&mut self, hasher: &KeyedHash, pos: UserPeerPos) -> Option<UserPeer> {
         if let Some(mut index) = self.index.take() {
             index.remove(self.hash_at(hasher, pos), pos);
             let len = self.columns(pos.class).map_or(0, PeerColumns::len);
             let last = UserPeerPos { slot: slot_number(len).wrapping_sub(1), ..pos };
             index.move_to(self.hash_at(hasher, last), last, pos);
-            // Half of it, so that one that comes and goes does not build it each time.
+            // Only below half of the limit, so that a peer that comes and goes does not rebuild it each time.
             self.index = Some(index).filter(|_| self.len() > SEARCHED_MAX / 2);
         }
         let peer = self.columns_mut(pos.class)?.swap_remove(pos.slot as usize);
@@ -218,13 +218,13 @@ impl Swarm {
         peer
     }
 
-    /// Changes a peer where it is; its user and peer_id stay. Its class may be another one then.
+    /// Changes a peer in place; its user and peer_id stay. It may belong to another class afterwards.
     pub(super) fn update<T>(&mut self, pos: UserPeerPos, work: impl FnOnce(&mut UserPeer) -> T) -> Option<T> {
         self.columns_mut(pos.class)?.update(pos.slot as usize, work)
     }
 
-    /// Removes peers that were not heard of since `limit`, and addresses likewise, looking at `most` of them
-    /// at most; gives how many were looked at and how many went. `walk` is `None` at the end.
+    /// Removes peers and addresses last heard from before `limit`, looking at up to `most` peers; returns how
+    /// many were looked at and how many were removed. `cursor` is `None` at the end.
     pub(super) fn expire_slice(
         &mut self,
         hasher: &KeyedHash,
@@ -255,7 +255,7 @@ impl Swarm {
         (looked_at, gone)
     }
 
-    /// Shows the next peers of a walk, `most` of them at most; gives how many. `walk` is `None` at the end.
+    /// Shows up to `most` further peers of a walk; returns how many. `cursor` is `None` at the end.
     pub(super) fn visit_peers(
         &self,
         cursor: &mut Option<ClassCursor>,
@@ -275,7 +275,7 @@ impl Swarm {
         shown
     }
 
-    /// Where a walk goes next; at its end it is `None`.
+    /// Returns the next position of a walk and advances it; `cursor` is `None` at the end.
     fn next_pos(&self, cursor: &mut Option<ClassCursor>) -> Option<UserPeerPos> {
         while let Some(ClassCursor { class: at, slot }) = cursor {
             let Some(&class) = CLASSES.get(*at) else { break };
@@ -290,8 +290,8 @@ impl Swarm {
         None
     }
 
-    /// Hands out up to `num_want` peers to a user: to a seeder leechers; to a leecher seeders, one of each
-    /// user, and then leechers. Never peers of his own (`rules/private.md#peer-selection`).
+    /// Hands out up to `num_want` peers to a user: leechers to a seeder; to a leecher seeders, one of each
+    /// user, and then leechers. Never peers of the user themself (`rules/private.md#peer-selection`).
     pub(super) fn hand_out(
         &self,
         user: u32,
@@ -323,7 +323,7 @@ impl Swarm {
         self.positions_of_user(hasher, user).filter_map(move |pos| Some((pos.class.role, peer(pos)?)))
     }
 
-    /// Where the peers of one user are.
+    /// The positions of the peers of one user.
     fn positions_of_user(&self, hasher: &KeyedHash, user: u32) -> impl Iterator<Item = UserPeerPos> {
         let found = self.index.iter().flat_map(move |index| index.candidates(hasher.user(user)));
         let found = found.filter(move |&pos| self.user_at(pos) == Some(user));
@@ -390,7 +390,7 @@ impl Swarm {
         }
     }
 
-    /// The columns of a class, a new one if need be.
+    /// Returns the columns of a class, new ones if there are none.
     fn columns_for(&mut self, class: PeerClass) -> &mut PeerColumns {
         if self.columns(class).is_none() {
             self.others.reserve_exact(1);
@@ -401,7 +401,7 @@ impl Swarm {
         if class.families == ShownFamilies::V4 {
             return first;
         }
-        // It is there.
+        // Always found: it was added above if it was missing.
         others.iter_mut().find(|columns| columns.class == class).unwrap_or(first)
     }
 }

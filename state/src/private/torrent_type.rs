@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-/// A torrent type.
+/// The number of a torrent type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TorrentType(u32);
 
-/// All torrent types that were ever seen. Only the store names them, so there are few; none is forgotten.
+/// The names of all torrent types ever seen. Only the store names them, so there are few; none is forgotten.
 #[derive(Debug, Default)]
 pub struct TorrentTypes(RwLock<Vec<Arc<str>>>);
 
 impl TorrentTypes {
-    /// The number of a type.
+    /// Returns the number of the type with this name, a new one if it was never seen.
     #[must_use]
     pub fn intern(&self, name: &str) -> TorrentType {
         let find = |names: &[Arc<str>]| names.iter().position(|known| **known == *name);
@@ -28,10 +28,10 @@ impl TorrentTypes {
         type_number(at)
     }
 
-    /// The name of a type.
+    /// Returns the name of a type.
     #[must_use]
-    pub fn name(&self, kind: TorrentType) -> Arc<str> {
-        self.0.read().get(kind.0 as usize).cloned().unwrap_or_default()
+    pub fn name(&self, torrent_type: TorrentType) -> Arc<str> {
+        self.0.read().get(torrent_type.0 as usize).cloned().unwrap_or_default()
     }
 }
 
@@ -45,9 +45,9 @@ mod tests {
 
     #[test]
     fn a_type_keeps_its_number_and_its_name() {
-        let kinds = TorrentTypes::default();
-        let (anime, music) = (kinds.intern("anime"), kinds.intern("music"));
+        let types = TorrentTypes::default();
+        let (anime, music) = (types.intern("anime"), types.intern("music"));
         assert_ne!(anime, music);
-        assert_eq!((kinds.intern("anime"), &*kinds.name(music)), (anime, "music"));
+        assert_eq!((types.intern("anime"), &*types.name(music)), (anime, "music"));
     }
 }

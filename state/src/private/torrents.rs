@@ -1,5 +1,5 @@
-//! Registered torrents with their peers, in shards: many small locks. Everything that an announce changes it
-//! changes under one of them, and what it records is queued under it too, so that later counts never overtake
+//! Registered torrents with their peers, in shards: many small locks. Everything an announce changes is
+//! changed under one of them, and its records are queued under it too, so that later counts never overtake
 //! earlier ones on their way to the store.
 
 use std::sync::Arc;
@@ -27,72 +27,72 @@ use crate::table::sharded::{ShardMemory, Sharded};
 /// Shards; a power of two.
 pub(super) const SHARDS: usize = 4096;
 
-/// Peers that are looked at under one lock by what goes through all of them. Large swarms take several.
+/// Peers that a walk through all of them looks at under one lock. Large swarms take several slices.
 pub(super) const SLICE: usize = 1024;
 
-/// `Status` of a torrent that peers are handed out of.
+/// `Status` of a torrent whose peers are handed out.
 pub(super) const LIVE: i32 = 0;
 /// `Status` of a torrent that comes back to life with its first seeder.
 pub(super) const PRUNED: i32 = 1;
 
-/// All registered torrents.
+/// All registered torrents of a site, shared by both servers, the site sync and the snapshot thread.
 #[derive(Debug)]
 pub struct Torrents {
     shards: Sharded<SiteShard, SHARDS>,
     torrent_types: TorrentTypes,
-    /// How long purges worked.
+    /// Durations of purges.
     pub(crate) purges: Arc<Histogram>,
-    /// Announces that were not taken at their word.
+    /// Announces that were not believed.
     pub(super) anomalies: Arc<Anomalies>,
     pub(super) dormant: DormantSessions,
 }
 
-/// The torrents whose hash falls to one lock.
+/// The torrents behind one lock.
 #[derive(Debug, Default)]
 pub(super) struct SiteShard {
     torrents: HashTable<TorrentState>,
     totals: ShardTotals,
     /// Announces for which there was no memory.
     full_total: u64,
-    /// Peers that made place for another of the same user.
+    /// Peers that were replaced by another of the same user.
     replaced_total: u64,
 }
 
-/// What there is in a torrent or a shard.
+/// The totals of a torrent or a shard.
 #[derive(Clone, Copy, Debug, Default)]
 struct ShardTotals {
     peers: RoleCounts,
     peer_counts: PeerCounts,
     /// Torrents with peers.
     live: usize,
-    /// Octets of the swarms.
+    /// Octets that the swarms take.
     octets: usize,
 }
 
-/// What came of an announce beside its answer.
+/// Side effects of an announce, which are counted.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct AnnounceEffects {
-    /// There was no memory for the peer.
+    /// Whether there was no memory for the peer.
     pub(super) full: bool,
-    /// Another peer of the same user made place.
+    /// Whether another peer of the same user was replaced.
     pub(super) replaced: bool,
 }
 
-/// A way through the torrents of one shard.
+/// A walk through the torrents of one shard.
 #[derive(Debug)]
 pub(super) struct ShardWalk {
     shard: usize,
-    /// Those that are still to be met, the next one last.
+    /// The torrents still to be visited, the next one last.
     remaining: Vec<InfoHash>,
     cursor: Option<ClassCursor>,
 }
 
-/// How many peers there are.
+/// Numbers of peers by role.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoleCounts {
-    /// With all of their torrent.
+    /// Peers that have the whole torrent.
     pub seeders: usize,
-    /// All others.
+    /// All other peers.
     pub leechers: usize,
 }
 
@@ -101,12 +101,12 @@ pub struct RoleCounts {
 pub(super) struct TorrentState {
     pub(super) info: TorrentInfo,
     pub(super) last_action: UnixSeconds,
-    /// The reload that saw it last.
+    /// The number of the last reload in which it occurred.
     generation: u32,
     pub(super) swarm: Option<Box<Swarm>>,
 }
 
-/// What the store says of a torrent.
+/// What the store says about a torrent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct TorrentInfo {
     pub(super) info_hash: InfoHash,
@@ -119,7 +119,7 @@ pub(super) struct TorrentInfo {
 }
 
 impl TorrentInfo {
-    /// The torrent of a row of the store.
+    /// Returns the torrent that a row of the store describes.
     pub(super) fn from_store(row: &RegisteredTorrent, torrent_types: &TorrentTypes) -> Self {
         Self {
             info_hash: row.info_hash,
@@ -141,7 +141,7 @@ impl TorrentState {
         Tally { seeders, completed: self.info.snatched, leechers, paused: 0 }
     }
 
-    /// A record of how the swarm stands, and nothing else.
+    /// Returns a record of the swarm's counts and nothing else.
     pub(super) fn counts_row(&self) -> TorrentRow {
         let tally = self.tally();
         let (seeders, leechers) = (tally.seeders, tally.leechers);
@@ -162,13 +162,13 @@ impl Default for Torrents {
 }
 
 impl Torrents {
-    /// None yet.
+    /// Returns an empty set of torrents.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self::default())
     }
 
-    /// Registers the counters of announces that were not taken at their word.
+    /// Registers the counters of announces that were not believed.
     pub fn register_metrics(&self, board: &Board) {
         self.anomalies.register_metrics(board);
     }
@@ -179,31 +179,31 @@ impl Torrents {
         &self.torrent_types
     }
 
-    /// How many are registered. It takes every lock once.
+    /// The number of registered torrents. Takes every lock once.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shards.fold(0, |sum, shard| sum + shard.torrents.len())
     }
 
-    /// Is none registered?
+    /// Whether no torrent is registered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// All peers. It takes every lock once.
+    /// The numbers of all peers. Takes every lock once.
     #[must_use]
     pub fn peers(&self) -> RoleCounts {
         self.totals().peers
     }
 
-    /// The peers that are reached over each family: one that is reached over both counts in both.
+    /// The numbers of peers by family: one that is reached over both counts in both.
     #[must_use]
     pub fn peer_counts(&self) -> PeerCounts {
         self.totals().peer_counts
     }
 
-    /// Torrents with peers.
+    /// The number of torrents with peers.
     #[must_use]
     pub fn live(&self) -> usize {
         self.totals().live
@@ -221,13 +221,13 @@ impl Torrents {
         self.shards.fold(0, |sum, shard| sum + shard.full_total)
     }
 
-    /// Peers that made place for another one of the same user and torrent.
+    /// Peers that were replaced by another one of the same user and torrent.
     #[must_use]
     pub fn replaced_total(&self) -> u64 {
         self.shards.fold(0, |sum, shard| sum + shard.replaced_total)
     }
 
-    /// May peers be added?
+    /// Whether peers may be added under this memory budget.
     pub(super) fn may_grow(&self, octets_max: u64) -> bool {
         octets_max == 0 || self.shards.is_below(octets_max)
     }
@@ -256,7 +256,7 @@ impl Torrents {
         &self.shards.hasher
     }
 
-    /// Works on one torrent under its lock; `None` if it is not registered.
+    /// Runs `work` on a torrent under its lock; returns `None` if the torrent is not registered.
     pub(super) fn with_torrent<T>(
         &self,
         info_hash: &InfoHash,
@@ -266,7 +266,7 @@ impl Torrents {
         self.shards.update(hash, |shard| shard.work_on(hash, info_hash, work))
     }
 
-    /// The same for an announce, and counts what came of it.
+    /// Like [`with_torrent`](Self::with_torrent), for an announce: also counts its effects.
     pub(super) fn with_torrent_for_announce<T>(
         &self,
         info_hash: &InfoHash,
@@ -282,8 +282,8 @@ impl Torrents {
         })
     }
 
-    /// Works on all torrents of one shard under its lock, but not on their peers. `false` takes a torrent
-    /// out.
+    /// Runs `work` on all torrents of one shard under its lock, but not on their peers. Torrents for which it
+    /// returns `false` are removed.
     pub(super) fn retain(&self, shard: usize, mut work: impl FnMut(&mut TorrentState) -> bool) {
         let gone = self.shards.update_nth(shard, |shard| {
             let SiteShard { torrents, totals, .. } = shard;
@@ -309,8 +309,8 @@ impl Torrents {
         drop(gone);
     }
 
-    /// Begins to go through torrents of one shard: those with peers, or `all`. One that comes meanwhile may
-    /// be left out.
+    /// Begins a walk through the torrents of one shard: those with peers, or `all`. Torrents that are added
+    /// meanwhile may be left out.
     pub(super) fn walk_shard(&self, shard: usize, all: bool) -> ShardWalk {
         let left = self.shards.read_nth(shard, |shard| {
             let there = shard.torrents.iter().filter(|torrent| all || torrent.swarm.is_some());
@@ -319,8 +319,9 @@ impl Torrents {
         ShardWalk { shard, remaining: left.unwrap_or_default(), cursor: Some(ClassCursor::default()) }
     }
 
-    /// Goes on for a slice of peers under one lock: `work` looks at so many peers of a torrent at most, from
-    /// where the walk stands, and gives how many it has looked at. False at the end.
+    /// Continues the walk for a slice of peers under one lock: `work` looks at up to the given number of
+    /// peers of a torrent, from where the walk stands, and returns how many it looked at. Returns `false` at
+    /// the end.
     pub(super) fn walk_slice(
         &self,
         walk: &mut ShardWalk,
@@ -347,7 +348,7 @@ impl Torrents {
         more.unwrap_or_default()
     }
 
-    /// How the torrents of one shard stand, as far as there is anything to tell; false where there is none.
+    /// Appends the report rows of one shard; returns `false` if there is no such shard.
     pub(crate) fn report_rows(&self, shard: usize, rows: &mut Vec<report::ReportRow>) -> bool {
         let row = |torrent: &TorrentState| report::ReportRow {
             info_hash: torrent.info.info_hash,
@@ -360,20 +361,20 @@ impl Torrents {
         found.is_some()
     }
 
-    /// The torrent with this id. It takes every lock once.
+    /// Returns the info_hash of the torrent with this id. Takes every lock once.
     #[must_use]
     pub fn find_by_id(&self, id: u32) -> Option<InfoHash> {
         let of = |torrent: &TorrentState| (torrent.info.id == id).then_some(torrent.info.info_hash);
         self.shards.find_map(|shard| shard.torrents.iter().find_map(of))
     }
 
-    /// The number of the shard of a torrent.
+    /// Returns the number of the shard of a torrent.
     pub(super) fn shard_of(&self, info_hash: &InfoHash) -> usize {
         Sharded::<SiteShard, SHARDS>::shard_number(self.hasher().info_hash(info_hash))
     }
 
-    /// Registers torrents of one shard, or changes what is known of them; their peers stay. Those that the
-    /// store still calls pruned, but whose un-prune is pending, are live.
+    /// Registers torrents of one shard, or updates what is known about them; their peers stay. Torrents that
+    /// the store still calls pruned but whose un-prune is pending are live.
     pub(super) fn put_all(
         &self,
         shard: usize,
@@ -398,7 +399,7 @@ impl Torrents {
         });
     }
 
-    /// Takes out the torrents of a shard that were not seen by this reload.
+    /// Removes the torrents of a shard that this reload did not contain.
     pub(super) fn forget_others(&self, shard: usize, generation: u32) {
         self.retain(shard, |torrent| torrent.generation == generation);
     }

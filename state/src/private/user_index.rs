@@ -1,5 +1,5 @@
-//! Where the peers of a large swarm are, by their users: one table for each part of the hashes, so that no
-//! lock is held while the whole of it grows.
+//! The positions of the peers of a large swarm, by user: one table for each part of the hashes, so that a
+//! lock is never held while the whole index grows.
 
 use hashbrown::HashTable;
 
@@ -8,7 +8,8 @@ use super::columns::UserPeerPos;
 /// Tables; a power of two.
 const PARTS: usize = 64;
 
-/// Places of peers, found by the hash of their user. All peers of one user have the same hash; there are few.
+/// Positions of peers, found by the hash of their user. All peers of one user have the same hash; there are
+/// few.
 #[derive(Debug)]
 pub(super) struct UserIndex(Box<[HashTable<UserPeerPos>; PARTS]>);
 
@@ -32,7 +33,7 @@ impl UserIndex {
         }
     }
 
-    /// The peer at `from` is at `to` now.
+    /// Notes that the peer at `from` has moved to `to`.
     pub(super) fn move_to(&mut self, hash: u64, from: UserPeerPos, to: UserPeerPos) {
         if let Some(pos) = self.part_mut(hash).find_mut(hash, |known| *known == from) {
             *pos = to;
@@ -43,7 +44,7 @@ impl UserIndex {
         self.part(hash).find(hash, |pos| is_it(*pos)).copied()
     }
 
-    /// What may be peers of that user.
+    /// Positions of peers that may belong to the user with this hash.
     pub(super) fn candidates(&self, hash: u64) -> impl Iterator<Item = UserPeerPos> {
         self.part(hash).iter_hash(hash).copied()
     }
@@ -59,7 +60,7 @@ impl UserIndex {
     }
 }
 
-/// By bits that the tables themselves make little use of.
+/// Returns the number of the table for a hash, by bits that the tables themselves make little use of.
 fn part_number(hash: u64) -> usize {
     (hash >> 40) as usize & (PARTS - 1)
 }

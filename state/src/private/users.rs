@@ -6,25 +6,24 @@ use std::sync::Arc;
 
 use crate::snapshot::site::{Multipliers, UserAccount};
 
-/// An enabled user, as his passkey has shown. Only [`Members`] makes one.
+/// An enabled user, found by their passkey. Only [`Users`] creates one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct User {
-    /// Names him in the database.
+    /// The user's id in the database.
     pub id: u32,
-    /// May only seed, but for torrents he has a hit-and-run on.
+    /// Whether the user may only seed, except for torrents on which they have a hit-and-run.
     pub disable_download: bool,
-    /// His addresses are not recorded.
+    /// Whether the user's addresses are left out of the records.
     pub tracker_hide: bool,
-    /// How his octets are credited.
+    /// Multipliers of what the user is credited.
     pub multipliers: Multipliers,
 }
 
-/// Parts of the set of users.
+/// Parts of the set of users; a power of two.
 const PARTS: usize = 256;
 
-/// All enabled users, in parts: a change of a set that others have, too, copies one of them. A lookup
-/// compares keyed hashes of 128 bits and never a passkey, so that its time tells nothing about those there
-/// are.
+/// All enabled users, in parts: a change to a shared set copies only one of them. A lookup compares keyed
+/// hashes of 128 bits and never a passkey, so that its duration tells nothing about existing passkeys.
 #[derive(Clone, Debug)]
 pub struct Users {
     keys: [RandomState; 2],
@@ -41,7 +40,7 @@ impl Default for Users {
 }
 
 impl Users {
-    /// No users, but room for so many.
+    /// Returns an empty set with room for `users`.
     #[must_use]
     pub fn with_capacity(users: usize) -> Self {
         let part =
@@ -49,7 +48,7 @@ impl Users {
         Self { parts: (0..PARTS).map(|_| part()).collect(), ..Self::default() }
     }
 
-    /// Adds a user, or replaces the one with this passkey, who is given back.
+    /// Adds a user, or replaces and returns the one with this passkey.
     pub fn insert(&mut self, user: &UserAccount) -> Option<User> {
         let known = User {
             id: user.id,
@@ -61,26 +60,26 @@ impl Users {
         self.part_mut(hash).insert(hash, known)
     }
 
-    /// Forgets a passkey; gives whose it was.
+    /// Removes a passkey and returns its user.
     pub fn remove(&mut self, passkey: &[u8]) -> Option<User> {
         let hash = self.hash(passkey);
         self.part_mut(hash).remove(&hash)
     }
 
-    /// Whose passkey this is.
+    /// Returns the user with this passkey.
     #[must_use]
     pub fn find(&self, passkey: &[u8]) -> Option<User> {
         let hash = self.hash(passkey);
         self.parts.get(part_number(hash))?.get(&hash).copied()
     }
 
-    /// How many there are.
+    /// The number of users.
     #[must_use]
     pub fn len(&self) -> usize {
         self.parts.iter().map(|part| part.len()).sum()
     }
 
-    /// Are there none?
+    /// Whether there are no users.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -97,12 +96,12 @@ impl Users {
     }
 }
 
-/// The part of a hash, by bits that the parts themselves do not look at.
+/// Returns the number of the part that a hash falls into, by bits that the parts themselves do not look at.
 fn part_number(hash: u128) -> usize {
     hash as usize & (PARTS - 1)
 }
 
-/// Takes what is a keyed hash already as it is.
+/// A hasher for keys that are keyed hashes already: it passes them on as they are.
 #[derive(Debug, Default)]
 struct PrehashedHasher(u64);
 
@@ -131,29 +130,29 @@ mod tests {
     }
 
     #[test]
-    fn a_member_is_found_by_the_exact_octets_of_his_passkey() {
-        let mut members = Users::default();
+    fn a_user_is_found_by_the_exact_octets_of_their_passkey() {
+        let mut users = Users::default();
         for (passkey, id) in [(&b"seven"[..], 7), (b"", 11), (b"\0\xff&%", 13)] {
-            assert_eq!(members.insert(&user(passkey, id)), None);
+            assert_eq!(users.insert(&user(passkey, id)), None);
         }
-        assert_eq!(members.insert(&user(b"seven", 17)).map(|member| member.id), Some(7));
+        assert_eq!(users.insert(&user(b"seven", 17)).map(|user| user.id), Some(7));
         for (passkey, id) in [(&b"seven"[..], Some(17)), (b"", Some(11)), (b"\0\xff&%", Some(13))] {
-            assert_eq!(members.find(passkey).map(|member| member.id), id);
+            assert_eq!(users.find(passkey).map(|user| user.id), id);
         }
         for passkey in [&b"Seven"[..], b"seven\0", b"seve", b"\0"] {
-            assert_eq!(members.find(passkey), None);
+            assert_eq!(users.find(passkey), None);
         }
-        assert_eq!(members.remove(b"seven").map(|member| member.multipliers.up), Some(0.5));
-        assert_eq!((members.find(b"seven"), members.len()), (None, 2));
+        assert_eq!(users.remove(b"seven").map(|user| user.multipliers.up), Some(0.5));
+        assert_eq!((users.find(b"seven"), users.len()), (None, 2));
     }
 
     #[test]
     fn a_change_copies_one_part_of_what_others_have() {
-        let mut members = Users::default();
-        (0..5000).for_each(|id| _ = members.insert(&user(&id.to_string().into_bytes(), id)));
-        let before = members.clone();
-        members.insert(&user(b"seven", 7));
-        let copied = before.parts.iter().zip(&members.parts).filter(|(a, b)| !Arc::ptr_eq(a, b)).count();
-        assert_eq!((copied, before.len(), members.len()), (1, 5000, 5001));
+        let mut users = Users::default();
+        (0..5000).for_each(|id| _ = users.insert(&user(&id.to_string().into_bytes(), id)));
+        let before = users.clone();
+        users.insert(&user(b"seven", 7));
+        let copied = before.parts.iter().zip(&users.parts).filter(|(a, b)| !Arc::ptr_eq(a, b)).count();
+        assert_eq!((copied, before.len(), users.len()), (1, 5000, 5001));
     }
 }

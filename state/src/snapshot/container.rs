@@ -1,5 +1,5 @@
-//! The file format of snapshots, whatever is in them: a head, blocks with a tag, and an end that says how
-//! many blocks there were. Every block carries a checksum over the file up to there, so that a flipped bit, a
+//! The file format of snapshots, whatever their contents: a head, blocks with a tag, and an end with the
+//! number of blocks. Every block carries a checksum over the file up to there, so that a flipped bit, a
 //! missing or doubled block and a torn end are all noticed.
 //!
 //! ```text
@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 
 use crc32fast::Hasher;
 
-/// The version that is written, and the only one that is read.
+/// The version that is written, and the only one that can be read.
 pub const VERSION: u32 = 1;
 /// Longest payload of a block, in octets.
 pub const BLOCK_MAX: usize = 4 << 20;
 const MAGIC: [u8; 8] = *b"hayate\0\x01";
 const END_TAG: u8 = 0;
-/// Who may read a snapshot: its owner, for in mode private it holds passkeys.
+/// Mode of a snapshot: readable by its owner only, because in mode private it holds passkeys.
 const FILE_MODE: u32 = 0o600;
 
 /// Why a snapshot cannot be read.
@@ -37,15 +37,15 @@ pub enum SnapshotError {
     /// It was written by another version.
     #[error("snapshot format {found}; this program reads format {VERSION}")]
     Version {
-        /// The version it says.
+        /// The version in the file.
         found: u32,
     },
-    /// A checksum does not fit, a length is too large, or it ends too early or too late.
+    /// A checksum does not match, a length is too large, or it ends too early or too late.
     #[error("damaged: {0}")]
     Damaged(&'static str),
 }
 
-/// Writes blocks.
+/// Writes a snapshot, block by block.
 #[derive(Debug)]
 pub struct SnapshotWriter<W: Write> {
     to: W,
@@ -53,12 +53,12 @@ pub struct SnapshotWriter<W: Write> {
     blocks: u64,
 }
 
-/// Where blocks go, wherever that is.
+/// A destination for blocks: a file, or a connection to a successor.
 pub trait BlockSink {
     /// Writes one block.
     ///
     /// # Errors
-    /// As [`Writer::block`].
+    /// As [`SnapshotWriter::write_block`].
     fn write_block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()>;
 }
 
@@ -84,7 +84,7 @@ impl<W: Write> SnapshotWriter<W> {
     /// Writes one block.
     ///
     /// # Errors
-    /// Those of the file, and when `tag` is 0 or the payload is longer than [`BLOCK_MAX`].
+    /// Those of the destination, and when `tag` is 0 or the payload is longer than [`BLOCK_MAX`].
     pub fn write_block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
         if tag == END_TAG || payload.len() > BLOCK_MAX {
             return Err(io::Error::other("a block with a bad tag or length"));
@@ -93,23 +93,23 @@ impl<W: Write> SnapshotWriter<W> {
         self.write_raw_block(tag, payload)
     }
 
-    /// Hands over what was written so far, as far as `to` can.
+    /// Flushes what was written so far to the destination.
     ///
     /// # Errors
-    /// Those of `to`.
+    /// Those of the destination.
     pub fn flush(&mut self) -> io::Result<()> {
         self.to.flush()
     }
 
-    /// What the blocks are written to.
+    /// The destination of the blocks.
     pub fn get_ref(&self) -> &W {
         &self.to
     }
 
-    /// Writes the end; without it nobody reads the snapshot.
+    /// Writes the end; without it the snapshot counts as damaged.
     ///
     /// # Errors
-    /// Those of the file.
+    /// Those of the destination.
     pub fn finish(mut self) -> io::Result<W> {
         self.write_raw_block(END_TAG, &self.blocks.to_le_bytes())?;
         self.to.flush()?;
@@ -131,7 +131,7 @@ impl<W: Write> SnapshotWriter<W> {
     }
 }
 
-/// Reads blocks.
+/// Reads a snapshot, block by block.
 #[derive(Debug)]
 pub struct SnapshotReader<R: Read> {
     from: R,
@@ -139,23 +139,23 @@ pub struct SnapshotReader<R: Read> {
     written_at: i64,
     blocks: u64,
     payload: Vec<u8>,
-    /// The end was read.
+    /// Whether the end was read.
     done: bool,
 }
 
 impl SnapshotReader<BufReader<File>> {
-    /// Opens a file, after every checksum in it was looked at: what is read later is good.
+    /// Opens a file after verifying every checksum in it, so that what is read later is good.
     ///
     /// # Errors
-    /// When it is not there, or not a good snapshot.
+    /// Fails when the file is missing, or not a good snapshot.
     pub fn open(path: &Path) -> Result<Self, SnapshotError> {
         Self::open_checked(path, |_, _| Ok(()))
     }
 
-    /// The same, and `check` has looked at every block: its tag and payload.
+    /// Like [`open`](Self::open), and calls `check` with the tag and payload of every block first.
     ///
     /// # Errors
-    /// When it is not there or not a good snapshot, and those of `check`.
+    /// Fails when the file is missing or not a good snapshot, and when `check` fails.
     pub fn open_checked(
         path: &Path,
         mut check: impl FnMut(u8, &[u8]) -> Result<(), SnapshotError>,
@@ -175,7 +175,7 @@ impl<R: Read> SnapshotReader<R> {
     /// Reads the head.
     ///
     /// # Errors
-    /// When it cannot be read, or is not that of a snapshot of this version.
+    /// Fails when it cannot be read, or is not that of a snapshot of this version.
     pub fn new(from: R) -> Result<Self, SnapshotError> {
         let mut reader = Self {
             from,
@@ -200,16 +200,16 @@ impl<R: Read> SnapshotReader<R> {
         Ok(reader)
     }
 
-    /// When it was written, in Unix seconds.
+    /// When the snapshot was written, in Unix seconds.
     #[must_use]
     pub fn written_at(&self) -> i64 {
         self.written_at
     }
 
-    /// The next block: its tag and its payload; `None` after the last.
+    /// Returns the next block, its tag and its payload; `None` after the last.
     ///
     /// # Errors
-    /// When it cannot be read or is damaged.
+    /// Fails when it cannot be read or is damaged.
     pub fn next_block(&mut self) -> Result<Option<(u8, &[u8])>, SnapshotError> {
         if self.done {
             return Ok(None);
@@ -220,7 +220,7 @@ impl<R: Read> SnapshotReader<R> {
             return Err(SnapshotError::Damaged("a block is too long"));
         }
         self.payload.clear();
-        // As much as is there: a wrong length takes no memory.
+        // Only as many as are there, so that a wrong length takes no memory.
         (&mut self.from).take(len as u64).read_to_end(&mut self.payload)?;
         if self.payload.len() < len {
             return Err(SnapshotError::Damaged(SHORT));
@@ -242,12 +242,12 @@ impl<R: Read> SnapshotReader<R> {
         Ok(Some((tag, &self.payload)))
     }
 
-    /// What the blocks are read from.
+    /// The source of the blocks.
     pub fn get_ref(&self) -> &R {
         &self.from
     }
 
-    /// What the blocks were read from.
+    /// Returns the source of the blocks.
     pub fn into_inner(self) -> R {
         self.from
     }
@@ -269,12 +269,13 @@ fn is_short(error: &SnapshotError) -> bool {
     matches!(error, SnapshotError::Damaged(SHORT))
 }
 
-/// Writes a file beside `path`, and puts it in its place when all of it is on the disk: whoever looks finds
-/// the old file or the new one, also after a crash.
+/// Writes a file beside `path`, and moves it to `path` when it is completely on the disk: readers find the
+/// old file or the new one, even after a crash.
 ///
 /// # Errors
-/// Those of `write` and of the disk; then `path` is as it was, and nothing is left beside it. Where the disk
-/// refuses only to keep the new name, `path` is the new file, and a loss of power may bring back the old one.
+/// Those of `write` and of the disk; then `path` is unchanged, and nothing is left beside it. If the disk
+/// only fails to persist the new name, `path` is the new file, and a loss of power may bring the old one
+/// back.
 pub fn replace_file(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
@@ -282,7 +283,7 @@ pub fn replace_file(
     let draft = draft_path(path);
     let written = write_draft(&draft, write).and_then(|()| fs::rename(&draft, path));
     if written.is_err() {
-        // It may never have been made; the next one replaces it anyway.
+        // It may never have been created; the next one replaces it anyway.
         let _ = fs::remove_file(&draft);
     }
     written?;
@@ -304,7 +305,7 @@ fn write_draft(draft: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Res
     to.get_ref().sync_all()
 }
 
-/// Sets a damaged file aside as `*.bad`; gives the new name.
+/// Renames a damaged file to `*.bad`; returns the new name.
 ///
 /// # Errors
 /// Those of the disk.

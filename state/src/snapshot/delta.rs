@@ -1,10 +1,11 @@
-//! What announces change while a snapshot goes to a successor: noted in memory, sent between its blocks, and
-//! applied there. The change of a peer is the same however often it is applied, and the completed count is
-//! told as a whole, so it does not matter whether the snapshot had it already.
+//! Changes made by announces while a snapshot is sent to a successor: noted in memory, sent between the
+//! blocks of the snapshot, and applied there. Applying the change of a peer again has no further effect, and
+//! the completed count is sent as an absolute number, so it does not matter whether the snapshot had the
+//! change already.
 //!
 //! Two orders make that right. Changes of a torrent are noted in the order in which they are made, because
 //! they are noted under the lock under which they are made. And what a walk has copied is sent before any
-//! change that was noted afterwards: else a peer that has left would come back with a block that is older.
+//! change that was noted afterwards: otherwise an older block would bring back a peer that has left.
 
 use std::io;
 use std::net::IpAddr;
@@ -20,11 +21,12 @@ pub use crate::swarm::tap::{Delta, TooSlow};
 
 /// Tag of a block of changes.
 pub const TAG_DELTAS: u8 = 2;
-/// Changes in one block; far below the longest one. As many are sent at once while a walk goes on.
+/// Changes in one block, far below the longest block. While a walk goes on, changes are sent once there are
+/// this many.
 const BLOCK_DELTAS: usize = 10_000;
-/// Changes after which a round is small enough to stop for the rest.
+/// A round with fewer changes than this is small enough to stop announces for the rest.
 const ROUND_SMALL: usize = 2000;
-/// Rounds of changes at most behind a walk; what is left then is what comes while some thousand are sent.
+/// Rounds of changes behind a walk, at most; what is left then is what comes while a few thousand are sent.
 const ROUNDS_MAX: usize = 50;
 /// Octets of one change: info_hash, completed, peer_id, seeder and event and family, port, address.
 const DELTA_LEN: usize = ID_LEN + 4 + ID_LEN + 1 + 2 + 16;
@@ -33,9 +35,9 @@ const V6: u8 = 2;
 const STOPPED: u8 = 4;
 const PAUSED: u8 = 8;
 
-/// Writes all that a walk meets, and between its blocks and behind them the changes that are noted meanwhile,
-/// until only a few are left. So they are never more than come during a few blocks, however large the swarms
-/// are and however long they take.
+/// Writes everything that a walk visits, and between its blocks and behind them the changes noted meanwhile,
+/// until only a few are left. So pending changes are never more than come during a few blocks, however large
+/// the swarms are and however long they take.
 ///
 /// # Errors
 /// Those of `to`, and when changes come faster than `to` takes them.
@@ -71,7 +73,7 @@ pub fn stream_swarms(
     Ok(())
 }
 
-/// Writes the changes that were noted since the last call; gives how many that were.
+/// Writes the changes noted since the last call; returns their number.
 ///
 /// # Errors
 /// Those of `to`, and when some were not noted for lack of room.
@@ -86,7 +88,7 @@ pub fn write_deltas(swarms: &Swarms, to: &mut dyn BlockSink) -> io::Result<usize
     Ok(deltas.len())
 }
 
-/// Appends the change to the payload of a block.
+/// Appends a change to the payload of a block.
 pub fn encode_delta(delta: &Delta, to: &mut Vec<u8>) {
     let Announce { info_hash, peer_id, address, port, left, event, .. } = delta.announce;
     to.extend(info_hash.0);
@@ -111,13 +113,13 @@ pub fn encode_delta(delta: &Delta, to: &mut Vec<u8>) {
     to.extend(octets);
 }
 
-/// The changes in the payload of a block, in their order.
+/// Returns the changes in the payload of a block, in their order.
 ///
 /// # Errors
-/// When its length fits no number of changes, or something else than a flag is where flags are.
+/// Fails when the length is not a multiple of that of a change, or unknown flags are set.
 pub fn decode_deltas(payload: &[u8]) -> Result<Vec<Delta>, SnapshotError> {
     let (entries, []) = payload.as_chunks::<DELTA_LEN>() else {
-        return Err(SnapshotError::Damaged("changes that are no changes"));
+        return Err(SnapshotError::Damaged("a block of changes has a bad length"));
     };
     entries.iter().map(decode_entry).collect()
 }
@@ -146,7 +148,8 @@ fn decode_entry(entry: &[u8; DELTA_LEN]) -> Result<Delta, SnapshotError> {
     Ok(Delta { announce, completed })
 }
 
-/// The first octets; zeros where the end comes first, which an entry of [`LEN`] octets does not let happen.
+/// Takes the first octets; zeros if there are too few, which cannot happen in an entry of [`DELTA_LEN`]
+/// octets.
 fn take_octets<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
     let Some((first, behind)) = rest.split_first_chunk::<N>() else { return [0; N] };
     *rest = behind;
@@ -169,7 +172,7 @@ mod tests {
     const NOW: Now = Now { tick: Tick(1000), unix_seconds: 1000 };
     const TORRENTS: u8 = 7;
 
-    /// A tracker, and a successor of it that takes each block at once.
+    /// A tracker, and its successor, which takes each block at once.
     struct TrackerPair {
         swarms: Arc<Swarms>,
         tracker: Tracker,
@@ -193,7 +196,7 @@ mod tests {
             }
         }
 
-        /// One of many peers does something in one of few torrents.
+        /// One of `peers` peers makes a random announce on one of few torrents.
         fn announce(&mut self, peers: u32) {
             let number = self.random.u32(..peers);
             let event = self.random.choice([Event::None, Event::Started, Event::Completed, Event::Stopped]);
@@ -243,11 +246,11 @@ mod tests {
         }
     }
 
-    /// Hands over to the successor of a pair, and goes on announcing at every block.
+    /// Hands over to the successor of a pair, and continues to announce at every block.
     struct BusySink<'a> {
         pair: &'a mut TrackerPair,
         peers: u32,
-        /// Announces that come while something is taken go on.
+        /// Whether announces still come while blocks are taken.
         goes_on: bool,
         noted: usize,
     }
@@ -255,7 +258,7 @@ mod tests {
     impl BlockSink for BusySink<'_> {
         fn write_block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
             self.pair.take(tag, payload);
-            // By far more than will be in a block of swarms, and a twentieth of what is in one of changes.
+            // By far more than fit into a block of swarms, and a twentieth of those in a block of changes.
             let per_octet = if tag == TAG_SWARMS { (6, 5) } else { (1, 20 * DELTA_LEN) };
             let count = if self.goes_on { payload.len() * per_octet.0 / per_octet.1 } else { 0 };
             (0..count).for_each(|_| self.pair.announce(self.peers));
@@ -265,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heir_catches_up_however_many_announces_come_during_the_walk() {
+    fn a_successor_catches_up_however_many_announces_come_during_the_walk() {
         let mut pair = TrackerPair::new();
         let peers = 200_000;
         (0..peers).for_each(|_| pair.announce(peers));
@@ -282,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn who_left_after_he_was_copied_does_not_come_back() {
+    fn a_peer_that_left_after_it_was_copied_does_not_come_back() {
         let mut pair = TrackerPair::new();
         let peers = 60_000;
         (0..2 * peers).for_each(|_| pair.announce(peers));
@@ -301,8 +304,8 @@ mod tests {
         pair.is_alike();
     }
 
-    /// Two threads that change one peer note that in the order in which they change it, because neither of
-    /// them lets go of the lock in between.
+    /// Two threads that change one peer note their changes in the order in which they make them, because
+    /// neither of them releases the lock in between.
     #[test]
     fn a_change_is_noted_under_the_lock_under_which_it_was_made() {
         let mut pair = TrackerPair::new();

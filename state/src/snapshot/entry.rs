@@ -1,4 +1,5 @@
-//! One torrent, or some of its peers, as it lies in a snapshot. The layout is in [`swarms`](super::swarms).
+//! The encoding of one torrent, or some of its peers, in a snapshot. The layout is in
+//! [`swarms`](super::swarms).
 
 use crate::address::AddressScope;
 use crate::announce::{PEER_V4_LEN, PEER_V6_LEN};
@@ -10,15 +11,14 @@ use crate::swarm::peer::{Endpoint, WirePeer};
 pub const TAG_SWARMS: u8 = 1;
 /// Octets from which on a block is written, because a write is a system call.
 pub(super) const BLOCK_OCTETS: usize = 128 << 10;
-/// Longest age that can be told, in seconds.
+/// The greatest age that can be encoded, in seconds.
 pub(crate) const AGE_MAX: u32 = 0x7fff;
-/// Peers that are written into one entry at most, so that what a slice of a walk adds is bounded: a bucket
-/// may hold 65535.
+/// Peers of one entry, at most, so that what a slice of a walk adds is bounded: a bucket may hold 65535.
 pub(crate) const ENTRY_PEERS_MAX: usize = 8192;
 const PAUSED: u16 = 0x8000;
 const AGE_LEN: usize = 2;
 
-// What the first octet behind the info_hash says. Other bits are never set.
+// Flags in the first octet behind the info_hash. Other bits are never set.
 const V4_SEEDERS: u8 = 1;
 const V4_LEECHERS: u8 = 2;
 const V6_SEEDERS: u8 = 4;
@@ -31,9 +31,9 @@ const ALL_FLAGS: u8 = V4_SEEDERS | V4_LEECHERS | V6_SEEDERS | V6_LEECHERS | WITH
 #[derive(Debug, Default)]
 pub(crate) struct PendingPeers<const LEN: usize> {
     octets: Vec<[u8; LEN]>,
-    /// Age and paused bit as they are written.
+    /// Age and paused bit, as encoded.
     ages: Vec<[u8; AGE_LEN]>,
-    /// As many as peers, or none.
+    /// As many as there are peers, or none.
     ids: Vec<[u8; ID_LEN]>,
 }
 
@@ -45,14 +45,14 @@ impl<const LEN: usize> PendingPeers<LEN> {
         self.ids.extend(id.map(|id| id.0));
     }
 
-    /// Peers that go into an entry that has room for so many.
+    /// Returns how many peers go into an entry that has room for `room` more, and reduces `room`.
     fn peers_fitting(&self, room: &mut usize) -> usize {
         let share = self.octets.len().min(*room);
         *room -= share;
         share
     }
 
-    /// Writes the last `count` peers and forgets them.
+    /// Writes the last `count` peers and removes them.
     fn write_last(&mut self, count: usize, with_ids: bool, into: &mut Vec<u8>) {
         let first = self.octets.len() - count;
         into.extend_from_slice(self.octets.get(first..).unwrap_or_default().as_flattened());
@@ -97,7 +97,7 @@ impl<const LEN: usize> PendingFamily<LEN> {
 pub(crate) struct PendingEntry {
     pub(crate) v4: PendingFamily<PEER_V4_LEN>,
     pub(crate) v6: PendingFamily<PEER_V6_LEN>,
-    /// Every peer comes with its id, or none does.
+    /// Whether every peer has its id; otherwise none does.
     pub(crate) with_ids: bool,
 }
 
@@ -106,7 +106,7 @@ impl PendingEntry {
         self.v4.len() + self.v6.len()
     }
 
-    /// Appends one entry with `most` of the peers, and forgets these.
+    /// Appends one entry with up to `most` of the peers, and removes them.
     pub(crate) fn write_entry(
         &mut self,
         info_hash: &InfoHash,
@@ -144,7 +144,7 @@ pub(crate) struct SavedPeer {
     pub(crate) seeder: bool,
     pub(crate) age_seconds: u32,
     pub(crate) paused: bool,
-    /// Zeros where it was not kept.
+    /// Zeros if it was not kept.
     pub(crate) id: PeerId,
 }
 
@@ -170,7 +170,7 @@ where
         let ages = take_arrays(count, from)?;
         let ids = if with_ids { take_arrays(count, from)? } else { &[] };
         if !octets.iter().all(is_possible) {
-            return Err(SnapshotError::Damaged("a peer has an address or port that none can have"));
+            return Err(SnapshotError::Damaged("a peer has an impossible address or port"));
         }
         if seeder && ages.iter().any(|age| u16::from_le_bytes(*age) & PAUSED != 0) {
             return Err(SnapshotError::Damaged("a seeder is a partial seed"));
@@ -192,12 +192,12 @@ where
     }
 }
 
-/// One entry, as it was read.
+/// One entry as it was read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TorrentEntry<'a> {
     pub(crate) info_hash: InfoHash,
     pub(crate) completed: u32,
-    /// Its peers have their ids; without it those are zeros.
+    /// Whether its peers have ids; otherwise the ids are zeros.
     pub(crate) with_ids: bool,
     v4_seeders: EntryPeers<'a, PEER_V4_LEN>,
     v4_leechers: EntryPeers<'a, PEER_V4_LEN>,
@@ -206,7 +206,7 @@ pub(crate) struct TorrentEntry<'a> {
 }
 
 impl<'a> TorrentEntry<'a> {
-    /// Reads the next entry, and moves `from` behind it.
+    /// Parses the next entry, and moves `from` behind it.
     pub(crate) fn parse_entry(from: &mut &'a [u8]) -> Result<Self, SnapshotError> {
         let info_hash = InfoHash(take_array(from)?);
         let [flags] = take_array(from)?;
@@ -235,7 +235,7 @@ impl<'a> TorrentEntry<'a> {
     }
 }
 
-/// Could a peer with these octets have announced?
+/// Whether a peer with these octets could have announced.
 pub(crate) fn is_possible<E: Endpoint>(peer: &E) -> bool {
     let address = peer.address();
     peer.port() != 0 && address == address.to_canonical() && AddressScope::of(address).is_some()
@@ -261,7 +261,7 @@ fn take_arrays<'a, const LEN: usize>(
     Ok(octets.as_chunks().0)
 }
 
-/// Appends a number, seven bits an octet, the lowest first; the highest bit says that more follows.
+/// Appends a number: seven bits per octet, lowest first; the highest bit says that more follow.
 #[expect(clippy::cast_possible_truncation, reason = "masked to seven bits")]
 fn put_number(mut number: usize, into: &mut Vec<u8>) {
     while number >= 0x80 {
@@ -271,7 +271,7 @@ fn put_number(mut number: usize, into: &mut Vec<u8>) {
     into.push(number as u8);
 }
 
-/// Takes a number that is not 0 off the front.
+/// Takes a number other than 0 off the front.
 fn take_number(from: &mut &[u8]) -> Result<u32, SnapshotError> {
     let mut number = 0;
     for shift in (0..35).step_by(7) {
@@ -285,7 +285,7 @@ fn take_number(from: &mut &[u8]) -> Result<u32, SnapshotError> {
     Err(SnapshotError::Damaged(BAD_NUMBER))
 }
 
-const BAD_NUMBER: &str = "a count of a torrent is nothing or too much";
+const BAD_NUMBER: &str = "a count of a torrent is 0 or too large";
 
 #[cfg(test)]
 mod tests {

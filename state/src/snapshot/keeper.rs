@@ -1,6 +1,6 @@
-//! The thread that writes the snapshot: every so often, and once more at an orderly stop. While the tracker
-//! serves, it works in short slices with pauses in between, so that a worker on the same processor is never
-//! kept waiting.
+//! The thread that writes the snapshot at an interval, and once more at an orderly stop. While the tracker
+//! serves, it works in short slices with pauses in between, so that a worker on the same processor never
+//! waits for it.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -18,17 +18,18 @@ use crate::snapshot::container::{BlockSink, SnapshotWriter, replace_file};
 use crate::snapshot::swarms::{Walk, write_swarms};
 use crate::swarm::Swarms;
 
-/// The name of the file, in the folder for the tracker's state.
+/// The name of the file in the state folder of the tracker.
 pub const FILE_NAME: &str = "hayate-cache.bin";
-/// A pause is so many times as long as the work before it.
+/// A pause is this many times as long as the work before it.
 const PAUSE_FACTOR: u32 = 8;
-/// A piece of work that is worth a pause.
+/// Work after which a pause is due.
 pub(crate) const PAUSE_AFTER: Duration = Duration::from_micros(300);
 /// Shortest pause: a slice takes a tenth of it.
 const PAUSE_LEAST: Duration = Duration::from_millis(1);
-/// Longest pause, after work that took long because others had the processor, or the disk was slow.
+/// Longest pause, after work that took long because the processor or the disk was busy.
 const PAUSE_MOST: Duration = Duration::from_millis(20);
-/// Octets after which a file is brought to the disk: all at its end would be one long piece of work.
+/// Octets after which a file is synced to the disk: syncing everything at the end would be one long piece of
+/// work.
 const SYNC_STEP: usize = 2 << 20;
 
 #[cfg(test)]
@@ -37,10 +38,10 @@ thread_local! {
     pub(crate) static SHORTEST: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::MAX) };
 }
 
-/// Something else that is kept in the same file, in blocks with tags of its own.
+/// Other contents of the same file, in blocks with tags of their own.
 pub trait Section: Send {
-    /// Writes all of it, and [breathes](Pace::breathe) between short pieces of work; gives how many peers
-    /// there were.
+    /// Writes everything, and [pauses](Pace::pause_if_due) between short pieces of work; returns the number
+    /// of peers written.
     ///
     /// # Errors
     /// Those of `to` and of the pauses.
@@ -52,41 +53,41 @@ pub trait Section: Send {
     }
 }
 
-/// How fast a snapshot may be written.
+/// The pacing of the work on a snapshot.
 #[derive(Debug)]
 pub struct Pace<'a> {
     clock: &'a Clock,
-    /// `None`: as fast as it goes.
+    /// `None`: without pauses.
     stopping: Option<&'a AtomicBool>,
-    /// A pause is so many times as long as the work before it.
+    /// A pause is this many times as long as the work before it.
     factor: u32,
-    /// Since when the current piece of work goes on.
+    /// Start of the current piece of work, in uptime.
     since: Duration,
 }
 
 impl<'a> Pace<'a> {
-    /// As fast as it goes.
+    /// Returns a pace without pauses.
     pub(crate) fn unpaced(clock: &'a Clock) -> Self {
         Self { clock, stopping: None, factor: 0, since: clock.uptime() }
     }
 
-    /// A third of the time, beside a tracker that serves, until it is stopping.
+    /// Returns a pace that works a third of the time, beside a tracker that serves, until it is stopping.
     pub(crate) fn in_background(clock: &'a Clock, stopping: &'a AtomicBool) -> Self {
         Self { clock, stopping: Some(stopping), factor: 2, since: clock.uptime() }
     }
 
-    /// The time that the tracker has run.
+    /// The uptime of the tracker.
     pub(crate) fn uptime(&self) -> Duration {
         self.clock.uptime()
     }
 
-    /// The time, for the next slice.
+    /// The current time, for the next slice.
     #[must_use]
     pub fn now(&self) -> Now {
         self.clock.now()
     }
 
-    /// Lets others work, if there was enough work since the last time.
+    /// Pauses if enough work was done since the last pause.
     ///
     /// # Errors
     /// Those of [`pause`](Self::pause).
@@ -94,10 +95,10 @@ impl<'a> Pace<'a> {
         if self.clock.uptime().saturating_sub(self.since) < PAUSE_AFTER { Ok(()) } else { self.pause() }
     }
 
-    /// Lets others work.
+    /// Pauses, so that others can work.
     ///
     /// # Errors
-    /// When the tracker stops, and this snapshot is not worth its end.
+    /// Fails when the tracker stops: this snapshot should not be finished.
     pub fn pause(&mut self) -> io::Result<()> {
         let Some(stopping) = self.stopping else { return Ok(()) };
         let work = self.clock.uptime().saturating_sub(self.since);
@@ -117,20 +118,20 @@ impl<'a> Pace<'a> {
     }
 }
 
-/// What the snapshot thread writes, where and how often.
+/// What the snapshot thread writes, where, and at what interval.
 pub struct SnapshotPlan {
     /// The file.
     pub path: PathBuf,
-    /// Seconds from the begin of one snapshot to the next; 0 = only at the stop. A reload may change it.
+    /// Seconds from the beginning of one snapshot to the next; 0 = only at the stop. A reload may change it.
     pub every_seconds: Arc<AtomicU32>,
     /// The swarms.
     pub swarms: Arc<Swarms>,
-    /// What is kept beside them.
+    /// Other contents of the file.
     pub sections: Vec<Box<dyn Section>>,
 }
 
 impl SnapshotPlan {
-    /// Peers that are in memory.
+    /// The number of peers in memory.
     fn peers(&self) -> u64 {
         let others: u64 = self.sections.iter().map(|section| section.peers()).sum();
         u64::from(self.swarms.peer_counts().total()) + others
@@ -143,16 +144,16 @@ impl std::fmt::Debug for SnapshotPlan {
     }
 }
 
-/// Whether an ending snapshot thread writes once more.
+/// What the snapshot thread does at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It does: the tracker stops.
+    /// Writes a last snapshot: the tracker stops.
     Write,
-    /// It leaves the file as it is: another process has taken over.
+    /// Leaves the file as it is: another process has taken over.
     Leave,
 }
 
-/// What the snapshot thread has done, for `/metrics`.
+/// The numbers of the snapshot thread, for `/metrics`.
 #[derive(Debug, Default)]
 struct SnapshotMetrics {
     written: AtomicU64,
@@ -161,7 +162,7 @@ struct SnapshotMetrics {
     peers: AtomicU64,
     milliseconds: AtomicU64,
     took: Arc<Histogram>,
-    /// When the last one was written, or the snapshot thread started, in seconds of uptime.
+    /// When the last snapshot was written, or the thread started, in seconds of uptime.
     since: AtomicU64,
 }
 
@@ -178,7 +179,7 @@ impl SnapshotThread {
     /// Starts the thread; the first snapshot is due after one interval.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// Fails when the thread cannot be started.
     pub fn start(plan: SnapshotPlan, clock: Clock) -> io::Result<Self> {
         let metrics = Arc::new(SnapshotMetrics::default());
         metrics.since.store(clock.uptime().as_secs(), Ordering::Relaxed);
@@ -194,19 +195,19 @@ impl SnapshotThread {
         Ok(Self { background: Some(background), clock, metrics, writes_at_end })
     }
 
-    /// False once the thread has ended, which only [`stop`](Self::stop) should bring about.
+    /// Whether the thread is running; only [`stop`](Self::stop) should end it.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.background.as_ref().is_some_and(Background::is_alive)
     }
 
-    /// Gives up the snapshot that is being written, and writes a last one at full speed, or none; false if
-    /// the last one could not be written, which the log says then.
+    /// Abandons the snapshot being written, and writes a last one without pauses, or none; returns false if
+    /// the last one could not be written, which is logged.
     pub fn stop(mut self, ending: Ending) -> bool {
         self.finish(ending)
     }
 
-    /// Lists the numbers of the snapshot thread.
+    /// Registers the numbers of the snapshot thread.
     pub fn register_metrics(&self, board: &Board) {
         let list = |name, help, kind, read: fn(&SnapshotMetrics, &Clock) -> u64| {
             let (metrics, clock) = (Arc::clone(&self.metrics), self.clock);
@@ -321,7 +322,7 @@ impl SnapshotTask {
                     let peers = self.plan.peers();
                     log::error!("cannot write the last snapshot to {path}: {error}; {peers} peers are lost");
                 } else if !self.is_failing {
-                    log::error!("cannot write a snapshot to {path}: {error}; what is there stays as it is");
+                    log::error!("cannot write a snapshot to {path}: {error}; the old file stays as it is");
                 }
             }
         }
@@ -330,7 +331,7 @@ impl SnapshotTask {
     }
 }
 
-/// Gives the octets and peers written.
+/// Returns the octets and peers written.
 fn write_file(plan: &mut SnapshotPlan, pace: &mut Pace<'_>) -> io::Result<(u64, u64)> {
     let (mut octets, mut peers) = (0, 0);
     let SnapshotPlan { path, swarms, sections, .. } = plan;
@@ -352,7 +353,7 @@ fn write_file(plan: &mut SnapshotPlan, pace: &mut Pace<'_>) -> io::Result<(u64, 
     Ok((octets, peers))
 }
 
-/// A file that is brought to the disk while it is written.
+/// A file that is synced to the disk while it is written.
 pub(crate) struct SyncingFile<'f> {
     file: &'f mut BufWriter<File>,
     octets: u64,
@@ -361,7 +362,7 @@ pub(crate) struct SyncingFile<'f> {
 }
 
 impl<'f> SyncingFile<'f> {
-    /// Goes on behind what `file` has.
+    /// Continues behind the present end of `file`.
     pub(crate) fn new(file: &'f mut BufWriter<File>) -> Self {
         Self { file, octets: 0, unsynced: 0, syncs: true }
     }

@@ -1,4 +1,4 @@
-//! The start: a snapshot is verified, then restored, and set aside where it is no good.
+//! The start from a snapshot: it is verified, then restored; a damaged one is set aside.
 
 use std::fs;
 use std::io;
@@ -12,18 +12,19 @@ use crate::snapshot::swarms::{Restore, TAG_SWARMS, check_swarms};
 /// Time between two lines of progress in the log.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Something that is restored from blocks with tags of its own. Blocks that nobody knows are passed over.
+/// A part of the tracker that is restored from blocks with tags of its own. Unknown blocks are skipped.
 pub trait RestoreTarget {
-    /// Is this block in order, as far as it is mine? Asked for all blocks before any is restored.
+    /// Checks a block if it belongs to this target. Called for all blocks before any is restored.
     ///
     /// # Errors
-    /// When it is nonsense.
+    /// Fails when the block is damaged.
     fn check_block(&self, tag: u8, payload: &[u8]) -> Result<(), SnapshotError>;
 
-    /// Restores a block, if it is mine, of a snapshot that was begun at `written_at`, in Unix seconds.
+    /// Restores a block of a snapshot that was begun at `written_at`, in Unix seconds, if it belongs to this
+    /// target.
     ///
     /// # Errors
-    /// When it is nonsense, which [`check`](Self::check) should have found.
+    /// Fails when the block is damaged, which [`check_block`](Self::check_block) should have found.
     fn restore_block(
         &mut self,
         now: Now,
@@ -32,7 +33,7 @@ pub trait RestoreTarget {
         payload: &[u8],
     ) -> Result<(), SnapshotError>;
 
-    /// What was restored, for the log.
+    /// A summary of what was restored, for the log.
     fn summary(&self) -> String;
 }
 
@@ -56,19 +57,19 @@ impl RestoreTarget for Restore<'_> {
     }
 }
 
-/// What became of a snapshot at the start.
+/// The result of a start from a snapshot.
 #[derive(Debug)]
 pub enum LoadOutcome {
-    /// There is none.
+    /// There is no snapshot.
     Missing,
     /// It was restored.
     Restored,
-    /// It is no good, and was set aside. Nothing was restored, unless reading failed that had worked a moment
+    /// It is damaged, and was set aside. Nothing was restored, unless a read failed that had worked a moment
     /// before.
     SetAside(SnapshotError),
 }
 
-/// Restores the snapshot at `path`, and says so in the log.
+/// Restores the snapshot at `path`, and logs the result.
 pub fn load_snapshot(path: &Path, clock: &Clock, parts: &mut [&mut dyn RestoreTarget]) -> LoadOutcome {
     match restore_file(path, clock, parts) {
         Ok(()) => LoadOutcome::Restored,
@@ -79,7 +80,7 @@ pub fn load_snapshot(path: &Path, clock: &Clock, parts: &mut [&mut dyn RestoreTa
         Err(error) => {
             let path_now = match set_aside(path) {
                 Ok(aside) => format!("now {}", aside.display()),
-                Err(error) => format!("which cannot be set aside: {error}"),
+                Err(error) => format!("which could not be set aside: {error}"),
             };
             log::warn!("cannot restore the snapshot {}, {path_now}: {error}", path.display());
             LoadOutcome::SetAside(error)

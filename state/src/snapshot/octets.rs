@@ -1,13 +1,13 @@
-//! Little-endian numbers and octets, taken one after the other from a slice that may end too early.
+//! Little-endian numbers and octets, taken one after another from a slice that may end too early.
 
-/// What is left of a slice.
+/// Takes numbers off the front of a slice.
 #[derive(Clone, Debug)]
 pub(super) struct OctetReader<'o> {
     remaining: &'o [u8],
     at: usize,
 }
 
-/// One method for each number: little-endian, `None` where the slice ends too early.
+/// A method for each number type: little-endian, `None` if the slice ends too early.
 macro_rules! numbers {
     ($($number:ident)*) => {$(
         pub(super) fn $number(&mut self) -> Option<$number> {
@@ -21,12 +21,12 @@ impl<'o> OctetReader<'o> {
         Self { remaining: octets, at: 0 }
     }
 
-    /// How many octets were taken.
+    /// The number of octets taken so far.
     pub(super) fn at(&self) -> usize {
         self.at
     }
 
-    /// How many octets are left.
+    /// The number of octets left.
     pub(super) fn len(&self) -> usize {
         self.remaining.len()
     }

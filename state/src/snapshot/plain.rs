@@ -1,9 +1,9 @@
-//! The swarms of a snapshot as plain values, for tools that look at them or make them by hand: the whole
-//! block, not one entry, and addresses and times instead of octets and ages. What the tracker itself writes
-//! and restores never takes this form.
+//! The swarms of a snapshot as plain values, for tools that inspect or create them: whole blocks instead of
+//! single entries, and addresses and times instead of octets and ages. What the tracker itself writes and
+//! restores never takes this form.
 //!
-//! Times are kept to the second: [`written_at`] finds the head from which every age can be told, however far
-//! apart the announces are.
+//! Times are kept to the second: [`written_at`] finds the time for the head relative to which every age can
+//! be encoded, however far apart the announces are.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,57 +18,57 @@ use crate::snapshot::entry::{BLOCK_OCTETS, TAG_SWARMS};
 pub use crate::snapshot::site::Role;
 use crate::swarm::peer::WirePeer;
 
-/// Seconds that ages of one base reach over.
+/// Seconds that the ages of one base cover.
 const BASE_SECONDS: u64 = AGE_MAX as u64 + 1;
 
 /// A torrent, or some of its peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlainTorrent {
-    /// Names it.
+    /// Its info_hash.
     pub info_hash: InfoHash,
     /// Finished downloads.
     pub completed: u32,
-    /// Who is in its swarm.
+    /// The peers in its swarm.
     pub peers: Vec<PlainPeer>,
 }
 
 /// One peer of a swarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlainPeer {
-    /// Where it is.
+    /// Its address and port.
     pub address: SocketAddr,
     /// Seeder or leecher.
     pub role: Role,
-    /// It is a partial seed (BEP 21); leechers only.
+    /// Whether it is a partial seed (BEP 21); leechers only.
     pub paused: bool,
     /// Its last announce, in Unix seconds.
     pub announced_at: i64,
-    /// What it calls itself, where that is kept.
+    /// Its `peer_id`, if it is kept.
     pub peer_id: Option<PeerId>,
 }
 
-/// A peer that can be in no swarm.
+/// Why a peer can be in no swarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPeer {
-    /// Port 0, or an address that nobody can announce from.
+    /// Port 0, or an address from which no peer can announce.
     #[error("{0}: no peer can have this address and port")]
     Address(SocketAddr),
-    /// Seeders have nothing that they could leave out.
+    /// A seeder that is a partial seed: it has nothing to leave out.
     #[error("{0}: a seeder cannot be paused")]
     PausedSeeder(SocketAddr),
 }
 
 impl PlainPeer {
-    /// Could it be in a swarm?
+    /// Checks that the peer could be in a swarm.
     ///
     /// # Errors
-    /// When it could not; a snapshot with it would be damaged.
+    /// Fails when it could not; a snapshot with it would be damaged.
     pub fn check_peer(&self) -> Result<(), InvalidPeer> {
         let is_possible = match self.wire() {
             WirePeer::V4(octets) => is_possible(&octets),
             WirePeer::V6(octets) => is_possible(&octets),
         };
-        // Scopes and flows are lost on the wire.
+        // Scope ids and flow labels are not kept.
         if !is_possible || SocketAddr::new(self.address.ip(), self.address.port()) != self.address {
             return Err(InvalidPeer::Address(self.address));
         }
@@ -94,10 +94,10 @@ impl PlainPeer {
 }
 
 /// Reads a block with the tag [`TAG_SWARMS`] of a snapshot that was begun at `written_at`, in Unix seconds;
-/// `sink` gets each entry. The peers of a torrent may be in several: [`settle`] joins them.
+/// `sink` gets each entry. The peers of a torrent may be in several entries: [`merge_torrents`] joins them.
 ///
 /// # Errors
-/// When it is nonsense; what comes before that was handed over.
+/// Fails when the block is damaged; what precedes the damage was passed on.
 pub fn read_block(
     written_at: i64,
     payload: &[u8],
@@ -116,11 +116,11 @@ pub fn read_block(
     Ok(())
 }
 
-/// Joins what is of one torrent: the highest completed count, and of peers at one address the first, as a
-/// restore does. Torrents are then in the order of their `info_hash`, peers in that of their addresses, and
-/// torrents of which nothing is known are gone. Gives how many peers went.
+/// Joins the entries of each torrent: the highest completed count, and of peers at one address the first, as
+/// a restore does. Torrents are then ordered by `info_hash`, peers by address, and torrents with neither
+/// peers nor completed count are removed. Returns how many peers were removed.
 pub fn merge_torrents(torrents: &mut Vec<PlainTorrent>) -> usize {
-    // Sorting is stable: what came first stays first.
+    // Sorting is stable: of equal entries the first stays first.
     torrents.sort_by_key(|torrent| torrent.info_hash);
     torrents.dedup_by(|next, first| {
         let is_same = next.info_hash == first.info_hash;
@@ -141,8 +141,8 @@ pub fn merge_torrents(torrents: &mut Vec<PlainTorrent>) -> usize {
     dropped
 }
 
-/// When a snapshot of these is to be begun, in Unix seconds, so that no time is lost: at the last announce,
-/// or earlier if some are very old. `None` without peers: then any time is good.
+/// Returns the begin time for a snapshot of these torrents, in Unix seconds, with which no time is lost: the
+/// last announce, or earlier if some are very old. `None` without peers: then any time will do.
 #[must_use]
 pub fn written_at(torrents: &[PlainTorrent]) -> Option<i64> {
     let times = torrents.iter().flat_map(|torrent| &torrent.peers).map(|peer| peer.announced_at);
@@ -151,11 +151,11 @@ pub fn written_at(torrents: &[PlainTorrent]) -> Option<i64> {
     Some(last.saturating_sub_unsigned(spans * BASE_SECONDS))
 }
 
-/// Writes blocks of swarms into a snapshot that was begun at `written_at`, at least one.
+/// Writes blocks of swarms, at least one, into a snapshot that was begun at `written_at`.
 ///
 /// # Errors
-/// Those of `to`; when a peer is [none](Peer::check); and when one announced more than 2^15 seconds before
-/// `written_at`, or 2^32 after it.
+/// Those of `to`; when a peer is [invalid](PlainPeer::check_peer); and when one announced more than 2^15
+/// seconds before `written_at`, or 2^32 after it.
 pub fn write_torrents(torrents: &[PlainTorrent], written_at: i64, to: &mut dyn BlockSink) -> io::Result<()> {
     let mut bases = BTreeSet::from([0]);
     for peer in torrents.iter().flat_map(|torrent| &torrent.peers) {
@@ -174,7 +174,7 @@ pub fn write_torrents(torrents: &[PlainTorrent], written_at: i64, to: &mut dyn B
     Ok(())
 }
 
-/// The base at which the age of a peer can be told, and that age.
+/// Returns the base relative to which the age of a peer can be encoded, and that age.
 fn base_and_age(written_at: i64, peer: &PlainPeer) -> io::Result<(u32, u32)> {
     let seconds = written_at.abs_diff(peer.announced_at);
     let base = if peer.announced_at > written_at {
@@ -189,7 +189,7 @@ fn base_and_age(written_at: i64, peer: &PlainPeer) -> io::Result<(u32, u32)> {
     }
 }
 
-/// Blocks of one base on their way out.
+/// A block of one base that is being built.
 struct BlockDraft<'t> {
     to: &'t mut dyn BlockSink,
     written_at: i64,
@@ -203,7 +203,7 @@ impl BlockDraft<'_> {
         self.payload.extend_from_slice(&self.base.to_le_bytes());
     }
 
-    /// Writes the peers that have this base; the completed count goes with the first base.
+    /// Adds the peers that have this base; the completed count goes with the first base.
     fn write_torrent(&mut self, torrent: &PlainTorrent) -> io::Result<()> {
         let mut completed = if self.base == 0 { torrent.completed } else { 0 };
         for with_ids in [false, true] {
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn times_that_cannot_be_told_are_errors() {
+    fn times_that_cannot_be_encoded_are_errors() {
         let mut to = SnapshotWriter::new(Vec::new(), NOW).unwrap();
         let mut told =
             |age| write_torrents(&[torrent(3, 0, vec![peer("192.0.2.1:7", age)])], NOW, &mut to).is_ok();
@@ -392,7 +392,7 @@ mod tests {
         let now = Now { unix_seconds: NOW.cast_unsigned(), ..Now::at(100_000) };
         let swarms = Swarms::new(0);
         let mut torrents = every_form();
-        // A swarm keeps ids of all or of none, and zeros for those it did not get.
+        // A swarm keeps the ids of all peers or of none, and zeros for those it did not get.
         torrents[0].peers.iter_mut().for_each(|peer| peer.peer_id = Some(PeerId([7; 20])));
         let octets = file(&torrents);
         let mut into = Restore::new(&swarms, &policy, CompletedFrom::Snapshot);

@@ -1,4 +1,4 @@
-//! Puts the swarms of a snapshot back, among those that are there already.
+//! Restores the swarms of a snapshot, beside those that are in memory already.
 
 use std::fmt;
 use std::io::Read;
@@ -16,17 +16,17 @@ use crate::table::keyed_hash::KeyedHash;
 /// Peers that are added under one lock.
 const CHUNK_PEERS: usize = 256;
 
-/// Who knows how often a torrent was downloaded.
+/// The source of completed counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompletedFrom {
-    /// The snapshot; of its count and the one that is there the higher holds.
+    /// The snapshot; the higher of its count and the one in memory is kept.
     Snapshot,
-    /// A store, from which the counts come or came by [`Swarms::set_completed`]. Those of the snapshot are
-    /// not looked at, and torrents without peers are left to the store.
+    /// A store, from which the counts are set by [`Swarms::set_completed`]. Those of the snapshot are
+    /// ignored, and torrents without peers are left to the store.
     Store,
 }
 
-/// What became of the torrents and peers of a snapshot.
+/// What happened to the torrents and peers of a snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Torrents that were not there before.
@@ -37,9 +37,9 @@ pub struct Summary {
     pub known: u64,
     /// Peers that have been silent for too long.
     pub expired: u64,
-    /// Peers there was no room for: `memory.max`, or `announce.peers_per_address`.
+    /// Peers for which there was no room: `memory.max`, or `announce.peers_per_address`.
     pub left_out: u64,
-    /// Torrents there was no room for; their peers are among those left out.
+    /// Torrents for which there was no room; their peers are among those left out.
     pub torrents_left_out: u64,
 }
 
@@ -57,14 +57,14 @@ impl fmt::Display for Summary {
     }
 }
 
-/// What became of one peer.
+/// What happened to one peer.
 enum PeerOutcome {
     Added,
     Known,
     Full,
 }
 
-/// A restore that goes on.
+/// A restore in progress.
 #[derive(Debug)]
 pub struct Restore<'a> {
     swarms: &'a Swarms,
@@ -74,13 +74,13 @@ pub struct Restore<'a> {
 }
 
 impl<'a> Restore<'a> {
-    /// Nothing restored yet.
+    /// Returns a restore that has not restored anything yet.
     #[must_use]
     pub fn new(swarms: &'a Swarms, policy: &'a Policy, completed: CompletedFrom) -> Self {
         Self { swarms, policy, completed, summary: Summary::default() }
     }
 
-    /// What was done so far.
+    /// The results so far.
     #[must_use]
     pub fn summary(&self) -> Summary {
         self.summary
@@ -90,12 +90,12 @@ impl<'a> Restore<'a> {
     /// seconds.
     ///
     /// # Errors
-    /// When it is nonsense; what comes before that is restored.
+    /// Fails when the block is damaged; what precedes the damage is restored.
     pub fn restore_swarms(&mut self, now: Now, written_at: i64, payload: &[u8]) -> Result<(), SnapshotError> {
         let mut from = payload;
         let base = written_at.saturating_add(u32::from_le_bytes(take_array(&mut from)?).into());
         let unix = i64::try_from(now.unix_seconds).unwrap_or(i64::MAX);
-        // A clock that went back makes nobody younger.
+        // A clock that was set back does not make peers younger.
         let elapsed = unix.saturating_sub(base).max(0).unsigned_abs();
         while !from.is_empty() {
             self.restore_entry(now.tick, elapsed, &TorrentEntry::parse_entry(&mut from)?);
@@ -145,11 +145,11 @@ impl<'a> Restore<'a> {
     }
 }
 
-/// Reads all blocks of a snapshot and restores those of the swarms, as they come: the reader may be at the
-/// end of a socket. `now` is asked for each block; `progress` is told after each.
+/// Reads all blocks of a snapshot and restores those of the swarms as they arrive: the reader may be a
+/// socket. `now` is called for each block, `progress` after each.
 ///
 /// # Errors
-/// When it cannot be read or is damaged; what comes before that is restored.
+/// Fails when the snapshot cannot be read or is damaged; what precedes that is restored.
 pub fn restore_all<R: Read>(
     restore: &mut Restore<'_>,
     reader: &mut SnapshotReader<R>,
@@ -166,10 +166,10 @@ pub fn restore_all<R: Read>(
     Ok(restore.summary)
 }
 
-/// Is the payload of a block in order?
+/// Checks the payload of a block.
 ///
 /// # Errors
-/// When it is nonsense.
+/// Fails when it is damaged.
 pub fn check_swarms(payload: &[u8]) -> Result<(), SnapshotError> {
     let mut from = payload;
     take_array::<4>(&mut from)?;
@@ -180,7 +180,7 @@ pub fn check_swarms(payload: &[u8]) -> Result<(), SnapshotError> {
 }
 
 impl Torrent {
-    /// Takes a peer in that is not there yet.
+    /// Adds a peer if it is not there yet.
     fn restore_peer(
         &mut self,
         now: Tick,
@@ -212,7 +212,7 @@ impl Torrent {
     }
 }
 
-/// What a peer is taken in by.
+/// The settings and time by which peers are restored.
 struct RestoreContext<'a> {
     seen: LastSeen,
     peer: &'a SavedPeer,

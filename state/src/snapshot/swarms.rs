@@ -24,8 +24,8 @@ pub use crate::snapshot::entry::TAG_SWARMS;
 pub use crate::snapshot::restore::{CompletedFrom, Restore, Summary, check_swarms, restore_all};
 pub use crate::snapshot::walk::Walk;
 
-/// Writes what is left of a walk. `now` is asked before each slice, and `pause` after each: there the thread
-/// may sleep, or give the walk up.
+/// Writes the rest of a walk. `now` is called before each slice, and `pause` after each: there the thread may
+/// sleep, or abandon the walk.
 ///
 /// # Errors
 /// Those of `to` and of `pause`.

@@ -1,14 +1,14 @@
 //! The walk through all swarms for a snapshot, in slices, so that no announce waits for it: one shard lock at
 //! a time, and about a thousand torrents and peers copied under it. Nothing is written to a file meanwhile.
 //!
-//! Every peer that is in its swarm from the begin of the walk to its end is met:
-//! - In a shard the last torrent comes first, so that the one that fills a hole has been met already, or will
-//!   be.
-//! - In a large swarm the peers come in the order of their [position](crate::swarm::buckets::position), which
+//! Every peer that is in its swarm from the beginning of the walk to its end is copied:
+//! - In a shard the last torrent comes first, so that the one that fills a hole has been copied already, or
+//!   will be.
+//! - In a large swarm the peers come in the order of their position (`swarm/buckets.rs`), which
 //!   neither announces nor sweeps change.
 //! - All other swarms are copied at once.
 //!
-//! A torrent that fills a hole while the walk is in it is met again from its first peer on.
+//! A torrent that fills a hole while the walk is in it is copied again from its first peer on.
 
 use std::sync::Arc;
 
@@ -28,25 +28,25 @@ use crate::table::keyed_hash::KeyedHash;
 /// Torrents and peers that are copied under one lock.
 const SLICE: usize = 1024;
 
-/// A walk through all swarms, once.
+/// One walk through all swarms.
 #[derive(Debug)]
 pub struct Walk {
     swarms: Arc<Swarms>,
     started: Tick,
     shard: usize,
-    /// The torrent before which to go on; `None` = the shard has not begun.
+    /// The torrent before which to continue; `None` = the shard has not begun.
     torrent: Option<usize>,
     cursor: CopyCursor,
-    /// Whose peers the cursor is in; another torrent may have taken its slot since.
+    /// The torrent whose peers the cursor is in; another torrent may have taken its slot since.
     cursor_torrent: Option<InfoHash>,
-    /// What did not fit into an entry, and of which torrent it is.
+    /// Peers that did not fit into an entry, and the torrent they belong to.
     batch: PendingEntry,
     batch_of: InfoHash,
     copier: PeerCopier,
     peers: u64,
 }
 
-/// Where a walk stands inside a large swarm.
+/// The position of a walk inside a large swarm.
 #[derive(Clone, Copy, Debug)]
 enum CopyCursor {
     V4(u32),
@@ -58,7 +58,7 @@ impl CopyCursor {
     const START: Self = Self::V4(0);
 }
 
-/// How ages are told: as of `base`, the time at the begin of the block.
+/// Encodes ages relative to `base`, the time at the beginning of the block.
 #[derive(Clone, Copy, Debug)]
 struct PeerCopier {
     now: Tick,
@@ -66,7 +66,7 @@ struct PeerCopier {
 }
 
 impl Walk {
-    /// A walk that begins at `started`.
+    /// Returns a walk that begins at `started`.
     #[must_use]
     pub fn new(swarms: Arc<Swarms>, started: Tick) -> Self {
         Self {
@@ -83,8 +83,8 @@ impl Walk {
         }
     }
 
-    /// Appends the payload of a block, or goes on with it if there is something in it, by a few tens of
-    /// kilobytes, in the worst case half a megabyte. False when that was all.
+    /// Appends to the payload of a block, or begins it if it is empty: a few tens of kilobytes, in the worst
+    /// case half a megabyte. Returns false at the end of the walk.
     pub fn copy_slice(&mut self, now: Tick, into: &mut Vec<u8>) -> bool {
         self.write_pending(now, into);
         let mut looked = 0;
@@ -100,8 +100,8 @@ impl Walk {
         self.shard < SHARDS || self.batch.len() > 0
     }
 
-    /// Appends some of what was copied and not written yet, and copies nothing. False when nothing of it is
-    /// left: then all that the walk has seen is in the blocks.
+    /// Appends some of what was copied and not written yet, and copies nothing. Returns false when nothing is
+    /// left: then everything the walk has visited is in the blocks.
     pub(crate) fn write_pending(&mut self, now: Tick, into: &mut Vec<u8>) -> bool {
         self.copier.now = now;
         if into.is_empty() {
@@ -115,7 +115,7 @@ impl Walk {
         self.batch.len() > 0
     }
 
-    /// Peers copied so far.
+    /// The number of peers copied so far.
     #[must_use]
     pub fn peers(&self) -> u64 {
         self.peers
@@ -149,7 +149,8 @@ impl Walk {
 }
 
 impl PeerCopier {
-    /// Copies `most` peers of a torrent, or a few more. Gives how many it looked at, and where to go on.
+    /// Copies up to `most` peers of a torrent, or a few more. Returns how many it looked at, and where to
+    /// continue.
     fn copy_torrent(
         self,
         torrent: &Torrent,
@@ -234,8 +235,8 @@ impl PeerCopier {
         })
     }
 
-    /// The age at the begin of the block. From `now` on, because an age that is below zero looks like a very
-    /// high one.
+    /// The age at the beginning of the block. Computed from `now`, because an age below zero looks like a
+    /// very high one.
     fn age_seconds(self, seen: LastSeen) -> u32 {
         seen.age_seconds(self.now).saturating_sub(self.now.0.saturating_sub(self.base.0)).min(AGE_MAX)
     }

@@ -1,4 +1,4 @@
-//! How a store is opened: the one place that knows which there are.
+//! How a store is opened: the only place that knows all kinds of stores.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,18 +9,18 @@ use super::schema::{self, Dialect, RequiredTables};
 use super::sqlite::Sqlite;
 use super::{Store, StoreError};
 
-/// Where a store is and what is expected of it. It opens stores, and again after one was lost.
+/// Where a store is and what it must contain. Opens stores, and reopens one that was lost.
 #[derive(Clone, Debug)]
 pub struct Backend {
     dsn: Dsn,
     node: String,
     required: RequiredTables,
-    /// The connection of MariaDB that wrote last, for the next one to take over from; 0 = none yet.
+    /// The MariaDB connection that wrote last, which the next one takes over from; 0 = none yet.
     last_writer: Arc<AtomicU32>,
 }
 
 impl Backend {
-    /// A backend that writes under the name `node` (at most 64 characters; empty outside of a cluster).
+    /// Returns a backend that writes under the name `node` (at most 64 characters; empty outside a cluster).
     #[must_use]
     pub fn new(dsn: Dsn, node: &str, required: RequiredTables) -> Self {
         Self { dsn, node: node.to_owned(), required, last_writer: Arc::default() }
@@ -32,11 +32,11 @@ impl Backend {
         &self.dsn
     }
 
-    /// Opens the store to write, as the only one of this node; a file of SQLite is made and migrated. When
-    /// a store was lost, drop it first and then open again: the journal says what was kept.
+    /// Opens the store for writing, as the only writer of this node; a SQLite file is created and migrated.
+    /// To reopen a lost store, drop it first: the journal tells what was kept.
     ///
     /// # Errors
-    /// `Unfit` when another tracker writes, or tables are missing or too new; else `Lost` or `Deadlock`.
+    /// `Unfit` when another tracker writes, or tables are missing or too new; otherwise `Lost` or `Deadlock`.
     pub fn open(&self) -> Result<Box<dyn Store>, StoreError> {
         Ok(match &self.dsn {
             Dsn::Sqlite(path) => Box::new(Sqlite::open(path, &self.node)?),
@@ -44,11 +44,11 @@ impl Backend {
         })
     }
 
-    /// Opens the store to read, beside the one that writes: [`Store::save`] and [`Store::rehearse`] are
-    /// `Unfit`, and [`Store::completed`] forgets nothing.
+    /// Opens the store for reading, beside the writer: [`Store::save`] and [`Store::rehearse`] are `Unfit`,
+    /// and [`Store::read_completed`] forgets nothing.
     ///
     /// # Errors
-    /// As those of [`open`](Self::open), but for other trackers.
+    /// As [`open`](Self::open), except that other trackers may write.
     pub fn open_reader(&self) -> Result<Box<dyn Store>, StoreError> {
         Ok(match &self.dsn {
             Dsn::Sqlite(path) => Box::new(Sqlite::open_shared(path, &self.node)?),
@@ -77,10 +77,10 @@ impl Backend {
         Ok(Box::new(store))
     }
 
-    /// Makes the tables that are missing; safe to repeat. A file of SQLite is migrated when it is opened.
+    /// Creates the tables that are missing; safe to repeat. A SQLite file is migrated when it is opened.
     ///
     /// # Errors
-    /// When the database cannot be reached, is newer than this program, or refuses.
+    /// Fails when the database cannot be reached, is newer than this program, or refuses.
     pub fn migrate(&self) -> Result<(), StoreError> {
         match &self.dsn {
             Dsn::Sqlite(path) => Sqlite::open_shared(path, &self.node).map(drop),
@@ -88,13 +88,14 @@ impl Backend {
         }
     }
 
-    /// What [`migrate`](Self::migrate) runs, for an operator who would rather do it himself.
+    /// The statements that [`migrate`](Self::migrate) runs, for an operator who would rather run them by
+    /// hand.
     #[must_use]
     pub fn statements(&self) -> Vec<&'static str> {
         schema::migration_statements(self.dialect())
     }
 
-    /// What an operator had better run on the large tables of a site himself, when it suits.
+    /// Statements that an operator should run on the large tables of a site at a convenient time.
     #[must_use]
     pub fn proposals(&self) -> &'static [&'static str] {
         schema::proposed_statements(self.dialect())

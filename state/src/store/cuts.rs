@@ -1,11 +1,11 @@
 //! The log of cuts (mode private): everything that was in memory at one instant, rows and the totals of the
 //! sessions they were credited for, goes to the disk as a unit, and only from there to the store. So the
-//! totals that a start finds are those of the last durable row.
+//! totals found at a start are those of the last durable row.
 //!
 //! Segments are files named by their first cut, made of frames (`frames`): rows with their sequence number, a
-//! letter for the channel, and JSON; totals by the dozen; and an end. A cut without its end counts as not
-//! there, as a whole. A segment whose rows are all with the store is folded into `totals.log` (`fold`) now
-//! and then.
+//! letter for the channel, and JSON; totals, many in a frame; and an end. A cut without its end is discarded
+//! as a whole. A segment whose rows are all in the store is folded into `totals.log` (`fold`) from time to
+//! time.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -21,15 +21,15 @@ use super::total::{DurableTotals, TOTALS_MOST, TOTALS_TAG, put_totals};
 
 /// Octets after which a segment is not appended to any more.
 const SEGMENT_MAX: u64 = 16 << 20;
-/// Segments that may be folded, and wait for it, at most.
+/// Segments that may wait to be folded, at most.
 const SEGMENTS_MOST: usize = 16;
-/// A fold is worth it when so many times the octets of the last one would be read.
+/// A fold is worthwhile when this many times the octets of the last one would be read.
 const FOLD_FACTOR: u64 = 4;
 /// Octets that are written at once.
 const WRITE_OCTETS: usize = 1 << 20;
 const CHANNELS: usize = Channel::ALL.len();
-/// First octet of the payload that ends a cut; behind it, by channel, up to which row the store has all: so
-/// that rows are never replayed into another database that was put in the place of the one that has them.
+/// First octet of the payload that ends a cut; behind it, by channel, the number up to which the store has
+/// all rows: so that rows are never replayed into a different database that replaced the one that has them.
 const END_TAG: u8 = b'.';
 
 /// All cuts that are on the disk.
@@ -40,17 +40,17 @@ pub(super) struct Cuts {
     segments: VecDeque<CutSegment>,
     /// The last segment, if it may be appended to.
     open: Option<File>,
-    /// A cut that failed may be there in whole or in part: nothing is written before it is taken back.
+    /// Whether a failed cut may be on the disk in whole or in part: nothing is written before it is removed.
     doubtful: bool,
     /// By channel: the number of the next row.
     next: [u64; CHANNELS],
-    /// By channel: rows up to this number are with the store, or not there.
+    /// By channel: rows up to this number are in the store, or do not exist.
     passed: [u64; CHANNELS],
-    /// By channel: segment and place where the next row is.
+    /// By channel: segment and offset of the next row.
     cursors: [(u64, u64); CHANNELS],
     /// The number of the last cut.
     cut: u64,
-    /// What the last end says of `passed`.
+    /// The values of `passed` in the last end.
     written_passed: [u64; CHANNELS],
     base: TotalsBase,
     /// A file with something that this program does not know.
@@ -69,11 +69,11 @@ pub(super) struct CutSegment {
     spans: [RowSpan; CHANNELS],
 }
 
-/// Rows of one channel in a segment: without gaps, but for what is damaged.
+/// Rows of one channel in a segment: without gaps, except for damaged ones.
 #[derive(Clone, Copy, Debug, Default)]
 struct RowSpan {
     first: u64,
-    /// 0 where there are none.
+    /// 0 if there are none.
     last: u64,
     octets: u64,
 }
@@ -89,10 +89,10 @@ pub(super) struct CutChunk {
 }
 
 impl Cuts {
-    /// Looks for what an earlier process left, and cuts off what has no end.
+    /// Opens the files that an earlier process left, and cuts off a cut without an end.
     ///
     /// # Errors
-    /// When the folder or a file in it cannot be read or cut.
+    /// Fails when the folder or a file in it cannot be read or cut.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         let base = TotalsBase::open(folder)?;
         let mut cuts = Self {
@@ -124,7 +124,7 @@ impl Cuts {
             let segment = cuts.read_segment(number, path)?;
             let is_newer = cuts.newer.as_ref() == Some(&segment.path);
             if !is_newer && (segment.len == 0 || segment.last_cut <= cuts.base.cut) {
-                // Nothing is in it, or it was folded by a process that came to no more.
+                // It is empty, or it was folded by a process that ended before it could remove it.
                 fs::remove_file(&segment.path)?;
                 continue;
             }
@@ -138,7 +138,7 @@ impl Cuts {
         Ok(cuts)
     }
 
-    /// Reads a segment up to its last whole cut, and cuts off the rest.
+    /// Reads a segment up to its last complete cut, and cuts off the rest.
     fn read_segment(&mut self, number: u64, path: PathBuf) -> io::Result<CutSegment> {
         let file = OpenOptions::new().write(true).open(&path)?;
         let on_disk = file.metadata()?.len();
@@ -174,7 +174,7 @@ impl Cuts {
             }
         }
         if is_newer {
-            // How it ends is for the newer program to say.
+            // Only the newer program knows how it ends.
             self.newer = Some(segment.path.clone());
         } else if segment.len < on_disk {
             let (path, octets) = (segment.path.display(), on_disk - segment.len);
@@ -185,10 +185,10 @@ impl Cuts {
         Ok(segment)
     }
 
-    /// The totals that are durable, for the start.
+    /// Returns the durable totals, for the start.
     ///
     /// # Errors
-    /// When a file cannot be read.
+    /// Fails when a file cannot be read.
     pub(super) fn durable_totals(&self) -> io::Result<DurableTotals> {
         let mut known = DurableTotals { since: self.base.since, ..DurableTotals::default() };
         read_totals(&self.base.path, self.base.octets, &mut |total| known.add_total(total))?;
@@ -203,34 +203,34 @@ impl Cuts {
         self.newer.as_deref()
     }
 
-    /// Damages that were stepped over since somebody asked last.
+    /// Takes the number of damaged places skipped since the last call.
     pub(super) fn take_damaged(&mut self) -> u64 {
         std::mem::take(&mut self.damaged)
     }
 
-    /// The store has all rows of a channel up to this number.
+    /// Notes that the store has all rows of a channel up to this number.
     pub(super) fn acknowledge(&mut self, channel: Channel, acknowledged: u64) {
         let passed = by_channel_mut(&mut self.passed, channel);
         *passed = (*passed).max(acknowledged);
         self.number_above(channel, acknowledged);
     }
 
-    /// New rows of a channel are numbered above this.
+    /// Numbers new rows of a channel above this.
     pub(super) fn number_above(&mut self, channel: Channel, number: u64) {
         let next = by_channel_mut(&mut self.next, channel);
         if *next <= number {
             *next = number + 1;
-            // Rows of a segment have no gaps.
+            // The rows of a segment have no gaps.
             self.open = None;
         }
     }
 
-    /// Has the store kept rows since the last cut? Then another one, be it empty, has something to say.
+    /// Whether the store has kept rows since the last cut, so that even an empty cut has something to note.
     pub(super) fn has_news(&self) -> bool {
         self.written_passed != self.passed
     }
 
-    /// Rows of a channel that are not with the store.
+    /// The number of rows of a channel that are not in the store.
     pub(super) fn rows(&self, channel: Channel) -> u64 {
         self.waiting(channel).map(|(span, passed)| span.last - passed.max(span.first - 1)).sum()
     }
@@ -251,10 +251,11 @@ impl Cuts {
         spans.filter(move |span| span.last > passed).map(move |span| (span, passed))
     }
 
-    /// Adds a cut. When this returns, it is on the disk.
+    /// Appends a cut; it is on the disk when this returns.
     ///
     /// # Errors
-    /// When the disk does not take all of it; then it has nothing of it, or takes nothing more.
+    /// Fails when the disk does not take all of it; then nothing of it is on the disk, or nothing more is
+    /// written.
     pub(super) fn append(&mut self, cut: &Cut) -> io::Result<()> {
         if self.doubtful {
             self.truncate_failed_cut()?;
@@ -284,7 +285,7 @@ impl Cuts {
                 Ok(())
             }
             Err(error) => {
-                // What failed once is not trusted to be good the next time.
+                // A file that failed once is not trusted again.
                 self.open = None;
                 self.doubtful = true;
                 self.truncate_failed_cut()?;
@@ -293,7 +294,7 @@ impl Cuts {
         }
     }
 
-    /// Gives where the cut ends, and what the last segment has then.
+    /// Returns where the cut ends, and the rows of the last segment then.
     fn write_cut(&self, number: u64, cut: &Cut) -> io::Result<(u64, [RowSpan; CHANNELS])> {
         let (Some(file), Some(segment)) = (&self.open, self.segments.back()) else {
             return Err(io::Error::other("no segment is open"));
@@ -340,8 +341,8 @@ impl Cuts {
         Ok((end, spans))
     }
 
-    /// Takes a cut back that failed. Until that has succeeded the disk may have it, whole or not, and a start
-    /// would take it for the last one: which is right as long as nothing is written behind it.
+    /// Removes a failed cut. Until that has succeeded the disk may have it, in whole or in part, and a start
+    /// would take it for the last cut: which is right as long as nothing is written behind it.
     fn truncate_failed_cut(&mut self) -> io::Result<()> {
         if let Some(segment) = self.segments.back() {
             if segment.len == 0 {
@@ -358,10 +359,10 @@ impl Cuts {
         Ok(())
     }
 
-    /// Up to `most` of the oldest rows of a channel that are not with the store.
+    /// Returns up to `most` of the oldest rows of a channel that are not in the store.
     ///
     /// # Errors
-    /// When a file cannot be read, or has a record of a newer program.
+    /// Fails when a file cannot be read, or has a record of a newer program.
     pub(super) fn next_chunk(&mut self, channel: Channel, most: usize) -> io::Result<Option<CutChunk>> {
         loop {
             let passed = by_channel(&self.passed, channel);
@@ -374,7 +375,8 @@ impl Cuts {
             while chunk.records.len() < most && chunk.sequence < last {
                 match frames.next_frame()? {
                     Frame::End => {
-                        // A cut without its end was cut off when the file was opened: this was good once.
+                        // A cut without its end was cut off when the file was opened: this part was good
+                        // once.
                         if frames.at() < segment.len {
                             let aside = frames::keep_aside(&segment.path, frames.at(), segment.len);
                             self.damaged += u64::from(aside);
@@ -406,13 +408,14 @@ impl Cuts {
         }
     }
 
-    /// The store has kept a chunk.
+    /// Notes that the store has kept a chunk.
     pub(super) fn advance(&mut self, channel: Channel, chunk: &CutChunk) {
         *by_channel_mut(&mut self.cursors, channel) = chunk.cursor;
         self.acknowledge(channel, chunk.sequence);
     }
 
-    /// What is worth to be folded, if anything: segments at the beginning whose rows are all with the store.
+    /// Returns what is worth folding, if anything: the first segments, as far as all their rows are in the
+    /// store.
     pub(super) fn foldable(&self) -> Option<Fold> {
         let done = |segment: &&CutSegment| {
             segment.spans.iter().zip(&self.passed).all(|(span, passed)| span.last <= *passed)
@@ -426,7 +429,7 @@ impl Cuts {
         Some(Fold { base: self.base.clone(), files, cut })
     }
 
-    /// Takes over what was folded.
+    /// Takes over the result of a fold.
     pub(super) fn set_base(&mut self, base: TotalsBase) {
         while let Some(segment) = self.segments.pop_front_if(|segment| segment.last_cut <= base.cut) {
             if let Err(error) = fs::remove_file(&segment.path) {

@@ -1,4 +1,4 @@
-//! The quarantine: records that no column can hold, one JSON object a line.
+//! The quarantine: records that fit no column, one JSON object a line.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -10,14 +10,14 @@ use serde_json::{Map, Value, json};
 
 use super::record::{Channel, Record};
 
-/// Who may read it: its owner.
+/// Mode of the file: readable by its owner only.
 const MODE: u32 = 0o600;
-/// The file grows no longer than this, in octets.
+/// Maximum size of the file, in octets.
 const OCTETS_MOST: u64 = 64 << 20;
-/// Time between two lines of the log about it.
+/// Shortest time between two log messages about the file.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A bad record and what the store said about it.
+/// A bad record and the message of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BadRecord {
     pub(super) record: Record,
@@ -25,13 +25,13 @@ pub(super) struct BadRecord {
     pub(super) text: String,
 }
 
-/// The file, and what was said about it in the log.
+/// The file, and when it was last mentioned in the log.
 #[derive(Debug)]
 pub(super) struct DeadLetters {
     path: PathBuf,
     octets_most: u64,
     logged_at: Option<Duration>,
-    /// Rows that came since then: written, and not.
+    /// Rows since the last log message: written, and not written.
     unlogged: [u64; 2],
 }
 
@@ -40,7 +40,7 @@ impl DeadLetters {
         Self { path: path.to_owned(), octets_most: OCTETS_MOST, logged_at: None, unlogged: [0; 2] }
     }
 
-    /// What the log says now about `rows` more, if it is not too soon for another line.
+    /// Returns the log message for `rows` further rows, unless it is too soon for another one.
     pub(super) fn log_line(&mut self, uptime: Duration, rows: u64, written: bool) -> Option<String> {
         let [kept, dropped] = &mut self.unlogged;
         *if written { kept } else { dropped } += rows;
@@ -51,19 +51,19 @@ impl DeadLetters {
         let [kept, dropped] = std::mem::take(&mut self.unlogged);
         let path = self.path.display();
         Some(match dropped {
-            0 => format!("{kept} rows that no column can hold went to {path}"),
+            0 => format!("{kept} rows that fit no column went to {path}"),
             _ => format!(
-                "{dropped} rows that no column can hold are lost: {path} is full; mend the cause, and move \
+                "{dropped} rows that fit no column are lost: {path} is full; mend the cause, and move \
                  it away ({kept} rows went there before)"
             ),
         })
     }
 
-    /// Adds a line for each record; they are on the disk when it returns. False if the file is full: then
-    /// nothing was written.
+    /// Appends a line for each record; they are on the disk when it returns. Returns false if the file is
+    /// full: then nothing was written.
     ///
     /// # Errors
-    /// When the disk does not take them.
+    /// Fails when the disk does not take them.
     pub(super) fn append(
         &self,
         channel: Channel,
@@ -96,7 +96,7 @@ impl DeadLetters {
     }
 }
 
-/// All fields of a record by name.
+/// Returns all fields of a record by name.
 fn json_fields(record: &Record) -> io::Result<Map<String, Value>> {
     match serde_json::to_value(record)? {
         Value::Object(kind) => {
@@ -112,7 +112,7 @@ mod tests {
     use crate::store::record::UserRow;
 
     #[test]
-    fn the_file_is_bounded_and_what_does_not_go_there_is_told() {
+    fn the_file_is_bounded_and_what_is_not_written_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("letters/dead.jsonl");
         let mut letters = DeadLetters { octets_most: 1000, ..DeadLetters::new(&path) };
@@ -133,7 +133,7 @@ mod tests {
         let said = |letters: &mut DeadLetters, second, written| {
             letters.log_line(Duration::from_secs(second), 3, written).unwrap_or_default()
         };
-        assert!(said(&mut letters, 5, true).starts_with("3 rows that no column can hold went to "));
+        assert!(said(&mut letters, 5, true).starts_with("3 rows that fit no column went to "));
         for second in 6..65 {
             assert_eq!(said(&mut letters, second, second % 3 == 0), "");
         }

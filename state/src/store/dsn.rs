@@ -1,9 +1,10 @@
 //! Where the store is, as one text: `sqlite:PATH`, `user:password@tcp(host:port)/name?param=value`,
-//! `user:password@unix(/path)/name`, `mysql://user:password@host:port/name`.
+//! `user:password@unix(/path)/name`, `mysql://user:password@host:port/name`. `parameters` reads what follows
+//! the `?`.
 //!
-//! The second and third form are those of go-sql-driver/mysql, which sites of the reference tracker have.
-//! No error text and no debug text holds a password; where a broken text may have put a part of it
-//! elsewhere, nothing is quoted at all.
+//! The second and third form are those of go-sql-driver/mysql, which sites of the reference tracker use. No
+//! error text and no debug text contains a password; where a broken text may have a part of it in the wrong
+//! place, nothing is quoted at all.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,9 +15,9 @@ use percent_encoding::percent_decode_str;
 
 mod parameters;
 
-/// Where MariaDB listens unless the text says otherwise.
+/// The port of MariaDB if the text does not name one.
 const DEFAULT_PORT: u16 = 3306;
-/// How long connecting may take unless `timeout` says otherwise.
+/// Time limit for connecting unless `timeout` sets another.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the store is.
@@ -28,7 +29,7 @@ pub enum Dsn {
     Mariadb(Box<Login>),
 }
 
-/// How a MariaDB server is reached.
+/// How to reach a MariaDB server and log in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     pub(super) user: String,
@@ -54,25 +55,25 @@ pub(super) enum Address {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Tls {
     Off,
-    /// If the server can; its certificate is not looked at.
+    /// If the server supports it; its certificate is not verified.
     Preferred,
-    /// Its certificate is not looked at.
+    /// Required, but its certificate is not verified.
     SkipVerify,
     On,
 }
 
-/// What is wrong with a DSN. It never quotes a password.
+/// Why a DSN is invalid. Never quotes a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DsnError {
-    /// The text as a whole has another form.
+    /// The text as a whole has none of the known forms.
     #[error("{0}")]
     Form(&'static str),
-    /// A parameter has a value that it cannot have.
+    /// A parameter has an invalid value.
     #[error("parameter {name}: {needs}")]
     Parameter {
         /// Its name.
         name: String,
-        /// What is allowed.
+        /// The values that are allowed.
         needs: &'static str,
     },
 }
@@ -83,14 +84,14 @@ const FORMS: DsnError = DsnError::Form(
 );
 
 impl Dsn {
-    /// Does a parameter of this name say how to connect? What others hold may be a secret that was put there
-    /// by mistake.
+    /// Whether a parameter of this name says how to connect. The values of others may be secrets that were
+    /// put there by mistake.
     #[must_use]
     pub fn knows_parameter(name: &str) -> bool {
         parameters::is_known(name)
     }
 
-    /// The same; a relative path of a SQLite file is taken as one in `folder`.
+    /// Returns the DSN with a relative path of a SQLite file taken as one in `folder`.
     #[must_use]
     pub fn resolve(self, folder: &Path) -> Self {
         match self {
@@ -118,8 +119,8 @@ impl FromStr for Dsn {
     }
 }
 
-/// `user:password@tcp(host:port)/name?parameters`, read as the driver reads it: the last `/` ends what
-/// comes before the name, the last `@` the password, the first `:` the user.
+/// Parses `user:password@tcp(host:port)/name?parameters` as the driver does: the last `/` begins the name,
+/// the last `@` ends the password, the first `:` ends the user.
 fn from_driver_text(text: &str) -> Result<Login, DsnError> {
     let (place, rest) = text.rsplit_once('/').ok_or(FORMS)?;
     let (who, network) = place.rsplit_once('@').unwrap_or(("", place));
@@ -139,7 +140,7 @@ fn from_driver_text(text: &str) -> Result<Login, DsnError> {
     build_login(user.to_owned(), password.to_owned(), address, name, query)
 }
 
-/// What follows `mysql://`.
+/// Parses what follows `mysql://`.
 fn from_url(text: &str) -> Result<Login, DsnError> {
     let (authority, rest) =
         text.split_once('/').ok_or(DsnError::Form("mysql://host needs the name of a database: /name"))?;
@@ -159,7 +160,7 @@ fn decode_percent(text: &str) -> Result<String, DsnError> {
     decoded.map(Into::into).map_err(|_| DsnError::Form("what %XX stand for is not UTF-8"))
 }
 
-/// `host`, `host:port`, `[v6]` or `[v6]:port`.
+/// Parses `host`, `host:port`, `[v6]` or `[v6]:port`.
 fn parse_tcp(address: &str) -> Result<Address, DsnError> {
     let (host, port) = match address.strip_prefix('[') {
         Some(bracketed) => {
@@ -212,7 +213,7 @@ fn build_login(
     Ok(login)
 }
 
-/// The text that names the place, for logs: the password is left out.
+/// The DSN for logs, without the password.
 impl fmt::Display for Dsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -222,7 +223,7 @@ impl fmt::Display for Dsn {
     }
 }
 
-/// The text that names the place, for logs: the password is left out.
+/// The login for logs, without the password.
 impl fmt::Display for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let secret = if self.password.is_empty() { "" } else { ":***" };
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn user_password_and_place_are_told_apart() {
+    fn user_password_and_place_are_distinguished() {
         let unix = |path: &str| Address::Unix(path.into());
         let tcp = |host: &str, port| Address::Tcp(host.to_owned(), port);
         for (text, user, password, address, name) in [

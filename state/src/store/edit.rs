@@ -1,9 +1,9 @@
-//! Changes that a person or a site's back end makes: a few statements in one transaction, the same text for
-//! both backends, with `?` for each value.
+//! Changes that a person or a site's back end makes: a few statements in one transaction, with the same text
+//! for both backends and `?` for each value.
 
 use super::StoreError;
 
-/// A value of a statement or of an answer.
+/// A value in a statement or a result row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SqlValue {
     /// NULL.
@@ -12,14 +12,14 @@ pub enum SqlValue {
     Number(i64),
     /// Any other number.
     Real(f64),
-    /// Text or octets: answers do not tell them apart.
+    /// Text or octets: result rows do not distinguish them.
     Octets(Vec<u8>),
     /// Text, in statements.
     Text(String),
 }
 
 impl SqlValue {
-    /// The number, if it is one that an id can be.
+    /// Returns the number if it is in the range of an id.
     #[must_use]
     pub fn id(&self) -> Option<u32> {
         match self {
@@ -65,24 +65,24 @@ impl From<&[u8]> for SqlValue {
     }
 }
 
-/// The tables within a transaction.
+/// Access to the tables within a transaction.
 pub trait Tables {
-    /// Waits until no other change is under way and holds up further ones: what is looked up from now on is
-    /// so until the transaction ends. To be called before anything else.
+    /// Waits until no other edit is under way and blocks further ones: what is read from now on holds until
+    /// the transaction ends. Called before anything else.
     ///
     /// # Errors
-    /// When the backend refuses, or another change takes too long.
+    /// Fails when the backend refuses, or another edit takes too long.
     fn lock_edits(&mut self) -> Result<(), StoreError>;
 
-    /// Runs a statement; gives how many rows it has found to change, and the id of a row it has made.
+    /// Runs a statement; returns the number of rows matched, and the id of an inserted row.
     ///
     /// # Errors
-    /// When the backend refuses.
+    /// Fails when the backend refuses.
     fn run_statement(&mut self, sql: &str, values: &[SqlValue]) -> Result<(u64, u64), StoreError>;
 
-    /// The rows of an answer.
+    /// Returns the rows of a query.
     ///
     /// # Errors
-    /// When the backend refuses.
+    /// Fails when the backend refuses.
     fn query_rows(&mut self, sql: &str, values: &[SqlValue]) -> Result<Vec<Vec<SqlValue>>, StoreError>;
 }

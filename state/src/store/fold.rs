@@ -1,5 +1,5 @@
-//! `totals.log`: the last total of each session of all cuts that are folded. Sessions that are gone, or that
-//! were silent for too long, are left out; so it is as large as there are sessions.
+//! `totals.log`: the last total of each session of all folded cuts. Sessions that ended or were silent for
+//! too long are left out, so its size is that of the current sessions.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,41 +12,41 @@ use super::total::{
 };
 
 const FILE_NAME: &str = "totals.log";
-/// First octet of the payload that heads the file, and what is in it: the number of the format, and since
+/// First octet of the payload that heads the file; behind it the number of the format, and the time since
 /// when all sessions are here.
 const HEAD_TAG: u8 = b'#';
 const FORMAT: u8 = 1;
-/// Sessions that are in memory at once, about: they are folded part by part.
+/// Approximate number of sessions in memory at once: they are folded part by part.
 const PART_SESSIONS: u64 = 200_000;
 const PARTS_MOST: u64 = 64;
 
-/// What is folded.
+/// The totals that are folded.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TotalsBase {
     pub(super) path: PathBuf,
-    /// The last cut that is in it; 0 where there is none.
+    /// The last cut folded; 0 if there is none.
     pub(super) cut: u64,
     pub(super) octets: u64,
-    /// All sessions that have announced later than this are here or in the cuts, in Unix seconds; `None`
-    /// before the first cut.
+    /// All sessions that announced later than this are here or in the cuts, in Unix seconds; `None` before
+    /// the first cut.
     pub(super) since: Option<u32>,
 }
 
-/// Something to fold: the base, and files of cuts behind it.
+/// The input of a fold: the base, and the files of the cuts behind it.
 #[derive(Debug)]
 pub(super) struct Fold {
     pub(super) base: TotalsBase,
-    /// Path and length.
+    /// Path and length, in octets.
     pub(super) files: Vec<(PathBuf, u64)>,
-    /// The last cut in them.
+    /// The last cut in the files.
     pub(super) cut: u64,
 }
 
 impl TotalsBase {
-    /// Finds the file of an earlier process.
+    /// Opens the file of an earlier process.
     ///
     /// # Errors
-    /// When it cannot be read, or is of a newer program.
+    /// Fails when it cannot be read, or is of a newer program.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         let path = folder.join(FILE_NAME);
         let octets = match fs::metadata(&path) {
@@ -61,16 +61,16 @@ impl TotalsBase {
                 since.first_chunk().map(|since| (cut, u32::from_le_bytes(*since)))
             }
             Frame::Good(..) => return Err(frames::newer_error(&path)),
-            // It is replaced as a whole, so this is the disk. What is readable counts; the cuts behind it
-            // too.
+            // The file is replaced as a whole, so this damage comes from the disk. Its readable totals and
+            // the cuts behind it count.
             Frame::Damaged(..) | Frame::End => None,
         };
         let (cut, since) = head.unwrap_or_default();
         Ok(Self { path, cut, octets, since: Some(since) })
     }
 
-    /// Hears of totals in a cut that was found: without a base, the first of them say since when all are
-    /// known.
+    /// Notes totals in a cut that was found: without a base, the first of them says since when all sessions
+    /// are known.
     pub(super) fn note_found(&mut self, totals: &[u8]) {
         if self.cut == 0 {
             let announced =
@@ -80,7 +80,7 @@ impl TotalsBase {
         }
     }
 
-    /// Hears of the totals of a new cut.
+    /// Notes the totals of a new cut.
     pub(super) fn note_new(&mut self, totals: &[Total]) {
         if self.since.is_none() {
             self.since = totals.iter().map(|(_, totals)| totals.announced.saturating_sub(1)).min();
@@ -89,11 +89,11 @@ impl TotalsBase {
 }
 
 impl Fold {
-    /// Writes the new base in the place of the old one. Sessions that were silent for longer than
-    /// `inactivity` before the last announce of all are left out.
+    /// Replaces the old base with a new one. Sessions that were silent for longer than `inactivity` before
+    /// the last announce of all are left out.
     ///
     /// # Errors
-    /// When a file cannot be read or written; then everything is as it was.
+    /// Fails when a file cannot be read or written; then everything is as before.
     pub(super) fn run(&self, inactivity: u32) -> io::Result<TotalsBase> {
         let (mut sessions, mut until) = (0_u64, 0);
         self.read_all(&mut |(_, totals)| {
@@ -146,10 +146,10 @@ impl DurableTotals {
     }
 }
 
-/// Shows all totals of a file, up to octet `end`, in their order.
+/// Passes all totals of a file, up to octet `end`, to `each`, in their order.
 ///
 /// # Errors
-/// When it cannot be read.
+/// Fails when the file cannot be read.
 pub(super) fn read_totals(path: &Path, end: u64, each: &mut dyn FnMut(Total)) -> io::Result<()> {
     if end == 0 {
         return Ok(());
@@ -170,11 +170,11 @@ pub(super) fn read_totals(path: &Path, end: u64, each: &mut dyn FnMut(Total)) ->
 fn part_number(total: &Total, parts: u64) -> u64 {
     let mut octets = Vec::with_capacity(TOTAL_LEN);
     encode_total(total, &mut octets);
-    // Torrent, user and peer_id stand first.
+    // Torrent, user and peer_id come first.
     u64::from(crc32fast::hash(octets.get(..KEY_LEN).unwrap_or_default())) % parts
 }
 
-/// Octets that name a session.
+/// Octets of the session key at the beginning of a total.
 const KEY_LEN: usize = 4 + 4 + crate::ids::ID_LEN;
 
 #[cfg(test)]
@@ -195,7 +195,7 @@ mod tests {
         SessionKey { torrent: 7, user, peer_id: PeerId([user.to_le_bytes()[0]; 20]) }
     }
 
-    /// All sessions that are known, by user.
+    /// All known sessions, by user.
     fn known(cuts: &Cuts) -> BTreeMap<u32, (u64, bool)> {
         let known = cuts.durable_totals().unwrap().sessions.into_iter();
         known.map(|(key, totals)| (key.user, (totals.uploaded, totals.is_gone))).collect()
@@ -230,7 +230,7 @@ mod tests {
             let Some(fold) = cuts.foldable() else { continue };
             let before = files();
             let base = fold.run(INACTIVITY).unwrap();
-            // What a process finds that comes between the new base and the end of the files.
+            // Opened between the writing of the new base and the removal of the folded files.
             let mut other = Cuts::open(folder.path()).unwrap();
             let last = (0..=start).rev().find(|start| start % 7 == 3);
             if last.is_some_and(|last| u64::from(last) < base.cut) {
@@ -242,7 +242,7 @@ mod tests {
         }
         assert!(files() < 20, "{} files", files());
         let cuts = Cuts::open(folder.path()).unwrap();
-        // Silent ones go with the fold that comes next.
+        // Silent sessions are removed by the next fold.
         let fold = Fold { base: TotalsBase::open(folder.path()).unwrap(), files: Vec::new(), cut: 0 };
         assert!(cuts.durable_totals().unwrap().sessions.len() > 45);
         fold.run(5).unwrap();

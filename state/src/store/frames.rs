@@ -1,9 +1,9 @@
-//! What the files of the spill are made of: frames, each `u32 length, u32 CRC-32, u64 number, payload`,
-//! little-endian; the checksum is of number and payload.
+//! The format of the spill files: frames of `u32 length, u32 CRC-32, u64 number, payload`, little-endian; the
+//! checksum covers number and payload.
 //!
-//! A reader that meets something else looks for the next good frame. What lies between is damaged: it is
-//! stepped over and kept aside. Where no good frame follows, it is what a crash has torn, and the writer cuts
-//! it off.
+//! A reader that meets anything else looks for the next good frame. The octets in between are damaged: they
+//! are skipped and kept aside. If no good frame follows, they were torn by a crash, and the writer cuts them
+//! off.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 
 /// Octets before the payload of a frame.
 pub(super) const HEAD_LEN: usize = 16;
-/// Longest payload; what says more is no frame.
+/// Longest payload; a head with a greater length is not a frame.
 pub(super) const PAYLOAD_MAX: usize = 4096;
-/// Shortest payload that is believed behind damage: more octets than clients choose in a row, so that nobody
-/// can plant a frame in what is kept about him.
+/// Shortest payload that is accepted behind damage: more octets than clients choose in a row, so that no
+/// client can plant a frame in the rows kept about it.
 const PAYLOAD_FOUND: usize = 21;
-/// Who may read these files: their owner, for they say who has downloaded what.
+/// Mode of these files: readable by their owner only, because they say who downloaded what.
 pub(super) const FILE_MODE: u32 = 0o600;
 const BUFFER: usize = 1 << 18;
 
@@ -25,44 +25,44 @@ const BUFFER: usize = 1 << 18;
 #[derive(Debug)]
 pub(super) struct FrameReader {
     from: BufReader<File>,
-    /// Where the next frame begins.
+    /// Offset of the next frame.
     at: u64,
-    /// Where the file ends, as far as it is read.
+    /// Offset at which reading ends.
     end: u64,
     payload: Vec<u8>,
 }
 
-/// What comes next in a file.
+/// The next item of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frame<'f> {
     /// A number and its payload.
     Good(u64, &'f [u8]),
-    /// Octets from here to there are no frames, but good ones follow.
+    /// The octets from the first offset to the second are not frames, but good ones follow.
     Damaged(u64, u64),
     /// No good frame follows.
     End,
 }
 
 impl FrameReader {
-    /// Reads from octet `at` to octet `end`.
+    /// Opens a file to read it from octet `at` to octet `end`.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// Fails when the file cannot be opened.
     pub(super) fn open(path: &Path, at: u64, end: u64) -> io::Result<Self> {
         let mut from = BufReader::with_capacity(BUFFER, File::open(path)?);
         from.seek(SeekFrom::Start(at))?;
         Ok(Self { from, at, end, payload: Vec::new() })
     }
 
-    /// Where the next frame begins.
+    /// Offset of the next frame.
     pub(super) fn at(&self) -> u64 {
         self.at
     }
 
-    /// The next frame.
+    /// Returns the next frame.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// Fails when the file cannot be read.
     pub(super) fn next_frame(&mut self) -> io::Result<Frame<'_>> {
         if let Some(number) = self.read_good()? {
             self.at += (HEAD_LEN + self.payload.len()) as u64;
@@ -82,7 +82,7 @@ impl FrameReader {
         }
     }
 
-    /// Fills the payload and gives the number, if a good frame comes next.
+    /// Fills the payload and returns the number, if a good frame comes next.
     fn read_good(&mut self) -> io::Result<Option<u64>> {
         let mut head = [0; HEAD_LEN];
         if self.at + HEAD_LEN as u64 > self.end || !fill_buffer(&mut self.from, &mut head)? {
@@ -100,7 +100,7 @@ impl FrameReader {
     }
 }
 
-/// Adds a frame, whose payload `write` adds.
+/// Appends a frame, whose payload `write` appends.
 ///
 /// # Errors
 /// Those of `write`, and when the payload is too long.
@@ -124,7 +124,7 @@ pub(super) fn put_frame(
     Ok(())
 }
 
-/// Keeps damaged octets of a file aside, in a file beside it; false if that was done before.
+/// Copies damaged octets of a file to a file beside it; returns false if that was done before.
 pub(super) fn keep_aside(path: &Path, from: u64, to: u64) -> bool {
     let aside = aside_of(path, from);
     let file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&aside);
@@ -150,7 +150,7 @@ pub(super) fn keep_aside(path: &Path, from: u64, to: u64) -> bool {
     true
 }
 
-/// A whole record that this program does not know.
+/// The error for a complete record that this program does not know.
 pub(super) fn newer_error(path: &Path) -> io::Error {
     let text = format!("{}: a record of a newer hayate, which this one cannot read", path.display());
     io::Error::new(io::ErrorKind::Unsupported, text)
@@ -162,7 +162,7 @@ fn aside_of(path: &Path, from: u64) -> PathBuf {
     name.into()
 }
 
-/// Where behind the first octet a good frame begins.
+/// Returns where behind the first octet a good frame begins.
 fn find_good(octets: &[u8]) -> Option<usize> {
     (1..octets.len()).find(|&at| {
         let Some((head, rest)) = octets.get(at..).and_then(<[u8]>::split_first_chunk) else { return false };
@@ -188,7 +188,7 @@ fn checksum(number: u64, payload: &[u8]) -> u32 {
     sum.finalize()
 }
 
-/// False where the end comes before it is full.
+/// Returns false if the end comes before the buffer is full.
 fn fill_buffer(from: &mut impl Read, octets: &mut [u8]) -> io::Result<bool> {
     match from.read_exact(octets) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
@@ -216,7 +216,7 @@ mod tests {
         octets
     }
 
-    /// Numbers of good frames, and what is damaged or torn.
+    /// Returns the numbers of good frames, and what is damaged or torn.
     fn read(octets: &[u8]) -> (Vec<u64>, Vec<(u64, u64)>, u64) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("frames");

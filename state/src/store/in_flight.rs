@@ -1,5 +1,5 @@
-//! What the writer and the spiller share: for each channel what is under way to the store and what lies on the
-//! disk, under one lock that is never held while the store is at work.
+//! What the writer and the spiller share: for each channel the batch under way to the store and the rows on
+//! the disk, under one lock that is never held while the store is at work.
 
 use std::io;
 use std::path::Path;
@@ -24,15 +24,15 @@ const CHUNK_MAX: usize = 10_000;
 pub(super) struct InFlight {
     pub(super) queues: Arc<Queues>,
     pub(super) metrics: Arc<StoreMetrics>,
-    /// The store is away: what comes goes to the disk at once.
+    /// Whether the store is unreachable: new rows go to the disk at once.
     pub(super) store_lost: AtomicBool,
     channels: [Mutex<ChannelState>; Channel::ALL.len()],
     /// In mode private everything goes to the disk first, all channels together, and from there to the store.
-    /// Locked after the state of a channel, if both are.
+    /// If both are locked, then after the state of a channel.
     cuts: Option<Mutex<Cuts>>,
-    /// The disk takes no cut; said once.
+    /// Whether the disk takes no cut; logged once.
     disk_fails: AtomicBool,
-    /// A record of a newer program was met.
+    /// Whether a record of a newer program was found.
     newer: AtomicBool,
 }
 
@@ -43,7 +43,7 @@ struct ChannelState {
     next_sequence: u64,
     /// A batch from memory that is under way, or that neither the store nor the disk has taken.
     held: Option<Arc<Batch>>,
-    /// The disk takes nothing; said once.
+    /// Whether the disk takes nothing; logged once.
     disk_fails: bool,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct WriteJob {
     source: BatchSource,
 }
 
-/// Where a batch was read from.
+/// Where a batch came from.
 #[derive(Debug)]
 enum BatchSource {
     Memory,
@@ -63,10 +63,10 @@ enum BatchSource {
 }
 
 impl InFlight {
-    /// Finds out what an earlier process left on the disk.
+    /// Opens the files that an earlier process left on the disk.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// Fails when they cannot be read.
     pub(super) fn open(queues: Arc<Queues>, metrics: Arc<StoreMetrics>, folder: &Path) -> io::Result<Self> {
         let mut channels = Vec::new();
         for channel in Channel::ALL {
@@ -89,14 +89,14 @@ impl InFlight {
         Ok(all)
     }
 
-    /// New records are numbered above what the store has.
+    /// Numbers new records above what the store has.
     pub(super) fn number_above(&self, channel: Channel, acknowledged: u64) {
         let mut state = self.lock_channel(channel);
         state.next_sequence = state.next_sequence.max(acknowledged + 1);
         if let Some(cuts) = &self.cuts {
             let mut cuts = cuts.lock();
             cuts.acknowledge(channel, acknowledged);
-            // An older program may have left some of its own.
+            // An older program may have left records in the spill.
             cuts.number_above(channel, state.spill.last_sequence());
             drop(cuts);
             self.update_metrics(channel, &state);
@@ -106,36 +106,36 @@ impl InFlight {
         }
     }
 
-    /// The totals of sessions that are durable; none but in mode private.
+    /// Returns the durable totals of sessions; none except in mode private.
     ///
     /// # Errors
-    /// When a file cannot be read.
+    /// Fails when a file cannot be read.
     pub(super) fn durable_totals(&self) -> io::Result<DurableTotals> {
         self.cuts.as_ref().map_or_else(|| Ok(DurableTotals::default()), |cuts| cuts.lock().durable_totals())
     }
 
-    /// Has a file something that only a newer program knows? Of records that is seen when they are read.
+    /// Whether a file holds something only a newer program knows. For records this shows when they are read.
     pub(super) fn has_newer(&self) -> bool {
         self.newer.load(Ordering::Relaxed)
             || self.cuts.as_ref().is_some_and(|cuts| cuts.lock().newer_file().is_some())
     }
 
-    /// Do rows go to the disk before they go to the store?
+    /// Whether rows go to the disk before they go to the store.
     pub(super) fn writes_disk_first(&self) -> bool {
         self.cuts.is_some()
     }
 
-    /// Cuts that this process has made.
+    /// The number of cuts that this process has made.
     pub(super) fn cuts_made(&self) -> u64 {
         self.metrics.cuts.load(Ordering::Acquire)
     }
 
-    /// In mode private: brings everything that is in memory to the disk, as a unit; it stays in memory where
-    /// the disk does not take it. Another cut follows only when this one is there.
+    /// In mode private: moves everything in memory to the disk, as a unit; it stays in memory if the disk
+    /// does not take it. Another cut follows only once this one is on the disk.
     pub(super) fn cut(&self) {
         let Some(cuts) = &self.cuts else { return };
         let mut cuts = cuts.lock();
-        // Before they are taken, so that whoever looks meanwhile sees too many of them and not none.
+        // Before they are taken, so that readers of the metrics see too many of them rather than none.
         for channel in Channel::ALL {
             let rows = self.queues.rows(channel) as u64;
             self.metrics.channel(channel).under_way.store(rows, Ordering::Relaxed);
@@ -167,7 +167,7 @@ impl InFlight {
         Channel::ALL.iter().for_each(|&channel| self.update_cut_metrics(channel, &mut cuts));
     }
 
-    /// Tells the disk what the store has, at the end of a process.
+    /// Writes to the disk which rows the store has, at the end of a process.
     pub(super) fn write_final_cut(&self) {
         let Some(cuts) = &self.cuts else { return };
         let mut cuts = cuts.lock();
@@ -180,35 +180,35 @@ impl InFlight {
         }
     }
 
-    /// Folds totals of cuts whose rows are with the store, if there is enough of them. Those of sessions that
+    /// Folds totals of cuts whose rows are in the store, if there are enough of them. Totals of sessions that
     /// were silent for longer than `inactivity` are forgotten.
     pub(super) fn fold(&self, inactivity: u32) {
         let Some(cuts) = &self.cuts else { return };
         let Some(fold) = cuts.lock().foldable() else { return };
-        // Not under the lock: a cut need not wait for it.
+        // Without the lock: a cut need not wait for it.
         match fold.run(inactivity) {
             Ok(base) => cuts.lock().set_base(base),
             Err(error) => log::warn!("the totals of sessions: {error}; they stay in the cuts"),
         }
     }
 
-    /// What counts as kept for a store without a journal.
+    /// The number up to which rows count as kept, for a store without a journal.
     pub(super) fn done_sequence(&self, channel: Channel) -> u64 {
         self.lock_channel(channel).spill.done_sequence()
     }
 
-    /// Notes that all up to this number counts as kept, for a store without a journal.
+    /// Notes that all rows up to this number count as kept, for a store without a journal.
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// Fails when the disk does not take it.
     pub(super) fn mark_done(&self, channel: Channel, sequence: u64) -> io::Result<()> {
         self.lock_channel(channel).spill.mark_done(sequence)
     }
 
-    /// The batch that is to be written next: what is held, or what is on the disk, or what is in memory.
+    /// Returns the next batch to be written: the one held, or rows on the disk, or rows in memory.
     ///
     /// # Errors
-    /// When a file cannot be read.
+    /// Fails when a file cannot be read.
     pub(super) fn next_batch(&self, channel: Channel, acknowledged: u64) -> io::Result<Option<WriteJob>> {
         self.find_batch(channel, acknowledged).inspect_err(|error| {
             self.newer.fetch_or(error.kind() == io::ErrorKind::Unsupported, Ordering::Relaxed);
@@ -236,7 +236,7 @@ impl InFlight {
                 WriteJob { batch, source: BatchSource::Cuts(chunk) }
             }));
         }
-        // Before they are taken, so that whoever looks meanwhile sees too many of them and not none.
+        // Before they are taken, so that readers of the metrics see too many of them rather than none.
         let rows = self.queues.rows(channel) as u64;
         self.metrics.channel(channel).under_way.store(rows, Ordering::Relaxed);
         let records = self.queues.take_rows(channel).records;
@@ -248,7 +248,7 @@ impl InFlight {
         Ok(state.held.clone().map(|batch| WriteJob { batch, source: BatchSource::Memory }))
     }
 
-    /// The store has kept a batch.
+    /// Notes that the store has kept a batch.
     pub(super) fn mark_kept(&self, job: &WriteJob) {
         let channel = job.batch.channel;
         let mut state = self.lock_channel(channel);
@@ -271,18 +271,18 @@ impl InFlight {
         }
     }
 
-    /// Bad records were taken out of a batch: the rest is what is held.
+    /// Replaces the records of a batch, from which bad ones were taken out: only the rest is still held.
     pub(super) fn replace_records(&self, job: &mut WriteJob, records: Vec<Record>) {
         let Batch { channel, sequence, .. } = *job.batch;
         job.batch = Arc::new(Batch { channel, records, sequence });
         let mut state = self.lock_channel(channel);
-        // Where a stop has put what is under way on the disk already, it is not held any more.
+        // If a stop has already moved the held batch to the disk, it is not held any more.
         if matches!(job.source, BatchSource::Memory) && state.held.is_some() {
             state.held = Some(Arc::clone(&job.batch));
         }
     }
 
-    /// The store did not keep what is under way: it goes to the disk, before what is there.
+    /// Moves a batch that the store did not keep to the disk, before the rows there.
     pub(super) fn spill_held(&self, channel: Channel) {
         let mut state = self.lock_channel(channel);
         let Some(batch) = state.held.take() else { return };
@@ -294,8 +294,8 @@ impl InFlight {
         self.note_disk_result(channel, &mut state, written);
     }
 
-    /// Moves what waits in memory to the disk, if it must: because the queue is full, the store is away, or
-    /// older records are on the disk already. `always`: in any case.
+    /// Moves the rows in memory to the disk, if the queue is full, the store is unreachable, or older records
+    /// are on the disk already. `always`: in any case.
     pub(super) fn spill_queue(&self, channel: Channel, always: bool) {
         if self.writes_disk_first() {
             return;
@@ -315,13 +315,13 @@ impl InFlight {
         }
     }
 
-    /// Did the disk refuse the last rows of a channel?
+    /// Whether the disk refused the last rows of a channel.
     pub(super) fn disk_fails(&self) -> bool {
         let fails = |&channel: &Channel| self.lock_channel(channel).disk_fails;
         self.disk_fails.load(Ordering::Relaxed) || Channel::ALL.iter().any(fails)
     }
 
-    /// Sees to it that what is on its way to the disk is there.
+    /// Ensures that what was written to the spill of a channel is on the disk.
     pub(super) fn sync_spill(&self, channel: Channel) {
         let mut state = self.lock_channel(channel);
         if let Err(error) = state.spill.sync() {
@@ -329,7 +329,7 @@ impl InFlight {
         }
     }
 
-    /// Rows that are neither on the disk nor with the store.
+    /// Rows that are neither on the disk nor in the store.
     pub(super) fn rows_in_memory(&self, channel: Channel) -> usize {
         let held = self.lock_channel(channel).held.as_ref().map_or(0, |batch| batch.records.len());
         held + self.queues.rows(channel)
@@ -344,7 +344,7 @@ impl InFlight {
         state.spill.rows() + self.cuts.as_ref().map_or(0, |cuts| cuts.lock().rows(channel))
     }
 
-    /// Rows that are not with the store.
+    /// Rows that are not in the store.
     pub(super) fn rows_waiting(&self, channel: Channel) -> u64 {
         self.rows_in_memory(channel) as u64 + self.rows_on_disk(channel)
     }
@@ -367,7 +367,7 @@ impl InFlight {
 
     fn update_cut_metrics(&self, channel: Channel, cuts: &mut Cuts) {
         let metrics = self.metrics.channel(channel);
-        // In this order: rows that go from the one to the other meanwhile are counted twice, not missed.
+        // In this order: rows that move from one to the other meanwhile are counted twice, not missed.
         metrics.spill_rows.store(cuts.rows(channel), Ordering::Relaxed);
         metrics.spill_octets.store(cuts.octets(channel), Ordering::Relaxed);
         metrics.under_way.store(0, Ordering::Relaxed);
@@ -375,7 +375,7 @@ impl InFlight {
         self.metrics.cuts_octets.store(cuts.size(), Ordering::Relaxed);
     }
 
-    /// Says when the disk begins or ceases to take records.
+    /// Logs when the disk begins or ceases to take records.
     fn note_disk_result(&self, channel: Channel, state: &mut ChannelState, written: io::Result<()>) {
         let name = channel.name();
         match written {
@@ -398,7 +398,7 @@ impl InFlight {
 }
 
 impl ChannelState {
-    /// Numbers so many records; gives the last number.
+    /// Takes `records` numbers; returns the last one.
     fn take_numbers(&mut self, records: usize) -> u64 {
         self.next_sequence += records as u64;
         self.next_sequence - 1

@@ -1,4 +1,4 @@
-//! What the operator sees of queues, spill and store.
+//! The numbers of queues, spill and store, for the operator.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,10 +8,10 @@ use super::record::Channel;
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{Board, HistogramSeries, Series, SeriesKind};
 
-/// Numbers of one channel. The writer and the spiller both write, so they are atomic.
+/// The numbers of one channel. The writer and the spiller both write them, so they are atomic.
 #[derive(Debug, Default)]
 pub(super) struct ChannelMetrics {
-    /// Rows that have left the queue and are neither with the store nor on the disk.
+    /// Rows that have left the queue and are neither in the store nor on the disk.
     pub(super) under_way: AtomicU64,
     pub(super) spill_rows: AtomicU64,
     pub(super) spill_octets: AtomicU64,
@@ -20,11 +20,11 @@ pub(super) struct ChannelMetrics {
     pub(super) dead_letters_dropped: AtomicU64,
     pub(super) without_target: AtomicU64,
     pub(super) rows_written: AtomicU64,
-    /// How long passes with rows took, and how many rows they had.
+    /// Durations of passes that found rows, and the numbers of these rows.
     pub(super) passes: PassMetrics,
 }
 
-/// Of the passes of one channel.
+/// The passes of one channel.
 #[derive(Debug)]
 pub(super) struct PassMetrics {
     pub(super) duration: Arc<Histogram>,
@@ -37,28 +37,28 @@ impl Default for PassMetrics {
     }
 }
 
-/// All numbers.
+/// The numbers of all channels and of the store; shared by the threads and the board.
 #[derive(Debug, Default)]
 pub(super) struct StoreMetrics {
     channels: [ChannelMetrics; Channel::ALL.len()],
-    /// The store answers.
+    /// Whether the store answers.
     pub(super) up: AtomicBool,
-    /// The file of the store was deleted or replaced.
+    /// Whether the file of the store was deleted or replaced.
     pub(super) file_lost: AtomicBool,
     pub(super) deadlocks: AtomicU64,
     pub(super) deadlocks_aborted: AtomicU64,
-    /// Milliseconds waited because of them.
+    /// Milliseconds waited because of deadlocks.
     pub(super) deadlock_waits: AtomicU64,
     pub(super) errors: AtomicU64,
     /// Cuts that are on the disk (mode private).
     pub(super) cuts: AtomicU64,
-    /// Size of all of them, and of the totals.
+    /// Size of all cuts and totals, in octets.
     pub(super) cuts_octets: AtomicU64,
-    /// Damages in files of the spill that were stepped over.
+    /// Damaged places in spill files that were skipped.
     pub(super) damaged: AtomicU64,
 }
 
-/// Adds to a number.
+/// Adds `more` to a number.
 pub(super) fn add(number: &AtomicU64, more: u64) {
     number.fetch_add(more, Ordering::Relaxed);
 }
@@ -69,7 +69,7 @@ impl StoreMetrics {
         &self.channels[channel as usize]
     }
 
-    /// Lists all of them.
+    /// Registers all numbers.
     pub(super) fn register_metrics(self: &Arc<Self>, queues: &Arc<Queues>, board: &Board) {
         for channel in Channel::ALL {
             self.register_channel(channel, queues, board);
@@ -87,7 +87,7 @@ impl StoreMetrics {
         list("database_up", "1 while the store answers.", SeriesKind::Gauge, |metrics| {
             u64::from(metrics.up.load(Ordering::Relaxed))
         });
-        let help = "1 while the file of the database is not there any more, or is another one.";
+        let help = "1 while the file of the database is missing or was replaced.";
         list("database_file_lost", help, SeriesKind::Gauge, |metrics| {
             u64::from(metrics.file_lost.load(Ordering::Relaxed))
         });
@@ -95,8 +95,8 @@ impl StoreMetrics {
             load_number(&metrics.cuts_octets)
         });
         let counter = |name, help, read| list(name, help, SeriesKind::Counter, read);
-        counter("cuts_total", "Cuts that were brought to the disk.", |metrics| load_number(&metrics.cuts));
-        counter("spill_damages_total", "Damages in files of the spill that were stepped over.", |metrics| {
+        counter("cuts_total", "Cuts that were written to the disk.", |metrics| load_number(&metrics.cuts));
+        counter("spill_damages_total", "Damaged places in spill files that were skipped.", |metrics| {
             load_number(&metrics.damaged)
         });
         counter("deadlock_count", "Batches that met a deadlock.", |metrics| load_number(&metrics.deadlocks));
@@ -116,7 +116,7 @@ impl StoreMetrics {
     fn register_channel(self: &Arc<Self>, channel: Channel, queues: &Arc<Queues>, board: &Board) {
         let labels = || vec![("channel", channel.name())];
         let passes = &self.channel(channel).passes;
-        let help = "Time of a pass of the writer that found rows.";
+        let help = "Duration of a pass of the writer that found rows.";
         let histogram = Arc::clone(&passes.duration);
         board.register_histogram(HistogramSeries {
             name: "flush_seconds",
@@ -132,7 +132,7 @@ impl StoreMetrics {
             let read = Box::new(move || value(&queues, &metrics, channel));
             board.register(Series { name, help, kind: SeriesKind::Gauge, labels: labels(), read });
         };
-        // In this order: rows that go from the one to the other meanwhile are counted twice, not missed.
+        // In this order: rows that move from one to the other meanwhile are counted twice, not missed.
         of_queue("queue_rows", "Rows that wait in memory for the store.", |queues, metrics, channel| {
             queues.rows(channel) as u64 + load_number(&metrics.channel(channel).under_way)
         });
@@ -150,11 +150,11 @@ impl StoreMetrics {
         });
         let counter = |name, help, number| of_channel(name, help, SeriesKind::Counter, number);
         counter("spill_write_errors", "Failures to write to the disk.", |of| &of.spill_write_errors);
-        counter("dead_letters", "Rows that no column can hold.", |of| &of.dead_letters);
-        counter("dead_letters_dropped", "Such rows that are lost, for their file is full.", |of| {
+        counter("dead_letters", "Rows that fit no column.", |of| &of.dead_letters);
+        counter("dead_letters_dropped", "Such rows that are lost because their file is full.", |of| {
             &of.dead_letters_dropped
         });
-        counter("rows_without_target", "Changes of rows that are not there.", |of| &of.without_target);
+        counter("rows_without_target", "Changes of rows that do not exist.", |of| &of.without_target);
         counter("rows_written_total", "Rows the store has kept.", |of| &of.rows_written);
     }
 }

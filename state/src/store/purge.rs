@@ -1,10 +1,10 @@
-//! A purge of `transfer_history`: rows of peers that were not heard of for long become inactive, a slice at a
+//! A purge of `transfer_history`: rows of peers that have been silent for long become inactive, a slice at a
 //! time and with pauses, each slice in a short transaction of its own. Whatever the size of the table, no
 //! statement reads or locks more than [`ROWS_MOST`] rows of it.
 //!
-//! A purge is asked for by a record, so that it begins when all rows queued before it are written. It needs
-//! no exactly-once: what a restart leaves undone the next purge does, and a row that was written again
-//! meanwhile is not below the limit any more.
+//! A purge is requested by a record, so that it begins when all rows queued before it are written. It does
+//! not need to be exactly-once: what a restart leaves undone is done by the next purge, and a row that was
+//! written again meanwhile is not below the limit any more.
 
 use std::time::Duration;
 
@@ -13,37 +13,37 @@ use crate::clock::Clock;
 
 /// Rows that one statement of a purge looks at, at most.
 pub const ROWS_MOST: usize = 1000;
-/// Rows that the first one looks at.
+/// Rows that the first slice looks at.
 pub const ROWS_FIRST: usize = ROWS_MOST / 4;
-/// The most on a database that is slow.
+/// The lower limit of a slice, on a slow database.
 const ROWS_LEAST: usize = 50;
 /// A slice that took longer is followed by smaller ones.
 const SLOW_SLICE: Duration = Duration::from_millis(40);
 /// A slice that took less is followed by larger ones.
 const QUICK_SLICE: Duration = Duration::from_millis(10);
-/// A pause is so many times as long as the slice before it.
+/// A pause is this many times as long as the slice before it.
 const PAUSE_FACTOR: u32 = 8;
 /// Shortest pause.
 const PAUSE_LEAST: Duration = Duration::from_millis(20);
-/// Shortest pause where there is no index and a purge reads the whole table.
+/// Shortest pause if there is no index and a purge reads the whole table.
 const WALK_PAUSE_LEAST: Duration = Duration::from_millis(100);
 /// Longest pause.
 const PAUSE_MOST: Duration = Duration::from_secs(1);
-/// Slices that are still done when the tracker stops.
+/// Slices that are still done when the tracker stops, at most.
 const LAST_SLICES: usize = 16;
 
-/// What a store is asked to do in one go.
+/// One slice of a purge, as requested from a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PurgeSlice {
     /// Active rows with a `last_announce` below this, in Unix seconds, become inactive.
     pub before: i64,
-    /// Where the slice before has ended; `None` for the first.
+    /// Where the previous slice ended; `None` for the first.
     pub from: Option<PurgeMark>,
     /// Rows to look at, at most.
     pub rows_most: usize,
 }
 
-/// A place in `transfer_history`.
+/// A position in `transfer_history`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PurgeMark {
     /// By the index on `active` and `last_announce`: this `last_announce`.
@@ -52,20 +52,20 @@ pub enum PurgeMark {
     Row(i64, i64),
 }
 
-/// What has become of a slice.
+/// The result of a slice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PurgeProgress {
     /// Rows that have become inactive.
     pub inactive: u64,
-    /// Where to go on; `None` if this was the last slice.
+    /// Where to continue; `None` if this was the last slice.
     pub next: Option<PurgeMark>,
 }
 
-/// The purge that is under way, if one is.
+/// The current purge, if there is one.
 #[derive(Debug)]
 pub(super) struct Purge {
     round: Option<PurgeRound>,
-    /// What a later record asks for: another round, once this one is over.
+    /// The limit of the next round, requested while this one is under way.
     waiting: Option<i64>,
     rows: usize,
     due: Duration,
@@ -83,7 +83,7 @@ impl Default for Purge {
     }
 }
 
-/// How many rows the next slice looks at, when one of `rows` took so long.
+/// Returns how many rows the next slice looks at, after one of `rows` took `took`.
 #[must_use]
 pub fn next_slice_rows(rows: usize, took: Duration) -> usize {
     match took {
@@ -94,7 +94,7 @@ pub fn next_slice_rows(rows: usize, took: Duration) -> usize {
 }
 
 impl Purge {
-    /// All that were not heard of since `before` are to become inactive.
+    /// Requests that all rows last announced before `before` become inactive.
     pub(super) fn request_purge(&mut self, before: i64) {
         match &self.round {
             None => self.round = Some(PurgeRound { before, from: None }),
@@ -110,12 +110,12 @@ impl Purge {
     /// Does the next slice.
     ///
     /// # Errors
-    /// Those of the store, but for a deadlock, after which the slice is tried again.
+    /// Those of the store, except for a deadlock, after which the slice is tried again.
     pub(super) fn run_slice(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<(), StoreError> {
         self.try_slice(store, clock).map(drop)
     }
 
-    /// False if there was nothing to do, or somebody else holds a lock.
+    /// Returns false if there was nothing to do, or another transaction holds a lock.
     fn try_slice(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<bool, StoreError> {
         let Some(round) = &mut self.round else { return Ok(false) };
         let begin = clock.uptime();
@@ -142,10 +142,10 @@ impl Purge {
         Ok(true)
     }
 
-    /// Does what can be done without pauses while the tracker stops.
+    /// Does as many slices as are allowed without pauses while the tracker stops.
     ///
     /// # Errors
-    /// Those of [`go_on`](Self::go_on).
+    /// Those of [`run_slice`](Self::run_slice).
     pub(super) fn finish(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<(), StoreError> {
         for _ in 0..LAST_SLICES {
             if !self.try_slice(store, clock)? {
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
     use crate::double::{Double, Doubled};
 
-    /// Remembers what it was asked, and has a table of so many slices.
+    /// Records the requests it gets, and has a table of the given number of slices.
     struct Table {
         slices: i64,
         asked: Vec<PurgeSlice>,

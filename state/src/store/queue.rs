@@ -1,8 +1,8 @@
-//! Where records wait for the writer. Putting one there takes a short lock and never waits for anything else.
+//! Where records wait for the writer. Queuing one takes a short lock and never waits for anything else.
 //!
-//! A row waits once: later records of it are merged. A queue that holds as many rows as its bound has them
-//! moved to the disk by the spiller; only where the disk does not take them does it grow, and never beyond the
-//! number of rows there are.
+//! A row waits once: later records for it are merged. The spiller moves the rows of a full queue to the disk;
+//! only if the disk does not take them does the queue grow beyond its bound, and never beyond the number of
+//! existing rows.
 
 use std::collections::HashSet;
 use std::sync::OnceLock;
@@ -21,19 +21,19 @@ use super::unprunes::{SiteReading, Unprunes};
 use crate::clock::Clock;
 use crate::ids::InfoHash;
 
-/// All queues. One lock guards all of them, so that whatever one announce records is taken out together.
+/// All queues. One lock guards all of them, so that the records of one announce are taken out together.
 #[derive(Debug)]
 pub struct Queues {
     clock: Clock,
     bounds: [usize; CHANNELS],
-    /// What they hold leaves memory in cuts (mode private).
+    /// Whether rows leave memory in cuts (mode private).
     accounting: bool,
     state: Mutex<QueueState>,
-    /// By channel: when the oldest row that is not written came, in milliseconds of uptime; [`NEVER`] if all
-    /// is written.
+    /// By channel: when the oldest row that is not yet written was queued, in milliseconds of uptime;
+    /// [`NEVER`] if all are written.
     oldest_millis: [AtomicU64; CHANNELS],
     pub(super) unprunes: Mutex<Unprunes>,
-    /// Who is woken when a queue is full.
+    /// The thread that is woken when a queue is full.
     spiller: OnceLock<Thread>,
 }
 
@@ -49,10 +49,10 @@ struct QueueState {
 /// The rows of one channel that wait in memory.
 #[derive(Debug, Default)]
 struct Queue {
-    /// In the order in which they came: a new row is written behind the last, not to some place that has to
+    /// In the order in which they came: a new row is appended, and not written to a place that would have to
     /// be fetched from memory first.
     rows: IndexMap<RecordKey, Record, DefaultHashBuilder>,
-    /// When the oldest of them came.
+    /// When the oldest of them was queued, in milliseconds of uptime.
     since_millis: u64,
 }
 
@@ -63,23 +63,23 @@ pub(super) struct TakenRows {
     since_millis: u64,
 }
 
-/// Rows as they lay in their queue.
+/// Rows in the order of their queue.
 struct UnsortedRows {
     rows: IndexMap<RecordKey, Record, DefaultHashBuilder>,
     since_millis: u64,
 }
 
-/// All that was in memory at one instant: of each announce everything or nothing.
+/// All rows and totals that were in memory at one instant: all or none of each announce.
 #[derive(Debug)]
 pub(super) struct Cut {
     /// By channel.
     pub(super) rows: [TakenRows; CHANNELS],
-    /// In the order in which they were told.
+    /// In the order in which they were reported.
     pub(super) totals: Vec<Total>,
 }
 
 impl Queues {
-    /// Empty queues of mode open or listed.
+    /// Returns empty queues for mode open or listed.
     #[must_use]
     pub fn new(clock: Clock, bounds: &Bounds) -> Self {
         Self {
@@ -93,21 +93,21 @@ impl Queues {
         }
     }
 
-    /// Empty queues of mode private: rows, and the totals of the sessions they were credited for, leave
-    /// memory together, and go to the disk before they go to the store.
+    /// Returns empty queues for mode private: rows, and the totals of the sessions they were credited for,
+    /// leave memory together, and go to the disk before they go to the store.
     #[must_use]
     pub fn accounting(clock: Clock, bounds: &Bounds) -> Self {
         Self { accounting: true, ..Self::new(clock, bounds) }
     }
 
-    /// Takes a record.
+    /// Queues a record.
     pub fn put(&self, record: Record) {
         self.put_all(&[Some(record)], None);
     }
 
-    /// Takes all that one announce records, as one step.
+    /// Queues all records of one announce, as one step.
     pub(crate) fn put_all(&self, records: &[Option<Record>], total: Option<Total>) {
-        // Locked until the row is in its queue: else it could be taken for one that the store has heard of.
+        // Locked until the row is in its queue: otherwise it might be taken for one that the store knows of.
         let _unprunes = records.iter().flatten().find_map(Record::unpruned_torrent).map(|id| {
             let mut unprunes = self.unprunes.lock();
             unprunes.pending.insert(id);
@@ -127,7 +127,8 @@ impl Queues {
         }
     }
 
-    /// True if the queue has become full by it; in mode private, half full, for a cut takes time.
+    /// Queues a record; returns whether its queue is full, or in mode private half full, because a cut takes
+    /// time.
     fn add_record(&self, state: &mut QueueState, record: &Record) -> bool {
         let channel = record.channel();
         let queue = state.queue(channel);
@@ -141,49 +142,50 @@ impl Queues {
         rows > before && rows == self.spill_threshold(channel)
     }
 
-    /// Takes one finished download (mode open and listed).
+    /// Queues one finished download (mode open and listed).
     pub fn put_completed(&self, info_hash: InfoHash) {
         let last_completed = i64::try_from(self.clock.now().unix_seconds).unwrap_or(i64::MAX);
         self.put(Record::Completed(CompletedRow { info_hash, completed: 1, last_completed }));
     }
 
-    /// Torrents that are live again here, but of which the store may not have heard yet (mode private).
+    /// Torrents that are live again here, but may still be pruned in the store (mode private).
     #[must_use]
     pub fn unprunes(&self) -> Vec<u32> {
         self.unprunes.lock().pending.iter().copied().collect()
     }
 
-    /// Torrents are about to be read from the store.
+    /// Begins a read of the torrents from the store.
     pub fn begin_reading(&self) -> SiteReading<'_> {
         self.unprunes.lock().acknowledged = Some(HashSet::new());
         SiteReading(&self.unprunes)
     }
 
-    /// The store has heard that these torrents are live again.
+    /// Notes that the store knows that these torrents are live again.
     pub(crate) fn acknowledge_unprunes(&self, ids: &[u32]) {
         let mut unprunes = self.unprunes.lock();
         let mut state = self.state.lock();
         let queue = state.queue(Channel::Torrents);
-        // One that was pruned and is live once more has another row, which the store has not heard of.
+        // A torrent that was pruned and came to life again since has another row, which the store has not
+        // received.
         let waits = |id| {
             let row = queue.rows.get(&RecordKey::Id(id));
             matches!(row, Some(Record::Torrent(row)) if row.unprune)
         };
         for id in ids.iter().filter(|&&id| !waits(id)) {
             unprunes.pending.remove(id);
-            if let Some(heard) = &mut unprunes.acknowledged {
-                heard.insert(*id);
+            if let Some(acknowledged) = &mut unprunes.acknowledged {
+                acknowledged.insert(*id);
             }
         }
     }
 
-    /// Rows that wait in memory.
+    /// The number of rows that wait in memory.
     #[must_use]
     pub fn rows(&self, channel: Channel) -> usize {
         self.state.lock().queue(channel).rows.len()
     }
 
-    /// As if somebody had taken all rows and written them.
+    /// Removes all rows, as if they had been taken out and written.
     #[cfg(test)]
     pub(crate) fn forget_rows(&self, channel: Channel) {
         drop(self.take_rows(channel));
@@ -198,7 +200,7 @@ impl Queues {
         }
     }
 
-    /// Do rows leave memory in cuts?
+    /// Whether rows leave memory in cuts.
     pub(super) fn is_accounting(&self) -> bool {
         self.accounting
     }
@@ -212,19 +214,19 @@ impl Queues {
         self.rows(channel) >= self.rows_max(channel)
     }
 
-    /// Has a queue of mode private so many rows that the next cut is due at once?
+    /// Whether a queue of mode private is so full that the next cut is due at once.
     pub(super) fn is_cut_due(&self) -> bool {
         Channel::ALL.iter().any(|&channel| self.rows(channel) >= self.spill_threshold(channel))
     }
 
-    /// Takes all rows of a channel out. Whoever does so sees to it that they are written or put back.
+    /// Takes all rows of a channel out. The caller ensures that they are written or put back.
     pub(super) fn take_rows(&self, channel: Channel) -> TakenRows {
         let taken = self.state.lock().queue(channel).take_rows();
         taken.sorted()
     }
 
-    /// Takes everything out of memory, of each announce all or nothing. Whoever does so sees to it that it is
-    /// written or put back.
+    /// Takes everything out of memory, all or none of each announce. The caller ensures that it is written or
+    /// put back.
     pub(super) fn take_cut(&self) -> Cut {
         let mut state = self.state.lock();
         let rows = Channel::ALL.map(|channel| state.queue(channel).take_rows());
@@ -233,12 +235,12 @@ impl Queues {
         Cut { rows: rows.map(UnsortedRows::sorted), totals }
     }
 
-    /// Puts back what was taken and could not be kept anywhere: under what has come since.
+    /// Puts rows back that could not be kept anywhere: older than those queued since.
     pub(super) fn put_back(&self, channel: Channel, taken: TakenRows) {
         self.state.lock().queue(channel).put_back(taken);
     }
 
-    /// Likewise, all of it.
+    /// Like [`put_back`](Self::put_back), for a whole cut.
     pub(super) fn put_back_cut(&self, cut: Cut) {
         let mut state = self.state.lock();
         for (channel, taken) in Channel::ALL.into_iter().zip(cut.rows) {
@@ -247,7 +249,7 @@ impl Queues {
         state.totals.put_back(cut.totals);
     }
 
-    /// All that came before now is written, or nothing waits elsewhere: the oldest row is in memory, if any.
+    /// Notes that all earlier rows are written and none waits elsewhere: the oldest row is in memory, if any.
     pub(super) fn mark_caught_up(&self, channel: Channel) {
         let mut state = self.state.lock();
         let queue = state.queue(channel);
@@ -255,17 +257,17 @@ impl Queues {
         self.oldest(channel).store(oldest, Ordering::Relaxed);
     }
 
-    /// Something is left from an earlier process.
+    /// Notes that rows of an earlier process wait.
     pub(super) fn mark_backlog(&self, channel: Channel) {
         self.oldest(channel).store(0, Ordering::Relaxed);
     }
 
     pub(super) fn set_spiller(&self, spiller: Thread) {
-        // It is set once, by the only spiller.
+        // Set once, by the only spiller.
         let _ = self.spiller.set(spiller);
     }
 
-    /// Rows from which on somebody has to take them out.
+    /// The number of rows from which on they have to be taken out.
     fn spill_threshold(&self, channel: Channel) -> usize {
         let bound = self.rows_max(channel);
         if self.accounting { bound.div_ceil(2) } else { bound }
@@ -290,7 +292,7 @@ impl QueueState {
 
 impl Queue {
     fn take_rows(&mut self) -> UnsortedRows {
-        // As many will come until the next time, about.
+        // About as many will come until the next time.
         let room = IndexMap::with_capacity_and_hasher(self.rows.len(), DefaultHashBuilder::default());
         UnsortedRows { rows: std::mem::replace(&mut self.rows, room), since_millis: self.since_millis }
     }
@@ -321,13 +323,13 @@ impl UnsortedRows {
 }
 
 impl Cut {
-    /// Was there nothing?
+    /// Whether there are no rows.
     pub(super) fn is_empty(&self) -> bool {
         self.totals.is_empty() && self.rows.iter().all(|taken| taken.records.is_empty())
     }
 }
 
-/// Merges records of the same row, in their order; sorted by key.
+/// Merges records of the same row in their order; returns them sorted by key.
 pub(super) fn merged(records: Vec<Record>) -> Vec<Record> {
     let mut rows: IndexMap<RecordKey, Record, DefaultHashBuilder> = IndexMap::default();
     for record in records {
@@ -443,7 +445,8 @@ mod tests {
         }
         assert_eq!(pending(), [3, 7]);
         queues.take_rows(Channel::Torrents);
-        // While the first is under way one of them is pruned and live once more; the other merely announced.
+        // While the first batch is under way, one torrent is pruned and live once more; the other merely
+        // announced.
         for row in [torrent(3, true), torrent(7, false)] {
             queues.put(row);
         }

@@ -1,18 +1,18 @@
-//! What the tracker tells a store: changes of rows, one channel for each kind. Changes of the same row are
-//! merged while they wait, so that a batch holds each row once.
+//! The records that the tracker sends to a store: changes of rows, with one channel for each kind. Changes of
+//! the same row are merged while they wait, so that a batch holds each row once.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::InfoHash;
 
-/// Where records of one kind wait and are written, each with passes and pauses of its own.
+/// The place where records of one kind wait and are written, with passes and pauses of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Channel {
     /// Counts of registered torrents (mode private).
     Torrents,
     /// Amounts of users (mode private).
     Users,
-    /// What a user has done with a torrent (mode private).
+    /// What a user has done on a torrent (mode private).
     TransferHistory,
     /// The same by address and client (mode private).
     TransferIps,
@@ -23,7 +23,7 @@ pub enum Channel {
 }
 
 impl Channel {
-    /// All of them, in the order in which they are written.
+    /// All channels, in the order in which they are written.
     pub const ALL: [Self; 6] = [
         Self::Torrents,
         Self::Users,
@@ -33,7 +33,7 @@ impl Channel {
         Self::Completed,
     ];
 
-    /// The word for it in metrics, logs, file names and `hayate_journal`.
+    /// The name of the channel in metrics, logs, file names and `hayate_journal`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -47,24 +47,24 @@ impl Channel {
     }
 }
 
-/// A change of one row. Amounts are what is added; times are Unix seconds.
+/// A change of one row. Amounts are increments; times are Unix seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Record {
-    /// To a row of `torrents`; one that is not there (any more) is counted, not made.
+    /// To a row of `torrents`; a missing row is counted, not created.
     Torrent(TorrentRow),
-    /// To a row of `users_main`, likewise.
+    /// To a row of `users_main`; a missing row is counted, not created.
     User(UserRow),
-    /// To a row of `transfer_history`, made if it is not there.
+    /// To a row of `transfer_history`, created if it is missing.
     Transfer(TransferRow),
-    /// To a row of `transfer_ips`, made if it is not there.
+    /// To a row of `transfer_ips`, created if it is missing.
     TransferIp(TransferIpRow),
-    /// To `snatched_time` of a row of `transfer_history`, made if it is not there.
+    /// To `snatched_time` of a row of `transfer_history`, created if it is missing.
     Snatch(SnatchRow),
-    /// To a row of `hayate_completed`, made if it is not there.
+    /// To a row of `hayate_completed`, created if it is missing.
     Completed(CompletedRow),
-    /// To all rows of `transfer_history` that were active and not heard of since then: `active` = 0. It is no
-    /// part of its batch: once the rows before it are kept, a [purge](super::purge) begins.
+    /// Sets `active` = 0 in all active rows of `transfer_history` last announced before a time. Not a part of
+    /// its batch: once the rows before it are kept, a [purge](super::purge) begins.
     Purge {
         /// Rows with a `last_announce` below this, in Unix seconds, are inactive.
         before: i64,
@@ -82,11 +82,11 @@ pub struct TorrentRow {
     pub seeders: u32,
     /// `Leechers` from now on.
     pub leechers: u32,
-    /// `last_action`, if it is later than what stands there; 0 = no news.
+    /// `last_action`, if it is later than the present value; 0 = unchanged.
     pub last_action: i64,
     /// `Status` = 0 from now on.
     pub unprune: bool,
-    /// False for a row that only says `unprune`.
+    /// False for a row that only has `unprune`.
     pub has_counts: bool,
 }
 
@@ -118,7 +118,7 @@ pub struct TransferRow {
     pub raw_down: u64,
     /// `seeding` from now on.
     pub seeding: bool,
-    /// `starttime` of a row that is made.
+    /// `starttime` of a new row.
     pub start_time: i64,
     /// `last_announce` from now on.
     pub last_announce: i64,
@@ -153,7 +153,7 @@ pub struct TransferIpRow {
     pub raw_up: u64,
     /// Octets, added to `downloaded`.
     pub raw_down: u64,
-    /// `starttime` of a row that is made.
+    /// `starttime` of a new row.
     pub start_time: i64,
     /// `last_announce` from now on.
     pub last_announce: i64,
@@ -166,9 +166,9 @@ pub struct SnatchRow {
     pub uid: u32,
     /// Torrent.
     pub fid: u32,
-    /// `snatched_time`, where that was 0.
+    /// `snatched_time`, if it was 0.
     pub time: i64,
-    /// `starttime` of a row that is made.
+    /// `starttime` of a new row.
     pub start_time: i64,
 }
 
@@ -179,11 +179,11 @@ pub struct CompletedRow {
     pub info_hash: InfoHash,
     /// Added to `completed`.
     pub completed: u32,
-    /// When the last of them was told; `last_completed` from now on.
+    /// When the last of them finished; `last_completed` from now on.
     pub last_completed: i64,
 }
 
-/// What names the row of a record within its channel, in the order in which a batch is sorted.
+/// The key of a record's row within its channel; batches are sorted by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordKey {
     /// `ID`.
@@ -194,12 +194,12 @@ pub enum RecordKey {
     Ip(u32, u32, u32, u32),
     /// The torrent.
     Hash(InfoHash),
-    /// All rows; behind all others.
+    /// All rows; sorted behind all others.
     Purge,
 }
 
 impl Record {
-    /// Where it belongs.
+    /// The channel of the record.
     #[must_use]
     pub fn channel(&self) -> Channel {
         match self {
@@ -212,7 +212,7 @@ impl Record {
         }
     }
 
-    /// The row it changes.
+    /// The key of the row it changes.
     #[must_use]
     pub fn key(&self) -> RecordKey {
         match self {
@@ -226,7 +226,7 @@ impl Record {
         }
     }
 
-    /// The torrent that it makes live again, if it does.
+    /// The torrent that the record makes live again, if it does.
     #[must_use]
     pub fn unpruned_torrent(&self) -> Option<u32> {
         match self {
@@ -235,7 +235,7 @@ impl Record {
         }
     }
 
-    /// The limit of the purge that it asks for, if it does.
+    /// The limit of the purge that the record requests, if it does.
     #[must_use]
     pub fn purge_before(&self) -> Option<i64> {
         match self {
@@ -244,8 +244,8 @@ impl Record {
         }
     }
 
-    /// Makes this record say what it and then `later`, a record of the same row, say. Amounts stop at the
-    /// largest number there is.
+    /// Merges `later`, a record of the same row, into this one. Amounts stop at the largest number of their
+    /// type.
     pub fn merge(&mut self, later: &Self) {
         match (self, later) {
             (Self::Torrent(row), Self::Torrent(later)) => row.merge(later),
@@ -257,7 +257,7 @@ impl Record {
                 row.last_completed = later.last_completed;
             }
             (Self::Purge { before }, Self::Purge { before: later }) => *before = (*before).max(*later),
-            // The first snatch stays; and records of different rows are never merged.
+            // The first snatch stays; records of different rows are never merged.
             _ => {}
         }
     }

@@ -1,5 +1,5 @@
-//! The two threads behind the queues: `store` writes, `spill` keeps the queues within their bounds while it
-//! does. Nobody else waits for the store.
+//! The two threads behind the queues: `store` writes to the store, `spill` meanwhile keeps the queues within
+//! their bounds. No other thread waits for the store.
 
 use std::io;
 use std::path::PathBuf;
@@ -21,17 +21,17 @@ use crate::clock::Clock;
 use crate::metrics::Board;
 use crate::published::{Published, Subscriber};
 
-/// Time between two looks of the spiller: what goes to the disk is there at the latest after so long.
+/// Interval of the spiller: rows that go to the disk are there at the latest after this time.
 const SPILL_INTERVAL: Duration = Duration::from_millis(500);
-/// Least time between two cuts that only the time asks for.
+/// Least time between two cuts that are due by time alone.
 const CUT_INTERVAL_LEAST: Duration = Duration::from_millis(10);
 
-/// Where the records that cannot be written now are kept.
+/// Where records are kept that cannot be written now.
 #[derive(Clone, Debug)]
 pub struct SpillPaths {
-    /// Folder of the spill files (`database.spill_dir`); made when it is needed.
+    /// Folder of the spill files (`database.spill_dir`); created when it is needed.
     pub spill_dir: PathBuf,
-    /// File of the rows that no column can hold (`database.dead_letter`).
+    /// File of the rows that fit no column (`database.dead_letter`).
     pub dead_letter: PathBuf,
 }
 
@@ -41,15 +41,15 @@ pub enum RecorderError {
     /// The store cannot be reached, or is unfit.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What an earlier process left on the disk cannot be read.
+    /// Files of an earlier process cannot be read.
     #[error("{}: {source}", path.display())]
     Spill {
         /// The folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// An earlier process was a newer program, and has left what this one does not know.
+    /// The files of an earlier process are of a newer program, and hold records that this one does not know.
     #[error(
         "{} holds records of a newer hayate, which this one cannot read: start that one once more, or move \
          the folder away and lose them",
@@ -59,7 +59,7 @@ pub enum RecorderError {
         /// The folder.
         path: PathBuf,
     },
-    /// What an earlier process left on the disk cannot be written to the store.
+    /// Rows that an earlier process left on the disk cannot be written to the store.
     #[error("the rows in {} cannot be written to the database; the log says why", path.display())]
     Leftovers {
         /// The folder.
@@ -67,16 +67,16 @@ pub enum RecorderError {
     },
 }
 
-/// What becomes of rows that an earlier process left on the disk.
+/// What happens to rows that an earlier process left on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leftovers {
     /// They are written before the store counts as open.
     Written,
-    /// They are written once the recorder runs: by the successor of a process that has just ended.
+    /// They are written once the recorder runs: for the successor of a process that has just ended.
     Kept,
 }
 
-/// A store that was reached, before anything is written to it by a thread.
+/// A store that was opened, before a thread writes to it; becomes a [`Recorder`] with [`start`](Self::start).
 pub struct OpenedStore {
     in_flight: Arc<InFlight>,
     writer: Writer,
@@ -92,11 +92,11 @@ impl std::fmt::Debug for OpenedStore {
 }
 
 impl OpenedStore {
-    /// Reaches the store, and writes what an earlier process left on the disk: what is read from the store
-    /// then is all there is.
+    /// Opens the store, and writes to it what an earlier process left on the disk, so that what is then read
+    /// from the store is complete.
     ///
     /// # Errors
-    /// When the store cannot be reached, is unfit, or does not take what is left.
+    /// Fails when the store cannot be reached, is unfit, or does not take these rows.
     pub fn new(
         queues: &Arc<Queues>,
         clock: Clock,
@@ -107,10 +107,10 @@ impl OpenedStore {
         Self::open(queues, clock, settings, places, opener, Leftovers::Written)
     }
 
-    /// The same, with a choice of what becomes of that.
+    /// Like [`new`](Self::new), with a choice of what happens to these rows.
     ///
     /// # Errors
-    /// When the store cannot be reached, is unfit, or does not take what is to be written.
+    /// Fails when the store cannot be reached, is unfit, or does not take the rows that are to be written.
     pub fn open(
         queues: &Arc<Queues>,
         clock: Clock,
@@ -140,29 +140,29 @@ impl OpenedStore {
         Ok(Self { in_flight, writer, clock, settings: settings.subscribe(), spill_dir: path() })
     }
 
-    /// The totals of sessions that are durable, for what is restored (mode private).
+    /// Returns the durable totals of sessions, for restoring them (mode private).
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// Fails when they cannot be read.
     pub fn durable_totals(&self) -> Result<DurableTotals, RecorderError> {
         self.in_flight
             .durable_totals()
             .map_err(|source| RecorderError::Spill { path: self.spill_dir.clone(), source })
     }
 
-    /// What saves the rows that are in memory; see [`Recorder::lifeboat`].
+    /// Returns a handle that saves the rows in memory; see [`Recorder::emergency_flush`].
     #[must_use]
     pub fn emergency_flush(&self) -> EmergencyFlush {
         EmergencyFlush(Arc::clone(&self.in_flight))
     }
 
-    /// Writes what is on the disk to the store, and, but in mode private, what is in memory; false if that
-    /// did not succeed.
+    /// Writes the rows on the disk and, except in mode private, those in memory to the store; returns whether
+    /// that succeeded.
     pub fn drain(&mut self) -> bool {
         self.writer.drain_all(&AtomicBool::new(false))
     }
 
-    /// The store, to be read before the recorder starts.
+    /// The store, for reads before the recorder starts.
     pub fn store(&mut self) -> Option<&mut Box<dyn Store>> {
         self.writer.store()
     }
@@ -170,7 +170,7 @@ impl OpenedStore {
     /// Starts both threads.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// Fails when a thread cannot be started.
     pub fn start(self) -> io::Result<Recorder> {
         let Self { in_flight, writer, clock, settings, .. } = self;
         let (stop_writing, give_up) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -204,7 +204,7 @@ impl OpenedStore {
     }
 }
 
-/// The running threads.
+/// The running threads. Owned by the daemon, which ends them with one of the `stop` methods.
 #[derive(Debug)]
 pub struct Recorder {
     in_flight: Arc<InFlight>,
@@ -218,31 +218,31 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Lists its numbers.
+    /// Registers the numbers of the store.
     pub fn register_metrics(&self, board: &Board) {
         self.in_flight.metrics.register_metrics(&self.in_flight.queues, board);
     }
 
-    /// False once a thread has ended by itself, which takes a panic.
+    /// Whether both threads are running; they end by themselves only by a panic.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         !self.writer.is_finished() && !self.spiller.is_finished()
     }
 
-    /// What saves the rows that are in memory when there is no time for the store.
+    /// Returns a handle that puts the rows in memory on the disk when there is no time for the store.
     #[must_use]
     pub fn emergency_flush(&self) -> EmergencyFlush {
         EmergencyFlush(Arc::clone(&self.in_flight))
     }
 
-    /// Writes everything that waits to the store, or, where that is away, to the disk; however long the
-    /// store takes to answer.
+    /// Writes everything that waits to the store or, if the store is unreachable, to the disk; waits for the
+    /// store without limit. Returns whether no rows are lost.
     pub fn stop(self) -> bool {
         self.stop_within(Duration::MAX)
     }
 
-    /// Puts everything that waits on the disk and leaves it there: another process goes on with it at once.
-    /// The store is closed when the batch that is under way is done, which may take `patience`.
+    /// Puts everything that waits on the disk and leaves it there, for another process that continues at
+    /// once. The store is closed when the current batch is done, which may take `patience`.
     pub fn stop_for_successor(self, patience: Duration) -> bool {
         self.give_up.store(true, Ordering::Release);
         self.stop_within(patience)
@@ -250,7 +250,7 @@ impl Recorder {
 
     /// Puts everything that waits on the disk at once, and then gives the store `patience` to take it from
     /// there. What it does not take by then waits for the next start; a writer that hangs in a call to the
-    /// store is left to itself. False if rows are lost, because the disk takes none either.
+    /// store is abandoned. Returns false if rows are lost because the disk takes none either.
     pub fn stop_within(self, patience: Duration) -> bool {
         EmergencyFlush(Arc::clone(&self.in_flight)).flush_to_disk();
         self.stop_writing.store(true, Ordering::Release);
@@ -305,7 +305,7 @@ impl Spiller {
         self.last_cut + self.settings.get().flush.max(CUT_INTERVAL_LEAST)
     }
 
-    /// Makes a cut if it is time, or a queue is half full, or the store is away.
+    /// Makes a cut if it is time, or a queue is half full, or the store is unreachable.
     fn cut_if_due(&mut self) {
         let is_due = self.clock.uptime() >= self.next_cut_due();
         if !is_due
@@ -322,31 +322,31 @@ impl Spiller {
     }
 }
 
-/// See [`Recorder::lifeboat`].
+/// A handle that puts rows on the disk in an emergency; see [`Recorder::emergency_flush`].
 #[derive(Clone, Debug)]
 pub struct EmergencyFlush(Arc<InFlight>);
 
 impl EmergencyFlush {
-    /// Was the file of the store deleted or replaced while it is in use?
+    /// Whether the file of the store was deleted or replaced while in use.
     #[must_use]
     pub fn has_lost_its_file(&self) -> bool {
         self.0.metrics.file_lost.load(Ordering::Relaxed)
     }
 
-    /// Puts all rows that are in memory on the disk. What the store has kept in the meantime is skipped when
-    /// they are replayed. Gives how many rows are in memory still, because the disk does not take them.
+    /// Puts all rows in memory on the disk. Those that the store has kept in the meantime are skipped when
+    /// they are replayed. Returns the number of rows still in memory because the disk does not take them.
     pub fn flush_to_disk(&self) -> usize {
         self.0.cut();
         Channel::ALL.iter().for_each(|&channel| self.0.spill_held(channel));
         spill_queues(&self.0, true);
         let lost: usize = Channel::ALL.iter().map(|&channel| self.0.rows_in_memory(channel)).sum();
         if !self.0.disk_fails() {
-            // What came since is not lost: whoever ends the process saves once more.
+            // Rows that came since are not lost: the process saves once more at its end.
         } else if lost > 0 && self.0.writes_disk_first() {
-            // Nor are their totals kept.
+            // Their totals are not kept either.
             log::error!("the disk has not taken {lost} rows: they count when their sessions announce again");
         } else if lost > 0 {
-            log::error!("{lost} rows are in memory alone: neither the database nor the disk takes them");
+            log::error!("{lost} rows are only in memory: neither the database nor the disk takes them");
         }
         lost
     }

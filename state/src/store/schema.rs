@@ -1,15 +1,15 @@
-//! The tables, for both backends, in versions that are made one after the other.
+//! The tables, for both backends, in versions that build on one another.
 //!
-//! A statement of a migration can always be run again: it makes what is not there and leaves alone what is.
-//! The tables of a site that runs the reference tracker are touched by one statement only, which adds
-//! `transfer_ips.ip6`; the reference tracker keeps working on the result.
+//! A statement of a migration can always be run again: it creates what is missing and leaves alone what
+//! exists. The tables of a site that runs the reference tracker are touched by one statement only, which adds
+//! `transfer_ips.ip6`; the reference tracker continues to work on the result.
 
 use super::StoreError;
 
-/// The version of the schema that this program makes and knows.
+/// The version of the schema that this program creates, and the newest that it knows.
 pub const VERSION: u32 = 4;
 
-/// Whose SQL.
+/// The SQL dialect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// SQLite 3.37 or later (strict tables).
@@ -18,7 +18,7 @@ pub enum Dialect {
     Mariadb,
 }
 
-/// What a database must have.
+/// The tables that a database must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequiredTables {
     /// The tables of hayate (modes open and listed).
@@ -90,7 +90,7 @@ pub(super) const SITE: [(&str, &[&str]); 7] = [
     ),
 ];
 
-/// What a migration runs, in this order, without the semicolons.
+/// The statements of a migration, in this order, without the semicolons.
 #[must_use]
 pub fn migration_statements(dialect: Dialect) -> Vec<&'static str> {
     let texts = match dialect {
@@ -111,8 +111,8 @@ pub fn migration_statements(dialect: Dialect) -> Vec<&'static str> {
     split.map(str::trim).filter(|statement| !statement.is_empty()).collect()
 }
 
-/// What is good for the tables of a site and takes long on large ones, so that only its operator can say
-/// when: no migration runs it.
+/// Statements that improve the tables of a site but take long on large ones, so that only its operator can
+/// choose the time: no migration runs them.
 #[must_use]
 pub fn proposed_statements(dialect: Dialect) -> &'static [&'static str] {
     match dialect {
@@ -133,10 +133,10 @@ const HIT_AND_RUN_INDEX: &str = "ALTER TABLE transfer_history ADD INDEX IF NOT E
 const PASSKEY_INDEX: &str = "ALTER TABLE users_main ADD INDEX IF NOT EXISTS torrent_pass (torrent_pass), \
                              ALGORITHM=INPLACE, LOCK=NONE";
 
-/// Says whether this program knows `version`.
+/// Checks that this program knows `version`.
 ///
 /// # Errors
-/// When it is newer.
+/// Fails when it is newer.
 pub fn check_version(version: u32) -> Result<(), StoreError> {
     if version <= VERSION {
         return Ok(());

@@ -5,27 +5,27 @@ use std::sync::Arc;
 use crate::ids::InfoHash;
 use crate::snapshot::site::{Group, Multipliers, UserAccount};
 
-/// A set that is read as a whole.
+/// A set of rows that is read as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Set {
-    /// Rows of `users_main` with `Enabled` = '1', ordered by `ID`; then passkeys that were changed and are
-    /// still good: [`Line::User`].
+    /// Rows of `users_main` with `Enabled` = '1', ordered by `ID`, after replaced passkeys that still work:
+    /// [`SiteRow::User`].
     Users,
-    /// [`Line::HitAndRun`].
+    /// [`SiteRow::HitAndRun`].
     HitAndRuns,
-    /// Rows of `torrents` whose `TorrentType` is not `internal`: [`Line::Torrent`].
+    /// Rows of `torrents` whose `TorrentType` is not `internal`: [`SiteRow::Torrent`].
     Torrents,
-    /// [`Line::Freeleech`].
+    /// [`SiteRow::Freeleech`].
     Freeleech,
-    /// [`Line::GlobalFreeleech`], at most one.
+    /// [`SiteRow::GlobalFreeleech`], at most one.
     GlobalFreeleech,
-    /// Rows of `approved_clients` that are not archived: [`Line::Client`].
+    /// Rows of `approved_clients` that are not archived: [`SiteRow::Client`].
     Clients,
-    /// hayate's own: [`Line::Token`].
+    /// hayate's own: [`SiteRow::Token`].
     Tokens,
-    /// hayate's own: [`Line::Deletion`].
+    /// hayate's own: [`SiteRow::Deletion`].
     Deletions,
-    /// [`Line::Counts`] of the torrents of [`Set::Torrents`].
+    /// [`SiteRow::Counts`] of the torrents of [`Set::Torrents`].
     Counts,
 }
 
@@ -72,9 +72,9 @@ pub enum SiteRow {
     User(UserAccount),
     /// A user who did not seed a torrent enough.
     HitAndRun {
-        /// User.
+        /// Id of the user.
         uid: u32,
-        /// Torrent.
+        /// Id of the torrent.
         fid: u32,
     },
     /// A registered torrent.
@@ -83,36 +83,36 @@ pub enum SiteRow {
     Freeleech(Group, Multipliers),
     /// `mod_core` `global_freeleech`.
     GlobalFreeleech(i64),
-    /// An approved client: id, and how its peer ids begin.
+    /// An approved client: its id, and the beginning of its peer ids.
     Client(u32, Box<[u8]>),
     /// A user whose downloads of a torrent are not credited.
     Token {
-        /// User.
+        /// Id of the user.
         uid: u32,
-        /// Torrent.
+        /// Id of the torrent.
         fid: u32,
     },
     /// Why a torrent was deleted.
     Deletion(InfoHash, Arc<str>),
-    /// How many peers a registered torrent has, as the store was told last.
+    /// The numbers of peers of a registered torrent that the store has.
     Counts {
         /// The torrent.
         info_hash: InfoHash,
-        /// `Seeders`; [`u32::MAX`] where it is no count.
+        /// `Seeders`; [`u32::MAX`] if it is not a count.
         seeders: u32,
-        /// `Leechers`, likewise.
+        /// `Leechers`; [`u32::MAX`] if it is not a count.
         leechers: u32,
     },
 }
 
-/// A registered torrent as the store knows it.
+/// A registered torrent as the store has it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RegisteredTorrent {
-    /// Names it on the wire.
+    /// Its info_hash.
     pub info_hash: InfoHash,
-    /// Names it in the store.
+    /// Its id in the store.
     pub id: u32,
-    /// What it belongs to.
+    /// The group it belongs to.
     pub group: Group,
     /// Finished downloads.
     pub snatched: u32,
@@ -122,7 +122,7 @@ pub struct RegisteredTorrent {
     pub multipliers: Multipliers,
 }
 
-/// One row as a database gave it. `None` where it is NULL, or no such value.
+/// One row from a database. A value is `None` if it is NULL or of another kind.
 pub(super) trait DbRow {
     /// A whole number.
     fn integer(&self, at: usize) -> Option<i64>;
@@ -132,24 +132,24 @@ pub(super) trait DbRow {
     fn octets(&self, at: usize) -> Option<&[u8]>;
 }
 
-/// A table with rows of a set.
+/// A query for the rows of a set in one table.
 pub(super) struct TableQuery {
-    /// What is read.
+    /// The columns that are read.
     pub(super) columns: &'static str,
-    /// The table, with the name that it has here.
+    /// The table, with its alias.
     pub(super) table: &'static str,
     /// Another table whose row is looked up by its primary key; empty = none.
     pub(super) join: &'static str,
-    /// Which rows count.
+    /// The condition of the rows.
     pub(super) condition: String,
     /// The columns by which the table can be read slice by slice: an index begins with them, and only few
-    /// rows have the same.
+    /// rows have the same values.
     pub(super) key: &'static [&'static str],
-    /// Of two rows that mean the same the one with the greater key counts, so it comes last.
+    /// Whether rows come in the order of the key: of two rows that mean the same the later one counts.
     pub(super) ordered: bool,
 }
 
-/// The columns of `users_main` that a [`User`] is made of, behind the passkey.
+/// The columns of `users_main` behind the passkey that make a [`UserAccount`].
 macro_rules! user {
     ($passkey:literal) => {
         concat!($passkey, ", u.ID, u.DisableDownload, u.TrackerHide, u.UpMultiplier, u.DownMultiplier")
@@ -169,7 +169,7 @@ impl TableQuery {
         Self { condition: condition.into(), ..self }
     }
 
-    /// All rows in one statement.
+    /// Returns the statement that reads all rows at once.
     pub(super) fn select_all(&self) -> String {
         let Self { columns, table, join, condition, key, ordered } = self;
         let condition = if condition.is_empty() { "1" } else { condition };
@@ -178,17 +178,17 @@ impl TableQuery {
     }
 }
 
-/// The torrents that are registered: with the info_hash alone.
+/// Returns the query for the registered torrents, with the info_hash only.
 pub(super) fn registered_query() -> TableQuery {
     TableQuery::new("info_hash", "torrents", &["ID"]).filtered("TorrentType != 'internal'")
 }
 
-/// Where the rows of a set are, in this order; `now` is how this database says Unix seconds.
+/// Returns the queries for a set, in this order; `now` is the expression for Unix seconds in this database.
 pub(super) fn set_queries(set: Set, now: &str) -> Vec<TableQuery> {
     let torrents = |columns| TableQuery { columns, ..registered_query() };
     let source = match set {
         Set::Users => {
-            // Passkeys that were changed come first: whoever has one now is whose it is.
+            // Replaced passkeys come first: a passkey that a user has now belongs to that user.
             let retired = TableQuery::new(user!("p.passkey"), "hayate_passkeys AS p", &["p.passkey"])
                 .join("JOIN users_main AS u ON u.ID = p.uid")
                 .filtered(format!("u.Enabled = '1' AND p.good_until > {now}"));
@@ -217,13 +217,13 @@ pub(super) fn set_queries(set: Set, now: &str) -> Vec<TableQuery> {
 }
 
 impl SiteRow {
-    /// Reads a row of one of the [`sources`]; `None` if a field of it is not what it must be.
+    /// Parses a row of one of the [`set_queries`]; `None` if a field of it is invalid.
     pub(super) fn parse_row(set: Set, row: &impl DbRow) -> Option<Self> {
         let id = |at| u32::try_from(row.integer(at)?).ok();
         let flag = |at| Some(row.integer(at)? != 0);
         let text = |at| str::from_utf8(row.octets(at)?).ok();
         let info_hash = |at| row.octets(at)?.try_into().ok().map(InfoHash);
-        // The sign of a multiplier means nothing (`rules/private-accounting.md#credit`).
+        // The sign of a multiplier is ignored (`rules/private-accounting.md#credit`).
         let multipliers = |up| Some(Multipliers { up: row.real(up)?.abs(), down: row.real(up + 1)?.abs() });
         let group = |at| Some(Group { type_name: text(at)?.into(), id: id(at + 1)? });
         Some(match set {
@@ -257,12 +257,12 @@ impl SiteRow {
     }
 }
 
-/// A FLOAT of single precision by its shortest decimal form, so that 0.1 is 0.1.
+/// Returns a single-precision FLOAT by its shortest decimal form, so that 0.1 is 0.1.
 pub(super) fn shortest_decimal(value: f32) -> Option<f64> {
     if !value.is_finite() {
         return None;
     }
-    // Those that nearly all rows have are the same in both.
+    // The values of nearly all rows are the same in both.
     if (value * 2.0).fract() == 0.0 {
         return Some(value.into());
     }

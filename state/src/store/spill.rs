@@ -1,9 +1,8 @@
-//! Records that wait on the disk, because their queue is full or the store is away.
+//! Records that wait on the disk, because their queue is full or the store is unreachable.
 //!
 //! Each channel has segments, files named by the sequence number of their first record, which are replayed in
-//! that order and removed when all of them is kept. A record is a frame (`frames`): its sequence number, and
-//! JSON. A torn tail is cut at the last good record; damage in front of good ones costs no more than what is
-//! damaged; a record that is whole but unknown is of a newer program, and nobody passes it.
+//! that order and removed when all their records are kept. A record is a frame (`frames`): number and JSON. A
+//! torn tail is cut off; damage costs only what is damaged; a record of a newer program is never skipped.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -26,11 +25,11 @@ pub(super) struct Spill {
     segments: VecDeque<SpillSegment>,
     /// The last segment, if it may be appended to.
     open: Option<File>,
-    /// Something was written that may not be on the disk yet.
+    /// Whether something was written that may not be on the disk yet.
     dirty: bool,
-    /// All up to this number are kept by the store, where that has no journal.
+    /// All records up to this number are kept by the store, for a store without a journal.
     done: u64,
-    /// Damages that were stepped over, and that nobody has been told of.
+    /// Damaged places that were skipped and are not yet reported.
     damaged: u64,
 }
 
@@ -38,11 +37,11 @@ pub(super) struct Spill {
 struct SpillSegment {
     path: PathBuf,
     first: u64,
-    /// The number of its last record; that before the first if there is none.
+    /// The number of its last record; the one before the first if there is none.
     last: u64,
     len: u64,
     rows: u64,
-    /// Octets and rows that are kept by the store already.
+    /// Octets and rows that the store has kept already.
     read: u64,
     read_rows: u64,
 }
@@ -54,15 +53,15 @@ pub(super) struct SpillChunk {
     pub(super) records: Vec<Record>,
     /// The number of the last of them.
     pub(super) sequence: u64,
-    /// Octets and rows of the first segment that are done when they are kept.
+    /// Octets and rows of the first segment that are done once these records are kept.
     done_to: (u64, u64),
 }
 
 impl Spill {
-    /// Looks for what an earlier process left, and cuts torn tails.
+    /// Opens the files that an earlier process left, and cuts torn tails off.
     ///
     /// # Errors
-    /// When the folder or a file in it cannot be read or cut.
+    /// Fails when the folder or a file in it cannot be read or cut.
     pub(super) fn open(folder: &Path, channel: Channel) -> io::Result<Self> {
         let mut spill = Self {
             folder: folder.to_owned(),
@@ -94,17 +93,17 @@ impl Spill {
         Ok(spill)
     }
 
-    /// The highest number there is: that of the last record, or of the last one that is done.
+    /// The highest known number: that of the last record, or of the last one that is done.
     pub(super) fn last_sequence(&self) -> u64 {
         self.segments.iter().map(|segment| segment.last).max().unwrap_or(0).max(self.done)
     }
 
-    /// The number that [`mark_done`](Self::mark_done) was last told.
+    /// The number last given to [`mark_done`](Self::mark_done).
     pub(super) fn done_sequence(&self) -> u64 {
         self.done
     }
 
-    /// Records that wait.
+    /// The number of records that wait.
     pub(super) fn rows(&self) -> u64 {
         self.segments.iter().map(|segment| segment.rows - segment.read_rows).sum()
     }
@@ -118,20 +117,20 @@ impl Spill {
         self.segments.is_empty()
     }
 
-    /// Damages that were stepped over since somebody asked last.
+    /// Takes the number of damaged places skipped since the last call.
     pub(super) fn take_damaged(&mut self) -> u64 {
         std::mem::take(&mut self.damaged)
     }
 
-    /// Adds records, whose numbers begin at `first`, behind all others.
+    /// Appends records, whose numbers begin at `first`, behind all others.
     ///
     /// # Errors
-    /// When the disk does not take all of them; then it has none of them.
+    /// Fails when the disk does not take all of them; then it has none of them.
     pub(super) fn append(&mut self, first: u64, records: &[Record]) -> io::Result<()> {
         let full = |segment: &SpillSegment| segment.len >= SEGMENT_MAX;
         let gap = |segment: &SpillSegment| segment.last + 1 != first;
         if self.segments.back().is_none_or(|last| full(last) || gap(last)) {
-            // Nobody would bring its last records to the disk any more.
+            // Otherwise its last records would never be synced to the disk.
             self.sync()?;
             self.open = None;
         }
@@ -148,18 +147,18 @@ impl Spill {
     /// Adds records that are older than all others.
     ///
     /// # Errors
-    /// When the disk does not take all of them; then it has none of them.
+    /// Fails when the disk does not take all of them; then it has none of them.
     pub(super) fn prepend(&mut self, first: u64, records: &[Record]) -> io::Result<()> {
         let (_, segment) = self.create_segment(first, records)?;
         self.segments.push_front(segment);
         Ok(())
     }
 
-    /// Up to `most` of the oldest records, those up to `acknowledged` left out. `None` where none is left;
-    /// then the files are gone too.
+    /// Returns up to `most` of the oldest records, without those up to `acknowledged`. `None` if none is
+    /// left; then the files are gone too.
     ///
     /// # Errors
-    /// When a file cannot be read or removed.
+    /// Fails when a file cannot be read or removed.
     pub(super) fn next_chunk(&mut self, most: usize, acknowledged: u64) -> io::Result<Option<SpillChunk>> {
         while let Some(segment) = self.segments.front() {
             let mut chunk =
@@ -168,7 +167,7 @@ impl Spill {
             while chunk.records.len() < most {
                 let (sequence, record) = match frames.next_frame()? {
                     Frame::End => {
-                        // A torn tail is cut when the file is opened: what is here now was good once.
+                        // A torn tail was cut off when the file was opened: this part was good once.
                         if frames.at() < segment.len {
                             let aside = frames::keep_aside(&segment.path, frames.at(), segment.len);
                             self.damaged += u64::from(aside);
@@ -201,10 +200,10 @@ impl Spill {
         Ok(None)
     }
 
-    /// The store has kept a chunk.
+    /// Notes that the store has kept a chunk.
     ///
     /// # Errors
-    /// When a file that is done cannot be removed; the next start skips what is in it.
+    /// Fails when a file that is done cannot be removed; the next start skips its records.
     pub(super) fn advance(&mut self, chunk: &SpillChunk) -> io::Result<()> {
         let Some(segment) = self.segments.front_mut() else { return Ok(()) };
         (segment.read, segment.read_rows) = chunk.done_to;
@@ -219,10 +218,10 @@ impl Spill {
         fs::remove_file(path)
     }
 
-    /// Notes on the disk that all up to this number counts as kept, for a store without a journal.
+    /// Notes on the disk that all records up to this number count as kept, for a store without a journal.
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// Fails when the disk does not take it.
     pub(super) fn mark_done(&mut self, sequence: u64) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
         crate::snapshot::container::replace_file(&self.done_path(), |to| write!(to, "{sequence}"))?;
@@ -230,10 +229,10 @@ impl Spill {
         Ok(())
     }
 
-    /// Sees to it that everything is on the disk.
+    /// Ensures that everything is on the disk.
     ///
     /// # Errors
-    /// When it is not.
+    /// Fails when it is not.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         if self.dirty
             && let Some(file) = &self.open
@@ -255,7 +254,7 @@ impl Spill {
             .and_then(|()| file.sync_data())
             .and_then(|()| File::open(&self.folder)?.sync_all());
         if written.is_err() {
-            // Its records stay in memory; half of them here too would be one time too many.
+            // Its records stay in memory; half of them here too would be replayed twice.
             let _ = fs::remove_file(&segment.path);
         }
         written.map(|()| (file, segment))
@@ -277,7 +276,7 @@ impl SpillSegment {
         Self { path, first, last: first.saturating_sub(1), len: 0, rows: 0, read: 0, read_rows: 0 }
     }
 
-    /// Reads a file that an earlier process left, and cuts a torn tail.
+    /// Opens a file that an earlier process left, and cuts a torn tail off.
     fn open(path: PathBuf, first: u64, damaged: &mut u64) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
         let on_disk = file.metadata()?.len();
@@ -312,7 +311,7 @@ impl SpillSegment {
             frames::put_frame(&mut octets, sequence, json)?;
         }
         if let Err(error) = file.write_all(&octets) {
-            // What was written of them must not stand before what is appended next.
+            // A part of these records must not stand before those appended next.
             file.set_len(self.len)?;
             file.seek(SeekFrom::Start(self.len))?;
             return Err(error);
@@ -421,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_record_costs_no_other_and_is_kept_aside_and_told_once() {
+    fn a_damaged_record_costs_no_other_and_is_kept_aside_and_reported_once() {
         for while_running in [false, true] {
             let folder = Scratch::new();
             let mut spill = folder.open();
@@ -429,7 +428,7 @@ mod tests {
             let path = folder.0.join("users-00000000000000000001.spill");
             let mut octets = fs::read(&path).unwrap();
             let len = octets.len() / 5;
-            // The head of one, which says how long it is, and the body of another.
+            // The head of one frame, with its length, and the body of another.
             octets[len] ^= 0x40;
             octets[3 * len + 30] ^= 1;
             fs::write(&path, &octets).unwrap();
@@ -476,7 +475,7 @@ mod tests {
         let mut spill = folder.open();
         spill.append(1, &users(0..2)).unwrap();
         spill.append(3, &users(2..3)).unwrap();
-        // What cannot be synced, as a disk that has gone.
+        // A file that cannot be synced, like a failed disk.
         let open = spill.open.replace(File::open("/dev/null").unwrap());
         assert!(spill.append(10, &users(5..6)).is_err());
         assert_eq!((spill.rows(), folder.files()), (3, 1));

@@ -1,14 +1,14 @@
-//! A store in one file, by SQLite.
+//! A store in one file, by SQLite; `sql` has its statements.
 //!
 //! Its journal is a write-ahead log that is synced with every commit (`synchronous=FULL`), so that a batch
-//! which was kept survives the end of the process and, as far as the disk tells the truth, of the power. A
-//! pass of the writer is one commit, so this costs a few syncs in a second at most.
+//! which was kept survives the end of the process and, as far as the disk tells the truth, a loss of power. A
+//! pass of the writer is one commit, so this costs at most a few syncs a second.
 //!
 //! One tracker writes to a file: it holds an advisory lock on `<path>.lock` as long as its store lives.
-//! Readers need no lock and hold up nobody.
+//! Readers need no lock and block no one.
 //!
-//! Tables are strict and their checks are the ranges that MariaDB's columns have: a number that does not fit
-//! is an error. Sums stop at the end of their range, where SQLite alone would go on with a floating point
+//! Tables are strict and their checks are the ranges of MariaDB's columns: a number that does not fit is an
+//! error. Sums stop at the end of their range, where SQLite alone would continue with a floating point
 //! number.
 
 mod sql;
@@ -41,11 +41,11 @@ const LOG_OCTETS: i64 = 64 << 20;
 const PURGE_SQL: &str = "UPDATE transfer_history SET active = 0 WHERE rowid IN
     (SELECT rowid FROM transfer_history WHERE active = 1 AND last_announce < ?1 LIMIT ?2)";
 
-/// A slice of what is forgotten of finished downloads, the oldest first.
+/// A slice of the finished downloads to be forgotten, the oldest first.
 const FORGET_SQL: &str = "DELETE FROM hayate_completed WHERE info_hash IN
     (SELECT info_hash FROM hayate_completed WHERE (last_completed, info_hash) < (?1, ?2)
      ORDER BY last_completed, info_hash LIMIT ?3)";
-/// Rows of such a slice, at most: others wait for the file as long.
+/// Rows of such a slice, at most: others wait for the file meanwhile.
 const FORGET_ROWS: i64 = 1000;
 
 /// A store in one file.
@@ -53,29 +53,30 @@ const FORGET_ROWS: i64 = 1000;
 pub struct Sqlite {
     connection: Connection,
     node: String,
-    /// Held by the one that writes; `None` for a reader. Given back after the connection is closed.
+    /// Held by the writing connection; `None` for a reader. Released after the connection is closed.
     lock: Option<WriterLock>,
     file_identity: FileIdentity,
 }
 
-/// The right to write. A child process that is being started has the same open file for a moment, so the
-/// lock is given back by word, not by closing alone.
+/// The exclusive right to write. A child process that is being started briefly has the same open file, so the
+/// lock is released explicitly, not only by closing.
 #[derive(Debug)]
 struct WriterLock(File);
 
 impl Drop for WriterLock {
     fn drop(&mut self) {
-        // If this fails, closing does it.
+        // If this fails, closing releases it.
         let _ = self.0.unlock();
     }
 }
 
 impl Sqlite {
-    /// Opens the file to write, as the only one; makes it and its tables if they are not there. `node` is
-    /// the name under which sequence numbers are kept.
+    /// Opens the file for writing, exclusively; creates it and its tables if they are missing. `node` is the
+    /// name under which sequence numbers are kept.
     ///
     /// # Errors
-    /// When another tracker has it, when it is no database of ours, when the system refuses.
+    /// Fails when another tracker holds the file, when it is not a database of hayate, or when the system
+    /// refuses.
     pub fn open(path: &Path, node: &str) -> Result<Self, StoreError> {
         let lock = Some(lock_file(path)?);
         Ok(Self {
@@ -86,10 +87,10 @@ impl Sqlite {
         })
     }
 
-    /// Opens the file to read beside the one that writes; makes it and its tables if they are not there.
+    /// Opens the file for reading beside the writer; creates it and its tables if they are missing.
     ///
     /// # Errors
-    /// As [`open`](Self::open), but others may have it.
+    /// As [`open`](Self::open), except that other trackers may hold the file.
     pub fn open_shared(path: &Path, node: &str) -> Result<Self, StoreError> {
         Ok(Self {
             connection: connect(path)?,
@@ -103,7 +104,7 @@ impl Sqlite {
         if self.lock.is_none() {
             return Err(StoreError::Unfit("this connection was opened to read only".to_owned()));
         }
-        // Immediate: one that became a writer midway could not wait for its turn.
+        // Immediate: a transaction that became a writer midway could not wait for its turn.
         self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(store_error)
     }
 }
@@ -145,7 +146,7 @@ impl Store for Sqlite {
         }
         let (time, hash) = match last {
             Some((time, hash)) => (time, hash),
-            // All that there is.
+            // All rows.
             None if most == 0 => (i64::MAX, InfoHash([0; ID_LEN])),
             None => return Ok(()),
         };
@@ -174,7 +175,7 @@ impl Store for Sqlite {
         let changed = transaction.prepare_cached(PURGE_SQL).and_then(|mut purge| purge.execute(values));
         let inactive = changed.map_err(store_error)? as u64;
         transaction.commit().map_err(store_error)?;
-        // What has become inactive is not found again, so the next slice begins where this one did.
+        // Rows that became inactive are not found again, so the next slice begins where this one did.
         let is_full = inactive >= slice.rows_most as u64;
         Ok(PurgeProgress { inactive, next: is_full.then_some(PurgeMark::Time(slice.before)) })
     }
@@ -264,7 +265,7 @@ fn write_batch(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result
             Record::TransferIp(row) => sql::write_transfer_ip(transaction, row),
             Record::Snatch(row) => sql::write_snatch(transaction, row),
             Record::Completed(row) => sql::write_completed(transaction, row),
-            // No row: the writer sees to it.
+            // Not a row: the writer handles it.
             Record::Purge { .. } => Ok(1),
         }?;
         saved.without_target += u64::from(changed == 0);
@@ -272,7 +273,8 @@ fn write_batch(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result
     Ok(saved)
 }
 
-/// Shows the latest; the last of them if there were `most`, for what comes behind it is to be forgotten.
+/// Passes on the latest counts; returns the last one if there were `most`, as everything behind it is to be
+/// forgotten.
 fn read_completed(
     connection: &Connection,
     most: usize,
@@ -308,12 +310,12 @@ fn read_registered(connection: &Connection) -> rusqlite::Result<(Vec<InfoHash>, 
 fn read_set(connection: &Connection, set: Set, each: &mut dyn FnMut(SiteRow)) -> rusqlite::Result<u64> {
     let mut skipped = 0;
     for source in site_rows::set_queries(set, "unixepoch()") {
-        // In one go: a reader of a file holds up nobody, and locks nothing.
+        // In one go: a reader of a file blocks no one, and locks nothing.
         let mut statement = connection.prepare_cached(&source.select_all())?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             match SiteRow::parse_row(set, row) {
-                Some(line) => each(line),
+                Some(row) => each(row),
                 None => skipped += 1,
             }
         }
@@ -323,7 +325,7 @@ fn read_set(connection: &Connection, set: Set, each: &mut dyn FnMut(SiteRow)) ->
 
 impl Tables for Transaction<'_> {
     fn lock_edits(&mut self) -> Result<(), StoreError> {
-        // A transaction that may write is the only one from its beginning.
+        // A transaction that may write is exclusive from its beginning.
         Ok(())
     }
 
@@ -338,7 +340,7 @@ impl Tables for Transaction<'_> {
         let mut rows = statement.query(params_from_iter(values)).map_err(store_error)?;
         let mut all = Vec::new();
         while let Some(row) = rows.next().map_err(store_error)? {
-            let cell = |at| {
+            let value = |at| {
                 Ok(match row.get_ref(at)? {
                     ValueRef::Null => SqlValue::Null,
                     ValueRef::Integer(number) => SqlValue::Number(number),
@@ -346,7 +348,7 @@ impl Tables for Transaction<'_> {
                     ValueRef::Text(octets) | ValueRef::Blob(octets) => SqlValue::Octets(octets.to_vec()),
                 })
             };
-            all.push((0..columns).map(cell).collect::<rusqlite::Result<_>>().map_err(store_error)?);
+            all.push((0..columns).map(value).collect::<rusqlite::Result<_>>().map_err(store_error)?);
         }
         Ok(all)
     }

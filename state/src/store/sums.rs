@@ -1,7 +1,7 @@
-//! Sums that stop at the end of their range, as SQL that both backends read.
+//! Sums that stop at the end of their range, as SQL for both backends.
 
-/// What a column becomes when a number that is not negative is added: at most `$most`, and never less than it
-/// was. Written so that no step of it can be too large, whatever the sign of the column: SQLite would go on
+/// The new value of a column to which a number that is not negative is added: at most `$most`, and never less
+/// than before. Written so that no step overflows, whatever the sign of the column: SQLite would continue
 /// with a floating point number.
 macro_rules! sum {
     ($column:literal, $more:literal, $most:literal) => {
@@ -30,14 +30,14 @@ macro_rules! sum {
     };
 }
 
-/// An amount of octets: every language can read what a signed number of 64 bits holds.
+/// An amount of octets: limited to a signed 64-bit number, which every language can read.
 macro_rules! amount {
     ($column:literal, $more:literal) => {
         $crate::store::sums::sum!($column, $more, "9223372036854775807")
     };
 }
 
-/// A count or a time, in a column of 32 bits with a sign.
+/// A count or a time, in a signed 32-bit column.
 macro_rules! count {
     ($column:literal, $more:literal) => {
         $crate::store::sums::sum!($column, $more, "2147483647")

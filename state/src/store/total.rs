@@ -1,5 +1,5 @@
-//! What clients have reported: the totals of each session, kept beside the rows that were credited for them, so
-//! that what is credited next begins where the last durable row ended.
+//! The totals that clients have reported, by session, kept beside the rows that were credited for them, so
+//! that the next credit begins where the last durable row ended.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,23 +11,23 @@ use crate::ids::{ID_LEN, PeerId};
 pub(super) const TOTAL_LEN: usize = 4 + 4 + ID_LEN + 8 + 8 + 4 + 4 + 1;
 /// First octet of a payload with totals.
 pub(super) const TOTALS_TAG: u8 = b'=';
-/// Totals in one frame.
+/// Totals in one frame, at most.
 pub(super) const TOTALS_MOST: usize = (PAYLOAD_MAX - 1) / TOTAL_LEN;
-/// Totals in memory from which on those of the same session are merged.
+/// Number of totals in memory from which on those of the same session are merged.
 const MERGE_LEAST: usize = 1 << 16;
 
-/// Names a session: one client of one user on one torrent.
+/// The key of a session: one client of one user on one torrent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionKey {
-    /// The torrent, as the site numbers it.
+    /// The site's id of the torrent.
     pub torrent: u32,
-    /// The user, as the site numbers it.
+    /// The site's id of the user.
     pub user: u32,
-    /// What the client calls itself.
+    /// The `peer_id` of the client.
     pub peer_id: PeerId,
 }
 
-/// What a session has reported.
+/// The totals that a session has reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionTotals {
     /// Octets the client says it has uploaded.
@@ -38,11 +38,11 @@ pub struct SessionTotals {
     pub started: u32,
     /// Its last announce, in Unix seconds.
     pub announced: u32,
-    /// It has said `stopped`: there is no session any more.
+    /// Whether the session has ended with `stopped`.
     pub is_gone: bool,
 }
 
-/// A session and what it has reported.
+/// A session and its totals.
 pub type Total = (SessionKey, SessionTotals);
 
 pub(super) fn encode_total(&(key, totals): &Total, to: &mut Vec<u8>) {
@@ -56,7 +56,7 @@ pub(super) fn encode_total(&(key, totals): &Total, to: &mut Vec<u8>) {
     to.push(u8::from(totals.is_gone));
 }
 
-/// `None` where it is too short.
+/// Returns `None` if there are too few octets.
 pub(super) fn decode_total(octets: &[u8]) -> Option<Total> {
     let (torrent, octets) = octets.split_first_chunk()?;
     let (user, octets) = octets.split_first_chunk()?;
@@ -80,7 +80,7 @@ pub(super) fn decode_total(octets: &[u8]) -> Option<Total> {
     Some((key, totals))
 }
 
-/// Adds a frame with totals, at most [`TOTALS_MOST`].
+/// Appends a frame with totals, at most [`TOTALS_MOST`].
 pub(super) fn put_totals(to: &mut Vec<u8>, number: u64, totals: &[Total]) -> io::Result<()> {
     frames::put_frame(to, number, |to| {
         to.push(TOTALS_TAG);
@@ -97,7 +97,7 @@ pub(super) struct PendingTotals {
 }
 
 impl PendingTotals {
-    /// Takes one more. Where nobody takes them out, it stays bounded by the number of sessions.
+    /// Adds a total. If they are never taken out, their number stays bounded by that of the sessions.
     pub(super) fn push(&mut self, total: Total) {
         if self.totals.len() >= self.merge_at.max(MERGE_LEAST) {
             self.totals = last_of_each(&self.totals);
@@ -106,24 +106,24 @@ impl PendingTotals {
         self.totals.push(total);
     }
 
-    /// Takes all of them out.
+    /// Takes all totals out.
     pub(super) fn take_all(&mut self) -> Vec<Total> {
         self.merge_at = 0;
-        // As many will come until the next time, about.
+        // About as many will come until the next time.
         let room = Vec::with_capacity(self.totals.len().min(MERGE_LEAST));
         std::mem::replace(&mut self.totals, room)
     }
 
-    /// Puts those back that were taken, before what has come since.
+    /// Puts totals back that were taken, before those added since.
     pub(super) fn put_back(&mut self, mut older: Vec<Total>) {
         older.append(&mut self.totals);
         self.totals = older;
     }
 }
 
-/// The last total of each session.
+/// Returns the last total of each session.
 pub(super) fn last_of_each(totals: &[Total]) -> Vec<Total> {
-    // It grows as it must: there are often many totals of few sessions.
+    // Not preallocated: there are often many totals of few sessions.
     let mut last = hashbrown::HashMap::new();
     for &(key, totals) in totals {
         last.insert(key, totals);
@@ -131,17 +131,17 @@ pub(super) fn last_of_each(totals: &[Total]) -> Vec<Total> {
     last.into_iter().collect()
 }
 
-/// All totals that are durable at a start: what sessions are restored by.
+/// All totals that are durable at a start, by which sessions are restored.
 #[derive(Debug, Default)]
 pub struct DurableTotals {
     pub(crate) sessions: HashMap<SessionKey, SessionTotals>,
-    /// All sessions that have announced later than this are here; `None` where nothing is known at all.
+    /// All sessions that announced later than this are here; `None` if nothing is known at all.
     pub(crate) since: Option<u32>,
-    /// The last announce of all.
+    /// The last announce of all sessions.
     pub(crate) until: u32,
 }
 
-/// Who remembers a session that is to be restored.
+/// The origin of a session that is to be restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotOrigin {
     /// A snapshot of this tracker: it may hold what never became durable.
@@ -151,7 +151,8 @@ pub enum SnapshotOrigin {
 }
 
 impl DurableTotals {
-    /// What to restore a session with that `witness` remembers so; `None` where it is not one any more.
+    /// Returns the totals to restore a session with whose remembered totals are `totals`; `None` if the
+    /// session has ended.
     pub fn resolve_session(
         &mut self,
         key: &SessionKey,
@@ -165,7 +166,7 @@ impl DurableTotals {
         let known = match known {
             _ if overtaken => Some(totals),
             Some(known) => Some(known).filter(|known| !known.is_gone),
-            // It has announced since, but nothing of that became durable, or it has gone.
+            // The session announced later, but none of that became durable, or it has ended.
             None if totals.announced > since => None,
             None => Some(totals),
         };
@@ -173,7 +174,7 @@ impl DurableTotals {
         known
     }
 
-    /// The sessions that nobody has remembered.
+    /// The sessions that were not remembered by any snapshot.
     #[must_use]
     pub fn into_unresolved(mut self) -> HashMap<SessionKey, SessionTotals> {
         self.sessions.retain(|_, totals| !totals.is_gone);

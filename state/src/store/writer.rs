@@ -1,5 +1,5 @@
-//! The writer: one thread that brings records to the store, in batches, one channel after the other, each at
-//! its own pace; and what it does when the store is away or a row is bad.
+//! The writer: one thread that writes records to the store, in batches, one channel after the other, each at
+//! its own pace; and what it does when the store is unreachable or a row is bad.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,21 +15,21 @@ use super::{Batch, Store, StoreError};
 use crate::clock::Clock;
 use crate::published::Subscriber;
 
-/// Pause after a pass that found nothing, and before the first try to reach a store that was lost.
+/// Pause after a pass that found nothing, and before the first attempt to reach a lost store.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
-/// Longest pause between two tries to reach the store.
+/// Longest pause between two attempts to reach the store.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// How often it is looked whether the file of the store is still there.
+/// How often the writer checks that the file of the store is still there.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// Time between two lines about how far a long stop is.
+/// Time between two progress messages during a long stop.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// Rounds in which bad rows are taken out of one batch. Each takes out at least one.
 const ROUNDS_MAX: usize = 1000;
 
-/// How the store is reached, at the start and again after it was lost.
+/// Opens the store, at the start and again after it was lost.
 pub type OpenStore = Box<dyn Fn() -> Result<Box<dyn Store>, StoreError> + Send>;
 
-/// Knobs that a reload may change.
+/// Settings that a reload may change.
 #[derive(Clone, Copy, Debug)]
 pub struct WriterSettings {
     /// Pause after a pass that found less than half of what a queue holds (`intervals.flush`).
@@ -38,7 +38,7 @@ pub struct WriterSettings {
     pub deadlock_pause: Duration,
     /// Tries before a batch is put off (`database.deadlock_retries`); at least 1.
     pub deadlock_retries: u32,
-    /// One log line for each batch (`log_flushes`).
+    /// Whether each batch is logged (`log_flushes`).
     pub log_flushes: bool,
     /// Totals of sessions that were silent for longer are forgotten (`intervals.peer_inactivity`).
     pub peer_inactivity: Duration,
@@ -56,7 +56,7 @@ impl Default for WriterSettings {
     }
 }
 
-/// The writer's side of the store.
+/// The writer: its connection to the store and its position in each channel.
 pub(super) struct Writer {
     in_flight: Arc<InFlight>,
     clock: Clock,
@@ -67,7 +67,8 @@ pub(super) struct Writer {
     /// By channel: the number of the last record that the store has.
     acknowledged: [u64; Channel::ALL.len()],
     has_journal: bool,
-    /// Since the store was lost, until it has kept a row again: one that can be reached may yet take nothing.
+    /// Set when the store is lost, until it has kept a row again: a store that can be reached may still take
+    /// nothing.
     outage: Option<Outage>,
     purge: Purge,
 }
@@ -79,20 +80,20 @@ struct Outage {
     backoff: Duration,
 }
 
-/// What became of a pass.
+/// The result of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PassResult {
-    /// So many rows were kept.
+    /// The number of rows that were kept.
     Kept(usize),
-    /// The store, or the disk, does not do what it must.
+    /// The store or the disk failed.
     Failed,
 }
 
 impl Writer {
-    /// Reaches the store for the first time.
+    /// Opens the store for the first time.
     ///
     /// # Errors
-    /// When it cannot be reached or is unfit.
+    /// Fails when it cannot be reached or is unfit.
     pub(super) fn open(
         in_flight: Arc<InFlight>,
         clock: Clock,
@@ -117,13 +118,13 @@ impl Writer {
         Ok(writer)
     }
 
-    /// The store, for what has to be read before anything is served.
+    /// The store, for reads before anything is served.
     pub(super) fn store(&mut self) -> Option<&mut Box<dyn Store>> {
         self.store.as_mut()
     }
 
-    /// Writes what is on the disk or in memory, without pauses, until it is told to `give_up`; false if
-    /// that did not succeed.
+    /// Writes the rows on the disk and in memory, without pauses, until `give_up` is set; returns whether all
+    /// were written.
     pub(super) fn drain_all(&mut self, give_up: &AtomicBool) -> bool {
         let (total, mut logged_at) = (self.rows_waiting(), self.clock.uptime());
         if self.store.is_none() && self.connect().is_err() {
@@ -149,7 +150,7 @@ impl Writer {
         true
     }
 
-    /// Writes until it is told to stop, and then what is left, until it is told to give up.
+    /// Writes until `stop` is set, and then the rest, until `give_up` is set.
     pub(super) fn run_loop(mut self, stop: &AtomicBool, give_up: &AtomicBool) {
         let mut due = [Duration::ZERO; Channel::ALL.len()];
         let mut look_due = Duration::ZERO;
@@ -195,7 +196,7 @@ impl Writer {
         }
     }
 
-    /// Says when the file of the store was deleted or replaced, and when it is there again.
+    /// Logs when the file of the store was deleted or replaced, and when it is there again.
     fn check_file(&self) {
         let is_lost = self.store.as_ref().is_some_and(|store| store.has_lost_its_file());
         match (self.in_flight.metrics.file_lost.swap(is_lost, Ordering::Relaxed), is_lost) {
@@ -203,7 +204,7 @@ impl Writer {
                 "the file of the database was deleted or replaced while it is in use: what is written now \
                  will not be there after a restart; put the file back, or start the tracker anew"
             ),
-            (true, false) => log::info!("the file of the database is where it belongs"),
+            (true, false) => log::info!("the file of the database is in its place again"),
             _ => {}
         }
     }
@@ -217,7 +218,7 @@ impl Writer {
         let half = self.in_flight.queues.rows_max(channel) / 2;
         let flush = self.settings.get().flush;
         match rows {
-            // The cuts have their own pace, and wake the writer.
+            // Cuts have their own interval, and wake the writer.
             0 if self.in_flight.writes_disk_first() => IDLE_PAUSE,
             _ if self.in_flight.writes_disk_first() => Duration::ZERO,
             _ if rows >= half.max(1) => Duration::ZERO,
@@ -226,7 +227,7 @@ impl Writer {
         }
     }
 
-    /// Does some of the purge that is under way.
+    /// Does a part of the current purge.
     fn run_purge(&mut self, work: fn(&mut Purge, &mut dyn Store, &Clock) -> Result<(), StoreError>) {
         let Some(store) = &mut self.store else { return };
         if let Err(error) = work(&mut self.purge, &mut **store, &self.clock) {
@@ -242,7 +243,8 @@ impl Writer {
             Ok(None) => return PassResult::Kept(0),
             Ok(Some(job)) => job,
             Err(error) => {
-                // The disk, not the store: nothing is lost, but nothing goes on before it can be read.
+                // The disk, not the store: nothing is lost, but writing does not continue before the file can
+                // be read.
                 log::error!("spill of {}: {error}", channel.name());
                 return PassResult::Failed;
             }
@@ -279,12 +281,13 @@ impl Writer {
         }
     }
 
-    /// Has the store keep a batch; its bad rows go to the dead letters.
+    /// Writes a batch to the store; its bad rows go to the dead letters.
     fn write_job(&mut self, job: &mut WriteJob, acknowledged: u64) -> Result<(), StoreError> {
         if self.has_journal {
             return self.write_rounds(job);
         }
-        // Before the commit: if nobody hears of it, it counts as done, for twice would be worse than never.
+        // Before the commit: if it is not answered, it counts as done, because twice would be worse than
+        // never.
         let (channel, sequence) = (job.batch.channel, job.batch.sequence);
         self.in_flight.mark_done(channel, sequence).map_err(|error| lost_error(&error))?;
         match self.write_rounds(job) {
@@ -314,7 +317,7 @@ impl Writer {
         Err(StoreError::Unfit("a batch has bad rows that cannot be found".into()))
     }
 
-    /// Has the store keep a batch, again after a deadlock.
+    /// Saves a batch, again after a deadlock.
     fn save_batch(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let WriterSettings { deadlock_pause, deadlock_retries, .. } = *self.settings.get();
         let Some(store) = &mut self.store else { return Err(lost_error(&"not connected")) };
@@ -344,13 +347,13 @@ impl Writer {
         }
     }
 
-    /// Finds the bad rows of a batch, writes them down and takes them out.
+    /// Finds the bad rows of a batch, writes them to the dead letters and takes them out.
     fn quarantine_bad_rows(&mut self, job: &mut WriteJob, code: i32, text: String) -> Result<(), StoreError> {
         let channel = job.batch.channel;
         let mut bad = Vec::new();
         self.find_bad(&job.batch, &mut bad)?;
         if bad.is_empty() {
-            // Only together they are bad: the first one goes, and the rest is tried again.
+            // The rows are bad only together: the first one is taken out, and the rest is tried again.
             bad.extend(job.batch.records.first().map(|&record| BadRecord { record, code, text }));
         }
         let now = self.clock.now().unix_seconds;
@@ -368,7 +371,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Halves a batch until the bad rows stand alone.
+    /// Halves a batch until the bad rows are isolated.
     fn find_bad(&mut self, batch: &Batch, bad: &mut Vec<BadRecord>) -> Result<(), StoreError> {
         let Some(store) = &mut self.store else { return Err(lost_error(&"not connected")) };
         match store.rehearse(batch) {
@@ -388,7 +391,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The store is away. What is under way goes to the disk.
+    /// Notes that the store is lost. The batch under way goes to the disk.
     fn lose_store(&mut self, channel: Channel, error: &StoreError) {
         if !matches!(error, StoreError::Deadlock(_)) {
             add(&self.in_flight.metrics.errors, 1);
@@ -414,9 +417,9 @@ impl Writer {
         }
     }
 
-    /// The store is as it was: the next try comes later than the last one did.
+    /// Notes another failed attempt: the pause before the next one is longer.
     fn extend_backoff(&mut self, error: &StoreError) {
-        log::debug!("database still away: {error}");
+        log::debug!("database still unreachable: {error}");
         let now = self.clock.uptime();
         if let Some(outage) = &mut self.outage {
             outage.backoff = (outage.backoff * 2).min(BACKOFF_MAX);
@@ -424,7 +427,7 @@ impl Writer {
         }
     }
 
-    /// The store has kept a row: if it was lost, it is back.
+    /// Notes that the store has kept a row: if it was lost, it is back.
     fn note_recovery(&mut self) {
         let Some(outage) = self.outage.take() else { return };
         let away = self.clock.uptime().saturating_sub(outage.since).as_secs();
@@ -433,7 +436,7 @@ impl Writer {
         log::info!("database back after {away} s, {} rows to write", self.rows_waiting());
     }
 
-    /// Opens the store and asks what it has.
+    /// Opens the store and reads which records it has.
     fn connect(&mut self) -> Result<(), StoreError> {
         let mut store = (self.opener)()?;
         for (channel, acknowledged) in Channel::ALL.into_iter().zip(&mut self.acknowledged) {

@@ -1,4 +1,4 @@
-//! Announces noted for a successor, in the order in which each torrent was changed by them.
+//! Announces noted for a successor, for each torrent in the order in which they changed it.
 
 #[cfg(test)]
 use std::cell::RefCell;
@@ -18,13 +18,13 @@ pub(crate) const NOTED_MAX: usize = 1 << 20;
 /// One announce that was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delta {
-    /// What the peer said; amounts and wishes are left out.
+    /// The announce, without amounts and wishes.
     pub announce: Announce,
     /// The torrent's count of finished downloads afterwards.
     pub completed: u32,
 }
 
-/// Where announces are noted while somebody wants them.
+/// Where announces are noted while a successor needs them.
 #[derive(Debug, Default)]
 pub(crate) struct Tap {
     open: AtomicBool,
@@ -37,26 +37,26 @@ struct Noted {
     overflowed: bool,
 }
 
-/// The successor takes changes more slowly than they come.
+/// The error when the successor takes changes more slowly than they come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("more than {NOTED_MAX} announces came while they were being handed over")]
 pub struct TooSlow;
 
 impl Tap {
-    /// From now on every announce is noted.
+    /// Begins to note every announce.
     pub(crate) fn start(&self) {
         *self.noted.lock() = Noted::default();
         self.open.store(true, Ordering::SeqCst);
     }
 
-    /// No more is noted, and what was is forgotten.
+    /// Ceases to note announces, and drops those noted.
     pub(crate) fn stop(&self) {
         self.open.store(false, Ordering::SeqCst);
         *self.noted.lock() = Noted::default();
     }
 
-    /// Whether announces are noted. Whoever changes a swarm asks after that: then a change that is not noted
-    /// was made before the tap was opened, and a walk that begins later meets it.
+    /// Whether announces are noted. Asked after a swarm was changed: a change that is not noted was made
+    /// before the tap was opened, and a walk that begins later copies it.
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(Ordering::Relaxed)
     }
@@ -76,7 +76,7 @@ impl Tap {
         self.noted.lock().deltas.len()
     }
 
-    /// What was noted since the last call.
+    /// Takes the changes noted since the last call.
     pub(crate) fn take_deltas(&self) -> Result<Vec<Delta>, TooSlow> {
         let mut noted = self.noted.lock();
         if noted.overflowed { Err(TooSlow) } else { Ok(std::mem::take(&mut noted.deltas)) }
@@ -84,25 +84,25 @@ impl Tap {
 }
 
 impl Swarms {
-    /// From now on every announce is noted for a successor, until [`forget_deltas`](Self::forget_deltas).
+    /// Begins to note every announce for a successor, until [`stop_deltas`](Self::stop_deltas).
     pub fn start_deltas(&self) {
         self.tap().start();
     }
 
-    /// The announces that were noted since the last call.
+    /// Takes the announces noted since the last call.
     ///
     /// # Errors
-    /// When more came than can be kept; then some are missing.
+    /// Fails when more came than can be kept; then some are missing.
     pub fn take_deltas(&self) -> Result<Vec<Delta>, TooSlow> {
         self.tap().take_deltas()
     }
 
-    /// Nobody wants the announces any more.
+    /// Ceases to note announces.
     pub fn stop_deltas(&self) {
         self.tap().stop();
     }
 
-    /// Does what an announce did that a predecessor has carried out and answered.
+    /// Repeats the effect of an announce that a predecessor has carried out and answered.
     pub fn apply_delta(&self, now: Tick, policy: &Policy, delta: &Delta) {
         let announce = &delta.announce;
         let Some(scope) = AddressScope::of(announce.address) else { return };
@@ -118,7 +118,7 @@ type DeltaObserver = Box<dyn FnMut(&Delta)>;
 
 #[cfg(test)]
 thread_local! {
-    /// Sees each change of this thread at the moment in which it is noted.
+    /// Sees each change of this thread at the moment at which it is noted.
     pub(crate) static WITNESS: RefCell<Option<DeltaObserver>> = const { RefCell::new(None) };
 }
 

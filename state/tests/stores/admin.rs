@@ -1,5 +1,5 @@
-//! The verbs on both stores: what they do, that twice is once, what they tell a running tracker, and what the
-//! audit keeps.
+//! The commands on both stores: what they do, that running one twice is like once, which changes they pass to
+//! a running tracker, and what the audit keeps.
 
 use hayate_state::InfoHash;
 use hayate_state::private::admin::{
@@ -16,7 +16,7 @@ const PLAIN: &str = "aLk3vXy9QdT7mWc2ZpRfH5sJb8NeGu41";
 const HASH: InfoHash = InfoHash([0x5a; 20]);
 const FREE: &str = "4c6e80a2b4c6d8eafc0e20426486a8caecfe1023";
 
-/// A site and whoever changes it.
+/// A site and the administrator who changes it.
 struct TestAdmin<'p> {
     place: &'p Place,
     store: Box<dyn Store>,
@@ -27,17 +27,17 @@ impl<'p> TestAdmin<'p> {
         Self { place, store: place.backend.open_reader().unwrap() }
     }
 
-    fn run_at(&mut self, now: u64, verb: &AdminCommand) -> Result<AdminOutcome, AdminError> {
-        run_command(&mut *self.store, verb, now, "a test")
+    fn run_at(&mut self, now: u64, command: &AdminCommand) -> Result<AdminOutcome, AdminError> {
+        run_command(&mut *self.store, command, now, "a test")
     }
 
-    fn run(&mut self, verb: &AdminCommand) -> AdminOutcome {
-        self.run_at(NOW, verb).unwrap()
+    fn run(&mut self, command: &AdminCommand) -> AdminOutcome {
+        self.run_at(NOW, command).unwrap()
     }
 
-    /// The word of an outcome, and the word when it is asked for once more.
-    fn run_twice(&mut self, verb: &AdminCommand) -> [&'static str; 2] {
-        [self.run(verb).word, self.run(verb).word]
+    /// The word of an outcome, and the word when the command is run once more.
+    fn run_twice(&mut self, command: &AdminCommand) -> [&'static str; 2] {
+        [self.run(command).word, self.run(command).word]
     }
 
     fn passkeys(&mut self) -> Vec<(u32, String)> {
@@ -57,8 +57,8 @@ fn user_of(line: SiteRow) -> Option<(u32, String)> {
     }
 }
 
-/// Passkeys that a running tracker learns (with whose they are) or forgets, in order.
-fn changes_told(outcome: &AdminOutcome) -> Vec<(Option<u32>, String)> {
+/// Passkeys that a running tracker learns (with the id of their user) or forgets, in order.
+fn passkey_changes(outcome: &AdminOutcome) -> Vec<(Option<u32>, String)> {
     let pair = |change: &SiteChange| match change {
         SiteChange::PutUser(user) => (Some(user.id), String::from_utf8_lossy(&user.passkey).into_owned()),
         SiteChange::DropPasskey(passkey) => (None, String::from_utf8_lossy(passkey).into_owned()),
@@ -110,7 +110,7 @@ fn users_come_change_and_go() {
         });
         assert!(found, "{lines:?}");
         let gone = admin.run(&AdminCommand::RemoveUser(UserRef::Id(11)));
-        assert_eq!((gone.word, changes_told(&gone)), ("removed", vec![(None, "eleven".into())]));
+        assert_eq!((gone.word, passkey_changes(&gone)), ("removed", vec![(None, "eleven".into())]));
         assert_eq!(admin.run(&AdminCommand::RemoveUser(UserRef::Id(11))).word, "unchanged");
         assert_eq!(admin.run(&AdminCommand::RemoveUser(UserRef::Id(99))).word, "missing");
         assert_eq!(admin.sql("SELECT count(*) FROM users_main WHERE ID = 11"), "1", "the row stays");
@@ -121,20 +121,20 @@ fn users_come_change_and_go() {
 fn an_old_passkey_works_through_its_grace_and_no_longer() {
     on_both(&|place| {
         let mut admin = TestAdmin::new(place);
-        let verb = change_passkey(PLAIN, "fresh", 60);
-        let first = admin.run(&verb);
+        let command = change_passkey(PLAIN, "fresh", 60);
+        let first = admin.run(&command);
         let both = vec![(Some(1), "fresh".to_owned()), (Some(1), PLAIN.to_owned())];
-        assert_eq!((first.word, changes_told(&first)), ("changed", both.clone()));
+        assert_eq!((first.word, passkey_changes(&first)), ("changed", both.clone()));
         let mut passkeys = admin.passkeys();
         passkeys.sort();
         assert_eq!(passkeys[..2], [(1, PLAIN.into()), (1, "fresh".into())]);
-        let again = admin.run(&verb);
-        assert_eq!((again.word, changes_told(&again)), ("unchanged", both));
+        let again = admin.run(&command);
+        assert_eq!((again.word, passkey_changes(&again)), ("unchanged", both));
         assert_eq!(admin.sql("SELECT good_until FROM hayate_passkeys"), (NOW + 60).to_string());
-        // A late repetition brings nothing back to life.
-        let late = admin.run_at(NOW + 61, &verb).unwrap();
-        assert!(!changes_told(&late).contains(&(Some(1), PLAIN.to_owned())), "{late:?}");
-        // Back, and away again: the grace of a passkey begins when it is given up.
+        // A late repetition does not bring anything back to life.
+        let late = admin.run_at(NOW + 61, &command).unwrap();
+        assert!(!passkey_changes(&late).contains(&(Some(1), PLAIN.to_owned())), "{late:?}");
+        // Back and replaced again: the grace period of a passkey begins when it is given up.
         assert_eq!(admin.run_at(NOW + 100, &change_passkey("fresh", PLAIN, 60)).unwrap().word, "changed");
         assert_eq!(admin.run_at(NOW + 200, &change_passkey(PLAIN, "fresh", 60)).unwrap().word, "changed");
         let until = admin.sql(&format!("SELECT good_until FROM hayate_passkeys WHERE passkey = '{PLAIN}'"));
@@ -143,13 +143,13 @@ fn an_old_passkey_works_through_its_grace_and_no_longer() {
 }
 
 #[test]
-fn without_a_grace_an_old_passkey_is_nobodys_at_once() {
+fn without_a_grace_period_an_old_passkey_stops_working_at_once() {
     on_both(&|place| {
         let mut admin = TestAdmin::new(place);
-        let verb = change_passkey(PLAIN, "fresh", 0);
-        let first = admin.run(&verb);
-        assert_eq!(changes_told(&first), [(Some(1), "fresh".to_owned()), (None, PLAIN.to_owned())]);
-        assert_eq!((first.word, admin.run(&verb).word), ("changed", "unchanged"));
+        let command = change_passkey(PLAIN, "fresh", 0);
+        let first = admin.run(&command);
+        assert_eq!(passkey_changes(&first), [(Some(1), "fresh".to_owned()), (None, PLAIN.to_owned())]);
+        assert_eq!((first.word, admin.run(&command).word), ("changed", "unchanged"));
         assert_eq!(admin.passkeys().len(), 2);
         assert_eq!(admin.run(&change_passkey("nobody's", "other", 0)).word, "missing");
     });
@@ -160,7 +160,7 @@ fn a_removed_user_has_no_passkey_left_not_even_a_retired_one() {
     on_both(&|place| {
         let mut admin = TestAdmin::new(place);
         admin.run(&change_passkey(PLAIN, "fresh", 60));
-        let mut gone = changes_told(&admin.run(&AdminCommand::RemoveUser(UserRef::Id(1))));
+        let mut gone = passkey_changes(&admin.run(&AdminCommand::RemoveUser(UserRef::Id(1))));
         gone.sort();
         assert_eq!(gone, [(None, PLAIN.to_owned()), (None, "fresh".to_owned())]);
         assert_eq!(admin.sql("SELECT count(*) FROM hayate_passkeys"), "0");
@@ -171,7 +171,7 @@ fn a_removed_user_has_no_passkey_left_not_even_a_retired_one() {
 fn a_passkey_means_the_enabled_user_who_has_it_to_the_letter() {
     on_both(&|place| {
         let mut admin = TestAdmin::new(place);
-        // A disabled one of later, and one who differs in case only.
+        // A disabled user who had the passkey later, and one whose passkey differs in case only.
         admin.sql(&format!("INSERT INTO users_main (ID, Enabled, torrent_pass) VALUES (7, '2', '{PLAIN}')"));
         let update = AdminCommand::UpdateUser {
             who: UserRef::Passkey(PLAIN.to_owned()),
@@ -182,9 +182,9 @@ fn a_passkey_means_the_enabled_user_who_has_it_to_the_letter() {
         };
         admin.run(&update);
         assert_eq!(admin.sql("SELECT ID FROM users_main WHERE DisableDownload = 1 ORDER BY ID"), "1\n2");
-        // He is disabled already: whoever has his passkey now keeps it.
+        // The user is disabled already: whoever has the passkey now keeps it.
         assert_eq!(
-            changes_told(&admin.run(&AdminCommand::RemoveUser(UserRef::Id(7)))),
+            passkey_changes(&admin.run(&AdminCommand::RemoveUser(UserRef::Id(7)))),
             [(Some(1), PLAIN.to_owned())]
         );
         let lower = PLAIN.to_lowercase();
@@ -194,7 +194,8 @@ fn a_passkey_means_the_enabled_user_who_has_it_to_the_letter() {
     });
 }
 
-/// A passkey names one user: another who asks for it is told whose it is, and nothing changes.
+/// A passkey belongs to one user: a request for it by another is refused and says whose it is, and nothing
+/// changes.
 #[test]
 fn a_passkey_that_another_has_is_refused() {
     on_both(&|place| {
@@ -204,7 +205,7 @@ fn a_passkey_that_another_has_is_refused() {
         admin.run(&add_user(Some(12), "twelve"));
         admin.run(&AdminCommand::RemoveUser(UserRef::Id(12)));
         let before = (admin.passkeys(), admin.sql("SELECT passkey, uid, good_until FROM hayate_passkeys"));
-        for (verb, owner) in [
+        for (command, owner) in [
             (add_user(Some(13), PLAIN), 1),
             (add_user(Some(13), "fresh"), 11),
             (add_user(Some(13), "twelve"), 12),
@@ -216,15 +217,15 @@ fn a_passkey_that_another_has_is_refused() {
             (change_passkey(PLAIN, "twelve", 60), 12),
             (change_passkey("eleven", PLAIN, 60), 11),
         ] {
-            let error = admin.run_at(NOW, &verb).unwrap_err();
-            assert!(matches!(error, AdminError::Bad(_)), "{verb:?}: {error:?}");
-            assert_eq!(error.to_string(), format!("refused: user {owner} has this passkey"), "{verb:?}");
+            let error = admin.run_at(NOW, &command).unwrap_err();
+            assert!(matches!(error, AdminError::Bad(_)), "{command:?}: {error:?}");
+            assert_eq!(error.to_string(), format!("refused: user {owner} has this passkey"), "{command:?}");
         }
         assert_eq!(admin.passkeys(), before.0);
         assert_eq!(admin.sql("SELECT passkey, uid, good_until FROM hayate_passkeys"), before.1);
         let refused = "SELECT count(*) FROM hayate_audit WHERE outcome = 'refused'";
         assert_eq!(admin.sql(refused), "10");
-        // To the letter; one's own; and one whose grace is over.
+        // A passkey that differs in case, the user's own, and one whose grace period is over.
         assert_eq!(admin.run(&add_user(Some(13), "FRESH")).word, "added");
         assert_eq!(admin.run(&change_passkey("fresh", "eleven", 60)).word, "changed");
         let late = admin.run_at(NOW + 61, &change_passkey(PLAIN, "fresh", 0)).unwrap();
@@ -238,7 +239,7 @@ fn a_user_who_gets_another_passkey_has_the_old_one_no_more() {
         let mut admin = TestAdmin::new(place);
         admin.run(&add_user(Some(11), "eleven"));
         let outcome = admin.run(&add_user(Some(11), "fresh"));
-        assert_eq!(changes_told(&outcome), [(None, "eleven".to_owned()), (Some(11), "fresh".to_owned())]);
+        assert_eq!(passkey_changes(&outcome), [(None, "eleven".to_owned()), (Some(11), "fresh".to_owned())]);
     });
 }
 
@@ -261,15 +262,16 @@ fn several_are_changed_at_once_or_none() {
         assert_eq!(admin.sql("SELECT DownMultiplier FROM torrents WHERE ID = 3"), "0.5");
         let remove = |passkey: &str| AdminCommand::RemoveUser(UserRef::Passkey(passkey.to_owned()));
         let outcome = admin.run(&AdminCommand::AllOf(vec![remove(PLAIN), remove("nobody's")]));
-        assert_eq!((outcome.word, changes_told(&outcome)), ("removed", vec![(None, PLAIN.to_owned())]));
+        assert_eq!((outcome.word, passkey_changes(&outcome)), ("removed", vec![(None, PLAIN.to_owned())]));
         let audit = "SELECT verb, outcome FROM hayate_audit ORDER BY id DESC LIMIT 2";
         assert_eq!(admin.sql(audit), "remove_user\tmissing\nremove_user\tremoved");
-        // One that the database refuses takes back all of them.
+        // One command that the database refuses takes all of them back.
         let bad = TorrentChange { group: Some(u32::MAX), up: Some(3.0), ..TorrentChange::default() };
-        let verbs = [(free, TorrentChange { up: Some(7.0), ..half.clone() }), (free, bad)];
-        let verb =
-            AdminCommand::AllOf(verbs.map(|(hash, change)| AdminCommand::UpdateTorrent(hash, change)).into());
-        assert!(matches!(admin.run_at(NOW, &verb), Err(AdminError::Bad(_))));
+        let commands = [(free, TorrentChange { up: Some(7.0), ..half.clone() }), (free, bad)];
+        let command = AdminCommand::AllOf(
+            commands.map(|(hash, change)| AdminCommand::UpdateTorrent(hash, change)).into(),
+        );
+        assert!(matches!(admin.run_at(NOW, &command), Err(AdminError::Bad(_))));
         assert_eq!(admin.sql("SELECT UpMultiplier FROM torrents WHERE ID = 3"), "1");
         assert!(matches!(admin.run_at(NOW, &AdminCommand::AllOf(Vec::new())), Err(AdminError::Bad(_))));
     });
@@ -348,7 +350,7 @@ fn torrents_come_change_and_go_for_a_reason() {
         });
         let found = found.unwrap();
         assert_eq!((found.info_hash, found.group.id, found.multipliers), (HASH, 7, expected));
-        // What is not named stays.
+        // Fields that are not named stay.
         assert_eq!(admin.run_twice(&set_torrent(HASH, Some(2.0), None)), ["changed", "unchanged"]);
         let factors = "SELECT UpMultiplier, DownMultiplier FROM torrents WHERE ID = 70";
         assert_eq!(admin.sql(factors), "2\t0.1");
@@ -408,7 +410,8 @@ fn the_audit_says_who_did_what_and_keeps_no_passkey() {
         admin.run(&delete_torrent(HASH, ""));
         admin.run(&AdminCommand::InfoTorrent(HASH));
         let rows = admin.sql("SELECT at, verb, target, outcome, source FROM hayate_audit ORDER BY id");
-        let row = |verb: &str, target: &str, word: &str| format!("{NOW}\t{verb}\t{target}\t{word}\ta test");
+        let row =
+            |command: &str, target: &str, word: &str| format!("{NOW}\t{command}\t{target}\t{word}\ta test");
         let expected = [
             row("add_user", "user 11", "added"),
             row("change_passkey", "user 11", "changed"),
@@ -425,7 +428,7 @@ fn what_makes_no_sense_is_named_and_leaves_no_trace() {
     on_both(&|place| {
         let mut admin = TestAdmin::new(place);
         let taken = add_torrent(Some(1), HASH, "anime");
-        let verbs = [
+        let commands = [
             (add_user(None, "no blanks"), "letters and digits"),
             (add_user(None, &"x".repeat(33)), "letters and digits"),
             (change_passkey(PLAIN, PLAIN, 0), "the same"),
@@ -437,10 +440,10 @@ fn what_makes_no_sense_is_named_and_leaves_no_trace() {
             (set_torrent(HASH, Some(f64::NAN), None), "multiplier"),
             (taken, "the database refuses"),
         ];
-        for (verb, words) in verbs {
-            let error = admin.run_at(NOW, &verb).unwrap_err();
-            assert!(matches!(error, AdminError::Bad(_)), "{verb:?}: {error:?}");
-            assert!(error.to_string().contains(words), "{verb:?}: {error}");
+        for (command, words) in commands {
+            let error = admin.run_at(NOW, &command).unwrap_err();
+            assert!(matches!(error, AdminError::Bad(_)), "{command:?}: {error:?}");
+            assert!(error.to_string().contains(words), "{command:?}: {error}");
         }
         if place.backend.dsn().to_string().starts_with("sqlite") {
             assert_eq!(admin.run(&add_torrent(None, HASH, "tapes")).word, "added");

@@ -1,5 +1,5 @@
 //! Crashes at every point between an announce and the store, in virtual time: what is credited is what became
-//! durable, and whoever announces again goes on from there, to the octet.
+//! durable, and a session that announces again continues from there, to the octet.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,10 +23,10 @@ use crate::double::{Double, Doubled};
 const USERS: u32 = 5;
 const TORRENTS: u32 = 7;
 const CRASHES: u32 = 60;
-/// Nobody is silent for so long here.
+/// No peer is silent for this long here.
 const INACTIVITY: u32 = 1_000_000;
 
-/// A store that keeps some batches and is gone then.
+/// A store that keeps some batches and then becomes unreachable.
 struct Mortal {
     store: Box<dyn Store>,
     /// Batches that it still keeps.
@@ -52,7 +52,7 @@ impl Double for Mortal {
 /// A session: torrent, user, client.
 type Name = (u32, u32, u32);
 
-/// What has happened, as plainly as it can be said: totals of sessions, and what is credited to user and
+/// What has happened, expressed as plainly as possible: totals of sessions, and the credit by user and
 /// torrent.
 #[derive(Clone, Default)]
 struct Ledger {
@@ -61,20 +61,20 @@ struct Ledger {
 }
 
 impl Ledger {
-    fn announce(&mut self, name: Name, told: (u64, u64), stops: bool) {
-        let before = self.totals.get(&name).copied().unwrap_or(told);
+    fn announce(&mut self, name: Name, totals: (u64, u64), stops: bool) {
+        let before = self.totals.get(&name).copied().unwrap_or(totals);
         let (torrent, user, _) = name;
         let credit = self.credit.entry((user, torrent)).or_default();
-        *credit = (credit.0 + told.0 - before.0, credit.1 + told.1 - before.1);
+        *credit = (credit.0 + totals.0 - before.0, credit.1 + totals.1 - before.1);
         if stops {
             self.totals.remove(&name);
         } else {
-            self.totals.insert(name, told);
+            self.totals.insert(name, totals);
         }
     }
 }
 
-/// A tracker whose threads are not started: the test says when anything goes on.
+/// A tracker whose threads are not started: the test decides when anything happens.
 struct TestSite {
     site: Arc<Site>,
     queues: Arc<Queues>,
@@ -121,21 +121,21 @@ impl TestSite {
         Self { site, queues, tracker, opened, life, clock }
     }
 
-    fn announce(&mut self, second: u32, (torrent, user, client): Name, told: (u64, u64), event: Event) {
-        let member = self.tracker.find_user(passkey(user).as_bytes()).unwrap();
+    fn announce(&mut self, second: u32, (torrent, user, client): Name, totals: (u64, u64), event: Event) {
+        let user = self.tracker.find_user(passkey(user).as_bytes()).unwrap();
         let announce = Announce {
             info_hash: hash(torrent),
             peer_id: PeerId(format!("-TR2940-{client:012}").into_bytes().try_into().unwrap()),
             address: [45, 0, 0, 7].into(),
             port: 6881,
-            uploaded: told.0,
-            downloaded: told.1,
+            uploaded: totals.0,
+            downloaded: totals.1,
             left: 9,
             event,
             num_want: 0,
         };
         let mut handout = Handout::new(&mut [], &mut []);
-        self.tracker.announce_user(Now::at(second), member, &announce, None, &mut handout).unwrap();
+        self.tracker.announce_user(Now::at(second), user, &announce, None, &mut handout).unwrap();
     }
 
     fn write_snapshot(&self, path: PathBuf) {
@@ -150,7 +150,7 @@ impl TestSite {
     }
 }
 
-/// Users, torrents and a client, in a file.
+/// Creates users, torrents and a client, in a file.
 fn found(path: &Path) -> (Backend, rusqlite::Connection) {
     let backend = backend(&format!("sqlite:{}", path.display()));
     backend.migrate().unwrap();
@@ -169,7 +169,7 @@ fn found(path: &Path) -> (Backend, rusqlite::Connection) {
     (backend, connection)
 }
 
-/// What the database has, by user and torrent; and it says the same of each user.
+/// The amounts in the database, by user and torrent, after checking that they add up to those of each user.
 fn credited(connection: &rusqlite::Connection) -> BTreeMap<(u32, u32), (u64, u64)> {
     let mut statement =
         connection.prepare("SELECT uid, fid, uploaded, downloaded FROM transfer_history").unwrap();
@@ -203,7 +203,7 @@ fn after_a_crash_at_any_point_what_is_credited_is_what_became_durable() {
     let mut random = fastrand::Rng::with_seed(seed);
     let folder = tempfile::tempdir().unwrap();
     let (backend, connection) = found(&folder.path().join("site.db"));
-    let (mut live, mut told) = (Ledger::default(), BTreeMap::<Name, (u64, u64)>::new());
+    let (mut live, mut reported) = (Ledger::default(), BTreeMap::<Name, (u64, u64)>::new());
     let mut durable = live.clone();
     let (mut second, mut points) = (0, [0; 6]);
     for crash in 0..CRASHES {
@@ -213,13 +213,13 @@ fn after_a_crash_at_any_point_what_is_credited_is_what_became_durable() {
             for _ in 0..random.u32(..60) {
                 second += 1;
                 let name = (random.u32(1..=TORRENTS), random.u32(1..=USERS), random.u32(..2));
-                let totals = told.entry(name).or_default();
+                let totals = reported.entry(name).or_default();
                 *totals = (totals.0 + random.u64(..50_000), totals.1 + random.u64(..50_000));
                 let stops = random.u8(..12) == 0;
                 test_site.announce(second, name, *totals, if stops { Event::Stopped } else { Event::None });
                 live.announce(name, *totals, stops);
             }
-            // The first of all is whole: before it there is nothing to tell a snapshot's totals from.
+            // The first cut is complete: before it there is nothing to compare a snapshot's totals with.
             if (crash, round) == (0, 0) || random.bool() {
                 test_site.opened.emergency_flush().flush_to_disk();
                 durable = live.clone();
@@ -235,7 +235,7 @@ fn after_a_crash_at_any_point_what_is_credited_is_what_became_durable() {
         let point = random.usize(..points.len());
         points[point] += 1;
         match point {
-            // Nothing of what was told since the last cut is on the disk.
+            // Nothing reported since the last cut is on the disk.
             0 => {}
             // The cut is torn.
             1 => {
@@ -248,7 +248,8 @@ fn after_a_crash_at_any_point_what_is_credited_is_what_became_durable() {
                     file.set_len(random.u64(begin..len)).unwrap();
                 }
             }
-            // The cut is there; none, some or all channels are with the store, which is then away, or not.
+            // The cut is there; none, some or all channels are in the store, which then is unreachable, or
+            // not.
             _ => {
                 test_site.opened.emergency_flush().flush_to_disk();
                 durable = live.clone();

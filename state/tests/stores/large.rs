@@ -14,13 +14,13 @@ use crate::promise::fresh_mariadb;
 use crate::servers::Server;
 use crate::slow_log::{Locks, SlowLog};
 
-/// How many rows of `transfer_history` there are.
+/// The number of rows in `transfer_history`.
 const VARIABLE: &str = "HAYATE_HISTORY_ROWS";
-/// Rows of history of each user; of users, torrents and finished downloads there are as many as users.
+/// Rows of history of each user; there are as many torrents and finished downloads as users.
 const EACH: u64 = 100;
-/// Rows that are made at once.
+/// Rows that are inserted at once.
 const CHUNK: u64 = 500_000;
-/// What one statement may read, and one transaction lock.
+/// Rows that one statement may read, and that one transaction may lock.
 const MOST: u64 = 10_000;
 /// Rows of a batch: the default bound of a channel.
 const BATCH: u32 = 5000;
@@ -28,7 +28,7 @@ const BATCH: u32 = 5000;
 /// A quarter of the history is active, and one row of a thousand is a hit-and-run.
 fn fill(place: &Place, rows: u64) {
     let clock = Clock::start();
-    // As a site's table is, without the indexes; and what is not measured need not be durable.
+    // As in a site's table, without the indexes; what is not measured need not be durable.
     place.ask("ALTER TABLE transfer_history DROP INDEX active_last_announce, DROP INDEX hnr_uid_fid");
     place.ask("SET GLOBAL innodb_flush_log_at_trx_commit = 0");
     for from in (0..rows).step_by(CHUNK.try_into().unwrap()) {
@@ -57,7 +57,7 @@ fn fill(place: &Place, rows: u64) {
     println!("{rows} rows are made in {:.0} s", clock.uptime().as_secs_f64());
 }
 
-/// Measures what is done, stage by stage.
+/// Measures the work, stage by stage.
 struct Stages {
     server: Rc<Server>,
     log: SlowLog,
@@ -133,7 +133,7 @@ fn a_large_site_is_read_and_purged_without_a_long_statement() {
         return;
     };
     let server = Rc::new(Server::new());
-    // What a server has that nobody has tuned.
+    // The defaults of a server that was not tuned.
     server.sql("SET GLOBAL innodb_buffer_pool_size = 128 << 20, GLOBAL innodb_log_file_size = 96 << 20");
     let place = fresh_mariadb(&server, "site");
     place.ask("UPDATE transfer_history SET active = 0");
@@ -142,9 +142,9 @@ fn a_large_site_is_read_and_purged_without_a_long_statement() {
     let (mut store, mut reader) = (place.backend.open().unwrap(), place.backend.open_reader().unwrap());
     for set in Set::ALL {
         stages.stage(&format!("{set:?} are read"), || {
-            let mut lines = 0_u64;
-            reader.read_rows(set, &mut |_| lines += 1).unwrap();
-            println!("{lines} rows");
+            let mut rows_read = 0_u64;
+            reader.read_rows(set, &mut |_| rows_read += 1).unwrap();
+            println!("{rows_read} rows");
         });
     }
     stages.stage("registered torrents are read", || _ = reader.read_registered().unwrap());
@@ -179,12 +179,12 @@ fn a_large_site_is_read_and_purged_without_a_long_statement() {
         store.read_completed(users as usize / 2, &mut |_, _| {}).unwrap();
     });
     stages.stage("the site is changed", || {
-        for verb in [
+        for command in [
             AdminCommand::AddUser { id: None, passkey: "new".into() },
             AdminCommand::ChangePasskey { old: "new".into(), new: "newer".into(), grace_seconds: 7 },
             AdminCommand::RemoveUser(UserRef::Passkey("newer".into())),
         ] {
-            run_command(&mut *reader, &verb, 1_700_000_000, "a test").unwrap();
+            run_command(&mut *reader, &command, 1_700_000_000, "a test").unwrap();
         }
     });
 }

@@ -1,4 +1,4 @@
-//! What every store promises, on a real file and on a real server; and what only a server can do wrong.
+//! The promises of every store, on a real file and on a real server; and what can go wrong only on a server.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod admin;
@@ -23,7 +23,7 @@ mod turns;
 
 use hayate_state::store::{Backend, RequiredTables};
 
-/// The rows that every case of mode private starts from.
+/// The rows with which every case of mode private starts.
 const FIXTURE: &str = include_str!("../../../tests/kit/fixtures/private.sql");
 
 /// A database with the fixture, and a way to look into it without the store.
@@ -33,13 +33,13 @@ struct Place {
 }
 
 impl Place {
-    /// The rows of an answer, with tabs between columns.
+    /// Returns the rows of a query, with tabs between columns.
     fn ask(&self, sql: &str) -> String {
         (self.ask)(sql)
     }
 }
 
-/// Shows `check` a fresh database with the fixture, in a file and then on a server.
+/// Calls `check` with a fresh database with the fixture, in a file and then on a server.
 fn on_both(check: &dyn Fn(&Place)) {
     let folder = tempfile::tempdir().unwrap();
     eprintln!("SQLite");
@@ -51,4 +51,24 @@ fn on_both(check: &dyn Fn(&Place)) {
 
 fn backend(dsn: &str) -> Backend {
     Backend::new(dsn.parse().unwrap(), "", RequiredTables::Site)
+}
+
+/// Returns the rows of a query on a file, with tabs between columns.
+fn ask_sqlite(connection: &rusqlite::Connection, sql: &str) -> String {
+    use rusqlite::types::ValueRef;
+    let mut statement = connection.prepare(sql).unwrap();
+    let columns = statement.column_count();
+    let mut rows = statement.query([]).unwrap();
+    let mut lines = Vec::new();
+    while let Some(row) = rows.next().unwrap() {
+        let values = (0..columns).map(|column| match row.get_ref(column).unwrap() {
+            ValueRef::Null => "NULL".to_owned(),
+            ValueRef::Integer(number) => number.to_string(),
+            ValueRef::Real(number) => number.to_string(),
+            ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+            ValueRef::Blob(octets) => format!("{} octets", octets.len()),
+        });
+        lines.push(values.collect::<Vec<_>>().join("\t"));
+    }
+    lines.join("\n")
 }

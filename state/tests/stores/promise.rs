@@ -31,7 +31,7 @@ pub(crate) fn fresh_sqlite(path: &Path) -> Place {
     backend.migrate().unwrap();
     let connection = rusqlite::Connection::open(path).unwrap();
     connection.execute_batch(FIXTURE).unwrap();
-    Place { backend, ask: Box::new(move |sql| ask_sqlite(&connection, sql)) }
+    Place { backend, ask: Box::new(move |sql| crate::ask_sqlite(&connection, sql)) }
 }
 
 #[test]
@@ -54,29 +54,10 @@ pub(crate) fn fresh_mariadb(server: &Rc<Server>, name: &str) -> Place {
     Place { backend, ask: Box::new(move |sql| server.sql_in(&name, sql)) }
 }
 
-pub(crate) fn ask_sqlite(connection: &rusqlite::Connection, sql: &str) -> String {
-    use rusqlite::types::ValueRef;
-    let mut statement = connection.prepare(sql).unwrap();
-    let columns = statement.column_count();
-    let mut rows = statement.query([]).unwrap();
-    let mut lines = Vec::new();
-    while let Some(row) = rows.next().unwrap() {
-        let values = (0..columns).map(|column| match row.get_ref(column).unwrap() {
-            ValueRef::Null => "NULL".to_owned(),
-            ValueRef::Integer(number) => number.to_string(),
-            ValueRef::Real(number) => number.to_string(),
-            ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
-            ValueRef::Blob(octets) => format!("{} octets", octets.len()),
-        });
-        lines.push(values.collect::<Vec<_>>().join("\t"));
-    }
-    lines.join("\n")
-}
-
 /// One part of the promise.
 type Check = fn(&Place);
 
-/// Every store passes this; `fresh` gives a migrated database with the fixture.
+/// Every store passes this; `fresh` creates a migrated database with the fixture.
 fn keeps_its_promise(fresh: &dyn Fn() -> Place) {
     let facts: [(&str, Check); 16] = [
         ("amounts of users are added", users_are_added),
@@ -271,7 +252,7 @@ fn a_bad_row_undoes_its_batch(place: &Place) {
     assert_eq!(place.ask(uploaded), "7\n0\n2551\n11");
 }
 
-/// Each column alone, and a row that is made.
+/// Each column alone, and a new row.
 fn sums_stop_at_what_their_column_can_hold(place: &Place) {
     let mut store = place.backend.open().unwrap();
     let (octets, times) = (i64::MAX, i32::MAX);
@@ -303,7 +284,7 @@ fn sums_stop_at_what_their_column_can_hold(place: &Place) {
         let expected = format!("{first}\n{octets}\t{down}\t{made}\t{times}\t{times}");
         assert_eq!(place.ask(rows), expected, "{sequence}");
     }
-    // One that a site has set itself is left alone.
+    // A value that a site has set itself is left alone.
     place.ask("UPDATE transfer_history SET uploaded = -5, downloaded = -7 WHERE uid = 7");
     let more = TransferRow { raw_up: u64::MAX, raw_down: 9, ..transfer(7) };
     save(&mut *store, Channel::TransferHistory, 4, vec![Record::Transfer(more)]);
@@ -363,7 +344,7 @@ fn a_number_is_kept_once(place: &Place) {
     assert_eq!(place.ask(uploaded), "3");
     assert_eq!(store.acknowledged(Channel::Users).unwrap(), Some(7));
     assert_eq!(store.acknowledged(Channel::Torrents).unwrap(), Some(0));
-    // Nor after the store was opened again; but another node counts for itself.
+    // The same holds after the store is opened again; but another node counts for itself.
     drop(store);
     let mut store = place.backend.open().unwrap();
     assert_eq!(store.acknowledged(Channel::Users).unwrap(), Some(7));
@@ -410,7 +391,7 @@ fn a_purge_reaches_what_is_silent(place: &Place) {
     let records = vec![Record::Purge { before: NOW }, Record::Transfer(live)];
     save(&mut *store, Channel::TransferHistory, 1, records);
     assert_eq!(active(), "0\t0\t1\n1\t1\t1\n2\t1\t1\n2\t2\t1", "the record only asks for it");
-    // (0,0) and (2,1) were heard of just in time.
+    // (0,0) and (2,1) announced just in time.
     assert_eq!(purge(&mut *store, 1_585_955_952), 1);
     assert_eq!(active(), "0\t0\t1\n1\t1\t1\n2\t1\t1\n2\t2\t0");
     assert_eq!(purge(&mut *store, 1_585_955_953), 2);
@@ -420,7 +401,7 @@ fn a_purge_reaches_what_is_silent(place: &Place) {
     assert!(matches!(reader, Err(StoreError::Unfit(_))), "{reader:?}");
 }
 
-/// Purges one row at a time; gives how many have become inactive.
+/// Purges one row at a time; returns how many became inactive.
 fn purge(store: &mut dyn Store, before: i64) -> u64 {
     let (mut from, mut inactive) = (None, 0);
     loop {
@@ -448,7 +429,7 @@ fn completed_counts_are_read_back(place: &Place) {
     save(&mut *store, Channel::Completed, 2, vec![row(1, 13, NOW + 2), row(0xfe, 17, NOW)]);
     let all = [(2, 5), (1, 16), (3, 7), (0xfe, 17), (4, 11)];
     assert_eq!(read(9, &mut *store), all);
-    // A reader forgets nothing; the writer forgets what comes behind the most there may be.
+    // A reader forgets nothing; the writer forgets what is beyond the maximum.
     let mut reader = place.backend.open_reader().unwrap();
     assert_eq!(read(4, &mut *reader), all[..4]);
     assert_eq!(read(5, &mut *store), all);
@@ -486,7 +467,7 @@ fn registered_torrents_are_read(place: &Place) {
     }
 }
 
-/// More than go into one statement, each kind of row.
+/// More rows of each kind than fit into one statement.
 fn many_rows_are_one_batch(place: &Place) {
     let mut store = place.backend.open().unwrap();
     let many: Vec<_> = (1..=4500).map(|id| user(id, u64::from(id))).collect();

@@ -1,4 +1,4 @@
-//! A purge of a large `transfer_history`: what the server itself says of how much each slice reads and locks.
+//! A purge of a large `transfer_history`: how many rows each slice reads and locks, as the server reports it.
 
 use std::iter;
 use std::rc::Rc;
@@ -14,18 +14,18 @@ use crate::promise::{fresh_mariadb, fresh_sqlite};
 use crate::servers::Server;
 use crate::slow_log::root;
 
-/// Rows of the table; a third of them is active, and half of these were not heard of for long.
+/// Rows of the table; a third of them is active, and half of these have been silent for long.
 const ROWS: i64 = 300_000;
 const LIMIT: i64 = 1_000_000 + ROWS / 2;
-/// What one statement may read or lock.
+/// Rows that one statement may read or lock.
 const MOST: u64 = 10_000;
 
 const SILENT: &str = "active = 1 AND last_announce < 1150000";
 
 const READS: &str = "SHOW GLOBAL STATUS LIKE 'Handler_read%'";
-/// Between two looks: the server shows who waits no more often than ten times a second.
+/// Time between two checks: the server updates the list of waiting transactions at most ten times a second.
 const LOOK: Duration = Duration::from_millis(200);
-/// Looks before a test gives up.
+/// Checks before a test gives up.
 const LOOKS: usize = 90;
 
 fn rows(numbers: &str) -> String {
@@ -39,7 +39,7 @@ fn slice(from: Option<PurgeMark>) -> PurgeSlice {
     PurgeSlice { before: LIMIT, from, rows_most: ROWS_MOST }
 }
 
-/// Purges to the end; `check` sees each slice. Gives how many rows have become inactive.
+/// Purges to the end; `check` is called after each slice. Returns how many rows became inactive.
 fn purge(store: &mut dyn Store, check: &mut dyn FnMut(u64)) -> u64 {
     let (mut from, mut inactive) = (None, 0);
     loop {
@@ -60,7 +60,7 @@ fn is_purged(place: &Place, inactive: u64) {
     assert_eq!(place.ask(active), "50001");
 }
 
-/// A site with the index, or as one that runs the reference tracker: without.
+/// A site with the index, or without it, like one that runs the reference tracker.
 fn site(server: &Rc<Server>, name: &str, indexed: bool) -> Place {
     let place = fresh_mariadb(server, name);
     place.ask("UPDATE transfer_history SET active = 0");
@@ -101,7 +101,7 @@ fn each_slice_locks_few_rows_and_no_row_that_was_written_meanwhile_is_switched_o
     for (name, indexed) in [("with", true), ("without", false)] {
         let place = site(&server, name, indexed);
         let order = if indexed { "active = 1 DESC, last_announce" } else { "uid, fid" };
-        // The last row that the slice will lock is somebody else's.
+        // The last row that the slice will lock is locked by another transaction.
         let last = format!(
             "SELECT uid, fid FROM (SELECT * FROM transfer_history ORDER BY {order} LIMIT {ROWS_MOST}) AS t
              WHERE {SILENT} ORDER BY {} LIMIT 1",

@@ -1,4 +1,4 @@
-//! The recorder against a store that fails at every turn: what is put is kept, once.
+//! The recorder against a store that fails at every turn: every queued record is kept, exactly once.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,7 +29,7 @@ struct Faults {
     random: Mutex<fastrand::Rng>,
     /// In percent.
     share: u32,
-    /// The store is away altogether.
+    /// Whether the store is unreachable.
     away: AtomicBool,
 }
 
@@ -73,7 +73,7 @@ impl Double for Faulty {
     }
 }
 
-/// One run of a tracker; gives whether it could start.
+/// One run of a tracker; returns whether it could start.
 fn run(backend: &Backend, folder: &Path, faults: &Arc<Faults>, work: impl FnOnce(&Queues)) -> bool {
     let clock = Clock::start();
     let bounds = Bounds { users: 7, completed: 11, ..Bounds::default() };
@@ -100,7 +100,7 @@ fn run(backend: &Backend, folder: &Path, faults: &Arc<Faults>, work: impl FnOnce
     true
 }
 
-/// Puts random records from two threads; adds them to what must be there.
+/// Queues random records from two threads; adds them to those that must be kept.
 fn put(queues: &Queues, random: &mut fastrand::Rng, users: &mut BTreeMap<u32, u64>, hashes: &mut [u64; 30]) {
     let rows = random.u32(..3000);
     let seed = random.u64(..);
@@ -150,7 +150,7 @@ fn every_record_is_kept_once_whatever_fails_and_however_often_the_tracker_stops(
         }));
     }
     assert!(starts > 5, "{starts} runs could start: too few to show anything");
-    // A last run without faults brings home what still lies on the disk.
+    // A last run without faults writes what is still on the disk.
     assert!(run(&place.backend, folder.path(), &faults(0, &mut random), |_| {}));
     for (id, sum) in users {
         let uploaded = place.ask(&format!("SELECT Uploaded FROM users_main WHERE ID = {id}"));
@@ -207,7 +207,7 @@ fn without_a_journal_an_unanswered_commit_is_never_written_twice() {
     let mut expected = 2551;
     for _ in 0..12 {
         let faults = faults(random.u32(..25), &mut random);
-        // A commit without an answer was made all the same: to try again would count it twice.
+        // A commit without an answer was carried out all the same: another attempt would count it twice.
         run(&place, folder.path(), &faults, |queues| {
             for _ in 0..200 {
                 let uploaded = random.u64(..1000);
@@ -220,7 +220,7 @@ fn without_a_journal_an_unanswered_commit_is_never_written_twice() {
     assert_eq!(server.sql_in("site", "SELECT Uploaded FROM users_main WHERE ID = 2"), expected.to_string());
 }
 
-/// A store without a journal, which looks at what the disk says while it is asked to keep a batch.
+/// A store without a journal, which checks what the disk says while it is asked to keep a batch.
 struct Watchful {
     folder: std::path::PathBuf,
     seen: Arc<Mutex<Vec<(u64, String)>>>,

@@ -1,4 +1,4 @@
-//! What mode private reads: the sets of the fixture, rows that cannot be read, tables that are not there.
+//! What mode private reads: the sets of the fixture, rows that cannot be read, missing tables.
 
 use hayate_state::snapshot::site::{Group, Multipliers, UserAccount};
 use hayate_state::store::{Dsn, RegisteredTorrent, Set, SiteRow, Store};
@@ -8,11 +8,11 @@ use crate::{Place, on_both};
 
 const PLAIN: Multipliers = Multipliers { up: 1.0, down: 1.0 };
 
-/// A set in the order in which it is shown, and how many rows were left out.
+/// The rows of a set in the order in which they are read, and the number of those left out.
 pub(crate) fn read(store: &mut dyn Store, set: Set) -> (Vec<SiteRow>, u64) {
-    let mut lines = Vec::new();
-    let skipped = store.read_rows(set, &mut |line| lines.push(line)).unwrap();
-    (lines, skipped)
+    let mut rows = Vec::new();
+    let skipped = store.read_rows(set, &mut |row| rows.push(row)).unwrap();
+    (rows, skipped)
 }
 
 fn is_mariadb(place: &Place) -> bool {
@@ -46,13 +46,13 @@ fn torrent(hash: &str, id: u32, group: (&str, u32), counts: (u32, i32), multipli
 
 /// Passkeys and ids of the users, in their order.
 fn passkeys(store: &mut dyn Store) -> Vec<(u32, String)> {
-    let (lines, skipped) = read(store, Set::Users);
+    let (rows, skipped) = read(store, Set::Users);
     assert_eq!(skipped, 0);
-    let pair = |line| match line {
+    let pair = |row| match row {
         SiteRow::User(user) => (user.id, String::from_utf8(user.passkey.into()).unwrap()),
         other => panic!("{other:?}"),
     };
-    lines.into_iter().map(pair).collect()
+    rows.into_iter().map(pair).collect()
 }
 
 #[test]
@@ -90,15 +90,15 @@ fn the_fixture_is_read_with_all_its_fields_and_the_second_time_is_the_same() {
     on_both(&|place| {
         let mut store = place.backend.open_reader().unwrap();
         for _ in 0..2 {
-            for (set, lines) in &expected {
+            for (set, rows) in &expected {
                 let (mut found, skipped) = read(&mut *store, *set);
                 // Only users have an order.
-                found.sort_by_key(|line| match line {
+                found.sort_by_key(|row| match row {
                     SiteRow::Torrent(torrent) => torrent.id,
                     SiteRow::Client(id, _) => *id,
                     _ => 0,
                 });
-                assert_eq!((&found, skipped), (lines, 0), "{set:?}");
+                assert_eq!((&found, skipped), (rows, 0), "{set:?}");
             }
         }
     });
@@ -111,7 +111,7 @@ fn multipliers_are_their_shortest_decimal_form_without_the_sign() {
         place.ask("UPDATE torrents SET UpMultiplier = -2, DownMultiplier = 0.7 WHERE ID = 3");
         let mut store = place.backend.open_reader().unwrap();
         let users = read(&mut *store, Set::Users).0;
-        let factors = |line: &SiteRow| match line {
+        let factors = |row: &SiteRow| match row {
             SiteRow::User(user) => (user.multipliers.up, user.multipliers.down),
             SiteRow::Torrent(torrent) => (torrent.multipliers.up, torrent.multipliers.down),
             other => panic!("{other:?}"),
@@ -131,7 +131,7 @@ fn a_row_that_cannot_be_read_is_skipped_and_counted() {
             );
             place.ask("ALTER TABLE approved_clients MODIFY peer_id varchar(42) NULL");
         } else {
-            // What is strict here is not at another's: the same tables without it.
+            // The tables of other sites may lack the strictness of these: the same tables without it.
             place.ask("ALTER TABLE torrents RENAME TO strict_torrents");
             place.ask("CREATE TABLE torrents AS SELECT * FROM strict_torrents");
             place.ask("ALTER TABLE approved_clients RENAME TO strict_clients");
@@ -157,7 +157,7 @@ fn a_row_that_cannot_be_read_is_skipped_and_counted() {
         );
         let mut store = place.backend.open_reader().unwrap();
         let (torrents, skipped) = read(&mut *store, Set::Torrents);
-        // 14 has no type, so it is not known to be none of the internal ones: it is not asked for at all.
+        // 14 has no type, so it does not count as other than internal, and is not read at all.
         assert_eq!((torrents.len(), skipped), (4, 3));
         let wide = torrent(&"16".repeat(20), 16, (&long, 70_000), (u32::MAX, -7), PLAIN);
         assert!(torrents.contains(&wide), "{torrents:?}");
@@ -193,7 +193,7 @@ fn a_retired_passkey_is_good_until_its_time_and_only_for_an_enabled_user() {
         let users = passkeys(&mut *place.backend.open_reader().unwrap());
         assert!(users.contains(&(1, "old".into())));
         assert!(!users.iter().any(|(_, passkey)| ["gone", "disabled", "nobody"].contains(&&**passkey)));
-        // Whoever has a passkey now comes behind whoever had it.
+        // The present user of a passkey comes behind a former one.
         let last = users.iter().rfind(|(_, passkey)| passkey.starts_with("Bz8"));
         assert_eq!(last.unwrap().0, 2);
     });
@@ -203,10 +203,10 @@ fn a_retired_passkey_is_good_until_its_time_and_only_for_an_enabled_user() {
 fn hit_and_runs_of_users_who_are_not_enabled_are_left_out() {
     on_both(&|place| {
         place.ask("INSERT INTO transfer_history (uid, fid, hnr) VALUES (3, 3, 1), (99, 3, 1), (1, 3, 1)");
-        let (mut lines, skipped) = read(&mut *place.backend.open_reader().unwrap(), Set::HitAndRuns);
-        lines.sort_by_key(|line| matches!(line, SiteRow::HitAndRun { uid: 2, .. }));
+        let (mut rows, skipped) = read(&mut *place.backend.open_reader().unwrap(), Set::HitAndRuns);
+        rows.sort_by_key(|row| matches!(row, SiteRow::HitAndRun { uid: 2, .. }));
         let expected = [(1, 3), (2, 2)].map(|(uid, fid)| SiteRow::HitAndRun { uid, fid });
-        assert_eq!((lines, skipped), (expected.to_vec(), 0));
+        assert_eq!((rows, skipped), (expected.to_vec(), 0));
     });
 }
 
@@ -229,7 +229,7 @@ fn our_own_sets_are_read_and_empty_where_there_are_no_tables_for_them() {
             assert_eq!(read(&mut *store, set), (vec![], 0));
         }
         assert_eq!(passkeys(&mut *store).len(), 2);
-        // But a table of the site must be there.
+        // But a table of the site must exist.
         place.ask("DROP TABLE mod_core");
         assert!(store.read_rows(Set::GlobalFreeleech, &mut |_| {}).is_err());
     });

@@ -1,5 +1,5 @@
-//! What the sync does beside reading: un-prunes that the store has not heard of stay, counts of an earlier
-//! run are put right, and hayate's own tables do not grow for ever.
+//! What the sync does besides reading: un-prunes that the store does not know of stay, counts of an earlier
+//! run are corrected, and hayate's own tables do not grow for ever.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -52,7 +52,7 @@ impl TestSite {
         self.site.explain(1, &info_hash.parse().unwrap()).contains(": live,")
     }
 
-    /// Has the store keep what waits.
+    /// Writes the queued records to the store.
     fn write(&self, place: &Place) {
         let folder = tempfile::tempdir().unwrap();
         let places =
@@ -79,9 +79,9 @@ fn announce(info_hash: &str, uploaded: u64) -> Announce {
 
 fn apply_announce(tracker: &mut Tracker, second: u32, announce: &Announce) {
     tracker.refresh();
-    let member = tracker.find_user(PLAIN.as_bytes()).unwrap();
+    let user = tracker.find_user(PLAIN.as_bytes()).unwrap();
     let mut handout = Handout::new(&mut [], &mut []);
-    tracker.announce_user(Now::at(second), member, announce, None, &mut handout).unwrap();
+    tracker.announce_user(Now::at(second), user, announce, None, &mut handout).unwrap();
 }
 
 #[test]
@@ -97,8 +97,8 @@ fn a_torrent_that_is_seeded_again_stays_live_until_the_store_knows_it() {
         let TestSite { clock, site, queues, sync } = test_site;
         let sync = sync.start(Arc::new(AtomicU64::new(3600)), clock, &Board::default()).unwrap();
         let change = TorrentChange { up: Some(2.0), ..TorrentChange::default() };
-        let verb = AdminCommand::UpdateTorrent(PRUNED.parse().unwrap(), change);
-        let outcome = sync.admin_queue().run_command(verb, "a test").unwrap();
+        let command = AdminCommand::UpdateTorrent(PRUNED.parse().unwrap(), change);
+        let outcome = sync.admin_queue().run_command(command, "a test").unwrap();
         assert_eq!(outcome.word, "changed");
         let text = site.explain(1, &PRUNED.parse().unwrap());
         assert!(text.contains(": live, up x2,"), "{text}");
@@ -107,7 +107,7 @@ fn a_torrent_that_is_seeded_again_stays_live_until_the_store_knows_it() {
         let mut test_site = TestSite { clock, site, queues, sync };
         test_site.write(place);
         assert_eq!(place.ask("SELECT Status FROM torrents WHERE ID = 1"), "0");
-        // What the site does from now on counts.
+        // From now on the site's own changes apply.
         place.ask("UPDATE torrents SET Status = 1 WHERE ID = 1");
         test_site.reload();
         assert!(!test_site.is_live(PRUNED));
@@ -115,7 +115,7 @@ fn a_torrent_that_is_seeded_again_stays_live_until_the_store_knows_it() {
 }
 
 #[test]
-fn what_was_read_beside_a_predecessor_is_read_again_when_the_clerk_starts() {
+fn what_was_read_beside_a_predecessor_is_read_again_when_the_site_sync_starts() {
     on_both(&|place| {
         let mut test_site = TestSite::new(place);
         test_site.sync.load_sets_early(&test_site.clock).unwrap();
@@ -173,7 +173,7 @@ fn counts_of_an_earlier_run_are_put_right_at_the_start() {
         assert_eq!(place.ask(rows), "1\t0\t0\t2\t1\n2\t3\t0\t0\t0\n3\t0\t0\t0\t0");
         let action = "SELECT last_action FROM torrents WHERE ID = 1";
         assert_eq!(place.ask(action), "1585955952", "nothing has happened there");
-        // Only once: later the queues know better.
+        // Only once: later the queues are more accurate.
         place.ask("UPDATE torrents SET Seeders = 13 WHERE ID = 1");
         test_site.reload();
         assert_eq!(test_site.queues.rows(Channel::Torrents), 0);
@@ -193,7 +193,7 @@ fn what_nobody_believes_is_in_the_audit_once_for_each_user() {
         test_site.reload();
         test_site.reload();
         let rows = "SELECT verb, target, outcome, source FROM hayate_audit";
-        let target = format!("user 1 torrent 2: up {} down 0 in 300 s, 99 times the like", 1_u64 << 50);
+        let target = format!("user 1 torrent 2: up {} down 0 in 300 s, 99 such claims", 1_u64 << 50);
         assert_eq!(place.ask(rows), format!("announce\t{target}\tnot credited\tthe tracker"));
     });
 }

@@ -1,5 +1,5 @@
-//! What is read and removed of large tables, slice by slice: the server itself says how much each statement
-//! reads.
+//! Reads and removals in large tables, slice by slice: how much each statement reads, as the server reports
+//! it.
 
 use std::rc::Rc;
 
@@ -19,7 +19,7 @@ const MOST: u64 = 10_000;
 /// A count that no slice divides.
 const ROWS: usize = 30_011;
 
-/// Rows in all tables that grow with a site. Of most of them only few count.
+/// Fills all tables that grow with a site. In most of them only few rows match.
 fn fill(place: &Place) {
     place.ask("ALTER TABLE torrents MODIFY TorrentType enum('anime','music','internal') NOT NULL");
     let numbers = format!("FROM seq_1_to_{ROWS}");
@@ -40,15 +40,15 @@ fn fill(place: &Place) {
     ] {
         place.ask(&format!("{sql} {numbers}"));
     }
-    // For some seconds the server takes a table for as small as it was before, unless it is told to look.
-    // What is done to `hayate_completed` must not rely on that.
+    // For some seconds the server takes a table to be as small as before, unless it is told to analyze it.
+    // Work on `hayate_completed` must not rely on that.
     place.ask(
         "ANALYZE TABLE users_main, torrents, transfer_history, torrent_group_freeleech, approved_clients",
     );
     place.ask("ANALYZE TABLE hayate_tokens, hayate_deletions, hayate_passkeys");
 }
 
-/// How many rows of a set there are, and in the words of another statement.
+/// The number of rows of a set, counted by a different statement.
 const COUNTS: [(Set, &str); 8] = [
     (
         Set::Users,
@@ -77,13 +77,17 @@ fn no_statement_reads_much_however_large_the_tables_are() {
     let mut store = place.backend.open().unwrap();
     let mut reader = place.backend.open_reader().unwrap();
     for (set, count) in COUNTS {
-        let (mut lines, skipped) = read(&mut *reader, set);
+        let (mut rows_read, skipped) = read(&mut *reader, set);
         let expected: usize = place.ask(count).parse().unwrap();
-        assert!(skipped == 0 && lines.len() == expected && expected > 250, "{set:?}: {}", lines.len());
-        let all = lines.iter().map(|line| format!("{line:?}"));
+        assert!(
+            skipped == 0 && rows_read.len() == expected && expected > 250,
+            "{set:?}: {}",
+            rows_read.len()
+        );
+        let all = rows_read.iter().map(|row| format!("{row:?}"));
         let different: std::collections::HashSet<_> = all.collect();
-        assert_eq!(different.len(), lines.len(), "{set:?}: none twice");
-        lines.clear();
+        assert_eq!(different.len(), rows_read.len(), "{set:?}: none twice");
+        rows_read.clear();
     }
     let hit_and_runs = read(&mut *reader, Set::HitAndRuns);
     place.ask("ALTER TABLE transfer_history DROP INDEX hnr_uid_fid");
@@ -91,14 +95,14 @@ fn no_statement_reads_much_however_large_the_tables_are() {
     assert!(read(&mut *reader, Set::HitAndRuns) == hit_and_runs, "without an index for them, too");
     let (registered, left_out) = reader.read_registered().unwrap();
     assert_eq!((registered.len(), left_out), (ROWS / 11 + 3, 0));
-    // 20,000 stay, and of the others some have the same time as the last of them.
+    // 20,000 stay, and some of the others have the same time as the last of them.
     let mut counts = Vec::new();
     store.read_completed(20_000, &mut |_, count| counts.push(count)).unwrap();
     assert_eq!(counts.len(), 20_000);
     let left = "SELECT count(*), sum(completed) FROM hayate_completed";
     let sum: u64 = counts.iter().copied().map(u64::from).sum();
     assert_eq!(place.ask(left), format!("20000\t{sum}"));
-    for verb in [
+    for command in [
         AdminCommand::AddUser { id: None, passkey: "new".into() },
         AdminCommand::ChangePasskey { old: "new".into(), new: "newer".into(), grace_seconds: 7 },
         AdminCommand::RemoveUser(UserRef::Passkey("newer".into())),
@@ -106,9 +110,9 @@ fn no_statement_reads_much_however_large_the_tables_are() {
         AdminCommand::AddClient("-XX".into()),
         AdminCommand::GlobalFreeleech(true),
     ] {
-        // Of clients a site has some hundred.
+        // A site has some hundred clients.
         place.ask("DELETE FROM approved_clients WHERE id > 2000");
-        run_command(&mut *reader, &verb, 1_700_000_000, "a test").unwrap();
+        run_command(&mut *reader, &command, 1_700_000_000, "a test").unwrap();
     }
     store.read_completed(0, &mut |_, _| {}).unwrap();
     let worst = log.worst();
@@ -118,7 +122,7 @@ fn no_statement_reads_much_however_large_the_tables_are() {
     assert_eq!(place.ask("SELECT count(*) FROM hayate_completed"), "0");
 }
 
-/// Users are enrolled twice: with one passkey each, and, while they are read, with those of each other.
+/// Users are added twice: with one passkey each, and, while they are read, with those of each other.
 #[test]
 fn all_slices_of_a_set_are_of_one_moment() {
     let server = Rc::new(Server::new());
@@ -134,9 +138,9 @@ fn all_slices_of_a_set_are_of_one_moment() {
         ROWS + 1
     ));
     store
-        .read_rows(Set::Users, &mut |line| {
+        .read_rows(Set::Users, &mut |row| {
             swap.take().into_iter().for_each(|sql| other.query_drop(sql).unwrap());
-            users.extend(enrolled(line));
+            users.extend(enrolled(row));
         })
         .unwrap();
     let of = |passkey: &dyn Fn(u32) -> u32| -> Vec<(u32, u32)> {
@@ -145,13 +149,13 @@ fn all_slices_of_a_set_are_of_one_moment() {
     let rows = u32::try_from(ROWS).unwrap();
     assert!(users == of(&|number| number), "as they were");
     users.clear();
-    store.read_rows(Set::Users, &mut |line| users.extend(enrolled(line))).unwrap();
+    store.read_rows(Set::Users, &mut |row| users.extend(enrolled(row))).unwrap();
     assert!(users == of(&|number| rows + 1 - number), "as they are");
 }
 
-/// Id and passkey, of those that are not the fixture's.
-fn enrolled(line: SiteRow) -> Option<(u32, u32)> {
-    let SiteRow::User(UserAccount { id, passkey, .. }) = line else { return None };
+/// Id and passkey of users that are not in the fixture.
+fn enrolled(row: SiteRow) -> Option<(u32, u32)> {
+    let SiteRow::User(UserAccount { id, passkey, .. }) = row else { return None };
     (id > 1000).then(|| (id, str::from_utf8(&passkey).unwrap().parse().unwrap()))
 }
 

@@ -1,4 +1,4 @@
-//! What a server says of the statements it has carried out, by its log of slow ones.
+//! The statements that a server has carried out, by its log of slow ones.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,22 +19,22 @@ pub(crate) fn root(server: &Server) -> Conn {
 /// The log of a server.
 pub(crate) struct SlowLog(Rc<Server>);
 
-/// What the statements since [`SlowLog::begin`] came to.
+/// The most expensive of the statements since [`SlowLog::begin`].
 #[derive(Debug)]
 pub(crate) struct Worst {
     pub(crate) statements: u64,
-    /// Rows that one of them has read, and which one that was.
+    /// The most rows that one statement read, and which statement it was.
     pub(crate) rows: u64,
     pub(crate) text: String,
-    /// How long the longest took, in milliseconds, and which one that was.
+    /// The longest duration, in milliseconds, and which statement it was.
     pub(crate) milliseconds: f64,
     pub(crate) longest: String,
-    /// How many took longer than 100 ms.
+    /// The number of statements that took longer than 100 ms.
     pub(crate) slow: u64,
 }
 
 impl SlowLog {
-    /// Has every statement written down.
+    /// Has every statement logged.
     pub(crate) fn on(server: &Rc<Server>) -> Self {
         server.sql(
             "SET GLOBAL log_output = 'TABLE', GLOBAL long_query_time = 0, GLOBAL log_slow_filter = '',
@@ -43,12 +43,12 @@ impl SlowLog {
         Self(Rc::clone(server))
     }
 
-    /// Forgets what is written down.
+    /// Clears the log.
     pub(crate) fn begin(&self) {
         self.0.sql("TRUNCATE mysql.slow_log");
     }
 
-    /// Of the statements of users of the database, but for root.
+    /// Returns the most expensive statements of all users of the database, except root.
     pub(crate) fn worst(&self) -> Worst {
         let of = "FROM mysql.slow_log WHERE user_host NOT LIKE 'root%'";
         let first = |what: &str, order: &str| {
@@ -71,7 +71,7 @@ impl SlowLog {
     }
 }
 
-/// Looks again and again how many rows the transaction that holds most of them has locked.
+/// Repeatedly checks how many rows are locked by the transaction that holds most locks.
 pub(crate) struct Locks {
     most: Arc<AtomicU64>,
     ends: Arc<AtomicBool>,
@@ -87,7 +87,7 @@ impl Locks {
                 let sql = "SELECT IFNULL(MAX(trx_rows_locked), 0) FROM information_schema.innodb_trx";
                 let locked = observer.query_first::<u64, _>(sql).unwrap().unwrap();
                 seen.fetch_max(locked, Ordering::Relaxed);
-                // The server looks no more often itself.
+                // The server does not update this more often itself.
                 thread::sleep(Duration::from_millis(100));
             }
         });

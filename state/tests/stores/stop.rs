@@ -18,7 +18,7 @@ use crate::promise::fresh_sqlite;
 use crate::servers::Server;
 use crate::trouble::{UNMIGRATE, site};
 
-/// Longest wait for what should be there at once.
+/// Longest wait for what should happen at once.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a [`Gated`] store does with a batch.
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 enum Mood {
     #[default]
     Good,
-    /// The call does not come back before the mood has changed.
+    /// The call does not return before the mood has changed.
     Hangs,
     /// It can be reached, and takes nothing: its disk is full.
     Refuses,
@@ -38,10 +38,10 @@ struct StoreControl {
     changed: Condvar,
     /// A batch waits in a call.
     hangs: AtomicBool,
-    /// The writer has let the store go.
+    /// The writer has dropped the store.
     gone: AtomicBool,
     board: Mutex<Option<Arc<Board>>>,
-    /// What `database_up` was at each batch.
+    /// The value of `database_up` at each batch.
     up: Mutex<Vec<u64>>,
 }
 
@@ -132,8 +132,8 @@ fn upload(queues: &Queues, id: u32, uploaded: u64) {
     queues.put(Record::User(UserRow { id, uploaded, ..UserRow::default() }));
 }
 
-/// Stops while the store hangs, which then keeps what it was told all the same; gives what it has after a
-/// further run.
+/// Stops while the store hangs, which then keeps the batch all the same; returns what it has after a further
+/// run.
 fn stopped_while_hanging(backend: &Backend, folder: &Path, uploaded: &dyn Fn() -> u64) -> u64 {
     let control = Arc::new(StoreControl::default());
     let (queues, recorder) = self::recorder(backend, folder, &control);

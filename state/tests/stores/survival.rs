@@ -1,4 +1,4 @@
-//! What was kept is there after the process ended at once.
+//! What was kept is still there after the process was killed.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -11,10 +11,11 @@ use crate::{FIXTURE, backend};
 
 /// Tells the process that is to be killed where to write.
 const PLACE: &str = "HAYATE_TEST_STORE";
-/// Batches that the killed process has told of, at least.
+/// Batches that the killed process has reported, at least.
 const TOLD: u64 = 23;
 
-/// No test of its own: with a place it saves until it is killed, and says each number that was kept.
+/// Not a test of its own: if the variable names a place, saves batches until killed, and prints each number
+/// that was kept.
 #[test]
 fn the_process_that_is_killed() {
     let Ok(dsn) = std::env::var(PLACE) else { return };

@@ -1,4 +1,4 @@
-//! What only a server can do wrong: deadlocks, lost connections, commits that nobody answers.
+//! What can go wrong only on a server: deadlocks, lost connections, commits without an answer.
 
 use std::sync::mpsc;
 use std::thread;
@@ -10,8 +10,8 @@ use hayate_state::store::{Backend, Batch, Channel, Dsn, Record, RequiredTables, 
 use crate::servers::Server;
 use crate::{FIXTURE, backend};
 
-/// How many transactions wait for a row. `INNODB_TRX` would not do: it stays as it is while it is looked at
-/// more than ten times in a second.
+/// The number of transactions that wait for a row. `INNODB_TRX` would not do: it is not updated while it is
+/// read more than ten times a second.
 const WAITING: &str = "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS
     WHERE VARIABLE_NAME = 'INNODB_ROW_LOCK_CURRENT_WAITS'";
 
@@ -31,7 +31,7 @@ fn uploaded(server: &Server, name: &str) -> String {
     server.sql_in(name, "SELECT Uploaded FROM users_main ORDER BY ID").replace('\n', " ")
 }
 
-/// A client that does what the tests say and stays connected.
+/// A client that stays connected and runs the statements of the tests.
 struct Other(Box<dyn FnMut(&str)>);
 
 impl Other {
@@ -49,7 +49,7 @@ impl Other {
     }
 }
 
-/// Saves in a thread of its own, for something is in its way.
+/// Saves in a thread of its own, because something blocks it.
 fn save_meanwhile(
     mut store: Box<dyn Store>,
     batch: Batch,
@@ -72,11 +72,11 @@ fn writer(server: &Server, name: &str) -> String {
 }
 
 #[test]
-fn a_deadlock_is_told_and_undone() {
+fn a_deadlock_is_reported_and_rolled_back() {
     let server = Server::new();
     let store = site(&server, "site").open().unwrap();
     let mut other = Other::new(&server, "site");
-    // The server undoes the transaction that has changed less.
+    // The server rolls back the transaction that has changed less.
     other.run("CREATE TABLE heavy (id int PRIMARY KEY)");
     other.run("START TRANSACTION");
     other.run("INSERT INTO heavy SELECT seq FROM seq_1_to_3000");
@@ -122,7 +122,7 @@ fn a_connection_that_ends_in_a_batch_keeps_nothing_of_it() {
     server.sql(&format!("KILL CONNECTION {}", writer(&server, "site")));
     let (mut store, saved) = outcome(&saving);
     assert!(matches!(saved, Err(StoreError::Lost { in_doubt: false, .. })), "{saved:?}");
-    // It is not used again, whatever the server may still have to say on it.
+    // It is not used again, whatever answer may still arrive on it.
     assert!(matches!(store.save(&users(3, &[1])), Err(StoreError::Lost { in_doubt: false, .. })));
     other.run("ROLLBACK");
     let mut store = backend.open().unwrap();
@@ -149,7 +149,7 @@ fn a_commit_that_is_not_answered_is_in_doubt() {
     assert!(matches!(saved, Err(StoreError::Lost { in_doubt: true, .. })), "{saved:?}");
     drop(store);
     other.run("BACKUP STAGE END");
-    // Kept or not: the journal knows, and writing it again makes it once.
+    // Kept or not: the journal knows, and writing it again keeps it once.
     let mut store = backend.open().unwrap();
     let kept = store.acknowledged(Channel::Users).unwrap();
     let there = uploaded(&server, "site");
@@ -165,7 +165,7 @@ fn a_server_may_go_and_come_back() {
     let backend = site(&server, "site");
     let mut store = backend.open().unwrap();
     store.save(&users(1, &[1])).unwrap();
-    // An idle connection that the server has closed is replaced without a word.
+    // An idle connection that the server has closed is replaced silently.
     server.sql(&format!("KILL CONNECTION {}", writer(&server, "site")));
     server.wait_for("SELECT IFNULL(IS_USED_LOCK('hayate:site:'), 0)", "0");
     store.save(&users(2, &[1])).unwrap();
@@ -210,7 +210,7 @@ fn a_name_has_one_writer_and_takes_over_from_itself() {
     assert!(matches!(&error, StoreError::Unfit(text) if text == says), "{error:?}");
     Backend::new(backend.dsn().clone(), "other", RequiredTables::Site).open().unwrap();
     again().open_reader().unwrap().read_registered().unwrap();
-    // The same tracker, whose connection hangs: the new one ends it, and is the writer.
+    // The same tracker, whose connection hangs: the new connection ends the old one, and becomes the writer.
     let mut second = backend.open().unwrap();
     second.save(&users(1, &[1])).unwrap();
     let mut first = first;
@@ -219,7 +219,7 @@ fn a_name_has_one_writer_and_takes_over_from_itself() {
 }
 
 #[test]
-fn what_is_not_fit_is_told() {
+fn what_is_missing_is_reported() {
     let server = Server::new();
     let unfit = |backend: &Backend| match backend.open().err() {
         Some(StoreError::Unfit(text)) => text,
@@ -249,7 +249,7 @@ fn what_is_not_fit_is_told() {
     backend(&server.socket_dsn("site")).open().unwrap().read_registered().unwrap();
     let url = format!("mysql://site:p%40ss%3Aw%2Frd@localhost:{}/site", server.port);
     backend(&url).open().unwrap().read_registered().unwrap();
-    // A server without TLS will not do when TLS is asked for.
+    // A server without TLS is refused when TLS is required.
     let error = backend(&format!("{}?tls=true", server.dsn("site"))).open().err().expect("no TLS");
     assert!(matches!(&error, StoreError::Lost { in_doubt: false, .. }), "{error:?}");
 
@@ -268,7 +268,7 @@ fn what_is_not_fit_is_told() {
     backend(&format!("{}{parameters}", server.dsn("site"))).open().unwrap();
 }
 
-/// Leaves the tables of the reference tracker.
+/// Restores the tables of the reference tracker.
 pub(crate) const UNMIGRATE: &str =
     "DROP TABLE hayate_journal, hayate_schema, hayate_completed; ALTER TABLE transfer_ips DROP ip6";
 

@@ -14,9 +14,9 @@ use crate::promise::fresh_mariadb;
 use crate::servers::Server;
 use crate::slow_log::root;
 
-/// Between two looks: the server shows who waits no more often than ten times a second.
+/// Time between two checks: the server updates the list of waiting transactions at most ten times a second.
 const LOOK: Duration = Duration::from_millis(200);
-/// Looks before a test gives up.
+/// Checks before a test gives up.
 const LOOKS: usize = 90;
 
 type PendingCommand = JoinHandle<Result<&'static str, String>>;
@@ -30,7 +30,7 @@ fn add_user(place: &Place, id: u32) -> PendingCommand {
     })
 }
 
-/// Waits until somebody waits for a lock and `also` holds.
+/// Waits until a transaction waits for a lock and `also` holds.
 fn wait(observer: &mut Conn, also: &dyn Fn(u64) -> bool) {
     let waits = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
     let mut looks = iter::repeat_with(|| {
@@ -47,7 +47,7 @@ fn of_two_users_who_ask_for_one_passkey_at_once_one_gets_it() {
     let (mut other, mut observer) = (root(&server), root(&server));
     other.query_drop("START TRANSACTION").unwrap();
     other.query_drop("INSERT INTO site.users_main (ID, torrent_pass) VALUES (50, 'other')").unwrap();
-    // The first has seen that nobody has the passkey, and waits for what becomes of user 50.
+    // The first has seen that no user has the passkey, and waits for the lock on user 50.
     let first = add_user(&place, 50);
     wait(&mut observer, &|_| true);
     let second = add_user(&place, 51);

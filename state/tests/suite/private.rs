@@ -480,7 +480,7 @@ fn stopped_of_an_unknown_peer_is_answered_and_leaves_nobody() {
             let peers = test_site.site.torrents.peers();
             assert_eq!((peers.seeders, peers.leechers), (1, 1));
             let text = test_site.site.explain(1, &InfoHash(fixture::FREE));
-            assert!(text.contains("no peer of his in the swarm"), "{text}");
+            assert!(text.contains("no peer of this user in the swarm"), "{text}");
         }
         let mut handed = test_site.announce(8, 4, &asking(peer(4, 2004), 50)).v4;
         handed.sort_unstable();

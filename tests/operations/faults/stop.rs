@@ -142,7 +142,7 @@ fn a_file_of_the_database_that_was_deleted_or_replaced_is_noticed() {
         std::fs::rename(&away, &path).unwrap();
         assert!(eventually(|| daemon.metric("database_file_lost") == 0), "{:#?}", daemon.log());
     }
-    daemon.wait_for_log("the file of the database is where it belongs", 2);
+    daemon.wait_for_log("the file of the database is in its place again", 2);
     assert_eq!(daemon.logged("the file of the database was deleted or replaced"), 2);
 }
 

@@ -42,7 +42,7 @@ impl AdminTransaction<'_> {
                     WHERE GroupID = ? AND Type = ?";
                 let [id, type_name] = key();
                 self.tables.run_statement(sql, &[up.into(), down.into(), id, type_name])?;
-                // What a column makes of a number may be what was there.
+                // The column may round a number to the value it already had.
                 if self.group_multipliers(group)? == known { "unchanged" } else { "changed" }
             }
             (None, Some(Multipliers { up, down })) => {

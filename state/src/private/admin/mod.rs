@@ -1,6 +1,11 @@
-//! Changes of a site that people and back ends ask for: written once over both stores, each in one
-//! transaction together with a row of the audit. All are idempotent: asked for twice, the second time says
-//! that it is so already.
+//! Changes of a site that people and back ends request: written once for both stores, each in one transaction
+//! together with a row of the audit. All are idempotent: a repeated command reports that nothing changed.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `sql` | what each command does to the tables |
+//! | `freeleech` | the same for freeleech and hit-and-runs |
+//! | `records` | rows of the audit and of claims, and how long they are kept |
 
 mod freeleech;
 pub(super) mod records;
@@ -17,10 +22,10 @@ use sql::AdminTransaction;
 pub const REASON_MAX: usize = 64;
 /// Octets of the longest passkey: that of its column.
 pub const PASSKEY_MAX: usize = 32;
-/// Characters of `approved_clients.peer_id`: rows of a site may be longer than what is approved here.
+/// Characters of `approved_clients.peer_id`; the rows of a site may be longer than what is approved here.
 const PREFIX_COLUMN: usize = 42;
 
-/// Who is meant.
+/// A reference to a user.
 #[derive(Clone, Debug, PartialEq)]
 pub enum UserRef {
     /// By id.
@@ -29,14 +34,14 @@ pub enum UserRef {
     Passkey(String),
 }
 
-/// What is asked for.
+/// A change of a site, or a question about it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AdminCommand {
-    /// Registers a torrent, or takes up a row that the back end has made.
+    /// Registers a torrent, or takes over a row that the back end has inserted.
     AddTorrent {
         /// Its id; `None` = the next one.
         id: Option<u32>,
-        /// The torrent.
+        /// Its info_hash.
         info_hash: InfoHash,
         /// Its group.
         group: Group,
@@ -45,69 +50,69 @@ pub enum AdminCommand {
     },
     /// Changes a torrent.
     UpdateTorrent(InfoHash, TorrentChange),
-    /// Takes a torrent out; whoever announces it is told why.
+    /// Removes a torrent; peers that announce it are counts why.
     DeleteTorrent {
-        /// The torrent.
+        /// Its info_hash.
         info_hash: InfoHash,
         /// Printable ASCII of at most [`REASON_MAX`] octets; empty = none.
         reason: String,
     },
-    /// Enrolls a user, or enables one.
+    /// Adds a user, or enables one.
     AddUser {
-        /// His id; `None` = the next one.
+        /// Their id; `None` = the next one.
         id: Option<u32>,
-        /// His passkey.
+        /// Their passkey.
         passkey: String,
     },
-    /// Disables a user; what he has transferred stays.
+    /// Disables a user; their totals stay.
     RemoveUser(UserRef),
     /// Gives a user another passkey.
     ChangePasskey {
-        /// The one he has.
+        /// The current passkey.
         old: String,
-        /// The one he gets.
+        /// The new passkey.
         new: String,
-        /// Seconds for which the old one works as well.
+        /// Seconds for which the old passkey continues to work.
         grace_seconds: u32,
     },
-    /// Changes what a user may do and how he is credited.
+    /// Changes what a user may do and how they are credited.
     UpdateUser {
-        /// Who.
+        /// The user.
         who: UserRef,
-        /// May he download?
+        /// Whether the user may download.
         can_leech: Option<bool>,
-        /// Are his addresses recorded?
+        /// Whether the user's addresses are recorded.
         visible: Option<bool>,
-        /// Of uploaded octets.
+        /// Multiplier of uploaded octets.
         up: Option<f64>,
-        /// Of downloaded octets.
+        /// Multiplier of downloaded octets.
         down: Option<f64>,
     },
-    /// What this user downloads of this torrent is not credited.
+    /// Adds a freeleech token: what this user downloads of this torrent is not credited.
     AddToken(u32, InfoHash),
-    /// It is again.
+    /// Removes the freeleech token: downloads are credited again.
     RemoveToken(u32, InfoHash),
-    /// Approves clients whose `peer_id` begins so.
+    /// Approves clients whose `peer_id` begins with this prefix.
     AddClient(String),
-    /// Approves them no more.
+    /// Withdraws the approval of a prefix.
     RemoveClient(String),
-    /// Approves others instead: first the old ones, then the new.
+    /// Replaces an approved prefix: first the old one, then the new one.
     EditClient(String, String),
-    /// Tells about a torrent.
+    /// Describes a torrent.
     InfoTorrent(InfoHash),
-    /// Nothing that is downloaded is credited, or what is as usual.
+    /// Switches global freeleech, during which no download is credited, on or off.
     GlobalFreeleech(bool),
-    /// Multipliers of a torrent group; `None` = it has none any more.
+    /// Sets the multipliers of a torrent group; `None` removes them.
     GroupFreeleech(Group, Option<Multipliers>),
-    /// This user has a hit-and-run on this torrent, or has not.
+    /// Sets or clears a user's hit-and-run on a torrent.
     HitAndRun(u32, InfoHash, bool),
-    /// Clients come back after so many seconds. The store does not know of it: it is written down alone.
+    /// Sets the announce interval, in seconds. The store does not hold it: only the audit notes it.
     AnnounceInterval(u32),
-    /// All of these, or none.
+    /// Runs all of these commands, or none.
     AllOf(Vec<AdminCommand>),
 }
 
-/// What of a torrent changes; `None` = it stays.
+/// A change of a torrent; `None` = unchanged.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TorrentChange {
     /// Multiplier of uploaded octets.
@@ -116,60 +121,60 @@ pub struct TorrentChange {
     pub down: Option<f64>,
     /// 0 live, 1 pruned, anything else unavailable.
     pub status: Option<i32>,
-    /// Its type.
+    /// Torrent type.
     pub type_name: Option<String>,
-    /// The id of its group.
+    /// Id of the group.
     pub group: Option<u32>,
 }
 
-/// What was done.
+/// The outcome of a command.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AdminOutcome {
     /// `added`, `changed`, `removed`, `unchanged`, `missing`, `refused` or `info`.
     pub word: &'static str,
     /// One line for people.
     pub text: String,
-    /// What a running tracker changes in its memory.
+    /// The changes that a running tracker applies to its memory.
     pub changes: Vec<SiteChange>,
 }
 
-/// A change of what the store says.
+/// A change of the site data, for the memory of a tracker.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SiteChange {
-    /// There is such a user.
+    /// Adds or replaces a user.
     PutUser(UserAccount),
-    /// Nobody has this passkey.
+    /// Removes a passkey.
     DropPasskey(Box<[u8]>),
-    /// There is such a torrent.
+    /// Adds or replaces a torrent.
     PutTorrent(RegisteredTorrent),
-    /// There is none, perhaps for a reason.
+    /// Removes a torrent, with the reason if there is one.
     DropTorrent(InfoHash, Option<Arc<str>>),
-    /// There is such a client.
+    /// Adds or replaces an approved client.
     PutClient(u32, Box<[u8]>),
-    /// There is none.
+    /// Removes an approved client.
     DropClient(u32),
-    /// User and torrent have a token.
+    /// Adds a token of a user for a torrent.
     PutToken(u32, u32),
-    /// They have none.
+    /// Removes a token.
     DropToken(u32, u32),
-    /// User and torrent have a hit-and-run.
+    /// Adds a hit-and-run of a user on a torrent.
     PutHitAndRun(u32, u32),
-    /// They have none.
+    /// Removes a hit-and-run.
     DropHitAndRun(u32, u32),
-    /// A group of torrents has multipliers, or none.
+    /// Sets the multipliers of a torrent group, or removes them.
     GroupFreeleech(Group, Option<Multipliers>),
-    /// Is nothing that is downloaded credited?
+    /// Switches global freeleech on or off.
     GlobalFreeleech(bool),
 }
 
-/// Why nothing was done.
+/// Why a command had no effect.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// What was asked for makes no sense.
+    /// The command makes no sense.
     #[error("{0}")]
     Bad(String),
-    /// There is too much to do. What waited too long may happen nevertheless.
-    #[error("too much is asked for at once; ask again later")]
+    /// Too many commands wait. One that waited too long may still be carried out.
+    #[error("too many commands wait; try again later")]
     Busy,
     /// The store refuses.
     #[error(transparent)]
@@ -177,7 +182,7 @@ pub enum AdminError {
 }
 
 impl AdminCommand {
-    /// The word for it, in the audit.
+    /// The name of the command in the audit.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -240,7 +245,7 @@ impl AdminCommand {
             {
                 bad(format!("a multiplier is a number of at least 0, not {up} or {down}"))
             }
-            Self::AllOf(commands) if commands.is_empty() => bad("nothing is asked for".to_owned()),
+            Self::AllOf(commands) if commands.is_empty() => bad("no command is given".to_owned()),
             Self::AllOf(commands) => commands.iter().try_for_each(Self::check_values),
             Self::UpdateUser { up, down, .. } | Self::UpdateTorrent(_, TorrentChange { up, down, .. })
                 if up.iter().chain(down).any(|factor| !factor.is_finite() || *factor < 0.0) =>
@@ -252,10 +257,10 @@ impl AdminCommand {
     }
 }
 
-/// Does what is asked for; `source` says who asks, for the audit.
+/// Runs a command; `source` says who requests it, for the audit.
 ///
 /// # Errors
-/// When it makes no sense, or the store refuses; then nothing was done.
+/// Fails when the command makes no sense, or the store refuses; then nothing was done.
 pub fn run_command(
     store: &mut dyn Store,
     command: &AdminCommand,
@@ -272,7 +277,7 @@ pub fn run_command(
     let changes = commands.iter().any(|command| !matches!(command, AdminCommand::InfoTorrent(_)));
     let kept = store.edit(&mut |tables| {
         if changes {
-            // Two users who ask for one passkey at the same time do not both get it.
+            // So that two users who request the same passkey at the same time do not both get it.
             tables.lock_edits()?;
         }
         let mut outcomes = Vec::new();
@@ -287,7 +292,7 @@ pub fn run_command(
         Ok(())
     });
     kept.map_err(|error| match error {
-        // Its type is none that the site has, its id is another's: to ask again does not help.
+        // For example a type that the site does not have, or an id that is taken: trying again does not help.
         StoreError::BadRow { text, .. } => AdminError::Bad(format!("the database refuses a value: {text}")),
         error => error.into(),
     })?;
@@ -299,7 +304,7 @@ pub fn run_command(
 }
 
 impl AdminOutcome {
-    /// What became of several.
+    /// The combined outcome of several commands.
     fn from_all(mut outcomes: Vec<Self>) -> Self {
         if outcomes.len() == 1 {
             return outcomes.remove(0);
@@ -313,9 +318,9 @@ impl AdminOutcome {
         }
         let count = |word: &str| outcomes.iter().filter(|outcome| outcome.word == word).count();
         let words = ["added", "changed", "removed", "unchanged", "missing"].map(|word| (word, count(word)));
-        let told =
+        let counts =
             words.iter().filter(|(_, count)| *count > 0).map(|(word, count)| format!("{count} {word}"));
-        let text = told.collect::<Vec<_>>().join(", ");
+        let text = counts.collect::<Vec<_>>().join(", ");
         Self { word, text, changes: outcomes.into_iter().flat_map(|outcome| outcome.changes).collect() }
     }
 }

@@ -1,4 +1,4 @@
-//! What is kept of changes and of those who are gone, and for how long.
+//! The rows kept about changes and removed passkeys and torrents, and how long they are kept.
 
 use super::super::anomalies::Claim;
 use crate::store::{SqlValue, Store, StoreError, Tables};
@@ -22,7 +22,7 @@ pub(super) fn write_audit(
     Ok(())
 }
 
-/// Writes down what users claimed that nobody believes.
+/// Records the claims of users that were not believed.
 pub(crate) fn write_claims(store: &mut dyn Store, now: i64, claims: &[Claim]) -> Result<(), StoreError> {
     store.edit(&mut |tables| {
         claims.iter().try_for_each(|claim| {
@@ -31,12 +31,12 @@ pub(crate) fn write_claims(store: &mut dyn Store, now: i64, claims: &[Claim]) ->
     })
 }
 
-/// Removes rows whose time was over before that second: a slice of each table, the oldest of the audit first.
-/// Gives how many.
+/// Removes rows that expired before `before` (Unix seconds): a slice of each table, the oldest rows of the
+/// audit first. Returns their number.
 pub(crate) fn remove_old_rows(store: &mut dyn Store, before: i64) -> Result<usize, StoreError> {
     let mut gone = 0;
     let tables = [
-        // By its key: there is no index of times, and later rows have later ones.
+        // By its key: there is no index on the time, and later rows have later times.
         (
             "hayate_audit",
             "id",
@@ -65,7 +65,7 @@ pub(crate) fn remove_old_rows(store: &mut dyn Store, before: i64) -> Result<usiz
     for (table, key, old) in &tables {
         store.edit(&mut |tables| {
             let rows = tables.query_rows(old, &[before.into()])?;
-            let keys: Vec<SqlValue> = rows.into_iter().flatten().map(|cell| key_value(key, cell)).collect();
+            let keys: Vec<SqlValue> = rows.into_iter().flatten().map(|value| key_value(key, value)).collect();
             if keys.is_empty() {
                 return Ok(());
             }
@@ -78,9 +78,9 @@ pub(crate) fn remove_old_rows(store: &mut dyn Store, before: i64) -> Result<usiz
     Ok(gone)
 }
 
-/// Answers do not tell text from octets, but questions do.
-fn key_value(column: &str, cell: SqlValue) -> SqlValue {
-    match cell {
+/// Values that are read do not distinguish text from octets, but parameters do.
+fn key_value(column: &str, value: SqlValue) -> SqlValue {
+    match value {
         SqlValue::Octets(octets) if column == "passkey" => {
             SqlValue::Text(String::from_utf8_lossy(&octets).into_owned())
         }

@@ -7,11 +7,11 @@ use crate::ids::InfoHash;
 use crate::snapshot::site::{Group, Multipliers, UserAccount};
 use crate::store::{RegisteredTorrent, SqlValue, StoreError, Tables};
 
-/// To a server 'a' is 'A', and blanks at the end are nothing; to a tracker they are not the same.
+/// A server takes 'a' for 'A' and ignores blanks at the end; a tracker does not.
 const EXACT_PASSKEY: &str = "torrent_pass = ? AND hex(torrent_pass) = hex(?)";
 const EXACT_CLIENT: &str = "peer_id = ? AND hex(peer_id) = hex(?)";
 
-/// The work within a transaction.
+/// The transaction of one command, with the time and the tables.
 pub(super) struct AdminTransaction<'t> {
     pub(super) tables: &'t mut dyn Tables,
     pub(super) now: i64,
@@ -20,7 +20,7 @@ pub(super) struct AdminTransaction<'t> {
 pub(super) type CommandResult = Result<(AdminOutcome, String), StoreError>;
 
 impl AdminTransaction<'_> {
-    /// Gives the outcome, and what was meant, without a secret.
+    /// Runs a command; returns its outcome, and its target without any secret.
     pub(super) fn run_command(&mut self, command: &AdminCommand) -> CommandResult {
         match command {
             AdminCommand::AddTorrent { id, info_hash, group, multipliers } => {
@@ -50,9 +50,9 @@ impl AdminTransaction<'_> {
             }
             AdminCommand::InfoTorrent(info_hash) => {
                 let torrent = self.find_torrent(info_hash)?;
-                let told = torrent.map(|torrent| describe_torrent(&torrent));
-                let word = if told.is_some() { "info" } else { "missing" };
-                let text = told.unwrap_or_else(|| format!("torrent {info_hash} is not registered"));
+                let description = torrent.map(|torrent| describe_torrent(&torrent));
+                let word = if description.is_some() { "info" } else { "missing" };
+                let text = description.unwrap_or_else(|| format!("torrent {info_hash} is not registered"));
                 Ok((AdminOutcome { word, text, changes: Vec::new() }, info_hash.to_string()))
             }
             AdminCommand::GlobalFreeleech(wanted) => self.global_freeleech(*wanted),
@@ -63,7 +63,7 @@ impl AdminTransaction<'_> {
                 let target = format!("announce interval {seconds}");
                 Ok((AdminOutcome { word: "changed", text, changes: Vec::new() }, target))
             }
-            // Whoever calls takes them apart, and they are not nested.
+            // The caller takes them apart, and they are not nested.
             AdminCommand::AllOf(_) => {
                 Ok((AdminOutcome { word: "unchanged", ..AdminOutcome::default() }, String::new()))
             }
@@ -118,7 +118,7 @@ impl AdminTransaction<'_> {
         };
         let text =
             torrent.as_ref().map_or_else(|| format!("torrent {hash} is not registered"), describe_torrent);
-        // Those of this type are not for the tracker.
+        // Torrents of this type are not for the tracker.
         let put = |torrent: RegisteredTorrent| match &*torrent.group.type_name {
             "internal" => SiteChange::DropTorrent(*hash, None),
             _ => SiteChange::PutTorrent(torrent),
@@ -178,7 +178,7 @@ impl AdminTransaction<'_> {
 
     fn remove_user(&mut self, who: &UserRef) -> CommandResult {
         let Some(FoundUser { user, enabled }) = self.find_user(who)? else { return Ok(missing_user(who)) };
-        // '2' is what sites call disabled; '0' is one that was never enabled.
+        // '2' is what sites call disabled; '0' means never enabled.
         let sql = "UPDATE users_main SET Enabled = '2' WHERE ID = ? AND Enabled = '1'";
         self.tables.run_statement(sql, &[user.id.into()])?;
         let retired =
@@ -230,9 +230,9 @@ impl AdminTransaction<'_> {
         Ok((AdminOutcome { word, text, changes }, format!("user {id}")))
     }
 
-    /// Says until when an old passkey works, and whether that was settled just now. A back end that has
-    /// changed the row itself asks with an old passkey that nobody has, so the grace begins when it is first
-    /// told of; after that, only when the passkey is given up anew.
+    /// Returns how long an old passkey still works, and whether that was decided just now. A back end that
+    /// has changed the row itself names an old passkey that no user has any more, so the grace period begins
+    /// when it is first mentioned; after that, only when the passkey is given up again.
     fn retire_passkey(
         &mut self,
         old: &str,
@@ -255,7 +255,7 @@ impl AdminTransaction<'_> {
         Ok((until, true))
     }
 
-    /// Another user who has this passkey, enabled or not, or can still come in by it.
+    /// Another user who has this passkey, enabled or not, or for whom it still works.
     fn other_user_with_passkey(&mut self, passkey: &str, id: Option<u32>) -> Result<Option<u32>, StoreError> {
         let sql = format!(
             "SELECT ID FROM users_main WHERE {EXACT_PASSKEY} AND ID <> ? ORDER BY Enabled = '1' DESC, ID DESC"
@@ -268,7 +268,7 @@ impl AdminTransaction<'_> {
         }
     }
 
-    /// Another user who had this passkey, and can still come in by it.
+    /// Another user who had this passkey, and for whom it still works.
     fn former_owner_of_passkey(&mut self, passkey: &str, id: Option<u32>) -> Result<Option<u32>, StoreError> {
         let sql = "SELECT uid FROM hayate_passkeys WHERE passkey = ? AND good_until > ? AND uid <> ?";
         let id = id.map_or(SqlValue::Number(-1), SqlValue::from);
@@ -276,7 +276,7 @@ impl AdminTransaction<'_> {
         Ok(rows.first().and_then(|row| row.first()?.id()))
     }
 
-    /// What a passkey means after somebody has given it up: it may be that of another, too.
+    /// The change for a passkey that a user has given up: it may belong to another user, too.
     fn passkey_change(&mut self, passkey: &[u8]) -> Result<SiteChange, StoreError> {
         let owner = self.find_user(&UserRef::Passkey(String::from_utf8_lossy(passkey).into_owned()))?;
         let owner = owner.filter(|owner| owner.enabled);
@@ -433,13 +433,13 @@ impl AdminTransaction<'_> {
     }
 }
 
-/// A user, and whether he is enabled.
+/// A user, and whether they are enabled.
 struct FoundUser {
     user: UserAccount,
     enabled: bool,
 }
 
-/// A passkey that one user asks for is another's.
+/// The outcome when the requested passkey belongs to another user.
 fn passkey_taken(other: u32, id: Option<u32>) -> (AdminOutcome, String) {
     let text = format!("refused: user {other} has this passkey");
     let target = id.map_or_else(|| "a new user".to_owned(), |id| format!("user {id}"));
@@ -454,8 +454,8 @@ pub(super) fn missing_torrent(hash: &InfoHash, target: String) -> (AdminOutcome,
     (AdminOutcome { word: "missing", text, changes: Vec::new() }, target)
 }
 
-pub(super) fn multiplier_value(cell: &SqlValue) -> Option<f64> {
-    match cell {
+pub(super) fn multiplier_value(value: &SqlValue) -> Option<f64> {
+    match value {
         SqlValue::Real(factor) => Some(factor.abs()),
         _ => None,
     }

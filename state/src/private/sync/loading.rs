@@ -10,7 +10,7 @@ use crate::private::users::Users;
 use crate::snapshot::site::{Multipliers, UserAccount};
 use crate::store::{Set, SiteRow};
 
-/// A set that is being read.
+/// The rows of a set that have been read so far.
 pub(super) enum LoadingSet {
     Users {
         user_set: Users,
@@ -36,7 +36,7 @@ impl LoadingSet {
             Set::HitAndRuns => Self::HitAndRuns(CowMap::default()),
             Set::Torrents => Self::Torrents(vec![Vec::new(); SHARDS]),
             Set::Freeleech => Self::Freeleech(CowMap::default()),
-            // Counts are compared as they come.
+            // Counts are compared as they are read.
             Set::GlobalFreeleech | Set::Counts => Self::GlobalFreeleech(None),
             Set::Clients => Self::Clients(Vec::new()),
             Set::Tokens => Self::Tokens(CowMap::default()),
@@ -46,11 +46,11 @@ impl LoadingSet {
 
     pub(super) fn push_row(&mut self, row: SiteRow, torrents: &Torrents) {
         match (self, row) {
-            (Self::Users { user_set: members, accounts: users, duplicate: twice }, SiteRow::User(user)) => {
-                if let Some(other) = members.insert(&user) {
-                    *twice = Some((other.id, user.id));
+            (Self::Users { user_set, accounts, duplicate }, SiteRow::User(user)) => {
+                if let Some(other) = user_set.insert(&user) {
+                    *duplicate = Some((other.id, user.id));
                 }
-                users.insert(user.passkey.clone(), user);
+                accounts.insert(user.passkey.clone(), user);
             }
             (Self::Torrents(shards), SiteRow::Torrent(torrent)) => {
                 let row = TorrentInfo::from_store(&torrent, torrents.torrent_types());
@@ -70,7 +70,7 @@ impl LoadingSet {
             (Self::Deletions(reasons), SiteRow::Deletion(info_hash, reason)) => {
                 reasons.insert(info_hash, reason);
             }
-            // A store gives only lines of the set it was asked for.
+            // A store returns only rows of the requested set.
             _ => {}
         }
     }

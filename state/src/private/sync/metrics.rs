@@ -1,4 +1,4 @@
-//! Numbers of the site sync, for `/metrics`.
+//! The numbers of the site sync, for `/metrics`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use crate::metrics::{Board, HistogramSeries, Series, SeriesKind};
 use crate::private::site::Site;
 use crate::store::{Set, StoreError};
 
-/// What the site sync has read.
+/// The numbers of the site sync; shared with the board.
 #[derive(Debug, Default)]
 pub(super) struct SyncMetrics {
     pub(super) users: AtomicU64,
@@ -19,7 +19,7 @@ pub(super) struct SyncMetrics {
     sets: [SetMetrics; Set::RELOADED.len()],
 }
 
-/// Of one set.
+/// The numbers of one set.
 #[derive(Debug, Default)]
 struct SetMetrics {
     failures: AtomicU64,
@@ -35,7 +35,7 @@ impl SyncMetrics {
         &self.sets[set as usize]
     }
 
-    /// Counts a reading that succeeded.
+    /// Counts a successful read.
     pub(super) fn record_read(&self, set: Set, skipped: u64, time: Duration) {
         let source = self.set(set);
         source.skipped.fetch_add(skipped, Ordering::Relaxed);
@@ -43,7 +43,7 @@ impl SyncMetrics {
         source.millis.store(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Counts a reading that failed, and says so when it begins to fail and when it works again.
+    /// Counts a failed read, and logs when a set begins to fail and when it can be read again.
     pub(super) fn record_result(&self, set: Set, result: &Result<(), StoreError>) {
         let source = self.set(set);
         let failing = source.failing.swap(result.is_err(), Ordering::Relaxed);
@@ -51,7 +51,7 @@ impl SyncMetrics {
             Err(error) => {
                 source.failures.fetch_add(1, Ordering::Relaxed);
                 if !failing {
-                    log::error!("{} cannot be read, the last ones stay: {error}", set.name());
+                    log::error!("{} cannot be read, the old ones stay: {error}", set.name());
                 }
             }
             Ok(()) if failing => log::info!("{} are read again", set.name()),
@@ -72,7 +72,7 @@ impl SyncMetrics {
         let counted = Arc::clone(site);
         board.register(Series {
             name: "sessions_replaced_total",
-            help: "Peers that made place for another of the same user and torrent.",
+            help: "Peers that were replaced by another of the same user and torrent.",
             kind: SeriesKind::Counter,
             labels: Vec::new(),
             read: Box::new(move || counted.torrents.replaced_total()),
@@ -85,7 +85,8 @@ impl SyncMetrics {
         let help = "Seeders and leechers of all torrents.";
         board.register(Series { name: "peers", help, kind: SeriesKind::Gauge, labels: Vec::new(), read });
         site.torrents.register_metrics(board);
-        let (name_of, help) = ("purge_inactive_peers_seconds", "Time that a purge of silent peers worked.");
+        let (name_of, help) =
+            ("purge_inactive_peers_seconds", "Duration of the work of a purge of silent peers.");
         let histogram = Arc::clone(&site.purges);
         board.register_histogram(HistogramSeries { name: name_of, help, labels: Vec::new(), histogram });
         for set in Set::RELOADED {
@@ -99,16 +100,13 @@ impl SyncMetrics {
                 let labels = vec![("source", set.name())];
                 board.register(Series { name: name_of, help, kind, labels, read });
             };
-            series(
-                "reload_failures",
-                "Readings of the database that failed.",
-                SeriesKind::Counter,
-                |source| &source.failures,
-            );
+            series("reload_failures", "Reads of the database that failed.", SeriesKind::Counter, |source| {
+                &source.failures
+            });
             series("reload_skipped_rows", "Rows that could not be read.", SeriesKind::Counter, |source| {
                 &source.skipped
             });
-            series("reload_milliseconds", "Time of the last reading.", SeriesKind::Gauge, |source| {
+            series("reload_milliseconds", "Duration of the last read.", SeriesKind::Gauge, |source| {
                 &source.millis
             });
         }

@@ -1,8 +1,8 @@
-//! The site sync: a thread that reads all sets of a site from the store, at the start and every so often
-//! (`rules/private.md#reload-of-the-site`). Each set is built apart and swapped whole; one that cannot be
-//! read to its end leaves the old one.
+//! The site sync: a thread that reads all sets of a site from the store, at the start and then at an interval
+//! (`rules/private.md#reload-of-the-site`). Each set is built apart and swapped as a whole; if a set cannot
+//! be read to its end, the old one stays.
 //!
-//! `loading` has what was read of a set so far, `metrics` the numbers.
+//! `loading` holds what was read of a set so far, `metrics` the numbers.
 
 pub(super) mod loading;
 mod metrics;
@@ -26,25 +26,26 @@ use metrics::SyncMetrics;
 
 /// Rows that are read between two pauses.
 const ROWS_SLICE: usize = 64;
-/// Changes that wait for the site sync at most.
+/// Commands that may wait for the site sync.
 const QUEUED_MAX: usize = 64;
-/// How long whoever asks for a change waits.
+/// How long the requester of a command waits for its outcome.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Reads a site, by a connection of its own.
+/// Reads a site from the store through a connection of its own; moves into its thread with
+/// [`start`](Self::start).
 pub struct SiteSync {
     site: Arc<Site>,
     queues: Arc<Queues>,
     backend: Backend,
     store: Option<Box<dyn Store>>,
     metrics: Arc<SyncMetrics>,
-    /// Readings of the torrents so far.
+    /// The number of the last reload of the torrents.
     generation: u32,
-    /// How long rows of hayate's own tables stay, in seconds; 0 = for ever.
+    /// How long rows of hayate's own tables are kept, in seconds; 0 = for ever.
     retention_seconds: u32,
-    /// Old rows could not be removed; it is said once.
+    /// Whether old rows could not be removed; logged once.
     retention_fails: bool,
-    /// The sets were read while another process served the site, and may have changed since.
+    /// Whether the sets were read while another process served the site, and may have changed since.
     is_early: bool,
 }
 
@@ -55,7 +56,7 @@ impl std::fmt::Debug for SiteSync {
 }
 
 impl SiteSync {
-    /// Has not read anything yet.
+    /// Returns a site sync that has not read anything yet.
     #[must_use]
     pub fn new(backend: Backend, site: Arc<Site>, queues: Arc<Queues>) -> Self {
         let metrics = Arc::default();
@@ -72,38 +73,38 @@ impl SiteSync {
         }
     }
 
-    /// Removes rows of the audit, of deletions and of passkeys that are older than that; 0 = none.
+    /// Removes rows of the audit, of deletions and of passkeys older than `keep_seconds`; 0 = never.
     #[must_use]
     pub fn with_retention(self, keep_seconds: u32) -> Self {
         Self { retention_seconds: keep_seconds, ..self }
     }
 
-    /// Reads all sets, as fast as it goes.
+    /// Reads all sets, without pauses.
     ///
     /// # Errors
-    /// When one of them cannot be read.
+    /// Fails when one of the sets cannot be read.
     pub fn load_sets(&mut self, clock: &Clock) -> Result<(), StoreError> {
         Set::RELOADED.into_iter().try_for_each(|set| self.read_set(set, &mut Pace::unpaced(clock)))?;
         self.correct_counts()
     }
 
-    /// The same while another process still serves the site: nothing is said about its swarms, and all sets
-    /// are read again as soon as the thread starts.
+    /// Like [`load_sets`](Self::load_sets), while another process still serves the site: nothing is recorded
+    /// about its swarms, and all sets are read again as soon as the thread starts.
     ///
     /// # Errors
-    /// When one of the sets cannot be read.
+    /// Fails when one of the sets cannot be read.
     pub fn load_sets_early(&mut self, clock: &Clock) -> Result<(), StoreError> {
         self.is_early = true;
         Set::RELOADED.into_iter().try_for_each(|set| self.read_set(set, &mut Pace::unpaced(clock)))
     }
 
-    /// Records how swarms stand whose counts in the store are others: they are those of an earlier run, whose
-    /// peers are not all here. To be called before anything announces.
+    /// Records the counts of swarms that differ from those in the store: the latter are of an earlier run,
+    /// whose peers are not all here. Called before the first announce.
     fn correct_counts(&mut self) -> Result<(), StoreError> {
         let (mut wrong, site, queues) = (0, &self.site, &self.queues);
         let Some(store) = &mut self.store else { return Ok(()) };
-        store.read_rows(Set::Counts, &mut |line| {
-            let SiteRow::Counts { info_hash, seeders, leechers } = line else { return };
+        store.read_rows(Set::Counts, &mut |row| {
+            let SiteRow::Counts { info_hash, seeders, leechers } = row else { return };
             let stands = site.torrents.with_torrent(&info_hash, |torrent| torrent.counts_row());
             if let Some(row) = stands.filter(|row| (row.seeders, row.leechers) != (seeders, leechers)) {
                 queues.put(Record::Torrent(row));
@@ -111,12 +112,12 @@ impl SiteSync {
             }
         })?;
         if wrong > 0 {
-            log::info!("seeders and leechers of {wrong} torrents are put right in the database");
+            log::info!("seeders and leechers of {wrong} torrents are corrected in the database");
         }
         Ok(())
     }
 
-    /// Reads all sets, beside a tracker that serves. What cannot be read stays as it is.
+    /// Reads all sets, beside a tracker that serves. A set that cannot be read stays as it is.
     pub fn reload_sets(&mut self, clock: &Clock, stopping: &AtomicBool) {
         for set in Set::RELOADED {
             let result = self.read_set(set, &mut Pace::in_background(clock, stopping));
@@ -125,14 +126,14 @@ impl SiteSync {
             }
             self.metrics.record_result(set, &result);
             if result.is_err() {
-                // The next set gets a new connection, and if there is none, the next reload.
+                // The next set gets a new connection, or if there is none, the next reload does.
                 self.store = None;
             }
         }
         self.clean_up(clock.now().unix_seconds);
     }
 
-    /// Writes down what nobody believes, and forgets what is old.
+    /// Records implausible claims, and removes old rows.
     fn clean_up(&mut self, now_unix: u64) {
         let now = i64::try_from(now_unix).unwrap_or(i64::MAX);
         let claims = self.site.torrents.anomalies.take_claims();
@@ -154,17 +155,17 @@ impl SiteSync {
             }
             Err(error) if !self.retention_fails => {
                 self.retention_fails = true;
-                log::warn!("hayate's own tables are not kept as they should: {error}");
+                log::warn!("hayate's own tables cannot be cleaned up: {error}");
             }
             Err(_) => {}
         }
     }
 
-    /// Starts the thread; the first reload is due after so many seconds, or at once after
-    /// [`load_early`](Self::load_early).
+    /// Starts the thread; the first reload is due after `seconds`, or at once after
+    /// [`load_sets_early`](Self::load_sets_early).
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// Fails when the thread cannot be started.
     pub fn start(self, seconds: Arc<AtomicU64>, clock: Clock, board: &Board) -> io::Result<RunningSync> {
         self.metrics.register_metrics(&self.site, board);
         let (sender, admin_queue) = crossbeam_channel::bounded::<QueuedCommand>(QUEUED_MAX);
@@ -178,7 +179,7 @@ impl SiteSync {
         Ok(RunningSync { background, admin_queue: AdminQueue { sender, waker } })
     }
 
-    /// Changes the store, and then the memory of the tracker at once.
+    /// Changes the store, and then at once the memory of the tracker.
     fn run_command(
         &mut self,
         command: &AdminCommand,
@@ -196,7 +197,8 @@ impl SiteSync {
                 let generation = self.generation;
                 changes.for_each(|change| self.site.apply_change(change, generation, &reading));
                 drop(reading);
-                // Of several rows with one prefix the next one may count now. The next reload tries again.
+                // Of several rows with one prefix the next one may count now. If this read fails, the next
+                // reload tries again.
                 if matches!(
                     command,
                     AdminCommand::AddClient(_) | AdminCommand::RemoveClient(_) | AdminCommand::EditClient(..)
@@ -231,16 +233,16 @@ impl SiteSync {
         let mut loaded = LoadingSet::for_set(set);
         let mut rows = 0;
         let Some(store) = &mut self.store else { return Ok(()) };
-        let skipped = store.read_rows(set, &mut |line| {
-            loaded.push_row(line, &self.site.torrents);
+        let skipped = store.read_rows(set, &mut |row| {
+            loaded.push_row(row, &self.site.torrents);
             rows += 1;
             if rows % ROWS_SLICE == 0 {
-                // When the tracker stops, the rest is read at once and thrown away.
+                // When the tracker stops, the rest is read without pauses and discarded.
                 let _ = pace.pause_if_due();
             }
         })?;
         if skipped > 0 {
-            log::warn!("{skipped} rows of {} cannot be read and are left out", set.name());
+            log::warn!("{skipped} rows of {} could not be read and are left out", set.name());
         }
         pace.pause().map_err(|error| StoreError::Lost { text: error.to_string(), in_doubt: false })?;
         self.publish_set(loaded, &reading, pace);
@@ -251,13 +253,13 @@ impl SiteSync {
     fn publish_set(&mut self, loaded: LoadingSet, reading: &SiteReading<'_>, pace: &mut Pace<'_>) {
         let site = &self.site;
         match loaded {
-            LoadingSet::Users { user_set: members, accounts: users, duplicate: twice } => {
-                if let Some((passkey_of, id)) = twice {
+            LoadingSet::Users { user_set, accounts, duplicate } => {
+                if let Some((passkey_of, id)) = duplicate {
                     log::warn!("users {passkey_of} and {id} have the same passkey; that of {id} counts");
                 }
-                self.metrics.users.store(members.len() as u64, Ordering::Relaxed);
-                site.update(|site_data| site_data.users = Arc::new(members));
-                site.replace_accounts(users);
+                self.metrics.users.store(user_set.len() as u64, Ordering::Relaxed);
+                site.update(|site_data| site_data.users = Arc::new(user_set));
+                site.replace_accounts(accounts);
             }
             LoadingSet::HitAndRuns(pairs) => {
                 self.metrics.hit_and_runs.store(pairs.len() as u64, Ordering::Relaxed);
@@ -287,20 +289,20 @@ impl SiteSync {
         }
     }
 
-    /// Takes over the torrents shard by shard; those that are gone lose their peers.
+    /// Takes over the torrents shard by shard; those that are no longer registered lose their peers.
     fn publish_torrents(
         &mut self,
         shards: &[Vec<TorrentInfo>],
         reading: &SiteReading<'_>,
         pace: &mut Pace<'_>,
     ) {
-        // 0 is that of a snapshot.
+        // 0 is the generation of a snapshot.
         self.generation = self.generation.wrapping_add(1).max(1);
         let is_unpruned = |id| reading.is_unpruned(id);
         for (shard, rows) in shards.iter().enumerate() {
             self.site.torrents.put_all(shard, rows, self.generation, &is_unpruned);
             self.site.torrents.forget_others(shard, self.generation);
-            // All or nothing: a set that was read whole is taken over whole.
+            // All or nothing: a set that was read to its end is taken over completely.
             let _ = pace.pause_if_due();
         }
         let count = shards.iter().map(Vec::len).sum::<usize>();
@@ -332,14 +334,14 @@ impl BackgroundTask for SyncTask {
     }
 }
 
-/// Something that the site sync is asked to do.
+/// A command that waits for the site sync.
 struct QueuedCommand {
     command: AdminCommand,
     source: String,
     reply: Box<dyn FnOnce(Result<AdminOutcome, AdminError>) + Send>,
 }
 
-/// Where the site sync is asked to change the site.
+/// The queue of commands for the site sync.
 #[derive(Clone)]
 pub struct AdminQueue {
     sender: crossbeam_channel::Sender<QueuedCommand>,
@@ -353,14 +355,14 @@ impl std::fmt::Debug for AdminQueue {
 }
 
 impl AdminQueue {
-    /// Has the site sync change the site, when the reading that goes on has ended; `source` says who asks. It
-    /// waits until that is done: not for the thread of a server.
+    /// Has the site sync run a command when its current read has ended, and waits for the outcome; `source`
+    /// says who requests it. Not for a thread of a server.
     ///
     /// # Errors
-    /// When it makes no sense, the store refuses, or the site sync has too much to do.
+    /// Fails when the command makes no sense, the store refuses, or the site sync has too much to do.
     pub fn run_command(&self, command: AdminCommand, source: &str) -> Result<AdminOutcome, AdminError> {
         let (sender, answer) = crossbeam_channel::bounded(1);
-        // Nobody may wait for it any more.
+        // The requester may have stopped waiting.
         let reply = Box::new(move |outcome| _ = sender.send(outcome));
         let queued = QueuedCommand { command, source: source.to_owned(), reply };
         self.sender.try_send(queued).map_err(|_| AdminError::Busy)?;
@@ -369,7 +371,7 @@ impl AdminQueue {
     }
 }
 
-/// The running site sync. Dropped, it ends without waiting for an answer of the store.
+/// The running site sync. When dropped, it ends without waiting for an answer of the store.
 #[derive(Debug)]
 pub struct RunningSync {
     background: Background,
@@ -377,18 +379,18 @@ pub struct RunningSync {
 }
 
 impl RunningSync {
-    /// Returns where the site sync is asked to change the site.
+    /// The queue of commands for this site sync.
     #[must_use]
     pub fn admin_queue(&self) -> AdminQueue {
         self.admin_queue.clone()
     }
 
-    /// Has all sets read now.
+    /// Requests that all sets are read now.
     pub fn request_reload(&self) {
         self.background.waker().run_now();
     }
 
-    /// False once the thread has ended by itself, which takes a panic.
+    /// Whether the thread is running; it ends by itself only by a panic.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.background.is_alive()

@@ -1,4 +1,4 @@
-//! What a reading that is under way may not undo.
+//! What a read that is under way must not undo.
 
 use super::*;
 use crate::double::{Double, Doubled};
@@ -9,7 +9,7 @@ use crate::store::{Channel, RegisteredTorrent, RequiredTables};
 
 const HASH: InfoHash = InfoHash([7; 20]);
 
-/// A store that shows one pruned torrent, and hears of its un-prune before anybody has taken the row over.
+/// A store that returns one pruned torrent, and records its un-prune before the row is taken over.
 struct LateUnprune(Arc<Queues>, Arc<Site>);
 
 impl Double for LateUnprune {
@@ -34,12 +34,12 @@ fn a_reading_that_began_before_an_unprune_was_written_does_not_undo_it() {
     let clock = Clock::start();
     let (site, queues) = (Site::new(), Arc::new(Queues::new(clock, &crate::store::Bounds::default())));
     let backend = Backend::new("sqlite:nowhere.db".parse().unwrap(), "", RequiredTables::Site);
-    let mut clerk = SiteSync::new(backend, Arc::clone(&site), Arc::clone(&queues));
-    clerk.store = Some(Box::new(Doubled(LateUnprune(Arc::clone(&queues), Arc::clone(&site)))));
+    let mut site_sync = SiteSync::new(backend, Arc::clone(&site), Arc::clone(&queues));
+    site_sync.store = Some(Box::new(Doubled(LateUnprune(Arc::clone(&queues), Arc::clone(&site)))));
     let is_live = || site.torrents.with_torrent(&HASH, |torrent| torrent.info.status == 0).unwrap();
-    clerk.read_set(Set::Torrents, &mut Pace::unpaced(&clock)).unwrap();
+    site_sync.read_set(Set::Torrents, &mut Pace::unpaced(&clock)).unwrap();
     assert!(is_live());
-    clerk.read_set(Set::Torrents, &mut Pace::unpaced(&clock)).unwrap();
+    site_sync.read_set(Set::Torrents, &mut Pace::unpaced(&clock)).unwrap();
     assert!(is_live());
     assert!(queues.unprunes().is_empty());
 }

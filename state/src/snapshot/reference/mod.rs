@@ -1,5 +1,5 @@
-//! The cache files of the reference tracker, so that a site can come from it and go back to it:
-//! `torrent-cache.bin` of versions 1 to 3 and `user-cache.bin` of version 1 are read, 3 and 1 are written.
+//! The cache files of the reference tracker, so that a site can move from it to hayate and back: `read` reads
+//! `torrent-cache.bin` of versions 1 to 3 and `user-cache.bin` of version 1, `write` writes versions 3 and 1.
 //!
 //! ```text
 //! torrents      uvarint version  uvarint count  then each torrent:
@@ -35,32 +35,32 @@ pub const TYPE_NAME_MAX: usize = 8;
 /// Why a file of the reference tracker cannot be read. Offsets count from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
-    /// It ends within a record.
+    /// The file ends within a record.
     #[error("it ends too early, in a record at octet {0}")]
     Short(usize),
-    /// It says more records than it has octets for.
+    /// A count is larger than the octets that are left allow.
     #[error("at octet {at} it counts {count} records, more than it can hold")]
     Count {
-        /// Where the count stands.
+        /// Offset of the count.
         at: usize,
         /// The count.
         count: u64,
     },
-    /// Its version is not known.
+    /// The version is unknown.
     #[error("version {0} is not known")]
     Version(u64),
-    /// A uvarint of more than 64 bits.
-    #[error("a number of more than 64 bits at octet {0}")]
+    /// A uvarint has more than 64 bits.
+    #[error("a number has more than 64 bits, at octet {0}")]
     Number(usize),
-    /// A length that this field cannot have.
+    /// A length is invalid for its field.
     #[error("a bad length, {len}, at octet {at}")]
     Length {
-        /// Where the length stands.
+        /// Offset of the length.
         at: usize,
         /// The length.
         len: u64,
     },
-    /// A multiplier that is infinite or not a number.
-    #[error("a multiplier that is no number before octet {0}")]
+    /// A multiplier is infinite or not a number.
+    #[error("a multiplier is not a number, before octet {0}")]
     Multiplier(usize),
 }

@@ -1,4 +1,4 @@
-//! Reads what the reference tracker wrote.
+//! Reads the cache files of the reference tracker.
 
 use super::{ReferenceError, TORRENTS_VERSION, TYPE_NAME_MAX, USERS_VERSION};
 use crate::ids::{ID_LEN, InfoHash, PeerId};
@@ -11,19 +11,19 @@ use crate::snapshot::site::{
 const ENDPOINT_LEN: usize = 6;
 /// Octets of a peer after its endpoint.
 const PEER_REST_LEN: usize = 5 * 8 + 2 * 4 + 2 + 1;
-/// The least a key and a peer take, whatever the version.
+/// The least octets of a key and a peer, whatever the version.
 const ENTRY_LEAST: usize = KEY_LEN + ID_LEN + ENDPOINT_LEN + PEER_REST_LEN;
-/// The least a torrent takes: no peers, no type name.
+/// The least octets of a torrent: no peers, no type name.
 const TORRENT_LEAST: usize = ID_LEN + 2 + 1 + 4 + 4 + 2 + 1 + 8 + 16;
-/// The least a user takes: no passkey.
+/// The least octets of a user: no passkey.
 const USER_LEAST: usize = 1 + 4 + 2 + 16;
 
 /// Reads a `torrent-cache.bin` of version 1, 2 or 3. The list decides who is a seeder, the key in it whose
-/// peer it is; of two peers with one key the later announce wins. A type name that is not UTF-8, as where
-/// the reference tracker cut one, gets replacement characters.
+/// peer it is; of two peers with one key the later announce wins. In a type name that is not UTF-8, as when
+/// the reference tracker cut one, invalid octets are replaced.
 ///
 /// # Errors
-/// When it is not such a file.
+/// Fails when it is not such a file.
 pub fn read_torrents(file: &[u8]) -> Result<Vec<SiteTorrent>, ReferenceError> {
     let mut reader = ReferenceReader { octets: OctetReader::new(file), version: 0 };
     reader.version = reader.read_uvarint()?;
@@ -40,7 +40,7 @@ pub fn read_torrents(file: &[u8]) -> Result<Vec<SiteTorrent>, ReferenceError> {
 /// Reads a `user-cache.bin` of version 1.
 ///
 /// # Errors
-/// When it is not such a file.
+/// Fails when it is not such a file.
 pub fn read_users(file: &[u8]) -> Result<Vec<UserAccount>, ReferenceError> {
     let mut reader = ReferenceReader { octets: OctetReader::new(file), version: 0 };
     reader.version = reader.read_uvarint()?;
@@ -83,11 +83,11 @@ impl<'f> ReferenceReader<'f> {
         })
     }
 
-    /// A key and its peer.
+    /// Reads a key and its peer.
     fn read_entry(&mut self, role: Role) -> Result<SitePeer, ReferenceError> {
         let user = self.read_number(OctetReader::u32)?;
         let peer_id = PeerId(self.read_array()?);
-        // The peer says its id again, and below its torrent, its user and whether it seeds.
+        // The peer repeats its id, and further below its torrent, its user and whether it seeds.
         self.read_slice(ID_LEN)?;
         let (address, port) = self.read_endpoint()?;
         let (uploaded, downloaded) =
@@ -160,7 +160,8 @@ impl<'f> ReferenceReader<'f> {
         }
     }
 
-    /// How many records follow; so many of `least` octets must be there, or nothing is set aside for them.
+    /// Reads the number of records that follow; there must be at least `least` octets for each, so that a
+    /// wrong count reserves no memory.
     fn read_count(&mut self, least: usize) -> Result<usize, ReferenceError> {
         let at = self.octets.at();
         let count = self.read_uvarint()?;
@@ -168,7 +169,7 @@ impl<'f> ReferenceReader<'f> {
         good.ok_or(ReferenceError::Count { at, count })
     }
 
-    /// A length of at most `most`, and as many octets.
+    /// Reads a length of at most `most`, and as many octets.
     fn read_prefixed(&mut self, most: u64) -> Result<&'f [u8], ReferenceError> {
         let at = self.octets.at();
         let len = self.read_uvarint()?;

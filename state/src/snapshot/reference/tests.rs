@@ -39,7 +39,7 @@ fn the_fixture_is_read() {
 #[test]
 fn the_fixture_is_written_back_record_by_record() {
     let (torrents, users) = (read_torrents(TORRENTS).unwrap(), read_users(USERS).unwrap());
-    // Both sort their torrents alike; seeders and users of the fixture are in an order of their own.
+    // Both sort their torrents alike; the seeders and users of the fixture have an order of their own.
     let (file, losses) = exported(&SiteSnapshot { torrents, ..SiteSnapshot::default() });
     assert_eq!((file.as_slice(), losses), (exported_order(TORRENTS).as_slice(), ExportLosses::default()));
     let mut file = Vec::new();
@@ -60,7 +60,7 @@ fn exported_order(fixture: &[u8]) -> Vec<u8> {
     file
 }
 
-/// A torrent with a leecher and a seeder in the layout of an old version, by hand.
+/// A torrent with a leecher and a seeder in the layout of an old version, built by hand.
 fn old(version: u8) -> Vec<u8> {
     let peer = |user: u8, seeding: u8| {
         let mut peer = vec![user, 0, 0, 0];
@@ -84,7 +84,7 @@ fn old(version: u8) -> Vec<u8> {
     };
     let mut file = vec![version, 1];
     file.extend([9; 20]);
-    // The flag in the peer says the contrary; the list decides.
+    // The flag in the peer says the opposite; the list decides.
     file.extend([&[1], &*peer(1, 0), &[1], &*peer(2, 1)].concat());
     file.extend(b"\x05anime\x05\0\0\0");
     file.extend([9, 0, 0, 0, 29, 0, 0]);

@@ -1,31 +1,31 @@
-//! Writes what the reference tracker reads, and counts what it has no room for.
+//! Writes the cache files of the reference tracker, and counts what they have no room for.
 
 use std::io::{self, Write};
 
 use super::{TORRENTS_VERSION, TYPE_NAME_MAX, USERS_VERSION};
 use crate::snapshot::site::{Multipliers, Role, SitePeer, SiteSnapshot, SiteTorrent, UserAccount};
 
-/// What got lost on the way to the reference tracker.
+/// What was lost in the export to the reference tracker, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExportLosses {
-    /// Peers without IPv4, left out.
+    /// Peers without an IPv4 address, which are left out.
     pub peers_without_v4: u64,
-    /// IPv6 endpoints of peers that have both.
+    /// IPv6 endpoints of peers that have both families.
     pub v6_endpoints: u64,
-    /// Snatched counts above 65535, cut to that.
+    /// Snatched counts above 65535, which are capped.
     pub snatched: u64,
     /// Client ids over 16 bits, which became 0.
     pub clients: u64,
-    /// A status below 0 or above 255, which became 255.
+    /// Statuses below 0 or above 255, which became 255.
     pub statuses: u64,
-    /// Type names of more than 8 octets, cut.
+    /// Type names of more than 8 octets, which are cut.
     pub type_names: u64,
     /// Un-prunes that were not yet in the database.
     pub unprunes: u64,
 }
 
 impl ExportLosses {
-    /// Every kind with its count, for people.
+    /// Returns every kind of loss with its count and a text for people.
     #[must_use]
     pub fn kinds(&self) -> [(u64, &'static str); 7] {
         [
@@ -52,7 +52,7 @@ pub fn write_torrents(to: &mut (impl Write + ?Sized), site: &SiteSnapshot) -> io
     Ok(losses)
 }
 
-/// Writes `user-cache.bin` of version 1; nothing of a user gets lost.
+/// Writes `user-cache.bin` of version 1; nothing about users is lost.
 ///
 /// # Errors
 /// Those of `to`.
@@ -122,7 +122,7 @@ fn put_entry(
     to.write_all(&[(peer.role == Role::Seeder).into()])
 }
 
-/// Cut after a whole character, so that it stays text.
+/// Cut at a character boundary, so that it stays text.
 fn type_name(name: &str, losses: &mut ExportLosses) -> [u8; TYPE_NAME_MAX] {
     let fitting = name.floor_char_boundary(TYPE_NAME_MAX);
     losses.type_names += u64::from(fitting < name.len());

@@ -1,4 +1,4 @@
-//! [`Site`] in blocks of a [`container`](crate::snapshot::container).
+//! [`SiteSnapshot`] in blocks of a [`container`].
 //!
 //! ```text
 //! TAG_SITE_TORRENTS  records: u8 1, then a torrent, or u8 2, then a peer of the last torrent
@@ -11,8 +11,8 @@
 //!                    f64 up  f64 down
 //! TAG_SITE_UNPRUNES  records: u32 torrent id
 //! ```
-//! All numbers are little-endian. A record is never cut, but the peers of a torrent may go on in a later
-//! block of its tag: so a block has a bounded length however large the swarm.
+//! All numbers are little-endian. A record is never cut, but the peers of a torrent may continue in a later
+//! block of the same tag: so a block has a bounded length however large the swarm.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -29,7 +29,7 @@ pub const TAG_SITE_USERS: u8 = 17;
 /// Blocks with pending un-prunes.
 pub const TAG_SITE_UNPRUNES: u8 = 18;
 
-/// A block is written when it is longer than this.
+/// Length above which a block is written.
 const BLOCK_TARGET: usize = 256 << 10;
 /// Longer than any record: 65535 octets of text, and a few numbers.
 const RECORD_MAX: usize = (64 << 10) + 256;
@@ -43,7 +43,7 @@ const HAS_V6: u8 = 4;
 const DISABLE_DOWNLOAD: u8 = 1;
 const TRACKER_HIDE: u8 = 2;
 
-/// Something of a [`Site`].
+/// A record of a [`SiteSnapshot`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum SiteRecord {
     /// A torrent with all its peers.
@@ -54,7 +54,7 @@ pub enum SiteRecord {
     Unprune(u32),
 }
 
-/// Writes a site record by record, in any order.
+/// Writes the snapshot of a site record by record, in any order.
 #[expect(missing_debug_implementations, reason = "what it writes to has none")]
 pub struct SiteWriter<'w> {
     to: &'w mut dyn BlockSink,
@@ -64,15 +64,16 @@ pub struct SiteWriter<'w> {
 }
 
 impl<'w> SiteWriter<'w> {
-    /// Will write to this container.
+    /// Returns a writer to this container.
     pub fn new(to: &'w mut dyn BlockSink) -> Self {
         Self { to, torrents: Vec::new(), users: Vec::new(), unprunes: Vec::new() }
     }
 
-    /// Writes all of a site.
+    /// Writes a whole site.
     ///
     /// # Errors
-    /// Those of the file, and of [`torrent`](Self::torrent) and [`user`](Self::user).
+    /// Those of the container, of [`write_torrent`](Self::write_torrent) and of
+    /// [`write_user`](Self::write_user).
     pub fn write_site(&mut self, site: &SiteSnapshot) -> io::Result<()> {
         site.torrents.iter().try_for_each(|torrent| self.write_torrent(torrent))?;
         site.users.iter().try_for_each(|user| self.write_user(user))?;
@@ -82,7 +83,7 @@ impl<'w> SiteWriter<'w> {
     /// Writes a torrent and its peers.
     ///
     /// # Errors
-    /// Those of the file, and when the type name is longer than 65535 octets or there are 2^32 peers.
+    /// Those of the container, and when the type name is longer than 65535 octets or there are 2^32 peers.
     pub fn write_torrent(&mut self, torrent: &SiteTorrent) -> io::Result<()> {
         let peers = u32::try_from(torrent.peers.len()).map_err(io::Error::other)?;
         put_torrent(&mut self.torrents, torrent, peers)?;
@@ -96,7 +97,7 @@ impl<'w> SiteWriter<'w> {
     /// Writes a user.
     ///
     /// # Errors
-    /// Those of the file, and when the passkey is longer than 65535 octets.
+    /// Those of the container, and when the passkey is longer than 65535 octets.
     pub fn write_user(&mut self, user: &UserAccount) -> io::Result<()> {
         let flags = flag(user.disable_download, DISABLE_DOWNLOAD) | flag(user.tracker_hide, TRACKER_HIDE);
         put_text(&mut self.users, &user.passkey)?;
@@ -109,16 +110,16 @@ impl<'w> SiteWriter<'w> {
     /// Writes a pending un-prune.
     ///
     /// # Errors
-    /// Those of the file.
+    /// Those of the container.
     pub fn write_unprune(&mut self, id: u32) -> io::Result<()> {
         self.unprunes.extend(id.to_le_bytes());
         flush_block(self.to, TAG_SITE_UNPRUNES, &mut self.unprunes, BLOCK_TARGET)
     }
 
-    /// Writes what is still held back; without it that is lost.
+    /// Writes what is still buffered; without it that is lost.
     ///
     /// # Errors
-    /// Those of the file.
+    /// Those of the container.
     pub fn finish(mut self) -> io::Result<()> {
         flush_block(self.to, TAG_SITE_TORRENTS, &mut self.torrents, 0)?;
         flush_block(self.to, TAG_SITE_USERS, &mut self.users, 0)?;
@@ -197,18 +198,18 @@ fn flag(is_set: bool, flag: u8) -> u8 {
     if is_set { flag } else { 0 }
 }
 
-/// Reads the blocks of a site, and hands over record by record.
+/// Decodes the blocks of a site, and passes on record by record.
 #[derive(Debug, Default)]
 pub struct SiteDecoder {
-    /// A torrent whose peers are still to come, and how many.
+    /// A torrent whose peers are still to come, and their number.
     open: Option<(SiteTorrent, u32)>,
 }
 
 impl SiteDecoder {
-    /// Reads a block; false if it is none of a site.
+    /// Decodes a block; returns false if it does not belong to a site.
     ///
     /// # Errors
-    /// When it is not as this program writes it.
+    /// Fails when the block is not as this program writes it.
     pub fn decode_block(
         &mut self,
         tag: u8,
@@ -237,10 +238,10 @@ impl SiteDecoder {
         Ok(true)
     }
 
-    /// Looks whether the last torrent has all its peers.
+    /// Checks that the last torrent has all its peers.
     ///
     /// # Errors
-    /// When it has not.
+    /// Fails when it does not.
     pub fn finish(self) -> Result<(), SnapshotError> {
         if self.open.is_none() { Ok(()) } else { Err(SnapshotError::Damaged("peers are missing")) }
     }
@@ -257,8 +258,8 @@ impl SiteDecoder {
                 (torrent, missing - 1)
             }
             (Some(TORRENT_RECORD), Some(_)) => return Err(SnapshotError::Damaged("peers are missing")),
-            (Some(PEER_RECORD), None) => return Err(SnapshotError::Damaged("a peer of no torrent")),
-            _ => return Err(SnapshotError::Damaged("a record that is no torrent and no peer")),
+            (Some(PEER_RECORD), None) => return Err(SnapshotError::Damaged("a peer without a torrent")),
+            _ => return Err(SnapshotError::Damaged("a record that is neither a torrent nor a peer")),
         };
         if missing == 0 {
             sink(SiteRecord::Torrent(torrent));
@@ -269,9 +270,9 @@ impl SiteDecoder {
     }
 }
 
-const CUT_RECORD: SnapshotError = SnapshotError::Damaged("a record is cut");
+const CUT_RECORD: SnapshotError = SnapshotError::Damaged("a record is cut off");
 
-/// A torrent, and how many peers follow.
+/// Takes a torrent, and the number of peers that follow.
 fn take_torrent(octets: &mut OctetReader<'_>) -> Result<(SiteTorrent, u32), SnapshotError> {
     let info_hash = InfoHash(octets.array().ok_or(CUT_RECORD)?);
     let id = octets.u32().ok_or(CUT_RECORD)?;
@@ -351,21 +352,21 @@ fn take_text<'o>(octets: &mut OctetReader<'o>) -> Result<&'o [u8], SnapshotError
     octets.slice(usize::from(len)).ok_or(CUT_RECORD)
 }
 
-/// A file as it was read.
+/// The contents of a file.
 #[derive(Clone, Debug, Default)]
 pub struct LoadedSite {
-    /// When it was written, in Unix seconds.
+    /// When the file was written, in Unix seconds.
     pub written_at: i64,
-    /// All blocks of a site in it.
+    /// The records of all its blocks of a site.
     pub site: SiteSnapshot,
-    /// How many blocks of another kind it has, such as the swarms of the open modes.
+    /// The number of other blocks, such as those of the swarms of the open modes.
     pub other_blocks: u64,
 }
 
-/// Reads a whole file, after every checksum in it was looked at.
+/// Reads a whole file after verifying every checksum in it.
 ///
 /// # Errors
-/// When it is not there, or not a good snapshot.
+/// Fails when the file is missing, or not a good snapshot.
 pub fn read_file(path: &Path) -> Result<LoadedSite, SnapshotError> {
     read_blocks(SnapshotReader::open(path)?)
 }
@@ -373,7 +374,7 @@ pub fn read_file(path: &Path) -> Result<LoadedSite, SnapshotError> {
 /// Reads the rest of a container.
 ///
 /// # Errors
-/// When it is damaged.
+/// Fails when it is damaged.
 pub fn read_blocks<R: Read>(mut reader: SnapshotReader<R>) -> Result<LoadedSite, SnapshotError> {
     let mut loaded = LoadedSite { written_at: reader.written_at(), ..LoadedSite::default() };
     let mut decoder = SiteDecoder::default();
@@ -385,10 +386,10 @@ pub fn read_blocks<R: Read>(mut reader: SnapshotReader<R>) -> Result<LoadedSite,
     Ok(loaded)
 }
 
-/// Writes a whole file, in place of the one that is there.
+/// Writes a whole file, replacing the present one.
 ///
 /// # Errors
-/// Those of the disk, then the old file stays; and those of [`SiteWriter`].
+/// Those of the disk, and then the old file stays; and those of [`SiteWriter`].
 pub fn write_file(path: &Path, site: &SiteSnapshot, written_at: i64) -> io::Result<()> {
     container::replace_file(path, |to| {
         let mut container = SnapshotWriter::new(to, written_at)?;

@@ -1,9 +1,9 @@
-//! What mode private remembers in its cache: torrents with their peers, users, and un-prunes that are not yet
-//! in the database.
+//! The snapshot of mode private: torrents with their peers, users, and un-prunes that are not yet in the
+//! database. Its encoding is in `file`.
 //!
-//! This is the form that is written, read, and carried to other formats; it is not the form the tracker
-//! works on. Files may hold more than fits twice into memory, so [`SiteWriter`] and [`Decoder`] go through
-//! them record by record; [`Site`] is for who wants all of it.
+//! These are the values that are written, read, and converted to other formats, not those the tracker works
+//! on. Files may hold more than fits twice into memory, so [`SiteWriter`] and [`SiteDecoder`] go through them
+//! record by record; [`SiteSnapshot`] is for tools that need everything at once.
 //!
 //! Absent on purpose: hit-and-runs, freeleech and approved clients, which are only ever read from the
 //! database.
@@ -22,10 +22,10 @@ pub use file::{
 
 use crate::ids::{ID_LEN, InfoHash, PeerId};
 
-/// Octets of [`Peer::key`].
+/// Octets of [`SitePeer::key`].
 pub const KEY_LEN: usize = 4 + ID_LEN;
 
-/// All that mode private remembers.
+/// The whole snapshot of a site.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SiteSnapshot {
     /// Torrents, in any order.
@@ -39,11 +39,11 @@ pub struct SiteSnapshot {
 /// A registered torrent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SiteTorrent {
-    /// Names it on the wire.
+    /// Its info_hash.
     pub info_hash: InfoHash,
-    /// Names it in the database.
+    /// Its id in the database.
     pub id: u32,
-    /// What it belongs to.
+    /// The group it belongs to.
     pub group: Group,
     /// Finished downloads.
     pub snatched: u32,
@@ -53,7 +53,7 @@ pub struct SiteTorrent {
     pub last_action: i64,
     /// Its own multipliers.
     pub multipliers: Multipliers,
-    /// Who is in its swarm, in any order.
+    /// The peers in its swarm, in any order.
     pub peers: Vec<SitePeer>,
 }
 
@@ -62,16 +62,16 @@ pub struct SiteTorrent {
 pub struct Group {
     /// The torrent type: free text, such as `anime`.
     pub type_name: Box<str>,
-    /// Names the group among those of its type.
+    /// Its id among the groups of its type.
     pub id: u32,
 }
 
-/// How transferred octets are credited. Finite: no other value is read from a file.
+/// Factors by which transferred octets are credited. Finite: no other value is read from a file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Multipliers {
-    /// Of uploaded octets.
+    /// Factor of uploaded octets.
     pub up: f64,
-    /// Of downloaded octets.
+    /// Factor of downloaded octets.
     pub down: f64,
 }
 
@@ -84,41 +84,41 @@ impl Default for Multipliers {
 /// Whether a peer has all of its torrent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// All of it.
+    /// It has the whole torrent.
     Seeder,
-    /// Not yet.
+    /// It does not.
     Leecher,
 }
 
 /// One client of one user in one swarm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SitePeer {
-    /// Whose it is.
+    /// Id of its user.
     pub user: u32,
-    /// What it calls itself.
+    /// The `peer_id` of the client.
     pub peer_id: PeerId,
     /// Seeder or leecher.
     pub role: Role,
-    /// Where it is over IPv4.
+    /// Its IPv4 endpoint.
     pub v4: Option<SeenEndpoint<Ipv4Addr>>,
-    /// Where it is over IPv6.
+    /// Its IPv6 endpoint.
     pub v6: Option<SeenEndpoint<Ipv6Addr>>,
-    /// Octets it says it has uploaded.
+    /// Octets the client says it has uploaded.
     pub uploaded: u64,
-    /// Octets it says it has downloaded.
+    /// Octets the client says it has downloaded.
     pub downloaded: u64,
-    /// Octets it says it still lacks.
+    /// Octets the client says it still lacks.
     pub left: u64,
     /// Its first announce, in Unix seconds.
     pub started_at: i64,
     /// Its last announce over either family, in Unix seconds.
     pub announced_at: i64,
-    /// The approved client that its `peer_id` begins like.
+    /// Id of the approved client that its `peer_id` matches.
     pub client: u32,
 }
 
 impl SitePeer {
-    /// What tells it from others in its swarm: the user id, little-endian, and the `peer_id`.
+    /// Its key within its swarm: the user id, little-endian, and the `peer_id`.
     #[must_use]
     pub fn key(&self) -> [u8; KEY_LEN] {
         let mut key = [0; KEY_LEN];
@@ -131,35 +131,35 @@ impl SitePeer {
 /// An address and port of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeenEndpoint<A> {
-    /// The address that announces came from.
+    /// The address from which it announced.
     pub address: A,
-    /// The port that they named.
+    /// The port that it announced.
     pub port: u16,
-    /// The last of them, in Unix seconds.
+    /// The last announce from this address, in Unix seconds.
     pub seen_at: i64,
 }
 
-/// An enabled user.
+/// An enabled user, with the passkey.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UserAccount {
-    /// Its passkey: any octets.
+    /// Their passkey: any octets.
     pub passkey: Box<[u8]>,
-    /// Names it in the database.
+    /// Their id in the database.
     pub id: u32,
-    /// May only seed.
+    /// Whether they may only seed.
     pub disable_download: bool,
-    /// Its addresses are not recorded.
+    /// Whether their addresses are left out of the records.
     pub tracker_hide: bool,
-    /// Its own multipliers.
+    /// Their own multipliers.
     pub multipliers: Multipliers,
 }
 
 impl SiteSnapshot {
-    /// Puts everything into its order, and what is there twice only once: of two peers with one key the one
-    /// that announced later stays, of torrents and users the last one. Gives how many went.
+    /// Sorts everything and removes duplicates: of two peers with one key the one that announced later stays,
+    /// of torrents and users the last one. Returns how many were removed.
     pub fn sort_and_dedup(&mut self) -> usize {
         let before = self.records();
-        // Sorting is stable, so that of equals the last comes first, and stays.
+        // Sorting is stable, so of equal records the last comes first, and stays.
         self.torrents.reverse();
         self.torrents.sort_by_key(|torrent| torrent.info_hash);
         self.torrents.dedup_by_key(|torrent| torrent.info_hash);
@@ -179,13 +179,13 @@ impl SiteSnapshot {
         dropped
     }
 
-    /// Is there nothing in it?
+    /// Whether there is nothing in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.records() == 0
     }
 
-    /// Peers of all torrents.
+    /// The number of peers of all torrents.
     #[must_use]
     pub fn peers(&self) -> usize {
         self.torrents.iter().map(|torrent| torrent.peers.len()).sum()

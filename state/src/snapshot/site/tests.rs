@@ -175,7 +175,7 @@ fn payload(site: &SiteSnapshot, wanted: u8) -> Vec<u8> {
     payloads
 }
 
-/// Decodes one block, and gives what is wrong with it.
+/// Decodes one block, and returns what is wrong with it.
 fn wrong(tag: u8, payload: &[u8]) -> Option<&'static str> {
     let mut decoder = SiteDecoder::default();
     match decoder.decode_block(tag, payload, &mut |_| ()).and_then(|_| decoder.finish()) {
@@ -201,13 +201,13 @@ fn good_checksums_do_not_excuse_bad_records() {
         wrong(TAG_SITE_TORRENTS, &changed)
     };
     assert_eq!(changed(0, 1), None);
-    assert_eq!(changed(0, 3), Some("a record that is no torrent and no peer"));
-    assert_eq!(changed(0, 2), Some("a peer of no torrent"));
+    assert_eq!(changed(0, 3), Some("a record that is neither a torrent nor a peer"));
+    assert_eq!(changed(0, 2), Some("a peer without a torrent"));
     assert_eq!(changed(31, 0xff), Some("a type name is not UTF-8"));
-    assert_eq!(changed(29, 0xff), Some("a record is cut"));
+    assert_eq!(changed(29, 0xff), Some("a record is cut off"));
     assert_eq!(changed(torrent_len - 4 - 1, 0xff), None, "a very small multiplier");
     assert_eq!(changed(torrent_len - 1, 0xff), Some("peers are missing"));
-    assert_eq!(changed(torrent_len - 4, 0), Some("a peer of no torrent"));
+    assert_eq!(changed(torrent_len - 4, 0), Some("a peer without a torrent"));
     assert_eq!(changed(torrent_len, 1), Some("peers are missing"));
     assert_eq!(changed(torrent_len + 25, 8), Some("unknown flags of a peer"));
     let infinite = Multipliers { up: 1.0, down: f64::INFINITY };
@@ -223,7 +223,7 @@ fn good_checksums_do_not_excuse_bad_records() {
         payload(&SiteSnapshot { users: vec![user(b"pq", 1)], ..SiteSnapshot::default() }, TAG_SITE_USERS);
     users[8] = 4;
     assert_eq!(wrong(TAG_SITE_USERS, &users), Some("unknown flags of a user"));
-    assert_eq!(wrong(TAG_SITE_UNPRUNES, &[0; 7]), Some("a record is cut"));
+    assert_eq!(wrong(TAG_SITE_UNPRUNES, &[0; 7]), Some("a record is cut off"));
     assert_eq!(wrong(99, &[0; 7]), None);
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{DsnError, Login, Tls, decode_percent};
 
-/// Known to the driver and of no effect here.
+/// Parameters that the driver knows and that have no effect here.
 const WITHOUT_EFFECT: [&str; 20] = [
     "allowAllFiles",
     "allowCleartextPasswords",
@@ -28,18 +28,18 @@ const WITHOUT_EFFECT: [&str; 20] = [
     "writeTimeout",
 ];
 
-/// Those that mean something here.
+/// Parameters that have an effect here.
 const WITH_EFFECT: [&str; 4] = ["charset", "collation", "timeout", "tls"];
 
 const NANOSECONDS: [(&str, f64); 7] =
     [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
 
-/// Does a parameter have this name? All others are session variables, whatever is in them.
+/// Whether a parameter has this name. All others are session variables, whatever their value.
 pub(super) fn is_known(name: &str) -> bool {
     WITH_EFFECT.contains(&name) || WITHOUT_EFFECT.contains(&name)
 }
 
-/// Reads what follows the `?`.
+/// Applies the part behind the `?` to `login`.
 pub(super) fn apply_query(query: &str, login: &mut Login) -> Result<(), DsnError> {
     query.split('&').filter(|part| !part.is_empty()).try_for_each(|part| apply_parameter(part, login))
 }
@@ -55,7 +55,7 @@ fn apply_parameter(part: &str, login: &mut Login) -> Result<(), DsnError> {
         "timeout" => {
             let timeout =
                 parse_duration(&value).ok_or_else(|| refuse("must be a duration such as 5s or 300ms"))?;
-            // To the driver, 0 means the system's own limit, which is minutes.
+            // For the driver, 0 means the system's own limit, which is minutes.
             login.timeout = if timeout.is_zero() { login.timeout } else { timeout };
         }
         "tls" => {
@@ -94,7 +94,7 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'_')
 }
 
-/// A value that needs no knowledge of SQL to see where it ends.
+/// Whether the value is one whose end can be seen without knowledge of SQL.
 fn is_literal(text: &str) -> bool {
     let quoted = text.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
     let number = text.strip_prefix('-').unwrap_or(text);

@@ -1,4 +1,4 @@
-//! Finished downloads of torrents: the latest are read, older ones forgotten, both slice by slice.
+//! Finished downloads of torrents: the latest are read, older ones are forgotten, both slice by slice.
 
 use std::fmt::Write;
 
@@ -7,18 +7,18 @@ use mysql::prelude::{FromRow, Queryable};
 use super::session::MariadbSession;
 use crate::ids::{ID_LEN, InfoHash};
 
-/// Rows that are read at once: the index names them, and each is somewhere else.
+/// Rows that are read at once: the index lists them, but each has to be fetched from elsewhere.
 const READ_ROWS: usize = 500;
 /// Rows that are removed at once.
 const FORGET_ROWS: usize = 500;
 
-/// A row: its `last_completed` and its `info_hash`. They are in the order of the index.
+/// The position of a row in the order of the index: its `last_completed` and its `info_hash`.
 pub(super) type CompletedPos = (u32, InfoHash);
 
-/// Behind all rows.
+/// The position behind all rows.
 const LAST_POS: CompletedPos = (u32::MAX, InfoHash([u8::MAX; ID_LEN]));
 
-/// Shows `each` of the latest `most`, the latest first. Gives the last of them if there may be older ones.
+/// Passes the latest `most` to `each`, latest first. Returns the last of them if there may be older ones.
 pub(super) fn read_latest(
     session: &mut MariadbSession,
     most: usize,
@@ -46,14 +46,14 @@ pub(super) fn read_latest(
     Ok(last.or(Some(LAST_POS)))
 }
 
-/// Removes the oldest rows behind `from` that are older than `than`, within a transaction. Gives the last of
-/// them if there may be more.
+/// Removes the oldest rows behind `from` that are older than `than`, within a transaction. Returns the last
+/// of them if there may be more.
 pub(super) fn forget_older(
     session: &mut MariadbSession,
     than: CompletedPos,
     from: Option<CompletedPos>,
 ) -> mysql::Result<Option<CompletedPos>> {
-    // Rows that are gone leave traces in the index, for a while: they are not to be passed again.
+    // Removed rows leave traces in the index for a while: they should not be passed again.
     let behind = from.map(|from| range_condition(from, ">")).unwrap_or_else(|| "1".to_owned());
     let older = range_condition(than, "<");
     let sql = format!(
@@ -62,11 +62,11 @@ pub(super) fn forget_older(
     );
     let found: Vec<(Vec<u8>, u32)> = query_all(session, &sql)?;
     let Some((last, time)) = found.last() else { return Ok(None) };
-    // As in the statements of rows, those to remove come first and are looked up by the primary key: also
-    // when the server takes the table for a small one, as it does for a while after many rows have come.
+    // As in the statements for records, the rows to remove come first and are looked up by the primary key:
+    // even if the server takes the table for a small one, as it does for a while after many rows were added.
     let mut sql = "DELETE t FROM (SELECT X'' AS info_hash FROM DUAL WHERE 0 UNION ALL VALUES ".to_owned();
     for (at, (hash, _)) in found.iter().enumerate() {
-        // Writing to a String cannot fail.
+        // Writing to a string cannot fail.
         let _ = write!(sql, "{}(X'{}')", if at > 0 { "," } else { "" }, hash_of(hash));
     }
     let _ = write!(
@@ -83,12 +83,12 @@ fn query_all<T: FromRow>(session: &mut MariadbSession, sql: &str) -> mysql::Resu
     session.connection.query_iter(sql)?.map(|row| Ok(mysql::from_row_opt(row?)?)).collect()
 }
 
-/// The column has as many octets.
+/// The column has exactly this many octets.
 fn hash_of(octets: &[u8]) -> InfoHash {
     InfoHash(octets.try_into().unwrap_or_default())
 }
 
-/// On one side of a row.
+/// The condition for rows on one side of a position.
 fn range_condition((time, hash): CompletedPos, side: &str) -> String {
     format!("(last_completed {side} {time} OR (last_completed = {time} AND info_hash {side} X'{hash}'))")
 }

@@ -2,15 +2,15 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | `session` | a connection, its settings, who may write, what the database has |
+//! | `session` | a connection, its settings, the lock of the writer, what the database has |
 //! | `sql` | records as statements |
 //! | `walk` | tables that are read slice by slice |
 //! | `completed` | finished downloads of torrents, and forgetting them |
 //! | `purge` | a slice of a purge |
 //!
 //! A batch is one transaction that first locks its row of `hayate_journal`. The lock makes exactly-once
-//! true: a new connection that asks for the sequence number waits for a commit that an old one has sent and
-//! nobody has answered. After any failure that leaves doubt about what the server will say next, the
+//! true: a new connection that reads the sequence number waits for a commit that an old one has sent and that
+//! was not answered. After any failure that leaves doubt about what the server will say next, the
 //! connection is closed and never used again, so that no late answer is taken for another's.
 //!
 //! No statement reads or locks more rows than a constant says, however large the tables are.
@@ -35,33 +35,33 @@ use super::site_rows::{self, DbRow, Set, SiteRow};
 use super::{Batch, Channel, PurgeProgress, PurgeSlice, Saved, Store, StoreError, signed_amount};
 use crate::ids::{ID_LEN, InfoHash};
 
-/// What the server says to the name of a table that it has not.
+/// The error code for an unknown table.
 const NO_SUCH_TABLE: u16 = 1146;
-/// What it says to a value that its column cannot take as it is.
+/// The error code for a value that its column cannot take unchanged.
 const DATA_TRUNCATED: u16 = 1265;
 
 /// Whether a connection may change anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConnectionRole {
-    /// The one that does.
+    /// It may; it is the only one of its node.
     Writer,
-    /// One that never does.
+    /// It may not.
     Reader,
 }
 
-/// What is needed to connect, and to connect again.
+/// The parameters of connections, kept for reconnecting.
 #[derive(Debug)]
 pub(super) struct MariadbOpener {
     pub(super) login: Login,
     pub(super) node: String,
     pub(super) required: RequiredTables,
     pub(super) role: ConnectionRole,
-    /// The connection that wrote last, 0 before the first.
+    /// The connection that wrote last; 0 = none yet.
     pub(super) last_writer: Arc<AtomicU32>,
 }
 
 impl MariadbOpener {
-    /// Whether nobody of this tracker has become the writer since `session` did.
+    /// Whether `session` is still the last writer of this tracker, or does not write.
     fn is_current_writer(&self, session: &MariadbSession) -> bool {
         let latest = self.last_writer.load(Ordering::Relaxed);
         self.role == ConnectionRole::Reader || latest == session.connection.connection_id()
@@ -72,14 +72,14 @@ impl MariadbOpener {
 #[derive(Debug)]
 pub struct Mariadb {
     opener: MariadbOpener,
-    /// `None` after it was lost.
+    /// `None` after the connection was lost.
     session: Option<MariadbSession>,
 }
 
-/// What a transaction came to that did not come to its end.
+/// Why a transaction was not completed.
 enum TransactionError {
     Statement(mysql::Error),
-    /// The commit itself: nobody knows whether it was done.
+    /// The commit failed: it is unknown whether it was carried out.
     Commit(mysql::Error),
 }
 
@@ -100,7 +100,7 @@ impl Mariadb {
         self.session.as_ref().map(|session| session.features.warnings()).unwrap_or_default()
     }
 
-    /// Does `work` in a transaction, and undoes it if it fails.
+    /// Runs `work` in a transaction, and rolls it back if it fails.
     fn transact<T>(
         &mut self,
         work: impl FnOnce(&mut MariadbSession) -> Result<T, TransactionError>,
@@ -118,8 +118,8 @@ impl Mariadb {
             TransactionError::Commit(error) => (error, true),
         };
         let error = store_error(error, at_commit);
-        // A batch that was undone for its rows or for others leaves a good connection. Anything else does
-        // not: with its end the server undoes what is left.
+        // A batch that was rolled back because of its rows or of others leaves a good connection. Any other
+        // error does not: when the connection ends, the server rolls back what is left.
         let certain = matches!(error, StoreError::Deadlock(_) | StoreError::BadRow { .. });
         if certain && session.connection.query_drop("ROLLBACK").is_ok() {
             self.session = Some(session);
@@ -127,14 +127,14 @@ impl Mariadb {
         Err(error)
     }
 
-    /// A connection with a transaction. Servers close idle connections, so a closed one is replaced here:
-    /// nothing was said on it yet that could be lost.
+    /// Begins a transaction on a connection. Servers close idle connections, so a closed one is replaced
+    /// here: nothing that could be lost was sent on it yet.
     fn begin(&mut self) -> Result<MariadbSession, StoreError> {
         let lost = || StoreError::Lost { text: "the connection was lost".to_owned(), in_doubt: false };
         let mut session = self.session.take().ok_or_else(lost)?;
         match session.connection.query_drop("START TRANSACTION") {
             Ok(()) => return Ok(session),
-            // But not one that another store of this tracker has taken over from.
+            // Except for a connection that another store of this tracker has taken over from.
             Err(error) if session::is_closed(&error) && self.opener.is_current_writer(&session) => {
                 drop(session)
             }
@@ -240,7 +240,7 @@ impl Store for Mariadb {
                         None => skipped += 1,
                     });
                 match result {
-                    // A site that was not migrated has no tables of ours.
+                    // A site that was not migrated lacks the tables of hayate.
                     Err(mysql::Error::MySqlError(said))
                         if said.code == NO_SUCH_TABLE && said.message.contains("hayate_") => {}
                     result => result?,
@@ -267,7 +267,7 @@ impl Store for Mariadb {
         let mut session = self.begin()?;
         let done = work(&mut session.connection);
         let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
-        // One that does not answer is not used again.
+        // A connection that does not answer is not used again.
         session.connection.query_drop(end).map_err(|error| store_error(error, done.is_ok()))?;
         self.session = Some(session);
         done
@@ -276,7 +276,7 @@ impl Store for Mariadb {
 
 impl Tables for Conn {
     fn lock_edits(&mut self) -> Result<(), StoreError> {
-        // A row that nothing else locks, but a migration.
+        // A row that only migrations lock besides.
         self.query_drop("SELECT version FROM hayate_schema FOR UPDATE")
             .map_err(|error| store_error(error, false))
     }
@@ -302,8 +302,8 @@ impl Tables for Conn {
     }
 }
 
-/// What the error of a change by hand means. A word that an enum has not is a bad value, too, although the
-/// server gives it the state of a mere warning.
+/// Maps the error of an edit. A word that an enum does not have is a bad value, too, although the server
+/// reports it with the state of a mere warning.
 fn edit_error(error: mysql::Error) -> StoreError {
     match error {
         mysql::Error::MySqlError(said) if said.code == DATA_TRUNCATED => {
@@ -349,18 +349,18 @@ impl DbRow for Row {
     }
 }
 
-/// Makes the tables that are missing.
+/// Creates the tables that are missing.
 pub(super) fn migrate(login: &Login) -> Result<(), StoreError> {
     let told = |error| store_error(error, false);
-    // Adding a column to a large table takes as long as it takes.
+    // Without a time limit: adding a column to a large table can take long.
     let mut connection = session::connect(login, None)?;
     schema::check_version(session::read_version(&mut connection).map_err(told)?)?;
     let statements = schema::migration_statements(schema::Dialect::Mariadb);
     statements.into_iter().try_for_each(|statement| connection.query_drop(statement)).map_err(told)
 }
 
-/// The number of the last batch that was kept. It waits for an earlier connection that is about to change
-/// it, and makes later ones wait until the transaction ends.
+/// Returns the number of the last batch that was kept. Waits for an earlier connection that is about to
+/// change it, and makes later ones wait until the transaction ends.
 fn lock_sequence(session: &mut MariadbSession, node: &str, channel: Channel) -> mysql::Result<u64> {
     let sql = "SELECT seq FROM hayate_journal WHERE node = ? AND queue = ? FOR UPDATE";
     let number = session.connection.exec_first(sql, (node, channel.name()))?;
@@ -372,18 +372,18 @@ fn write_batch(session: &mut MariadbSession, batch: &Batch) -> mysql::Result<Sav
     for statement in sql::build_statements(&batch.records, session.features.ip6, session.statement_octets) {
         session.connection.query_drop(&statement.text)?;
         if let Some(rows) = statement.targets {
-            // The session counts matched rows, not only those that became different.
+            // The session counts matched rows, not only changed ones.
             saved.without_target += rows.saturating_sub(session.connection.affected_rows());
         }
     }
     Ok(saved)
 }
 
-/// What an error means to the writer.
+/// Maps an error to what it means for the writer.
 fn store_error(error: mysql::Error, at_commit: bool) -> StoreError {
     if let mysql::Error::MySqlError(said) = &error {
         let text = format!("{} ({})", said.message, said.code);
-        // A server that answers so has undone the transaction, even if it was asked to commit it.
+        // After such an answer the server has rolled the transaction back, even if it was asked to commit.
         if matches!(said.code, 1213 | 1205) {
             return StoreError::Deadlock(text);
         }

@@ -1,5 +1,5 @@
-//! A slice of a purge of `transfer_history`: rows are found by a reading that locks nothing, and changed by
-//! their primary key. The limit is asked for again then, for a row may have been written in between.
+//! A slice of a purge of `transfer_history`: rows are found by a read that locks nothing, and changed by
+//! their primary key. The limit is checked again then, because a row may have been written in between.
 
 use std::fmt::Write;
 
@@ -8,12 +8,12 @@ use mysql::prelude::Queryable;
 use super::super::purge::{PurgeMark, PurgeProgress, PurgeSlice};
 use super::session::MariadbSession;
 
-/// What the server says to the name of an index that it has not.
+/// The error code for an unknown index.
 const NO_SUCH_INDEX: u16 = 1176;
-/// In front of all rows.
+/// The position before all rows.
 const FIRST_MARK: PurgeMark = PurgeMark::Row(i64::MIN, i64::MIN);
 
-/// What a slice has found: rows to change, by `uid` and `fid`, and where to go on.
+/// The rows that a slice has found: those to change, by `uid` and `fid`, and where to continue.
 struct FoundRows {
     rows: Vec<(i64, i64)>,
     next: Option<PurgeMark>,
@@ -23,7 +23,7 @@ struct FoundRows {
 pub(super) fn purge_slice(session: &mut MariadbSession, slice: &PurgeSlice) -> mysql::Result<PurgeProgress> {
     let found = match session.features.purge_index.clone() {
         Some(index) => match find_by_index(session, &index, slice) {
-            // It was dropped meanwhile, or the optimizer is told to ignore it.
+            // The index was dropped meanwhile, or the optimizer is told to ignore it.
             Err(mysql::Error::MySqlError(said)) if said.code == NO_SUCH_INDEX => {
                 session.features.purge_index = None;
                 FoundRows { rows: Vec::new(), next: Some(FIRST_MARK) }
@@ -41,10 +41,10 @@ pub(super) fn purge_slice(session: &mut MariadbSession, slice: &PurgeSlice) -> m
     Ok(PurgeProgress { inactive, next: found.next })
 }
 
-/// The next active rows by the time of their last announce.
+/// Finds the next active rows by the time of their last announce.
 fn find_by_index(session: &mut MariadbSession, index: &str, slice: &PurgeSlice) -> mysql::Result<FoundRows> {
     let (before, most) = (slice.before, slice.rows_most);
-    // Rows that became inactive leave traces in the index, for a while: they are not to be passed again.
+    // Rows that became inactive leave traces in the index for a while: they should not be passed again.
     let from = match slice.from {
         Some(PurgeMark::Time(from)) => format!("AND last_announce >= {from}"),
         _ => String::new(),
@@ -58,7 +58,7 @@ fn find_by_index(session: &mut MariadbSession, index: &str, slice: &PurgeSlice) 
     Ok(FoundRows { rows: rows.into_iter().map(|(uid, fid, _)| (uid, fid)).collect(), next })
 }
 
-/// The next rows, whatever they are: without an index all have to be looked at.
+/// Reads the next rows, active or not: without an index all have to be looked at.
 fn find_by_row(session: &mut MariadbSession, slice: &PurgeSlice) -> mysql::Result<FoundRows> {
     let (before, most) = (slice.before, slice.rows_most);
     let behind = match slice.from {
@@ -78,16 +78,16 @@ fn find_by_row(session: &mut MariadbSession, slice: &PurgeSlice) -> mysql::Resul
     Ok(FoundRows { rows: silent.map(|(uid, fid, _)| (uid, fid)).collect(), next })
 }
 
-/// Whatever the server believes of the table: it may have grown a moment ago.
+/// Whatever the server believes about the table: it may just have grown.
 fn row_hint(session: &MariadbSession) -> String {
     session.features.row_index.as_ref().map(|name| format!("FORCE INDEX ({name})")).unwrap_or_default()
 }
 
-/// As in the statements of rows, those to change come first and are looked up by the primary key.
+/// As in the statements for records, the rows to change come first and are looked up by the primary key.
 fn update_statement(rows: &[(i64, i64)], before: i64, hint: &str) -> String {
     let mut text = "UPDATE (SELECT 0 AS uid, 0 AS fid FROM DUAL WHERE 0 UNION ALL VALUES ".to_owned();
     for (at, (uid, fid)) in rows.iter().enumerate() {
-        // Writing to a String cannot fail.
+        // Writing to a string cannot fail.
         let _ = write!(text, "{}({uid},{fid})", if at > 0 { "," } else { "" });
     }
     let _ = write!(

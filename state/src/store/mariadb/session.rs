@@ -1,4 +1,4 @@
-//! A connection to MariaDB that is set up as the store needs it.
+//! A connection to MariaDB, set up as the store needs it.
 
 use std::collections::HashSet;
 use std::io;
@@ -16,47 +16,48 @@ use super::super::schema::{self, RequiredTables};
 use super::super::{Channel, StoreError};
 use super::{ConnectionRole, MariadbOpener, store_error};
 
-/// How long one read or write of the socket may take.
+/// Time limit for one read or write of the socket.
 pub(super) const SOCKET_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a statement waits for a row; less than the socket, so that the server is the one that says so.
+/// Time limit for a statement that waits for a row; shorter than that of the socket, so that the server
+/// reports it.
 const ROW_LOCK_SECONDS: u64 = 20;
-/// The server ends a session that was idle for so long: that of a machine that is gone must not keep the
-/// name of its node for hours. An idle store connects again when it has something to write.
+/// The server ends a session that was idle for this long: that of a machine that is gone must not keep the
+/// name of its node for hours. An idle store reconnects when it has something to write.
 const IDLE_SECONDS: u64 = 300;
 /// How long a new connection waits for the name of its node: an old session takes a moment to end.
 const NAME_SECONDS: u64 = 5;
-/// No statement is longer, in octets, however much the server would take.
+/// Upper limit for the length of a statement, in octets, however long the server allows it to be.
 const STATEMENT_OCTETS_MOST: usize = 1 << 20;
 /// Characters of `hayate_journal.node`.
 const NODE_CHARACTERS_MOST: usize = 64;
 
-/// Where systems keep whom they trust: Debian and its kin, Fedora and its kin.
+/// Where systems keep the certificates they trust: Debian and Fedora, and systems derived from them.
 const CA_BUNDLES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
-/// What the server says to the name of a variable that it has not.
+/// The error code for an unknown variable.
 const UNKNOWN_VARIABLE: u16 = 1193;
 
-/// The name of the lock that says who writes.
+/// The name of the lock that the writer holds.
 const LOCK_NAME_SQL: &str = "CONCAT('hayate:', DATABASE(), ':', ?)";
 
-/// A connection, set up.
+/// A connection that is set up.
 #[derive(Debug)]
 pub(super) struct MariadbSession {
     pub(super) connection: Conn,
     pub(super) features: DatabaseFeatures,
-    /// How long a statement may become, in octets.
+    /// Maximum length of a statement, in octets.
     pub(super) statement_octets: usize,
 }
 
-/// What the database has beside what is demanded.
+/// What the database has beyond the required tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DatabaseFeatures {
-    /// `hayate_journal` is there.
+    /// Whether `hayate_journal` exists.
     pub(super) journal: bool,
-    /// `transfer_ips.ip6` is there.
+    /// Whether `transfer_ips.ip6` exists.
     pub(super) ip6: bool,
     /// The index of `transfer_history` by `active` and `last_announce`, quoted, if there is one.
     pub(super) purge_index: Option<String>,
-    /// Its index by `uid` and `fid`, quoted: the primary key, as a rule.
+    /// Its index by `uid` and `fid`, quoted: usually the primary key.
     pub(super) row_index: Option<String>,
     /// Its index by `hnr` and `uid`, quoted, if there is one.
     pub(super) hit_and_run_index: Option<String>,
@@ -89,7 +90,7 @@ impl MariadbSession {
         let mut connection = connect(&opener.login, Some(SOCKET_TIMEOUT))?;
         let told = |error| store_error(error, false);
         if opener.role == ConnectionRole::Reader {
-            // A set is read in slices, and all of them are of one moment.
+            // A set is read in slices, and all of them must show the same moment.
             let sql = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
             connection.query_drop(sql).map_err(told)?;
         }
@@ -114,7 +115,7 @@ impl MariadbSession {
     }
 }
 
-/// Connects and sets what all sessions have in common. No answer may take longer than `socket_timeout`.
+/// Connects and sets up what all sessions have in common. No answer may take longer than `socket_timeout`.
 pub(super) fn connect(login: &Login, socket_timeout: Option<Duration>) -> Result<Conn, StoreError> {
     let without_tls = DriverError::TlsNotSupported;
     let mut connection = match (login.tls, try_connect(login, socket_timeout, login.tls != Tls::Off)) {
@@ -125,7 +126,7 @@ pub(super) fn connect(login: &Login, socket_timeout: Option<Duration>) -> Result
     }
     .map_err(|error| store_error(error, false))?;
     set_session_variables(&mut connection, login).map_err(|error| match error {
-        // What the DSN asks for will not be had by asking again.
+        // Trying again does not help if the server refuses what the DSN sets.
         mysql::Error::MySqlError(said) if said.state == "42000" || said.code == UNKNOWN_VARIABLE => {
             StoreError::Unfit(format!("the database refuses what the DSN sets: {}", said.message))
         }
@@ -177,7 +178,7 @@ fn try_connect(login: &Login, socket_timeout: Option<Duration>, encrypted: bool)
     Err(refused)
 }
 
-/// The certificates that the system trusts, beside those that the client library brings along.
+/// The certificates that the system trusts, in addition to those of the client library.
 fn ca_bundle() -> Option<&'static Path> {
     CA_BUNDLES.iter().map(Path::new).find(|path| path.exists())
 }
@@ -209,13 +210,13 @@ fn set_session_variables(connection: &mut Conn, login: &Login) -> mysql::Result<
     for (name, value) in &login.variables {
         connection.query_drop(format!("SET SESSION {name} = {value}"))?;
     }
-    // Last, so that nothing takes it away again: a number that does not fit is an error.
+    // Last, so that nothing overrides it: a number that does not fit is an error.
     connection.query_drop(
         "SET SESSION sql_mode = CONCAT_WS(',', NULLIF(@@SESSION.sql_mode, ''), 'STRICT_ALL_TABLES')",
     )
 }
 
-/// Takes the name of the node, which only one connection has.
+/// Takes the lock on the name of the node, which only one connection can hold.
 fn take_node_lock(connection: &mut Conn, opener: &MariadbOpener) -> Result<(), StoreError> {
     let told = |error| store_error(error, false);
     let former = opener.last_writer.load(Ordering::Relaxed);
@@ -224,7 +225,8 @@ fn take_node_lock(connection: &mut Conn, opener: &MariadbOpener) -> Result<(), S
             .exec_first(format!("SELECT IS_USED_LOCK({LOCK_NAME_SQL})"), (&opener.node,))
             .map_err(told)?;
         if holder.flatten() == Some(former) {
-            // It is ours, and given up. If it cannot be ended, the name cannot be had either.
+            // The former connection is our own and no longer used. If it cannot be ended, the name cannot be
+            // taken either.
             let _ = connection.query_drop(format!("KILL CONNECTION {former}"));
         }
     }
@@ -241,8 +243,8 @@ fn take_node_lock(connection: &mut Conn, opener: &MariadbOpener) -> Result<(), S
     Ok(())
 }
 
-/// Makes the node's rows, so that there is something to lock. Where they are there nothing is written: that
-/// would wait for an unfinished commit.
+/// Inserts the node's rows, so that there is something to lock. If they exist nothing is written, because
+/// that would wait for an unfinished commit.
 fn insert_journal_rows(connection: &mut Conn, node: &str) -> mysql::Result<()> {
     let there: HashSet<String> =
         connection.exec("SELECT queue FROM hayate_journal WHERE node = ?", (node,))?.into_iter().collect();
@@ -264,14 +266,14 @@ pub(super) fn read_version(connection: &mut Conn) -> mysql::Result<u32> {
     Ok(version.flatten().unwrap_or(0))
 }
 
-/// Tables and their columns, in lower case, as `table.column`.
+/// Returns the columns of all tables, in lower case, as `table.column`.
 fn read_columns(connection: &mut Conn) -> mysql::Result<HashSet<String>> {
     let sql = "SELECT LOWER(CONCAT(TABLE_NAME, '.', COLUMN_NAME)) FROM information_schema.COLUMNS
         WHERE TABLE_SCHEMA = DATABASE()";
     Ok(connection.query::<String, _>(sql)?.into_iter().collect())
 }
 
-/// Compares what there is with what is demanded.
+/// Compares the columns that exist with those required.
 fn check_columns(columns: &HashSet<String>, demand: RequiredTables) -> Result<DatabaseFeatures, StoreError> {
     let journal = ["node", "queue", "seq"].map(|column| format!("hayate_journal.{column}"));
     let journal = journal.iter().all(|column| columns.contains(column));
@@ -310,7 +312,7 @@ fn check_columns(columns: &HashSet<String>, demand: RequiredTables) -> Result<Da
     })
 }
 
-/// The indexes of `transfer_history`: the name of each, and its first two columns in lower case.
+/// Returns the indexes of `transfer_history`: the name of each, and its first two columns in lower case.
 fn read_indexes(connection: &mut Conn) -> mysql::Result<Vec<(String, String)>> {
     connection.query(
         "SELECT INDEX_NAME, GROUP_CONCAT(LOWER(COLUMN_NAME) ORDER BY SEQ_IN_INDEX)
@@ -319,28 +321,28 @@ fn read_indexes(connection: &mut Conn) -> mysql::Result<Vec<(String, String)>> {
     )
 }
 
-/// The name of an index that begins with these columns, quoted.
+/// Returns the quoted name of an index that begins with these columns.
 fn index_on(indexes: &[(String, String)], columns: [&str; 2]) -> Option<String> {
     let columns = columns.join(",");
     let (name, _) = indexes.iter().find(|(_, begins)| *begins == columns)?;
     Some(format!("`{}`", name.replace('`', "``")))
 }
 
-/// Whether the other side had closed the connection before anything was asked of it.
+/// Whether the other side closed the connection before a statement was sent.
 pub(super) fn is_closed(error: &mysql::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     match error {
         mysql::Error::IoError(error) => {
             matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
         }
-        // What a server says while it closes: killed, shutting down, idle for too long (4031 of MySQL).
+        // What a server reports while it closes: killed, shutting down, idle for too long (4031 of MySQL).
         mysql::Error::MySqlError(error) => matches!(error.code, 1053 | 1927 | 4031),
         mysql::Error::CodecError(_) => true,
         _ => false,
     }
 }
 
-/// An error that is not the server's own, without the words of the client library around it.
+/// The text of an error; one that is not the server's own lacks the words that the client library adds.
 pub(super) fn error_text(error: &mysql::Error) -> String {
     match error {
         mysql::Error::IoError(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -1,7 +1,7 @@
-//! Records as statements of many rows.
+//! Records as statements for many rows.
 //!
-//! Values are written as numbers and as `X'hex'`, never as text: nothing a client sends can be taken for
-//! SQL. Table value constructors in a union and `VALUE(column)` are why 10.3.3 is needed.
+//! Values are written as numbers and as `X'hex'`, never as text: nothing a client sends can be taken for SQL.
+//! Table value constructors in a union and `VALUE(column)` require 10.3.3.
 
 use std::fmt::Write;
 
@@ -11,28 +11,28 @@ use super::super::record::{
 use super::super::sums::{amount, count, sum};
 use super::super::{COUNT_MOST, signed_amount};
 
-/// Rows of one statement. It is a short one even where each of them has to be fetched from a disk.
+/// Rows of one statement: few enough that it is short even if each has to be fetched from a disk.
 const ROWS_MOST: u64 = 200;
 
 /// One statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Statement {
     pub(super) text: String,
-    /// How many rows it should match, if those without one are to be counted.
+    /// The number of rows it should match, if missing ones are to be counted.
     pub(super) targets: Option<u64>,
 }
 
-/// What stands before and behind the rows of a statement.
+/// The text before and behind the rows of a statement.
 #[derive(PartialEq, Eq)]
 struct StatementShape {
     head: &'static str,
     tail: &'static str,
-    /// Rows that are not there are counted, not made.
+    /// Whether missing rows are counted, and not created.
     counted: bool,
 }
 
-// The joined rows come first, and are looked up by the primary key: in the other order the whole table
-// would be read and locked. The union with nothing is how the columns get their names.
+// The joined rows come first, and are looked up by the primary key: in the other order the whole table would
+// be read and locked. The union with an empty row set gives the columns their names.
 const TORRENT: StatementShape = StatementShape {
     head: "UPDATE (SELECT 0 AS id, 0 AS snatched, 0 AS seeders, 0 AS leechers, 0 AS last_action, \
            0 AS unprune, 0 AS counts FROM DUAL WHERE 0 UNION ALL VALUES ",
@@ -115,7 +115,7 @@ const COMPLETED: StatementShape = StatementShape {
     counted: false,
 };
 
-/// The statements that write `records`: their rows in this order. None is much longer than `octets_most`.
+/// Returns the statements that write `records`, in their order. None is much longer than `octets_most`.
 pub(super) fn build_statements(records: &[Record], ip6: bool, octets_most: usize) -> Vec<Statement> {
     let mut statements = Vec::new();
     let mut open: Option<(&StatementShape, u64, String)> = None;
@@ -157,7 +157,7 @@ fn record_shape(record: &Record, ip6: bool) -> Option<&'static StatementShape> {
 }
 
 fn write_row(text: &mut String, record: &Record, ip6: bool) {
-    // Writing to a String cannot fail.
+    // Writing to a string cannot fail.
     let _ = match record {
         Record::Torrent(row) => write_torrent(text, row),
         Record::User(row) => write_user(text, row),

@@ -1,9 +1,9 @@
 //! A table that is read slice by slice in the order of a key, within one transaction: all slices see the
 //! table as it was when the first one was read.
 //!
-//! A slice is two statements. The first finds its last row, counting by the key alone, so that rows which do
-//! not count cost no more than others; the second reads what counts up to there. Both have been answered in
-//! full before the first row is shown: whoever takes the rows may take their time.
+//! A slice is two statements. The first finds its last row, counting by the key alone, so that rows outside
+//! the condition cost no more than others; the second reads the matching rows up to there. Both are answered
+//! in full before the first row is passed on, so the consumer may take its time.
 
 use mysql::prelude::Queryable;
 use mysql::{Params, Row, Value};
@@ -11,10 +11,10 @@ use mysql::{Params, Row, Value};
 use super::super::site_rows::TableQuery;
 use super::session::MariadbSession;
 
-/// Rows of a slice. A statement reads as many, and perhaps one of another table for each.
+/// Rows of a slice. A statement reads this many, and perhaps one of another table for each.
 const ROWS: usize = 2000;
 
-/// Shows `each` row.
+/// Passes each row to `each`.
 pub(super) fn read_rows(
     session: &mut MariadbSession,
     source: &TableQuery,
@@ -22,13 +22,13 @@ pub(super) fn read_rows(
 ) -> mysql::Result<()> {
     let TableQuery { columns, table, join, condition, key, .. } = source;
     let fitness = &session.features;
-    // Of the history few rows are hit-and-runs: with an index of them the others are not looked at.
+    // Few rows of the history are hit-and-runs: with an index on them the others are not looked at.
     let (index, scope) = match (&fitness.hit_and_run_index, &fitness.row_index) {
         _ if !table.starts_with("transfer_history") => (None, None),
         (Some(index), _) => (Some(index), Some("h.hnr = 1".to_owned())),
         (None, index) => (index.as_ref(), None),
     };
-    // Where others would do, too, as it seems to the optimizer.
+    // Forced, because the optimizer may take other indexes for equally good.
     let hint = index.map(|name| format!("FORCE INDEX ({name})")).unwrap_or_default();
     let order = key.join(", ");
     let mut from: Option<Vec<Value>> = None;
@@ -61,7 +61,8 @@ pub(super) fn read_rows(
     }
 }
 
-/// On one side of a row, in the words that make it a range of an index. `last` compares the last column.
+/// The condition for rows on one side of a row, in the form that is a range of an index. `last` compares the
+/// last column.
 fn range_condition(key: &[&str], first: &str, last: &str) -> String {
     match key {
         [a, b] => format!("({a} {first} ? OR ({a} = ? AND {b} {last} ?))"),
@@ -69,7 +70,7 @@ fn range_condition(key: &[&str], first: &str, last: &str) -> String {
     }
 }
 
-/// The values that [`beside`] asks for.
+/// The values for [`range_condition`].
 fn range_values(row: &[Value]) -> Vec<Value> {
     match row {
         [a, b] => vec![a.clone(), a.clone(), b.clone()],

@@ -1,4 +1,4 @@
-//! Records as statements, a row each.
+//! The statements for records, one row each.
 
 use rusqlite::{Transaction, params};
 

@@ -1,5 +1,5 @@
 //! An hour of a site in virtual time: 200 users, 500 torrents, thousands of clients that start, finish, stop,
-//! fall silent, start anew and move. A naive ledger works out what the tables must hold, and they hold just
+//! fall silent, restart and move. A naive ledger works out what the tables must hold, and they hold exactly
 //! that, although the database is killed twice in the middle.
 
 mod naive;
@@ -58,7 +58,7 @@ fn hash(torrent: u32) -> InfoHash {
     InfoHash(octets)
 }
 
-/// A site by chance, as the model knows it, and as SQL.
+/// A random site, as the model has it, and as SQL.
 fn found(random: &mut fastrand::Rng) -> (Naive, Vec<String>) {
     let mut naive = Naive::default();
     naive.inactivity = i64::from(INACTIVITY);
@@ -69,7 +69,7 @@ fn found(random: &mut fastrand::Rng) -> (Naive, Vec<String>) {
          VALUES (2, 'anime', 0, 2), (3, 'anime', 0.5, 1), (4, 'music', 0, 0)"
             .to_owned(),
     ];
-    // The torrents are of type anime, so that of music counts for none.
+    // The torrents are of type anime, so the group of type music applies to none.
     naive.groups = [(2, (2.0, 0.0)), (3, (1.0, 0.5))].into();
     for id in 1..=USERS {
         let (up, down) = (choose(random), choose(random));
@@ -141,7 +141,7 @@ impl Client {
         }
     }
 
-    /// What it says next, and what becomes of it.
+    /// Chooses the next event of the client, and updates it.
     fn go_on(&mut self, random: &mut fastrand::Rng) -> Event {
         self.next += random.u32(60..400);
         if std::mem::take(&mut self.fresh) {
@@ -156,12 +156,12 @@ impl Client {
         self.downloaded += before - self.left;
         match random.u8(..40) {
             0 => {
-                // Gone, and somebody else comes.
+                // It is gone, and another client takes its place.
                 *self = Self { next: self.next, ..Self::new(random) };
                 Event::None
             }
             1 => {
-                // Started anew: totals begin again, the files are there.
+                // It restarts: totals begin again, the files are there.
                 (self.uploaded, self.downloaded) = (random.u64(..7), 0);
                 Event::Started
             }
@@ -171,12 +171,12 @@ impl Client {
                 Event::None
             }
             3 => {
-                // Silent for longer than anybody waits.
+                // It is silent for longer than the inactivity limit.
                 self.next += INACTIVITY + random.u32(..400);
                 Event::None
             }
             4 => {
-                // The files are checked anew and found wanting.
+                // The files are checked again and found incomplete.
                 self.left = random.u64(..self.size);
                 Event::None
             }
@@ -229,10 +229,10 @@ impl TestSite {
     }
 
     fn announce(&mut self, now: Now, user: u32, announce: &Announce) -> Result<(usize, usize), &'static str> {
-        let member = self.tracker.find_user(passkey(user).as_bytes()).unwrap();
+        let user = self.tracker.find_user(passkey(user).as_bytes()).unwrap();
         let (mut v4, mut v6) = ([0; 300], [0; 900]);
         let answer =
-            self.tracker.announce_user(now, member, announce, None, &mut Handout::new(&mut v4, &mut v6));
+            self.tracker.announce_user(now, user, announce, None, &mut Handout::new(&mut v4, &mut v6));
         match answer {
             Ok(answer) => Ok((answer.tally.seeders as usize, answer.tally.leechers as usize)),
             Err(denial) => Err(match denial.refusal {
@@ -244,7 +244,7 @@ impl TestSite {
     }
 }
 
-/// Lives through the hour; `trouble` is called each second.
+/// Runs the hour; `trouble` is called each second.
 fn live(
     test_site: &mut TestSite,
     naive: &mut Naive,
@@ -252,7 +252,7 @@ fn live(
     trouble: &mut dyn FnMut(u32),
 ) {
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| Client::new(random)).collect();
-    let (mut told, mut refused) = (0, 0);
+    let (mut announces, mut refused) = (0, 0);
     for second in 0..SECONDS {
         trouble(second);
         let now = Now::at(second);
@@ -303,13 +303,13 @@ fn live(
                 };
                 let expected = naive.announce(&said);
                 assert_eq!(test_site.announce(now, said.user, &announce), expected, "at {second}");
-                told += 1;
+                announces += 1;
                 refused += usize::from(expected.is_err());
             }
         }
     }
-    eprintln!("{told} announces, {refused} of them refused");
-    assert!(told > 20_000 && refused > 100);
+    eprintln!("{announces} announces, {refused} of them refused");
+    assert!(announces > 20_000 && refused > 100);
 }
 
 fn compare(naive: &Naive, ask: &dyn Fn(&str) -> String) {
@@ -370,7 +370,7 @@ fn an_hour_of_a_site_is_in_sqlite_to_the_octet() {
     live(&mut test_site, &mut naive, &mut random, &mut |_| {});
     test_site.recorder.stop();
     assert!(test_site.queues.unprunes().is_empty());
-    compare(&naive, &|sql| crate::promise::ask_sqlite(&connection, sql));
+    compare(&naive, &|sql| crate::ask_sqlite(&connection, sql));
 }
 
 #[test]

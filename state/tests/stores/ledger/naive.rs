@@ -1,5 +1,5 @@
-//! What the tables of a site must hold, worked out from `rules/private-accounting.md` as plainly as it
-//! can be said. It shares no code with the tracker.
+//! What the tables of a site must hold, worked out from `rules/private-accounting.md` as plainly as possible.
+//! Shares no code with the tracker.
 #![expect(clippy::cast_possible_truncation, reason = "amounts of the test are far below 2^63")]
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use hayate_state::admission::OCTETS_PER_SECOND_MAX;
 
-/// A user as the site knows him.
+/// A user as the site has them.
 pub(crate) struct User {
     pub(crate) up: f64,
     pub(crate) down: f64,
@@ -15,7 +15,7 @@ pub(crate) struct User {
     pub(crate) hidden: bool,
 }
 
-/// A torrent as the site knows it.
+/// A torrent as the site has it.
 pub(crate) struct Torrent {
     pub(crate) up: f64,
     pub(crate) down: f64,
@@ -46,7 +46,7 @@ struct Peer {
     seeds: bool,
 }
 
-/// The site and its ledger. Everything is by number, from 1.
+/// The site and its ledger. Everything is numbered, from 1.
 #[derive(Default)]
 pub(crate) struct Naive {
     pub(crate) users: BTreeMap<u32, User>,
@@ -61,12 +61,12 @@ pub(crate) struct Naive {
     counts: BTreeMap<u32, [i64; 4]>,
     history: BTreeMap<(u32, u32), [i128; 11]>,
     addresses: BTreeMap<(u32, u32, u32, u32), [i128; 5]>,
-    /// When the session of the first snatch of user and torrent began.
+    /// Start of the session with the first snatch, by user and torrent.
     snatched: BTreeMap<(u32, u32), i64>,
 }
 
 impl Naive {
-    /// The swarm after the announce: seeders and leechers; or the refusal.
+    /// Returns the swarm after the announce, seeders and leechers, or the refusal.
     pub(crate) fn announce(&mut self, said: &NaiveAnnounce) -> Result<(usize, usize), &'static str> {
         let (user, torrent) = (&self.users[&said.user], self.torrents.get_mut(&said.torrent).unwrap());
         if torrent.status != 0 && !(torrent.status == 1 && said.left == 0) {
@@ -153,10 +153,10 @@ impl Naive {
         let (ip, v6) = match said.address {
             _ if hidden => (2_130_706_433, false),
             IpAddr::V4(v4) => (u32::from(v4), false),
-            // The test makes addresses whose number is in their last octets.
+            // The test uses addresses whose number is in their last octets.
             IpAddr::V6(v6) => (u32::from_be_bytes(v6.octets()[12..].try_into().unwrap()), true),
         };
-        // Here IPv6 addresses have numbers of their own; the test translates what the table has.
+        // Here IPv6 addresses have numbers of their own; the test translates those in the table.
         let ip = if v6 { 0xf000_0000 | ip } else { ip };
         let row = self.addresses.entry((said.user, said.torrent, ip, said.client));
         let row = row.or_insert([0, 0, i128::from(said.port), i128::from(started), 0]);
@@ -218,9 +218,9 @@ impl Naive {
         self.history.iter().map(row).collect::<Vec<_>>().join("\n")
     }
 
-    /// A row of the table, `starttime` being that of the first session. Queues are written apart: where the
-    /// row of a snatch overtakes those of `transfer_history`, as after an outage, it brings the `starttime`
-    /// of its own session (`rules/private-accounting.md#missing-rows`), which stays.
+    /// Returns a row of the table with the `starttime` of the first session. Queues are written separately:
+    /// where the row of a snatch overtakes those of `transfer_history`, as after an outage, it brings the
+    /// `starttime` of its own session (`rules/private-accounting.md#missing-rows`), which stays.
     pub(crate) fn as_if_in_order(&self, row: &str) -> String {
         let mut columns: Vec<_> = row.split('\t').map(str::to_owned).collect();
         let pair = (columns[0].parse().unwrap(), columns[1].parse().unwrap());
