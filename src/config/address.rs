@@ -14,7 +14,7 @@ const ALLOWED: &str =
 /// Longest address that is read.
 const TEXT_MAX: usize = 300;
 
-/// Where a door listens, as the operator wrote it. Names are looked up in [`Listen::resolve`].
+/// Where a server listens, as the operator wrote it. Names are looked up in [`Listen::resolve`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listen(Option<HostPort>);
 
@@ -39,7 +39,7 @@ enum Port {
     Service(String),
 }
 
-/// How the ports of a door are spelled in `/etc/services`.
+/// How the ports of a server are spelled in `/etc/services`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
     Udp,

@@ -1,4 +1,4 @@
-//! The kinds of values a knob can have. Each carries its range in its type, so that a file, the JSON Schema
+//! The kinds of values a setting can have. Each carries its range in its type, so that a file, the JSON Schema
 //! and an error message say the same: what was given, and what is allowed.
 
 use std::borrow::Cow;
@@ -436,21 +436,21 @@ mod tests {
 
     #[test]
     fn a_duration_out_of_range_says_what_is_allowed() {
-        type Knob = DurationIn<300, { 2 * HOUR }>;
+        type Setting = DurationIn<300, { 2 * HOUR }>;
         let allowed = "expected a duration from 300ms to 2h, in seconds or as text with h, m, s, ms";
-        assert_eq!(complaint::<Knob>("0"), format!("invalid value: integer `0`, {allowed}"));
-        assert_eq!(complaint::<Knob>("7201"), format!("invalid value: integer `7201`, {allowed}"));
-        assert_eq!(complaint::<Knob>("\"2h1ms\""), format!("invalid value: string \"2h1ms\", {allowed}"));
-        assert_eq!(complaint::<Knob>("true"), format!("invalid type: boolean `true`, {allowed}"));
-        assert_eq!(complaint::<Knob>("-3"), format!("invalid value: integer `-3`, {allowed}"));
+        assert_eq!(complaint::<Setting>("0"), format!("invalid value: integer `0`, {allowed}"));
+        assert_eq!(complaint::<Setting>("7201"), format!("invalid value: integer `7201`, {allowed}"));
+        assert_eq!(complaint::<Setting>("\"2h1ms\""), format!("invalid value: string \"2h1ms\", {allowed}"));
+        assert_eq!(complaint::<Setting>("true"), format!("invalid type: boolean `true`, {allowed}"));
+        assert_eq!(complaint::<Setting>("-3"), format!("invalid value: integer `-3`, {allowed}"));
     }
 
     #[test]
     fn a_size_out_of_range_says_what_is_allowed() {
-        type Knob = SizeIn<{ 4 * KIB }, MIB>;
+        type Setting = SizeIn<{ 4 * KIB }, MIB>;
         let allowed = "expected a size from 4KiB to 1MiB, in octets or as text with KiB, MiB, GiB, TiB";
-        assert_eq!(complaint::<Knob>("17"), format!("invalid value: integer `17`, {allowed}"));
-        assert_eq!(complaint::<Knob>("\"2MiB\""), format!("invalid value: string \"2MiB\", {allowed}"));
-        assert_eq!(complaint::<Knob>("[]"), format!("invalid type: sequence, {allowed}"));
+        assert_eq!(complaint::<Setting>("17"), format!("invalid value: integer `17`, {allowed}"));
+        assert_eq!(complaint::<Setting>("\"2MiB\""), format!("invalid value: string \"2MiB\", {allowed}"));
+        assert_eq!(complaint::<Setting>("[]"), format!("invalid type: sequence, {allowed}"));
     }
 }

@@ -1,4 +1,4 @@
-//! What must hold between knobs, and warnings about what is legal but unwise.
+//! What must hold between settings, and warnings about what is legal but unwise.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const PRIVATE_KEY_SAFE_LEN: usize = 16;
 /// What sample files of the reference have as key.
 const PRIVATE_KEY_SAMPLE: &[u8] = b"paste a random string here that will be used to hmac connection IDs";
 
-/// Checks what the types of the knobs cannot; gives warnings.
+/// Checks what the types of the settings cannot; gives warnings.
 pub(super) fn check_config(config: &Config) -> Result<Vec<String>, ConfigError> {
     check_intervals(config)?;
     check_database(config)?;

@@ -1,5 +1,5 @@
-//! `tracker.json`: every knob with its default, least, most and unit. The comments here are the descriptions
-//! of the JSON Schema. Only knobs that do something exist.
+//! `tracker.json`: every setting with its default, least, most and unit. The comments here are the descriptions
+//! of the JSON Schema. Only settings that do something exist.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -28,11 +28,11 @@ pub(crate) struct Document {
     pub(crate) channels: Channels,
     /// How often clients come back, and how long the tracker remembers them.
     pub(crate) intervals: Intervals,
-    /// The UDP door (BEP 15, BEP 41).
+    /// The UDP server (BEP 15, BEP 41).
     pub(crate) udp: Udp,
     /// The HTTP gateway (BEP 3, BEP 7, BEP 23, BEP 48).
     pub(crate) http: Http,
-    /// What an announce may ask and what it is told, on both doors.
+    /// What an announce may ask and what it is told, on both servers.
     pub(crate) announce: Announcing,
     /// A list of torrents, one info_hash of 40 hexadecimal digits a line; read again at every reload.
     pub(crate) access: AccessList,
@@ -108,7 +108,7 @@ pub(crate) struct Intervals {
     pub(crate) flush: DurationIn<SECOND, HOUR>,
 }
 
-/// What an announce may ask and what it is told, on both doors.
+/// What an announce may ask and what it is told, on both servers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Announcing {

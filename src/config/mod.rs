@@ -2,10 +2,10 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`document`], [`servers`], [`database`] | every knob with its default, range and unit |
+//! | [`document`], [`servers`], [`database`] | every setting with its default, range and unit |
 //! | [`bounded`], [`values`], [`address`], `budget` | the kinds of values, which carry their ranges |
 //! | [`read`], [`environment`] | file and variables to document |
-//! | [`check`] | what must hold between knobs; warnings about the unwise |
+//! | [`check`] | what must hold between settings; warnings about the unwise |
 //! | [`settings`] | document to the settings of the rooms; reads the files the document names |
 //! | [`remembered_files`] | the files it names, as they were when they could last be read |
 //! | [`show`] | the effective configuration and where it came from; the JSON Schema |

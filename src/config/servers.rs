@@ -1,4 +1,4 @@
-//! The knobs of both doors: `udp` and `http`. The comments here are descriptions of the JSON Schema.
+//! The settings of both servers: `udp` and `http`. The comments here are descriptions of the JSON Schema.
 
 use hayate_gateway::config::SocketAccess;
 use schemars::JsonSchema;
@@ -8,7 +8,7 @@ use super::address::Listen;
 use super::bounded::{DurationIn, GIB, HOUR, IntIn, KIB, MIB, MINUTE, SizeIn};
 use super::values::{FileMode, HeaderName, Network, NumWant, Secret, networks};
 
-/// The UDP door (BEP 15, BEP 41).
+/// The UDP server (BEP 15, BEP 41).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Udp {

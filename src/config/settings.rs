@@ -42,7 +42,7 @@ const TOKEN_LEN: std::ops::RangeInclusive<usize> = 16..=128;
 pub(crate) struct Settings {
     /// Decisions about announces.
     pub(crate) policy: Policy,
-    /// The UDP door, if it is on; its key is still missing where [`Settings::key`] is `None`.
+    /// The UDP server, if it is on; its key is still missing where [`Settings::key`] is `None`.
     pub(crate) udp: Option<(udp::SocketConfig, udp::UdpConfig)>,
     /// Sockets of the gateway and the operator's pages; possibly none.
     pub(crate) listen: gateway::ListenConfig,
@@ -110,7 +110,7 @@ impl Settings {
         let metrics_addresses = resolve("metrics.addr", &document.metrics.addr, Transport::Tcp)?;
         let socket = &document.http.unix_socket;
         let sockets = sockets(document, udp_addresses);
-        let door = udp_door(document, key.clone().unwrap_or_default());
+        let udp_config = udp_config(document, key.clone().unwrap_or_default());
         let hooks = hooks(config, keyrings)?;
         warnings.extend(keyrings.warnings());
         let (policy, keep, admin_token) = (policy(config)?, storage_settings(config)?, admin_token(config)?);
@@ -119,7 +119,7 @@ impl Settings {
         let notes = list_notes(config, &policy.access, &mut warnings);
         Ok(Self {
             policy,
-            udp: (!document.udp.addr.is_off()).then_some((sockets, door)),
+            udp: (!document.udp.addr.is_off()).then_some((sockets, udp_config)),
             listen: gateway::ListenConfig {
                 addresses: http_addresses,
                 https_addresses,
@@ -127,7 +127,7 @@ impl Settings {
                 unix_access: unix_access(config)?,
                 metrics_addresses,
             },
-            http: gateway::HttpConfig { tls, ..http_door(document) },
+            http: gateway::HttpConfig { tls, ..http_config(document) },
             key,
             key_file: config.resolve_path(&document.state_dir).join(KEY_FILE),
             storage: keep,
@@ -402,7 +402,7 @@ fn sockets(document: &Document, addresses: Vec<SocketAddr>) -> udp::SocketConfig
     }
 }
 
-/// Threads of the UDP door.
+/// Threads of the UDP server.
 pub(crate) fn workers(document: &Document) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     workers_on(document.udp.workers.as_usize(), cores)
@@ -417,13 +417,13 @@ fn workers_on(wanted: usize, cores: usize) -> usize {
     }
 }
 
-/// The networks whose claims about their address are honoured by a door.
+/// The networks whose claims about their address are honoured by a server.
 fn spoofing_sources(document: &Document, of_door: Option<bool>) -> Vec<IpNet> {
     let allowed = of_door.unwrap_or(document.announce.allow_ip_spoofing);
     if allowed { Network::nets(&document.announce.spoofing_sources) } else { Vec::new() }
 }
 
-fn udp_door(document: &Document, private_key: Vec<u8>) -> udp::UdpConfig {
+fn udp_config(document: &Document, private_key: Vec<u8>) -> udp::UdpConfig {
     let Document { udp, announce, .. } = document;
     udp::UdpConfig {
         private_key,
@@ -436,7 +436,7 @@ fn udp_door(document: &Document, private_key: Vec<u8>) -> udp::UdpConfig {
     }
 }
 
-fn http_door(document: &Document) -> gateway::HttpConfig {
+fn http_config(document: &Document) -> gateway::HttpConfig {
     let Document { http, announce, metrics, enable_scrape, enable_metrics, .. } = document;
     let scrape_routes = if *enable_scrape { http.scrape_routes.clone() } else { Vec::new() };
     gateway::HttpConfig {

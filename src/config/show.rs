@@ -38,7 +38,7 @@ pub(crate) fn schema() -> String {
     pretty(&schema)
 }
 
-/// `tracker.json` with every knob at its default.
+/// `tracker.json` with every setting at its default.
 #[cfg(test)]
 pub(crate) fn defaults_json() -> String {
     pretty(&defaults())

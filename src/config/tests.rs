@@ -48,10 +48,10 @@ fn the_schema_describes_every_key_and_allows_no_other() {
         let Some(block) = block.as_object() else { return };
         assert_eq!(schema["additionalProperties"], false, "{key}");
         for (name, value) in block {
-            let knob = &schema["properties"][name];
-            assert!(knob["description"].is_string(), "{key}.{name} has no description");
-            assert!(!knob["default"].is_null() || value.is_null(), "{key}.{name} has no default");
-            walk(value, knob, root, &format!("{key}.{name}"));
+            let setting = &schema["properties"][name];
+            assert!(setting["description"].is_string(), "{key}.{name} has no description");
+            assert!(!setting["default"].is_null() || value.is_null(), "{key}.{name} has no default");
+            walk(value, setting, root, &format!("{key}.{name}"));
         }
     }
     let schema: serde_json::Value = serde_json::from_str(&show::schema()).unwrap();

@@ -1,4 +1,4 @@
-//! The kinds of words a knob can have, besides numbers and addresses: networks, names, secrets, switches.
+//! The kinds of words a setting can have, besides numbers and addresses: networks, names, secrets, switches.
 
 use std::borrow::Cow;
 use std::fmt;

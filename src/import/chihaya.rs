@@ -25,11 +25,11 @@ pub(super) fn convert(root: Node) -> Result<Draft, ImportError> {
     draft.put("mode", "open");
     intervals(&mut block, &mut draft)?;
     metrics(&mut block, &mut draft)?;
-    let doors = BothServers {
+    let both = BothServers {
         http: servers::take_http(&mut block, &mut draft)?,
         udp: servers::take_udp(&mut block, &mut draft)?,
     };
-    doors.put_settings(&mut draft);
+    both.put_settings(&mut draft);
     storage(&mut block, &mut draft)?;
     for list in ["prehooks", "posthooks"] {
         hooks::convert(&mut block, list, &mut draft)?;

@@ -1,4 +1,4 @@
-//! How durations and numbers of the reference become knobs: what an absent one meant, and the nearest value
+//! How durations and numbers of the reference become settings: what an absent one meant, and the nearest value
 //! where one is out of range.
 
 use std::time::Duration;

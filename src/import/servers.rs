@@ -1,4 +1,4 @@
-//! The blocks `http` and `udp` of chihaya. What each door had for itself goes to `announce` where both agree.
+//! The blocks `http` and `udp` of chihaya. What each server had for itself goes to `announce` where both agree.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const ALWAYS_TIMED: &str = "requests are always timed";
 
-/// What both doors have.
+/// What both servers have.
 #[derive(Debug)]
 pub(super) struct ServerSettings {
     /// It was open.
@@ -67,7 +67,7 @@ pub(super) fn take_http(block: &mut Block, draft: &mut Draft) -> Result<ServerSe
     take_common(http, draft, on, ("http.max_scrape_infohashes", 1024))
 }
 
-/// Is the door open?
+/// Is the server open?
 fn http_addresses(http: &mut Block, draft: &mut Draft) -> Result<bool, ImportError> {
     let (addr, https) = (http.text("addr")?, http.text("https_addr")?);
     let key = http.key("addr");
@@ -165,14 +165,14 @@ pub(super) fn take_udp(block: &mut Block, draft: &mut Draft) -> Result<ServerSet
     take_common(udp, draft, on, ("udp.max_scrape_infohashes", 102))
 }
 
-/// Takes what both doors have.
+/// Takes what both servers have.
 fn take_common(
     mut block: Block,
     draft: &mut Draft,
     on: bool,
     (to, most): (&str, u32),
 ) -> Result<ServerSettings, ImportError> {
-    let door = ServerSettings::take_from(&mut block, on)?;
+    let server = ServerSettings::take_from(&mut block, on)?;
     let rule = IntRule { name: "max_scrape_infohashes", default: 50, least: 1, most };
     let taken = take_int(&mut block, &rule)?;
     draft.put(to, taken.value);
@@ -184,7 +184,7 @@ fn take_common(
         None => {}
     }
     block.finish(draft);
-    Ok(door)
+    Ok(server)
 }
 
 fn note_of<T: std::fmt::Display>(taken: &Taken<T>, to: &str) -> String {
@@ -193,7 +193,7 @@ fn note_of<T: std::fmt::Display>(taken: &Taken<T>, to: &str) -> String {
 }
 
 impl BothServers {
-    /// Puts what both doors have: once where they agree.
+    /// Puts what both servers have: once where they agree.
     pub(super) fn put_settings(self, draft: &mut Draft) {
         let Self { mut http, mut udp } = self;
         // Over UDP a client always says how many it wants; -1 was taken for more than any maximum.
@@ -208,9 +208,9 @@ impl BothServers {
         let everywhere = "the address a client claims is honoured from everybody, by \
             announce.spoofing_sources = 0.0.0.0/0, ::/0, so that anybody can put any address into a swarm: \
             list whom you believe";
-        for door in [&mut http, &mut udp] {
-            if door.spoofing.value {
-                door.spoofing.notes.push(everywhere.into());
+        for server in [&mut http, &mut udp] {
+            if server.spoofing.value {
+                server.spoofing.notes.push(everywhere.into());
                 draft.put("announce.spoofing_sources", json!(["0.0.0.0/0", "::/0"]));
             }
         }
@@ -221,7 +221,7 @@ impl BothServers {
     }
 }
 
-/// Puts a value of both doors. A closed door that says nothing follows the other.
+/// Puts a value of both servers. A closed server that says nothing follows the other.
 fn put_pair<T>(draft: &mut Draft, open: [bool; 2], name: &str, [mut http, mut udp]: [Taken<T>; 2])
 where
     T: Copy + PartialEq + std::fmt::Display + Into<Value>,
@@ -236,11 +236,11 @@ where
     if equal {
         draft.put(&format!("announce.{name}"), http.value);
     }
-    for (taken, door, follows) in [(http, "http", http_follows), (udp, "udp", udp_follows)] {
+    for (taken, server, follows) in [(http, "http", http_follows), (udp, "udp", udp_follows)] {
         if follows {
             continue;
         }
-        let to = if equal { format!("announce.{name}") } else { format!("{door}.{name}") };
+        let to = if equal { format!("announce.{name}") } else { format!("{server}.{name}") };
         draft.report_taken(taken.key.clone(), &note_of(&taken, &to), &taken.notes);
         if !equal {
             draft.put(&to, taken.value);

@@ -138,23 +138,23 @@ fn the_udp_block_of_chihaya_is_taken_over() {
 
 #[test]
 fn what_both_doors_had_alike_is_written_once() {
-    let doors = |http: &str, udp: &str| format!("http:\n  addr: ':7'\n  {http}\nudp:\n  addr: ':7'\n  {udp}");
-    let alike = doors("max_numwant: 70", "max_numwant: 70");
+    let both = |http: &str, udp: &str| format!("http:\n  addr: ':7'\n  {http}\nudp:\n  addr: ':7'\n  {udp}");
+    let alike = both("max_numwant: 70", "max_numwant: 70");
     holds(&alike, "/announce/max_numwant", &json!(70), "mapped udp.max_numwant: announce.max_numwant = 70");
     holds(&alike, "/udp/max_numwant", &Value::Null, "mapped http.max_numwant: announce.max_numwant = 70");
-    let apart = doors("max_numwant: 70", "max_numwant: 110");
+    let apart = both("max_numwant: 70", "max_numwant: 110");
     holds(&apart, "/http/max_numwant", &json!(70), "mapped http.max_numwant: http.max_numwant = 70");
     holds(&apart, "/udp/max_numwant", &json!(110), "mapped udp.max_numwant: udp.max_numwant = 110");
     holds(&apart, "/announce/max_numwant", &Value::Null, "mapped ");
-    holds(&doors("", ""), "/announce/max_numwant", &json!(100), "mapped http.max_numwant: ");
-    holds(&doors("", ""), "/announce/numwant", &json!(50), "mapped http.default_numwant: ");
+    holds(&both("", ""), "/announce/max_numwant", &json!(100), "mapped http.max_numwant: ");
+    holds(&both("", ""), "/announce/numwant", &json!(50), "mapped http.default_numwant: ");
     let heard = "changed udp.default_numwant: udp.numwant = 13; it is used now";
-    holds(&doors("default_numwant: 11", "default_numwant: 13"), "/udp/numwant", &json!(13), heard);
-    let same = doors("", "max_numwant: 50");
+    holds(&both("default_numwant: 11", "default_numwant: 13"), "/udp/numwant", &json!(13), heard);
+    let same = both("", "max_numwant: 50");
     holds(&same, "/announce/numwant", &json!(50), "mapped udp.default_numwant: ");
     let one = "http:\n  addr: ':7'\n  max_numwant: 77";
     holds(one, "/announce/max_numwant", &json!(77), "mapped http.max_numwant: ");
-    let claims = doors("allow_ip_spoofing: yes", "");
+    let claims = both("allow_ip_spoofing: yes", "");
     let line = "changed http.allow_ip_spoofing: http.allow_ip_spoofing = true; ";
     holds(&claims, "/http/allow_ip_spoofing", &json!(true), line);
     holds(&claims, "/udp/allow_ip_spoofing", &json!(false), "mapped udp.allow_ip_spoofing: ");

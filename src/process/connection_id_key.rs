@@ -45,13 +45,13 @@ pub(crate) fn read_key(path: &Path) -> Result<Vec<u8>, KeyError> {
     decode_key(text.trim_ascii()).ok_or_else(|| KeyError::NotAKey { path: path.to_owned() })
 }
 
-/// Gives the UDP door, if it is on, its key: the configured one, or the one that is kept in its file.
+/// Gives the UDP server, if it is on, its key: the configured one, or the one that is kept in its file.
 ///
 /// # Errors
 /// When the file is not good, or a new one cannot be made.
 pub(crate) fn provide_key(settings: &mut Settings) -> Result<(), KeyError> {
-    if let Some((_, door)) = &mut settings.udp {
-        door.private_key = match &settings.key {
+    if let Some((_, config)) = &mut settings.udp {
+        config.private_key = match &settings.key {
             Some(key) => key.clone(),
             None => read_or_make_key(&settings.key_file)?,
         };

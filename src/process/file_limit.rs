@@ -4,7 +4,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::config::{Document, Settings};
 
-/// Open files beside the gateway's connections and the sockets of the UDP door.
+/// Open files beside the gateway's connections and the sockets of the UDP server.
 const OTHER_FILES: usize = 256;
 
 /// Raises the limit of open files as far as the process may; gives the limit now in force, if it is known.

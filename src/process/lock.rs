@@ -356,11 +356,11 @@ mod tests {
         let place = folder.path("");
         assert!(LockView::open(&place).unwrap().is_none());
         let lock = StateLock::acquire(&place).unwrap();
-        let heir = StateLock::inherit(lock.file().try_clone().unwrap());
+        let successor = StateLock::inherit(lock.file().try_clone().unwrap());
         drop(lock);
         let again = File::open(folder.path(FILE)).unwrap();
-        assert!(matches!(again.try_lock(), Err(TryLockError::WouldBlock)), "the heir has it");
-        drop(heir);
+        assert!(matches!(again.try_lock(), Err(TryLockError::WouldBlock)), "the successor has it");
+        drop(successor);
         assert!(StateLock::acquire(&place).is_ok());
     }
 

@@ -12,7 +12,7 @@
 //! | [`load`] | `hayate-load`: as many requests as a tracker can bear, or as many as one asks for, measured |
 //!
 //! The client and the load generator write and read the wire on their own, on purpose: they share no code
-//! with the doors they test. The client is correct and slow, the generator fast and careless about what a
+//! with the servers they test. The client is correct and slow, the generator fast and careless about what a
 //! reply says.
 //!
 //! Absent on purpose: anything that serves.

@@ -312,8 +312,8 @@ mod tests {
             ["hayate-load", "http://127.0.0.1:7/announce", "--mix", "connect=50,announce=40,scrape=10"];
         let args = Args::try_parse_from(args).unwrap();
         let mut plan = Plan::new(&args, &Target::resolve(&args.url).unwrap());
-        let wishes: Vec<_> = (0..10_000).map(|_| plan.next_request()).collect();
-        let count = |kind| wishes.iter().filter(|wish| **wish == NextRequest::Honest(kind)).count();
+        let requests: Vec<_> = (0..10_000).map(|_| plan.next_request()).collect();
+        let count = |kind| requests.iter().filter(|request| **request == NextRequest::Honest(kind)).count();
         assert_eq!(count(Kind::Connect), 0);
         assert!((1800..2200).contains(&count(Kind::Scrape)), "{}", count(Kind::Scrape));
     }

@@ -142,14 +142,14 @@ impl HttpLoad {
     /// Asks on this connection, unless it has nothing left to ask.
     fn start_request(&mut self, index: usize, due: u64, now: u64) -> bool {
         let Some(connection) = self.connections.get_mut(index) else { return false };
-        let wish =
+        let request =
             if self.fill.is_some() { NextRequest::Honest(Kind::Announce) } else { self.plan.next_request() };
         let number = self.fill.as_ref().map(|fill| fill.take(&mut connection.share));
         if number == Some(None) {
             return false;
         }
         let filling = number.flatten();
-        let kind = if wish == NextRequest::Honest(Kind::Scrape) { Kind::Scrape } else { Kind::Announce };
+        let kind = if request == NextRequest::Honest(Kind::Scrape) { Kind::Scrape } else { Kind::Announce };
         let request = Request { kind, due, sent: now, filling };
         let (plan, requests, torrents) = (&mut self.plan, &self.requests, self.scrape_torrents);
         let place = plan.random_index(requests.paths());
