@@ -118,8 +118,8 @@ pub(crate) enum Command {
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Merge lists of torrents of opentracker, aquatic or chihaya into one for access.path. Exit code 3: done,
-    /// but there are lines that are no info_hash.
+    /// Merge lists of torrents of opentracker, aquatic or chihaya into one for access.path. Exit code 3:
+    /// done, but there are lines that are no info_hash.
     ImportLists {
         /// The lists.
         #[arg(required = true)]

@@ -77,8 +77,8 @@ impl Daemon {
         log_refusal(&self.storage.lock, refusal);
     }
 
-    /// Takes over the store after the predecessor has ended and released it. Returns true if this process is to
-    /// stop now.
+    /// Takes over the store after the predecessor has ended and released it. Returns true if this process is
+    /// to stop now.
     ///
     /// # Errors
     /// When the system gives no thread.

@@ -20,8 +20,8 @@ pub(super) struct PrivateHandover {
 }
 
 impl Daemon {
-    /// Stops in order, but keeps the sockets, and lets the successor serve. If that fails, this process serves
-    /// again, as before except for its metrics.
+    /// Stops in order, but keeps the sockets, and lets the successor serve. If that fails, this process
+    /// serves again, as before except for its metrics.
     ///
     /// # Errors
     /// When neither of them serves, or something is lost.

@@ -116,8 +116,8 @@ impl RunningReload {
         send: impl FnOnce(ReloadOutcome) + Send + 'static,
     ) -> io::Result<Self> {
         let thread = thread::Builder::new().name("reload".into()).spawn(move || {
-            // A change of the list by the admin API meanwhile would be lost: it would be neither in the file as it
-            // was read nor in the list that is published.
+            // A change of the list by the admin API meanwhile would be lost: it would be neither in the file
+            // as it was read nor in the list that is published.
             let _turn = basis.access_list.lock_changes();
             let plan = plan_reload(&basis.running, &basis.source, &basis.keyrings, &basis.listening);
             let (carried_out, done) = sync_channel(0);

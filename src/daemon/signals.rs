@@ -113,7 +113,8 @@ impl MainEvents {
         });
     }
 
-    /// Forwards reloads and stops to the successor behind `signal_stream` from now on; with `None`, to nobody.
+    /// Forwards reloads and stops to the successor behind `signal_stream` from now on; with `None`, to
+    /// nobody.
     pub(crate) fn forward_to(&self, signal_stream: Option<UnixStream>) {
         let signal_stream =
             signal_stream.filter(|signal_stream| signal_stream.set_write_timeout(Some(FORWARD_MAX)).is_ok());

@@ -354,15 +354,15 @@ impl Storage {
         }
     }
 
-    /// Writes rows that wait for the store to the disk, so that they are safe whatever happens during the stop.
+    /// Writes rows that wait for the store to the disk: so they survive whatever happens during the stop.
     pub(crate) fn save(&self) {
         if let Some(recorder) = self.threads.as_ref().and_then(|threads| threads.recorder.as_ref()) {
             recorder.emergency_flush().flush_to_disk();
         }
     }
 
-    /// Writes rows that wait for the store to the disk, writes the snapshot unless a successor has the swarms,
-    /// and then gives the store [`DATABASE_MAX`] to take what waits.
+    /// Writes rows that wait for the store to the disk, writes the snapshot unless a successor has the
+    /// swarms, and then gives the store [`DATABASE_MAX`] to take what waits.
     ///
     /// # Errors
     /// When something is lost because the disk refuses it.
@@ -396,7 +396,7 @@ impl Storage {
         }
     }
 
-    /// Stops before the store was reached after an upgrade. The swarms are known nevertheless, and are written.
+    /// Stops before the store was reached after an upgrade; the swarms are known and written all the same.
     fn stop_early(&self, ending: Ending) -> anyhow::Result<()> {
         let rows = |queues: &Arc<Queues>| Channel::ALL.iter().map(|&channel| queues.rows(channel)).sum();
         let rows: usize = self.queues.as_ref().map_or(0, rows);

@@ -1,4 +1,5 @@
-//! The YAML of chihaya, the open tracker. Every value it would have used is written, its defaults included.
+//! The YAML of chihaya, the open tracker. Every value that it would have used is written, including its
+//! defaults.
 
 use std::time::Duration;
 
@@ -9,9 +10,9 @@ use super::rule::{DurationRule, Zero, take_duration};
 use super::servers::{self, BothServers};
 use super::yaml::Node;
 
-/// The top key of such a file.
+/// The top key of a configuration of chihaya.
 pub(super) const TOP: &str = "chihaya";
-/// What is said of several nodes.
+/// The note about clusters.
 const CLUSTER: &str = "clusters come later; set cluster.redis when this version has it";
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;

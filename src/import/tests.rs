@@ -99,7 +99,7 @@ fn routes_and_the_proxy_of_chihaya_are_taken_over() {
         holds(&line, &pointer, &routes, &format!("mapped {key}"));
         holds(&http(""), &pointer, &json!([format!("/{name}")]), &format!("changed {key}"));
     }
-    let line = "changed http.real_ip_header: http.proxy_header = \"X-Real-IP\", believed from loopback only: \
+    let line = "changed http.real_ip_header: http.proxy_header = \"X-Real-IP\", trusted from loopback only: \
         list your proxies";
     let header = http("real_ip_header: X-Real-IP");
     holds(&header, "/http/proxy_header", &json!("X-Real-IP"), line);
@@ -344,7 +344,7 @@ fn bad_and_unknown_keys_of_a_private_configuration_are_reported() {
         "dropped shinier: unknown key",
         "mapped udp: a key of hayate's own",
         "mapped enable_metrics: false",
-        "changed http.proxy_header: X-Real-Ip was believed from anybody, now from loopback only",
+        "changed http.proxy_header: X-Real-Ip was trusted from any address, now from loopback only",
     ] {
         assert!(report.iter().any(|found| found.starts_with(line)), "{line}: {report:#?}");
     }

@@ -145,7 +145,7 @@ fn a_private_configuration_keeps_its_keys() {
         "changed database.dsn: ",
         "changed intervals.announce: ",
         "changed intervals.flush: ",
-        "changed http.proxy_header: X-Real-Ip was believed from anybody, now from loopback only",
+        "changed http.proxy_header: X-Real-Ip was trusted from any address, now from loopback only",
         "dropped shiny: unknown key",
     ] {
         odd.assert_line(line);

@@ -19,7 +19,7 @@ pub enum Format {
     Json,
 }
 
-/// Announces, and gives the reply as it is printed.
+/// Announces, and returns the reply as it is printed.
 ///
 /// # Errors
 /// When there is no good reply.
@@ -36,7 +36,7 @@ pub fn announce(
     })
 }
 
-/// Scrapes, and gives the reply as it is printed.
+/// Scrapes, and returns the reply as it is printed.
 ///
 /// # Errors
 /// When there is no good reply.

@@ -75,7 +75,7 @@ pub(crate) enum TorrentCommand {
         /// The id [default: the next one].
         #[arg(long)]
         id: Option<u32>,
-        /// Its type; a MariaDB's table says which there are.
+        /// Its type, one of those of the table in MariaDB.
         #[arg(long = "type", default_value = "music")]
         type_name: String,
         /// Its group.
@@ -86,11 +86,11 @@ pub(crate) enum TorrentCommand {
     },
     /// List torrents.
     List,
-    /// Change a torrent; what is not named stays.
+    /// Change a torrent; only the options given are changed.
     Set {
         /// The info_hash.
         info_hash: InfoHash,
-        /// 0 = live, 1 = pruned until somebody seeds it, anything else = unavailable.
+        /// 0 = live, 1 = pruned until it is seeded again, anything else = unavailable.
         #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
         status: Option<i32>,
         /// Its type.
@@ -102,11 +102,11 @@ pub(crate) enum TorrentCommand {
         #[command(flatten)]
         factors: Factors,
     },
-    /// Take a torrent out.
+    /// Remove a torrent.
     Remove {
         /// The info_hash.
         info_hash: InfoHash,
-        /// Why; whoever announces it is told.
+        /// The reason, which clients that announce the torrent are told.
         #[arg(long, default_value = "")]
         reason: String,
     },
@@ -115,7 +115,7 @@ pub(crate) enum TorrentCommand {
 /// Approved clients of a site.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClientCommand {
-    /// Approve clients whose peer_id begins so.
+    /// Approve clients whose peer_id begins with this prefix.
     Add {
         /// Up to 20 characters, such as -TR40.
         #[arg(allow_hyphen_values = true)]
@@ -123,9 +123,9 @@ pub(crate) enum ClientCommand {
     },
     /// List clients.
     List,
-    /// Approve another prefix instead of one.
+    /// Replace an approved prefix by another one.
     Set {
-        /// The one that is approved.
+        /// The prefix that is approved now.
         #[arg(allow_hyphen_values = true)]
         old: String,
         /// The one that is to be.

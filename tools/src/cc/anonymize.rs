@@ -38,9 +38,10 @@ pub fn system_random() -> Result<StdRng, SysError> {
     StdRng::try_from_rng(&mut SysRng)
 }
 
-/// Gives users random ids from 1 on and random passkeys, both different from each other, and hides and
-/// multipliers as new users have; gives peers the new id of their user, or 0, and random addresses. The rest
-/// stays. Gives how many peers went because they could not be told from another of the same swarm.
+/// Gives users random ids from 1 on, random passkeys, each different from all others, and the multipliers of
+/// new users, hidden or not as these are; gives peers the new id of their user, or 0, and random addresses.
+/// The rest stays. Returns the number of peers that were removed because they could not be distinguished
+/// from others of the same swarm.
 ///
 /// # Errors
 /// When there are too few passkeys.

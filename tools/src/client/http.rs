@@ -75,7 +75,7 @@ pub fn get(url: &str, limits: &Limits) -> Result<(u16, Vec<u8>), ClientError> {
     get_up_to(url, limits, SIZE_MAX as u64)
 }
 
-/// The same, but of a body of `octets_max` at most.
+/// Does the same with a body of at most `octets_max`.
 ///
 /// # Errors
 /// When nobody answers in time, or with more than is read.

@@ -100,7 +100,7 @@ pub enum ReplyKind {
 }
 
 impl ReplyKind {
-    /// Is it what such a request wants?
+    /// Whether the reply is of the kind that such a request wants.
     #[must_use]
     pub fn answers(self, kind: Kind) -> bool {
         matches!(
