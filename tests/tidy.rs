@@ -55,7 +55,7 @@ fn arrows_between_rooms_go_one_way() {
 }
 
 #[test]
-fn layers_of_a_door_know_only_those_before_them() {
+fn layers_of_a_server_know_only_those_before_them() {
     for (layer, strangers) in [
         ("udp/src/wire", &["crate::engine", "crate::server", "crate::connection_id", "mio", "libc"][..]),
         ("udp/src/engine.rs", &["crate::server", "mio::", "libc::", "socket2"]),

@@ -117,7 +117,7 @@ fn a_key_that_is_twice_there_is_refused() {
 }
 
 #[test]
-fn mistakes_between_knobs_name_the_keys() {
+fn mistakes_between_settings_name_the_keys() {
     for (text, complaint) in [
         (
             r#"{"intervals": {"announce": 600}}"#,

@@ -108,7 +108,7 @@ fn routes_and_the_proxy_of_chihaya_are_taken_over() {
 }
 
 #[test]
-fn https_alone_works_now_and_files_without_a_door_are_dropped() {
+fn https_alone_works_now_and_files_without_a_server_are_dropped() {
     let files = "\n  tls_cert_path: c.pem\n  tls_key_path: k.pem";
     let alone = format!("http:\n  https_addr: ':7'{files}");
     holds(&alone, "/http/https_addr", &json!(":7"), "changed http.addr: ");
@@ -137,7 +137,7 @@ fn the_udp_block_of_chihaya_is_taken_over() {
 }
 
 #[test]
-fn what_both_doors_had_alike_is_written_once() {
+fn what_both_servers_had_alike_is_written_once() {
     let both = |http: &str, udp: &str| format!("http:\n  addr: ':7'\n  {http}\nudp:\n  addr: ':7'\n  {udp}");
     let alike = both("max_numwant: 70", "max_numwant: 70");
     holds(&alike, "/announce/max_numwant", &json!(70), "mapped udp.max_numwant: announce.max_numwant = 70");

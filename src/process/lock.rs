@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lock_goes_to_an_heir_and_is_free_after_both() {
+    fn the_lock_goes_to_a_successor_and_is_free_after_both() {
         let folder = TestFolder::new();
         let place = folder.path("");
         assert!(LockView::open(&place).unwrap().is_none());

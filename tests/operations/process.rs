@@ -98,15 +98,15 @@ fn the_environment_overrides_the_file() {
 #[test]
 fn a_second_daemon_on_the_same_port_is_refused_by_name() {
     let first = Daemon::start(json!({"udp": {"workers": 2}}));
-    for (door, port) in [("udp", first.port), ("http", first.port), ("metrics", first.metrics_port)] {
+    for (server, port) in [("udp", first.port), ("http", first.port), ("metrics", first.metrics_port)] {
         let folder = Folder::new();
         let mut config = json!({"udp": {"addr": ""}, "http": {"addr": ""}, "metrics": {"addr": ""}});
         let address = format!("127.0.0.1:{port}");
-        config[door]["addr"] = address.clone().into();
+        config[server]["addr"] = address.clone().into();
         let path = folder.write("tracker.json", &config.to_string());
         let output = run(hayate().arg("-c").arg(&path));
-        assert_eq!(output.status.code(), Some(1), "{door}");
-        assert!(stderr(&output).contains(&address), "{door}");
+        assert_eq!(output.status.code(), Some(1), "{server}");
+        assert!(stderr(&output).contains(&address), "{server}");
     }
 }
 

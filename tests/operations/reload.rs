@@ -99,7 +99,7 @@ fn reloads_under_load_lose_no_request() {
     assert_eq!(fetch(v4, &announce_target('R', 1999, "").replace("/announce", "/1/announce")).status, 404);
 }
 
-/// Asks over both doors until it is told to end; whatever is not answered makes it panic.
+/// Asks over both servers until it is told to end; panics if a request is not answered.
 struct LoadThreads {
     ended: AtomicBool,
     answered: [AtomicUsize; 3],

@@ -126,7 +126,7 @@ fn half_a_request(daemon: &Daemon) -> TcpStream {
     stream
 }
 
-/// Times after the wish for an upgrade: before there is a successor, while it is raised, when it serves.
+/// Times after the request for an upgrade: before there is a successor, while it starts, when it serves.
 pub(crate) const MOMENTS: [u64; 6] = [0, 3, 20, 50, 100, 300];
 
 #[test]

@@ -1,4 +1,4 @@
-//! Limits of addresses on both doors, after the source is proven (`rules/swarms.md#rate-limit`).
+//! Limits of addresses on both servers, after the source is verified (`rules/swarms.md#rate-limit`).
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
 //! Killed again and again under load, at whatever moment that is, the database now and then too: what every
-//! user and every torrent of his is credited in the end is what his clients have told, to the octet.
+//! user and each of their torrents is credited in the end is what their clients have reported, to the octet.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -147,7 +147,7 @@ impl Sessions {
         Self { random, live: Vec::new(), ended: BTreeMap::new(), next: 0 }
     }
 
-    /// Somebody says something, over either door, and hears the answer.
+    /// A random client announces, over either server, and receives the answer.
     pub(super) fn announce_one(&mut self, daemon: &Daemon, udp: &UdpClient) {
         if self.live.len() < SESSIONS && self.next < USERS * TORRENTS {
             self.live.push(Session::new(self.next));

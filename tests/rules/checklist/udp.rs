@@ -1,4 +1,4 @@
-//! What the UDP door reads and answers (`rules/udp.md`).
+//! What the UDP server reads and answers (`rules/udp.md`).
 
 use std::time::Duration;
 
@@ -84,10 +84,10 @@ fn udp_announce() {
     // As many as a datagram of 1232 octets holds, and those who ask for less get less.
     for (client, entry, most) in [(&v4, 6, 100), (&v6, 18, 67)] {
         (0..101).for_each(|port| _ = client.announce(b'c', 8000 + port, 9, 0));
-        for (wish, peers) in [(100, most), (7, 7), (0, 0), (-1, 50), (i32::MIN, 50)] {
-            let request = client.request(1, &announce_rest(b'c', 8000, 9, 0, wish));
+        for (num_want, peers) in [(100, most), (7, 7), (0, 0), (-1, 50), (i32::MIN, 50)] {
+            let request = client.request(1, &announce_rest(b'c', 8000, 9, 0, num_want));
             let reply = ask(&client.socket, &request).unwrap();
-            assert_eq!((reply.len() - 20) / entry, peers, "{wish}");
+            assert_eq!((reply.len() - 20) / entry, peers, "{num_want}");
         }
     }
 }

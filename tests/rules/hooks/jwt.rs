@@ -1,4 +1,4 @@
-//! Tokens, good and hostile, over both doors.
+//! Tokens, good and hostile, over both servers.
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Hooks of the configuration, on both doors of the running daemon (`rules/hooks.md`).
+//! Hooks of the configuration, on both servers of the running daemon (`rules/hooks.md`).
 
 mod jwk_set;
 mod jwt;

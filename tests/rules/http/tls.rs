@@ -130,7 +130,7 @@ fn https_alone_and_without_keep_alive() {
     let response = read_one(&mut tls);
     assert_eq!(response.headers.get("connection").map(String::as_str), Some("close"));
     assert_eq!(tls.read(&mut [0]).unwrap_or(0), 0);
-    // The other door shares the swarm.
+    // The UDP server shares the swarm.
     ask(port, &pair, &announce_target('a', 7001, "&left=9"));
     assert_eq!(UdpClient::connect("127.0.0.1", daemon.v4()).scrape(b'a'), [0, 0, 1]);
 }

@@ -56,7 +56,7 @@ impl Site {
         self.torrents.insert(info_hash, Torrent { status, allowed, ..Torrent::default() });
     }
 
-    fn member(&self, options: &[u8]) -> Option<User> {
+    fn find_user(&self, options: &[u8]) -> Option<User> {
         let url = url(options)?;
         let path = url.split(|&octet| octet == b'?').next().unwrap();
         self.users.get(&passkey(path)?).copied()
@@ -65,7 +65,7 @@ impl Site {
 
 impl Swarms for Site {
     fn announce(&mut self, said: &ProvenAnnounce<'_>) -> Option<Expected> {
-        let Some(user) = self.member(said.options) else {
+        let Some(user) = self.find_user(said.options) else {
             return Some(Expected::Error("Your passkey is invalid"));
         };
         if !self.clients.iter().any(|prefix| said.peer_id.starts_with(prefix)) {

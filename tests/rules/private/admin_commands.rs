@@ -262,12 +262,13 @@ fn several_torrents_users_and_the_interval_are_changed_over_http() {
         }));
         mine(&daemon, "&uploaded=7&downloaded=11");
         assert!(eventually(|| base.ask(credited) == "21 5 7 11"), "{}", base.ask(credited));
-        // User 2 may download only where he has a hit-and-run.
-        let his = |daemon: &Daemon| fetch_text(daemon, &announce(crate::fixture::HIDDEN, &FREE, ""));
-        assert!(his(&daemon).contains("download privileges are disabled"));
+        // User 2 may download only torrents with a hit-and-run.
+        let announce_hidden =
+            |daemon: &Daemon| fetch_text(daemon, &announce(crate::fixture::HIDDEN, &FREE, ""));
+        assert!(announce_hidden(&daemon).contains("download privileges are disabled"));
         let flag = format!("action=hit_and_run&userid=2&info_hash={}&on=1", hex(&FREE));
         assert_eq!(update(&daemon, &flag).0, 200);
-        assert!(eventually(|| his(&daemon).contains("incompletei2e")));
+        assert!(eventually(|| announce_hidden(&daemon).contains("incompletei2e")));
         // What a reload reads is what the configuration says.
         daemon.signal(Signal::SIGHUP);
         assert!(eventually(|| mine(&daemon, "").contains("8:intervali1800e")));
@@ -275,7 +276,7 @@ fn several_torrents_users_and_the_interval_are_changed_over_http() {
         let (code, said) = update(&daemon, &format!("action=remove_users&passkeys={passkeys}"));
         assert_eq!((code, said.contains("success: 2 removed")), (200, true), "{said}");
         assert!(eventually(|| mine(&daemon, "").contains("passkey is invalid")));
-        assert!(his(&daemon).contains("passkey is invalid"));
+        assert!(announce_hidden(&daemon).contains("passkey is invalid"));
         daemon.signal(Signal::SIGTERM);
         assert!(daemon.wait().success());
         let audit = "SELECT count(*) FROM hayate_audit WHERE verb IN ('update_torrent', 'remove_user')";

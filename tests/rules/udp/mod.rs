@@ -1,4 +1,4 @@
-//! The UDP door of the running daemon: what the network may throw at it.
+//! The UDP server of the running daemon: what the network may throw at it.
 
 use std::net::UdpSocket;
 
@@ -26,7 +26,7 @@ fn error_text(reply: &[u8]) -> &str {
 }
 
 #[test]
-fn both_families_and_both_doors_share_one_swarm() {
+fn both_families_and_both_servers_share_one_swarm() {
     let daemon = Daemon::start(json!({}));
     let v4 = UdpClient::connect("127.0.0.1", daemon.v4());
     let v6 = UdpClient::connect("::1", daemon.v6());

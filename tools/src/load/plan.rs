@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn wishes_keep_the_shares() {
+    fn requests_keep_the_shares() {
         let mut plan = plan("--mix connect=20,announce=70,scrape=10 --forged 50");
         let mut counts = [0; 4];
         for _ in 0..100_000 {
