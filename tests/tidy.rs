@@ -1,4 +1,4 @@
-//! What no compiler checks: borders between rooms, sizes, and that no trace of a machine is in the tree.
+//! What no compiler checks: boundaries between crates, sizes, and that no trace of a machine is in the tree.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every file below `folder` with one of these endings; not what was built.
+/// Returns every file below `folder` with one of these endings, except build output.
 pub(crate) fn files(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -36,7 +36,7 @@ fn rust_files() -> Vec<(PathBuf, String)> {
     ROOMS.iter().flat_map(|room| files(&root().join(room), &[".rs"])).map(read).collect()
 }
 
-/// What a room's Cargo.toml names.
+/// Returns the dependencies in a crate's Cargo.toml.
 fn dependencies(room: &str) -> Vec<String> {
     let manifest = std::fs::read_to_string(root().join(room).join("Cargo.toml")).unwrap();
     let section = manifest.split("[dependencies]").nth(1).unwrap();

@@ -146,7 +146,8 @@ impl Settings {
     }
 }
 
-/// Reads the files that these keys name; see [`RememberedFiles::read_files`].
+/// Reads the files that these keys name; see
+/// [`RememberedFiles::read_files`](super::remembered_files::RememberedFiles::read_files).
 fn read_files<const N: usize>(
     config: &Config,
     files: [(&'static str, &String); N],

@@ -9,7 +9,7 @@
 //! | [`file_limit`] | the limit of open files |
 //! | [`malloc_trim`] | how much memory there is, and its return to the system |
 //! | [`logging`] | lines of text or JSON on stderr |
-//! | [`log_thread`] | the thread that writes them while the tracker serves, so that no other waits for stderr |
+//! | [`log_thread`] | the thread that writes them while the tracker serves, so that no other waits |
 //! | [`systemd`] | notifications of systemd |
 
 pub(crate) mod connection_id_key;

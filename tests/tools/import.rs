@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Daemon, Folder, UdpClient, announce_target, fetch, free_port, hayate};
 
-/// What a command said, and its exit code.
+/// The output of a command, and its exit code.
 struct CommandOutput {
     code: Option<i32>,
     out: String,
@@ -19,7 +19,7 @@ impl CommandOutput {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.report))
     }
 
-    /// Holds that a line of the report begins so.
+    /// Asserts that a line of the report begins like this.
     fn assert_line(&self, line: &str) {
         assert!(self.report.lines().any(|found| found.starts_with(line)), "no {line:?} in {}", self.report);
     }

@@ -180,7 +180,7 @@ fn reply_format() {
     }
 }
 
-/// The address that the tracker takes for the client's (BEP 24), or why it takes none.
+/// Returns the address that the tracker takes for that of the client (BEP 24), or the failure.
 fn seen(response: &Response) -> Result<IpAddr, String> {
     if let Some(text) = failure(response) {
         return Err(text);
@@ -323,7 +323,7 @@ fn keep_alive_and_timeouts() {
     stream.read_to_end(&mut octets).expect("closed by the tracker");
     assert_eq!(parse_response(&octets).unwrap().headers["connection"], "close");
 
-    // Kept: one request after the other; then the idle time, which is cut without a word.
+    // Kept: one request after the other; then the idle time, which is closed without an answer.
     let daemon = Daemon::start(json!({"http": {"timeout": {"read": "1s", "idle": "1s"}}}));
     let mut stream = TcpStream::connect(daemon.v4()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -334,7 +334,7 @@ fn keep_alive_and_timeouts() {
         assert!(!parse_response(&one[..len]).unwrap().headers.contains_key("connection"));
     }
     assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 0);
-    // A head that stalls is cut without a word too.
+    // A head that stalls is closed without an answer too.
     let mut stream = TcpStream::connect(daemon.v4()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(&request.as_bytes()[..30]).unwrap();

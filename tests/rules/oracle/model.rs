@@ -10,7 +10,7 @@ pub(super) const MAGIC: [u8; 8] = [0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80];
 const DATAGRAM_MAX: usize = 2048;
 const SCRAPE_MAX: usize = 74;
 
-/// What a datagram must be met with.
+/// The reply that a datagram must get.
 #[derive(Debug)]
 pub(super) enum Expected {
     Silence,
@@ -34,7 +34,7 @@ pub(super) struct Announced {
     pub(super) distinct: bool,
 }
 
-/// An announce whose source is proven.
+/// An announce whose source is verified.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProvenAnnounce<'d> {
     pub(super) action: u32,

@@ -1,4 +1,4 @@
-//! The swarms of the open mode, as naively as can be.
+//! The swarms of the open mode, as a naive model.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ struct Peer {
 
 #[derive(Default)]
 pub(super) struct Open {
-    /// `announce.keep_peer_ids`: then nobody is handed a peer of their own id, under any port.
+    /// `announce.keep_peer_ids`: then no client is handed a peer with its own id, under any port.
     keep_peer_ids: bool,
     torrents: HashMap<[u8; 20], Torrent>,
 }

@@ -165,7 +165,7 @@ fn odd_totals_are_no_trouble() {
     assert!(eventually(|| base.ask(raw) == "12 6"), "{}", base.ask(raw));
     let remaining = "SELECT remaining FROM transfer_history WHERE uid = 1 AND fid = 2";
     assert!(eventually(|| base.ask(remaining) == i64::MAX.to_string()));
-    // More than anybody transfers, again and again: it is not credited, and the tracker goes on.
+    // More than any client can transfer, repeatedly: it is not credited, and the tracker goes on.
     for round in 0..3 {
         say(2, &format!("&uploaded={}", if round % 2 == 0 { 0 } else { most }));
         say(3, &format!("&uploaded={}", if round % 2 == 0 { 0 } else { most }));

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! # what this file shows, with its BEP
-//! servers udp http          which engines play it (default: both)
-//! set peer_inactivity=600 a setting, before the first step
+//! servers udp http         which engines play it (default: both)
+//! set peer_inactivity=600  a setting, before the first step
 //!   0s  10.0.0.1:6881  announce A left=9 event=started  -> peers none
 //!   1s  10.0.0.2:6882  announce A left=0                -> peers 10.0.0.1:6881
 //!   2s  10.0.0.3:6883  scrape A B                       -> tallies 1/0/1 0/0/0
 //!   3s  sweep
 //! ```
-//! A step begins with its moment and the peer that acts. What is expected stands behind the arrow, several
-//! things with `;` between them: `connected`, `peers none` or a list, `peer_count N`, `swarm
+//! A step begins with its moment and the peer that acts. What is expected follows the arrow, several
+//! expectations with `;` between them: `connected`, `peers none` or a list, `peer_count N`, `swarm
 //! SEEDERS/LEECHERS`, `tallies SEEDERS/COMPLETED/LEECHERS ..`, `refused TEXT`, `silence REASON` (UDP only),
 //! `interval N`.
 
@@ -35,7 +35,7 @@ pub(crate) enum Action {
     Scrape(Vec<InfoHash>),
 }
 
-/// What it was answered.
+/// The answer that it got.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answered {
     Connected,
@@ -146,7 +146,7 @@ fn read(text: &str) -> Scenario {
     scenario
 }
 
-/// Does the answer fit the words behind the arrow?
+/// Whether the answer fits the words after the arrow.
 fn is_as_expected(answered: &Answered, expected: &str) -> bool {
     let (kind, rest) = expected.split_once(' ').unwrap_or((expected, ""));
     match (kind, answered) {

@@ -158,7 +158,7 @@ pub struct Scraped {
     pub leechers: i64,
 }
 
-/// Why there is no good reply.
+/// Why there is no valid reply.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Not a URL of a tracker.
@@ -227,7 +227,7 @@ impl From<ureq::Error> for ClientError {
 /// Sends one announce.
 ///
 /// # Errors
-/// When there is no good reply.
+/// When there is no valid reply.
 pub fn announce(url: &str, ask: &AnnounceRequest, limits: &Limits) -> Result<Announced, ClientError> {
     match url.parse()? {
         TrackerUrl::Udp { host, port, path } => udp::announce(&host, port, &path, ask, limits),
@@ -238,7 +238,7 @@ pub fn announce(url: &str, ask: &AnnounceRequest, limits: &Limits) -> Result<Ann
 /// Sends one scrape. Returns one answer for each torrent, `None` if the tracker does not know it.
 ///
 /// # Errors
-/// When there is no good reply.
+/// When there is no valid reply.
 pub fn scrape(url: &str, hashes: &[InfoHash], limits: &Limits) -> Result<Vec<Option<Scraped>>, ClientError> {
     match url.parse()? {
         TrackerUrl::Udp { host, port, .. } => udp::scrape(&host, port, hashes, limits),

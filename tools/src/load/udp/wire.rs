@@ -112,7 +112,7 @@ impl ReplyKind {
     }
 }
 
-/// Octets of a reply that [`read`] looks at.
+/// Octets of a reply that [`read_reply`] needs.
 pub const REPLY_HEAD: usize = 20;
 
 /// Reads a reply from its first octets, up to [`REPLY_HEAD`]; `None` if it names no transaction.
