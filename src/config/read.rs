@@ -166,7 +166,7 @@ impl<'de> Visitor<'de> for TreeVisitor {
         let mut block = Map::new();
         while let Some(key) = map.next_key::<String>()? {
             if block.contains_key(&key) {
-                return Err(A::Error::custom(format_args!("the key `{key}` is twice there")));
+                return Err(A::Error::custom(format_args!("the key `{key}` occurs twice")));
             }
             let Tree(value) = map.next_value()?;
             block.insert(key, value);

@@ -139,7 +139,7 @@ impl MainEvents {
             // `write_all` tries again when a signal interrupts it.
             && let Err(error) = signal_stream.write_all(&[word])
         {
-            log::warn!("the new process did not hear of a signal: {error}");
+            log::warn!("the new process did not receive a signal: {error}");
         }
     }
 

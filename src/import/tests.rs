@@ -286,7 +286,7 @@ fn what_cannot_be_converted_names_file_and_key() {
         ("chihaya: {udp: {addr: '7'}}", "old: udp.addr: invalid value: string \"7\""),
         ("chihaya: [", "old: "),
         ("{\"http\": {", "old: EOF while parsing"),
-        ("{\"intervals\": {}, \"intervals\": {}}", "old: the key `intervals` is twice there"),
+        ("{\"intervals\": {}, \"intervals\": {}}", "old: the key `intervals` occurs twice"),
         ("{\"mode\": \"open\"}", "old: mode: this is a configuration of hayate already"),
         ("{\"shiny\": 1}", "old: neither chihaya's YAML"),
         ("[]", "old: neither chihaya's YAML"),

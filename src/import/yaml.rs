@@ -121,7 +121,7 @@ impl TreeBuilder {
                         return Err(format!("more than {KEYS_MAX} keys in a block"));
                     }
                     if text != "<<" && block.iter().any(|(name, _)| *name == text) {
-                        return Err(format!("the key `{text}` is twice there"));
+                        return Err(format!("the key `{text}` occurs twice"));
                     }
                     *key = Some(text);
                 }
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn mistakes_name_the_line() {
         for (text, words) in [
-            ("a: 1\na: 2\n", "the key `a` is twice there at line 2"),
+            ("a: 1\na: 2\n", "the key `a` occurs twice at line 2"),
             ("? [a]\n: b\n", "a key that is not a word at line 1"),
             ("a:\n  - b\n c: [", "line "),
             ("a: *b\n", "line 1"),

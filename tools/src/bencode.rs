@@ -35,7 +35,7 @@ pub enum DecodeError {
     #[error("not bencode: bad number at octet {0}")]
     Number(usize),
     /// A key that is not larger than the one before it.
-    #[error("not bencode: the key at octet {0} is out of order or twice there")]
+    #[error("not bencode: the key at octet {0} is out of order or occurs twice")]
     KeyOrder(usize),
     /// More levels than are read.
     #[error("bencode with more than {most} levels, at octet {at}")]

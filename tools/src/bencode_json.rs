@@ -290,7 +290,7 @@ mod tests {
         for (bencode, error) in [
             (&b""[..], "not bencode: it ends too early, after 0 octets"),
             (b"i07e", "not bencode: bad number at octet 1"),
-            (b"d1:ai1e1:ai2ee", "not bencode: the key at octet 7 is out of order or twice there"),
+            (b"d1:ai1e1:ai2ee", "not bencode: the key at octet 7 is out of order or occurs twice"),
         ] {
             assert_eq!(decoded(bencode), Err(error.into()));
         }

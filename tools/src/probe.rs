@@ -22,7 +22,7 @@ pub enum Format {
 /// Announces, and returns the reply as it is printed.
 ///
 /// # Errors
-/// When there is no good reply.
+/// When there is no valid reply.
 pub fn announce(
     url: &str,
     ask: &AnnounceRequest,
@@ -39,7 +39,7 @@ pub fn announce(
 /// Scrapes, and returns the reply as it is printed.
 ///
 /// # Errors
-/// When there is no good reply.
+/// When there is no valid reply.
 pub fn scrape(
     url: &str,
     hashes: &[InfoHash],

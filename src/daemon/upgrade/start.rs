@@ -104,7 +104,7 @@ impl SuccessorInputs {
         drop(sockets);
         drop(heard);
         if read_answer(&mut stream)? != READY {
-            bail!("the new process does not speak our language");
+            bail!("the new process speaks another protocol");
         }
         // In this thread, for what it reads from may hang.
         let again = keyrings.map(|keyrings| config.read_settings(&keyrings)).transpose().context(NOT_READ)?;

@@ -75,7 +75,7 @@ pub(super) fn receive(mut stream: &UnixStream) -> io::Result<(Manifest, Vec<Owne
     stream.read_exact(&mut len)?;
     let len = u32::from_le_bytes(len);
     if len > MANIFEST_MAX {
-        return Err(io::Error::other("the predecessor does not speak our language"));
+        return Err(io::Error::other("the predecessor speaks another protocol"));
     }
     let mut text = vec![0; len as usize];
     stream.read_exact(&mut text)?;
@@ -98,7 +98,7 @@ pub(super) fn receive(mut stream: &UnixStream) -> io::Result<(Manifest, Vec<Owne
 /// Receives the contents of one file.
 pub(super) fn receive_file(stream: &UnixStream, octets: usize) -> io::Result<Vec<u8>> {
     if octets > FILE_MAX {
-        return Err(io::Error::other("the predecessor does not speak our language"));
+        return Err(io::Error::other("the predecessor speaks another protocol"));
     }
     let mut file = Vec::new();
     stream.take(octets as u64).read_to_end(&mut file)?;

@@ -144,7 +144,7 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// Has no good reply been counted for ten seconds? Errors do not count: connections that break one after
+    /// Whether no valid reply was counted for ten seconds. Errors do not count: connections that break one after
     /// the other are silence too.
     pub fn is_long(&mut self, now: u64, counts: &Counts) -> bool {
         let replies = counts.replies();
