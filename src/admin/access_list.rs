@@ -9,7 +9,7 @@ use hayate_state::admission::access::rewrite_list;
 use hayate_state::{InfoHash, Policy};
 use parking_lot::{Mutex, MutexGuard};
 
-use super::query::Parameters;
+use super::query::AdminQuery;
 use super::{AdminContext, Answer, failure};
 
 /// Longest time that an upgrade waits for a change or a reload of the list: a network disk may hang.
@@ -61,7 +61,7 @@ impl AccessListFile {
 impl AdminContext {
     /// Adds torrents to the list, or removes them from it: all of them, or none if the file cannot be
     /// written.
-    pub(super) fn change_list(&self, query: &Parameters, listed: bool, source: &str) -> Answer {
+    pub(super) fn change_list(&self, query: &AdminQuery, listed: bool, source: &str) -> Answer {
         let info_hashes = match query.info_hashes("info_hash") {
             Ok(info_hashes) => info_hashes,
             Err(text) => return failure(400, text),

@@ -26,7 +26,7 @@ use hayate_state::{Policy, Published};
 use ring::digest::{SHA256, digest};
 
 pub(crate) use self::access_list::AccessListFile;
-use self::query::Parameters;
+use self::query::AdminQuery;
 pub(crate) use self::query::TorrentName;
 use self::site::SiteAdmin;
 use crate::config::settings::AdminToken;
@@ -75,7 +75,7 @@ impl AdminHandler for AdminApi {
         if sha256(token) != self.token {
             return None;
         }
-        let query = Parameters::parse(query);
+        let query = AdminQuery::parse(query);
         match rest {
             b"access/add" => Some(self.context.change_list(&query, true, source)),
             b"access/remove" => Some(self.context.change_list(&query, false, source)),

@@ -15,6 +15,7 @@
 //! | [`actor`] | the thread that answers the gateway's inbox and runs everything periodic |
 //! | [`background`] | one way to run, wake and stop a periodic thread |
 //! | [`metrics`] | counters that one thread writes and anybody reads, distributions, the board of all |
+//! | [`query`] | the one splitter of targets and query strings, and percent-escapes |
 //! | [`published`] | settings that are swapped whole while others read them |
 //! | [`store`] | durable memory behind a trait: records, queues, spill, SQLite and MariaDB |
 //! | [`report`] | how all torrents stand, and a file with that |
@@ -39,6 +40,7 @@ pub mod metrics;
 mod peer_counts;
 pub mod private;
 pub mod published;
+pub mod query;
 pub mod report;
 pub mod snapshot;
 pub mod store;

@@ -4,8 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hayate_state::address::is_public;
-use hayate_state::address::special::is_never_a_peer;
+use hayate_state::address::AddressClass;
 use hayate_state::admission::OverLimitAction;
 use hayate_state::admission::hooks::RequestUrl;
 use hayate_state::announce::{PEER_V4_LEN, PEER_V6_LEN};
@@ -234,11 +233,12 @@ impl Engine {
             return Ok(reply::announce(reply, announce_head(action, head, answer), 0));
         }
         let claim = registered_address(config, client.address, view);
-        if user.is_none() && claim != client.address && is_never_a_peer(claim) {
+        if user.is_none() && claim != client.address && !AddressClass::of(claim).may_be_claimed() {
             return Err(ErrorReason::Tracker(TrackerRefusal::InvalidAddress));
         }
         // A member's claim counts only if it is of use (`rules/private.md#member-address`).
-        let address = if user.is_none() || is_public(claim) { claim } else { client.address };
+        let address =
+            if user.is_none() || AddressClass::of(claim).is_useful_claim() { claim } else { client.address };
         // Members get peers of the family that they ask over.
         let family = if user.is_none() { address } else { client.address };
         let (stride, peers_max) = match family {

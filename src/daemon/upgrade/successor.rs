@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use hayate_gateway::InheritedSockets as InheritedHttp;
 use hayate_state::snapshot::container::{SnapshotError, SnapshotReader};
-use hayate_state::snapshot::delta::{Delta, TAG_DELTAS};
+use hayate_state::snapshot::delta::{TAG_DELTAS, decode_deltas};
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore, TAG_SWARMS};
 use hayate_state::{Clock, Policy, Swarms};
 use hayate_udp::InheritedSockets as InheritedUdp;
@@ -232,6 +232,6 @@ fn apply_remaining(
 
 fn apply_deltas(swarms: &Swarms, policy: &Policy, clock: Clock, payload: &[u8]) -> Result<(), SnapshotError> {
     let now = clock.now().tick;
-    Delta::decode_block(payload)?.iter().for_each(|delta| swarms.apply_delta(now, policy, delta));
+    decode_deltas(payload)?.iter().for_each(|delta| swarms.apply_delta(now, policy, delta));
     Ok(())
 }

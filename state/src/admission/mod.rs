@@ -1,4 +1,5 @@
-//! The settings behind every decision about an announce. A reload publishes a new one; sockets and swarms stay.
+//! The settings behind every decision about an announce. A reload publishes a new one; sockets and swarms
+//! stay.
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -14,7 +15,7 @@ pub mod rate_limit;
 
 use std::sync::Arc;
 
-use crate::address::{self, AddressScope, PrivatePeers};
+use crate::address::{AddressScope, PrivatePeers};
 use crate::admission::access::{Access, TorrentList};
 use crate::admission::client_stats::ClientStats;
 use crate::admission::hooks::{AnnounceVisit, Hooks, RequestUrl};
@@ -147,7 +148,7 @@ impl Policy {
         if announce.port == 0 || self.refuses_port(announce.port) {
             return Err(Refusal::InvalidPort);
         }
-        let scope = address::scope_of_address(announce.address).ok_or(Refusal::InvalidAddress)?;
+        let scope = AddressScope::of(announce.address).ok_or(Refusal::InvalidAddress)?;
         if !self.admits_torrent(&announce.info_hash) {
             return Err(Refusal::UnregisteredTorrent);
         }

@@ -5,10 +5,11 @@ use hashbrown::HashSet;
 
 use super::accounting::{AMOUNT_MAX, CreditTerms, TotalsProgress, ip_columns};
 use super::anomalies::Anomaly;
+use super::columns::UserPeerPos;
 use super::peer::{Credit, Moment, NO_V4, Session, UnixSeconds, UserPeer, moment};
 use super::refusal::Refused;
 use super::site_data::SiteData;
-use super::swarm::{Swarm, UserPeerPos};
+use super::swarm::Swarm;
 use super::torrents::{AnnounceEffects, LIVE, PRUNED, TorrentInfo, TorrentState, Torrents};
 use super::users::User;
 use crate::admission::Policy;
@@ -95,7 +96,7 @@ impl Torrents {
         let may_grow = self.may_grow(request.policy.memory_max);
         let step = self.with_torrent_for_announce(info_hash, |torrent, effects| {
             request.check_torrent(&torrent.info)?;
-            if !may_grow && request.adds_peer(&self.hasher, torrent) {
+            if !may_grow && request.adds_peer(self.hasher(), torrent) {
                 effects.full = true;
                 let done = UserAnswer { torrent: torrent.info.id, tally: torrent.tally(), full: true };
                 return Ok((done, false, None));
@@ -163,16 +164,16 @@ impl Torrents {
         let (user, role) = (request.user.id, request.role());
         let swarm = swarm.get_or_insert_default();
         let completes = announce.event == Event::Completed && role == Role::Seeder;
-        let snatched = u32::from(completes && !swarm.has_seeder(&self.hasher, user));
-        let found = swarm.find(&self.hasher, user, &announce.peer_id);
+        let snatched = u32::from(completes && !swarm.has_seeder(self.hasher(), user));
+        let found = swarm.find(self.hasher(), user, &announce.peer_id);
         let update = match found.or_else(|| self.resume_session(request, row.id, swarm, effects)) {
             Some(pos) => {
                 let terms = request.terms(row);
                 let update = swarm.update(pos, |peer| request.update_peer(peer, &terms)).unwrap_or_default();
                 if announce.event == Event::Stopped {
-                    swarm.remove(&self.hasher, pos);
+                    swarm.remove(self.hasher(), pos);
                 } else {
-                    swarm.move_to_class(&self.hasher, pos, role_for_left(update.left));
+                    swarm.move_to_class(self.hasher(), pos, role_for_left(update.left));
                 }
                 update
             }
@@ -180,7 +181,7 @@ impl Torrents {
                 let peer = request.new_peer();
                 let totals = peer.session.totals();
                 if announce.event != Event::Stopped {
-                    effects.replaced = swarm.add(&self.hasher, role, peer);
+                    effects.replaced = swarm.add(self.hasher(), role, peer);
                 }
                 PeerUpdate { totals, left: announce.left, ..PeerUpdate::default() }
             }
@@ -209,8 +210,8 @@ impl Torrents {
         let mut peer = request.new_peer();
         peer.session.resume(totals, request.now);
         peer.session.heard = heard;
-        effects.replaced = swarm.add(&self.hasher, request.role(), peer);
-        swarm.find(&self.hasher, request.user.id, &request.announce.peer_id)
+        effects.replaced = swarm.add(self.hasher(), request.role(), peer);
+        swarm.find(self.hasher(), request.user.id, &request.announce.peer_id)
     }
 
     fn hand_out(

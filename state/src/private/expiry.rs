@@ -180,7 +180,7 @@ impl Torrents {
                 *walk = None;
                 return 0;
             };
-            let (looked_at, gone) = swarm.expire_slice(&self.hasher, limit, walk, most);
+            let (looked_at, gone) = swarm.expire_slice(self.hasher(), limit, walk, most);
             if swarm.len() == 0 {
                 torrent.swarm = None;
             }

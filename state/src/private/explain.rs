@@ -44,7 +44,7 @@ impl Site {
             let mine: Vec<(Role, UserPeer)> = torrent
                 .swarm
                 .iter()
-                .flat_map(|swarm| swarm.peers_of_user(&self.torrents.hasher, user))
+                .flat_map(|swarm| swarm.peers_of_user(self.torrents.hasher(), user))
                 .collect();
             (row, tally, mine)
         });

@@ -262,7 +262,7 @@ impl Torrents {
             let mut swarm = registered.swarm.take().unwrap_or_default();
             for peer in &torrent.peers {
                 // Of two with one key the one that announced later stays.
-                let pos = swarm.find(&self.hasher, peer.user, &peer.peer_id);
+                let pos = swarm.find(self.hasher(), peer.user, &peer.peer_id);
                 let later = |known: &Session| known.announced > unix_seconds(peer.announced_at);
                 if pos.and_then(|pos| swarm.session(pos)).is_some_and(later) {
                     continue;
@@ -274,9 +274,9 @@ impl Torrents {
                 };
                 peer.session.resume(totals, now);
                 if let Some(pos) = pos {
-                    swarm.remove(&self.hasher, pos);
+                    swarm.remove(self.hasher(), pos);
                 }
-                swarm.add(&self.hasher, role, peer);
+                swarm.add(self.hasher(), role, peer);
             }
             let peers = swarm.len();
             registered.swarm = Some(swarm).filter(|_| peers > 0);

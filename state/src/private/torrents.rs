@@ -3,11 +3,8 @@
 //! earlier ones on their way to the store.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crossbeam_utils::CachePadded;
 use hashbrown::HashTable;
-use parking_lot::{Mutex, MutexGuard};
 
 use super::anomalies::Anomalies;
 use super::dormant::DormantSessions;
@@ -16,24 +13,22 @@ use super::swarm::{ClassCursor, Swarm};
 use super::torrent_type::{TorrentType, TorrentTypes};
 use crate::announce::Tally;
 use crate::ids::InfoHash;
-use crate::lock_cost;
+use crate::metrics::Board;
 use crate::metrics::histogram::Histogram;
 use crate::peer_counts::PeerCounts;
 use crate::report;
 use crate::snapshot::site::Multipliers;
+use crate::store::RegisteredTorrent;
 use crate::store::record::TorrentRow;
-use crate::swarm::PREFETCH_MAX;
 use crate::table::keyed_hash::KeyedHash;
 use crate::table::prefetch::prefetch;
+use crate::table::sharded::{ShardMemory, Sharded};
 
 /// Shards; a power of two.
 pub(super) const SHARDS: usize = 4096;
-const _: () = assert!(SHARDS.is_power_of_two());
 
 /// Peers that are looked at under one lock by what goes through all of them. Large swarms take several.
 pub(super) const SLICE: usize = 1024;
-/// Octets by which a shard may have grown or shrunk before the sum is told.
-const MEMORY_STEP: usize = 512;
 
 /// `Status` of a torrent that peers are handed out of.
 pub(super) const LIVE: i32 = 0;
@@ -43,15 +38,12 @@ pub(super) const PRUNED: i32 = 1;
 /// All registered torrents.
 #[derive(Debug)]
 pub struct Torrents {
-    shards: Vec<CachePadded<Mutex<SiteShard>>>,
-    pub(super) hasher: KeyedHash,
+    shards: Sharded<SiteShard, SHARDS>,
     torrent_types: TorrentTypes,
-    /// Octets that all shards take, by our own count, but for less than [`ACCOUNT_STEP`] of each.
-    memory: CachePadded<AtomicUsize>,
     /// How long purges worked.
     pub(crate) purges: Arc<Histogram>,
     /// Announces that were not taken at their word.
-    pub(super) anomalies: Anomalies,
+    pub(super) anomalies: Arc<Anomalies>,
     pub(super) dormant: DormantSessions,
 }
 
@@ -60,8 +52,6 @@ pub struct Torrents {
 pub(super) struct SiteShard {
     torrents: HashTable<TorrentState>,
     totals: ShardTotals,
-    /// Octets of this shard that the sum of all knows of.
-    counted: usize,
     /// Announces for which there was no memory.
     full_total: u64,
     /// Peers that made place for another of the same user.
@@ -128,6 +118,21 @@ pub(super) struct TorrentInfo {
     pub(super) multipliers: Multipliers,
 }
 
+impl TorrentInfo {
+    /// The torrent of a row of the store.
+    pub(super) fn from_store(row: &RegisteredTorrent, torrent_types: &TorrentTypes) -> Self {
+        Self {
+            info_hash: row.info_hash,
+            id: row.id,
+            torrent_type: torrent_types.intern(&row.group.type_name),
+            group: row.group.id,
+            snatched: row.snatched,
+            status: row.status,
+            multipliers: row.multipliers,
+        }
+    }
+}
+
 impl TorrentState {
     pub(super) fn tally(&self) -> Tally {
         let count = |peers: usize| u32::try_from(peers).unwrap_or(u32::MAX);
@@ -146,11 +151,13 @@ impl TorrentState {
 
 impl Default for Torrents {
     fn default() -> Self {
-        let shards = (0..SHARDS).map(|_| CachePadded::default()).collect();
-        let (memory, purges) = (CachePadded::default(), Arc::new(Histogram::milliseconds()));
-        let (hasher, kinds) = (KeyedHash::new(0), TorrentTypes::default());
-        let (remarks, dormant) = (Anomalies::default(), DormantSessions::default());
-        Self { shards, hasher, torrent_types: kinds, memory, purges, anomalies: remarks, dormant }
+        Self {
+            shards: Sharded::new(KeyedHash::new(0)),
+            torrent_types: TorrentTypes::default(),
+            purges: Arc::new(Histogram::milliseconds()),
+            anomalies: Arc::default(),
+            dormant: DormantSessions::default(),
+        }
     }
 }
 
@@ -159,6 +166,11 @@ impl Torrents {
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self::default())
+    }
+
+    /// Registers the counters of announces that were not taken at their word.
+    pub fn register_metrics(&self, board: &Board) {
+        self.anomalies.register_metrics(board);
     }
 
     /// The types of the torrents.
@@ -170,7 +182,7 @@ impl Torrents {
     /// How many are registered. It takes every lock once.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().torrents.len()).sum()
+        self.shards.fold(0, |sum, shard| sum + shard.torrents.len())
     }
 
     /// Is none registered?
@@ -200,55 +212,48 @@ impl Torrents {
     /// Octets that all torrents and peers take, by our own count.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().memory()).sum()
+        self.shards.memory()
     }
 
     /// Announces answered without peers because the memory budget was used up.
     #[must_use]
     pub fn full_total(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.lock().full_total).sum()
+        self.shards.fold(0, |sum, shard| sum + shard.full_total)
     }
 
     /// Peers that made place for another one of the same user and torrent.
     #[must_use]
     pub fn replaced_total(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.lock().replaced_total).sum()
+        self.shards.fold(0, |sum, shard| sum + shard.replaced_total)
     }
 
     /// May peers be added?
     pub(super) fn may_grow(&self, octets_max: u64) -> bool {
-        octets_max == 0 || (self.memory.load(Ordering::Relaxed) as u64) < octets_max
+        octets_max == 0 || self.shards.is_below(octets_max)
     }
 
     fn totals(&self) -> ShardTotals {
-        self.shards.iter().map(|shard| shard.lock().totals).fold(ShardTotals::default(), |mut sum, sums| {
-            sum.replace(ShardTotals::default(), sums);
+        self.shards.fold(ShardTotals::default(), |mut sum, shard| {
+            sum.replace(ShardTotals::default(), shard.totals);
             sum
         })
     }
 
     /// Fetches what the announces of a batch will need into the processor's cache.
     pub(crate) fn prefetch_batch(&self, info_hashes: impl Iterator<Item = InfoHash>) {
-        let mut wanted = [(0, InfoHash::default()); PREFETCH_MAX];
-        let mut count = 0;
-        for (to, info_hash) in wanted.iter_mut().zip(info_hashes) {
-            *to = (self.hasher.info_hash(&info_hash), info_hash);
-            prefetch(self.shard(to.0));
-            count += 1;
-        }
-        let wanted = wanted.get(..count).unwrap_or_default();
-        // A shard that somebody holds is left out: nothing is worth waiting for here.
-        let visit = |work: fn(&Swarm)| {
-            for (hash, info_hash) in wanted {
-                let Some(shard) = self.shard(*hash).try_lock() else { continue };
-                let found = shard.torrents.find(*hash, |torrent| torrent.info.info_hash == *info_hash);
-                if let Some(swarm) = found.and_then(|torrent| torrent.swarm.as_deref()) {
-                    work(swarm);
-                }
-            }
-        };
-        visit(prefetch);
-        visit(Swarm::prefetch_columns);
+        let keys = info_hashes.map(|info_hash| (self.hasher().info_hash(&info_hash), info_hash));
+        self.shards.prefetch_batch(
+            keys,
+            &[
+                |shard, hash, info_hash| shard.with_swarm(hash, &info_hash, prefetch),
+                |shard, hash, info_hash| shard.with_swarm(hash, &info_hash, Swarm::prefetch_columns),
+            ],
+        );
+    }
+
+    /// The hashes of torrents and peers.
+    pub(super) fn hasher(&self) -> &KeyedHash {
+        &self.shards.hasher
     }
 
     /// Works on one torrent under its lock; `None` if it is not registered.
@@ -257,12 +262,8 @@ impl Torrents {
         info_hash: &InfoHash,
         work: impl FnOnce(&mut TorrentState) -> T,
     ) -> Option<T> {
-        let hash = self.hasher.info_hash(info_hash);
-        let mut shard = self.shard(hash).lock();
-        lock_cost::lock_taken();
-        let result = shard.work_on(hash, info_hash, work);
-        self.account_memory(&mut shard);
-        result
+        let hash = self.hasher().info_hash(info_hash);
+        self.shards.update(hash, |shard| shard.work_on(hash, info_hash, work))
     }
 
     /// The same for an announce, and counts what came of it.
@@ -271,42 +272,39 @@ impl Torrents {
         info_hash: &InfoHash,
         work: impl FnOnce(&mut TorrentState, &mut AnnounceEffects) -> T,
     ) -> Option<T> {
-        let hash = self.hasher.info_hash(info_hash);
-        let mut shard = self.shard(hash).lock();
-        lock_cost::lock_taken();
-        let mut came = AnnounceEffects::default();
-        let result = shard.work_on(hash, info_hash, |torrent| work(torrent, &mut came));
-        shard.full_total += u64::from(came.full);
-        shard.replaced_total += u64::from(came.replaced);
-        self.account_memory(&mut shard);
-        result
+        let hash = self.hasher().info_hash(info_hash);
+        self.shards.update(hash, |shard| {
+            let mut effects = AnnounceEffects::default();
+            let result = shard.work_on(hash, info_hash, |torrent| work(torrent, &mut effects));
+            shard.full_total += u64::from(effects.full);
+            shard.replaced_total += u64::from(effects.replaced);
+            result
+        })
     }
 
     /// Works on all torrents of one shard under its lock, but not on their peers. `false` takes a torrent
     /// out.
     pub(super) fn retain(&self, shard: usize, mut work: impl FnMut(&mut TorrentState) -> bool) {
-        let Some(shard) = self.shards.get(shard) else { return };
-        let mut shard = shard.lock();
-        lock_cost::lock_taken();
-        let SiteShard { torrents, totals: sums, .. } = &mut *shard;
-        let mut gone = Vec::new();
-        torrents.retain(|torrent| {
-            let before = ShardTotals::from_torrent(torrent);
-            let stays = work(torrent);
-            sums.replace(
-                before,
-                if stays { ShardTotals::from_torrent(torrent) } else { ShardTotals::default() },
-            );
-            if !stays {
-                gone.extend(torrent.swarm.take());
+        let gone = self.shards.update_nth(shard, |shard| {
+            let SiteShard { torrents, totals, .. } = shard;
+            let mut gone = Vec::new();
+            torrents.retain(|torrent| {
+                let before = ShardTotals::from_torrent(torrent);
+                let stays = work(torrent);
+                let after = if stays { ShardTotals::from_torrent(torrent) } else { ShardTotals::default() };
+                totals.replace(before, after);
+                if !stays {
+                    gone.extend(torrent.swarm.take());
+                }
+                stays
+            });
+            if torrents.capacity() > 4 * torrents.len().max(16) {
+                torrents.shrink_to(2 * torrents.len(), |torrent| {
+                    self.hasher().info_hash(&torrent.info.info_hash)
+                });
             }
-            stays
+            gone
         });
-        if torrents.capacity() > 4 * torrents.len().max(16) {
-            torrents.shrink_to(2 * torrents.len(), |torrent| self.hasher.info_hash(&torrent.info.info_hash));
-        }
-        self.account_memory(&mut shard);
-        drop(shard);
         // A large swarm is let go when nobody waits for the lock any more.
         drop(gone);
     }
@@ -314,9 +312,7 @@ impl Torrents {
     /// Begins to go through torrents of one shard: those with peers, or `all`. One that comes meanwhile may
     /// be left out.
     pub(super) fn walk_shard(&self, shard: usize, all: bool) -> ShardWalk {
-        let left = self.shards.get(shard).map(|shard| {
-            let shard = shard.lock();
-            lock_cost::lock_taken();
+        let left = self.shards.read_nth(shard, |shard| {
             let there = shard.torrents.iter().filter(|torrent| all || torrent.swarm.is_some());
             there.map(|torrent| torrent.info.info_hash).collect()
         });
@@ -330,52 +326,50 @@ impl Torrents {
         walk: &mut ShardWalk,
         mut work: impl FnMut(&mut TorrentState, &mut Option<ClassCursor>, usize) -> usize,
     ) -> bool {
-        let Some(shard) = self.shards.get(walk.shard) else { return false };
-        let mut shard = shard.lock();
-        lock_cost::lock_taken();
-        let mut most = SLICE;
-        while most > 0
-            && let Some(info_hash) = walk.remaining.last()
-        {
-            let hash = self.hasher.info_hash(info_hash);
-            let looked_at = shard.work_on(hash, info_hash, |torrent| work(torrent, &mut walk.cursor, most));
-            // One that is gone costs a little, too.
-            most = most.saturating_sub(looked_at.unwrap_or_default().max(1));
-            if looked_at.is_none() || walk.cursor.is_none() {
-                walk.remaining.pop();
-                walk.cursor = Some(ClassCursor::default());
+        // Fairly, because the next slice takes the lock again at once.
+        let more = self.shards.update_nth_fairly(walk.shard, |shard| {
+            let mut most = SLICE;
+            while most > 0
+                && let Some(info_hash) = walk.remaining.last()
+            {
+                let hash = self.hasher().info_hash(info_hash);
+                let looked_at =
+                    shard.work_on(hash, info_hash, |torrent| work(torrent, &mut walk.cursor, most));
+                // One that is gone costs a little, too.
+                most = most.saturating_sub(looked_at.unwrap_or_default().max(1));
+                if looked_at.is_none() || walk.cursor.is_none() {
+                    walk.remaining.pop();
+                    walk.cursor = Some(ClassCursor::default());
+                }
             }
-        }
-        self.account_memory(&mut shard);
-        // Whoever waits comes before the next slice, which would take the lock again at once.
-        MutexGuard::unlock_fair(shard);
-        !walk.remaining.is_empty()
+            !walk.remaining.is_empty()
+        });
+        more.unwrap_or_default()
     }
 
     /// How the torrents of one shard stand, as far as there is anything to tell; false where there is none.
     pub(crate) fn report_rows(&self, shard: usize, rows: &mut Vec<report::ReportRow>) -> bool {
-        let Some(shard) = self.shards.get(shard) else { return false };
-        let shard = shard.lock();
-        lock_cost::lock_taken();
         let row = |torrent: &TorrentState| report::ReportRow {
             info_hash: torrent.info.info_hash,
             peers: torrent.swarm.as_ref().map(|swarm| swarm.peer_counts()).unwrap_or_default(),
             completed: torrent.info.snatched,
         };
-        rows.extend(shard.torrents.iter().map(row).filter(report::ReportRow::has_counts));
-        true
+        let found = self.shards.read_nth(shard, |shard| {
+            rows.extend(shard.torrents.iter().map(row).filter(report::ReportRow::has_counts));
+        });
+        found.is_some()
     }
 
     /// The torrent with this id. It takes every lock once.
     #[must_use]
     pub fn find_by_id(&self, id: u32) -> Option<InfoHash> {
         let of = |torrent: &TorrentState| (torrent.info.id == id).then_some(torrent.info.info_hash);
-        self.shards.iter().find_map(|shard| shard.lock().torrents.iter().find_map(of))
+        self.shards.find_map(|shard| shard.torrents.iter().find_map(of))
     }
 
     /// The number of the shard of a torrent.
     pub(super) fn shard_of(&self, info_hash: &InfoHash) -> usize {
-        shard_number(self.hasher.info_hash(info_hash))
+        Sharded::<SiteShard, SHARDS>::shard_number(self.hasher().info_hash(info_hash))
     }
 
     /// Registers torrents of one shard, or changes what is known of them; their peers stay. Those that the
@@ -387,41 +381,26 @@ impl Torrents {
         generation: u32,
         is_unpruned: &dyn Fn(u32) -> bool,
     ) {
-        let Some(shard) = self.shards.get(shard) else { return };
-        let mut shard = shard.lock();
-        lock_cost::lock_taken();
-        for row in rows {
-            let pending = row.status == PRUNED && is_unpruned(row.id);
-            let row = TorrentInfo { status: if pending { LIVE } else { row.status }, ..*row };
-            let hash = self.hasher.info_hash(&row.info_hash);
-            match shard.torrents.find_mut(hash, |torrent| torrent.info.info_hash == row.info_hash) {
-                Some(torrent) => (torrent.info, torrent.generation) = (row, generation),
-                None => {
-                    let torrent = TorrentState { info: row, last_action: 0, generation, swarm: None };
-                    let hash_of = |torrent: &TorrentState| self.hasher.info_hash(&torrent.info.info_hash);
-                    shard.torrents.insert_unique(hash, torrent, hash_of);
+        let hash_of = |torrent: &TorrentState| self.hasher().info_hash(&torrent.info.info_hash);
+        self.shards.update_nth(shard, |shard| {
+            for row in rows {
+                let pending = row.status == PRUNED && is_unpruned(row.id);
+                let row = TorrentInfo { status: if pending { LIVE } else { row.status }, ..*row };
+                let hash = self.hasher().info_hash(&row.info_hash);
+                match shard.torrents.find_mut(hash, |torrent| torrent.info.info_hash == row.info_hash) {
+                    Some(torrent) => (torrent.info, torrent.generation) = (row, generation),
+                    None => {
+                        let torrent = TorrentState { info: row, last_action: 0, generation, swarm: None };
+                        shard.torrents.insert_unique(hash, torrent, hash_of);
+                    }
                 }
             }
-        }
-        self.account_memory(&mut shard);
+        });
     }
 
     /// Takes out the torrents of a shard that were not seen by this reload.
     pub(super) fn forget_others(&self, shard: usize, generation: u32) {
         self.retain(shard, |torrent| torrent.generation == generation);
-    }
-
-    fn account_memory(&self, shard: &mut SiteShard) {
-        let (counted, now) = (shard.counted, shard.memory());
-        if now.abs_diff(counted) >= MEMORY_STEP {
-            self.memory.fetch_add(now.wrapping_sub(counted), Ordering::Relaxed);
-            shard.counted = now;
-        }
-    }
-
-    fn shard(&self, hash: u64) -> &Mutex<SiteShard> {
-        #[expect(clippy::indexing_slicing, reason = "masked to the shards there are")]
-        &self.shards[shard_number(hash)]
     }
 }
 
@@ -439,6 +418,15 @@ impl SiteShard {
         Some(result)
     }
 
+    fn with_swarm(&self, hash: u64, info_hash: &InfoHash, work: fn(&Swarm)) {
+        let found = self.torrents.find(hash, |torrent| torrent.info.info_hash == *info_hash);
+        if let Some(swarm) = found.and_then(|torrent| torrent.swarm.as_deref()) {
+            work(swarm);
+        }
+    }
+}
+
+impl ShardMemory for SiteShard {
     fn memory(&self) -> usize {
         self.torrents.capacity() * (size_of::<TorrentState>() + 1) + self.totals.octets
     }
@@ -462,8 +450,4 @@ impl ShardTotals {
         self.live = self.live + after.live - before.live;
         self.octets = self.octets + after.octets - before.octets;
     }
-}
-
-fn shard_number(hash: u64) -> usize {
-    (hash >> 40) as usize & (SHARDS - 1)
 }

@@ -1,11 +1,15 @@
 //! One torrent, or some of its peers, as it lies in a snapshot. The layout is in [`swarms`](super::swarms).
 
-use crate::address;
+use crate::address::AddressScope;
 use crate::announce::{PEER_V4_LEN, PEER_V6_LEN};
 use crate::ids::{ID_LEN, InfoHash, PeerId};
 use crate::snapshot::container::SnapshotError;
 use crate::swarm::peer::{Endpoint, WirePeer};
 
+/// The tag of blocks of swarms.
+pub const TAG_SWARMS: u8 = 1;
+/// Octets from which on a block is written, because a write is a system call.
+pub(super) const BLOCK_OCTETS: usize = 128 << 10;
 /// Longest age that can be told, in seconds.
 pub(crate) const AGE_MAX: u32 = 0x7fff;
 /// Peers that are written into one entry at most, so that what a slice of a walk adds is bounded: a bucket
@@ -234,7 +238,7 @@ impl<'a> TorrentEntry<'a> {
 /// Could a peer with these octets have announced?
 pub(crate) fn is_possible<E: Endpoint>(peer: &E) -> bool {
     let address = peer.address();
-    peer.port() != 0 && address == address.to_canonical() && address::scope_of_address(address).is_some()
+    peer.port() != 0 && address == address.to_canonical() && AddressScope::of(address).is_some()
 }
 
 /// Takes octets off the front.

@@ -14,8 +14,8 @@ use crate::snapshot::container::{BlockSink, SnapshotError};
 use crate::snapshot::entry::{
     AGE_MAX, ENTRY_PEERS_MAX, PendingEntry, SavedPeer, TorrentEntry, is_possible, take_array,
 };
+use crate::snapshot::entry::{BLOCK_OCTETS, TAG_SWARMS};
 pub use crate::snapshot::site::Role;
-use crate::snapshot::swarms::{BLOCK_OCTETS, TAG_SWARMS};
 use crate::swarm::peer::WirePeer;
 
 /// Seconds that ages of one base reach over.

@@ -1,8 +1,8 @@
 //! Where records wait for the writer. Putting one there takes a short lock and never waits for anything else.
 //!
 //! A row waits once: later records of it are merged. A queue that holds as many rows as its bound has them
-//! moved to the disk by the spiller; only where the disk does not take them does it grow, and never beyond the
-//! number of rows there are.
+//! moved to the disk by the spiller; only where the disk does not take them does it grow, and never beyond
+//! the number of rows there are.
 
 use std::collections::HashSet;
 use std::sync::OnceLock;
@@ -156,7 +156,7 @@ impl Queues {
     /// Torrents are about to be read from the store.
     pub fn begin_reading(&self) -> SiteReading<'_> {
         self.unprunes.lock().acknowledged = Some(HashSet::new());
-        SiteReading(self)
+        SiteReading(&self.unprunes)
     }
 
     /// The store has heard that these torrents are live again.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::address::{self, AddressScope};
+use crate::address::AddressScope;
 use crate::admission::{PEER_INACTIVITY_SECONDS_MAX, Policy};
 use crate::announce::{Announce, PEER_V4_LEN, PEER_V6_LEN};
 use crate::clock::Tick;
@@ -105,10 +105,7 @@ pub(crate) fn have_same_address_key<E: Endpoint>(one: &E, other: &E) -> bool {
 
 /// Where a peer can be reached from, its port considered.
 pub(crate) fn scope_of_peer<E: Endpoint>(peer: &E, policy: &Policy) -> AddressScope {
-    policy.scope_with_port(
-        address::scope_of_address(peer.address()).unwrap_or(AddressScope::Hidden),
-        peer.port(),
-    )
+    policy.scope_with_port(AddressScope::of(peer.address()).unwrap_or(AddressScope::Hidden), peer.port())
 }
 
 /// A peer as it goes on the wire.

@@ -11,6 +11,7 @@ use crate::ids::InfoHash;
 use crate::table::index::SlotIndex;
 use crate::table::keyed_hash::KeyedHash;
 use crate::table::prefetch::prefetch;
+use crate::table::sharded::ShardMemory;
 use crate::table::slab::Slab;
 
 /// Entries of the queue of idle torrents that may be out of date before it is tidied, besides as many as
@@ -29,13 +30,18 @@ pub(crate) struct Shard {
     pub(super) idle: usize,
     /// Octets of the torrents' heap blocks.
     pub(super) heap: usize,
-    /// Octets of this shard that the budget knows of.
-    pub(super) counted: usize,
     pub(super) peer_counts: PeerCounts,
     /// Announces refused for lack of memory.
     pub(super) full_total: u64,
     /// Peers not stored because of `announce.peers_per_address`.
     pub(super) crowded_total: u64,
+}
+
+impl ShardMemory for Shard {
+    fn memory(&self) -> usize {
+        let queue = self.idle_queue.capacity() * size_of::<(u64, Tick)>();
+        self.index.heap() + self.torrents.heap() + queue + self.heap
+    }
 }
 
 impl Shard {
@@ -69,11 +75,6 @@ impl Shard {
         if let Some(torrent) = self.likely_torrent(hash) {
             torrent.prefetch_peers();
         }
-    }
-
-    pub(super) fn memory(&self) -> usize {
-        let queue = self.idle_queue.capacity() * size_of::<(u64, Tick)>();
-        self.index.heap() + self.torrents.heap() + queue + self.heap
     }
 
     pub(super) fn announce(

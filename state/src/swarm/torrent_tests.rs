@@ -44,7 +44,7 @@ impl LoneTorrent {
             event,
             num_want,
         };
-        let scope = crate::address::scope_of_address(announce.address).unwrap();
+        let scope = crate::address::AddressScope::of(announce.address).unwrap();
         let (hasher, policy) = (&self.hasher, &self.policy);
         let context =
             AnnounceContext { now: Tick(1), policy, hasher, scope, announce: &announce, may_grow: true };

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use crate::address::{self, AddressScope};
+use crate::address::AddressScope;
 use crate::ids::{ID_LEN, InfoHash};
 use crate::swarm::peer::Endpoint;
 
@@ -52,7 +52,7 @@ impl KeyedHash {
 
     /// The limit of peers at the address of `peer`; never for private and loopback addresses.
     pub(crate) fn peers_limit<E: Endpoint>(&self, peer: &E) -> Option<usize> {
-        let public = || address::scope_of_address(peer.address()) == Some(AddressScope::Public);
+        let public = || AddressScope::of(peer.address()) == Some(AddressScope::Public);
         (self.peers_per_address > 0 && public()).then_some(usize::from(self.peers_per_address))
     }
 

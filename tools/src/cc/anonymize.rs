@@ -7,7 +7,7 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use hayate_state::address::{self, AddressScope};
+use hayate_state::address::AddressClass;
 use hayate_state::snapshot::plain;
 use hayate_state::snapshot::site::{Multipliers, SiteSnapshot};
 use rand::distr::Alphanumeric;
@@ -99,7 +99,7 @@ fn random_v4(random: &mut StdRng) -> Ipv4Addr {
     loop {
         // Seven of eight are public.
         let address = Ipv4Addr::from_bits(random.random());
-        if address::scope_of_address(address.into()) == Some(AddressScope::Public) {
+        if AddressClass::of(address.into()).is_public() {
             return address;
         }
     }

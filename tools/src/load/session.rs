@@ -144,8 +144,8 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// Whether no valid reply was counted for ten seconds. Errors do not count: connections that break one after
-    /// the other are silence too.
+    /// Whether no valid reply was counted for ten seconds. Errors do not count: connections that break one
+    /// after the other are silence too.
     pub fn is_long(&mut self, now: u64, counts: &Counts) -> bool {
         let replies = counts.replies();
         if replies != self.replies {

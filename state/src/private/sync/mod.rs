@@ -24,17 +24,6 @@ use crate::store::{Backend, Queues, Record, Set, SiteReading, SiteRow, Store, St
 use loading::LoadingSet;
 use metrics::SyncMetrics;
 
-/// All sets, in the order in which they are read.
-pub(super) const SETS: [Set; 8] = [
-    Set::Users,
-    Set::HitAndRuns,
-    Set::Torrents,
-    Set::Freeleech,
-    Set::GlobalFreeleech,
-    Set::Clients,
-    Set::Tokens,
-    Set::Deletions,
-];
 /// Rows that are read between two pauses.
 const ROWS_SLICE: usize = 64;
 /// Changes that wait for the site sync at most.
@@ -94,7 +83,7 @@ impl SiteSync {
     /// # Errors
     /// When one of them cannot be read.
     pub fn load_sets(&mut self, clock: &Clock) -> Result<(), StoreError> {
-        SETS.into_iter().try_for_each(|set| self.read_set(set, &mut Pace::unpaced(clock)))?;
+        Set::RELOADED.into_iter().try_for_each(|set| self.read_set(set, &mut Pace::unpaced(clock)))?;
         self.correct_counts()
     }
 
@@ -105,7 +94,7 @@ impl SiteSync {
     /// When one of the sets cannot be read.
     pub fn load_sets_early(&mut self, clock: &Clock) -> Result<(), StoreError> {
         self.is_early = true;
-        SETS.into_iter().try_for_each(|set| self.read_set(set, &mut Pace::unpaced(clock)))
+        Set::RELOADED.into_iter().try_for_each(|set| self.read_set(set, &mut Pace::unpaced(clock)))
     }
 
     /// Records how swarms stand whose counts in the store are others: they are those of an earlier run, whose
@@ -129,7 +118,7 @@ impl SiteSync {
 
     /// Reads all sets, beside a tracker that serves. What cannot be read stays as it is.
     pub fn reload_sets(&mut self, clock: &Clock, stopping: &AtomicBool) {
-        for set in SETS {
+        for set in Set::RELOADED {
             let result = self.read_set(set, &mut Pace::in_background(clock, stopping));
             if stopping.load(Ordering::Acquire) {
                 return;
@@ -243,7 +232,7 @@ impl SiteSync {
         let mut rows = 0;
         let Some(store) = &mut self.store else { return Ok(()) };
         let skipped = store.read_rows(set, &mut |line| {
-            loaded.push_row(line, &self.site);
+            loaded.push_row(line, &self.site.torrents);
             rows += 1;
             if rows % ROWS_SLICE == 0 {
                 // When the tracker stops, the rest is read at once and thrown away.
@@ -251,7 +240,7 @@ impl SiteSync {
             }
         })?;
         if skipped > 0 {
-            log::warn!("{skipped} rows of {} cannot be read and are left out", set_name(set));
+            log::warn!("{skipped} rows of {} cannot be read and are left out", set.name());
         }
         pace.pause().map_err(|error| StoreError::Lost { text: error.to_string(), in_doubt: false })?;
         self.publish_set(loaded, &reading, pace);
@@ -316,21 +305,6 @@ impl SiteSync {
         }
         let count = shards.iter().map(Vec::len).sum::<usize>();
         self.metrics.torrents.store(count as u64, Ordering::Relaxed);
-    }
-}
-
-/// The word for a set in logs and metrics.
-pub(super) fn set_name(set: Set) -> &'static str {
-    match set {
-        Set::Users => "users",
-        Set::HitAndRuns => "hit_and_runs",
-        Set::Torrents => "torrents",
-        Set::Freeleech => "groups_freeleech",
-        Set::GlobalFreeleech => "global_freeleech",
-        Set::Clients => "clients",
-        Set::Tokens => "tokens",
-        Set::Deletions => "deletions",
-        Set::Counts => "counts",
     }
 }
 
