@@ -1,13 +1,13 @@
-//! hayate, the daemon: command line, configuration, signals, start and stop. It wires the rooms together and
+//! hayate, the daemon: command line, configuration, signals, start and stop. It wires the crates together and
 //! decides nothing about announces.
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`commands`] | the command line, and what each command does, except to serve |
-//! | [`config`] | `tracker.json`: every knob, its checks, its translation for the rooms |
+//! | [`commands`] | the command line, and what each command does, except serving |
+//! | [`config`] | `tracker.json`: every setting, its checks, its translation for the crates |
 //! | [`import`] | configurations and lists of other trackers |
 //! | [`daemon`] | start, serve, reload, upgrade, stop |
-//! | [`admin`] | questions and changes over HTTP |
+//! | [`admin`] | the admin API: questions and changes over HTTP |
 //! | [`process`] | what belongs to the process: lock, privileges, log, limits, key |
 //!
 //! Absent on purpose: anything about the wire, swarms, or who may announce.
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     code
 }
 
-/// The error and its causes, each said once: some errors name their cause themselves.
+/// Returns the texts of the error and its causes, each once: some errors name their cause themselves.
 fn error_text(error: &anyhow::Error) -> String {
     let mut words = String::new();
     for cause in error.chain().map(ToString::to_string) {

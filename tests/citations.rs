@@ -1,5 +1,4 @@
-//! Whatever a comment, a test or a page cites can be looked up here: the document is in the repository, and
-//! so is its anchor.
+//! Every document that a comment, a test or a page cites is in the repository, and so is its anchor.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -9,7 +8,7 @@ use crate::tidy::{files, root};
 /// Files that may cite a document: all that are text.
 const CITING: &[&str] =
     &[".rs", ".md", ".toml", ".json", ".yaml", ".py", ".mjs", ".swarm", ".sql", ".txt", "Makefile", "setup"];
-/// How the name of a document ends.
+/// The ending of the name of a document.
 const ENDING: &str = ".md";
 
 /// A document and perhaps an anchor in it, as a text cites them. An empty name is the text itself.
@@ -23,14 +22,14 @@ fn is_of_name(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || "_-./".contains(letter)
 }
 
-/// The anchor behind a `#` at the beginning of `text`.
+/// Returns the anchor after a `#` at the beginning of `text`.
 fn anchor(text: &str) -> Option<String> {
     let text = text.strip_prefix('#')?;
     let anchor: String = text.chars().take_while(|c| c.is_alphanumeric() || "-_".contains(*c)).collect();
     (!anchor.is_empty()).then_some(anchor)
 }
 
-/// What a text cites, in any order; addresses on the web are left out.
+/// Returns what a text cites, in any order, without addresses on the web.
 fn citations(text: &str) -> Vec<Citation> {
     let named = text.match_indices(ENDING).filter_map(|(at, _)| {
         let (before, after) = (&text[..at], &text[at + ENDING.len()..]);
@@ -45,7 +44,7 @@ fn citations(text: &str) -> Vec<Citation> {
     named.chain(own).collect()
 }
 
-/// The document that `cited` means in the file `from`: beside it, from the root, or from `docs`.
+/// Returns the document that `cited` means in the file `from`: beside it, from the root, or from `docs`.
 fn document(from: &Path, cited: &str) -> Option<PathBuf> {
     if cited.is_empty() {
         return Some(from.to_owned());
@@ -54,7 +53,7 @@ fn document(from: &Path, cited: &str) -> Option<PathBuf> {
     folders.into_iter().map(|folder| folder.join(cited)).find(|path| path.is_file())
 }
 
-/// The anchors of a page: its headings, as GitHub makes anchors of them.
+/// Returns the anchors of a page: its headings, as GitHub makes anchors of them.
 fn anchors(page: &str) -> HashSet<String> {
     let mut in_code = false;
     let headings = page.lines().filter(|line| {
@@ -69,7 +68,7 @@ fn anchors(page: &str) -> HashSet<String> {
     headings.map(anchor).collect()
 }
 
-/// Why a citation in the file `from` cannot be looked up, if so.
+/// Returns why a citation in the file `from` cannot be looked up, if it cannot.
 fn complaint(from: &Path, citation: &Citation) -> Option<String> {
     let Citation { name, anchor } = citation;
     let Some(path) = document(from, name) else { return Some(format!("{name} is not in the repository")) };
@@ -81,7 +80,7 @@ fn complaint(from: &Path, citation: &Citation) -> Option<String> {
 #[test]
 fn every_document_and_anchor_that_is_cited_is_in_the_repository() {
     let (mut complaints, mut seen) = (Vec::new(), 0);
-    // This file has examples of what is not.
+    // This file has examples of citations that are wrong.
     for path in files(root(), CITING).into_iter().filter(|path| !path.ends_with("tests/citations.rs")) {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         for citation in citations(&text) {

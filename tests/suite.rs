@@ -1,13 +1,13 @@
-//! Tests of the whole, beside those of each crate.
+//! Tests of the whole program, besides those of each crate.
 //!
 //! | module | what it tests |
 //! |---|---|
 //! | `rules` | what clients and users rely on, over UDP and HTTP, in every mode: `docs/rules` |
 //! | `operations` | what operators rely on: processes, reloads, upgrades, faults |
-//! | `tools` | the programs beside the daemon |
+//! | `tools` | the programs besides the daemon |
 //! | `clients` | real BitTorrent clients in network namespaces |
 //! | `kit` | daemons, servers and fixtures that the tests share |
-//! | `tidy`, `citations` | the tree itself: borders, names, maps, documents |
+//! | `tidy`, `citations` | the tree itself: boundaries, names, maps, documents |
 
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! What no compiler checks: borders between rooms, sizes, and that no trace of a machine is in the tree.
+//! What no compiler checks: boundaries between crates, sizes, and that no trace of a machine is in the tree.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every file below `folder` with one of these endings; not what was built.
+/// Returns every file below `folder` with one of these endings, except build output.
 pub(crate) fn files(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -36,7 +36,7 @@ fn rust_files() -> Vec<(PathBuf, String)> {
     ROOMS.iter().flat_map(|room| files(&root().join(room), &[".rs"])).map(read).collect()
 }
 
-/// What a room's Cargo.toml names.
+/// Returns the dependencies in a crate's Cargo.toml.
 fn dependencies(room: &str) -> Vec<String> {
     let manifest = std::fs::read_to_string(root().join(room).join("Cargo.toml")).unwrap();
     let section = manifest.split("[dependencies]").nth(1).unwrap();
@@ -55,7 +55,7 @@ fn arrows_between_rooms_go_one_way() {
 }
 
 #[test]
-fn layers_of_a_door_know_only_those_before_them() {
+fn layers_of_a_server_know_only_those_before_them() {
     for (layer, strangers) in [
         ("udp/src/wire", &["crate::engine", "crate::server", "crate::connection_id", "mio", "libc"][..]),
         ("udp/src/engine.rs", &["crate::server", "mio::", "libc::", "socket2"]),

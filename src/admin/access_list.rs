@@ -1,4 +1,5 @@
-//! The list of torrents: changed in force and in its file, so that a reload and a restart keep the change.
+//! The list of torrents. A change goes to the list in force and to its file, so that a reload and a restart
+//! keep it.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,34 +12,34 @@ use parking_lot::{Mutex, MutexGuard};
 use super::query::AdminQuery;
 use super::{AdminContext, Answer, failure};
 
-/// How long an upgrade waits for whoever has the list: a disk of the network may hang.
+/// Longest time that an upgrade waits for a change or a reload of the list: a network disk may hang.
 const UPGRADE_WAIT_MAX: Duration = Duration::from_secs(2);
-/// How long a change of the list waits likewise.
+/// Longest time that a change of the list waits for another one or a reload.
 const CHANGE_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// Where the list is kept, and whose turn it is to change it.
+/// The file of the list, and the lock on changes of the list.
 #[derive(Debug, Default)]
 pub(crate) struct AccessListFile {
     change_lock: Mutex<()>,
-    /// A successor has read the list, or is about to.
+    /// A successor has read the list, or is about to: no changes are accepted.
     closed: AtomicBool,
     path: Mutex<Option<PathBuf>>,
 }
 
 impl AccessListFile {
-    /// The list is kept in this file.
+    /// Sets the file of the list.
     pub(crate) fn set_path(&self, path: Option<PathBuf>) {
         *self.path.lock() = path;
     }
 
-    /// While this is held nobody else changes the list: a reload holds it from its reading of the file to the
-    /// publication of what it has read.
+    /// Locks changes of the list. A reload holds this lock from reading the file until the list is
+    /// published.
     pub(crate) fn lock_changes(&self) -> MutexGuard<'_, ()> {
         self.change_lock.lock()
     }
 
-    /// From now on nobody changes the list: a successor would not know of it. False, and nothing has
-    /// changed, if somebody is at it for too long.
+    /// Refuses changes of the list from now on: a successor would not know of them. Returns false, and keeps
+    /// accepting changes, if a change or reload that is under way takes too long.
     pub(crate) fn close_for_upgrade(&self) -> bool {
         let turn = self.change_lock.try_lock_for(UPGRADE_WAIT_MAX);
         if turn.is_some() {
@@ -47,7 +48,7 @@ impl AccessListFile {
         turn.is_some()
     }
 
-    /// It may be changed again.
+    /// Accepts changes of the list again.
     pub(crate) fn reopen(&self) {
         self.closed.store(false, Ordering::Relaxed);
     }
@@ -58,8 +59,8 @@ impl AccessListFile {
 }
 
 impl AdminContext {
-    /// Puts torrents on the list, or takes them off it: all of them or, where the file cannot be
-    /// written, none.
+    /// Adds torrents to the list, or removes them from it: all of them, or none if the file cannot be
+    /// written.
     pub(super) fn change_list(&self, query: &AdminQuery, listed: bool, source: &str) -> Answer {
         let info_hashes = match query.info_hashes("info_hash") {
             Ok(info_hashes) => info_hashes,
@@ -108,7 +109,7 @@ impl AdminContext {
         (200, said.iter().map(line).collect())
     }
 
-    /// The list in force, one torrent a line.
+    /// Returns the list in force, one torrent a line.
     pub(super) fn show_list(&self) -> Answer {
         let policy = self.policy.current();
         let Some(list) = policy.access.list() else {

@@ -31,10 +31,10 @@ pub(crate) use self::query::TorrentName;
 use self::site::SiteAdmin;
 use crate::config::settings::AdminToken;
 
-/// Status and text.
+/// Status and text of a reply.
 type Answer = (u16, String);
 
-/// Who answers.
+/// Answers the requests of the admin API.
 pub(crate) struct AdminApi {
     /// Compared instead of the token, so that the time it takes tells nothing about it.
     token: [u8; 32],
@@ -43,7 +43,7 @@ pub(crate) struct AdminApi {
     site: Option<SiteAdmin>,
 }
 
-/// What the desk asks and changes.
+/// What the admin API reads and changes.
 pub(crate) struct AdminContext {
     pub(crate) policy: Arc<Published<Policy>>,
     pub(crate) access_list: Arc<AccessListFile>,
@@ -56,7 +56,7 @@ impl AdminApi {
         Self { token: sha256(&token.0), context, site: None }
     }
 
-    /// The same in mode private.
+    /// Adds the paths of mode private.
     pub(crate) fn with_site(
         self,
         grace_seconds: u32,

@@ -1,4 +1,4 @@
-//! What a request says: names and values, decoded.
+//! The parameters of a request: names and values, decoded.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use hayate_state::ids::ID_LEN;
 use hayate_state::private::admin::PASSKEY_MAX;
 use hayate_state::query;
 
-/// A torrent, as people name it.
+/// A torrent as operators name it: by info_hash or by id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TorrentName {
     Hash(InfoHash),
@@ -35,7 +35,7 @@ impl fmt::Display for TorrentName {
     }
 }
 
-/// What a request says, in its order.
+/// The parameters of a request, in the order of its query.
 pub(super) struct AdminQuery(Vec<(String, Vec<u8>)>);
 
 impl AdminQuery {
@@ -47,7 +47,7 @@ impl AdminQuery {
         Self(pairs.collect())
     }
 
-    /// Of several values the last.
+    /// Returns the last value of this name.
     fn value(&self, name: &str) -> Option<&Vec<u8>> {
         self.0.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value)
     }
@@ -73,13 +73,13 @@ impl AdminQuery {
         self.optional(name)?.map(read).transpose()
     }
 
-    /// Twenty octets, or forty hexadecimal digits.
+    /// Reads an info_hash of 20 octets or 40 hexadecimal digits.
     pub(super) fn info_hash(&self, name: &str) -> Result<InfoHash, String> {
         let value = self.value(name).ok_or_else(|| format!("{name} is missing"))?;
         info_hash(name, value)
     }
 
-    /// Twenty octets, forty hexadecimal digits, or a number.
+    /// Reads a torrent: 20 octets, 40 hexadecimal digits, or an id.
     pub(super) fn torrent(&self, name: &str) -> Result<TorrentName, String> {
         let value = self.value(name).ok_or_else(|| format!("{name} is missing"))?;
         let id = str::from_utf8(value).ok().filter(|text| text.len() < 20).and_then(|text| text.parse().ok());
@@ -89,7 +89,7 @@ impl AdminQuery {
         }
     }
 
-    /// Several of them in one value, each behind the other, as octets or as digits.
+    /// Reads several info_hashes from one value, one after the other, as octets or as digits.
     pub(super) fn joined_info_hashes(&self, name: &str) -> Result<Vec<InfoHash>, String> {
         let value = self.value(name).ok_or_else(|| format!("{name} is missing"))?;
         let digits = 2 * ID_LEN;
@@ -98,7 +98,7 @@ impl AdminQuery {
         value.chunks(each).map(|value| info_hash(name, value)).collect()
     }
 
-    /// Several passkeys in one value: 32 characters each, or with commas between them.
+    /// Reads several passkeys from one value: 32 characters each, or separated by commas.
     pub(super) fn passkeys(&self, name: &str) -> Result<Vec<String>, String> {
         let text = self.text(name)?;
         if text.contains(',') || text.len() < PASSKEY_MAX {
@@ -111,7 +111,7 @@ impl AdminQuery {
         Ok(each.map(|passkey| String::from_utf8_lossy(passkey).into_owned()).collect())
     }
 
-    /// All of that name, at least one.
+    /// Reads all info_hashes of this name, at least one.
     pub(super) fn info_hashes(&self, name: &str) -> Result<Vec<InfoHash>, String> {
         let values = self.0.iter().filter(|(known, _)| known == name).map(|(_, value)| value);
         let info_hashes = values.map(|value| info_hash(name, value)).collect::<Result<Vec<_>, _>>()?;

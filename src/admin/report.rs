@@ -1,4 +1,4 @@
-//! What is out there: an export of all torrents, and reports of clients, torrents and offenders.
+//! The export of all torrents on demand, and reports of clients, torrents and offenders.
 
 use hayate_state::admission::rate_limit::Offender;
 use hayate_state::ids::ClientId;
@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use super::query::AdminQuery;
 use super::{AdminContext, Answer, failure};
 
-/// Rows of a report where nobody says how many.
+/// Rows of a report if the request does not say how many.
 const TOP_DEFAULT: u32 = 20;
-/// Rows of a report at most.
+/// Most rows of a report.
 const TOP_MAX: u32 = 1000;
 
 impl AdminContext {
@@ -90,7 +90,7 @@ fn torrent_json(ReportRow { info_hash, peers, completed }: &ReportRow) -> Value 
     })
 }
 
-/// How many rows are wanted.
+/// Returns the number of rows that the request wants.
 fn rows_wanted(query: &AdminQuery) -> Result<usize, String> {
     let top = query.number("top")?.unwrap_or(TOP_DEFAULT);
     if !(1..=TOP_MAX).contains(&top) {

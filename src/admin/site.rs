@@ -12,7 +12,7 @@ use hayate_state::{Policy, Published};
 use super::query::{AdminQuery, TorrentName};
 use super::{Answer, failure};
 
-/// Why Gazelle's back end deletes a torrent, by its numbers.
+/// The reasons for deleting a torrent, by the numbers of Gazelle's back end.
 const REASONS: [&str; 21] = [
     "Dupe",
     "Trump",
@@ -36,20 +36,20 @@ const REASONS: [&str; 21] = [
     "User Compilation",
     "User Request",
 ];
-/// What a site has where the back end does not say.
+/// The type of a torrent if the back end does not name one.
 const TYPE_DEFAULT: &str = "music";
 
-/// Who answers for a site.
+/// Answers the requests about a site.
 pub(super) struct SiteAdmin {
     pub(super) grace_seconds: u32,
     pub(super) site: Arc<Site>,
-    /// Set when the clerk works.
+    /// Set once the site sync runs.
     pub(super) admin_queue: Arc<OnceLock<AdminQueue>>,
     pub(super) policy: Arc<Published<Policy>>,
 }
 
 impl SiteAdmin {
-    /// Changes the site; the clerk logs what was done, and writes it to the audit.
+    /// Changes the site. The site sync logs what was done and writes it to the audit.
     pub(super) fn update(&self, query: &AdminQuery, source: &str) -> Answer {
         let admin_command = match query.admin_command(self.grace_seconds) {
             Ok(admin_command) => admin_command,
@@ -65,7 +65,7 @@ impl SiteAdmin {
         };
         let asked = admin_queue.run_command(admin_command.clone(), source);
         if let (Ok(_), AdminCommand::AnnounceInterval(announce_seconds)) = (&asked, admin_command) {
-            // Until the next reload, which takes what the configuration says.
+            // Until the next reload, which restores the value of the configuration.
             self.policy.publish(Policy { announce_seconds, ..Policy::clone(&self.policy.current()) });
         }
         match asked {
@@ -163,7 +163,7 @@ impl AdminQuery {
         })
     }
 
-    /// `on`, which has to be said.
+    /// Reads `on`, which is required.
     fn required_on(&self) -> Result<bool, String> {
         self.flag("on")?.ok_or_else(|| "on is missing".to_owned())
     }
@@ -196,14 +196,14 @@ impl AdminQuery {
         }
     }
 
-    /// How a new torrent counts.
+    /// Reads the multipliers of a new torrent.
     fn multipliers(&self) -> Result<Multipliers, String> {
         let (up, down) = self.factors()?;
         Ok(Multipliers { up: up.unwrap_or(1.0), down: down.unwrap_or(1.0) })
     }
 
-    /// What is said of how uploads and downloads count. Gazelle says 1 for freeleech and 2 for what counts
-    /// neither way; others may say multipliers.
+    /// Reads the multipliers that the request names. Gazelle sends 1 for freeleech and 2 for torrents that
+    /// count neither way; other back ends may send multipliers.
     fn factors(&self) -> Result<(Option<f64>, Option<f64>), String> {
         let known = match self.number("freetorrent")? {
             None => None,
@@ -216,7 +216,7 @@ impl AdminQuery {
         Ok((up.or(known.map(|(up, _)| up)), down.or(known.map(|(_, down)| down))))
     }
 
-    /// A text, or a number of Gazelle's.
+    /// Reads the reason: a text, or one of Gazelle's numbers.
     fn reason(&self) -> Result<String, String> {
         let Some(reason) = self.optional("reason")? else { return Ok(String::new()) };
         if reason.len() > REASON_MAX {
@@ -227,10 +227,10 @@ impl AdminQuery {
     }
 }
 
-/// May clients come back after so many seconds?
+/// Checks whether clients may be told to come back after this number of seconds.
 fn check_interval(seconds: u32, policy: &Policy) -> Result<(), String> {
     let least = policy.min_announce_seconds.max(1);
-    // A peer that comes back in time must not be taken for one that is gone.
+    // A peer that comes back in time must not have been removed as inactive.
     let most = policy.peer_inactivity_seconds.saturating_sub(policy.announce_drift_seconds).saturating_sub(1);
     if (least..=most).contains(&seconds) {
         return Ok(());

@@ -37,7 +37,7 @@ const EXAMPLES: &str = "Examples:
 Environment: HAYATE__UDP__WORKERS=2 stands for the key udp.workers; RUST_LOG sets what is logged.
 Exit: 0 clean stop or success, 1 any error, 2 wrong command line, 3 imported, with something to look at.";
 
-/// How the output looks.
+/// Options of the output.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct OutputOptions {
     /// Log more; wins over RUST_LOG and log.level.
@@ -59,7 +59,7 @@ pub(crate) struct OutputOptions {
 pub(crate) enum Command {
     /// Serve, as without a command.
     Run,
-    /// Read and check the configuration and all it names; open nothing.
+    /// Read and check the configuration and all files that it names; open no sockets.
     CheckConfig,
     /// Print the configuration in force as JSON, secrets masked; on stderr, where it came from.
     PrintConfig,
@@ -97,7 +97,7 @@ pub(crate) enum Command {
     /// admin.token_file).
     #[command(subcommand)]
     Access(AccessCommand),
-    /// Have the running tracker write the figures of all torrents to export.path (needs admin.token_file).
+    /// Have the running tracker write the counts of all torrents to export.path (needs admin.token_file).
     Export,
     /// Ask the running tracker about its clients, torrents, or those who ask too often (needs
     /// admin.token_file).
@@ -109,22 +109,22 @@ pub(crate) enum Command {
         #[arg(long, default_value = "2m", value_parser = duration_arg)]
         timeout: Duration,
     },
-    /// Make a tracker.json of chihaya's YAML, or of kuroneko's config.json; on stderr, what became of each
-    /// key. Exit 3: done, but something is changed or dropped.
+    /// Make a tracker.json from chihaya's YAML or kuroneko's config.json; report on stderr what became of
+    /// each key. Exit code 3: done, but something was changed or dropped.
     ImportConfig {
         /// The configuration of the other tracker.
         file: PathBuf,
-        /// The file to write; stdout if not said.
+        /// The file to write [default: stdout].
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Merge lists of torrents of opentracker, aquatic or chihaya into one for access.path. Exit 3: done, but
-    /// there are lines that are no info_hash.
+    /// Merge lists of torrents of opentracker, aquatic or chihaya into one for access.path. Exit code 3:
+    /// done, but there are lines that are no info_hash.
     ImportLists {
         /// The lists.
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// The file to write; stdout if not said.
+        /// The file to write [default: stdout].
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
@@ -147,19 +147,19 @@ pub(crate) enum Command {
     E2e(E2e),
 }
 
-/// What to send by hand.
+/// The request to send.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Probe {
-    /// Announce a peer and print whom the tracker hands out.
+    /// Announce a peer and print the peers that the tracker hands out.
     Announce(ProbeAnnounce),
-    /// Ask how swarms stand.
+    /// Ask for the counts of swarms.
     Scrape(ProbeScrape),
 }
 
-/// Where and how to ask.
+/// Where and how to send the request.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Target {
-    /// The tracker: udp://HOST:PORT[/PATH], http://... or https://... up to and with /announce.
+    /// The tracker: udp://HOST:PORT[/PATH], http://... or https://... up to and including /announce.
     pub(crate) url: String,
     /// Ask over IPv4 only.
     #[arg(short = '4', long, conflicts_with = "ipv6")]
@@ -197,10 +197,10 @@ pub(crate) struct ProbeAnnounce {
     /// What the peer says happened.
     #[arg(long, value_enum, default_value_t = ProbeEvent::None)]
     pub(crate) event: ProbeEvent,
-    /// Peers wanted; the tracker chooses if not said.
+    /// Peers wanted [default: the tracker chooses].
     #[arg(long)]
     pub(crate) numwant: Option<u16>,
-    /// The peer's id, up to 20 characters; random if not said.
+    /// The peer's id, up to 20 characters [default: random].
     #[arg(long)]
     pub(crate) peer_id: Option<String>,
     /// The address the peer claims.
@@ -248,13 +248,13 @@ pub(crate) struct E2e {
     /// Pause between the announces of the two peers.
     #[arg(long, default_value = "1s", value_parser = duration_arg)]
     pub(crate) delay: Duration,
-    /// The torrent, for trackers that serve registered ones only; a fresh random one per protocol if not
-    /// said.
+    /// The torrent, for trackers that serve only registered ones [default: a new random one for each
+    /// protocol].
     #[arg(long, value_name = "HEX")]
     pub(crate) infohash: Option<InfoHash>,
 }
 
-/// Whole seconds, or a text like `300ms`.
+/// Reads whole seconds, or a text such as `300ms`.
 fn duration_arg(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().map(Duration::from_secs);
     seconds

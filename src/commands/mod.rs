@@ -1,10 +1,10 @@
-//! What each command does, except to serve.
+//! What each command does, except serving.
 //!
 //! | module | what is in it |
 //! |---|---|
 //! | [`cli`] | the command line |
 //! | [`remote`] | commands that ask the running tracker |
-//! | [`site`] | users, torrents, clients of a site |
+//! | [`site`] | users, torrents and clients of a site |
 
 pub(crate) mod cli;
 mod remote;
@@ -32,10 +32,10 @@ use crate::process::lock::{Holder, LockView};
 use crate::process::logging;
 use crate::{daemon, import};
 
-/// Carries out the command line, and says with which code the process ends.
+/// Runs the command line, and returns the exit code of the process.
 ///
 /// # Errors
-/// Whatever the operator has to know; it is the last line and the exit code is 1.
+/// When the command fails. The error is printed as the last line, and the exit code is 1.
 pub(crate) fn run(line: &CommandLine) -> anyhow::Result<ExitCode> {
     match &line.command {
         Some(Command::ImportConfig { file, output }) => {
@@ -50,7 +50,7 @@ pub(crate) fn run(line: &CommandLine) -> anyhow::Result<ExitCode> {
 
 fn run_command(line: &CommandLine, command: Option<&Command>) -> anyhow::Result<()> {
     match command {
-        // They end in a way of their own.
+        // These are handled in `run`, for they have exit codes of their own.
         Some(Command::ImportConfig { .. } | Command::ImportLists { .. }) => Ok(()),
         None | Some(Command::Run) => daemon::serve(&config_source(line)?, &line.output),
         Some(Command::CheckConfig) => check_config(line),
@@ -90,10 +90,10 @@ fn run_command(line: &CommandLine, command: Option<&Command>) -> anyhow::Result<
     }
 }
 
-/// Time between two looks at whether an upgrade is done.
+/// Time between two checks whether an upgrade is done.
 const UPGRADE_POLL: Duration = Duration::from_millis(50);
 
-/// Where the configuration is read from.
+/// Returns where the configuration is read from.
 fn config_source(line: &CommandLine) -> anyhow::Result<Source> {
     let environment = Environment::from_variables(std::env::vars_os()).context(NOT_READ)?;
     Source::new(line.config.as_deref(), environment).context(NOT_READ)
@@ -104,8 +104,8 @@ fn read_settings(line: &CommandLine) -> anyhow::Result<(Config, Settings)> {
     config_source(line)?.read_settings(&NoFetch).context(NOT_READ)
 }
 
-/// The settings for a command that works in `state_dir`: root works there as the user that the tracker
-/// becomes, who might have put a link of any name into it.
+/// Returns the settings for a command that works in `state_dir`. If this process is root, it becomes the user
+/// of the tracker first, who might have put links of any name into that folder.
 fn settings_as_user(line: &CommandLine) -> anyhow::Result<Settings> {
     let (_, settings) = read_settings(line)?;
     if let Some(identity) = settings.identity.as_ref().filter(|_| nix::unistd::geteuid().is_root()) {
@@ -127,7 +127,7 @@ fn check_config(line: &CommandLine) -> anyhow::Result<()> {
     print(b"the configuration is good\n")
 }
 
-/// What a checker may miss in replies.
+/// Returns a note about what tools that check trackers may miss in replies.
 fn note_of_peer_ids(document: &Document) -> Option<&'static str> {
     let Document { mode, http, announce, .. } = document;
     let by_http = !http.addr.is_off() || !http.https_addr.is_off() || !http.unix_socket.is_empty();
@@ -167,7 +167,7 @@ fn migrate(line: &CommandLine, print_only: bool) -> anyhow::Result<()> {
     print(format!("{} is ready\n", backend.dsn()).as_bytes())
 }
 
-/// Asks the tracker that runs in the same `state_dir` to hand over, and waits for what becomes of it.
+/// Asks the tracker that runs in the same `state_dir` to hand over, and waits for the outcome.
 fn upgrade(line: &CommandLine, timeout: Duration) -> anyhow::Result<()> {
     let settings = settings_as_user(line)?;
     let folder = &settings.storage.state_dir;
@@ -199,7 +199,7 @@ fn upgrade(line: &CommandLine, timeout: Duration) -> anyhow::Result<()> {
     bail!("process {pid} still serves; its log says why")
 }
 
-/// Prints what an import reports, and what it has made unless that is in a file.
+/// Prints the report of an import, and its result unless that was written to a file.
 fn print_import(report: ImportReport) -> anyhow::Result<ExitCode> {
     report.lines.iter().for_each(|line| eprint(line));
     let imported = report.result?;
@@ -221,7 +221,7 @@ fn man() -> anyhow::Result<()> {
     print(&page)
 }
 
-/// One page: the command line as a whole, then a section for each command.
+/// Writes the manual page: the command line as a whole, then a section for each command.
 fn manual(page: &mut Vec<u8>) -> std::io::Result<()> {
     let line = CommandLine::command();
     clap_mangen::Man::new(line.clone()).render(page)?;
@@ -246,18 +246,18 @@ fn manual_section(above: &str, command: &clap::Command, page: &mut Vec<u8>) -> s
 /// Writes to stdout.
 ///
 /// # Errors
-/// When that cannot be written to; not if its reader has gone.
+/// When it cannot be written to, unless its reader has gone.
 fn print(text: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text).and_then(|()| out.flush());
     match written {
-        // The reader, `head` for example, has seen enough.
+        // The reader, for example `head`, has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("writing to stdout"),
     }
 }
 
-/// One line on stderr; where that is closed nobody can be told.
+/// Writes one line to stderr; if that is closed, the line is lost.
 fn eprint(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
@@ -308,7 +308,7 @@ fn probe_announce(options: &ProbeAnnounce) -> anyhow::Result<AnnounceRequest> {
     Ok(ask)
 }
 
-/// The text, filled up with `-`; `None` if it is too long.
+/// Returns the text filled up with `-`, or `None` if it is too long.
 fn parse_peer_id(text: &str) -> Option<PeerId> {
     let mut id = PeerId([b'-'; 20]);
     id.0.get_mut(..text.len())?.copy_from_slice(text.as_bytes());

@@ -1,4 +1,4 @@
-//! The commands that ask a running tracker at its desk: `hayate access`, `export`, `report`, `explain`.
+//! The commands that use the admin API of a running tracker: `hayate access`, `export`, `report`, `explain`.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -12,23 +12,23 @@ use serde_json::Value;
 use crate::admin::TorrentName;
 use crate::config::Settings;
 
-/// How long a running tracker may take.
+/// Longest time that a running tracker may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
-/// Octets of an answer at most: a list of six million torrents.
+/// Longest answer, in octets: a list of six million torrents.
 const ANSWER_MAX: u64 = 256 << 20;
-/// Torrents in one request, whose line may have 8 KiB.
+/// Most torrents in one request, whose line may have 8 KiB.
 const TORRENTS_PER_REQUEST: usize = 100;
 
 /// The list of torrents of a running tracker.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AccessCommand {
-    /// Put torrents on the list.
+    /// Add torrents to the list.
     Add {
         /// The info_hashes, 40 hexadecimal digits each.
         #[arg(required = true)]
         info_hashes: Vec<InfoHash>,
     },
-    /// Take torrents off the list.
+    /// Remove torrents from the list.
     Remove {
         /// The info_hashes, 40 hexadecimal digits each.
         #[arg(required = true)]
@@ -43,25 +43,25 @@ pub(crate) enum AccessCommand {
 pub(crate) enum ReportCommand {
     /// Which clients announce how often (needs metrics.clients).
     Clients {
-        /// The most frequent.
+        /// Number of clients, the most frequent first.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
         top: u32,
     },
     /// The torrents with the most peers.
     Torrents {
-        /// So many of them.
+        /// Number of torrents, the largest first.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
         top: u32,
     },
-    /// Which addresses ask too often (needs limits.per_minute).
+    /// Which addresses exceed the rate limit (needs limits.per_minute).
     Offenders {
-        /// The worst.
+        /// Number of addresses, the worst first.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
         top: u32,
     },
 }
 
-/// `hayate access ..`; gives what is printed.
+/// Runs `hayate access ..` and returns the text to print.
 ///
 /// # Errors
 /// When the tracker cannot be asked, or refuses.
@@ -76,7 +76,7 @@ pub(crate) fn access(command: &AccessCommand, settings: &Settings) -> anyhow::Re
         let query: Vec<_> = some.iter().map(|info_hash| format!("info_hash={info_hash}")).collect();
         match ask_tracker(settings, &format!("access/{word}?{}", query.join("&"))) {
             Ok(more) => said += &more,
-            // What came before is done.
+            // The requests before are carried out already.
             Err(error) if said.is_empty() => return Err(error),
             Err(error) => return Err(error.context(format!("done so far:\n{said}and then"))),
         }
@@ -84,7 +84,7 @@ pub(crate) fn access(command: &AccessCommand, settings: &Settings) -> anyhow::Re
     Ok(said)
 }
 
-/// `hayate export`; gives what is printed.
+/// Runs `hayate export` and returns the text to print.
 ///
 /// # Errors
 /// When the tracker cannot be asked, or the file not written.
@@ -99,7 +99,7 @@ pub(crate) fn export(settings: &Settings, json: bool) -> anyhow::Result<String> 
     Ok(format!("{torrents} torrents written to {path} in {seconds:.1} s\n"))
 }
 
-/// `hayate report ..`; gives what is printed.
+/// Runs `hayate report ..` and returns the text to print.
 ///
 /// # Errors
 /// When the tracker cannot be asked, or has no such report.
@@ -125,7 +125,7 @@ pub(crate) fn report(command: ReportCommand, settings: &Settings, json: bool) ->
     Ok(table(rows) + &rest)
 }
 
-/// `hayate explain USER TORRENT`; gives what is printed.
+/// Runs `hayate explain USER TORRENT` and returns the text to print.
 ///
 /// # Errors
 /// When the tracker cannot be asked, or is not in mode private.
@@ -133,7 +133,7 @@ pub(crate) fn explain(user: u32, torrent: TorrentName, settings: &Settings) -> a
     ask_tracker(settings, &format!("explain?user={user}&torrent={torrent}"))
 }
 
-/// Asks the tracker that runs with these settings.
+/// Sends a request to the tracker that runs with these settings.
 fn ask_tracker(settings: &Settings, what: &str) -> anyhow::Result<String> {
     let Some(token) = &settings.admin_token else {
         bail!("admin.token_file is not set: without a token a running tracker answers nothing");
@@ -161,12 +161,12 @@ fn ask_tracker(settings: &Settings, what: &str) -> anyhow::Result<String> {
             bail!("the tracker at {address} has another token, or no {word} in its mode")
         }
         Ok((_, text)) => bail!("{}", text.trim_end().trim_start_matches("failure: ")),
-        // Its own text would name the URL, and so the token.
+        // The text of the error would name the URL, and so the token.
         Err(_) => bail!("no tracker answers at {address}"),
     }
 }
 
-/// Columns of the width that they need, under the names of the first row's.
+/// Returns the rows as a table, under the names of the columns of the first row.
 fn table(rows: &[Value]) -> String {
     let cells = |row: &Value| -> Vec<String> {
         row.as_object().into_iter().flat_map(|row| row.values()).map(|cell| cell_text(Some(cell))).collect()
@@ -179,7 +179,7 @@ fn table(rows: &[Value]) -> String {
     let mut text = String::new();
     for line in &lines {
         let padded = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        // A String takes whatever is written to it.
+        // Writing to a String cannot fail.
         let _ = writeln!(text, "{}", padded.collect::<Vec<_>>().join("  ").trim_end());
     }
     text

@@ -8,13 +8,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What is allowed, for errors.
+/// What is allowed, in the words of errors.
 const ALLOWED: &str =
     "an address such as \":6969\", \"192.0.2.7:6969\" or \"[2001:db8::7]:6969\", or \"\" for off";
 /// Longest address that is read.
 const TEXT_MAX: usize = 300;
 
-/// Where a door listens, as the operator wrote it. Names are looked up in [`Listen::resolve`].
+/// Where a server listens, as the operator wrote it. Names are looked up in [`Listen::resolve`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listen(Option<HostPort>);
 
@@ -39,7 +39,7 @@ enum Port {
     Service(String),
 }
 
-/// How the ports of a door are spelled in `/etc/services`.
+/// How the ports of a server are spelled in `/etc/services`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
     Udp,
@@ -61,28 +61,29 @@ pub(crate) enum AddressError {
 }
 
 impl Listen {
-    /// Nowhere.
+    /// Returns the address of a server that does not listen.
     pub(crate) const fn off() -> Self {
         Self(None)
     }
 
-    /// Port `port` of every address of the machine.
+    /// Returns port `port` of every address of the machine.
     pub(crate) fn everywhere(port: u16) -> Self {
         Self(Some(HostPort { text: format!(":{port}"), host: Host::Any, port: Port::Number(port) }))
     }
 
-    /// Port `port` of 127.0.0.1.
+    /// Returns port `port` of 127.0.0.1.
     pub(crate) fn loopback(port: u16) -> Self {
         let host = Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
         Self(Some(HostPort { text: format!("127.0.0.1:{port}"), host, port: Port::Number(port) }))
     }
 
-    /// Is nothing listened on?
+    /// Whether nothing is listened on.
     pub(crate) fn is_off(&self) -> bool {
         self.0.is_none()
     }
 
-    /// The sockets to open: none, one, or one of each family. `services` is the text of `/etc/services`.
+    /// Returns the addresses to listen on: none, one, or one of each family. `services` is the text of
+    /// `/etc/services`.
     ///
     /// # Errors
     /// When a service or host name is unknown.
@@ -159,7 +160,7 @@ fn parse_port(text: &str) -> Option<Port> {
     (!text.is_empty() && text.chars().all(name)).then(|| Port::Service(text.to_owned()))
 }
 
-/// The port of a service, by its name or one of its aliases.
+/// Returns the port of a service, found by its name or one of its aliases.
 fn service_port(services: &str, service: &str, transport: Transport) -> Option<u16> {
     services.lines().find_map(|line| {
         let mut words = line.split('#').next()?.split_whitespace();

@@ -1,5 +1,5 @@
-//! The kinds of values a knob can have. Each carries its range in its type, so that a file, the JSON Schema
-//! and an error message say the same: what was given, and what is allowed.
+//! The kinds of values a setting can have. Each carries its range in its type, so that a file, the JSON
+//! Schema and an error message say the same: what was given, and what is allowed.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,13 +9,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, Expected, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Milliseconds of a second, for the ranges of [`Pause`].
+/// Milliseconds of a second, for the ranges of [`DurationIn`].
 pub(crate) const SECOND: u64 = 1000;
 /// Milliseconds of a minute.
 pub(crate) const MINUTE: u64 = 60 * SECOND;
 /// Milliseconds of an hour.
 pub(crate) const HOUR: u64 = 60 * MINUTE;
-/// Octets of a KiB, for the ranges of [`Size`].
+/// Octets of a KiB, for the ranges of [`SizeIn`].
 pub(crate) const KIB: u64 = 1024;
 /// Octets of a MiB.
 pub(crate) const MIB: u64 = 1024 * KIB;
@@ -33,23 +33,23 @@ const SIZE_UNITS: [(&str, u64); 4] = [("TiB", TIB), ("GiB", GIB), ("MiB", MIB), 
 pub(crate) struct IntIn<const LEAST: u64, const MOST: u64>(u64);
 
 impl<const LEAST: u64, const MOST: u64> IntIn<LEAST, MOST> {
-    /// A number known when hayate is built; a wrong one does not compile where it is used in a `const`.
+    /// Makes a number at compile time; one beyond the range does not compile in a `const`.
     pub(crate) const fn new(value: u64) -> Self {
         assert!(LEAST <= value && value <= MOST, "a default lies within its range");
         Self(value)
     }
 
-    /// The number, in a type that holds `MOST`; the largest one of that type if it does not.
+    /// Returns the number, or the largest `u16` if it is larger.
     pub(crate) fn as_u16(self) -> u16 {
         u16::try_from(self.0).unwrap_or(u16::MAX)
     }
 
-    /// Likewise.
+    /// Returns the number, or the largest `u32` if it is larger.
     pub(crate) fn as_u32(self) -> u32 {
         u32::try_from(self.0).unwrap_or(u32::MAX)
     }
 
-    /// Likewise.
+    /// Returns the number, or the largest `usize` if it is larger.
     pub(crate) fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
@@ -99,34 +99,34 @@ impl<const LEAST: u64, const MOST: u64> JsonSchema for IntIn<LEAST, MOST> {
     }
 }
 
-/// JSON numbers come without sign, those of YAML with one.
+/// Numbers of JSON come without sign, those of YAML with one.
 fn not_negative<E: Error>(value: i64, allowed: &dyn Expected) -> Result<u64, E> {
     u64::try_from(value).map_err(|_| E::invalid_value(Unexpected::Signed(value), allowed))
 }
 
-/// A duration from `LEAST` to `MOST` milliseconds: whole seconds, or a text like `300ms`, `30m`, `1h30m`,
+/// A duration from `LEAST` to `MOST` milliseconds: whole seconds, or a text such as `300ms`, `30m`, `1h30m`,
 /// `1.5h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DurationIn<const LEAST: u64, const MOST: u64>(Duration);
 
 impl<const LEAST: u64, const MOST: u64> DurationIn<LEAST, MOST> {
-    /// So many seconds, known when hayate is built.
+    /// Makes a duration of `seconds` at compile time.
     pub(crate) const fn seconds(seconds: u64) -> Self {
         Self::milliseconds(seconds * SECOND)
     }
 
-    /// So many milliseconds, known when hayate is built.
+    /// Makes a duration of `milliseconds` at compile time.
     pub(crate) const fn milliseconds(milliseconds: u64) -> Self {
         assert!(LEAST <= milliseconds && milliseconds <= MOST, "a default lies within its range");
         Self(Duration::from_millis(milliseconds))
     }
 
-    /// The duration.
+    /// Returns the duration.
     pub(crate) fn duration(self) -> Duration {
         self.0
     }
 
-    /// Whole seconds, rounded down, as they go on the wire.
+    /// Returns whole seconds, rounded down, as they are sent to clients.
     pub(crate) fn as_seconds(self) -> u32 {
         u32::try_from(self.0.as_secs()).unwrap_or(u32::MAX)
     }
@@ -199,7 +199,7 @@ impl<const LEAST: u64, const MOST: u64> JsonSchema for DurationIn<LEAST, MOST> {
     }
 }
 
-/// Reads `300ms`, `30m`, `1h30m`, `1.5h`; `None` if that is not what the text is.
+/// Reads `300ms`, `30m`, `1h30m`, `1.5h`; `None` if the text is not like that.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total: u128 = 0;
@@ -217,7 +217,7 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then(|| Duration::new(seconds, nanoseconds))
 }
 
-/// A decimal number with at most nine digits behind the point, times `factor`, rounded down.
+/// Returns a decimal number with at most nine digits after the point, times `factor`, rounded down.
 fn scale_decimal(number: &str, factor: u64) -> Option<u128> {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
@@ -230,7 +230,7 @@ fn scale_decimal(number: &str, factor: u64) -> Option<u128> {
     Some(whole + u128::from(fraction.parse::<u64>().ok()?) * factor / 10_u128.pow(places))
 }
 
-/// A duration as one writes it in the configuration: `2h`, `90s`, `300ms`.
+/// Returns a duration as it is written in the configuration: `2h`, `90s`, `300ms`.
 pub(crate) fn duration_text(duration: Duration) -> String {
     let nanoseconds = duration.as_nanos();
     let unit =
@@ -242,28 +242,28 @@ pub(crate) fn duration_text(duration: Duration) -> String {
     }
 }
 
-/// Octets from `LEAST` to `MOST`: an integer, or a text like `512MiB`.
+/// Octets from `LEAST` to `MOST`: an integer, or a text such as `512MiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SizeIn<const LEAST: u64, const MOST: u64>(u64);
 
 impl<const LEAST: u64, const MOST: u64> SizeIn<LEAST, MOST> {
-    /// So many octets, known when hayate is built.
+    /// Makes a size of `octets` at compile time.
     pub(crate) const fn new(octets: u64) -> Self {
         assert!(LEAST <= octets && octets <= MOST, "a default lies within its range");
         Self(octets)
     }
 
-    /// So many octets, if that is within the range.
+    /// Returns a size of `octets`, if that is within the range.
     pub(crate) fn within(octets: u64) -> Option<Self> {
         (LEAST..=MOST).contains(&octets).then_some(Self(octets))
     }
 
-    /// Octets.
+    /// Returns the size in octets.
     pub(crate) fn octets(self) -> u64 {
         self.0
     }
 
-    /// Octets.
+    /// Returns the size in octets.
     pub(crate) fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
@@ -331,7 +331,7 @@ impl<const LEAST: u64, const MOST: u64> JsonSchema for SizeIn<LEAST, MOST> {
     }
 }
 
-/// Reads `512MiB` or `4096`; `None` if that is not what the text is.
+/// Reads `512MiB` or `4096`; `None` if the text is not like that.
 pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(digits)?;
@@ -342,7 +342,7 @@ pub(crate) fn parse_size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// Octets as one writes them in the configuration: `8MiB`, `1500`.
+/// Returns octets as they are written in the configuration: `8MiB`, `1500`.
 fn size_text(octets: u64) -> String {
     match SIZE_UNITS.iter().find(|(_, unit)| octets != 0 && octets.is_multiple_of(*unit)) {
         Some((name, unit)) => format!("{}{name}", octets / unit),
@@ -436,21 +436,21 @@ mod tests {
 
     #[test]
     fn a_duration_out_of_range_says_what_is_allowed() {
-        type Knob = DurationIn<300, { 2 * HOUR }>;
+        type Setting = DurationIn<300, { 2 * HOUR }>;
         let allowed = "expected a duration from 300ms to 2h, in seconds or as text with h, m, s, ms";
-        assert_eq!(complaint::<Knob>("0"), format!("invalid value: integer `0`, {allowed}"));
-        assert_eq!(complaint::<Knob>("7201"), format!("invalid value: integer `7201`, {allowed}"));
-        assert_eq!(complaint::<Knob>("\"2h1ms\""), format!("invalid value: string \"2h1ms\", {allowed}"));
-        assert_eq!(complaint::<Knob>("true"), format!("invalid type: boolean `true`, {allowed}"));
-        assert_eq!(complaint::<Knob>("-3"), format!("invalid value: integer `-3`, {allowed}"));
+        assert_eq!(complaint::<Setting>("0"), format!("invalid value: integer `0`, {allowed}"));
+        assert_eq!(complaint::<Setting>("7201"), format!("invalid value: integer `7201`, {allowed}"));
+        assert_eq!(complaint::<Setting>("\"2h1ms\""), format!("invalid value: string \"2h1ms\", {allowed}"));
+        assert_eq!(complaint::<Setting>("true"), format!("invalid type: boolean `true`, {allowed}"));
+        assert_eq!(complaint::<Setting>("-3"), format!("invalid value: integer `-3`, {allowed}"));
     }
 
     #[test]
     fn a_size_out_of_range_says_what_is_allowed() {
-        type Knob = SizeIn<{ 4 * KIB }, MIB>;
+        type Setting = SizeIn<{ 4 * KIB }, MIB>;
         let allowed = "expected a size from 4KiB to 1MiB, in octets or as text with KiB, MiB, GiB, TiB";
-        assert_eq!(complaint::<Knob>("17"), format!("invalid value: integer `17`, {allowed}"));
-        assert_eq!(complaint::<Knob>("\"2MiB\""), format!("invalid value: string \"2MiB\", {allowed}"));
-        assert_eq!(complaint::<Knob>("[]"), format!("invalid type: sequence, {allowed}"));
+        assert_eq!(complaint::<Setting>("17"), format!("invalid value: integer `17`, {allowed}"));
+        assert_eq!(complaint::<Setting>("\"2MiB\""), format!("invalid value: string \"2MiB\", {allowed}"));
+        assert_eq!(complaint::<Setting>("[]"), format!("invalid type: sequence, {allowed}"));
     }
 }

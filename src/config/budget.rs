@@ -16,14 +16,14 @@ const AUTO: &str = "auto";
 /// Octets that the swarms may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MemoryBudget {
-    /// Half of what there is.
+    /// Half of the memory that there is.
     Auto,
-    /// So many; 0 = no limit.
+    /// This many octets; 0 = no limit.
     Octets(SizeIn<0, BUDGET_MAX>),
 }
 
 impl MemoryBudget {
-    /// Octets, where half of what there is are so many.
+    /// Returns the budget in octets; `half` is half of the memory that there is.
     pub(crate) fn octets(self, half: u64) -> u64 {
         match self {
             Self::Auto => half,

@@ -1,4 +1,4 @@
-//! What must hold between knobs, and warnings about what is legal but unwise.
+//! What must hold between settings, and warnings about settings that are legal but unwise.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use super::document::{AccessMode, Document, Mode, PEER_INACTIVITY_MAX};
 use super::servers::Http;
 use super::{Config, ConfigError};
 
-/// Keys with fewer octets can be searched.
+/// A key with fewer octets than this can be found by searching.
 const PRIVATE_KEY_SAFE_LEN: usize = 16;
-/// What sample files of the reference have as key.
+/// The key in the sample files of the reference tracker.
 const PRIVATE_KEY_SAMPLE: &[u8] = b"paste a random string here that will be used to hmac connection IDs";
 
-/// Checks what the types of the knobs cannot; gives warnings.
+/// Checks what the types of the settings cannot check, and returns warnings.
 pub(super) fn check_config(config: &Config) -> Result<Vec<String>, ConfigError> {
     check_intervals(config)?;
     check_database(config)?;
@@ -181,7 +181,7 @@ fn warnings(document: &Document) -> Vec<String> {
     );
     warn(
         document.mode != Mode::Private && document.record_announces,
-        "record_announces means something in mode private only",
+        "record_announces has an effect in mode private only",
     );
     proxies(http).into_iter().for_each(|(unwise, text)| warn(unwise, text));
     let spoofing = announce.allow_ip_spoofing
@@ -214,7 +214,7 @@ fn warnings(document: &Document) -> Vec<String> {
     warnings
 }
 
-/// Whether what is said of proxies is unwise, and why.
+/// Returns whether the settings of proxies are unwise, and why.
 fn proxies(http: &Http) -> [(bool, &'static str); 3] {
     let (has_header, has_socket) = (!http.proxy_header.0.is_empty(), !http.unix_socket.is_empty());
     [
@@ -233,7 +233,7 @@ fn proxies(http: &Http) -> [(bool, &'static str); 3] {
     ]
 }
 
-/// Why a key of the connection ids is unwise, if it is.
+/// Returns why a key of the connection ids is unwise, if it is.
 pub(super) fn key_warning(key: &[u8]) -> Option<&'static str> {
     if key == PRIVATE_KEY_SAMPLE {
         return Some("is the text of a sample file, which everybody knows");

@@ -1,4 +1,4 @@
-//! The keys of `database` and `channels`: where what lasts is kept, and how it gets there.
+//! The keys of `database` and `channels`: where records are kept, and how they get there.
 
 use std::borrow::Cow;
 
@@ -10,13 +10,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::bounded::{DurationIn, IntIn, MINUTE};
 use super::values::MASK;
 
-/// How a name begins that is a URL.
+/// The beginning of a DSN that is a URL.
 const URL: &str = "mysql://";
 
-/// Rows that wait in memory.
+/// A number of rows that wait in memory.
 pub(crate) type Rows = IntIn<1, 1_000_000>;
 
-/// What lasts beside the swarms: completed counts, registered torrents.
+/// The database: completed counts, registered torrents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Database {
@@ -29,25 +29,25 @@ pub(crate) struct Database {
     pub(crate) deadlock_pause: DurationIn<0, MINUTE>,
     /// Tries before a batch that meets deadlocks is put off.
     pub(crate) deadlock_retries: IntIn<1, 100>,
-    /// Folder, from state_dir, of the rows that wait on the disk because the database is away or slow.
+    /// Folder, from state_dir, of the rows that wait on the disk while the database is unreachable or slow.
     /// Changed by a restart only.
     pub(crate) spill_dir: String,
-    /// File, from state_dir, of the rows that the database can never hold. Changed by a restart only.
+    /// File, from state_dir, of the rows that the database will never accept. Changed by a restart only.
     pub(crate) dead_letter: String,
 }
 
-/// Rows that wait in memory for the database at most, before they wait on the disk. Changed by a restart
+/// Most rows that wait in memory for the database; further ones wait on the disk. Changed by a restart
 /// only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Channels {
-    /// Changes of registered torrents.
+    /// Changes to registered torrents.
     pub(crate) torrents: Rows,
-    /// Changes of users.
+    /// Changes to users.
     pub(crate) users: Rows,
-    /// Changes of what a user did with a torrent.
+    /// Changes to the history of a user and a torrent.
     pub(crate) transfer_history: Rows,
-    /// The same by address and client.
+    /// Changes to that history by address and client.
     pub(crate) transfer_ips: Rows,
     /// Times of finished downloads.
     pub(crate) snatches: Rows,
@@ -81,17 +81,17 @@ impl Default for Channels {
     }
 }
 
-/// The name of a database, which may hold a password: that is never shown.
+/// The DSN of a database. It may hold a password, which is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct DataSource(String);
 
 impl DataSource {
-    /// The name; `None` where there is to be no database.
+    /// Returns the DSN, or `None` if there is to be no database.
     pub(crate) fn dsn(&self) -> Option<Dsn> {
         self.0.parse().ok()
     }
 
-    /// As [`Deserialize`] reads it, but a line break at the end does not count.
+    /// Reads the DSN as [`Deserialize`] does, but ignores a line break at the end.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim_end_matches(['\r', '\n']);
         if text.contains(MASK) {
@@ -103,7 +103,7 @@ impl DataSource {
         Ok(Self(text.to_owned()))
     }
 
-    /// The text, with a mask in the place of the password and of parameters that nobody knows.
+    /// Returns the text with masks in place of the password and of the values of unknown parameters.
     fn masked(&self) -> String {
         if self.0.starts_with("sqlite:") {
             return self.0.clone();
@@ -118,7 +118,7 @@ impl DataSource {
         let name = masked_parameters(name);
         let parts = login.rsplit_once('@').and_then(|(who, place)| Some((who.split_once(':')?, place)));
         match parts {
-            // Where there is no password there is nothing to hide, and what is shown can be read again.
+            // Without a password there is nothing to hide, and what is shown can be read again.
             Some(((user, password), place)) if !password.is_empty() => {
                 format!("{scheme}{user}:{MASK}@{place}/{name}")
             }
@@ -128,7 +128,7 @@ impl DataSource {
     }
 }
 
-/// What stands behind the place, with a mask for each parameter that is not a known one.
+/// Returns what follows the place, with a mask for each unknown parameter.
 fn masked_parameters(name: &str) -> String {
     let Some((name, query)) = name.split_once('?') else { return name.to_owned() };
     let shown = query.split('&').map(|part| match part.split_once('=') {
@@ -152,7 +152,7 @@ impl Serialize for DataSource {
 
 impl<'de> Deserialize<'de> for DataSource {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Not as a string at once: the error of another type would quote the value.
+        // Not as a string directly: the error about another type would quote the value.
         let value = serde_json::Value::deserialize(deserializer)?;
         let text =
             value.as_str().ok_or_else(|| D::Error::custom("expected a string (the value is not shown)"))?;

@@ -1,5 +1,5 @@
-//! `tracker.json`: every knob with its default, least, most and unit. The comments here are the descriptions
-//! of the JSON Schema. Only knobs that do something exist.
+//! `tracker.json`: every setting with its default, its range and its unit. The comments here are the
+//! descriptions of the JSON Schema.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,17 +22,17 @@ pub(super) const PEER_INACTIVITY_MAX: u64 =
 pub(crate) struct Document {
     /// Who may announce what. Changed by a restart only.
     pub(crate) mode: Mode,
-    /// What lasts beside the swarms.
+    /// The database: completed counts, registered torrents.
     pub(crate) database: Database,
     /// Rows that wait in memory for the database. Changed by a restart only.
     pub(crate) channels: Channels,
     /// How often clients come back, and how long the tracker remembers them.
     pub(crate) intervals: Intervals,
-    /// The UDP door (BEP 15, BEP 41).
+    /// The UDP server (BEP 15, BEP 41).
     pub(crate) udp: Udp,
     /// The HTTP gateway (BEP 3, BEP 7, BEP 23, BEP 48).
     pub(crate) http: Http,
-    /// What an announce may ask and what it is told, on both doors.
+    /// What an announce may ask for and what it is answered, by UDP and HTTP.
     pub(crate) announce: Announcing,
     /// A list of torrents, one info_hash of 40 hexadecimal digits a line; read again at every reload.
     pub(crate) access: AccessList,
@@ -46,12 +46,12 @@ pub(crate) struct Document {
     pub(crate) memory: Memory,
     /// The operator's pages: /metrics, /alive, /health.
     pub(crate) metrics: Metrics,
-    /// A file with the figures of all torrents.
+    /// A file with the counts of all torrents.
     pub(crate) export: Export,
     /// What is logged, and how. Changed by a restart only.
     pub(crate) log: Log,
-    /// Folder of what hayate keeps: the database, the swarms of the last run, udp.key. Changed by a restart
-    /// only.
+    /// Folder for the files of hayate: the database, the swarms of the last run, udp.key. Changed by a
+    /// restart only.
     pub(crate) state_dir: String,
     /// Answer scrapes.
     pub(crate) enable_scrape: bool,
@@ -59,12 +59,12 @@ pub(crate) struct Document {
     pub(crate) enable_metrics: bool,
     /// Log one line for each batch that the database has taken.
     pub(crate) log_flushes: bool,
-    /// Write announces of members with traffic to state_dir/events, one CSV file an hour (mode private).
+    /// Write announces of users with traffic to state_dir/events, one CSV file an hour (mode private).
     /// Changed by a restart only.
     pub(crate) record_announces: bool,
-    /// Questions and changes over HTTP, on metrics.addr. Changed by a restart only.
+    /// The admin API: questions and changes over HTTP, on metrics.addr. Changed by a restart only.
     pub(crate) admin: Admin,
-    /// Who the process becomes after its sockets are open. Changed by a restart only.
+    /// The user that the process becomes after its sockets are open. Changed by a restart only.
     pub(crate) privileges: Privileges,
 }
 
@@ -89,34 +89,34 @@ pub(crate) enum Mode {
 pub(crate) struct Intervals {
     /// Time between two announces of a client, 1s to 24h (BEP 3: interval).
     pub(crate) announce: DurationIn<SECOND, { 24 * HOUR }>,
-    /// Time a client should let pass at least, 1s to announce; 0 = not said (BEP 3: min interval).
+    /// Shortest time between two announces of a client, 1s to announce; 0 = not sent (BEP 3: min interval).
     pub(crate) min_announce: DurationIn<0, { 24 * HOUR }>,
     /// A random time below this is added to each interval, so that clients spread out; 0 = none.
     pub(crate) announce_drift: DurationIn<0, HOUR>,
     /// How long a silent peer stays in its swarm, 60s to 6h, in mode private 1s to 24h; longer than announce
     /// and announce_drift together.
     pub(crate) peer_inactivity: DurationIn<SECOND, { 24 * HOUR }>,
-    /// What a scrape tells as min_request_interval, to 24h (BEP 48); 0 = not said.
+    /// The min_request_interval that scrapes are answered, to 24h (BEP 48); 0 = not sent.
     pub(crate) scrape: DurationIn<0, { 24 * HOUR }>,
     /// Time of one sweep over all swarms: a silent peer is gone at most this much after peer_inactivity.
     pub(crate) purge_inactive_peers: DurationIn<SECOND, HOUR>,
     /// How often the registered torrents are read from the database.
     pub(crate) database_reload: DurationIn<SECOND, { 24 * HOUR }>,
-    /// How often the swarms are written to state_dir/hayate-cache.bin, from which a restart goes on.
+    /// How often the swarms are written to state_dir/hayate-cache.bin, from which a restart continues.
     pub(crate) database_serialize: DurationIn<SECOND, { 24 * HOUR }>,
-    /// Pause between two batches for the database where there is little to write.
+    /// Pause between two batches for the database if there is little to write.
     pub(crate) flush: DurationIn<SECOND, HOUR>,
 }
 
-/// What an announce may ask and what it is told, on both doors.
+/// What an announce may ask for and what it is answered, by UDP and HTTP.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Announcing {
     /// Refuse ports below 1024.
     pub(crate) strict_port: bool,
-    /// Peers handed out to a client that does not say how many.
+    /// Peers handed out to a client that does not say how many it wants.
     pub(crate) numwant: NumWant,
-    /// Peers handed out at most to a client that says.
+    /// Most peers handed out to a client that does.
     pub(crate) max_numwant: NumWant,
     /// Honour the address a client claims, from spoofing_sources.
     pub(crate) allow_ip_spoofing: bool,
@@ -126,13 +126,13 @@ pub(crate) struct Announcing {
     pub(crate) keep_peer_ids: bool,
     /// Tell HTTP clients their own address (BEP 24).
     pub(crate) external_ip: bool,
-    /// Who is handed peers with private addresses: "auto" = askers in the same range, true = everybody, false
-    /// = nobody.
+    /// Which clients are handed peers with private addresses: "auto" = clients in the same range, true = all,
+    /// false = none.
     pub(crate) allow_private_peers: AllowPrivate,
     /// Ports that are counted but never handed out.
     pub(crate) denied_ports: Vec<IntIn<1, 65535>>,
-    /// Octets a second, in each direction, that a session has transferred since its last announce at most;
-    /// more is credited as 0 (mode private). Number or text ("2GiB"); 0 = everything is believed.
+    /// Most octets a second, in each direction, that a session can have transferred since its last announce;
+    /// more is credited as 0 (mode private). Number or text ("2GiB"); 0 = no limit.
     pub(crate) max_octets_per_second: SizeIn<0, TIB>,
     /// Peers of one public IPv4 address, or one public IPv6 /64, in one swarm; 0 = no limit. Changed by a
     /// restart only.
@@ -161,40 +161,40 @@ pub(crate) enum AccessMode {
     Deny,
 }
 
-/// A hook and what it is told.
+/// A hook and its options.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct HookEntry {
     /// "client approval", "torrent approval", "jwt" or "interval variation".
     pub(crate) name: String,
-    /// What docs/HOOKS.md says of that hook.
+    /// The options of the hook; see docs/HOOKS.md.
     #[serde(default)]
     pub(crate) options: serde_json::Map<String, serde_json::Value>,
 }
 
-/// How often one address may ask, an IPv6 /64 being one address. Only requests whose source is proven count.
+/// How often one address, or one IPv6 /64, may ask. Only requests whose source is verified count.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Limits {
-    /// Announces and scrapes a minute of one address that are not too many; 0 = any number.
+    /// Announces and scrapes of one address that are allowed per minute; 0 = no limit.
     pub(crate) per_minute: IntIn<0, 1_000_000>,
-    /// So many of them may come at once.
+    /// Number of requests that may come at once.
     pub(crate) burst: IntIn<1, 1_000_000>,
-    /// What becomes of further ones.
+    /// What happens to further requests.
     pub(crate) answer: LimitAnswer,
-    /// Addresses that are remembered, the busiest; 24 octets of memory each.
+    /// Number of addresses that are remembered, the busiest ones; 24 octets of memory each.
     pub(crate) addresses: IntIn<1024, 16_777_216>,
 }
 
-/// What becomes of requests beyond a limit.
+/// What happens to requests beyond a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum LimitAnswer {
     /// They are counted and served.
     Count,
-    /// They are served, and told to come again after twice the interval.
+    /// They are served, and the client is told to come again after twice the interval.
     Slow,
-    /// They change nothing and get no peers, and are told to come again after twice the interval.
+    /// They change nothing and get no peers, and the client is told to come again after twice the interval.
     Empty,
 }
 
@@ -202,8 +202,8 @@ pub(crate) enum LimitAnswer {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Memory {
-    /// Octets the swarms may take by hayate's own count, as number or text ("512MiB"); "auto" = half of the
-    /// machine's memory, or of what its cgroup may have if that is less; 0 = no limit.
+    /// Octets that the swarms may take by hayate's own count, as number or text ("512MiB"); "auto" = half of
+    /// the machine's memory, or of what its cgroup may have if that is less; 0 = no limit.
     pub(crate) max: MemoryBudget,
 }
 
@@ -211,7 +211,7 @@ pub(crate) struct Memory {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Metrics {
-    /// Where to listen; "" = nowhere, then the gateway serves /metrics.
+    /// Where to listen; "" = nowhere: then the gateway serves /metrics.
     pub(crate) addr: Listen,
     /// First word of every metric name.
     pub(crate) prefix: MetricPrefix,
@@ -232,17 +232,17 @@ pub(crate) struct Export {
     pub(crate) interval: DurationIn<0, { 24 * HOUR }>,
 }
 
-/// Questions and changes over HTTP, on metrics.addr.
+/// The admin API: questions and changes over HTTP, on metrics.addr.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Admin {
-    /// A file that holds the token which they need, 16 to 128 printable characters without / ? # %; "" =
-    /// nobody can ask.
+    /// A file that holds the token of the requests, 16 to 128 printable characters without / ? # %; "" = the
+    /// admin API is off.
     pub(crate) token_file: String,
     /// How long a passkey still works after it was changed, to 30 days.
     pub(crate) passkey_grace: DurationIn<0, { 30 * 24 * HOUR }>,
-    /// How long the audit, reasons of deletions, and passkeys whose grace is over stay in the database, to
-    /// ten years; 0 = for ever.
+    /// How long the audit, reasons for deletions, and passkeys whose grace is over stay in the database, to
+    /// ten years; 0 = forever.
     pub(crate) keep_history: DurationIn<0, { 3650 * 24 * HOUR }>,
 }
 
@@ -277,11 +277,11 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Who the process becomes after its sockets are open.
+/// The user that the process becomes after its sockets are open.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Privileges {
-    /// Name or number of the user; "" = stay. Only root can change.
+    /// Name or number of the user; "" = no change. Only root can change the user.
     pub(crate) user: String,
     /// Name or number of the group; "" = the user's own.
     pub(crate) group: String,
@@ -326,7 +326,7 @@ impl Default for Admin {
     }
 }
 
-/// What mode private has where nothing else is said, as far as it is not what other modes have.
+/// Returns the defaults of mode private that differ from those of other modes.
 pub(super) fn private_defaults() -> serde_json::Value {
     serde_json::json!({
         "announce": { "numwant": 25, "max_numwant": 50, "external_ip": false, "keep_peer_ids": true },

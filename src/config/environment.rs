@@ -7,12 +7,12 @@ use serde_json::{Map, Value};
 use super::bounded::{parse_duration, parse_size};
 use super::{ConfigError, Origin};
 
-/// What the names of all overrides begin with.
+/// The beginning of the names of all overrides.
 pub(crate) const PREFIX: &str = "HAYATE__";
-/// What the sites of the reference tracker set; if not empty, it stands for [`DSN_KEY`].
+/// The variable that sites of the reference tracker set; if not empty, it stands for [`DSN_KEY`].
 const DSN: &str = "DB_DSN";
 const DSN_KEY: &str = "database.dsn";
-/// Between the words of a key.
+/// Stands between the words of a key.
 const SEPARATOR: &str = "__";
 
 /// The overrides of this process, sorted by name.
@@ -28,7 +28,7 @@ pub(super) struct Override {
 }
 
 impl Environment {
-    /// Takes the overrides out of all variables.
+    /// Selects the overrides among all variables.
     ///
     /// # Errors
     /// When the value of an override is not text.
@@ -67,19 +67,19 @@ impl std::fmt::Debug for Override {
 }
 
 impl Override {
-    /// Where the values of this variable come from.
+    /// Returns the origin of the values of this variable.
     pub(super) fn origin(&self) -> Origin {
         Origin::Variable(self.name.clone())
     }
 
-    /// Does the variable give the value of this key, or of a block or list around it?
+    /// Whether the variable sets this key, or a block or list around it.
     pub(super) fn covers(&self, key: &str) -> bool {
         let rest = key.strip_prefix(&self.key);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     }
 
-    /// Puts the value into the tree. It is JSON if it reads as JSON, text otherwise; where the default is a
-    /// text that is no quantity, such as a key or a path, a number stays a text too.
+    /// Puts the value into the tree: as JSON if it can be read as JSON, as text otherwise. If the default is
+    /// a text that is no quantity, such as a key or a path, a number stays text too.
     pub(super) fn apply_to(&self, tree: &mut Value, defaults: &Value) -> Result<(), ConfigError> {
         let (mut tree, mut defaults, mut path) = (tree, defaults, String::new());
         let mut names = self.key.split('.').peekable();
@@ -134,7 +134,7 @@ impl Override {
     }
 }
 
-/// `udp` and `addr` make `udp.addr`.
+/// Joins `udp` and `addr` to `udp.addr`.
 pub(super) fn join_key(key: &str, name: &str) -> String {
     if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") }
 }

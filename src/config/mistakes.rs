@@ -113,11 +113,11 @@ fn a_text_that_is_no_json_says_where() {
 #[test]
 fn a_key_that_is_twice_there_is_refused() {
     let error = read("{\"udp\": {\"workers\": 1,\n\"workers\": 2}}").unwrap_err();
-    assert_eq!(error, "tracker.json: the key `workers` is twice there at line 2 column 9");
+    assert_eq!(error, "tracker.json: the key `workers` occurs twice at line 2 column 9");
 }
 
 #[test]
-fn mistakes_between_knobs_name_the_keys() {
+fn mistakes_between_settings_name_the_keys() {
     for (text, complaint) in [
         (
             r#"{"intervals": {"announce": 600}}"#,

@@ -2,12 +2,12 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`document`], [`servers`], [`database`] | every knob with its default, range and unit |
+//! | [`document`], [`servers`], [`database`] | every setting with its default, range and unit |
 //! | [`bounded`], [`values`], [`address`], `budget` | the kinds of values, which carry their ranges |
 //! | [`read`], [`environment`] | file and variables to document |
-//! | [`check`] | what must hold between knobs; warnings about the unwise |
-//! | [`settings`] | document to the settings of the rooms; reads the files the document names |
-//! | [`remembered_files`] | the files it names, as they were when they could last be read |
+//! | [`check`] | what must hold between settings; warnings about unwise ones |
+//! | [`settings`] | document to the settings of the crates; reads the files that the document names |
+//! | [`remembered_files`] | the files that it names, as they were when they could last be read |
 //! | [`show`] | the effective configuration and where it came from; the JSON Schema |
 //!
 //! Nothing here opens a socket or changes a file.
@@ -44,7 +44,7 @@ pub(crate) use read::{parse_json, read_text};
 pub(crate) use remembered_files::RememberedFiles;
 pub(crate) use settings::Settings;
 
-/// The file that is read where the command line names none.
+/// The file that is read if the command line names none.
 pub(crate) const DEFAULT_FILE: &str = "tracker.json";
 /// What the error of a start or a command begins with if its configuration is not accepted.
 pub(crate) const NOT_READ: &str = "failed to read config";
@@ -76,11 +76,11 @@ fn colon(key: &str) -> String {
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// No file, no variable.
+    /// The built-in defaults.
     Defaults,
     /// The configuration file.
     File(PathBuf),
-    /// A variable of the environment, by its name.
+    /// An environment variable, by its name.
     Variable(String),
 }
 
@@ -94,7 +94,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Where the configuration is looked for, each time it is read.
+/// Where the configuration is read from, each time it is read.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     named: Option<PathBuf>,
@@ -103,7 +103,8 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// The file that the command line names, its variables expanded; or else [`FILE`], if it is there.
+    /// The file that the command line names, its variables expanded; otherwise [`DEFAULT_FILE`], if it
+    /// exists.
     ///
     /// # Errors
     /// When the name holds a variable that is not set.
@@ -112,7 +113,7 @@ impl Source {
         Ok(Self { named: named.map(PathBuf::from), environment, remembered: RememberedFiles::default() })
     }
 
-    /// Reads the configuration as it is now and checks it, except for the files it names.
+    /// Reads the configuration as it is now and checks it, except for the files that it names.
     ///
     /// # Errors
     /// When it cannot be read or is not accepted.
@@ -121,8 +122,8 @@ impl Source {
         self.remembering(Config::read_file(self.named.clone().or(found).as_deref(), &self.environment))
     }
 
-    /// Reads the configuration anew for a daemon that runs by `running`. The file it came from must still be
-    /// there: the built-in defaults never take its place.
+    /// Reads the configuration again for a daemon that runs with `running`. The file that it came from must
+    /// still exist: the built-in defaults never take its place.
     ///
     /// # Errors
     /// When it cannot be read or is not accepted.
@@ -146,7 +147,7 @@ impl Source {
         Ok((config, settings))
     }
 
-    /// What is read of files is remembered here, from one reading to the next.
+    /// Lets the configuration remember the contents of files from one reading to the next.
     fn remembering(&self, config: Result<Config, ConfigError>) -> Result<Config, ConfigError> {
         config.map(|config| Config { remembered: self.remembered.clone(), ..config })
     }
@@ -157,9 +158,9 @@ impl Source {
 pub(crate) struct Config {
     /// Every key with its value.
     pub(crate) document: Document,
-    /// What is legal but unwise.
+    /// Warnings about what is legal but unwise.
     pub(crate) warnings: Vec<String>,
-    /// Where relative paths start.
+    /// The folder at which relative paths start.
     folder: PathBuf,
     origin: Origin,
     environment: Environment,
@@ -167,7 +168,7 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// The files that it names, as they were when they could last be read.
+    /// Returns the files that it names, as they were when they could last be read.
     pub(crate) fn remembered(&self) -> &RememberedFiles {
         &self.remembered
     }
@@ -222,7 +223,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The same configuration with another document, checked anew.
+    /// Returns the same configuration with another document, checked again.
     ///
     /// # Errors
     /// When the document is not accepted.
@@ -232,24 +233,24 @@ impl Config {
         Ok(config)
     }
 
-    /// A path of the document, from the folder of its file.
+    /// Resolves a path of the document, relative to the folder of its file.
     pub(crate) fn resolve_path(&self, text: &str) -> PathBuf {
         self.folder.join(text)
     }
 
-    /// Where the value of a key comes from, if it is not the default.
+    /// Returns where the value of a key comes from, if it is not the default.
     fn origin_of(&self, key: &str) -> Origin {
         let variable = self.environment.variables().iter().find(|variable| variable.covers(key));
         variable.map_or_else(|| self.origin.clone(), environment::Override::origin)
     }
 
-    /// An error about the value of a key.
+    /// Returns an error about the value of a key.
     fn value_error(&self, key: &str, text: impl Into<String>) -> ConfigError {
         ConfigError::Value { origin: self.origin_of(key), key: key.into(), text: text.into() }
     }
 }
 
-/// Puts values in the place of `$NAME` and `${NAME}`; any other `$` is itself.
+/// Replaces `$NAME` and `${NAME}` by values; any other `$` stays.
 fn expand(path: &str, value: impl Fn(&str) -> Option<String>) -> Result<String, ConfigError> {
     let mut expanded = String::new();
     let mut rest = path;

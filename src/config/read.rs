@@ -26,7 +26,7 @@ pub(super) fn read_document(path: Option<&Path>, environment: &Environment) -> R
     parse_document(tree, origin_of(path), environment)
 }
 
-/// The same of what was read already.
+/// Does the same with a tree that was read already.
 pub(super) fn parse_document(
     mut tree: Value,
     origin: Origin,
@@ -42,7 +42,7 @@ pub(super) fn parse_document(
     }
     if tree.get("mode").and_then(Value::as_str) == Some("private") {
         fill_defaults(&mut tree, private_defaults());
-        // A file that holds the name is in its place.
+        // A file that holds the DSN replaces the default one.
         if tree.pointer("/database/dsn_file").is_some_and(|file| file != "")
             && let Some(Value::Object(database)) = tree.get_mut("database")
             && database.get("dsn") == private_defaults().pointer("/database/dsn")
@@ -53,7 +53,7 @@ pub(super) fn parse_document(
     serde_path_to_error::deserialize(tree).map_err(|error| complaint(&error, origin, environment))
 }
 
-/// Puts defaults where the tree says nothing.
+/// Inserts defaults for keys that the tree does not have.
 fn fill_defaults(tree: &mut Value, defaults: Value) {
     let (Value::Object(tree), Value::Object(defaults)) = (tree, defaults) else { return };
     for (name, default) in defaults {
@@ -64,7 +64,7 @@ fn fill_defaults(tree: &mut Value, defaults: Value) {
     }
 }
 
-/// The same as mode `mode` has them.
+/// Returns the tree of all keys with the defaults of this mode.
 pub(super) fn defaults_of(mode: Mode) -> Value {
     let mut tree = defaults();
     if mode == Mode::Private {
@@ -75,12 +75,12 @@ pub(super) fn defaults_of(mode: Mode) -> Value {
     tree
 }
 
-/// The tree of all keys with their defaults.
+/// Returns the tree of all keys with their defaults.
 pub(super) fn defaults() -> Value {
     serde_json::to_value(Document::default()).unwrap_or_default()
 }
 
-/// Where values come from that no variable gives.
+/// Returns where values come from that no variable sets.
 pub(super) fn origin_of(path: Option<&Path>) -> Origin {
     path.map_or(Origin::Defaults, |path| Origin::File(path.to_owned()))
 }
@@ -96,15 +96,15 @@ fn read_file(path: &Path) -> Result<Value, ConfigError> {
     Ok(if value.is_null() { Value::Object(Map::new()) } else { value })
 }
 
-/// Reads JSON in which no key is twice there.
+/// Reads JSON in which no key occurs twice.
 pub(crate) fn parse_json(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map(|Tree(value)| value).map_err(|error| error.to_string())
 }
 
-/// Reads a text of at most [`FILE_MAX`] octets, without a mark at its beginning.
+/// Reads a text of at most [`FILE_MAX`] octets, without its byte order mark.
 ///
 /// # Errors
-/// When it is not there, not a regular file, longer, or not text.
+/// When it does not exist, is not a regular file, is longer, or is not text.
 pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     let octets = text::read_file(path, FILE_MAX).map_err(unreadable)?;
@@ -112,7 +112,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
     Ok(text.to_owned())
 }
 
-/// A JSON value in which no key is twice there: the reader would not know which one was meant.
+/// A JSON value in which no key occurs twice: nobody would know which of them was meant.
 struct Tree(Value);
 
 impl<'de> Deserialize<'de> for Tree {
@@ -166,7 +166,7 @@ impl<'de> Visitor<'de> for TreeVisitor {
         let mut block = Map::new();
         while let Some(key) = map.next_key::<String>()? {
             if block.contains_key(&key) {
-                return Err(A::Error::custom(format_args!("the key `{key}` is twice there")));
+                return Err(A::Error::custom(format_args!("the key `{key}` occurs twice")));
             }
             let Tree(value) = map.next_value()?;
             block.insert(key, value);
@@ -175,7 +175,7 @@ impl<'de> Visitor<'de> for TreeVisitor {
     }
 }
 
-/// Errors come without the piece of text around them: it could hold a secret.
+/// Reads YAML. Errors come without the text around them, which could hold a secret.
 fn parse_yaml(text: &str) -> Result<Value, String> {
     if text.trim().is_empty() {
         return Ok(Value::Null);
@@ -184,7 +184,7 @@ fn parse_yaml(text: &str) -> Result<Value, String> {
     serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())
 }
 
-/// Takes out nulls, which mean the default, and holds that a block stands where a block belongs.
+/// Removes nulls, which mean the default, and checks that there is a block where a block belongs.
 fn drop_nulls(tree: &mut Value, defaults: &Value, key: &str, origin: &Origin) -> Result<(), ConfigError> {
     let Value::Object(defaults) = defaults else { return Ok(()) };
     let Value::Object(tree) = tree else {
@@ -213,7 +213,7 @@ fn value_kind(value: &Value) -> &'static str {
     }
 }
 
-/// Names the key, and the variable if the value came from one.
+/// Returns an error that names the key, and the variable if the value came from one.
 fn complaint(
     error: &serde_path_to_error::Error<serde_json::Error>,
     origin: Origin,

@@ -1,5 +1,6 @@
 //! The files that a configuration names, as they were when they could last be read. A process that has
-//! dropped its privileges may not read again what only root may: a reload keeps what it had of such a file.
+//! dropped its privileges may be unable to read a file again that only root may read: a reload keeps what was
+//! read of it before.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,7 +27,7 @@ const KEYS: [&str; 5] = [
 /// The key that names the list of torrents.
 const LIST: &str = "access.path";
 
-/// What is known of files that were read.
+/// The contents of files that were read; shared between one reading of the configuration and the next.
 #[derive(Clone, Default)]
 pub(crate) struct RememberedFiles(Arc<Mutex<FileMemory>>);
 
@@ -41,7 +42,7 @@ struct FileMemory {
 impl fmt::Debug for RememberedFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // There are secrets among them.
-        f.write_str("Kept")
+        f.write_str("RememberedFiles")
     }
 }
 
@@ -50,11 +51,11 @@ impl RememberedFiles {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads files that belong together, each with its key. Where this process may not read one of them any
-    /// more, all are as they were when it last could.
+    /// Reads files that belong together, each with its key. If this process may no longer read one of them,
+    /// all are returned as they were when it last could.
     ///
     /// # Errors
-    /// When one cannot be read, and was never read before: its place among them.
+    /// Returns the place of the first file that cannot be read and was never read before.
     pub(super) fn read_files<const N: usize>(
         &self,
         files: [(&'static str, PathBuf); N],
@@ -87,7 +88,7 @@ impl RememberedFiles {
         Ok(read)
     }
 
-    /// The same for the list of torrents.
+    /// Reads the list of torrents, or returns it as it was if this process may no longer read it.
     pub(super) fn read_list(&self, path: PathBuf) -> Result<Arc<TorrentList>, ListError> {
         let mut known = self.lock();
         match TorrentList::read_file(&path) {
@@ -107,8 +108,8 @@ impl RememberedFiles {
         }
     }
 
-    /// All that is known, for a successor that may not be able to read it: key, path, what was read. The list
-    /// of torrents is nothing but info-hashes.
+    /// Returns all contents, for a successor that may be unable to read the files: key, path, octets. The
+    /// list of torrents consists of its info-hashes only.
     pub(crate) fn files(&self) -> Vec<(String, PathBuf, Vec<u8>)> {
         let known = self.lock();
         let list = known.list.iter().map(|(path, list)| {
@@ -121,7 +122,7 @@ impl RememberedFiles {
         known.files.iter().map(file).chain(list).collect()
     }
 
-    /// Takes over what a predecessor has read of a file.
+    /// Adds the contents of a file that a predecessor has read.
     pub(crate) fn insert(&self, key: &str, path: PathBuf, octets: Vec<u8>) {
         let mut known = self.lock();
         if key == LIST {
@@ -132,7 +133,7 @@ impl RememberedFiles {
         }
     }
 
-    /// What nobody was told yet.
+    /// Takes the warnings that were not logged yet.
     pub(super) fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().warnings)
     }
@@ -149,8 +150,8 @@ impl FileMemory {
 }
 
 impl Config {
-    /// The files that are read at the start and at each reload, each with the key that names it; the
-    /// configuration itself has none.
+    /// Returns the files that are read at the start and at each reload, each with the key that names it; that
+    /// of the configuration itself is empty.
     pub(crate) fn named_files(&self) -> Vec<(&'static str, PathBuf)> {
         let document = &self.document;
         let (http, udp) = (&document.http, &document.udp);

@@ -1,4 +1,4 @@
-//! The knobs of both doors: `udp` and `http`. The comments here are descriptions of the JSON Schema.
+//! The settings of both servers, `udp` and `http`. The comments here are the descriptions of the JSON Schema.
 
 use hayate_gateway::config::SocketAccess;
 use schemars::JsonSchema;
@@ -8,7 +8,7 @@ use super::address::Listen;
 use super::bounded::{DurationIn, GIB, HOUR, IntIn, KIB, MIB, MINUTE, SizeIn};
 use super::values::{FileMode, HeaderName, Network, NumWant, Secret, networks};
 
-/// The UDP door (BEP 15, BEP 41).
+/// The UDP server (BEP 15, BEP 41).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Udp {
@@ -28,10 +28,10 @@ pub(crate) struct Udp {
     pub(crate) receive_buffer: SizeIn<{ 4 * KIB }, GIB>,
     /// Octets each socket asks for as send buffer. Changed by a restart only.
     pub(crate) send_buffer: SizeIn<{ 4 * KIB }, GIB>,
-    /// How long a busy worker waits so that one wake-up serves more datagrams, to 10ms; 0 = it never waits.
+    /// How long a busy worker waits so that one wake-up serves more datagrams, to 10ms; 0 = not at all.
     /// Changed by a restart only.
     pub(crate) coalesce: DurationIn<0, 10>,
-    /// Torrents of one scrape that are answered.
+    /// Most torrents of one scrape that are answered.
     pub(crate) max_scrape_infohashes: IntIn<1, 102>,
     /// Instead of announce.numwant; null = the same.
     pub(crate) numwant: Option<NumWant>,
@@ -47,7 +47,7 @@ pub(crate) struct Udp {
 pub(crate) struct Http {
     /// Where to listen; ":port" is IPv4 and IPv6; "" = no HTTP.
     pub(crate) addr: Listen,
-    /// Where to listen with TLS, likewise; "" = no HTTPS.
+    /// Where to listen with TLS; ":port" is IPv4 and IPv6; "" = no HTTPS.
     pub(crate) https_addr: Listen,
     /// File of the certificate chain for https_addr, PEM; read again at every reload.
     pub(crate) tls_cert_path: String,
@@ -55,26 +55,26 @@ pub(crate) struct Http {
     pub(crate) tls_key_path: String,
     /// Path of a unix socket to listen on as well; its peer counts as a trusted proxy.
     pub(crate) unix_socket: String,
-    /// Mode of that socket in octal digits: who may write may connect, and is believed about the client's
-    /// address. Changed by a restart only.
+    /// Mode of that socket in octal digits: whoever may write to it may connect, and is trusted about the
+    /// client's address. Changed by a restart only.
     pub(crate) unix_socket_mode: FileMode,
-    /// Name or number of its group; "" = that of the tracker. Changed by a restart only.
+    /// Name or number of the socket's group; "" = that of the tracker. Changed by a restart only.
     pub(crate) unix_socket_group: String,
     /// Paths of announces. ":name" captures one segment, a last "*name" the rest.
     pub(crate) announce_routes: Vec<String>,
-    /// Paths of scrapes, likewise.
+    /// Paths of scrapes, in the same form.
     pub(crate) scrape_routes: Vec<String>,
     /// Keep connections open after a reply.
     pub(crate) enable_keepalive: bool,
-    /// Header in which a trusted proxy names the client; "" = no header is believed.
+    /// Header in which a trusted proxy names the client; "" = no header is trusted.
     pub(crate) proxy_header: HeaderName,
     /// Networks of the proxies that may name the client.
     pub(crate) trusted_proxies: Vec<Network>,
     /// How long a client may take.
     pub(crate) timeout: Timeout,
-    /// Torrents of one scrape that are answered.
+    /// Most torrents of one scrape that are answered.
     pub(crate) max_scrape_infohashes: IntIn<1, 1024>,
-    /// Open connections at most, further ones are closed at once; less where fewer files may be open.
+    /// Most open connections; further ones are closed at once. Lower if fewer files may be open.
     pub(crate) max_connections: IntIn<1, 1_000_000>,
     /// Instead of announce.numwant; null = the same.
     pub(crate) numwant: Option<NumWant>,

@@ -1,5 +1,6 @@
-//! From the document to the settings of the rooms. The files that the document names are read here, and names
-//! of hosts, services, users and groups are looked up, so that a configuration is good or refused as a whole.
+//! From the document to the settings of the crates. The files that the document names are read here, and
+//! names of hosts, services, users and groups are looked up, so that a configuration is accepted or refused
+//! as a whole.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,60 +35,60 @@ const SERVICES: &str = "/etc/services";
 const KEY_FILE: &str = "udp.key";
 /// Longest key of the connection ids, in octets.
 const KEY_MAX: usize = 4096;
-/// Octets of a token.
+/// Allowed lengths of a token, in octets.
 const TOKEN_LEN: std::ops::RangeInclusive<usize> = 16..=128;
 
-/// What the rooms are told.
+/// The settings of all crates, ready to be applied.
 #[derive(Debug)]
 pub(crate) struct Settings {
     /// Decisions about announces.
     pub(crate) policy: Policy,
-    /// The UDP door, if it is on; its key is still missing where [`Settings::key`] is `None`.
+    /// The UDP server, if it is on; its key is still missing if [`Settings::key`] is `None`.
     pub(crate) udp: Option<(udp::SocketConfig, udp::UdpConfig)>,
     /// Sockets of the gateway and the operator's pages; possibly none.
     pub(crate) listen: gateway::ListenConfig,
     /// The gateway.
     pub(crate) http: gateway::HttpConfig,
-    /// The key of the connection ids, where one is configured.
+    /// The key of the connection ids, if one is configured.
     pub(crate) key: Option<Vec<u8>>,
     /// Where a generated key is kept.
     pub(crate) key_file: PathBuf,
-    /// What is kept, and where.
+    /// The settings of the storage.
     pub(crate) storage: StorageSettings,
-    /// The token of changes over HTTP, if there is one.
+    /// The token of the admin API, if there is one.
     pub(crate) admin_token: Option<AdminToken>,
-    /// Who the process becomes.
+    /// The user that the process becomes.
     pub(crate) identity: Option<Identity>,
-    /// What is legal but unwise, and was seen in the files.
+    /// Warnings about the files: legal but unwise.
     pub(crate) warnings: Vec<String>,
-    /// What else the operator may like to know of the files.
+    /// Notes about the files that may interest the operator.
     pub(crate) notes: Vec<String>,
 }
 
-/// What is kept beside the key, and where.
+/// What the storage keeps, and where.
 #[derive(Clone, Debug)]
 pub(crate) struct StorageSettings {
-    /// The folder of all of it.
+    /// The folder of everything that is kept.
     pub(crate) state_dir: PathBuf,
-    /// The store; `None` = none.
+    /// The database, if there is one.
     pub(crate) dsn: Option<Dsn>,
-    /// Where rows wait or end on the disk.
+    /// Where rows wait on the disk, and where refused rows end.
     pub(crate) places: SpillPaths,
-    /// Rows that wait in memory.
+    /// Limits of the rows that wait in memory.
     pub(crate) bounds: Bounds,
     /// How records are written.
     pub(crate) pace: WriterSettings,
-    /// Announces with traffic are recorded in files (mode private).
+    /// Whether announces with traffic are recorded in files (mode private).
     pub(crate) record_announces: bool,
     /// Seconds between two snapshots of the swarms.
     pub(crate) serialize_seconds: u32,
     /// Seconds between two readings of the registered torrents.
     pub(crate) reload_seconds: u64,
-    /// Seconds for which old rows of hayate's own tables stay; 0 = for ever (mode private).
+    /// Seconds for which old rows of hayate's own tables stay; 0 = forever (mode private).
     pub(crate) history_seconds: u32,
     /// The file of the list of torrents, if there is one.
     pub(crate) access_path: Option<PathBuf>,
-    /// Where the figures of all torrents are written, and how often.
+    /// Where the counts of all torrents are written, and how often.
     pub(crate) export: export::ExportSettings,
 }
 
@@ -95,7 +96,7 @@ impl Settings {
     /// Reads what the configuration names and translates it.
     ///
     /// # Errors
-    /// When a file or a name that the configuration needs is not there or not good.
+    /// When a file or a name that the configuration needs is missing or not accepted.
     pub(crate) fn from_config(config: &Config, keyrings: &dyn KeyringSource) -> Result<Self, ConfigError> {
         let document = &config.document;
         let (key, mut warnings) = key(config)?;
@@ -110,7 +111,7 @@ impl Settings {
         let metrics_addresses = resolve("metrics.addr", &document.metrics.addr, Transport::Tcp)?;
         let socket = &document.http.unix_socket;
         let sockets = sockets(document, udp_addresses);
-        let door = udp_door(document, key.clone().unwrap_or_default());
+        let udp_config = udp_config(document, key.clone().unwrap_or_default());
         let hooks = hooks(config, keyrings)?;
         warnings.extend(keyrings.warnings());
         let (policy, keep, admin_token) = (policy(config)?, storage_settings(config)?, admin_token(config)?);
@@ -119,7 +120,7 @@ impl Settings {
         let notes = list_notes(config, &policy.access, &mut warnings);
         Ok(Self {
             policy,
-            udp: (!document.udp.addr.is_off()).then_some((sockets, door)),
+            udp: (!document.udp.addr.is_off()).then_some((sockets, udp_config)),
             listen: gateway::ListenConfig {
                 addresses: http_addresses,
                 https_addresses,
@@ -127,7 +128,7 @@ impl Settings {
                 unix_access: unix_access(config)?,
                 metrics_addresses,
             },
-            http: gateway::HttpConfig { tls, ..http_door(document) },
+            http: gateway::HttpConfig { tls, ..http_config(document) },
             key,
             key_file: config.resolve_path(&document.state_dir).join(KEY_FILE),
             storage: keep,
@@ -138,14 +139,15 @@ impl Settings {
         })
     }
 
-    /// Has the log say what the operator should know of the files.
+    /// Logs the warnings and notes.
     pub(crate) fn log_warnings(&self) {
         self.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         self.notes.iter().for_each(|note| log::info!("{note}"));
     }
 }
 
-/// The files that these keys name; see [`Kept::read`](super::remembered_files::Kept::read).
+/// Reads the files that these keys name; see
+/// [`RememberedFiles::read_files`](super::remembered_files::RememberedFiles::read_files).
 fn read_files<const N: usize>(
     config: &Config,
     files: [(&'static str, &String); N],
@@ -157,7 +159,7 @@ fn read_files<const N: usize>(
     })
 }
 
-/// Certificate and key, if there is HTTPS.
+/// Reads certificate and key, if there is HTTPS.
 fn tls(config: &Config, warnings: &mut Vec<String>) -> Result<Option<Tls>, ConfigError> {
     let http = &config.document.http;
     let read = |files| read_files(config, files);
@@ -184,7 +186,7 @@ fn tls(config: &Config, warnings: &mut Vec<String>) -> Result<Option<Tls>, Confi
     Ok(Some(tls))
 }
 
-/// Mode and group of the unix socket.
+/// Returns mode and group of the unix socket.
 fn unix_access(config: &Config) -> Result<gateway::SocketAccess, ConfigError> {
     let http = &config.document.http;
     let named = Some(&http.unix_socket_group).filter(|name| !name.is_empty());
@@ -202,7 +204,8 @@ fn identity(config: &Config) -> Result<Option<Identity>, ConfigError> {
     found.map(Some).map_err(|error| config.value_error(error.key(), error.to_string()))
 }
 
-/// The configured key, in the document or in its file, and what is unwise about the file's.
+/// Returns the configured key, from the document or from its file, and a warning if that of the file is
+/// unwise.
 fn key(config: &Config) -> Result<(Option<Vec<u8>>, Vec<String>), ConfigError> {
     let udp = &config.document.udp;
     if !udp.private_key.reveal().is_empty() {
@@ -224,7 +227,7 @@ fn key(config: &Config) -> Result<(Option<Vec<u8>>, Vec<String>), ConfigError> {
     Ok((Some(key), warning.into_iter().collect()))
 }
 
-/// A token that is never shown.
+/// The token of the admin API; never shown.
 #[derive(Clone)]
 pub(crate) struct AdminToken(pub(crate) Vec<u8>);
 
@@ -292,7 +295,7 @@ fn storage_settings(config: &Config) -> Result<StorageSettings, ConfigError> {
     })
 }
 
-/// The name of the database, in the document or in its file.
+/// Returns the DSN of the database, from the document or from its file.
 fn data_source(config: &Config) -> Result<DataSource, ConfigError> {
     let database = &config.document.database;
     if database.dsn_file.is_empty() {
@@ -344,7 +347,7 @@ fn limits(limits: &document::Limits) -> Option<RateLimitRule> {
         .then(|| RateLimitRule { limiter: Arc::new(RateLimiter::new(limit)), action: beyond })
 }
 
-/// The hooks of the configuration. Keys are fetched where a hook needs them and nobody has them yet.
+/// Makes the hooks of the configuration. Keys that a hook needs are fetched, unless they are known already.
 fn hooks(config: &Config, keyrings: &dyn KeyringSource) -> Result<Arc<Hooks>, ConfigError> {
     let Document { prehooks, posthooks, .. } = &config.document;
     fn entry(entry: &HookEntry) -> hayate_state::admission::hooks::HookConfig<'_> {
@@ -373,7 +376,7 @@ fn access(config: &Config) -> Result<Access, ConfigError> {
     })
 }
 
-/// What there is to say of the list of torrents that was read.
+/// Returns notes about the list of torrents that was read.
 fn list_notes(config: &Config, access: &Access, warnings: &mut Vec<String>) -> Vec<String> {
     let name = &config.document.access.path;
     let Some(list) = access.list().filter(|_| !name.is_empty()) else { return Vec::new() };
@@ -402,13 +405,13 @@ fn sockets(document: &Document, addresses: Vec<SocketAddr>) -> udp::SocketConfig
     }
 }
 
-/// Threads of the UDP door.
+/// Returns the number of threads of the UDP server.
 pub(crate) fn workers(document: &Document) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     workers_on(document.udp.workers.as_usize(), cores)
 }
 
-/// One worker for up to two cores, then one per core, where the operator does not say.
+/// Returns the number wanted or, if that is 0, one worker for up to two cores, then one per core.
 fn workers_on(wanted: usize, cores: usize) -> usize {
     match wanted {
         0 if cores <= 2 => 1,
@@ -417,13 +420,13 @@ fn workers_on(wanted: usize, cores: usize) -> usize {
     }
 }
 
-/// The networks whose claims about their address are honoured by a door.
-fn spoofing_sources(document: &Document, of_door: Option<bool>) -> Vec<IpNet> {
-    let allowed = of_door.unwrap_or(document.announce.allow_ip_spoofing);
+/// Returns the networks whose claims about their address a server honours.
+fn spoofing_sources(document: &Document, of_server: Option<bool>) -> Vec<IpNet> {
+    let allowed = of_server.unwrap_or(document.announce.allow_ip_spoofing);
     if allowed { Network::nets(&document.announce.spoofing_sources) } else { Vec::new() }
 }
 
-fn udp_door(document: &Document, private_key: Vec<u8>) -> udp::UdpConfig {
+fn udp_config(document: &Document, private_key: Vec<u8>) -> udp::UdpConfig {
     let Document { udp, announce, .. } = document;
     udp::UdpConfig {
         private_key,
@@ -436,7 +439,7 @@ fn udp_door(document: &Document, private_key: Vec<u8>) -> udp::UdpConfig {
     }
 }
 
-fn http_door(document: &Document) -> gateway::HttpConfig {
+fn http_config(document: &Document) -> gateway::HttpConfig {
     let Document { http, announce, metrics, enable_scrape, enable_metrics, .. } = document;
     let scrape_routes = if *enable_scrape { http.scrape_routes.clone() } else { Vec::new() };
     gateway::HttpConfig {

@@ -12,12 +12,12 @@ use super::read::defaults_of;
 use super::values::MASK;
 
 impl Config {
-    /// The configuration in force as JSON, secrets masked.
+    /// Returns the configuration in force as JSON, secrets masked.
     pub(crate) fn json(&self) -> String {
         pretty(&tree(&self.document))
     }
 
-    /// One line for each key that is not at its default: key, value, where from.
+    /// Returns one line for each key that is not at its default: key, value, origin.
     pub(crate) fn origins(&self) -> Vec<String> {
         let mut lines = Vec::new();
         differences(&tree(&self.document), &defaults_of(self.document.mode), "", &mut |key, value| {
@@ -27,7 +27,7 @@ impl Config {
     }
 }
 
-/// The JSON Schema of the document, as text with a last line break.
+/// Returns the JSON Schema of the document, as text that ends with a line break.
 pub(crate) fn schema() -> String {
     let schema =
         SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<Document>();
@@ -38,7 +38,7 @@ pub(crate) fn schema() -> String {
     pretty(&schema)
 }
 
-/// `tracker.json` with every knob at its default.
+/// Returns `tracker.json` with every setting at its default.
 #[cfg(test)]
 pub(crate) fn defaults_json() -> String {
     pretty(&defaults())
@@ -65,8 +65,7 @@ fn differences(value: &Value, default: &Value, key: &str, found: &mut dyn FnMut(
     }
 }
 
-/// Is the text what stands in place of a secret? Such a value in a file is a mistake made with
-/// `print-config`.
+/// Whether the text is the mask of a secret. Such a value in a file is a mistake made with `print-config`.
 pub(super) fn is_mask(text: &[u8]) -> bool {
     text == MASK.as_bytes()
 }

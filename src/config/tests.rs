@@ -24,7 +24,7 @@ pub(crate) fn read(text: &str) -> Result<Config, String> {
 }
 
 #[test]
-fn tracker_json_holds_every_knob_at_its_default() {
+fn tracker_json_holds_every_setting_at_its_default() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tracker.json");
     let text = std::fs::read_to_string(path).unwrap();
     assert_eq!(text, show::defaults_json(), "write it anew with `hayate print-config` in an empty folder");
@@ -48,10 +48,10 @@ fn the_schema_describes_every_key_and_allows_no_other() {
         let Some(block) = block.as_object() else { return };
         assert_eq!(schema["additionalProperties"], false, "{key}");
         for (name, value) in block {
-            let knob = &schema["properties"][name];
-            assert!(knob["description"].is_string(), "{key}.{name} has no description");
-            assert!(!knob["default"].is_null() || value.is_null(), "{key}.{name} has no default");
-            walk(value, knob, root, &format!("{key}.{name}"));
+            let setting = &schema["properties"][name];
+            assert!(setting["description"].is_string(), "{key}.{name} has no description");
+            assert!(!setting["default"].is_null() || value.is_null(), "{key}.{name} has no default");
+            walk(value, setting, root, &format!("{key}.{name}"));
         }
     }
     let schema: serde_json::Value = serde_json::from_str(&show::schema()).unwrap();
@@ -173,7 +173,7 @@ fn relative_paths_start_at_the_folder_of_the_file() {
 }
 
 #[test]
-fn doors_may_differ_from_what_both_are_told() {
+fn servers_may_differ_from_the_common_settings() {
     let config = read(
         r#"{"announce": {"numwant": 7, "max_numwant": 11, "allow_ip_spoofing": true},
             "udp": {"numwant": 13, "allow_ip_spoofing": false}, "http": {"max_numwant": 17},

@@ -1,4 +1,4 @@
-//! The kinds of words a knob can have, besides numbers and addresses: networks, names, secrets, switches.
+//! The kinds of values other than numbers and addresses: networks, names, secrets, switches.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::bounded::IntIn;
 
-/// What stands in place of a secret wherever one could be read.
+/// Shown in place of a secret wherever one could be read.
 pub(crate) const MASK: &str = "********";
 /// Longest name of a header or metric prefix.
 const NAME_MAX: usize = 64;
@@ -28,7 +28,7 @@ impl Network {
         net.map(|net| Self(net.trunc()))
     }
 
-    /// The networks behind a list.
+    /// Returns the networks of a list.
     pub(crate) fn nets(list: &[Self]) -> Vec<IpNet> {
         list.iter().map(|network| network.0).collect()
     }
@@ -62,7 +62,7 @@ impl JsonSchema for Network {
     }
 }
 
-/// Networks known when hayate is built; a test holds that none is lost.
+/// Returns the networks of a default. A test checks that every text is a network.
 pub(super) fn networks(texts: &[&str]) -> Vec<Network> {
     texts.iter().filter_map(|text| text.parse().ok().map(Network)).collect()
 }
@@ -75,7 +75,7 @@ pub(crate) type NumWant = IntIn<0, 65535>;
 pub(crate) struct Secret(String);
 
 impl Secret {
-    /// The octets of the secret; empty if there is none.
+    /// Returns the octets of the secret; empty if there is none.
     pub(crate) fn reveal(&self) -> &[u8] {
         self.0.as_bytes()
     }
@@ -184,7 +184,7 @@ impl FileMode {
         u32::from_str_radix(digits, 8).ok().filter(|_| octal).map(Self)
     }
 
-    /// May every user of the machine write?
+    /// Whether every user of the machine may write.
     pub(crate) fn is_open_to_others(self) -> bool {
         self.0 & 0o002 != 0
     }

@@ -1,5 +1,5 @@
-//! Upgrades, as the main thread sees them: when a successor is raised, who serves, and what waits until that
-//! is known.
+//! Upgrades, as the main thread sees them: when a successor is started, which process serves, and what waits
+//! until that is known.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,14 +17,15 @@ use crate::daemon::upgrade::{ServingSuccessor, StartingSuccessor, Successor, Suc
 use crate::process::lock::StateLock;
 use crate::process::systemd;
 
-/// What was asked for, and cannot be done yet.
+/// Requests that cannot be carried out yet.
 #[derive(Debug, Default)]
 pub(super) struct Deferred {
-    /// Until it is known whether there will be a successor, who would reload in the place of this process.
+    /// A reload, until it is known whether there will be a successor, which would reload instead.
     pub(super) reload: bool,
-    /// Until the predecessor has ended.
+    /// An upgrade, until the predecessor has ended.
     pub(super) upgrade: bool,
-    /// Likewise, for what lasts cannot be written before; but not later than at this uptime.
+    /// A stop, until the predecessor has ended, for nothing can be written to the store before; but not later
+    /// than at this uptime.
     pub(super) stop_at: Option<Duration>,
 }
 
@@ -32,7 +33,7 @@ impl Daemon {
     /// Starts a successor, if there can be one.
     pub(super) fn upgrade(&mut self) {
         if self.starting.is_some() {
-            // Whoever asks again hears what becomes of it.
+            // Whoever asks again learns the outcome of the upgrade that is under way.
             return;
         }
         if let Some(reloading) = &mut self.running_reload {
@@ -63,7 +64,7 @@ impl Daemon {
         }
     }
 
-    /// There will be no successor.
+    /// Goes on serving after an upgrade has failed.
     fn keep_serving(&mut self, error: &anyhow::Error) {
         self.storage.access_list.reopen();
         self.refuse_upgrade(&format!("{error:#}"));
@@ -76,7 +77,8 @@ impl Daemon {
         log_refusal(&self.storage.lock, refusal);
     }
 
-    /// The predecessor has ended, and the store that it had was opened. True if this process stops now.
+    /// Takes over the store after the predecessor has ended and released it. Returns true if this process is
+    /// to stop now.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -91,7 +93,7 @@ impl Daemon {
         Ok(false)
     }
 
-    /// Lets the successor serve, if there is one; `None` if not, and this process serves on.
+    /// Lets the successor serve, if there is one. Returns `None` if there is none and this process serves on.
     ///
     /// # Errors
     /// When this process cannot serve on.
@@ -108,7 +110,7 @@ impl Daemon {
             }
         };
         log::info!("process {} takes over", successor.pid());
-        // From here on the successor hears of every signal. What came before is known below.
+        // From here on every signal is forwarded to the successor. Those that came before are taken below.
         self.main_events.forward_to(successor.signal_stream().ok());
         while let Ok(event) = main_events.try_recv() {
             match event {
@@ -117,7 +119,7 @@ impl Daemon {
                     self.deferred.reload = true;
                 }
                 MainEvent::Registered(list) => self.live_settings.set_registered(list),
-                // None of these comes while a successor is raised, but for what is known without it.
+                // None of these comes while a successor starts, except those that are known in other ways.
                 MainEvent::Stop
                 | MainEvent::Upgrade
                 | MainEvent::PredecessorEnded
@@ -153,7 +155,7 @@ impl Daemon {
 
     /// Stops the UDP workers and lets the successor serve.
     fn let_successor_serve(&mut self, successor: Successor) -> anyhow::Result<ServingSuccessor> {
-        // Nobody is missed: they wait in the sockets for the successor.
+        // No datagram is lost: they wait in the sockets for the successor.
         self.health.set_udp(None);
         if let Some(udp) = self.udp.take() {
             udp.stop();
@@ -162,22 +164,22 @@ impl Daemon {
         successor.start_serving()
     }
 
-    /// Serves on where a successor did not.
+    /// Serves again after a successor has failed to.
     fn resume_serving(&mut self) -> anyhow::Result<()> {
         if let Err(error) = self.storage.lock.mark_serving() {
             log::warn!("the lock on state_dir does not show this process: {error}");
         }
         if self.udp.is_none() {
-            let door = match self.sockets.lock() {
+            let server = match self.sockets.lock() {
                 Ok(sockets) => self.listening.reopen_udp(&sockets)?,
                 Err(_) => bail!("a thread has panicked"),
             };
-            self.serve_udp(door).context("serving on after the upgrade has failed")?;
+            self.serve_udp(server).context("serving on after the upgrade has failed")?;
         }
         Ok(())
     }
 
-    /// Tells the successor what it does not know yet, and ends.
+    /// Sends the successor the last changes, and ends.
     pub(super) fn stop_after_handover(self, successor: ServingSuccessor) -> anyhow::Result<()> {
         self.storage.survey.stop();
         self.health.serving.store(false, Ordering::Relaxed);
@@ -191,7 +193,7 @@ impl Daemon {
     }
 }
 
-/// Tells who has to know that the successor serves, and the successor what was asked of this process.
+/// Tells systemd that the successor serves, and the successor which reload or stop was asked of this process.
 pub(super) fn tell_of_handover(main_events: &MainEvents, due: &Deferred, successor: &ServingSuccessor) {
     systemd::notify(NotifyState::MainPid(successor.pid));
     if due.reload {
@@ -202,9 +204,9 @@ pub(super) fn tell_of_handover(main_events: &MainEvents, due: &Deferred, success
     }
 }
 
-/// Says why there is no successor.
+/// Records and logs why there is no successor.
 pub(super) fn log_refusal(lock: &StateLock, refusal: &str) {
-    // First: whoever has read the log finds it there.
+    // Before the log line: whoever reads that finds the refusal in the lock file.
     if let Err(error) = lock.record_refusal(refusal) {
         log::warn!("the lock file: {error}");
     }

@@ -1,4 +1,4 @@
-//! Whether the process serves, and its own numbers.
+//! Whether the process serves, and the metrics of the process itself.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,35 +14,35 @@ use crate::daemon::signals::FlushSlot;
 use crate::process::log_thread::LogThread;
 use crate::process::logging;
 
-/// A thread is thought dead when it stands still for so long.
+/// A thread that has not moved for this time is considered dead.
 const STALL_MAX: Duration = Duration::from_secs(10);
 
 /// Whether the whole process serves, for `/health`.
 pub(crate) struct ProcessHealth {
     pub(crate) serving: AtomicBool,
     clock: Clock,
-    /// The workers of the UDP door, if it is on, and how they move.
+    /// The workers of the UDP server, if it is on, and their progress.
     udp: Mutex<Option<(hayate_udp::WorkerLiveness, ThreadProgress)>>,
     actor: Arc<AtomicU64>,
     actor_progress: Mutex<ThreadProgress>,
     log: Option<Arc<LogThread>>,
-    /// Knows how the store is, once there is one.
+    /// Knows the state of the store, once there is one.
     flush_slot: FlushSlot,
 }
 
-/// Beats of some threads when they were last seen to grow, and when that was.
+/// The number of turns of each thread when it was last seen to grow, and the uptime then.
 #[derive(Default)]
 struct ThreadProgress(Vec<(u64, Duration)>);
 
 impl ThreadProgress {
-    /// Has each of them moved lately?
-    fn have_moved(&mut self, beats: impl Iterator<Item = u64>, now: Duration) -> bool {
+    /// Whether each thread has moved within [`STALL_MAX`].
+    fn have_moved(&mut self, turns: impl Iterator<Item = u64>, now: Duration) -> bool {
         let mut all = true;
-        for (number, beats) in beats.enumerate() {
+        for (number, turns) in turns.enumerate() {
             match self.0.get_mut(number) {
-                Some((seen, _)) if *seen == beats => {}
-                Some(known) => *known = (beats, now),
-                None => self.0.push((beats, now)),
+                Some((seen, _)) if *seen == turns => {}
+                Some(known) => *known = (turns, now),
+                None => self.0.push((turns, now)),
             }
             all &= self.0.get(number).is_some_and(|(_, moved)| now.saturating_sub(*moved) < STALL_MAX);
         }
@@ -63,14 +63,14 @@ impl ProcessHealth {
         }
     }
 
-    /// These are the workers of the UDP door now.
+    /// Sets the workers of the UDP server.
     pub(crate) fn set_udp(&self, udp: Option<&hayate_udp::RunningServer>) {
-        if let Ok(mut pulse) = self.udp.lock() {
-            *pulse = udp.map(|udp| (udp.liveness(), ThreadProgress::default()));
+        if let Ok(mut workers) = self.udp.lock() {
+            *workers = udp.map(|udp| (udp.liveness(), ThreadProgress::default()));
         }
     }
 
-    /// What `/health` says: bad is what clients notice; the rest is for the operator to mend.
+    /// Returns what `/health` reports: `Bad` is what clients notice; the rest is for the operator to repair.
     pub(crate) fn condition(&self) -> HealthStatus {
         let moving = self.all_threads_move();
         if !(self.serving.load(Ordering::Relaxed) && moving) {
@@ -87,20 +87,21 @@ impl ProcessHealth {
         if faults.is_empty() { HealthStatus::Good } else { HealthStatus::Degraded(faults) }
     }
 
-    /// Looks whether every worker lives and moves, and the actor too. Asked once a second it knows to a
-    /// second how long one has stood still.
+    /// Checks whether every worker and the actor live and move. To be called once a second: then it is known
+    /// to the second how long one has stood still.
     pub(crate) fn all_threads_move(&self) -> bool {
         let now = self.clock.uptime();
         let udp = self.udp.lock().is_ok_and(|mut udp| {
-            udp.as_mut()
-                .is_none_or(|(pulse, motion)| motion.have_moved(pulse.turns(), now) && pulse.is_serving())
+            udp.as_mut().is_none_or(|(workers, progress)| {
+                progress.have_moved(workers.turns(), now) && workers.is_serving()
+            })
         });
-        let beats = std::iter::once(self.actor.load(Ordering::Relaxed));
-        let actor = self.actor_progress.lock().is_ok_and(|mut moves| moves.have_moved(beats, now));
+        let turns = std::iter::once(self.actor.load(Ordering::Relaxed));
+        let actor = self.actor_progress.lock().is_ok_and(|mut moves| moves.have_moved(turns, now));
         udp && actor
     }
 
-    /// The operator's pages, with these numbers and this health.
+    /// Returns the operator's pages, with these metrics and this health.
     pub(crate) fn pages(
         self: &Arc<Self>,
         admin: Option<Arc<dyn AdminHandler>>,
@@ -135,7 +136,7 @@ impl ReloadMetrics {
     }
 }
 
-/// Lists what the policy in force has counted.
+/// Registers the counters of the policy in force.
 pub(crate) fn register_policy_metrics(board: &Board, policy: &Arc<Published<Policy>>) {
     let counter = |name, help, read: fn(&Policy) -> u64| {
         let policy = Arc::clone(policy);
@@ -150,7 +151,7 @@ pub(crate) fn register_policy_metrics(board: &Board, policy: &Arc<Published<Poli
     });
 }
 
-/// Lists the daemon's own gauges.
+/// Registers the daemon's own gauges.
 pub(crate) fn register_daemon_metrics(
     board: &Board,
     clock: Clock,
@@ -162,7 +163,7 @@ pub(crate) fn register_daemon_metrics(
     if let Some(log) = logging::log_thread() {
         log.register_metrics(board);
     }
-    // The name that the reference tracker has for it.
+    // The name that the reference tracker uses.
     gauge("uptime", "Seconds since the start.", Box::new(move || clock.uptime().as_secs()));
     gauge("uptime_seconds", "Seconds since the start.", Box::new(move || clock.uptime().as_secs()));
     for (name, help, file) in [
@@ -194,9 +195,9 @@ mod tests {
 
     #[test]
     fn one_thread_that_stands_still_for_ten_seconds_is_noticed() {
-        let mut motion = ThreadProgress::default();
+        let mut progress = ThreadProgress::default();
         let mut look =
-            |second, beats: [u64; 3]| motion.have_moved(beats.into_iter(), Duration::from_secs(second));
+            |second, turns: [u64; 3]| progress.have_moved(turns.into_iter(), Duration::from_secs(second));
         assert!(look(100, [0, 0, 0]), "seen for the first time");
         assert!(look(109, [7, 0, 11]));
         assert!(!look(110, [13, 0, 17]));

@@ -1,5 +1,5 @@
-//! JWK sets over HTTP and HTTPS, for the hook `jwt`: fetched when a hook first needs them, then again and
-//! again by a thread of their own, and kept over reloads (`rules/hooks.md#key-sets`).
+//! JWK sets over HTTP and HTTPS, for the hook `jwt`: fetched when a hook first needs them, renewed
+//! periodically by a thread each, and kept across reloads (`rules/hooks.md#key-sets`).
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -12,9 +12,9 @@ use hayate_state::admission::hooks::jwk::{JWK_SET_LEN_MAX, Keyring, KeyringSourc
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
-/// How long one fetch may take.
+/// Longest time that one fetch may take.
 const FETCH_MAX: Duration = Duration::from_secs(10);
-/// How long the thread of a keyring sleeps before it looks whether it is still needed.
+/// Time that the thread of a keyring sleeps between two checks whether the keyring is still used.
 const CHECK_PAUSE: Duration = Duration::from_secs(1);
 
 /// The keyrings in use, by URL.
@@ -24,7 +24,7 @@ pub(crate) struct JwkSets(Arc<Mutex<FetchedSets>>);
 #[derive(Debug, Default)]
 struct FetchedSets {
     by_url: HashMap<String, FetchedSet>,
-    /// What nobody has been told yet: the first set is fetched before there is a log.
+    /// Warnings that were not logged yet: the first set is fetched before there is a log.
     warnings: Vec<String>,
 }
 
@@ -35,7 +35,7 @@ struct FetchedSet {
     interval_seconds: Arc<AtomicU64>,
 }
 
-/// For those who only read a configuration: every set is empty.
+/// A source for commands that only read a configuration: every set is empty.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NoFetch;
 
@@ -78,7 +78,7 @@ impl KeyringSource for JwkSets {
     }
 }
 
-/// Renews the keys until no hook needs them any more. A failure leaves the old ones.
+/// Renews the keys until no hook uses them any more. After a failure the old keys stay.
 fn renew_until_unused(ring: &Weak<Keyring>, url: &str, interval_seconds: &AtomicU64) {
     let mut slept = 0;
     loop {
@@ -105,9 +105,9 @@ fn renew_keys(ring: &Keyring, url: &str) -> Result<(usize, Vec<String>), String>
     ring.replace_keys(&fetch_set(url)?).map_err(|error| error.to_string())
 }
 
-/// Fetches a set: status 200, at most [`SET_LEN_MAX`] octets, within [`FETCH_MAX`].
+/// Fetches a set: status 200, at most [`JWK_SET_LEN_MAX`] octets, within [`FETCH_MAX`].
 fn fetch_set(url: &str) -> Result<Vec<u8>, String> {
-    // The machine's own list of authorities, so that an operator can add one.
+    // The machine's own list of certificate authorities, so that an operator can add one.
     let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
     let agent: Agent = Agent::config_builder().timeout_global(Some(FETCH_MAX)).tls_config(tls).build().into();
     let mut response = agent.get(url).call().map_err(|error| error.to_string())?;
@@ -115,13 +115,13 @@ fn fetch_set(url: &str) -> Result<Vec<u8>, String> {
         return Err(format!("status {} instead of 200", response.status().as_u16()));
     }
     let mut octets = Vec::new();
-    // One more, so that what is too long is seen to be.
+    // One octet more, so that a set that is too long is noticed.
     let mut body = response.body_mut().as_reader().take(JWK_SET_LEN_MAX as u64 + 1);
     body.read_to_end(&mut octets).map_err(|error| error.to_string())?;
     Ok(octets)
 }
 
-/// A URL without what may be a secret.
+/// Returns the URL without the parts that may hold a secret.
 fn without_secrets(url: &str) -> &str {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     let url = url.get(..end).unwrap_or_default();

@@ -1,16 +1,16 @@
-//! Start, serve, stop. In this order: configuration, sockets, privileges, key, state, doors; and back.
+//! Start, serve, stop. In this order: configuration, sockets, privileges, key, state, servers; and back.
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | `startup` | the three ways to begin |
-//! | [`listeners`] | the sockets of both doors |
+//! | `startup` | the three ways to start; the factory of trackers |
+//! | [`listeners`] | the sockets of both servers, and their start |
 //! | [`storage`](mod@storage) | what lasts: store, snapshot, and their threads |
 //! | [`signals`] | reload, orderly stop, stop at once |
 //! | [`reload`], [`live_settings`] | a new configuration for a running daemon, or a refusal |
 //! | [`upgrade`], `handover`, `private_handover` | a successor takes over |
-//! | [`health`] | whether the process serves, and its own numbers |
-//! | [`registered_torrents`] | the registered torrents, read again and again |
-//! | [`jwk_fetch`] | the keys of tokens, fetched over HTTP |
+//! | [`health`] | whether the process serves, and its own metrics |
+//! | [`registered_torrents`] | the registered torrents, read periodically |
+//! | [`jwk_fetch`] | the keys for tokens, fetched over HTTP |
 
 mod handover;
 pub(crate) mod health;
@@ -36,7 +36,7 @@ use hayate_gateway::ReplyTo;
 use hayate_state::actor::{Actor, Inbox};
 use hayate_state::snapshot::keeper::Ending;
 use hayate_state::{Board, Clock, Policy};
-use hayate_udp::Server as UdpDoor;
+use hayate_udp::Server as UdpServer;
 use sd_notify::NotifyState;
 
 use crate::commands::cli::OutputOptions;
@@ -55,7 +55,7 @@ use handover::Deferred;
 use private_handover::PrivateHandover;
 use startup::{StartFrom, load_state, new_storage, open_servers, tracker_factory};
 
-/// How often the main thread looks whether everything lives.
+/// Time between two checks of the main thread whether all threads live.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Serves until a signal ends it.
@@ -67,7 +67,7 @@ pub(crate) fn serve(source: &Source, look: &OutputOptions) -> anyhow::Result<()>
     let flush_slot = FlushSlot::default();
     let keyrings = JwkSets::default();
     let config = source.read_config().context(NOT_READ)?;
-    // Before there is a thread, for each has what is taken away here for itself.
+    // Before any other thread is started: each thread has privileges of its own.
     let sealed = privileges::seal_privileges(&config.document.privileges);
     let (sender, main_events) = signals::start_listening(&flush_slot).context("listening to signals")?;
     let inheritance = Inherited::receive(config.remembered())?;
@@ -92,7 +92,7 @@ pub(crate) fn serve(source: &Source, look: &OutputOptions) -> anyhow::Result<()>
                 None => return Ok(()),
             },
             Err(error) => {
-                // What it says is in the log; why the process ends is more important.
+                // Its own errors are in the log; why the process ends is more important.
                 let _ = daemon.stop();
                 return Err(error);
             }
@@ -119,18 +119,18 @@ struct Daemon {
     inbox: Arc<Mutex<Option<Inbox<ReplyTo>>>>,
     http: hayate_gateway::RunningServer,
     udp: Option<hayate_udp::RunningServer>,
-    /// The program file as it was called when this process started, for a successor.
+    /// The path of the program file when this process started, for a successor.
     program: PathBuf,
     sockets: Arc<Mutex<Sockets>>,
     main_events: MainEvents,
     flush_slot: FlushSlot,
-    /// A successor on its way.
+    /// A successor that is starting.
     starting: Option<StartingSuccessor>,
-    /// What was asked for, and waits.
+    /// Requests that wait.
     deferred: Deferred,
 }
 
-/// Tells the operator what the tracker will decide by.
+/// Logs the rules by which the tracker will decide.
 fn log_start(document: &Document, policy: &Policy) {
     log::info!(
         "starting tracker logic: mode {}, access {}, hooks {}",
@@ -140,7 +140,7 @@ fn log_start(document: &Document, policy: &Policy) {
     );
 }
 
-/// Why the daemon ceases to serve.
+/// Why the daemon stops serving.
 enum StopReason {
     /// A signal asked for it.
     Signal,
@@ -161,7 +161,7 @@ impl Daemon {
         origin: StartFrom,
     ) -> anyhow::Result<Self> {
         let program = match &origin {
-            // By now another file may be in its place.
+            // Another file may be in its place by now.
             StartFrom::Itself(_, _, program) => program.clone(),
             _ => std::env::current_exe().context("the path of this program")?,
         };
@@ -232,7 +232,7 @@ impl Daemon {
         })
     }
 
-    /// Does what signals ask for, until one asks to stop or a successor serves.
+    /// Handles events until one asks to stop or a successor serves.
     fn event_loop(&mut self, main_events: &Receiver<MainEvent>) -> anyhow::Result<StopReason> {
         loop {
             let event = main_events.recv_timeout(CHECK_INTERVAL);
@@ -291,7 +291,7 @@ impl Daemon {
         if !self.http.is_serving() {
             bail!("the HTTP frontend has ended");
         }
-        // Who stands still is for `/health` to tell; here only the time is taken.
+        // `/health` reports threads that stand still; here only the time is noted.
         self.health.all_threads_move();
         if !self.storage.is_alive() {
             bail!("a thread of the storage has ended");
@@ -299,7 +299,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Begins a reload, or notes that another one is due when the one under way is done.
+    /// Starts a reload, or notes that another one is due after the one that is under way.
     fn begin_reload(&mut self) {
         if let Some(reloading) = &mut self.running_reload {
             reloading.again = true;
@@ -323,7 +323,7 @@ impl Daemon {
         }
     }
 
-    /// Carries out what a reload has read, and then what has waited for it.
+    /// Applies what a reload has read, and then carries out what has waited for it.
     fn finish_reload(&mut self, planned: ReloadOutcome) {
         self.apply_reload(planned);
         let Some(RunningReload { again, upgrade, .. }) = self.running_reload.take() else { return };
@@ -361,7 +361,7 @@ impl Daemon {
         }
     }
 
-    /// Serves at sockets that a reload has opened, and then no more at those that they replace.
+    /// Serves on sockets that a reload has opened, and then stops serving on those that they replace.
     fn switch_sockets(&mut self, new: NewSockets) {
         if let Ok(mut sockets) = self.sockets.lock()
             && let Err(error) = new.share(&mut sockets)
@@ -369,17 +369,17 @@ impl Daemon {
             log::warn!("an upgrade will not have the new sockets: {error}");
         }
         self.http.change_listeners(new.http);
-        let Some(door) = new.udp else { return };
-        if let Err(error) = self.serve_udp(door) {
+        let Some(server) = new.udp else { return };
+        if let Err(error) = self.serve_udp(server) {
             log::error!("the UDP frontend stays where it was: {error:#}");
         }
     }
 
-    /// Serves UDP behind this door, and then no more behind the one before.
-    fn serve_udp(&mut self, door: Option<UdpDoor>) -> anyhow::Result<()> {
+    /// Starts this UDP server, and then stops the one before.
+    fn serve_udp(&mut self, server: Option<UdpServer>) -> anyhow::Result<()> {
         let document = &self.config.document;
         let tracker = tracker_factory(&self.storage, &self.live_settings.policy)?;
-        let new = start_udp(door, document, &self.live_settings, self.clock, &self.board, tracker)?;
+        let new = start_udp(server, document, &self.live_settings, self.clock, &self.board, tracker)?;
         self.health.set_udp(new.as_ref());
         if let Some(old) = std::mem::replace(&mut self.udp, new) {
             old.stop();
@@ -417,7 +417,7 @@ fn drop_inbox(inbox: &Mutex<Option<Inbox<ReplyTo>>>) {
     }
 }
 
-/// A choice of the configuration, as it is written there.
+/// Returns a choice of the configuration as it is spelled there.
 fn config_word(choice: &impl serde::Serialize) -> String {
     serde_json::to_value(choice).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }

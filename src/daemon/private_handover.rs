@@ -1,6 +1,6 @@
-//! Upgrades in mode private: one process credits at a time, so this one rests before the successor serves.
-//! What it knows is on the disk by then, as at a stop, and it starts from there itself if the successor
-//! fails.
+//! Upgrades in mode private: only one process credits at a time, so this one stops serving before the
+//! successor starts to. By then everything that it knows is on the disk, as after a stop, and it starts again
+//! from there if the successor fails.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -13,15 +13,15 @@ use crate::config::Settings;
 use crate::daemon::upgrade::{Sockets, Successor};
 use crate::process::file_limit;
 
-/// A successor that is ready, and what this process would start from once more.
+/// A successor that is ready, and the settings with which this process would start again.
 pub(super) struct PrivateHandover {
     pub(super) successor: Successor,
     pub(super) restart_settings: Settings,
 }
 
 impl Daemon {
-    /// Stops as an orderly stop does, but for the sockets, and lets the successor serve. If that fails, this
-    /// process is back, as it was but for its metrics.
+    /// Stops in order, but keeps the sockets, and lets the successor serve. If that fails, this process
+    /// serves again, as before except for its metrics.
     ///
     /// # Errors
     /// When neither of them serves, or something is lost.
@@ -30,7 +30,7 @@ impl Daemon {
         let start = self.clock.uptime();
         self.storage.survey.stop();
         self.health.serving.store(false, Ordering::Relaxed);
-        // First: a client that is slow with its request must not hold up datagrams too.
+        // HTTP first: a client that is slow with its request must not hold up datagrams too.
         self.http.stop_for_waiting_successor();
         if let Some(udp) = self.udp {
             udp.stop();

@@ -1,5 +1,5 @@
-//! The registered torrents of mode listed, read from the store again and again by a thread of its own, so
-//! that nobody waits for it.
+//! The registered torrents of mode listed, read from the store periodically by a thread of its own, so
+//! that nothing else waits for the store.
 
 use std::io;
 use std::sync::Arc;
@@ -29,12 +29,12 @@ struct RegisteredMetrics {
 }
 
 impl RegisteredReader {
-    /// Has not read anything yet.
+    /// Returns a reader that has not read anything yet.
     pub(crate) fn new(backend: Backend) -> Self {
         Self { backend, store: None, metrics: Arc::default() }
     }
 
-    /// Reads all of them; where that fails, what is known already stays.
+    /// Reads all registered torrents. If that fails, the list in force stays.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -100,7 +100,7 @@ impl BackgroundTask for RegisteredTask {
     }
 }
 
-/// One line when it begins to fail, and one when it works again.
+/// Logs one line when the reading begins to fail, and one when it works again.
 fn log_outcome(result: &Result<TorrentList, StoreError>, failing: bool) {
     match result {
         Err(error) if !failing => {

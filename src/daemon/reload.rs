@@ -1,5 +1,5 @@
-//! A new configuration for a running daemon: read and checked as a whole, with what only a restart can change
-//! held back. Whoever has a [`Plan`] can carry it out; nothing can fail any more.
+//! A new configuration for a running daemon: read and checked as a whole, without the changes that need a
+//! restart. Applying a [`ReloadPlan`] cannot fail any more.
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::daemon::jwk_fetch::JwkSets;
 use crate::daemon::listeners::{ListenError, Listening, NewSockets};
 use crate::process::connection_id_key::{self, KeyError};
 
-/// A setting that waits for a restart.
+/// A setting that only a restart changes.
 struct RestartOnly {
     key: &'static str,
     differs: fn(&Document, &Document) -> bool,
@@ -32,7 +32,7 @@ macro_rules! restart_only {
     };
 }
 
-/// What only a restart can change.
+/// All settings that only a restart changes.
 const RESTART_ONLY: [RestartOnly; 17] = [
     restart_only!(mode),
     restart_only!(database.dsn),
@@ -52,7 +52,7 @@ const RESTART_ONLY: [RestartOnly; 17] = [
     restart_only!(admin),
     restart_only!(privileges),
 ];
-/// Likewise, but it does not change what is served.
+/// The same for the log, which does not change what is served.
 const LOG: RestartOnly = restart_only!(log);
 
 /// Why a reload is refused.
@@ -66,20 +66,20 @@ pub(crate) enum ReloadError {
     NotOpen(#[from] ListenError),
 }
 
-/// A configuration that can take over.
+/// A new configuration that is ready to be applied.
 #[derive(Debug)]
 pub(crate) struct ReloadPlan {
-    /// The new configuration, restart-only knobs as they were.
+    /// The new configuration, with restart-only settings as they were.
     pub(crate) config: Config,
-    /// What follows from it, the key of the connection ids included.
+    /// The settings that follow from it, including the key of the connection ids.
     pub(crate) settings: Settings,
-    /// Open sockets of addresses that are new.
+    /// Open sockets for the new addresses.
     pub(crate) sockets: NewSockets,
-    /// Restart-only knobs that were changed.
+    /// Restart-only settings that were changed.
     pub(crate) restart_keys: Vec<&'static str>,
 }
 
-/// What a reload is made from.
+/// Everything that a reload needs.
 pub(crate) struct ReloadInputs {
     pub(crate) running: Config,
     pub(crate) source: Source,
@@ -88,18 +88,18 @@ pub(crate) struct ReloadInputs {
     pub(crate) access_list: Arc<AccessListFile>,
 }
 
-/// A reload that is under way, in a thread of its own: what it reads may hang, a name server or a disk of the
-/// network for example, and only it waits for that.
+/// A reload that is under way, in a thread of its own: what it reads from, for example a name server or a
+/// network disk, may hang, and only this thread waits then.
 #[derive(Debug)]
 pub(crate) struct RunningReload {
     thread: JoinHandle<()>,
-    /// Another one is due when it is done.
+    /// Another reload is due afterwards.
     pub(crate) again: bool,
-    /// An upgrade is due when it is done.
+    /// An upgrade is due afterwards.
     pub(crate) upgrade: bool,
 }
 
-/// What has become of a reload; dropped when it has been carried out.
+/// The outcome of a reload. Its thread ends when this is dropped, after the plan was applied.
 #[derive(Debug)]
 pub(crate) struct ReloadOutcome {
     pub(crate) plan: Result<ReloadPlan, ReloadError>,
@@ -107,7 +107,7 @@ pub(crate) struct ReloadOutcome {
 }
 
 impl RunningReload {
-    /// Begins the reload; its thread calls `send` with what has become of it.
+    /// Starts the reload; its thread calls `send` with the outcome.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -116,19 +116,19 @@ impl RunningReload {
         send: impl FnOnce(ReloadOutcome) + Send + 'static,
     ) -> io::Result<Self> {
         let thread = thread::Builder::new().name("reload".into()).spawn(move || {
-            // What the desk changes meanwhile would be neither in what was read nor in what is published.
+            // A change of the list by the admin API meanwhile would be lost: it would be neither in the file
+            // as it was read nor in the list that is published.
             let _turn = basis.access_list.lock_changes();
             let plan = plan_reload(&basis.running, &basis.source, &basis.keyrings, &basis.listening);
             let (carried_out, done) = sync_channel(0);
             send(ReloadOutcome { plan, _applied: carried_out });
-            // Nothing is sent: this ends when the other end is dropped.
+            // Nothing is sent: this returns when the other end is dropped.
             let _ = done.recv();
         })?;
         Ok(Self { thread, again: false, upgrade: false })
     }
 
-    /// True once the thread has ended without a word, which takes a panic: else it ends when its word has
-    /// been heard.
+    /// True once the thread has ended before its outcome was applied, which takes a panic.
     pub(crate) fn has_failed(&self) -> bool {
         self.thread.is_finished()
     }
@@ -137,7 +137,7 @@ impl RunningReload {
 /// Reads and checks everything a reload of `running` needs.
 ///
 /// # Errors
-/// When anything is not good; then nothing has happened.
+/// When anything is not accepted; then nothing has changed.
 pub(crate) fn plan_reload(
     running: &Config,
     source: &Source,
@@ -148,7 +148,7 @@ pub(crate) fn plan_reload(
     let (document, waiting) = hold_back_restart_only(&new.document, &running.document);
     let mut warnings = new.warnings.clone();
     if !waiting.is_empty() {
-        // What waits must be good too, or the restart would fail.
+        // What waits must be valid too, or the restart would fail.
         Settings::from_config(&new, keyrings)?;
     }
     let config = new.with_document(document)?;
@@ -156,27 +156,27 @@ pub(crate) fn plan_reload(
     connection_id_key::provide_key(&mut settings)?;
     warnings.append(&mut settings.warnings);
     settings.warnings = warnings;
-    // Last, because it does something.
+    // Last, because this has effects.
     let sockets = listening.open_changes(&settings)?;
     Ok(ReloadPlan { config, settings, sockets, restart_keys: waiting })
 }
 
-/// The new document with restart-only knobs as they were, and which of them were changed.
+/// Returns the new document with restart-only settings as they were, and the keys of those that changed.
 fn hold_back_restart_only(new: &Document, running: &Document) -> (Document, Vec<&'static str>) {
     let mut document = new.clone();
     let mut waiting = Vec::new();
     if new.mode != running.mode && [new.mode, running.mode].contains(&Mode::Private) {
-        // All its defaults are others.
+        // The defaults differ between these modes.
         return (running.clone(), vec!["mode"]);
     }
-    for knob in RESTART_ONLY.iter().chain([&LOG]) {
-        if (knob.differs)(new, running) {
-            waiting.push(knob.key);
-            (knob.keep_old)(&mut document, running);
+    for setting in RESTART_ONLY.iter().chain([&LOG]) {
+        if (setting.differs)(new, running) {
+            waiting.push(setting.key);
+            (setting.keep_old)(&mut document, running);
         }
     }
     if new.mode != running.mode {
-        // The list means another thing in another mode.
+        // The list has another meaning in another mode.
         document.access = running.access.clone();
     }
     (document, waiting)
@@ -210,8 +210,9 @@ mod tests {
         let mut settings = Settings::from_config(&running, &NoFetch).unwrap();
         connection_id_key::provide_key(&mut settings).unwrap();
         let listening = Listening::from_settings(&settings);
-        let levers = LiveSettings::new(settings.policy, settings.udp.map(|(_, door)| door), settings.http);
-        ReloadBench { folder, source, running, live_settings: levers, listening }
+        let live_settings =
+            LiveSettings::new(settings.policy, settings.udp.map(|(_, config)| config), settings.http);
+        ReloadBench { folder, source, running, live_settings, listening }
     }
 
     impl ReloadBench {
@@ -291,8 +292,8 @@ mod tests {
         let mut bench = started("{}");
         let key = bench.live_settings.udp.as_ref().unwrap().current().private_key.clone();
         bench.reload(r#"{"announce": {"numwant": 7}}"#).unwrap();
-        let door = bench.live_settings.udp.as_ref().unwrap().current();
-        assert_eq!(door.private_key, key);
+        let config = bench.live_settings.udp.as_ref().unwrap().current();
+        assert_eq!(config.private_key, key);
         assert!(bench.folder.path("udp.key").exists());
     }
 }

@@ -1,6 +1,6 @@
 //! Signals: SIGHUP and SIGUSR1 reload, SIGUSR2 upgrades, the first SIGINT, SIGTERM or SIGQUIT stops in order,
 //! the second at once. One thread takes them; in all others they are blocked, so that they interrupt nothing.
-//! Signals that would end a process although nobody wants that are caught and change nothing.
+//! Signals that would end the process without being meant to are caught and change nothing.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -22,21 +22,21 @@ use crate::process::logging;
 
 /// The signals that are taken.
 const TAKEN: [i32; 6] = [SIGHUP, SIGUSR1, SIGUSR2, SIGINT, SIGTERM, SIGQUIT];
-/// What would end the process, or leave a core file, without an order to stop: a file beyond the limit of
-/// its size (the write fails then, as on a full disk), a limit of processor time below the hard one, and
-/// timers that whoever started it has left running.
+/// Signals that would end the process, or leave a core file, without an order to stop: for a file beyond the
+/// limit of its size (the write fails then, as on a full disk), for a limit of processor time below the hard
+/// one, and from timers that the parent process has left running.
 const HARMLESS: [i32; 4] = [SIGXFSZ, SIGXCPU, SIGALRM, SIGVTALRM];
-/// Wishes that wait at most; signals beyond wait in the system, where equal ones become one.
+/// Most events that wait; further signals wait in the system, where equal ones become one.
 const EVENTS_MAX: usize = 16;
-/// Time in which rows are saved when the process ends at once.
+/// Longest time in which rows are saved when the process ends at once.
 const LAST_SECOND: Duration = Duration::from_secs(1);
-/// How long a successor may take to hear of a signal; it reads at once, unless it is frozen.
+/// Longest time that a successor may take to receive a signal; it reads at once, unless it is frozen.
 const FORWARD_MAX: Duration = Duration::from_secs(1);
-/// What a successor hears where its predecessor was asked to reload.
+/// What is forwarded to a successor when this process is asked to reload.
 const RELOAD: u8 = b'H';
-/// What it hears where its predecessor was asked to stop.
+/// What is forwarded to a successor when this process is asked to stop.
 const STOP: u8 = b'T';
-/// Time that a start may still take when a stop is asked for.
+/// Time that a start may still take after a stop was asked for.
 const START_MAX: Duration = Duration::from_secs(5);
 
 /// What is asked of the main thread.
@@ -66,46 +66,46 @@ pub(crate) struct MainEvents {
     main: SyncSender<MainEvent>,
     /// A stop was asked for.
     stop: Arc<AtomicBool>,
-    /// The main thread takes main_events: the start is done.
+    /// The main thread takes events: the start is done.
     main_is_ready: Arc<AtomicBool>,
-    /// A reload waits: another one would say nothing new, and take a place from a event that does.
+    /// A reload waits: another one would add nothing, and take the place of an event that does.
     reload_waits: Arc<AtomicBool>,
-    /// The successor, who hears of reloads and stops too.
+    /// The successor, to which reloads and stops are forwarded.
     successor: Arc<Mutex<Option<UnixStream>>>,
 }
 
 impl MainEvents {
     fn new() -> (Self, Receiver<MainEvent>) {
         let (main, receiver) = sync_channel(EVENTS_MAX);
-        let (stop, attends, reload_waits) = (Arc::default(), Arc::default(), Arc::default());
-        (Self { main, stop, main_is_ready: attends, reload_waits, successor: Arc::default() }, receiver)
+        let (stop, main_is_ready, reload_waits) = (Arc::default(), Arc::default(), Arc::default());
+        (Self { main, stop, main_is_ready, reload_waits, successor: Arc::default() }, receiver)
     }
 
-    /// Sends a event; one that comes too late is forgotten.
+    /// Sends an event; one that comes too late is dropped.
     pub(crate) fn send(&self, event: MainEvent) {
         let _ = self.main.send(event);
     }
 
-    /// Was a stop asked for, whether the main thread knows of it yet or not?
+    /// Whether a stop was asked for, even if the main thread does not know of it yet.
     pub(crate) fn stop_requested(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// From now on the main thread takes main_events.
+    /// Notes that the main thread takes events from now on.
     pub(crate) fn set_ready(&self) {
         self.main_is_ready.store(true, Ordering::Release);
     }
 
-    /// A stop is asked for. Before there is anything to stop the start is given a little time, and then the
-    /// process ends: what it starts with may hang.
+    /// Limits the time of a start after a stop was asked for: what it waits for may hang, so the process ends
+    /// after [`START_MAX`].
     fn limit_start(&self) {
         if self.main_is_ready.load(Ordering::Acquire) {
             return;
         }
-        let attends = Arc::clone(&self.main_is_ready);
+        let main_is_ready = Arc::clone(&self.main_is_ready);
         thread::spawn(move || {
             thread::sleep(START_MAX);
-            if !attends.load(Ordering::Acquire) {
+            if !main_is_ready.load(Ordering::Acquire) {
                 log::warn!("stopped before the start was done");
                 logging::finish();
                 std::process::exit(0);
@@ -113,7 +113,8 @@ impl MainEvents {
         });
     }
 
-    /// From now on the successor behind `signal_stream`, or nobody, hears of reloads and stops as well.
+    /// Forwards reloads and stops to the successor behind `signal_stream` from now on; with `None`, to
+    /// nobody.
     pub(crate) fn forward_to(&self, signal_stream: Option<UnixStream>) {
         let signal_stream =
             signal_stream.filter(|signal_stream| signal_stream.set_write_timeout(Some(FORWARD_MAX)).is_ok());
@@ -122,12 +123,12 @@ impl MainEvents {
         }
     }
 
-    /// Tells the successor, if there is one, to reload.
+    /// Forwards a reload to the successor, if there is one.
     pub(crate) fn forward_reload(&self) {
         self.forward(RELOAD);
     }
 
-    /// Tells it to stop.
+    /// Forwards a stop to the successor, if there is one.
     pub(crate) fn forward_stop(&self) {
         self.forward(STOP);
     }
@@ -135,16 +136,16 @@ impl MainEvents {
     fn forward(&self, word: u8) {
         if let Ok(successor) = self.successor.lock()
             && let Some(mut signal_stream) = successor.as_ref()
-            // Retries where a signal comes in between.
+            // `write_all` tries again when a signal interrupts it.
             && let Err(error) = signal_stream.write_all(&[word])
         {
-            log::warn!("the new process did not hear of a signal: {error}");
+            log::warn!("the new process did not receive a signal: {error}");
         }
     }
 
-    /// Hears what a predecessor hands on, until it has ended.
+    /// Receives what a predecessor forwards, until it has ended.
     pub(crate) fn receive_forwarded(&self, mut signal_stream: UnixStream) {
-        // Many words are one: it is read faster than main_events are carried out.
+        // Many octets count as one: they are read faster than events are handled.
         let mut words = [0; 64];
         loop {
             let heard = match signal_stream.read(&mut words) {
@@ -164,7 +165,7 @@ impl MainEvents {
     }
 
     /// Like [`send`](Self::send), but never waits: the next signal may be the one that ends the process.
-    /// Where so many main_events wait already, it is sent by a thread that can wait.
+    /// If the queue is full, a thread that can wait sends the event.
     pub(crate) fn offer(&self, event: MainEvent) {
         if let Err(TrySendError::Full(event)) = self.main.try_send(event) {
             let main_events = self.clone();
@@ -178,18 +179,18 @@ impl MainEvents {
         }
     }
 
-    /// The main thread has taken the reload that waited; what is asked for from now on is another one.
+    /// Notes that the main thread has taken the reload that waited; the next request is another one.
     pub(crate) fn reload_received(&self) {
         self.reload_waits.store(false, Ordering::Release);
     }
 }
 
-/// What is saved when the process ends at once, as soon as there is something to save.
+/// What saves the rows in memory when the process ends at once; empty until there is something to save.
 pub(crate) type FlushSlot = Arc<Mutex<Option<EmergencyFlush>>>;
 
-/// Blocks the signals that are [taken](listen) in this thread and all that it starts from now on, and in a
-/// successor, which is born with them blocked: what comes before a thread takes them waits in the system. To
-/// be called before any other thread is there.
+/// Blocks the signals that are [taken](start_listening) in this thread and all that it starts from now on,
+/// and in a successor, which starts with them blocked: signals that come before a thread takes them wait in
+/// the system. To be called before any other thread is started.
 ///
 /// # Errors
 /// When the system refuses.
@@ -197,9 +198,9 @@ pub(crate) fn block_signals() -> io::Result<()> {
     Ok(taken_signals()?.thread_block()?)
 }
 
-/// Listens from now on; each signal is one event. A second SIGINT, SIGTERM or SIGQUIT has a thread save the
-/// rows that are in memory for a second at most, and ends the process with exit code 130, 143 or 131, however
-/// busy everything else is.
+/// Starts the thread that makes an event of each signal. A second SIGINT, SIGTERM or SIGQUIT saves the rows
+/// in memory, for a second at most, and ends the process with exit code 130, 143 or 131, however busy
+/// everything else is.
 ///
 /// # Errors
 /// When the system refuses handlers or a thread.
@@ -246,7 +247,7 @@ fn exit_now(flush_slot: &FlushSlot, code: i32) -> ! {
             flush_slot.flush_to_disk();
             saved.send(())
         });
-        // The disk may hang; then it is as if there were none.
+        // The disk may hang; then the rows are lost.
         let _ = done.recv_timeout(LAST_SECOND);
     }
     logging::finish();
@@ -260,9 +261,9 @@ mod tests {
     #[test]
     fn a_successor_hears_of_what_its_predecessor_was_asked() {
         let (main_events, _receiver) = MainEvents::new();
-        let (mouth, signal_stream) = UnixStream::pair().unwrap();
+        let (sender, signal_stream) = UnixStream::pair().unwrap();
         main_events.forward(STOP);
-        main_events.forward_to(Some(mouth));
+        main_events.forward_to(Some(sender));
         (0..100).for_each(|_| main_events.forward(RELOAD));
         main_events.forward(STOP);
         main_events.forward_to(None);
@@ -270,7 +271,7 @@ mod tests {
         (0..EVENTS_MAX).for_each(|_| successor.offer(MainEvent::SuccessorStarted));
         successor.receive_forwarded(signal_stream);
         assert!(successor.stop_requested());
-        // There is no place for either: they wait for one, in no order.
+        // There is no place for either: both wait for one, in any order.
         let heard: Vec<MainEvent> =
             std::iter::from_fn(|| receiver.recv_timeout(Duration::from_secs(20)).ok())
                 .take(EVENTS_MAX + 2)

@@ -1,5 +1,5 @@
-//! Where a process begins: with sockets of its own and what the last run left, with those of a predecessor,
-//! or where it rested itself.
+//! How a process starts: with new sockets and what the last run left, with those of a predecessor, or again
+//! with its own after an upgrade in mode private has failed.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use crate::process::ownership;
 
 /// Where the sockets and the lock come from.
 pub(super) enum StartFrom {
-    /// They are opened.
+    /// They are opened anew.
     Nothing,
     /// A predecessor hands them over.
     Predecessor(Inherited),
@@ -28,14 +28,15 @@ pub(super) enum StartFrom {
     Itself(Sockets, Arc<StateLock>, PathBuf),
 }
 
-/// The lock on `state_dir`, which is taken when the process is who it is to be.
+/// Where the lock on `state_dir` comes from. It is taken after the process has become its user.
 pub(super) enum LockFrom {
     Free,
     Inherited(File),
     Kept(Arc<StateLock>),
 }
 
-/// Brings back what the last run knew, or takes it in from a predecessor, who has more to tell then.
+/// Restores what the last run knew, or receives it from a predecessor. Returns the stream of the changes that
+/// the predecessor still has to send.
 pub(super) fn load_state(
     storage: &mut Storage,
     policy: &mut Policy,
@@ -62,8 +63,8 @@ pub(super) fn load_state(
     Ok(Some(reception))
 }
 
-/// Opens the sockets, or takes them over from a predecessor, and becomes the user of the tracker in between:
-/// before anything is touched in a folder that belongs to another user than root.
+/// Opens the sockets, or takes them over from a predecessor, and meanwhile becomes the user of the tracker:
+/// before anything is touched in a folder that belongs to a user other than root.
 pub(super) fn open_servers(
     settings: &Settings,
     mode: Mode,
@@ -99,7 +100,7 @@ fn drop_privileges(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What lasts.
+/// Opens the storage, without its store.
 pub(super) fn new_storage(
     settings: &Settings,
     document: &Document,

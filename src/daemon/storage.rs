@@ -1,6 +1,6 @@
-//! What lasts: the lock on `state_dir`, the store, the snapshot of the swarms. In this order at the start:
+//! What lasts: the lock on `state_dir`, the store, the snapshot of the swarms. The order at the start is
 //! lock, store, rows that an earlier run left, snapshot, then completed counts or, in mode private, all sets
-//! of the site; and back.
+//! of the site; a stop goes the other way.
 
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -37,9 +37,9 @@ use crate::daemon::registered_torrents::RegisteredReader;
 use crate::daemon::signals::{FlushSlot, MainEvent, MainEvents};
 use crate::process::lock::StateLock;
 
-/// How long the database may take at a stop for what waits; the rest is on the disk already.
+/// Longest time that the database may take at a stop for rows that wait; the rest is on the disk already.
 pub(crate) const DATABASE_MAX: Duration = Duration::from_secs(3);
-/// Torrents whose completed count is kept in the store; the latest ones.
+/// Most torrents whose completed count is read from the store; the latest ones.
 const COMPLETED_ROWS_MAX: usize = 2_000_000;
 
 /// Folder of recorded announces, in `state_dir`.
@@ -59,11 +59,11 @@ pub(crate) struct Storage {
     /// In mode private.
     pub(crate) site: Option<Arc<Site>>,
     site_sync: Option<SiteSync>,
-    /// Where the site_sync is asked to change the site; set when it works.
+    /// Where the site sync is asked to change the site; set once it runs.
     admin_queue: Arc<OnceLock<AdminQueue>>,
-    /// Where the list of torrents is kept.
+    /// The file of the list of torrents.
     pub(crate) access_list: Arc<AccessListFile>,
-    /// Goes through all torrents.
+    /// Reports on all torrents.
     pub(crate) survey: Arc<Reporter>,
     exporter: Arc<Exporter>,
     mode: Mode,
@@ -72,7 +72,7 @@ pub(crate) struct Storage {
     threads: Option<StorageThreads>,
 }
 
-/// What a reload may change.
+/// Settings that a reload may change.
 struct LiveStorageSettings {
     pace: Arc<Published<WriterSettings>>,
     serialize_seconds: Arc<AtomicU32>,
@@ -89,7 +89,7 @@ struct StorageThreads {
     recorder: Option<Recorder>,
 }
 
-/// What it takes to open the store.
+/// Everything that opening the store needs.
 struct StoreOpener {
     backend: Backend,
     queues: Arc<Queues>,
@@ -108,7 +108,7 @@ impl StoreOpener {
 }
 
 impl Storage {
-    /// Nothing known yet.
+    /// Returns a storage that knows nothing yet.
     pub(crate) fn new(
         settings: StorageSettings,
         mode: Mode,
@@ -152,12 +152,12 @@ impl Storage {
         }
     }
 
-    /// Opens the store, and brings back what the last run knew.
+    /// Opens the store, and restores what the last run knew.
     ///
     /// # Errors
     /// When the store cannot be opened or read.
     pub(crate) fn load(&mut self, policy: &Policy) -> anyhow::Result<()> {
-        // A predecessor has put on the disk what it knew, so that nothing has to be read from the store.
+        // A predecessor has written what it knew to the disk, so that nothing has to be read from the store.
         let leftovers = if self.site_sync.is_some() { Leftovers::Kept } else { Leftovers::Written };
         let opening = self.store_opener();
         let Some(mut opened) = opening.map(|opening| opening.open(leftovers)).transpose()? else {
@@ -178,7 +178,7 @@ impl Storage {
     }
 
     /// Reads the sets of a site while a predecessor still serves it, so that little is left to do when it
-    /// rests. What it changes meanwhile is read again as soon as this process serves.
+    /// stops serving. What changes meanwhile is read again as soon as this process serves.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -195,7 +195,7 @@ impl Storage {
         Some(SiteSync::new(self.backend()?, site, queues).with_retention(self.settings.history_seconds))
     }
 
-    /// The registered torrents, for the first time; `None` where they do not matter.
+    /// Reads the registered torrents for the first time. Returns `None` in modes that have none.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -220,7 +220,7 @@ impl Storage {
         Ok(Some((events, thread)))
     }
 
-    /// Who answers the operator over HTTP, if there is a token.
+    /// Returns the admin API, if there is a token.
     pub(crate) fn admin_api(
         &self,
         token: Option<&AdminToken>,
@@ -239,7 +239,7 @@ impl Storage {
         Some(Arc::new(admin_api.with_site(grace, Arc::clone(site), Arc::clone(&self.admin_queue))))
     }
 
-    /// Starts what runs beside the tracker. After a handover: when the predecessor has ended.
+    /// Starts the threads of the storage. After a handover this waits until the predecessor has ended.
     ///
     /// # Errors
     /// When the store cannot be opened, or the system gives no thread.
@@ -291,8 +291,8 @@ impl Storage {
         SnapshotThread::start(plan, self.clock)
     }
 
-    /// Opens the store when a predecessor has ended, in a thread that sends it to the main thread: it may
-    /// be away or hang, and records wait in memory meanwhile.
+    /// Opens the store after a predecessor has ended, in a thread that sends it to the main thread: the store
+    /// may be unreachable or hang, and records wait in memory meanwhile.
     pub(crate) fn open_late(&self, main_events: &MainEvents) {
         let (opening, main_events) = (self.store_opener(), main_events.clone());
         std::thread::spawn(move || {
@@ -311,7 +311,7 @@ impl Storage {
         });
     }
 
-    /// Starts what runs beside the tracker, with the store that [`open_late`](Self::open_late) has opened.
+    /// Starts the threads of the storage, with the store that [`open_late`](Self::open_late) has opened.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -326,7 +326,7 @@ impl Storage {
         self.start(board, main_events, flush_slot).context("after the upgrade")
     }
 
-    /// Everything runs that should.
+    /// Whether the threads of the storage were started.
     pub(crate) fn is_started(&self) -> bool {
         self.threads.is_some()
     }
@@ -342,7 +342,7 @@ impl Storage {
         })
     }
 
-    /// Takes over what a reload changes.
+    /// Applies what a reload changes.
     pub(crate) fn reload(&self, keep: &StorageSettings) {
         self.access_list.set_path(keep.access_path.clone());
         self.exporter.apply_settings(keep.export.clone());
@@ -354,27 +354,27 @@ impl Storage {
         }
     }
 
-    /// Puts what waits for the store on the disk, so that it is safe whatever the stop meets.
+    /// Writes rows that wait for the store to the disk: so they survive whatever happens during the stop.
     pub(crate) fn save(&self) {
         if let Some(recorder) = self.threads.as_ref().and_then(|threads| threads.recorder.as_ref()) {
             recorder.emergency_flush().flush_to_disk();
         }
     }
 
-    /// Puts what waits for the store on the disk, writes the swarms to their file unless a successor has
-    /// them, and then gives the store [`DATABASE_MAX`] to take what waits.
+    /// Writes rows that wait for the store to the disk, writes the snapshot unless a successor has the
+    /// swarms, and then gives the store [`DATABASE_MAX`] to take what waits.
     ///
     /// # Errors
-    /// When something is lost, because the disk does not take it.
+    /// When something is lost because the disk refuses it.
     pub(crate) fn stop(self, ending: Ending) -> anyhow::Result<()> {
         self.save();
         self.stop_threads(ending, |recorder| recorder.stop_within(DATABASE_MAX))
     }
 
-    /// Puts all that is known on the disk, where a successor goes on with it.
+    /// Writes everything that is known to the disk, from which a successor goes on.
     ///
     /// # Errors
-    /// When something is lost, because the disk does not take it.
+    /// When something is lost because the disk refuses it.
     pub(crate) fn stop_for_successor(self) -> anyhow::Result<()> {
         self.stop_threads(Ending::Write, |recorder| recorder.stop_for_successor(DATABASE_MAX))
     }
@@ -396,7 +396,7 @@ impl Storage {
         }
     }
 
-    /// Stops before the store was reached after an upgrade: the swarms are known all the same.
+    /// Stops before the store was reached after an upgrade; the swarms are known and written all the same.
     fn stop_early(&self, ending: Ending) -> anyhow::Result<()> {
         let rows = |queues: &Arc<Queues>| Channel::ALL.iter().map(|&channel| queues.rows(channel)).sum();
         let rows: usize = self.queues.as_ref().map_or(0, rows);
@@ -427,11 +427,11 @@ impl Storage {
 
     fn restore(&self, policy: &Policy, completed: CompletedFrom) {
         let mut restore = Restore::new(&self.swarms, policy, completed);
-        // It has said in the log what became of it.
+        // The outcome is in the log already.
         let _ = load_snapshot(&self.settings.state_dir.join(FILE_NAME), &self.clock, &mut [&mut restore]);
     }
 
-    /// Restores torrents and peers, and reads all sets from the store, which overlay them.
+    /// Restores torrents and peers, and reads all sets of the store on top of them.
     fn load_site(&mut self, known: DurableTotals) -> anyhow::Result<()> {
         let (Some(site), Some(queues)) = (&self.site, &self.queues) else { return Ok(()) };
         let mut restore = SiteRestore::new(&site.torrents, self.clock.now()).with_durable(known);
@@ -443,7 +443,7 @@ impl Storage {
             queues.put(Record::Torrent(TorrentRow { id, unprune: true, ..TorrentRow::default() }));
         }
         if self.site_sync.is_some() {
-            // The predecessor knew the sets, and has said how its swarms stand.
+            // The predecessor knew the sets, and has recorded the counts of its swarms.
             return Ok(());
         }
         let start = self.clock.uptime();

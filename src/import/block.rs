@@ -1,10 +1,10 @@
-//! A block of the reference's YAML, from which the keys that are known are taken one by one, each as what it
-//! is meant to be; what is left at the end is unknown.
+//! A block of the reference tracker's YAML. The known keys are taken from it one by one, each with its type;
+//! what is left at the end is unknown.
 
 use super::report::{Draft, ImportError};
 use super::yaml::Node;
 
-/// Below it a bare number is taken for seconds, from it on for nanoseconds.
+/// A number without unit below this is taken as seconds, from this on as nanoseconds.
 const BARE_NANOSECONDS: i128 = 1_000_000_000;
 /// The longest duration that is read, in nanoseconds: what 63 bits hold, as in the reference.
 const NANOSECONDS_MAX: i128 = i64::MAX as i128;
@@ -31,12 +31,12 @@ pub(super) struct Block {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct GivenDuration {
     pub(super) nanoseconds: i128,
-    /// It was a number without a unit.
+    /// Whether it was a number without a unit.
     pub(super) bare: bool,
 }
 
 impl Block {
-    /// The block at `key`; a null is an empty one.
+    /// Makes a block of the node at `key`; a null is an empty block.
     pub(super) fn new(key: impl Into<String>, node: Option<Node>) -> Result<Self, ImportError> {
         let key = key.into();
         match node {
@@ -47,12 +47,12 @@ impl Block {
         }
     }
 
-    /// The full name of a key in this block.
+    /// Returns the full name of a key in this block.
     pub(super) fn key(&self, name: &str) -> String {
         if self.key.is_empty() { name.to_owned() } else { format!("{}.{name}", self.key) }
     }
 
-    /// Takes a value out; `None` if it is not there, or null.
+    /// Takes a value out; `None` if it is absent or null.
     pub(super) fn take(&mut self, name: &str) -> Option<Node> {
         let at = self.entries.iter().position(|(known, _)| known == name)?;
         Some(self.entries.remove(at).1).filter(|node| !node.is_null())
@@ -72,7 +72,7 @@ impl Block {
         }
     }
 
-    /// Takes a list of words out, each as it was written.
+    /// Takes out a list of words, each as it was written.
     pub(super) fn texts(&mut self, name: &str) -> Result<Vec<String>, ImportError> {
         let key = self.key(name);
         let text = |(index, node)| match node {
@@ -82,7 +82,7 @@ impl Block {
         self.list(name)?.into_iter().enumerate().map(text).collect()
     }
 
-    /// Takes a word out as it was written, and whether it stood without quotes.
+    /// Takes out a word as it was written, and whether it was without quotes.
     fn word(&mut self, name: &str, expected: &str) -> Result<Option<String>, ImportError> {
         match self.take(name) {
             None => Ok(None),
@@ -96,7 +96,7 @@ impl Block {
         self.word(name, "a text").map(Option::unwrap_or_default)
     }
 
-    /// Takes out what `read` makes of a word.
+    /// Takes out a word and returns what `read` makes of it.
     fn value<T>(
         &mut self,
         name: &str,
@@ -128,7 +128,7 @@ impl Block {
         self.value(name, "a duration such as 30m", parse_go_duration)
     }
 
-    /// Reports the keys that are there and have no counterpart.
+    /// Reports those of these keys that are present: they have no counterpart.
     pub(super) fn drop_keys(&mut self, draft: &mut Draft, names: &[&str], reason: &str) {
         for name in names {
             let at = self.entries.iter().position(|(known, _)| known == name);
@@ -139,7 +139,7 @@ impl Block {
         }
     }
 
-    /// Reports what was not taken.
+    /// Reports the keys that were not taken.
     pub(super) fn finish(self, draft: &mut Draft) {
         for (name, _) in &self.entries {
             draft.dropped(self.key(name), "unknown key, which the reference tracker ignores");
@@ -155,7 +155,7 @@ fn parse_switch(text: &str) -> Option<bool> {
     }
 }
 
-/// An integer of YAML 1.1: `1_000`, `0x1F`, `0b11`, `0o17`, `017`.
+/// Reads an integer of YAML 1.1: `1_000`, `0x1F`, `0b11`, `0o17`, `017`.
 fn parse_yaml_int(text: &str) -> Option<i128> {
     let text = text.replace('_', "");
     let (negative, digits) = match text.strip_prefix('-') {

@@ -1,4 +1,5 @@
-//! The YAML of chihaya, the open tracker. Every value it would have used is written, its defaults included.
+//! The YAML of chihaya, the open tracker. Every value that it would have used is written, including its
+//! defaults.
 
 use std::time::Duration;
 
@@ -9,9 +10,9 @@ use super::rule::{DurationRule, Zero, take_duration};
 use super::servers::{self, BothServers};
 use super::yaml::Node;
 
-/// The top key of such a file.
+/// The top key of a configuration of chihaya.
 pub(super) const TOP: &str = "chihaya";
-/// What is said of several nodes.
+/// The note about clusters.
 const CLUSTER: &str = "clusters come later; set cluster.redis when this version has it";
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
@@ -25,11 +26,11 @@ pub(super) fn convert(root: Node) -> Result<Draft, ImportError> {
     draft.put("mode", "open");
     intervals(&mut block, &mut draft)?;
     metrics(&mut block, &mut draft)?;
-    let doors = BothServers {
+    let both = BothServers {
         http: servers::take_http(&mut block, &mut draft)?,
         udp: servers::take_udp(&mut block, &mut draft)?,
     };
-    doors.put_settings(&mut draft);
+    both.put_settings(&mut draft);
     storage(&mut block, &mut draft)?;
     for list in ["prehooks", "posthooks"] {
         hooks::convert(&mut block, list, &mut draft)?;

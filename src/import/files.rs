@@ -1,15 +1,15 @@
-//! A file that is there as a whole or not at all.
+//! Files that are replaced as a whole or not at all.
 
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Puts a file in the place of `path`, which others never see half written. What is no file, a pipe for
-/// example, is written to.
+/// Replaces the file at `path`, so that nobody sees it half written. If `path` is not a regular file, for
+/// example a pipe, it is written to.
 ///
 /// # Errors
-/// When the system refuses; then what was there is as it was.
+/// When the system refuses; then the old file is unchanged.
 pub(super) fn replace_file(path: &Path, octets: &[u8], mode: u32) -> std::io::Result<()> {
     // A link stays a link.
     let place = path.canonicalize().unwrap_or_else(|_| path.to_owned());

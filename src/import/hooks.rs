@@ -1,5 +1,5 @@
-//! The hooks of chihaya. Names and options are the same; what its hooks refuse at the start is sorted out
-//! here.
+//! The hooks of chihaya. Names and options are the same; entries that its hooks refuse at the start are
+//! removed here.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use super::block::Block;
 use super::report::{Draft, ImportError};
 use crate::config::bounded::duration_text;
 
-/// Octets of what a peer id begins with.
+/// Octets of the client at the beginning of a peer id.
 const CLIENT_LEN: usize = 6;
-/// Time between two readings of a set of keys where nothing is said.
+/// Default time between two readings of a set of keys.
 const KEYS_PAUSE: Duration = Duration::from_secs(300);
 
-/// Takes the list of hooks `name`.
+/// Converts the list of hooks `name`.
 pub(super) fn convert(block: &mut Block, name: &str, draft: &mut Draft) -> Result<(), ImportError> {
     let mut hooks = Vec::new();
     let list = block.key(name);
@@ -63,8 +63,8 @@ fn is_torrent(text: &str) -> bool {
     text.parse::<InfoHash>().is_ok()
 }
 
-/// The lists of a hook that lets some through. An entry that is none can match nothing, so it may go; but an
-/// empty list means that there is no list.
+/// Converts the lists of an approval hook. An invalid entry can match nothing, so it may be dropped; but an
+/// empty list would mean that there is no list.
 fn approval(
     options: &mut Block,
     draft: &mut Draft,

@@ -10,7 +10,7 @@ use super::report::Draft;
 use crate::config::bounded::duration_text;
 use crate::config::{Config, ConfigError};
 
-/// The keys of such a file.
+/// The keys of a configuration of kuroneko.
 const KEYS: [&str; 28] = [
     "database.dsn",
     "database.deadlock_pause",
@@ -41,7 +41,7 @@ const KEYS: [&str; 28] = [
     "enable_metrics",
     "log_flushes",
 ];
-/// Those that hold texts.
+/// Keys that hold texts.
 const TEXTS: [&str; 2] = ["database.dsn", "http.addr"];
 /// A timeout: its key, milliseconds in one unit of the number, milliseconds where it is absent.
 const TIMEOUTS: [(&str, u64, u64); 3] =
@@ -50,7 +50,7 @@ const TIMEOUTS: [(&str, u64, u64); 3] =
 const TIMEOUT: (u64, u64) = (100, 3_600_000);
 const ABSENT: &str = "the reference tracker's default";
 
-/// Could this be such a file? An empty one is.
+/// Whether this can be a configuration of kuroneko. An empty one is.
 pub(super) fn is_kuroneko(tree: &Map<String, Value>) -> bool {
     let top = |name: &String| KEYS.iter().any(|key| key.split('.').next() == Some(name));
     tree.is_empty() || tree.keys().any(top)
@@ -76,7 +76,7 @@ pub(super) fn convert(tree: &Map<String, Value>) -> Draft {
     draft
 }
 
-/// Full names of all that is not a block.
+/// Collects the full names of all keys that are not blocks.
 fn flatten<'a>(tree: &'a Map<String, Value>, above: &str, leaves: &mut Vec<(String, &'a Value)>) {
     for (name, value) in tree {
         let key = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
@@ -106,7 +106,8 @@ fn put_if_accepted(draft: &mut Draft, key: &str, value: &Value) {
             draft.mapped(key, text);
             draft.put(key, value.clone());
         }
-        // The reference tracker used it, or did not start. So the check of the whole refuses it.
+        // The reference tracker used it, or did not start. So the check of the whole configuration refuses
+        // it.
         Err(_) if TEXTS.contains(&key) && value.is_string() => draft.put(key, value.clone()),
         Err(ConfigError::Value { text, .. }) if known => {
             draft.changed(key, format!("{text}; the default is taken"));
@@ -136,7 +137,7 @@ fn timeout(draft: &mut Draft, (key, unit, absent): (&str, u64, u64), value: Opti
     }
 }
 
-/// Metrics stay where they were, under the names they had.
+/// Keeps metrics at their address, under their names.
 fn metrics(draft: &mut Draft) {
     let tree = draft.tree();
     let on = tree.get("enable_metrics").and_then(Value::as_bool);
@@ -146,7 +147,7 @@ fn metrics(draft: &mut Draft) {
     }
     if on == Some(true) && tree.pointer("/metrics/addr").is_none() {
         draft.put("metrics.addr", "");
-        let text = "\"\", so that /metrics stays on http.addr; set it for /health and verbs";
+        let text = "\"\", so that /metrics stays on http.addr; set it for /health and the admin API";
         draft.mapped("metrics.addr", text);
     }
     if tree.pointer("/metrics/prefix").is_none() {
@@ -155,8 +156,8 @@ fn metrics(draft: &mut Draft) {
     }
 }
 
-/// The header of the proxy was believed from anybody; now from loopback. Where nobody else can connect, that
-/// is the same.
+/// Converts the header of the proxy: it was trusted from any address, and is now trusted from loopback only.
+/// If nobody else can connect, that is the same.
 fn proxy(draft: &mut Draft) {
     let tree = draft.tree();
     if tree.pointer("/http/proxy_header").is_some() {
@@ -168,9 +169,9 @@ fn proxy(draft: &mut Draft) {
     let local = ["127.", "[::1]:", "localhost:"].iter().any(|host| addr.starts_with(host));
     let key = "http.proxy_header";
     if local {
-        draft.mapped(key, "X-Real-Ip, believed from loopback, where http.addr is");
+        draft.mapped(key, "X-Real-Ip, trusted from loopback, where http.addr is");
     } else {
-        let text = "X-Real-Ip was believed from anybody, now from loopback only: list your proxies in \
+        let text = "X-Real-Ip was trusted from any address, now from loopback only: list your proxies in \
             http.trusted_proxies";
         draft.changed(key, text);
     }

@@ -8,15 +8,15 @@ use std::path::Path;
 use hayate_state::InfoHash;
 use hayate_state::text::{self, Lines};
 
-/// Bad lines of one file that are reported by number.
+/// Most bad lines of one file that are reported by number.
 const SHOWN_MAX: usize = 20;
-/// Octets of one line that are looked at; a longer one is bad.
+/// Longest line that is read, in octets; a longer one is bad.
 const LINE_MAX: usize = 64 * 1024;
 /// Characters of a bad line that are shown.
 const EXCERPT: usize = 60;
-/// What stands between `info_hash`es of one line.
+/// Characters between the `info_hash`es of one line.
 const BETWEEN: [char; 7] = [' ', '\t', ',', '[', ']', '"', '\''];
-/// What a magnet link has before its `info_hash`.
+/// The prefix of the `info_hash` in a magnet link.
 const MAGNET: &str = "urn:btih:";
 
 /// All torrents of some lists, sorted.
@@ -26,7 +26,7 @@ pub(super) struct MergedList {
     doubled: usize,
 }
 
-/// What one file gave.
+/// What was read from one file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct FileReport {
     read: usize,
@@ -40,14 +40,14 @@ pub(super) struct FileReport {
     list: Option<String>,
 }
 
-/// What a line is.
+/// The meaning of a line.
 #[derive(Debug, PartialEq, Eq)]
 enum ListLine {
-    /// With how many of them had 64 digits.
+    /// Its torrents, and how many of them had 64 digits.
     Hashes(Vec<InfoHash>, usize),
     /// Empty, a comment, or the frame of a YAML list.
     Nothing,
-    /// The key of a YAML list, and what stands behind it.
+    /// The key of a YAML list, and what follows it.
     Key(&'static str, Box<ListLine>),
     Bad,
 }
@@ -56,7 +56,7 @@ impl MergedList {
     /// Adds the list at `path`.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the file cannot be read.
     pub(super) fn read_file(&mut self, path: &Path) -> io::Result<FileReport> {
         self.add_lines(BufReader::with_capacity(1 << 16, text::open_file(path)?))
     }
@@ -87,17 +87,17 @@ impl MergedList {
         Ok(part)
     }
 
-    /// Torrents.
+    /// Returns the number of torrents.
     pub(super) fn len(&self) -> usize {
         self.hashes.len()
     }
 
-    /// Torrents that came from a further file again.
+    /// Returns the number of torrents that another file had too.
     pub(super) fn doubled(&self) -> usize {
         self.doubled
     }
 
-    /// The list as `access.path` reads it.
+    /// Returns the list in the form of `access.path`.
     pub(super) fn to_octets(&self) -> Vec<u8> {
         let mut text = Vec::with_capacity(self.hashes.len() * 41);
         let digit = |value: u8| if value < 10 { b'0' + value } else { b'a' + value - 10 };
@@ -138,12 +138,12 @@ impl FileReport {
         }
     }
 
-    /// Are there bad lines?
+    /// Whether there are bad lines.
     pub(super) fn needs_attention(&self) -> bool {
         self.bad > 0
     }
 
-    /// The report.
+    /// Returns the report.
     pub(super) fn lines(&self, path: &Path) -> Vec<String> {
         let Self { read, doubled, bad, shown, long, .. } = self;
         let path = path.display();
@@ -160,8 +160,8 @@ impl FileReport {
     }
 }
 
-/// What is shown of a bad line. Behind a colon could stand a secret, where somebody took a whole
-/// configuration for a list.
+/// Returns the part of a bad line that is shown. What follows a colon could be a secret, if somebody took a
+/// whole configuration for a list.
 fn excerpt(line: &str) -> String {
     let shown = line.trim().split_inclusive(':').next().unwrap_or_default();
     shown.chars().take(EXCERPT).collect()
@@ -184,7 +184,7 @@ fn parse_line(line: &str) -> ListLine {
     parse_hashes(bare)
 }
 
-/// The `info_hash`es before anything else on the line.
+/// Returns the `info_hash`es at the beginning of the line.
 fn parse_hashes(text: &str) -> ListLine {
     let text = text.split_once(MAGNET).map_or(text, |(_, rest)| rest);
     let begins = text.starts_with('[');
@@ -208,7 +208,7 @@ fn parse_hashes(text: &str) -> ListLine {
     if found.is_empty() { ListLine::Bad } else { ListLine::Hashes(found, long) }
 }
 
-/// An `info_hash` in hexadecimal digits, or in base32 (RFC 4648), and whether it is one of v2.
+/// Reads an `info_hash` in hexadecimal digits or base32 (RFC 4648), and whether it is one of v2.
 fn parse_hash(word: &str) -> Option<(InfoHash, bool)> {
     if word.len() != 32 {
         return InfoHash::from_hex_digits(word);

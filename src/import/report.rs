@@ -9,9 +9,9 @@ use serde_json::{Map, Value};
 pub(super) enum Verdict {
     /// It means the same as before.
     Mapped,
-    /// It is there, and means something else.
+    /// It exists, but means something else.
     Changed,
-    /// It is not there any more.
+    /// It does not exist any more.
     Dropped,
 }
 
@@ -23,14 +23,14 @@ pub(super) struct ReportLine {
     reason: String,
 }
 
-/// The new configuration as it grows, and what is to be said about it.
+/// The new configuration as it grows, and the report about it.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     tree: Map<String, Value>,
     lines: Vec<ReportLine>,
 }
 
-/// A key of the old configuration that nothing can be made of; the text is the reason.
+/// A key of the old configuration that cannot be converted; the text is the reason.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {text}")]
 pub(super) struct ImportError {
@@ -63,29 +63,29 @@ impl Draft {
         let mut block = &mut self.tree;
         for name in names {
             let entry = block.entry(name).or_insert_with(|| Value::Object(Map::new()));
-            // What is put at `a.b` and at `a` is one table in this program.
+            // The keys `a.b` and `a` are never both put by this program, unless `a` is a block.
             let Value::Object(inner) = entry else { return };
             block = inner;
         }
         block.insert(last.to_owned(), value.into());
     }
 
-    /// Says that a key means the same as before.
+    /// Reports that a key means the same as before.
     pub(super) fn mapped(&mut self, key: impl Into<String>, reason: impl Into<String>) {
         self.push_line(Verdict::Mapped, key, reason);
     }
 
-    /// Says that a key means something else now.
+    /// Reports that a key means something else now.
     pub(super) fn changed(&mut self, key: impl Into<String>, reason: impl Into<String>) {
         self.push_line(Verdict::Changed, key, reason);
     }
 
-    /// Says that a key is left out.
+    /// Reports that a key is left out.
     pub(super) fn dropped(&mut self, key: impl Into<String>, reason: impl Into<String>) {
         self.push_line(Verdict::Dropped, key, reason);
     }
 
-    /// Says what became of a key: mapped, if there is nothing to `note`.
+    /// Reports a key as changed, with these notes, or as mapped if there are none.
     pub(super) fn report_taken(&mut self, key: String, value: &str, notes: &[String]) {
         let verdict = if notes.is_empty() { Verdict::Mapped } else { Verdict::Changed };
         let notes: String = notes.iter().map(|note| format!("; {note}")).collect();
@@ -93,22 +93,22 @@ impl Draft {
     }
 
     fn push_line(&mut self, verdict: Verdict, key: impl Into<String>, reason: impl Into<String>) {
-        // A key that is no word must not look like a second line.
+        // A key with a line break must not look like a second line.
         let one_line = |text: String| text.replace(char::is_control, " ");
         self.lines.push(ReportLine { verdict, key: one_line(key.into()), reason: one_line(reason.into()) });
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub(super) fn tree(&self) -> Value {
         Value::Object(self.tree.clone())
     }
 
-    /// The report.
+    /// Returns the report.
     pub(super) fn lines(&self) -> &[ReportLine] {
         &self.lines
     }
 
-    /// Is there something to look at?
+    /// Whether something needs attention.
     pub(super) fn needs_attention(&self) -> bool {
         self.lines.iter().any(|line| line.verdict != Verdict::Mapped)
     }

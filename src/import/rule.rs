@@ -1,5 +1,5 @@
-//! How durations and numbers of the reference become knobs: what an absent one meant, and the nearest value
-//! where one is out of range.
+//! How durations and numbers of the reference tracker become settings: what an absent one meant, and the
+//! nearest value if one is out of range.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use super::block::Block;
 use super::report::{Draft, ImportError};
 use crate::config::bounded::duration_text;
 
-/// What it means that a duration is absent or not above zero.
+/// The meaning of a duration that is absent or not above zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Zero {
-    /// The default, as the reference tracker has it too.
+    /// The default, which is that of the reference tracker too.
     Default,
     /// The default, but the reference tracker did something else.
     Odd,
@@ -80,7 +80,7 @@ pub(super) struct IntRule<'a> {
     pub(super) most: u32,
 }
 
-/// A number from a block, and what is to be said about it.
+/// A number from a block, and the notes about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Taken<T> {
     pub(super) key: String,
@@ -89,7 +89,7 @@ pub(super) struct Taken<T> {
     pub(super) notes: Vec<String>,
 }
 
-/// Takes a number from the block; the reference takes its default where it is not above zero.
+/// Takes a number from the block. The reference tracker takes its default if the number is not above zero.
 pub(super) fn take_int(block: &mut Block, rule: &IntRule<'_>) -> Result<Taken<u32>, ImportError> {
     let given = block.int(rule.name)?;
     let mut notes = Vec::new();

@@ -1,4 +1,5 @@
-//! The blocks `http` and `udp` of chihaya. What each door had for itself goes to `announce` where both agree.
+//! The blocks `http` and `udp` of chihaya. A setting that each server had for itself goes to
+//! `announce` if both agree.
 
 use std::time::Duration;
 
@@ -12,17 +13,17 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const ALWAYS_TIMED: &str = "requests are always timed";
 
-/// What both doors have.
+/// The settings that both servers have.
 #[derive(Debug)]
 pub(super) struct ServerSettings {
-    /// It was open.
+    /// Whether the server was on.
     enabled: bool,
     spoofing: Taken<bool>,
     max_numwant: Taken<u32>,
     numwant: Taken<u32>,
 }
 
-/// Both of them.
+/// The settings of both servers.
 #[derive(Debug)]
 pub(super) struct BothServers {
     pub(super) http: ServerSettings,
@@ -47,7 +48,7 @@ impl ServerSettings {
     }
 }
 
-/// Takes the block `http`.
+/// Converts the block `http`.
 pub(super) fn take_http(block: &mut Block, draft: &mut Draft) -> Result<ServerSettings, ImportError> {
     let mut http = block.block("http")?;
     let on = http_addresses(&mut http, draft)?;
@@ -57,7 +58,7 @@ pub(super) fn take_http(block: &mut Block, draft: &mut Draft) -> Result<ServerSe
     let header = http.text("real_ip_header")?;
     if !header.is_empty() {
         let text = format!(
-            "http.proxy_header = {header:?}, believed from loopback only: list your proxies in \
+            "http.proxy_header = {header:?}, trusted from loopback only: list your proxies in \
              http.trusted_proxies"
         );
         draft.changed(http.key("real_ip_header"), text);
@@ -67,7 +68,7 @@ pub(super) fn take_http(block: &mut Block, draft: &mut Draft) -> Result<ServerSe
     take_common(http, draft, on, ("http.max_scrape_infohashes", 1024))
 }
 
-/// Is the door open?
+/// Converts the address. Returns whether the server is on.
 fn http_addresses(http: &mut Block, draft: &mut Draft) -> Result<bool, ImportError> {
     let (addr, https) = (http.text("addr")?, http.text("https_addr")?);
     let key = http.key("addr");
@@ -137,7 +138,7 @@ fn routes(http: &mut Block, draft: &mut Draft, on: bool) -> Result<(), ImportErr
     Ok(())
 }
 
-/// Takes the block `udp`.
+/// Converts the block `udp`.
 pub(super) fn take_udp(block: &mut Block, draft: &mut Draft) -> Result<ServerSettings, ImportError> {
     let mut udp = block.block("udp")?;
     let (addr, key) = (udp.text("addr")?, udp.text("private_key")?);
@@ -161,18 +162,18 @@ pub(super) fn take_udp(block: &mut Block, draft: &mut Draft) -> Result<ServerSet
         most: 600 * SECOND,
     };
     take_duration(&mut udp, draft, &rule)?;
-    // What fits into one packet of a scrape.
+    // As many as fit into one packet.
     take_common(udp, draft, on, ("udp.max_scrape_infohashes", 102))
 }
 
-/// Takes what both doors have.
+/// Takes the settings that both servers have.
 fn take_common(
     mut block: Block,
     draft: &mut Draft,
     on: bool,
     (to, most): (&str, u32),
 ) -> Result<ServerSettings, ImportError> {
-    let door = ServerSettings::take_from(&mut block, on)?;
+    let server = ServerSettings::take_from(&mut block, on)?;
     let rule = IntRule { name: "max_scrape_infohashes", default: 50, least: 1, most };
     let taken = take_int(&mut block, &rule)?;
     draft.put(to, taken.value);
@@ -184,7 +185,7 @@ fn take_common(
         None => {}
     }
     block.finish(draft);
-    Ok(door)
+    Ok(server)
 }
 
 fn note_of<T: std::fmt::Display>(taken: &Taken<T>, to: &str) -> String {
@@ -193,10 +194,10 @@ fn note_of<T: std::fmt::Display>(taken: &Taken<T>, to: &str) -> String {
 }
 
 impl BothServers {
-    /// Puts what both doors have: once where they agree.
+    /// Puts the settings that both servers have: once if they agree.
     pub(super) fn put_settings(self, draft: &mut Draft) {
         let Self { mut http, mut udp } = self;
-        // Over UDP a client always says how many it wants; -1 was taken for more than any maximum.
+        // Over UDP a client always says how many peers it wants; -1 was taken as more than any maximum.
         let unheard = udp.enabled && udp.numwant.value != udp.max_numwant.value;
         if unheard {
             let text = format!(
@@ -208,9 +209,9 @@ impl BothServers {
         let everywhere = "the address a client claims is honoured from everybody, by \
             announce.spoofing_sources = 0.0.0.0/0, ::/0, so that anybody can put any address into a swarm: \
             list whom you believe";
-        for door in [&mut http, &mut udp] {
-            if door.spoofing.value {
-                door.spoofing.notes.push(everywhere.into());
+        for server in [&mut http, &mut udp] {
+            if server.spoofing.value {
+                server.spoofing.notes.push(everywhere.into());
                 draft.put("announce.spoofing_sources", json!(["0.0.0.0/0", "::/0"]));
             }
         }
@@ -221,7 +222,7 @@ impl BothServers {
     }
 }
 
-/// Puts a value of both doors. A closed door that says nothing follows the other.
+/// Puts a value of both servers. A server that is off and has no value follows the other.
 fn put_pair<T>(draft: &mut Draft, open: [bool; 2], name: &str, [mut http, mut udp]: [Taken<T>; 2])
 where
     T: Copy + PartialEq + std::fmt::Display + Into<Value>,
@@ -236,11 +237,11 @@ where
     if equal {
         draft.put(&format!("announce.{name}"), http.value);
     }
-    for (taken, door, follows) in [(http, "http", http_follows), (udp, "udp", udp_follows)] {
+    for (taken, server, follows) in [(http, "http", http_follows), (udp, "udp", udp_follows)] {
         if follows {
             continue;
         }
-        let to = if equal { format!("announce.{name}") } else { format!("{door}.{name}") };
+        let to = if equal { format!("announce.{name}") } else { format!("{server}.{name}") };
         draft.report_taken(taken.key.clone(), &note_of(&taken, &to), &taken.notes);
         if !equal {
             draft.put(&to, taken.value);

@@ -99,7 +99,7 @@ fn routes_and_the_proxy_of_chihaya_are_taken_over() {
         holds(&line, &pointer, &routes, &format!("mapped {key}"));
         holds(&http(""), &pointer, &json!([format!("/{name}")]), &format!("changed {key}"));
     }
-    let line = "changed http.real_ip_header: http.proxy_header = \"X-Real-IP\", believed from loopback only: \
+    let line = "changed http.real_ip_header: http.proxy_header = \"X-Real-IP\", trusted from loopback only: \
         list your proxies";
     let header = http("real_ip_header: X-Real-IP");
     holds(&header, "/http/proxy_header", &json!("X-Real-IP"), line);
@@ -108,7 +108,7 @@ fn routes_and_the_proxy_of_chihaya_are_taken_over() {
 }
 
 #[test]
-fn https_alone_works_now_and_files_without_a_door_are_dropped() {
+fn https_alone_works_now_and_files_without_a_server_are_dropped() {
     let files = "\n  tls_cert_path: c.pem\n  tls_key_path: k.pem";
     let alone = format!("http:\n  https_addr: ':7'{files}");
     holds(&alone, "/http/https_addr", &json!(":7"), "changed http.addr: ");
@@ -137,24 +137,24 @@ fn the_udp_block_of_chihaya_is_taken_over() {
 }
 
 #[test]
-fn what_both_doors_had_alike_is_written_once() {
-    let doors = |http: &str, udp: &str| format!("http:\n  addr: ':7'\n  {http}\nudp:\n  addr: ':7'\n  {udp}");
-    let alike = doors("max_numwant: 70", "max_numwant: 70");
+fn what_both_servers_had_alike_is_written_once() {
+    let both = |http: &str, udp: &str| format!("http:\n  addr: ':7'\n  {http}\nudp:\n  addr: ':7'\n  {udp}");
+    let alike = both("max_numwant: 70", "max_numwant: 70");
     holds(&alike, "/announce/max_numwant", &json!(70), "mapped udp.max_numwant: announce.max_numwant = 70");
     holds(&alike, "/udp/max_numwant", &Value::Null, "mapped http.max_numwant: announce.max_numwant = 70");
-    let apart = doors("max_numwant: 70", "max_numwant: 110");
+    let apart = both("max_numwant: 70", "max_numwant: 110");
     holds(&apart, "/http/max_numwant", &json!(70), "mapped http.max_numwant: http.max_numwant = 70");
     holds(&apart, "/udp/max_numwant", &json!(110), "mapped udp.max_numwant: udp.max_numwant = 110");
     holds(&apart, "/announce/max_numwant", &Value::Null, "mapped ");
-    holds(&doors("", ""), "/announce/max_numwant", &json!(100), "mapped http.max_numwant: ");
-    holds(&doors("", ""), "/announce/numwant", &json!(50), "mapped http.default_numwant: ");
+    holds(&both("", ""), "/announce/max_numwant", &json!(100), "mapped http.max_numwant: ");
+    holds(&both("", ""), "/announce/numwant", &json!(50), "mapped http.default_numwant: ");
     let heard = "changed udp.default_numwant: udp.numwant = 13; it is used now";
-    holds(&doors("default_numwant: 11", "default_numwant: 13"), "/udp/numwant", &json!(13), heard);
-    let same = doors("", "max_numwant: 50");
+    holds(&both("default_numwant: 11", "default_numwant: 13"), "/udp/numwant", &json!(13), heard);
+    let same = both("", "max_numwant: 50");
     holds(&same, "/announce/numwant", &json!(50), "mapped udp.default_numwant: ");
     let one = "http:\n  addr: ':7'\n  max_numwant: 77";
     holds(one, "/announce/max_numwant", &json!(77), "mapped http.max_numwant: ");
-    let claims = doors("allow_ip_spoofing: yes", "");
+    let claims = both("allow_ip_spoofing: yes", "");
     let line = "changed http.allow_ip_spoofing: http.allow_ip_spoofing = true; ";
     holds(&claims, "/http/allow_ip_spoofing", &json!(true), line);
     holds(&claims, "/udp/allow_ip_spoofing", &json!(false), "mapped udp.allow_ip_spoofing: ");
@@ -286,7 +286,7 @@ fn what_cannot_be_converted_names_file_and_key() {
         ("chihaya: {udp: {addr: '7'}}", "old: udp.addr: invalid value: string \"7\""),
         ("chihaya: [", "old: "),
         ("{\"http\": {", "old: EOF while parsing"),
-        ("{\"intervals\": {}, \"intervals\": {}}", "old: the key `intervals` is twice there"),
+        ("{\"intervals\": {}, \"intervals\": {}}", "old: the key `intervals` occurs twice"),
         ("{\"mode\": \"open\"}", "old: mode: this is a configuration of hayate already"),
         ("{\"shiny\": 1}", "old: neither chihaya's YAML"),
         ("[]", "old: neither chihaya's YAML"),
@@ -344,7 +344,7 @@ fn bad_and_unknown_keys_of_a_private_configuration_are_reported() {
         "dropped shinier: unknown key",
         "mapped udp: a key of hayate's own",
         "mapped enable_metrics: false",
-        "changed http.proxy_header: X-Real-Ip was believed from anybody, now from loopback only",
+        "changed http.proxy_header: X-Real-Ip was trusted from any address, now from loopback only",
     ] {
         assert!(report.iter().any(|found| found.starts_with(line)), "{line}: {report:#?}");
     }

@@ -1,32 +1,32 @@
-//! YAML 1.1 as a tree in which every scalar is as it was written: what `010203`, `on` or `1800` mean depends
-//! on the key they belong to, and only the reader of the key knows.
+//! YAML 1.1 as a tree in which every scalar is as it was written: what `010203`, `on` or `1800` means depends
+//! on its key, and only the reader of the key knows.
 
 use std::collections::HashMap;
 
 use granit_parser::{Event, Parser, ScalarStyle};
 
-/// Values of one file at most, those of aliases counted each time.
+/// Most values of one file; those of aliases are counted each time.
 const NODES_MAX: usize = 4_000_000;
-/// Keys of one block at most.
+/// Most keys of one block.
 const KEYS_MAX: usize = 1000;
-/// Blocks and lists within one another at most.
+/// Deepest nesting of blocks and lists.
 const DEPTH_MAX: usize = 64;
 
 /// A value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Node {
-    /// A word. It is `plain` if it stood without quotes.
+    /// A word. It is `plain` if it was written without quotes.
     Scalar { text: String, plain: bool },
     /// A list.
     List(Vec<Node>),
-    /// A block of keys, in their order; no key is twice there.
+    /// A block of keys, in their order; no key occurs twice.
     Block(Vec<(String, Node)>),
 }
 
 impl Node {
     const NULL: Self = Self::Scalar { text: String::new(), plain: true };
 
-    /// Nothing, in one of the ways of writing it.
+    /// Whether this is a null, in one of the ways of writing it.
     pub(super) fn is_null(&self) -> bool {
         matches!(self, Self::Scalar { text, plain: true }
             if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
@@ -121,7 +121,7 @@ impl TreeBuilder {
                         return Err(format!("more than {KEYS_MAX} keys in a block"));
                     }
                     if text != "<<" && block.iter().any(|(name, _)| *name == text) {
-                        return Err(format!("the key `{text}` is twice there"));
+                        return Err(format!("the key `{text}` occurs twice"));
                     }
                     *key = Some(text);
                 }
@@ -132,7 +132,7 @@ impl TreeBuilder {
     }
 }
 
-/// A block with what `<<` names under its own keys.
+/// Returns a block with the keys of the blocks that `<<` names, unless it has them itself.
 fn merged(block: Vec<(String, Node)>) -> Result<Vec<(String, Node)>, String> {
     let (merges, mut block): (Vec<_>, Vec<_>) = block.into_iter().partition(|(name, _)| name == "<<");
     let sources = merges.into_iter().flat_map(|(_, node)| match node {
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn mistakes_name_the_line() {
         for (text, words) in [
-            ("a: 1\na: 2\n", "the key `a` is twice there at line 2"),
+            ("a: 1\na: 2\n", "the key `a` occurs twice at line 2"),
             ("? [a]\n: b\n", "a key that is not a word at line 1"),
             ("a:\n  - b\n c: [", "line "),
             ("a: *b\n", "line 1"),

@@ -1,5 +1,5 @@
-//! The generated key of the connection ids: made once, kept in a file that only its owner can read, so that
-//! ids survive a restart (`rules/udp.md#connection-id-key`). Never logged.
+//! The generated key of the connection ids: made once and kept in a file that only its owner can read, so
+//! that ids survive a restart (`rules/udp.md#connection-id-key`). Never logged.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -11,12 +11,12 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::config::Settings;
 
-/// Octets of a generated key.
+/// Length of a generated key, in octets.
 const KEY_LEN: usize = 32;
-/// Who may read the file: its owner.
+/// Mode of the file: only its owner may read it.
 const MODE: u32 = 0o600;
 
-/// Why the key cannot be had.
+/// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KeyError {
     #[error("{}: {source}; set udp.private_key, or make state_dir writable", path.display())]
@@ -29,10 +29,10 @@ pub(crate) enum KeyError {
     NoRandom,
 }
 
-/// The key that is kept in the file.
+/// Reads the key from the file.
 ///
 /// # Errors
-/// When the file is not there, cannot be read, is readable to others, or does not hold a key.
+/// When the file does not exist, cannot be read, is readable by others, or does not hold a key.
 pub(crate) fn read_key(path: &Path) -> Result<Vec<u8>, KeyError> {
     let unusable = |source| KeyError::Unusable { path: path.to_owned(), source };
     let file = File::open(path).map_err(unusable)?;
@@ -45,13 +45,13 @@ pub(crate) fn read_key(path: &Path) -> Result<Vec<u8>, KeyError> {
     decode_key(text.trim_ascii()).ok_or_else(|| KeyError::NotAKey { path: path.to_owned() })
 }
 
-/// Gives the UDP door, if it is on, its key: the configured one, or the one that is kept in its file.
+/// Sets the key of the UDP server, if it is on: the configured one, or the one that is kept in its file.
 ///
 /// # Errors
-/// When the file is not good, or a new one cannot be made.
+/// When the file is not valid, or a new one cannot be made.
 pub(crate) fn provide_key(settings: &mut Settings) -> Result<(), KeyError> {
-    if let Some((_, door)) = &mut settings.udp {
-        door.private_key = match &settings.key {
+    if let Some((_, config)) = &mut settings.udp {
+        config.private_key = match &settings.key {
             Some(key) => key.clone(),
             None => read_or_make_key(&settings.key_file)?,
         };
@@ -59,10 +59,10 @@ pub(crate) fn provide_key(settings: &mut Settings) -> Result<(), KeyError> {
     Ok(())
 }
 
-/// The key that is kept in the file, or a new one that is kept there from now on.
+/// Reads the key from the file, or makes a new one and keeps it there.
 ///
 /// # Errors
-/// When the file is not good, or a new one cannot be made.
+/// When the file is not valid, or a new one cannot be made.
 fn read_or_make_key(path: &Path) -> Result<Vec<u8>, KeyError> {
     match read_key(path) {
         Err(KeyError::Unusable { source, .. }) if source.kind() == ErrorKind::NotFound => make_key(path),
@@ -70,15 +70,15 @@ fn read_or_make_key(path: &Path) -> Result<Vec<u8>, KeyError> {
     }
 }
 
-/// Makes a key and keeps it: written whole beside its place, then linked there, so that the file is never
-/// half written and two processes end with one key.
+/// Makes a key and keeps it. It is written to a draft first and then linked, so that the file is never half
+/// written, and two processes end up with the same key.
 fn make_key(path: &Path) -> Result<Vec<u8>, KeyError> {
     let unusable = |source| KeyError::Unusable { path: path.to_owned(), source };
     let mut key = vec![0; KEY_LEN];
     SystemRandom::new().fill(&mut key).map_err(|_| KeyError::NoRandom)?;
     let draft = path.with_extension(format!("key.{}", std::process::id()));
     let written = write_key(&draft, &key).and_then(|()| std::fs::hard_link(&draft, path));
-    // The draft has done its work, whether it is in its place now or not.
+    // The draft is not needed any more, whether the link was made or not.
     let _ = std::fs::remove_file(&draft);
     match written {
         Ok(()) => Ok(key),
@@ -88,7 +88,7 @@ fn make_key(path: &Path) -> Result<Vec<u8>, KeyError> {
 }
 
 fn write_key(draft: &Path, key: &[u8]) -> std::io::Result<()> {
-    // A draft of the same process number was left behind by a crash.
+    // A draft of the same process number was left by a crash.
     let _ = std::fs::remove_file(draft);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(draft)?;
     let digits: String = key.iter().map(|octet| format!("{octet:02x}")).collect();

@@ -4,18 +4,18 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::config::{Document, Settings};
 
-/// Open files beside the gateway's connections and the sockets of the UDP door.
+/// Open files other than the gateway's connections and the sockets of the UDP server.
 const OTHER_FILES: usize = 256;
 
-/// Raises the limit of open files as far as the process may; gives the limit now in force, if it is known.
+/// Raises the limit of open files as far as the process may. Returns the limit now in force, if it is known.
 pub(crate) fn raise_limit() -> Option<usize> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
     let raised = soft == hard || setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
     Some(usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX))
 }
 
-/// Lowers `http.max_connections` to what `limit` leaves: beyond it nothing could be accepted any more, not
-/// even the operator. A warning only where somebody asked for more than the default.
+/// Lowers `http.max_connections` to what `limit` leaves: beyond that no connection could be accepted, not
+/// even the operator's. Warns only if more than the default was configured.
 pub(crate) fn lower_connections(settings: &mut Settings, limit: Option<usize>) {
     let Some((most, limit)) = limit.and_then(|limit| Some((connections_left(settings, limit)?, limit)))
     else {
@@ -28,12 +28,12 @@ pub(crate) fn lower_connections(settings: &mut Settings, limit: Option<usize>) {
     settings.http.max_connections = most;
 }
 
-/// What the limit leaves, if that is less than what is wanted.
+/// Returns the number of connections that the limit leaves, if that is less than wanted.
 fn connections_left(settings: &Settings, limit: usize) -> Option<usize> {
     if settings.listen.addresses.is_empty() && settings.listen.unix_socket.is_none() {
         return None;
     }
-    // Twice: once more for a successor.
+    // Twice, for there are copies for a successor.
     let sockets =
         settings.udp.as_ref().map_or(0, |(sockets, _)| 2 * sockets.addresses.len() * sockets.workers);
     let most = limit.saturating_sub(OTHER_FILES + sockets).max(1);

@@ -2,10 +2,10 @@
 //!
 //! One file, two locks of the kernel:
 //! - `flock` belongs to the open file. A successor gets it with the file, so that the folder is never free
-//!   while one takes over from the other.
-//! - The record lock (`fcntl`) belongs to the process that serves. By it the kernel says which one that is,
-//!   and nobody has to believe a number that was written down. It is gone as soon as its process closes the
-//!   file by any descriptor, so the file is opened once and never duplicated.
+//!   while one process takes over from the other.
+//! - The record lock (`fcntl`) belongs to the process that serves. It lets the kernel say which process that
+//!   is, so that nobody has to trust a number in a file. It is lost as soon as its process closes the file by
+//!   any descriptor, so the file is opened once and never duplicated.
 //!
 //! The file itself holds a record: why the tracker last refused to be replaced.
 
@@ -22,18 +22,19 @@ use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// The name of the file, in `state_dir`.
 const FILE: &str = "hayate.lock";
-/// Who may open it, and so hold the lock: its owner.
+/// Mode of the file: only its owner may open it, and so hold the lock.
 const MODE: u32 = 0o600;
-/// Octets of the record.
+/// Length of the record, in octets.
 const RECORD_LEN: usize = 512;
-/// Octets of a refusal in it.
+/// Longest refusal in the record, in octets.
 const REFUSAL_LEN: usize = 440;
-/// Looks at a lock that nobody has who serves: it is changing hands, or somebody looks whether it is free.
+/// Most checks of a lock that no serving process holds: it is being handed over, or somebody checks whether
+/// it is free.
 const LOOKS_MAX: u32 = 40;
-/// Time between two of them.
+/// Time between two of these checks.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
-/// Why the lock cannot be had.
+/// Why the lock cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LockError {
     #[error("state_dir {} is used by another hayate, {holder}", folder.display())]
@@ -47,11 +48,11 @@ pub(crate) enum LockError {
     Foreign { path: PathBuf, folder: PathBuf, owner: u32, user: u32 },
 }
 
-/// The lock; it is given up when the process and its successor, if it has one, have ended.
+/// The lock. It is released when the process and its successor, if it has one, have ended.
 #[derive(Debug)]
 pub(crate) struct StateLock {
     file: File,
-    /// Of the last record.
+    /// The number of the last record.
     number: AtomicU64,
 }
 
@@ -59,7 +60,7 @@ impl StateLock {
     /// Takes the lock for this process.
     ///
     /// # Errors
-    /// When another tracker has it, or the file cannot be made.
+    /// When another tracker holds it, or the file cannot be made.
     pub(crate) fn acquire(folder: &Path) -> Result<Self, LockError> {
         let path = folder.join(FILE);
         let unusable = |source| LockError::Unusable { path: path.clone(), source };
@@ -78,7 +79,7 @@ impl StateLock {
             return Err(unusable(io::Error::other("it is not a regular file")));
         }
         if found.mode() & 0o777 != MODE {
-            // Whoever may read a file may hold a lock on it.
+            // Whoever may read the file may hold a lock on it.
             file.set_permissions(Permissions::from_mode(MODE)).map_err(unusable)?;
         }
         lock_file(&file, folder)?;
@@ -88,27 +89,27 @@ impl StateLock {
         Ok(lock)
     }
 
-    /// Takes the lock over from a predecessor, who has it still. It is [held](Self::hold) when this process
-    /// serves.
+    /// Takes over the lock of a predecessor, which still holds it. [`mark_serving`](Self::mark_serving)
+    /// follows when this process serves.
     pub(crate) fn inherit(file: File) -> Self {
         let number = LockRecord::load(&file).map_or(0, |record| record.number);
         Self { file, number: AtomicU64::new(number) }
     }
 
-    /// The file, for a successor: it has the lock by it.
+    /// Returns the file, for a successor: the lock goes with it.
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
-    /// From now on the kernel says that this is the process that serves.
+    /// Lets the kernel say that this is the process that serves.
     ///
     /// # Errors
-    /// When another process is it, or the system refuses.
+    /// When another process serves, or the system refuses.
     pub(crate) fn mark_serving(&self) -> io::Result<()> {
         self.record_lock(libc::F_WRLCK)
     }
 
-    /// A successor may say that it serves.
+    /// Lets a successor say that it serves.
     ///
     /// # Errors
     /// When the system refuses.
@@ -116,7 +117,7 @@ impl StateLock {
         self.record_lock(libc::F_UNLCK)
     }
 
-    /// Writes down why an upgrade was refused; an empty text: none was.
+    /// Records why an upgrade was refused; empty if none was.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -132,7 +133,7 @@ impl StateLock {
     }
 }
 
-/// Takes the lock that goes to successors.
+/// Takes the lock that successors inherit.
 fn lock_file(file: &File, folder: &Path) -> Result<(), LockError> {
     let unusable = |source| LockError::Unusable { path: folder.join(FILE), source };
     for look in 1.. {
@@ -150,7 +151,7 @@ fn lock_file(file: &File, folder: &Path) -> Result<(), LockError> {
     Ok(())
 }
 
-/// Is it a file of another user that this process may not open?
+/// Returns the error for a file that this process may not open because it belongs to another user.
 fn foreign_file(folder: &Path, path: &Path, error: &io::Error) -> Option<LockError> {
     if error.kind() != ErrorKind::PermissionDenied {
         return None;
@@ -167,14 +168,14 @@ fn whole_file(kind: i32) -> libc::flock {
     libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 }
 }
 
-/// Who holds a lock, as the kernel says.
+/// The holder of a lock, as the kernel reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Holder {
-    /// No process that serves.
+    /// No process serves.
     Nobody,
     /// This process.
     Process(i32),
-    /// A process of which this one may not know, in another container for example.
+    /// A process that this one cannot see, for example in another container.
     Hidden,
 }
 
@@ -184,7 +185,7 @@ impl Holder {
         fcntl(file, FcntlArg::F_GETLK(&mut lock))?;
         Ok(match (i32::from(lock.l_type), lock.l_pid) {
             (libc::F_UNLCK, _) => Self::Nobody,
-            // Never 0 or below: that would be a signal to many.
+            // Never 0 or below: a signal to that would reach many processes.
             (_, pid) if pid > 0 => Self::Process(pid),
             _ => Self::Hidden,
         })
@@ -205,10 +206,10 @@ impl std::fmt::Display for Holder {
 pub(crate) struct LockView(File);
 
 impl LockView {
-    /// Looks at the lock in a folder; `None` if there never was one.
+    /// Opens the lock in a folder. Returns `None` if there never was one.
     ///
     /// # Errors
-    /// When the file cannot be opened, or is not what a tracker makes.
+    /// When the file cannot be opened, or is not one that a tracker makes.
     pub(crate) fn open(folder: &Path) -> io::Result<Option<Self>> {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file = match OpenOptions::new().read(true).custom_flags(flags).open(folder.join(FILE)) {
@@ -221,10 +222,11 @@ impl LockView {
         Ok(Some(Self(file)))
     }
 
-    /// The tracker that serves; `None` if none runs. While one takes over from another, this waits a little.
+    /// Returns the tracker that serves, or `None` if none runs. Waits a little while one takes over from
+    /// another.
     ///
     /// # Errors
-    /// When the system does not say.
+    /// When the system refuses.
     pub(crate) fn holder(&self) -> io::Result<Option<Holder>> {
         for _ in 0..LOOKS_MAX {
             let holder = Holder::find(&self.0)?;
@@ -247,37 +249,37 @@ impl LockView {
     /// Asks the process to hand over to a new one, if it is the one that holds the lock.
     ///
     /// # Errors
-    /// When it is not any more, or may not be asked by this user.
+    /// When it does not hold the lock any more, or this user may not send it signals.
     pub(crate) fn request_upgrade(&self, pid: i32) -> io::Result<()> {
         let gone = || io::Error::other("it does not hold the lock any more");
         let process = pidfd_open(rustix::process::Pid::from_raw(pid).ok_or_else(gone)?, PidfdFlags::empty())?;
-        // The number might be another process's by now. What the descriptor means does not change: if the
-        // lock is still held by that number, it is held by that process.
+        // The number might belong to another process by now. What the descriptor means does not change: if
+        // the lock is still held by that number, it is held by that process.
         if Holder::find(&self.0)? != Holder::Process(pid) {
             return Err(gone());
         }
         Ok(pidfd_send_signal(process, Signal::USR2)?)
     }
 
-    /// What the tracker last wrote down; `None` if that cannot be read.
+    /// Returns the last record of the tracker, or `None` if it cannot be read.
     pub(crate) fn record(&self) -> Option<LockRecord> {
-        // It may be written at this very moment.
+        // It may be half written at this moment.
         (0..LOOKS_MAX).find_map(|_| LockRecord::load(&self.0))
     }
 }
 
-/// What a tracker writes down in the file.
+/// The record in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LockRecord {
-    /// One more than that of the record before.
+    /// Number of the record, one more than that of the record before.
     pub(crate) number: u64,
     /// Why an upgrade was refused; empty if none was.
     pub(crate) refusal: String,
 }
 
 impl LockRecord {
-    /// Always as many octets, with the number at both ends, so that a reader sees a record that is only half
-    /// there.
+    /// Returns the record, always of the same length, with the number at both ends, so that a reader
+    /// recognizes one that is half written.
     fn octets(&self) -> Vec<u8> {
         let one_line = self.refusal.replace(['\n', '\r'], " ");
         let refusal = one_line.get(..one_line.floor_char_boundary(REFUSAL_LEN)).unwrap_or_default();
@@ -351,16 +353,16 @@ mod tests {
     }
 
     #[test]
-    fn the_lock_goes_to_an_heir_and_is_free_after_both() {
+    fn the_lock_goes_to_a_successor_and_is_free_after_both() {
         let folder = TestFolder::new();
         let place = folder.path("");
         assert!(LockView::open(&place).unwrap().is_none());
         let lock = StateLock::acquire(&place).unwrap();
-        let heir = StateLock::inherit(lock.file().try_clone().unwrap());
+        let successor = StateLock::inherit(lock.file().try_clone().unwrap());
         drop(lock);
         let again = File::open(folder.path(FILE)).unwrap();
-        assert!(matches!(again.try_lock(), Err(TryLockError::WouldBlock)), "the heir has it");
-        drop(heir);
+        assert!(matches!(again.try_lock(), Err(TryLockError::WouldBlock)), "the successor has it");
+        drop(successor);
         assert!(StateLock::acquire(&place).is_ok());
     }
 

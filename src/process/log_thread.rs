@@ -10,16 +10,16 @@ use std::time::Duration;
 use hayate_state::metrics::{Series, SeriesKind};
 use hayate_state::{Board, Clock};
 
-/// Octets of lines that wait at most; further lines are dropped and counted.
+/// Most octets of lines that wait; further lines are dropped and counted.
 const OCTETS_MAX: usize = 1 << 20;
-/// What a line takes in the queue beside its octets.
+/// Octets that a line takes in the queue besides its text.
 const LINE_COST: usize = 64;
-/// A single write that takes longer than this means that the log stands still.
+/// A single write that takes longer than this means that the log is stalled.
 const STALL_MAX: Duration = Duration::from_secs(10);
-/// Pause where stderr is non-blocking, because another process made it so, and full.
+/// Pause when stderr is full and non-blocking, because another process made it so.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
 
-/// The lines on their way to stderr. It lives as long as the process.
+/// The queue of lines on their way to stderr. It lives as long as the process.
 #[derive(Debug)]
 pub(crate) struct LogThread {
     queue: Mutex<Queue>,
@@ -32,9 +32,9 @@ pub(crate) struct LogThread {
 struct Queue {
     waiting: VecDeque<Vec<u8>>,
     octets: usize,
-    /// Since when the thread has been writing a line, in uptime; `None` between two lines.
+    /// The uptime at which the thread began to write the current line; `None` between two lines.
     writing_since: Option<Duration>,
-    /// Lines that were dropped since the start, and those of them that the log has not mentioned.
+    /// Lines that were dropped since the start, and those of them that the log has not reported.
     dropped: u64,
     unmentioned: u64,
 }
@@ -73,18 +73,18 @@ impl LogThread {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// How long the thread has been at the line it is writing.
+    /// Returns how long the thread has been writing the current line.
     pub(crate) fn stalled(&self) -> Duration {
         let since = self.queue().writing_since;
         since.map_or(Duration::ZERO, |since| self.clock.uptime().saturating_sub(since))
     }
 
-    /// Does nobody read what is written?
+    /// Whether nobody reads what is written.
     pub(crate) fn is_stalled(&self) -> bool {
         self.stalled() >= STALL_MAX
     }
 
-    /// Lists its numbers.
+    /// Registers the metrics of the log.
     pub(crate) fn register_metrics(self: &Arc<Self>, board: &Board) {
         let list = |name, help, kind, read: fn(&Self) -> u64| {
             let lines = Arc::clone(self);
@@ -100,7 +100,7 @@ impl LogThread {
     fn run(&self, mut out: impl Write) {
         loop {
             let line = self.next_line();
-            // Where stderr is closed nobody can be told.
+            // If stderr is closed, the line is lost.
             let _ = write_line(&mut out, &line);
             let mut queue = self.queue();
             queue.writing_since = None;
@@ -110,7 +110,7 @@ impl LogThread {
             }
             drop(queue);
             if dropped > 0 {
-                // Behind the lines that waited: that is where the others are missing.
+                // After the lines that waited: that is where the others are missing.
                 log::warn!("{dropped} log lines are missing here: nobody read stderr");
             }
         }
@@ -133,7 +133,7 @@ impl LogThread {
     }
 }
 
-/// Writes a whole line, also where `out` is non-blocking and full for a while.
+/// Writes a whole line, even if `out` is non-blocking and full for a while.
 fn write_line(out: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
     while !line.is_empty() {
         match out.write(line) {
@@ -147,7 +147,7 @@ fn write_line(out: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
-/// What env_logger writes to.
+/// The target of env_logger.
 #[derive(Debug)]
 pub(crate) struct LogWriter(pub(crate) Arc<LogThread>);
 

@@ -16,16 +16,16 @@ use crate::commands::cli::OutputOptions;
 use crate::config::document::{Log, LogFormat, LogLevel};
 use crate::process::log_thread::{LogThread, LogWriter};
 
-/// How long the end of the process waits for a reader of stderr.
+/// Longest time that the end of the process waits for a reader of stderr.
 pub(crate) const FLUSH_MAX: Duration = Duration::from_millis(750);
-/// The variable that wins over the configured level: `info`, `debug,hayate_udp=trace`.
+/// The environment variable that wins over the configured level: `info`, `debug,hayate_udp=trace`.
 const FILTER: &str = "RUST_LOG";
 
-/// The lines of a process that serves.
+/// The log thread of a process that serves.
 static LOG_THREAD: OnceLock<Arc<LogThread>> = OnceLock::new();
 
-/// Starts the log of a command, which waits for whoever reads its stderr: the command line wins over the
-/// environment, that over the configuration.
+/// Starts the log of a command, which waits for the reader of its stderr. The command line wins over the
+/// environment, which wins over the configuration.
 pub(crate) fn start(look: &OutputOptions, log: &Log) {
     let mut builder = builder(look, log);
     builder.target(Target::Stderr);
@@ -33,8 +33,8 @@ pub(crate) fn start(look: &OutputOptions, log: &Log) {
     let _ = builder.try_init();
 }
 
-/// Starts the log of a process that serves: a thread of its own writes it, and nobody waits for that one.
-/// Panics are lines of the log too.
+/// Starts the log of a process that serves: a thread of its own writes it, for which no other thread waits.
+/// Panics are logged too.
 ///
 /// # Errors
 /// When the system gives no thread.
@@ -53,12 +53,12 @@ pub(crate) fn start_in_thread(look: &OutputOptions, log: &Log) -> io::Result<()>
     Ok(())
 }
 
-/// The lines of this process, if it serves.
+/// Returns the log thread of this process, if it serves.
 pub(crate) fn log_thread() -> Option<Arc<LogThread>> {
     LOG_THREAD.get().cloned()
 }
 
-/// Waits until the log is written, but not longer than [`LAST_LINES`].
+/// Waits until the log is written, but not longer than [`FLUSH_MAX`].
 pub(crate) fn finish() {
     if let Some(lines) = LOG_THREAD.get() {
         let _ = lines.finish(FLUSH_MAX);
@@ -77,14 +77,14 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     finish();
 }
 
-/// One line that no filter hides: of the log, or plain.
+/// Writes one line that no filter hides: in the form of the log, or plain.
 fn write_unfiltered(text: &str) {
     if log::log_enabled!(log::Level::Error) {
         log::error!("{text}");
     } else if let Some(lines) = LOG_THREAD.get() {
         lines.push_line(format!("{text}\n").as_bytes());
     } else {
-        // Where stderr is closed nobody can be told.
+        // If stderr is closed, the line is lost.
         let _ = writeln!(io::stderr(), "{text}");
     }
 }
@@ -103,8 +103,8 @@ fn builder(look: &OutputOptions, log: &Log) -> Builder {
     builder
 }
 
-/// The last words of a command that failed: a line of the log if there is one, or else the plain text on
-/// stderr.
+/// Reports the error of a command that failed: as a line of the log if there is one, otherwise as plain text
+/// on stderr.
 pub(crate) fn report_error(look: &OutputOptions, text: &str) {
     let text = text.replace('\n', " ");
     if format(look) == Some(LogFormat::Json) {
@@ -117,7 +117,7 @@ fn format(look: &OutputOptions) -> Option<LogFormat> {
     if look.json { Some(LogFormat::Json) } else { look.log_format }
 }
 
-/// Does nothing in the environment speak against colours on a terminal?
+/// Whether nothing in the environment forbids colours on a terminal.
 fn colours_allowed(variable: impl Fn(&str) -> Option<OsString>) -> bool {
     let is_set = |name| variable(name).is_some_and(|value| !value.is_empty());
     !is_set("NO_COLOR") && variable("TERM").is_some_and(|term| term != "dumb")

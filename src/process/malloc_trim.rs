@@ -1,4 +1,4 @@
-//! How much memory there is; and memory is given back to the system after many peers have left, or many
+//! How much memory there is; and the return of memory to the system after many peers have left or many
 //! connections have closed. glibc's allocator keeps what was freed in small pieces, so that without this a
 //! tracker would stay as large as it ever was.
 
@@ -7,9 +7,10 @@ use std::path::Path;
 
 /// Octets by which swarms or connections must have shrunk.
 const SHRUNK_MIN: usize = 4 << 20;
-/// What a connection is taken to have: buffers of its head and its answer, and twice that with TLS.
+/// Octets that a connection is assumed to take: buffers of its head and its answer, and twice that with TLS.
 const CONNECTION_OCTETS: u64 = 16 << 10;
-/// Of the most they had, the share by which they must have shrunk: the work of giving back is seldom done.
+/// Divisor of the most they had, which gives the share by which they must have shrunk: returning memory is
+/// work that should be rare.
 const SHRUNK_SHARE: usize = 4;
 
 /// Watches the memory of swarms and connections.
@@ -20,8 +21,8 @@ pub(crate) struct MemoryTrimmer {
 }
 
 impl MemoryTrimmer {
-    /// Gives memory back if the swarms, which take so many octets, or the connections have shrunk enough;
-    /// call it about once a second.
+    /// Returns memory to the system if the swarms, which take this number of octets, or the connections have
+    /// shrunk enough. To be called about once a second.
     pub(crate) fn trim_if_shrunk(&mut self, swarms: usize, connections: u64) {
         let connections = usize::try_from(connections * CONNECTION_OCTETS).unwrap_or(usize::MAX);
         let due = [self.swarms.is_due(swarms), self.connections.is_due(connections)];
@@ -34,7 +35,7 @@ impl MemoryTrimmer {
 /// How far something has shrunk.
 #[derive(Debug, Default)]
 struct Shrinkage {
-    /// Octets it had at most since memory was given back last.
+    /// Most octets since memory was last returned.
     highest: usize,
 }
 
@@ -49,8 +50,7 @@ impl Shrinkage {
     }
 }
 
-/// Hands free pages of the allocator back to the system. It holds each arena's lock for as long as it works
-/// on it.
+/// Returns free pages of the allocator to the system. It holds the lock of each arena while it works on it.
 fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim may be called at any time by any thread; it touches only memory that is free.
@@ -60,21 +60,21 @@ fn trim_heap() {
     }
 }
 
-/// Octets of memory that this process may use at most: those of the machine, or of its cgroups where one of
-/// them has less; 0 where nobody says so.
+/// Returns the octets of memory that this process may use: those of the machine, or of its cgroups if one of
+/// them has less; 0 if that is unknown.
 pub(crate) fn available_memory() -> u64 {
     let root = Path::new("/");
     cgroup_limits(root).chain(machine_memory(root)).min().unwrap_or(0)
 }
 
-/// Octets of the machine.
+/// Returns the octets of the machine.
 fn machine_memory(root: &Path) -> Option<u64> {
     let text = read_to_string(root.join("proc/meminfo")).ok()?;
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     total.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The limits of the process' cgroup and of those around it, of version 2 or 1, as far as they have any.
+/// Returns the limits of the process's cgroup and of those around it, of version 2 or 1.
 fn cgroup_limits(root: &Path) -> impl Iterator<Item = u64> {
     let text = read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let limits = text.lines().filter_map(|line| {
@@ -87,7 +87,7 @@ fn cgroup_limits(root: &Path) -> impl Iterator<Item = u64> {
             _ => return None,
         };
         let around = Path::new(path.trim_start_matches('/')).ancestors();
-        // "max" is no number: that is no limit.
+        // "max" is not a number: there is no limit.
         let limit = |folder: &Path| {
             read_to_string(root.join(mount).join(folder).join(file)).ok()?.trim().parse().ok()
         };

@@ -1,16 +1,16 @@
-//! What belongs to the process, whatever it serves.
+//! What concerns the process, whatever it serves.
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`lock`] | one tracker in a folder |
-//! | [`privileges`] | another user |
+//! | [`lock`] | the lock that only one tracker in a folder has |
+//! | [`privileges`] | becoming another user |
 //! | [`ownership`] | whether that user may use what is in `state_dir` |
 //! | [`connection_id_key`] | the generated key of the connection ids |
 //! | [`file_limit`] | the limit of open files |
-//! | [`malloc_trim`] | memory that goes back to the system |
+//! | [`malloc_trim`] | how much memory there is, and its return to the system |
 //! | [`logging`] | lines of text or JSON on stderr |
-//! | [`log_thread`] | writes them while the tracker serves, so that nobody else waits for stderr |
-//! | [`systemd`] | what systemd is told |
+//! | [`log_thread`] | the thread that writes them while the tracker serves, so that no other waits |
+//! | [`systemd`] | notifications of systemd |
 
 pub(crate) mod connection_id_key;
 pub(crate) mod file_limit;

@@ -1,4 +1,4 @@
-//! Whether what lies in `state_dir` may be used by this process: a first run as root leaves files that the
+//! Whether this process may use the files in `state_dir`: a first run as root leaves files that the
 //! tracker cannot write to when it runs as another user.
 
 use std::os::unix::fs::MetadataExt;
@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, Gid, Group, Uid, User, access, getegid, geteuid};
 
-/// Our files in `state_dir` that are read, and replaced as a whole.
+/// Files of hayate in `state_dir` that are read, and replaced as a whole.
 const READ: [&str; 2] = ["hayate-cache.bin", "udp.key"];
-/// Those that are written into.
+/// Files that are written into.
 const WRITTEN: [&str; 8] = [
     "hayate.lock",
     "hayate.db",
@@ -19,27 +19,27 @@ const WRITTEN: [&str; 8] = [
     "dead-letter.jsonl",
     "spill",
 ];
-/// Files that are named in a refusal, at most.
+/// Most files that an error names.
 const NAMED_MAX: usize = 10;
 
-/// A file that this process cannot use, whose it is, and how to mend that.
+/// A file that this process cannot use, its owner, and how to repair that.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct UnusableFiles(String);
 
-/// Looks at the folder and at every file of ours in it.
+/// Checks the folder and every file of hayate in it.
 ///
 /// # Errors
-/// When there are some that this process may not use as it must.
+/// When this process may not use some of them as it must.
 pub(crate) fn check_ownership(folder: &Path) -> Result<(), UnusableFiles> {
     let refused = |path: &PathBuf, wanted| {
         let way = if path.is_dir() { AccessFlags::X_OK } else { AccessFlags::empty() };
-        // What is not there can be made, or the folder says no.
+        // A missing file can be made, or the folder refuses.
         matches!(access(path, wanted | way), Err(nix::Error::EACCES | nix::Error::EPERM))
     };
     let both = AccessFlags::R_OK | AccessFlags::W_OK;
     let spill = folder.join("spill");
-    // What cannot be listed is refused already.
+    // A folder that cannot be listed is refused already.
     let spilled = spill.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
     let written = WRITTEN.iter().map(|name| folder.join(name)).chain(spilled);
     let mut paths: Vec<_> = std::iter::once(folder.to_owned()).chain(written).collect();

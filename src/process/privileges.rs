@@ -1,4 +1,4 @@
-//! Who the process is: another user once its sockets are open.
+//! Becoming another user once the sockets are open.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -22,7 +22,7 @@ use crate::config::document::Privileges;
 pub(crate) struct Identity {
     user: Uid,
     group: Gid,
-    /// Name of the user, where the number has one: its further groups are taken over.
+    /// Name of the user, if there is one: its further groups are taken over.
     name: Option<CString>,
 }
 
@@ -38,7 +38,7 @@ pub(crate) enum IdentityError {
 }
 
 impl IdentityError {
-    /// The key of the configuration that is wrong.
+    /// Returns the key of the configuration that is wrong.
     pub(crate) fn key(&self) -> &'static str {
         match self {
             Self::UnknownUser { .. } => "privileges.user",
@@ -47,7 +47,7 @@ impl IdentityError {
     }
 }
 
-/// Why the process could not change.
+/// Why the process could not change its user.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DropError {
     #[error("privileges: only root can become user {user}, this process is user {current}")]
@@ -63,14 +63,14 @@ pub(crate) enum DropError {
 /// Capabilities that the kernel can have.
 const CAPABILITIES_MAX: u32 = 64;
 
-/// Takes from this thread and all that it starts what might give a process privileges once it has dropped
-/// them: its bounding set of capabilities, and the effect of set-user-id programs. What the process can do
-/// now it still can. Does nothing where it will not become another user.
+/// Takes from this thread and all that it starts what might restore privileges after they were dropped: the
+/// bounding set of capabilities, and the effect of set-user-id programs. The present privileges stay. Does
+/// nothing if the process will not become another user.
 ///
 /// # Errors
 /// When the system refuses.
 pub(crate) fn seal_privileges(names: &Privileges) -> Result<(), DropError> {
-    // What is wrong with the names is said by whoever reads the configuration.
+    // Errors about the names are reported when the configuration is read.
     let Ok(identity) = Identity::find(&names.user, &names.group) else { return Ok(()) };
     if names.user.is_empty() || identity.is_current() || !Uid::effective().is_root() {
         return Ok(());
@@ -108,7 +108,7 @@ impl Identity {
         Ok(Self { user: uid, group: gid, name: entry.and_then(|entry| CString::new(entry.name).ok()) })
     }
 
-    /// Is the process this user already?
+    /// Whether the process is this user already.
     pub(crate) fn is_current(&self) -> bool {
         Uid::effective() == self.user && Uid::current() == self.user && Gid::effective() == self.group
     }
@@ -133,8 +133,8 @@ impl Identity {
         if changed && !way_back { Ok(()) } else { Err(DropError::StillRoot) }
     }
 
-    /// Tries to open files as this user would, in a thread that becomes it for the trial; gives for each why
-    /// that failed. Only root can try.
+    /// Tries to open files as this user would, in a thread that becomes it for the trial. Returns for each
+    /// why that failed. Only root can try.
     ///
     /// # Errors
     /// When the system gives no thread, or does not let it become the user.
@@ -177,7 +177,7 @@ impl Identity {
         commands.join(" && ")
     }
 
-    /// Does the mode of a file grant the user this bit?
+    /// Whether the mode of a file grants the user this bit.
     fn may_access(&self, found: &Metadata, bit: u32) -> bool {
         let shift = if found.uid() == self.user.as_raw() {
             6

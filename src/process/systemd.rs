@@ -8,7 +8,7 @@ use sd_notify::NotifyState;
 /// How long systemd may take to hear what it is told.
 pub(crate) const NOTIFY_MAX: Duration = Duration::from_millis(250);
 
-/// Tells systemd, if it waits for it (`Type=notify`). Whoever listens at that socket may hang: that holds up
+/// Notifies systemd, if it waits for that (`Type=notify`). The reader of that socket may hang: that holds up
 /// this process for no longer than [`NOTIFY_MAX`].
 pub(crate) fn notify(state: NotifyState<'static>) {
     let (told, done) = sync_channel::<()>(0);

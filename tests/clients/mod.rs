@@ -25,11 +25,11 @@ pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
 }
 
-/// A network of its own for one tracker and its clients.
+/// A separate network for one tracker and its clients.
 pub(crate) struct Namespace(String);
 
 impl Namespace {
-    /// `None` where the machine grants none; then the test says so and is skipped.
+    /// Returns `None` if the machine grants no network; then the test prints that and is skipped.
     pub(crate) fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("hayate-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -42,7 +42,7 @@ impl Namespace {
         }
     }
 
-    /// A command that runs inside.
+    /// Returns a command that runs inside the network.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.0]).arg(program);
@@ -57,7 +57,7 @@ impl Namespace {
                 "proxy_header": "X-Real-IP",
                 "trusted_proxies": ["10.9.0.1/32"],
             },
-            // Clients that are restarted come again soon.
+            // Clients that are restarted announce again soon.
             "intervals": {"announce": 60, "min_announce": 30, "announce_drift": 0}
         });
         Daemon::start_in(Folder::new(), config, &mut self.command(hayate().get_program()))
@@ -70,19 +70,20 @@ impl Drop for Namespace {
     }
 }
 
-/// `client` completes a transfer through each of `urls`.
+/// Checks that `client` completes a transfer through each of `urls`.
 fn completes(client: &str, urls: &[&str]) {
     let Some(namespace) = Namespace::new() else { return };
     let _daemon = namespace.daemon();
     let _nginx = urls.contains(&NGINX_V4).then(|| Nginx::start(&namespace));
     for url in urls {
-        // A client that dies by a signal (rtorrent does now and then at its start) says nothing of hayate.
+        // A client that dies by a signal (rtorrent does now and then at its start) proves nothing about
+        // hayate.
         let done = (0..3).find_map(|_| transfer(&namespace, client, url));
         assert_eq!(done, Some(true), "{client} through {url}");
     }
 }
 
-/// Whether a transfer succeeds; `None` if a client died by a signal.
+/// Returns whether a transfer succeeds, or `None` if a client died by a signal.
 fn transfer(namespace: &Namespace, client: &str, url: &str) -> Option<bool> {
     let work = Folder::new();
     let output = namespace.command(script("transfer")).args([client, url]).arg(work.path()).output().unwrap();

@@ -1,4 +1,4 @@
-//! Real clients on a private site: two users, each with a passkey, and the ledger of what they tell.
+//! Real clients on a private site: two users, each with a passkey, and an account of what they report.
 
 use std::net::SocketAddr;
 
@@ -19,12 +19,12 @@ struct TransferSite {
 }
 
 impl TransferSite {
-    /// `None` where the machine grants no network of its own.
+    /// Returns `None` if the machine grants no separate network.
     fn new() -> Option<Self> {
         let namespace = Namespace::new()?;
         let base = Base::sqlite();
         base.run("INSERT INTO approved_clients (peer_id) VALUES ('-LT'), ('A2-'), ('-TR3')");
-        // User 1 seeds, user 2 downloads; whatever they tell is credited as it is.
+        // User 1 seeds, user 2 downloads; what they report is credited unchanged.
         base.run(
             "UPDATE users_main SET DownMultiplier = 1, UpMultiplier = 1, DisableDownload = 0, \
             Uploaded = 0, Downloaded = 0, rawup = 0, rawdl = 0",
@@ -38,7 +38,7 @@ impl TransferSite {
         Some(Self { namespace, base, daemon })
     }
 
-    /// What the script says.
+    /// The output of the script.
     fn transfer(&self, client: &str, scheme: &str, more: &[&str]) -> String {
         let url = |passkey| format!("{scheme}://10.9.0.1:{PORT}/{passkey}/announce");
         let admin = format!("http://127.0.0.1:{}/{TOKEN}/update", self.daemon.metrics_port);
@@ -62,19 +62,20 @@ impl TransferSite {
     }
 }
 
-/// What libtorrent says it has up- and downloaded.
+/// The octets that libtorrent says it has up- and downloaded.
 fn totals(said: &str, who: &str) -> [u64; 2] {
     let line = said.lines().find_map(|line| line.strip_prefix(who)?.strip_prefix(" TOTALS ")).unwrap();
     let mut numbers = line.split(' ').map(|number| number.parse().unwrap());
     std::array::from_fn(|_| numbers.next().unwrap())
 }
 
-/// A client that downloads through these doors, and whether it is libtorrent, which tells what it has told.
+/// A client that downloads through these servers, and whether it is libtorrent, which says what it has
+/// reported.
 fn completes(client: &str, schemes: &[&str], is_libtorrent: bool) {
     let Some(mut site) = TransferSite::new() else { return };
     let mut sums = [[0; 2]; 2];
     for scheme in schemes {
-        // Transmission tells that it has completed some seconds later.
+        // Transmission reports its completion some seconds later.
         let linger: &[&str] = if client == "transmission-cli" { &["--linger", "6"] } else { &[] };
         let said = site.transfer(client, scheme, linger);
         assert!(said.contains("PASS"), "{client} through {scheme}");
@@ -92,10 +93,10 @@ fn completes(client: &str, schemes: &[&str], is_libtorrent: bool) {
     assert_eq!(raw, expected, "the octets that they report");
     assert!(sums[1][1] >= FILE_OCTETS * schemes.len() as u64);
     let snatched = "SELECT count(*), sum(snatched) FROM transfer_history WHERE uid = 2 AND fid > 3";
-    // aria2 that is told not to seed says that it stops, and not that it has completed.
+    // aria2, if it is not to seed, reports that it stops, and not that it has completed.
     let told = if client == "aria2" { 0 } else { schemes.len() };
     assert_eq!(site.base.ask(snatched), format!("{} {told}", schemes.len()));
-    // Transmission is ended before it has said that it stops.
+    // Transmission is ended before it has reported that it stops.
     let active = "SELECT sum(active) FROM transfer_history WHERE uid = 1 AND fid > 3";
     assert_eq!(site.base.ask(active), "0");
     // User 2 is hidden.
@@ -104,12 +105,12 @@ fn completes(client: &str, schemes: &[&str], is_libtorrent: bool) {
 }
 
 #[test]
-fn libtorrent_of_debian_completes_private_transfers_over_both_doors() {
+fn libtorrent_of_debian_completes_private_transfers_over_both_servers() {
     completes("libtorrent", &["udp", "http"], true);
 }
 
 #[test]
-fn libtorrent_of_pypi_completes_private_transfers_over_both_doors() {
+fn libtorrent_of_pypi_completes_private_transfers_over_both_servers() {
     completes("libtorrent-pypi", &["udp", "http"], true);
 }
 

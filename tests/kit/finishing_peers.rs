@@ -1,4 +1,4 @@
-//! What the fault tests share: peers that finish downloads, and what must be counted afterwards.
+//! Shared by the fault tests: peers that finish downloads, and the counts that must come out.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -8,16 +8,16 @@ use crate::harness::{Daemon, UdpClient, ask, eventually};
 /// Torrents that are announced: enough that a batch has several rows, few enough that rows are merged.
 pub(crate) const TORRENTS: u8 = 40;
 
-/// Somebody whose downloads finish again and again.
+/// A crowd of peers that finish downloads, one after the other.
 pub(crate) struct FinishingPeers {
     client: UdpClient,
     tracker: SocketAddr,
-    /// The last octet of its loopback address: where all ports are used up it goes to the next.
+    /// The last octet of its loopback address: when all ports are used up, the next one follows.
     host: u8,
     port: u16,
     /// Finished downloads that the tracker has answered, by the octet of the torrent.
     pub(crate) answered: BTreeMap<u8, u64>,
-    /// Announces without an answer: nobody knows whether they count.
+    /// Announces without an answer: it is unknown whether they count.
     pub(crate) unanswered: u64,
 }
 
@@ -34,13 +34,13 @@ impl FinishingPeers {
         }
     }
 
-    /// The same counts, but the tracker is another one.
+    /// Keeps the counts, but announces to another tracker.
     pub(crate) fn set_tracker(&mut self, daemon: &Daemon) {
         self.tracker = daemon.v4();
         self.client = client(self.host, self.tracker);
     }
 
-    /// So many downloads finish, each by a peer of its own.
+    /// Finishes this number of downloads, each by a new peer.
     pub(crate) fn finish(&mut self, downloads: u32) {
         for number in 0..downloads {
             let torrent = u8::try_from(number % u32::from(TORRENTS)).unwrap();
@@ -60,7 +60,7 @@ impl FinishingPeers {
         }
     }
 
-    /// Does the tracker take announces of this torrent?
+    /// Whether the tracker accepts announces of this torrent.
     pub(crate) fn is_served(&self, torrent: u8) -> bool {
         let request = self.client.request(1, &crate::harness::announce_rest(torrent, 1999, 9, 0, 0));
         let reply = ask(&self.client.socket, &request).expect("a reply");
@@ -71,7 +71,7 @@ impl FinishingPeers {
         &self.client.socket
     }
 
-    /// What a scrape says of every torrent.
+    /// Returns the counts of a scrape of every torrent.
     pub(crate) fn scraped(&self) -> BTreeMap<u8, u64> {
         let count = |torrent| (torrent, u64::from(self.client.scrape(torrent)[1]));
         (0..TORRENTS).map(count).filter(|&(_, count)| count > 0).collect()
@@ -87,7 +87,7 @@ fn finished(torrent: u8, port: u16) -> Vec<u8> {
     crate::harness::announce_rest(torrent, port, 0, 1, 0)
 }
 
-/// Waits until nothing waits for the store any more.
+/// Waits until no row waits for the store any more.
 pub(crate) fn written(daemon: &Daemon) -> bool {
     let is_empty = |of: &str| daemon.metric(&format!(r#"{of}{{channel="completed"}}"#)) == 0;
     // Rows may leave the spill for memory, or memory for the spill, between two readings.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use hayate_tools::bencode::Value;
 use serde_json::json;
 
-/// Longest wait for something that should be there at once.
+/// Longest wait for something that should happen at once.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary under test.
@@ -22,7 +22,8 @@ pub(crate) fn hayate() -> Command {
     command
 }
 
-/// Raises the limit of open files as far as it goes; false, and says so, if it stays below `wanted`.
+/// Raises the limit of open files as far as possible. Prints a note and returns false if it stays below
+/// `wanted`.
 pub(crate) fn may_open_files(wanted: u64) -> bool {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
@@ -102,8 +103,8 @@ impl Daemon {
         Self::start_command(folder, port, metrics_port, command)
     }
 
-    /// Gives `command` a configuration in `folder`: the defaults on free ports, and `changes` over them.
-    /// Gives the ports.
+    /// Sets the configuration of `command` in `folder`: the defaults on free ports, and `changes` over them.
+    /// Returns the ports.
     pub(crate) fn prepare(folder: &Folder, changes: serde_json::Value, command: &mut Command) -> (u16, u16) {
         let (port, metrics_port) = (free_port(), free_port());
         let mut config = json!({
@@ -133,8 +134,8 @@ impl Daemon {
         daemon
     }
 
-    /// The same, but stderr is a pipe that is full and that nobody reads: it is given back, for as long as
-    /// the command must not notice that it is closed.
+    /// Does the same with a stderr that is a full pipe which nobody reads. Returns the pipe, to be kept for
+    /// as long as the command must not notice that it is closed.
     pub(crate) fn start_mute(
         folder: Folder,
         (port, metrics_port): (u16, u16),
@@ -152,13 +153,13 @@ impl Daemon {
         (daemon, reader)
     }
 
-    /// A page of the metrics address.
+    /// Fetches a page of the metrics address.
     pub(crate) fn page(&self, path: &str) -> Option<Response> {
         let address = SocketAddr::from(([127, 0, 0, 1], self.metrics_port));
         exchange(TcpStream::connect(address).ok()?, &get(path)).ok()
     }
 
-    /// The value of a metric, its labels in braces as `/metrics` writes them; 0 if it is not there.
+    /// Returns the value of a metric, its labels in braces as `/metrics` writes them; 0 if it is missing.
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let response = self.page("/metrics").expect("metrics are served");
         let text = String::from_utf8(response.body).unwrap();
@@ -178,12 +179,12 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Every log line so far, in JSON.
+    /// Returns every log line so far, in JSON.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
 
-    /// Lines whose message contains `text`.
+    /// Returns the log lines whose message contains `text`.
     pub(crate) fn logged(&self, text: &str) -> usize {
         self.log.lock().unwrap().iter().filter(|line| line.contains(text)).count()
     }
@@ -209,7 +210,7 @@ impl Daemon {
         self.wait_at_most(PATIENCE)
     }
 
-    /// Waits for the end of the process, so long at most.
+    /// Waits for the end of the process, but no longer than `patience`.
     pub(crate) fn wait_at_most(&mut self, patience: Duration) -> ExitStatus {
         let start = Instant::now();
         loop {
@@ -236,7 +237,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Lays `changes` over a configuration.
+/// Merges `changes` into a configuration.
 pub(crate) fn merge(into: &mut serde_json::Value, changes: serde_json::Value) {
     match (into, changes) {
         (serde_json::Value::Object(into), serde_json::Value::Object(changes)) => {
@@ -248,7 +249,7 @@ pub(crate) fn merge(into: &mut serde_json::Value, changes: serde_json::Value) {
     }
 }
 
-/// Ends what goes on with a test, also when that fails.
+/// Ends a background activity with its test, even if the test fails.
 pub(crate) struct StopOnDrop<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -257,7 +258,7 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// Asks again until it holds, for at most [`PATIENCE`].
+/// Asks again until the condition holds, for at most [`PATIENCE`].
 pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
@@ -373,7 +374,7 @@ impl UdpClient {
         datagram
     }
 
-    /// Announces torrent `letter` and gives leechers, seeders and the octets of the peers.
+    /// Announces torrent `letter` and returns leechers, seeders and the octets of the peers.
     pub(crate) fn announce(&self, letter: u8, port: u16, left: u64, event: u32) -> (u32, u32, Vec<u8>) {
         let request = self.request(1, &announce_rest(letter, port, left, event, -1));
         let reply = ask(&self.socket, &request).expect("an announce reply");

@@ -1,4 +1,4 @@
-//! What the tests share: daemons on free ports, servers of their own, fixtures.
+//! Shared by the tests: daemons on free ports, other servers, fixtures.
 
 pub(crate) mod finishing_peers;
 #[path = "fixtures/site.rs"]

@@ -20,13 +20,13 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    /// With the fixture, in a file of SQLite.
+    /// Makes a database with the fixture, in a file of SQLite.
     pub(crate) fn sqlite() -> Self {
         let folder = Folder::new();
         Self::found(format!("sqlite:{}", folder.path().join("site.db").display()), None, folder)
     }
 
-    /// With the fixture, on a MariaDB of its own.
+    /// Makes a database with the fixture, on a separate MariaDB.
     pub(crate) fn mariadb() -> Self {
         let server = Server::new();
         Self::found(server.database("site"), Some(server), Folder::new())
@@ -45,7 +45,7 @@ impl Base {
         Backend::new(self.dsn.parse().unwrap(), "", RequiredTables::Site)
     }
 
-    /// Changes the database behind the tracker's back.
+    /// Changes the database without the tracker's knowledge.
     pub(crate) fn run(&self, sql: &str) {
         let sql = sql.trim_end_matches(';');
         let mut store = self.backend().open_reader().unwrap();
@@ -73,7 +73,7 @@ impl Base {
         rows.iter().map(row).collect::<Vec<_>>().join("\n")
     }
 
-    /// What a daemon on this database is configured with.
+    /// Returns the configuration of a daemon on this database.
     pub(crate) fn config(&self, changes: serde_json::Value) -> serde_json::Value {
         let token = self.folder.write("token", &format!("{TOKEN}\n"));
         let mut config = json!({

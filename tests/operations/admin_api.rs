@@ -1,4 +1,4 @@
-//! The operator's desk: access lists, exports and reports, over HTTP and by command.
+//! The admin API: access lists, exports and reports, over HTTP and by command.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -40,7 +40,7 @@ fn restart(mut daemon: Daemon, changes: Value) -> Daemon {
     start_in(std::mem::replace(&mut daemon.folder, Folder::new()), changes)
 }
 
-/// Status and text of what the desk answers.
+/// Status and text of an answer of the admin API.
 fn ask_admin(daemon: &Daemon, what: &str) -> (u16, String) {
     let address = SocketAddr::from(([127, 0, 0, 1], daemon.metrics_port));
     let Response { status, body, .. } = fetch(address, &format!("/{TOKEN}/{what}"));
@@ -53,7 +53,7 @@ fn report(daemon: &Daemon, what: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Runs a command against the configuration of a daemon; gives its status and what it says.
+/// Runs a command with the configuration of a daemon. Returns its status and its output.
 fn command(daemon: &Daemon, arguments: &[&str]) -> (Option<i32>, String) {
     let config = daemon.folder.path().join("tracker.json");
     let output = hayate().arg("--config").arg(config).args(arguments).output().unwrap();
@@ -98,7 +98,7 @@ fn a_list_is_changed_at_once_and_a_reload_and_a_restart_keep_it() {
     assert_eq!(list_file(&daemon), format!("# mine\n{b}\n{c}\n"));
     daemon.wait_for_log(&format!("access list by 127.0.0.1: added {b}, {c}"), 1);
     assert_eq!(daemon.logged(TOKEN), 0, "the token is never logged");
-    // What somebody wrote into the file counts from the reload on, whatever was changed beside it.
+    // What an operator wrote into the file counts from the reload on, whatever the API has changed meanwhile.
     std::fs::write(daemon.folder.path().join("list"), format!("{}{}\n", list_file(&daemon), hex('d')))
         .unwrap();
     assert_eq!(ask_admin(&daemon, &format!("access/remove?info_hash={c}")).0, 200);
@@ -184,7 +184,7 @@ fn a_wrong_token_is_answered_like_anything_unknown() {
         }
         assert_eq!(fetch(daemon.v4(), &format!("/{TOKEN}/{what}")).status, 404, "not at the gateway");
     }
-    // What only mode private has is nothing here.
+    // The paths of mode private do not exist here.
     for what in ["update?action=add_user", "explain?user=1", "access", "access/", "export/"] {
         assert_eq!(ask_admin(&daemon, what).0, 404, "{what}");
     }
@@ -228,7 +228,7 @@ fn commands_ask_the_running_tracker() {
     assert_eq!((code, said.contains("admin.token_file is not set")), (Some(1), true), "{said}");
 }
 
-/// What the export of a daemon says, by info_hash.
+/// Returns the export of a daemon, by info_hash.
 fn exported(path: &PathBuf) -> BTreeMap<String, String> {
     let text = std::fs::read_to_string(path).unwrap();
     let mut lines = text.lines();
@@ -275,7 +275,7 @@ fn an_export_tells_all_torrents_and_replaces_the_file_as_a_whole() {
     assert_eq!((daemon.metric("exports_total"), daemon.metric("export_torrents")), (1, 3));
     assert!(daemon.metric("export_timestamp_seconds") > 1_700_000_000);
     daemon.wait_for_log("export by 127.0.0.1: 3 torrents to ", 1);
-    // A disk that refuses leaves the file.
+    // If the disk refuses, the old file stays.
     let draft = daemon.folder.path().join("all.csv.draft");
     std::fs::create_dir(&draft).unwrap();
     let (status, said) = ask_admin(&daemon, "export");
@@ -325,7 +325,7 @@ fn reports_tell_clients_torrents_and_offenders() {
     };
     assert_eq!(hashes(&torrents), [hex('a'), hex('d'), hex('b')], "c has no peers");
     assert_eq!(hashes(&report(&daemon, "torrents?top=2")), [hex('a'), hex('d')]);
-    // The last announces of each door are counted when something else comes.
+    // The last announces of each server are counted when something else comes.
     let counted = |client: &str| {
         UdpClient::connect("127.0.0.1", daemon.v4());
         fetch(daemon.v4(), &announce_target('e', 7000, "&left=7").replace("-XX0001", "-ZZ0000"));

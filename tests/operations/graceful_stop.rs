@@ -1,4 +1,4 @@
-//! Stops: what was asked is answered, and the second signal does not wait (`rules/operations.md#stop`).
+//! Stops: requests in flight are answered, and the second signal does not wait (`rules/operations.md#stop`).
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -24,7 +24,7 @@ fn graceful_stop() {
                     let Ok(stream) = TcpStream::connect(address) else { break };
                     stream.set_read_timeout(Some(PATIENCE)).unwrap();
                     let target = announce_target('S', 1 + number * 10_000 + port, "&left=9");
-                    // A connection that was not accepted any more is closed with nothing said.
+                    // A connection that was not accepted any more is closed without an answer.
                     match exchange(stream, &get(&target)) {
                         Ok(response) => assert_eq!(response.status, 200),
                         Err(_) => broken += 1,
@@ -69,7 +69,7 @@ fn a_request_that_never_ends_does_not_hold_up_a_stop() {
     let mut daemon = Daemon::start(json!({"http": {"timeout": {"read": "10m"}}}));
     let mut slow = TcpStream::connect(daemon.v4()).unwrap();
     slow.write_all(b"GET /announce HTTP/1.1\r\n").unwrap();
-    // The connection that asks is one more.
+    // The connection that asks for the metric is one more.
     assert!(eventually(|| daemon.metric("http_connections") == 2));
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().code(), Some(0));
@@ -81,7 +81,7 @@ fn signals_of_limits_and_timers_end_nothing() {
     for signal in [Signal::SIGXFSZ, Signal::SIGXCPU, Signal::SIGALRM, Signal::SIGVTALRM, Signal::SIGPIPE] {
         daemon.signal(signal);
     }
-    // Whatever a signal does it has done when a later one is heard.
+    // A signal has had its effect when a later one is handled.
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for_log("\"reloaded\"", 1);
     assert!(daemon.is_running());
@@ -126,7 +126,7 @@ fn health_says_that_the_tracker_is_stopping_until_it_has_stopped() {
     assert!((0..5).any(|_| is_seen_stopping()), "no stop was seen");
 }
 
-/// Stops a daemon while a request is in flight; false where nobody was quick enough to see it.
+/// Stops a daemon while a request is in flight; returns false if the test was not quick enough to see it.
 fn is_seen_stopping() -> bool {
     let mut daemon = Daemon::start(json!({}));
     let status = |daemon: &Daemon, path| daemon.page(path).map(|response| response.status);

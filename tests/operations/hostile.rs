@@ -1,4 +1,4 @@
-//! A start as root beside a hostile owner of `state_dir`, and strangers at its lock.
+//! A start as root with a hostile owner of `state_dir`, and other users at its lock.
 
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -12,9 +12,9 @@ use serde_json::json;
 use crate::harness::{Daemon, Folder, UdpClient, announce_target, fetch, free_port, hayate};
 use crate::operations::upgrade::{SuccessorGuard, upgrade};
 
-/// Who owns the folder, and who the tracker becomes.
+/// The user that owns the folder, and that the tracker becomes.
 const NOBODY: u32 = 65534;
-/// What the tracker makes or looks for in its folder.
+/// The files that the tracker makes or looks for in its folder.
 const NAMES: [&str; 16] = [
     "udp.key",
     "hayate.lock",
@@ -48,7 +48,7 @@ fn names_of_folder(path: &Path) -> Vec<PathBuf> {
     names
 }
 
-/// Owner, group, mode and content, of a folder what is in it.
+/// Returns owner, group, mode and content; of a folder, the names in it.
 fn look_of(path: &Path) -> (u32, u32, u32, Vec<u8>, Vec<PathBuf>) {
     let found = std::fs::symlink_metadata(path).unwrap();
     let content = std::fs::read(path).unwrap_or_default();
@@ -177,7 +177,7 @@ fn an_upgrade_asks_the_holder_of_the_lock_and_nobody_else() {
     let mut stranger = Command::new("sleep").arg("60").spawn().unwrap();
     let lock = daemon.folder.path().join("hayate.lock");
     assert_eq!(lock.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    // What is written down does not matter.
+    // The record in the file does not matter.
     let mut file = std::fs::OpenOptions::new().write(true).open(&lock).unwrap();
     for number in [stranger.id().to_string(), "-1".to_owned()] {
         std::io::Seek::rewind(&mut file).unwrap();
@@ -194,11 +194,11 @@ fn an_upgrade_asks_the_holder_of_the_lock_and_nobody_else() {
     assert_eq!(stranger.try_wait().unwrap(), None, "nobody has sent it a signal");
     stranger.kill().unwrap();
     stranger.wait().unwrap();
-    // Who asks in vain is told who has it.
+    // A process that cannot take the lock reports its holder.
     let mut second = hayate();
     second.arg("-c").arg(daemon.folder.path().join("tracker.json"));
-    for door in ["UDP", "HTTP", "METRICS"] {
-        second.env(format!("HAYATE__{door}__ADDR"), "");
+    for server in ["UDP", "HTTP", "METRICS"] {
+        second.env(format!("HAYATE__{server}__ADDR"), "");
     }
     let output = output_of(&mut second);
     assert!(output.contains(&format!("is used by another hayate, process {}", successor.0)), "{output}");

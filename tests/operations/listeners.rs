@@ -47,7 +47,7 @@ fn listeners() {
 }
 
 #[test]
-fn a_reload_moves_the_doors_and_refuses_nobody() {
+fn a_reload_moves_the_servers_and_refuses_nobody() {
     let daemon = Daemon::start(json!({}));
     let (old, new) = (daemon.port, free_port());
     let buffers = ["udp_receive_buffer_bytes", "udp_send_buffer_bytes"];
@@ -57,7 +57,7 @@ fn a_reload_moves_the_doors_and_refuses_nobody() {
     client.announce(b'a', 7001, 0, 0);
     let mut kept = TcpStream::connect(local(old)).unwrap();
     kept.set_read_timeout(Some(PATIENCE)).unwrap();
-    // Somebody asks all the time, wherever the door is.
+    // A client asks all the time, wherever the server listens.
     let (ended, answered, moved) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let _ending = StopOnDrop(&ended);
@@ -66,7 +66,7 @@ fn a_reload_moves_the_doors_and_refuses_nobody() {
                 let at = if moved.load(Ordering::Acquire) { new } else { old };
                 let stream = match TcpStream::connect(local(at)) {
                     Ok(stream) => stream,
-                    // The old door may be closed as soon as the new one is open.
+                    // The old socket may be closed as soon as the new one is open.
                     Err(_) if at == old && TcpStream::connect(local(new)).is_ok() => continue,
                     Err(error) => panic!("nobody listens at {at}: {error}"),
                 };
@@ -84,7 +84,8 @@ fn a_reload_moves_the_doors_and_refuses_nobody() {
         let before = answered.load(Ordering::Relaxed);
         assert!(eventually(|| answered.load(Ordering::Relaxed) > before + 20));
     });
-    // The old door is closed, its ids are good at the new one, its connections live on, the swarm is there.
+    // The old socket is closed, its ids are valid at the new one, its connections and the swarm are still
+    // there.
     assert!(eventually(|| TcpStream::connect(local(old)).is_err()));
     assert!(ask(&udp_socket("127.0.0.1", local(old)), &connect_request()).is_none());
     let again = UdpClient { socket: udp_socket("127.0.0.1", local(new)), id: client.id };
@@ -96,7 +97,7 @@ fn a_reload_moves_the_doors_and_refuses_nobody() {
     assert_eq!(daemon.page("/health").unwrap().status, 200);
     assert_eq!(daemon.metric("udp_requests_total{action=\"announce\",family=\"ipv4\"}"), 1, "counters stay");
     let now = || buffers.map(|name| daemon.metric(name));
-    assert!(eventually(|| now() == granted), "those of the old door are gone: {:?}", now());
+    assert!(eventually(|| now() == granted), "those of the old socket are gone: {:?}", now());
 }
 
 #[test]
@@ -127,7 +128,7 @@ fn a_taken_address_refuses_the_reload_as_a_whole() {
 }
 
 #[test]
-fn doors_are_switched_on_and_off_by_reloads() {
+fn servers_are_switched_on_and_off_by_reloads() {
     let daemon = Daemon::start(json!({"udp": {"addr": ""}, "http": {"addr": ""}}));
     let port = free_port();
     let address = format!("127.0.0.1:{port}");

@@ -8,9 +8,9 @@ use crate::harness::{
 };
 
 /// How often a kind of request was timed.
-fn timed(daemon: &Daemon, door: &str, action: &str, family: &str, error: &str) -> u64 {
+fn timed(daemon: &Daemon, server: &str, action: &str, family: &str, error: &str) -> u64 {
     let labels = format!("action=\"{action}\",address_family=\"{family}\",error=\"{error}\"");
-    daemon.metric(&format!("{door}_response_duration_milliseconds_count{{{labels}}}"))
+    daemon.metric(&format!("{server}_response_duration_milliseconds_count{{{labels}}}"))
 }
 
 fn page(daemon: &Daemon, path: &str) -> (u16, Vec<u8>) {

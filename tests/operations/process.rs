@@ -22,7 +22,7 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn a_bad_file_ends_with_one_clear_line_and_no_socket() {
-    // Whoever opened a socket before all is read would complain about this one.
+    // A process that opened a socket before everything is read would complain about this one.
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for (text, words) in [
@@ -98,15 +98,15 @@ fn the_environment_overrides_the_file() {
 #[test]
 fn a_second_daemon_on_the_same_port_is_refused_by_name() {
     let first = Daemon::start(json!({"udp": {"workers": 2}}));
-    for (door, port) in [("udp", first.port), ("http", first.port), ("metrics", first.metrics_port)] {
+    for (server, port) in [("udp", first.port), ("http", first.port), ("metrics", first.metrics_port)] {
         let folder = Folder::new();
         let mut config = json!({"udp": {"addr": ""}, "http": {"addr": ""}, "metrics": {"addr": ""}});
         let address = format!("127.0.0.1:{port}");
-        config[door]["addr"] = address.clone().into();
+        config[server]["addr"] = address.clone().into();
         let path = folder.write("tracker.json", &config.to_string());
         let output = run(hayate().arg("-c").arg(&path));
-        assert_eq!(output.status.code(), Some(1), "{door}");
-        assert!(stderr(&output).contains(&address), "{door}");
+        assert_eq!(output.status.code(), Some(1), "{server}");
+        assert!(stderr(&output).contains(&address), "{server}");
     }
 }
 
@@ -157,7 +157,7 @@ fn an_empty_folder_is_enough_for_any_user_and_the_log_says_what_starts() {
     ];
     let places: Vec<usize> = starts.iter().map(|text| place(text).expect(text)).collect();
     assert!(places.is_sorted(), "{log:#?}");
-    // What the kernel grants for buffers is the machine's affair.
+    // The buffers that the kernel grants depend on the machine.
     let known = ["built-in defaults", "receive buffer"];
     let unknown =
         |line: &&String| !line.contains("\"info\"") && !known.iter().any(|text| line.contains(text));
@@ -194,7 +194,7 @@ fn privileges_are_dropped_after_the_sockets_are_open() {
     assert_eq!(ids("Uid:"), ["65534"; 4]);
     assert_eq!(ids("Gid:"), ["65534"; 4]);
     assert!(ids("Groups:").iter().all(|group| group == "65534"));
-    // Each thread has its own.
+    // Each thread has its own privileges.
     for task in std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap() {
         // A thread of the start may have ended by now.
         let Ok(status) = std::fs::read_to_string(task.unwrap().path().join("status")) else { continue };
@@ -318,7 +318,7 @@ fn e2e() {
             assert!(output.status.success() && !output.stdout.is_empty());
         }
     }
-    // Also where claimed addresses count; and an empty URL asks nobody.
+    // Also if claimed addresses count; and an empty URL sends nothing.
     let daemon = Daemon::start(json!({"announce": {"allow_ip_spoofing": true}}));
     for host in ["127.0.0.1", "[::1]"] {
         let http = format!("http://{host}:{}/announce", daemon.port);

@@ -1,4 +1,4 @@
-//! Reloads: what they take over, what they refuse, and that nobody notices (`rules/operations.md#reload`).
+//! Reloads: what they apply, what they refuse, and that no client notices (`rules/operations.md#reload`).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -44,7 +44,7 @@ fn reload() {
     assert_eq!((daemon.logged("\"reloaded\""), daemon.metric("reloads_total{result=\"ok\"}")), (2, 2));
 }
 
-/// Sends ten announces in one go, again and again, on one connection; how many were answered.
+/// Sends ten announces at a time, repeatedly, on one connection. Returns how many were answered.
 fn announce_in_bulk(address: SocketAddr, rounds: u16) -> usize {
     let mut stream = BufReader::new(TcpStream::connect(address).unwrap());
     stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
@@ -99,7 +99,7 @@ fn reloads_under_load_lose_no_request() {
     assert_eq!(fetch(v4, &announce_target('R', 1999, "").replace("/announce", "/1/announce")).status, 404);
 }
 
-/// Asks over both doors until it is told to end; whatever is not answered makes it panic.
+/// Asks over both servers until it is told to end; panics if a request is not answered.
 struct LoadThreads {
     ended: AtomicBool,
     answered: [AtomicUsize; 3],
@@ -113,7 +113,7 @@ impl LoadThreads {
         }
     }
 
-    /// Everybody has been answered since then.
+    /// Waits until every client has been answered since then.
     fn all_answered(&self) -> bool {
         let counts = || [0, 1, 2].map(|kind: usize| self.answered[kind].load(Ordering::Relaxed));
         let before = counts();
@@ -155,7 +155,7 @@ fn every_refusal_under_load_changes_nothing_and_loses_nothing() {
         (hook("client approval", json!({"whitelist": ["AZ"]})), "client approval"),
         (hook("jwt", jwt), "failed to fetch initial JWK Set"),
     ];
-    // What would be taken over, if anything was.
+    // This would be applied, if anything was.
     refusals.iter_mut().for_each(|(changes, _)| {
         if changes["intervals"].is_null() {
             changes["intervals"] = json!({"announce": 1000});

@@ -8,7 +8,7 @@ use crate::harness::Folder;
 use crate::kit::finishing_peers::{FinishingPeers, written};
 use crate::operations::faults::{counted, daemon_in, mariadb};
 
-/// How long to run, in seconds.
+/// The variable that holds the time to run, in seconds.
 const VARIABLE: &str = "HAYATE_SOAK_SECONDS";
 
 #[test]
@@ -77,7 +77,7 @@ fn soak() {
     );
 }
 
-/// VmRSS of a process.
+/// Returns the VmRSS of a process.
 fn resident(pid: u32) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("?");

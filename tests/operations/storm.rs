@@ -1,5 +1,5 @@
-//! Upgrades in a row while signals rain on every process that takes part, under load: each succeeds, and no
-//! request goes unanswered. A handful in `make test`, a hundred in `make soak`.
+//! Upgrades in a row, under load, while every process that takes part gets many signals: each succeeds, and
+//! no request stays unanswered. A handful in `make test`, a hundred in `make soak`.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -19,7 +19,7 @@ use crate::harness::{
 };
 use crate::operations::upgrade::{SuccessorGuard, http_load, upgrade};
 
-/// How many upgrades to make.
+/// The variable that holds the number of upgrades.
 pub(crate) const VARIABLE: &str = "HAYATE_STORM_UPGRADES";
 /// Announces of a client by one connection id, which must not expire meanwhile.
 const BY_ONE_ID: u32 = 500;
@@ -27,7 +27,7 @@ const BY_ONE_ID: u32 = 500;
 const PORTS: u16 = 20_000;
 
 /// Announces by one datagram after another until told to stop; each must be answered, and is never sent
-/// again. Gives how many that were.
+/// again. Returns their number.
 fn udp_load(address: SocketAddr, torrent: u8, stop: &AtomicBool) -> u32 {
     let mut answered = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -56,7 +56,7 @@ impl Drop for Group {
     }
 }
 
-/// A signal each millisecond to all processes of a group, until told to stop.
+/// Sends a signal each millisecond to all processes of a group, until told to stop.
 pub(crate) fn send_signals(group: Pid, signal: Signal, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         killpg(group, signal).expect("somebody is there");
@@ -68,7 +68,7 @@ pub(crate) fn send_signals(group: Pid, signal: Signal, stop: &AtomicBool) {
 fn upgrades_succeed_in_a_storm_of_signals_and_lose_no_request() {
     let upgrades = std::env::var(VARIABLE).map_or(5, |text| text.parse().unwrap());
     let mut command = hayate();
-    // Of all processes that follow: a signal to the group meets a successor from its first moment.
+    // The group of all processes that follow: its signals reach a successor from its first moment.
     command.process_group(0);
     let mut daemon = Daemon::start_in(Folder::new(), json!({}), &mut command);
     let address = daemon.v4();
@@ -100,7 +100,7 @@ fn upgrades_succeed_in_a_storm_of_signals_and_lose_no_request() {
     assert!(daemon.wait().success(), "{:#?}", daemon.log());
     let ([x, y], http) = answered;
     let client = UdpClient::connect("127.0.0.1", address);
-    // What the last predecessor answered over HTTP arrives when it has ended.
+    // The last changes of the last predecessor arrive when it has ended.
     assert!(eventually(|| client.scrape(b'H')[2] == http.min(500)), "{:?}, {http}", client.scrape(b'H'));
     assert_eq!(client.scrape(b'A'), [250, 250, 250]);
     assert_eq!(client.scrape(b'X')[2], x.min(u32::from(PORTS)));
@@ -117,16 +117,16 @@ fn daemon_in(folder: Folder) -> (Daemon, Group) {
     (daemon, group)
 }
 
-/// Half a request, for which a tracker waits before it ends: so it is there when it is told something.
+/// Sends half a request, for which a tracker waits before it ends: so it still runs when it gets a signal.
 fn half_a_request(daemon: &Daemon) -> TcpStream {
     let mut stream = TcpStream::connect(daemon.v4()).unwrap();
     stream.write_all(b"GET ").unwrap();
-    // The connection that asks is one more.
+    // The connection that asks for the metric is one more.
     assert!(eventually(|| daemon.metric("http_connections") == 2));
     stream
 }
 
-/// Times after the wish for an upgrade: before there is a successor, while it is raised, when it serves.
+/// Times after the request for an upgrade: before there is a successor, while it starts, when it serves.
 pub(crate) const MOMENTS: [u64; 6] = [0, 3, 20, 50, 100, 300];
 
 #[test]
@@ -138,7 +138,7 @@ fn a_stop_at_any_moment_of_an_upgrade_ends_both_and_keeps_all_peers() {
         let half = half_a_request(&daemon);
         daemon.signal(Signal::SIGUSR2);
         std::thread::sleep(Duration::from_millis(moment));
-        // Only to the first: what it is told must not be lost with it.
+        // Only to the first: the signal must not be lost when it ends.
         daemon.signal(Signal::SIGTERM);
         drop(half);
         assert!(daemon.wait().success(), "{moment} ms: {:#?}", daemon.log());
@@ -169,12 +169,12 @@ fn a_reload_at_any_moment_of_an_upgrade_is_carried_out() {
 }
 
 /// Copies a program by another process: a descriptor of this one may be in a child of another test, and then
-/// nobody may execute the file.
+/// the file cannot be executed.
 pub(crate) fn copy(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
 }
 
-/// Puts a script in the place of a program, which may not be written to while it runs.
+/// Replaces a program, which may not be written to while it runs, by a script.
 pub(crate) fn replace_by_script(folder: &Folder, program: &Path, script: &str) {
     let text = folder.write("script", &format!("#!/bin/sh\n{script}\n"));
     let draft = folder.path().join("draft");
@@ -201,10 +201,10 @@ fn a_successor_that_never_serves_is_ended_and_the_tracker_serves_on() {
     client.socket.set_read_timeout(Some(PATIENCE)).unwrap();
     client.announce(b'A', 7001, 9, 2);
     for (number, script) in [
-        // It dies at once; twice, for an equal refusal is another one.
+        // It dies at once; twice, for a second refusal with the same text is another one.
         "exit 1",
         "exit 1",
-        // It is ready, is told GO, and dies.
+        // It is ready, receives GO, and dies.
         "printf R >&0; timeout 2 cat >/dev/null",
     ]
     .into_iter()

@@ -1,4 +1,4 @@
-//! `hayate upgrade`: a running tracker is replaced under load, and nobody notices.
+//! `hayate upgrade`: a running tracker is replaced under load, and no client notices.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixDatagram;
@@ -28,7 +28,7 @@ impl SuccessorGuard {
         kill(self.0, None).is_ok()
     }
 
-    /// Stops it in order, and waits for it.
+    /// Stops the process in order, and waits for its end.
     pub(crate) fn stop(&self) {
         kill(self.0, Signal::SIGTERM).unwrap();
         assert!(eventually(|| !self.lives()));
@@ -48,14 +48,15 @@ pub(crate) fn upgrade(daemon: &Daemon) -> Output {
     output
 }
 
-/// The next word to systemd.
+/// Returns the next notification of systemd.
 fn next_notify(manager: &UnixDatagram) -> String {
     let mut octets = [0; 200];
     let len = manager.recv(&mut octets).expect("a word to systemd");
     String::from_utf8_lossy(&octets[..len]).trim_end().to_owned()
 }
 
-/// Announces over HTTP, each on a connection of its own, until told to stop; gives how many were answered.
+/// Announces over HTTP, each on a connection of its own, until told to stop. Returns how many were
+/// answered.
 pub(crate) fn http_load(address: SocketAddr, stop: &AtomicBool) -> u32 {
     let mut answered = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -72,7 +73,7 @@ pub(crate) fn http_load(address: SocketAddr, stop: &AtomicBool) -> u32 {
 #[test]
 fn a_tracker_is_replaced_under_load_and_loses_nothing() {
     let folder = Folder::new();
-    // What systemd listens on.
+    // The socket of systemd.
     let manager = UnixDatagram::bind(folder.path().join("notify")).unwrap();
     manager.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut command = hayate();
@@ -113,7 +114,7 @@ fn a_tracker_is_replaced_under_load_and_loses_nothing() {
     let client = UdpClient { id, ..UdpClient::connect("127.0.0.1", daemon.v4()) };
     assert_eq!(client.scrape(b'A'), [249, 250, 250]);
     assert_eq!(client.scrape(b'H')[2], answered.min(500));
-    // What was counted before and after is in the store, once.
+    // Everything that was counted before and after is in the store once.
     client.announce(b'A', 2500, 0, 1);
     successor.stop();
     let folder = std::mem::replace(&mut daemon.folder, Folder::new());

@@ -1,4 +1,4 @@
-//! Limits of addresses on both doors, after the source is proven (`rules/swarms.md#rate-limit`).
+//! Limits of addresses on both servers, after the source is verified (`rules/swarms.md#rate-limit`).
 
 use serde_json::{Value, json};
 
@@ -9,14 +9,14 @@ fn limits(answer: &str) -> Value {
         "intervals": {"announce": 1000, "min_announce": 500, "announce_drift": 0}})
 }
 
-/// The interval and the peers of an announce over UDP.
+/// Returns the interval and the peers of an announce over UDP.
 fn announce(client: &UdpClient, port: u16) -> (u32, usize) {
     let reply = ask(&client.socket, &client.request(1, &announce_rest(b'a', port, 9, 0, -1))).unwrap();
     assert_eq!(reply[..8], [0, 0, 0, 1, 1, 2, 3, 4]);
     (u32::from_be_bytes(reply[8..12].try_into().unwrap()), (reply.len() - 20) / 6)
 }
 
-/// The same over HTTP.
+/// Does the same over HTTP.
 fn announce_over_http(daemon: &Daemon, port: u16) -> (i64, i64, usize) {
     let response = fetch(daemon.v4(), &announce_target('a', port, "&left=9"));
     let (reply, peers) = (response.bencoded(), response.peers().len());

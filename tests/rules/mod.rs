@@ -1,4 +1,4 @@
-//! What clients and users rely on, as `docs/rules` says it.
+//! What clients and users rely on, as stated in `docs/rules`.
 
 mod checklist;
 pub(crate) mod hooks;

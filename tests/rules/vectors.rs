@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::harness::Daemon;
 
-/// Plays the vectors whose name contains `only`, or all that need no long wait. Gives what was printed.
+/// Plays the vectors whose name contains `only`, or all that need no long wait. Returns what was printed.
 fn play(daemon: &Daemon, only: Option<&str>) -> String {
     let [v4, v6] = [daemon.v4(), daemon.v6()].map(|address: SocketAddr| address.to_string());
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/run_vectors.py");

@@ -16,7 +16,7 @@ const REFERENCE: [(&str, &[u8]); 2] = [
 const TORRENTS: &str = include_str!("../kit/fixtures/reference/torrent-cache.json");
 const USERS: &str = include_str!("../kit/fixtures/reference/user-cache.json");
 
-/// Runs `hayate-cc` in a folder; its exit code, standard output and standard error.
+/// Runs `hayate-cc` in a folder. Returns its exit code, standard output and standard error.
 fn cc(folder: &Folder, words: &str) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hayate-cc"));
     output_texts(&command.args(words.split_whitespace()).current_dir(folder.path()).output().unwrap())
@@ -62,7 +62,7 @@ fn a_site_comes_from_the_reference_tracker_and_goes_back() {
     assert_eq!(cc(&folder, "export").0, Some(0));
     for (name, octets) in REFERENCE {
         let exported = read(&folder, name);
-        // Records may stand in another order.
+        // Records may be in another order.
         let sorted = |octets: &[u8]| {
             let mut octets = octets.to_vec();
             octets.sort_unstable();
@@ -122,7 +122,7 @@ fn bencode_is_read_and_written_from_standard_input() {
     }
 }
 
-/// What `swarms.json` says of torrent `letter`.
+/// Returns the entry of torrent `letter` in `swarms.json`.
 fn swarm(json: &serde_json::Value, letter: u8) -> &serde_json::Value {
     &json[format!("{letter:02x}").repeat(20)]
 }
@@ -155,7 +155,7 @@ fn swarms_of_a_daemon_are_dumped_and_another_daemon_is_started_with_them() {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let seen = swarm(&json, b'A')["Seeders"][0]["LastAnnounce"].as_u64().unwrap();
     assert!((unix - 60..=unix).contains(&seen), "{seen}, and it is {unix}");
-    // Another folder, another store: all it gets is the JSON.
+    // Another folder, another store: it gets nothing but the JSON.
     let folder = Folder::new();
     let with_count = String::from_utf8(dumped).unwrap().replacen("\"Completed\": 0", "\"Completed\": 11", 1);
     folder.write("swarms.json", &with_count);
@@ -171,7 +171,7 @@ fn swarms_of_a_daemon_are_dumped_and_another_daemon_is_started_with_them() {
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
     let six = UdpClient::connect("::1", daemon.v6());
     assert_eq!((client.scrape(b'A'), six.scrape(b'B')), ([1, 11, 3], [1, 0, 0]));
-    // Whoever was restored is known: nobody comes to the swarm by these.
+    // Restored peers are known: these announces add none to the swarm.
     let (leechers, seeders, peers) = client.announce(b'A', 7003, 9, 0);
     let expected = ["127.0.0.1:7001", "127.0.0.1:7002"].map(|peer| peer.parse().unwrap());
     assert_eq!((leechers, seeders, peers_of(&peers, 6)), (3, 1, expected.to_vec()));

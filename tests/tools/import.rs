@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Daemon, Folder, UdpClient, announce_target, fetch, free_port, hayate};
 
-/// What a command said, and its exit code.
+/// The output of a command, and its exit code.
 struct CommandOutput {
     code: Option<i32>,
     out: String,
@@ -19,7 +19,7 @@ impl CommandOutput {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.report))
     }
 
-    /// Holds that a line of the report begins so.
+    /// Asserts that a line of the report begins like this.
     fn assert_line(&self, line: &str) {
         assert!(self.report.lines().any(|found| found.starts_with(line)), "no {line:?} in {}", self.report);
     }
@@ -145,7 +145,7 @@ fn a_private_configuration_keeps_its_keys() {
         "changed database.dsn: ",
         "changed intervals.announce: ",
         "changed intervals.flush: ",
-        "changed http.proxy_header: X-Real-Ip was believed from anybody, now from loopback only",
+        "changed http.proxy_header: X-Real-Ip was trusted from any address, now from loopback only",
         "dropped shiny: unknown key",
     ] {
         odd.assert_line(line);

@@ -1,4 +1,4 @@
-//! `hayate-load` against the running daemon: its figures fit together. How fast it is, is no matter here.
+//! `hayate-load` against the running daemon: its figures are consistent. Its speed does not matter here.
 
 use std::process::{Command, Output};
 
@@ -10,7 +10,7 @@ fn hayate_load(words: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_hayate-load")).args(words.split_whitespace()).output().unwrap()
 }
 
-/// Loads, and gives the result after a look at what must hold for every one.
+/// Loads, checks what must hold for every result, and returns the result.
 fn load(words: &str) -> Value {
     let output = hayate_load(&format!("{words} --json"));
     assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));

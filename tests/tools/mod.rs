@@ -1,4 +1,4 @@
-//! The programs beside the daemon.
+//! The programs besides the daemon.
 
 mod cache_and_bencode;
 pub(crate) mod import;

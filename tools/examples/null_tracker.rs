@@ -49,7 +49,7 @@ fn serve(socket: RawFd) -> anyhow::Result<()> {
     }
 }
 
-/// Waits for a request, takes all that are there, and writes the replies. Gives how many there are.
+/// Waits for a request, takes all that are there, and writes the replies. Returns their number.
 fn receive(
     socket: RawFd,
     headers: &mut MultiHeaders<SockaddrIn>,
@@ -94,7 +94,7 @@ fn send(socket: RawFd, headers: &mut MultiHeaders<SockaddrIn>, replies: &[Reply]
     }
 }
 
-/// A reply and whom it is for.
+/// A reply and its receiver.
 #[derive(Clone, Copy)]
 struct Reply {
     to: Option<SockaddrIn>,
@@ -105,7 +105,8 @@ struct Reply {
 impl Reply {
     const EMPTY: Self = Self { to: None, octets: [0; ANNOUNCED_LEN], len: 0 };
 
-    /// Writes the reply to `request`. False if it is shorter than any: then there is none.
+    /// Writes the reply to `request`. Returns false if the request is shorter than any: then there is no
+    /// reply.
     fn write(&mut self, request: &[u8]) -> bool {
         let Some(transaction_id) = request.get(12..CONNECT_LEN) else { return false };
         let connects = request.len() < ANNOUNCE_LEN;

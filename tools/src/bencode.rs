@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-/// Values may stand within each other this deep.
+/// Deepest nesting of values.
 pub const DEPTH_MAX: usize = 32;
 /// Longest text that is read, in octets.
 pub const SIZE_MAX: usize = 4 * 1024 * 1024;
@@ -35,14 +35,14 @@ pub enum DecodeError {
     #[error("not bencode: bad number at octet {0}")]
     Number(usize),
     /// A key that is not larger than the one before it.
-    #[error("not bencode: the key at octet {0} is out of order or twice there")]
+    #[error("not bencode: the key at octet {0} is out of order or occurs twice")]
     KeyOrder(usize),
     /// More levels than are read.
     #[error("bencode with more than {most} levels, at octet {at}")]
     Depth {
         /// Where the first level too many begins.
         at: usize,
-        /// How many there may be.
+        /// The number of levels that are read.
         most: usize,
     },
     /// Something follows the value.
@@ -67,7 +67,7 @@ impl Value {
         if reader.at == text.len() { Ok(value) } else { Err(DecodeError::Tail(reader.at)) }
     }
 
-    /// The value of a key, if this is a dictionary that has it.
+    /// Returns the value of a key, if this is a dictionary that has it.
     #[must_use]
     pub fn at(&self, key: &str) -> Option<&Self> {
         match self {
@@ -76,7 +76,7 @@ impl Value {
         }
     }
 
-    /// The number, if this is one.
+    /// Returns the number, if this is one.
     #[must_use]
     pub fn integer(&self) -> Option<i64> {
         match self {
@@ -85,7 +85,7 @@ impl Value {
         }
     }
 
-    /// The octets, if this is a string.
+    /// Returns the octets, if this is a string.
     #[must_use]
     pub fn octets(&self) -> Option<&[u8]> {
         match self {
@@ -100,7 +100,7 @@ impl<N: FromStr> Value<N> {
     /// and values within each other up to `depth_max` levels deep.
     ///
     /// # Errors
-    /// When the text does not begin with such a value, or a key is there twice.
+    /// When the text does not begin with such a value, or a key occurs twice.
     pub fn decode_first(text: &[u8], depth_max: usize) -> Result<Self, DecodeError> {
         Reader { text, at: 0, keys: Keys::InAnyOrder, depth_max }.value(depth_max)
     }
@@ -165,7 +165,7 @@ fn write_octets(octets: &[u8], text: &mut Vec<u8>) {
     text.extend_from_slice(octets);
 }
 
-/// How the keys of a dictionary must stand.
+/// The order in which the keys of a dictionary must be.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keys {
     Sorted,
@@ -195,7 +195,7 @@ impl<'t> Reader<'t> {
         self.text.get(self.at).copied().ok_or(DecodeError::Short(self.at))
     }
 
-    /// Steps over `octet`, if it is the next.
+    /// Skips `octet`, if it is the next.
     fn skip_octet(&mut self, octet: u8) -> Result<bool, DecodeError> {
         let taken = self.peek()? == octet;
         self.at += usize::from(taken);
@@ -223,7 +223,7 @@ impl<'t> Reader<'t> {
         Ok(octets)
     }
 
-    /// Digits without a leading zero, and the octet that ends them.
+    /// Reads digits without a leading zero, and the octet that ends them.
     fn digits(&mut self, end: u8) -> Result<&'t str, DecodeError> {
         let start = self.at;
         while self.peek()?.is_ascii_digit() {

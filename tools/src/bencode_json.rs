@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use crate::bencode::{DecodeError, Value};
 use crate::json::{self, Container, octets_of, text_of};
 
-/// Values may stand within each other this deep.
+/// Deepest nesting of values.
 pub const DEPTH_MAX: usize = 128;
 
 /// What is printed without a known sub-command.
@@ -32,19 +32,19 @@ A string that is not UTF-8 stands in JSON as \"\\u0000hex:\" and hexadecimal dig
 "
 );
 
-/// Why a value cannot be carried over.
+/// Why a value cannot be converted.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
-    /// A known sub-command, and more.
+    /// A known sub-command with further arguments.
     #[error("decode and encode take no arguments")]
     Arguments,
-    /// It cannot be read or written.
+    /// The value cannot be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It is not bencode.
+    /// The text is not bencode.
     #[error(transparent)]
     Bencode(#[from] DecodeError),
-    /// It is not JSON.
+    /// The text is not JSON.
     #[error("not JSON: {0}")]
     Json(#[from] serde_json::Error),
     /// A number with a fraction or an exponent.
@@ -93,7 +93,7 @@ impl fmt::Display for WholeNumber {
 /// A bencoded value with integers of any size.
 pub type Document = Value<WholeNumber>;
 
-/// Does what the arguments say; without a known sub-command, prints [`USAGE`].
+/// Runs the sub-command of the arguments; without a known one, prints [`USAGE`].
 ///
 /// # Errors
 /// When the value cannot be read, or has no form in the other language.
@@ -113,7 +113,7 @@ fn read(mut from: impl Read) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Writes the bencoded value that `text` begins with as JSON, with keys in the order of their texts.
+/// Writes the bencoded value at the beginning of `text` as JSON, with keys in the order of their texts.
 ///
 /// # Errors
 /// When `text` does not begin with a bencoded value, and those of the writer.
@@ -145,7 +145,7 @@ fn write<W: Write>(document: &Document, to: &mut json::Writer<W>) -> io::Result<
     }
 }
 
-/// The JSON value that `text` begins with, in bencode.
+/// Converts the JSON value at the beginning of `text` to bencode.
 ///
 /// # Errors
 /// When `text` does not begin with a JSON value, or bencode has no form for it.
@@ -197,7 +197,7 @@ fn dictionary(members: Members<'_>, depth: usize) -> Result<BTreeMap<Vec<u8>, Do
     Ok(entries)
 }
 
-/// All members of an object, as they stand.
+/// All members of an object, in their order.
 struct Members<'t>(Vec<(String, &'t RawValue)>);
 
 impl<'t> Deserialize<'t> for Members<'t> {
@@ -290,7 +290,7 @@ mod tests {
         for (bencode, error) in [
             (&b""[..], "not bencode: it ends too early, after 0 octets"),
             (b"i07e", "not bencode: bad number at octet 1"),
-            (b"d1:ai1e1:ai2ee", "not bencode: the key at octet 7 is out of order or twice there"),
+            (b"d1:ai1e1:ai2ee", "not bencode: the key at octet 7 is out of order or occurs twice"),
         ] {
             assert_eq!(decoded(bencode), Err(error.into()));
         }

@@ -1,5 +1,6 @@
-//! `hayate e2e`: does a running tracker show two peers to each other, over HTTP and over UDP? It also passes
-//! against trackers that show a lone peer to itself: an entry with the asker's own port does not count.
+//! `hayate e2e` tests whether a running tracker shows two peers to each other, over HTTP and over UDP. It
+//! also passes against trackers that show a lone peer to itself: an entry with the peer's own port does not
+//! count.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -9,16 +10,16 @@ use hayate_state::{Event, InfoHash, PeerId};
 
 use crate::client::{self, AnnounceRequest, Family, Limits};
 
-/// What HTTP trackers are told about the client.
+/// The `User-Agent` that HTTP trackers get.
 const USER_AGENT: &str = "hayate-e2e";
 /// Time for one request over HTTP, and for all tries of one over UDP.
 const REQUEST_MAX: Duration = Duration::from_secs(15);
-/// Datagrams sent at most for one request.
+/// Most datagrams that are sent for one request.
 const TRIES: u32 = 3;
-/// Peers wanted over UDP; HTTP requests do not say.
+/// Peers wanted over UDP; HTTP requests do not name a number.
 const NUM_WANT: u16 = 50;
 
-/// What is tested.
+/// Options of the test.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// URL of HTTP announces; empty = skip HTTP.
@@ -27,7 +28,7 @@ pub struct Options {
     pub udp: String,
     /// Pause before each announce that expects to see the other peer.
     pub delay: Duration,
-    /// The torrent; `None` = a fresh random one per protocol.
+    /// The torrent; `None` = a new random one for each protocol.
     pub info_hash: Option<InfoHash>,
 }
 
@@ -98,7 +99,7 @@ fn peer(protocol: TestedProtocol, info_hash: InfoHash, number: u8) -> AnnounceRe
     }
 }
 
-/// The ports of all peers the asker is handed, except his own.
+/// Returns the ports of all peers that the client is handed, except its own.
 fn announce(url: &str, protocol: TestedProtocol, ask: &AnnounceRequest) -> anyhow::Result<Vec<u16>> {
     let tries = if protocol == TestedProtocol::Udp { TRIES } else { 1 };
     let limits = Limits {
@@ -114,10 +115,10 @@ fn announce(url: &str, protocol: TestedProtocol, ask: &AnnounceRequest) -> anyho
 fn check_sees(
     url: &str,
     protocol: TestedProtocol,
-    asker: &AnnounceRequest,
+    client_announce: &AnnounceRequest,
     other: &AnnounceRequest,
 ) -> anyhow::Result<()> {
-    let ports = announce(url, protocol, asker)?;
+    let ports = announce(url, protocol, client_announce)?;
     ensure!(ports.len() == 1, "expected 1 peers, got {}", ports.len());
     for port in ports {
         ensure!(port == other.port, "expected port {}, got {port}", other.port);

@@ -9,20 +9,20 @@ use std::io::{self, Write};
 
 use hayate_state::ids::hex_value;
 
-/// How a text begins whose octets follow as hexadecimal digits.
+/// The beginning of a text whose octets follow as hexadecimal digits.
 pub const HEX: &str = "\0hex:";
 
-/// A JSON document on its way out. Calls must fit together: within an object each value follows its key,
+/// A writer of one JSON document. Calls must fit together: within an object each value follows its key,
 /// within a list each follows [`Writer::item`].
 #[derive(Debug)]
 pub struct Writer<W: Write> {
     to: W,
     depth: usize,
-    /// Nothing was yet put into the innermost object or list.
+    /// Whether the innermost object or list is still empty.
     is_empty: bool,
 }
 
-/// What holds further values.
+/// A value that holds further values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Container {
     /// `{}`
@@ -71,7 +71,7 @@ impl<W: Write> Writer<W> {
         self.to.write_all(close)
     }
 
-    /// Before a value of a list.
+    /// Prepares a value of a list.
     ///
     /// # Errors
     /// Those of the writer.
@@ -83,7 +83,7 @@ impl<W: Write> Writer<W> {
         self.line()
     }
 
-    /// Before a value of an object.
+    /// Writes the key of a value of an object.
     ///
     /// # Errors
     /// Those of the writer.
@@ -93,7 +93,7 @@ impl<W: Write> Writer<W> {
         self.to.write_all(b": ")
     }
 
-    /// A key and an object or list that `fill` fills.
+    /// Writes a key and an object or list that `fill` fills.
     ///
     /// # Errors
     /// Those of the writer and of `fill`.
@@ -107,7 +107,7 @@ impl<W: Write> Writer<W> {
         self.container(container, fill)
     }
 
-    /// A key and a number or word that stands for itself.
+    /// Writes a key and a number or word without quotes.
     ///
     /// # Errors
     /// Those of the writer.
@@ -116,7 +116,7 @@ impl<W: Write> Writer<W> {
         self.literal(value)
     }
 
-    /// A key and a string.
+    /// Writes a key and a string.
     ///
     /// # Errors
     /// Those of the writer.
@@ -125,7 +125,7 @@ impl<W: Write> Writer<W> {
         self.text(text)
     }
 
-    /// A number or word that stands for itself.
+    /// Writes a number or word without quotes.
     ///
     /// # Errors
     /// Those of the writer.
@@ -133,7 +133,7 @@ impl<W: Write> Writer<W> {
         write!(self.to, "{value}")
     }
 
-    /// A string.
+    /// Writes a string.
     ///
     /// # Errors
     /// Those of the writer.
@@ -170,8 +170,8 @@ fn escape_of(letter: char) -> Option<Cow<'static, str>> {
     })
 }
 
-/// A finite number in its shortest form that reads back to the same, without exponent from 10^-6 up to below
-/// 10^21.
+/// Returns a finite number in its shortest form that reads back to the same, without exponent from 10^-6 up
+/// to below 10^21.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Float(pub f64);
 
@@ -186,8 +186,8 @@ impl fmt::Display for Float {
     }
 }
 
-/// Octets as text. What is not UTF-8, and what begins with [`HEX`] itself, becomes [`HEX`] and two digits an
-/// octet: so every string of octets has a text of its own.
+/// Returns octets as text. Octets that are not UTF-8, or begin with [`HEX`] themselves, become [`HEX`] and
+/// two digits for each octet: so every string of octets has a text of its own.
 #[must_use]
 pub fn text_of(octets: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(octets) {
@@ -196,13 +196,13 @@ pub fn text_of(octets: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Octets as lower-case hexadecimal digits.
+/// Returns octets as lower-case hexadecimal digits.
 #[must_use]
 pub fn hex(octets: &[u8]) -> String {
     octets.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
-/// The octets that [`text_of`] made a text of; `None` if no good digits follow [`HEX`].
+/// Returns the octets from which [`text_of`] made a text, or `None` if no valid digits follow [`HEX`].
 #[must_use]
 pub fn octets_of(text: &str) -> Option<Cow<'_, [u8]>> {
     match text.strip_prefix(HEX) {
@@ -211,7 +211,8 @@ pub fn octets_of(text: &str) -> Option<Cow<'_, [u8]>> {
     }
 }
 
-/// The octets of hexadecimal digits in either case; `None` if there is an odd number or another letter.
+/// Returns the octets of hexadecimal digits in either case, or `None` if their number is odd or one is
+/// invalid.
 #[must_use]
 pub fn unhex(digits: &str) -> Option<Vec<u8>> {
     let (pairs, []) = digits.as_bytes().as_chunks::<2>() else { return None };

@@ -1,4 +1,4 @@
-//! Programs beside the daemon, as a library that the command line calls.
+//! Programs besides the daemon, as a library that the command line calls.
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -7,12 +7,12 @@
 //! | [`cc`] | `hayate-cc`: the cache as JSON and back, without people, and exported |
 //! | [`client`] | one request to any tracker over UDP or HTTP, its reply decoded |
 //! | [`probe`] | the same by hand, printed for people or as JSON |
-//! | [`e2e`] | does a running tracker show two peers to each other? |
+//! | [`e2e`] | whether a running tracker shows two peers to each other |
 //! | [`json`] | a writer of JSON, piece by piece; octets as text |
-//! | [`load`] | `hayate-load`: as many requests as a tracker can bear, or as many as one asks for, measured |
+//! | [`load`] | `hayate-load`: loads a tracker at its limit or at a given rate, and measures its replies |
 //!
 //! The client and the load generator write and read the wire on their own, on purpose: they share no code
-//! with the doors they test. The client is correct and slow, the generator fast and careless about what a
+//! with the servers they test. The client is correct and slow, the generator fast and careless about what a
 //! reply says.
 //!
 //! Absent on purpose: anything that serves.

@@ -19,10 +19,10 @@ pub enum Format {
     Json,
 }
 
-/// Announces, and gives the reply as it is printed.
+/// Announces, and returns the reply as it is printed.
 ///
 /// # Errors
-/// When there is no good reply.
+/// When there is no valid reply.
 pub fn announce(
     url: &str,
     ask: &AnnounceRequest,
@@ -36,10 +36,10 @@ pub fn announce(
     })
 }
 
-/// Scrapes, and gives the reply as it is printed.
+/// Scrapes, and returns the reply as it is printed.
 ///
 /// # Errors
-/// When there is no good reply.
+/// When there is no valid reply.
 pub fn scrape(
     url: &str,
     hashes: &[InfoHash],

@@ -1,4 +1,4 @@
-//! What is not credited: tokens, and freeleech of a site or of groups.
+//! Exceptions from crediting: freeleech tokens, and freeleech of a site or of groups.
 
 use anyhow::bail;
 use clap::{Subcommand, ValueEnum};
@@ -36,7 +36,7 @@ pub(crate) enum TokenCommand {
     },
     /// List tokens.
     List,
-    /// Take a token back.
+    /// Remove a token.
     Remove {
         /// The user's id.
         user: u32,
@@ -48,9 +48,9 @@ pub(crate) enum TokenCommand {
 /// Freeleech of a site.
 #[derive(Debug, Subcommand)]
 pub(crate) enum FreeleechCommand {
-    /// Say whether what is downloaded is credited at all.
+    /// Set or clear freeleech of the whole site.
     Global {
-        /// On: it is not.
+        /// on: no download is credited.
         state: Switch,
     },
     /// Give a group of torrents multipliers; without any, downloads are free and uploads count once.
@@ -64,7 +64,7 @@ pub(crate) enum FreeleechCommand {
     },
     /// List groups with multipliers.
     List,
-    /// Take the multipliers of a group back.
+    /// Remove the multipliers of a group.
     Remove {
         /// The type of the group.
         type_name: String,
@@ -73,10 +73,10 @@ pub(crate) enum FreeleechCommand {
     },
 }
 
-/// `hayate token ..`; gives what is printed.
+/// Runs `hayate token ..` and returns the text to print.
 ///
 /// # Errors
-/// When the database cannot be reached or refuses, or none is meant.
+/// When the database cannot be reached or refuses, or has no such torrent.
 pub(crate) fn run_token(command: &TokenCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
     let mut store = open_store(settings)?;
     let admin_command = match command {
@@ -93,7 +93,7 @@ pub(crate) fn run_token(command: &TokenCommand, settings: &Settings, json: bool)
     run_admin_command(&mut *store, &admin_command)
 }
 
-/// `hayate freeleech ..`; gives what is printed.
+/// Runs `hayate freeleech ..` and returns the text to print.
 ///
 /// # Errors
 /// When the database cannot be reached or refuses.
@@ -121,7 +121,7 @@ pub(crate) fn run_freeleech(
     run_admin_command(&mut *store, &admin_command)
 }
 
-/// The torrent that is meant; the database knows it by its id.
+/// Returns the info_hash of a torrent, looked up in the database if the torrent is named by its id.
 ///
 /// # Errors
 /// When the database cannot be reached, or has none with this id.

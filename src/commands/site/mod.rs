@@ -16,51 +16,51 @@ use self::credit::{Switch, find_info_hash};
 use crate::admin::TorrentName;
 use crate::config::Settings;
 
-/// Rows of a table that are listed at once.
+/// Rows of a table that are read in one query.
 const ROWS_PER_SLICE: usize = 2000;
-/// Characters of a passkey that is made here.
+/// Characters of a generated passkey.
 const PASSKEY_LEN: usize = 32;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// Users of a site.
 #[derive(Debug, Subcommand)]
 pub(crate) enum UserCommand {
-    /// Enroll a user, or enable one again, and print id and passkey.
+    /// Add a user, or enable one again, and print id and passkey.
     Add {
-        /// The id; default: the next one.
+        /// The id [default: the next one].
         #[arg(long)]
         id: Option<u32>,
-        /// The passkey, up to 32 letters and digits; default: 32 random ones.
+        /// The passkey, up to 32 letters and digits [default: 32 random ones].
         #[arg(long)]
         passkey: Option<String>,
     },
     /// List users.
     List,
-    /// Change a user; what is not named stays.
+    /// Change a user; only the options given are changed.
     Set {
         /// The id.
         id: u32,
-        /// May he download?
+        /// Whether the user may download.
         #[arg(long, value_name = "BOOL")]
         download: Option<bool>,
-        /// Are his addresses kept out of the records?
+        /// Whether the user's addresses are kept out of the records.
         #[arg(long, value_name = "BOOL")]
         hidden: Option<bool>,
         #[command(flatten)]
         factors: Factors,
     },
-    /// Disable a user; what he has transferred stays.
+    /// Disable a user; the totals of their transfers stay.
     Remove {
         /// The id.
         id: u32,
     },
-    /// Say whether a user has a hit-and-run on a torrent, or take it back.
+    /// Set or clear a user's hit-and-run on a torrent.
     HitAndRun {
         /// The user's id.
         id: u32,
         /// The torrent: its info_hash or its id.
         torrent: TorrentName,
-        /// Has he?
+        /// on: the user has a hit-and-run on it.
         state: Switch,
     },
 }
@@ -72,10 +72,10 @@ pub(crate) enum TorrentCommand {
     Add {
         /// The info_hash, 40 hexadecimal digits.
         info_hash: InfoHash,
-        /// The id; default: the next one.
+        /// The id [default: the next one].
         #[arg(long)]
         id: Option<u32>,
-        /// Its type; a MariaDB's table says which there are.
+        /// Its type, one of those of the table in MariaDB.
         #[arg(long = "type", default_value = "music")]
         type_name: String,
         /// Its group.
@@ -86,11 +86,11 @@ pub(crate) enum TorrentCommand {
     },
     /// List torrents.
     List,
-    /// Change a torrent; what is not named stays.
+    /// Change a torrent; only the options given are changed.
     Set {
         /// The info_hash.
         info_hash: InfoHash,
-        /// 0 = live, 1 = pruned until somebody seeds it, anything else = unavailable.
+        /// 0 = live, 1 = pruned until it is seeded again, anything else = unavailable.
         #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
         status: Option<i32>,
         /// Its type.
@@ -102,11 +102,11 @@ pub(crate) enum TorrentCommand {
         #[command(flatten)]
         factors: Factors,
     },
-    /// Take a torrent out.
+    /// Remove a torrent.
     Remove {
         /// The info_hash.
         info_hash: InfoHash,
-        /// Why; whoever announces it is told.
+        /// The reason, which clients that announce the torrent are told.
         #[arg(long, default_value = "")]
         reason: String,
     },
@@ -115,7 +115,7 @@ pub(crate) enum TorrentCommand {
 /// Approved clients of a site.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClientCommand {
-    /// Approve clients whose peer_id begins so.
+    /// Approve clients whose peer_id begins with this prefix.
     Add {
         /// Up to 20 characters, such as -TR40.
         #[arg(allow_hyphen_values = true)]
@@ -123,9 +123,9 @@ pub(crate) enum ClientCommand {
     },
     /// List clients.
     List,
-    /// Approve another prefix instead of one.
+    /// Replace an approved prefix by another one.
     Set {
-        /// The one that is approved.
+        /// The prefix that is approved now.
         #[arg(allow_hyphen_values = true)]
         old: String,
         /// The one that is to be.
@@ -157,7 +157,7 @@ impl Factors {
     }
 }
 
-/// `hayate user ..`; gives what is printed.
+/// Runs `hayate user ..` and returns the text to print.
 ///
 /// # Errors
 /// When the database cannot be reached or refuses, or nobody is meant.
@@ -198,7 +198,7 @@ pub(crate) fn run_user(command: &UserCommand, settings: &Settings, json: bool) -
     run_admin_command(&mut *store, &admin_command)
 }
 
-/// `hayate torrent ..`; gives what is printed.
+/// Runs `hayate torrent ..` and returns the text to print.
 ///
 /// # Errors
 /// When the database cannot be reached or refuses, or none is meant.
@@ -242,7 +242,7 @@ pub(crate) fn run_torrent(
     run_admin_command(&mut *store, &admin_command)
 }
 
-/// `hayate client ..`; gives what is printed.
+/// Runs `hayate client ..` and returns the text to print.
 ///
 /// # Errors
 /// When the database cannot be reached or refuses, or none is meant.

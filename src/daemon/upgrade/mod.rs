@@ -22,17 +22,17 @@
 //! ```
 //! Datagrams that come in between wait in the sockets, connections in their backlog.
 //!
-//! Who owns sockets and swarms, if one of the two ends or says nothing:
-//! - Until SERVING it is the running tracker. A successor that ends, or is silent for too long, is ended and
-//!   waited for, so that there are never two; then the UDP workers start again on the same sockets. Nothing
-//!   was lost, for they were read by nobody meanwhile. If the tracker itself ends, so does the successor,
-//!   unless it has heard GO.
-//! - From SERVING on it is the successor, whatever becomes of the other. A successor that has heard GO
-//!   serves, also where it can tell nobody. It opens the store when the other has closed its end, which the
-//!   kernel does for one that was killed.
+//! Who owns sockets and swarms if one of the two processes ends or falls silent:
+//! - Until SERVING it is the running tracker. A successor that ends, or is silent for too long, is killed and
+//!   waited for, so that there are never two; then the UDP workers start again on the same sockets. No
+//!   datagram is lost, for nobody has read the sockets meanwhile. If the tracker itself ends, so does the
+//!   successor, unless it has received GO.
+//! - From SERVING on it is the successor, whatever becomes of the other. A successor that has received GO
+//!   serves even if it can no longer say so. It opens the store when the other has closed its end of the
+//!   stream, which the kernel does for a process that was killed.
 //!
-//! In mode private one process credits at a time, so the state goes by the disk, as at a restart, and only
-//! the sockets by the stream:
+//! In mode private only one process credits at a time, so the state travels by the disk, as at a restart, and
+//! only the sockets by the stream:
 //!
 //! ```text
 //! running                                   successor
@@ -43,8 +43,8 @@
 //!   GO                                ->    opens the store, restores the snapshot, serves
 //!                                     <-    SERVING
 //! ```
-//! If the successor fails after GO, the other starts once more in the same process, with the same sockets,
-//! from what it has written itself.
+//! If the successor fails after GO, the other starts again in the same process, with the same sockets, from
+//! what it has written itself.
 //!
 //! A stop before GO ends both. From shortly before GO on, the running tracker forwards its signals to the
 //! successor by the stream of signals, so that no later stop or reload is lost.
@@ -62,11 +62,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
-use hayate_gateway::InheritedSockets as HttpHanded;
+use hayate_gateway::InheritedSockets as InheritedHttp;
 use hayate_state::snapshot::container::SnapshotWriter;
 use hayate_state::snapshot::delta::write_deltas;
 use hayate_state::{Clock, Swarms};
-use hayate_udp::InheritedSockets as UdpHanded;
+use hayate_udp::InheritedSockets as InheritedUdp;
 
 pub(crate) use start::{StartingSuccessor, SuccessorInputs};
 pub(crate) use successor::{DeltaStream, Inherited, Predecessor};
@@ -75,15 +75,15 @@ use crate::config::{RememberedFiles, Settings};
 use crate::process::lock::StateLock;
 use wire::Manifest;
 
-/// Set for a successor: its stdin is the socket.
+/// The environment variable that is set for a successor: its stdin is the socket.
 const VARIABLE: &str = "HAYATE_HANDOVER";
 /// A block after which the successor serves.
 const TAG_GO: u8 = 3;
-/// What the successor says when it has its sockets and a good configuration.
+/// What the successor sends when it has its sockets and a valid configuration.
 const READY: u8 = b'R';
-/// What it says when it serves.
+/// What the successor sends when it serves.
 const SERVING: u8 = b'S';
-/// How long the successor may take for its next word, or to take what is sent.
+/// Longest time that the successor may take for its next answer, or to receive what is sent.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The same once the UDP workers have stopped.
 const GO_PATIENCE: Duration = Duration::from_secs(20);
@@ -93,21 +93,21 @@ const RESTORE_PATIENCE: Duration = Duration::from_secs(120);
 /// The sockets of a running tracker, to be handed over.
 #[derive(Debug)]
 pub(crate) struct Sockets {
-    /// Of the UDP door.
-    pub(crate) udp: Vec<UdpHanded>,
-    /// Of the gateway.
-    pub(crate) http: HttpHanded,
+    /// Those of the UDP server.
+    pub(crate) udp: Vec<InheritedUdp>,
+    /// Those of the gateway.
+    pub(crate) http: InheritedHttp,
 }
 
-/// A successor that knows all swarms and has not begun to serve. Dropped before it does, it is ended.
+/// A successor that knows all swarms and does not serve yet. Dropped before it serves, it is killed.
 #[derive(Debug)]
 pub(crate) struct Successor {
     writer: SnapshotWriter<BufWriter<UnixStream>>,
-    /// Where it hears of signals.
+    /// By this stream signals are forwarded to it.
     signal_stream: UnixStream,
     process: SuccessorProcess,
     clock: Clock,
-    /// What this process would start from once more, in mode private.
+    /// In mode private: the settings with which this process would start again.
     restart_settings: Option<Settings>,
 }
 
@@ -117,15 +117,15 @@ impl Successor {
         self.process.child.id()
     }
 
-    /// In mode private: what this process starts from once more if the successor fails. It is there once.
+    /// In mode private: takes the settings with which this process starts again if the successor fails.
     pub(crate) fn take_restart_settings(&mut self) -> Option<Settings> {
         self.restart_settings.take()
     }
 
-    /// Where the successor will hear of signals.
+    /// Returns the stream by which signals are forwarded to the successor.
     ///
     /// # Errors
-    /// When no more files may be open.
+    /// When too many files are open.
     pub(crate) fn signal_stream(&self) -> io::Result<UnixStream> {
         self.signal_stream.try_clone()
     }
@@ -133,16 +133,16 @@ impl Successor {
     /// Sends what changed since the last time, while this process serves.
     ///
     /// # Errors
-    /// When the successor does not take it.
+    /// When the successor does not receive them.
     pub(crate) fn send_changes(&mut self) -> anyhow::Result<()> {
         let sent = write_deltas(&self.process.swarms, &mut self.writer);
         sent.and_then(|_| self.writer.flush()).map_err(stream_error)
     }
 
-    /// Nobody changes swarms by UDP any more: the successor is told the rest, and serves from now on.
+    /// Sends the last changes, after the UDP workers have stopped, and lets the successor serve.
     ///
     /// # Errors
-    /// When it does not say that it does; then it has been ended, and nobody serves.
+    /// When the successor does not confirm that it serves; then it has been killed, and nobody serves.
     pub(crate) fn start_serving(self) -> anyhow::Result<ServingSuccessor> {
         self.serve_within(GO_PATIENCE)
     }
@@ -150,7 +150,7 @@ impl Successor {
     /// The same in mode private: everything is on the disk, and the store is closed.
     ///
     /// # Errors
-    /// When the successor does not say that it serves; then it has been ended, and nobody serves.
+    /// When the successor does not confirm that it serves; then it has been killed, and nobody serves.
     pub(crate) fn serve_from_disk(self) -> anyhow::Result<ServingSuccessor> {
         self.serve_within(RESTORE_PATIENCE)
     }
@@ -184,23 +184,23 @@ pub(crate) struct ServingSuccessor {
 }
 
 impl ServingSuccessor {
-    /// Nothing changes swarms here any more.
+    /// Sends the last changes, when nothing changes swarms here any more.
     ///
     /// # Errors
-    /// When the successor does not take it.
+    /// When the successor does not receive them.
     pub(crate) fn send_last_changes(mut self) -> anyhow::Result<StoreHold> {
         write_deltas(&self.process.swarms, &mut self.writer).map_err(stream_error)?;
         Ok(StoreHold { _stream: self.writer.finish().map_err(stream_error)? })
     }
 }
 
-/// As long as this is there, the successor does not open the store.
+/// Keeps the successor from opening the store until it is dropped.
 #[derive(Debug)]
 pub(crate) struct StoreHold {
     _stream: BufWriter<UnixStream>,
 }
 
-/// The process of a successor, ended with this unless it serves.
+/// The process of a successor; killed when this is dropped, unless it serves.
 #[derive(Debug)]
 struct SuccessorProcess {
     child: Child,
@@ -229,7 +229,7 @@ impl Sockets {
         kept: &RememberedFiles,
     ) -> io::Result<()> {
         let kept = kept.files();
-        let HttpHanded { tcp, tls, unix, operator: metrics } = &self.http;
+        let InheritedHttp { tcp, tls, unix, operator: metrics } = &self.http;
         let manifest = Manifest {
             version: wire::VERSION,
             udp: self.udp.iter().map(|handed| (handed.address, handed.sockets.len())).collect(),
@@ -252,7 +252,7 @@ impl Sockets {
     }
 }
 
-/// The next word of the successor.
+/// Returns the next answer of the successor.
 fn read_answer(stream: &mut impl Read) -> anyhow::Result<u8> {
     let mut word = [0];
     match stream.read_exact(&mut word) {
@@ -262,13 +262,13 @@ fn read_answer(stream: &mut impl Read) -> anyhow::Result<u8> {
     }
 }
 
-/// Why the successor says nothing, or does not take what is sent.
+/// Returns why the successor does not answer, or does not receive what is sent.
 fn stream_error(error: io::Error) -> anyhow::Error {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
             anyhow!("the new process is silent for too long; its log lines may say why")
         }
-        // Reset, where it has not even read what it was sent.
+        // Reset, if the successor has not even read what was sent.
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => ended_error(),
         _ => anyhow::Error::new(error).context("speaking with the new process"),
     }

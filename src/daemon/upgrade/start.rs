@@ -1,4 +1,4 @@
-//! Raises a successor in a thread of its own: the main thread looks after its main_events meanwhile.
+//! Starts a successor, in a thread of its own: the main thread handles its events meanwhile.
 
 use std::io::BufWriter;
 use std::net::Shutdown;
@@ -21,7 +21,7 @@ use crate::daemon::jwk_fetch::JwkSets;
 use crate::daemon::signals::{MainEvent, MainEvents};
 use crate::process::lock::StateLock;
 
-/// What a successor is raised from.
+/// Everything that starting a successor needs.
 #[derive(Debug)]
 pub(crate) struct SuccessorInputs {
     /// The program file.
@@ -30,18 +30,18 @@ pub(crate) struct SuccessorInputs {
     pub(crate) sockets: Arc<Mutex<Sockets>>,
     /// The lock on `state_dir`.
     pub(crate) lock: Arc<StateLock>,
-    /// What the successor is to know.
+    /// The swarms that the successor will know.
     pub(crate) swarms: Arc<Swarms>,
     /// The configuration, with the files that the successor may not be able to read again.
     pub(crate) config: Config,
-    /// In mode private: what this process needs to start once more, if the successor fails when this process
-    /// has put everything on the disk.
+    /// In mode private: what this process needs to start again, if the successor fails after this process has
+    /// written everything to the disk.
     pub(crate) keyrings: Option<JwkSets>,
-    /// The time.
+    /// The clock of this process.
     pub(crate) clock: Clock,
 }
 
-/// A successor on its way.
+/// A successor that is starting.
 #[derive(Debug)]
 pub(crate) struct StartingSuccessor {
     thread: JoinHandle<anyhow::Result<Successor>>,
@@ -49,8 +49,8 @@ pub(crate) struct StartingSuccessor {
 }
 
 impl StartingSuccessor {
-    /// Starts the successor and brings it as far as it comes while this process serves. The main thread gets
-    /// [`Wish::Raised`] when that is done.
+    /// Starts the successor and prepares it as far as possible while this process serves. The main thread is
+    /// sent [`MainEvent::SuccessorStarted`] when that is done.
     ///
     /// # Errors
     /// When the system gives no socket or no thread.
@@ -62,30 +62,30 @@ impl StartingSuccessor {
         let (stream, main_events) = (ours.try_clone()?, main_events.clone());
         let thread = std::thread::Builder::new().name("upgrade".into()).spawn(move || {
             let successor = inputs.start_successor(ours, theirs);
-            // Where so many main_events wait, the main thread is awake anyway.
+            // If the queue is full, the main thread is awake anyway.
             main_events.offer(MainEvent::SuccessorStarted);
             successor
         })?;
         Ok(Self { thread, stream })
     }
 
-    /// Is the successor there, or will there be none?
+    /// Whether it is known that there is a successor, or that there will be none.
     pub(crate) fn is_done(&self) -> bool {
         self.thread.is_finished()
     }
 
-    /// The successor; waits for it.
+    /// Waits for the successor and returns it.
     ///
     /// # Errors
-    /// When it does not start, does not like its configuration or its sockets, or is too slow. It is ended
-    /// then.
+    /// When it does not start, does not accept its configuration or its sockets, or is too slow. Then it has
+    /// been killed.
     pub(crate) fn finish(self) -> anyhow::Result<Successor> {
-        self.thread.join().unwrap_or_else(|_| Err(anyhow!("the thread that raises it has panicked")))
+        self.thread.join().unwrap_or_else(|_| Err(anyhow!("the thread that starts it has panicked")))
     }
 
-    /// Ends the successor, however far it has come.
+    /// Kills the successor, however far it has come.
     pub(crate) fn give_up(self) {
-        // Whatever the thread waits for fails now.
+        // Whatever the thread waits for now fails.
         let _ = self.stream.shutdown(Shutdown::Both);
         drop(self.finish());
     }
@@ -104,9 +104,9 @@ impl SuccessorInputs {
         drop(sockets);
         drop(heard);
         if read_answer(&mut stream)? != READY {
-            bail!("the new process does not speak our language");
+            bail!("the new process speaks another protocol");
         }
-        // Here, for what it reads may hang.
+        // In this thread, for what it reads from may hang.
         let again = keyrings.map(|keyrings| config.read_settings(&keyrings)).transpose().context(NOT_READ)?;
         swarms.start_deltas();
         let unix_seconds = i64::try_from(clock.now().unix_seconds).unwrap_or(i64::MAX);
@@ -121,8 +121,8 @@ impl SuccessorInputs {
     }
 }
 
-/// Starts the program with the socket as its stdin. It is born with the signals blocked that this thread
-/// blocks, and takes them when it can: none ends it before.
+/// Starts the program with the socket as its stdin. It starts with the signals blocked that this thread
+/// blocks, and takes them when it is able to: none ends it before.
 fn spawn_process(program: &Path, theirs: UnixStream) -> anyhow::Result<std::process::Child> {
     let mut command = Command::new(program);
     command.args(std::env::args_os().skip(1)).env(VARIABLE, "1").stdin(OwnedFd::from(theirs));

@@ -1,4 +1,4 @@
-//! The successor's side: what it inherits, and how it comes to know the swarms.
+//! The successor's side: what it inherits, and how it receives the swarms.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use hayate_gateway::InheritedSockets as HttpHanded;
+use hayate_gateway::InheritedSockets as InheritedHttp;
 use hayate_state::snapshot::container::{SnapshotError, SnapshotReader};
 use hayate_state::snapshot::delta::{TAG_DELTAS, decode_deltas};
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore, TAG_SWARMS};
 use hayate_state::{Clock, Policy, Swarms};
-use hayate_udp::InheritedSockets as UdpHanded;
+use hayate_udp::InheritedSockets as InheritedUdp;
 
 use crate::config::RememberedFiles;
 use crate::daemon::signals::{MainEvent, MainEvents};
@@ -23,38 +23,38 @@ use crate::daemon::storage::Storage;
 
 use super::{PATIENCE, READY, SERVING, TAG_GO, VARIABLE, wire};
 
-/// How often this process looks for a signal while it waits for its predecessor.
+/// Time between two checks for a signal while this process waits for its predecessor.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a predecessor hands over.
 #[derive(Debug)]
 pub(crate) struct Inherited {
-    /// Of the UDP door.
-    pub(crate) udp: Vec<UdpHanded>,
-    /// Of the gateway.
-    pub(crate) http: HttpHanded,
+    /// The sockets of the UDP server.
+    pub(crate) udp: Vec<InheritedUdp>,
+    /// The sockets of the gateway.
+    pub(crate) http: InheritedHttp,
     /// The lock on `state_dir`.
     pub(crate) lock: File,
     /// The predecessor is in mode private.
     pub(crate) private: bool,
-    /// What the predecessor says.
+    /// The streams from the predecessor.
     pub(crate) predecessor: Predecessor,
 }
 
-/// What a predecessor says.
+/// The streams from a predecessor.
 #[derive(Debug)]
 pub(crate) struct Predecessor {
     stream: UnixStream,
-    /// Where it hands on signals.
+    /// By this stream it forwards signals.
     signal_stream: UnixStream,
 }
 
 impl Inherited {
-    /// What a predecessor hands over, if this process was started by one; what it has read of files goes to
-    /// `kept`.
+    /// Receives what a predecessor hands over, if this process was started by one. The contents of files that
+    /// it has read go to `kept`.
     ///
     /// # Errors
-    /// When it was, but the predecessor does not hand over what it should.
+    /// When the predecessor does not hand over what it should.
     pub(crate) fn receive(kept: &RememberedFiles) -> anyhow::Result<Option<Self>> {
         if std::env::var_os(VARIABLE).is_none() {
             return Ok(None);
@@ -69,7 +69,7 @@ impl Inherited {
         let mut fds = fds.into_iter();
         let udp = manifest.udp.into_iter().map(|(address, count)| {
             let sockets = fds.by_ref().take(count).map(Into::into).collect();
-            UdpHanded { address, sockets }
+            InheritedUdp { address, sockets }
         });
         let udp = udp.collect();
         let tcp = fds.by_ref().take(manifest.http).map(TcpListener::from).collect();
@@ -77,20 +77,20 @@ impl Inherited {
         let unix = if manifest.unix { fds.next().map(UnixListener::from) } else { None };
         let metrics = fds.by_ref().take(manifest.metrics).map(TcpListener::from).collect();
         let lock = fds.next().map(|fd: OwnedFd| File::from(fd)).context("the lock is missing")?;
-        let signal_stream = fds.next().map(UnixStream::from).context("the way of signals is missing")?;
+        let signal_stream = fds.next().map(UnixStream::from).context("the stream of signals is missing")?;
         let (http, predecessor) =
-            (HttpHanded { tcp, tls, unix, operator: metrics }, Predecessor { stream, signal_stream });
+            (InheritedHttp { tcp, tls, unix, operator: metrics }, Predecessor { stream, signal_stream });
         Ok(Some(Self { udp, http, lock, private: manifest.private, predecessor }))
     }
 }
 
 impl Predecessor {
-    /// Tells the predecessor that all is good, and takes in the swarms until it stops. In mode private that
-    /// may take long: everything goes to the disk before.
+    /// Tells the predecessor that this process is ready, and receives the swarms until it stops. In mode
+    /// private that may take long: it writes everything to the disk first.
     ///
     /// # Errors
-    /// When the predecessor, or what it sends, breaks off, or a signal asks this process to stop. Then the
-    /// predecessor serves on.
+    /// When the predecessor ends, what it sends is not valid, or a signal asks this process to stop. Then the
+    /// predecessor, if it lives, goes on serving.
     pub(crate) fn receive_swarms(
         mut self,
         swarms: &Swarms,
@@ -130,15 +130,15 @@ impl Predecessor {
     }
 }
 
-/// The stream of the predecessor. It is read in short turns, so that a signal does not wait for it.
+/// The stream of the predecessor. It is read with a short timeout, so that a signal does not wait for it.
 #[derive(Debug)]
 struct PredecessorReader {
     stream: UnixStream,
-    /// Where a stop shows.
+    /// Knows whether a stop was asked for.
     main_events: MainEvents,
-    /// How long the predecessor may be silent before GO.
+    /// Longest silence of the predecessor before GO.
     patience: Duration,
-    /// GO was heard: a stop is the main thread's affair, and the predecessor may take its time.
+    /// GO was received: the main thread handles a stop, and the predecessor may take its time.
     serves: Cell<bool>,
 }
 
@@ -163,7 +163,7 @@ impl Read for PredecessorReader {
     }
 }
 
-/// What still comes while this process serves.
+/// The changes that still come while this process serves.
 #[derive(Debug)]
 pub(crate) struct DeltaStream {
     reader: SnapshotReader<BufReader<PredecessorReader>>,
@@ -171,11 +171,11 @@ pub(crate) struct DeltaStream {
 }
 
 impl DeltaStream {
-    /// Tells the predecessor that this process serves, goes on receiving what it still has to tell, and says
-    /// when it has ended. From here on this process serves whatever becomes of the predecessor.
+    /// Tells the predecessor that this process serves, goes on receiving its changes, and sends an event when
+    /// it has ended. From here on this process serves whatever becomes of the predecessor.
     ///
     /// # Errors
-    /// When the system gives no thread; then the predecessor was told nothing, and serves on.
+    /// When the system gives no thread; then the predecessor was not told, and goes on serving.
     pub(crate) fn start_receiving(
         self,
         storage: &Storage,
@@ -204,7 +204,7 @@ impl DeltaStream {
     }
 }
 
-/// Applies what the predecessor still has to tell, and returns when it has closed the store.
+/// Applies the last changes of the predecessor, and returns when it has closed the store.
 fn apply_remaining(
     mut reader: SnapshotReader<BufReader<PredecessorReader>>,
     swarms: &Swarms,
@@ -215,7 +215,7 @@ fn apply_remaining(
         match reader.next_block() {
             Ok(Some((TAG_DELTAS, payload))) => {
                 if let Err(error) = apply_deltas(swarms, policy, clock, payload) {
-                    log::warn!("the last words of the predecessor: {error}");
+                    log::warn!("the last changes of the predecessor: {error}");
                 }
             }
             Ok(Some(_)) => {}
@@ -226,7 +226,7 @@ fn apply_remaining(
             }
         }
     }
-    // It closes its end when the store is closed.
+    // It closes its end of the stream when the store is closed.
     let _ = io::copy(&mut reader.into_inner(), &mut io::sink());
 }
 

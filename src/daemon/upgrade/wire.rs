@@ -1,4 +1,4 @@
-//! The first words from a tracker to its successor: which sockets there are, and the sockets themselves.
+//! The first message from a tracker to its successor: which sockets there are, and the sockets themselves.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -14,13 +14,13 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The form of what follows. A successor that knows another one ends, and the tracker serves on.
+/// Version of the protocol. A successor that speaks another one ends, and the tracker goes on serving.
 pub(super) const VERSION: u32 = 3;
 /// Sockets in one message; the kernel takes 253.
 const FDS_MAX: usize = 64;
 /// Longest manifest, in octets.
 const MANIFEST_MAX: u32 = 1 << 20;
-/// Octets of one file that is handed over; a list of torrents is the longest.
+/// Longest file that is handed over, in octets; a list of torrents is the longest.
 const FILE_MAX: usize = 1 << 30;
 
 /// What is handed over, in this order.
@@ -28,32 +28,32 @@ const FILE_MAX: usize = 1 << 30;
 pub(super) struct Manifest {
     /// [`VERSION`].
     pub(super) version: u32,
-    /// Addresses of the UDP door, and how many sockets each has.
+    /// Addresses of the UDP server, and how many sockets each has.
     pub(super) udp: Vec<(SocketAddr, usize)>,
     /// Listeners of the gateway.
     pub(super) http: usize,
-    /// The same with TLS.
+    /// Listeners of the gateway with TLS.
     pub(super) https: usize,
-    /// There is a unix socket.
+    /// Whether there is a unix socket.
     pub(super) unix: bool,
     /// Listeners of the operator's pages.
     pub(super) metrics: usize,
-    /// It is in mode private.
+    /// Whether the predecessor is in mode private.
     pub(super) private: bool,
-    /// What was read of files that the successor may not be able to read: key, path, and octets, which follow
-    /// the sockets.
+    /// Files that the successor may not be able to read: key, path, and length in octets. Their contents
+    /// follow the sockets.
     pub(super) kept: Vec<(String, PathBuf, usize)>,
 }
 
 impl Manifest {
     fn sockets(&self) -> usize {
         let udp = self.udp.iter().map(|(_, sockets)| sockets).sum::<usize>();
-        // The lock and the ear come last.
+        // The lock and the stream of signals come last.
         udp + self.http + self.https + usize::from(self.unix) + self.metrics + 2
     }
 }
 
-/// Sends the manifest and what it names.
+/// Sends the manifest and the sockets that it names.
 pub(super) fn send(mut stream: &UnixStream, manifest: &Manifest, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let text = serde_json::to_vec(manifest)?;
     let len = u32::try_from(text.len()).map_err(io::Error::other)?;
@@ -69,13 +69,13 @@ pub(super) fn send(mut stream: &UnixStream, manifest: &Manifest, fds: &[Borrowed
     Ok(())
 }
 
-/// Receives them.
+/// Receives the manifest and the sockets that it names.
 pub(super) fn receive(mut stream: &UnixStream) -> io::Result<(Manifest, Vec<OwnedFd>)> {
     let mut len = [0; 4];
     stream.read_exact(&mut len)?;
     let len = u32::from_le_bytes(len);
     if len > MANIFEST_MAX {
-        return Err(io::Error::other("the predecessor does not speak our language"));
+        return Err(io::Error::other("the predecessor speaks another protocol"));
     }
     let mut text = vec![0; len as usize];
     stream.read_exact(&mut text)?;
@@ -95,10 +95,10 @@ pub(super) fn receive(mut stream: &UnixStream) -> io::Result<(Manifest, Vec<Owne
     Ok((manifest, fds))
 }
 
-/// Receives what was kept of one file.
+/// Receives the contents of one file.
 pub(super) fn receive_file(stream: &UnixStream, octets: usize) -> io::Result<Vec<u8>> {
     if octets > FILE_MAX {
-        return Err(io::Error::other("the predecessor does not speak our language"));
+        return Err(io::Error::other("the predecessor speaks another protocol"));
     }
     let mut file = Vec::new();
     stream.take(octets as u64).read_to_end(&mut file)?;

@@ -1,5 +1,5 @@
-//! Which addresses a client or a proxy may claim: not those of the IANA special-purpose address registries, and
-//! not deprecated ones.
+//! Which addresses a client or a proxy may claim: not those of the IANA special-purpose address registries,
+//! and not deprecated ones.
 //!
 //! Where a connection or datagram really came from is not asked about: a test network may well use what is
 //! reserved for documentation.
@@ -48,8 +48,8 @@ impl AddressClass {
     }
 }
 
-/// Whether a registry reserves the address for something other than a host of the internet. Ranges that have a
-/// scope of their own, or none, are not asked about.
+/// Whether a registry reserves the address for something other than a host of the internet. Ranges that have
+/// a scope of their own, or none, are not asked about.
 fn is_reserved(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_reserved_v4(v4),

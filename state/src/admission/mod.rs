@@ -1,4 +1,5 @@
-//! The settings behind every decision about an announce. A reload publishes a new one; sockets and swarms stay.
+//! The settings behind every decision about an announce. A reload publishes a new one; sockets and swarms
+//! stay.
 //!
 //! | module | what is in it |
 //! |---|---|

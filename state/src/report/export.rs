@@ -165,7 +165,8 @@ struct PeriodicExport(Arc<Exporter>);
 impl BackgroundTask for PeriodicExport {
     fn period(&self) -> Option<Duration> {
         let seconds = self.0.settings.lock().every_seconds;
-        (seconds > 0).then(|| Duration::from_secs(seconds))
+        // A process that stops begins no export that it would have to give up.
+        (seconds > 0 && !self.0.reporter.is_stopping()).then(|| Duration::from_secs(seconds))
     }
 
     fn run(&mut self, _: &AtomicBool) {

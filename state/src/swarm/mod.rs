@@ -1,5 +1,5 @@
-//! All swarms, in shards: many small locks, so that servers on several threads seldom meet. A keyed hash of the
-//! info_hash names the shard, so that no client can fill one.
+//! All swarms, in shards: many small locks, so that servers on several threads seldom meet. A keyed hash of
+//! the info_hash names the shard, so that no client can fill one.
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -114,8 +114,8 @@ impl Swarms {
         })
     }
 
-    /// Hands out peers as to this announce, but changes nothing. Gives the tally without the requester, unless he
-    /// is there already.
+    /// Hands out peers as to this announce, but changes nothing. Gives the tally without the requester,
+    /// unless he is there already.
     pub(crate) fn hand_out_only(
         &self,
         now: Tick,

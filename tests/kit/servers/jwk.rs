@@ -1,4 +1,4 @@
-//! Who issues tokens in these tests: keys, their JWK set, and a server for it that can misbehave.
+//! An issuer of tokens for tests: keys, their JWK set, and a server for it that can misbehave.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use rsa::pkcs1::EncodeRsaPrivateKey;
 use rsa::traits::PublicKeyParts;
 use serde_json::{Value, json};
 
-/// A key pair: how it signs, and how it is published.
+/// A key pair, with its algorithm and its published form.
 pub(crate) struct Key {
     algorithm: Algorithm,
     secret: EncodingKey,
@@ -49,7 +49,7 @@ impl Key {
     }
 
     pub(crate) fn rsa(kid: &str) -> Self {
-        // Made once: it takes a while.
+        // Made once, for that takes a while.
         static SECRET: LazyLock<rsa::RsaPrivateKey> =
             LazyLock::new(|| rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048).unwrap());
         let (n, e) = (SECRET.n().to_bytes_be(), SECRET.e().to_bytes_be());
@@ -80,7 +80,7 @@ pub(crate) fn token(header: &Value, claims: &Value, signature: &[u8]) -> String 
     format!("{}.{}.{}", part(header), part(claims), base64(signature))
 }
 
-/// What the tests' tokens claim: good for torrent `a`.
+/// The claims of valid tokens for torrent `a`.
 pub(crate) fn claims() -> Value {
     json!({"iss": "the issuer", "aud": "the tracker", "infohash": "61".repeat(20)})
 }
@@ -96,7 +96,7 @@ pub(crate) fn hook(url: &str) -> Value {
 pub(crate) enum ServerBehaviour {
     Set(Value),
     Raw(Vec<u8>),
-    /// Accepts and says nothing.
+    /// It accepts connections and does not answer.
     Mute,
 }
 
@@ -116,7 +116,7 @@ impl JwkServer {
         })
     }
 
-    /// Talks to each connection by `talk`, on the way of TLS or without.
+    /// Serves each connection with `talk`, with TLS or without.
     pub(crate) fn start_with(
         mood: ServerBehaviour,
         talk: impl Fn(TcpStream, &[u8]) + Send + 'static,

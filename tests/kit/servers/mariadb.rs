@@ -14,13 +14,13 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 
-/// Whom the tests log in as, over the network.
+/// The user with which the tests log in over the network.
 const USER: &str = "site";
-/// His password; full of what a DSN could stumble over.
+/// The password of the user, full of characters that a DSN could stumble over.
 const PASSWORD: &str = "p@ss:w/rd";
-/// Between two looks.
-const BEAT: Duration = Duration::from_millis(20);
-/// Looks before a test gives up: a minute.
+/// Time between two checks.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Number of checks before a test gives up: a minute.
 const BEATS_MOST: u32 = 3000;
 
 static SERVERS: AtomicU32 = AtomicU32::new(0);
@@ -67,7 +67,7 @@ impl Server {
             .args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin"])
             .args(["--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M", "--key-buffer-size=1M"])
             .args(["--performance-schema=OFF", "--character-set-server=utf8mb4", "--max-connections=40"])
-            // As lax as a server may be: a session has to look after itself.
+            // As lax as a server may be: each session has to set its own modes.
             .arg("--sql-mode=")
             .arg(format!("--user={}", user()))
             .arg(format!("--port={}", self.port))
@@ -103,24 +103,24 @@ impl Server {
                 eprintln!("mariadbd ended: {status}");
                 break;
             }
-            sleep(BEAT);
+            sleep(POLL_INTERVAL);
         }
         let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
         panic!("mariadbd does not answer:\n{log}");
     }
 
-    /// Makes a database and says where it is, as the driver of the reference tracker would write it.
+    /// Makes a database and returns its DSN, as the driver of the reference tracker would write it.
     pub(crate) fn database(&self, name: &str) -> String {
         self.sql(&format!("CREATE DATABASE IF NOT EXISTS `{name}`"));
         self.dsn(name)
     }
 
-    /// Where a database is.
+    /// Returns the DSN of a database.
     pub(crate) fn dsn(&self, name: &str) -> String {
         format!("{USER}:{PASSWORD}@tcp(127.0.0.1:{})/{name}", self.port)
     }
 
-    /// Where a database is, by the socket and without the network.
+    /// Returns the DSN of a database by the socket, without the network.
     pub(crate) fn socket_dsn(&self, name: &str) -> String {
         format!("{USER}:{PASSWORD}@unix({})/{name}", self.socket().display())
     }
@@ -162,7 +162,7 @@ impl Server {
             if last == expected {
                 return;
             }
-            sleep(BEAT);
+            sleep(POLL_INTERVAL);
         }
         panic!("{text}: {last}, not {expected}");
     }
@@ -177,7 +177,7 @@ impl Server {
         self.end(Signal::SIGKILL);
     }
 
-    /// Lets the server stand still: it keeps its connections and answers nothing.
+    /// Freezes the server: it keeps its connections and answers nothing.
     pub(crate) fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
         // A thread that runs on another processor goes on until the signal has got there.
@@ -185,7 +185,7 @@ impl Server {
             if self.stands_still() {
                 return;
             }
-            sleep(BEAT);
+            sleep(POLL_INTERVAL);
         }
         panic!("mariadbd does not stand still");
     }
@@ -201,7 +201,7 @@ impl Server {
         })
     }
 
-    /// Lets it go on.
+    /// Lets the server go on.
     pub(crate) fn thaw(&self) {
         self.signal(Signal::SIGCONT);
     }
@@ -221,7 +221,7 @@ impl Server {
         let _ = server.wait();
     }
 
-    /// Where root gets in without a password.
+    /// The socket by which root logs in without a password.
     pub(crate) fn socket_path(&self) -> String {
         self.socket().display().to_string()
     }
@@ -281,7 +281,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Daemons are not in the path of everybody.
+/// Daemons are not in the `PATH` of every user.
 fn program(name: &str) -> PathBuf {
     let daemon = Path::new("/usr/sbin").join(name);
     if daemon.exists() { daemon } else { PathBuf::from(name) }

@@ -16,7 +16,7 @@ pub(crate) struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// `None`, and says so, where this process may not mount.
+    /// Returns `None`, and prints a note, if this process may not mount.
     pub(crate) fn new() -> Option<Self> {
         let folder = Folder::new();
         let mut mount = Command::new("mount");
@@ -33,7 +33,7 @@ impl SmallDisk {
         self.folder.path()
     }
 
-    /// Leaves no room on it.
+    /// Fills the file system.
     pub(crate) fn fill(&self) -> PathBuf {
         let path = self.path().join("filler");
         let mut file = std::fs::File::create(&path).unwrap();

@@ -10,7 +10,7 @@ use crate::harness::{Daemon, Folder, eventually, hayate};
 use crate::kit::finishing_peers::{FinishingPeers, TORRENTS, written};
 use crate::mariadb_server::Server;
 
-/// What the database says of every torrent.
+/// The completed counts of every torrent in the database.
 pub(crate) fn counted(server: &Server) -> std::collections::BTreeMap<u8, u64> {
     let rows = server.sql_in("site", "SELECT HEX(info_hash), completed FROM hayate_completed");
     let row = |line: &str| {
@@ -53,7 +53,7 @@ fn stop(daemon: &mut Daemon) {
 #[test]
 fn a_database_that_is_stopped_killed_or_restarted_loses_and_doubles_nothing() {
     let mut server = server();
-    // A small queue, so that rows go to the disk while the database is away.
+    // A small queue, so that rows go to the disk while the database is unreachable.
     let mut daemon = daemon(&server, json!({"channels": {"completed": 7}}));
     let mut finishers = FinishingPeers::of(&daemon);
     finishers.finish(500);
@@ -75,7 +75,7 @@ fn a_database_that_is_stopped_killed_or_restarted_loses_and_doubles_nothing() {
         assert_eq!((counted(&server), finishers.unanswered), (finishers.answered.clone(), 0));
     }
     assert_eq!((daemon.logged("database lost"), daemon.logged("database back")), (2, 2), "one line each");
-    // Stopped while it is away: what waits is on the disk, and the next run brings it home.
+    // Stopped while it is unreachable: what waits is on the disk, and the next run writes it to the database.
     server.kill9();
     finishers.finish(300);
     stop(&mut daemon);
@@ -203,7 +203,7 @@ fn a_lock_that_is_held_too_long_puts_the_batch_off() {
     assert_eq!((counted(&server), finishers.unanswered), (finishers.answered.clone(), 0));
 }
 
-/// By the key, so that no other row is locked.
+/// Selects by the key, so that no other row is locked.
 fn touch_by_key(torrent: u8) -> String {
     let hash = format!("{torrent:02x}").repeat(20);
     format!("UPDATE hayate_completed SET last_completed = 1 WHERE info_hash = X'{hash}'")

@@ -1,4 +1,4 @@
-//! What is kept when things break: the process killed, the database stopped, killed, frozen, full, the disk
+//! What survives faults: the process killed, the database stopped, killed, frozen, full, the disk
 //! full, the clock set back, stderr full. The tracker answers announces through all of it; afterwards every
 //! finished download is counted once.
 

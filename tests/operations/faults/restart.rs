@@ -1,4 +1,4 @@
-//! Restarts: what the swarms and the counts are afterwards, with the store that needs no server.
+//! Restarts: the swarms and counts afterwards, with the store that needs no server.
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -129,7 +129,7 @@ fn without_a_database_the_snapshot_keeps_the_counts() {
 fn a_clock_that_jumps_back_an_hour_ages_nobody_and_breaks_nothing() {
     let folder = Folder::new();
     let time = folder.write("faketime", "+0");
-    // Read anew at each look at the clock; the steady clock, by which peers age, is left alone.
+    // Read again with each reading of the clock; the steady clock, by which peers age, is not shifted.
     let command = || {
         let mut command = hayate();
         command.env("LD_PRELOAD", faketime()).env("FAKETIME_TIMESTAMP_FILE", &time);
@@ -142,7 +142,7 @@ fn a_clock_that_jumps_back_an_hour_ages_nobody_and_breaks_nothing() {
     finishers.finish(100);
     let written_before = daemon.metric("snapshots_total");
     std::fs::write(&time, "-3600").unwrap();
-    // Ids from the future are no good; a new one is had at once.
+    // Ids from the future are refused; a new one is issued at once.
     finishers.set_tracker(&daemon);
     finishers.finish(100);
     assert!(eventually(|| daemon.metric("snapshots_total") > written_before + 1), "{:#?}", daemon.log());

@@ -1,5 +1,5 @@
 //! A stop is short and in order, whatever hangs: the database, the reader of stderr, a reload, a successor.
-//! Orchestrators kill after ten seconds; a test fails only where a stop would take far longer or for ever.
+//! Orchestrators kill after ten seconds; a test fails only where a stop would take far longer or forever.
 
 use std::io::{BufRead, BufReader, PipeReader};
 use std::net::TcpListener;
@@ -14,12 +14,12 @@ use super::mariadb::{counted, daemon_in, server};
 use crate::harness::{Daemon, Folder, eventually, hayate, merge};
 use crate::kit::finishing_peers::{FinishingPeers, written};
 
-/// A stop that takes longer hangs.
+/// A stop that takes longer than this hangs.
 const STOP_MAX: Duration = Duration::from_secs(30);
-/// Only a stop that does not wait for the database ends in time where it is tried so often.
+/// With this number of tries, only a stop that does not wait for the database ends in time.
 const STUBBORN: u32 = 100;
 
-/// A connection that nobody else can write beside.
+/// A connection that locks the database, so that no other can write.
 fn locked(path: &Path) -> rusqlite::Connection {
     let connection = rusqlite::Connection::open(path).unwrap();
     connection.busy_timeout(Duration::from_secs(20)).unwrap();
@@ -27,7 +27,7 @@ fn locked(path: &Path) -> rusqlite::Connection {
     connection
 }
 
-/// Starts again what was stopped, and sees that every finished download counts once and every peer is there.
+/// Starts the tracker again, and checks that every finished download counts once and every peer is there.
 fn comes_back(
     mut daemon: Daemon,
     finishers: &mut FinishingPeers,
@@ -146,7 +146,7 @@ fn a_file_of_the_database_that_was_deleted_or_replaced_is_noticed() {
     assert_eq!(daemon.logged("the file of the database was deleted or replaced"), 2);
 }
 
-/// A server of keys that accepts connections and says nothing: whoever asks hangs for ten seconds.
+/// A server of keys that accepts connections and does not answer: a client hangs for ten seconds.
 struct SilentKeys(TcpListener);
 
 impl SilentKeys {
@@ -154,13 +154,13 @@ impl SilentKeys {
         Self(TcpListener::bind("127.0.0.1:0").unwrap())
     }
 
-    /// What a configuration needs to ask there.
+    /// Returns the part of a configuration that uses this server.
     fn hook(&self) -> serde_json::Value {
         let url = format!("http://{}/keys", self.0.local_addr().unwrap());
         json!([{"name": "jwt", "options": {"issuer": "i", "audience": "a", "jwk_set_url": url}}])
     }
 
-    /// Waits until somebody asks; he goes on waiting as long as the connection is there.
+    /// Waits until a client connects, which goes on waiting for as long as the connection exists.
     fn asked(&self) -> std::net::TcpStream {
         self.0.accept().unwrap().0
     }

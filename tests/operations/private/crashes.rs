@@ -18,14 +18,14 @@ fn both() -> [Base; 2] {
     [Base::sqlite(), Base::mariadb()]
 }
 
-/// One client of user 1 has uploaded so many octets in all.
+/// Announces that a client of user 1 has uploaded this number of octets in all.
 fn say(daemon: &Daemon, uploaded: u64) {
     let more = format!("&left=0&uploaded={uploaded}");
     let reply = fetch_text(daemon.v4(), &target(PLAIN, &FREE, 1, &more));
     assert!(reply.contains("incompletei"), "{reply}");
 }
 
-/// Waits until user 1 is credited so much, of which a torrent knows likewise.
+/// Waits until user 1 and the torrent are credited this number of octets.
 fn credited(base: &Base, octets: u64) {
     let sums = "SELECT rawup, (SELECT uploaded FROM transfer_history WHERE uid = 1 AND fid = 3) \
         FROM users_main WHERE ID = 1";
@@ -46,7 +46,7 @@ fn again(base: &Base, daemon: &mut Daemon, changes: Value) -> Daemon {
     base.daemon_in(std::mem::replace(&mut daemon.folder, Folder::new()), changes)
 }
 
-/// Waits for two cuts: what was told before is in the first or in an earlier one.
+/// Waits for two cuts: what was announced before is in the first or in an earlier one.
 fn cut(daemon: &Daemon) {
     let made = daemon.metric("cuts_total");
     say(daemon, 5500);
@@ -102,7 +102,7 @@ fn after_a_second_signal_everything_is_credited_once() {
         credited(&base, 5000);
         say(&daemon, 6000);
         credited(&base, 6000);
-        // While the database stands still, so that the first signal has no quick end.
+        // While the database is frozen, so that the first signal does not end the process quickly.
         if let Some(server) = &base.server {
             server.freeze();
         }
@@ -190,7 +190,7 @@ fn without_a_journal_nothing_is_credited_twice() {
     let sum = || base.ask("SELECT rawup FROM users_main WHERE ID = 1").parse::<u64>().unwrap();
     let mut total = 5000;
     for round in 0..8 {
-        // At some moment of the way to the database: what is lost is lost, and nothing is there twice.
+        // At some moment on the way to the database: something may be lost, but nothing is credited twice.
         for _ in 0..=fastrand::u32(..20) {
             total += 100;
             say(&daemon, total);

@@ -1,5 +1,5 @@
 //! Killed again and again under load, at whatever moment that is, the database now and then too: what every
-//! user and every torrent of his is credited in the end is what his clients have told, to the octet.
+//! user and each of their torrents is credited in the end is what their clients have reported, to the octet.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -12,28 +12,28 @@ use crate::harness::{Daemon, Folder, PATIENCE, UdpClient, ask, get};
 use crate::kit::site_database::Base;
 use crate::kit::site_database::{fetch_text, over_udp, stop, target};
 
-/// How often each tracker is killed.
+/// Number of times that each tracker is killed.
 const VARIABLE: &str = "HAYATE_KILLS";
 const KILLS: u32 = 100;
 const USERS: u32 = 25;
 const TORRENTS: u32 = 400;
 /// Numbers above those of the fixture.
 const FIRST: u32 = 1000;
-/// The database is killed once in so many rounds.
+/// The database is killed once in this number of rounds.
 const OUTAGE: u32 = 12;
-/// Sessions at once, about.
+/// Approximate number of sessions at a time.
 const SESSIONS: usize = 60;
 
 /// A client as it sees itself. Each has a user and a torrent that no other client has together.
 struct Session {
     number: u32,
-    /// What it has told last.
+    /// The totals of its last announce.
     last_told: [u64; 2],
-    /// What it told when the tracker heard of it first, as far as that is durable.
+    /// The totals of the first announce that the tracker knows, as far as that is durable.
     base: Option<[u64; 2]>,
-    /// The tracker was killed since, so nobody knows whether that is durable.
+    /// The tracker was killed since, so it is unknown whether that is durable.
     is_sure: bool,
-    /// It has said `stopped`, and ends when that is durable.
+    /// It has announced `stopped`, and ends when that is durable.
     stops: bool,
 }
 
@@ -52,13 +52,13 @@ impl Session {
         [self.last_told[0] - base[0], self.last_told[1] - base[1]]
     }
 
-    /// Some time has passed.
+    /// Lets some time pass.
     fn go_on(&mut self, random: &mut fastrand::Rng) {
         self.last_told = self.last_told.map(|total| total + random.u64(..50_000));
         self.stops = random.u8(..40) == 0;
     }
 
-    /// What it says next. The tracker hears of it for the first time by this, if it does not know it.
+    /// Makes its next announce, which is the first for a tracker that does not know it.
     fn announce(&mut self) -> SentAnnounce {
         self.base.get_or_insert(self.last_told);
         let (user, torrent) = self.pair();
@@ -118,7 +118,7 @@ pub(super) fn fill_database(base: &Base) {
     base.run(&format!("INSERT INTO torrents ({columns}) VALUES {torrents}"));
 }
 
-/// What the database has, by user and torrent.
+/// The totals in the database, by user and torrent.
 fn credited(base: &Base) -> BTreeMap<(u32, u32), [u64; 2]> {
     let rows = base.ask(&format!(
         "SELECT uid, fid, uploaded, downloaded FROM transfer_history WHERE uid >= {FIRST} ORDER BY uid, fid"
@@ -131,7 +131,7 @@ fn credited(base: &Base) -> BTreeMap<(u32, u32), [u64; 2]> {
     rows.lines().map(row).collect()
 }
 
-/// All clients, and what is to be in the database in the end.
+/// All clients, and the totals that must be in the database in the end.
 pub(super) struct Sessions {
     pub(super) random: fastrand::Rng,
     live: Vec<Session>,
@@ -147,7 +147,7 @@ impl Sessions {
         Self { random, live: Vec::new(), ended: BTreeMap::new(), next: 0 }
     }
 
-    /// Somebody says something, over either door, and hears the answer.
+    /// A random client announces, over either server, and receives the answer.
     pub(super) fn announce_one(&mut self, daemon: &Daemon, udp: &UdpClient) {
         if self.live.len() < SESSIONS && self.next < USERS * TORRENTS {
             self.live.push(Session::new(self.next));
@@ -168,19 +168,19 @@ impl Sessions {
         }
     }
 
-    /// Whoever has said `stopped` ends: no tracker was killed that might have forgotten it.
+    /// Ends clients that have announced `stopped`: no tracker was killed that might have forgotten it.
     pub(super) fn forget_stopped(&mut self) {
         let ended = self.live.extract_if(.., |session| session.stops);
         self.ended.extend(ended.map(|session| (session.pair(), session.credit())));
     }
 
-    /// Some say something that nobody waits for, for the tracker is killed at that moment.
+    /// Some clients announce without waiting for the reply, for the tracker is killed at that moment.
     fn burst(&mut self, daemon: &Daemon, udp: &UdpClient) {
         self.announce_unanswered(daemon, udp);
         daemon.signal(Signal::SIGKILL);
     }
 
-    /// Some say something that nobody waits for.
+    /// Some clients announce without waiting for the reply.
     pub(super) fn announce_unanswered(&mut self, daemon: &Daemon, udp: &UdpClient) {
         let mut streams = Vec::new();
         for session in &mut self.live {
@@ -201,8 +201,8 @@ impl Sessions {
         }
     }
 
-    /// The tracker has come back, and the database has all that is durable: whoever is not in it is new, and
-    /// what it has is never more than what was told.
+    /// After the tracker has come back, and the database has all that is durable: a client that is not in it
+    /// is new, and its totals there are never above what it has announced.
     pub(super) fn compare(&mut self, base: &Base) {
         let credited = credited(base);
         for session in &mut self.live {
@@ -231,7 +231,7 @@ impl Sessions {
         }
     }
 
-    /// Everybody says a last word.
+    /// Every client announces a last time.
     pub(super) fn stop_all(&mut self, udp: &UdpClient) {
         for session in &mut self.live {
             let said = session.announce();
@@ -242,7 +242,8 @@ impl Sessions {
         self.ended.extend(live.into_iter().map(|session| (session.pair(), session.credit())));
     }
 
-    /// All have said a last word, and the tracker has ended: everybody is credited what they told, once.
+    /// After the last announces and the end of the tracker: every client is credited once what it has
+    /// announced.
     pub(super) fn check_totals(&self, base: &Base) {
         let credited = credited(base);
         assert_eq!(credited, self.ended);
@@ -264,7 +265,7 @@ impl Sessions {
     }
 }
 
-/// Somebody who waits for an answer as long as it takes.
+/// A client that waits for an answer as long as it takes.
 pub(super) fn client(daemon: &Daemon) -> UdpClient {
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
     client.socket.set_read_timeout(Some(PATIENCE)).unwrap();

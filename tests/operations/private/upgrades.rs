@@ -21,7 +21,7 @@ use crate::operations::upgrade::{SuccessorGuard, upgrade};
 /// Moments at which both processes are killed.
 const KILLS: u32 = 20;
 
-/// A daemon whose successors are in one group with it.
+/// A daemon that is in one process group with its successors.
 fn daemon_in(base: &Base, folder: Folder, changes: Value) -> (Daemon, Group) {
     let mut command = hayate();
     command.process_group(0);
@@ -152,7 +152,8 @@ fn where_a_successor_fails_the_tracker_is_back_with_peers_and_totals() {
     for (number, script) in [
         // It dies at once.
         "exit 1",
-        // It is ready, and dies when it is told GO, in which the tracker has put everything on the disk.
+        // It is ready, and dies when it receives GO, before which the tracker has written everything to the
+        // disk.
         "printf R >&0; timeout 2 cat >/dev/null",
         "printf R >&0; timeout 2 cat >/dev/null",
     ]

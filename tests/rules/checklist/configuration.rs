@@ -75,7 +75,8 @@ fn cli_and_logs() {
     assert_eq!(run(hayate().arg("--no-such-flag")).status.code(), Some(2));
     assert!(run(hayate().arg("--version")).stdout.starts_with(b"hayate "));
 
-    let secrets = ["secret-of-the-udp-ids", "secret-of-the-desk", "secret-in-a-query", "secret-in-a-path"];
+    let secrets =
+        ["secret-of-the-udp-ids", "secret-of-the-admin-api", "secret-in-a-query", "secret-in-a-path"];
     folder.write("token", secrets[1]);
     let config = json!({
         "udp": {"private_key": secrets[0]}, "admin": {"token_file": "token"},

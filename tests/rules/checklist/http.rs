@@ -1,4 +1,4 @@
-//! What the HTTP door reads and answers (`rules/http.md`).
+//! What the HTTP gateway reads and answers (`rules/http.md`).
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -100,7 +100,7 @@ fn numwant() {
     let daemon = Daemon::start(json!({"announce": {"max_numwant": 100}}));
     let udp = UdpClient::connect("127.0.0.1", daemon.v4());
     (0..200).for_each(|port| _ = udp.announce(b'a', 8000 + port, 9, 0));
-    for (wish, peers) in [
+    for (num_want, peers) in [
         ("", 50),
         ("&numwant=", 50),
         ("&numwant=-1", 50),
@@ -111,9 +111,9 @@ fn numwant() {
         ("&numwant=1000", 100),
         ("&numwant=99999999999999999999", 100),
     ] {
-        let reply = fetch(daemon.v4(), &announce_target('a', 7001, &format!("&left=9{wish}")));
+        let reply = fetch(daemon.v4(), &announce_target('a', 7001, &format!("&left=9{num_want}")));
         let told = reply.peers();
-        assert_eq!((failure(&reply), told.len()), (None, peers), "{wish}");
+        assert_eq!((failure(&reply), told.len()), (None, peers), "{num_want}");
         assert!(told.windows(2).all(|two| two[0] != two[1]), "nobody twice");
     }
 }
@@ -133,7 +133,7 @@ fn reply_format() {
     for (config, ids) in [(keep, true), (json!({}), false)] {
         let daemon = Daemon::start(config);
         let (v4, v6) = (UdpClient::connect("127.0.0.1", daemon.v4()), UdpClient::connect("::1", daemon.v6()));
-        // Nobody who has the asker's own peer id is handed out where ids are kept.
+        // No peer with the client's own peer id is handed out if ids are kept.
         let target = |more: &str| announce_target('a', 7001, more).replace("-XX0001-", "-XX0002-");
         let ask = |more: &str| fetch(daemon.v4(), &target(&format!("&left=9{more}")));
         let lone = ask("");
@@ -180,7 +180,7 @@ fn reply_format() {
     }
 }
 
-/// The address that the tracker takes for the client's (BEP 24), or why it takes none.
+/// Returns the address that the tracker takes for that of the client (BEP 24), or the failure.
 fn seen(response: &Response) -> Result<IpAddr, String> {
     if let Some(text) = failure(response) {
         return Err(text);
@@ -323,7 +323,7 @@ fn keep_alive_and_timeouts() {
     stream.read_to_end(&mut octets).expect("closed by the tracker");
     assert_eq!(parse_response(&octets).unwrap().headers["connection"], "close");
 
-    // Kept: one request after the other; then the idle time, which is cut without a word.
+    // Kept: one request after the other; then the idle time, which is closed without an answer.
     let daemon = Daemon::start(json!({"http": {"timeout": {"read": "1s", "idle": "1s"}}}));
     let mut stream = TcpStream::connect(daemon.v4()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -334,7 +334,7 @@ fn keep_alive_and_timeouts() {
         assert!(!parse_response(&one[..len]).unwrap().headers.contains_key("connection"));
     }
     assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 0);
-    // A head that stalls is cut without a word too.
+    // A head that stalls is closed without an answer too.
     let mut stream = TcpStream::connect(daemon.v4()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(&request.as_bytes()[..30]).unwrap();

@@ -1,4 +1,4 @@
-//! What somebody who comes from chihaya tries first, one row each, and the test that tries it. The rules are
+//! What operators who come from chihaya try first, one row each, and the test that tries it. The rules are
 //! in `docs/rules/README.md`.
 //!
 //! | row | test |

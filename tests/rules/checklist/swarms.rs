@@ -58,7 +58,7 @@ fn peer_selection() {
     assert_eq!(told(b'a', 7003, 0, 0), [local(7001)], "a seeder gets leechers only");
     assert_eq!(told(b'a', 7004, 9, 0), [7001, 7002, 7003].map(local), "a leecher gets both");
     assert_eq!(told(b'a', 7005, 0, STARTED), [7001, 7002, 7003, 7004].map(local), "it may lack the metadata");
-    // Of a thousand everybody is drawn alike: chi-square with 999 degrees of freedom, whose deviation is
+    // Of a thousand peers all are drawn alike: chi-square with 999 degrees of freedom, whose deviation is
     // sqrt(2 * 999) = 45.
     (0..1000).for_each(|port| _ = client.announce(b'b', 8000 + port, u64::from(port % 2), 0));
     let mut drawn: HashMap<SocketAddr, f64> = HashMap::new();
@@ -84,7 +84,7 @@ fn expiry_and_restart() {
     let start = Instant::now();
     client.announce(b'a', 7001, 9, 0);
     client.announce(b'a', 7001, 0, COMPLETED);
-    // As long as nobody can miss the end of its minute; the clock of a peer has whole seconds.
+    // Long enough that no peer can miss the end of its minute; the clock of a peer has whole seconds.
     std::thread::sleep(Duration::from_secs(50));
     assert!(client.scrape(b'a') == [1, 1, 0] || start.elapsed() > Duration::from_secs(58));
     assert!(eventually(|| client.scrape(b'a') == [0, 1, 0]), "the peer goes, its download stays");

@@ -1,4 +1,4 @@
-//! What the UDP door reads and answers (`rules/udp.md`).
+//! What the UDP server reads and answers (`rules/udp.md`).
 
 use std::time::Duration;
 
@@ -18,11 +18,11 @@ fn error_text(reply: &[u8]) -> &str {
 fn udp_connect_and_id() {
     let key = json!({"udp": {"private_key": "a key of several nodes"}});
     let (a, b, stranger) = (Daemon::start(key.clone()), Daemon::start(key), Daemon::start(json!({})));
-    // Whatever follows the 16 octets of a connect is nothing.
+    // Octets after the 16 of a connect are ignored.
     let socket = udp_socket("127.0.0.1", a.v4());
     let reply = ask(&socket, &[connect_request(), vec![7; 80]].concat()).unwrap();
     assert_eq!((reply.len(), &reply[..8]), (16, &[0, 0, 0, 0, 1, 2, 3, 4][..]));
-    // An id is good again and again, from any port of its address, at each node with that key.
+    // An id is valid repeatedly, from any port of its address, at each node with that key.
     let client = UdpClient::connect("127.0.0.1", a.v4());
     for (daemon, source, good) in [
         (&a, "127.0.0.1", true),
@@ -81,13 +81,13 @@ fn udp_announce() {
     let shown = fetch(daemon.v4(), &announce_target('b', 7999, "&left=9")).peers();
     let expected = ["[::1]:7001", "45.128.19.9:7001", "45.128.19.10:7001"].map(|peer| peer.parse().unwrap());
     assert!(expected.iter().all(|peer| shown.contains(peer)) && shown.len() == 3, "{shown:?}");
-    // As many as a datagram of 1232 octets holds, and those who ask for less get less.
+    // As many as a datagram of 1232 octets holds, and clients that ask for fewer get fewer.
     for (client, entry, most) in [(&v4, 6, 100), (&v6, 18, 67)] {
         (0..101).for_each(|port| _ = client.announce(b'c', 8000 + port, 9, 0));
-        for (wish, peers) in [(100, most), (7, 7), (0, 0), (-1, 50), (i32::MIN, 50)] {
-            let request = client.request(1, &announce_rest(b'c', 8000, 9, 0, wish));
+        for (num_want, peers) in [(100, most), (7, 7), (0, 0), (-1, 50), (i32::MIN, 50)] {
+            let request = client.request(1, &announce_rest(b'c', 8000, 9, 0, num_want));
             let reply = ask(&client.socket, &request).unwrap();
-            assert_eq!((reply.len() - 20) / entry, peers, "{wish}");
+            assert_eq!((reply.len() - 20) / entry, peers, "{num_want}");
         }
     }
 }
@@ -100,7 +100,7 @@ fn udp_scrape() {
     client.announce(b'a', 7001, 9, 0);
     client.announce(b'a', 7001, 0, 1);
     client.announce(b'b', 7001, 9, 0);
-    // In the order of the request, one as often as it is asked for, unknown ones as zeros.
+    // In the order of the request, repeated ones as often as they are asked for, unknown ones as zeros.
     let rest: Vec<u8> = b"bzab".iter().flat_map(|&letter| [letter; 20]).collect();
     let reply = ask(&client.socket, &client.request(2, &rest)).unwrap();
     let words: Vec<u32> = reply.chunks(4).map(|word| u32::from_be_bytes(word.try_into().unwrap())).collect();

@@ -29,7 +29,7 @@ fn jwk_set() {
     server.set(keys(&[&new]));
     assert!(eventually(|| !accepts(&daemon, &old)), "a key that was taken back is still good");
 
-    // Whatever is wrong with the server now, the keys stay, and it is said.
+    // Whatever is wrong with the server now, the keys stay, and the error is logged.
     for mood in [
         ServerBehaviour::Raw(response("500 Internal Server Error", b"no")),
         ServerBehaviour::Raw(response("204 No Content", b"")),
@@ -143,7 +143,7 @@ fn keys_come_over_https_from_who_is_trusted() {
     command.env("SSL_CERT_FILE", &trusted).env_remove("SSL_CERT_DIR");
     let daemon = Daemon::start_in(folder, json!({"prehooks": hooks}), &mut command);
     assert!(accepts(&daemon, &key));
-    // Without that file nobody vouches for the server.
+    // Without that file no authority vouches for the server.
     let complaint = complaint(json!({"prehooks": hooks}));
     assert!(complaint.contains("failed to fetch initial JWK Set"), "{complaint}");
 }

@@ -1,4 +1,4 @@
-//! Tokens, good and hostile, over both doors.
+//! Tokens, good and hostile, over both servers.
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// The usual claims, with some in other words.
+/// The usual claims, with some of them replaced.
 fn but(changes: Value) -> Value {
     let mut all = claims();
     crate::harness::merge(&mut all, changes);
@@ -129,7 +129,7 @@ fn bep_41() {
     for nothing in [&[][..], &[&[0], a, b], &[&[7, 255], a, b], &[&[2]], &[&[2, 0]], &[&data("/announce")]] {
         assert_eq!(told(nothing).as_deref(), Some(MISSING), "{nothing:?}");
     }
-    // Cut in its midst, what was whole stands, and is no good token.
+    // Cut in the middle, the whole part remains, which is not a valid token.
     assert_eq!(told(&[a, &b[..b.len() - 1]]).as_deref(), Some(INVALID));
 }
 

@@ -1,4 +1,4 @@
-//! Hooks of the configuration, on both doors of the running daemon (`rules/hooks.md`).
+//! Hooks of the configuration, on both servers of the running daemon (`rules/hooks.md`).
 
 mod jwk_set;
 mod jwt;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Daemon, Folder, UdpClient, announce_rest, announce_target, ask, fetch, hayate};
 
-/// What an announce of torrent `a` over HTTP is told: its failure, or nothing.
+/// Returns the failure of an announce of torrent `a` over HTTP, if there is one.
 fn refused(daemon: &Daemon, port: u16, more: &str) -> Option<String> {
     let reply = fetch(daemon.v4(), &announce_target('a', port, &format!("&left=9{more}")));
     assert_eq!(reply.status, 200);
@@ -15,7 +15,7 @@ fn refused(daemon: &Daemon, port: u16, more: &str) -> Option<String> {
     Some(String::from_utf8(text).unwrap())
 }
 
-/// The same over UDP, with this URL behind the announce (BEP 41), in chunks of `chunk` octets.
+/// Does the same over UDP, with this URL after the announce (BEP 41), in chunks of `chunk` octets.
 fn refused_over_udp(daemon: &Daemon, port: u16, url: &str, chunk: usize) -> Option<String> {
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
     let mut request = client.request(1, &announce_rest(b'a', port, 9, 0, -1));
@@ -28,7 +28,7 @@ fn refused_over_udp(daemon: &Daemon, port: u16, url: &str, chunk: usize) -> Opti
     (reply[..4] == [0, 0, 0, 3]).then(text)
 }
 
-/// How the daemon complains about these hooks when it is started with them.
+/// Returns the error of a daemon that is started with these hooks.
 fn complaint(hooks: Value) -> String {
     let folder = Folder::new();
     let path = folder.write("tracker.json", &hooks.to_string());
@@ -43,7 +43,7 @@ fn hook_order() {
         {"name": "client approval", "options": {"whitelist": ["TR4060"]}},
         {"name": "torrent approval", "options": {"whitelist": ["aa".repeat(20)]}},
     ]}));
-    // Both would refuse; the first is heard, and nothing is stored.
+    // Both would refuse; the refusal of the first counts, and nothing is stored.
     assert_eq!(refused(&daemon, 7001, "").as_deref(), Some("unapproved client"));
     assert_eq!(refused_over_udp(&daemon, 7001, "", 9).as_deref(), Some("unapproved client"));
     let client = UdpClient::connect("127.0.0.1", daemon.v4());

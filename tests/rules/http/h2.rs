@@ -1,4 +1,4 @@
-//! HTTP/2 by hand, and clients of it that take nothing.
+//! HTTP/2 by hand, and clients of it that read nothing.
 
 use std::io::Write;
 
@@ -10,7 +10,7 @@ use crate::harness::{
 };
 use crate::rules::http::tls::{CertifiedKeyPair, Tls, connect, https};
 
-/// What a client says first (RFC 9113, 3.4).
+/// The connection preface of a client (RFC 9113, 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Kinds of frames.
 pub(crate) const HEADERS: u8 = 1;
@@ -20,7 +20,7 @@ pub(crate) const SETTINGS: u8 = 4;
 const CONNECTIONS: usize = 200;
 /// Requests of each; more would be refused.
 const STREAMS: u32 = 32;
-/// Octets that they may cost.
+/// Most octets that they may cost.
 const COST_MAX: u64 = 20 << 20;
 
 /// A frame (RFC 9113, 4.1).
@@ -55,7 +55,7 @@ pub(crate) fn get_headers(target: &str) -> Vec<u8> {
     [vec![0x82, 0x87], literal(0x04, target), literal(0x01, "localhost")].concat()
 }
 
-/// Octets of a process in memory, now or at most.
+/// Returns the octets of a process in memory, now or at its peak.
 fn memory_of(daemon: &Daemon, which: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(which)).unwrap();
@@ -89,7 +89,7 @@ fn hostile(write_timeout: &str) -> (Daemon, u16, CertifiedKeyPair) {
     (daemon, port, pair)
 }
 
-/// Each of them is a list of two hundred peers.
+/// Each answer is a list of two hundred peers.
 fn large_target() -> String {
     announce_target('a', 7999, "&left=9&numwant=200&compact=0")
 }

@@ -1,4 +1,4 @@
-//! The gateway of the running daemon: what clients, proxies and the hostile send.
+//! The gateway of the running daemon: what clients, proxies and attackers send.
 
 pub(crate) mod h2;
 pub(crate) mod tls;
@@ -54,7 +54,7 @@ fn http_checks_in_order() {
         assert_eq!(failure(daemon.v4(), &format!("/announce?{query}")), text, "{query}");
     }
     assert_eq!(failure(daemon.v4(), "/scrape"), "no info_hash parameter supplied");
-    // An escape that is broken in a parameter nobody uses is nobody's business.
+    // A broken escape in a parameter that is not used does not matter.
     let fine = announce_target('h', 2000, "&left=9&key=%zz&%zz=1");
     assert!(fetch(daemon.v4(), &fine).bencoded().at("failure reason").is_none());
     assert_eq!(daemon.metric("http_refusals_total{reason=\"invalid_port\"}"), 2);
@@ -190,7 +190,7 @@ fn slow_heads_and_ten_thousand_idle_connections_disturb_nobody() {
 fn at_the_cap_silent_connections_make_room() {
     let daemon = Daemon::start(json!({"http": {"max_connections": 3}}));
     let held: Vec<_> = (0..3).map(|_| TcpStream::connect(daemon.v4()).unwrap()).collect();
-    // The connection that asks is one more.
+    // The connection that asks for the metric is one more.
     assert!(eventually(|| daemon.metric("http_connections") == 4));
     assert_eq!(fetch(daemon.v4(), "/alive").status, 200);
     assert!(eventually(|| daemon.metric("http_connections_displaced_total{reason=\"idle\"}") >= 1));
@@ -276,7 +276,7 @@ fn nginx_of_another_user_is_let_in_by_the_group_of_the_unix_socket_and_a_third_i
     let (friend, stranger) = (Nginx::start(&path, GROUP), Nginx::start(&path, GROUP + 4));
     assert_eq!(friend.announce(7001).bencoded().at("incomplete").and_then(Value::integer), Some(1));
     assert_eq!(stranger.announce(7002).status, 502);
-    // A reload keeps both, and says so.
+    // A reload keeps both, and logs that.
     daemon.rewrite_config(|config| config["http"]["unix_socket_mode"] = "0666".into());
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for_log("\"reloaded\"", 1);
@@ -303,7 +303,7 @@ fn a_group_that_the_tracker_is_not_in_is_refused_by_its_key() {
         let path = folder.write("tracker.json", &config.to_string());
         let mut child = hayate().arg("-c").arg(path).stderr(Stdio::piped()).spawn().unwrap();
         let has_ended = eventually(|| child.try_wait().unwrap().is_some());
-        // One that serves would do so for ever.
+        // One that serves would do so forever.
         _ = child.kill();
         let output = child.wait_with_output().unwrap();
         assert!(has_ended && output.status.code() == Some(1));
@@ -314,7 +314,7 @@ fn a_group_that_the_tracker_is_not_in_is_refused_by_its_key() {
         said.contains("http.unix_socket_group: \"no-such-group-here\": there is no such group"),
         "{said}"
     );
-    // Root is in every group, until it is somebody else.
+    // Root is in every group, until it becomes another user.
     if nix::unistd::geteuid().is_root() {
         std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         config["privileges"] = json!({"user": NOBODY.to_string(), "group": NOBODY.to_string()});

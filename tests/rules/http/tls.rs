@@ -82,7 +82,7 @@ fn tls() {
     let (pair, folder, port) = (CertifiedKeyPair::new(), Folder::new(), free_port());
     pair.write(&folder);
     let daemon = Daemon::start_in(folder, json!({"http": https(port)}), &mut hayate());
-    // Beside HTTP, and over both families and both versions.
+    // Besides HTTP, and over both families and both versions.
     ask(port, &pair, &announce_target('a', 7001, "&left=0"));
     let reply = fetch(daemon.v4(), &announce_target('a', 7002, "&left=9"));
     assert_eq!(reply.peers(), ["127.0.0.1:7001".parse().unwrap()]);
@@ -130,7 +130,7 @@ fn https_alone_and_without_keep_alive() {
     let response = read_one(&mut tls);
     assert_eq!(response.headers.get("connection").map(String::as_str), Some("close"));
     assert_eq!(tls.read(&mut [0]).unwrap_or(0), 0);
-    // The other door shares the swarm.
+    // The UDP server shares the swarm.
     ask(port, &pair, &announce_target('a', 7001, "&left=9"));
     assert_eq!(UdpClient::connect("127.0.0.1", daemon.v4()).scrape(b'a'), [0, 0, 1]);
 }
@@ -201,7 +201,7 @@ fn a_reload_takes_a_new_pair_or_keeps_the_old_one() {
     daemon.wait_for_log("\"reloaded\"", 1);
     assert_eq!(ask(port, &new, "/alive").status, 200);
     assert!(connect(port, &old, &[&TLS13], &[]).is_err());
-    // Who is connected stays so.
+    // Open connections stay open.
     write!(kept, "GET /alive HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
     assert_eq!(read_one(&mut kept).status, 200);
 }
@@ -215,11 +215,11 @@ fn times_run_out_under_tls_too() {
     let daemon = Daemon::start_in(folder, json!({"http": http}), &mut hayate());
     let ends = |stream: &mut dyn Read| {
         let mut rest = Vec::new();
-        // An end without farewell is an end.
+        // A connection that ends without close_notify has ended.
         _ = stream.read_to_end(&mut rest);
         rest
     };
-    // No handshake, half a head, nothing after a reply: each is closed without a word.
+    // No handshake, half a head, nothing after a reply: each is closed without an answer.
     let mut silent = TcpStream::connect(("127.0.0.1", port)).unwrap();
     silent.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(ends(&mut silent), b"");
@@ -240,7 +240,7 @@ fn times_run_out_under_tls_too() {
     assert_eq!(daemon.metric("http_timeouts_total{phase=\"idle\"}"), 1);
 }
 
-/// One response of a connection that stays open.
+/// Reads one response of a connection that stays open.
 fn read_one(stream: &mut impl Read) -> Response {
     let mut octets = Vec::new();
     loop {
@@ -257,7 +257,7 @@ fn read_one(stream: &mut impl Read) -> Response {
     }
 }
 
-/// The first words of a client that knows nothing newer (RFC 4346).
+/// The hello of a client that knows no newer version than TLS 1.1 (RFC 4346).
 fn hello_of_tls_1_1() -> Vec<u8> {
     let mut hello = vec![3, 2];
     hello.extend([7; 32]);
@@ -270,7 +270,7 @@ fn hello_of_tls_1_1() -> Vec<u8> {
     record
 }
 
-/// Announces over HTTP/2, by hand: preface, settings, one stream of headers. Gives the octets of its data.
+/// Announces over HTTP/2, by hand: preface, settings, one stream of headers. Returns the octets of its data.
 fn h2_announce(mut tls: Tls) -> Vec<u8> {
     let target = announce_target('a', 7009, "&left=9");
     tls.write_all(PREFACE).unwrap();

@@ -1,4 +1,4 @@
-//! Reads what came back over one connection, and takes nothing that is not HTTP/1 to the letter.
+//! Reads the answers of one connection, and accepts nothing but strict HTTP/1.
 
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Makes datagrams: valid ones, and such as are nearly valid.
+//! Makes datagrams, valid and nearly valid ones.
 
 use fastrand::Rng;
 
@@ -9,9 +9,9 @@ pub(super) struct Forge {
     pub(super) random: Rng,
     pub(super) info_hashes: Vec<[u8; 20]>,
     pub(super) peer_ids: Vec<[u8; 20]>,
-    /// Options that go behind an announce.
+    /// Options after an announce.
     pub(super) options: Vec<Vec<u8>>,
-    /// Octets that the last announce told.
+    /// Totals of the last announce.
     pub(super) last_total: u64,
 }
 

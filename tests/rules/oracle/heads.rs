@@ -1,4 +1,4 @@
-//! Makes requests over HTTP: good ones, and such as are nearly good, with what they may be answered with.
+//! Makes requests over HTTP, valid and nearly valid ones, with the answers that they may get.
 
 use fastrand::Rng;
 
@@ -14,7 +14,7 @@ pub(super) struct Mutant {
     pub(super) head: bool,
 }
 
-/// What becomes of the connection.
+/// The state of the connection afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
     /// The next request is answered.
@@ -26,7 +26,7 @@ pub(super) enum After {
     Either,
 }
 
-/// What may be asked in one mode.
+/// The requests of one mode.
 #[derive(Clone, Copy)]
 pub(super) struct TargetSet<'a> {
     /// Targets with a query, that are answered with 200.

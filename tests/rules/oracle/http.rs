@@ -1,5 +1,5 @@
-//! A hundred thousand requests to each mode: good ones, nearly good ones, and behind each a canary. That asks
-//! for something that nobody else asks for, so its answer cannot be taken for another's.
+//! A hundred thousand requests to each mode: valid ones, nearly valid ones, and after each a canary. That
+//! asks for something that no other request asks for, so its answer cannot be taken for another one.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -57,7 +57,7 @@ struct Script {
     /// Then one that may end the connection, with two canaries behind it, of which the last asks for the end.
     risky: Mutant,
     last: [Canary; 2],
-    /// May be in the body of the risky one. Nobody must answer it.
+    /// May be in the body of the risky one. It must not be answered.
     smuggled: String,
 }
 
@@ -101,7 +101,7 @@ impl Script {
         self.judge_end(&answers)
     }
 
-    /// The answers to the risky one and to the canaries behind it. Gives what became of the connection.
+    /// The answers to the risky one and to the canaries behind it. Returns the state of the connection.
     fn judge_end(&self, answers: &[Answer]) -> Result<After, String> {
         let last = answers.last().is_some_and(|answer| self.last[1].is(answer));
         let first = last && answers.iter().rev().nth(1).is_some_and(|answer| self.last[0].is(answer));
@@ -206,7 +206,7 @@ impl Sender<'_> {
             }
             rest = &rest[len..];
         }
-        // Who sends no more still gets all answers.
+        // A client that sends no more still gets all answers.
         if self.random.u8(..8) == 0 {
             _ = stream.shutdown(Shutdown::Write);
         }

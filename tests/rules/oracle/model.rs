@@ -1,4 +1,4 @@
-//! What an oracle of the UDP door is told, and what it foretells.
+//! What an oracle of the UDP server is told, and what it predicts.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ pub(super) const MAGIC: [u8; 8] = [0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80];
 const DATAGRAM_MAX: usize = 2048;
 const SCRAPE_MAX: usize = 74;
 
-/// What a datagram must be met with.
+/// The reply that a datagram must get.
 #[derive(Debug)]
 pub(super) enum Expected {
     Silence,
@@ -34,7 +34,7 @@ pub(super) struct Announced {
     pub(super) distinct: bool,
 }
 
-/// An announce whose source is proven.
+/// An announce whose source is verified.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProvenAnnounce<'d> {
     pub(super) action: u32,
@@ -136,8 +136,8 @@ pub(super) fn compact(address: IpAddr, port: u16) -> Vec<u8> {
 /// How many peers are wanted, of those that the reply has room for: 1232 octets at most.
 pub(super) fn wanted(said: &ProvenAnnounce<'_>, default: usize, most: usize) -> usize {
     let room = if said.source.is_ipv4() { (1232 - 20) / 6 } else { (1232 - 20) / 18 };
-    let wish = usize::try_from(said.num_want).map_or(default, |wish| wish.min(most));
-    if said.event == STOPPED { 0 } else { wish.min(room) }
+    let wanted = usize::try_from(said.num_want).map_or(default, |wanted| wanted.min(most));
+    if said.event == STOPPED { 0 } else { wanted.min(room) }
 }
 
 fn array<const N: usize>(octets: &[u8], at: usize) -> [u8; N] {

@@ -1,4 +1,4 @@
-//! The swarms of the open mode, as naively as can be.
+//! The swarms of the open mode, as a naive model.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ struct Peer {
 
 #[derive(Default)]
 pub(super) struct Open {
-    /// `announce.keep_peer_ids`: then nobody is handed a peer of their own id, under any port.
+    /// `announce.keep_peer_ids`: then no client is handed a peer with its own id, under any port.
     keep_peer_ids: bool,
     torrents: HashMap<[u8; 20], Torrent>,
 }
@@ -55,10 +55,10 @@ impl Swarms for Open {
         let none = Torrent::default();
         let torrent = self.torrents.get(&said.info_hash).unwrap_or(&none);
         let may_get = |((address, port), peer): &(&(IpAddr, u16), &Peer)| {
-            let himself = (*address, *port) == (said.source, said.port)
+            let is_itself = (*address, *port) == (said.source, said.port)
                 || self.keep_peer_ids && peer.peer_id == said.peer_id;
             let role = !peer.seeder || !said.seeder || said.event == STARTED;
-            address.is_ipv4() == said.source.is_ipv4() && *port > 1 && !himself && role
+            address.is_ipv4() == said.source.is_ipv4() && *port > 1 && !is_itself && role
         };
         let visible = torrent.peers.iter().filter(may_get);
         let among: HashSet<_> = visible.map(|((address, port), _)| compact(*address, *port)).collect();

@@ -1,4 +1,4 @@
-//! The swarms of a private site over UDP, as naively as can be.
+//! The swarms of a private site over UDP, as a naive model.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -56,7 +56,7 @@ impl Site {
         self.torrents.insert(info_hash, Torrent { status, allowed, ..Torrent::default() });
     }
 
-    fn member(&self, options: &[u8]) -> Option<User> {
+    fn find_user(&self, options: &[u8]) -> Option<User> {
         let url = url(options)?;
         let path = url.split(|&octet| octet == b'?').next().unwrap();
         self.users.get(&passkey(path)?).copied()
@@ -65,7 +65,7 @@ impl Site {
 
 impl Swarms for Site {
     fn announce(&mut self, said: &ProvenAnnounce<'_>) -> Option<Expected> {
-        let Some(user) = self.member(said.options) else {
+        let Some(user) = self.find_user(said.options) else {
             return Some(Expected::Error("Your passkey is invalid"));
         };
         if !self.clients.iter().any(|prefix| said.peer_id.starts_with(prefix)) {
@@ -81,7 +81,7 @@ impl Swarms for Site {
             return Some(Expected::Error("Your download privileges are disabled"));
         }
         if torrent.status == 1 && said.event == STOPPED {
-            // Whether somebody who leaves brings a torrent back is not for this test to say.
+            // Whether a peer that leaves unprunes a torrent is not tested here.
             return None;
         }
         let known = torrent.peers.get(&(user.id, said.peer_id));
@@ -143,7 +143,7 @@ impl Torrent {
     }
 }
 
-/// Is one of these totals lower than before, and none higher?
+/// Whether one of these totals is lower than before, and none is higher.
 fn is_older(totals: [u64; 2], before: [u64; 2]) -> bool {
     let pairs = || totals.into_iter().zip(before);
     pairs().any(|(now, before)| now < before) && pairs().all(|(now, before)| now <= before)

@@ -35,7 +35,7 @@ struct Source {
 /// What each source has sent, and must be answered with.
 type Window = Vec<Vec<(Vec<u8>, Expected)>>;
 
-/// The addresses that announce, and the oracle that knows what they have said.
+/// The addresses that announce, and the oracle that knows what they have announced.
 struct Run<S> {
     oracle: Oracle<S>,
     forge: Forge,
@@ -72,7 +72,7 @@ impl<S: Swarms> Run<S> {
             let family = if self.forge.random.u8(..4) > 0 { &v4 } else { &v6 };
             self.windows(family, ROW, WINDOW);
         }
-        // Of everything there was enough.
+        // Every kind of answer was frequent enough.
         let silence = self.sent - self.replies.iter().sum::<usize>().min(self.sent);
         let (replies, peers) = (self.replies, self.peers);
         println!("{silence} times silence, replies by action {replies:?}, {peers} peers");
@@ -94,7 +94,7 @@ impl<S: Swarms> Run<S> {
         }
     }
 
-    /// Sends one window; gives what each source awaits.
+    /// Sends one window. Returns what each source awaits.
     fn window(&mut self, family: &Range<usize>, len: usize) -> Window {
         let mut awaited: Window = self.sources.iter().map(|_| Vec::new()).collect();
         for _ in 0..len {

@@ -1,4 +1,4 @@
-//! Changes of a site: by command, over HTTP, and behind the tracker's back.
+//! Changes to a site: by command, over HTTP, and in the database without the tracker's knowledge.
 
 use std::process::Command;
 
@@ -29,7 +29,7 @@ fn both(test: fn(&Base)) {
     }
 }
 
-/// Runs a command against the configuration of a daemon; gives its status and what it says.
+/// Runs a command with the configuration of a daemon. Returns its status and its output.
 fn command(daemon: &Daemon, arguments: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(hayate().get_program())
         .arg("--config")
@@ -262,20 +262,21 @@ fn several_torrents_users_and_the_interval_are_changed_over_http() {
         }));
         mine(&daemon, "&uploaded=7&downloaded=11");
         assert!(eventually(|| base.ask(credited) == "21 5 7 11"), "{}", base.ask(credited));
-        // User 2 may download only where he has a hit-and-run.
-        let his = |daemon: &Daemon| fetch_text(daemon, &announce(crate::fixture::HIDDEN, &FREE, ""));
-        assert!(his(&daemon).contains("download privileges are disabled"));
+        // User 2 may download only torrents with a hit-and-run.
+        let announce_hidden =
+            |daemon: &Daemon| fetch_text(daemon, &announce(crate::fixture::HIDDEN, &FREE, ""));
+        assert!(announce_hidden(&daemon).contains("download privileges are disabled"));
         let flag = format!("action=hit_and_run&userid=2&info_hash={}&on=1", hex(&FREE));
         assert_eq!(update(&daemon, &flag).0, 200);
-        assert!(eventually(|| his(&daemon).contains("incompletei2e")));
-        // What a reload reads is what the configuration says.
+        assert!(eventually(|| announce_hidden(&daemon).contains("incompletei2e")));
+        // A reload restores the value of the configuration.
         daemon.signal(Signal::SIGHUP);
         assert!(eventually(|| mine(&daemon, "").contains("8:intervali1800e")));
         let passkeys = format!("{PLAIN}{}", crate::fixture::HIDDEN);
         let (code, said) = update(&daemon, &format!("action=remove_users&passkeys={passkeys}"));
         assert_eq!((code, said.contains("success: 2 removed")), (200, true), "{said}");
         assert!(eventually(|| mine(&daemon, "").contains("passkey is invalid")));
-        assert!(his(&daemon).contains("passkey is invalid"));
+        assert!(announce_hidden(&daemon).contains("passkey is invalid"));
         daemon.signal(Signal::SIGTERM);
         assert!(daemon.wait().success());
         let audit = "SELECT count(*) FROM hayate_audit WHERE verb IN ('update_torrent', 'remove_user')";
@@ -308,7 +309,7 @@ fn explain_tells_why_and_what_was_credited() {
     assert_eq!(by_id, said);
     let (status, unknown) = command(&daemon, &["explain", "1", "77"]);
     assert_eq!((status, unknown.contains("torrent 77 is not registered")), (Some(1), true), "{unknown}");
-    // Whoever is hidden is hidden here, too.
+    // A hidden user is hidden here, too.
     fetch_text(&daemon, &announce(crate::fixture::HIDDEN, &MUSIC, ""));
     fetch_text(&daemon, &announce(crate::fixture::HIDDEN, &MUSIC, "&peer_id=-qB4250-000000000001"));
     let (_, hidden) = command(&daemon, &["explain", "2", "2"]);

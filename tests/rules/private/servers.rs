@@ -1,4 +1,4 @@
-//! Both doors of a private site, restarts, outages, and bad input in large amounts.
+//! Both servers of a private site, restarts, outages, and bad input in large amounts.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::harness::{Folder, UdpClient, eventually};
 use crate::kit::site_database::{Base, announce_over_udp, fetch_text, over_udp, stop, target};
 
 #[test]
-fn one_client_over_both_doors_and_families_is_one_peer_credited_once() {
+fn one_client_over_both_servers_and_families_is_one_peer_credited_once() {
     for base in [Base::sqlite(), Base::mariadb()] {
         let mut daemon = base.daemon(json!({}));
         let (v4, v6) = (daemon.v4(), daemon.v6());
@@ -165,7 +165,7 @@ fn odd_totals_are_no_trouble() {
     assert!(eventually(|| base.ask(raw) == "12 6"), "{}", base.ask(raw));
     let remaining = "SELECT remaining FROM transfer_history WHERE uid = 1 AND fid = 2";
     assert!(eventually(|| base.ask(remaining) == i64::MAX.to_string()));
-    // More than anybody transfers, again and again: it is not credited, and the tracker goes on.
+    // More than any client can transfer, repeatedly: it is not credited, and the tracker goes on.
     for round in 0..3 {
         say(2, &format!("&uploaded={}", if round % 2 == 0 { 0 } else { most }));
         say(3, &format!("&uploaded={}", if round % 2 == 0 { 0 } else { most }));
@@ -175,7 +175,7 @@ fn odd_totals_are_no_trouble() {
     assert_eq!(base.ask(raw), "12 6");
 }
 
-/// A client as a naive ledger sees it.
+/// A client in a naive account of its transfers.
 #[derive(Default)]
 struct LedgerClient {
     known: bool,
@@ -191,7 +191,7 @@ fn a_random_run_through_the_sockets_is_in_the_tables_to_the_octet() {
     for mut base in [Base::sqlite(), Base::mariadb()] {
         let mut daemon = base.daemon(json!({}));
         let (v4, v6) = (daemon.v4(), daemon.v6());
-        let doors = [UdpClient::connect("127.0.0.1", v4), UdpClient::connect("::1", v6)];
+        let udp_clients = [UdpClient::connect("127.0.0.1", v4), UdpClient::connect("::1", v6)];
         let mut clients: Vec<LedgerClient> = (0..24).map(|_| LedgerClient::default()).collect();
         let mut sums = [[0; 2]; 2];
         for round in 0..4000 {
@@ -202,7 +202,7 @@ fn a_random_run_through_the_sockets_is_in_the_tables_to_the_octet() {
                 server.start();
             }
             let number = random.usize(..clients.len());
-            // User 1 on torrent 3, user 2 on torrent 2: the one he may download.
+            // User 1 on torrent 3, user 2 on torrent 2: the one that user may download.
             let (user, id) = (number % 2, u32::try_from(number).unwrap());
             let (passkey, hash) = [(PLAIN, &FREE), (HIDDEN, &MUSIC)][user];
             let client = &mut clients[number];
@@ -221,7 +221,7 @@ fn a_random_run_through_the_sockets_is_in_the_tables_to_the_octet() {
             let left = u64::from(random.bool());
             let reply = if random.bool() {
                 let rest = over_udp(passkey, hash, id, [up, down], left, number_of_event);
-                announce_over_udp(&doors[usize::from(random.bool())], &rest)[..4].to_vec()
+                announce_over_udp(&udp_clients[usize::from(random.bool())], &rest)[..4].to_vec()
             } else {
                 let more = format!("&uploaded={up}&downloaded={down}&left={left}{event}");
                 let address = if random.bool() { v4 } else { v6 };

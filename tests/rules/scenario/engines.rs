@@ -1,4 +1,4 @@
-//! Both engines behind one face: a deed becomes octets, the reply is read back.
+//! Both engines behind one interface: an action becomes octets, and the reply is read back.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! # what this file shows, with its BEP
-//! doors udp http          which engines play it (default: both)
-//! set peer_inactivity=600 a setting, before the first step
+//! servers udp http         which engines play it (default: both)
+//! set peer_inactivity=600  a setting, before the first step
 //!   0s  10.0.0.1:6881  announce A left=9 event=started  -> peers none
 //!   1s  10.0.0.2:6882  announce A left=0                -> peers 10.0.0.1:6881
 //!   2s  10.0.0.3:6883  scrape A B                       -> tallies 1/0/1 0/0/0
 //!   3s  sweep
 //! ```
-//! A step begins with its moment and the peer that acts. What is expected stands behind the arrow, several
-//! things with `;` between them: `connected`, `peers none` or a list, `peer_count N`, `swarm
+//! A step begins with its moment and the peer that acts. What is expected follows the arrow, several
+//! expectations with `;` between them: `connected`, `peers none` or a list, `peer_count N`, `swarm
 //! SEEDERS/LEECHERS`, `tallies SEEDERS/COMPLETED/LEECHERS ..`, `refused TEXT`, `silence REASON` (UDP only),
 //! `interval N`.
 
@@ -35,7 +35,7 @@ pub(crate) enum Action {
     Scrape(Vec<InfoHash>),
 }
 
-/// What it was answered.
+/// The answer that it got.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answered {
     Connected,
@@ -59,7 +59,7 @@ struct Step {
 }
 
 struct Scenario {
-    doors: Vec<String>,
+    servers: Vec<String>,
     policy: Policy,
     peers_per_address: u16,
     steps: Vec<Step>,
@@ -116,16 +116,16 @@ fn read_deed(words: &[&str]) -> Action {
 
 fn read(text: &str) -> Scenario {
     let policy = Policy { announce_drift_seconds: 0, ..Policy::default() };
-    let doors = vec!["udp".into(), "http".into()];
-    let mut scenario = Scenario { doors, policy, peers_per_address: 0, steps: Vec::new() };
+    let servers = vec!["udp".into(), "http".into()];
+    let mut scenario = Scenario { servers, policy, peers_per_address: 0, steps: Vec::new() };
     for (index, line) in text.lines().enumerate() {
         let line = line.split('#').next().unwrap().trim();
         let (deed, expected) = line.split_once("->").unwrap_or((line, ""));
         let words: Vec<&str> = deed.split_whitespace().collect();
         match words[..] {
             [] => continue,
-            ["doors", ref doors @ ..] => {
-                scenario.doors = doors.iter().map(|door| (*door).to_owned()).collect()
+            ["servers", ref servers @ ..] => {
+                scenario.servers = servers.iter().map(|server| (*server).to_owned()).collect()
             }
             ["set", setting] => match setting.split_once('=').unwrap() {
                 ("peers_per_address", value) => scenario.peers_per_address = value.parse().unwrap(),
@@ -146,7 +146,7 @@ fn read(text: &str) -> Scenario {
     scenario
 }
 
-/// Does the answer fit the words behind the arrow?
+/// Whether the answer fits the words after the arrow.
 fn is_as_expected(answered: &Answered, expected: &str) -> bool {
     let (kind, rest) = expected.split_once(' ').unwrap_or((expected, ""));
     match (kind, answered) {
@@ -175,14 +175,14 @@ fn is_as_expected(answered: &Answered, expected: &str) -> bool {
 fn play(path: &Path) {
     let scenario = read(&std::fs::read_to_string(path).unwrap());
     assert!(!scenario.steps.is_empty(), "{} has no step", path.display());
-    for name in &scenario.doors {
+    for name in &scenario.servers {
         let policy = Published::new(scenario.policy.clone());
         let swarms = Swarms::new(scenario.peers_per_address);
         let tracker = Tracker::new(Arc::clone(&swarms), &policy, 7);
-        let mut door: Box<dyn ScenarioEngine> = match name.as_str() {
+        let mut engine: Box<dyn ScenarioEngine> = match name.as_str() {
             "udp" => Box::new(UdpScenario::new(tracker)),
             "http" => Box::new(HttpScenario::new(tracker, &policy)),
-            other => panic!("no door {other}"),
+            other => panic!("no server {other}"),
         };
         let mut sweeper = Sweeper::new(swarms);
         for step in &scenario.steps {
@@ -191,7 +191,7 @@ fn play(path: &Path) {
                 sweeper.sweep_all(now.tick, &policy.current());
                 continue;
             };
-            let answered = door.act(now, *peer, deed);
+            let answered = engine.act(now, *peer, deed);
             for expected in &step.expected {
                 let at = format!("{}:{} over {name}", path.display(), step.line);
                 assert!(is_as_expected(&answered, expected), "{at}: expected {expected:?}, got {answered:?}");
@@ -201,7 +201,7 @@ fn play(path: &Path) {
 }
 
 #[test]
-fn every_scenario_comes_true_through_its_doors() {
+fn every_scenario_comes_true_through_its_servers() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
     let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort_unstable();

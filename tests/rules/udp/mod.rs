@@ -1,4 +1,4 @@
-//! The UDP door of the running daemon: what the network may throw at it.
+//! The UDP server of the running daemon: what the network may throw at it.
 
 use std::net::UdpSocket;
 
@@ -9,7 +9,7 @@ use crate::harness::{
     receive, udp_socket,
 };
 
-/// Asserts that a datagram is met with silence, by asking something else right after it.
+/// Asserts that a datagram is not answered, by asking something else right after it.
 fn assert_silence(socket: &UdpSocket, datagram: &[u8]) {
     socket.send(datagram).unwrap();
     let reply = ask(socket, &connect_request()).expect("a connect reply");
@@ -26,7 +26,7 @@ fn error_text(reply: &[u8]) -> &str {
 }
 
 #[test]
-fn both_families_and_both_doors_share_one_swarm() {
+fn both_families_and_both_servers_share_one_swarm() {
     let daemon = Daemon::start(json!({}));
     let v4 = UdpClient::connect("127.0.0.1", daemon.v4());
     let v6 = UdpClient::connect("::1", daemon.v6());
@@ -115,7 +115,7 @@ fn verified_sources_are_told_what_is_wrong() {
 #[test]
 fn replies_leave_from_the_address_that_was_asked() {
     let daemon = Daemon::start(json!({}));
-    // A connected socket hears only the address it asked.
+    // A connected socket receives only from the address that it asked.
     for address in ["127.0.0.1", "127.0.0.9", "127.1.2.3"] {
         let asked = std::net::SocketAddr::new(address.parse().unwrap(), daemon.port);
         assert!(ask(&udp_socket("127.0.0.1", asked), &connect_request()).is_some(), "{address}");
@@ -126,7 +126,7 @@ fn replies_leave_from_the_address_that_was_asked() {
 fn several_workers_share_one_port_and_one_key() {
     let daemon = Daemon::start(json!({"udp": {"workers": 3}}));
     let first = UdpClient::connect("127.0.0.1", daemon.v4());
-    // The kernel spreads sources over the workers; the id is good with each.
+    // The kernel spreads sources over the workers; the id is valid with each.
     for _ in 0..30 {
         let socket = udp_socket("127.0.0.1", daemon.v4());
         let reply = ask(&socket, &first.request(2, &[b'W'; 20])).unwrap();

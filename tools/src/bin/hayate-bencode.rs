@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     let done = run(&words, io::stdin().lock(), &mut output).and_then(|()| Ok(output.flush()?));
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        // Nobody wants to read on, as in a pipe to `head`.
+        // The reader has gone, as in a pipe to `head`.
         Err(ConvertError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hayate-bencode: {error}");

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
 
 fn run(words: &[String]) -> anyhow::Result<()> {
     let random = system_random().context("no random numbers")?;
-    let mut desk = CacheTool { folder: Path::new("."), output: io::stdout(), notes: io::stderr(), random };
-    desk.run(words)?;
-    Ok(desk.output.flush()?)
+    let mut tool = CacheTool { folder: Path::new("."), output: io::stdout(), notes: io::stderr(), random };
+    tool.run(words)?;
+    Ok(tool.output.flush()?)
 }

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use hayate_tools::load::{Args, LoadError, run};
 
-/// No replies, or no way to measure them.
+/// Exit code for no replies, or no way to measure them.
 const FAILED: u8 = 1;
-/// Options that make no sense, as clap ends.
+/// Exit code for options that make no sense, the same as that of clap.
 const BAD_USAGE: u8 = 2;
 
 fn main() -> ExitCode {

@@ -1,6 +1,6 @@
-//! A cache without people: who announced, from where, and with which passkey cannot be seen any more. What is
-//! left may be published, so nothing of it may let anybody guess what the generator gave: it is a
-//! cryptographic one.
+//! A cache without personal data: who announced, from where, and with which passkey cannot be seen any more.
+//! The result may be published, and nothing in it may allow the output of the generator to be guessed: it is
+//! a cryptographic one.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::Hash;
@@ -17,7 +17,7 @@ use rand::{RngExt, SeedableRng};
 
 /// Ports that peers get.
 const PORTS: RangeInclusive<u16> = 1024..=65533;
-/// Letters and digits that passkeys are made of.
+/// The characters of passkeys.
 const LETTERS: u64 = 26 + 26 + 10;
 
 /// More users have passkeys of a length than there are passkeys of that length.
@@ -26,11 +26,11 @@ const LETTERS: u64 = 26 + 26 + 10;
 pub struct NoPasskeys {
     /// The length.
     pub len: usize,
-    /// How many users have a passkey of it.
+    /// The number of users that have a passkey of this length.
     pub users: u64,
 }
 
-/// A generator that nobody can guess, seeded by the system.
+/// Returns a generator whose output cannot be guessed, seeded by the system.
 ///
 /// # Errors
 /// Those of the system.
@@ -38,9 +38,10 @@ pub fn system_random() -> Result<StdRng, SysError> {
     StdRng::try_from_rng(&mut SysRng)
 }
 
-/// Gives users random ids from 1 on and random passkeys, both different from each other, and hides and
-/// multipliers as new users have; gives peers the new id of their user, or 0, and random addresses. The rest
-/// stays. Gives how many peers went because they could not be told from another of the same swarm.
+/// Gives users random ids from 1 on, random passkeys, each different from all others, and the multipliers of
+/// new users, hidden or not as these are; gives peers the new id of their user, or 0, and random addresses.
+/// The rest stays. Returns the number of peers that were removed because they could not be distinguished
+/// from others of the same swarm.
 ///
 /// # Errors
 /// When there are too few passkeys.
@@ -80,11 +81,11 @@ pub fn anonymize_swarms(torrents: &mut Vec<plain::PlainTorrent>, random: &mut St
             });
         }
     }
-    // Otherwise peers would stand in the order of their old addresses.
+    // Otherwise peers would be in the order of their old addresses.
     plain::merge_torrents(torrents);
 }
 
-/// Draws until it is something that is not taken yet; there must be enough of it.
+/// Draws until the value is not taken yet; there must be enough values.
 fn fresh<T: Clone + Eq + Hash>(taken: &mut HashSet<T>, mut draw: impl FnMut() -> T) -> T {
     loop {
         let drawn = draw();
@@ -104,7 +105,7 @@ fn random_v4(random: &mut StdRng) -> Ipv4Addr {
     }
 }
 
-/// An address of 2000::/3, of which all public ones are.
+/// Draws an address of 2000::/3, which holds all public ones.
 fn random_v6(random: &mut StdRng) -> Ipv6Addr {
     Ipv6Addr::from_bits(random.random::<u128>() >> 3 | 1 << 125)
 }
@@ -126,7 +127,7 @@ fn replace_passkeys(site: &mut SiteSnapshot, random: &mut StdRng) -> Result<(), 
     Ok(())
 }
 
-/// New ids by the old ones. Their order says nothing of the old.
+/// Returns new ids by the old ones. Their order tells nothing about the old ones.
 fn new_ids(site: &SiteSnapshot, random: &mut StdRng) -> BTreeMap<u32, u32> {
     let old: BTreeSet<u32> = site.users.iter().map(|user| user.id).collect();
     let mut new: Vec<u32> = (1..).take(old.len()).collect();

@@ -1,4 +1,4 @@
-//! All that a cache may hold: the site of mode private, the swarms of the open modes, or both.
+//! Everything that a cache may hold: the site of mode private, the swarms of the open modes, or both.
 
 use std::fmt;
 use std::io;
@@ -12,25 +12,25 @@ use hayate_state::snapshot::site::{
 };
 use hayate_state::snapshot::swarms::TAG_SWARMS;
 
-/// What there is in a cache. Something always is: an empty cache is an empty site, unless it has a block of
-/// swarms, and then it has no swarms.
+/// The content of a cache: a site, swarms, or both. An empty cache is an empty site, unless it has an empty
+/// block of swarms.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Content {
     /// Everything of mode private.
     pub(super) site: Option<SiteSnapshot>,
     /// Swarms of the open modes, settled.
     pub(super) swarms: Option<Vec<PlainTorrent>>,
-    /// Blocks of which nothing is known here.
+    /// Number of blocks of unknown kinds.
     pub(super) unknown_blocks: u64,
 }
 
 impl Content {
-    /// Nothing but a site.
+    /// Makes a content that is a site only.
     pub(super) fn of_site(site: SiteSnapshot) -> Self {
         Self { site: Some(site), swarms: None, unknown_blocks: 0 }
     }
 
-    /// Reads a whole cache, after every checksum in it was looked at.
+    /// Reads a whole cache, after checking every checksum in it.
     pub(super) fn read_file(path: &Path) -> Result<Self, SnapshotError> {
         let mut reader = SnapshotReader::open(path)?;
         let (mut site, mut decoder) = (SiteSnapshot::default(), SiteDecoder::default());
@@ -52,7 +52,7 @@ impl Content {
         Ok(Self { site, swarms, unknown_blocks })
     }
 
-    /// Writes a whole cache, in place of the one that is there.
+    /// Writes a whole cache, which replaces the one that is there.
     pub(super) fn write_file(&self, path: &Path) -> io::Result<()> {
         let written_at = self.swarms.as_deref().and_then(plain::written_at).unwrap_or_else(now);
         container::replace_file(path, |to| {
@@ -85,19 +85,19 @@ impl fmt::Display for Content {
     }
 }
 
-/// What a cache holds something of, for who does not want to know what.
+/// Which kinds of content a cache has.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ContentKinds {
     /// A site.
     pub(super) site: bool,
     /// Swarms.
     pub(super) swarms: bool,
-    /// Blocks of which nothing is known here.
+    /// Number of blocks of unknown kinds.
     pub(super) unknown_blocks: u64,
 }
 
 impl ContentKinds {
-    /// Nothing, if it cannot be read: such a cache is of no use to anybody.
+    /// Returns no content if it cannot be read: such a cache is of no use.
     pub(super) fn of_file(path: &Path) -> Self {
         Self::read_kinds(path).unwrap_or_default()
     }
@@ -106,7 +106,7 @@ impl ContentKinds {
         let (mut reader, mut kinds) = (SnapshotReader::open(path)?, Self::default());
         while let Some((tag, payload)) = reader.next_block()? {
             match tag {
-                // A base is in every block.
+                // Every block has a base.
                 TAG_SWARMS => kinds.swarms |= payload.len() > size_of::<u32>(),
                 TAG_SITE_TORRENTS | TAG_SITE_USERS | TAG_SITE_UNPRUNES => kinds.site = true,
                 _ => kinds.unknown_blocks += 1,

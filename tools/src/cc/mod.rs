@@ -1,5 +1,5 @@
-//! `hayate-cc`: looks into the cache, makes one by hand, makes one that may be shown to others, and carries
-//! one back to the reference tracker. Everything happens in one folder, the daemon being stopped.
+//! `hayate-cc`: shows the cache, makes one by hand, makes one that may be shown to others, and converts one
+//! for the reference tracker. Everything happens in one folder, while the daemon is stopped.
 //!
 //! | command | reads | writes |
 //! |---|---|---|
@@ -8,20 +8,21 @@
 //! | `anonymize` | as `dump` | [`ANONYMIZED`] |
 //! | `export` | [`CACHE`] | [`TORRENTS_BIN`], [`USERS_BIN`] |
 //!
-//! Each command has a module of its own name, `export` excepted, which is here. `content` is what a cache
-//! may hold, `swarms` the JSON of the open modes, `progress` what the operator is shown meanwhile.
+//! Each command except `export` has a module of its name. `content` is what a cache may hold, `swarms` the
+//! JSON of the open modes, `progress` what the operator is shown meanwhile.
 //!
 //! Mode private has a site in its cache, in JSON [`TORRENTS_JSON`] and [`USERS_JSON`]; the open modes have
 //! swarms, in JSON [`SWARMS_JSON`]. Files are written for what there is, and for an empty cache those of the
 //! mode that wrote it.
 //!
 //! JSON loses nothing: `dump`, then `restore`, gives an equal cache. What the reference tracker does not know
-//! stands in keys of its own, only where it is needed: `Addr6`; `AddrLastAnnounce` and `Addr6LastAnnounce`,
-//! where an endpoint is older than its peer; `UnprunePending`, in a torrent, and beside the torrents as a
-//! list for ids that are of none. A passkey that is not UTF-8 is written as [`crate::json::text_of`] says.
+//! has keys of its own, which are written only where they are needed: `Addr6`; `AddrLastAnnounce` and
+//! `Addr6LastAnnounce`, where an endpoint is older than its peer; `UnprunePending`, in a torrent, and beside
+//! the torrents as a list for ids that are of none. A passkey that is not UTF-8 is written as
+//! [`crate::json::text_of`] says.
 //!
-//! Equal swarms give equal files, in whatever order the daemon met them. Their ages become times, and a
-//! restored cache is as old as its last announce: peers that have expired since are not restored by the
+//! Equal swarms give equal files, in whatever order the daemon learned of them. Their ages become times, and
+//! a restored cache is as old as its last announce: peers that have expired since are not restored by the
 //! daemon. Nor are completed counts where it has a database, for they come from there.
 
 mod anonymize;
@@ -55,7 +56,7 @@ pub use swarms::{dump_swarms, restore_swarms};
 
 /// The daemon's own cache.
 pub const CACHE: &str = "hayate-cache.bin";
-/// What `anonymize` writes.
+/// The output of `anonymize`.
 pub const ANONYMIZED: &str = "hayate-cache-anonymized.bin";
 /// Torrents and their peers as JSON.
 pub const TORRENTS_JSON: &str = "torrent-cache.json";
@@ -68,7 +69,7 @@ pub const TORRENTS_BIN: &str = "torrent-cache.bin";
 /// Users in the form of the reference tracker.
 pub const USERS_BIN: &str = "user-cache.bin";
 
-/// What is printed without a known sub-command.
+/// Printed without a known sub-command.
 pub const USAGE: &str = concat!(
     "hayate-cc ",
     env!("CARGO_PKG_VERSION"),
@@ -86,7 +87,7 @@ Stop the daemon first: when it stops, it writes hayate-cache.bin anew.
 "
 );
 
-/// Where the work is done, and with what.
+/// The tool: its folder, its outputs and its generator.
 #[derive(Debug)]
 pub struct CacheTool<'d, O: Write, N: Write> {
     /// The folder of all files.
@@ -100,10 +101,10 @@ pub struct CacheTool<'d, O: Write, N: Write> {
 }
 
 impl<O: Write, N: Write> CacheTool<'_, O, N> {
-    /// Does what the arguments say; without a known sub-command, prints [`USAGE`].
+    /// Runs the sub-command of the arguments; without a known one, prints [`USAGE`].
     ///
     /// # Errors
-    /// When a file cannot be read or written; then every file is as it was.
+    /// When a file cannot be read or written; then every file is unchanged.
     pub fn run(&mut self, words: &[String]) -> anyhow::Result<()> {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words.as_slice() {
@@ -244,7 +245,7 @@ impl<O: Write, N: Write> CacheTool<'_, O, N> {
         self.print_done(&content, &format!("exported to {TORRENTS_BIN} and {USERS_BIN}"))
     }
 
-    /// The own cache, else what the reference tracker left.
+    /// Reads the daemon's own cache, or else that of the reference tracker.
     fn content(&mut self, progress: &Progress) -> anyhow::Result<Content> {
         if let Some(content) = self.own_cache(progress)? {
             return Ok(content);
@@ -265,7 +266,7 @@ impl<O: Write, N: Write> CacheTool<'_, O, N> {
         Ok(Content::of_site(SiteSnapshot { torrents, users, unprunes: Vec::new() }))
     }
 
-    /// The own cache, if there is one.
+    /// Reads the daemon's own cache, if there is one.
     fn own_cache(&mut self, progress: &Progress) -> anyhow::Result<Option<Content>> {
         progress.begin_phase("reading", CACHE);
         if self.has(CACHE)? {
@@ -279,7 +280,7 @@ impl<O: Write, N: Write> CacheTool<'_, O, N> {
         self.folder.join(name).try_exists().context(name)
     }
 
-    /// A file of the reference tracker, if there is one.
+    /// Reads a file of the reference tracker, if there is one.
     fn reference_file<T, E: std::error::Error + Send + Sync + 'static>(
         &self,
         name: &'static str,
@@ -296,7 +297,7 @@ impl<O: Write, N: Write> CacheTool<'_, O, N> {
         Ok(BufReader::with_capacity(1 << 18, File::open(self.folder.join(name)).context(name)?))
     }
 
-    /// Writes files aside, and puts them in their places when all are whole.
+    /// Writes drafts of files, and renames them when all are complete.
     fn write_files(&self, files: Vec<(&'static str, WriteFile<'_>)>) -> anyhow::Result<()> {
         let names: Vec<_> = files.iter().map(|(name, _)| *name).collect();
         write_from(self.folder, &mut files.into_iter()).with_context(|| names.join(", "))
@@ -308,7 +309,7 @@ impl<O: Write, N: Write> CacheTool<'_, O, N> {
         }
     }
 
-    /// Says what was in the file that was replaced, and is not in the new one at all.
+    /// Warns of kinds of content that the replaced file had and the new one has not.
     fn note_replaced(&mut self, replaced: ContentKinds, content: &Content) {
         self.note_unknown(replaced.unknown_blocks, "in the file that was replaced, and are gone");
         if replaced.site && content.site.is_none() {
@@ -320,7 +321,7 @@ impl<O: Write, N: Write> CacheTool<'_, O, N> {
     }
 
     fn note(&mut self, text: &str) {
-        // When nobody can be told, the work goes on.
+        // If the warning cannot be written, the work goes on.
         let _ = writeln!(self.notes, "hayate-cc: {text}");
     }
 
@@ -329,7 +330,7 @@ impl<O: Write, N: Write> CacheTool<'_, O, N> {
     }
 }
 
-/// What fills a file.
+/// A function that fills a file.
 type WriteFile<'f> = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + 'f>;
 
 /// The last is in its place first, and then those before it only need their names.
@@ -344,7 +345,7 @@ fn write_from<'f>(
     })
 }
 
-/// Names in a sentence: `a, b and c`.
+/// Returns the names for a sentence: `a, b and c`.
 fn listed(names: &[&str]) -> String {
     match names {
         [before, last] => format!("{before} and {last}"),

@@ -1,4 +1,4 @@
-//! Says what is being done, once a second, when it takes longer than that.
+//! Reports progress once a second, if the work takes longer than that.
 
 use std::fmt;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use hayate_state::Clock;
 
-/// Between two lines, and before the first.
+/// Time between two lines, and before the first.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is being done. Lines go to standard error until this is dropped.
+/// The progress of the work. Lines go to standard error until this is dropped.
 #[derive(Debug)]
 pub(super) struct Progress {
     work: Arc<Mutex<Phase>>,
@@ -35,7 +35,7 @@ impl fmt::Display for Phase {
 }
 
 impl Progress {
-    /// Nothing is being done yet.
+    /// Starts without any work.
     pub(super) fn start() -> Self {
         let work = Arc::new(Mutex::new(Phase::default()));
         let (stop, stopped) = mpsc::channel::<()>();
@@ -47,17 +47,17 @@ impl Progress {
                 eprintln!("hayate-cc: {work}, {} s", clock.uptime().as_secs());
             }
         };
-        // Without the thread there are no lines, and the work is done all the same.
+        // Without the thread there are no lines, but the work is done.
         let printer = std::thread::Builder::new().name("progress".into()).spawn(tell).ok();
         Self { work, stop: Some(stop), printer }
     }
 
-    /// Something else is being done now.
+    /// Begins another step of the work.
     pub(super) fn begin_phase(&self, verb: &'static str, file: &'static str) {
         *self.work.lock().unwrap_or_else(PoisonError::into_inner) = Phase { action: verb, file, records: 0 };
     }
 
-    /// One more record is done.
+    /// Counts one more record.
     pub(super) fn step(&self) {
         self.work.lock().unwrap_or_else(PoisonError::into_inner).records += 1;
     }

@@ -1,5 +1,5 @@
 //! A site from JSON, torrent by torrent. Every key must be known, so that nothing is left out because it was
-//! misspelt. What a peer says twice is read once: its list says whether it seeds, its key whose it is.
+//! misspelt. What a peer has twice is read once: its list tells whether it seeds, its key tells its user.
 
 use std::fmt;
 use std::io::Read;
@@ -19,7 +19,7 @@ use crate::json::{octets_of, unhex};
 /// Reads torrents, their peers and pending un-prunes; `step` is called after each torrent.
 ///
 /// # Errors
-/// When it cannot be read, or is not such a document; with line and column.
+/// When the document cannot be read, or is not such a document; with line and column.
 pub fn restore_torrents(
     from: impl Read,
     site: &mut SiteSnapshot,
@@ -43,7 +43,7 @@ pub fn restore_torrents(
 /// Reads users; `step` is called after each.
 ///
 /// # Errors
-/// When it cannot be read, or is not such a document; with line and column.
+/// When the document cannot be read, or is not such a document; with line and column.
 pub fn restore_users(
     from: impl Read,
     site: &mut SiteSnapshot,
@@ -99,7 +99,7 @@ impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> Visitor<
     }
 }
 
-/// What stands at the top beside its key.
+/// A value of the outermost object, with its key.
 enum Member {
     Torrent(TorrentEntry),
     Unprunes(Vec<u32>),
@@ -172,7 +172,7 @@ impl TorrentEntry {
     }
 }
 
-/// Peers of a list, as if all were leechers.
+/// Reads the peers of a list, as if all were leechers.
 struct Peers(Vec<SitePeer>);
 
 impl<'de> Deserialize<'de> for Peers {

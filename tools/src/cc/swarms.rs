@@ -1,4 +1,4 @@
-//! Swarms of the open modes as JSON, both ways. The keys that the site's JSON has too mean the same here.
+//! Swarms of the open modes to JSON and back. Keys that the JSON of a site has too mean the same here.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -51,7 +51,7 @@ fn put_peer<W: Write>(to: &mut Writer<W>, peer: &PlainPeer) -> io::Result<()> {
 /// Reads torrents and their peers; `step` is called after each torrent.
 ///
 /// # Errors
-/// When it cannot be read, or is not such a document; with line and column.
+/// When the document cannot be read, or is not such a document; with line and column.
 pub fn restore_swarms(
     from: impl Read,
     torrents: &mut Vec<PlainTorrent>,

@@ -54,8 +54,8 @@ impl Folder {
         let (mut output, mut notes) = (Vec::new(), Vec::new());
         let words: Vec<String> = words.iter().copied().map(String::from).collect();
         let random = StdRng::seed_from_u64(7);
-        let mut desk = CacheTool { folder: &self.0, output: &mut output, notes: &mut notes, random };
-        desk.run(&words).map_err(|error| format!("{error:#}"))?;
+        let mut tool = CacheTool { folder: &self.0, output: &mut output, notes: &mut notes, random };
+        tool.run(&words).map_err(|error| format!("{error:#}"))?;
         Ok((String::from_utf8(output).unwrap(), String::from_utf8(notes).unwrap()))
     }
 

@@ -21,21 +21,21 @@ const KNOWN: [&str; 9] = [
     "peers6",
     "warning message",
 ];
-/// Times a tracker may send the client elsewhere.
+/// Most redirects that are followed.
 const REDIRECTS_MAX: u32 = 3;
 
 /// Sends one announce.
 ///
 /// # Errors
-/// When there is no good reply.
+/// When there is no valid reply.
 pub fn announce(url: &str, ask: &AnnounceRequest, limits: &Limits) -> Result<Announced, ClientError> {
     read_announced(&fetch(&announce_url(url, ask), limits)?)
 }
 
-/// Sends one scrape to the place that BEP 48 derives from the URL of announces.
+/// Sends one scrape to the URL that BEP 48 derives from the URL of announces.
 ///
 /// # Errors
-/// When there is no good reply, or no such place.
+/// When there is no valid reply, or no such URL.
 pub fn scrape(url: &str, hashes: &[InfoHash], limits: &Limits) -> Result<Vec<Option<Scraped>>, ClientError> {
     let mut url = scrape_url(url).ok_or_else(|| ClientError::NoScrape(url.to_owned()))?;
     for hash in hashes {
@@ -48,7 +48,7 @@ pub fn scrape(url: &str, hashes: &[InfoHash], limits: &Limits) -> Result<Vec<Opt
     Ok(hashes.iter().map(|hash| files.get(hash.0.as_slice()).map(read_scraped)).collect())
 }
 
-/// Asks and reads the reply, which must be a dictionary that is no failure.
+/// Sends a request and reads the reply, which must be a dictionary without a failure.
 fn fetch(url: &str, limits: &Limits) -> Result<Value, ClientError> {
     let (status, body) = get(url, limits)?;
     // Some trackers answer failures with another status, but in bencode.
@@ -67,18 +67,18 @@ fn fetch(url: &str, limits: &Limits) -> Result<Value, ClientError> {
     }
 }
 
-/// Status and body of whatever is at a URL.
+/// Fetches status and body of a URL.
 ///
 /// # Errors
-/// When nobody answers in time, or with more than is read.
+/// When there is no answer in time, or a longer one than is read.
 pub fn get(url: &str, limits: &Limits) -> Result<(u16, Vec<u8>), ClientError> {
     get_up_to(url, limits, SIZE_MAX as u64)
 }
 
-/// The same, but of a body of `octets_max` at most.
+/// Does the same with a body of at most `octets_max`.
 ///
 /// # Errors
-/// When nobody answers in time, or with more than is read.
+/// When there is no answer in time, or a longer one than is read.
 pub fn get_up_to(url: &str, limits: &Limits, octets_max: u64) -> Result<(u16, Vec<u8>), ClientError> {
     let family = match limits.family {
         Family::Any => IpFamily::Any,
@@ -182,7 +182,7 @@ fn read_announced(reply: &Value) -> Result<Announced, ClientError> {
     })
 }
 
-/// Keys that no field stands for.
+/// Keys that have no field.
 fn further(reply: &Value) -> Vec<(String, String)> {
     let Value::Dictionary(entries) = reply else { return Vec::new() };
     let unknown =

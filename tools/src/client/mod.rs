@@ -67,10 +67,10 @@ impl AnnounceRequest {
     }
 }
 
-/// Which addresses of a tracker are asked.
+/// The addresses of a tracker that are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Family {
-    /// All it has.
+    /// All addresses.
     #[default]
     Any,
     /// IPv4 only.
@@ -80,7 +80,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Is the address of this family?
+    /// Whether the address is of this family.
     #[must_use]
     pub fn has(self, address: IpAddr) -> bool {
         match self {
@@ -91,35 +91,35 @@ impl Family {
     }
 }
 
-/// How a tracker is asked.
+/// Limits of a request.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Which addresses.
+    /// The family of addresses.
     pub family: Family,
     /// Time for one try: over UDP for each datagram and its reply, over HTTP for the whole request.
     pub timeout: Duration,
     /// Further tries over UDP when no reply comes; HTTP is tried once.
     pub retries: u32,
-    /// What HTTP servers are told about the client.
+    /// The `User-Agent` of HTTP requests.
     pub user_agent: &'static str,
 }
 
-/// The reply to an announce. What a protocol or tracker does not say is `None`.
+/// The reply to an announce. A field that the protocol or tracker does not send is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Announced {
     /// Seconds until the next announce.
     pub interval: i64,
-    /// Seconds until the next announce at least.
+    /// Shortest time until the next announce, in seconds.
     pub min_interval: Option<i64>,
-    /// Peers that have all.
+    /// Seeders.
     pub seeders: Option<i64>,
-    /// Peers that do not.
+    /// Leechers.
     pub leechers: Option<i64>,
     /// Finished downloads.
     pub completed: Option<i64>,
     /// The address the tracker sees (BEP 24).
     pub external_ip: Option<IpAddr>,
-    /// What the tracker wants people to know.
+    /// A message of the tracker for people.
     pub warning: Option<String>,
     /// The peers handed out.
     pub peers: Vec<Peer>,
@@ -134,7 +134,7 @@ pub struct Peer {
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// Its id, if the tracker told it.
+    /// Its id, if the tracker sent it.
     pub id: Option<PeerId>,
 }
 
@@ -147,24 +147,24 @@ impl std::fmt::Display for Peer {
     }
 }
 
-/// How one swarm stands.
+/// The counts of one swarm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scraped {
-    /// Peers that have all.
+    /// Seeders.
     pub seeders: i64,
     /// Finished downloads.
     pub completed: i64,
-    /// Peers that do not.
+    /// Leechers.
     pub leechers: i64,
 }
 
-/// Why there is no good reply.
+/// Why there is no valid reply.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Not a URL of a tracker.
     #[error("{0:?}: not a tracker's URL, expected udp://HOST:PORT, http://... or https://...")]
     Url(String),
-    /// An HTTP URL whose scrapes nobody knows.
+    /// An HTTP URL from which no URL of scrapes follows.
     #[error(
         "{0:?}: no scrapes there: the last segment of the path does not begin with \"announce\" (BEP 48)"
     )]
@@ -174,7 +174,7 @@ pub enum ClientError {
     Lookup {
         /// The host.
         host: String,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// The host has no address of the family that was asked for.
@@ -186,17 +186,17 @@ pub enum ClientError {
     /// No reply in time.
     #[error("no reply to the {request} within {} ms, tried {tries} times", timeout.as_millis())]
     Silence {
-        /// What was asked.
+        /// The kind of request.
         request: &'static str,
-        /// How long each try waited.
+        /// Time that each try waited.
         timeout: Duration,
-        /// How often it was asked.
+        /// Number of tries.
         tries: u32,
     },
-    /// The tracker said no.
+    /// The tracker refused.
     #[error("{0}")]
     Refused(String),
-    /// A reply that is not what was asked for.
+    /// A reply that does not answer the request.
     #[error("bad reply: {0}")]
     BadReply(&'static str),
     /// A reply over HTTP that is not bencode.
@@ -211,7 +211,7 @@ pub enum ClientError {
     /// More torrents than fit into one request.
     #[error("{asked} torrents in one scrape, at most {most} are allowed")]
     TooMany {
-        /// Torrents asked.
+        /// Torrents requested.
         asked: usize,
         /// Torrents allowed.
         most: usize,
@@ -227,7 +227,7 @@ impl From<ureq::Error> for ClientError {
 /// Sends one announce.
 ///
 /// # Errors
-/// When there is no good reply.
+/// When there is no valid reply.
 pub fn announce(url: &str, ask: &AnnounceRequest, limits: &Limits) -> Result<Announced, ClientError> {
     match url.parse()? {
         TrackerUrl::Udp { host, port, path } => udp::announce(&host, port, &path, ask, limits),
@@ -235,10 +235,10 @@ pub fn announce(url: &str, ask: &AnnounceRequest, limits: &Limits) -> Result<Ann
     }
 }
 
-/// Sends one scrape; one answer for each torrent, `None` where the tracker does not know it.
+/// Sends one scrape. Returns one answer for each torrent, `None` if the tracker does not know it.
 ///
 /// # Errors
-/// When there is no good reply.
+/// When there is no valid reply.
 pub fn scrape(url: &str, hashes: &[InfoHash], limits: &Limits) -> Result<Vec<Option<Scraped>>, ClientError> {
     match url.parse()? {
         TrackerUrl::Udp { host, port, .. } => udp::scrape(&host, port, hashes, limits),

@@ -8,7 +8,7 @@ use hayate_state::{Clock, Event, InfoHash};
 
 use super::{AnnounceRequest, Announced, ClientError, Limits, Peer, Scraped};
 
-/// What the first datagram of a client says instead of a connection id.
+/// The constant in the first datagram of a client, instead of a connection id.
 const PROTOCOL: u64 = 0x0417_2710_1980;
 const CONNECT: u32 = 0;
 const ANNOUNCE: u32 = 1;
@@ -21,10 +21,10 @@ const SCRAPE_MAX: usize = 74;
 /// Longest reply that is read.
 const REPLY_MAX: usize = 65_536;
 
-/// Sends one announce; every address of the host is tried until one answers.
+/// Sends one announce. Every address of the host is tried until one answers.
 ///
 /// # Errors
-/// When none gives a good reply; the error is that of the last.
+/// When no address gives a valid reply; the error is that of the last one.
 pub fn announce(
     host: &str,
     port: u16,
@@ -41,7 +41,7 @@ pub fn announce(
 /// Sends one scrape of at most 74 torrents.
 ///
 /// # Errors
-/// When no address of the host gives a good reply; the error is that of the last.
+/// When no address of the host gives a valid reply; the error is that of the last one.
 pub fn scrape(
     host: &str,
     port: u16,
@@ -105,7 +105,7 @@ impl<'l> UdpSession<'l> {
         Ok(session)
     }
 
-    /// Sends a request and gives its reply from octet 8 on.
+    /// Sends a request and returns its reply from octet 8 on.
     fn send_request(&self, name: &'static str, action: u32, body: &[u8]) -> Result<Vec<u8>, ClientError> {
         let transaction = fastrand::u32(..);
         let mut request = self.connection_id.to_be_bytes().to_vec();
@@ -122,7 +122,8 @@ impl<'l> UdpSession<'l> {
         Err(ClientError::Silence { request: name, timeout: self.limits.timeout, tries })
     }
 
-    /// The datagram with this transaction id; others are skipped. `None` if it does not come in time.
+    /// Receives the datagram with this transaction id; others are skipped. Returns `None` if it does not come
+    /// in time.
     fn wait_for_reply(&self, transaction: u32) -> Result<Option<Vec<u8>>, ClientError> {
         let clock = Clock::start();
         let mut buffer = vec![0; REPLY_MAX];
@@ -149,7 +150,7 @@ impl<'l> UdpSession<'l> {
     }
 }
 
-/// What a reply holds behind action and transaction id, if it answers the action.
+/// Returns what follows action and transaction id in a reply, if it answers the action.
 fn accept(action: u32, reply: &[u8]) -> Result<Vec<u8>, ClientError> {
     let (head, body) = reply.split_at_checked(8).ok_or(ClientError::BadReply("less than 8 octets"))?;
     match head.get(..4).map(u32_of) {
@@ -162,7 +163,7 @@ fn accept(action: u32, reply: &[u8]) -> Result<Vec<u8>, ClientError> {
     }
 }
 
-/// An announce from octet 16 on.
+/// Returns an announce from octet 16 on.
 fn announce_body(ask: &AnnounceRequest, path: &str) -> Vec<u8> {
     let mut body = Vec::new();
     body.extend_from_slice(&ask.info_hash.0);
@@ -209,7 +210,7 @@ fn read_announced(reply: &[u8], remote: SocketAddr) -> Result<Announced, ClientE
     })
 }
 
-/// Peers of 6 octets each; `None` if the last is not whole.
+/// Reads peers of 6 octets each. Returns `None` if the last is not whole.
 pub(super) fn peers_v4(octets: &[u8]) -> Option<Vec<Peer>> {
     let (peers, rest) = octets.as_chunks::<6>();
     let peer = |&[a, b, c, d, high, low]: &[u8; 6]| Peer {
@@ -220,7 +221,7 @@ pub(super) fn peers_v4(octets: &[u8]) -> Option<Vec<Peer>> {
     rest.is_empty().then(|| peers.iter().map(peer).collect())
 }
 
-/// Peers of 18 octets each; `None` if the last is not whole.
+/// Reads peers of 18 octets each. Returns `None` if the last is not whole.
 pub(super) fn peers_v6(octets: &[u8]) -> Option<Vec<Peer>> {
     let (peers, rest) = octets.as_chunks::<18>();
     let peer = |peer: &[u8; 18]| {

@@ -4,12 +4,12 @@ use std::str::FromStr;
 
 use super::ClientError;
 
-/// Where a tracker is asked.
+/// The URL of a tracker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TrackerUrl {
     /// `udp://host:port/path?query`
     Udp {
-        /// Name or address, without brackets.
+        /// Name or address of the host, without brackets.
         host: String,
         /// The port.
         port: u16,

@@ -15,9 +15,9 @@ const ID: u64 = 0x0123_4567_89ab_cdef;
 /// What the tiny tracker hands out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Behaviour {
-    /// All peers but the asker.
+    /// All peers but the one that announces.
     Good,
-    /// The asker too, if he is alone.
+    /// The one that announces too, if it is alone.
     ShowsSelf,
     /// Nobody.
     Hides,

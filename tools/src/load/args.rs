@@ -11,7 +11,7 @@ use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 use super::LoadError;
 use super::target::{PASSKEY, PORTS, Protocol, Target};
 
-/// Torrents that fit into one scrape over UDP (BEP 15).
+/// Most torrents that fit into one scrape over UDP (BEP 15).
 const SCRAPE_MAX: u16 = 74;
 
 /// Loads a BitTorrent tracker over UDP or HTTP and measures its replies.
@@ -69,13 +69,13 @@ pub struct Args {
     /// share ports, and so, to most trackers, are one peer.
     #[arg(long, default_value_t = 2_000_000, value_parser = many(), value_name = "N")]
     pub peers: u64,
-    /// Share of the peers that have all, in percent.
+    /// Share of the peers that are seeders, in percent.
     #[arg(long, default_value_t = 75, value_parser = percent(), value_name = "PCT")]
     pub seeders: u8,
     /// Share of the announces that say stopped, in percent.
     #[arg(long, default_value_t = 0, value_parser = percent(), value_name = "PCT")]
     pub stopped: u8,
-    /// Octets that each announce says were moved since the one before it, whoever's that was.
+    /// Octets that each announce adds to the transfer totals of the announce before it, of whichever peer.
     #[arg(long, value_name = "OCTETS", default_value_t = 0)]
     pub traffic: u64,
     /// Share of the announces that say completed, in percent.
@@ -156,7 +156,7 @@ impl Args {
         Ok(())
     }
 
-    /// Sockets or connections.
+    /// Returns the number of sockets or connections.
     #[must_use]
     pub fn lanes(&self, protocol: Protocol) -> u32 {
         match protocol {
@@ -165,7 +165,7 @@ impl Args {
         }
     }
 
-    /// Different source addresses of the lanes.
+    /// Returns the number of different source addresses of the lanes.
     #[must_use]
     pub fn addresses(&self, target: &Target) -> u64 {
         let lanes = self.lanes(target.protocol);
@@ -173,7 +173,7 @@ impl Args {
         different.count() as u64
     }
 
-    /// The source address of a lane; port 0.
+    /// Returns the source address of a lane, with port 0.
     #[must_use]
     pub fn source(&self, tracker: SocketAddr, lane: u32) -> SocketAddr {
         let first = self.sources.map_or_else(|| default_source(tracker.ip()), |sources| sources.first);
@@ -185,7 +185,7 @@ impl Args {
         SocketAddr::new(address, 0)
     }
 
-    /// Do lanes have different addresses?
+    /// Whether lanes have different addresses.
     fn varies(&self, tracker: SocketAddr) -> bool {
         tracker.is_ipv4() && tracker.ip().is_loopback()
             || self.sources.is_some_and(|sources| sources.prefix.is_some())
@@ -225,7 +225,7 @@ fn num_want() -> RangedI64ValueParser<i32> {
     clap::value_parser!(i32).range(-1..)
 }
 
-/// A parser of numbers in a range.
+/// Returns a parser of numbers in a range.
 fn number(least: f64, most: f64) -> impl Fn(&str) -> Result<f64, String> + Clone {
     move |text| match text.parse() {
         Ok(number) if (least..=most).contains(&number) => Ok(number),

@@ -3,7 +3,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`args`] | the command line |
-//! | [`target`] | the tracker's URL |
+//! | [`target`] | the tracker's URL, and the ports of peers |
 //! | [`plan`] | what is asked: kinds, torrents, peers, events |
 //! | [`pace`] | when it is asked: the grid of the open loop; who is left in a fill |
 //! | [`udp`] | BEP 15 and BEP 41: octets, requests in flight, sockets, the loop |
@@ -13,8 +13,8 @@
 //! | [`usage`] | CPU time, memory and context switches of a process |
 //! | [`report`] | the result, for people and as JSON |
 //!
-//! One thread does everything. It looks for replies again and again, and sleeps by the clock at most: were it
-//! to wait for them in the kernel, the tracker would pay for waking it up.
+//! One thread does everything. It looks for replies again and again, and sleeps by the clock at most: if it
+//! waited for them in the kernel, the tracker would pay for waking it up.
 //!
 //! Absent on purpose: a second thread, TLS, and any look at the peers that are handed out.
 
@@ -60,7 +60,7 @@ pub enum LoadError {
     Lookup {
         /// The host.
         host: String,
-        /// What the system said.
+        /// The error of the system.
         reason: String,
     },
     /// A socket could not be opened.
@@ -70,7 +70,7 @@ pub enum LoadError {
         from: SocketAddr,
         /// The tracker.
         to: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         reason: io::Error,
     },
     /// The process cannot be measured.
@@ -78,13 +78,13 @@ pub enum LoadError {
     Process {
         /// The process.
         pid: i32,
-        /// What the system said.
+        /// The error of the system.
         reason: String,
     },
     /// The tracker answers no connect.
     #[error("{0} answers no connect")]
     NoConnect(SocketAddr),
-    /// No request was answered well.
+    /// No request got a valid reply.
     #[error("{tracker}: no good reply; {lost} requests lost, {errors} errors")]
     NoReplies {
         /// The tracker.
@@ -102,7 +102,7 @@ pub enum LoadError {
     Io(#[from] io::Error),
 }
 
-/// Loads a tracker as the options say, and gives the report.
+/// Loads a tracker as the options say, and returns the report.
 ///
 /// # Errors
 /// When the options make no sense, or nothing was answered.
@@ -112,7 +112,7 @@ pub fn run(args: &Args) -> Result<String, LoadError> {
     if let Some(pid) = args.pid {
         usage::Usage::read(pid).map_err(|error| LoadError::Usage(format!("--pid {pid}: {error}")))?;
     }
-    // Each socket is an open file; where the limit cannot be raised, opening them tells why.
+    // Each socket is an open file; if the limit cannot be raised, opening them fails with the reason.
     if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
         _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
@@ -137,7 +137,7 @@ pub fn run(args: &Args) -> Result<String, LoadError> {
     Ok(if args.json { report.json() } else { report.text() })
 }
 
-/// The path in all its forms: one for each passkey, or as it is.
+/// Returns the path in all its forms: one for each passkey, or as it is.
 ///
 /// # Errors
 /// When the file of passkeys cannot be read, or is empty.

@@ -77,7 +77,7 @@ impl Fill {
         self.settled += 1;
     }
 
-    /// Were all?
+    /// Whether all were.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.settled >= self.total

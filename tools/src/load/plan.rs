@@ -1,4 +1,4 @@
-//! What is asked: which kind of request, which torrent, which peer, what happened to it.
+//! What is requested: which kind of request, which torrent, which peer, what happened to it.
 //!
 //! Torrents and peers are numbers. Their names are computed from the number, so that every run with the same
 //! numbers meets the same torrents and peers, and no table is needed.
@@ -11,7 +11,7 @@ use rand_distr::{Distribution, Zipf};
 use super::args::Args;
 use super::target::{FIRST_PORT, PORTS, Target};
 
-/// What a leecher still misses.
+/// Octets that a leecher still needs.
 const LEFT: u64 = 1000;
 /// Peer ids begin with it (BEP 20).
 const CLIENT: &[u8; 8] = b"-HL0100-";
@@ -27,7 +27,7 @@ pub enum Kind {
     Scrape,
 }
 
-/// What is asked next.
+/// The next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextRequest {
     /// A request that should be answered.
@@ -47,11 +47,11 @@ pub struct Announce {
     pub key: u32,
     /// Where the peer listens.
     pub port: u16,
-    /// Octets it misses.
+    /// Octets it still needs.
     pub left: u64,
     /// Octets said to be up- and downloaded.
     pub moved: u64,
-    /// What happened.
+    /// The event.
     pub event: Event,
     /// Peers wanted; -1 = the tracker chooses.
     pub num_want: i32,
@@ -85,7 +85,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A plan after the options, which have been checked.
+    /// Makes a plan from the options, which have been checked.
     #[must_use]
     pub fn new(args: &Args, target: &Target) -> Self {
         let lanes = args.lanes(target.protocol).into();
@@ -116,7 +116,7 @@ impl Plan {
         }
     }
 
-    /// The kind of the next request.
+    /// Draws the kind of the next request.
     pub fn next_request(&mut self) -> NextRequest {
         let share = self.rng.random_range(0..self.shares.max(1));
         if share < self.connects {
@@ -130,7 +130,7 @@ impl Plan {
         }
     }
 
-    /// An announce of one of the peers of a lane, that is a socket or connection.
+    /// Draws an announce of one of the peers of a lane, that is, a socket or connection.
     pub fn announce(&mut self, lane: u64) -> Announce {
         let torrent = self.torrent();
         let peer = lane + self.lanes * self.rng.random_range(0..self.peers_per_lane);
@@ -144,8 +144,8 @@ impl Plan {
         self.announce_of(torrent, peer, event)
     }
 
-    /// The announce of a new peer, always the same for the same number. Every torrent gets one before any
-    /// gets two.
+    /// Returns the announce of a new peer, always the same for the same number. Every torrent gets one before
+    /// any gets two.
     pub fn fill_announce(&mut self, number: u64) -> Announce {
         let torrent = match self.fresh {
             Some(first) => first.wrapping_add(number),
@@ -158,17 +158,17 @@ impl Plan {
         self.announce_of(torrent, number, Event::Started)
     }
 
-    /// A torrent to scrape.
+    /// Draws a torrent to scrape.
     pub fn scrape_torrent(&mut self) -> [u8; 20] {
         info_hash(self.torrents.draw(&mut self.rng))
     }
 
-    /// A place in a list of `len`, which is not empty.
+    /// Draws an index of a list of `len`, which is not empty.
     pub fn random_index(&mut self, len: usize) -> usize {
         self.rng.random_range(0..len)
     }
 
-    /// Anything.
+    /// Draws any number.
     pub fn random(&mut self) -> u64 {
         self.rng.random()
     }
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn wishes_keep_the_shares() {
+    fn requests_keep_the_shares() {
         let mut plan = plan("--mix connect=20,announce=70,scrape=10 --forged 50");
         let mut counts = [0; 4];
         for _ in 0..100_000 {
@@ -312,8 +312,8 @@ mod tests {
             ["hayate-load", "http://127.0.0.1:7/announce", "--mix", "connect=50,announce=40,scrape=10"];
         let args = Args::try_parse_from(args).unwrap();
         let mut plan = Plan::new(&args, &Target::resolve(&args.url).unwrap());
-        let wishes: Vec<_> = (0..10_000).map(|_| plan.next_request()).collect();
-        let count = |kind| wishes.iter().filter(|wish| **wish == NextRequest::Honest(kind)).count();
+        let requests: Vec<_> = (0..10_000).map(|_| plan.next_request()).collect();
+        let count = |kind| requests.iter().filter(|request| **request == NextRequest::Honest(kind)).count();
         assert_eq!(count(Kind::Connect), 0);
         assert!((1800..2200).contains(&count(Kind::Scrape)), "{}", count(Kind::Scrape));
     }

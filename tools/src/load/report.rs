@@ -74,7 +74,7 @@ impl Report<'_> {
         })
     }
 
-    /// The same for people, a line for each thing.
+    /// Returns the report for people, one line for each figure.
     #[must_use]
     pub fn text(&self) -> String {
         let Measured { seconds, counts, latency, tracker, generator } = self.measured;

@@ -9,7 +9,7 @@ use super::measure::{Counts, Latency, Recorder};
 use super::pace::SECOND;
 use super::usage::{Usage, Used};
 
-/// A fill gives up when so long nothing was answered.
+/// A fill gives up when nothing was answered for this time.
 const SILENCE_MAX: u64 = 10 * SECOND;
 
 /// A run that is going on. Its time is in nanoseconds since its start.
@@ -90,7 +90,7 @@ impl Session {
         Ok(now < self.until)
     }
 
-    /// No further requests are made; gives what the counted part cost.
+    /// Ends the session, and returns the costs of the counted part.
     ///
     /// # Errors
     /// When the tracker's process is gone.
@@ -144,8 +144,8 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// Has no good reply been counted for ten seconds? Errors do not count: connections that break one after
-    /// the other are silence too.
+    /// Whether no valid reply was counted for ten seconds. Errors do not count: connections that break one
+    /// after the other are silence too.
     pub fn is_long(&mut self, now: u64, counts: &Counts) -> bool {
         let replies = counts.replies();
         if replies != self.replies {

@@ -1,4 +1,4 @@
-//! Which tracker is loaded.
+//! The tracker that is loaded.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
@@ -27,9 +27,9 @@ pub enum Protocol {
 /// A tracker whose address is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// How it is asked.
+    /// The protocol.
     pub protocol: Protocol,
-    /// Where it is asked.
+    /// Its address.
     pub address: SocketAddr,
     /// Host and port as the URL names them.
     pub authority: String,
@@ -62,14 +62,14 @@ impl Target {
         Ok(Self { protocol, address, authority, path })
     }
 
-    /// The path of scrapes over HTTP: the last `/announce` becomes `/scrape` (BEP 48).
+    /// Returns the path of scrapes over HTTP: the last `/announce` becomes `/scrape` (BEP 48).
     #[must_use]
     pub fn scrape_path(&self) -> Option<String> {
         let (before, after) = self.path.rsplit_once("/announce")?;
         Some(format!("{before}/scrape{after}"))
     }
 
-    /// Path and query that announces over UDP carry (BEP 41); none where they say nothing.
+    /// Returns path and query that announces over UDP carry (BEP 41), unless they are the usual ones.
     #[must_use]
     pub fn url_data(&self) -> Option<&str> {
         Some(self.path.as_str()).filter(|path| !matches!(*path, "" | "/" | "/announce"))

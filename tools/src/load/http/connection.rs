@@ -22,7 +22,7 @@ const REPLY_MAX: usize = 4 << 20;
 /// How long the first connection may take.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What became of a connection.
+/// The state of a connection after some work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// It waits.
@@ -76,28 +76,28 @@ impl Connection {
         }
     }
 
-    /// Tries whether the tracker can be reached, before all else.
+    /// Checks whether the tracker can be reached, before anything else.
     ///
     /// # Errors
-    /// When it cannot.
+    /// When it cannot be reached.
     pub fn probe(&self) -> Result<(), LoadError> {
         let probe = || self.socket()?.connect_timeout(&self.to.into(), CONNECT_PATIENCE);
         probe().map_err(|reason| LoadError::Socket { from: self.from, to: self.to, reason })
     }
 
-    /// Is there something to write still?
+    /// Whether there is something left to write.
     #[must_use]
     pub fn has_output(&self) -> bool {
         self.written < self.output.len()
     }
 
-    /// Does it wait for a reply?
+    /// Whether it waits for a reply.
     #[must_use]
     pub fn is_asking(&self) -> bool {
         self.request.is_some()
     }
 
-    /// Asks; `write` writes the text of the request.
+    /// Sends a request; `write` writes its text.
     pub fn send_request(
         &mut self,
         registry: &Registry,
@@ -128,7 +128,7 @@ impl Connection {
                     Err(error) if is_patience(&error) => return Step::Waiting,
                     Err(_) => return self.fail(registry),
                 }
-                // The reply is never there at once.
+                // A reply never comes at once.
                 return Step::Waiting;
             }
             let Some(space) = self.input.get_mut(self.filled..) else { return self.give_up() };
@@ -163,13 +163,13 @@ impl Connection {
         }
     }
 
-    /// May it ask? If not, its last reply came, but not yet the end of the connection.
+    /// Whether it may send a request. If not, its last reply has come, but not yet the end of the connection.
     #[must_use]
     pub fn is_free(&self) -> bool {
         self.request.is_none() && (self.stream.is_none() || self.reused)
     }
 
-    /// Gives up what it has waited for since before `before`.
+    /// Gives up a request that it has waited for since before `before`.
     pub fn expire(&mut self, before: u64) -> Step {
         match self.request {
             _ if self.since >= before => Step::Waiting,
@@ -227,13 +227,13 @@ impl Connection {
     }
 }
 
-/// Has the other side closed it, as far as is known now?
+/// Whether the other side has closed it, as far as is known now.
 fn is_at_end(stream: &mut TcpStream) -> bool {
     let read = stream.read(&mut [0; 64]);
     read.map_or_else(|error| !is_patience(&error), |len| len == 0)
 }
 
-/// Nothing is wrong, but not now.
+/// Whether the error only means "not now".
 fn is_patience(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::NotConnected)
 }

@@ -13,7 +13,7 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// Most headers of a reply.
 const HEADERS_MAX: usize = 64;
 
-/// What all requests have in common.
+/// The parts that all requests have in common.
 #[derive(Clone, Debug)]
 pub struct Requests {
     announces: Vec<String>,
@@ -38,7 +38,7 @@ impl Requests {
         }
     }
 
-    /// Paths that one may be chosen of, at least 1.
+    /// Returns the number of paths, at least 1.
     #[must_use]
     pub fn paths(&self) -> usize {
         self.announces.len()
@@ -91,23 +91,23 @@ fn escape(out: &mut Vec<u8>, octets: &[u8]) {
     }
 }
 
-/// How far a reply has come.
+/// How much of a reply has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpReply {
     /// There is more to come.
     Partial,
-    /// It is there.
+    /// The reply is complete.
     Whole {
         /// Status 200 and no failure reason.
         good: bool,
         /// The connection may be used again.
         keeps: bool,
     },
-    /// It is no HTTP, or ended too early.
+    /// The reply is not HTTP, or ended too early.
     Broken,
 }
 
-/// Looks at what came of a reply; `ended` = there will be no more.
+/// Examines what has come of a reply; `ended` = there will be no more.
 #[must_use]
 pub fn read_reply(octets: &[u8], ended: bool) -> HttpReply {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];

@@ -16,9 +16,9 @@ use crate::load::session::{Measured, Session, Silence};
 use crate::load::target::Target;
 use crate::load::{LoadError, NAP, PATIENCE, paths};
 
-/// How often waiting connections are looked at.
+/// Time between two checks of waiting connections.
 const CHECK_INTERVAL: u64 = SECOND / 20;
-/// How long a connection rests after it broke.
+/// Pause of a connection after it broke.
 const BROKEN_PAUSE: u64 = SECOND / 10;
 /// Most events of one turn.
 const EVENTS_MAX: usize = 1024;
@@ -77,7 +77,7 @@ struct HttpLoad {
 }
 
 impl HttpLoad {
-    /// Has every peer of a fill been announced?
+    /// Whether every peer of a fill was announced.
     fn is_filled(&mut self, target: &Target) -> Result<bool, LoadError> {
         let Some(fill) = &self.fill else { return Ok(false) };
         let counts = self.session.recorder.counts();
@@ -87,7 +87,7 @@ impl HttpLoad {
         Ok(fill.is_done())
     }
 
-    /// Takes what came, and gives up what did not come.
+    /// Takes replies that have come, and gives up those that did not.
     fn poll_once(&mut self, events: &mut Events) -> Result<(), LoadError> {
         match self.poll.poll(events, Some(Duration::ZERO)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
@@ -139,17 +139,17 @@ impl HttpLoad {
         }
     }
 
-    /// Asks on this connection, unless it has nothing left to ask.
+    /// Sends a request on this connection, unless there is nothing left to ask.
     fn start_request(&mut self, index: usize, due: u64, now: u64) -> bool {
         let Some(connection) = self.connections.get_mut(index) else { return false };
-        let wish =
+        let request =
             if self.fill.is_some() { NextRequest::Honest(Kind::Announce) } else { self.plan.next_request() };
         let number = self.fill.as_ref().map(|fill| fill.take(&mut connection.share));
         if number == Some(None) {
             return false;
         }
         let filling = number.flatten();
-        let kind = if wish == NextRequest::Honest(Kind::Scrape) { Kind::Scrape } else { Kind::Announce };
+        let kind = if request == NextRequest::Honest(Kind::Scrape) { Kind::Scrape } else { Kind::Announce };
         let request = Request { kind, due, sent: now, filling };
         let (plan, requests, torrents) = (&mut self.plan, &self.requests, self.scrape_torrents);
         let place = plan.random_index(requests.paths());

@@ -88,7 +88,7 @@ fn receive_one(socket: &UdpSocket) -> io::Result<Option<wire::UdpReply>> {
     Ok(buffer.get(..len).and_then(wire::read_reply))
 }
 
-/// Sends a burst and gives how many requests left; `may_cut` turns false where the kernel cuts nothing up.
+/// Sends a burst and returns how many requests left; `may_cut` turns false where the kernel cuts nothing up.
 pub fn send(socket: &UdpSocket, burst: &Burst, may_cut: &mut bool) -> usize {
     let count = burst.octets.len() / burst.each.max(1);
     if count > 1 && *may_cut {

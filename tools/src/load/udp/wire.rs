@@ -100,7 +100,7 @@ pub enum ReplyKind {
 }
 
 impl ReplyKind {
-    /// Is it what such a request wants?
+    /// Whether the reply is of the kind that such a request wants.
     #[must_use]
     pub fn answers(self, kind: Kind) -> bool {
         matches!(
@@ -112,7 +112,7 @@ impl ReplyKind {
     }
 }
 
-/// Octets of a reply that [`read`] looks at.
+/// Octets of a reply that [`read_reply`] needs.
 pub const REPLY_HEAD: usize = 20;
 
 /// Reads a reply from its first octets, up to [`REPLY_HEAD`]; `None` if it names no transaction.

@@ -14,7 +14,7 @@ use crate::load::session::{Measured, Session, Silence};
 use crate::load::target::Target;
 use crate::load::{CLOSED_PATIENCE, LoadError, NAP, PATIENCE, paths};
 
-/// A connection id is used so long; BEP 15 lets clients use it for a minute.
+/// Time for which a connection id is used; BEP 15 lets clients use it for a minute.
 const CONNECTION_AGE: u64 = 60 * SECOND;
 /// A connection id that was asked for and did not come is asked for again after this time.
 const CONNECT_AGAIN: u64 = SECOND;
@@ -164,7 +164,8 @@ impl UdpLoad {
         }
     }
 
-    /// Sends one burst and gives how many requests left. They are due now, or as the schedule says.
+    /// Sends one burst and returns the number of requests that left. They are due now, or as the schedule
+    /// says.
     fn send(&mut self, lane: &mut Lane, count: usize, now: u64, schedule: Option<&Schedule>) -> usize {
         let next =
             if self.fill.is_some() { NextRequest::Honest(Kind::Announce) } else { self.plan.next_request() };
@@ -235,7 +236,7 @@ impl UdpLoad {
         wire::announce(out, id, transaction, &announce, options);
     }
 
-    /// Sends the burst that was written, and gives how many of its requests left.
+    /// Sends the burst that was written, and returns how many of its requests left.
     fn send_burst(&mut self, lane: &mut Lane) -> usize {
         if self.burst.octets.is_empty() {
             return 0;
