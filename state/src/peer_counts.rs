@@ -1,6 +1,6 @@
 //! Counts of peers by family and role.
 
-/// How many peers of each family and role a swarm or a shard has.
+/// The numbers of peers of each family and role, in a swarm, a shard, or all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerCounts {
     /// IPv4 peers with `left` = 0.
@@ -14,13 +14,13 @@ pub struct PeerCounts {
 }
 
 impl PeerCounts {
-    /// Peers of both families and roles.
+    /// Returns the number of peers of both families and roles.
     #[must_use]
     pub fn total(self) -> u32 {
         self.v4_seeders + self.v4_leechers + self.v6_seeders + self.v6_leechers
     }
 
-    /// The counts after a swarm in it has changed.
+    /// Replaces the part of the counts that one swarm contributes: `before` by `after`.
     pub(crate) fn replace(&mut self, before: Self, after: Self) {
         self.v4_seeders = self.v4_seeders + after.v4_seeders - before.v4_seeders;
         self.v4_leechers = self.v4_leechers + after.v4_leechers - before.v4_leechers;

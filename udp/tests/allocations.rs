@@ -5,7 +5,7 @@
 #[path = "../../tests/kit/fixtures/site.rs"]
 #[expect(dead_code, reason = "the fixture of the other tests, of which little is needed here")]
 mod fixture;
-#[path = "door/kit.rs"]
+#[path = "server/kit.rs"]
 #[expect(dead_code, reason = "the kit of the other tests, of which little is needed here")]
 mod kit;
 
@@ -41,7 +41,7 @@ fn reply_len(harness: &mut Harness, source: &str, datagram: &[u8]) -> Result<usi
 /// A swarm of this many peers on addresses that `address` makes; every other one is a seeder. Gives their
 /// announces.
 fn swarm(harness: &mut Harness, peers: u16, address: impl Fn(u16) -> String) -> Vec<(String, Vec<u8>)> {
-    let member = |number: u16| {
+    let announce = |number: u16| {
         let port = 1024 + number;
         let words = if number.is_multiple_of(2) { Words::seeder(port) } else { Words::leecher(port) };
         let (source, words) = (address(number), Words { event: 0, num_want: 50, ..words });
@@ -49,7 +49,7 @@ fn swarm(harness: &mut Harness, peers: u16, address: impl Fn(u16) -> String) -> 
         harness.say(&source, &datagram).unwrap();
         (source, datagram)
     };
-    (0..peers).map(member).collect()
+    (0..peers).map(announce).collect()
 }
 
 fn v4(number: u16) -> String {
@@ -89,8 +89,8 @@ fn an_announce_of_a_known_peer_allocates_nothing() {
 }
 
 #[test]
-fn an_announce_of_a_member_allocates_nothing_but_what_its_records_take() {
-    let mut harness = Harness::private(hayate_state::Policy::default(), kit::door_config(), fixture::site());
+fn an_announce_of_a_user_allocates_nothing_but_what_its_records_take() {
+    let mut harness = Harness::private(hayate_state::Policy::default(), kit::udp_config(), fixture::site());
     let path = format!("/{}/announce", fixture::PLAIN);
     let options = [&[2, u8::try_from(path.len()).unwrap()], path.as_bytes()].concat();
     let mut datagram = Words { options, ..Words::leecher(6881) }.datagram(harness.connect(&v4(7)));

@@ -28,8 +28,8 @@ pub enum AddressScope {
 }
 
 impl AddressScope {
-    /// Returns the scope of a canonical address; `None` where no peer can be: unspecified, multicast, broadcast
-    /// and reserved addresses, and IPv6 link-local, whose scope the wire format loses
+    /// Returns the scope of a canonical address; `None` where no peer can be: unspecified, multicast,
+    /// broadcast and reserved addresses, and IPv6 link-local, whose scope the wire format loses
     /// (`rules/swarms.md#addresses`).
     #[must_use]
     pub fn of(address: IpAddr) -> Option<Self> {

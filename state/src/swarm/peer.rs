@@ -1,4 +1,4 @@
-//! One peer in memory: its octets as they go on the wire, when it was seen, where it stands.
+//! One peer in memory: its octets as they go on the wire, when it was last seen, and its position in a swarm.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -10,7 +10,7 @@ use crate::ids::PeerId;
 
 const SECONDS_MASK: u16 = 0x7fff;
 const PAUSED_BIT: u16 = 0x8000;
-/// Seconds by which the clock reading of another thread may be ahead of ours: it was made later.
+/// Seconds by which the clock reading of another thread may be ahead of ours, because it was made later.
 const AHEAD_SECONDS_MAX: u32 = 60;
 // An age must not wrap before a late sweep has seen it.
 const _: () = assert!(PEER_INACTIVITY_SECONDS_MAX < SECONDS_MASK as u32 - AHEAD_SECONDS_MAX - 3600);
@@ -29,14 +29,14 @@ impl LastSeen {
         self.0 & PAUSED_BIT != 0
     }
 
-    /// Seconds since then; 0 for a peer seen by a thread that has read the clock after `now`.
+    /// Returns the seconds since then; 0 for a peer seen by a thread that has read the clock after `now`.
     pub(crate) fn age_seconds(self, now: Tick) -> u32 {
         let age = now.0.wrapping_sub(u32::from(self.0)) & u32::from(SECONDS_MASK);
         if age > u32::from(SECONDS_MASK) - AHEAD_SECONDS_MAX { 0 } else { age }
     }
 }
 
-/// A peer that comes into a swarm.
+/// A peer as it is stored in a swarm, in one piece.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StoredPeer<const LEN: usize> {
     pub(crate) octets: [u8; LEN],
@@ -44,7 +44,7 @@ pub(crate) struct StoredPeer<const LEN: usize> {
     pub(crate) id: PeerId,
 }
 
-/// Where a peer stands in its swarm, until the swarm changes.
+/// The position of a peer in its swarm, valid until the swarm changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PeerPos {
     pub(crate) seeder: bool,
@@ -60,7 +60,7 @@ pub(crate) struct PeerPos {
 pub(crate) trait Endpoint: Copy + Eq {
     fn address(&self) -> IpAddr;
     fn port(&self) -> u16;
-    /// What `announce.peers_per_address` counts as one address: an IPv4 address, an IPv6 /64.
+    /// Returns what `announce.peers_per_address` counts as one address: an IPv4 address, an IPv6 /64.
     fn address_key(&self) -> u64;
 }
 
@@ -98,12 +98,12 @@ impl Endpoint for [u8; 18] {
     }
 }
 
-/// Do both count as one address?
+/// Whether both count as one address.
 pub(crate) fn have_same_address_key<E: Endpoint>(one: &E, other: &E) -> bool {
     one.address_key() == other.address_key()
 }
 
-/// Where a peer can be reached from, its port considered.
+/// Returns the scope of a peer, with its port taken into account.
 pub(crate) fn scope_of_peer<E: Endpoint>(peer: &E, policy: &Policy) -> AddressScope {
     policy.scope_with_port(AddressScope::of(peer.address()).unwrap_or(AddressScope::Hidden), peer.port())
 }
@@ -116,17 +116,17 @@ pub(crate) enum WirePeer {
 }
 
 impl WirePeer {
-    /// The peer that announces.
+    /// Returns the peer that announces.
     pub(crate) fn from_announce(announce: &Announce) -> Self {
         Self::from_address(announce.address, announce.port)
     }
 
-    /// The peer at this address and port.
+    /// Returns the peer at this address and port.
     #[inline]
     pub(crate) fn from_address(address: IpAddr, port: u16) -> Self {
         match address {
             IpAddr::V4(address) => {
-                // Put together as one number: octets written one by one would have to be read as one.
+                // As one number: octets written one by one would stall the read of all of them.
                 let number = u64::from(address.to_bits()) << 16 | u64::from(port);
                 let [_, _, peer @ ..] = number.to_be_bytes();
                 Self::V4(peer)
@@ -142,7 +142,7 @@ impl WirePeer {
         }
     }
 
-    /// Its address and port.
+    /// Returns its address and port.
     pub(crate) fn socket_addr(self) -> SocketAddr {
         match self {
             Self::V4(octets) => SocketAddr::new(octets.address(), octets.port()),

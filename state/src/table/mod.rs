@@ -1,5 +1,5 @@
-//! How a torrent is found: by a keyed hash that names its shard, in an index of fingerprints there, its header in
-//! a slab, fetched into the processor's cache before it is needed.
+//! How a torrent is found: by a keyed hash that names its shard, in an index of fingerprints there, its
+//! header in a slab, fetched into the processor's cache before it is needed.
 //!
 //! | module | what is in it |
 //! |---|---|

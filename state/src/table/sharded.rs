@@ -1,5 +1,5 @@
-//! A value in shards: many small locks, so that servers on several threads seldom meet, and one estimate of the
-//! memory that all shards take.
+//! A value in shards: many small locks, so that servers on several threads seldom meet, and one estimate of
+//! the memory that all shards take.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,8 +22,8 @@ pub(crate) trait ShardMemory {
     fn memory(&self) -> usize;
 }
 
-/// A shard, and the part of its memory that the estimate knows of. The shard comes first: what an announce reads
-/// of it first is in the cache line of the lock.
+/// A shard, and the part of its memory that the estimate knows of. The shard comes first: what an announce
+/// reads of it first is in the cache line of the lock.
 #[derive(Debug, Default)]
 #[repr(C)]
 struct CountedShard<T> {
@@ -110,9 +110,9 @@ impl<T: ShardMemory + Default, const SHARDS: usize> Sharded<T, SHARDS> {
         (self.memory.load(Ordering::Relaxed) as u64) < octets
     }
 
-    /// Fetches what the announces of a batch will need into the processor's cache, in stages, each for the whole
-    /// batch: one after the other, every announce would wait for memory three or four times. The locks are the
-    /// first stage.
+    /// Fetches what the announces of a batch will need into the processor's cache, in stages, each for the
+    /// whole batch: one after the other, every announce would wait for memory three or four times. The locks
+    /// are the first stage.
     pub(crate) fn prefetch_batch<K: Copy + Default>(
         &self,
         keys: impl Iterator<Item = (u64, K)>,
@@ -145,9 +145,9 @@ impl<T: ShardMemory + Default, const SHARDS: usize> Sharded<T, SHARDS> {
         &self.shards[Self::shard_number(hash)]
     }
 
-    /// Counts what a shard has grown or shrunk by, in steps, so that workers seldom write to one line. Under the
-    /// shard's lock: else what one thread takes away might be counted before what another has added, and the sum
-    /// be below zero for a moment.
+    /// Counts what a shard has grown or shrunk by, in steps, so that workers seldom write to one line. Under
+    /// the shard's lock: else what one thread takes away might be counted before what another has added, and
+    /// the sum be below zero for a moment.
     fn settle_memory(&self, guard: &mut CountedShard<T>) {
         let now = guard.shard.memory();
         if now.abs_diff(guard.counted) >= MEMORY_STEP {

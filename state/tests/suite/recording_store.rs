@@ -1,4 +1,4 @@
-//! A store that writes down what it is told, to be read when all is done.
+//! A store that records what it is told, to be read at the end.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::double::{Double, Doubled};
 #[derive(Clone, Default)]
 struct RecordingStore(Arc<Mutex<Vec<Record>>>);
 
-/// All records that `work` puts, those of one row merged; by channel, then by row.
+/// Returns all records that `work` puts, those of one row merged; by channel, then by row.
 pub(crate) fn records_of(work: impl FnOnce(Arc<Queues>)) -> Vec<Record> {
     let (folder, store, clock) = (tempfile::tempdir().unwrap(), RecordingStore::default(), Clock::start());
     let queues = Arc::new(Queues::new(clock, &Bounds::default()));

@@ -5,13 +5,13 @@ use hayate_udp::dropped::ErrorReason;
 use hayate_udp::{Dropped, UdpConfig};
 
 use crate::fixture::{DISABLED, FREE, HIDDEN, MUSIC, PLAIN, PRUNED, site};
-use crate::kit::{Announced, Harness, Words, door_config, scrape};
+use crate::kit::{Announced, Harness, Words, scrape, udp_config};
 
 const SOURCE: &str = "45.128.19.54:7";
 const TR: &[u8; 20] = b"-TR2940-000000000001";
 
 fn harness() -> Harness {
-    Harness::private(Policy::default(), door_config(), site())
+    Harness::private(Policy::default(), udp_config(), site())
 }
 
 /// URLData in pieces.
@@ -99,7 +99,7 @@ fn without_a_whole_path_nobody_is_a_member() {
 #[test]
 fn denials_are_told_without_what_stands_in_brackets() {
     let mut harness =
-        Harness::private(Policy { strict_port: true, ..Policy::default() }, door_config(), site());
+        Harness::private(Policy { strict_port: true, ..Policy::default() }, udp_config(), site());
     let words = Words { options: path(HIDDEN), ..Words::leecher(80) };
     let mut say = |hash: &[u8; 20], id: &[u8; 20], words: &Words| {
         error_of(&announce(&mut harness, SOURCE, hash, id, words)).to_owned()
@@ -117,7 +117,7 @@ fn denials_are_told_without_what_stands_in_brackets() {
         site_data.deletions =
             std::sync::Arc::new([(hayate_state::InfoHash([7; 20]), "Dupe".into())].into_iter().collect());
     });
-    let mut harness = Harness::private(Policy::default(), door_config(), reasons);
+    let mut harness = Harness::private(Policy::default(), udp_config(), reasons);
     let reply = announce(&mut harness, SOURCE, &[7; 20], TR, &words);
     assert_eq!(error_of(&reply), "This torrent does not exist: Dupe");
 }
@@ -153,7 +153,7 @@ fn a_claimed_address_counts_if_its_source_may_claim_and_it_is_public() {
         ([9, 8, 7, 6], "10.0.0.0/8", [45, 128, 19, 54]),
         ([0, 0, 0, 0], "0.0.0.0/0", [45, 128, 19, 54]),
     ] {
-        let config = UdpConfig { spoofing_sources: vec![sources.parse().unwrap()], ..door_config() };
+        let config = UdpConfig { spoofing_sources: vec![sources.parse().unwrap()], ..udp_config() };
         let mut harness = Harness::private(Policy::default(), config, site());
         let seeder = Words { options: path(PLAIN), claim: claim.to_vec(), ..Words::seeder(6881) };
         announce(&mut harness, SOURCE, &MUSIC, TR, &seeder);

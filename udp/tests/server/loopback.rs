@@ -29,7 +29,7 @@ fn server(addresses: &[&str], workers: usize) -> TestServer {
     let (board, swarms) = (Board::default(), Swarms::new(0));
     let policy = Published::new(Policy { announce_drift_seconds: 0, ..Policy::default() });
     let tracker = |seed| Tracker::new(Arc::clone(&swarms), &policy, seed as u64);
-    let running = opened.start(&Published::new(door_config()), Clock::start(), &board, tracker).unwrap();
+    let running = opened.start(&Published::new(udp_config()), Clock::start(), &board, tracker).unwrap();
     TestServer { running, addresses, board }
 }
 
@@ -144,7 +144,7 @@ fn a_burst_is_answered_and_nothing_else() {
 }
 
 #[test]
-fn a_door_that_stands_open_is_not_opened_twice() {
+fn a_port_that_is_served_is_not_opened_twice() {
     for workers in [1, 2] {
         let server = server(&["127.0.0.1:0"], workers);
         let address = server.addresses[0].to_string();

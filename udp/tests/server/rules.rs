@@ -95,7 +95,7 @@ fn a_verified_source_is_told_what_is_wrong() {
 fn closed_trackers_say_so() {
     let list: TorrentList = [hayate_state::InfoHash([11; 20])].into_iter().collect();
     let policy = Policy { access: Access::Allow(Arc::new(list)), enable_scrape: false, ..Policy::default() };
-    let mut harness = Harness::new(policy, door_config());
+    let mut harness = Harness::new(policy, udp_config());
     let id = harness.connect("192.0.2.7:6881");
     let reply = harness.say("192.0.2.7:6881", &Words::leecher(6881).datagram(id)).unwrap();
     assert_eq!(error_text(&reply), "unregistered torrent");
@@ -132,7 +132,7 @@ fn each_family_gets_its_own_peers_and_the_counts_of_both() {
 
 #[test]
 fn num_want_is_obeyed_and_capped_by_the_reply_size() {
-    let mut harness = Harness::new(Policy::default(), UdpConfig { num_want_max: 5000, ..door_config() });
+    let mut harness = Harness::new(Policy::default(), UdpConfig { num_want_max: 5000, ..udp_config() });
     for n in 0..=255_u8 {
         harness.announce(&format!("192.0.2.{n}:1024"), &Words::leecher(6881));
         harness.announce(&format!("[2001:db8:{n:x}::1]:1024"), &Words::leecher(6881));
@@ -171,7 +171,7 @@ fn scrape_answers_each_torrent_in_order_and_ignores_a_broken_tail() {
 #[test]
 fn scrape_answers_the_first_torrents_up_to_the_limit() {
     for (limit, expected) in [(1, 1), (74, 74), (500, 100)] {
-        let config = UdpConfig { max_scrape_infohashes: limit, ..door_config() };
+        let config = UdpConfig { max_scrape_infohashes: limit, ..udp_config() };
         let mut harness = Harness::new(Policy::default(), config);
         let id = harness.connect("192.0.2.9:1024");
         let reply = harness.say("192.0.2.9:1024", &scrape(id, &[7; 100])).unwrap();
@@ -181,7 +181,7 @@ fn scrape_answers_the_first_torrents_up_to_the_limit() {
 
 #[test]
 fn the_address_field_counts_only_from_listed_ipv4_sources() {
-    let config = UdpConfig { spoofing_sources: vec!["10.0.0.0/8".parse().unwrap()], ..door_config() };
+    let config = UdpConfig { spoofing_sources: vec!["10.0.0.0/8".parse().unwrap()], ..udp_config() };
     let config = UdpConfig {
         spoofing_sources: [config.spoofing_sources, vec!["::/0".parse().unwrap()]].concat(),
         ..config
@@ -190,7 +190,7 @@ fn the_address_field_counts_only_from_listed_ipv4_sources() {
     let claim = |octets: &[u8]| Words { claim: octets.to_vec(), ..Words::leecher(6881) };
     let wide = "2a00:db8::9".parse::<std::net::Ipv6Addr>().unwrap().octets();
     let mapped = "::ffff:45.128.19.9".parse::<std::net::Ipv6Addr>().unwrap().octets();
-    for (hash, source, words, asker, expected) in [
+    for (hash, source, words, client, expected) in [
         (1, "10.0.0.1:1", claim(&[45, 128, 19, 9]), "192.0.2.1:1", peer("45.128.19.9:6881")),
         (2, "10.0.0.1:1", claim(&[0; 4]), "10.0.0.2:1", peer("10.0.0.1:6881")),
         (3, "192.0.2.8:1", claim(&[45, 128, 19, 9]), "192.0.2.1:1", peer("192.0.2.8:6881")),
@@ -200,7 +200,7 @@ fn the_address_field_counts_only_from_listed_ipv4_sources() {
         (7, "[2001:db8::8]:1", claim(&wide), "[2001:db8::1]:1", peer("[2001:db8::8]:6881")),
     ] {
         harness.announce(source, &Words { hash, ..words });
-        let announced = harness.announce(asker, &Words { hash, ..Words::leecher(6882) });
+        let announced = harness.announce(client, &Words { hash, ..Words::leecher(6882) });
         assert_eq!(announced.peers, expected, "{hash}");
     }
 }
@@ -228,7 +228,7 @@ fn a_reload_takes_effect_at_the_next_batch_and_keeps_ids() {
     let mut harness = Harness::open();
     let id = harness.connect("192.0.2.1:1024");
     let private_key = b"another-key-for-the-test".to_vec();
-    harness.config.publish(UdpConfig { private_key, max_scrape_infohashes: 1, ..door_config() });
+    harness.config.publish(UdpConfig { private_key, max_scrape_infohashes: 1, ..udp_config() });
     assert_eq!(harness.say("192.0.2.1:1024", &scrape(id, &[7, 7])).unwrap().len(), 8 + 12);
     assert_ne!(harness.connect("192.0.2.1:1024"), id);
 }
@@ -249,7 +249,7 @@ fn requests_are_counted_by_kind_and_family() {
 
 #[test]
 fn nobody_is_said_to_be_where_no_peer_is() {
-    let config = UdpConfig { spoofing_sources: vec!["10.0.0.0/8".parse().unwrap()], ..door_config() };
+    let config = UdpConfig { spoofing_sources: vec!["10.0.0.0/8".parse().unwrap()], ..udp_config() };
     let mut harness = Harness::new(Policy::default(), config);
     for claim in [[192, 0, 2, 9], [198, 18, 0, 1], [192, 88, 99, 1], [240, 0, 0, 1]] {
         let id = harness.connect("10.0.0.1:1");
@@ -291,7 +291,7 @@ fn a_scrape_beyond_the_limit_is_shown_to_no_hook() {
         rate_limit: Some(RateLimitRule { limiter, action: OverLimitAction::Empty }),
         ..Policy::default()
     };
-    let mut harness = Harness::new(policy, door_config());
+    let mut harness = Harness::new(policy, udp_config());
     let id = harness.connect("192.0.2.9:1024");
     for _ in 0..7 {
         let reply = harness.say("192.0.2.9:1024", &scrape(id, &[7])).unwrap();

@@ -13,7 +13,7 @@ pub(crate) const CONNECT: [u8; 16] =
     [0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0, 0xa1, 0xb2, 0xc3, 0xd4];
 
 /// A configuration with the defaults of `tracker.json`.
-pub(crate) fn door_config() -> UdpConfig {
+pub(crate) fn udp_config() -> UdpConfig {
     UdpConfig::with_key("test-key-0123456789")
 }
 
@@ -44,7 +44,7 @@ impl Harness {
     }
 
     pub(crate) fn open() -> Self {
-        Self::new(Policy::default(), door_config())
+        Self::new(Policy::default(), udp_config())
     }
 
     /// One datagram; the reply, or the reason for silence.
