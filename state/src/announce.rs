@@ -1,6 +1,6 @@
 //! The fields of one announce or scrape and of its answer, the same for the UDP server and the HTTP gateway.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::ids::{InfoHash, PeerId};
 
@@ -291,4 +291,94 @@ impl<'b, const LEN: usize> PeerWriter<'b, LEN> {
         let written: &[[u8; LEN]] = self.octets.get(..self.used).unwrap_or_default().as_chunks().0;
         written.contains(peer)
     }
+}
+
+/// A peer as it goes on the wire.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum WirePeer {
+    V4([u8; PEER_V4_LEN]),
+    V6([u8; PEER_V6_LEN]),
+}
+
+impl WirePeer {
+    /// Returns the peer that announces.
+    pub(crate) fn from_announce(announce: &Announce) -> Self {
+        Self::from_address(announce.address, announce.port)
+    }
+
+    /// Returns the peer at this address and port.
+    #[inline]
+    pub(crate) fn from_address(address: IpAddr, port: u16) -> Self {
+        match address {
+            IpAddr::V4(address) => {
+                // As one number: octets written one by one would stall the read of all of them.
+                let number = u64::from(address.to_bits()) << 16 | u64::from(port);
+                let [_, _, peer @ ..] = number.to_be_bytes();
+                Self::V4(peer)
+            }
+            IpAddr::V6(address) => {
+                let mut peer = [0; PEER_V6_LEN];
+                if let Some((host, rest)) = peer.split_first_chunk_mut::<16>() {
+                    *host = address.octets();
+                    rest.copy_from_slice(&port.to_be_bytes());
+                }
+                Self::V6(peer)
+            }
+        }
+    }
+
+    /// Returns its address and port.
+    pub(crate) fn socket_addr(self) -> SocketAddr {
+        match self {
+            Self::V4(octets) => SocketAddr::new(octets.address(), octets.port()),
+            Self::V6(octets) => SocketAddr::new(octets.address(), octets.port()),
+        }
+    }
+}
+
+/// The octets of one peer on the wire: address, then port (BEP 15, BEP 7).
+pub(crate) trait Endpoint: Copy + Eq {
+    fn address(&self) -> IpAddr;
+    fn port(&self) -> u16;
+    /// Returns what `announce.peers_per_address` counts as one address: an IPv4 address, an IPv6 /64.
+    fn address_key(&self) -> u64;
+}
+
+impl Endpoint for [u8; 6] {
+    fn address(&self) -> IpAddr {
+        let [a, b, c, d, ..] = *self;
+        Ipv4Addr::new(a, b, c, d).into()
+    }
+
+    fn port(&self) -> u16 {
+        let [.., high, low] = *self;
+        u16::from_be_bytes([high, low])
+    }
+
+    fn address_key(&self) -> u64 {
+        let [a, b, c, d, ..] = *self;
+        u32::from_be_bytes([a, b, c, d]).into()
+    }
+}
+
+impl Endpoint for [u8; 18] {
+    fn address(&self) -> IpAddr {
+        let [address @ .., _, _] = *self;
+        Ipv6Addr::from(address).into()
+    }
+
+    fn port(&self) -> u16 {
+        let [.., high, low] = *self;
+        u16::from_be_bytes([high, low])
+    }
+
+    fn address_key(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = *self;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+/// Whether both count as one address.
+pub(crate) fn have_same_address_key<E: Endpoint>(one: &E, other: &E) -> bool {
+    one.address_key() == other.address_key()
 }

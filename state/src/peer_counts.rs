@@ -1,4 +1,6 @@
-//! Counts of peers by family and role.
+//! Counts of peers by family and role, and the counts of one torrent as reports show them.
+
+use crate::ids::InfoHash;
 
 /// The numbers of peers of each family and role, in a swarm, a shard, or all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,5 +28,23 @@ impl PeerCounts {
         self.v4_leechers = self.v4_leechers + after.v4_leechers - before.v4_leechers;
         self.v6_seeders = self.v6_seeders + after.v6_seeders - before.v6_seeders;
         self.v6_leechers = self.v6_leechers + after.v6_leechers - before.v6_leechers;
+    }
+}
+
+/// The counts of one torrent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReportRow {
+    /// The torrent.
+    pub info_hash: InfoHash,
+    /// Its peers. In mode private a peer that is reached over both families counts in both.
+    pub peers: PeerCounts,
+    /// Finished downloads.
+    pub completed: u32,
+}
+
+impl ReportRow {
+    /// Whether any count is above zero.
+    pub(crate) fn has_counts(&self) -> bool {
+        self.peers.total() > 0 || self.completed > 0
     }
 }

@@ -10,8 +10,8 @@ use crossbeam_utils::CachePadded;
 use hashbrown::DefaultHashBuilder;
 use parking_lot::Mutex;
 
+use crate::announce::Endpoint;
 use crate::clock::Tick;
-use crate::swarm::peer::Endpoint;
 
 /// Buckets that share a lock, and for which addresses compete.
 const WAYS: usize = 64;

@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::Clock;
-use crate::ids::InfoHash;
-use crate::peer_counts::PeerCounts;
+pub use crate::peer_counts::ReportRow;
 use crate::private::Torrents;
 use crate::snapshot::keeper::Pace;
 use crate::swarm::Swarms;
@@ -20,24 +19,6 @@ use crate::swarm::torrent::Torrent;
 
 /// Torrents that are looked at under one lock.
 const SLICE: usize = 512;
-
-/// The counts of one torrent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReportRow {
-    /// The torrent.
-    pub info_hash: InfoHash,
-    /// Its peers. In mode private a peer that is reached over both families counts in both.
-    pub peers: PeerCounts,
-    /// Finished downloads.
-    pub completed: u32,
-}
-
-impl ReportRow {
-    /// Whether any count is above zero.
-    pub(crate) fn has_counts(&self) -> bool {
-        self.peers.total() > 0 || self.completed > 0
-    }
-}
 
 /// Where the torrents are.
 #[derive(Clone, Debug)]
@@ -177,9 +158,10 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::PeerCounts;
     use crate::admission::Policy;
     use crate::announce::{Announce, Event, Handout};
-    use crate::ids::PeerId;
+    use crate::ids::{InfoHash, PeerId};
     use crate::published::Published;
     use crate::{Tick, Tracker};
 

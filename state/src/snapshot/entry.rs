@@ -1,10 +1,9 @@
 //! One torrent, or some of its peers, as it lies in a snapshot. The layout is in [`swarms`](super::swarms).
 
 use crate::address::AddressScope;
-use crate::announce::{PEER_V4_LEN, PEER_V6_LEN};
+use crate::announce::{Endpoint, PEER_V4_LEN, PEER_V6_LEN, WirePeer};
 use crate::ids::{ID_LEN, InfoHash, PeerId};
 use crate::snapshot::container::SnapshotError;
-use crate::swarm::peer::{Endpoint, WirePeer};
 
 /// Longest age that can be told, in seconds.
 pub(crate) const AGE_MAX: u32 = 0x7fff;

@@ -5,9 +5,10 @@
 use std::ops::RangeInclusive;
 
 use crate::address::AddressScope;
+use crate::announce::Endpoint;
 use crate::ids::PeerId;
 use crate::swarm::block::Block;
-use crate::swarm::peer::{Endpoint, LastSeen, PeerPos, StoredPeer};
+use crate::swarm::peer::{LastSeen, PeerPos, StoredPeer};
 use crate::table::keyed_hash::KeyedHash;
 use crate::table::slab::Slab;
 

@@ -4,11 +4,12 @@
 
 use crate::address::{AddressScope, ScopeSet};
 use crate::admission::Policy;
+use crate::announce::{Endpoint, have_same_address_key};
 use crate::clock::Tick;
 use crate::ids::PeerId;
 use crate::swarm::block::Block;
 use crate::swarm::buckets::{PeerBuckets, position};
-use crate::swarm::peer::{Endpoint, LastSeen, PeerPos, StoredPeer, have_same_address_key, scope_of_peer};
+use crate::swarm::peer::{LastSeen, PeerPos, StoredPeer, scope_of_peer};
 use crate::swarm::peer_set::PeerSet;
 use crate::swarm::scope_group::ScopeGroup;
 use crate::swarm::select::{Pool, RolePeers};

@@ -2,8 +2,9 @@
 
 use crate::address::{AddressScope, ScopeSet};
 use crate::admission::Policy;
+use crate::announce::{Endpoint, have_same_address_key};
 use crate::ids::PeerId;
-use crate::swarm::peer::{Endpoint, LastSeen, PeerPos, StoredPeer, have_same_address_key, scope_of_peer};
+use crate::swarm::peer::{LastSeen, PeerPos, StoredPeer, scope_of_peer};
 use crate::table::keyed_hash::KeyedHash;
 
 /// The peers of one family in a swarm, in any form. No peer is there twice.

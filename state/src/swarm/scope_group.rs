@@ -2,8 +2,9 @@
 //! may be handed all of them, so that peers which it may not be handed cost nothing.
 
 use crate::address::AddressScope;
+use crate::announce::Endpoint;
 use crate::swarm::buckets::PeerBuckets;
-use crate::swarm::peer::{Endpoint, PeerPos};
+use crate::swarm::peer::PeerPos;
 
 /// The peers of one family and scope: the buckets of seeders and those of leechers.
 #[derive(Debug)]

@@ -4,11 +4,11 @@
 
 use crate::address::{AddressScope, ScopeSet};
 use crate::admission::Policy;
-use crate::announce::PeerWriter;
+use crate::announce::{Endpoint, PeerWriter};
 use crate::ids::{ID_LEN, PeerId};
 use crate::lock_cost;
 use crate::swarm::buckets::PeerBuckets;
-use crate::swarm::peer::{Endpoint, PeerPos, scope_of_peer};
+use crate::swarm::peer::{PeerPos, scope_of_peer};
 use crate::swarm::scope_group::ScopeGroup;
 
 /// Most peers that are all looked at where not all of them may be handed out.

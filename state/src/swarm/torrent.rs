@@ -4,14 +4,14 @@
 
 use crate::address::{AddressScope, ScopeSet};
 use crate::admission::Policy;
-use crate::announce::{Announce, Event, Handout, PEER_V4_LEN, PEER_V6_LEN, Tally};
+use crate::announce::{Announce, Endpoint, Event, Handout, PEER_V4_LEN, PEER_V6_LEN, Tally, WirePeer};
 use crate::clock::Tick;
 use crate::ids::InfoHash;
 use crate::peer_counts::PeerCounts;
 use crate::swarm::block::allocation;
 use crate::swarm::large::{LargeCursor, LargeFamily};
 use crate::swarm::pair::{PAIR_LEN, Pair};
-use crate::swarm::peer::{Endpoint, LastSeen, PeerPos, StoredPeer, WirePeer, scope_of_peer};
+use crate::swarm::peer::{LastSeen, PeerPos, StoredPeer, scope_of_peer};
 use crate::swarm::peer_set::{PeerArray, PeerSet};
 use crate::swarm::select::{Pool, Requester, RolePeers, WantedRoles, select_peers};
 use crate::swarm::small::{SMALL_MAX, SMALL_ROOM, SmallSwarm};

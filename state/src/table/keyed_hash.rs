@@ -4,8 +4,8 @@
 use std::hash::{BuildHasher, RandomState};
 
 use crate::address::AddressScope;
+use crate::announce::Endpoint;
 use crate::ids::{ID_LEN, InfoHash};
-use crate::swarm::peer::Endpoint;
 
 /// Words of eight octets in the longest key: an info_hash, or an IPv6 peer.
 const WORDS_MAX: usize = ID_LEN.div_ceil(8);
