@@ -24,7 +24,7 @@ pub const INBOX_MAX: usize = 16 * 1024;
 const BATCH_MAX: usize = 256;
 /// Time between two slices of periodic work.
 const SLICE_PERIOD: Duration = Duration::from_millis(100);
-/// The same, in a tracker with many peers.
+/// Time between two slices of periodic work in a large tracker.
 const SLICE_PERIOD_SHORT: Duration = Duration::from_millis(10);
 /// Longest time that one slice makes up for after the thread has waited for a processor.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ pub const PEER_V4_LEN: usize = 6;
 /// Octets of one IPv6 peer on the wire: address and port (BEP 7, BEP 15).
 pub const PEER_V6_LEN: usize = 18;
 
-/// What a client did (BEP 3, BEP 15, BEP 21). Anything unknown is [`Event::None`].
+/// The event of an announce (BEP 3, BEP 15, BEP 21). Anything unknown is [`Event::None`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Event {
     /// A regular announce.
@@ -42,7 +42,7 @@ pub struct Announce {
     pub downloaded: u64,
     /// Octets still missing; 0 means seeder.
     pub left: u64,
-    /// What happened.
+    /// The event.
     pub event: Event,
     /// Peers to hand out, at most; the server has applied its default and its maximum.
     pub num_want: u16,

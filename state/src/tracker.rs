@@ -28,7 +28,7 @@ use crate::swarm::{AnnounceOutcome, Swarms};
 /// let seeder = Announce {
 ///     info_hash: InfoHash([7; 20]),
 ///     peer_id: PeerId(*b"-XX0001-abcdefghijkl"),
-///     address: "192.0.2.7".parse()?,
+///     address: [192, 0, 2, 7].into(),
 ///     port: 6881,
 ///     uploaded: 0,
 ///     downloaded: 0,
@@ -41,12 +41,12 @@ use crate::swarm::{AnnounceOutcome, Swarms};
 /// // Room for 50 IPv4 peers and no IPv6 peer; the seeder is handed to the leecher.
 /// let mut v4 = [0; 6 * 50];
 /// let mut handout = Handout::new(&mut v4, &mut []);
-/// let leecher = Announce { address: "192.0.2.11".parse()?, left: 9, ..seeder };
+/// let leecher = Announce { address: [192, 0, 2, 11].into(), left: 9, ..seeder };
 /// let answer = tracker.announce(Tick(101), &leecher, &mut handout)?;
 /// assert_eq!((answer.tally.seeders, answer.tally.leechers), (1, 1));
 /// assert_eq!(handout.v4.used(), 6);
 /// assert_eq!(v4[..6], [192, 0, 2, 7, 0x1a, 0xe1]);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), hayate_state::Refusal>(())
 /// ```
 #[derive(Debug)]
 pub struct Tracker {
@@ -60,7 +60,7 @@ pub struct Tracker {
     private: Option<PrivateMode>,
 }
 
-/// What mode private needs to decide, beside the policy.
+/// The site and the state of this handle in mode private.
 #[derive(Debug)]
 struct PrivateMode {
     site: Arc<Site>,

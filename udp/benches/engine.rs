@@ -18,7 +18,7 @@ use hayate_udp::Outcome;
 use hayate_udp::config::REPLY_MAX;
 use hayate_udp::connection_id::Keeper;
 
-use kit::{CONNECT, Harness, Words, scrape, udp_config};
+use kit::{CONNECT, Harness, TestAnnounce, scrape, udp_config};
 
 /// More sources than the keeper remembers ids of.
 const SOURCES: u16 = 10_000;
@@ -48,7 +48,7 @@ fn datagrams(criterion: &mut Criterion) {
         &mut Harness::open(),
         &(0..SOURCES).map(connect).collect::<Vec<_>>(),
     );
-    let forged = (source(0), Words::leecher(6881).datagram([7; 8]));
+    let forged = (source(0), TestAnnounce::leecher(6881).datagram([7; 8]));
     engine(&mut group, "forged", &mut Harness::open(), &[forged]);
     for peers in [2, 20, 1000] {
         let mut harness = Harness::open();
@@ -108,10 +108,11 @@ fn connection_ids(criterion: &mut Criterion) {
 /// A swarm of this many peers, every other one a seeder: the announces of all of them.
 fn swarm(harness: &mut Harness, peers: u16) -> Vec<Sent> {
     let announce = |number: u16| {
-        let words = if number.is_multiple_of(2) { Words::seeder(6881) } else { Words::leecher(6881) };
-        let (source, words) = (source(number), Words { event: 0, num_want: 50, ..words });
+        let words =
+            if number.is_multiple_of(2) { TestAnnounce::seeder(6881) } else { TestAnnounce::leecher(6881) };
+        let (source, words) = (source(number), TestAnnounce { event: 0, num_want: 50, ..words });
         let datagram = words.datagram(harness.connect(&source.to_string()));
-        harness.say(&source.to_string(), &datagram).unwrap();
+        harness.send(&source.to_string(), &datagram).unwrap();
         (source, datagram)
     };
     (0..peers).map(announce).collect()

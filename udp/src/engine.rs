@@ -280,7 +280,7 @@ impl Engine {
             IpAddr::V4(_) => Handout::new(room, &mut []),
             IpAddr::V6(_) => Handout::new(&mut [], room),
         };
-        let announce = view.words(address, num_want);
+        let announce = view.to_announce(address, num_want);
         // Zeroed only where there are hooks to look at it.
         let mut url_room: [u8; URL_MAX];
         let request_url = if self.tracker.policy().hooks.is_empty() {

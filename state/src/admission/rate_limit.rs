@@ -1,5 +1,5 @@
 //! Token buckets of addresses in bounded memory, to find those that send too many requests. Each IPv4 address
-//! has a bucket, and each IPv6 /64 (`rules/swarms.md#rate-limit`). Only for sources that are proven: anybody
+//! has a bucket, and each IPv6 /64 (`rules/swarms.md#rate-limit`). Only for sources that are proven: any host
 //! can forge others.
 
 use std::hash::BuildHasher;

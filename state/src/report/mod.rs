@@ -20,7 +20,7 @@ use crate::swarm::torrent::Torrent;
 /// Torrents that are looked at under one lock.
 const SLICE: usize = 512;
 
-/// Where the torrents are.
+/// The owner of the torrents of a report.
 #[derive(Clone, Debug)]
 pub enum TorrentSource {
     /// In the swarms of mode open and listed.

@@ -219,7 +219,7 @@ pub(super) enum SocketOption {
     CountDrops,
     /// Report with each datagram to which of our addresses it came (IPv4).
     PacketInfoV4,
-    /// The same for IPv6.
+    /// Report with each datagram to which of our addresses it came (IPv6).
     PacketInfoV6,
     /// Never let a reply be fragmented on its way, and ignore what routers report about the path (IPv4; over
     /// IPv6 routers never fragment). A path narrower than a reply loses it.

@@ -28,7 +28,7 @@ pub enum OpenError {
     Failed {
         /// The configured address.
         address: SocketAddr,
-        /// What was attempted.
+        /// The attempted step.
         attempt: &'static str,
         /// The error of the system.
         source: io::Error,

@@ -216,7 +216,7 @@ impl<'p> AnnounceView<'p> {
     /// Returns the announce as the tracker takes it, for a peer at `address` that gets at most `num_want`
     /// peers.
     #[must_use]
-    pub fn words(self, address: IpAddr, num_want: u16) -> Announce {
+    pub fn to_announce(self, address: IpAddr, num_want: u16) -> Announce {
         Announce {
             info_hash: self.info_hash(),
             peer_id: self.peer_id(),

@@ -74,7 +74,7 @@ fn serve(addresses: &[&str], workers: usize) {
         for n in 0..7_u16 {
             let client = client(from, to);
             let id = connect(&client);
-            let words = Words { hash, ..Words::leecher(6881 + n) };
+            let words = TestAnnounce { hash, ..TestAnnounce::leecher(6881 + n) };
             let announced = Announced::read(&ask(&client, &words.datagram(id)));
             assert_eq!(
                 (announced.leechers, announced.peers.len()),
@@ -127,7 +127,7 @@ fn a_burst_is_answered_and_nothing_else() {
     client.send(&[0; 15]).unwrap();
     client.send(&[0; 3000]).unwrap();
     client.send(&[]).unwrap();
-    client.send(&Words::leecher(6881).datagram([1; 8])).unwrap();
+    client.send(&TestAnnounce::leecher(6881).datagram([1; 8])).unwrap();
     for n in 0..100_u32 {
         let mut datagram = scrape(id, &[7]);
         datagram[12..16].copy_from_slice(&n.to_be_bytes());
