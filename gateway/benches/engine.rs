@@ -11,13 +11,13 @@ use criterion::Criterion;
 use hayate_gateway::engine::client_address::Source;
 use hayate_gateway::engine::{Head, Response};
 use hayate_gateway::wire::bencode;
-use hayate_gateway::wire::query::Parameters;
+use hayate_gateway::wire::query::{Parameters, Strictness};
 use hayate_gateway::wire::reply::{self, ReplyAddress, ReplyForm};
 use hayate_gateway::{Engine, HttpConfig, TrackerRoutes};
 use hayate_state::actor::PeerList;
 use hayate_state::{Answer, InfoHash, Now, Policy, Published, Swarms, Tally, Tracker};
 
-/// Peers of the swarm that is asked for.
+/// Peers of the swarm that the requests ask for.
 const PEERS: u16 = 1000;
 /// Octets of the header lines a client sends.
 const HEADER_OCTETS: usize = 120;
@@ -62,7 +62,7 @@ impl Harness {
     }
 }
 
-/// Whole requests of one known peer.
+/// Measures whole requests of one known peer.
 fn requests(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("gateway");
     let mut harness = Harness::new();
@@ -83,7 +83,7 @@ fn requests(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Reading alone: the route, and the query.
+/// Measures reading alone: the route, and the query.
 fn queries(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("query");
     let routes =
@@ -102,12 +102,14 @@ fn queries(criterion: &mut Criterion) {
     });
     let query = query_of_ten();
     group.bench_function("scrape-10", |bencher| {
-        bencher.iter(|| Parameters::parse(black_box(query.as_bytes())).info_hashes().flatten().count());
+        bencher.iter(|| {
+            Parameters::parse(black_box(query.as_bytes())).info_hashes(Strictness::Lenient).flatten().count()
+        });
     });
     group.finish();
 }
 
-/// Writing alone.
+/// Measures writing alone.
 fn replies(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("bencode");
     let tally = Tally { seeders: 500, completed: 700, leechers: 501, paused: 0 };
@@ -133,7 +135,7 @@ fn replies(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What peer `number` sends for the torrent all peers are in.
+/// Returns what peer `number` sends for the torrent that all peers share.
 fn announce(number: u16, more: &str) -> String {
     format!(
         "/announce?info_hash={}&peer_id=-XX0001-{number:012}&port=6881&uploaded=0&downloaded=0&corrupt=0\
@@ -142,13 +144,13 @@ fn announce(number: u16, more: &str) -> String {
     )
 }
 
-/// Ten torrents, of which one is known.
+/// Returns a query for ten torrents, of which one is known.
 fn query_of_ten() -> String {
     (0..10).map(|seed| format!("info_hash={}&", escaped(seed))).collect()
 }
 
-/// A random info_hash, always the same for one seed, as clients write it: what is a letter or a digit as it
-/// is, everything else as an escape.
+/// Returns a random info_hash, always the same for one seed, as clients write it: letters and digits as they
+/// are, everything else as an escape.
 fn escaped(seed: u64) -> String {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut text = String::new();

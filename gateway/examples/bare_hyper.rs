@@ -23,9 +23,9 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::spawn_local;
 
-/// Connections that wait to be accepted, as many as with the gateway.
+/// The most connections that wait to be accepted, the same as of the gateway.
 const BACKLOG: i32 = 4096;
-/// What every client is told: the reply to a seeder that is alone, 102 octets.
+/// The answer to every client: the reply to a seeder that is alone, 102 octets.
 const REPLY: &[u8] = b"d8:completei1e10:downloadedi0e11:external ip4:\x7f\x00\x00\x0110:incompletei0e\
     8:intervali1800e12:min intervali900e5:peers0:e";
 

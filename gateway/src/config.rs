@@ -13,34 +13,34 @@ pub const REQUEST_LINE_MAX: usize = 8 * 1024;
 /// Longest header block that is read, in octets; above it 431 (`rules/http.md#sizes-of-a-request`).
 pub const HEADER_BLOCK_MAX: usize = 16 * 1024;
 
-/// What is fixed when the sockets open.
+/// Settings that are fixed when the sockets open.
 #[derive(Clone, Debug, Default)]
 pub struct ListenConfig {
     /// Addresses of the gateway: announces and scrapes; port 0 lets the system choose. An IPv6 address makes
     /// a v6-only socket; `[::]` beside `0.0.0.0` is skipped with a warning on a host without IPv6, and with
     /// port 0 both get the same port.
     pub addresses: Vec<SocketAddr>,
-    /// Addresses of the gateway with TLS, likewise.
+    /// Addresses of the gateway with TLS, by the same rules.
     pub https_addresses: Vec<SocketAddr>,
-    /// A unix socket of the gateway; its peer counts as a trusted proxy.
+    /// Path of the gateway's unix socket; its peer counts as a trusted proxy.
     pub unix_socket: Option<PathBuf>,
-    /// Who may connect to it.
+    /// Who may connect to the unix socket.
     pub unix_access: SocketAccess,
     /// Addresses of the operator's pages: `/metrics`, `/alive`, `/health`.
     pub metrics_addresses: Vec<SocketAddr>,
 }
 
-/// Mode and group of a unix socket. Whoever may connect is believed about the client's address.
+/// Mode and group of a unix socket. Every process that may connect is believed about the client's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketAccess {
-    /// The mode, up to 0777: to connect takes the right to write.
+    /// The mode, up to 0777: connecting takes the right to write.
     pub mode: u32,
-    /// Its group; `None` = that of the process.
+    /// The group; `None` = that of the process.
     pub group: Option<u32>,
 }
 
 impl SocketAccess {
-    /// Owner and group.
+    /// The default mode: owner and group may connect.
     pub const MODE: u32 = 0o660;
 }
 
@@ -50,12 +50,12 @@ impl Default for SocketAccess {
     }
 }
 
-/// What a reload may change.
+/// Settings that a reload may change.
 #[derive(Clone, Debug)]
 pub struct HttpConfig {
     /// Paths of announces: segments, `:name` for one captured segment, a last `*name` for the rest.
     pub announce_routes: Vec<String>,
-    /// Paths of scrapes, likewise; empty when scrapes are off.
+    /// Paths of scrapes, in the same form; empty when scrapes are off.
     pub scrape_routes: Vec<String>,
     /// Keep connections open after a reply.
     pub enable_keepalive: bool,
@@ -63,23 +63,23 @@ pub struct HttpConfig {
     pub tls: Option<Tls>,
     /// Header that names the client, from trusted proxies only; `None` = believe no header.
     pub proxy_header: Option<String>,
-    /// Who may name the client.
+    /// Networks of the proxies that may name the client.
     pub trusted_proxies: Vec<IpNet>,
     /// Sources whose parameters `ip`, `ipv4`, `ipv6` are honoured (BEP 7); empty = nobody's.
     pub spoofing_sources: Vec<IpNet>,
-    /// Longest time for a whole request head.
+    /// The longest time for a whole request head.
     pub read_timeout: Duration,
-    /// Longest time for one reply.
+    /// The longest time for one reply.
     pub write_timeout: Duration,
-    /// Longest time between two requests of a connection.
+    /// The longest time between two requests of a connection.
     pub idle_timeout: Duration,
-    /// Info_hashes of one scrape that are answered; at least 1.
+    /// The largest number of info_hashes of one scrape that are answered; at least 1.
     pub max_scrape_infohashes: usize,
-    /// Open connections at most; beyond, new ones are closed.
+    /// The largest number of open connections; beyond it, idle ones make room, or new ones are closed.
     pub max_connections: usize,
-    /// Peers handed out where the client does not say.
+    /// Peers handed out to a client that does not ask for a number.
     pub num_want: u16,
-    /// Peers handed out at most to a client that says.
+    /// The largest number of peers handed out to a client that asks for a number.
     pub num_want_max: u16,
     /// Tell the client its own address (BEP 24).
     pub external_ip: bool,

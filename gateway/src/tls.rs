@@ -1,4 +1,4 @@
-//! TLS by rustls: what a certificate and its key make of a connection (`rules/http.md#tls`).
+//! TLS by rustls: from a certificate and its key to connections with TLS (`rules/http.md#tls`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 /// The protocol of HTTP/2 in ALPN (RFC 9113).
 pub(crate) const H2: &[u8] = b"h2";
-/// That of HTTP/1.1 (RFC 7301).
+/// The protocol of HTTP/1.1 in ALPN (RFC 7301).
 const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// A certificate chain with its key, ready for connections: TLS 1.2 and 1.3.
@@ -31,22 +31,22 @@ impl fmt::Debug for Tls {
 /// Why a certificate and a key do not make TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The file of the chain holds none.
+    /// The file of the chain holds no certificate.
     #[error("no certificate in PEM form is in it")]
     NoCertificate,
     /// A certificate cannot be read.
     #[error("its certificate cannot be read: {0}")]
     Certificate(String),
-    /// The file of the key holds none.
+    /// The file of the key holds no key.
     #[error("no private key in PEM form is in it")]
     NoKey,
-    /// The key is not that of the certificate, or none that rustls can use.
+    /// The key is not that of the certificate, or rustls cannot use it.
     #[error("it is not the key of the certificate: {0}")]
     Key(String),
 }
 
 impl TlsError {
-    /// Is it the key's file that is wrong, and not the chain's?
+    /// Whether the key's file is wrong, and not the chain's.
     #[must_use]
     pub fn is_of_key(&self) -> bool {
         matches!(self, Self::NoKey | Self::Key(_))
@@ -54,7 +54,7 @@ impl TlsError {
 }
 
 impl Tls {
-    /// Reads a certificate chain and a key, both PEM. HTTP/2 is offered where connections are kept.
+    /// Reads a certificate chain and a key, both PEM. Offers HTTP/2 where connections are kept open.
     ///
     /// # Errors
     /// When one of them is missing or unreadable, or they do not belong together.

@@ -8,7 +8,7 @@ use hayate_state::admission::access::rewrite_list;
 use hayate_state::{InfoHash, Policy};
 use parking_lot::{Mutex, MutexGuard};
 
-use super::query::Parameters;
+use super::query::AdminQuery;
 use super::{AdminContext, Answer, failure};
 
 /// How long an upgrade waits for whoever has the list: a disk of the network may hang.
@@ -60,7 +60,7 @@ impl AccessListFile {
 impl AdminContext {
     /// Puts torrents on the list, or takes them off it: all of them or, where the file cannot be
     /// written, none.
-    pub(super) fn change_list(&self, query: &Parameters, listed: bool, source: &str) -> Answer {
+    pub(super) fn change_list(&self, query: &AdminQuery, listed: bool, source: &str) -> Answer {
         let info_hashes = match query.info_hashes("info_hash") {
             Ok(info_hashes) => info_hashes,
             Err(text) => return failure(400, text),

@@ -1,14 +1,14 @@
-//! The operator's desk: questions and changes over HTTP on `metrics.addr`, behind a token, in every mode.
+//! The admin API: questions and changes over HTTP on `metrics.addr`, behind a token, in every mode.
 //!
-//! | path | what | file |
+//! | path | what | module |
 //! |---|---|---|
-//! | `/<token>/access/add`, `remove`, `list` | the list of torrents in force, and its file | `access.rs` |
-//! | `/<token>/export` | the figures of all torrents in a file | `report.rs` |
-//! | `/<token>/clients`, `torrents`, `offenders` | reports, in JSON | `report.rs` |
-//! | `/<token>/update`, `explain` | changes of a site (mode private) | `site.rs` |
+//! | `/<token>/access/add`, `remove`, `list` | the list of torrents in force, and its file | `access_list` |
+//! | `/<token>/export` | the counts of all torrents, in a file | `report` |
+//! | `/<token>/clients`, `torrents`, `offenders` | reports, in JSON | `report` |
+//! | `/<token>/update`, `explain` | changes to a site (mode private) | `site` |
 //!
-//! `src/commands/remote.rs` is the other side: the commands that ask a running tracker. Whatever changes
-//! something is logged, never with the token.
+//! `query` reads the parameters of these requests. `src/commands/remote.rs` is the other side: the commands
+//! that ask a running tracker. Whatever changes something is logged, never with the token.
 
 mod access_list;
 mod query;
@@ -26,7 +26,7 @@ use hayate_state::{Policy, Published};
 use ring::digest::{SHA256, digest};
 
 pub(crate) use self::access_list::AccessListFile;
-use self::query::Parameters;
+use self::query::AdminQuery;
 pub(crate) use self::query::TorrentName;
 use self::site::SiteAdmin;
 use crate::config::settings::AdminToken;
@@ -75,7 +75,7 @@ impl AdminHandler for AdminApi {
         if sha256(token) != self.token {
             return None;
         }
-        let query = Parameters::parse(query);
+        let query = AdminQuery::parse(query);
         match rest {
             b"access/add" => Some(self.context.change_list(&query, true, source)),
             b"access/remove" => Some(self.context.change_list(&query, false, source)),

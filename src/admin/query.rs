@@ -6,7 +6,7 @@ use std::str::FromStr;
 use hayate_state::InfoHash;
 use hayate_state::ids::ID_LEN;
 use hayate_state::private::admin::PASSKEY_MAX;
-use hayate_state::private::passkey_path::decode_escape;
+use hayate_state::query;
 
 /// A torrent, as people name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +36,13 @@ impl fmt::Display for TorrentName {
 }
 
 /// What a request says, in its order.
-pub(super) struct Parameters(Vec<(String, Vec<u8>)>);
+pub(super) struct AdminQuery(Vec<(String, Vec<u8>)>);
 
-impl Parameters {
+impl AdminQuery {
     pub(super) fn parse(query: &[u8]) -> Self {
-        let pairs = query.split(|&octet| octet == b'&').map(|pair| {
-            let mut parts = pair.splitn(2, |&octet| octet == b'=');
-            let mut part = || percent_decode(parts.next().unwrap_or_default());
-            (String::from_utf8_lossy(&part()).into_owned(), part())
+        let pairs = query::pairs(query).map(|(name, value)| {
+            let name = String::from_utf8_lossy(&form_decode(name)).into_owned();
+            (name, form_decode(value.unwrap_or_default()))
         });
         Self(pairs.collect())
     }
@@ -128,13 +127,8 @@ fn info_hash(name: &str, value: &[u8]) -> Result<InfoHash, String> {
     digits.ok_or_else(|| format!("{name} is neither 20 octets nor 40 hexadecimal digits"))
 }
 
-fn percent_decode(mut octets: &[u8]) -> Vec<u8> {
-    let mut decoded = Vec::new();
-    while let Some((&first, after)) = octets.split_first() {
-        let plus = if first == b'+' { b' ' } else { first };
-        let (octet, rest) = decode_escape(octets).unwrap_or((plus, after));
-        decoded.push(octet);
-        octets = rest;
-    }
-    decoded
+/// Decodes escapes, and `+` to a space as forms write it.
+fn form_decode(octets: &[u8]) -> Vec<u8> {
+    let spaced: Vec<u8> = octets.iter().map(|&octet| if octet == b'+' { b' ' } else { octet }).collect();
+    query::decoded(&spaced).collect()
 }

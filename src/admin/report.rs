@@ -6,7 +6,7 @@ use hayate_state::report::ReportRow;
 use hayate_state::report::export::{ExportError, Exported};
 use serde_json::{Value, json};
 
-use super::query::Parameters;
+use super::query::AdminQuery;
 use super::{AdminContext, Answer, failure};
 
 /// Rows of a report where nobody says how many.
@@ -27,7 +27,7 @@ impl AdminContext {
         }
     }
 
-    pub(super) fn clients(&self, query: &Parameters) -> Answer {
+    pub(super) fn clients(&self, query: &AdminQuery) -> Answer {
         let most = match rows_wanted(query) {
             Ok(most) => most,
             Err(text) => return failure(400, text),
@@ -43,7 +43,7 @@ impl AdminContext {
         json_answer(&json!({ "clients": rows, "others": others }))
     }
 
-    pub(super) fn torrents(&self, query: &Parameters) -> Answer {
+    pub(super) fn torrents(&self, query: &AdminQuery) -> Answer {
         let rows = match rows_wanted(query) {
             Ok(most) => self.survey.top(most),
             Err(text) => return failure(400, text),
@@ -56,7 +56,7 @@ impl AdminContext {
         }
     }
 
-    pub(super) fn offenders(&self, query: &Parameters) -> Answer {
+    pub(super) fn offenders(&self, query: &AdminQuery) -> Answer {
         let most = match rows_wanted(query) {
             Ok(most) => most,
             Err(text) => return failure(400, text),
@@ -91,7 +91,7 @@ fn torrent_json(ReportRow { info_hash, peers, completed }: &ReportRow) -> Value 
 }
 
 /// How many rows are wanted.
-fn rows_wanted(query: &Parameters) -> Result<usize, String> {
+fn rows_wanted(query: &AdminQuery) -> Result<usize, String> {
     let top = query.number("top")?.unwrap_or(TOP_DEFAULT);
     if !(1..=TOP_MAX).contains(&top) {
         return Err(format!("top is not a number from 1 to {TOP_MAX}"));

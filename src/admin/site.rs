@@ -9,7 +9,7 @@ use hayate_state::private::sync::AdminQueue;
 use hayate_state::snapshot::site::{Group, Multipliers};
 use hayate_state::{Policy, Published};
 
-use super::query::{Parameters, TorrentName};
+use super::query::{AdminQuery, TorrentName};
 use super::{Answer, failure};
 
 /// Why Gazelle's back end deletes a torrent, by its numbers.
@@ -50,7 +50,7 @@ pub(super) struct SiteAdmin {
 
 impl SiteAdmin {
     /// Changes the site; the clerk logs what was done, and writes it to the audit.
-    pub(super) fn update(&self, query: &Parameters, source: &str) -> Answer {
+    pub(super) fn update(&self, query: &AdminQuery, source: &str) -> Answer {
         let admin_command = match query.admin_command(self.grace_seconds) {
             Ok(admin_command) => admin_command,
             Err(text) => return failure(400, text),
@@ -75,7 +75,7 @@ impl SiteAdmin {
         }
     }
 
-    pub(super) fn explain(&self, query: &Parameters) -> Answer {
+    pub(super) fn explain(&self, query: &AdminQuery) -> Answer {
         match (query.number("user"), query.torrent("torrent")) {
             (Ok(Some(user)), Ok(TorrentName::Hash(info_hash))) => (200, self.site.explain(user, &info_hash)),
             (Ok(Some(user)), Ok(TorrentName::Id(id))) => match self.site.torrents.find_by_id(id) {
@@ -88,7 +88,7 @@ impl SiteAdmin {
     }
 }
 
-impl Parameters {
+impl AdminQuery {
     fn admin_command(&self, grace_seconds: u32) -> Result<AdminCommand, String> {
         let info_hash = || self.info_hash("info_hash");
         Ok(match &*self.text("action")? {
@@ -247,7 +247,7 @@ mod tests {
     const PASSKEYS: &str = "passkeys is not passkeys of 32 characters, nor are there commas";
 
     fn admin_command(query: &str) -> Result<AdminCommand, String> {
-        Parameters::parse(query.as_bytes()).admin_command(7)
+        AdminQuery::parse(query.as_bytes()).admin_command(7)
     }
 
     #[test]

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::CommandFactory;
-use hayate_state::admission::hooks::jwk::KeyringSource;
 use hayate_state::store::{Backend, RequiredTables};
 use hayate_state::{Clock, Event, PeerId};
 use hayate_tools::client::{AnnounceRequest, Family, Limits};
@@ -26,8 +25,9 @@ use crate::commands::cli::{
     Command, CommandLine, E2e, Probe, ProbeAnnounce, ProbeEvent, ProbeScrape, Target,
 };
 use crate::config::document::{Log, LogFormat, Mode};
-use crate::config::{Config, Document, Environment, Settings, Source, show};
+use crate::config::{Config, Document, Environment, NOT_READ, Settings, Source, show};
 use crate::daemon::jwk_fetch::NoFetch;
+use crate::import::ImportReport;
 use crate::process::lock::{Holder, LockView};
 use crate::process::logging;
 use crate::{daemon, import};
@@ -38,8 +38,12 @@ use crate::{daemon, import};
 /// Whatever the operator has to know; it is the last line and the exit code is 1.
 pub(crate) fn run(line: &CommandLine) -> anyhow::Result<ExitCode> {
     match &line.command {
-        Some(Command::ImportConfig { file, output }) => import::import_config(file, output.as_deref()),
-        Some(Command::ImportLists { files, output }) => import::import_lists(files, output.as_deref()),
+        Some(Command::ImportConfig { file, output }) => {
+            print_import(import::import_config(file, output.as_deref()))
+        }
+        Some(Command::ImportLists { files, output }) => {
+            print_import(import::import_lists(files, output.as_deref()))
+        }
         command => run_command(line, command.as_ref()).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -62,26 +66,21 @@ fn run_command(line: &CommandLine, command: Option<&Command>) -> anyhow::Result<
             print(site::run_client(command, &settings_as_user(line)?, line.output.json)?.as_bytes())
         }
         Some(Command::Token(command)) => {
-            let settings = read_settings(&config_source(line)?, &NoFetch)?.1;
+            let settings = read_settings(line)?.1;
             print(site::credit::run_token(command, &settings, line.output.json)?.as_bytes())
         }
         Some(Command::Freeleech(command)) => {
-            let settings = read_settings(&config_source(line)?, &NoFetch)?.1;
+            let settings = read_settings(line)?.1;
             print(site::credit::run_freeleech(command, &settings, line.output.json)?.as_bytes())
         }
-        Some(Command::Explain { user, torrent }) => print(
-            remote::explain(*user, *torrent, &read_settings(&config_source(line)?, &NoFetch)?.1)?.as_bytes(),
-        ),
-        Some(Command::Access(command)) => {
-            print(remote::access(command, &read_settings(&config_source(line)?, &NoFetch)?.1)?.as_bytes())
+        Some(Command::Explain { user, torrent }) => {
+            print(remote::explain(*user, *torrent, &read_settings(line)?.1)?.as_bytes())
         }
-        Some(Command::Export) => print(
-            remote::export(&read_settings(&config_source(line)?, &NoFetch)?.1, line.output.json)?.as_bytes(),
-        ),
-        Some(Command::Report(command)) => print(
-            remote::report(*command, &read_settings(&config_source(line)?, &NoFetch)?.1, line.output.json)?
-                .as_bytes(),
-        ),
+        Some(Command::Access(command)) => print(remote::access(command, &read_settings(line)?.1)?.as_bytes()),
+        Some(Command::Export) => print(remote::export(&read_settings(line)?.1, line.output.json)?.as_bytes()),
+        Some(Command::Report(command)) => {
+            print(remote::report(*command, &read_settings(line)?.1, line.output.json)?.as_bytes())
+        }
         Some(Command::Upgrade { timeout }) => upgrade(line, *timeout),
         Some(Command::Schema) => print(show::schema().as_bytes()),
         Some(Command::Completions { shell }) => completions(*shell),
@@ -91,79 +90,33 @@ fn run_command(line: &CommandLine, command: Option<&Command>) -> anyhow::Result<
     }
 }
 
-const CONFIG: &str = "failed to read config";
 /// Time between two looks at whether an upgrade is done.
 const UPGRADE_POLL: Duration = Duration::from_millis(50);
 
 /// Where the configuration is read from.
 fn config_source(line: &CommandLine) -> anyhow::Result<Source> {
-    let environment = Environment::from_variables(std::env::vars_os()).context(CONFIG)?;
-    Source::new(line.config.as_deref(), environment).context(CONFIG)
+    let environment = Environment::from_variables(std::env::vars_os()).context(NOT_READ)?;
+    Source::new(line.config.as_deref(), environment).context(NOT_READ)
 }
 
-/// Reads the configuration and everything it names.
-pub(crate) fn read_settings(
-    source: &Source,
-    keyrings: &dyn KeyringSource,
-) -> anyhow::Result<(Config, Settings)> {
-    let config = read_config(source)?;
-    let settings = resolve_settings(&config, keyrings)?;
-    Ok((config, settings))
-}
-
-/// Reads the configuration alone.
-pub(crate) fn read_config(source: &Source) -> anyhow::Result<Config> {
-    source.read_config().context(CONFIG)
-}
-
-/// Reads everything that the configuration names.
-pub(crate) fn resolve_settings(config: &Config, keyrings: &dyn KeyringSource) -> anyhow::Result<Settings> {
-    let mut settings = Settings::from_config(config, keyrings).context(CONFIG)?;
-    settings.warnings.splice(0..0, config.warnings.iter().cloned());
-    Ok(settings)
+/// Reads the configuration and everything that it names.
+fn read_settings(line: &CommandLine) -> anyhow::Result<(Config, Settings)> {
+    config_source(line)?.read_settings(&NoFetch).context(NOT_READ)
 }
 
 /// The settings for a command that works in `state_dir`: root works there as the user that the tracker
 /// becomes, who might have put a link of any name into it.
 fn settings_as_user(line: &CommandLine) -> anyhow::Result<Settings> {
-    let (_, settings) = read_settings(&config_source(line)?, &NoFetch)?;
+    let (_, settings) = read_settings(line)?;
     if let Some(identity) = settings.identity.as_ref().filter(|_| nix::unistd::geteuid().is_root()) {
         identity.become_user()?;
     }
     Ok(settings)
 }
 
-/// Warns of what the user that the process becomes could not read again.
-pub(crate) fn warn_of_unreadable_files(config: &Config, settings: &mut Settings) {
-    let identity = settings.identity.as_ref();
-    let Some(identity) = identity.filter(|who| !who.is_current() && nix::unistd::geteuid().is_root()) else {
-        return;
-    };
-    let (keys, files): (Vec<_>, Vec<_>) = config.named_files().into_iter().unzip();
-    let tried = match identity.try_files(&files) {
-        Ok(tried) => tried,
-        Err(error) => {
-            settings.warnings.push(format!("files could not be tried as {identity}: {error}"));
-            return;
-        }
-    };
-    for ((key, path), error) in keys.into_iter().zip(&files).zip(tried) {
-        let Some(error) = error else { continue };
-        let (key, kept) = match key {
-            "" => ("the configuration", "a reload or an upgrade will be refused"),
-            key => (key, "a reload or an upgrade keeps what was read of it at the start"),
-        };
-        settings.warnings.push(format!(
-            "{key}: {}: {error} for {identity} of privileges.user: {kept}; run `{}`",
-            path.display(),
-            identity.remedy(path)
-        ));
-    }
-}
-
 fn check_config(line: &CommandLine) -> anyhow::Result<()> {
-    let (config, mut settings) = read_settings(&config_source(line)?, &NoFetch)?;
-    warn_of_unreadable_files(&config, &mut settings);
+    let (config, mut settings) = read_settings(line)?;
+    settings.warn_of_unreadable_files(&config);
     for warning in &settings.warnings {
         eprint(&format!("warning: {warning}"));
     }
@@ -185,7 +138,7 @@ fn note_of_peer_ids(document: &Document) -> Option<&'static str> {
 }
 
 fn print_config(line: &CommandLine) -> anyhow::Result<()> {
-    let config = config_source(line)?.read_config().context(CONFIG)?;
+    let config = config_source(line)?.read_config().context(NOT_READ)?;
     for line in config.origins() {
         eprint(&line);
     }
@@ -246,6 +199,16 @@ fn upgrade(line: &CommandLine, timeout: Duration) -> anyhow::Result<()> {
     bail!("process {pid} still serves; its log says why")
 }
 
+/// Prints what an import reports, and what it has made unless that is in a file.
+fn print_import(report: ImportReport) -> anyhow::Result<ExitCode> {
+    report.lines.iter().for_each(|line| eprint(line));
+    let imported = report.result?;
+    if let Some(text) = imported.stdout {
+        print(&text)?;
+    }
+    Ok(imported.exit_code)
+}
+
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut CommandLine::command(), "hayate", &mut text);
@@ -284,7 +247,7 @@ fn manual_section(above: &str, command: &clap::Command, page: &mut Vec<u8>) -> s
 ///
 /// # Errors
 /// When that cannot be written to; not if its reader has gone.
-pub(crate) fn print(text: &[u8]) -> anyhow::Result<()> {
+fn print(text: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text).and_then(|()| out.flush());
     match written {
@@ -295,7 +258,7 @@ pub(crate) fn print(text: &[u8]) -> anyhow::Result<()> {
 }
 
 /// One line on stderr; where that is closed nobody can be told.
-pub(crate) fn eprint(line: &str) {
+fn eprint(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

@@ -9,14 +9,11 @@ use super::bounded::{DurationIn, HOUR, IntIn, SECOND, SizeIn, TIB};
 use super::budget::MemoryBudget;
 use super::database::{Channels, Database};
 use super::servers::{Http, Udp};
-use super::values::{AllowPrivate, MetricPrefix, Network};
+use super::values::{AllowPrivate, MetricPrefix, Network, NumWant, networks};
 
 /// Longest lifetime of a silent peer, in milliseconds.
 pub(super) const PEER_INACTIVITY_MAX: u64 =
     hayate_state::admission::PEER_INACTIVITY_SECONDS_MAX as u64 * SECOND;
-
-/// A number of peers to hand out.
-pub(crate) type NumWant = IntIn<0, 65535>;
 
 /// The configuration of hayate. Every key has a default; unknown keys are errors. Durations are whole seconds
 /// or texts such as "300ms", "30m", "1h30m". Relative paths start at the folder of this file.
@@ -426,11 +423,6 @@ impl Default for Log {
     fn default() -> Self {
         Self { level: LogLevel::Info, format: LogFormat::Text }
     }
-}
-
-/// Networks known when hayate is built; a test holds that none is lost.
-pub(super) fn networks(texts: &[&str]) -> Vec<Network> {
-    texts.iter().filter_map(|text| text.parse().ok().map(Network)).collect()
 }
 
 #[cfg(test)]

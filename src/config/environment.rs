@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use serde_json::{Map, Value};
 
 use super::bounded::{parse_duration, parse_size};
-use super::read::join_key;
 use super::{ConfigError, Origin};
 
 /// What the names of all overrides begin with.
@@ -133,4 +132,9 @@ impl Override {
         };
         ConfigError::Variable { name: self.name.clone(), text }
     }
+}
+
+/// `udp` and `addr` make `udp.addr`.
+pub(super) fn join_key(key: &str, name: &str) -> String {
+    if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") }
 }

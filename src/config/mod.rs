@@ -3,7 +3,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`document`], [`servers`], [`database`] | every knob with its default, range and unit |
-//! | [`bounded`], [`values`], [`address`] | the kinds of values, which carry their ranges |
+//! | [`bounded`], [`values`], [`address`], `budget` | the kinds of values, which carry their ranges |
 //! | [`read`], [`environment`] | file and variables to document |
 //! | [`check`] | what must hold between knobs; warnings about the unwise |
 //! | [`settings`] | document to the settings of the rooms; reads the files the document names |
@@ -35,6 +35,7 @@ mod values;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use hayate_state::admission::hooks::jwk::KeyringSource;
 use serde_json::Value;
 
 pub(crate) use document::Document;
@@ -45,6 +46,8 @@ pub(crate) use settings::Settings;
 
 /// The file that is read where the command line names none.
 pub(crate) const DEFAULT_FILE: &str = "tracker.json";
+/// What the error of a start or a command begins with if its configuration is not accepted.
+pub(crate) const NOT_READ: &str = "failed to read config";
 
 /// Why a configuration is not accepted. Each text names the file or variable, the key, the value and what is
 /// allowed, as far as they are known; never a secret.
@@ -130,6 +133,19 @@ impl Source {
         }
     }
 
+    /// Reads the configuration and everything that it names.
+    ///
+    /// # Errors
+    /// When anything cannot be read or is not accepted.
+    pub(crate) fn read_settings(
+        &self,
+        keyrings: &dyn KeyringSource,
+    ) -> Result<(Config, Settings), ConfigError> {
+        let config = self.read_config()?;
+        let settings = config.read_settings(keyrings)?;
+        Ok((config, settings))
+    }
+
     /// What is read of files is remembered here, from one reading to the next.
     fn remembering(&self, config: Result<Config, ConfigError>) -> Result<Config, ConfigError> {
         config.map(|config| Config { remembered: self.remembered.clone(), ..config })
@@ -154,6 +170,16 @@ impl Config {
     /// The files that it names, as they were when they could last be read.
     pub(crate) fn remembered(&self) -> &RememberedFiles {
         &self.remembered
+    }
+
+    /// Reads everything that the configuration names. The warnings about the configuration itself come first.
+    ///
+    /// # Errors
+    /// When a file or a name that the configuration needs is missing or not accepted.
+    pub(crate) fn read_settings(&self, keyrings: &dyn KeyringSource) -> Result<Settings, ConfigError> {
+        let mut settings = Settings::from_config(self, keyrings)?;
+        settings.warnings.splice(0..0, self.warnings.iter().cloned());
+        Ok(settings)
     }
 
     /// Reads the file at `path`, or none, lays the environment over it, and checks everything.

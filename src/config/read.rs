@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::document::{Document, Mode, private_defaults};
-use super::environment::{Environment, Override};
+use super::environment::{Environment, Override, join_key};
 use super::{ConfigError, Origin};
 
 /// Longest configuration file that is read, in octets.
@@ -200,11 +200,6 @@ fn drop_nulls(tree: &mut Value, defaults: &Value, key: &str, origin: &Origin) ->
         drop_nulls(value, default, &join_key(key, name), origin)?;
     }
     Ok(())
-}
-
-/// `udp` and `addr` make `udp.addr`.
-pub(super) fn join_key(key: &str, name: &str) -> String {
-    if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") }
 }
 
 fn value_kind(value: &Value) -> &'static str {

@@ -11,7 +11,7 @@ use hayate_state::admission::access::{ListError, TorrentList};
 use hayate_state::{InfoHash, text};
 
 use super::document::{AccessMode, Mode};
-use super::{Config, Origin};
+use super::{Config, Origin, Settings};
 
 /// Longest file that holds a secret or certificates, in octets.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
@@ -171,5 +171,37 @@ impl Config {
         ];
         let named = named.into_iter().filter(|(_, name, is_read)| *is_read && !name.is_empty());
         configuration.into_iter().chain(named.map(|(key, name, _)| (key, self.resolve_path(name)))).collect()
+    }
+}
+
+impl Settings {
+    /// Adds a warning for each file of the configuration that the user whom the process becomes could not
+    /// read again.
+    pub(crate) fn warn_of_unreadable_files(&mut self, config: &Config) {
+        let identity = self.identity.as_ref();
+        let Some(identity) = identity.filter(|who| !who.is_current() && nix::unistd::geteuid().is_root())
+        else {
+            return;
+        };
+        let (keys, files): (Vec<_>, Vec<_>) = config.named_files().into_iter().unzip();
+        let tried = match identity.try_files(&files) {
+            Ok(tried) => tried,
+            Err(error) => {
+                self.warnings.push(format!("files could not be tried as {identity}: {error}"));
+                return;
+            }
+        };
+        for ((key, path), error) in keys.into_iter().zip(&files).zip(tried) {
+            let Some(error) = error else { continue };
+            let (key, kept) = match key {
+                "" => ("the configuration", "a reload or an upgrade will be refused"),
+                key => (key, "a reload or an upgrade keeps what was read of it at the start"),
+            };
+            self.warnings.push(format!(
+                "{key}: {}: {error} for {identity} of privileges.user: {kept}; run `{}`",
+                path.display(),
+                identity.remedy(path)
+            ));
+        }
     }
 }

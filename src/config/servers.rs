@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Listen;
 use super::bounded::{DurationIn, GIB, HOUR, IntIn, KIB, MIB, MINUTE, SizeIn};
-use super::document::{NumWant, networks};
-use super::values::{FileMode, HeaderName, Network, Secret};
+use super::values::{FileMode, HeaderName, Network, NumWant, Secret, networks};
 
 /// The UDP door (BEP 15, BEP 41).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -5,9 +5,10 @@ use serde_json::Value;
 
 use super::Config;
 use super::document::Document;
+use super::environment::join_key;
 #[cfg(test)]
 use super::read::defaults;
-use super::read::{defaults_of, join_key};
+use super::read::defaults_of;
 use super::values::MASK;
 
 impl Config {

@@ -10,6 +10,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::bounded::IntIn;
+
 /// What stands in place of a secret wherever one could be read.
 pub(crate) const MASK: &str = "********";
 /// Longest name of a header or metric prefix.
@@ -59,6 +61,14 @@ impl JsonSchema for Network {
         json_schema!({ "type": "string", "pattern": "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$" })
     }
 }
+
+/// Networks known when hayate is built; a test holds that none is lost.
+pub(super) fn networks(texts: &[&str]) -> Vec<Network> {
+    texts.iter().filter_map(|text| text.parse().ok().map(Network)).collect()
+}
+
+/// A number of peers to hand out.
+pub(crate) type NumWant = IntIn<0, 65535>;
 
 /// A text that no log, error or printed configuration may show.
 #[derive(Clone, PartialEq, Eq, Default)]

@@ -12,15 +12,13 @@ use hayate_gateway::{
 };
 use hayate_state::actor::Inbox;
 use hayate_state::private::SiteData;
-use hayate_state::{Board, Clock, Policy, Published, Tracker};
+use hayate_state::{Board, Clock, Published, Tracker};
 use hayate_udp::config::SocketConfig;
 use hayate_udp::{InheritedSockets as UdpHanded, Server as UdpDoor};
-use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::config::bounded::duration_text;
 use crate::config::{Document, Settings};
-use crate::daemon::reload::LiveSettings;
-use crate::daemon::storage::Storage;
+use crate::daemon::live_settings::LiveSettings;
 use crate::daemon::upgrade::Sockets;
 
 /// Open sockets, before anything is served.
@@ -132,30 +130,6 @@ impl NewSockets {
         }
         Ok(())
     }
-}
-
-/// Makes trackers on the same swarms; each chooses peers by a seed of its own.
-pub(crate) fn tracker_factory(
-    storage: &Storage,
-    policy: &Arc<Published<Policy>>,
-) -> anyhow::Result<impl Fn(usize) -> Tracker + use<>> {
-    let mut seed = [0; 8];
-    if SystemRandom::new().fill(&mut seed).is_err() {
-        bail!("the system gives no random numbers");
-    }
-    let (swarms, policy, seed) = (Arc::clone(&storage.swarms), Arc::clone(policy), u64::from_ne_bytes(seed));
-    let (queues, site) = (storage.queues.clone(), storage.site.clone());
-    Ok(move |number: usize| {
-        let tracker = Tracker::new(Arc::clone(&swarms), &policy, seed.wrapping_add(number as u64));
-        let tracker = match &site {
-            Some(site) => tracker.with_site(Arc::clone(site)),
-            None => tracker,
-        };
-        match &queues {
-            Some(queues) => tracker.with_queues(Arc::clone(queues)),
-            None => tracker,
-        }
-    })
 }
 
 pub(crate) fn start_http(

@@ -4,9 +4,9 @@
 //! |---|---|
 //! | `startup` | the three ways to begin |
 //! | [`listeners`] | the sockets of both doors |
-//! | [`mod@storage`] | what lasts: store, snapshot, and their threads |
+//! | [`storage`](mod@storage) | what lasts: store, snapshot, and their threads |
 //! | [`signals`] | reload, orderly stop, stop at once |
-//! | [`reload`] | a new configuration for a running daemon, or a refusal |
+//! | [`reload`], [`live_settings`] | a new configuration for a running daemon, or a refusal |
 //! | [`upgrade`], `handover`, `private_handover` | a successor takes over |
 //! | [`health`] | whether the process serves, and its own numbers |
 //! | [`registered_torrents`] | the registered torrents, read again and again |
@@ -16,6 +16,7 @@ mod handover;
 pub(crate) mod health;
 pub(crate) mod jwk_fetch;
 pub(crate) mod listeners;
+pub(crate) mod live_settings;
 mod private_handover;
 pub(crate) mod registered_torrents;
 pub(crate) mod reload;
@@ -38,13 +39,13 @@ use hayate_state::{Board, Clock, Policy};
 use hayate_udp::Server as UdpDoor;
 use sd_notify::NotifyState;
 
-use crate::commands;
 use crate::commands::cli::OutputOptions;
-use crate::config::{Config, Document, Settings, Source};
+use crate::config::{Config, Document, NOT_READ, Settings, Source};
 use crate::daemon::health::{ProcessHealth, ReloadMetrics, register_daemon_metrics, register_policy_metrics};
 use crate::daemon::jwk_fetch::JwkSets;
-use crate::daemon::listeners::{Listening, NewSockets, joined, start_http, start_udp, tracker_factory};
-use crate::daemon::reload::{LiveSettings, ReloadInputs, ReloadOutcome, RunningReload};
+use crate::daemon::listeners::{Listening, NewSockets, joined, start_http, start_udp};
+use crate::daemon::live_settings::LiveSettings;
+use crate::daemon::reload::{ReloadInputs, ReloadOutcome, RunningReload};
 use crate::daemon::signals::{FlushSlot, MainEvent, MainEvents};
 use crate::daemon::storage::{DATABASE_MAX, Storage};
 use crate::daemon::upgrade::{Inherited, ServingSuccessor, Sockets, StartingSuccessor};
@@ -52,7 +53,7 @@ use crate::process::malloc_trim::MemoryTrimmer;
 use crate::process::{connection_id_key, file_limit, logging, privileges, systemd};
 use handover::Deferred;
 use private_handover::PrivateHandover;
-use startup::{StartFrom, load_state, new_storage, open_servers};
+use startup::{StartFrom, load_state, new_storage, open_servers, tracker_factory};
 
 /// How often the main thread looks whether everything lives.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -65,13 +66,13 @@ pub(crate) fn serve(source: &Source, look: &OutputOptions) -> anyhow::Result<()>
     signals::block_signals().context("blocking signals")?;
     let flush_slot = FlushSlot::default();
     let keyrings = JwkSets::default();
-    let config = commands::read_config(source)?;
+    let config = source.read_config().context(NOT_READ)?;
     // Before there is a thread, for each has what is taken away here for itself.
     let sealed = privileges::seal_privileges(&config.document.privileges);
     let (sender, main_events) = signals::start_listening(&flush_slot).context("listening to signals")?;
     let inheritance = Inherited::receive(config.remembered())?;
-    let mut settings = commands::resolve_settings(&config, &keyrings)?;
-    commands::warn_of_unreadable_files(&config, &mut settings);
+    let mut settings = config.read_settings(&keyrings).context(NOT_READ)?;
+    settings.warn_of_unreadable_files(&config);
     settings.warnings.extend(sealed.err().map(|error| error.to_string()));
     logging::start_in_thread(look, &config.document.log).context("starting the log")?;
     log::info!("hayate {}", env!("CARGO_PKG_VERSION"));
@@ -311,7 +312,9 @@ impl Daemon {
             listening: self.listening.clone(),
             access_list: Arc::clone(&self.storage.access_list),
         };
-        match RunningReload::begin(basis, self.main_events.clone()) {
+        let main_events = self.main_events.clone();
+        let send = move |outcome| main_events.send(MainEvent::ReloadRead(Box::new(outcome)));
+        match RunningReload::begin(basis, send) {
             Ok(reloading) => self.running_reload = Some(reloading),
             Err(error) => {
                 self.reload_metrics.refused.add(1);

@@ -4,10 +4,10 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use hayate_state::admission::access::TorrentList;
+use hayate_state::background::{Background, BackgroundTask};
 use hayate_state::metrics::{Series, SeriesKind};
 use hayate_state::store::{Backend, Store, StoreError};
 use hayate_state::{Board, Clock};
@@ -60,40 +60,43 @@ impl RegisteredReader {
         Ok(hashes.into_iter().collect())
     }
 
-    /// Reads every `seconds` from now on, and sends what it reads to the main thread.
+    /// Starts the thread `registered`, which reads the list every `seconds` and sends it to the main thread.
+    /// Dropped, it ends without waiting for an answer of the store.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub(crate) fn start(
-        mut self,
+        self,
         seconds: Arc<AtomicU64>,
         main_events: MainEvents,
         clock: Clock,
         board: &Board,
-    ) -> io::Result<RegisteredThread> {
+    ) -> io::Result<Background> {
         self.metrics.register_metrics(board);
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = thread::Builder::new().name("registered".into()).spawn(move || {
-            let (mut last, mut failing) = (clock.uptime(), false);
-            while !stopped.load(Ordering::Acquire) {
-                let due = last + Duration::from_secs(seconds.load(Ordering::Relaxed));
-                let rest = due.saturating_sub(clock.uptime());
-                if !rest.is_zero() {
-                    // Not all at once: a reload may make it shorter.
-                    thread::park_timeout(rest.min(Duration::from_secs(1)));
-                    continue;
-                }
-                last = clock.uptime();
-                let result = self.read_list();
-                log_outcome(&result, failing);
-                failing = result.is_err();
-                if let Ok(list) = result {
-                    main_events.send(MainEvent::Registered(Arc::new(list)));
-                }
-            }
-        })?;
-        Ok(RegisteredThread { thread, stop })
+        let task = RegisteredTask { reader: self, seconds, main_events, is_failing: false };
+        Background::start("registered", clock, task)
+    }
+}
+
+struct RegisteredTask {
+    reader: RegisteredReader,
+    seconds: Arc<AtomicU64>,
+    main_events: MainEvents,
+    is_failing: bool,
+}
+
+impl BackgroundTask for RegisteredTask {
+    fn period(&self) -> Option<Duration> {
+        Some(Duration::from_secs(self.seconds.load(Ordering::Relaxed)))
+    }
+
+    fn run(&mut self, _: &AtomicBool) {
+        let result = self.reader.read_list();
+        log_outcome(&result, self.is_failing);
+        self.is_failing = result.is_err();
+        if let Ok(list) = result {
+            self.main_events.send(MainEvent::Registered(Arc::new(list)));
+        }
     }
 }
 
@@ -131,25 +134,5 @@ impl RegisteredMetrics {
             source(),
             |metrics| &metrics.skipped,
         );
-    }
-}
-
-/// The running thread.
-#[derive(Debug)]
-pub(crate) struct RegisteredThread {
-    thread: JoinHandle<()>,
-    stop: Arc<AtomicBool>,
-}
-
-impl RegisteredThread {
-    /// False once the thread has ended by itself, which takes a panic.
-    pub(crate) fn is_alive(&self) -> bool {
-        !self.thread.is_finished()
-    }
-
-    /// Ends the thread without waiting for an answer of the store.
-    pub(crate) fn stop(self) {
-        self.stop.store(true, Ordering::Release);
-        self.thread.thread().unpark();
     }
 }

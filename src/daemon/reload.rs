@@ -6,18 +6,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use hayate_gateway::config::HttpConfig;
-use hayate_state::admission::access::TorrentList;
 use hayate_state::admission::hooks::jwk::KeyringSource;
-use hayate_state::{Policy, Published};
-use hayate_udp::config::UdpConfig;
 
 use crate::admin::AccessListFile;
 use crate::config::document::Mode;
 use crate::config::{Config, ConfigError, Document, Settings, Source};
 use crate::daemon::jwk_fetch::JwkSets;
 use crate::daemon::listeners::{ListenError, Listening, NewSockets};
-use crate::daemon::signals::{MainEvent, MainEvents};
 use crate::process::connection_id_key::{self, KeyError};
 
 /// A setting that waits for a restart.
@@ -112,17 +107,20 @@ pub(crate) struct ReloadOutcome {
 }
 
 impl RunningReload {
-    /// Begins; the main thread is sent what becomes of it.
+    /// Begins the reload; its thread calls `send` with what has become of it.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(crate) fn begin(basis: ReloadInputs, main_events: MainEvents) -> io::Result<Self> {
+    pub(crate) fn begin(
+        basis: ReloadInputs,
+        send: impl FnOnce(ReloadOutcome) + Send + 'static,
+    ) -> io::Result<Self> {
         let thread = thread::Builder::new().name("reload".into()).spawn(move || {
             // What the desk changes meanwhile would be neither in what was read nor in what is published.
             let _turn = basis.access_list.lock_changes();
             let plan = plan_reload(&basis.running, &basis.source, &basis.keyrings, &basis.listening);
             let (carried_out, done) = sync_channel(0);
-            main_events.send(MainEvent::ReloadRead(Box::new(ReloadOutcome { plan, _applied: carried_out })));
+            send(ReloadOutcome { plan, _applied: carried_out });
             // Nothing is sent: this ends when the other end is dropped.
             let _ = done.recv();
         })?;
@@ -184,51 +182,6 @@ fn hold_back_restart_only(new: &Document, running: &Document) -> (Document, Vec<
     (document, waiting)
 }
 
-/// The settings that the rooms look at, and what it takes to change them.
-#[derive(Debug)]
-pub(crate) struct LiveSettings {
-    /// Decisions about announces.
-    pub(crate) policy: Arc<Published<Policy>>,
-    /// The UDP door, if it is on.
-    pub(crate) udp: Option<Arc<Published<UdpConfig>>>,
-    /// The gateway.
-    pub(crate) http: Arc<Published<HttpConfig>>,
-}
-
-impl LiveSettings {
-    /// The first settings.
-    pub(crate) fn new(policy: Policy, udp: Option<UdpConfig>, http: HttpConfig) -> Self {
-        Self { policy: Published::new(policy), udp: udp.map(Published::new), http: Published::new(http) }
-    }
-
-    /// The registered torrents of the store are these from now on.
-    pub(crate) fn set_registered(&self, list: Arc<TorrentList>) {
-        self.policy.change(|policy| Policy { registered: Some(list), ..policy.clone() });
-    }
-
-    /// Changes everything that `settings` changes. Ids made with an old key stay good until they expire.
-    pub(crate) fn apply(&mut self, settings: Settings) {
-        let old = self.policy.current();
-        let mut policy = Policy { registered: old.registered.clone(), ..settings.policy };
-        if let (Some(old), Some(new)) = (&old.rate_limit, &mut policy.rate_limit)
-            && old.limiter.limit() == new.limiter.limit()
-        {
-            // It knows who has asked how often.
-            new.limiter = Arc::clone(&old.limiter);
-        }
-        if let (Some(old), Some(new)) = (&old.client_stats, &mut policy.client_stats) {
-            *new = Arc::clone(old);
-        }
-        self.policy.publish(policy);
-        self.http.publish(settings.http);
-        match (&self.udp, settings.udp) {
-            (Some(udp), Some((_, door))) => udp.publish(door),
-            (None, Some((_, door))) => self.udp = Some(Published::new(door)),
-            (_, None) => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use hayate_state::InfoHash;
@@ -237,6 +190,7 @@ mod tests {
     use crate::config::Environment;
     use crate::config::test_folder::TestFolder;
     use crate::daemon::jwk_fetch::NoFetch;
+    use crate::daemon::live_settings::LiveSettings;
 
     struct ReloadBench {
         folder: TestFolder,

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use hayate_state::{Board, Clock, Policy, Swarms};
+use hayate_state::{Board, Clock, Policy, Published, Swarms, Tracker};
+use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::config::document::Mode;
 use crate::config::{Document, Settings};
@@ -123,4 +124,31 @@ pub(super) fn new_storage(
     let storage = Storage::new(settings.storage.clone(), document.mode, lock, swarms, clock);
     storage.survey.source().register_metrics(board);
     Ok(storage)
+}
+
+/// Returns a function that makes trackers on the same swarms, each with a seed of its own to choose peers.
+///
+/// # Errors
+/// When the system gives no random numbers.
+pub(super) fn tracker_factory(
+    storage: &Storage,
+    policy: &Arc<Published<Policy>>,
+) -> anyhow::Result<impl Fn(usize) -> Tracker + use<>> {
+    let mut seed = [0; 8];
+    if SystemRandom::new().fill(&mut seed).is_err() {
+        bail!("the system gives no random numbers");
+    }
+    let (swarms, policy, seed) = (Arc::clone(&storage.swarms), Arc::clone(policy), u64::from_ne_bytes(seed));
+    let (queues, site) = (storage.queues.clone(), storage.site.clone());
+    Ok(move |number: usize| {
+        let tracker = Tracker::new(Arc::clone(&swarms), &policy, seed.wrapping_add(number as u64));
+        let tracker = match &site {
+            Some(site) => tracker.with_site(Arc::clone(site)),
+            None => tracker,
+        };
+        match &queues {
+            Some(queues) => tracker.with_queues(Arc::clone(queues)),
+            None => tracker,
+        }
+    })
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use hayate_gateway::AdminHandler;
 use hayate_state::admission::access::TorrentList;
+use hayate_state::background::Background;
 use hayate_state::private::event_log::EventLog;
 use hayate_state::private::snapshot::{SiteRestore, SiteSection};
 use hayate_state::private::sync::{AdminQueue, RunningSync};
@@ -32,7 +33,7 @@ use hayate_state::{Board, Clock, Policy, Published, Swarms};
 use crate::admin::{AccessListFile, AdminApi, AdminContext};
 use crate::config::document::{Document, Mode};
 use crate::config::settings::{AdminToken, StorageSettings};
-use crate::daemon::registered_torrents::{RegisteredReader, RegisteredThread};
+use crate::daemon::registered_torrents::RegisteredReader;
 use crate::daemon::signals::{FlushSlot, MainEvent, MainEvents};
 use crate::process::lock::StateLock;
 
@@ -78,14 +79,14 @@ struct LiveStorageSettings {
     reload_seconds: Arc<AtomicU64>,
 }
 
-/// What runs for it.
+/// The threads of the storage, in the order in which they stop.
 struct StorageThreads {
-    recorder: Option<Recorder>,
-    keeper: SnapshotThread,
-    registered: Option<RegisteredThread>,
     site_sync: Option<RunningSync>,
-    events: Option<(EventLog, JoinHandle<()>)>,
     exporter: RunningExporter,
+    events: Option<(EventLog, JoinHandle<()>)>,
+    registered: Option<Background>,
+    keeper: SnapshotThread,
+    recorder: Option<Recorder>,
 }
 
 /// What it takes to open the store.
@@ -274,7 +275,7 @@ impl Storage {
         let events = self.start_events(board)?;
         let exporter = self.exporter.start()?;
         self.exporter.register_metrics(board);
-        self.threads = Some(StorageThreads { recorder, keeper, registered, site_sync, events, exporter });
+        self.threads = Some(StorageThreads { site_sync, exporter, events, registered, keeper, recorder });
         Ok(())
     }
 
@@ -336,7 +337,7 @@ impl Storage {
             threads.recorder.as_ref().is_none_or(Recorder::is_alive)
                 && threads.keeper.is_alive()
                 && threads.exporter.is_alive()
-                && threads.registered.as_ref().is_none_or(RegisteredThread::is_alive)
+                && threads.registered.as_ref().is_none_or(Background::is_alive)
                 && threads.site_sync.as_ref().is_none_or(RunningSync::is_alive)
         })
     }
@@ -380,13 +381,12 @@ impl Storage {
 
     fn stop_threads(self, ending: Ending, stop: impl FnOnce(Recorder) -> bool) -> anyhow::Result<()> {
         let Some(threads) = self.threads else { return self.stop_early(ending) };
+        // Neither the site sync nor the reader of the registered torrents is waited for: the store may hang.
         drop((threads.site_sync, threads.exporter));
         if let Some((events, thread)) = threads.events {
             events.stop(thread);
         }
-        if let Some(registered) = threads.registered {
-            registered.stop();
-        }
+        drop(threads.registered);
         let snapshot = threads.keeper.stop(ending);
         let rows = threads.recorder.is_none_or(stop);
         match (snapshot, rows) {

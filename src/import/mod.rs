@@ -6,7 +6,7 @@
 //! | [`kuroneko`] | the `config.json` of the tracker of private sites |
 //! | [`yaml`], [`block`], [`rule`] | how their values are read: as YAML 1.1 and Go understand them |
 //! | [`report`] | the new configuration as it grows, and the line for each key |
-//! | [`mod@lists`] | files of info_hashes |
+//! | [`lists`](mod@lists) | files of info_hashes |
 //! | [`files`] | a file that is there as a whole or not at all |
 //!
 //! Nothing here decides what a configuration may hold: what comes out is read and checked as any other.
@@ -30,7 +30,6 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow, bail};
 use serde_json::Value;
 
-use crate::commands::{eprint, print};
 use crate::config::{self, Config};
 use report::Draft;
 
@@ -41,51 +40,76 @@ const CONFIG_MODE: u32 = 0o600;
 /// Permissions of a list.
 const LIST_MODE: u32 = 0o644;
 
-/// `hayate import-config`: reads `path`, writes the new configuration to `output` or stdout, and reports on
-/// stderr.
-///
-/// # Errors
-/// When the file cannot be read, or hayate would not accept what comes out.
-pub(crate) fn import_config(path: &Path, output: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let text = config::read_text(path)?;
-    let draft = convert(path, &text)?;
-    for line in draft.lines() {
-        eprint(&line.to_string());
+/// What an import reports, even if it fails, and what has become of it.
+pub(crate) struct ImportReport {
+    /// Lines for the operator.
+    pub(crate) lines: Vec<String>,
+    pub(crate) result: anyhow::Result<Imported>,
+}
+
+/// An import that worked.
+pub(crate) struct Imported {
+    /// What belongs on stdout; `None` if it was written to a file.
+    pub(crate) stdout: Option<Vec<u8>>,
+    /// Tells whether the report has something to look at.
+    pub(crate) exit_code: ExitCode,
+}
+
+impl ImportReport {
+    fn of(import: impl FnOnce(&mut Vec<String>) -> anyhow::Result<Imported>) -> Self {
+        let mut lines = Vec::new();
+        let result = import(&mut lines);
+        Self { lines, result }
     }
-    let tree = draft.tree();
-    Config::from_tree(path, tree.clone()).context("what was made of it is not accepted")?;
-    write_output(format!("{tree:#}\n").as_bytes(), output, CONFIG_MODE)?;
-    Ok(exit_code(draft.needs_attention()))
 }
 
-/// `hayate import-lists`: merges the lists in `paths` and reports on stderr.
+/// `hayate import-config`: reads `path`, and writes the new configuration to `output`, if it is given.
 ///
-/// # Errors
-/// When a file cannot be read or written.
-pub(crate) fn import_lists(paths: &[PathBuf], output: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let mut union = lists::MergedList::default();
-    let mut odd = false;
-    for path in paths {
-        let part = union.read_file(path).with_context(|| path.display().to_string())?;
-        part.lines(path).iter().for_each(|line| eprint(line));
-        odd |= part.needs_attention();
-    }
-    eprint(&format!("{} torrents in all, {} in more than one file", union.len(), union.doubled()));
-    write_output(&union.to_octets(), output, LIST_MODE)?;
-    Ok(exit_code(odd))
+/// It fails when the file cannot be read, or hayate would not accept what comes out.
+pub(crate) fn import_config(path: &Path, output: Option<&Path>) -> ImportReport {
+    ImportReport::of(|lines| {
+        let text = config::read_text(path)?;
+        let draft = convert(path, &text)?;
+        lines.extend(draft.lines().iter().map(ToString::to_string));
+        let tree = draft.tree();
+        Config::from_tree(path, tree.clone()).context("what was made of it is not accepted")?;
+        finish(format!("{tree:#}\n").into_bytes(), output, CONFIG_MODE, draft.needs_attention())
+    })
 }
 
-fn exit_code(odd: bool) -> ExitCode {
-    if odd { ExitCode::from(EXIT_ATTENTION) } else { ExitCode::SUCCESS }
-}
-
-fn write_output(text: &[u8], output: Option<&Path>, mode: u32) -> anyhow::Result<()> {
-    match output {
-        None => print(text),
-        Some(path) => {
-            files::replace_file(path, text, mode).with_context(|| format!("writing {}", path.display()))
+/// `hayate import-lists`: merges the lists in `paths`, and writes them to `output`, if it is given.
+///
+/// It fails when a file cannot be read or written.
+pub(crate) fn import_lists(paths: &[PathBuf], output: Option<&Path>) -> ImportReport {
+    ImportReport::of(|lines| {
+        let mut union = lists::MergedList::default();
+        let mut needs_attention = false;
+        for path in paths {
+            let part = union.read_file(path).with_context(|| path.display().to_string())?;
+            lines.extend(part.lines(path));
+            needs_attention |= part.needs_attention();
         }
-    }
+        lines.push(format!("{} torrents in all, {} in more than one file", union.len(), union.doubled()));
+        finish(union.to_octets(), output, LIST_MODE, needs_attention)
+    })
+}
+
+fn finish(
+    text: Vec<u8>,
+    output: Option<&Path>,
+    mode: u32,
+    needs_attention: bool,
+) -> anyhow::Result<Imported> {
+    let exit_code = if needs_attention { ExitCode::from(EXIT_ATTENTION) } else { ExitCode::SUCCESS };
+    let stdout = match output {
+        None => Some(text),
+        Some(path) => {
+            let written = files::replace_file(path, &text, mode);
+            written.with_context(|| format!("writing {}", path.display()))?;
+            None
+        }
+    };
+    Ok(Imported { stdout, exit_code })
 }
 
 /// Finds out what the text is, and converts it.

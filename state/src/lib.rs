@@ -13,7 +13,9 @@
 //! | [`private`] | mode private: users, registered torrents with their peers, what is credited |
 //! | [`tracker`] | [`Tracker`]: the one place where an announce or scrape is decided |
 //! | [`actor`] | the thread that answers the gateway's inbox and runs everything periodic |
+//! | [`background`] | one way to run, wake and stop a periodic thread |
 //! | [`metrics`] | counters that one thread writes and any thread reads, histograms, the board of all |
+//! | [`query`] | the one splitter of targets and query strings, and percent-escapes |
 //! | [`published`] | settings that are replaced as a whole while other threads read them |
 //! | [`store`] | durable memory behind a trait: records, queues, spill, SQLite and MariaDB |
 //! | [`report`] | the counts of all torrents, and the export of them to a file |
@@ -58,6 +60,7 @@ pub mod actor;
 pub mod address;
 pub mod admission;
 pub mod announce;
+pub mod background;
 pub mod clock;
 pub mod ids;
 mod lock_cost;
@@ -65,6 +68,7 @@ pub mod metrics;
 mod peer_counts;
 pub mod private;
 pub mod published;
+pub mod query;
 pub mod report;
 pub mod snapshot;
 pub mod store;

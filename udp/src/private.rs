@@ -2,6 +2,7 @@
 //! (BEP 41, `rules/private.md#udp`).
 
 use hayate_state::private::passkey_path;
+use hayate_state::query::split_target;
 
 use crate::wire::option::Options;
 
@@ -22,7 +23,7 @@ pub(crate) fn with_passkey<T>(options: Options<'_>, work: impl FnOnce(&[u8]) -> 
 }
 
 fn with_passkey_of_url<T>(url: &[u8], work: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
-    let path = url.split(|&octet| octet == b'?').next()?;
+    let (path, _) = split_target(url);
     if passkey_path::is_plain(path) {
         return with_passkey_of_path(path, &mut [], work);
     }

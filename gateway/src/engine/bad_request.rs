@@ -1,87 +1,150 @@
 //! Why a request is refused, in the client's words. The texts are static and never echo what the client sent.
 
-use crate::engine::private::failure::StrictBadRequest;
+use crate::wire::query::Strictness;
 
-/// The peer's fault. The client is told [`BadRequest::text`] as `failure reason`, with status 200.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", self.text())]
+/// A request that is not served: malformed, or refused by the tracker. The client is told the text of
+/// [`BadRequest::words`] as `failure reason`, with status 200.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadRequest {
     /// A parameter that is used holds a `%` without two hexadecimal digits.
     InvalidEscape,
     /// An `info_hash` that is not twenty octets long.
     InvalidInfoHash,
     /// No `info_hash` at all.
-    NoInfoHash,
+    MissingInfoHash,
     /// An announce of more than one torrent.
     ManyInfoHashes,
-    /// No `peer_id`.
-    NoPeerId,
+    /// No `peer_id`; in mode private an empty one, too.
+    MissingPeerId,
     /// A `peer_id` that is not twenty octets long.
     InvalidPeerId,
-    /// A `port` that is absent or no number up to 65535.
-    UnreadablePort,
-    /// Nobody knows who the client is: the proxy's header or the claimed address cannot be read.
+    /// No `port`, in mode private.
+    MissingPort,
+    /// A `port` that is not a number up to 65535; in the open modes, one that is absent, too.
+    InvalidPort,
+    /// No `uploaded`.
+    MissingUploaded,
+    /// An `uploaded` that is not a number below 2^64.
+    InvalidUploaded,
+    /// No `downloaded`.
+    MissingDownloaded,
+    /// A `downloaded` that is not a number below 2^64.
+    InvalidDownloaded,
+    /// No `left`.
+    MissingLeft,
+    /// A `left` that is not a number below 2^64.
+    InvalidLeft,
+    /// A `numwant` that is not a number.
+    InvalidNumWant,
+    /// The client's address is unknown: the proxy's header or the claimed address cannot be read.
     UnreadableAddress,
+    /// `ip` and `ipv4` name different IPv4 addresses.
+    ContradictingAddress,
+    /// A scrape without an `info_hash`, in mode private.
+    NothingToScrape,
     /// What the tracker itself refuses.
     Refused(hayate_state::Refusal),
-    /// What is malformed by the rules of mode private.
-    Strict(StrictBadRequest),
 }
 
-/// Reasons of this crate in the open modes, in the order of the counters.
-const OPEN_MODE: [BadRequest; 8] = [
+/// Malformed requests of the open modes, in the order of the counters.
+const LENIENT: [BadRequest; 8] = [
     BadRequest::InvalidEscape,
     BadRequest::InvalidInfoHash,
-    BadRequest::NoInfoHash,
+    BadRequest::MissingInfoHash,
     BadRequest::ManyInfoHashes,
-    BadRequest::NoPeerId,
+    BadRequest::MissingPeerId,
     BadRequest::InvalidPeerId,
-    BadRequest::UnreadablePort,
+    BadRequest::InvalidPort,
     BadRequest::UnreadableAddress,
 ];
 
-impl BadRequest {
-    /// How many there are.
-    pub const COUNT: usize = OPEN_MODE.len() + hayate_state::Refusal::ALL.len() + StrictBadRequest::ALL.len();
+/// Malformed requests that mode private tells in words of its own, in the order of the counters.
+const STRICT: [BadRequest; 15] = [
+    BadRequest::MissingInfoHash,
+    BadRequest::ManyInfoHashes,
+    BadRequest::MissingPeerId,
+    BadRequest::InvalidPeerId,
+    BadRequest::MissingPort,
+    BadRequest::InvalidPort,
+    BadRequest::MissingUploaded,
+    BadRequest::InvalidUploaded,
+    BadRequest::MissingDownloaded,
+    BadRequest::InvalidDownloaded,
+    BadRequest::MissingLeft,
+    BadRequest::InvalidLeft,
+    BadRequest::InvalidNumWant,
+    BadRequest::ContradictingAddress,
+    BadRequest::NothingToScrape,
+];
 
-    /// Every variant, in the order of the counters.
-    pub fn all() -> impl Iterator<Item = Self> {
-        let tracker = hayate_state::Refusal::ALL.into_iter().map(Self::Refused);
-        OPEN_MODE.into_iter().chain(tracker).chain(StrictBadRequest::ALL.into_iter().map(Self::Strict))
-    }
-
+/// What a refusal is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefusalWords {
     /// The text for the client.
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::InvalidEscape => "invalid query escape",
-            Self::InvalidInfoHash => "provided invalid infohash",
-            Self::NoInfoHash => "no info_hash parameter supplied",
-            Self::ManyInfoHashes => "multiple info_hash parameters supplied",
-            Self::NoPeerId => "failed to parse parameter: peer_id",
-            Self::InvalidPeerId => "failed to provide valid peer_id",
-            Self::UnreadablePort => "failed to parse parameter: port",
-            Self::UnreadableAddress => "failed to parse peer IP address",
-            Self::Refused(refusal) => refusal.text(),
-            Self::Strict(fault) => fault.text(),
-        }
+    pub text: &'static str,
+    /// The value of the label `reason` in metrics.
+    pub label: &'static str,
+}
+
+impl BadRequest {
+    /// The number of refusals that are counted apart.
+    pub const COUNT: usize = LENIENT.len() + hayate_state::Refusal::ALL.len() + STRICT.len();
+
+    /// Every refusal that is counted apart, and how the request was read, in the order of the counters.
+    pub fn all() -> impl Iterator<Item = (Self, Strictness)> {
+        let lenient = LENIENT.into_iter().map(|kind| (kind, Strictness::Lenient));
+        // The tracker's own are the same in all modes.
+        let tracker = hayate_state::Refusal::ALL.into_iter().map(|why| (why.into(), Strictness::Lenient));
+        lenient.chain(tracker).chain(STRICT.into_iter().map(|kind| (kind, Strictness::Strict)))
     }
 
-    /// The value of the label `reason` in metrics.
+    /// The position in [`all`](Self::all). Mode private shares the row of the open modes where it has none.
     #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::InvalidEscape => "invalid_query_escape",
-            Self::InvalidInfoHash => "invalid_info_hash",
-            Self::NoInfoHash => "no_info_hash",
-            Self::ManyInfoHashes => "multiple_info_hashes",
-            Self::NoPeerId => "no_peer_id",
-            Self::InvalidPeerId => "invalid_peer_id",
-            Self::UnreadablePort => "unreadable_port",
-            Self::UnreadableAddress => "unreadable_address",
-            Self::Refused(refusal) => refusal.label(),
-            Self::Strict(fault) => fault.label(),
-        }
+    pub fn counter_index(self, strictness: Strictness) -> Option<usize> {
+        let of_mode = Self::all().position(|row| row == (self, strictness));
+        of_mode.or_else(|| Self::all().position(|(kind, _)| kind == self))
+    }
+
+    /// The text for the client and the label in metrics, both as they are for requests read like this. The
+    /// texts of mode private are the reference tracker's (`rules/private.md#failures`).
+    #[must_use]
+    pub fn words(self, strictness: Strictness) -> RefusalWords {
+        use Strictness::{Lenient, Strict};
+        let (text, label) = match (self, strictness) {
+            (Self::InvalidEscape, _) => ("invalid query escape", "invalid_query_escape"),
+            (Self::InvalidInfoHash, _) => ("provided invalid infohash", "invalid_info_hash"),
+            (Self::MissingInfoHash, Lenient) => ("no info_hash parameter supplied", "no_info_hash"),
+            (Self::MissingInfoHash, Strict) => ("Malformed request - missing info_hash", "missing_info_hash"),
+            (Self::ManyInfoHashes, Lenient) => {
+                ("multiple info_hash parameters supplied", "multiple_info_hashes")
+            }
+            (Self::ManyInfoHashes, Strict) => {
+                ("Malformed request - can only announce singular info_hash", "many_info_hashes")
+            }
+            (Self::MissingPeerId, Lenient) => ("failed to parse parameter: peer_id", "no_peer_id"),
+            (Self::MissingPeerId, Strict) => ("Malformed request - missing peer_id", "missing_peer_id"),
+            (Self::InvalidPeerId, Lenient) => ("failed to provide valid peer_id", "invalid_peer_id"),
+            (Self::InvalidPeerId, Strict) => ("Malformed request - invalid peer_id", "malformed_peer_id"),
+            (Self::InvalidPort, Lenient) => ("failed to parse parameter: port", "unreadable_port"),
+            (Self::InvalidPort, Strict) => ("Malformed request - invalid port", "malformed_port"),
+            (Self::UnreadableAddress, _) => ("failed to parse peer IP address", "unreadable_address"),
+            (Self::MissingPort, _) => ("Malformed request - missing port", "missing_port"),
+            (Self::MissingUploaded, _) => ("Malformed request - missing uploaded", "missing_uploaded"),
+            (Self::InvalidUploaded, _) => ("Malformed request - invalid uploaded", "malformed_uploaded"),
+            (Self::MissingDownloaded, _) => ("Malformed request - missing downloaded", "missing_downloaded"),
+            (Self::InvalidDownloaded, _) => {
+                ("Malformed request - invalid downloaded", "malformed_downloaded")
+            }
+            (Self::MissingLeft, _) => ("Malformed request - missing left", "missing_left"),
+            (Self::InvalidLeft, _) => ("Malformed request - invalid left", "malformed_left"),
+            (Self::InvalidNumWant, _) => ("Malformed request - invalid numwant", "malformed_numwant"),
+            (Self::ContradictingAddress, _) => ("Invalid IPv4 address", "contradicting_address"),
+            (Self::NothingToScrape, _) => {
+                ("Unsupported request - must provide at least one info_hash", "nothing_to_scrape")
+            }
+            (Self::Refused(refusal), _) => (refusal.text(), refusal.label()),
+        };
+        RefusalWords { text, label }
     }
 }
 
@@ -99,11 +162,20 @@ mod tests {
     fn every_refusal_has_a_printable_text_and_a_label_of_its_own() {
         let all: Vec<_> = BadRequest::all().collect();
         assert_eq!(all.len(), BadRequest::COUNT);
-        for (at, refusal) in all.iter().enumerate() {
-            assert!(refusal.text().bytes().all(|octet| (0x20..0x7f).contains(&octet)));
-            for other in &all[..at] {
-                assert_ne!(refusal.label(), other.label());
+        for (at, (refusal, strictness)) in all.iter().enumerate() {
+            let words = refusal.words(*strictness);
+            assert!(words.text.bytes().all(|octet| (0x20..0x7f).contains(&octet)));
+            assert_eq!(refusal.counter_index(*strictness), Some(at));
+            for (other, strictness) in &all[..at] {
+                assert_ne!(words.label, other.words(*strictness).label);
             }
         }
+    }
+
+    #[test]
+    fn what_mode_private_has_no_words_for_is_told_and_counted_as_in_the_open_modes() {
+        let unreadable = BadRequest::UnreadableAddress;
+        assert_eq!(unreadable.words(Strictness::Strict), unreadable.words(Strictness::Lenient));
+        assert_eq!(unreadable.counter_index(Strictness::Strict), Some(7));
     }
 }

@@ -1,4 +1,4 @@
-//! Who is the client? The socket's peer, unless a trusted proxy names another one
+//! Who the client is: the socket's peer, unless a trusted proxy names another one
 //! (`rules/http.md#client-address`), or the client may claim an address of its own (BEP 7).
 //!
 //! A header that cannot be read is a failure: the proxy's own address never becomes a peer
@@ -13,11 +13,11 @@ use crate::config::HttpConfig;
 use crate::engine::bad_request::BadRequest;
 use crate::wire::query::{BadEscape, Escaped, Parameters};
 
-/// Octets of the longest claimed address that is looked at.
+/// Octets of the longest claimed address that is read.
 const CLAIM_MAX: usize = 64;
-/// Headers in which proxies name their client as a rule.
+/// Headers in which proxies usually name their client.
 const USUAL_HEADERS: [&str; 3] = ["X-Forwarded-For", "X-Real-IP", FORWARDED];
-/// The header of RFC 7239, whose form is not read here.
+/// The header of RFC 7239, which is never read.
 pub(crate) const FORWARDED: &str = "Forwarded";
 
 /// The other end of the connection.
@@ -30,7 +30,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// Is that another address than the connection came from?
+    /// Whether `address` is another one than the connection came from.
     #[must_use]
     pub fn is_other_than(self, address: IpAddr) -> bool {
         match self {
@@ -42,7 +42,7 @@ impl Source {
 
 /// The header lines of a request.
 pub trait Headers {
-    /// The values of all lines called `name`, in order. Names are compared in any case.
+    /// The values of all lines called `name`, in order. Names match in any case.
     fn values_of<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]>;
 
     /// The names of all lines.
@@ -59,14 +59,14 @@ impl Headers for [(&str, &[u8])] {
     }
 }
 
-/// Who may say what about the client's address.
+/// Settings about whom the gateway believes about a client's address.
 #[derive(Clone, Copy, Debug)]
 pub struct AddressTrust<'c> {
     /// The header that names the client; `None` = no header is believed.
     pub proxy_header: Option<&'c str>,
-    /// Who may send that header.
+    /// Networks of the proxies that may send that header.
     pub trusted_proxies: &'c [IpNet],
-    /// Who may claim an address by `ip`, `ipv4` or `ipv6`.
+    /// Networks of the clients that may claim an address by `ip`, `ipv4` or `ipv6`.
     pub spoofing_sources: &'c [IpNet],
     /// Reads one entry of the header.
     pub read_entry: fn(&[u8]) -> Option<IpAddr>,
@@ -75,7 +75,7 @@ pub struct AddressTrust<'c> {
 }
 
 impl<'c> AddressTrust<'c> {
-    /// As the configuration says.
+    /// The settings of `config`, with headers read as in the open modes.
     #[must_use]
     pub fn from_config(config: &'c HttpConfig) -> Self {
         Self {
@@ -87,17 +87,17 @@ impl<'c> AddressTrust<'c> {
         }
     }
 
-    /// May one seen at `seen` claim an address?
+    /// Whether a client seen at `seen` may claim an address.
     #[must_use]
     pub fn may_claim(&self, seen: IpAddr) -> bool {
         contains(self.spoofing_sources, seen)
     }
 
-    /// The client as we see it; an IPv4-mapped address comes out as IPv4.
+    /// Returns the client's address as the gateway sees it; an IPv4-mapped address is returned as IPv4.
     ///
     /// # Errors
-    /// [`BadRequest::UnreadableAddress`] if a trusted proxy does not say it readably, or a unix socket's peer
-    /// not at all.
+    /// [`BadRequest::UnreadableAddress`] if a trusted proxy's header cannot be read, or a unix socket's peer
+    /// sends none.
     pub fn client_address<H: Headers + ?Sized>(
         &self,
         source: Source,
@@ -118,9 +118,9 @@ impl<'c> AddressTrust<'c> {
         named.or(socket).ok_or(BadRequest::UnreadableAddress)
     }
 
-    /// Who names its client and is not believed, and the header: the configured one from somebody who is no
-    /// trusted proxy. Where none is configured, one of the usual ones from an address that proxies have: on
-    /// the internet at large everybody may write headers.
+    /// Returns the source and the name of a header that names a client and is not believed: the configured
+    /// header from a source that is not a trusted proxy. Where none is configured, one of the usual headers
+    /// from a private address, as proxies have: on the internet at large anybody may write headers.
     #[must_use]
     pub fn untrusted_header<H: Headers + ?Sized>(
         &self,
@@ -138,16 +138,16 @@ impl<'c> AddressTrust<'c> {
         header.map(|header| (address, header))
     }
 
-    /// The address the client claims, if one seen at `seen` may claim any.
+    /// Returns the address that the client claims, if a client seen at `seen` may claim any.
     ///
     /// # Errors
-    /// When the claim cannot be read: there is no falling back.
+    /// Fails when the claim cannot be read: there is no falling back.
     pub fn claimed_address(
         &self,
         seen: IpAddr,
         parameters: &Parameters<'_>,
     ) -> Result<Option<IpAddr>, BadRequest> {
-        // Most claim nothing; that is told faster than whether they may.
+        // Most clients claim nothing, which is found faster than whether they may.
         let claims = [parameters.ip, parameters.ipv4, parameters.ipv6];
         match claims.into_iter().flatten().find(|claim| !claim.0.is_empty()) {
             Some(claim) if self.may_claim(seen) => read_claim(claim).map(Some),
@@ -155,7 +155,7 @@ impl<'c> AddressTrust<'c> {
         }
     }
 
-    /// One address and nothing else; a blank header is none.
+    /// Reads one address and nothing else; a blank header names nobody.
     fn read_single<'h>(
         &self,
         mut lines: impl Iterator<Item = &'h [u8]>,
@@ -166,7 +166,7 @@ impl<'c> AddressTrust<'c> {
         if lines.next().is_some() { Err(BadRequest::UnreadableAddress) } else { Ok(Some(address)) }
     }
 
-    /// The first address from the right that is no trusted proxy; the leftmost if all are.
+    /// Returns the first address from the right that is not a trusted proxy; the leftmost if all are.
     fn read_list<'h>(
         &self,
         lines: impl DoubleEndedIterator<Item = &'h [u8]>,
@@ -187,7 +187,7 @@ impl<'c> AddressTrust<'c> {
     }
 }
 
-/// The first of the usual headers that is there.
+/// Returns the first of the usual headers that the request has.
 fn usual_header<H: Headers + ?Sized>(headers: &H) -> Option<&'static str> {
     let place = |name: &str| USUAL_HEADERS.iter().position(|usual| usual.eq_ignore_ascii_case(name));
     headers.names().filter_map(place).min().and_then(|place| USUAL_HEADERS.get(place).copied())
@@ -207,7 +207,8 @@ fn read_claim(claim: Escaped<'_>) -> Result<IpAddr, BadRequest> {
     text.and_then(read_address).ok_or(BadRequest::UnreadableAddress)
 }
 
-/// An address, bare, in brackets, or with a port, which is dropped. Names and zone ids are none.
+/// Reads an address, bare, in brackets, or with a port, which is dropped. Names and zone ids are not
+/// addresses.
 fn read_address(text: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(text).ok()?;
     let bare = || text.parse().ok();

@@ -1,4 +1,4 @@
-//! The metrics of the gateway. The runtime thread owns every counter; the board reads them.
+//! The metrics of the gateway. The server's thread owns every counter; the board reads them.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,23 +9,24 @@ use hayate_state::metrics::durations::RequestDurations;
 use hayate_state::metrics::{Series, SeriesKind};
 use hayate_state::{Board, Counter};
 
-use crate::engine::Response;
 use crate::engine::bad_request::BadRequest;
+use crate::engine::message::Response;
 use crate::engine::routes::Action;
+use crate::wire::query::Strictness;
 
-/// The address family of a client, as far as it is known.
+/// The address family of a client, if it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// IPv4.
     V4,
     /// IPv6.
     V6,
-    /// Nobody could say who the client is.
+    /// The client's address is unknown.
     Unknown,
 }
 
 impl Family {
-    /// The family of an address.
+    /// Returns the family of an address.
     #[must_use]
     pub fn of_address(address: Option<IpAddr>) -> Self {
         match address {
@@ -36,14 +37,14 @@ impl Family {
     }
 }
 
-/// Which time ran out.
+/// A connection's time that ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// The head of a request did not arrive in time.
+    /// For the head of a request, which did not arrive.
     Head,
-    /// A reply was not taken in time.
+    /// For a reply, which the client did not take.
     Reply,
-    /// No further request came.
+    /// For a further request, which did not come.
     Idle,
 }
 
@@ -53,7 +54,7 @@ pub struct Metrics {
     announces: PerFamily,
     scrapes: PerFamily,
     refusals: RefusalCounters,
-    /// Connections taken.
+    /// Connections accepted and not refused.
     pub opened: Counter,
     /// Connections that ended.
     pub closed: Counter,
@@ -61,11 +62,11 @@ pub struct Metrics {
     pub refused: Counter,
     /// Idle connections closed to make room for others.
     pub displaced: Counter,
-    /// Connections closed because their answers took too much memory and nobody took them.
+    /// Connections closed because their answers filled too much memory and their clients did not take them.
     pub stalled: Counter,
     /// Announces and scrapes answered without the tracker, because its inbox was full.
     pub overloads: Counter,
-    /// Accepts that failed.
+    /// Calls of accept that failed.
     pub accept_errors: Counter,
     /// Connections that did not get through their TLS handshake.
     pub tls_failures: Counter,
@@ -77,15 +78,15 @@ pub struct Metrics {
     other_2xx: Counter,
     other_4xx: Counter,
     other_5xx: Counter,
-    /// Every request that was answered, whatever with.
+    /// All requests that were answered.
     pub handled: Counter,
-    /// The same within the last whole minute.
+    /// Requests that were answered within the last whole minute.
     pub per_minute: AtomicU64,
-    /// Requests that hyper itself refused: no HTTP/1, or a head beyond all bounds.
+    /// Requests that hyper itself refused: not HTTP/1, or a head beyond all bounds.
     pub malformed: Counter,
-    /// How long announces and scrapes took, by what became of them.
+    /// Durations of announces and scrapes, by outcome.
     response_durations: ResponseDurations,
-    /// What is known of the request at hand.
+    /// Labels of the request in progress.
     labels: AtomicU64,
 }
 
@@ -96,13 +97,13 @@ impl Default for ResponseDurations {
     fn default() -> Self {
         Self(Arc::new(RequestDurations::new(
             &["announce", "scrape"],
-            BadRequest::all().map(BadRequest::text),
+            BadRequest::all().map(|(refusal, strictness)| refusal.words(strictness).text),
         )))
     }
 }
 
-/// What is known of a request whose time is taken: its action, its family, and why it was refused. Only the
-/// thread of the server makes and reads these labels.
+/// Labels of a request whose duration is measured: its action, its family, and why it was refused. Only the
+/// server's thread makes and reads them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestLabels(u64);
 
@@ -111,7 +112,7 @@ impl RequestLabels {
     const ERROR_SHIFT: u32 = 16;
 }
 
-/// One counter for each refusal, in their order.
+/// One counter for each refusal, in the order of [`BadRequest::all`].
 #[derive(Debug)]
 struct RefusalCounters([Counter; BadRequest::COUNT]);
 
@@ -144,9 +145,9 @@ impl Metrics {
         }
     }
 
-    /// Counts a refusal.
-    pub fn count_refusal(&self, refusal: BadRequest) {
-        let Some(at) = BadRequest::all().position(|known| known == refusal) else { return };
+    /// Counts a refusal of a request that was read with this strictness.
+    pub fn count_refusal(&self, refusal: BadRequest, strictness: Strictness) {
+        let Some(at) = refusal.counter_index(strictness) else { return };
         if let Some(counter) = self.refusals.0.get(at) {
             counter.add(1);
         }
@@ -165,7 +166,7 @@ impl Metrics {
         self.labels.store(labels.0, Ordering::Relaxed);
     }
 
-    /// The request at hand has been answered; if it was an announce or scrape, it took so long.
+    /// Records `time` as the duration of the request in progress, if that is an announce or scrape.
     pub fn record_duration(&self, time: Duration) {
         let RequestLabels(labels) = self.take_labels();
         if labels == 0 {
@@ -183,17 +184,14 @@ impl Metrics {
         durations.record(&[durations.key(action, address, error.checked_sub(1))], time);
     }
 
-    /// How often a refusal was given.
+    /// The number of refusals of this kind, of requests that were read with this strictness.
     #[must_use]
-    pub fn refusals_of(&self, refusal: BadRequest) -> u64 {
-        BadRequest::all()
-            .zip(&self.refusals.0)
-            .filter(|(known, _)| *known == refusal)
-            .map(|(_, counter)| counter.value())
-            .sum()
+    pub fn refusals_of(&self, refusal: BadRequest, strictness: Strictness) -> u64 {
+        let counter = refusal.counter_index(strictness).and_then(|at| self.refusals.0.get(at));
+        counter.map_or(0, Counter::value)
     }
 
-    /// Counts an answer that is no reply to an announce or scrape, and gives it back.
+    /// Counts an answer that is not a reply to an announce or scrape, and returns it.
     #[must_use]
     pub fn count_response(&self, answer: Response) -> Response {
         match answer.status {
@@ -204,7 +202,7 @@ impl Metrics {
         answer
     }
 
-    /// Open connections.
+    /// The number of open connections.
     #[must_use]
     pub fn connections(&self) -> u64 {
         let closed = self.closed.value();
@@ -216,7 +214,7 @@ impl Metrics {
         self.timeout_counter(phase).add(1);
     }
 
-    /// How often a time ran out.
+    /// The number of connections closed in this phase because their time ran out.
     #[must_use]
     pub fn timeouts_of(&self, phase: Phase) -> u64 {
         self.timeout_counter(phase).value()
@@ -230,13 +228,13 @@ impl Metrics {
         }
     }
 
-    /// Lists every series on the board.
+    /// Registers every series on the board.
     pub fn register_metrics(self: &Arc<Self>, board: &Board) {
         self.register_requests(board);
         let help = "Time from the head of an announce or scrape to its answer.";
         self.response_durations.0.register_metrics(board, "http_response_duration_milliseconds", help);
-        for (at, refusal) in BadRequest::all().enumerate() {
-            let labels = vec![("reason", refusal.label())];
+        for (at, (refusal, strictness)) in BadRequest::all().enumerate() {
+            let labels = vec![("reason", refusal.words(strictness).label)];
             let read = move |metrics: &Self| metrics.refusals.0.get(at).map_or(0, Counter::value);
             self.register_counter(
                 board,
@@ -349,7 +347,7 @@ mod tests {
             metrics.count_request(Action::Announce, Family::V6);
         }
         for _ in 0..11 {
-            metrics.count_refusal(BadRequest::ManyInfoHashes);
+            metrics.count_refusal(BadRequest::ManyInfoHashes, Strictness::Lenient);
         }
         for _ in 0..13 {
             metrics.count_timeout(Phase::Idle);

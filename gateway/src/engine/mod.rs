@@ -1,189 +1,74 @@
-//! The gateway's decisions, without a socket, a clock or a thread: from the head of a request to a question for
-//! the tracker, and from the tracker's reply to the octets of the answer.
+//! The gateway's decisions, without a socket, a clock or a thread: from the head of a request to a question
+//! for the tracker, and from the tracker's reply to the octets of the answer.
 //!
 //! ```text
-//! head --read_request--> Step::Ask(question, plan) --> whoever asks the tracker --> reply --write_reply(plan)-->
-//! Response            \-> Step::Answer(Response), Step::Page(page)
+//! head --read_request--> Step::Ask(question, plan) --> tracker --> reply --write_reply(plan)--> Response
+//!                    \-> Step::Answer(Response), Step::Page(page)
 //! ```
 //!
 //! | module | what is in it |
 //! |---|---|
+//! | [`message`] | the head of a request, the answer to it |
 //! | [`routes`] | which path is an announce, which a scrape |
 //! | [`client_address`] | who the client is: socket, trusted proxy, claimed address |
-//! | [`open_mode`] | from parameters to the words of the tracker, check by check |
-//! | [`private`] | the same in mode private |
+//! | [`announce_query`] | from parameters to the words of the tracker, check by check |
+//! | `context` | from a request to a question, from a reply to the answer, in both modes |
+//! | `private` | what only mode private has: passkeys in the path |
 //! | [`bad_request`] | why a request is refused, in the client's words |
+//! | `failure` | the text of a refusal, and when the client may come again |
 //! | [`metrics`] | what is counted |
 
+pub mod announce_query;
 pub mod bad_request;
 pub mod client_address;
+mod context;
+mod failure;
+pub mod message;
 pub mod metrics;
-pub mod open_mode;
-pub mod private;
+mod private;
 pub mod routes;
 
-use std::borrow::Cow;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use hayate_state::actor::{self, PeerForm, PeerList, Question, Reply, UrlForHooks};
-use hayate_state::address::AddressClass;
+use hayate_state::actor::{self, Reply};
 use hayate_state::admission::OverLimitAction;
 use hayate_state::private::SiteData;
-use hayate_state::{InfoHash, Now, Policy, Subscriber, Tally, Tick, Tracker};
+use hayate_state::query::split_target;
+use hayate_state::{Now, Policy, Subscriber, Tick, Tracker};
 
-use crate::config::{HEADER_BLOCK_MAX, HttpConfig, REQUEST_LINE_MAX};
-use crate::engine::bad_request::BadRequest;
-use crate::engine::client_address::{AddressTrust, FORWARDED, Headers, Source};
-use crate::engine::metrics::{Family, Metrics, RequestLabels};
-use crate::engine::open_mode::NumWantLimits;
-use crate::engine::private::{EngineContext, PrivateEngine};
+use crate::config::HttpConfig;
+use crate::engine::client_address::{FORWARDED, Headers};
+use crate::engine::context::EngineContext;
+use crate::engine::message::{check_head, origin_form};
+use crate::engine::metrics::{Family, Metrics};
+use crate::engine::private::PrivateEngine;
 use crate::engine::routes::{Action, RouteError, TrackerRoutes};
-use crate::wire::query::Parameters;
-use crate::wire::reply::{self, ReplyAddress, ReplyForm};
+use crate::operator::routes::{Routes, collapse_leading_slashes};
+use crate::wire::query::{Parameters, Strictness};
 
-/// Octets of a request line besides method and target: two spaces and the version.
-const LINE_OVERHEAD: usize = " ".len() + " HTTP/1.1".len();
+pub use context::{ReplyPlan, Step};
+pub use message::{Head, Response};
+
 /// Seconds between two log lines about proxies that are not believed.
 const WARNING_INTERVAL_SECONDS: u32 = 60;
-/// The type of every answer but `/metrics`.
-pub const TEXT_PLAIN: &str = "text/plain";
-
-/// The head of a request.
-#[derive(Debug)]
-pub struct Head<'r, H: ?Sized> {
-    /// The method, as sent.
-    pub method: &'r [u8],
-    /// The target, as sent: path and query, or a whole URL (RFC 9112, 3.2).
-    pub target: &'r [u8],
-    /// The other end of the connection.
-    pub source: Source,
-    /// The header lines.
-    pub headers: &'r H,
-    /// Octets of all header lines.
-    pub header_octets: usize,
-    /// A body follows, or a transfer coding is named.
-    pub has_body: bool,
-}
-
-/// What to do about a request.
-#[derive(Debug)]
-pub enum Step {
-    /// Ask the tracker, then call [`Engine::write_reply`] with its reply, or [`Engine::write_overloaded`].
-    Ask(Question, ReplyPlan),
-    /// Answer this.
-    Answer(Response),
-    /// Show an operator's page.
-    Page(Page),
-}
-
-/// The operator's pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Page {
-    /// The process works.
-    Alive,
-    /// The same in mode private: the time, and since when.
-    AliveSince,
-    /// The process serves.
-    Health,
-    /// Every number of the process.
-    Metrics,
-}
-
-impl Page {
-    /// The page at `path`. Slashes at its begin count as one.
-    #[must_use]
-    pub fn from_path(path: &[u8]) -> Option<Self> {
-        match collapse_leading_slashes(path) {
-            b"/alive" => Some(Self::Alive),
-            b"/health" => Some(Self::Health),
-            b"/metrics" => Some(Self::Metrics),
-            _ => None,
-        }
-    }
-}
-
-/// What must be remembered of a request until the tracker has replied.
-#[derive(Debug)]
-pub struct ReplyPlan {
-    kind: ReplyKind,
-    /// The client asks too often and is told to come again later than others.
-    slowed: bool,
-    labels: RequestLabels,
-}
-
-#[derive(Debug)]
-enum ReplyKind {
-    Announce { form: ReplyForm, address: ReplyAddress },
-    Scrape(Vec<InfoHash>),
-    Private(private::PrivateReplyPlan),
-}
-
-/// An answer: status and body. `Content-Length` is exact, and 405 names what is allowed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
-    /// The status code.
-    pub status: u16,
-    /// The value of `Content-Type`.
-    pub content_type: &'static str,
-    /// The body; a HEAD gets its length only.
-    pub body: Cow<'static, [u8]>,
-    /// The connection must not be used again.
-    pub close: bool,
-}
-
-impl Response {
-    /// A status with a short text.
-    #[must_use]
-    pub fn text(status: u16, text: &'static str) -> Self {
-        Self {
-            status,
-            content_type: TEXT_PLAIN,
-            body: Cow::Borrowed(text.as_bytes()),
-            close: matches!(status, 400 | 414 | 431),
-        }
-    }
-
-    /// A status with a text that was made for it.
-    pub(crate) fn owned_text(status: u16, text: String) -> Self {
-        Self { body: Cow::Owned(text.into_bytes()), ..Self::text(status, "") }
-    }
-
-    /// What is there is not asked for by this method.
-    #[must_use]
-    pub(crate) fn method_not_allowed() -> Self {
-        Self::text(405, "Method Not Allowed\n")
-    }
-
-    /// There is nothing at that path.
-    #[must_use]
-    pub fn not_found() -> Self {
-        Self::text(404, "404 page not found\n")
-    }
-
-    pub(crate) fn bencoded(body: Vec<u8>) -> Self {
-        Self { status: 200, content_type: TEXT_PLAIN, body: Cow::Owned(body), close: false }
-    }
-}
-
-/// Decides about requests, by the configuration in force.
+/// The gateway's decisions about requests, by the configuration in force. The server's thread owns it.
 #[derive(Debug)]
 pub struct Engine {
     config: Subscriber<HttpConfig>,
     policy: Subscriber<Policy>,
     routes: TrackerRoutes,
-    /// In mode private.
+    /// Present in mode private.
     private_mode: Option<PrivateEngine>,
     metrics: Arc<Metrics>,
-    /// When the log last warned of a proxy that is not believed.
+    /// The time of the last warning about a proxy that is not believed.
     last_proxy_warning: Option<Tick>,
 }
 
 impl Engine {
-    /// An engine that follows `config` and `policy` as they are published.
+    /// Returns an engine that follows `config` and `policy` as they are published.
     ///
     /// # Errors
-    /// When a route cannot be served.
+    /// Fails when a route cannot be served.
     pub fn new(config: Subscriber<HttpConfig>, policy: Subscriber<Policy>) -> Result<Self, RouteError> {
         let routes = TrackerRoutes::new(&config.get().announce_routes, &config.get().scrape_routes)?;
         Ok(Self {
@@ -196,7 +81,7 @@ impl Engine {
         })
     }
 
-    /// The same in mode private: only members of `site_data` are served.
+    /// Puts the engine into mode private: only users of `site_data` are served.
     #[must_use]
     pub fn private(self, site_data: Subscriber<SiteData>) -> Self {
         Self { private_mode: Some(PrivateEngine::new(site_data)), ..self }
@@ -208,13 +93,13 @@ impl Engine {
         self.config.get()
     }
 
-    /// What the engine counts.
+    /// The metrics of the engine.
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
-    /// Takes over what a reload published. Routes that cannot be served leave the old ones in force.
+    /// Adopts what a reload has published. Routes that cannot be served leave the old ones in force.
     pub fn refresh(&mut self) {
         self.policy.refresh();
         if let Some(site) = &mut self.private_mode {
@@ -229,8 +114,8 @@ impl Engine {
         }
     }
 
-    /// Answers a request at once, asking `tracker` itself: what the server and the state actor do together.
-    /// The pages of the operator are the server's; here they are not found.
+    /// Answers a request at once by asking `tracker`, as the server and the state actor do together. The
+    /// operator's pages belong to the server; here the answer to them is 404.
     pub fn handle<H: Headers + ?Sized>(
         &mut self,
         now: Now,
@@ -248,73 +133,50 @@ impl Engine {
         }
     }
 
-    /// Reads the head of a request.
+    /// Reads the head of a request and decides what to do about it.
     pub fn read_request<H: Headers + ?Sized>(&mut self, now: Now, head: &Head<'_, H>) -> Step {
         self.refresh();
         if let Err(response) = check_head(head) {
             return Step::Answer(self.metrics.count_response(response));
         }
         let target = origin_form(head.target);
-        let (path, query) = match target.iter().position(|&octet| octet == b'?') {
-            Some(at) => (target.get(..at).unwrap_or_default(), target.get(at + 1..).unwrap_or_default()),
-            None => (target, &[][..]),
-        };
+        let (path, query) = split_target(target);
         let path = collapse_leading_slashes(path);
         self.warn_of_untrusted_proxy(now, head);
+        let context = self.context();
         if let Some(site) = &self.private_mode {
-            let mut slow = false;
-            let engine_context = self.engine_context();
-            let step = site.read_request(engine_context, head, path, query, |seen| {
-                slow = engine_context.rate_limit(now, seen).is_some()
-            });
-            return match step {
-                private::PrivateStep::Ask(question, plan) => Step::Ask(
-                    question,
-                    ReplyPlan {
-                        kind: ReplyKind::Private(plan),
-                        slowed: slow,
-                        labels: self.metrics.take_labels(),
-                    },
-                ),
-                private::PrivateStep::Answer(response) => Step::Answer(response),
-                private::PrivateStep::Page(page) => Step::Page(page),
-            };
+            return site.read_request(context, now, head, path, query);
         }
-        let (action, captures) = match (self.routes.find(path), Page::from_path(path)) {
+        let (action, captures) = match (self.routes.find(path), Routes::find_on_open_gateway(path)) {
             (Some(found), page) if found.literal || page.is_none() => (found.action, found.captures),
             (_, Some(page)) => return Step::Page(page),
-            (_, None) => return Step::Answer(self.metrics.count_response(Response::not_found())),
+            (_, None) => return Step::Answer(context.not_found()),
         };
         if head.method != b"GET" {
             return Step::Answer(self.metrics.count_response(Response::method_not_allowed()));
         }
         let parameters = Parameters::parse(query);
-        let seen = self.address_trust().client_address(head.source, head.headers);
+        let seen = context.address_trust().client_address(head.source, head.headers);
         self.metrics.count_request(action, Family::of_address(seen.ok()));
-        let url =
-            seen.ok().and_then(|seen| self.engine_context().url_for_hooks(seen, path, query, &captures));
+        let url = seen.ok().and_then(|seen| context.url_for_hooks(seen, path, query, &captures));
         let asked = match action {
-            Action::Announce => self.read_announce(&parameters, head.source, seen, url),
-            Action::Scrape => self.read_scrape(&parameters, url),
+            Action::Announce => context.read_announce(&parameters, None, head.source, seen, url),
+            Action::Scrape => context.read_scrape(&parameters, None, url),
         };
-        let beyond = seen.ok().and_then(|seen| self.engine_context().rate_limit(now, seen));
+        let beyond = seen.ok().and_then(|seen| context.rate_limit(now, seen));
         match (asked, beyond) {
-            (Err(refusal), _) => Step::Answer(self.write_refusal(refusal)),
-            (Ok((_, asked)), Some(OverLimitAction::Empty)) => Step::Answer(self.write_empty(asked)),
-            (Ok((question, asked)), beyond) => {
-                let slow = beyond == Some(OverLimitAction::Slow);
-                Step::Ask(
-                    question,
-                    ReplyPlan { kind: asked, slowed: slow, labels: self.metrics.take_labels() },
-                )
+            (Err(failure), _) => Step::Answer(context.write_failure(&failure)),
+            (Ok((_, kind)), Some(OverLimitAction::Empty)) => Step::Answer(context.write_empty(&kind)),
+            (Ok((question, kind)), beyond) => {
+                context.ask(question, kind, beyond == Some(OverLimitAction::Slow))
             }
         }
     }
 
-    /// Counts a header that names the client and is not believed, and says so once a minute: as long as that
-    /// goes on, the proxy itself is taken for the peer.
+    /// Counts a header that names a client and is not believed, and warns once a minute: until the operator
+    /// acts, the proxy itself is taken for the peer.
     fn warn_of_untrusted_proxy<H: Headers + ?Sized>(&mut self, now: Now, head: &Head<'_, H>) {
-        let trust = self.address_trust();
+        let trust = self.context().address_trust();
         let Some((source, header)) = trust.untrusted_header(head.source, head.headers) else { return };
         self.metrics.proxy_header_ignored.add(1);
         if self
@@ -339,155 +201,37 @@ impl Engine {
         self.last_proxy_warning = Some(now.tick);
     }
 
-    /// The page at `path`, as this mode has it.
-    pub(crate) fn operator_page(&self, path: &[u8]) -> Option<Page> {
-        match Page::from_path(path) {
-            Some(Page::Alive) if self.private_mode.is_some() => Some(Page::AliveSince),
-            page => page,
-        }
+    /// How the engine reads requests: strictly in mode private.
+    pub(crate) fn strictness(&self) -> Strictness {
+        if self.private_mode.is_some() { Strictness::Strict } else { Strictness::Lenient }
     }
 
-    /// The answer where there is nothing: in mode private it says nothing.
+    /// Returns the answer to a path where there is nothing; in mode private it has no text.
     pub(crate) fn not_found_response(&self) -> Response {
-        if self.private_mode.is_some() { Response::text(404, "") } else { Response::not_found() }
+        self.context().not_found_response()
     }
 
     /// Writes the answer to a request from the tracker's reply.
     #[must_use]
-    pub fn write_reply(&self, mut reply: Reply, plan: ReplyPlan) -> Response {
-        self.metrics.restore_labels(plan.labels);
-        if let (true, Reply::Announce(Ok((answer, _)))) = (plan.slowed, &mut reply) {
-            *answer = self.policy.get().slow_answer(*answer);
-        }
-        match (reply, &plan.kind) {
-            (reply, ReplyKind::Private(plan)) => self.engine_context().write_reply(Some(reply), plan),
-            (Reply::Announce(Ok((answer, peers))), ReplyKind::Announce { form, address }) => {
-                Response::bencoded(reply::announce(&answer, &peers, *form, *address))
-            }
-            (Reply::Scrape(Ok(tallies)), ReplyKind::Scrape(info_hashes)) => {
-                let entries = info_hashes.iter().zip(tallies);
-                Response::bencoded(reply::scrape(entries, self.policy.get().scrape_seconds))
-            }
-            (Reply::Announce(Err(denial)), _) => self.write_refusal(denial.refusal.into()),
-            (Reply::Scrape(Err(refusal)), _) => self.write_refusal(refusal.into()),
-            (Reply::Announce(Ok(_)) | Reply::Scrape(Ok(_)) | Reply::UserScrape(_), _) => {
-                self.write_overloaded(plan)
-            }
-        }
+    pub fn write_reply(&self, reply: Reply, plan: ReplyPlan) -> Response {
+        self.context().write_reply(reply, plan)
     }
 
     /// Writes the answer to a request that the tracker had no room for: valid, without peers, and with a long
     /// interval (`rules/http.md#overload`). Errors would make clients come back at once.
     #[must_use]
     pub fn write_overloaded(&self, plan: ReplyPlan) -> Response {
-        self.metrics.restore_labels(plan.labels);
-        if let ReplyKind::Private(plan) = &plan.kind {
-            return self.engine_context().write_reply(None, plan);
-        }
-        self.metrics.overloads.add(1);
-        self.write_empty(plan.kind)
+        self.context().write_overloaded(plan)
     }
 
-    /// An answer to a request that changes nothing, in the open modes.
-    fn write_empty(&self, asked: ReplyKind) -> Response {
-        let policy = self.policy.get();
-        match asked {
-            ReplyKind::Private(_) => Response::text(500, ""),
-            ReplyKind::Announce { form, address } => {
-                let answer = policy.full_answer(Tally::default());
-                Response::bencoded(reply::announce(&answer, &PeerList::default(), form, address))
-            }
-            ReplyKind::Scrape(info_hashes) => {
-                let entries = info_hashes.iter().map(|info_hash| (info_hash, Tally::default()));
-                Response::bencoded(reply::scrape(entries, policy.full_interval_seconds()))
-            }
+    fn context(&self) -> EngineContext<'_> {
+        EngineContext {
+            config: self.config.get(),
+            policy: self.policy.get(),
+            metrics: &self.metrics,
+            strictness: self.strictness(),
         }
     }
-
-    fn read_announce(
-        &self,
-        parameters: &Parameters<'_>,
-        source: Source,
-        seen: Result<IpAddr, BadRequest>,
-        url: UrlForHooks,
-    ) -> Result<(Question, ReplyKind), BadRequest> {
-        let config = self.config.get();
-        let client =
-            seen.and_then(|seen| Ok(self.address_trust().claimed_address(seen, parameters)?.unwrap_or(seen)));
-        let limits = NumWantLimits { default: config.num_want, max: config.num_want_max };
-        let query = open_mode::read_announce(parameters, client, limits)?;
-        let address = query.announce.address;
-        if source.is_other_than(address) && !AddressClass::of(address).may_be_claimed() {
-            return Err(hayate_state::Refusal::InvalidAddress.into());
-        }
-        let peers = if query.with_ids { PeerForm::WithIds } else { PeerForm::Compact };
-        let seen = seen?;
-        let over_v6 = seen.is_ipv6() || query.announce.address.is_ipv6();
-        let address = ReplyAddress { external: config.external_ip.then_some(seen), over_v6 };
-        let question = Question::Announce(query.announce, peers, url);
-        Ok((question, ReplyKind::Announce { form: query.form, address }))
-    }
-
-    fn read_scrape(
-        &self,
-        parameters: &Parameters<'_>,
-        url: UrlForHooks,
-    ) -> Result<(Question, ReplyKind), BadRequest> {
-        let info_hashes = open_mode::read_scrape(parameters, self.config.get().max_scrape_infohashes)?;
-        Ok((Question::Scrape(info_hashes.clone(), url), ReplyKind::Scrape(info_hashes)))
-    }
-
-    fn write_refusal(&self, refusal: BadRequest) -> Response {
-        self.metrics.count_refusal(refusal);
-        let interval_seconds = self.policy.get().failure_interval_seconds();
-        Response::bencoded(reply::failure(refusal.text().as_bytes(), interval_seconds))
-    }
-
-    fn address_trust(&self) -> AddressTrust<'_> {
-        AddressTrust::from_config(self.config.get())
-    }
-
-    fn engine_context(&self) -> EngineContext<'_> {
-        EngineContext { config: self.config.get(), policy: self.policy.get(), metrics: &self.metrics }
-    }
-}
-
-/// Is this a request that can be served at all (`rules/http.md#methods`, `rules/http.md#sizes-of-a-request`)?
-pub(crate) fn check_head<H: ?Sized>(head: &Head<'_, H>) -> Result<(), Response> {
-    if head.method.len() + head.target.len() + LINE_OVERHEAD > REQUEST_LINE_MAX {
-        return Err(Response::text(414, "URI Too Long\n"));
-    }
-    if head.header_octets > HEADER_BLOCK_MAX {
-        return Err(Response::text(431, "Request Header Fields Too Large\n"));
-    }
-    // Pages may be asked for by HEAD; whoever has another answer refuses it.
-    if !matches!(head.method, b"GET" | b"HEAD") {
-        return Err(Response { close: head.has_body, ..Response::method_not_allowed() });
-    }
-    // hyper lets UTF-8 through; a target is ASCII (RFC 9112, 3.2).
-    if head.has_body || !head.target.is_ascii() {
-        return Err(Response::text(400, "Bad Request\n"));
-    }
-    Ok(())
-}
-
-/// The same path, beginning with one slash where it began with several.
-fn collapse_leading_slashes(path: &[u8]) -> &[u8] {
-    let slashes = path.iter().take_while(|&&octet| octet == b'/').count();
-    path.get(slashes.saturating_sub(1)..).unwrap_or(path)
-}
-
-/// Path and query of a target that may be a whole URL.
-pub(crate) fn origin_form(target: &[u8]) -> &[u8] {
-    if target.first() == Some(&b'/') {
-        return target;
-    }
-    let authority = match target.windows(3).position(|octets| octets == b"://") {
-        Some(at) => target.get(at + 3..).unwrap_or_default(),
-        None => return target,
-    };
-    let end = authority.iter().position(|&octet| octet == b'/' || octet == b'?');
-    end.and_then(|at| authority.get(at..)).unwrap_or(b"/")
 }
 
 #[cfg(test)]

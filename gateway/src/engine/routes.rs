@@ -2,7 +2,7 @@
 //! the rest.
 //!
 //! The most exact route wins: segment by segment, a literal before `:name` before `*name`. Paths are compared
-//! percent-decoded and in their own case; nothing is redirected.
+//! percent-decoded and case-sensitively; nothing is redirected.
 
 use crate::wire::query::Escaped;
 
@@ -38,7 +38,7 @@ pub enum RouteError {
 /// All routes of the gateway.
 #[derive(Clone, Debug, Default)]
 pub struct TrackerRoutes {
-    /// The most exact first.
+    /// The most exact route first.
     routes: Vec<Route>,
 }
 
@@ -56,19 +56,19 @@ enum Segment {
     Rest(String),
 }
 
-/// The route of a path.
+/// A path's route, and what the path holds for it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RouteMatch<'r> {
-    /// What it leads to.
+    /// What the route leads to.
     pub action: Action,
-    /// Every segment of the route is literal.
+    /// Whether every segment of the route is literal.
     pub literal: bool,
-    /// What was captured, percent-decoded, by the names of the route.
+    /// The captured segments, percent-decoded, with their names in the route.
     pub captures: Vec<(&'r str, Vec<u8>)>,
 }
 
 impl RouteMatch<'_> {
-    /// The percent-decoded octets captured as `name`.
+    /// Returns the percent-decoded octets captured as `name`.
     #[must_use]
     pub fn capture(&self, name: &str) -> Option<&[u8]> {
         self.captures.iter().find(|(known, _)| *known == name).map(|(_, octets)| octets.as_slice())
@@ -79,7 +79,7 @@ impl TrackerRoutes {
     /// Reads the routes of announces and of scrapes.
     ///
     /// # Errors
-    /// The first route that cannot be served, and why.
+    /// The first route that cannot be served, and the reason.
     pub fn new(announce: &[String], scrape: &[String]) -> Result<Self, RouteError> {
         let announces = announce.iter().map(|pattern| (pattern, Action::Announce));
         let scrapes = scrape.iter().map(|pattern| (pattern, Action::Scrape));
@@ -96,7 +96,7 @@ impl TrackerRoutes {
         Ok(Self { routes })
     }
 
-    /// The most exact route that matches `path`, which starts with `/`.
+    /// Returns the most exact route that matches `path`, which starts with `/`.
     #[must_use]
     pub fn find(&self, path: &[u8]) -> Option<RouteMatch<'_>> {
         let path = path.strip_prefix(b"/")?;
@@ -129,8 +129,8 @@ impl Route {
         Ok(Self { pattern: own(), segments, action })
     }
 
-    /// What the route matches, whatever its names: equal shapes match the same paths, lesser ones are more
-    /// exact.
+    /// Returns what the route matches, whatever its names: equal shapes match the same paths, lesser ones are
+    /// more exact.
     fn shape(&self) -> Vec<(u8, String)> {
         let of = |segment: &Segment| match segment {
             Segment::Literal(text) => (0, text.clone()),

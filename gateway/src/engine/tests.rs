@@ -6,6 +6,10 @@ use std::sync::Arc;
 use hayate_state::{Now, Policy, Published, Swarms, Tracker};
 
 use super::*;
+use crate::config::{HEADER_BLOCK_MAX, REQUEST_LINE_MAX};
+use crate::engine::bad_request::BadRequest;
+use crate::engine::client_address::Source;
+use crate::engine::message::TEXT_PLAIN;
 use crate::wire::bencode::tests::{Value, read as bencoded};
 
 struct Harness {
@@ -108,14 +112,14 @@ fn nobody_is_said_to_be_where_no_peer_is() {
         assert_eq!(refused.text("failure reason"), Some(&b"invalid IP"[..]), "{address}");
         let claimed = harness.get("10.0.0.1", &announce('a', 7002, &format!("&left=9&ip={address}")));
         assert!(claimed.text("failure reason").is_some(), "{address}");
-        // Where the connection comes from, no one has claimed.
+        // The address that the connection comes from is nobody's claim.
         assert!(
             harness.get(address, &announce('b', 7003, "&left=9")).entry("peers").is_some()
                 || address == "fec0::1"
         );
     }
     let seen = harness.get("45.128.19.54", &announce('a', 7004, "&left=9"));
-    assert_eq!(seen.number("incomplete"), Some(1), "only the asker is in the swarm");
+    assert_eq!(seen.number("incomplete"), Some(1), "only the client itself is in the swarm");
 }
 
 #[test]
@@ -158,7 +162,7 @@ fn failures_have_status_200_their_text_and_an_interval() {
     }
     let nowhere = harness.get("224.0.0.1", &announce('a', 7, ""));
     assert_eq!(nowhere.text("failure reason"), Some(&b"invalid IP"[..]));
-    assert_eq!(harness.engine.metrics().refusals_of(BadRequest::NoInfoHash), 3);
+    assert_eq!(harness.engine.metrics().refusals_of(BadRequest::MissingInfoHash, Strictness::Lenient), 3);
 }
 
 #[test]

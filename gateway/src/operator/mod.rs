@@ -1,8 +1,12 @@
 //! The operator's pages: `/metrics`, `/alive`, `/health`.
 //!
-//! `profile` is for pprof.
+//! | module | what is in it |
+//! |---|---|
+//! | [`routes`] | the operator's paths in one table |
+//! | `profile` | profiles on demand, in the form of pprof |
 
 pub(crate) mod profile;
+pub mod routes;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,9 +18,11 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder as _, TextEncoder};
 
-use crate::engine::{Page, Response};
+use crate::engine::message::Response;
+use crate::operator::routes::Page;
+use crate::wire::query::Strictness;
 
-/// Says how the whole process is.
+/// Returns the health of the whole process.
 pub type HealthCheck = Arc<dyn Fn() -> HealthStatus + Send + Sync>;
 
 /// What `/health` says.
@@ -30,39 +36,40 @@ pub enum HealthStatus {
     Bad,
 }
 
-/// Answers requests that change a site, on the operator's address.
+/// The handler of requests that change a site, on the operator's addresses.
 pub trait AdminHandler: Send + Sync {
-    /// Status and text of the answer to a request for this path and query from `source`; it may take a while.
-    /// `None`: there is nothing at that path.
+    /// Returns status and text of the answer to a request for this path and query from `source`; it may block
+    /// for a while. `None`: there is nothing at that path.
     fn answer(&self, path: &[u8], query: &[u8], source: &str) -> Option<(u16, String)>;
 }
 
-/// What the pages show.
+/// The sources of what the operator's pages show.
 #[derive(Clone)]
 pub struct OperatorPages {
-    /// Who changes a site, if anybody may.
+    /// The handler of commands that change a site; `None` where there are none.
     pub admin: Option<Arc<dyn AdminHandler>>,
     /// Every number of the process.
     pub board: Arc<Board>,
-    /// Whether the process serves.
+    /// The health that `/health` tells.
     pub health: HealthCheck,
-    /// The time that `/alive` tells in mode private.
+    /// The clock of the time that `/alive` tells in mode private.
     pub clock: Clock,
 }
 
 impl std::fmt::Debug for OperatorPages {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pages").field("board", &self.board).finish_non_exhaustive()
+        f.debug_struct("OperatorPages").field("board", &self.board).finish_non_exhaustive()
     }
 }
 
 impl OperatorPages {
-    /// Shows a page; `prefix` begins every metric name, and is `None` where metrics are not shown.
+    /// Returns a page, as it is where requests are read with `strictness`. `prefix` begins every metric
+    /// name, and is `None` where metrics are not shown.
     #[must_use]
-    pub fn render(&self, page: Page, prefix: Option<&str>) -> Response {
+    pub fn render(&self, page: Page, strictness: Strictness, prefix: Option<&str>) -> Response {
         match page {
-            Page::Alive => Response::text(200, "ok\n"),
-            Page::AliveSince => {
+            Page::Alive if strictness == Strictness::Lenient => Response::text(200, "ok\n"),
+            Page::Alive => {
                 let (now, uptime) = (self.clock.unix_milliseconds(), self.clock.uptime().as_millis());
                 Response::owned_text(200, format!("{{\"now\":{now},\"uptime\":{uptime}}}"))
             }
@@ -81,7 +88,7 @@ impl OperatorPages {
     fn metric_families(&self, prefix: &str) -> Vec<MetricFamily> {
         let mut all = scalar_families(&self.board.read_series(), prefix);
         all.extend(histogram_families(&self.board.read_histograms(), prefix));
-        // Without the prefix: every process has these names.
+        // Without the prefix: these names are the same for every process.
         all.extend(ProcessCollector::for_self().collect());
         all
     }
@@ -103,7 +110,7 @@ impl OperatorPages {
     }
 }
 
-/// One family for each name; the readings come sorted by name.
+/// Returns one family of scalars for each name; the readings come sorted by name.
 fn scalar_families(readings: &[SeriesReading], prefix: &str) -> Vec<MetricFamily> {
     readings
         .chunk_by(|a, b| a.name == b.name)
@@ -122,7 +129,7 @@ fn scalar_families(readings: &[SeriesReading], prefix: &str) -> Vec<MetricFamily
         .collect()
 }
 
-/// The same for distributions.
+/// Returns one family of histograms for each name; the readings come sorted by name.
 fn histogram_families(all: &[HistogramReading], prefix: &str) -> Vec<MetricFamily> {
     let family = |same: &[HistogramReading]| {
         let first = same.first()?;
@@ -191,8 +198,8 @@ mod tests {
     fn pages(condition: HealthStatus) -> OperatorPages {
         let board = Arc::new(Board::default());
         for (name, kind, labels, value) in [
-            ("requests_total", SeriesKind::Counter, vec![("door", "udp")], 7),
-            ("requests_total", SeriesKind::Counter, vec![("door", "http")], 11),
+            ("requests_total", SeriesKind::Counter, vec![("server", "udp")], 7),
+            ("requests_total", SeriesKind::Counter, vec![("server", "http")], 11),
             ("swarms", SeriesKind::Gauge, vec![], 13),
         ] {
             board.register(Series { name, help: "A number.", kind, labels, read: Box::new(move || value) });
@@ -203,23 +210,23 @@ mod tests {
 
     #[test]
     fn metrics_are_prometheus_text_under_the_prefix() {
-        let response = pages(HealthStatus::Good).render(Page::Metrics, Some("hayate"));
+        let response = pages(HealthStatus::Good).render(Page::Metrics, Strictness::Lenient, Some("hayate"));
         assert_eq!((response.status, response.content_type), (200, "text/plain; version=0.0.4"));
         let text = str::from_utf8(&response.body).unwrap();
-        // Those of the process come behind, under their own names.
+        // The series of the process follow, under their own names.
         let (own, process) = text.split_at(text.find("# HELP process_").unwrap());
         assert!(process.contains("\nprocess_resident_memory_bytes "));
         assert_eq!(
             own,
             "# HELP hayate_requests_total A number.\n\
              # TYPE hayate_requests_total counter\n\
-             hayate_requests_total{door=\"http\"} 11\n\
-             hayate_requests_total{door=\"udp\"} 7\n\
+             hayate_requests_total{server=\"http\"} 11\n\
+             hayate_requests_total{server=\"udp\"} 7\n\
              # HELP hayate_swarms A number.\n\
              # TYPE hayate_swarms gauge\n\
              hayate_swarms 13\n"
         );
-        assert_eq!(pages(HealthStatus::Good).render(Page::Metrics, None).status, 404);
+        assert_eq!(pages(HealthStatus::Good).render(Page::Metrics, Strictness::Lenient, None).status, 404);
     }
 
     #[test]
@@ -234,7 +241,7 @@ mod tests {
             histogram: Arc::clone(&histogram),
         });
         histogram.record_value(7);
-        let response = pages.render(Page::Metrics, Some("hayate"));
+        let response = pages.render(Page::Metrics, Strictness::Lenient, Some("hayate"));
         let text = str::from_utf8(&response.body).unwrap();
         for line in [
             "# TYPE hayate_channel_len histogram",
@@ -250,10 +257,11 @@ mod tests {
 
     #[test]
     fn health_is_what_the_daemon_says_and_alive_is_always_ok() {
-        assert_eq!(pages(HealthStatus::Good).render(Page::Health, None).status, 200);
-        let degraded = pages(HealthStatus::Degraded(vec!["one", "two"])).render(Page::Health, None);
+        assert_eq!(pages(HealthStatus::Good).render(Page::Health, Strictness::Lenient, None).status, 200);
+        let degraded =
+            pages(HealthStatus::Degraded(vec!["one", "two"])).render(Page::Health, Strictness::Lenient, None);
         assert_eq!((degraded.status, &*degraded.body), (200, &b"degraded: one\ndegraded: two\n"[..]));
-        assert_eq!(pages(HealthStatus::Bad).render(Page::Health, None).status, 503);
-        assert_eq!(&*pages(HealthStatus::Bad).render(Page::Alive, None).body, b"ok\n");
+        assert_eq!(pages(HealthStatus::Bad).render(Page::Health, Strictness::Lenient, None).status, 503);
+        assert_eq!(&*pages(HealthStatus::Bad).render(Page::Alive, Strictness::Lenient, None).body, b"ok\n");
     }
 }

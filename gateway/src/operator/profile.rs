@@ -5,26 +5,25 @@ use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hayate_state::query;
 use pprof::ProfilerGuardBuilder;
 use pprof::protos::Message;
 
-use crate::engine::Response;
+use crate::engine::message::Response;
 
-/// Where the pages are.
-pub(crate) const PROFILE_ROOT: &[u8] = b"/debug/pprof/";
-/// Samples a second of each thread that works.
+/// Samples per second of each running thread.
 const FREQUENCY: i32 = 99;
-/// Seconds of a profile, by default, and at most.
+/// Seconds of a profile: the default, and the most.
 const SECONDS_DEFAULT: u64 = 30;
 const SECONDS_MAX: u64 = 60;
 
 const INDEX: &str = "profile?seconds=N: where the processor's time goes, 1 to 60 seconds, as protobuf\n\
     cmdline: how the process was started\n";
 
-/// A profile is being made: there is one at a time.
+/// Whether a profile is being made: there is one at a time.
 static IS_PROFILING: AtomicBool = AtomicBool::new(false);
 
-/// The page behind [`PROFILE_ROOT`]; it may take a minute.
+/// Returns the page of this name; it may take a minute.
 pub(crate) fn render_page(leaf: &[u8], query: &[u8]) -> Response {
     match leaf {
         b"" => Response::text(200, INDEX),
@@ -37,7 +36,8 @@ pub(crate) fn render_page(leaf: &[u8], query: &[u8]) -> Response {
     }
 }
 
-/// How the process was started, as far as that cannot be a secret: options and paths, no values of options.
+/// Returns how the process was started, without what may be secret: options and paths, but no values of
+/// options.
 fn command_line() -> String {
     let words = std::env::args().map(|word| match word.split_once('=') {
         Some((name, _)) => format!("{name}=..."),
@@ -47,8 +47,9 @@ fn command_line() -> String {
 }
 
 fn read_seconds(query: &[u8]) -> Option<u64> {
-    let value = query.split(|&octet| octet == b'&').find_map(|pair| pair.strip_prefix(b"seconds="));
-    let Some(value) = value else { return Some(SECONDS_DEFAULT) };
+    let mut values =
+        query::pairs(query).filter(|(name, _)| *name == b"seconds").filter_map(|(_, value)| value);
+    let Some(value) = values.next() else { return Some(SECONDS_DEFAULT) };
     let seconds = str::from_utf8(value).ok()?.parse().ok()?;
     (1..=SECONDS_MAX).contains(&seconds).then_some(seconds)
 }
@@ -74,7 +75,7 @@ fn take_profile(time: Duration) -> Response {
 }
 
 fn sample_stacks(time: Duration) -> pprof::Result<Vec<u8>> {
-    // Signals in these would interrupt what must not be.
+    // Signals in these libraries would interrupt what must not be interrupted.
     let guard = ProfilerGuardBuilder::default()
         .frequency(FREQUENCY)
         .blocklist(&["libc", "libgcc", "pthread", "vdso"])

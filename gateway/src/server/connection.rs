@@ -10,9 +10,7 @@ use std::task::Poll;
 
 use http_body_util::Full;
 use hyper::body::{Body as _, Buf, Incoming};
-use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING,
-};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, StatusCode};
@@ -26,29 +24,30 @@ use super::shared::{ListenerRole, Shared};
 use super::stream::Stream;
 use super::timeouts::{AnswerGuard, CloseOrder, ConnTimer, TimedStream};
 use crate::config::HttpConfig;
-use crate::engine::client_address::{Headers, Source};
-use crate::engine::{Head, Page, Response};
+use crate::engine::client_address::Source;
+use crate::engine::message::Response;
+use crate::operator::routes::Routes;
 use crate::tls::H2;
 
-/// Octets hyper collects of one request head, at most. More than line and header block may have together, so
-/// that what is too long can be told by its own status: 414 or 431.
+/// The most octets that hyper collects of one request head. More than line and header block may have
+/// together, so that whichever is too long is answered by its own status: 414 or 431.
 const HEAD_OCTETS_MAX: usize = 32 * 1024;
-/// Header lines that a map kept for a connection's next request has room for, at most.
+/// The most header lines that a map kept for a connection's next request has room for.
 const HEADERS_KEPT_MAX: usize = 24;
-/// Requests of one HTTP/2 connection that are answered at once.
+/// Requests of one HTTP/2 connection that are answered at the same time.
 const STREAMS_MAX: u32 = 32;
-/// Octets of a request's body that an HTTP/2 client may send before it is answered. Nobody reads them.
+/// Octets of a request's body that an HTTP/2 client may send before it is answered. They are never read.
 const STREAM_WINDOW: u32 = 1024;
-/// The same of all requests of a connection, which cannot be less (RFC 9113, 6.9.2).
+/// Octets of the bodies of all requests of an HTTP/2 connection; it cannot be less (RFC 9113, 6.9.2).
 const CONNECTION_WINDOW: u32 = 65_535;
-/// Octets of an answer that HTTP/2 takes before its client has asked for them.
+/// Octets of an answer that HTTP/2 buffers before its client has room for them.
 const SEND_BUFFER: usize = 16 * 1024;
-/// Octets that TLS keeps for a client that does not take them; a record has 16 KiB.
+/// Octets that TLS buffers for a client that does not take them; a record has 16 KiB.
 const TLS_BUFFER: usize = 16 * 1024;
-/// Octets of the header lines of one HTTP/2 request; more than are served, so that 431 can be told.
+/// Octets of the header lines of one HTTP/2 request; more than are served, so that 431 can be answered.
 const HEADER_LIST_OCTETS_MAX: u32 = 32 * 1024;
 
-/// Runs what an HTTP/2 connection wants run, on this thread.
+/// Runs the tasks of an HTTP/2 connection on this thread.
 #[derive(Clone, Copy, Debug)]
 struct LocalExecutor;
 
@@ -61,7 +60,7 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
 /// The body of an answer.
 type ResponseBody = Full<BodyOctets>;
 
-/// The octets of an answer as the engine wrote them. Dropped when the stream has taken the last of them.
+/// The octets of an answer as the engine wrote them. Dropped when the stream has taken the last one.
 struct BodyOctets {
     octets: Cursor<Cow<'static, [u8]>>,
     _guard: Option<AnswerGuard>,
@@ -96,7 +95,7 @@ impl Connection {
         self.run(connection, http1::Connection::graceful_shutdown).await;
     }
 
-    /// The same after a handshake, in whose time the first request must come too.
+    /// Serves a connection with TLS. Its first request must arrive within the time of the handshake.
     pub(super) async fn serve_tls(
         self,
         acceptor: TlsAcceptor,
@@ -134,7 +133,8 @@ impl Connection {
         this.run(connection, http2::Connection::graceful_shutdown).await;
     }
 
-    /// Serves a connection until it ends, or its time does; `finish` has it end with what is in flight.
+    /// Serves a connection until it ends or its time is up; `finish` makes it end after the requests in
+    /// flight.
     async fn run<C: Future<Output = hyper::Result<()>>>(
         &self,
         mut connection: Pin<&mut C>,
@@ -147,11 +147,11 @@ impl Connection {
             }
             let mut done = connection.as_mut().poll(context);
             if order == CloseOrder::Finish && done.is_pending() {
-                // Only now: a request that lay in the socket has been read, and will be answered.
+                // Only now: a request that waited in the socket has been read, and will be answered.
                 finish(connection.as_mut());
                 done = connection.as_mut().poll(context);
             }
-            // How a connection ended is its client's business, unless it was no HTTP.
+            // How a connection ended is its client's business, unless it was not HTTP.
             done.map(|end| self.timer.note_end(end.is_err_and(|error| error.is_parse())))
         })
         .await;
@@ -171,7 +171,7 @@ impl Connection {
             ListenerRole::Gateway => {
                 let begun = self.shared.clock.uptime();
                 let response = self.shared.answer_gateway(source, &request).await;
-                // No other request comes in between: what was noted last is this one's.
+                // No other request comes in between: the labels noted last are those of this one.
                 self.shared.metrics.record_duration(self.shared.clock.uptime().saturating_sub(begun));
                 response
             }
@@ -186,9 +186,9 @@ impl Connection {
             open.add_octets(response.body.len());
         }
         self.shared.close_stalled();
-        let page = response.status == 405 && Page::from_path(request.uri().path().as_bytes()).is_some();
-        let allowed = if page { "GET, HEAD" } else { "GET" };
-        // Over HTTP/1 it is hyper that keeps the body back.
+        let path = request.uri().path().as_bytes();
+        let allowed = (response.status == 405).then(|| Routes::methods(path).allow());
+        // Over HTTP/1 hyper itself leaves the body out.
         let head_only = open.is_some() && request.method() == Method::HEAD;
         let mut written = to_hyper_response(response, std::mem::take(request.headers_mut()), allowed, open);
         if head_only {
@@ -215,21 +215,11 @@ impl Drop for Connection {
     }
 }
 
-impl Headers for HeaderMap {
-    fn values_of<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]> {
-        self.get_all(name).iter().map(HeaderValue::as_bytes)
-    }
-
-    fn names(&self) -> impl Iterator<Item = &str> {
-        self.keys().map(HeaderName::as_str)
-    }
-}
-
 pub(super) fn http1_builder(config: &HttpConfig) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .keep_alive(config.enable_keepalive)
-        // A client that closes its sending side still gets its reply, and no read looks for that.
+        // A client that closes its sending side still gets its reply, and no read watches for the close.
         .half_close(true)
         .header_read_timeout(None)
         // Head and body in one buffer: a reply is small, and copying it costs less than two slices.
@@ -249,39 +239,18 @@ fn http2_builder() -> http2::Builder<LocalExecutor> {
     builder
 }
 
-/// Has the request several Host lines (RFC 9112, 3.2)? Few requests have any line twice, which is told first.
+/// Whether the request has several Host lines (RFC 9112, 3.2). Few requests have any line twice, which is
+/// checked first.
 fn names_two_hosts(headers: &HeaderMap) -> bool {
     headers.len() > headers.keys_len() && headers.get_all(HOST).iter().count() > 1
 }
 
-pub(super) fn with_head<T>(
-    request: &Request<Incoming>,
-    source: Source,
-    look: impl FnOnce(&Head<'_, HeaderMap>) -> T,
-) -> T {
-    let uri = request.uri();
-    let whole = uri.authority().map(|_| uri.to_string());
-    let target = match &whole {
-        Some(whole) => whole.as_str(),
-        None => uri.path_and_query().map_or("", |target| target.as_str()),
-    };
-    let headers = request.headers();
-    look(&Head {
-        method: request.method().as_str().as_bytes(),
-        target: target.as_bytes(),
-        source,
-        headers,
-        header_octets: headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum(),
-        has_body: !request.body().is_end_stream() || headers.contains_key(TRANSFER_ENCODING),
-    })
-}
-
-/// The answer for hyper. It is given the map of the request's headers, which hyper keeps for the connection's
-/// next request: so no map is made for each.
+/// Returns the answer for hyper. It reuses the map of the request's headers, which hyper keeps for the
+/// connection's next request, so that no map is made for each.
 fn to_hyper_response(
     response: Response,
     mut headers: HeaderMap,
-    allowed: &'static str,
+    allowed: Option<&'static str>,
     guard: Option<AnswerGuard>,
 ) -> hyper::Response<ResponseBody> {
     headers.clear();
@@ -289,7 +258,7 @@ fn to_hyper_response(
         headers = HeaderMap::new();
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(response.content_type));
-    if response.status == 405 {
+    if let Some(allowed) = allowed {
         headers.insert(ALLOW, HeaderValue::from_static(allowed));
     }
     if response.close {
@@ -305,6 +274,8 @@ fn to_hyper_response(
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderName;
+
     use super::*;
 
     #[test]
@@ -313,7 +284,7 @@ mod tests {
         for (lines, kept) in [(7, true), (100, false)] {
             let headers: HeaderMap = (0..lines).map(|n| (name(n), HeaderValue::from_static("7"))).collect();
             let capacity = headers.capacity();
-            let answer = to_hyper_response(Response::text(405, "no"), headers, "GET", None);
+            let answer = to_hyper_response(Response::text(405, "no"), headers, Some("GET"), None);
             assert_eq!(answer.headers().len(), 2);
             assert_eq!(answer.headers().get(ALLOW), Some(&HeaderValue::from_static("GET")));
             assert_eq!(answer.headers().capacity() == capacity, kept, "{lines}");

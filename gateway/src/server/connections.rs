@@ -1,4 +1,5 @@
-//! All connections of one kind: their clock, and who goes when there are too many, or too many octets wait.
+//! All connections of one role: their clock, and which of them close when there are too many, or too many
+//! octets wait.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
@@ -8,29 +9,29 @@ use std::time::Duration;
 use super::timeouts::{CloseOrder, ConnTimeouts, ConnTimer, TimerShared};
 use crate::engine::metrics::Phase;
 
-/// Octets of answers that wait for their clients, all connections together, at most.
+/// The most octets of answers that wait for their clients, all connections together.
 const WAITING_MAX: usize = 4 << 20;
-/// Connections that are found at once for making room, so that not every newcomer costs a look at all.
+/// Idle connections that one search finds for making room, so that not every new connection costs a search.
 const CANDIDATES_MAX: usize = 256;
 
-/// All connections of one kind.
+/// All connections of one role.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
     shared: Rc<TimerShared>,
     timers: RefCell<Vec<Rc<ConnTimer>>>,
-    /// Connections that were idle when it was last looked, and since when; the longest idle is the last.
+    /// Connections that were idle at the last search, and since when; the longest idle is the last.
     candidates: RefCell<Vec<(u64, Rc<ConnTimer>)>>,
-    /// When it was last looked in vain.
+    /// The time of the last search that found none.
     all_busy_at: Cell<Option<u64>>,
 }
 
 impl Connections {
-    /// Connections there are.
+    /// The number of connections.
     pub(super) fn len(&self) -> usize {
         self.timers.borrow().len()
     }
 
-    /// Takes one more.
+    /// Adds a connection and returns its timer.
     pub(super) fn add(&self, times: ConnTimeouts) -> Rc<ConnTimer> {
         let mut timers = self.timers.borrow_mut();
         let timer = ConnTimer::new(&self.shared, times, timers.len());
@@ -38,7 +39,7 @@ impl Connections {
         timer
     }
 
-    /// Lets one go, once.
+    /// Removes a connection; a second call does nothing.
     pub(super) fn remove(&self, timer: &ConnTimer) {
         let mut timers = self.timers.borrow_mut();
         let index = timer.index.replace(usize::MAX);
@@ -50,16 +51,17 @@ impl Connections {
         }
     }
 
-    /// Sets the coarse clock and closes every connection whose time is up. `now` is since an arbitrary start.
+    /// Sets the coarse clock and closes every connection whose time is up. `now` counts from an arbitrary
+    /// start.
     pub(super) fn close_expired(&self, now: Duration, mut expired: impl FnMut(Phase)) {
         let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        // The clock stood still since the last beat, so that nobody pays for a beat that came late.
+        // The clock stood still since the last check, so that no connection pays for a check that came late.
         let slack = now.saturating_sub(self.shared.now.replace(now));
         self.timers.borrow().iter().filter_map(|timer| timer.close_if_expired(slack)).for_each(&mut expired);
     }
 
-    /// Closes the connection that has been without a request for longest; of those that have sent a part of
-    /// one only where there are no others. False if all are busy.
+    /// Closes the connection that has been without a request for longest; one that has sent part of a request
+    /// only where there are no others. Returns false if all are busy.
     pub(super) fn make_room(&self) -> bool {
         loop {
             let Some((since, timer)) = self.candidates.borrow_mut().pop() else {
@@ -68,7 +70,7 @@ impl Connections {
                 }
                 return false;
             };
-            // Whoever has become idle after the look has been so for less time than all that were found.
+            // A connection that became idle after the search has been so for less time than all it found.
             if timer.idle_since().is_some_and(|(_, now_since)| now_since == since) {
                 timer.set_order(CloseOrder::Drop);
                 self.remove(&timer);
@@ -102,8 +104,8 @@ impl Connections {
         !candidates.is_empty()
     }
 
-    /// Closes the connections that have let answers wait for longest, until the rest is within bounds; says
-    /// how many.
+    /// Closes the connections whose answers have waited longest, until the rest is within bounds; returns
+    /// their number.
     pub(super) fn close_stalled(&self) -> u64 {
         let mut closed = 0;
         while self.shared.waiting.get() > WAITING_MAX {
@@ -117,7 +119,7 @@ impl Connections {
         closed
     }
 
-    /// Tells every connection to finish but those from which nothing has come yet.
+    /// Tells every connection to finish except those from which nothing has come yet.
     pub(super) fn finish_active(&self) {
         self.order_finish(|timer| timer.has_received());
     }
@@ -148,7 +150,7 @@ mod tests {
 
     const TIMES: ConnTimeouts = ConnTimeouts { read: 10_000, write: 20_000, idle: 60_000 };
 
-    /// Connections that came one a second, from the first second on.
+    /// Connections that came one per second, from the first second on.
     fn connections(count: u64) -> (Connections, Vec<Rc<ConnTimer>>) {
         let connections = Connections::default();
         let mut timers = Vec::new();
@@ -164,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_leaves_frees_his_own_seat() {
+    fn a_connection_that_closes_frees_its_own_place() {
         let connections = Connections::default();
         let times = ConnTimeouts { read: 1, write: 1, idle: 1 };
         let timers: Vec<_> = (0..7).map(|_| connections.add(times)).collect();
@@ -184,7 +186,7 @@ mod tests {
             &timers[at]
         });
         assert!(connections.make_room() && is_closed(&timers[0]));
-        // After the look this one has a request, and is idle again later than all others.
+        // After the search this one has a request, and is idle again later than all others.
         timers[2].set_tls(true);
         connections.close_expired(Duration::from_secs(8), |_| {});
         drop(timers[2].begin_reply());
@@ -206,7 +208,7 @@ mod tests {
         let timers: Vec<_> = (0..count).map(|_| connections.add(TIMES)).collect();
         let mut looks = 0;
         for left in (0..count).rev() {
-            // Whoever finds no candidates looks at all.
+            // Without candidates, all connections are searched.
             looks += usize::from(connections.candidates.borrow().is_empty());
             assert!(connections.make_room());
             assert_eq!(connections.len() as u64, left);

@@ -1,12 +1,53 @@
-//! Where in a head the octets of an HTTP/1 connection end. hyper keeps what it has read and not yet
-//! understood to itself; this tells whether that is part of a further head.
+//! The head of a request as hyper hands it over, and where in a head the octets of an HTTP/1 connection end.
+//! hyper keeps what it has read and not yet understood to itself; [`HeadProgress`] tells whether that is part
+//! of a further head.
+
+use hyper::HeaderMap;
+use hyper::Request;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{HeaderName, HeaderValue, TRANSFER_ENCODING};
 
 use crate::config::REQUEST_LINE_MAX;
+use crate::engine::client_address::{Headers, Source};
+use crate::engine::message::Head;
+
+/// Calls `look` with the head of `request` in the engine's terms.
+pub(super) fn with_head<T>(
+    request: &Request<Incoming>,
+    source: Source,
+    look: impl FnOnce(&Head<'_, HeaderMap>) -> T,
+) -> T {
+    let uri = request.uri();
+    let whole = uri.authority().map(|_| uri.to_string());
+    let target = match &whole {
+        Some(whole) => whole.as_str(),
+        None => uri.path_and_query().map_or("", |target| target.as_str()),
+    };
+    let headers = request.headers();
+    look(&Head {
+        method: request.method().as_str().as_bytes(),
+        target: target.as_bytes(),
+        source,
+        headers,
+        header_octets: headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum(),
+        has_body: !request.body().is_end_stream() || headers.contains_key(TRANSFER_ENCODING),
+    })
+}
+
+impl Headers for HeaderMap {
+    fn values_of<'h>(&'h self, name: &'h str) -> impl DoubleEndedIterator<Item = &'h [u8]> {
+        self.get_all(name).iter().map(HeaderValue::as_bytes)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.keys().map(HeaderName::as_str)
+    }
+}
 
 /// How the octets of an HTTP/1 connection end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum HeadProgress {
-    /// With a whole head, or there are none.
+    /// With a whole head, or there are no octets.
     #[default]
     Whole,
     /// With a line.
@@ -16,7 +57,7 @@ pub(super) enum HeadProgress {
 }
 
 impl HeadProgress {
-    /// After some octets more.
+    /// Returns the progress after `octets` more.
     pub(super) fn after(self, octets: &[u8]) -> Self {
         let mut last = octets.iter().rev().filter(|octet| **octet != b'\r');
         match (last.next(), last.next()) {
@@ -31,7 +72,7 @@ impl HeadProgress {
         }
     }
 
-    /// The last of these octets is within a line. Is it a request line?
+    /// Returns the progress after octets whose last one is within a line.
     fn within(self, octets: &[u8]) -> Self {
         let Some(at) = octets.iter().rposition(|&octet| octet == b'\n') else {
             return Self::Line(match self {
@@ -45,7 +86,7 @@ impl HeadProgress {
         Self::Line(before.ends_with(b"\n").then_some(line.len()))
     }
 
-    /// The head that is under way begins with a line that is too long.
+    /// Whether the unfinished head begins with a line that is too long.
     pub(super) fn is_long_line(self) -> bool {
         matches!(self, Self::Line(Some(octets)) if octets > REQUEST_LINE_MAX)
     }

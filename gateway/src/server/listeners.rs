@@ -5,12 +5,13 @@ use std::rc::Rc;
 
 use tokio::task::{JoinHandle, spawn_local, yield_now};
 
+use super::accept::{accept_connections, accept_waiting};
 use super::shared::{ListenerRole, Shared};
+use super::socket_set::{ListenerChange, Server};
 use super::sockets::{SocketFile, UnixSocket};
 use super::stream::Listener;
-use super::{ListenerChange, Server};
 
-/// All listeners, by what a reload changes together.
+/// All listeners of the running server, in the groups that a reload changes together.
 pub(super) struct Listeners {
     tcp: ListenerGroup,
     tls: ListenerGroup,
@@ -48,7 +49,7 @@ impl Listeners {
         })
     }
 
-    /// Listens to what is new, and then no more to what it replaces. Connections stay.
+    /// Listens on the new sockets, and then closes those they replace. Open connections stay.
     pub(super) async fn apply_change(
         &mut self,
         shared: &Rc<Shared>,
@@ -84,12 +85,12 @@ impl Listeners {
         Ok(())
     }
 
-    /// The file of the unix socket stays, for a successor.
+    /// Leaves the file of the unix socket where it is, for a successor.
     pub(super) fn keep_file(&mut self) {
         self.file.take().into_iter().for_each(SocketFile::keep);
     }
 
-    /// Closes the gateway's listeners. Gives those of the operator's pages.
+    /// Closes the gateway's listeners. Returns those of the operator's pages.
     pub(super) async fn close_gateway(self, shared: &Rc<Shared>) -> ListenerGroup {
         for entry in [self.tcp, self.tls, self.unix] {
             entry.close(shared).await;
@@ -110,7 +111,7 @@ fn unix_listener(listener: std::os::unix::net::UnixListener) -> io::Result<Liste
     tokio::net::UnixListener::from_std(listener).map(Listener::Unix)
 }
 
-/// Some listeners of a role, and the tasks that accept from them.
+/// Listeners of one role, and the tasks that accept from them.
 pub(super) struct ListenerGroup {
     role: ListenerRole,
     listeners: Vec<(Rc<Listener>, JoinHandle<()>)>,
@@ -124,23 +125,23 @@ impl ListenerGroup {
     ) -> io::Result<Self> {
         let accepted = |listener: io::Result<Listener>| {
             let listener = Rc::new(listener?);
-            let task = spawn_local(Rc::clone(shared).accept_connections(role, Rc::clone(&listener)));
+            let task = spawn_local(accept_connections(Rc::clone(shared), role, Rc::clone(&listener)));
             Ok((listener, task))
         };
         Ok(Self { role, listeners: listeners.map(accepted).collect::<io::Result<_>>()? })
     }
 
-    /// Closes the listeners. Who waits in a backlog counts as connected already, so it is accepted first.
+    /// Closes the listeners. A client in a backlog is connected already, so it is accepted first.
     pub(super) async fn close(self, shared: &Rc<Shared>) {
-        // The runtime looks once more at who has come.
+        // The runtime polls once more for clients that have come.
         yield_now().await;
         for (listener, task) in self.listeners {
             task.abort();
-            // Only when the task is gone its hold on the listener is.
+            // The task holds the listener until it is gone.
             let _ = task.await;
-            shared.accept_waiting(self.role, &listener).await;
+            accept_waiting(shared, self.role, &listener).await;
         }
-        // And at what those have sent already.
+        // And for what they have sent already.
         yield_now().await;
     }
 }

@@ -1,5 +1,5 @@
-//! The way back from the state actor: replies are put into one queue, and the server's thread is woken once for
-//! all that lie in it, not once for each. A wake-up is a system call; the actor answers in batches.
+//! The way back from the state actor: replies are put into one queue, and the server's thread is woken once
+//! for all that lie in it, not once for each. A wake-up is a system call; the actor answers in batches.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -13,7 +13,8 @@ use tokio::sync::Notify;
 
 /// The way back from the state actor to one request that waits.
 ///
-/// Exactly one word comes back for each: the reply, or that there is none, when the question was not taken.
+/// Exactly one message comes back for each: the reply, or that there is none, when the question was not
+/// taken.
 #[derive(Debug)]
 pub struct ReplyTo {
     queue: Arc<ReplyQueue>,
@@ -40,15 +41,15 @@ impl Respond for ReplyTo {
 }
 
 impl ReplyTo {
-    /// Puts the reply into the queue; true if the queue was empty.
+    /// Puts the reply into the queue; returns whether the queue was empty.
     fn push(&mut self, reply: Reply) -> bool {
         self.replied = true;
         self.queue.push(self.ticket, Some(reply))
     }
 }
 
-/// Wakes the owner of a queue that has replies in it, when it is dropped: at the end of a batch, however that
-/// ends.
+/// A guard that wakes the owner of a queue with replies in it when it is dropped: at the end of a batch,
+/// however that ends.
 struct WakeOnDrop(Arc<ReplyQueue>);
 
 impl Drop for WakeOnDrop {
@@ -65,7 +66,7 @@ impl Drop for ReplyTo {
     }
 }
 
-/// What both threads share. It never holds more than the requests that wait, one for each connection.
+/// The queue that both threads share. It never holds more replies than there are requests that wait.
 #[derive(Debug, Default)]
 struct ReplyQueue {
     replies: Mutex<Vec<QueuedReply>>,
@@ -73,7 +74,7 @@ struct ReplyQueue {
 }
 
 impl ReplyQueue {
-    /// Puts the reply into the queue; true if the queue was empty, and so its owner is to be told.
+    /// Puts the reply into the queue; returns whether the queue was empty, so that its owner must be woken.
     fn push(&self, ticket: usize, reply: Option<Reply>) -> bool {
         let mut replies = self.replies.lock();
         replies.push((ticket, reply));
@@ -101,12 +102,12 @@ enum Slot {
     Free,
     Waiting(Option<Waker>),
     Arrived(Option<Reply>),
-    /// Nobody waits any more, but the word is still to come.
+    /// No request waits any more, but the message is still to come.
     Abandoned,
 }
 
 impl PendingReplies {
-    /// Lets `ask` send a question with a [`ReplyTo`], and waits for the reply; `None` if there is none.
+    /// Has `ask` send a question with a [`ReplyTo`], and waits for the reply; `None` if there is none.
     pub(super) async fn ask_actor(&self, ask: impl FnOnce(ReplyTo)) -> Option<Reply> {
         let ticket = self.slots.borrow_mut().take_free();
         let waiting = WaitingRequest { pending: self, ticket };
@@ -114,7 +115,7 @@ impl PendingReplies {
         poll_fn(|context| waiting.poll(context.waker())).await
     }
 
-    /// Brings replies to those who wait, until the task is aborted.
+    /// Delivers replies to the requests that wait, until the task is aborted.
     pub(super) async fn deliver_replies(self: Rc<Self>) {
         let mut replies = Vec::new();
         loop {
@@ -151,13 +152,13 @@ impl Slots {
         match self.replace(ticket, Slot::Arrived(reply)) {
             Slot::Waiting(waker) => waker.iter().for_each(Waker::wake_by_ref),
             Slot::Abandoned => self.release(ticket),
-            // One word comes for each ticket, so these cannot be.
+            // One message comes for each ticket, so these cannot be.
             Slot::Free | Slot::Arrived(_) => {}
         }
     }
 }
 
-/// A request that waits; whoever drops it does not want the reply any more.
+/// A request that waits for its reply; dropping it gives the reply up.
 struct WaitingRequest<'p> {
     pending: &'p PendingReplies,
     ticket: usize,
@@ -220,7 +221,7 @@ pub(super) mod tests {
         while inbox.depth() > 0 {
             std::thread::yield_now();
         }
-        // Now the actor waits for the lock, to lay down its reply.
+        // Now the actor waits for the lock, to put its reply into the queue.
         while ask(&open).is_ok() {}
         look();
         drop(lock);
@@ -230,7 +231,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn everybody_gets_his_own_reply_and_slots_are_used_again() {
+    fn every_request_gets_its_own_reply_and_slots_are_used_again() {
         let runtime = Builder::new_current_thread().build_local(LocalOptions::default()).unwrap();
         runtime.block_on(async {
             let pending = Rc::new(PendingReplies::default());
@@ -261,18 +262,19 @@ pub(super) mod tests {
         });
     }
 
-    /// Was the owner of the queue told since he looked last?
+    /// Whether the owner of the queue was woken since the last call.
     fn was_woken(queue: &ReplyQueue) -> bool {
         let mut context = std::task::Context::from_waker(Waker::noop());
         std::pin::pin!(queue.arrived.notified()).poll(&mut context).is_ready()
     }
 
     #[test]
-    fn a_batch_rings_once_at_its_end_for_each_box() {
+    fn a_batch_wakes_each_queue_once_at_its_end() {
         let queues = [Arc::<ReplyQueue>::default(), Arc::default()];
         let reply_to = |at: usize, ticket| ReplyTo { queue: Arc::clone(&queues[at]), ticket, replied: false };
         let batch = [(0, 7), (0, 11), (1, 13), (0, 17)].into_iter().enumerate().map(|(n, (at, ticket))| {
-            // The first queue rings when the second gets its turn, and not again while a reply is in it.
+            // The first queue wakes its owner when the second has its turn, and not again while it holds a
+            // reply.
             assert_eq!([was_woken(&queues[0]), was_woken(&queues[1])], [n == 3, false], "{n}");
             (reply_to(at, ticket), reply(0))
         });
@@ -282,14 +284,14 @@ pub(super) mod tests {
             |at: usize| queues[at].replies.lock().iter().map(|(ticket, _)| *ticket).collect::<Vec<_>>();
         assert_eq!((tickets(0), tickets(1)), (vec![7, 11, 17], vec![13]));
         drop(reply_to(1, 19));
-        assert!(!was_woken(&queues[1]), "a queue that is not empty rang already");
+        assert!(!was_woken(&queues[1]), "the owner of a queue that is not empty was woken already");
         queues[1].replies.lock().clear();
         drop(reply_to(1, 19));
         assert!(was_woken(&queues[1]));
     }
 
     #[test]
-    fn the_slot_of_whoever_left_is_free_only_after_the_word_came() {
+    fn an_abandoned_slot_is_free_only_after_its_message_came() {
         let runtime = Builder::new_current_thread().build_local(LocalOptions::default()).unwrap();
         runtime.block_on(async {
             let pending = Rc::new(PendingReplies::default());

@@ -1,49 +1,39 @@
-//! What runs on the server's thread: accept loops, connections, the timer. Everything here belongs to that one
-//! thread.
+//! What the connections share, and the tasks that run beside them: the timer, and the wake-up of the state
+//! actor. Everything here belongs to the server's one thread.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
-use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hayate_state::Clock;
 use hayate_state::actor::Inbox;
+use hyper::Request;
 use hyper::body::Incoming;
-use hyper::{Method, Request};
 use tokio::sync::Notify;
-use tokio::task::{spawn_local, unconstrained};
 
-use super::connection::{Connection, http1_builder, with_head};
 use super::connections::Connections;
+use super::head::with_head;
 use super::replies::{PendingReplies, ReplyTo};
-use super::sockets::BACKLOG;
-use super::stream::{Listener, Stream};
 use super::timeouts::ConnTimeouts;
 use crate::engine::client_address::Source;
+use crate::engine::message::Response;
 use crate::engine::metrics::Metrics;
-use crate::engine::{Engine, Page, Response, Step, check_head, origin_form};
+use crate::engine::{Engine, Step};
 use crate::operator::OperatorPages;
-use crate::operator::profile;
+use crate::operator::routes::Routes;
 
-/// So many questions wake the state actor before a turn ends, so that it does not stand still in a long one.
+/// The number of questions that wakes the state actor before a turn ends, so that it is not idle in a long
+/// one.
 const UNWOKEN_MAX: usize = 64;
-/// Between two readings of how many requests there are.
+/// Time between two readings of the number of requests.
 const MINUTE: Duration = Duration::from_secs(60);
-/// Connections to the operator's pages at most.
-const OPERATOR_CONNECTIONS_MAX: usize = 64;
-/// Pause after an accept that failed for want of something, such as file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time that connections without a request get to send one when the server stops.
 pub(super) const NEW_CONNECTION_GRACE: Duration = Duration::from_millis(500);
-/// Time between two log lines about failing accepts.
-const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What a listener is for.
+/// The purpose of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ListenerRole {
     /// Announces and scrapes.
@@ -52,12 +42,12 @@ pub(super) enum ListenerRole {
     Operator,
 }
 
-/// All that the connections share.
+/// The state that all connections share. The server's thread owns it, until the last connection ends.
 pub(super) struct Shared {
     pub(super) engine: RefCell<Engine>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) inbox: Inbox<ReplyTo>,
-    /// Questions that the state actor has not been woken for.
+    /// The number of questions in the inbox for which the state actor has not been woken.
     pub(super) unwoken_questions: Cell<usize>,
     pub(super) turn_ends: Notify,
     pub(super) replies: Rc<PendingReplies>,
@@ -71,33 +61,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Accepts until the task is aborted. Nothing ends it.
-    pub(super) async fn accept_connections(self: Rc<Self>, role: ListenerRole, listener: Rc<Listener>) {
-        loop {
-            match poll_fn(|context| listener.poll_accept(context)).await {
-                Ok((stream, source)) => self.admit_connection(role, &listener, stream, source),
-                Err(error) => self.accept_failed(&error).await,
-            }
-        }
-    }
-
-    /// Takes all who wait to be accepted: a listener that closes would reset them, and what they asked.
-    pub(super) async fn accept_waiting(self: &Rc<Self>, role: ListenerRole, listener: &Listener) {
-        let take = |context: &mut Context<'_>| {
-            for _ in 0..BACKLOG {
-                match listener.poll_accept(context) {
-                    Poll::Ready(Ok((stream, source))) => {
-                        self.admit_connection(role, listener, stream, source)
-                    }
-                    Poll::Ready(Err(_)) | Poll::Pending => break,
-                }
-            }
-            Poll::Ready(())
-        };
-        unconstrained(poll_fn(take)).await;
-    }
-
-    /// Watches over the connections' time until the task is aborted.
+    /// Checks the timeouts of the connections until the task is aborted.
     pub(super) async fn run_timer(self: Rc<Self>) {
         let mut minute = (self.clock.uptime(), 0);
         loop {
@@ -124,8 +88,8 @@ impl Shared {
         self.close_stalled();
     }
 
-    /// Keeps the answers that clients do not take within bounds. The operator's own may be as large as a list
-    /// of all torrents.
+    /// Keeps the answers that clients do not take within bounds. Those to the operator have none: one may be
+    /// a list of all torrents.
     pub(super) fn close_stalled(&self) {
         let closed = self.connections_of(ListenerRole::Gateway).close_stalled();
         if closed > 0 {
@@ -150,7 +114,7 @@ impl Shared {
                 self.last_one_closed.notified().await;
             }
         });
-        // Who has just been accepted has not sent his request yet: closed now, he would have been refused.
+        // A client that has just been accepted has not sent its request yet: closed now, it would be refused.
         connections.finish_active();
         if tokio::time::timeout(NEW_CONNECTION_GRACE, &mut all).await.is_ok() {
             return;
@@ -161,67 +125,14 @@ impl Shared {
         }
     }
 
-    fn admit_connection(
-        self: &Rc<Self>,
-        role: ListenerRole,
-        listener: &Listener,
-        stream: Stream,
-        source: Source,
-    ) {
-        // A new certificate counts for whoever comes after the reload.
-        self.engine.borrow_mut().refresh();
-        let engine = self.engine.borrow();
-        let config = engine.config();
-        let connections = self.connections_of(role);
-        let most = match role {
-            ListenerRole::Gateway => config.max_connections,
-            ListenerRole::Operator => OPERATOR_CONNECTIONS_MAX,
-        };
-        if connections.len() >= most {
-            if !connections.make_room() {
-                self.metrics.refused.add(1);
-                return;
-            }
-            self.metrics.displaced.add(1);
-        }
-        self.metrics.opened.add(1);
-        let connection = Connection {
-            shared: Rc::clone(self),
-            role,
-            timer: connections.add(ConnTimeouts::from_config(config)),
-        };
-        let builder = http1_builder(config);
-        match (listener, stream) {
-            (Listener::Tls(_), Stream::Tcp(stream)) => {
-                let Some(tls) = &config.tls else { return };
-                spawn_local(connection.serve_tls(tls.acceptor(), stream, source, builder));
-            }
-            (_, stream) => _ = spawn_local(connection.serve(stream, source, builder)),
-        }
-    }
-
-    async fn accept_failed(&self, error: &io::Error) {
-        self.metrics.accept_errors.add(1);
-        let now = self.clock.uptime();
-        if self.last_accept_warning.get().is_none_or(|last| now.saturating_sub(last) > WARNING_INTERVAL) {
-            self.last_accept_warning.set(Some(now));
-            let count = self.metrics.accept_errors.value();
-            log::warn!("http: cannot accept a connection: {error} ({count} since the start)");
-        }
-        use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-        if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-        }
-    }
-
     pub(super) async fn answer_gateway(&self, source: Source, request: &Request<Incoming>) -> Response {
         let step =
             with_head(request, source, |head| self.engine.borrow_mut().read_request(self.clock.now(), head));
         let (question, plan) = match step {
             Step::Ask(question, plan) => (question, plan),
             Step::Answer(response) => return response,
-            // Then the gateway has `/alive` only (`rules/operations.md#pages`).
-            Step::Page(Page::Health | Page::Metrics) if self.has_operator_listeners.get() => {
+            // The operator has addresses for it (`rules/operations.md#pages`).
+            Step::Page(page) if self.has_operator_listeners.get() && !Routes::is_always_on_gateway(page) => {
                 return self.metrics.count_response(self.engine.borrow().not_found_response());
             }
             Step::Page(page) => return self.show_page(page),
@@ -239,8 +150,8 @@ impl Shared {
         }
     }
 
-    /// A question lies in the inbox. Connections that are ready now are read first, since one wake-up serves
-    /// all their questions, but not too many of them.
+    /// Counts a question that was put into the inbox. Connections that are ready now are read first, since
+    /// one wake-up serves all their questions, but at most [`UNWOKEN_MAX`].
     fn question_queued(&self) {
         self.unwoken_questions.set(self.unwoken_questions.get() + 1);
         if self.unwoken_questions.get() < UNWOKEN_MAX {
@@ -254,59 +165,6 @@ impl Shared {
         if self.unwoken_questions.replace(0) > 0 {
             self.inbox.wake();
         }
-    }
-
-    pub(super) async fn answer_operator(&self, source: Source, request: &Request<Incoming>) -> Response {
-        let (path, query) = {
-            let asked = with_head(request, source, |head| {
-                check_head(head)?;
-                let mut parts = origin_form(head.target).splitn(2, |&octet| octet == b'?');
-                let mut part = || parts.next().unwrap_or_default().to_vec();
-                Ok((part(), part()))
-            });
-            match asked {
-                Ok(asked) => asked,
-                Err(response) => return self.metrics.count_response(response),
-            }
-        };
-        let page = self.engine.borrow().operator_page(&path);
-        if let Some(page) = page {
-            return self.show_page(page);
-        }
-        if request.method() != Method::GET {
-            return self.metrics.count_response(Response::method_not_allowed());
-        }
-        let leaf = path.strip_prefix(profile::PROFILE_ROOT).filter(|_| self.engine.borrow().config().pprof);
-        if let Some(leaf) = leaf.map(<[u8]>::to_vec) {
-            // It sleeps for as long as is asked for.
-            let page = tokio::task::spawn_blocking(move || profile::render_page(&leaf, &query)).await;
-            let failed = |_| Response::text(500, "internal server error\n");
-            return self.metrics.count_response(page.unwrap_or_else(failed));
-        }
-        let Some(admin) = self.pages.admin.clone() else {
-            return self.metrics.count_response(Response::not_found());
-        };
-        let from = match source {
-            Source::Address(address) => address.to_string(),
-            Source::Unix => "a unix socket".to_owned(),
-        };
-        // It waits for the database, which this thread must not.
-        let answer = tokio::task::spawn_blocking(move || admin.answer(&path, &query, &from)).await;
-        self.metrics.count_response(match answer {
-            Ok(Some((status, text))) => Response::owned_text(status, text),
-            Ok(None) => Response::not_found(),
-            Err(_) => Response::text(500, "internal server error\n"),
-        })
-    }
-
-    fn show_page(&self, page: Page) -> Response {
-        let engine = self.engine.borrow();
-        let config = engine.config();
-        if page == Page::Metrics && !config.enable_metrics {
-            return self.metrics.count_response(engine.not_found_response());
-        }
-        let prefix = config.enable_metrics.then_some(config.metrics_prefix.as_str());
-        self.metrics.count_response(self.pages.render(page, prefix))
     }
 
     pub(super) fn connections_of(&self, role: ListenerRole) -> &Connections {

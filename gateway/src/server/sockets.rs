@@ -1,4 +1,4 @@
-//! Opens the sockets. Nothing is accepted yet.
+//! Opening and inheriting the sockets. Nothing is accepted yet.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
@@ -16,20 +16,20 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::{ListenConfig, SocketAccess};
 
-/// Connections that wait to be accepted, at most; the kernel lowers it to `net.core.somaxconn`.
+/// The most connections that wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
 pub(super) const BACKLOG: i32 = 4096;
-/// How often a free port for both families is looked for, where the configuration says port 0.
+/// The number of attempts to find a port that is free in both families, where the configuration says port 0.
 const SAME_PORT_TRIES: usize = 16;
 
 /// A socket that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// An address cannot be listened on.
+    /// The gateway cannot listen on an address.
     #[error("cannot listen on {address}: {source}")]
     Address {
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The system's reason.
         source: io::Error,
     },
     /// The unix socket cannot be made.
@@ -37,10 +37,10 @@ pub enum OpenError {
     UnixSocket {
         /// Its path.
         path: PathBuf,
-        /// What the system says.
+        /// The system's reason.
         source: io::Error,
     },
-    /// The unix socket cannot have its group.
+    /// The unix socket cannot be given its group.
     #[error(
         "cannot give {path} to group {group} (http.unix_socket_group): {source}; hayate has to be in that \
          group, or root",
@@ -51,7 +51,7 @@ pub enum OpenError {
         path: PathBuf,
         /// The group.
         group: u32,
-        /// What the system says.
+        /// The system's reason.
         source: io::Error,
     },
     /// A predecessor has other listeners.
@@ -60,15 +60,15 @@ pub enum OpenError {
          addresses, a restart changes them"
     )]
     NotInherited {
-        /// The address or path that is missing or too much.
+        /// The address or path that is missing or superfluous.
         place: String,
     },
-    /// Somebody answers on the unix socket already, or the path is something else.
+    /// Another process answers on the unix socket, or the path is not a socket.
     #[error("cannot listen on {path}: {reason}", path = path.display())]
     UnixSocketTaken {
         /// Its path.
         path: PathBuf,
-        /// What is there.
+        /// What is at the path.
         reason: &'static str,
     },
 }
@@ -90,7 +90,7 @@ pub(super) fn open_tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Ope
     }
 }
 
-/// Takes over the listeners of these addresses; all of them, and no others.
+/// Adopts the listeners of these addresses: all of them, and no others.
 pub(super) fn adopt_tcp(
     addresses: &[SocketAddr],
     mut inherited: Vec<TcpListener>,
@@ -114,7 +114,7 @@ pub(super) fn adopt_tcp(
     }
 }
 
-/// Takes over the unix socket at `path`, if there is to be one.
+/// Adopts the unix socket at `path`, if the configuration names one.
 pub(super) fn adopt_unix(
     path: Option<&Path>,
     inherited: Option<UnixListener>,
@@ -169,7 +169,7 @@ fn open_listener(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// `[::]` beside `0.0.0.0` is not needed on a host without IPv6.
+/// Whether a failure to listen on `[::]` beside `0.0.0.0` may be ignored: the host has no IPv6.
 fn may_skip(address: SocketAddr, error: &io::Error, addresses: &[SocketAddr]) -> bool {
     const EAFNOSUPPORT: i32 = 97;
     let no_ipv6 =
@@ -183,7 +183,7 @@ fn is_optional(address: SocketAddr, addresses: &[SocketAddr]) -> bool {
         && addresses.iter().any(|other| other.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
 
-/// A listening unix socket. Its file goes with it, if it still is the same file.
+/// A listening unix socket. Its file is removed with it, if it is still the same file.
 #[derive(Debug)]
 pub(super) struct UnixSocket {
     listener: UnixListener,
@@ -198,14 +198,14 @@ pub(super) struct SocketFile {
     identity: Option<(u64, u64)>,
 }
 
-/// Opens the unix socket, if there is to be one.
+/// Opens the unix socket, if the configuration names one.
 pub(super) fn open_unix(config: &ListenConfig) -> Result<Option<UnixSocket>, OpenError> {
     let open = |path: &PathBuf| UnixSocket::open(path, config.unix_access);
     config.unix_socket.as_ref().map(open).transpose()
 }
 
 impl UnixSocket {
-    /// Makes the socket. A file that a dead process left is replaced.
+    /// Makes the socket. Replaces a file that a dead process left.
     pub(super) fn open(path: &Path, access: SocketAccess) -> Result<Self, OpenError> {
         let failed = |source| OpenError::UnixSocket { path: path.to_owned(), source };
         remove_stale_socket(path)?;
@@ -214,25 +214,25 @@ impl UnixSocket {
         if access != SocketAccess::default() {
             set_access(path, access)?;
         }
-        // Only now can anybody connect, and only those who may.
+        // Only from here on can clients connect, and only those that may.
         socket.listen(BACKLOG).map_err(failed)?;
         Ok(Self { listener: socket.into(), file })
     }
 
-    /// The same listener once more.
+    /// Duplicates the listener.
     pub(super) fn try_clone_listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
     }
 
-    /// The listener, and the file to keep as long as it listens.
+    /// Returns the listener, and the file to keep while it listens.
     pub(super) fn into_parts(self) -> (UnixListener, SocketFile) {
         (self.listener, self.file)
     }
 }
 
-/// Makes the socket with the mode that it has as a rule. The mask is the whole process's; a file that another
-/// thread makes at this very moment is closed to others as well, which does no harm, whereas the mask of a
-/// wider mode would open it.
+/// Makes the socket with the default mode. The mask is that of the whole process: a file that another thread
+/// makes at this very moment is closed to others as well, which does no harm, whereas the mask of a wider
+/// mode would open it.
 fn bind_unix(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -243,8 +243,8 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
     bound.map(|()| socket)
 }
 
-/// Gives the socket at `path` another group and mode. Both are set by a descriptor: whoever may write to the
-/// folder can have put another file there, which is left alone.
+/// Sets group and mode of the socket at `path`. Both are set through a descriptor: a process that may write
+/// to the folder can have put another file there, which is left alone.
 fn set_access(path: &Path, access: SocketAccess) -> Result<(), OpenError> {
     let failed = |source| OpenError::UnixSocket { path: path.to_owned(), source };
     let open = OpenOptions::new().read(true).custom_flags(O_PATH | O_NOFOLLOW).open(path);
@@ -263,7 +263,7 @@ fn set_access(path: &Path, access: SocketAccess) -> Result<(), OpenError> {
         })?;
     }
     if access.mode != SocketAccess::MODE {
-        // A descriptor that can only be passed on has no fchmod.
+        // A descriptor opened by O_PATH has no fchmod.
         let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
         fs::set_permissions(itself, Permissions::from_mode(access.mode)).map_err(failed)?;
     }

@@ -1,4 +1,4 @@
-//! TCP, TLS or unix: the kinds of listener and stream, as one.
+//! Listeners and streams of TCP, TLS and unix sockets as one type each.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -20,7 +20,7 @@ pub(super) enum Listener {
 }
 
 impl Listener {
-    /// The next connection, if it is there.
+    /// Accepts the next connection, if one waits.
     pub(super) fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<(Stream, Source)>> {
         Poll::Ready(match self {
             Self::Tcp(listener) | Self::Tls(listener) => ready!(listener.poll_accept(context))

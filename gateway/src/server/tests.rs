@@ -1,4 +1,4 @@
-//! The real server on the loopback, asked over raw sockets.
+//! The real server on the loopback, with requests over raw sockets.
 
 mod kit;
 
@@ -13,6 +13,7 @@ use hayate_state::{Swarms, Tracker};
 use self::kit::*;
 use super::replies::tests::while_the_actor_is_busy;
 use super::*;
+use crate::config::ListenConfig;
 use crate::operator::{HealthCheck, HealthStatus};
 
 #[test]
@@ -213,7 +214,7 @@ fn sockets_that_say_nothing_do_not_turn_the_operator_away() {
     let daemon = Daemon::open();
     let metrics = daemon.metrics.unwrap();
     let mut silent: Vec<_> = (0..100).map(|_| Client::tcp(metrics)).collect();
-    // Some of them have begun to ask, and do not go on.
+    // Some of them have sent part of a request, and do not go on.
     silent.iter_mut().step_by(3).for_each(|client| client.send("GET /hea"));
     for _ in 0..3 {
         assert_eq!(Client::tcp(metrics).get("/health").status, 200);
@@ -296,8 +297,8 @@ fn without_keep_alive_every_reply_closes() {
 }
 
 #[test]
-fn the_unix_socket_is_a_trusted_proxy_and_goes_with_the_door() {
-    let name = format!("hayate-door-{}-{:x}.sock", std::process::id(), fastrand::u64(..));
+fn the_unix_socket_is_a_trusted_proxy_and_goes_with_the_server() {
+    let name = format!("hayate-gateway-{}-{:x}.sock", std::process::id(), fastrand::u64(..));
     let path = std::env::temp_dir().join(name);
     let listen = ListenConfig { unix_socket: Some(path.clone()), ..listen() };
     let daemon = Daemon::start(&listen, HttpConfig { proxy_header: Some("X-Real-IP".into()), ..config() });
@@ -390,7 +391,7 @@ fn the_operators_pages_stay_until_the_last_request_is_answered() {
 }
 
 #[test]
-fn nobody_in_the_backlog_is_lost_when_the_door_stops() {
+fn no_client_in_the_backlog_is_lost_when_the_server_stops() {
     let daemon = Daemon::open();
     let request = format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\n");
     let mut clients: Vec<_> = (0..300).map(|_| daemon.connect()).collect();
@@ -422,7 +423,7 @@ fn a_full_inbox_is_answered_at_once_without_peers_and_with_a_long_interval() {
 }
 
 #[test]
-fn a_door_may_be_stopped_at_once() {
+fn a_server_may_be_stopped_at_once() {
     Daemon::open().stop();
 }
 

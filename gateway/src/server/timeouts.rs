@@ -2,7 +2,7 @@
 //!
 //! hyper's own head timer cannot tell a slow head from an idle connection, and costs a timer per connection.
 //! Here the stream notes in which [`Stage`] its connection is and since when, by a coarse clock that costs
-//! nothing to read, and one periodic check of all of them looks for those whose time is up.
+//! nothing to read, and one periodic check of all connections finds those whose time is up.
 //!
 //! A connection that many requests share (HTTP/2) is in no single stage: there each answer has its time, from
 //! the request until the stream has taken its last octet.
@@ -22,29 +22,30 @@ use crate::engine::metrics::Phase;
 
 /// Octets that are still read, and dropped, after a refusal, so that the client can read why before a reset.
 const LINGER_OCTETS_MAX: usize = 256 * 1024;
-/// Time for that.
+/// Time for reading and dropping such octets.
 const LINGER_MILLISECONDS: u64 = 2000;
-/// Octets dropped at once.
+/// Octets read and dropped by one call.
 const LINGER_CHUNK: usize = 4096;
 /// Longest and shortest time between two checks.
 const CHECK_INTERVAL_MAX: Duration = Duration::from_millis(500);
 const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
-/// What an answer of a shared connection is taken to need besides its octets: a stream, header lines, a task.
+/// Octets that an answer of a shared connection is assumed to need besides its own: for a stream, header
+/// lines, a task.
 const ANSWER_COST: usize = 3 * 1024;
-/// How hyper begins its answer to a head that is larger than its buffer.
+/// The beginning of hyper's answer to a head that is larger than its buffer.
 const HEAD_TOO_LARGE: &[u8] = b"HTTP/1.1 431 ";
-/// What is said instead where it was the request line (RFC 9112, 3).
+/// The answer in its place where the request line is too long (RFC 9112, 3).
 const LINE_TOO_LONG: &[u8] = b"HTTP/1.1 414 URI Too Long\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// Where a connection is.
+/// The stage that a connection is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Its first request, or the rest of a further one, has not arrived.
     Head,
     /// A request is being answered.
     Reply,
-    /// The operator has asked for what takes long.
+    /// A request of the operator is being answered, which may take long.
     Work,
     /// Between two requests.
     Idle,
@@ -52,10 +53,10 @@ pub(super) enum Stage {
     Linger,
 }
 
-/// What a connection is told to do.
+/// What a connection is ordered to do about its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CloseOrder {
-    /// Nothing special.
+    /// Go on.
     None,
     /// Answer the request in flight, then close.
     Finish,
@@ -63,7 +64,7 @@ pub(super) enum CloseOrder {
     Drop,
 }
 
-/// Longest times of a connection, in milliseconds, as they were configured when it came.
+/// The longest times of a connection, in milliseconds, as configured when it was accepted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConnTimeouts {
     pub(super) read: u64,
@@ -81,14 +82,14 @@ impl ConnTimeouts {
         }
     }
 
-    /// How often to look for connections whose time is up.
+    /// The time between two checks for connections whose time is up.
     pub(super) fn check_interval(self) -> Duration {
         let shortest = self.read.min(self.write).min(self.idle);
         Duration::from_millis(shortest / 4).clamp(CHECK_INTERVAL_MIN, CHECK_INTERVAL_MAX)
     }
 }
 
-/// What all connections of one kind share.
+/// The state that all connections of one role share.
 #[derive(Debug, Default)]
 pub(super) struct TimerShared {
     /// The coarse clock, in milliseconds.
@@ -97,40 +98,40 @@ pub(super) struct TimerShared {
     pub(super) waiting: Cell<usize>,
 }
 
-/// One connection, as its timer sees it.
+/// The stage of one connection, and since when it is in it. The connection and the list of all share it.
 #[derive(Debug)]
 pub(super) struct ConnTimer {
     shared: Rc<TimerShared>,
     timeouts: ConnTimeouts,
     stage: Cell<Stage>,
     since: Cell<u64>,
-    /// Something has come.
+    /// Whether anything has been received.
     has_received: Cell<bool>,
-    /// Octets of the reply were written.
+    /// Whether octets of the reply have been written.
     has_written: Cell<bool>,
-    /// Unread octets may follow a refusal.
+    /// Whether unread octets may follow, because the answer is a refusal.
     linger: Cell<bool>,
-    /// hyper refused a request that it did not show us.
+    /// Whether hyper refused a request by itself.
     malformed: Cell<bool>,
     order: Cell<CloseOrder>,
     waker: RefCell<Option<Waker>>,
     pub(super) index: Cell<usize>,
-    /// Many requests share the connection (HTTP/2): octets say nothing about one of them.
+    /// Whether many requests share the connection (HTTP/2): octets say nothing about a single one.
     multiplexed: Cell<bool>,
-    /// The client must be told of the end (TLS).
+    /// Whether the client must be told of the end (TLS).
     secure: Cell<bool>,
-    /// How what has come ends.
+    /// How the octets received so far end.
     head_progress: Cell<HeadProgress>,
-    /// Answers of a shared connection that are not gone yet, the oldest first.
+    /// Answers of a shared connection that have not been sent yet, the oldest first.
     unsent_answers: RefCell<Vec<UnsentAnswer>>,
     next_answer: Cell<u64>,
-    /// Octets that the stream does not take, and since when.
+    /// Since when the stream takes no octets, and the number that waits.
     blocked: Cell<Option<(u64, usize)>>,
-    /// What this connection has in [`TimerShared::waiting`].
+    /// The share of this connection in [`TimerShared::waiting`].
     waiting: Cell<usize>,
 }
 
-/// An answer of a shared connection.
+/// An answer of a shared connection that has not been sent yet.
 #[derive(Clone, Copy, Debug)]
 struct UnsentAnswer {
     number: u64,
@@ -186,13 +187,13 @@ impl ConnTimer {
         })
     }
 
-    /// The connection has TLS, and HTTP/2 or not.
+    /// Marks the connection as one with TLS; `multiplexed` if many requests share it (HTTP/2).
     pub(super) fn set_tls(&self, multiplexed: bool) {
         self.secure.set(true);
         self.multiplexed.set(multiplexed);
     }
 
-    /// Waits for an answer that may take its time.
+    /// Waits for an answer that no timeout limits.
     pub(super) async fn without_timeout<T>(&self, answer: impl Future<Output = T>) -> T {
         self.enter_stage(Stage::Work);
         let answer = answer.await;
@@ -200,17 +201,18 @@ impl ConnTimer {
         answer
     }
 
-    /// Has anything come?
+    /// Whether anything has been received.
     pub(super) fn has_received(&self) -> bool {
         self.has_received.get()
     }
 
-    /// Has it been told nothing yet?
+    /// Whether the connection has no order to close.
     pub(super) fn has_no_order(&self) -> bool {
         self.order.get() == CloseOrder::None
     }
 
-    /// A request has arrived whole. On a shared connection its answer is open until what this gives is gone.
+    /// Begins the reply to a request that has arrived whole. On a shared connection the answer is open until
+    /// the returned guard is dropped.
     pub(super) fn begin_reply(self: &Rc<Self>) -> Option<AnswerGuard> {
         if !self.multiplexed.get() {
             self.enter_stage(Stage::Reply);
@@ -236,9 +238,9 @@ impl ConnTimer {
         self.since.set(self.shared.now.get());
     }
 
-    /// More octets wait for the client, and others do so no longer.
+    /// Adds `more` to the octets that wait for the client, and takes `less` off.
     fn adjust_waiting(&self, more: usize, less: usize) {
-        // What a connection that is to close has is no longer counted.
+        // The octets of a connection that is to close are no longer counted.
         if self.order.get() == CloseOrder::Drop {
             return;
         }
@@ -247,7 +249,7 @@ impl ConnTimer {
         self.shared.waiting.set(changed(self.shared.waiting.get()));
     }
 
-    /// Did the stream take what it was given?
+    /// Notes whether the stream took the octets it was given.
     fn note_write(&self, octets: usize, taken: bool) {
         let blocked = self.blocked.get();
         if taken && blocked.is_none() {
@@ -258,22 +260,22 @@ impl ConnTimer {
         self.adjust_waiting(if taken { 0 } else { octets }, before);
     }
 
-    /// The answer is a refusal, after which unread octets may come.
+    /// Notes that the answer is a refusal, after which unread octets may come.
     pub(super) fn set_linger(&self) {
         self.linger.set(true);
     }
 
-    /// The connection has ended, because hyper could not read what came or for another reason.
+    /// Notes that the connection has ended; `unreadable` if hyper could not read what came.
     pub(super) fn note_end(&self, unreadable: bool) {
         self.malformed.set(self.malformed.get() || unreadable);
     }
 
-    /// Did hyper refuse a request by itself?
+    /// Whether hyper refused a request by itself.
     pub(super) fn is_malformed(&self) -> bool {
         self.malformed.get()
     }
 
-    /// What to do; the task is woken when that changes.
+    /// Returns the order in force; the task is woken when it changes.
     pub(super) fn poll_order(&self, context: &Context<'_>) -> CloseOrder {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
@@ -335,7 +337,7 @@ impl ConnTimer {
         }
     }
 
-    /// Since when an answer waits for the client, and how many octets.
+    /// Since when an answer waits for the client, and its number of octets.
     pub(super) fn stalled_since(&self) -> Option<(u64, usize)> {
         let oldest = self.unsent_answers.borrow().first().map(|answer| answer.begun);
         let blocked = self.blocked.get().map(|(since, _)| since);
@@ -343,7 +345,7 @@ impl ConnTimer {
         (self.order.get() != CloseOrder::Drop).then_some((since, self.waiting.get()))
     }
 
-    /// Since when no request is under way, and whether that may change soon: part of a head has come.
+    /// Since when no request is in progress, and whether that may change soon: part of a head has come.
     pub(super) fn idle_since(&self) -> Option<(bool, u64)> {
         if self.order.get() == CloseOrder::Drop || self.stalled_since().is_some() {
             return None;
@@ -355,8 +357,7 @@ impl ConnTimer {
         }
     }
 
-    /// Closes the connection if its time is up, and says which time that was. `since` may be early by
-    /// `slack`.
+    /// Closes the connection if its time is up, and returns which one. `since` may be early by `slack`.
     pub(super) fn close_if_expired(&self, slack: u64) -> Option<Phase> {
         let begun = self.since.get();
         let (since, longest, phase) = match (self.stalled_since(), self.stage.get()) {
@@ -408,7 +409,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         if octets.starts_with(HEAD_TOO_LARGE) && self.timer.head_progress.get().is_long_line() {
             self.timer.note_octets_out();
             let written = ready!(Pin::new(&mut self.stream).poll_write(cx, LINE_TOO_LONG))?;
-            // There is room in front of a first answer; where there is none, nobody reads it.
+            // The socket has room for a first answer; where it has none, the client reads nothing.
             let whole = written == LINE_TOO_LONG.len();
             return Poll::Ready(if whole { Ok(octets.len()) } else { Err(io::ErrorKind::WriteZero.into()) });
         }

@@ -1,9 +1,9 @@
 //! Writes bencode (BEP 3) straight into the reply's octets.
 //!
 //! A [`Dict`] takes its keys in raw octet order and no key twice; that is asserted while testing, and all our
-//! keys are either constants written in that order or info_hashes that were sorted before.
+//! keys are either constants written in that order or info_hashes sorted beforehand.
 
-/// Most digits of a `u64`.
+/// The largest number of digits of a `u64`.
 const DIGITS_MAX: usize = 20;
 
 /// Writes an integer: `i7e`.
@@ -41,7 +41,7 @@ pub fn dict(out: &mut Vec<u8>, fill: impl FnOnce(&mut Dict<'_>)) {
 #[derive(Debug)]
 pub struct Dict<'w> {
     out: &'w mut Vec<u8>,
-    /// Where the last key lies in `out`: start and length.
+    /// Start and length of the last key in `out`.
     last_key: Option<(usize, usize)>,
 }
 

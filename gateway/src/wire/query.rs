@@ -3,26 +3,37 @@
 //!
 //! Only `&` separates, the first `=` ends the name, `+` is itself, and percent-escapes are decoded exactly
 //! once. Names are case-insensitive, except that only lower-case `info_hash` is the info_hash. Where a name
-//! is repeated the last value wins. A broken escape does no harm until somebody decodes the value it
-//! is in (`rules/http.md#broken-escapes`).
+//! is repeated the last value wins. A broken escape does no harm until the value that holds it is decoded
+//! (`rules/http.md#broken-escapes`).
 
 use hayate_state::ids::InfoHash;
-use hayate_state::private::passkey_path::decode_escape;
+use hayate_state::query::{self, decode_escape};
 
-/// Octets of the longest name we know, `no_peer_id`.
+/// Octets of the longest known name, `no_peer_id`.
 const NAME_MAX: usize = 10;
-/// Digits that every number of a `u64` may have.
+/// The largest number of digits that always fit into a `u64`.
 const DIGITS_SAFE: usize = 19;
-/// What every octet is worth as a hexadecimal digit. A table, because digits of hashes are random: branches
-/// would be guessed wrong.
+/// The value of every octet as a hexadecimal digit. A table, because digits of hashes are random: branches
+/// would be mispredicted.
 const HEX: [u8; 256] = hex_values();
-/// No hexadecimal digit; above all of them, in each bit that they leave.
+/// Not a hexadecimal digit: all bits that no digit sets.
 const NO_DIGIT: u8 = 0xf0;
 
 /// A `%` that is not followed by two hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid query escape")]
 pub struct BadEscape;
+
+/// How exactly a query must be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strictness {
+    /// As the open modes read it: what is unreadable has a default, but a broken escape is a failure
+    /// (`rules/http.md#query`).
+    Lenient,
+    /// As mode private reads it: every parameter is needed, and a broken escape stands for itself
+    /// (`rules/private.md#member-parameters`).
+    Strict,
+}
 
 /// A value as it stands in the query, percent-escapes and all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -67,7 +78,7 @@ impl<'q> Escaped<'q> {
         DecodedOctets(self.0)
     }
 
-    /// Is every escape whole?
+    /// Checks that every escape is whole.
     ///
     /// # Errors
     /// [`BadEscape`] if one is not.
@@ -139,7 +150,7 @@ impl<'q> Escaped<'q> {
         Ok(number)
     }
 
-    /// Is the decoded value `word`, in any case?
+    /// Whether the decoded value is `word`, in any case.
     ///
     /// # Errors
     /// [`BadEscape`] if the value cannot be decoded.
@@ -190,11 +201,11 @@ impl<'q> Escaped<'q> {
     /// The decoded value as an unsigned decimal number, without sign.
     #[must_use]
     pub fn literal_number(self) -> Number {
-        // What holds a broken escape is no number either way.
+        // A value with a broken escape is not a number either way.
         self.number().unwrap_or(Number::Garbage)
     }
 
-    /// What stands behind a minus as a number; `None` without one.
+    /// The number behind a minus; `None` if there is no minus.
     #[must_use]
     pub fn literal_after_minus(self) -> Option<Number> {
         let rest = match decode_escape(self.0) {
@@ -205,7 +216,7 @@ impl<'q> Escaped<'q> {
     }
 }
 
-/// See [`Escaped::octets`].
+/// The decoded octets of a value, up to its first broken escape; see [`Escaped::octets`].
 #[derive(Clone, Debug)]
 pub struct DecodedOctets<'q>(&'q [u8]);
 
@@ -234,7 +245,7 @@ fn hex_of(octet: u8) -> u8 {
     HEX.get(usize::from(octet)).copied().unwrap_or(NO_DIGIT)
 }
 
-#[expect(clippy::indexing_slicing, reason = "an octet is a place in a table of 256")]
+#[expect(clippy::indexing_slicing, reason = "an octet is an index into a table of 256")]
 const fn hex_values() -> [u8; 256] {
     let mut values = [NO_DIGIT; 256];
     let (mut digits, mut value) = (b"0123456789abcdef".as_slice(), 0);
@@ -252,7 +263,7 @@ const fn hex_values() -> [u8; 256] {
 pub struct Parameters<'q> {
     /// The whole query, for [`Parameters::info_hashes`].
     query: &'q [u8],
-    /// How often `info_hash` occurs.
+    /// The number of values called `info_hash`.
     pub info_hashes_count: usize,
     /// The first `info_hash` (BEP 3).
     pub info_hash: Option<Escaped<'q>>,
@@ -283,7 +294,7 @@ pub struct Parameters<'q> {
 }
 
 impl<'q> Parameters<'q> {
-    /// Reads a query, the octets after the first `?`. There is no query that cannot be read.
+    /// Reads a query, the octets after the first `?`. Every query can be read.
     #[must_use]
     pub fn parse(query: &'q [u8]) -> Self {
         let mut parameters = Self { query, ..Self::default() };
@@ -300,14 +311,19 @@ impl<'q> Parameters<'q> {
         parameters
     }
 
-    /// Every `info_hash`, in the order of the query.
-    pub fn info_hashes(&self) -> impl Iterator<Item = Result<InfoHash, NotAnId>> + use<'q> {
-        split_pairs(self.query)
-            .filter(|(name, _)| is_info_hash(name))
-            .map(|(_, value)| value.id().map(InfoHash))
+    /// Every `info_hash`, in the order of the query; in mode private only those of twenty octets.
+    pub fn info_hashes(
+        &self,
+        strictness: Strictness,
+    ) -> impl Iterator<Item = Result<InfoHash, NotAnId>> + use<'q> {
+        split_pairs(self.query).filter_map(move |(name, value)| match strictness {
+            Strictness::Lenient => is_info_hash(name).then(|| value.id().map(InfoHash)),
+            Strictness::Strict if is_info_hash_in_any_case(name) => value.literal_id().map(InfoHash).map(Ok),
+            Strictness::Strict => None,
+        })
     }
 
-    /// Names with escapes or capitals, which no client sends.
+    /// Keeps a value whose name has escapes or capitals, which no client sends.
     fn keep_oddly_named(&mut self, name: &[u8], value: Escaped<'q>) {
         let mut buffer = [0; NAME_MAX];
         let Ok(Some(len)) = Escaped(name).decode(&mut buffer).map(|name| name.map(<[u8]>::len)) else {
@@ -338,54 +354,24 @@ impl<'q> Parameters<'q> {
     }
 }
 
-/// Everything an announce or a scrape of a member may say, as mode private reads it: every name is decoded
-/// and put into lower case, `info_hash` too, and broken escapes stand for themselves.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct StrictParameters<'q>(Parameters<'q>);
-
-impl<'q> StrictParameters<'q> {
-    /// Reads a query, the octets after the first `?`.
-    #[must_use]
-    pub fn parse(query: &'q [u8]) -> Self {
-        Self(Parameters::parse(query))
-    }
-
-    /// Every `info_hash` of twenty octets, in the order of the query.
-    pub fn info_hashes(&self) -> impl Iterator<Item = InfoHash> + use<'q> {
-        let is_ours = |name: &[u8]| {
-            name == INFO_HASH
-                || Escaped(name)
-                    .literal(&mut [0; INFO_HASH.len()])
-                    .is_some_and(|name| name.eq_ignore_ascii_case(INFO_HASH))
-        };
-        let values = split_pairs(self.0.query).filter(move |(name, _)| is_ours(name)).map(|(_, value)| value);
-        values.filter_map(Escaped::literal_id).map(InfoHash)
-    }
-}
-
-impl<'q> std::ops::Deref for StrictParameters<'q> {
-    type Target = Parameters<'q>;
-
-    fn deref(&self) -> &Parameters<'q> {
-        &self.0
-    }
-}
-
 const INFO_HASH: &[u8] = b"info_hash";
 
-/// Percent-escapes may hide the name, capitals make it another one.
+/// Whether the name is `info_hash`. Percent-escapes may hide it; capitals make it another one.
 fn is_info_hash(name: &[u8]) -> bool {
     let hidden = || Escaped(name).octets().eq(INFO_HASH.iter().map(|&octet| Ok(octet)));
     name == INFO_HASH || name.contains(&b'%') && hidden()
 }
 
+/// Whether the name is `info_hash` in mode private: capitals do not make it another one, and broken escapes
+/// stand for themselves.
+fn is_info_hash_in_any_case(name: &[u8]) -> bool {
+    let matches = |name: &[u8]| name.eq_ignore_ascii_case(INFO_HASH);
+    name == INFO_HASH || Escaped(name).literal(&mut [0; INFO_HASH.len()]).is_some_and(matches)
+}
+
 /// Name and value of every pair; a segment without `=` names nothing and is left out (`rules/http.md#query`).
 fn split_pairs(query: &[u8]) -> impl Iterator<Item = (&[u8], Escaped<'_>)> {
-    query.split(|&octet| octet == b'&').filter_map(|segment| {
-        let at = segment.iter().position(|&octet| octet == b'=')?;
-        let (name, value) = segment.split_at(at);
-        Some((name, Escaped(value.get(1..)?)))
-    })
+    query::pairs(query).filter_map(|(name, value)| Some((name, Escaped(value?))))
 }
 
 #[cfg(test)]
@@ -467,7 +453,10 @@ mod tests {
         assert_eq!(parameters.port, Some(Escaped(b"7")));
         assert_eq!(parameters.peer_id, Some(Escaped(b"b")));
         assert_eq!(parameters.info_hashes_count, 1);
-        assert_eq!(parameters.info_hashes().collect::<Vec<_>>(), [Ok(InfoHash([b'x'; 20]))]);
+        assert_eq!(
+            parameters.info_hashes(Strictness::Lenient).collect::<Vec<_>>(),
+            [Ok(InfoHash([b'x'; 20]))]
+        );
     }
 
     #[test]
@@ -483,7 +472,7 @@ mod tests {
         let parameters = Parameters::parse(query.as_bytes());
         assert_eq!(parameters.info_hashes_count, 3);
         assert_eq!(
-            parameters.info_hashes().collect::<Vec<_>>(),
+            parameters.info_hashes(Strictness::Lenient).collect::<Vec<_>>(),
             [Ok(InfoHash([b'A'; 20])), Err(NotAnId::WrongLength), Err(NotAnId::BadEscape)]
         );
     }

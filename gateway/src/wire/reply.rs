@@ -9,11 +9,11 @@ use hayate_state::{Answer, InfoHash, PeerId, Tally};
 
 use super::bencode::{self, Dict};
 
-/// Octets of an announce reply besides its peers, at most: eight keys with their numbers.
+/// The most octets of an announce reply besides its peers: eight keys with their numbers.
 const ANNOUNCE_OVERHEAD: usize = 256;
-/// Octets of one entry of a scrape reply, about.
+/// Octets of one entry of a scrape reply, roughly.
 const SCRAPE_ENTRY: usize = 96;
-/// Octets of one entry of the list form, at most.
+/// The most octets of one entry of the list form.
 const LIST_ENTRY: usize = 112;
 /// Octets of the longest address as text.
 const ADDRESS_TEXT_MAX: usize = 45;
@@ -27,10 +27,10 @@ pub enum ReplyForm {
     List,
 }
 
-/// What an announce reply says besides counts and peers.
+/// What an announce reply tells the client about addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyAddress {
-    /// Told as `external ip` (BEP 24), unless `None`.
+    /// The client's address, told as `external ip` (BEP 24) unless `None`.
     pub external: Option<IpAddr>,
     /// The client came over IPv6, so that `peers6` is there even if empty (`rules/http.md#compact-peers`).
     pub over_v6: bool,
@@ -71,8 +71,7 @@ pub fn announce(answer: &Answer, peers: &PeerList, form: ReplyForm, address: Rep
 }
 
 /// Writes the reply to a scrape: one entry for each torrent and its tally. The torrents come sorted, none
-/// twice.
-/// `flags` tell `min_request_interval` unless it is 0 (`rules/http.md#scrape-reply`).
+/// twice. `flags` tell `min_request_interval` unless it is 0 (`rules/http.md#scrape-reply`).
 pub fn scrape<'t>(
     entries: impl ExactSizeIterator<Item = (&'t InfoHash, Tally)>,
     min_request_interval_seconds: u32,
@@ -93,8 +92,8 @@ pub fn scrape<'t>(
     out
 }
 
-/// Writes a failure. It tells when to come again, so that clients slow down; 0 = it does not
-/// (`rules/http.md#failure-reply`).
+/// Writes a failure. `interval` tells the client when to come again, so that clients slow down; 0 = nothing
+/// is told (`rules/http.md#failure-reply`).
 #[must_use]
 pub fn failure(text: &[u8], interval_seconds: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(ANNOUNCE_OVERHEAD);

@@ -1,6 +1,6 @@
-//! A site's users, torrents and clients, for those who have no back end of their own: `hayate user`,
-//! `torrent`, `client`; in `credit.rs` `token` and `freeleech`. They work on the database, whether a tracker
-//! runs or not.
+//! A site's users, torrents and clients, for sites that have no back end of their own: `hayate user`,
+//! `torrent` and `client`; [`credit`] has `token` and `freeleech`. These commands work on the database,
+//! whether a tracker runs or not.
 
 pub(crate) mod credit;
 

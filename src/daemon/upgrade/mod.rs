@@ -1,10 +1,17 @@
 //! An upgrade without a lost datagram: the running tracker starts its successor, gives it the open sockets
-//! and all swarms, serves on until the successor knows all of them, and then only stops.
+//! and all swarms, serves on until the successor knows all of them, and only then stops.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `start` | the running tracker starts its successor |
+//! | `successor` | the successor takes over from its predecessor |
+//! | `wire` | the manifest, and the sockets that travel with it |
 //!
 //! ```text
 //! running                                   successor (the same program file, the same arguments)
 //!   starts it, its stdin being a socket
-//!   manifest, sockets, lock, signal_stream      ->    reads the configuration, adopts the sockets
+//!   manifest, sockets, lock, a stream
+//!   of signals                        ->    reads the configuration, adopts the sockets
 //!                                     <-    READY
 //!   swarms, and what changes meanwhile ->   restores and applies it
 //!   stops its UDP workers
@@ -39,8 +46,8 @@
 //! If the successor fails after GO, the other starts once more in the same process, with the same sockets,
 //! from what it has written itself.
 //!
-//! A stop before GO ends both. Shortly before GO the signals of the running tracker begin to go to the stream of
-//! signals of the successor as well: a stop or a reload that comes after it is not lost.
+//! A stop before GO ends both. From shortly before GO on, the running tracker forwards its signals to the
+//! successor by the stream of signals, so that no later stop or reload is lost.
 
 mod start;
 mod successor;

@@ -16,8 +16,7 @@ use hayate_state::snapshot::swarms::Walk;
 use hayate_state::{Clock, Swarms};
 
 use super::{PATIENCE, READY, Sockets, Successor, SuccessorProcess, VARIABLE, read_answer, stream_error};
-use crate::commands;
-use crate::config::Config;
+use crate::config::{Config, NOT_READ};
 use crate::daemon::jwk_fetch::JwkSets;
 use crate::daemon::signals::{MainEvent, MainEvents};
 use crate::process::lock::StateLock;
@@ -108,7 +107,7 @@ impl SuccessorInputs {
             bail!("the new process does not speak our language");
         }
         // Here, for what it reads may hang.
-        let again = keyrings.map(|keyrings| commands::resolve_settings(&config, &keyrings)).transpose()?;
+        let again = keyrings.map(|keyrings| config.read_settings(&keyrings)).transpose().context(NOT_READ)?;
         swarms.start_deltas();
         let unix_seconds = i64::try_from(clock.now().unix_seconds).unwrap_or(i64::MAX);
         let to = BufWriter::with_capacity(1 << 18, stream);

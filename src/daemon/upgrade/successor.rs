@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use hayate_gateway::InheritedSockets as HttpHanded;
 use hayate_state::snapshot::container::{SnapshotError, SnapshotReader};
-use hayate_state::snapshot::delta::{Delta, TAG_DELTAS};
+use hayate_state::snapshot::delta::{TAG_DELTAS, decode_deltas};
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore, TAG_SWARMS};
 use hayate_state::{Clock, Policy, Swarms};
 use hayate_udp::InheritedSockets as UdpHanded;
@@ -186,13 +186,13 @@ impl DeltaStream {
         let Self { reader, signal_stream } = self;
         let mut stream = reader.get_ref().get_ref().stream.try_clone()?;
         let (swarms, events) = (Arc::clone(&storage.swarms), main_events.clone());
-        std::thread::Builder::new().name("heir".into()).spawn(move || {
+        std::thread::Builder::new().name("predecessor".into()).spawn(move || {
             apply_remaining(reader, &swarms, &policy, clock);
             events.send(MainEvent::PredecessorEnded);
         })?;
         let events = main_events.clone();
         std::thread::Builder::new()
-            .name("signal_stream".into())
+            .name("signals-in".into())
             .spawn(move || events.receive_forwarded(signal_stream))?;
         if let Err(error) = stream.write_all(&[SERVING]) {
             log::warn!("the predecessor is gone: {error}");
@@ -232,6 +232,6 @@ fn apply_remaining(
 
 fn apply_deltas(swarms: &Swarms, policy: &Policy, clock: Clock, payload: &[u8]) -> Result<(), SnapshotError> {
     let now = clock.now().tick;
-    Delta::decode_block(payload)?.iter().for_each(|delta| swarms.apply_delta(now, policy, delta));
+    decode_deltas(payload)?.iter().for_each(|delta| swarms.apply_delta(now, policy, delta));
     Ok(())
 }

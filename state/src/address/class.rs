@@ -62,7 +62,7 @@ fn is_reserved_v4(address: Ipv4Addr) -> bool {
         // Protocol assignments; AS112; AMT; the relays of 6to4.
         [192, 0, 0, _] | [192, 31, 196, _] | [192, 175, 48, _] | [192, 52, 193, _] | [192, 88, 99, _] => true,
         // Documentation and benchmarks.
-        [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [198, (18..=19), ..] => true,
+        [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [198, 18..=19, ..] => true,
         _ => false,
     }
 }
@@ -73,14 +73,14 @@ fn is_reserved_v6(address: Ipv6Addr) -> bool {
     }
     match address.segments() {
         // Protocol assignments, Teredo and ORCHID among them; documentation; AS112.
-        [0x2001, (..=0x01ff) | 0x0db8, ..] | [0x3fff, (..=0x0fff), ..] | [0x2620, 0x4f, 0x8000, ..] => true,
+        [0x2001, 0..=0x01ff | 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] | [0x2620, 0x4f, 0x8000, ..] => true,
         // 6to4 reaches whoever has the IPv4 address that is in it.
         [0x2002, high, low, ..] => {
             let v4 = Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
             !AddressClass::of(IpAddr::V4(v4)).is_useful_claim()
         }
         // All that is assigned for the internet at large (RFC 4291, 2.4).
-        [(0x2000..=0x3fff), ..] => false,
+        [0x2000..=0x3fff, ..] => false,
         _ => true,
     }
 }

@@ -101,12 +101,12 @@ impl PrivatePeers {
 
 fn scope_of_v4(address: Ipv4Addr) -> Option<AddressScope> {
     match address.octets() {
-        [0, ..] | [(224..=255), ..] => None,
+        [0, ..] | [224..=255, ..] => None,
         [127, ..] => Some(AddressScope::Loopback),
         [10, ..] => Some(AddressScope::Private10),
-        [172, (16..=31), ..] => Some(AddressScope::Private172),
+        [172, 16..=31, ..] => Some(AddressScope::Private172),
         [192, 168, ..] => Some(AddressScope::Private192),
-        [100, (64..=127), ..] => Some(AddressScope::Carrier),
+        [100, 64..=127, ..] => Some(AddressScope::Carrier),
         [169, 254, ..] => Some(AddressScope::LinkLocal),
         _ => Some(AddressScope::Public),
     }

@@ -5,10 +5,11 @@ use hashbrown::HashSet;
 
 use super::accounting::{AMOUNT_MAX, CreditTerms, TotalsProgress, ip_columns};
 use super::anomalies::Anomaly;
+use super::columns::UserPeerPos;
 use super::peer::{Credit, Moment, NO_V4, Session, UnixSeconds, UserPeer, moment};
 use super::refusal::Refused;
 use super::site_data::SiteData;
-use super::swarm::{Swarm, UserPeerPos};
+use super::swarm::Swarm;
 use super::torrents::{AnnounceEffects, LIVE, PRUNED, TorrentInfo, TorrentState, Torrents};
 use super::users::User;
 use crate::admission::Policy;

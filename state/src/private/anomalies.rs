@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::peer::UnixSeconds;
-use super::torrents::Torrents;
 use crate::metrics::{Board, Series, SeriesKind};
 
 /// Users of whom a claim is kept until the site sync writes it down; further ones are counted alone.
@@ -71,14 +70,12 @@ impl Anomalies {
     pub(super) fn take_claims(&self) -> Vec<Claim> {
         self.claims.lock().drain().map(|(_, claim)| claim).collect()
     }
-}
 
-impl Torrents {
     /// Lists how often announces were not taken at their word.
-    pub fn register_metrics(self: &Arc<Self>, board: &Board) {
+    pub(super) fn register_metrics(self: &Arc<Self>, board: &Board) {
         let list = |name, help, labels, number: fn(&Anomalies) -> &AtomicU64| {
-            let torrents = Arc::clone(self);
-            let read = Box::new(move || number(&torrents.anomalies).load(Ordering::Relaxed));
+            let anomalies = Arc::clone(self);
+            let read = Box::new(move || number(&anomalies).load(Ordering::Relaxed));
             board.register(Series { name, help, kind: SeriesKind::Counter, labels, read });
         };
         let help = "Announces with totals lower than those of a moment ago; nothing was credited.";

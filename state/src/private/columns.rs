@@ -29,6 +29,13 @@ pub(super) struct PeerClass {
     pub(super) families: ShownFamilies,
 }
 
+/// Where a peer is. It holds until the swarm changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct UserPeerPos {
+    pub(super) class: PeerClass,
+    pub(super) slot: u32,
+}
+
 /// Peers of one class.
 #[derive(Debug)]
 pub(super) struct PeerColumns {

@@ -293,7 +293,7 @@ fn a_user_has_so_many_peers_at_one_torrent_and_no_more() {
     for others in [0, 2000] {
         let mut test_site = TestSite::new(Policy::default());
         (0..others).for_each(|other| _ = test_site.announce(0, 1000 + other, other, 1, Event::None));
-        let most = u32::try_from(super::swarm::SESSIONS_MAX).unwrap();
+        let most = u32::try_from(super::peer::SESSIONS_MAX).unwrap();
         for client in 0..most + 4 {
             test_site.announce(10 + client, 7, client, 1, Event::None);
             // The first one goes on.

@@ -1,7 +1,7 @@
 //! The path by which a user names himself, over HTTP and in BEP 41's URL data: `/<passkey>/announce`
 //! (`rules/private.md#passkey-path`).
 
-use crate::ids::hex_value;
+use crate::query;
 
 /// What a path says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,26 +84,14 @@ fn push_octet(buffer: &mut [u8], at: usize, octet: u8) -> usize {
     at + 1
 }
 
-/// Undoes percent-escapes; a `%` without two hexadecimal digits stays. Gives how many octets there are.
+/// Puts the decoded path into the buffer; returns its length, or `None` where the buffer is too short.
 fn decode_percent(path: &[u8], buffer: &mut [u8]) -> Option<usize> {
-    let mut rest = path;
     let mut len = 0;
-    while let Some((&first, after)) = rest.split_first() {
-        let (octet, left) = decode_escape(rest).unwrap_or((first, after));
+    for octet in query::decoded(path) {
         *buffer.get_mut(len)? = octet;
         len += 1;
-        rest = left;
     }
     Some(len)
-}
-
-/// The octet of an escape, and what follows it.
-#[must_use]
-pub fn decode_escape(octets: &[u8]) -> Option<(u8, &[u8])> {
-    match octets {
-        [b'%', high, low, rest @ ..] => Some((hex_value(*high)? << 4 | hex_value(*low)?, rest)),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

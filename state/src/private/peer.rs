@@ -37,6 +37,11 @@ fn unix_now(now: Now) -> i64 {
     i64::try_from(now.unix_seconds).unwrap_or(i64::MAX)
 }
 
+/// Peers of one user in one swarm, at most. Nobody has more clients at one torrent; but a client that is
+/// started again and again has a new `peer_id` each time, so one more takes the place of the one that was
+/// silent for longest.
+pub(super) const SESSIONS_MAX: usize = 16;
+
 /// A peer over IPv4 as it goes on the wire: address and port. All zeros: it has none.
 pub(super) type EndpointV4 = [u8; PEER_V4_LEN];
 /// A peer over IPv6 as it goes on the wire, and when it was heard of.

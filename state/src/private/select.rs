@@ -1,8 +1,7 @@
 //! Who is handed out in a private swarm.
 
 use super::columns::PeerColumns;
-use super::peer::{EndpointV4, ShownFamilies};
-use super::swarm::SESSIONS_MAX;
+use super::peer::{EndpointV4, SESSIONS_MAX, ShownFamilies};
 use crate::announce::{Handout, PEER_V6_LEN};
 use crate::lock_cost;
 

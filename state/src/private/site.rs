@@ -10,8 +10,7 @@ use super::cow_map::CowMap;
 use super::event_log::EventLog;
 use super::refusal::Refused;
 use super::site_data::SiteData;
-use super::sync::loading::torrent_info;
-use super::torrents::Torrents;
+use super::torrents::{TorrentInfo, Torrents};
 use crate::announce::Announce;
 use crate::clock::Now;
 use crate::ids::InfoHash;
@@ -146,7 +145,8 @@ impl Site {
                 self.accounts.lock().remove(&passkey);
             }
             SiteChange::PutTorrent(torrent) => {
-                let (row, shard) = (torrent_info(&torrent, self), self.torrents.shard_of(&torrent.info_hash));
+                let row = TorrentInfo::from_store(&torrent, self.torrents.torrent_types());
+                let shard = self.torrents.shard_of(&torrent.info_hash);
                 self.torrents.put_all(shard, &[row], generation, &|id| reading.is_unpruned(id));
                 self.put_deletion(torrent.info_hash, None);
             }

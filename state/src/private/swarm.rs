@@ -3,8 +3,8 @@
 
 use hashbrown::HashSet;
 
-use super::columns::{PeerClass, PeerColumns};
-use super::peer::{Moment, Session, ShownFamilies, UserPeer};
+use super::columns::{PeerClass, PeerColumns, UserPeerPos};
+use super::peer::{Moment, SESSIONS_MAX, Session, ShownFamilies, UserPeer};
 use super::select::RoleCandidates;
 use super::user_index::UserIndex;
 use crate::announce::Handout;
@@ -17,11 +17,6 @@ use crate::table::keyed_hash::KeyedHash;
 /// Peers up to which a swarm is searched from end to end, which their users' numbers, lying side by side,
 /// make faster than an index; larger ones have one. Tests cross the border with fewer.
 const SEARCHED_MAX: usize = if cfg!(debug_assertions) { 64 } else { 512 };
-/// Peers of one user in one swarm, at most. Nobody has more clients at one torrent; but a client that is
-/// started again and again has a new `peer_id` each time, so one more takes the place of the one that was
-/// silent for longest.
-pub(super) const SESSIONS_MAX: usize = 16;
-
 /// All classes, in the order of a walk. A peer that goes to a later one meanwhile is met again. So leechers
 /// come first, who become seeders, and those with one address before those with both; whoever goes the other
 /// way may be missed.
@@ -40,13 +35,6 @@ const CLASSES: [PeerClass; 8] = {
         class(Role::Seeder, ShownFamilies::Nobody),
     ]
 };
-
-/// Where a peer is. It holds until the swarm changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct UserPeerPos {
-    class: PeerClass,
-    slot: u32,
-}
 
 /// How far a walk through a swarm has come, from the last slot of each class to the first: a peer that is
 /// taken out has its slot taken by the last one, which was met already.

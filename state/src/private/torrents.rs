@@ -13,9 +13,11 @@ use super::swarm::{ClassCursor, Swarm};
 use super::torrent_type::{TorrentType, TorrentTypes};
 use crate::announce::Tally;
 use crate::ids::InfoHash;
+use crate::metrics::Board;
 use crate::metrics::histogram::Histogram;
 use crate::peer_counts::{PeerCounts, ReportRow};
 use crate::snapshot::site::Multipliers;
+use crate::store::RegisteredTorrent;
 use crate::store::record::TorrentRow;
 use crate::table::keyed_hash::KeyedHash;
 use crate::table::prefetch::prefetch;
@@ -40,7 +42,7 @@ pub struct Torrents {
     /// How long purges worked.
     pub(crate) purges: Arc<Histogram>,
     /// Announces that were not taken at their word.
-    pub(super) anomalies: Anomalies,
+    pub(super) anomalies: Arc<Anomalies>,
     pub(super) dormant: DormantSessions,
 }
 
@@ -115,6 +117,21 @@ pub(super) struct TorrentInfo {
     pub(super) multipliers: Multipliers,
 }
 
+impl TorrentInfo {
+    /// The torrent of a row of the store.
+    pub(super) fn from_store(row: &RegisteredTorrent, torrent_types: &TorrentTypes) -> Self {
+        Self {
+            info_hash: row.info_hash,
+            id: row.id,
+            torrent_type: torrent_types.intern(&row.group.type_name),
+            group: row.group.id,
+            snatched: row.snatched,
+            status: row.status,
+            multipliers: row.multipliers,
+        }
+    }
+}
+
 impl TorrentState {
     pub(super) fn tally(&self) -> Tally {
         let count = |peers: usize| u32::try_from(peers).unwrap_or(u32::MAX);
@@ -137,7 +154,7 @@ impl Default for Torrents {
             shards: Sharded::new(KeyedHash::new(0)),
             torrent_types: TorrentTypes::default(),
             purges: Arc::new(Histogram::milliseconds()),
-            anomalies: Anomalies::default(),
+            anomalies: Arc::default(),
             dormant: DormantSessions::default(),
         }
     }
@@ -148,6 +165,11 @@ impl Torrents {
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self::default())
+    }
+
+    /// Registers the counters of announces that were not taken at their word.
+    pub fn register_metrics(&self, board: &Board) {
+        self.anomalies.register_metrics(board);
     }
 
     /// The types of the torrents.

@@ -3,7 +3,7 @@
 
 use hashbrown::HashTable;
 
-use super::swarm::UserPeerPos;
+use super::columns::UserPeerPos;
 
 /// Tables; a power of two.
 const PARTS: usize = 64;

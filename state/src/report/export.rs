@@ -6,11 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::background::{Background, BackgroundTask};
 use crate::metrics::{Board, Series, SeriesKind};
 use crate::report::{ReportRow, Reporter};
 use crate::snapshot::container::replace_file;
@@ -22,8 +22,6 @@ pub const FILE_NAME: &str = "export.csv";
 pub const HEADER: &str = "info_hash,seeders_ipv4,leechers_ipv4,seeders_ipv6,leechers_ipv6,completed";
 /// Permissions of the file: its user may write, its group may read.
 const FILE_MODE: u32 = 0o640;
-/// Time after which a sleeping thread checks whether a reload has changed the interval.
-const SETTINGS_CHECK: Duration = Duration::from_secs(1);
 
 /// The file and the interval. A reload may change them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,26 +136,9 @@ impl Exporter {
     /// # Errors
     /// When the system cannot start a thread.
     pub fn start(self: &Arc<Self>) -> io::Result<RunningExporter> {
-        let exporter = Arc::clone(self);
-        let thread = thread::Builder::new().name("export".into()).spawn(move || exporter.run())?;
-        Ok(RunningExporter { thread: Some(thread), exporter: Arc::clone(self) })
-    }
-
-    fn run(&self) {
-        let mut last = self.reporter.clock().uptime();
-        while !self.reporter.is_stopping() {
-            let every = Duration::from_secs(self.settings.lock().every_seconds);
-            let wait = (last + every).saturating_sub(self.reporter.clock().uptime());
-            if every.is_zero() || !wait.is_zero() {
-                thread::park_timeout(if every.is_zero() { SETTINGS_CHECK } else { wait.min(SETTINGS_CHECK) });
-                continue;
-            }
-            last = self.reporter.clock().uptime();
-            if let Ok(Exported { path, torrents, took }) = self.export() {
-                let (path, milliseconds) = (path.display(), took.as_millis());
-                log::debug!("exported {torrents} torrents to {path} in {milliseconds} ms");
-            }
-        }
+        let task = PeriodicExport(Arc::clone(self));
+        let background = Background::start("export", *self.reporter.clock(), task)?;
+        Ok(RunningExporter { background: Some(background), exporter: Arc::clone(self) })
     }
 
     /// Registers the metrics of exports.
@@ -178,10 +159,27 @@ impl Exporter {
     }
 }
 
-/// The running thread. When dropped, it stops, and gives up an export that it is writing.
+/// The periodic work of the thread: an export at the interval of the settings.
+struct PeriodicExport(Arc<Exporter>);
+
+impl BackgroundTask for PeriodicExport {
+    fn period(&self) -> Option<Duration> {
+        let seconds = self.0.settings.lock().every_seconds;
+        (seconds > 0).then(|| Duration::from_secs(seconds))
+    }
+
+    fn run(&mut self, _: &AtomicBool) {
+        if let Ok(Exported { path, torrents, took }) = self.0.export() {
+            let (path, milliseconds) = (path.display(), took.as_millis());
+            log::debug!("exported {torrents} torrents to {path} in {milliseconds} ms");
+        }
+    }
+}
+
+/// The running thread. Dropping it gives up an export that is being written, and waits for the thread.
 #[derive(Debug)]
 pub struct RunningExporter {
-    thread: Option<JoinHandle<()>>,
+    background: Option<Background>,
     exporter: Arc<Exporter>,
 }
 
@@ -189,16 +187,14 @@ impl RunningExporter {
     /// Whether the thread is running: false only after a panic.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+        self.background.as_ref().is_some_and(Background::is_alive)
     }
 }
 
 impl Drop for RunningExporter {
     fn drop(&mut self) {
         self.exporter.reporter.stop();
-        let Some(thread) = self.thread.take() else { return };
-        thread.thread().unpark();
-        if thread.join().is_err() {
+        if self.background.take().is_some_and(|background| background.stop().is_none()) {
             log::error!("the exporter ended with a panic");
         }
     }
@@ -232,6 +228,8 @@ fn write_row(row: &ReportRow, to: &mut Vec<u8>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
     use crate::Tick;
     use crate::admission::Policy;

@@ -8,24 +8,18 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::Mutex;
 
 use super::container::{BlockSink, SnapshotError};
-use super::swarms::{BLOCK_OCTETS, TAG_SWARMS};
+use super::entry::{BLOCK_OCTETS, TAG_SWARMS};
 use super::walk::Walk;
-use crate::address::AddressScope;
-use crate::admission::Policy;
-use crate::announce::{Announce, Event, Handout};
+use crate::announce::{Announce, Event};
 use crate::clock::Tick;
 use crate::ids::{ID_LEN, InfoHash, PeerId};
 use crate::swarm::Swarms;
+pub use crate::swarm::tap::{Delta, TooSlow};
 
 /// Tag of a block of changes.
 pub const TAG_DELTAS: u8 = 2;
-/// Changes that are noted at most; a successor that is further behind is given up.
-const NOTED_MAX: usize = 1 << 20;
 /// Changes in one block; far below the longest one. As many are sent at once while a walk goes on.
 const BLOCK_DELTAS: usize = 10_000;
 /// Changes after which a round is small enough to stop for the rest.
@@ -38,104 +32,6 @@ const SEEDER: u8 = 1;
 const V6: u8 = 2;
 const STOPPED: u8 = 4;
 const PAUSED: u8 = 8;
-
-/// One announce that was carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Delta {
-    /// What the peer said; amounts and wishes are left out.
-    pub announce: Announce,
-    /// The torrent's count of finished downloads afterwards.
-    pub completed: u32,
-}
-
-/// Where announces are noted while somebody wants them.
-#[derive(Debug, Default)]
-pub(crate) struct Tap {
-    open: AtomicBool,
-    noted: Mutex<Noted>,
-}
-
-#[derive(Debug, Default)]
-struct Noted {
-    deltas: Vec<Delta>,
-    overflowed: bool,
-}
-
-/// The successor takes changes more slowly than they come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more than {NOTED_MAX} announces came while they were being handed over")]
-pub struct TooSlow;
-
-impl Tap {
-    /// From now on every announce is noted.
-    pub(crate) fn start(&self) {
-        *self.noted.lock() = Noted::default();
-        self.open.store(true, Ordering::SeqCst);
-    }
-
-    /// No more is noted, and what was is forgotten.
-    pub(crate) fn stop(&self) {
-        self.open.store(false, Ordering::SeqCst);
-        *self.noted.lock() = Noted::default();
-    }
-
-    /// Whether announces are noted. Whoever changes a swarm asks after that: then a change that is not noted
-    /// was made before the tap was opened, and a walk that begins later meets it.
-    pub(crate) fn is_open(&self) -> bool {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn note_delta(&self, delta: Delta) {
-        #[cfg(test)]
-        tests::observe(&delta);
-        let mut noted = self.noted.lock();
-        if noted.deltas.len() < NOTED_MAX {
-            noted.deltas.push(delta);
-        } else {
-            noted.overflowed = true;
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.noted.lock().deltas.len()
-    }
-
-    /// What was noted since the last call.
-    pub(crate) fn take_deltas(&self) -> Result<Vec<Delta>, TooSlow> {
-        let mut noted = self.noted.lock();
-        if noted.overflowed { Err(TooSlow) } else { Ok(std::mem::take(&mut noted.deltas)) }
-    }
-}
-
-impl Swarms {
-    /// From now on every announce is noted for a successor, until [`forget_deltas`](Self::forget_deltas).
-    pub fn start_deltas(&self) {
-        self.tap().start();
-    }
-
-    /// The announces that were noted since the last call.
-    ///
-    /// # Errors
-    /// When more came than can be kept; then some are missing.
-    pub fn take_deltas(&self) -> Result<Vec<Delta>, TooSlow> {
-        self.tap().take_deltas()
-    }
-
-    /// Nobody wants the announces any more.
-    pub fn stop_deltas(&self) {
-        self.tap().stop();
-    }
-
-    /// Does what an announce did that a predecessor has carried out and answered.
-    pub fn apply_delta(&self, now: Tick, policy: &Policy, delta: &Delta) {
-        let announce = &delta.announce;
-        let Some(scope) = AddressScope::of(announce.address) else { return };
-        let (mut v4, mut v6) = ([0; 0], [0; 0]);
-        let (mut random, mut handout) = (fastrand::Rng::with_seed(0), Handout::new(&mut v4, &mut v6));
-        self.announce(now, policy, scope, announce, &mut random, &mut handout);
-        self.raise_completed(&announce.info_hash, delta.completed);
-    }
-}
 
 /// Writes all that a walk meets, and between its blocks and behind them the changes that are noted meanwhile,
 /// until only a few are left. So they are never more than come during a few blocks, however large the swarms
@@ -184,81 +80,70 @@ pub fn write_deltas(swarms: &Swarms, to: &mut dyn BlockSink) -> io::Result<usize
     let mut payload = Vec::with_capacity(deltas.len().min(BLOCK_DELTAS) * DELTA_LEN);
     for some in deltas.chunks(BLOCK_DELTAS) {
         payload.clear();
-        some.iter().for_each(|delta| delta.encode(&mut payload));
+        some.iter().for_each(|delta| encode_delta(delta, &mut payload));
         to.write_block(TAG_DELTAS, &payload)?;
     }
     Ok(deltas.len())
 }
 
-impl Delta {
-    /// Appends the change to the payload of a block.
-    pub fn encode(&self, to: &mut Vec<u8>) {
-        let Announce { info_hash, peer_id, address, port, left, event, .. } = self.announce;
-        to.extend(info_hash.0);
-        to.extend(self.completed.to_le_bytes());
-        to.extend(peer_id.0);
-        let mut flags = if left == 0 { SEEDER } else { 0 };
-        flags |= match event {
-            Event::Stopped => STOPPED,
-            Event::Paused => PAUSED,
-            Event::None | Event::Completed | Event::Started => 0,
-        };
-        let mut octets = [0; 16];
-        match address {
-            IpAddr::V4(v4) => octets.iter_mut().zip(v4.octets()).for_each(|(to, from)| *to = from),
-            IpAddr::V6(v6) => {
-                octets = v6.octets();
-                flags |= V6;
-            }
+/// Appends the change to the payload of a block.
+pub fn encode_delta(delta: &Delta, to: &mut Vec<u8>) {
+    let Announce { info_hash, peer_id, address, port, left, event, .. } = delta.announce;
+    to.extend(info_hash.0);
+    to.extend(delta.completed.to_le_bytes());
+    to.extend(peer_id.0);
+    let mut flags = if left == 0 { SEEDER } else { 0 };
+    flags |= match event {
+        Event::Stopped => STOPPED,
+        Event::Paused => PAUSED,
+        Event::None | Event::Completed | Event::Started => 0,
+    };
+    let mut octets = [0; 16];
+    match address {
+        IpAddr::V4(v4) => octets.iter_mut().zip(v4.octets()).for_each(|(to, from)| *to = from),
+        IpAddr::V6(v6) => {
+            octets = v6.octets();
+            flags |= V6;
         }
-        to.push(flags);
-        to.extend(port.to_le_bytes());
-        to.extend(octets);
     }
+    to.push(flags);
+    to.extend(port.to_le_bytes());
+    to.extend(octets);
+}
 
-    /// The changes in the payload of a block, in their order.
-    ///
-    /// # Errors
-    /// When its length fits no number of changes, or something else than a flag is where flags are.
-    pub fn decode_block(payload: &[u8]) -> Result<Vec<Self>, SnapshotError> {
-        let (entries, []) = payload.as_chunks::<DELTA_LEN>() else {
-            return Err(SnapshotError::Damaged("changes that are no changes"));
-        };
-        entries.iter().map(Self::decode_entry).collect()
-    }
+/// The changes in the payload of a block, in their order.
+///
+/// # Errors
+/// When its length fits no number of changes, or something else than a flag is where flags are.
+pub fn decode_deltas(payload: &[u8]) -> Result<Vec<Delta>, SnapshotError> {
+    let (entries, []) = payload.as_chunks::<DELTA_LEN>() else {
+        return Err(SnapshotError::Damaged("changes that are no changes"));
+    };
+    entries.iter().map(decode_entry).collect()
+}
 
-    fn decode_entry(entry: &[u8; DELTA_LEN]) -> Result<Self, SnapshotError> {
-        let mut rest = entry.as_slice();
-        let info_hash = InfoHash(take_octets(&mut rest));
-        let completed = u32::from_le_bytes(take_octets(&mut rest));
-        let peer_id = PeerId(take_octets(&mut rest));
-        let [flags] = take_octets(&mut rest);
-        let port = u16::from_le_bytes(take_octets(&mut rest));
-        let octets: [u8; 16] = take_octets(&mut rest);
-        if flags & !(SEEDER | V6 | STOPPED | PAUSED) != 0 {
-            return Err(SnapshotError::Damaged("a change with unknown flags"));
-        }
-        let [a, b, c, d, ..] = octets;
-        let address = if flags & V6 == 0 { IpAddr::from([a, b, c, d]) } else { IpAddr::from(octets) };
-        let event = match flags & (STOPPED | PAUSED) {
-            0 => Event::None,
-            PAUSED => Event::Paused,
-            _ => Event::Stopped,
-        };
-        let left = u64::from(flags & SEEDER == 0);
-        let announce = Announce {
-            info_hash,
-            peer_id,
-            address,
-            port,
-            uploaded: 0,
-            downloaded: 0,
-            left,
-            event,
-            num_want: 0,
-        };
-        Ok(Self { announce, completed })
+fn decode_entry(entry: &[u8; DELTA_LEN]) -> Result<Delta, SnapshotError> {
+    let mut rest = entry.as_slice();
+    let info_hash = InfoHash(take_octets(&mut rest));
+    let completed = u32::from_le_bytes(take_octets(&mut rest));
+    let peer_id = PeerId(take_octets(&mut rest));
+    let [flags] = take_octets(&mut rest);
+    let port = u16::from_le_bytes(take_octets(&mut rest));
+    let octets: [u8; 16] = take_octets(&mut rest);
+    if flags & !(SEEDER | V6 | STOPPED | PAUSED) != 0 {
+        return Err(SnapshotError::Damaged("a change with unknown flags"));
     }
+    let [a, b, c, d, ..] = octets;
+    let address = if flags & V6 == 0 { IpAddr::from([a, b, c, d]) } else { IpAddr::from(octets) };
+    let event = match flags & (STOPPED | PAUSED) {
+        0 => Event::None,
+        PAUSED => Event::Paused,
+        _ => Event::Stopped,
+    };
+    let left = u64::from(flags & SEEDER == 0);
+    let announce =
+        Announce { info_hash, peer_id, address, port, uploaded: 0, downloaded: 0, left, event, num_want: 0 };
+    Ok(Delta { announce, completed })
 }
 
 /// The first octets; zeros where the end comes first, which an entry of [`LEN`] octets does not let happen.
@@ -270,14 +155,16 @@ fn take_octets<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::{Cell, RefCell};
+    use std::cell::Cell;
     use std::rc::Rc;
     use std::sync::Arc;
 
     use super::*;
+    use crate::announce::Handout;
     use crate::clock::Now;
-    use crate::snapshot::swarms::{CompletedFrom, Restore};
-    use crate::{Published, Tracker};
+    use crate::snapshot::restore::{CompletedFrom, Restore};
+    use crate::swarm::tap::{self, NOTED_MAX};
+    use crate::{Policy, Published, Tracker};
 
     const NOW: Now = Now { tick: Tick(1000), unix_seconds: 1000 };
     const TORRENTS: u8 = 7;
@@ -320,7 +207,7 @@ mod tests {
                 let mut restore = Restore::new(&self.successor, &self.policy, CompletedFrom::Snapshot);
                 return restore.restore_swarms(NOW, 1000, payload).unwrap();
             }
-            let deltas = Delta::decode_block(payload).unwrap();
+            let deltas = decode_deltas(payload).unwrap();
             deltas.iter().for_each(|delta| self.successor.apply_delta(NOW.tick, &self.policy, delta));
         }
 
@@ -414,17 +301,6 @@ mod tests {
         pair.is_alike();
     }
 
-    type DeltaObserver = Box<dyn FnMut(&Delta)>;
-
-    thread_local! {
-        /// Sees each change of this thread at the moment in which it is noted.
-        static WITNESS: RefCell<Option<DeltaObserver>> = const { RefCell::new(None) };
-    }
-
-    pub(super) fn observe(delta: &Delta) {
-        WITNESS.with_borrow_mut(|observer| observer.iter_mut().for_each(|observer| observer(delta)));
-    }
-
     /// Two threads that change one peer note that in the order in which they change it, because neither of
     /// them lets go of the lock in between.
     #[test]
@@ -433,12 +309,12 @@ mod tests {
         pair.swarms.start_deltas();
         let (swarms, noted) = (Arc::clone(&pair.swarms), Rc::new(Cell::new(0)));
         let seen = Rc::clone(&noted);
-        WITNESS.set(Some(Box::new(move |delta| {
+        tap::WITNESS.set(Some(Box::new(move |delta| {
             assert!(swarms.is_locked(&delta.announce.info_hash), "nobody else is in between");
             seen.set(seen.get() + 1);
         })));
         (0..1000).for_each(|_| pair.announce(50));
-        WITNESS.set(None);
+        tap::WITNESS.set(None);
         assert_eq!(noted.get(), 1000);
         let blocks = &mut Vec::new();
         write_deltas(&pair.swarms, blocks).unwrap();
@@ -474,30 +350,13 @@ mod tests {
                     num_want: 0,
                 };
                 let delta = Delta { announce, completed: 13 };
-                delta.encode(&mut payload);
+                encode_delta(&delta, &mut payload);
                 written.push(delta);
             }
         }
-        assert_eq!(Delta::decode_block(&payload).unwrap(), written);
-        assert!(Delta::decode_block(&payload[1..]).is_err());
+        assert_eq!(decode_deltas(&payload).unwrap(), written);
+        assert!(decode_deltas(&payload[1..]).is_err());
         payload[ID_LEN + 4 + ID_LEN] |= 0x80;
-        assert!(Delta::decode_block(&payload).is_err());
-    }
-
-    #[test]
-    fn a_tap_notes_only_while_it_is_open_and_says_when_it_is_too_much() {
-        let tap = Tap::default();
-        assert!(!tap.is_open());
-        tap.start();
-        assert!(tap.is_open());
-        let mut payload = vec![0; DELTA_LEN];
-        payload[DELTA_LEN - 16] = 10;
-        let delta = Delta::decode_block(&payload).unwrap()[0];
-        (0..7).for_each(|_| tap.note_delta(delta));
-        assert_eq!(tap.take_deltas().unwrap().len(), 7);
-        (0..=NOTED_MAX).for_each(|_| tap.note_delta(delta));
-        assert_eq!(tap.take_deltas(), Err(TooSlow));
-        tap.stop();
-        assert_eq!((tap.is_open(), tap.take_deltas().unwrap().len()), (false, 0));
+        assert!(decode_deltas(&payload).is_err());
     }
 }

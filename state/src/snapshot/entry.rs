@@ -5,6 +5,10 @@ use crate::announce::{Endpoint, PEER_V4_LEN, PEER_V6_LEN, WirePeer};
 use crate::ids::{ID_LEN, InfoHash, PeerId};
 use crate::snapshot::container::SnapshotError;
 
+/// The tag of blocks of swarms.
+pub const TAG_SWARMS: u8 = 1;
+/// Octets from which on a block is written, because a write is a system call.
+pub(super) const BLOCK_OCTETS: usize = 128 << 10;
 /// Longest age that can be told, in seconds.
 pub(crate) const AGE_MAX: u32 = 0x7fff;
 /// Peers that are written into one entry at most, so that what a slice of a walk adds is bounded: a bucket

@@ -7,9 +7,10 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
+use crate::background::{Background, BackgroundTask};
 use crate::clock::{Clock, Now};
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{Board, HistogramSeries, Series, SeriesKind};
@@ -29,8 +30,6 @@ const PAUSE_LEAST: Duration = Duration::from_millis(1);
 const PAUSE_MOST: Duration = Duration::from_millis(20);
 /// Octets after which a file is brought to the disk: all at its end would be one long piece of work.
 const SYNC_STEP: usize = 2 << 20;
-/// How often a sleeping snapshot thread looks whether a reload has changed the interval.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 thread_local! {
@@ -169,11 +168,9 @@ struct SnapshotMetrics {
 /// The running snapshot thread. Dropped without a [`stop`](Self::stop), it leaves the file as it is.
 #[derive(Debug)]
 pub struct SnapshotThread {
-    /// Gives whether what had to be written at the end was written.
-    thread: Option<JoinHandle<bool>>,
+    background: Option<Background>,
     clock: Clock,
     metrics: Arc<SnapshotMetrics>,
-    stopping: Arc<AtomicBool>,
     writes_at_end: Arc<AtomicBool>,
 }
 
@@ -185,23 +182,22 @@ impl SnapshotThread {
     pub fn start(plan: SnapshotPlan, clock: Clock) -> io::Result<Self> {
         let metrics = Arc::new(SnapshotMetrics::default());
         metrics.since.store(clock.uptime().as_secs(), Ordering::Relaxed);
-        let (stopping, writes_at_end) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let snapshot_loop = SnapshotLoop {
+        let writes_at_end = Arc::new(AtomicBool::new(false));
+        let task = SnapshotTask {
             plan,
             clock,
             metrics: Arc::clone(&metrics),
-            stopping: Arc::clone(&stopping),
             writes_at_end: Arc::clone(&writes_at_end),
             is_failing: false,
         };
-        let thread = thread::Builder::new().name("snapshot".into()).spawn(|| snapshot_loop.run_loop())?;
-        Ok(Self { thread: Some(thread), clock, metrics, stopping, writes_at_end })
+        let background = Background::start("snapshot", clock, task)?;
+        Ok(Self { background: Some(background), clock, metrics, writes_at_end })
     }
 
     /// False once the thread has ended, which only [`stop`](Self::stop) should bring about.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+        self.background.as_ref().is_some_and(Background::is_alive)
     }
 
     /// Gives up the snapshot that is being written, and writes a last one at full speed, or none; false if
@@ -247,12 +243,10 @@ impl SnapshotThread {
     }
 
     fn finish(&mut self, ending: Ending) -> bool {
-        let Some(thread) = self.thread.take() else { return true };
+        let Some(background) = self.background.take() else { return true };
         self.writes_at_end.store(ending == Ending::Write, Ordering::Relaxed);
-        self.stopping.store(true, Ordering::Release);
-        thread.thread().unpark();
-        thread.join().unwrap_or_else(|_| {
-            log::error!("the snapshot thread of the snapshot ended with a panic");
+        background.stop().unwrap_or_else(|| {
+            log::error!("the snapshot thread ended with a panic");
             ending == Ending::Leave
         })
     }
@@ -264,29 +258,25 @@ impl Drop for SnapshotThread {
     }
 }
 
-struct SnapshotLoop {
+struct SnapshotTask {
     plan: SnapshotPlan,
     clock: Clock,
     metrics: Arc<SnapshotMetrics>,
-    stopping: Arc<AtomicBool>,
     writes_at_end: Arc<AtomicBool>,
     is_failing: bool,
 }
 
-impl SnapshotLoop {
-    fn run_loop(mut self) -> bool {
-        let mut last = self.clock.uptime();
-        while !self.stopping.load(Ordering::Acquire) {
-            let every = Duration::from_secs(self.plan.every_seconds.load(Ordering::Relaxed).into());
-            let wait = (last + every).saturating_sub(self.clock.uptime());
-            if every.is_zero() || !wait.is_zero() {
-                thread::park_timeout(if every.is_zero() { POLL_INTERVAL } else { wait.min(POLL_INTERVAL) });
-                continue;
-            }
-            last = self.clock.uptime();
-            let stopping = Arc::clone(&self.stopping);
-            self.write_snapshot(Some(&stopping));
-        }
+impl BackgroundTask for SnapshotTask {
+    fn period(&self) -> Option<Duration> {
+        let seconds = self.plan.every_seconds.load(Ordering::Relaxed);
+        (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+    }
+
+    fn run(&mut self, stopping: &AtomicBool) {
+        self.write_snapshot(Some(stopping));
+    }
+
+    fn finish(&mut self) -> bool {
         if !self.writes_at_end.load(Ordering::Relaxed) {
             return true;
         }
@@ -297,7 +287,9 @@ impl SnapshotLoop {
         }
         written
     }
+}
 
+impl SnapshotTask {
     /// Writes a snapshot and keeps account of it; false if it failed or was given up.
     fn write_snapshot(&mut self, stopping: Option<&AtomicBool>) -> bool {
         let clock = self.clock;

@@ -15,8 +15,8 @@ use crate::snapshot::container::{BlockSink, SnapshotError};
 use crate::snapshot::entry::{
     AGE_MAX, ENTRY_PEERS_MAX, PendingEntry, SavedPeer, TorrentEntry, is_possible, take_array,
 };
+use crate::snapshot::entry::{BLOCK_OCTETS, TAG_SWARMS};
 pub use crate::snapshot::site::Role;
-use crate::snapshot::swarms::{BLOCK_OCTETS, TAG_SWARMS};
 
 /// Seconds that ages of one base reach over.
 const BASE_SECONDS: u64 = AGE_MAX as u64 + 1;

@@ -19,13 +19,10 @@
 
 use crate::clock::Tick;
 use crate::snapshot::container::BlockSink;
+use crate::snapshot::entry::BLOCK_OCTETS;
+pub use crate::snapshot::entry::TAG_SWARMS;
 pub use crate::snapshot::restore::{CompletedFrom, Restore, Summary, check_swarms, restore_all};
 pub use crate::snapshot::walk::Walk;
-
-/// The tag of blocks of swarms.
-pub const TAG_SWARMS: u8 = 1;
-/// A block is written when it has so many octets, for a write is a system call.
-pub(super) const BLOCK_OCTETS: usize = 128 << 10;
 
 /// Writes what is left of a walk. `now` is asked before each slice, and `pause` after each: there the thread
 /// may sleep, or give the walk up.

@@ -5,19 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::dsn::Dsn;
 use super::mariadb::{self, ConnectionRole, Mariadb, MariadbOpener};
-use super::schema::{self, Dialect};
+use super::schema::{self, Dialect, RequiredTables};
 use super::sqlite::Sqlite;
 use super::{Store, StoreError};
-
-/// What a database must have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequiredTables {
-    /// The tables of hayate (modes open and listed).
-    Own,
-    /// The tables of a site (mode private). Those of hayate may be missing: then an unanswered commit counts
-    /// as done, and IPv6 addresses are not kept.
-    Site,
-}
 
 /// Where a store is and what is expected of it. It opens stores, and again after one was lost.
 #[derive(Clone, Debug)]

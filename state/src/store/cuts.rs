@@ -14,10 +14,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::fold::{Fold, TotalsBase, read_totals};
-use super::frames::{self, FILE_MODE, Frame, FrameReader, PAYLOAD_MAX};
+use super::frames::{self, FILE_MODE, Frame, FrameReader};
 use super::queue::Cut;
 use super::record::{Channel, Record};
-use super::total::{DurableTotals, TOTAL_LEN, Total, encode_total};
+use super::total::{DurableTotals, TOTALS_MOST, TOTALS_TAG, put_totals};
 
 /// Octets after which a segment is not appended to any more.
 const SEGMENT_MAX: u64 = 16 << 20;
@@ -28,13 +28,9 @@ const FOLD_FACTOR: u64 = 4;
 /// Octets that are written at once.
 const WRITE_OCTETS: usize = 1 << 20;
 const CHANNELS: usize = Channel::ALL.len();
-/// First octet of a payload with totals.
-pub(super) const TOTALS_TAG: u8 = b'=';
 /// First octet of the payload that ends a cut; behind it, by channel, up to which row the store has all: so
 /// that rows are never replayed into another database that was put in the place of the one that has them.
 const END_TAG: u8 = b'.';
-/// Totals in one frame.
-const TOTALS_MOST: usize = (PAYLOAD_MAX - 1) / TOTAL_LEN;
 
 /// All cuts that are on the disk.
 #[derive(Debug)]
@@ -455,20 +451,6 @@ impl RowSpan {
         self.last = self.last.max(sequence);
         self.octets += octets as u64;
     }
-}
-
-/// Adds a frame with totals, at most [`TOTALS_MOST`].
-pub(super) fn put_totals(to: &mut Vec<u8>, number: u64, totals: &[Total]) -> io::Result<()> {
-    frames::put_frame(to, number, |to| {
-        to.push(TOTALS_TAG);
-        totals.iter().for_each(|total| encode_total(total, to));
-        Ok(())
-    })
-}
-
-/// Totals in one frame of `totals.log`.
-pub(super) const fn totals_most() -> usize {
-    TOTALS_MOST
 }
 
 fn letter_of(channel: Channel) -> u8 {

@@ -6,9 +6,10 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::cuts::{TOTALS_TAG, put_totals, totals_most};
 use super::frames::{self, Frame, FrameReader};
-use super::total::{DurableTotals, TOTAL_LEN, Total, decode_total, encode_total};
+use super::total::{
+    DurableTotals, TOTAL_LEN, TOTALS_MOST, TOTALS_TAG, Total, decode_total, encode_total, put_totals,
+};
 
 const FILE_NAME: &str = "totals.log";
 /// First octet of the payload that heads the file, and what is in it: the number of the format, and since
@@ -119,7 +120,7 @@ impl Fold {
                 })?;
                 sessions.retain(|_, totals| !totals.is_gone && totals.announced >= limit);
                 let sessions: Vec<Total> = sessions.into_iter().collect();
-                for some in sessions.chunks(totals_most()) {
+                for some in sessions.chunks(TOTALS_MOST) {
                     put_totals(&mut frame, self.cut, some)?;
                     to.write_all(&frame)?;
                     octets += frame.len() as u64;

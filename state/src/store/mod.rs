@@ -50,7 +50,7 @@ mod unprunes;
 pub mod writer;
 
 use crate::ids::InfoHash;
-pub use backend::{Backend, RequiredTables};
+pub use backend::Backend;
 pub use bounds::Bounds;
 pub use dsn::Dsn;
 pub use edit::{SqlValue, Tables};
@@ -58,6 +58,7 @@ pub use purge::{PurgeMark, PurgeProgress, PurgeSlice};
 pub use queue::Queues;
 pub use record::{Channel, Record, RecordKey};
 pub use recorder::{EmergencyFlush, Leftovers, OpenedStore, Recorder, RecorderError, SpillPaths};
+pub use schema::RequiredTables;
 pub use site_rows::{RegisteredTorrent, Set, SiteRow};
 pub use total::{DurableTotals, SnapshotOrigin};
 pub use unprunes::SiteReading;

@@ -156,7 +156,7 @@ impl Queues {
     /// Torrents are about to be read from the store.
     pub fn begin_reading(&self) -> SiteReading<'_> {
         self.unprunes.lock().acknowledged = Some(HashSet::new());
-        SiteReading(self)
+        SiteReading(&self.unprunes)
     }
 
     /// The store has heard that these torrents are live again.

@@ -18,6 +18,16 @@ pub enum Dialect {
     Mariadb,
 }
 
+/// What a database must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequiredTables {
+    /// The tables of hayate (modes open and listed).
+    Own,
+    /// The tables of a site (mode private). Those of hayate may be missing: then an unanswered commit counts
+    /// as done, and IPv6 addresses are not kept.
+    Site,
+}
+
 /// The tables of a site in mode private and the columns that are read or written, in lower case.
 pub(super) const SITE: [(&str, &[&str]); 7] = [
     ("approved_clients", &["id", "peer_id", "archived"]),

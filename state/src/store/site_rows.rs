@@ -29,6 +29,42 @@ pub enum Set {
     Counts,
 }
 
+impl Set {
+    /// All sets.
+    pub const ALL: [Self; 9] = [
+        Self::Users,
+        Self::HitAndRuns,
+        Self::Torrents,
+        Self::Freeleech,
+        Self::GlobalFreeleech,
+        Self::Clients,
+        Self::Tokens,
+        Self::Deletions,
+        Self::Counts,
+    ];
+    /// The sets that each reload reads, in this order: all but [`Counts`](Self::Counts).
+    pub const RELOADED: [Self; 8] = {
+        let [reloaded @ .., _counts] = Self::ALL;
+        reloaded
+    };
+
+    /// The name of the set in logs and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Users => "users",
+            Self::HitAndRuns => "hit_and_runs",
+            Self::Torrents => "torrents",
+            Self::Freeleech => "groups_freeleech",
+            Self::GlobalFreeleech => "global_freeleech",
+            Self::Clients => "clients",
+            Self::Tokens => "tokens",
+            Self::Deletions => "deletions",
+            Self::Counts => "counts",
+        }
+    }
+}
+
 /// A row of a set.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SiteRow {

@@ -2,11 +2,17 @@
 //! that what is credited next begins where the last durable row ended.
 
 use std::collections::HashMap;
+use std::io;
 
+use super::frames::{self, PAYLOAD_MAX};
 use crate::ids::{ID_LEN, PeerId};
 
 /// Octets of a [`Total`] in a file.
 pub(super) const TOTAL_LEN: usize = 4 + 4 + ID_LEN + 8 + 8 + 4 + 4 + 1;
+/// First octet of a payload with totals.
+pub(super) const TOTALS_TAG: u8 = b'=';
+/// Totals in one frame.
+pub(super) const TOTALS_MOST: usize = (PAYLOAD_MAX - 1) / TOTAL_LEN;
 /// Totals in memory from which on those of the same session are merged.
 const MERGE_LEAST: usize = 1 << 16;
 
@@ -72,6 +78,15 @@ pub(super) fn decode_total(octets: &[u8]) -> Option<Total> {
         is_gone: *octets.first()? != 0,
     };
     Some((key, totals))
+}
+
+/// Adds a frame with totals, at most [`TOTALS_MOST`].
+pub(super) fn put_totals(to: &mut Vec<u8>, number: u64, totals: &[Total]) -> io::Result<()> {
+    frames::put_frame(to, number, |to| {
+        to.push(TOTALS_TAG);
+        totals.iter().for_each(|total| encode_total(total, to));
+        Ok(())
+    })
 }
 
 /// Totals that wait for the next cut, in their order.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::queue::Queues;
+use parking_lot::Mutex;
 
 /// Ids of torrents that are live again here.
 #[derive(Debug, Default)]
@@ -15,13 +15,13 @@ pub(super) struct Unprunes {
 
 /// A reading of the store, from before its first row is asked for until the last one counts. One at a time.
 #[derive(Debug)]
-pub struct SiteReading<'q>(pub(super) &'q Queues);
+pub struct SiteReading<'q>(pub(super) &'q Mutex<Unprunes>);
 
 impl SiteReading<'_> {
     /// Has this torrent come back to life in a way that what is read need not know of?
     #[must_use]
     pub fn is_unpruned(&self, id: u32) -> bool {
-        let unprunes = self.0.unprunes.lock();
+        let unprunes = self.0.lock();
         unprunes.pending.contains(&id)
             || unprunes.acknowledged.as_ref().is_some_and(|heard| heard.contains(&id))
     }
@@ -29,6 +29,6 @@ impl SiteReading<'_> {
 
 impl Drop for SiteReading<'_> {
     fn drop(&mut self) {
-        self.0.unprunes.lock().acknowledged = None;
+        self.0.lock().acknowledged = None;
     }
 }

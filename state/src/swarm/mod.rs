@@ -8,6 +8,7 @@
 //! | `peer_set` | the operations that every form of a swarm has |
 //! | `select` | the choice of peers for an answer |
 //! | `sweep` | expiry in slices |
+//! | `tap` | announces noted for a successor |
 //! | `metrics` | metrics of the swarms, in every mode |
 
 pub(crate) mod block;
@@ -22,6 +23,7 @@ mod select;
 pub(crate) mod shard;
 mod small;
 mod sweep;
+pub(crate) mod tap;
 pub(crate) mod torrent;
 
 use std::sync::Arc;
@@ -33,9 +35,9 @@ use crate::clock::Tick;
 use crate::ids::InfoHash;
 use crate::metrics::histogram::Histogram;
 pub use crate::peer_counts::PeerCounts;
-use crate::snapshot::delta::{Delta, Tap};
 use crate::swarm::shard::Shard;
 pub use crate::swarm::sweep::Sweeper;
+use crate::swarm::tap::{Delta, Tap};
 use crate::swarm::torrent::{AnnounceContext, PeerChange, Torrent};
 use crate::table::keyed_hash::KeyedHash;
 use crate::table::sharded::Sharded;

@@ -25,18 +25,6 @@ const MOST: u64 = 10_000;
 /// Rows of a batch: the default bound of a channel.
 const BATCH: u32 = 5000;
 
-const SETS: [Set; 9] = [
-    Set::Users,
-    Set::HitAndRuns,
-    Set::Torrents,
-    Set::Freeleech,
-    Set::GlobalFreeleech,
-    Set::Clients,
-    Set::Tokens,
-    Set::Deletions,
-    Set::Counts,
-];
-
 /// A quarter of the history is active, and one row of a thousand is a hit-and-run.
 fn fill(place: &Place, rows: u64) {
     let clock = Clock::start();
@@ -152,7 +140,7 @@ fn a_large_site_is_read_and_purged_without_a_long_statement() {
     fill(&place, rows);
     let stages = Stages { log: SlowLog::on(&server), server: Rc::clone(&server) };
     let (mut store, mut reader) = (place.backend.open().unwrap(), place.backend.open_reader().unwrap());
-    for set in SETS {
+    for set in Set::ALL {
         stages.stage(&format!("{set:?} are read"), || {
             let mut lines = 0_u64;
             reader.read_rows(set, &mut |_| lines += 1).unwrap();

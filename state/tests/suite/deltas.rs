@@ -1,6 +1,6 @@
 //! Changes that a predecessor hands over with an upgrade, applied by its successor.
 
-use hayate_state::snapshot::delta::Delta;
+use hayate_state::snapshot::delta::{Delta, decode_deltas, encode_delta};
 use hayate_state::{Announce, Event, Policy, Tick};
 
 use crate::test_tracker::{TestTracker, announce_from, info_hash};
@@ -10,9 +10,9 @@ fn deltas_of(predecessor: &mut TestTracker, work: impl FnOnce(&mut TestTracker))
     predecessor.swarms.start_deltas();
     work(predecessor);
     let mut payload = Vec::new();
-    predecessor.swarms.take_deltas().unwrap().iter().for_each(|delta| delta.encode(&mut payload));
+    predecessor.swarms.take_deltas().unwrap().iter().for_each(|delta| encode_delta(delta, &mut payload));
     predecessor.swarms.stop_deltas();
-    Delta::decode_block(&payload).unwrap()
+    decode_deltas(&payload).unwrap()
 }
 
 fn apply(successor: &TestTracker, deltas: &[Delta]) {

@@ -8,6 +8,9 @@
 //! | `anonymize` | as `dump` | [`ANONYMIZED`] |
 //! | `export` | [`CACHE`] | [`TORRENTS_BIN`], [`USERS_BIN`] |
 //!
+//! Each command has a module of its own name, `export` excepted, which is here. `content` is what a cache
+//! may hold, `swarms` the JSON of the open modes, `progress` what the operator is shown meanwhile.
+//!
 //! Mode private has a site in its cache, in JSON [`TORRENTS_JSON`] and [`USERS_JSON`]; the open modes have
 //! swarms, in JSON [`SWARMS_JSON`]. Files are written for what there is, and for an empty cache those of the
 //! mode that wrote it.

@@ -1,4 +1,5 @@
 //! A blocking client for any tracker, over UDP ([`udp`]) or HTTP ([`http`]): one request, its reply decoded.
+//! `url` reads the URL of a tracker.
 
 pub mod http;
 pub mod udp;

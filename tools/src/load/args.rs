@@ -9,8 +9,7 @@ use clap::Parser;
 use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 
 use super::LoadError;
-use super::plan::PORTS;
-use super::target::{PASSKEY, Protocol, Target};
+use super::target::{PASSKEY, PORTS, Protocol, Target};
 
 /// Torrents that fit into one scrape over UDP (BEP 15).
 const SCRAPE_MAX: u16 = 74;

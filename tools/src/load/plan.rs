@@ -9,12 +9,8 @@ use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Zipf};
 
 use super::args::Args;
-use super::target::Target;
+use super::target::{FIRST_PORT, PORTS, Target};
 
-/// First port that a peer announces.
-const FIRST_PORT: u16 = 1024;
-/// Ports a peer may announce.
-pub const PORTS: u64 = 65_536 - FIRST_PORT as u64;
 /// What a leecher still misses.
 const LEFT: u64 = 1000;
 /// Peer ids begin with it (BEP 20).

@@ -10,7 +10,12 @@ use crate::client::TrackerUrl;
 /// Stands for a passkey in the path of a URL.
 pub const PASSKEY: &str = "{passkey}";
 
-/// How a tracker is asked.
+/// First port that a peer announces.
+pub const FIRST_PORT: u16 = 1024;
+/// Number of ports that the peers of one source address can announce.
+pub const PORTS: u64 = 65_536 - FIRST_PORT as u64;
+
+/// The protocol in which the tracker is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// BEP 15.

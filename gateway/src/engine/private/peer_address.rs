@@ -1,30 +1,33 @@
-//! Which address a member's peer is reached at (`rules/private.md#member-address`).
+//! Which address a user's peer is reached at (`rules/private.md#member-address`).
 
 use std::net::IpAddr;
 
 use hayate_state::address::AddressClass;
 
-use super::failure::{FailureDetail, FailureReason, StrictBadRequest};
 use crate::engine::bad_request::BadRequest;
 use crate::engine::client_address::AddressTrust;
-use crate::wire::query::{Escaped, StrictParameters};
+use crate::engine::failure::{FailureDetail, FailureReason};
+use crate::wire::query::{Escaped, Parameters};
 
 /// Octets of the longest address as text.
 const TEXT_MAX: usize = 45;
 
-/// Reads one entry of a proxy's header: an address and nothing else, that a client can have.
-pub(super) fn parse_proxy_entry(text: &[u8]) -> Option<IpAddr> {
+/// Reads one entry of a proxy's header: an address that a client can have, and nothing else.
+pub(crate) fn parse_proxy_entry(text: &[u8]) -> Option<IpAddr> {
     let address = parse_address(text)?;
     AddressClass::of(address).may_be_claimed().then_some(address)
 }
 
-/// The address a client claims if it may and the claim is of use; else where it was seen.
-pub(super) fn choose_address(
-    parameters: &StrictParameters<'_>,
+/// Returns the address that a client claims, if it may claim one and the claim is usable; else the address at
+/// which it was seen.
+///
+/// Fails when `ip` and `ipv4` name different IPv4 addresses.
+pub(crate) fn choose_address(
+    parameters: &Parameters<'_>,
     seen: IpAddr,
     trust: &AddressTrust<'_>,
 ) -> Result<IpAddr, FailureReason> {
-    // Most claim nothing.
+    // Most clients claim nothing.
     if parameters.ip.is_none() && parameters.ipv4.is_none() || !trust.may_claim(seen) {
         return Ok(seen);
     }
@@ -40,7 +43,7 @@ pub(super) fn choose_address(
             let mut buffer = [0; TEXT_MAX];
             let text = parameters.ip.and_then(|ip| ip.literal(&mut buffer)).unwrap_or_default();
             Err(FailureReason {
-                cause: BadRequest::Strict(StrictBadRequest::InvalidAddress),
+                cause: BadRequest::ContradictingAddress,
                 detail: FailureDetail::Ip(text.to_vec()),
             })
         }
@@ -48,7 +51,7 @@ pub(super) fn choose_address(
     }
 }
 
-/// An address, without port, brackets, zone or leading zeros; one that is IPv4-mapped is IPv4.
+/// Reads an address without port, brackets, zone or leading zeros; an IPv4-mapped one is returned as IPv4.
 fn parse_address(text: &[u8]) -> Option<IpAddr> {
     str::from_utf8(text).ok()?.parse().ok().map(|address: IpAddr| address.to_canonical())
 }

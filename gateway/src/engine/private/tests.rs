@@ -5,11 +5,11 @@ mod fixture;
 
 use hayate_state::{Now, Policy, Published, Swarms, Tracker};
 
-use super::failure::StrictBadRequest;
 use crate::config::HttpConfig;
 use crate::engine::bad_request::BadRequest;
 use crate::engine::client_address::Source;
 use crate::engine::{Engine, Head, Response};
+use crate::wire::query::Strictness;
 use fixture::{DISABLED, FREE, HIDDEN, MUSIC, PLAIN, PRUNED};
 
 struct Harness {
@@ -157,8 +157,8 @@ fn the_first_row_that_fails_is_the_answer() {
     let unknown = announce(PLAIN, &[7; 20], "");
     assert_eq!(harness.get(&unknown), failure("This torrent does not exist", 300));
     let metrics = harness.engine.metrics();
-    assert_eq!(metrics.refusals_of(BadRequest::Strict(StrictBadRequest::InvalidNumWant)), 1);
-    assert_eq!(metrics.refusals_of(BadRequest::Refused(hayate_state::Refusal::InvalidPasskey)), 9);
+    assert_eq!(metrics.refusals_of(BadRequest::InvalidNumWant, Strictness::Strict), 1);
+    assert_eq!(metrics.refusals_of(hayate_state::Refusal::InvalidPasskey.into(), Strictness::Strict), 9);
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn a_proxy_is_believed_strictly() {
         let text = response.body.escape_ascii().to_string();
         let Some(address) = address else {
             assert_eq!(text, unreadable, "{value}");
-            // A malformed request is told first, a wrong client later.
+            // A malformed request is refused first, an unknown client later.
             let headers = [("X-Forwarded-For", value.as_bytes())];
             let worse = harness.ask("127.0.0.1", &format!("{seeder}&left=x"), &headers);
             assert!(worse.body.escape_ascii().to_string().contains("invalid left"));

@@ -1,16 +1,17 @@
 //! A server, an actor and their clients, for the tests of the server.
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hayate_state::actor::{Actor, INBOX_MAX};
 use hayate_state::{Board, Swarms, Tracker};
 
 use super::super::*;
+use crate::config::ListenConfig;
 use crate::operator::{HealthCheck, HealthStatus};
 use crate::wire::bencode::tests::{Value, read as bencoded};
 
-/// Longest time a test waits for octets.
+/// The longest time that a test waits for octets.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) const ANNOUNCE: &str =
     "/announce?info_hash=aaaaaaaaaaaaaaaaaaaa&peer_id=-XX0001-000000000001&port=6881&left=9";
@@ -46,7 +47,8 @@ impl Daemon {
         Self::start_bounded(listen, config, INBOX_MAX).0
     }
 
-    /// With an inbox of this size, and a further sender into it: the actor ends only when that is gone too.
+    /// Starts with an inbox of this size, and returns a further sender into it: the actor ends only when that
+    /// is gone too.
     pub(super) fn start_bounded(
         listen: &ListenConfig,
         config: HttpConfig,
@@ -102,7 +104,7 @@ impl Daemon {
         self.board.read_series().iter().filter(|r| r.name == name && fits(&r.labels)).map(|r| r.value).sum()
     }
 
-    /// Waits until a number has come about; it is counted a moment after the client sees the effect.
+    /// Waits until a counter has its value: events are counted a moment after the client sees their effect.
     pub(super) fn await_count(&self, name: &str, label: &str, expected: u64) {
         let clock = Clock::start();
         while self.counted(name, label) != expected {

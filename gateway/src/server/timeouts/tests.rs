@@ -9,8 +9,8 @@ fn connections() -> (Connections, Rc<ConnTimer>) {
     (connections, timer)
 }
 
-/// Beats every second until `end`, and says when whose time was up.
-fn beat_until(connections: &Connections, end: u64) -> Vec<(u64, Phase)> {
+/// Checks every second until `end`, and returns when whose time was up.
+fn check_until(connections: &Connections, end: u64) -> Vec<(u64, Phase)> {
     let mut phases = Vec::new();
     for second in connections.now() / 1000 + 1..=end {
         connections.close_expired(Duration::from_secs(second), |phase| phases.push((second, phase)));
@@ -21,9 +21,9 @@ fn beat_until(connections: &Connections, end: u64) -> Vec<(u64, Phase)> {
 #[test]
 fn a_head_that_does_not_come_is_given_up() {
     let (connections, timer) = connections();
-    assert_eq!(beat_until(&connections, 5), []);
+    assert_eq!(check_until(&connections, 5), []);
     timer.note_octets_in(b"GET / H");
-    assert_eq!(beat_until(&connections, 99), [(11, Phase::Head)]);
+    assert_eq!(check_until(&connections, 99), [(11, Phase::Head)]);
     assert_eq!(timer.order.get(), CloseOrder::Drop);
 }
 
@@ -32,9 +32,9 @@ fn dripping_octets_do_not_prolong_a_head() {
     let (connections, timer) = connections();
     for second in 0..11 {
         timer.note_octets_in(b"G");
-        assert_eq!(beat_until(&connections, second), []);
+        assert_eq!(check_until(&connections, second), []);
     }
-    assert_eq!(beat_until(&connections, 11), [(11, Phase::Head)]);
+    assert_eq!(check_until(&connections, 11), [(11, Phase::Head)]);
 }
 
 #[test]
@@ -43,14 +43,14 @@ fn every_stage_has_its_own_time() {
     timer.begin_reply();
     timer.note_flush();
     assert_eq!(timer.stage.get(), Stage::Reply, "nothing was written yet");
-    assert_eq!(beat_until(&connections, 20), []);
+    assert_eq!(check_until(&connections, 20), []);
     timer.note_octets_out();
     timer.note_flush();
     assert_eq!(timer.stage.get(), Stage::Idle);
-    assert_eq!(beat_until(&connections, 80), []);
+    assert_eq!(check_until(&connections, 80), []);
     timer.note_octets_in(b"G");
     assert_eq!(timer.stage.get(), Stage::Head);
-    assert_eq!(beat_until(&connections, 99), [(91, Phase::Head)]);
+    assert_eq!(check_until(&connections, 99), [(91, Phase::Head)]);
     assert!(!timer.is_malformed());
 }
 
@@ -58,14 +58,14 @@ fn every_stage_has_its_own_time() {
 fn a_finish_takes_back_no_drop_and_time_still_runs_out() {
     let (connections, timer) = connections();
     let other = connections.add(ConnTimeouts { read: 99_000, write: 20_000, idle: 60_000 });
-    assert_eq!(beat_until(&connections, 11), [(11, Phase::Head)]);
+    assert_eq!(check_until(&connections, 11), [(11, Phase::Head)]);
     connections.finish_all();
     assert_eq!((timer.order.get(), other.order.get()), (CloseOrder::Drop, CloseOrder::Finish));
-    assert_eq!(beat_until(&connections, 200), [(100, Phase::Head)]);
+    assert_eq!(check_until(&connections, 200), [(100, Phase::Head)]);
 }
 
 #[test]
-fn nobody_pays_for_a_late_beat() {
+fn no_connection_pays_for_a_late_check() {
     let (connections, _timer) = connections();
     let mut expired = 0;
     connections.close_expired(Duration::from_secs(100), |_| expired += 1);
@@ -99,9 +99,9 @@ fn each_answer_of_a_shared_connection_has_its_time_whatever_becomes_of_others() 
         timer.note_octets_out();
         timer.note_write(7, true);
         drop(other);
-        assert_eq!(beat_until(&connections, second), []);
+        assert_eq!(check_until(&connections, second), []);
     }
-    assert_eq!(beat_until(&connections, 99), [(21, Phase::Reply)]);
+    assert_eq!(check_until(&connections, 99), [(21, Phase::Reply)]);
     drop(stalled);
 }
 
@@ -109,25 +109,25 @@ fn each_answer_of_a_shared_connection_has_its_time_whatever_becomes_of_others() 
 fn a_shared_connection_is_idle_when_its_last_answer_is_gone() {
     let (connections, timer) = multiplexed();
     let answers = [timer.begin_reply(), timer.begin_reply(), timer.begin_reply()];
-    assert_eq!(beat_until(&connections, 13), []);
+    assert_eq!(check_until(&connections, 13), []);
     assert_eq!(timer.idle_since(), None);
     drop(answers);
     assert_eq!(timer.idle_since(), Some((false, 13_000)));
-    assert_eq!(beat_until(&connections, 99), [(74, Phase::Idle)]);
+    assert_eq!(check_until(&connections, 99), [(74, Phase::Idle)]);
 }
 
 #[test]
 fn octets_that_the_stream_does_not_take_have_the_time_of_a_reply() {
     let (connections, timer) = multiplexed();
     drop(timer.begin_reply());
-    assert_eq!(beat_until(&connections, 7), []);
+    assert_eq!(check_until(&connections, 7), []);
     timer.note_write(11, false);
     timer.note_write(11, false);
     assert_eq!((timer.stalled_since(), timer.idle_since()), (Some((7000, 11)), None));
     timer.note_write(0, true);
     assert_eq!((timer.stalled_since(), timer.shared.waiting.get()), (None, 0));
     timer.note_write(13, false);
-    assert_eq!(beat_until(&connections, 99), [(28, Phase::Reply)]);
+    assert_eq!(check_until(&connections, 99), [(28, Phase::Reply)]);
     assert_eq!(timer.shared.waiting.get(), 0, "what is to close waits no longer");
     timer.note_write(0, true);
     assert_eq!(timer.shared.waiting.get(), 0);
@@ -141,14 +141,14 @@ fn part_of_a_further_head_that_came_with_the_first_is_a_head() {
     timer.note_octets_out();
     timer.note_flush();
     assert_eq!((timer.stage.get(), timer.idle_since()), (Stage::Head, Some((true, 0))));
-    assert_eq!(beat_until(&connections, 99), [(11, Phase::Head)]);
+    assert_eq!(check_until(&connections, 99), [(11, Phase::Head)]);
 }
 
 #[test]
-fn whoever_has_begun_to_ask_makes_room_last() {
+fn a_connection_with_part_of_a_request_makes_room_last() {
     let (connections, asking) = connections();
     asking.note_octets_in(b"GET / HT");
-    assert_eq!(beat_until(&connections, 3), []);
+    assert_eq!(check_until(&connections, 3), []);
     let silent = connections.add(asking.timeouts);
     for next in [&silent, &asking] {
         assert!(next.has_no_order() && connections.make_room());

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use percent_encoding::percent_decode;
+use crate::query::{decoded, pairs, split_target};
 
 /// The URL of one request, as the client sent it.
 #[derive(Clone, Copy, Debug)]
@@ -28,10 +28,7 @@ impl<'a> RequestUrl<'a> {
     /// Splits the path and query of a URL.
     #[must_use]
     pub fn parse(source: IpAddr, url: &'a [u8]) -> Self {
-        let (path, query) = match url.iter().position(|&octet| octet == b'?') {
-            Some(at) => (url.get(..at).unwrap_or_default(), url.get(at + 1..).unwrap_or_default()),
-            None => (url, &[][..]),
-        };
+        let (path, query) = split_target(url);
         Self { source, path, query, captures: &[] }
     }
 
@@ -39,14 +36,12 @@ impl<'a> RequestUrl<'a> {
     /// value wins.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<Cow<'a, [u8]>> {
-        let pairs = self.query.split(|&octet| octet == b'&');
-        let mut values = pairs.filter_map(|pair| {
-            let at = pair.iter().position(|&octet| octet == b'=').unwrap_or(pair.len());
-            let (known, value) = pair.split_at_checked(at)?;
-            let known: Cow<'_, [u8]> = percent_decode(known).into();
-            known.eq_ignore_ascii_case(name.as_bytes()).then(|| value.get(1..).unwrap_or_default())
-        });
-        values.next_back().map(|value| percent_decode(value).into())
+        let lowercase = name.bytes().map(|octet| octet.to_ascii_lowercase());
+        let is_same =
+            |known: &[u8]| decoded(known).map(|octet| octet.to_ascii_lowercase()).eq(lowercase.clone());
+        let (_, value) = pairs(self.query).rfind(|(known, _)| is_same(known))?;
+        let value = value.unwrap_or_default();
+        Some(if value.contains(&b'%') { decoded(value).collect::<Vec<_>>().into() } else { value.into() })
     }
 
     /// Returns what the route has captured under that name.

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use crate::ids::InfoHash;
 use crate::private::cow_map::CowMap;
-use crate::private::site::Site;
 use crate::private::torrent_type::TorrentType;
-use crate::private::torrents::{SHARDS, TorrentInfo};
+use crate::private::torrents::{SHARDS, TorrentInfo, Torrents};
 use crate::private::users::Users;
 use crate::snapshot::site::{Multipliers, UserAccount};
-use crate::store::{RegisteredTorrent, Set, SiteRow};
+use crate::store::{Set, SiteRow};
 
 /// A set that is being read.
 pub(super) enum LoadingSet {
@@ -45,8 +44,8 @@ impl LoadingSet {
         }
     }
 
-    pub(super) fn push_row(&mut self, line: SiteRow, site: &Site) {
-        match (self, line) {
+    pub(super) fn push_row(&mut self, row: SiteRow, torrents: &Torrents) {
+        match (self, row) {
             (Self::Users { user_set: members, accounts: users, duplicate: twice }, SiteRow::User(user)) => {
                 if let Some(other) = members.insert(&user) {
                     *twice = Some((other.id, user.id));
@@ -54,8 +53,8 @@ impl LoadingSet {
                 users.insert(user.passkey.clone(), user);
             }
             (Self::Torrents(shards), SiteRow::Torrent(torrent)) => {
-                let row = torrent_info(&torrent, site);
-                if let Some(rows) = shards.get_mut(site.torrents.shard_of(&row.info_hash)) {
+                let row = TorrentInfo::from_store(&torrent, torrents.torrent_types());
+                if let Some(rows) = shards.get_mut(torrents.shard_of(&row.info_hash)) {
                     rows.push(row);
                 }
             }
@@ -64,8 +63,7 @@ impl LoadingSet {
                 pairs.insert((uid, fid), ());
             }
             (Self::Freeleech(groups), SiteRow::Freeleech(group, multipliers)) => {
-                groups
-                    .insert((site.torrents.torrent_types().intern(&group.type_name), group.id), multipliers);
+                groups.insert((torrents.torrent_types().intern(&group.type_name), group.id), multipliers);
             }
             (Self::GlobalFreeleech(setting), SiteRow::GlobalFreeleech(value)) => *setting = Some(value),
             (Self::Clients(clients), SiteRow::Client(id, prefix)) => clients.push((id, prefix)),
@@ -75,17 +73,5 @@ impl LoadingSet {
             // A store gives only lines of the set it was asked for.
             _ => {}
         }
-    }
-}
-
-pub(in crate::private) fn torrent_info(torrent: &RegisteredTorrent, site: &Site) -> TorrentInfo {
-    TorrentInfo {
-        info_hash: torrent.info_hash,
-        id: torrent.id,
-        torrent_type: site.torrents.torrent_types().intern(&torrent.group.type_name),
-        group: torrent.group.id,
-        snatched: torrent.snatched,
-        status: torrent.status,
-        multipliers: torrent.multipliers,
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{SETS, set_name};
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{Board, HistogramSeries, Series, SeriesKind};
 use crate::private::site::Site;
@@ -17,7 +16,7 @@ pub(super) struct SyncMetrics {
     pub(super) torrents: AtomicU64,
     pub(super) clients: AtomicU64,
     pub(super) hit_and_runs: AtomicU64,
-    sets: [SetMetrics; SETS.len()],
+    sets: [SetMetrics; Set::RELOADED.len()],
 }
 
 /// Of one set.
@@ -52,10 +51,10 @@ impl SyncMetrics {
             Err(error) => {
                 source.failures.fetch_add(1, Ordering::Relaxed);
                 if !failing {
-                    log::error!("{} cannot be read, the last ones stay: {error}", set_name(set));
+                    log::error!("{} cannot be read, the last ones stay: {error}", set.name());
                 }
             }
-            Ok(()) if failing => log::info!("{} are read again", set_name(set)),
+            Ok(()) if failing => log::info!("{} are read again", set.name()),
             Ok(()) => {}
         }
     }
@@ -89,15 +88,15 @@ impl SyncMetrics {
         let (name_of, help) = ("purge_inactive_peers_seconds", "Time that a purge of silent peers worked.");
         let histogram = Arc::clone(&site.purges);
         board.register_histogram(HistogramSeries { name: name_of, help, labels: Vec::new(), histogram });
-        for set in SETS {
-            let labels = vec![("source", set_name(set))];
+        for set in Set::RELOADED {
+            let labels = vec![("source", set.name())];
             let (name_of, help) = ("reload_seconds", "Time it took to read a set of the site.");
             let histogram = Arc::clone(&self.set(set).took);
             board.register_histogram(HistogramSeries { name: name_of, help, labels, histogram });
             let series = |name_of, help, kind, number: fn(&SetMetrics) -> &AtomicU64| {
                 let metrics = Arc::clone(self);
                 let read = Box::new(move || number(metrics.set(set)).load(Ordering::Relaxed));
-                let labels = vec![("source", set_name(set))];
+                let labels = vec![("source", set.name())];
                 board.register(Series { name: name_of, help, kind, labels, read });
             };
             series(

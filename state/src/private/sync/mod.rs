@@ -10,13 +10,13 @@ mod metrics;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::admin::{self, AdminCommand, AdminError, AdminOutcome, records};
 use super::approved_clients::ApprovedClients;
 use super::site::Site;
 use super::torrents::TorrentInfo;
+use crate::background::{Background, BackgroundTask, Waker};
 use crate::clock::Clock;
 use crate::metrics::Board;
 use crate::snapshot::keeper::Pace;
@@ -24,25 +24,12 @@ use crate::store::{Backend, Queues, Record, Set, SiteReading, SiteRow, Store, St
 use loading::LoadingSet;
 use metrics::SyncMetrics;
 
-/// All sets, in the order in which they are read.
-pub(super) const SETS: [Set; 8] = [
-    Set::Users,
-    Set::HitAndRuns,
-    Set::Torrents,
-    Set::Freeleech,
-    Set::GlobalFreeleech,
-    Set::Clients,
-    Set::Tokens,
-    Set::Deletions,
-];
 /// Rows that are read between two pauses.
 const ROWS_SLICE: usize = 64;
 /// Changes that wait for the site sync at most.
 const QUEUED_MAX: usize = 64;
 /// How long whoever asks for a change waits.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often a sleeping site sync looks whether a reload of the configuration has changed the interval.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reads a site, by a connection of its own.
 pub struct SiteSync {
@@ -96,7 +83,7 @@ impl SiteSync {
     /// # Errors
     /// When one of them cannot be read.
     pub fn load_sets(&mut self, clock: &Clock) -> Result<(), StoreError> {
-        SETS.into_iter().try_for_each(|set| self.read_set(set, &mut Pace::unpaced(clock)))?;
+        Set::RELOADED.into_iter().try_for_each(|set| self.read_set(set, &mut Pace::unpaced(clock)))?;
         self.correct_counts()
     }
 
@@ -107,7 +94,7 @@ impl SiteSync {
     /// When one of the sets cannot be read.
     pub fn load_sets_early(&mut self, clock: &Clock) -> Result<(), StoreError> {
         self.is_early = true;
-        SETS.into_iter().try_for_each(|set| self.read_set(set, &mut Pace::unpaced(clock)))
+        Set::RELOADED.into_iter().try_for_each(|set| self.read_set(set, &mut Pace::unpaced(clock)))
     }
 
     /// Records how swarms stand whose counts in the store are others: they are those of an earlier run, whose
@@ -131,7 +118,7 @@ impl SiteSync {
 
     /// Reads all sets, beside a tracker that serves. What cannot be read stays as it is.
     pub fn reload_sets(&mut self, clock: &Clock, stopping: &AtomicBool) {
-        for set in SETS {
+        for set in Set::RELOADED {
             let result = self.read_set(set, &mut Pace::in_background(clock, stopping));
             if stopping.load(Ordering::Acquire) {
                 return;
@@ -178,29 +165,17 @@ impl SiteSync {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(mut self, seconds: Arc<AtomicU64>, clock: Clock, board: &Board) -> io::Result<RunningSync> {
+    pub fn start(self, seconds: Arc<AtomicU64>, clock: Clock, board: &Board) -> io::Result<RunningSync> {
         self.metrics.register_metrics(&self.site, board);
-        let (stopping, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(self.is_early)));
         let (sender, admin_queue) = crossbeam_channel::bounded::<QueuedCommand>(QUEUED_MAX);
-        let (stops, asks) = (Arc::clone(&stopping), Arc::clone(&asked));
-        let thread = thread::Builder::new().name("clerk".into()).spawn(move || {
-            let mut last = clock.uptime();
-            while !stops.load(Ordering::Acquire) {
-                while let Ok(queued) = admin_queue.try_recv() {
-                    (queued.reply)(self.run_command(&queued.command, &clock, &queued.source));
-                }
-                let due = last + Duration::from_secs(seconds.load(Ordering::Relaxed));
-                let rest = due.saturating_sub(clock.uptime());
-                if rest.is_zero() || asks.swap(false, Ordering::AcqRel) {
-                    last = clock.uptime();
-                    self.reload_sets(&clock, &stops);
-                } else {
-                    thread::park_timeout(rest.min(POLL_INTERVAL));
-                }
-            }
-        })?;
-        let admin_queue = AdminQueue { sender, thread: thread.thread().clone() };
-        Ok(RunningSync { thread: Some(thread), admin_queue, stopping, reload_asked: asked })
+        let is_early = self.is_early;
+        let task = SyncTask { sync: self, seconds, clock, admin_queue };
+        let background = Background::start("site-sync", clock, task)?;
+        let waker = background.waker().clone();
+        if is_early {
+            waker.run_now();
+        }
+        Ok(RunningSync { background, admin_queue: AdminQueue { sender, waker } })
     }
 
     /// Changes the store, and then the memory of the tracker at once.
@@ -257,7 +232,7 @@ impl SiteSync {
         let mut rows = 0;
         let Some(store) = &mut self.store else { return Ok(()) };
         let skipped = store.read_rows(set, &mut |line| {
-            loaded.push_row(line, &self.site);
+            loaded.push_row(line, &self.site.torrents);
             rows += 1;
             if rows % ROWS_SLICE == 0 {
                 // When the tracker stops, the rest is read at once and thrown away.
@@ -265,7 +240,7 @@ impl SiteSync {
             }
         })?;
         if skipped > 0 {
-            log::warn!("{skipped} rows of {} cannot be read and are left out", set_name(set));
+            log::warn!("{skipped} rows of {} cannot be read and are left out", set.name());
         }
         pace.pause().map_err(|error| StoreError::Lost { text: error.to_string(), in_doubt: false })?;
         self.publish_set(loaded, &reading, pace);
@@ -333,18 +308,27 @@ impl SiteSync {
     }
 }
 
-/// The word for a set in logs and metrics.
-pub(super) fn set_name(set: Set) -> &'static str {
-    match set {
-        Set::Users => "users",
-        Set::HitAndRuns => "hit_and_runs",
-        Set::Torrents => "torrents",
-        Set::Freeleech => "groups_freeleech",
-        Set::GlobalFreeleech => "global_freeleech",
-        Set::Clients => "clients",
-        Set::Tokens => "tokens",
-        Set::Deletions => "deletions",
-        Set::Counts => "counts",
+/// What the thread of the site sync does: it carries out admin commands, and reads all sets each interval.
+struct SyncTask {
+    sync: SiteSync,
+    seconds: Arc<AtomicU64>,
+    clock: Clock,
+    admin_queue: crossbeam_channel::Receiver<QueuedCommand>,
+}
+
+impl BackgroundTask for SyncTask {
+    fn period(&self) -> Option<Duration> {
+        Some(Duration::from_secs(self.seconds.load(Ordering::Relaxed)))
+    }
+
+    fn run(&mut self, stopping: &AtomicBool) {
+        self.sync.reload_sets(&self.clock, stopping);
+    }
+
+    fn serve(&mut self) {
+        while let Ok(queued) = self.admin_queue.try_recv() {
+            (queued.reply)(self.sync.run_command(&queued.command, &self.clock, &queued.source));
+        }
     }
 }
 
@@ -359,7 +343,7 @@ struct QueuedCommand {
 #[derive(Clone)]
 pub struct AdminQueue {
     sender: crossbeam_channel::Sender<QueuedCommand>,
-    thread: thread::Thread,
+    waker: Waker,
 }
 
 impl std::fmt::Debug for AdminQueue {
@@ -380,7 +364,7 @@ impl AdminQueue {
         let reply = Box::new(move |outcome| _ = sender.send(outcome));
         let queued = QueuedCommand { command, source: source.to_owned(), reply };
         self.sender.try_send(queued).map_err(|_| AdminError::Busy)?;
-        self.thread.unpark();
+        self.waker.wake();
         answer.recv_timeout(REPLY_TIMEOUT).unwrap_or(Err(AdminError::Busy))
     }
 }
@@ -388,14 +372,12 @@ impl AdminQueue {
 /// The running site sync. Dropped, it ends without waiting for an answer of the store.
 #[derive(Debug)]
 pub struct RunningSync {
-    thread: Option<JoinHandle<()>>,
+    background: Background,
     admin_queue: AdminQueue,
-    stopping: Arc<AtomicBool>,
-    reload_asked: Arc<AtomicBool>,
 }
 
 impl RunningSync {
-    /// Where it is asked to change the site.
+    /// Returns where the site sync is asked to change the site.
     #[must_use]
     pub fn admin_queue(&self) -> AdminQueue {
         self.admin_queue.clone()
@@ -403,27 +385,13 @@ impl RunningSync {
 
     /// Has all sets read now.
     pub fn request_reload(&self) {
-        self.reload_asked.store(true, Ordering::Release);
-        self.wake();
+        self.background.waker().run_now();
     }
 
     /// False once the thread has ended by itself, which takes a panic.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
-    }
-
-    fn wake(&self) {
-        if let Some(thread) = &self.thread {
-            thread.thread().unpark();
-        }
-    }
-}
-
-impl Drop for RunningSync {
-    fn drop(&mut self) {
-        self.stopping.store(true, Ordering::Release);
-        self.wake();
+        self.background.is_alive()
     }
 }
 

@@ -28,11 +28,11 @@ use mysql::prelude::Queryable;
 use mysql::{Conn, Params, Row, Value};
 
 use self::session::MariadbSession;
-use super::backend::RequiredTables;
 use super::dsn::Login;
 use super::edit::{SqlValue, Tables};
+use super::schema::{self, RequiredTables};
 use super::site_rows::{self, DbRow, Set, SiteRow};
-use super::{Batch, Channel, PurgeProgress, PurgeSlice, Saved, Store, StoreError, schema, signed_amount};
+use super::{Batch, Channel, PurgeProgress, PurgeSlice, Saved, Store, StoreError, signed_amount};
 use crate::ids::{ID_LEN, InfoHash};
 
 /// What the server says to the name of a table that it has not.

@@ -11,9 +11,9 @@ use mysql::consts::CapabilityFlags;
 use mysql::prelude::Queryable;
 use mysql::{Conn, DriverError, LocalInfileHandler, OptsBuilder, SslOpts};
 
-use super::super::backend::RequiredTables;
 use super::super::dsn::{Address, Login, Tls};
-use super::super::{Channel, StoreError, schema};
+use super::super::schema::{self, RequiredTables};
+use super::super::{Channel, StoreError};
 use super::{ConnectionRole, MariadbOpener, store_error};
 
 /// How long one read or write of the socket may take.
