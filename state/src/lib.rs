@@ -37,7 +37,8 @@
 //! let mut store = backend.open()?;
 //!
 //! let info_hash = InfoHash([7; 20]);
-//! let records = vec![Record::Completed(CompletedRow { info_hash, completed: 3, last_completed: 1_800_000_000 })];
+//! let row = CompletedRow { info_hash, completed: 3, last_completed: 1_800_000_000 };
+//! let records = vec![Record::Completed(row)];
 //! let batch = Batch { channel: Channel::Completed, records, sequence: 1 };
 //! store.save(&batch)?;
 //! store.save(&batch)?;

@@ -32,7 +32,8 @@ pub fn decoded(octets: &[u8]) -> impl Iterator<Item = u8> {
     })
 }
 
-/// The octet of the escape at the beginning of `octets`, and what follows it; `None` where there is no escape.
+/// The octet of the escape at the beginning of `octets`, and what follows it; `None` where there is no
+/// escape.
 #[must_use]
 pub fn decode_escape(octets: &[u8]) -> Option<(u8, &[u8])> {
     match octets {

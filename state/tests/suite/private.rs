@@ -5,7 +5,7 @@ mod believed;
 #[path = "private/clocks.rs"]
 mod clocks;
 #[path = "../../../tests/kit/fixtures/site.rs"]
-#[expect(dead_code, reason = "the tests of the doors use the rest")]
+#[expect(dead_code, reason = "other tests use the rest")]
 mod fixture;
 mod last_action;
 mod unreached;
@@ -25,7 +25,7 @@ use hayate_state::{
     Announce, Clock, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tally, Tracker,
 };
 
-use crate::recording_store::records_of;
+use crate::recording_store::{Recorded, records_of};
 
 const USERS: u32 = 600;
 const INACTIVITY: u32 = 1000;
@@ -330,16 +330,7 @@ fn a_snapshot_brings_peers_back_with_both_addresses() {
     assert_eq!(again.announce(2, 7, &peer(7, 2000)).tally, given.tally);
 }
 
-/// What the store is recorded of torrent 3 and of one user; its rows of addresses are left out.
-#[derive(Debug, Default, PartialEq)]
-struct Recorded {
-    torrent: Option<TorrentRow>,
-    user: Option<UserRow>,
-    transfer: Option<TransferRow>,
-    snatch: Option<SnatchRow>,
-}
-
-/// What the store is recorded of user 1.
+/// Returns the records that `work` puts for user 1, and for the one torrent.
 fn recorded_by(work: impl FnOnce(&mut TestSite)) -> Recorded {
     let mut recorded = Recorded::default();
     for record in records_of(|queues| work(&mut TestSite::new().with_queues(queues))) {
