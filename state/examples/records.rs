@@ -1,11 +1,11 @@
-//! Puts records of mode private at a fixed rate into real queues before a real database, and says whether the
-//! database keeps up.
+//! Puts records of mode private at a fixed rate into real queues in front of a real database, and reports
+//! whether the database keeps up.
 //!
-//! `cargo run --release -p hayate-state --example records -- DSN [RATE [SECONDS [BOUND]]]`: so many records a
-//! second (50000) for so many seconds (30), with queues of so many rows (their defaults). Users 1 to 500 and
-//! torrents 1 to 2000 must be there, for their rows are only updated. Each announce of a random user and
-//! torrent is four records, as in mode private: of the torrent, of the user, of the transfer, and of the
-//! transfer by address. One line a second, and one line of JSON at the end.
+//! `cargo run --release -p hayate-state --example records -- DSN [RATE [SECONDS [BOUND]]]`: RATE records a
+//! second (50000) for SECONDS (30), with queues of BOUND rows (their defaults). Users 1 to 500 and torrents 1
+//! to 2000 must exist, because their rows are only updated. Each announce of a random user and torrent is
+//! four records, as in mode private: of the torrent, of the user, of the transfer, and of the transfer by
+//! address. Prints one line a second, and one line of JSON at the end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const TORRENTS: u32 = 2000;
 /// Records of one announce.
 const RECORDS: u64 = 4;
 /// Time between two bursts of the load.
-const BEAT: Duration = Duration::from_millis(1);
+const BURST_PERIOD: Duration = Duration::from_millis(1);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 announce(&queues, &mut random);
                 put += RECORDS;
             }
-            std::thread::sleep(BEAT);
+            std::thread::sleep(BURST_PERIOD);
         }
         let ((rows, lag), spilled) = (waiting(&queues), metric(&board, "spill_rows"));
         println!("{second} s: {put} records, {rows} rows in memory, {spilled} on the disk, lag {lag:.2} s");
@@ -106,7 +106,7 @@ fn announce(queues: &Queues, random: &mut fastrand::Rng) {
     queues.put(Record::TransferIp(TransferIpRow { port: 6881, start_time, last_announce, ..ip }));
 }
 
-/// A number of the recorder, summed over the channels.
+/// Returns a metric of the recorder, summed over the channels.
 fn metric(board: &Board, name: &str) -> u64 {
     board.read_series().iter().filter(|reading| reading.name == name).map(|reading| reading.value).sum()
 }

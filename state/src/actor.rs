@@ -1,5 +1,5 @@
-//! The state actor: a thread that owns the inbox through which the gateway's announces and scrapes arrive,
-//! answers them in batches, and runs everything periodic. The gateway never touches a shard.
+//! The state actor: the thread that answers the gateway's announces and scrapes in batches, as they arrive in
+//! its inbox, and does the periodic work on swarms. The gateway never touches a shard.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -24,15 +24,15 @@ pub const INBOX_MAX: usize = 16 * 1024;
 const BATCH_MAX: usize = 256;
 /// Time between two slices of periodic work.
 const SLICE_PERIOD: Duration = Duration::from_millis(100);
-/// The same in a large tracker.
+/// Time between two slices of periodic work in a large tracker.
 const SLICE_PERIOD_SHORT: Duration = Duration::from_millis(10);
-/// Most time that one slice makes up for, after the thread had to wait for a processor.
+/// Longest time that one slice makes up for after the thread has waited for a processor.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 
-/// What the gateway asks.
+/// A request from the gateway, with what is needed to answer it.
 #[derive(Debug)]
 pub enum Question {
-    /// An announce, and which form of peers it wants.
+    /// An announce, and the form in which it wants peers.
     Announce(Announce, PeerForm, UrlForHooks),
     /// A scrape of these torrents, in this order.
     Scrape(Vec<InfoHash>, UrlForHooks),
@@ -42,7 +42,7 @@ pub enum Question {
     UserScrape(User, Vec<InfoHash>, UrlForHooks),
 }
 
-/// The URL of the request; only where hooks want to know.
+/// The URL of the request; `None` where no hook is configured.
 pub type UrlForHooks = Option<Box<OwnedUrl>>;
 
 /// Whether peers are wanted with their ids.
@@ -54,42 +54,42 @@ pub enum PeerForm {
     WithIds,
 }
 
-/// What the actor answers.
+/// The actor's answer to a [`Question`].
 #[derive(Debug)]
 pub enum Reply {
-    /// To [`Question::Announce`] and [`Question::MemberAnnounce`].
+    /// To [`Question::Announce`] and [`Question::UserAnnounce`].
     Announce(Result<(Answer, PeerList), Refused>),
-    /// To [`Question::Scrape`]: one tally for each torrent asked.
+    /// To [`Question::Scrape`]: one tally for each torrent, in order.
     Scrape(Result<Vec<Tally>, Refusal>),
-    /// To [`Question::MemberScrape`]: one for each torrent asked, `None` for those that are left out.
+    /// To [`Question::UserScrape`]: one for each torrent, in order; `None` for those that are left out.
     UserScrape(Result<Vec<Option<Tally>>, Refusal>),
 }
 
-/// The peers of an answer, as they go on the wire. Ids are there only if they were asked for and are kept.
+/// The peers of an answer, as they go on the wire. Ids are present only if they were requested and are kept.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct PeerList {
     /// IPv4 peers, 6 octets each.
     pub v4: Vec<u8>,
     /// IPv6 peers, 18 octets each.
     pub v6: Vec<u8>,
-    /// One id for each IPv4 peer, or none at all.
+    /// One id for each IPv4 peer, or empty.
     pub v4_ids: Vec<PeerId>,
-    /// One id for each IPv6 peer, or none at all.
+    /// One id for each IPv6 peer, or empty.
     pub v6_ids: Vec<PeerId>,
 }
 
-/// The way back to whoever asked.
+/// The way back to the connection that sent a question.
 pub trait Respond: Send + Sized + 'static {
-    /// Delivers the reply; must not block. A client that has gone is ignored.
+    /// Delivers the reply. Must not block; a client that is gone is ignored.
     fn respond(self, reply: Reply);
 
-    /// Delivers the replies of a batch as they are made, so that one wake-up may serve all of them.
+    /// Delivers the replies of a batch as they are made, so that one wake-up can serve all of them.
     fn respond_all(replies: impl Iterator<Item = (Self, Reply)>) {
         replies.for_each(|(reply_to, reply)| reply_to.respond(reply));
     }
 }
 
-/// The sending side of the actor's inbox.
+/// The sending side of the actor's inbox. The actor stops when the last one is dropped.
 #[derive(Debug)]
 pub struct Inbox<R> {
     sender: Sender<(Question, R)>,
@@ -103,7 +103,7 @@ impl<R> Clone for Inbox<R> {
     }
 }
 
-/// Wakes the actor, at the latest when it is dropped.
+/// Wakes the actor when told to, and when dropped.
 #[derive(Clone, Debug)]
 struct WakeOnDrop(Thread);
 
@@ -113,7 +113,7 @@ impl Drop for WakeOnDrop {
     }
 }
 
-/// The inbox is full or the actor has stopped; the question was not taken.
+/// The question was not taken: the inbox is full, or the actor has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the tracker is full")]
 pub struct InboxFull;
@@ -122,18 +122,18 @@ impl<R: Respond> Inbox<R> {
     /// Puts a question into the inbox and wakes the actor, or refuses at once.
     ///
     /// # Errors
-    /// [`Full`] when [`INBOX_MAX`] questions wait already, or the actor has stopped.
+    /// [`InboxFull`] when [`INBOX_MAX`] questions are waiting, or the actor has stopped.
     pub fn send(&self, question: Question, reply_to: R) -> Result<(), InboxFull> {
         self.push(question, reply_to)?;
         self.wake();
         Ok(())
     }
 
-    /// Puts a question into the inbox like [`ask`](Self::ask), but does not wake the actor: whoever has many
-    /// questions calls [`wake`](Self::wake) once after the last, for waking a thread is a system call.
+    /// Puts a question into the inbox like [`send`](Self::send), but does not wake the actor. Waking a thread
+    /// is a system call: a caller with many questions calls [`wake`](Self::wake) once, after the last.
     ///
     /// # Errors
-    /// [`Full`] when [`INBOX_MAX`] questions wait already, or the actor has stopped.
+    /// [`InboxFull`] when [`INBOX_MAX`] questions are waiting, or the actor has stopped.
     pub fn push(&self, question: Question, reply_to: R) -> Result<(), InboxFull> {
         match self.sender.try_send((question, reply_to)) {
             Ok(()) => Ok(()),
@@ -146,7 +146,7 @@ impl<R: Respond> Inbox<R> {
         self.wake_on_drop.0.unpark();
     }
 
-    /// Questions waiting.
+    /// Returns the number of questions waiting.
     #[must_use]
     pub fn depth(&self) -> usize {
         self.sender.len()
@@ -158,69 +158,69 @@ impl<R: Respond> Inbox<R> {
 pub struct Actor {
     thread: JoinHandle<()>,
     turns: Arc<AtomicU64>,
-    /// Set when the thread has panicked and only turns questions away.
+    /// Set when the thread has panicked and only drops questions.
     has_panicked: Arc<AtomicBool>,
 }
 
 impl Actor {
-    /// Starts the thread.
+    /// Starts the thread, with room for [`INBOX_MAX`] questions.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system cannot start a thread.
     pub fn start<R: Respond>(tracker: Tracker, clock: Clock) -> std::io::Result<(Self, Inbox<R>)> {
         Self::start_bounded(tracker, clock, INBOX_MAX)
     }
 
-    /// The same with an inbox of another size, for tests of what happens when it is full.
+    /// Starts the thread with room for `capacity` questions, for tests of a full inbox.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system cannot start a thread.
     pub fn start_bounded<R: Respond>(
         tracker: Tracker,
         clock: Clock,
         capacity: usize,
     ) -> std::io::Result<(Self, Inbox<R>)> {
         let (sender, receiver) = bounded(capacity);
-        let beats = Arc::new(AtomicU64::new(0));
-        let tracker_sweeps = Arc::clone(tracker.swarms().sweep_durations());
-        let desk = ActorLoop {
+        let turns = Arc::new(AtomicU64::new(0));
+        let sweep_durations = Arc::clone(tracker.swarms().sweep_durations());
+        let actor = ActorLoop {
             sweeper: Sweeper::new(Arc::clone(tracker.swarms())),
             purger: tracker.purger(),
             tracker,
             clock,
             buffers: PeerBuffers::default(),
-            turns: Arc::clone(&beats),
+            turns: Arc::clone(&turns),
             sweep_time: Duration::ZERO,
-            sweep_durations: tracker_sweeps,
+            sweep_durations,
         };
         let has_panicked = Arc::new(AtomicBool::new(false));
-        let breaks = Arc::clone(&has_panicked);
+        let panicked = Arc::clone(&has_panicked);
         let thread = thread::Builder::new().name("state".into()).spawn(move || {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| desk.run(&receiver))) {
-                breaks.store(true, Ordering::Relaxed);
-                // The channel keeps what lies in it until the last sender is gone. A `reply_to` that is dropped
-                // hears of it, so nobody waits for an answer that does not come.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| actor.run(&receiver))) {
+                panicked.store(true, Ordering::Relaxed);
+                // The channel keeps its contents until the last sender is gone. Dropping a `reply_to` tells
+                // its connection, so no client waits for an answer that does not come.
                 receiver.iter().for_each(drop);
                 resume_unwind(panic);
             }
         })?;
-        let alarm = WakeOnDrop(thread.thread().clone());
-        Ok((Self { thread, turns: beats, has_panicked }, Inbox { sender, wake_on_drop: alarm }))
+        let wake_on_drop = WakeOnDrop(thread.thread().clone());
+        Ok((Self { thread, turns, has_panicked }, Inbox { sender, wake_on_drop }))
     }
 
-    /// Slices of periodic work done so far; it grows as long as the actor is alive.
+    /// Returns the count of slices of periodic work, which grows as long as the actor is alive.
     #[must_use]
     pub fn turn_counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.turns)
     }
 
-    /// False once the thread answers no more: after a panic, or when the last inbox is gone.
+    /// Whether the thread still answers: false after a panic, and when the last inbox is gone.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         !self.has_panicked.load(Ordering::Relaxed) && !self.thread.is_finished()
     }
 
-    /// Waits until the last inbox is gone and the last question answered.
+    /// Waits until the last inbox is gone and the last question is answered.
     pub fn join(self) {
         if self.thread.join().is_err() {
             log::error!("the state actor ended with a panic");
@@ -236,7 +236,7 @@ struct ActorLoop {
     clock: Clock,
     buffers: PeerBuffers,
     turns: Arc<AtomicU64>,
-    /// Time that this round of the sweep has taken so far.
+    /// Working time of the current round of the sweep.
     sweep_time: Duration,
     sweep_durations: Arc<Histogram>,
 }
@@ -248,7 +248,8 @@ impl ActorLoop {
             let period = if self.sweeper.is_large() { SLICE_PERIOD_SHORT } else { SLICE_PERIOD };
             match inbox.try_recv() {
                 Ok(first) => self.answer_batch(first, inbox),
-                // Not the channel's own waiting: it would have every question wake us, and spin before that.
+                // Not the channel's own waiting: every question would wake the thread, which would spin
+                // before that.
                 Err(TryRecvError::Empty) => {
                     thread::park_timeout((last_slice + period).saturating_sub(self.clock.uptime()));
                 }
@@ -289,13 +290,13 @@ impl ActorLoop {
     }
 }
 
-/// Answers one question at once, without a thread: what the actor does for each, and what tests do.
+/// Answers one question without a thread: what the actor does for each question, for tests.
 pub fn answer_question(tracker: &mut Tracker, now: Now, question: Question) -> Reply {
     answer_with_buffers(&mut PeerBuffers::default(), tracker, now, question)
 }
 
-/// Room in which peers are collected before it is known how many there are. It is kept from one question to
-/// the next, so that it is zeroed once, and a reply is as large as what is in it.
+/// Buffers in which peers are collected before their number is known. The actor keeps them from one question
+/// to the next: they are zeroed once, and each reply is allocated at its exact size.
 #[derive(Default)]
 struct PeerBuffers {
     v4: Vec<u8>,
@@ -303,7 +304,7 @@ struct PeerBuffers {
 }
 
 impl PeerBuffers {
-    /// Room for so many peers of each family.
+    /// Returns room for `peers` peers of each family.
     fn room_for(&mut self, peers: usize) -> (&mut [u8], &mut [u8]) {
         (first_octets(&mut self.v4, peers * PEER_V4_LEN), first_octets(&mut self.v6, peers * PEER_V6_LEN))
     }
@@ -360,7 +361,7 @@ fn run_scrape_hooks(
     url.map_or(Ok(()), |url| tracker.scrape_with_hooks(now, hashes, url.as_url()))
 }
 
-/// Has `announce` fill a list of peers.
+/// Runs `announce` and returns its answer with the peers that it has handed out.
 fn fill_peer_list(
     buffers: &mut PeerBuffers,
     num_want: u16,
@@ -388,7 +389,7 @@ mod tests {
 
     use crate::{Published, Swarms};
 
-    /// Says how large its batch was, once it may.
+    /// Reports the size of its batch, once it is released.
     struct BatchProbe(mpsc::Sender<usize>, Option<mpsc::Receiver<()>>);
 
     impl Respond for BatchProbe {

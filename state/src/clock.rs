@@ -10,21 +10,21 @@ pub struct Tick(pub u32);
 /// One reading of the time, good for a whole batch of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// For ages and expiry; unmoved when somebody sets the wall clock.
+    /// For ages and expiry; not affected when the wall clock is set.
     pub tick: Tick,
-    /// Seconds since 1970-01-01 UTC, for connection ids, which other machines must understand too.
+    /// Seconds since 1970-01-01 UTC, for connection ids, which other machines must understand, too.
     pub unix_seconds: u64,
 }
 
 impl Now {
-    /// A moment of virtual time, for tests: `seconds` after a fixed start.
+    /// Returns a moment of virtual time, for tests: `seconds` after a fixed start.
     #[must_use]
     pub fn at(seconds: u32) -> Self {
         Self { tick: Tick(1000 + seconds), unix_seconds: 1_700_000_000 + u64::from(seconds) }
     }
 }
 
-/// The machine's clock.
+/// The machine's clock, counted from the start of the process.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
@@ -46,14 +46,14 @@ impl Clock {
         Now { tick: Tick(seconds), unix_seconds: unix.as_secs() }
     }
 
-    /// Milliseconds since 1970-01-01 UTC.
+    /// Returns the milliseconds since 1970-01-01 UTC.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "another reading of the wall clock, for people")]
     pub fn unix_milliseconds(&self) -> u128 {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis()
     }
 
-    /// Time since [`Clock::start`].
+    /// Returns the time since [`Clock::start`].
     #[must_use]
     pub fn uptime(&self) -> Duration {
         instant().duration_since(self.start)

@@ -12,7 +12,7 @@ const LONG_DIGITS: usize = 64;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct InfoHash(pub [u8; ID_LEN]);
 
-/// Names one client session, chosen by the client (BEP 3, BEP 20). Any octets are good.
+/// Names one client session, chosen by the client (BEP 3, BEP 20). Any octets are valid.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PeerId(pub [u8; ID_LEN]);
 
@@ -21,7 +21,7 @@ pub struct PeerId(pub [u8; ID_LEN]);
 pub struct ClientId(pub [u8; 6]);
 
 impl PeerId {
-    /// Which client this is, as it says itself.
+    /// Returns the kind of client that the id claims.
     #[must_use]
     pub fn client(&self) -> ClientId {
         let [dash, first @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = self.0;
@@ -45,14 +45,14 @@ impl fmt::Debug for ClientId {
     }
 }
 
-/// A text that is not forty hexadecimal digits.
+/// The error for a text that is not 40 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an info_hash: 40 hexadecimal digits are needed")]
 pub struct NotAnInfoHash;
 
 impl InfoHash {
     /// Reads 40 hexadecimal digits, or the 64 of BitTorrent v2, of which the first 40 count: clients announce
-    /// those (BEP 52). True if there were 64.
+    /// those (BEP 52). The flag is true if there were 64.
     #[must_use]
     pub fn from_hex_digits(text: &str) -> Option<(Self, bool)> {
         let is_long = text.len() == LONG_DIGITS && text.bytes().all(|digit| digit.is_ascii_hexdigit());
@@ -111,7 +111,7 @@ impl fmt::Debug for PeerId {
     }
 }
 
-/// The value of one hexadecimal digit, upper or lower case.
+/// Returns the value of one hexadecimal digit, upper or lower case.
 #[must_use]
 pub fn hex_value(digit: u8) -> Option<u8> {
     match digit {

@@ -1,22 +1,22 @@
-//! In tests: how many peers were looked at, or drawn, while one lock was held.
+//! In tests: how many peers were visited or drawn while one lock was held. Otherwise it does nothing.
 
 #[cfg(test)]
 use std::cell::Cell;
 
 #[cfg(test)]
 thread_local! {
-    /// Under this lock, and under any lock so far at most.
+    /// Peers visited under this lock, and the most under any lock so far.
     static PEERS: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
-/// A lock was taken.
+/// Counts from zero: a lock was taken.
 #[inline]
 pub(crate) fn lock_taken() {
     #[cfg(test)]
     PEERS.with(|peers| peers.set((0, peers.get().1)));
 }
 
-/// So many peers more were looked at.
+/// Counts `peers` more peers as visited.
 #[inline]
 pub(crate) fn peers_visited(peers: usize) {
     #[cfg(not(test))]
@@ -28,7 +28,7 @@ pub(crate) fn peers_visited(peers: usize) {
     });
 }
 
-/// The most under one lock since it was asked before.
+/// Returns the most peers under one lock since the last call.
 #[cfg(test)]
 pub(crate) fn take_max() -> usize {
     PEERS.with(|peers| peers.replace((0, 0)).1)

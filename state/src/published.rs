@@ -1,17 +1,17 @@
-//! Settings that are swapped whole while other threads read them: a reload publishes, readers look once per
-//! batch.
+//! Settings that are replaced as a whole while other threads read them: a reload publishes, readers refresh
+//! once per batch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-/// The current value of some settings.
+/// The current value of some settings, shared by the writer and all [`Subscriber`]s.
 #[derive(Debug)]
 pub struct Published<T> {
     version: AtomicU64,
     current: RwLock<Arc<T>>,
-    /// Whoever makes a new value of the old one holds it, so that no other comes between.
+    /// Held while a new value is made from the old one, so that no change is lost.
     change: Mutex<()>,
 }
 
@@ -28,19 +28,19 @@ impl<T> Published<T> {
         self.version.fetch_add(1, Ordering::Release);
     }
 
-    /// Replaces the value by one that is made of it; of two that do so at once, one waits. Readers do not.
+    /// Replaces the value by one that is made from it. Of two callers at once, one waits; readers do not.
     pub fn change(&self, change: impl FnOnce(&T) -> T) {
         let _turn = self.change.lock();
         let value = change(&self.current());
         self.publish(value);
     }
 
-    /// The value as it is now.
+    /// Returns the current value.
     pub fn current(&self) -> Arc<T> {
         Arc::clone(&self.current.read())
     }
 
-    /// A reader with a copy of its own, which costs one load to keep fresh.
+    /// Makes a reader with a view of its own, which costs one load to keep fresh.
     pub fn subscribe(self: &Arc<Self>) -> Subscriber<T> {
         let version = self.version.load(Ordering::Acquire);
         Subscriber { version, value: self.current(), source: Arc::clone(self) }
@@ -56,7 +56,7 @@ pub struct Subscriber<T> {
 }
 
 impl<T> Subscriber<T> {
-    /// Takes over what was published since the last call; true if there was something new.
+    /// Takes over what was published since the last call. Returns whether there was something new.
     pub fn refresh(&mut self) -> bool {
         let version = self.source.version.load(Ordering::Acquire);
         if version == self.version {
@@ -67,7 +67,7 @@ impl<T> Subscriber<T> {
         true
     }
 
-    /// The value as of the last refresh.
+    /// Returns the value as of the last refresh.
     pub fn get(&self) -> &T {
         &self.value
     }

@@ -1,21 +1,21 @@
-//! Text files that people write: lists, configurations, secrets. Opening one never waits, and neither the
-//! mark with which some editors begin a file nor the kind of its line ends means anything.
+//! Text files that people write: lists, configurations, secrets. Opening one never waits; neither a byte
+//! order mark nor the kind of line ends makes a difference.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-/// The octets with which some editors begin a file (U+FEFF in UTF-8).
+/// The byte order mark with which some editors begin a file (U+FEFF in UTF-8).
 pub const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// Opens a file to read it. A pipe, a device or a folder is none: a read there could wait for ever, or never
-/// end.
+/// Opens a regular file to read it. Pipes, devices and folders are refused: reading them could wait for ever,
+/// or never end.
 ///
 /// # Errors
 /// When it cannot be opened, or is not a regular file.
 pub fn open_file(path: &Path) -> io::Result<File> {
-    // Without the flag the system would wait for whoever writes to a pipe.
+    // Without the flag the system would wait until a pipe is opened for writing.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     // A socket cannot be opened at all.
     let known = opened.as_ref().map_or_else(|_| path.metadata(), File::metadata);
@@ -32,7 +32,7 @@ pub fn open_file(path: &Path) -> io::Result<File> {
 /// Reads a file of at most `most` octets, as it is.
 ///
 /// # Errors
-/// Those of [`open`], and when it is longer.
+/// Those of [`open_file`], and when the file is longer.
 pub fn read_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut octets = Vec::new();
     if open_file(path)?.take(most.saturating_add(1)).read_to_end(&mut octets)? as u64 > most {
@@ -41,7 +41,7 @@ pub fn read_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(octets)
 }
 
-/// The text behind the mark, if there is one.
+/// Returns the text behind the byte order mark, if there is one.
 #[must_use]
 pub fn without_bom(octets: &[u8]) -> &[u8] {
     octets.strip_prefix(BOM).unwrap_or(octets)
@@ -51,26 +51,26 @@ pub fn without_bom(octets: &[u8]) -> &[u8] {
 #[derive(Debug)]
 pub struct Lines<R> {
     from: R,
-    /// Octets of a line that come at once.
+    /// Octets of the longest piece.
     piece_len_max: usize,
     piece: Vec<u8>,
-    /// The next piece is the first of its line.
+    /// Whether the next piece is the first of its line.
     begins: bool,
 }
 
-/// A line with its end, or a part of one that is longer than the lines may be.
+/// A line with its end, or a part of a line that is longer than a piece may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinePiece<'a> {
-    /// As it is in the file.
+    /// The octets as they are in the file.
     pub raw: &'a [u8],
-    /// It is the first piece of its line.
+    /// Whether it is the first piece of its line.
     pub begins: bool,
-    /// It is the last piece of its line, and the line has an end.
+    /// Whether it is the last piece of its line, and the line has an end.
     pub ends: bool,
 }
 
 impl LinePiece<'_> {
-    /// What it says, without the mark and the line end.
+    /// Returns the text without byte order mark and line end.
     #[must_use]
     pub fn text(&self) -> &[u8] {
         let text = without_bom(self.raw);
@@ -80,15 +80,15 @@ impl LinePiece<'_> {
 }
 
 impl<R: BufRead> Lines<R> {
-    /// Lines of which at most `most` octets come at once.
+    /// Makes a reader of lines that come in pieces of at most `piece_len_max` octets.
     pub fn new(from: R, piece_len_max: usize) -> Self {
         Self { from, piece_len_max, piece: Vec::new(), begins: true }
     }
 
-    /// The next piece; `None` at the end.
+    /// Returns the next piece; `None` at the end.
     ///
     /// # Errors
-    /// Those of the file.
+    /// When the file cannot be read.
     pub fn next_piece(&mut self) -> io::Result<Option<LinePiece<'_>>> {
         self.piece.clear();
         let mut ends = false;
@@ -120,7 +120,7 @@ fn fill_buffer(from: &mut impl BufRead) -> io::Result<&[u8]> {
     loop {
         match from.fill_buf() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Asked again: what was returned would be borrowed over the loop.
+            // Called again below: the buffer returned here would be borrowed across the loop.
             Err(error) => return Err(error),
             Ok(_) => break,
         }
@@ -134,7 +134,7 @@ mod tests {
 
     use super::*;
 
-    /// The pieces of a text, read by so many octets at once.
+    /// Returns the pieces of a text that is read `chunk` octets at a time.
     fn pieces(text: &[u8], most: usize, chunk: usize) -> Vec<(String, bool, bool)> {
         let mut lines = Lines::new(BufReader::with_capacity(chunk, text), most);
         let mut all = Vec::new();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_named_and_nobody_waits_for_it() {
+    fn what_is_not_a_regular_file_is_named_without_waiting_for_it() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();

@@ -1,4 +1,5 @@
-//! [`Tracker`]: the one place where an announce or scrape is decided: policy first, then the swarm.
+//! [`Tracker`]: the one place where announces and scrapes are decided, by the policy first, then by the
+//! swarm.
 
 use std::sync::Arc;
 
@@ -16,20 +17,50 @@ use crate::published::{Published, Subscriber};
 use crate::store::Queues;
 use crate::swarm::{AnnounceOutcome, Swarms};
 
-/// One thread's handle on the tracker: shared swarms, and a policy and a random generator of its own.
+/// One thread's handle on the tracker: the shared swarms, and a random generator and a view of the policy of
+/// its own.
+///
+/// ```
+/// use hayate_state::{Announce, Event, Handout, InfoHash, PeerId, Policy, Published, Swarms, Tick, Tracker};
+///
+/// let policy = Published::new(Policy::default());
+/// let mut tracker = Tracker::new(Swarms::new(0), &policy, 7);
+/// let seeder = Announce {
+///     info_hash: InfoHash([7; 20]),
+///     peer_id: PeerId(*b"-XX0001-abcdefghijkl"),
+///     address: [192, 0, 2, 7].into(),
+///     port: 6881,
+///     uploaded: 0,
+///     downloaded: 0,
+///     left: 0,
+///     event: Event::Started,
+///     num_want: 50,
+/// };
+/// tracker.announce(Tick(100), &seeder, &mut Handout::new(&mut [], &mut []))?;
+///
+/// // Room for 50 IPv4 peers and no IPv6 peer; the seeder is handed to the leecher.
+/// let mut v4 = [0; 6 * 50];
+/// let mut handout = Handout::new(&mut v4, &mut []);
+/// let leecher = Announce { address: [192, 0, 2, 11].into(), left: 9, ..seeder };
+/// let answer = tracker.announce(Tick(101), &leecher, &mut handout)?;
+/// assert_eq!((answer.tally.seeders, answer.tally.leechers), (1, 1));
+/// assert_eq!(handout.v4.used(), 6);
+/// assert_eq!(v4[..6], [192, 0, 2, 7, 0x1a, 0xe1]);
+/// # Ok::<(), hayate_state::Refusal>(())
+/// ```
 #[derive(Debug)]
 pub struct Tracker {
     swarms: Arc<Swarms>,
     policy: Subscriber<Policy>,
     random: fastrand::Rng,
-    /// Where what has to last is put, if anything has to.
+    /// Queues to the store, where there is one.
     queues: Option<Arc<Queues>>,
-    /// Clients of this batch, where they are counted.
+    /// Clients of this batch; filled only where the policy counts clients.
     batch_clients: Vec<ClientId>,
     private: Option<PrivateMode>,
 }
 
-/// What mode private decides with.
+/// The site and the state of this handle in mode private.
 #[derive(Debug)]
 struct PrivateMode {
     site: Arc<Site>,
@@ -39,7 +70,7 @@ struct PrivateMode {
 }
 
 impl Tracker {
-    /// A handle on `swarms`, decided by `policy`. The same `seed` makes the same choices.
+    /// Makes a handle on `swarms` that decides by `policy`. The same `seed` makes the same choices.
     #[must_use]
     pub fn new(swarms: Arc<Swarms>, policy: &Arc<Published<Policy>>, seed: u64) -> Self {
         Self {
@@ -52,13 +83,13 @@ impl Tracker {
         }
     }
 
-    /// The same, but what has to last is put into `queues` for a store.
+    /// Puts what has to last into `queues`, for a store.
     #[must_use]
     pub fn with_queues(self, queues: Arc<Queues>) -> Self {
         Self { queues: Some(queues), ..self }
     }
 
-    /// The same in mode private: users announce registered torrents.
+    /// Switches to mode private: users announce the registered torrents of `site`.
     #[must_use]
     pub fn with_site(self, site: Arc<Site>) -> Self {
         let picker = PeerPicker::new(self.random.clone());
@@ -66,7 +97,7 @@ impl Tracker {
         Self { private: Some(PrivateMode { site, site_data, picker, refusal_log }), ..self }
     }
 
-    /// Takes over a reloaded policy and register; call it once per batch.
+    /// Takes over a reloaded policy and site data. Call it once per batch.
     pub fn refresh(&mut self) {
         if let (false, Some(clients)) = (self.batch_clients.is_empty(), &self.policy.get().client_stats) {
             clients.count_announces(&self.batch_clients);
@@ -78,24 +109,24 @@ impl Tracker {
         }
     }
 
-    /// Is this mode private? Then only users announce.
+    /// Whether this is mode private, where only users may announce.
     #[must_use]
     pub fn is_private(&self) -> bool {
         self.private.is_some()
     }
 
-    /// Whose passkey this is (mode private).
+    /// Returns the user with this passkey (mode private).
     #[must_use]
     pub fn find_user(&self, passkey: &[u8]) -> Option<User> {
         self.private.as_ref()?.site_data.get().find_user(passkey)
     }
 
-    /// Decides a user's announce: rows 7 and 13 to 16 of `rules/private.md#failures`, then the swarm and
-    /// what is credited, in one atomic step of that torrent. Hooks see the `url`, after row 13: what
-    /// comes behind it is decided under the torrent's lock.
+    /// Decides a user's announce: rows 7 and 13 to 16 of `rules/private.md#failures`, then the swarm and what
+    /// is credited, in one atomic step of that torrent. Hooks see the `url` after row 13: the rows behind it
+    /// are decided under the torrent's lock.
     ///
     /// # Errors
-    /// The denial the client is told; then nothing has changed.
+    /// The refusal that the client is told; then nothing has changed.
     pub fn announce_user(
         &mut self,
         now: Now,
@@ -104,7 +135,7 @@ impl Tracker {
         url: Option<RequestUrl<'_>>,
         handout: &mut Handout<'_>,
     ) -> Result<Answer, Refused> {
-        // Without a register nobody is a user.
+        // Without a site there are no users.
         let Some(private) = &mut self.private else { return Err(Refusal::InvalidPasskey.into()) };
         let (policy, queues) = (self.policy.get(), self.queues.as_deref());
         let planned = policy.answer(Tally::default(), &mut self.random);
@@ -123,47 +154,47 @@ impl Tracker {
                 None => (PassedHooks { answer: planned, skip_reply: false }, true),
             };
             let silent = Announce { num_want: 0, ..*announce };
-            let heard = if passed.skip_reply { &silent } else { announce };
-            let asked = UserAnnounce { now, policy, site_data, user, client, announce: heard };
+            let announce = if passed.skip_reply { &silent } else { announce };
+            let request = UserAnnounce { now, policy, site_data, user, client, announce };
             let (tally, full) = match changes {
-                true => site.announce_and_log(&asked, queues, picker, handout)?,
-                false => (site.torrents.hand_out_only(&asked, picker, handout)?, false),
+                true => site.announce_and_log(&request, queues, picker, handout)?,
+                false => (site.torrents.hand_out_only(&request, picker, handout)?, false),
             };
             let tally = if passed.skip_reply { Tally::default() } else { tally };
             Ok(if full { policy.full_answer(tally) } else { Answer { tally, ..passed.answer } })
         };
-        decide().inspect_err(|denial| refusal_log.record_refusal(now, user.id, announce, denial))
+        decide().inspect_err(|refused| refusal_log.record_refusal(now, user.id, announce, refused))
     }
 
-    /// What purges the peers of users (mode private).
+    /// Makes the purger of the peers of users (mode private).
     pub(crate) fn purger(&self) -> Option<Purger> {
         let private = self.private.as_ref()?;
         let purger = Purger::new(Arc::clone(&private.site.torrents), self.queues.clone());
         Some(purger.with_histogram(private.site.purges()))
     }
 
-    /// How the swarm of a registered torrent stands; `None` where it is unknown, pruned, or this user may
-    /// not download it (`rules/private.md#member-scrapes`). Changes nothing.
+    /// Returns the counts of the swarm of a registered torrent; `None` where it is unknown, pruned, or this
+    /// user may not download it (`rules/private.md#member-scrapes`). Changes nothing.
     #[must_use]
     pub fn scrape_user(&self, user: User, info_hash: &InfoHash) -> Option<Tally> {
         let private = self.private.as_ref()?;
         private.site.torrents.scrape(private.site_data.get(), &user, info_hash)
     }
 
-    /// The policy in force.
+    /// Returns the policy in force, as of the last [`refresh`](Self::refresh).
     #[must_use]
     pub fn policy(&self) -> &Policy {
         self.policy.get()
     }
 
-    /// The swarms behind the handle.
+    /// Returns the shared swarms.
     #[must_use]
     pub fn swarms(&self) -> &Arc<Swarms> {
         &self.swarms
     }
 
-    /// Makes the announces of a batch faster by fetching what they will look at, for
-    /// [`LOOK_AHEAD_MAX`](crate::swarm::LOOK_AHEAD_MAX) of them at most. It changes no answer.
+    /// Makes the announces of a batch faster by fetching into the cache what they will look at, for the first
+    /// 64 of them. Changes no answer.
     pub fn prefetch_batch(&self, info_hashes: impl Iterator<Item = InfoHash>) {
         match &self.private {
             None => self.swarms.prefetch_batch(info_hashes),
@@ -172,10 +203,11 @@ impl Tracker {
     }
 
     /// Decides one announce, changes its swarm and hands out peers, in one atomic step of that swarm. Hooks
-    /// do not see it; where there are some, a server calls [`announce_said`](Self::announce_said).
+    /// do not see it; where there are hooks, a server calls
+    /// [`announce_with_hooks`](Self::announce_with_hooks).
     ///
     /// # Errors
-    /// The refusal the client is told; then nothing has changed.
+    /// The refusal that the client is told; then nothing has changed.
     pub fn announce(
         &mut self,
         now: Tick,
@@ -191,7 +223,7 @@ impl Tracker {
         })
     }
 
-    /// The same, after the hooks have seen the request.
+    /// Shows one announce to the hooks, and then decides it like [`announce`](Self::announce).
     ///
     /// # Errors
     /// The refusal of the policy or of a prehook; then nothing has changed.
@@ -228,7 +260,7 @@ impl Tracker {
         })
     }
 
-    /// Changes the swarm and hands out peers; what has to last is recorded.
+    /// Changes the swarm, hands out peers, and records what has to last.
     fn announce_admitted(
         &mut self,
         now: Tick,
@@ -260,7 +292,7 @@ impl Tracker {
         self.policy.get().hooks.run_scrape_hooks(&ScrapeVisit { now, info_hashes, url })
     }
 
-    /// How a swarm stands; zeros where it is unknown or not admitted. Changes nothing.
+    /// Returns the counts of a swarm; zeros where it is unknown or not admitted. Changes nothing.
     ///
     /// # Errors
     /// When scrapes are switched off.
@@ -274,18 +306,18 @@ impl Tracker {
 }
 
 impl Site {
-    /// Changes the swarm of a user's torrent, hands out peers, and writes down what is credited; tells
-    /// whether there was no memory for the peer.
+    /// Changes the swarm of a user's torrent, hands out peers, and logs what is credited. Returns whether
+    /// there was no memory for the peer, beside the counts.
     fn announce_and_log(
         &self,
-        asked: &UserAnnounce<'_>,
+        request: &UserAnnounce<'_>,
         queues: Option<&Queues>,
         picker: &mut PeerPicker,
         handout: &mut Handout<'_>,
     ) -> Result<(Tally, bool), Refused> {
-        let UserAnswer { torrent, tally, full } = self.torrents.announce(asked, queues, picker, handout)?;
+        let UserAnswer { torrent, tally, full } = self.torrents.announce(request, queues, picker, handout)?;
         if let Some(events) = self.event_log().filter(|_| !full) {
-            let UserAnnounce { now, user, announce, .. } = asked;
+            let UserAnnounce { now, user, announce, .. } = request;
             let line =
                 EventLine::from_announce(now.unix_seconds, torrent, user.id, user.tracker_hide, announce);
             line.into_iter().for_each(|line| events.push_line(line));

@@ -3,7 +3,7 @@
 //! answered without an allocation.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a bench may panic")]
 
-#[path = "../tests/door/kit.rs"]
+#[path = "../tests/server/kit.rs"]
 #[expect(dead_code, reason = "the kit of the tests, of which little is needed here")]
 mod kit;
 
@@ -18,7 +18,7 @@ use hayate_udp::Outcome;
 use hayate_udp::config::REPLY_MAX;
 use hayate_udp::connection_id::Keeper;
 
-use kit::{CONNECT, Harness, Words, door_config, scrape};
+use kit::{CONNECT, Harness, TestAnnounce, scrape, udp_config};
 
 /// More sources than the keeper remembers ids of.
 const SOURCES: u16 = 10_000;
@@ -48,14 +48,14 @@ fn datagrams(criterion: &mut Criterion) {
         &mut Harness::open(),
         &(0..SOURCES).map(connect).collect::<Vec<_>>(),
     );
-    let forged = (source(0), Words::leecher(6881).datagram([7; 8]));
+    let forged = (source(0), TestAnnounce::leecher(6881).datagram([7; 8]));
     engine(&mut group, "forged", &mut Harness::open(), &[forged]);
     for peers in [2, 20, 1000] {
         let mut harness = Harness::open();
-        let members = swarm(&mut harness, peers);
-        engine(&mut group, &format!("announce/swarm-of-{peers}"), &mut harness, &members[1..2]);
+        let announces = swarm(&mut harness, peers);
+        engine(&mut group, &format!("announce/swarm-of-{peers}"), &mut harness, &announces[1..2]);
         if peers == 1000 {
-            engine(&mut group, "announce/swarm-of-1000/each-peer", &mut harness, &members);
+            engine(&mut group, "announce/swarm-of-1000/each-peer", &mut harness, &announces);
         }
     }
     let mut harness = Harness::open();
@@ -85,7 +85,7 @@ fn engine(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, harness: &mut Ha
 fn connection_ids(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("connection-id");
     let now = Now::at(0).unix_seconds;
-    let mut keeper = Keeper::new(&door_config());
+    let mut keeper = Keeper::new(&udp_config());
     // "Again" is what the keeper remembers; all others take an HMAC each.
     for (name, sources) in [("make", SOURCES), ("make-again", 1)] {
         let mut turns = (0..sources).map(address).cycle();
@@ -107,14 +107,15 @@ fn connection_ids(criterion: &mut Criterion) {
 
 /// A swarm of this many peers, every other one a seeder: the announces of all of them.
 fn swarm(harness: &mut Harness, peers: u16) -> Vec<Sent> {
-    let member = |number: u16| {
-        let words = if number.is_multiple_of(2) { Words::seeder(6881) } else { Words::leecher(6881) };
-        let (source, words) = (source(number), Words { event: 0, num_want: 50, ..words });
+    let announce = |number: u16| {
+        let words =
+            if number.is_multiple_of(2) { TestAnnounce::seeder(6881) } else { TestAnnounce::leecher(6881) };
+        let (source, words) = (source(number), TestAnnounce { event: 0, num_want: 50, ..words });
         let datagram = words.datagram(harness.connect(&source.to_string()));
-        harness.say(&source.to_string(), &datagram).unwrap();
+        harness.send(&source.to_string(), &datagram).unwrap();
         (source, datagram)
     };
-    (0..peers).map(member).collect()
+    (0..peers).map(announce).collect()
 }
 
 fn source(number: u16) -> SocketAddr {

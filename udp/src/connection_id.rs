@@ -3,7 +3,7 @@
 //!
 //! An id is the low octet of a bucket number, then 56 bits of HMAC-SHA256 over that number and the source
 //! address. It is computed, not remembered: no client can make the tracker keep anything, and all workers and
-//! nodes that share the key take each other's ids.
+//! nodes that share the key accept each other's ids.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -21,18 +21,18 @@ const BUCKETS_MAX: u64 = 256;
 #[derive(Clone, Copy, Debug)]
 pub struct Verified(());
 
-/// Why an id proves nothing.
+/// The reason for which an id proves nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unverified {
-    /// It was ours for this source, too long ago.
+    /// It was issued to this source too long ago.
     #[error("stale connection id")]
     Stale,
-    /// It was never ours for this source, comes from the future, or is older than 256 buckets.
+    /// It was never issued to this source, comes from the future, or is older than 256 buckets.
     #[error("forged connection id")]
     Forged,
 }
 
-/// Makes and verifies connection ids.
+/// Makes and verifies connection ids. Each engine owns one.
 #[derive(Debug)]
 pub struct Keeper {
     current: Scheme,
@@ -40,14 +40,14 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper with the key, lifetime and skew of `config`.
+    /// Makes a keeper with the key, lifetime and skew of `config`.
     #[must_use]
     pub fn new(config: &UdpConfig) -> Self {
         Self { current: Scheme::new(&config.private_key, config), previous: None }
     }
 
-    /// Takes over a reloaded configuration. What was issued since the last change stays good until it
-    /// expires, even if the lifetime changed and not the key; what an earlier change left behind does not.
+    /// Takes over a reloaded configuration. Ids issued since the last change stay valid until they expire,
+    /// also if the lifetime has changed and not the key; those from before the last change do not.
     pub fn reload(&mut self, config: &UdpConfig) {
         let scheme = Scheme::new(&config.private_key, config);
         if !scheme.is(&self.current) {
@@ -56,7 +56,7 @@ impl Keeper {
         }
     }
 
-    /// Forgets the previous scheme once none of its ids can be good; call it once per batch.
+    /// Forgets the previous scheme once none of its ids can be valid. Call it once per batch.
     pub fn refresh(&mut self, now_unix: u64) {
         if let Some(previous) = &mut self.previous {
             let until =
@@ -67,8 +67,8 @@ impl Keeper {
         }
     }
 
-    /// The id for a source, good from now on. Never 0, which clients take for "not connected", and never the
-    /// protocol's magic number.
+    /// Returns the id for a source, valid from now on. Never 0, which clients take for "not connected", and
+    /// never the protocol's magic number.
     #[must_use]
     pub fn make(&mut self, now_unix: u64, source: IpAddr) -> [u8; 8] {
         self.current.id(self.current.bucket(now_unix), source)
@@ -77,7 +77,7 @@ impl Keeper {
     /// Checks that `id` was made for `source` within the lifetime.
     ///
     /// # Errors
-    /// When it was not, or not lately.
+    /// When it was not, or too long ago.
     pub fn verify(&mut self, now_unix: u64, source: IpAddr, id: [u8; 8]) -> Result<Verified, Unverified> {
         match (self.current.verify(now_unix, source, id), &mut self.previous) {
             (Err(Unverified::Forged), Some(previous)) => previous.scheme.verify(now_unix, source, id),
@@ -86,11 +86,11 @@ impl Keeper {
     }
 }
 
-/// A scheme whose ids are still taken, for as long as there can be any.
+/// A previous scheme, whose ids are accepted until they expire.
 #[derive(Debug)]
 struct Retired {
     scheme: Scheme,
-    /// Unix seconds after which none of its ids can be good; unknown until time is seen.
+    /// Unix seconds after which none of its ids can be valid; unknown until the first batch.
     until: Option<u64>,
 }
 
@@ -126,13 +126,13 @@ impl Scheme {
         Self { key, fingerprint, bucket_seconds, age_max, skew, memo: Memo::new() }
     }
 
-    /// Do both make and take the same ids?
+    /// Whether both make and accept the same ids.
     fn is(&self, other: &Self) -> bool {
         let shape = |scheme: &Self| (scheme.fingerprint, scheme.bucket_seconds, scheme.age_max, scheme.skew);
         shape(self) == shape(other)
     }
 
-    /// Seconds after which nothing made until now is good, on any node.
+    /// Returns the seconds after which no id made until now is valid, on any node.
     fn grace_seconds(&self) -> u64 {
         (self.age_max + self.skew + 1) * self.bucket_seconds
     }
@@ -178,9 +178,9 @@ impl Scheme {
     }
 }
 
-/// Ids computed lately. A client connects and announces within a second, and announces all its torrents with
-/// one id; without this each of its datagrams costs an HMAC. It changes no answer, and holds [`Memo::PLACES`]
-/// ids at most.
+/// A cache of ids computed lately. A client connects and announces within a second, and announces all its
+/// torrents with one id; without this each of its datagrams costs an HMAC. It changes no answer, and holds
+/// [`Memo::PLACES`] ids at most.
 #[derive(Debug)]
 struct Memo {
     places: Vec<Computed>,
@@ -215,7 +215,8 @@ impl Memo {
         }
     }
 
-    /// Each id has one place. Whoever chooses addresses that meet in one place makes us compute, no more.
+    /// Returns the place of an id. Addresses chosen to meet in one place make the keeper compute, and do no
+    /// more harm.
     fn place(bucket: u64, source: IpAddr) -> usize {
         let address = match source {
             IpAddr::V4(v4) => u64::from(v4.to_bits()),
@@ -232,13 +233,13 @@ impl Memo {
 
 const _: () = assert!(Memo::PLACES == u8::MAX as usize + 1);
 
-/// Copies `from` to the beginning of `to`; gives the octets copied.
+/// Copies `from` to the beginning of `to`; returns the octets copied.
 fn put(to: &mut [u8], from: &[u8]) -> usize {
     to.iter_mut().zip(from).map(|(to, from)| *to = *from).count()
 }
 
-/// Steps aside from the two ids that must not be issued. Making and verifying both come through here, so that
-/// the id beside them verifies; one chance in 2^56 and a single bit cost nothing.
+/// Replaces the two ids that must not be issued by their neighbours. Making and verifying both call it, so
+/// that the neighbour verifies; one chance in 2^56 and a single bit cost nothing.
 fn unreserved(id: [u8; 8]) -> [u8; 8] {
     match u64::from_be_bytes(id) {
         number @ (0 | PROTOCOL_NUMBER) => (number ^ 1).to_be_bytes(),
@@ -248,7 +249,7 @@ fn unreserved(id: [u8; 8]) -> [u8; 8] {
 
 const PROTOCOL_NUMBER: u64 = u64::from_be_bytes(PROTOCOL_ID);
 
-/// Equal? One comparison of whole words: its time does not tell which octet differs.
+/// Whether two ids are equal. One comparison of whole words: its time does not tell which octet differs.
 fn same(a: [u8; 8], b: [u8; 8]) -> bool {
     std::hint::black_box(u64::from_ne_bytes(a) ^ u64::from_ne_bytes(b)) == 0
 }

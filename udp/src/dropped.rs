@@ -1,41 +1,43 @@
-//! Every reason for which a datagram is not answered as its sender wished.
+//! [`Dropped`]: every reason for which a datagram is not answered as its sender wished.
 
 use std::fmt;
 
 use hayate_state::Refusal as TrackerRefusal;
 
-/// Why a datagram was dropped, or its source told why not. Only [`Dropped::Refused`] is answered; all others are silence, because their
-/// source is not proven or must not be answered (`rules/udp.md#silence-until-verified`).
+/// The reason for which a datagram is dropped or refused. Only [`Dropped::Refused`] is answered; for all
+/// others there is silence, because their source is not proven or must not be answered
+/// (`rules/udp.md#silence-until-verified`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
-    /// Fewer octets than any request has.
+    /// The datagram is shorter than any request.
     Short,
-    /// Longer than the receive buffer: what was cut off cannot be judged.
+    /// The datagram is longer than the receive buffer: what was cut off cannot be judged.
     Oversized,
-    /// A connect without the protocol's magic number.
+    /// A connect lacks the magic number of the protocol.
     NotAConnect,
-    /// A connection id that was ours for this source, too long ago.
+    /// The connection id was issued to this source too long ago.
     StaleConnection,
-    /// A connection id that was never ours for this source, or is older than the keeper can tell.
+    /// The connection id was never issued to this source, or is older than the keeper can tell.
     ForgedConnection,
-    /// Another tracker's error reply (action 3); two trackers that answered these would talk for ever.
+    /// The datagram is an error reply of another tracker (action 3): two trackers that answered these would
+    /// go on for ever.
     ErrorReply,
-    /// Source port 0: nobody is there to be answered.
+    /// The source port is 0: it cannot be answered.
     SourcePortZero,
-    /// The datagram claims to come from where it went to.
+    /// The datagram claims to come from an address and port of this server.
     OwnEndpoint,
     /// The source is verified and is told the reason.
     Refused(ErrorReason),
 }
 
-/// What a verified source is told.
+/// The reason that a verified source is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorReason {
-    /// An action that BEP 15 does not know.
+    /// BEP 15 has no such action.
     UnknownAction,
-    /// Too short for its action, or a scrape without a whole info_hash.
+    /// The request is too short for its action, or a scrape without a whole info_hash.
     Malformed,
-    /// The tracker itself refused.
+    /// The tracker itself has refused.
     Tracker(TrackerRefusal),
 }
 
@@ -54,23 +56,23 @@ const BEFORE_TRACKER: [Dropped; 10] = [
 ];
 
 impl Dropped {
-    /// How many reasons there are.
+    /// The number of reasons.
     pub const COUNT: usize = BEFORE_TRACKER.len() + TrackerRefusal::ALL.len();
 
-    /// Every reason, in the order of the counters.
+    /// Iterates over every reason, in the order of the counters.
     pub fn all() -> impl Iterator<Item = Self> {
         let tracker =
             TrackerRefusal::ALL.into_iter().map(|refusal| Self::Refused(ErrorReason::Tracker(refusal)));
         BEFORE_TRACKER.into_iter().chain(tracker)
     }
 
-    /// The place in [`Dropped::all`].
+    /// Returns the place in [`Dropped::all`].
     #[must_use]
     pub fn index(self) -> usize {
         Self::all().position(|refusal| refusal == self).unwrap_or_default()
     }
 
-    /// The value of the label `error` of durations (`rules/operations.md#request-durations`).
+    /// Returns the value of the label `error` of durations (`rules/operations.md#request-durations`).
     #[must_use]
     pub fn error_label(self) -> &'static str {
         match self {
@@ -82,7 +84,7 @@ impl Dropped {
         }
     }
 
-    /// The value of the label `reason` in metrics.
+    /// Returns the value of the label `reason` in metrics.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -109,7 +111,7 @@ impl fmt::Display for Dropped {
 }
 
 impl ErrorReason {
-    /// The text for the client: static, printable ASCII, at most 64 octets, without a NUL.
+    /// Returns the text for the client: static, printable ASCII, at most 72 octets, without a NUL.
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {

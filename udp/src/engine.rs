@@ -1,4 +1,4 @@
-//! Decides what one datagram is answered with. It never sends, allocates nothing, and is told the time.
+//! [`Engine`]: decides how one datagram is answered. It never sends, allocates nothing, and is told the time.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,34 +22,62 @@ use crate::wire::option::Options;
 use crate::wire::reply::{self, AnnounceHead, Buffer};
 use crate::wire::request::{Action, AnnounceView, Head, Malformed, Short};
 
-/// Datagrams of a batch whose durations are recorded.
+/// Most datagrams of a batch whose durations are recorded.
 const BATCH_KEYS_MAX: usize = 256;
-/// Octets of a URL that hooks get to see: as many as a datagram can hold.
+/// Most octets of a URL that hooks see: as many as a datagram can hold.
 const URL_MAX: usize = 2048;
 
-/// What becomes of a datagram.
+/// The outcome of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome<'r> {
-    /// Send this to the source, from the address the datagram came to.
+    /// Send these octets to the source, from the address to which the datagram came.
     Reply(&'r [u8]),
     /// Send nothing.
     Silence(Dropped),
 }
 
-/// One worker's engine.
+/// One worker's engine: everything between a datagram and its reply. Owned by the worker's thread.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use hayate_state::{Now, Policy, Published, Swarms, Tracker};
+/// use hayate_udp::config::REPLY_MAX;
+/// use hayate_udp::wire::PROTOCOL_ID;
+/// use hayate_udp::{Dropped, Engine, Outcome, UdpConfig};
+///
+/// let tracker = Tracker::new(Swarms::new(0), &Published::new(Policy::default()), 7);
+/// let config = Published::new(UdpConfig::with_key("an example, do not copy"));
+/// let mut engine = Engine::new(tracker, config.subscribe());
+/// let (now, source) = (Now::at(0), "192.0.2.7:6881".parse()?);
+/// let mut reply = [0; REPLY_MAX];
+///
+/// // A connect (BEP 15): the protocol's magic number, action 0, and a transaction id.
+/// let connect = [&PROTOCOL_ID[..], &[0, 0, 0, 0, 7, 11, 13, 17]].concat();
+/// engine.begin_batch(now);
+/// let Outcome::Reply(octets) = engine.handle(now, source, &connect, &mut reply) else { panic!("silence") };
+/// assert_eq!(octets.len(), 16);
+/// assert_eq!(octets[..8], [0, 0, 0, 0, 7, 11, 13, 17], "action and transaction id");
+///
+/// // Octets 8 to 15 are the connection id. A source without one is not answered.
+/// let scrape = [&[0; 8][..], &[0, 0, 0, 2, 7, 11, 13, 17], &[7; 20]].concat();
+/// let outcome = engine.handle(now, source, &scrape, &mut reply);
+/// assert_eq!(outcome, Outcome::Silence(Dropped::ForgedConnection));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Engine {
     tracker: Tracker,
     config: Subscriber<UdpConfig>,
     keeper: Keeper,
     metrics: Arc<WorkerMetrics>,
-    /// Kinds of the datagrams of this batch; as many as a batch can have fit in without growing.
+    /// Kinds of the datagrams of this batch; never grows beyond [`BATCH_KEYS_MAX`].
     batch_keys: Vec<MetricKey>,
-    /// The labels of the datagram at hand.
+    /// The labels of the current datagram.
     labels: RequestLabels,
 }
 
-/// What is known of a datagram for its kind.
+/// What is known about a datagram, for the labels of its duration.
 #[derive(Clone, Copy, Debug)]
 struct RequestLabels {
     kind: RequestKind,
@@ -62,7 +90,7 @@ impl RequestLabels {
 }
 
 impl Engine {
-    /// An engine that decides with `tracker`.
+    /// Makes an engine that decides with `tracker`.
     #[must_use]
     pub fn new(tracker: Tracker, config: Subscriber<UdpConfig>) -> Self {
         let keeper = Keeper::new(config.get());
@@ -70,7 +98,7 @@ impl Engine {
         Self { tracker, config, keeper, metrics: Arc::default(), batch_keys, labels: RequestLabels::UNKNOWN }
     }
 
-    /// What this engine counts; its worker is the owner.
+    /// Returns what this engine counts; its worker is the owner.
     #[must_use]
     pub fn metrics(&self) -> &Arc<WorkerMetrics> {
         &self.metrics
@@ -99,14 +127,14 @@ impl Engine {
     }
 
     fn push_batch_key(&mut self) {
-        let RequestLabels { kind: asked, source, dropped: refusal } = self.labels;
+        let RequestLabels { kind, source, dropped } = self.labels;
         if self.batch_keys.len() < BATCH_KEYS_MAX {
-            self.batch_keys.push(self.metrics.metric_key(asked, source, refusal));
+            self.batch_keys.push(self.metrics.metric_key(kind, source, dropped));
         }
     }
 
-    /// Fetches what the announces among these datagrams will look at, before they are handled one by one. It
-    /// changes no answer, so it does not ask whether their sources are verified.
+    /// Fetches into the cache what the announces among these datagrams will look at, before they are handled
+    /// one by one. This changes no answer, so their sources need not be verified.
     pub fn prefetch_batch<'d>(&self, datagrams: impl Iterator<Item = &'d [u8]>) {
         self.tracker.prefetch_batch(datagrams.filter_map(announced_info_hash));
     }
@@ -147,12 +175,12 @@ impl Engine {
         self.labels.dropped = Some(dropped);
     }
 
-    /// The request is understood that far.
+    /// Notes what the request is, as far as it is understood.
     fn note_kind(&mut self, kind: RequestKind, client: Client) {
         self.labels = RequestLabels { kind, source: Some(client.address), ..self.labels };
     }
 
-    /// Gives the length of the reply, or the reason for silence.
+    /// Returns the length of the reply, or the reason for silence.
     fn decide(&mut self, client: Client, datagram: &[u8], reply: &mut Buffer) -> Result<usize, Dropped> {
         let head = Head::parse(datagram)?;
         match head.action() {
@@ -177,7 +205,7 @@ impl Engine {
         Ok(reply::connect(reply, head.transaction_id(), id))
     }
 
-    /// Answers a verified source: with what it asked for, or with the reason why not.
+    /// Answers a verified source, with what it asks for or with an error. Returns the length of the reply.
     fn serve_verified(
         &mut self,
         proof: Verified,
@@ -203,9 +231,9 @@ impl Engine {
             Action::Scrape => self.scrape(proof, client, head, reply),
             Action::Connect | Action::ErrorReply | Action::Unknown => Err(ErrorReason::UnknownAction),
         };
-        answered.unwrap_or_else(|complaint| {
-            self.count_dropped(Dropped::Refused(complaint));
-            reply::error(reply, head.transaction_id(), &complaint.text())
+        answered.unwrap_or_else(|reason| {
+            self.count_dropped(Dropped::Refused(reason));
+            reply::error(reply, head.transaction_id(), &reason.text())
         })
     }
 
@@ -236,10 +264,10 @@ impl Engine {
         if user.is_none() && claim != client.address && !AddressClass::of(claim).may_be_claimed() {
             return Err(ErrorReason::Tracker(TrackerRefusal::InvalidAddress));
         }
-        // A member's claim counts only if it is of use (`rules/private.md#member-address`).
+        // The claim of a user counts only if it is useful (`rules/private.md#member-address`).
         let address =
             if user.is_none() || AddressClass::of(claim).is_useful_claim() { claim } else { client.address };
-        // Members get peers of the family that they ask over.
+        // Users get peers of the family over which they announce.
         let family = if user.is_none() { address } else { client.address };
         let (stride, peers_max) = match family {
             IpAddr::V4(_) => (PEER_V4_LEN, reply::PEERS_V4_MAX),
@@ -247,13 +275,13 @@ impl Engine {
         };
         let num_want = view.num_want(config.num_want, config.num_want_max).min(peers_max);
         let room = reply::announce_peers(reply).get_mut(..usize::from(num_want) * stride).unwrap_or_default();
-        // The peers of one family only, and they go straight to where they are sent from.
+        // Peers of one family only, written straight into the buffer that is sent.
         let mut handout = match family {
             IpAddr::V4(_) => Handout::new(room, &mut []),
             IpAddr::V6(_) => Handout::new(&mut [], room),
         };
-        let announce = view.words(address, num_want);
-        // Zeroed only where somebody looks.
+        let announce = view.to_announce(address, num_want);
+        // Zeroed only where there are hooks to look at it.
         let mut url_room: [u8; URL_MAX];
         let request_url = if self.tracker.policy().hooks.is_empty() {
             None
@@ -275,9 +303,9 @@ impl Engine {
         };
         let answer = match answered {
             Ok(answer) => answer,
-            Err(denial) => {
-                self.count_dropped(Dropped::Refused(ErrorReason::Tracker(denial.refusal)));
-                return Ok(reply::error(reply, head.transaction_id(), &denial));
+            Err(refused) => {
+                self.count_dropped(Dropped::Refused(ErrorReason::Tracker(refused.refusal)));
+                return Ok(reply::error(reply, head.transaction_id(), &refused));
             }
         };
         let answer = match beyond {
@@ -296,7 +324,7 @@ impl Engine {
         reply: &mut Buffer,
     ) -> Result<usize, ErrorReason> {
         if self.tracker.is_private() {
-            // A scrape has no path to name a member by.
+            // A scrape has no URL, and so no passkey.
             return Err(ErrorReason::Tracker(TrackerRefusal::InvalidPasskey));
         }
         let hashes = head.scrape()?.info_hashes();
@@ -304,11 +332,11 @@ impl Engine {
         self.metrics.scrapes.for_source(client.address).add(1);
         let hashes = hashes.take(self.config.get().max_scrape_infohashes);
         let policy = self.tracker.policy();
-        // First, so that nobody can have hooks work beyond his limit.
+        // First, so that no client can have hooks run beyond its limit.
         let empty = policy.check_rate_limit(client.now.tick, client.address) == Some(OverLimitAction::Empty);
         if !empty && !policy.hooks.is_empty() {
-            let asked: Vec<_> = hashes.clone().collect();
-            self.tracker.scrape_with_hooks(client.now, &asked, RequestUrl::empty(client.address))?;
+            let info_hashes: Vec<_> = hashes.clone().collect();
+            self.tracker.scrape_with_hooks(client.now, &info_hashes, RequestUrl::empty(client.address))?;
         }
         let mut rows = 0;
         for (info_hash, row) in hashes.zip(reply::scrape_rows(reply)) {
@@ -320,7 +348,7 @@ impl Engine {
     }
 }
 
-/// The torrent that a datagram announces, if it is an announce.
+/// Returns the torrent that a datagram announces, if it is an announce.
 fn announced_info_hash(datagram: &[u8]) -> Option<InfoHash> {
     let head = Head::parse(datagram).ok()?;
     let view = match head.action() {
@@ -331,8 +359,8 @@ fn announced_info_hash(datagram: &[u8]) -> Option<InfoHash> {
     view.ok().map(AnnounceView::info_hash)
 }
 
-/// The path and query behind an announce (BEP 41), empty where there is none. What ran past the datagram, or
-/// past the room, is left out.
+/// Returns the path and query behind an announce (BEP 41), empty where there is none. What runs past the
+/// datagram or the room is left out.
 fn join_url<'r>(options: Options<'_>, room: &'r mut [u8; URL_MAX]) -> &'r [u8] {
     options.join(room).map_or(&[], |url| url.octets)
 }
@@ -347,7 +375,7 @@ fn announce_head(action: u32, head: Head<'_>, answer: Answer) -> AnnounceHead {
     }
 }
 
-/// Who asks, and when.
+/// The source of a datagram, and when it arrived.
 #[derive(Clone, Copy, Debug)]
 struct Client {
     now: Now,
@@ -355,8 +383,8 @@ struct Client {
     address: IpAddr,
 }
 
-/// The address a peer is registered with: what it claims if its source may claim (`rules/udp.md#ip-field`),
-/// else its source. Over IPv6 the field is never looked at (BEP 15).
+/// Returns the address under which a peer is registered: the claimed one if its source may claim
+/// (`rules/udp.md#ip-field`), otherwise its source. Over IPv6 the field is never looked at (BEP 15).
 fn registered_address(config: &UdpConfig, source: IpAddr, view: AnnounceView<'_>) -> IpAddr {
     let may_claim = source.is_ipv4() && config.spoofing_sources.iter().any(|net| net.contains(&source));
     if may_claim { view.claimed_address().unwrap_or(source) } else { source }

@@ -1,4 +1,4 @@
-//! What one worker counts. The worker alone adds; `/metrics` reads and sums over workers.
+//! [`WorkerMetrics`]: what one worker counts. The worker alone adds; `/metrics` reads and sums over workers.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::dropped::Dropped;
 /// Actions of durations, by [`RequestKind`].
 const ACTIONS: [&str; 4] = ["connect", "announce", "scrape", "empty"];
 
-/// What a datagram asked for, as a label of durations.
+/// The kind of request in a datagram, as a label of durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum RequestKind {
-    /// An id.
+    /// BEP 15 connect.
     Connect,
     /// BEP 15 announce.
     Announce,
@@ -26,17 +26,17 @@ pub enum RequestKind {
     Empty,
 }
 
-/// One number for each family of sources; an IPv4-mapped source is IPv4.
+/// One counter for each family of sources; an IPv4-mapped source is IPv4.
 #[derive(Debug, Default)]
 pub struct PerFamily {
-    /// Of IPv4 sources.
+    /// Counts IPv4 sources.
     pub v4: Counter,
-    /// Of IPv6 sources.
+    /// Counts IPv6 sources.
     pub v6: Counter,
 }
 
 impl PerFamily {
-    /// The counter for a source.
+    /// Returns the counter for a source.
     #[must_use]
     pub fn for_source(&self, source: IpAddr) -> &Counter {
         if source.is_ipv4() { &self.v4 } else { &self.v6 }
@@ -56,14 +56,14 @@ pub struct WorkerMetrics {
     pub scrapes: PerFamily,
     /// Datagrams that were given a reply, error replies too.
     pub replies: PerFamily,
-    /// Replies the kernel did not take.
+    /// Replies that the kernel did not take.
     pub send_errors: Counter,
     /// Receive calls that failed.
     pub receive_errors: Counter,
     /// Datagrams the kernel dropped because the receive buffer was full.
     pub socket_drops: Counter,
     dropped: [Counter; Dropped::COUNT],
-    /// How long datagrams took, by what became of them.
+    /// Durations of datagrams, by kind and outcome.
     pub durations: Arc<RequestDurations>,
 }
 
@@ -84,15 +84,15 @@ impl Default for WorkerMetrics {
 }
 
 impl WorkerMetrics {
-    /// Counts one refused datagram; only the owner may.
+    /// Counts one dropped or refused datagram. Only the owner may call it.
     pub fn count_dropped(&self, dropped: Dropped) {
         if let Some(counter) = self.dropped.get(dropped.index()) {
             counter.add(1);
         }
     }
 
-    /// The kind of a datagram from `source`, for [`Self::durations`]; `source` is `None` before its request
-    /// was understood.
+    /// Returns the key of a datagram in [`Self::durations`]; `source` is `None` before its request is
+    /// understood.
     #[must_use]
     pub fn metric_key(
         &self,
@@ -103,13 +103,13 @@ impl WorkerMetrics {
         self.durations.key(kind as usize, source, dropped.map(Dropped::index))
     }
 
-    /// Datagrams refused for one reason.
+    /// Returns the number of datagrams dropped or refused for one reason.
     #[must_use]
     pub fn dropped_count(&self, dropped: Dropped) -> u64 {
         self.dropped.get(dropped.index()).map_or(0, Counter::value)
     }
 
-    /// Lists all numbers on a board.
+    /// Registers all counters on a board.
     pub fn register_metrics(self: &Arc<Self>, board: &Board) {
         self.register_requests(board);
         let help = "Time from datagram to reply, taken once per batch.";

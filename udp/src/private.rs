@@ -1,16 +1,16 @@
-//! How users name themselves over UDP: by the path of the announce URL, which clients send along (BEP 41,
-//! `rules/private.md#udp`).
+//! The passkey of a user over UDP: it is in the path of the announce URL, which clients send as an option
+//! (BEP 41, `rules/private.md#udp`).
 
 use hayate_state::private::passkey_path;
 use hayate_state::query::split_target;
 
 use crate::wire::option::Options;
 
-/// Octets of the longest path in several pieces, or with something to decode, that is read.
+/// Octets of the longest path that is read where it comes in several pieces or has to be decoded.
 const PATH_MAX: usize = 1024;
 
-/// Works on the passkey of an announce; `None` if there is none, because the path is not there, not whole, or
-/// not that of an announce.
+/// Runs `work` on the passkey of an announce; `None` if there is none, because the path is missing, not
+/// whole, or not that of an announce.
 pub(crate) fn with_passkey<T>(options: Options<'_>, work: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
     let mut pieces = options;
     let first = pieces.next()?;

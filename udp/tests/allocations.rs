@@ -1,11 +1,11 @@
-//! From datagram to reply the engine allocates nothing, whatever a client asks, once its peer is known. A
+//! From datagram to reply the engine allocates nothing, whatever a client sends, once its peer is known. A
 //! binary of its own, because the counter replaces the allocator.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 #[path = "../../tests/kit/fixtures/site.rs"]
 #[expect(dead_code, reason = "the fixture of the other tests, of which little is needed here")]
 mod fixture;
-#[path = "door/kit.rs"]
+#[path = "server/kit.rs"]
 #[expect(dead_code, reason = "the kit of the other tests, of which little is needed here")]
 mod kit;
 
@@ -17,7 +17,7 @@ use hayate_udp::config::REPLY_MAX;
 use hayate_udp::dropped::ErrorReason;
 use hayate_udp::{Dropped, Outcome};
 
-use kit::{CONNECT, Harness, Words, scrape};
+use kit::{CONNECT, Harness, TestAnnounce, scrape};
 
 /// Octets of an announce reply without peers.
 const HEAD_LEN: usize = 20;
@@ -38,18 +38,19 @@ fn reply_len(harness: &mut Harness, source: &str, datagram: &[u8]) -> Result<usi
     result
 }
 
-/// A swarm of this many peers on addresses that `address` makes; every other one is a seeder. Gives their
+/// A swarm of this many peers on addresses that `address` makes; every other one is a seeder. Returns their
 /// announces.
 fn swarm(harness: &mut Harness, peers: u16, address: impl Fn(u16) -> String) -> Vec<(String, Vec<u8>)> {
-    let member = |number: u16| {
+    let announce = |number: u16| {
         let port = 1024 + number;
-        let words = if number.is_multiple_of(2) { Words::seeder(port) } else { Words::leecher(port) };
-        let (source, words) = (address(number), Words { event: 0, num_want: 50, ..words });
+        let words =
+            if number.is_multiple_of(2) { TestAnnounce::seeder(port) } else { TestAnnounce::leecher(port) };
+        let (source, words) = (address(number), TestAnnounce { event: 0, num_want: 50, ..words });
         let datagram = words.datagram(harness.connect(&source));
-        harness.say(&source, &datagram).unwrap();
+        harness.send(&source, &datagram).unwrap();
         (source, datagram)
     };
-    (0..peers).map(member).collect()
+    (0..peers).map(announce).collect()
 }
 
 fn v4(number: u16) -> String {
@@ -89,14 +90,15 @@ fn an_announce_of_a_known_peer_allocates_nothing() {
 }
 
 #[test]
-fn an_announce_of_a_member_allocates_nothing_but_what_its_records_take() {
-    let mut harness = Harness::private(hayate_state::Policy::default(), kit::door_config(), fixture::site());
+fn an_announce_of_a_user_allocates_nothing_but_what_its_records_take() {
+    let mut harness = Harness::private(hayate_state::Policy::default(), kit::udp_config(), fixture::site());
     let path = format!("/{}/announce", fixture::PLAIN);
     let options = [&[2, u8::try_from(path.len()).unwrap()], path.as_bytes()].concat();
-    let mut datagram = Words { options, ..Words::leecher(6881) }.datagram(harness.connect(&v4(7)));
+    let mut datagram =
+        TestAnnounce { options, ..TestAnnounce::leecher(6881) }.datagram(harness.connect(&v4(7)));
     datagram[16..36].copy_from_slice(&fixture::FREE);
     datagram[36..56].copy_from_slice(b"-TR2940-000000000001");
-    harness.say(&v4(7), &datagram).unwrap();
+    harness.send(&v4(7), &datagram).unwrap();
     assert_eq!(reply_len(&mut harness, &v4(7), &datagram), Ok(HEAD_LEN));
 }
 
@@ -113,7 +115,7 @@ fn a_scrape_allocates_nothing() {
 #[test]
 fn a_refusal_allocates_nothing() {
     let mut harness = Harness::open();
-    let announce = Words::leecher(6881).datagram([7; 8]);
+    let announce = TestAnnounce::leecher(6881).datagram([7; 8]);
     assert_eq!(reply_len(&mut harness, &v4(7), &announce), Err(Dropped::ForgedConnection));
     assert_eq!(reply_len(&mut harness, &v4(7), &CONNECT[..15]), Err(Dropped::Short));
     let id = harness.connect(&v4(7));

@@ -43,7 +43,7 @@ fn known() -> [(&'static str, Map<String, Value>); 3] {
         .map(|name| (name, options.next().unwrap_or_default()))
 }
 
-/// One peer that announces again and again, and is handed nobody.
+/// One peer that announces again and again, and is handed no peers.
 pub(crate) fn chains(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("hooks");
     let known = known();

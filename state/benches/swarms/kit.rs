@@ -27,7 +27,7 @@ impl BenchTracker {
         Self { tracker, swarms, room: [0; ROOM] }
     }
 
-    /// `peers` peers in `torrents` torrents, each peer in one, none of them handed anybody.
+    /// Makes `peers` peers in `torrents` torrents, each peer in one; none of them is handed peers.
     pub(crate) fn filled(torrents: u32, peers: u32) -> Self {
         let mut tracker = Self::new();
         (0..peers).for_each(|number| tracker.announce(&announce_of_peer(torrents, number, 0)));
@@ -43,14 +43,15 @@ impl BenchTracker {
     }
 }
 
-/// The regular announce of peer `number`, who is in one of `torrents` torrents; every other one is a seeder.
+/// Returns the regular announce of peer `number`, which is in one of `torrents` torrents; every other one is
+/// a seeder.
 pub(crate) fn announce_of_peer(torrents: u32, number: u32, num_want: u16) -> Announce {
     // Scattered, so that neighbours in number do not share a swarm.
     let torrent = number.wrapping_mul(0x85eb_ca6b) % torrents;
     announce(info_hash(torrent), number, u64::from(number % 2), num_want)
 }
 
-/// A regular announce of peer `number`. Numbers below 2^24 have different, public addresses.
+/// Returns a regular announce of peer `number`. Numbers below 2^24 have different, public addresses.
 pub(crate) fn announce(info_hash: InfoHash, number: u32, left: u64, num_want: u16) -> Announce {
     let scattered = number.wrapping_mul(0x9e37_79b1) & 0x00ff_ffff;
     Announce {
@@ -66,7 +67,7 @@ pub(crate) fn announce(info_hash: InfoHash, number: u32, left: u64, num_want: u1
     }
 }
 
-/// Random octets, always the same for one torrent.
+/// Returns random octets, always the same for one torrent.
 pub(crate) fn info_hash(torrent: u32) -> InfoHash {
     let mut octets = [0; 20];
     fastrand::Rng::with_seed(u64::from(torrent)).fill(&mut octets);

@@ -1,5 +1,5 @@
 //! Swarms under `cargo bench -p hayate-state`: the operations of the reference's peer store, announces at
-//! 10^3 to 10^7 peers, the sweep, snapshots, announces of members. Everything is in virtual time and from
+//! 10^3 to 10^7 peers, the sweep, snapshots, announces of users. Everything is in virtual time and from
 //! fixed seeds.
 //!
 //! One kind alone: `cargo bench -p hayate-state -- store/put`. All times are of one thread; each includes
@@ -36,7 +36,7 @@ fn main() {
     sizes::announces(&mut criterion);
     sizes::hidden(&mut criterion);
     sweep::rounds(&mut criterion);
-    sweep::beats(&mut criterion);
+    sweep::slices(&mut criterion);
     snapshot::writes(&mut criterion);
     snapshot::restores(&mut criterion);
     hooks::chains(&mut criterion);

@@ -27,7 +27,8 @@ pub(crate) fn announces(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The asker may be handed one peer of so many, in a swarm of a hundred thousand; the others have port 1.
+/// The requester may be handed one peer in this many, in a swarm of a hundred thousand; the others have port
+/// 1.
 pub(crate) fn hidden(criterion: &mut Criterion) {
     const PEERS: u32 = 100_000;
     let mut group = criterion.benchmark_group("announce");

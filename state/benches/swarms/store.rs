@@ -1,8 +1,8 @@
 //! The operations that the reference measures of its peer stores, under its names: 1000 info_hashes, 1000
-//! IPv4 peers. `1k` takes another peer each time, `1k-infohash` another torrent. What the reference does by a
-//! call of its own each is an announce here:
+//! IPv4 peers. `1k` takes another peer each time, `1k-infohash` another torrent. Each of the calls of the
+//! reference is an announce here:
 //!
-//! - put: a peer announces and is handed nobody; delete: it announces `event=stopped`
+//! - put: a peer announces and is handed no peers; delete: it announces `event=stopped`
 //! - grad (graduate): it announces `event=completed` with `left=0`
 
 use criterion::Criterion;

@@ -1,4 +1,4 @@
-//! The sweep over a million peers. A whole round: its milliseconds are nanoseconds per peer. A beat: what
+//! The sweep over a million peers. A whole round: its milliseconds are nanoseconds per peer. A slice: what
 //! the actor does every tenth of a second, in slices of about a thousand peers under one lock each.
 
 use std::time::Duration;
@@ -39,13 +39,13 @@ pub(crate) fn rounds(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What one beat of the actor does while nobody expires.
-pub(crate) fn beats(criterion: &mut Criterion) {
+/// What one slice of the actor's work does while no peer expires.
+pub(crate) fn slices(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("sweep");
     let policy = Policy::default();
     for (name, torrents) in SHAPES {
         let mut built = None;
-        group.bench_function(format!("beat/{name}"), |bencher| {
+        group.bench_function(format!("slice/{name}"), |bencher| {
             let (_, sweeper) = built.get_or_insert_with(|| swept(torrents));
             bencher.iter(|| sweeper.advance(NOW, &policy, Duration::from_millis(100)));
         });

@@ -1,6 +1,6 @@
-//! One announce of a member of a private site whose peer is known: credit, records, hand-out. What it records
-//! is taken out of the queues now and then, which is not timed. Many small swarms; one large one, and the
-//! same with peers that nobody is handed, because their port is a well-known one.
+//! One announce of a user of a private site whose peer is known: credit, records, choice of peers. The
+//! records are taken out of the queues now and then, which is not timed. Many small swarms; one large one;
+//! and the same with peers that are not handed out, because they have a well-known port.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use hayate_state::{Announce, Clock, Event, Handout, PeerId, Policy, Published, S
 use crate::double::{Double, Doubled};
 use crate::kit::{self, NUM_WANT};
 
-/// Name, members, torrents, and how many of a thousand members have a well-known port.
+/// Name, users, torrents, and how many of a thousand users have a well-known port.
 const SITES: [(&str, u32, u32, u32); 4] = [
     ("announce", 10_000, 1000, 0),
     ("announce-large", 100_000, 1, 0),
@@ -33,23 +33,23 @@ struct DiscardingStore;
 
 impl Double for DiscardingStore {}
 
-/// A tracker of a site whose members seed and leech one torrent each.
+/// A tracker of a site whose users seed and leech one torrent each.
 pub(crate) struct BenchSite {
     pub(crate) site: Arc<Site>,
     tracker: Tracker,
-    members: Vec<(User, Announce)>,
+    announces: Vec<(User, Announce)>,
     pub(crate) recorder: Recorder,
     _folder: tempfile::TempDir,
 }
 
 impl BenchSite {
-    /// Nobody is there yet.
+    /// Makes the tracker; no peer is there yet.
     pub(crate) fn new(count: u32, torrents: u32, hidden: u32) -> Self {
         let site = Site::new();
-        let mut members = Users::default();
+        let mut users = Users::default();
         for id in 0..count {
             let (passkey, multipliers) = (passkey(id).into_bytes().into(), Multipliers::default());
-            members.insert(&UserAccount {
+            users.insert(&UserAccount {
                 passkey,
                 id,
                 disable_download: false,
@@ -57,9 +57,9 @@ impl BenchSite {
                 multipliers,
             });
         }
-        site.update(|register| {
-            register.users = Arc::new(members);
-            register.clients = Arc::new([(1, "-XX0")].into_iter().collect());
+        site.update(|site_data| {
+            site_data.users = Arc::new(users);
+            site_data.clients = Arc::new([(1, "-XX0")].into_iter().collect());
         });
         for id in 0..torrents {
             SiteRestore::new(&site.torrents, Now::at(0)).restore_record(SiteRecord::Torrent(SiteTorrent {
@@ -94,20 +94,20 @@ impl BenchSite {
         let recorder = OpenedStore::new(&queues, clock, &pace, &places, opener).unwrap().start().unwrap();
         let tracker = Tracker::new(Swarms::new(0), &Published::new(Policy::default()), 7);
         let tracker = tracker.with_site(Arc::clone(&site)).with_queues(queues);
-        let member = |id: u32| {
+        let announce = |id: u32| {
             let peer_id = PeerId(format!("-XX0001-{id:012}").into_bytes().try_into().unwrap());
-            let member = tracker.find_user(passkey(id).as_bytes()).unwrap();
+            let user = tracker.find_user(passkey(id).as_bytes()).unwrap();
             let port = if id % 1000 < hidden { 80 } else { 6881 };
-            (member, Announce { peer_id, port, ..kit::announce_of_peer(torrents, id, NUM_WANT) })
+            (user, Announce { peer_id, port, ..kit::announce_of_peer(torrents, id, NUM_WANT) })
         };
-        let members = (0..count).map(member).collect();
-        Self { site, tracker, members, recorder, _folder: folder }
+        let announces = (0..count).map(announce).collect();
+        Self { site, tracker, announces, recorder, _folder: folder }
     }
 
-    /// All members are there.
-    fn filled(members: u32, torrents: u32, hidden: u32) -> Self {
-        let mut bench = Self::new(members, torrents, hidden);
-        for id in 0..members {
+    /// Makes the tracker with the peers of all users.
+    fn filled(users: u32, torrents: u32, hidden: u32) -> Self {
+        let mut bench = Self::new(users, torrents, hidden);
+        for id in 0..users {
             bench.announce(id, 0);
             if u64::from(id) % ROUND == 0 {
                 bench.recorder.emergency_flush().flush_to_disk();
@@ -122,11 +122,11 @@ impl BenchSite {
     }
 
     pub(crate) fn announce_event(&mut self, id: u32, total: u64, event: Event) {
-        let (member, announce) = self.members[id as usize];
+        let (user, announce) = self.announces[id as usize];
         let announce = Announce { uploaded: total, downloaded: total / 2, event, ..announce };
         let (mut v4, mut v6) = ([0; 6 * NUM_WANT as usize], [0; 18 * NUM_WANT as usize]);
         let mut handout = Handout::new(&mut v4, &mut v6);
-        let answer = self.tracker.announce_user(Now::at(1), member, &announce, None, &mut handout);
+        let answer = self.tracker.announce_user(Now::at(1), user, &announce, None, &mut handout);
         black_box((answer.unwrap(), handout.v4.used()));
     }
 }
@@ -136,11 +136,11 @@ fn passkey(id: u32) -> String {
 }
 
 pub(crate) fn announces(criterion: &mut Criterion) {
-    for (name, members, torrents, hidden) in SITES {
+    for (name, users, torrents, hidden) in SITES {
         // Built by the first call of the closure only: the filter of the command line may leave it out.
         let (mut built, clock, mut total) = (None, Clock::start(), 0);
-        criterion.bench_function(&format!("member/{name}"), |bencher| {
-            let bench = built.get_or_insert_with(|| BenchSite::filled(members, torrents, hidden));
+        criterion.bench_function(&format!("user/{name}"), |bencher| {
+            let bench = built.get_or_insert_with(|| BenchSite::filled(users, torrents, hidden));
             let mut random = fastrand::Rng::with_seed(11);
             bencher.iter_custom(|announces| {
                 let mut worked = Duration::ZERO;
@@ -148,7 +148,7 @@ pub(crate) fn announces(criterion: &mut Criterion) {
                     let start = clock.uptime();
                     for _ in begin..announces.min(begin + ROUND) {
                         total += 1000;
-                        bench.announce(random.u32(..members), total);
+                        bench.announce(random.u32(..users), total);
                     }
                     worked += clock.uptime() - start;
                     bench.recorder.emergency_flush().flush_to_disk();

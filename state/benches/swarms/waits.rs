@@ -1,7 +1,7 @@
-//! How long announces take in one private swarm of a hundred thousand members while all that goes through
-//! such a swarm is under way: `HAYATE_BENCH_WAITS=1 cargo bench -p hayate-state --bench swarms`. Whatever an
-//! announce waits for, its lock too, is in its time; what the machine does meanwhile is in the row without
-//! anything else.
+//! How long announces take in one private swarm of a hundred thousand users while each of the walks through
+//! such a swarm is under way: `HAYATE_BENCH_WAITS=1 cargo bench -p hayate-state --bench swarms`. The time of
+//! an announce includes all that it waits for, its lock, too; the row without a walk shows what the machine
+//! itself adds.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 pub(crate) fn print_table() {
     let columns = ["announces", "p50, us", "p99.9, us", "p99.99, us", "longest, us", "above 1 ms"];
-    println!("| {USERS} members in one swarm | {} |", columns.join(" | "));
+    println!("| {USERS} users in one swarm | {} |", columns.join(" | "));
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     let (mut bench, clock) = (BenchSite::new(USERS, 1, 0), Clock::start());
     let tokens = (0..TOKENS).map(|id| ((id, id), ())).collect();

@@ -1,15 +1,15 @@
 //! Which addresses a client or a proxy may claim: not those of the IANA special-purpose address registries,
 //! and not deprecated ones.
 //!
-//! Where a connection or datagram really came from is not asked about: a test network may well use what is
-//! reserved for documentation.
+//! The real source of a connection or datagram is not checked: a test network may well use what is reserved
+//! for documentation.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::scope::AddressScope;
 
-/// An address as one that somebody claims: a proxy in a header, a client by a parameter or a field. An
-/// IPv4-mapped address counts as the IPv4 address in it. Each predicate answers one question, when asked.
+/// An address that is claimed: by a proxy in a header, or by a client in a parameter or field. An IPv4-mapped
+/// address counts as the IPv4 address in it. Each predicate answers one question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressClass(IpAddr);
 
@@ -49,7 +49,7 @@ impl AddressClass {
 }
 
 /// Whether a registry reserves the address for something other than a host of the internet. Ranges that have
-/// a scope of their own, or none, are not asked about.
+/// a scope of their own, or none, are not covered.
 fn is_reserved(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_reserved_v4(v4),

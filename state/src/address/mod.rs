@@ -2,8 +2,8 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | `scope` | where a peer can be reached from: public peers are for every client, private ones for their own range |
-//! | `class` | the same and the special-purpose registries, for an address that somebody claims |
+//! | `scope` | where a peer can be reached from: public peers by all, private ones within their range |
+//! | `class` | the same and the special-purpose registries, for an address that is claimed |
 
 mod class;
 mod scope;

@@ -1,5 +1,5 @@
-//! Announces by client, for an operator who wants to know which programs are out there. Bounded: clients name
-//! themselves, so anybody can invent one.
+//! Announces by kind of client, for an operator who wants to know which programs are in use. The table is
+//! bounded: clients name themselves, so anybody can invent new ones.
 
 use std::collections::HashMap;
 
@@ -7,10 +7,10 @@ use parking_lot::Mutex;
 
 use crate::ids::ClientId;
 
-/// Clients that are told apart; all further ones are counted together.
+/// Kinds of clients that are told apart; all further ones are counted together.
 pub const CLIENTS_MAX: usize = 4096;
 
-/// How often each client has announced.
+/// The number of announces of each kind of client since the start.
 #[derive(Debug, Default)]
 pub struct ClientStats(Mutex<ClientCounts>);
 
@@ -21,7 +21,7 @@ struct ClientCounts {
 }
 
 impl ClientStats {
-    /// Counts one announce for each.
+    /// Counts one announce for each of `clients`.
     pub(crate) fn count_announces(&self, clients: &[ClientId]) {
         let ClientCounts { named, others } = &mut *self.0.lock();
         for client in clients {
@@ -35,7 +35,8 @@ impl ClientStats {
         }
     }
 
-    /// All of them, the most frequent first, and the announces of those that are not told apart.
+    /// Returns all kinds with their announces, the most frequent first, and the announces of all that are not
+    /// told apart.
     #[must_use]
     pub fn counts(&self) -> (Vec<(ClientId, u64)>, u64) {
         let counts = self.0.lock();

@@ -1,12 +1,12 @@
-//! The settings behind every decision about an announce. A reload publishes a new one; sockets and swarms
-//! stay.
+//! [`Policy`]: the settings by which announces and scrapes are decided. A reload publishes a new policy;
+//! sockets and swarms stay.
 //!
 //! | module | what is in it |
 //! |---|---|
 //! | [`access`] | lists of torrents |
 //! | [`hooks`] | what an operator may put between policy and swarm |
-//! | [`rate_limit`] | who asks far too often |
-//! | [`client_stats`] | which clients are out there |
+//! | [`rate_limit`] | which addresses send too many requests |
+//! | [`client_stats`] | how often each kind of client announces |
 
 pub mod access;
 pub mod client_stats;
@@ -26,14 +26,14 @@ use crate::ids::InfoHash;
 
 /// Longest lifetime of a peer in seconds: ages are kept in 15 bits, with room for a late sweep.
 pub const PEER_INACTIVITY_SECONDS_MAX: u32 = 6 * 3600;
-/// A tracker that is full asks its clients to come again after this many intervals.
+/// Intervals after which a full tracker asks its clients to announce again.
 pub const FULL_INTERVALS: u32 = 2;
-/// Octets a second that are believed where nothing else is said: those of a line of some 17 Gbit/s.
+/// Octets a second that are believed by default: those of a line of some 17 Gbit/s.
 pub const OCTETS_PER_SECOND_MAX: u64 = 2 << 30;
 /// The `interval` of a failure where `min_announce` is 0, in seconds (`rules/http.md#failure-reply`).
 pub const FAILURE_INTERVAL_SECONDS: u32 = 900;
 
-/// Settings of mode open and listed.
+/// The settings by which announces and scrapes are decided, in every mode.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// Which torrents may be announced; in mode listed the registered ones.
@@ -42,67 +42,68 @@ pub struct Policy {
     pub registered: Option<Arc<TorrentList>>,
     /// Seconds between two announces of a client; at least 1 (BEP 3 `interval`).
     pub announce_seconds: u32,
-    /// Seconds a client should let pass at least; 0 = not said (`min interval`).
+    /// Shortest time between two announces of a client, in seconds; 0 = clients are not told (`min
+    /// interval`).
     pub min_announce_seconds: u32,
     /// A random number of seconds below this is added to each interval; 0 = none.
     pub announce_drift_seconds: u32,
-    /// Seconds a silent peer stays; at most [`PEER_INACTIVITY_SECONDS_MAX`].
+    /// Seconds for which a peer stays without announcing; at most [`PEER_INACTIVITY_SECONDS_MAX`].
     pub peer_inactivity_seconds: u32,
-    /// Seconds after `peer_inactivity_seconds` in which an expired peer leaves; at least 1.
+    /// Seconds after `peer_inactivity_seconds` within which an expired peer is removed; at least 1.
     pub purge_seconds: u32,
-    /// What a scrape tells as `min_request_interval`, in seconds; 0 = not said.
+    /// The `min_request_interval` of scrapes, in seconds; 0 = clients are not told.
     pub scrape_seconds: u32,
-    /// Octets a second, in each direction, that are believed of a session at most; 0 = any number (mode
+    /// Most octets a second, in each direction, that are believed of a session; 0 = any number (mode
     /// private).
     pub octets_per_second_max: u64,
-    /// Refuse ports below 1024.
+    /// Whether ports below 1024 are refused.
     pub strict_port: bool,
-    /// Keep peer ids, for the list form of BEP 3.
+    /// Whether peer ids are kept, for the list form of BEP 3.
     pub keep_peer_ids: bool,
-    /// How private peers are handed out.
+    /// To whom peers with private addresses are handed out.
     pub private_peers: PrivatePeers,
-    /// Ports that are counted but not handed out; port 1 always is.
+    /// Ports whose peers are counted but not handed out; port 1 is always such a port.
     pub denied_ports: Vec<u16>,
-    /// Octets of memory the swarms may take, by their own count; 0 = no limit.
+    /// The memory budget of the swarms in octets, by their own count; 0 = no limit.
     pub memory_max: u64,
-    /// Torrents without peers whose completed count is remembered, at most.
+    /// Most torrents without peers whose completed count is remembered.
     pub idle_torrents_max: usize,
-    /// Answer scrapes.
+    /// Whether scrapes are answered.
     pub enable_scrape: bool,
-    /// What looks at announces before they change a swarm.
+    /// The hooks that see announces and scrapes before they are decided.
     pub hooks: Arc<Hooks>,
-    /// How often one address may ask; `None` = as often as it likes.
+    /// The rate limit of one address; `None` = no limit.
     pub rate_limit: Option<RateLimitRule>,
-    /// Where announces are counted by client, if they are.
+    /// Where announces are counted by kind of client; `None` = nowhere.
     pub client_stats: Option<Arc<ClientStats>>,
 }
 
-/// How often one address may ask, and what becomes of it.
+/// A rate limit, and what becomes of requests beyond it.
 #[derive(Clone, Debug)]
 pub struct RateLimitRule {
-    /// Who has asked how often.
+    /// The token buckets of all addresses.
     pub limiter: Arc<RateLimiter>,
     /// What becomes of requests beyond the limit.
     pub action: OverLimitAction,
 }
 
-/// An announce that all prehooks let pass.
+/// What the prehooks have made of an announce that all of them let pass.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PassedHooks {
-    /// Its intervals.
+    /// The answer so far: its intervals.
     pub(crate) answer: Answer,
-    /// Peers and counts stay out of the reply.
+    /// Whether peers and counts stay out of the reply.
     pub(crate) skip_reply: bool,
 }
 
-/// What becomes of a request beyond a limit.
+/// What becomes of a request beyond the rate limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OverLimitAction {
     /// It is counted and served.
     Count,
     /// It is served, and answered with a long interval.
     Slow,
-    /// It changes nothing, and is answered as by a tracker that is full.
+    /// It changes nothing, and is answered as by a full tracker.
     Empty,
 }
 
@@ -133,17 +134,17 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// What becomes of a request from a proven source; `None` = it is served as usual.
+    /// Counts a request from a proven source. Returns what becomes of it if it is beyond the rate limit.
     #[must_use]
     pub fn check_rate_limit(&self, now: Tick, source: std::net::IpAddr) -> Option<OverLimitAction> {
         let rate_limit = self.rate_limit.as_ref()?;
         (!rate_limit.limiter.admits(now, source)).then_some(rate_limit.action)
     }
 
-    /// May this announce change a swarm? Gives where the requester is reached.
+    /// Decides whether this announce may change a swarm. Returns the scope of its address.
     ///
     /// # Errors
-    /// The refusal the client is told.
+    /// The refusal that the client is told.
     pub fn admit(&self, announce: &Announce) -> Result<AddressScope, Refusal> {
         if announce.port == 0 || self.refuses_port(announce.port) {
             return Err(Refusal::InvalidPort);
@@ -155,13 +156,13 @@ impl Policy {
         Ok(scope)
     }
 
-    /// Is this port one that `announce.strict_port` refuses?
+    /// Whether `announce.strict_port` refuses this port.
     #[must_use]
     pub fn refuses_port(&self, port: u16) -> bool {
         self.strict_port && port < 1024
     }
 
-    /// The answer to an announce that was carried out: its interval is drawn anew each time.
+    /// Returns the answer to an announce that was carried out. Its interval is drawn anew each time.
     pub(crate) fn answer(&self, tally: Tally, random: &mut fastrand::Rng) -> Answer {
         let drift = self.announce_drift_seconds;
         let drift = if drift == 0 { 0 } else { random.u32(..drift) };
@@ -169,32 +170,32 @@ impl Policy {
         Answer { interval_seconds, min_interval_seconds: self.min_announce_seconds, tally }
     }
 
-    /// May this torrent be announced and scraped?
+    /// Whether this torrent may be announced and scraped.
     #[must_use]
     pub fn admits_torrent(&self, info_hash: &InfoHash) -> bool {
         self.access.admits(info_hash) || self.registered.as_ref().is_some_and(|list| list.contains(info_hash))
     }
 
-    /// The same scope, or [`Reach::Hidden`] where the port must not be handed out.
+    /// Returns `scope`, or [`AddressScope::Hidden`] where the port must not be handed out.
     #[must_use]
     pub fn scope_with_port(&self, scope: AddressScope, port: u16) -> AddressScope {
         if port <= 1 || self.denied_ports.contains(&port) { AddressScope::Hidden } else { scope }
     }
 
-    /// Seconds a failure tells an HTTP client to wait.
+    /// Returns the seconds that a failure tells an HTTP client to wait.
     #[must_use]
     pub fn failure_interval_seconds(&self) -> u32 {
         if self.min_announce_seconds == 0 { FAILURE_INTERVAL_SECONDS } else { self.min_announce_seconds }
     }
 
-    /// Seconds a client waits after an answer that could not be given in full.
+    /// Returns the seconds that a client waits after an answer of a full tracker.
     #[must_use]
     pub fn full_interval_seconds(&self) -> u32 {
         self.announce_seconds.saturating_mul(FULL_INTERVALS)
     }
 
-    /// Shows an announce that will be answered with the intervals of `planned` to all hooks. Gives what is
-    /// left of them, and whether the swarm may change.
+    /// Shows all hooks an announce that will be answered with the intervals of `planned`. Returns what they
+    /// have made of the answer, and whether the swarm may change.
     ///
     /// # Errors
     /// The refusal of a prehook.
@@ -208,7 +209,7 @@ impl Policy {
         let intervals = (planned.interval_seconds, planned.min_interval_seconds);
         let mut visit = AnnounceVisit::new(now, announce, url, intervals);
         self.hooks.run_prehooks(&mut visit)?;
-        // What the client is told is settled: posthooks decide about the swarm only.
+        // The answer is settled here: posthooks decide about the swarm only.
         let (interval_seconds, min_interval_seconds) = (visit.interval_seconds, visit.min_interval_seconds);
         let skip_reply = visit.skip_reply;
         let changes = self.hooks.run_posthooks(&mut visit);
@@ -216,15 +217,15 @@ impl Policy {
         Ok((PassedHooks { answer, skip_reply }, changes))
     }
 
-    /// The same answer, but with a long interval.
+    /// Returns the same answer with a long interval.
     #[must_use]
     pub fn slow_answer(&self, answer: Answer) -> Answer {
         self.full_answer(answer.tally)
     }
 
-    /// The answer to an announce there is no room for: valid, without peers, and with a long interval
-    /// (`rules/swarms.md#full-tracker`). The minimum is as long, because some clients come again after
-    /// that.
+    /// Returns the answer to an announce for which there is no room: valid, without peers, and with a long
+    /// interval (`rules/swarms.md#full-tracker`). The minimum is as long, because some clients announce again
+    /// after it.
     #[must_use]
     pub fn full_answer(&self, tally: Tally) -> Answer {
         let interval_seconds = self.full_interval_seconds();

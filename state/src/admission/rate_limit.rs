@@ -1,5 +1,6 @@
-//! Token buckets of addresses in bounded memory: who asks far too often. An IPv4 address has one, and an IPv6
-//! /64 (`rules/swarms.md#rate-limit`). Only ask for sources that are proven: anybody can forge another one.
+//! Token buckets of addresses in bounded memory, to find those that send too many requests. Each IPv4 address
+//! has a bucket, and each IPv6 /64 (`rules/swarms.md#rate-limit`). Only for sources that are proven: any host
+//! can forge others.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -9,43 +10,43 @@ use crossbeam_utils::CachePadded;
 use hashbrown::DefaultHashBuilder;
 use parking_lot::Mutex;
 
+use crate::announce::Endpoint;
 use crate::clock::Tick;
-use crate::swarm::peer::Endpoint;
 
-/// Addresses that share a lock and compete for their places.
+/// Buckets that share a lock, and for which addresses compete.
 const WAYS: usize = 64;
-/// An address that cannot be one: no /64 has this number.
+/// The number of an empty bucket: no address and no /64 has it.
 const NOBODY: u64 = u64::MAX;
 
-/// What is too often.
+/// The limit, and how many addresses it is kept for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Requests of an address in a minute, at least 1.
+    /// Requests of one address in a minute, at least 1.
     pub per_minute: u32,
-    /// Requests that may come at once, at least 1.
+    /// Requests that one address may send at once, at least 1.
     pub burst: u32,
-    /// Addresses remembered at most; a multiple of 64 is made of it.
+    /// Most addresses that are remembered; rounded up to a multiple of 64.
     pub addresses: usize,
 }
 
-/// What is remembered of an address.
+/// The bucket of one address.
 #[derive(Clone, Copy, Debug)]
 struct TokenBucket {
     address: u64,
     /// When it was last filled.
     filled: Tick,
-    /// Requests that it may still make.
+    /// Requests that are admitted before it is empty.
     tokens: f32,
-    /// Requests beyond the limit.
+    /// Requests beyond the limit since the address was remembered.
     over_limit: u32,
 }
 
 const _: () = assert!(size_of::<TokenBucket>() == 24);
 
-/// The buckets among which an address may choose, under one lock.
+/// The buckets under one lock; an address may have any of them.
 type BucketSet = Box<[TokenBucket]>;
 
-/// An address that asked too often.
+/// An address that has sent too many requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offender {
     /// The address, for IPv6 the first of its /64.
@@ -54,8 +55,8 @@ pub struct Offender {
     pub over_limit: u32,
 }
 
-/// Buckets of all addresses that were seen lately. Where there is no place, the fullest bucket makes one: its
-/// address has asked least.
+/// The buckets of all addresses that were seen lately. Where none is free, the fullest one is reused: its
+/// address has sent the fewest requests.
 #[derive(Debug)]
 pub struct RateLimiter {
     limit: RateLimit,
@@ -65,7 +66,7 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// A limiter that has seen nobody.
+    /// Makes a limiter that has seen no address.
     #[must_use]
     pub fn new(limit: RateLimit) -> Self {
         let empty = TokenBucket { address: NOBODY, filled: Tick(0), tokens: f32::MAX, over_limit: 0 };
@@ -75,13 +76,13 @@ impl RateLimiter {
         Self { limit, sets, hasher: DefaultHashBuilder::default(), over_limit: AtomicU64::new(0) }
     }
 
-    /// What it was made with.
+    /// Returns the limit that the limiter was made with.
     #[must_use]
     pub fn limit(&self) -> RateLimit {
         self.limit
     }
 
-    /// Takes one request of an address into account. False if it is one too many.
+    /// Counts one request of an address. Returns whether it is within the limit.
     #[must_use]
     pub fn admits(&self, now: Tick, source: IpAddr) -> bool {
         let address = address_key(source);
@@ -131,13 +132,13 @@ impl RateLimiter {
         self.limit.burst as f32
     }
 
-    /// Requests beyond the limit, of all addresses.
+    /// Returns the number of requests beyond the limit, of all addresses.
     #[must_use]
     pub fn over_limit_total(&self) -> u64 {
         self.over_limit.load(Ordering::Relaxed)
     }
 
-    /// The addresses that were most beyond the limit, `most` of them at most.
+    /// Returns the addresses with the most requests beyond the limit, at most `most` of them.
     #[must_use]
     pub fn offenders(&self, most: usize) -> Vec<Offender> {
         let worst_first = |all: &mut Vec<(u32, u64)>| {
@@ -147,9 +148,9 @@ impl RateLimiter {
         let mut all = Vec::new();
         for set in &self.sets {
             let buckets = set.lock();
-            let guilty = buckets.iter().filter(|bucket| bucket.over_limit > 0);
-            all.extend(guilty.map(|bucket| (bucket.over_limit, bucket.address)));
-            // Not all of them at once: there may be millions.
+            let offending = buckets.iter().filter(|bucket| bucket.over_limit > 0);
+            all.extend(offending.map(|bucket| (bucket.over_limit, bucket.address)));
+            // Truncated on the way: there may be millions.
             if all.len() > 2 * most.max(WAYS) {
                 worst_first(&mut all);
             }
@@ -161,7 +162,7 @@ impl RateLimiter {
     }
 }
 
-/// What one IPv4 address has above its 32 bits; no IPv6 unicast address begins so.
+/// The upper 32 bits of the key of an IPv4 address; no IPv6 unicast address begins with them.
 const V4_MARK: u64 = 0xffff_0000_0000_0000;
 
 fn address_key(source: IpAddr) -> u64 {
@@ -178,11 +179,11 @@ fn address_key(source: IpAddr) -> u64 {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the lower 32 bits are meant")]
-fn address_from_key(neighbourhood: u64) -> IpAddr {
-    if neighbourhood & V4_MARK == V4_MARK {
-        return std::net::Ipv4Addr::from_bits(neighbourhood as u32).into();
+fn address_from_key(key: u64) -> IpAddr {
+    if key & V4_MARK == V4_MARK {
+        return std::net::Ipv4Addr::from_bits(key as u32).into();
     }
-    std::net::Ipv6Addr::from_bits(u128::from(neighbourhood) << 64).into()
+    std::net::Ipv6Addr::from_bits(u128::from(key) << 64).into()
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! How long requests took, by action, family and error, as the reference tracker shows it
-//! (`rules/operations.md#request-durations`). One thread adds, anybody reads.
+//! Durations of requests by action, family and error, as the reference tracker shows them
+//! (`rules/operations.md#request-durations`). One thread adds, any thread reads.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,18 +30,18 @@ const FAMILIES: [&str; 3] = ["IPv4", "IPv6", "Unknown"];
 /// Nanoseconds of a millisecond.
 const MILLISECOND: f64 = 1e6;
 
-/// One kind of request: the place of its numbers.
+/// The key of one kind of request in [`RequestDurations`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetricKey(usize);
 
-/// Durations of all kinds of requests of one server, or of one worker of it. The kinds are a closed set:
+/// Durations of all kinds of requests of one server, or of one of its workers. The kinds are a closed set:
 /// nothing that a client sends adds one.
 #[derive(Debug)]
 pub struct RequestDurations {
     actions: &'static [&'static str],
-    /// Texts of errors, none twice; the first is empty.
+    /// Texts of errors, each once; the first is empty: no error.
     errors: Vec<&'static str>,
-    /// The place of each error's text, by the number that the server has for the error.
+    /// The place of each error's text in `errors`, by the number that the server has for the error.
     error_places: Vec<usize>,
     cells: Vec<DurationCell>,
 }
@@ -53,7 +53,8 @@ struct DurationCell {
 }
 
 impl RequestDurations {
-    /// Of these actions, and of errors with these texts in the server's own order; several may have one text.
+    /// Makes the durations of these actions, and of errors with these `texts`, in the order of the server's
+    /// numbers. Several errors may have one text.
     pub fn new(actions: &'static [&'static str], texts: impl Iterator<Item = &'static str>) -> Self {
         let (mut errors, mut error_places) = (vec![""], Vec::new());
         for text in texts {
@@ -67,8 +68,8 @@ impl RequestDurations {
         Self { actions, errors, error_places, cells }
     }
 
-    /// The kind of a request: the place of its action, the client's address if it is known, and the number of
-    /// the error it was answered with, if it was.
+    /// Returns the kind of a request: `action` is the place of its action, `address` that of the client if it
+    /// is known, `error` the server's number of the error with which it was answered, if it was.
     #[must_use]
     pub fn key(&self, action: usize, address: Option<IpAddr>, error: Option<usize>) -> MetricKey {
         let family = match address {
@@ -80,7 +81,7 @@ impl RequestDurations {
         MetricKey((action * FAMILIES.len() + family) * self.errors.len() + error)
     }
 
-    /// Requests of these kinds took so long, each; only the owner may say so.
+    /// Records `time` as the duration of a request of each of these kinds. Only the owner may call it.
     pub fn record(&self, keys: &[MetricKey], time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let bucket = BOUNDS.partition_point(|bound| *bound < nanoseconds);
@@ -93,7 +94,7 @@ impl RequestDurations {
         }
     }
 
-    /// Lists what was ever seen, under this name.
+    /// Registers the durations of all kinds that were ever seen, under this name.
     pub fn register_metrics(self: &Arc<Self>, board: &Board, name: &'static str, help: &'static str) {
         let durations = Arc::clone(self);
         board.register_histograms(name, help, Box::new(move || durations.read_cells()));

@@ -1,9 +1,9 @@
-//! Distributions for `/metrics`: how long something took, how much there was.
+//! Histograms for `/metrics`: of durations, and of counts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Upper bounds of durations, in milliseconds, the last one being without bound.
+/// Upper bounds of durations, in milliseconds.
 const SECONDS: &[u64] = &[1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000];
 /// Upper bounds of short durations, in microseconds: those of the reference tracker, and finer ones below.
 const MILLISECONDS: &[u64] = &[
@@ -13,13 +13,13 @@ const MILLISECONDS: &[u64] = &[
 /// Upper bounds of counts of rows.
 const ROWS: &[u64] = &[1, 5, 10, 50, 100, 500, 1000, 5000, 10_000, 50_000, 100_000, 500_000];
 
-/// A distribution that any thread adds to and anybody reads.
+/// A distribution that any thread adds to and any thread reads.
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [u64],
-    /// What one unit of a bound is shown as.
+    /// The factor by which bounds and sums are multiplied to be shown.
     scale: f64,
-    /// One more than bounds: what is above all of them.
+    /// One more than there are bounds: the last is for numbers above all of them.
     buckets: Vec<AtomicU64>,
     sum: AtomicU64,
 }
@@ -31,19 +31,19 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// Of durations; shown in seconds.
+    /// Makes a histogram of durations, shown in seconds.
     #[must_use]
     pub fn seconds() -> Self {
         Self::new(SECONDS, 0.001)
     }
 
-    /// Of short durations; shown in milliseconds.
+    /// Makes a histogram of short durations, shown in milliseconds.
     #[must_use]
     pub fn milliseconds() -> Self {
         Self::new(MILLISECONDS, 0.001)
     }
 
-    /// Of counts of rows.
+    /// Makes a histogram of counts of rows.
     #[must_use]
     pub fn rows() -> Self {
         Self::new(ROWS, 1.0)
@@ -69,7 +69,7 @@ impl Histogram {
         self.sum.fetch_add(number, Ordering::Relaxed);
     }
 
-    /// How it stands.
+    /// Returns the distribution as of now.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "the text format knows floating point only")]
     pub fn distribution(&self) -> Distribution {
@@ -87,16 +87,16 @@ impl Histogram {
 /// A distribution as it stood when it was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distribution {
-    /// Bounds, and how many were not above them.
+    /// Upper bounds, and the count of numbers not above each of them.
     pub below: Vec<(f64, u64)>,
-    /// How many there were.
+    /// The count of all numbers.
     pub count: u64,
-    /// Their sum.
+    /// The sum of all numbers.
     pub sum: f64,
 }
 
 impl Distribution {
-    /// Adds the numbers of another one with the same bounds.
+    /// Adds the counts of another distribution with the same bounds.
     pub(crate) fn add(&mut self, other: &Self) {
         for ((_, count), (_, more)) in self.below.iter_mut().zip(&other.below) {
             *count += more;

@@ -1,7 +1,10 @@
-//! Counters that one thread writes and anybody reads, and the board on which every room lists them for
-//! `/metrics`.
+//! Counters that one thread writes and any thread reads, and the board on which every crate registers them
+//! for `/metrics`.
 //!
-//! [`histogram`] is for distributions, [`durations`] for how long requests took.
+//! | module | what is in it |
+//! |---|---|
+//! | [`histogram`] | distributions of durations and counts |
+//! | [`durations`] | durations of requests by action, family and error |
 
 pub mod durations;
 pub mod histogram;
@@ -18,19 +21,19 @@ use crate::metrics::histogram::{Distribution, Histogram};
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds `n`; only the owner may. A plain add: no locked instruction.
+    /// Adds `n`. Only the owner may call it: this is a plain addition, without a locked instruction.
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
-    /// The value as of now, or a moment ago.
+    /// Returns the value as of now, or of a moment ago.
     #[must_use]
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// What kind of number a series is.
+/// The kind of the number of a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeriesKind {
     /// It only grows.
@@ -53,7 +56,8 @@ pub struct Series {
     pub read: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
-/// All series of the process. Series of the same name and labels, one per worker, are summed by the reader.
+/// All series of the process. Series with the same name and labels, one per worker, are summed when they are
+/// read.
 #[derive(Default)]
 pub struct Board {
     series: RwLock<Vec<Series>>,
@@ -63,7 +67,7 @@ pub struct Board {
 /// Label names and values.
 pub type Labels = Vec<(&'static str, &'static str)>;
 
-/// Distributions of one name, and how they are read.
+/// Distributions of one name, with the function that reads them.
 struct HistogramSource {
     name: &'static str,
     help: &'static str,
@@ -79,20 +83,20 @@ pub struct HistogramSeries {
     pub help: &'static str,
     /// Label names and values.
     pub labels: Labels,
-    /// What it shows.
+    /// The histogram that is shown.
     pub histogram: Arc<Histogram>,
 }
 
 /// A distribution as it stood when it was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HistogramReading {
-    /// See [`Distributed::name`].
+    /// See [`HistogramSeries::name`].
     pub name: &'static str,
-    /// See [`Distributed::help`].
+    /// See [`HistogramSeries::help`].
     pub help: &'static str,
-    /// See [`Distributed::labels`].
+    /// See [`HistogramSeries::labels`].
     pub labels: Labels,
-    /// Its numbers; of several with these labels, one per worker, the sums.
+    /// Its counts, summed over all histograms with this name and these labels.
     pub distribution: Distribution,
 }
 
@@ -103,14 +107,14 @@ impl std::fmt::Debug for Board {
 }
 
 impl Board {
-    /// Lists one more series.
+    /// Registers a series.
     pub fn register(&self, series: Series) {
         self.series.write().push(series);
     }
 
-    /// Lists one more distribution.
-    pub fn register_histogram(&self, distributed: HistogramSeries) {
-        let HistogramSeries { name, help, labels, histogram } = distributed;
+    /// Registers a histogram.
+    pub fn register_histogram(&self, series: HistogramSeries) {
+        let HistogramSeries { name, help, labels, histogram } = series;
         self.register_histograms(
             name,
             help,
@@ -118,7 +122,7 @@ impl Board {
         );
     }
 
-    /// Lists distributions of one name, whose labels are not known before they are read.
+    /// Registers histograms of one name, whose labels are not known before they are read.
     pub fn register_histograms(
         &self,
         name: &'static str,
@@ -128,7 +132,7 @@ impl Board {
         self.distributions.write().push(HistogramSource { name, help, read });
     }
 
-    /// Every distribution, sorted by name and labels, equal ones summed.
+    /// Reads every histogram, sorted by name and labels; those with the same name and labels are summed.
     #[must_use]
     pub fn read_histograms(&self) -> Vec<HistogramReading> {
         let mut all: Vec<HistogramReading> = Vec::new();
@@ -149,7 +153,7 @@ impl Board {
         all
     }
 
-    /// Shows every series with its value as of now, sorted by name and labels, equal ones summed.
+    /// Reads every series, sorted by name and labels; those with the same name and labels are summed.
     #[must_use]
     pub fn read_series(&self) -> Vec<SeriesReading> {
         let mut readings: Vec<SeriesReading> = Vec::new();

@@ -15,8 +15,7 @@ use crate::announce::Tally;
 use crate::ids::InfoHash;
 use crate::metrics::Board;
 use crate::metrics::histogram::Histogram;
-use crate::peer_counts::PeerCounts;
-use crate::report;
+use crate::peer_counts::{PeerCounts, ReportRow};
 use crate::snapshot::site::Multipliers;
 use crate::store::RegisteredTorrent;
 use crate::store::record::TorrentRow;
@@ -348,15 +347,15 @@ impl Torrents {
         more.unwrap_or_default()
     }
 
-    /// Appends the report rows of one shard; returns `false` if there is no such shard.
-    pub(crate) fn report_rows(&self, shard: usize, rows: &mut Vec<report::ReportRow>) -> bool {
-        let row = |torrent: &TorrentState| report::ReportRow {
+    /// How the torrents of one shard stand, as far as there is anything to tell; false where there is none.
+    pub(crate) fn report_rows(&self, shard: usize, rows: &mut Vec<ReportRow>) -> bool {
+        let row = |torrent: &TorrentState| ReportRow {
             info_hash: torrent.info.info_hash,
             peers: torrent.swarm.as_ref().map(|swarm| swarm.peer_counts()).unwrap_or_default(),
             completed: torrent.info.snatched,
         };
         let found = self.shards.read_nth(shard, |shard| {
-            rows.extend(shard.torrents.iter().map(row).filter(report::ReportRow::has_counts));
+            rows.extend(shard.torrents.iter().map(row).filter(ReportRow::has_counts));
         });
         found.is_some()
     }

@@ -1,6 +1,5 @@
-//! A file with the counts of all torrents, for those who want to know all of them: written on demand and,
-//! where that is wished, again and again by a thread of its own. The file is replaced as a whole; where that
-//! fails, the old one stays.
+//! A file with the counts of all torrents, written on demand and, if so configured, at an interval by a
+//! thread of its own. The file is replaced as a whole; where that fails, the old one stays.
 
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -17,53 +16,53 @@ use crate::report::{ReportRow, Reporter};
 use crate::snapshot::container::replace_file;
 use crate::snapshot::keeper::SyncingFile;
 
-/// The name of the file, in the folder for the tracker's state, where nothing else is said.
+/// The default name of the file, in the folder for the tracker's state.
 pub const FILE_NAME: &str = "export.csv";
 /// The first line of the file.
 pub const HEADER: &str = "info_hash,seeders_ipv4,leechers_ipv4,seeders_ipv6,leechers_ipv6,completed";
-/// Who may read the file: the user and the group.
+/// Permissions of the file: its user may write, its group may read.
 const FILE_MODE: u32 = 0o640;
 
-/// What is written where, and how often. A reload may change it.
+/// The file and the interval. A reload may change them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportSettings {
     /// The file.
     pub path: PathBuf,
-    /// Seconds from the begin of one export to the next; 0 = on demand only.
+    /// Seconds from the beginning of one export to that of the next; 0 = on demand only.
     pub every_seconds: u64,
 }
 
-/// What was written.
+/// A finished export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exported {
     /// The file.
     pub path: PathBuf,
     /// Torrents in it.
     pub torrents: u64,
-    /// The time it took.
+    /// Time that it took.
     pub took: Duration,
 }
 
-/// Why nothing was written.
+/// The reason for which nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// Another export is under way.
     #[error("an export is being written already")]
     Busy,
-    /// The tracker stops.
-    #[error("the tracker stops")]
+    /// The tracker is stopping.
+    #[error("the tracker is stopping")]
     Stopping,
-    /// The disk refuses.
+    /// The file cannot be written.
     #[error("{}: {source}", path.display())]
     Unwritable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// Writes the file.
+/// Writes the export. Shared by the operator's requests and the thread.
 #[derive(Debug)]
 pub struct Exporter {
     reporter: Arc<Reporter>,
@@ -73,7 +72,7 @@ pub struct Exporter {
     metrics: ExportMetrics,
 }
 
-/// What has been written, for `/metrics`.
+/// Counts of exports, for `/metrics`.
 #[derive(Debug, Default)]
 struct ExportMetrics {
     written: AtomicU64,
@@ -84,7 +83,7 @@ struct ExportMetrics {
 }
 
 impl Exporter {
-    /// Has written nothing yet.
+    /// Makes an exporter that has written nothing yet.
     #[must_use]
     pub fn new(reporter: Arc<Reporter>, settings: ExportSettings) -> Arc<Self> {
         Arc::new(Self {
@@ -95,12 +94,12 @@ impl Exporter {
         })
     }
 
-    /// From now on this is written.
+    /// Applies reloaded settings, from the next export on.
     pub fn apply_settings(&self, settings: ExportSettings) {
         *self.settings.lock() = settings;
     }
 
-    /// Writes the file now, in slices with pauses; it takes a while.
+    /// Writes the file now, in slices with pauses: this may take a while.
     ///
     /// # Errors
     /// When another export is under way, or the file cannot be written.
@@ -124,42 +123,43 @@ impl Exporter {
                 metrics.failed.fetch_add(1, Ordering::Relaxed);
                 let error = ExportError::Unwritable { path, source };
                 if !metrics.is_failing.swap(true, Ordering::Relaxed) {
-                    log::error!("cannot write an export: {error}; what is there stays as it is");
+                    log::error!("cannot write an export: {error}; the old file stays as it is");
                 }
                 Err(error)
             }
         }
     }
 
-    /// Starts the thread that exports as often as the settings say; the first export is due after one interval.
+    /// Starts the thread that exports at the interval of the settings; the first export is due after one
+    /// interval.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system cannot start a thread.
     pub fn start(self: &Arc<Self>) -> io::Result<RunningExporter> {
         let task = PeriodicExport(Arc::clone(self));
         let background = Background::start("export", *self.reporter.clock(), task)?;
         Ok(RunningExporter { background: Some(background), exporter: Arc::clone(self) })
     }
 
-    /// Lists the numbers of the exports.
+    /// Registers the metrics of exports.
     pub fn register_metrics(self: &Arc<Self>, board: &Board) {
-        let list = |name, help, kind, number: fn(&ExportMetrics) -> &AtomicU64| {
+        let register = |name, help, kind, number: fn(&ExportMetrics) -> &AtomicU64| {
             let exporter = Arc::clone(self);
             let read = Box::new(move || number(&exporter.metrics).load(Ordering::Relaxed));
             board.register(Series { name, help, kind, labels: Vec::new(), read });
         };
-        list("exports_total", "Exports written.", SeriesKind::Counter, |metrics| &metrics.written);
+        register("exports_total", "Exports written.", SeriesKind::Counter, |metrics| &metrics.written);
         let help = "Exports that could not be written.";
-        list("export_failures_total", help, SeriesKind::Counter, |metrics| &metrics.failed);
-        list("export_torrents", "Torrents in the last export.", SeriesKind::Gauge, |metrics| {
+        register("export_failures_total", help, SeriesKind::Counter, |metrics| &metrics.failed);
+        register("export_torrents", "Torrents in the last export.", SeriesKind::Gauge, |metrics| {
             &metrics.torrents
         });
         let help = "When the last export was written, in Unix seconds; 0 = not yet.";
-        list("export_timestamp_seconds", help, SeriesKind::Gauge, |metrics| &metrics.unix_seconds);
+        register("export_timestamp_seconds", help, SeriesKind::Gauge, |metrics| &metrics.unix_seconds);
     }
 }
 
-/// Exports as often as the settings say.
+/// The periodic work of the thread: an export at the interval of the settings.
 struct PeriodicExport(Arc<Exporter>);
 
 impl BackgroundTask for PeriodicExport {
@@ -177,7 +177,7 @@ impl BackgroundTask for PeriodicExport {
     }
 }
 
-/// The running thread. Dropped, it gives up what it writes, and is waited for.
+/// The running thread. Dropping it gives up an export that is being written, and waits for the thread.
 #[derive(Debug)]
 pub struct RunningExporter {
     background: Option<Background>,
@@ -185,7 +185,7 @@ pub struct RunningExporter {
 }
 
 impl RunningExporter {
-    /// False once the thread has ended by itself, which takes a panic.
+    /// Whether the thread is running: false only after a panic.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.background.as_ref().is_some_and(Background::is_alive)
@@ -201,7 +201,7 @@ impl Drop for RunningExporter {
     }
 }
 
-/// Gives how many torrents there were.
+/// Writes the file and returns the number of torrents in it.
 fn write_file(reporter: &Reporter, path: &Path) -> io::Result<u64> {
     let mut torrents = 0;
     replace_file(path, |file| {
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_leaves_the_old_file_and_a_second_one_is_told() {
+    fn a_failure_leaves_the_old_file_and_a_second_export_at_once_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.csv");
         std::fs::write(&path, "old").unwrap();
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_thread_exports_as_often_as_the_plan_says() {
+    fn the_thread_exports_as_often_as_the_settings_say() {
         let folder = tempfile::tempdir().unwrap();
         let exporter = exporter(&folder.path().join("first.csv"));
         let path = folder.path().join("second.csv");

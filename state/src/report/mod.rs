@@ -1,7 +1,7 @@
-//! How all torrents stand, one after the other, in slices with pauses, so that no announce waits for it. A
-//! torrent that comes or goes meanwhile may be missed; none comes twice.
+//! The counts of all torrents, read in slices with pauses, so that no announce waits for a report. A torrent
+//! that comes or goes meanwhile may be missed; none appears twice.
 //!
-//! [`export`] writes it to a file.
+//! [`export`] writes them to a file.
 
 pub mod export;
 
@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::Clock;
-use crate::ids::InfoHash;
-use crate::peer_counts::PeerCounts;
+pub use crate::peer_counts::ReportRow;
 use crate::private::Torrents;
 use crate::snapshot::keeper::Pace;
 use crate::swarm::Swarms;
@@ -21,25 +20,7 @@ use crate::swarm::torrent::Torrent;
 /// Torrents that are looked at under one lock.
 const SLICE: usize = 512;
 
-/// How one torrent stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReportRow {
-    /// Which torrent.
-    pub info_hash: InfoHash,
-    /// Its peers. In mode private a peer that is reached over both families counts in both.
-    pub peers: PeerCounts,
-    /// Finished downloads.
-    pub completed: u32,
-}
-
-impl ReportRow {
-    /// Is there anything to tell?
-    pub(crate) fn has_counts(&self) -> bool {
-        self.peers.total() > 0 || self.completed > 0
-    }
-}
-
-/// Where the torrents are.
+/// The owner of the torrents of a report.
 #[derive(Clone, Debug)]
 pub enum TorrentSource {
     /// In the swarms of mode open and listed.
@@ -48,7 +29,7 @@ pub enum TorrentSource {
     Site(Arc<Torrents>),
 }
 
-/// Goes through all torrents.
+/// Walks through all torrents. Shared by the operator's requests and the exporter.
 #[derive(Debug)]
 pub struct Reporter {
     source: TorrentSource,
@@ -57,22 +38,22 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Of these torrents.
+    /// Makes a reporter of these torrents.
     #[must_use]
     pub fn new(source: TorrentSource, clock: Clock) -> Self {
         Self { source, clock, stopping: AtomicBool::new(false) }
     }
 
-    /// Shows all torrents that have peers or a completed count, those of one shard at a time, in the order of
-    /// their info_hashes.
+    /// Calls `show` with all torrents that have peers or a completed count, one shard at a time, sorted by
+    /// info_hash within it.
     ///
     /// # Errors
-    /// Those of `show`, and `Interrupted` when the tracker stops.
+    /// The error of `show`, or `Interrupted` when the tracker is stopping.
     pub fn walk(&self, mut show: impl FnMut(&[ReportRow]) -> io::Result<()>) -> io::Result<()> {
         let mut pace = Pace::in_background(&self.clock, &self.stopping);
         let (mut rows, mut shard) = (Vec::new(), 0);
         while self.read_shard(shard, &mut pace, &mut rows)? {
-            // The torrent that fills a hole has been met already.
+            // The torrent that fills a hole may have been met already.
             rows.sort_unstable_by_key(|row: &ReportRow| row.info_hash);
             rows.dedup_by_key(|row| row.info_hash);
             show(&rows)?;
@@ -97,10 +78,10 @@ impl Reporter {
         Ok(true)
     }
 
-    /// The torrents with the most peers, `most` of them at most, and those with none left out.
+    /// Returns the torrents with the most peers, at most `most` of them; those without peers are left out.
     ///
     /// # Errors
-    /// When the tracker stops.
+    /// When the tracker is stopping.
     pub fn top(&self, most: usize) -> io::Result<Vec<ReportRow>> {
         let mut least_first = BinaryHeap::new();
         self.walk(|rows| {
@@ -115,13 +96,13 @@ impl Reporter {
         Ok(least_first.into_sorted_vec().into_iter().map(|ranked| ranked.0.0).collect())
     }
 
-    /// Where the torrents are.
+    /// Returns where the torrents are.
     #[must_use]
     pub fn source(&self) -> &TorrentSource {
         &self.source
     }
 
-    /// Ends all walks soon, and those that begin.
+    /// Ends all walks at their next pause, those that begin later, too.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
     }
@@ -136,9 +117,9 @@ impl Reporter {
 }
 
 impl Swarms {
-    /// How some torrents of one shard stand, as far as there is anything to tell: those before a slot, the
-    /// last ones first, so that the one that fills a hole has been met already, or will be. Gives the slot
-    /// to go on before; `None` where there is no such shard.
+    /// Appends the counts of a slice of one shard's torrents to `rows`, where any is above zero: those before
+    /// the slot `before`, the last ones first, so that the one that fills a hole has been met already, or
+    /// will be. Returns the slot before which to go on; `None` past the last shard.
     fn report_rows(&self, shard: usize, before: usize, rows: &mut Vec<ReportRow>) -> Option<usize> {
         self.with_shard(shard, |shard| {
             let before = before.min(shard.len());
@@ -155,7 +136,7 @@ impl Swarms {
     }
 }
 
-/// In the order of their peers, and then of their info_hashes.
+/// A row ordered by its number of peers, and then by its info_hash, the lowest being the greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RankedRow(ReportRow);
 
@@ -177,9 +158,10 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::PeerCounts;
     use crate::admission::Policy;
     use crate::announce::{Announce, Event, Handout};
-    use crate::ids::PeerId;
+    use crate::ids::{InfoHash, PeerId};
     use crate::published::Published;
     use crate::{Tick, Tracker};
 
@@ -256,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_survey_that_is_stopped_ends() {
+    fn a_walk_that_is_stopped_ends() {
         let mut tracker = tracker();
         for torrent in 0..50_000 {
             announce(&mut tracker, torrent, [192, 0, 2, 7].into(), 7000, 1, Event::None);

@@ -2,10 +2,9 @@
 //! [`swarms`](super::swarms).
 
 use crate::address::AddressScope;
-use crate::announce::{PEER_V4_LEN, PEER_V6_LEN};
+use crate::announce::{Endpoint, PEER_V4_LEN, PEER_V6_LEN, WirePeer};
 use crate::ids::{ID_LEN, InfoHash, PeerId};
 use crate::snapshot::container::SnapshotError;
-use crate::swarm::peer::{Endpoint, WirePeer};
 
 /// The tag of blocks of swarms.
 pub const TAG_SWARMS: u8 = 1;

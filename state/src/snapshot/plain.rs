@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 
+use crate::announce::WirePeer;
 use crate::ids::{InfoHash, PeerId};
 use crate::snapshot::container::{BlockSink, SnapshotError};
 use crate::snapshot::entry::{
@@ -16,7 +17,6 @@ use crate::snapshot::entry::{
 };
 use crate::snapshot::entry::{BLOCK_OCTETS, TAG_SWARMS};
 pub use crate::snapshot::site::Role;
-use crate::swarm::peer::WirePeer;
 
 /// Seconds that the ages of one base cover.
 const BASE_SECONDS: u64 = AGE_MAX as u64 + 1;

@@ -4,11 +4,12 @@ use std::fmt;
 use std::io::Read;
 
 use crate::admission::Policy;
+use crate::announce::{Endpoint, WirePeer};
 use crate::clock::{Now, Tick};
 use crate::snapshot::container::{SnapshotError, SnapshotReader};
 use crate::snapshot::entry::{SavedPeer, TAG_SWARMS, TorrentEntry, take_array};
 use crate::swarm::Swarms;
-use crate::swarm::peer::{Endpoint, LastSeen, StoredPeer, WirePeer, scope_of_peer};
+use crate::swarm::peer::{LastSeen, StoredPeer, scope_of_peer};
 use crate::swarm::peer_set::PeerSet;
 use crate::swarm::torrent::{SwarmForm, Torrent};
 use crate::table::keyed_hash::KeyedHash;

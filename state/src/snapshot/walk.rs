@@ -12,13 +12,13 @@
 
 use std::sync::Arc;
 
-use crate::announce::PEER_V4_LEN;
+use crate::announce::{Endpoint, PEER_V4_LEN};
 use crate::clock::Tick;
 use crate::ids::InfoHash;
 use crate::snapshot::entry::{AGE_MAX, ENTRY_PEERS_MAX, PendingEntry, PendingFamily};
 use crate::swarm::block::Block;
 use crate::swarm::large::LargeFamily;
-use crate::swarm::peer::{Endpoint, LastSeen};
+use crate::swarm::peer::LastSeen;
 use crate::swarm::peer_set;
 use crate::swarm::shard::Shard;
 use crate::swarm::torrent::{LargeSwarm, SwarmForm, Torrent};

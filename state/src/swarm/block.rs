@@ -1,19 +1,19 @@
 //! Peers of one family in one heap block: first the octets of all of them, as they go on the wire, then their
-//! ages, then, where they are kept, their ids. Ten octets a peer at most where no ids are kept, and no
-//! pointer.
+//! ages, then, where they are kept, their ids. Without ids an IPv4 peer takes about ten octets, room to grow
+//! included, and no pointer.
 
 use crate::ids::{ID_LEN, PeerId};
 use crate::swarm::peer::{LastSeen, StoredPeer};
 
-/// Octets of one age.
+/// Octets of one [`LastSeen`].
 const SEEN_LEN: usize = size_of::<LastSeen>();
-/// What an allocator adds to each block, in octets, for the memory count.
+/// Octets that an allocator adds to each block, for the memory count.
 const ALLOCATION_OVERHEAD: usize = 8;
-/// Peers a block grows by, unless it is smaller, which doubles, or so large that an eighth is more: small
-/// swarms are cold memory, and each growth touches more of it.
+/// Peers by which a block grows. A smaller block doubles, and one of which an eighth is more grows by that:
+/// small swarms are cold memory, and growing touches more of it.
 const GROWTH: usize = 4;
 
-/// A heap block of `octets` with what the allocator adds.
+/// Returns the octets of a heap block of `octets`, with what the allocator adds.
 pub(crate) fn allocation(octets: usize) -> usize {
     if octets == 0 { 0 } else { octets + ALLOCATION_OVERHEAD }
 }
@@ -31,7 +31,7 @@ impl<const LEN: usize> Block<LEN> {
         Self { with_ids, ..Self::default() }
     }
 
-    /// Puts a block together from what [`into_parts`](Self::into_parts) gave; it keeps no ids.
+    /// Makes a block from what [`into_parts`](Self::into_parts) returned; it keeps no ids.
     pub(crate) fn from_parts(bytes: Box<[u8]>, len: u16) -> Self {
         Self { bytes, len, with_ids: false }
     }
@@ -64,7 +64,7 @@ impl<const LEN: usize> Block<LEN> {
         }
     }
 
-    /// One id for each peer, where they are kept.
+    /// Returns one id for each peer, where ids are kept.
     pub(crate) fn ids(&self) -> Option<&[[u8; ID_LEN]]> {
         let ids = self.bytes.get(self.capacity() * (LEN + SEEN_LEN)..).unwrap_or_default();
         self.with_ids.then_some(ids.as_chunks().0)
@@ -89,7 +89,7 @@ impl<const LEN: usize> Block<LEN> {
         self.octets().iter().position(|other| other == peer)
     }
 
-    /// Adds a peer behind all others and gives its place; `None` where the block is full for good.
+    /// Adds a peer behind all others and returns its place; `None` where the block has 65535 peers.
     pub(crate) fn push(&mut self, stored: &StoredPeer<LEN>) -> Option<usize> {
         let place = self.len();
         let len = self.len.checked_add(1)?;
@@ -101,7 +101,7 @@ impl<const LEN: usize> Block<LEN> {
         Some(place)
     }
 
-    /// Makes sure that there is room for so many.
+    /// Makes sure that there is room for `peers` peers.
     pub(crate) fn make_room(&mut self, peers: usize) {
         if self.capacity() < peers {
             self.resize(peers, self.with_ids);
@@ -115,7 +115,7 @@ impl<const LEN: usize> Block<LEN> {
         last
     }
 
-    /// Takes a peer out; the last takes its place.
+    /// Removes a peer; the last one takes its place.
     pub(crate) fn swap_remove(&mut self, place: usize) -> Option<StoredPeer<LEN>> {
         let gone = self.peer_at(place)?;
         let last = self.pop()?;
@@ -132,7 +132,7 @@ impl<const LEN: usize> Block<LEN> {
         }
     }
 
-    /// Gives memory back where there is much more of it than needed.
+    /// Frees memory where there is much more of it than needed.
     pub(crate) fn shrink(&mut self) {
         let len = self.len();
         if self.capacity() > 2 * len + 2 * GROWTH || len == 0 {
@@ -140,7 +140,7 @@ impl<const LEN: usize> Block<LEN> {
         }
     }
 
-    /// Keeps ids from now on (those of the peers already here are unknown), or gives them up.
+    /// Keeps ids from now on (those of the peers already here are unknown), or drops them.
     pub(crate) fn keep_ids(&mut self, with_ids: bool) {
         if self.with_ids != with_ids {
             self.resize(self.len(), with_ids);
@@ -155,12 +155,12 @@ impl<const LEN: usize> Block<LEN> {
         self.set_id(place, stored.id);
     }
 
-    /// Peers there is room for.
+    /// Returns the number of peers for which there is room.
     fn capacity(&self) -> usize {
         self.bytes.len() / stride(LEN, self.with_ids)
     }
 
-    /// Moves everything into a block with this much room, not less than is needed.
+    /// Moves everything into a block with room for `room` peers, or for those that are here.
     fn resize(&mut self, room: usize, with_ids: bool) {
         let len = self.len();
         let room = room.max(len);
@@ -180,7 +180,7 @@ impl<const LEN: usize> Block<LEN> {
     }
 }
 
-/// The octets of the first `len` peers of a block without its frame.
+/// Returns the octets of the first `len` peers in the bytes of a block.
 pub(crate) fn octets<const LEN: usize>(bytes: &[u8], len: usize) -> &[[u8; LEN]] {
     bytes.get(..len * LEN).unwrap_or_default().as_chunks().0
 }
@@ -190,7 +190,7 @@ fn seen(bytes: &[u8], len: usize, room: usize, place: usize) -> LastSeen {
     LastSeen(ages.first_chunk().map_or(0, |age| u16::from_ne_bytes(*age)))
 }
 
-/// The same for a peer of a block that keeps no ids, without its frame.
+/// Returns when a peer was last seen, from the bytes of a block that keeps no ids.
 pub(crate) fn last_seen_of<const LEN: usize>(bytes: &[u8], place: usize) -> LastSeen {
     seen(bytes, LEN, bytes.len() / stride(LEN, false), place)
 }
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_come_and_go_without_a_word_about_the_rest() {
+    fn keeping_and_dropping_ids_leaves_the_rest_as_it_is() {
         let mut block = Block::with_ids(false);
         (1..=7).for_each(|number| _ = block.push(&stored(number)));
         block.keep_ids(true);

@@ -1,20 +1,21 @@
 //! The peers of one role in a large swarm, in buckets by hash. Buckets are split and merged one at a time
 //! (linear hashing), so that not even a swarm of millions stops for a rehash under its lock, and a peer is
-//! found by a look at one bucket, without an index.
+//! found by searching one bucket, without an index.
 
 use std::ops::RangeInclusive;
 
 use crate::address::AddressScope;
+use crate::announce::Endpoint;
 use crate::ids::PeerId;
 use crate::swarm::block::Block;
-use crate::swarm::peer::{Endpoint, LastSeen, PeerPos, StoredPeer};
+use crate::swarm::peer::{LastSeen, PeerPos, StoredPeer};
 use crate::table::keyed_hash::KeyedHash;
 use crate::table::slab::Slab;
 
-/// Where a peer stands in the order in which a [walk](crate::snapshot::walk) goes through the buckets of a role: the low
-/// bits of its hash, by which buckets are chosen, the lowest as the highest. A bucket is one range of
-/// positions, and when it is split or merged the range is halved or doubled, but no peer ever changes its
-/// position.
+/// Returns the position of a peer in the order in which a [walk](crate::snapshot::walk) goes through the
+/// buckets of a role: the low bits of its hash, by which buckets are chosen, in reverse order. A bucket is
+/// one range of positions. When it is split or merged the range is halved or doubled, but no peer ever
+/// changes its position.
 #[expect(clippy::cast_possible_truncation, reason = "the low bits are wanted")]
 pub(crate) fn position(hash: u64) -> u32 {
     (hash as u32).reverse_bits()
@@ -25,21 +26,22 @@ const SPLIT_AT: usize = 48;
 /// Peers of a bucket on average below which the last bucket is merged back.
 const MERGE_AT: usize = 16;
 
-/// Buckets of peers. Bucket `n` was split off from bucket `n` without its highest bit.
+/// The peers of one family, role and scope, in buckets. Bucket `n` was split off from bucket `n` without its
+/// highest bit.
 #[derive(Debug, Default)]
 pub(crate) struct PeerBuckets<const LEN: usize> {
     /// Bucket 0; the only one of a small swarm.
     first: Block<LEN>,
     more: Slab<Block<LEN>>,
     len: u32,
-    /// Peers of the largest bucket there was since there was only one.
+    /// Peers of the largest bucket since there was only one bucket.
     bucket_len_max: u16,
     seeder: bool,
-    /// Where its peers are reached from.
+    /// The scope of all its peers.
     scope: AddressScope,
     /// Whether ids are kept; a bucket follows when it is next changed or swept.
     with_ids: bool,
-    /// Octets of the blocks; asked at each announce, so that they are not summed each time.
+    /// Octets of the blocks, kept because each announce needs them.
     blocks_heap: usize,
 }
 
@@ -47,7 +49,7 @@ impl<const LEN: usize> PeerBuckets<LEN>
 where
     [u8; LEN]: Endpoint,
 {
-    /// Nobody yet, of one role and scope.
+    /// Makes empty buckets for one role and scope.
     pub(crate) fn new(seeder: bool, scope: AddressScope, with_ids: bool) -> Self {
         Self { seeder, scope, with_ids, first: Block::with_ids(with_ids), ..Self::default() }
     }
@@ -56,7 +58,7 @@ where
         self.len as usize
     }
 
-    /// More peers than this are in no bucket.
+    /// Returns an upper bound of the peers in any one bucket.
     pub(crate) fn bucket_len_max(&self) -> usize {
         self.bucket_len_max.into()
     }
@@ -82,13 +84,13 @@ where
         self.bucket(bucket)?.find(peer).map(|place| self.pos(bucket, place))
     }
 
-    /// Peers of the bucket of a hash that count.
+    /// Returns how many peers `counts` is true for in the bucket of a hash.
     pub(crate) fn count_in_bucket(&self, hash: u64, counts: impl Fn(&[u8; LEN]) -> bool) -> usize {
         let bucket = self.bucket(self.bucket_of_hash(hash));
         bucket.map_or(0, |bucket| bucket.octets().iter().filter(|peer| counts(peer)).count())
     }
 
-    /// Adds a peer; `None` where its bucket is full of peers that no split can part.
+    /// Adds a peer; `None` where its bucket is full of peers that no split can separate.
     pub(crate) fn insert(
         &mut self,
         hash: u64,
@@ -104,7 +106,7 @@ where
         Some(self.pos(bucket, place))
     }
 
-    /// Takes a peer out. Others of its bucket may change their place, and peers of the last bucket theirs.
+    /// Removes a peer. Others of its bucket may change their place, and so may peers of the last bucket.
     pub(crate) fn remove(&mut self, pos: PeerPos, hasher: &KeyedHash) -> Option<StoredPeer<LEN>> {
         let take = |block: &mut Block<LEN>| {
             let stored = block.swap_remove(pos.place.into());
@@ -117,7 +119,7 @@ where
         Some(stored)
     }
 
-    /// Drops the peers of one bucket that `expired` says have; gives how many were looked at.
+    /// Drops the peers of one bucket for which `expired` is true; returns how many were looked at.
     pub(crate) fn expire(
         &mut self,
         bucket: usize,
@@ -142,7 +144,7 @@ where
         len
     }
 
-    /// Changes one bucket and keeps the count of octets true.
+    /// Changes one bucket and keeps the count of octets correct.
     fn update_bucket<T>(&mut self, bucket: usize, work: impl FnOnce(&mut Block<LEN>) -> T) -> Option<T> {
         let block = match bucket.checked_sub(1) {
             None => &mut self.first,
@@ -158,13 +160,13 @@ where
         self.with_ids
     }
 
-    /// Keeps ids from now on, or gives them up: in each bucket when it is next changed or swept, because all
-    /// at once would take too long.
+    /// Keeps ids from now on, or drops them: in each bucket when it is next changed or swept, because all
+    /// buckets at once would take too long.
     pub(crate) fn keep_ids(&mut self, with_ids: bool) {
         self.with_ids = with_ids;
     }
 
-    /// A peer came again.
+    /// Records that a peer has announced again; returns when it was seen before.
     pub(crate) fn renew(&mut self, pos: PeerPos, seen: LastSeen, id: PeerId) -> Option<LastSeen> {
         let (place, with_ids) = (usize::from(pos.place), self.with_ids);
         self.update_bucket(pos.bucket as usize, |block| {
@@ -176,7 +178,7 @@ where
         })
     }
 
-    /// Adds a peer to a bucket; gives its place.
+    /// Adds a peer to a bucket; returns its place.
     fn put_in_bucket(&mut self, bucket: usize, stored: &StoredPeer<LEN>) -> Option<usize> {
         let with_ids = self.with_ids;
         let place = self.update_bucket(bucket, |block| {
@@ -197,7 +199,7 @@ where
         }
     }
 
-    /// The bucket that holds the peers of a position, and the first and the last position that it holds.
+    /// Returns the bucket that holds the peers of a position, and the range of positions that it holds.
     pub(crate) fn bucket_at(&self, position: u32) -> (usize, RangeInclusive<u32>) {
         let (buckets, bucket) = (self.bucket_count(), self.bucket_of_hash(position.reverse_bits().into()));
         let all = buckets.next_power_of_two();
@@ -215,7 +217,7 @@ where
         if bucket < self.bucket_count() { bucket } else { bucket & (all / 2 - 1) }
     }
 
-    /// Makes one more bucket from half of the one it belongs to.
+    /// Splits one more bucket off the one that it belongs to.
     fn split(&mut self, hasher: &KeyedHash) {
         let new = self.bucket_count();
         let parent = new & !(1 << new.ilog2());
@@ -229,8 +231,8 @@ where
         }
     }
 
-    /// Gives the peers of the last bucket back to the one it was made from, where buckets are sparse; false
-    /// where they are not.
+    /// Merges the last bucket into the one from which it was split, where buckets are sparse; returns whether
+    /// they were.
     fn merge_if_sparse(&mut self, hasher: &KeyedHash) -> bool {
         if self.bucket_count() == 1 || self.len() >= self.bucket_count() * MERGE_AT {
             return false;
@@ -246,8 +248,8 @@ where
         true
     }
 
-    /// Adds a peer that has only changed its bucket. It is lost where a bucket has no room for more, which
-    /// takes a `peers_per_address` near the largest.
+    /// Adds a peer that only changes its bucket. The peer is lost if that bucket is full, which takes a
+    /// `peers_per_address` near the maximum.
     fn move_to_bucket(&mut self, bucket: usize, stored: &StoredPeer<LEN>) {
         if self.put_in_bucket(bucket, stored).is_none() {
             self.len -= 1;

@@ -1,13 +1,15 @@
 //! The peers of one family in a large swarm, or in one whose peer ids are kept, in groups by their scope: a
-//! swarm may have few that can be handed out among many that cannot, and a choice must not pay for those.
+//! swarm may have few peers that can be handed out among many that cannot, and a choice must not pay for
+//! those.
 
 use crate::address::{AddressScope, ScopeSet};
 use crate::admission::Policy;
+use crate::announce::{Endpoint, have_same_address_key};
 use crate::clock::Tick;
 use crate::ids::PeerId;
 use crate::swarm::block::Block;
 use crate::swarm::buckets::{PeerBuckets, position};
-use crate::swarm::peer::{Endpoint, LastSeen, PeerPos, StoredPeer, have_same_address_key, scope_of_peer};
+use crate::swarm::peer::{LastSeen, PeerPos, StoredPeer, scope_of_peer};
 use crate::swarm::peer_set::PeerSet;
 use crate::swarm::scope_group::ScopeGroup;
 use crate::swarm::select::{Pool, RolePeers};
@@ -16,11 +18,11 @@ use crate::table::keyed_hash::KeyedHash;
 /// Peers of one family, of any number.
 #[derive(Debug)]
 pub(crate) struct LargeFamily<const LEN: usize> {
-    /// Those that everybody reaches; in most swarms, all.
+    /// Peers that every client can reach; in most swarms, all.
     public: ScopeGroup<LEN>,
-    /// The others, as far as there are any, in the order of their scope.
+    /// The groups of the other scopes, sorted by scope; a group without peers is dropped.
     others: Vec<ScopeGroup<LEN>>,
-    // Asked several times at each announce, so that they are not summed each time.
+    // Kept because each announce needs them several times.
     seeders: u32,
     leechers: u32,
     /// Octets of all buckets.
@@ -28,7 +30,7 @@ pub(crate) struct LargeFamily<const LEN: usize> {
     paused: u32,
 }
 
-/// Where a sweep stands in a large swarm: one group after the other, seeders first, the last bucket first.
+/// The position of a sweep in a large swarm: one group after the other, seeders first, the last bucket first.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LargeCursor {
     scope: AddressScope,
@@ -56,7 +58,7 @@ where
         self.seeders as usize + self.leechers as usize
     }
 
-    /// Seeders and leechers.
+    /// Returns the numbers of seeders and leechers.
     pub(crate) fn role_counts(&self) -> (u32, u32) {
         (self.seeders, self.leechers)
     }
@@ -74,13 +76,13 @@ where
         self.buckets_heap + self.others.capacity() * size_of::<ScopeGroup<LEN>>()
     }
 
-    /// Keeps peer ids from now on (those of the peers already here are unknown), or gives them up.
+    /// Keeps peer ids from now on (those of the peers already here are unknown), or drops them.
     pub(crate) fn keep_ids(&mut self, with_ids: bool) {
         self.public.keep_ids(with_ids);
         self.others.iter_mut().for_each(|group| group.keep_ids(with_ids));
     }
 
-    /// What peers are chosen from.
+    /// Returns the peers to choose from.
     pub(crate) fn pool(&self) -> Pool<'_, LEN> {
         Pool {
             seeders: RolePeers::Buckets(self.public.role(true)),
@@ -91,7 +93,7 @@ where
         }
     }
 
-    /// All peers with their roles; for a swarm that takes another form.
+    /// Iterates over all peers with their roles, for a swarm that takes another form.
     pub(crate) fn stored_peers(&self) -> impl Iterator<Item = (StoredPeer<LEN>, bool)> {
         self.groups().flat_map(ScopeGroup::roles).flat_map(|(buckets, seeder)| {
             let blocks = (0..buckets.bucket_count()).filter_map(|bucket| buckets.bucket(bucket));
@@ -101,10 +103,10 @@ where
         })
     }
 
-    /// Shows `take` the peers from a position on, each as it stands now, until `most` were looked at, or a
-    /// bucket of each role and group more. A peer that is here from the first look to the last is shown once,
-    /// whatever becomes of its bucket, its role and its group meanwhile. Gives how many were looked at; the
-    /// cursor is `None` when all were.
+    /// Shows `take` the peers from a position on, until at least `most` were looked at, and at most one
+    /// bucket of each role and group more. A peer that is here from the first call to the last is shown once,
+    /// whatever becomes of its bucket, role and group meanwhile. Returns how many were looked at; the cursor
+    /// is `None` when all were.
     pub(crate) fn walk(
         &self,
         cursor: &mut Option<u32>,
@@ -117,7 +119,7 @@ where
             && looked < most
         {
             let all_buckets = || self.groups().flat_map(ScopeGroup::roles);
-            // All of them up to the same position, or one that changes its role would be missed.
+            // All buckets up to the same position: otherwise a peer that changes its role would be missed.
             let last = all_buckets()
                 .fold(u32::MAX, |last, (buckets, _)| last.min(*buckets.bucket_at(first).1.end()));
             for (buckets, seeder) in all_buckets() {
@@ -137,9 +139,9 @@ where
         looked
     }
 
-    /// Drops expired peers, and moves those to their group that stand in another one, because a reload has
-    /// changed which ports are denied. Stops after `most` peers, or a bucket more. Gives how much was looked
-    /// at; the cursor is `None` when all was.
+    /// Drops expired peers, and moves peers that are in the wrong group, because a reload has changed which
+    /// ports are denied. Stops after `most` peers, or up to one bucket later. Returns how many were looked
+    /// at; the cursor is `None` when all were.
     pub(crate) fn expire(
         &mut self,
         now: Tick,
@@ -172,7 +174,7 @@ where
         looked
     }
 
-    /// Looks at one bucket; gives how many peers were in it.
+    /// Expires one bucket; returns how many peers were in it.
     fn expire_bucket(&mut self, now: Tick, policy: &Policy, at: LargeCursor, hasher: &KeyedHash) -> usize {
         let mut misplaced = Vec::new();
         let mut paused = 0;
@@ -197,7 +199,7 @@ where
         looked.unwrap_or(0)
     }
 
-    /// Changes the buckets of a role and keeps the counts true.
+    /// Changes the buckets of a role and keeps the counts correct.
     fn update_role<T>(
         &mut self,
         scope: AddressScope,
@@ -229,7 +231,7 @@ where
         self.others.iter_mut().find(|group| group.scope() == scope)
     }
 
-    /// Makes sure that there is a group of a scope.
+    /// Makes sure that a scope has a group.
     fn ensure_group(&mut self, scope: AddressScope) {
         if scope == AddressScope::Public {
             return;

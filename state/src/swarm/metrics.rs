@@ -1,4 +1,4 @@
-//! Numbers of the swarms, for `/metrics`: the same series in every mode.
+//! Metrics of the swarms: the same series in every mode.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::report::TorrentSource;
 use crate::swarm::Swarms;
 
 impl TorrentSource {
-    /// Octets that all swarms take, by hayate's own count.
+    /// Returns the octets that all swarms take, by hayate's own count.
     #[must_use]
     pub fn memory(&self) -> usize {
         match self {
@@ -19,7 +19,7 @@ impl TorrentSource {
         }
     }
 
-    /// Lists the numbers of the swarms.
+    /// Registers the metrics of the swarms.
     pub fn register_metrics(&self, board: &Board) {
         match self {
             Self::Swarms(swarms) => register(swarms, swarms.sweep_durations(), board),
@@ -28,7 +28,7 @@ impl TorrentSource {
     }
 }
 
-/// What has swarms.
+/// A holder of swarms: those of mode open and listed, or those of a site.
 trait SwarmMetrics: Send + Sync + 'static {
     fn peer_counts(&self) -> PeerCounts;
     fn seeders(&self) -> u64;
@@ -81,7 +81,7 @@ impl SwarmMetrics for Torrents {
         self.peer_counts()
     }
 
-    // A peer that is reached over both families is one.
+    // A peer that is reached over both families counts once.
     fn seeders(&self) -> u64 {
         self.peers().seeders as u64
     }
@@ -106,42 +106,44 @@ impl SwarmMetrics for Torrents {
         self.full_total()
     }
 
-    // `announce.peers_per_address` is none of this mode: its users are known.
+    // Mode private has no `announce.peers_per_address`: its users are known.
     fn crowded_total(&self) -> u64 {
         0
     }
 }
 
-fn register<T: SwarmMetrics>(of: &Arc<T>, sweeps: &Arc<Histogram>, board: &Board) {
+fn register<T: SwarmMetrics>(swarms: &Arc<T>, sweeps: &Arc<Histogram>, board: &Board) {
     board.register_histogram(HistogramSeries {
         name: "storage_gc_duration_milliseconds",
         help: "Time that a round of the sweep has worked.",
         labels: Vec::new(),
         histogram: Arc::clone(sweeps),
     });
-    let list = |name, help, kind, labels, read: fn(&T) -> u64| {
-        let of = Arc::clone(of);
-        board.register(Series { name, help, kind, labels, read: Box::new(move || read(&of)) });
+    let register = |name, help, kind, labels, read: fn(&T) -> u64| {
+        let swarms = Arc::clone(swarms);
+        board.register(Series { name, help, kind, labels, read: Box::new(move || read(&swarms)) });
     };
     let peers = |family, role, read| {
         let labels = vec![("family", family), ("role", role)];
-        list("swarm_peers", "Peers in all swarms.", SeriesKind::Gauge, labels, read);
+        register("swarm_peers", "Peers in all swarms.", SeriesKind::Gauge, labels, read);
     };
-    peers("ipv4", "seeder", |of| u64::from(of.peer_counts().v4_seeders));
-    peers("ipv4", "leecher", |of| u64::from(of.peer_counts().v4_leechers));
-    peers("ipv6", "seeder", |of| u64::from(of.peer_counts().v6_seeders));
-    peers("ipv6", "leecher", |of| u64::from(of.peer_counts().v6_leechers));
-    let gauge = |name, help, read| list(name, help, SeriesKind::Gauge, Vec::new(), read);
-    gauge("swarms", "Torrents with peers.", |of| of.live() as u64);
+    peers("ipv4", "seeder", |swarms| u64::from(swarms.peer_counts().v4_seeders));
+    peers("ipv4", "leecher", |swarms| u64::from(swarms.peer_counts().v4_leechers));
+    peers("ipv6", "seeder", |swarms| u64::from(swarms.peer_counts().v6_seeders));
+    peers("ipv6", "leecher", |swarms| u64::from(swarms.peer_counts().v6_leechers));
+    let gauge = |name, help, read| register(name, help, SeriesKind::Gauge, Vec::new(), read);
+    gauge("swarms", "Torrents with peers.", |swarms| swarms.live() as u64);
     // The names that the reference tracker has for these.
-    gauge("storage_infohashes_count", "Torrents with peers.", |of| of.live() as u64);
+    gauge("storage_infohashes_count", "Torrents with peers.", |swarms| swarms.live() as u64);
     gauge("storage_seeders_count", "Seeders in all swarms.", T::seeders);
     gauge("storage_leechers_count", "Leechers in all swarms.", T::leechers);
-    gauge("swarms_idle", "Torrents without peers whose completed count is remembered.", |of| {
-        of.idle() as u64
+    gauge("swarms_idle", "Torrents without peers whose completed count is remembered.", |swarms| {
+        swarms.idle() as u64
     });
-    gauge("swarms_memory_bytes", "Memory of all swarms, by hayate's own count.", |of| of.memory() as u64);
-    let counter = |name, help, read| list(name, help, SeriesKind::Counter, Vec::new(), read);
+    gauge("swarms_memory_bytes", "Memory of all swarms, by hayate's own count.", |swarms| {
+        swarms.memory() as u64
+    });
+    let counter = |name, help, read| register(name, help, SeriesKind::Counter, Vec::new(), read);
     counter(
         "swarms_full_total",
         "Announces answered without peers because memory.max was reached.",

@@ -1,15 +1,15 @@
-//! All swarms, in shards: many small locks, so that servers on several threads seldom meet. A keyed hash of
-//! the info_hash names the shard, so that no client can fill one.
+//! All swarms of mode open and listed, in shards by info_hash.
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | `torrent` | one torrent, its swarm being a `pair`, `small`, or `large`: `scope_group`s of `buckets` |
-//! | `peer`, `block`, `peer_set` | one peer in memory, many in one block, what can be done to them |
 //! | `shard` | the torrents behind one lock |
-//! | `select` | the choice of peers |
+//! | `torrent` | one torrent; its swarm is a `pair`, `small`, or `large`: `scope_group`s of `buckets` |
+//! | `peer`, `block` | one peer in memory, many peers in one heap block |
+//! | `peer_set` | the operations that every form of a swarm has |
+//! | `select` | the choice of peers for an answer |
 //! | `sweep` | expiry in slices |
 //! | `tap` | announces noted for a successor |
-//! | `metrics` | the numbers of all swarms |
+//! | `metrics` | metrics of the swarms, in every mode |
 
 pub(crate) mod block;
 mod buckets;
@@ -44,34 +44,34 @@ use crate::table::sharded::Sharded;
 
 /// Shards; a power of two.
 pub(crate) const SHARDS: usize = 1024;
-/// Of the memory budget, the share beyond which torrents that nobody shares yet are refused.
+/// The share of the memory budget beyond which new torrents are refused.
 const NEW_TORRENTS_SHARE: (u64, u64) = (15, 16);
 
-/// Whether an announce was carried out.
+/// The outcome of an announce that the policy has admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnnounceOutcome {
-    /// The swarm knows the peer now (or forgot it, if it stopped).
+    /// The peer is in its swarm, or no longer in it if it has stopped.
     Done {
-        /// This announce counts as a finished download.
+        /// Whether this announce counts as a finished download.
         completed: bool,
     },
-    /// There was no room for the peer: nothing changed, nobody was handed out.
+    /// There was no room for the peer: nothing has changed, and no peers were handed out.
     Full,
 }
 
-/// All swarms of the tracker.
+/// All swarms of mode open and listed, shared by all threads until the tracker ends.
 #[derive(Debug)]
 pub struct Swarms {
     shards: Sharded<Shard, SHARDS>,
     /// Where announces are noted for a successor.
     tap: Tap,
-    /// How long rounds of the sweep took.
+    /// Durations of rounds of the sweep.
     sweep_durations: Arc<Histogram>,
 }
 
 impl Swarms {
-    /// No swarms yet. `peers_per_address`: peers of one public address (IPv6: of one /64) in one swarm at
-    /// most; 0 = no limit.
+    /// Makes an empty set of swarms. `peers_per_address` is the most peers of one public address (IPv6: of
+    /// one /64) in one swarm; 0 = no limit.
     #[must_use]
     pub fn new(peers_per_address: u16) -> Arc<Self> {
         Arc::new(Self {
@@ -114,8 +114,8 @@ impl Swarms {
         })
     }
 
-    /// Hands out peers as to this announce, but changes nothing. Gives the tally without the requester,
-    /// unless he is there already.
+    /// Hands out peers as for this announce, but changes nothing. Returns the counts, which include the
+    /// requester only if it is there already.
     pub(crate) fn hand_out_only(
         &self,
         now: Tick,
@@ -138,8 +138,9 @@ impl Swarms {
         })
     }
 
-    /// Works on one torrent under its shard's lock. One that is unknown is made where it may be and there is
-    /// room; one that then has neither peers nor a completed count is forgotten. Tells whether it was made.
+    /// Runs `work` on one torrent, under its shard's lock. An unknown torrent is made if `may_create` and if
+    /// there is room; a torrent that then has neither peers nor a completed count is dropped. Returns the
+    /// result and whether the torrent was made.
     pub(crate) fn with_torrent<T>(
         &self,
         now: Tick,
@@ -164,8 +165,8 @@ impl Swarms {
         })
     }
 
-    /// Sets how often a torrent was downloaded, as a store remembers it. One that is unknown is remembered
-    /// without peers, as far as `policy` allows. False where there was no room for it.
+    /// Sets the completed count of a torrent, as a store remembers it. An unknown torrent is remembered
+    /// without peers, as far as `policy` allows. Returns false where there was no room for it.
     pub fn set_completed(&self, now: Tick, policy: &Policy, info_hash: &InfoHash, completed: u32) -> bool {
         let set = |torrent: &mut Torrent| torrent.completed = completed;
         self.with_torrent(now, policy, info_hash, completed > 0, set).is_some() || completed == 0

@@ -1,11 +1,11 @@
-//! The peers of the smallest swarms, inside their torrent.
+//! [`Pair`]: the peers of the smallest swarms, inside their torrent.
 
 use crate::address::{AddressScope, ScopeSet};
 use crate::announce::PEER_V4_LEN;
 use crate::swarm::peer::{LastSeen, StoredPeer};
 use crate::swarm::peer_set::PeerArray;
 
-/// IPv4 peers a torrent has room for without a heap block: most torrents never have more.
+/// IPv4 peers for which a torrent has room without a heap block: most torrents never have more.
 pub(crate) const PAIR_LEN: usize = 2;
 
 /// Up to two IPv4 peers, seeders first.
@@ -15,7 +15,7 @@ pub(crate) struct Pair {
     seen: [LastSeen; PAIR_LEN],
     len: u8,
     seeders: u8,
-    /// Every scope a peer has had since the last sweep.
+    /// Every scope that a peer has had since the last sweep.
     pub(crate) scopes: ScopeSet,
 }
 

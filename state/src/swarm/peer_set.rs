@@ -1,17 +1,18 @@
-//! What every form of a swarm can do, and how the two small forms do it.
+//! [`PeerSet`]: the operations that every form of a swarm has, and how the two small forms do them.
 
 use crate::address::{AddressScope, ScopeSet};
 use crate::admission::Policy;
+use crate::announce::{Endpoint, have_same_address_key};
 use crate::ids::PeerId;
-use crate::swarm::peer::{Endpoint, LastSeen, PeerPos, StoredPeer, have_same_address_key, scope_of_peer};
+use crate::swarm::peer::{LastSeen, PeerPos, StoredPeer, scope_of_peer};
 use crate::table::keyed_hash::KeyedHash;
 
-/// The peers of one family in a swarm, in any form. Each is there once.
+/// The peers of one family in a swarm, in any form. No peer is there twice.
 pub(crate) trait PeerSet<const LEN: usize>
 where
     [u8; LEN]: Endpoint,
 {
-    /// Where a peer stands; `seeder` is the role in which it is likely to be found.
+    /// Returns the position of a peer; `seeder` is the role in which it is likely to be found.
     fn find(&self, peer: &[u8; LEN], seeder: bool, hasher: &KeyedHash) -> Option<PeerPos>;
     /// Adds a peer that is not there yet; `None` where there is no room for it.
     fn insert(
@@ -21,11 +22,11 @@ where
         scope: AddressScope,
         hasher: &KeyedHash,
     ) -> Option<PeerPos>;
-    /// Takes a peer out.
+    /// Removes a peer.
     fn remove(&mut self, pos: PeerPos, hasher: &KeyedHash);
-    /// A peer came again.
+    /// Records that a peer has announced again.
     fn renew(&mut self, pos: PeerPos, seen: LastSeen, id: PeerId);
-    /// A peer has this role and this scope from now on; gives where it stands then.
+    /// Moves a peer to this role and scope; returns its new position.
     fn move_to(
         &mut self,
         pos: PeerPos,
@@ -33,36 +34,36 @@ where
         scope: AddressScope,
         hasher: &KeyedHash,
     ) -> Option<PeerPos>;
-    /// Peers at the address of `peer`, as `announce.peers_per_address` counts.
+    /// Returns the number of peers at the address of `peer`, as `announce.peers_per_address` counts them.
     fn count_at_address(&self, peer: &[u8; LEN], hasher: &KeyedHash) -> usize;
 }
 
-/// Peers in one array, seeders first: few enough to be searched without help.
+/// Peers in one array, seeders first: few enough to be searched linearly.
 pub(crate) trait PeerArray<const LEN: usize> {
     fn octets(&self) -> &[[u8; LEN]];
     fn seen(&self, place: usize) -> LastSeen;
     fn set_seen(&mut self, place: usize, seen: LastSeen);
     fn seeders(&self) -> usize;
     fn set_seeders(&mut self, seeders: usize);
-    /// Adds behind all others; false where the array is full.
+    /// Adds a peer behind all others; false where the array is full.
     fn push(&mut self, stored: &StoredPeer<LEN>) -> bool;
-    /// Drops the last.
+    /// Drops the last peer.
     fn pop(&mut self);
     fn swap(&mut self, a: usize, b: usize);
     fn add_scope(&mut self, scope: AddressScope);
 
-    /// The peer of a place; arrays keep no ids.
+    /// Returns the peer at a place; arrays keep no ids.
     fn peer_at(&self, place: usize) -> Option<StoredPeer<LEN>> {
         let octets = *self.octets().get(place)?;
         Some(StoredPeer { octets, seen: self.seen(place), id: PeerId::default() })
     }
 
-    /// Partial seeds (BEP 21).
+    /// Returns the number of partial seeds (BEP 21).
     fn paused(&self) -> u32 {
         (0..self.octets().len()).map(|place| u32::from(self.seen(place).paused())).sum()
     }
 
-    /// Every scope a peer has now.
+    /// Returns every scope that a peer has now.
     fn current_scopes(&self, policy: &Policy) -> ScopeSet
     where
         [u8; LEN]: Endpoint,
@@ -77,7 +78,7 @@ pub(crate) trait PeerArray<const LEN: usize> {
         self.pop();
     }
 
-    /// A leecher becomes a seeder; gives its new place.
+    /// Makes a seeder of a leecher; returns its new place.
     fn promote(&mut self, place: usize) -> usize {
         let first_leecher = self.seeders();
         self.swap(place, first_leecher);
@@ -85,7 +86,7 @@ pub(crate) trait PeerArray<const LEN: usize> {
         first_leecher
     }
 
-    /// A seeder becomes a leecher; gives its new place.
+    /// Makes a leecher of a seeder; returns its new place.
     fn demote(&mut self, place: usize) -> usize {
         let last_seeder = self.seeders() - 1;
         self.swap(place, last_seeder);
@@ -93,7 +94,7 @@ pub(crate) trait PeerArray<const LEN: usize> {
         last_seeder
     }
 
-    /// Drops the peers that `expired` says have.
+    /// Drops the peers for which `expired` is true.
     fn expire(&mut self, mut expired: impl FnMut(LastSeen) -> bool) {
         for place in (0..self.octets().len()).rev() {
             if expired(self.seen(place)) {
@@ -102,7 +103,7 @@ pub(crate) trait PeerArray<const LEN: usize> {
         }
     }
 
-    /// The pos of a place in the array.
+    /// Returns the position of a place in the array.
     fn pos_at(&self, place: usize) -> PeerPos {
         let seeder = place < self.seeders();
         let place = if seeder { place } else { place - self.seeders() };
@@ -114,7 +115,7 @@ pub(crate) trait PeerArray<const LEN: usize> {
         }
     }
 
-    /// The place in the array of a pos.
+    /// Returns the place in the array of a position.
     fn index_of(&self, pos: PeerPos) -> usize {
         usize::from(pos.place) + if pos.seeder { 0 } else { self.seeders() }
     }

@@ -1,12 +1,12 @@
-//! The peers of a large swarm that are reached from the same place: the buckets of seeders and the buckets of leechers.
-//! Whoever may be handed one of them may be handed all of them, so that those that he may not be handed cost
-//! nothing.
+//! [`ScopeGroup`]: the peers of a large swarm with the same scope. A client that may be handed one of them
+//! may be handed all of them, so that peers which it may not be handed cost nothing.
 
 use crate::address::AddressScope;
+use crate::announce::Endpoint;
 use crate::swarm::buckets::PeerBuckets;
-use crate::swarm::peer::{Endpoint, PeerPos};
+use crate::swarm::peer::PeerPos;
 
-/// Peers of one family and scope.
+/// The peers of one family and scope: the buckets of seeders and those of leechers.
 #[derive(Debug)]
 pub(crate) struct ScopeGroup<const LEN: usize> {
     scope: AddressScope,
@@ -42,7 +42,7 @@ where
         if seeder { &mut self.seeders } else { &mut self.leechers }
     }
 
-    /// The buckets of both roles, and whether they are seeders.
+    /// Returns the buckets of both roles, and whether they hold seeders.
     pub(crate) fn roles(&self) -> [(&PeerBuckets<LEN>, bool); 2] {
         [(&self.seeders, true), (&self.leechers, false)]
     }
@@ -57,7 +57,7 @@ where
         self.leechers.keep_ids(with_ids);
     }
 
-    /// Where a peer stands; `seeder` is the role in which it is likely to be found.
+    /// Returns the position of a peer; `seeder` is the role in which it is likely to be found.
     #[inline]
     pub(crate) fn find(&self, hash: u64, peer: &[u8; LEN], seeder: bool) -> Option<PeerPos> {
         self.role(seeder).find(hash, peer).or_else(|| self.role(!seeder).find(hash, peer))

@@ -1,33 +1,33 @@
-//! The choice of peers. Every peer that may be handed out has the same chance, in each role and over all: in
-//! large swarms, where those that may not be are in groups of their own, by block copies from a random place;
-//! in small ones, and where ids have to be compared, one by one.
+//! The choice of peers for an answer. Every peer that may be handed out has the same chance, in each role and
+//! over all. Where all peers of a group may be handed out, they are copied in blocks from a random place;
+//! where each has to be examined, because scopes are mixed or ids are compared, they are chosen one by one.
 
 use crate::address::{AddressScope, ScopeSet};
 use crate::admission::Policy;
-use crate::announce::PeerWriter;
+use crate::announce::{Endpoint, PeerWriter};
 use crate::ids::{ID_LEN, PeerId};
 use crate::lock_cost;
 use crate::swarm::buckets::PeerBuckets;
-use crate::swarm::peer::{Endpoint, PeerPos, scope_of_peer};
+use crate::swarm::peer::{PeerPos, scope_of_peer};
 use crate::swarm::scope_group::ScopeGroup;
 
-/// Peers up to which a swarm is looked at whole where not all of it may be handed out.
+/// Most peers that are all looked at where not all of them may be handed out.
 const LOOK_MAX: usize = 1024;
-/// Peers drawn from a larger one for each that is wanted before we are content with fewer: there may be the
-/// requester's other addresses among them, and peers that were drawn already.
+/// Peers drawn for each that is wanted, in a swarm with more, before fewer have to do: some of them may have
+/// the requester's id, or were drawn already.
 const LOOKS_PER_PEER: usize = 8;
-/// Draws for each of them, where buckets are sparse and most places empty.
+/// Draws for each of them, where buckets are sparse and most places are empty.
 const DRAWS_PER_LOOK: usize = 8;
-/// Draws after which we are content with the start of a bucket; of the places drawn from, one in eight has a
-/// peer at the least, and nearly half as a rule.
+/// Draws after which the first place of a bucket has to do. Of the places drawn from, at least one in eight
+/// has a peer, and usually nearly half have one.
 const START_DRAWS_MAX: usize = 64;
 
-/// Which peers a requester is useful to (`rules/swarms.md#selection`).
+/// The roles of the peers that a requester is handed (`rules/swarms.md#selection`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WantedRoles {
     /// A seeder: leechers.
     Leechers,
-    /// Somebody who says `left` = 0 at the start: leechers, then seeders, because he may only not have the
+    /// A client that says `left` = 0 when it starts: leechers, then seeders, because it may only lack the
     /// metadata.
     LeechersThenSeeders,
     /// A leecher: both, mixed.
@@ -39,11 +39,11 @@ pub(crate) enum WantedRoles {
 pub(crate) struct Pool<'a, const LEN: usize> {
     pub(crate) seeders: RolePeers<'a, LEN>,
     pub(crate) leechers: RolePeers<'a, LEN>,
-    /// What the scope of these may be.
+    /// The scopes that these may have.
     pub(crate) scopes: ScopeSet,
-    /// Peers that not everybody reaches, where they are apart.
+    /// Peers that not every client can reach, in a large swarm.
     pub(crate) others: &'a [ScopeGroup<LEN>],
-    /// Are ids kept?
+    /// Whether ids are kept.
     pub(crate) with_ids: bool,
 }
 
@@ -60,7 +60,7 @@ struct Candidates<'a, const LEN: usize> {
     peers: RolePeers<'a, LEN>,
     seeder: bool,
     scope: AddressScope,
-    /// The requester, who has this role, too.
+    /// The requester, if it is among them.
     own: Option<PeerPos>,
 }
 
@@ -90,7 +90,7 @@ where
         }
     }
 
-    /// More peers than this are in no bucket.
+    /// Returns an upper bound of the peers in any one bucket.
     fn bucket_len_max(self) -> usize {
         match self {
             Self::Array(peers) => peers.len(),
@@ -115,13 +115,13 @@ impl<const LEN: usize> Candidates<'_, LEN>
 where
     [u8; LEN]: Endpoint,
 {
-    /// Peers without the requester.
+    /// Returns the number of peers without the requester.
     fn others(&self) -> usize {
         self.peers.len() - usize::from(self.own.is_some())
     }
 
-    /// A place from which to go round: any peer with the same chance, but not the requester; else the one behind
-    /// him would be met twice as often.
+    /// Draws a bucket and a place from which to begin: any peer with the same chance, but not the requester,
+    /// or the peer behind it would be met twice as often.
     fn random_start(&self, random: &mut fastrand::Rng) -> (usize, usize) {
         let (peers, own) = (self.peers, self.own);
         let buckets = peers.bucket_count();
@@ -157,7 +157,7 @@ impl<'a, const LEN: usize> PeerSlice<'a, LEN> {
     }
 }
 
-/// For whom peers are chosen.
+/// The client for which peers are chosen.
 #[derive(Clone, Copy)]
 pub(crate) struct Requester<'a> {
     pub(crate) wants: WantedRoles,
@@ -166,7 +166,7 @@ pub(crate) struct Requester<'a> {
     pub(crate) policy: &'a Policy,
 }
 
-/// Hands out up to `want` peers of the pool; never the one in pos `own`, who is the requester.
+/// Hands out up to `want` peers of the pool, never the one at `own`, which is the requester.
 pub(crate) fn select_peers<const LEN: usize>(
     pool: Pool<'_, LEN>,
     requester: &Requester<'_>,
@@ -206,13 +206,13 @@ impl<'h, const LEN: usize> Selection<'h, '_, LEN>
 where
     [u8; LEN]: Endpoint,
 {
-    /// Takes peers of these roles, seeders being `true`, all with the same chance.
+    /// Hands out peers of these roles (`true`: seeders), all with the same chance.
     fn take_roles(&mut self, roles: &[bool], want: usize) {
         if want == 0 {
             return;
         }
         if !self.pool.with_ids && self.pool.scopes.is_subset_of(self.requester.visible) {
-            // Everybody but the requester may be handed out, unseen.
+            // All but the requester may be handed out, without a look at them.
             return match roles {
                 [seeder] if self.pool.others.is_empty() => {
                     self.take_block(&self.public_candidates(*seeder), want)
@@ -229,7 +229,7 @@ where
         }
     }
 
-    /// The peers of these roles, without the groups of which the requester may be handed nobody.
+    /// Iterates over the peers of these roles, without the groups that the requester may not be handed.
     fn candidates<'r>(
         &self,
         roles: &'r [bool],
@@ -246,14 +246,14 @@ where
         })
     }
 
-    /// The peers of a role that everybody reaches, or all of a small swarm.
+    /// Returns the peers of a role that every client can reach, or all of a small swarm.
     fn public_candidates(&self, seeder: bool) -> Candidates<'h, LEN> {
         let peers = if seeder { self.pool.seeders } else { self.pool.leechers };
         let own = self.own.filter(|own| (own.seeder, own.scope) == (seeder, AddressScope::Public));
         Candidates { peers, seeder, scope: AddressScope::Public, own }
     }
 
-    /// The same as [`take_in_proportion`](Self::take_in_proportion), for what nearly every swarm is: one
+    /// The same as [`take_in_proportion`](Self::take_in_proportion), for nearly every swarm: one set of
     /// candidates of each role.
     fn take_from_both_roles(&mut self, want: usize) {
         let (seeders, leechers) = (self.public_candidates(true), self.public_candidates(false));
@@ -269,16 +269,16 @@ where
         self.take_block(&leechers, want - of_seeders);
     }
 
-    /// Of each candidates its share of the whole. Where shares are no whole numbers, it is drawn who gets one more,
-    /// so that all peers have the same chance.
+    /// Hands out peers of each set of candidates in proportion to its size. Where the shares are not whole
+    /// numbers, a draw decides which sets get one more, so that all peers have the same chance.
     fn take_in_proportion(&mut self, roles: &[bool], want: usize) {
         let all: usize = self.candidates(roles).map(|candidates| candidates.others()).sum();
         if want >= all {
             return self.candidates(roles).for_each(|candidates| self.take_block(&candidates, want));
         }
-        // Marks at equal distances from a random begin: a candidates gets as many peers as fall upon it.
-        let (begin, mut passed) = (self.random.usize(..all), 0);
-        let marks = |passed: usize| (passed * want + begin) / all;
+        // Marks at equal distances from a random start: each set gets as many peers as marks fall upon it.
+        let (start, mut passed) = (self.random.usize(..all), 0);
+        let marks = |passed: usize| (passed * want + start) / all;
         for candidates in self.candidates(roles) {
             let next = passed + candidates.others();
             self.take_block(&candidates, marks(next) - marks(passed));
@@ -286,7 +286,7 @@ where
         }
     }
 
-    /// `want` peers in a row from a random place, around the end, the requester left out.
+    /// Hands out `want` peers in a row from a random place on, wrapping around, without the requester.
     fn take_block(&mut self, candidates: &Candidates<'h, LEN>, want: usize) {
         let others = candidates.others();
         let want = want.min(others);
@@ -306,8 +306,8 @@ where
         self.copy_peers(candidates, first, 0, place, left);
     }
 
-    /// Copies peers of one bucket from place `from` until place `until`, without the requester, `most` at most;
-    /// gives how many.
+    /// Copies at most `most` peers of one bucket, from place `from` up to place `until`, without the
+    /// requester. Returns how many.
     fn copy_peers(
         &mut self,
         candidates: &Candidates<'h, LEN>,
@@ -334,7 +334,8 @@ where
             && !(self.pool.with_ids && id == self.requester.id)
     }
 
-    /// Looks at every peer of these roles, and keeps a random sample of those that may be handed out.
+    /// Looks at every peer of these roles, and hands out a random sample of those that may be (reservoir
+    /// sampling).
     fn sample_all(&mut self, roles: &[bool], want: usize) {
         let (first, mut met) = (self.out.peers(), 0);
         for candidates in self.candidates(roles) {
@@ -350,7 +351,7 @@ where
                     if met <= want {
                         self.out.push(peer, id);
                     } else {
-                        // The one met as number n stays with a chance of want / n, in the place of any other.
+                        // The n-th one met stays with a chance of want / n, in the place of any other.
                         let drawn = self.random.usize(..met);
                         if drawn < want {
                             self.out.replace(first + drawn, peer, id);
@@ -361,7 +362,7 @@ where
         }
     }
 
-    /// Draws peers of these roles until there are enough, or it has cost enough.
+    /// Draws peers of these roles until there are enough of them, or enough draws were made.
     fn take_by_draws(&mut self, roles: &[bool], want: usize) {
         let all_peers = || self.candidates(roles).map(|candidates| candidates.peers);
         let buckets = all_peers().map(RolePeers::bucket_count).sum::<usize>();
@@ -383,7 +384,8 @@ where
         }
     }
 
-    /// The candidates of a bucket and its number there, where those of all sides are counted through.
+    /// Returns the candidates of a bucket and its number among theirs; `bucket` counts through those of all
+    /// candidates.
     fn nth_bucket(&self, roles: &[bool], mut bucket: usize) -> Option<(Candidates<'h, LEN>, usize)> {
         for candidates in self.candidates(roles) {
             let buckets = candidates.peers.bucket_count();

@@ -1,4 +1,4 @@
-//! The torrents whose hash falls to one lock.
+//! [`Shard`]: the torrents behind one lock.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -18,14 +18,13 @@ use crate::table::slab::Slab;
 /// there are idle torrents.
 const IDLE_SLACK: usize = 64;
 
-/// The torrents whose hash falls to one lock. What every announce reads first is in the cache line of the
-/// lock.
+/// The torrents behind one lock. What every announce reads first is in the cache line of the lock.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct Shard {
     pub(super) index: SlotIndex,
     pub(super) torrents: Slab<Torrent>,
-    /// Hashes of torrents that became idle, oldest first; some may have woken since.
+    /// Hashes of torrents that became idle, oldest first; some may have peers again.
     pub(super) idle_queue: VecDeque<(u64, Tick)>,
     pub(super) idle: usize,
     /// Octets of the torrents' heap blocks.
@@ -65,7 +64,7 @@ impl Shard {
     }
 
     pub(super) fn prefetch_torrent(&self, hash: u64) {
-        // One that is new will come behind the last.
+        // A new one will come behind the last.
         if let Some(torrent) = self.likely_torrent(hash).or_else(|| self.torrents.last()) {
             prefetch(torrent);
         }
@@ -111,7 +110,7 @@ impl Shard {
         (change, tally)
     }
 
-    /// Changes one torrent and keeps the shard's counts true.
+    /// Changes one torrent and keeps the shard's counts correct.
     pub(crate) fn update_torrent<T>(
         &mut self,
         slot: usize,
@@ -126,7 +125,7 @@ impl Shard {
         Some(result)
     }
 
-    /// Forgets a torrent that nobody is in, or remembers only its completed count.
+    /// Drops a torrent without peers, or keeps only its completed count.
     pub(crate) fn drop_if_empty(
         &mut self,
         slot: usize,
@@ -163,8 +162,8 @@ impl Shard {
         }
     }
 
-    /// Leaves only those in the queue that are idle still, each once: one that woke and became idle again is
-    /// there several times.
+    /// Keeps only torrents that are still idle in the queue, each once: one that became idle again is there
+    /// several times.
     pub(super) fn tidy_idle_queue(&mut self, hasher: &KeyedHash) {
         let Self { index, torrents, idle_queue, .. } = self;
         let mut seen = HashSet::with_capacity(idle_queue.len());
@@ -189,7 +188,7 @@ impl Shard {
         slot
     }
 
-    /// Forgets a torrent; the last one takes its slot.
+    /// Removes a torrent; the last one takes its slot.
     pub(super) fn remove_torrent(&mut self, slot: usize, hash: u64, hasher: &KeyedHash) {
         self.update_torrent(slot, |torrent| torrent.make_idle(Tick(0)));
         self.idle -= 1;
@@ -203,7 +202,7 @@ impl Shard {
     }
 }
 
-/// Slots and the hashes of their torrents.
+/// Iterates over slots with the hashes of their torrents.
 fn slots_with_hashes(
     torrents: &Slab<Torrent>,
     slots: impl Iterator<Item = usize>,

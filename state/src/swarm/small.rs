@@ -1,4 +1,4 @@
-//! The peers of a middling IPv4 swarm, in one heap block.
+//! [`SmallSwarm`]: the peers of a medium IPv4 swarm, in one heap block.
 
 use crate::address::{AddressScope, ScopeSet};
 use crate::announce::PEER_V4_LEN;
@@ -6,14 +6,14 @@ use crate::swarm::block::{self, Block, allocation};
 use crate::swarm::peer::{LastSeen, StoredPeer};
 use crate::swarm::peer_set::PeerArray;
 
-/// IPv4 peers of a swarm that is searched one by one; larger ones have buckets.
+/// Most IPv4 peers of a swarm that is searched linearly; larger ones have buckets.
 pub(crate) const SMALL_MAX: usize = 40;
 
-/// Peers there is room for in a new one. From there it grows by four: blocks of such lengths, with what
-/// glibc's malloc adds, are multiples of 16 octets, of which nothing is lost.
+/// Peers for which a new small swarm has room. From there it grows by four: with what glibc's malloc adds,
+/// blocks of these lengths are multiples of 16 octets, so that nothing is wasted.
 pub(crate) const SMALL_ROOM: usize = 5;
 
-/// Up to [`GROUP`] IPv4 peers, seeders first, without ids. It is part of a
+/// Up to [`SMALL_MAX`] IPv4 peers, seeders first, without ids. It is part of a
 /// [`Torrent`](crate::swarm::torrent::Torrent) of 48 octets, so it has no room for what a [`Block`] knows
 /// about itself.
 #[derive(Debug, Default)]
@@ -21,12 +21,12 @@ pub(crate) struct SmallSwarm {
     bytes: Box<[u8]>,
     len: u8,
     seeders: u8,
-    /// Every scope a peer has had since the last sweep.
+    /// Every scope that a peer has had since the last sweep.
     pub(crate) scopes: ScopeSet,
     _form: FormTag,
 }
 
-/// An octet with one value: the compiler keeps the form of the torrent in those that it cannot have.
+/// An octet with one value: the compiler uses its other values to store the form of the torrent.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(u8)]
 enum FormTag {
@@ -35,7 +35,7 @@ enum FormTag {
 }
 
 impl SmallSwarm {
-    /// Nobody yet, with room for so many.
+    /// Makes an empty swarm with room for `peers` peers.
     pub(crate) fn with_room(peers: usize) -> Self {
         let mut small = Self::default();
         small.with_block(|block| block.make_room(peers));
@@ -47,17 +47,17 @@ impl SmallSwarm {
         allocation(self.bytes.len())
     }
 
-    /// The block as it lies in memory.
+    /// Returns the block as it lies in memory.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Gives memory back where there is much more of it than needed.
+    /// Frees memory where there is much more of it than needed.
     pub(crate) fn shrink(&mut self) {
         self.with_block(Block::shrink);
     }
 
-    /// Lets the block do the work.
+    /// Runs `work` on the peers as a [`Block`].
     fn with_block<T>(&mut self, work: impl FnOnce(&mut Block<PEER_V4_LEN>) -> T) -> T {
         let mut block = Block::from_parts(std::mem::take(&mut self.bytes), self.len.into());
         let result = work(&mut block);

@@ -1,5 +1,5 @@
-//! Expiry in slices: the actor's beat asks for the share of a round that is due, and no slice holds a lock
-//! for more than a thousand peers. A round takes half of `purge_seconds`: an expired peer that moved
+//! Expiry in slices: each slice of the actor's periodic work does the share of a round that is due, and holds
+//! no lock for more than a thousand peers. A round takes half of `purge_seconds`: an expired peer that moved
 //! behind the sweep is met by the next round, still in time.
 
 use std::sync::Arc;
@@ -13,29 +13,29 @@ use crate::swarm::{SHARDS, Shard, Swarms};
 
 /// Torrents and peers that one slice looks at, under one lock.
 const SLICE: usize = 1024;
-/// Torrents and peers of a large tracker.
+/// Torrents and peers from which on a tracker is large.
 const LARGE_FROM: usize = 1 << 18;
-/// Beats for which a count of everything holds: it takes every lock once.
+/// Calls of [`Sweeper::advance`] for which a count of everything holds: counting takes every lock once.
 const RECOUNT_AFTER: u32 = 10;
 
-/// The incremental sweep over all swarms.
+/// The incremental sweep over all swarms, owned by the actor.
 #[derive(Debug)]
 pub struct Sweeper {
     swarms: Arc<Swarms>,
     shard: usize,
-    /// The torrent before which to go on; `None` = the shard has not begun.
+    /// The slot before which to go on; `None` = the shard is not begun.
     torrent: Option<usize>,
     peers: SweepCursor,
-    /// Whose peers the cursor is in; another torrent may have taken its slot since.
+    /// The torrent whose peers the cursor is in: another one may have taken its slot since.
     cursor_in: Option<InfoHash>,
-    /// What a whole round looks at, counted some beats ago.
+    /// Torrents and peers in a whole round, as of the last count.
     round_size: usize,
-    /// Beats until it is counted anew.
+    /// Calls until they are counted anew.
     recount_in: u32,
 }
 
 impl Sweeper {
-    /// A sweep that starts at the first shard.
+    /// Makes a sweep that begins at the first shard.
     #[must_use]
     pub fn new(swarms: Arc<Swarms>) -> Self {
         Self {
@@ -49,14 +49,15 @@ impl Sweeper {
         }
     }
 
-    /// Is there so much to look at that it should be done in smaller shares, so that it never keeps a
-    /// processor from a worker for long?
+    /// Whether the tracker is large: then the caller does smaller shares more often, so that the sweep never
+    /// keeps a processor from a worker for long.
     #[must_use]
     pub fn is_large(&self) -> bool {
         self.round_size >= LARGE_FROM
     }
 
-    /// Does the share of a round that is due after `elapsed` more time. True if a round is done with it.
+    /// Does the share of a round that is due after `elapsed` more time. Returns whether that completes a
+    /// round.
     pub fn advance(&mut self, now: Tick, policy: &Policy, elapsed: Duration) -> bool {
         let round_millis = u128::from(policy.purge_seconds.max(1)) * 1000 / 2;
         if self.recount_in == 0 {
@@ -76,7 +77,7 @@ impl Sweeper {
         false
     }
 
-    /// A whole round at once, for tests and tools.
+    /// Does a whole round at once, for tests and tools.
     pub fn sweep_all(&mut self, now: Tick, policy: &Policy) {
         (self.shard, self.torrent, self.cursor_in) = (0, None, None);
         loop {
@@ -87,7 +88,7 @@ impl Sweeper {
         }
     }
 
-    /// One slice under one lock. Gives how much it looked at.
+    /// Does one slice under one lock. Returns the number of torrents and peers it has looked at, plus one.
     fn sweep_slice(&mut self, now: Tick, policy: &Policy) -> usize {
         let swarms = Arc::clone(&self.swarms);
         let looked =
@@ -99,7 +100,7 @@ impl Sweeper {
         looked
     }
 
-    /// Torrents last first, so that the one that fills a hole has been looked at already.
+    /// Sweeps the last torrents first, so that the one that fills a hole has been looked at already.
     fn sweep_shard(&mut self, shard: &mut Shard, now: Tick, policy: &Policy) -> usize {
         let hasher = self.swarms.hasher();
         let mut looked = 0;

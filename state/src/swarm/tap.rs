@@ -1,4 +1,4 @@
-//! Announces noted for a successor, for each torrent in the order in which they changed it.
+//! [`Tap`]: announces noted for a successor, in the order in which they changed each torrent.
 
 #[cfg(test)]
 use std::cell::RefCell;
@@ -12,19 +12,19 @@ use crate::announce::{Announce, Handout};
 use crate::clock::Tick;
 use crate::swarm::Swarms;
 
-/// Changes that are noted at most; a successor that is further behind is given up.
+/// Most changes that are noted; a successor that is further behind is given up.
 pub(crate) const NOTED_MAX: usize = 1 << 20;
 
 /// One announce that was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delta {
-    /// The announce, without amounts and wishes.
+    /// The announce; amounts and the number of wanted peers are left out of the stream.
     pub announce: Announce,
-    /// The torrent's count of finished downloads afterwards.
+    /// The torrent's count of finished downloads after it.
     pub completed: u32,
 }
 
-/// Where announces are noted while a successor needs them.
+/// A log of announces, which fills while an upgrade needs it. Owned by [`Swarms`].
 #[derive(Debug, Default)]
 pub(crate) struct Tap {
     open: AtomicBool,
@@ -37,26 +37,26 @@ struct Noted {
     overflowed: bool,
 }
 
-/// The error when the successor takes changes more slowly than they come.
+/// The error for a successor that takes changes more slowly than they come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("more than {NOTED_MAX} announces came while they were being handed over")]
 pub struct TooSlow;
 
 impl Tap {
-    /// Begins to note every announce.
+    /// Notes every announce from now on.
     pub(crate) fn start(&self) {
         *self.noted.lock() = Noted::default();
         self.open.store(true, Ordering::SeqCst);
     }
 
-    /// Ceases to note announces, and drops those noted.
+    /// Stops noting announces, and drops those that were noted.
     pub(crate) fn stop(&self) {
         self.open.store(false, Ordering::SeqCst);
         *self.noted.lock() = Noted::default();
     }
 
-    /// Whether announces are noted. Asked after a swarm was changed: a change that is not noted was made
-    /// before the tap was opened, and a walk that begins later copies it.
+    /// Whether announces are noted. Called after a swarm was changed: then a change that is not noted was
+    /// made before the tap was opened, and a walk that begins later meets it.
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(Ordering::Relaxed)
     }
@@ -76,7 +76,7 @@ impl Tap {
         self.noted.lock().deltas.len()
     }
 
-    /// Takes the changes noted since the last call.
+    /// Returns the announces noted since the last call.
     pub(crate) fn take_deltas(&self) -> Result<Vec<Delta>, TooSlow> {
         let mut noted = self.noted.lock();
         if noted.overflowed { Err(TooSlow) } else { Ok(std::mem::take(&mut noted.deltas)) }
@@ -84,25 +84,25 @@ impl Tap {
 }
 
 impl Swarms {
-    /// Begins to note every announce for a successor, until [`stop_deltas`](Self::stop_deltas).
+    /// Notes every announce for a successor from now on, until [`stop_deltas`](Self::stop_deltas).
     pub fn start_deltas(&self) {
         self.tap().start();
     }
 
-    /// Takes the announces noted since the last call.
+    /// Returns the announces noted since the last call.
     ///
     /// # Errors
-    /// Fails when more came than can be kept; then some are missing.
+    /// When more came than can be noted; then some are missing.
     pub fn take_deltas(&self) -> Result<Vec<Delta>, TooSlow> {
         self.tap().take_deltas()
     }
 
-    /// Ceases to note announces.
+    /// Stops noting announces, and drops those that were noted.
     pub fn stop_deltas(&self) {
         self.tap().stop();
     }
 
-    /// Repeats the effect of an announce that a predecessor has carried out and answered.
+    /// Applies an announce that a predecessor has carried out and answered.
     pub fn apply_delta(&self, now: Tick, policy: &Policy, delta: &Delta) {
         let announce = &delta.announce;
         let Some(scope) = AddressScope::of(announce.address) else { return };
@@ -118,7 +118,7 @@ type DeltaObserver = Box<dyn FnMut(&Delta)>;
 
 #[cfg(test)]
 thread_local! {
-    /// Sees each change of this thread at the moment at which it is noted.
+    /// Sees each change of this thread at the moment when it is noted.
     pub(crate) static WITNESS: RefCell<Option<DeltaObserver>> = const { RefCell::new(None) };
 }
 

@@ -1,23 +1,24 @@
-//! One torrent: 48 octets, with room inside for the two IPv4 peers that most torrents never exceed. More of
-//! them are in one heap block, and from forty on, or with IPv6 peers or peer ids, in a [`Swarm`] on the heap.
+//! One torrent: 48 octets, with room inside for the two IPv4 peers that most torrents never exceed. More
+//! peers are in one heap block, and beyond forty, or with IPv6 peers or peer ids, in a [`LargeSwarm`] on the
+//! heap.
 
 use crate::address::{AddressScope, ScopeSet};
 use crate::admission::Policy;
-use crate::announce::{Announce, Event, Handout, PEER_V4_LEN, PEER_V6_LEN, Tally};
+use crate::announce::{Announce, Endpoint, Event, Handout, PEER_V4_LEN, PEER_V6_LEN, Tally, WirePeer};
 use crate::clock::Tick;
 use crate::ids::InfoHash;
 use crate::peer_counts::PeerCounts;
 use crate::swarm::block::allocation;
 use crate::swarm::large::{LargeCursor, LargeFamily};
 use crate::swarm::pair::{PAIR_LEN, Pair};
-use crate::swarm::peer::{Endpoint, LastSeen, PeerPos, StoredPeer, WirePeer, scope_of_peer};
+use crate::swarm::peer::{LastSeen, PeerPos, StoredPeer, scope_of_peer};
 use crate::swarm::peer_set::{PeerArray, PeerSet};
 use crate::swarm::select::{Pool, Requester, RolePeers, WantedRoles, select_peers};
 use crate::swarm::small::{SMALL_MAX, SMALL_ROOM, SmallSwarm};
 use crate::table::keyed_hash::KeyedHash;
 use crate::table::prefetch::prefetch;
 
-/// One torrent.
+/// One torrent with its swarm, owned by its shard.
 #[derive(Debug)]
 pub(crate) struct Torrent {
     pub(crate) info_hash: InfoHash,
@@ -27,49 +28,49 @@ pub(crate) struct Torrent {
 
 const _: () = assert!(size_of::<Torrent>() == 48);
 
-/// The peers of a torrent, in the form that suits how many they are.
+/// The peers of a torrent, in a form that suits their number.
 #[derive(Debug)]
 pub(crate) enum SwarmForm {
-    /// No peers since then; only the completed count is worth remembering.
+    /// No peers since this tick; only the completed count is remembered.
     Idle(Tick),
     Pair(Pair),
     Small(SmallSwarm),
     Large(Box<LargeSwarm>),
 }
 
-/// A swarm on the heap.
+/// A swarm of any size, with peers of both families, and with ids where they are kept.
 #[derive(Debug)]
 pub(crate) struct LargeSwarm {
     pub(crate) v4: LargeFamily<PEER_V4_LEN>,
     pub(crate) v6: Option<Box<LargeFamily<PEER_V6_LEN>>>,
 }
 
-/// What an announce is decided by.
+/// An announce, and what it is applied with.
 pub(crate) struct AnnounceContext<'a> {
     pub(crate) now: Tick,
     pub(crate) policy: &'a Policy,
     pub(crate) hasher: &'a KeyedHash,
-    /// Where the requester is reached.
+    /// The scope of the requester's address.
     pub(crate) scope: AddressScope,
     pub(crate) announce: &'a Announce,
-    /// May peers be added? False when the memory budget is used up.
+    /// Whether peers may be added: false when the memory budget is used up.
     pub(crate) may_grow: bool,
 }
 
-/// What became of the peer.
+/// What an announce has done to its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PeerChange {
-    /// In the swarm, there; and whether this counts as a finished download.
+    /// It is in the swarm, at `pos`; `completed`: this counts as a finished download.
     Kept { pos: PeerPos, completed: bool },
-    /// Not in the swarm (any more).
+    /// It is not in the swarm, or no longer.
     Gone,
-    /// Not added: too many peers of its address are there.
+    /// It was not added: there are too many peers at its address.
     Crowded,
-    /// Not added: no memory.
+    /// It was not added: the memory budget is used up.
     Full,
 }
 
-/// Where a sweep stands inside one torrent.
+/// The position of a sweep in one torrent.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum SweepCursor {
     /// Not begun.
@@ -85,7 +86,7 @@ impl Torrent {
         Self { info_hash, completed: 0, peers: SwarmForm::Pair(Pair::default()) }
     }
 
-    /// Starts fetching what an announce will look at beyond the torrent itself.
+    /// Starts fetching into the cache what an announce will look at beyond the torrent itself.
     pub(crate) fn prefetch_peers(&self) {
         match &self.peers {
             SwarmForm::Idle(_) | SwarmForm::Pair(_) => {}
@@ -118,7 +119,7 @@ impl Torrent {
         change
     }
 
-    /// Where the announced peer stands, if it is here.
+    /// Returns the position of the announced peer, if it is here.
     pub(crate) fn find(&self, context: &AnnounceContext<'_>) -> Option<PeerPos> {
         let (seeder, hasher) = (context.announce.left == 0, context.hasher);
         match (&self.peers, WirePeer::from_announce(context.announce)) {
@@ -130,7 +131,8 @@ impl Torrent {
         }
     }
 
-    /// Hands out peers of the requester's family first, then of the other, where the handout has room for it.
+    /// Hands out peers of the requester's family first, then of the other one, as far as the handout has
+    /// room.
     pub(crate) fn hand_out(
         &self,
         context: &AnnounceContext<'_>,
@@ -197,7 +199,7 @@ impl Torrent {
         }
     }
 
-    /// The tally with the partial seeds, for which small swarms are gone through.
+    /// Returns the counts with partial seeds, for which small swarms are gone through.
     pub(crate) fn tally_with_paused(&self) -> Tally {
         let paused = match &self.peers {
             SwarmForm::Idle(_) => 0,
@@ -246,8 +248,8 @@ impl Torrent {
         }
     }
 
-    /// Drops expired peers, looking at `most` of them, or a few more. Gives how many places were looked at,
-    /// and whether the torrent is done.
+    /// Drops expired peers; looks at `most` peers, or a few more. Returns how many were looked at, and
+    /// whether the torrent is done.
     pub(crate) fn expire(
         &mut self,
         now: Tick,
@@ -275,14 +277,14 @@ impl Torrent {
         }
     }
 
-    /// Goes back to the smallest form that holds the peers.
+    /// Changes to the smallest form that holds the peers.
     pub(crate) fn shrink_form(&mut self, policy: &Policy, hasher: &KeyedHash) {
         if let SwarmForm::Large(swarm) = &mut self.peers {
             swarm.keep_ids(policy.keep_peer_ids);
             if swarm.v6.as_ref().is_some_and(|v6| v6.len() == 0) {
                 swarm.v6 = None;
             }
-            // Half of what made it large, so that it does not change its form with every peer.
+            // At half of what makes it large, so that it does not change its form with every peer.
             if swarm.v6.is_none() && !swarm.v4.with_ids() && swarm.v4.len() <= SMALL_MAX / 2 {
                 let mut small = SmallSwarm::with_room(swarm.v4.len());
                 for (stored, seeder) in swarm.v4.stored_peers() {
@@ -301,7 +303,7 @@ impl Torrent {
         }
     }
 
-    /// Makes sure that a peer that may come in fits into the torrent's form.
+    /// Changes to a form with room for this peer, if it is not there yet.
     pub(crate) fn make_room(&mut self, wire: WirePeer, policy: &Policy, hasher: &KeyedHash) {
         let simple = match wire {
             WirePeer::V4(peer) if !policy.keep_peer_ids => Some(peer),
@@ -336,7 +338,7 @@ impl Torrent {
 }
 
 impl AnnounceContext<'_> {
-    /// Where the announced peer can be reached from, its port considered.
+    /// Returns the scope of the announced peer, with its port taken into account.
     fn own_scope(&self) -> AddressScope {
         self.policy.scope_with_port(self.scope, self.announce.port)
     }
@@ -388,12 +390,12 @@ fn array_pool<const LEN: usize>(array: &impl PeerArray<LEN>, scopes: ScopeSet) -
     }
 }
 
-/// Is the peer there already, or is there room for one more?
+/// Whether the peer is there already, or there is room for one more.
 fn fits(array: &impl PeerArray<PEER_V4_LEN>, most: usize, peer: &[u8; PEER_V4_LEN]) -> bool {
     array.octets().len() < most || array.octets().contains(peer)
 }
 
-/// Puts all peers of an array into another form, which has room for them.
+/// Copies all peers of an array into another form, which has room for them.
 fn copy_peers(
     array: &impl PeerArray<PEER_V4_LEN>,
     to: &mut impl PeerSet<PEER_V4_LEN>,
@@ -407,7 +409,7 @@ fn copy_peers(
     }
 }
 
-/// A large swarm of the peers of an array.
+/// Makes a large swarm of the peers of an array.
 fn large_from(array: &impl PeerArray<PEER_V4_LEN>, policy: &Policy, hasher: &KeyedHash) -> SwarmForm {
     let mut v4 = LargeFamily::new(policy.keep_peer_ids);
     copy_peers(array, &mut v4, policy, hasher);
@@ -454,7 +456,7 @@ where
     };
     set.renew(pos, seen, announce.peer_id);
     let completed = finished && !pos.seeder;
-    // Its scope too: a reload may have changed which ports are denied.
+    // Its scope, too: a reload may have changed which ports are denied.
     let placed = set.move_to(pos, seeder, context.own_scope(), hasher);
     placed.map_or(PeerChange::Full, |pos| PeerChange::Kept { pos, completed })
 }

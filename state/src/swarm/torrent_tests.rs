@@ -1,4 +1,4 @@
-//! What a large swarm knows about where its peers can be reached, and what a choice among them costs.
+//! Tests: the groups of a large swarm by scope, and what a choice among them costs.
 
 use std::net::Ipv4Addr;
 
@@ -24,7 +24,7 @@ impl LoneTorrent {
         self.announce_wanting(address, port, left, event, 0);
     }
 
-    /// Gives the peers that are handed out.
+    /// Announces and returns the peers that are handed out.
     fn announce_wanting(
         &mut self,
         address: Ipv4Addr,
@@ -57,18 +57,18 @@ impl LoneTorrent {
         room[..used].as_chunks().0.to_vec()
     }
 
-    /// Looks at one bucket; true when the round is done.
+    /// Sweeps one bucket; returns whether the round is done.
     fn sweep_bucket(&mut self, cursor: &mut SweepCursor) -> bool {
         self.torrent.expire(Tick(2), &self.policy, cursor, 1, &self.hasher).1
     }
 
-    /// A whole round.
+    /// Sweeps a whole round.
     fn sweep(&mut self) {
         let mut cursor = SweepCursor::default();
         while !self.sweep_bucket(&mut cursor) {}
     }
 
-    /// How many peers there are of each scope, by the groups that they are in.
+    /// Returns the numbers of peers of each scope, by the groups that they are in.
     fn group_lens(&self) -> Vec<(AddressScope, usize)> {
         let SwarmForm::Large(swarm) = &self.torrent.peers else { panic!("not a large swarm") };
         let all_buckets = || swarm.v4.groups().flat_map(ScopeGroup::roles);
@@ -138,7 +138,7 @@ fn where_ids_are_kept_a_choice_looks_at_a_few_for_each_that_is_wanted() {
 }
 
 #[test]
-fn ports_denied_by_a_reload_and_allowed_by_the_next_change_their_camp_with_the_sweep_or_by_announcing() {
+fn ports_denied_by_a_reload_and_allowed_by_the_next_change_their_group_with_the_sweep_or_by_announcing() {
     let mut lone = LoneTorrent::new();
     for number in 0..300 {
         lone.announce(
@@ -172,7 +172,7 @@ fn ports_denied_by_a_reload_and_allowed_by_the_next_change_their_camp_with_the_s
 }
 
 #[test]
-fn peers_of_every_camp_expire_and_are_found_again() {
+fn peers_of_every_group_expire_and_are_found_again() {
     let mut lone = LoneTorrent::new();
     for number in 0..300 {
         let (address, port) = if number % 3 == 0 {

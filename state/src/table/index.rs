@@ -1,15 +1,15 @@
-//! Where is a torrent? An index of fingerprints in cache lines: one line answers nearly every question, and a
-//! batch can have its lines fetched before it asks.
+//! [`SlotIndex`]: finds the slot of a torrent by its hash. An index of fingerprints in cache lines: one line
+//! answers nearly every lookup, and a batch can have its lines fetched before.
 
 use crate::table::prefetch::prefetch;
 
 /// Slots in one line.
 const LINE_LEN: usize = 12;
-/// Slots of a line used on average at which the index doubles; beyond, too many pass to the next line.
+/// Average of used slots in a line at which the index doubles: beyond, too many slots pass to the next line.
 const FULL_AT: usize = 10;
-/// Slots of a line used on average below which it shrinks.
+/// Average of used slots in a line below which the index shrinks.
 const SPARSE_AT: usize = 2;
-/// Of those who passed a full line, no more than this can be counted.
+/// The highest count of slots that have passed a full line.
 const MANY_PASSED: u8 = u8::MAX;
 
 /// Slots by hash. Different torrents may have one hash.
@@ -24,9 +24,9 @@ pub(crate) struct SlotIndex {
 #[repr(C, align(64))]
 struct CacheLine {
     slots: [u32; LINE_LEN],
-    /// One octet for each slot; 0 = nothing in that place.
+    /// One octet for each slot; 0 = the place is free.
     fingerprints: [u8; LINE_LEN],
-    /// Slots that found this line full and went on to the next. At [`MANY_PASSED`] the count is lost, and the
+    /// Slots that found this line full and are in a later one. At [`MANY_PASSED`] the count is lost, and the
     /// line counts as passed for ever.
     passed: u8,
 }
@@ -36,8 +36,8 @@ const _: () = assert!(size_of::<CacheLine>() == 64);
 impl CacheLine {
     const EMPTY: Self = Self { slots: [0; LINE_LEN], fingerprints: [0; LINE_LEN], passed: 0 };
 
-    /// The places of all slots with this fingerprint, and rarely of one that differs in its last bit. All are
-    /// compared at once: each octet becomes one bit, its highest, which is set where the octet is that of the
+    /// Iterates over the places with this fingerprint, and rarely over one that differs in its last bit. All
+    /// are compared at once: each octet becomes one bit, its highest, which is set where the octet equals the
     /// fingerprint; the subtraction may borrow from the octet behind such a one.
     fn places_of(&self, fingerprint: u8) -> impl Iterator<Item = usize> + use<> {
         const ONES: u128 = u128::MAX / 0xff;
@@ -57,7 +57,7 @@ impl CacheLine {
         self.places_of(fingerprint).filter_map(|place| self.slots.get(place).copied())
     }
 
-    /// Puts a slot into a free place, if there is one.
+    /// Puts a slot into a free place; false if there is none.
     fn insert(&mut self, fingerprint: u8, slot: u32) -> bool {
         let Some(place) = self.fingerprints.iter().position(|mark| *mark == 0) else { return false };
         self.set_place(place, fingerprint, slot);
@@ -70,7 +70,7 @@ impl CacheLine {
         }
     }
 
-    /// The place of a slot.
+    /// Returns the place of a slot.
     fn place_of(&self, fingerprint: u8, slot: u32) -> Option<usize> {
         self.places_of(fingerprint).find(|&place| self.slots.get(place) == Some(&slot))
     }
@@ -82,14 +82,14 @@ impl SlotIndex {
         size_of_val(&*self.lines)
     }
 
-    /// Starts fetching the line of a hash.
+    /// Starts fetching the line of a hash into the cache.
     pub(crate) fn prefetch(&self, hash: u64) {
         if let Some(line) = self.lines.get(self.home_line(hash)) {
             prefetch(line);
         }
     }
 
-    /// A slot that is likely the one of this hash, without a look at it.
+    /// Returns a slot that is likely the one of this hash, without a look at it.
     pub(crate) fn likely_slot(&self, hash: u64) -> Option<u32> {
         self.lines.get(self.home_line(hash))?.slots_with(fingerprint(hash)).next()
     }
@@ -109,7 +109,7 @@ impl SlotIndex {
         None
     }
 
-    /// Adds a slot. `all` gives every slot that is here and its hash, should they have to move.
+    /// Adds a slot. `all` yields every slot that is here with its hash, in case they have to move.
     pub(crate) fn insert<A: Iterator<Item = (u64, u32)>>(
         &mut self,
         hash: u64,
@@ -123,7 +123,7 @@ impl SlotIndex {
         self.len += 1;
     }
 
-    /// Forgets a slot. `all` gives every other slot that is here and its hash, should they have to move.
+    /// Removes a slot. `all` yields every other slot that is here with its hash, in case they have to move.
     pub(crate) fn remove<A: Iterator<Item = (u64, u32)>>(
         &mut self,
         hash: u64,
@@ -145,7 +145,7 @@ impl SlotIndex {
         }
     }
 
-    /// What was in slot `from` is in slot `to` now.
+    /// Records that what was in slot `from` is in slot `to` now.
     pub(crate) fn move_slot(&mut self, hash: u64, from: u32, to: u32) {
         let Some((_, at, place)) = self.find_place(hash, from) else { return };
         if let Some(slot) = self.lines.get_mut(at).and_then(|line| line.slots.get_mut(place)) {
@@ -153,7 +153,7 @@ impl SlotIndex {
         }
     }
 
-    /// How many full lines a slot has passed, the line it is in, and its place there.
+    /// Returns how many full lines a slot has passed, the line that it is in, and its place there.
     fn find_place(&self, hash: u64, slot: u32) -> Option<(usize, usize, usize)> {
         self.probe_sequence(hash).enumerate().find_map(|(passed, at)| {
             let place = self.lines.get(at)?.place_of(fingerprint(hash), slot)?;
@@ -175,27 +175,27 @@ impl SlotIndex {
         }
     }
 
-    /// The lines a hash may be in: its home, then the next, and around.
+    /// Iterates over the lines in which a hash may be: its home, then the next, wrapping around.
     fn probe_sequence(&self, hash: u64) -> impl Iterator<Item = usize> + use<> {
         let (home, len) = (self.home_line(hash), self.lines.len());
         (home..len).chain(0..home)
     }
 
-    /// Reduces the lower half of the hash to the lines there are, whatever their number.
+    /// Returns the line for the lower half of the hash, for any number of lines.
     #[expect(clippy::cast_possible_truncation, reason = "below the number of lines")]
     fn home_line(&self, hash: u64) -> usize {
         ((u64::from(hash as u32) * self.lines.len() as u64) >> 32) as usize
     }
 
-    /// Puts all slots into an index of so many lines. A shard of ten million torrents' share has ten thousand
-    /// slots: a fraction of a millisecond.
+    /// Puts all slots into an index with `lines` lines. With ten million torrents a shard has ten thousand
+    /// slots: this takes a fraction of a millisecond.
     fn rebuild(&mut self, lines: usize, all: impl Iterator<Item = (u64, u32)>) {
         self.lines = vec![CacheLine::EMPTY; lines].into_boxed_slice();
         all.for_each(|(hash, slot)| self.insert_slot(hash, slot));
     }
 }
 
-/// Seven bits of the hash that neither the line nor the shard is chosen by, and one so that it is not 0.
+/// Returns seven bits of the hash by which neither line nor shard is chosen, and one bit so that it is not 0.
 fn fingerprint(hash: u64) -> u8 {
     hash.to_be_bytes()[0] | 0x80
 }
@@ -239,7 +239,7 @@ mod tests {
     fn slots_of_one_hash_are_told_apart_beyond_one_line() {
         const HASH: u64 = 7;
         let mut index = SlotIndex::default();
-        // As many as pass a line more often than it can count.
+        // More than a line can count as passed.
         (0..400).for_each(|slot| index.insert(HASH, slot, || (0..slot).map(|slot| (HASH, slot))));
         let gone = |slot: &u32| slot.is_multiple_of(3);
         (0..400).filter(gone).for_each(|slot| index.remove(HASH, slot, std::iter::empty));
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_passes_a_line_after_those_who_filled_it_are_gone() {
+    fn no_line_counts_as_passed_after_the_slots_are_gone() {
         let mut index = SlotIndex::default();
         (0..30).for_each(|slot| index.insert(7, slot, || (0..slot).map(|slot| (7, slot))));
         (0..30).for_each(|slot| index.remove(7, slot, || (slot + 1..30).map(|slot| (7, slot))));

@@ -1,17 +1,18 @@
-//! The secret under which what clients choose is hashed, so that nobody can choose what collides.
+//! [`KeyedHash`]: hashes of keys that clients choose, under a secret, so that no client can choose colliding
+//! keys.
 
 use std::hash::{BuildHasher, RandomState};
 
 use crate::address::AddressScope;
+use crate::announce::Endpoint;
 use crate::ids::{ID_LEN, InfoHash};
-use crate::swarm::peer::Endpoint;
 
 /// Words of eight octets in the longest key: an info_hash, or an IPv6 peer.
 const WORDS_MAX: usize = ID_LEN.div_ceil(8);
 
-/// Hashes by multiplying each word with a secret factor of its own and adding (multilinear hashing): for any
-/// two keys of one length the chance of a collision over the secrets is that of two random numbers, which is
-/// all that a table needs, at a tenth of the cost of SipHash.
+/// A multilinear hash with secret factors: each word is multiplied by a factor of its own, and the products
+/// are added. For any two keys of one length the chance of a collision, over all secrets, is that of two
+/// random numbers. That is all that a table needs, at a tenth of the cost of SipHash.
 #[derive(Debug)]
 pub(crate) struct KeyedHash {
     offset: u128,
@@ -34,7 +35,7 @@ impl KeyedHash {
         self.hash_octets(&info_hash.0)
     }
 
-    /// Of a user (mode private).
+    /// Returns the hash of a user (mode private).
     pub(crate) fn user(&self, user: u32) -> u64 {
         self.hash_octets(&user.to_ne_bytes())
     }
@@ -50,7 +51,7 @@ impl KeyedHash {
         }
     }
 
-    /// The limit of peers at the address of `peer`; never for private and loopback addresses.
+    /// Returns the limit of peers at the address of `peer`; `None` for private and loopback addresses.
     pub(crate) fn peers_limit<E: Endpoint>(&self, peer: &E) -> Option<usize> {
         let public = || AddressScope::of(peer.address()) == Some(AddressScope::Public);
         (self.peers_per_address > 0 && public()).then_some(usize::from(self.peers_per_address))

@@ -1,12 +1,12 @@
-//! Asking the processor for memory before it is needed. The only `unsafe` of the room: the instruction has no
-//! safe name in the standard library yet.
+//! Fetches memory into the processor's cache before it is needed. The only `unsafe` of the crate: the
+//! instruction has no safe form in the standard library yet.
 
-/// Octets that a processor fetches at once.
+/// Octets of a cache line.
 #[cfg(target_arch = "x86_64")]
 const CACHE_LINE: usize = 64;
 
-/// Starts fetching the cache lines in which `value` lies, and does not wait for them. Changes nothing but
-/// speed; does nothing on processors for which the standard library has no such instruction.
+/// Starts fetching the cache lines of `value`, and does not wait for them. Changes nothing but speed; does
+/// nothing on processors for which the standard library has no such instruction.
 #[inline]
 pub(crate) fn prefetch<T: ?Sized>(value: &T) {
     #[cfg(target_arch = "x86_64")]

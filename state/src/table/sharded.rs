@@ -16,7 +16,7 @@ pub(crate) const PREFETCH_MAX: usize = 64;
 /// further from the truth than 512 KiB.
 const MEMORY_STEP: usize = 512;
 
-/// What lies behind one lock.
+/// A value behind one lock, with a count of its memory.
 pub(crate) trait ShardMemory {
     /// Returns the octets that this shard takes, by our own count, in constant time.
     fn memory(&self) -> usize;
@@ -81,7 +81,8 @@ impl<T: ShardMemory + Default, const SHARDS: usize> Sharded<T, SHARDS> {
         Some(result)
     }
 
-    /// The same for a thread that will take the lock again at once: whoever waits for it comes first.
+    /// Changes a shard by its number, and hands its lock to a waiting thread: for a caller that takes the
+    /// lock again at once. `None` past the last one.
     pub(crate) fn update_nth_fairly<R>(&self, number: usize, work: impl FnOnce(&mut T) -> R) -> Option<R> {
         let mut guard = lock(self.shards.get(number)?);
         let result = work(&mut guard.shard);
@@ -95,7 +96,7 @@ impl<T: ShardMemory + Default, const SHARDS: usize> Sharded<T, SHARDS> {
         self.shards.iter().fold(start, |sum, shard| add(sum, &lock(shard).shard))
     }
 
-    /// Returns the first result that `find` has for a shard, asked one lock after the other.
+    /// Returns the first `Some` that `find` returns for a shard; takes one lock after the other.
     pub(crate) fn find_map<R>(&self, mut find: impl FnMut(&T) -> Option<R>) -> Option<R> {
         self.shards.iter().find_map(|shard| find(&lock(shard).shard))
     }

@@ -1,16 +1,15 @@
-//! Many things of one size in blocks that never move: growing copies nothing, and an empty block goes back to
-//! the allocator.
+//! [`Slab`]: an array in blocks that never move. Growing copies nothing, and an empty block is freed.
 
-/// Things in one block.
+/// Items in one block.
 const BLOCK_LEN: usize = 256;
-/// Things the first block begins with: most shards of a small tracker have no more.
+/// Items for which the first block has room at first: most shards of a small tracker have no more.
 const FIRST_BLOCK_LEN: usize = 4;
 
-/// An array in blocks of [`CHUNK`]; only the first block grows by copying.
+/// An array in blocks of [`BLOCK_LEN`] items; only the first block grows by copying.
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
     blocks: Vec<Vec<T>>,
-    // Both are asked at each announce, so that no block is looked at for them.
+    // Kept because each announce needs both, without a look at the blocks.
     len: usize,
     heap: usize,
 }
@@ -43,7 +42,7 @@ impl<T> Slab<T> {
         self.blocks.get_mut(place / BLOCK_LEN)?.get_mut(place % BLOCK_LEN)
     }
 
-    pub(crate) fn push(&mut self, thing: T) {
+    pub(crate) fn push(&mut self, item: T) {
         let block = match self.blocks.last_mut() {
             Some(last) if last.len() < BLOCK_LEN => last,
             _ => {
@@ -53,23 +52,23 @@ impl<T> Slab<T> {
             }
         };
         let room = block.capacity();
-        block.push(thing);
+        block.push(item);
         self.heap += (block.capacity() - room) * size_of::<T>();
         self.len += 1;
     }
 
     pub(crate) fn pop(&mut self) -> Option<T> {
         let last = self.blocks.last_mut()?;
-        let thing = last.pop();
+        let item = last.pop();
         if last.is_empty() {
             self.heap -= size_of::<Vec<T>>() + last.capacity() * size_of::<T>();
             self.blocks.pop();
         }
-        self.len -= usize::from(thing.is_some());
-        thing
+        self.len -= usize::from(item.is_some());
+        item
     }
 
-    /// Takes the thing of a place out; the last takes its place.
+    /// Removes the item at a place; the last one takes its place.
     pub(crate) fn swap_remove(&mut self, place: usize) -> Option<T> {
         let last = self.pop()?;
         match self.get_mut(place) {

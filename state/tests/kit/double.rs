@@ -40,9 +40,9 @@ impl Store for Nothing {
 
 type Work<'w> = &'w mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>;
 
-/// What a test says of a store; [`Doubled`] is the store.
+/// The parts of a store that a test overrides; [`Doubled`] is the store.
 pub(crate) trait Double: Send {
-    /// Does what is not said here.
+    /// The store behind, which does what is not overridden.
     fn rest(&mut self) -> &mut dyn Store {
         // It has no size: nothing is allocated, and nothing lost.
         Box::leak(Box::new(Nothing))
@@ -63,7 +63,7 @@ pub(crate) trait Double: Send {
         self.rest().acknowledged(channel)
     }
 
-    /// See [`Store::lines`].
+    /// See [`Store::read_rows`].
     fn lines(&mut self, set: Set, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
         self.rest().read_rows(set, each)
     }

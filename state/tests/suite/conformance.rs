@@ -1,16 +1,16 @@
 //! What swarms must do by `rules/swarms.md`, as a list of steps, once for each family: `p` watches, `c` comes
-//! and goes. Each step is a fact of its own here.
+//! and goes. Each step is a test of its own here.
 //!
-//! What that list adds is shown elsewhere, for both families where nothing else is said:
-//! - limits of numwant: `model::swarms_do_what_a_naive_model_does`, which asks for 0 to 200 peers
-//! - nobody is handed himself: the same, and
-//!   `selection::nobody_is_handed_himself_nor_where_ids_are_kept_his_other_address`
+//! The rest of that list is tested elsewhere, for both families unless noted:
+//! - limits of numwant: `model::swarms_do_what_a_naive_model_does`, which wants 0 to 200 peers
+//! - no client is handed itself: the same, and
+//!   `selection::no_client_is_handed_itself_nor_where_ids_are_kept_its_other_address`
 //! - bounds of expiry: `limits::peers_live_for_their_lifetime_and_not_a_purge_longer`, IPv4; IPv6 is here
 //! - both families of one hash: counts in the model; which family goes first is here
 //! - randomness: `selection::single_draws_from_a_plain_swarm_are_uniform`, IPv4; IPv6 is here
 //! - concurrent announces: `threads::workers_and_a_sweep_at_once_leave_true_counts_and_no_memory`
 //! - counters equal to a naive model: the model
-//! - a store that stops without an error: `threads::the_actor_beats_and_ends_with_its_last_inbox`
+//! - a store that stops without an error: `threads::the_actor_counts_slices_and_ends_with_its_last_inbox`
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -24,14 +24,14 @@ const TORRENT: u64 = 1;
 const V4: fn(u8) -> IpAddr = |host| [45, 0, 0, host].into();
 const V6: fn(u8) -> IpAddr = |host| [0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(host)].into();
 
-/// A store, and two peers of one family who are in none of its swarms yet.
+/// A tracker, and two peers of one family that are in none of its swarms yet.
 struct Stage {
     tracker: TestTracker,
     p: Announce,
     c: Announce,
 }
 
-/// Shows `check` an empty store once for each family, and again where ids are kept, which changes how peers
+/// Runs `check` on an empty tracker once for each family, and again with ids kept, which changes how peers
 /// lie in memory.
 fn once_per_family(check: impl Fn(&mut Stage)) {
     for (name, address) in [("IPv4", V4), ("IPv6", V6)] {
@@ -48,7 +48,7 @@ fn once_per_family(check: impl Fn(&mut Stage)) {
 }
 
 impl Stage {
-    /// Whom an announce is handed. It is never refused.
+    /// Returns the peers that an announce is handed. It is never refused.
     fn announce(&mut self, announce: Announce) -> Vec<(IpAddr, u16)> {
         self.tracker.announce(&announce).unwrap().1
     }
@@ -65,12 +65,12 @@ impl Stage {
         assert_eq!(self.announce(Announce { event: Event::Stopped, ..peer }), []);
     }
 
-    /// As it is handed out.
+    /// Returns the peer as it is handed out.
     fn c(&self) -> (IpAddr, u16) {
         (self.c.address, self.c.port)
     }
 
-    /// Seeders, leechers, completed downloads.
+    /// Returns seeders, leechers, completed downloads.
     fn assert_scrape(&self, seeders: u32, leechers: u32, completed: u32) {
         assert_eq!(self.tracker.tally(TORRENT), Tally { seeders, leechers, completed, paused: 0 });
     }
@@ -120,7 +120,7 @@ fn step_4_a_seeder_is_seen_by_leechers_until_it_leaves() {
         stage.assert_scrape(1, 1, 0);
         assert_eq!(stage.p_seeds(), []);
         stage.assert_scrape(2, 0, 0);
-        // `rules/swarms.md#selection`: one that has only the magnet link says the same.
+        // `rules/swarms.md#selection`: a client with only the magnet link says the same.
         assert_eq!(stage.announce(Announce { left: 0, event: Event::Started, ..stage.p }), [stage.c()]);
         stage.p_leeches();
         stage.stop(seeding);
@@ -148,7 +148,7 @@ fn step_5_a_leecher_that_completes_is_a_seeder_and_one_download() {
         }
         stage.announce(Announce { left: 0, ..stage.c });
         stage.assert_scrape(1, 1, 1);
-        // One that becomes a seeder silently is no download, one that is new and has completed is.
+        // A peer that becomes a seeder silently is no download; one that is new and has completed is.
         stage.p_seeds();
         stage.assert_scrape(2, 0, 1);
         stage.stop(stage.p);
@@ -158,7 +158,7 @@ fn step_5_a_leecher_that_completes_is_a_seeder_and_one_download() {
 }
 
 #[test]
-fn step_6_who_leaves_again_changes_nothing_and_the_download_is_remembered() {
+fn step_6_leaving_again_changes_nothing_and_the_download_is_remembered() {
     once_per_family(|stage| {
         stage.p_leeches();
         stage.announce(Announce { event: Event::Completed, left: 0, ..stage.c });
@@ -206,7 +206,7 @@ fn peers_of_ipv6_live_for_their_lifetime_and_not_a_purge_longer() {
     tracker.sweep();
     let census = tracker.swarms.peer_counts();
     assert_eq!((census.v6_seeders, census.v6_leechers), (1500, 1500));
-    // The beats of one purge period, as the actor does them.
+    // The slices of one purge period, as the actor does them.
     tracker.now += 1;
     let policy = tracker.policy.current();
     for _ in 0..600 {

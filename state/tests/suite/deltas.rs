@@ -5,7 +5,7 @@ use hayate_state::{Announce, Event, Policy, Tick};
 
 use crate::test_tracker::{TestTracker, announce_from, info_hash};
 
-/// What `work` does on a predecessor, as its successor reads it.
+/// Returns what `work` does on a predecessor, as its successor reads it.
 fn deltas_of(predecessor: &mut TestTracker, work: impl FnOnce(&mut TestTracker)) -> Vec<Delta> {
     predecessor.swarms.start_deltas();
     work(predecessor);

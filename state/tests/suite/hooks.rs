@@ -26,7 +26,7 @@ fn tracker(options: &serde_json::Value) -> Tracker {
     Tracker::new(Swarms::new(0), &Published::new(policy), 7)
 }
 
-/// The interval that a starting client is told at an hour of the day, or why not.
+/// Returns the interval that a starting client is told at an hour of the day, or the refusal.
 fn interval(tracker: &mut Tracker, hour: u64, query: &str) -> Result<u32, &'static str> {
     let announce = Announce {
         info_hash: InfoHash([7; 20]),

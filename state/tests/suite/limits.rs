@@ -1,4 +1,4 @@
-//! Refusals, expiry, and what bounds the memory.
+//! Refusals, expiry, and the bounds of memory.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -71,7 +71,7 @@ fn peers_live_for_their_lifetime_and_not_a_purge_longer() {
     tracker.now += 600;
     tracker.sweep();
     assert_eq!(tracker.swarms.peer_counts().total(), 5000);
-    // The beats of one purge period, as the actor does them.
+    // The slices of one purge period, as the actor does them.
     tracker.now += 1;
     let policy = tracker.policy.current();
     for _ in 0..600 {
@@ -173,7 +173,7 @@ fn a_torrent_that_starts_and_stops_makes_no_other_forgotten() {
     }
     assert_eq!(tracker.swarms.idle(), 5000);
     assert!((0..5000).all(|torrent| tracker.tally(torrent).completed == 1));
-    // Nor does what is remembered of it grow.
+    // Nor does the queue of idle torrents grow.
     assert!(tracker.swarms.memory() < before + 100_000, "{before} to {}", tracker.swarms.memory());
 }
 
@@ -190,9 +190,9 @@ fn the_memory_budget_holds_and_the_full_are_answered_with_a_long_interval() {
         }
     }
     assert!(full > 100_000, "{full}");
-    // The budget is told of a shard's growth in steps.
+    // The estimate follows a shard's growth in steps.
     assert!((tracker.swarms.memory() as u64) < memory_max * 17 / 16, "{}", tracker.swarms.memory());
-    // Swarms that exist still take peers, until there is nothing left at all.
+    // Existing swarms still accept peers, until the budget is used up.
     let newcomer = announce_from(0, [192, 0, 2, 8], 6881, 9);
     let (answer, peers) = tracker.announce(&newcomer).unwrap();
     assert_eq!((answer.tally.leechers, peers.len()), (2, 1));

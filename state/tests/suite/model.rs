@@ -1,5 +1,4 @@
-//! Swarms against a naive model: the same random operations on both, then everything that can be asked is
-//! compared.
+//! Swarms against a naive model: the same random operations on both, then all that they return is compared.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -100,7 +99,7 @@ fn same_range(a: &IpAddr, b: &IpAddr) -> bool {
     is_private(a) && is_private(b) && a.is_ipv4() == b.is_ipv4()
 }
 
-/// What every handout must be: real peers, never the asker, none twice, nobody hidden, and as many as there
+/// What every handout must be: real peers, never the requester, none twice, none hidden, and as many as there
 /// are.
 fn check_handout(announce: &Announce, swarm: &ModelSwarm, now: u32, v4: &[u8], v6: &[u8]) {
     let mut handed = peers_of(v4, false);
@@ -152,7 +151,7 @@ fn run(seed: u64, keep_peer_ids: bool) {
     for operation in 0..OPERATIONS / 2 {
         now += u32::from(random.u8(..50) == 0);
         if random.u16(..2000) == 0 {
-            // Nobody is served beyond lifetime and purge: expire on both sides at one moment.
+            // No peer is handed out beyond lifetime and purge: both sides expire at one moment.
             now += random.u32(..LIFETIME_SECONDS / 3);
             sweeper.sweep_all(Tick(now), policy.current().as_ref());
             for swarm in model.values_mut() {
@@ -161,7 +160,7 @@ fn run(seed: u64, keep_peer_ids: bool) {
         }
         let alive = |swarm: &ModelSwarm| swarm.peers.values().all(|peer| now - peer.seen <= LIFETIME_SECONDS);
         if random.u16(..500) == 0 && model.values().all(alive) {
-            // Part of a round, in which nobody goes: it must disturb nothing wherever it stops.
+            // Part of a round, in which no peer expires: it must disturb nothing, wherever it stops.
             let elapsed = Duration::from_millis(random.u64(..1000 * u64::from(PURGE_SECONDS)));
             sweeper.advance(Tick(now), policy.current().as_ref(), elapsed);
         }

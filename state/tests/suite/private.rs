@@ -1,11 +1,11 @@
-//! Mode private: peers of users, who is handed out, purge, snapshot. The ledger has its own test in
+//! Mode private: peers of users, their choice, purge, snapshot. Accounting has its own test in
 //! `state/tests/stores/ledger/`.
 
 mod believed;
 #[path = "private/clocks.rs"]
 mod clocks;
 #[path = "../../../tests/kit/fixtures/site.rs"]
-#[expect(dead_code, reason = "the tests of the doors use the rest")]
+#[expect(dead_code, reason = "other tests use the rest")]
 mod fixture;
 mod last_action;
 mod unreached;
@@ -25,7 +25,7 @@ use hayate_state::{
     Announce, Clock, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tally, Tracker,
 };
 
-use crate::recording_store::records_of;
+use crate::recording_store::{Recorded, records_of};
 
 const USERS: u32 = 600;
 const INACTIVITY: u32 = 1000;
@@ -35,7 +35,7 @@ struct TestSite {
     tracker: Tracker,
 }
 
-/// What an announce was answered with.
+/// The answer to an announce.
 struct Answered {
     tally: Tally,
     v4: Vec<u16>,
@@ -46,10 +46,10 @@ impl TestSite {
     /// The fixture's torrents, and users enough for a swarm.
     fn new() -> Self {
         let site = fixture::site();
-        let mut members = Users::default();
+        let mut users = Users::default();
         for id in 1..=USERS {
             let (passkey, multipliers) = (id.to_string().into_bytes().into(), Multipliers::default());
-            members.insert(&UserAccount {
+            users.insert(&UserAccount {
                 passkey,
                 id,
                 disable_download: false,
@@ -57,7 +57,7 @@ impl TestSite {
                 multipliers,
             });
         }
-        site.update(|site_data| site_data.users = Arc::new(members));
+        site.update(|site_data| site_data.users = Arc::new(users));
         Self::with_site(site)
     }
 
@@ -78,11 +78,10 @@ impl TestSite {
     }
 
     fn announce(&mut self, second: u32, user: u32, announce: &Announce) -> Answered {
-        let member = self.tracker.find_user(user.to_string().as_bytes()).unwrap();
+        let user = self.tracker.find_user(user.to_string().as_bytes()).unwrap();
         let (mut v4, mut v6) = ([0; 6 * 700], [0; 18 * 700]);
         let mut handout = Handout::new(&mut v4, &mut v6);
-        let answer =
-            self.tracker.announce_user(Now::at(second), member, announce, None, &mut handout).unwrap();
+        let answer = self.tracker.announce_user(Now::at(second), user, announce, None, &mut handout).unwrap();
         let (used_v4, used_v6) = (handout.v4.used(), handout.v6.used());
         let port = |peer: &[u8]| u16::from_be_bytes(peer[peer.len() - 2..].try_into().unwrap());
         Answered {
@@ -92,8 +91,8 @@ impl TestSite {
         }
     }
 
-    /// User 600 seeds, and asks for `wanted` leechers over and over: chi-square over the peers that may be
-    /// handed out, whose port is their number and 2000.
+    /// User 600 seeds, and requests `wanted` leechers over and over: chi-square over the peers that may be
+    /// handed out, whose port is their number plus 2000.
     fn assert_uniform(&mut self, name: &str, shown: &[u32], wanted: u16) {
         let peers = f64::from(u32::try_from(shown.len()).unwrap());
         let wanted = wanted.min(u16::try_from(shown.len()).unwrap());
@@ -221,7 +220,7 @@ fn every_peer_of_a_large_swarm_is_as_likely_as_any_other() {
     assert!(counts.len() == 500 && chi_square < 1500.0, "{chi_square}");
 }
 
-/// `rules/private.md#peer-selection`: well-known ports and the asker's own peers are never handed out.
+/// `rules/private.md#peer-selection`: well-known ports and the requester's own peers are never handed out.
 #[test]
 fn every_peer_that_may_be_handed_out_is_as_likely_as_any_other() {
     let seed = fastrand::u64(..);
@@ -244,7 +243,7 @@ fn every_peer_that_may_be_handed_out_is_as_likely_as_any_other() {
     for (name, peers, hides) in layouts {
         let mut test_site = TestSite::seeded(TestSite::new().site, drawn.u64(..));
         for number in 0..peers {
-            // One in two of the hidden has a well-known port, the others belong to who asks.
+            // One in two of the hidden has a well-known port, the others belong to the requester.
             let (user, port) = match (hides(number), number % 2) {
                 (false, _) => (1 + number % 500, 2000 + number),
                 (true, 0) => (1 + number % 500, 80),
@@ -327,20 +326,11 @@ fn a_snapshot_brings_peers_back_with_both_addresses() {
     assert_eq!((before, site.torrents.len()), (after, 3));
     let given = again.announce(2, 500, &asking(peer(500, 3000), 600));
     assert_eq!((given.v4.len(), given.v6.len()), (100, 100));
-    // Whoever comes again is known.
+    // A peer that announces again is known.
     assert_eq!(again.announce(2, 7, &peer(7, 2000)).tally, given.tally);
 }
 
-/// What the store is recorded of torrent 3 and of one user; its rows of addresses are left out.
-#[derive(Debug, Default, PartialEq)]
-struct Recorded {
-    torrent: Option<TorrentRow>,
-    user: Option<UserRow>,
-    transfer: Option<TransferRow>,
-    snatch: Option<SnatchRow>,
-}
-
-/// What the store is recorded of user 1.
+/// Returns the records that `work` puts for user 1, and for the one torrent.
 fn recorded_by(work: impl FnOnce(&mut TestSite)) -> Recorded {
     let mut recorded = Recorded::default();
     for record in records_of(|queues| work(&mut TestSite::new().with_queues(queues))) {
@@ -360,7 +350,7 @@ fn unix(second: u32) -> i64 {
     i64::try_from(Now::at(second).unix_seconds).unwrap()
 }
 
-/// One who has uploaded and downloaded so much.
+/// An announce with these amounts uploaded and downloaded.
 fn having(announce: Announce, uploaded: u64, downloaded: u64) -> Announce {
     Announce { uploaded, downloaded, ..announce }
 }

@@ -1,4 +1,4 @@
-//! What happens between two slices of a sweep, and what a sweep gives back.
+//! What happens between two slices of a sweep, and the memory that a sweep frees.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -34,15 +34,15 @@ fn a_peer_that_moves_behind_the_sweep_is_still_known_as_private() {
             tracker.announce(&announce_from(1, public(number), 6881, 9)).unwrap();
         }
         let policy = tracker.policy.current();
-        for beat in 0..6 {
+        for slice in 0..6 {
             tracker.sweeper.advance(Tick(tracker.now), &policy, BEAT);
-            if beat == phase % 4 {
+            if slice == phase % 4 {
                 tracker.announce(&announce_from(1, public(60_000), 6881, 0)).unwrap();
             }
             for _ in 0..30 {
                 let (_, peers) = tracker.announce(&asker).unwrap();
                 let private = peers.iter().filter(|peer| peer.0 == Ipv4Addr::new(10, 0, 0, 1)).count();
-                assert_eq!(private, 0, "phase {phase}, beat {beat}");
+                assert_eq!(private, 0, "phase {phase}, slice {slice}");
             }
         }
     }
@@ -99,7 +99,7 @@ fn a_swarm_that_became_large_anew_under_the_sweep_hides_its_private_peers() {
     for number in 0..9000 {
         tracker.announce(&silent(announce_from(1, public(number), 6881, 9))).unwrap();
     }
-    // The sweep stops in the midst of the crowd.
+    // The sweep stops in the middle of the large swarm.
     let policy = tracker.policy.current();
     tracker.sweeper.advance(Tick(tracker.now), &policy, Duration::from_secs(10));
     for number in 0..9000 {
@@ -125,7 +125,7 @@ fn a_swarm_that_became_large_anew_under_the_sweep_hides_its_private_peers() {
 fn a_port_that_a_reload_denies_is_not_handed_out_once_its_peer_has_come_again() {
     let v6 = |number: u32| IpAddr::V6((0x2001_0db8_u128 << 96 | u128::from(number)).into());
     let v4 = |number: u32| IpAddr::from(public(number));
-    // A pair, a group and a crowd of one family, and a crowd of the other.
+    // A pair, a small and a large swarm of one family, and a large one of the other.
     for (others, address) in [(0, &v4 as &dyn Fn(u32) -> IpAddr), (20, &v4), (200, &v4), (5, &v6)] {
         let mut tracker = TestTracker::new(Policy::default(), 0, 7);
         let denied = announce_from(1, address(999), 7001, 0);

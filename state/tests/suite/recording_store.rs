@@ -1,7 +1,8 @@
-//! A store that writes down what it is told, to be read when all is done.
+//! A store that records what it is told, to be read at the end.
 
 use std::sync::Arc;
 
+use hayate_state::store::record::{SnatchRow, TorrentRow, TransferRow, UserRow};
 use hayate_state::store::{
     Batch, Bounds, OpenedStore, Queues, Record, Saved, SpillPaths, Store, StoreError, WriterSettings,
 };
@@ -13,7 +14,16 @@ use crate::double::{Double, Doubled};
 #[derive(Clone, Default)]
 struct RecordingStore(Arc<Mutex<Vec<Record>>>);
 
-/// All records that `work` puts, those of one row merged; by channel, then by row.
+/// The rows recorded for one torrent and one user; rows of addresses are left out.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Recorded {
+    pub(crate) torrent: Option<TorrentRow>,
+    pub(crate) user: Option<UserRow>,
+    pub(crate) transfer: Option<TransferRow>,
+    pub(crate) snatch: Option<SnatchRow>,
+}
+
+/// Returns all records that `work` puts, those of one row merged; by channel, then by row.
 pub(crate) fn records_of(work: impl FnOnce(Arc<Queues>)) -> Vec<Record> {
     let (folder, store, clock) = (tempfile::tempdir().unwrap(), RecordingStore::default(), Clock::start());
     let queues = Arc::new(Queues::new(clock, &Bounds::default()));

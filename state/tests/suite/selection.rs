@@ -1,4 +1,4 @@
-//! Who is handed out: statistics, and the rules of each role.
+//! The choice of peers: statistics, and the rules of each role.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -88,8 +88,8 @@ fn single_draws_from_a_mixed_swarm_are_uniform_over_those_who_may_be_handed_out(
 
 #[test]
 fn draws_among_many_that_nobody_is_handed_are_uniform_over_the_few_others() {
-    // A hundred of a network that the requester is in, a hundred public ones, and nearly a hundred times as many
-    // with port 1 or in another network.
+    // A hundred of a network that the requester is in, a hundred public ones, and nearly a hundred times as
+    // many with port 1 or in another network.
     let shown = |n: u32| {
         if n.is_multiple_of(2) {
             peer(n, 9)
@@ -111,7 +111,7 @@ fn draws_among_many_that_nobody_is_handed_are_uniform_over_the_few_others() {
 }
 
 #[test]
-fn draws_of_fifty_reach_everybody_alike() {
+fn draws_of_fifty_choose_all_peers_alike() {
     let mut draws = Draws::new((0..1000).map(|n| peer(n, u64::from(n % 3))), leecher());
     draws.draw(20_000);
     assert_eq!(draws.counts.len(), 1000);
@@ -152,7 +152,7 @@ fn a_seeder_gets_leechers_and_at_the_start_is_filled_up_with_seeders() {
 }
 
 #[test]
-fn nobody_is_handed_himself_nor_where_ids_are_kept_his_other_address() {
+fn no_client_is_handed_itself_nor_where_ids_are_kept_its_other_address() {
     let mut tracker = TestTracker::new(Policy { keep_peer_ids: true, ..Policy::default() }, 0, 7);
     let v6 = "2001:db8::7".parse::<IpAddr>().unwrap();
     tracker.announce(&announce_from(1, v6, 7001, 9)).unwrap();
@@ -196,7 +196,7 @@ fn ports_denied_by_a_reload_are_held_back_once_the_sweep_has_passed() {
 }
 
 #[test]
-fn everybody_of_a_large_mixed_swarm_is_drawn_also_out_of_a_crowded_bucket() {
+fn every_peer_of_a_large_mixed_swarm_is_drawn_also_out_of_a_crowded_bucket() {
     // 200 peers of one public address share a bucket; one private peer makes the swarm mixed.
     let mut tracker = TestTracker::new(Policy::default(), 200, 7);
     let silent = |announce: Announce| Announce { num_want: 0, ..announce };

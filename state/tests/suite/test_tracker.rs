@@ -25,7 +25,7 @@ impl TestTracker {
         Self { tracker, sweeper: Sweeper::new(Arc::clone(&swarms)), swarms, policy, now: 5000 }
     }
 
-    /// Announces and gives the answer and the peers, own family first.
+    /// Announces; returns the answer and the peers, own family first.
     pub(crate) fn announce(&mut self, announce: &Announce) -> Result<(Answer, Vec<(IpAddr, u16)>), Refusal> {
         let (mut v4, mut v6) = ([0; 200 * 6], [0; 200 * 18]);
         let mut handout = Handout::new(&mut v4, &mut v6);
@@ -66,7 +66,7 @@ pub(crate) fn announce_from(torrent: u64, address: impl Into<IpAddr>, port: u16,
     }
 }
 
-/// The peers of a handout, as (address, port).
+/// Returns the peers of a handout, as (address, port).
 pub(crate) fn peers_of(handout: &[u8], v6: bool) -> Vec<(IpAddr, u16)> {
     let len = if v6 { 18 } else { 6 };
     assert_eq!(handout.len() % len, 0);

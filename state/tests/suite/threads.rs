@@ -15,7 +15,7 @@ use crate::test_tracker::{announce_from, info_hash};
 const TORRENTS: u64 = 60;
 const NOW: Tick = Tick(5000);
 const BEAT: Duration = Duration::from_millis(100);
-/// Longest wait for something that should be there at once.
+/// Longest wait for what should be there at once.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn random_announce(random: &mut fastrand::Rng) -> Announce {
@@ -68,7 +68,7 @@ fn workers_and_a_sweep_at_once_leave_true_counts_and_no_memory() {
     assert!(swarms.memory() < 64 << 10, "what was counted in is counted out: {}", swarms.memory());
 }
 
-/// Keeps the actor until it is let go, if there is somebody to let it go.
+/// Keeps the actor busy until it is released, if there is a channel for that.
 struct TestRequester {
     reply: Sender<Reply>,
     gate: Option<Receiver<()>>,
@@ -76,7 +76,7 @@ struct TestRequester {
 
 impl Respond for TestRequester {
     fn respond(self, reply: Reply) {
-        // An requester must not block; this one does, to keep the actor busy.
+        // A `Respond` must not block; this one does, to keep the actor busy.
         let gate = self.gate;
         self.reply.send(reply).unwrap();
         if let Some(gate) = gate {
@@ -122,12 +122,12 @@ fn a_full_inbox_refuses_at_once_and_what_it_took_is_answered_in_order() {
 }
 
 #[test]
-fn the_actor_beats_and_ends_with_its_last_inbox() {
+fn the_actor_counts_slices_and_ends_with_its_last_inbox() {
     let clock = Clock::start();
     let (actor, inbox) = Actor::start::<TestRequester>(tracker(), clock).unwrap();
-    let beats = actor.turn_counter();
-    while beats.load(Ordering::Relaxed) < 2 {
-        assert!(clock.uptime() < PATIENCE, "no beat");
+    let slices = actor.turn_counter();
+    while slices.load(Ordering::Relaxed) < 2 {
+        assert!(clock.uptime() < PATIENCE, "no slice");
         std::thread::yield_now();
     }
     let other = inbox.clone();
@@ -137,7 +137,7 @@ fn the_actor_beats_and_ends_with_its_last_inbox() {
     actor.join();
 }
 
-/// Breaks the actor when it is answered, and says when it is dropped.
+/// Panics in the actor when it is answered, and reports when it is dropped.
 struct PanickingRequester {
     number: u32,
     dropped: Sender<u32>,

@@ -1,5 +1,5 @@
-//! Many datagrams with one system call. The only `unsafe` of the crate: three system calls that take pointers,
-//! and a message header of zeros.
+//! [`Batch`]: many datagrams with one system call. The only `unsafe` of the crate: three system calls that
+//! take pointers, and a message header of zeros.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,12 +13,13 @@ use crate::config::REPLY_MAX;
 use crate::dropped::Dropped;
 use crate::wire::reply::Buffer;
 
-/// Datagrams received, and replies sent, with one system call at most.
+/// Most datagrams received, and most replies sent, with one system call.
 pub(super) const BATCH_MAX: usize = 64;
-/// Octets of the longest datagram taken; a scrape of 74 torrents has 1496 (`rules/udp.md#datagram-size`).
+/// Octets of the longest datagram that is accepted; a scrape of 74 torrents has 1496
+/// (`rules/udp.md#datagram-size`).
 pub(super) const DATAGRAM_MAX: usize = 2048;
 
-/// Buffers for one batch of datagrams and their replies.
+/// Buffers for one batch of datagrams and their replies, reused by one worker for every batch.
 #[derive(Debug)]
 pub(super) struct Batch {
     slots: Vec<Slot>,
@@ -40,11 +41,11 @@ struct Slot {
     destination: Option<Destination>,
 }
 
-/// A datagram that arrived whole, and the room for its reply.
+/// A datagram that arrived whole, and the buffer for its reply.
 #[derive(Debug)]
 pub(super) struct ReceivedDatagram<'b> {
     pub(super) source: SocketAddr,
-    /// Where it was sent to, if the socket asks for that.
+    /// The address to which it was sent, if the socket reports that.
     pub(super) destination: Option<IpAddr>,
     pub(super) octets: &'b [u8],
     pub(super) reply: &'b mut Buffer,
@@ -70,10 +71,11 @@ impl Batch {
         }
     }
 
-    /// Takes what waits on a socket, without blocking. Fewer than [`BATCH_MAX`] means that nothing is left.
+    /// Receives what is waiting on a socket, without blocking. Returns the number of datagrams; fewer than
+    /// [`BATCH_MAX`] means that none is left.
     ///
     /// # Errors
-    /// What the kernel says; `WouldBlock` where nothing waits.
+    /// The error of the kernel; `WouldBlock` where nothing is waiting.
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.replies.clear();
         for ((message, vector), slot) in self.messages.iter_mut().zip(&mut self.vectors).zip(&mut self.slots)
@@ -100,16 +102,16 @@ impl Batch {
         usize::try_from(received).map_err(|_| io::Error::last_os_error())
     }
 
-    /// What was received last, of `received` datagrams.
+    /// Iterates over the octets of the `received` datagrams that were received last.
     pub(super) fn datagrams(&self, received: usize) -> impl Iterator<Item = &[u8]> {
         let slots = self.slots.iter().zip(&self.messages).take(received);
         slots.map(|(slot, message)| slot.datagram.get(..message.msg_len as usize).unwrap_or_default())
     }
 
-    /// The datagram at `index` of what was received last.
+    /// Returns the datagram at `index` of those that were received last.
     ///
     /// # Errors
-    /// The reason to drop it: it was cut, or nobody can be answered.
+    /// The reason to drop it: it was cut off, or its source cannot be answered.
     pub(super) fn datagram(&mut self, index: usize) -> Result<ReceivedDatagram<'_>, Dropped> {
         let (Some(slot), Some(message)) = (self.slots.get_mut(index), self.messages.get(index)) else {
             return Err(Dropped::SourcePortZero);
@@ -129,20 +131,20 @@ impl Batch {
         })
     }
 
-    /// Puts the first `len` octets of the reply at `index` into the next [`send`](Self::send).
+    /// Queues the first `len` octets of the reply at `index` for the next [`send`](Self::send).
     pub(super) fn queue(&mut self, index: usize, len: usize) {
         if index < BATCH_MAX && self.replies.len() < BATCH_MAX {
             self.replies.push((index, len));
         }
     }
 
-    /// Datagrams the socket of the last batch has dropped in its life, modulo 2^32, if it said so since the
-    /// last call.
+    /// Returns the number of datagrams that the socket of the last batch has dropped since it was opened,
+    /// modulo 2^32, if the kernel has reported it since the last call.
     pub(super) fn take_drops(&mut self) -> Option<u32> {
         self.drops.take()
     }
 
-    /// Sends what was queued; gives the number of replies the kernel did not take.
+    /// Sends what was queued; returns the number of replies that the kernel did not take.
     pub(super) fn send(&mut self, socket: BorrowedFd<'_>) -> usize {
         let headers = self.messages.iter_mut().zip(&mut self.vectors);
         for ((message, vector), &(index, len)) in headers.zip(&self.replies) {
@@ -174,7 +176,7 @@ impl Batch {
         failed
     }
 
-    /// Sends queued replies from number `start` on; gives how many went, at least one.
+    /// Sends queued replies from number `start` on; returns how many were sent, at least one.
     fn send_from(&mut self, socket: BorrowedFd<'_>, start: usize) -> io::Result<usize> {
         let messages = self.messages.get_mut(start..self.replies.len()).unwrap_or_default();
         let count = c_uint::try_from(messages.len()).unwrap_or(BATCH_COUNT);
@@ -188,7 +190,7 @@ impl Batch {
     }
 }
 
-/// [`BATCH_MAX`] as the system calls want it.
+/// [`BATCH_MAX`] in the type of the system calls.
 const BATCH_COUNT: c_uint = 64;
 const _: () = assert!(BATCH_COUNT as usize == BATCH_MAX);
 
@@ -213,25 +215,25 @@ fn empty_message() -> mmsghdr {
 /// Options that neither the standard library nor socket2 can set.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum SocketOption {
-    /// Tell with each datagram how many were dropped.
+    /// Report with each datagram how many were dropped.
     CountDrops,
-    /// Tell with each datagram which address of ours it came to (IPv4).
+    /// Report with each datagram to which of our addresses it came (IPv4).
     PacketInfoV4,
-    /// The same for IPv6.
+    /// Report with each datagram to which of our addresses it came (IPv6).
     PacketInfoV6,
-    /// Never let a reply be cut into fragments on its way, and believe nobody who says how long it may be
-    /// (IPv4; over IPv6 routers never do). A path narrower than a reply loses it.
+    /// Never let a reply be fragmented on its way, and ignore what routers report about the path (IPv4; over
+    /// IPv6 routers never fragment). A path narrower than a reply loses it.
     NoFragments,
-    /// A receive buffer beyond the system's limit, for those who may.
+    /// A receive buffer of this size beyond the system's limit, for privileged processes.
     ReceiveBufferForce(c_int),
-    /// A send buffer beyond the system's limit, for those who may.
+    /// A send buffer of this size beyond the system's limit, for privileged processes.
     SendBufferForce(c_int),
 }
 
 /// Sets an option.
 ///
 /// # Errors
-/// What the kernel says.
+/// The error of the kernel.
 pub(super) fn set_option(socket: BorrowedFd<'_>, option: SocketOption) -> io::Result<()> {
     let (level, name, value): (c_int, c_int, c_int) = match option {
         SocketOption::CountDrops => (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1),
@@ -293,7 +295,8 @@ mod tests {
 
     #[test]
     fn replies_that_would_have_to_wait_are_dropped_and_counted() {
-        // A local socket that nobody reads is full after a few datagrams; a network is seldom so in a test.
+        // A local socket that is not read is full after a few datagrams; a network socket rarely is in a
+        // test.
         let ((ours, theirs), mut batch) = (UnixDatagram::pair().unwrap(), Batch::new());
         socket2::SockRef::from(&ours).set_send_buffer_size(0).unwrap();
         theirs.set_nonblocking(true).unwrap();

@@ -1,5 +1,5 @@
-//! What the kernel writes beside a datagram and reads beside a reply, as octets: socket addresses and control
-//! messages of Linux. Read and written without `unsafe`; a record that is not understood is left out.
+//! Socket addresses and control messages of Linux, which the kernel writes beside a datagram and reads beside
+//! a reply, as octets. Read and written without `unsafe`; a record that is not understood is left out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -22,27 +22,27 @@ pub(super) struct SockAddr(pub(super) [u8; SOCKADDR_LEN]);
 #[repr(C, align(8))]
 pub(super) struct ControlMessages(pub(super) [u8; CONTROL_LEN]);
 
-/// What came beside a datagram.
+/// What the control messages of a datagram say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ancillary {
-    /// Where the datagram was sent to, on sockets that ask for it.
+    /// The address to which the datagram was sent, on sockets that report it.
     pub(super) destination: Option<Destination>,
-    /// Datagrams the socket has dropped since it was opened, modulo 2^32; absent while there are none.
+    /// Datagrams that the socket has dropped since it was opened, modulo 2^32; absent while there are none.
     pub(super) drops: Option<u32>,
 }
 
-/// Where a datagram was sent to: the address its reply must come from.
+/// The address to which a datagram was sent, and from which its reply must come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Destination {
     pub(super) address: IpAddr,
-    /// Named only where the address alone is ambiguous: on an IPv6 link.
+    /// The interface; 0 unless the address alone is ambiguous, as on an IPv6 link.
     interface: u32,
 }
 
 impl SockAddr {
     pub(super) const EMPTY: Self = Self([0; SOCKADDR_LEN]);
 
-    /// The address and port; `None` for any other family.
+    /// Returns the address and port; `None` for any other family.
     pub(super) fn socket_addr(&self) -> Option<SocketAddr> {
         let octets = self.0.as_slice();
         let port = u16::from_be_bytes(octets_at(octets, 2)?);
@@ -82,7 +82,7 @@ impl ControlMessages {
         ancillary
     }
 
-    /// Writes the one message that makes a reply leave from `from`; gives the octets used.
+    /// Writes the one message that makes a reply leave from `from`; returns the octets used.
     pub(super) fn write_source(&mut self, from: Destination) -> usize {
         match from.address {
             IpAddr::V4(v4) => {
@@ -124,7 +124,7 @@ impl Destination {
     }
 }
 
-/// The first control message: level, type, data, and what follows it.
+/// Returns the first control message: level, type, data, and what follows it.
 fn first_message(control: &[u8]) -> Option<(c_int, c_int, &[u8], &[u8])> {
     let len = usize::from_ne_bytes(octets_at(control, 0)?);
     let level = c_int::from_ne_bytes(octets_at(control, size_of::<usize>())?);

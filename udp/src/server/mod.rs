@@ -1,4 +1,10 @@
 //! Sockets, batches and threads: the only layer that touches the system. Linux only.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `socket` | opening the sockets, or taking them over |
+//! | `worker` | one thread: waits, has the engine decide, sends |
+//! | `batch`, `layout` | many datagrams with one system call, and what lies beside them in memory |
 
 #[expect(unsafe_code, reason = "system calls that take pointers; each block has its proof")]
 mod batch;
@@ -23,7 +29,7 @@ use self::worker::Worker;
 use crate::config::{SocketConfig, UdpConfig};
 use crate::engine::Engine;
 
-/// Time a busy worker waits for more datagrams, unless [`Server::coalescing`] says otherwise.
+/// Time for which a busy worker waits for more datagrams, unless [`Server::coalescing`] sets another.
 pub const COALESCE: Duration = Duration::from_millis(2);
 
 /// Open sockets. Datagrams wait in them until [`Server::start`].
@@ -35,7 +41,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens all sockets. After it nothing needs privileges.
+    /// Opens all sockets. Nothing needs privileges after this.
     ///
     /// # Errors
     /// When an address is taken or cannot be listened on; the error names it.
@@ -47,30 +53,31 @@ impl Server {
     /// Takes over sockets that a predecessor has opened by the same configuration.
     ///
     /// # Errors
-    /// When they are not those of `config`: an address is missing or too much, or has sockets for another
+    /// When they are not those of `config`: an address is missing or superfluous, or has sockets for another
     /// number of workers.
     pub fn adopt(config: &SocketConfig, inherited: Vec<InheritedSockets>) -> Result<Self, OpenError> {
         let listeners = socket::adopt_sockets(config, inherited)?;
         Ok(Self { listeners, workers: config.workers.max(1), coalesce: COALESCE })
     }
 
-    /// The same sockets once more, to be handed to a successor while these are in use.
+    /// Duplicates the sockets, to hand them to a successor while these are in use.
     ///
     /// # Errors
-    /// When no more files may be open.
+    /// When the limit of open files is reached.
     pub fn clone_sockets(&self) -> io::Result<Vec<InheritedSockets>> {
         self.listeners.iter().map(Listener::clone_sockets).collect()
     }
 
-    /// Sets how long a worker that is busy but not saturated waits for more datagrams, so that one wake-up
-    /// serves many; zero = it never waits. At most a few milliseconds make sense: every reply may be that
-    /// late.
+    /// Sets the time for which a worker that is busy but not saturated waits for more datagrams, so that one
+    /// wake-up serves many; zero = it never waits. More than a few milliseconds make no sense: every reply
+    /// may be that late.
     #[must_use]
     pub fn coalescing(self, wait: Duration) -> Self {
         Self { coalesce: wait, ..self }
     }
 
-    /// The addresses listened on, in the order of the configuration, with the ports the system chose.
+    /// Returns the addresses listened on, in the order of the configuration, with the ports that the system
+    /// chose.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().map(|listener| listener.address).collect()
@@ -79,7 +86,7 @@ impl Server {
     /// Starts the workers; `tracker` is called once for each, with its number from 0.
     ///
     /// # Errors
-    /// When the system gives no thread or poller.
+    /// When the system cannot start a thread or make a poller.
     pub fn start(
         self,
         config: &Arc<Published<UdpConfig>>,
@@ -107,27 +114,27 @@ impl Server {
     }
 }
 
-/// The board sums over servers, also over closed ones: these numbers end with their server.
+/// Registers gauges that end with their server: the board sums over servers, also over closed ones.
 fn register_buffers(board: &Board, buffers: &Arc<GrantedBuffers>) {
-    let list = |name, help, octets: fn(&GrantedBuffers) -> u64| {
+    let register = |name, help, octets: fn(&GrantedBuffers) -> u64| {
         let buffers = Arc::downgrade(buffers);
         let read = Box::new(move || buffers.upgrade().map_or(0, |buffers| octets(&buffers)));
         board.register(Series { name, help, kind: SeriesKind::Gauge, labels: Vec::new(), read });
     };
     let help = "Receive buffer that the kernel granted to all sockets together.";
-    list("udp_receive_buffer_bytes", help, |buffers| buffers.receive);
+    register("udp_receive_buffer_bytes", help, |buffers| buffers.receive);
     let help = "Send buffer that the kernel granted to all sockets together.";
-    list("udp_send_buffer_bytes", help, |buffers| buffers.send);
+    register("udp_send_buffer_bytes", help, |buffers| buffers.send);
 }
 
-/// Running workers. Dropping it stops them.
+/// The running workers of a server. Dropping it stops them.
 #[derive(Debug)]
 pub struct RunningServer {
     stop: Arc<AtomicBool>,
     wakers: Vec<Waker>,
     threads: Vec<JoinHandle<()>>,
     liveness: WorkerLiveness,
-    /// `/metrics` shows them as long as they are here.
+    /// `/metrics` shows these as long as they exist.
     _buffers: Arc<GrantedBuffers>,
 }
 
@@ -148,19 +155,19 @@ impl RunningServer {
         Ok(())
     }
 
-    /// By which others see whether the workers live.
+    /// Returns a handle by which other threads see whether the workers are alive.
     #[must_use]
     pub fn liveness(&self) -> WorkerLiveness {
         self.liveness.clone()
     }
 
-    /// True while every worker serves.
+    /// Whether every worker is serving.
     #[must_use]
     pub fn is_serving(&self) -> bool {
         self.liveness.is_serving()
     }
 
-    /// Ends all workers after the batch they are at, and waits for them.
+    /// Ends all workers after their current batch, and waits for them.
     pub fn stop(mut self) {
         self.end();
     }
@@ -186,7 +193,7 @@ impl Drop for RunningServer {
     }
 }
 
-/// Whether the workers of a server live; for `/health`.
+/// A handle that tells whether the workers of a server are alive, for `/health`.
 #[derive(Clone, Debug)]
 pub struct WorkerLiveness {
     living: Arc<AtomicUsize>,
@@ -195,20 +202,20 @@ pub struct WorkerLiveness {
 }
 
 impl WorkerLiveness {
-    /// True while every worker serves; false once one has ended, also by a panic.
+    /// Whether every worker is serving: false once one has ended, also by a panic.
     #[must_use]
     pub fn is_serving(&self) -> bool {
         self.living.load(Ordering::Acquire) == self.expected
     }
 
-    /// The turns of each worker so far. One that serves, or waits for datagrams, makes one at least each
-    /// second.
+    /// Iterates over the turns of each worker so far. A worker that serves or waits for datagrams makes at
+    /// least one turn a second.
     pub fn turns(&self) -> impl Iterator<Item = u64> {
-        self.turns.iter().map(|beats| beats.load(Ordering::Relaxed))
+        self.turns.iter().map(|turns| turns.load(Ordering::Relaxed))
     }
 }
 
-/// Counts one worker as living for as long as it exists.
+/// Counts one worker as alive for as long as the guard exists.
 struct AliveGuard(Arc<AtomicUsize>);
 
 impl AliveGuard {

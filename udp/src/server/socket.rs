@@ -1,4 +1,4 @@
-//! Opens the sockets: one for each address and worker, all of one address on one port.
+//! Opens the sockets: one for each address and worker, all those of one address on one port.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -10,35 +10,36 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use super::batch::{self, SocketOption};
 use crate::config::SocketConfig;
 
-/// How often a port that the system chose for one family, and that is taken in the other, is chosen anew.
+/// Times that another port is chosen, where the one that the system chose for one family is taken in the
+/// other.
 const PORT_TRIES: usize = 16;
 
-/// Why the server could not be opened.
+/// The reason for which the server could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process, perhaps another hayate, listens there already.
+    /// Another process, perhaps another hayate, already listens there.
     #[error("udp {address}: another process already listens on this address and port")]
     InUse {
-        /// The address asked for.
+        /// The configured address.
         address: SocketAddr,
     },
     /// The address cannot be listened on.
     #[error("udp {address}: cannot {attempt}: {source}")]
     Failed {
-        /// The address asked for.
+        /// The configured address.
         address: SocketAddr,
-        /// What was attempted.
+        /// The attempted step.
         attempt: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A predecessor has other sockets.
+    /// The sockets of the predecessor are not those of the configuration.
     #[error(
         "udp {address}: the running tracker has other addresses or another number of workers; an upgrade \
          keeps them, a restart changes them"
     )]
     NotInherited {
-        /// The address that is missing, too much, or has another number of sockets.
+        /// The address that is missing, superfluous, or has another number of sockets.
         address: SocketAddr,
     },
     /// No address is configured, or none of them exists here.
@@ -49,7 +50,7 @@ pub enum OpenError {
 /// The sockets of one address, one for each worker.
 #[derive(Debug)]
 pub(super) struct Listener {
-    /// The address, with the port the system chose if it was asked to.
+    /// The address, with the port that the system chose if none was configured.
     pub(super) address: SocketAddr,
     pub(super) sockets: Vec<UdpSocket>,
 }
@@ -57,14 +58,14 @@ pub(super) struct Listener {
 /// The sockets of one address, one for each worker, on their way from a tracker to its successor.
 #[derive(Debug)]
 pub struct InheritedSockets {
-    /// The address they are bound to.
+    /// The address to which they are bound.
     pub address: SocketAddr,
     /// The sockets.
     pub sockets: Vec<UdpSocket>,
 }
 
 impl Listener {
-    /// The same sockets once more.
+    /// Duplicates the sockets.
     pub(super) fn clone_sockets(&self) -> io::Result<InheritedSockets> {
         let sockets = self.sockets.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>()?;
         Ok(InheritedSockets { address: self.address, sockets })
@@ -101,7 +102,7 @@ pub(super) fn adopt_sockets(
 /// Opens all sockets.
 ///
 /// # Errors
-/// When one of them cannot be opened, but for a missing `[::]` beside `0.0.0.0`.
+/// When a socket cannot be opened; a missing `[::]` beside `0.0.0.0` is no error.
 pub(super) fn open_sockets(config: &SocketConfig) -> Result<Vec<Listener>, OpenError> {
     let mut tries = PORT_TRIES;
     loop {
@@ -117,7 +118,7 @@ pub(super) fn open_sockets(config: &SocketConfig) -> Result<Vec<Listener>, OpenE
     }
 }
 
-/// Why one attempt failed.
+/// The reason for which one attempt failed.
 enum OpenFailure {
     /// The port that the system chose for the other family is taken in this one.
     SharedPortTaken(SocketAddr),
@@ -150,7 +151,7 @@ fn try_open_sockets(config: &SocketConfig) -> Result<Vec<Listener>, OpenFailure>
     Ok(listeners)
 }
 
-/// `[::]` beside `0.0.0.0` is there for those who have IPv6.
+/// Whether the address may be missing: `[::]` beside `0.0.0.0` is for hosts with IPv6.
 fn is_optional(address: SocketAddr, config: &SocketConfig) -> bool {
     let any_v4 = |other: &SocketAddr| other.is_ipv4() && other.ip().is_unspecified();
     address.is_ipv6() && address.ip().is_unspecified() && config.addresses.iter().any(any_v4)
@@ -162,9 +163,9 @@ fn lacks_family(error: &io::Error) -> bool {
 
 /// Opens the sockets of one address.
 ///
-/// The first one is bound without SO_REUSEPORT, so that it fails if anybody has the port, even somebody who
-/// would share it; only then it is opened to the other workers (`rules/udp.md#one-tracker-per-port`). Two
-/// daemons that start at once cannot both win.
+/// The first socket is bound without SO_REUSEPORT, so that it fails if any process has the port, even one
+/// that would share it. Only then is the port shared with the other workers
+/// (`rules/udp.md#one-tracker-per-port`). Of two daemons that start at once at most one wins.
 fn open_listener(address: SocketAddr, config: &SocketConfig) -> Result<Listener, OpenError> {
     let failed = |attempt| move |source| OpenError::Failed { address, attempt, source };
     let first = new_socket(address, config)?;
@@ -197,8 +198,8 @@ fn new_socket(address: SocketAddr, config: &SocketConfig) -> Result<Socket, Open
         let option = if address.is_ipv4() { SocketOption::PacketInfoV4 } else { SocketOption::PacketInfoV6 };
         batch::set_option(socket.as_fd(), option).map_err(failed("ask for the address datagrams come to"))?;
     }
-    // A kernel that cannot count drops, or numbers packets for fragments that never come, serves all the
-    // same.
+    // Without these options the server works all the same: drops are not counted, or replies may be
+    // fragmented.
     let _ = batch::set_option(socket.as_fd(), SocketOption::CountDrops);
     if address.is_ipv4() {
         let _ = batch::set_option(socket.as_fd(), SocketOption::NoFragments);
@@ -219,7 +220,7 @@ fn share_port(sockets: &[Socket], address: SocketAddr) -> Result<(), OpenError> 
     sockets.iter().try_for_each(|socket| socket.set_reuse_port(true).map_err(failed))
 }
 
-/// Asks for buffers, if need be beyond the system's limit; what is granted in the end is reported, not an
+/// Requests buffers, if need be beyond the system's limit. What is granted in the end is logged; it is not an
 /// error.
 fn ask_for_buffers(socket: &Socket, config: &SocketConfig) {
     let force = |octets| c_int::try_from(octets).unwrap_or(c_int::MAX / 2);
@@ -234,19 +235,19 @@ fn ask_for_buffers(socket: &Socket, config: &SocketConfig) {
     }
 }
 
-/// Linux reports twice what it granted: the other half is for its own bookkeeping.
+/// Returns what Linux has granted: it reports twice as much, the other half being for its own bookkeeping.
 fn granted(reported: io::Result<usize>) -> usize {
     reported.unwrap_or_default() / 2
 }
 
-/// Octets of buffers that the kernel granted.
+/// Octets of buffers that the kernel has granted.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct GrantedBuffers {
     pub(super) receive: u64,
     pub(super) send: u64,
 }
 
-/// What was granted to all sockets of these listeners together.
+/// Returns what was granted to all sockets of these listeners together.
 pub(super) fn granted_buffers(listeners: &[Listener]) -> GrantedBuffers {
     let sockets = listeners.iter().flat_map(|listener| &listener.sockets).map(SockRef::from);
     sockets.fold(GrantedBuffers::default(), |sum, socket| GrantedBuffers {
@@ -255,7 +256,7 @@ pub(super) fn granted_buffers(listeners: &[Listener]) -> GrantedBuffers {
     })
 }
 
-/// Logs what the kernel granted to each socket.
+/// Logs what the kernel has granted to each socket.
 fn log_buffers(address: SocketAddr, sockets: &[Socket], config: &SocketConfig) {
     let least = sockets.iter().map(|socket| granted(socket.recv_buffer_size())).min().unwrap_or_default();
     let send = sockets.iter().map(|socket| granted(socket.send_buffer_size())).min().unwrap_or_default();
@@ -272,7 +273,7 @@ fn log_buffers(address: SocketAddr, sockets: &[Socket], config: &SocketConfig) {
     }
 }
 
-/// Is `source` one of our own endpoints, seen by a socket that was reached at `destination`?
+/// Whether `source` is one of our own endpoints, as seen by a socket that was reached at `destination`.
 pub(super) fn is_own_endpoint(own: &[SocketAddr], source: SocketAddr, destination: Option<IpAddr>) -> bool {
     own.iter().any(|own| {
         let same_address =
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_door_on_the_same_port_is_refused() {
+    fn a_second_server_on_the_same_port_is_refused() {
         for workers in [1, 3] {
             let first = open_sockets(&config(&["127.0.0.1:0"], workers)).unwrap();
             let taken = first[0].address;

@@ -1,4 +1,4 @@
-//! One thread: waits for datagrams, has the engine decide each, sends the replies.
+//! [`Worker`]: one thread that waits for datagrams, has the engine decide each, and sends the replies.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -16,26 +16,26 @@ use super::socket::is_own_endpoint;
 use crate::dropped::Dropped;
 use crate::engine::{Engine, Outcome};
 
-/// Batches taken from each socket before the thread looks at anything else.
+/// Most batches taken from each socket in one turn.
 const ROUNDS_MAX: usize = 8;
-/// Answers of one turn from which on it is worth waiting a little for more. What is not answered does not
-/// count: else a stranger's junk would make others wait.
+/// Answers in one turn from which on it is worth waiting a little for more datagrams. What is not answered
+/// does not count, or junk would make clients wait.
 const BUSY_FROM: usize = 2;
-/// Turns of fewer answers than that before the poller is asked again.
+/// Turns with fewer answers than that before the poller is used again.
 const THIN_TURNS_MAX: usize = 2;
-/// Turns without asking the poller after which it stops watching the sockets: while it does, the kernel tells
+/// Turns without the poller after which it stops watching the sockets: while it watches, the kernel notifies
 /// it of each packet, at a cost that a busy worker can save.
 const DEREGISTER_AFTER_TURNS: usize = 4;
-/// Longest wait for the poller. Nothing depends on it: it is how long a lost wake-up could cost.
+/// Longest wait for the poller. Nothing depends on it: it is the most that a lost wake-up could cost.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
-/// Between two lines of log about a poller that fails.
+/// Time between two log lines about a failing poller.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// Events taken from the poller at once.
 const EVENTS_MAX: usize = 64;
-/// The waker's token; those of the sockets are their places.
+/// The token of the waker; those of the sockets are their places.
 const WAKER: Token = Token(usize::MAX);
 
-/// What a worker is made of.
+/// One worker: an engine, and the sockets that it serves.
 #[derive(Debug)]
 pub(super) struct Worker {
     engine: Engine,
@@ -43,11 +43,11 @@ pub(super) struct Worker {
     poll: Poll,
     events: Events,
     sockets: Vec<WorkerSocket>,
-    /// Every endpoint this process listens on.
+    /// Every endpoint on which this process listens.
     own: Arc<[SocketAddr]>,
     coalesce: Duration,
     stop: Arc<AtomicBool>,
-    /// Grows with every turn, at the latest after [`IDLE_WAIT`].
+    /// Counts turns; it grows at the latest after [`IDLE_WAIT`].
     turns: Arc<AtomicU64>,
     /// When the log last said that the poller failed.
     last_poll_warning: Option<Duration>,
@@ -57,39 +57,40 @@ pub(super) struct Worker {
 #[derive(Debug)]
 struct WorkerSocket {
     socket: UdpSocket,
-    /// The poller said that datagrams wait, and we have not found the end of them since.
+    /// Whether datagrams may be waiting: the poller has said so, and the socket was not found empty since.
     ready: bool,
-    /// The poller watches the socket.
+    /// Whether the poller watches the socket.
     registered: bool,
-    /// What the kernel said last about drops.
+    /// Dropped datagrams, as last reported by the kernel.
     drops: u32,
 }
 
-/// What a turn has done.
+/// The datagrams of one turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Served {
-    /// Datagrams taken.
+    /// Datagrams received.
     received: usize,
     /// Those among them that were answered.
     answered: usize,
 }
 
-/// How to go on after a turn.
+/// How a worker goes on after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WaitMode {
-    /// More datagrams wait.
+    /// More datagrams are waiting.
     AtOnce,
-    /// More are likely to come soon: one wake-up shall serve many. Thin turns so far.
+    /// More are likely to come soon, and one wake-up shall serve many: wait a little. The number of turns so
+    /// far with few answers.
     Soon(usize),
-    /// Ask the poller.
+    /// Wait for the poller.
     Idle,
 }
 
 impl Worker {
-    /// A worker on these sockets, and what wakes it when `stop` is set.
+    /// Makes a worker on these sockets, and the waker to use after `stop` is set.
     ///
     /// # Errors
-    /// When the system gives no poller.
+    /// When the system cannot make a poller.
     pub(super) fn new(
         engine: Engine,
         clock: Clock,
@@ -103,7 +104,6 @@ impl Worker {
         let port = |socket| WorkerSocket { socket, ready: true, registered: false, drops: 0 };
         let sockets = sockets.into_iter().map(port).collect();
         let events = Events::with_capacity(EVENTS_MAX);
-        let beats = Arc::default();
         let mut worker = Self {
             engine,
             clock,
@@ -113,15 +113,15 @@ impl Worker {
             own,
             coalesce,
             stop,
-            turns: beats,
+            turns: Arc::default(),
             last_poll_warning: None,
         };
-        // A poller that cannot watch at all is an error now, not later.
+        // A poller that cannot watch at all shall be an error now, not later.
         worker.register_sockets()?;
         Ok((worker, waker))
     }
 
-    /// By which others see that it does not stand still.
+    /// Returns the count of turns, by which other threads see that the worker does not hang.
     pub(super) fn turn_counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.turns)
     }
@@ -134,7 +134,7 @@ impl Worker {
         while !self.stop.load(Ordering::Acquire) {
             self.wait(mode);
             let served = self.run_turn(&mut batch);
-            // Nobody else writes it.
+            // No other thread writes it.
             self.turns.store(self.turns.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
             unpolled = if mode == WaitMode::Idle { 0 } else { unpolled + 1 };
             if unpolled == DEREGISTER_AFTER_TURNS {
@@ -150,12 +150,11 @@ impl Worker {
             WaitMode::Soon(_) => std::thread::sleep(self.coalesce),
             WaitMode::Idle => return self.poll_sockets(),
         }
-        // The poller was not asked, so look everywhere: an empty receive is cheaper than a family that
-        // starves.
+        // Without the poller every socket is tried: an empty receive is cheaper than a family that starves.
         self.sockets.iter_mut().for_each(|port| port.ready = true);
     }
 
-    /// Has the poller watch every socket; one that datagrams wait on already calls at once.
+    /// Has the poller watch every socket; one with waiting datagrams is reported at once.
     fn register_sockets(&mut self) -> io::Result<()> {
         for (index, port) in self.sockets.iter_mut().enumerate().filter(|(_, port)| !port.registered) {
             let fd = port.socket.as_raw_fd();
@@ -168,7 +167,7 @@ impl Worker {
     fn deregister_sockets(&mut self) {
         for port in self.sockets.iter_mut().filter(|port| port.registered) {
             let fd = port.socket.as_raw_fd();
-            // What cannot be given up goes on being watched, which costs a little and breaks nothing.
+            // A socket that cannot be deregistered stays watched, which costs a little and breaks nothing.
             port.registered = self.poll.registry().deregister(&mut SourceFd(&fd)).is_err();
         }
     }
@@ -180,13 +179,13 @@ impl Worker {
         {
             self.back_off(&error);
         }
-        let nobody_called = self.events.is_empty();
+        let no_event = self.events.is_empty();
         for (index, port) in self.sockets.iter_mut().enumerate() {
-            port.ready |= nobody_called || self.events.iter().any(|event| event.token() == Token(index));
+            port.ready |= no_event || self.events.iter().any(|event| event.token() == Token(index));
         }
     }
 
-    /// Goes on with the sockets, slowly, while the poller fails: for lack of kernel memory, or by a bug here.
+    /// Keeps serving, slowly, while the poller fails: for lack of kernel memory, or because of a bug here.
     fn back_off(&mut self, error: &io::Error) {
         let now = self.clock.uptime();
         if self.last_poll_warning.is_none_or(|last| now.saturating_sub(last) >= WARNING_INTERVAL) {
@@ -197,7 +196,7 @@ impl Worker {
         std::thread::sleep(IDLE_WAIT);
     }
 
-    /// Takes what waits, a bounded number of batches, from all sockets in turn.
+    /// Serves what is waiting on all sockets in turn, up to a bounded number of batches.
     fn run_turn(&mut self, batch: &mut Batch) -> Served {
         let Self { engine, clock, sockets, own, .. } = self;
         let mut served = Served::default();
@@ -226,7 +225,7 @@ impl Worker {
 }
 
 impl WorkerSocket {
-    /// Receives one batch and answers it. The socket stays ready until it has been found empty.
+    /// Receives one batch and answers it. The socket stays ready until it was found empty.
     fn serve_batch(
         &mut self,
         batch: &mut Batch,
@@ -296,7 +295,7 @@ mod tests {
     use crate::UdpConfig;
     use crate::wire::PROTOCOL_ID;
 
-    /// A worker on new sockets of these addresses, and their addresses.
+    /// Makes a worker on new sockets of these addresses, and returns their addresses, too.
     fn worker(addresses: &[&str], own: &[SocketAddr]) -> (Worker, Vec<SocketAddr>) {
         let tracker = Tracker::new(Swarms::new(0), &Published::new(Policy::default()), 7);
         let engine = Engine::new(tracker, Published::new(UdpConfig::with_key("k")).subscribe());
@@ -357,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_while_nobody_watched_is_met_at_once_and_what_comes_then_calls() {
+    fn what_came_while_no_poller_watched_is_met_at_once_and_what_comes_then_wakes() {
         let (mut worker, addresses) = worker(&["127.0.0.1:0", "[::1]:0"], &[]);
         let [first, second] = [addresses[0], addresses[1]].map(client);
         worker.deregister_sockets();
@@ -402,14 +401,14 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_waits_for_datagrams_beats() {
+    fn a_worker_that_waits_for_datagrams_counts_turns() {
         let (worker, _) = worker(&["127.0.0.1:0"], &[]);
-        let (beats, stop) = (worker.turn_counter(), Arc::clone(&worker.stop));
+        let (turns, stop) = (worker.turn_counter(), Arc::clone(&worker.stop));
         let clock = Clock::start();
         let thread = std::thread::spawn(|| worker.run());
-        for beat in [1, 2, 3] {
-            while beats.load(Ordering::Relaxed) < beat {
-                assert!(clock.uptime() < Duration::from_secs(60), "it stands still before beat {beat}");
+        for turn in [1, 2, 3] {
+            while turns.load(Ordering::Relaxed) < turn {
+                assert!(clock.uptime() < Duration::from_secs(60), "it hangs before turn {turn}");
                 std::thread::yield_now();
             }
         }

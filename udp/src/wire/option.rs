@@ -15,21 +15,21 @@ pub struct Options<'p> {
 }
 
 impl<'p> Options<'p> {
-    /// The options in `octets`, all that follows the fixed part of an announce.
+    /// Makes an iterator over the options in `octets`: all that follows the fixed part of an announce.
     #[must_use]
     pub fn new(octets: &'p [u8]) -> Self {
         Self { rest: octets, overrun: false }
     }
 
-    /// True once an option has run past the end of the datagram: what was read before it stands, but a path
+    /// Whether an option has run past the end of the datagram: what was read before it counts, but a path
     /// that must be whole is not.
     #[must_use]
     pub fn overrun(&self) -> bool {
         self.overrun
     }
 
-    /// Joins all pieces of URLData into `room`, as far as it reaches; a datagram never holds more than its
-    /// own length. `None` if there is no URLData at all.
+    /// Joins all pieces of URLData in `room`, as far as they fit; a datagram never holds more than its own
+    /// length. `None` if there is no URLData.
     #[must_use]
     pub fn join(mut self, room: &mut [u8]) -> Option<JoinedUrl<'_>> {
         let (mut used, mut pieces, mut cut) = (0, 0_usize, false);
@@ -48,12 +48,12 @@ impl<'p> Options<'p> {
     }
 }
 
-/// What all URLData of one announce say together.
+/// All URLData of one announce, joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JoinedUrl<'b> {
     /// The path and query of the announce URL, as the client sent them: not decoded, perhaps empty.
     pub octets: &'b [u8],
-    /// False where an option ran past the datagram or the room was too small.
+    /// Whether it is whole: false where an option ran past the datagram, or the room was too small.
     pub whole: bool,
 }
 
@@ -91,7 +91,7 @@ impl<'p> Iterator for Options<'p> {
 mod tests {
     use super::*;
 
-    /// The joined URL and whether it is whole.
+    /// Returns the joined URL and whether it is whole.
     fn joined(octets: &[u8]) -> Option<(String, bool)> {
         let mut room = [0; 64];
         let url = Options::new(octets).join(&mut room)?;

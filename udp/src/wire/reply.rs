@@ -1,5 +1,4 @@
-//! What goes back, written into the caller's buffer (BEP 15). Every writer returns the octets of the
-//! datagram.
+//! Replies, written into the caller's buffer (BEP 15). Every writer of a reply returns its length in octets.
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -29,8 +28,8 @@ pub const SCRAPE_ROWS_MAX: usize = (REPLY_MAX - SCRAPE_HEAD_LEN) / SCRAPE_ROW_LE
 pub const PEERS_V4_MAX: u16 = 202;
 /// Most IPv6 peers of an announce reply.
 pub const PEERS_V6_MAX: u16 = 67;
-/// Most octets of an error text (`rules/udp.md#error-reply`): static ones have up to 72, and one of mode
-/// private tells why a torrent was deleted.
+/// Most octets of an error text (`rules/udp.md#error-reply`): static ones have up to 72; one of mode private
+/// has the reason for which a torrent was deleted.
 pub const ERROR_TEXT_MAX: usize = 96;
 /// Largest number written: clients read the counts as signed.
 pub const COUNT_MAX: u32 = i32::MAX as u32;
@@ -39,10 +38,10 @@ const _: () = assert!(PEERS_V4_MAX as usize == (REPLY_MAX - ANNOUNCE_HEAD_LEN) /
 const _: () = assert!(PEERS_V6_MAX as usize == (REPLY_MAX - ANNOUNCE_HEAD_LEN) / PEER_V6_LEN);
 const _: () = assert!(SCRAPE_ROWS_MAX == 102 && SCRAPE_HEAD_LEN + ERROR_TEXT_MAX <= REPLY_MAX);
 
-/// What an announce reply says before the peers.
+/// The fields of an announce reply before the peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnnounceHead {
-    /// The action asked for, 1 or 4: clients expect their own.
+    /// The action of the request, 1 or 4: clients expect their own.
     pub action: u32,
     /// As the client sent it.
     pub transaction_id: TransactionId,
@@ -62,7 +61,7 @@ pub fn connect(reply: &mut Buffer, transaction_id: TransactionId, connection_id:
     CONNECT_LEN
 }
 
-/// The room for the peers of an announce reply.
+/// Returns the room for the peers of an announce reply.
 pub fn announce_peers(reply: &mut Buffer) -> &mut [u8] {
     reply.get_mut(ANNOUNCE_HEAD_LEN..).unwrap_or_default()
 }
@@ -77,7 +76,7 @@ pub fn announce(reply: &mut Buffer, head: AnnounceHead, peers_len: usize) -> usi
     ANNOUNCE_HEAD_LEN + peers_len
 }
 
-/// The rows of a scrape reply, to be filled in the order of the request.
+/// Iterates over the rows of a scrape reply, to be filled in the order of the request.
 pub fn scrape_rows(reply: &mut Buffer) -> impl Iterator<Item = &mut [u8; SCRAPE_ROW_LEN]> {
     reply.get_mut(SCRAPE_HEAD_LEN..).unwrap_or_default().as_chunks_mut().0.iter_mut()
 }

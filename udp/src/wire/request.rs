@@ -1,4 +1,4 @@
-//! What clients send: connect, announce, scrape (BEP 15).
+//! Requests of clients: connect, announce, scrape (BEP 15).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +8,7 @@ use hayate_state::{Announce, Event, InfoHash, PeerId};
 use super::option::Options;
 use super::{TransactionId, octets_at};
 
-/// Octets every request begins with: connection id, action, transaction id.
+/// Octets with which every request begins: connection id, action, transaction id.
 pub const HEAD_LEN: usize = 16;
 /// Octets of an announce from its start up to the IP field, the same in both layouts.
 const FIXED_LEN: usize = 84;
@@ -21,17 +21,17 @@ pub const ANNOUNCE_WIDE_LEN: usize = FIXED_LEN + 16 + TAIL_LEN;
 
 const _: () = assert!(ANNOUNCE_LEN == 98 && ANNOUNCE_WIDE_LEN == 110);
 
-/// A datagram of fewer than [`HEAD_LEN`] octets.
+/// The error for a datagram of fewer than [`HEAD_LEN`] octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("shorter than the head of a request")]
 pub struct Short;
 
-/// A request too short for its action.
+/// The error for a request that is too short for its action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("shorter than its action needs")]
 pub struct Malformed;
 
-/// What a request wants (BEP 15, offset 8).
+/// The action of a request (BEP 15, offset 8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// 0: a connection id.
@@ -40,8 +40,7 @@ pub enum Action {
     Announce,
     /// 2: the counts of swarms.
     Scrape,
-    /// 3: the error reply of a tracker; a client never sends it, and whoever answered it would talk in a
-    /// loop.
+    /// 3: the error reply of a tracker. A client never sends it, and answering it could make a loop.
     ErrorReply,
     /// 4: an announce whose IP field has 16 octets, as opentracker once had it.
     AnnounceWide,
@@ -66,13 +65,13 @@ impl<'p> Head<'p> {
         Ok(Self { octets, datagram })
     }
 
-    /// The connection id, or in a connect the [`PROTOCOL_ID`](super::PROTOCOL_ID).
+    /// Returns the connection id, or in a connect the [`PROTOCOL_ID`](super::PROTOCOL_ID).
     #[must_use]
     pub fn connection_id(self) -> [u8; 8] {
         octets_at::<0, 8, _>(self.octets)
     }
 
-    /// What the client wants.
+    /// Returns the action.
     #[must_use]
     pub fn action(self) -> Action {
         match u32::from_be_bytes(octets_at::<8, 4, _>(self.octets)) {
@@ -85,13 +84,13 @@ impl<'p> Head<'p> {
         }
     }
 
-    /// What the reply carries back.
+    /// Returns the transaction id, which the reply carries back.
     #[must_use]
     pub fn transaction_id(self) -> TransactionId {
         octets_at::<12, 4, _>(self.octets)
     }
 
-    /// The datagram as an announce with a 4-octet IP field (action 1).
+    /// Reads the datagram as an announce with a 4-octet IP field (action 1).
     ///
     /// # Errors
     /// When it has fewer than [`ANNOUNCE_LEN`] octets.
@@ -99,7 +98,7 @@ impl<'p> Head<'p> {
         AnnounceView::parse(self.datagram, |claim: [u8; 4]| Ipv4Addr::from(claim).into())
     }
 
-    /// The datagram as an announce with a 16-octet IP field (action 4).
+    /// Reads the datagram as an announce with a 16-octet IP field (action 4).
     ///
     /// # Errors
     /// When it has fewer than [`ANNOUNCE_WIDE_LEN`] octets.
@@ -107,7 +106,7 @@ impl<'p> Head<'p> {
         AnnounceView::parse(self.datagram, |claim: [u8; 16]| Ipv6Addr::from(claim).to_canonical())
     }
 
-    /// The datagram as a scrape.
+    /// Reads the datagram as a scrape.
     ///
     /// # Errors
     /// When it holds no whole info_hash.
@@ -117,7 +116,7 @@ impl<'p> Head<'p> {
     }
 }
 
-/// An announce.
+/// A view of an announce.
 #[derive(Clone, Copy, Debug)]
 pub struct AnnounceView<'p> {
     fixed: &'p [u8; FIXED_LEN],
@@ -137,13 +136,13 @@ impl<'p> AnnounceView<'p> {
         Ok(Self { fixed, claim: address(*claim), tail, options })
     }
 
-    /// The torrent (offset 16). Any octets are good.
+    /// The torrent (offset 16). Any octets are valid.
     #[must_use]
     pub fn info_hash(self) -> InfoHash {
         InfoHash(octets_at::<16, ID_LEN, _>(self.fixed))
     }
 
-    /// The client's session (offset 36). Any octets are good.
+    /// The client's session (offset 36). Any octets are valid.
     #[must_use]
     pub fn peer_id(self) -> PeerId {
         PeerId(octets_at::<36, ID_LEN, _>(self.fixed))
@@ -167,8 +166,8 @@ impl<'p> AnnounceView<'p> {
         u64::from_be_bytes(octets_at::<72, 8, _>(self.fixed))
     }
 
-    /// What happened (offset 80, the whole 32 bits). libtorrent sends 4 for a partial seed (BEP 21); all
-    /// other numbers are a regular announce.
+    /// The event (offset 80, the whole 32 bits). libtorrent sends 4 for a partial seed (BEP 21); all other
+    /// numbers are a regular announce.
     #[must_use]
     pub fn event(self) -> Event {
         match u32::from_be_bytes(octets_at::<80, 4, _>(self.fixed)) {
@@ -187,7 +186,8 @@ impl<'p> AnnounceView<'p> {
         (!self.claim.is_unspecified()).then_some(self.claim)
     }
 
-    /// What the client calls itself across address changes (offset 88); decides nothing here.
+    /// The number by which a client identifies itself when its address changes (offset 88); it decides
+    /// nothing here.
     #[must_use]
     pub fn key(self) -> u32 {
         u32::from_be_bytes(octets_at::<0, 4, _>(self.tail))
@@ -213,9 +213,10 @@ impl<'p> AnnounceView<'p> {
         Options::new(self.options)
     }
 
-    /// The announce in the words both doors share, for a peer at `address` who gets at most `num_want` peers.
+    /// Returns the announce as the tracker takes it, for a peer at `address` that gets at most `num_want`
+    /// peers.
     #[must_use]
-    pub fn words(self, address: IpAddr, num_want: u16) -> Announce {
+    pub fn to_announce(self, address: IpAddr, num_want: u16) -> Announce {
         Announce {
             info_hash: self.info_hash(),
             peer_id: self.peer_id(),
@@ -230,14 +231,14 @@ impl<'p> AnnounceView<'p> {
     }
 }
 
-/// A scrape of at least one torrent. A broken last info_hash is left out.
+/// A view of a scrape of at least one torrent. A broken last info_hash is left out.
 #[derive(Clone, Copy, Debug)]
 pub struct ScrapeView<'p> {
     hashes: &'p [[u8; ID_LEN]],
 }
 
 impl<'p> ScrapeView<'p> {
-    /// The torrents asked for, in order, duplicates too.
+    /// Iterates over the torrents in it, in order, with duplicates.
     pub fn info_hashes(self) -> impl Iterator<Item = InfoHash> + Clone + use<'p> {
         self.hashes.iter().map(|octets| InfoHash(*octets))
     }

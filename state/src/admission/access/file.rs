@@ -1,4 +1,4 @@
-//! The file of a list: reading it, and changing it as a whole.
+//! The file of a list: reading it, and rewriting it as a whole.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -12,22 +12,22 @@ use crate::ids::InfoHash;
 use crate::snapshot::container::replace_file;
 use crate::text::{self, LinePiece, Lines};
 
-/// Octets of a line that are looked at; the rest of a longer one is a comment, or it is no good line.
+/// Octets of a line that are looked at; the rest of a longer line is part of a comment, or the line is bad.
 const LINE_MAX: usize = 4096;
-/// Octets of a line that is nothing but an `info_hash`.
+/// Octets of a line with an `info_hash` and nothing else.
 const ENTRY_LEN: u64 = 41;
-/// Torrents there is room for at once, at most, whatever the size of the file makes believe.
+/// Most torrents for which room is reserved at once, whatever the size of the file suggests.
 const ROOM_MAX: u64 = 1 << 24;
 
-/// What an entry of a list says.
+/// One entry of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ListEntry {
     info_hash: InfoHash,
-    /// It has the digits of v2.
+    /// Whether it has the 64 digits of v2.
     is_long: bool,
 }
 
-/// The `info_hash` in the first word of a text, and what follows that word.
+/// Returns the `info_hash` in the first word of a text, and what follows that word.
 fn parse_first_word(text: &[u8]) -> (Option<ListEntry>, &[u8]) {
     let end = text.iter().position(|octet| b" \t#".contains(octet)).unwrap_or(text.len());
     let (word, rest) = text.split_at_checked(end).unwrap_or((text, &[]));
@@ -35,8 +35,8 @@ fn parse_first_word(text: &[u8]) -> (Option<ListEntry>, &[u8]) {
     (found.map(|(info_hash, is_long)| ListEntry { info_hash, is_long }), rest)
 }
 
-/// What a line says; `None` if it is empty or a comment. Of two torrents on one line the second would go
-/// unseen: such a line is bad.
+/// Returns the entry of a line; `None` if the line is empty or a comment. Of two torrents on one line the
+/// second would go unnoticed: such a line is bad.
 fn parse_line(text: &[u8]) -> Option<Result<ListEntry, ()>> {
     if matches!(text.trim_ascii().first(), None | Some(b'#')) {
         return None;
@@ -45,7 +45,7 @@ fn parse_line(text: &[u8]) -> Option<Result<ListEntry, ()>> {
     Some(first.filter(|_| parse_first_word(rest.trim_ascii_start()).0.is_none()).ok_or(()))
 }
 
-/// What was read: the torrents, and how many entries had the digits of v2.
+/// The torrents of a file, and the number of entries with the digits of v2.
 pub(super) type ListContents = (HashSet<InfoHash, RandomState>, usize);
 
 /// Reads a list.
@@ -76,14 +76,14 @@ pub(super) fn read_list(path: &Path) -> Result<ListContents, ListError> {
     Ok((hashes, long))
 }
 
-/// Puts torrents on the list in a file, or takes them off it. Comments and everything else stay, except for
-/// what stands behind a torrent that is taken off. The file is replaced as a whole; who owns it and who may
-/// read it stays. Gives which of the torrents made a difference.
+/// Adds torrents to the list in a file (`listed`), or removes them from it. Everything else stays, but for
+/// comments behind a removed torrent. The file is replaced as a whole, with the same owner and permissions.
+/// Returns which of the torrents made a difference.
 ///
 /// # Errors
-/// Those of the disk; then the file is as it was.
+/// When the file cannot be read or written; then it is as it was.
 pub fn rewrite_list(path: &Path, info_hashes: &[InfoHash], listed: bool) -> io::Result<Vec<bool>> {
-    // What a link points to is replaced, not the link.
+    // The target of a link is replaced, not the link.
     let path = &path.canonicalize()?;
     let wanted: HashSet<InfoHash> = info_hashes.iter().copied().collect();
     let mut there = HashSet::new();
@@ -103,8 +103,8 @@ pub fn rewrite_list(path: &Path, info_hashes: &[InfoHash], listed: bool) -> io::
     replace_file(path, |to| {
         let known = std::fs::metadata(path)?;
         to.get_ref().set_permissions(known.permissions())?;
-        // Only root may give it to somebody else; then it is ours now, and of the same group if we are in
-        // that.
+        // Only root may give a file to another user. Otherwise it is ours from now on, and of the same group
+        // if we are in that group.
         if fchown(to.get_ref(), Some(known.uid()), Some(known.gid())).is_err() {
             let _ = fchown(to.get_ref(), None, Some(known.gid()));
         }

@@ -1,5 +1,9 @@
-//! Lists of torrents: what may be announced (`access` in the configuration; registered torrents in mode
-//! listed).
+//! Lists of torrents that may or may not be announced: `access` in the configuration, and the registered
+//! torrents of mode listed.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `file` | reading and rewriting the file of a list |
 
 mod file;
 
@@ -11,17 +15,17 @@ use std::sync::Arc;
 pub use self::file::rewrite_list;
 use crate::ids::InfoHash;
 
-/// Changes of a list that are kept beside it; with more of them it is copied.
+/// Changes that are kept beside the list; with more of them the list is copied.
 const CHANGES_MAX: usize = 4096;
 
-/// A set of torrents, read from a file with one `info_hash` of 40 hexadecimal digits a line, or of 64, of
-/// which the first 40 count. Empty lines and what follows `#` or a space are ignored. Looked up by a keyed
-/// hash, because clients choose what is looked up. What was changed since it was read lies beside it, so that
-/// a change of a large list copies little.
+/// A set of torrents, read from a file with one `info_hash` a line: 40 hexadecimal digits, or 64, of which
+/// the first 40 count. Empty lines and what follows `#` or a space are ignored. Its hash is keyed, because
+/// clients choose what is looked up. Changes since it was read are kept beside it, so that changing a large
+/// list copies little.
 #[derive(Clone, Debug, Default)]
 pub struct TorrentList {
     base: Arc<HashSet<InfoHash, RandomState>>,
-    /// Torrents that are on the list and were not read (true), or the other way round (false).
+    /// Torrents that were added since the file was read (true), or removed (false).
     changes: HashMap<InfoHash, bool, RandomState>,
     /// Entries of the file that had 64 digits.
     v2_entries: usize,
@@ -30,7 +34,7 @@ pub struct TorrentList {
 /// Which torrents may be announced.
 #[derive(Clone, Debug, Default)]
 pub enum Access {
-    /// All.
+    /// All torrents.
     #[default]
     Off,
     /// Only those on the list.
@@ -39,7 +43,7 @@ pub enum Access {
     Deny(Arc<TorrentList>),
 }
 
-/// Why a list could not be read.
+/// The reason for which a list could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
     /// The file cannot be opened or read.
@@ -47,10 +51,10 @@ pub enum ListError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// A line that is neither empty, a comment, nor an `info_hash`.
+    /// A line is neither empty, nor a comment, nor an `info_hash`.
     #[error("{}: line {line}: {text:?} is not one info_hash of 40 hexadecimal digits", path.display())]
     BadLine {
         /// The file.
@@ -63,7 +67,7 @@ pub enum ListError {
 }
 
 impl TorrentList {
-    /// Reads a list file; beside the list that takes a few kilobytes, whatever is in the file.
+    /// Reads the file of a list. Beside the list itself this takes a few kilobytes, whatever is in the file.
     ///
     /// # Errors
     /// When the file cannot be read, or a line is not an `info_hash`.
@@ -75,14 +79,15 @@ impl TorrentList {
         })
     }
 
-    /// Entries of the file that had the 64 digits of an `info_hash` of BitTorrent v2: they count by the
-    /// first 40, as clients announce them (BEP 52).
+    /// Returns the number of entries with the 64 digits of an `info_hash` of BitTorrent v2: their first 40
+    /// digits count, as clients announce them (BEP 52).
     #[must_use]
     pub fn v2_entries(&self) -> usize {
         self.v2_entries
     }
 
-    /// The same list with these torrents on it, or not on it. Gives which of them made a difference.
+    /// Returns a list with these torrents on it (`listed`), or without them, and which of them made a
+    /// difference.
     #[must_use]
     pub fn with_changes(&self, info_hashes: &[InfoHash], listed: bool) -> (Self, Vec<bool>) {
         let mut list = self.clone();
@@ -104,28 +109,28 @@ impl TorrentList {
         (list, changed)
     }
 
-    /// Is the torrent on the list?
+    /// Whether the torrent is on the list.
     #[must_use]
     pub fn contains(&self, info_hash: &InfoHash) -> bool {
         let changed = if self.changes.is_empty() { None } else { self.changes.get(info_hash) };
         changed.copied().unwrap_or_else(|| self.base.contains(info_hash))
     }
 
-    /// The torrents on the list, in any order.
+    /// Iterates over the torrents on the list, in any order.
     pub fn iter(&self) -> impl Iterator<Item = InfoHash> {
         let added = self.changes.iter().filter(|&(_, &listed)| listed).map(|(info_hash, _)| *info_hash);
         let stays = |info_hash: &InfoHash| self.changes.is_empty() || !self.changes.contains_key(info_hash);
         self.base.iter().copied().filter(move |info_hash| stays(info_hash)).chain(added)
     }
 
-    /// Torrents on the list.
+    /// Returns the number of torrents on the list.
     #[must_use]
     pub fn len(&self) -> usize {
         let added = self.changes.values().filter(|&&listed| listed).count();
         self.base.len() + added - (self.changes.len() - added)
     }
 
-    /// True if no torrent is on the list.
+    /// Whether no torrent is on the list.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -139,7 +144,7 @@ impl FromIterator<InfoHash> for TorrentList {
 }
 
 impl Access {
-    /// May the torrent be announced?
+    /// Whether the torrent may be announced.
     #[must_use]
     pub fn admits(&self, info_hash: &InfoHash) -> bool {
         match self {
@@ -149,7 +154,7 @@ impl Access {
         }
     }
 
-    /// The list, if there is one.
+    /// Returns the list, if there is one.
     #[must_use]
     pub fn list(&self) -> Option<&Arc<TorrentList>> {
         match self {
@@ -158,7 +163,7 @@ impl Access {
         }
     }
 
-    /// The same with another list, if there is one.
+    /// Returns the same kind of access with another list; [`Access::Off`] stays.
     #[must_use]
     pub fn with_list(&self, list: TorrentList) -> Self {
         match self {

@@ -1,5 +1,5 @@
-//! `client approval` and `torrent approval` (`rules/hooks.md#client-approval`): lists of what may, or may
-//! not, be announced.
+//! `client approval` and `torrent approval` (`rules/hooks.md#client-approval`): lists of clients or torrents
+//! that may, or may not, announce or be announced.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -20,7 +20,7 @@ struct ApprovalOptions {
     blacklist: Vec<String>,
 }
 
-/// What is listed, and what that means.
+/// A list, and what it means to be on it.
 #[derive(Debug)]
 enum ApprovalList<T> {
     Nothing,

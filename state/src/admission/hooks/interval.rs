@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 use super::{AnnounceVisit, Hook, HookError, HookInputs, Verdict, parse_options};
 use crate::ids::{InfoHash, PeerId};
 
-/// A first draw is below this.
+/// The first draw is below this number.
 const SCALE: u64 = 1 << 24;
 
-/// Seconds that it may add at most.
+/// Most seconds that the hook may be configured to add.
 pub const DELTA_MAX: u32 = 86_400;
 
 #[derive(Deserialize)]
@@ -34,8 +34,8 @@ struct IntervalVariation {
 
 /// Builds `interval variation`.
 pub(super) fn build(from: &Map<String, Value>, _: HookInputs<'_>) -> Result<Box<dyn Hook>, HookError> {
-    let IntervalOptions { modify_response_probability: probability, max_increase_delta, modify_min_interval } =
-        parse_options(from)?;
+    let options: IntervalOptions = parse_options(from)?;
+    let (probability, max_increase_delta) = (options.modify_response_probability, options.max_increase_delta);
     let bad = |text: &str| HookError::Options(text.to_owned());
     if !(probability > 0.0 && probability <= 1.0) {
         return Err(bad("invalid modify_response_probability"));
@@ -44,11 +44,11 @@ pub(super) fn build(from: &Map<String, Value>, _: HookInputs<'_>) -> Result<Box<
     let delta =
         u64::try_from(max_increase_delta).ok().filter(|delta| (1..=u64::from(DELTA_MAX)).contains(delta));
     let delta = delta.ok_or_else(|| bad("invalid max_increase_delta"))?;
-    Ok(Box::new(IntervalVariation { probability, delta, min_interval_too: modify_min_interval }))
+    Ok(Box::new(IntervalVariation { probability, delta, min_interval_too: options.modify_min_interval }))
 }
 
 impl IntervalVariation {
-    /// Seconds added for this peer; `None` where its interval stays.
+    /// Returns the seconds added for this peer; `None` where its interval stays.
     #[expect(clippy::cast_precision_loss, reason = "24 bits are exact in 32-bit floating point")]
     fn added_seconds(&self, info_hash: &InfoHash, peer_id: &PeerId) -> Option<u32> {
         let mut random = Xorshift(sum_words(&info_hash.0), sum_words(&peer_id.0));
@@ -71,7 +71,7 @@ impl Hook for IntervalVariation {
     }
 }
 
-/// The sum of the two big-endian words in the first sixteen octets.
+/// Returns the sum of the two big-endian words in the first sixteen octets.
 fn sum_words(octets: &[u8; 20]) -> u64 {
     let (words, _) = octets.as_chunks::<8>();
     words.iter().fold(0, |sum, word| u64::from_be_bytes(*word).wrapping_add(sum))

@@ -1,4 +1,4 @@
-//! The keys of the hook `jwt`: a JWK set (RFC 7517), read whole and swapped in one step.
+//! The keys of the hook `jwt`: a JWK set (RFC 7517), read whole and replaced in one step.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use serde_json::Value;
 
 /// Keys of one set that are looked at.
 const KEYS_MAX: usize = 1024;
-/// Keys that are skipped by name; further ones silently.
+/// Skipped keys that are reported; further ones are skipped silently.
 const SKIPPED_MAX: usize = 16;
-/// Octets of a set that are read.
+/// Octets of the longest set that is read.
 pub const JWK_SET_LEN_MAX: usize = 1024 * 1024;
 
-/// A key with which tokens are signed.
+/// A key that verifies signatures of tokens.
 pub(super) struct VerificationKey {
     kid: String,
     pub(super) algorithm: Algorithm,
     pub(super) key: DecodingKey,
 }
 
-/// The keys of one URL, renewed from time to time by whoever made it.
+/// The keys of one URL, shared by the hooks that verify with them and the [`KeyringSource`] that renews them.
 #[derive(Default)]
 pub struct Keyring {
     keys: RwLock<Arc<Vec<VerificationKey>>>,
@@ -36,37 +36,37 @@ impl fmt::Debug for Keyring {
     }
 }
 
-/// Where keyrings come from.
+/// A source of keyrings, by URL.
 pub trait KeyringSource {
-    /// The keyring of a URL, fetched if it is not there yet, and then every `interval_seconds`.
+    /// Returns the keyring of a URL, fetched if it is not there yet, and then every `interval_seconds`.
     ///
     /// # Errors
-    /// Why there are no keys.
+    /// The reason for which there are no keys.
     fn keyring(&self, url: &str, interval_seconds: u64) -> Result<Arc<Keyring>, String>;
 
-    /// What was not as it should be in the sets that were fetched since this was last called.
+    /// Returns what was wrong with the sets that were fetched since the last call.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
 }
 
-/// Why a set of keys is not one.
+/// The reason for which a text is not a JWK set.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadJwkSet {
-    /// More octets than [`SET_LEN_MAX`].
+    /// It has more octets than [`JWK_SET_LEN_MAX`].
     #[error("the set is longer than {JWK_SET_LEN_MAX} octets")]
     Long,
-    /// No JSON object with a list `keys`.
+    /// It is not a JSON object with a list `keys`.
     #[error("not a JWK set: a JSON object with a list \"keys\" is needed")]
     Syntax,
 }
 
 impl Keyring {
-    /// Puts the keys of a JWK set in the place of the old ones. A key that cannot be used is skipped. Gives
-    /// how many there are, and which were skipped and why.
+    /// Replaces the keys by those of a JWK set. A key that cannot be used is skipped. Returns the number of
+    /// keys, and which were skipped and why.
     ///
     /// # Errors
-    /// When it is no such set; then the old keys stay.
+    /// When it is not a JWK set; then the old keys stay.
     pub fn replace_keys(&self, set: &[u8]) -> Result<(usize, Vec<String>), BadJwkSet> {
         if set.len() > JWK_SET_LEN_MAX {
             return Err(BadJwkSet::Long);
@@ -87,17 +87,18 @@ impl Keyring {
         }
         let count = keys.len();
         *self.keys.write() = Arc::new(keys);
-        // After the keys: whoever sees the new number sees the new keys.
+        // After the keys: a reader that sees the new number sees the new keys.
         self.generation.fetch_add(1, Ordering::Release);
         Ok((count, skipped))
     }
 
-    /// A number that grows with every set; tokens that were good by another set are looked at again.
+    /// Returns the number of the current set, which grows with every set: tokens that were verified with
+    /// another set are verified again.
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Works with the key of that name.
+    /// Runs `work` on the key with this id; `None` where there is none.
     pub(super) fn with_key<T>(&self, kid: &str, work: impl FnOnce(&VerificationKey) -> T) -> Option<T> {
         let keys = Arc::clone(&self.keys.read());
         keys.iter().find(|key| key.kid == kid).map(work)

@@ -13,9 +13,9 @@ use super::{AnnounceVisit, Hook, HookError, HookInputs, Verdict, parse_options};
 use crate::admission::rate_limit::{RateLimit, RateLimiter};
 use crate::announce::Refusal;
 
-/// How far the clocks of issuer and tracker may differ.
+/// Seconds by which the clocks of issuer and tracker may differ.
 const LEEWAY_SECONDS: u64 = 30;
-/// Between two readings of the keys, where nothing is said.
+/// Seconds between two readings of the keys, by default.
 const UPDATE_SECONDS: u64 = 300;
 /// Signatures that are checked for one address: a client that starts with many torrents has a token for each.
 const CHECK_LIMIT: RateLimit = RateLimit { per_minute: 1200, burst: 400, addresses: 16384 };
@@ -44,7 +44,7 @@ struct JwtHook {
     checks: RateLimiter,
 }
 
-/// What a token claims.
+/// The claims of a token.
 #[derive(Deserialize)]
 struct JwtClaims {
     iss: String,
@@ -72,7 +72,7 @@ impl Audience {
     }
 }
 
-/// Builds `jwt`, its keys fetched.
+/// Builds `jwt`; its keys are fetched before.
 pub(super) fn build(from: &Map<String, Value>, inputs: HookInputs<'_>) -> Result<Box<dyn Hook>, HookError> {
     let read: JwtOptions = parse_options(from)?;
     let needed = |name: &str, value: Option<String>| {
@@ -96,7 +96,7 @@ pub(super) fn build(from: &Map<String, Value>, inputs: HookInputs<'_>) -> Result
     }))
 }
 
-/// Seconds as a number, or a text such as "5m".
+/// Reads seconds, as a number or as a text such as "5m".
 fn parse_update_seconds(value: &Value) -> Result<u64, HookError> {
     let bad = || {
         let text = "jwk_set_update_interval: expected whole seconds or a text such as \"5m\", at least 1s";
@@ -143,7 +143,7 @@ impl Hook for JwtHook {
 }
 
 impl JwtHook {
-    /// Everything but the time and the torrent, which are another matter at every announce.
+    /// Checks everything but time and torrent, which each announce is compared with.
     fn check_token(&self, token: &[u8], generation: u64) -> Option<VerifiedToken> {
         let token = str::from_utf8(token).ok()?;
         let header = decode_header(token).ok()?;
@@ -151,7 +151,7 @@ impl JwtHook {
             return None;
         }
         let claims = self.keyring.with_key(&header.kid?, |key| decode_claims(token, key))??;
-        // Text is compared with text: an infohash is lower-case hexadecimal here.
+        // Compared as text: the claim `infohash` is lower-case hexadecimal.
         let info_hash = claims
             .infohash
             .parse()
@@ -169,17 +169,17 @@ impl JwtHook {
     }
 }
 
-/// What the token claims, if its signature is that of the key, by the key's own algorithm.
+/// Returns the claims of a token whose signature is that of the key, by the key's own algorithm.
 fn decode_claims(token: &str, key: &VerificationKey) -> Option<JwtClaims> {
     let mut validation = Validation::new(key.algorithm);
     validation.required_spec_claims.clear();
-    // These are checked by the time we are told, and for all announces anew.
+    // The hook checks these itself: the time by its own argument, and anew for each announce.
     validation.validate_exp = false;
     validation.validate_aud = false;
     decode(token, &key.key, &validation).ok().map(|data| data.claims)
 }
 
-/// A date of a claim, which may have a fraction (RFC 7519, 2).
+/// Returns the whole seconds of a date in a claim, which may have a fraction (RFC 7519, 2).
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
 fn claim_seconds(date: f64) -> u64 {
     date as u64

@@ -1,14 +1,16 @@
 //! Hooks: what an operator may put between the rules of a mode and the swarm (`rules/hooks.md#chains`), in
-//! every mode and on both servers.
+//! every mode, over UDP and HTTP.
 //!
 //! A hook is one file: a type with its options, a [`Hook`], and one line in `HOOKS`. `docs/HOOKS.md` shows
-//! how. Hooks run on the threads that answer: they must not wait for anything.
+//! how. Hooks run on the threads that answer requests: they must not wait for anything.
 //!
-//! | hook | file |
+//! | module | what is in it |
 //! |---|---|
-//! | `client approval`, `torrent approval` | `approval.rs` |
-//! | `jwt` | `jwt.rs`, its keys in `jwk.rs`, what it remembers in `token_cache.rs` |
-//! | `interval variation` | `interval.rs` |
+//! | `approval` | the hooks `client approval` and `torrent approval` |
+//! | `jwt` | the hook `jwt` |
+//! | [`jwk`], `token_cache` | its keys, and the tokens that it has verified lately |
+//! | [`interval`] | the hook `interval variation` |
+//! | `request_url` | the URL of a request, as hooks see it |
 
 mod approval;
 pub mod interval;
@@ -30,22 +32,23 @@ use crate::clock::Now;
 use crate::ids::InfoHash;
 use jwk::KeyringSource;
 
-/// What a hook decides. The client is told the text of the refusal.
+/// The decision of a hook. The client is told the text of the refusal.
 pub type Verdict = Result<(), Refusal>;
 
-/// Something that may look at, refuse or change announces. It is dropped when a reload has replaced it.
+/// A hook: it may look at, refuse or change announces. It lives in the [`Policy`](crate::Policy), and is
+/// dropped when a reload has replaced that.
 pub trait Hook: Send + Sync + fmt::Debug {
-    /// Decides about an announce, and may change what is answered.
+    /// Decides about an announce, and may change its answer.
     ///
     /// # Errors
-    /// Why it is refused. As a prehook: the client is told so, nothing is stored, and no further hook runs.
-    /// As a posthook: the client is answered as usual, but the announce does not change the swarm.
+    /// The refusal. Of a prehook: the client is told, nothing is stored, and no further hook runs. Of a
+    /// posthook: the client is answered as usual, but the announce does not change the swarm.
     fn announce(&self, visit: &mut AnnounceVisit<'_>) -> Verdict;
 
     /// Decides about a scrape.
     ///
     /// # Errors
-    /// Why it is refused.
+    /// The refusal.
     fn scrape(&self, visit: &ScrapeVisit<'_>) -> Verdict {
         let _ = visit;
         Ok(())
@@ -55,25 +58,25 @@ pub trait Hook: Send + Sync + fmt::Debug {
 /// One announce on its way through the hooks.
 #[derive(Debug)]
 pub struct AnnounceVisit<'a> {
-    /// When it came.
+    /// When it arrived.
     pub now: Now,
-    /// What it announces.
+    /// Its fields.
     pub announce: &'a Announce,
-    /// Who said it, and with which words.
+    /// Its source and URL.
     pub url: RequestUrl<'a>,
     /// The interval that the client will be told, in seconds.
     pub interval_seconds: u32,
-    /// The same of the least interval (HTTP only); 0 = not said.
+    /// The minimum interval that the client will be told, in seconds (HTTP only); 0 = none.
     pub min_interval_seconds: u32,
-    /// Leave peers and counts out of the reply.
+    /// Whether peers and counts stay out of the reply.
     pub skip_reply: bool,
-    /// Do not change the swarm.
+    /// Whether the swarm stays unchanged.
     pub skip_swarm: bool,
     notes: Vec<(&'static str, String)>,
 }
 
 impl<'a> AnnounceVisit<'a> {
-    /// An announce that no hook has seen yet, and that will be told these intervals.
+    /// Makes a visit that no hook has seen yet, with the interval and the minimum interval of the answer.
     #[must_use]
     pub fn new(now: Now, announce: &'a Announce, url: RequestUrl<'a>, intervals: (u32, u32)) -> Self {
         Self {
@@ -93,7 +96,7 @@ impl<'a> AnnounceVisit<'a> {
         self.notes.push((name, value));
     }
 
-    /// What a hook before this one has left under that name; the newest.
+    /// Returns the last value that a hook before this one has left under that name.
     #[must_use]
     pub fn note(&self, name: &str) -> Option<&str> {
         self.notes.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
@@ -103,18 +106,18 @@ impl<'a> AnnounceVisit<'a> {
 /// One scrape on its way through the hooks.
 #[derive(Clone, Copy, Debug)]
 pub struct ScrapeVisit<'a> {
-    /// When it came.
+    /// When it arrived.
     pub now: Now,
-    /// The torrents it asks for.
+    /// The torrents in it.
     pub info_hashes: &'a [InfoHash],
-    /// Who said it, and with which words.
+    /// Its source and URL.
     pub url: RequestUrl<'a>,
 }
 
-/// What hooks are built from beside their options.
+/// What hooks are built from, beside their options.
 #[derive(Clone, Copy)]
 pub struct HookInputs<'a> {
-    /// Where keys come from.
+    /// The source of keys.
     pub keyrings: &'a dyn KeyringSource,
 }
 
@@ -129,10 +132,10 @@ const HOOKS: [(&str, HookBuilder); 4] = [
     ("interval variation", interval::build),
 ];
 
-/// Why a hook cannot be built.
+/// The reason for which a hook cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
-    /// There is no such hook.
+    /// No hook has this name.
     #[error("middleware driver with that name does not exist")]
     Unknown,
     /// The hook is twice in its list.
@@ -143,14 +146,14 @@ pub enum HookError {
     Options(String),
 }
 
-/// A hook of the configuration.
+/// A hook with its name in the configuration.
 #[derive(Debug)]
 struct NamedHook {
     name: &'static str,
     hook: Box<dyn Hook>,
 }
 
-/// The hooks of the configuration, in their order.
+/// All hooks of the configuration, in their order. Owned by the [`Policy`](crate::Policy).
 #[derive(Debug, Default)]
 pub struct Hooks {
     pre: Vec<NamedHook>,
@@ -162,10 +165,10 @@ pub struct Hooks {
 pub type HookConfig<'a> = (&'a str, &'a Map<String, Value>);
 
 impl Hooks {
-    /// Builds all hooks, or none.
+    /// Builds all hooks.
     ///
     /// # Errors
-    /// The name of the first that cannot be built, and why.
+    /// The name of the first hook that cannot be built, and the reason.
     pub fn build<'a>(
         pre: impl Iterator<Item = HookConfig<'a>>,
         post: impl Iterator<Item = HookConfig<'a>>,
@@ -178,7 +181,7 @@ impl Hooks {
         }))
     }
 
-    /// Hooks made by a program, for tests and for those who build their own tracker.
+    /// Takes hooks that a program has built, for tests and for trackers built on this crate.
     #[must_use]
     pub fn from_hooks(
         pre: Vec<(&'static str, Box<dyn Hook>)>,
@@ -190,18 +193,18 @@ impl Hooks {
         Arc::new(Self { pre: named(pre), post: named(post), unstored: AtomicU64::new(0) })
     }
 
-    /// Is there none?
+    /// Whether there are no hooks.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.pre.is_empty() && self.post.is_empty()
     }
 
-    /// Their names, prehooks first.
+    /// Iterates over the names of the hooks, prehooks first.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.pre.iter().chain(&self.post).map(|named| named.name)
     }
 
-    /// Announces that a posthook has kept out of their swarm.
+    /// Returns the number of announces that a posthook has kept out of their swarm.
     #[must_use]
     pub fn unstored(&self) -> u64 {
         self.unstored.load(Ordering::Relaxed)
@@ -212,7 +215,7 @@ impl Hooks {
         self.pre.iter().try_for_each(|named| named.hook.announce(visit))
     }
 
-    /// Shows an announce to the posthooks. False if it must not change its swarm.
+    /// Shows an announce to the posthooks. Returns whether it may change its swarm.
     pub(crate) fn run_posthooks(&self, visit: &mut AnnounceVisit<'_>) -> bool {
         for NamedHook { name, hook } in &self.post {
             if let Err(refusal) = hook.announce(visit) {
@@ -257,7 +260,7 @@ fn build_chain<'a>(
 /// Reads the options of a hook.
 ///
 /// # Errors
-/// What is wrong with them.
+/// When an option is missing, unknown or of another type.
 pub fn parse_options<T: serde::de::DeserializeOwned>(options: &Map<String, Value>) -> Result<T, HookError> {
     let value = Value::Object(options.clone());
     serde_path_to_error::deserialize(value).map_err(|error| HookError::Options(error.to_string()))

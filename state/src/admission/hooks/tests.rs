@@ -33,13 +33,13 @@ fn announce(info_hash: [u8; 20], peer_id: [u8; 20]) -> Announce {
     }
 }
 
-fn nobody() -> RequestUrl<'static> {
+fn no_url() -> RequestUrl<'static> {
     RequestUrl::empty([192, 0, 2, 7].into())
 }
 
 /// What the hooks make of an announce whose intervals are 1800 and 900 seconds.
 fn outcome(hooks: &Hooks, announce: &Announce) -> Result<(u32, u32), Refusal> {
-    let mut visit = AnnounceVisit::new(Now::at(0), announce, nobody(), (1800, 900));
+    let mut visit = AnnounceVisit::new(Now::at(0), announce, no_url(), (1800, 900));
     hooks.run_prehooks(&mut visit)?;
     Ok((visit.interval_seconds, visit.min_interval_seconds))
 }
@@ -105,7 +105,7 @@ fn approvals_admit_what_their_lists_say() {
         let hooks = build(name, options.clone()).unwrap();
         assert_eq!(outcome(&hooks, &announce(hash, azureus)), hit, "{name} {options}");
         assert_eq!(outcome(&hooks, &announce(other, transmission)), miss, "{name} {options}");
-        let visit = ScrapeVisit { now: Now::at(0), info_hashes: &[InfoHash(other)], url: nobody() };
+        let visit = ScrapeVisit { now: Now::at(0), info_hashes: &[InfoHash(other)], url: no_url() };
         assert_eq!(hooks.run_scrape_hooks(&visit), Ok(()), "scrapes pass");
     }
 }
@@ -187,7 +187,7 @@ fn announce_once(tracker: &mut Tracker, port: u16, left: u64) -> Result<(crate::
     let announce = Announce { port, left, ..announce([7; 20], [b'x'; 20]) };
     let mut room = [0; 600];
     let mut handout = Handout::new(&mut room, &mut []);
-    let answer = tracker.announce_with_hooks(Now::at(0), &announce, nobody(), &mut handout)?;
+    let answer = tracker.announce_with_hooks(Now::at(0), &announce, no_url(), &mut handout)?;
     Ok((answer, handout.v4.peers()))
 }
 
@@ -212,7 +212,7 @@ fn a_refusal_of_a_posthook_keeps_the_peer_out_but_answers_it() {
     assert_eq!((peers, answer.tally.leechers), (3, 3));
     assert_eq!(tracker.scrape(&InfoHash([7; 20])).unwrap().leechers, 3);
     assert_eq!(tracker.policy().hooks.unstored(), 1);
-    // Somebody who is there is not handed himself, kept out or not.
+    // A peer that is there is not handed itself, kept out or not.
     let hooks = Hooks::from_hooks(
         vec![],
         vec![hook_of(|visit| {

@@ -1,4 +1,4 @@
-//! Tokens whose signature was good, remembered so that it is not checked with every announce
+//! Tokens with a good signature, remembered so that it is not checked for every announce
 //! (`rules/hooks.md#verified-tokens`).
 
 use std::collections::HashMap;
@@ -13,20 +13,21 @@ const TOKEN_SHARDS: usize = 16;
 /// Tokens in one half of a shard.
 const HALF_LEN: usize = 2048;
 
-/// What a good token says that does not change while its keys stay.
+/// The claims of a good token, which do not change while its keys stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct VerifiedToken {
     /// The torrent it is for.
     pub(super) info_hash: InfoHash,
-    /// Good before this moment, in seconds since 1970.
+    /// It is good before this moment, in seconds since 1970.
     pub(super) expires: Option<u64>,
-    /// Good from this moment on.
+    /// It is good from this moment on, in seconds since 1970.
     pub(super) begins: Option<u64>,
-    /// The set of keys it was checked with.
+    /// The number of the set of keys that it was checked with.
     pub(super) generation: u64,
 }
 
-/// A table of at most [`SHARDS`] times twice [`HALF`] tokens; the oldest half of a shard goes first.
+/// A table of at most [`TOKEN_SHARDS`] times twice [`HALF_LEN`] tokens; the older half of a full shard is
+/// dropped.
 #[derive(Debug, Default)]
 pub(super) struct VerifiedTokens([Mutex<TokenShard>; TOKEN_SHARDS]);
 

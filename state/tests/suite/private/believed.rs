@@ -1,4 +1,4 @@
-//! What of an announce is believed: totals that are late, amounts that cannot be, and who brings a pruned
+//! What of an announce is believed: late totals, impossible amounts, and which announce brings a pruned
 //! torrent back to life.
 
 use hayate_state::admission::OCTETS_PER_SECOND_MAX;
@@ -34,7 +34,7 @@ fn totals_that_come_late_are_no_baseline_from_which_octets_count_twice() {
         for (second, uploaded, downloaded) in [(101, 400, 40), (130, 500, 49), (160, 0, 0)] {
             test_site.announce(second, 1, &having(peer(1, 2001), uploaded, downloaded));
         }
-        // The same again is no news.
+        // The same again adds nothing.
         test_site.announce(160, 1, &having(peer(1, 2001), 500, 50));
         test_site.announce(300, 1, &having(peer(1, 2001), 600, 60));
         assert_eq!(remarks(test_site), [3, 0, 0]);
@@ -74,7 +74,7 @@ fn a_late_announce_says_where_its_peer_is_and_takes_nothing_back() {
         assert_eq!((tally.seeders, tally.leechers), (1, 0));
         let given = test_site.announce(52, 2, &asking(peer(2, 2002), 9));
         assert_eq!((given.v4, given.v6), (vec![2001], vec![2001]));
-        // Whoever leaves has left, whatever its totals say.
+        // A peer that stops is gone, whatever its totals say.
         let tally = test_site.announce(53, 1, &stopping(having(seeder(1, 2001), 0, 0))).tally;
         assert_eq!((tally.seeders, tally.leechers), (0, 1));
         assert_eq!(remarks(test_site), [2, 0, 0]);
@@ -126,7 +126,7 @@ fn stopped_brings_no_pruned_torrent_back_to_life() {
     assert!(unpruned, "it was seeded: {records:?}");
 }
 
-/// `rules/private-accounting.md#last-action`: when somebody had all of it last, leaving or not.
+/// `rules/private-accounting.md#last-action`: when a peer last had all of it, leaving or not.
 #[test]
 fn the_last_action_of_a_torrent_is_that_of_a_seeder() {
     let last_action = |announces: &[(u32, Announce)]| {

@@ -1,4 +1,4 @@
-//! A wall clock that somebody sets.
+//! A wall clock that is set while the tracker runs.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn a_wall_clock_two_hours_ahead_purges_nobody() {
             purger.run_round(ahead(second), &policy);
             assert_eq!(test_site.site.torrents.peers().leechers, 100);
         }
-        // Whoever is silent goes nevertheless.
+        // A silent peer expires nevertheless.
         purger.run_round(ahead(501 + INACTIVITY), &policy);
         assert_eq!(test_site.site.torrents.peers().leechers, 0);
     });

@@ -77,7 +77,7 @@ impl Log {
         });
     }
 
-    /// How many lines with a level, or these words, are about a path.
+    /// Returns the number of lines about a path with this level or these words.
     fn count(&self, level: &str, path: &Path) -> usize {
         let path = path.display().to_string();
         let lines = self.0.lock().unwrap();
@@ -195,7 +195,7 @@ fn a_missing_file_is_no_warning() {
 fn every_damaged_file_is_set_aside_and_nothing_of_it_restored() {
     Log::start();
     let folder = Folder::new("damaged");
-    // Of the future, so that nobody has expired.
+    // Of the future, so that no peer has expired.
     let (path, good) = (folder.file(), snapshot_of(&swarms(300), 0, FUTURE));
     let refused = |octets: &[u8], what: &str| {
         fs::write(&path, octets).unwrap();
@@ -266,7 +266,7 @@ fn the_last_snapshot_says_what_failed_and_how_many_peers_are_lost() {
     Log::start();
     let folder = Folder::new("last");
     let (board, path) = (Board::default(), folder.0.join("nowhere").join("hayate-cache.bin"));
-    // One that failed before has been told, and the last one is told all the same.
+    // An earlier failure was logged, and that of the last snapshot is logged all the same.
     let keeper = SnapshotThread::start(plan(&path, &swarms(7), 1), Clock::start()).unwrap();
     keeper.register_metrics(&board);
     wait_for("a failure", || metric(&board, "snapshot_failures_total") >= 1);
@@ -284,7 +284,7 @@ fn others_keep_blocks_in_the_same_file() {
     let mut plan = plan(&path, &old, 0);
     plan.sections.push(Box::new(Words(vec!["one".into(), "two".into()])));
     SnapshotThread::start(plan, Clock::start()).unwrap().stop(Ending::Write);
-    // Who does not know them passes them over.
+    // A reader that does not know them skips them.
     assert_eq!(loaded(&path).1.peer_counts(), old.peer_counts());
     let (swarms, policy, mut words) = (Swarms::new(0), Policy::default(), Words(Vec::new()));
     let mut restore = Restore::new(&swarms, &policy, CompletedFrom::Snapshot);

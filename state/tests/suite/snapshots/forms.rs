@@ -26,7 +26,7 @@ fn address(random: &mut fastrand::Rng, hosts: u16) -> IpAddr {
 }
 
 /// Random announces over a quarter of an hour. Half of the torrents have IPv4 peers only, so that all forms
-/// occur. Gives the peers that are left.
+/// occur. Returns the peers that are left.
 fn fill(tracker: &mut TestTracker, random: &mut fastrand::Rng, ids: bool) -> Peers {
     let mut peers = Peers::new();
     for step in 0..60_000_u32 {
@@ -99,7 +99,7 @@ fn all_forms_come_back_as_they_were() {
         assert_eq!(again, read_snapshot(&snapshot(&new.swarms, new.now)), "a second time changes nothing");
 
         handouts_agree(&mut old, &mut new);
-        // All that came in goes out again.
+        // All memory is freed again.
         new.policy.publish(Policy { idle_torrents_max: 0, ..(*new.policy.current()).clone() });
         new.now += 4201;
         new.sweep();

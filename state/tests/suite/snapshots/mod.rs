@@ -25,7 +25,7 @@ const WRITTEN_AT: u64 = 1_700_000_000;
 struct Saved {
     seeder: bool,
     paused: bool,
-    /// Seconds at the begin of the snapshot; below zero for who came later.
+    /// Seconds before the beginning of the snapshot; below zero for peers that came later.
     age: i32,
     id: [u8; 20],
 }
@@ -35,7 +35,7 @@ struct Saved {
 struct SavedTorrent {
     completed: u64,
     peers: BTreeMap<(IpAddr, u16), Saved>,
-    /// Peers that came again.
+    /// Peers that appear more than once.
     twice: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Blocks with a good checksum that nobody has written.
+//! Blocks with a good checksum and contents that no tracker writes.
 
 use hayate_state::snapshot::container::SnapshotError;
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore, Walk, check_swarms};
@@ -70,7 +70,7 @@ fn random_octets_do_no_harm() {
 #[test]
 fn a_payload_that_ends_too_early_is_refused() {
     let good = payload();
-    // Behind a whole torrent it ends well.
+    // Cut behind a whole torrent, it is valid.
     let whole = (0..good.len()).filter(|len| restore_any(&good[..*len]).is_ok()).count();
     // Behind the head and each torrent but the last; the end of a slice may have cut one in two.
     assert!((11..=12).contains(&whole), "{whole}");

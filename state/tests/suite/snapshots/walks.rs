@@ -38,7 +38,7 @@ fn disturbance(random: &mut fastrand::Rng, growing: bool) -> Announce {
     if random.u8(..8) == 0 {
         return stayer(torrent, random.u16(..stayers(torrent)), left);
     }
-    // Torrents come and go too.
+    // Torrents come and go, too.
     let torrent = if random.u8(..4) == 0 { random.u64(TORRENTS..4000) } else { torrent };
     let (event, hosts) = if growing { (Event::None, 60_000) } else { (Event::Stopped, 60_000) };
     let host = random.u32(..hosts);
@@ -73,7 +73,7 @@ fn who_stays_is_never_missed_however_the_swarms_change_between_slices() {
             (0..stayers(torrent))
                 .for_each(|number| _ = test_tracker.announce(&stayer(torrent, number, 1)).unwrap());
         }
-        // From few to many peers, from many to few, and to and fro.
+        // From few to many peers, from many to few, and back and forth.
         let growing_at = |step: u32| match round % 3 {
             0 => true,
             1 => false,
@@ -116,7 +116,7 @@ fn no_torrent_is_missed_when_others_before_it_leave() {
     const PEERS: u16 = 1500;
     let seed = fastrand::u64(..);
     println!("seed {seed}");
-    // With ids even the smallest swarm is a crowd, in which a walk has a place.
+    // With ids even the smallest swarm is a large one, in which a walk has a position.
     let mut test_tracker = TestTracker::new(Policy { keep_peer_ids: true, ..Policy::default() }, 0, seed);
     let one = |torrent| Announce { num_want: 0, ..announce_from(torrent, [192, 0, 2, 7], 6881, 9) };
     (0..12_000).for_each(|torrent| _ = test_tracker.announce(&one(torrent)).unwrap());

@@ -5,13 +5,13 @@ use hayate_udp::dropped::ErrorReason;
 use hayate_udp::{Dropped, UdpConfig};
 
 use crate::fixture::{DISABLED, FREE, HIDDEN, MUSIC, PLAIN, PRUNED, site};
-use crate::kit::{Announced, Harness, Words, door_config, scrape};
+use crate::kit::{Announced, Harness, TestAnnounce, scrape, udp_config};
 
 const SOURCE: &str = "45.128.19.54:7";
 const TR: &[u8; 20] = b"-TR2940-000000000001";
 
 fn harness() -> Harness {
-    Harness::private(Policy::default(), door_config(), site())
+    Harness::private(Policy::default(), udp_config(), site())
 }
 
 /// URLData in pieces.
@@ -28,12 +28,12 @@ fn announce(
     source: &str,
     hash: &[u8; 20],
     peer_id: &[u8; 20],
-    words: &Words,
+    words: &TestAnnounce,
 ) -> Vec<u8> {
     let mut datagram = words.datagram(harness.connect(source));
     datagram[16..36].copy_from_slice(hash);
     datagram[36..56].copy_from_slice(peer_id);
-    harness.say(source, &datagram).unwrap()
+    harness.send(source, &datagram).unwrap()
 }
 
 /// The text of an error reply.
@@ -42,8 +42,8 @@ fn error_of(reply: &[u8]) -> &str {
     str::from_utf8(&reply[8..]).unwrap()
 }
 
-fn with(options: Vec<u8>) -> Words {
-    Words { options, ..Words::leecher(6881) }
+fn with(options: Vec<u8>) -> TestAnnounce {
+    TestAnnounce { options, ..TestAnnounce::leecher(6881) }
 }
 
 #[test]
@@ -99,25 +99,25 @@ fn without_a_whole_path_nobody_is_a_member() {
 #[test]
 fn denials_are_told_without_what_stands_in_brackets() {
     let mut harness =
-        Harness::private(Policy { strict_port: true, ..Policy::default() }, door_config(), site());
-    let words = Words { options: path(HIDDEN), ..Words::leecher(80) };
-    let mut say = |hash: &[u8; 20], id: &[u8; 20], words: &Words| {
+        Harness::private(Policy { strict_port: true, ..Policy::default() }, udp_config(), site());
+    let words = TestAnnounce { options: path(HIDDEN), ..TestAnnounce::leecher(80) };
+    let mut send = |hash: &[u8; 20], id: &[u8; 20], words: &TestAnnounce| {
         error_of(&announce(&mut harness, SOURCE, hash, id, words)).to_owned()
     };
     let qb = b"-qB4250-000000000001";
-    let text = say(&[7; 20], qb, &words);
+    let text = send(&[7; 20], qb, &words);
     assert_eq!(text, "Unacceptable request - port must be outside of well-known range");
-    let words = Words { port: 6881, ..words };
-    assert_eq!(say(&[7; 20], qb, &words), "Your client is not approved");
-    assert_eq!(say(&[7; 20], TR, &words), "This torrent does not exist");
-    assert_eq!(say(&PRUNED, TR, &words), "This torrent does not exist");
-    assert_eq!(say(&FREE, TR, &words), "Your download privileges are disabled");
+    let words = TestAnnounce { port: 6881, ..words };
+    assert_eq!(send(&[7; 20], qb, &words), "Your client is not approved");
+    assert_eq!(send(&[7; 20], TR, &words), "This torrent does not exist");
+    assert_eq!(send(&PRUNED, TR, &words), "This torrent does not exist");
+    assert_eq!(send(&FREE, TR, &words), "Your download privileges are disabled");
     let reasons = site();
     reasons.update(|site_data| {
         site_data.deletions =
             std::sync::Arc::new([(hayate_state::InfoHash([7; 20]), "Dupe".into())].into_iter().collect());
     });
-    let mut harness = Harness::private(Policy::default(), door_config(), reasons);
+    let mut harness = Harness::private(Policy::default(), udp_config(), reasons);
     let reply = announce(&mut harness, SOURCE, &[7; 20], TR, &words);
     assert_eq!(error_of(&reply), "This torrent does not exist: Dupe");
 }
@@ -125,12 +125,12 @@ fn denials_are_told_without_what_stands_in_brackets() {
 #[test]
 fn peers_are_those_of_the_family_that_is_asked_over() {
     let mut harness = harness();
-    let seeder = Words { options: path(PLAIN), ..Words::seeder(6881) };
+    let seeder = TestAnnounce { options: path(PLAIN), ..TestAnnounce::seeder(6881) };
     let v6 = "[2001:db8::9]:7";
     for source in [SOURCE, v6] {
         announce(&mut harness, source, &MUSIC, TR, &seeder);
     }
-    let leecher = Words { options: path(HIDDEN), ..Words::leecher(7001) };
+    let leecher = TestAnnounce { options: path(HIDDEN), ..TestAnnounce::leecher(7001) };
     let other = b"-DE1300-000000000001";
     let over_v4 = announce(&mut harness, SOURCE, &MUSIC, other, &leecher);
     assert_eq!(over_v4[20..], [45, 128, 19, 54, 0x1a, 0xe1]);
@@ -139,7 +139,7 @@ fn peers_are_those_of_the_family_that_is_asked_over() {
     let announced = Announced::read(&over_v6);
     assert_eq!((announced.seeders, announced.leechers), (1, 1));
     for num_want in [0, -1] {
-        let words = Words { num_want, ..leecher.clone() };
+        let words = TestAnnounce { num_want, ..leecher.clone() };
         let reply = announce(&mut harness, SOURCE, &MUSIC, other, &words);
         assert_eq!(reply.len(), if num_want == 0 { 20 } else { 26 });
     }
@@ -153,11 +153,12 @@ fn a_claimed_address_counts_if_its_source_may_claim_and_it_is_public() {
         ([9, 8, 7, 6], "10.0.0.0/8", [45, 128, 19, 54]),
         ([0, 0, 0, 0], "0.0.0.0/0", [45, 128, 19, 54]),
     ] {
-        let config = UdpConfig { spoofing_sources: vec![sources.parse().unwrap()], ..door_config() };
+        let config = UdpConfig { spoofing_sources: vec![sources.parse().unwrap()], ..udp_config() };
         let mut harness = Harness::private(Policy::default(), config, site());
-        let seeder = Words { options: path(PLAIN), claim: claim.to_vec(), ..Words::seeder(6881) };
+        let seeder =
+            TestAnnounce { options: path(PLAIN), claim: claim.to_vec(), ..TestAnnounce::seeder(6881) };
         announce(&mut harness, SOURCE, &MUSIC, TR, &seeder);
-        let leecher = Words { options: path(HIDDEN), ..Words::leecher(7001) };
+        let leecher = TestAnnounce { options: path(HIDDEN), ..TestAnnounce::leecher(7001) };
         let reply = announce(&mut harness, "9.9.9.9:7", &MUSIC, TR, &leecher);
         assert_eq!(reply[20..24], address);
     }
@@ -167,7 +168,7 @@ fn a_claimed_address_counts_if_its_source_may_claim_and_it_is_public() {
 fn a_scrape_names_nobody_and_an_unverified_source_hears_nothing() {
     let mut harness = harness();
     let id = harness.connect(SOURCE);
-    assert_eq!(error_of(&harness.say(SOURCE, &scrape(id, &[7])).unwrap()), "Your passkey is invalid");
-    let forged = Words { options: path(PLAIN), ..Words::leecher(6881) }.datagram([7; 8]);
-    assert_eq!(harness.say(SOURCE, &forged), Err(Dropped::ForgedConnection));
+    assert_eq!(error_of(&harness.send(SOURCE, &scrape(id, &[7])).unwrap()), "Your passkey is invalid");
+    let forged = TestAnnounce { options: path(PLAIN), ..TestAnnounce::leecher(6881) }.datagram([7; 8]);
+    assert_eq!(harness.send(SOURCE, &forged), Err(Dropped::ForgedConnection));
 }

@@ -1,5 +1,5 @@
 //! The smallest tracker: one UDP server on the addresses given as arguments, everything at its default, until
-//! it is killed. `cargo run --release -p hayate-udp --example door -- 127.0.0.1:6969 '[::1]:6969'`
+//! it is killed. `cargo run --release -p hayate-udp --example server -- 127.0.0.1:6969 '[::1]:6969'`
 
 use std::sync::Arc;
 

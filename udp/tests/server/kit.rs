@@ -13,7 +13,7 @@ pub(crate) const CONNECT: [u8; 16] =
     [0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0, 0xa1, 0xb2, 0xc3, 0xd4];
 
 /// A configuration with the defaults of `tracker.json`.
-pub(crate) fn door_config() -> UdpConfig {
+pub(crate) fn udp_config() -> UdpConfig {
     UdpConfig::with_key("test-key-0123456789")
 }
 
@@ -44,11 +44,11 @@ impl Harness {
     }
 
     pub(crate) fn open() -> Self {
-        Self::new(Policy::default(), door_config())
+        Self::new(Policy::default(), udp_config())
     }
 
-    /// One datagram; the reply, or the reason for silence.
-    pub(crate) fn say(&mut self, source: &str, datagram: &[u8]) -> Result<Vec<u8>, Dropped> {
+    /// Handles one datagram; returns the reply, or the reason for silence.
+    pub(crate) fn send(&mut self, source: &str, datagram: &[u8]) -> Result<Vec<u8>, Dropped> {
         let now = Now::at(self.seconds);
         let mut reply = [0xee; REPLY_MAX];
         self.engine.begin_batch(now);
@@ -59,21 +59,21 @@ impl Harness {
     }
 
     pub(crate) fn connect(&mut self, source: &str) -> [u8; 8] {
-        let reply = self.say(source, &CONNECT).unwrap();
+        let reply = self.send(source, &CONNECT).unwrap();
         assert_eq!((&reply[..4], &reply[4..8], reply.len()), (&[0; 4][..], &TRANSACTION[..], 16));
         reply[8..].try_into().unwrap()
     }
 
     /// Connects and announces.
-    pub(crate) fn announce(&mut self, source: &str, words: &Words) -> Announced {
+    pub(crate) fn announce(&mut self, source: &str, announce: &TestAnnounce) -> Announced {
         let id = self.connect(source);
-        Announced::read(&self.say(source, &words.datagram(id)).unwrap())
+        Announced::read(&self.send(source, &announce.datagram(id)).unwrap())
     }
 }
 
-/// What a test announces.
+/// The fields of an announce that tests choose.
 #[derive(Clone)]
-pub(crate) struct Words {
+pub(crate) struct TestAnnounce {
     pub(crate) hash: u8,
     pub(crate) left: u64,
     pub(crate) event: u32,
@@ -83,7 +83,7 @@ pub(crate) struct Words {
     pub(crate) options: Vec<u8>,
 }
 
-impl Words {
+impl TestAnnounce {
     pub(crate) fn leecher(port: u16) -> Self {
         Self { hash: 7, left: 1000, event: 2, claim: vec![0; 4], num_want: -1, port, options: Vec::new() }
     }
@@ -92,7 +92,7 @@ impl Words {
         Self { left: 0, ..Self::leecher(port) }
     }
 
-    /// Action 1 or 4, as the claimed address is long.
+    /// Builds an announce with action 1 or 4, by the length of the claimed address.
     pub(crate) fn datagram(&self, id: [u8; 8]) -> Vec<u8> {
         let mut octets = id.to_vec();
         octets.extend(if self.claim.len() == 4 { 1_u32 } else { 4 }.to_be_bytes());

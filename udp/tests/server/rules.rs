@@ -19,7 +19,7 @@ fn a_connect_is_answered_with_sixteen_octets_whatever_its_length() {
     let id = harness.connect("192.0.2.7:6881");
     assert_eq!(id, 0x2031_587d_0963_897a_u64.to_be_bytes(), "rules/udp.md#connection-id");
     let longer = [&CONNECT[..], &[0; 32]].concat();
-    assert_eq!(harness.say("192.0.2.7:6881", &longer).unwrap().len(), 16);
+    assert_eq!(harness.send("192.0.2.7:6881", &longer).unwrap().len(), 16);
 }
 
 #[test]
@@ -27,7 +27,7 @@ fn what_is_no_request_is_silence() {
     let mut harness = Harness::open();
     let id = harness.connect("192.0.2.7:6881");
     let with_id = |action: u32| [&id[..], &action.to_be_bytes(), &TRANSACTION].concat();
-    let magic_announce = Words::leecher(6881).datagram(CONNECT[..8].try_into().unwrap());
+    let magic_announce = TestAnnounce::leecher(6881).datagram(CONNECT[..8].try_into().unwrap());
     let mut wrong_magic = CONNECT;
     wrong_magic[7] ^= 1;
     for (datagram, refusal) in [
@@ -37,25 +37,25 @@ fn what_is_no_request_is_silence() {
         (&with_id(0), Dropped::NotAConnect),
         (&with_id(3), Dropped::ErrorReply),
         (&magic_announce, Dropped::ForgedConnection),
-        (&Words::leecher(6881).datagram([0; 8]), Dropped::ForgedConnection),
+        (&TestAnnounce::leecher(6881).datagram([0; 8]), Dropped::ForgedConnection),
     ] {
-        assert_eq!(harness.say("192.0.2.7:6881", datagram), Err(refusal));
+        assert_eq!(harness.send("192.0.2.7:6881", datagram), Err(refusal));
         assert!(harness.engine.metrics().dropped_count(refusal) > 0, "{refusal}");
     }
-    assert_eq!(harness.say("192.0.2.7:0", &CONNECT), Err(Dropped::SourcePortZero));
+    assert_eq!(harness.send("192.0.2.7:0", &CONNECT), Err(Dropped::SourcePortZero));
 }
 
 #[test]
 fn an_id_serves_until_it_is_stale_and_only_its_address() {
     let mut harness = Harness::open();
-    let announce = Words::leecher(6881).datagram(harness.connect("192.0.2.7:6881"));
+    let announce = TestAnnounce::leecher(6881).datagram(harness.connect("192.0.2.7:6881"));
     for (seconds, port) in [(0, 6881), (60, 40_000), (120, 1)] {
         harness.seconds = seconds;
-        assert!(harness.say(&format!("192.0.2.7:{port}"), &announce).is_ok(), "{seconds}");
-        assert_eq!(harness.say("192.0.2.8:6881", &announce), Err(Dropped::ForgedConnection));
+        assert!(harness.send(&format!("192.0.2.7:{port}"), &announce).is_ok(), "{seconds}");
+        assert_eq!(harness.send("192.0.2.8:6881", &announce), Err(Dropped::ForgedConnection));
     }
     harness.seconds = 130;
-    assert_eq!(harness.say("192.0.2.7:6881", &announce), Err(Dropped::StaleConnection));
+    assert_eq!(harness.send("192.0.2.7:6881", &announce), Err(Dropped::StaleConnection));
     assert_eq!(Dropped::StaleConnection.to_string(), "stale_connection");
 }
 
@@ -64,8 +64,8 @@ fn a_mapped_source_is_an_ipv4_source() {
     let mut harness = Harness::open();
     let id = harness.connect("192.0.2.7:6881");
     assert_eq!(harness.connect("[::ffff:192.0.2.7]:6881"), id);
-    harness.announce("192.0.2.8:1024", &Words::leecher(6882));
-    let announced = harness.announce("[::ffff:192.0.2.7]:6881", &Words::leecher(6881));
+    harness.announce("192.0.2.8:1024", &TestAnnounce::leecher(6882));
+    let announced = harness.announce("[::ffff:192.0.2.7]:6881", &TestAnnounce::leecher(6881));
     assert_eq!(announced.peers, peer("192.0.2.8:6882"));
 }
 
@@ -73,8 +73,8 @@ fn a_mapped_source_is_an_ipv4_source() {
 fn a_verified_source_is_told_what_is_wrong() {
     let mut harness = Harness::open();
     let id = harness.connect("192.0.2.7:6881");
-    let datagram = Words::leecher(6881).datagram(id);
-    let wide = Words { claim: vec![0; 16], ..Words::leecher(6881) }.datagram(id);
+    let datagram = TestAnnounce::leecher(6881).datagram(id);
+    let wide = TestAnnounce { claim: vec![0; 16], ..TestAnnounce::leecher(6881) }.datagram(id);
     let unknown = [&id[..], &[0xff; 4], &TRANSACTION].concat();
     for (datagram, text) in [
         (&unknown[..], "unknown action ID"),
@@ -82,12 +82,12 @@ fn a_verified_source_is_told_what_is_wrong() {
         (&datagram[..16], "malformed packet"),
         (&wide[..109], "malformed packet"),
         (&scrape(id, &[7])[..35], "malformed packet"),
-        (&Words::leecher(0).datagram(id), "invalid port"),
+        (&TestAnnounce::leecher(0).datagram(id), "invalid port"),
     ] {
-        assert_eq!(error_text(&harness.say("192.0.2.7:6881", datagram).unwrap()), text);
+        assert_eq!(error_text(&harness.send("192.0.2.7:6881", datagram).unwrap()), text);
     }
-    let link_local = Words::leecher(6881).datagram(harness.connect("[fe80::7]:6881"));
-    assert_eq!(error_text(&harness.say("[fe80::7]:6881", &link_local).unwrap()), "invalid IP");
+    let link_local = TestAnnounce::leecher(6881).datagram(harness.connect("[fe80::7]:6881"));
+    assert_eq!(error_text(&harness.send("[fe80::7]:6881", &link_local).unwrap()), "invalid IP");
     assert_eq!(harness.engine.metrics().dropped_count(Dropped::Refused(ErrorReason::Malformed)), 4);
 }
 
@@ -95,47 +95,48 @@ fn a_verified_source_is_told_what_is_wrong() {
 fn closed_trackers_say_so() {
     let list: TorrentList = [hayate_state::InfoHash([11; 20])].into_iter().collect();
     let policy = Policy { access: Access::Allow(Arc::new(list)), enable_scrape: false, ..Policy::default() };
-    let mut harness = Harness::new(policy, door_config());
+    let mut harness = Harness::new(policy, udp_config());
     let id = harness.connect("192.0.2.7:6881");
-    let reply = harness.say("192.0.2.7:6881", &Words::leecher(6881).datagram(id)).unwrap();
+    let reply = harness.send("192.0.2.7:6881", &TestAnnounce::leecher(6881).datagram(id)).unwrap();
     assert_eq!(error_text(&reply), "unregistered torrent");
-    let reply = harness.say("192.0.2.7:6881", &scrape(id, &[7])).unwrap();
+    let reply = harness.send("192.0.2.7:6881", &scrape(id, &[7])).unwrap();
     assert_eq!(error_text(&reply), "scrape disabled");
-    let registered = Words { hash: 11, ..Words::leecher(6881) };
+    let registered = TestAnnounce { hash: 11, ..TestAnnounce::leecher(6881) };
     assert_eq!(harness.announce("192.0.2.7:6881", &registered).action, 1);
 }
 
 #[test]
 fn an_announce_is_answered_with_the_swarm_after_it() {
     let mut harness = Harness::open();
-    let first = harness.announce("192.0.2.1:1024", &Words::seeder(6881));
+    let first = harness.announce("192.0.2.1:1024", &TestAnnounce::seeder(6881));
     assert_eq!((first.interval, first.leechers, first.seeders, first.peers.len()), (1800, 0, 1, 0));
-    harness.announce("192.0.2.2:1024", &Words::seeder(6882));
-    let third = harness.announce("192.0.2.3:1024", &Words::leecher(6883));
+    harness.announce("192.0.2.2:1024", &TestAnnounce::seeder(6882));
+    let third = harness.announce("192.0.2.3:1024", &TestAnnounce::leecher(6883));
     assert_eq!((third.leechers, third.seeders, third.peers.len()), (1, 2, 12));
-    let again = harness.announce("192.0.2.3:1024", &Words { event: 0, ..Words::leecher(6883) });
+    let again = harness.announce("192.0.2.3:1024", &TestAnnounce { event: 0, ..TestAnnounce::leecher(6883) });
     assert_eq!((again.leechers, again.seeders, again.peers.len()), (1, 2, 12), "nobody is counted twice");
-    let stopped = harness.announce("192.0.2.1:1024", &Words { event: 3, ..Words::seeder(6881) });
+    let stopped =
+        harness.announce("192.0.2.1:1024", &TestAnnounce { event: 3, ..TestAnnounce::seeder(6881) });
     assert_eq!((stopped.leechers, stopped.seeders, stopped.peers.len()), (1, 1, 0));
 }
 
 #[test]
 fn each_family_gets_its_own_peers_and_the_counts_of_both() {
     let mut harness = Harness::open();
-    harness.announce("192.0.2.1:1024", &Words::leecher(6881));
-    harness.announce("[2001:db8::1]:1024", &Words::leecher(6882));
-    let v4 = harness.announce("192.0.2.3:1024", &Words::leecher(6883));
+    harness.announce("192.0.2.1:1024", &TestAnnounce::leecher(6881));
+    harness.announce("[2001:db8::1]:1024", &TestAnnounce::leecher(6882));
+    let v4 = harness.announce("192.0.2.3:1024", &TestAnnounce::leecher(6883));
     assert_eq!((v4.peers, v4.leechers), (peer("192.0.2.1:6881"), 3));
-    let v6 = harness.announce("[2001:db8::4]:1024", &Words::leecher(6884));
+    let v6 = harness.announce("[2001:db8::4]:1024", &TestAnnounce::leecher(6884));
     assert_eq!((v6.peers, v6.leechers), (peer("[2001:db8::1]:6882"), 4));
 }
 
 #[test]
 fn num_want_is_obeyed_and_capped_by_the_reply_size() {
-    let mut harness = Harness::new(Policy::default(), UdpConfig { num_want_max: 5000, ..door_config() });
+    let mut harness = Harness::new(Policy::default(), UdpConfig { num_want_max: 5000, ..udp_config() });
     for n in 0..=255_u8 {
-        harness.announce(&format!("192.0.2.{n}:1024"), &Words::leecher(6881));
-        harness.announce(&format!("[2001:db8:{n:x}::1]:1024"), &Words::leecher(6881));
+        harness.announce(&format!("192.0.2.{n}:1024"), &TestAnnounce::leecher(6881));
+        harness.announce(&format!("[2001:db8:{n:x}::1]:1024"), &TestAnnounce::leecher(6881));
     }
     for (num_want, expected_v4, expected_v6) in [
         (-1, 50, 50),
@@ -146,7 +147,7 @@ fn num_want_is_obeyed_and_capped_by_the_reply_size() {
         (300, 202, 67),
         (i32::MAX, 202, 67),
     ] {
-        let words = Words { num_want, ..Words::leecher(6881) };
+        let words = TestAnnounce { num_want, ..TestAnnounce::leecher(6881) };
         assert_eq!(harness.announce("192.0.2.7:1024", &words).peers.len(), expected_v4 * 6, "{num_want}");
         let v6 = harness.announce("[2001:db8:7::1]:1024", &words);
         assert_eq!(v6.peers.len(), expected_v6 * 18, "{num_want}");
@@ -156,14 +157,14 @@ fn num_want_is_obeyed_and_capped_by_the_reply_size() {
 #[test]
 fn scrape_answers_each_torrent_in_order_and_ignores_a_broken_tail() {
     let mut harness = Harness::open();
-    harness.announce("192.0.2.1:1024", &Words::seeder(6881));
-    harness.announce("192.0.2.2:1024", &Words::leecher(6882));
-    harness.announce("192.0.2.2:1024", &Words { event: 1, ..Words::seeder(6882) });
-    harness.announce("192.0.2.3:1024", &Words::leecher(6883));
+    harness.announce("192.0.2.1:1024", &TestAnnounce::seeder(6881));
+    harness.announce("192.0.2.2:1024", &TestAnnounce::leecher(6882));
+    harness.announce("192.0.2.2:1024", &TestAnnounce { event: 1, ..TestAnnounce::seeder(6882) });
+    harness.announce("192.0.2.3:1024", &TestAnnounce::leecher(6883));
     let id = harness.connect("192.0.2.9:1024");
     let mut datagram = scrape(id, &[7, 99, 7]);
     datagram.extend([7; 19]);
-    let reply = harness.say("192.0.2.9:1024", &datagram).unwrap();
+    let reply = harness.send("192.0.2.9:1024", &datagram).unwrap();
     let row = [0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1];
     assert_eq!(reply[8..], [row, [0; 12], row].concat());
 }
@@ -171,26 +172,26 @@ fn scrape_answers_each_torrent_in_order_and_ignores_a_broken_tail() {
 #[test]
 fn scrape_answers_the_first_torrents_up_to_the_limit() {
     for (limit, expected) in [(1, 1), (74, 74), (500, 100)] {
-        let config = UdpConfig { max_scrape_infohashes: limit, ..door_config() };
+        let config = UdpConfig { max_scrape_infohashes: limit, ..udp_config() };
         let mut harness = Harness::new(Policy::default(), config);
         let id = harness.connect("192.0.2.9:1024");
-        let reply = harness.say("192.0.2.9:1024", &scrape(id, &[7; 100])).unwrap();
+        let reply = harness.send("192.0.2.9:1024", &scrape(id, &[7; 100])).unwrap();
         assert_eq!(reply.len(), 8 + 12 * expected);
     }
 }
 
 #[test]
 fn the_address_field_counts_only_from_listed_ipv4_sources() {
-    let config = UdpConfig { spoofing_sources: vec!["10.0.0.0/8".parse().unwrap()], ..door_config() };
+    let config = UdpConfig { spoofing_sources: vec!["10.0.0.0/8".parse().unwrap()], ..udp_config() };
     let config = UdpConfig {
         spoofing_sources: [config.spoofing_sources, vec!["::/0".parse().unwrap()]].concat(),
         ..config
     };
     let mut harness = Harness::new(Policy::default(), config);
-    let claim = |octets: &[u8]| Words { claim: octets.to_vec(), ..Words::leecher(6881) };
+    let claim = |octets: &[u8]| TestAnnounce { claim: octets.to_vec(), ..TestAnnounce::leecher(6881) };
     let wide = "2a00:db8::9".parse::<std::net::Ipv6Addr>().unwrap().octets();
     let mapped = "::ffff:45.128.19.9".parse::<std::net::Ipv6Addr>().unwrap().octets();
-    for (hash, source, words, asker, expected) in [
+    for (hash, source, words, client, expected) in [
         (1, "10.0.0.1:1", claim(&[45, 128, 19, 9]), "192.0.2.1:1", peer("45.128.19.9:6881")),
         (2, "10.0.0.1:1", claim(&[0; 4]), "10.0.0.2:1", peer("10.0.0.1:6881")),
         (3, "192.0.2.8:1", claim(&[45, 128, 19, 9]), "192.0.2.1:1", peer("192.0.2.8:6881")),
@@ -199,8 +200,8 @@ fn the_address_field_counts_only_from_listed_ipv4_sources() {
         (6, "[2001:db8::8]:1", claim(&[45, 128, 19, 9]), "[2001:db8::1]:1", peer("[2001:db8::8]:6881")),
         (7, "[2001:db8::8]:1", claim(&wide), "[2001:db8::1]:1", peer("[2001:db8::8]:6881")),
     ] {
-        harness.announce(source, &Words { hash, ..words });
-        let announced = harness.announce(asker, &Words { hash, ..Words::leecher(6882) });
+        harness.announce(source, &TestAnnounce { hash, ..words });
+        let announced = harness.announce(client, &TestAnnounce { hash, ..TestAnnounce::leecher(6882) });
         assert_eq!(announced.peers, expected, "{hash}");
     }
 }
@@ -208,8 +209,8 @@ fn the_address_field_counts_only_from_listed_ipv4_sources() {
 #[test]
 fn action_4_is_answered_with_action_4_in_the_entries_of_the_peers_family() {
     let mut harness = Harness::open();
-    harness.announce("192.0.2.1:1024", &Words::leecher(6881));
-    let wide = Words { claim: vec![0; 16], ..Words::leecher(6882) };
+    harness.announce("192.0.2.1:1024", &TestAnnounce::leecher(6881));
+    let wide = TestAnnounce { claim: vec![0; 16], ..TestAnnounce::leecher(6882) };
     let announced = harness.announce("192.0.2.2:1024", &wide);
     assert_eq!((announced.action, announced.peers), (4, peer("192.0.2.1:6881")));
 }
@@ -218,7 +219,7 @@ fn action_4_is_answered_with_action_4_in_the_entries_of_the_peers_family() {
 fn options_do_not_change_an_announce_not_even_broken_ones() {
     let mut harness = Harness::open();
     for options in [&b"\0\0"[..], b"\x02\x09/announce", b"\x02\xff/", b"\x09", &[1; 1000]] {
-        let words = Words { options: options.to_vec(), ..Words::leecher(6881) };
+        let words = TestAnnounce { options: options.to_vec(), ..TestAnnounce::leecher(6881) };
         assert_eq!(harness.announce("192.0.2.1:1024", &words).leechers, 1);
     }
 }
@@ -228,18 +229,18 @@ fn a_reload_takes_effect_at_the_next_batch_and_keeps_ids() {
     let mut harness = Harness::open();
     let id = harness.connect("192.0.2.1:1024");
     let private_key = b"another-key-for-the-test".to_vec();
-    harness.config.publish(UdpConfig { private_key, max_scrape_infohashes: 1, ..door_config() });
-    assert_eq!(harness.say("192.0.2.1:1024", &scrape(id, &[7, 7])).unwrap().len(), 8 + 12);
+    harness.config.publish(UdpConfig { private_key, max_scrape_infohashes: 1, ..udp_config() });
+    assert_eq!(harness.send("192.0.2.1:1024", &scrape(id, &[7, 7])).unwrap().len(), 8 + 12);
     assert_ne!(harness.connect("192.0.2.1:1024"), id);
 }
 
 #[test]
 fn requests_are_counted_by_kind_and_family() {
     let mut harness = Harness::open();
-    harness.announce("192.0.2.1:1024", &Words::leecher(6881));
-    harness.announce("[2001:db8::1]:1024", &Words::leecher(0));
+    harness.announce("192.0.2.1:1024", &TestAnnounce::leecher(6881));
+    harness.announce("[2001:db8::1]:1024", &TestAnnounce::leecher(0));
     let id = harness.connect("192.0.2.1:1024");
-    harness.say("192.0.2.1:1024", &scrape(id, &[7])).unwrap();
+    harness.send("192.0.2.1:1024", &scrape(id, &[7])).unwrap();
     let counters = harness.engine.metrics();
     assert_eq!((counters.connects.v4.value(), counters.connects.v6.value()), (2, 1));
     assert_eq!((counters.announces.v4.value(), counters.announces.v6.value()), (1, 1));
@@ -249,21 +250,21 @@ fn requests_are_counted_by_kind_and_family() {
 
 #[test]
 fn nobody_is_said_to_be_where_no_peer_is() {
-    let config = UdpConfig { spoofing_sources: vec!["10.0.0.0/8".parse().unwrap()], ..door_config() };
+    let config = UdpConfig { spoofing_sources: vec!["10.0.0.0/8".parse().unwrap()], ..udp_config() };
     let mut harness = Harness::new(Policy::default(), config);
     for claim in [[192, 0, 2, 9], [198, 18, 0, 1], [192, 88, 99, 1], [240, 0, 0, 1]] {
         let id = harness.connect("10.0.0.1:1");
-        let words = Words { claim: claim.to_vec(), ..Words::leecher(6881) };
-        let reply = harness.say("10.0.0.1:1", &words.datagram(id)).unwrap();
+        let words = TestAnnounce { claim: claim.to_vec(), ..TestAnnounce::leecher(6881) };
+        let reply = harness.send("10.0.0.1:1", &words.datagram(id)).unwrap();
         assert_eq!(error_text(&reply), "invalid IP", "{claim:?}");
     }
     let wide = "100::1".parse::<std::net::Ipv6Addr>().unwrap().octets();
     let id = harness.connect("10.0.0.1:1");
-    let words = Words { claim: wide.to_vec(), ..Words::leecher(6881) };
-    assert_eq!(error_text(&harness.say("10.0.0.1:1", &words.datagram(id)).unwrap()), "invalid IP");
-    // Where a datagram comes from nobody has claimed, and a private address has rules of its own.
-    harness.announce("192.0.2.8:1", &Words::leecher(6881));
-    let claim = Words { claim: vec![10, 7, 7, 7], ..Words::leecher(6882) };
+    let words = TestAnnounce { claim: wide.to_vec(), ..TestAnnounce::leecher(6881) };
+    assert_eq!(error_text(&harness.send("10.0.0.1:1", &words.datagram(id)).unwrap()), "invalid IP");
+    // The source of a datagram is not a claim, and a private address has rules of its own.
+    harness.announce("192.0.2.8:1", &TestAnnounce::leecher(6881));
+    let claim = TestAnnounce { claim: vec![10, 7, 7, 7], ..TestAnnounce::leecher(6882) };
     assert_eq!(harness.announce("10.0.0.1:1", &claim).leechers, 2);
 }
 
@@ -291,10 +292,10 @@ fn a_scrape_beyond_the_limit_is_shown_to_no_hook() {
         rate_limit: Some(RateLimitRule { limiter, action: OverLimitAction::Empty }),
         ..Policy::default()
     };
-    let mut harness = Harness::new(policy, door_config());
+    let mut harness = Harness::new(policy, udp_config());
     let id = harness.connect("192.0.2.9:1024");
     for _ in 0..7 {
-        let reply = harness.say("192.0.2.9:1024", &scrape(id, &[7])).unwrap();
+        let reply = harness.send("192.0.2.9:1024", &scrape(id, &[7])).unwrap();
         assert_eq!(reply[8..], [0; 12]);
     }
     assert_eq!(shown.load(Ordering::Relaxed), 3);

@@ -29,7 +29,7 @@ fn server(addresses: &[&str], workers: usize) -> TestServer {
     let (board, swarms) = (Board::default(), Swarms::new(0));
     let policy = Published::new(Policy { announce_drift_seconds: 0, ..Policy::default() });
     let tracker = |seed| Tracker::new(Arc::clone(&swarms), &policy, seed as u64);
-    let running = opened.start(&Published::new(door_config()), Clock::start(), &board, tracker).unwrap();
+    let running = opened.start(&Published::new(udp_config()), Clock::start(), &board, tracker).unwrap();
     TestServer { running, addresses, board }
 }
 
@@ -74,7 +74,7 @@ fn serve(addresses: &[&str], workers: usize) {
         for n in 0..7_u16 {
             let client = client(from, to);
             let id = connect(&client);
-            let words = Words { hash, ..Words::leecher(6881 + n) };
+            let words = TestAnnounce { hash, ..TestAnnounce::leecher(6881 + n) };
             let announced = Announced::read(&ask(&client, &words.datagram(id)));
             assert_eq!(
                 (announced.leechers, announced.peers.len()),
@@ -127,7 +127,7 @@ fn a_burst_is_answered_and_nothing_else() {
     client.send(&[0; 15]).unwrap();
     client.send(&[0; 3000]).unwrap();
     client.send(&[]).unwrap();
-    client.send(&Words::leecher(6881).datagram([1; 8])).unwrap();
+    client.send(&TestAnnounce::leecher(6881).datagram([1; 8])).unwrap();
     for n in 0..100_u32 {
         let mut datagram = scrape(id, &[7]);
         datagram[12..16].copy_from_slice(&n.to_be_bytes());
@@ -144,7 +144,7 @@ fn a_burst_is_answered_and_nothing_else() {
 }
 
 #[test]
-fn a_door_that_stands_open_is_not_opened_twice() {
+fn a_port_that_is_served_is_not_opened_twice() {
     for workers in [1, 2] {
         let server = server(&["127.0.0.1:0"], workers);
         let address = server.addresses[0].to_string();

@@ -48,14 +48,14 @@ fn no_datagram_panics_and_an_unverified_source_never_gets_more_than_it_sent() {
         harness.seconds = u32::try_from(round / 100).unwrap();
         let id = harness.connect(verified);
         let datagram = datagram(&mut random, id);
-        match harness.say(stranger, &datagram) {
+        match harness.send(stranger, &datagram) {
             Ok(reply) => {
                 assert!(reply.len() <= datagram.len(), "{datagram:02x?}");
                 assert_eq!(reply.len(), 16, "{datagram:02x?}");
             }
             Err(refusal) => assert!(!matches!(refusal, Dropped::Refused(_)), "{datagram:02x?}"),
         }
-        match harness.say(verified, &datagram) {
+        match harness.send(verified, &datagram) {
             Ok(reply) => {
                 assert!((9..=REPLY_MAX).contains(&reply.len()), "{datagram:02x?}");
                 assert_eq!(reply[4..8], datagram[12..16], "{datagram:02x?}");
@@ -74,7 +74,7 @@ fn no_datagram_panics_and_an_unverified_source_never_gets_more_than_it_sent() {
 fn views_read_what_was_written() {
     let mut random = random();
     for _ in 0..ROUNDS {
-        let words = Words {
+        let words = TestAnnounce {
             hash: random.u8(..),
             left: random.u64(..),
             event: u32::from(random.u8(..6)),
