@@ -131,7 +131,7 @@ impl Exporter {
         }
     }
 
-    /// Starts the thread that exports as often as the settings say; the first export is due after one interval.
+    /// Starts the thread that exports as often as the settings say, first after one interval.
     ///
     /// # Errors
     /// When the system gives no thread.
