@@ -114,7 +114,7 @@ impl<'a> EngineContext<'a> {
         let (seen, peers, announce) = (seen?, query.peer_form(), query.announce);
         let over_v6 = match self.strictness {
             Strictness::Lenient => seen.is_ipv6() || announce.address.is_ipv6(),
-            // `peers6` is written only if there is something in it, so that an IPv4 swarm looks as it always did.
+            // `peers6` is written only if it has peers, so that an IPv4 swarm looks as it always did.
             Strictness::Strict => false,
         };
         let address = ReplyAddress { external: self.config.external_ip.then_some(seen), over_v6 };

@@ -130,8 +130,7 @@ impl Exporter {
         }
     }
 
-    /// Starts the thread that exports at the interval of the settings; the first export is due after one
-    /// interval.
+    /// Starts the thread that exports as often as the settings say, first after one interval.
     ///
     /// # Errors
     /// When the system cannot start a thread.
