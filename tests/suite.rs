@@ -7,7 +7,7 @@
 //! | `tools` | the programs besides the daemon |
 //! | `clients` | real BitTorrent clients in network namespaces |
 //! | `kit` | daemons, servers and fixtures that the tests share |
-//! | `tidy`, `citations` | the tree itself: boundaries, names, maps, documents |
+//! | `tidy`, `house`, `citations` | the tree itself: boundaries, names, maps, documents |
 
 #![expect(
     clippy::unwrap_used,
@@ -19,6 +19,7 @@
 
 mod citations;
 mod clients;
+mod house;
 mod kit;
 mod operations;
 mod rules;
