@@ -85,17 +85,17 @@ const READY: u8 = b'R';
 const SERVING: u8 = b'S';
 /// Longest time that the successor may take for its next answer, or to receive what is sent.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The same once the UDP workers have stopped.
+/// Longest silence of the successor once the UDP workers have stopped.
 const GO_PATIENCE: Duration = Duration::from_secs(20);
-/// The same in mode private, where the successor has to read what was written.
+/// Longest silence of the successor in mode private, where it has to read what was written.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The sockets of a running tracker, to be handed over.
 #[derive(Debug)]
 pub(crate) struct Sockets {
-    /// Those of the UDP server.
+    /// The sockets of the UDP server.
     pub(crate) udp: Vec<InheritedUdp>,
-    /// Those of the gateway.
+    /// The sockets of the gateway.
     pub(crate) http: InheritedHttp,
 }
 
@@ -103,7 +103,7 @@ pub(crate) struct Sockets {
 #[derive(Debug)]
 pub(crate) struct Successor {
     writer: SnapshotWriter<BufWriter<UnixStream>>,
-    /// By this stream signals are forwarded to it.
+    /// The stream on which signals are forwarded to the successor.
     signal_stream: UnixStream,
     process: SuccessorProcess,
     clock: Clock,
@@ -147,7 +147,7 @@ impl Successor {
         self.serve_within(GO_PATIENCE)
     }
 
-    /// The same in mode private: everything is on the disk, and the store is closed.
+    /// Lets the successor serve in mode private, where everything is on the disk, and the store is closed.
     ///
     /// # Errors
     /// When the successor does not confirm that it serves; then it has been killed, and nobody serves.

@@ -111,7 +111,7 @@ impl EventLog {
         // The writer may have ended by a panic.
         let _ = self.sender.send(None);
         if thread.join().is_err() {
-            log::error!("the recorder of announces ended with a panic");
+            log::error!("the thread of the event log ended with a panic");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The path by which a user identifies themself, over HTTP and in BEP 41's URL data: `/<passkey>/announce`
+//! The path by which users identify themselves, over HTTP and in BEP 41's URL data: `/<passkey>/announce`
 //! (`rules/private.md#passkey-path`).
 
 use crate::query;

@@ -12,8 +12,8 @@ use crate::lock_cost;
 
 /// Keys that [`Sharded::prefetch_batch`] fetches at most; further ones are left out.
 pub(crate) const PREFETCH_MAX: usize = 64;
-/// Octets by which a shard may have grown or shrunk before the estimate is told: with 1024 shards it is never
-/// further from the truth than 512 KiB.
+/// Octets by which a shard may have grown or shrunk before the estimate is updated: with 1024 shards it is
+/// never further from the truth than 512 KiB.
 const MEMORY_STEP: usize = 512;
 
 /// A value behind one lock, with a count of its memory.
@@ -22,8 +22,8 @@ pub(crate) trait ShardMemory {
     fn memory(&self) -> usize;
 }
 
-/// A shard, and the part of its memory that the estimate knows of. The shard comes first: what an announce
-/// reads of it first is in the cache line of the lock.
+/// A shard, and the part of its memory that is already in the estimate. The shard comes first: what an
+/// announce reads of it first is in the cache line of the lock.
 #[derive(Debug, Default)]
 #[repr(C)]
 struct CountedShard<T> {

@@ -185,8 +185,8 @@ fn the_own_family_goes_first_and_the_other_fills_up() {
             tracker.announce(&announce_from(TORRENT, other(host), 6881, 9)).unwrap();
         }
         for (num_want, both) in [(3, (3, 0)), (5, (5, 0)), (7, (5, 2)), (11, (5, 5))] {
-            let asker = Announce { num_want, ..announce_from(TORRENT, own(100), 6881, 0) };
-            let (answer, peers) = tracker.announce(&asker).unwrap();
+            let requester = Announce { num_want, ..announce_from(TORRENT, own(100), 6881, 0) };
+            let (answer, peers) = tracker.announce(&requester).unwrap();
             let of_own = peers.iter().filter(|peer| peer.0.is_ipv4() == own(1).is_ipv4()).count();
             assert_eq!((of_own, peers.len() - of_own), both, "{num_want} wanted");
             assert_eq!((answer.tally.seeders, answer.tally.leechers), (1, 10));
@@ -219,8 +219,8 @@ fn peers_of_ipv6_live_for_their_lifetime_and_not_a_purge_longer() {
 fn single_draws_from_a_swarm_of_ipv6_are_uniform() {
     let peer = |number| announce_from(TORRENT, public_v6(number), 6881, u64::from(number % 3));
     for peers in [5, 20, 1000] {
-        let asker = announce_from(TORRENT, public_v6(0xffff_ffff), 7001, 9);
-        Draws::new((0..peers).map(peer), asker).assert_uniform_single_draws(peers);
+        let requester = announce_from(TORRENT, public_v6(0xffff_ffff), 7001, 9);
+        Draws::new((0..peers).map(peer), requester).assert_uniform_single_draws(peers);
     }
 }
 

@@ -104,14 +104,14 @@ fn same_range(a: &IpAddr, b: &IpAddr) -> bool {
 fn check_handout(announce: &Announce, swarm: &ModelSwarm, now: u32, v4: &[u8], v6: &[u8]) {
     let mut handed = peers_of(v4, false);
     handed.extend(peers_of(v6, true));
-    let asker = (announce.address, announce.port);
+    let requester = (announce.address, announce.port);
     let visible = |(key, peer): &(&(IpAddr, u16), &ModelPeer)| {
         let (address, port) = **key;
         let useful = match (announce.left == 0, announce.event) {
             (true, Event::Started) | (false, _) => true,
             (true, _) => !peer.seeder,
         };
-        **key != asker
+        **key != requester
             && port != 1
             && useful
             && (!is_private(&address) || same_range(&address, &announce.address))

@@ -26,7 +26,7 @@ fn a_worker_whose_clock_is_a_second_ahead_loses_no_peer() {
 /// The private peer is the first leecher: the one that makes room for a new seeder.
 #[test]
 fn a_peer_that_moves_behind_the_sweep_is_still_known_as_private() {
-    let asker = Announce { num_want: 200, ..announce_from(1, [198, 18, 0, 1], 7001, 9) };
+    let requester = Announce { num_want: 200, ..announce_from(1, [198, 18, 0, 1], 7001, 9) };
     for phase in 0..40 {
         let mut tracker = TestTracker::new(Policy::default(), 0, 7);
         tracker.announce(&announce_from(1, [10, 0, 0, 1], 6881, 9)).unwrap();
@@ -40,7 +40,7 @@ fn a_peer_that_moves_behind_the_sweep_is_still_known_as_private() {
                 tracker.announce(&announce_from(1, public(60_000), 6881, 0)).unwrap();
             }
             for _ in 0..30 {
-                let (_, peers) = tracker.announce(&asker).unwrap();
+                let (_, peers) = tracker.announce(&requester).unwrap();
                 let private = peers.iter().filter(|peer| peer.0 == Ipv4Addr::new(10, 0, 0, 1)).count();
                 assert_eq!(private, 0, "phase {phase}, slice {slice}");
             }

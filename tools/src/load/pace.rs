@@ -34,7 +34,7 @@ impl Schedule {
         due
     }
 
-    /// So many have left.
+    /// Notes that `count` requests were sent.
     pub fn issue(&mut self, count: usize) {
         self.issued += count as u64;
     }
@@ -72,12 +72,12 @@ impl Fill {
         })
     }
 
-    /// One peer was answered for good.
+    /// Counts a peer whose announce was answered.
     pub fn settle(&mut self) {
         self.settled += 1;
     }
 
-    /// Whether all were.
+    /// Whether every peer was answered.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.settled >= self.total
@@ -85,13 +85,13 @@ impl Fill {
 }
 
 impl Share {
-    /// What lane `lane` announces.
+    /// Makes the share of lane `lane`.
     #[must_use]
     pub fn new(lane: u64) -> Self {
         Self { next: lane, again: Vec::new() }
     }
 
-    /// The announce of this peer was lost.
+    /// Puts a peer back whose announce was lost.
     pub fn again(&mut self, number: u64) {
         self.again.push(number);
     }

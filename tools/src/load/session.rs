@@ -76,7 +76,8 @@ impl Session {
         u64::try_from(instant().duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Are requests still made? To be asked all the time: begins the counting and shows the progress.
+    /// Whether requests are still sent. Called in every turn, because it begins the count and updates the
+    /// progress line.
     ///
     /// # Errors
     /// When the tracker's process is gone.

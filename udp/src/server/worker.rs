@@ -79,7 +79,7 @@ struct Served {
 enum WaitMode {
     /// More datagrams are waiting.
     AtOnce,
-    /// More are likely to come soon, and one wake-up shall serve many: wait a little. The number of turns so
+    /// More are likely to come soon, and one wake-up should serve many: wait a little. The number of turns so
     /// far with few answers.
     Soon(usize),
     /// Wait for the poller.

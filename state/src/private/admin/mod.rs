@@ -50,7 +50,7 @@ pub enum AdminCommand {
     },
     /// Changes a torrent.
     UpdateTorrent(InfoHash, TorrentChange),
-    /// Removes a torrent; peers that announce it are counts why.
+    /// Removes a torrent. Clients that still announce it get the reason.
     DeleteTorrent {
         /// Its info_hash.
         info_hash: InfoHash,
