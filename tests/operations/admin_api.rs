@@ -139,7 +139,7 @@ fn what_cannot_be_changed_is_said_and_nothing_changes() {
     std::fs::create_dir(allow.folder.path().join("list.draft")).unwrap();
     let (status, said) = ask_admin(&allow, &format!("access/add?info_hash={}", hex('b')));
     assert_eq!(status, 503);
-    assert!(said.contains("list: ") && said.contains("nothing has changed"), "{said}");
+    assert!(said.contains("list: ") && said.contains("the list in force is unchanged"), "{said}");
     assert!(admits(&allow, 'a') && !admits(&allow, 'b'));
     assert_eq!(list_file(&allow), format!("{}\n", hex('a')));
     std::fs::remove_file(allow.folder.path().join("list")).unwrap();
@@ -212,7 +212,7 @@ fn commands_ask_the_running_tracker() {
         (&["--json", "report", "torrents"], 0, "{\"torrents\":[]}".to_owned()),
         (&["report", "torrents", "--top", "0"], 2, "0".to_owned()),
         (&["report", "offenders"], 1, "limits.per_minute is 0".to_owned()),
-        (&["explain", "1", &a], 1, "or no explain in its mode".to_owned()),
+        (&["explain", "1", &a], 1, "or explain does not exist in its mode".to_owned()),
     ] {
         let (code, said) = command(&daemon, arguments);
         assert_eq!(code, Some(status), "{arguments:?}: {said}");
@@ -222,7 +222,7 @@ fn commands_ask_the_running_tracker() {
     assert_eq!(list_file(&daemon).lines().count(), 251);
     daemon.folder.write("token", "sesame-open-another");
     let (code, said) = command(&daemon, &["access", "list"]);
-    assert_eq!((code, said.contains("has another token")), (Some(1), true), "{said}");
+    assert_eq!((code, said.contains("the token is wrong")), (Some(1), true), "{said}");
     daemon.rewrite_config(|config| config["admin"]["token_file"] = json!(""));
     let (code, said) = command(&daemon, &["export"]);
     assert_eq!((code, said.contains("admin.token_file is not set")), (Some(1), true), "{said}");

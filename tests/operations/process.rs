@@ -152,8 +152,8 @@ fn an_empty_folder_is_enough_for_any_user_and_the_log_says_what_starts() {
         "starting storage",
         "started storage",
         "starting tracker logic: mode open",
-        "starting HTTP frontend",
-        "starting UDP frontend",
+        "starting HTTP gateway",
+        "starting UDP server",
     ];
     let places: Vec<usize> = starts.iter().map(|text| place(text).expect(text)).collect();
     assert!(places.is_sorted(), "{log:#?}");

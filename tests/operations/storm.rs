@@ -213,7 +213,10 @@ fn a_successor_that_never_serves_is_ended_and_the_tracker_serves_on() {
         replace_by_script(&daemon.folder, &program, script);
         let output = upgrade(&daemon);
         let said = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success() && said.contains("serves on: the new process has ended"), "{said}");
+        assert!(
+            !output.status.success() && said.contains("keeps serving: the new process has ended"),
+            "{said}"
+        );
         assert_eq!(client.announce(b'A', 7002, 9, 2).0, 2, "the peers are there");
         assert_eq!(daemon.logged("upgrade refused"), number + 1);
     }

@@ -113,7 +113,7 @@ fn a_log_that_nobody_reads_holds_up_neither_the_store_nor_a_stop_and_health_says
         assert!(written(&daemon), "the store waits for nobody");
     }
     let health = || String::from_utf8(daemon.page("/health").unwrap().body).unwrap();
-    assert!(eventually(|| health().contains("degraded: the log stands still")), "{}", health());
+    assert!(eventually(|| health().contains("degraded: logging is stalled")), "{}", health());
     assert_eq!(daemon.page("/health").unwrap().status, 200, "clients are served");
     assert!(daemon.metric("log_stalled_seconds") >= 10);
     daemon.signal(Signal::SIGTERM);

@@ -163,7 +163,7 @@ fn where_a_successor_fails_the_tracker_is_back_with_peers_and_totals() {
         replace_by_script(&daemon.folder, &program, script);
         let output = upgrade(&daemon);
         let complaint = String::from_utf8(output.stderr).unwrap();
-        let expected = "serves on: the new process has ended";
+        let expected = "keeps serving: the new process has ended";
         assert!(!output.status.success() && complaint.contains(expected), "{complaint}");
         let total = 2000 + 1000 * number as u64;
         announce_over_udp(&udp, &over_udp(PLAIN, &FREE, 1, [total, 0], 0, 0));
