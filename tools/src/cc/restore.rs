@@ -1,5 +1,6 @@
-//! A site from JSON, torrent by torrent. Every key must be known, so that nothing is left out because it was
-//! misspelt. What a peer has twice is read once: its list tells whether it seeds, its key tells its user.
+//! Reads a site from JSON, torrent by torrent. Every key must be known, so that nothing is left out because
+//! it is misspelt. What JSON says twice about a peer is read once: its list tells whether it seeds, its key
+//! tells its user.
 
 use std::fmt;
 use std::io::Read;
@@ -19,7 +20,7 @@ use crate::json::{octets_of, unhex};
 /// Reads torrents, their peers and pending un-prunes; `step` is called after each torrent.
 ///
 /// # Errors
-/// When the document cannot be read, or is not such a document; with line and column.
+/// Fails when the document cannot be read, or has another structure; with line and column.
 pub fn restore_torrents(
     from: impl Read,
     site: &mut SiteSnapshot,
@@ -43,7 +44,7 @@ pub fn restore_torrents(
 /// Reads users; `step` is called after each.
 ///
 /// # Errors
-/// When the document cannot be read, or is not such a document; with line and column.
+/// Fails when the document cannot be read, or has another structure; with line and column.
 pub fn restore_users(
     from: impl Read,
     site: &mut SiteSnapshot,
@@ -66,17 +67,19 @@ pub fn restore_users(
 /// Reads an object that fills the whole text.
 pub(super) fn document<'de, E: Deserialize<'de>>(
     from: impl Read,
-    take: impl FnMut(&str, E) -> Result<(), String>,
+    on_member: impl FnMut(&str, E) -> Result<(), String>,
 ) -> serde_json::Result<()> {
     let mut deserializer = serde_json::Deserializer::from_reader(from);
-    Each(take, PhantomData).deserialize(&mut deserializer)?;
+    EachMember(on_member, PhantomData).deserialize(&mut deserializer)?;
     deserializer.end()
 }
 
-/// An object whose members are handed over one by one.
-struct Each<E, F>(F, PhantomData<E>);
+/// Reads an object, and passes its members to a function one by one.
+struct EachMember<E, F>(F, PhantomData<E>);
 
-impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> DeserializeSeed<'de> for Each<E, F> {
+impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> DeserializeSeed<'de>
+    for EachMember<E, F>
+{
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -84,7 +87,7 @@ impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> Deserial
     }
 }
 
-impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> Visitor<'de> for Each<E, F> {
+impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> Visitor<'de> for EachMember<E, F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -172,17 +175,17 @@ impl TorrentEntry {
     }
 }
 
-/// Reads the peers of a list, as if all were leechers.
+/// The peers of one list, read as if all were leechers.
 struct Peers(Vec<SitePeer>);
 
 impl<'de> Deserialize<'de> for Peers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut peers = Vec::new();
-        let take = |key: &str, entry: PeerEntry| {
+        let push_peer = |key: &str, entry: PeerEntry| {
             peers.push(entry.peer(key).ok_or("a key of a peer that is not 48 hexadecimal digits")?);
             Ok(())
         };
-        Each(take, PhantomData).deserialize(deserializer)?;
+        EachMember(push_peer, PhantomData).deserialize(deserializer)?;
         Ok(Self(peers))
     }
 }
