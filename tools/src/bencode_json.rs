@@ -197,13 +197,13 @@ fn dictionary(members: Members<'_>, depth: usize) -> Result<BTreeMap<Vec<u8>, Do
     Ok(entries)
 }
 
-/// All members of an object, in their order.
+/// MembersVisitor members of an object, in their order.
 struct Members<'t>(Vec<(String, &'t RawValue)>);
 
 impl<'t> Deserialize<'t> for Members<'t> {
     fn deserialize<D: serde::Deserializer<'t>>(deserializer: D) -> Result<Self, D::Error> {
-        struct All;
-        impl<'t> Visitor<'t> for All {
+        struct MembersVisitor;
+        impl<'t> Visitor<'t> for MembersVisitor {
             type Value = Members<'t>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -218,7 +218,7 @@ impl<'t> Deserialize<'t> for Members<'t> {
                 Ok(Members(members))
             }
         }
-        deserializer.deserialize_map(All)
+        deserializer.deserialize_map(MembersVisitor)
     }
 }
 

@@ -26,11 +26,11 @@ pub fn restore_torrents(
     site: &mut SiteSnapshot,
     step: &mut dyn FnMut(),
 ) -> serde_json::Result<()> {
-    document(from, |key: &str, member: Member| {
-        match member {
-            Member::Unprunes(ids) if key == "UnprunePending" => site.unprunes.extend(ids),
-            Member::Unprunes(_) => return Err("a list where a torrent should be".into()),
-            Member::Torrent(entry) => {
+    document(from, |key: &str, value: TopLevelValue| {
+        match value {
+            TopLevelValue::Unprunes(ids) if key == "UnprunePending" => site.unprunes.extend(ids),
+            TopLevelValue::Unprunes(_) => return Err("a list where a torrent should be".into()),
+            TopLevelValue::Torrent(entry) => {
                 site.unprunes.extend(entry.unprune_pending.then_some(entry.id));
                 let info_hash = key.parse().map_err(|error| format!("{error}"))?;
                 site.torrents.push(entry.torrent(info_hash)?);
@@ -67,18 +67,18 @@ pub fn restore_users(
 /// Reads an object that fills the whole text.
 pub(super) fn document<'de, E: Deserialize<'de>>(
     from: impl Read,
-    on_member: impl FnMut(&str, E) -> Result<(), String>,
+    on_entry: impl FnMut(&str, E) -> Result<(), String>,
 ) -> serde_json::Result<()> {
     let mut deserializer = serde_json::Deserializer::from_reader(from);
-    EachMember(on_member, PhantomData).deserialize(&mut deserializer)?;
+    EntriesVisitor(on_entry, PhantomData).deserialize(&mut deserializer)?;
     deserializer.end()
 }
 
-/// Reads an object, and passes its members to a function one by one.
-struct EachMember<E, F>(F, PhantomData<E>);
+/// Reads an object, and passes its entries to a function one by one.
+struct EntriesVisitor<E, F>(F, PhantomData<E>);
 
 impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> DeserializeSeed<'de>
-    for EachMember<E, F>
+    for EntriesVisitor<E, F>
 {
     type Value = ();
 
@@ -87,7 +87,9 @@ impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> Deserial
     }
 }
 
-impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> Visitor<'de> for EachMember<E, F> {
+impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> Visitor<'de>
+    for EntriesVisitor<E, F>
+{
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,30 +105,30 @@ impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> Visitor<
 }
 
 /// A value of the outermost object, with its key.
-enum Member {
+enum TopLevelValue {
     Torrent(TorrentEntry),
     Unprunes(Vec<u32>),
 }
 
-impl<'de> Deserialize<'de> for Member {
+impl<'de> Deserialize<'de> for TopLevelValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = Member;
+        struct TopLevelVisitor;
+        impl<'de> Visitor<'de> for TopLevelVisitor {
+            type Value = TopLevelValue;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a torrent")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Member, A::Error> {
-                Deserialize::deserialize(MapAccessDeserializer::new(map)).map(Member::Torrent)
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TopLevelValue, A::Error> {
+                Deserialize::deserialize(MapAccessDeserializer::new(map)).map(TopLevelValue::Torrent)
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Member, A::Error> {
-                Deserialize::deserialize(SeqAccessDeserializer::new(seq)).map(Member::Unprunes)
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<TopLevelValue, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(seq)).map(TopLevelValue::Unprunes)
             }
         }
-        deserializer.deserialize_any(Either)
+        deserializer.deserialize_any(TopLevelVisitor)
     }
 }
 
@@ -185,7 +187,7 @@ impl<'de> Deserialize<'de> for Peers {
             peers.push(entry.peer(key).ok_or("a key of a peer that is not 48 hexadecimal digits")?);
             Ok(())
         };
-        EachMember(push_peer, PhantomData).deserialize(deserializer)?;
+        EntriesVisitor(push_peer, PhantomData).deserialize(deserializer)?;
         Ok(Self(peers))
     }
 }

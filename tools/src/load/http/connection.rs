@@ -93,7 +93,7 @@ impl Connection {
 
     /// Whether it waits for a reply.
     #[must_use]
-    pub fn is_waiting(&self) -> bool {
+    pub fn has_request(&self) -> bool {
         self.request.is_some()
     }
 

@@ -51,7 +51,7 @@ pub(crate) fn load(args: &Args, target: &Target, plan: Plan) -> Result<Measured,
         work.start_requests();
     }
     let costs = work.session.stop()?;
-    while work.connections.iter().any(Connection::is_waiting) {
+    while work.connections.iter().any(Connection::has_request) {
         work.poll_once(&mut events)?;
     }
     Ok(work.session.sum_up(&costs))
