@@ -1,4 +1,4 @@
-"""What hayate is compared with: trackers that answer with fixed replies and do no work."""
+"""The limits that hayate is compared with: servers that answer with fixed replies and do no work."""
 
 import shutil
 import socket
@@ -7,13 +7,13 @@ import subprocess
 
 from process import RELEASE, ROOT, TRACKER_CORE, Failed, Server, free_port
 
-# The official null tracker and load; they lie beside a checkout that measures against the published targets.
+# The official null tracker and load; they are beside a checkout that measures against the published targets.
 OFFICIAL = ROOT.parent / "shared" / "bench"
 CONNECT = struct.pack(">QII", 0x41727101980, 0, 0x01020304)
 
 
 def build(folder):
-    """Builds hayate with its tools, and the official programs if they are there. True if they are."""
+    """Builds hayate with its tools, and the official programs if they exist. Returns whether they do."""
     command = ["cargo", "build", "--release", "--workspace", "--bins", "--examples"]
     if subprocess.run(command, cwd=ROOT).returncode != 0:
         raise Failed("cargo build failed")
@@ -27,7 +27,7 @@ def build(folder):
 
 
 def null_tracker(folder, cores=TRACKER_CORE):
-    """A tracker over UDP that does no work; the official one if it was built."""
+    """Starts a UDP tracker that does no work; the official one if it was built."""
     port = free_port()
     official = folder / "nulltracker"
     example = RELEASE / "examples" / "null_tracker"
@@ -36,7 +36,7 @@ def null_tracker(folder, cores=TRACKER_CORE):
 
 
 def bare_hyper(folder, cores=TRACKER_CORE):
-    """An HTTP server of hyper that answers everything with one fixed body."""
+    """Starts an HTTP server of hyper that answers everything with one fixed body."""
     port = free_port()
     return start("bare hyper", [RELEASE / "examples" / "bare_hyper", port], folder, port, accepts, cores)
 

@@ -10,7 +10,7 @@ from report import Row, figures, note
 TITLE = "UDP"
 WILDCARD = {"udp": {"addr": ":{port}"}}
 WITHOUT_COALESCE = {"udp": {"coalesce": 0}}
-# 1 M torrents, uniform, 30 peers wanted; both loads have these as their own words.
+# 1 M torrents, uniform, 30 peers wanted: the defaults of both load generators.
 SATURATED = {"mixed 50/50 connect/announce": (50, 0.92), "announces only": (0, 0.90)}
 # The published 4.5 and 4.0 us were set where the saturated null tracker takes 2.9 us a reply.
 OFFERED = {10_000: 4.5 / 2.9, 30_000: 4.0 / 2.9}
@@ -31,20 +31,20 @@ def measure(plan):
 def rows(plan, run):
     """The rows of the published table, and the variants of hayate."""
     found, saturated_us = [], None
-    for work, (connects, least) in SATURATED.items():
+    for work, (connects, min_ratio) in SATURATED.items():
         trackers = {"hayate": {}, "wildcard": WILDCARD}
         medians = measure_one(plan, run, work, connects, 0, trackers)
         limit = medians["null"]["replies_per_cpu_second"]
         saturated_us = saturated_us or medians["null"]["us_per_reply"]
         rate = {name: medians[name]["replies_per_cpu_second"] for name in trackers}
-        found.append(Row(work, rate["hayate"], limit, least=least))
+        found.append(Row(work, rate["hayate"], limit, min=min_ratio))
         found.append(Row(f"{work}, wildcard", rate["wildcard"], limit))
-    for offered, most in OFFERED.items():
+    for offered, max_ratio in OFFERED.items():
         work = f"CPU us per reply, {offered // 1000} k/s offered"
         trackers = {"hayate": {}, "no coalesce": WITHOUT_COALESCE}
         medians = measure_one(plan, run, work, 50, offered, trackers)
         cost = {name: figures["us_per_reply"] for name, figures in medians.items()}
-        found.append(Row(work, cost["hayate"], saturated_us, most=most, digits=2))
+        found.append(Row(work, cost["hayate"], saturated_us, max=max_ratio, digits=2))
         found.append(Row(f"{work}, `udp.coalesce` 0", cost["no coalesce"], saturated_us, digits=2))
         found.append(Row(f"{work}, the null tracker itself", cost["null"], saturated_us, digits=2))
     return found
@@ -52,9 +52,9 @@ def rows(plan, run):
 
 def measure_one(plan, run, work, connects, rate, trackers):
     """Medians of the null tracker and of hayate with each of these settings, under one load."""
-    # The kernel counts CPU time in hundredths of a second: at a low rate, few of them come together.
+    # The kernel counts CPU time in hundredths of a second: at a low rate there are few of them in a run.
     seconds = plan.seconds * (2 if rate else 1)
-    # Where the official load is there, the other one is a check only.
+    # If there is the official load, the other one is only a check.
     runs_wanted = max(1, plan.runs // 2) if plan.official and run is hayate_load else plan.runs
     with ExitStack() as stack:
         servers = {"null": stack.enter_context(limits.null_tracker(plan.folder))}

@@ -221,7 +221,7 @@ mod tests {
                 queues.put_all(&[Some(row)], Some((session(user), totals)));
                 expected.insert(user, (totals.uploaded, totals.is_gone));
             }
-            cuts.append(&queues.take_cut()).unwrap();
+            cuts.append(&queues.take_cut(|_, _| ())).unwrap();
             let rows = cuts.rows(Channel::Users);
             assert!(rows >= 3);
             assert_eq!(known(&cuts), expected, "start {start}");

@@ -7,8 +7,8 @@ use crate::swarm::peer::{LastSeen, SEEN_LEN, StoredPeer};
 
 /// Octets that an allocator adds to each block, for the memory count.
 const ALLOCATION_OVERHEAD: usize = 8;
-/// Peers by which a block grows. A smaller block doubles, and one of which an eighth is more grows by that:
-/// small swarms are cold memory, and growing touches more of it.
+/// Peers by which a block grows; half as many where ids are kept, because those take three times as much. A
+/// smaller block doubles, and one of which an eighth (with ids, a sixteenth) is more grows by that.
 const GROWTH: usize = 4;
 
 /// Returns the octets of a heap block of `octets`, with what the allocator adds.
@@ -84,7 +84,8 @@ impl<const LEN: usize> Block<LEN> {
         let place = self.len();
         let len = self.len.checked_add(1)?;
         if place == self.capacity() {
-            self.resize(place + GROWTH.min(place.max(1)).max(place / 8), self.with_ids);
+            let (step, share) = if self.with_ids { (GROWTH / 2, 16) } else { (GROWTH, 8) };
+            self.resize(place + step.min(place.max(1)).max(place / share), self.with_ids);
         }
         self.len = len;
         self.set_peer(place, stored);
@@ -119,7 +120,7 @@ impl<const LEN: usize> Block<LEN> {
     pub(crate) fn shrink(&mut self) {
         let len = self.len();
         if self.capacity() > 2 * len + 2 * GROWTH || len == 0 {
-            self.resize(len + len / 8, self.with_ids);
+            self.resize(len + len / 16, self.with_ids);
         }
     }
 

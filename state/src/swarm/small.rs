@@ -16,9 +16,9 @@ pub(crate) const SMALL_MAX: usize = 40;
 /// so that nothing is wasted.
 const BLOCK_MIN: usize = 24;
 const BLOCK_STEP: usize = 16;
-/// A block grows by an eighth in whole steps of eight octets: not at all below this length, where most
+/// A block grows by a sixteenth in whole steps of eight octets: not at all below this length, where most
 /// blocks are.
-const GROWS_FROM: usize = 64;
+const GROWS_FROM: usize = 128;
 
 /// Up to [`SMALL_MAX`] peers, in each family seeders first. The block has six parts: octets as they go on the
 /// wire, ages and, where they are kept, ids, each of IPv4 and then of IPv6. They follow one another without a
