@@ -174,7 +174,7 @@ impl Tracker {
     }
 
     /// Returns the counts of the swarm of a registered torrent; `None` where it is unknown, pruned, or this
-    /// user may not download it (`rules/private.md#member-scrapes`). Changes nothing.
+    /// user may not download it (`rules/private.md#user-scrapes`). Changes nothing.
     #[must_use]
     pub fn scrape_user(&self, user: User, info_hash: &InfoHash) -> Option<Tally> {
         let private = self.private.as_ref()?;

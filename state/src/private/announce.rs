@@ -144,7 +144,7 @@ impl Torrents {
         step.unwrap_or_else(|| Err(request.site_data.unknown_torrent(info_hash)))
     }
 
-    /// Returns the counts that a scrape shows this user (`rules/private.md#member-scrapes`), if it shows any.
+    /// Returns the counts that a scrape shows this user (`rules/private.md#user-scrapes`), if it shows any.
     pub(crate) fn scrape(&self, site_data: &SiteData, user: &User, info_hash: &InfoHash) -> Option<Tally> {
         self.with_torrent(info_hash, |torrent| {
             let shown = torrent.info.status == LIVE && site_data.may_download(user, torrent.info.id);

@@ -1,6 +1,6 @@
 //! The purge of silent peers: at each interval a round over all shards, spread over half of the time until
 //! the next, and at its end a record that has the store mark the peers inactive
-//! (`rules/private.md#member-purge`).
+//! (`rules/private.md#peer-expiry`).
 //!
 //! Peers in memory age by the steady clock. Rows of the store only have Unix seconds: while the wall clock
 //! may be wrong, they stay as they are.
@@ -174,7 +174,7 @@ impl Purger {
 
 impl Torrents {
     /// Removes a slice of peers last heard from before `limit`, and records the counts of their swarms
-    /// (`rules/private.md#member-purge`). Returns `false` at the end of the shard.
+    /// (`rules/private.md#peer-expiry`). Returns `false` at the end of the shard.
     fn expire_slice(&self, cursor: &mut ShardWalk, limit: Moment, records: Option<&Queues>) -> bool {
         self.walk_slice(cursor, |torrent, walk, most| {
             let Some(swarm) = &mut torrent.swarm else {

@@ -432,7 +432,7 @@ fn a_snatch_takes_the_event_and_a_user_who_did_not_seed() {
     assert_eq!((unknown.torrent.unwrap().snatched, unknown.snatch.unwrap().time), (1, unix(1)));
 }
 
-/// `rules/private.md#member-roles`, and back again.
+/// `rules/private.md#peer-roles`, and back again.
 #[test]
 fn a_seeder_that_becomes_a_leecher_keeps_its_totals() {
     let recorded = recorded_by(|test_site| {
@@ -456,7 +456,7 @@ fn a_seeder_that_becomes_a_leecher_keeps_its_totals() {
     assert_eq!((transfer.active_time, transfer.seed_time, transfer.seeding), (30, 17, true));
 }
 
-/// `rules/private.md#member-stops`: it is made and removed at once: rows are queued, but without amounts.
+/// `rules/private.md#stopped-peers`: it is made and removed at once: rows are queued, but without amounts.
 #[test]
 fn stopped_of_an_unknown_peer_is_answered_and_leaves_nobody() {
     let recorded = recorded_by(|test_site| {
