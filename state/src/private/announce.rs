@@ -272,7 +272,7 @@ impl UserAnnounce<'_> {
     }
 
     fn terms(&self, row: &TorrentInfo) -> CreditTerms {
-        let group = self.site_data.freeleech.get(&(row.torrent_type, row.group)).copied();
+        let group = self.site_data.group_multipliers.get(&(row.torrent_type, row.group)).copied();
         let tokens = &self.site_data.tokens;
         CreditTerms {
             multipliers: [
@@ -280,7 +280,7 @@ impl UserAnnounce<'_> {
                 group.unwrap_or(Multipliers { up: 1.0, down: 1.0 }),
                 row.multipliers,
             ],
-            freeleech: self.site_data.global_freeleech
+            downloads_are_free: self.site_data.global_freeleech
                 || !tokens.is_empty() && tokens.contains(&(self.user.id, row.id)),
         }
     }

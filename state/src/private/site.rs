@@ -136,41 +136,41 @@ impl Site {
     /// Applies a change that was made in the store.
     pub(super) fn apply_change(&self, change: SiteChange, generation: u32, reading: &SiteReading<'_>) {
         match change {
-            SiteChange::PutUser(user) => {
+            SiteChange::UpsertUser(user) => {
                 self.update(|site_data| _ = Arc::make_mut(&mut site_data.users).insert(&user));
                 self.accounts.lock().insert(user.passkey.clone(), user);
             }
-            SiteChange::DropPasskey(passkey) => {
+            SiteChange::RemovePasskey(passkey) => {
                 self.update(|site_data| _ = Arc::make_mut(&mut site_data.users).remove(&passkey));
                 self.accounts.lock().remove(&passkey);
             }
-            SiteChange::PutTorrent(torrent) => {
+            SiteChange::UpsertTorrent(torrent) => {
                 let row = TorrentInfo::from_store(&torrent, self.torrents.torrent_types());
                 let shard = self.torrents.shard_of(&torrent.info_hash);
                 self.torrents.put_all(shard, &[row], generation, &|id| reading.is_unpruned(id));
                 self.put_deletion(torrent.info_hash, None);
             }
-            SiteChange::DropTorrent(info_hash, reason) => {
+            SiteChange::RemoveTorrent(info_hash, reason) => {
                 let shard = self.torrents.shard_of(&info_hash);
                 self.torrents.retain(shard, |torrent| torrent.info.info_hash != info_hash);
                 self.put_deletion(info_hash, reason);
             }
-            SiteChange::PutToken(uid, fid) => {
+            SiteChange::AddToken(uid, fid) => {
                 self.update(|site_data| Arc::make_mut(&mut site_data.tokens).insert((uid, fid), ()));
             }
-            SiteChange::DropToken(uid, fid) => {
+            SiteChange::RemoveToken(uid, fid) => {
                 self.update(|site_data| Arc::make_mut(&mut site_data.tokens).remove(&(uid, fid)));
             }
-            SiteChange::PutHitAndRun(uid, fid) => {
+            SiteChange::AddHitAndRun(uid, fid) => {
                 self.update(|site_data| Arc::make_mut(&mut site_data.hit_and_runs).insert((uid, fid), ()));
             }
-            SiteChange::DropHitAndRun(uid, fid) => {
+            SiteChange::RemoveHitAndRun(uid, fid) => {
                 self.update(|site_data| Arc::make_mut(&mut site_data.hit_and_runs).remove(&(uid, fid)));
             }
-            SiteChange::GroupFreeleech(group, multipliers) => {
+            SiteChange::GroupMultipliers(group, multipliers) => {
                 let key = (self.torrents.torrent_types().intern(&group.type_name), group.id);
                 self.update(|site_data| {
-                    let groups = Arc::make_mut(&mut site_data.freeleech);
+                    let groups = Arc::make_mut(&mut site_data.group_multipliers);
                     match multipliers {
                         Some(multipliers) => groups.insert(key, multipliers),
                         None => groups.remove(&key),
@@ -182,7 +182,7 @@ impl Site {
             }
             // The site sync reads the clients anew: of several rows with one prefix the next one may count
             // now.
-            SiteChange::PutClient(..) | SiteChange::DropClient(_) => {}
+            SiteChange::UpsertClient(..) | SiteChange::RemoveClient(_) => {}
         }
     }
 

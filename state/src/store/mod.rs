@@ -59,7 +59,7 @@ pub use queue::Queues;
 pub use record::{Channel, Record, RecordKey};
 pub use recorder::{EmergencyFlush, Leftovers, OpenedStore, Recorder, RecorderError, SpillPaths};
 pub use schema::RequiredTables;
-pub use site_rows::{RegisteredTorrent, Set, SiteRow};
+pub use site_rows::{RegisteredTorrent, SiteRow, SiteSet};
 pub use total::{DurableTotals, SnapshotOrigin};
 pub use unprunes::SiteReading;
 pub use writer::{OpenStore, WriterSettings};
@@ -154,7 +154,7 @@ pub trait Store: Send {
     /// # Errors
     /// Fails when the backend does not answer, or breaks off midway: then the rows passed so far are not the
     /// whole set.
-    fn read_rows(&mut self, set: Set, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError>;
+    fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError>;
 
     /// Does a slice of a purge of `transfer_history`, in a transaction of its own. A store without that table
     /// has nothing to do.

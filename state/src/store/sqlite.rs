@@ -26,7 +26,7 @@ use rusqlite::{
 
 use super::edit::{SqlValue, Tables};
 use super::file_identity::FileIdentity;
-use super::site_rows::{self, DbRow, Set, SiteRow};
+use super::site_rows::{self, DbRow, SiteRow, SiteSet};
 use super::{
     Batch, Channel, PurgeMark, PurgeProgress, PurgeSlice, Record, Saved, Store, StoreError, schema,
     signed_amount,
@@ -164,7 +164,7 @@ impl Store for Sqlite {
         read_registered(&self.connection).map_err(store_error)
     }
 
-    fn read_rows(&mut self, set: Set, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
+    fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
         read_set(&self.connection, set, each).map_err(store_error)
     }
 
@@ -307,7 +307,7 @@ fn read_registered(connection: &Connection) -> rusqlite::Result<(Vec<InfoHash>, 
     Ok((registered, left_out))
 }
 
-fn read_set(connection: &Connection, set: Set, each: &mut dyn FnMut(SiteRow)) -> rusqlite::Result<u64> {
+fn read_set(connection: &Connection, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> rusqlite::Result<u64> {
     let mut skipped = 0;
     for source in site_rows::set_queries(set, "unixepoch()") {
         // In one go: a reader of a file blocks no one, and locks nothing.

@@ -6,7 +6,7 @@ use hayate_state::private::admin::{
     AdminCommand, AdminError, AdminOutcome, SiteChange, TorrentChange, UserRef, run_command,
 };
 use hayate_state::snapshot::site::{Group, Multipliers};
-use hayate_state::store::{Set, SiteRow, Store};
+use hayate_state::store::{SiteRow, SiteSet, Store};
 
 use crate::site_rows::read;
 use crate::{Place, on_both};
@@ -41,7 +41,7 @@ impl<'p> TestAdmin<'p> {
     }
 
     fn passkeys(&mut self) -> Vec<(u32, String)> {
-        let lines = read(&mut *self.store, Set::Users).0.into_iter();
+        let lines = read(&mut *self.store, SiteSet::Users).0.into_iter();
         lines.filter_map(user_of).collect()
     }
 
@@ -60,8 +60,8 @@ fn user_of(line: SiteRow) -> Option<(u32, String)> {
 /// Passkeys that a running tracker learns (with the id of their user) or forgets, in order.
 fn passkey_changes(outcome: &AdminOutcome) -> Vec<(Option<u32>, String)> {
     let pair = |change: &SiteChange| match change {
-        SiteChange::PutUser(user) => (Some(user.id), String::from_utf8_lossy(&user.passkey).into_owned()),
-        SiteChange::DropPasskey(passkey) => (None, String::from_utf8_lossy(passkey).into_owned()),
+        SiteChange::UpsertUser(user) => (Some(user.id), String::from_utf8_lossy(&user.passkey).into_owned()),
+        SiteChange::RemovePasskey(passkey) => (None, String::from_utf8_lossy(passkey).into_owned()),
         other => panic!("{other:?}"),
     };
     outcome.changes.iter().map(pair).collect()
@@ -103,7 +103,7 @@ fn users_come_change_and_go() {
             down: None,
         };
         assert_eq!(admin.run_twice(&update), ["changed", "unchanged"]);
-        let (lines, _) = read(&mut *admin.store, Set::Users);
+        let (lines, _) = read(&mut *admin.store, SiteSet::Users);
         let found = lines.iter().any(|line| {
             matches!(line, SiteRow::User(user) if user.id == 11 && user.disable_download && user.tracker_hide
                 && user.multipliers == Multipliers { up: 0.1, down: 1.0 })
@@ -294,7 +294,7 @@ fn a_torrent_moves_and_is_pruned() {
         let change = TorrentChange { status: Some(0), ..TorrentChange::default() };
         let outcome = admin.run(&AdminCommand::UpdateTorrent(free, change));
         let live =
-            |change: &SiteChange| matches!(change, SiteChange::PutTorrent(torrent) if torrent.status == 0);
+            |change: &SiteChange| matches!(change, SiteChange::UpsertTorrent(torrent) if torrent.status == 0);
         assert!(outcome.changes.iter().all(live) && outcome.changes.len() == 1, "{outcome:?}");
     });
 }
@@ -317,22 +317,25 @@ fn freeleech_and_hit_and_runs_come_and_go() {
         let set = |id, multipliers| AdminCommand::GroupFreeleech(group(id), multipliers);
         assert_eq!(admin.run_twice(&set(2, Some(tenth))), ["changed", "unchanged"]);
         assert_eq!(admin.run_twice(&set(5, Some(tenth))), ["added", "unchanged"]);
-        let (mut lines, _) = read(&mut *admin.store, Set::Freeleech);
+        let (mut lines, _) = read(&mut *admin.store, SiteSet::GroupMultipliers);
         lines.sort_by_key(|line| format!("{line:?}"));
-        assert_eq!(lines, [2, 5].map(|id| SiteRow::Freeleech(group(id), tenth)));
+        assert_eq!(lines, [2, 5].map(|id| SiteRow::GroupMultipliers(group(id), tenth)));
         let gone = admin.run(&set(5, None));
-        assert_eq!((gone.word, gone.changes), ("removed", vec![SiteChange::GroupFreeleech(group(5), None)]));
+        assert_eq!(
+            (gone.word, gone.changes),
+            ("removed", vec![SiteChange::GroupMultipliers(group(5), None)])
+        );
         assert_eq!(admin.run_twice(&set(5, None)), ["unchanged"; 2]);
         let nonsense = Multipliers { up: f64::NAN, down: 1.0 };
         assert!(matches!(admin.run_at(NOW, &set(5, Some(nonsense))), Err(AdminError::Bad(_))));
         let free: InfoHash = FREE.parse().unwrap();
         let flag = |uid, wanted| AdminCommand::HitAndRun(uid, free, wanted);
         assert_eq!(admin.run_twice(&flag(1, false)), ["unchanged"; 2]);
-        assert_eq!(admin.run(&flag(1, true)).changes, [SiteChange::PutHitAndRun(1, 3)]);
+        assert_eq!(admin.run(&flag(1, true)).changes, [SiteChange::AddHitAndRun(1, 3)]);
         assert_eq!(admin.run_twice(&flag(1, true)), ["unchanged"; 2]);
-        let known = read(&mut *admin.store, Set::HitAndRuns).0;
+        let known = read(&mut *admin.store, SiteSet::HitAndRuns).0;
         assert!(known.contains(&SiteRow::HitAndRun { uid: 1, fid: 3 }), "{known:?}");
-        assert_eq!(admin.run(&flag(1, false)).changes, [SiteChange::DropHitAndRun(1, 3)]);
+        assert_eq!(admin.run(&flag(1, false)).changes, [SiteChange::RemoveHitAndRun(1, 3)]);
         assert_eq!(admin.run_twice(&AdminCommand::HitAndRun(1, HASH, true)), ["missing"; 2]);
     });
 }
@@ -342,7 +345,7 @@ fn torrents_come_change_and_go_for_a_reason() {
     on_both(&|place| {
         let mut admin = TestAdmin::new(place);
         assert_eq!(admin.run_twice(&add_torrent(Some(70), HASH, "anime")), ["added", "unchanged"]);
-        let (lines, _) = read(&mut *admin.store, Set::Torrents);
+        let (lines, _) = read(&mut *admin.store, SiteSet::Torrents);
         let expected = Multipliers { up: 1.0, down: 0.1 };
         let found = lines.iter().find_map(|line| match line {
             SiteRow::Torrent(torrent) if torrent.id == 70 => Some(torrent.clone()),
@@ -356,15 +359,15 @@ fn torrents_come_change_and_go_for_a_reason() {
         assert_eq!(admin.sql(factors), "2\t0.1");
         assert_eq!(admin.run(&AdminCommand::InfoTorrent(HASH)).word, "info");
         let gone = admin.run(&delete_torrent(HASH, "Dupe"));
-        let drop = SiteChange::DropTorrent(HASH, Some("Dupe".into()));
+        let drop = SiteChange::RemoveTorrent(HASH, Some("Dupe".into()));
         assert_eq!((gone.word, gone.changes), ("removed", vec![drop]));
         assert_eq!(admin.run(&delete_torrent(HASH, "Dupe")).word, "missing");
         let deletion = SiteRow::Deletion(HASH, "Dupe".into());
-        assert_eq!(read(&mut *admin.store, Set::Deletions).0, [deletion]);
+        assert_eq!(read(&mut *admin.store, SiteSet::Deletions).0, [deletion]);
         assert_eq!(admin.run(&set_torrent(HASH, Some(2.0), None)).word, "missing");
         assert_eq!(admin.run(&AdminCommand::InfoTorrent(HASH)).word, "missing");
         assert_eq!(admin.run(&add_torrent(None, HASH, "music")).word, "added");
-        assert_eq!(read(&mut *admin.store, Set::Deletions).0, []);
+        assert_eq!(read(&mut *admin.store, SiteSet::Deletions).0, []);
     });
 }
 
@@ -373,9 +376,9 @@ fn tokens_come_and_go() {
     on_both(&|place| {
         let mut admin = TestAdmin::new(place);
         let free: InfoHash = FREE.parse().unwrap();
-        assert_eq!(admin.run(&AdminCommand::AddToken(1, free)).changes, [SiteChange::PutToken(1, 3)]);
+        assert_eq!(admin.run(&AdminCommand::AddToken(1, free)).changes, [SiteChange::AddToken(1, 3)]);
         assert_eq!(admin.run_twice(&AdminCommand::AddToken(1, free)), ["unchanged"; 2]);
-        assert_eq!(read(&mut *admin.store, Set::Tokens).0, [SiteRow::Token { uid: 1, fid: 3 }]);
+        assert_eq!(read(&mut *admin.store, SiteSet::Tokens).0, [SiteRow::Token { uid: 1, fid: 3 }]);
         assert_eq!(admin.run_twice(&AdminCommand::RemoveToken(1, free)), ["removed", "unchanged"]);
         assert_eq!(admin.run(&AdminCommand::AddToken(1, HASH)).word, "missing");
     });

@@ -7,7 +7,7 @@ use hayate_state::Clock;
 use hayate_state::private::admin::{AdminCommand, UserRef, run_command};
 use hayate_state::store::purge::{ROWS_FIRST, next_slice_rows};
 use hayate_state::store::record::{TorrentRow, TransferIpRow, TransferRow, UserRow};
-use hayate_state::store::{Batch, Channel, PurgeSlice, Record, Set, Store};
+use hayate_state::store::{Batch, Channel, PurgeSlice, Record, SiteSet, Store};
 
 use crate::Place;
 use crate::promise::fresh_mariadb;
@@ -140,7 +140,7 @@ fn a_large_site_is_read_and_purged_without_a_long_statement() {
     fill(&place, rows);
     let stages = Stages { log: SlowLog::on(&server), server: Rc::clone(&server) };
     let (mut store, mut reader) = (place.backend.open().unwrap(), place.backend.open_reader().unwrap());
-    for set in Set::ALL {
+    for set in SiteSet::ALL {
         stages.stage(&format!("{set:?} are read"), || {
             let mut rows_read = 0_u64;
             reader.read_rows(set, &mut |_| rows_read += 1).unwrap();
@@ -161,7 +161,7 @@ fn a_large_site_is_read_and_purged_without_a_long_statement() {
     let mut store = place.backend.open().unwrap();
     reader = place.backend.open_reader().unwrap();
     stages.stage("HitAndRuns are read with the index", || {
-        _ = reader.read_rows(Set::HitAndRuns, &mut |_| {}).unwrap()
+        _ = reader.read_rows(SiteSet::HitAndRuns, &mut |_| {}).unwrap()
     });
     stages.stage("silent peers are purged with the index", || {
         println!("{} rows", purge(&mut *store, 2 * third - 1_000_000));

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use hayate_state::private::admin::{AdminCommand, UserRef, run_command};
 use hayate_state::snapshot::site::UserAccount;
-use hayate_state::store::{Set, SiteRow};
+use hayate_state::store::{SiteRow, SiteSet};
 use mysql::prelude::Queryable;
 
 use crate::Place;
@@ -49,22 +49,22 @@ fn fill(place: &Place) {
 }
 
 /// The number of rows of a set, counted by a different statement.
-const COUNTS: [(Set, &str); 8] = [
+const COUNTS: [(SiteSet, &str); 8] = [
     (
-        Set::Users,
+        SiteSet::Users,
         "SELECT (SELECT count(*) FROM users_main WHERE Enabled = '1') + (SELECT count(*)
          FROM hayate_passkeys JOIN users_main ON uid = ID WHERE Enabled = '1' AND good_until > 0)",
     ),
     (
-        Set::HitAndRuns,
+        SiteSet::HitAndRuns,
         "SELECT count(*) FROM transfer_history JOIN users_main ON uid = ID WHERE hnr = 1 AND Enabled = '1'",
     ),
-    (Set::Torrents, "SELECT count(*) FROM torrents WHERE TorrentType <> 'internal'"),
-    (Set::Freeleech, "SELECT count(*) FROM torrent_group_freeleech"),
-    (Set::Clients, "SELECT count(*) FROM approved_clients WHERE archived = 0"),
-    (Set::Tokens, "SELECT count(*) FROM hayate_tokens"),
-    (Set::Deletions, "SELECT count(*) FROM hayate_deletions"),
-    (Set::Counts, "SELECT count(*) FROM torrents WHERE TorrentType <> 'internal'"),
+    (SiteSet::Torrents, "SELECT count(*) FROM torrents WHERE TorrentType <> 'internal'"),
+    (SiteSet::GroupMultipliers, "SELECT count(*) FROM torrent_group_freeleech"),
+    (SiteSet::Clients, "SELECT count(*) FROM approved_clients WHERE archived = 0"),
+    (SiteSet::Tokens, "SELECT count(*) FROM hayate_tokens"),
+    (SiteSet::Deletions, "SELECT count(*) FROM hayate_deletions"),
+    (SiteSet::Counts, "SELECT count(*) FROM torrents WHERE TorrentType <> 'internal'"),
 ];
 
 #[test]
@@ -89,10 +89,10 @@ fn no_statement_reads_much_however_large_the_tables_are() {
         assert_eq!(different.len(), rows_read.len(), "{set:?}: none twice");
         rows_read.clear();
     }
-    let hit_and_runs = read(&mut *reader, Set::HitAndRuns);
+    let hit_and_runs = read(&mut *reader, SiteSet::HitAndRuns);
     place.ask("ALTER TABLE transfer_history DROP INDEX hnr_uid_fid");
     reader = place.backend.open_reader().unwrap();
-    assert!(read(&mut *reader, Set::HitAndRuns) == hit_and_runs, "without an index for them, too");
+    assert!(read(&mut *reader, SiteSet::HitAndRuns) == hit_and_runs, "without an index for them, too");
     let (registered, left_out) = reader.read_registered().unwrap();
     assert_eq!((registered.len(), left_out), (ROWS / 11 + 3, 0));
     // 20,000 stay, and some of the others have the same time as the last of them.
@@ -138,7 +138,7 @@ fn all_slices_of_a_set_are_of_one_moment() {
         ROWS + 1
     ));
     store
-        .read_rows(Set::Users, &mut |row| {
+        .read_rows(SiteSet::Users, &mut |row| {
             swap.take().into_iter().for_each(|sql| other.query_drop(sql).unwrap());
             users.extend(enrolled(row));
         })
@@ -149,7 +149,7 @@ fn all_slices_of_a_set_are_of_one_moment() {
     let rows = u32::try_from(ROWS).unwrap();
     assert!(users == of(&|number| number), "as they were");
     users.clear();
-    store.read_rows(Set::Users, &mut |row| users.extend(enrolled(row))).unwrap();
+    store.read_rows(SiteSet::Users, &mut |row| users.extend(enrolled(row))).unwrap();
     assert!(users == of(&|number| rows + 1 - number), "as they are");
 }
 

@@ -31,7 +31,7 @@ use self::session::MariadbSession;
 use super::dsn::Login;
 use super::edit::{SqlValue, Tables};
 use super::schema::{self, RequiredTables};
-use super::site_rows::{self, DbRow, Set, SiteRow};
+use super::site_rows::{self, DbRow, SiteRow, SiteSet};
 use super::{Batch, Channel, PurgeProgress, PurgeSlice, Saved, Store, StoreError, signed_amount};
 use crate::ids::{ID_LEN, InfoHash};
 
@@ -230,7 +230,7 @@ impl Store for Mariadb {
         })
     }
 
-    fn read_rows(&mut self, set: Set, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
+    fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
         self.transact(|session| {
             let mut skipped = 0;
             for source in site_rows::set_queries(set, "UNIX_TIMESTAMP()") {
