@@ -14,7 +14,7 @@ use crate::announce::{Announce, Answer, Handout, PEER_V4_LEN, PEER_V6_LEN, PeerW
 use crate::clock::{Clock, Now};
 use crate::ids::{InfoHash, PeerId};
 use crate::metrics::histogram::Histogram;
-use crate::private::{Purger, Refused, User};
+use crate::private::{PeerExpiry, Refused, User};
 use crate::swarm::Sweeper;
 use crate::tracker::Tracker;
 
@@ -185,7 +185,7 @@ impl Actor {
         let sweep_durations = Arc::clone(tracker.swarms().sweep_durations());
         let actor = ActorLoop {
             sweeper: Sweeper::new(Arc::clone(tracker.swarms())),
-            purger: tracker.purger(),
+            expiry: tracker.peer_expiry(),
             tracker,
             clock,
             buffers: PeerBuffers::default(),
@@ -231,8 +231,8 @@ impl Actor {
 struct ActorLoop {
     tracker: Tracker,
     sweeper: Sweeper,
-    /// In mode private.
-    purger: Option<Purger>,
+    /// The expiry of the site's peers; `None` except in mode private.
+    expiry: Option<PeerExpiry>,
     clock: Clock,
     buffers: PeerBuffers,
     turns: Arc<AtomicU64>,
@@ -275,8 +275,8 @@ impl ActorLoop {
     fn run_periodic(&mut self, elapsed: Duration) {
         self.tracker.refresh();
         let (now, policy) = (self.clock.now(), self.tracker.policy());
-        match &mut self.purger {
-            Some(purger) => purger.advance(&self.clock, policy, elapsed),
+        match &mut self.expiry {
+            Some(expiry) => expiry.advance(&self.clock, policy, elapsed),
             None => {
                 let begun = self.clock.uptime();
                 let round_is_done = self.sweeper.advance(now.tick, policy, elapsed);

@@ -12,7 +12,7 @@ use crate::ids::{ClientId, InfoHash};
 use crate::private::announce::{PeerPicker, UserAnnounce, UserAnswer};
 use crate::private::event_log::EventLine;
 use crate::private::site::RefusalLog;
-use crate::private::{Purger, Refused, Site, SiteData, User};
+use crate::private::{PeerExpiry, Refused, Site, SiteData, User};
 use crate::published::{Published, Subscriber};
 use crate::store::Queues;
 use crate::swarm::{AnnounceOutcome, Swarms};
@@ -166,11 +166,11 @@ impl Tracker {
         decide().inspect_err(|refused| refusal_log.record_refusal(now, user.id, announce, refused))
     }
 
-    /// Makes the purger of the peers of users (mode private).
-    pub(crate) fn purger(&self) -> Option<Purger> {
+    /// Makes the expiry of the site's peers (mode private).
+    pub(crate) fn peer_expiry(&self) -> Option<PeerExpiry> {
         let private = self.private.as_ref()?;
-        let purger = Purger::new(Arc::clone(&private.site.torrents), self.queues.clone());
-        Some(purger.with_histogram(private.site.purges()))
+        let expiry = PeerExpiry::new(Arc::clone(&private.site.torrents), self.queues.clone());
+        Some(expiry.with_histogram(private.site.expiry_durations()))
     }
 
     /// Returns the counts of the swarm of a registered torrent; `None` where it is unknown, pruned, or this

@@ -61,8 +61,8 @@ impl<'s> RoleCandidates<'s> {
         let start = self.draw_start(user, random, handout);
         // A peer that is skipped belongs to the requester, or to a user of whom a peer was handed out
         // already.
-        let looks_most = wanted.saturating_add(1).saturating_mul(SESSIONS_MAX);
-        for at in ring_from(self.len, start).take(looks_most) {
+        let looks_max = wanted.saturating_add(1).saturating_mul(SESSIONS_MAX);
+        for at in ring_from(self.len, start).take(looks_max) {
             lock_cost::peers_visited(1);
             let Some((columns, slot)) = self.locate(at) else { continue };
             let Some(offer) = peer_offer(columns, slot, user, handout).filter(|offer| admit(offer.user))

@@ -35,8 +35,8 @@ pub struct Site {
     accounts: Mutex<CowMap<Box<[u8]>, UserAccount>>,
     /// One log for each thread that refuses, so that none waits for another.
     refusal_logs: Mutex<Vec<Arc<RefusalLog>>>,
-    /// Durations of purges.
-    pub(super) purges: Arc<Histogram>,
+    /// Durations of the rounds of [`PeerExpiry`](super::PeerExpiry).
+    pub(super) expiry_durations: Arc<Histogram>,
     /// The log of announces, if they are recorded.
     event_log: OnceLock<EventLog>,
 }
@@ -81,7 +81,7 @@ impl Default for Site {
             site_data: Published::new(SiteData::default()),
             accounts: Mutex::default(),
             refusal_logs: Mutex::default(),
-            purges: Arc::new(Histogram::seconds()),
+            expiry_durations: Arc::new(Histogram::seconds()),
             event_log: OnceLock::new(),
         }
     }
@@ -107,8 +107,8 @@ impl Site {
         let _ = self.event_log.set(events);
     }
 
-    pub(crate) fn purges(&self) -> Arc<Histogram> {
-        Arc::clone(&self.purges)
+    pub(crate) fn expiry_durations(&self) -> Arc<Histogram> {
+        Arc::clone(&self.expiry_durations)
     }
 
     pub(crate) fn event_log(&self) -> Option<&EventLog> {

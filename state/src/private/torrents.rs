@@ -39,8 +39,8 @@ pub(super) const PRUNED: i32 = 1;
 pub struct Torrents {
     shards: Sharded<SiteShard, SHARDS>,
     torrent_types: TorrentTypes,
-    /// Durations of purges.
-    pub(crate) purges: Arc<Histogram>,
+    /// Durations of the rounds of [`PeerExpiry`](super::PeerExpiry).
+    pub(crate) expiry_durations: Arc<Histogram>,
     /// Announces that were not believed.
     pub(super) anomalies: Arc<Anomalies>,
     pub(super) dormant: DormantSessions,
@@ -153,7 +153,7 @@ impl Default for Torrents {
         Self {
             shards: Sharded::new(KeyedHash::new(0)),
             torrent_types: TorrentTypes::default(),
-            purges: Arc::new(Histogram::milliseconds()),
+            expiry_durations: Arc::new(Histogram::milliseconds()),
             anomalies: Arc::default(),
             dormant: DormantSessions::default(),
         }

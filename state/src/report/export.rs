@@ -14,7 +14,7 @@ use crate::background::{Background, BackgroundTask};
 use crate::metrics::{Board, Series, SeriesKind};
 use crate::report::{ReportRow, Reporter};
 use crate::snapshot::container::replace_file;
-use crate::snapshot::keeper::SyncingFile;
+use crate::snapshot::thread::SyncingFile;
 
 /// The default name of the file, in the folder for the tracker's state.
 pub const FILE_NAME: &str = "export.csv";

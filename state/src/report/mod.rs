@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::clock::Clock;
 pub use crate::peer_counts::ReportRow;
 use crate::private::Torrents;
-use crate::snapshot::keeper::Pace;
+use crate::snapshot::thread::Pace;
 use crate::swarm::Swarms;
 use crate::swarm::torrent::Torrent;
 

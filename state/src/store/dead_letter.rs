@@ -13,7 +13,7 @@ use super::record::{Channel, Record};
 /// Mode of the file: readable by its owner only.
 const MODE: u32 = 0o600;
 /// Maximum size of the file, in octets.
-const OCTETS_MOST: u64 = 64 << 20;
+const OCTETS_MAX: u64 = 64 << 20;
 /// Shortest time between two log messages about the file.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -29,7 +29,7 @@ pub(super) struct BadRecord {
 #[derive(Debug)]
 pub(super) struct DeadLetters {
     path: PathBuf,
-    octets_most: u64,
+    octets_max: u64,
     logged_at: Option<Duration>,
     /// Rows since the last log message: written, and not written.
     unlogged: [u64; 2],
@@ -37,7 +37,7 @@ pub(super) struct DeadLetters {
 
 impl DeadLetters {
     pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), octets_most: OCTETS_MOST, logged_at: None, unlogged: [0; 2] }
+        Self { path: path.to_owned(), octets_max: OCTETS_MAX, logged_at: None, unlogged: [0; 2] }
     }
 
     /// Returns the log message for `rows` further rows, unless it is too soon for another one.
@@ -87,7 +87,7 @@ impl DeadLetters {
             std::fs::create_dir_all(folder)?;
         }
         let mut file = OpenOptions::new().append(true).create(true).mode(MODE).open(&self.path)?;
-        if file.metadata()?.len().saturating_add(text.len() as u64) > self.octets_most {
+        if file.metadata()?.len().saturating_add(text.len() as u64) > self.octets_max {
             return Ok(false);
         }
         file.write_all(&text)?;
@@ -115,7 +115,7 @@ mod tests {
     fn the_file_is_bounded_and_what_is_not_written_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("letters/dead.jsonl");
-        let mut letters = DeadLetters { octets_most: 1000, ..DeadLetters::new(&path) };
+        let mut letters = DeadLetters { octets_max: 1000, ..DeadLetters::new(&path) };
         let bad = BadRecord {
             record: Record::User(UserRow { id: 7, ..UserRow::default() }),
             code: 3,

@@ -184,7 +184,7 @@ pub trait Store: Send {
 }
 
 /// The largest count or time that a signed 32-bit column holds.
-const COUNT_MOST: i64 = i32::MAX as i64;
+const COUNT_MAX: i64 = i32::MAX as i64;
 
 /// Returns an amount, limited to what a signed column holds.
 fn signed_amount(amount: u64) -> i64 {

@@ -1,6 +1,6 @@
 //! A purge of `transfer_history`: rows of peers that have been silent for long become inactive, a slice at a
 //! time and with pauses, each slice in a short transaction of its own. Whatever the size of the table, no
-//! statement reads or locks more than [`ROWS_MOST`] rows of it.
+//! statement reads or locks more than [`ROWS_MAX`] rows of it.
 //!
 //! A purge is requested by a record, so that it begins when all rows queued before it are written. It does
 //! not need to be exactly-once: what a restart leaves undone is done by the next purge, and a row that was
@@ -12,11 +12,11 @@ use super::{Store, StoreError};
 use crate::clock::Clock;
 
 /// Rows that one statement of a purge looks at, at most.
-pub const ROWS_MOST: usize = 1000;
+pub const ROWS_MAX: usize = 1000;
 /// Rows that the first slice looks at.
-pub const ROWS_FIRST: usize = ROWS_MOST / 4;
+pub const ROWS_FIRST: usize = ROWS_MAX / 4;
 /// The lower limit of a slice, on a slow database.
-const ROWS_LEAST: usize = 50;
+const ROWS_MIN: usize = 50;
 /// A slice that took longer is followed by smaller ones.
 const SLOW_SLICE: Duration = Duration::from_millis(40);
 /// A slice that took less is followed by larger ones.
@@ -24,11 +24,11 @@ const QUICK_SLICE: Duration = Duration::from_millis(10);
 /// A pause is this many times as long as the slice before it.
 const PAUSE_FACTOR: u32 = 8;
 /// Shortest pause.
-const PAUSE_LEAST: Duration = Duration::from_millis(20);
+const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// Shortest pause if there is no index and a purge reads the whole table.
-const WALK_PAUSE_LEAST: Duration = Duration::from_millis(100);
+const WALK_PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause.
-const PAUSE_MOST: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Slices that are still done when the tracker stops, at most.
 const LAST_SLICES: usize = 16;
 
@@ -40,7 +40,7 @@ pub struct PurgeSlice {
     /// Where the previous slice ended; `None` for the first.
     pub from: Option<PurgeMark>,
     /// Rows to look at, at most.
-    pub rows_most: usize,
+    pub rows_max: usize,
 }
 
 /// A position in `transfer_history`.
@@ -87,8 +87,8 @@ impl Default for Purge {
 #[must_use]
 pub fn next_slice_rows(rows: usize, took: Duration) -> usize {
     match took {
-        _ if took > SLOW_SLICE => (rows / 2).max(ROWS_LEAST),
-        _ if took < QUICK_SLICE => (rows * 2).min(ROWS_MOST),
+        _ if took > SLOW_SLICE => (rows / 2).max(ROWS_MIN),
+        _ if took < QUICK_SLICE => (rows * 2).min(ROWS_MAX),
         _ => rows,
     }
 }
@@ -119,12 +119,12 @@ impl Purge {
     fn try_slice(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<bool, StoreError> {
         let Some(round) = &mut self.round else { return Ok(false) };
         let begin = clock.uptime();
-        let slice = PurgeSlice { before: round.before, from: round.from, rows_most: self.rows };
+        let slice = PurgeSlice { before: round.before, from: round.from, rows_max: self.rows };
         let swept = match store.purge(&slice) {
             Ok(swept) => swept,
             Err(StoreError::Deadlock(text)) => {
                 log::debug!("a purge of transfer_history waits: {text}");
-                self.due = clock.uptime() + PAUSE_MOST;
+                self.due = clock.uptime() + PAUSE_MAX;
                 return Ok(false);
             }
             Err(error) => return Err(error),
@@ -132,9 +132,8 @@ impl Purge {
         let end = clock.uptime();
         let took = end.saturating_sub(begin);
         self.rows = next_slice_rows(self.rows, took);
-        let least =
-            if matches!(swept.next, Some(PurgeMark::Row(..))) { WALK_PAUSE_LEAST } else { PAUSE_LEAST };
-        self.due = end + (took * PAUSE_FACTOR).clamp(least, PAUSE_MOST);
+        let least = if matches!(swept.next, Some(PurgeMark::Row(..))) { WALK_PAUSE_MIN } else { PAUSE_MIN };
+        self.due = end + (took * PAUSE_FACTOR).clamp(least, PAUSE_MAX);
         round.from = swept.next;
         if swept.next.is_none() {
             self.round = self.waiting.take().map(|before| PurgeRound { before, from: None });
@@ -194,13 +193,13 @@ mod tests {
         let begin = clock.uptime();
         purge.run_slice(&mut table, &clock).unwrap();
         assert!(
-            table.0.asked.is_empty() && purge.next_due() >= Some(begin + PAUSE_MOST),
+            table.0.asked.is_empty() && purge.next_due() >= Some(begin + PAUSE_MAX),
             "it waits for the lock"
         );
         for _ in 0..2 {
             let begin = clock.uptime();
             purge.run_slice(&mut table, &clock).unwrap();
-            assert!(purge.next_due() >= Some(begin + WALK_PAUSE_LEAST), "there is a pause");
+            assert!(purge.next_due() >= Some(begin + WALK_PAUSE_MIN), "there is a pause");
         }
         purge.request_purge(200);
         purge.request_purge(150);
@@ -211,7 +210,7 @@ mod tests {
         let (second, third) = (Some(PurgeMark::Row(1, 0)), Some(PurgeMark::Row(2, 0)));
         let expected = [(100, None), (100, second), (100, third), (200, None), (200, second), (200, third)];
         assert_eq!(asked, expected);
-        assert!(table.0.asked.iter().all(|slice| slice.rows_most <= ROWS_MOST));
+        assert!(table.0.asked.iter().all(|slice| slice.rows_max <= ROWS_MAX));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::published::{Published, Subscriber};
 /// Interval of the spiller: rows that go to the disk are there at the latest after this time.
 const SPILL_INTERVAL: Duration = Duration::from_millis(500);
 /// Least time between two cuts that are due by time alone.
-const CUT_INTERVAL_LEAST: Duration = Duration::from_millis(10);
+const CUT_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// Where records are kept that cannot be written now.
 #[derive(Clone, Debug)]
@@ -302,7 +302,7 @@ impl Spiller {
     }
 
     fn next_cut_due(&self) -> Duration {
-        self.last_cut + self.settings.get().flush.max(CUT_INTERVAL_LEAST)
+        self.last_cut + self.settings.get().flush.max(CUT_INTERVAL_MIN)
     }
 
     /// Makes a cut if it is time, or a queue is half full, or the store is unreachable.

@@ -169,14 +169,14 @@ impl Store for Sqlite {
     }
 
     fn purge(&mut self, slice: &PurgeSlice) -> Result<PurgeProgress, StoreError> {
-        let rows_most = signed_amount(slice.rows_most as u64);
+        let rows_max = signed_amount(slice.rows_max as u64);
         let transaction = self.begin()?;
-        let values = params![slice.before, rows_most];
+        let values = params![slice.before, rows_max];
         let changed = transaction.prepare_cached(PURGE_SQL).and_then(|mut purge| purge.execute(values));
         let inactive = changed.map_err(store_error)? as u64;
         transaction.commit().map_err(store_error)?;
         // Rows that became inactive are not found again, so the next slice begins where this one did.
-        let is_full = inactive >= slice.rows_most as u64;
+        let is_full = inactive >= slice.rows_max as u64;
         Ok(PurgeProgress { inactive, next: is_full.then_some(PurgeMark::Time(slice.before)) })
     }
 

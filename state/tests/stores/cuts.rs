@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use hayate_state::private::snapshot::{SiteRestore, SiteSection};
 use hayate_state::private::{Site, SiteSync};
-use hayate_state::snapshot::keeper::{Ending, SnapshotPlan, SnapshotThread};
 use hayate_state::snapshot::load::load_snapshot;
+use hayate_state::snapshot::thread::{Ending, SnapshotPlan, SnapshotThread};
 use hayate_state::store::{
     Backend, Batch, Bounds, OpenedStore, Queues, Saved, SpillPaths, Store, StoreError, WriterSettings,
 };

@@ -88,7 +88,7 @@ fn purge(store: &mut dyn Store, before: i64) -> u64 {
     let clock = Clock::start();
     loop {
         let begin = clock.uptime();
-        let swept = store.purge(&PurgeSlice { before, from, rows_most: rows }).unwrap();
+        let swept = store.purge(&PurgeSlice { before, from, rows_max: rows }).unwrap();
         rows = next_slice_rows(rows, clock.uptime() - begin);
         inactive += swept.inactive;
         from = swept.next;

@@ -397,7 +397,7 @@ fn a_purge_reaches_what_is_silent(place: &Place) {
     assert_eq!(purge(&mut *store, 1_585_955_953), 2);
     assert_eq!(active(), "0\t0\t0\n1\t1\t1\n2\t1\t0\n2\t2\t0");
     let reader =
-        place.backend.open_reader().unwrap().purge(&PurgeSlice { before: NOW, from: None, rows_most: 7 });
+        place.backend.open_reader().unwrap().purge(&PurgeSlice { before: NOW, from: None, rows_max: 7 });
     assert!(matches!(reader, Err(StoreError::Unfit(_))), "{reader:?}");
 }
 
@@ -405,7 +405,7 @@ fn a_purge_reaches_what_is_silent(place: &Place) {
 fn purge(store: &mut dyn Store, before: i64) -> u64 {
     let (mut from, mut inactive) = (None, 0);
     loop {
-        let swept = store.purge(&PurgeSlice { before, from, rows_most: 1 }).unwrap();
+        let swept = store.purge(&PurgeSlice { before, from, rows_max: 1 }).unwrap();
         inactive += swept.inactive;
         from = swept.next;
         if from.is_none() {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
-use hayate_state::store::purge::ROWS_MOST;
+use hayate_state::store::purge::ROWS_MAX;
 use hayate_state::store::{PurgeMark, PurgeSlice, Store};
 use mysql::prelude::Queryable;
 
@@ -36,7 +36,7 @@ fn rows(numbers: &str) -> String {
 }
 
 fn slice(from: Option<PurgeMark>) -> PurgeSlice {
-    PurgeSlice { before: LIMIT, from, rows_most: ROWS_MOST }
+    PurgeSlice { before: LIMIT, from, rows_max: ROWS_MAX }
 }
 
 /// Purges to the end; `check` is called after each slice. Returns how many rows became inactive.
@@ -90,7 +90,7 @@ fn each_slice_reads_little_of_a_large_table() {
             (before, slices) = (now, slices + 1);
         });
         is_purged(&place, inactive);
-        let expected = if indexed { 49_999 } else { ROWS + 4 } / i64::try_from(ROWS_MOST).unwrap();
+        let expected = if indexed { 49_999 } else { ROWS + 4 } / i64::try_from(ROWS_MAX).unwrap();
         assert_eq!(slices, expected + 1, "{name}");
     }
 }
@@ -103,7 +103,7 @@ fn each_slice_locks_few_rows_and_no_row_that_was_written_meanwhile_is_switched_o
         let order = if indexed { "active = 1 DESC, last_announce" } else { "uid, fid" };
         // The last row that the slice will lock is locked by another transaction.
         let last = format!(
-            "SELECT uid, fid FROM (SELECT * FROM transfer_history ORDER BY {order} LIMIT {ROWS_MOST}) AS t
+            "SELECT uid, fid FROM (SELECT * FROM transfer_history ORDER BY {order} LIMIT {ROWS_MAX}) AS t
              WHERE {SILENT} ORDER BY {} LIMIT 1",
             if indexed { "last_announce DESC" } else { "uid DESC, fid DESC" }
         );
@@ -156,7 +156,7 @@ fn a_file_is_purged_in_slices_too() {
     let sql = rows("n").replacen("SELECT", &format!("{numbers} SELECT"), 1);
     place.ask(&sql);
     let mut store = place.backend.open().unwrap();
-    let most = ROWS_MOST as u64;
+    let most = ROWS_MAX as u64;
     let inactive = purge(&mut *store, &mut |inactive| assert!(inactive <= most));
     is_purged(&place, inactive);
 }

@@ -1,4 +1,4 @@
-//! Mode private: peers of users, their choice, purge, snapshot. Accounting has its own test in
+//! Mode private: peers of users, their choice, expiry, snapshot. Accounting has its own test in
 //! `state/tests/stores/ledger/`.
 
 mod believed;
@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use hayate_state::private::snapshot::{SiteRestore, SiteSection};
-use hayate_state::private::{Purger, Site, Users};
-use hayate_state::snapshot::keeper::{Ending, SnapshotPlan, SnapshotThread};
+use hayate_state::private::{PeerExpiry, Site, Users};
 use hayate_state::snapshot::load::{LoadOutcome, load_snapshot};
 use hayate_state::snapshot::site::{Multipliers, UserAccount};
+use hayate_state::snapshot::thread::{Ending, SnapshotPlan, SnapshotThread};
 use hayate_state::store::record::{SnatchRow, TorrentRow, TransferRow, UserRow};
 use hayate_state::store::{Bounds, Queues, Record};
 use hayate_state::{
@@ -116,9 +116,9 @@ impl TestSite {
         assert!(chi_square < most, "{name}, {wanted} wanted: {chi_square}, at most {most}");
     }
 
-    fn purge(&self, second: u32) {
+    fn expire(&self, second: u32) {
         let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
-        Purger::new(Arc::clone(&self.site.torrents), None).run_round(Now::at(second), &policy);
+        PeerExpiry::new(Arc::clone(&self.site.torrents), None).run_round(Now::at(second), &policy);
     }
 }
 
@@ -158,7 +158,7 @@ fn one_client_over_both_families_is_one_peer_until_one_of_them_is_not_heard_of()
     let given = test_site.announce(2, 2, &asking(peer(2, 2002), 1));
     assert_eq!((given.v4, given.v6), (vec![2001], vec![2001]), "num_want counts peers");
     test_site.announce(INACTIVITY + 1, 1, &over_v6(seeder(1, 2001)));
-    test_site.purge(INACTIVITY + 1);
+    test_site.expire(INACTIVITY + 1);
     let given = test_site.announce(INACTIVITY + 2, 2, &asking(peer(2, 2002), 9));
     assert_eq!((given.v4, given.v6, given.tally.seeders), (vec![], vec![2001], 1));
 }
@@ -284,16 +284,16 @@ fn a_swarm_that_grows_and_shrinks_finds_every_peer() {
 }
 
 #[test]
-fn a_purge_takes_those_who_were_silent_for_longer() {
+fn peers_that_were_silent_for_longer_expire() {
     let mut test_site = TestSite::new();
     test_site.announce(0, 1, &seeder(1, 2001));
     test_site.announce(1, 2, &peer(2, 2002));
-    test_site.purge(INACTIVITY);
+    test_site.expire(INACTIVITY);
     assert_eq!(test_site.site.torrents.peers().seeders, 1, "just in time");
-    test_site.purge(INACTIVITY + 1);
+    test_site.expire(INACTIVITY + 1);
     let peers = test_site.site.torrents.peers();
     assert_eq!((peers.seeders, peers.leechers), (0, 1));
-    test_site.purge(INACTIVITY + 2);
+    test_site.expire(INACTIVITY + 2);
     assert_eq!(test_site.site.torrents.peers().leechers, 0);
 }
 

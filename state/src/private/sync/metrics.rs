@@ -87,7 +87,7 @@ impl SyncMetrics {
         site.torrents.register_metrics(board);
         let (name_of, help) =
             ("purge_inactive_peers_seconds", "Duration of the work of a purge of silent peers.");
-        let histogram = Arc::clone(&site.purges);
+        let histogram = Arc::clone(&site.expiry_durations);
         board.register_histogram(HistogramSeries { name: name_of, help, labels: Vec::new(), histogram });
         for set in SiteSet::RELOADED {
             let labels = vec![("source", set.name())];

@@ -19,7 +19,7 @@ use super::torrents::TorrentInfo;
 use crate::background::{Background, BackgroundTask, Waker};
 use crate::clock::Clock;
 use crate::metrics::Board;
-use crate::snapshot::keeper::Pace;
+use crate::snapshot::thread::Pace;
 use crate::store::{Backend, Queues, Record, SiteReading, SiteRow, SiteSet, Store, StoreError};
 use loading::LoadingSet;
 use metrics::SyncMetrics;

@@ -27,9 +27,9 @@ const IDLE_SECONDS: u64 = 300;
 /// How long a new connection waits for the name of its node: an old session takes a moment to end.
 const NAME_SECONDS: u64 = 5;
 /// Upper limit for the length of a statement, in octets, however long the server allows it to be.
-const STATEMENT_OCTETS_MOST: usize = 1 << 20;
+const STATEMENT_OCTETS_MAX: usize = 1 << 20;
 /// Characters of `hayate_journal.node`.
-const NODE_CHARACTERS_MOST: usize = 64;
+const NODE_CHARACTERS_MAX: usize = 64;
 
 /// Where systems keep the certificates they trust: Debian and Fedora, and systems derived from them.
 const CA_BUNDLES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
@@ -82,9 +82,9 @@ impl DatabaseFeatures {
 
 impl MariadbSession {
     pub(super) fn open(opener: &MariadbOpener) -> Result<Self, StoreError> {
-        if opener.node.chars().count() > NODE_CHARACTERS_MOST {
+        if opener.node.chars().count() > NODE_CHARACTERS_MAX {
             return Err(StoreError::Unfit(format!(
-                "the name of the node is longer than {NODE_CHARACTERS_MOST} characters"
+                "the name of the node is longer than {NODE_CHARACTERS_MAX} characters"
             )));
         }
         let mut connection = connect(&opener.login, Some(SOCKET_TIMEOUT))?;
@@ -104,7 +104,7 @@ impl MariadbSession {
             fitness.hit_and_run_index = index_on(&indexes, ["hnr", "uid"]);
         }
         let packet: Option<usize> = connection.query_first("SELECT @@max_allowed_packet").map_err(told)?;
-        let statement_octets = packet.unwrap_or(STATEMENT_OCTETS_MOST).min(2 * STATEMENT_OCTETS_MOST) / 2;
+        let statement_octets = packet.unwrap_or(STATEMENT_OCTETS_MAX).min(2 * STATEMENT_OCTETS_MAX) / 2;
         if opener.role == ConnectionRole::Writer {
             take_node_lock(&mut connection, opener)?;
             if fitness.journal {

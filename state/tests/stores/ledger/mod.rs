@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hayate_state::private::{Purger, Site, SiteSync};
+use hayate_state::private::{PeerExpiry, Site, SiteSync};
 use hayate_state::store::{Backend, Bounds, OpenedStore, Queues, Recorder, SpillPaths, WriterSettings};
 use hayate_state::{
     Announce, Clock, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tracker,
@@ -196,7 +196,7 @@ struct TestSite {
     site: Arc<Site>,
     queues: Arc<Queues>,
     tracker: Tracker,
-    purger: Purger,
+    expiry: PeerExpiry,
     policy: Policy,
     recorder: Recorder,
 }
@@ -224,8 +224,8 @@ impl TestSite {
         let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
         let tracker = Tracker::new(Swarms::new(0), &Published::new(policy.clone()), 7);
         let tracker = tracker.with_site(Arc::clone(&site)).with_queues(Arc::clone(&queues));
-        let purger = Purger::new(Arc::clone(&site.torrents), Some(Arc::clone(&queues)));
-        Self { site, queues, tracker, purger, policy, recorder: opened.start().unwrap() }
+        let expiry = PeerExpiry::new(Arc::clone(&site.torrents), Some(Arc::clone(&queues)));
+        Self { site, queues, tracker, expiry, policy, recorder: opened.start().unwrap() }
     }
 
     fn announce(&mut self, now: Now, user: u32, announce: &Announce) -> Result<(usize, usize), &'static str> {
@@ -258,7 +258,7 @@ fn live(
         let now = Now::at(second);
         let unix = i64::try_from(now.unix_seconds).unwrap();
         if second % 120 == 119 {
-            test_site.purger.run_round(now, &test_site.policy);
+            test_site.expiry.run_round(now, &test_site.policy);
             naive.purge(unix);
         }
         if second % 600 == 300 {
