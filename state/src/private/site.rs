@@ -57,7 +57,7 @@ impl RefusalLog {
     }
 
     fn refusals_of(&self, user: u32) -> Vec<RefusedAnnounce> {
-        self.0.lock().iter().filter(|denied| denied.user == user).cloned().collect()
+        self.0.lock().iter().filter(|refused_announce| refused_announce.user == user).cloned().collect()
     }
 }
 
@@ -103,7 +103,7 @@ impl Site {
 
     /// Records announces in this log from now on. Called once.
     pub fn set_event_log(&self, events: EventLog) {
-        // A second log would be a mistake of ours; the first one stays.
+        // A second log would be a mistake of this program; the first one stays.
         let _ = self.event_log.set(events);
     }
 
@@ -156,16 +156,18 @@ impl Site {
                 self.put_deletion(info_hash, reason);
             }
             SiteChange::AddToken(uid, fid) => {
-                self.update(|site_data| Arc::make_mut(&mut site_data.tokens).insert((uid, fid), ()));
+                self.update(|site_data| _ = Arc::make_mut(&mut site_data.tokens).insert((uid, fid), ()));
             }
             SiteChange::RemoveToken(uid, fid) => {
-                self.update(|site_data| Arc::make_mut(&mut site_data.tokens).remove(&(uid, fid)));
+                self.update(|site_data| _ = Arc::make_mut(&mut site_data.tokens).remove(&(uid, fid)));
             }
             SiteChange::AddHitAndRun(uid, fid) => {
-                self.update(|site_data| Arc::make_mut(&mut site_data.hit_and_runs).insert((uid, fid), ()));
+                self.update(|site_data| {
+                    _ = Arc::make_mut(&mut site_data.hit_and_runs).insert((uid, fid), ())
+                });
             }
             SiteChange::RemoveHitAndRun(uid, fid) => {
-                self.update(|site_data| Arc::make_mut(&mut site_data.hit_and_runs).remove(&(uid, fid)));
+                self.update(|site_data| _ = Arc::make_mut(&mut site_data.hit_and_runs).remove(&(uid, fid)));
             }
             SiteChange::GroupMultipliers(group, multipliers) => {
                 let key = (self.torrents.torrent_types().intern(&group.type_name), group.id);
@@ -174,7 +176,7 @@ impl Site {
                     match multipliers {
                         Some(multipliers) => groups.insert(key, multipliers),
                         None => groups.remove(&key),
-                    }
+                    };
                 });
             }
             SiteChange::GlobalFreeleech(wanted) => {
@@ -195,7 +197,7 @@ impl Site {
             match reason {
                 Some(reason) => deletions.insert(info_hash, reason),
                 None => deletions.remove(&info_hash),
-            }
+            };
         });
     }
 
@@ -217,7 +219,7 @@ impl Site {
     pub fn refusals(&self, user: u32) -> Vec<RefusedAnnounce> {
         let logs = self.refusal_logs.lock().clone();
         let mut refusals: Vec<_> = logs.iter().flat_map(|log| log.refusals_of(user)).collect();
-        refusals.sort_by_key(|denied| denied.at);
+        refusals.sort_by_key(|refused_announce| refused_announce.at);
         refusals
     }
 }
@@ -254,7 +256,12 @@ mod tests {
         first.record_refusal(Now::at(2), 7, &announce(2), &refused);
         first.record_refusal(Now::at(5), 7, &announce(5), &refused);
         first.record_refusal(Now::at(4), 8, &announce(4), &refused);
-        let ports = |user| site.refusals(user).iter().map(|denied| denied.announce.port).collect::<Vec<_>>();
+        let ports = |user| {
+            site.refusals(user)
+                .iter()
+                .map(|refused_announce| refused_announce.announce.port)
+                .collect::<Vec<_>>()
+        };
         assert_eq!((ports(7), ports(8)), (vec![2, 3, 5], vec![4]));
         (0..=REFUSALS_MAX).for_each(|_| second.record_refusal(Now::at(9), 9, &announce(9), &refused));
         assert_eq!((ports(9).len(), ports(7)), (REFUSALS_MAX, vec![2, 5]));
