@@ -25,7 +25,7 @@ use rusqlite::{
 };
 
 use super::edit::{SqlValue, Tables};
-use super::file_identity::FileIdentity;
+use super::opened_file::OpenedFile;
 use super::site_rows::{self, DbRow, SiteRow, SiteSet};
 use super::{
     Batch, Channel, PurgeMark, PurgeProgress, PurgeSlice, Record, Saved, Store, StoreError, schema,
@@ -55,7 +55,7 @@ pub struct Sqlite {
     node: String,
     /// Held by the writing connection; `None` for a reader. Released after the connection is closed.
     lock: Option<WriterLock>,
-    file_identity: FileIdentity,
+    opened_file: OpenedFile,
 }
 
 /// The exclusive right to write. A child process that is being started briefly has the same open file, so the
@@ -83,20 +83,20 @@ impl Sqlite {
             connection: connect(path)?,
             node: node.to_owned(),
             lock,
-            file_identity: FileIdentity::of_opened(path),
+            opened_file: OpenedFile::at(path),
         })
     }
 
     /// Opens the file for reading beside the writer; creates it and its tables if they are missing.
     ///
     /// # Errors
-    /// As [`open`](Self::open), except that other trackers may hold the file.
+    /// Fails as [`open`](Self::open) does, except that other trackers may hold the file.
     pub fn open_shared(path: &Path, node: &str) -> Result<Self, StoreError> {
         Ok(Self {
             connection: connect(path)?,
             node: node.to_owned(),
             lock: None,
-            file_identity: FileIdentity::of_opened(path),
+            opened_file: OpenedFile::at(path),
         })
     }
 
@@ -157,7 +157,7 @@ impl Store for Sqlite {
     }
 
     fn has_lost_its_file(&self) -> bool {
-        self.file_identity.is_replaced()
+        self.opened_file.is_replaced()
     }
 
     fn read_registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
