@@ -18,7 +18,7 @@ use crate::private::{PeerExpiry, Refused, User};
 use crate::swarm::Sweeper;
 use crate::tracker::Tracker;
 
-/// Questions that wait in the inbox at most; beyond, clients are told that the tracker is full.
+/// Questions that wait in the inbox at most; beyond, the tracker counts as full.
 pub const INBOX_MAX: usize = 16 * 1024;
 /// Questions answered at one reading of the clock.
 const BATCH_MAX: usize = 256;
@@ -57,11 +57,12 @@ pub enum PeerForm {
 /// The actor's answer to a [`Question`].
 #[derive(Debug)]
 pub enum Reply {
-    /// To [`Question::Announce`] and [`Question::UserAnnounce`].
+    /// The answer to [`Question::Announce`] and [`Question::UserAnnounce`].
     Announce(Result<(Answer, PeerList), Refused>),
-    /// To [`Question::Scrape`]: one tally for each torrent, in order.
+    /// The answer to [`Question::Scrape`]: one tally for each torrent, in order.
     Scrape(Result<Vec<Tally>, Refusal>),
-    /// To [`Question::UserScrape`]: one for each torrent, in order; `None` for those that are left out.
+    /// The answer to [`Question::UserScrape`]: one tally for each torrent, in order; `None` for those that
+    /// are left out.
     UserScrape(Result<Vec<Option<Tally>>, Refusal>),
 }
 
@@ -122,7 +123,7 @@ impl<R: Respond> Inbox<R> {
     /// Puts a question into the inbox and wakes the actor, or refuses at once.
     ///
     /// # Errors
-    /// [`InboxFull`] when [`INBOX_MAX`] questions are waiting, or the actor has stopped.
+    /// Fails with [`InboxFull`] when [`INBOX_MAX`] questions are waiting, or the actor has stopped.
     pub fn send(&self, question: Question, reply_to: R) -> Result<(), InboxFull> {
         self.push(question, reply_to)?;
         self.wake();
@@ -133,7 +134,7 @@ impl<R: Respond> Inbox<R> {
     /// is a system call: a caller with many questions calls [`wake`](Self::wake) once, after the last.
     ///
     /// # Errors
-    /// [`InboxFull`] when [`INBOX_MAX`] questions are waiting, or the actor has stopped.
+    /// Fails with [`InboxFull`] when [`INBOX_MAX`] questions are waiting, or the actor has stopped.
     pub fn push(&self, question: Question, reply_to: R) -> Result<(), InboxFull> {
         match self.sender.try_send((question, reply_to)) {
             Ok(()) => Ok(()),
@@ -166,7 +167,7 @@ impl Actor {
     /// Starts the thread, with room for [`INBOX_MAX`] questions.
     ///
     /// # Errors
-    /// When the system cannot start a thread.
+    /// Fails when the thread cannot be started.
     pub fn start<R: Respond>(tracker: Tracker, clock: Clock) -> std::io::Result<(Self, Inbox<R>)> {
         Self::start_bounded(tracker, clock, INBOX_MAX)
     }
@@ -174,7 +175,7 @@ impl Actor {
     /// Starts the thread with room for `capacity` questions, for tests of a full inbox.
     ///
     /// # Errors
-    /// When the system cannot start a thread.
+    /// Fails when the thread cannot be started.
     pub fn start_bounded<R: Respond>(
         tracker: Tracker,
         clock: Clock,

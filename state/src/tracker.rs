@@ -126,7 +126,7 @@ impl Tracker {
     /// are decided under the torrent's lock.
     ///
     /// # Errors
-    /// The refusal that the client is told; then nothing has changed.
+    /// Fails with the refusal for the client; nothing has changed then.
     pub fn announce_user(
         &mut self,
         now: Now,
@@ -207,7 +207,7 @@ impl Tracker {
     /// [`announce_with_hooks`](Self::announce_with_hooks).
     ///
     /// # Errors
-    /// The refusal that the client is told; then nothing has changed.
+    /// Fails with the refusal for the client; nothing has changed then.
     pub fn announce(
         &mut self,
         now: Tick,
@@ -226,7 +226,7 @@ impl Tracker {
     /// Shows one announce to the hooks, and then decides it like [`announce`](Self::announce).
     ///
     /// # Errors
-    /// The refusal of the policy or of a prehook; then nothing has changed.
+    /// Fails with the refusal of the policy or of a prehook; nothing has changed then.
     pub fn announce_with_hooks(
         &mut self,
         now: Now,
@@ -282,7 +282,7 @@ impl Tracker {
     /// Shows a scrape to the hooks.
     ///
     /// # Errors
-    /// The refusal of a prehook.
+    /// Fails with the refusal of a prehook.
     pub fn scrape_with_hooks(
         &self,
         now: Now,
@@ -295,7 +295,7 @@ impl Tracker {
     /// Returns the counts of a swarm; zeros where it is unknown or not admitted. Changes nothing.
     ///
     /// # Errors
-    /// When scrapes are switched off.
+    /// Fails when scrapes are switched off.
     pub fn scrape(&self, info_hash: &InfoHash) -> Result<Tally, Refusal> {
         let policy = self.policy.get();
         if !policy.enable_scrape {

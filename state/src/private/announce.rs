@@ -84,7 +84,7 @@ impl Torrents {
     /// peers. If there is no memory for the peer, nothing changes and no peers are handed out.
     ///
     /// # Errors
-    /// Returns why the user is refused; in that case nothing has changed.
+    /// Fails with the refusal for the user; nothing has changed then.
     pub(crate) fn announce(
         &self,
         request: &UserAnnounce<'_>,
@@ -120,7 +120,7 @@ impl Torrents {
             log::info!("torrent {} is seeded again and no longer pruned", done.torrent);
         }
         if let Some(anomaly) = anomaly {
-            self.anomalies.note(request.user.id, done.torrent, anomaly);
+            self.anomalies.record_anomaly(request.user.id, done.torrent, anomaly);
         }
         Ok(done)
     }
@@ -128,7 +128,7 @@ impl Torrents {
     /// Makes the same checks and hands out peers, but changes nothing.
     ///
     /// # Errors
-    /// Returns why the user is refused.
+    /// Fails with the refusal for the user.
     pub(crate) fn hand_out_only(
         &self,
         request: &UserAnnounce<'_>,
@@ -198,7 +198,8 @@ impl Torrents {
         AnnounceChange { id: row.id, totals, credit, snatched, role, left, anomaly }
     }
 
-    /// Adds the peer of a session that is durable but not in memory, so that it goes on where it was.
+    /// Adds the peer of a session that is durable but not in memory, so that it continues from its last
+    /// totals.
     fn resume_session(
         &self,
         request: &UserAnnounce<'_>,

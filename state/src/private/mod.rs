@@ -22,7 +22,7 @@
 //! | [`passkey_path`] | `/<passkey>/announce`, for both servers |
 //! | [`event_log`] | announces in CSV files, one file an hour |
 //! | `explain` | why a user was refused, and what was credited |
-//! | [`refusal`] | why a user is refused, and what they are told |
+//! | [`refusal`] | why a user is refused, and the text that they get |
 
 mod accounting;
 pub mod admin;

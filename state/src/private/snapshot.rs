@@ -75,7 +75,7 @@ impl Section for SiteSection {
     }
 }
 
-/// The restoring of torrents and their peers. Users and everything else come from the store.
+/// A restore in progress: torrents and their peers. Users and everything else come from the store.
 #[derive(Debug)]
 pub struct SiteRestore<'s> {
     torrents: &'s Torrents,
@@ -165,7 +165,7 @@ pub(super) struct TorrentCopier<'t> {
 
 pub(super) struct UnfinishedCopy {
     copy: site::SiteTorrent,
-    /// Moves to an earlier class before the walk began.
+    /// The swarm's `moved_back` when the walk began.
     moved_back: u32,
     walks: u32,
 }

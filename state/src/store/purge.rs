@@ -110,7 +110,7 @@ impl Purge {
     /// Does the next slice.
     ///
     /// # Errors
-    /// Those of the store, except for a deadlock, after which the slice is tried again.
+    /// Fails when the store does, except at a deadlock, after which the slice is tried again.
     pub(super) fn run_slice(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<(), StoreError> {
         self.try_slice(store, clock).map(drop)
     }
@@ -144,7 +144,7 @@ impl Purge {
     /// Does as many slices as are allowed without pauses while the tracker stops.
     ///
     /// # Errors
-    /// Those of [`run_slice`](Self::run_slice).
+    /// Fails as [`run_slice`](Self::run_slice) does.
     pub(super) fn finish(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<(), StoreError> {
         for _ in 0..LAST_SLICES {
             if !self.try_slice(store, clock)? {
@@ -163,7 +163,7 @@ mod tests {
     /// Records the requests it gets, and has a table of the given number of slices.
     struct Table {
         slices: i64,
-        asked: Vec<PurgeSlice>,
+        requests: Vec<PurgeSlice>,
         locked: bool,
     }
 
@@ -172,7 +172,7 @@ mod tests {
             if std::mem::take(&mut self.locked) {
                 return Err(StoreError::Deadlock("locked".into()));
             }
-            self.asked.push(*slice);
+            self.requests.push(*slice);
             let at = match slice.from {
                 Some(PurgeMark::Row(at, _)) => at,
                 _ => 0,
@@ -187,13 +187,13 @@ mod tests {
     #[test]
     fn a_purge_goes_in_slices_and_a_later_limit_waits_for_its_end() {
         let (clock, mut purge) = (Clock::start(), Purge::default());
-        let mut table = Doubled(Table { slices: 3, asked: Vec::new(), locked: true });
+        let mut table = Doubled(Table { slices: 3, requests: Vec::new(), locked: true });
         assert_eq!(purge.next_due(), None);
         purge.request_purge(100);
         let begin = clock.uptime();
         purge.run_slice(&mut table, &clock).unwrap();
         assert!(
-            table.0.asked.is_empty() && purge.next_due() >= Some(begin + PAUSE_MAX),
+            table.0.requests.is_empty() && purge.next_due() >= Some(begin + PAUSE_MAX),
             "it waits for the lock"
         );
         for _ in 0..2 {
@@ -206,19 +206,19 @@ mod tests {
         while purge.next_due().is_some() {
             purge.run_slice(&mut table, &clock).unwrap();
         }
-        let asked: Vec<_> = table.0.asked.iter().map(|slice| (slice.before, slice.from)).collect();
+        let requests: Vec<_> = table.0.requests.iter().map(|slice| (slice.before, slice.from)).collect();
         let (second, third) = (Some(PurgeMark::Row(1, 0)), Some(PurgeMark::Row(2, 0)));
         let expected = [(100, None), (100, second), (100, third), (200, None), (200, second), (200, third)];
-        assert_eq!(asked, expected);
-        assert!(table.0.asked.iter().all(|slice| slice.rows_max <= ROWS_MAX));
+        assert_eq!(requests, expected);
+        assert!(table.0.requests.iter().all(|slice| slice.rows_max <= ROWS_MAX));
     }
 
     #[test]
     fn a_stop_does_not_wait_for_the_end_of_a_long_purge() {
         let (clock, mut purge) = (Clock::start(), Purge::default());
-        let mut table = Doubled(Table { slices: 1_000_000, asked: Vec::new(), locked: false });
+        let mut table = Doubled(Table { slices: 1_000_000, requests: Vec::new(), locked: false });
         purge.request_purge(100);
         purge.finish(&mut table, &clock).unwrap();
-        assert_eq!(table.0.asked.len(), LAST_SLICES);
+        assert_eq!(table.0.requests.len(), LAST_SLICES);
     }
 }

@@ -1,4 +1,4 @@
-//! The numbers of the site sync, for `/metrics`.
+//! The metrics of the site sync.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use crate::metrics::{Board, HistogramSeries, Series, SeriesKind};
 use crate::private::site::Site;
 use crate::store::{SiteSet, StoreError};
 
-/// The numbers of the site sync; shared with the board.
+/// The metrics of the site sync; shared with the board.
 #[derive(Debug, Default)]
 pub(super) struct SyncMetrics {
     pub(super) users: AtomicU64,
@@ -19,7 +19,7 @@ pub(super) struct SyncMetrics {
     sets: [SetMetrics; SiteSet::RELOADED.len()],
 }
 
-/// The numbers of one set.
+/// The metrics of one set.
 #[derive(Debug, Default)]
 struct SetMetrics {
     failures: AtomicU64,

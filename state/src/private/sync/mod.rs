@@ -2,7 +2,7 @@
 //! (`rules/private.md#reload-of-the-site`). Each set is built apart and swapped as a whole; if a set cannot
 //! be read to its end, the old one stays.
 //!
-//! `loading` holds what was read of a set so far, `metrics` the numbers.
+//! `loading` holds what was read of a set so far, `metrics` its metrics.
 
 pub(super) mod loading;
 mod metrics;

@@ -23,8 +23,8 @@ struct FoundRows {
 pub(super) fn purge_slice(session: &mut MariadbSession, slice: &PurgeSlice) -> mysql::Result<PurgeProgress> {
     let found = match session.features.purge_index.clone() {
         Some(index) => match find_by_index(session, &index, slice) {
-            // The index was dropped meanwhile, or the optimizer is told to ignore it.
-            Err(mysql::Error::MySqlError(said)) if said.code == NO_SUCH_INDEX => {
+            // The index was dropped meanwhile, or the optimizer was told to ignore it.
+            Err(mysql::Error::MySqlError(server_error)) if server_error.code == NO_SUCH_INDEX => {
                 session.features.purge_index = None;
                 FoundRows { rows: Vec::new(), next: Some(FIRST_MARK) }
             }
