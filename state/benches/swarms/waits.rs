@@ -32,7 +32,7 @@ pub(crate) fn print_table() {
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     let (mut bench, clock) = (BenchSite::new(USERS, 1, 0), Clock::start());
     let tokens = (0..TOKENS).map(|id| ((id, id), ())).collect();
-    bench.site.update(|register| register.tokens = Arc::new(tokens));
+    bench.site.update(|site_data| site_data.tokens = Arc::new(tokens));
     let mut took = Vec::new();
     for id in 0..USERS {
         let start = clock.uptime();
@@ -115,8 +115,8 @@ fn admin_changes(site: &Arc<Site>, stopping: &AtomicBool) {
         if stopping.load(Ordering::Acquire) {
             return;
         }
-        site.update(|register| {
-            let tokens = Arc::make_mut(&mut register.tokens);
+        site.update(|site_data| {
+            let tokens = Arc::make_mut(&mut site_data.tokens);
             tokens.remove(&(id, id));
             tokens.insert((id, id), ());
         });
