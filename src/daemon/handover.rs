@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use hayate_state::snapshot::keeper::Ending;
+use hayate_state::snapshot::thread::Ending;
 use hayate_state::store::OpenedStore;
 use sd_notify::NotifyState;
 

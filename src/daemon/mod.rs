@@ -34,7 +34,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use hayate_gateway::ReplyTo;
 use hayate_state::actor::{Actor, Inbox};
-use hayate_state::snapshot::keeper::Ending;
+use hayate_state::snapshot::thread::Ending;
 use hayate_state::{Board, Clock, Policy};
 use hayate_udp::Server as UdpServer;
 use sd_notify::NotifyState;

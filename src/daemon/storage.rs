@@ -18,11 +18,11 @@ use hayate_state::private::sync::{AdminQueue, RunningSync};
 use hayate_state::private::{Site, SiteSync};
 use hayate_state::report::export::{Exporter, RunningExporter};
 use hayate_state::report::{Reporter, TorrentSource};
-use hayate_state::snapshot::keeper::{Ending, FILE_NAME, SnapshotPlan, SnapshotThread};
 use hayate_state::snapshot::load::{LoadOutcome, load_snapshot};
 use hayate_state::snapshot::reference;
 use hayate_state::snapshot::site::SiteRecord;
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore};
+use hayate_state::snapshot::thread::{Ending, FILE_NAME, SnapshotPlan, SnapshotThread};
 use hayate_state::store::record::TorrentRow;
 use hayate_state::store::{
     Backend, Channel, DurableTotals, Leftovers, OpenedStore, Queues, Record, Recorder, RecorderError,
@@ -85,7 +85,7 @@ struct StorageThreads {
     exporter: RunningExporter,
     events: Option<(EventLog, JoinHandle<()>)>,
     registered: Option<Background>,
-    keeper: SnapshotThread,
+    snapshot_thread: SnapshotThread,
     recorder: Option<Recorder>,
 }
 
@@ -255,13 +255,12 @@ impl Storage {
                 *flush_slot = Some(recorder.emergency_flush());
             }
         }
-        let keeper = self.start_keeper()?;
-        keeper.register_metrics(board);
+        let snapshot_thread = self.start_snapshot_thread()?;
+        snapshot_thread.register_metrics(board);
         let seconds = || Arc::clone(&self.live.reload_seconds);
-        let registered = self.registered_reader.take();
-        let registered = registered
-            .map(|reader| reader.start(seconds(), main_events.clone(), self.clock, board))
-            .transpose()?;
+        let reader = self.registered_reader.take();
+        let registered = reader.map(|reader| reader.start(seconds(), main_events.clone(), self.clock, board));
+        let registered = registered.transpose()?;
         let site_sync = self
             .site_sync
             .take()
@@ -274,11 +273,12 @@ impl Storage {
         let events = self.start_events(board)?;
         let exporter = self.exporter.start()?;
         self.exporter.register_metrics(board);
-        self.threads = Some(StorageThreads { site_sync, exporter, events, registered, keeper, recorder });
+        let threads = StorageThreads { site_sync, exporter, events, registered, snapshot_thread, recorder };
+        self.threads = Some(threads);
         Ok(())
     }
 
-    fn start_keeper(&self) -> io::Result<SnapshotThread> {
+    fn start_snapshot_thread(&self) -> io::Result<SnapshotThread> {
         let section = self.site.clone().zip(self.queues.clone());
         let section = section.map(|(site, queues)| Box::new(SiteSection::new(site, queues)) as _);
         let plan = SnapshotPlan {
@@ -334,7 +334,7 @@ impl Storage {
     pub(crate) fn is_alive(&self) -> bool {
         self.threads.as_ref().is_none_or(|threads| {
             threads.recorder.as_ref().is_none_or(Recorder::is_alive)
-                && threads.keeper.is_alive()
+                && threads.snapshot_thread.is_alive()
                 && threads.exporter.is_alive()
                 && threads.registered.as_ref().is_none_or(Background::is_alive)
                 && threads.site_sync.as_ref().is_none_or(RunningSync::is_alive)
@@ -386,7 +386,7 @@ impl Storage {
             events.stop(thread);
         }
         drop(threads.registered);
-        let snapshot = threads.keeper.stop(ending);
+        let snapshot = threads.snapshot_thread.stop(ending);
         let rows = threads.recorder.is_none_or(stop);
         match (snapshot, rows) {
             (true, true) => Ok(()),
@@ -399,7 +399,7 @@ impl Storage {
     fn stop_early(&self, ending: Ending) -> anyhow::Result<()> {
         let rows = |queues: &Arc<Queues>| Channel::ALL.iter().map(|&channel| queues.rows(channel)).sum();
         let rows: usize = self.queues.as_ref().map_or(0, rows);
-        if !self.start_keeper()?.stop(ending) {
+        if !self.start_snapshot_thread()?.stop(ending) {
             bail!("the last snapshot could not be written; the log says why");
         }
         if rows > 0 {

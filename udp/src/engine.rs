@@ -273,7 +273,7 @@ impl Engine {
         if user.is_none() && claim != client.address && !AddressClass::of(claim).may_be_claimed() {
             return Err(ErrorReason::Tracker(TrackerRefusal::InvalidAddress));
         }
-        // The claim of a user counts only if it is useful (`rules/private.md#member-address`).
+        // The claim of a user counts only if it is useful (`rules/private.md#user-address`).
         let address =
             if user.is_none() || AddressClass::of(claim).is_useful_claim() { claim } else { client.address };
         // Users get peers of the family over which they announce.

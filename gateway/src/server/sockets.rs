@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use hayate_state::file_identity::FileIdentity;
 use nix::fcntl::AtFlags;
 use nix::libc::{EAFNOSUPPORT, O_NOFOLLOW, O_PATH};
 use nix::sys::stat::{Mode, umask};
@@ -192,7 +193,7 @@ pub(super) struct UnixSocket {
 pub(super) struct SocketFile {
     path: PathBuf,
     /// Device and inode.
-    identity: Option<(u64, u64)>,
+    identity: Option<FileIdentity>,
 }
 
 /// Opens the unix socket, if the configuration names one.
@@ -287,8 +288,8 @@ impl Drop for SocketFile {
     }
 }
 
-fn file_identity(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
+fn file_identity(path: &Path) -> Option<FileIdentity> {
+    fs::symlink_metadata(path).ok().map(|metadata| FileIdentity::of(&metadata))
 }
 
 fn remove_stale_socket(path: &Path) -> Result<(), OpenError> {

@@ -31,7 +31,7 @@ pub enum Strictness {
     /// (`rules/http.md#query`).
     Lenient,
     /// As mode private reads it: every parameter is needed, and a broken escape stands for itself
-    /// (`rules/private.md#member-parameters`).
+    /// (`rules/private.md#user-parameters`).
     Strict,
 }
 
@@ -165,7 +165,7 @@ impl<'q> Escaped<'q> {
     }
 }
 
-/// In mode private a broken escape stands for itself (`rules/private.md#member-parameters`).
+/// In mode private a broken escape stands for itself (`rules/private.md#user-parameters`).
 impl<'q> Escaped<'q> {
     /// The decoded octets; a `%` without two hexadecimal digits stays.
     fn literal_octets(self) -> impl Iterator<Item = u8> {

@@ -426,18 +426,20 @@ mod tests {
     #[test]
     fn totals_that_nobody_takes_are_bounded_by_their_sessions() {
         let queues = Queues::accounting(Clock::start(), &Bounds::default());
-        let told = |user, uploaded| {
+        let totals_of = |user, uploaded| {
             let key = SessionKey { torrent: 3, user, peer_id: PeerId::default() };
             (key, SessionTotals { uploaded, ..SessionTotals::default() })
         };
         for uploaded in 0..300_000 {
-            queues.put_all(&[], Some(told(u32::try_from(uploaded % 7).unwrap(), uploaded)));
+            queues.put_all(&[], Some(totals_of(u32::try_from(uploaded % 7).unwrap(), uploaded)));
         }
         let totals = queues.take_cut(|_, _| ()).totals;
         assert!(totals.len() < 70_000, "{}", totals.len());
         let last = last_of_each(&totals);
         assert_eq!(last.len(), 7);
-        assert!((0..7).all(|user| last.contains(&told(user, 299_999 - (299_999 - u64::from(user)) % 7))));
+        assert!(
+            (0..7).all(|user| last.contains(&totals_of(user, 299_999 - (299_999 - u64::from(user)) % 7)))
+        );
     }
 
     #[test]

@@ -164,7 +164,7 @@ fn run(seed: u64, ids: Ids) {
     for operation in 0..OPERATIONS / 2 {
         now += u32::from(random.u8(..50) == 0);
         if random.u16(..2000) == 0 {
-            // No peer is handed out beyond lifetime and purge: both sides expire at one moment.
+            // No peer is handed out beyond lifetime and sweep: both sides expire at one moment.
             now += random.u32(..LIFETIME_SECONDS / 3);
             sweeper.sweep_all(Tick(now), policy.current().as_ref());
             for swarm in model.values_mut() {
