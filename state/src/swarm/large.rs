@@ -1,5 +1,5 @@
-//! [`LargeSwarm`]: a swarm of any size. The peers of each family are in groups by their scope: a swarm may have
-//! few peers that can be handed out among many that cannot, and a choice must not pay for those.
+//! [`LargeSwarm`]: a swarm of any size. The peers of each family are in groups by their scope: a swarm may
+//! have few peers that can be handed out among many that cannot, and a choice must not pay for those.
 
 use crate::address::{AddressScope, ScopeSet};
 use crate::admission::Policy;

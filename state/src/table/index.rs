@@ -13,30 +13,30 @@ const SPARSE_AT: usize = 2;
 const MANY_PASSED: u8 = u8::MAX;
 
 /// Lines that one change moves while the index grows or shrinks: few, so that no change takes long, and enough
-/// that it is done long before the next time.
+/// that all have moved long before the next time.
 const MOVED_AT_ONCE: usize = 4;
 
 /// Slots by hash. Different torrents may have one hash. It grows and shrinks a few lines at a time, so that no
 /// lock is held for all of it, however large it is.
 #[derive(Debug, Default)]
 pub(crate) struct SlotIndex {
-    lines: Lines,
+    table: SlotTable,
     len: usize,
-    /// What is still to be moved into `lines`.
-    old: Option<Box<OldLines>>,
+    /// What is still to be moved into `table`.
+    old: Option<Box<OldTable>>,
 }
 
-/// The lines of an index before it grew or shrank.
+/// The table of an index before it grew or shrank.
 #[derive(Debug)]
-struct OldLines {
-    lines: Lines,
-    /// Lines that are moved already, the first ones.
+struct OldTable {
+    table: SlotTable,
+    /// Lines that have been moved already, the first ones.
     moved: usize,
 }
 
 /// A hash table of slots, of a fixed size.
 #[derive(Debug, Default)]
-struct Lines(Box<[CacheLine]>);
+struct SlotTable(Box<[CacheLine]>);
 
 /// One cache line: the slots whose hashes lead here, and the fingerprint of each hash.
 #[derive(Clone, Copy, Debug)]
@@ -104,42 +104,43 @@ impl CacheLine {
 impl SlotIndex {
     /// Octets on the heap.
     pub(crate) fn heap(&self) -> usize {
-        let heap_of_old = |old: &OldLines| size_of_val(old) + old.lines.heap();
-        self.lines.heap() + self.old.as_deref().map_or(0, heap_of_old)
+        let heap_of_old = |old: &OldTable| size_of_val(old) + old.table.heap();
+        self.table.heap() + self.old.as_deref().map_or(0, heap_of_old)
     }
 
     /// Starts fetching the line of a hash into the cache.
     pub(crate) fn prefetch(&self, hash: u64) {
-        self.all_lines().filter_map(|lines| lines.0.get(lines.home_line(hash))).for_each(prefetch);
+        self.all_tables().filter_map(|table| table.0.get(table.home_line(hash))).for_each(prefetch);
     }
 
     /// Returns a slot that is likely the one of this hash, without a look at it.
     pub(crate) fn likely_slot(&self, hash: u64) -> Option<u32> {
-        let home = |lines: &Lines| lines.0.get(lines.home_line(hash))?.slots_with(fingerprint(hash)).next();
-        self.all_lines().find_map(home)
+        let home =
+            |table: &SlotTable| table.0.get(table.home_line(hash))?.slots_with(fingerprint(hash)).next();
+        self.all_tables().find_map(home)
     }
 
     pub(crate) fn find(&self, hash: u64, same: impl Fn(u32) -> bool) -> Option<u32> {
-        self.all_lines().find_map(|lines| lines.find(hash, &same))
+        self.all_tables().find_map(|table| table.find(hash, &same))
     }
 
     /// Adds a slot. `hash_of` returns the hash of a slot that is here, in case it has to move.
     pub(crate) fn insert(&mut self, hash: u64, slot: u32, hash_of: impl Fn(u32) -> u64) {
-        if self.old.is_none() && self.len >= self.lines.0.len() * FULL_AT {
-            self.begin_move(2 * self.lines.0.len() + 1);
+        if self.old.is_none() && self.len >= self.table.0.len() * FULL_AT {
+            self.begin_move(2 * self.table.0.len() + 1);
         }
-        self.lines.insert(hash, slot);
+        self.table.insert(hash, slot);
         self.len += 1;
         self.move_lines(hash_of);
     }
 
     /// Removes a slot. `hash_of` returns the hash of a slot that stays, in case it has to move.
     pub(crate) fn remove(&mut self, hash: u64, slot: u32, hash_of: impl Fn(u32) -> u64) {
-        if !self.all_lines_mut().any(|lines| lines.remove(hash, slot)) {
+        if !self.all_tables_mut().any(|table| table.remove(hash, slot)) {
             return;
         }
         self.len -= 1;
-        if self.old.is_none() && self.lines.0.len() > 1 && self.len < self.lines.0.len() * SPARSE_AT {
+        if self.old.is_none() && self.table.0.len() > 1 && self.len < self.table.0.len() * SPARSE_AT {
             self.begin_move(2 * self.len / FULL_AT + 1);
         }
         self.move_lines(hash_of);
@@ -147,44 +148,44 @@ impl SlotIndex {
 
     /// Records that what was in slot `from` is in slot `to` now.
     pub(crate) fn move_slot(&mut self, hash: u64, from: u32, to: u32) {
-        let place = self.all_lines_mut().find_map(|lines| {
-            let (_, at, place) = lines.find_place(hash, from)?;
-            lines.0.get_mut(at)?.slots.get_mut(place)
+        let place = self.all_tables_mut().find_map(|table| {
+            let (_, at, place) = table.find_place(hash, from)?;
+            table.0.get_mut(at)?.slots.get_mut(place)
         });
         if let Some(slot) = place {
             *slot = to;
         }
     }
 
-    fn all_lines(&self) -> impl Iterator<Item = &Lines> {
-        std::iter::once(&self.lines).chain(self.old.as_deref().map(|old| &old.lines))
+    fn all_tables(&self) -> impl Iterator<Item = &SlotTable> {
+        std::iter::once(&self.table).chain(self.old.as_deref().map(|old| &old.table))
     }
 
-    fn all_lines_mut(&mut self) -> impl Iterator<Item = &mut Lines> {
-        std::iter::once(&mut self.lines).chain(self.old.as_deref_mut().map(|old| &mut old.lines))
+    fn all_tables_mut(&mut self) -> impl Iterator<Item = &mut SlotTable> {
+        std::iter::once(&mut self.table).chain(self.old.as_deref_mut().map(|old| &mut old.table))
     }
 
     /// Begins to move all slots into so many lines.
     fn begin_move(&mut self, lines: usize) {
-        let lines = Lines(vec![CacheLine::EMPTY; lines].into_boxed_slice());
-        let lines = std::mem::replace(&mut self.lines, lines);
-        self.old = (!lines.0.is_empty()).then(|| Box::new(OldLines { lines, moved: 0 }));
+        let table = SlotTable(vec![CacheLine::EMPTY; lines].into_boxed_slice());
+        let table = std::mem::replace(&mut self.table, table);
+        self.old = (!table.0.is_empty()).then(|| Box::new(OldTable { table, moved: 0 }));
     }
 
-    /// Moves some slots of the old lines, if there are any.
+    /// Moves the slots of a few lines of the old table, if there is one.
     fn move_lines(&mut self, hash_of: impl Fn(u32) -> u64) {
         let Some(old) = &mut self.old else { return };
-        for line in old.lines.0.iter_mut().skip(old.moved).take(MOVED_AT_ONCE) {
-            line.take_slots().for_each(|slot| self.lines.insert(hash_of(slot), slot));
+        for line in old.table.0.iter_mut().skip(old.moved).take(MOVED_AT_ONCE) {
+            line.take_slots().for_each(|slot| self.table.insert(hash_of(slot), slot));
             old.moved += 1;
         }
-        if old.moved == old.lines.0.len() {
+        if old.moved == old.table.0.len() {
             self.old = None;
         }
     }
 }
 
-impl Lines {
+impl SlotTable {
     fn heap(&self) -> usize {
         size_of_val(&*self.0)
     }
@@ -344,6 +345,6 @@ mod tests {
         let mut index = SlotIndex::default();
         (0..30).for_each(|slot| index.insert(7, slot, |_| 7));
         (0..30).for_each(|slot| index.remove(7, slot, |_| 7));
-        assert!(index.lines.0.iter().all(|line| line.fingerprints == [0; LINE_LEN] && line.passed == 0));
+        assert!(index.table.0.iter().all(|line| line.fingerprints == [0; LINE_LEN] && line.passed == 0));
     }
 }
