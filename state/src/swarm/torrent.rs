@@ -1,5 +1,6 @@
 //! One torrent: 48 octets, with room inside for two IPv4 peers or one IPv6 peer: most torrents never have
-//! more. Up to forty peers, of either or of both families, are in one heap block, and more in a [`LargeSwarm`].
+//! more. Up to forty peers, of either or of both families, are in one heap block, and more in a
+//! [`LargeSwarm`].
 
 use crate::address::{AddressScope, ScopeSet};
 use crate::admission::Policy;
