@@ -100,6 +100,7 @@ fn assert_lasting_series(page_text: &str) {
         "hayate_udp_receive_buffer_bytes",
         "hayate_udp_send_buffer_bytes",
         "hayate_udp_socket_drops_total",
+        "hayate_udp_overload_drops_total",
         "hayate_conntrack_entries",
         "hayate_limited_total",
         "hayate_hooks_unstored_total",

@@ -60,8 +60,10 @@ pub struct WorkerMetrics {
     pub send_errors: Counter,
     /// Receive calls that failed.
     pub receive_errors: Counter,
-    /// Datagrams the kernel dropped because the receive buffer was full.
+    /// Datagrams the kernel dropped: because the receive buffer was full, or under overload on purpose.
     pub socket_drops: Counter,
+    /// Those among [`Self::socket_drops`] that were dropped on purpose, so that the queue stays short.
+    pub overload_drops: Counter,
     dropped: [Counter; Dropped::COUNT],
     /// Durations of datagrams, by kind and outcome.
     pub durations: Arc<RequestDurations>,
@@ -77,6 +79,7 @@ impl Default for WorkerMetrics {
             send_errors: Counter::default(),
             receive_errors: Counter::default(),
             socket_drops: Counter::default(),
+            overload_drops: Counter::default(),
             dropped: std::array::from_fn(|_| Counter::default()),
             durations: Arc::new(RequestDurations::new(&ACTIONS, Dropped::all().map(Dropped::error_label))),
         }
@@ -121,8 +124,12 @@ impl WorkerMetrics {
                 c.dropped_count(refusal)
             });
         }
-        let help = "Datagrams the kernel dropped because the receive buffer was full.";
+        let help = "Datagrams the kernel dropped: the receive buffer was full, or the worker is overloaded.";
         self.register_counter(board, "udp_socket_drops_total", help, Vec::new(), |c| c.socket_drops.value());
+        let help = "Those among udp_socket_drops_total that were dropped early because of an overload.";
+        self.register_counter(board, "udp_overload_drops_total", help, Vec::new(), |c| {
+            c.overload_drops.value()
+        });
         let help = "Receive calls that failed.";
         self.register_counter(board, "udp_receive_errors_total", help, Vec::new(), |c| {
             c.receive_errors.value()

@@ -1,4 +1,4 @@
-//! [`Batch`]: many datagrams with one system call. The only `unsafe` of the crate: three system calls that
+//! [`Batch`]: many datagrams with one system call. The only `unsafe` of the crate: four system calls that
 //! take pointers, and a message header of zeros.
 
 use std::io;
@@ -248,6 +248,41 @@ pub(super) fn set_option(socket: BorrowedFd<'_>, option: SocketOption) -> io::Re
     let result =
         unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, ptr::from_ref(&value).cast(), len) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What the kernel says about the receive queue of a socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct QueueState {
+    /// Octets of kernel memory that the waiting datagrams have.
+    pub(super) octets: u32,
+    /// Datagrams that the socket has dropped since it was opened, modulo 2^32.
+    pub(super) drops: u32,
+}
+
+/// Numbers that `SO_MEMINFO` reports, up to the count of drops.
+const MEMORY_NUMBERS: usize = libc::SK_MEMINFO_DROPS as usize + 1;
+const _: () = assert!(libc::SK_MEMINFO_RMEM_ALLOC == 0);
+
+/// Returns the state of the receive queue.
+///
+/// # Errors
+/// The error of the kernel, or `Unsupported` by a kernel that does not report drops.
+pub(super) fn queue_state(socket: BorrowedFd<'_>) -> io::Result<QueueState> {
+    let mut numbers = [0_u32; MEMORY_NUMBERS];
+    let size = socklen_t::try_from(size_of_val(&numbers)).unwrap_or_default();
+    let mut len = size;
+    // SAFETY: the kernel writes at most `len` octets to `numbers`, which has that many and for which every
+    // octet is a value, and the number of octets written to `len`; both outlive the call.
+    let result = unsafe {
+        let numbers = numbers.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, numbers, &raw mut len)
+    };
+    let [octets, .., drops] = numbers;
+    match result {
+        0 if len == size => Ok(QueueState { octets, drops }),
+        0 => Err(io::ErrorKind::Unsupported.into()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | `socket` | opening the sockets, or taking them over |
 //! | `worker` | one thread: waits, has the engine decide, sends |
+//! | `backlog` | a short queue instead of a full one while more comes than a worker can answer |
 //! | `batch`, `layout` | many datagrams with one system call, and what lies beside them in memory |
 
+mod backlog;
 #[expect(unsafe_code, reason = "system calls that take pointers; each block has its proof")]
 mod batch;
 mod layout;

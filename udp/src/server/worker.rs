@@ -11,10 +11,12 @@ use hayate_state::Clock;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::batch::{BATCH_MAX, Batch};
+use super::backlog::Backlog;
+use super::batch::{self, BATCH_MAX, Batch};
 use super::socket::is_own_endpoint;
 use crate::dropped::Dropped;
 use crate::engine::{Engine, Outcome};
+use crate::metrics::WorkerMetrics;
 
 /// Most batches taken from each socket in one turn.
 const ROUNDS_MAX: usize = 8;
@@ -28,7 +30,7 @@ const THIN_TURNS_MAX: usize = 2;
 const DEREGISTER_AFTER_TURNS: usize = 4;
 /// Longest wait for the poller. Nothing depends on it: it is the most that a lost wake-up could cost.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
-/// Time between two log lines about a failing poller.
+/// Time between two log lines about a failing poller, or about an overload.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// Events taken from the poller at once.
 const EVENTS_MAX: usize = 64;
@@ -51,6 +53,8 @@ pub(super) struct Worker {
     turns: Arc<AtomicU64>,
     /// The uptime at the last log line about a failing poller.
     last_poll_warning: Option<Duration>,
+    /// The uptime at the last log line about more datagrams than the worker can answer.
+    last_overload_warning: Option<Duration>,
 }
 
 /// One socket of this worker.
@@ -63,6 +67,7 @@ struct WorkerSocket {
     registered: bool,
     /// Dropped datagrams, as last reported by the kernel.
     drops: u32,
+    backlog: Backlog,
 }
 
 /// The datagrams of one turn.
@@ -101,8 +106,7 @@ impl Worker {
     ) -> io::Result<(Self, Waker)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
-        let worker_socket = |socket| WorkerSocket { socket, ready: true, registered: false, drops: 0 };
-        let sockets = sockets.into_iter().map(worker_socket).collect();
+        let sockets = sockets.into_iter().map(WorkerSocket::new).collect();
         let events = Events::with_capacity(EVENTS_MAX);
         let mut worker = Self {
             engine,
@@ -115,6 +119,7 @@ impl Worker {
             stop,
             turns: Arc::default(),
             last_poll_warning: None,
+            last_overload_warning: None,
         };
         // A poller that cannot watch at all must fail now, not later.
         worker.register_sockets()?;
@@ -134,6 +139,7 @@ impl Worker {
         while !self.stop.load(Ordering::Acquire) {
             self.wait(mode);
             let served = self.run_turn(&mut batch);
+            self.check_backlogs(self.clock.uptime());
             // No other thread writes it.
             self.turns.store(self.turns.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
             unpolled = if mode == WaitMode::Idle { 0 } else { unpolled + 1 };
@@ -210,8 +216,23 @@ impl Worker {
         served
     }
 
+    /// Has each socket admit no more than the worker can answer, if more comes; `now` is the time of the
+    /// worker's clock.
+    fn check_backlogs(&mut self, now: Duration) {
+        let metrics = self.engine.metrics();
+        let mut shed = 0;
+        for socket in &mut self.sockets {
+            shed += socket.check_backlog(now, metrics);
+        }
+        let is_due = |last: Duration| now.saturating_sub(last) >= WARNING_INTERVAL;
+        if shed > 0 && self.last_overload_warning.is_none_or(is_due) {
+            log::warn!("udp: more datagrams come than a worker can answer; the excess is dropped early");
+            self.last_overload_warning = Some(now);
+        }
+    }
+
     fn next_wait_mode(&self, mode: WaitMode, answered: usize) -> WaitMode {
-        if self.sockets.iter().any(|socket| socket.ready) {
+        if self.sockets.iter().any(|socket| socket.ready || socket.backlog.is_shedding()) {
             return WaitMode::AtOnce;
         }
         let thin_turns = match mode {
@@ -225,6 +246,21 @@ impl Worker {
 }
 
 impl WorkerSocket {
+    fn new(socket: UdpSocket) -> Self {
+        // A predecessor has counted what was dropped before.
+        let drops = batch::queue_state(socket.as_fd()).map_or(0, |queue| queue.drops);
+        let mut new = Self { socket, ready: true, registered: false, drops, backlog: Backlog::default() };
+        // One that was killed under overload has left its filter.
+        new.release();
+        new
+    }
+
+    fn release(&mut self) {
+        if let Err(error) = self.backlog.release(self.socket.as_fd()) {
+            log::error!("udp: a socket keeps its filter, which drops datagrams: {error}");
+        }
+    }
+
     /// Receives one batch and answers it. The socket stays ready until it was found empty.
     fn serve_batch(
         &mut self,
@@ -241,10 +277,12 @@ impl WorkerSocket {
                     engine.metrics().receive_errors.add(1);
                 }
                 self.ready = false;
+                self.backlog.record(0, true);
                 return Served::default();
             }
         };
         self.ready = received == BATCH_MAX;
+        self.backlog.record(received, !self.ready);
         let begun = clock.uptime();
         let now = clock.now();
         engine.begin_batch(now);
@@ -275,17 +313,44 @@ impl WorkerSocket {
         let failed = batch.send(self.socket.as_fd());
         engine.metrics().send_errors.add(failed as u64);
         engine.end_batch(clock.uptime().saturating_sub(begun));
-        self.count_drops(batch, engine);
+        if let Some(reported) = batch.take_drops() {
+            self.count_drops(reported, engine.metrics());
+        }
         Served { received, answered }
     }
 
-    fn count_drops(&mut self, batch: &mut Batch, engine: &Engine) {
-        if let Some(drops) = batch.take_drops() {
-            engine.metrics().socket_drops.add(u64::from(drops.wrapping_sub(self.drops)));
-            self.drops = drops;
+    /// Counts what the socket has dropped up to a report of the kernel. The report in a datagram is as old as
+    /// the datagram, so it may come after a newer one.
+    fn count_drops(&mut self, reported: u32, metrics: &WorkerMetrics) {
+        let more = reported.wrapping_sub(self.drops);
+        if more.cast_signed() > 0 {
+            metrics.socket_drops.add(u64::from(more));
+            self.drops = reported;
         }
     }
+
+    /// Returns the number of datagrams that were dropped on purpose since the last call.
+    fn check_backlog(&mut self, now: Duration, metrics: &WorkerMetrics) -> u32 {
+        if !self.backlog.end_turn(now) {
+            return 0;
+        }
+        // A kernel or a sandbox that refuses it leaves the socket as it is; a full buffer is no failure.
+        let Ok((queue, shed)) = self.backlog.look(now, self.socket.as_fd()) else { return 0 };
+        self.count_drops(queue.drops, metrics);
+        metrics.overload_drops.add(u64::from(shed));
+        shed
+    }
 }
+
+/// Whoever has a copy of the socket, a successor for example, finds it without a filter.
+impl Drop for WorkerSocket {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+#[cfg(test)]
+mod overload_tests;
 
 #[cfg(test)]
 mod tests {
@@ -296,7 +361,7 @@ mod tests {
     use crate::wire::PROTOCOL_ID;
 
     /// Makes a worker on new sockets of these addresses, and returns their addresses, too.
-    fn worker(addresses: &[&str], own: &[SocketAddr]) -> (Worker, Vec<SocketAddr>) {
+    pub(super) fn worker(addresses: &[&str], own: &[SocketAddr]) -> (Worker, Vec<SocketAddr>) {
         let tracker = Tracker::new(Swarms::new(0), &Published::new(Policy::default()), 7);
         let engine = Engine::new(tracker, Published::new(UdpConfig::with_key("k")).subscribe());
         let sockets: Vec<_> = addresses.iter().map(|address| UdpSocket::bind(address).unwrap()).collect();
@@ -310,14 +375,14 @@ mod tests {
         (worker, addresses)
     }
 
-    fn client(to: SocketAddr) -> UdpSocket {
+    pub(super) fn client(to: SocketAddr) -> UdpSocket {
         let client = UdpSocket::bind((to.ip(), 0)).unwrap();
         client.connect(to).unwrap();
         client.set_nonblocking(true).unwrap();
         client
     }
 
-    fn connect() -> Vec<u8> {
+    pub(super) fn connect() -> Vec<u8> {
         [&PROTOCOL_ID[..], &[0, 0, 0, 0, 7, 11, 13, 17]].concat()
     }
 
