@@ -1,10 +1,10 @@
 //! [`Backlog`]: keeps the queue of one socket short while its worker is overloaded.
 //!
-//! The receive buffer is deep, so that bursts wait in it. Under overload that depth serves nobody: the buffer
-//! stays full, every datagram that is read is as old as the buffer is deep, and cold in the cache. So once the
-//! buffer has overflowed without a pause for a while, a socket filter admits only a random share of what
-//! comes, as much as the worker can answer; the rest is dropped before it queues. The worker corrects the
-//! share in short intervals, and removes the filter when the share is everything (`docs/decisions/0034`).
+//! The receive buffer is deep, so that bursts wait in it. Under overload that depth serves nobody: the
+//! buffer stays full, every datagram that is read is as old as the buffer is deep, and cold in the cache. So
+//! once the buffer has overflowed without a pause for a while, a socket filter admits only a random share of
+//! what comes, as much as the worker can answer; the rest is dropped before it queues. The worker corrects
+//! the share in short intervals, and removes the filter when the share is everything.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -19,8 +19,8 @@ const INTERVAL: Duration = Duration::from_millis(10);
 /// Intervals in a row, all of them with overflows and without an empty queue, that make an overload. A burst
 /// that the buffer holds has none.
 const OVERFLOWS_MAX: u32 = 5;
-/// Octets of kernel memory that the queue is to have under overload: some 600 datagrams, little enough for the
-/// cache and enough for an interval in which fewer come than expected.
+/// Octets of kernel memory that the queue is to have under overload: some 600 datagrams, little enough for
+/// the cache and enough for an interval in which fewer come than expected.
 const TARGET: u32 = 512 << 10;
 /// Distances from the target, in targets, that are worth the whole share.
 const DISTANCES_MAX: u64 = 40;
