@@ -1,7 +1,7 @@
 //! The command line of `hayate-load`: every option, its range, and what must hold between options.
 
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -9,6 +9,7 @@ use clap::Parser;
 use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 
 use super::LoadError;
+use super::routes::Routes;
 use super::target::{PASSKEY, PORTS, Protocol, Target};
 
 /// Most torrents that fit into one scrape over UDP (BEP 15).
@@ -38,11 +39,21 @@ pub struct Args {
     /// UDP sockets.
     #[arg(long, default_value_t = 16, value_parser = lanes(), value_name = "N")]
     pub sockets: u32,
-    /// First source address [default: 127.0.0.2 or ::1 if the tracker is on a loopback address].
+    /// Share of the sockets or connections that use IPv6, in percent, at least one of each family between 1
+    /// and 99; the others use IPv4 [default: all use the first address of HOST].
+    ///
+    /// HOST must be a name with addresses of both families; `localhost` always has 127.0.0.1 and ::1.
+    #[arg(long, value_parser = percent(), value_name = "PCT")]
+    pub ipv6: Option<u8>,
+    /// First source address, one for each family [default: 127.0.0.2 and ::1 if the tracker is on a loopback
+    /// address].
     ///
     /// Sockets take consecutive addresses if the tracker is on an IPv4 loopback address or a prefix is given.
-    #[arg(long, value_name = "ADDR[/PREFIX]")]
-    pub sources: Option<Sources>,
+    /// ::1 has no neighbours. For more IPv6 addresses, make a prefix local where tracker and load run, best in a
+    /// network namespace: `unshare --net`, `ip link set lo up`, `ip -6 route add local 2001:db8::/64 dev lo`;
+    /// then give 2001:db8::1/64 here.
+    #[arg(long, value_delimiter = ',', value_name = "ADDR[/PREFIX]")]
+    pub sources: Vec<Sources>,
     /// HTTP connections at the same time, one request on each.
     #[arg(long, default_value_t = 64, value_parser = lanes(), value_name = "N")]
     pub connections: u32,
@@ -116,7 +127,7 @@ impl Args {
     ///
     /// # Errors
     /// [`LoadError::Usage`], naming the option.
-    pub fn check(&self, target: &Target) -> Result<(), LoadError> {
+    pub fn check(&self, target: &Target, routes: &Routes) -> Result<(), LoadError> {
         let http = target.protocol == Protocol::Http;
         let usage = |text: String| Err(LoadError::Usage(text));
         let asks_passkey = target.path.contains(PASSKEY);
@@ -135,15 +146,15 @@ impl Args {
         if http && self.fill.is_none() && self.mix.scrape > 0 && target.scrape_path().is_none() {
             return usage("--mix: nothing in the URL becomes /scrape (BEP 48), scrape must be 0".into());
         }
-        self.check_fill(target)
+        self.check_fill(routes)
     }
 
-    fn check_fill(&self, target: &Target) -> Result<(), LoadError> {
+    fn check_fill(&self, routes: &Routes) -> Result<(), LoadError> {
         let usage = |text: String| Err(LoadError::Usage(text));
         let Some(fill) = self.fill else {
             return if self.singles > 0 { usage("--singles: only with --fill".into()) } else { Ok(()) };
         };
-        let peers = PORTS * self.addresses(target);
+        let peers = routes.capacity();
         if fill > peers {
             return usage(format!(
                 "--fill {fill}: at most {peers} ({PORTS} ports of each source address); more addresses: \
@@ -163,41 +174,6 @@ impl Args {
             Protocol::Udp => self.sockets,
             Protocol::Http => self.connections,
         }
-    }
-
-    /// Returns the number of different source addresses of the lanes.
-    #[must_use]
-    pub fn addresses(&self, target: &Target) -> u64 {
-        let lanes = self.lanes(target.protocol);
-        let different = (0..lanes).take_while(|&lane| lane == 0 || self.varies(target.address));
-        different.count() as u64
-    }
-
-    /// Returns the source address of a lane, with port 0.
-    #[must_use]
-    pub fn source(&self, tracker: SocketAddr, lane: u32) -> SocketAddr {
-        let first = self.sources.map_or_else(|| default_source(tracker.ip()), |sources| sources.first);
-        let step = if self.varies(tracker) { lane } else { 0 };
-        let address = match first {
-            IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().wrapping_add(step)).into(),
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().wrapping_add(step.into())).into(),
-        };
-        SocketAddr::new(address, 0)
-    }
-
-    /// Whether lanes have different addresses.
-    fn varies(&self, tracker: SocketAddr) -> bool {
-        tracker.is_ipv4() && tracker.ip().is_loopback()
-            || self.sources.is_some_and(|sources| sources.prefix.is_some())
-    }
-}
-
-fn default_source(tracker: IpAddr) -> IpAddr {
-    match tracker {
-        IpAddr::V4(v4) if v4.is_loopback() => Ipv4Addr::new(127, 0, 0, 2).into(),
-        IpAddr::V6(v6) if v6.is_loopback() => Ipv6Addr::LOCALHOST.into(),
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 
@@ -304,7 +280,8 @@ mod tests {
     fn complaint(line: &str) -> String {
         let args = args(line);
         let target = Target::resolve(&args.url).unwrap();
-        match args.check(&target) {
+        let routes = Routes::new(&args, &target).unwrap();
+        match args.check(&target, &routes) {
             Err(LoadError::Usage(text)) => text,
             other => panic!("{line}: {other:?}"),
         }
@@ -352,22 +329,6 @@ mod tests {
             ("http://127.0.0.1:7/other", "--mix"),
         ] {
             assert!(complaint(line).contains(part), "{line}: {}", complaint(line));
-        }
-    }
-
-    #[test]
-    fn sockets_take_consecutive_addresses_where_they_may() {
-        for (line, lane, expected) in [
-            ("udp://127.0.0.1:7", 300, "127.0.1.46:0"),
-            ("udp://127.0.0.1:7 --sources 127.0.0.99", 2, "127.0.0.101:0"),
-            ("udp://[::1]:7", 3, "[::1]:0"),
-            ("udp://[::1]:7 --sources fd00::fffe/64", 3, "[fd00::1:1]:0"),
-            ("udp://192.0.2.7:7", 3, "0.0.0.0:0"),
-            ("udp://192.0.2.7:7 --sources 10.0.0.7", 3, "10.0.0.7:0"),
-        ] {
-            let args = args(line);
-            let target = Target::resolve(&args.url).unwrap();
-            assert_eq!(args.source(target.address, lane).to_string(), expected, "{line}");
         }
     }
 }
