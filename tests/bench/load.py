@@ -14,9 +14,9 @@ GRACE_SECONDS = 60
 PORTS = 64_512
 
 
-def blast(server, folder, seconds, *options):
-    """One run of the official load against a server on 127.0.0.1: replies per CPU-second, us per reply."""
-    command = [folder / "udpblast", "127.0.0.1", server.port, server.pid, seconds, *options]
+def blast(server, host, folder, seconds, *options):
+    """One run of the official load against a server on this host: replies per CPU-second, us per reply."""
+    command = [folder / "udpblast", host, server.port, server.pid, seconds, *options]
     run = subprocess.Popen(
         pinned(command, LOAD_CORE), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -55,10 +55,10 @@ def load(server, url, *options, **more):
     return figures
 
 
-def fill(server, peers, *options, patience):
+def fill(server, peers, *options, patience, host="127.0.0.1"):
     """Announces so many peers, each of its own address and port, and each once."""
     words = ["--fill", peers, *population(peers), *options]
-    return load(server, udp(server), *words, patience=patience)
+    return load(server, udp(server, host), *words, patience=patience)
 
 
 def population(peers):
@@ -70,7 +70,7 @@ def population(peers):
 
 def udp(server, host="127.0.0.1"):
     """Where a tracker listens, for hayate-load."""
-    return f"udp://{host}:{server.port}"
+    return f"udp://[{host}]:{server.port}" if ":" in host else f"udp://{host}:{server.port}"
 
 
 def finish(run, name, server, patience):
