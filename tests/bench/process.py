@@ -59,14 +59,14 @@ class Server:
         self.command = pinned(command, cores)
         self.start()
 
-    def start(self):
+    def start(self, patience=PATIENCE_SECONDS):
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 self.command, cwd=self.log.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         self.pid = self.process.pid
         try:
-            self.wait_until(self.ready, "does not serve")
+            self.wait_until(self.ready, "does not serve", patience)
         except BaseException:
             self.stop()
             raise
@@ -142,13 +142,13 @@ class Daemon(Server):
         os.kill(self.pid, signal.SIGHUP)
         self.wait_until(lambda: self.reloads() > before, "does not reload")
 
-    def restart(self):
+    def restart(self, patience=PATIENCE_SECONDS):
         """Ends the daemon in good order and starts it anew; gives the seconds until it serves again."""
         os.kill(self.pid, signal.SIGTERM)
-        if self.process.wait(PATIENCE_SECONDS) != 0:
+        if self.process.wait(patience) != 0:
             raise Failed(f"{self.name} does not end well; its log:\n{tail(self.log)}")
         begin = time.monotonic()
-        self.start()
+        self.start(patience)
         return time.monotonic() - begin
 
     def reloads(self):

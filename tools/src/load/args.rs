@@ -72,8 +72,8 @@ pub struct Args {
     /// Exponent of the Zipf distribution of torrents; 0 = uniform.
     #[arg(long, default_value = "0", value_parser = number(0.0, 10.0), value_name = "S")]
     pub zipf: f64,
-    /// With --fill: the first N torrents get exactly one peer, the others one each and then all the rest,
-    /// drawn.
+    /// With --fill or --refresh: the first N torrents get exactly one peer, the others one each and then all
+    /// the rest, drawn.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub singles: u64,
     /// Peers to draw from, shared out among the sockets. Beyond 64512 for each source address they
@@ -102,6 +102,10 @@ pub struct Args {
     /// Announce N new peers, each once, again if the reply is lost, and end.
     #[arg(long, value_parser = many(), value_name = "N", conflicts_with_all = ["rate", "warmup", "forged"])]
     pub fill: Option<u64>,
+    /// Announce again the first N peers of an earlier --fill, drawn, each in its torrent. Needs what the fill
+    /// was told: --torrents, --singles, --zipf, --seed, --sockets or --connections, --sources, --ipv6.
+    #[arg(long, value_parser = many(), value_name = "N", conflicts_with_all = ["fill", "fresh_torrents"])]
+    pub refresh: Option<u64>,
     /// Share of the announces over UDP with a random connection id, which nobody should answer, in percent.
     #[arg(long, default_value_t = 0, value_parser = percent(), value_name = "PCT")]
     pub forged: u8,
@@ -151,13 +155,18 @@ impl Args {
 
     fn check_fill(&self, routes: &Routes) -> Result<(), LoadError> {
         let usage = |text: String| Err(LoadError::Usage(text));
-        let Some(fill) = self.fill else {
-            return if self.singles > 0 { usage("--singles: only with --fill".into()) } else { Ok(()) };
+        let (option, fill) = match (self.fill, self.refresh) {
+            (Some(fill), _) => ("--fill", fill),
+            (None, Some(refresh)) => ("--refresh", refresh),
+            (None, None) if self.singles > 0 => {
+                return usage("--singles: only with --fill or --refresh".into());
+            }
+            (None, None) => return Ok(()),
         };
         let peers = routes.capacity();
         if fill > peers {
             return usage(format!(
-                "--fill {fill}: at most {peers} ({PORTS} ports of each source address); more addresses: \
+                "{option} {fill}: at most {peers} ({PORTS} ports of each source address); more addresses: \
                  --sockets or --connections with --sources ADDR/PREFIX"
             ));
         }
@@ -324,6 +333,7 @@ mod tests {
             ("udp://127.0.0.1:7 --fill 9 --torrents 7 --singles 7", "--singles"),
             ("udp://127.0.0.1:7 --fill 64513 --sockets 1", "--fill 64513"),
             ("udp://[::1]:7 --fill 64513", "at most 64512"),
+            ("udp://[::1]:7 --refresh 64513", "--refresh 64513"),
             ("http://127.0.0.1:7/announce --forged 7", "--forged"),
             ("http://127.0.0.1:7/announce --mix connect=100", "--mix"),
             ("http://127.0.0.1:7/other", "--mix"),

@@ -151,7 +151,7 @@ mod tests {
         for due in [99, 100, 101] {
             (0..7).for_each(|_| recorder.sent(due));
             recorder.forged(due);
-            recorder.answered(Kind::Connect, V6, due, 200);
+            recorder.answered(Kind::Connect, V4, due, 200);
             (0..2).for_each(|_| recorder.answered(Kind::Announce, V6, due, 200));
             (0..3).for_each(|_| recorder.answered(Kind::Scrape, V4, due, 200));
             (0..4).for_each(|_| recorder.refused(due));
@@ -162,7 +162,7 @@ mod tests {
             connects: 2,
             announces: 4,
             scrapes: 6,
-            over_ipv6: 6,
+            over_ipv6: 4,
             errors: 8,
             lost: 10,
             forged: 2,

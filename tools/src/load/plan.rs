@@ -74,6 +74,8 @@ pub struct Plan {
     fresh: Option<u64>,
     routes: Routes,
     peers_per_lane: u64,
+    /// Whether peers announce the torrent that a fill gave them.
+    refreshes: bool,
     seeders: u8,
     stopped: u8,
     completed: u8,
@@ -104,7 +106,8 @@ impl Plan {
             // Not from the seed: a second run must not meet the torrents of the first.
             fresh: args.fresh_torrents.then(|| fastrand::u64(1 << 62..)),
             routes,
-            peers_per_lane: (args.peers / lanes).max(1),
+            peers_per_lane: (args.refresh.unwrap_or(args.peers) / lanes).max(1),
+            refreshes: args.refresh.is_some(),
             seeders: args.seeders,
             stopped: args.stopped,
             completed: args.completed,
@@ -131,9 +134,10 @@ impl Plan {
 
     /// Draws an announce of one of the peers of a lane, that is, a socket or connection.
     pub fn announce(&mut self, lane: u64) -> Announce {
-        let torrent = self.torrent();
+        let drawn = (!self.refreshes).then(|| self.torrent());
         let lanes = self.routes.all().len() as u64;
         let peer = lane + lanes * self.rng.random_range(0..self.peers_per_lane);
+        let torrent = drawn.unwrap_or_else(|| self.fill_torrent(peer));
         let happened = if self.stopped + self.completed > 0 { self.percent() } else { 100 };
         let event = match happened {
             share if share < self.stopped => Event::Stopped,
@@ -147,15 +151,7 @@ impl Plan {
     /// Returns the announce of a new peer, always the same for the same number. Every torrent gets one before
     /// any gets two.
     pub fn fill_announce(&mut self, number: u64) -> Announce {
-        let torrent = match self.fresh {
-            Some(first) => first.wrapping_add(number),
-            None if number < self.singles + self.torrents.count() => number,
-            None => {
-                let mut rng = SmallRng::seed_from_u64(mix(self.seed ^ number));
-                self.singles + self.torrents.draw(&mut rng)
-            }
-        };
-        self.announce_of(torrent, number, Event::Started)
+        self.announce_of(self.fill_torrent(number), number, Event::Started)
     }
 
     /// Draws a torrent to scrape.
@@ -171,6 +167,17 @@ impl Plan {
     /// Draws any number.
     pub fn random(&mut self) -> u64 {
         self.rng.random()
+    }
+
+    fn fill_torrent(&self, number: u64) -> u64 {
+        match self.fresh {
+            Some(first) => first.wrapping_add(number),
+            None if number < self.singles + self.torrents.count() => number,
+            None => {
+                let mut rng = SmallRng::seed_from_u64(mix(self.seed ^ number));
+                self.singles + self.torrents.draw(&mut rng)
+            }
+        }
     }
 
     fn torrent(&mut self) -> u64 {
@@ -358,6 +365,23 @@ mod tests {
         assert_eq!(swarms.len(), 110);
         assert!((0..70).all(|torrent| swarms[&info_hash(torrent)] == 1));
         assert_eq!(plan.fill_announce(99), announces[99]);
+    }
+
+    #[test]
+    fn a_refresh_announces_peers_of_the_fill_in_their_torrents() {
+        let options = "--singles 70 --torrents 110 --zipf 1 --sockets 4";
+        let mut fill = plan(&format!("{options} --fill 500"));
+        let filled: HashSet<_> = (0..500)
+            .map(|number| (number % 4, fill.fill_announce(number)))
+            .map(|(lane, one)| (lane, one.info_hash, one.peer_id, one.port, one.left))
+            .collect();
+        let mut refresh = plan(&format!("{options} --refresh 500"));
+        let refreshed: HashSet<_> = (0..10_000)
+            .map(|turn| (turn % 4, refresh.announce(turn % 4)))
+            .inspect(|(_, one)| assert_eq!(one.event, Event::None))
+            .map(|(lane, one)| (lane, one.info_hash, one.peer_id, one.port, one.left))
+            .collect();
+        assert_eq!(refreshed, filled);
     }
 
     #[test]
