@@ -1,9 +1,10 @@
 //! Answers connects and announces over UDP (BEP 15) with fixed replies, and does no work: what plain sockets
 //! allow on this machine, to compare a tracker with.
 //!
-//! `cargo run --release -p hayate-tools --example null_tracker -- PORT [ADDRESS]`, on 127.0.0.1 unless another
-//! address is given: `::1` for IPv6, `::` for both families. Port 0 lets the system choose. It prints its address
-//! and answers until it is killed. Requests leave the kernel and replies enter it in batches, as a tracker's would.
+//! `cargo run --release -p hayate-tools --example null_tracker -- PORT [ADDRESS]`, on 127.0.0.1 unless there
+//! is another address: `::1` for IPv6, `::` for both families. Port 0 lets the system choose. It prints its
+//! address and answers until it is killed. Requests leave the kernel and replies enter it in batches, as a
+//! tracker's would.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, UdpSocket};

@@ -9,8 +9,7 @@ use clap::Parser;
 use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 
 use super::LoadError;
-use super::routes::Routes;
-use super::target::{PASSKEY, PORTS, Protocol, Target};
+use super::target::{PASSKEY, Protocol, Target};
 
 /// Most torrents that fit into one scrape over UDP (BEP 15).
 const SCRAPE_MAX: u16 = 74;
@@ -39,19 +38,20 @@ pub struct Args {
     /// UDP sockets.
     #[arg(long, default_value_t = 16, value_parser = lanes(), value_name = "N")]
     pub sockets: u32,
-    /// Share of the sockets or connections that use IPv6, in percent, at least one of each family between 1
-    /// and 99; the others use IPv4 [default: all use the first address of HOST].
+    /// Share of the sockets or connections that use IPv6, 0 to 100 percent; the others use IPv4 [default: all
+    /// use the first address of HOST].
     ///
-    /// HOST must be a name with addresses of both families; `localhost` always has 127.0.0.1 and ::1.
+    /// From 1 to 99 each family has at least one. HOST must be a name with addresses of the families that are
+    /// used; `localhost` always has 127.0.0.1 and ::1.
     #[arg(long, value_parser = percent(), value_name = "PCT")]
     pub ipv6: Option<u8>,
-    /// First source address, one for each family [default: 127.0.0.2 and ::1 if the tracker is on a loopback
-    /// address].
+    /// First source address; with --ipv6 one of each family, separated by a comma [default: 127.0.0.2 and ::1
+    /// if the tracker is on a loopback address].
     ///
     /// Sockets take consecutive addresses if the tracker is on an IPv4 loopback address or a prefix is given.
-    /// ::1 has no neighbours. For more IPv6 addresses, make a prefix local where tracker and load run, best in a
-    /// network namespace: `unshare --net`, `ip link set lo up`, `ip -6 route add local 2001:db8::/64 dev lo`;
-    /// then give 2001:db8::1/64 here.
+    /// ::1 has no neighbours. For more IPv6 addresses, make a prefix local where tracker and load run, best
+    /// in a network namespace, and give its first address and length here, as 2001:db8::1/64 after `unshare
+    /// --net`, `ip link set lo up`, `ip -6 route add local 2001:db8::/64 dev lo`.
     #[arg(long, value_delimiter = ',', value_name = "ADDR[/PREFIX]")]
     pub sources: Vec<Sources>,
     /// HTTP connections at the same time, one request on each.
@@ -131,7 +131,7 @@ impl Args {
     ///
     /// # Errors
     /// [`LoadError::Usage`], naming the option.
-    pub fn check(&self, target: &Target, routes: &Routes) -> Result<(), LoadError> {
+    pub fn check(&self, target: &Target) -> Result<(), LoadError> {
         let http = target.protocol == Protocol::Http;
         let usage = |text: String| Err(LoadError::Usage(text));
         let asks_passkey = target.path.contains(PASSKEY);
@@ -150,26 +150,13 @@ impl Args {
         if http && self.fill.is_none() && self.mix.scrape > 0 && target.scrape_path().is_none() {
             return usage("--mix: nothing in the URL becomes /scrape (BEP 48), scrape must be 0".into());
         }
-        self.check_fill(routes)
-    }
-
-    fn check_fill(&self, routes: &Routes) -> Result<(), LoadError> {
-        let usage = |text: String| Err(LoadError::Usage(text));
-        let (option, fill) = match (self.fill, self.refresh) {
-            (Some(fill), _) => ("--fill", fill),
-            (None, Some(refresh)) => ("--refresh", refresh),
-            (None, None) if self.singles > 0 => {
-                return usage("--singles: only with --fill or --refresh".into());
-            }
-            (None, None) => return Ok(()),
+        let Some(fill) = self.fill.or(self.refresh) else {
+            return if self.singles > 0 {
+                usage("--singles: only with --fill or --refresh".into())
+            } else {
+                Ok(())
+            };
         };
-        let peers = routes.capacity();
-        if fill > peers {
-            return usage(format!(
-                "{option} {fill}: at most {peers} ({PORTS} ports of each source address); more addresses: \
-                 --sockets or --connections with --sources ADDR/PREFIX"
-            ));
-        }
         if self.singles > self.torrents || self.singles == self.torrents && fill > self.singles {
             return usage(format!("--singles {}: fewer than --torrents ({})", self.singles, self.torrents));
         }
@@ -289,8 +276,7 @@ mod tests {
     fn complaint(line: &str) -> String {
         let args = args(line);
         let target = Target::resolve(&args.url).unwrap();
-        let routes = Routes::new(&args, &target).unwrap();
-        match args.check(&target, &routes) {
+        match args.check(&target) {
             Err(LoadError::Usage(text)) => text,
             other => panic!("{line}: {other:?}"),
         }
@@ -331,9 +317,6 @@ mod tests {
             ("udp://127.0.0.1:7 --stopped 60 --completed 41", "--stopped"),
             ("udp://127.0.0.1:7 --singles 7", "--singles"),
             ("udp://127.0.0.1:7 --fill 9 --torrents 7 --singles 7", "--singles"),
-            ("udp://127.0.0.1:7 --fill 64513 --sockets 1", "--fill 64513"),
-            ("udp://[::1]:7 --fill 64513", "at most 64512"),
-            ("udp://[::1]:7 --refresh 64513", "--refresh 64513"),
             ("http://127.0.0.1:7/announce --forged 7", "--forged"),
             ("http://127.0.0.1:7/announce --mix connect=100", "--mix"),
             ("http://127.0.0.1:7/other", "--mix"),

@@ -111,8 +111,8 @@ pub enum LoadError {
 /// When the options make no sense, or nothing was answered.
 pub fn run(args: &Args) -> Result<String, LoadError> {
     let target = Target::resolve(&args.url)?;
+    args.check(&target)?;
     let routes = Routes::new(args, &target)?;
-    args.check(&target, &routes)?;
     if let Some(pid) = args.pid {
         usage::Usage::read(pid).map_err(|error| LoadError::Usage(format!("--pid {pid}: {error}")))?;
     }

@@ -51,8 +51,8 @@ impl Routes {
     /// Chooses the family and the source address of every lane.
     ///
     /// # Errors
-    /// [`LoadError::Usage`] if the host has no address of a family that is needed, or a source address is of a
-    /// family that is not.
+    /// [`LoadError::Usage`] if the host has no address of a family that is needed, a source address is of a
+    /// family that is not, or a fill has more peers than there are addresses and ports.
     pub fn new(args: &Args, target: &Target) -> Result<Self, LoadError> {
         let lanes = args.lanes(target.protocol);
         let over_ipv6 = match args.ipv6 {
@@ -68,7 +68,17 @@ impl Routes {
             let family = if before(lane + 1) > before(lane) { &mut v6 } else { &mut v4 };
             family.as_mut().map(FamilyRoutes::next)
         };
-        Ok(Self((0..lanes).filter_map(&mut route).collect()))
+        let routes = Self((0..lanes).filter_map(&mut route).collect());
+        let fill = args.fill.map(|peers| ("--fill", peers));
+        let refresh = args.refresh.map(|peers| ("--refresh", peers));
+        let most = routes.capacity();
+        match fill.or(refresh) {
+            Some((option, peers)) if peers > most => Err(LoadError::Usage(format!(
+                "{option} {peers}: at most {most} ({PORTS} ports of each source address); more addresses: \
+                 --sockets or --connections with --sources ADDR/PREFIX"
+            ))),
+            _ => Ok(routes),
+        }
     }
 
     /// Returns the routes, one for each lane.
@@ -83,7 +93,6 @@ impl Routes {
         let lanes = self.0.len().max(1) as u64;
         let lane = usize::try_from(peer % lanes).ok().and_then(|lane| self.0.get(lane));
         let (place, sharers) = lane.map_or((0, 1), |route| (route.place, route.sharers));
-        #[expect(clippy::cast_possible_truncation, reason = "below PORTS")]
         let port = (place.wrapping_add(sharers.wrapping_mul(peer / lanes)) % PORTS) as u16;
         port + FIRST_PORT
     }
@@ -99,7 +108,7 @@ impl Routes {
     }
 }
 
-/// Returns how many of the lanes are `share` percent; of both families at least one, unless it is all or none.
+/// Returns how many of the lanes are `share` percent: at least one and not all, unless it is 0 or 100.
 fn share_of(lanes: u32, share: u8) -> Result<u32, LoadError> {
     match share {
         0 => Ok(0),
@@ -257,11 +266,14 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_are_missing_or_not_needed_are_named() {
+    fn addresses_that_are_missing_too_few_or_not_needed_are_named() {
         for (line, part) in [
             ("udp://127.0.0.1:7 --ipv6 50", "127.0.0.1:7 has no IPv6 address"),
             ("udp://[::1]:7 --ipv6 0", "[::1]:7 has no IPv4 address"),
             ("udp://localhost:7 --ipv6 50 --sockets 1", "--ipv6 50"),
+            ("udp://127.0.0.1:7 --fill 64513 --sockets 1", "--fill 64513"),
+            ("udp://[::1]:7 --fill 64513", "at most 64512"),
+            ("udp://[::1]:7 --refresh 64513", "--refresh 64513"),
             ("udp://127.0.0.1:7 --sources ::1", "--sources ::1: nothing goes over IPv6"),
             ("udp://127.0.0.1:7 --sources 127.0.0.2,127.0.0.9", "--sources 127.0.0.9"),
         ] {
