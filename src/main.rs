@@ -7,7 +7,7 @@
 //! | [`config`] | `tracker.json`: every setting, its checks, its translation for the crates |
 //! | [`import`] | configurations and lists of other trackers |
 //! | [`daemon`] | start, serve, reload, upgrade, stop |
-//! | [`admin`] | the admin API: questions and changes over HTTP |
+//! | [`admin`] | the admin API: queries and changes over HTTP |
 //! | [`process`] | what belongs to the process: lock, privileges, log, limits, key |
 //!
 //! Absent on purpose: anything about the wire, swarms, or who may announce.

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use crate::tidy::{files, root};
 
-/// Files that may cite a document: all that are text.
+/// Endings of files that may cite a document: all text files.
 const CITING: &[&str] =
     &[".rs", ".md", ".toml", ".json", ".yaml", ".py", ".mjs", ".swarm", ".sql", ".txt", "Makefile", "setup"];
-/// The ending of the name of a document.
+/// The ending of a document.
 const ENDING: &str = ".md";
 
-/// A document and perhaps an anchor in it, as a text cites them. An empty name is the text itself.
+/// A cited document, perhaps with an anchor in it. An empty name means the citing text itself.
 #[derive(Debug, PartialEq, Eq)]
 struct Citation {
     name: String,
@@ -68,8 +68,8 @@ fn anchors(page: &str) -> HashSet<String> {
     headings.map(anchor).collect()
 }
 
-/// Returns why a citation in the file `from` cannot be looked up, if it cannot.
-fn complaint(from: &Path, citation: &Citation) -> Option<String> {
+/// Returns the error of a citation in the file `from`: its document or anchor does not exist.
+fn error_of(from: &Path, citation: &Citation) -> Option<String> {
     let Citation { name, anchor } = citation;
     let Some(path) = document(from, name) else { return Some(format!("{name} is not in the repository")) };
     let anchor = anchor.as_ref()?;
@@ -79,17 +79,17 @@ fn complaint(from: &Path, citation: &Citation) -> Option<String> {
 
 #[test]
 fn every_document_and_anchor_that_is_cited_is_in_the_repository() {
-    let (mut complaints, mut seen) = (Vec::new(), 0);
+    let (mut errors, mut seen) = (Vec::new(), 0);
     // This file has examples of citations that are wrong.
     for path in files(root(), CITING).into_iter().filter(|path| !path.ends_with("tests/citations.rs")) {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         for citation in citations(&text) {
             seen += 1;
-            let complaint = complaint(&path, &citation);
-            complaints.extend(complaint.map(|what| format!("{}: {what}", path.display())));
+            let error = error_of(&path, &citation);
+            errors.extend(error.map(|what| format!("{}: {what}", path.display())));
         }
     }
-    assert!(complaints.is_empty(), "{complaints:#?}");
+    assert!(errors.is_empty(), "{errors:#?}");
     assert!(seen > 300, "only {seen} citations were found");
 }
 
@@ -114,7 +114,7 @@ fn no_rule_is_cited_by_a_number() {
 }
 
 #[test]
-fn citations_are_found_and_what_is_not_there_is_complained_of() {
+fn citations_are_found_and_missing_targets_are_reported() {
     let citation = |name: &str, anchor: Option<&str>| Citation {
         name: name.to_owned(),
         anchor: anchor.map(str::to_owned),
@@ -130,7 +130,7 @@ fn citations_are_found_and_what_is_not_there_is_complained_of() {
     let page = "# A page\n## `left` = 0, or not\n```\n# no heading\n```\n";
     assert_eq!(anchors(page), ["a-page", "left--0-or-not"].map(str::to_owned).into());
     let from = root().join("udp/src/lib.rs");
-    assert_eq!(complaint(&from, &citation("rules/udp.md", Some("left"))), None);
-    assert!(complaint(&from, &citation("rules/udp.md", Some("nowhere"))).is_some());
-    assert!(complaint(&from, &citation("nowhere.md", None)).is_some());
+    assert_eq!(error_of(&from, &citation("rules/udp.md", Some("left"))), None);
+    assert!(error_of(&from, &citation("rules/udp.md", Some("nowhere"))).is_some());
+    assert!(error_of(&from, &citation("nowhere.md", None)).is_some());
 }

@@ -1,5 +1,5 @@
-//! The layout of the crates: names of types that mean one thing, maps that name every module, paths in
-//! ARCHITECTURE that exist, and no circles of imports.
+//! The layout of the crates: unique type names, maps that name every module, paths in ARCHITECTURE that
+//! exist, and no circular imports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::tidy::{files, root};
 
 const CRATES: [&str; 5] = ["state/src", "udp/src", "gateway/src", "src", "tools/src"];
 
-/// Names that may occur twice in a crate, and why.
+/// Names that may occur more than once in a crate, and why.
 const SAME_NAMES: [(&str, &str); 1] = [("Err", "the associated type of `FromStr`")];
 
 /// The path of a module in its crate, outermost first; empty for the crate itself.
@@ -39,7 +39,7 @@ fn modules(source: &str) -> BTreeMap<Module, SourceFile> {
     modules
 }
 
-/// Collects the types that a file defines and the paths that it names; code of tests is left out.
+/// The types that a file defines and the paths that it names, without test code.
 #[derive(Default)]
 struct Collector {
     types: Vec<String>,
@@ -103,7 +103,7 @@ impl Visit<'_> for Collector {
 }
 
 #[test]
-fn a_name_of_a_type_means_one_thing_in_a_crate() {
+fn type_names_are_unique_within_a_crate() {
     for source in CRATES {
         let mut owners: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
         for file in modules(source).values() {
@@ -117,7 +117,7 @@ fn a_name_of_a_type_means_one_thing_in_a_crate() {
 }
 
 #[test]
-fn every_module_stands_in_the_map_of_its_parent() {
+fn every_module_is_in_the_map_of_its_parent() {
     let mut missing = Vec::new();
     for source in CRATES {
         for file in modules(source).values() {
@@ -136,7 +136,7 @@ fn every_module_stands_in_the_map_of_its_parent() {
     assert!(missing.is_empty(), "modules that the table of their parent does not name: {missing:#?}");
 }
 
-/// The module that a path leads to, as far as it is another file of the same crate.
+/// Returns the module that a path leads to, if it is in the same crate.
 fn target(from: &Module, path: &[String], modules: &BTreeMap<Module, SourceFile>) -> Option<Module> {
     let first = path.first()?;
     let mut module = match first.as_str() {
@@ -189,16 +189,17 @@ fn no_files_import_each_other_in_a_circle() {
     assert!(circles.is_empty(), "{circles:#?}");
 }
 
-/// Returns modules of which each uses the next, and the last the first; none if there is no circle.
+/// Returns a circle: modules of which each uses the next, and the last uses the first; empty if there is
+/// none.
 fn first_circle(uses: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<Module> {
-    let Some(mut at) = uses.keys().next() else { return Vec::new() };
-    let mut way: Vec<Module> = Vec::new();
-    while !way.contains(at) {
-        way.push(at.clone());
+    let Some(mut current) = uses.keys().next() else { return Vec::new() };
+    let mut path: Vec<Module> = Vec::new();
+    while !path.contains(current) {
+        path.push(current.clone());
         // Every module that is left uses one that is left.
-        at = uses.get(at).unwrap().iter().find(|other| uses.contains_key(*other)).unwrap();
+        current = uses.get(current).unwrap().iter().find(|other| uses.contains_key(*other)).unwrap();
     }
-    way.split_off(way.iter().position(|module| module == at).unwrap())
+    path.split_off(path.iter().position(|module| module == current).unwrap())
 }
 
 #[test]
@@ -216,9 +217,9 @@ fn every_path_in_the_architecture_exists_and_its_finder_names_each_once() {
     assert!(twice.is_empty(), "{twice:?}");
 }
 
-/// A path from the root of the repository, without pattern.
+/// Whether a word is a path from the root of the repository, without a pattern.
 fn is_path(word: &str) -> bool {
-    let rooms = ["src/", "state/", "udp/", "gateway/", "tools/", "tests/", "docs/", "dist/"];
+    let folders = ["src/", "state/", "udp/", "gateway/", "tools/", "tests/", "docs/", "dist/"];
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
-    rooms.iter().any(|room| word.starts_with(room)) && word.chars().all(plain)
+    folders.iter().any(|folder| word.starts_with(folder)) && word.chars().all(plain)
 }

@@ -1,4 +1,4 @@
-//! Tests of the whole program, besides those of each crate.
+//! Tests of the whole program; each crate has tests of its own.
 //!
 //! | module | what it tests |
 //! |---|---|

@@ -1,8 +1,8 @@
-//! What no compiler checks: boundaries between crates, sizes, and that no trace of a machine is in the tree.
+//! What no compiler checks: boundaries between crates, sizes of files, no path of a machine in the tree.
 
 use std::path::{Path, PathBuf};
 
-const ROOMS: [&str; 6] = ["src", "state", "udp", "gateway", "tools", "tests"];
+const CRATES: [&str; 6] = ["src", "state", "udp", "gateway", "tools", "tests"];
 
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -33,59 +33,59 @@ fn rust_files() -> Vec<(PathBuf, String)> {
         let text = std::fs::read_to_string(&path).unwrap();
         (path, text)
     };
-    ROOMS.iter().flat_map(|room| files(&root().join(room), &[".rs"])).map(read).collect()
+    CRATES.iter().flat_map(|crate_folder| files(&root().join(crate_folder), &[".rs"])).map(read).collect()
 }
 
 /// Returns the dependencies in a crate's Cargo.toml.
-fn dependencies(room: &str) -> Vec<String> {
-    let manifest = std::fs::read_to_string(root().join(room).join("Cargo.toml")).unwrap();
+fn dependencies(crate_folder: &str) -> Vec<String> {
+    let manifest = std::fs::read_to_string(root().join(crate_folder).join("Cargo.toml")).unwrap();
     let section = manifest.split("[dependencies]").nth(1).unwrap();
     let names = section.lines().take_while(|line| !line.starts_with('['));
     names.filter_map(|line| line.split(['.', ' ', '=']).next()).map(str::to_owned).collect()
 }
 
 #[test]
-fn arrows_between_rooms_go_one_way() {
-    let inner = |room: &str| -> Vec<String> {
-        dependencies(room).into_iter().filter(|name| name.starts_with("hayate-")).collect()
+fn dependencies_between_crates_go_one_way() {
+    let workspace_dependencies = |crate_folder: &str| -> Vec<String> {
+        dependencies(crate_folder).into_iter().filter(|name| name.starts_with("hayate-")).collect()
     };
-    assert_eq!(inner("state"), [""; 0]);
-    assert_eq!(inner("udp"), ["hayate-state"]);
-    assert_eq!(inner("gateway"), ["hayate-state"]);
+    assert_eq!(workspace_dependencies("state"), [""; 0]);
+    assert_eq!(workspace_dependencies("udp"), ["hayate-state"]);
+    assert_eq!(workspace_dependencies("gateway"), ["hayate-state"]);
 }
 
 #[test]
-fn layers_of_a_server_know_only_those_before_them() {
-    for (layer, strangers) in [
+fn layers_of_a_server_use_only_the_layers_before_them() {
+    for (layer, forbidden) in [
         ("udp/src/wire", &["crate::engine", "crate::server", "crate::connection_id", "mio", "libc"][..]),
         ("udp/src/engine.rs", &["crate::server", "mio::", "libc::", "socket2"]),
         ("gateway/src/wire", &["crate::engine", "crate::server", "hyper", "tokio"]),
         ("gateway/src/engine", &["crate::server", "hyper::", "tokio"]),
     ] {
-        let of_layer = rust_files().into_iter().filter(|(path, _)| path.starts_with(root().join(layer)));
-        for (path, text) in of_layer {
+        let layer_files = rust_files().into_iter().filter(|(path, _)| path.starts_with(root().join(layer)));
+        for (path, text) in layer_files {
             let uses = text
                 .lines()
                 .filter(|line| !line.trim_start().starts_with("//"))
                 .collect::<Vec<_>>()
                 .join("\n");
-            let stranger = strangers.iter().find(|stranger| uses.contains(**stranger));
-            assert_eq!(stranger, None, "in {}", path.display());
+            let found = forbidden.iter().find(|name| uses.contains(**name));
+            assert_eq!(found, None, "in {}", path.display());
         }
     }
 }
 
 #[test]
-fn rooms_know_only_what_is_theirs() {
-    for (room, strangers) in [
+fn crates_have_only_the_dependencies_that_they_may_have() {
+    for (crate_folder, forbidden) in [
         ("state", &["mio", "socket2", "hyper", "tokio", "clap", "anyhow"][..]),
         ("udp", &["hyper", "tokio", "clap", "anyhow", "serde_json"]),
         ("gateway", &["mio", "clap", "anyhow", "libc"]),
         ("tools", &["hyper", "tokio"]),
     ] {
-        let known = dependencies(room);
-        let stranger = strangers.iter().find(|stranger| known.iter().any(|name| name == *stranger));
-        assert_eq!(stranger, None, "in {room}");
+        let dependencies = dependencies(crate_folder);
+        let found = forbidden.iter().find(|one| dependencies.iter().any(|name| name == *one));
+        assert_eq!(found, None, "in {crate_folder}");
     }
 }
 
@@ -103,7 +103,7 @@ fn unsafe_code_is_in_the_three_modules_that_need_it() {
 }
 
 #[test]
-fn files_and_lines_have_their_size() {
+fn files_and_lines_are_short_enough() {
     for (path, text) in rust_files() {
         let lines = text.lines().count();
         assert!(lines <= 500, "{} has {lines} lines", path.display());

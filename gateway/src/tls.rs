@@ -57,7 +57,7 @@ impl Tls {
     /// Reads a certificate chain and a key, both PEM. Offers HTTP/2 where connections are kept open.
     ///
     /// # Errors
-    /// When one of them is missing or unreadable, or they do not belong together.
+    /// Fails when one of them is missing or unreadable, or they do not belong together.
     pub fn from_pem(chain: &[u8], key: &[u8], keep_alive: bool) -> Result<Self, TlsError> {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<_, _>>()

@@ -1,5 +1,5 @@
-//! The list of torrents. A change goes to the list in force and to its file, so that a reload and a restart
-//! keep it.
+//! Changes to the list of torrents: each goes to the list in force and to its file, so that a reload and a
+//! restart keep it.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,11 +41,11 @@ impl AccessListFile {
     /// Refuses changes of the list from now on: a successor would not know of them. Returns false, and keeps
     /// accepting changes, if a change or reload that is under way takes too long.
     pub(crate) fn close_for_upgrade(&self) -> bool {
-        let turn = self.change_lock.try_lock_for(UPGRADE_WAIT_MAX);
-        if turn.is_some() {
+        let guard = self.change_lock.try_lock_for(UPGRADE_WAIT_MAX);
+        if guard.is_some() {
             self.closed.store(true, Ordering::Relaxed);
         }
-        turn.is_some()
+        guard.is_some()
     }
 
     /// Accepts changes of the list again.
@@ -66,7 +66,7 @@ impl AdminContext {
             Ok(info_hashes) => info_hashes,
             Err(text) => return failure(400, text),
         };
-        let Some(_turn) = self.access_list.change_lock.try_lock_for(CHANGE_WAIT_MAX) else {
+        let Some(_guard) = self.access_list.change_lock.try_lock_for(CHANGE_WAIT_MAX) else {
             return failure(503, "a reload or another change is under way; try again");
         };
         if self.access_list.closed.load(Ordering::Relaxed) {
@@ -77,12 +77,12 @@ impl AdminContext {
             return failure(400, "access.mode is off: there is no list");
         };
         let Some(path) = self.access_list.path() else {
-            return failure(400, "access.path is empty: there is no file that would keep the change");
+            return failure(400, "access.path is empty: there is no file to keep the change");
         };
         let written = match rewrite_list(&path, &info_hashes, listed) {
             Ok(written) => written,
             Err(error) => {
-                return failure(503, format!("{}: {error}; nothing has changed in force", path.display()));
+                return failure(503, format!("{}: {error}; the list in force is unchanged", path.display()));
             }
         };
         let (list, in_force) = list.with_changes(&info_hashes, listed);
@@ -90,12 +90,12 @@ impl AdminContext {
             self.policy.change(|policy| Policy { access: policy.access.with_list(list), ..policy.clone() });
         }
         let changed = written.iter().zip(&in_force).map(|(written, in_force)| written | in_force);
-        let said: Vec<_> = info_hashes.into_iter().zip(changed).collect();
-        log_change(&said, listed, source);
+        let outcomes: Vec<_> = info_hashes.into_iter().zip(changed).collect();
+        log_change(&outcomes, listed, source);
         let registered = policy.registered.as_deref().filter(|_| !listed);
         let line = |&(info_hash, changed): &(InfoHash, bool)| {
             let rest = if registered.is_some_and(|registered| registered.contains(&info_hash)) {
-                "; the database registers it still"
+                "; it is still registered in the database"
             } else {
                 ""
             };
@@ -106,7 +106,7 @@ impl AdminContext {
                 (false, false) => format!("unchanged: {info_hash} is not on the list{rest}\n"),
             }
         };
-        (200, said.iter().map(line).collect())
+        (200, outcomes.iter().map(line).collect())
     }
 
     /// Returns the list in force, one torrent a line.
@@ -126,8 +126,8 @@ impl AdminContext {
     }
 }
 
-fn log_change(said: &[(InfoHash, bool)], listed: bool, source: &str) {
-    let changed = said.iter().filter(|(_, changed)| *changed).map(|(info_hash, _)| info_hash.to_string());
+fn log_change(outcomes: &[(InfoHash, bool)], listed: bool, source: &str) {
+    let changed = outcomes.iter().filter(|(_, changed)| *changed).map(|(info_hash, _)| info_hash.to_string());
     let changed: Vec<_> = changed.collect();
     if !changed.is_empty() {
         let word = if listed { "added" } else { "removed" };

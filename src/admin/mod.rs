@@ -1,4 +1,4 @@
-//! The admin API: questions and changes over HTTP on `metrics.addr`, behind a token, in every mode.
+//! The admin API: queries and changes over HTTP on `metrics.addr`, behind a token, in every mode.
 //!
 //! | path | what | module |
 //! |---|---|---|
@@ -8,7 +8,7 @@
 //! | `/<token>/update`, `explain` | changes to a site (mode private) | `site` |
 //!
 //! `query` reads the parameters of these requests. `src/commands/remote.rs` is the other side: the commands
-//! that ask a running tracker. Whatever changes something is logged, never with the token.
+//! that send such requests to a running tracker. Whatever changes something is logged, never with the token.
 
 mod access_list;
 mod query;
@@ -36,10 +36,11 @@ type Answer = (u16, String);
 
 /// Answers the requests of the admin API.
 pub(crate) struct AdminApi {
-    /// Compared instead of the token, so that the time it takes tells nothing about it.
-    token: [u8; 32],
+    /// The SHA-256 of the token. It is compared instead of the token, so that the time of the comparison
+    /// tells nothing about the token.
+    token_digest: [u8; 32],
     context: AdminContext,
-    /// In mode private.
+    /// The administration of the site; `None` except in mode private.
     site: Option<SiteAdmin>,
 }
 
@@ -47,13 +48,13 @@ pub(crate) struct AdminApi {
 pub(crate) struct AdminContext {
     pub(crate) policy: Arc<Published<Policy>>,
     pub(crate) access_list: Arc<AccessListFile>,
-    pub(crate) survey: Arc<Reporter>,
+    pub(crate) reporter: Arc<Reporter>,
     pub(crate) exporter: Arc<Exporter>,
 }
 
 impl AdminApi {
     pub(crate) fn new(token: &AdminToken, context: AdminContext) -> Self {
-        Self { token: sha256(&token.0), context, site: None }
+        Self { token_digest: sha256(&token.0), context, site: None }
     }
 
     /// Adds the paths of mode private.
@@ -72,7 +73,7 @@ impl AdminHandler for AdminApi {
     fn answer(&self, path: &[u8], query: &[u8], source: &str) -> Option<Answer> {
         let mut parts = path.strip_prefix(b"/")?.splitn(2, |&octet| octet == b'/');
         let (token, rest) = (parts.next()?, parts.next()?);
-        if sha256(token) != self.token {
+        if sha256(token) != self.token_digest {
             return None;
         }
         let query = AdminQuery::parse(query);

@@ -64,12 +64,12 @@ impl AdminQuery {
     }
 
     pub(super) fn number(&self, name: &str) -> Result<Option<u32>, String> {
-        let read = |text: String| text.parse().map_err(|_| format!("{name} is no number below 2^32"));
+        let read = |text: String| text.parse().map_err(|_| format!("{name} is not a number below 2^32"));
         self.optional(name)?.map(read).transpose()
     }
 
     pub(super) fn factor(&self, name: &str) -> Result<Option<f64>, String> {
-        let read = |text: String| text.parse().map_err(|_| format!("{name} is no number"));
+        let read = |text: String| text.parse().map_err(|_| format!("{name} is not a number"));
         self.optional(name)?.map(read).transpose()
     }
 
@@ -105,7 +105,7 @@ impl AdminQuery {
             return Ok(text.split(',').map(str::to_owned).collect());
         }
         if !text.is_ascii() || !text.len().is_multiple_of(PASSKEY_MAX) {
-            return Err(format!("{name} is not passkeys of {PASSKEY_MAX} characters, nor are there commas"));
+            return Err(format!("{name} has neither passkeys of {PASSKEY_MAX} characters nor commas"));
         }
         let each = text.as_bytes().chunks(PASSKEY_MAX);
         Ok(each.map(|passkey| String::from_utf8_lossy(passkey).into_owned()).collect())

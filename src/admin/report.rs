@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::query::AdminQuery;
 use super::{AdminContext, Answer, failure};
 
-/// Rows of a report if the request does not say how many.
+/// Rows of a report if the request does not name a number.
 const TOP_DEFAULT: u32 = 20;
 /// Most rows of a report.
 const TOP_MAX: u32 = 1000;
@@ -37,22 +37,22 @@ impl AdminContext {
             return failure(400, "metrics.clients is off: announces are not counted by client");
         };
         let (named, mut others) = clients.counts();
-        let (told, rest) = named.split_at(most.min(named.len()));
+        let (listed, rest) = named.split_at(most.min(named.len()));
         others += rest.iter().map(|(_, announces)| announces).sum::<u64>();
-        let rows: Vec<_> = told.iter().map(client_json).collect();
+        let rows: Vec<_> = listed.iter().map(client_json).collect();
         json_answer(&json!({ "clients": rows, "others": others }))
     }
 
     pub(super) fn torrents(&self, query: &AdminQuery) -> Answer {
         let rows = match rows_wanted(query) {
-            Ok(most) => self.survey.top(most),
+            Ok(most) => self.reporter.top(most),
             Err(text) => return failure(400, text),
         };
         match rows {
             Ok(rows) => {
                 json_answer(&json!({ "torrents": rows.iter().map(torrent_json).collect::<Vec<_>>() }))
             }
-            Err(_) => failure(503, "the tracker stops"),
+            Err(_) => failure(503, "the tracker is stopping"),
         }
     }
 
@@ -63,7 +63,7 @@ impl AdminContext {
         };
         let policy = self.policy.current();
         let Some(limits) = &policy.rate_limit else {
-            return failure(400, "limits.per_minute is 0: nobody asks too often");
+            return failure(400, "limits.per_minute is 0: no address is rate-limited");
         };
         let offenders = limits.limiter.offenders(most);
         let rows: Vec<_> = offenders.iter().map(offender_json).collect();
@@ -75,8 +75,8 @@ fn client_json((client, announces): &(ClientId, u64)) -> Value {
     json!({ "client": client.to_string(), "announces": announces })
 }
 
-fn offender_json(Offender { address, over_limit: beyond }: &Offender) -> Value {
-    json!({ "address": address.to_string(), "beyond": beyond })
+fn offender_json(Offender { address, over_limit }: &Offender) -> Value {
+    json!({ "address": address.to_string(), "beyond": over_limit })
 }
 
 fn torrent_json(ReportRow { info_hash, peers, completed }: &ReportRow) -> Value {

@@ -1,4 +1,4 @@
-//! Changes of a site (mode private): `/<token>/update?action=..`, as Gazelle's back end asks for them, and
+//! Changes of a site (mode private): `/<token>/update?action=..`, as Gazelle's back end sends them, and
 //! `/<token>/explain?user=..&torrent=..`.
 
 use std::sync::{Arc, OnceLock};
@@ -61,14 +61,14 @@ impl SiteAdmin {
             return failure(400, text);
         }
         let Some(admin_queue) = self.admin_queue.get() else {
-            return failure(503, "the tracker starts; try again");
+            return failure(503, "the tracker is starting; try again");
         };
-        let asked = admin_queue.run_command(admin_command.clone(), source);
-        if let (Ok(_), AdminCommand::AnnounceInterval(announce_seconds)) = (&asked, admin_command) {
+        let result = admin_queue.run_command(admin_command.clone(), source);
+        if let (Ok(_), AdminCommand::AnnounceInterval(announce_seconds)) = (&result, admin_command) {
             // Until the next reload, which restores the value of the configuration.
             self.policy.publish(Policy { announce_seconds, ..Policy::clone(&self.policy.current()) });
         }
-        match asked {
+        match result {
             Ok(outcome) => (200, format!("success: {}\n", outcome.text)),
             Err(error @ AdminError::Bad(_)) => failure(400, error),
             Err(error @ (AdminError::Busy | AdminError::Store(_))) => failure(503, error),
@@ -150,7 +150,7 @@ impl AdminQuery {
                 AdminCommand::HitAndRun(self.required_user()?, info_hash()?, self.required_on()?)
             }
             "info_torrent" => AdminCommand::InfoTorrent(info_hash()?),
-            _ => return Err("action is none that is known".to_owned()),
+            _ => return Err("action is unknown".to_owned()),
         })
     }
 
@@ -175,7 +175,7 @@ impl AdminQuery {
     fn torrent_change(&self) -> Result<TorrentChange, String> {
         let (up, down) = self.factors()?;
         let status = self.optional("status")?.map(|text| text.parse()).transpose();
-        let status = status.map_err(|_| "status is no number of 32 bits".to_owned())?;
+        let status = status.map_err(|_| "status is not a number of 32 bits".to_owned())?;
         Ok(TorrentChange {
             up,
             down,
@@ -210,7 +210,7 @@ impl AdminQuery {
             Some(0) => Some((1.0, 1.0)),
             Some(1) => Some((1.0, 0.0)),
             Some(2) => Some((0.0, 0.0)),
-            Some(_) => return Err("freetorrent is none of 0, 1, 2".to_owned()),
+            Some(_) => return Err("freetorrent is not 0, 1 or 2".to_owned()),
         };
         let (up, down) = (self.factor("up")?, self.factor("down")?);
         Ok((up.or(known.map(|(up, _)| up)), down.or(known.map(|(_, down)| down))))
@@ -227,7 +227,7 @@ impl AdminQuery {
     }
 }
 
-/// Checks whether clients may be told to come back after this number of seconds.
+/// Checks that an announce interval of this number of seconds is allowed.
 fn check_interval(seconds: u32, policy: &Policy) -> Result<(), String> {
     let least = policy.min_announce_seconds.max(1);
     // A peer that comes back in time must not have been removed as inactive.
@@ -235,7 +235,7 @@ fn check_interval(seconds: u32, policy: &Policy) -> Result<(), String> {
     if (least..=most).contains(&seconds) {
         return Ok(());
     }
-    Err(format!("new_announce_interval is {seconds}, expected {least} to {most} (intervals.* say so)"))
+    Err(format!("new_announce_interval is {seconds}, expected {least} to {most} (see intervals.*)"))
 }
 
 #[cfg(test)]
@@ -244,7 +244,7 @@ mod tests {
 
     use super::*;
 
-    const PASSKEYS: &str = "passkeys is not passkeys of 32 characters, nor are there commas";
+    const PASSKEYS: &str = "passkeys has neither passkeys of 32 characters nor commas";
 
     fn admin_command(query: &str) -> Result<AdminCommand, String> {
         AdminQuery::parse(query.as_bytes()).admin_command(7)
@@ -389,14 +389,14 @@ mod tests {
     fn what_is_wrong_is_named() {
         for (query, text) in [
             ("", "action is missing"),
-            ("action=fly", "action is none that is known"),
+            ("action=fly", "action is unknown"),
             ("action=add_torrent", "info_hash is missing"),
             ("action=add_torrent&info_hash=7", "info_hash is neither 20 octets nor 40 hexadecimal digits"),
-            ("action=add_user&id=-1&passkey=x", "id is no number below 2^32"),
+            ("action=add_user&id=-1&passkey=x", "id is not a number below 2^32"),
             ("action=add_user", "passkey is missing"),
             ("action=add_user&passkey=%ff", "passkey is not UTF-8"),
             ("action=update_user&id=7&can_leech=maybe", "can_leech is neither 0 nor 1"),
-            ("action=update_user&id=7&up=x", "up is no number"),
+            ("action=update_user&id=7&up=x", "up is not a number"),
             ("action=add_token&info_hash=x", "userid is missing"),
             ("action=update_torrents", "info_hashes is missing"),
             (

@@ -18,11 +18,11 @@ use crate::config::document::LogFormat;
 #[derive(Debug, Parser)]
 #[command(name = "hayate", version, after_help = EXAMPLES, subcommand_negates_reqs = true)]
 pub(crate) struct CommandLine {
-    /// What to do; without a command hayate serves.
+    /// What to do; without a command, hayate serves.
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
-    /// The configuration, JSON or (.yaml, .yml) YAML; $VAR and ${VAR} are expanded. Default: tracker.json, if
-    /// it is here, or else built-in defaults.
+    /// The configuration, JSON or (.yaml, .yml) YAML; $VAR and ${VAR} are expanded. Default: tracker.json in
+    /// the current folder, or else built-in defaults.
     #[arg(short, long, global = true, value_name = "PATH")]
     pub(crate) config: Option<String>,
     #[command(flatten)]
@@ -31,11 +31,11 @@ pub(crate) struct CommandLine {
 
 const EXAMPLES: &str = "Examples:
   hayate                          an open tracker on UDP and HTTP port 6969
-  hayate check-config -c t.yaml   is this configuration good?
+  hayate check-config -c t.yaml   is this configuration valid?
   hayate e2e                      does the tracker on this machine work?
 
 Environment: HAYATE__UDP__WORKERS=2 stands for the key udp.workers; RUST_LOG sets what is logged.
-Exit: 0 clean stop or success, 1 any error, 2 wrong command line, 3 imported, with something to look at.";
+Exit: 0 clean stop or success, 1 any error, 2 wrong command line, 3 imported, but see the report.";
 
 /// Options of the output.
 #[derive(Clone, Debug, Default, Args)]
@@ -99,8 +99,8 @@ pub(crate) enum Command {
     Access(AccessCommand),
     /// Have the running tracker write the counts of all torrents to export.path (needs admin.token_file).
     Export,
-    /// Ask the running tracker about its clients, torrents, or those who ask too often (needs
-    /// admin.token_file).
+    /// Report the clients or the largest torrents of the running tracker, or the addresses beyond its rate
+    /// limit (needs admin.token_file).
     #[command(subcommand)]
     Report(ReportCommand),
     /// Replace the running tracker by the program that is installed now, without losing a datagram.

@@ -3,7 +3,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`cli`] | the command line |
-//! | [`remote`] | commands that ask the running tracker |
+//! | [`remote`] | commands that send requests to the running tracker |
 //! | [`site`] | users, torrents and clients of a site |
 
 pub(crate) mod cli;
@@ -35,7 +35,7 @@ use crate::{daemon, import};
 /// Runs the command line, and returns the exit code of the process.
 ///
 /// # Errors
-/// When the command fails. The error is printed as the last line, and the exit code is 1.
+/// Fails when the command fails. The error is printed as the last line, and the exit code is 1.
 pub(crate) fn run(line: &CommandLine) -> anyhow::Result<ExitCode> {
     match &line.command {
         Some(Command::ImportConfig { file, output }) => {
@@ -171,29 +171,28 @@ fn migrate(line: &CommandLine, print_only: bool) -> anyhow::Result<()> {
 fn upgrade(line: &CommandLine, timeout: Duration) -> anyhow::Result<()> {
     let settings = settings_as_user(line)?;
     let folder = &settings.storage.state_dir;
-    let place = || format!("the lock in {}", folder.display());
-    let none = || anyhow!("no tracker runs with state_dir {}", folder.display());
-    let watch = LockView::open(folder).with_context(place)?.ok_or_else(none)?;
-    let pid = match watch.holder().with_context(place)?.ok_or_else(none)? {
+    let reading_lock = || format!("the lock in {}", folder.display());
+    let not_running = || anyhow!("no tracker runs with state_dir {}", folder.display());
+    let lock = LockView::open(folder).with_context(reading_lock)?.ok_or_else(not_running)?;
+    let pid = match lock.holder().with_context(reading_lock)?.ok_or_else(not_running)? {
         Holder::Process(pid) => pid,
         holder => bail!("state_dir {} is used by {holder}; send it SIGUSR2", folder.display()),
     };
-    let before = watch.record();
-    watch.request_upgrade(pid).with_context(|| format!("asking process {pid}"))?;
+    let before = lock.record();
+    lock.request_upgrade(pid).with_context(|| format!("asking process {pid}"))?;
     let clock = Clock::start();
     while clock.uptime() < timeout {
         std::thread::sleep(UPGRADE_POLL);
-        match watch.holder().with_context(place)? {
+        match lock.holder().with_context(reading_lock)? {
             None => bail!("process {pid} has ended, and no other has taken over"),
             Some(Holder::Process(now)) if now != pid => {
                 return print(format!("process {now} serves instead of {pid}\n").as_bytes());
             }
             Some(_) => {}
         }
-        if let Some(now) =
-            watch.record().filter(|now| Some(now) != before.as_ref() && !now.refusal.is_empty())
+        if let Some(now) = lock.record().filter(|now| Some(now) != before.as_ref() && !now.refusal.is_empty())
         {
-            bail!("process {pid} serves on: {}", now.refusal);
+            bail!("process {pid} keeps serving: {}", now.refusal);
         }
     }
     bail!("process {pid} still serves; its log says why")
@@ -246,7 +245,7 @@ fn manual_section(above: &str, command: &clap::Command, page: &mut Vec<u8>) -> s
 /// Writes to stdout.
 ///
 /// # Errors
-/// When it cannot be written to, unless its reader has gone.
+/// Fails when stdout cannot be written to, unless its reader has gone.
 fn print(text: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text).and_then(|()| out.flush());
@@ -266,8 +265,9 @@ fn probe(request: &Probe, json: bool) -> anyhow::Result<()> {
     let format = if json { probe::Format::Json } else { probe::Format::Text };
     let reply = match request {
         Probe::Announce(options) => {
-            let (target, ask) = (&options.target, probe_announce(options)?);
-            probe::announce(&target.url, &ask, &client_limits(target), format).context("announce failed")?
+            let (target, announce) = (&options.target, probe_announce(options)?);
+            probe::announce(&target.url, &announce, &client_limits(target), format)
+                .context("announce failed")?
         }
         Probe::Scrape(ProbeScrape { target, hashes }) => {
             probe::scrape(&target.url, hashes, &client_limits(target), format).context("scrape failed")?
@@ -286,26 +286,26 @@ fn client_limits(target: &Target) -> Limits {
 }
 
 fn probe_announce(options: &ProbeAnnounce) -> anyhow::Result<AnnounceRequest> {
-    let mut ask = AnnounceRequest::new(options.hash);
+    let mut request = AnnounceRequest::new(options.hash);
     if let Some(text) = &options.peer_id {
-        ask.peer_id = parse_peer_id(text)
+        request.peer_id = parse_peer_id(text)
             .ok_or_else(|| anyhow!("--peer-id {text:?}: at most 20 octets are allowed"))?;
     }
-    ask.port = options.port;
-    ask.left = options.left;
-    ask.uploaded = options.uploaded;
-    ask.downloaded = options.downloaded;
-    ask.num_want = options.numwant;
-    ask.address = options.ip;
-    ask.compact = !options.list;
-    ask.event = match options.event {
+    request.port = options.port;
+    request.left = options.left;
+    request.uploaded = options.uploaded;
+    request.downloaded = options.downloaded;
+    request.num_want = options.numwant;
+    request.address = options.ip;
+    request.compact = !options.list;
+    request.event = match options.event {
         ProbeEvent::None => Event::None,
         ProbeEvent::Completed => Event::Completed,
         ProbeEvent::Started => Event::Started,
         ProbeEvent::Stopped => Event::Stopped,
         ProbeEvent::Paused => Event::Paused,
     };
-    Ok(ask)
+    Ok(request)
 }
 
 /// Returns the text filled up with `-`, or `None` if it is too long.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::admin::TorrentName;
 use crate::config::Settings;
 
-/// Longest time that a running tracker may take to answer.
+/// Longest time that the running tracker may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// Longest answer, in octets: a list of six million torrents.
 const ANSWER_MAX: u64 = 256 << 20;
@@ -64,36 +64,36 @@ pub(crate) enum ReportCommand {
 /// Runs `hayate access ..` and returns the text to print.
 ///
 /// # Errors
-/// When the tracker cannot be asked, or refuses.
+/// Fails when no tracker answers, or it refuses the request.
 pub(crate) fn access(command: &AccessCommand, settings: &Settings) -> anyhow::Result<String> {
     let (word, info_hashes) = match command {
-        AccessCommand::List => return ask_tracker(settings, "access/list"),
+        AccessCommand::List => return send_request(settings, "access/list"),
         AccessCommand::Add { info_hashes } => ("add", info_hashes),
         AccessCommand::Remove { info_hashes } => ("remove", info_hashes),
     };
-    let mut said = String::new();
-    for some in info_hashes.chunks(TORRENTS_PER_REQUEST) {
-        let query: Vec<_> = some.iter().map(|info_hash| format!("info_hash={info_hash}")).collect();
-        match ask_tracker(settings, &format!("access/{word}?{}", query.join("&"))) {
-            Ok(more) => said += &more,
+    let mut answer = String::new();
+    for chunk in info_hashes.chunks(TORRENTS_PER_REQUEST) {
+        let query: Vec<_> = chunk.iter().map(|info_hash| format!("info_hash={info_hash}")).collect();
+        match send_request(settings, &format!("access/{word}?{}", query.join("&"))) {
+            Ok(more) => answer += &more,
             // The requests before are carried out already.
-            Err(error) if said.is_empty() => return Err(error),
-            Err(error) => return Err(error.context(format!("done so far:\n{said}and then"))),
+            Err(error) if answer.is_empty() => return Err(error),
+            Err(error) => return Err(error.context(format!("done so far:\n{answer}and then"))),
         }
     }
-    Ok(said)
+    Ok(answer)
 }
 
 /// Runs `hayate export` and returns the text to print.
 ///
 /// # Errors
-/// When the tracker cannot be asked, or the file not written.
+/// Fails when no tracker answers, or the file cannot be written.
 pub(crate) fn export(settings: &Settings, json: bool) -> anyhow::Result<String> {
-    let said = ask_tracker(settings, "export")?;
+    let answer = send_request(settings, "export")?;
     if json {
-        return Ok(said);
+        return Ok(answer);
     }
-    let value: Value = serde_json::from_str(&said).context("reading the answer")?;
+    let value: Value = serde_json::from_str(&answer).context("reading the answer")?;
     let (path, torrents) = (cell_text(value.get("path")), cell_text(value.get("torrents")));
     let seconds = value.get("seconds").and_then(Value::as_f64).unwrap_or_default();
     Ok(format!("{torrents} torrents written to {path} in {seconds:.1} s\n"))
@@ -102,18 +102,18 @@ pub(crate) fn export(settings: &Settings, json: bool) -> anyhow::Result<String> 
 /// Runs `hayate report ..` and returns the text to print.
 ///
 /// # Errors
-/// When the tracker cannot be asked, or has no such report.
+/// Fails when no tracker answers, or it has no such report.
 pub(crate) fn report(command: ReportCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
     let (name, top) = match command {
         ReportCommand::Clients { top } => ("clients", top),
         ReportCommand::Torrents { top } => ("torrents", top),
         ReportCommand::Offenders { top } => ("offenders", top),
     };
-    let said = ask_tracker(settings, &format!("{name}?top={top}"))?;
+    let answer = send_request(settings, &format!("{name}?top={top}"))?;
     if json {
-        return Ok(said);
+        return Ok(answer);
     }
-    let value: Value = serde_json::from_str(&said).context("reading the answer")?;
+    let value: Value = serde_json::from_str(&answer).context("reading the answer")?;
     let rows = value.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let rest = match command {
         ReportCommand::Clients { .. } => format!("all others: {}\n", cell_text(value.get("others"))),
@@ -128,18 +128,18 @@ pub(crate) fn report(command: ReportCommand, settings: &Settings, json: bool) ->
 /// Runs `hayate explain USER TORRENT` and returns the text to print.
 ///
 /// # Errors
-/// When the tracker cannot be asked, or is not in mode private.
+/// Fails when no tracker answers, or it is not in mode private.
 pub(crate) fn explain(user: u32, torrent: TorrentName, settings: &Settings) -> anyhow::Result<String> {
-    ask_tracker(settings, &format!("explain?user={user}&torrent={torrent}"))
+    send_request(settings, &format!("explain?user={user}&torrent={torrent}"))
 }
 
 /// Sends a request to the tracker that runs with these settings.
-fn ask_tracker(settings: &Settings, what: &str) -> anyhow::Result<String> {
+fn send_request(settings: &Settings, target: &str) -> anyhow::Result<String> {
     let Some(token) = &settings.admin_token else {
-        bail!("admin.token_file is not set: without a token a running tracker answers nothing");
+        bail!("admin.token_file is not set: the tracker answers no admin request without a token");
     };
     let Some(address) = settings.listen.metrics_addresses.first() else {
-        bail!("metrics.addr is empty: there is nowhere to ask");
+        bail!("metrics.addr is empty: the tracker has no address for admin requests");
     };
     let mut address = *address;
     if address.ip().is_unspecified() {
@@ -150,15 +150,15 @@ fn ask_tracker(settings: &Settings, what: &str) -> anyhow::Result<String> {
         });
     }
     let token = String::from_utf8_lossy(&token.0);
-    let url = format!("http://{address}/{token}/{what}");
+    let url = format!("http://{address}/{token}/{target}");
     let limits = Limits { family: Family::Any, timeout: ANSWER_TIMEOUT, retries: 0, user_agent: "hayate" };
     let answer = client::http::get_up_to(&url, &limits, ANSWER_MAX)
         .map(|(status, body)| (status, String::from_utf8_lossy(&body).into_owned()));
     match answer {
         Ok((200, text)) => Ok(text),
         Ok((404, _)) => {
-            let word = what.split('?').next().unwrap_or_default();
-            bail!("the tracker at {address} has another token, or no {word} in its mode")
+            let command = target.split('?').next().unwrap_or_default();
+            bail!("the tracker at {address}: the token is wrong, or {command} does not exist in its mode")
         }
         Ok((_, text)) => bail!("{}", text.trim_end().trim_start_matches("failure: ")),
         // The text of the error would name the URL, and so the token.

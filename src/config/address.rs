@@ -86,7 +86,7 @@ impl Listen {
     /// `/etc/services`.
     ///
     /// # Errors
-    /// When a service or host name is unknown.
+    /// Fails when a service or host name is unknown.
     pub(crate) fn resolve(
         &self,
         transport: Transport,
@@ -182,7 +182,7 @@ fn resolve_host(text: &str, host: &str, port: u16) -> Result<SocketAddr, Address
 
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_ref().map_or("", |place| &place.text))
+        f.write_str(self.0.as_ref().map_or("", |address| &address.text))
     }
 }
 

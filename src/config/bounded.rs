@@ -28,14 +28,14 @@ const TIME_UNITS: [(&str, u64); 4] =
     [("h", HOUR * 1_000_000), ("m", MINUTE * 1_000_000), ("s", SECOND * 1_000_000), ("ms", 1_000_000)];
 const SIZE_UNITS: [(&str, u64); 4] = [("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)];
 
-/// A whole number from `LEAST` to `MOST`.
+/// A whole number from `MIN` to `MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct IntIn<const LEAST: u64, const MOST: u64>(u64);
+pub(crate) struct IntIn<const MIN: u64, const MAX: u64>(u64);
 
-impl<const LEAST: u64, const MOST: u64> IntIn<LEAST, MOST> {
+impl<const MIN: u64, const MAX: u64> IntIn<MIN, MAX> {
     /// Makes a number at compile time; one beyond the range does not compile in a `const`.
     pub(crate) const fn new(value: u64) -> Self {
-        assert!(LEAST <= value && value <= MOST, "a default lies within its range");
+        assert!(MIN <= value && value <= MAX, "a default lies within its range");
         Self(value)
     }
 
@@ -55,24 +55,24 @@ impl<const LEAST: u64, const MOST: u64> IntIn<LEAST, MOST> {
     }
 }
 
-impl<const LEAST: u64, const MOST: u64> Serialize for IntIn<LEAST, MOST> {
+impl<const MIN: u64, const MAX: u64> Serialize for IntIn<MIN, MAX> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(self.0)
     }
 }
 
-impl<'de, const LEAST: u64, const MOST: u64> Deserialize<'de> for IntIn<LEAST, MOST> {
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for IntIn<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct IntVisitor<const LEAST: u64, const MOST: u64>;
-        impl<const LEAST: u64, const MOST: u64> Visitor<'_> for IntVisitor<LEAST, MOST> {
-            type Value = IntIn<LEAST, MOST>;
+        struct IntVisitor<const MIN: u64, const MAX: u64>;
+        impl<const MIN: u64, const MAX: u64> Visitor<'_> for IntVisitor<MIN, MAX> {
+            type Value = IntIn<MIN, MAX>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "an integer from {LEAST} to {MOST}")
+                write!(f, "an integer from {MIN} to {MAX}")
             }
 
             fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
-                let within = (LEAST..=MOST).contains(&value).then_some(IntIn(value));
+                let within = (MIN..=MAX).contains(&value).then_some(IntIn(value));
                 within.ok_or_else(|| E::invalid_value(Unexpected::Unsigned(value), &self))
             }
 
@@ -85,9 +85,9 @@ impl<'de, const LEAST: u64, const MOST: u64> Deserialize<'de> for IntIn<LEAST, M
     }
 }
 
-impl<const LEAST: u64, const MOST: u64> JsonSchema for IntIn<LEAST, MOST> {
+impl<const MIN: u64, const MAX: u64> JsonSchema for IntIn<MIN, MAX> {
     fn schema_name() -> Cow<'static, str> {
-        format!("Whole{LEAST}To{MOST}").into()
+        format!("Whole{MIN}To{MAX}").into()
     }
 
     fn inline_schema() -> bool {
@@ -95,7 +95,7 @@ impl<const LEAST: u64, const MOST: u64> JsonSchema for IntIn<LEAST, MOST> {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "integer", "minimum": LEAST, "maximum": MOST })
+        json_schema!({ "type": "integer", "minimum": MIN, "maximum": MAX })
     }
 }
 
@@ -104,12 +104,12 @@ fn not_negative<E: Error>(value: i64, allowed: &dyn Expected) -> Result<u64, E> 
     u64::try_from(value).map_err(|_| E::invalid_value(Unexpected::Signed(value), allowed))
 }
 
-/// A duration from `LEAST` to `MOST` milliseconds: whole seconds, or a text such as `300ms`, `30m`, `1h30m`,
+/// A duration from `MIN` to `MAX` milliseconds: whole seconds, or a text such as `300ms`, `30m`, `1h30m`,
 /// `1.5h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct DurationIn<const LEAST: u64, const MOST: u64>(Duration);
+pub(crate) struct DurationIn<const MIN: u64, const MAX: u64>(Duration);
 
-impl<const LEAST: u64, const MOST: u64> DurationIn<LEAST, MOST> {
+impl<const MIN: u64, const MAX: u64> DurationIn<MIN, MAX> {
     /// Makes a duration of `seconds` at compile time.
     pub(crate) const fn seconds(seconds: u64) -> Self {
         Self::milliseconds(seconds * SECOND)
@@ -117,7 +117,7 @@ impl<const LEAST: u64, const MOST: u64> DurationIn<LEAST, MOST> {
 
     /// Makes a duration of `milliseconds` at compile time.
     pub(crate) const fn milliseconds(milliseconds: u64) -> Self {
-        assert!(LEAST <= milliseconds && milliseconds <= MOST, "a default lies within its range");
+        assert!(MIN <= milliseconds && milliseconds <= MAX, "a default lies within its range");
         Self(Duration::from_millis(milliseconds))
     }
 
@@ -132,18 +132,18 @@ impl<const LEAST: u64, const MOST: u64> DurationIn<LEAST, MOST> {
     }
 
     fn within(duration: Duration) -> Option<Self> {
-        let range = Duration::from_millis(LEAST)..=Duration::from_millis(MOST);
+        let range = Duration::from_millis(MIN)..=Duration::from_millis(MAX);
         range.contains(&duration).then_some(Self(duration))
     }
 }
 
-impl<const LEAST: u64, const MOST: u64> fmt::Display for DurationIn<LEAST, MOST> {
+impl<const MIN: u64, const MAX: u64> fmt::Display for DurationIn<MIN, MAX> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&duration_text(self.0))
     }
 }
 
-impl<const LEAST: u64, const MOST: u64> Serialize for DurationIn<LEAST, MOST> {
+impl<const MIN: u64, const MAX: u64> Serialize for DurationIn<MIN, MAX> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0.subsec_nanos() {
             0 => serializer.serialize_u64(self.0.as_secs()),
@@ -152,15 +152,15 @@ impl<const LEAST: u64, const MOST: u64> Serialize for DurationIn<LEAST, MOST> {
     }
 }
 
-impl<'de, const LEAST: u64, const MOST: u64> Deserialize<'de> for DurationIn<LEAST, MOST> {
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for DurationIn<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct DurationVisitor<const LEAST: u64, const MOST: u64>;
-        impl<const LEAST: u64, const MOST: u64> Visitor<'_> for DurationVisitor<LEAST, MOST> {
-            type Value = DurationIn<LEAST, MOST>;
+        struct DurationVisitor<const MIN: u64, const MAX: u64>;
+        impl<const MIN: u64, const MAX: u64> Visitor<'_> for DurationVisitor<MIN, MAX> {
+            type Value = DurationIn<MIN, MAX>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let [least, most] = [LEAST, MOST].map(|ms| duration_text(Duration::from_millis(ms)));
-                write!(f, "a duration from {least} to {most}, in seconds or as text with h, m, s, ms")
+                let [min, max] = [MIN, MAX].map(|ms| duration_text(Duration::from_millis(ms)));
+                write!(f, "a duration from {min} to {max}, in seconds or as text with h, m, s, ms")
             }
 
             fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
@@ -174,17 +174,17 @@ impl<'de, const LEAST: u64, const MOST: u64> Deserialize<'de> for DurationIn<LEA
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-                let pause = parse_duration(text).and_then(DurationIn::within);
-                pause.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+                let duration = parse_duration(text).and_then(DurationIn::within);
+                duration.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
             }
         }
         deserializer.deserialize_any(DurationVisitor)
     }
 }
 
-impl<const LEAST: u64, const MOST: u64> JsonSchema for DurationIn<LEAST, MOST> {
+impl<const MIN: u64, const MAX: u64> JsonSchema for DurationIn<MIN, MAX> {
     fn schema_name() -> Cow<'static, str> {
-        format!("Pause{LEAST}To{MOST}").into()
+        format!("Pause{MIN}To{MAX}").into()
     }
 
     fn inline_schema() -> bool {
@@ -193,13 +193,13 @@ impl<const LEAST: u64, const MOST: u64> JsonSchema for DurationIn<LEAST, MOST> {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "anyOf": [
-            { "type": "integer", "minimum": LEAST.div_ceil(SECOND), "maximum": MOST / SECOND },
+            { "type": "integer", "minimum": MIN.div_ceil(SECOND), "maximum": MAX / SECOND },
             { "type": "string", "pattern": r"^([0-9]+(\.[0-9]+)?(h|ms|m|s))+$" },
         ] })
     }
 }
 
-/// Reads `300ms`, `30m`, `1h30m`, `1.5h`; `None` if the text is not like that.
+/// Reads `300ms`, `30m`, `1h30m`, `1.5h`; `None` if the text has another form.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total: u128 = 0;
@@ -242,20 +242,20 @@ pub(crate) fn duration_text(duration: Duration) -> String {
     }
 }
 
-/// Octets from `LEAST` to `MOST`: an integer, or a text such as `512MiB`.
+/// Octets from `MIN` to `MAX`: an integer, or a text such as `512MiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SizeIn<const LEAST: u64, const MOST: u64>(u64);
+pub(crate) struct SizeIn<const MIN: u64, const MAX: u64>(u64);
 
-impl<const LEAST: u64, const MOST: u64> SizeIn<LEAST, MOST> {
+impl<const MIN: u64, const MAX: u64> SizeIn<MIN, MAX> {
     /// Makes a size of `octets` at compile time.
     pub(crate) const fn new(octets: u64) -> Self {
-        assert!(LEAST <= octets && octets <= MOST, "a default lies within its range");
+        assert!(MIN <= octets && octets <= MAX, "a default lies within its range");
         Self(octets)
     }
 
     /// Returns a size of `octets`, if that is within the range.
     pub(crate) fn within(octets: u64) -> Option<Self> {
-        (LEAST..=MOST).contains(&octets).then_some(Self(octets))
+        (MIN..=MAX).contains(&octets).then_some(Self(octets))
     }
 
     /// Returns the size in octets.
@@ -269,13 +269,13 @@ impl<const LEAST: u64, const MOST: u64> SizeIn<LEAST, MOST> {
     }
 }
 
-impl<const LEAST: u64, const MOST: u64> fmt::Display for SizeIn<LEAST, MOST> {
+impl<const MIN: u64, const MAX: u64> fmt::Display for SizeIn<MIN, MAX> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&size_text(self.0))
     }
 }
 
-impl<const LEAST: u64, const MOST: u64> Serialize for SizeIn<LEAST, MOST> {
+impl<const MIN: u64, const MAX: u64> Serialize for SizeIn<MIN, MAX> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match size_text(self.0) {
             text if text.ends_with('B') => serializer.serialize_str(&text),
@@ -284,19 +284,19 @@ impl<const LEAST: u64, const MOST: u64> Serialize for SizeIn<LEAST, MOST> {
     }
 }
 
-impl<'de, const LEAST: u64, const MOST: u64> Deserialize<'de> for SizeIn<LEAST, MOST> {
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for SizeIn<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct SizeVisitor<const LEAST: u64, const MOST: u64>;
-        impl<const LEAST: u64, const MOST: u64> Visitor<'_> for SizeVisitor<LEAST, MOST> {
-            type Value = SizeIn<LEAST, MOST>;
+        struct SizeVisitor<const MIN: u64, const MAX: u64>;
+        impl<const MIN: u64, const MAX: u64> Visitor<'_> for SizeVisitor<MIN, MAX> {
+            type Value = SizeIn<MIN, MAX>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let [least, most] = [LEAST, MOST].map(size_text);
-                write!(f, "a size from {least} to {most}, in octets or as text with KiB, MiB, GiB, TiB")
+                let [min, max] = [MIN, MAX].map(size_text);
+                write!(f, "a size from {min} to {max}, in octets or as text with KiB, MiB, GiB, TiB")
             }
 
             fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
-                let within = (LEAST..=MOST).contains(&value).then_some(SizeIn(value));
+                let within = (MIN..=MAX).contains(&value).then_some(SizeIn(value));
                 within.ok_or_else(|| E::invalid_value(Unexpected::Unsigned(value), &self))
             }
 
@@ -306,7 +306,7 @@ impl<'de, const LEAST: u64, const MOST: u64> Deserialize<'de> for SizeIn<LEAST, 
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-                let size = parse_size(text).filter(|octets| (LEAST..=MOST).contains(octets));
+                let size = parse_size(text).filter(|octets| (MIN..=MAX).contains(octets));
                 size.map(SizeIn).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
             }
         }
@@ -314,9 +314,9 @@ impl<'de, const LEAST: u64, const MOST: u64> Deserialize<'de> for SizeIn<LEAST, 
     }
 }
 
-impl<const LEAST: u64, const MOST: u64> JsonSchema for SizeIn<LEAST, MOST> {
+impl<const MIN: u64, const MAX: u64> JsonSchema for SizeIn<MIN, MAX> {
     fn schema_name() -> Cow<'static, str> {
-        format!("Size{LEAST}To{MOST}").into()
+        format!("Size{MIN}To{MAX}").into()
     }
 
     fn inline_schema() -> bool {
@@ -325,13 +325,13 @@ impl<const LEAST: u64, const MOST: u64> JsonSchema for SizeIn<LEAST, MOST> {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "anyOf": [
-            { "type": "integer", "minimum": LEAST, "maximum": MOST },
+            { "type": "integer", "minimum": MIN, "maximum": MAX },
             { "type": "string", "pattern": "^[0-9]+(KiB|MiB|GiB|TiB)?$" },
         ] })
     }
 }
 
-/// Reads `512MiB` or `4096`; `None` if the text is not like that.
+/// Reads `512MiB` or `4096`; `None` if the text has another form.
 pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(digits)?;

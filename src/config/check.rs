@@ -10,7 +10,7 @@ use super::document::{AccessMode, Document, Mode, PEER_INACTIVITY_MAX};
 use super::servers::Http;
 use super::{Config, ConfigError};
 
-/// A key with fewer octets than this can be found by searching.
+/// Fewest octets of a key that cannot be found by trying all.
 const PRIVATE_KEY_SAFE_LEN: usize = 16;
 /// The key in the sample files of the reference tracker.
 const PRIVATE_KEY_SAMPLE: &[u8] = b"paste a random string here that will be used to hmac connection IDs";
@@ -156,10 +156,10 @@ fn warnings(document: &Document) -> Vec<String> {
         }
     };
     let Document { udp, http, announce, access, intervals, .. } = document;
-    let doors_off =
+    let all_servers_off =
         udp.addr.is_off() && http.addr.is_off() && http.https_addr.is_off() && http.unix_socket.is_empty();
     warn(
-        doors_off,
+        all_servers_off,
         "udp.addr, http.addr, http.https_addr and http.unix_socket are empty: nobody can announce",
     );
     let silence = intervals.announce.duration() + intervals.announce_drift.duration();
@@ -201,7 +201,7 @@ fn warnings(document: &Document) -> Vec<String> {
     );
     warn(
         document.posthooks.iter().any(|hook| hook.name == "interval variation"),
-        "interval variation has no effect under posthooks: what a client is told is settled before them",
+        "interval variation has no effect under posthooks: the interval of the reply is settled before them",
     );
     warn(
         document.prehooks.iter().any(|hook| hook.name == "jwt")

@@ -116,11 +116,11 @@ impl DataSource {
         let parts = if scheme.is_empty() { rest.rsplit_once('/') } else { rest.split_once('/') };
         let (login, name) = parts.unwrap_or((rest, ""));
         let name = masked_parameters(name);
-        let parts = login.rsplit_once('@').and_then(|(who, place)| Some((who.split_once(':')?, place)));
+        let parts = login.rsplit_once('@').and_then(|(user, server)| Some((user.split_once(':')?, server)));
         match parts {
             // Without a password there is nothing to hide, and what is shown can be read again.
-            Some(((user, password), place)) if !password.is_empty() => {
-                format!("{scheme}{user}:{MASK}@{place}/{name}")
+            Some(((user, password), server)) if !password.is_empty() => {
+                format!("{scheme}{user}:{MASK}@{server}/{name}")
             }
             _ if self.0.is_empty() => String::new(),
             _ => format!("{scheme}{login}/{name}"),
@@ -128,7 +128,7 @@ impl DataSource {
     }
 }
 
-/// Returns what follows the place, with a mask for each unknown parameter.
+/// Returns what follows the server, with a mask for each unknown parameter.
 fn masked_parameters(name: &str) -> String {
     let Some((name, query)) = name.split_once('?') else { return name.to_owned() };
     let shown = query.split('&').map(|part| match part.split_once('=') {

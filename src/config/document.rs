@@ -62,7 +62,7 @@ pub(crate) struct Document {
     /// Write announces of users with traffic to state_dir/events, one CSV file an hour (mode private).
     /// Changed by a restart only.
     pub(crate) record_announces: bool,
-    /// The admin API: questions and changes over HTTP, on metrics.addr. Changed by a restart only.
+    /// The admin API: queries and changes over HTTP, on metrics.addr. Changed by a restart only.
     pub(crate) admin: Admin,
     /// The user that the process becomes after its sockets are open. Changed by a restart only.
     pub(crate) privileges: Privileges,
@@ -192,9 +192,9 @@ pub(crate) struct Limits {
 pub(crate) enum LimitAnswer {
     /// They are counted and served.
     Count,
-    /// They are served, and the client is told to come again after twice the interval.
+    /// They are served, but the client gets twice the interval.
     Slow,
-    /// They change nothing and get no peers, and the client is told to come again after twice the interval.
+    /// They change nothing and get no peers, and the client gets twice the interval.
     Empty,
 }
 
@@ -232,7 +232,7 @@ pub(crate) struct Export {
     pub(crate) interval: DurationIn<0, { 24 * HOUR }>,
 }
 
-/// The admin API: questions and changes over HTTP, on metrics.addr.
+/// The admin API: queries and changes over HTTP, on metrics.addr.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Admin {

@@ -31,7 +31,7 @@ impl Environment {
     /// Selects the overrides among all variables.
     ///
     /// # Errors
-    /// When the value of an override is not text.
+    /// Fails when the value of an override is not text.
     pub(crate) fn from_variables(
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {

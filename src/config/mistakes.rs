@@ -7,7 +7,7 @@ use crate::daemon::jwk_fetch::NoFetch;
 
 #[test]
 fn a_number_out_of_range_names_file_key_value_and_what_is_allowed() {
-    for (text, complaint) in [
+    for (text, expected) in [
         (
             r#"{"udp": {"workers": -1}}"#,
             "tracker.json: udp.workers: invalid value: integer `-1`, expected an integer from 0 to 1024",
@@ -44,13 +44,13 @@ fn a_number_out_of_range_names_file_key_value_and_what_is_allowed() {
              or as text with KiB, MiB, GiB, TiB",
         ),
     ] {
-        assert_eq!(read(text).map(|_| ()).unwrap_err(), complaint);
+        assert_eq!(read(text).map(|_| ()).unwrap_err(), expected);
     }
 }
 
 #[test]
 fn a_wrong_word_names_file_key_value_and_what_is_allowed() {
-    for (text, complaint) in [
+    for (text, expected) in [
         (
             r#"{"udp": {"addr": "6969"}}"#,
             "tracker.json: udp.addr: invalid value: string \"6969\", expected an address such as \":6969\", \
@@ -89,7 +89,7 @@ fn a_wrong_word_names_file_key_value_and_what_is_allowed() {
              `clients`",
         ),
     ] {
-        assert_eq!(read(text).map(|_| ()).unwrap_err(), complaint);
+        assert_eq!(read(text).map(|_| ()).unwrap_err(), expected);
     }
 }
 
@@ -118,7 +118,7 @@ fn a_key_that_is_twice_there_is_refused() {
 
 #[test]
 fn mistakes_between_settings_name_the_keys() {
-    for (text, complaint) in [
+    for (text, expected) in [
         (
             r#"{"intervals": {"announce": 600}}"#,
             "intervals.min_announce: invalid value: 15m, expected 0, or a duration from 1s to \
@@ -177,7 +177,7 @@ fn mistakes_between_settings_name_the_keys() {
             "udp.private_key: is the mask that print-config shows instead of a key; write the key itself",
         ),
     ] {
-        assert_eq!(read(text).map(|_| ()).unwrap_err(), format!("tracker.json: {complaint}"));
+        assert_eq!(read(text).map(|_| ()).unwrap_err(), format!("tracker.json: {expected}"));
     }
 }
 
@@ -202,7 +202,7 @@ fn yaml_mistakes_name_the_place_and_show_no_secret() {
 
 #[test]
 fn a_bad_variable_is_named() {
-    for (name, value, complaint) in [
+    for (name, value, expected) in [
         (
             "HAYATE__UDP__WORKERS",
             "-1",
@@ -231,7 +231,7 @@ fn a_bad_variable_is_named() {
              network such as \"10.0.0.0/8\" or an address",
         ),
     ] {
-        assert_eq!(read_as("t.json", "{}", &[(name, value)]).map(|_| ()).unwrap_err(), complaint);
+        assert_eq!(read_as("t.json", "{}", &[(name, value)]).map(|_| ()).unwrap_err(), expected);
     }
     let error = read_as("t.json", "{}", &[("HAYATE__BOGUS", "1")]).unwrap_err();
     assert!(error.starts_with("HAYATE__BOGUS: there is no key bogus, expected one of mode, "), "{error}");
@@ -253,7 +253,7 @@ fn an_empty_key_file_and_a_bad_list_are_refused() {
     let folder = TestFolder::new();
     folder.write("key", "\r\n");
     folder.write("list", "xyz\n");
-    for (text, complaint) in [
+    for (text, expected) in [
         (r#"{"udp": {"private_key_file": "key"}}"#, "udp.private_key_file: "),
         (r#"{"mode": "listed", "access": {"path": "list"}}"#, "access.path: "),
         (r#"{"mode": "listed", "access": {"path": "nowhere"}}"#, "access.path: "),
@@ -261,13 +261,13 @@ fn an_empty_key_file_and_a_bad_list_are_refused() {
         let path = folder.write("t.json", text);
         let config = Config::read_file(Some(&path), &Environment::default()).unwrap();
         let error = Settings::from_config(&config, &NoFetch).unwrap_err().to_string();
-        assert!(error.contains("t.json: ") && error.contains(complaint), "{error}");
+        assert!(error.contains("t.json: ") && error.contains(expected), "{error}");
     }
 }
 
 #[test]
 fn mistakes_of_mode_private_name_the_keys() {
-    for (text, complaint) in [
+    for (text, expected) in [
         (
             r#"{"mode": "private", "database": {"dsn": ""}}"#,
             "database.dsn: invalid value: \"\", expected a database, because mode private keeps its users \
@@ -280,6 +280,6 @@ fn mistakes_of_mode_private_name_the_keys() {
         ),
     ] {
         let error = read(text).unwrap_err();
-        assert_eq!(error, format!("tracker.json: {complaint}"));
+        assert_eq!(error, format!("tracker.json: {expected}"));
     }
 }

@@ -107,7 +107,7 @@ impl Source {
     /// exists.
     ///
     /// # Errors
-    /// When the name holds a variable that is not set.
+    /// Fails when the name holds a variable that is not set.
     pub(crate) fn new(named: Option<&str>, environment: Environment) -> Result<Self, ConfigError> {
         let named = named.map(|path| expand(path, |name| std::env::var(name).ok())).transpose()?;
         Ok(Self { named: named.map(PathBuf::from), environment, remembered: RememberedFiles::default() })
@@ -116,7 +116,7 @@ impl Source {
     /// Reads the configuration as it is now and checks it, except for the files that it names.
     ///
     /// # Errors
-    /// When it cannot be read or is not accepted.
+    /// Fails when it cannot be read or is not accepted.
     pub(crate) fn read_config(&self) -> Result<Config, ConfigError> {
         let found = Path::new(DEFAULT_FILE).exists().then(|| PathBuf::from(DEFAULT_FILE));
         self.remembering(Config::read_file(self.named.clone().or(found).as_deref(), &self.environment))
@@ -126,7 +126,7 @@ impl Source {
     /// still exist: the built-in defaults never take its place.
     ///
     /// # Errors
-    /// When it cannot be read or is not accepted.
+    /// Fails when it cannot be read or is not accepted.
     pub(crate) fn reread_config(&self, running: &Config) -> Result<Config, ConfigError> {
         match &running.origin {
             Origin::File(path) => self.remembering(Config::read_file(Some(path), &self.environment)),
@@ -137,7 +137,7 @@ impl Source {
     /// Reads the configuration and everything that it names.
     ///
     /// # Errors
-    /// When anything cannot be read or is not accepted.
+    /// Fails when anything cannot be read or is not accepted.
     pub(crate) fn read_settings(
         &self,
         keyrings: &dyn KeyringSource,
@@ -176,7 +176,7 @@ impl Config {
     /// Reads everything that the configuration names. The warnings about the configuration itself come first.
     ///
     /// # Errors
-    /// When a file or a name that the configuration needs is missing or not accepted.
+    /// Fails when a file or a name that the configuration needs is missing or not accepted.
     pub(crate) fn read_settings(&self, keyrings: &dyn KeyringSource) -> Result<Settings, ConfigError> {
         let mut settings = Settings::from_config(self, keyrings)?;
         settings.warnings.splice(0..0, self.warnings.iter().cloned());
@@ -206,7 +206,7 @@ impl Config {
     /// Checks what is to become a configuration file, as if it had been read from `path`.
     ///
     /// # Errors
-    /// When it is not accepted.
+    /// Fails when it is not accepted.
     pub(crate) fn from_tree(path: &Path, tree: Value) -> Result<Self, ConfigError> {
         let (origin, environment) = (Origin::File(path.to_owned()), Environment::default());
         let document = read::parse_document(tree, origin.clone(), &environment)?;
@@ -226,7 +226,7 @@ impl Config {
     /// Returns the same configuration with another document, checked again.
     ///
     /// # Errors
-    /// When the document is not accepted.
+    /// Fails when the document is not accepted.
     pub(crate) fn with_document(&self, document: Document) -> Result<Self, ConfigError> {
         let config = Self { document, ..self.clone() };
         check::check_config(&config)?;

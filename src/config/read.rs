@@ -26,7 +26,7 @@ pub(super) fn read_document(path: Option<&Path>, environment: &Environment) -> R
     parse_document(tree, origin_of(path), environment)
 }
 
-/// Does the same with a tree that was read already.
+/// Lays the environment over a tree that was read already, and checks every key, type and range.
 pub(super) fn parse_document(
     mut tree: Value,
     origin: Origin,
@@ -50,7 +50,7 @@ pub(super) fn parse_document(
             database.remove("dsn");
         }
     }
-    serde_path_to_error::deserialize(tree).map_err(|error| complaint(&error, origin, environment))
+    serde_path_to_error::deserialize(tree).map_err(|error| value_error(&error, origin, environment))
 }
 
 /// Inserts defaults for keys that the tree does not have.
@@ -104,7 +104,7 @@ pub(crate) fn parse_json(text: &str) -> Result<Value, String> {
 /// Reads a text of at most [`FILE_MAX`] octets, without its byte order mark.
 ///
 /// # Errors
-/// When it does not exist, is not a regular file, is longer, or is not text.
+/// Fails when it does not exist, is not a regular file, is longer, or is not text.
 pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     let octets = text::read_file(path, FILE_MAX).map_err(unreadable)?;
@@ -214,7 +214,7 @@ fn value_kind(value: &Value) -> &'static str {
 }
 
 /// Returns an error that names the key, and the variable if the value came from one.
-fn complaint(
+fn value_error(
     error: &serde_path_to_error::Error<serde_json::Error>,
     origin: Origin,
     environment: &Environment,

@@ -55,54 +55,54 @@ impl RememberedFiles {
     /// all are returned as they were when it last could.
     ///
     /// # Errors
-    /// Returns the place of the first file that cannot be read and was never read before.
+    /// Returns the index of the first file that cannot be read and was never read before, and the reason.
     pub(super) fn read_files<const N: usize>(
         &self,
         files: [(&'static str, PathBuf); N],
     ) -> Result<[Vec<u8>; N], (usize, io::Error)> {
-        let mut known = self.lock();
+        let mut memory = self.lock();
         let mut read = [const { Vec::new() }; N];
-        for (place, (key, path)) in files.iter().enumerate() {
-            match (text::read_file(path, FILE_MAX), read.get_mut(place)) {
+        for (index, (key, path)) in files.iter().enumerate() {
+            match (text::read_file(path, FILE_MAX), read.get_mut(index)) {
                 (Ok(octets), Some(to)) => *to = octets,
                 (Err(error), _) => {
                     let before = files.each_ref().map(|(key, path)| {
-                        known
+                        memory
                             .files
                             .get(key)
                             .filter(|(kept, _)| kept == path)
                             .map(|(_, octets)| octets.clone())
                     });
                     if error.kind() != ErrorKind::PermissionDenied || before.iter().any(Option::is_none) {
-                        return Err((place, error));
+                        return Err((index, error));
                     }
-                    known.warn(key, path, &error);
+                    memory.warn(key, path, &error);
                     return Ok(before.map(Option::unwrap_or_default));
                 }
                 (Ok(_), None) => {}
             }
         }
         for ((key, path), octets) in files.into_iter().zip(&read) {
-            known.files.insert(key, (path, octets.clone()));
+            memory.files.insert(key, (path, octets.clone()));
         }
         Ok(read)
     }
 
     /// Reads the list of torrents, or returns it as it was if this process may no longer read it.
     pub(super) fn read_list(&self, path: PathBuf) -> Result<Arc<TorrentList>, ListError> {
-        let mut known = self.lock();
+        let mut memory = self.lock();
         match TorrentList::read_file(&path) {
             Ok(list) => {
                 let list = Arc::new(list);
-                known.list = Some((path, Arc::clone(&list)));
+                memory.list = Some((path, Arc::clone(&list)));
                 Ok(list)
             }
             Err(ListError::Unreadable { source, .. })
                 if source.kind() == ErrorKind::PermissionDenied
-                    && known.list.as_ref().is_some_and(|(kept, _)| *kept == path) =>
+                    && memory.list.as_ref().is_some_and(|(kept, _)| *kept == path) =>
             {
-                known.warn(LIST, &path, &source);
-                Ok(known.list.as_ref().map(|(_, list)| Arc::clone(list)).unwrap_or_default())
+                memory.warn(LIST, &path, &source);
+                Ok(memory.list.as_ref().map(|(_, list)| Arc::clone(list)).unwrap_or_default())
             }
             Err(error) => Err(error),
         }
@@ -111,25 +111,25 @@ impl RememberedFiles {
     /// Returns all contents, for a successor that may be unable to read the files: key, path, octets. The
     /// list of torrents consists of its info-hashes only.
     pub(crate) fn files(&self) -> Vec<(String, PathBuf, Vec<u8>)> {
-        let known = self.lock();
-        let list = known.list.iter().map(|(path, list)| {
+        let memory = self.lock();
+        let list = memory.list.iter().map(|(path, list)| {
             let octets = list.iter().flat_map(|info_hash| info_hash.0).collect();
             (LIST.to_owned(), path.clone(), octets)
         });
         let file = |(key, (path, octets)): (&&str, &(PathBuf, Vec<u8>))| {
             ((*key).to_owned(), path.clone(), octets.clone())
         };
-        known.files.iter().map(file).chain(list).collect()
+        memory.files.iter().map(file).chain(list).collect()
     }
 
     /// Adds the contents of a file that a predecessor has read.
     pub(crate) fn insert(&self, key: &str, path: PathBuf, octets: Vec<u8>) {
-        let mut known = self.lock();
+        let mut memory = self.lock();
         if key == LIST {
             let info_hashes = octets.as_chunks().0.iter().copied().map(InfoHash);
-            known.list = Some((path, Arc::new(info_hashes.collect())));
+            memory.list = Some((path, Arc::new(info_hashes.collect())));
         } else if let Some(key) = KEYS.into_iter().find(|known| *known == key) {
-            known.files.insert(key, (path, octets));
+            memory.files.insert(key, (path, octets));
         }
     }
 

@@ -55,8 +55,8 @@ pub(crate) struct Http {
     pub(crate) tls_key_path: String,
     /// Path of a unix socket to listen on as well; its peer counts as a trusted proxy.
     pub(crate) unix_socket: String,
-    /// Mode of that socket in octal digits: whoever may write to it may connect, and is trusted about the
-    /// client's address. Changed by a restart only.
+    /// Mode of that socket in octal digits: a process that may write to it may connect, and is trusted about
+    /// the client's address. Changed by a restart only.
     pub(crate) unix_socket_mode: FileMode,
     /// Name or number of the socket's group; "" = that of the tracker. Changed by a restart only.
     pub(crate) unix_socket_group: String,

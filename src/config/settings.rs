@@ -73,15 +73,15 @@ pub(crate) struct StorageSettings {
     /// The database, if there is one.
     pub(crate) dsn: Option<Dsn>,
     /// Where rows wait on the disk, and where refused rows end.
-    pub(crate) places: SpillPaths,
+    pub(crate) spill_paths: SpillPaths,
     /// Limits of the rows that wait in memory.
     pub(crate) bounds: Bounds,
-    /// How records are written.
-    pub(crate) pace: WriterSettings,
+    /// How the store's writer works.
+    pub(crate) writer_settings: WriterSettings,
     /// Whether announces with traffic are recorded in files (mode private).
     pub(crate) record_announces: bool,
     /// Seconds between two snapshots of the swarms.
-    pub(crate) serialize_seconds: u32,
+    pub(crate) snapshot_seconds: u32,
     /// Seconds between two readings of the registered torrents.
     pub(crate) reload_seconds: u64,
     /// Seconds for which old rows of hayate's own tables stay; 0 = forever (mode private).
@@ -96,7 +96,7 @@ impl Settings {
     /// Reads what the configuration names and translates it.
     ///
     /// # Errors
-    /// When a file or a name that the configuration needs is missing or not accepted.
+    /// Fails when a file or a name that the configuration needs is missing or not accepted.
     pub(crate) fn from_config(config: &Config, keyrings: &dyn KeyringSource) -> Result<Self, ConfigError> {
         let document = &config.document;
         let (key, mut warnings) = key(config)?;
@@ -114,7 +114,8 @@ impl Settings {
         let udp_config = udp_config(document, key.clone().unwrap_or_default());
         let hooks = hooks(config, keyrings)?;
         warnings.extend(keyrings.warnings());
-        let (policy, keep, admin_token) = (policy(config)?, storage_settings(config)?, admin_token(config)?);
+        let (policy, storage, admin_token) =
+            (policy(config)?, storage_settings(config)?, admin_token(config)?);
         let policy = Policy { hooks, ..policy };
         warnings.extend(config.remembered.take_warnings());
         let notes = list_notes(config, &policy.access, &mut warnings);
@@ -131,7 +132,7 @@ impl Settings {
             http: gateway::HttpConfig { tls, ..http_config(document) },
             key,
             key_file: config.resolve_path(&document.state_dir).join(KEY_FILE),
-            storage: keep,
+            storage,
             admin_token,
             identity: identity(config)?,
             warnings,
@@ -153,8 +154,8 @@ fn read_files<const N: usize>(
     files: [(&'static str, &String); N],
 ) -> Result<[Vec<u8>; N], ConfigError> {
     let named = files.map(|(key, name)| (key, config.resolve_path(name)));
-    config.remembered.read_files(named).map_err(|(place, error)| {
-        let (key, name) = files.get(place).map_or(("", ""), |(key, name)| (*key, name.as_str()));
+    config.remembered.read_files(named).map_err(|(index, error)| {
+        let (key, name) = files.get(index).map_or(("", ""), |(key, name)| (*key, name.as_str()));
         config.value_error(key, format!("{}: {error}", config.resolve_path(name).display()))
     })
 }
@@ -259,7 +260,7 @@ fn storage_settings(config: &Config) -> Result<StorageSettings, ConfigError> {
     let state_dir = config.resolve_path(&config.document.state_dir);
     Ok(StorageSettings {
         dsn: data_source(config)?.dsn().map(|dsn| dsn.resolve(&state_dir)),
-        places: SpillPaths {
+        spill_paths: SpillPaths {
             spill_dir: state_dir.join(&database.spill_dir),
             dead_letter: state_dir.join(&database.dead_letter),
         },
@@ -271,7 +272,7 @@ fn storage_settings(config: &Config) -> Result<StorageSettings, ConfigError> {
             snatches: channels.snatches.as_usize(),
             completed: channels.completed.as_usize(),
         },
-        pace: WriterSettings {
+        writer_settings: WriterSettings {
             flush: intervals.flush.duration(),
             deadlock_pause: database.deadlock_pause.duration(),
             deadlock_retries: u32::from(database.deadlock_retries.as_u16()),
@@ -279,7 +280,7 @@ fn storage_settings(config: &Config) -> Result<StorageSettings, ConfigError> {
             peer_inactivity: intervals.peer_inactivity.duration(),
         },
         record_announces: config.document.record_announces,
-        serialize_seconds: intervals.database_serialize.as_seconds(),
+        snapshot_seconds: intervals.database_serialize.as_seconds(),
         reload_seconds: u64::from(intervals.database_reload.as_seconds()),
         history_seconds: config.document.admin.keep_history.as_seconds(),
         access_path: (!access.path.is_empty()).then(|| config.resolve_path(&access.path)),
@@ -338,13 +339,12 @@ fn limits(limits: &document::Limits) -> Option<RateLimitRule> {
         burst: limits.burst.as_u32(),
         addresses: limits.addresses.as_usize(),
     };
-    let beyond = match limits.answer {
+    let action = match limits.answer {
         LimitAnswer::Count => OverLimitAction::Count,
         LimitAnswer::Slow => OverLimitAction::Slow,
         LimitAnswer::Empty => OverLimitAction::Empty,
     };
-    (limit.per_minute > 0)
-        .then(|| RateLimitRule { limiter: Arc::new(RateLimiter::new(limit)), action: beyond })
+    (limit.per_minute > 0).then(|| RateLimitRule { limiter: Arc::new(RateLimiter::new(limit)), action })
 }
 
 /// Makes the hooks of the configuration. Keys that a hook needs are fetched, unless they are known already.
@@ -383,14 +383,14 @@ fn list_notes(config: &Config, access: &Access, warnings: &mut Vec<String>) -> V
     let path = config.resolve_path(name);
     let path = path.display();
     if list.is_empty() {
-        let so =
+        let effect =
             if matches!(access, Access::Deny(_)) { "no torrent is denied" } else { "it allows no torrent" };
-        warnings.push(format!("access.path: {path} has no torrents: {so}"));
+        warnings.push(format!("access.path: {path} has no torrents: {effect}"));
     }
     let mut notes = vec![format!("access.path: {} torrents read from {path}", list.len())];
     if list.v2_entries() > 0 {
-        let long = list.v2_entries();
-        notes.push(format!("access.path: {long} of them have 64 digits (v2) and count by their first 40"));
+        let v2 = list.v2_entries();
+        notes.push(format!("access.path: {v2} of them have 64 digits (v2) and count by their first 40"));
     }
     notes
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use hayate_state::snapshot::keeper::Ending;
+use hayate_state::snapshot::thread::Ending;
 use hayate_state::store::OpenedStore;
 use sd_notify::NotifyState;
 
@@ -33,7 +33,7 @@ impl Daemon {
     /// Starts a successor, if there can be one.
     pub(super) fn upgrade(&mut self) {
         if self.starting.is_some() {
-            // Whoever asks again learns the outcome of the upgrade that is under way.
+            // A second request gets the outcome of the upgrade that is under way.
             return;
         }
         if let Some(reloading) = &mut self.running_reload {
@@ -55,7 +55,8 @@ impl Daemon {
             lock: Arc::clone(&self.storage.lock),
             swarms: Arc::clone(&self.storage.swarms),
             config: self.config.clone(),
-            keyrings: self.storage.site.as_ref().map(|_| self.keyrings.clone()),
+            is_private: self.storage.site.is_some(),
+            jwk_sets: self.jwk_sets.clone(),
             clock: self.clock,
         };
         match StartingSuccessor::begin(inputs, &self.main_events) {
@@ -64,7 +65,7 @@ impl Daemon {
         }
     }
 
-    /// Goes on serving after an upgrade has failed.
+    /// Keeps serving after an upgrade has failed.
     fn keep_serving(&mut self, error: &anyhow::Error) {
         self.storage.access_list.reopen();
         self.refuse_upgrade(&format!("{error:#}"));
@@ -81,7 +82,7 @@ impl Daemon {
     /// to stop now.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// Fails when the thread cannot be started.
     pub(super) fn take_over_store(&mut self, opened: Option<OpenedStore>) -> anyhow::Result<bool> {
         self.storage.start_late(opened, &self.board, &self.main_events, &self.flush_slot)?;
         if self.deferred.stop_at.is_some() {
@@ -93,10 +94,11 @@ impl Daemon {
         Ok(false)
     }
 
-    /// Lets the successor serve, if there is one. Returns `None` if there is none and this process serves on.
+    /// Lets the successor serve, if there is one. Returns `None` if there is none and this process
+    /// keeps serving.
     ///
     /// # Errors
-    /// When this process cannot serve on.
+    /// Fails when this process cannot keep serving.
     pub(super) fn hand_over(
         &mut self,
         starting: StartingSuccessor,
@@ -119,7 +121,8 @@ impl Daemon {
                     self.deferred.reload = true;
                 }
                 MainEvent::Registered(list) => self.live_settings.set_registered(list),
-                // None of these comes while a successor starts, except those that are known in other ways.
+                // None of these comes while a successor starts, except those that this process learns in
+                // other ways.
                 MainEvent::Stop
                 | MainEvent::Upgrade
                 | MainEvent::PredecessorEnded
@@ -132,16 +135,14 @@ impl Daemon {
             self.main_events.forward_to(None);
             return Ok(Some(StopReason::Signal));
         }
-        if let Some(again) = successor.take_restart_settings() {
-            return Ok(Some(StopReason::PrivateHandover(Box::new(PrivateHandover {
-                successor,
-                restart_settings: again,
-            }))));
+        if let Some(restart_settings) = successor.take_restart_settings() {
+            let handover = PrivateHandover { successor, restart_settings };
+            return Ok(Some(StopReason::PrivateHandover(Box::new(handover))));
         }
-        let gone = successor.send_changes().and_then(|()| self.let_successor_serve(successor));
-        match gone {
+        let handed_over = successor.send_changes().and_then(|()| self.let_successor_serve(successor));
+        match handed_over {
             Ok(successor) => {
-                tell_of_handover(&self.main_events, &self.deferred, &successor);
+                announce_handover(&self.main_events, &self.deferred, &successor);
                 Ok(Some(StopReason::Handover(Box::new(successor))))
             }
             Err(error) => {
@@ -164,7 +165,7 @@ impl Daemon {
         successor.start_serving()
     }
 
-    /// Serves again after a successor has failed to.
+    /// Resumes service after a successor has failed to serve.
     fn resume_serving(&mut self) -> anyhow::Result<()> {
         if let Err(error) = self.storage.lock.mark_serving() {
             log::warn!("the lock on state_dir does not show this process: {error}");
@@ -174,29 +175,30 @@ impl Daemon {
                 Ok(sockets) => self.listening.reopen_udp(&sockets)?,
                 Err(_) => bail!("a thread has panicked"),
             };
-            self.serve_udp(server).context("serving on after the upgrade has failed")?;
+            self.serve_udp(server).context("resuming service after the failed upgrade")?;
         }
         Ok(())
     }
 
     /// Sends the successor the last changes, and ends.
     pub(super) fn stop_after_handover(self, successor: ServingSuccessor) -> anyhow::Result<()> {
-        self.storage.survey.stop();
+        self.storage.reporter.stop();
         self.health.serving.store(false, Ordering::Relaxed);
         self.http.stop_for_successor();
         drop_inbox(&self.inbox);
         self.actor.join();
         let store_hold = successor.send_last_changes();
-        let kept = self.storage.stop(Ending::Leave);
+        let stopped = self.storage.stop(Ending::Leave);
         log::info!("stopped");
-        store_hold.map(drop).context("the successor was not told the last changes").and(kept)
+        store_hold.map(drop).context("the successor did not receive the last changes").and(stopped)
     }
 }
 
-/// Tells systemd that the successor serves, and the successor which reload or stop was asked of this process.
-pub(super) fn tell_of_handover(main_events: &MainEvents, due: &Deferred, successor: &ServingSuccessor) {
+/// Tells systemd that the successor serves, and forwards to the successor the reload or stop that this
+/// process was asked for.
+pub(super) fn announce_handover(main_events: &MainEvents, deferred: &Deferred, successor: &ServingSuccessor) {
     systemd::notify(NotifyState::MainPid(successor.pid));
-    if due.reload {
+    if deferred.reload {
         main_events.forward_reload();
     }
     if main_events.stop_requested() {
@@ -206,7 +208,7 @@ pub(super) fn tell_of_handover(main_events: &MainEvents, due: &Deferred, success
 
 /// Records and logs why there is no successor.
 pub(super) fn log_refusal(lock: &StateLock, refusal: &str) {
-    // Before the log line: whoever reads that finds the refusal in the lock file.
+    // Before the log line: a reader of that line must find the refusal in the lock file.
     if let Err(error) = lock.record_refusal(refusal) {
         log::warn!("the lock file: {error}");
     }

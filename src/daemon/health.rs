@@ -70,7 +70,7 @@ impl ProcessHealth {
         }
     }
 
-    /// Returns what `/health` reports: `Bad` is what clients notice; the rest is for the operator to repair.
+    /// Returns what `/health` reports: `Bad` if clients notice it; `Degraded` is for the operator to repair.
     pub(crate) fn condition(&self) -> HealthStatus {
         let moving = self.all_threads_move();
         if !(self.serving.load(Ordering::Relaxed) && moving) {
@@ -78,7 +78,7 @@ impl ProcessHealth {
         }
         let mut faults = Vec::new();
         if self.log.as_ref().is_some_and(|log| log.is_stalled()) {
-            faults.push("the log stands still: nobody reads stderr");
+            faults.push("logging is stalled: nothing reads stderr");
         }
         let store = self.flush_slot.lock();
         if store.is_ok_and(|store| store.as_ref().is_some_and(EmergencyFlush::has_lost_its_file)) {
@@ -87,8 +87,8 @@ impl ProcessHealth {
         if faults.is_empty() { HealthStatus::Good } else { HealthStatus::Degraded(faults) }
     }
 
-    /// Checks whether every worker and the actor live and move. To be called once a second: then it is known
-    /// to the second how long one has stood still.
+    /// Checks whether every worker and the actor are alive and make turns. To be called once a second: then
+    /// it is known to the second how long one has been stalled.
     pub(crate) fn all_threads_move(&self) -> bool {
         let now = self.clock.uptime();
         let udp = self.udp.lock().is_ok_and(|mut udp| {
@@ -196,14 +196,14 @@ mod tests {
     #[test]
     fn one_thread_that_stands_still_for_ten_seconds_is_noticed() {
         let mut progress = ThreadProgress::default();
-        let mut look =
+        let mut have_moved =
             |second, turns: [u64; 3]| progress.have_moved(turns.into_iter(), Duration::from_secs(second));
-        assert!(look(100, [0, 0, 0]), "seen for the first time");
-        assert!(look(109, [7, 0, 11]));
-        assert!(!look(110, [13, 0, 17]));
-        assert!(look(111, [13, 1, 17]));
-        assert!(look(118, [13, 1, 17]));
-        assert!(!look(120, [13, 2, 17]));
+        assert!(have_moved(100, [0, 0, 0]), "seen for the first time");
+        assert!(have_moved(109, [7, 0, 11]));
+        assert!(!have_moved(110, [13, 0, 17]));
+        assert!(have_moved(111, [13, 1, 17]));
+        assert!(have_moved(118, [13, 1, 17]));
+        assert!(!have_moved(120, [13, 2, 17]));
         assert!(
             ThreadProgress::default().have_moved(std::iter::empty(), Duration::from_secs(7)),
             "there are none"

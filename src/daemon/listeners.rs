@@ -73,7 +73,7 @@ pub(crate) struct Listening {
     udp: Option<SocketConfig>,
 }
 
-/// Sockets that a reload has opened and that are not read yet.
+/// Sockets that a reload has opened and from which nothing was read yet.
 #[derive(Debug)]
 pub(crate) struct NewSockets {
     pub(crate) http: ListenerChange,
@@ -90,20 +90,20 @@ impl Listening {
     /// Opens the UDP server again, with copies of the sockets that it had.
     ///
     /// # Errors
-    /// When too many files are open.
+    /// Fails when too many files are open.
     pub(crate) fn reopen_udp(&self, sockets: &Sockets) -> anyhow::Result<Option<UdpServer>> {
         let Some(config) = &self.udp else { return Ok(None) };
-        let handed = sockets.udp.iter().map(|handed| {
-            let sockets = handed.sockets.iter().map(UdpSocket::try_clone).collect::<Result<_, _>>()?;
-            Ok(InheritedUdp { address: handed.address, sockets })
+        let inherited = sockets.udp.iter().map(|listener| {
+            let sockets = listener.sockets.iter().map(UdpSocket::try_clone).collect::<Result<_, _>>()?;
+            Ok(InheritedUdp { address: listener.address, sockets })
         });
-        Ok(Some(UdpServer::adopt(config, handed.collect::<std::io::Result<_>>()?)?))
+        Ok(Some(UdpServer::adopt(config, inherited.collect::<std::io::Result<_>>()?)?))
     }
 
     /// Opens the addresses of `settings` that are not open yet.
     ///
     /// # Errors
-    /// Names the first address that cannot be listened on; then nothing has changed.
+    /// Fails when an address cannot be listened on; the error names it, and nothing has changed.
     pub(crate) fn open_changes(&self, settings: &Settings) -> Result<NewSockets, ListenError> {
         let new = Self::from_settings(settings);
         let addresses = |udp: &Option<SocketConfig>| udp.as_ref().map(|udp| udp.addresses.clone());
@@ -140,29 +140,29 @@ pub(crate) fn start_http(
     server: HttpServer,
     unix_socket: Option<&std::path::Path>,
     live_settings: &LiveSettings,
-    register: Option<&Arc<Published<SiteData>>>,
+    site_data: Option<&Arc<Published<SiteData>>>,
     inbox: Inbox<ReplyTo>,
     clock: Clock,
     pages: OperatorPages,
 ) -> anyhow::Result<hayate_gateway::RunningServer> {
-    let mut places: Vec<String> = server.addresses().iter().map(ToString::to_string).collect();
-    places.extend(server.https_addresses().iter().map(|address| format!("{address} (TLS)")));
-    places.extend(unix_socket.map(|path| path.display().to_string()));
-    if !places.is_empty() {
+    let mut endpoints: Vec<String> = server.addresses().iter().map(ToString::to_string).collect();
+    endpoints.extend(server.https_addresses().iter().map(|address| format!("{address} (TLS)")));
+    endpoints.extend(unix_socket.map(|path| path.display().to_string()));
+    if !endpoints.is_empty() {
         let config = live_settings.http.current();
         let most = config.max_connections;
-        let (announces, scrapes) = match register {
+        let (announces, scrapes) = match site_data {
             Some(_) => ("/PASSKEY/announce".into(), "/PASSKEY/scrape".into()),
             None => (joined(&config.announce_routes), joined(&config.scrape_routes)),
         };
         log::info!(
-            "starting HTTP frontend on {}, announces at {announces}, scrapes at {scrapes}, at most {most} \
+            "starting HTTP gateway on {}, announces at {announces}, scrapes at {scrapes}, at most {most} \
              connections",
-            places.join(", "),
+            endpoints.join(", "),
         );
     }
-    let running = server.start(&live_settings.http, &live_settings.policy, register, inbox, clock, pages);
-    running.context("starting the HTTP frontend")
+    let running = server.start(&live_settings.http, &live_settings.policy, site_data, inbox, clock, pages);
+    running.context("starting the HTTP gateway")
 }
 
 pub(crate) fn start_udp(
@@ -176,7 +176,7 @@ pub(crate) fn start_udp(
     let (Some(server), Some(config)) = (server, &live_settings.udp) else { return Ok(None) };
     let coalesce = document.udp.coalesce.duration();
     log::info!(
-        "starting UDP frontend on {}, {} workers, connection ids live {}, buffers {} and {}, coalesce {}",
+        "starting UDP server on {}, {} workers, connection ids live {}, buffers {} and {}, coalesce {}",
         joined(&server.addresses()),
         crate::config::settings::workers(document),
         document.udp.connection_id_lifetime,
@@ -186,7 +186,7 @@ pub(crate) fn start_udp(
     );
     // Number 0 is that of the state actor.
     let running = server.coalescing(coalesce).start(config, clock, board, |worker| tracker(worker + 1));
-    running.map(Some).context("starting the UDP frontend")
+    running.map(Some).context("starting the UDP server")
 }
 
 pub(crate) fn joined<T: Display>(items: &[T]) -> String {

@@ -34,7 +34,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use hayate_gateway::ReplyTo;
 use hayate_state::actor::{Actor, Inbox};
-use hayate_state::snapshot::keeper::Ending;
+use hayate_state::snapshot::thread::Ending;
 use hayate_state::{Board, Clock, Policy};
 use hayate_udp::Server as UdpServer;
 use sd_notify::NotifyState;
@@ -61,34 +61,34 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Serves until a signal ends it.
 ///
 /// # Errors
-/// When the configuration is not accepted, a socket cannot be opened, or a part of the tracker dies.
-pub(crate) fn serve(source: &Source, look: &OutputOptions) -> anyhow::Result<()> {
+/// Fails when the configuration is not accepted, a socket cannot be opened, or a part of the tracker dies.
+pub(crate) fn serve(source: &Source, output: &OutputOptions) -> anyhow::Result<()> {
     signals::block_signals().context("blocking signals")?;
     let flush_slot = FlushSlot::default();
-    let keyrings = JwkSets::default();
+    let jwk_sets = JwkSets::default();
     let config = source.read_config().context(NOT_READ)?;
     // Before any other thread is started: each thread has privileges of its own.
     let sealed = privileges::seal_privileges(&config.document.privileges);
     let (sender, main_events) = signals::start_listening(&flush_slot).context("listening to signals")?;
-    let inheritance = Inherited::receive(config.remembered())?;
-    let mut settings = config.read_settings(&keyrings).context(NOT_READ)?;
+    let inherited = Inherited::receive(config.remembered())?;
+    let mut settings = config.read_settings(&jwk_sets).context(NOT_READ)?;
     settings.warn_of_unreadable_files(&config);
     settings.warnings.extend(sealed.err().map(|error| error.to_string()));
-    logging::start_in_thread(look, &config.document.log).context("starting the log")?;
+    logging::start_in_thread(output, &config.document.log).context("starting the log")?;
     log::info!("hayate {}", env!("CARGO_PKG_VERSION"));
     settings.log_warnings();
     let files_max = file_limit::raise_limit();
     file_limit::lower_connections(&mut settings, files_max);
-    let origin = inheritance.map_or(StartFrom::Nothing, StartFrom::Predecessor);
+    let origin = inherited.map_or(StartFrom::Scratch, StartFrom::Predecessor);
     let mut daemon =
-        Daemon::start(source.clone(), config, settings, files_max, (sender, flush_slot), keyrings, origin)?;
+        Daemon::start(source.clone(), config, settings, files_max, (sender, flush_slot), jwk_sets, origin)?;
     loop {
         daemon.main_events.set_ready();
         match daemon.event_loop(&main_events) {
             Ok(StopReason::Handover(successor)) => return daemon.stop_after_handover(*successor),
             Ok(StopReason::Signal) => return daemon.stop(),
-            Ok(StopReason::PrivateHandover(rest)) => match daemon.hand_over_private(*rest)? {
-                Some(again) => daemon = again,
+            Ok(StopReason::PrivateHandover(handover)) => match daemon.hand_over_private(*handover)? {
+                Some(restarted) => daemon = restarted,
                 None => return Ok(()),
             },
             Err(error) => {
@@ -107,7 +107,7 @@ struct Daemon {
     files_max: Option<usize>,
     live_settings: LiveSettings,
     running_reload: Option<RunningReload>,
-    keyrings: JwkSets,
+    jwk_sets: JwkSets,
     listening: Listening,
     health: Arc<ProcessHealth>,
     reload_metrics: ReloadMetrics,
@@ -157,12 +157,12 @@ impl Daemon {
         mut settings: Settings,
         files_max: Option<usize>,
         (main_events, flush_slot): (MainEvents, FlushSlot),
-        keyrings: JwkSets,
+        jwk_sets: JwkSets,
         origin: StartFrom,
     ) -> anyhow::Result<Self> {
         let program = match &origin {
             // Another file may be in its place by now.
-            StartFrom::Itself(_, _, program) => program.clone(),
+            StartFrom::OwnSockets(_, _, program) => program.clone(),
             _ => std::env::current_exe().context("the path of this program")?,
         };
         let (servers, lock, predecessor) = open_servers(&settings, config.document.mode, origin)?;
@@ -176,7 +176,7 @@ impl Daemon {
         let document = &config.document;
         let (clock, board) = (Clock::start(), Arc::new(Board::default()));
         let mut storage = new_storage(&settings, document, lock, clock, &board)?;
-        let reception = load_state(&mut storage, &mut settings.policy, predecessor, clock, &main_events)?;
+        let delta_stream = load_state(&mut storage, &mut settings.policy, predecessor, clock, &main_events)?;
         log::info!("started storage");
         let udp_config = settings.udp.map(|(_, config)| config);
         let live_settings = LiveSettings::new(settings.policy, udp_config, settings.http);
@@ -191,16 +191,16 @@ impl Daemon {
         let unix_socket = settings.listen.unix_socket.as_deref();
         let admin_api = storage.admin_api(settings.admin_token.as_ref(), document, &live_settings.policy);
         let pages = health.pages(admin_api, &board);
-        let register = storage.site.as_ref().map(|site| &site.site_data);
-        let http = start_http(servers.http, unix_socket, &live_settings, register, inbox, clock, pages)?;
+        let site_data = storage.site.as_ref().map(|site| &site.site_data);
+        let http = start_http(servers.http, unix_socket, &live_settings, site_data, inbox, clock, pages)?;
         let udp = start_udp(servers.udp, document, &live_settings, clock, &board, tracker)?;
         health.set_udp(udp.as_ref());
         health.serving.store(true, Ordering::Relaxed);
-        if reception.is_none() || storage.site.is_some() {
+        if delta_stream.is_none() || storage.site.is_some() {
             storage.start(&board, &main_events, &flush_slot)?;
         }
-        if let Some(reception) = reception {
-            reception.start_receiving(&storage, live_settings.policy.current(), clock, &main_events)?;
+        if let Some(delta_stream) = delta_stream {
+            delta_stream.start_receiving(&storage, live_settings.policy.current(), clock, &main_events)?;
         }
         log::info!("serving");
         systemd::notify(NotifyState::Ready);
@@ -211,7 +211,7 @@ impl Daemon {
             files_max,
             live_settings,
             running_reload: None,
-            keyrings,
+            jwk_sets,
             listening,
             health,
             reload_metrics,
@@ -262,7 +262,7 @@ impl Daemon {
             }
             if let Some(starting) = self.starting.take_if(|starting| starting.is_done()) {
                 match self.hand_over(starting, main_events) {
-                    Ok(Some(end)) => return Ok(end),
+                    Ok(Some(reason)) => return Ok(reason),
                     Ok(None) => {}
                     Err(error) => return Err(error),
                 }
@@ -272,7 +272,7 @@ impl Daemon {
             }
             self.check_threads()?;
             self.memory_trimmer
-                .trim_if_shrunk(self.storage.survey.source().memory(), self.http.connections());
+                .trim_if_shrunk(self.storage.reporter.source().memory(), self.http.connections());
         }
     }
 
@@ -286,12 +286,12 @@ impl Daemon {
             bail!("the state actor has ended");
         }
         if self.udp.as_ref().is_some_and(|udp| !udp.is_serving()) {
-            bail!("a worker of the UDP frontend has ended");
+            bail!("a worker of the UDP server has ended");
         }
         if !self.http.is_serving() {
-            bail!("the HTTP frontend has ended");
+            bail!("the HTTP gateway has ended");
         }
-        // `/health` reports threads that stand still; here only the time is noted.
+        // `/health` reports stalled threads; here only the time is noted.
         self.health.all_threads_move();
         if !self.storage.is_alive() {
             bail!("a thread of the storage has ended");
@@ -305,20 +305,20 @@ impl Daemon {
             reloading.again = true;
             return;
         }
-        let basis = ReloadInputs {
+        let inputs = ReloadInputs {
             running: self.config.clone(),
             source: self.source.clone(),
-            keyrings: self.keyrings.clone(),
+            jwk_sets: self.jwk_sets.clone(),
             listening: self.listening.clone(),
             access_list: Arc::clone(&self.storage.access_list),
         };
         let main_events = self.main_events.clone();
         let send = move |outcome| main_events.send(MainEvent::ReloadRead(Box::new(outcome)));
-        match RunningReload::begin(basis, send) {
+        match RunningReload::begin(inputs, send) {
             Ok(reloading) => self.running_reload = Some(reloading),
             Err(error) => {
                 self.reload_metrics.refused.add(1);
-                log::error!("reload refused: no thread for it: {error}");
+                log::error!("reload refused: its thread cannot be started: {error}");
             }
         }
     }
@@ -371,7 +371,7 @@ impl Daemon {
         self.http.change_listeners(new.http);
         let Some(server) = new.udp else { return };
         if let Err(error) = self.serve_udp(server) {
-            log::error!("the UDP frontend stays where it was: {error:#}");
+            log::error!("the UDP server keeps its old addresses: {error:#}");
         }
     }
 
@@ -396,7 +396,7 @@ impl Daemon {
             starting.give_up();
             self.refuse_upgrade("the tracker is stopping");
         }
-        self.storage.survey.stop();
+        self.storage.reporter.stop();
         systemd::notify(NotifyState::Stopping);
         self.http.stop();
         if let Some(udp) = self.udp {
@@ -404,9 +404,9 @@ impl Daemon {
         }
         drop_inbox(&self.inbox);
         self.actor.join();
-        let kept = self.storage.stop(Ending::Write);
+        let stopped = self.storage.stop(Ending::Write);
         log::info!("stopped");
-        kept
+        stopped
     }
 }
 

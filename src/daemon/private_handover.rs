@@ -13,7 +13,7 @@ use crate::config::Settings;
 use crate::daemon::upgrade::{Sockets, Successor};
 use crate::process::file_limit;
 
-/// A successor that is ready, and the settings with which this process would start again.
+/// A successor that is ready, and the settings for a restart of this process if the successor fails.
 pub(super) struct PrivateHandover {
     pub(super) successor: Successor,
     pub(super) restart_settings: Settings,
@@ -24,11 +24,11 @@ impl Daemon {
     /// serves again, as before except for its metrics.
     ///
     /// # Errors
-    /// When neither of them serves, or something is lost.
-    pub(super) fn hand_over_private(self, rest: PrivateHandover) -> anyhow::Result<Option<Self>> {
-        let PrivateHandover { successor, restart_settings: mut again } = rest;
+    /// Fails when neither process serves, or something is lost.
+    pub(super) fn hand_over_private(self, handover: PrivateHandover) -> anyhow::Result<Option<Self>> {
+        let PrivateHandover { successor, mut restart_settings } = handover;
         let start = self.clock.uptime();
-        self.storage.survey.stop();
+        self.storage.reporter.stop();
         self.health.serving.store(false, Ordering::Relaxed);
         // HTTP first: a client that is slow with its request must not hold up datagrams too.
         self.http.stop_for_waiting_successor();
@@ -38,16 +38,18 @@ impl Daemon {
         drop_inbox(&self.inbox);
         self.actor.join();
         let lock = Arc::clone(&self.storage.lock);
-        let kept = self.storage.stop_for_successor();
+        let stopped = self.storage.stop_for_successor();
         log::info!("everything is on the disk after {} ms", (self.clock.uptime() - start).as_millis());
-        let gone =
+        let handed_over =
             lock.unmark_serving().context("the lock on state_dir").and_then(|()| successor.serve_from_disk());
-        let error = match gone {
+        let error = match handed_over {
             Ok(successor) => {
-                super::handover::tell_of_handover(&self.main_events, &self.deferred, &successor);
-                successor.send_last_changes().context("the successor was not told that this process ends")?;
+                super::handover::announce_handover(&self.main_events, &self.deferred, &successor);
+                successor
+                    .send_last_changes()
+                    .context("the successor did not learn that this process ends")?;
                 log::info!("stopped");
-                return kept.map(|()| None);
+                return stopped.map(|()| None);
             }
             Err(error) => error,
         };
@@ -58,25 +60,25 @@ impl Daemon {
         super::handover::log_refusal(&lock, &format!("{error:#}"));
         if self.main_events.stop_requested() {
             log::info!("stopped");
-            return kept.map(|()| None);
+            return stopped.map(|()| None);
         }
         log::info!("serving again");
         let sockets =
             Arc::into_inner(self.sockets).and_then(|sockets: Mutex<Sockets>| sockets.into_inner().ok());
         let sockets = sockets.context("a thread has panicked")?;
-        file_limit::lower_connections(&mut again, self.files_max);
-        let due = self.deferred;
+        file_limit::lower_connections(&mut restart_settings, self.files_max);
+        let deferred = self.deferred;
         let mut daemon = Self::start(
             self.source,
             self.config,
-            again,
+            restart_settings,
             self.files_max,
             (self.main_events, self.flush_slot),
-            self.keyrings,
-            StartFrom::Itself(sockets, lock, self.program),
+            self.jwk_sets,
+            StartFrom::OwnSockets(sockets, lock, self.program),
         )
-        .context("serving on after the upgrade has failed")?;
-        if due.reload {
+        .context("resuming service after the failed upgrade")?;
+        if deferred.reload {
             daemon.begin_reload();
         }
         Ok(Some(daemon))

@@ -37,7 +37,7 @@ impl RegisteredReader {
     /// Reads all registered torrents. If that fails, the list in force stays.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// Fails when the store does not answer.
     pub(crate) fn read_list(&mut self) -> Result<TorrentList, StoreError> {
         let result = self.try_read_list();
         match &result {
@@ -64,7 +64,7 @@ impl RegisteredReader {
     /// Dropped, it ends without waiting for an answer of the store.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// Fails when the thread cannot be started.
     pub(crate) fn start(
         self,
         seconds: Arc<AtomicU64>,

@@ -52,7 +52,7 @@ const RESTART_ONLY: [RestartOnly; 17] = [
     restart_only!(admin),
     restart_only!(privileges),
 ];
-/// The same for the log, which does not change what is served.
+/// The settings of the log, which only a restart changes, too; they do not change what is served.
 const LOG: RestartOnly = restart_only!(log);
 
 /// Why a reload is refused.
@@ -83,7 +83,7 @@ pub(crate) struct ReloadPlan {
 pub(crate) struct ReloadInputs {
     pub(crate) running: Config,
     pub(crate) source: Source,
-    pub(crate) keyrings: JwkSets,
+    pub(crate) jwk_sets: JwkSets,
     pub(crate) listening: Listening,
     pub(crate) access_list: Arc<AccessListFile>,
 }
@@ -93,9 +93,9 @@ pub(crate) struct ReloadInputs {
 #[derive(Debug)]
 pub(crate) struct RunningReload {
     thread: JoinHandle<()>,
-    /// Another reload is due afterwards.
+    /// Whether another reload is due afterwards.
     pub(crate) again: bool,
-    /// An upgrade is due afterwards.
+    /// Whether an upgrade is due afterwards.
     pub(crate) upgrade: bool,
 }
 
@@ -110,16 +110,16 @@ impl RunningReload {
     /// Starts the reload; its thread calls `send` with the outcome.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// Fails when the thread cannot be started.
     pub(crate) fn begin(
-        basis: ReloadInputs,
+        inputs: ReloadInputs,
         send: impl FnOnce(ReloadOutcome) + Send + 'static,
     ) -> io::Result<Self> {
         let thread = thread::Builder::new().name("reload".into()).spawn(move || {
             // A change of the list by the admin API meanwhile would be lost: it would be neither in the file
             // as it was read nor in the list that is published.
-            let _turn = basis.access_list.lock_changes();
-            let plan = plan_reload(&basis.running, &basis.source, &basis.keyrings, &basis.listening);
+            let _guard = inputs.access_list.lock_changes();
+            let plan = plan_reload(&inputs.running, &inputs.source, &inputs.jwk_sets, &inputs.listening);
             let (carried_out, done) = sync_channel(0);
             send(ReloadOutcome { plan, _applied: carried_out });
             // Nothing is sent: this returns when the other end is dropped.
@@ -128,7 +128,7 @@ impl RunningReload {
         Ok(Self { thread, again: false, upgrade: false })
     }
 
-    /// True once the thread has ended before its outcome was applied, which takes a panic.
+    /// Whether the thread has ended before its outcome was applied, which takes a panic.
     pub(crate) fn has_failed(&self) -> bool {
         self.thread.is_finished()
     }
@@ -137,7 +137,7 @@ impl RunningReload {
 /// Reads and checks everything a reload of `running` needs.
 ///
 /// # Errors
-/// When anything is not accepted; then nothing has changed.
+/// Fails when anything is not accepted; then nothing has changed.
 pub(crate) fn plan_reload(
     running: &Config,
     source: &Source,

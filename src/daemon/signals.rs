@@ -1,6 +1,6 @@
 //! Signals: SIGHUP and SIGUSR1 reload, SIGUSR2 upgrades, the first SIGINT, SIGTERM or SIGQUIT stops in order,
 //! the second at once. One thread takes them; in all others they are blocked, so that they interrupt nothing.
-//! Signals that would end the process without being meant to are caught and change nothing.
+//! Signals that end a process by default, but are no request to stop, are caught and change nothing.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -32,19 +32,19 @@ const EVENTS_MAX: usize = 16;
 const LAST_SECOND: Duration = Duration::from_secs(1);
 /// Longest time that a successor may take to receive a signal; it reads at once, unless it is frozen.
 const FORWARD_MAX: Duration = Duration::from_secs(1);
-/// What is forwarded to a successor when this process is asked to reload.
+/// The code that is forwarded to a successor when this process is asked to reload.
 const RELOAD: u8 = b'H';
-/// What is forwarded to a successor when this process is asked to stop.
+/// The code that is forwarded to a successor when this process is asked to stop.
 const STOP: u8 = b'T';
 /// Time that a start may still take after a stop was asked for.
 const START_MAX: Duration = Duration::from_secs(5);
 
-/// What is asked of the main thread.
+/// An event for the main thread: something to do, or something that has happened elsewhere.
 #[derive(Debug)]
 pub(crate) enum MainEvent {
     /// Read the configuration again.
     Reload,
-    /// It was read again.
+    /// A reload has read the configuration.
     ReloadRead(Box<ReloadOutcome>),
     /// Hand over to a new process.
     Upgrade,
@@ -52,23 +52,23 @@ pub(crate) enum MainEvent {
     Stop,
     /// The registered torrents, as the store knows them now.
     Registered(Arc<TorrentList>),
-    /// The predecessor has ended, the store is free.
+    /// The predecessor has ended: the store is free.
     PredecessorEnded,
     /// A successor is ready, or there will be none.
     SuccessorStarted,
-    /// The store was opened after that; `None` where there is none.
+    /// The store was opened after the predecessor had ended; `None` without a database.
     StoreOpened(Box<Option<OpenedStore>>),
 }
 
-/// The way to the main thread.
+/// The sending side of the main thread's events.
 #[derive(Clone, Debug)]
 pub(crate) struct MainEvents {
     main: SyncSender<MainEvent>,
-    /// A stop was asked for.
+    /// Whether a stop was asked for.
     stop: Arc<AtomicBool>,
-    /// The main thread takes events: the start is done.
+    /// Whether the main thread takes events: the start is done.
     main_is_ready: Arc<AtomicBool>,
-    /// A reload waits: another one would add nothing, and take the place of an event that does.
+    /// Whether a reload waits: another one would add nothing, and take the place of an event that does.
     reload_waits: Arc<AtomicBool>,
     /// The successor, to which reloads and stops are forwarded.
     successor: Arc<Mutex<Option<UnixStream>>>,
@@ -125,19 +125,19 @@ impl MainEvents {
 
     /// Forwards a reload to the successor, if there is one.
     pub(crate) fn forward_reload(&self) {
-        self.forward(RELOAD);
+        self.forward_signal(RELOAD);
     }
 
     /// Forwards a stop to the successor, if there is one.
     pub(crate) fn forward_stop(&self) {
-        self.forward(STOP);
+        self.forward_signal(STOP);
     }
 
-    fn forward(&self, word: u8) {
+    fn forward_signal(&self, code: u8) {
         if let Ok(successor) = self.successor.lock()
             && let Some(mut signal_stream) = successor.as_ref()
             // `write_all` tries again when a signal interrupts it.
-            && let Err(error) = signal_stream.write_all(&[word])
+            && let Err(error) = signal_stream.write_all(&[code])
         {
             log::warn!("the new process did not receive a signal: {error}");
         }
@@ -146,25 +146,25 @@ impl MainEvents {
     /// Receives what a predecessor forwards, until it has ended.
     pub(crate) fn receive_forwarded(&self, mut signal_stream: UnixStream) {
         // Many octets count as one: they are read faster than events are handled.
-        let mut words = [0; 64];
+        let mut codes = [0; 64];
         loop {
-            let heard = match signal_stream.read(&mut words) {
+            let received = match signal_stream.read(&mut codes) {
                 Ok(0) => return,
-                Ok(count) => words.get(..count).unwrap_or_default(),
+                Ok(count) => codes.get(..count).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(_) => return,
             };
-            if heard.contains(&RELOAD) {
+            if received.contains(&RELOAD) {
                 self.offer_reload();
             }
-            if heard.contains(&STOP) {
+            if received.contains(&STOP) {
                 self.stop.store(true, Ordering::Release);
                 self.offer(MainEvent::Stop);
             }
         }
     }
 
-    /// Like [`send`](Self::send), but never waits: the next signal may be the one that ends the process.
+    /// Sends an event without ever waiting: the next signal may be the one that ends the process.
     /// If the queue is full, a thread that can wait sends the event.
     pub(crate) fn offer(&self, event: MainEvent) {
         if let Err(TrySendError::Full(event)) = self.main.try_send(event) {
@@ -193,7 +193,7 @@ pub(crate) type FlushSlot = Arc<Mutex<Option<EmergencyFlush>>>;
 /// the system. To be called before any other thread is started.
 ///
 /// # Errors
-/// When the system refuses.
+/// Fails when the system refuses.
 pub(crate) fn block_signals() -> io::Result<()> {
     Ok(taken_signals()?.thread_block()?)
 }
@@ -203,11 +203,11 @@ pub(crate) fn block_signals() -> io::Result<()> {
 /// everything else is.
 ///
 /// # Errors
-/// When the system refuses handlers or a thread.
+/// Fails when the system refuses the handlers, or the thread cannot be started.
 pub(crate) fn start_listening(flush_slot: &FlushSlot) -> io::Result<(MainEvents, Receiver<MainEvent>)> {
     let mut signals = Signals::new(TAKEN.into_iter().chain(HARMLESS))?;
     let (main_events, receiver) = MainEvents::new();
-    let (forward, flush_slot, taken) = (main_events.clone(), Arc::clone(flush_slot), taken_signals()?);
+    let (events, flush_slot, taken) = (main_events.clone(), Arc::clone(flush_slot), taken_signals()?);
     thread::Builder::new().name("signals".into()).spawn(move || {
         if let Err(error) = taken.thread_unblock() {
             log::error!("signals are not taken: {error}");
@@ -216,18 +216,18 @@ pub(crate) fn start_listening(flush_slot: &FlushSlot) -> io::Result<(MainEvents,
         for signal in signals.forever() {
             match signal {
                 SIGHUP | SIGUSR1 => {
-                    forward.forward(RELOAD);
-                    forward.offer_reload();
+                    events.forward_signal(RELOAD);
+                    events.offer_reload();
                 }
-                SIGUSR2 => forward.offer(MainEvent::Upgrade),
+                SIGUSR2 => events.offer(MainEvent::Upgrade),
                 _ if HARMLESS.contains(&signal) => {}
                 _ if stopping => exit_now(&flush_slot, 128 + signal),
                 _ => {
                     stopping = true;
-                    forward.stop.store(true, Ordering::Release);
-                    forward.forward(STOP);
-                    forward.offer(MainEvent::Stop);
-                    forward.limit_start();
+                    events.stop.store(true, Ordering::Release);
+                    events.forward_signal(STOP);
+                    events.offer(MainEvent::Stop);
+                    events.limit_start();
                 }
             }
         }
@@ -262,10 +262,10 @@ mod tests {
     fn a_successor_hears_of_what_its_predecessor_was_asked() {
         let (main_events, _receiver) = MainEvents::new();
         let (sender, signal_stream) = UnixStream::pair().unwrap();
-        main_events.forward(STOP);
+        main_events.forward_signal(STOP);
         main_events.forward_to(Some(sender));
-        (0..100).for_each(|_| main_events.forward(RELOAD));
-        main_events.forward(STOP);
+        (0..100).for_each(|_| main_events.forward_signal(RELOAD));
+        main_events.forward_signal(STOP);
         main_events.forward_to(None);
         let (successor, receiver) = MainEvents::new();
         (0..EVENTS_MAX).for_each(|_| successor.offer(MainEvent::SuccessorStarted));

@@ -20,12 +20,12 @@ use crate::process::ownership;
 
 /// Where the sockets and the lock come from.
 pub(super) enum StartFrom {
-    /// They are opened anew.
-    Nothing,
-    /// A predecessor hands them over.
+    /// The sockets are opened, and the lock is taken.
+    Scratch,
+    /// A predecessor hands both over.
     Predecessor(Inherited),
-    /// This process had them when it served before, from this program file.
-    Itself(Sockets, Arc<StateLock>, PathBuf),
+    /// This process had both when it served before, from this program file.
+    OwnSockets(Sockets, Arc<StateLock>, PathBuf),
 }
 
 /// Where the lock on `state_dir` comes from. It is taken after the process has become its user.
@@ -54,13 +54,13 @@ pub(super) fn load_state(
         storage.load_early()?;
     }
     policy.registered = storage.registered()?;
-    let reception = predecessor
+    let delta_stream = predecessor
         .receive_swarms(&storage.swarms, policy, clock, main_events, private)
         .context("taking over")?;
     if private {
         storage.load(policy)?;
     }
-    Ok(Some(reception))
+    Ok(Some(delta_stream))
 }
 
 /// Opens the sockets, or takes them over from a predecessor, and meanwhile becomes the user of the tracker:
@@ -71,7 +71,7 @@ pub(super) fn open_servers(
     origin: StartFrom,
 ) -> anyhow::Result<(Servers, LockFrom, Option<Predecessor>)> {
     match origin {
-        StartFrom::Nothing => {
+        StartFrom::Scratch => {
             let mut servers = Servers::open(settings)?;
             drop_privileges(settings)?;
             servers.open_unix(settings)?;
@@ -85,7 +85,7 @@ pub(super) fn open_servers(
             drop_privileges(settings)?;
             Ok((servers, LockFrom::Inherited(lock), Some(predecessor)))
         }
-        StartFrom::Itself(Sockets { udp, http }, lock, _) => {
+        StartFrom::OwnSockets(Sockets { udp, http }, lock, _) => {
             Ok((Servers::adopt(settings, udp, http)?, LockFrom::Kept(lock), None))
         }
     }
@@ -123,21 +123,21 @@ pub(super) fn new_storage(
         LockFrom::Kept(lock) => lock,
     };
     let storage = Storage::new(settings.storage.clone(), document.mode, lock, swarms, clock);
-    storage.survey.source().register_metrics(board);
+    storage.reporter.source().register_metrics(board);
     Ok(storage)
 }
 
 /// Returns a function that makes trackers on the same swarms, each with a seed of its own to choose peers.
 ///
 /// # Errors
-/// When the system gives no random numbers.
+/// Fails when the system provides no random numbers.
 pub(super) fn tracker_factory(
     storage: &Storage,
     policy: &Arc<Published<Policy>>,
 ) -> anyhow::Result<impl Fn(usize) -> Tracker + use<>> {
     let mut seed = [0; 8];
     if SystemRandom::new().fill(&mut seed).is_err() {
-        bail!("the system gives no random numbers");
+        bail!("the system provides no random numbers");
     }
     let (swarms, policy, seed) = (Arc::clone(&storage.swarms), Arc::clone(policy), u64::from_ne_bytes(seed));
     let (queues, site) = (storage.queues.clone(), storage.site.clone());

@@ -18,11 +18,11 @@ use hayate_state::private::sync::{AdminQueue, RunningSync};
 use hayate_state::private::{Site, SiteSync};
 use hayate_state::report::export::{Exporter, RunningExporter};
 use hayate_state::report::{Reporter, TorrentSource};
-use hayate_state::snapshot::keeper::{Ending, FILE_NAME, SnapshotPlan, SnapshotThread};
 use hayate_state::snapshot::load::{LoadOutcome, load_snapshot};
 use hayate_state::snapshot::reference;
 use hayate_state::snapshot::site::SiteRecord;
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore};
+use hayate_state::snapshot::thread::{Ending, FILE_NAME, SnapshotPlan, SnapshotThread};
 use hayate_state::store::record::TorrentRow;
 use hayate_state::store::{
     Backend, Channel, DurableTotals, Leftovers, OpenedStore, Queues, Record, Recorder, RecorderError,
@@ -47,7 +47,7 @@ const EVENTS: &str = "events";
 /// Peers of the reference tracker, in `state_dir`.
 const REFERENCE_TORRENTS: &str = "torrent-cache.bin";
 
-/// Everything that lasts.
+/// Everything that lasts beyond the process.
 pub(crate) struct Storage {
     pub(crate) swarms: Arc<Swarms>,
     /// Where records wait for the store; `None` without a store.
@@ -56,15 +56,15 @@ pub(crate) struct Storage {
     settings: StorageSettings,
     clock: Clock,
     live: LiveStorageSettings,
-    /// In mode private.
+    /// The site; `None` except in mode private.
     pub(crate) site: Option<Arc<Site>>,
     site_sync: Option<SiteSync>,
-    /// Where the site sync is asked to change the site; set once it runs.
+    /// The queue of admin commands for the site sync; set once it runs.
     admin_queue: Arc<OnceLock<AdminQueue>>,
     /// The file of the list of torrents.
     pub(crate) access_list: Arc<AccessListFile>,
     /// Reports on all torrents.
-    pub(crate) survey: Arc<Reporter>,
+    pub(crate) reporter: Arc<Reporter>,
     exporter: Arc<Exporter>,
     mode: Mode,
     opened: Option<OpenedStore>,
@@ -74,8 +74,8 @@ pub(crate) struct Storage {
 
 /// Settings that a reload may change.
 struct LiveStorageSettings {
-    pace: Arc<Published<WriterSettings>>,
-    serialize_seconds: Arc<AtomicU32>,
+    writer_settings: Arc<Published<WriterSettings>>,
+    snapshot_seconds: Arc<AtomicU32>,
     reload_seconds: Arc<AtomicU64>,
 }
 
@@ -85,7 +85,7 @@ struct StorageThreads {
     exporter: RunningExporter,
     events: Option<(EventLog, JoinHandle<()>)>,
     registered: Option<Background>,
-    keeper: SnapshotThread,
+    snapshot_thread: SnapshotThread,
     recorder: Option<Recorder>,
 }
 
@@ -94,16 +94,16 @@ struct StoreOpener {
     backend: Backend,
     queues: Arc<Queues>,
     clock: Clock,
-    pace: Arc<Published<WriterSettings>>,
-    places: SpillPaths,
+    writer_settings: Arc<Published<WriterSettings>>,
+    paths: SpillPaths,
 }
 
 impl StoreOpener {
     fn open(&self, leftovers: Leftovers) -> Result<OpenedStore, RecorderError> {
         log::info!("opening the database {}", self.backend.dsn());
         let backend = self.backend.clone();
-        let opener = Box::new(move || backend.open());
-        OpenedStore::open(&self.queues, self.clock, &self.pace, &self.places, opener, leftovers)
+        let open_store = Box::new(move || backend.open());
+        OpenedStore::open(&self.queues, self.clock, &self.writer_settings, &self.paths, open_store, leftovers)
     }
 }
 
@@ -119,17 +119,17 @@ impl Storage {
         let queues = if mode == Mode::Private { Queues::accounting } else { Queues::new };
         let queues = settings.dsn.is_some().then(|| Arc::new(queues(clock, &settings.bounds)));
         let live = LiveStorageSettings {
-            pace: Published::new(settings.pace),
-            serialize_seconds: Arc::new(AtomicU32::new(settings.serialize_seconds)),
+            writer_settings: Published::new(settings.writer_settings),
+            snapshot_seconds: Arc::new(AtomicU32::new(settings.snapshot_seconds)),
             reload_seconds: Arc::new(AtomicU64::new(settings.reload_seconds)),
         };
         let site = (mode == Mode::Private).then(Site::new);
-        let place = match &site {
+        let source = match &site {
             Some(site) => TorrentSource::Site(Arc::clone(&site.torrents)),
             None => TorrentSource::Swarms(Arc::clone(&swarms)),
         };
-        let survey = Arc::new(Reporter::new(place, clock));
-        let exporter = Exporter::new(Arc::clone(&survey), settings.export.clone());
+        let reporter = Arc::new(Reporter::new(source, clock));
+        let exporter = Exporter::new(Arc::clone(&reporter), settings.export.clone());
         let access_list = Arc::new(AccessListFile::default());
         access_list.set_path(settings.access_path.clone());
         Self {
@@ -143,7 +143,7 @@ impl Storage {
             site_sync: None,
             admin_queue: Arc::default(),
             access_list,
-            survey,
+            reporter,
             exporter,
             mode,
             opened: None,
@@ -155,13 +155,12 @@ impl Storage {
     /// Opens the store, and restores what the last run knew.
     ///
     /// # Errors
-    /// When the store cannot be opened or read.
+    /// Fails when the store cannot be opened or read.
     pub(crate) fn load(&mut self, policy: &Policy) -> anyhow::Result<()> {
         // A predecessor has written what it knew to the disk, so that nothing has to be read from the store.
         let leftovers = if self.site_sync.is_some() { Leftovers::Kept } else { Leftovers::Written };
-        let opening = self.store_opener();
-        let Some(mut opened) = opening.map(|opening| opening.open(leftovers)).transpose()? else {
-            self.restore(policy, CompletedFrom::Snapshot);
+        let Some(mut opened) = self.store_opener().map(|opener| opener.open(leftovers)).transpose()? else {
+            self.restore_swarms(policy, CompletedFrom::Snapshot);
             return Ok(());
         };
         if self.site.is_some() {
@@ -169,7 +168,7 @@ impl Storage {
             self.opened = Some(opened);
             return self.load_site(known);
         }
-        self.restore(policy, CompletedFrom::Store);
+        self.restore_swarms(policy, CompletedFrom::Store);
         if let Some(store) = opened.store() {
             self.load_completed(store.as_mut(), policy).context("reading the database")?;
         }
@@ -181,7 +180,7 @@ impl Storage {
     /// stops serving. What changes meanwhile is read again as soon as this process serves.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// Fails when the store cannot be read.
     pub(crate) fn load_early(&mut self) -> anyhow::Result<()> {
         if let Some(mut site_sync) = self.new_site_sync() {
             site_sync.load_sets_early(&self.clock).context("reading the database")?;
@@ -198,7 +197,7 @@ impl Storage {
     /// Reads the registered torrents for the first time. Returns `None` in modes that have none.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// Fails when the store does not answer.
     pub(crate) fn registered(&mut self) -> anyhow::Result<Option<Arc<TorrentList>>> {
         let Some(backend) = self.backend().filter(|_| self.mode == Mode::Listed) else { return Ok(None) };
         let mut reader = RegisteredReader::new(backend);
@@ -227,13 +226,13 @@ impl Storage {
         document: &Document,
         policy: &Arc<Published<Policy>>,
     ) -> Option<Arc<dyn AdminHandler>> {
-        let parts = AdminContext {
+        let context = AdminContext {
             policy: Arc::clone(policy),
             access_list: Arc::clone(&self.access_list),
-            survey: Arc::clone(&self.survey),
+            reporter: Arc::clone(&self.reporter),
             exporter: Arc::clone(&self.exporter),
         };
-        let admin_api = AdminApi::new(token?, parts);
+        let admin_api = AdminApi::new(token?, context);
         let Some(site) = &self.site else { return Some(Arc::new(admin_api)) };
         let grace = document.admin.passkey_grace.as_seconds();
         Some(Arc::new(admin_api.with_site(grace, Arc::clone(site), Arc::clone(&self.admin_queue))))
@@ -242,7 +241,7 @@ impl Storage {
     /// Starts the threads of the storage. After a handover this waits until the predecessor has ended.
     ///
     /// # Errors
-    /// When the store cannot be opened, or the system gives no thread.
+    /// Fails when the store cannot be opened, or a thread cannot be started.
     pub(crate) fn start(
         &mut self,
         board: &Board,
@@ -256,13 +255,12 @@ impl Storage {
                 *flush_slot = Some(recorder.emergency_flush());
             }
         }
-        let keeper = self.start_keeper()?;
-        keeper.register_metrics(board);
+        let snapshot_thread = self.start_snapshot_thread()?;
+        snapshot_thread.register_metrics(board);
         let seconds = || Arc::clone(&self.live.reload_seconds);
-        let registered = self.registered_reader.take();
-        let registered = registered
-            .map(|reader| reader.start(seconds(), main_events.clone(), self.clock, board))
-            .transpose()?;
+        let reader = self.registered_reader.take();
+        let registered = reader.map(|reader| reader.start(seconds(), main_events.clone(), self.clock, board));
+        let registered = registered.transpose()?;
         let site_sync = self
             .site_sync
             .take()
@@ -275,16 +273,17 @@ impl Storage {
         let events = self.start_events(board)?;
         let exporter = self.exporter.start()?;
         self.exporter.register_metrics(board);
-        self.threads = Some(StorageThreads { site_sync, exporter, events, registered, keeper, recorder });
+        let threads = StorageThreads { site_sync, exporter, events, registered, snapshot_thread, recorder };
+        self.threads = Some(threads);
         Ok(())
     }
 
-    fn start_keeper(&self) -> io::Result<SnapshotThread> {
+    fn start_snapshot_thread(&self) -> io::Result<SnapshotThread> {
         let section = self.site.clone().zip(self.queues.clone());
         let section = section.map(|(site, queues)| Box::new(SiteSection::new(site, queues)) as _);
         let plan = SnapshotPlan {
             path: self.settings.state_dir.join(FILE_NAME),
-            every_seconds: Arc::clone(&self.live.serialize_seconds),
+            every_seconds: Arc::clone(&self.live.snapshot_seconds),
             swarms: Arc::clone(&self.swarms),
             sections: section.into_iter().collect(),
         };
@@ -294,16 +293,16 @@ impl Storage {
     /// Opens the store after a predecessor has ended, in a thread that sends it to the main thread: the store
     /// may be unreachable or hang, and records wait in memory meanwhile.
     pub(crate) fn open_late(&self, main_events: &MainEvents) {
-        let (opening, main_events) = (self.store_opener(), main_events.clone());
+        let (opener, main_events) = (self.store_opener(), main_events.clone());
         std::thread::spawn(move || {
-            let mut is_told = false;
+            let mut is_logged = false;
             loop {
-                match opening.as_ref().map(|opening| opening.open(Leftovers::Written)).transpose() {
+                match opener.as_ref().map(|opener| opener.open(Leftovers::Written)).transpose() {
                     Ok(opened) => return main_events.send(MainEvent::StoreOpened(Box::new(opened))),
-                    Err(error) if is_told => log::debug!("after the upgrade: {error:#}"),
+                    Err(error) if is_logged => log::debug!("after the upgrade: {error:#}"),
                     Err(error) => {
                         log::error!("after the upgrade: {error:#}; trying again each second");
-                        is_told = true;
+                        is_logged = true;
                     }
                 }
                 std::thread::sleep(Duration::from_secs(1));
@@ -314,7 +313,7 @@ impl Storage {
     /// Starts the threads of the storage, with the store that [`open_late`](Self::open_late) has opened.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// Fails when the thread cannot be started.
     pub(crate) fn start_late(
         &mut self,
         opened: Option<OpenedStore>,
@@ -331,11 +330,11 @@ impl Storage {
         self.threads.is_some()
     }
 
-    /// False once a thread has ended by itself.
+    /// Whether no thread has ended by itself.
     pub(crate) fn is_alive(&self) -> bool {
         self.threads.as_ref().is_none_or(|threads| {
             threads.recorder.as_ref().is_none_or(Recorder::is_alive)
-                && threads.keeper.is_alive()
+                && threads.snapshot_thread.is_alive()
                 && threads.exporter.is_alive()
                 && threads.registered.as_ref().is_none_or(Background::is_alive)
                 && threads.site_sync.as_ref().is_none_or(RunningSync::is_alive)
@@ -343,12 +342,12 @@ impl Storage {
     }
 
     /// Applies what a reload changes.
-    pub(crate) fn reload(&self, keep: &StorageSettings) {
-        self.access_list.set_path(keep.access_path.clone());
-        self.exporter.apply_settings(keep.export.clone());
-        self.live.pace.publish(keep.pace);
-        self.live.serialize_seconds.store(keep.serialize_seconds, Ordering::Relaxed);
-        self.live.reload_seconds.store(keep.reload_seconds, Ordering::Relaxed);
+    pub(crate) fn reload(&self, settings: &StorageSettings) {
+        self.access_list.set_path(settings.access_path.clone());
+        self.exporter.apply_settings(settings.export.clone());
+        self.live.writer_settings.publish(settings.writer_settings);
+        self.live.snapshot_seconds.store(settings.snapshot_seconds, Ordering::Relaxed);
+        self.live.reload_seconds.store(settings.reload_seconds, Ordering::Relaxed);
         if let Some(site_sync) = self.threads.as_ref().and_then(|threads| threads.site_sync.as_ref()) {
             site_sync.request_reload();
         }
@@ -365,16 +364,16 @@ impl Storage {
     /// swarms, and then gives the store [`DATABASE_MAX`] to take what waits.
     ///
     /// # Errors
-    /// When something is lost because the disk refuses it.
+    /// Fails when something is lost because it could not be written to the disk.
     pub(crate) fn stop(self, ending: Ending) -> anyhow::Result<()> {
         self.save();
         self.stop_threads(ending, |recorder| recorder.stop_within(DATABASE_MAX))
     }
 
-    /// Writes everything that is known to the disk, from which a successor goes on.
+    /// Writes everything that is known to the disk, from which a successor continues.
     ///
     /// # Errors
-    /// When something is lost because the disk refuses it.
+    /// Fails when something is lost because it could not be written to the disk.
     pub(crate) fn stop_for_successor(self) -> anyhow::Result<()> {
         self.stop_threads(Ending::Write, |recorder| recorder.stop_for_successor(DATABASE_MAX))
     }
@@ -387,7 +386,7 @@ impl Storage {
             events.stop(thread);
         }
         drop(threads.registered);
-        let snapshot = threads.keeper.stop(ending);
+        let snapshot = threads.snapshot_thread.stop(ending);
         let rows = threads.recorder.is_none_or(stop);
         match (snapshot, rows) {
             (true, true) => Ok(()),
@@ -400,7 +399,7 @@ impl Storage {
     fn stop_early(&self, ending: Ending) -> anyhow::Result<()> {
         let rows = |queues: &Arc<Queues>| Channel::ALL.iter().map(|&channel| queues.rows(channel)).sum();
         let rows: usize = self.queues.as_ref().map_or(0, rows);
-        if !self.start_keeper()?.stop(ending) {
+        if !self.start_snapshot_thread()?.stop(ending) {
             bail!("the last snapshot could not be written; the log says why");
         }
         if rows > 0 {
@@ -411,8 +410,8 @@ impl Storage {
 
     fn backend(&self) -> Option<Backend> {
         // The name of a node comes with the cluster.
-        let demand = if self.mode == Mode::Private { RequiredTables::Site } else { RequiredTables::Own };
-        self.settings.dsn.clone().map(|dsn| Backend::new(dsn, "", demand))
+        let required = if self.mode == Mode::Private { RequiredTables::Site } else { RequiredTables::Own };
+        self.settings.dsn.clone().map(|dsn| Backend::new(dsn, "", required))
     }
 
     fn store_opener(&self) -> Option<StoreOpener> {
@@ -420,12 +419,12 @@ impl Storage {
             backend: self.backend()?,
             queues: self.queues.clone()?,
             clock: self.clock,
-            pace: Arc::clone(&self.live.pace),
-            places: self.settings.places.clone(),
+            writer_settings: Arc::clone(&self.live.writer_settings),
+            paths: self.settings.spill_paths.clone(),
         })
     }
 
-    fn restore(&self, policy: &Policy, completed: CompletedFrom) {
+    fn restore_swarms(&self, policy: &Policy, completed: CompletedFrom) {
         let mut restore = Restore::new(&self.swarms, policy, completed);
         // The outcome is in the log already.
         let _ = load_snapshot(&self.settings.state_dir.join(FILE_NAME), &self.clock, &mut [&mut restore]);
@@ -449,8 +448,8 @@ impl Storage {
         let start = self.clock.uptime();
         let Some(mut site_sync) = self.new_site_sync() else { return Ok(()) };
         site_sync.load_sets(&self.clock).context("reading the database")?;
-        let (register, took) = (site.site_data.current(), (self.clock.uptime() - start).as_secs_f64());
-        let (users, clients) = (register.users.len(), register.clients.len());
+        let (site_data, took) = (site.site_data.current(), (self.clock.uptime() - start).as_secs_f64());
+        let (users, clients) = (site_data.users.len(), site_data.clients.len());
         let (torrents, peers) = (site.torrents.len(), site.torrents.peers());
         log::info!(
             "{users} users, {torrents} torrents, {clients} approved clients read from the database in \

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::block::Block;
 use super::hooks;
 use super::report::{Draft, ImportError};
-use super::rule::{DurationRule, Zero, take_duration};
+use super::rule::{DurationRule, WhenUnset, take_duration};
 use super::servers::{self, BothServers};
 use super::yaml::Node;
 
@@ -50,9 +50,9 @@ fn intervals(block: &mut Block, draft: &mut Draft) -> Result<(), ImportError> {
             name: "announce_interval",
             to: "intervals.announce",
             default: Duration::from_secs(1800),
-            zero: Zero::Odd,
-            least: Duration::from_secs(1),
-            most: Duration::from_secs(DAY),
+            when_unset: WhenUnset::DefaultDiffers,
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(DAY),
         },
     )?;
     take_duration(
@@ -62,9 +62,9 @@ fn intervals(block: &mut Block, draft: &mut Draft) -> Result<(), ImportError> {
             name: "min_announce_interval",
             to: "intervals.min_announce",
             default: Duration::from_secs(900).min(announce),
-            zero: Zero::Odd,
-            least: Duration::from_secs(1),
-            most: announce,
+            when_unset: WhenUnset::DefaultDiffers,
+            min: Duration::from_secs(1),
+            max: announce,
         },
     )?;
     draft.put("intervals.announce_drift", 0);
@@ -85,7 +85,7 @@ fn metrics(block: &mut Block, draft: &mut Draft) -> Result<(), ImportError> {
         let text = format!("metrics.addr = {addr:?}; /debug/pprof/ is there with metrics.pprof only");
         draft.mapped("metrics_addr", text);
     }
-    draft.mapped("metrics.prefix", "\"chihaya\", so that dashboards go on");
+    draft.mapped("metrics.prefix", "\"chihaya\", so that dashboards keep working");
     Ok(())
 }
 
@@ -107,9 +107,9 @@ fn storage(block: &mut Block, draft: &mut Draft) -> Result<(), ImportError> {
             name: "gc_interval",
             to: "intervals.purge_inactive_peers",
             default: Duration::from_secs(3 * MINUTE),
-            zero: Zero::Default,
-            least: Duration::from_secs(1),
-            most: Duration::from_secs(HOUR),
+            when_unset: WhenUnset::Default,
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(HOUR),
         },
     )?;
     take_duration(
@@ -119,9 +119,9 @@ fn storage(block: &mut Block, draft: &mut Draft) -> Result<(), ImportError> {
             name: "peer_lifetime",
             to: "intervals.peer_inactivity",
             default: Duration::from_secs(30 * MINUTE),
-            zero: Zero::Default,
-            least: Duration::from_secs(MINUTE),
-            most: Duration::from_secs(6 * HOUR),
+            when_unset: WhenUnset::Default,
+            min: Duration::from_secs(MINUTE),
+            max: Duration::from_secs(6 * HOUR),
         },
     )?;
     config.drop_keys(draft, &["shard_count"], "not needed");

@@ -5,28 +5,28 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Replaces the file at `path`, so that nobody sees it half written. If `path` is not a regular file, for
+/// Replaces the file at `path`, so that no reader sees it half written. If `path` is not a regular file, for
 /// example a pipe, it is written to.
 ///
 /// # Errors
-/// When the system refuses; then the old file is unchanged.
+/// Fails when the system refuses; then the old file is unchanged.
 pub(super) fn replace_file(path: &Path, octets: &[u8], mode: u32) -> std::io::Result<()> {
     // A link stays a link.
-    let place = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    if place.metadata().is_ok_and(|found| !found.is_file()) {
-        return OpenOptions::new().write(true).open(&place)?.write_all(octets);
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if target.metadata().is_ok_and(|found| !found.is_file()) {
+        return OpenOptions::new().write(true).open(&target)?.write_all(octets);
     }
-    let new = draft_path(&place)?;
-    let written = write_file(&new, octets, mode).and_then(|()| std::fs::rename(&new, &place));
+    let new = draft_path(&target)?;
+    let written = write_file(&new, octets, mode).and_then(|()| std::fs::rename(&new, &target));
     if written.is_err() {
         let _ = std::fs::remove_file(&new);
     }
     written
 }
 
-fn draft_path(place: &Path) -> std::io::Result<PathBuf> {
-    let name = place.file_name().ok_or_else(|| std::io::Error::other("not the name of a file"))?;
-    Ok(place.with_file_name(format!(".{}.{}.new", name.to_string_lossy(), std::process::id())))
+fn draft_path(target: &Path) -> std::io::Result<PathBuf> {
+    let name = target.file_name().ok_or_else(|| std::io::Error::other("not the name of a file"))?;
+    Ok(target.with_file_name(format!(".{}.{}.new", name.to_string_lossy(), std::process::id())))
 }
 
 fn write_file(path: &Path, octets: &[u8], mode: u32) -> std::io::Result<()> {

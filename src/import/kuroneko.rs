@@ -152,7 +152,7 @@ fn metrics(draft: &mut Draft) {
     }
     if tree.pointer("/metrics/prefix").is_none() {
         draft.put("metrics.prefix", "chihaya");
-        draft.mapped("metrics.prefix", "\"chihaya\", so that dashboards go on");
+        draft.mapped("metrics.prefix", "\"chihaya\", so that dashboards keep working");
     }
 }
 

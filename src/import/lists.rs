@@ -23,14 +23,14 @@ const MAGNET: &str = "urn:btih:";
 #[derive(Debug, Default)]
 pub(super) struct MergedList {
     hashes: Vec<InfoHash>,
-    doubled: usize,
+    duplicates: usize,
 }
 
 /// What was read from one file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct FileReport {
     read: usize,
-    doubled: usize,
+    duplicates: usize,
     bad: usize,
     /// Torrents with the 64 digits of v2.
     long: usize,
@@ -77,13 +77,13 @@ impl MergedList {
         part.read = hashes.len();
         hashes.sort_unstable();
         hashes.dedup();
-        part.doubled = part.read - hashes.len();
+        part.duplicates = part.read - hashes.len();
         let before = self.hashes.len() + hashes.len();
         // Two sorted runs, which a stable sort merges.
         self.hashes.append(&mut hashes);
         self.hashes.sort();
         self.hashes.dedup();
-        self.doubled += before - self.hashes.len();
+        self.duplicates += before - self.hashes.len();
         Ok(part)
     }
 
@@ -93,8 +93,8 @@ impl MergedList {
     }
 
     /// Returns the number of torrents that another file had too.
-    pub(super) fn doubled(&self) -> usize {
-        self.doubled
+    pub(super) fn duplicates(&self) -> usize {
+        self.duplicates
     }
 
     /// Returns the list in the form of `access.path`.
@@ -145,7 +145,7 @@ impl FileReport {
 
     /// Returns the report.
     pub(super) fn lines(&self, path: &Path) -> Vec<String> {
-        let Self { read, doubled, bad, shown, long, .. } = self;
+        let Self { read, duplicates, bad, shown, long, .. } = self;
         let path = path.display();
         let mut lines: Vec<_> =
             shown.iter().map(|(number, text)| format!("{path}: line {number}: {text}")).collect();
@@ -155,7 +155,7 @@ impl FileReport {
         if *long > 0 {
             lines.push(format!("{path}: {long} of them have 64 digits (v2) and count by their first 40"));
         }
-        lines.push(format!("{path}: {read} read, {doubled} duplicates, {bad} bad lines"));
+        lines.push(format!("{path}: {read} read, {duplicates} duplicates, {bad} bad lines"));
         lines
     }
 }
@@ -310,7 +310,7 @@ mod tests {
         let first = union.add_lines(format!("{B}\n{A}\n{B}\n").as_bytes()).unwrap();
         let second = union.add_lines(format!("{A}\nnone\n").as_bytes()).unwrap();
         assert_eq!(union.to_octets(), format!("{A}\n{B}\n").as_bytes());
-        assert_eq!((union.len(), union.doubled()), (2, 1));
+        assert_eq!((union.len(), union.duplicates()), (2, 1));
         assert_eq!(first.lines(Path::new("f")), ["f: 3 read, 1 duplicates, 0 bad lines"]);
         let lines = ["g: line 2: \"none\" is not an info_hash", "g: 1 read, 0 duplicates, 1 bad lines"];
         assert_eq!(second.lines(Path::new("g")), lines);
@@ -339,7 +339,7 @@ mod tests {
             let text = line.repeat(lines);
             let mut list = Counted { rest: text.as_bytes(), asked: 0, shown: 0 };
             let part = MergedList::default().add_lines(BufReader::with_capacity(1 << 10, &mut list)).unwrap();
-            assert_eq!((part.read, part.doubled, list.shown), (lines, lines - 1, text.len()));
+            assert_eq!((part.read, part.duplicates, list.shown), (lines, lines - 1, text.len()));
             list.asked
         };
         let (once, twice) = (work(10_000), work(20_000));

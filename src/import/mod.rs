@@ -33,14 +33,14 @@ use serde_json::Value;
 use crate::config::{self, Config};
 use report::Draft;
 
-/// Exit code of a conversion that worked, but has something to look at.
+/// Exit code of a conversion that worked, but needs attention.
 const EXIT_ATTENTION: u8 = 3;
 /// Permissions of a configuration: it may hold secrets.
 const CONFIG_MODE: u32 = 0o600;
 /// Permissions of a list.
 const LIST_MODE: u32 = 0o644;
 
-/// What an import reports, even if it fails, and what has become of it.
+/// The report of an import, which is there even if it fails, and its result.
 pub(crate) struct ImportReport {
     /// Lines for the operator.
     pub(crate) lines: Vec<String>,
@@ -51,7 +51,7 @@ pub(crate) struct ImportReport {
 pub(crate) struct Imported {
     /// What belongs on stdout; `None` if it was written to a file.
     pub(crate) stdout: Option<Vec<u8>>,
-    /// Tells whether the report has something to look at.
+    /// Tells whether the report needs attention.
     pub(crate) exit_code: ExitCode,
 }
 
@@ -65,7 +65,7 @@ impl ImportReport {
 
 /// `hayate import-config`: reads `path`, and writes the new configuration to `output`, if it is given.
 ///
-/// It fails when the file cannot be read, or hayate would not accept what comes out.
+/// Fails when the file cannot be read, or hayate would not accept what comes out.
 pub(crate) fn import_config(path: &Path, output: Option<&Path>) -> ImportReport {
     ImportReport::of(|lines| {
         let text = config::read_text(path)?;
@@ -79,7 +79,7 @@ pub(crate) fn import_config(path: &Path, output: Option<&Path>) -> ImportReport 
 
 /// `hayate import-lists`: merges the lists in `paths`, and writes them to `output`, if it is given.
 ///
-/// It fails when a file cannot be read or written.
+/// Fails when a file cannot be read or written.
 pub(crate) fn import_lists(paths: &[PathBuf], output: Option<&Path>) -> ImportReport {
     ImportReport::of(|lines| {
         let mut union = lists::MergedList::default();
@@ -89,7 +89,7 @@ pub(crate) fn import_lists(paths: &[PathBuf], output: Option<&Path>) -> ImportRe
             lines.extend(part.lines(path));
             needs_attention |= part.needs_attention();
         }
-        lines.push(format!("{} torrents in all, {} in more than one file", union.len(), union.doubled()));
+        lines.push(format!("{} torrents in all, {} in more than one file", union.len(), union.duplicates()));
         finish(union.to_octets(), output, LIST_MODE, needs_attention)
     })
 }
@@ -112,7 +112,7 @@ fn finish(
     Ok(Imported { stdout, exit_code })
 }
 
-/// Finds out what the text is, and converts it.
+/// Finds out which tracker the text is a configuration of, and converts it.
 fn convert(path: &Path, text: &str) -> anyhow::Result<Draft> {
     let name = || path.display().to_string();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);

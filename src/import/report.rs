@@ -1,4 +1,4 @@
-//! What an import tells the operator: one line for each key, and whether there is anything to look at.
+//! The report of an import: one line for each key, and whether anything needs the operator's attention.
 
 use std::fmt;
 
@@ -86,7 +86,7 @@ impl Draft {
     }
 
     /// Reports a key as changed, with these notes, or as mapped if there are none.
-    pub(super) fn report_taken(&mut self, key: String, value: &str, notes: &[String]) {
+    pub(super) fn report_converted(&mut self, key: String, value: &str, notes: &[String]) {
         let verdict = if notes.is_empty() { Verdict::Mapped } else { Verdict::Changed };
         let notes: String = notes.iter().map(|note| format!("; {note}")).collect();
         self.push_line(verdict, key, format!("{value}{notes}"));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::block::Block;
 use super::report::{Draft, ImportError};
-use super::rule::{DurationRule, IntRule, Taken, Zero, take_duration, take_int, take_switch};
+use super::rule::{ConvertedValue, DurationRule, IntRule, WhenUnset, take_duration, take_int, take_switch};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -18,9 +18,9 @@ const ALWAYS_TIMED: &str = "requests are always timed";
 pub(super) struct ServerSettings {
     /// Whether the server was on.
     enabled: bool,
-    spoofing: Taken<bool>,
-    max_numwant: Taken<u32>,
-    numwant: Taken<u32>,
+    spoofing: ConvertedValue<bool>,
+    max_numwant: ConvertedValue<u32>,
+    numwant: ConvertedValue<u32>,
 }
 
 /// The settings of both servers.
@@ -32,11 +32,11 @@ pub(super) struct BothServers {
 
 impl ServerSettings {
     fn take_from(block: &mut Block, on: bool) -> Result<Self, ImportError> {
-        let number = |name, default| IntRule { name, default, least: 0, most: 65535 };
+        let number = |name, default| IntRule { name, default, min: 0, max: 65535 };
         let spoofing = block.switch("allow_ip_spoofing")?;
         Ok(Self {
             enabled: on,
-            spoofing: Taken {
+            spoofing: ConvertedValue {
                 key: block.key("allow_ip_spoofing"),
                 value: spoofing.unwrap_or(false),
                 given: spoofing.is_some(),
@@ -109,9 +109,9 @@ fn timeouts(http: &mut Block, draft: &mut Draft) -> Result<(), ImportError> {
             name,
             to,
             default: seconds * SECOND,
-            zero: Zero::Default,
-            least: Duration::from_millis(100),
-            most: HOUR,
+            when_unset: WhenUnset::Default,
+            min: Duration::from_millis(100),
+            max: HOUR,
         };
         take_duration(http, draft, &rule)?;
     }
@@ -157,9 +157,9 @@ pub(super) fn take_udp(block: &mut Block, draft: &mut Draft) -> Result<ServerSet
         name: "max_clock_skew",
         to: "udp.max_clock_skew",
         default: Duration::ZERO,
-        zero: Zero::Itself,
-        least: Duration::ZERO,
-        most: 600 * SECOND,
+        when_unset: WhenUnset::Zero,
+        min: Duration::ZERO,
+        max: 600 * SECOND,
     };
     take_duration(&mut udp, draft, &rule)?;
     // As many as fit into one packet.
@@ -171,13 +171,13 @@ fn take_common(
     mut block: Block,
     draft: &mut Draft,
     on: bool,
-    (to, most): (&str, u32),
+    (to, max): (&str, u32),
 ) -> Result<ServerSettings, ImportError> {
     let server = ServerSettings::take_from(&mut block, on)?;
-    let rule = IntRule { name: "max_scrape_infohashes", default: 50, least: 1, most };
-    let taken = take_int(&mut block, &rule)?;
-    draft.put(to, taken.value);
-    draft.report_taken(taken.key.clone(), &note_of(&taken, to), &taken.notes);
+    let rule = IntRule { name: "max_scrape_infohashes", default: 50, min: 1, max };
+    let converted = take_int(&mut block, &rule)?;
+    draft.put(to, converted.value);
+    draft.report_converted(converted.key.clone(), &note_of(&converted, to), &converted.notes);
     let name = "enable_request_timing";
     match block.switch(name)? {
         Some(true) => draft.mapped(block.key(name), ALWAYS_TIMED),
@@ -188,9 +188,9 @@ fn take_common(
     Ok(server)
 }
 
-fn note_of<T: std::fmt::Display>(taken: &Taken<T>, to: &str) -> String {
-    let default = if taken.given { "" } else { ", the reference tracker's default" };
-    format!("{to} = {}{default}", taken.value)
+fn note_of<T: std::fmt::Display>(converted: &ConvertedValue<T>, to: &str) -> String {
+    let default = if converted.given { "" } else { ", the reference tracker's default" };
+    format!("{to} = {}{default}", converted.value)
 }
 
 impl BothServers {
@@ -198,8 +198,8 @@ impl BothServers {
     pub(super) fn put_settings(self, draft: &mut Draft) {
         let Self { mut http, mut udp } = self;
         // Over UDP a client always says how many peers it wants; -1 was taken as more than any maximum.
-        let unheard = udp.enabled && udp.numwant.value != udp.max_numwant.value;
-        if unheard {
+        let was_unused = udp.enabled && udp.numwant.value != udp.max_numwant.value;
+        if was_unused {
             let text = format!(
                 "it is used now: clients that leave the number open got {}, and get {}",
                 udp.max_numwant.value, udp.numwant.value
@@ -208,7 +208,7 @@ impl BothServers {
         }
         let everywhere = "the address a client claims is honoured from everybody, by \
             announce.spoofing_sources = 0.0.0.0/0, ::/0, so that anybody can put any address into a swarm: \
-            list whom you believe";
+            list the sources that you trust";
         for server in [&mut http, &mut udp] {
             if server.spoofing.value {
                 server.spoofing.notes.push(everywhere.into());
@@ -223,7 +223,7 @@ impl BothServers {
 }
 
 /// Puts a value of both servers. A server that is off and has no value follows the other.
-fn put_pair<T>(draft: &mut Draft, open: [bool; 2], name: &str, [mut http, mut udp]: [Taken<T>; 2])
+fn put_pair<T>(draft: &mut Draft, open: [bool; 2], name: &str, [mut http, mut udp]: [ConvertedValue<T>; 2])
 where
     T: Copy + PartialEq + std::fmt::Display + Into<Value>,
 {
@@ -237,14 +237,14 @@ where
     if equal {
         draft.put(&format!("announce.{name}"), http.value);
     }
-    for (taken, server, follows) in [(http, "http", http_follows), (udp, "udp", udp_follows)] {
+    for (converted, server, follows) in [(http, "http", http_follows), (udp, "udp", udp_follows)] {
         if follows {
             continue;
         }
         let to = if equal { format!("announce.{name}") } else { format!("{server}.{name}") };
-        draft.report_taken(taken.key.clone(), &note_of(&taken, &to), &taken.notes);
+        draft.report_converted(converted.key.clone(), &note_of(&converted, &to), &converted.notes);
         if !equal {
-            draft.put(&to, taken.value);
+            draft.put(&to, converted.value);
         }
     }
 }

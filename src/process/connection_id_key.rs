@@ -25,14 +25,14 @@ pub(crate) enum KeyError {
     NotAKey { path: PathBuf },
     #[error("{}: mode {mode:03o}, expected 600: others must not read or write a key", path.display())]
     Exposed { path: PathBuf, mode: u32 },
-    #[error("the system gives no random numbers")]
+    #[error("the system provides no random numbers")]
     NoRandom,
 }
 
 /// Reads the key from the file.
 ///
 /// # Errors
-/// When the file does not exist, cannot be read, is readable by others, or does not hold a key.
+/// Fails when the file does not exist, cannot be read, is readable by others, or does not hold a key.
 pub(crate) fn read_key(path: &Path) -> Result<Vec<u8>, KeyError> {
     let unusable = |source| KeyError::Unusable { path: path.to_owned(), source };
     let file = File::open(path).map_err(unusable)?;
@@ -48,7 +48,7 @@ pub(crate) fn read_key(path: &Path) -> Result<Vec<u8>, KeyError> {
 /// Sets the key of the UDP server, if it is on: the configured one, or the one that is kept in its file.
 ///
 /// # Errors
-/// When the file is not valid, or a new one cannot be made.
+/// Fails when the file is not valid, or a new one cannot be made.
 pub(crate) fn provide_key(settings: &mut Settings) -> Result<(), KeyError> {
     if let Some((_, config)) = &mut settings.udp {
         config.private_key = match &settings.key {
@@ -62,7 +62,7 @@ pub(crate) fn provide_key(settings: &mut Settings) -> Result<(), KeyError> {
 /// Reads the key from the file, or makes a new one and keeps it there.
 ///
 /// # Errors
-/// When the file is not valid, or a new one cannot be made.
+/// Fails when the file is not valid, or a new one cannot be made.
 fn read_or_make_key(path: &Path) -> Result<Vec<u8>, KeyError> {
     match read_key(path) {
         Err(KeyError::Unusable { source, .. }) if source.kind() == ErrorKind::NotFound => make_key(path),

@@ -28,11 +28,11 @@ const MODE: u32 = 0o600;
 const RECORD_LEN: usize = 512;
 /// Longest refusal in the record, in octets.
 const REFUSAL_LEN: usize = 440;
-/// Most checks of a lock that no serving process holds: it is being handed over, or somebody checks whether
-/// it is free.
-const LOOKS_MAX: u32 = 40;
+/// Most checks of a lock that no serving process holds: it is being handed over, or another process checks
+/// whether it is free.
+const CHECKS_MAX: u32 = 40;
 /// Time between two of these checks.
-const LOOK_PAUSE: Duration = Duration::from_millis(50);
+const CHECK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the lock cannot be taken.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,7 @@ impl StateLock {
     /// Takes the lock for this process.
     ///
     /// # Errors
-    /// When another tracker holds it, or the file cannot be made.
+    /// Fails when another tracker holds it, or the file cannot be made.
     pub(crate) fn acquire(folder: &Path) -> Result<Self, LockError> {
         let path = folder.join(FILE);
         let unusable = |source| LockError::Unusable { path: path.clone(), source };
@@ -104,7 +104,7 @@ impl StateLock {
     /// Lets the kernel say that this is the process that serves.
     ///
     /// # Errors
-    /// When another process serves, or the system refuses.
+    /// Fails when another process serves, or the system refuses.
     pub(crate) fn mark_serving(&self) -> io::Result<()> {
         self.record_lock(libc::F_WRLCK)
     }
@@ -112,7 +112,7 @@ impl StateLock {
     /// Lets a successor say that it serves.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// Fails when the system refuses.
     pub(crate) fn unmark_serving(&self) -> io::Result<()> {
         self.record_lock(libc::F_UNLCK)
     }
@@ -120,7 +120,7 @@ impl StateLock {
     /// Records why an upgrade was refused; empty if none was.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// Fails when the file cannot be written.
     pub(crate) fn record_refusal(&self, refusal: &str) -> io::Result<()> {
         let number = self.number.fetch_add(1, Ordering::Relaxed) + 1;
         let record = LockRecord { number, refusal: refusal.to_owned() };
@@ -136,17 +136,17 @@ impl StateLock {
 /// Takes the lock that successors inherit.
 fn lock_file(file: &File, folder: &Path) -> Result<(), LockError> {
     let unusable = |source| LockError::Unusable { path: folder.join(FILE), source };
-    for look in 1.. {
+    for check in 1.. {
         match file.try_lock() {
             Ok(()) => break,
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(source)) => return Err(unusable(source)),
         }
         let holder = Holder::find(file).map_err(unusable)?;
-        if holder != Holder::Nobody || look >= LOOKS_MAX {
+        if holder != Holder::Nobody || check >= CHECKS_MAX {
             return Err(LockError::Taken { folder: folder.to_owned(), holder });
         }
-        std::thread::sleep(LOOK_PAUSE);
+        std::thread::sleep(CHECK_PAUSE);
     }
     Ok(())
 }
@@ -209,7 +209,7 @@ impl LockView {
     /// Opens the lock in a folder. Returns `None` if there never was one.
     ///
     /// # Errors
-    /// When the file cannot be opened, or is not one that a tracker makes.
+    /// Fails when the file cannot be opened, or is not one that a tracker makes.
     pub(crate) fn open(folder: &Path) -> io::Result<Option<Self>> {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file = match OpenOptions::new().read(true).custom_flags(flags).open(folder.join(FILE)) {
@@ -226,9 +226,9 @@ impl LockView {
     /// another.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// Fails when the system refuses.
     pub(crate) fn holder(&self) -> io::Result<Option<Holder>> {
-        for _ in 0..LOOKS_MAX {
+        for _ in 0..CHECKS_MAX {
             let holder = Holder::find(&self.0)?;
             if holder != Holder::Nobody {
                 return Ok(Some(holder));
@@ -241,7 +241,7 @@ impl LockView {
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => return Err(error),
             }
-            std::thread::sleep(LOOK_PAUSE);
+            std::thread::sleep(CHECK_PAUSE);
         }
         Ok(Some(Holder::Hidden))
     }
@@ -249,7 +249,7 @@ impl LockView {
     /// Asks the process to hand over to a new one, if it is the one that holds the lock.
     ///
     /// # Errors
-    /// When it does not hold the lock any more, or this user may not send it signals.
+    /// Fails when the process does not hold the lock any more, or this user may not send it signals.
     pub(crate) fn request_upgrade(&self, pid: i32) -> io::Result<()> {
         let gone = || io::Error::other("it does not hold the lock any more");
         let process = pidfd_open(rustix::process::Pid::from_raw(pid).ok_or_else(gone)?, PidfdFlags::empty())?;
@@ -264,7 +264,7 @@ impl LockView {
     /// Returns the last record of the tracker, or `None` if it cannot be read.
     pub(crate) fn record(&self) -> Option<LockRecord> {
         // It may be half written at this moment.
-        (0..LOOKS_MAX).find_map(|_| LockRecord::load(&self.0))
+        (0..CHECKS_MAX).find_map(|_| LockRecord::load(&self.0))
     }
 }
 
@@ -299,8 +299,8 @@ impl LockRecord {
 
     fn parse(octets: &[u8]) -> Option<Self> {
         let mut lines = std::str::from_utf8(octets).ok()?.lines().skip(1);
-        let (number, refusal, again) = (lines.next()?, lines.next()?, lines.next()?);
-        let number = (number == again).then(|| number.parse().ok()).flatten()?;
+        let (number, refusal, number_at_end) = (lines.next()?, lines.next()?, lines.next()?);
+        let number = (number == number_at_end).then(|| number.parse().ok()).flatten()?;
         Some(Self { number, refusal: refusal.trim_end().to_owned() })
     }
 }
@@ -330,11 +330,11 @@ mod tests {
     fn an_equal_refusal_is_another_record() {
         let folder = TestFolder::new();
         let lock = StateLock::acquire(&folder.path("")).unwrap();
-        let watch = LockView::open(&folder.path("")).unwrap().unwrap();
+        let view = LockView::open(&folder.path("")).unwrap().unwrap();
         lock.record_refusal("no memory").unwrap();
-        let first = watch.record().unwrap();
+        let first = view.record().unwrap();
         lock.record_refusal("no memory").unwrap();
-        let second = watch.record().unwrap();
+        let second = view.record().unwrap();
         assert_eq!((first.refusal.as_str(), second.refusal.as_str()), ("no memory", "no memory"));
         assert!(second.number > first.number);
     }
@@ -360,8 +360,8 @@ mod tests {
         let lock = StateLock::acquire(&place).unwrap();
         let successor = StateLock::inherit(lock.file().try_clone().unwrap());
         drop(lock);
-        let again = File::open(folder.path(FILE)).unwrap();
-        assert!(matches!(again.try_lock(), Err(TryLockError::WouldBlock)), "the successor has it");
+        let reopened = File::open(folder.path(FILE)).unwrap();
+        assert!(matches!(reopened.try_lock(), Err(TryLockError::WouldBlock)), "the successor has it");
         drop(successor);
         assert!(StateLock::acquire(&place).is_ok());
     }

@@ -1,5 +1,5 @@
-//! The thread that writes log lines to stderr, behind a bounded queue: whoever logs never waits for the
-//! reader of stderr, which may be a pipe that nobody reads.
+//! The thread that writes log lines to stderr, behind a bounded queue: a thread that logs never waits
+//! for the reader of stderr, which may be a pipe that nothing reads.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
@@ -34,16 +34,17 @@ struct Queue {
     octets: usize,
     /// The uptime at which the thread began to write the current line; `None` between two lines.
     writing_since: Option<Duration>,
-    /// Lines that were dropped since the start, and those of them that the log has not reported.
+    /// Lines that were dropped since the start.
     dropped: u64,
-    unmentioned: u64,
+    /// Those among them that the log has not reported yet.
+    unreported: u64,
 }
 
 impl LogThread {
     /// Starts the thread, which writes to `out`.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// Fails when the thread cannot be started.
     pub(crate) fn start(out: impl Write + Send + 'static) -> io::Result<Arc<Self>> {
         let lines =
             Arc::new(Self { queue: Mutex::default(), changed: Condvar::new(), clock: Clock::start() });
@@ -58,7 +59,7 @@ impl LogThread {
         let cost = line.len() + LINE_COST;
         if queue.octets + cost > OCTETS_MAX {
             queue.dropped += 1;
-            queue.unmentioned += 1;
+            queue.unreported += 1;
             return;
         }
         queue.octets += cost;
@@ -66,10 +67,10 @@ impl LogThread {
         self.changed.notify_all();
     }
 
-    /// Waits until all lines are written, for `patience` at most; false if some are not.
-    pub(crate) fn finish(&self, patience: Duration) -> bool {
+    /// Waits until all lines are written, for `timeout` at most; false if some are not.
+    pub(crate) fn finish(&self, timeout: Duration) -> bool {
         let is_busy = |queue: &mut Queue| !queue.waiting.is_empty() || queue.writing_since.is_some();
-        let waited = self.changed.wait_timeout_while(self.queue(), patience, is_busy);
+        let waited = self.changed.wait_timeout_while(self.queue(), timeout, is_busy);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
@@ -79,7 +80,7 @@ impl LogThread {
         since.map_or(Duration::ZERO, |since| self.clock.uptime().saturating_sub(since))
     }
 
-    /// Whether nobody reads what is written.
+    /// Whether the log is stalled: nothing reads what is written.
     pub(crate) fn is_stalled(&self) -> bool {
         self.stalled() >= STALL_MAX
     }
@@ -104,14 +105,14 @@ impl LogThread {
             let _ = write_line(&mut out, &line);
             let mut queue = self.queue();
             queue.writing_since = None;
-            let dropped = std::mem::take(&mut queue.unmentioned);
+            let dropped = std::mem::take(&mut queue.unreported);
             if queue.waiting.is_empty() {
                 self.changed.notify_all();
             }
             drop(queue);
             if dropped > 0 {
                 // After the lines that waited: that is where the others are missing.
-                log::warn!("{dropped} log lines are missing here: nobody read stderr");
+                log::warn!("{dropped} log lines are missing here: nothing read stderr");
             }
         }
     }
@@ -203,7 +204,7 @@ mod tests {
         io::Read::read_exact(&mut theirs, &mut rest).unwrap();
         assert!(lines.finish(LONG));
         assert_eq!((lines.stalled(), lines.queue().octets), (Duration::ZERO, 0));
-        assert_eq!(lines.queue().unmentioned, 0);
+        assert_eq!(lines.queue().unreported, 0);
     }
 
     #[test]

@@ -26,8 +26,8 @@ static LOG_THREAD: OnceLock<Arc<LogThread>> = OnceLock::new();
 
 /// Starts the log of a command, which waits for the reader of its stderr. The command line wins over the
 /// environment, which wins over the configuration.
-pub(crate) fn start(look: &OutputOptions, log: &Log) {
-    let mut builder = builder(look, log);
+pub(crate) fn start(output: &OutputOptions, log: &Log) {
+    let mut builder = builder(output, log);
     builder.target(Target::Stderr);
     // A second start, in tests, keeps the first log.
     let _ = builder.try_init();
@@ -37,11 +37,11 @@ pub(crate) fn start(look: &OutputOptions, log: &Log) {
 /// Panics are logged too.
 ///
 /// # Errors
-/// When the system gives no thread.
-pub(crate) fn start_in_thread(look: &OutputOptions, log: &Log) -> io::Result<()> {
+/// Fails when the thread cannot be started.
+pub(crate) fn start_in_thread(output: &OutputOptions, log: &Log) -> io::Result<()> {
     let lines = LogThread::start(io::stderr())?;
-    let mut builder = builder(look, log);
-    if style(look) == WriteStyle::Auto && colours_allowed(|name| std::env::var_os(name)) {
+    let mut builder = builder(output, log);
+    if style(output) == WriteStyle::Auto && colours_allowed(|name| std::env::var_os(name)) {
         // It is a terminal, but env_logger sees a pipe, where it never uses colours by itself.
         builder.write_style(WriteStyle::Always);
     }
@@ -89,32 +89,32 @@ fn write_unfiltered(text: &str) {
     }
 }
 
-fn builder(look: &OutputOptions, log: &Log) -> Builder {
+fn builder(output: &OutputOptions, log: &Log) -> Builder {
     let mut builder = Builder::new();
     match std::env::var(FILTER) {
-        _ if look.debug => builder.filter_level(LevelFilter::Debug),
+        _ if output.debug => builder.filter_level(LevelFilter::Debug),
         Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
         _ => builder.filter_level(level(log.level)),
     };
-    match format(look).unwrap_or(log.format) {
+    match format(output).unwrap_or(log.format) {
         LogFormat::Json => builder.write_style(WriteStyle::Never).format(json_line),
-        LogFormat::Text => builder.write_style(style(look)).format(text_line),
+        LogFormat::Text => builder.write_style(style(output)).format(text_line),
     };
     builder
 }
 
 /// Reports the error of a command that failed: as a line of the log if there is one, otherwise as plain text
 /// on stderr.
-pub(crate) fn report_error(look: &OutputOptions, text: &str) {
+pub(crate) fn report_error(output: &OutputOptions, text: &str) {
     let text = text.replace('\n', " ");
-    if format(look) == Some(LogFormat::Json) {
-        start(look, &Log::default());
+    if format(output) == Some(LogFormat::Json) {
+        start(output, &Log::default());
     }
     write_unfiltered(&text);
 }
 
-fn format(look: &OutputOptions) -> Option<LogFormat> {
-    if look.json { Some(LogFormat::Json) } else { look.log_format }
+fn format(output: &OutputOptions) -> Option<LogFormat> {
+    if output.json { Some(LogFormat::Json) } else { output.log_format }
 }
 
 /// Whether nothing in the environment forbids colours on a terminal.
@@ -123,8 +123,8 @@ fn colours_allowed(variable: impl Fn(&str) -> Option<OsString>) -> bool {
     !is_set("NO_COLOR") && variable("TERM").is_some_and(|term| term != "dumb")
 }
 
-fn style(look: &OutputOptions) -> WriteStyle {
-    let plain = look.nocolors || !io::stderr().is_terminal();
+fn style(output: &OutputOptions) -> WriteStyle {
+    let plain = output.nocolors || !io::stderr().is_terminal();
     if plain { WriteStyle::Never } else { WriteStyle::Auto }
 }
 
@@ -182,9 +182,9 @@ mod tests {
 
     #[test]
     fn json_wins_over_a_named_format() {
-        let look =
+        let output =
             OutputOptions { json: true, log_format: Some(LogFormat::Text), ..OutputOptions::default() };
-        assert_eq!(format(&look), Some(LogFormat::Json));
+        assert_eq!(format(&output), Some(LogFormat::Json));
         assert_eq!(format(&OutputOptions::default()), None);
     }
 }

@@ -10,7 +10,7 @@
 //! | [`malloc_trim`] | how much memory there is, and its return to the system |
 //! | [`logging`] | lines of text or JSON on stderr |
 //! | [`log_thread`] | the thread that writes them while the tracker serves, so that no other waits |
-//! | [`systemd`] | notifications of systemd |
+//! | [`systemd`] | notifications to systemd |
 
 pub(crate) mod connection_id_key;
 pub(crate) mod file_limit;

@@ -30,7 +30,7 @@ pub(crate) struct UnusableFiles(String);
 /// Checks the folder and every file of hayate in it.
 ///
 /// # Errors
-/// When this process may not use some of them as it must.
+/// Fails when this process may not use some of them as it must.
 pub(crate) fn check_ownership(folder: &Path) -> Result<(), UnusableFiles> {
     let refused = |path: &PathBuf, wanted| {
         let way = if path.is_dir() { AccessFlags::X_OK } else { AccessFlags::empty() };

@@ -68,7 +68,7 @@ const CAPABILITIES_MAX: u32 = 64;
 /// nothing if the process will not become another user.
 ///
 /// # Errors
-/// When the system refuses.
+/// Fails when the system refuses.
 pub(crate) fn seal_privileges(names: &Privileges) -> Result<(), DropError> {
     // Errors about the names are reported when the configuration is read.
     let Ok(identity) = Identity::find(&names.user, &names.group) else { return Ok(()) };
@@ -90,7 +90,7 @@ impl Identity {
     /// Looks up a user and a group by name or number; an empty group means the user's own.
     ///
     /// # Errors
-    /// When there is no such user or group.
+    /// Fails when there is no such user or group.
     pub(crate) fn find(user: &str, group: &str) -> Result<Self, IdentityError> {
         let no_user = || IdentityError::UnknownUser { name: user.to_owned() };
         let (uid, entry) = match User::from_name(user).ok().flatten() {
@@ -116,7 +116,7 @@ impl Identity {
     /// Becomes the user for good, and proves that there is no way back.
     ///
     /// # Errors
-    /// When the system refuses, or the way back is open.
+    /// Fails when the system refuses, or the way back is open.
     pub(crate) fn become_user(&self) -> Result<(), DropError> {
         if self.is_current() {
             return Ok(());
@@ -137,7 +137,7 @@ impl Identity {
     /// why that failed. Only root can try.
     ///
     /// # Errors
-    /// When the system gives no thread, or does not let it become the user.
+    /// Fails when the thread cannot be started or cannot become the user.
     pub(crate) fn try_files(&self, files: &[PathBuf]) -> io::Result<Vec<Option<io::Error>>> {
         let become_user = || -> Result<(), Errno> {
             let gid = rustix::process::Gid::from_raw(self.group.as_raw());
@@ -205,7 +205,7 @@ impl std::fmt::Display for Identity {
 /// Looks up a group by name or number.
 ///
 /// # Errors
-/// When there is no such group.
+/// Fails when there is no such group.
 pub(crate) fn find_group(name: &str) -> Result<Gid, IdentityError> {
     let no_group = |_| IdentityError::UnknownGroup { name: name.to_owned() };
     match Group::from_name(name).ok().flatten() {

@@ -1,25 +1,25 @@
-//! What systemd is told.
+//! Notifications to systemd.
 
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// How long systemd may take to hear what it is told.
+/// Longest time that systemd may take to receive a notification.
 pub(crate) const NOTIFY_MAX: Duration = Duration::from_millis(250);
 
 /// Notifies systemd, if it waits for that (`Type=notify`). The reader of that socket may hang: that holds up
 /// this process for no longer than [`NOTIFY_MAX`].
 pub(crate) fn notify(state: NotifyState<'static>) {
-    let (told, done) = sync_channel::<()>(0);
-    let telling = std::thread::Builder::new().name("notify".into()).spawn(move || {
+    let (sent, done) = sync_channel::<()>(0);
+    let thread = std::thread::Builder::new().name("notify".into()).spawn(move || {
         // Dropped at the end.
-        let _told = told;
+        let _sent = sent;
         if let Err(error) = sd_notify::notify(std::slice::from_ref(&state)) {
-            log::warn!("systemd was not told {state:?}: {error}");
+            log::warn!("systemd was not notified of {state:?}: {error}");
         }
     });
-    if telling.is_ok() {
+    if thread.is_ok() {
         let _ = done.recv_timeout(NOTIFY_MAX);
     }
 }

@@ -32,11 +32,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     backend.migrate()?;
     let (clock, board) = (Clock::start(), Board::default());
     let queues = Arc::new(Queues::accounting(clock, &bounds(usize::try_from(bound)?)));
-    let folder = std::env::temp_dir().join(format!("hayate-records-{}", std::process::id()));
-    let places =
-        SpillPaths { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
-    let pace = Published::new(WriterSettings::default());
-    let opened = OpenedStore::new(&queues, clock, &pace, &places, Box::new(move || backend.open()))?;
+    let folder = tempfile::tempdir()?;
+    let paths = SpillPaths {
+        spill_dir: folder.path().join("spill"),
+        dead_letter: folder.path().join("dead-letter.jsonl"),
+    };
+    let settings = Published::new(WriterSettings::default());
+    let opened = OpenedStore::new(&queues, clock, &settings, &paths, Box::new(move || backend.open()))?;
     let recorder = opened.start()?;
     recorder.register_metrics(&board);
     let waiting = |queues: &Queues| {
@@ -64,7 +66,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let stopping = elapsed();
     recorder.stop();
     let rest = (elapsed() - stopping).as_secs_f64();
-    let _ = std::fs::remove_dir_all(&folder);
     let quarter = lags.len() / 4;
     let mean = |lags: &[f64]| lags.iter().sum::<f64>() / lags.len().max(1) as f64;
     let (early, late) = (

@@ -14,11 +14,11 @@ use crate::announce::{Announce, Answer, Handout, PEER_V4_LEN, PEER_V6_LEN, PeerW
 use crate::clock::{Clock, Now};
 use crate::ids::{InfoHash, PeerId};
 use crate::metrics::histogram::Histogram;
-use crate::private::{Purger, Refused, User};
+use crate::private::{PeerExpiry, Refused, User};
 use crate::swarm::Sweeper;
 use crate::tracker::Tracker;
 
-/// Questions that wait in the inbox at most; beyond, clients are told that the tracker is full.
+/// Questions that wait in the inbox at most; beyond, the tracker counts as full.
 pub const INBOX_MAX: usize = 16 * 1024;
 /// Questions answered at one reading of the clock.
 const BATCH_MAX: usize = 256;
@@ -57,11 +57,12 @@ pub enum PeerForm {
 /// The actor's answer to a [`Question`].
 #[derive(Debug)]
 pub enum Reply {
-    /// To [`Question::Announce`] and [`Question::UserAnnounce`].
+    /// The answer to [`Question::Announce`] and [`Question::UserAnnounce`].
     Announce(Result<(Answer, PeerList), Refused>),
-    /// To [`Question::Scrape`]: one tally for each torrent, in order.
+    /// The answer to [`Question::Scrape`]: one tally for each torrent, in order.
     Scrape(Result<Vec<Tally>, Refusal>),
-    /// To [`Question::UserScrape`]: one for each torrent, in order; `None` for those that are left out.
+    /// The answer to [`Question::UserScrape`]: one tally for each torrent, in order; `None` for those that
+    /// are left out.
     UserScrape(Result<Vec<Option<Tally>>, Refusal>),
 }
 
@@ -122,7 +123,7 @@ impl<R: Respond> Inbox<R> {
     /// Puts a question into the inbox and wakes the actor, or refuses at once.
     ///
     /// # Errors
-    /// [`InboxFull`] when [`INBOX_MAX`] questions are waiting, or the actor has stopped.
+    /// Fails with [`InboxFull`] when [`INBOX_MAX`] questions are waiting, or the actor has stopped.
     pub fn send(&self, question: Question, reply_to: R) -> Result<(), InboxFull> {
         self.push(question, reply_to)?;
         self.wake();
@@ -133,7 +134,7 @@ impl<R: Respond> Inbox<R> {
     /// is a system call: a caller with many questions calls [`wake`](Self::wake) once, after the last.
     ///
     /// # Errors
-    /// [`InboxFull`] when [`INBOX_MAX`] questions are waiting, or the actor has stopped.
+    /// Fails with [`InboxFull`] when [`INBOX_MAX`] questions are waiting, or the actor has stopped.
     pub fn push(&self, question: Question, reply_to: R) -> Result<(), InboxFull> {
         match self.sender.try_send((question, reply_to)) {
             Ok(()) => Ok(()),
@@ -166,7 +167,7 @@ impl Actor {
     /// Starts the thread, with room for [`INBOX_MAX`] questions.
     ///
     /// # Errors
-    /// When the system cannot start a thread.
+    /// Fails when the thread cannot be started.
     pub fn start<R: Respond>(tracker: Tracker, clock: Clock) -> std::io::Result<(Self, Inbox<R>)> {
         Self::start_bounded(tracker, clock, INBOX_MAX)
     }
@@ -174,7 +175,7 @@ impl Actor {
     /// Starts the thread with room for `capacity` questions, for tests of a full inbox.
     ///
     /// # Errors
-    /// When the system cannot start a thread.
+    /// Fails when the thread cannot be started.
     pub fn start_bounded<R: Respond>(
         tracker: Tracker,
         clock: Clock,
@@ -185,7 +186,7 @@ impl Actor {
         let sweep_durations = Arc::clone(tracker.swarms().sweep_durations());
         let actor = ActorLoop {
             sweeper: Sweeper::new(Arc::clone(tracker.swarms())),
-            purger: tracker.purger(),
+            expiry: tracker.peer_expiry(),
             tracker,
             clock,
             buffers: PeerBuffers::default(),
@@ -231,8 +232,8 @@ impl Actor {
 struct ActorLoop {
     tracker: Tracker,
     sweeper: Sweeper,
-    /// In mode private.
-    purger: Option<Purger>,
+    /// The expiry of the site's peers; `None` except in mode private.
+    expiry: Option<PeerExpiry>,
     clock: Clock,
     buffers: PeerBuffers,
     turns: Arc<AtomicU64>,
@@ -275,8 +276,8 @@ impl ActorLoop {
     fn run_periodic(&mut self, elapsed: Duration) {
         self.tracker.refresh();
         let (now, policy) = (self.clock.now(), self.tracker.policy());
-        match &mut self.purger {
-            Some(purger) => purger.advance(&self.clock, policy, elapsed),
+        match &mut self.expiry {
+            Some(expiry) => expiry.advance(&self.clock, policy, elapsed),
             None => {
                 let begun = self.clock.uptime();
                 let round_is_done = self.sweeper.advance(now.tick, policy, elapsed);

@@ -59,7 +59,7 @@ pub struct Tally {
     /// All other peers (HTTP: incomplete).
     pub leechers: u32,
     /// Leechers that are partial seeds (BEP 21). Counted for scrapes only: 0 in the answer to an announce,
-    /// which has no place for it.
+    /// which has no field for it.
     pub paused: u32,
 }
 
@@ -68,13 +68,13 @@ pub struct Tally {
 pub struct Answer {
     /// Seconds until the client should announce again.
     pub interval_seconds: u32,
-    /// Shortest time between two announces in seconds; 0 = the client is not told.
+    /// Shortest time between two announces in seconds; 0 = not sent.
     pub min_interval_seconds: u32,
     /// The counts after this announce, the requester and both families included.
     pub tally: Tally,
 }
 
-/// The reason for which an announce or scrape was refused. The client is told [`Refusal::text`].
+/// The reason for which an announce or scrape was refused. The client gets [`Refusal::text`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Port 0, or below 1024 with `announce.strict_port`.
@@ -277,11 +277,11 @@ impl<'b, const LEN: usize> PeerWriter<'b, LEN> {
     }
 
     /// Replaces a peer that was written, and its id where ids are collected.
-    pub(crate) fn replace(&mut self, place: usize, peer: &[u8; LEN], id: PeerId) {
-        if let Some(slot) = self.octets.get_mut(place * LEN..(place + 1) * LEN) {
+    pub(crate) fn replace(&mut self, index: usize, peer: &[u8; LEN], id: PeerId) {
+        if let Some(slot) = self.octets.get_mut(index * LEN..(index + 1) * LEN) {
             slot.copy_from_slice(peer);
         }
-        if let Some(slot) = self.ids.as_mut().and_then(|ids| ids.get_mut(place)) {
+        if let Some(slot) = self.ids.as_mut().and_then(|ids| ids.get_mut(index)) {
             *slot = id;
         }
     }

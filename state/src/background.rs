@@ -60,7 +60,7 @@ impl Background {
     /// Starts the thread `name`; the first run is due after one period.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// Fails when the thread cannot be started.
     pub fn start(name: &str, clock: Clock, task: impl BackgroundTask) -> io::Result<Self> {
         let (stopping, is_due) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (stops, due) = (Arc::clone(&stopping), Arc::clone(&is_due));

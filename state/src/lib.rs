@@ -1,4 +1,4 @@
-//! The tracker itself: what a swarm is, who may announce, who is handed out.
+//! The tracker itself: what a swarm is, who may announce, which peers are handed out.
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -20,6 +20,7 @@
 //! | [`store`] | durable memory behind a trait: records, queues, spill, SQLite and MariaDB |
 //! | [`report`] | the counts of all torrents, and the export of them to a file |
 //! | [`snapshot`] | the swarms in a file, so that a restart is warm |
+//! | [`file_identity`] | by which one notices that a path leads to another file than before |
 //! | [`text`] | text files that people write, and their lines |
 //! | `lock_cost` | in tests: how many peers were visited under one lock |
 //!
@@ -63,6 +64,7 @@ pub mod admission;
 pub mod announce;
 pub mod background;
 pub mod clock;
+pub mod file_identity;
 pub mod ids;
 mod lock_cost;
 pub mod metrics;

@@ -3,7 +3,7 @@
 
 use crate::ids::hex_value;
 
-/// The path of a request target, and its query: what stands before the first `?`, and after it.
+/// Splits a request target at its first `?` into path and query.
 #[must_use]
 pub fn split_target(target: &[u8]) -> (&[u8], &[u8]) {
     match target.iter().position(|&octet| octet == b'?') {
@@ -12,8 +12,8 @@ pub fn split_target(target: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// The name and the value of every pair, still escaped. `&` separates the pairs, the first `=` ends the name;
-/// without an `=` there is a name alone.
+/// Iterates over the names and values of a query, still escaped. `&` separates the pairs, the first `=` ends
+/// the name; without an `=` there is a name alone.
 pub fn pairs(query: &[u8]) -> impl DoubleEndedIterator<Item = (&[u8], Option<&[u8]>)> {
     query.split(|&octet| octet == b'&').map(|pair| match pair.iter().position(|&octet| octet == b'=') {
         Some(at) => (pair.get(..at).unwrap_or_default(), pair.get(at + 1..)),
@@ -21,7 +21,8 @@ pub fn pairs(query: &[u8]) -> impl DoubleEndedIterator<Item = (&[u8], Option<&[u
     })
 }
 
-/// The octets with their percent-escapes decoded. A `%` without two hexadecimal digits stands for itself.
+/// Iterates over the octets with their percent-escapes decoded. A `%` without two hexadecimal digits stands
+/// for itself.
 pub fn decoded(octets: &[u8]) -> impl Iterator<Item = u8> {
     let mut rest = octets;
     std::iter::from_fn(move || {
@@ -32,8 +33,8 @@ pub fn decoded(octets: &[u8]) -> impl Iterator<Item = u8> {
     })
 }
 
-/// The octet of the escape at the beginning of `octets`, and what follows it; `None` where there is no
-/// escape.
+/// Decodes the percent-escape at the beginning of `octets`. Returns its octet and what follows it; `None` if
+/// there is no escape.
 #[must_use]
 pub fn decode_escape(octets: &[u8]) -> Option<(u8, &[u8])> {
     match octets {
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_parted_at_its_first_question_mark() {
+    fn a_target_is_split_at_its_first_question_mark() {
         for (target, parts) in [
             ("/a?b=c", ("/a", "b=c")),
             ("/a", ("/a", "")),
@@ -60,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_are_parted_at_the_first_equals_sign() {
+    fn pairs_are_split_at_the_first_equals_sign() {
         let of = |query: &'static str| pairs(query.as_bytes()).collect::<Vec<_>>();
         assert_eq!(of("a=b=c&d"), [(&b"a"[..], Some(&b"b=c"[..])), (b"d", None)]);
         assert_eq!(of("=a&"), [(&b""[..], Some(&b"a"[..])), (b"", None)]);

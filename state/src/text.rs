@@ -13,7 +13,7 @@ pub const BOM: &[u8] = b"\xef\xbb\xbf";
 /// or never end.
 ///
 /// # Errors
-/// When it cannot be opened, or is not a regular file.
+/// Fails when the file cannot be opened, or is not a regular file.
 pub fn open_file(path: &Path) -> io::Result<File> {
     // Without the flag the system would wait until a pipe is opened for writing.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
@@ -32,7 +32,7 @@ pub fn open_file(path: &Path) -> io::Result<File> {
 /// Reads a file of at most `most` octets, as it is.
 ///
 /// # Errors
-/// Those of [`open_file`], and when the file is longer.
+/// Fails as [`open_file`] does, and when the file is longer.
 pub fn read_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut octets = Vec::new();
     if open_file(path)?.take(most.saturating_add(1)).read_to_end(&mut octets)? as u64 > most {
@@ -88,7 +88,7 @@ impl<R: BufRead> Lines<R> {
     /// Returns the next piece; `None` at the end.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// Fails when the file cannot be read.
     pub fn next_piece(&mut self) -> io::Result<Option<LinePiece<'_>>> {
         self.piece.clear();
         let mut ends = false;

@@ -12,7 +12,7 @@ use crate::ids::{ClientId, InfoHash};
 use crate::private::announce::{PeerPicker, UserAnnounce, UserAnswer};
 use crate::private::event_log::EventLine;
 use crate::private::site::RefusalLog;
-use crate::private::{Purger, Refused, Site, SiteData, User};
+use crate::private::{PeerExpiry, Refused, Site, SiteData, User};
 use crate::published::{Published, Subscriber};
 use crate::store::Queues;
 use crate::swarm::{AnnounceOutcome, Swarms};
@@ -126,7 +126,7 @@ impl Tracker {
     /// are decided under the torrent's lock.
     ///
     /// # Errors
-    /// The refusal that the client is told; then nothing has changed.
+    /// Fails with the refusal for the client; nothing has changed then.
     pub fn announce_user(
         &mut self,
         now: Now,
@@ -166,15 +166,15 @@ impl Tracker {
         decide().inspect_err(|refused| refusal_log.record_refusal(now, user.id, announce, refused))
     }
 
-    /// Makes the purger of the peers of users (mode private).
-    pub(crate) fn purger(&self) -> Option<Purger> {
+    /// Makes the expiry of the site's peers (mode private).
+    pub(crate) fn peer_expiry(&self) -> Option<PeerExpiry> {
         let private = self.private.as_ref()?;
-        let purger = Purger::new(Arc::clone(&private.site.torrents), self.queues.clone());
-        Some(purger.with_histogram(private.site.purges()))
+        let expiry = PeerExpiry::new(Arc::clone(&private.site.torrents), self.queues.clone());
+        Some(expiry.with_histogram(private.site.expiry_durations()))
     }
 
     /// Returns the counts of the swarm of a registered torrent; `None` where it is unknown, pruned, or this
-    /// user may not download it (`rules/private.md#member-scrapes`). Changes nothing.
+    /// user may not download it (`rules/private.md#user-scrapes`). Changes nothing.
     #[must_use]
     pub fn scrape_user(&self, user: User, info_hash: &InfoHash) -> Option<Tally> {
         let private = self.private.as_ref()?;
@@ -207,7 +207,7 @@ impl Tracker {
     /// [`announce_with_hooks`](Self::announce_with_hooks).
     ///
     /// # Errors
-    /// The refusal that the client is told; then nothing has changed.
+    /// Fails with the refusal for the client; nothing has changed then.
     pub fn announce(
         &mut self,
         now: Tick,
@@ -226,7 +226,7 @@ impl Tracker {
     /// Shows one announce to the hooks, and then decides it like [`announce`](Self::announce).
     ///
     /// # Errors
-    /// The refusal of the policy or of a prehook; then nothing has changed.
+    /// Fails with the refusal of the policy or of a prehook; nothing has changed then.
     pub fn announce_with_hooks(
         &mut self,
         now: Now,
@@ -282,7 +282,7 @@ impl Tracker {
     /// Shows a scrape to the hooks.
     ///
     /// # Errors
-    /// The refusal of a prehook.
+    /// Fails with the refusal of a prehook.
     pub fn scrape_with_hooks(
         &self,
         now: Now,
@@ -295,7 +295,7 @@ impl Tracker {
     /// Returns the counts of a swarm; zeros where it is unknown or not admitted. Changes nothing.
     ///
     /// # Errors
-    /// When scrapes are switched off.
+    /// Fails when scrapes are switched off.
     pub fn scrape(&self, info_hash: &InfoHash) -> Result<Tally, Refusal> {
         let policy = self.policy.get();
         if !policy.enable_scrape {

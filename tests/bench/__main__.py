@@ -46,7 +46,7 @@ def main():
     options = read_options()
     if os.cpu_count() < 2:
         sys.exit("bench: two cores are needed, one for the tracker and one for the load")
-    # So that the servers are ended when this program is told to end.
+    # So that the servers end when this program gets a signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended by a signal"))
     with tempfile.TemporaryDirectory(prefix="hayate-bench-") as folder:
         folder = Path(folder)
@@ -61,7 +61,7 @@ def main():
 
 
 def run_all(options, plan, build):
-    """Measures all sections, prints and writes each when done; gives those that could not be measured."""
+    """Measures all sections, and prints and writes each when done. Returns those that failed."""
     failures = []
     for name in options.sections or list(SECTIONS):
         try:
@@ -94,10 +94,10 @@ def read_options():
 
 
 def command(options):
-    """The command line that measures the same again."""
-    words = ["python3 tests/bench", *options.sections]
-    words += ["--quick"] if options.quick else []
-    return " ".join([*words, f"--runs {options.runs} --seconds {options.seconds:g}"])
+    """Returns the command line of the same measurement."""
+    arguments = ["python3 tests/bench", *options.sections]
+    arguments += ["--quick"] if options.quick else []
+    return " ".join([*arguments, f"--runs {options.runs} --seconds {options.seconds:g}"])
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def measure(plan):
 
 
 def two_loads(plan, server, seed):
-    """Two loads at once, each with sockets of its own, so that both workers get some."""
+    """Runs two loads at once, each with sockets of its own, so that both workers get requests."""
     options = ["--seconds", plan.seconds, "--mix", MIX, "--torrents", 1_000_000]
     with ExitStack() as stack:
         results = [

@@ -1,4 +1,4 @@
-"""Floods at full rate, and what valid clients notice of them."""
+"""Floods at full rate, and their effect on valid clients."""
 
 import load
 from process import Daemon
@@ -15,12 +15,12 @@ FLOODS = {
     "forged connection ids": [*ANNOUNCES, "--forged", 100],
     "fresh info_hashes, valid ids": [*ANNOUNCES, "--fresh-torrents"],
 }
-COLUMNS = ["flood", "of it, /s", "valid answered", "p50, ms", "p99.9, ms", "max, ms"]
+COLUMNS = ["flood", "rate, /s", "valid answered", "p50, ms", "p99.9, ms", "max, ms"]
 COLUMNS += ["VmRSS, MB", "own count, MB", "refused as forged", "full", "dropped by the kernel"]
 
 
 def measure(plan):
-    lines = [one(plan, flood, words) for flood, words in FLOODS.items()]
+    lines = [measure_flood(plan, flood, options) for flood, options in FLOODS.items()]
     return table(COLUMNS, lines) + "\n\n" + note(
         f"Each for {plan.scaled(SECONDS)} s, in a daemon of its own with `memory.max` of {BUDGET // MIB} MiB."
         " Valid clients: 1 k/s offered, half connects. They share one core with the flood, which has nice 19,"
@@ -28,20 +28,20 @@ def measure(plan):
     )
 
 
-def one(plan, flood, words):
-    """The line of one flood."""
-    seconds = plan.scaled(SECONDS if words else SECONDS // 3)
+def measure_flood(plan, flood, options):
+    """Returns the line of one flood."""
+    seconds = plan.scaled(SECONDS if options else SECONDS // 3)
     progress(f"floods: {flood}, {seconds} s")
     with Daemon(plan.folder, {"memory": {"max": BUDGET}}) as hayate:
-        url, patience = load.udp(hayate), seconds + load.GRACE_SECONDS
+        url, timeout = load.udp(hayate), seconds + load.GRACE_SECONDS
         sent = 0
-        if words is None:
-            valid = load.load(hayate, url, "--seconds", seconds, *VALID, patience=patience)
+        if options is None:
+            valid = load.load(hayate, url, "--seconds", seconds, *VALID, timeout=timeout)
         else:
-            more = {"nice": 19, "patience": patience}
+            more = {"nice": 19, "timeout": timeout}
             # The flood begins before the valid clients and ends after them.
-            with load.running(hayate, url, "--seconds", seconds + 2, *words, **more) as result:
-                valid = load.load(hayate, url, "--seconds", seconds, *VALID, patience=patience)
+            with load.running(hayate, url, "--seconds", seconds + 2, *options, **more) as result:
+                valid = load.load(hayate, url, "--seconds", seconds, *VALID, timeout=timeout)
                 flooded = result()
                 sent = (flooded["sent"] + flooded["forged"]) / flooded["seconds"]
         latency = valid["latency_us"]

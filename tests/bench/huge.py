@@ -23,7 +23,7 @@ QUICK_SHARE = 100
 RATE, UPGRADE_RATE = 10_000, 100_000
 WINDOW_SECONDS = 10
 # Any one operation may take as long as this.
-PATIENCE_SECONDS = 1200
+TIMEOUT_SECONDS = 1200
 TOKEN = "bench-token-of-a-tracker-on-loopback"
 ANNOUNCES = ["--mix", "connect=0,announce=100,scrape=0"]
 # None of the work of which the rows tell, unless a reload says so; nobody leaves.
@@ -76,11 +76,11 @@ def filled(plan, case):
     with Daemon(plan.folder, case.settings) as hayate:
         progress(f"huge: {case.name}, filling with {peers:,} peers")
         words = ("--torrents", torrents, "--singles", singles, "--zipf", 1, *case.words)
-        fill = load.fill(hayate, peers, *words, host=case.host, patience=60 + peers / 10_000)
+        fill = load.fill(hayate, peers, *words, host=case.host, timeout=60 + peers / 10_000)
         held, gigabytes = f"{hayate.peers():,} peers, {case.name}", hayate.rss() / 1e9
         most = case.most / QUICK_SHARE if plan.quick else case.most
         rows = [
-            Row(f"GB (10^9) of VmRSS with {held}", gigabytes, most=most, absolute=True, digits=3),
+            Row(f"GB (10^9) of VmRSS with {held}", gigabytes, max=most, absolute=True, digits=3),
             Row("peers filled in per second", peers / fill["seconds"]),
         ]
         progress(f"huge: {held}: {gigabytes:.3f} GB")
@@ -130,8 +130,8 @@ class Load:
 
     def running(self, rate, seconds=WINDOW_SECONDS, watched=True):
         words = [*self.words, "--rate", rate, "--seconds", seconds]
-        patience = seconds + PATIENCE_SECONDS
-        return load.running(self.hayate, self.url, *words, patience=patience, watched=watched)
+        timeout = seconds + TIMEOUT_SECONDS
+        return load.running(self.hayate, self.url, *words, timeout=timeout, watched=watched)
 
     def window(self, rate):
         with self.running(rate) as result:
@@ -176,7 +176,7 @@ def sweep(hayate, load_of):
 
 def next_round(hayate):
     count = rounds(hayate)[1]
-    hayate.wait_until(lambda: rounds(hayate)[1] > count, "completes no round of the sweep", PATIENCE_SECONDS)
+    hayate.wait_until(lambda: rounds(hayate)[1] > count, "completes no round of the sweep", TIMEOUT_SECONDS)
 
 
 def rounds(hayate):
@@ -191,7 +191,7 @@ def snapshot(hayate, load_of):
     during = load_of.window(RATE)
     intervals(hayate, database_serialize=NEVER)
     hayate.wait_until(
-        lambda: hayate.metric("snapshots_total") > before, "writes no snapshot", PATIENCE_SECONDS
+        lambda: hayate.metric("snapshots_total") > before, "writes no snapshot", TIMEOUT_SECONDS
     )
     seconds = hayate.metric("snapshot_milliseconds") / 1e3
     # The next may have begun before the reload.
@@ -217,7 +217,7 @@ def report(hayate, load_of):
 
 def restart(hayate):
     before, begin = hayate.peers(), time.monotonic()
-    starts = hayate.restart(PATIENCE_SECONDS)
+    starts = hayate.restart(TIMEOUT_SECONDS)
     stops = time.monotonic() - begin - starts
     times = f"{number(stops, 1)} to the end, {number(starts, 1)} to service"
     return [times, *[""] * (len(COLUMNS) - 3), number(max(0, before - hayate.peers()))]
@@ -232,7 +232,7 @@ def upgrade(hayate, load_of, seconds):
         time.sleep(3)
         begin = time.monotonic()
         command = [RELEASE / "hayate", "upgrade", "-c", hayate.home / "tracker.json"]
-        command += ["--timeout", f"{PATIENCE_SECONDS}s"]
+        command += ["--timeout", f"{TIMEOUT_SECONDS}s"]
         run = subprocess.run(command, cwd=hayate.home, capture_output=True, text=True)
         took = time.monotonic() - begin
         during = result()
@@ -255,5 +255,5 @@ def intervals(hayate, **keys):
 
 def ask(hayate, what):
     url = f"http://127.0.0.1:{hayate.metrics_port}/{TOKEN}/{what}"
-    with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as page:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as page:
         return page.read()

@@ -15,7 +15,7 @@ import time
 
 EVERY_SECONDS = 0.005
 # A reply is waited for so long after the last connect.
-PATIENCE_SECONDS = 0.5
+TIMEOUT_SECONDS = 0.5
 CONNECT, PROTOCOL_ID = 0, 0x41727101980
 
 
@@ -36,7 +36,7 @@ def probe(udp, seconds):
         sent[number] = time.monotonic()
         udp.send(struct.pack(">QII", PROTOCOL_ID, CONNECT, number))
         round_trips += replies(udp, sent, start + (number + 1) * EVERY_SECONDS)
-    round_trips += replies(udp, sent, time.monotonic() + PATIENCE_SECONDS)
+    round_trips += replies(udp, sent, time.monotonic() + TIMEOUT_SECONDS)
     round_trips.sort()
     at = {name: 1e3 * round_trips[int(share * len(round_trips))] if round_trips else None
           for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99))}

@@ -1,4 +1,4 @@
-"""What hayate is compared with: trackers that answer with fixed replies and do no work."""
+"""The limits that hayate is compared with: servers that answer with fixed replies and do no work."""
 
 import shutil
 import socket
@@ -7,7 +7,7 @@ import subprocess
 
 from process import RELEASE, ROOT, TRACKER_CORE, Failed, Server, free_port
 
-# The official null tracker and load; they lie beside a checkout that measures against the published targets.
+# The official null tracker and load; they are beside a checkout that measures against the published targets.
 OFFICIAL = ROOT.parent / "shared" / "bench"
 # Where trackers listen: on one loopback address, or on all of both families.
 V4, V6, BOTH = "127.0.0.1", "::1", "::"
@@ -15,7 +15,7 @@ CONNECT = struct.pack(">QII", 0x41727101980, 0, 0x01020304)
 
 
 def build(folder):
-    """Builds hayate with its tools, and the official programs if they are there. True if they are."""
+    """Builds hayate with its tools, and the official programs if they exist. Returns whether they do."""
     command = ["cargo", "build", "--release", "--workspace", "--bins", "--examples"]
     if subprocess.run(command, cwd=ROOT).returncode != 0:
         raise Failed("cargo build failed")
@@ -29,8 +29,8 @@ def build(folder):
 
 
 def null_tracker(folder, cores=TRACKER_CORE, host=V4):
-    """A tracker over UDP that does no work, on 127.0.0.1, `::1`, or `::` for both families; the official one
-    if it was built and can do it."""
+    """Starts a UDP tracker that does no work, on 127.0.0.1, `::1`, or `::` for both families: the official
+    one if it was built and can do it."""
     port = free_port()
     official = folder / "nulltracker"
     command = [RELEASE / "examples" / "null_tracker", port, host]
@@ -40,7 +40,7 @@ def null_tracker(folder, cores=TRACKER_CORE, host=V4):
 
 
 def bare_hyper(folder, cores=TRACKER_CORE):
-    """An HTTP server of hyper that answers everything with one fixed body."""
+    """Starts an HTTP server of hyper that answers everything with one fixed body."""
     port = free_port()
     return start("bare hyper", [RELEASE / "examples" / "bare_hyper", port], folder, port, accepts, cores)
 

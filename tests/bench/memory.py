@@ -1,4 +1,4 @@
-"""VmRSS: octets per torrent and per peer, what is left when all have gone, the 30 million, the budget."""
+"""VmRSS: octets per torrent and per peer, what remains when all have gone, the 30 million, the budget."""
 
 import time
 from contextlib import ExitStack
@@ -13,8 +13,8 @@ from report import Row, figures, number, progress, table
 
 TITLE = "Memory"
 ANNOUNCES = "connect=0,announce=100,scrape=0"
-# Slowest fill that is waited for, in announces per second.
-SLOW = 20_000
+# The rate of the slowest fill before it times out, in announces per second.
+SLOWEST_RATE = 20_000
 PURGE_SECONDS = 10
 SHORT_LIVES = {"intervals": {"announce": 30, "min_announce": 0, "announce_drift": 0, "peer_inactivity": 60,
                              "purge_inactive_peers": PURGE_SECONDS}}
@@ -28,26 +28,26 @@ V4_PEER, V6_PEER, ID = 6, 18, 20
 
 @dataclass
 class Fill:
-    """So many peers of each of these families, one announce each, in so many torrents."""
+    """A fill: a number of peers of each of these families, one announce each, in a number of torrents."""
 
     work: str
     peers: int
     torrents: int
-    words: tuple = ()
+    more_options: tuple = ()
     hosts: tuple = (V4,)
     changes: dict = field(default_factory=dict)
 
     def settings(self):
         return self.changes if self.hosts == (V4,) else {**WILDCARD, **self.changes}
 
-    def into(self, daemon):
-        """Gives the figures of the last family's fill."""
+    def run(self, daemon):
+        """Returns the figures of the last family's fill."""
         progress(f"memory: {self.work}, filling")
-        patience = 60 + self.peers / SLOW
+        timeout = 60 + self.peers / SLOWEST_RATE
         for host in self.hosts:
-            words = ["--torrents", self.torrents, *self.words]
-            words += ["--sources", namespace.SOURCES] if host == V6 else []
-            filled = load.fill(daemon, self.peers, *words, host=host, patience=patience)
+            options = ["--torrents", self.torrents, *self.more_options]
+            options += ["--sources", namespace.SOURCES] if host == V6 else []
+            filled = load.fill(daemon, self.peers, *options, host=host, timeout=timeout)
         return filled
 
 
@@ -78,23 +78,23 @@ def fills(plan):
         seen = {}
         for fill in (shape for shape in shapes if there or V6 not in shape.hosts):
             daemon = stack.enter_context(Daemon(plan.folder, fill.settings()))
-            # Connects touch the buffers that every daemon touches sooner or later.
+            # Connects allocate the buffers that every daemon allocates sooner or later.
             for host in fill.hosts:
                 load.load(daemon, load.udp(daemon, host), "--seconds", 0.5, "--mix", "connect=100")
             before = daemon.rss()
-            fill.into(daemon)
+            fill.run(daemon)
             seen[fill.work] = Shape(daemon, before)
         for shape in seen.values():
             shape.daemon.reload(SHORT_LIVES)
         progress("memory: waiting for the peers to leave")
-        lines = [shape.leave(work) for work, shape in seen.items()]
+        lines = [shape.wait_until_empty(work) for work, shape in seen.items()]
     bound = {"absolute": True, "digits": 1}
 
-    def row(work, fill, octets, least, most=None):
+    def row(work, fill, octets, limit, max=None):
         there = fill.work in seen
         if not there:
             return []
-        return [Row(f"octets per {work}", octets(seen[fill.work]), least, most=most, **bound)]
+        return [Row(f"octets per {work}", octets(seen[fill.work]), limit, max=max, **bound)]
 
     torrent, peer = Shape.per_torrent, Shape.per_peer
     rows = [
@@ -115,7 +115,7 @@ def fills(plan):
 
 
 class Shape:
-    """What a filled daemon holds."""
+    """The memory of a filled daemon."""
 
     def __init__(self, daemon, before):
         self.daemon, self.before, self.filled = daemon, before, daemon.rss()
@@ -130,10 +130,10 @@ class Shape:
     def per_peer(self):
         return (self.filled - self.before) / self.peers
 
-    def leave(self, work):
-        """Waits until no peer is left; the line of this shape."""
+    def wait_until_empty(self, work):
+        """Waits until no peer is left. Returns the line of this shape."""
         self.daemon.wait_until(lambda: self.daemon.peers() == 0, "still has peers", 120)
-        # One more round of the sweep gives back what the last peers left.
+        # One more round of the sweep releases the memory of the last peers.
         time.sleep(PURGE_SECONDS / 2)
         after = self.daemon.rss()
         octets = (self.before, self.filled, self.counted, after)
@@ -145,22 +145,22 @@ def thirty_million(plan):
     fill = Fill("30 M peers in 10 M torrents", plan.scaled(30_000_000), plan.scaled(10_000_000),
                 ("--singles", plan.scaled(6_000_000), "--zipf", 1))
     with Daemon(plan.folder) as hayate, limits.null_tracker(plan.folder) as null:
-        fill.into(hayate)
+        fill.run(hayate)
         rss, peers, torrents = hayate.rss(), hayate.peers(), hayate.torrents()
         counted = hayate.metric("swarms_memory_bytes")
 
         def once(seed, server):
-            words = ["--mix", ANNOUNCES, "--torrents", fill.torrents, *load.population(fill.peers)]
-            words += ["--seconds", plan.seconds, "--seed", seed + 1]
-            return load.load(server, load.udp(server), *words)
+            options = ["--mix", ANNOUNCES, "--torrents", fill.torrents, *load.population(fill.peers)]
+            options += ["--seconds", plan.seconds, "--seed", seed + 1]
+            return load.load(server, load.udp(server), *options)
 
         contenders = {"null": lambda seed: once(seed, null), "hayate": lambda seed: once(seed, hayate)}
         runs = plan.interleave("memory: announces among all these", contenders)
     rate = {name: load.median(found, "tracker", "replies_per_cpu_second") for name, found in runs.items()}
     # A quick run holds a tenth of the peers, and is held to a tenth of the gigabyte.
-    most = 0.1 if plan.quick else 1.0
+    max_gb = 0.1 if plan.quick else 1.0
     rows = [
-        Row(f"GB (10^9) of VmRSS with {peers:,} IPv4 peers in {torrents:,} torrents", rss / 1e9, most=most,
+        Row(f"GB (10^9) of VmRSS with {peers:,} IPv4 peers in {torrents:,} torrents", rss / 1e9, max=max_gb,
             absolute=True, digits=3),
         Row("announces only among these, uniform, replies per CPU-second", rate["hayate"], rate["null"]),
     ]
@@ -170,15 +170,15 @@ def thirty_million(plan):
 def budget(plan):
     """A small `memory.max`, filled far beyond it."""
     fill = Fill("memory.max", plan.scaled(4_000_000), plan.scaled(1_000_000), ("--zipf", 1))
-    most = plan.scaled(BUDGET)
-    with Daemon(plan.folder, {"memory": {"max": most}}) as hayate:
-        filled = fill.into(hayate)
+    budget_octets = plan.scaled(BUDGET)
+    with Daemon(plan.folder, {"memory": {"max": budget_octets}}) as hayate:
+        filled = fill.run(hayate)
         counted, kept = hayate.metric("swarms_memory_bytes"), hayate.peers()
         rss, full = hayate.rss(), hayate.metric("swarms_full_total")
-        words = ["--seconds", 1, "--rate", 1000, "--torrents", 1000]
-        after = load.load(hayate, load.udp(hayate), *words)
+        options = ["--seconds", 1, "--rate", 1000, "--torrents", 1000]
+        after = load.load(hayate, load.udp(hayate), *options)
     lines = [
-        ["`memory.max`, own count, VmRSS, MB", (most / 1e6, counted / 1e6, rss / 1e6), 1],
+        ["`memory.max`, own count, VmRSS, MB", (budget_octets / 1e6, counted / 1e6, rss / 1e6), 1],
         ["announces, peers kept, `swarms_full_total`", (filled["announces"], kept, full), 0],
         ["requests afterwards at 1 k/s, replies", (after["sent"], after["replies"]), 0],
     ]

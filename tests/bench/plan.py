@@ -1,4 +1,4 @@
-"""How long to measure, and the rule that rows are measured in turn with their limit."""
+"""How long to measure; rows are measured in turn with their limit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from report import progress
 
 @dataclass
 class Plan:
-    """What every section is told."""
+    """The parameters of every section."""
 
     folder: Path
     runs: int
@@ -17,9 +17,9 @@ class Plan:
     official: bool
 
     def interleave(self, what, contenders, runs=None):
-        """Lets each contender run once and forgets it, then all in turn; figures of each by name.
+        """Runs each contender once without counting it, then all in turn. Returns the figures of each by name.
 
-        What the machine does meanwhile then meets all of them alike.
+        So disturbances of the machine affect all of them alike.
         """
         runs = runs or self.runs
         results = {name: [] for name in contenders}
@@ -32,5 +32,5 @@ class Plan:
         return results
 
     def scaled(self, count, quick_share=10):
-        """A count of peers or seconds, or a share of it in a quick run."""
+        """Returns a count of peers or seconds, or a share of it in a quick run."""
         return count // quick_share if self.quick else count

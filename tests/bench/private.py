@@ -1,5 +1,5 @@
-"""What a private announce with full accounting costs, at rates that MariaDB takes; a reload and an upgrade of a
-large site."""
+"""The cost of a private announce with full accounting, at rates that MariaDB sustains; a reload and an upgrade of
+a large site."""
 
 import os
 import re
@@ -19,11 +19,11 @@ USERS, TORRENTS = 500, 2000
 GOALS = {"HTTP": 80_000, "UDP": 180_000}
 RATES = {"HTTP": (5_000, 10_000, 20_000, 40_000), "UDP": (10_000, 20_000, 40_000, 80_000)}
 SECONDS = 24
-# What each announce adds to the totals of all peers, so that every one is credited something.
+# Octets that each announce adds to the totals of all peers, so that every announce is credited.
 TRAFFIC = 16_384
 LOAD = ["--mix", "connect=0,announce=100,scrape=0", "--torrents", TORRENTS, "--peers", USERS]
 LOAD += ["--traffic", TRAFFIC]
-# A reload must not be felt: 1 M torrents and 200 k users.
+# The size of the site for which reloads are measured.
 MANY_TORRENTS, MANY_USERS = 1_000_000, 200_000
 # Announces offered while a tracker is upgraded.
 UPGRADE_RATE = 2_000
@@ -46,16 +46,16 @@ def measure(plan):
 
 def announces(plan, server):
     lines = []
-    for door, rates in RATES.items():
+    for protocol, rates in RATES.items():
         for rate in rates:
-            progress(f"private: {door}, {rate:,} announces/s")
-            lines.append(once(plan, server, door, rate))
-    columns = ["door", "announces/s offered", "answered/s", "per CPU-second", "goal", "reached"]
+            progress(f"private: {protocol}, {rate:,} announces/s")
+            lines.append(once(plan, server, protocol, rate))
+    columns = ["server", "announces/s offered", "answered/s", "per CPU-second", "goal", "reached"]
     return table([*columns, "lag early, s", "late, s", "lag grows"], lines)
 
 
-def once(plan, server, door, rate):
-    database = f"private_{door}_{rate}".lower()
+def once(plan, server, protocol, rate):
+    database = f"private_{protocol}_{rate}".lower()
     server.create(database)
     server.sql(database, site(USERS, TORRENTS))
     keys = plan.folder / "passkeys"
@@ -66,10 +66,10 @@ def once(plan, server, door, rate):
         "http": {"addr": "127.0.0.1:{port}"}, "intervals": {"peer_inactivity": "2h"},
     }
     with Daemon(plan.folder, config) as daemon:
-        url = f"{'udp' if door == 'UDP' else 'http'}://127.0.0.1:{daemon.port}/{{passkey}}/announce"
+        url = f"{'udp' if protocol == 'UDP' else 'http'}://127.0.0.1:{daemon.port}/{{passkey}}/announce"
         half = plan.scaled(SECONDS, 3) / 2
-        words = [*LOAD, "--passkeys", keys, "--rate", rate, "--seconds", half, "--warmup", half]
-        with load.running(daemon, url, *words) as result:
+        options = [*LOAD, "--passkeys", keys, "--rate", rate, "--seconds", half, "--warmup", half]
+        with load.running(daemon, url, *options) as result:
             time.sleep(half)
             early = lag(daemon)
             time.sleep(half * 0.9)
@@ -77,14 +77,14 @@ def once(plan, server, door, rate):
             figures = result()
     per_second = figures["tracker"]["replies_per_cpu_second"]
     grows = late > early + 1
-    goal = GOALS[door]
+    goal = GOALS[protocol]
     reached = "-" if grows else yes(per_second >= goal)
-    cells = [door, number(rate), number(figures["replies_per_second"]), number(per_second), f"≥ {number(goal)}"]
+    cells = [protocol, number(rate), number(figures["replies_per_second"]), number(per_second), f"≥ {number(goal)}"]
     return [*cells, reached, number(early, 1), number(late, 1), "yes" if grows else "no"]
 
 
 def reload(plan, server):
-    """Latencies while a large site is read, again and again, against the same tracker that does not."""
+    """Latencies while a large site is read repeatedly, against the same tracker without reloads."""
     torrents, users = plan.scaled(MANY_TORRENTS), plan.scaled(MANY_USERS)
     progress(f"private: a site of {torrents:,} torrents and {users:,} users")
     server.create("large")
@@ -99,8 +99,8 @@ def reload(plan, server):
         }
         with Daemon(plan.folder, config) as daemon:
             url = f"udp://127.0.0.1:{daemon.port}/{{passkey}}/announce"
-            words = [*LOAD, "--passkeys", keys, "--rate", 10_000, "--warmup", 3, "--seconds", 20]
-            figures = load.load(daemon, url, *words)
+            options = [*LOAD, "--passkeys", keys, "--rate", 10_000, "--warmup", 3, "--seconds", 20]
+            figures = load.load(daemon, url, *options)
             sums = metrics(daemon, r'reload_milliseconds\{source="[a-z_]+"\}')
         latency = figures["latency_us"]
         took = sum(sums) / 1000 if every < 60 else 0
@@ -111,7 +111,7 @@ def reload(plan, server):
 
 
 def upgrade(plan, server):
-    """How long datagrams wait while one process rests and the other restores the peers."""
+    """How long datagrams wait from the stop of the old process until the new one has restored the peers."""
     lines = []
     # After the reloads: the database `large` has the torrents.
     for peers in (plan.scaled(100_000), plan.scaled(1_000_000)):
@@ -122,16 +122,16 @@ def upgrade(plan, server):
         }
         with Daemon(plan.folder, config) as daemon:
             url = f"udp://127.0.0.1:{daemon.port}/{{passkey}}/announce"
-            words = ["--mix", "connect=0,announce=100,scrape=0", "--torrents", peers // 100, "--peers", USERS]
-            words += ["--traffic", TRAFFIC, "--passkeys", plan.folder / "passkeys"]
-            there = 0
-            while there < peers:
-                load.load(daemon, url, *words, "--seconds", 2)
-                there = int(sum(metrics(daemon, r'swarm_peers\{family="ipv4",role="[a-z]+"\}')))
-            # The database has what was filled in, as it would at a rate that it takes.
-            daemon.wait_until(lambda: lag(daemon) < 1, "does not write its rows", 300)
+            options = ["--mix", "connect=0,announce=100,scrape=0", "--torrents", peers // 100, "--peers", USERS]
+            options += ["--traffic", TRAFFIC, "--passkeys", plan.folder / "passkeys"]
+            filled = 0
+            while filled < peers:
+                load.load(daemon, url, *options, "--seconds", 2)
+                filled = int(sum(metrics(daemon, r'swarm_peers\{family="ipv4",role="[a-z]+"\}')))
+            # Wait until the database has all rows, as it would at a rate that it sustains.
+            daemon.wait_until(lambda: lag(daemon) < 1, "has not written its rows", 300)
             begin = daemon.log.stat().st_size
-            with load.running(daemon, url, *words, "--rate", UPGRADE_RATE, "--seconds", 20, watched=False) as result:
+            with load.running(daemon, url, *options, "--rate", UPGRADE_RATE, "--seconds", 20, watched=False) as result:
                 time.sleep(3)
                 os.kill(daemon.pid, signal.SIGUSR2)
                 daemon.process.wait(60)
@@ -141,7 +141,7 @@ def upgrade(plan, server):
             restored = re.search(r"process (\d+) serves (\d+) ms after", log)
             os.kill(int(restored[1]), signal.SIGKILL)
         waited = int(written[1]) + int(restored[2])
-        cells = [number(there), number(int(written[1])), number(int(restored[2])), number(waited)]
+        cells = [number(filled), number(int(written[1])), number(int(restored[2])), number(waited)]
         lines.append([*cells, number(figures["sent"]), number(figures["lost"])])
     columns = ["peers", "written in, ms", "restored in, ms", "datagrams wait, ms"]
     return table([*columns, f"announces at {number(UPGRADE_RATE)}/s", "lost"], lines)
@@ -159,16 +159,16 @@ def metrics(daemon, name):
 
 def site(users, torrents):
     """The rows of a site whose torrents are those that hayate-load announces."""
-    yield_rows = []
+    statements = []
     for start in range(0, torrents, 5000):
         rows = (f"({n + 1},{n % 1000},'music',X'{info_hash(n)}')" for n in range(start, min(start + 5000, torrents)))
-        yield_rows.append(f"INSERT INTO torrents (ID, GroupID, TorrentType, info_hash) VALUES {','.join(rows)};")
+        statements.append(f"INSERT INTO torrents (ID, GroupID, TorrentType, info_hash) VALUES {','.join(rows)};")
     return "\n".join([
         "SET unique_checks = 0, autocommit = 0;",
         "INSERT INTO users_main (ID, Enabled, torrent_pass)"
         f" SELECT seq, '1', LPAD(seq, 32, '0') FROM seq_1_to_{users};",
         "INSERT INTO approved_clients (peer_id) VALUES ('-HL'), ('-TR2'), ('-DE13');",
-        *yield_rows,
+        *statements,
         "COMMIT;",
     ])
 

@@ -11,25 +11,25 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE = ROOT / "target" / "release"
-# The tracker has one core, the load the other; without them nothing can be compared.
+# The tracker has one core and the load the other, so that runs can be compared.
 TRACKER_CORE, LOAD_CORE = (0,), (1,)
-PATIENCE_SECONDS = 30
+TIMEOUT_SECONDS = 30
 
 
 class Failed(Exception):
-    """A measurement that cannot go on; the text says what ended, and how."""
+    """A measurement failed; the text says why."""
 
 
 def pinned(command, cores, nice=0):
-    """The command on these cores only; on any where `cores` is empty. Nice 19 gives way to all others."""
-    words = [str(word) for word in command]
+    """Returns the command pinned to these cores, or to none if `cores` is empty. Nice 19 gives way to all others."""
+    arguments = [str(word) for word in command]
     if nice:
-        words = ["nice", "-n", str(nice), *words]
-    return ["taskset", "-c", ",".join(map(str, cores)), *words] if cores else words
+        arguments = ["nice", "-n", str(nice), *arguments]
+    return ["taskset", "-c", ",".join(map(str, cores)), *arguments] if cores else arguments
 
 
 def free_port():
-    """A port that is free for UDP and TCP, in both families, now."""
+    """Returns a port that is free for UDP and TCP in both families now."""
     while True:
         with socket.create_server(("127.0.0.1", 0)) as tcp:
             port = tcp.getsockname()[1]
@@ -47,26 +47,26 @@ def free_for(family, host, port):
 
 
 def tail(path, lines=8):
-    """The last lines of a log."""
+    """Returns the last lines of a log."""
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
 
 class Server:
-    """A server of any kind; `ready` is asked until it is true."""
+    """A server of any kind; it is polled until `ready` returns true."""
 
     def __init__(self, name, command, home, ready, cores=TRACKER_CORE):
         self.name, self.log, self.ready = name, home / "log", ready
         self.command = pinned(command, cores)
         self.start()
 
-    def start(self, patience=PATIENCE_SECONDS):
+    def start(self, timeout=TIMEOUT_SECONDS):
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 self.command, cwd=self.log.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         self.pid = self.process.pid
         try:
-            self.wait_until(self.ready, "does not serve", patience)
+            self.wait_until(self.ready, "does not serve", timeout)
         except BaseException:
             self.stop()
             raise
@@ -87,18 +87,18 @@ class Server:
         if status is not None:
             raise Failed(f"{self.name} ended with status {status}; its log:\n{tail(self.log)}")
 
-    def wait_until(self, holds, complaint, seconds=PATIENCE_SECONDS):
+    def wait_until(self, holds, problem, seconds=TIMEOUT_SECONDS):
         end = time.monotonic() + seconds
         while True:
             self.check()
             if holds():
                 return
             if time.monotonic() > end:
-                raise Failed(f"{self.name} {complaint} after {seconds} s; its log:\n{tail(self.log)}")
+                raise Failed(f"{self.name} {problem} after {seconds} s; its log:\n{tail(self.log)}")
             time.sleep(0.05)
 
     def rss(self):
-        """Octets of VmRSS."""
+        """Returns VmRSS in octets."""
         self.check()
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
@@ -107,7 +107,7 @@ class Server:
 
 
 class Daemon(Server):
-    """hayate with the defaults and `changes` over them, UDP on 127.0.0.1 only unless they say otherwise."""
+    """hayate with `changes` to the defaults, and by default with UDP on 127.0.0.1 alone."""
 
     def __init__(self, folder, changes=None, cores=TRACKER_CORE):
         self.port, self.metrics_port = free_port(), free_port()
@@ -128,11 +128,11 @@ class Daemon(Server):
             if not isinstance(keys, dict):
                 self.config[block] = keys
                 continue
-            keys = {key: self.place(value) for key, value in keys.items()}
+            keys = {key: self.with_port(value) for key, value in keys.items()}
             self.config[block] = {**self.config.get(block, {}), **keys}
         (self.home / "tracker.json").write_text(json.dumps(self.config))
 
-    def place(self, value):
+    def with_port(self, value):
         return value.replace("{port}", str(self.port)) if isinstance(value, str) else value
 
     def reload(self, changes):
@@ -142,21 +142,21 @@ class Daemon(Server):
         os.kill(self.pid, signal.SIGHUP)
         self.wait_until(lambda: self.reloads() > before, "does not reload")
 
-    def restart(self, patience=PATIENCE_SECONDS):
-        """Ends the daemon in good order and starts it anew; gives the seconds until it serves again."""
+    def restart(self, timeout=TIMEOUT_SECONDS):
+        """Stops the daemon in order and restarts it. Returns the seconds until it serves again."""
         os.kill(self.pid, signal.SIGTERM)
-        if self.process.wait(patience) != 0:
-            raise Failed(f"{self.name} does not end well; its log:\n{tail(self.log)}")
+        if self.process.wait(timeout) != 0:
+            raise Failed(f"{self.name} does not stop in order; its log:\n{tail(self.log)}")
         begin = time.monotonic()
-        self.start(patience)
+        self.start(timeout)
         return time.monotonic() - begin
 
     def reloads(self):
         return self.metric("reloads_total", 'result="ok"')
 
     def page(self, path):
-        """A page of the metrics address, or nothing if it is not served with status 200."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=PATIENCE_SECONDS)
+        """Returns a page of the metrics address, or None if it is not served with status 200."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=TIMEOUT_SECONDS)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -168,7 +168,7 @@ class Daemon(Server):
             connection.close()
 
     def metric(self, name, label=""):
-        """The sum of a metric over all its labels, or over those that contain `label`."""
+        """Returns the sum of a metric over all its labels, or over those that contain `label`."""
         text = self.page("/metrics")
         if text is None:
             self.check()

@@ -1,4 +1,4 @@
-"""What is printed and written: progress, tables, and the generated part of docs/PERFORMANCE.md."""
+"""Output: progress, tables, and the generated part of docs/PERFORMANCE.md."""
 
 import os
 import platform
@@ -18,31 +18,31 @@ COLUMNS = ["work", "limit", "hayate", "ratio", "must reach", "reached"]
 
 
 def progress(text):
-    """A line on standard error, with the time since the start."""
+    """Prints a line to standard error, with the time since the start."""
     minutes, seconds = divmod(int(time.monotonic() - START), 60)
     print(f"[{minutes:2}:{seconds:02}] {text}", file=sys.stderr, flush=True)
 
 
 @dataclass
 class Row:
-    """One line of figures; `least` and `most` bound the ratio, or the figure itself where `absolute`."""
+    """One line of figures; `min` and `max` bound the ratio, or the figure itself if `absolute`."""
 
     work: str
     hayate: float
     limit: float | None = None
-    least: float | None = None
-    most: float | None = None
+    min: float | None = None
+    max: float | None = None
     absolute: bool = False
     digits: int = 0
 
     def cells(self):
         ratio = self.hayate / self.limit if self.limit else None
-        judged, digits = (self.hayate, self.digits) if self.absolute else (ratio, 2)
+        compared, digits = (self.hayate, self.digits) if self.absolute else (ratio, 2)
         must, reached = "", ""
-        if judged is not None and self.least is not None:
-            must, reached = f"≥ {number(self.least, digits)}", yes(judged >= self.least)
-        elif judged is not None and self.most is not None:
-            must, reached = f"≤ {number(self.most, digits)}", yes(judged <= self.most)
+        if compared is not None and self.min is not None:
+            must, reached = f"≥ {number(self.min, digits)}", yes(compared >= self.min)
+        elif compared is not None and self.max is not None:
+            must, reached = f"≤ {number(self.max, digits)}", yes(compared <= self.max)
         limit = "" if self.limit is None else number(self.limit, self.digits)
         return [self.work, limit, number(self.hayate, self.digits), number(ratio, 2), must, reached]
 
@@ -56,7 +56,7 @@ def number(value, digits=0):
 
 
 def figures(rows):
-    """The table of rows that stand against a limit or a target."""
+    """Returns the table of rows that are compared with a limit or a target."""
     return table(COLUMNS, [row.cells() for row in rows])
 
 
@@ -66,12 +66,12 @@ def table(columns, rows):
 
 
 def note(text):
-    """A paragraph below a table."""
+    """Returns a paragraph below a table."""
     return textwrap.fill(text, 105)
 
 
 def machine():
-    """Processor, cores and kernel, for the head of the figures."""
+    """Returns processor, cores and kernel, for the head of the figures."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line for line in lines if line.startswith("model name")]
     model = " ".join(models[0].split(":", 1)[1].split()) if models else platform.machine()
@@ -80,10 +80,10 @@ def machine():
 
 
 def commit():
-    """The commit that was measured, and whether the tree differed from it."""
+    """Returns the commit that was measured, and whether the tree differed from it."""
 
-    def git(*words):
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
     changed = git("status", "--porcelain", "--", ".", ":!*.md")
     name = git("rev-parse", "--short", "HEAD") or "unknown"
@@ -91,14 +91,14 @@ def commit():
 
 
 def section(name, title, text, build, command):
-    """The block of one section, with when, of which commit and how it was measured."""
+    """Returns the block of one section, with the time, the commit and the command of the measurement."""
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     head = f"*{date}, commit {build}, `{command}`*"
     return f"<!-- figures:{name} -->\n### {title}\n\n{head}\n\n{text}\n<!-- /figures:{name} -->\n"
 
 
 def write(blocks, order):
-    """Puts blocks into the document; sections that were not measured now keep theirs."""
+    """Writes blocks into the document; sections that were not measured now keep theirs."""
     text = DOCUMENT.read_text()
     begin, end = "<!-- figures -->\n", "<!-- /figures -->"
     before, rest = text.split(begin, 1)
@@ -109,7 +109,7 @@ def write(blocks, order):
 
 
 def block_of(text, name):
-    """The block of a section in an earlier text, or nothing."""
+    """Returns the block of a section in an earlier text, or an empty string."""
     begin, end = f"<!-- figures:{name} -->\n", f"<!-- /figures:{name} -->\n"
     if begin not in text:
         return ""

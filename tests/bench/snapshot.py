@@ -1,4 +1,4 @@
-"""The slowest replies while snapshots of millions of peers are written all the time; a warm restart."""
+"""The slowest replies while snapshots of millions of peers are written continuously; a warm restart."""
 
 import time
 
@@ -9,14 +9,14 @@ from report import note, number, progress, table, yes
 
 TITLE = "Snapshots"
 PEERS, RATE = 5_000_000, 50_000
-# A window holds half a million replies, so that p99.9 stands on five hundred.
+# A window holds half a million replies, so that p99.9 is determined by five hundred.
 WINDOW_SECONDS = 10
 # In many swarms the load mostly brings new peers; in one it refreshes those of the fill.
 SHAPES = {"1 M torrents": 1_000_000, "one swarm": 1}
-# The least and a very high value: one snapshot after the other, and none.
+# The smallest and a very large interval: one snapshot after the other, and none.
 ON, OFF = 1, 86_400
-MOST_EXCESS_MS = 5
-RESTART_MOST_SECONDS = 10
+EXCESS_MAX_MS = 5
+RESTART_MAX_SECONDS = 10
 COLUMNS = ["work", "null, ms", "off, ms", "on, ms", "excess, ms", "must reach", "reached"]
 COLUMNS += ["slowest, ms", "lost", "snapshots", "each, s", "MB"]
 
@@ -29,7 +29,7 @@ def measure(plan):
     for shape, torrents in SHAPES.items():
         with Daemon(plan.folder, settings(plan.folder, shape, OFF)) as hayate:
             progress(f"snapshot: {shape}, filling with {window.peers:,} peers")
-            load.fill(hayate, window.peers, "--torrents", torrents, patience=300)
+            load.fill(hayate, window.peers, "--torrents", torrents, timeout=300)
             lines.append(Line(shape, *compared(window, hayate, shape, torrents, runs)))
             restarts.append(restarted(hayate, shape))
     nulls += null_windows(plan, window, runs)
@@ -50,11 +50,11 @@ class Window:
         self.peers, self.seconds = plan.scaled(PEERS), plan.scaled(WINDOW_SECONDS, 5)
         self.seed = 0
 
-    def of(self, server, torrents):
+    def run(self, server, torrents):
         self.seed += 1
-        words = ["--mix", "connect=0,announce=100,scrape=0", "--torrents", torrents, "--rate", RATE]
-        words += [*load.population(self.peers), "--seconds", self.seconds, "--seed", self.seed]
-        return load.load(server, load.udp(server), *words, cores=LOAD_CORE)
+        options = ["--mix", "connect=0,announce=100,scrape=0", "--torrents", torrents, "--rate", RATE]
+        options += [*load.population(self.peers), "--seconds", self.seconds, "--seed", self.seed]
+        return load.load(server, load.udp(server), *options, cores=LOAD_CORE)
 
 
 class Line:
@@ -69,11 +69,11 @@ class Line:
         null, off, on = (load.median(runs, "latency_us", "p99.9") / 1e3 for runs in kinds)
         slowest = max(run["latency_us"]["max"] for run in self.on) / 1e3
         lost = sum(run["lost"] for run in self.on)
-        # What is lost is in no percentile, so little of it makes a good one worthless.
-        reached = on - off <= MOST_EXCESS_MS and lost <= sum(run["sent"] for run in self.on) / 10_000
-        judged = [f"{on - off:+.2f}", f"≤ {MOST_EXCESS_MS}", yes(reached)]
+        # Lost replies are in no percentile, so a few of them make a good percentile worthless.
+        reached = on - off <= EXCESS_MAX_MS and lost <= sum(run["sent"] for run in self.on) / 10_000
+        verdict = [f"{on - off:+.2f}", f"≤ {EXCESS_MAX_MS}", yes(reached)]
         times = [number(milliseconds, 2) for milliseconds in (null, off, on)]
-        return [self.shape, *times, *judged, number(slowest, 2), number(lost), *self.written]
+        return [self.shape, *times, *verdict, number(slowest, 2), number(lost), *self.written]
 
 
 def settings(folder, shape, every_seconds):
@@ -86,20 +86,20 @@ def settings(folder, shape, every_seconds):
 def null_windows(plan, window, runs):
     progress("snapshot: the null tracker")
     with limits.null_tracker(plan.folder, TRACKER_CORE) as null:
-        return [window.of(null, SHAPES["1 M torrents"]) for _ in range(runs)]
+        return [window.run(null, SHAPES["1 M torrents"]) for _ in range(runs)]
 
 
 def compared(window, hayate, shape, torrents, runs):
-    """Windows in turn, for what the machine does may drift; then how many snapshots fell into them."""
+    """Measures windows in turn, because the machine may drift. Returns them, and the snapshots written meanwhile."""
     off, on, written = [], [], 0
     for run in range(1, runs + 1):
         progress(f"snapshot: {shape}, run {run} of {runs}")
-        off.append(window.of(hayate, torrents))
+        off.append(window.run(hayate, torrents))
         before = snapshots(hayate)
         hayate.reload({"intervals": {"database_serialize": ON}})
-        on.append(window.of(hayate, torrents))
+        on.append(window.run(hayate, torrents))
         hayate.reload({"intervals": {"database_serialize": OFF}})
-        rest(hayate)
+        wait_for_snapshot(hayate)
         written += snapshots(hayate) - before
     if hayate.metric("snapshot_failures_total"):
         raise Failed("snapshots could not be written")
@@ -113,19 +113,19 @@ def snapshots(hayate):
     return hayate.metric("snapshots_total")
 
 
-def rest(hayate, seconds=60):
-    """Waits until the snapshot that was under way is written."""
+def wait_for_snapshot(hayate, seconds=60):
+    """Waits until the snapshot in progress is written."""
     before, end = snapshots(hayate), time.monotonic() + seconds
     while snapshots(hayate) == before and time.monotonic() < end:
         time.sleep(0.2)
 
 
 def restarted(hayate, shape):
-    """How long the peers of an orderly stop are away."""
+    """Returns the line of an orderly restart: the seconds until the peers are served again."""
     progress(f"snapshot: {shape}, restarting")
     before = hayate.peers()
     seconds = hayate.restart()
     if hayate.peers() < before * 0.999:
         raise Failed(f"{before:,} peers before the restart, {hayate.peers():,} after")
-    reached = seconds <= RESTART_MOST_SECONDS
-    return [shape, number(before), number(seconds, 1), f"≤ {RESTART_MOST_SECONDS}", yes(reached)]
+    reached = seconds <= RESTART_MAX_SECONDS
+    return [shape, number(before), number(seconds, 1), f"≤ {RESTART_MAX_SECONDS}", yes(reached)]

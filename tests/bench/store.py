@@ -1,4 +1,4 @@
-"""What a store costs the tracker, and how many records a second MariaDB takes."""
+"""The cost of a store for the tracker, and how many records a second MariaDB sustains."""
 
 import json
 import subprocess
@@ -11,10 +11,10 @@ from process import LOAD_CORE, ROOT, TRACKER_CORE, Daemon, Failed, Server, free_
 from report import note, number, progress, table, yes
 
 TITLE = "Stores"
-LEAST = 0.90
+RATIO_MIN = 0.90
 RATES = (25_000, 50_000, 100_000)
 RECORDS_SECONDS = 30
-# Finished downloads are what the store is told in mode open: far more of them than any swarm sees.
+# In mode open the store gets finished downloads: far more of them here than in any real swarm.
 LOAD = ["--mix", "connect=5,announce=95,scrape=0", "--torrents", 100_000, "--completed", 5]
 
 
@@ -47,14 +47,14 @@ def costs(plan, server):
     for name in ("SQLite", "MariaDB"):
         on = [run["tracker"]["replies_per_cpu_second"] for run in runs[name]]
         ratio = sorted(a / b for a, b in zip(on, off))[len(on) // 2]
-        judged = [f"{ratio:.2f}", f"≥ {LEAST:.2f}", yes(ratio >= LEAST)]
-        lines.append([name, number(sorted(on)[len(on) // 2]), *judged])
+        verdict = [f"{ratio:.2f}", f"≥ {RATIO_MIN:.2f}", yes(ratio >= RATIO_MIN)]
+        lines.append([name, number(sorted(on)[len(on) // 2]), *verdict])
     return table(["store", "replies per CPU-second", "of none", "must reach", "reached"], lines)
 
 
 def once(plan, daemon, seed):
-    words = [*LOAD, "--seconds", plan.seconds, "--seed", seed + 1]
-    return load.load(daemon, load.udp(daemon), *words)
+    options = [*LOAD, "--seconds", plan.seconds, "--seed", seed + 1]
+    return load.load(daemon, load.udp(daemon), *options)
 
 
 def records(plan, server):
@@ -64,7 +64,7 @@ def records(plan, server):
             progress(f"store: {rate:,} records/s, queues of {bound or 'default'}")
             database = f"records_{rate}_{bound}"
             server.create(database)
-            server.sql(database, MAKE)
+            server.sql(database, BASE_ROWS)
             seconds = plan.scaled(RECORDS_SECONDS, 3)
             run = ["cargo", "run", "--release", "-q", "-p", "hayate-state", "--example", "records", "--"]
             command = [*run, server.dsn(database), rate, seconds, bound]
@@ -82,8 +82,8 @@ def records(plan, server):
     return table(columns, lines)
 
 
-# The rows that are only ever updated.
-MAKE = """
+# Rows that the records only update.
+BASE_ROWS = """
 INSERT INTO users_main (ID, torrent_pass) SELECT seq, seq FROM seq_1_to_500;
 INSERT INTO torrents (ID, GroupID, TorrentType, info_hash)
     SELECT seq, 1, 'music', UNHEX(SHA1(seq)) FROM seq_1_to_2000;
@@ -91,7 +91,7 @@ INSERT INTO torrents (ID, GroupID, TorrentType, info_hash)
 
 
 class Mariadb(Server):
-    """A database server of the bench's own, as it is when new, on the core of the load."""
+    """A database server for the measurement, with default settings, on the core of the load."""
 
     def __init__(self, folder):
         # Sections of one run share the folder, and each has a server of its own.
@@ -113,15 +113,15 @@ class Mariadb(Server):
         return subprocess.run(command, input=text, capture_output=True, text=True)
 
     def sql(self, database, text):
-        answer = self.client(database, text)
-        if answer.returncode:
-            raise Failed(f"MariaDB: {answer.stderr}")
+        result = self.client(database, text)
+        if result.returncode:
+            raise Failed(f"MariaDB: {result.stderr}")
 
     def dsn(self, database):
         return f"root@unix({self.socket})/{database}"
 
     def create(self, database):
-        """A database with the tables of hayate."""
+        """Creates a database with the tables of hayate."""
         self.sql("", f"CREATE DATABASE IF NOT EXISTS {database}")
         config = self.home / "migrate.json"
         config.write_text(json.dumps({"database": {"dsn": self.dsn(database)}}))

@@ -12,7 +12,7 @@ TITLE = "UDP"
 WILDCARD = {"udp": {"addr": ":{port}"}}
 IPV6 = {"udp": {"addr": "[::1]:{port}"}}
 WITHOUT_COALESCE = {"udp": {"coalesce": 0}}
-# 1 M torrents, uniform, 30 peers wanted; both loads have these as their own words.
+# 1 M torrents, uniform, 30 peers wanted: the defaults of both load generators.
 SATURATED = {"mixed 50/50 connect/announce": (50, 0.92), "announces only": (0, 0.90)}
 # The published 4.5 and 4.0 us were set where the saturated null tracker takes 2.9 us a reply.
 OFFERED = {10_000: 4.5 / 2.9, 30_000: 4.0 / 2.9}
@@ -35,21 +35,21 @@ def measure(plan):
 def rows(plan, run):
     """The rows of the published table, the variants of hayate, and the same over IPv6."""
     found, saturated_us = [], None
-    for work, (connects, least) in SATURATED.items():
+    for work, (connects, min_ratio) in SATURATED.items():
         trackers = {"hayate": ({}, V4), "wildcard": (WILDCARD, V4), "over IPv6": (IPV6, V6)}
         medians = measure_one(plan, run, work, connects, 0, trackers)
         saturated_us = saturated_us or medians["null"]["us_per_reply"]
         rate = {name: figures["replies_per_cpu_second"] for name, figures in medians.items()}
-        found.append(Row(work, rate["hayate"], rate["null"], least=least))
+        found.append(Row(work, rate["hayate"], rate["null"], min=min_ratio))
         found.append(Row(f"{work}, wildcard", rate["wildcard"], rate["null"]))
         over_ipv4 = rate["hayate"] / rate["null"]
-        found.append(Row(f"{work}, over IPv6", rate["over IPv6"], rate["null over IPv6"], least=over_ipv4))
-    for offered, most in OFFERED.items():
+        found.append(Row(f"{work}, over IPv6", rate["over IPv6"], rate["null over IPv6"], min=over_ipv4))
+    for offered, max_ratio in OFFERED.items():
         work = f"CPU us per reply, {offered // 1000} k/s offered"
         trackers = {"hayate": ({}, V4), "no coalesce": (WITHOUT_COALESCE, V4)}
         medians = measure_one(plan, run, work, 50, offered, trackers)
         cost = {name: figures["us_per_reply"] for name, figures in medians.items()}
-        found.append(Row(work, cost["hayate"], saturated_us, most=most, digits=2))
+        found.append(Row(work, cost["hayate"], saturated_us, max=max_ratio, digits=2))
         found.append(Row(f"{work}, `udp.coalesce` 0", cost["no coalesce"], saturated_us, digits=2))
         found.append(Row(f"{work}, the null tracker itself", cost["null"], saturated_us, digits=2))
     return found
@@ -57,9 +57,9 @@ def rows(plan, run):
 
 def measure_one(plan, run, work, connects, rate, trackers):
     """Medians of the null trackers and of hayate with each of these settings and hosts, under one load."""
-    # The kernel counts CPU time in hundredths of a second: at a low rate, few of them come together.
+    # The kernel counts CPU time in hundredths of a second: at a low rate there are few of them in a run.
     seconds = plan.seconds * (2 if rate else 1)
-    # Where the official load is there, the other one is a check only.
+    # If there is the official load, the other one is only a check.
     runs_wanted = max(1, plan.runs // 2) if plan.official and run is hayate_load else plan.runs
     with ExitStack() as stack:
         servers = {"null": (stack.enter_context(limits.null_tracker(plan.folder)), V4)}

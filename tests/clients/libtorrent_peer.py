@@ -1,6 +1,6 @@
 """A libtorrent session with one torrent: libtorrent_peer.py seed|leech TORRENT DIRECTORY LISTEN_INTERFACES
 
-Runs until SIGINT or SIGTERM; prints what trackers and peers tell it. For Debian's 2.0 and PyPI's 2.1.
+Runs until SIGINT or SIGTERM; prints the alerts about trackers and peers. For Debian's 2.0 and PyPI's 2.1.
 """
 import signal
 import sys
@@ -48,7 +48,7 @@ def main():
     while not stopping:
         running.wait_for_alert(100)
         show(running.pop_alerts(), start)
-    # A paused torrent has announced `stopped`; the reply shows that it went out.
+    # Pausing announces `stopped`; the reply shows that it was sent.
     handle.pause()
     end = time.monotonic() + STOPPED_SECONDS
     replied = False

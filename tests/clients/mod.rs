@@ -1,4 +1,4 @@
-//! Real clients find each other through hayate, and nothing else: in a network namespace without any way out,
+//! Real clients find each other through hayate alone: in a network namespace without a route to the outside,
 //! a libtorrent seeder and the client under test each know only the tracker.
 
 mod private;
@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::harness::{Daemon, Folder, eventually, hayate};
 
 pub(crate) const PORT: u16 = 6969;
-/// Where nginx listens, in front of the gateway.
+/// The port of nginx, in front of the gateway.
 const NGINX_PORT: u16 = 8080;
 const UDP_V4: &str = "udp://10.9.0.1:6969/announce";
 const UDP_V6: &str = "udp://[fd09::1]:6969/announce";
@@ -29,7 +29,7 @@ pub(crate) fn script(name: &str) -> PathBuf {
 pub(crate) struct Namespace(String);
 
 impl Namespace {
-    /// Returns `None` if the machine grants no network; then the test prints that and is skipped.
+    /// Returns `None` if the machine grants no namespace; then the test prints that and is skipped.
     pub(crate) fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("hayate-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -87,10 +87,10 @@ fn completes(client: &str, urls: &[&str]) {
 fn transfer(namespace: &Namespace, client: &str, url: &str) -> Option<bool> {
     let work = Folder::new();
     let output = namespace.command(script("transfer")).args([client, url]).arg(work.path()).output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    println!("{said}");
-    (output.status.success() || !said.contains("ended with status -")).then_some(output.status.success())
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    println!("{text}");
+    (output.status.success() || !text.contains("ended with status -")).then_some(output.status.success())
 }
 
 /// A proxy that overwrites `X-Real-IP`. It is one process, which ends with its test.

@@ -6,7 +6,7 @@ import subprocess
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-# Below the range the kernel draws from for outgoing connections: none of those can take a port meanwhile.
+# Below the range from which the kernel chooses ports of outgoing connections, so that none of those takes one.
 PORTS = range(20_000, 30_000)
 
 
@@ -41,7 +41,7 @@ def addresses_towards(url):
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect(target)  # sends nothing; the kernel only chooses the route
         own = probe.getsockname()[0]
-    if ip_address(own).is_loopback:  # what is announced from loopback is told to loopback only
+    if ip_address(own).is_loopback:  # peers on loopback are handed out to loopback only
         return own, own
     others = [a for a in own_addresses(family) if a not in (own, target[0])]
     return own, (others or [own])[0]

@@ -1,6 +1,6 @@
 // The npm client against a tracker: node npm_client.mjs URL INFO_HASH PORT PEER
-// Exit 0 when the tracker has named PEER (address:port), a scrape has counted that one seeder and one leecher
-// (us), and our `stopped` was answered.
+// Exits with 0 when the tracker has handed out PEER (address:port), a scrape has counted one seeder (PEER) and one
+// leecher (this client), and `stopped` was answered.
 import Client from '../../.test-tools/npm/node_modules/bittorrent-tracker/client.js'
 
 const [url, infoHash, port, peer] = process.argv.slice(2)

@@ -8,7 +8,7 @@ use crate::harness::{Daemon, UdpClient, ask, eventually};
 /// Torrents that are announced: enough that a batch has several rows, few enough that rows are merged.
 pub(crate) const TORRENTS: u8 = 40;
 
-/// A crowd of peers that finish downloads, one after the other.
+/// Peers that finish downloads, one after the other.
 pub(crate) struct FinishingPeers {
     client: UdpClient,
     tracker: SocketAddr,
@@ -82,14 +82,14 @@ fn client(host: u8, tracker: SocketAddr) -> UdpClient {
     UdpClient::connect(&format!("127.0.0.{host}"), tracker)
 }
 
-/// The announce of a peer that has finished, from offset 16 on.
+/// Returns the announce of a peer that has finished, from offset 16 on.
 fn finished(torrent: u8, port: u16) -> Vec<u8> {
     crate::harness::announce_rest(torrent, port, 0, 1, 0)
 }
 
-/// Waits until no row waits for the store any more.
-pub(crate) fn written(daemon: &Daemon) -> bool {
-    let is_empty = |of: &str| daemon.metric(&format!(r#"{of}{{channel="completed"}}"#)) == 0;
+/// Waits until no row waits for the store any more. Returns whether that came true.
+pub(crate) fn is_written(daemon: &Daemon) -> bool {
+    let is_empty = |metric: &str| daemon.metric(&format!(r#"{metric}{{channel="completed"}}"#)) == 0;
     // Rows may leave the spill for memory, or memory for the spill, between two readings.
     let all = ["queue_rows", "spill_rows", "queue_lag_seconds", "queue_rows", "spill_rows"];
     eventually(|| all.into_iter().all(is_empty))

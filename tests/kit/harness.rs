@@ -1,21 +1,24 @@
-//! A daemon of the test's own: free loopback ports, its own folder, its log; ended with the test.
+//! A daemon with free loopback ports, a folder and a log of its own, which ends with its test; and clients of
+//! it.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, PipeReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use hayate_tools::bencode::Value;
 use serde_json::json;
+use tempfile::TempDir;
 
-/// Longest wait for something that should happen at once.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for anything that should happen immediately.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The binary under test.
+/// Returns a command that runs the binary under test.
 pub(crate) fn hayate() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hayate"));
     command.env_remove("RUST_LOG");
@@ -34,38 +37,30 @@ pub(crate) fn may_open_files(wanted: u64) -> bool {
     hard >= wanted
 }
 
-/// A folder that goes away with the test.
-pub(crate) struct Folder(PathBuf);
+/// A folder that is removed when the test ends.
+pub(crate) struct Folder(TempDir);
 
 impl Folder {
     pub(crate) fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("hayate-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
+        // Other users may enter it, as nginx and a tracker that drops its privileges do.
+        let permissions = PermissionsExt::from_mode(0o777);
+        Self(tempfile::Builder::new().prefix("hayate-test-").permissions(permissions).tempdir().unwrap())
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.join(name);
+        let path = self.0.path().join(name);
         std::fs::write(&path, text).unwrap();
         path
     }
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A port that is free for UDP and TCP now, and that no other test of this process is given.
+/// Returns a port that is free for UDP and TCP now, and that no other test of this process gets.
 pub(crate) fn free_port() -> u16 {
-    /// Below the ports that the system gives to clients, some of which are in the tests themselves.
+    /// Below the ports that the system chooses for clients, of which the tests have many.
     const PORTS: std::ops::Range<u16> = 10_000..31_000;
     static NEXT: OnceLock<AtomicUsize> = OnceLock::new();
     let next = NEXT.get_or_init(|| AtomicUsize::new(fastrand::usize(..PORTS.len())));
@@ -134,9 +129,9 @@ impl Daemon {
         daemon
     }
 
-    /// Does the same with a stderr that is a full pipe which nobody reads. Returns the pipe, to be kept for
-    /// as long as the command must not notice that it is closed.
-    pub(crate) fn start_mute(
+    /// Runs a command whose stderr is a full pipe that nobody reads, and waits until it serves. Returns the
+    /// pipe, to be kept for as long as the command must not notice that it is closed.
+    pub(crate) fn start_with_full_stderr(
         folder: Folder,
         (port, metrics_port): (u16, u16),
         command: &mut Command,
@@ -184,7 +179,7 @@ impl Daemon {
         self.log.lock().unwrap().clone()
     }
 
-    /// Returns the log lines whose message contains `text`.
+    /// Returns the number of log lines that contain `text`.
     pub(crate) fn logged(&self, text: &str) -> usize {
         self.log.lock().unwrap().iter().filter(|line| line.contains(text)).count()
     }
@@ -207,19 +202,27 @@ impl Daemon {
 
     /// Waits for the end of the process.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        self.wait_at_most(PATIENCE)
+        self.wait_at_most(TIMEOUT)
     }
 
-    /// Waits for the end of the process, but no longer than `patience`.
-    pub(crate) fn wait_at_most(&mut self, patience: Duration) -> ExitStatus {
+    /// Waits for the end of the process, but no longer than `timeout`.
+    pub(crate) fn wait_at_most(&mut self, timeout: Duration) -> ExitStatus {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(start.elapsed() < patience, "the daemon does not end; log: {:#?}", self.log());
+            assert!(start.elapsed() < timeout, "the daemon does not end; log: {:#?}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Runs `hayate` with the configuration of this daemon. Returns its exit code and its output.
+    pub(crate) fn run_command(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let config = self.folder.path().join("tracker.json");
+        let output = hayate().arg("--config").arg(config).args(arguments).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
@@ -249,7 +252,7 @@ pub(crate) fn merge(into: &mut serde_json::Value, changes: serde_json::Value) {
     }
 }
 
-/// Ends a background activity with its test, even if the test fails.
+/// Stops a background activity when its test ends, even if the test fails.
 pub(crate) struct StopOnDrop<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -258,10 +261,10 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// Asks again until the condition holds, for at most [`PATIENCE`].
+/// Polls the condition until it holds, for at most [`TIMEOUT`]. Returns whether it came to hold.
 pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < TIMEOUT {
         if holds() {
             return true;
         }
@@ -279,22 +282,22 @@ pub(crate) struct Response {
 }
 
 impl Response {
-    /// The body as a bencoded dictionary.
+    /// Returns the body as a bencoded value.
     pub(crate) fn bencoded(&self) -> Value {
         Value::decode(&self.body).expect("a bencoded body")
     }
 
-    /// The peers of a compact announce reply.
+    /// Returns the peers of a compact announce reply.
     pub(crate) fn peers(&self) -> Vec<SocketAddr> {
         let reply = self.bencoded();
-        let lane = |key| reply.at(key).and_then(Value::octets).unwrap_or_default().to_vec();
-        let mut peers = peers_of(&lane("peers"), 6);
-        peers.extend(peers_of(&lane("peers6"), 18));
+        let octets = |key| reply.at(key).and_then(Value::octets).unwrap_or_default().to_vec();
+        let mut peers = peers_of(&octets("peers"), 6);
+        peers.extend(peers_of(&octets("peers6"), 18));
         peers
     }
 }
 
-/// The peers in compact form, sorted.
+/// Returns the peers of a compact form with `len` octets a peer, sorted.
 pub(crate) fn peers_of(octets: &[u8], len: usize) -> Vec<SocketAddr> {
     assert_eq!(octets.len() % len, 0, "whole peers");
     let peer = |peer: &[u8]| {
@@ -310,7 +313,7 @@ pub(crate) fn peers_of(octets: &[u8], len: usize) -> Vec<SocketAddr> {
     peers
 }
 
-/// A GET request that ends its connection.
+/// Returns a GET request that ends its connection.
 pub(crate) fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
 }
@@ -323,10 +326,10 @@ pub(crate) fn exchange<S: Read + Write>(mut stream: S, request: &str) -> std::io
     parse_response(&octets).ok_or_else(|| std::io::Error::other("not a response"))
 }
 
-/// GET `target` from the gateway at `address`.
+/// Fetches `target` from the gateway at `address`.
 pub(crate) fn fetch(address: SocketAddr, target: &str) -> Response {
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     exchange(stream, &get(target)).unwrap()
 }
 
@@ -342,12 +345,17 @@ pub(crate) fn parse_response(octets: &[u8]) -> Option<Response> {
     Some(Response { status, headers: lines.map(header).collect(), body: octets[end + 4..].to_vec() })
 }
 
-/// The target of an announce of torrent `letter`.
+/// Returns the target of an announce of torrent `letter`.
 pub(crate) fn announce_target(letter: char, port: u16, more: &str) -> String {
     let hash = letter.to_string().repeat(20);
     format!(
         "/announce?info_hash={hash}&peer_id=-XX0001-000000000001&port={port}&uploaded=0&downloaded=0{more}"
     )
+}
+
+/// Returns octets with every one of them percent-encoded.
+pub(crate) fn percent_encoded(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("%{octet:02x}")).collect()
 }
 
 /// A UDP client with a verified address.
@@ -365,7 +373,7 @@ impl UdpClient {
         Self { id: reply[8..16].try_into().unwrap(), socket }
     }
 
-    /// The datagram of a request: connection id, action, transaction id 01020304, and the rest.
+    /// Returns the datagram of a request: connection id, action, transaction id 01020304, and the rest.
     pub(crate) fn request(&self, action: u32, rest: &[u8]) -> Vec<u8> {
         let mut datagram = self.id.to_vec();
         datagram.extend(action.to_be_bytes());
@@ -383,7 +391,7 @@ impl UdpClient {
         (word(12), word(16), reply[20..].to_vec())
     }
 
-    /// Scrapes torrent `letter`: seeders, completed, leechers.
+    /// Scrapes torrent `letter`. Returns seeders, completed, leechers.
     pub(crate) fn scrape(&self, letter: u8) -> [u32; 3] {
         let reply = ask(&self.socket, &self.request(2, &[letter; 20])).expect("a scrape reply");
         assert_eq!((reply.len(), &reply[..4]), (20, &[0, 0, 0, 2][..]));
@@ -391,12 +399,12 @@ impl UdpClient {
     }
 }
 
-/// A connect request with transaction id 01020304.
+/// Returns a connect request with transaction id 01020304.
 pub(crate) fn connect_request() -> Vec<u8> {
     [&0x0417_2710_1980_u64.to_be_bytes()[..], &[0, 0, 0, 0, 1, 2, 3, 4]].concat()
 }
 
-/// An announce of torrent `letter` from offset 16 on (BEP 15).
+/// Returns an announce of torrent `letter` from offset 16 on (BEP 15).
 pub(crate) fn announce_rest(letter: u8, port: u16, left: u64, event: u32, num_want: i32) -> Vec<u8> {
     let mut rest = [letter; 20].to_vec();
     rest.extend(b"-XX0001-000000000001");
@@ -410,11 +418,11 @@ pub(crate) fn announce_rest(letter: u8, port: u16, left: u64, event: u32, num_wa
     rest
 }
 
-/// A socket at `source` that talks to the tracker only.
+/// Returns a socket at `source` that is connected to the tracker.
 pub(crate) fn udp_socket(source: &str, tracker: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind((source, 0)).unwrap();
     socket.connect(tracker).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     socket
 }
 

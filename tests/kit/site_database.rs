@@ -6,39 +6,39 @@ use hayate_state::store::{Backend, RequiredTables, SqlValue};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::harness::{Daemon, Folder, UdpClient, ask, fetch, hayate, merge};
+use crate::harness::{Daemon, Folder, UdpClient, ask, fetch, hayate, merge, percent_encoded};
 use crate::mariadb_server::Server;
 
 pub(crate) const TOKEN: &str = "sesame-open-sesame";
 const FIXTURE: &str = include_str!("fixtures/private.sql");
 
 /// The database of a site, in a file or on a server.
-pub(crate) struct Base {
+pub(crate) struct SiteDatabase {
     dsn: String,
     pub(crate) server: Option<Server>,
     folder: Folder,
 }
 
-impl Base {
+impl SiteDatabase {
     /// Makes a database with the fixture, in a file of SQLite.
     pub(crate) fn sqlite() -> Self {
         let folder = Folder::new();
-        Self::found(format!("sqlite:{}", folder.path().join("site.db").display()), None, folder)
+        Self::create(format!("sqlite:{}", folder.path().join("site.db").display()), None, folder)
     }
 
     /// Makes a database with the fixture, on a separate MariaDB.
     pub(crate) fn mariadb() -> Self {
         let server = Server::new();
-        Self::found(server.database("site"), Some(server), Folder::new())
+        Self::create(server.database("site"), Some(server), Folder::new())
     }
 
-    fn found(dsn: String, server: Option<Server>, folder: Folder) -> Self {
-        let base = Self { dsn, server, folder };
-        base.backend().migrate().unwrap();
+    fn create(dsn: String, server: Option<Server>, folder: Folder) -> Self {
+        let database = Self { dsn, server, folder };
+        database.backend().migrate().unwrap();
         let statements = FIXTURE.lines().map(|line| line.split("--").next().unwrap().trim_end());
         let text = statements.collect::<Vec<_>>().join("\n");
-        text.split(";\n").map(str::trim).filter(|sql| !sql.is_empty()).for_each(|sql| base.run(sql));
-        base
+        text.split(";\n").map(str::trim).filter(|sql| !sql.is_empty()).for_each(|sql| database.execute(sql));
+        database
     }
 
     fn backend(&self) -> Backend {
@@ -46,14 +46,14 @@ impl Base {
     }
 
     /// Changes the database without the tracker's knowledge.
-    pub(crate) fn run(&self, sql: &str) {
+    pub(crate) fn execute(&self, sql: &str) {
         let sql = sql.trim_end_matches(';');
         let mut store = self.backend().open_reader().unwrap();
         store.edit(&mut |tables| tables.run_statement(sql, &[]).map(drop)).unwrap();
     }
 
-    /// The rows of an answer, with blanks between columns.
-    pub(crate) fn ask(&self, sql: &str) -> String {
+    /// Returns the rows of a result, with blanks between columns.
+    pub(crate) fn query(&self, sql: &str) -> String {
         let mut store = self.backend().open_reader().unwrap();
         let mut rows = Vec::new();
         store
@@ -62,7 +62,7 @@ impl Base {
                 Ok(())
             })
             .unwrap();
-        let shown = |cell: &SqlValue| match cell {
+        let shown = |value: &SqlValue| match value {
             SqlValue::Null => "NULL".to_owned(),
             SqlValue::Number(number) => number.to_string(),
             SqlValue::Real(number) => number.to_string(),
@@ -96,16 +96,16 @@ impl Base {
 }
 
 pub(crate) fn target(passkey: &str, hash: &[u8], id: u32, more: &str) -> String {
-    let hash: String = hash.iter().map(|octet| format!("%{octet:02x}")).collect();
-    let base = format!("peer_id=-TR2940-{id:012}&port=6881&uploaded=0&downloaded=0&left=7");
-    format!("/{passkey}/announce?info_hash={hash}&{base}{more}")
+    let hash = percent_encoded(hash);
+    let fields = format!("peer_id=-TR2940-{id:012}&port=6881&uploaded=0&downloaded=0&left=7");
+    format!("/{passkey}/announce?info_hash={hash}&{fields}{more}")
 }
 
 pub(crate) fn fetch_text(address: SocketAddr, target: &str) -> String {
     fetch(address, target).body.escape_ascii().to_string()
 }
 
-/// The rest of an announce over UDP, path included.
+/// Returns an announce over UDP from offset 16 on, path included.
 pub(crate) fn over_udp(
     passkey: &str,
     hash: &[u8; 20],
@@ -129,7 +129,7 @@ pub(crate) fn over_udp(
     rest
 }
 
-/// One announce and its reply.
+/// Sends one announce. Returns its reply.
 pub(crate) fn announce_over_udp(udp: &UdpClient, rest: &[u8]) -> Vec<u8> {
     ask(&udp.socket, &udp.request(1, rest)).unwrap()
 }

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     Daemon, Folder, Response, UdpClient, announce_target, ask, eventually, fetch, hayate, merge,
+    percent_encoded,
 };
-use crate::kit::site_database::Base;
+use crate::kit::site_database::SiteDatabase;
 
 const TOKEN: &str = "sesame-open-sesame";
 
@@ -20,7 +21,7 @@ fn hex(letter: char) -> String {
     format!("{:02x}", letter as u8).repeat(20)
 }
 
-/// A daemon with a token, and `list` as file of the access list.
+/// Starts a daemon with a token, and with `list` as the content of the access list.
 fn daemon(list: &str, changes: Value) -> Daemon {
     let folder = Folder::new();
     folder.write("list", list);
@@ -40,7 +41,7 @@ fn restart(mut daemon: Daemon, changes: Value) -> Daemon {
     start_in(std::mem::replace(&mut daemon.folder, Folder::new()), changes)
 }
 
-/// Status and text of an answer of the admin API.
+/// Asks the admin API. Returns status and text of the response.
 fn ask_admin(daemon: &Daemon, what: &str) -> (u16, String) {
     let address = SocketAddr::from(([127, 0, 0, 1], daemon.metrics_port));
     let Response { status, body, .. } = fetch(address, &format!("/{TOKEN}/{what}"));
@@ -51,14 +52,6 @@ fn report(daemon: &Daemon, what: &str) -> Value {
     let (status, text) = ask_admin(daemon, what);
     assert_eq!(status, 200, "{what}: {text}");
     serde_json::from_str(&text).unwrap()
-}
-
-/// Runs a command with the configuration of a daemon. Returns its status and its output.
-fn command(daemon: &Daemon, arguments: &[&str]) -> (Option<i32>, String) {
-    let config = daemon.folder.path().join("tracker.json");
-    let output = hayate().arg("--config").arg(config).args(arguments).output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
 }
 
 fn admits(daemon: &Daemon, letter: char) -> bool {
@@ -82,14 +75,14 @@ fn a_list_is_changed_at_once_and_a_reload_and_a_restart_keep_it() {
     let daemon = daemon(&format!("# mine\n{} # the first\n", hex('a')), allow.clone());
     let (a, b, c) = (hex('a'), hex('b'), hex('c'));
     assert!(admits(&daemon, 'a') && !admits(&daemon, 'b'));
-    for (what, said) in [
+    for (what, text) in [
         (format!("access/add?info_hash={b}&info_hash={c}"), format!("added: {b}\nadded: {c}\n")),
         (format!("access/add?info_hash={b}"), format!("unchanged: {b} is on the list\n")),
         (format!("access/remove?info_hash={a}"), format!("removed: {a}\n")),
         (format!("access/remove?info_hash={a}"), format!("unchanged: {a} is not on the list\n")),
         ("access/list".to_owned(), format!("{b}\n{c}\n")),
     ] {
-        assert_eq!(ask_admin(&daemon, &what), (200, said));
+        assert_eq!(ask_admin(&daemon, &what), (200, text));
     }
     let holds = |daemon: &Daemon| ['a', 'b', 'c', 'd'].map(|letter| admits(daemon, letter));
     assert_eq!(holds(&daemon), [false, true, true, false]);
@@ -98,7 +91,8 @@ fn a_list_is_changed_at_once_and_a_reload_and_a_restart_keep_it() {
     assert_eq!(list_file(&daemon), format!("# mine\n{b}\n{c}\n"));
     daemon.wait_for_log(&format!("access list by 127.0.0.1: added {b}, {c}"), 1);
     assert_eq!(daemon.logged(TOKEN), 0, "the token is never logged");
-    // What an operator wrote into the file counts from the reload on, whatever the API has changed meanwhile.
+    // What an operator writes into the file counts from the next reload on, whatever the API changes
+    // meanwhile.
     std::fs::write(daemon.folder.path().join("list"), format!("{}{}\n", list_file(&daemon), hex('d')))
         .unwrap();
     assert_eq!(ask_admin(&daemon, &format!("access/remove?info_hash={c}")).0, 200);
@@ -124,22 +118,22 @@ fn lists_that_deny_and_those_of_mode_listed_are_changed_too() {
 }
 
 #[test]
-fn what_cannot_be_changed_is_said_and_nothing_changes() {
+fn what_cannot_be_changed_is_reported_and_nothing_changes() {
     let allow = daemon(&format!("{}\n", hex('a')), json!({"access": {"mode": "allow"}}));
     for (what, words) in [
         ("access/add", "failure: info_hash is missing"),
         ("access/add?info_hash=xyz", "failure: info_hash is neither 20 octets nor 40 hexadecimal digits"),
         (&format!("access/add?info_hash={}&info_hash=7", hex('b')), "failure: info_hash is neither"),
     ] {
-        let (status, said) = ask_admin(&allow, what);
+        let (status, text) = ask_admin(&allow, what);
         assert_eq!(status, 400, "{what}");
-        assert!(said.starts_with(words), "{what}: {said}");
+        assert!(text.starts_with(words), "{what}: {text}");
     }
-    // Nobody can write there, not even root.
+    // Not even root can write there.
     std::fs::create_dir(allow.folder.path().join("list.draft")).unwrap();
-    let (status, said) = ask_admin(&allow, &format!("access/add?info_hash={}", hex('b')));
+    let (status, text) = ask_admin(&allow, &format!("access/add?info_hash={}", hex('b')));
     assert_eq!(status, 503);
-    assert!(said.contains("list: ") && said.contains("nothing has changed"), "{said}");
+    assert!(text.contains("list: ") && text.contains("the list in force is unchanged"), "{text}");
     assert!(admits(&allow, 'a') && !admits(&allow, 'b'));
     assert_eq!(list_file(&allow), format!("{}\n", hex('a')));
     std::fs::remove_file(allow.folder.path().join("list")).unwrap();
@@ -154,8 +148,8 @@ fn what_cannot_be_changed_is_said_and_nothing_changes() {
         );
     }
     let nowhere = daemon("", json!({"mode": "listed", "access": {"path": ""}}));
-    let (status, said) = ask_admin(&nowhere, &format!("access/add?info_hash={}", hex('b')));
-    assert_eq!((status, said.contains("access.path is empty")), (400, true), "{said}");
+    let (status, text) = ask_admin(&nowhere, &format!("access/add?info_hash={}", hex('b')));
+    assert_eq!((status, text.contains("access.path is empty")), (400, true), "{text}");
 }
 
 #[test]
@@ -191,7 +185,7 @@ fn a_wrong_token_is_answered_like_anything_unknown() {
 }
 
 #[test]
-fn commands_ask_the_running_tracker() {
+fn commands_reach_the_running_tracker() {
     let daemon = daemon("", json!({"access": {"mode": "allow"}, "metrics": {"clients": true}}));
     let (a, b) = (hex('a'), hex('b'));
     let many: Vec<String> = (0..250).map(|number| format!("{number:040x}")).collect();
@@ -212,20 +206,20 @@ fn commands_ask_the_running_tracker() {
         (&["--json", "report", "torrents"], 0, "{\"torrents\":[]}".to_owned()),
         (&["report", "torrents", "--top", "0"], 2, "0".to_owned()),
         (&["report", "offenders"], 1, "limits.per_minute is 0".to_owned()),
-        (&["explain", "1", &a], 1, "or no explain in its mode".to_owned()),
+        (&["explain", "1", &a], 1, "or explain does not exist in its mode".to_owned()),
     ] {
-        let (code, said) = command(&daemon, arguments);
-        assert_eq!(code, Some(status), "{arguments:?}: {said}");
-        assert!(said.contains(&words), "{arguments:?}: {said}");
-        assert!(!said.contains(TOKEN), "{said}");
+        let (code, output) = daemon.run_command(arguments);
+        assert_eq!(code, Some(status), "{arguments:?}: {output}");
+        assert!(output.contains(&words), "{arguments:?}: {output}");
+        assert!(!output.contains(TOKEN), "{output}");
     }
     assert_eq!(list_file(&daemon).lines().count(), 251);
     daemon.folder.write("token", "sesame-open-another");
-    let (code, said) = command(&daemon, &["access", "list"]);
-    assert_eq!((code, said.contains("has another token")), (Some(1), true), "{said}");
+    let (code, output) = daemon.run_command(&["access", "list"]);
+    assert_eq!((code, output.contains("the token is wrong")), (Some(1), true), "{output}");
     daemon.rewrite_config(|config| config["admin"]["token_file"] = json!(""));
-    let (code, said) = command(&daemon, &["export"]);
-    assert_eq!((code, said.contains("admin.token_file is not set")), (Some(1), true), "{said}");
+    let (code, output) = daemon.run_command(&["export"]);
+    assert_eq!((code, output.contains("admin.token_file is not set")), (Some(1), true), "{output}");
 }
 
 /// Returns the export of a daemon, by info_hash.
@@ -257,41 +251,41 @@ fn populate(daemon: &Daemon) {
 }
 
 #[test]
-fn an_export_tells_all_torrents_and_replaces_the_file_as_a_whole() {
+fn an_export_has_all_torrents_and_replaces_the_file_as_a_whole() {
     let daemon = daemon("", json!({"access": {"path": ""}, "export": {"path": "all.csv"}}));
     populate(&daemon);
     let path = daemon.folder.path().join("all.csv");
     std::fs::write(&path, "old").unwrap();
     let old = std::fs::File::open(&path).unwrap();
-    let said = report(&daemon, "export");
-    assert_eq!((&said["path"], &said["torrents"]), (&json!(path.to_str().unwrap()), &json!(3)));
-    assert!(said["seconds"].as_f64().unwrap() < 10.0);
+    let summary = report(&daemon, "export");
+    assert_eq!((&summary["path"], &summary["torrents"]), (&json!(path.to_str().unwrap()), &json!(3)));
+    assert!(summary["seconds"].as_f64().unwrap() < 10.0);
     let expected = [("a", "2,3,1,2,1"), ("b", "0,1,0,0,0"), ("c", "0,0,0,0,1")];
     let expected = expected.map(|(letter, rest)| (hex(letter.chars().next().unwrap()), rest.to_owned()));
     assert_eq!(exported(&path), BTreeMap::from(expected));
     let metadata = std::fs::metadata(&path).unwrap();
     assert_eq!(metadata.permissions().mode() & 0o777, 0o640);
-    assert_ne!(metadata.ino(), old.metadata().unwrap().ino(), "whoever reads the old one reads on");
+    assert_ne!(metadata.ino(), old.metadata().unwrap().ino(), "readers of the old file keep it");
     assert_eq!((daemon.metric("exports_total"), daemon.metric("export_torrents")), (1, 3));
     assert!(daemon.metric("export_timestamp_seconds") > 1_700_000_000);
     daemon.wait_for_log("export by 127.0.0.1: 3 torrents to ", 1);
     // If the disk refuses, the old file stays.
     let draft = daemon.folder.path().join("all.csv.draft");
     std::fs::create_dir(&draft).unwrap();
-    let (status, said) = ask_admin(&daemon, "export");
-    assert_eq!((status, said.starts_with("failure: ")), (503, true), "{said}");
+    let (status, text) = ask_admin(&daemon, "export");
+    assert_eq!((status, text.starts_with("failure: ")), (503, true), "{text}");
     assert_eq!(exported(&path).len(), 3);
     assert_eq!((daemon.metric("exports_total"), daemon.metric("export_failures_total")), (1, 1));
-    assert_eq!(command(&daemon, &["export"]).0, Some(1));
+    assert_eq!(daemon.run_command(&["export"]).0, Some(1));
     daemon.wait_for_log("cannot write an export", 1);
     std::fs::remove_dir(&draft).unwrap();
     assert_eq!(ask_admin(&daemon, "export").0, 200);
     daemon.wait_for_log("exports are written again", 1);
-    assert_eq!(daemon.logged("cannot write an export"), 1, "said once");
+    assert_eq!(daemon.logged("cannot write an export"), 1, "logged once");
 }
 
 #[test]
-fn exports_come_by_themselves_where_a_reload_says_so() {
+fn exports_are_periodic_once_a_reload_sets_an_interval() {
     let daemon = daemon("", json!({"access": {"path": ""}}));
     populate(&daemon);
     let path = daemon.folder.path().join("export.csv");
@@ -303,7 +297,7 @@ fn exports_come_by_themselves_where_a_reload_says_so() {
 }
 
 #[test]
-fn reports_tell_clients_torrents_and_offenders() {
+fn reports_list_clients_torrents_and_offenders() {
     let changes = json!({
         "access": {"path": ""}, "metrics": {"clients": true},
         "limits": {"per_minute": 1, "burst": 20, "answer": "count"}
@@ -346,40 +340,40 @@ fn reports_tell_clients_torrents_and_offenders() {
     for what in ["torrents?top=0", "torrents?top=1001", "clients?top=x", "offenders?top=-1"] {
         assert_eq!(ask_admin(&daemon, what).0, 400, "{what}");
     }
-    let (_, table) = command(&daemon, &["report", "torrents", "--top", "1"]);
+    let (_, table) = daemon.run_command(&["report", "torrents", "--top", "1"]);
     assert!(table.starts_with("info_hash") && table.contains(&hex('a')) && table.lines().count() == 2);
-    let (_, table) = command(&daemon, &["report", "offenders"]);
+    let (_, table) = daemon.run_command(&["report", "offenders"]);
     assert!(table.contains("127.0.0.1") && table.contains("requests beyond the limit"), "{table}");
     daemon.rewrite_config(|config| config["metrics"]["clients"] = json!(false));
     reload(&daemon);
-    let (status, said) = ask_admin(&daemon, "clients");
-    assert_eq!((status, said.contains("metrics.clients is off")), (400, true), "{said}");
+    let (status, text) = ask_admin(&daemon, "clients");
+    assert_eq!((status, text.contains("metrics.clients is off")), (400, true), "{text}");
 }
 
 #[test]
 fn a_site_is_exported_and_reported_too() {
-    let base = Base::sqlite();
-    let daemon = base.daemon(json!({"metrics": {"clients": true}}));
-    let hash: String = crate::fixture::MUSIC.iter().map(|octet| format!("%{octet:02x}")).collect();
+    let database = SiteDatabase::sqlite();
+    let daemon = database.daemon(json!({"metrics": {"clients": true}}));
+    let hash = percent_encoded(&crate::fixture::MUSIC);
     let plain = crate::fixture::PLAIN;
     for (address, left) in [(daemon.v4(), 7), (daemon.v6(), 7)] {
         let more = format!("port=6881&uploaded=0&downloaded=0&left={left}");
         let target = format!("/{plain}/announce?info_hash={hash}&peer_id=-TR2940-000000000001&{more}");
         assert_eq!(fetch(address, &target).status, 200);
     }
-    let said = report(&daemon, "export");
+    let summary = report(&daemon, "export");
     let rows = exported(&daemon.folder.path().join("export.csv"));
-    assert_eq!(said["torrents"], rows.len());
+    assert_eq!(summary["torrents"], rows.len());
     let music = hash.replace('%', "");
     assert!(rows[&music].starts_with("0,1,0,1,"), "one peer, reached over both families: {rows:?}");
     let top = report(&daemon, "torrents");
     assert_eq!(top["torrents"][0]["info_hash"], json!(music));
     assert!(!top.to_string().contains(plain));
-    let (status, said) = ask_admin(&daemon, &format!("access/add?info_hash={music}"));
-    assert_eq!((status, said.contains("access.mode is off")), (400, true), "{said}");
+    let (status, text) = ask_admin(&daemon, &format!("access/add?info_hash={music}"));
+    assert_eq!((status, text.contains("access.mode is off")), (400, true), "{text}");
 }
 
-/// A list of a million torrents, and those of the letters.
+/// Returns a list of a million torrents and those of the letters.
 fn large_list(letters: &[char]) -> String {
     let mut text = String::with_capacity(42_000_000);
     let mut random = fastrand::Rng::with_seed(7);
@@ -391,7 +385,7 @@ fn large_list(letters: &[char]) -> String {
 }
 
 #[test]
-fn a_million_torrents_are_reloaded_and_changed_while_announces_go_on() {
+fn a_million_torrents_are_reloaded_and_changed_under_announces() {
     let daemon = daemon(&large_list(&['a', 'b']), json!({"access": {"mode": "allow"}}));
     assert!(admits(&daemon, 'a') && admits(&daemon, 'b') && !admits(&daemon, 'c'));
     daemon.folder.write("list", &large_list(&['b', 'c']));
@@ -413,8 +407,8 @@ fn a_million_torrents_are_reloaded_and_changed_while_announces_go_on() {
         });
         reload(&daemon);
         assert!(!admits(&daemon, 'a') && admits(&daemon, 'b') && admits(&daemon, 'c'));
-        let (status, said) = ask_admin(&daemon, &format!("access/add?info_hash={}", hex('d')));
-        assert_eq!((status, said), (200, format!("added: {}\n", hex('d'))));
+        let (status, text) = ask_admin(&daemon, &format!("access/add?info_hash={}", hex('d')));
+        assert_eq!((status, text), (200, format!("added: {}\n", hex('d'))));
         assert!(admits(&daemon, 'd'));
         assert_eq!(ask_admin(&daemon, &format!("access/remove?info_hash={}", hex('c'))).0, 200);
         assert!(!admits(&daemon, 'c'));
@@ -425,6 +419,6 @@ fn a_million_torrents_are_reloaded_and_changed_while_announces_go_on() {
     });
     let path = daemon.folder.path().join("list");
     assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1_000_002);
-    let (code, said) = command(&daemon, &["access", "list"]);
-    assert_eq!((code, said.lines().count()), (Some(0), 1_000_002));
+    let (code, output) = daemon.run_command(&["access", "list"]);
+    assert_eq!((code, output.lines().count()), (Some(0), 1_000_002));
 }

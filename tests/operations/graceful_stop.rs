@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::harness::{
-    Daemon, Folder, PATIENCE, announce_target, eventually, exchange, get, hayate, parse_response,
+    Daemon, Folder, TIMEOUT, announce_target, eventually, exchange, get, hayate, parse_response,
 };
 use crate::kit::finishing_peers::FinishingPeers;
 
@@ -22,9 +22,9 @@ fn graceful_stop() {
                 let mut broken = 0;
                 for port in 0..10_000 {
                     let Ok(stream) = TcpStream::connect(address) else { break };
-                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
                     let target = announce_target('S', 1 + number * 10_000 + port, "&left=9");
-                    // A connection that was not accepted any more is closed without an answer.
+                    // A connection that was no longer accepted is closed without a response.
                     match exchange(stream, &get(&target)) {
                         Ok(response) => assert_eq!(response.status, 200),
                         Err(_) => broken += 1,
@@ -38,11 +38,11 @@ fn graceful_stop() {
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().code(), Some(0));
     let broken: u32 = clients.into_iter().map(|client| client.join().unwrap()).sum();
-    // At most the last one of each, which came between the last look at the backlog and its end.
+    // At most the last one of each client, which came after the last accept and before the socket was closed.
     assert!(broken <= 4, "{broken} connections ended without a reply");
 }
 
-/// A disk that hangs: nobody reads from the pipe in whose place the snapshot is drafted.
+/// Makes the disk hang: the draft of the snapshot is a pipe from which nothing reads.
 fn hang_the_disk(daemon: &Daemon) {
     let draft = daemon.folder.path().join("hayate-cache.bin.draft");
     nix::unistd::mkfifo(&draft, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -65,11 +65,11 @@ fn the_first_signal_stops_in_order_and_the_second_at_once() {
 }
 
 #[test]
-fn a_request_that_never_ends_does_not_hold_up_a_stop() {
+fn a_request_that_never_ends_does_not_delay_a_stop() {
     let mut daemon = Daemon::start(json!({"http": {"timeout": {"read": "10m"}}}));
     let mut slow = TcpStream::connect(daemon.v4()).unwrap();
     slow.write_all(b"GET /announce HTTP/1.1\r\n").unwrap();
-    // The connection that asks for the metric is one more.
+    // The connection that fetches the metric is one more.
     assert!(eventually(|| daemon.metric("http_connections") == 2));
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().code(), Some(0));
@@ -88,7 +88,7 @@ fn signals_of_limits_and_timers_end_nothing() {
 }
 
 #[test]
-fn a_file_beyond_the_limit_of_its_size_is_a_full_disk_and_the_last_snapshot_says_what_is_lost() {
+fn a_file_size_limit_acts_like_a_full_disk_and_the_last_snapshot_logs_what_is_lost() {
     let mut command = Command::new("sh");
     command
         .args(["-c", "ulimit -f 16; exec \"$0\" \"$@\""])
@@ -105,10 +105,10 @@ fn a_file_beyond_the_limit_of_its_size_is_a_full_disk_and_the_last_snapshot_says
 }
 
 #[test]
-fn a_profile_that_is_being_made_does_not_hold_up_a_stop() {
+fn a_profile_in_progress_does_not_delay_a_stop() {
     let mut daemon = Daemon::start(json!({"metrics": {"pprof": true}}));
     let mut asking = Vec::new();
-    // The short one may have been the first to come; then the long one was refused, and has to ask again.
+    // If the short request came first, the long one was refused and has to be repeated.
     let is_refused = || {
         let mut long = TcpStream::connect(("127.0.0.1", daemon.metrics_port)).unwrap();
         long.write_all(get("/debug/pprof/profile?seconds=60").as_bytes()).unwrap();
@@ -121,8 +121,8 @@ fn a_profile_that_is_being_made_does_not_hold_up_a_stop() {
 }
 
 #[test]
-fn health_says_that_the_tracker_is_stopping_until_it_has_stopped() {
-    // A stop waits two seconds for requests. A machine that stands still for so long shows nothing.
+fn health_reports_a_stop_until_it_is_done() {
+    // A stop waits two seconds for requests. If the machine stalls for that long, the test sees nothing.
     assert!((0..5).any(|_| is_seen_stopping()), "no stop was seen");
 }
 
@@ -136,7 +136,7 @@ fn is_seen_stopping() -> bool {
     assert!(eventually(|| daemon.metric("http_connections") == 2));
     daemon.signal(Signal::SIGTERM);
     daemon.wait_for_log("stopping", 1);
-    let said = (status(&daemon, "/health"), status(&daemon, "/alive"));
+    let statuses = (status(&daemon, "/health"), status(&daemon, "/alive"));
     let target = announce_target('A', 7001, "&left=9");
     let mut octets = Vec::new();
     let answered = slow
@@ -144,7 +144,7 @@ fn is_seen_stopping() -> bool {
         .and_then(|()| slow.read_to_end(&mut octets));
     assert_eq!(daemon.wait().code(), Some(0));
     assert_eq!(status(&daemon, "/health"), None);
-    let (Some(health), Some(alive), Ok(1..)) = (said.0, said.1, answered) else { return false };
+    let (Some(health), Some(alive), Ok(1..)) = (statuses.0, statuses.1, answered) else { return false };
     assert_eq!((health, alive), (503, 200));
     assert!(parse_response(&octets).unwrap().bencoded().at("peers").is_some());
     true

@@ -1,4 +1,4 @@
-//! A start as root with a hostile owner of `state_dir`, and other users at its lock.
+//! A start as root in a `state_dir` of a hostile owner, and other users at its lock.
 
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::harness::{Daemon, Folder, UdpClient, announce_target, fetch, free_port, hayate};
 use crate::operations::upgrade::{SuccessorGuard, upgrade};
 
-/// The user that owns the folder, and that the tracker becomes.
+/// The user that owns the folder, and as which the tracker runs.
 const NOBODY: u32 = 65534;
 /// The files that the tracker makes or looks for in its folder.
 const NAMES: [&str; 16] = [
@@ -49,7 +49,7 @@ fn names_of_folder(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Returns owner, group, mode and content; of a folder, the names in it.
-fn look_of(path: &Path) -> (u32, u32, u32, Vec<u8>, Vec<PathBuf>) {
+fn state_of(path: &Path) -> (u32, u32, u32, Vec<u8>, Vec<PathBuf>) {
     let found = std::fs::symlink_metadata(path).unwrap();
     let content = std::fs::read(path).unwrap_or_default();
     let names = if found.is_dir() { names_of_folder(path) } else { Vec::new() };
@@ -74,7 +74,7 @@ fn a_start_as_root_leaves_alone_what_links_in_the_folder_of_another_user_point_t
         std::fs::set_permissions(&victim, PermissionsExt::from_mode(if is_folder { 0o700 } else { 0o600 }))
             .unwrap();
         for target in [victim.clone(), vault.path().join("missing")] {
-            let before = (look_of(&victim), names_of_folder(vault.path()));
+            let before = (state_of(&victim), names_of_folder(vault.path()));
             let folder = Folder::new();
             let port = free_port();
             let config = json!({
@@ -98,7 +98,7 @@ fn a_start_as_root_leaves_alone_what_links_in_the_folder_of_another_user_point_t
                 let output = hayate().arg(command).arg("-c").arg(&path).output().unwrap();
                 println!("{name}: {command}: {}", String::from_utf8_lossy(&output.stderr));
             }
-            assert_eq!((look_of(&victim), names_of_folder(vault.path())), before, "{name}");
+            assert_eq!((state_of(&victim), names_of_folder(vault.path())), before, "{name}");
         }
         if is_folder {
             std::fs::remove_dir(victim).unwrap();
@@ -123,7 +123,7 @@ fn serve_and_stop(config: &Path) {
 }
 
 #[test]
-fn what_root_gave_is_kept_over_reloads_and_upgrades_and_warned_of_at_the_start() {
+fn files_that_only_root_may_read_are_kept_over_reloads_and_upgrades_with_a_warning() {
     if !is_root() {
         return;
     }
@@ -141,11 +141,11 @@ fn what_root_gave_is_kept_over_reloads_and_upgrades_and_warned_of_at_the_start()
     let mut daemon = Daemon::start_in(folder, config, &mut hayate());
     let path = daemon.folder.path().join("tracker.json");
     let output = hayate().arg("check-config").arg("-c").arg(&path).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     for (key, name) in [("access.path", "deny.txt"), ("udp.private_key_file", "udp.secret")] {
         let command = format!("setfacl -m u:{NOBODY}:r {}", daemon.folder.path().join(name).display());
         assert!(daemon.log().iter().any(|line| line.contains(key) && line.contains(&command)));
-        assert!(said.lines().any(|line| line.contains(key) && line.contains(&command)), "{said}");
+        assert!(stderr.lines().any(|line| line.contains(key) && line.contains(&command)), "{stderr}");
     }
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
     daemon.rewrite_config(|config| config["intervals"] = json!({"announce": 1777, "announce_drift": 0}));
@@ -172,14 +172,14 @@ fn what_root_gave_is_kept_over_reloads_and_upgrades_and_warned_of_at_the_start()
 }
 
 #[test]
-fn an_upgrade_asks_the_holder_of_the_lock_and_nobody_else() {
+fn an_upgrade_signals_the_holder_of_the_lock_and_nobody_else() {
     let mut daemon = Daemon::start(json!({}));
-    let mut stranger = Command::new("sleep").arg("60").spawn().unwrap();
+    let mut bystander = Command::new("sleep").arg("60").spawn().unwrap();
     let lock = daemon.folder.path().join("hayate.lock");
     assert_eq!(lock.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     // The record in the file does not matter.
     let mut file = std::fs::OpenOptions::new().write(true).open(&lock).unwrap();
-    for number in [stranger.id().to_string(), "-1".to_owned()] {
+    for number in [bystander.id().to_string(), "-1".to_owned()] {
         std::io::Seek::rewind(&mut file).unwrap();
         writeln!(file, "{number}").unwrap();
         let elsewhere = Folder::new();
@@ -191,9 +191,9 @@ fn an_upgrade_asks_the_holder_of_the_lock_and_nobody_else() {
     assert!(upgrade(&daemon).status.success());
     assert!(daemon.wait().success());
     let successor = SuccessorGuard::of(&daemon);
-    assert_eq!(stranger.try_wait().unwrap(), None, "nobody has sent it a signal");
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
+    assert_eq!(bystander.try_wait().unwrap(), None, "it has received no signal");
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
     // A process that cannot take the lock reports its holder.
     let mut second = hayate();
     second.arg("-c").arg(daemon.folder.path().join("tracker.json"));

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Daemon, PATIENCE, StopOnDrop, UdpClient, announce_target, ask, connect_request, eventually, fetch,
+    Daemon, StopOnDrop, TIMEOUT, UdpClient, announce_target, ask, connect_request, eventually, fetch,
     free_port, merge, parse_response, udp_socket,
 };
 
@@ -56,8 +56,8 @@ fn a_reload_moves_the_servers_and_refuses_nobody() {
     let client = UdpClient::connect("127.0.0.1", local(old));
     client.announce(b'a', 7001, 0, 0);
     let mut kept = TcpStream::connect(local(old)).unwrap();
-    kept.set_read_timeout(Some(PATIENCE)).unwrap();
-    // A client asks all the time, wherever the server listens.
+    kept.set_read_timeout(Some(TIMEOUT)).unwrap();
+    // A client announces all the time, wherever the server listens.
     let (ended, answered, moved) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let _ending = StopOnDrop(&ended);
@@ -70,7 +70,7 @@ fn a_reload_moves_the_servers_and_refuses_nobody() {
                     Err(_) if at == old && TcpStream::connect(local(new)).is_ok() => continue,
                     Err(error) => panic!("nobody listens at {at}: {error}"),
                 };
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_read_timeout(Some(TIMEOUT)).unwrap();
                 let target = announce_target('a', 7002, "&left=9");
                 let reply = crate::harness::exchange(stream, &crate::harness::get(&target)).unwrap();
                 assert!(!reply.peers().is_empty());
@@ -88,8 +88,8 @@ fn a_reload_moves_the_servers_and_refuses_nobody() {
     // there.
     assert!(eventually(|| TcpStream::connect(local(old)).is_err()));
     assert!(ask(&udp_socket("127.0.0.1", local(old)), &connect_request()).is_none());
-    let again = UdpClient { socket: udp_socket("127.0.0.1", local(new)), id: client.id };
-    assert_eq!(again.scrape(b'a'), [1, 0, 1]);
+    let moved_client = UdpClient { socket: udp_socket("127.0.0.1", local(new)), id: client.id };
+    assert_eq!(moved_client.scrape(b'a'), [1, 0, 1]);
     write!(kept, "GET /alive HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").unwrap();
     let mut octets = Vec::new();
     std::io::Read::read_to_end(&mut kept, &mut octets).unwrap();
@@ -97,7 +97,7 @@ fn a_reload_moves_the_servers_and_refuses_nobody() {
     assert_eq!(daemon.page("/health").unwrap().status, 200);
     assert_eq!(daemon.metric("udp_requests_total{action=\"announce\",family=\"ipv4\"}"), 1, "counters stay");
     let now = || buffers.map(|name| daemon.metric(name));
-    assert!(eventually(|| now() == granted), "those of the old socket are gone: {:?}", now());
+    assert!(eventually(|| now() == granted), "the old socket no longer counts: {:?}", now());
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn servers_are_switched_on_and_off_by_reloads() {
 }
 
 #[test]
-fn an_unix_socket_moves_too() {
+fn a_unix_socket_moves_too() {
     use std::os::unix::net::UnixStream;
     let daemon = Daemon::start(json!({"http": {"unix_socket": "one.sock"}}));
     let path = |name: &str| daemon.folder.path().join(name);

@@ -7,14 +7,14 @@ use crate::harness::{
     Daemon, UdpClient, announce_rest, announce_target, ask, connect_request, eventually, fetch, udp_socket,
 };
 
-/// How often a kind of request was timed.
+/// Returns how many requests of a kind were timed.
 fn timed(daemon: &Daemon, server: &str, action: &str, family: &str, error: &str) -> u64 {
     let labels = format!("action=\"{action}\",address_family=\"{family}\",error=\"{error}\"");
     daemon.metric(&format!("{server}_response_duration_milliseconds_count{{{labels}}}"))
 }
 
 fn page(daemon: &Daemon, path: &str) -> (u16, Vec<u8>) {
-    let response = daemon.page(path).expect("the page answers");
+    let response = daemon.page(path).expect("a response");
     (response.status, response.body)
 }
 
@@ -75,11 +75,11 @@ fn metrics() {
     http("announce", "IPv4", "no info_hash parameter supplied", 1);
     http("scrape", "IPv4", "no info_hash parameter supplied", 1);
 
-    says_what_lasts(&text(&daemon));
+    assert_lasting_series(&text(&daemon));
     assert!(eventually(|| daemon.metric("storage_gc_duration_milliseconds_count") >= 2));
 }
 
-fn says_what_lasts(shown: &str) {
+fn assert_lasting_series(page_text: &str) {
     for line in [
         "# TYPE hayate_udp_response_duration_milliseconds histogram",
         "# TYPE hayate_http_response_duration_milliseconds histogram",
@@ -87,10 +87,10 @@ fn says_what_lasts(shown: &str) {
         "hayate_storage_seeders_count 10",
         "hayate_reloads_total{result=\"ok\"} 0",
     ] {
-        assert!(shown.lines().any(|known| known == line), "{line}: {shown}");
+        assert!(page_text.lines().any(|known| known == line), "{line}: {page_text}");
     }
     for bound in ["0.01", "0.05", "0.25", "1", "9.375", "18.75", "4800", "+Inf"] {
-        assert!(shown.contains(&format!("error=\"\",le=\"{bound}\"}}")), "{bound}: {shown}");
+        assert!(page_text.contains(&format!("error=\"\",le=\"{bound}\"}}")), "{bound}: {page_text}");
     }
     for name in [
         "process_cpu_seconds_total",
@@ -104,13 +104,13 @@ fn says_what_lasts(shown: &str) {
         "hayate_limited_total",
         "hayate_hooks_unstored_total",
     ] {
-        assert!(shown.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {shown}");
+        assert!(page_text.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {page_text}");
     }
 }
 
-/// Names and labels, those of buckets aside.
-fn series(shown: &str) -> BTreeSet<String> {
-    let lines = shown.lines().filter(|line| !line.starts_with('#') && !line.contains("le="));
+/// Returns the names and labels of all series except buckets.
+fn series(page_text: &str) -> BTreeSet<String> {
+    let lines = page_text.lines().filter(|line| !line.starts_with('#') && !line.contains("le="));
     lines.filter_map(|line| line.rsplit_once(' ')).map(|(series, _)| series.to_owned()).collect()
 }
 
@@ -127,7 +127,7 @@ fn junk_adds_no_series() {
         fetch(daemon.v4(), &path);
         fetch(daemon.v4(), &format!("/{round}"));
     };
-    // Every kind of answer once, and then the same again under other names.
+    // Every kind of response once, and then the same again with other names.
     (1..105).for_each(junk);
     let before = series(&text(&daemon));
     (0..250).map(|round| 1000 + round).for_each(junk);
@@ -144,8 +144,10 @@ fn health() {
     for unknown in ["/", "/stats", "/debug/pprof/", "/debug/pprof/profile", "/metrics/x"] {
         assert_eq!(page(&daemon, unknown).0, 404, "{unknown}");
     }
-    let shown = text(&daemon);
-    assert!(shown.contains("\nchihaya_storage_infohashes_count 0\n") && !shown.contains("hayate_swarms "));
+    let page_text = text(&daemon);
+    assert!(
+        page_text.contains("\nchihaya_storage_infohashes_count 0\n") && !page_text.contains("hayate_swarms ")
+    );
     assert_eq!(fetch(daemon.v4(), "/metrics").status, 404, "it has an address of its own");
     let off = Daemon::start(json!({"metrics": {"addr": ""}, "enable_metrics": false}));
     assert!(off.page("/metrics").is_none(), "the port is closed");
@@ -163,7 +165,7 @@ fn profiles_are_made_on_demand() {
     assert!(line.split(|&octet| octet == 0).any(|word| word == b"--config"));
     assert_eq!(page(&daemon, "/debug/pprof/profile?seconds=0").0, 400);
     assert_eq!(page(&daemon, "/debug/pprof/heap").0, 404);
-    // The tracker works while it is looked at, so that there is something to see.
+    // The tracker is under load, so that the profile has samples.
     let (status, profile) = std::thread::scope(|scope| {
         let profile = scope.spawn(|| page(&daemon, "/debug/pprof/profile?seconds=1"));
         let client = UdpClient { socket: udp_socket("127.0.0.1", daemon.v4()), id: [0; 8] };

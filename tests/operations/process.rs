@@ -22,10 +22,10 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn a_bad_file_ends_with_one_clear_line_and_no_socket() {
-    // A process that opened a socket before everything is read would complain about this one.
+    // A process that opened sockets before everything is read would fail with this address.
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    for (text, words) in [
+    for (config, words) in [
         (r#"{"udp": {"workers": -1}}"#, &["udp.workers", "-1", "from 0 to"][..]),
         (r#"{"udp": {"wrokers": 1}}"#, &["wrokers", "workers"]),
         (r#"{"intervals": {"announce": 0}}"#, &["intervals.announce", "0"]),
@@ -44,13 +44,13 @@ fn a_bad_file_ends_with_one_clear_line_and_no_socket() {
         (r#"{"udp": {"#, &["line 1", "column"]),
     ] {
         let folder = Folder::new();
-        let path = folder.write("tracker.json", text);
+        let path = folder.write("tracker.json", config);
         for command in [&["run"][..], &["check-config"]] {
             let output = run(hayate().args(command).arg("-c").arg(&path).env("HAYATE__UDP__ADDR", &address));
-            assert_eq!(output.status.code(), Some(1), "{text}");
-            let complaint = stderr(&output);
-            assert_eq!(complaint.lines().count(), 1, "{text}: {complaint}");
-            assert!(words.iter().all(|word| complaint.contains(word)), "{text}: {complaint}");
+            assert_eq!(output.status.code(), Some(1), "{config}");
+            let text = stderr(&output);
+            assert_eq!(text.lines().count(), 1, "{config}: {text}");
+            assert!(words.iter().all(|word| text.contains(word)), "{config}: {text}");
         }
     }
     assert_eq!(run(hayate().arg("--nonsense")).status.code(), Some(2));
@@ -58,7 +58,7 @@ fn a_bad_file_ends_with_one_clear_line_and_no_socket() {
 }
 
 #[test]
-fn check_config_says_what_replies_lack_and_what_monitors_refuse() {
+fn check_config_notes_what_replies_lack_and_what_monitors_refuse() {
     let folder = Folder::new();
     for (config, note, warning) in [
         (json!({}), true, false),
@@ -71,12 +71,12 @@ fn check_config_says_what_replies_lack_and_what_monitors_refuse() {
         let path = folder.write("tracker.json", &config.to_string());
         let output = run(hayate().arg("check-config").arg("-c").arg(&path));
         assert!(output.status.success(), "{config}");
-        let said = stderr(&output);
-        assert_eq!(said.contains("announce.keep_peer_ids is off: replies in list form"), note, "{said}");
+        let text = stderr(&output);
+        assert_eq!(text.contains("announce.keep_peer_ids is off: replies in list form"), note, "{text}");
         assert_eq!(
-            said.contains("warning: intervals.announce, with announce_drift, is not"),
+            text.contains("warning: intervals.announce, with announce_drift, is not"),
             warning,
-            "{said}"
+            "{text}"
         );
     }
 }
@@ -111,7 +111,7 @@ fn a_second_daemon_on_the_same_port_is_refused_by_name() {
 }
 
 #[test]
-fn no_filter_hides_why_the_process_ends_and_the_cause_is_said_once() {
+fn no_filter_hides_why_the_process_ends_and_the_cause_is_logged_once() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for filter in ["off", "hyper=debug", "error"] {
@@ -119,14 +119,14 @@ fn no_filter_hides_why_the_process_ends_and_the_cause_is_said_once() {
         command.env("RUST_LOG", filter).env("HAYATE__UDP__ADDR", "").env("HAYATE__METRICS__ADDR", "");
         let output = run(command.current_dir(Folder::new().path()).env("HAYATE__HTTP__ADDR", &address));
         assert_eq!(output.status.code(), Some(1), "{filter}");
-        let complaint = stderr(&output);
-        assert!(complaint.contains(&address), "{filter}: {complaint}");
-        assert_eq!(complaint.matches("os error 98").count(), 1, "{filter}: {complaint}");
+        let text = stderr(&output);
+        assert!(text.contains(&address), "{filter}: {text}");
+        assert_eq!(text.matches("os error 98").count(), 1, "{filter}: {text}");
     }
 }
 
 #[test]
-fn an_empty_folder_is_enough_for_any_user_and_the_log_says_what_starts() {
+fn an_empty_folder_is_enough_for_any_user_and_the_log_names_what_starts() {
     let folder = Folder::new();
     // Others may not enter the folder of the build.
     let binary = folder.path().join("hayate");
@@ -146,17 +146,17 @@ fn an_empty_folder_is_enough_for_any_user_and_the_log_says_what_starts() {
     let key = std::fs::metadata(daemon.folder.path().join("udp.key")).unwrap();
     assert_eq!(key.permissions().mode() & 0o777, 0o600);
     let log = daemon.log();
-    let place = |text: &str| log.iter().position(|line| line.contains(&format!("\"msg\":\"{text}")));
+    let position = |text: &str| log.iter().position(|line| line.contains(&format!("\"msg\":\"{text}")));
     let starts = [
         "starting metrics server",
         "starting storage",
         "started storage",
         "starting tracker logic: mode open",
-        "starting HTTP frontend",
-        "starting UDP frontend",
+        "starting HTTP gateway",
+        "starting UDP server",
     ];
-    let places: Vec<usize> = starts.iter().map(|text| place(text).expect(text)).collect();
-    assert!(places.is_sorted(), "{log:#?}");
+    let positions: Vec<usize> = starts.iter().map(|text| position(text).expect(text)).collect();
+    assert!(positions.is_sorted(), "{log:#?}");
     // The buffers that the kernel grants depend on the machine.
     let known = ["built-in defaults", "receive buffer"];
     let unknown =
@@ -223,7 +223,7 @@ fn what_a_first_run_as_root_has_left_is_named_with_its_owner_and_the_command() {
     let path = folder.write("tracker.json", &config.to_string());
     let output = run(hayate().arg("-c").arg(&path));
     assert_eq!(output.status.code(), Some(1));
-    let complaint = stderr(&output);
+    let text = stderr(&output);
     let words = [
         "belongs to root (mode 600)",
         "user nobody",
@@ -231,12 +231,12 @@ fn what_a_first_run_as_root_has_left_is_named_with_its_owner_and_the_command() {
         "/hayate.db",
         "/hayate.lock",
     ];
-    assert!(words.iter().all(|word| complaint.contains(word)), "{complaint}");
-    assert!(!complaint.contains("set state_dir"), "{complaint}");
+    assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    assert!(!text.contains("set state_dir"), "{text}");
 }
 
 #[test]
-fn files_that_are_pipes_or_devices_are_refused_and_nobody_waits_for_them() {
+fn files_that_are_pipes_or_devices_are_refused_without_waiting() {
     let folder = Folder::new();
     let pipe = folder.path().join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -254,9 +254,9 @@ fn files_that_are_pipes_or_devices_are_refused_and_nobody_waits_for_them() {
         let path = folder.write("tracker.json", &config.to_string());
         let output = run(hayate().arg("check-config").arg("-c").arg(&path));
         assert_eq!(output.status.code(), Some(1), "{key}");
-        let complaint = stderr(&output);
+        let text = stderr(&output);
         for word in [key, "/pipe", "this is a pipe, and only a regular file is read"] {
-            assert!(complaint.contains(word), "{complaint}");
+            assert!(text.contains(word), "{text}");
         }
     }
     for file in [&pipe, std::path::Path::new("/dev/zero")] {
@@ -269,7 +269,7 @@ fn files_that_are_pipes_or_devices_are_refused_and_nobody_waits_for_them() {
 }
 
 #[test]
-fn files_of_every_system_are_read_and_check_config_says_what_is_in_a_list() {
+fn line_ends_of_every_system_are_read_and_check_config_reports_the_size_of_a_list() {
     let folder = Folder::new();
     let hashes = ["41".repeat(20), "42".repeat(20), "43".repeat(32)];
     let path = folder.write("tracker.json", "\u{feff}{\"access\": {\"mode\": \"deny\", \"path\": \"list\"}}");
@@ -277,9 +277,9 @@ fn files_of_every_system_are_read_and_check_config_says_what_is_in_a_list() {
         folder.write("list", &format!("\u{feff}{}", hashes.join(end)));
         let output = run(hayate().arg("check-config").arg("-c").arg(&path));
         assert!(output.status.success(), "{end:?}");
-        let said = stderr(&output);
-        assert!(said.contains("3 torrents read from") && said.contains("1 of them have 64 digits"), "{said}");
-        assert!(!said.contains("warning"), "{said}");
+        let text = stderr(&output);
+        assert!(text.contains("3 torrents read from") && text.contains("1 of them have 64 digits"), "{text}");
+        assert!(!text.contains("warning"), "{text}");
     }
     folder.write("list", "# none\r");
     let output = run(hayate().arg("check-config").arg("-c").arg(&path));

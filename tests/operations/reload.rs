@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Daemon, Folder, PATIENCE, StopOnDrop, UdpClient, announce_target, eventually, fetch, free_port, hayate,
+    Daemon, Folder, StopOnDrop, TIMEOUT, UdpClient, announce_target, eventually, fetch, free_port, hayate,
     merge,
 };
 use crate::rules::http::tls::{CertifiedKeyPair, https};
@@ -33,7 +33,7 @@ fn reload() {
     assert!(
         fetch(daemon.v4(), &announce_target('B', 7002, "&left=9")).bencoded().at("failure reason").is_some()
     );
-    assert_eq!(client.scrape(b'A'), [0, 0, 2], "the id is still good");
+    assert_eq!(client.scrape(b'A'), [0, 0, 2], "the id is still valid");
     // The list alone is read again too, by the other signal; exactly one reload per signal.
     daemon.folder.write("denied.txt", "");
     daemon.signal(Signal::SIGUSR1);
@@ -47,7 +47,7 @@ fn reload() {
 /// Sends ten announces at a time, repeatedly, on one connection. Returns how many were answered.
 fn announce_in_bulk(address: SocketAddr, rounds: u16) -> usize {
     let mut stream = BufReader::new(TcpStream::connect(address).unwrap());
-    stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.get_ref().set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut answered = 0;
     for round in 0..rounds {
         let request = |port| {
@@ -99,21 +99,22 @@ fn reloads_under_load_lose_no_request() {
     assert_eq!(fetch(v4, &announce_target('R', 1999, "").replace("/announce", "/1/announce")).status, 404);
 }
 
-/// Asks over both servers until it is told to end; panics if a request is not answered.
+/// The state of threads that send requests to both servers until they are stopped, and panic if one is not
+/// answered.
 struct LoadThreads {
     ended: AtomicBool,
     answered: [AtomicUsize; 3],
 }
 
 impl LoadThreads {
-    fn ask(&self, daemon: &Daemon, kind: usize, mut once: impl FnMut(SocketAddr)) {
+    fn run(&self, daemon: &Daemon, kind: usize, mut request: impl FnMut(SocketAddr)) {
         while !self.ended.load(Ordering::Relaxed) {
-            once(daemon.v4());
+            request(daemon.v4());
             self.answered[kind].fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Waits until every client has been answered since then.
+    /// Waits until every thread has received another reply.
     fn all_answered(&self) -> bool {
         let counts = || [0, 1, 2].map(|kind: usize| self.answered[kind].load(Ordering::Relaxed));
         let before = counts();
@@ -155,7 +156,7 @@ fn every_refusal_under_load_changes_nothing_and_loses_nothing() {
         (hook("client approval", json!({"whitelist": ["AZ"]})), "client approval"),
         (hook("jwt", jwt), "failed to fetch initial JWK Set"),
     ];
-    // This would be applied, if anything was.
+    // A change that would be visible if anything were applied.
     refusals.iter_mut().for_each(|(changes, _)| {
         if changes["intervals"].is_null() {
             changes["intervals"] = json!({"announce": 1000});
@@ -166,17 +167,17 @@ fn every_refusal_under_load_changes_nothing_and_loses_nothing() {
     let load = LoadThreads { ended: AtomicBool::new(false), answered: Default::default() };
     std::thread::scope(|scope| {
         let _ending = StopOnDrop(&load.ended);
-        scope.spawn(|| load.ask(&daemon, 0, |address| assert_eq!(announce_in_bulk(address, 3), 30)));
+        scope.spawn(|| load.run(&daemon, 0, |address| assert_eq!(announce_in_bulk(address, 3), 30)));
         scope.spawn(|| {
             let target = announce_target('R', 7001, "&left=9");
-            load.ask(&daemon, 1, |address| {
+            load.run(&daemon, 1, |address| {
                 let interval = fetch(address, &target).bencoded().at("interval").unwrap().integer();
                 assert_eq!(interval, Some(1800));
             });
         });
         scope.spawn(|| {
             let client = UdpClient::connect("127.0.0.1", daemon.v4());
-            load.ask(&daemon, 2, |_| assert!(client.announce(b'R', 7002, 9, 0).0 > 0));
+            load.run(&daemon, 2, |_| assert!(client.announce(b'R', 7002, 9, 0).0 > 0));
         });
         for (number, (changes, words)) in refusals.iter().enumerate() {
             daemon.rewrite_config(|config| merge(config, changes.clone()));
@@ -197,7 +198,7 @@ fn every_refusal_under_load_changes_nothing_and_loses_nothing() {
 }
 
 #[test]
-fn a_new_private_key_leaves_old_ids_good() {
+fn a_new_private_key_leaves_old_ids_valid() {
     let daemon = Daemon::start(json!({"udp": {"private_key": "the first key of this test"}}));
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
     daemon.rewrite_config(|config| config["udp"]["private_key"] = json!("the second key of this test"));
@@ -210,7 +211,7 @@ fn a_new_private_key_leaves_old_ids_good() {
 }
 
 #[test]
-fn what_only_a_restart_can_change_is_named_and_waits() {
+fn keys_that_need_a_restart_are_named_and_stay() {
     let daemon = Daemon::start(json!({}));
     daemon.rewrite_config(|config| config["udp"]["workers"] = json!(2));
     daemon.signal(Signal::SIGHUP);
@@ -219,7 +220,7 @@ fn what_only_a_restart_can_change_is_named_and_waits() {
 }
 
 #[test]
-fn an_emptied_list_and_a_pipe_in_its_place_are_said() {
+fn an_emptied_list_and_a_pipe_in_its_place_are_logged() {
     let folder = Folder::new();
     let list = folder.write("list.txt", &"41".repeat(20));
     let daemon =

@@ -1,11 +1,11 @@
-//! A long run under faults that come in random order: `make soak`. Without a time it returns at once.
+//! A long run under faults in random order: `make soak`. Without a duration it returns immediately.
 
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::harness::Folder;
-use crate::kit::finishing_peers::{FinishingPeers, written};
+use crate::kit::finishing_peers::{FinishingPeers, is_written};
 use crate::operations::faults::{counted, daemon_in, mariadb};
 
 /// The variable that holds the time to run, in seconds.
@@ -14,7 +14,7 @@ const VARIABLE: &str = "HAYATE_SOAK_SECONDS";
 #[test]
 fn soak() {
     let Some(seconds) = std::env::var(VARIABLE).ok().and_then(|text| text.parse().ok()) else {
-        println!("skipped: {VARIABLE} says for how long");
+        println!("skipped: {VARIABLE} is not set");
         return;
     };
     let seed = fastrand::u64(..);
@@ -56,15 +56,18 @@ fn soak() {
                 if kill {
                     let kept = counted(&server);
                     for (torrent, count) in &kept {
-                        let told = finishers.answered.get(torrent).copied().unwrap_or(0);
-                        assert!(*count <= told, "torrent {torrent}: {count} of {told}, nothing twice");
+                        let answered = finishers.answered.get(torrent).copied().unwrap_or(0);
+                        assert!(
+                            *count <= answered,
+                            "torrent {torrent}: {count} of {answered}, nothing twice"
+                        );
                     }
                     finishers.answered = kept;
                 }
             }
         }
         finishers.finish(random.u32(..2000));
-        assert!(written(&daemon), "{:#?}", daemon.log());
+        assert!(is_written(&daemon), "{:#?}", daemon.log());
         assert_eq!(
             (counted(&server), finishers.scraped()),
             (finishers.answered.clone(), finishers.answered.clone())

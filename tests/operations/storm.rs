@@ -14,15 +14,15 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::harness::{
-    Daemon, Folder, PATIENCE, StopOnDrop, UdpClient, announce_rest, announce_target, eventually, fetch,
+    Daemon, Folder, StopOnDrop, TIMEOUT, UdpClient, announce_rest, announce_target, eventually, fetch,
     free_port, hayate, receive,
 };
 use crate::operations::upgrade::{SuccessorGuard, http_load, upgrade};
 
 /// The variable that holds the number of upgrades.
 pub(crate) const VARIABLE: &str = "HAYATE_STORM_UPGRADES";
-/// Announces of a client by one connection id, which must not expire meanwhile.
-const BY_ONE_ID: u32 = 500;
+/// Announces of a client with one connection id, which must not expire meanwhile.
+const ANNOUNCES_PER_ID: u32 = 500;
 /// Peers that each client announces, in turns.
 const PORTS: u16 = 20_000;
 
@@ -32,8 +32,8 @@ fn udp_load(address: SocketAddr, torrent: u8, stop: &AtomicBool) -> u32 {
     let mut answered = 0;
     while !stop.load(Ordering::Relaxed) {
         let client = UdpClient::connect("127.0.0.1", address);
-        client.socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        for _ in 0..BY_ONE_ID {
+        client.socket.set_read_timeout(Some(TIMEOUT)).unwrap();
+        for _ in 0..ANNOUNCES_PER_ID {
             let port = 1 + u16::try_from(answered % u32::from(PORTS)).unwrap();
             client.socket.send(&client.request(1, &announce_rest(torrent, port, 9, 0, 0))).unwrap();
             let reply = receive(&client.socket).expect("a reply to every datagram");
@@ -59,7 +59,7 @@ impl Drop for Group {
 /// Sends a signal each millisecond to all processes of a group, until told to stop.
 pub(crate) fn send_signals(group: Pid, signal: Signal, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
-        killpg(group, signal).expect("somebody is there");
+        killpg(group, signal).expect("a process of the group exists");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -108,7 +108,7 @@ fn upgrades_succeed_in_a_storm_of_signals_and_lose_no_request() {
     successor.stop();
 }
 
-/// A daemon whose successors are in one group with it.
+/// Starts a daemon in one process group with its successors.
 fn daemon_in(folder: Folder) -> (Daemon, Group) {
     let mut command = hayate();
     command.process_group(0);
@@ -121,7 +121,7 @@ fn daemon_in(folder: Folder) -> (Daemon, Group) {
 fn half_a_request(daemon: &Daemon) -> TcpStream {
     let mut stream = TcpStream::connect(daemon.v4()).unwrap();
     stream.write_all(b"GET ").unwrap();
-    // The connection that asks for the metric is one more.
+    // The connection that fetches the metric is one more.
     assert!(eventually(|| daemon.metric("http_connections") == 2));
     stream
 }
@@ -138,14 +138,14 @@ fn a_stop_at_any_moment_of_an_upgrade_ends_both_and_keeps_all_peers() {
         let half = half_a_request(&daemon);
         daemon.signal(Signal::SIGUSR2);
         std::thread::sleep(Duration::from_millis(moment));
-        // Only to the first: the signal must not be lost when it ends.
+        // Only to the predecessor: the signal must not be lost when that ends.
         daemon.signal(Signal::SIGTERM);
         drop(half);
         assert!(daemon.wait().success(), "{moment} ms: {:#?}", daemon.log());
         assert!(eventually(|| killpg(group.0, None).is_err()), "{moment} ms: {:#?}", daemon.log());
         let folder = std::mem::replace(&mut daemon.folder, Folder::new());
-        let again = Daemon::start_in(folder, json!({}), &mut hayate());
-        let client = UdpClient::connect("127.0.0.1", again.v4());
+        let restarted = Daemon::start_in(folder, json!({}), &mut hayate());
+        let client = UdpClient::connect("127.0.0.1", restarted.v4());
         assert_eq!(client.scrape(b'A'), [0, 0, 11], "{moment} ms: {:#?}", daemon.log());
     }
 }
@@ -184,7 +184,7 @@ pub(crate) fn replace_by_script(folder: &Folder, program: &Path, script: &str) {
 }
 
 #[test]
-fn a_successor_that_never_serves_is_ended_and_the_tracker_serves_on() {
+fn a_successor_that_never_serves_is_ended_and_the_tracker_keeps_serving() {
     let folder = Folder::new();
     let program = folder.path().join("program");
     copy(hayate().get_program().as_ref(), &program);
@@ -198,7 +198,7 @@ fn a_successor_that_never_serves_is_ended_and_the_tracker_serves_on() {
     let mut daemon =
         Daemon::start_command(folder, port, 0, command.env_remove("RUST_LOG").arg("-c").arg(path));
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
-    client.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     client.announce(b'A', 7001, 9, 2);
     for (number, script) in [
         // It dies at once; twice, for a second refusal with the same text is another one.
@@ -212,8 +212,11 @@ fn a_successor_that_never_serves_is_ended_and_the_tracker_serves_on() {
     {
         replace_by_script(&daemon.folder, &program, script);
         let output = upgrade(&daemon);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success() && said.contains("serves on: the new process has ended"), "{said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && stderr.contains("keeps serving: the new process has ended"),
+            "{stderr}"
+        );
         assert_eq!(client.announce(b'A', 7002, 9, 2).0, 2, "the peers are there");
         assert_eq!(daemon.logged("upgrade refused"), number + 1);
     }

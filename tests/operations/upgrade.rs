@@ -10,10 +10,10 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::harness::{
-    Daemon, Folder, PATIENCE, UdpClient, announce_target, eventually, exchange, fetch, free_port, get, hayate,
+    Daemon, Folder, TIMEOUT, UdpClient, announce_target, eventually, exchange, fetch, free_port, get, hayate,
 };
 
-/// Ends the process that took over, which is not a child of the test.
+/// Kills the successor when the test ends, because it is not a child of the test.
 pub(crate) struct SuccessorGuard(pub(crate) Pid);
 
 impl SuccessorGuard {
@@ -49,9 +49,9 @@ pub(crate) fn upgrade(daemon: &Daemon) -> Output {
 }
 
 /// Returns the next notification of systemd.
-fn next_notify(manager: &UnixDatagram) -> String {
+fn next_notification(manager: &UnixDatagram) -> String {
     let mut octets = [0; 200];
-    let len = manager.recv(&mut octets).expect("a word to systemd");
+    let len = manager.recv(&mut octets).expect("a notification of systemd");
     String::from_utf8_lossy(&octets[..len]).trim_end().to_owned()
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn http_load(address: SocketAddr, stop: &AtomicBool) -> u32 {
     let mut answered = 0;
     while !stop.load(Ordering::Relaxed) {
         let stream = TcpStream::connect(address).expect("a connection is never refused");
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let request = get(&announce_target('H', 7000 + u16::try_from(answered % 500).unwrap(), "&left=9"));
         let response = exchange(stream, &request).expect("an answer");
         assert_eq!(response.status, 200);
@@ -75,7 +75,7 @@ fn a_tracker_is_replaced_under_load_and_loses_nothing() {
     let folder = Folder::new();
     // The socket of systemd.
     let manager = UnixDatagram::bind(folder.path().join("notify")).unwrap();
-    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    manager.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut command = hayate();
     command.env("NOTIFY_SOCKET", folder.path().join("notify"));
     let mut daemon = Daemon::start_in(folder, json!({"intervals": {"flush": 1}}), &mut command);
@@ -92,7 +92,7 @@ fn a_tracker_is_replaced_under_load_and_loses_nothing() {
     let (answered, output, id) = std::thread::scope(|scope| {
         let http = scope.spawn(|| http_load(daemon.v4(), &stop));
         let leechers = || daemon.metric(r#"swarm_peers{family="ipv4",role="leecher"}"#);
-        assert!(eventually(|| leechers() > 5000), "the load is on");
+        assert!(eventually(|| leechers() > 5000), "the load has begun");
         let output = upgrade(&daemon);
         assert!(output.status.success());
         // An id of the predecessor, and a peer that left meanwhile.
@@ -107,10 +107,10 @@ fn a_tracker_is_replaced_under_load_and_loses_nothing() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     println!("upgrade under load: {report:#}");
     assert!(answered > 100, "{answered} announces over HTTP, none refused");
-    let mut said: Vec<String> = (0..3).map(|_| next_notify(&manager)).collect();
+    let mut notifications: Vec<String> = (0..3).map(|_| next_notification(&manager)).collect();
     // The successor is ready and becomes the main process at the same time.
-    said.sort();
-    assert_eq!(said, [format!("MAINPID={}", successor.0), "READY=1".into(), "READY=1".into()]);
+    notifications.sort();
+    assert_eq!(notifications, [format!("MAINPID={}", successor.0), "READY=1".into(), "READY=1".into()]);
     let client = UdpClient { id, ..UdpClient::connect("127.0.0.1", daemon.v4()) };
     assert_eq!(client.scrape(b'A'), [249, 250, 250]);
     assert_eq!(client.scrape(b'H')[2], answered.min(500));
@@ -129,7 +129,7 @@ fn a_successor_that_cannot_serve_changes_nothing() {
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
     client.announce(b'A', 7001, 9, 2);
     let port = free_port();
-    for (key, change, complaint) in [
+    for (key, change, expected) in [
         ("udp", json!({"workers": -1}), "ended"),
         ("udp", json!({"addr": format!("127.0.0.1:{port}")}), "ended"),
     ] {
@@ -148,7 +148,7 @@ fn a_successor_that_cannot_serve_changes_nothing() {
             std::fs::write(&path, good).unwrap();
             std::fs::read_to_string(daemon.folder.path().join("hayate.lock")).unwrap()
         };
-        assert!(output.contains(complaint), "{output}");
+        assert!(output.contains(expected), "{output}");
         assert!(output.starts_with(&daemon.pid().to_string()), "{output}");
         assert_eq!(client.announce(b'A', 7001, 9, 0).0, 1);
     }
@@ -161,6 +161,6 @@ fn without_a_tracker_there_is_nothing_to_upgrade() {
     let folder = Folder::new();
     let output = hayate().arg("upgrade").current_dir(folder.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let complaint = String::from_utf8(output.stderr).unwrap();
-    assert!(complaint.contains("no tracker runs with state_dir"), "{complaint}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("no tracker runs with state_dir"), "{stderr}");
 }

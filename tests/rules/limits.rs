@@ -1,4 +1,4 @@
-//! Limits of addresses on both servers, after the source is verified (`rules/swarms.md#rate-limit`).
+//! Rate limits of addresses on both servers, after the source is verified (`rules/swarms.md#rate-limit`).
 
 use serde_json::{Value, json};
 
@@ -9,14 +9,14 @@ fn limits(answer: &str) -> Value {
         "intervals": {"announce": 1000, "min_announce": 500, "announce_drift": 0}})
 }
 
-/// Returns the interval and the peers of an announce over UDP.
+/// Returns the interval and the number of peers of an announce over UDP.
 fn announce(client: &UdpClient, port: u16) -> (u32, usize) {
     let reply = ask(&client.socket, &client.request(1, &announce_rest(b'a', port, 9, 0, -1))).unwrap();
     assert_eq!(reply[..8], [0, 0, 0, 1, 1, 2, 3, 4]);
     (u32::from_be_bytes(reply[8..12].try_into().unwrap()), (reply.len() - 20) / 6)
 }
 
-/// Does the same over HTTP.
+/// Returns interval, min interval and number of peers of an announce over HTTP.
 fn announce_over_http(daemon: &Daemon, port: u16) -> (i64, i64, usize) {
     let response = fetch(daemon.v4(), &announce_target('a', port, "&left=9"));
     let (reply, peers) = (response.bencoded(), response.peers().len());
@@ -41,7 +41,7 @@ fn too_many_requests_get_a_valid_empty_reply_and_a_long_interval() {
 }
 
 #[test]
-fn offenders_may_be_served_later_or_only_counted() {
+fn offenders_may_get_a_long_interval_or_only_be_counted() {
     for (answer, interval) in [("slow", 2000), ("count", 1000)] {
         let daemon = Daemon::start(limits(answer));
         let client = UdpClient::connect("127.0.0.1", daemon.v4());
@@ -49,13 +49,13 @@ fn offenders_may_be_served_later_or_only_counted() {
             announce(&client, 7000 + port);
         }
         assert_eq!(announce(&client, 7007), (interval, 7), "{answer}");
-        let least = if answer == "slow" { 2000 } else { 500 };
-        assert_eq!(announce_over_http(&daemon, 7008), (interval.into(), least, 8), "{answer}");
+        let min_interval = if answer == "slow" { 2000 } else { 500 };
+        assert_eq!(announce_over_http(&daemon, 7008), (interval.into(), min_interval, 8), "{answer}");
     }
 }
 
 #[test]
-fn nobody_is_limited_for_what_others_send_in_his_name() {
+fn nobody_is_limited_for_what_others_send_in_their_name() {
     let daemon = Daemon::start(limits("empty"));
     let victim = UdpClient::connect("127.0.0.1", daemon.v4());
     let forger = udp_socket("127.0.0.1", daemon.v4());

@@ -1,4 +1,4 @@
-//! `hayate-cc` and `hayate-bencode` as they are started: arguments, files in the current folder, exit codes.
+//! `hayate-cc` and `hayate-bencode` as programs: arguments, files in the current folder, exit codes.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -17,15 +17,15 @@ const TORRENTS: &str = include_str!("../kit/fixtures/reference/torrent-cache.jso
 const USERS: &str = include_str!("../kit/fixtures/reference/user-cache.json");
 
 /// Runs `hayate-cc` in a folder. Returns its exit code, standard output and standard error.
-fn cc(folder: &Folder, words: &str) -> (Option<i32>, String, String) {
+fn cc(folder: &Folder, args: &str) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hayate-cc"));
-    output_texts(&command.args(words.split_whitespace()).current_dir(folder.path()).output().unwrap())
+    output_texts(&command.args(args.split_whitespace()).current_dir(folder.path()).output().unwrap())
 }
 
-/// Runs `hayate-bencode` with `input`.
-fn bencode(words: &str, input: &[u8]) -> (Option<i32>, String, String) {
+/// Runs `hayate-bencode` with `input`. Returns its exit code, standard output and standard error.
+fn bencode(args: &str, input: &[u8]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hayate-bencode"));
-    let command = command.args(words.split_whitespace()).stdin(Stdio::piped());
+    let command = command.args(args.split_whitespace()).stdin(Stdio::piped());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // It ends without reading if it does not know the sub-command.
     _ = child.stdin.take().unwrap().write_all(input);
@@ -42,7 +42,7 @@ fn read(folder: &Folder, name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_site_comes_from_the_reference_tracker_and_goes_back() {
+fn a_site_is_converted_from_the_reference_tracker_and_back() {
     let folder = Folder::new();
     for (name, octets) in REFERENCE {
         std::fs::write(folder.path().join(name), octets).unwrap();
@@ -53,12 +53,12 @@ fn a_site_comes_from_the_reference_tracker_and_goes_back() {
     assert_eq!(read(&folder, "torrent-cache.json"), corrected(TORRENTS).as_bytes());
     assert_eq!(read(&folder, "user-cache.json"), corrected(USERS).as_bytes());
     for (name, octets) in REFERENCE {
-        assert_eq!(read(&folder, name), octets, "{name} is as it was");
+        assert_eq!(read(&folder, name), octets, "{name} is unchanged");
         std::fs::remove_file(folder.path().join(name)).unwrap();
     }
-    let (code, told, notes) = cc(&folder, "restore");
-    assert_eq!((code, notes.as_str()), (Some(0), ""));
-    assert_eq!(told, "3 torrents, 5 peers, 3 users restored to hayate-cache.bin\n");
+    let (code, stdout, stderr) = cc(&folder, "restore");
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert_eq!(stdout, "3 torrents, 5 peers, 3 users restored to hayate-cache.bin\n");
     assert_eq!(cc(&folder, "export").0, Some(0));
     for (name, octets) in REFERENCE {
         let exported = read(&folder, name);
@@ -87,20 +87,23 @@ fn a_site_comes_from_the_reference_tracker_and_goes_back() {
 #[test]
 fn errors_are_one_line_and_exit_1_and_usage_is_exit_0() {
     let folder = Folder::new();
-    let (code, told, notes) = cc(&folder, "dump");
-    assert_eq!((code, told.as_str()), (Some(1), ""));
-    assert!(notes.starts_with("hayate-cc: there is no cache here") && notes.lines().count() == 1, "{notes}");
+    let (code, stdout, stderr) = cc(&folder, "dump");
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(
+        stderr.starts_with("hayate-cc: there is no cache here") && stderr.lines().count() == 1,
+        "{stderr}"
+    );
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-    for words in ["", "x", "-h"] {
-        let (code, told, notes) = cc(&folder, words);
+    for args in ["", "x", "-h"] {
+        let (code, stdout, stderr) = cc(&folder, args);
         assert!(
-            code == Some(0) && told.contains("Usage: hayate-cc dump") && notes.is_empty(),
-            "{told}{notes}"
+            code == Some(0) && stdout.contains("Usage: hayate-cc dump") && stderr.is_empty(),
+            "{stdout}{stderr}"
         );
-        let (code, told, notes) = bencode(words, b"");
+        let (code, stdout, stderr) = bencode(args, b"");
         assert!(
-            code == Some(0) && told.contains("Usage: hayate-bencode decode") && notes.is_empty(),
-            "{told}"
+            code == Some(0) && stdout.contains("Usage: hayate-bencode decode") && stderr.is_empty(),
+            "{stdout}"
         );
     }
 }
@@ -115,10 +118,10 @@ fn bencode_is_read_and_written_from_standard_input() {
     let sorted = "d1:ai-123456789012345678901e4:name3:<&>1:zl2:\u{fffd}\u{fffd}leee";
     assert_eq!((code, back.as_str()), (Some(0), sorted));
     assert_eq!(bencode("encode", b"{\"b\":1}"), (Some(0), "d1:bi1ee".into(), String::new()));
-    for (words, input) in [("encode", "[0.5]"), ("decode", "i01e"), ("encode", "null"), ("decode", "")] {
-        let (code, told, notes) = bencode(words, input.as_bytes());
-        assert_eq!((code, told.as_str(), notes.lines().count()), (Some(1), "", 1), "{input}: {notes}");
-        assert!(notes.starts_with("hayate-bencode: "), "{notes}");
+    for (args, input) in [("encode", "[0.5]"), ("decode", "i01e"), ("encode", "null"), ("decode", "")] {
+        let (code, stdout, stderr) = bencode(args, input.as_bytes());
+        assert_eq!((code, stdout.as_str(), stderr.lines().count()), (Some(1), "", 1), "{input}: {stderr}");
+        assert!(stderr.starts_with("hayate-bencode: "), "{stderr}");
     }
 }
 
@@ -128,20 +131,20 @@ fn swarm(json: &serde_json::Value, letter: u8) -> &serde_json::Value {
 }
 
 #[test]
-fn swarms_of_a_daemon_are_dumped_and_another_daemon_is_started_with_them() {
+fn swarms_of_one_daemon_are_dumped_and_restored_into_another() {
     let mut daemon = Daemon::start(json!({}));
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
-    let six = UdpClient::connect("::1", daemon.v6());
+    let v6_client = UdpClient::connect("::1", daemon.v6());
     client.announce(b'A', 7001, 0, 2);
     client.announce(b'A', 7002, 9, 2);
     client.announce(b'A', 7003, 9, 2);
-    six.announce(b'A', 7004, 9, 2);
-    six.announce(b'B', 7005, 0, 2);
+    v6_client.announce(b'A', 7004, 9, 2);
+    v6_client.announce(b'B', 7005, 0, 2);
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait().success(), "{:#?}", daemon.log());
-    let (code, told, notes) = cc(&daemon.folder, "dump");
-    assert_eq!((code, notes.as_str()), (Some(0), ""));
-    assert_eq!(told, "2 torrents, 5 peers dumped to swarms.json\n");
+    let (code, stdout, stderr) = cc(&daemon.folder, "dump");
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert_eq!(stdout, "2 torrents, 5 peers dumped to swarms.json\n");
     assert!(!daemon.folder.path().join("torrent-cache.json").exists());
     let dumped = read(&daemon.folder, "swarms.json");
     let json: serde_json::Value = serde_json::from_slice(&dumped).unwrap();
@@ -162,18 +165,18 @@ fn swarms_of_a_daemon_are_dumped_and_another_daemon_is_started_with_them() {
     assert_eq!(cc(&folder, "restore").0, Some(0));
     assert_eq!(cc(&folder, "dump").0, Some(0));
     assert_eq!(String::from_utf8(read(&folder, "swarms.json")).unwrap(), with_count);
-    let (code, told, notes) = cc(&folder, "export");
-    assert_eq!((code, told.as_str(), notes.lines().count()), (Some(1), "", 1), "{notes}");
-    assert!(notes.starts_with("hayate-cc: hayate-cache.bin: it holds swarms only"), "{notes}");
+    let (code, stdout, stderr) = cc(&folder, "export");
+    assert_eq!((code, stdout.as_str(), stderr.lines().count()), (Some(1), "", 1), "{stderr}");
+    assert!(stderr.starts_with("hayate-cc: hayate-cache.bin: it holds swarms only"), "{stderr}");
     // With a database the counts would come from there.
     let daemon = Daemon::start_in(folder, json!({"database": {"dsn": ""}}), &mut hayate());
     assert_eq!(daemon.logged("2 torrents and 5 peers; 0 had expired"), 1, "{:#?}", daemon.log());
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
-    let six = UdpClient::connect("::1", daemon.v6());
-    assert_eq!((client.scrape(b'A'), six.scrape(b'B')), ([1, 11, 3], [1, 0, 0]));
+    let v6_client = UdpClient::connect("::1", daemon.v6());
+    assert_eq!((client.scrape(b'A'), v6_client.scrape(b'B')), ([1, 11, 3], [1, 0, 0]));
     // Restored peers are known: these announces add none to the swarm.
     let (leechers, seeders, peers) = client.announce(b'A', 7003, 9, 0);
     let expected = ["127.0.0.1:7001", "127.0.0.1:7002"].map(|peer| peer.parse().unwrap());
     assert_eq!((leechers, seeders, peers_of(&peers, 6)), (3, 1, expected.to_vec()));
-    assert_eq!(six.announce(b'A', 7004, 9, 0), (3, 1, Vec::new()));
+    assert_eq!(v6_client.announce(b'A', 7004, 9, 0), (3, 1, Vec::new()));
 }

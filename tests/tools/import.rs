@@ -1,4 +1,4 @@
-//! `import-config` and `import-lists` as they are started: what they print, report, write, and exit with.
+//! `import-config` and `import-lists` as programs: what they print, report and write, and their exit codes.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Daemon, Folder, UdpClient, announce_target, fetch, free_port, hayate};
 
-/// The output of a command, and its exit code.
+/// The output and exit code of a command.
 struct CommandOutput {
     code: Option<i32>,
     out: String,
@@ -29,23 +29,23 @@ fn fixture(name: &str) -> String {
     format!("{}/tests/kit/fixtures/import/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-fn run_hayate(words: &[&str]) -> CommandOutput {
-    let output = hayate().args(words).output().unwrap();
+fn run_hayate(args: &[&str]) -> CommandOutput {
+    let output = hayate().args(args).output().unwrap();
     let text = |octets: &[u8]| String::from_utf8(octets.to_vec()).unwrap();
     CommandOutput { code: output.status.code(), out: text(&output.stdout), report: text(&output.stderr) }
 }
 
 fn import(name: &str) -> CommandOutput {
-    let told = run_hayate(&["import-config", &fixture(name)]);
-    assert!(!told.report.contains("hunter2"), "{}", told.report);
-    told
+    let result = run_hayate(&["import-config", &fixture(name)]);
+    assert!(!result.report.contains("hunter2"), "{}", result.report);
+    result
 }
 
 #[test]
-fn a_plain_sample_converts_without_anything_to_look_at() {
-    let told = import("chihaya.yaml");
-    assert_eq!(told.code, Some(0), "{}", told.report);
-    assert!(told.report.lines().all(|line| line.starts_with("mapped ")), "{}", told.report);
+fn a_plain_sample_converts_without_remarks() {
+    let result = import("chihaya.yaml");
+    assert_eq!(result.code, Some(0), "{}", result.report);
+    assert!(result.report.lines().all(|line| line.starts_with("mapped ")), "{}", result.report);
     let expected = json!({
         "mode": "open",
         "intervals": {"announce": "29m", "min_announce": "870s", "announce_drift": 0,
@@ -66,13 +66,13 @@ fn a_plain_sample_converts_without_anything_to_look_at() {
                 "max_increase_delta": 61, "modify_min_interval": true}},
         ],
     });
-    assert_eq!(told.json(), expected);
+    assert_eq!(result.json(), expected);
 }
 
 #[test]
-fn a_sample_of_several_nodes_says_what_is_not_the_same() {
-    let told = import("chihaya-redis.yaml");
-    assert_eq!(told.code, Some(3), "{}", told.report);
+fn a_sample_of_several_nodes_reports_what_changes() {
+    let result = import("chihaya-redis.yaml");
+    assert_eq!(result.code, Some(3), "{}", result.report);
     for line in [
         "changed announce_interval: intervals.announce = 30m; a number without a unit",
         "changed min_announce_interval: intervals.min_announce = 15m; a number without a unit",
@@ -85,18 +85,18 @@ fn a_sample_of_several_nodes_says_what_is_not_the_same() {
         "dropped storage.config.redis_broker: clusters come later; set cluster.redis",
         "changed prehooks[0].options.jwk_set_update_interval: ",
     ] {
-        told.assert_line(line);
+        result.assert_line(line);
     }
-    let tree = told.json();
+    let tree = result.json();
     assert_eq!(tree["http"]["proxy_header"], "X-Forwarded-For");
     assert_eq!(tree["prehooks"][0]["options"]["jwk_set_update_interval"], "5m");
-    assert!(!told.out.contains("hunter2"));
+    assert!(!result.out.contains("hunter2"));
 }
 
 #[test]
-fn every_oddity_has_its_line() {
-    let told = import("oddities.yaml");
-    assert_eq!(told.code, Some(3), "{}", told.report);
+fn every_oddity_is_reported() {
+    let result = import("oddities.yaml");
+    assert_eq!(result.code, Some(3), "{}", result.report);
     for line in [
         "changed announce_interval: intervals.announce = 30m; it was missing",
         "changed min_announce_interval: intervals.min_announce = 15m; it was missing",
@@ -121,16 +121,16 @@ fn every_oddity_has_its_line() {
         "dropped reload: unknown key",
         "dropped common: unknown key",
     ] {
-        told.assert_line(line);
+        result.assert_line(line);
     }
     let options = json!({"whitelist": ["010203"]});
-    assert_eq!(told.json()["prehooks"], json!([{"name": "client approval", "options": options}]));
+    assert_eq!(result.json()["prehooks"], json!([{"name": "client approval", "options": options}]));
 }
 
 #[test]
 fn a_private_configuration_keeps_its_keys() {
-    let told = import("private.json");
-    assert_eq!(told.code, Some(0), "{}", told.report);
+    let result = import("private.json");
+    assert_eq!(result.code, Some(0), "{}", result.report);
     let mut expected: Value =
         serde_json::from_str(&std::fs::read_to_string(fixture("private.json")).unwrap()).unwrap();
     expected["mode"] = "private".into();
@@ -138,7 +138,7 @@ fn a_private_configuration_keeps_its_keys() {
     expected["http"]["proxy_header"] = "X-Real-Ip".into();
     expected["http"]["trusted_proxies"] = json!(["127.0.0.0/8", "::1/128"]);
     expected["metrics"] = json!({"addr": "", "prefix": "chihaya"});
-    assert_eq!(told.json(), expected);
+    assert_eq!(result.json(), expected);
     let odd = import("private-odd.json");
     assert_eq!(odd.code, Some(3), "{}", odd.report);
     for line in [
@@ -154,7 +154,7 @@ fn a_private_configuration_keeps_its_keys() {
 }
 
 #[test]
-fn what_cannot_be_imported_ends_with_1_and_writes_nothing() {
+fn an_import_that_fails_exits_with_1_and_writes_nothing() {
     let folder = Folder::new();
     for (text, words) in [
         ("chihaya: [", "line 1"),
@@ -168,22 +168,22 @@ fn what_cannot_be_imported_ends_with_1_and_writes_nothing() {
     ] {
         let path = folder.write("old", text);
         let output = folder.path().join("tracker.json");
-        let words_given = ["import-config", path.to_str().unwrap(), "-o", output.to_str().unwrap()];
-        let told = run_hayate(&words_given);
-        assert_eq!(told.code, Some(1), "{text}: {}", told.report);
-        let last = told.report.lines().last().unwrap();
-        assert!(last.contains(words) && !told.report.contains("hunter2"), "{text}: {}", told.report);
-        assert!(!output.exists() && told.out.is_empty(), "{text}");
+        let args = ["import-config", path.to_str().unwrap(), "-o", output.to_str().unwrap()];
+        let result = run_hayate(&args);
+        assert_eq!(result.code, Some(1), "{text}: {}", result.report);
+        let last = result.report.lines().last().unwrap();
+        assert!(last.contains(words) && !result.report.contains("hunter2"), "{text}: {}", result.report);
+        assert!(!output.exists() && result.out.is_empty(), "{text}");
     }
-    for words in [["import-config", "not-there.yaml"], ["import-lists", "not-there.list"]] {
-        let told = run_hayate(&words);
-        assert_eq!(told.code, Some(1));
-        assert!(told.report.contains(words[1]), "{}", told.report);
+    for args in [["import-config", "not-there.yaml"], ["import-lists", "not-there.list"]] {
+        let result = run_hayate(&args);
+        assert_eq!(result.code, Some(1));
+        assert!(result.report.contains(args[1]), "{}", result.report);
     }
     assert_eq!(run_hayate(&["import-lists"]).code, Some(2));
 }
 
-/// Starts the daemon with a configuration as it was written, but on free ports.
+/// Starts the daemon with the configuration in `folder`, but on free ports.
 fn serve(folder: Folder) -> Daemon {
     let (port, metrics_port) = (free_port(), free_port());
     let mut command = hayate();
@@ -197,14 +197,14 @@ fn serve(folder: Folder) -> Daemon {
 fn the_daemon_serves_with_an_imported_configuration() {
     let folder = Folder::new();
     let path = folder.path().join("tracker.json");
-    let words = ["import-config", &fixture("chihaya.yaml"), "--output", path.to_str().unwrap()];
-    let told = run_hayate(&words);
-    assert_eq!((told.code, told.out.as_str()), (Some(0), ""), "{}", told.report);
+    let args = ["import-config", &fixture("chihaya.yaml"), "--output", path.to_str().unwrap()];
+    let result = run_hayate(&args);
+    assert_eq!((result.code, result.out.as_str()), (Some(0), ""), "{}", result.report);
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600, "it holds a key");
     let daemon = serve(folder);
     let udp = UdpClient::connect("127.0.0.1", daemon.v4());
     assert_eq!(udp.announce(b'a', 7001, 0, 2).1, 1);
-    // Ids are kept, so another client needs another one.
+    // Peer ids are kept, so another client needs another id.
     let target = announce_target('a', 7011, "&left=13&compact=1").replace("0001&", "0002&");
     let reply = fetch(daemon.v4(), &target);
     assert_eq!(reply.peers(), ["127.0.0.1:7001".parse().unwrap()]);
@@ -219,14 +219,14 @@ fn lists_are_merged_and_the_daemon_reads_them() {
     let folder = Folder::new();
     let path = folder.path().join("torrents.txt");
     let files = ["opentracker.list", "aquatic.list", "approval.yaml"].map(fixture);
-    let mut words = vec!["import-lists"];
-    words.extend(files.iter().map(String::as_str));
-    words.extend(["-o", path.to_str().unwrap()]);
-    let told = run_hayate(&words);
-    assert_eq!((told.code, told.out.as_str()), (Some(0), ""), "{}", told.report);
-    told.assert_line(&format!("{}: 3 read, 1 duplicates, 0 bad lines", files[0]));
-    told.assert_line(&format!("{}: 2 read, 0 duplicates, 0 bad lines", files[1]));
-    told.assert_line("5 torrents in all, 1 in more than one file");
+    let mut args = vec!["import-lists"];
+    args.extend(files.iter().map(String::as_str));
+    args.extend(["-o", path.to_str().unwrap()]);
+    let result = run_hayate(&args);
+    assert_eq!((result.code, result.out.as_str()), (Some(0), ""), "{}", result.report);
+    result.assert_line(&format!("{}: 3 read, 1 duplicates, 0 bad lines", files[0]));
+    result.assert_line(&format!("{}: 2 read, 0 duplicates, 0 bad lines", files[1]));
+    result.assert_line("5 torrents in all, 1 in more than one file");
     let expected: Vec<String> = ["1", "2", "a", "b", "c"].map(|digit| digit.repeat(40)).to_vec();
     let written = std::fs::read_to_string(&path).unwrap();
     assert_eq!(written.lines().collect::<Vec<_>>(), expected);
@@ -242,11 +242,11 @@ fn lists_are_merged_and_the_daemon_reads_them() {
 
 #[test]
 fn bad_lines_are_named_and_the_rest_is_written() {
-    let told = run_hayate(&["import-lists", &fixture("magnet.list")]);
-    assert_eq!(told.code, Some(3), "{}", told.report);
-    assert_eq!(told.out, "0123456789abcdef0123456789abcdef01234567\n");
-    told.assert_line(&format!("{}: line 2: \"not a hash\"", fixture("magnet.list")));
-    told.assert_line(&format!("{}: line 3: \"3333333", fixture("magnet.list")));
+    let result = run_hayate(&["import-lists", &fixture("magnet.list")]);
+    assert_eq!(result.code, Some(3), "{}", result.report);
+    assert_eq!(result.out, "0123456789abcdef0123456789abcdef01234567\n");
+    result.assert_line(&format!("{}: line 2: \"not a hash\"", fixture("magnet.list")));
+    result.assert_line(&format!("{}: line 3: \"3333333", fixture("magnet.list")));
 }
 
 #[test]
@@ -259,8 +259,8 @@ fn a_million_lines_are_sorted_and_none_is_lost() {
     }
     let path = folder.write("long.list", &text);
     let output = folder.path().join("sorted.list");
-    let told = run_hayate(&["import-lists", path.to_str().unwrap(), "-o", output.to_str().unwrap()]);
-    assert_eq!(told.code, Some(0), "{}", told.report);
+    let result = run_hayate(&["import-lists", path.to_str().unwrap(), "-o", output.to_str().unwrap()]);
+    assert_eq!(result.code, Some(0), "{}", result.report);
     let sorted = std::fs::read_to_string(&output).unwrap();
     assert_eq!((sorted.len(), sorted.lines().count()), (41_000_000, 1_000_000));
     assert!(sorted.lines().is_sorted());

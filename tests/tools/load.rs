@@ -1,4 +1,4 @@
-//! `hayate-load` against the running daemon: its figures are consistent. Its speed does not matter here.
+//! `hayate-load` against the running daemon: its figures are consistent. Speed does not matter here.
 
 use std::process::{Command, Output};
 
@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 
 use crate::harness::{Daemon, Folder, free_port};
 
-fn hayate_load(words: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_hayate-load")).args(words.split_whitespace()).output().unwrap()
+fn hayate_load(args: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_hayate-load")).args(args.split_whitespace()).output().unwrap()
 }
 
-/// Loads, checks what must hold for every result, and returns the result.
-fn load(words: &str) -> Value {
-    let output = hayate_load(&format!("{words} --json"));
-    assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+/// Runs a load and checks what must hold for every result. Returns the result.
+fn load(args: &str) -> Value {
+    let output = hayate_load(&format!("{args} --json"));
+    assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     let replies = number(&result, "replies");
     assert!(replies > 0, "{result:#}");
@@ -31,8 +31,8 @@ fn number(result: &Value, key: &str) -> u64 {
 }
 
 fn peers(daemon: &Daemon, family: &str) -> u64 {
-    let of = |role| daemon.metric(&format!("swarm_peers{{family=\"{family}\",role=\"{role}\"}}"));
-    of("seeder") + of("leecher")
+    let count = |role| daemon.metric(&format!("swarm_peers{{family=\"{family}\",role=\"{role}\"}}"));
+    count("seeder") + count("leecher")
 }
 
 #[test]
@@ -53,9 +53,9 @@ fn a_fill_over_udp_announces_every_peer_once() {
 #[test]
 fn the_closed_loop_over_udp_mixes_requests_of_all_kinds() {
     let daemon = Daemon::start(json!({}));
-    let words = "--seconds 0.5 --warmup 0.2 --mix connect=20,announce=60,scrape=20 --scrape-torrents 3 \
+    let args = "--seconds 0.5 --warmup 0.2 --mix connect=20,announce=60,scrape=20 --scrape-torrents 3 \
                  --zipf 1.1 --stopped 5 --completed 5 --forged 30 --sockets 4 --window 4";
-    let result = load(&format!("udp://{}/some/path?a=b {words}", daemon.v4()));
+    let result = load(&format!("udp://{}/some/path?a=b {args}", daemon.v4()));
     for kind in ["connects", "announces", "scrapes", "forged"] {
         assert!(number(&result, kind) > 0, "{kind}: {result:#}");
     }
@@ -103,14 +103,14 @@ fn http_is_loaded_with_kept_connections_and_with_one_for_each_request() {
     let url = format!("http://{}", daemon.v4());
     let filled = load(&format!("{url}/announce --fill 700 --connections 3"));
     assert_eq!((number(&filled, "announces"), peers(&daemon, "ipv4")), (700, 700));
-    for words in [
+    for args in [
         "/announce --seconds 0.5 --connections 7".to_owned(),
         "/announce --seconds 0.5 --close --rate 300".to_owned(),
         format!("/{{passkey}}/announce --passkeys {} --seconds 0.3", keys.display()),
     ] {
-        let result = load(&format!("{url}{words} --mix announce=80,scrape=20"));
+        let result = load(&format!("{url}{args} --mix announce=80,scrape=20"));
         let scrapes = number(&result, "scrapes");
-        assert!(scrapes > 0 && number(&result, "announces") > scrapes, "{words}: {result:#}");
+        assert!(scrapes > 0 && number(&result, "announces") > scrapes, "{args}: {result:#}");
         assert_eq!((number(&result, "lost"), &result["protocol"]), (0, &json!("http")), "{result:#}");
     }
 }
@@ -127,24 +127,24 @@ fn people_get_a_short_report() {
 }
 
 #[test]
-fn nobody_there_and_wrong_usage_have_codes_and_words_of_their_own() {
-    let nobody = format!("udp://127.0.0.1:{}", free_port());
-    for (words, code, part) in [
-        (nobody.clone(), 1, "answers no connect"),
-        (nobody.replace("udp", "http") + "/announce", 1, "refused"),
-        (format!("{nobody} --mix connect=50"), 2, "--mix"),
-        (format!("{nobody} --seeders 101"), 2, "0..=100"),
-        (format!("{nobody} --fill 7 --rate 7"), 2, "--rate"),
-        (format!("{nobody} --singles 7"), 2, "--singles"),
-        (format!("{nobody} --ipv6 101"), 2, "0..=100"),
-        (format!("{nobody} --ipv6 7"), 2, "no IPv6 address"),
-        (format!("{nobody} --pid 2147483647"), 2, "--pid"),
+fn a_missing_tracker_and_wrong_usage_have_exit_codes_and_texts_of_their_own() {
+    let no_tracker = format!("udp://127.0.0.1:{}", free_port());
+    for (args, code, part) in [
+        (no_tracker.clone(), 1, "answers no connect"),
+        (no_tracker.replace("udp", "http") + "/announce", 1, "refused"),
+        (format!("{no_tracker} --mix connect=50"), 2, "--mix"),
+        (format!("{no_tracker} --seeders 101"), 2, "0..=100"),
+        (format!("{no_tracker} --fill 7 --rate 7"), 2, "--rate"),
+        (format!("{no_tracker} --singles 7"), 2, "--singles"),
+        (format!("{no_tracker} --ipv6 101"), 2, "0..=100"),
+        (format!("{no_tracker} --ipv6 7"), 2, "no IPv6 address"),
+        (format!("{no_tracker} --pid 2147483647"), 2, "--pid"),
         ("ftp://127.0.0.1:7".into(), 2, "expected udp://"),
         (String::new(), 2, "<URL>"),
     ] {
-        let output = hayate_load(&words);
+        let output = hayate_load(&args);
         let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{words}: {stderr}");
-        assert!(stderr.contains(part) && output.stdout.is_empty(), "{words}: {stderr}");
+        assert_eq!(output.status.code(), Some(code), "{args}: {stderr}");
+        assert!(stderr.contains(part) && output.stdout.is_empty(), "{args}: {stderr}");
     }
 }

@@ -6,7 +6,7 @@ import argparse,json,re,socket,struct,sys,time
 ap=argparse.ArgumentParser()
 for t,d in (('udp4','127.0.0.1:6969'),('udp6','[::1]:6969'),('http4','127.0.0.1:6969'),('http6','[::1]:6969')): ap.add_argument('--'+t,default=d)
 ap.add_argument('--only',default=''); ap.add_argument('--timing',action='store_true'); ap.add_argument('--vectors',default=__import__('os').path.join(__import__('os').path.dirname(__import__('os').path.abspath(__file__)),'vectors.json'))
-ap.add_argument('--wait',type=float,default=0.25,help='seconds of silence that count as no reply'); ap.add_argument('-v',action='store_true'); ap.add_argument('--no-counts',action='store_true',help='do not compare seeders/leechers in announce replies (some trackers leave the asker out)')
+ap.add_argument('--wait',type=float,default=0.25,help='seconds of silence that count as no reply'); ap.add_argument('-v',action='store_true'); ap.add_argument('--no-counts',action='store_true',help='do not compare seeders/leechers in announce replies (some trackers do not count the requester)')
 A=ap.parse_args()
 def hp(s): h,_,p=s.rpartition(':'); return (h.strip('[]'),int(p))
 TGT={t:hp(getattr(A,t)) for t in ('udp4','udp6','http4','http6') if getattr(A,t)}

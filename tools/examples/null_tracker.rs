@@ -1,10 +1,9 @@
-//! Answers connects and announces over UDP (BEP 15) with fixed replies, and does no work: what plain sockets
-//! allow on this machine, to compare a tracker with.
+//! Answers connects and announces over UDP (BEP 15) with fixed replies, and does no other work: the limit of
+//! plain sockets on this machine, to compare a tracker with.
 //!
 //! `cargo run --release -p hayate-tools --example null_tracker -- PORT [ADDRESS]`, on 127.0.0.1 unless there
 //! is another address: `::1` for IPv6, `::` for both families. Port 0 lets the system choose. It prints its
-//! address and answers until it is killed. Requests leave the kernel and replies enter it in batches, as a
-//! tracker's would.
+//! address and answers until it is killed. It receives and sends in batches, as a tracker does.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, UdpSocket};
@@ -65,8 +64,8 @@ fn receive<S: Sender>(
     requests: &mut [[u8; DATAGRAM_MAX]; BATCH],
     replies: &mut [Reply<S>; BATCH],
 ) -> nix::Result<usize> {
-    let mut rooms = requests.each_mut().map(|request| [IoSliceMut::new(request)]);
-    let messages = match recvmmsg(socket, headers, &mut rooms, MsgFlags::MSG_WAITFORONE, None) {
+    let mut buffers = requests.each_mut().map(|request| [IoSliceMut::new(request)]);
+    let messages = match recvmmsg(socket, headers, &mut buffers, MsgFlags::MSG_WAITFORONE, None) {
         Err(Errno::EINTR) => return Ok(0),
         result => result?,
     };
@@ -84,7 +83,7 @@ fn receive<S: Sender>(
     Ok(count)
 }
 
-/// Sends all replies but those the kernel has no room for.
+/// Sends all replies except those for which the kernel has no buffer.
 fn send<S: Sender>(socket: RawFd, headers: &mut MultiHeaders<S>, replies: &[Reply<S>]) {
     let mut octets = [[IoSlice::new(&[])]; BATCH];
     let mut addresses = [None; BATCH];

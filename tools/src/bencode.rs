@@ -22,7 +22,7 @@ pub enum Value<N = i64> {
     Dictionary(BTreeMap<Vec<u8>, Self>),
 }
 
-/// What is wrong with a text, and at which octet, counted from 0.
+/// An error in a text, with its offset, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The text ends within a value.
@@ -38,12 +38,12 @@ pub enum DecodeError {
     #[error("not bencode: the key at octet {0} is out of order or occurs twice")]
     KeyOrder(usize),
     /// More levels than are read.
-    #[error("bencode with more than {most} levels, at octet {at}")]
+    #[error("bencode with more than {max} levels, at octet {at}")]
     Depth {
         /// Where the first level too many begins.
         at: usize,
         /// The number of levels that are read.
-        most: usize,
+        max: usize,
     },
     /// Something follows the value.
     #[error("not bencode: something follows the value at octet {0}")]
@@ -57,7 +57,7 @@ impl Value {
     /// Reads one value that fills the whole text.
     ///
     /// # Errors
-    /// When the text is not exactly one bencoded value in its only valid form, or exceeds a limit.
+    /// Fails when the text is not exactly one bencoded value in its only valid form, or exceeds a limit.
     pub fn decode(text: &[u8]) -> Result<Self, DecodeError> {
         if text.len() > SIZE_MAX {
             return Err(DecodeError::Size(text.len()));
@@ -96,11 +96,11 @@ impl Value {
 }
 
 impl<N: FromStr> Value<N> {
-    /// Reads the value that a text of any size begins with, whatever follows it. Keys may stand in any order,
-    /// and values within each other up to `depth_max` levels deep.
+    /// Reads the value at the beginning of a text of any size, whatever follows it. Keys may be in any order,
+    /// and values may be nested up to `depth_max` levels deep.
     ///
     /// # Errors
-    /// When the text does not begin with such a value, or a key occurs twice.
+    /// Fails when the text does not begin with such a value, or a key occurs twice.
     pub fn decode_first(text: &[u8], depth_max: usize) -> Result<Self, DecodeError> {
         Reader { text, at: 0, keys: Keys::InAnyOrder, depth_max }.value(depth_max)
     }
@@ -136,7 +136,7 @@ impl<N: fmt::Display> Value<N> {
     }
 }
 
-/// For people: strings are escaped, dictionaries and lists look like JSON.
+/// The form for people: strings are escaped, dictionaries and lists look like JSON.
 impl<N: fmt::Display> fmt::Display for Value<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -182,7 +182,7 @@ struct Reader<'t> {
 impl<'t> Reader<'t> {
     fn value<N: FromStr>(&mut self, depth: usize) -> Result<Value<N>, DecodeError> {
         match self.peek()? {
-            _ if depth == 0 => Err(DecodeError::Depth { at: self.at, most: self.depth_max }),
+            _ if depth == 0 => Err(DecodeError::Depth { at: self.at, max: self.depth_max }),
             b'i' => self.integer(),
             b'0'..=b'9' => Ok(Value::Octets(self.string()?.to_vec())),
             b'l' => self.list(depth),
@@ -195,11 +195,11 @@ impl<'t> Reader<'t> {
         self.text.get(self.at).copied().ok_or(DecodeError::Short(self.at))
     }
 
-    /// Skips `octet`, if it is the next.
+    /// Skips `octet` if it is the next one. Returns whether it was.
     fn skip_octet(&mut self, octet: u8) -> Result<bool, DecodeError> {
-        let taken = self.peek()? == octet;
-        self.at += usize::from(taken);
-        Ok(taken)
+        let skipped = self.peek()? == octet;
+        self.at += usize::from(skipped);
+        Ok(skipped)
     }
 
     fn integer<N: FromStr>(&mut self) -> Result<Value<N>, DecodeError> {
@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_read_and_written_alike() {
+    fn values_are_written_as_they_were_read() {
         for text in [
             "i0e",
             "i-7e",
@@ -323,14 +323,14 @@ mod tests {
         assert_eq!(value.map(|value| value.encode()), Ok(b"d1:ai11e1:bi7ee".to_vec()));
         let decode = |text: &[u8]| Value::<i64>::decode_first(text, 2);
         assert_eq!(decode(b"d1:bi7e1:ai11e1:bi7ee"), Err(DecodeError::KeyOrder(14)));
-        assert_eq!(decode(b"llleee"), Err(DecodeError::Depth { at: 2, most: 2 }));
+        assert_eq!(decode(b"llleee"), Err(DecodeError::Depth { at: 2, max: 2 }));
         assert_eq!(decode(b""), Err(DecodeError::Short(0)));
     }
 
     #[test]
     fn depth_and_size_have_limits() {
         let nested = |depth: usize| "l".repeat(depth) + &"e".repeat(depth);
-        let too_deep = DecodeError::Depth { at: DEPTH_MAX, most: DEPTH_MAX };
+        let too_deep = DecodeError::Depth { at: DEPTH_MAX, max: DEPTH_MAX };
         assert!(Value::decode(nested(DEPTH_MAX).as_bytes()).is_ok());
         assert_eq!(Value::decode(nested(DEPTH_MAX + 1).as_bytes()), Err(too_deep));
         let endless = "l".repeat(SIZE_MAX);
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_shown_to_people() {
+    fn values_are_printed_for_people() {
         let value = Value::decode(b"d1:ali7e2:\xff\x41ee").unwrap();
         assert_eq!(value.to_string(), "{\"a\": [7, \"\\xffA\"]}");
         assert_eq!(value.at("a").and_then(|list| list.at("b")), None);

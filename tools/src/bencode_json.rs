@@ -19,7 +19,7 @@ use crate::json::{self, Container, octets_of, text_of};
 /// Deepest nesting of values.
 pub const DEPTH_MAX: usize = 128;
 
-/// What is printed without a known sub-command.
+/// The text that is printed without a known sub-command.
 pub const USAGE: &str = concat!(
     "hayate-bencode ",
     env!("CARGO_PKG_VERSION"),
@@ -28,7 +28,7 @@ pub const USAGE: &str = concat!(
 Usage: hayate-bencode decode    one bencoded value becomes JSON
        hayate-bencode encode    one JSON value becomes bencode
 
-A string that is not UTF-8 stands in JSON as \"\\u0000hex:\" and hexadecimal digits.
+A string that is not UTF-8 is written in JSON as \"\\u0000hex:\" and hexadecimal digits.
 "
 );
 
@@ -59,9 +59,9 @@ pub enum ConvertError {
     /// What follows [`json::HEX`] is not hexadecimal.
     #[error("after \\u0000hex: an even number of hexadecimal digits must follow")]
     Hex,
-    /// Two keys of one object that are the same.
-    #[error("a key stands twice in one object: {0:?}")]
-    Twice(String),
+    /// A key that occurs twice in one object.
+    #[error("a key occurs twice in one object: {0:?}")]
+    DuplicateKey(String),
 }
 
 /// A whole number of any size, as bencode writes it.
@@ -96,10 +96,10 @@ pub type Document = Value<WholeNumber>;
 /// Runs the sub-command of the arguments; without a known one, prints [`USAGE`].
 ///
 /// # Errors
-/// When the value cannot be read, or has no form in the other language.
-pub fn run(words: &[String], from: impl Read, to: &mut impl Write) -> Result<(), ConvertError> {
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match words.as_slice() {
+/// Fails when the value cannot be read, or has no form in the other language.
+pub fn run(args: &[String], from: impl Read, to: &mut impl Write) -> Result<(), ConvertError> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args.as_slice() {
         ["decode"] => decode(&read(from)?, to),
         ["encode"] => Ok(to.write_all(&encode(&read(from)?)?)?),
         ["decode" | "encode", ..] => Err(ConvertError::Arguments),
@@ -116,7 +116,7 @@ fn read(mut from: impl Read) -> io::Result<Vec<u8>> {
 /// Writes the bencoded value at the beginning of `text` as JSON, with keys in the order of their texts.
 ///
 /// # Errors
-/// When `text` does not begin with a bencoded value, and those of the writer.
+/// Fails when `text` does not begin with a bencoded value, or when `to` fails.
 pub fn decode(text: &[u8], to: &mut impl Write) -> Result<(), ConvertError> {
     let document = Document::decode_first(text, DEPTH_MAX)?;
     let mut writer = json::Writer::new(to);
@@ -148,15 +148,15 @@ fn write<W: Write>(document: &Document, to: &mut json::Writer<W>) -> io::Result<
 /// Converts the JSON value at the beginning of `text` to bencode.
 ///
 /// # Errors
-/// When `text` does not begin with a JSON value, or bencode has no form for it.
+/// Fails when `text` does not begin with a JSON value, or bencode has no form for it.
 pub fn encode(text: &[u8]) -> Result<Vec<u8>, ConvertError> {
-    // Raw values keep every digit of a number, which other values of JSON do not.
+    // Raw values keep every digit of a number, other JSON values do not.
     let raw = <&RawValue>::deserialize(&mut serde_json::Deserializer::from_slice(text))?;
     let document = document(raw, DEPTH_MAX)?.ok_or(ConvertError::Null)?;
     Ok(document.encode())
 }
 
-/// A value; `None` for a null.
+/// Reads a value; returns `None` for a null.
 fn document(raw: &RawValue, depth: usize) -> Result<Option<Document>, ConvertError> {
     let text = raw.get();
     if depth == 0 {
@@ -191,19 +191,19 @@ fn dictionary(members: Members<'_>, depth: usize) -> Result<BTreeMap<Vec<u8>, Do
     for (key, value) in members.0 {
         let Some(value) = document(value, depth - 1)? else { continue };
         if entries.insert(octets(&key)?, value).is_some() {
-            return Err(ConvertError::Twice(key));
+            return Err(ConvertError::DuplicateKey(key));
         }
     }
     Ok(entries)
 }
 
-/// All members of an object, in their order.
+/// MembersVisitor members of an object, in their order.
 struct Members<'t>(Vec<(String, &'t RawValue)>);
 
 impl<'t> Deserialize<'t> for Members<'t> {
     fn deserialize<D: serde::Deserializer<'t>>(deserializer: D) -> Result<Self, D::Error> {
-        struct All;
-        impl<'t> Visitor<'t> for All {
+        struct MembersVisitor;
+        impl<'t> Visitor<'t> for MembersVisitor {
             type Value = Members<'t>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -218,7 +218,7 @@ impl<'t> Deserialize<'t> for Members<'t> {
                 Ok(Members(members))
             }
         }
-        deserializer.deserialize_map(All)
+        deserializer.deserialize_map(MembersVisitor)
     }
 }
 
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_form_is_an_error() {
+    fn a_value_without_a_form_in_the_other_language_is_an_error() {
         let not_json = |text: &str| encoded(text).is_err_and(|error| error.starts_with("not JSON: "));
         for text in ["", "{", "[1,]", "{\"a\":}", "'a'", "{a:1}", "nul", "\"\\ud800\"", "01"] {
             assert!(not_json(text), "{text}");
@@ -282,7 +282,7 @@ mod tests {
             ("1e3", "bencode has whole numbers only, not 1e3"),
             ("null", "bencode has no null; only in an object a null is left out"),
             ("[null]", "bencode has no null; only in an object a null is left out"),
-            ("{\"a\":1,\"a\":2}", "a key stands twice in one object: \"a\""),
+            ("{\"a\":1,\"a\":2}", "a key occurs twice in one object: \"a\""),
             ("\"\\u0000hex:f\"", "after \\u0000hex: an even number of hexadecimal digits must follow"),
         ] {
             assert_eq!(encoded(json), Err(error.into()), "{json}");
@@ -311,16 +311,16 @@ mod tests {
 
     #[test]
     fn without_a_known_command_usage_is_printed() {
-        for words in [&[][..], &["x".into()], &["--help".into(), "decode".into()]] {
+        for args in [&[][..], &["x".into()], &["--help".into(), "decode".into()]] {
             let mut text = Vec::new();
-            run(words, io::empty(), &mut text).unwrap();
+            run(args, io::empty(), &mut text).unwrap();
             assert_eq!(text, USAGE.as_bytes());
         }
         let more = run(&["decode".into(), "x".into()], io::empty(), &mut Vec::new());
         assert!(matches!(more, Err(ConvertError::Arguments)));
     }
 
-    /// A document of every kind of value, and octets that text finds hard.
+    /// Makes a document with every kind of value, and octets that are hard to write as text.
     fn random_document(random: &mut fastrand::Rng, depth: usize) -> Document {
         let octets = |random: &mut fastrand::Rng| -> Vec<u8> {
             let hard: [&[u8]; 5] = [b"\0hex:", b"\xff", "ü<>&\"\\".as_bytes(), b"\n\x7f", b"a"];
@@ -351,7 +351,7 @@ mod tests {
             let bencode = random_document(&mut random, 5).encode();
             let json = decoded(&bencode).unwrap();
             assert_eq!(encode(json.as_bytes()).unwrap(), bencode, "{json}");
-            // And to others it is JSON.
+            // And other readers take it for JSON.
             serde_json::from_str::<serde::de::IgnoredAny>(&json).unwrap();
         }
     }

@@ -1,5 +1,5 @@
-//! `hayate e2e` tests whether a running tracker shows two peers to each other, over HTTP and over UDP. It
-//! also passes against trackers that show a lone peer to itself: an entry with the peer's own port does not
+//! `hayate e2e` tests whether a running tracker hands two peers to each other, over HTTP and over UDP. It
+//! also passes with trackers that hand a lone peer to itself: an entry with the peer's own port does not
 //! count.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,10 +10,10 @@ use hayate_state::{Event, InfoHash, PeerId};
 
 use crate::client::{self, AnnounceRequest, Family, Limits};
 
-/// The `User-Agent` that HTTP trackers get.
+/// The `User-Agent` of HTTP requests.
 const USER_AGENT: &str = "hayate-e2e";
 /// Time for one request over HTTP, and for all tries of one over UDP.
-const REQUEST_MAX: Duration = Duration::from_secs(15);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Most datagrams that are sent for one request.
 const TRIES: u32 = 3;
 /// Peers wanted over UDP; HTTP requests do not name a number.
@@ -41,7 +41,7 @@ enum TestedProtocol {
 /// Tests HTTP, then UDP; the first failure ends it.
 ///
 /// # Errors
-/// `announce failed: ...`, `expected 1 peers, got N` or `expected port P, got N`.
+/// Fails with `announce failed: ...`, `expected 1 peers, got N` or `expected port P, got N`.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     for (protocol, name, url) in
         [(TestedProtocol::Http, "HTTP", &options.http), (TestedProtocol::Udp, "UDP", &options.udp)]
@@ -67,16 +67,16 @@ fn two_peers_meet(
     let (first, second) = (peer(protocol, info_hash, 1), peer(protocol, info_hash, 2));
     announce(url, protocol, &first)?;
     std::thread::sleep(delay);
-    check_sees(url, protocol, &second, &first)?;
-    check_sees(url, protocol, &first, &second)?;
-    for ask in [first, second] {
-        announce(url, protocol, &AnnounceRequest { event: Event::Stopped, ..ask })?;
+    check_is_handed(url, protocol, &second, &first)?;
+    check_is_handed(url, protocol, &first, &second)?;
+    for request in [first, second] {
+        announce(url, protocol, &AnnounceRequest { event: Event::Stopped, ..request })?;
     }
     Ok(())
 }
 
-/// The peer 1 or 2: port 10001 or 10002, claimed address 50.10.12.1 or 50.10.12.2, last octet of the id 20 or
-/// 21.
+/// Makes the announce of peer 1 or 2: port 10001 or 10002, claimed address 50.10.12.1 or 50.10.12.2, last
+/// octet of the id 20 or 21.
 fn peer(protocol: TestedProtocol, info_hash: InfoHash, number: u8) -> AnnounceRequest {
     let mut id = [0; 20];
     for (octet, value) in id.iter_mut().zip(1..) {
@@ -100,25 +100,25 @@ fn peer(protocol: TestedProtocol, info_hash: InfoHash, number: u8) -> AnnounceRe
 }
 
 /// Returns the ports of all peers that the client is handed, except its own.
-fn announce(url: &str, protocol: TestedProtocol, ask: &AnnounceRequest) -> anyhow::Result<Vec<u16>> {
+fn announce(url: &str, protocol: TestedProtocol, request: &AnnounceRequest) -> anyhow::Result<Vec<u16>> {
     let tries = if protocol == TestedProtocol::Udp { TRIES } else { 1 };
     let limits = Limits {
         family: Family::Any,
-        timeout: REQUEST_MAX / tries,
+        timeout: REQUEST_TIMEOUT / tries,
         retries: tries - 1,
         user_agent: USER_AGENT,
     };
-    let reply = client::announce(url, ask, &limits).context("announce failed")?;
-    Ok(reply.peers.iter().map(|peer| peer.port).filter(|&port| port != ask.port).collect())
+    let reply = client::announce(url, request, &limits).context("announce failed")?;
+    Ok(reply.peers.iter().map(|peer| peer.port).filter(|&port| port != request.port).collect())
 }
 
-fn check_sees(
+fn check_is_handed(
     url: &str,
     protocol: TestedProtocol,
-    client_announce: &AnnounceRequest,
+    own: &AnnounceRequest,
     other: &AnnounceRequest,
 ) -> anyhow::Result<()> {
-    let ports = announce(url, protocol, client_announce)?;
+    let ports = announce(url, protocol, own)?;
     ensure!(ports.len() == 1, "expected 1 peers, got {}", ports.len());
     for port in ports {
         ensure!(port == other.port, "expected port {}, got {port}", other.port);

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 
 use hayate_state::ids::hex_value;
 
-/// The beginning of a text whose octets follow as hexadecimal digits.
+/// The prefix of a text whose octets follow as hexadecimal digits.
 pub const HEX: &str = "\0hex:";
 
 /// A writer of one JSON document. Calls must fit together: within an object each value follows its key,
@@ -40,7 +40,7 @@ impl<W: Write> Writer<W> {
     /// Ends the document with a newline.
     ///
     /// # Errors
-    /// Those of the writer.
+    /// Fails when the output fails.
     pub fn finish(mut self) -> io::Result<W> {
         self.to.write_all(b"\n")?;
         Ok(self.to)
@@ -49,7 +49,7 @@ impl<W: Write> Writer<W> {
     /// Writes an object or list that `fill` fills.
     ///
     /// # Errors
-    /// Those of the writer and of `fill`.
+    /// Fails when the output fails, or `fill` does.
     pub fn container(
         &mut self,
         container: Container,
@@ -71,10 +71,10 @@ impl<W: Write> Writer<W> {
         self.to.write_all(close)
     }
 
-    /// Prepares a value of a list.
+    /// Begins a value of a list, which must follow.
     ///
     /// # Errors
-    /// Those of the writer.
+    /// Fails when the output fails.
     pub fn item(&mut self) -> io::Result<()> {
         if !self.is_empty {
             self.to.write_all(b",")?;
@@ -86,7 +86,7 @@ impl<W: Write> Writer<W> {
     /// Writes the key of a value of an object.
     ///
     /// # Errors
-    /// Those of the writer.
+    /// Fails when the output fails.
     pub fn key(&mut self, key: &str) -> io::Result<()> {
         self.item()?;
         self.text(key)?;
@@ -96,7 +96,7 @@ impl<W: Write> Writer<W> {
     /// Writes a key and an object or list that `fill` fills.
     ///
     /// # Errors
-    /// Those of the writer and of `fill`.
+    /// Fails when the output fails, or `fill` does.
     pub fn container_at(
         &mut self,
         key: &str,
@@ -107,10 +107,10 @@ impl<W: Write> Writer<W> {
         self.container(container, fill)
     }
 
-    /// Writes a key and a number or word without quotes.
+    /// Writes a key and a number, or a word without quotes.
     ///
     /// # Errors
-    /// Those of the writer.
+    /// Fails when the output fails.
     pub fn literal_at(&mut self, key: &str, value: impl fmt::Display) -> io::Result<()> {
         self.key(key)?;
         self.literal(value)
@@ -119,16 +119,16 @@ impl<W: Write> Writer<W> {
     /// Writes a key and a string.
     ///
     /// # Errors
-    /// Those of the writer.
+    /// Fails when the output fails.
     pub fn text_at(&mut self, key: &str, text: &str) -> io::Result<()> {
         self.key(key)?;
         self.text(text)
     }
 
-    /// Writes a number or word without quotes.
+    /// Writes a number, or a word without quotes.
     ///
     /// # Errors
-    /// Those of the writer.
+    /// Fails when the output fails.
     pub fn literal(&mut self, value: impl fmt::Display) -> io::Result<()> {
         write!(self.to, "{value}")
     }
@@ -136,17 +136,17 @@ impl<W: Write> Writer<W> {
     /// Writes a string.
     ///
     /// # Errors
-    /// Those of the writer.
+    /// Fails when the output fails.
     pub fn text(&mut self, text: &str) -> io::Result<()> {
         self.to.write_all(b"\"")?;
-        let mut plain_from = 0;
+        let mut unescaped_from = 0;
         for (at, letter) in text.char_indices() {
             let Some(escape) = escape_of(letter) else { continue };
-            self.to.write_all(text.get(plain_from..at).unwrap_or_default().as_bytes())?;
+            self.to.write_all(text.get(unescaped_from..at).unwrap_or_default().as_bytes())?;
             self.to.write_all(escape.as_bytes())?;
-            plain_from = at + letter.len_utf8();
+            unescaped_from = at + letter.len_utf8();
         }
-        self.to.write_all(text.get(plain_from..).unwrap_or_default().as_bytes())?;
+        self.to.write_all(text.get(unescaped_from..).unwrap_or_default().as_bytes())?;
         self.to.write_all(b"\"")
     }
 
@@ -170,8 +170,8 @@ fn escape_of(letter: char) -> Option<Cow<'static, str>> {
     })
 }
 
-/// Returns a finite number in its shortest form that reads back to the same, without exponent from 10^-6 up
-/// to below 10^21.
+/// A finite number, shown in the shortest form that reads back as the same number, without an exponent from
+/// 10^-6 up to below 10^21.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Float(pub f64);
 

@@ -7,39 +7,39 @@ use serde_json::{Value, json};
 
 use crate::client::{self, AnnounceRequest, Announced, ClientError, Limits, Scraped};
 
-/// What HTTP trackers are told about the client.
+/// The `User-Agent` of HTTP requests.
 pub const USER_AGENT: &str = concat!("hayate-probe/", env!("CARGO_PKG_VERSION"));
 
 /// How the reply is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// For people, a line for each thing.
+    /// For people, one line per field.
     Text,
     /// One JSON object.
     Json,
 }
 
-/// Announces, and returns the reply as it is printed.
+/// Announces. Returns the reply in the form in which it is printed.
 ///
 /// # Errors
-/// When there is no valid reply.
+/// Fails when there is no valid reply.
 pub fn announce(
     url: &str,
-    ask: &AnnounceRequest,
+    request: &AnnounceRequest,
     limits: &Limits,
     format: Format,
 ) -> Result<String, ClientError> {
-    let reply = client::announce(url, ask, limits)?;
+    let reply = client::announce(url, request, limits)?;
     Ok(match format {
         Format::Text => announce_text(&reply),
         Format::Json => line(&announce_json(&reply)),
     })
 }
 
-/// Scrapes, and returns the reply as it is printed.
+/// Scrapes. Returns the reply in the form in which it is printed.
 ///
 /// # Errors
-/// When there is no valid reply.
+/// Fails when there is no valid reply.
 pub fn scrape(
     url: &str,
     hashes: &[InfoHash],
@@ -59,26 +59,26 @@ fn line(value: &Value) -> String {
 
 fn announce_text(reply: &Announced) -> String {
     let mut text = format!("interval      {} s\n", reply.interval);
-    let mut put = |name: &str, value: Option<String>| {
+    let mut write = |name: &str, value: Option<String>| {
         if let Some(value) = value {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{name:<13} {value}");
         }
     };
     let number = |number: Option<i64>| number.map(|number| number.to_string());
-    put("min interval", reply.min_interval.map(|seconds| format!("{seconds} s")));
-    put("seeders", number(reply.seeders));
-    put("leechers", number(reply.leechers));
-    put("completed", number(reply.completed));
-    put("external ip", reply.external_ip.map(|ip| ip.to_string()));
-    put("warning", reply.warning.clone());
+    write("min interval", reply.min_interval.map(|seconds| format!("{seconds} s")));
+    write("seeders", number(reply.seeders));
+    write("leechers", number(reply.leechers));
+    write("completed", number(reply.completed));
+    write("external ip", reply.external_ip.map(|ip| ip.to_string()));
+    write("warning", reply.warning.clone());
     for (key, value) in &reply.other_keys {
-        put(key, Some(value.clone()));
+        write(key, Some(value.clone()));
     }
-    put("peers", Some(reply.peers.len().to_string()));
+    write("peers", Some(reply.peers.len().to_string()));
     for peer in &reply.peers {
         let id = peer.id.map(|id| format!("  {id:?}")).unwrap_or_default();
-        put("", Some(format!("{peer}{id}")));
+        write("", Some(format!("{peer}{id}")));
     }
     text
 }
@@ -108,14 +108,14 @@ fn announce_json(reply: &Announced) -> Value {
 fn scrape_text(hashes: &[InfoHash], swarms: &[Option<Scraped>]) -> String {
     let mut text = String::new();
     for (hash, swarm) in hashes.iter().zip(swarms) {
-        let standing = match swarm {
+        let counts = match swarm {
             Some(Scraped { seeders, completed, leechers }) => {
                 format!("seeders {seeders}, completed {completed}, leechers {leechers}")
             }
             None => "not in the reply".into(),
         };
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{hash}  {standing}");
+        let _ = writeln!(text, "{hash}  {counts}");
     }
     text
 }

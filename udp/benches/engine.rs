@@ -16,11 +16,11 @@ use criterion::{BenchmarkGroup, Criterion};
 use hayate_state::Now;
 use hayate_udp::Outcome;
 use hayate_udp::config::REPLY_MAX;
-use hayate_udp::connection_id::Keeper;
+use hayate_udp::connection_id::ConnectionIds;
 
 use kit::{CONNECT, Harness, TestAnnounce, scrape, udp_config};
 
-/// More sources than the keeper remembers ids of.
+/// More sources than there are remembered ids.
 const SOURCES: u16 = 10_000;
 
 /// A datagram and where it comes from.
@@ -85,20 +85,20 @@ fn engine(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, harness: &mut Ha
 fn connection_ids(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("connection-id");
     let now = Now::at(0).unix_seconds;
-    let mut keeper = Keeper::new(&udp_config());
-    // "Again" is what the keeper remembers; all others take an HMAC each.
+    let mut ids = ConnectionIds::new(&udp_config());
+    // "Again" is an id that is remembered; all others take an HMAC each.
     for (name, sources) in [("make", SOURCES), ("make-again", 1)] {
         let mut turns = (0..sources).map(address).cycle();
-        group.bench_function(name, |bencher| bencher.iter(|| keeper.make(now, turns.next().unwrap())));
+        group.bench_function(name, |bencher| bencher.iter(|| ids.make(now, turns.next().unwrap())));
     }
     for (name, sources) in [("verify", SOURCES), ("verify-again", 1)] {
-        let mut make = |number| (address(number), keeper.make(now, address(number)));
+        let mut make = |number| (address(number), ids.make(now, address(number)));
         let made: Vec<_> = (0..sources).map(&mut make).collect();
         let mut turns = made.iter().cycle();
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let (source, id) = *turns.next().unwrap();
-                keeper.verify(now, source, black_box(id)).unwrap()
+                ids.verify(now, source, black_box(id)).unwrap()
             });
         });
     }

@@ -34,13 +34,13 @@ pub enum Unverified {
 
 /// Makes and verifies connection ids. Each engine owns one.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct ConnectionIds {
     current: Scheme,
     previous: Option<Retired>,
 }
 
-impl Keeper {
-    /// Makes a keeper with the key, lifetime and skew of `config`.
+impl ConnectionIds {
+    /// Makes ids with the key, lifetime and skew of `config`.
     #[must_use]
     pub fn new(config: &UdpConfig) -> Self {
         Self { current: Scheme::new(&config.private_key, config), previous: None }
@@ -50,7 +50,7 @@ impl Keeper {
     /// also if the lifetime has changed and not the key; those from before the last change do not.
     pub fn reload(&mut self, config: &UdpConfig) {
         let scheme = Scheme::new(&config.private_key, config);
-        if !scheme.is(&self.current) {
+        if !scheme.is_same_as(&self.current) {
             let retired = std::mem::replace(&mut self.current, scheme);
             self.previous = Some(Retired::new(retired));
         }
@@ -77,7 +77,7 @@ impl Keeper {
     /// Checks that `id` was made for `source` within the lifetime.
     ///
     /// # Errors
-    /// When it was not, or too long ago.
+    /// Fails when the id was not made for `source`, or too long ago.
     pub fn verify(&mut self, now_unix: u64, source: IpAddr, id: [u8; 8]) -> Result<Verified, Unverified> {
         match (self.current.verify(now_unix, source, id), &mut self.previous) {
             (Err(Unverified::Forged), Some(previous)) => previous.scheme.verify(now_unix, source, id),
@@ -127,7 +127,7 @@ impl Scheme {
     }
 
     /// Whether both make and accept the same ids.
-    fn is(&self, other: &Self) -> bool {
+    fn is_same_as(&self, other: &Self) -> bool {
         let shape = |scheme: &Self| (scheme.fingerprint, scheme.bucket_seconds, scheme.age_max, scheme.skew);
         shape(self) == shape(other)
     }
@@ -155,8 +155,8 @@ impl Scheme {
         let (number, address) = message.split_at_mut(8);
         number.copy_from_slice(&bucket.to_be_bytes());
         let address_len = match source.to_canonical() {
-            IpAddr::V4(v4) => put(address, &v4.octets()),
-            IpAddr::V6(v6) => put(address, &v6.octets()),
+            IpAddr::V4(v4) => copy_to_start(address, &v4.octets()),
+            IpAddr::V6(v6) => copy_to_start(address, &v6.octets()),
         };
         let tag = hmac::sign(&self.key, message.get(..8 + address_len).unwrap_or_default());
         let mut id = [0; 8];
@@ -171,7 +171,7 @@ impl Scheme {
         // The largest bucket number not above `latest` whose low octet is that of the id.
         let behind = u64::from(latest.to_be_bytes()[7].wrapping_sub(id[0]));
         let bucket = latest.checked_sub(behind).ok_or(Unverified::Forged)?;
-        if !same(self.id(bucket, source), id) {
+        if !equal_in_constant_time(self.id(bucket, source), id) {
             return Err(Unverified::Forged);
         }
         if now.saturating_sub(bucket) > self.age_max { Err(Unverified::Stale) } else { Ok(Verified(())) }
@@ -215,8 +215,8 @@ impl Memo {
         }
     }
 
-    /// Returns the place of an id. Addresses chosen to meet in one place make the keeper compute, and do no
-    /// more harm.
+    /// Returns the place of an id. Addresses chosen to meet in one place cost an HMAC each, and do no more
+    /// harm.
     fn place(bucket: u64, source: IpAddr) -> usize {
         let address = match source {
             IpAddr::V4(v4) => u64::from(v4.to_bits()),
@@ -234,7 +234,7 @@ impl Memo {
 const _: () = assert!(Memo::PLACES == u8::MAX as usize + 1);
 
 /// Copies `from` to the beginning of `to`; returns the octets copied.
-fn put(to: &mut [u8], from: &[u8]) -> usize {
+fn copy_to_start(to: &mut [u8], from: &[u8]) -> usize {
     to.iter_mut().zip(from).map(|(to, from)| *to = *from).count()
 }
 
@@ -250,7 +250,7 @@ fn unreserved(id: [u8; 8]) -> [u8; 8] {
 const PROTOCOL_NUMBER: u64 = u64::from_be_bytes(PROTOCOL_ID);
 
 /// Whether two ids are equal. One comparison of whole words: its time does not tell which octet differs.
-fn same(a: [u8; 8], b: [u8; 8]) -> bool {
+fn equal_in_constant_time(a: [u8; 8], b: [u8; 8]) -> bool {
     std::hint::black_box(u64::from_ne_bytes(a) ^ u64::from_ne_bytes(b)) == 0
 }
 
@@ -264,8 +264,8 @@ mod tests {
         UdpConfig { max_clock_skew_seconds: 0, ..UdpConfig::with_key(key) }
     }
 
-    fn keeper(key: &str) -> Keeper {
-        Keeper::new(&config(key))
+    fn connection_ids(key: &str) -> ConnectionIds {
+        ConnectionIds::new(&config(key))
     }
 
     fn address(text: &str) -> IpAddr {
@@ -283,22 +283,22 @@ mod tests {
             ("another-key-for-the-test", "192.0.2.7", 0, 0x00a4_89db_62d1_bd25),
             ("test-key-0123456789", "::ffff:192.0.2.7", NOW, 0x2031_587d_0963_897a),
         ] {
-            let id = keeper(key).make(unix, address(source));
+            let id = connection_ids(key).make(unix, address(source));
             assert_eq!(u64::from_be_bytes(id), expected, "{key} {source} {unix}");
         }
     }
 
     #[test]
     fn an_id_lives_its_lifetime_and_at_most_one_bucket_more() {
-        let (mut keeper, source) = (keeper("k"), address("192.0.2.7"));
+        let (mut ids, source) = (connection_ids("k"), address("192.0.2.7"));
         for offset in 0..16 {
             let made = NOW + offset;
-            let id = keeper.make(made, source);
+            let id = ids.make(made, source);
             for age in 0..=120 {
-                assert!(keeper.verify(made + age, source, id).is_ok(), "{offset} {age}");
+                assert!(ids.verify(made + age, source, id).is_ok(), "{offset} {age}");
             }
             for age in 128..2000 {
-                assert_eq!(keeper.verify(made + age, source, id).unwrap_err(), Unverified::Stale, "{age}");
+                assert_eq!(ids.verify(made + age, source, id).unwrap_err(), Unverified::Stale, "{age}");
             }
         }
     }
@@ -307,19 +307,19 @@ mod tests {
     fn an_id_lives_alike_in_every_bucket_whatever_the_lifetime() {
         let source = address("2001:db8::7");
         for (lifetime, bucket_seconds) in [(60, 4), (61, 5), (120, 8), (7199, 480), (7200, 480)] {
-            let mut keeper =
-                Keeper::new(&UdpConfig { connection_id_lifetime_seconds: lifetime, ..config("k") });
+            let mut ids =
+                ConnectionIds::new(&UdpConfig { connection_id_lifetime_seconds: lifetime, ..config("k") });
             // As many buckets as the octet tells apart, so that it wraps once in the life of some id.
             for bucket in 0..BUCKETS_MAX {
                 let start = (NOW / bucket_seconds + bucket) * bucket_seconds;
-                let id = keeper.make(start, source);
+                let id = ids.make(start, source);
                 let last = start + bucket_seconds - 1;
-                assert_eq!(keeper.make(last, source), id, "{lifetime} {bucket}");
-                assert_ne!(keeper.make(last + 1, source), id, "{lifetime} {bucket}");
-                assert!(keeper.verify(last + lifetime, source, id).is_ok(), "{lifetime} {bucket}");
+                assert_eq!(ids.make(last, source), id, "{lifetime} {bucket}");
+                assert_ne!(ids.make(last + 1, source), id, "{lifetime} {bucket}");
+                assert!(ids.verify(last + lifetime, source, id).is_ok(), "{lifetime} {bucket}");
                 // Rounded up to buckets, and one more for an id made early in its own.
                 let stale = start + (lifetime.div_ceil(bucket_seconds) + 1) * bucket_seconds;
-                assert!(keeper.verify(stale - 1, source, id).is_ok(), "{lifetime} {bucket}");
+                assert!(ids.verify(stale - 1, source, id).is_ok(), "{lifetime} {bucket}");
                 let told_apart = start + BUCKETS_MAX * bucket_seconds;
                 for (now, expected) in [
                     (stale, Unverified::Stale),
@@ -327,7 +327,7 @@ mod tests {
                     (told_apart, Unverified::Forged),
                     (start - 1, Unverified::Forged),
                 ] {
-                    assert_eq!(keeper.verify(now, source, id).unwrap_err(), expected, "{lifetime} {bucket}");
+                    assert_eq!(ids.verify(now, source, id).unwrap_err(), expected, "{lifetime} {bucket}");
                 }
             }
         }
@@ -336,8 +336,10 @@ mod tests {
     #[test]
     fn a_clock_that_goes_back_makes_ids_wait_for_it_or_for_the_skew() {
         let (source, back) = (address("192.0.2.7"), NOW - NOW % 8 - 16);
-        let (mut strict, mut lenient) =
-            (keeper("k"), Keeper::new(&UdpConfig { max_clock_skew_seconds: 16, ..config("k") }));
+        let (mut strict, mut lenient) = (
+            connection_ids("k"),
+            ConnectionIds::new(&UdpConfig { max_clock_skew_seconds: 16, ..config("k") }),
+        );
         let id = strict.make(NOW, source);
         assert_eq!(lenient.make(NOW, source), id);
         assert_eq!(strict.verify(back, source, id).unwrap_err(), Unverified::Forged);
@@ -349,21 +351,21 @@ mod tests {
 
     #[test]
     fn an_id_is_good_for_one_address_only() {
-        let mut keeper = keeper("k");
-        let id = keeper.make(NOW, address("192.0.2.7"));
-        assert!(keeper.verify(NOW, address("::ffff:192.0.2.7"), id).is_ok());
+        let mut ids = connection_ids("k");
+        let id = ids.make(NOW, address("192.0.2.7"));
+        assert!(ids.verify(NOW, address("::ffff:192.0.2.7"), id).is_ok());
         for other in ["192.0.2.8", "2001:db8::7", "::192.0.2.7"] {
-            assert_eq!(keeper.verify(NOW, address(other), id).unwrap_err(), Unverified::Forged, "{other}");
+            assert_eq!(ids.verify(NOW, address(other), id).unwrap_err(), Unverified::Forged, "{other}");
         }
     }
 
     #[test]
     fn no_bit_of_an_id_can_be_changed() {
-        let (mut keeper, source) = (keeper("k"), address("2001:db8::7"));
-        let id = u64::from_be_bytes(keeper.make(NOW, source));
+        let (mut ids, source) = (connection_ids("k"), address("2001:db8::7"));
+        let id = u64::from_be_bytes(ids.make(NOW, source));
         for bit in 0..64 {
             let changed = (id ^ 1 << bit).to_be_bytes();
-            assert_eq!(keeper.verify(NOW, source, changed).unwrap_err(), Unverified::Forged, "bit {bit}");
+            assert_eq!(ids.verify(NOW, source, changed).unwrap_err(), Unverified::Forged, "bit {bit}");
         }
     }
 
@@ -371,61 +373,61 @@ mod tests {
     fn an_id_of_the_future_needs_skew_and_skew_is_rounded_up_to_buckets() {
         let source = address("192.0.2.7");
         let start = NOW - NOW % 8;
-        let ahead = keeper("k").make(start + 16, source);
+        let ahead = connection_ids("k").make(start + 16, source);
         for (skew, good) in [(0, false), (8, false), (9, true), (16, true)] {
-            let mut keeper = Keeper::new(&UdpConfig { max_clock_skew_seconds: skew, ..config("k") });
-            assert_eq!(keeper.verify(start, source, ahead).is_ok(), good, "{skew}");
-            let old = keeper.make(start, source);
-            assert!(keeper.verify(start + 128, source, old).is_err(), "skew does not prolong a life");
+            let mut ids = ConnectionIds::new(&UdpConfig { max_clock_skew_seconds: skew, ..config("k") });
+            assert_eq!(ids.verify(start, source, ahead).is_ok(), good, "{skew}");
+            let old = ids.make(start, source);
+            assert!(ids.verify(start + 128, source, old).is_err(), "skew does not prolong a life");
         }
     }
 
     #[test]
     fn a_skew_beyond_what_an_octet_tells_does_not_break_ids() {
         let source = address("192.0.2.7");
-        let mut keeper = Keeper::new(&UdpConfig { max_clock_skew_seconds: 1 << 40, ..config("k") });
-        let id = keeper.make(NOW, source);
-        assert!(keeper.verify(NOW + 120, source, id).is_ok());
-        assert!(keeper.verify(NOW + 128, source, id).is_err());
+        let mut ids = ConnectionIds::new(&UdpConfig { max_clock_skew_seconds: 1 << 40, ..config("k") });
+        let id = ids.make(NOW, source);
+        assert!(ids.verify(NOW + 120, source, id).is_ok());
+        assert!(ids.verify(NOW + 128, source, id).is_err());
     }
 
     #[test]
     fn the_previous_key_is_good_for_one_lifetime_after_the_reload() {
         let source = address("192.0.2.7");
-        let mut keeper = keeper("old");
-        let id = keeper.make(NOW, source);
-        keeper.reload(&config("new"));
-        keeper.refresh(NOW);
-        assert!(keeper.verify(NOW + 120, source, id).is_ok());
-        assert_ne!(keeper.make(NOW, source), id);
-        keeper.reload(&config("new"));
-        assert!(keeper.verify(NOW + 120, source, id).is_ok(), "a reload that changes nothing keeps both");
-        keeper.refresh(NOW + 129);
-        let leaked = self::keeper("old").make(NOW + 129, source);
-        assert_eq!(keeper.verify(NOW + 129, source, leaked).unwrap_err(), Unverified::Forged);
+        let mut ids = connection_ids("old");
+        let id = ids.make(NOW, source);
+        ids.reload(&config("new"));
+        ids.refresh(NOW);
+        assert!(ids.verify(NOW + 120, source, id).is_ok());
+        assert_ne!(ids.make(NOW, source), id);
+        ids.reload(&config("new"));
+        assert!(ids.verify(NOW + 120, source, id).is_ok(), "a reload that changes nothing keeps both");
+        ids.refresh(NOW + 129);
+        let leaked = connection_ids("old").make(NOW + 129, source);
+        assert_eq!(ids.verify(NOW + 129, source, leaked).unwrap_err(), Unverified::Forged);
     }
 
     #[test]
     fn what_was_computed_before_a_reload_is_not_issued_after_it() {
         let source = address("192.0.2.7");
-        let (mut keeper, longer) =
-            (keeper("old"), UdpConfig { connection_id_lifetime_seconds: 7200, ..config("new") });
-        let _old = keeper.make(NOW, source);
+        let (mut ids, longer) =
+            (connection_ids("old"), UdpConfig { connection_id_lifetime_seconds: 7200, ..config("new") });
+        let _old = ids.make(NOW, source);
         for changed in [config("new"), longer] {
-            keeper.reload(&changed);
-            let expected = Keeper::new(&changed).make(NOW, source);
-            assert_eq!(keeper.make(NOW, source), expected);
-            assert_eq!(keeper.make(NOW, source), expected, "from memory");
+            ids.reload(&changed);
+            let expected = ConnectionIds::new(&changed).make(NOW, source);
+            assert_eq!(ids.make(NOW, source), expected);
+            assert_eq!(ids.make(NOW, source), expected, "from memory");
         }
     }
 
     #[test]
     fn a_new_lifetime_does_not_void_ids() {
         let source = address("192.0.2.7");
-        let mut keeper = keeper("k");
-        let id = keeper.make(NOW, source);
-        keeper.reload(&UdpConfig { connection_id_lifetime_seconds: 7200, ..config("k") });
-        assert!(keeper.verify(NOW + 60, source, id).is_ok());
+        let mut ids = connection_ids("k");
+        let id = ids.make(NOW, source);
+        ids.reload(&UdpConfig { connection_id_lifetime_seconds: 7200, ..config("k") });
+        assert!(ids.verify(NOW + 60, source, id).is_ok());
     }
 
     #[test]
@@ -433,14 +435,14 @@ mod tests {
         let seed = fastrand::u64(..);
         println!("seed {seed}");
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut old = keeper("k");
+        let mut old = connection_ids("k");
         for _ in 0..20_000 {
             let now = NOW + random.u64(..40);
             let source = match random.bool() {
                 true => Ipv4Addr::from_bits(random.u32(..300)).into(),
                 false => std::net::Ipv6Addr::from_bits(u128::from(random.u16(..300)) << 64).into(),
             };
-            assert_eq!(old.make(now, source), keeper("k").current.compute(now / 8, source));
+            assert_eq!(old.make(now, source), connection_ids("k").current.compute(now / 8, source));
         }
     }
 
@@ -453,7 +455,7 @@ mod tests {
 
     #[test]
     fn the_first_seconds_of_1970_do_not_underflow() {
-        let mut keeper = keeper("k");
-        assert_eq!(keeper.verify(0, address("::1"), [0xff; 8]).unwrap_err(), Unverified::Forged);
+        let mut ids = connection_ids("k");
+        assert_eq!(ids.verify(0, address("::1"), [0xff; 8]).unwrap_err(), Unverified::Forged);
     }
 }

@@ -1,4 +1,4 @@
-//! [`Dropped`]: every reason for which a datagram is not answered as its sender wished.
+//! [`Dropped`]: every reason for which a datagram is dropped or refused.
 
 use std::fmt;
 
@@ -17,20 +17,20 @@ pub enum Dropped {
     NotAConnect,
     /// The connection id was issued to this source too long ago.
     StaleConnection,
-    /// The connection id was never issued to this source, or is older than the keeper can tell.
+    /// The connection id was never issued to this source, or is older than 256 buckets.
     ForgedConnection,
     /// The datagram is an error reply of another tracker (action 3): two trackers that answered these would
-    /// go on for ever.
+    /// go on forever.
     ErrorReply,
     /// The source port is 0: it cannot be answered.
     SourcePortZero,
     /// The datagram claims to come from an address and port of this server.
     OwnEndpoint,
-    /// The source is verified and is told the reason.
+    /// The source is verified and gets the reason.
     Refused(ErrorReason),
 }
 
-/// The reason that a verified source is told.
+/// The reason that a verified source gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorReason {
     /// BEP 15 has no such action.
@@ -66,7 +66,7 @@ impl Dropped {
         BEFORE_TRACKER.into_iter().chain(tracker)
     }
 
-    /// Returns the place in [`Dropped::all`].
+    /// Returns the position in [`Dropped::all`].
     #[must_use]
     pub fn index(self) -> usize {
         Self::all().position(|refusal| refusal == self).unwrap_or_default()

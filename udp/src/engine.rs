@@ -1,4 +1,5 @@
-//! [`Engine`]: decides how one datagram is answered. It never sends, allocates nothing, and is told the time.
+//! [`Engine`]: decides how one datagram is answered. It never sends, allocates nothing, and gets the time as
+//! an argument.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use hayate_state::private::Refused;
 use hayate_state::{Answer, Handout, InfoHash, Now, Refusal as TrackerRefusal, Subscriber, Tally, Tracker};
 
 use crate::config::UdpConfig;
-use crate::connection_id::{Keeper, Unverified, Verified};
+use crate::connection_id::{ConnectionIds, Unverified, Verified};
 use crate::dropped::{Dropped, ErrorReason};
 use crate::metrics::{RequestKind, WorkerMetrics};
 use crate::private;
@@ -69,7 +70,7 @@ pub enum Outcome<'r> {
 pub struct Engine {
     tracker: Tracker,
     config: Subscriber<UdpConfig>,
-    keeper: Keeper,
+    connection_ids: ConnectionIds,
     metrics: Arc<WorkerMetrics>,
     /// Kinds of the datagrams of this batch; never grows beyond [`BATCH_KEYS_MAX`].
     batch_keys: Vec<MetricKey>,
@@ -93,9 +94,16 @@ impl Engine {
     /// Makes an engine that decides with `tracker`.
     #[must_use]
     pub fn new(tracker: Tracker, config: Subscriber<UdpConfig>) -> Self {
-        let keeper = Keeper::new(config.get());
+        let connection_ids = ConnectionIds::new(config.get());
         let batch_keys = Vec::with_capacity(BATCH_KEYS_MAX);
-        Self { tracker, config, keeper, metrics: Arc::default(), batch_keys, labels: RequestLabels::UNKNOWN }
+        Self {
+            tracker,
+            config,
+            connection_ids,
+            metrics: Arc::default(),
+            batch_keys,
+            labels: RequestLabels::UNKNOWN,
+        }
     }
 
     /// Returns what this engine counts; its worker is the owner.
@@ -108,9 +116,9 @@ impl Engine {
     pub fn begin_batch(&mut self, now: Now) {
         self.tracker.refresh();
         if self.config.refresh() {
-            self.keeper.reload(self.config.get());
+            self.connection_ids.reload(self.config.get());
         }
-        self.keeper.refresh(now.unix_seconds);
+        self.connection_ids.refresh(now.unix_seconds);
     }
 
     /// Records `time` as the duration of every datagram since [`begin_batch`](Self::begin_batch).
@@ -188,7 +196,7 @@ impl Engine {
             Action::ErrorReply => Err(Dropped::ErrorReply),
             action => {
                 let id = head.connection_id();
-                let proof = self.keeper.verify(client.now.unix_seconds, client.address, id)?;
+                let proof = self.connection_ids.verify(client.now.unix_seconds, client.address, id)?;
                 Ok(self.serve_verified(proof, client, action, head, reply))
             }
         }
@@ -201,11 +209,12 @@ impl Engine {
         }
         self.note_kind(RequestKind::Connect, client);
         self.metrics.connects.for_source(client.address).add(1);
-        let id = self.keeper.make(client.now.unix_seconds, client.address);
+        let id = self.connection_ids.make(client.now.unix_seconds, client.address);
         Ok(reply::connect(reply, head.transaction_id(), id))
     }
 
-    /// Answers a verified source, with what it asks for or with an error. Returns the length of the reply.
+    /// Answers a verified source, with the reply to its request or with an error. Returns the length of the
+    /// reply.
     fn serve_verified(
         &mut self,
         proof: Verified,
@@ -250,13 +259,13 @@ impl Engine {
         self.metrics.announces.for_source(client.address).add(1);
         let config = self.config.get();
         let user = if self.tracker.is_private() {
-            let passkey = private::with_passkey(view.options(), |passkey| self.tracker.find_user(passkey));
-            Some(passkey.ok_or(ErrorReason::Tracker(TrackerRefusal::InvalidPasskey))?)
+            let user = private::with_passkey(view.options(), |passkey| self.tracker.find_user(passkey));
+            Some(user.ok_or(ErrorReason::Tracker(TrackerRefusal::InvalidPasskey))?)
         } else {
             None
         };
-        let beyond = self.tracker.policy().check_rate_limit(client.now.tick, client.address);
-        if beyond == Some(OverLimitAction::Empty) && user.is_none() {
+        let over_limit = self.tracker.policy().check_rate_limit(client.now.tick, client.address);
+        if over_limit == Some(OverLimitAction::Empty) && user.is_none() {
             let answer = self.tracker.policy().full_answer(Tally::default());
             return Ok(reply::announce(reply, announce_head(action, head, answer), 0));
         }
@@ -264,7 +273,7 @@ impl Engine {
         if user.is_none() && claim != client.address && !AddressClass::of(claim).may_be_claimed() {
             return Err(ErrorReason::Tracker(TrackerRefusal::InvalidAddress));
         }
-        // The claim of a user counts only if it is useful (`rules/private.md#member-address`).
+        // The claim of a user counts only if it is useful (`rules/private.md#user-address`).
         let address =
             if user.is_none() || AddressClass::of(claim).is_useful_claim() { claim } else { client.address };
         // Users get peers of the family over which they announce.
@@ -274,20 +283,21 @@ impl Engine {
             IpAddr::V6(_) => (PEER_V6_LEN, reply::PEERS_V6_MAX),
         };
         let num_want = view.num_want(config.num_want, config.num_want_max).min(peers_max);
-        let room = reply::announce_peers(reply).get_mut(..usize::from(num_want) * stride).unwrap_or_default();
+        let peers =
+            reply::announce_peers(reply).get_mut(..usize::from(num_want) * stride).unwrap_or_default();
         // Peers of one family only, written straight into the buffer that is sent.
         let mut handout = match family {
-            IpAddr::V4(_) => Handout::new(room, &mut []),
-            IpAddr::V6(_) => Handout::new(&mut [], room),
+            IpAddr::V4(_) => Handout::new(peers, &mut []),
+            IpAddr::V6(_) => Handout::new(&mut [], peers),
         };
         let announce = view.to_announce(address, num_want);
         // Zeroed only where there are hooks to look at it.
-        let mut url_room: [u8; URL_MAX];
+        let mut url_buffer: [u8; URL_MAX];
         let request_url = if self.tracker.policy().hooks.is_empty() {
             None
         } else {
-            url_room = [0; URL_MAX];
-            Some(RequestUrl::parse(client.address, join_url(view.options(), &mut url_room)))
+            url_buffer = [0; URL_MAX];
+            Some(RequestUrl::parse(client.address, join_url(view.options(), &mut url_buffer)))
         };
         let answered = match (user, request_url) {
             (None, None) => {
@@ -308,7 +318,7 @@ impl Engine {
                 return Ok(reply::error(reply, head.transaction_id(), &refused));
             }
         };
-        let answer = match beyond {
+        let answer = match over_limit {
             Some(OverLimitAction::Slow | OverLimitAction::Empty) => self.tracker.policy().slow_answer(answer),
             Some(OverLimitAction::Count) | None => answer,
         };
@@ -360,9 +370,9 @@ fn announced_info_hash(datagram: &[u8]) -> Option<InfoHash> {
 }
 
 /// Returns the path and query behind an announce (BEP 41), empty where there is none. What runs past the
-/// datagram or the room is left out.
-fn join_url<'r>(options: Options<'_>, room: &'r mut [u8; URL_MAX]) -> &'r [u8] {
-    options.join(room).map_or(&[], |url| url.octets)
+/// datagram or the buffer is left out.
+fn join_url<'r>(options: Options<'_>, buffer: &'r mut [u8; URL_MAX]) -> &'r [u8] {
+    options.join(buffer).map_or(&[], |url| url.octets)
 }
 
 fn announce_head(action: u32, head: Head<'_>, answer: Answer) -> AnnounceHead {

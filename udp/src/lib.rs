@@ -5,7 +5,7 @@
 //! | [`config`] | the settings of the server |
 //! | [`wire`] | requests and replies as octets: [`wire::request`], [`wire::option`], [`wire::reply`]; pure |
 //! | [`connection_id`] | the proof that a source address is real |
-//! | [`dropped`](mod@dropped) | [`Dropped`]: the reasons for which a datagram is not answered as wished |
+//! | [`dropped`](mod@dropped) | [`Dropped`]: the reasons for which a datagram is dropped or refused |
 //! | [`metrics`] | [`WorkerMetrics`](metrics::WorkerMetrics): what one worker counts |
 //! | `private` | the passkey of a user, in the URL of an announce |
 //! | [`engine`] | [`Engine`]: decides how one datagram is answered |

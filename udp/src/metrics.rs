@@ -116,8 +116,7 @@ impl WorkerMetrics {
         self.durations.register_metrics(board, "udp_response_duration_milliseconds", help);
         for refusal in Dropped::all() {
             let labels = vec![("reason", refusal.label())];
-            let help =
-                "Datagrams refused, by reason; verified sources were told, all others were not answered.";
+            let help = "Datagrams refused, by reason; verified sources got the reason, all others no answer.";
             self.register_counter(board, "udp_refusals_total", help, labels, move |c| {
                 c.dropped_count(refusal)
             });

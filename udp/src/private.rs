@@ -17,8 +17,8 @@ pub(crate) fn with_passkey<T>(options: Options<'_>, work: impl FnOnce(&[u8]) -> 
     if pieces.next().is_none() && !pieces.overrun() {
         return with_passkey_of_url(first, work);
     }
-    let mut room = [0; PATH_MAX];
-    let url = options.join(&mut room).filter(|url| url.whole)?;
+    let mut buffer = [0; PATH_MAX];
+    let url = options.join(&mut buffer).filter(|url| url.whole)?;
     with_passkey_of_url(url.octets, work)
 }
 
@@ -30,10 +30,14 @@ fn with_passkey_of_url<T>(url: &[u8], work: impl FnOnce(&[u8]) -> Option<T>) -> 
     with_passkey_of_path(path, &mut [0; PATH_MAX], work)
 }
 
-fn with_passkey_of_path<T>(path: &[u8], room: &mut [u8], work: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
-    let place = passkey_path::parse_path(path, room);
-    if place.leaf != b"announce" {
+fn with_passkey_of_path<T>(
+    path: &[u8],
+    buffer: &mut [u8],
+    work: impl FnOnce(&[u8]) -> Option<T>,
+) -> Option<T> {
+    let parsed = passkey_path::parse_path(path, buffer);
+    if parsed.leaf != b"announce" {
         return None;
     }
-    work(place.passkey?)
+    work(parsed.passkey?)
 }

@@ -49,7 +49,7 @@ impl NumWantLimits {
 /// A whole announce, and how its reply is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnnounceQuery {
-    /// What the tracker is asked.
+    /// The announce for the tracker.
     pub announce: Announce,
     /// Compact unless `compact=0`.
     pub form: ReplyForm,
@@ -62,7 +62,7 @@ impl AnnounceQuery {
     /// be decoded.
     ///
     /// # Errors
-    /// The first failure, in the order of `rules/http.md#order-of-failures` or of
+    /// Returns the first failure, in the order of `rules/http.md#order-of-failures` or of
     /// `rules/private.md#failures`.
     pub(crate) fn read(
         parameters: &Parameters<'_>,
@@ -117,7 +117,7 @@ impl AnnounceQuery {
 /// Reads a scrape: the torrents it names, sorted, none twice; in the open modes the first `max` of them.
 ///
 /// # Errors
-/// When there is none, or, in the open modes, any of them is broken.
+/// Fails when there is no info_hash, or, in the open modes, when any of them is broken.
 pub fn read_scrape(
     parameters: &Parameters<'_>,
     strictness: Strictness,
@@ -290,9 +290,9 @@ mod tests {
 
     #[test]
     fn an_announce_is_read_as_it_is_said() {
-        let asked = read_whole("&uploaded=7&downloaded=11&left=13&event=Started&numwant=17");
+        let query = read_whole("&uploaded=7&downloaded=11&left=13&event=Started&numwant=17");
         assert_eq!(
-            asked.announce,
+            query.announce,
             Announce {
                 info_hash: InfoHash([b'a'; 20]),
                 peer_id: PeerId(*b"-XX0001-000000000001"),
@@ -305,7 +305,7 @@ mod tests {
                 num_want: 17,
             }
         );
-        assert_eq!((asked.form, asked.with_ids), (ReplyForm::Compact, false));
+        assert_eq!((query.form, query.with_ids), (ReplyForm::Compact, false));
     }
 
     #[test]

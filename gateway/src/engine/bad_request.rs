@@ -2,7 +2,7 @@
 
 use crate::wire::query::Strictness;
 
-/// A request that is not served: malformed, or refused by the tracker. The client is told the text of
+/// A request that is not served: malformed, or refused by the tracker. The client gets the text of
 /// [`BadRequest::words`] as `failure reason`, with status 200.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadRequest {
@@ -58,7 +58,7 @@ const LENIENT: [BadRequest; 8] = [
     BadRequest::UnreadableAddress,
 ];
 
-/// Malformed requests that mode private tells in words of its own, in the order of the counters.
+/// Malformed requests for which mode private has a text of its own, in the order of the counters.
 const STRICT: [BadRequest; 15] = [
     BadRequest::MissingInfoHash,
     BadRequest::ManyInfoHashes,

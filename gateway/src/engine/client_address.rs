@@ -1,4 +1,4 @@
-//! Who the client is: the socket's peer, unless a trusted proxy names another one
+//! The client's address: that of the socket's peer, unless a trusted proxy names another one
 //! (`rules/http.md#client-address`), or the client may claim an address of its own (BEP 7).
 //!
 //! A header that cannot be read is a failure: the proxy's own address never becomes a peer
@@ -59,7 +59,7 @@ impl Headers for [(&str, &[u8])] {
     }
 }
 
-/// Settings about whom the gateway believes about a client's address.
+/// The settings that decide whose word about a client's address is believed.
 #[derive(Clone, Copy, Debug)]
 pub struct AddressTrust<'c> {
     /// The header that names the client; `None` = no header is believed.
@@ -96,8 +96,8 @@ impl<'c> AddressTrust<'c> {
     /// Returns the client's address as the gateway sees it; an IPv4-mapped address is returned as IPv4.
     ///
     /// # Errors
-    /// [`BadRequest::UnreadableAddress`] if a trusted proxy's header cannot be read, or a unix socket's peer
-    /// sends none.
+    /// Returns [`BadRequest::UnreadableAddress`] when a trusted proxy's header cannot be read, or a unix
+    /// socket's peer sends none.
     pub fn client_address<H: Headers + ?Sized>(
         &self,
         source: Source,
@@ -189,8 +189,8 @@ impl<'c> AddressTrust<'c> {
 
 /// Returns the first of the usual headers that the request has.
 fn usual_header<H: Headers + ?Sized>(headers: &H) -> Option<&'static str> {
-    let place = |name: &str| USUAL_HEADERS.iter().position(|usual| usual.eq_ignore_ascii_case(name));
-    headers.names().filter_map(place).min().and_then(|place| USUAL_HEADERS.get(place).copied())
+    let index = |name: &str| USUAL_HEADERS.iter().position(|usual| usual.eq_ignore_ascii_case(name));
+    headers.names().filter_map(index).min().and_then(|index| USUAL_HEADERS.get(index).copied())
 }
 
 fn is_list(header: &str) -> bool {

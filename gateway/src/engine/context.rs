@@ -37,7 +37,7 @@ pub enum Step {
 #[derive(Debug)]
 pub struct ReplyPlan {
     kind: ReplyKind,
-    /// The client asks too often and is told to come again later than others.
+    /// Whether the client is over the rate limit: its reply gets the long interval.
     slowed: bool,
     labels: RequestLabels,
 }
@@ -48,9 +48,9 @@ pub(super) enum ReplyKind {
     Announce {
         form: ReplyForm,
         address: ReplyAddress,
-        /// Told by some refusals of mode private.
+        /// Some refusals of mode private name it.
         peer_id: PeerId,
-        /// Told by some refusals of mode private.
+        /// Some refusals of mode private name it.
         left: u64,
     },
     Scrape(Vec<InfoHash>),
@@ -70,9 +70,9 @@ pub(super) struct EngineContext<'a> {
 }
 
 impl<'a> EngineContext<'a> {
-    /// Counts a request of `seen`, and returns what becomes of it if it is beyond the rate limit.
+    /// Counts a request of `seen`, and returns what to do about it if it is beyond the rate limit.
     pub(super) fn rate_limit(self, now: Now, seen: IpAddr) -> Option<OverLimitAction> {
-        self.policy.check_rate_limit(now.tick, seen).filter(|beyond| *beyond != OverLimitAction::Count)
+        self.policy.check_rate_limit(now.tick, seen).filter(|action| *action != OverLimitAction::Count)
     }
 
     /// Returns the request's URL, if a hook is configured.
@@ -88,7 +88,7 @@ impl<'a> EngineContext<'a> {
         (!self.policy.hooks.is_empty()).then(|| Box::new(url()))
     }
 
-    /// Returns whom the mode believes about the client's address.
+    /// Returns the settings by which the mode trusts claims about the client's address.
     pub(super) fn address_trust(self) -> AddressTrust<'a> {
         let trust = AddressTrust::from_config(self.config);
         match self.strictness {
@@ -142,7 +142,7 @@ impl<'a> EngineContext<'a> {
         Ok((question, ReplyKind::Scrape(info_hashes)))
     }
 
-    /// Returns the address at which the client's peer is reached: claimed or seen.
+    /// Returns the address at which the client's peer can be reached: claimed or seen.
     fn peer_address(
         self,
         parameters: &Parameters<'_>,
@@ -199,7 +199,7 @@ impl<'a> EngineContext<'a> {
         }
     }
 
-    /// Writes the answer to a request that the tracker had no room for.
+    /// Writes the answer to a request that did not fit into the tracker's inbox.
     pub(super) fn write_overloaded(self, plan: ReplyPlan) -> Response {
         self.metrics.restore_labels(plan.labels);
         self.metrics.overloads.add(1);

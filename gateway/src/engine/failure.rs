@@ -1,4 +1,4 @@
-//! What a refused client is told: text and interval (`rules/http.md#failure-reply`,
+//! What a refused client gets: text and interval (`rules/http.md#failure-reply`,
 //! `rules/private.md#failures`).
 
 use std::borrow::Cow;
@@ -34,7 +34,8 @@ pub(crate) enum FailureDetail {
 }
 
 impl FailureReason {
-    /// Returns what mode private tells when the tracker refuses an announce with this `peer_id` and `left`.
+    /// Returns the failure of mode private when the tracker refuses an announce with this `peer_id` and
+    /// `left`.
     pub(crate) fn from_refused(refused: &Refused, peer_id: PeerId, left: u64) -> Self {
         use hayate_state::Refusal as Tracker;
         let detail = match (refused.refusal, &refused.reason) {
@@ -65,7 +66,7 @@ impl FailureReason {
         Cow::Owned(text)
     }
 
-    /// Returns the seconds that the client is told to wait; 0 = it is told nothing.
+    /// Returns the seconds that the client is to wait; 0 = the reply does not say.
     pub(crate) fn interval_seconds(&self, strictness: Strictness, policy: &Policy) -> u32 {
         match (strictness, self.cause) {
             (Strictness::Lenient, _) => policy.failure_interval_seconds(),

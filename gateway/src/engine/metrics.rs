@@ -37,14 +37,14 @@ impl Family {
     }
 }
 
-/// A connection's time that ran out.
+/// The phase in which a connection's time ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// For the head of a request, which did not arrive.
+    /// The request's head did not arrive in time.
     Head,
-    /// For a reply, which the client did not take.
+    /// The client did not take the reply in time.
     Reply,
-    /// For a further request, which did not come.
+    /// No further request came in time.
     Idle,
 }
 

@@ -11,7 +11,7 @@
 //! | [`message`] | the head of a request, the answer to it |
 //! | [`routes`] | which path is an announce, which a scrape |
 //! | [`client_address`] | who the client is: socket, trusted proxy, claimed address |
-//! | [`announce_query`] | from parameters to the words of the tracker, check by check |
+//! | [`announce_query`] | from parameters to an announce or scrape, check by check |
 //! | `context` | from a request to a question, from a reply to the answer, in both modes |
 //! | `private` | what only mode private has: passkeys in the path |
 //! | [`bad_request`] | why a request is refused, in the client's words |
@@ -102,8 +102,8 @@ impl Engine {
     /// Adopts what a reload has published. Routes that cannot be served leave the old ones in force.
     pub fn refresh(&mut self) {
         self.policy.refresh();
-        if let Some(site) = &mut self.private_mode {
-            site.refresh();
+        if let Some(private) = &mut self.private_mode {
+            private.refresh();
         }
         if self.config.refresh() {
             let config = self.config.get();
@@ -144,8 +144,8 @@ impl Engine {
         let path = collapse_leading_slashes(path);
         self.warn_of_untrusted_proxy(now, head);
         let context = self.context();
-        if let Some(site) = &self.private_mode {
-            return site.read_request(context, now, head, path, query);
+        if let Some(private) = &self.private_mode {
+            return private.read_request(context, now, head, path, query);
         }
         let (action, captures) = match (self.routes.find(path), Routes::find_on_open_gateway(path)) {
             (Some(found), page) if found.literal || page.is_none() => (found.action, found.captures),
@@ -159,16 +159,16 @@ impl Engine {
         let seen = context.address_trust().client_address(head.source, head.headers);
         self.metrics.count_request(action, Family::of_address(seen.ok()));
         let url = seen.ok().and_then(|seen| context.url_for_hooks(seen, path, query, &captures));
-        let asked = match action {
+        let read = match action {
             Action::Announce => context.read_announce(&parameters, None, head.source, seen, url),
             Action::Scrape => context.read_scrape(&parameters, None, url),
         };
-        let beyond = seen.ok().and_then(|seen| context.rate_limit(now, seen));
-        match (asked, beyond) {
+        let over_limit = seen.ok().and_then(|seen| context.rate_limit(now, seen));
+        match (read, over_limit) {
             (Err(failure), _) => Step::Answer(context.write_failure(&failure)),
             (Ok((_, kind)), Some(OverLimitAction::Empty)) => Step::Answer(context.write_empty(&kind)),
-            (Ok((question, kind)), beyond) => {
-                context.ask(question, kind, beyond == Some(OverLimitAction::Slow))
+            (Ok((question, kind)), over_limit) => {
+                context.ask(question, kind, over_limit == Some(OverLimitAction::Slow))
             }
         }
     }
@@ -217,8 +217,8 @@ impl Engine {
         self.context().write_reply(reply, plan)
     }
 
-    /// Writes the answer to a request that the tracker had no room for: valid, without peers, and with a long
-    /// interval (`rules/http.md#overload`). Errors would make clients come back at once.
+    /// Writes the answer to a request that did not fit into the tracker's inbox: valid, without peers, and
+    /// with a long interval (`rules/http.md#overload`). Errors would make clients come back at once.
     #[must_use]
     pub fn write_overloaded(&self, plan: ReplyPlan) -> Response {
         self.context().write_overloaded(plan)

@@ -22,7 +22,7 @@ pub enum RouteError {
     #[error("route {0:?} does not start with \"/\"")]
     NoSlash(String),
     /// `*name` stands before the end.
-    #[error("route {0:?} goes on after its \"*\" segment")]
+    #[error("route {0:?} continues after its \"*\" segment")]
     RestNotLast(String),
     /// `:` or `*` without a name.
     #[error("route {0:?} has a captured segment without a name")]
@@ -79,7 +79,7 @@ impl TrackerRoutes {
     /// Reads the routes of announces and of scrapes.
     ///
     /// # Errors
-    /// The first route that cannot be served, and the reason.
+    /// Fails when a route cannot be served; the error names the first one.
     pub fn new(announce: &[String], scrape: &[String]) -> Result<Self, RouteError> {
         let announces = announce.iter().map(|pattern| (pattern, Action::Announce));
         let scrapes = scrape.iter().map(|pattern| (pattern, Action::Scrape));

@@ -22,10 +22,10 @@ use crate::engine::message::Response;
 use crate::operator::routes::Page;
 use crate::wire::query::Strictness;
 
-/// Returns the health of the whole process.
+/// A function that returns the health of the whole process.
 pub type HealthCheck = Arc<dyn Fn() -> HealthStatus + Send + Sync>;
 
-/// What `/health` says.
+/// What `/health` reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HealthStatus {
     /// All is well: 200 `ok`.
@@ -36,23 +36,23 @@ pub enum HealthStatus {
     Bad,
 }
 
-/// The handler of requests that change a site, on the operator's addresses.
+/// The handler of the admin API, on the operator's addresses.
 pub trait AdminHandler: Send + Sync {
-    /// Returns status and text of the answer to a request for this path and query from `source`; it may block
-    /// for a while. `None`: there is nothing at that path.
+    /// Returns status and text of the answer to a request for this path and query from `source`, or `None` if
+    /// there is nothing at that path. It may block for a while.
     fn answer(&self, path: &[u8], query: &[u8], source: &str) -> Option<(u16, String)>;
 }
 
 /// The sources of what the operator's pages show.
 #[derive(Clone)]
 pub struct OperatorPages {
-    /// The handler of commands that change a site; `None` where there are none.
+    /// The handler of the admin API; `None` where there is no token for it.
     pub admin: Option<Arc<dyn AdminHandler>>,
     /// Every number of the process.
     pub board: Arc<Board>,
-    /// The health that `/health` tells.
+    /// What `/health` reports.
     pub health: HealthCheck,
-    /// The clock of the time that `/alive` tells in mode private.
+    /// The clock behind `/alive` in mode private.
     pub clock: Clock,
 }
 

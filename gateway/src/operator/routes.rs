@@ -20,7 +20,7 @@ pub enum RouteTarget {
     Page(Page),
     /// Profiles on demand, where the configuration allows them.
     Profile,
-    /// Commands that change a site; the handler knows their paths.
+    /// The admin API; its handler knows the paths.
     Admin,
 }
 

@@ -105,11 +105,11 @@ impl Connection {
     ) {
         let bound = |session: &mut ServerConnection| session.set_buffer_limit(Some(TLS_BUFFER));
         let mut handshake = pin!(acceptor.accept_with(stream, bound));
-        let shaken = poll_fn(|context| match self.timer.poll_order(context) {
+        let finished = poll_fn(|context| match self.timer.poll_order(context) {
             CloseOrder::Drop => Poll::Ready(None),
             CloseOrder::None | CloseOrder::Finish => handshake.as_mut().poll(context).map(Some),
         });
-        let stream = match shaken.await {
+        let stream = match finished.await {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => {
                 self.shared.metrics.tls_failures.add(1);

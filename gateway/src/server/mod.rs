@@ -9,10 +9,10 @@
 //! | `stream` | TCP, TLS and unix streams as one type |
 //! | `connection` | one connection: handshake, requests, end |
 //! | `connections` | all open connections of one role |
-//! | `timeouts` | the time each connection has |
+//! | `timeouts` | the timeouts of every connection |
 //! | `head` | the head of a request as hyper hands it over |
 //! | `shared` | what the connections share, and the tasks beside them |
-//! | `replies` | replies of the state actor on their way to those who wait |
+//! | `replies` | replies of the state actor on their way to the requests that wait for them |
 //! | `operator` | answers to the operator's requests |
 
 mod accept;
@@ -71,7 +71,7 @@ impl Server {
     /// Starts serving on a thread of its own; in mode private, only the users of `site_data`.
     ///
     /// # Errors
-    /// Fails when a route cannot be served, or the system grants no thread or no poller.
+    /// Fails when a route cannot be served, the thread cannot be started, or the poller cannot be made.
     pub fn start(
         self,
         config: &Arc<Published<HttpConfig>>,
@@ -140,7 +140,7 @@ impl RunningServer {
         self.end(StopReason::Stop);
     }
 
-    /// Stops as [`stop`](Self::stop) does, but for a successor that goes on with the listeners: the file of
+    /// Stops as [`stop`](Self::stop) does, but for a successor that continues with the listeners: the file of
     /// the unix socket stays, and requests in flight have as long as the timeouts allow.
     pub fn stop_for_successor(self) {
         self.end(StopReason::Successor { waits: false });
@@ -166,7 +166,7 @@ impl RunningServer {
 enum StopReason {
     /// The tracker ends.
     Stop,
-    /// Another process goes on with the listeners; if it `waits`, as soon as this one is done.
+    /// Another process continues with the listeners; if it `waits`, as soon as this one is done.
     Successor { waits: bool },
 }
 
@@ -221,7 +221,7 @@ impl ServerThread {
             };
             let operator = listeners.close_gateway(&shared).await;
             shared.finish_connections(ListenerRole::Gateway, longest).await;
-            // Not before: until then `/health` tells that the tracker is stopping.
+            // Not before: until then `/health` shows that the tracker is stopping.
             operator.close(&shared).await;
             shared.finish_connections(ListenerRole::Operator, PAGES_MAX).await;
             Ok(())

@@ -1,4 +1,4 @@
-//! Answers to requests for the operator's pages, profiles and site administration.
+//! Answers to requests for the operator's pages, profiles and the admin API.
 
 use hayate_state::query::split_target;
 use hyper::body::Incoming;
@@ -14,13 +14,13 @@ use crate::operator::routes::{Methods, Page, RouteTarget, Routes};
 impl Shared {
     pub(super) async fn answer_operator(&self, source: Source, request: &Request<Incoming>) -> Response {
         let (path, query) = {
-            let asked = with_head(request, source, |head| {
+            let target = with_head(request, source, |head| {
                 check_head(head)?;
                 let (path, query) = split_target(origin_form(head.target));
                 Ok((path.to_vec(), query.to_vec()))
             });
-            match asked {
-                Ok(asked) => asked,
+            match target {
+                Ok(target) => target,
                 Err(response) => return self.metrics.count_response(response),
             }
         };

@@ -21,7 +21,7 @@ impl Server {
     /// Opens every socket, or none.
     ///
     /// # Errors
-    /// The first address that cannot be listened on, and the reason.
+    /// Fails when an address cannot be listened on; the error names it.
     pub fn open(config: &ListenConfig) -> Result<Self, OpenError> {
         Ok(Self {
             tcp: sockets::open_tcp(&config.addresses)?,
@@ -54,7 +54,7 @@ impl Server {
         })
     }
 
-    /// Duplicates the listeners, to be handed to a successor while these are in use.
+    /// Duplicates the listeners, for a successor that takes them over while these are in use.
     ///
     /// # Errors
     /// Fails when the process may open no more files.
@@ -95,13 +95,13 @@ impl Server {
 /// Listeners on their way from a tracker to its successor.
 #[derive(Debug, Default)]
 pub struct InheritedSockets {
-    /// Of the gateway.
+    /// The gateway's TCP listeners.
     pub tcp: Vec<TcpListener>,
-    /// Of the gateway, with TLS.
+    /// The gateway's TCP listeners for connections with TLS.
     pub tls: Vec<TcpListener>,
-    /// Of the gateway, on a unix socket.
+    /// The gateway's listener on a unix socket.
     pub unix: Option<UnixListener>,
-    /// Of the operator's pages.
+    /// The TCP listeners of the operator's pages.
     pub operator: Vec<TcpListener>,
 }
 
@@ -118,7 +118,7 @@ impl ListenerChange {
     /// Opens what `new` has and `old` has not; the same addresses keep their sockets.
     ///
     /// # Errors
-    /// The first address that cannot be listened on, and the reason.
+    /// Fails when an address cannot be listened on; the error names it.
     pub fn open(old: &ListenConfig, new: &ListenConfig) -> Result<Self, OpenError> {
         let tcp = |old: &Vec<SocketAddr>, new: &Vec<SocketAddr>| {
             (old != new).then(|| sockets::open_tcp(new)).transpose()

@@ -8,8 +8,9 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use hayate_state::file_identity::FileIdentity;
 use nix::fcntl::AtFlags;
-use nix::libc::{O_NOFOLLOW, O_PATH};
+use nix::libc::{EAFNOSUPPORT, O_NOFOLLOW, O_PATH};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, fchownat, geteuid};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -56,12 +57,12 @@ pub enum OpenError {
     },
     /// A predecessor has other listeners.
     #[error(
-        "the running tracker does not listen on {place}, or on more than this one is to; an upgrade keeps \
-         addresses, a restart changes them"
+        "the running tracker does not listen on {endpoint}, or listens on addresses that are not configured; \
+         an upgrade keeps addresses, a restart changes them"
     )]
     NotInherited {
         /// The address or path that is missing or superfluous.
-        place: String,
+        endpoint: String,
     },
     /// Another process answers on the unix socket, or the path is not a socket.
     #[error("cannot listen on {path}: {reason}", path = path.display())]
@@ -96,16 +97,16 @@ pub(super) fn adopt_tcp(
     mut inherited: Vec<TcpListener>,
 ) -> Result<Vec<TcpListener>, OpenError> {
     let local = |listener: &TcpListener| listener.local_addr().ok();
-    let not_inherited = |address: SocketAddr| OpenError::NotInherited { place: address.to_string() };
+    let not_inherited = |address: SocketAddr| OpenError::NotInherited { endpoint: address.to_string() };
     let mut listeners = Vec::with_capacity(addresses.len());
-    for &asked in addresses {
+    for &configured in addresses {
         let fits = |address: SocketAddr| {
-            address.ip() == asked.ip() && (asked.port() == 0 || address.port() == asked.port())
+            address.ip() == configured.ip() && (configured.port() == 0 || address.port() == configured.port())
         };
         match inherited.iter().position(|listener| local(listener).is_some_and(fits)) {
-            Some(place) => listeners.push(inherited.swap_remove(place)),
-            None if is_optional(asked, addresses) => {}
-            None => return Err(not_inherited(asked)),
+            Some(index) => listeners.push(inherited.swap_remove(index)),
+            None if is_optional(configured, addresses) => {}
+            None => return Err(not_inherited(configured)),
         }
     }
     match inherited.first().and_then(local) {
@@ -123,8 +124,8 @@ pub(super) fn adopt_unix(
         (None, None) => Ok(None),
         (Some(path), Some(listener)) => Ok(Some(UnixSocket { listener, file: SocketFile::at(path) })),
         (path, _) => {
-            let place = path.map_or_else(|| "a unix socket".into(), |path| path.display().to_string());
-            Err(OpenError::NotInherited { place })
+            let endpoint = path.map_or_else(|| "a unix socket".into(), |path| path.display().to_string());
+            Err(OpenError::NotInherited { endpoint })
         }
     }
 }
@@ -146,7 +147,7 @@ fn try_open_tcp(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, OpenError>
                 }
                 listeners.push(listener);
             }
-            Err(source) if may_skip(address, &source, addresses) => {
+            Err(source) if is_optional(address, addresses) && lacks_family(&source) => {
                 log::warn!("http: no IPv6 on this host, not listening on {address}: {source}");
             }
             Err(source) => return Err(OpenError::Address { address, source }),
@@ -169,18 +170,15 @@ fn open_listener(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Whether a failure to listen on `[::]` beside `0.0.0.0` may be ignored: the host has no IPv6.
-fn may_skip(address: SocketAddr, error: &io::Error, addresses: &[SocketAddr]) -> bool {
-    const EAFNOSUPPORT: i32 = 97;
-    let no_ipv6 =
-        error.raw_os_error() == Some(EAFNOSUPPORT) || error.kind() == io::ErrorKind::AddrNotAvailable;
-    no_ipv6 && is_optional(address, addresses)
-}
-
-/// `[::]` beside `0.0.0.0`.
+/// Whether the address may be missing: `[::]` beside `0.0.0.0` is for hosts with IPv6.
 fn is_optional(address: SocketAddr, addresses: &[SocketAddr]) -> bool {
     address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
         && addresses.iter().any(|other| other.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+}
+
+/// Whether the error says that the host has no IPv6.
+fn lacks_family(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(EAFNOSUPPORT) || error.kind() == io::ErrorKind::AddrNotAvailable
 }
 
 /// A listening unix socket. Its file is removed with it, if it is still the same file.
@@ -195,7 +193,7 @@ pub(super) struct UnixSocket {
 pub(super) struct SocketFile {
     path: PathBuf,
     /// Device and inode.
-    identity: Option<(u64, u64)>,
+    identity: Option<FileIdentity>,
 }
 
 /// Opens the unix socket, if the configuration names one.
@@ -290,8 +288,8 @@ impl Drop for SocketFile {
     }
 }
 
-fn file_identity(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
+fn file_identity(path: &Path) -> Option<FileIdentity> {
+    fs::symlink_metadata(path).ok().map(|metadata| FileIdentity::of(&metadata))
 }
 
 fn remove_stale_socket(path: &Path) -> Result<(), OpenError> {
@@ -352,10 +350,11 @@ mod tests {
     fn only_the_wildcard_of_a_host_without_ipv6_is_skipped() {
         let missing = io::Error::from_raw_os_error(97);
         let both = addresses(&["0.0.0.0:6969", "[::]:6969"]);
-        assert!(may_skip(both[1], &missing, &both));
-        assert!(!may_skip(both[1], &missing, &both[1..]));
-        assert!(!may_skip(addresses(&["[::1]:6969"])[0], &missing, &both));
-        assert!(!may_skip(both[1], &io::Error::from(io::ErrorKind::AddrInUse), &both));
+        assert!(lacks_family(&missing));
+        assert!(is_optional(both[1], &both));
+        assert!(!is_optional(both[1], &both[1..]));
+        assert!(!is_optional(addresses(&["[::1]:6969"])[0], &both));
+        assert!(!lacks_family(&io::Error::from(io::ErrorKind::AddrInUse)));
     }
 
     fn open(path: &Path, access: SocketAccess) -> Result<UnixSocket, OpenError> {

@@ -1,4 +1,4 @@
-//! Watches over the time of every connection: whole head, reply, idle.
+//! The timeouts of every connection: for a whole head, for a reply, between two requests.
 //!
 //! hyper's own head timer cannot tell a slow head from an idle connection, and costs a timer per connection.
 //! Here the stream notes in which [`Stage`] its connection is and since when, by a coarse clock that costs
@@ -35,7 +35,7 @@ const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(10);
 const ANSWER_COST: usize = 3 * 1024;
 /// The beginning of hyper's answer to a head that is larger than its buffer.
 const HEAD_TOO_LARGE: &[u8] = b"HTTP/1.1 431 ";
-/// The answer in its place where the request line is too long (RFC 9112, 3).
+/// The answer that replaces it where the request line is too long (RFC 9112, 3).
 const LINE_TOO_LONG: &[u8] = b"HTTP/1.1 414 URI Too Long\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// The stage that a connection is in.
@@ -53,14 +53,14 @@ pub(super) enum Stage {
     Linger,
 }
 
-/// What a connection is ordered to do about its end.
+/// How a connection is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CloseOrder {
-    /// Go on.
+    /// It is to continue.
     None,
-    /// Answer the request in flight, then close.
+    /// It is to answer the request in flight, and then close.
     Finish,
-    /// Close at once.
+    /// It is to close at once.
     Drop,
 }
 
@@ -125,7 +125,7 @@ pub(super) struct ConnTimer {
     /// Answers of a shared connection that have not been sent yet, the oldest first.
     unsent_answers: RefCell<Vec<UnsentAnswer>>,
     next_answer: Cell<u64>,
-    /// Since when the stream takes no octets, and the number that waits.
+    /// Since when the stream has taken no octets, and the number that waits.
     blocked: Cell<Option<(u64, usize)>>,
     /// The share of this connection in [`TimerShared::waiting`].
     waiting: Cell<usize>,
@@ -232,8 +232,8 @@ impl ConnTimer {
 
     fn remove_answer(&self, number: u64) {
         let mut open = self.unsent_answers.borrow_mut();
-        let Some(place) = open.iter().position(|answer| answer.number == number) else { return };
-        let answer = open.remove(place);
+        let Some(index) = open.iter().position(|answer| answer.number == number) else { return };
+        let answer = open.remove(index);
         self.adjust_waiting(0, answer.octets);
         self.since.set(self.shared.now.get());
     }

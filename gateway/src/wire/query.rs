@@ -31,7 +31,7 @@ pub enum Strictness {
     /// (`rules/http.md#query`).
     Lenient,
     /// As mode private reads it: every parameter is needed, and a broken escape stands for itself
-    /// (`rules/private.md#member-parameters`).
+    /// (`rules/private.md#user-parameters`).
     Strict,
 }
 
@@ -81,7 +81,7 @@ impl<'q> Escaped<'q> {
     /// Checks that every escape is whole.
     ///
     /// # Errors
-    /// [`BadEscape`] if one is not.
+    /// Returns [`BadEscape`] when one is not.
     pub fn check_escapes(self) -> Result<(), BadEscape> {
         self.octets().try_for_each(|octet| octet.map(drop))
     }
@@ -89,13 +89,13 @@ impl<'q> Escaped<'q> {
     /// The decoded value, written to the front of `buffer`; `None` if it does not fit.
     ///
     /// # Errors
-    /// [`BadEscape`] if the value cannot be decoded.
+    /// Returns [`BadEscape`] when the value cannot be decoded.
     pub fn decode(self, buffer: &mut [u8]) -> Result<Option<&[u8]>, BadEscape> {
         let mut len = 0;
         for octet in self.octets() {
             let octet = octet?;
-            if let Some(room) = buffer.get_mut(len) {
-                *room = octet;
+            if let Some(slot) = buffer.get_mut(len) {
+                *slot = octet;
             }
             len += 1;
         }
@@ -105,13 +105,13 @@ impl<'q> Escaped<'q> {
     /// The decoded value as an identifier of exactly `N` octets.
     ///
     /// # Errors
-    /// [`NotAnId`] if it cannot be decoded or has another length.
+    /// Returns [`NotAnId`] when it cannot be decoded or has another length.
     pub fn id<const N: usize>(self) -> Result<[u8; N], NotAnId> {
         let mut id = [0; N];
         let mut octets = self.octets();
-        for place in &mut id {
+        for slot in &mut id {
             let octet = octets.next().ok_or(NotAnId::WrongLength)?;
-            *place = octet.map_err(|BadEscape| NotAnId::BadEscape)?;
+            *slot = octet.map_err(|BadEscape| NotAnId::BadEscape)?;
         }
         match octets.try_fold(0, |more, octet| octet.map(|_| more + 1)) {
             Ok(0) => Ok(id),
@@ -123,7 +123,7 @@ impl<'q> Escaped<'q> {
     /// The decoded value as an unsigned decimal number, without sign.
     ///
     /// # Errors
-    /// [`BadEscape`] if the value cannot be decoded.
+    /// Returns [`BadEscape`] when the value cannot be decoded.
     pub fn number(self) -> Result<Number, BadEscape> {
         self.plain_number().map_or_else(|| self.any_number(), |value| Ok(Number::Value(value)))
     }
@@ -153,7 +153,7 @@ impl<'q> Escaped<'q> {
     /// Whether the decoded value is `word`, in any case.
     ///
     /// # Errors
-    /// [`BadEscape`] if the value cannot be decoded.
+    /// Returns [`BadEscape`] when the value cannot be decoded.
     pub fn is_word(self, word: &[u8]) -> Result<bool, BadEscape> {
         let mut expected = word.iter();
         let mut same = true;
@@ -165,7 +165,7 @@ impl<'q> Escaped<'q> {
     }
 }
 
-/// In mode private a broken escape stands for itself (`rules/private.md#member-parameters`).
+/// In mode private a broken escape stands for itself (`rules/private.md#user-parameters`).
 impl<'q> Escaped<'q> {
     /// The decoded octets; a `%` without two hexadecimal digits stays.
     fn literal_octets(self) -> impl Iterator<Item = u8> {

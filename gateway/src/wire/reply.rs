@@ -27,10 +27,10 @@ pub enum ReplyForm {
     List,
 }
 
-/// What an announce reply tells the client about addresses.
+/// What an announce reply says about the client's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyAddress {
-    /// The client's address, told as `external ip` (BEP 24) unless `None`.
+    /// The client's address, sent as `external ip` (BEP 24) unless `None`.
     pub external: Option<IpAddr>,
     /// The client came over IPv6, so that `peers6` is there even if empty (`rules/http.md#compact-peers`).
     pub over_v6: bool,
@@ -39,11 +39,11 @@ pub struct ReplyAddress {
 /// Writes the reply to an announce. `interval` and `peers` are always in it (see `rules/http.md`).
 #[must_use]
 pub fn announce(answer: &Answer, peers: &PeerList, form: ReplyForm, address: ReplyAddress) -> Vec<u8> {
-    let room = match form {
+    let peers_len = match form {
         ReplyForm::Compact => peers.v4.len() + peers.v6.len(),
         ReplyForm::List => (peers.v4.len() / PEER_V4_LEN + peers.v6.len() / PEER_V6_LEN) * LIST_ENTRY,
     };
-    let mut out = Vec::with_capacity(ANNOUNCE_OVERHEAD + room);
+    let mut out = Vec::with_capacity(ANNOUNCE_OVERHEAD + peers_len);
     bencode::dict(&mut out, |reply| {
         reply.integer(b"complete", answer.tally.seeders.into());
         reply.integer(b"downloaded", answer.tally.completed.into());
@@ -71,7 +71,7 @@ pub fn announce(answer: &Answer, peers: &PeerList, form: ReplyForm, address: Rep
 }
 
 /// Writes the reply to a scrape: one entry for each torrent and its tally. The torrents come sorted, none
-/// twice. `flags` tell `min_request_interval` unless it is 0 (`rules/http.md#scrape-reply`).
+/// twice. `flags` hold `min_request_interval` unless it is 0 (`rules/http.md#scrape-reply`).
 pub fn scrape<'t>(
     entries: impl ExactSizeIterator<Item = (&'t InfoHash, Tally)>,
     min_request_interval_seconds: u32,
@@ -92,8 +92,8 @@ pub fn scrape<'t>(
     out
 }
 
-/// Writes a failure. `interval` tells the client when to come again, so that clients slow down; 0 = nothing
-/// is told (`rules/http.md#failure-reply`).
+/// Writes a failure. `interval` tells the client when to come again, so that clients slow down; 0 = it
+/// is left out (`rules/http.md#failure-reply`).
 #[must_use]
 pub fn failure(text: &[u8], interval_seconds: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(ANNOUNCE_OVERHEAD);
@@ -131,12 +131,12 @@ fn list_peers(list: &mut Vec<u8>, peers: &PeerList) {
 
 fn list_peer(list: &mut Vec<u8>, address: IpAddr, id: Option<&PeerId>, port: u16) {
     let mut text = [0_u8; ADDRESS_TEXT_MAX];
-    let mut room = text.as_mut_slice();
-    // No address is longer than the room, so writing cannot fail.
-    let _ = write!(room, "{address}");
-    let left = room.len();
+    let mut free = text.as_mut_slice();
+    // No address is longer than the text, so writing cannot fail.
+    let _ = write!(free, "{address}");
+    let unused = free.len();
     bencode::dict(list, |peer| {
-        peer.string(b"ip", text.get(..ADDRESS_TEXT_MAX - left).unwrap_or_default());
+        peer.string(b"ip", text.get(..ADDRESS_TEXT_MAX - unused).unwrap_or_default());
         if let Some(id) = id {
             peer.string(b"peer id", &id.0);
         }

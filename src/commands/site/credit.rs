@@ -76,7 +76,7 @@ pub(crate) enum FreeleechCommand {
 /// Runs `hayate token ..` and returns the text to print.
 ///
 /// # Errors
-/// When the database cannot be reached or refuses, or has no such torrent.
+/// Fails when the database cannot be reached or refuses, or has no such torrent.
 pub(crate) fn run_token(command: &TokenCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
     let mut store = open_store(settings)?;
     let admin_command = match command {
@@ -96,7 +96,7 @@ pub(crate) fn run_token(command: &TokenCommand, settings: &Settings, json: bool)
 /// Runs `hayate freeleech ..` and returns the text to print.
 ///
 /// # Errors
-/// When the database cannot be reached or refuses.
+/// Fails when the database cannot be reached or refuses.
 pub(crate) fn run_freeleech(
     command: &FreeleechCommand,
     settings: &Settings,
@@ -124,7 +124,7 @@ pub(crate) fn run_freeleech(
 /// Returns the info_hash of a torrent, looked up in the database if the torrent is named by its id.
 ///
 /// # Errors
-/// When the database cannot be reached, or has none with this id.
+/// Fails when the database cannot be reached, or has no torrent with this id.
 pub(super) fn find_info_hash(store: &mut dyn Store, torrent: TorrentName) -> anyhow::Result<InfoHash> {
     let id = match torrent {
         TorrentName::Hash(info_hash) => return Ok(info_hash),

@@ -106,7 +106,7 @@ pub(crate) enum TorrentCommand {
     Remove {
         /// The info_hash.
         info_hash: InfoHash,
-        /// The reason, which clients that announce the torrent are told.
+        /// The reason, which clients that announce the torrent get.
         #[arg(long, default_value = "")]
         reason: String,
     },
@@ -123,16 +123,16 @@ pub(crate) enum ClientCommand {
     },
     /// List clients.
     List,
-    /// Replace an approved prefix by another one.
+    /// Replace an approved prefix by another.
     Set {
         /// The prefix that is approved now.
         #[arg(allow_hyphen_values = true)]
         old: String,
-        /// The one that is to be.
+        /// The prefix to approve instead.
         #[arg(allow_hyphen_values = true)]
         new: String,
     },
-    /// Approve them no more.
+    /// Stop approving clients with this prefix.
     Remove {
         /// The prefix.
         #[arg(allow_hyphen_values = true)]
@@ -160,7 +160,7 @@ impl Factors {
 /// Runs `hayate user ..` and returns the text to print.
 ///
 /// # Errors
-/// When the database cannot be reached or refuses, or nobody is meant.
+/// Fails when the database cannot be reached or refuses, or has no such user.
 pub(crate) fn run_user(command: &UserCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
     let mut store = open_store(settings)?;
     let admin_command = match command {
@@ -179,9 +179,9 @@ pub(crate) fn run_user(command: &UserCommand, settings: &Settings, json: bool) -
         }
         UserCommand::Add { id, passkey } => {
             let passkey = passkey.clone().map_or_else(new_passkey, Ok)?;
-            let said =
+            let outcome =
                 run_admin_command(&mut *store, &AdminCommand::AddUser { id: *id, passkey: passkey.clone() })?;
-            return Ok(format!("{said}passkey {passkey}\n"));
+            return Ok(format!("{outcome}passkey {passkey}\n"));
         }
         UserCommand::Set { id, download, hidden, factors } => AdminCommand::UpdateUser {
             who: UserRef::Id(*id),
@@ -201,7 +201,7 @@ pub(crate) fn run_user(command: &UserCommand, settings: &Settings, json: bool) -
 /// Runs `hayate torrent ..` and returns the text to print.
 ///
 /// # Errors
-/// When the database cannot be reached or refuses, or none is meant.
+/// Fails when the database cannot be reached or refuses, or has no such torrent.
 pub(crate) fn run_torrent(
     command: &TorrentCommand,
     settings: &Settings,
@@ -245,7 +245,7 @@ pub(crate) fn run_torrent(
 /// Runs `hayate client ..` and returns the text to print.
 ///
 /// # Errors
-/// When the database cannot be reached or refuses, or none is meant.
+/// Fails when the database cannot be reached or refuses, or has no such client.
 pub(crate) fn run_client(command: &ClientCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
     let mut store = open_store(settings)?;
     let admin_command = match command {
@@ -337,15 +337,15 @@ fn cell_json(cell: &SqlValue) -> serde_json::Value {
     }
 }
 
-/// A passkey by chance; each is as likely as any other.
+/// Returns a random passkey; each is as likely as any other.
 fn new_passkey() -> anyhow::Result<String> {
     let mut passkey = String::new();
     while passkey.len() < PASSKEY_LEN {
         let mut octets = [0; 2 * PASSKEY_LEN];
         if SystemRandom::new().fill(&mut octets).is_err() {
-            bail!("the system gives no random numbers");
+            bail!("the system provides no random numbers");
         }
-        // Of 64 values two are nobody's.
+        // Two of the 64 values have no letter, and are skipped.
         let letters = octets.iter().filter_map(|octet| ALPHABET.get(usize::from(octet & 63)));
         passkey.extend(letters.take(PASSKEY_LEN - passkey.len()).map(|&letter| char::from(letter)));
     }

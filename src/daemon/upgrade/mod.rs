@@ -1,5 +1,5 @@
 //! An upgrade without a lost datagram: the running tracker starts its successor, gives it the open sockets
-//! and all swarms, serves on until the successor knows all of them, and only then stops.
+//! and all swarms, keeps serving until the successor knows all of them, and only then stops.
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -47,7 +47,7 @@
 //! what it has written itself.
 //!
 //! A stop before GO ends both. From shortly before GO on, the running tracker forwards its signals to the
-//! successor by the stream of signals, so that no later stop or reload is lost.
+//! successor on the stream of signals, so that no later stop or reload is lost.
 
 mod start;
 mod successor;
@@ -77,18 +77,18 @@ use wire::Manifest;
 
 /// The environment variable that is set for a successor: its stdin is the socket.
 const VARIABLE: &str = "HAYATE_HANDOVER";
-/// A block after which the successor serves.
+/// The tag of the block after which the successor serves.
 const TAG_GO: u8 = 3;
 /// What the successor sends when it has its sockets and a valid configuration.
 const READY: u8 = b'R';
 /// What the successor sends when it serves.
 const SERVING: u8 = b'S';
 /// Longest time that the successor may take for its next answer, or to receive what is sent.
-const PATIENCE: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest silence of the successor once the UDP workers have stopped.
-const GO_PATIENCE: Duration = Duration::from_secs(20);
+const GO_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest silence of the successor in mode private, where it has to read what was written.
-const RESTORE_PATIENCE: Duration = Duration::from_secs(120);
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The sockets of a running tracker, to be handed over.
 #[derive(Debug)]
@@ -107,7 +107,8 @@ pub(crate) struct Successor {
     signal_stream: UnixStream,
     process: SuccessorProcess,
     clock: Clock,
-    /// In mode private: the settings with which this process would start again.
+    /// The settings with which this process starts again if the successor fails; `None` except in mode
+    /// private.
     restart_settings: Option<Settings>,
 }
 
@@ -117,15 +118,16 @@ impl Successor {
         self.process.child.id()
     }
 
-    /// In mode private: takes the settings with which this process starts again if the successor fails.
+    /// Takes the settings with which this process starts again if the successor fails; `None` except in mode
+    /// private.
     pub(crate) fn take_restart_settings(&mut self) -> Option<Settings> {
         self.restart_settings.take()
     }
 
-    /// Returns the stream by which signals are forwarded to the successor.
+    /// Returns a copy of the stream on which signals are forwarded to the successor.
     ///
     /// # Errors
-    /// When too many files are open.
+    /// Fails when too many files are open.
     pub(crate) fn signal_stream(&self) -> io::Result<UnixStream> {
         self.signal_stream.try_clone()
     }
@@ -133,7 +135,7 @@ impl Successor {
     /// Sends what changed since the last time, while this process serves.
     ///
     /// # Errors
-    /// When the successor does not receive them.
+    /// Fails when the successor does not receive them.
     pub(crate) fn send_changes(&mut self) -> anyhow::Result<()> {
         let sent = write_deltas(&self.process.swarms, &mut self.writer);
         sent.and_then(|_| self.writer.flush()).map_err(stream_error)
@@ -142,24 +144,24 @@ impl Successor {
     /// Sends the last changes, after the UDP workers have stopped, and lets the successor serve.
     ///
     /// # Errors
-    /// When the successor does not confirm that it serves; then it has been killed, and nobody serves.
+    /// Fails when the successor does not confirm that it serves; then it has been killed, and nobody serves.
     pub(crate) fn start_serving(self) -> anyhow::Result<ServingSuccessor> {
-        self.serve_within(GO_PATIENCE)
+        self.serve_within(GO_TIMEOUT)
     }
 
     /// Lets the successor serve in mode private, where everything is on the disk, and the store is closed.
     ///
     /// # Errors
-    /// When the successor does not confirm that it serves; then it has been killed, and nobody serves.
+    /// Fails when the successor does not confirm that it serves; then it has been killed, and nobody serves.
     pub(crate) fn serve_from_disk(self) -> anyhow::Result<ServingSuccessor> {
-        self.serve_within(RESTORE_PATIENCE)
+        self.serve_within(RESTORE_TIMEOUT)
     }
 
-    fn serve_within(mut self, patience: Duration) -> anyhow::Result<ServingSuccessor> {
+    fn serve_within(mut self, timeout: Duration) -> anyhow::Result<ServingSuccessor> {
         let start = self.clock.uptime();
         let mut stream = self.writer.get_ref().get_ref();
         for limit in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
-            limit(stream, Some(patience))?;
+            limit(stream, Some(timeout))?;
         }
         self.send_changes()?;
         self.writer.write_block(TAG_GO, &[]).and_then(|()| self.writer.flush()).map_err(stream_error)?;
@@ -169,7 +171,7 @@ impl Successor {
         }
         self.process.serves = true;
         let pause = (self.clock.uptime() - start).as_millis();
-        log::info!("process {} serves {pause} ms after it was told to", self.pid());
+        log::info!("process {} serves {pause} ms after GO", self.pid());
         Ok(ServingSuccessor { pid: self.pid(), writer: self.writer, process: self.process })
     }
 }
@@ -187,7 +189,7 @@ impl ServingSuccessor {
     /// Sends the last changes, when nothing changes swarms here any more.
     ///
     /// # Errors
-    /// When the successor does not receive them.
+    /// Fails when the successor does not receive them.
     pub(crate) fn send_last_changes(mut self) -> anyhow::Result<StoreHold> {
         write_deltas(&self.process.swarms, &mut self.writer).map_err(stream_error)?;
         Ok(StoreHold { _stream: self.writer.finish().map_err(stream_error)? })
@@ -232,7 +234,7 @@ impl Sockets {
         let InheritedHttp { tcp, tls, unix, operator: metrics } = &self.http;
         let manifest = Manifest {
             version: wire::VERSION,
-            udp: self.udp.iter().map(|handed| (handed.address, handed.sockets.len())).collect(),
+            udp: self.udp.iter().map(|listener| (listener.address, listener.sockets.len())).collect(),
             http: tcp.len(),
             https: tls.len(),
             unix: unix.is_some(),
@@ -240,7 +242,7 @@ impl Sockets {
             private,
             kept: kept.iter().map(|(key, path, octets)| (key.clone(), path.clone(), octets.len())).collect(),
         };
-        let udp = self.udp.iter().flat_map(|handed| handed.sockets.iter().map(UdpSocket::as_fd));
+        let udp = self.udp.iter().flat_map(|listener| listener.sockets.iter().map(UdpSocket::as_fd));
         let tcp = tcp.iter().map(AsFd::as_fd);
         let tls = tls.iter().map(AsFd::as_fd);
         let unix = unix.iter().map(AsFd::as_fd);
@@ -254,9 +256,9 @@ impl Sockets {
 
 /// Returns the next answer of the successor.
 fn read_answer(stream: &mut impl Read) -> anyhow::Result<u8> {
-    let mut word = [0];
-    match stream.read_exact(&mut word) {
-        Ok(()) => Ok(u8::from_le_bytes(word)),
+    let mut answer = [0];
+    match stream.read_exact(&mut answer) {
+        Ok(()) => Ok(u8::from_le_bytes(answer)),
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(ended_error()),
         Err(error) => Err(stream_error(error)),
     }
@@ -266,11 +268,11 @@ fn read_answer(stream: &mut impl Read) -> anyhow::Result<u8> {
 fn stream_error(error: io::Error) -> anyhow::Error {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-            anyhow!("the new process is silent for too long; its log lines may say why")
+            anyhow!("the new process has been silent for too long; its log lines may say why")
         }
         // Reset, if the successor has not even read what was sent.
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => ended_error(),
-        _ => anyhow::Error::new(error).context("speaking with the new process"),
+        _ => anyhow::Error::new(error).context("talking to the new process"),
     }
 }
 

@@ -15,7 +15,9 @@ use hayate_state::snapshot::delta::stream_swarms;
 use hayate_state::snapshot::swarms::Walk;
 use hayate_state::{Clock, Swarms};
 
-use super::{PATIENCE, READY, Sockets, Successor, SuccessorProcess, VARIABLE, read_answer, stream_error};
+use super::{
+    ANSWER_TIMEOUT, READY, Sockets, Successor, SuccessorProcess, VARIABLE, read_answer, stream_error,
+};
 use crate::config::{Config, NOT_READ};
 use crate::daemon::jwk_fetch::JwkSets;
 use crate::daemon::signals::{MainEvent, MainEvents};
@@ -34,9 +36,11 @@ pub(crate) struct SuccessorInputs {
     pub(crate) swarms: Arc<Swarms>,
     /// The configuration, with the files that the successor may not be able to read again.
     pub(crate) config: Config,
-    /// In mode private: what this process needs to start again, if the successor fails after this process has
-    /// written everything to the disk.
-    pub(crate) keyrings: Option<JwkSets>,
+    /// Whether this tracker is in mode private: it then reads its settings once more, to start again if the
+    /// successor fails after everything is on the disk.
+    pub(crate) is_private: bool,
+    /// The JWK sets in use, for those settings.
+    pub(crate) jwk_sets: JwkSets,
     /// The clock of this process.
     pub(crate) clock: Clock,
 }
@@ -53,11 +57,11 @@ impl StartingSuccessor {
     /// sent [`MainEvent::SuccessorStarted`] when that is done.
     ///
     /// # Errors
-    /// When the system gives no socket or no thread.
+    /// Fails when the socket cannot be made or the thread cannot be started.
     pub(crate) fn begin(inputs: SuccessorInputs, main_events: &MainEvents) -> anyhow::Result<Self> {
         let (ours, theirs) = UnixStream::pair().context("a socket for the successor")?;
         for limit in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
-            limit(&ours, Some(PATIENCE))?;
+            limit(&ours, Some(ANSWER_TIMEOUT))?;
         }
         let (stream, main_events) = (ours.try_clone()?, main_events.clone());
         let thread = std::thread::Builder::new().name("upgrade".into()).spawn(move || {
@@ -77,8 +81,8 @@ impl StartingSuccessor {
     /// Waits for the successor and returns it.
     ///
     /// # Errors
-    /// When it does not start, does not accept its configuration or its sockets, or is too slow. Then it has
-    /// been killed.
+    /// Fails when it does not start, does not accept its configuration or its sockets, or is too slow. Then
+    /// it has been killed.
     pub(crate) fn finish(self) -> anyhow::Result<Successor> {
         self.thread.join().unwrap_or_else(|_| Err(anyhow!("the thread that starts it has panicked")))
     }
@@ -93,21 +97,23 @@ impl StartingSuccessor {
 
 impl SuccessorInputs {
     fn start_successor(self, mut stream: UnixStream, theirs: UnixStream) -> anyhow::Result<Successor> {
-        let Self { program, sockets, lock, swarms, config, keyrings, clock } = self;
-        let (signal_stream, heard) = UnixStream::pair().context("a socket for the successor")?;
+        let Self { program, sockets, lock, swarms, config, is_private, jwk_sets, clock } = self;
+        let (signal_stream, their_signal_stream) =
+            UnixStream::pair().context("a socket for the successor")?;
         let child = spawn_process(&program, theirs)?;
         let process = SuccessorProcess { child, swarms: Arc::clone(&swarms), serves: false };
         let sockets = sockets.lock().map_err(|_| anyhow!("a thread has panicked"))?;
         sockets
-            .send(&stream, &lock, &heard, keyrings.is_some(), config.remembered())
+            .send(&stream, &lock, &their_signal_stream, is_private, config.remembered())
             .map_err(stream_error)?;
         drop(sockets);
-        drop(heard);
+        drop(their_signal_stream);
         if read_answer(&mut stream)? != READY {
             bail!("the new process speaks another protocol");
         }
         // In this thread, for what it reads from may hang.
-        let again = keyrings.map(|keyrings| config.read_settings(&keyrings)).transpose().context(NOT_READ)?;
+        let restart_settings =
+            is_private.then(|| config.read_settings(&jwk_sets)).transpose().context(NOT_READ)?;
         swarms.start_deltas();
         let unix_seconds = i64::try_from(clock.now().unix_seconds).unwrap_or(i64::MAX);
         let to = BufWriter::with_capacity(1 << 18, stream);
@@ -117,7 +123,7 @@ impl SuccessorInputs {
         stream_swarms(&mut walk, &swarms, &mut writer, now)
             .and_then(|()| writer.flush())
             .map_err(stream_error)?;
-        Ok(Successor { writer, signal_stream, process, clock, restart_settings: again })
+        Ok(Successor { writer, signal_stream, process, clock, restart_settings })
     }
 }
 

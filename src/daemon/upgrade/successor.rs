@@ -21,7 +21,7 @@ use crate::config::RememberedFiles;
 use crate::daemon::signals::{MainEvent, MainEvents};
 use crate::daemon::storage::Storage;
 
-use super::{PATIENCE, READY, SERVING, TAG_GO, VARIABLE, wire};
+use super::{ANSWER_TIMEOUT, READY, SERVING, TAG_GO, VARIABLE, wire};
 
 /// Time between two checks for a signal while this process waits for its predecessor.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -35,7 +35,7 @@ pub(crate) struct Inherited {
     pub(crate) http: InheritedHttp,
     /// The lock on `state_dir`.
     pub(crate) lock: File,
-    /// The predecessor is in mode private.
+    /// Whether the predecessor is in mode private.
     pub(crate) private: bool,
     /// The streams from the predecessor.
     pub(crate) predecessor: Predecessor,
@@ -45,7 +45,7 @@ pub(crate) struct Inherited {
 #[derive(Debug)]
 pub(crate) struct Predecessor {
     stream: UnixStream,
-    /// By this stream it forwards signals.
+    /// The stream on which the predecessor forwards signals.
     signal_stream: UnixStream,
 }
 
@@ -54,14 +54,16 @@ impl Inherited {
     /// it has read go to `kept`.
     ///
     /// # Errors
-    /// When the predecessor does not hand over what it should.
+    /// Fails when the predecessor does not hand over what it should.
     pub(crate) fn receive(kept: &RememberedFiles) -> anyhow::Result<Option<Self>> {
         if std::env::var_os(VARIABLE).is_none() {
             return Ok(None);
         }
         let stdin = io::stdin().as_fd().try_clone_to_owned().context("the socket of the predecessor")?;
         let stream = UnixStream::from(stdin);
-        stream.set_read_timeout(Some(PATIENCE)).context("this process was not started by a predecessor")?;
+        stream
+            .set_read_timeout(Some(ANSWER_TIMEOUT))
+            .context("this process was not started by a predecessor")?;
         let (manifest, fds) = wire::receive(&stream).context("what the predecessor hands over")?;
         for (key, path, octets) in manifest.kept {
             kept.insert(&key, path, wire::receive_file(&stream, octets).context("what it has read")?);
@@ -89,8 +91,8 @@ impl Predecessor {
     /// private that may take long: it writes everything to the disk first.
     ///
     /// # Errors
-    /// When the predecessor ends, what it sends is not valid, or a signal asks this process to stop. Then the
-    /// predecessor, if it lives, goes on serving.
+    /// Fails when the predecessor ends, what it sends is not valid, or a signal asks this process to stop.
+    /// Then the predecessor, if it lives, keeps serving.
     pub(crate) fn receive_swarms(
         mut self,
         swarms: &Swarms,
@@ -101,14 +103,14 @@ impl Predecessor {
     ) -> anyhow::Result<DeltaStream> {
         self.stream.write_all(&[READY])?;
         self.stream.set_read_timeout(Some(POLL_INTERVAL))?;
-        let patience = if private { Duration::MAX } else { PATIENCE };
-        let line = PredecessorReader {
+        let silence_max = if private { Duration::MAX } else { ANSWER_TIMEOUT };
+        let reader = PredecessorReader {
             stream: self.stream,
             main_events: main_events.clone(),
-            patience,
+            silence_max,
             serves: Cell::new(false),
         };
-        let mut reader = SnapshotReader::new(BufReader::with_capacity(1 << 18, line))?;
+        let mut reader = SnapshotReader::new(BufReader::with_capacity(1 << 18, reader))?;
         let mut restore = Restore::new(swarms, policy, CompletedFrom::Snapshot);
         let written_at = reader.written_at();
         while let Some((tag, payload)) = reader.next_block()? {
@@ -137,8 +139,8 @@ struct PredecessorReader {
     /// Knows whether a stop was asked for.
     main_events: MainEvents,
     /// Longest silence of the predecessor before GO.
-    patience: Duration,
-    /// GO was received: the main thread handles a stop, and the predecessor may take its time.
+    silence_max: Duration,
+    /// Whether GO was received: then the main thread handles a stop, and the predecessor may take its time.
     serves: Cell<bool>,
 }
 
@@ -153,17 +155,17 @@ impl Read for PredecessorReader {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                     silent += POLL_INTERVAL;
-                    if !self.serves.get() && silent >= self.patience {
-                        return Err(io::Error::other("the predecessor is silent for too long"));
+                    if !self.serves.get() && silent >= self.silence_max {
+                        return Err(io::Error::other("the predecessor has been silent for too long"));
                     }
                 }
-                done => return done,
+                result => return result,
             }
         }
     }
 }
 
-/// The changes that still come while this process serves.
+/// The stream of the changes that the predecessor still sends while this process serves.
 #[derive(Debug)]
 pub(crate) struct DeltaStream {
     reader: SnapshotReader<BufReader<PredecessorReader>>,
@@ -171,11 +173,11 @@ pub(crate) struct DeltaStream {
 }
 
 impl DeltaStream {
-    /// Tells the predecessor that this process serves, goes on receiving its changes, and sends an event when
-    /// it has ended. From here on this process serves whatever becomes of the predecessor.
+    /// Tells the predecessor that this process serves, continues to receive its changes, and sends an event
+    /// when it has ended. From here on this process serves whatever becomes of the predecessor.
     ///
     /// # Errors
-    /// When the system gives no thread; then the predecessor was not told, and goes on serving.
+    /// Fails when a thread cannot be started; then the predecessor was not told, and keeps serving.
     pub(crate) fn start_receiving(
         self,
         storage: &Storage,

@@ -14,7 +14,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Version of the protocol. A successor that speaks another one ends, and the tracker goes on serving.
+/// Version of the protocol. A successor that speaks another one ends, and the tracker keeps serving.
 pub(super) const VERSION: u32 = 3;
 /// Sockets in one message; the kernel takes 253.
 const FDS_MAX: usize = 64;

@@ -55,9 +55,11 @@ pub(crate) fn chains(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             let mut tracker = tracker(hooks);
             bencher.iter(|| {
-                let said = RequestUrl::parse(announce.address, b"/announce?key=7");
+                let request_url = RequestUrl::parse(announce.address, b"/announce?key=7");
                 let mut handout = Handout::new(&mut [], &mut []);
-                black_box(tracker.announce_with_hooks(now, black_box(&announce), said, &mut handout).is_ok())
+                black_box(
+                    tracker.announce_with_hooks(now, black_box(&announce), request_url, &mut handout).is_ok(),
+                )
             });
         });
     }

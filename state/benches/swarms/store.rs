@@ -109,7 +109,7 @@ fn info_hashes() -> Vec<InfoHash> {
     (0..TORRENTS).map(kit::info_hash).collect()
 }
 
-/// Goes round torrents and peers; peers in steps of three, as the reference does.
+/// Goes around torrents and peers; peers in steps of three, as the reference does.
 struct Cycle<'h> {
     hashes: &'h [InfoHash],
     torrents: u32,

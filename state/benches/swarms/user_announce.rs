@@ -84,14 +84,14 @@ impl BenchSite {
         };
         let (clock, folder) = (Clock::start(), tempfile::tempdir().unwrap());
         let queues = Arc::new(Queues::accounting(clock, &bounds));
-        let places = SpillPaths {
+        let paths = SpillPaths {
             spill_dir: folder.path().join("spill"),
             dead_letter: folder.path().join("dead-letter"),
         };
-        let pace =
+        let settings =
             Published::new(WriterSettings { flush: Duration::from_secs(3600), ..WriterSettings::default() });
         let opener = Box::new(|| Ok(Box::new(Doubled(DiscardingStore)) as Box<dyn Store>));
-        let recorder = OpenedStore::new(&queues, clock, &pace, &places, opener).unwrap().start().unwrap();
+        let recorder = OpenedStore::new(&queues, clock, &settings, &paths, opener).unwrap().start().unwrap();
         let tracker = Tracker::new(Swarms::new(0), &Published::new(Policy::default()), 7);
         let tracker = tracker.with_site(Arc::clone(&site)).with_queues(queues);
         let announce = |id: u32| {

@@ -10,9 +10,9 @@ use std::thread;
 use std::time::Duration;
 
 use hayate_state::private::snapshot::SiteSection;
-use hayate_state::private::{Purger, Site};
+use hayate_state::private::{PeerExpiry, Site};
 use hayate_state::report::{Reporter, TorrentSource};
-use hayate_state::snapshot::keeper::{Ending, SnapshotPlan, SnapshotThread};
+use hayate_state::snapshot::thread::{Ending, SnapshotPlan, SnapshotThread};
 use hayate_state::store::{Bounds, Queues};
 use hayate_state::{Clock, Event, Policy, Swarms};
 
@@ -32,7 +32,7 @@ pub(crate) fn print_table() {
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     let (mut bench, clock) = (BenchSite::new(USERS, 1, 0), Clock::start());
     let tokens = (0..TOKENS).map(|id| ((id, id), ())).collect();
-    bench.site.update(|register| register.tokens = Arc::new(tokens));
+    bench.site.update(|site_data| site_data.tokens = Arc::new(tokens));
     let mut took = Vec::new();
     for id in 0..USERS {
         let start = clock.uptime();
@@ -94,18 +94,18 @@ fn snapshots(site: &Arc<Site>, clock: Clock, stopping: &AtomicBool) {
             swarms: Swarms::new(0),
             sections: vec![Box::new(SiteSection::new(Arc::clone(site), queues))],
         };
-        let keeper = SnapshotThread::start(plan, clock).unwrap();
+        let snapshot_thread = SnapshotThread::start(plan, clock).unwrap();
         thread::sleep(Duration::from_secs(2));
-        keeper.stop(Ending::Leave);
+        snapshot_thread.stop(Ending::Leave);
     }
 }
 
 /// As the state actor does it, but a round each second.
 fn purges(site: &Arc<Site>, clock: Clock, stopping: &AtomicBool) {
     let policy = Policy { purge_seconds: 1, ..Policy::default() };
-    let mut purger = Purger::new(Arc::clone(&site.torrents), None);
+    let mut expiry = PeerExpiry::new(Arc::clone(&site.torrents), None);
     while !stopping.load(Ordering::Acquire) {
-        purger.advance(&clock, &policy, Duration::from_millis(100));
+        expiry.advance(&clock, &policy, Duration::from_millis(100));
         thread::sleep(Duration::from_millis(100));
     }
 }
@@ -115,8 +115,8 @@ fn admin_changes(site: &Arc<Site>, stopping: &AtomicBool) {
         if stopping.load(Ordering::Acquire) {
             return;
         }
-        site.update(|register| {
-            let tokens = Arc::make_mut(&mut register.tokens);
+        site.update(|site_data| {
+            let tokens = Arc::make_mut(&mut site_data.tokens);
             tokens.remove(&(id, id));
             tokens.insert((id, id), ());
         });

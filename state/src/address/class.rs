@@ -41,7 +41,7 @@ impl AddressClass {
     }
 
     /// Whether mode private uses the claim to be there: public, and not reserved
-    /// (`rules/private.md#member-address`).
+    /// (`rules/private.md#user-address`).
     #[must_use]
     pub fn is_useful_claim(self) -> bool {
         self.is_public() && self.may_be_claimed()

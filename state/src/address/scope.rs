@@ -56,6 +56,16 @@ impl ScopeSet {
         Self(self.0 | 1 << scope as u8)
     }
 
+    /// Returns the set that [`to_octets`](Self::to_octets) was called on.
+    pub(crate) const fn from_octets(octets: [u8; 2]) -> Self {
+        Self(u16::from_ne_bytes(octets))
+    }
+
+    /// Returns the set in octets, which need no alignment.
+    pub(crate) const fn to_octets(self) -> [u8; 2] {
+        self.0.to_ne_bytes()
+    }
+
     /// Returns the union of two sets.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::ids::ClientId;
 
-/// Kinds of clients that are told apart; all further ones are counted together.
+/// Kinds of clients that are counted separately; all further ones are counted together.
 pub const CLIENTS_MAX: usize = 4096;
 
 /// The number of announces of each kind of client since the start.
@@ -35,8 +35,7 @@ impl ClientStats {
         }
     }
 
-    /// Returns all kinds with their announces, the most frequent first, and the announces of all that are not
-    /// told apart.
+    /// Returns all kinds with their announces, the most frequent first, and the announces of all others.
     #[must_use]
     pub fn counts(&self) -> (Vec<(ClientId, u64)>, u64) {
         let counts = self.0.lock();

@@ -42,8 +42,7 @@ pub struct Policy {
     pub registered: Option<Arc<TorrentList>>,
     /// Seconds between two announces of a client; at least 1 (BEP 3 `interval`).
     pub announce_seconds: u32,
-    /// Shortest time between two announces of a client, in seconds; 0 = clients are not told (`min
-    /// interval`).
+    /// Shortest time between two announces of a client, in seconds; 0 = not sent (`min interval`).
     pub min_announce_seconds: u32,
     /// A random number of seconds below this is added to each interval; 0 = none.
     pub announce_drift_seconds: u32,
@@ -51,7 +50,7 @@ pub struct Policy {
     pub peer_inactivity_seconds: u32,
     /// Seconds after `peer_inactivity_seconds` within which an expired peer is removed; at least 1.
     pub purge_seconds: u32,
-    /// The `min_request_interval` of scrapes, in seconds; 0 = clients are not told.
+    /// The `min_request_interval` of scrapes, in seconds; 0 = not sent.
     pub scrape_seconds: u32,
     /// Most octets a second, in each direction, that are believed of a session; 0 = any number (mode
     /// private).
@@ -144,7 +143,7 @@ impl Policy {
     /// Decides whether this announce may change a swarm. Returns the scope of its address.
     ///
     /// # Errors
-    /// The refusal that the client is told.
+    /// Fails with the refusal for the client.
     pub fn admit(&self, announce: &Announce) -> Result<AddressScope, Refusal> {
         if announce.port == 0 || self.refuses_port(announce.port) {
             return Err(Refusal::InvalidPort);
@@ -198,7 +197,7 @@ impl Policy {
     /// have made of the answer, and whether the swarm may change.
     ///
     /// # Errors
-    /// The refusal of a prehook.
+    /// Fails with the refusal of a prehook.
     pub(crate) fn run_hooks(
         &self,
         now: Now,

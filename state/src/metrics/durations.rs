@@ -41,8 +41,8 @@ pub struct RequestDurations {
     actions: &'static [&'static str],
     /// Texts of errors, each once; the first is empty: no error.
     errors: Vec<&'static str>,
-    /// The place of each error's text in `errors`, by the number that the server has for the error.
-    error_places: Vec<usize>,
+    /// The index of each error's text in `errors`, by the number that the server has for the error.
+    error_indices: Vec<usize>,
     cells: Vec<DurationCell>,
 }
 
@@ -56,19 +56,19 @@ impl RequestDurations {
     /// Makes the durations of these actions, and of errors with these `texts`, in the order of the server's
     /// numbers. Several errors may have one text.
     pub fn new(actions: &'static [&'static str], texts: impl Iterator<Item = &'static str>) -> Self {
-        let (mut errors, mut error_places) = (vec![""], Vec::new());
+        let (mut errors, mut error_indices) = (vec![""], Vec::new());
         for text in texts {
-            error_places.push(errors.iter().position(|known| *known == text).unwrap_or_else(|| {
+            error_indices.push(errors.iter().position(|known| *known == text).unwrap_or_else(|| {
                 errors.push(text);
                 errors.len() - 1
             }));
         }
         let cells =
             (0..actions.len() * FAMILIES.len() * errors.len()).map(|_| DurationCell::default()).collect();
-        Self { actions, errors, error_places, cells }
+        Self { actions, errors, error_indices, cells }
     }
 
-    /// Returns the kind of a request: `action` is the place of its action, `address` that of the client if it
+    /// Returns the kind of a request: `action` is the index of its action, `address` that of the client if it
     /// is known, `error` the server's number of the error with which it was answered, if it was.
     #[must_use]
     pub fn key(&self, action: usize, address: Option<IpAddr>, error: Option<usize>) -> MetricKey {
@@ -77,7 +77,7 @@ impl RequestDurations {
             Some(IpAddr::V6(_)) => 1,
             None => 2,
         };
-        let error = error.and_then(|error| self.error_places.get(error)).copied().unwrap_or_default();
+        let error = error.and_then(|error| self.error_indices.get(error)).copied().unwrap_or_default();
         MetricKey((action * FAMILIES.len() + family) * self.errors.len() + error)
     }
 

@@ -14,7 +14,7 @@ pub(super) const AMOUNT_MAX: u64 = i64::MAX as u64;
 const REORDER_SECONDS: UnixSeconds = 60;
 /// A shorter gap between two announces counts as this many seconds when amounts are checked: clocks are set,
 /// and clients report late what they counted early.
-const GAP_SECONDS_LEAST: UnixSeconds = 60;
+const GAP_SECONDS_MIN: UnixSeconds = 60;
 /// The address recorded for a hidden user: 127.0.0.1.
 const HIDDEN_IP: u32 = 0x7f00_0001;
 /// The first of the numbers that stand for IPv6 addresses: 240/4 is never the address of a client.
@@ -26,7 +26,7 @@ pub(super) struct CreditTerms {
     /// Multipliers of the user, the group and the torrent, in this order.
     pub(super) multipliers: [Multipliers; 3],
     /// Whether downloads are not credited: global freeleech, or a token.
-    pub(super) freeleech: bool,
+    pub(super) downloads_are_free: bool,
 }
 
 /// The totals and times of the previous announce and of this one.
@@ -48,8 +48,12 @@ impl TotalsProgress {
         let believed = |raw: u64| if raw > most { 0 } else { raw };
         let (raw_up, raw_down) =
             (believed(total_delta(self.uploaded)), believed(total_delta(self.downloaded)));
-        let up = credited(raw_up, terms.multipliers.map(|of| of.up));
-        let down = if terms.freeleech { 0 } else { credited(raw_down, terms.multipliers.map(|of| of.down)) };
+        let up = credited(raw_up, terms.multipliers.map(|multipliers| multipliers.up));
+        let down = if terms.downloads_are_free {
+            0
+        } else {
+            credited(raw_down, terms.multipliers.map(|multipliers| multipliers.down))
+        };
         let passed = self.elapsed_seconds();
         let active_seconds = if passed > self.inactivity { 0 } else { passed };
         Credit { raw_up, raw_down, up, down, active_seconds }
@@ -62,7 +66,7 @@ impl TotalsProgress {
             .map(|totals| Some(total_delta(totals)).filter(|raw| *raw > most).unwrap_or(0))
     }
 
-    /// Whether these totals are older than those already known. If one went back while the other went on, the
+    /// Whether these totals are older than those already known. If one decreased while the other grew, the
     /// client was restarted.
     pub(super) fn is_late(&self) -> bool {
         let totals = [self.uploaded, self.downloaded];
@@ -81,12 +85,12 @@ impl TotalsProgress {
     fn plausible_octets(&self) -> u64 {
         match self.octets_per_second_max {
             0 => u64::MAX,
-            most => most.saturating_mul(self.elapsed_seconds().max(GAP_SECONDS_LEAST).into()),
+            most => most.saturating_mul(self.elapsed_seconds().max(GAP_SECONDS_MIN).into()),
         }
     }
 }
 
-/// Returns the growth of a total. One that went back is that of a restarted client: it is the new baseline.
+/// Returns the growth of a total. A lower one is that of a restarted client: it is the new baseline.
 fn total_delta((before, now): (u64, u64)) -> u64 {
     now.saturating_sub(before).min(AMOUNT_MAX)
 }
@@ -135,7 +139,7 @@ mod tests {
     fn terms(multipliers: &[Multipliers]) -> CreditTerms {
         let mut all = [PLAIN; 3];
         all.iter_mut().zip(multipliers).for_each(|(to, from)| *to = *from);
-        CreditTerms { multipliers: all, freeleech: false }
+        CreditTerms { multipliers: all, downloads_are_free: false }
     }
 
     #[test]
@@ -156,7 +160,8 @@ mod tests {
 
     #[test]
     fn freeleech_touches_only_what_is_downloaded() {
-        let credit = progress((0, 7), (0, 11)).credit(&CreditTerms { freeleech: true, ..terms(&[]) });
+        let credit =
+            progress((0, 7), (0, 11)).credit(&CreditTerms { downloads_are_free: true, ..terms(&[]) });
         assert_eq!(credit, Credit { raw_up: 7, raw_down: 11, up: 7, down: 0, active_seconds: 0 });
     }
 
@@ -180,7 +185,7 @@ mod tests {
 
     #[test]
     fn amounts_that_nobody_transfers_in_that_time_are_not_credited() {
-        let told = |seconds: UnixSeconds, up: u64, down: u64| {
+        let credit_after = |seconds: UnixSeconds, up: u64, down: u64| {
             let progress = TotalsProgress {
                 announced: (100, 100 + seconds),
                 octets_per_second_max: 1000,
@@ -193,11 +198,11 @@ mod tests {
             );
             ((credit.raw_up, credit.raw_down), progress.implausible())
         };
-        assert_eq!(told(300, 300_000, 300_000), ((300_000, 300_000), [0, 0]));
-        assert_eq!(told(300, 300_001, 5), ((0, 5), [300_001, 0]));
-        assert_eq!(told(300, 5, 300_001), ((5, 0), [0, 300_001]));
+        assert_eq!(credit_after(300, 300_000, 300_000), ((300_000, 300_000), [0, 0]));
+        assert_eq!(credit_after(300, 300_001, 5), ((0, 5), [300_001, 0]));
+        assert_eq!(credit_after(300, 5, 300_001), ((5, 0), [0, 300_001]));
         // A short gap is not checked as such: what was transferred may have been reported late.
-        assert_eq!(told(0, 60_000, 60_001), ((60_000, 0), [0, 60_001]));
+        assert_eq!(credit_after(0, 60_000, 60_001), ((60_000, 0), [0, 60_001]));
         let everything = progress((0, u64::MAX), (0, u64::MAX));
         assert_eq!((everything.credit(&terms(&[])).up, everything.implausible()), (AMOUNT_MAX, [0, 0]));
     }
@@ -209,8 +214,8 @@ mod tests {
         };
         assert!(late(0, (7, 5), (11, 11)) && late(60, (7, 7), (11, 0)) && late(9, (7, 5), (11, 3)));
         assert!(!late(0, (7, 7), (11, 11)), "the same again is no news, and nothing to keep");
-        assert!(!late(61, (7, 5), (11, 3)), "started anew");
-        assert!(!late(0, (7, 0), (11, 12)) && !late(0, (7, 8), (11, 0)), "nor is it where one went on");
+        assert!(!late(61, (7, 5), (11, 3)), "the client restarted");
+        assert!(!late(0, (7, 0), (11, 12)) && !late(0, (7, 8), (11, 0)), "nor is it where one grew");
     }
 
     #[test]

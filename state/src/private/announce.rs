@@ -84,7 +84,7 @@ impl Torrents {
     /// peers. If there is no memory for the peer, nothing changes and no peers are handed out.
     ///
     /// # Errors
-    /// Returns why the user is refused; in that case nothing has changed.
+    /// Fails with the refusal for the user; nothing has changed then.
     pub(crate) fn announce(
         &self,
         request: &UserAnnounce<'_>,
@@ -120,7 +120,7 @@ impl Torrents {
             log::info!("torrent {} is seeded again and no longer pruned", done.torrent);
         }
         if let Some(anomaly) = anomaly {
-            self.anomalies.note(request.user.id, done.torrent, anomaly);
+            self.anomalies.record_anomaly(request.user.id, done.torrent, anomaly);
         }
         Ok(done)
     }
@@ -128,7 +128,7 @@ impl Torrents {
     /// Makes the same checks and hands out peers, but changes nothing.
     ///
     /// # Errors
-    /// Returns why the user is refused.
+    /// Fails with the refusal for the user.
     pub(crate) fn hand_out_only(
         &self,
         request: &UserAnnounce<'_>,
@@ -144,7 +144,7 @@ impl Torrents {
         step.unwrap_or_else(|| Err(request.site_data.unknown_torrent(info_hash)))
     }
 
-    /// Returns the counts that a scrape shows this user (`rules/private.md#member-scrapes`), if it shows any.
+    /// Returns the counts that a scrape shows this user (`rules/private.md#user-scrapes`), if it shows any.
     pub(crate) fn scrape(&self, site_data: &SiteData, user: &User, info_hash: &InfoHash) -> Option<Tally> {
         self.with_torrent(info_hash, |torrent| {
             let shown = torrent.info.status == LIVE && site_data.may_download(user, torrent.info.id);
@@ -198,7 +198,8 @@ impl Torrents {
         AnnounceChange { id: row.id, totals, credit, snatched, role, left, anomaly }
     }
 
-    /// Adds the peer of a session that is durable but not in memory, so that it goes on where it was.
+    /// Adds the peer of a session that is durable but not in memory, so that it continues from its last
+    /// totals.
     fn resume_session(
         &self,
         request: &UserAnnounce<'_>,
@@ -272,7 +273,7 @@ impl UserAnnounce<'_> {
     }
 
     fn terms(&self, row: &TorrentInfo) -> CreditTerms {
-        let group = self.site_data.freeleech.get(&(row.torrent_type, row.group)).copied();
+        let group = self.site_data.group_multipliers.get(&(row.torrent_type, row.group)).copied();
         let tokens = &self.site_data.tokens;
         CreditTerms {
             multipliers: [
@@ -280,7 +281,7 @@ impl UserAnnounce<'_> {
                 group.unwrap_or(Multipliers { up: 1.0, down: 1.0 }),
                 row.multipliers,
             ],
-            freeleech: self.site_data.global_freeleech
+            downloads_are_free: self.site_data.global_freeleech
                 || !tokens.is_empty() && tokens.contains(&(self.user.id, row.id)),
         }
     }

@@ -51,7 +51,7 @@ pub(super) struct Anomalies {
 }
 
 impl Anomalies {
-    pub(super) fn note(&self, user: u32, torrent: u32, anomaly: Anomaly) {
+    pub(super) fn record_anomaly(&self, user: u32, torrent: u32, anomaly: Anomaly) {
         let Anomaly::Implausible { up, down, seconds } = anomaly else {
             self.late.fetch_add(1, Ordering::Relaxed);
             return;
@@ -96,9 +96,9 @@ mod tests {
         let anomalies = Anomalies::default();
         let claim = |up| Anomaly::Implausible { up, down: 0, seconds: 7 };
         for user in 0..100 {
-            anomalies.note(user, 3, claim(11));
-            anomalies.note(user, 5, claim(13));
-            anomalies.note(user, 5, Anomaly::Late);
+            anomalies.record_anomaly(user, 3, claim(11));
+            anomalies.record_anomaly(user, 5, claim(13));
+            anomalies.record_anomaly(user, 5, Anomaly::Late);
         }
         let claims = anomalies.take_claims();
         assert_eq!((claims.len(), anomalies.take_claims().len()), (CLAIMS_MAX, 0));

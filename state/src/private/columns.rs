@@ -19,7 +19,7 @@ const PEERS_PREFETCHED: usize = 32;
 
 /// Octets of a peer in the columns.
 const PEER_OCTETS: usize = size_of::<u32>() + PEER_V4_LEN + size_of::<usize>() + size_of::<Session>();
-/// Octets of a peer's IPv6 address, which is allocated apart, by our own count.
+/// Octets of a peer's IPv6 address, which is allocated apart, by the tracker's own count.
 const V6_OCTETS: usize = size_of::<EndpointV6>().next_multiple_of(16) + 16;
 
 /// What the peers of one [`PeerColumns`] have in common.
@@ -80,8 +80,8 @@ impl PeerColumns {
     /// The slots of a user's peers.
     pub(super) fn slots_of(&self, user: u32) -> impl Iterator<Item = usize> {
         self.blocks().enumerate().flat_map(move |(block, columns)| {
-            let places = columns.users.iter().enumerate().filter(move |(_, known)| **known == user);
-            places.map(move |(place, _)| block * BLOCK_PEERS + place)
+            let indices = columns.users.iter().enumerate().filter(move |(_, known)| **known == user);
+            indices.map(move |(index, _)| block * BLOCK_PEERS + index)
         })
     }
 
@@ -128,7 +128,7 @@ impl PeerColumns {
         self.more.pop_if(|columns| columns.users.is_empty());
         self.len -= 1;
         let peer = match self.block_at_mut(slot) {
-            Some((columns, place)) => columns.replace(place, last)?,
+            Some((columns, index)) => columns.replace(index, last)?,
             None => last,
         };
         self.add_to_counts(&peer, u32::wrapping_sub);
@@ -137,11 +137,11 @@ impl PeerColumns {
 
     /// Changes a peer in place.
     pub(super) fn update<T>(&mut self, slot: usize, work: impl FnOnce(&mut UserPeer) -> T) -> Option<T> {
-        let (columns, place) = self.block_at_mut(slot)?;
-        let (v4, v6) = (columns.v4.get_mut(place)?, columns.v6.get_mut(place)?);
-        let session = columns.sessions.get_mut(place)?;
+        let (columns, index) = self.block_at_mut(slot)?;
+        let (v4, v6) = (columns.v4.get_mut(index)?, columns.v6.get_mut(index)?);
+        let session = columns.sessions.get_mut(index)?;
         let mut peer =
-            UserPeer { user: *columns.users.get(place)?, v4: *v4, v6: v6.take(), session: *session };
+            UserPeer { user: *columns.users.get(index)?, v4: *v4, v6: v6.take(), session: *session };
         let before = peer.family_counts();
         let result = work(&mut peer);
         let after = peer.family_counts();
@@ -171,31 +171,31 @@ impl PeerColumns {
     }
 
     pub(super) fn user(&self, slot: usize) -> Option<u32> {
-        let (columns, place) = self.block_at(slot)?;
-        columns.users.get(place).copied()
+        let (columns, index) = self.block_at(slot)?;
+        columns.users.get(index).copied()
     }
 
     /// Returns the user and the addresses of the peer in a slot, looking up its block once.
     #[inline]
     pub(super) fn user_and_endpoints(&self, slot: usize) -> Option<(u32, &EndpointV4, Option<&EndpointV6>)> {
-        let (columns, place) = self.block_at(slot)?;
-        let v6 = if self.with_v6 == 0 { None } else { columns.v6.get(place)?.as_deref() };
-        Some((*columns.users.get(place)?, columns.v4.get(place)?, v6))
+        let (columns, index) = self.block_at(slot)?;
+        let v6 = if self.with_v6 == 0 { None } else { columns.v6.get(index)?.as_deref() };
+        Some((*columns.users.get(index)?, columns.v4.get(index)?, v6))
     }
 
     pub(super) fn v4(&self, slot: usize) -> Option<&EndpointV4> {
-        let (columns, place) = self.block_at(slot)?;
-        columns.v4.get(place)
+        let (columns, index) = self.block_at(slot)?;
+        columns.v4.get(index)
     }
 
     pub(super) fn v6(&self, slot: usize) -> Option<&EndpointV6> {
-        let (columns, place) = self.block_at(slot)?;
-        columns.v6.get(place)?.as_deref()
+        let (columns, index) = self.block_at(slot)?;
+        columns.v6.get(index)?.as_deref()
     }
 
     pub(super) fn session(&self, slot: usize) -> Option<&Session> {
-        let (columns, place) = self.block_at(slot)?;
-        columns.sessions.get(place)
+        let (columns, index) = self.block_at(slot)?;
+        columns.sessions.get(index)
     }
 
     pub(super) fn peer(&self, slot: usize) -> Option<UserPeer> {
@@ -213,7 +213,7 @@ impl PeerColumns {
         std::iter::once(&self.first).chain(&self.more)
     }
 
-    /// Returns the block of a slot, and the place in it.
+    /// Returns the block of a slot, and the index in it.
     #[inline]
     fn block_at(&self, slot: usize) -> Option<(&ColumnBlock, usize)> {
         match (slot / BLOCK_PEERS).checked_sub(1) {
@@ -273,13 +273,13 @@ impl ColumnBlock {
         Some(UserPeer { user, v4: self.v4.pop()?, v6: self.v6.pop()?, session })
     }
 
-    fn replace(&mut self, place: usize, peer: UserPeer) -> Option<UserPeer> {
+    fn replace(&mut self, index: usize, peer: UserPeer) -> Option<UserPeer> {
         let UserPeer { user, v4, v6, session } = peer;
         Some(UserPeer {
-            user: std::mem::replace(self.users.get_mut(place)?, user),
-            v4: std::mem::replace(self.v4.get_mut(place)?, v4),
-            v6: std::mem::replace(self.v6.get_mut(place)?, v6),
-            session: std::mem::replace(self.sessions.get_mut(place)?, session),
+            user: std::mem::replace(self.users.get_mut(index)?, user),
+            v4: std::mem::replace(self.v4.get_mut(index)?, v4),
+            v6: std::mem::replace(self.v6.get_mut(index)?, v6),
+            session: std::mem::replace(self.sessions.get_mut(index)?, session),
         })
     }
 

@@ -10,23 +10,33 @@ use hashbrown::HashTable;
 /// Parts; a power of two.
 const PARTS: usize = 256;
 
-/// A map with shared parts. A clone shares them until one of the two is changed. A set is a `CowMap<K>`.
+/// A map with shared parts. A clone shares them until one of the two is changed. A set is a `CowMap<K>`. Keys
+/// that clients choose need a hasher with a secret, such as the default one.
 #[derive(Clone, Debug)]
-pub struct CowMap<K, V = ()> {
-    secret: RandomState,
+pub struct CowMap<K, V = (), S = RandomState> {
+    build_hasher: S,
     parts: Vec<Arc<CowPart<K, V>>>,
     len: usize,
 }
 
 type CowPart<K, V> = HashTable<(K, V)>;
 
-impl<K, V> Default for CowMap<K, V> {
+impl<K, V, S: Default> Default for CowMap<K, V, S> {
     fn default() -> Self {
-        Self { secret: RandomState::new(), parts: vec![Arc::default(); PARTS], len: 0 }
+        Self::with_capacity(0)
     }
 }
 
-impl<K, V> CowMap<K, V> {
+impl<K, V, S: Default> CowMap<K, V, S> {
+    /// Returns an empty map with room for `keys`.
+    #[must_use]
+    pub fn with_capacity(keys: usize) -> Self {
+        let part = || Arc::new(CowPart::with_capacity(keys / PARTS));
+        Self { build_hasher: S::default(), parts: (0..PARTS).map(|_| part()).collect(), len: 0 }
+    }
+}
+
+impl<K, V, S> CowMap<K, V, S> {
     /// The number of keys.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -45,13 +55,13 @@ impl<K, V> CowMap<K, V> {
     }
 }
 
-impl<K: Hash + Eq, V> CowMap<K, V> {
+impl<K: Hash + Eq, V, S: BuildHasher> CowMap<K, V, S> {
     /// Returns the value of a key.
     pub fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
     {
-        let hash = self.secret.hash_one(key);
+        let hash = self.build_hasher.hash_one(key);
         let found = self.parts.get(part_number(hash))?.find(hash, |(known, _)| known.borrow() == key);
         found.map(|(_, value)| value)
     }
@@ -65,45 +75,46 @@ impl<K: Hash + Eq, V> CowMap<K, V> {
     }
 }
 
-impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
-    /// Adds a key, or replaces its value.
-    pub fn insert(&mut self, key: K, value: V) {
-        let Self { secret, parts, len } = self;
-        let hash = secret.hash_one(&key);
+impl<K: Hash + Eq + Clone, V: Clone, S: BuildHasher> CowMap<K, V, S> {
+    /// Adds a key, or replaces its value and returns the old one.
+    pub fn insert(&mut self, key: K, value: V) -> Option<V> {
+        let Self { build_hasher, parts, len } = self;
+        let hash = build_hasher.hash_one(&key);
         #[expect(clippy::indexing_slicing, reason = "masked to the parts there are")]
         let part = Arc::make_mut(&mut parts[part_number(hash)]);
         match part.find_mut(hash, |(known, _)| *known == key) {
-            Some((_, known)) => *known = value,
+            Some((_, known)) => Some(std::mem::replace(known, value)),
             None => {
-                part.insert_unique(hash, (key, value), |(key, _)| secret.hash_one(key));
+                part.insert_unique(hash, (key, value), |(key, _)| build_hasher.hash_one(key));
                 *len += 1;
+                None
             }
         }
     }
 
-    /// Removes a key.
-    pub fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q)
+    /// Removes a key and returns its value.
+    pub fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
     {
         if !self.contains(key) {
-            return;
+            return None;
         }
-        let hash = self.secret.hash_one(key);
+        let hash = self.build_hasher.hash_one(key);
         #[expect(clippy::indexing_slicing, reason = "masked to the parts there are")]
         let part = Arc::make_mut(&mut self.parts[part_number(hash)]);
-        if let Ok(entry) = part.find_entry(hash, |(known, _)| known.borrow() == key) {
-            entry.remove();
-            self.len -= 1;
-        }
+        let entry = part.find_entry(hash, |(known, _)| known.borrow() == key).ok()?;
+        let ((_, value), _) = entry.remove();
+        self.len -= 1;
+        Some(value)
     }
 }
 
-impl<K: Hash + Eq + Clone, V: Clone> FromIterator<(K, V)> for CowMap<K, V> {
+impl<K: Hash + Eq + Clone, V: Clone, S: BuildHasher + Default> FromIterator<(K, V)> for CowMap<K, V, S> {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
-        let mut parts = Self::default();
-        entries.into_iter().for_each(|(key, value)| parts.insert(key, value));
-        parts
+        let mut map = Self::default();
+        entries.into_iter().for_each(|(key, value)| _ = map.insert(key, value));
+        map
     }
 }
 
@@ -123,19 +134,17 @@ mod tests {
         let seed = fastrand::u64(..);
         println!("seed {seed}");
         let mut random = fastrand::Rng::with_seed(seed);
-        let (mut parts, mut model) = (CowMap::default(), HashMap::new());
+        let (mut map, mut model): (CowMap<u32, u32>, _) = (CowMap::default(), HashMap::new());
         for _ in 0..20_000 {
             let (key, value) = (random.u32(..3000), random.u32(..));
             if random.bool() {
-                parts.insert(key, value);
-                model.insert(key, value);
+                assert_eq!(map.insert(key, value), model.insert(key, value));
             } else {
-                parts.remove(&key);
-                model.remove(&key);
+                assert_eq!(map.remove(&key), model.remove(&key));
             }
-            assert_eq!((parts.get(&key), parts.len()), (model.get(&key), model.len()));
+            assert_eq!((map.get(&key), map.len()), (model.get(&key), model.len()));
         }
-        let mut values: Vec<_> = parts.values().copied().collect();
+        let mut values: Vec<_> = map.values().copied().collect();
         let mut expected: Vec<_> = model.into_values().collect();
         values.sort_unstable();
         expected.sort_unstable();
@@ -144,16 +153,16 @@ mod tests {
 
     #[test]
     fn a_change_copies_one_part_of_what_others_have() {
-        let mut parts: CowMap<u32> = (0..5000).map(|key| (key, ())).collect();
-        let before = parts.clone();
-        let copied = |parts: &CowMap<u32>| {
-            before.parts.iter().zip(&parts.parts).filter(|(a, b)| !Arc::ptr_eq(a, b)).count()
+        let mut map: CowMap<u32> = (0..5000).map(|key| (key, ())).collect();
+        let before = map.clone();
+        let copied = |map: &CowMap<u32>| {
+            before.parts.iter().zip(&map.parts).filter(|(a, b)| !Arc::ptr_eq(a, b)).count()
         };
-        parts.remove(&5000);
-        assert_eq!((copied(&parts), parts.len()), (0, 5000), "nothing of that key is there");
-        parts.insert(5000, ());
-        assert_eq!((copied(&parts), before.len(), parts.len()), (1, 5000, 5001));
-        parts.remove(&5000);
-        assert_eq!((copied(&parts), before.contains(&5000), parts.len()), (1, false, 5000));
+        map.remove(&5000);
+        assert_eq!((copied(&map), map.len()), (0, 5000), "nothing of that key is there");
+        map.insert(5000, ());
+        assert_eq!((copied(&map), before.len(), map.len()), (1, 5000, 5001));
+        map.remove(&5000);
+        assert_eq!((copied(&map), before.contains(&5000), map.len()), (1, false, 5000));
     }
 }

@@ -1,5 +1,5 @@
 //! Durable sessions that a start did not find in the snapshot: they began after it, or it is missing. A
-//! session that announces again goes on where it was. Empty in normal operation.
+//! session that announces again continues from its last totals. Empty in normal operation.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

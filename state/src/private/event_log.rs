@@ -115,15 +115,17 @@ impl EventLog {
         }
     }
 
-    /// Registers the numbers of the log.
+    /// Registers the metrics of the log.
     pub fn register_metrics(&self, board: &Board) {
         let list = |name, help, number: fn(&EventLogMetrics) -> &AtomicU64| {
             let metrics = Arc::clone(&self.metrics);
             let read = Box::new(move || number(&metrics).load(Ordering::Relaxed));
             board.register(Series { name, help, kind: SeriesKind::Counter, labels: Vec::new(), read });
         };
-        list("recorder_dropped", "Recorded announces dropped because too many waited.", |of| &of.dropped);
-        list("recorder_errors", "Failed attempts to write recorded announces.", |of| &of.errors);
+        list("recorder_dropped", "Recorded announces dropped because too many waited.", |metrics| {
+            &metrics.dropped
+        });
+        list("recorder_errors", "Failed attempts to write recorded announces.", |metrics| &metrics.errors);
     }
 }
 

@@ -1,6 +1,6 @@
-//! The purge of silent peers: at each interval a round over all shards, spread over half of the time until
+//! The expiry of silent peers: at each interval a round over all shards, spread over half of the time until
 //! the next, and at its end a record that has the store mark the peers inactive
-//! (`rules/private.md#member-purge`).
+//! (`rules/private.md#peer-expiry`).
 //!
 //! Peers in memory age by the steady clock. Rows of the store only have Unix seconds: while the wall clock
 //! may be wrong, they stay as they are.
@@ -19,11 +19,11 @@ use crate::store::{Queues, Record};
 /// the wall clock was set.
 const CLOCK_JUMP_SECONDS: u64 = 60;
 /// Slices in one tick, at most, besides one for each shard; the rest waits for the next tick.
-const SLICES_MOST: usize = 64;
+const SLICES_MAX: usize = 64;
 
-/// The purge of one site; belongs to the thread that calls [`advance`](Self::advance).
+/// The expiry of the peers of one site; belongs to the thread that calls [`advance`](Self::advance).
 #[derive(Debug)]
-pub struct Purger {
+pub struct PeerExpiry {
     torrents: Arc<Torrents>,
     records: Option<Arc<Queues>>,
     /// Time since the last round began.
@@ -64,22 +64,22 @@ impl ClockDrift {
     fn is_wall_clock_trusted(&mut self, now: Now, inactivity: u32) -> bool {
         let last = self.last.replace(now).unwrap_or(now);
         let steady = u64::from(now.tick.0.saturating_sub(last.tick.0));
-        let parted_by = (last.unix_seconds + steady).abs_diff(now.unix_seconds);
-        if parted_by > CLOCK_JUMP_SECONDS {
+        let diverged_by = (last.unix_seconds + steady).abs_diff(now.unix_seconds);
+        if diverged_by > CLOCK_JUMP_SECONDS {
             self.jumped_at = Some(now.tick);
             log::warn!(
-                "the clock of this machine was set by {parted_by} s: no row of transfer_history \
+                "the clock of this machine was set by {diverged_by} s: no row of transfer_history \
                  becomes inactive within the next {inactivity} s"
             );
         }
-        let is_over = |parted: Tick| now.tick.0.saturating_sub(parted.0) > inactivity;
-        self.jumped_at = self.jumped_at.filter(|parted| !is_over(*parted));
+        let is_over = |jumped_at: Tick| now.tick.0.saturating_sub(jumped_at.0) > inactivity;
+        self.jumped_at = self.jumped_at.filter(|jumped_at| !is_over(*jumped_at));
         self.jumped_at.is_none()
     }
 }
 
-impl Purger {
-    /// Returns a purger whose first round is due after a whole interval.
+impl PeerExpiry {
+    /// Returns an expiry whose first round is due after a whole interval.
     #[must_use]
     pub fn new(torrents: Arc<Torrents>, records: Option<Arc<Queues>>) -> Self {
         Self {
@@ -106,7 +106,7 @@ impl Purger {
         self.worked += clock.uptime().saturating_sub(begin);
         if ended && let Some(histogram) = &self.histogram {
             histogram.record(self.worked);
-            self.torrents.purges.record(self.worked);
+            self.torrents.expiry_durations.record(self.worked);
         }
         if self.round.is_none() {
             self.worked = Duration::ZERO;
@@ -126,7 +126,7 @@ impl Purger {
         let half = every.as_millis() / 2;
         let share = (SHARDS as u128 * elapsed.as_millis()).div_ceil(half);
         let under_way = self.round.is_some();
-        self.expire_shards(usize::try_from(share).unwrap_or(SHARDS), SLICES_MOST);
+        self.expire_shards(usize::try_from(share).unwrap_or(SHARDS), SLICES_MAX);
         under_way && self.round.is_none()
     }
 
@@ -150,11 +150,11 @@ impl Purger {
     }
 
     /// Makes `shards` more shards due and works on those that are due, a slice of peers under each lock.
-    fn expire_shards(&mut self, shards: usize, slices_most: usize) {
+    fn expire_shards(&mut self, shards: usize, slices_max: usize) {
         let Some(round) = &mut self.round else { return };
         round.due = round.due.saturating_add(shards).min(SHARDS);
         let mut slices = 0;
-        while round.next < round.due && slices < slices_most {
+        while round.next < round.due && slices < slices_max {
             let shard = round.shard.get_or_insert_with(|| self.torrents.walk_shard(round.next, false));
             if self.torrents.expire_slice(shard, round.limit, self.records.as_deref()) {
                 slices += 1;
@@ -174,7 +174,7 @@ impl Purger {
 
 impl Torrents {
     /// Removes a slice of peers last heard from before `limit`, and records the counts of their swarms
-    /// (`rules/private.md#member-purge`). Returns `false` at the end of the shard.
+    /// (`rules/private.md#peer-expiry`). Returns `false` at the end of the shard.
     fn expire_slice(&self, cursor: &mut ShardWalk, limit: Moment, records: Option<&Queues>) -> bool {
         self.walk_slice(cursor, |torrent, walk, most| {
             let Some(swarm) = &mut torrent.swarm else {
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clocks_part_when_somebody_sets_one_and_agree_again_when_all_have_announced() {
+    fn a_wall_clock_that_was_set_is_trusted_again_once_every_peer_has_announced() {
         let mut clocks = ClockDrift::default();
         let at = |tick: u32, unix: u64| Now { tick: Tick(tick), unix_seconds: 1_700_000_000 + unix };
         assert!(clocks.is_wall_clock_trusted(at(100, 100), 4200));

@@ -66,7 +66,7 @@ impl Site {
             "torrent {} {info_hash}: {status}, up x{up}, down x{down}, seeders {}, leechers {}, snatched {}",
             row.id, tally.seeders, tally.leechers, tally.completed
         )?;
-        if let Some(group_of) = site_data.freeleech.get(&(row.torrent_type, group)) {
+        if let Some(group_of) = site_data.group_multipliers.get(&(row.torrent_type, group)) {
             writeln!(to, "group {type_name} {group}: up x{}, down x{}", group_of.up, group_of.down)?;
         }
         if site_data.global_freeleech {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::snapshot::SiteRestore;
 use super::torrents::{SHARDS, SLICE};
-use super::{Purger, Site, User, snapshot};
+use super::{PeerExpiry, Site, User, snapshot};
 use crate::admission::Policy;
 use crate::announce::{Announce, Event, Handout};
 use crate::clock::{Clock, Now};
@@ -18,8 +18,8 @@ use crate::metrics::Board;
 use crate::published::Published;
 use crate::report::TorrentSource;
 use crate::snapshot::container::SnapshotWriter;
-use crate::snapshot::keeper::{PAUSE_AFTER, Pace, SHORTEST, Section};
 use crate::snapshot::site::{Group, Multipliers, SiteRecord, SiteTorrent};
+use crate::snapshot::thread::{PAUSE_AFTER, Pace, SHORTEST, Section};
 use crate::store::{Bounds, Queues};
 use crate::swarm::Swarms;
 use crate::tracker::Tracker;
@@ -92,8 +92,8 @@ impl TestSite {
         handout.v4.used() / 6 + handout.v6.used() / 18
     }
 
-    fn purge(&self, second: u32) {
-        Purger::new(Arc::clone(&self.site.torrents), None).run_round(Now::at(second), &self.policy);
+    fn expire(&self, second: u32) {
+        PeerExpiry::new(Arc::clone(&self.site.torrents), None).run_round(Now::at(second), &self.policy);
     }
 
     fn leechers(&self) -> usize {
@@ -144,9 +144,9 @@ fn no_lock_is_held_for_a_whole_swarm_of_a_hundred_thousand_peers() {
     (0..SHARDS).for_each(|shard| _ = test_site.site.torrents.report_rows(shard, &mut rows));
     assert!(rows.len() == 1 && rows[0].peers.total() == 100_000);
     assert!(lock_cost::take_max() <= SLICE, "a look at one");
-    test_site.purge(1500);
+    test_site.expire(1500);
     assert_eq!(test_site.site.torrents.peers().seeders + test_site.leechers(), 50_001);
-    assert!(lock_cost::take_max() <= SLICE, "a purge");
+    assert!(lock_cost::take_max() <= SLICE, "an expiry round");
     (0..SHARDS).for_each(|shard| test_site.site.torrents.forget_others(shard, 9));
     assert_eq!((test_site.site.torrents.peers().seeders, test_site.site.torrents.len()), (0, 0));
     assert!(lock_cost::take_max() <= SLICE, "the end of a torrent");
@@ -209,7 +209,7 @@ fn a_hand_out_looks_at_no_peer_that_the_requester_cannot_reach() {
 }
 
 #[test]
-fn peers_change_their_class_with_their_addresses_and_are_purged_in_each() {
+fn peers_change_their_class_with_their_addresses_and_expire_in_each() {
     let mut test_site = TestSite::new(Policy { peer_inactivity_seconds: 1000, ..Policy::default() });
     fill_with_hidden(&mut test_site, 3000, false);
     let all = test_site.site.torrents.peers();
@@ -226,7 +226,7 @@ fn peers_change_their_class_with_their_addresses_and_are_purged_in_each() {
             [0, 0],
         );
     }
-    test_site.purge(1500);
+    test_site.expire(1500);
     let peer_counts = test_site.site.torrents.peer_counts();
     assert_eq!((peer_counts.v4_leechers, peer_counts.v6_leechers, peer_counts.v4_seeders), (3000, 0, 0));
     assert!(test_site.site.torrents.memory() < empty, "no columns are kept for a class without peers");
@@ -234,7 +234,7 @@ fn peers_change_their_class_with_their_addresses_and_are_purged_in_each() {
         test_site.snapshot_torrents(|| {}).iter().map(|torrent| torrent.peers.len()).sum::<usize>(),
         3000
     );
-    test_site.purge(2000);
+    test_site.expire(2000);
     assert_eq!(test_site.leechers(), 0);
 }
 

@@ -14,7 +14,7 @@
 //! | `accounting` | what an announce is credited |
 //! | `anomalies` | announces that were not believed |
 //! | `dormant` | durable sessions that the snapshot did not have |
-//! | `expiry` | the purge of silent peers |
+//! | `expiry` | the removal of silent peers |
 //! | [`snapshot`] | the snapshot of mode private, written and restored |
 //! | [`site`] | the whole site, as both servers share it |
 //! | [`sync`] | the thread that reads the sets from the store |
@@ -22,7 +22,7 @@
 //! | [`passkey_path`] | `/<passkey>/announce`, for both servers |
 //! | [`event_log`] | announces in CSV files, one file an hour |
 //! | `explain` | why a user was refused, and what was credited |
-//! | [`refusal`] | why a user is refused, and what they are told |
+//! | [`refusal`] | why a user is refused, and the text that they get |
 
 mod accounting;
 pub mod admin;
@@ -53,7 +53,7 @@ pub mod users;
 
 pub use approved_clients::ApprovedClients;
 pub use cow_map::CowMap;
-pub use expiry::Purger;
+pub use expiry::PeerExpiry;
 pub use peer::Credit;
 pub use refusal::Refused;
 pub use site::{RefusedAnnounce, Site};

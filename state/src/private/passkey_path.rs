@@ -79,8 +79,8 @@ fn parent_start(buffer: &[u8], written: usize) -> usize {
 }
 
 fn push_octet(buffer: &mut [u8], at: usize, octet: u8) -> usize {
-    if let Some(place) = buffer.get_mut(at) {
-        *place = octet;
+    if let Some(slot) = buffer.get_mut(at) {
+        *slot = octet;
     }
     at + 1
 }
@@ -99,11 +99,11 @@ fn decode_percent(path: &[u8], buffer: &mut [u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn place(path: &str) -> (Option<String>, String) {
+    fn path_parts(path: &str) -> (Option<String>, String) {
         let mut buffer = [0; 64];
-        let place = parse_path(path.as_bytes(), &mut buffer);
+        let path_parts = parse_path(path.as_bytes(), &mut buffer);
         let text = |octets: &[u8]| octets.escape_ascii().to_string();
-        (place.passkey.map(text), text(place.leaf))
+        (path_parts.passkey.map(text), text(path_parts.leaf))
     }
 
     #[test]
@@ -131,7 +131,7 @@ mod tests {
             ("//", None, ""),
             ("/key//", Some("key"), ""),
         ] {
-            assert_eq!(place(path), (passkey.map(str::to_owned), leaf.to_owned()), "{path}");
+            assert_eq!(path_parts(path), (passkey.map(str::to_owned), leaf.to_owned()), "{path}");
         }
     }
 
@@ -149,9 +149,11 @@ mod tests {
             let path: Vec<u8> =
                 (0..random.usize(..24)).map(|_| letters[random.usize(..letters.len())]).collect();
             let mut buffer = [0; 24];
-            let place = parse_path(&path, &mut buffer);
-            assert!(!place.leaf.contains(&b'/') && !place.passkey.unwrap_or_default().contains(&b'/'));
-            assert!(place.leaf != b".." && place.leaf != b".", "{}", path.escape_ascii());
+            let path_parts = parse_path(&path, &mut buffer);
+            assert!(
+                !path_parts.leaf.contains(&b'/') && !path_parts.passkey.unwrap_or_default().contains(&b'/')
+            );
+            assert!(path_parts.leaf != b".." && path_parts.leaf != b".", "{}", path.escape_ascii());
         }
     }
 }

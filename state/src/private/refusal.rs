@@ -1,4 +1,4 @@
-//! Why a user is refused, and what they are told.
+//! Why a user is refused, and the text that they get.
 
 use std::fmt;
 use std::sync::Arc;

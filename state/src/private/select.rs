@@ -5,7 +5,7 @@ use super::peer::{EndpointV4, SESSIONS_MAX, ShownFamilies};
 use crate::announce::{Handout, PEER_V6_LEN};
 use crate::lock_cost;
 
-/// Places of a swarm among which a hand-out alternates, so that peers that came together are not always
+/// Parts of a swarm among which a hand-out alternates, so that peers that came together are not always
 /// handed out together.
 const RING_PARTS: usize = 4;
 /// Draws for the start of a hand-out, at most, as long as they meet the requester's own peers.
@@ -47,8 +47,8 @@ impl<'s> RoleCandidates<'s> {
         candidates
     }
 
-    /// Goes round from a random place until `wanted` peers are handed out; every eligible peer has the same
-    /// chance. Returns how many were handed out.
+    /// Goes around the peers from a random position until `wanted` peers are handed out; every eligible peer
+    /// has the same chance. Returns how many were handed out.
     pub(super) fn hand_out(
         &self,
         user: u32,
@@ -61,8 +61,8 @@ impl<'s> RoleCandidates<'s> {
         let start = self.draw_start(user, random, handout);
         // A peer that is skipped belongs to the requester, or to a user of whom a peer was handed out
         // already.
-        let looks_most = wanted.saturating_add(1).saturating_mul(SESSIONS_MAX);
-        for at in ring_from(self.len, start).take(looks_most) {
+        let looks_max = wanted.saturating_add(1).saturating_mul(SESSIONS_MAX);
+        for at in ring_from(self.len, start).take(looks_max) {
             lock_cost::peers_visited(1);
             let Some((columns, slot)) = self.locate(at) else { continue };
             let Some(offer) = peer_offer(columns, slot, user, handout).filter(|offer| admit(offer.user))
@@ -108,17 +108,17 @@ impl<'s> RoleCandidates<'s> {
         drawn
     }
 
-    /// Returns the columns and the slot of a place in the row.
+    /// Returns the columns and the slot of an index into the row.
     #[inline]
-    fn locate(&self, mut place: usize) -> Option<(&'s PeerColumns, usize)> {
+    fn locate(&self, mut index: usize) -> Option<(&'s PeerColumns, usize)> {
         if let [Some(only), None, _] = self.columns {
-            return Some((only, place));
+            return Some((only, index));
         }
         for columns in self.columns.iter().flatten() {
-            if place < columns.len() {
-                return Some((columns, place));
+            if index < columns.len() {
+                return Some((columns, index));
             }
-            place -= columns.len();
+            index -= columns.len();
         }
         None
     }
@@ -139,13 +139,13 @@ fn peer_offer<'p>(
     (v4.is_some() || v6.is_some()).then_some(PeerOffer { user: known, v4, v6 })
 }
 
-/// Yields all places of a row once, beginning at `start` and taking turns among its quarters. The order is
+/// Yields all indices of a row once, beginning at `start` and taking turns among its quarters. The order is
 /// always the same ring, so each eligible peer always follows the same peers.
 fn ring_from(len: usize, start: usize) -> impl Iterator<Item = usize> {
     let quarter = len.div_ceil(RING_PARTS).max(1);
     // Faster for a small swarm than a division.
-    let place = (1..RING_PARTS).filter(|place| place * quarter <= start).count();
-    let turn = (start - place * quarter) * RING_PARTS + place;
+    let part = (1..RING_PARTS).filter(|part| part * quarter <= start).count();
+    let turn = (start - part * quarter) * RING_PARTS + part;
     let turns = (turn..RING_PARTS * quarter).chain(0..turn);
-    turns.map(move |turn| turn % RING_PARTS * quarter + turn / RING_PARTS).filter(move |&place| place < len)
+    turns.map(move |turn| turn % RING_PARTS * quarter + turn / RING_PARTS).filter(move |&index| index < len)
 }

@@ -35,8 +35,8 @@ pub struct Site {
     accounts: Mutex<CowMap<Box<[u8]>, UserAccount>>,
     /// One log for each thread that refuses, so that none waits for another.
     refusal_logs: Mutex<Vec<Arc<RefusalLog>>>,
-    /// Durations of purges.
-    pub(super) purges: Arc<Histogram>,
+    /// Durations of the rounds of [`PeerExpiry`](super::PeerExpiry).
+    pub(super) expiry_durations: Arc<Histogram>,
     /// The log of announces, if they are recorded.
     event_log: OnceLock<EventLog>,
 }
@@ -57,7 +57,7 @@ impl RefusalLog {
     }
 
     fn refusals_of(&self, user: u32) -> Vec<RefusedAnnounce> {
-        self.0.lock().iter().filter(|denied| denied.user == user).cloned().collect()
+        self.0.lock().iter().filter(|refused_announce| refused_announce.user == user).cloned().collect()
     }
 }
 
@@ -81,7 +81,7 @@ impl Default for Site {
             site_data: Published::new(SiteData::default()),
             accounts: Mutex::default(),
             refusal_logs: Mutex::default(),
-            purges: Arc::new(Histogram::seconds()),
+            expiry_durations: Arc::new(Histogram::seconds()),
             event_log: OnceLock::new(),
         }
     }
@@ -103,12 +103,12 @@ impl Site {
 
     /// Records announces in this log from now on. Called once.
     pub fn set_event_log(&self, events: EventLog) {
-        // A second log would be a mistake of ours; the first one stays.
+        // A second log would be a mistake of this program; the first one stays.
         let _ = self.event_log.set(events);
     }
 
-    pub(crate) fn purges(&self) -> Arc<Histogram> {
-        Arc::clone(&self.purges)
+    pub(crate) fn expiry_durations(&self) -> Arc<Histogram> {
+        Arc::clone(&self.expiry_durations)
     }
 
     pub(crate) fn event_log(&self) -> Option<&EventLog> {
@@ -136,45 +136,47 @@ impl Site {
     /// Applies a change that was made in the store.
     pub(super) fn apply_change(&self, change: SiteChange, generation: u32, reading: &SiteReading<'_>) {
         match change {
-            SiteChange::PutUser(user) => {
+            SiteChange::UpsertUser(user) => {
                 self.update(|site_data| _ = Arc::make_mut(&mut site_data.users).insert(&user));
                 self.accounts.lock().insert(user.passkey.clone(), user);
             }
-            SiteChange::DropPasskey(passkey) => {
+            SiteChange::RemovePasskey(passkey) => {
                 self.update(|site_data| _ = Arc::make_mut(&mut site_data.users).remove(&passkey));
                 self.accounts.lock().remove(&passkey);
             }
-            SiteChange::PutTorrent(torrent) => {
+            SiteChange::UpsertTorrent(torrent) => {
                 let row = TorrentInfo::from_store(&torrent, self.torrents.torrent_types());
                 let shard = self.torrents.shard_of(&torrent.info_hash);
                 self.torrents.put_all(shard, &[row], generation, &|id| reading.is_unpruned(id));
                 self.put_deletion(torrent.info_hash, None);
             }
-            SiteChange::DropTorrent(info_hash, reason) => {
+            SiteChange::RemoveTorrent(info_hash, reason) => {
                 let shard = self.torrents.shard_of(&info_hash);
                 self.torrents.retain(shard, |torrent| torrent.info.info_hash != info_hash);
                 self.put_deletion(info_hash, reason);
             }
-            SiteChange::PutToken(uid, fid) => {
-                self.update(|site_data| Arc::make_mut(&mut site_data.tokens).insert((uid, fid), ()));
+            SiteChange::AddToken(uid, fid) => {
+                self.update(|site_data| _ = Arc::make_mut(&mut site_data.tokens).insert((uid, fid), ()));
             }
-            SiteChange::DropToken(uid, fid) => {
-                self.update(|site_data| Arc::make_mut(&mut site_data.tokens).remove(&(uid, fid)));
+            SiteChange::RemoveToken(uid, fid) => {
+                self.update(|site_data| _ = Arc::make_mut(&mut site_data.tokens).remove(&(uid, fid)));
             }
-            SiteChange::PutHitAndRun(uid, fid) => {
-                self.update(|site_data| Arc::make_mut(&mut site_data.hit_and_runs).insert((uid, fid), ()));
+            SiteChange::AddHitAndRun(uid, fid) => {
+                self.update(|site_data| {
+                    _ = Arc::make_mut(&mut site_data.hit_and_runs).insert((uid, fid), ())
+                });
             }
-            SiteChange::DropHitAndRun(uid, fid) => {
-                self.update(|site_data| Arc::make_mut(&mut site_data.hit_and_runs).remove(&(uid, fid)));
+            SiteChange::RemoveHitAndRun(uid, fid) => {
+                self.update(|site_data| _ = Arc::make_mut(&mut site_data.hit_and_runs).remove(&(uid, fid)));
             }
-            SiteChange::GroupFreeleech(group, multipliers) => {
+            SiteChange::GroupMultipliers(group, multipliers) => {
                 let key = (self.torrents.torrent_types().intern(&group.type_name), group.id);
                 self.update(|site_data| {
-                    let groups = Arc::make_mut(&mut site_data.freeleech);
+                    let groups = Arc::make_mut(&mut site_data.group_multipliers);
                     match multipliers {
                         Some(multipliers) => groups.insert(key, multipliers),
                         None => groups.remove(&key),
-                    }
+                    };
                 });
             }
             SiteChange::GlobalFreeleech(wanted) => {
@@ -182,7 +184,7 @@ impl Site {
             }
             // The site sync reads the clients anew: of several rows with one prefix the next one may count
             // now.
-            SiteChange::PutClient(..) | SiteChange::DropClient(_) => {}
+            SiteChange::UpsertClient(..) | SiteChange::RemoveClient(_) => {}
         }
     }
 
@@ -195,7 +197,7 @@ impl Site {
             match reason {
                 Some(reason) => deletions.insert(info_hash, reason),
                 None => deletions.remove(&info_hash),
-            }
+            };
         });
     }
 
@@ -217,7 +219,7 @@ impl Site {
     pub fn refusals(&self, user: u32) -> Vec<RefusedAnnounce> {
         let logs = self.refusal_logs.lock().clone();
         let mut refusals: Vec<_> = logs.iter().flat_map(|log| log.refusals_of(user)).collect();
-        refusals.sort_by_key(|denied| denied.at);
+        refusals.sort_by_key(|refused_announce| refused_announce.at);
         refusals
     }
 }
@@ -254,7 +256,12 @@ mod tests {
         first.record_refusal(Now::at(2), 7, &announce(2), &refused);
         first.record_refusal(Now::at(5), 7, &announce(5), &refused);
         first.record_refusal(Now::at(4), 8, &announce(4), &refused);
-        let ports = |user| site.refusals(user).iter().map(|denied| denied.announce.port).collect::<Vec<_>>();
+        let ports = |user| {
+            site.refusals(user)
+                .iter()
+                .map(|refused_announce| refused_announce.announce.port)
+                .collect::<Vec<_>>()
+        };
         assert_eq!((ports(7), ports(8)), (vec![2, 3, 5], vec![4]));
         (0..=REFUSALS_MAX).for_each(|_| second.record_refusal(Now::at(9), 9, &announce(9), &refused));
         assert_eq!((ports(9).len(), ports(7)), (REFUSALS_MAX, vec![2, 5]));

@@ -20,8 +20,8 @@ pub struct SiteData {
     /// Pairs of a user and a torrent that the user has not seeded enough.
     pub hit_and_runs: Arc<CowMap<(u32, u32)>>,
     /// Multipliers of torrent groups, by type and id.
-    pub freeleech: Arc<CowMap<(TorrentType, u32), Multipliers>>,
-    /// Whether no download is credited.
+    pub group_multipliers: Arc<CowMap<(TorrentType, u32), Multipliers>>,
+    /// Whether no download of the site is credited (global freeleech).
     pub global_freeleech: bool,
     /// Approved clients.
     pub clients: Arc<ApprovedClients>,

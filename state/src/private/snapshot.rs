@@ -16,9 +16,9 @@ use super::torrents::{SHARDS, ShardWalk, TorrentInfo, TorrentState, Torrents};
 use crate::announce::{PEER_V4_LEN, PEER_V6_LEN};
 use crate::clock::Now;
 use crate::snapshot::container::{BlockSink, SnapshotError};
-use crate::snapshot::keeper::{Pace, Section};
 use crate::snapshot::load::RestoreTarget;
 use crate::snapshot::site::{self, Group, Role, SeenEndpoint, SiteDecoder, SiteRecord, SiteWriter};
+use crate::snapshot::thread::{Pace, Section};
 use crate::store::total::SessionKey;
 use crate::store::{DurableTotals, Queues, SnapshotOrigin};
 
@@ -26,7 +26,7 @@ use crate::store::{DurableTotals, Queues, SnapshotOrigin};
 const USERS_SLICE: usize = 500;
 /// Walks through a large swarm, at most. A walk may miss a seeder that becomes a leecher meanwhile, so
 /// another follows; only a peer that does so all the time can be missed by all of them.
-const WALKS_MOST: u32 = 3;
+const WALKS_MAX: u32 = 3;
 
 /// The part of a snapshot that holds a site.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Section for SiteSection {
     }
 }
 
-/// The restoring of torrents and their peers. Users and everything else come from the store.
+/// A restore in progress: torrents and their peers. Users and everything else come from the store.
 #[derive(Debug)]
 pub struct SiteRestore<'s> {
     torrents: &'s Torrents,
@@ -165,7 +165,7 @@ pub(super) struct TorrentCopier<'t> {
 
 pub(super) struct UnfinishedCopy {
     copy: site::SiteTorrent,
-    /// Moves to an earlier class before the walk began.
+    /// The swarm's `moved_back` when the walk began.
     moved_back: u32,
     walks: u32,
 }
@@ -195,8 +195,7 @@ impl<'t> TorrentCopier<'t> {
             let peers = &mut begun_now.copy.peers;
             let looked_at =
                 swarm.visit_peers(cursor, most, |role, peer| peers.push(to_site_peer(role, &peer, now)));
-            if cursor.is_none() && begun_now.moved_back != swarm.moved_back() && begun_now.walks < WALKS_MOST
-            {
+            if cursor.is_none() && begun_now.moved_back != swarm.moved_back() && begun_now.walks < WALKS_MAX {
                 (begun_now.moved_back, begun_now.walks) = (swarm.moved_back(), begun_now.walks + 1);
                 *cursor = Some(ClassCursor::default());
             }

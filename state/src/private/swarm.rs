@@ -102,7 +102,7 @@ impl Swarm {
         PeerCounts { v4_seeders, v4_leechers, v6_seeders, v6_leechers }
     }
 
-    /// Octets that the swarm takes, by our own count.
+    /// Octets that the swarm takes, by the tracker's own count.
     #[inline]
     pub(super) fn memory(&self) -> usize {
         let index = if self.index.is_some() { 2 * self.len() * size_of::<UserPeerPos>() } else { 0 };
@@ -197,8 +197,8 @@ impl Swarm {
             return;
         };
         if let Some(peer) = self.remove(hasher, pos) {
-            let place = |class| CLASSES.iter().position(|known| *known == class);
-            self.moved_back += u32::from(place(class) < place(pos.class));
+            let rank = |class| CLASSES.iter().position(|known| *known == class);
+            self.moved_back += u32::from(rank(class) < rank(pos.class));
             self.add(hasher, role, peer);
         }
     }

@@ -39,8 +39,8 @@ pub(super) const PRUNED: i32 = 1;
 pub struct Torrents {
     shards: Sharded<SiteShard, SHARDS>,
     torrent_types: TorrentTypes,
-    /// Durations of purges.
-    pub(crate) purges: Arc<Histogram>,
+    /// Durations of the rounds of [`PeerExpiry`](super::PeerExpiry).
+    pub(crate) expiry_durations: Arc<Histogram>,
     /// Announces that were not believed.
     pub(super) anomalies: Arc<Anomalies>,
     pub(super) dormant: DormantSessions,
@@ -153,7 +153,7 @@ impl Default for Torrents {
         Self {
             shards: Sharded::new(KeyedHash::new(0)),
             torrent_types: TorrentTypes::default(),
-            purges: Arc::new(Histogram::milliseconds()),
+            expiry_durations: Arc::new(Histogram::milliseconds()),
             anomalies: Arc::default(),
             dormant: DormantSessions::default(),
         }
@@ -208,7 +208,7 @@ impl Torrents {
         self.totals().live
     }
 
-    /// Octets that all torrents and peers take, by our own count.
+    /// Octets that all torrents and peers take, by the tracker's own count.
     #[must_use]
     pub fn memory(&self) -> usize {
         self.shards.memory()
@@ -347,7 +347,7 @@ impl Torrents {
         more.unwrap_or_default()
     }
 
-    /// How the torrents of one shard stand, as far as there is anything to tell; false where there is none.
+    /// Appends a report row for every torrent of a shard that has counts. Returns false past the last shard.
     pub(crate) fn report_rows(&self, shard: usize, rows: &mut Vec<ReportRow>) -> bool {
         let row = |torrent: &TorrentState| ReportRow {
             info_hash: torrent.info.info_hash,
@@ -363,8 +363,8 @@ impl Torrents {
     /// Returns the info_hash of the torrent with this id. Takes every lock once.
     #[must_use]
     pub fn find_by_id(&self, id: u32) -> Option<InfoHash> {
-        let of = |torrent: &TorrentState| (torrent.info.id == id).then_some(torrent.info.info_hash);
-        self.shards.find_map(|shard| shard.torrents.iter().find_map(of))
+        let with_id = |torrent: &TorrentState| (torrent.info.id == id).then_some(torrent.info.info_hash);
+        self.shards.find_map(|shard| shard.torrents.iter().find_map(with_id))
     }
 
     /// Returns the number of the shard of a torrent.

@@ -1,9 +1,8 @@
 //! Users, found by their passkey.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
-use std::sync::Arc;
 
+use super::cow_map::CowMap;
 use crate::snapshot::site::{Multipliers, UserAccount};
 
 /// An enabled user, found by their passkey. Only [`Users`] creates one.
@@ -19,23 +18,17 @@ pub struct User {
     pub multipliers: Multipliers,
 }
 
-/// Parts of the set of users; a power of two.
-const PARTS: usize = 256;
-
-/// All enabled users, in parts: a change to a shared set copies only one of them. A lookup compares keyed
-/// hashes of 128 bits and never a passkey, so that its duration tells nothing about existing passkeys.
+/// All enabled users, by a keyed hash of 128 bits of their passkey. A lookup compares such hashes and never a
+/// passkey, so that its duration tells nothing about existing passkeys.
 #[derive(Clone, Debug)]
 pub struct Users {
     keys: [RandomState; 2],
-    parts: Vec<Arc<UserPart>>,
+    by_hash: CowMap<u128, User, BuildHasherDefault<PrehashedHasher>>,
 }
-
-type UserPart = HashMap<u128, User, BuildHasherDefault<PrehashedHasher>>;
 
 impl Default for Users {
     fn default() -> Self {
-        let parts = (0..PARTS).map(|_| Arc::default()).collect();
-        Self { keys: [RandomState::new(), RandomState::new()], parts }
+        Self::with_capacity(0)
     }
 }
 
@@ -43,9 +36,7 @@ impl Users {
     /// Returns an empty set with room for `users`.
     #[must_use]
     pub fn with_capacity(users: usize) -> Self {
-        let part =
-            || Arc::new(UserPart::with_capacity_and_hasher(users / PARTS, BuildHasherDefault::default()));
-        Self { parts: (0..PARTS).map(|_| part()).collect(), ..Self::default() }
+        Self { keys: [RandomState::new(), RandomState::new()], by_hash: CowMap::with_capacity(users) }
     }
 
     /// Adds a user, or replaces and returns the one with this passkey.
@@ -56,49 +47,36 @@ impl Users {
             tracker_hide: user.tracker_hide,
             multipliers: user.multipliers,
         };
-        let hash = self.hash(&user.passkey);
-        self.part_mut(hash).insert(hash, known)
+        self.by_hash.insert(self.hash(&user.passkey), known)
     }
 
     /// Removes a passkey and returns its user.
     pub fn remove(&mut self, passkey: &[u8]) -> Option<User> {
-        let hash = self.hash(passkey);
-        self.part_mut(hash).remove(&hash)
+        self.by_hash.remove(&self.hash(passkey))
     }
 
     /// Returns the user with this passkey.
     #[must_use]
     pub fn find(&self, passkey: &[u8]) -> Option<User> {
-        let hash = self.hash(passkey);
-        self.parts.get(part_number(hash))?.get(&hash).copied()
+        self.by_hash.get(&self.hash(passkey)).copied()
     }
 
     /// The number of users.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.parts.iter().map(|part| part.len()).sum()
+        self.by_hash.len()
     }
 
     /// Whether there are no users.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn part_mut(&mut self, hash: u128) -> &mut UserPart {
-        #[expect(clippy::indexing_slicing, reason = "masked to the parts there are")]
-        Arc::make_mut(&mut self.parts[part_number(hash)])
+        self.by_hash.is_empty()
     }
 
     fn hash(&self, passkey: &[u8]) -> u128 {
         let [high, low] = &self.keys;
         u128::from(high.hash_one(passkey)) << 64 | u128::from(low.hash_one(passkey))
     }
-}
-
-/// Returns the number of the part that a hash falls into, by bits that the parts themselves do not look at.
-fn part_number(hash: u128) -> usize {
-    hash as usize & (PARTS - 1)
 }
 
 /// A hasher for keys that are keyed hashes already: it passes them on as they are.
@@ -144,15 +122,5 @@ mod tests {
         }
         assert_eq!(users.remove(b"seven").map(|user| user.multipliers.up), Some(0.5));
         assert_eq!((users.find(b"seven"), users.len()), (None, 2));
-    }
-
-    #[test]
-    fn a_change_copies_one_part_of_what_others_have() {
-        let mut users = Users::default();
-        (0..5000).for_each(|id| _ = users.insert(&user(&id.to_string().into_bytes(), id)));
-        let before = users.clone();
-        users.insert(&user(b"seven", 7));
-        let copied = before.parts.iter().zip(&users.parts).filter(|(a, b)| !Arc::ptr_eq(a, b)).count();
-        assert_eq!((copied, before.len(), users.len()), (1, 5000, 5001));
     }
 }

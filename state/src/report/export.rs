@@ -14,7 +14,7 @@ use crate::background::{Background, BackgroundTask};
 use crate::metrics::{Board, Series, SeriesKind};
 use crate::report::{ReportRow, Reporter};
 use crate::snapshot::container::replace_file;
-use crate::snapshot::keeper::SyncingFile;
+use crate::snapshot::thread::SyncingFile;
 
 /// The default name of the file, in the folder for the tracker's state.
 pub const FILE_NAME: &str = "export.csv";
@@ -102,7 +102,7 @@ impl Exporter {
     /// Writes the file now, in slices with pauses: this may take a while.
     ///
     /// # Errors
-    /// When another export is under way, or the file cannot be written.
+    /// Fails when another export is under way, or the file cannot be written.
     pub fn export(&self) -> Result<Exported, ExportError> {
         let Some(_turn) = self.writing.try_lock() else { return Err(ExportError::Busy) };
         let path = self.settings.lock().path.clone();
@@ -133,7 +133,7 @@ impl Exporter {
     /// Starts the thread that exports as often as the settings say, first after one interval.
     ///
     /// # Errors
-    /// When the system cannot start a thread.
+    /// Fails when the thread cannot be started.
     pub fn start(self: &Arc<Self>) -> io::Result<RunningExporter> {
         let task = PeriodicExport(Arc::clone(self));
         let background = Background::start("export", *self.reporter.clock(), task)?;

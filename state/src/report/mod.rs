@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::clock::Clock;
 pub use crate::peer_counts::ReportRow;
 use crate::private::Torrents;
-use crate::snapshot::keeper::Pace;
+use crate::snapshot::thread::Pace;
 use crate::swarm::Swarms;
 use crate::swarm::torrent::Torrent;
 
@@ -48,7 +48,7 @@ impl Reporter {
     /// info_hash within it.
     ///
     /// # Errors
-    /// The error of `show`, or `Interrupted` when the tracker is stopping.
+    /// Fails with the error of `show`, or with `Interrupted` when the tracker is stopping.
     pub fn walk(&self, mut show: impl FnMut(&[ReportRow]) -> io::Result<()>) -> io::Result<()> {
         let mut pace = Pace::in_background(&self.clock, &self.stopping);
         let (mut rows, mut shard) = (Vec::new(), 0);
@@ -81,7 +81,7 @@ impl Reporter {
     /// Returns the torrents with the most peers, at most `most` of them; those without peers are left out.
     ///
     /// # Errors
-    /// When the tracker is stopping.
+    /// Fails when the tracker is stopping.
     pub fn top(&self, most: usize) -> io::Result<Vec<ReportRow>> {
         let mut least_first = BinaryHeap::new();
         self.walk(|rows| {

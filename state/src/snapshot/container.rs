@@ -58,7 +58,7 @@ pub trait BlockSink {
     /// Writes one block.
     ///
     /// # Errors
-    /// As [`SnapshotWriter::write_block`].
+    /// Fails as [`SnapshotWriter::write_block`] does.
     fn write_block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()>;
 }
 
@@ -72,7 +72,7 @@ impl<W: Write> SnapshotWriter<W> {
     /// Writes the head.
     ///
     /// # Errors
-    /// Those of `to`.
+    /// Fails when `to` does.
     pub fn new(to: W, written_at: i64) -> io::Result<Self> {
         let mut writer = Self { to, checksum: Hasher::new(), blocks: 0 };
         writer.write_checked(&MAGIC)?;
@@ -84,7 +84,7 @@ impl<W: Write> SnapshotWriter<W> {
     /// Writes one block.
     ///
     /// # Errors
-    /// Those of the destination, and when `tag` is 0 or the payload is longer than [`BLOCK_MAX`].
+    /// Fails when the destination does, when `tag` is 0, or when the payload is longer than [`BLOCK_MAX`].
     pub fn write_block(&mut self, tag: u8, payload: &[u8]) -> io::Result<()> {
         if tag == END_TAG || payload.len() > BLOCK_MAX {
             return Err(io::Error::other("a block with a bad tag or length"));
@@ -96,7 +96,7 @@ impl<W: Write> SnapshotWriter<W> {
     /// Flushes what was written so far to the destination.
     ///
     /// # Errors
-    /// Those of the destination.
+    /// Fails when the destination does.
     pub fn flush(&mut self) -> io::Result<()> {
         self.to.flush()
     }
@@ -109,7 +109,7 @@ impl<W: Write> SnapshotWriter<W> {
     /// Writes the end; without it the snapshot counts as damaged.
     ///
     /// # Errors
-    /// Those of the destination.
+    /// Fails when the destination does.
     pub fn finish(mut self) -> io::Result<W> {
         self.write_raw_block(END_TAG, &self.blocks.to_le_bytes())?;
         self.to.flush()?;
@@ -273,7 +273,7 @@ fn is_short(error: &SnapshotError) -> bool {
 /// old file or the new one, even after a crash.
 ///
 /// # Errors
-/// Those of `write` and of the disk; then `path` is unchanged, and nothing is left beside it. If the disk
+/// Fails when `write` or the disk does; then `path` is unchanged, and nothing is left beside it. If the disk
 /// only fails to persist the new name, `path` is the new file, and a loss of power may bring the old one
 /// back.
 pub fn replace_file(
@@ -308,7 +308,7 @@ fn write_draft(draft: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Res
 /// Renames a damaged file to `*.bad`; returns the new name.
 ///
 /// # Errors
-/// Those of the disk.
+/// Fails when the disk does.
 pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let mut name = path.as_os_str().to_owned();
     name.push(".bad");
@@ -361,14 +361,12 @@ mod tests {
 
     #[test]
     fn a_file_is_replaced_whole_or_not_at_all() {
-        let folder = std::env::temp_dir().join(format!("hayate-replace-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("x");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
         replace_file(&path, |to| to.write_all(b"old")).unwrap();
         let broken = replace_file(&path, |to| to.write_all(b"ne").and(Err(io::Error::other("no"))));
         assert!(broken.is_err());
         assert_eq!(fs::read(&path).unwrap(), b"old");
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "no draft is left");
-        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
     }
 }

@@ -40,7 +40,7 @@ const PAUSED: u8 = 8;
 /// the swarms are and however long they take.
 ///
 /// # Errors
-/// Those of `to`, and when changes come faster than `to` takes them.
+/// Fails when `to` does, or when changes come faster than `to` takes them.
 pub fn stream_swarms(
     walk: &mut Walk,
     swarms: &Swarms,
@@ -76,7 +76,7 @@ pub fn stream_swarms(
 /// Writes the changes noted since the last call; returns their number.
 ///
 /// # Errors
-/// Those of `to`, and when some were not noted for lack of room.
+/// Fails when `to` does, or when some changes were not noted for lack of room.
 pub fn write_deltas(swarms: &Swarms, to: &mut dyn BlockSink) -> io::Result<usize> {
     let deltas = swarms.take_deltas().map_err(io::Error::other)?;
     let mut payload = Vec::with_capacity(deltas.len().min(BLOCK_DELTAS) * DELTA_LEN);

@@ -97,7 +97,7 @@ fn restore_file(
     let checked = |tag, payload: &[u8]| parts.iter().try_for_each(|part| part.check_block(tag, payload));
     let mut reader = SnapshotReader::open_checked(path, checked)?;
     let all = fs::metadata(path)?.len().max(1);
-    let (mut done, mut told) = (0, start);
+    let (mut done, mut logged_at) = (0, start);
     let written_at = reader.written_at();
     while let Some((tag, payload)) = reader.next_block()? {
         let now = clock.now();
@@ -105,8 +105,8 @@ fn restore_file(
             part.restore_block(now, written_at, tag, payload)?;
         }
         done += payload.len() as u64;
-        if clock.uptime() >= told + PROGRESS_INTERVAL {
-            told = clock.uptime();
+        if clock.uptime() >= logged_at + PROGRESS_INTERVAL {
+            logged_at = clock.uptime();
             log::info!("restoring {}: {} %", path.display(), done * 100 / all);
         }
     }

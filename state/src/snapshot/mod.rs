@@ -7,7 +7,7 @@
 //! | `entry`, `walk`, `restore` | one torrent, encoded; the walk through all of them; their restore |
 //! | `octets` | numbers and octets taken from a slice |
 //! | [`plain`] | the swarms in such blocks as plain values, for tools |
-//! | [`keeper`] | the thread that writes the file while the tracker serves, and at its stop |
+//! | [`thread`] | the thread that writes the file while the tracker serves, and at its stop |
 //! | [`load`] | the start from such a file |
 //! | [`delta`] | what changes while a snapshot goes to a successor |
 //! | [`site`] | the contents in mode private: torrents with their peers, users, pending un-prunes |
@@ -16,7 +16,6 @@
 pub mod container;
 pub mod delta;
 mod entry;
-pub mod keeper;
 pub mod load;
 mod octets;
 pub mod plain;
@@ -24,4 +23,5 @@ pub mod reference;
 mod restore;
 pub mod site;
 pub mod swarms;
+pub mod thread;
 mod walk;

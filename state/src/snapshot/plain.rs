@@ -154,8 +154,8 @@ pub fn written_at(torrents: &[PlainTorrent]) -> Option<i64> {
 /// Writes blocks of swarms, at least one, into a snapshot that was begun at `written_at`.
 ///
 /// # Errors
-/// Those of `to`; when a peer is [invalid](PlainPeer::check_peer); and when one announced more than 2^15
-/// seconds before `written_at`, or 2^32 after it.
+/// Fails when `to` does, when a peer is [invalid](PlainPeer::check_peer), or when one announced more than
+/// 2^15 seconds before `written_at`, or 2^32 after it.
 pub fn write_torrents(torrents: &[PlainTorrent], written_at: i64, to: &mut dyn BlockSink) -> io::Result<()> {
     let mut bases = BTreeSet::from([0]);
     for peer in torrents.iter().flat_map(|torrent| &torrent.peers) {
@@ -321,10 +321,10 @@ mod tests {
     #[test]
     fn times_that_cannot_be_encoded_are_errors() {
         let mut to = SnapshotWriter::new(Vec::new(), NOW).unwrap();
-        let mut told =
+        let mut can_encode =
             |age| write_torrents(&[torrent(3, 0, vec![peer("192.0.2.1:7", age)])], NOW, &mut to).is_ok();
-        assert!(told(32_767) && told(-1) && told(-(1 << 31)));
-        assert!(!told(32_768) && !told(-(1 << 32)));
+        assert!(can_encode(32_767) && can_encode(-1) && can_encode(-(1 << 31)));
+        assert!(!can_encode(32_768) && !can_encode(-(1 << 32)));
         let extremes =
             [i64::MIN, i64::MAX, 0].map(|announced_at| PlainPeer { announced_at, ..peer("192.0.2.1:7", 0) });
         let torrents = [torrent(3, 0, extremes.to_vec())];

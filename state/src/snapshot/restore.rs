@@ -200,15 +200,17 @@ impl Torrent {
         let context = RestoreContext { seen, peer, may_grow, policy, hasher };
         match (&mut self.peers, peer.wire) {
             (SwarmForm::Pair(pair), WirePeer::V4(octets)) => context.add_to_set(pair, octets),
-            (SwarmForm::Small(group), WirePeer::V4(octets)) => context.add_to_set(group, octets),
+            (SwarmForm::One(one), WirePeer::V6(octets)) => context.add_to_set(one, octets),
+            (SwarmForm::Small(small), WirePeer::V4(octets)) => context.add_to_set(small, octets),
+            (SwarmForm::Small(small), WirePeer::V6(octets)) => context.add_to_set(small, octets),
             (SwarmForm::Large(swarm), WirePeer::V4(octets)) => context.add_to_set(&mut swarm.v4, octets),
             (SwarmForm::Large(swarm), WirePeer::V6(octets)) => match &mut swarm.v6 {
                 Some(large) => context.add_to_set(&mut **large, octets),
                 None => PeerOutcome::Full,
             },
-            (SwarmForm::Idle(_), _) | (SwarmForm::Pair(_) | SwarmForm::Small(_), WirePeer::V6(_)) => {
-                PeerOutcome::Full
-            }
+            (SwarmForm::Idle(_), _)
+            | (SwarmForm::Pair(_), WirePeer::V6(_))
+            | (SwarmForm::One(_), WirePeer::V4(_)) => PeerOutcome::Full,
         }
     }
 }

@@ -28,7 +28,7 @@ pub use crate::snapshot::walk::Walk;
 /// sleep, or abandon the walk.
 ///
 /// # Errors
-/// Those of `to` and of `pause`.
+/// Fails when `to` or `pause` does.
 pub fn write_swarms(
     walk: &mut Walk,
     to: &mut dyn BlockSink,

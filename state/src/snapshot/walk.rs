@@ -12,16 +12,16 @@
 
 use std::sync::Arc;
 
-use crate::announce::{Endpoint, PEER_V4_LEN};
+use crate::announce::Endpoint;
 use crate::clock::Tick;
 use crate::ids::InfoHash;
 use crate::snapshot::entry::{AGE_MAX, ENTRY_PEERS_MAX, PendingEntry, PendingFamily};
 use crate::swarm::block::Block;
-use crate::swarm::large::LargeFamily;
-use crate::swarm::peer::LastSeen;
-use crate::swarm::peer_set;
+use crate::swarm::large::{LargeFamily, LargeSwarm};
+use crate::swarm::peer::{LastSeen, StoredPeer};
+use crate::swarm::peer_set::PeerArray;
 use crate::swarm::shard::Shard;
-use crate::swarm::torrent::{LargeSwarm, SwarmForm, Torrent};
+use crate::swarm::torrent::{SwarmForm, Torrent};
 use crate::swarm::{SHARDS, Swarms};
 use crate::table::keyed_hash::KeyedHash;
 
@@ -162,23 +162,40 @@ impl PeerCopier {
         batch.with_ids = false;
         match &torrent.peers {
             SwarmForm::Idle(_) => (0, None),
-            SwarmForm::Pair(pair) => (self.copy_small(pair, batch), None),
-            SwarmForm::Small(group) => (self.copy_small(group, batch), None),
+            SwarmForm::Pair(pair) => (self.copy_array(pair, false, &mut batch.v4), None),
+            SwarmForm::One(one) => (self.copy_array(one, false, &mut batch.v6), None),
+            SwarmForm::Small(small) => {
+                batch.with_ids = small.with_ids();
+                let v4 = self.copy_array(small, batch.with_ids, &mut batch.v4);
+                (v4 + self.copy_array(small, batch.with_ids, &mut batch.v6), None)
+            }
             SwarmForm::Large(swarm) => self.copy_large(swarm, at, most, hasher, batch),
         }
     }
 
-    fn copy_small(self, row: &impl peer_set::PeerArray<PEER_V4_LEN>, batch: &mut PendingEntry) -> usize {
-        for (place, octets) in row.octets().iter().enumerate() {
-            let seen = row.seen(place);
-            batch.v4.for_role(place < row.seeders()).push(
-                *octets,
-                self.age_seconds(seen),
-                seen.paused(),
-                None,
-            );
+    /// Copies all peers of one family in a swarm that is not large; returns how many.
+    fn copy_array<const LEN: usize>(
+        self,
+        array: &impl PeerArray<LEN>,
+        with_ids: bool,
+        pending: &mut PendingFamily<LEN>,
+    ) -> usize {
+        let peers = (0..array.octets().len()).filter_map(|place| array.peer_at(place));
+        for (place, peer) in peers.enumerate() {
+            self.copy_peer(&peer, place < array.seeders(), with_ids, pending);
         }
-        row.octets().len()
+        array.octets().len()
+    }
+
+    fn copy_peer<const LEN: usize>(
+        self,
+        peer: &StoredPeer<LEN>,
+        seeder: bool,
+        with_ids: bool,
+        pending: &mut PendingFamily<LEN>,
+    ) {
+        let id = with_ids.then_some(peer.id);
+        pending.for_role(seeder).push(peer.octets, self.age_seconds(peer.seen), peer.seen.paused(), id);
     }
 
     fn copy_large(
@@ -224,13 +241,7 @@ impl PeerCopier {
     {
         large.walk(at, most, hasher, |block: &Block<LEN>, place, seeder| {
             if let Some(peer) = block.peer_at(place) {
-                let id = with_ids.then_some(peer.id);
-                pending.for_role(seeder).push(
-                    peer.octets,
-                    self.age_seconds(peer.seen),
-                    peer.seen.paused(),
-                    id,
-                );
+                self.copy_peer(&peer, seeder, with_ids, pending);
             }
         })
     }

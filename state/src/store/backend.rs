@@ -36,7 +36,8 @@ impl Backend {
     /// To reopen a lost store, drop it first: the journal tells what was kept.
     ///
     /// # Errors
-    /// `Unfit` when another tracker writes, or tables are missing or too new; otherwise `Lost` or `Deadlock`.
+    /// Fails with `Unfit` when another tracker writes, or tables are missing or too new; otherwise with
+    /// `Lost` or `Deadlock`.
     pub fn open(&self) -> Result<Box<dyn Store>, StoreError> {
         Ok(match &self.dsn {
             Dsn::Sqlite(path) => Box::new(Sqlite::open(path, &self.node)?),
@@ -48,7 +49,7 @@ impl Backend {
     /// and [`Store::read_completed`] forgets nothing.
     ///
     /// # Errors
-    /// As [`open`](Self::open), except that other trackers may write.
+    /// Fails as [`open`](Self::open) does, except that other trackers may write.
     pub fn open_reader(&self) -> Result<Box<dyn Store>, StoreError> {
         Ok(match &self.dsn {
             Dsn::Sqlite(path) => Box::new(Sqlite::open_shared(path, &self.node)?),

@@ -5,17 +5,17 @@ use super::record::Channel;
 /// Bounds of the queues, in rows (`channels.*`).
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Of [`Channel::Torrents`].
+    /// The bound of [`Channel::Torrents`].
     pub torrents: usize,
-    /// Of [`Channel::Users`].
+    /// The bound of [`Channel::Users`].
     pub users: usize,
-    /// Of [`Channel::TransferHistory`].
+    /// The bound of [`Channel::TransferHistory`].
     pub transfer_history: usize,
-    /// Of [`Channel::TransferIps`].
+    /// The bound of [`Channel::TransferIps`].
     pub transfer_ips: usize,
-    /// Of [`Channel::Snatches`].
+    /// The bound of [`Channel::Snatches`].
     pub snatches: usize,
-    /// Of [`Channel::Completed`].
+    /// The bound of [`Channel::Completed`].
     pub completed: usize,
 }
 

@@ -17,12 +17,12 @@ use super::fold::{Fold, TotalsBase, read_totals};
 use super::frames::{self, FILE_MODE, Frame, FrameReader};
 use super::queue::Cut;
 use super::record::{Channel, Record};
-use super::total::{DurableTotals, TOTALS_MOST, TOTALS_TAG, put_totals};
+use super::total::{DurableTotals, TOTALS_MAX, TOTALS_TAG, put_totals};
 
 /// Octets after which a segment is not appended to any more.
 const SEGMENT_MAX: u64 = 16 << 20;
 /// Segments that may wait to be folded, at most.
-const SEGMENTS_MOST: usize = 16;
+const SEGMENTS_MAX: usize = 16;
 /// A fold is worthwhile when this many times the octets of the last one would be read.
 const FOLD_FACTOR: u64 = 4;
 /// Octets that are written at once.
@@ -322,7 +322,7 @@ impl Cuts {
                 }
             }
         }
-        for totals in cut.totals.chunks(TOTALS_MOST) {
+        for totals in cut.totals.chunks(TOTALS_MAX) {
             put_totals(&mut to, number, totals)?;
             if to.len() >= WRITE_OCTETS {
                 flush(&mut to, &mut end)?;
@@ -423,7 +423,7 @@ impl Cuts {
         let closed = self.segments.len() - usize::from(self.open.is_some());
         let done: Vec<_> = self.segments.iter().take(closed).take_while(done).collect();
         let octets: u64 = done.iter().map(|segment| segment.len).sum();
-        let worth = octets >= SEGMENT_MAX.max(self.base.octets * FOLD_FACTOR) || done.len() >= SEGMENTS_MOST;
+        let worth = octets >= SEGMENT_MAX.max(self.base.octets * FOLD_FACTOR) || done.len() >= SEGMENTS_MAX;
         let cut = done.last().filter(|_| worth && !self.doubtful)?.last_cut;
         let files = done.iter().map(|segment| (segment.path.clone(), segment.len)).collect();
         Some(Fold { base: self.base.clone(), files, cut })

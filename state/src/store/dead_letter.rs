@@ -1,4 +1,4 @@
-//! The quarantine: records that fit no column, one JSON object a line.
+//! Dead letters: records that fit no column, one JSON object a line.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ use super::record::{Channel, Record};
 /// Mode of the file: readable by its owner only.
 const MODE: u32 = 0o600;
 /// Maximum size of the file, in octets.
-const OCTETS_MOST: u64 = 64 << 20;
+const OCTETS_MAX: u64 = 64 << 20;
 /// Shortest time between two log messages about the file.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -29,7 +29,7 @@ pub(super) struct BadRecord {
 #[derive(Debug)]
 pub(super) struct DeadLetters {
     path: PathBuf,
-    octets_most: u64,
+    octets_max: u64,
     logged_at: Option<Duration>,
     /// Rows since the last log message: written, and not written.
     unlogged: [u64; 2],
@@ -37,7 +37,7 @@ pub(super) struct DeadLetters {
 
 impl DeadLetters {
     pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), octets_most: OCTETS_MOST, logged_at: None, unlogged: [0; 2] }
+        Self { path: path.to_owned(), octets_max: OCTETS_MAX, logged_at: None, unlogged: [0; 2] }
     }
 
     /// Returns the log message for `rows` further rows, unless it is too soon for another one.
@@ -53,8 +53,8 @@ impl DeadLetters {
         Some(match dropped {
             0 => format!("{kept} rows that fit no column went to {path}"),
             _ => format!(
-                "{dropped} rows that fit no column are lost: {path} is full; mend the cause, and move \
-                 it away ({kept} rows went there before)"
+                "{dropped} rows that fit no column are lost: {path} is full; fix the cause and move \
+                 the file away ({kept} rows went there before)"
             ),
         })
     }
@@ -72,14 +72,14 @@ impl DeadLetters {
         bad: &[BadRecord],
     ) -> io::Result<bool> {
         let mut text = Vec::new();
-        for letter in bad {
+        for bad_record in bad {
             let mut line = Map::new();
             line.insert("time".into(), json!(unix_seconds));
             line.insert("queue".into(), json!(channel.name()));
             line.insert("sequence".into(), json!(sequence));
-            line.extend(json_fields(&letter.record)?);
-            line.insert("error".into(), json!(letter.code));
-            line.insert("text".into(), json!(letter.text));
+            line.extend(json_fields(&bad_record.record)?);
+            line.insert("error".into(), json!(bad_record.code));
+            line.insert("text".into(), json!(bad_record.text));
             serde_json::to_writer(&mut text, &line)?;
             text.push(b'\n');
         }
@@ -87,7 +87,7 @@ impl DeadLetters {
             std::fs::create_dir_all(folder)?;
         }
         let mut file = OpenOptions::new().append(true).create(true).mode(MODE).open(&self.path)?;
-        if file.metadata()?.len().saturating_add(text.len() as u64) > self.octets_most {
+        if file.metadata()?.len().saturating_add(text.len() as u64) > self.octets_max {
             return Ok(false);
         }
         file.write_all(&text)?;
@@ -115,7 +115,7 @@ mod tests {
     fn the_file_is_bounded_and_what_is_not_written_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("letters/dead.jsonl");
-        let mut letters = DeadLetters { octets_most: 1000, ..DeadLetters::new(&path) };
+        let mut letters = DeadLetters { octets_max: 1000, ..DeadLetters::new(&path) };
         let bad = BadRecord {
             record: Record::User(UserRow { id: 7, ..UserRow::default() }),
             code: 3,
@@ -130,14 +130,14 @@ mod tests {
         assert!(written > 2 && text.len() <= 1000, "{written} letters, {} octets", text.len());
         std::fs::remove_file(&path).unwrap();
         assert!(write(&letters), "there is room again once it was moved away");
-        let said = |letters: &mut DeadLetters, second, written| {
+        let log_line = |letters: &mut DeadLetters, second, written| {
             letters.log_line(Duration::from_secs(second), 3, written).unwrap_or_default()
         };
-        assert!(said(&mut letters, 5, true).starts_with("3 rows that fit no column went to "));
+        assert!(log_line(&mut letters, 5, true).starts_with("3 rows that fit no column went to "));
         for second in 6..65 {
-            assert_eq!(said(&mut letters, second, second % 3 == 0), "");
+            assert_eq!(log_line(&mut letters, second, second % 3 == 0), "");
         }
-        let text = said(&mut letters, 65, false);
+        let text = log_line(&mut letters, 65, false);
         assert!(
             text.starts_with("120 rows") && text.contains("is full") && text.contains("(60 rows"),
             "{text}"

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::frames::{self, Frame, FrameReader};
 use super::total::{
-    DurableTotals, TOTAL_LEN, TOTALS_MOST, TOTALS_TAG, Total, decode_total, encode_total, put_totals,
+    DurableTotals, TOTAL_LEN, TOTALS_MAX, TOTALS_TAG, Total, decode_total, encode_total, put_totals,
 };
 
 const FILE_NAME: &str = "totals.log";
@@ -18,7 +18,7 @@ const HEAD_TAG: u8 = b'#';
 const FORMAT: u8 = 1;
 /// Approximate number of sessions in memory at once: they are folded part by part.
 const PART_SESSIONS: u64 = 200_000;
-const PARTS_MOST: u64 = 64;
+const PARTS_MAX: u64 = 64;
 
 /// The totals that are folded.
 #[derive(Clone, Debug, Default)]
@@ -101,7 +101,7 @@ impl Fold {
             until = until.max(totals.announced);
         })?;
         let (limit, parts) =
-            (until.saturating_sub(inactivity), (sessions / PART_SESSIONS + 1).min(PARTS_MOST));
+            (until.saturating_sub(inactivity), (sessions / PART_SESSIONS + 1).min(PARTS_MAX));
         let mut octets = 0;
         let since = self.base.since.unwrap_or_default();
         crate::snapshot::container::replace_file(&self.base.path, |to| {
@@ -120,7 +120,7 @@ impl Fold {
                 })?;
                 sessions.retain(|_, totals| !totals.is_gone && totals.announced >= limit);
                 let sessions: Vec<Total> = sessions.into_iter().collect();
-                for some in sessions.chunks(TOTALS_MOST) {
+                for some in sessions.chunks(TOTALS_MAX) {
                     put_totals(&mut frame, self.cut, some)?;
                     to.write_all(&frame)?;
                     octets += frame.len() as u64;
@@ -221,7 +221,7 @@ mod tests {
                 queues.put_all(&[Some(row)], Some((session(user), totals)));
                 expected.insert(user, (totals.uploaded, totals.is_gone));
             }
-            cuts.append(&queues.take_cut()).unwrap();
+            cuts.append(&queues.take_cut(|_, _| ())).unwrap();
             let rows = cuts.rows(Channel::Users);
             assert!(rows >= 3);
             assert_eq!(known(&cuts), expected, "start {start}");

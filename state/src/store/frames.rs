@@ -103,7 +103,7 @@ impl FrameReader {
 /// Appends a frame, whose payload `write` appends.
 ///
 /// # Errors
-/// Those of `write`, and when the payload is too long.
+/// Fails when `write` does, or when the payload is too long.
 pub(super) fn put_frame(
     to: &mut Vec<u8>,
     number: u64,

@@ -135,12 +135,7 @@ impl InFlight {
     pub(super) fn cut(&self) {
         let Some(cuts) = &self.cuts else { return };
         let mut cuts = cuts.lock();
-        // Before they are taken, so that readers of the metrics see too many of them rather than none.
-        for channel in Channel::ALL {
-            let rows = self.queues.rows(channel) as u64;
-            self.metrics.channel(channel).under_way.store(rows, Ordering::Relaxed);
-        }
-        let cut = self.queues.take_cut();
+        let cut = self.queues.take_cut(|channel, rows| self.count_under_way(channel, rows));
         let written = if cut.is_empty() { Ok(()) } else { cuts.append(&cut) };
         match written {
             Ok(()) if cut.is_empty() => {}
@@ -172,7 +167,7 @@ impl InFlight {
         let Some(cuts) = &self.cuts else { return };
         let mut cuts = cuts.lock();
         if cuts.has_news() {
-            let cut = self.queues.take_cut();
+            let cut = self.queues.take_cut(|channel, rows| self.count_under_way(channel, rows));
             if let Err(error) = cuts.append(&cut) {
                 self.queues.put_back_cut(cut);
                 log::warn!("the spill: {error}; the next start asks the database what it has");
@@ -236,10 +231,7 @@ impl InFlight {
                 WriteJob { batch, source: BatchSource::Cuts(chunk) }
             }));
         }
-        // Before they are taken, so that readers of the metrics see too many of them rather than none.
-        let rows = self.queues.rows(channel) as u64;
-        self.metrics.channel(channel).under_way.store(rows, Ordering::Relaxed);
-        let records = self.queues.take_rows(channel).records;
+        let records = self.queues.take_rows(channel, |rows| self.count_under_way(channel, rows)).records;
         if !records.is_empty() {
             let sequence = state.take_numbers(records.len());
             state.held = Some(Arc::new(Batch { channel, sequence, records }));
@@ -305,7 +297,8 @@ impl InFlight {
         let must =
             || queues.is_full(channel) || !state.spill.is_empty() || self.store_lost.load(Ordering::Relaxed);
         if queues.rows(channel) > 0 && (always || must()) {
-            let taken = queues.take_rows(channel);
+            let held = state.held.as_ref().map_or(0, |batch| batch.records.len());
+            let taken = queues.take_rows(channel, |rows| self.count_under_way(channel, held + rows));
             let last = state.take_numbers(taken.records.len());
             let written = state.spill.append(last + 1 - taken.records.len() as u64, &taken.records);
             if written.is_err() {
@@ -360,17 +353,23 @@ impl InFlight {
         }
         let metrics = self.metrics.channel(channel);
         let held = state.held.as_ref().map_or(0, |batch| batch.records.len());
-        metrics.under_way.store(held as u64, Ordering::Relaxed);
+        // In this order: rows that move from memory to the disk meanwhile are counted twice, not missed.
         metrics.spill_rows.store(state.spill.rows(), Ordering::Relaxed);
         metrics.spill_octets.store(state.spill.octets(), Ordering::Relaxed);
+        self.count_under_way(channel, held);
+    }
+
+    /// Publishes how many rows are neither in their queue nor on the disk nor in the store.
+    fn count_under_way(&self, channel: Channel, rows: usize) {
+        self.metrics.channel(channel).under_way.store(rows as u64, Ordering::Release);
     }
 
     fn update_cut_metrics(&self, channel: Channel, cuts: &mut Cuts) {
         let metrics = self.metrics.channel(channel);
-        // In this order: rows that move from one to the other meanwhile are counted twice, not missed.
+        // In this order, as in `update_metrics`.
         metrics.spill_rows.store(cuts.rows(channel), Ordering::Relaxed);
         metrics.spill_octets.store(cuts.octets(channel), Ordering::Relaxed);
-        metrics.under_way.store(0, Ordering::Relaxed);
+        self.count_under_way(channel, 0);
         add(&self.metrics.damaged, cuts.take_damaged());
         self.metrics.cuts_octets.store(cuts.size(), Ordering::Relaxed);
     }
@@ -407,6 +406,8 @@ impl ChannelState {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
     use super::*;
     use crate::clock::Clock;
     use crate::store::Bounds;
@@ -434,6 +435,42 @@ mod tests {
             in_flight.mark_kept(&job);
         }
         assert!(in_flight.next_batch(Channel::Users, 2).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_row_is_counted_until_it_is_kept_wherever_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (queues, metrics) =
+            (Arc::new(Queues::new(Clock::start(), &Bounds::default())), Arc::<StoreMetrics>::default());
+        let in_flight = InFlight::open(Arc::clone(&queues), Arc::clone(&metrics), folder.path()).unwrap();
+        // Odd while a row waits.
+        let (step, done) = (AtomicU64::new(0), AtomicBool::new(false));
+        let of_users = metrics.channel(Channel::Users);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    let before = step.load(Ordering::Acquire);
+                    // In the order of the metrics.
+                    let in_queue = queues.rows(Channel::Users) as u64;
+                    let under_way = of_users.under_way.load(Ordering::Acquire);
+                    let counted = in_queue + under_way + of_users.spill_rows.load(Ordering::Acquire);
+                    let waited = before % 2 == 1 && step.load(Ordering::Acquire) == before;
+                    assert!(counted > 0 || !waited, "a row is missed in step {before}");
+                }
+            });
+            for number in 1..=200 {
+                queues.put(user(number));
+                step.fetch_add(1, Ordering::AcqRel);
+                // By way of the disk, and from memory.
+                if number % 2 == 0 {
+                    in_flight.spill_queue(Channel::Users, true);
+                }
+                let job = in_flight.next_batch(Channel::Users, u64::from(number) - 1).unwrap().unwrap();
+                step.fetch_add(1, Ordering::AcqRel);
+                in_flight.mark_kept(&job);
+            }
+            done.store(true, Ordering::Release);
+        });
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The numbers of queues, spill and store, for the operator.
+//! The metrics of queues, spill and store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use super::record::Channel;
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{Board, HistogramSeries, Series, SeriesKind};
 
-/// The numbers of one channel. The writer and the spiller both write them, so they are atomic.
+/// The metrics of one channel. The writer and the spiller both write them, so they are atomic.
 #[derive(Debug, Default)]
 pub(super) struct ChannelMetrics {
     /// Rows that have left the queue and are neither in the store nor on the disk.
@@ -37,7 +37,7 @@ impl Default for PassMetrics {
     }
 }
 
-/// The numbers of all channels and of the store; shared by the threads and the board.
+/// The metrics of all channels and of the store; shared by the threads and the board.
 #[derive(Debug, Default)]
 pub(super) struct StoreMetrics {
     channels: [ChannelMetrics; Channel::ALL.len()],
@@ -69,7 +69,7 @@ impl StoreMetrics {
         &self.channels[channel as usize]
     }
 
-    /// Registers all numbers.
+    /// Registers all metrics.
     pub(super) fn register_metrics(self: &Arc<Self>, queues: &Arc<Queues>, board: &Board) {
         for channel in Channel::ALL {
             self.register_channel(channel, queues, board);
@@ -144,18 +144,24 @@ impl StoreMetrics {
             let read = Box::new(move || load_number(number(metrics.channel(channel))));
             board.register(Series { name, help, kind, labels: labels(), read });
         };
-        of_channel("spill_rows", "Rows that wait on the disk.", SeriesKind::Gauge, |of| &of.spill_rows);
-        of_channel("spill_bytes", "Size of the files they wait in.", SeriesKind::Gauge, |of| {
-            &of.spill_octets
+        of_channel("spill_rows", "Rows that wait on the disk.", SeriesKind::Gauge, |metrics| {
+            &metrics.spill_rows
+        });
+        of_channel("spill_bytes", "Size of the files they wait in.", SeriesKind::Gauge, |metrics| {
+            &metrics.spill_octets
         });
         let counter = |name, help, number| of_channel(name, help, SeriesKind::Counter, number);
-        counter("spill_write_errors", "Failures to write to the disk.", |of| &of.spill_write_errors);
-        counter("dead_letters", "Rows that fit no column.", |of| &of.dead_letters);
-        counter("dead_letters_dropped", "Such rows that are lost because their file is full.", |of| {
-            &of.dead_letters_dropped
+        counter("spill_write_errors", "Failures to write to the disk.", |metrics| {
+            &metrics.spill_write_errors
         });
-        counter("rows_without_target", "Changes of rows that do not exist.", |of| &of.without_target);
-        counter("rows_written_total", "Rows the store has kept.", |of| &of.rows_written);
+        counter("dead_letters", "Rows that fit no column.", |metrics| &metrics.dead_letters);
+        counter("dead_letters_dropped", "Such rows that are lost because their file is full.", |metrics| {
+            &metrics.dead_letters_dropped
+        });
+        counter("rows_without_target", "Changes of rows that do not exist.", |metrics| {
+            &metrics.without_target
+        });
+        counter("rows_written_total", "Rows the store has kept.", |metrics| &metrics.rows_written);
     }
 }
 

@@ -12,8 +12,8 @@
 //! | `in_flight` | the batches that are under way, and their order |
 //! | [`writer`], [`recorder`] | the threads that write them to the store |
 //! | [`purge`] | how silent peers become inactive in the store, a slice at a time |
-//! | `metrics` | the numbers for the operator |
-//! | `file_identity` | whether the file of a store is still there |
+//! | `metrics` | the metrics of queues, spill and store |
+//! | `opened_file` | whether the file of a store is still there |
 //! | [`site_rows`] | the sets that mode private reads from the store |
 //! | [`edit`] | changes that people and back ends make |
 //! | [`dsn`], [`backend`] | where the store is, and how it is opened |
@@ -30,12 +30,12 @@ mod cuts;
 mod dead_letter;
 pub mod dsn;
 pub mod edit;
-mod file_identity;
 mod fold;
 mod frames;
 mod in_flight;
 pub mod mariadb;
 mod metrics;
+mod opened_file;
 pub mod purge;
 pub mod queue;
 pub mod record;
@@ -59,7 +59,7 @@ pub use queue::Queues;
 pub use record::{Channel, Record, RecordKey};
 pub use recorder::{EmergencyFlush, Leftovers, OpenedStore, Recorder, RecorderError, SpillPaths};
 pub use schema::RequiredTables;
-pub use site_rows::{RegisteredTorrent, Set, SiteRow};
+pub use site_rows::{RegisteredTorrent, SiteRow, SiteSet};
 pub use total::{DurableTotals, SnapshotOrigin};
 pub use unprunes::SiteReading;
 pub use writer::{OpenStore, WriterSettings};
@@ -124,7 +124,7 @@ pub trait Store: Send {
     /// Tries what [`save`](Self::save) would do, and rolls it back: this is how bad rows are found.
     ///
     /// # Errors
-    /// Those of `save`.
+    /// Fails as `save` does.
     fn rehearse(&mut self, batch: &Batch) -> Result<(), StoreError>;
 
     /// Returns the number of the last batch of a channel that was kept; 0 before the first. Waits for a
@@ -154,7 +154,7 @@ pub trait Store: Send {
     /// # Errors
     /// Fails when the backend does not answer, or breaks off midway: then the rows passed so far are not the
     /// whole set.
-    fn read_rows(&mut self, set: Set, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError>;
+    fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError>;
 
     /// Does a slice of a purge of `transfer_history`, in a transaction of its own. A store without that table
     /// has nothing to do.
@@ -176,7 +176,7 @@ pub trait Store: Send {
     /// on error, none of it.
     ///
     /// # Errors
-    /// Those of `work`, and of the backend.
+    /// Fails when `work` or the backend does.
     fn edit(
         &mut self,
         work: &mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>,
@@ -184,7 +184,7 @@ pub trait Store: Send {
 }
 
 /// The largest count or time that a signed 32-bit column holds.
-const COUNT_MOST: i64 = i32::MAX as i64;
+const COUNT_MAX: i64 = i32::MAX as i64;
 
 /// Returns an amount, limited to what a signed column holds.
 fn signed_amount(amount: u64) -> i64 {

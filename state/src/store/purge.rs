@@ -1,6 +1,6 @@
 //! A purge of `transfer_history`: rows of peers that have been silent for long become inactive, a slice at a
 //! time and with pauses, each slice in a short transaction of its own. Whatever the size of the table, no
-//! statement reads or locks more than [`ROWS_MOST`] rows of it.
+//! statement reads or locks more than [`ROWS_MAX`] rows of it.
 //!
 //! A purge is requested by a record, so that it begins when all rows queued before it are written. It does
 //! not need to be exactly-once: what a restart leaves undone is done by the next purge, and a row that was
@@ -12,11 +12,11 @@ use super::{Store, StoreError};
 use crate::clock::Clock;
 
 /// Rows that one statement of a purge looks at, at most.
-pub const ROWS_MOST: usize = 1000;
+pub const ROWS_MAX: usize = 1000;
 /// Rows that the first slice looks at.
-pub const ROWS_FIRST: usize = ROWS_MOST / 4;
+pub const ROWS_FIRST: usize = ROWS_MAX / 4;
 /// The lower limit of a slice, on a slow database.
-const ROWS_LEAST: usize = 50;
+const ROWS_MIN: usize = 50;
 /// A slice that took longer is followed by smaller ones.
 const SLOW_SLICE: Duration = Duration::from_millis(40);
 /// A slice that took less is followed by larger ones.
@@ -24,11 +24,11 @@ const QUICK_SLICE: Duration = Duration::from_millis(10);
 /// A pause is this many times as long as the slice before it.
 const PAUSE_FACTOR: u32 = 8;
 /// Shortest pause.
-const PAUSE_LEAST: Duration = Duration::from_millis(20);
+const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// Shortest pause if there is no index and a purge reads the whole table.
-const WALK_PAUSE_LEAST: Duration = Duration::from_millis(100);
+const WALK_PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause.
-const PAUSE_MOST: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Slices that are still done when the tracker stops, at most.
 const LAST_SLICES: usize = 16;
 
@@ -40,7 +40,7 @@ pub struct PurgeSlice {
     /// Where the previous slice ended; `None` for the first.
     pub from: Option<PurgeMark>,
     /// Rows to look at, at most.
-    pub rows_most: usize,
+    pub rows_max: usize,
 }
 
 /// A position in `transfer_history`.
@@ -87,8 +87,8 @@ impl Default for Purge {
 #[must_use]
 pub fn next_slice_rows(rows: usize, took: Duration) -> usize {
     match took {
-        _ if took > SLOW_SLICE => (rows / 2).max(ROWS_LEAST),
-        _ if took < QUICK_SLICE => (rows * 2).min(ROWS_MOST),
+        _ if took > SLOW_SLICE => (rows / 2).max(ROWS_MIN),
+        _ if took < QUICK_SLICE => (rows * 2).min(ROWS_MAX),
         _ => rows,
     }
 }
@@ -110,7 +110,7 @@ impl Purge {
     /// Does the next slice.
     ///
     /// # Errors
-    /// Those of the store, except for a deadlock, after which the slice is tried again.
+    /// Fails when the store does, except at a deadlock, after which the slice is tried again.
     pub(super) fn run_slice(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<(), StoreError> {
         self.try_slice(store, clock).map(drop)
     }
@@ -119,12 +119,12 @@ impl Purge {
     fn try_slice(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<bool, StoreError> {
         let Some(round) = &mut self.round else { return Ok(false) };
         let begin = clock.uptime();
-        let slice = PurgeSlice { before: round.before, from: round.from, rows_most: self.rows };
+        let slice = PurgeSlice { before: round.before, from: round.from, rows_max: self.rows };
         let swept = match store.purge(&slice) {
             Ok(swept) => swept,
             Err(StoreError::Deadlock(text)) => {
                 log::debug!("a purge of transfer_history waits: {text}");
-                self.due = clock.uptime() + PAUSE_MOST;
+                self.due = clock.uptime() + PAUSE_MAX;
                 return Ok(false);
             }
             Err(error) => return Err(error),
@@ -132,9 +132,8 @@ impl Purge {
         let end = clock.uptime();
         let took = end.saturating_sub(begin);
         self.rows = next_slice_rows(self.rows, took);
-        let least =
-            if matches!(swept.next, Some(PurgeMark::Row(..))) { WALK_PAUSE_LEAST } else { PAUSE_LEAST };
-        self.due = end + (took * PAUSE_FACTOR).clamp(least, PAUSE_MOST);
+        let least = if matches!(swept.next, Some(PurgeMark::Row(..))) { WALK_PAUSE_MIN } else { PAUSE_MIN };
+        self.due = end + (took * PAUSE_FACTOR).clamp(least, PAUSE_MAX);
         round.from = swept.next;
         if swept.next.is_none() {
             self.round = self.waiting.take().map(|before| PurgeRound { before, from: None });
@@ -145,7 +144,7 @@ impl Purge {
     /// Does as many slices as are allowed without pauses while the tracker stops.
     ///
     /// # Errors
-    /// Those of [`run_slice`](Self::run_slice).
+    /// Fails as [`run_slice`](Self::run_slice) does.
     pub(super) fn finish(&mut self, store: &mut dyn Store, clock: &Clock) -> Result<(), StoreError> {
         for _ in 0..LAST_SLICES {
             if !self.try_slice(store, clock)? {
@@ -164,7 +163,7 @@ mod tests {
     /// Records the requests it gets, and has a table of the given number of slices.
     struct Table {
         slices: i64,
-        asked: Vec<PurgeSlice>,
+        requests: Vec<PurgeSlice>,
         locked: bool,
     }
 
@@ -173,7 +172,7 @@ mod tests {
             if std::mem::take(&mut self.locked) {
                 return Err(StoreError::Deadlock("locked".into()));
             }
-            self.asked.push(*slice);
+            self.requests.push(*slice);
             let at = match slice.from {
                 Some(PurgeMark::Row(at, _)) => at,
                 _ => 0,
@@ -188,38 +187,38 @@ mod tests {
     #[test]
     fn a_purge_goes_in_slices_and_a_later_limit_waits_for_its_end() {
         let (clock, mut purge) = (Clock::start(), Purge::default());
-        let mut table = Doubled(Table { slices: 3, asked: Vec::new(), locked: true });
+        let mut table = Doubled(Table { slices: 3, requests: Vec::new(), locked: true });
         assert_eq!(purge.next_due(), None);
         purge.request_purge(100);
         let begin = clock.uptime();
         purge.run_slice(&mut table, &clock).unwrap();
         assert!(
-            table.0.asked.is_empty() && purge.next_due() >= Some(begin + PAUSE_MOST),
+            table.0.requests.is_empty() && purge.next_due() >= Some(begin + PAUSE_MAX),
             "it waits for the lock"
         );
         for _ in 0..2 {
             let begin = clock.uptime();
             purge.run_slice(&mut table, &clock).unwrap();
-            assert!(purge.next_due() >= Some(begin + WALK_PAUSE_LEAST), "there is a pause");
+            assert!(purge.next_due() >= Some(begin + WALK_PAUSE_MIN), "there is a pause");
         }
         purge.request_purge(200);
         purge.request_purge(150);
         while purge.next_due().is_some() {
             purge.run_slice(&mut table, &clock).unwrap();
         }
-        let asked: Vec<_> = table.0.asked.iter().map(|slice| (slice.before, slice.from)).collect();
+        let requests: Vec<_> = table.0.requests.iter().map(|slice| (slice.before, slice.from)).collect();
         let (second, third) = (Some(PurgeMark::Row(1, 0)), Some(PurgeMark::Row(2, 0)));
         let expected = [(100, None), (100, second), (100, third), (200, None), (200, second), (200, third)];
-        assert_eq!(asked, expected);
-        assert!(table.0.asked.iter().all(|slice| slice.rows_most <= ROWS_MOST));
+        assert_eq!(requests, expected);
+        assert!(table.0.requests.iter().all(|slice| slice.rows_max <= ROWS_MAX));
     }
 
     #[test]
     fn a_stop_does_not_wait_for_the_end_of_a_long_purge() {
         let (clock, mut purge) = (Clock::start(), Purge::default());
-        let mut table = Doubled(Table { slices: 1_000_000, asked: Vec::new(), locked: false });
+        let mut table = Doubled(Table { slices: 1_000_000, requests: Vec::new(), locked: false });
         purge.request_purge(100);
         purge.finish(&mut table, &clock).unwrap();
-        assert_eq!(table.0.asked.len(), LAST_SLICES);
+        assert_eq!(table.0.requests.len(), LAST_SLICES);
     }
 }

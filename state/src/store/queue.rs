@@ -188,7 +188,7 @@ impl Queues {
     /// Removes all rows, as if they had been taken out and written.
     #[cfg(test)]
     pub(crate) fn forget_rows(&self, channel: Channel) {
-        drop(self.take_rows(channel));
+        drop(self.take_rows(channel, |_| ()));
     }
 
     /// Age of the oldest row that is not written.
@@ -219,17 +219,26 @@ impl Queues {
         Channel::ALL.iter().any(|&channel| self.rows(channel) >= self.spill_threshold(channel))
     }
 
-    /// Takes all rows of a channel out. The caller ensures that they are written or put back.
-    pub(super) fn take_rows(&self, channel: Channel) -> TakenRows {
-        let taken = self.state.lock().queue(channel).take_rows();
+    /// Takes all rows of a channel out. The caller ensures that they are written or put back. `count` is called
+    /// with their number before anyone can see that the queue is empty, so that readers of the metrics never
+    /// miss rows on their way.
+    pub(super) fn take_rows(&self, channel: Channel, count: impl FnOnce(usize)) -> TakenRows {
+        let mut state = self.state.lock();
+        let taken = state.queue(channel).take_rows();
+        count(taken.rows.len());
+        drop(state);
         taken.sorted()
     }
 
     /// Takes everything out of memory, all or none of each announce. The caller ensures that it is written or
-    /// put back.
-    pub(super) fn take_cut(&self) -> Cut {
+    /// put back. `count` is called for each channel, as in [`take_rows`](Self::take_rows).
+    pub(super) fn take_cut(&self, count: impl Fn(Channel, usize)) -> Cut {
         let mut state = self.state.lock();
-        let rows = Channel::ALL.map(|channel| state.queue(channel).take_rows());
+        let rows = Channel::ALL.map(|channel| {
+            let taken = state.queue(channel).take_rows();
+            count(channel, taken.rows.len());
+            taken
+        });
         let totals = state.totals.take_all();
         drop(state);
         Cut { rows: rows.map(UnsortedRows::sorted), totals }
@@ -361,7 +370,7 @@ mod tests {
         for record in [user(7, 11), user(3, 5), user(7, 13), user(3, u64::MAX)] {
             queues.put(record);
         }
-        let taken = queues.take_rows(Channel::Users);
+        let taken = queues.take_rows(Channel::Users, |_| ());
         let row = |id, uploaded| Record::User(UserRow { id, uploaded, raw_up: 2, ..UserRow::default() });
         assert_eq!(taken.records, [row(3, u64::MAX), row(7, 24)]);
         assert_eq!(queues.rows(Channel::Users), 0);
@@ -374,11 +383,11 @@ mod tests {
             Record::Transfer(TransferRow { raw_up, start_time, last_announce, ..TransferRow::default() })
         };
         queues.put(transfer(7, 100, 200));
-        let taken = queues.take_rows(Channel::TransferHistory);
+        let taken = queues.take_rows(Channel::TransferHistory, |_| ());
         queues.put(transfer(11, 300, 400));
         queues.put(Record::Purge { before: 50 });
         queues.put_back(Channel::TransferHistory, taken);
-        let records = queues.take_rows(Channel::TransferHistory).records;
+        let records = queues.take_rows(Channel::TransferHistory, |_| ()).records;
         assert_eq!(records, [transfer(18, 100, 400), Record::Purge { before: 50 }]);
     }
 
@@ -401,13 +410,13 @@ mod tests {
         };
         queues.put_all(&[Some(user(7, 11)), Some(Record::Purge { before: 50 })], total(7, 11));
         assert!(!queues.is_cut_due());
-        let cut = queues.take_cut();
-        assert!(queues.take_cut().is_empty());
+        let cut = queues.take_cut(|_, _| ());
+        assert!(queues.take_cut(|_, _| ()).is_empty());
         queues.put_all(&[Some(user(7, 2)), None], total(7, 13));
         queues.put_back_cut(cut);
         queues.put_all(&[Some(user(8, 5))], total(8, 5));
         assert!(queues.is_cut_due(), "half full");
-        let Cut { rows, totals } = queues.take_cut();
+        let Cut { rows, totals } = queues.take_cut(|_, _| ());
         let row = |id, uploaded, raw_up| Record::User(UserRow { id, uploaded, raw_up, ..UserRow::default() });
         assert_eq!(rows[Channel::Users as usize].records, [row(7, 13, 2), row(8, 5, 1)]);
         assert_eq!(rows[Channel::TransferHistory as usize].records, [Record::Purge { before: 50 }]);
@@ -417,18 +426,20 @@ mod tests {
     #[test]
     fn totals_that_nobody_takes_are_bounded_by_their_sessions() {
         let queues = Queues::accounting(Clock::start(), &Bounds::default());
-        let told = |user, uploaded| {
+        let totals_of = |user, uploaded| {
             let key = SessionKey { torrent: 3, user, peer_id: PeerId::default() };
             (key, SessionTotals { uploaded, ..SessionTotals::default() })
         };
         for uploaded in 0..300_000 {
-            queues.put_all(&[], Some(told(u32::try_from(uploaded % 7).unwrap(), uploaded)));
+            queues.put_all(&[], Some(totals_of(u32::try_from(uploaded % 7).unwrap(), uploaded)));
         }
-        let totals = queues.take_cut().totals;
+        let totals = queues.take_cut(|_, _| ()).totals;
         assert!(totals.len() < 70_000, "{}", totals.len());
         let last = last_of_each(&totals);
         assert_eq!(last.len(), 7);
-        assert!((0..7).all(|user| last.contains(&told(user, 299_999 - (299_999 - u64::from(user)) % 7))));
+        assert!(
+            (0..7).all(|user| last.contains(&totals_of(user, 299_999 - (299_999 - u64::from(user)) % 7)))
+        );
     }
 
     #[test]
@@ -444,7 +455,7 @@ mod tests {
             queues.put(row);
         }
         assert_eq!(pending(), [3, 7]);
-        queues.take_rows(Channel::Torrents);
+        queues.take_rows(Channel::Torrents, |_| ());
         // While the first batch is under way, one torrent is pruned and live once more; the other merely
         // announced.
         for row in [torrent(3, true), torrent(7, false)] {
@@ -452,7 +463,7 @@ mod tests {
         }
         queues.acknowledge_unprunes(&[3, 7]);
         assert_eq!(pending(), [3]);
-        queues.take_rows(Channel::Torrents);
+        queues.take_rows(Channel::Torrents, |_| ());
         queues.acknowledge_unprunes(&[3]);
         assert_eq!(pending(), [0; 0]);
     }
@@ -467,13 +478,13 @@ mod tests {
         unprune(3);
         let reading = queues.begin_reading();
         unprune(5);
-        queues.take_rows(Channel::Torrents);
+        queues.take_rows(Channel::Torrents, |_| ());
         queues.acknowledge_unprunes(&[3, 5]);
         assert_eq!(known(&reading), [true, true, false], "the rows may have been read before");
         unprune(7);
         assert_eq!(known(&reading), [true; 3]);
         drop(reading);
-        queues.take_rows(Channel::Torrents);
+        queues.take_rows(Channel::Torrents, |_| ());
         queues.acknowledge_unprunes(&[7]);
         assert_eq!(known(&queues.begin_reading()), [false; 3], "whatever is read now knows of them");
     }

@@ -51,17 +51,17 @@ impl Channel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Record {
-    /// To a row of `torrents`; a missing row is counted, not created.
+    /// A change of a row of `torrents`; a missing row is counted, not created.
     Torrent(TorrentRow),
-    /// To a row of `users_main`; a missing row is counted, not created.
+    /// A change of a row of `users_main`; a missing row is counted, not created.
     User(UserRow),
-    /// To a row of `transfer_history`, created if it is missing.
+    /// A change of a row of `transfer_history`, created if it is missing.
     Transfer(TransferRow),
-    /// To a row of `transfer_ips`, created if it is missing.
+    /// A change of a row of `transfer_ips`, created if it is missing.
     TransferIp(TransferIpRow),
-    /// To `snatched_time` of a row of `transfer_history`, created if it is missing.
+    /// A change of `snatched_time` in a row of `transfer_history`, created if it is missing.
     Snatch(SnatchRow),
-    /// To a row of `hayate_completed`, created if it is missing.
+    /// A change of a row of `hayate_completed`, created if it is missing.
     Completed(CompletedRow),
     /// Sets `active` = 0 in all active rows of `transfer_history` last announced before a time. Not a part of
     /// its batch: once the rows before it are kept, a [purge](super::purge) begins.
@@ -108,9 +108,9 @@ pub struct UserRow {
 /// A change of a row of `transfer_history`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransferRow {
-    /// User.
+    /// Id of the user.
     pub uid: u32,
-    /// Torrent.
+    /// Id of the torrent.
     pub fid: u32,
     /// Octets, added to `uploaded`.
     pub raw_up: u64,
@@ -137,11 +137,11 @@ pub struct TransferRow {
 /// A change of a row of `transfer_ips`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransferIpRow {
-    /// User.
+    /// Id of the user.
     pub uid: u32,
-    /// Torrent.
+    /// Id of the torrent.
     pub fid: u32,
-    /// The approved client.
+    /// Id of the approved client.
     pub client_id: u32,
     /// The address as a number (`rules/private-accounting.md#addresses-in-rows`).
     pub ip: u32,
@@ -162,9 +162,9 @@ pub struct TransferIpRow {
 /// A finished download in `transfer_history`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnatchRow {
-    /// User.
+    /// Id of the user.
     pub uid: u32,
-    /// Torrent.
+    /// Id of the torrent.
     pub fid: u32,
     /// `snatched_time`, if it was 0.
     pub time: i64,

@@ -24,7 +24,7 @@ use crate::published::{Published, Subscriber};
 /// Interval of the spiller: rows that go to the disk are there at the latest after this time.
 const SPILL_INTERVAL: Duration = Duration::from_millis(500);
 /// Least time between two cuts that are due by time alone.
-const CUT_INTERVAL_LEAST: Duration = Duration::from_millis(10);
+const CUT_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// Where records are kept that cannot be written now.
 #[derive(Clone, Debug)]
@@ -101,10 +101,10 @@ impl OpenedStore {
         queues: &Arc<Queues>,
         clock: Clock,
         settings: &Arc<Published<WriterSettings>>,
-        places: &SpillPaths,
+        paths: &SpillPaths,
         opener: OpenStore,
     ) -> Result<Self, RecorderError> {
-        Self::open(queues, clock, settings, places, opener, Leftovers::Written)
+        Self::open(queues, clock, settings, paths, opener, Leftovers::Written)
     }
 
     /// Like [`new`](Self::new), with a choice of what happens to these rows.
@@ -115,16 +115,16 @@ impl OpenedStore {
         queues: &Arc<Queues>,
         clock: Clock,
         settings: &Arc<Published<WriterSettings>>,
-        places: &SpillPaths,
+        paths: &SpillPaths,
         opener: OpenStore,
         leftovers: Leftovers,
     ) -> Result<Self, RecorderError> {
-        let path = || places.spill_dir.clone();
+        let path = || paths.spill_dir.clone();
         let spill = |source| RecorderError::Spill { path: path(), source };
         let in_flight =
-            InFlight::open(Arc::clone(queues), Arc::new(StoreMetrics::default()), &places.spill_dir);
+            InFlight::open(Arc::clone(queues), Arc::new(StoreMetrics::default()), &paths.spill_dir);
         let in_flight = Arc::new(in_flight.map_err(spill)?);
-        let dead_letters = DeadLetters::new(&places.dead_letter);
+        let dead_letters = DeadLetters::new(&paths.dead_letter);
         let mut writer =
             Writer::open(Arc::clone(&in_flight), clock, settings.subscribe(), dead_letters, opener)?;
         let left: u64 = Channel::ALL.iter().map(|&channel| in_flight.rows_on_disk(channel)).sum();
@@ -218,7 +218,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Registers the numbers of the store.
+    /// Registers the metrics of the store.
     pub fn register_metrics(&self, board: &Board) {
         self.in_flight.metrics.register_metrics(&self.in_flight.queues, board);
     }
@@ -242,23 +242,23 @@ impl Recorder {
     }
 
     /// Puts everything that waits on the disk and leaves it there, for another process that continues at
-    /// once. The store is closed when the current batch is done, which may take `patience`.
-    pub fn stop_for_successor(self, patience: Duration) -> bool {
+    /// once. The store is closed when the current batch is done, which may take `timeout`.
+    pub fn stop_for_successor(self, timeout: Duration) -> bool {
         self.give_up.store(true, Ordering::Release);
-        self.stop_within(patience)
+        self.stop_within(timeout)
     }
 
-    /// Puts everything that waits on the disk at once, and then gives the store `patience` to take it from
+    /// Puts everything that waits on the disk at once, and then gives the store `timeout` to take it from
     /// there. What it does not take by then waits for the next start; a writer that hangs in a call to the
     /// store is abandoned. Returns false if rows are lost because the disk takes none either.
-    pub fn stop_within(self, patience: Duration) -> bool {
+    pub fn stop_within(self, timeout: Duration) -> bool {
         EmergencyFlush(Arc::clone(&self.in_flight)).flush_to_disk();
         self.stop_writing.store(true, Ordering::Release);
         self.writer.thread().unpark();
-        if self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+        if self.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
             self.give_up.store(true, Ordering::Release);
             let rows: u64 = Channel::ALL.iter().map(|&channel| self.in_flight.rows_waiting(channel)).sum();
-            log::warn!("the database did not take everything in {patience:?}; {rows} rows wait on the disk");
+            log::warn!("the database did not take everything in {timeout:?}; {rows} rows wait on the disk");
         } else if self.writer.join().is_err() {
             log::error!("the writer ended with a panic");
         }
@@ -302,7 +302,7 @@ impl Spiller {
     }
 
     fn next_cut_due(&self) -> Duration {
-        self.last_cut + self.settings.get().flush.max(CUT_INTERVAL_LEAST)
+        self.last_cut + self.settings.get().flush.max(CUT_INTERVAL_MIN)
     }
 
     /// Makes a cut if it is time, or a queue is half full, or the store is unreachable.

@@ -7,7 +7,7 @@ use crate::snapshot::site::{Group, Multipliers, UserAccount};
 
 /// A set of rows that is read as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Set {
+pub enum SiteSet {
     /// Rows of `users_main` with `Enabled` = '1', ordered by `ID`, after replaced passkeys that still work:
     /// [`SiteRow::User`].
     Users,
@@ -15,8 +15,8 @@ pub enum Set {
     HitAndRuns,
     /// Rows of `torrents` whose `TorrentType` is not `internal`: [`SiteRow::Torrent`].
     Torrents,
-    /// [`SiteRow::Freeleech`].
-    Freeleech,
+    /// [`SiteRow::GroupMultipliers`].
+    GroupMultipliers,
     /// [`SiteRow::GlobalFreeleech`], at most one.
     GlobalFreeleech,
     /// Rows of `approved_clients` that are not archived: [`SiteRow::Client`].
@@ -25,17 +25,17 @@ pub enum Set {
     Tokens,
     /// hayate's own: [`SiteRow::Deletion`].
     Deletions,
-    /// [`SiteRow::Counts`] of the torrents of [`Set::Torrents`].
+    /// [`SiteRow::Counts`] of the torrents of [`SiteSet::Torrents`].
     Counts,
 }
 
-impl Set {
+impl SiteSet {
     /// All sets.
     pub const ALL: [Self; 9] = [
         Self::Users,
         Self::HitAndRuns,
         Self::Torrents,
-        Self::Freeleech,
+        Self::GroupMultipliers,
         Self::GlobalFreeleech,
         Self::Clients,
         Self::Tokens,
@@ -55,7 +55,7 @@ impl Set {
             Self::Users => "users",
             Self::HitAndRuns => "hit_and_runs",
             Self::Torrents => "torrents",
-            Self::Freeleech => "groups_freeleech",
+            Self::GroupMultipliers => "groups_freeleech",
             Self::GlobalFreeleech => "global_freeleech",
             Self::Clients => "clients",
             Self::Tokens => "tokens",
@@ -80,7 +80,7 @@ pub enum SiteRow {
     /// A registered torrent.
     Torrent(RegisteredTorrent),
     /// Multipliers of a torrent group.
-    Freeleech(Group, Multipliers),
+    GroupMultipliers(Group, Multipliers),
     /// `mod_core` `global_freeleech`.
     GlobalFreeleech(i64),
     /// An approved client: its id, and the beginning of its peer ids.
@@ -184,10 +184,10 @@ pub(super) fn registered_query() -> TableQuery {
 }
 
 /// Returns the queries for a set, in this order; `now` is the expression for Unix seconds in this database.
-pub(super) fn set_queries(set: Set, now: &str) -> Vec<TableQuery> {
+pub(super) fn set_queries(set: SiteSet, now: &str) -> Vec<TableQuery> {
     let torrents = |columns| TableQuery { columns, ..registered_query() };
     let source = match set {
-        Set::Users => {
+        SiteSet::Users => {
             // Replaced passkeys come first: a passkey that a user has now belongs to that user.
             let retired = TableQuery::new(user!("p.passkey"), "hayate_passkeys AS p", &["p.passkey"])
                 .join("JOIN users_main AS u ON u.ID = p.uid")
@@ -195,30 +195,32 @@ pub(super) fn set_queries(set: Set, now: &str) -> Vec<TableQuery> {
             let users = TableQuery::new(user!("u.torrent_pass"), "users_main AS u", &["u.ID"]);
             return vec![retired, TableQuery { ordered: true, ..users.filtered("u.Enabled = '1'") }];
         }
-        Set::HitAndRuns => TableQuery::new("h.uid, h.fid", "transfer_history AS h", &["h.uid", "h.fid"])
+        SiteSet::HitAndRuns => TableQuery::new("h.uid, h.fid", "transfer_history AS h", &["h.uid", "h.fid"])
             .join("JOIN users_main AS u ON u.ID = h.uid")
             .filtered("h.hnr = 1 AND u.Enabled = '1'"),
-        Set::Torrents => {
+        SiteSet::Torrents => {
             torrents("info_hash, ID, TorrentType, GroupID, Snatched, Status, UpMultiplier, DownMultiplier")
         }
-        Set::Freeleech => TableQuery::new(
+        SiteSet::GroupMultipliers => TableQuery::new(
             "Type, GroupID, UpMultiplier, DownMultiplier",
             "torrent_group_freeleech",
             &["GroupID"],
         ),
-        Set::GlobalFreeleech => TableQuery::new("mod_setting", "mod_core", &["mod_option"])
+        SiteSet::GlobalFreeleech => TableQuery::new("mod_setting", "mod_core", &["mod_option"])
             .filtered("mod_option = 'global_freeleech'"),
-        Set::Clients => TableQuery::new("id, peer_id", "approved_clients", &["id"]).filtered("archived = 0"),
-        Set::Tokens => TableQuery::new("uid, fid", "hayate_tokens", &["uid", "fid"]),
-        Set::Deletions => TableQuery::new("info_hash, reason", "hayate_deletions", &["info_hash"]),
-        Set::Counts => torrents("info_hash, Seeders, Leechers"),
+        SiteSet::Clients => {
+            TableQuery::new("id, peer_id", "approved_clients", &["id"]).filtered("archived = 0")
+        }
+        SiteSet::Tokens => TableQuery::new("uid, fid", "hayate_tokens", &["uid", "fid"]),
+        SiteSet::Deletions => TableQuery::new("info_hash, reason", "hayate_deletions", &["info_hash"]),
+        SiteSet::Counts => torrents("info_hash, Seeders, Leechers"),
     };
     vec![source]
 }
 
 impl SiteRow {
     /// Parses a row of one of the [`set_queries`]; `None` if a field of it is invalid.
-    pub(super) fn parse_row(set: Set, row: &impl DbRow) -> Option<Self> {
+    pub(super) fn parse_row(set: SiteSet, row: &impl DbRow) -> Option<Self> {
         let id = |at| u32::try_from(row.integer(at)?).ok();
         let flag = |at| Some(row.integer(at)? != 0);
         let text = |at| str::from_utf8(row.octets(at)?).ok();
@@ -227,15 +229,15 @@ impl SiteRow {
         let multipliers = |up| Some(Multipliers { up: row.real(up)?.abs(), down: row.real(up + 1)?.abs() });
         let group = |at| Some(Group { type_name: text(at)?.into(), id: id(at + 1)? });
         Some(match set {
-            Set::Users => Self::User(UserAccount {
+            SiteSet::Users => Self::User(UserAccount {
                 passkey: row.octets(0)?.into(),
                 id: id(1)?,
                 disable_download: flag(2)?,
                 tracker_hide: flag(3)?,
                 multipliers: multipliers(4)?,
             }),
-            Set::HitAndRuns => Self::HitAndRun { uid: id(0)?, fid: id(1)? },
-            Set::Torrents => Self::Torrent(RegisteredTorrent {
+            SiteSet::HitAndRuns => Self::HitAndRun { uid: id(0)?, fid: id(1)? },
+            SiteSet::Torrents => Self::Torrent(RegisteredTorrent {
                 info_hash: info_hash(0)?,
                 id: id(1)?,
                 group: group(2)?,
@@ -243,12 +245,12 @@ impl SiteRow {
                 status: i32::try_from(row.integer(5)?).ok()?,
                 multipliers: multipliers(6)?,
             }),
-            Set::Freeleech => Self::Freeleech(group(0)?, multipliers(2)?),
-            Set::GlobalFreeleech => Self::GlobalFreeleech(row.integer(0)?),
-            Set::Clients => Self::Client(id(0)?, row.octets(1)?.into()),
-            Set::Tokens => Self::Token { uid: id(0)?, fid: id(1)? },
-            Set::Deletions => Self::Deletion(info_hash(0)?, text(1)?.into()),
-            Set::Counts => Self::Counts {
+            SiteSet::GroupMultipliers => Self::GroupMultipliers(group(0)?, multipliers(2)?),
+            SiteSet::GlobalFreeleech => Self::GlobalFreeleech(row.integer(0)?),
+            SiteSet::Clients => Self::Client(id(0)?, row.octets(1)?.into()),
+            SiteSet::Tokens => Self::Token { uid: id(0)?, fid: id(1)? },
+            SiteSet::Deletions => Self::Deletion(info_hash(0)?, text(1)?.into()),
+            SiteSet::Counts => Self::Counts {
                 info_hash: info_hash(0)?,
                 seeders: id(1).unwrap_or(u32::MAX),
                 leechers: id(2).unwrap_or(u32::MAX),

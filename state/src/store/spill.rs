@@ -328,27 +328,19 @@ mod tests {
     use super::*;
     use crate::store::record::{SnatchRow, UserRow};
 
-    struct Scratch(PathBuf);
+    struct SpillFolder(tempfile::TempDir);
 
-    impl Scratch {
+    impl SpillFolder {
         fn new() -> Self {
-            let path = std::env::temp_dir().join(format!("hayate-spill-{:016x}", fastrand::u64(..)));
-            fs::create_dir_all(&path).unwrap();
-            Self(path)
+            Self(tempfile::tempdir().unwrap())
         }
 
         fn open(&self) -> Spill {
-            Spill::open(&self.0, Channel::Users).unwrap()
+            Spill::open(self.0.path(), Channel::Users).unwrap()
         }
 
         fn files(&self) -> usize {
-            fs::read_dir(&self.0).unwrap().count()
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            fs::remove_dir_all(&self.0).unwrap();
+            fs::read_dir(self.0.path()).unwrap().count()
         }
     }
 
@@ -368,7 +360,7 @@ mod tests {
     #[test]
     fn records_come_back_in_order_also_after_a_restart_and_no_file_stays() {
         for restart in [false, true] {
-            let folder = Scratch::new();
+            let folder = SpillFolder::new();
             let mut spill = folder.open();
             spill.append(101, &users(0..7)).unwrap();
             spill.append(108, &users(7..11)).unwrap();
@@ -387,7 +379,7 @@ mod tests {
 
     #[test]
     fn what_the_store_has_already_is_skipped() {
-        let folder = Scratch::new();
+        let folder = SpillFolder::new();
         let mut spill = folder.open();
         spill.append(1, &users(0..7)).unwrap();
         spill.append(20, &users(7..9)).unwrap();
@@ -400,9 +392,9 @@ mod tests {
 
     #[test]
     fn a_torn_tail_is_cut_at_the_last_good_record() {
-        let folder = Scratch::new();
+        let folder = SpillFolder::new();
         folder.open().append(1, &users(0..3)).unwrap();
-        let path = folder.0.join("users-00000000000000000001.spill");
+        let path = folder.0.path().join("users-00000000000000000001.spill");
         let whole = fs::read(&path).unwrap();
         let second = whole.len() / 3 * 2;
         for len in second..whole.len() {
@@ -422,10 +414,10 @@ mod tests {
     #[test]
     fn a_damaged_record_costs_no_other_and_is_kept_aside_and_reported_once() {
         for while_running in [false, true] {
-            let folder = Scratch::new();
+            let folder = SpillFolder::new();
             let mut spill = folder.open();
             spill.append(1, &users(0..5)).unwrap();
-            let path = folder.0.join("users-00000000000000000001.spill");
+            let path = folder.0.path().join("users-00000000000000000001.spill");
             let mut octets = fs::read(&path).unwrap();
             let len = octets.len() / 5;
             // The head of one frame, with its length, and the body of another.
@@ -435,7 +427,7 @@ mod tests {
             if !while_running {
                 spill = folder.open();
                 assert_eq!((spill.rows(), spill.last_sequence(), spill.take_damaged()), (3, 5, 2));
-                assert_eq!(folder.open().take_damaged(), 0, "told before");
+                assert_eq!(folder.open().take_damaged(), 0, "logged before");
             }
             spill.append(6, &users(9..10)).unwrap();
             let good: Vec<Record> = [0, 2, 4, 9].into_iter().flat_map(|id| users(id..id + 1)).collect();
@@ -450,9 +442,9 @@ mod tests {
 
     #[test]
     fn a_record_of_a_newer_program_is_passed_by_nobody_but_those_before_it_are_given_out() {
-        let folder = Scratch::new();
+        let folder = SpillFolder::new();
         folder.open().append(1, &users(0..2)).unwrap();
-        let path = folder.0.join("users-00000000000000000001.spill");
+        let path = folder.0.path().join("users-00000000000000000001.spill");
         let mut octets = fs::read(&path).unwrap();
         let unknown = |to: &mut Vec<u8>| to.write_all(br#"{"of_the_year_2030":{"id":7}}"#);
         frames::put_frame(&mut octets, 3, unknown).unwrap();
@@ -471,7 +463,7 @@ mod tests {
 
     #[test]
     fn a_segment_is_on_the_disk_before_the_next_is_begun() {
-        let folder = Scratch::new();
+        let folder = SpillFolder::new();
         let mut spill = folder.open();
         spill.append(1, &users(0..2)).unwrap();
         spill.append(3, &users(2..3)).unwrap();
@@ -486,15 +478,15 @@ mod tests {
 
     #[test]
     fn channels_share_a_folder_and_a_store_without_journal_is_remembered() {
-        let folder = Scratch::new();
+        let folder = SpillFolder::new();
         let mut users_spill = folder.open();
         users_spill.append(1, &users(0..3)).unwrap();
-        let mut snatches = Spill::open(&folder.0, Channel::Snatches).unwrap();
+        let mut snatches = Spill::open(folder.0.path(), Channel::Snatches).unwrap();
         assert!(snatches.is_empty());
         snatches.append(5, &[Record::Snatch(SnatchRow::default())]).unwrap();
         snatches.mark_done(5).unwrap();
         assert_eq!(folder.open().rows(), 3);
-        let snatches = Spill::open(&folder.0, Channel::Snatches).unwrap();
+        let snatches = Spill::open(folder.0.path(), Channel::Snatches).unwrap();
         assert_eq!((snatches.rows(), snatches.done_sequence(), snatches.last_sequence()), (1, 5, 5));
     }
 }

@@ -25,8 +25,8 @@ use rusqlite::{
 };
 
 use super::edit::{SqlValue, Tables};
-use super::file_identity::FileIdentity;
-use super::site_rows::{self, DbRow, Set, SiteRow};
+use super::opened_file::OpenedFile;
+use super::site_rows::{self, DbRow, SiteRow, SiteSet};
 use super::{
     Batch, Channel, PurgeMark, PurgeProgress, PurgeSlice, Record, Saved, Store, StoreError, schema,
     signed_amount,
@@ -55,7 +55,7 @@ pub struct Sqlite {
     node: String,
     /// Held by the writing connection; `None` for a reader. Released after the connection is closed.
     lock: Option<WriterLock>,
-    file_identity: FileIdentity,
+    opened_file: OpenedFile,
 }
 
 /// The exclusive right to write. A child process that is being started briefly has the same open file, so the
@@ -83,20 +83,20 @@ impl Sqlite {
             connection: connect(path)?,
             node: node.to_owned(),
             lock,
-            file_identity: FileIdentity::of_opened(path),
+            opened_file: OpenedFile::at(path),
         })
     }
 
     /// Opens the file for reading beside the writer; creates it and its tables if they are missing.
     ///
     /// # Errors
-    /// As [`open`](Self::open), except that other trackers may hold the file.
+    /// Fails as [`open`](Self::open) does, except that other trackers may hold the file.
     pub fn open_shared(path: &Path, node: &str) -> Result<Self, StoreError> {
         Ok(Self {
             connection: connect(path)?,
             node: node.to_owned(),
             lock: None,
-            file_identity: FileIdentity::of_opened(path),
+            opened_file: OpenedFile::at(path),
         })
     }
 
@@ -157,26 +157,26 @@ impl Store for Sqlite {
     }
 
     fn has_lost_its_file(&self) -> bool {
-        self.file_identity.is_replaced()
+        self.opened_file.is_replaced()
     }
 
     fn read_registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
         read_registered(&self.connection).map_err(store_error)
     }
 
-    fn read_rows(&mut self, set: Set, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
+    fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
         read_set(&self.connection, set, each).map_err(store_error)
     }
 
     fn purge(&mut self, slice: &PurgeSlice) -> Result<PurgeProgress, StoreError> {
-        let rows_most = signed_amount(slice.rows_most as u64);
+        let rows_max = signed_amount(slice.rows_max as u64);
         let transaction = self.begin()?;
-        let values = params![slice.before, rows_most];
+        let values = params![slice.before, rows_max];
         let changed = transaction.prepare_cached(PURGE_SQL).and_then(|mut purge| purge.execute(values));
         let inactive = changed.map_err(store_error)? as u64;
         transaction.commit().map_err(store_error)?;
         // Rows that became inactive are not found again, so the next slice begins where this one did.
-        let is_full = inactive >= slice.rows_most as u64;
+        let is_full = inactive >= slice.rows_max as u64;
         Ok(PurgeProgress { inactive, next: is_full.then_some(PurgeMark::Time(slice.before)) })
     }
 
@@ -307,7 +307,7 @@ fn read_registered(connection: &Connection) -> rusqlite::Result<(Vec<InfoHash>, 
     Ok((registered, left_out))
 }
 
-fn read_set(connection: &Connection, set: Set, each: &mut dyn FnMut(SiteRow)) -> rusqlite::Result<u64> {
+fn read_set(connection: &Connection, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> rusqlite::Result<u64> {
     let mut skipped = 0;
     for source in site_rows::set_queries(set, "unixepoch()") {
         // In one go: a reader of a file blocks no one, and locks nothing.

@@ -12,9 +12,9 @@ pub(super) const TOTAL_LEN: usize = 4 + 4 + ID_LEN + 8 + 8 + 4 + 4 + 1;
 /// First octet of a payload with totals.
 pub(super) const TOTALS_TAG: u8 = b'=';
 /// Totals in one frame, at most.
-pub(super) const TOTALS_MOST: usize = (PAYLOAD_MAX - 1) / TOTAL_LEN;
+pub(super) const TOTALS_MAX: usize = (PAYLOAD_MAX - 1) / TOTAL_LEN;
 /// Number of totals in memory from which on those of the same session are merged.
-const MERGE_LEAST: usize = 1 << 16;
+const MERGE_MIN: usize = 1 << 16;
 
 /// The key of a session: one client of one user on one torrent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,7 +80,7 @@ pub(super) fn decode_total(octets: &[u8]) -> Option<Total> {
     Some((key, totals))
 }
 
-/// Appends a frame with totals, at most [`TOTALS_MOST`].
+/// Appends a frame with totals, at most [`TOTALS_MAX`].
 pub(super) fn put_totals(to: &mut Vec<u8>, number: u64, totals: &[Total]) -> io::Result<()> {
     frames::put_frame(to, number, |to| {
         to.push(TOTALS_TAG);
@@ -99,7 +99,7 @@ pub(super) struct PendingTotals {
 impl PendingTotals {
     /// Adds a total. If they are never taken out, their number stays bounded by that of the sessions.
     pub(super) fn push(&mut self, total: Total) {
-        if self.totals.len() >= self.merge_at.max(MERGE_LEAST) {
+        if self.totals.len() >= self.merge_at.max(MERGE_MIN) {
             self.totals = last_of_each(&self.totals);
             self.merge_at = 2 * self.totals.len();
         }
@@ -110,7 +110,7 @@ impl PendingTotals {
     pub(super) fn take_all(&mut self) -> Vec<Total> {
         self.merge_at = 0;
         // About as many will come until the next time.
-        let room = Vec::with_capacity(self.totals.len().min(MERGE_LEAST));
+        let room = Vec::with_capacity(self.totals.len().min(MERGE_MIN));
         std::mem::replace(&mut self.totals, room)
     }
 

@@ -202,7 +202,7 @@ impl Writer {
         match (self.in_flight.metrics.file_lost.swap(is_lost, Ordering::Relaxed), is_lost) {
             (false, true) => log::error!(
                 "the file of the database was deleted or replaced while it is in use: what is written now \
-                 will not be there after a restart; put the file back, or start the tracker anew"
+                 will not be there after a restart; put the file back, or restart the tracker"
             ),
             (true, false) => log::info!("the file of the database is in its place again"),
             _ => {}
@@ -310,7 +310,7 @@ impl Writer {
             }
             match self.save_batch(&job.batch) {
                 Ok(()) => return Ok(()),
-                Err(StoreError::BadRow { code, text }) => self.quarantine_bad_rows(job, code, text)?,
+                Err(StoreError::BadRow { code, text }) => self.set_bad_rows_aside(job, code, text)?,
                 Err(error) => return Err(error),
             }
         }
@@ -348,7 +348,7 @@ impl Writer {
     }
 
     /// Finds the bad rows of a batch, writes them to the dead letters and takes them out.
-    fn quarantine_bad_rows(&mut self, job: &mut WriteJob, code: i32, text: String) -> Result<(), StoreError> {
+    fn set_bad_rows_aside(&mut self, job: &mut WriteJob, code: i32, text: String) -> Result<(), StoreError> {
         let channel = job.batch.channel;
         let mut bad = Vec::new();
         self.find_bad(&job.batch, &mut bad)?;

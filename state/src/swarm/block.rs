@@ -3,14 +3,12 @@
 //! included, and no pointer.
 
 use crate::ids::{ID_LEN, PeerId};
-use crate::swarm::peer::{LastSeen, StoredPeer};
+use crate::swarm::peer::{LastSeen, SEEN_LEN, StoredPeer};
 
-/// Octets of one [`LastSeen`].
-const SEEN_LEN: usize = size_of::<LastSeen>();
 /// Octets that an allocator adds to each block, for the memory count.
 const ALLOCATION_OVERHEAD: usize = 8;
-/// Peers by which a block grows. A smaller block doubles, and one of which an eighth is more grows by that:
-/// small swarms are cold memory, and growing touches more of it.
+/// Peers by which a block grows; half as many where ids are kept, because those take three times as much. A
+/// smaller block doubles, and one of which an eighth (with ids, a sixteenth) is more grows by that.
 const GROWTH: usize = 4;
 
 /// Returns the octets of a heap block of `octets`, with what the allocator adds.
@@ -31,15 +29,6 @@ impl<const LEN: usize> Block<LEN> {
         Self { with_ids, ..Self::default() }
     }
 
-    /// Makes a block from what [`into_parts`](Self::into_parts) returned; it keeps no ids.
-    pub(crate) fn from_parts(bytes: Box<[u8]>, len: u16) -> Self {
-        Self { bytes, len, with_ids: false }
-    }
-
-    pub(crate) fn into_parts(self) -> (Box<[u8]>, u16) {
-        (self.bytes, self.len)
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.len.into()
     }
@@ -50,17 +39,18 @@ impl<const LEN: usize> Block<LEN> {
     }
 
     pub(crate) fn octets(&self) -> &[[u8; LEN]] {
-        octets(&self.bytes, self.len())
+        self.bytes.get(..self.len() * LEN).unwrap_or_default().as_chunks().0
     }
 
     pub(crate) fn seen(&self, place: usize) -> LastSeen {
-        seen(&self.bytes, LEN, self.capacity(), place)
+        let ages = self.bytes.get(self.capacity() * LEN + place * SEEN_LEN..).unwrap_or_default();
+        ages.first_chunk().map_or(LastSeen::default(), |age| LastSeen::from_octets(*age))
     }
 
     pub(crate) fn set_seen(&mut self, place: usize, seen: LastSeen) {
         let at = self.capacity() * LEN + place * SEEN_LEN;
         if let Some(slot) = self.bytes.get_mut(at..at + SEEN_LEN) {
-            slot.copy_from_slice(&seen.0.to_ne_bytes());
+            slot.copy_from_slice(&seen.to_octets());
         }
     }
 
@@ -94,7 +84,8 @@ impl<const LEN: usize> Block<LEN> {
         let place = self.len();
         let len = self.len.checked_add(1)?;
         if place == self.capacity() {
-            self.resize(place + GROWTH.min(place.max(1)).max(place / 8), self.with_ids);
+            let (step, share) = if self.with_ids { (GROWTH / 2, 16) } else { (GROWTH, 8) };
+            self.resize(place + step.min(place.max(1)).max(place / share), self.with_ids);
         }
         self.len = len;
         self.set_peer(place, stored);
@@ -125,18 +116,11 @@ impl<const LEN: usize> Block<LEN> {
         Some(gone)
     }
 
-    pub(crate) fn swap(&mut self, a: usize, b: usize) {
-        if let (Some(at_a), Some(at_b)) = (self.peer_at(a), self.peer_at(b)) {
-            self.set_peer(a, &at_b);
-            self.set_peer(b, &at_a);
-        }
-    }
-
     /// Frees memory where there is much more of it than needed.
     pub(crate) fn shrink(&mut self) {
         let len = self.len();
         if self.capacity() > 2 * len + 2 * GROWTH || len == 0 {
-            self.resize(len + len / 8, self.with_ids);
+            self.resize(len + len / 16, self.with_ids);
         }
     }
 
@@ -180,21 +164,6 @@ impl<const LEN: usize> Block<LEN> {
     }
 }
 
-/// Returns the octets of the first `len` peers in the bytes of a block.
-pub(crate) fn octets<const LEN: usize>(bytes: &[u8], len: usize) -> &[[u8; LEN]] {
-    bytes.get(..len * LEN).unwrap_or_default().as_chunks().0
-}
-
-fn seen(bytes: &[u8], len: usize, room: usize, place: usize) -> LastSeen {
-    let ages = bytes.get(room * len + place * SEEN_LEN..).unwrap_or_default();
-    LastSeen(ages.first_chunk().map_or(0, |age| u16::from_ne_bytes(*age)))
-}
-
-/// Returns when a peer was last seen, from the bytes of a block that keeps no ids.
-pub(crate) fn last_seen_of<const LEN: usize>(bytes: &[u8], place: usize) -> LastSeen {
-    seen(bytes, LEN, bytes.len() / stride(LEN, false), place)
-}
-
 fn stride(len: usize, with_ids: bool) -> usize {
     len + SEEN_LEN + if with_ids { ID_LEN } else { 0 }
 }
@@ -228,11 +197,11 @@ mod tests {
                 assert_eq!(block.push(&stored(number)), Some(usize::from(number) - 1));
             }
             assert_eq!(numbers(&block), (1..=40).collect::<Vec<_>>());
-            block.swap(0, 39);
+            assert_eq!(block.swap_remove(0).unwrap().octets[0], 1);
             assert_eq!(block.swap_remove(1).unwrap().octets[0], 2);
-            assert_eq!(block.swap_remove(38).unwrap().octets[0], 39);
+            assert_eq!(block.swap_remove(37).unwrap().octets[0], 38);
             assert_eq!(
-                (block.find(&[40; 6]), block.find(&[1; 6]), block.find(&[2; 6])),
+                (block.find(&[40; 6]), block.find(&[39; 6]), block.find(&[2; 6])),
                 (Some(0), Some(1), None)
             );
             while block.len() > 3 {
@@ -241,7 +210,7 @@ mod tests {
             let before = block.heap();
             block.shrink();
             assert!(block.heap() < before / 4);
-            assert_eq!(numbers(&block), [40, 1, 3]);
+            assert_eq!(numbers(&block), [40, 39, 3]);
         }
     }
 

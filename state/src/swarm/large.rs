@@ -1,19 +1,25 @@
-//! The peers of one family in a large swarm, or in one whose peer ids are kept, in groups by their scope: a
-//! swarm may have few peers that can be handed out among many that cannot, and a choice must not pay for
-//! those.
+//! [`LargeSwarm`]: a swarm of any size. The peers of each family are in groups by their scope: a swarm may
+//! have few peers that can be handed out among many that cannot, and a choice must not pay for those.
 
 use crate::address::{AddressScope, ScopeSet};
 use crate::admission::Policy;
-use crate::announce::{Endpoint, have_same_address_key};
+use crate::announce::{Endpoint, PEER_V4_LEN, PEER_V6_LEN, WirePeer, have_same_address_key};
 use crate::clock::Tick;
 use crate::ids::PeerId;
-use crate::swarm::block::Block;
+use crate::swarm::block::{Block, allocation};
 use crate::swarm::buckets::{PeerBuckets, position};
 use crate::swarm::peer::{LastSeen, PeerPos, StoredPeer, scope_of_peer};
 use crate::swarm::peer_set::PeerSet;
 use crate::swarm::scope_group::ScopeGroup;
 use crate::swarm::select::{Pool, RolePeers};
 use crate::table::keyed_hash::KeyedHash;
+
+/// A swarm of any size, with peers of both families, and with ids where they are kept.
+#[derive(Debug)]
+pub(crate) struct LargeSwarm {
+    pub(crate) v4: LargeFamily<PEER_V4_LEN>,
+    pub(crate) v6: Option<Box<LargeFamily<PEER_V6_LEN>>>,
+}
 
 /// Peers of one family, of any number.
 #[derive(Debug)]
@@ -30,6 +36,17 @@ pub(crate) struct LargeFamily<const LEN: usize> {
     paused: u32,
 }
 
+/// The position of a sweep in one torrent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum SweepCursor {
+    /// Not begun.
+    #[default]
+    Start,
+    V4(LargeCursor),
+    /// IPv4 is done.
+    V6(Option<LargeCursor>),
+}
+
 /// The position of a sweep in a large swarm: one group after the other, seeders first, the last bucket first.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LargeCursor {
@@ -42,6 +59,78 @@ pub(crate) struct LargeCursor {
 impl LargeCursor {
     fn at(scope: AddressScope, seeders: bool) -> Self {
         Self { scope, seeders, bucket: usize::MAX }
+    }
+}
+
+impl LargeSwarm {
+    pub(crate) fn new(with_ids: bool) -> Self {
+        Self { v4: LargeFamily::new(with_ids), v6: None }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.v4.len() + self.v6.as_ref().map_or(0, |v6| v6.len())
+    }
+
+    /// Octets on the heap, this struct included.
+    pub(crate) fn heap(&self) -> usize {
+        let heap_of_v6 = |v6: &LargeFamily<_>| allocation(size_of_val(v6)) + v6.heap();
+        allocation(size_of::<Self>()) + self.v4.heap() + self.v6.as_deref().map_or(0, heap_of_v6)
+    }
+
+    /// Makes sure that the peer's family is there, and keeps ids from now on if `keep_ids`.
+    pub(crate) fn make_room(&mut self, wire: WirePeer, keep_ids: bool) {
+        if matches!(wire, WirePeer::V6(_)) {
+            self.v6_or_new();
+        }
+        if keep_ids {
+            self.keep_ids(true);
+        }
+    }
+
+    /// Returns the peers of IPv6, which most swarms do not have.
+    pub(crate) fn v6_or_new(&mut self) -> &mut LargeFamily<PEER_V6_LEN> {
+        let with_ids = self.v4.with_ids();
+        self.v6.get_or_insert_with(|| Box::new(LargeFamily::new(with_ids)))
+    }
+
+    pub(crate) fn drop_empty_v6(&mut self) {
+        self.v6.take_if(|v6| v6.len() == 0);
+    }
+
+    /// Keeps peer ids from now on, or drops them; see [`LargeFamily::keep_ids`].
+    pub(crate) fn keep_ids(&mut self, with_ids: bool) {
+        self.v4.keep_ids(with_ids);
+        self.v6.iter_mut().for_each(|v6| v6.keep_ids(with_ids));
+    }
+
+    /// Drops expired peers; looks at `most` peers, or a few more. Returns how many were looked at, and
+    /// whether all were.
+    pub(crate) fn expire(
+        &mut self,
+        now: Tick,
+        policy: &Policy,
+        cursor: &mut SweepCursor,
+        most: usize,
+        hasher: &KeyedHash,
+    ) -> (usize, bool) {
+        let mut looked = 0;
+        let v4 = match *cursor {
+            SweepCursor::Start => Some(None),
+            SweepCursor::V4(at) => Some(Some(at)),
+            SweepCursor::V6(_) => None,
+        };
+        if let Some(mut at) = v4 {
+            looked = self.v4.expire(now, policy, &mut at, most, hasher);
+            *cursor = at.map_or(SweepCursor::V6(None), SweepCursor::V4);
+        }
+        match (cursor, &mut self.v6) {
+            (SweepCursor::V6(_), None) => (looked, true),
+            (SweepCursor::V6(at), Some(v6)) if looked < most => {
+                looked += v6.expire(now, policy, at, most - looked, hasher);
+                (looked, at.is_none())
+            }
+            _ => (looked, false),
+        }
     }
 }
 

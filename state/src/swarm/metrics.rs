@@ -23,7 +23,7 @@ impl TorrentSource {
     pub fn register_metrics(&self, board: &Board) {
         match self {
             Self::Swarms(swarms) => register(swarms, swarms.sweep_durations(), board),
-            Self::Site(torrents) => register(torrents, &torrents.purges, board),
+            Self::Site(torrents) => register(torrents, &torrents.expiry_durations, board),
         }
     }
 }

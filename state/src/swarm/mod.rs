@@ -3,7 +3,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | `shard` | the torrents behind one lock |
-//! | `torrent` | one torrent; its swarm is a `pair`, `small`, or `large`: `scope_group`s of `buckets` |
+//! | `torrent` | one torrent; its swarm is `inline`, `small`, or `large`: `scope_group`s of `buckets` |
 //! | `peer`, `block` | one peer in memory, many peers in one heap block |
 //! | `peer_set` | the operations that every form of a swarm has |
 //! | `select` | the choice of peers for an answer |
@@ -13,9 +13,9 @@
 
 pub(crate) mod block;
 mod buckets;
+mod inline;
 pub(crate) mod large;
 mod metrics;
-mod pair;
 pub(crate) mod peer;
 pub(crate) mod peer_set;
 mod scope_group;

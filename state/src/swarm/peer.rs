@@ -17,6 +17,9 @@ const _: () = assert!(PEER_INACTIVITY_SECONDS_MAX < SECONDS_MASK as u32 - AHEAD_
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LastSeen(pub(crate) u16);
 
+/// Octets that a [`LastSeen`] takes in a block.
+pub(crate) const SEEN_LEN: usize = size_of::<LastSeen>();
+
 impl LastSeen {
     #[expect(clippy::cast_possible_truncation, reason = "masked to 15 bits")]
     pub(crate) fn new(now: Tick, paused: bool) -> Self {
@@ -25,6 +28,14 @@ impl LastSeen {
 
     pub(crate) fn paused(self) -> bool {
         self.0 & PAUSED_BIT != 0
+    }
+
+    pub(crate) fn from_octets(octets: [u8; SEEN_LEN]) -> Self {
+        Self(u16::from_ne_bytes(octets))
+    }
+
+    pub(crate) fn to_octets(self) -> [u8; SEEN_LEN] {
+        self.0.to_ne_bytes()
     }
 
     /// Returns the seconds since then; 0 for a peer seen by a thread that has read the clock after `now`.

@@ -1,9 +1,9 @@
-//! [`PeerSet`]: the operations that every form of a swarm has, and how the two small forms do them.
+//! [`PeerSet`]: the operations that every form of a swarm has, and how the forms without buckets do them.
 
 use crate::address::{AddressScope, ScopeSet};
 use crate::admission::Policy;
 use crate::announce::{Endpoint, have_same_address_key};
-use crate::ids::PeerId;
+use crate::ids::{ID_LEN, PeerId};
 use crate::swarm::peer::{LastSeen, PeerPos, StoredPeer, scope_of_peer};
 use crate::table::keyed_hash::KeyedHash;
 
@@ -52,10 +52,18 @@ pub(crate) trait PeerArray<const LEN: usize> {
     fn swap(&mut self, a: usize, b: usize);
     fn add_scope(&mut self, scope: AddressScope);
 
-    /// Returns the peer at a place; arrays keep no ids.
+    /// Returns one id for each peer, where ids are kept.
+    fn ids(&self) -> &[[u8; ID_LEN]] {
+        &[]
+    }
+
+    /// Sets a peer's id, where ids are kept.
+    fn set_id(&mut self, _place: usize, _id: PeerId) {}
+
     fn peer_at(&self, place: usize) -> Option<StoredPeer<LEN>> {
         let octets = *self.octets().get(place)?;
-        Some(StoredPeer { octets, seen: self.seen(place), id: PeerId::default() })
+        let id = self.ids().get(place).map(|id| PeerId(*id)).unwrap_or_default();
+        Some(StoredPeer { octets, seen: self.seen(place), id })
     }
 
     /// Returns the number of partial seeds (BEP 21).
@@ -149,8 +157,10 @@ where
         self.remove_at(self.index_of(pos));
     }
 
-    fn renew(&mut self, pos: PeerPos, seen: LastSeen, _: PeerId) {
-        self.set_seen(self.index_of(pos), seen);
+    fn renew(&mut self, pos: PeerPos, seen: LastSeen, id: PeerId) {
+        let place = self.index_of(pos);
+        self.set_seen(place, seen);
+        self.set_id(place, id);
     }
 
     fn move_to(&mut self, pos: PeerPos, seeder: bool, scope: AddressScope, _: &KeyedHash) -> Option<PeerPos> {

@@ -50,7 +50,7 @@ pub(crate) struct Pool<'a, const LEN: usize> {
 /// Some peers of one role.
 #[derive(Clone, Copy)]
 pub(crate) enum RolePeers<'a, const LEN: usize> {
-    Array(&'a [[u8; LEN]]),
+    Array(PeerSlice<'a, LEN>),
     Buckets(&'a PeerBuckets<LEN>),
 }
 
@@ -66,10 +66,10 @@ struct Candidates<'a, const LEN: usize> {
 
 /// Some peers of one role, in a row.
 #[derive(Clone, Copy)]
-struct PeerSlice<'a, const LEN: usize> {
-    octets: &'a [[u8; LEN]],
+pub(crate) struct PeerSlice<'a, const LEN: usize> {
+    pub(crate) octets: &'a [[u8; LEN]],
     /// One for each, where ids are kept.
-    ids: &'a [[u8; ID_LEN]],
+    pub(crate) ids: &'a [[u8; ID_LEN]],
 }
 
 impl<'a, const LEN: usize> RolePeers<'a, LEN>
@@ -78,7 +78,7 @@ where
 {
     fn len(self) -> usize {
         match self {
-            Self::Array(peers) => peers.len(),
+            Self::Array(peers) => peers.octets.len(),
             Self::Buckets(buckets) => buckets.len(),
         }
     }
@@ -93,14 +93,14 @@ where
     /// Returns an upper bound of the peers in any one bucket.
     fn bucket_len_max(self) -> usize {
         match self {
-            Self::Array(peers) => peers.len(),
+            Self::Array(peers) => peers.octets.len(),
             Self::Buckets(buckets) => buckets.bucket_len_max(),
         }
     }
 
     fn bucket(self, bucket: usize) -> PeerSlice<'a, LEN> {
         match self {
-            Self::Array(octets) => PeerSlice { octets, ids: &[] },
+            Self::Array(peers) => peers,
             Self::Buckets(buckets) => {
                 buckets.bucket(bucket).map_or(PeerSlice { octets: &[], ids: &[] }, |block| PeerSlice {
                     octets: block.octets(),

@@ -184,7 +184,7 @@ impl Shard {
     pub(super) fn add_torrent(&mut self, hash: u64, info_hash: InfoHash, hasher: &KeyedHash) -> usize {
         let slot = self.torrents.len();
         self.torrents.push(Torrent::new(info_hash));
-        self.index.insert(hash, slot_number(slot), || slots_with_hashes(&self.torrents, 0..slot, hasher));
+        self.index.insert(hash, slot_number(slot), |slot| hash_of_slot(&self.torrents, slot, hasher));
         slot
     }
 
@@ -193,8 +193,7 @@ impl Shard {
         self.update_torrent(slot, |torrent| torrent.make_idle(Tick(0)));
         self.idle -= 1;
         let (last, torrents) = (self.torrents.len() - 1, &self.torrents);
-        let others = || (0..=last).filter(|&other| other != slot);
-        self.index.remove(hash, slot_number(slot), || slots_with_hashes(torrents, others(), hasher));
+        self.index.remove(hash, slot_number(slot), |slot| hash_of_slot(torrents, slot, hasher));
         if let Some(moved) = self.hash_at(last, hasher).filter(|_| last != slot) {
             self.index.move_slot(moved, slot_number(last), slot_number(slot));
         }
@@ -202,14 +201,9 @@ impl Shard {
     }
 }
 
-/// Iterates over slots with the hashes of their torrents.
-fn slots_with_hashes(
-    torrents: &Slab<Torrent>,
-    slots: impl Iterator<Item = usize>,
-    hasher: &KeyedHash,
-) -> impl Iterator<Item = (u64, u32)> {
-    let hash = |slot| torrents.get(slot).map(|torrent: &Torrent| hasher.info_hash(&torrent.info_hash));
-    slots.filter_map(move |slot| Some((hash(slot)?, slot_number(slot))))
+/// Returns the hash of the torrent in a slot that the index has.
+fn hash_of_slot(torrents: &Slab<Torrent>, slot: u32, hasher: &KeyedHash) -> u64 {
+    torrents.get(slot as usize).map_or(0, |torrent| hasher.info_hash(&torrent.info_hash))
 }
 
 fn slot_number(slot: usize) -> u32 {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::admission::Policy;
 use crate::clock::Tick;
 use crate::ids::InfoHash;
-use crate::swarm::torrent::SweepCursor;
+use crate::swarm::large::SweepCursor;
 use crate::swarm::{SHARDS, Shard, Swarms};
 
 /// Torrents and peers that one slice looks at, under one lock.

@@ -92,7 +92,7 @@ impl Swarms {
     /// Returns the announces noted since the last call.
     ///
     /// # Errors
-    /// When more came than can be noted; then some are missing.
+    /// Fails when more changes came than can be noted; some are missing then.
     pub fn take_deltas(&self) -> Result<Vec<Delta>, TooSlow> {
         self.tap().take_deltas()
     }

@@ -1,6 +1,6 @@
-//! One torrent: 48 octets, with room inside for the two IPv4 peers that most torrents never exceed. More
-//! peers are in one heap block, and beyond forty, or with IPv6 peers or peer ids, in a [`LargeSwarm`] on the
-//! heap.
+//! One torrent: 48 octets, with room inside for two IPv4 peers or one IPv6 peer: most torrents never have
+//! more. Up to forty peers, of either or of both families, are in one heap block, and more in a
+//! [`LargeSwarm`].
 
 use crate::address::{AddressScope, ScopeSet};
 use crate::admission::Policy;
@@ -8,13 +8,12 @@ use crate::announce::{Announce, Endpoint, Event, Handout, PEER_V4_LEN, PEER_V6_L
 use crate::clock::Tick;
 use crate::ids::InfoHash;
 use crate::peer_counts::PeerCounts;
-use crate::swarm::block::allocation;
-use crate::swarm::large::{LargeCursor, LargeFamily};
-use crate::swarm::pair::{PAIR_LEN, Pair};
+use crate::swarm::inline::{InlinePeers, OneV6, PairV4};
+use crate::swarm::large::{LargeFamily, LargeSwarm, SweepCursor};
 use crate::swarm::peer::{LastSeen, PeerPos, StoredPeer, scope_of_peer};
 use crate::swarm::peer_set::{PeerArray, PeerSet};
-use crate::swarm::select::{Pool, Requester, RolePeers, WantedRoles, select_peers};
-use crate::swarm::small::{SMALL_MAX, SMALL_ROOM, SmallSwarm};
+use crate::swarm::select::{PeerSlice, Pool, Requester, RolePeers, WantedRoles, select_peers};
+use crate::swarm::small::{SMALL_MAX, SmallSwarm};
 use crate::table::keyed_hash::KeyedHash;
 use crate::table::prefetch::prefetch;
 
@@ -33,16 +32,10 @@ const _: () = assert!(size_of::<Torrent>() == 48);
 pub(crate) enum SwarmForm {
     /// No peers since this tick; only the completed count is remembered.
     Idle(Tick),
-    Pair(Pair),
+    Pair(PairV4),
+    One(OneV6),
     Small(SmallSwarm),
     Large(Box<LargeSwarm>),
-}
-
-/// A swarm of any size, with peers of both families, and with ids where they are kept.
-#[derive(Debug)]
-pub(crate) struct LargeSwarm {
-    pub(crate) v4: LargeFamily<PEER_V4_LEN>,
-    pub(crate) v6: Option<Box<LargeFamily<PEER_V6_LEN>>>,
 }
 
 /// An announce, and what it is applied with.
@@ -70,27 +63,16 @@ pub(crate) enum PeerChange {
     Full,
 }
 
-/// The position of a sweep in one torrent.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) enum SweepCursor {
-    /// Not begun.
-    #[default]
-    Start,
-    V4(LargeCursor),
-    /// IPv4 is done.
-    V6(Option<LargeCursor>),
-}
-
 impl Torrent {
     pub(crate) fn new(info_hash: InfoHash) -> Self {
-        Self { info_hash, completed: 0, peers: SwarmForm::Pair(Pair::default()) }
+        Self { info_hash, completed: 0, peers: SwarmForm::Pair(PairV4::default()) }
     }
 
     /// Starts fetching into the cache what an announce will look at beyond the torrent itself.
     pub(crate) fn prefetch_peers(&self) {
         match &self.peers {
-            SwarmForm::Idle(_) | SwarmForm::Pair(_) => {}
-            SwarmForm::Small(small) => prefetch(small.bytes()),
+            SwarmForm::Idle(_) | SwarmForm::Pair(_) | SwarmForm::One(_) => {}
+            SwarmForm::Small(small) => prefetch(small.octets_and_ages()),
             SwarmForm::Large(swarm) => prefetch(&**swarm),
         }
     }
@@ -105,13 +87,15 @@ impl Torrent {
             (SwarmForm::Pair(pair), WirePeer::V4(peer)) => apply_to_set(pair, peer, context),
             (SwarmForm::Small(small), WirePeer::V4(peer)) => apply_to_set(small, peer, context),
             (SwarmForm::Large(swarm), WirePeer::V4(peer)) => apply_to_set(&mut swarm.v4, peer, context),
+            (SwarmForm::One(one), WirePeer::V6(peer)) => apply_to_set(one, peer, context),
+            (SwarmForm::Small(small), WirePeer::V6(peer)) => apply_to_set(small, peer, context),
             (SwarmForm::Large(swarm), WirePeer::V6(peer)) => match &mut swarm.v6 {
                 Some(large) => apply_to_set(&mut **large, peer, context),
                 None => PeerChange::Gone,
             },
-            (SwarmForm::Idle(_), _) | (SwarmForm::Pair(_) | SwarmForm::Small(_), WirePeer::V6(_)) => {
-                PeerChange::Gone
-            }
+            (SwarmForm::Idle(_), _)
+            | (SwarmForm::Pair(_), WirePeer::V6(_))
+            | (SwarmForm::One(_), WirePeer::V4(_)) => PeerChange::Gone,
         };
         if matches!(change, PeerChange::Kept { completed: true, .. }) {
             self.completed = self.completed.saturating_add(1);
@@ -126,8 +110,12 @@ impl Torrent {
             (SwarmForm::Pair(pair), WirePeer::V4(peer)) => pair.find(&peer, seeder, hasher),
             (SwarmForm::Small(small), WirePeer::V4(peer)) => small.find(&peer, seeder, hasher),
             (SwarmForm::Large(swarm), WirePeer::V4(peer)) => swarm.v4.find(&peer, seeder, hasher),
+            (SwarmForm::One(one), WirePeer::V6(peer)) => one.find(&peer, seeder, hasher),
+            (SwarmForm::Small(small), WirePeer::V6(peer)) => small.find(&peer, seeder, hasher),
             (SwarmForm::Large(swarm), WirePeer::V6(peer)) => swarm.v6.as_ref()?.find(&peer, seeder, hasher),
-            (SwarmForm::Idle(_), _) | (SwarmForm::Pair(_) | SwarmForm::Small(_), WirePeer::V6(_)) => None,
+            (SwarmForm::Idle(_), _)
+            | (SwarmForm::Pair(_), WirePeer::V6(_))
+            | (SwarmForm::One(_), WirePeer::V4(_)) => None,
         }
     }
 
@@ -175,17 +163,19 @@ impl Torrent {
 
     fn v4_pool(&self) -> Option<Pool<'_, PEER_V4_LEN>> {
         match &self.peers {
-            SwarmForm::Idle(_) => None,
-            SwarmForm::Pair(pair) => Some(array_pool(pair, pair.scopes)),
-            SwarmForm::Small(small) => Some(array_pool(small, small.scopes)),
+            SwarmForm::Idle(_) | SwarmForm::One(_) => None,
+            SwarmForm::Pair(pair) => Some(array_pool(pair, pair.scopes(), false)),
+            SwarmForm::Small(small) => Some(array_pool(small, small.scopes, small.with_ids())),
             SwarmForm::Large(swarm) => Some(swarm.v4.pool()),
         }
     }
 
     fn v6_pool(&self) -> Option<Pool<'_, PEER_V6_LEN>> {
         match &self.peers {
+            SwarmForm::Idle(_) | SwarmForm::Pair(_) => None,
+            SwarmForm::One(one) => Some(array_pool(one, one.scopes(), false)),
+            SwarmForm::Small(small) => Some(array_pool(small, small.scopes, small.with_ids())),
             SwarmForm::Large(swarm) => swarm.v6.as_deref().map(LargeFamily::pool),
-            _ => None,
         }
     }
 
@@ -204,7 +194,8 @@ impl Torrent {
         let paused = match &self.peers {
             SwarmForm::Idle(_) => 0,
             SwarmForm::Pair(pair) => pair.paused(),
-            SwarmForm::Small(small) => small.paused(),
+            SwarmForm::One(one) => one.paused(),
+            SwarmForm::Small(small) => small.paused_of_both(),
             SwarmForm::Large(swarm) => swarm.v4.paused() + swarm.v6.as_ref().map_or(0, |v6| v6.paused()),
         };
         Tally { paused, ..self.tally() }
@@ -214,7 +205,8 @@ impl Torrent {
         let (v4, v6) = match &self.peers {
             SwarmForm::Idle(_) => ((0, 0), (0, 0)),
             SwarmForm::Pair(pair) => (array_roles(pair), (0, 0)),
-            SwarmForm::Small(small) => (array_roles(small), (0, 0)),
+            SwarmForm::One(one) => ((0, 0), array_roles(one)),
+            SwarmForm::Small(small) => (array_roles::<PEER_V4_LEN>(small), array_roles::<PEER_V6_LEN>(small)),
             SwarmForm::Large(swarm) => {
                 (swarm.v4.role_counts(), swarm.v6.as_deref().map_or((0, 0), LargeFamily::role_counts))
             }
@@ -237,14 +229,9 @@ impl Torrent {
     /// Octets on the heap, by our own count.
     pub(crate) fn heap(&self) -> usize {
         match &self.peers {
-            SwarmForm::Idle(_) | SwarmForm::Pair(_) => 0,
+            SwarmForm::Idle(_) | SwarmForm::Pair(_) | SwarmForm::One(_) => 0,
             SwarmForm::Small(small) => small.heap(),
-            SwarmForm::Large(swarm) => {
-                let of_v6 =
-                    |v6: &LargeFamily<_>| allocation(size_of::<LargeFamily<PEER_V6_LEN>>()) + v6.heap();
-                let v6 = swarm.v6.as_deref().map_or(0, of_v6);
-                allocation(size_of::<LargeSwarm>()) + swarm.v4.heap() + v6
-            }
+            SwarmForm::Large(swarm) => swarm.heap(),
         }
     }
 
@@ -259,80 +246,83 @@ impl Torrent {
         hasher: &KeyedHash,
     ) -> (usize, bool) {
         let expired = |seen: LastSeen| seen.age_seconds(now) > policy.peer_inactivity_seconds;
-        match &mut self.peers {
-            SwarmForm::Idle(_) => (0, true),
-            SwarmForm::Pair(pair) => {
-                let looked = pair.octets().len();
-                pair.expire(expired);
-                pair.scopes = pair.current_scopes(policy);
-                (looked, true)
-            }
+        let looked = match &mut self.peers {
+            SwarmForm::Idle(_) => 0,
+            SwarmForm::Pair(pair) => expire_inline(pair, expired, policy),
+            SwarmForm::One(one) => expire_inline(one, expired, policy),
             SwarmForm::Small(small) => {
-                let looked = small.octets().len();
-                small.expire(expired);
-                small.scopes = small.current_scopes(policy);
-                (looked, true)
+                let looked = small.len_of_both();
+                PeerArray::<PEER_V4_LEN>::expire(small, expired);
+                PeerArray::<PEER_V6_LEN>::expire(small, expired);
+                let v4 = PeerArray::<PEER_V4_LEN>::current_scopes(small, policy);
+                small.scopes = v4.union(PeerArray::<PEER_V6_LEN>::current_scopes(small, policy));
+                looked
             }
-            SwarmForm::Large(swarm) => swarm.expire(now, policy, cursor, most, hasher),
-        }
+            SwarmForm::Large(swarm) => return swarm.expire(now, policy, cursor, most, hasher),
+        };
+        (looked, true)
     }
 
     /// Changes to the smallest form that holds the peers.
     pub(crate) fn shrink_form(&mut self, policy: &Policy, hasher: &KeyedHash) {
         if let SwarmForm::Large(swarm) = &mut self.peers {
             swarm.keep_ids(policy.keep_peer_ids);
-            if swarm.v6.as_ref().is_some_and(|v6| v6.len() == 0) {
-                swarm.v6 = None;
-            }
+            swarm.drop_empty_v6();
             // At half of what makes it large, so that it does not change its form with every peer.
-            if swarm.v6.is_none() && !swarm.v4.with_ids() && swarm.v4.len() <= SMALL_MAX / 2 {
-                let mut small = SmallSwarm::with_room(swarm.v4.len());
-                for (stored, seeder) in swarm.v4.stored_peers() {
-                    small.insert(&stored, seeder, scope_of_peer(&stored.octets, policy), hasher);
+            if swarm.len() <= SMALL_MAX / 2 {
+                let mut small = SmallSwarm::new(policy.keep_peer_ids);
+                copy_family(&swarm.v4, &mut small, policy, hasher);
+                if let Some(v6) = &swarm.v6 {
+                    copy_family(v6, &mut small, policy, hasher);
                 }
                 self.peers = SwarmForm::Small(small);
             }
         }
         if let SwarmForm::Small(small) = &mut self.peers {
-            if small.octets().len() > PAIR_LEN {
-                return small.shrink();
-            }
-            let mut pair = Pair::default();
-            copy_peers(small, &mut pair, policy, hasher);
-            self.peers = SwarmForm::Pair(pair);
+            small.keep_ids(policy.keep_peer_ids);
+            self.peers = match small.lens() {
+                [v4, 0] if v4 <= PairV4::ROOM && !small.with_ids() => {
+                    let mut pair = PairV4::default();
+                    copy_array(small, &mut pair, policy, hasher);
+                    SwarmForm::Pair(pair)
+                }
+                [0, v6] if v6 <= OneV6::ROOM && !small.with_ids() => {
+                    let mut one = OneV6::default();
+                    copy_array(small, &mut one, policy, hasher);
+                    SwarmForm::One(one)
+                }
+                _ => return small.shrink(),
+            };
         }
     }
 
     /// Changes to a form with room for this peer, if it is not there yet.
     pub(crate) fn make_room(&mut self, wire: WirePeer, policy: &Policy, hasher: &KeyedHash) {
-        let simple = match wire {
-            WirePeer::V4(peer) if !policy.keep_peer_ids => Some(peer),
-            _ => None,
-        };
-        if self.is_idle() {
-            self.peers = SwarmForm::Pair(Pair::default());
+        let keep_ids = policy.keep_peer_ids;
+        match (&self.peers, wire) {
+            (SwarmForm::Pair(pair), WirePeer::V4(peer)) if !keep_ids && has_room(pair, &peer) => return,
+            (SwarmForm::One(one), WirePeer::V6(peer)) if !keep_ids && has_room(one, &peer) => return,
+            (SwarmForm::Idle(_), WirePeer::V4(_)) if !keep_ids => {
+                self.peers = SwarmForm::Pair(PairV4::default());
+            }
+            (SwarmForm::Idle(_), WirePeer::V6(_)) if !keep_ids => {
+                self.peers = SwarmForm::One(OneV6::default());
+            }
+            (SwarmForm::Pair(pair), WirePeer::V6(_)) if !keep_ids && pair.octets().is_empty() => {
+                self.peers = SwarmForm::One(OneV6::default());
+            }
+            (SwarmForm::Idle(_), _) => self.peers = SwarmForm::Small(SmallSwarm::new(true)),
+            (SwarmForm::Pair(pair), _) => self.peers = small_from(pair, policy, hasher),
+            (SwarmForm::One(one), _) => self.peers = small_from(one, policy, hasher),
+            (SwarmForm::Small(small), _) if !small.has_room(wire) => {
+                self.peers = SwarmForm::Large(Box::new(large_from(small, policy, hasher)));
+            }
+            (SwarmForm::Small(_) | SwarmForm::Large(_), _) => {}
         }
-        match &self.peers {
-            SwarmForm::Pair(pair) if simple.is_none() => {
-                self.peers = large_from(pair, policy, hasher);
-            }
-            SwarmForm::Pair(pair) if simple.is_some_and(|peer| !fits(pair, PAIR_LEN, &peer)) => {
-                let mut small = SmallSwarm::with_room(SMALL_ROOM);
-                copy_peers(pair, &mut small, policy, hasher);
-                self.peers = SwarmForm::Small(small);
-            }
-            SwarmForm::Small(small) if simple.is_none_or(|peer| !fits(small, SMALL_MAX, &peer)) => {
-                self.peers = large_from(small, policy, hasher);
-            }
+        match &mut self.peers {
+            SwarmForm::Small(small) if keep_ids => small.keep_ids(true),
+            SwarmForm::Large(swarm) => swarm.make_room(wire, keep_ids),
             _ => {}
-        }
-        if let SwarmForm::Large(swarm) = &mut self.peers {
-            if matches!(wire, WirePeer::V6(_)) && swarm.v6.is_none() {
-                swarm.v6 = Some(Box::new(LargeFamily::new(policy.keep_peer_ids)));
-            }
-            if policy.keep_peer_ids {
-                swarm.keep_ids(true);
-            }
         }
     }
 }
@@ -344,64 +334,51 @@ impl AnnounceContext<'_> {
     }
 }
 
-impl LargeSwarm {
-    fn keep_ids(&mut self, with_ids: bool) {
-        self.v4.keep_ids(with_ids);
-        self.v6.iter_mut().for_each(|v6| v6.keep_ids(with_ids));
-    }
-
-    fn expire(
-        &mut self,
-        now: Tick,
-        policy: &Policy,
-        cursor: &mut SweepCursor,
-        most: usize,
-        hasher: &KeyedHash,
-    ) -> (usize, bool) {
-        let mut looked = 0;
-        let v4 = match *cursor {
-            SweepCursor::Start => Some(None),
-            SweepCursor::V4(at) => Some(Some(at)),
-            SweepCursor::V6(_) => None,
-        };
-        if let Some(mut at) = v4 {
-            looked = self.v4.expire(now, policy, &mut at, most, hasher);
-            *cursor = at.map_or(SweepCursor::V6(None), SweepCursor::V4);
-        }
-        match (cursor, &mut self.v6) {
-            (SweepCursor::V6(_), None) => (looked, true),
-            (SweepCursor::V6(at), Some(v6)) if looked < most => {
-                looked += v6.expire(now, policy, at, most - looked, hasher);
-                (looked, at.is_none())
-            }
-            _ => (looked, false),
-        }
-    }
-}
-
-fn array_pool<const LEN: usize>(array: &impl PeerArray<LEN>, scopes: ScopeSet) -> Pool<'_, LEN> {
-    let (seeders, leechers) = array.octets().split_at_checked(array.seeders()).unwrap_or_default();
+fn array_pool<const LEN: usize>(
+    array: &impl PeerArray<LEN>,
+    scopes: ScopeSet,
+    with_ids: bool,
+) -> Pool<'_, LEN> {
+    let seeders = array.seeders();
+    let (seeder_octets, leecher_octets) = array.octets().split_at_checked(seeders).unwrap_or_default();
+    let (seeder_ids, leecher_ids) = array.ids().split_at_checked(seeders).unwrap_or_default();
     Pool {
-        seeders: RolePeers::Array(seeders),
-        leechers: RolePeers::Array(leechers),
+        seeders: RolePeers::Array(PeerSlice { octets: seeder_octets, ids: seeder_ids }),
+        leechers: RolePeers::Array(PeerSlice { octets: leecher_octets, ids: leecher_ids }),
         others: &[],
-        with_ids: false,
+        with_ids,
         scopes,
     }
 }
 
 /// Whether the peer is there already, or there is room for one more.
-fn fits(array: &impl PeerArray<PEER_V4_LEN>, most: usize, peer: &[u8; PEER_V4_LEN]) -> bool {
-    array.octets().len() < most || array.octets().contains(peer)
+fn has_room<const LEN: usize, const MAX: usize>(inline: &InlinePeers<LEN, MAX>, peer: &[u8; LEN]) -> bool {
+    inline.octets().len() < MAX || inline.octets().contains(peer)
+}
+
+fn expire_inline<const LEN: usize, const MAX: usize>(
+    inline: &mut InlinePeers<LEN, MAX>,
+    expired: impl FnMut(LastSeen) -> bool,
+    policy: &Policy,
+) -> usize
+where
+    [u8; LEN]: Endpoint,
+{
+    let looked = inline.octets().len();
+    inline.expire(expired);
+    inline.set_scopes(inline.current_scopes(policy));
+    looked
 }
 
 /// Copies all peers of an array into another form, which has room for them.
-fn copy_peers(
-    array: &impl PeerArray<PEER_V4_LEN>,
-    to: &mut impl PeerSet<PEER_V4_LEN>,
+fn copy_array<const LEN: usize>(
+    array: &impl PeerArray<LEN>,
+    to: &mut impl PeerSet<LEN>,
     policy: &Policy,
     hasher: &KeyedHash,
-) {
+) where
+    [u8; LEN]: Endpoint,
+{
     for place in 0..array.octets().len() {
         if let Some(stored) = array.peer_at(place) {
             to.insert(&stored, place < array.seeders(), scope_of_peer(&stored.octets, policy), hasher);
@@ -409,11 +386,42 @@ fn copy_peers(
     }
 }
 
-/// Makes a large swarm of the peers of an array.
-fn large_from(array: &impl PeerArray<PEER_V4_LEN>, policy: &Policy, hasher: &KeyedHash) -> SwarmForm {
-    let mut v4 = LargeFamily::new(policy.keep_peer_ids);
-    copy_peers(array, &mut v4, policy, hasher);
-    SwarmForm::Large(Box::new(LargeSwarm { v4, v6: None }))
+/// Copies all peers of a large swarm's family into a small one, which has room for them.
+fn copy_family<const LEN: usize>(
+    family: &LargeFamily<LEN>,
+    small: &mut SmallSwarm,
+    policy: &Policy,
+    hasher: &KeyedHash,
+) where
+    [u8; LEN]: Endpoint,
+{
+    for (stored, seeder) in family.stored_peers() {
+        small.insert(&stored, seeder, scope_of_peer(&stored.octets, policy), hasher);
+    }
+}
+
+/// Makes a small swarm of the peers inside a torrent.
+fn small_from<const LEN: usize, const MAX: usize>(
+    inline: &InlinePeers<LEN, MAX>,
+    policy: &Policy,
+    hasher: &KeyedHash,
+) -> SwarmForm
+where
+    [u8; LEN]: Endpoint,
+{
+    let mut small = SmallSwarm::new(policy.keep_peer_ids);
+    copy_array(inline, &mut small, policy, hasher);
+    SwarmForm::Small(small)
+}
+
+/// Makes a large swarm of the peers of a small one.
+fn large_from(small: &SmallSwarm, policy: &Policy, hasher: &KeyedHash) -> LargeSwarm {
+    let mut large = LargeSwarm::new(small.with_ids());
+    copy_array(small, &mut large.v4, policy, hasher);
+    if small.lens()[1] > 0 {
+        copy_array(small, large.v6_or_new(), policy, hasher);
+    }
+    large
 }
 
 fn array_roles<const LEN: usize>(array: &impl PeerArray<LEN>) -> (u32, u32) {

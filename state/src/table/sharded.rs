@@ -18,7 +18,7 @@ const MEMORY_STEP: usize = 512;
 
 /// A value behind one lock, with a count of its memory.
 pub(crate) trait ShardMemory {
-    /// Returns the octets that this shard takes, by our own count, in constant time.
+    /// Returns the octets that this shard takes, by the tracker's own count, in constant time.
     fn memory(&self) -> usize;
 }
 
@@ -101,7 +101,7 @@ impl<T: ShardMemory + Default, const SHARDS: usize> Sharded<T, SHARDS> {
         self.shards.iter().find_map(|shard| find(&lock(shard).shard))
     }
 
-    /// Returns the octets that all shards take, by our own count. Takes every lock once.
+    /// Returns the octets that all shards take, by the tracker's own count. Takes every lock once.
     pub(crate) fn memory(&self) -> usize {
         self.fold(0, |sum, shard| sum + shard.memory())
     }

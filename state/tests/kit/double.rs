@@ -2,7 +2,7 @@
 
 use hayate_state::InfoHash;
 use hayate_state::store::{
-    Batch, Channel, PurgeProgress, PurgeSlice, Saved, Set, SiteRow, Store, StoreError, Tables,
+    Batch, Channel, PurgeProgress, PurgeSlice, Saved, SiteRow, SiteSet, Store, StoreError, Tables,
 };
 
 /// Keeps nothing, shows nothing, refuses nothing.
@@ -29,7 +29,7 @@ impl Store for Nothing {
         Ok((Vec::new(), 0))
     }
 
-    fn read_rows(&mut self, _: Set, _: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
+    fn read_rows(&mut self, _: SiteSet, _: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
         Ok(0)
     }
 
@@ -64,7 +64,7 @@ pub(crate) trait Double: Send {
     }
 
     /// See [`Store::read_rows`].
-    fn lines(&mut self, set: Set, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
+    fn lines(&mut self, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
         self.rest().read_rows(set, each)
     }
 
@@ -98,7 +98,7 @@ impl<D: Double> Store for Doubled<D> {
         self.0.rest().read_registered()
     }
 
-    fn read_rows(&mut self, set: Set, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
+    fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
         self.0.lines(set, each)
     }
 

@@ -6,10 +6,10 @@ use hayate_state::private::admin::{
     AdminCommand, AdminError, AdminOutcome, SiteChange, TorrentChange, UserRef, run_command,
 };
 use hayate_state::snapshot::site::{Group, Multipliers};
-use hayate_state::store::{Set, SiteRow, Store};
+use hayate_state::store::{SiteRow, SiteSet, Store};
 
 use crate::site_rows::read;
-use crate::{Place, on_both};
+use crate::{TestDatabase, on_both};
 
 const NOW: u64 = 4_000_000_000;
 const PLAIN: &str = "aLk3vXy9QdT7mWc2ZpRfH5sJb8NeGu41";
@@ -18,13 +18,13 @@ const FREE: &str = "4c6e80a2b4c6d8eafc0e20426486a8caecfe1023";
 
 /// A site and the administrator who changes it.
 struct TestAdmin<'p> {
-    place: &'p Place,
+    database: &'p TestDatabase,
     store: Box<dyn Store>,
 }
 
 impl<'p> TestAdmin<'p> {
-    fn new(place: &'p Place) -> Self {
-        Self { place, store: place.backend.open_reader().unwrap() }
+    fn new(database: &'p TestDatabase) -> Self {
+        Self { database, store: database.backend.open_reader().unwrap() }
     }
 
     fn run_at(&mut self, now: u64, command: &AdminCommand) -> Result<AdminOutcome, AdminError> {
@@ -41,12 +41,12 @@ impl<'p> TestAdmin<'p> {
     }
 
     fn passkeys(&mut self) -> Vec<(u32, String)> {
-        let lines = read(&mut *self.store, Set::Users).0.into_iter();
+        let lines = read(&mut *self.store, SiteSet::Users).0.into_iter();
         lines.filter_map(user_of).collect()
     }
 
     fn sql(&self, sql: &str) -> String {
-        self.place.ask(sql)
+        self.database.sql(sql)
     }
 }
 
@@ -60,8 +60,8 @@ fn user_of(line: SiteRow) -> Option<(u32, String)> {
 /// Passkeys that a running tracker learns (with the id of their user) or forgets, in order.
 fn passkey_changes(outcome: &AdminOutcome) -> Vec<(Option<u32>, String)> {
     let pair = |change: &SiteChange| match change {
-        SiteChange::PutUser(user) => (Some(user.id), String::from_utf8_lossy(&user.passkey).into_owned()),
-        SiteChange::DropPasskey(passkey) => (None, String::from_utf8_lossy(passkey).into_owned()),
+        SiteChange::UpsertUser(user) => (Some(user.id), String::from_utf8_lossy(&user.passkey).into_owned()),
+        SiteChange::RemovePasskey(passkey) => (None, String::from_utf8_lossy(passkey).into_owned()),
         other => panic!("{other:?}"),
     };
     outcome.changes.iter().map(pair).collect()
@@ -90,8 +90,8 @@ fn set_torrent(info_hash: InfoHash, up: Option<f64>, down: Option<f64>) -> Admin
 
 #[test]
 fn users_come_change_and_go() {
-    on_both(&|place| {
-        let mut admin = TestAdmin::new(place);
+    on_both(&|database| {
+        let mut admin = TestAdmin::new(database);
         assert_eq!(admin.run_twice(&add_user(Some(11), "eleven")), ["added", "unchanged"]);
         assert_eq!(admin.run_twice(&add_user(None, "next")), ["added", "unchanged"]);
         assert!(admin.passkeys().contains(&(12, "next".into())), "{:?}", admin.passkeys());
@@ -103,7 +103,7 @@ fn users_come_change_and_go() {
             down: None,
         };
         assert_eq!(admin.run_twice(&update), ["changed", "unchanged"]);
-        let (lines, _) = read(&mut *admin.store, Set::Users);
+        let (lines, _) = read(&mut *admin.store, SiteSet::Users);
         let found = lines.iter().any(|line| {
             matches!(line, SiteRow::User(user) if user.id == 11 && user.disable_download && user.tracker_hide
                 && user.multipliers == Multipliers { up: 0.1, down: 1.0 })
@@ -119,8 +119,8 @@ fn users_come_change_and_go() {
 
 #[test]
 fn an_old_passkey_works_through_its_grace_and_no_longer() {
-    on_both(&|place| {
-        let mut admin = TestAdmin::new(place);
+    on_both(&|database| {
+        let mut admin = TestAdmin::new(database);
         let command = change_passkey(PLAIN, "fresh", 60);
         let first = admin.run(&command);
         let both = vec![(Some(1), "fresh".to_owned()), (Some(1), PLAIN.to_owned())];
@@ -144,8 +144,8 @@ fn an_old_passkey_works_through_its_grace_and_no_longer() {
 
 #[test]
 fn without_a_grace_period_an_old_passkey_stops_working_at_once() {
-    on_both(&|place| {
-        let mut admin = TestAdmin::new(place);
+    on_both(&|database| {
+        let mut admin = TestAdmin::new(database);
         let command = change_passkey(PLAIN, "fresh", 0);
         let first = admin.run(&command);
         assert_eq!(passkey_changes(&first), [(Some(1), "fresh".to_owned()), (None, PLAIN.to_owned())]);
@@ -157,8 +157,8 @@ fn without_a_grace_period_an_old_passkey_stops_working_at_once() {
 
 #[test]
 fn a_removed_user_has_no_passkey_left_not_even_a_retired_one() {
-    on_both(&|place| {
-        let mut admin = TestAdmin::new(place);
+    on_both(&|database| {
+        let mut admin = TestAdmin::new(database);
         admin.run(&change_passkey(PLAIN, "fresh", 60));
         let mut gone = passkey_changes(&admin.run(&AdminCommand::RemoveUser(UserRef::Id(1))));
         gone.sort();
@@ -169,8 +169,8 @@ fn a_removed_user_has_no_passkey_left_not_even_a_retired_one() {
 
 #[test]
 fn a_passkey_means_the_enabled_user_who_has_it_to_the_letter() {
-    on_both(&|place| {
-        let mut admin = TestAdmin::new(place);
+    on_both(&|database| {
+        let mut admin = TestAdmin::new(database);
         // A disabled user who had the passkey later, and one whose passkey differs in case only.
         admin.sql(&format!("INSERT INTO users_main (ID, Enabled, torrent_pass) VALUES (7, '2', '{PLAIN}')"));
         let update = AdminCommand::UpdateUser {
@@ -198,8 +198,8 @@ fn a_passkey_means_the_enabled_user_who_has_it_to_the_letter() {
 /// changes.
 #[test]
 fn a_passkey_that_another_has_is_refused() {
-    on_both(&|place| {
-        let mut admin = TestAdmin::new(place);
+    on_both(&|database| {
+        let mut admin = TestAdmin::new(database);
         admin.run(&add_user(Some(11), "eleven"));
         admin.run(&change_passkey("eleven", "fresh", 60));
         admin.run(&add_user(Some(12), "twelve"));
@@ -235,8 +235,8 @@ fn a_passkey_that_another_has_is_refused() {
 
 #[test]
 fn a_user_who_gets_another_passkey_has_the_old_one_no_more() {
-    on_both(&|place| {
-        let mut admin = TestAdmin::new(place);
+    on_both(&|database| {
+        let mut admin = TestAdmin::new(database);
         admin.run(&add_user(Some(11), "eleven"));
         let outcome = admin.run(&add_user(Some(11), "fresh"));
         assert_eq!(passkey_changes(&outcome), [(None, "eleven".to_owned()), (Some(11), "fresh".to_owned())]);
@@ -245,8 +245,8 @@ fn a_user_who_gets_another_passkey_has_the_old_one_no_more() {
 
 #[test]
 fn several_are_changed_at_once_or_none() {
-    on_both(&|place| {
-        let mut admin = TestAdmin::new(place);
+    on_both(&|database| {
+        let mut admin = TestAdmin::new(database);
         let free: InfoHash = FREE.parse().unwrap();
         let half = TorrentChange { down: Some(0.5), ..TorrentChange::default() };
         let each = |hashes: &[InfoHash]| {
@@ -279,8 +279,8 @@ fn several_are_changed_at_once_or_none() {
 
 #[test]
 fn a_torrent_moves_and_is_pruned() {
-    on_both(&|place| {
-        let mut admin = TestAdmin::new(place);
+    on_both(&|database| {
+        let mut admin = TestAdmin::new(database);
         let free: InfoHash = FREE.parse().unwrap();
         let change = TorrentChange {
             status: Some(-2),
@@ -294,15 +294,15 @@ fn a_torrent_moves_and_is_pruned() {
         let change = TorrentChange { status: Some(0), ..TorrentChange::default() };
         let outcome = admin.run(&AdminCommand::UpdateTorrent(free, change));
         let live =
-            |change: &SiteChange| matches!(change, SiteChange::PutTorrent(torrent) if torrent.status == 0);
+            |change: &SiteChange| matches!(change, SiteChange::UpsertTorrent(torrent) if torrent.status == 0);
         assert!(outcome.changes.iter().all(live) && outcome.changes.len() == 1, "{outcome:?}");
     });
 }
 
 #[test]
 fn freeleech_and_hit_and_runs_come_and_go() {
-    on_both(&|place| {
-        let mut admin = TestAdmin::new(place);
+    on_both(&|database| {
+        let mut admin = TestAdmin::new(database);
         let global = "SELECT mod_setting FROM mod_core WHERE mod_option = 'global_freeleech'";
         assert_eq!(admin.run_twice(&AdminCommand::GlobalFreeleech(true)), ["changed", "unchanged"]);
         assert_eq!(admin.sql(global), "1");
@@ -317,32 +317,35 @@ fn freeleech_and_hit_and_runs_come_and_go() {
         let set = |id, multipliers| AdminCommand::GroupFreeleech(group(id), multipliers);
         assert_eq!(admin.run_twice(&set(2, Some(tenth))), ["changed", "unchanged"]);
         assert_eq!(admin.run_twice(&set(5, Some(tenth))), ["added", "unchanged"]);
-        let (mut lines, _) = read(&mut *admin.store, Set::Freeleech);
+        let (mut lines, _) = read(&mut *admin.store, SiteSet::GroupMultipliers);
         lines.sort_by_key(|line| format!("{line:?}"));
-        assert_eq!(lines, [2, 5].map(|id| SiteRow::Freeleech(group(id), tenth)));
+        assert_eq!(lines, [2, 5].map(|id| SiteRow::GroupMultipliers(group(id), tenth)));
         let gone = admin.run(&set(5, None));
-        assert_eq!((gone.word, gone.changes), ("removed", vec![SiteChange::GroupFreeleech(group(5), None)]));
+        assert_eq!(
+            (gone.word, gone.changes),
+            ("removed", vec![SiteChange::GroupMultipliers(group(5), None)])
+        );
         assert_eq!(admin.run_twice(&set(5, None)), ["unchanged"; 2]);
         let nonsense = Multipliers { up: f64::NAN, down: 1.0 };
         assert!(matches!(admin.run_at(NOW, &set(5, Some(nonsense))), Err(AdminError::Bad(_))));
         let free: InfoHash = FREE.parse().unwrap();
         let flag = |uid, wanted| AdminCommand::HitAndRun(uid, free, wanted);
         assert_eq!(admin.run_twice(&flag(1, false)), ["unchanged"; 2]);
-        assert_eq!(admin.run(&flag(1, true)).changes, [SiteChange::PutHitAndRun(1, 3)]);
+        assert_eq!(admin.run(&flag(1, true)).changes, [SiteChange::AddHitAndRun(1, 3)]);
         assert_eq!(admin.run_twice(&flag(1, true)), ["unchanged"; 2]);
-        let known = read(&mut *admin.store, Set::HitAndRuns).0;
+        let known = read(&mut *admin.store, SiteSet::HitAndRuns).0;
         assert!(known.contains(&SiteRow::HitAndRun { uid: 1, fid: 3 }), "{known:?}");
-        assert_eq!(admin.run(&flag(1, false)).changes, [SiteChange::DropHitAndRun(1, 3)]);
+        assert_eq!(admin.run(&flag(1, false)).changes, [SiteChange::RemoveHitAndRun(1, 3)]);
         assert_eq!(admin.run_twice(&AdminCommand::HitAndRun(1, HASH, true)), ["missing"; 2]);
     });
 }
 
 #[test]
 fn torrents_come_change_and_go_for_a_reason() {
-    on_both(&|place| {
-        let mut admin = TestAdmin::new(place);
+    on_both(&|database| {
+        let mut admin = TestAdmin::new(database);
         assert_eq!(admin.run_twice(&add_torrent(Some(70), HASH, "anime")), ["added", "unchanged"]);
-        let (lines, _) = read(&mut *admin.store, Set::Torrents);
+        let (lines, _) = read(&mut *admin.store, SiteSet::Torrents);
         let expected = Multipliers { up: 1.0, down: 0.1 };
         let found = lines.iter().find_map(|line| match line {
             SiteRow::Torrent(torrent) if torrent.id == 70 => Some(torrent.clone()),
@@ -356,26 +359,26 @@ fn torrents_come_change_and_go_for_a_reason() {
         assert_eq!(admin.sql(factors), "2\t0.1");
         assert_eq!(admin.run(&AdminCommand::InfoTorrent(HASH)).word, "info");
         let gone = admin.run(&delete_torrent(HASH, "Dupe"));
-        let drop = SiteChange::DropTorrent(HASH, Some("Dupe".into()));
+        let drop = SiteChange::RemoveTorrent(HASH, Some("Dupe".into()));
         assert_eq!((gone.word, gone.changes), ("removed", vec![drop]));
         assert_eq!(admin.run(&delete_torrent(HASH, "Dupe")).word, "missing");
         let deletion = SiteRow::Deletion(HASH, "Dupe".into());
-        assert_eq!(read(&mut *admin.store, Set::Deletions).0, [deletion]);
+        assert_eq!(read(&mut *admin.store, SiteSet::Deletions).0, [deletion]);
         assert_eq!(admin.run(&set_torrent(HASH, Some(2.0), None)).word, "missing");
         assert_eq!(admin.run(&AdminCommand::InfoTorrent(HASH)).word, "missing");
         assert_eq!(admin.run(&add_torrent(None, HASH, "music")).word, "added");
-        assert_eq!(read(&mut *admin.store, Set::Deletions).0, []);
+        assert_eq!(read(&mut *admin.store, SiteSet::Deletions).0, []);
     });
 }
 
 #[test]
 fn tokens_come_and_go() {
-    on_both(&|place| {
-        let mut admin = TestAdmin::new(place);
+    on_both(&|database| {
+        let mut admin = TestAdmin::new(database);
         let free: InfoHash = FREE.parse().unwrap();
-        assert_eq!(admin.run(&AdminCommand::AddToken(1, free)).changes, [SiteChange::PutToken(1, 3)]);
+        assert_eq!(admin.run(&AdminCommand::AddToken(1, free)).changes, [SiteChange::AddToken(1, 3)]);
         assert_eq!(admin.run_twice(&AdminCommand::AddToken(1, free)), ["unchanged"; 2]);
-        assert_eq!(read(&mut *admin.store, Set::Tokens).0, [SiteRow::Token { uid: 1, fid: 3 }]);
+        assert_eq!(read(&mut *admin.store, SiteSet::Tokens).0, [SiteRow::Token { uid: 1, fid: 3 }]);
         assert_eq!(admin.run_twice(&AdminCommand::RemoveToken(1, free)), ["removed", "unchanged"]);
         assert_eq!(admin.run(&AdminCommand::AddToken(1, HASH)).word, "missing");
     });
@@ -383,8 +386,8 @@ fn tokens_come_and_go() {
 
 #[test]
 fn clients_come_and_go_to_the_letter() {
-    on_both(&|place| {
-        let mut admin = TestAdmin::new(place);
+    on_both(&|database| {
+        let mut admin = TestAdmin::new(database);
         let (add, remove) = (
             |text: &str| AdminCommand::AddClient(text.into()),
             |text: &str| AdminCommand::RemoveClient(text.into()),
@@ -401,8 +404,8 @@ fn clients_come_and_go_to_the_letter() {
 
 #[test]
 fn the_audit_says_who_did_what_and_keeps_no_passkey() {
-    on_both(&|place| {
-        let mut admin = TestAdmin::new(place);
+    on_both(&|database| {
+        let mut admin = TestAdmin::new(database);
         admin.run(&add_user(Some(11), "SecretOne"));
         admin.run(&change_passkey("SecretOne", "SecretTwo", 60));
         admin.run(&AdminCommand::RemoveUser(UserRef::Passkey("SecretTwo".into())));
@@ -425,8 +428,8 @@ fn the_audit_says_who_did_what_and_keeps_no_passkey() {
 
 #[test]
 fn what_makes_no_sense_is_named_and_leaves_no_trace() {
-    on_both(&|place| {
-        let mut admin = TestAdmin::new(place);
+    on_both(&|database| {
+        let mut admin = TestAdmin::new(database);
         let taken = add_torrent(Some(1), HASH, "anime");
         let commands = [
             (add_user(None, "no blanks"), "letters and digits"),
@@ -445,7 +448,7 @@ fn what_makes_no_sense_is_named_and_leaves_no_trace() {
             assert!(matches!(error, AdminError::Bad(_)), "{command:?}: {error:?}");
             assert!(error.to_string().contains(words), "{command:?}: {error}");
         }
-        if place.backend.dsn().to_string().starts_with("sqlite") {
+        if database.backend.dsn().to_string().starts_with("sqlite") {
             assert_eq!(admin.run(&add_torrent(None, HASH, "tapes")).word, "added");
         } else {
             let error = admin.run_at(NOW, &add_torrent(None, HASH, "tapes")).unwrap_err();

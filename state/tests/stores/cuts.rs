@@ -8,17 +8,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use hayate_state::private::snapshot::{SiteRestore, SiteSection};
 use hayate_state::private::{Site, SiteSync};
-use hayate_state::snapshot::keeper::{Ending, SnapshotPlan, SnapshotThread};
 use hayate_state::snapshot::load::load_snapshot;
+use hayate_state::snapshot::thread::{Ending, SnapshotPlan, SnapshotThread};
 use hayate_state::store::{
     Backend, Batch, Bounds, OpenedStore, Queues, Saved, SpillPaths, Store, StoreError, WriterSettings,
 };
-use hayate_state::{
-    Announce, Clock, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tracker,
-};
+use hayate_state::{Announce, Clock, Event, Handout, Now, PeerId, Policy, Published, Swarms, Tracker};
 
-use crate::backend;
 use crate::double::{Double, Doubled};
+use crate::{backend, test_info_hash, test_passkey};
 
 const USERS: u32 = 5;
 const TORRENTS: u32 = 7;
@@ -84,21 +82,11 @@ struct TestSite {
     clock: Clock,
 }
 
-fn passkey(user: u32) -> String {
-    format!("passkey-of-{user:021}")
-}
-
-fn hash(torrent: u32) -> InfoHash {
-    let mut octets = [7; 20];
-    octets[..4].copy_from_slice(&torrent.to_be_bytes());
-    InfoHash(octets)
-}
-
 impl TestSite {
     fn open(backend: &Backend, folder: &Path) -> Self {
         let clock = Clock::start();
         let queues = Arc::new(Queues::accounting(clock, &Bounds::default()));
-        let places =
+        let paths =
             SpillPaths { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
         let life = Arc::new(AtomicU32::new(u32::MAX));
         let (opening, lives) = (backend.clone(), Arc::clone(&life));
@@ -107,7 +95,7 @@ impl TestSite {
             Ok(Box::new(Doubled(Mortal { store, life: Arc::clone(&lives) })) as Box<dyn Store>)
         });
         let opened =
-            OpenedStore::new(&queues, clock, &Published::new(WriterSettings::default()), &places, opener)
+            OpenedStore::new(&queues, clock, &Published::new(WriterSettings::default()), &paths, opener)
                 .unwrap();
         let site = Site::new();
         let mut restore =
@@ -122,9 +110,9 @@ impl TestSite {
     }
 
     fn announce(&mut self, second: u32, (torrent, user, client): Name, totals: (u64, u64), event: Event) {
-        let user = self.tracker.find_user(passkey(user).as_bytes()).unwrap();
+        let user = self.tracker.find_user(test_passkey(user).as_bytes()).unwrap();
         let announce = Announce {
-            info_hash: hash(torrent),
+            info_hash: test_info_hash(torrent),
             peer_id: PeerId(format!("-TR2940-{client:012}").into_bytes().try_into().unwrap()),
             address: [45, 0, 0, 7].into(),
             port: 6881,
@@ -158,12 +146,14 @@ fn found(path: &Path) -> (Backend, rusqlite::Connection) {
     let mut sql = "INSERT INTO approved_clients (id, peer_id, archived) VALUES (1, '-TR2', 0);".to_owned();
     for id in 1..=USERS {
         let columns = "ID, Enabled, torrent_pass, UpMultiplier, DownMultiplier";
-        sql += &format!("INSERT INTO users_main ({columns}) VALUES ({id}, '1', '{}', 1, 1);", passkey(id));
+        sql +=
+            &format!("INSERT INTO users_main ({columns}) VALUES ({id}, '1', '{}', 1, 1);", test_passkey(id));
     }
     for id in 1..=TORRENTS {
         let columns = "ID, GroupID, TorrentType, info_hash, UpMultiplier, DownMultiplier, Status";
-        let hash = hash(id);
-        sql += &format!("INSERT INTO torrents ({columns}) VALUES ({id}, 1, 'anime', X'{hash}', 1, 1, 0);");
+        let info_hash = test_info_hash(id);
+        sql +=
+            &format!("INSERT INTO torrents ({columns}) VALUES ({id}, 1, 'anime', X'{info_hash}', 1, 1, 0);");
     }
     connection.execute_batch(&sql).unwrap();
     (backend, connection)
@@ -309,18 +299,13 @@ fn cuts_of_a_newer_program_refuse_the_start_and_are_left_alone() {
     octets.extend(payload);
     std::fs::write(&path, &octets).unwrap();
     let queues = Arc::new(Queues::accounting(Clock::start(), &Bounds::default()));
-    let places = SpillPaths {
+    let paths = SpillPaths {
         spill_dir: folder.path().join("spill"),
         dead_letter: folder.path().join("dead-letter.jsonl"),
     };
     let opener = Box::new(move || backend.open());
-    let refused = OpenedStore::new(
-        &queues,
-        Clock::start(),
-        &Published::new(WriterSettings::default()),
-        &places,
-        opener,
-    );
+    let refused =
+        OpenedStore::new(&queues, Clock::start(), &Published::new(WriterSettings::default()), &paths, opener);
     let text = refused.unwrap_err().to_string();
     assert!(text.contains("spill holds records of a newer hayate"), "{text}");
     assert_eq!(std::fs::read(&path).unwrap(), octets);

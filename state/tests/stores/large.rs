@@ -7,9 +7,9 @@ use hayate_state::Clock;
 use hayate_state::private::admin::{AdminCommand, UserRef, run_command};
 use hayate_state::store::purge::{ROWS_FIRST, next_slice_rows};
 use hayate_state::store::record::{TorrentRow, TransferIpRow, TransferRow, UserRow};
-use hayate_state::store::{Batch, Channel, PurgeSlice, Record, Set, Store};
+use hayate_state::store::{Batch, Channel, PurgeSlice, Record, SiteSet, Store};
 
-use crate::Place;
+use crate::TestDatabase;
 use crate::promise::fresh_mariadb;
 use crate::servers::Server;
 use crate::slow_log::{Locks, SlowLog};
@@ -26,14 +26,14 @@ const MOST: u64 = 10_000;
 const BATCH: u32 = 5000;
 
 /// A quarter of the history is active, and one row of a thousand is a hit-and-run.
-fn fill(place: &Place, rows: u64) {
+fn fill(database: &TestDatabase, rows: u64) {
     let clock = Clock::start();
     // As in a site's table, without the indexes; what is not measured need not be durable.
-    place.ask("ALTER TABLE transfer_history DROP INDEX active_last_announce, DROP INDEX hnr_uid_fid");
-    place.ask("SET GLOBAL innodb_flush_log_at_trx_commit = 0");
+    database.sql("ALTER TABLE transfer_history DROP INDEX active_last_announce, DROP INDEX hnr_uid_fid");
+    database.sql("SET GLOBAL innodb_flush_log_at_trx_commit = 0");
     for from in (0..rows).step_by(CHUNK.try_into().unwrap()) {
         let to = rows.min(from + CHUNK) - 1;
-        place.ask(&format!(
+        database.sql(&format!(
             "INSERT INTO transfer_history (uid, fid, hnr, active, last_announce)
              SELECT 1000 + seq DIV {EACH}, 1000 + seq % {EACH} * {EACH} + seq DIV {EACH} % {EACH},
                  seq % 1000 = 7, seq % 4 = 0, 1000000 + seq * 7919 % {rows} FROM seq_{from}_to_{to}"
@@ -50,10 +50,10 @@ fn fill(place: &Place, rows: u64) {
         "INSERT INTO hayate_completed (info_hash, completed, last_completed)
          SELECT UNHEX(SHA1(seq)), seq, 1000000 + seq",
     ] {
-        place.ask(&format!("{sql} {numbers}"));
+        database.sql(&format!("{sql} {numbers}"));
     }
-    place.ask("ANALYZE TABLE transfer_history, users_main, torrents, hayate_completed");
-    place.ask("SET GLOBAL innodb_flush_log_at_trx_commit = 1");
+    database.sql("ANALYZE TABLE transfer_history, users_main, torrents, hayate_completed");
+    database.sql("SET GLOBAL innodb_flush_log_at_trx_commit = 1");
     println!("{rows} rows are made in {:.0} s", clock.uptime().as_secs_f64());
 }
 
@@ -88,7 +88,7 @@ fn purge(store: &mut dyn Store, before: i64) -> u64 {
     let clock = Clock::start();
     loop {
         let begin = clock.uptime();
-        let swept = store.purge(&PurgeSlice { before, from, rows_most: rows }).unwrap();
+        let swept = store.purge(&PurgeSlice { before, from, rows_max: rows }).unwrap();
         rows = next_slice_rows(rows, clock.uptime() - begin);
         inactive += swept.inactive;
         from = swept.next;
@@ -135,12 +135,12 @@ fn a_large_site_is_read_and_purged_without_a_long_statement() {
     let server = Rc::new(Server::new());
     // The defaults of a server that was not tuned.
     server.sql("SET GLOBAL innodb_buffer_pool_size = 128 << 20, GLOBAL innodb_log_file_size = 96 << 20");
-    let place = fresh_mariadb(&server, "site");
-    place.ask("UPDATE transfer_history SET active = 0");
-    fill(&place, rows);
+    let database = fresh_mariadb(&server, "site");
+    database.sql("UPDATE transfer_history SET active = 0");
+    fill(&database, rows);
     let stages = Stages { log: SlowLog::on(&server), server: Rc::clone(&server) };
-    let (mut store, mut reader) = (place.backend.open().unwrap(), place.backend.open_reader().unwrap());
-    for set in Set::ALL {
+    let (mut store, mut reader) = (database.backend.open().unwrap(), database.backend.open_reader().unwrap());
+    for set in SiteSet::ALL {
         stages.stage(&format!("{set:?} are read"), || {
             let mut rows_read = 0_u64;
             reader.read_rows(set, &mut |_| rows_read += 1).unwrap();
@@ -153,15 +153,15 @@ fn a_large_site_is_read_and_purged_without_a_long_statement() {
         println!("{} rows", purge(&mut *store, third));
     });
     let clock = Clock::start();
-    for proposal in place.backend.proposals() {
-        place.ask(proposal);
+    for proposal in database.backend.proposals() {
+        database.sql(proposal);
     }
     println!("the indexes that are proposed are made in {:.0} s", clock.uptime().as_secs_f64());
     drop(store);
-    let mut store = place.backend.open().unwrap();
-    reader = place.backend.open_reader().unwrap();
+    let mut store = database.backend.open().unwrap();
+    reader = database.backend.open_reader().unwrap();
     stages.stage("HitAndRuns are read with the index", || {
-        _ = reader.read_rows(Set::HitAndRuns, &mut |_| {}).unwrap()
+        _ = reader.read_rows(SiteSet::HitAndRuns, &mut |_| {}).unwrap()
     });
     stages.stage("silent peers are purged with the index", || {
         println!("{} rows", purge(&mut *store, 2 * third - 1_000_000));

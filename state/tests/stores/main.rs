@@ -21,26 +21,27 @@ mod survival;
 mod trouble;
 mod turns;
 
+use hayate_state::InfoHash;
 use hayate_state::store::{Backend, RequiredTables};
 
 /// The rows with which every case of mode private starts.
 const FIXTURE: &str = include_str!("../../../tests/kit/fixtures/private.sql");
 
 /// A database with the fixture, and a way to look into it without the store.
-struct Place {
+struct TestDatabase {
     backend: Backend,
-    ask: Box<dyn Fn(&str) -> String>,
+    run: Box<dyn Fn(&str) -> String>,
 }
 
-impl Place {
-    /// Returns the rows of a query, with tabs between columns.
-    fn ask(&self, sql: &str) -> String {
-        (self.ask)(sql)
+impl TestDatabase {
+    /// Runs a statement and returns its rows, with tabs between columns.
+    fn sql(&self, sql: &str) -> String {
+        (self.run)(sql)
     }
 }
 
 /// Calls `check` with a fresh database with the fixture, in a file and then on a server.
-fn on_both(check: &dyn Fn(&Place)) {
+fn on_both(check: &dyn Fn(&TestDatabase)) {
     let folder = tempfile::tempdir().unwrap();
     eprintln!("SQLite");
     check(&promise::fresh_sqlite(&folder.path().join("site.db")));
@@ -53,8 +54,20 @@ fn backend(dsn: &str) -> Backend {
     Backend::new(dsn.parse().unwrap(), "", RequiredTables::Site)
 }
 
+/// Returns the passkey of a user.
+fn test_passkey(user: u32) -> String {
+    format!("passkey-of-{user:021}")
+}
+
+/// Returns the info_hash of a torrent.
+fn test_info_hash(torrent: u32) -> InfoHash {
+    let mut octets = [7; 20];
+    octets[..4].copy_from_slice(&torrent.to_be_bytes());
+    InfoHash(octets)
+}
+
 /// Returns the rows of a query on a file, with tabs between columns.
-fn ask_sqlite(connection: &rusqlite::Connection, sql: &str) -> String {
+fn query_sqlite(connection: &rusqlite::Connection, sql: &str) -> String {
     use rusqlite::types::ValueRef;
     let mut statement = connection.prepare(sql).unwrap();
     let columns = statement.column_count();

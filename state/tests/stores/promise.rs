@@ -11,7 +11,7 @@ use hayate_state::store::{
 };
 
 use crate::servers::Server;
-use crate::{FIXTURE, Place, backend};
+use crate::{FIXTURE, TestDatabase, backend};
 
 const NOW: i64 = 1_700_000_000;
 const LOOPBACK: u32 = 2_130_706_433;
@@ -26,12 +26,12 @@ fn sqlite_keeps_its_promise() {
 }
 
 /// A file with the fixture.
-pub(crate) fn fresh_sqlite(path: &Path) -> Place {
+pub(crate) fn fresh_sqlite(path: &Path) -> TestDatabase {
     let backend = backend(&format!("sqlite:{}", path.display()));
     backend.migrate().unwrap();
     let connection = rusqlite::Connection::open(path).unwrap();
     connection.execute_batch(FIXTURE).unwrap();
-    Place { backend, ask: Box::new(move |sql| crate::ask_sqlite(&connection, sql)) }
+    TestDatabase { backend, run: Box::new(move |sql| crate::query_sqlite(&connection, sql)) }
 }
 
 #[test]
@@ -44,21 +44,21 @@ fn mariadb_keeps_its_promise() {
 }
 
 /// A database of a server with the fixture.
-pub(crate) fn fresh_mariadb(server: &Rc<Server>, name: &str) -> Place {
+pub(crate) fn fresh_mariadb(server: &Rc<Server>, name: &str) -> TestDatabase {
     let parameters = "?parseTime=true&charset=utf8mb4&tls=preferred&lock_wait_timeout=11";
     let backend = backend(&format!("{}{parameters}", server.database(name)));
     backend.migrate().unwrap();
     backend.migrate().unwrap();
     server.sql_in(name, FIXTURE);
     let (server, name) = (Rc::clone(server), name.to_owned());
-    Place { backend, ask: Box::new(move |sql| server.sql_in(&name, sql)) }
+    TestDatabase { backend, run: Box::new(move |sql| server.sql_in(&name, sql)) }
 }
 
 /// One part of the promise.
-type Check = fn(&Place);
+type Check = fn(&TestDatabase);
 
 /// Every store passes this; `fresh` creates a migrated database with the fixture.
-fn keeps_its_promise(fresh: &dyn Fn() -> Place) {
+fn keeps_its_promise(fresh: &dyn Fn() -> TestDatabase) {
     let facts: [(&str, Check); 16] = [
         ("amounts of users are added", users_are_added),
         ("rows of transfer_history are changed or made", transfers_are_changed_or_made),
@@ -95,16 +95,16 @@ fn user(id: u32, uploaded: u64) -> Record {
     Record::User(UserRow { id, uploaded, ..UserRow::default() })
 }
 
-fn users_are_added(place: &Place) {
-    let mut store = place.backend.open().unwrap();
+fn users_are_added(database: &TestDatabase) {
+    let mut store = database.backend.open().unwrap();
     let row = UserRow { id: 2, uploaded: 122, downloaded: 166_944, raw_up: 245, raw_down: 83_472 };
     save(&mut *store, Channel::Users, 1, vec![Record::User(row)]);
-    let rows = place.ask("SELECT ID, Uploaded, Downloaded, rawup, rawdl FROM users_main ORDER BY ID");
+    let rows = database.sql("SELECT ID, Uploaded, Downloaded, rawup, rawdl FROM users_main ORDER BY ID");
     assert_eq!(rows, "1\t0\t0\t0\t0\n2\t2673\t166949\t2796\t83477\n3\t12\t0\t12\t0");
 }
 
-fn transfers_are_changed_or_made(place: &Place) {
-    let mut store = place.backend.open().unwrap();
+fn transfers_are_changed_or_made(database: &TestDatabase) {
+    let mut store = database.backend.open().unwrap();
     let known = TransferRow {
         uid: 1,
         fid: 1,
@@ -132,10 +132,10 @@ fn transfers_are_changed_or_made(place: &Place) {
         remaining: 65_000,
         ..TransferRow::default()
     };
-    place.ask("UPDATE transfer_history SET hnr = 1 WHERE uid = 1 AND fid = 1");
+    database.sql("UPDATE transfer_history SET hnr = 1 WHERE uid = 1 AND fid = 1");
     save(&mut *store, Channel::TransferHistory, 1, vec![Record::Transfer(new), Record::Transfer(known)]);
     let row = |uid: u32, fid: u32| {
-        place.ask(&format!(
+        database.sql(&format!(
             "SELECT uploaded, downloaded, seeding, starttime, last_announce, activetime, seedtime, active,
              snatched, remaining, hnr, snatched_time FROM transfer_history WHERE uid = {uid} AND fid = {fid}"
         ))
@@ -143,11 +143,11 @@ fn transfers_are_changed_or_made(place: &Place) {
     assert_eq!(row(1, 1), "245\t83472\t0\t1584996101\t1700000000\t325\t73\t1\t45\t65000\t1\t0");
     assert_eq!(row(0, 2), "0\t1000\t1\t1699999995\t1700000007\t1\t0\t1\t1\t65000\t0\t0");
     assert_eq!(row(2, 2), "0\t0\t0\t1585080851\t1585082652\t540\t0\t0\t0\t33041477467\t1\t0");
-    assert_eq!(place.ask("SELECT count(*) FROM transfer_history"), "5");
+    assert_eq!(database.sql("SELECT count(*) FROM transfer_history"), "5");
 }
 
-fn transfer_ips_are_changed_or_made(place: &Place) {
-    let mut store = place.backend.open().unwrap();
+fn transfer_ips_are_changed_or_made(database: &TestDatabase) {
+    let mut store = database.backend.open().unwrap();
     let known = TransferIpRow {
         uid: 0,
         fid: 0,
@@ -170,7 +170,7 @@ fn transfer_ips_are_changed_or_made(place: &Place) {
     let records = vec![Record::TransferIp(known), Record::TransferIp(new), v6(1)];
     save(&mut *store, Channel::TransferIps, 1, records);
     save(&mut *store, Channel::TransferIps, 2, vec![v6(2)]);
-    let rows = place.ask(
+    let rows = database.sql(
         "SELECT ip, client_id, uploaded, downloaded, port + 0, starttime, last_announce,
          CASE WHEN ip6 IS NULL THEN 'none' ELSE hex(ip6) END FROM transfer_ips
          WHERE (uid = 0 AND fid = 0) OR (uid = 1 AND fid = 2) ORDER BY uid, fid, ip",
@@ -182,16 +182,16 @@ fn transfer_ips_are_changed_or_made(place: &Place) {
         "4148471740\t2\t34\t26\t80\t1699999997\t1700000000\t20202020202020202020202020202001",
     ];
     assert_eq!(rows, expected.join("\n"));
-    assert_eq!(place.ask("SELECT count(*) FROM transfer_ips"), "7");
+    assert_eq!(database.sql("SELECT count(*) FROM transfer_ips"), "7");
 }
 
-fn the_first_snatch_stays(place: &Place) {
-    let mut store = place.backend.open().unwrap();
+fn the_first_snatch_stays(database: &TestDatabase) {
+    let mut store = database.backend.open().unwrap();
     let snatch = |uid, fid, time| vec![Record::Snatch(SnatchRow { uid, fid, time, start_time: NOW - 11 })];
     save(&mut *store, Channel::Snatches, 1, snatch(1, 1, NOW));
     save(&mut *store, Channel::Snatches, 2, snatch(1, 1, NOW + 1337));
     save(&mut *store, Channel::Snatches, 3, snatch(3, 3, NOW + 5));
-    let rows = place.ask(
+    let rows = database.sql(
         "SELECT uid, fid, snatched_time, starttime, last_announce, seedtime FROM transfer_history
          WHERE fid = uid AND uid <> 2 AND uid > 0 ORDER BY uid",
     );
@@ -203,8 +203,8 @@ fn the_first_snatch_stays(place: &Place) {
 const TORRENTS: &str =
     "SELECT ID, Snatched, Seeders, Leechers, last_action, Status FROM torrents ORDER BY ID";
 
-fn torrents_are_counted(place: &Place) {
-    let mut store = place.backend.open().unwrap();
+fn torrents_are_counted(database: &TestDatabase) {
+    let mut store = database.backend.open().unwrap();
     let row =
         TorrentRow { id: 1, snatched: 5, seeders: 1, leechers: 1, last_action: NOW, ..Default::default() };
     let row = TorrentRow { has_counts: true, ..row };
@@ -214,14 +214,14 @@ fn torrents_are_counted(place: &Place) {
     assert_eq!(save(&mut *store, Channel::Torrents, 1, records.clone()).without_target, 0);
     let expected =
         ["1\t7\t1\t1\t1700000000\t1", "2\t0\t0\t0\t1415463675\t0", "3\t0\t7\t11\t1609032541\t0"].join("\n");
-    assert_eq!(place.ask(TORRENTS), expected);
+    assert_eq!(database.sql(TORRENTS), expected);
     assert_eq!(save(&mut *store, Channel::Torrents, 2, records[1..].to_vec()).without_target, 0);
-    assert_eq!(place.ask(TORRENTS), expected);
+    assert_eq!(database.sql(TORRENTS), expected);
 }
 
-fn unpruning_changes_nothing_else(place: &Place) {
-    let mut store = place.backend.open().unwrap();
-    place.ask("UPDATE torrents SET Status = 1, Seeders = 13, Leechers = 17");
+fn unpruning_changes_nothing_else(database: &TestDatabase) {
+    let mut store = database.backend.open().unwrap();
+    database.sql("UPDATE torrents SET Status = 1, Seeders = 13, Leechers = 17");
     let alone =
         TorrentRow { id: 1, unprune: true, seeders: 3, leechers: 5, last_action: NOW, ..Default::default() };
     let both =
@@ -231,11 +231,11 @@ fn unpruning_changes_nothing_else(place: &Place) {
     let expected =
         ["1\t2\t13\t17\t1585955952\t0", "2\t0\t13\t17\t1415463675\t1", "3\t0\t3\t5\t1609032541\t0"]
             .join("\n");
-    assert_eq!(place.ask(TORRENTS), expected);
+    assert_eq!(database.sql(TORRENTS), expected);
 }
 
-fn a_bad_row_undoes_its_batch(place: &Place) {
-    let mut store = place.backend.open().unwrap();
+fn a_bad_row_undoes_its_batch(database: &TestDatabase) {
+    let mut store = database.backend.open().unwrap();
     let row = |uid, fid, raw_up, last_announce| {
         Record::Transfer(TransferRow { uid, fid, raw_up, last_announce, ..TransferRow::default() })
     };
@@ -246,24 +246,24 @@ fn a_bad_row_undoes_its_batch(place: &Place) {
         assert!(matches!(error, StoreError::BadRow { code, .. } if code != 0), "{error:?}");
     }
     let uploaded = "SELECT uploaded FROM transfer_history ORDER BY uid, fid";
-    assert_eq!(place.ask(uploaded), "0\n0\n2551\n0");
+    assert_eq!(database.sql(uploaded), "0\n0\n2551\n0");
     assert_eq!(store.acknowledged(Channel::TransferHistory).unwrap(), Some(0));
     save(&mut *store, Channel::TransferHistory, 3, good.into());
-    assert_eq!(place.ask(uploaded), "7\n0\n2551\n11");
+    assert_eq!(database.sql(uploaded), "7\n0\n2551\n11");
 }
 
 /// Each column alone, and a new row.
-fn sums_stop_at_what_their_column_can_hold(place: &Place) {
-    let mut store = place.backend.open().unwrap();
+fn sums_stop_at_what_their_column_can_hold(database: &TestDatabase) {
+    let mut store = database.backend.open().unwrap();
     let (octets, times) = (i64::MAX, i32::MAX);
     let amounts = "UPDATE users_main SET Uploaded = 9223372036854775800, rawup = 9223372036854775807";
-    place.ask(&format!("{amounts} WHERE ID = 1"));
+    database.sql(&format!("{amounts} WHERE ID = 1"));
     let lie = UserRow { id: 1, uploaded: 7, downloaded: u64::MAX, raw_up: u64::MAX, raw_down: 3 };
     save(&mut *store, Channel::Users, 1, vec![Record::User(lie)]);
     let row = "SELECT Uploaded, Downloaded, rawup, rawdl FROM users_main WHERE ID = 1";
-    assert_eq!(place.ask(row), format!("{octets}\t{octets}\t{octets}\t3"));
+    assert_eq!(database.sql(row), format!("{octets}\t{octets}\t{octets}\t3"));
     save(&mut *store, Channel::Users, 2, vec![Record::User(lie)]);
-    assert_eq!(place.ask(row), format!("{octets}\t{octets}\t{octets}\t6"));
+    assert_eq!(database.sql(row), format!("{octets}\t{octets}\t{octets}\t6"));
     let transfer = |uid| TransferRow {
         uid,
         fid: 1,
@@ -282,14 +282,14 @@ fn sums_stop_at_what_their_column_can_hold(place: &Place) {
         let down = if sequence == 1 { 1 << 62 } else { octets };
         let first = format!("{octets}\t{down}\t{times}\t{times}\t{times}");
         let expected = format!("{first}\n{octets}\t{down}\t{made}\t{times}\t{times}");
-        assert_eq!(place.ask(rows), expected, "{sequence}");
+        assert_eq!(database.sql(rows), expected, "{sequence}");
     }
     // A value that a site has set itself is left alone.
-    place.ask("UPDATE transfer_history SET uploaded = -5, downloaded = -7 WHERE uid = 7");
+    database.sql("UPDATE transfer_history SET uploaded = -5, downloaded = -7 WHERE uid = 7");
     let more = TransferRow { raw_up: u64::MAX, raw_down: 9, ..transfer(7) };
     save(&mut *store, Channel::TransferHistory, 4, vec![Record::Transfer(more)]);
     let negative = "SELECT uploaded, downloaded FROM transfer_history WHERE uid = 7";
-    assert_eq!(place.ask(negative), format!("{}\t2", octets - 5));
+    assert_eq!(database.sql(negative), format!("{}\t2", octets - 5));
     let address = TransferIpRow {
         uid: 0,
         client_id: 1,
@@ -302,19 +302,19 @@ fn sums_stop_at_what_their_column_can_hold(place: &Place) {
         save(&mut *store, Channel::TransferIps, sequence, vec![Record::TransferIp(address)]);
     }
     let rows = "SELECT uploaded, downloaded FROM transfer_ips WHERE uid = 0";
-    assert_eq!(place.ask(rows), format!("{octets}\t10"));
+    assert_eq!(database.sql(rows), format!("{octets}\t10"));
     let torrent = TorrentRow { id: 1, snatched: u32::MAX, has_counts: true, ..TorrentRow::default() };
     save(&mut *store, Channel::Torrents, 1, vec![Record::Torrent(torrent)]);
-    assert_eq!(place.ask("SELECT Snatched FROM torrents WHERE ID = 1"), u32::MAX.to_string());
+    assert_eq!(database.sql("SELECT Snatched FROM torrents WHERE ID = 1"), u32::MAX.to_string());
     let completed = CompletedRow { info_hash: InfoHash([7; 20]), completed: u32::MAX, last_completed: NOW };
     for sequence in 1..=2 {
         save(&mut *store, Channel::Completed, sequence, vec![Record::Completed(completed)]);
     }
-    assert_eq!(place.ask("SELECT completed FROM hayate_completed"), u32::MAX.to_string());
+    assert_eq!(database.sql("SELECT completed FROM hayate_completed"), u32::MAX.to_string());
 }
 
-fn what_does_not_fit_is_a_bad_row(place: &Place) {
-    let mut store = place.backend.open().unwrap();
+fn what_does_not_fit_is_a_bad_row(database: &TestDatabase) {
+    let mut store = database.backend.open().unwrap();
     let transfer = TransferRow { uid: 1, fid: 1, ..TransferRow::default() };
     let address = TransferIpRow { uid: 1, fid: 1, client_id: 1, ip: LOOPBACK, ..TransferIpRow::default() };
     let torrent = TorrentRow { id: 1, has_counts: true, ..TorrentRow::default() };
@@ -332,46 +332,46 @@ fn what_does_not_fit_is_a_bad_row(place: &Place) {
     }
 }
 
-fn a_number_is_kept_once(place: &Place) {
+fn a_number_is_kept_once(database: &TestDatabase) {
     let uploaded = "SELECT Uploaded FROM users_main WHERE ID = 1";
-    let mut store = place.backend.open().unwrap();
+    let mut store = database.backend.open().unwrap();
     assert_eq!(store.acknowledged(Channel::Users).unwrap(), Some(0));
     save(&mut *store, Channel::Users, 7, vec![user(1, 3), user(9, 3)]);
     for sequence in [7, 6, 1] {
         let again = save(&mut *store, Channel::Users, sequence, vec![user(1, 3), user(9, 3)]);
         assert_eq!(again, Saved::default());
     }
-    assert_eq!(place.ask(uploaded), "3");
+    assert_eq!(database.sql(uploaded), "3");
     assert_eq!(store.acknowledged(Channel::Users).unwrap(), Some(7));
     assert_eq!(store.acknowledged(Channel::Torrents).unwrap(), Some(0));
     // The same holds after the store is opened again; but another node counts for itself.
     drop(store);
-    let mut store = place.backend.open().unwrap();
+    let mut store = database.backend.open().unwrap();
     assert_eq!(store.acknowledged(Channel::Users).unwrap(), Some(7));
     save(&mut *store, Channel::Users, 7, vec![user(1, 3)]);
-    assert_eq!(place.ask(uploaded), "3");
+    assert_eq!(database.sql(uploaded), "3");
     save(&mut *store, Channel::Users, 8, vec![user(1, 5)]);
-    assert_eq!(place.ask(uploaded), "8");
+    assert_eq!(database.sql(uploaded), "8");
     drop(store);
-    let other = Backend::new(place.backend.dsn().clone(), "other", RequiredTables::Own);
+    let other = Backend::new(database.backend.dsn().clone(), "other", RequiredTables::Own);
     let mut store = other.open().unwrap();
     assert_eq!(store.acknowledged(Channel::Users).unwrap(), Some(0));
     save(&mut *store, Channel::Users, 1, vec![user(1, 11)]);
-    assert_eq!(place.ask(uploaded), "19");
+    assert_eq!(database.sql(uploaded), "19");
 }
 
-fn a_rehearsal_changes_nothing(place: &Place) {
-    let mut store = place.backend.open().unwrap();
+fn a_rehearsal_changes_nothing(database: &TestDatabase) {
+    let mut store = database.backend.open().unwrap();
     store.rehearse(&batch(Channel::Users, 5, vec![user(1, 3)])).unwrap();
     store.rehearse(&batch(Channel::TransferHistory, 5, vec![Record::Purge { before: NOW }])).unwrap();
-    assert_eq!(place.ask("SELECT Uploaded FROM users_main ORDER BY ID"), "0\n2551\n12");
+    assert_eq!(database.sql("SELECT Uploaded FROM users_main ORDER BY ID"), "0\n2551\n12");
     assert_eq!(store.acknowledged(Channel::Users).unwrap(), Some(0));
     save(&mut *store, Channel::Users, 5, vec![user(1, 3)]);
-    assert_eq!(place.ask("SELECT Uploaded FROM users_main WHERE ID = 1"), "3");
+    assert_eq!(database.sql("SELECT Uploaded FROM users_main WHERE ID = 1"), "3");
 }
 
-fn rows_without_target_are_counted(place: &Place) {
-    let mut store = place.backend.open().unwrap();
+fn rows_without_target_are_counted(database: &TestDatabase) {
+    let mut store = database.backend.open().unwrap();
     let users = vec![user(1, 3), user(8, 5), user(9, 7)];
     assert_eq!(save(&mut *store, Channel::Users, 1, users).without_target, 2);
     let torrent = |id, counts, unprune| {
@@ -379,14 +379,14 @@ fn rows_without_target_are_counted(place: &Place) {
     };
     let torrents = vec![torrent(2, true, false), torrent(8, true, false), torrent(9, false, true)];
     assert_eq!(save(&mut *store, Channel::Torrents, 1, torrents).without_target, 2);
-    assert_eq!(place.ask("SELECT count(*) FROM users_main"), "3");
-    assert_eq!(place.ask("SELECT count(*) FROM torrents"), "3");
+    assert_eq!(database.sql("SELECT count(*) FROM users_main"), "3");
+    assert_eq!(database.sql("SELECT count(*) FROM torrents"), "3");
 }
 
-fn a_purge_reaches_what_is_silent(place: &Place) {
-    let mut store = place.backend.open().unwrap();
-    place.ask("UPDATE transfer_history SET active = 1");
-    let active = || place.ask("SELECT uid, fid, active FROM transfer_history ORDER BY uid, fid");
+fn a_purge_reaches_what_is_silent(database: &TestDatabase) {
+    let mut store = database.backend.open().unwrap();
+    database.sql("UPDATE transfer_history SET active = 1");
+    let active = || database.sql("SELECT uid, fid, active FROM transfer_history ORDER BY uid, fid");
     let live = TransferRow { uid: 1, fid: 1, last_announce: NOW, active: true, ..TransferRow::default() };
     let records = vec![Record::Purge { before: NOW }, Record::Transfer(live)];
     save(&mut *store, Channel::TransferHistory, 1, records);
@@ -397,7 +397,7 @@ fn a_purge_reaches_what_is_silent(place: &Place) {
     assert_eq!(purge(&mut *store, 1_585_955_953), 2);
     assert_eq!(active(), "0\t0\t0\n1\t1\t1\n2\t1\t0\n2\t2\t0");
     let reader =
-        place.backend.open_reader().unwrap().purge(&PurgeSlice { before: NOW, from: None, rows_most: 7 });
+        database.backend.open_reader().unwrap().purge(&PurgeSlice { before: NOW, from: None, rows_max: 7 });
     assert!(matches!(reader, Err(StoreError::Unfit(_))), "{reader:?}");
 }
 
@@ -405,7 +405,7 @@ fn a_purge_reaches_what_is_silent(place: &Place) {
 fn purge(store: &mut dyn Store, before: i64) -> u64 {
     let (mut from, mut inactive) = (None, 0);
     loop {
-        let swept = store.purge(&PurgeSlice { before, from, rows_most: 1 }).unwrap();
+        let swept = store.purge(&PurgeSlice { before, from, rows_max: 1 }).unwrap();
         inactive += swept.inactive;
         from = swept.next;
         if from.is_none() {
@@ -414,7 +414,7 @@ fn purge(store: &mut dyn Store, before: i64) -> u64 {
     }
 }
 
-fn completed_counts_are_read_back(place: &Place) {
+fn completed_counts_are_read_back(database: &TestDatabase) {
     let read = |most: usize, store: &mut dyn Store| {
         let mut all = Vec::new();
         store.read_completed(most, &mut |hash, count| all.push((hash.0[0], count))).unwrap();
@@ -423,35 +423,35 @@ fn completed_counts_are_read_back(place: &Place) {
     let row = |octet: u8, completed: u32, last_completed: i64| {
         Record::Completed(CompletedRow { info_hash: InfoHash([octet; 20]), completed, last_completed })
     };
-    let mut store = place.backend.open().unwrap();
+    let mut store = database.backend.open().unwrap();
     let records = vec![row(1, 3, NOW), row(2, 5, NOW + 3), row(3, 7, NOW + 1), row(4, 11, NOW)];
     save(&mut *store, Channel::Completed, 1, records);
     save(&mut *store, Channel::Completed, 2, vec![row(1, 13, NOW + 2), row(0xfe, 17, NOW)]);
     let all = [(2, 5), (1, 16), (3, 7), (0xfe, 17), (4, 11)];
     assert_eq!(read(9, &mut *store), all);
     // A reader forgets nothing; the writer forgets what is beyond the maximum.
-    let mut reader = place.backend.open_reader().unwrap();
+    let mut reader = database.backend.open_reader().unwrap();
     assert_eq!(read(4, &mut *reader), all[..4]);
     assert_eq!(read(5, &mut *store), all);
     assert_eq!(read(4, &mut *store), all[..4]);
     drop(store);
-    let mut store = place.backend.open().unwrap();
+    let mut store = database.backend.open().unwrap();
     assert_eq!(read(9, &mut *store), all[..4]);
     assert_eq!(read(0, &mut *store), []);
     assert_eq!(read(9, &mut *reader), []);
 }
 
-fn registered_torrents_are_read(place: &Place) {
-    if matches!(place.backend.dsn(), Dsn::Mariadb(_)) {
-        place.ask("ALTER TABLE torrents MODIFY TorrentType enum('anime','music','internal') NOT NULL");
+fn registered_torrents_are_read(database: &TestDatabase) {
+    if matches!(database.backend.dsn(), Dsn::Mariadb(_)) {
+        database.sql("ALTER TABLE torrents MODIFY TorrentType enum('anime','music','internal') NOT NULL");
     }
-    place.ask(
+    database.sql(
         "INSERT INTO torrents (GroupID, TorrentType, info_hash) VALUES
          (1, 'internal', X'AA'), (1, 'music', X''),
          (1, 'anime', X'8A1F3C5E7092B4D6F80A1C2E40526476889800'),
          (1, 'anime', X'9A1F3C5E7092B4D6F80A1C2E4052647688980000FF')",
     );
-    for mut store in [place.backend.open().unwrap(), place.backend.open_reader().unwrap()] {
+    for mut store in [database.backend.open().unwrap(), database.backend.open_reader().unwrap()] {
         let (mut registered, left_out) = store.read_registered().unwrap();
         registered.sort_unstable();
         let registered: Vec<_> = registered.iter().map(ToString::to_string).collect();
@@ -468,11 +468,11 @@ fn registered_torrents_are_read(place: &Place) {
 }
 
 /// More rows of each kind than fit into one statement.
-fn many_rows_are_one_batch(place: &Place) {
-    let mut store = place.backend.open().unwrap();
+fn many_rows_are_one_batch(database: &TestDatabase) {
+    let mut store = database.backend.open().unwrap();
     let many: Vec<_> = (1..=4500).map(|id| user(id, u64::from(id))).collect();
     assert_eq!(save(&mut *store, Channel::Users, 1, many).without_target, 4497);
-    assert_eq!(place.ask("SELECT Uploaded FROM users_main ORDER BY ID"), "1\n2553\n15");
+    assert_eq!(database.sql("SELECT Uploaded FROM users_main ORDER BY ID"), "1\n2553\n15");
     let row = TransferRow { uid: 7, raw_up: 3, last_announce: NOW, active: true, ..Default::default() };
     let transfer = |fid| Record::Transfer(TransferRow { fid, ..row });
     let mut many: Vec<_> = (1..=4500).map(transfer).collect();
@@ -481,5 +481,5 @@ fn many_rows_are_one_batch(place: &Place) {
     store.save(&many).unwrap();
     store.save(&Batch { sequence: 2, ..many }).unwrap();
     let sums = "SELECT count(*), sum(uploaded), sum(active) FROM transfer_history WHERE uid = 7";
-    assert_eq!(place.ask(sums), "4500\t27000\t4500");
+    assert_eq!(database.sql(sums), "4500\t27000\t4500");
 }

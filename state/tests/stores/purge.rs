@@ -5,11 +5,11 @@ use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
-use hayate_state::store::purge::ROWS_MOST;
+use hayate_state::store::purge::ROWS_MAX;
 use hayate_state::store::{PurgeMark, PurgeSlice, Store};
 use mysql::prelude::Queryable;
 
-use crate::Place;
+use crate::TestDatabase;
 use crate::promise::{fresh_mariadb, fresh_sqlite};
 use crate::servers::Server;
 use crate::slow_log::root;
@@ -36,7 +36,7 @@ fn rows(numbers: &str) -> String {
 }
 
 fn slice(from: Option<PurgeMark>) -> PurgeSlice {
-    PurgeSlice { before: LIMIT, from, rows_most: ROWS_MOST }
+    PurgeSlice { before: LIMIT, from, rows_max: ROWS_MAX }
 }
 
 /// Purges to the end; `check` is called after each slice. Returns how many rows became inactive.
@@ -53,31 +53,31 @@ fn purge(store: &mut dyn Store, check: &mut dyn FnMut(u64)) -> u64 {
     }
 }
 
-fn is_purged(place: &Place, inactive: u64) {
+fn is_purged(database: &TestDatabase, inactive: u64) {
     assert_eq!(inactive, 49_999);
-    assert_eq!(place.ask(&format!("SELECT count(*) FROM transfer_history WHERE {SILENT}")), "0");
+    assert_eq!(database.sql(&format!("SELECT count(*) FROM transfer_history WHERE {SILENT}")), "0");
     let active = "SELECT count(*) FROM transfer_history WHERE active = 1 AND uid >= 1000";
-    assert_eq!(place.ask(active), "50001");
+    assert_eq!(database.sql(active), "50001");
 }
 
 /// A site with the index, or without it, like one that runs the reference tracker.
-fn site(server: &Rc<Server>, name: &str, indexed: bool) -> Place {
-    let place = fresh_mariadb(server, name);
-    place.ask("UPDATE transfer_history SET active = 0");
+fn site(server: &Rc<Server>, name: &str, indexed: bool) -> TestDatabase {
+    let database = fresh_mariadb(server, name);
+    database.sql("UPDATE transfer_history SET active = 0");
     if !indexed {
-        place.ask("ALTER TABLE transfer_history DROP INDEX active_last_announce");
+        database.sql("ALTER TABLE transfer_history DROP INDEX active_last_announce");
     }
-    place.ask(&rows("seq_1_to_300000"));
-    place.ask("ANALYZE TABLE transfer_history");
-    place
+    database.sql(&rows("seq_1_to_300000"));
+    database.sql("ANALYZE TABLE transfer_history");
+    database
 }
 
 #[test]
 fn each_slice_reads_little_of_a_large_table() {
     let server = Rc::new(Server::new());
     for (name, indexed) in [("with", true), ("without", false)] {
-        let place = site(&server, name, indexed);
-        let mut store = place.backend.open().unwrap();
+        let database = site(&server, name, indexed);
+        let mut store = database.backend.open().unwrap();
         let mut observer = root(&server);
         let mut reads = || -> u64 {
             let numbers: Vec<(String, u64)> = observer.query(READS).unwrap();
@@ -89,8 +89,8 @@ fn each_slice_reads_little_of_a_large_table() {
             assert!(now - before <= MOST, "{name}: {} rows read by slice {slices}", now - before);
             (before, slices) = (now, slices + 1);
         });
-        is_purged(&place, inactive);
-        let expected = if indexed { 49_999 } else { ROWS + 4 } / i64::try_from(ROWS_MOST).unwrap();
+        is_purged(&database, inactive);
+        let expected = if indexed { 49_999 } else { ROWS + 4 } / i64::try_from(ROWS_MAX).unwrap();
         assert_eq!(slices, expected + 1, "{name}");
     }
 }
@@ -99,23 +99,23 @@ fn each_slice_reads_little_of_a_large_table() {
 fn each_slice_locks_few_rows_and_no_row_that_was_written_meanwhile_is_switched_off() {
     let server = Rc::new(Server::new());
     for (name, indexed) in [("with", true), ("without", false)] {
-        let place = site(&server, name, indexed);
+        let database = site(&server, name, indexed);
         let order = if indexed { "active = 1 DESC, last_announce" } else { "uid, fid" };
         // The last row that the slice will lock is locked by another transaction.
         let last = format!(
-            "SELECT uid, fid FROM (SELECT * FROM transfer_history ORDER BY {order} LIMIT {ROWS_MOST}) AS t
+            "SELECT uid, fid FROM (SELECT * FROM transfer_history ORDER BY {order} LIMIT {ROWS_MAX}) AS t
              WHERE {SILENT} ORDER BY {} LIMIT 1",
             if indexed { "last_announce DESC" } else { "uid DESC, fid DESC" }
         );
         let (uid, fid) =
-            place.ask(&last).split_once('\t').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+            database.sql(&last).split_once('\t').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
         let mut other = root(&server);
         other.query_drop(format!("USE `{name}`")).unwrap();
         other.query_drop("START TRANSACTION").unwrap();
         let heard =
             format!("UPDATE transfer_history SET last_announce = 2000000 WHERE uid = {uid} AND fid = {fid}");
         other.query_drop(heard).unwrap();
-        let mut store = place.backend.open().unwrap();
+        let mut store = database.backend.open().unwrap();
         let purging = thread::spawn(move || store.purge(&slice(None)).unwrap());
         let waits = "SELECT trx_rows_locked FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
         let mut observer = root(&server);
@@ -129,34 +129,34 @@ fn each_slice_locks_few_rows_and_no_row_that_was_written_meanwhile_is_switched_o
         let swept = purging.join().unwrap();
         assert!(swept.inactive > 0 && swept.next.is_some(), "{name}: {swept:?}");
         let active = format!("SELECT active FROM transfer_history WHERE uid = {uid} AND fid = {fid}");
-        assert_eq!(place.ask(&active), "1", "{name}");
+        assert_eq!(database.sql(&active), "1", "{name}");
     }
 }
 
 #[test]
 fn an_index_that_is_dropped_meanwhile_costs_a_purge_nothing_but_time() {
     let server = Rc::new(Server::new());
-    let place = site(&server, "site", true);
-    let mut store = place.backend.open().unwrap();
+    let database = site(&server, "site", true);
+    let mut store = database.backend.open().unwrap();
     let first = store.purge(&slice(None)).unwrap();
     assert!(matches!(first.next, Some(PurgeMark::Time(_))), "{first:?}");
-    place.ask("ALTER TABLE transfer_history DROP INDEX active_last_announce");
+    database.sql("ALTER TABLE transfer_history DROP INDEX active_last_announce");
     let second = store.purge(&slice(first.next)).unwrap();
     assert!(matches!(second.next, Some(PurgeMark::Row(..))), "{second:?}");
     let rest = purge(&mut *store, &mut |_| {});
-    is_purged(&place, first.inactive + rest);
+    is_purged(&database, first.inactive + rest);
 }
 
 #[test]
 fn a_file_is_purged_in_slices_too() {
     let folder = tempfile::tempdir().unwrap();
-    let place = fresh_sqlite(&folder.path().join("site.db"));
-    place.ask("UPDATE transfer_history SET active = 0");
+    let database = fresh_sqlite(&folder.path().join("site.db"));
+    database.sql("UPDATE transfer_history SET active = 0");
     let numbers = "WITH RECURSIVE n (seq) AS (SELECT 1 UNION ALL SELECT seq + 1 FROM n WHERE seq < 300000)";
     let sql = rows("n").replacen("SELECT", &format!("{numbers} SELECT"), 1);
-    place.ask(&sql);
-    let mut store = place.backend.open().unwrap();
-    let most = ROWS_MOST as u64;
+    database.sql(&sql);
+    let mut store = database.backend.open().unwrap();
+    let most = ROWS_MAX as u64;
     let inactive = purge(&mut *store, &mut |inactive| assert!(inactive <= most));
-    is_purged(&place, inactive);
+    is_purged(&database, inactive);
 }

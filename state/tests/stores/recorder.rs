@@ -78,13 +78,12 @@ fn run(backend: &Backend, folder: &Path, faults: &Arc<Faults>, work: impl FnOnce
     let clock = Clock::start();
     let bounds = Bounds { users: 7, completed: 11, ..Bounds::default() };
     let queues = Arc::new(Queues::new(clock, &bounds));
-    let pace = Published::new(WriterSettings {
+    let settings = Published::new(WriterSettings {
         flush: Duration::from_millis(20),
         deadlock_pause: Duration::from_millis(5),
         ..WriterSettings::default()
     });
-    let places =
-        SpillPaths { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
+    let paths = SpillPaths { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
     let (backend, kept) = (backend.clone(), Arc::clone(faults));
     let opener = Box::new(move || {
         if kept.away.load(Ordering::Relaxed) {
@@ -93,7 +92,7 @@ fn run(backend: &Backend, folder: &Path, faults: &Arc<Faults>, work: impl FnOnce
         let store = Faulty { store: backend.open()?, faults: Arc::clone(&kept) };
         Ok(Box::new(Doubled(store)) as Box<dyn Store>)
     });
-    let Ok(opened) = OpenedStore::new(&queues, clock, &pace, &places, opener) else { return false };
+    let Ok(opened) = OpenedStore::new(&queues, clock, &settings, &paths, opener) else { return false };
     let recorder = opened.start().unwrap();
     work(&queues);
     recorder.stop();
@@ -137,13 +136,13 @@ fn every_record_is_kept_once_whatever_fails_and_however_often_the_tracker_stops(
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let folder = tempfile::tempdir().unwrap();
-    let place = fresh_sqlite(&folder.path().join("site.db"));
+    let database = fresh_sqlite(&folder.path().join("site.db"));
     let (mut users, mut hashes) = (BTreeMap::from([(2, 2551)]), [0; 30]);
     let mut starts = 0;
     for _ in 0..40 {
         let faults = faults(random.u32(..12), &mut random);
         let goes_away = random.bool();
-        starts += u32::from(run(&place.backend, folder.path(), &faults, |queues| {
+        starts += u32::from(run(&database.backend, folder.path(), &faults, |queues| {
             put(queues, &mut random, &mut users, &mut hashes);
             faults.away.store(goes_away, Ordering::Relaxed);
             put(queues, &mut random, &mut users, &mut hashes);
@@ -151,15 +150,15 @@ fn every_record_is_kept_once_whatever_fails_and_however_often_the_tracker_stops(
     }
     assert!(starts > 5, "{starts} runs could start: too few to show anything");
     // A last run without faults writes what is still on the disk.
-    assert!(run(&place.backend, folder.path(), &faults(0, &mut random), |_| {}));
+    assert!(run(&database.backend, folder.path(), &faults(0, &mut random), |_| {}));
     for (id, sum) in users {
-        let uploaded = place.ask(&format!("SELECT Uploaded FROM users_main WHERE ID = {id}"));
+        let uploaded = database.sql(&format!("SELECT Uploaded FROM users_main WHERE ID = {id}"));
         assert_eq!(uploaded, sum.to_string(), "user {id}");
     }
     for (torrent, count) in hashes.into_iter().enumerate() {
         let hash = format!("{torrent:02x}").repeat(20);
         let select = format!("SELECT completed FROM hayate_completed WHERE info_hash = X'{hash}'");
-        assert_eq!(place.ask(&select), count.to_string(), "torrent {torrent}");
+        assert_eq!(database.sql(&select), count.to_string(), "torrent {torrent}");
     }
     let left = std::fs::read_dir(folder.path().join("spill")).unwrap().count();
     assert_eq!(left, 0, "files are removed when all of them is kept");
@@ -169,24 +168,24 @@ fn every_record_is_kept_once_whatever_fails_and_however_often_the_tracker_stops(
 #[test]
 fn a_poison_row_among_good_ones_goes_to_the_dead_letters() {
     let folder = tempfile::tempdir().unwrap();
-    let place = fresh_sqlite(&folder.path().join("site.db"));
+    let database = fresh_sqlite(&folder.path().join("site.db"));
     let rows: String = (10..1009).map(|id| format!(", ({id}, '{id}')")).collect();
-    place.ask("INSERT INTO users_main (ID, torrent_pass) VALUES (9, 'x'), (8, 'y')");
-    place.ask(
+    database.sql("INSERT INTO users_main (ID, torrent_pass) VALUES (9, 'x'), (8, 'y')");
+    database.sql(
         "CREATE TRIGGER poison BEFORE UPDATE ON users_main WHEN NEW.ID = 9
          BEGIN SELECT RAISE(ABORT, 'a row that is refused'); END",
     );
-    place.ask(&format!("INSERT INTO users_main (ID, torrent_pass) VALUES {}", &rows[2..]));
+    database.sql(&format!("INSERT INTO users_main (ID, torrent_pass) VALUES {}", &rows[2..]));
     let none = faults(0, &mut fastrand::Rng::new());
-    assert!(run(&place.backend, folder.path(), &none, |queues| {
+    assert!(run(&database.backend, folder.path(), &none, |queues| {
         for id in 9..1009 {
             queues.put(Record::User(UserRow { id, uploaded: 7, ..UserRow::default() }));
         }
         queues.put(Record::User(UserRow { id: 5000, uploaded: 7, ..UserRow::default() }));
     }));
-    assert_eq!(place.ask("SELECT COUNT(*) FROM users_main WHERE Uploaded = 7"), "999");
-    assert_eq!(place.ask("SELECT Uploaded FROM users_main WHERE ID = 9"), "0");
-    assert_eq!(place.ask("SELECT COUNT(*) FROM users_main WHERE ID = 5000"), "0", "no ghost");
+    assert_eq!(database.sql("SELECT COUNT(*) FROM users_main WHERE Uploaded = 7"), "999");
+    assert_eq!(database.sql("SELECT Uploaded FROM users_main WHERE ID = 9"), "0");
+    assert_eq!(database.sql("SELECT COUNT(*) FROM users_main WHERE ID = 5000"), "0", "no ghost");
     let letters = std::fs::read_to_string(folder.path().join("dead-letter.jsonl")).unwrap();
     let letter: serde_json::Value = serde_json::from_str(letters.trim_end()).unwrap();
     assert_eq!(
@@ -201,14 +200,14 @@ fn without_a_journal_an_unanswered_commit_is_never_written_twice() {
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let server = Server::new();
-    let place = site(&server, "site");
+    let database = site(&server, "site");
     server.sql_in("site", UNMIGRATE);
     let folder = tempfile::tempdir().unwrap();
     let mut expected = 2551;
     for _ in 0..12 {
         let faults = faults(random.u32(..25), &mut random);
         // A commit without an answer was carried out all the same: another attempt would count it twice.
-        run(&place, folder.path(), &faults, |queues| {
+        run(&database, folder.path(), &faults, |queues| {
             for _ in 0..200 {
                 let uploaded = random.u64(..1000);
                 queues.put(Record::User(UserRow { id: 2, uploaded, ..UserRow::default() }));
@@ -216,7 +215,7 @@ fn without_a_journal_an_unanswered_commit_is_never_written_twice() {
             }
         });
     }
-    run(&place, folder.path(), &faults(0, &mut random), |_| {});
+    run(&database, folder.path(), &faults(0, &mut random), |_| {});
     assert_eq!(server.sql_in("site", "SELECT Uploaded FROM users_main WHERE ID = 2"), expected.to_string());
 }
 
@@ -244,15 +243,15 @@ fn without_a_journal_a_batch_counts_as_done_before_it_is_written() {
         let folder = tempfile::tempdir().unwrap();
         let queues = Arc::new(queues(Clock::start(), &Bounds::default()));
         let (spill_dir, seen) = (folder.path().join("spill"), Arc::default());
-        let places =
+        let paths =
             SpillPaths { spill_dir: spill_dir.clone(), dead_letter: folder.path().join("dead-letter") };
         let noted = Arc::clone(&seen);
         let opener = Box::new(move || {
             let store = Watchful { folder: spill_dir.clone(), seen: Arc::clone(&noted) };
             Ok(Box::new(Doubled(store)) as Box<dyn Store>)
         });
-        let pace = Published::new(WriterSettings::default());
-        let mut opened = OpenedStore::new(&queues, Clock::start(), &pace, &places, opener).unwrap();
+        let settings = Published::new(WriterSettings::default());
+        let mut opened = OpenedStore::new(&queues, Clock::start(), &settings, &paths, opener).unwrap();
         for id in [1, 2] {
             queues.put(Record::User(UserRow { id, uploaded: 7, ..UserRow::default() }));
             opened.emergency_flush().flush_to_disk();
@@ -269,39 +268,38 @@ fn unprune(id: u32) -> Record {
 #[test]
 fn an_unprune_is_pending_through_an_outage_and_written_by_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
-    let place = fresh_sqlite(&folder.path().join("site.db"));
+    let database = fresh_sqlite(&folder.path().join("site.db"));
     let status = "SELECT Status FROM torrents WHERE ID = 1";
     let faults = faults(0, &mut fastrand::Rng::new());
     let mut kept = None;
-    assert!(run(&place.backend, folder.path(), &faults, |queues| {
+    assert!(run(&database.backend, folder.path(), &faults, |queues| {
         faults.away.store(true, Ordering::Relaxed);
         queues.put(unprune(1));
         kept = Some(queues.unprunes());
     }));
-    assert_eq!((kept.unwrap(), place.ask(status)), (vec![1], "1".to_owned()));
+    assert_eq!((kept.unwrap(), database.sql(status)), (vec![1], "1".to_owned()));
     assert!(std::fs::read_dir(folder.path().join("spill")).unwrap().count() > 0, "it waits on the disk");
     // What is on the disk is written before anything is read: nothing is pending when the tracker serves.
     faults.away.store(false, Ordering::Relaxed);
-    assert!(run(&place.backend, folder.path(), &faults, |queues| {
-        assert_eq!((queues.unprunes(), place.ask(status)), (vec![], "0".to_owned()));
+    assert!(run(&database.backend, folder.path(), &faults, |queues| {
+        assert_eq!((queues.unprunes(), database.sql(status)), (vec![], "0".to_owned()));
     }));
 }
 
 #[test]
 fn an_unprune_that_no_row_takes_is_not_pending_for_ever() {
     let folder = tempfile::tempdir().unwrap();
-    let place = fresh_sqlite(&folder.path().join("site.db"));
+    let database = fresh_sqlite(&folder.path().join("site.db"));
     let clock = Clock::start();
     let queues = Arc::new(Queues::new(clock, &Bounds::default()));
-    let places = SpillPaths {
+    let paths = SpillPaths {
         spill_dir: folder.path().join("spill"),
         dead_letter: folder.path().join("dead-letter.jsonl"),
     };
-    let backend = place.backend.clone();
+    let backend = database.backend.clone();
     let opener = Box::new(move || backend.open());
     let opened =
-        OpenedStore::new(&queues, clock, &Published::new(WriterSettings::default()), &places, opener)
-            .unwrap();
+        OpenedStore::new(&queues, clock, &Published::new(WriterSettings::default()), &paths, opener).unwrap();
     // One is written, one has no row, one goes to the dead letters.
     queues.put(unprune(1));
     queues.put(unprune(99));
@@ -313,6 +311,6 @@ fn an_unprune_that_no_row_takes_is_not_pending_for_ever() {
     assert_eq!(pending, [1, 3, 99]);
     opened.start().unwrap().stop();
     assert_eq!(queues.unprunes(), [0; 0]);
-    let letters = std::fs::read_to_string(&places.dead_letter).unwrap();
+    let letters = std::fs::read_to_string(&paths.dead_letter).unwrap();
     assert_eq!(letters.lines().count(), 1, "{letters}");
 }

@@ -17,7 +17,7 @@ use hayate_state::{
     Announce, Clock, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tracker,
 };
 
-use crate::{Place, on_both};
+use crate::{TestDatabase, on_both};
 
 const PLAIN: &str = "aLk3vXy9QdT7mWc2ZpRfH5sJb8NeGu41";
 const PRUNED: &str = "8a1f3c5e7092b4d6f80a1c2e405264768898aabc";
@@ -32,10 +32,10 @@ struct TestSite {
 }
 
 impl TestSite {
-    fn new(place: &Place) -> Self {
+    fn new(database: &TestDatabase) -> Self {
         let clock = Clock::start();
         let (site, queues) = (Site::new(), Arc::new(Queues::new(clock, &Bounds::default())));
-        let sync = SiteSync::new(place.backend.clone(), Arc::clone(&site), Arc::clone(&queues));
+        let sync = SiteSync::new(database.backend.clone(), Arc::clone(&site), Arc::clone(&queues));
         Self { clock, site, queues, sync }
     }
 
@@ -53,13 +53,17 @@ impl TestSite {
     }
 
     /// Writes the queued records to the store.
-    fn write(&self, place: &Place) {
+    fn write(&self, database: &TestDatabase) {
         let folder = tempfile::tempdir().unwrap();
-        let places =
+        let paths =
             SpillPaths { spill_dir: folder.path().join("spill"), dead_letter: folder.path().join("letters") };
-        let (backend, pace) = (place.backend.clone(), Published::new(WriterSettings::default()));
+        let (backend, settings) = (database.backend.clone(), Published::new(WriterSettings::default()));
         let opener = Box::new(move || backend.open());
-        OpenedStore::new(&self.queues, self.clock, &pace, &places, opener).unwrap().start().unwrap().stop();
+        OpenedStore::new(&self.queues, self.clock, &settings, &paths, opener)
+            .unwrap()
+            .start()
+            .unwrap()
+            .stop();
     }
 }
 
@@ -86,8 +90,8 @@ fn apply_announce(tracker: &mut Tracker, second: u32, announce: &Announce) {
 
 #[test]
 fn a_torrent_that_is_seeded_again_stays_live_until_the_store_knows_it() {
-    on_both(&|place| {
-        let mut test_site = TestSite::new(place);
+    on_both(&|database| {
+        let mut test_site = TestSite::new(database);
         test_site.sync.load_sets(&test_site.clock).unwrap();
         assert!(!test_site.is_live(PRUNED));
         apply_announce(&mut test_site.tracker(), 0, &announce(PRUNED, 0));
@@ -103,12 +107,12 @@ fn a_torrent_that_is_seeded_again_stays_live_until_the_store_knows_it() {
         let text = site.explain(1, &PRUNED.parse().unwrap());
         assert!(text.contains(": live, up x2,"), "{text}");
         drop(sync);
-        let sync = SiteSync::new(place.backend.clone(), Arc::clone(&site), Arc::clone(&queues));
+        let sync = SiteSync::new(database.backend.clone(), Arc::clone(&site), Arc::clone(&queues));
         let mut test_site = TestSite { clock, site, queues, sync };
-        test_site.write(place);
-        assert_eq!(place.ask("SELECT Status FROM torrents WHERE ID = 1"), "0");
+        test_site.write(database);
+        assert_eq!(database.sql("SELECT Status FROM torrents WHERE ID = 1"), "0");
         // From now on the site's own changes apply.
-        place.ask("UPDATE torrents SET Status = 1 WHERE ID = 1");
+        database.sql("UPDATE torrents SET Status = 1 WHERE ID = 1");
         test_site.reload();
         assert!(!test_site.is_live(PRUNED));
     });
@@ -116,16 +120,16 @@ fn a_torrent_that_is_seeded_again_stays_live_until_the_store_knows_it() {
 
 #[test]
 fn what_was_read_beside_a_predecessor_is_read_again_when_the_site_sync_starts() {
-    on_both(&|place| {
-        let mut test_site = TestSite::new(place);
+    on_both(&|database| {
+        let mut test_site = TestSite::new(database);
         test_site.sync.load_sets_early(&test_site.clock).unwrap();
-        place.ask("UPDATE torrents SET Status = 0 WHERE ID = 1");
+        database.sql("UPDATE torrents SET Status = 0 WHERE ID = 1");
         assert!(!test_site.is_live(PRUNED));
         let TestSite { clock, site, queues, sync } = test_site;
         let sync = sync.start(Arc::new(AtomicU64::new(1 << 30)), clock, &Board::default()).unwrap();
-        let patience = clock.uptime() + Duration::from_secs(60);
+        let deadline = clock.uptime() + Duration::from_secs(60);
         while !site.explain(1, &PRUNED.parse().unwrap()).contains(": live,") {
-            assert!(clock.uptime() < patience, "it does not read by itself");
+            assert!(clock.uptime() < deadline, "it does not read by itself");
             std::thread::sleep(Duration::from_millis(1));
         }
         drop((sync, queues));
@@ -160,21 +164,21 @@ fn kept(id: u32, info_hash: &str, seeders: u8) -> Kept {
 
 #[test]
 fn counts_of_an_earlier_run_are_put_right_at_the_start() {
-    on_both(&|place| {
-        place.ask("UPDATE torrents SET Seeders = 13, Leechers = 17 WHERE ID = 1");
-        place.ask("UPDATE torrents SET Seeders = 3 WHERE ID = 2");
-        place.ask("UPDATE torrents SET Leechers = -1 WHERE ID = 3");
-        let mut test_site = TestSite::new(place);
+    on_both(&|database| {
+        database.sql("UPDATE torrents SET Seeders = 13, Leechers = 17 WHERE ID = 1");
+        database.sql("UPDATE torrents SET Seeders = 3 WHERE ID = 2");
+        database.sql("UPDATE torrents SET Leechers = -1 WHERE ID = 3");
+        let mut test_site = TestSite::new(database);
         SiteRestore::new(&test_site.site.torrents, Now::at(0)).restore_record(kept(2, MUSIC, 3));
         test_site.sync.load_sets(&test_site.clock).unwrap();
         assert_eq!(test_site.queues.rows(Channel::Torrents), 2, "that of torrent 2 is right");
-        test_site.write(place);
+        test_site.write(database);
         let rows = "SELECT ID, Seeders, Leechers, Snatched, Status FROM torrents ORDER BY ID";
-        assert_eq!(place.ask(rows), "1\t0\t0\t2\t1\n2\t3\t0\t0\t0\n3\t0\t0\t0\t0");
+        assert_eq!(database.sql(rows), "1\t0\t0\t2\t1\n2\t3\t0\t0\t0\n3\t0\t0\t0\t0");
         let action = "SELECT last_action FROM torrents WHERE ID = 1";
-        assert_eq!(place.ask(action), "1585955952", "nothing has happened there");
+        assert_eq!(database.sql(action), "1585955952", "nothing has happened there");
         // Only once: later the queues are more accurate.
-        place.ask("UPDATE torrents SET Seeders = 13 WHERE ID = 1");
+        database.sql("UPDATE torrents SET Seeders = 13 WHERE ID = 1");
         test_site.reload();
         assert_eq!(test_site.queues.rows(Channel::Torrents), 0);
     });
@@ -182,8 +186,8 @@ fn counts_of_an_earlier_run_are_put_right_at_the_start() {
 
 #[test]
 fn what_nobody_believes_is_in_the_audit_once_for_each_user() {
-    on_both(&|place| {
-        let mut test_site = TestSite::new(place);
+    on_both(&|database| {
+        let mut test_site = TestSite::new(database);
         test_site.sync.load_sets(&test_site.clock).unwrap();
         let mut tracker = test_site.tracker();
         apply_announce(&mut tracker, 0, &announce(MUSIC, 0));
@@ -194,47 +198,47 @@ fn what_nobody_believes_is_in_the_audit_once_for_each_user() {
         test_site.reload();
         let rows = "SELECT verb, target, outcome, source FROM hayate_audit";
         let target = format!("user 1 torrent 2: up {} down 0 in 300 s, 99 such claims", 1_u64 << 50);
-        assert_eq!(place.ask(rows), format!("announce\t{target}\tnot credited\tthe tracker"));
+        assert_eq!(database.sql(rows), format!("announce\t{target}\tnot credited\tthe tracker"));
     });
 }
 
 /// Rows of the three tables: the audit, deletions, passkeys.
-fn rows(place: &Place) -> String {
+fn rows(database: &TestDatabase) -> String {
     let count = |table| format!("(SELECT count(*) FROM hayate_{table})");
-    place.ask(&format!("SELECT {}, {}, {}", count("audit"), count("deletions"), count("passkeys")))
+    database.sql(&format!("SELECT {}, {}, {}", count("audit"), count("deletions"), count("passkeys")))
 }
 
-fn fill(place: &Place, old: usize, ages: [i64; 2]) {
+fn fill(database: &TestDatabase, old: usize, ages: [i64; 2]) {
     let now = i64::try_from(Clock::start().now().unix_seconds).unwrap();
     for (age, rows) in [(ages[0], old), (ages[1], 7)] {
         let at = now - age;
         let each = |row: &dyn Fn(usize) -> String| (0..rows).map(row).collect::<Vec<_>>().join(", ");
         let audit = each(&|_| format!("({at}, 'a', 'b', 'c', 'd')"));
-        place.ask(&format!("INSERT INTO hayate_audit (at, verb, target, outcome, source) VALUES {audit}"));
+        database.sql(&format!("INSERT INTO hayate_audit (at, verb, target, outcome, source) VALUES {audit}"));
         let hash = |number| {
             format!("X'{}'", InfoHash([0; 20]).to_string().replacen("00000000", &format!("{number:08x}"), 1))
         };
         let deletions = each(&|number| format!("({}, 'why', {at})", hash(number + rows * 1000)));
-        place
-            .ask(&format!("INSERT INTO hayate_deletions (info_hash, reason, deleted_at) VALUES {deletions}"));
+        database
+            .sql(&format!("INSERT INTO hayate_deletions (info_hash, reason, deleted_at) VALUES {deletions}"));
         let passkeys = each(&|number| format!("('{at}-{number}', 7, {at})"));
-        place.ask(&format!("INSERT INTO hayate_passkeys (passkey, uid, good_until) VALUES {passkeys}"));
+        database.sql(&format!("INSERT INTO hayate_passkeys (passkey, uid, good_until) VALUES {passkeys}"));
     }
 }
 
 #[test]
 fn old_rows_of_hayates_own_tables_go_slice_by_slice() {
-    on_both(&|place| {
-        fill(place, 1100, [11 * DAY, 9 * DAY]);
-        let mut test_site = TestSite::new(place);
+    on_both(&|database| {
+        fill(database, 1100, [11 * DAY, 9 * DAY]);
+        let mut test_site = TestSite::new(database);
         test_site.reload();
-        assert_eq!(rows(place), "1107\t1107\t1107", "0 is for ever");
+        assert_eq!(rows(database), "1107\t1107\t1107", "0 is for ever");
         let TestSite { clock, site, queues, sync } = test_site;
         let mut test_site =
             TestSite { sync: sync.with_retention(u32::try_from(10 * DAY).unwrap()), clock, site, queues };
         for left in ["607\t607\t607", "107\t107\t107", "7\t7\t7", "7\t7\t7"] {
             test_site.reload();
-            assert_eq!(rows(place), left);
+            assert_eq!(rows(database), left);
         }
     });
 }

@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use hayate_state::private::admin::{AdminCommand, UserRef, run_command};
 use hayate_state::snapshot::site::UserAccount;
-use hayate_state::store::{Set, SiteRow};
+use hayate_state::store::{SiteRow, SiteSet};
 use mysql::prelude::Queryable;
 
-use crate::Place;
+use crate::TestDatabase;
 use crate::promise::{fresh_mariadb, fresh_sqlite};
 use crate::servers::Server;
 use crate::site_rows::read;
@@ -20,8 +20,8 @@ const MOST: u64 = 10_000;
 const ROWS: usize = 30_011;
 
 /// Fills all tables that grow with a site. In most of them only few rows match.
-fn fill(place: &Place) {
-    place.ask("ALTER TABLE torrents MODIFY TorrentType enum('anime','music','internal') NOT NULL");
+fn fill(database: &TestDatabase) {
+    database.sql("ALTER TABLE torrents MODIFY TorrentType enum('anime','music','internal') NOT NULL");
     let numbers = format!("FROM seq_1_to_{ROWS}");
     for sql in [
         "INSERT INTO users_main (ID, Enabled, torrent_pass) SELECT 1000 + seq, IF(seq % 7, '2', '1'), seq",
@@ -38,47 +38,47 @@ fn fill(place: &Place) {
         "INSERT INTO hayate_completed (info_hash, completed, last_completed)
          SELECT UNHEX(SHA1(seq)), seq, 1000000 + seq DIV 700",
     ] {
-        place.ask(&format!("{sql} {numbers}"));
+        database.sql(&format!("{sql} {numbers}"));
     }
     // For some seconds the server takes a table to be as small as before, unless it is told to analyze it.
     // Work on `hayate_completed` must not rely on that.
-    place.ask(
+    database.sql(
         "ANALYZE TABLE users_main, torrents, transfer_history, torrent_group_freeleech, approved_clients",
     );
-    place.ask("ANALYZE TABLE hayate_tokens, hayate_deletions, hayate_passkeys");
+    database.sql("ANALYZE TABLE hayate_tokens, hayate_deletions, hayate_passkeys");
 }
 
 /// The number of rows of a set, counted by a different statement.
-const COUNTS: [(Set, &str); 8] = [
+const COUNTS: [(SiteSet, &str); 8] = [
     (
-        Set::Users,
+        SiteSet::Users,
         "SELECT (SELECT count(*) FROM users_main WHERE Enabled = '1') + (SELECT count(*)
          FROM hayate_passkeys JOIN users_main ON uid = ID WHERE Enabled = '1' AND good_until > 0)",
     ),
     (
-        Set::HitAndRuns,
+        SiteSet::HitAndRuns,
         "SELECT count(*) FROM transfer_history JOIN users_main ON uid = ID WHERE hnr = 1 AND Enabled = '1'",
     ),
-    (Set::Torrents, "SELECT count(*) FROM torrents WHERE TorrentType <> 'internal'"),
-    (Set::Freeleech, "SELECT count(*) FROM torrent_group_freeleech"),
-    (Set::Clients, "SELECT count(*) FROM approved_clients WHERE archived = 0"),
-    (Set::Tokens, "SELECT count(*) FROM hayate_tokens"),
-    (Set::Deletions, "SELECT count(*) FROM hayate_deletions"),
-    (Set::Counts, "SELECT count(*) FROM torrents WHERE TorrentType <> 'internal'"),
+    (SiteSet::Torrents, "SELECT count(*) FROM torrents WHERE TorrentType <> 'internal'"),
+    (SiteSet::GroupMultipliers, "SELECT count(*) FROM torrent_group_freeleech"),
+    (SiteSet::Clients, "SELECT count(*) FROM approved_clients WHERE archived = 0"),
+    (SiteSet::Tokens, "SELECT count(*) FROM hayate_tokens"),
+    (SiteSet::Deletions, "SELECT count(*) FROM hayate_deletions"),
+    (SiteSet::Counts, "SELECT count(*) FROM torrents WHERE TorrentType <> 'internal'"),
 ];
 
 #[test]
 fn no_statement_reads_much_however_large_the_tables_are() {
     let server = Rc::new(Server::new());
-    let place = fresh_mariadb(&server, "site");
-    fill(&place);
+    let database = fresh_mariadb(&server, "site");
+    fill(&database);
     let log = SlowLog::on(&server);
     log.begin();
-    let mut store = place.backend.open().unwrap();
-    let mut reader = place.backend.open_reader().unwrap();
+    let mut store = database.backend.open().unwrap();
+    let mut reader = database.backend.open_reader().unwrap();
     for (set, count) in COUNTS {
         let (mut rows_read, skipped) = read(&mut *reader, set);
-        let expected: usize = place.ask(count).parse().unwrap();
+        let expected: usize = database.sql(count).parse().unwrap();
         assert!(
             skipped == 0 && rows_read.len() == expected && expected > 250,
             "{set:?}: {}",
@@ -89,10 +89,10 @@ fn no_statement_reads_much_however_large_the_tables_are() {
         assert_eq!(different.len(), rows_read.len(), "{set:?}: none twice");
         rows_read.clear();
     }
-    let hit_and_runs = read(&mut *reader, Set::HitAndRuns);
-    place.ask("ALTER TABLE transfer_history DROP INDEX hnr_uid_fid");
-    reader = place.backend.open_reader().unwrap();
-    assert!(read(&mut *reader, Set::HitAndRuns) == hit_and_runs, "without an index for them, too");
+    let hit_and_runs = read(&mut *reader, SiteSet::HitAndRuns);
+    database.sql("ALTER TABLE transfer_history DROP INDEX hnr_uid_fid");
+    reader = database.backend.open_reader().unwrap();
+    assert!(read(&mut *reader, SiteSet::HitAndRuns) == hit_and_runs, "without an index for them, too");
     let (registered, left_out) = reader.read_registered().unwrap();
     assert_eq!((registered.len(), left_out), (ROWS / 11 + 3, 0));
     // 20,000 stay, and some of the others have the same time as the last of them.
@@ -101,7 +101,7 @@ fn no_statement_reads_much_however_large_the_tables_are() {
     assert_eq!(counts.len(), 20_000);
     let left = "SELECT count(*), sum(completed) FROM hayate_completed";
     let sum: u64 = counts.iter().copied().map(u64::from).sum();
-    assert_eq!(place.ask(left), format!("20000\t{sum}"));
+    assert_eq!(database.sql(left), format!("20000\t{sum}"));
     for command in [
         AdminCommand::AddUser { id: None, passkey: "new".into() },
         AdminCommand::ChangePasskey { old: "new".into(), new: "newer".into(), grace_seconds: 7 },
@@ -111,7 +111,7 @@ fn no_statement_reads_much_however_large_the_tables_are() {
         AdminCommand::GlobalFreeleech(true),
     ] {
         // A site has some hundred clients.
-        place.ask("DELETE FROM approved_clients WHERE id > 2000");
+        database.sql("DELETE FROM approved_clients WHERE id > 2000");
         run_command(&mut *reader, &command, 1_700_000_000, "a test").unwrap();
     }
     store.read_completed(0, &mut |_, _| {}).unwrap();
@@ -119,26 +119,26 @@ fn no_statement_reads_much_however_large_the_tables_are() {
     println!("{worst:?}");
     assert!(worst.statements > 200, "{worst:?}");
     assert!(worst.rows <= MOST, "{} rows: {}", worst.rows, worst.text);
-    assert_eq!(place.ask("SELECT count(*) FROM hayate_completed"), "0");
+    assert_eq!(database.sql("SELECT count(*) FROM hayate_completed"), "0");
 }
 
 /// Users are added twice: with one passkey each, and, while they are read, with those of each other.
 #[test]
 fn all_slices_of_a_set_are_of_one_moment() {
     let server = Rc::new(Server::new());
-    let place = fresh_mariadb(&server, "site");
-    place.ask("SET GLOBAL tx_isolation = 'READ-COMMITTED'");
-    place.ask(&format!(
+    let database = fresh_mariadb(&server, "site");
+    database.sql("SET GLOBAL tx_isolation = 'READ-COMMITTED'");
+    database.sql(&format!(
         "INSERT INTO users_main (ID, Enabled, torrent_pass) SELECT 1000 + seq, '1', seq FROM seq_1_to_{ROWS}"
     ));
-    let mut store = place.backend.open_reader().unwrap();
+    let mut store = database.backend.open_reader().unwrap();
     let (mut other, mut users) = (root(&server), Vec::new());
     let mut swap = Some(format!(
         "UPDATE site.users_main SET torrent_pass = {} - torrent_pass WHERE ID > 1000",
         ROWS + 1
     ));
     store
-        .read_rows(Set::Users, &mut |row| {
+        .read_rows(SiteSet::Users, &mut |row| {
             swap.take().into_iter().for_each(|sql| other.query_drop(sql).unwrap());
             users.extend(enrolled(row));
         })
@@ -149,7 +149,7 @@ fn all_slices_of_a_set_are_of_one_moment() {
     let rows = u32::try_from(ROWS).unwrap();
     assert!(users == of(&|number| number), "as they were");
     users.clear();
-    store.read_rows(Set::Users, &mut |row| users.extend(enrolled(row))).unwrap();
+    store.read_rows(SiteSet::Users, &mut |row| users.extend(enrolled(row))).unwrap();
     assert!(users == of(&|number| rows + 1 - number), "as they are");
 }
 
@@ -162,15 +162,15 @@ fn enrolled(row: SiteRow) -> Option<(u32, u32)> {
 #[test]
 fn older_counts_of_finished_downloads_are_forgotten_slice_by_slice_in_a_file_too() {
     let folder = tempfile::tempdir().unwrap();
-    let place = fresh_sqlite(&folder.path().join("site.db"));
-    place.ask(
+    let database = fresh_sqlite(&folder.path().join("site.db"));
+    database.sql(
         "INSERT INTO hayate_completed WITH RECURSIVE n (seq) AS
              (SELECT 1 UNION ALL SELECT seq + 1 FROM n WHERE seq < 7013)
          SELECT CAST(printf('%020d', seq) AS BLOB), seq, 1000 + seq / 70 FROM n",
     );
-    let mut store = place.backend.open().unwrap();
+    let mut store = database.backend.open().unwrap();
     let mut first = 0;
     store.read_completed(3001, &mut |_, count| first = count).unwrap();
     assert_eq!(first, 7013 - 3000);
-    assert_eq!(place.ask("SELECT count(*), min(completed) FROM hayate_completed"), "3001\t4013");
+    assert_eq!(database.sql("SELECT count(*), min(completed) FROM hayate_completed"), "3001\t4013");
 }

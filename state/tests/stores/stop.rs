@@ -19,14 +19,14 @@ use crate::servers::Server;
 use crate::trouble::{UNMIGRATE, site};
 
 /// Longest wait for what should happen at once.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// What a [`Gated`] store does with a batch.
+/// What a [`ControlledStore`] store does with a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Mood {
+enum StoreBehaviour {
     #[default]
     Good,
-    /// The call does not return before the mood has changed.
+    /// The call does not return before the behaviour changes.
     Hangs,
     /// It can be reached, and takes nothing: its disk is full.
     Refuses,
@@ -34,7 +34,7 @@ enum Mood {
 
 #[derive(Default)]
 struct StoreControl {
-    mood: Mutex<Mood>,
+    behaviour: Mutex<StoreBehaviour>,
     changed: Condvar,
     /// A batch waits in a call.
     hangs: AtomicBool,
@@ -46,8 +46,8 @@ struct StoreControl {
 }
 
 impl StoreControl {
-    fn set(&self, mood: Mood) {
-        *self.mood.lock() = mood;
+    fn set(&self, behaviour: StoreBehaviour) {
+        *self.behaviour.lock() = behaviour;
         self.changed.notify_all();
     }
 }
@@ -56,12 +56,12 @@ struct ControlledStore {
     store: Box<dyn Store>,
     control: Arc<StoreControl>,
     /// Dropped after `store`, whose lock is free by then.
-    _last: SaysGone,
+    _last: GoneOnDrop,
 }
 
-struct SaysGone(Arc<StoreControl>);
+struct GoneOnDrop(Arc<StoreControl>);
 
-impl Drop for SaysGone {
+impl Drop for GoneOnDrop {
     fn drop(&mut self) {
         self.0.gone.store(true, Ordering::Release);
     }
@@ -76,15 +76,15 @@ impl Double for ControlledStore {
         if let Some(board) = &*self.control.board.lock() {
             self.control.up.lock().push(metric(board, "database_up"));
         }
-        let mut mood = self.control.mood.lock();
-        while *mood == Mood::Hangs {
+        let mut behaviour = self.control.behaviour.lock();
+        while *behaviour == StoreBehaviour::Hangs {
             self.control.hangs.store(true, Ordering::Release);
-            self.control.changed.wait(&mut mood);
+            self.control.changed.wait(&mut behaviour);
         }
-        if *mood == Mood::Refuses {
+        if *behaviour == StoreBehaviour::Refuses {
             return Err(StoreError::Lost { text: "disk full".into(), in_doubt: false });
         }
-        drop(mood);
+        drop(behaviour);
         self.store.save(batch)
     }
 }
@@ -96,7 +96,7 @@ fn metric(board: &Board, name: &str) -> u64 {
 fn wait_for(what: &str, holds: impl Fn() -> bool) {
     let clock = Clock::start();
     while !holds() {
-        assert!(clock.uptime() < PATIENCE, "{what}");
+        assert!(clock.uptime() < WAIT_MAX, "{what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -114,17 +114,16 @@ fn open(
 ) -> (Arc<Queues>, OpenedStore) {
     let clock = Clock::start();
     let queues = Arc::new(Queues::new(clock, &Bounds::default()));
-    let pace =
+    let settings =
         Published::new(WriterSettings { flush: Duration::from_millis(5), ..WriterSettings::default() });
-    let places =
-        SpillPaths { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
+    let paths = SpillPaths { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
     let (backend, control) = (backend.clone(), Arc::clone(control));
     let opener = Box::new(move || {
-        let (store, last) = (backend.open()?, SaysGone(Arc::clone(&control)));
+        let (store, last) = (backend.open()?, GoneOnDrop(Arc::clone(&control)));
         Ok(Box::new(Doubled(ControlledStore { store, control: Arc::clone(&control), _last: last }))
             as Box<dyn Store>)
     });
-    let opened = OpenedStore::open(&queues, clock, &pace, &places, opener, leftovers).unwrap();
+    let opened = OpenedStore::open(&queues, clock, &settings, &paths, opener, leftovers).unwrap();
     (queues, opened)
 }
 
@@ -137,14 +136,14 @@ fn upload(queues: &Queues, id: u32, uploaded: u64) {
 fn stopped_while_hanging(backend: &Backend, folder: &Path, uploaded: &dyn Fn() -> u64) -> u64 {
     let control = Arc::new(StoreControl::default());
     let (queues, recorder) = self::recorder(backend, folder, &control);
-    control.set(Mood::Hangs);
+    control.set(StoreBehaviour::Hangs);
     upload(&queues, 2, 7);
     wait_for("a batch hangs", || control.hangs.load(Ordering::Acquire));
     upload(&queues, 2, 110);
     assert!(recorder.stop_within(Duration::from_millis(20)), "nothing is lost");
     assert!(std::fs::read_dir(folder.join("spill")).unwrap().count() > 0, "it waits on the disk");
     let before = uploaded();
-    control.set(Mood::Good);
+    control.set(StoreBehaviour::Good);
     wait_for("the writer ends", || control.gone.load(Ordering::Acquire));
     assert_eq!(uploaded(), before + 7, "it has given up behind the batch that hung");
     let (queues, recorder) = self::recorder(backend, folder, &Arc::default());
@@ -156,30 +155,30 @@ fn stopped_while_hanging(backend: &Backend, folder: &Path, uploaded: &dyn Fn() -
 #[test]
 fn a_store_that_hangs_holds_up_no_stop_and_nothing_is_lost_or_doubled() {
     let folder = tempfile::tempdir().unwrap();
-    let place = fresh_sqlite(&folder.path().join("site.db"));
-    let uploaded = || place.ask("SELECT Uploaded FROM users_main WHERE ID = 2").parse().unwrap();
+    let database = fresh_sqlite(&folder.path().join("site.db"));
+    let uploaded = || database.sql("SELECT Uploaded FROM users_main WHERE ID = 2").parse().unwrap();
     let before = uploaded();
-    assert_eq!(stopped_while_hanging(&place.backend, folder.path(), &uploaded), before + 1417);
+    assert_eq!(stopped_while_hanging(&database.backend, folder.path(), &uploaded), before + 1417);
 }
 
 #[test]
 fn a_successor_does_not_wait_for_what_is_left_on_the_disk_and_writes_it_once() {
     let folder = tempfile::tempdir().unwrap();
-    let place = fresh_sqlite(&folder.path().join("site.db"));
-    let uploaded = || place.ask("SELECT Uploaded FROM users_main WHERE ID = 2").parse::<u64>().unwrap();
+    let database = fresh_sqlite(&folder.path().join("site.db"));
+    let uploaded = || database.sql("SELECT Uploaded FROM users_main WHERE ID = 2").parse::<u64>().unwrap();
     let before = uploaded();
     let control = Arc::new(StoreControl::default());
-    let (queues, recorder) = recorder(&place.backend, folder.path(), &control);
-    control.set(Mood::Refuses);
+    let (queues, recorder) = recorder(&database.backend, folder.path(), &control);
+    control.set(StoreBehaviour::Refuses);
     upload(&queues, 2, 7);
-    assert!(recorder.stop_for_successor(PATIENCE), "nothing is lost");
+    assert!(recorder.stop_for_successor(WAIT_MAX), "nothing is lost");
     let successor = Arc::new(StoreControl::default());
-    successor.set(Mood::Hangs);
-    let (queues, opened) = open(Leftovers::Kept, &place.backend, folder.path(), &successor);
+    successor.set(StoreBehaviour::Hangs);
+    let (queues, opened) = open(Leftovers::Kept, &database.backend, folder.path(), &successor);
     let recorder = opened.start().unwrap();
     wait_for("it writes by itself", || successor.hangs.load(Ordering::Acquire));
     assert_eq!(uploaded(), before);
-    successor.set(Mood::Good);
+    successor.set(StoreBehaviour::Good);
     upload(&queues, 2, 110);
     assert!(recorder.stop());
     assert_eq!(uploaded(), before + 117);
@@ -200,15 +199,15 @@ fn without_a_journal_what_hung_at_a_stop_is_not_written_twice() {
 #[test]
 fn a_store_that_takes_nothing_is_not_back_before_it_has_kept_a_row() {
     let folder = tempfile::tempdir().unwrap();
-    let place = fresh_sqlite(&folder.path().join("site.db"));
+    let database = fresh_sqlite(&folder.path().join("site.db"));
     let (control, board) = (Arc::new(StoreControl::default()), Arc::new(Board::default()));
-    let (queues, recorder) = self::recorder(&place.backend, folder.path(), &control);
+    let (queues, recorder) = self::recorder(&database.backend, folder.path(), &control);
     recorder.register_metrics(&board);
-    control.set(Mood::Refuses);
+    control.set(StoreBehaviour::Refuses);
     *control.board.lock() = Some(Arc::clone(&board));
     upload(&queues, 2, 7);
     wait_for("three tries", || control.up.lock().len() >= 3);
-    control.set(Mood::Good);
+    control.set(StoreBehaviour::Good);
     wait_for("the database is back", || metric(&board, "database_up") == 1);
     let up = std::mem::take(&mut *control.up.lock());
     assert!(up.len() >= 4 && up[0] == 1 && up[1..].iter().all(|&up| up == 0), "{up:?}");

@@ -9,16 +9,16 @@ use hayate_state::store::{Batch, Channel, Record};
 use crate::servers::Server;
 use crate::{FIXTURE, backend};
 
-/// Tells the process that is to be killed where to write.
-const PLACE: &str = "HAYATE_TEST_STORE";
+/// The environment variable with the DSN for the process that is to be killed.
+const DSN_VARIABLE: &str = "HAYATE_TEST_STORE";
 /// Batches that the killed process has reported, at least.
-const TOLD: u64 = 23;
+const REPORTED_MIN: u64 = 23;
 
-/// Not a test of its own: if the variable names a place, saves batches until killed, and prints each number
+/// Not a test of its own: if the variable is set, saves batches until killed, and prints each number
 /// that was kept.
 #[test]
 fn the_process_that_is_killed() {
-    let Ok(dsn) = std::env::var(PLACE) else { return };
+    let Ok(dsn) = std::env::var(DSN_VARIABLE) else { return };
     let mut store = backend(&dsn).open().unwrap();
     for sequence in 1.. {
         store.save(&one(sequence)).unwrap();
@@ -54,25 +54,25 @@ fn mariadb_has_what_was_kept_when_the_process_is_killed() {
 fn survives(dsn: &str, uploaded: &dyn Fn() -> i64) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "survival::the_process_that_is_killed", "--nocapture"])
-        .env(PLACE, dsn)
+        .env(DSN_VARIABLE, dsn)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut told = 0;
+    let mut reported = 0;
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
         let line = line.unwrap();
         let Some(number) = line.strip_prefix("kept ") else { continue };
         // The last line may be cut short.
-        told = number.parse().unwrap_or(told).max(told);
-        if told == TOLD {
+        reported = number.parse().unwrap_or(reported).max(reported);
+        if reported == REPORTED_MIN {
             child.kill().unwrap();
         }
     }
     child.wait().unwrap();
-    assert!(told >= TOLD, "{told}");
+    assert!(reported >= REPORTED_MIN, "{reported}");
     let mut store = backend(dsn).open().unwrap();
     let kept = store.acknowledged(Channel::Users).unwrap().unwrap();
-    assert!(kept >= told, "{kept} of {told}");
+    assert!(kept >= reported, "{kept} of {reported}");
     assert_eq!(u64::try_from(uploaded()).unwrap(), 3 * kept);
     store.save(&one(kept)).unwrap();
     store.save(&one(kept + 1)).unwrap();

@@ -225,7 +225,7 @@ fn what_is_missing_is_reported() {
         Some(StoreError::Unfit(text)) => text,
         other => panic!("{other:?}"),
     };
-    let of = |name: &str, demand| Backend::new(server.dsn(name).parse().unwrap(), "", demand);
+    let of = |name: &str, required| Backend::new(server.dsn(name).parse().unwrap(), "", required);
 
     server.database("empty");
     let says = "the database has no column hayate_completed.info_hash: run `hayate migrate`";
@@ -273,7 +273,7 @@ pub(crate) const UNMIGRATE: &str =
     "DROP TABLE hayate_journal, hayate_schema, hayate_completed; ALTER TABLE transfer_ips DROP ip6";
 
 #[test]
-fn a_site_that_is_not_migrated_is_written_to_without_our_tables() {
+fn a_site_that_is_not_migrated_is_written_to_without_hayates_tables() {
     let server = Server::new();
     let backend = site(&server, "site");
     server.sql_in("site", UNMIGRATE);

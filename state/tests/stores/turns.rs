@@ -9,7 +9,7 @@ use hayate_state::private::admin::{AdminCommand, run_command};
 use mysql::Conn;
 use mysql::prelude::Queryable;
 
-use crate::Place;
+use crate::TestDatabase;
 use crate::promise::fresh_mariadb;
 use crate::servers::Server;
 use crate::slow_log::root;
@@ -21,8 +21,8 @@ const LOOKS: usize = 90;
 
 type PendingCommand = JoinHandle<Result<&'static str, String>>;
 
-fn add_user(place: &Place, id: u32) -> PendingCommand {
-    let mut store = place.backend.open_reader().unwrap();
+fn add_user(database: &TestDatabase, id: u32) -> PendingCommand {
+    let mut store = database.backend.open_reader().unwrap();
     let verb = AdminCommand::AddUser { id: Some(id), passkey: "wanted".into() };
     thread::spawn(move || {
         let outcome = run_command(&mut *store, &verb, 1_700_000_000, "a test");
@@ -41,19 +41,19 @@ fn wait(observer: &mut Conn, also: &dyn Fn(u64) -> bool) {
 }
 
 #[test]
-fn of_two_users_who_ask_for_one_passkey_at_once_one_gets_it() {
+fn of_two_users_who_request_one_passkey_at_once_one_gets_it() {
     let server = Rc::new(Server::new());
-    let place = fresh_mariadb(&server, "site");
+    let database = fresh_mariadb(&server, "site");
     let (mut other, mut observer) = (root(&server), root(&server));
     other.query_drop("START TRANSACTION").unwrap();
     other.query_drop("INSERT INTO site.users_main (ID, torrent_pass) VALUES (50, 'other')").unwrap();
     // The first has seen that no user has the passkey, and waits for the lock on user 50.
-    let first = add_user(&place, 50);
+    let first = add_user(&database, 50);
     wait(&mut observer, &|_| true);
-    let second = add_user(&place, 51);
+    let second = add_user(&database, 51);
     wait(&mut observer, &|waiting| waiting == 2 || second.is_finished());
     other.query_drop("ROLLBACK").unwrap();
     assert_eq!(first.join().unwrap(), Ok("added"));
     assert_eq!(second.join().unwrap(), Err("refused: user 50 has this passkey".to_owned()));
-    assert_eq!(place.ask("SELECT ID FROM users_main WHERE torrent_pass = 'wanted'"), "50");
+    assert_eq!(database.sql("SELECT ID FROM users_main WHERE torrent_pass = 'wanted'"), "50");
 }

@@ -5,7 +5,7 @@
 //! - limits of numwant: `model::swarms_do_what_a_naive_model_does`, which wants 0 to 200 peers
 //! - no client is handed itself: the same, and
 //!   `selection::no_client_is_handed_itself_nor_where_ids_are_kept_its_other_address`
-//! - bounds of expiry: `limits::peers_live_for_their_lifetime_and_not_a_purge_longer`, IPv4; IPv6 is here
+//! - bounds of expiry: `limits::peers_live_for_their_lifetime_and_not_a_sweep_longer`, IPv4; IPv6 is here
 //! - both families of one hash: counts in the model; which family goes first is here
 //! - randomness: `selection::single_draws_from_a_plain_swarm_are_uniform`, IPv4; IPv6 is here
 //! - concurrent announces: `threads::workers_and_a_sweep_at_once_leave_true_counts_and_no_memory`
@@ -195,7 +195,7 @@ fn the_own_family_goes_first_and_the_other_fills_up() {
 }
 
 #[test]
-fn peers_of_ipv6_live_for_their_lifetime_and_not_a_purge_longer() {
+fn peers_of_ipv6_live_for_their_lifetime_and_not_a_sweep_longer() {
     let policy = Policy { peer_inactivity_seconds: 600, purge_seconds: 60, ..Policy::default() };
     let mut tracker = TestTracker::new(policy, 0, 7);
     for number in 0..3000 {
@@ -204,9 +204,9 @@ fn peers_of_ipv6_live_for_their_lifetime_and_not_a_purge_longer() {
     }
     tracker.now += 600;
     tracker.sweep();
-    let census = tracker.swarms.peer_counts();
-    assert_eq!((census.v6_seeders, census.v6_leechers), (1500, 1500));
-    // The slices of one purge period, as the actor does them.
+    let counts = tracker.swarms.peer_counts();
+    assert_eq!((counts.v6_seeders, counts.v6_leechers), (1500, 1500));
+    // The slices of one sweep, as the actor does them.
     tracker.now += 1;
     let policy = tracker.policy.current();
     for _ in 0..600 {

@@ -1,7 +1,7 @@
 //! The hook of `docs/HOOKS.md` compiles, and does what it says.
 
 #[path = "../../../docs/examples/quiet_hours.rs"]
-#[expect(unreachable_pub, reason = "in a room of its own it is reached")]
+#[expect(unreachable_pub, reason = "public, because an operator copies it into a crate")]
 mod quiet_hours;
 
 use std::sync::Arc;
@@ -26,7 +26,7 @@ fn tracker(options: &serde_json::Value) -> Tracker {
     Tracker::new(Swarms::new(0), &Published::new(policy), 7)
 }
 
-/// Returns the interval that a starting client is told at an hour of the day, or the refusal.
+/// Returns the interval that a starting client gets at an hour of the day, or the refusal.
 fn interval(tracker: &mut Tracker, hour: u64, query: &str) -> Result<u32, &'static str> {
     let announce = Announce {
         info_hash: InfoHash([7; 20]),
@@ -40,8 +40,9 @@ fn interval(tracker: &mut Tracker, hour: u64, query: &str) -> Result<u32, &'stat
         num_want: 0,
     };
     let now = Now { unix_seconds: 86_400 * 20_000 + 3600 * hour, ..Now::at(0) };
-    let said = RequestUrl::parse(announce.address, query.as_bytes());
-    let answer = tracker.announce_with_hooks(now, &announce, said, &mut Handout::new(&mut [], &mut []));
+    let request_url = RequestUrl::parse(announce.address, query.as_bytes());
+    let answer =
+        tracker.announce_with_hooks(now, &announce, request_url, &mut Handout::new(&mut [], &mut []));
     answer.map(|answer| answer.interval_seconds).map_err(|refusal| refusal.text())
 }
 

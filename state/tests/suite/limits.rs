@@ -56,7 +56,7 @@ fn stopped_and_scrape_create_nothing() {
 }
 
 #[test]
-fn peers_live_for_their_lifetime_and_not_a_purge_longer() {
+fn peers_live_for_their_lifetime_and_not_a_sweep_longer() {
     let policy = Policy { peer_inactivity_seconds: 600, purge_seconds: 60, ..Policy::default() };
     let mut tracker = tracker_with(policy);
     for number in 0..5000 {
@@ -71,7 +71,7 @@ fn peers_live_for_their_lifetime_and_not_a_purge_longer() {
     tracker.now += 600;
     tracker.sweep();
     assert_eq!(tracker.swarms.peer_counts().total(), 5000);
-    // The slices of one purge period, as the actor does them.
+    // The slices of one sweep, as the actor does them.
     tracker.now += 1;
     let policy = tracker.policy.current();
     for _ in 0..600 {
@@ -85,7 +85,7 @@ fn peers_live_for_their_lifetime_and_not_a_purge_longer() {
 }
 
 #[test]
-fn swarms_of_any_size_leave_within_a_purge() {
+fn swarms_of_any_size_expire_within_a_sweep() {
     const PEERS: u32 = 60_000;
     for size in [1, 2, 3, 30, 300, 30_000] {
         let policy = Policy { peer_inactivity_seconds: 600, purge_seconds: 60, ..Policy::default() };

@@ -133,14 +133,27 @@ fn check_handout(announce: &Announce, swarm: &ModelSwarm, now: u32, v4: &[u8], v
     assert_eq!(handed.len(), count, "somebody was handed out twice");
 }
 
-fn run(seed: u64, keep_peer_ids: bool) {
-    println!("seed {seed}, keep_peer_ids {keep_peer_ids}");
-    let policy = Published::new(Policy {
+/// Whether ids are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ids {
+    Dropped,
+    Kept,
+    /// Now they are, now they are not: an operator reloads.
+    InTurns,
+}
+
+fn policy_with(keep_peer_ids: bool) -> Policy {
+    Policy {
         peer_inactivity_seconds: LIFETIME_SECONDS,
         purge_seconds: PURGE_SECONDS,
         keep_peer_ids,
         ..Policy::default()
-    });
+    }
+}
+
+fn run(seed: u64, ids: Ids) {
+    println!("seed {seed}, ids {ids:?}");
+    let policy = Published::new(policy_with(ids == Ids::Kept));
     let swarms = Swarms::new(0);
     let mut tracker = Tracker::new(Arc::clone(&swarms), &policy, seed);
     let mut sweeper = Sweeper::new(Arc::clone(&swarms));
@@ -151,7 +164,7 @@ fn run(seed: u64, keep_peer_ids: bool) {
     for operation in 0..OPERATIONS / 2 {
         now += u32::from(random.u8(..50) == 0);
         if random.u16(..2000) == 0 {
-            // No peer is handed out beyond lifetime and purge: both sides expire at one moment.
+            // No peer is handed out beyond lifetime and sweep: both sides expire at one moment.
             now += random.u32(..LIFETIME_SECONDS / 3);
             sweeper.sweep_all(Tick(now), policy.current().as_ref());
             for swarm in model.values_mut() {
@@ -164,8 +177,11 @@ fn run(seed: u64, keep_peer_ids: bool) {
             let elapsed = Duration::from_millis(random.u64(..1000 * u64::from(PURGE_SECONDS)));
             sweeper.advance(Tick(now), policy.current().as_ref(), elapsed);
         }
+        if ids == Ids::InTurns && random.u16(..2000) == 0 {
+            policy.publish(policy_with(random.bool()));
+        }
         let mut announce = random_announce(&mut random);
-        if keep_peer_ids {
+        if ids != Ids::Dropped {
             // Peers of one id are the same client, and not handed to each other.
             announce.peer_id = PeerId([0; 20]);
             announce.peer_id.0[..2].copy_from_slice(&announce.port.to_be_bytes());
@@ -203,6 +219,7 @@ fn run(seed: u64, keep_peer_ids: bool) {
 #[test]
 fn swarms_do_what_a_naive_model_does() {
     let seed = fastrand::u64(..);
-    run(seed, false);
-    run(seed, true);
+    run(seed, Ids::Dropped);
+    run(seed, Ids::Kept);
+    run(seed, Ids::InTurns);
 }

@@ -1,4 +1,4 @@
-//! Mode private: peers of users, their choice, purge, snapshot. Accounting has its own test in
+//! Mode private: peers of users, their choice, expiry, snapshot. Accounting has its own test in
 //! `state/tests/stores/ledger/`.
 
 mod believed;
@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use hayate_state::private::snapshot::{SiteRestore, SiteSection};
-use hayate_state::private::{Purger, Site, Users};
-use hayate_state::snapshot::keeper::{Ending, SnapshotPlan, SnapshotThread};
+use hayate_state::private::{PeerExpiry, Site, Users};
 use hayate_state::snapshot::load::{LoadOutcome, load_snapshot};
 use hayate_state::snapshot::site::{Multipliers, UserAccount};
+use hayate_state::snapshot::thread::{Ending, SnapshotPlan, SnapshotThread};
 use hayate_state::store::record::{SnatchRow, TorrentRow, TransferRow, UserRow};
 use hayate_state::store::{Bounds, Queues, Record};
 use hayate_state::{
@@ -100,7 +100,7 @@ impl TestSite {
             shown.iter().map(|number| (2000 + u16::try_from(*number).unwrap(), 0)).collect();
         let rounds = 20_000;
         for _ in 0..rounds {
-            let given = self.announce(1, 600, &asking(seeder(999, 9000), wanted)).v4;
+            let given = self.announce(1, 600, &wanting(seeder(999, 9000), wanted)).v4;
             assert_eq!(given.len(), usize::from(wanted), "{name}");
             given.iter().for_each(|port| *counts.get_mut(port).unwrap() += 1);
         }
@@ -116,9 +116,9 @@ impl TestSite {
         assert!(chi_square < most, "{name}, {wanted} wanted: {chi_square}, at most {most}");
     }
 
-    fn purge(&self, second: u32) {
+    fn expire(&self, second: u32) {
         let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
-        Purger::new(Arc::clone(&self.site.torrents), None).run_round(Now::at(second), &policy);
+        PeerExpiry::new(Arc::clone(&self.site.torrents), None).run_round(Now::at(second), &policy);
     }
 }
 
@@ -145,7 +145,7 @@ fn over_v6(announce: Announce) -> Announce {
     Announce { address: "2001:db8::7".parse().unwrap(), ..announce }
 }
 
-fn asking(announce: Announce, num_want: u16) -> Announce {
+fn wanting(announce: Announce, num_want: u16) -> Announce {
     Announce { num_want, ..announce }
 }
 
@@ -155,11 +155,11 @@ fn one_client_over_both_families_is_one_peer_until_one_of_them_is_not_heard_of()
     test_site.announce(0, 1, &seeder(1, 2001));
     let given = test_site.announce(1, 1, &over_v6(seeder(1, 2001)));
     assert_eq!((given.tally.seeders, given.tally.leechers), (1, 0));
-    let given = test_site.announce(2, 2, &asking(peer(2, 2002), 1));
+    let given = test_site.announce(2, 2, &wanting(peer(2, 2002), 1));
     assert_eq!((given.v4, given.v6), (vec![2001], vec![2001]), "num_want counts peers");
     test_site.announce(INACTIVITY + 1, 1, &over_v6(seeder(1, 2001)));
-    test_site.purge(INACTIVITY + 1);
-    let given = test_site.announce(INACTIVITY + 2, 2, &asking(peer(2, 2002), 9));
+    test_site.expire(INACTIVITY + 1);
+    let given = test_site.announce(INACTIVITY + 2, 2, &wanting(peer(2, 2002), 9));
     assert_eq!((given.v4, given.v6, given.tally.seeders), (vec![], vec![2001], 1));
 }
 
@@ -183,18 +183,18 @@ fn seeders_get_leechers_and_leechers_one_seeder_of_each_user_first() {
     };
     for _ in 0..20 {
         // A well-known port is never handed out, nor are peers of the same user.
-        let leecher = sorted(test_site.announce(1, 4, &asking(peer(6, 2006), 50)).v4);
+        let leecher = sorted(test_site.announce(1, 4, &wanting(peer(6, 2006), 50)).v4);
         assert!(leecher == [2001, 2003, 2004, 2005] || leecher == [2002, 2003, 2004, 2005], "{leecher:?}");
-        let few = sorted(test_site.announce(1, 4, &asking(peer(6, 2006), 2)).v4);
+        let few = sorted(test_site.announce(1, 4, &wanting(peer(6, 2006), 2)).v4);
         assert!(few == [2001, 2003] || few == [2002, 2003], "seeders first: {few:?}");
-        let seeds = sorted(test_site.announce(1, 1, &asking(seeder(1, 2001), 50)).v4);
+        let seeds = sorted(test_site.announce(1, 1, &wanting(seeder(1, 2001), 50)).v4);
         assert_eq!(seeds, [2004, 2005, 2006]);
-        let own = sorted(test_site.announce(1, 3, &asking(peer(4, 2004), 50)).v4);
+        let own = sorted(test_site.announce(1, 3, &wanting(peer(4, 2004), 50)).v4);
         assert!(own.ends_with(&[2003, 2006]) && own.len() == 3, "{own:?}");
     }
     assert!(
         test_site
-            .announce(1, 4, &asking(Announce { event: Event::Stopped, ..peer(6, 2006) }, 50))
+            .announce(1, 4, &wanting(Announce { event: Event::Stopped, ..peer(6, 2006) }, 50))
             .v4
             .is_empty()
     );
@@ -209,7 +209,7 @@ fn every_peer_of_a_large_swarm_is_as_likely_as_any_other() {
     let (rounds, wanted) = (4000, 30);
     let mut counts = BTreeMap::<u16, u32>::new();
     for _ in 0..rounds {
-        let given = test_site.announce(1, 600, &asking(seeder(600, 9000), wanted)).v4;
+        let given = test_site.announce(1, 600, &wanting(seeder(600, 9000), wanted)).v4;
         assert_eq!(given.len(), usize::from(wanted));
         given.into_iter().for_each(|port| *counts.entry(port).or_default() += 1);
     }
@@ -284,16 +284,16 @@ fn a_swarm_that_grows_and_shrinks_finds_every_peer() {
 }
 
 #[test]
-fn a_purge_takes_those_who_were_silent_for_longer() {
+fn peers_that_were_silent_for_longer_expire() {
     let mut test_site = TestSite::new();
     test_site.announce(0, 1, &seeder(1, 2001));
     test_site.announce(1, 2, &peer(2, 2002));
-    test_site.purge(INACTIVITY);
+    test_site.expire(INACTIVITY);
     assert_eq!(test_site.site.torrents.peers().seeders, 1, "just in time");
-    test_site.purge(INACTIVITY + 1);
+    test_site.expire(INACTIVITY + 1);
     let peers = test_site.site.torrents.peers();
     assert_eq!((peers.seeders, peers.leechers), (0, 1));
-    test_site.purge(INACTIVITY + 2);
+    test_site.expire(INACTIVITY + 2);
     assert_eq!(test_site.site.torrents.peers().leechers, 0);
 }
 
@@ -324,7 +324,7 @@ fn a_snapshot_brings_peers_back_with_both_addresses() {
     let mut again = TestSite::with_site(Arc::clone(&site));
     let (before, after) = (test_site.site.torrents.peers(), site.torrents.peers());
     assert_eq!((before, site.torrents.len()), (after, 3));
-    let given = again.announce(2, 500, &asking(peer(500, 3000), 600));
+    let given = again.announce(2, 500, &wanting(peer(500, 3000), 600));
     assert_eq!((given.v4.len(), given.v6.len()), (100, 100));
     // A peer that announces again is known.
     assert_eq!(again.announce(2, 7, &peer(7, 2000)).tally, given.tally);
@@ -432,7 +432,7 @@ fn a_snatch_takes_the_event_and_a_user_who_did_not_seed() {
     assert_eq!((unknown.torrent.unwrap().snatched, unknown.snatch.unwrap().time), (1, unix(1)));
 }
 
-/// `rules/private.md#member-roles`, and back again.
+/// `rules/private.md#peer-roles`, and back again.
 #[test]
 fn a_seeder_that_becomes_a_leecher_keeps_its_totals() {
     let recorded = recorded_by(|test_site| {
@@ -456,15 +456,15 @@ fn a_seeder_that_becomes_a_leecher_keeps_its_totals() {
     assert_eq!((transfer.active_time, transfer.seed_time, transfer.seeding), (30, 17, true));
 }
 
-/// `rules/private.md#member-stops`: it is made and removed at once: rows are queued, but without amounts.
+/// `rules/private.md#stopped-peers`: it is made and removed at once: rows are queued, but without amounts.
 #[test]
 fn stopped_of_an_unknown_peer_is_answered_and_leaves_nobody() {
     let recorded = recorded_by(|test_site| {
-        test_site.announce(0, 2, &asking(seeder(2, 2002), 50));
-        test_site.announce(0, 3, &asking(peer(3, 2003), 50));
+        test_site.announce(0, 2, &wanting(seeder(2, 2002), 50));
+        test_site.announce(0, 3, &wanting(peer(3, 2003), 50));
         for left in [0, 9] {
             let unknown = having(Announce { left, ..peer(1, 2001) }, 1000, 500);
-            let given = test_site.announce(7, 1, &asking(stopping(unknown), 50));
+            let given = test_site.announce(7, 1, &wanting(stopping(unknown), 50));
             assert_eq!((given.tally.seeders, given.tally.leechers), (1, 1));
             assert!(given.v4.is_empty() && given.v6.is_empty());
             let peers = test_site.site.torrents.peers();
@@ -472,7 +472,7 @@ fn stopped_of_an_unknown_peer_is_answered_and_leaves_nobody() {
             let text = test_site.site.explain(1, &InfoHash(fixture::FREE));
             assert!(text.contains("no peer of this user in the swarm"), "{text}");
         }
-        let mut handed = test_site.announce(8, 4, &asking(peer(4, 2004), 50)).v4;
+        let mut handed = test_site.announce(8, 4, &wanting(peer(4, 2004), 50)).v4;
         handed.sort_unstable();
         assert_eq!(handed, [2002, 2003]);
     });

@@ -7,7 +7,7 @@ use hayate_state::{Announce, Event, Policy, Tick};
 
 use crate::test_tracker::{TestTracker, announce_from};
 
-const BEAT: Duration = Duration::from_millis(100);
+const SLICE_PERIOD: Duration = Duration::from_millis(100);
 
 fn public(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(0xC633_0000 + number)
@@ -35,7 +35,7 @@ fn a_peer_that_moves_behind_the_sweep_is_still_known_as_private() {
         }
         let policy = tracker.policy.current();
         for slice in 0..6 {
-            tracker.sweeper.advance(Tick(tracker.now), &policy, BEAT);
+            tracker.sweeper.advance(Tick(tracker.now), &policy, SLICE_PERIOD);
             if slice == phase % 4 {
                 tracker.announce(&announce_from(1, public(60_000), 6881, 0)).unwrap();
             }
@@ -93,7 +93,7 @@ fn ids_that_are_not_kept_any_more_are_given_back() {
 }
 
 #[test]
-fn a_swarm_that_became_large_anew_under_the_sweep_hides_its_private_peers() {
+fn a_swarm_that_became_large_again_under_the_sweep_hides_its_private_peers() {
     let mut tracker = TestTracker::new(Policy::default(), 0, 7);
     let silent = |announce: Announce| Announce { num_want: 0, ..announce };
     for number in 0..9000 {

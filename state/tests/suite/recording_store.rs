@@ -1,4 +1,4 @@
-//! A store that records what it is told, to be read at the end.
+//! A store that records what is written to it, to be read at the end.
 
 use std::sync::Arc;
 
@@ -28,12 +28,12 @@ pub(crate) fn records_of(work: impl FnOnce(Arc<Queues>)) -> Vec<Record> {
     let (folder, store, clock) = (tempfile::tempdir().unwrap(), RecordingStore::default(), Clock::start());
     let queues = Arc::new(Queues::new(clock, &Bounds::default()));
     work(Arc::clone(&queues));
-    let places =
+    let paths =
         SpillPaths { spill_dir: folder.path().into(), dead_letter: folder.path().join("dead-letter") };
-    let pace = Published::new(WriterSettings::default());
+    let settings = Published::new(WriterSettings::default());
     let kept = store.clone();
     let opener = Box::new(move || Ok(Box::new(Doubled(kept.clone())) as Box<dyn Store>));
-    OpenedStore::new(&queues, clock, &pace, &places, opener).unwrap().start().unwrap().stop();
+    OpenedStore::new(&queues, clock, &settings, &paths, opener).unwrap().start().unwrap().stop();
     let mut records = std::mem::take(&mut *store.0.lock());
     records.sort_by_key(|record| (record.channel(), record.key()));
     records.dedup_by(|later, record| {

@@ -1,7 +1,7 @@
 //! The choice of peers: statistics, and the rules of each role.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hayate_state::{Announce, Event, Policy};
 
@@ -16,9 +16,13 @@ pub(crate) struct Draws {
 
 impl Draws {
     pub(crate) fn new(peers: impl Iterator<Item = Announce>, requester: Announce) -> Self {
+        Self::with_policy(Policy::default(), peers, requester)
+    }
+
+    fn with_policy(policy: Policy, peers: impl Iterator<Item = Announce>, requester: Announce) -> Self {
         let seed = fastrand::u64(..);
         println!("seed {seed}");
-        let mut tracker = TestTracker::new(Policy::default(), 0, seed);
+        let mut tracker = TestTracker::new(policy, 0, seed);
         let mut random = fastrand::Rng::with_seed(seed);
         let mut peers: Vec<_> = peers.collect();
         random.shuffle(&mut peers);
@@ -63,8 +67,18 @@ fn peer(number: u32, left: u64) -> Announce {
     announce_from(1, Ipv4Addr::from(0xC633_0000 + number), 6881, left)
 }
 
+fn peer_v6(number: u32, left: u64) -> Announce {
+    announce_from(1, Ipv6Addr::from(0x2A00_u128 << 112 | u128::from(number)), 6881, left)
+}
+
 fn leecher() -> Announce {
     announce_from(1, [198, 18, 0, 1], 7001, 9)
+}
+
+/// The same peer with an id of its own.
+fn with_own_id((number, mut announce): (usize, Announce)) -> Announce {
+    announce.peer_id.0[12..].copy_from_slice(&(number as u64).to_be_bytes());
+    announce
 }
 
 #[test]
@@ -72,6 +86,28 @@ fn single_draws_from_a_plain_swarm_are_uniform() {
     for peers in [5, 20, 1000] {
         Draws::new((0..peers).map(|n| peer(n, u64::from(n % 3))), leecher())
             .assert_uniform_single_draws(peers);
+    }
+}
+
+#[test]
+fn single_draws_are_uniform_in_every_form_of_either_family_with_and_without_ids() {
+    for (keep_peer_ids, requester) in [
+        (false, leecher()),
+        (true, leecher()),
+        (false, announce_from(1, Ipv6Addr::LOCALHOST, 7001, 9)),
+        (true, announce_from(1, Ipv6Addr::LOCALHOST, 7001, 9)),
+    ] {
+        let v6 = requester.address.is_ipv6();
+        for (own_family, other_family) in [(1, 1), (2, 0), (5, 3), (19, 18), (36, 0), (60, 5), (400, 50)] {
+            let (v4_peers, v6_peers) =
+                if v6 { (other_family, own_family) } else { (own_family, other_family) };
+            let peers = (0..v4_peers).map(|n| peer(n, u64::from(n % 3)));
+            let peers = peers.chain((0..v6_peers).map(|n| peer_v6(n, u64::from(n % 3))));
+            let peers = peers.enumerate().map(with_own_id);
+            println!("{v4_peers} and {v6_peers} peers, ids {keep_peer_ids}, IPv6 {v6}");
+            let policy = Policy { keep_peer_ids, ..Policy::default() };
+            Draws::with_policy(policy, peers, requester).assert_uniform_single_draws(own_family);
+        }
     }
 }
 

@@ -14,9 +14,9 @@ use crate::test_tracker::{announce_from, info_hash};
 
 const TORRENTS: u64 = 60;
 const NOW: Tick = Tick(5000);
-const BEAT: Duration = Duration::from_millis(100);
+const SLICE_PERIOD: Duration = Duration::from_millis(100);
 /// Longest wait for what should be there at once.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 fn random_announce(random: &mut fastrand::Rng) -> Announce {
     // The first torrent is larger than a slice of the sweep.
@@ -51,17 +51,17 @@ fn workers_and_a_sweep_at_once_leave_true_counts_and_no_memory() {
         let workers = [0, 1, 2].map(|number| scope.spawn(work(number)));
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                sweeper.advance(NOW, &policy.current(), BEAT);
+                sweeper.advance(NOW, &policy.current(), SLICE_PERIOD);
             }
         });
         workers.into_iter().for_each(|worker| worker.join().unwrap());
         done.store(true, Ordering::Relaxed);
     });
-    let census = swarms.peer_counts();
+    let counts = swarms.peer_counts();
     let tallies: Vec<_> = (0..TORRENTS).map(|torrent| swarms.tally(&info_hash(torrent))).collect();
     let sum = |of: fn(&hayate_state::Tally) -> u32| tallies.iter().map(of).sum::<u32>();
-    assert_eq!(census.v4_seeders + census.v6_seeders, sum(|tally| tally.seeders));
-    assert_eq!(census.v4_leechers + census.v6_leechers, sum(|tally| tally.leechers));
+    assert_eq!(counts.v4_seeders + counts.v6_seeders, sum(|tally| tally.seeders));
+    assert_eq!(counts.v4_leechers + counts.v6_leechers, sum(|tally| tally.leechers));
     assert!(tallies[0].leechers > 2048 && swarms.live() > 50, "{} {}", tallies[0].leechers, swarms.live());
     sweeper.sweep_all(Tick(NOW.0 + 4201), &policy.current());
     assert_eq!((swarms.live(), swarms.idle(), swarms.peer_counts()), (0, 0, PeerCounts::default()));
@@ -98,7 +98,7 @@ fn a_full_inbox_refuses_at_once_and_what_it_took_is_answered_in_order() {
     let (actor, inbox) = Actor::start_bounded(tracker(), Clock::start(), 7).unwrap();
     let ((reply, replies), (release, gate)) = (channel(), channel());
     let requester = |gate| TestRequester { reply: reply.clone(), gate };
-    let leechers = || match replies.recv_timeout(PATIENCE).unwrap() {
+    let leechers = || match replies.recv_timeout(WAIT_MAX).unwrap() {
         Reply::Announce(Ok((answer, _))) => answer.tally.leechers,
         other => panic!("{other:?}"),
     };
@@ -111,7 +111,7 @@ fn a_full_inbox_refuses_at_once_and_what_it_took_is_answered_in_order() {
     release.send(()).unwrap();
     assert_eq!([2, 3, 4, 5, 6, 7, 8].map(|_| leechers()), [2, 3, 4, 5, 6, 7, 8]);
     inbox.send(Question::Scrape(vec![info_hash(1), info_hash(2)], None), requester(None)).unwrap();
-    let Reply::Scrape(Ok(tallies)) = replies.recv_timeout(PATIENCE).unwrap() else { panic!("no tallies") };
+    let Reply::Scrape(Ok(tallies)) = replies.recv_timeout(WAIT_MAX).unwrap() else { panic!("no tallies") };
     assert_eq!(
         (tallies[0].leechers, tallies[1].leechers, tallies.len()),
         (8, 0, 2),
@@ -127,7 +127,7 @@ fn the_actor_counts_slices_and_ends_with_its_last_inbox() {
     let (actor, inbox) = Actor::start::<TestRequester>(tracker(), clock).unwrap();
     let slices = actor.turn_counter();
     while slices.load(Ordering::Relaxed) < 2 {
-        assert!(clock.uptime() < PATIENCE, "no slice");
+        assert!(clock.uptime() < WAIT_MAX, "no slice");
         std::thread::yield_now();
     }
     let other = inbox.clone();
@@ -162,11 +162,11 @@ fn after_a_panic_of_the_actor_nobody_waits_for_an_answer() {
     let ask =
         |number| inbox.send(question(1000), PanickingRequester { number, dropped: dropped.clone() }).unwrap();
     (0..7).for_each(ask);
-    let mut numbers = [0; 7].map(|_| drops.recv_timeout(PATIENCE).unwrap());
+    let mut numbers = [0; 7].map(|_| drops.recv_timeout(WAIT_MAX).unwrap());
     numbers.sort_unstable();
     assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6]);
     ask(7);
-    assert_eq!(drops.recv_timeout(PATIENCE), Ok(7), "who asks later is turned away too");
+    assert_eq!(drops.recv_timeout(WAIT_MAX), Ok(7), "later questions are refused, too");
     assert!(!actor.is_alive());
     drop(inbox);
     actor.join();

@@ -1,5 +1,5 @@
-//! Any octets as bencode: no panic; what is read is written as it was; what our writer writes, the reader
-//! reads.
+//! Any octets as bencode: no panic; a value is written as it was read; the reader reads what the gateway's
+//! writer writes.
 #![no_main]
 
 use hayate_gateway::wire::bencode;

@@ -4,7 +4,8 @@
 use hayate_udp::wire::option::Options;
 use libfuzzer_sys::fuzz_target;
 
-/// The URL by the letter of BEP 41: the data of every whole URLData up to the end or the first overrun.
+/// Returns the URL by the letter of BEP 41: the data of every whole URLData up to the end or the first
+/// overrun.
 fn naive(octets: &[u8]) -> Option<Vec<u8>> {
     let (mut at, mut url) = (0, None);
     while at < octets.len() {
@@ -25,10 +26,10 @@ fn naive(octets: &[u8]) -> Option<Vec<u8>> {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let mut room = vec![0; input.len()];
-    let joined = Options::new(input).join(&mut room);
+    let mut buffer = vec![0; input.len()];
+    let joined = Options::new(input).join(&mut buffer);
     assert_eq!(joined.map(|url| url.octets.to_vec()), naive(input));
-    // With less room than there is URL, what does not fit is left out.
+    // If the buffer is shorter than the URL, what does not fit is left out.
     let mut small = [0; 16];
     if let Some(url) = Options::new(input).join(&mut small) {
         assert!(naive(input).is_some_and(|whole| whole.starts_with(url.octets)));

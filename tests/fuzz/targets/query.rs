@@ -1,5 +1,5 @@
-//! Any target and headers for the gateway's engine: no panic, a canonical body, and a failure always says
-//! when to come again.
+//! Any target and headers for the gateway's engine: no panic, a canonical body, and a failure always has an
+//! interval.
 #![no_main]
 
 use std::cell::RefCell;

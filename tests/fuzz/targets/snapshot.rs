@@ -1,5 +1,5 @@
-//! Any octets as a block of swarms: no panic, the counts stay true, and what was restored is written and
-//! restored again as it is, also by way of plain values and JSON.
+//! Any octets as a block of swarms: no panic, the counts stay right, and what was restored is the same after
+//! it is written and restored, also as plain values and JSON.
 #![no_main]
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use hayate_state::{Now, Policy, Swarms};
 use hayate_tools::cc::{dump_swarms, restore_swarms};
 use libfuzzer_sys::fuzz_target;
 
-fn again(swarms: &Arc<Swarms>, now: Now) -> Vec<u8> {
+fn write_snapshot(swarms: &Arc<Swarms>, now: Now) -> Vec<u8> {
     let mut to = SnapshotWriter::new(Vec::new(), now.unix_seconds.cast_signed()).expect("memory takes all");
     let mut walk = Walk::new(Arc::clone(swarms), now.tick);
     write_swarms(&mut walk, &mut to, || now.tick, || Ok(())).expect("memory takes all");
@@ -32,13 +32,13 @@ fn survives_as_plain_values(octets: &[u8]) {
     let mut to = SnapshotWriter::new(Vec::new(), written_at).expect("memory takes all");
     plain::write_torrents(&torrents, written_at, &mut to).expect("what was read can be written");
     let file = to.finish().expect("memory takes all");
-    let (mut reader, mut again) = (SnapshotReader::new(file.as_slice()).expect("a snapshot"), Vec::new());
+    let (mut reader, mut reread) = (SnapshotReader::new(file.as_slice()).expect("a snapshot"), Vec::new());
     while let Some((_, payload)) = reader.next_block().expect("what we write is a snapshot") {
-        plain::read_block(written_at, payload, |torrent| again.push(torrent))
+        plain::read_block(written_at, payload, |torrent| reread.push(torrent))
             .expect("what we write is in order");
     }
-    plain::merge_torrents(&mut again);
-    assert_eq!(again, torrents);
+    plain::merge_torrents(&mut reread);
+    assert_eq!(reread, torrents);
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -50,7 +50,7 @@ fuzz_target!(|input: &[u8]| {
     let result = first.restore_swarms(now, now.unix_seconds.cast_signed() - i64::from(flags), octets);
     assert_eq!(result.is_ok(), check_swarms(octets).is_ok());
     assert_eq!(u64::from(swarms.peer_counts().total()), first.summary().peers);
-    let (file, others) = (again(&swarms, now), Swarms::new(u16::from(flags & 2)));
+    let (file, others) = (write_snapshot(&swarms, now), Swarms::new(u16::from(flags & 2)));
     let mut second = Restore::new(&others, &policy, CompletedFrom::Snapshot);
     let mut reader = SnapshotReader::new(file.as_slice()).expect("what we write is a snapshot");
     restore_all(&mut second, &mut reader, || now, |_| {}).expect("what we write is in order");

@@ -19,7 +19,7 @@ pub(crate) struct Key {
     pub(crate) public: Value,
 }
 
-/// Base64 as JWKs have it (RFC 4648, 5).
+/// Encodes octets in the base64 of JWKs (RFC 4648, 5).
 pub(crate) fn base64(octets: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
@@ -49,7 +49,7 @@ impl Key {
     }
 
     pub(crate) fn rsa(kid: &str) -> Self {
-        // Made once, for that takes a while.
+        // Made once, because that takes a while.
         static SECRET: LazyLock<rsa::RsaPrivateKey> =
             LazyLock::new(|| rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048).unwrap());
         let (n, e) = (SECRET.n().to_bytes_be(), SECRET.e().to_bytes_be());
@@ -64,7 +64,7 @@ impl Key {
         self.public["kid"].as_str().unwrap().to_owned()
     }
 
-    /// A token with these claims, under the key's own name or another.
+    /// Returns a token with these claims and this key id.
     pub(crate) fn sign_as(&self, kid: Option<String>, claims: &Value) -> String {
         encode(&Header { kid, ..Header::new(self.algorithm) }, claims, &self.secret).unwrap()
     }
@@ -74,30 +74,30 @@ impl Key {
     }
 }
 
-/// A token made by hand: any header, any signature.
+/// Returns a token with any header and any signature.
 pub(crate) fn token(header: &Value, claims: &Value, signature: &[u8]) -> String {
     let part = |value: &Value| base64(value.to_string().as_bytes());
     format!("{}.{}.{}", part(header), part(claims), base64(signature))
 }
 
-/// The claims of valid tokens for torrent `a`.
+/// Returns the claims of valid tokens for torrent `a`.
 pub(crate) fn claims() -> Value {
     json!({"iss": "the issuer", "aud": "the tracker", "infohash": "61".repeat(20)})
 }
 
-/// The options of the hook, with the keys at `url`.
+/// Returns the hook with its options, with the keys at `url`.
 pub(crate) fn hook(url: &str) -> Value {
     json!([{"name": "jwt", "options": {"issuer": "the issuer", "audience": "the tracker",
         "jwk_set_url": url, "jwk_set_update_interval": "1s"}}])
 }
 
-/// How the server answers.
+/// What the server answers.
 #[derive(Clone)]
 pub(crate) enum ServerBehaviour {
     Set(Value),
     Raw(Vec<u8>),
     /// It accepts connections and does not answer.
-    Mute,
+    Silent,
 }
 
 /// A server of a JWK set on loopback.
@@ -108,33 +108,33 @@ pub(crate) struct JwkServer {
 }
 
 impl JwkServer {
-    pub(crate) fn start(mood: ServerBehaviour) -> Self {
-        Self::start_with(mood, |stream, answer| {
+    pub(crate) fn start(behaviour: ServerBehaviour) -> Self {
+        Self::start_with(behaviour, |stream, reply| {
             let mut stream = stream;
             read_head(&mut stream);
-            _ = stream.write_all(answer);
+            _ = stream.write_all(reply);
         })
     }
 
-    /// Serves each connection with `talk`, with TLS or without.
+    /// Serves each connection with `answer`, with TLS or without.
     pub(crate) fn start_with(
-        mood: ServerBehaviour,
-        talk: impl Fn(TcpStream, &[u8]) + Send + 'static,
+        behaviour: ServerBehaviour,
+        answer: impl Fn(TcpStream, &[u8]) + Send + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (behaviour, fetches) = (Arc::new(Mutex::new(mood)), Arc::new(AtomicUsize::new(0)));
-        let (own_mood, own_fetches) = (Arc::clone(&behaviour), Arc::clone(&fetches));
+        let (behaviour, fetches) = (Arc::new(Mutex::new(behaviour)), Arc::new(AtomicUsize::new(0)));
+        let (own_behaviour, own_fetches) = (Arc::clone(&behaviour), Arc::clone(&fetches));
         std::thread::spawn(move || {
-            let mut mute = Vec::new();
+            let mut silent = Vec::new();
             for stream in listener.incoming().map_while(Result::ok) {
                 own_fetches.fetch_add(1, Ordering::Relaxed);
-                match own_mood.lock().unwrap().clone() {
+                match own_behaviour.lock().unwrap().clone() {
                     ServerBehaviour::Set(set) => {
-                        talk(stream, &response("200 OK", set.to_string().as_bytes()))
+                        answer(stream, &response("200 OK", set.to_string().as_bytes()))
                     }
-                    ServerBehaviour::Raw(raw) => talk(stream, &raw),
-                    ServerBehaviour::Mute => mute.push(stream),
+                    ServerBehaviour::Raw(raw) => answer(stream, &raw),
+                    ServerBehaviour::Silent => silent.push(stream),
                 }
             }
         });
@@ -145,8 +145,8 @@ impl JwkServer {
         format!("http://127.0.0.1:{}/keys?secret=sesame", self.port)
     }
 
-    pub(crate) fn set(&self, mood: ServerBehaviour) {
-        *self.behaviour.lock().unwrap() = mood;
+    pub(crate) fn set(&self, behaviour: ServerBehaviour) {
+        *self.behaviour.lock().unwrap() = behaviour;
     }
 
     pub(crate) fn fetches(&self) -> usize {

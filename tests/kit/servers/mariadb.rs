@@ -1,5 +1,5 @@
-//! A MariaDB server of the test's own: a copy of a data folder that is made once, a free loopback port, a
-//! socket; ended with the test, and also when the test process is killed.
+//! A MariaDB server for one test, with a copy of a data folder that is made once, a free loopback port and a
+//! socket. It ends with the test, and also when the test process is killed.
 
 use std::fs;
 use std::io::Write;
@@ -7,28 +7,27 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
+use tempfile::TempDir;
 
 /// The user with which the tests log in over the network.
 const USER: &str = "site";
-/// The password of the user, full of characters that a DSN could stumble over.
+/// The password of the user, with characters that are special in a DSN.
 const PASSWORD: &str = "p@ss:w/rd";
 /// Time between two checks.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Number of checks before a test gives up: a minute.
-const BEATS_MOST: u32 = 3000;
+const POLLS_MAX: u32 = 3000;
 
-static SERVERS: AtomicU32 = AtomicU32::new(0);
 static TEMPLATE: Mutex<()> = Mutex::new(());
 
-/// A server of the test's own.
+/// A server for one test.
 pub(crate) struct Server {
-    folder: PathBuf,
+    folder: TempDir,
     pub(crate) port: u16,
     running: Option<Running>,
 }
@@ -42,13 +41,11 @@ struct Running {
 impl Server {
     /// Starts an empty server and waits until it answers.
     pub(crate) fn new() -> Self {
-        let number = SERVERS.fetch_add(1, Ordering::Relaxed);
         // Not in cargo's folder: the path of a socket may have 107 octets only.
-        let folder = std::env::temp_dir().join(format!("hayate-mariadb-{}-{number}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir(&folder).expect("a folder for a server");
-        copy(&template(), &folder.join("data"));
-        let mut server = Self { folder, port: free_port(), running: None };
+        let folder =
+            tempfile::Builder::new().prefix("hayate-mariadb-").tempdir().expect("a folder for a server");
+        copy(&template(), &folder.path().join("data"));
+        let mut server = Self { folder, port: free_server_port(), running: None };
         server.start();
         server
     }
@@ -56,8 +53,8 @@ impl Server {
     /// Starts the server again, on the same data and port.
     pub(crate) fn start(&mut self) {
         assert!(self.running.is_none(), "the server runs");
-        let log = fs::File::create(self.folder.join("log")).expect("a log");
-        let init = self.folder.join("init.sql");
+        let log = fs::File::create(self.path().join("log")).expect("a log");
+        let init = self.path().join("init.sql");
         let sql = format!(
             "CREATE USER IF NOT EXISTS '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\n\
              GRANT ALL PRIVILEGES ON `%`.* TO '{USER}'@'%';\n"
@@ -71,10 +68,10 @@ impl Server {
             .arg("--sql-mode=")
             .arg(format!("--user={}", user()))
             .arg(format!("--port={}", self.port))
-            .arg(option("--datadir", &self.folder.join("data")))
-            .arg(option("--tmpdir", &self.folder))
+            .arg(option("--datadir", &self.path().join("data")))
+            .arg(option("--tmpdir", self.path()))
             .arg(option("--socket", &self.socket()))
-            .arg(option("--pid-file", &self.folder.join("pid")))
+            .arg(option("--pid-file", &self.path().join("pid")))
             .arg(option("--init-file", &init))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
@@ -92,9 +89,13 @@ impl Server {
         self.wait_until_it_answers();
     }
 
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
     fn wait_until_it_answers(&mut self) {
-        for _ in 0..BEATS_MOST {
-            // The user is made before the first connection is let in.
+        for _ in 0..POLLS_MAX {
+            // The server creates the user before it accepts the first connection.
             if self.client("", "SELECT 1").is_ok() {
                 return;
             }
@@ -105,7 +106,7 @@ impl Server {
             }
             sleep(POLL_INTERVAL);
         }
-        let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        let log = fs::read_to_string(self.path().join("log")).unwrap_or_default();
         panic!("mariadbd does not answer:\n{log}");
     }
 
@@ -125,12 +126,12 @@ impl Server {
         format!("{USER}:{PASSWORD}@unix({})/{name}", self.socket().display())
     }
 
-    /// Runs statements as the server's root; the rows of their answers, with tabs between columns.
+    /// Runs statements as the server's root. Returns the rows of their results, with tabs between columns.
     pub(crate) fn sql(&self, text: &str) -> String {
         self.sql_in("", text)
     }
 
-    /// The same in a database.
+    /// Does the same in a database.
     pub(crate) fn sql_in(&self, database: &str, text: &str) -> String {
         self.client(database, text).unwrap_or_else(|error| panic!("{text}: {error}"))
     }
@@ -154,10 +155,10 @@ impl Server {
         Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     }
 
-    /// Waits until `text` answers `expected`.
+    /// Waits until the query `text` returns `expected`.
     pub(crate) fn wait_for(&self, text: &str, expected: &str) {
         let mut last = String::new();
-        for _ in 0..BEATS_MOST {
+        for _ in 0..POLLS_MAX {
             last = self.sql(text);
             if last == expected {
                 return;
@@ -167,12 +168,12 @@ impl Server {
         panic!("{text}: {last}, not {expected}");
     }
 
-    /// Ends the server in order.
+    /// Stops the server in order.
     pub(crate) fn stop(&mut self) {
         self.end(Signal::SIGTERM);
     }
 
-    /// Ends the server at once.
+    /// Kills the server.
     pub(crate) fn kill9(&mut self) {
         self.end(Signal::SIGKILL);
     }
@@ -180,28 +181,28 @@ impl Server {
     /// Freezes the server: it keeps its connections and answers nothing.
     pub(crate) fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
-        // A thread that runs on another processor goes on until the signal has got there.
-        for _ in 0..BEATS_MOST {
-            if self.stands_still() {
+        // A thread on another processor runs until the signal arrives there.
+        for _ in 0..POLLS_MAX {
+            if self.is_stopped() {
                 return;
             }
             sleep(POLL_INTERVAL);
         }
-        panic!("mariadbd does not stand still");
+        panic!("mariadbd does not stop");
     }
 
     /// Whether all its threads are stopped.
-    fn stands_still(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         let running = self.running.as_ref().expect("the server runs");
         let threads = fs::read_dir(format!("/proc/{}/task", running.server.id())).expect("its threads");
         threads.flatten().all(|thread| {
-            // The state follows the name, which is in parentheses; a thread that is gone is still, too.
+            // The state follows the name, which is in parentheses; a thread that has ended counts as stopped.
             let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
             stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['T', 't']))
         })
     }
 
-    /// Lets the server go on.
+    /// Lets the server continue.
     pub(crate) fn thaw(&self) {
         self.signal(Signal::SIGCONT);
     }
@@ -215,19 +216,19 @@ impl Server {
     fn end(&mut self, signal: Signal) {
         self.signal(signal);
         let Running { mut server, mut guard } = self.running.take().expect("the server runs");
-        // The guard first: once the server is waited for, its number may be another's.
+        // The guard first: once the server is waited for, its process id may be reused.
         let _ = guard.kill();
         let _ = guard.wait();
         let _ = server.wait();
     }
 
-    /// The socket by which root logs in without a password.
+    /// Returns the socket by which root logs in without a password.
     pub(crate) fn socket_path(&self) -> String {
         self.socket().display().to_string()
     }
 
     fn socket(&self) -> PathBuf {
-        self.folder.join("socket")
+        self.path().join("socket")
     }
 }
 
@@ -236,11 +237,10 @@ impl Drop for Server {
         if self.running.is_some() {
             self.end(Signal::SIGKILL);
         }
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
-/// A data folder with the system's tables, made once for all runs.
+/// Returns a data folder with the system's tables, made once for all runs.
 fn template() -> PathBuf {
     let _one_at_a_time = TEMPLATE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let version = Command::new(program("mariadbd")).arg("--version").output();
@@ -281,7 +281,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Daemons are not in the `PATH` of every user.
+/// Returns the path of a program; daemons are not in the `PATH` of every user.
 fn program(name: &str) -> PathBuf {
     let daemon = Path::new("/usr/sbin").join(name);
     if daemon.exists() { daemon } else { PathBuf::from(name) }
@@ -295,7 +295,7 @@ fn user() -> String {
     User::from_uid(geteuid()).ok().flatten().expect("a user").name
 }
 
-fn free_port() -> u16 {
+fn free_server_port() -> u16 {
     loop {
         // Above the ports of trackers, which start while a server is away, and below those of clients.
         let port = fastrand::u16(31_000..32_700);

@@ -7,10 +7,10 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::harness::{Daemon, Folder, eventually, hayate};
-use crate::kit::finishing_peers::{FinishingPeers, written};
+use crate::kit::finishing_peers::{FinishingPeers, is_written};
 use crate::mariadb_server::Server;
 
-/// A file system of one MiB, gone with the test.
+/// A file system of one MiB, which is unmounted when the test ends.
 pub(crate) struct SmallDisk {
     folder: Folder,
 }
@@ -33,7 +33,7 @@ impl SmallDisk {
         self.folder.path()
     }
 
-    /// Fills the file system.
+    /// Fills the file system. Returns the file that fills it.
     pub(crate) fn fill(&self) -> PathBuf {
         let path = self.path().join("filler");
         let mut file = std::fs::File::create(&path).unwrap();
@@ -55,7 +55,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_under_the_snapshot_leaves_the_old_one_and_is_said_once() {
+fn a_full_disk_under_the_snapshot_leaves_the_old_one_and_is_logged_once() {
     let Some(disk) = SmallDisk::new() else { return };
     let changes = json!({"state_dir": disk.path(), "database": {"dsn": ""},
         "intervals": {"database_serialize": 1}});
@@ -86,10 +86,10 @@ fn a_full_disk_under_the_store_loses_nothing() {
     let mut daemon = Daemon::start(changes.clone());
     let mut finishers = FinishingPeers::of(&daemon);
     finishers.finish(200);
-    assert!(written(&daemon));
+    assert!(is_written(&daemon));
     let filler = disk.fill();
     finishers.finish(3000);
-    // Rows of torrents that are new need room.
+    // Rows of new torrents need space.
     let mut others = 0;
     assert!(
         eventually(|| {
@@ -101,7 +101,7 @@ fn a_full_disk_under_the_store_loses_nothing() {
         daemon.log()
     );
     std::fs::remove_file(filler).unwrap();
-    assert!(written(&daemon), "{:#?}", daemon.log());
+    assert!(is_written(&daemon), "{:#?}", daemon.log());
     assert_eq!(finishers.unanswered, 0);
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait().success());
@@ -123,7 +123,7 @@ fn a_full_disk_under_the_spill_keeps_rows_in_memory() {
     }));
     let mut finishers = FinishingPeers::of(&daemon);
     finishers.finish(200);
-    assert!(written(&daemon));
+    assert!(is_written(&daemon));
     let filler = disk.fill();
     server.kill9();
     finishers.finish(3000);
@@ -136,7 +136,7 @@ fn a_full_disk_under_the_spill_keeps_rows_in_memory() {
     finishers.finish(10);
     assert!(eventually(|| daemon.metric(r#"spill_rows{channel="completed"}"#) > 0), "{:#?}", daemon.log());
     server.start();
-    assert!(written(&daemon), "{:#?}", daemon.log());
+    assert!(is_written(&daemon), "{:#?}", daemon.log());
     let sum = server.sql_in("site", "SELECT SUM(completed) FROM hayate_completed");
     assert_eq!((sum, finishers.unanswered), (finishers.answered.values().sum::<u64>().to_string(), 0));
     assert_eq!(daemon.logged("the disk takes rows again"), 1, "{:#?}", daemon.log());

@@ -7,10 +7,10 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::harness::{Daemon, Folder, eventually, hayate};
-use crate::kit::finishing_peers::{FinishingPeers, TORRENTS, written};
+use crate::kit::finishing_peers::{FinishingPeers, TORRENTS, is_written};
 use crate::mariadb_server::Server;
 
-/// The completed counts of every torrent in the database.
+/// Returns the completed count of every torrent in the database.
 pub(crate) fn counted(server: &Server) -> std::collections::BTreeMap<u8, u64> {
     let rows = server.sql_in("site", "SELECT HEX(info_hash), completed FROM hayate_completed");
     let row = |line: &str| {
@@ -28,7 +28,7 @@ pub(crate) fn server() -> Server {
     server
 }
 
-/// The program, in a folder without a configuration, with this database.
+/// Returns a command that runs hayate with this database.
 fn command(server: &Server) -> Command {
     let mut command = hayate();
     command.env("DB_DSN", server.dsn("site"));
@@ -57,7 +57,7 @@ fn a_database_that_is_stopped_killed_or_restarted_loses_and_doubles_nothing() {
     let mut daemon = daemon(&server, json!({"channels": {"completed": 7}}));
     let mut finishers = FinishingPeers::of(&daemon);
     finishers.finish(500);
-    assert!(written(&daemon), "{:#?}", daemon.log());
+    assert!(is_written(&daemon), "{:#?}", daemon.log());
     for kill in [Server::stop as fn(&mut Server), Server::kill9] {
         finishers.finish(100);
         kill(&mut server);
@@ -71,7 +71,7 @@ fn a_database_that_is_stopped_killed_or_restarted_loses_and_doubles_nothing() {
         server.start();
         finishers.finish(100);
         assert!(eventually(|| daemon.metric("database_up") == 1), "{:#?}", daemon.log());
-        assert!(written(&daemon), "{:#?}", daemon.log());
+        assert!(is_written(&daemon), "{:#?}", daemon.log());
         assert_eq!((counted(&server), finishers.unanswered), (finishers.answered.clone(), 0));
     }
     assert_eq!((daemon.logged("database lost"), daemon.logged("database back")), (2, 2), "one line each");
@@ -87,7 +87,7 @@ fn a_database_that_is_stopped_killed_or_restarted_loses_and_doubles_nothing() {
 }
 
 #[test]
-fn a_frozen_database_holds_up_nobody_and_the_second_signal_saves_what_waits() {
+fn a_frozen_database_delays_no_client_and_the_second_signal_saves_waiting_rows() {
     let server = server();
     let mut daemon = daemon(&server, json!({"channels": {"completed": 7}}));
     let mut finishers = FinishingPeers::of(&daemon);
@@ -97,7 +97,7 @@ fn a_frozen_database_holds_up_nobody_and_the_second_signal_saves_what_waits() {
     assert!(eventually(|| daemon.metric(r#"queue_lag_seconds{channel="completed"}"#) > 0));
     finishers.finish(1000);
     server.thaw();
-    assert!(written(&daemon), "{:#?}", daemon.log());
+    assert!(is_written(&daemon), "{:#?}", daemon.log());
     assert_eq!((counted(&server), finishers.unanswered), (finishers.answered.clone(), 0));
     server.freeze();
     finishers.finish(500);
@@ -138,11 +138,11 @@ fn a_tracker_that_is_killed_under_load_comes_back_with_what_the_database_acknowl
         let replayed = counted(&server);
         assert_eq!(finishers.scraped(), replayed, "what is served is what the database has");
         for (torrent, count) in &replayed {
-            let told = finishers.answered.get(torrent).copied().unwrap_or(0);
+            let answered = finishers.answered.get(torrent).copied().unwrap_or(0);
             assert!(acknowledged.get(torrent).copied().unwrap_or(0) <= *count, "nothing is taken back");
             assert!(
-                *count <= told + finishers.unanswered,
-                "torrent {torrent}: {count} of {told}: nothing twice"
+                *count <= answered + finishers.unanswered,
+                "torrent {torrent}: {count} of {answered}: nothing twice"
             );
         }
         (finishers.answered, finishers.unanswered) = (replayed, 0);
@@ -153,12 +153,12 @@ fn a_tracker_that_is_killed_under_load_comes_back_with_what_the_database_acknowl
 }
 
 #[test]
-fn deadlocks_are_tried_again_until_they_pass() {
+fn a_batch_is_retried_until_deadlocks_are_over() {
     let server = server();
     let daemon = daemon(&server, json!({"database": {"deadlock_pause": "300ms"}}));
     let mut finishers = FinishingPeers::of(&daemon);
     finishers.finish(400);
-    assert!(written(&daemon));
+    assert!(is_written(&daemon));
     // Another session takes the last row, then the first, while a batch goes from the first to the last. It
     // has changed so much that it is the batch that is undone.
     let weight = "INSERT INTO mod_core SELECT seq, 1 FROM seq_1_to_20000";
@@ -174,21 +174,21 @@ fn deadlocks_are_tried_again_until_they_pass() {
         finishers.finish(400);
         holder.join().unwrap();
     });
-    assert!(written(&daemon), "{:#?}", daemon.log());
+    assert!(is_written(&daemon), "{:#?}", daemon.log());
     assert_eq!((counted(&server), finishers.unanswered), (finishers.answered.clone(), 0));
     assert!(daemon.metric("deadlock_count") > 0, "{:#?}", daemon.log());
 }
 
 #[test]
-fn a_lock_that_is_held_too_long_puts_the_batch_off() {
+fn a_lock_that_is_held_too_long_postpones_the_batch() {
     let server = server();
-    let mut impatient = hayate();
-    impatient.env("DB_DSN", format!("{}?innodb_lock_wait_timeout=1", server.dsn("site")));
+    let mut command = hayate();
+    command.env("DB_DSN", format!("{}?innodb_lock_wait_timeout=1", server.dsn("site")));
     let changes = json!({"intervals": {"flush": 1}, "database": {"deadlock_retries": 2}});
-    let daemon = Daemon::start_in(Folder::new(), changes, &mut impatient);
+    let daemon = Daemon::start_in(Folder::new(), changes, &mut command);
     let mut finishers = FinishingPeers::of(&daemon);
     finishers.finish(400);
-    assert!(written(&daemon));
+    assert!(is_written(&daemon));
     let hold = format!("START TRANSACTION; {}; SELECT SLEEP(8); ROLLBACK", touch_by_key(0));
     std::thread::scope(|scope| {
         let holder = scope.spawn(|| server.sql_in("site", &hold));
@@ -199,7 +199,7 @@ fn a_lock_that_is_held_too_long_puts_the_batch_off() {
         finishers.finish(400);
         holder.join().unwrap();
     });
-    assert!(written(&daemon), "{:#?}", daemon.log());
+    assert!(is_written(&daemon), "{:#?}", daemon.log());
     assert_eq!((counted(&server), finishers.unanswered), (finishers.answered.clone(), 0));
 }
 
@@ -215,12 +215,12 @@ fn a_row_that_is_refused_goes_to_the_dead_letters_and_all_others_are_written() {
     let daemon = daemon(&server, json!({}));
     let mut finishers = FinishingPeers::of(&daemon);
     finishers.finish(u32::from(TORRENTS));
-    assert!(written(&daemon));
+    assert!(is_written(&daemon));
     let before = finishers.answered[&7];
     let refuse = "ALTER TABLE hayate_completed ADD CONSTRAINT full CHECK";
     server.sql_in("site", &format!("{refuse} (HEX(info_hash) NOT LIKE '0707%' OR completed <= {before})"));
     finishers.finish(3 * u32::from(TORRENTS));
-    assert!(written(&daemon), "{:#?}", daemon.log());
+    assert!(is_written(&daemon), "{:#?}", daemon.log());
     let mut expected = finishers.answered.clone();
     expected.insert(7, before);
     assert_eq!(counted(&server), expected);
@@ -251,8 +251,8 @@ fn a_database_without_tables_or_of_a_newer_version_is_refused_with_a_clear_line(
         let output = command.output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let (code, complaint) = start(&["--nocolors"]);
-    assert!(code == Some(1) && complaint.contains("hayate migrate"), "{complaint}");
+    let (code, stderr) = start(&["--nocolors"]);
+    assert!(code == Some(1) && stderr.contains("hayate migrate"), "{stderr}");
     let print = command(&server).args(["migrate", "--print"]).output().unwrap();
     let statements = String::from_utf8(print.stdout).unwrap();
     assert!(statements.contains("CREATE TABLE IF NOT EXISTS hayate_journal"), "{statements}");
@@ -263,9 +263,9 @@ fn a_database_without_tables_or_of_a_newer_version_is_refused_with_a_clear_line(
     }
     server.sql_in("site", "UPDATE hayate_schema SET version = version + 1");
     for command in [&["migrate"][..], &["run"]] {
-        let (code, complaint) = start(command);
-        assert!(code == Some(1) && complaint.contains("newer hayate"), "{complaint}");
-        assert!(!complaint.contains("p@ss"), "{complaint}");
+        let (code, stderr) = start(command);
+        assert!(code == Some(1) && stderr.contains("newer hayate"), "{stderr}");
+        assert!(!stderr.contains("p@ss"), "{stderr}");
     }
 }
 
@@ -277,11 +277,11 @@ fn a_second_tracker_on_one_database_is_refused() {
     let mut second = command(&server);
     second.current_dir(folder.path()).env("HAYATE__UDP__ADDR", "").env("HAYATE__HTTP__ADDR", "");
     let output = second.env("HAYATE__METRICS__ADDR", "").output().unwrap();
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && complaint.contains("another hayate"), "{complaint}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && stderr.contains("another hayate"), "{stderr}");
     let mut finishers = FinishingPeers::of(&first);
     finishers.finish(10);
-    assert!(written(&first));
+    assert!(is_written(&first));
 }
 
 #[test]

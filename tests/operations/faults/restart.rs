@@ -4,15 +4,15 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::harness::{Daemon, Folder, UdpClient, eventually, hayate};
-use crate::kit::finishing_peers::{FinishingPeers, written};
+use crate::kit::finishing_peers::{FinishingPeers, is_written};
 
-/// A folder that outlives its daemon.
-fn folder_of(daemon: &mut Daemon) -> Folder {
+/// Takes the folder of a daemon, so that it outlives the daemon.
+fn take_folder(daemon: &mut Daemon) -> Folder {
     std::mem::replace(&mut daemon.folder, Folder::new())
 }
 
-fn again(daemon: &mut Daemon, changes: serde_json::Value) -> Daemon {
-    Daemon::start_in(folder_of(daemon), changes, &mut hayate())
+fn restarted(daemon: &mut Daemon, changes: serde_json::Value) -> Daemon {
+    Daemon::start_in(take_folder(daemon), changes, &mut hayate())
 }
 
 fn stop(daemon: &mut Daemon) {
@@ -24,16 +24,16 @@ fn stop(daemon: &mut Daemon) {
 fn swarms_and_counts_survive_an_orderly_restart() {
     let mut daemon = Daemon::start(json!({}));
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
-    let six = UdpClient::connect("::1", daemon.v6());
+    let v6_client = UdpClient::connect("::1", daemon.v6());
     client.announce(b'A', 7001, 0, 1);
     client.announce(b'A', 7002, 9, 2);
-    six.announce(b'A', 7003, 9, 2);
+    v6_client.announce(b'A', 7003, 9, 2);
     client.announce(b'B', 7004, 9, 2);
     let mut finishers = FinishingPeers::of(&daemon);
     finishers.finish(500);
     let before = client.announce(b'A', 7005, 9, 2);
     stop(&mut daemon);
-    let daemon = again(&mut daemon, json!({}));
+    let daemon = restarted(&mut daemon, json!({}));
     // The id was made by the same key.
     let client = UdpClient { id: client.id, ..UdpClient::connect("127.0.0.1", daemon.v4()) };
     let after = client.announce(b'A', 7005, 9, 0);
@@ -55,18 +55,18 @@ fn a_kill_loses_what_was_not_written_yet_and_nothing_is_counted_twice() {
     let mut daemon = Daemon::start(json!({"intervals": {"flush": 1, "database_serialize": 1}}));
     let mut finishers = FinishingPeers::of(&daemon);
     finishers.finish(1000);
-    assert!(written(&daemon), "{:#?}", daemon.log());
+    assert!(is_written(&daemon), "{:#?}", daemon.log());
     assert!(eventually(|| daemon.metric("snapshot_peers") >= 1000), "{:#?}", daemon.log());
-    let told = finishers.answered.clone();
+    let durable = finishers.answered.clone();
     finishers.finish(100);
     daemon.signal(Signal::SIGKILL);
     daemon.wait();
-    let daemon = again(&mut daemon, json!({}));
+    let daemon = restarted(&mut daemon, json!({}));
     finishers.set_tracker(&daemon);
     let scraped = finishers.scraped();
     for (torrent, count) in &finishers.answered {
         let served = scraped.get(torrent).copied().unwrap_or(0);
-        assert!((told[torrent]..=*count).contains(&served), "torrent {torrent}: {served} of {count}");
+        assert!((durable[torrent]..=*count).contains(&served), "torrent {torrent}: {served} of {count}");
     }
     assert!(daemon.metric(r#"swarm_peers{family="ipv4",role="seeder"}"#) >= 1000);
 }
@@ -83,7 +83,7 @@ fn a_damaged_snapshot_is_set_aside_and_the_tracker_starts_empty() {
     let middle = octets.len() / 2;
     octets[middle] ^= 1;
     std::fs::write(&path, &octets).unwrap();
-    let daemon = again(&mut daemon, json!({}));
+    let daemon = restarted(&mut daemon, json!({}));
     assert_eq!(daemon.logged("hayate-cache.bin.bad"), 1, "{:#?}", daemon.log());
     assert_eq!(std::fs::read(daemon.folder.path().join("hayate-cache.bin.bad")).unwrap(), octets);
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
@@ -96,7 +96,7 @@ fn two_trackers_do_not_share_a_folder_or_a_file() {
     let elsewhere = Folder::new();
     let file = format!("sqlite:{}", first.folder.path().join("hayate.db").display());
     let state_dir = first.folder.path().display().to_string();
-    for (variable, value, complaint) in [
+    for (variable, value, expected) in [
         ("DB_DSN", &file, "hayate.db is used by another hayate"),
         ("HAYATE__STATE_DIR", &state_dir, "process"),
     ] {
@@ -106,8 +106,8 @@ fn two_trackers_do_not_share_a_folder_or_a_file() {
             second.env(format!("HAYATE__{key}__ADDR"), "");
         }
         let output = second.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(1) && said.contains(complaint), "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && stderr.contains(expected), "{stderr}");
     }
     let client = UdpClient::connect("127.0.0.1", first.v4());
     assert_eq!(client.announce(b'A', 7001, 9, 2).0, 1);
@@ -120,7 +120,7 @@ fn without_a_database_the_snapshot_keeps_the_counts() {
     finishers.finish(200);
     stop(&mut daemon);
     assert!(!daemon.folder.path().join("hayate.db").exists());
-    let daemon = again(&mut daemon, json!({"database": {"dsn": ""}}));
+    let daemon = restarted(&mut daemon, json!({"database": {"dsn": ""}}));
     finishers.set_tracker(&daemon);
     assert_eq!(finishers.scraped(), finishers.answered);
 }
@@ -129,7 +129,7 @@ fn without_a_database_the_snapshot_keeps_the_counts() {
 fn a_clock_that_jumps_back_an_hour_ages_nobody_and_breaks_nothing() {
     let folder = Folder::new();
     let time = folder.write("faketime", "+0");
-    // Read again with each reading of the clock; the steady clock, by which peers age, is not shifted.
+    // The file is read with each reading of the clock; the steady clock, by which peers age, is not shifted.
     let command = || {
         let mut command = hayate();
         command.env("LD_PRELOAD", faketime()).env("FAKETIME_TIMESTAMP_FILE", &time);
@@ -147,18 +147,18 @@ fn a_clock_that_jumps_back_an_hour_ages_nobody_and_breaks_nothing() {
     finishers.finish(100);
     assert!(eventually(|| daemon.metric("snapshots_total") > written_before + 1), "{:#?}", daemon.log());
     assert_eq!(daemon.metric(r#"swarm_peers{family="ipv4",role="seeder"}"#), 200);
-    assert!(written(&daemon));
+    assert!(is_written(&daemon));
     daemon.signal(Signal::SIGKILL);
     daemon.wait();
     // And the next start is another hour back: the snapshot is from the future.
     std::fs::write(&time, "-7200").unwrap();
-    let daemon = Daemon::start_in(folder_of(&mut daemon), changes, &mut command());
+    let daemon = Daemon::start_in(take_folder(&mut daemon), changes, &mut command());
     finishers.set_tracker(&daemon);
     assert_eq!(finishers.scraped(), finishers.answered);
     assert_eq!(daemon.metric(r#"swarm_peers{family="ipv4",role="seeder"}"#), 200);
 }
 
-/// The library that shifts the clock of a process.
+/// Returns the library that shifts the clock of a process.
 fn faketime() -> std::path::PathBuf {
     let folders = std::fs::read_dir("/usr/lib").unwrap();
     let library = |entry: std::fs::DirEntry| entry.path().join("faketime/libfaketime.so.1");

@@ -1,5 +1,5 @@
-//! Killed again and again under load, at whatever moment that is, the database now and then too: what every
-//! user and each of their torrents is credited in the end is what their clients have reported, to the octet.
+//! The tracker is killed repeatedly under load, at random moments, and now and then the database too: in the
+//! end every user and each of their torrents is credited what their clients have reported, to the octet.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -8,8 +8,8 @@ use std::net::TcpStream;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::harness::{Daemon, Folder, PATIENCE, UdpClient, ask, get};
-use crate::kit::site_database::Base;
+use crate::harness::{Daemon, Folder, TIMEOUT, UdpClient, ask, get};
+use crate::kit::site_database::SiteDatabase;
 use crate::kit::site_database::{fetch_text, over_udp, stop, target};
 
 /// Number of times that each tracker is killed.
@@ -24,49 +24,49 @@ const OUTAGE: u32 = 12;
 /// Approximate number of sessions at a time.
 const SESSIONS: usize = 60;
 
-/// A client as it sees itself. Each has a user and a torrent that no other client has together.
+/// A client. No two clients have both the same user and the same torrent.
 struct Session {
     number: u32,
     /// The totals of its last announce.
-    last_told: [u64; 2],
-    /// The totals of the first announce that the tracker knows, as far as that is durable.
-    base: Option<[u64; 2]>,
-    /// The tracker was killed since, so it is unknown whether that is durable.
-    is_sure: bool,
+    last_totals: [u64; 2],
+    /// The totals of the first announce that the tracker knows, if that announce may be durable.
+    baseline: Option<[u64; 2]>,
+    /// Whether its first announce is known to be durable: the database had it after a kill.
+    is_durable: bool,
     /// It has announced `stopped`, and ends when that is durable.
     stops: bool,
 }
 
 impl Session {
     fn new(number: u32) -> Self {
-        Self { number, last_told: [0; 2], base: None, is_sure: false, stops: false }
+        Self { number, last_totals: [0; 2], baseline: None, is_durable: false, stops: false }
     }
 
-    /// Row of `transfer_history`.
+    /// Returns user and torrent, the key of its row in `transfer_history`.
     fn pair(&self) -> (u32, u32) {
         (FIRST + self.number % USERS, FIRST + self.number / USERS)
     }
 
     fn credit(&self) -> [u64; 2] {
-        let base = self.base.unwrap_or(self.last_told);
-        [self.last_told[0] - base[0], self.last_told[1] - base[1]]
+        let baseline = self.baseline.unwrap_or(self.last_totals);
+        [self.last_totals[0] - baseline[0], self.last_totals[1] - baseline[1]]
     }
 
-    /// Lets some time pass.
-    fn go_on(&mut self, random: &mut fastrand::Rng) {
-        self.last_told = self.last_told.map(|total| total + random.u64(..50_000));
+    /// Transfers some octets, and perhaps stops.
+    fn transfer(&mut self, random: &mut fastrand::Rng) {
+        self.last_totals = self.last_totals.map(|total| total + random.u64(..50_000));
         self.stops = random.u8(..40) == 0;
     }
 
-    /// Makes its next announce, which is the first for a tracker that does not know it.
+    /// Returns its next announce, which is the first one for a tracker that does not know the client.
     fn announce(&mut self) -> SentAnnounce {
-        self.base.get_or_insert(self.last_told);
+        self.baseline.get_or_insert(self.last_totals);
         let (user, torrent) = self.pair();
         SentAnnounce {
             passkey: passkey(user),
             hash: hash(torrent),
             id: self.number,
-            told: self.last_told,
+            totals: self.last_totals,
             stops: self.stops,
         }
     }
@@ -77,19 +77,19 @@ struct SentAnnounce {
     passkey: String,
     hash: [u8; 20],
     id: u32,
-    told: [u64; 2],
+    totals: [u64; 2],
     stops: bool,
 }
 
 impl SentAnnounce {
     fn datagram(&self, udp: &UdpClient) -> Vec<u8> {
         let event = if self.stops { 3 } else { 0 };
-        udp.request(1, &over_udp(&self.passkey, &self.hash, self.id, self.told, 5, event))
+        udp.request(1, &over_udp(&self.passkey, &self.hash, self.id, self.totals, 5, event))
     }
 
     fn target(&self) -> String {
         let event = if self.stops { "&event=stopped" } else { "" };
-        let [up, down] = self.told;
+        let [up, down] = self.totals;
         let more = format!("&left=5&uploaded={up}&downloaded={down}{event}");
         target(&self.passkey, &self.hash, self.id, &more)
     }
@@ -105,22 +105,22 @@ fn hash(torrent: u32) -> [u8; 20] {
     octets
 }
 
-pub(super) fn fill_database(base: &Base) {
+pub(super) fn fill_database(database: &SiteDatabase) {
     let users = (FIRST..FIRST + USERS).map(|id| format!("({id}, '1', '{}', 1, 1)", passkey(id)));
     let users = users.collect::<Vec<_>>().join(", ");
     let columns = "ID, Enabled, torrent_pass, UpMultiplier, DownMultiplier";
-    base.run(&format!("INSERT INTO users_main ({columns}) VALUES {users}"));
+    database.execute(&format!("INSERT INTO users_main ({columns}) VALUES {users}"));
     let hex = |id| hash(id).map(|octet| format!("{octet:02x}")).concat();
     let torrents =
         (FIRST..FIRST + TORRENTS).map(|id| format!("({id}, 99, 'music', X'{}', 1, 1, 0)", hex(id)));
     let torrents = torrents.collect::<Vec<_>>().join(", ");
     let columns = "ID, GroupID, TorrentType, info_hash, UpMultiplier, DownMultiplier, Status";
-    base.run(&format!("INSERT INTO torrents ({columns}) VALUES {torrents}"));
+    database.execute(&format!("INSERT INTO torrents ({columns}) VALUES {torrents}"));
 }
 
-/// The totals in the database, by user and torrent.
-fn credited(base: &Base) -> BTreeMap<(u32, u32), [u64; 2]> {
-    let rows = base.ask(&format!(
+/// Returns the totals in the database, by user and torrent.
+fn credited(database: &SiteDatabase) -> BTreeMap<(u32, u32), [u64; 2]> {
+    let rows = database.query(&format!(
         "SELECT uid, fid, uploaded, downloaded FROM transfer_history WHERE uid >= {FIRST} ORDER BY uid, fid"
     ));
     let row = |line: &str| {
@@ -147,7 +147,7 @@ impl Sessions {
         Self { random, live: Vec::new(), ended: BTreeMap::new(), next: 0 }
     }
 
-    /// A random client announces, over either server, and receives the answer.
+    /// Has a random client announce over either server and receive the reply.
     pub(super) fn announce_one(&mut self, daemon: &Daemon, udp: &UdpClient) {
         if self.live.len() < SESSIONS && self.next < USERS * TORRENTS {
             self.live.push(Session::new(self.next));
@@ -156,31 +156,31 @@ impl Sessions {
         let at = self.random.usize(..self.live.len());
         let session = &mut self.live[at];
         if !session.stops {
-            session.go_on(&mut self.random);
+            session.transfer(&mut self.random);
         }
-        let said = session.announce();
+        let announce = session.announce();
         if self.random.bool() {
-            let reply = ask(&udp.socket, &said.datagram(udp)).expect("a reply");
+            let reply = ask(&udp.socket, &announce.datagram(udp)).expect("a reply");
             assert_eq!(reply[..4], [0, 0, 0, 1], "{}", reply.escape_ascii());
         } else {
-            let reply = fetch_text(daemon.v4(), &said.target());
+            let reply = fetch_text(daemon.v4(), &announce.target());
             assert!(reply.contains("incompletei"), "{reply}");
         }
     }
 
-    /// Ends clients that have announced `stopped`: no tracker was killed that might have forgotten it.
+    /// Ends the clients that have announced `stopped`, if no tracker was killed that might have forgotten it.
     pub(super) fn forget_stopped(&mut self) {
         let ended = self.live.extract_if(.., |session| session.stops);
         self.ended.extend(ended.map(|session| (session.pair(), session.credit())));
     }
 
-    /// Some clients announce without waiting for the reply, for the tracker is killed at that moment.
+    /// Has some clients announce without waiting for the reply, and kills the tracker.
     fn burst(&mut self, daemon: &Daemon, udp: &UdpClient) {
         self.announce_unanswered(daemon, udp);
         daemon.signal(Signal::SIGKILL);
     }
 
-    /// Some clients announce without waiting for the reply.
+    /// Has some clients announce without waiting for the reply.
     pub(super) fn announce_unanswered(&mut self, daemon: &Daemon, udp: &UdpClient) {
         let mut streams = Vec::new();
         for session in &mut self.live {
@@ -188,14 +188,14 @@ impl Sessions {
                 continue;
             }
             if !session.stops {
-                session.go_on(&mut self.random);
+                session.transfer(&mut self.random);
             }
-            let said = session.announce();
+            let announce = session.announce();
             if self.random.bool() {
-                udp.socket.send(&said.datagram(udp)).unwrap();
+                udp.socket.send(&announce.datagram(udp)).unwrap();
             } else {
                 let mut stream = TcpStream::connect(daemon.v4()).unwrap();
-                stream.write_all(get(&said.target()).as_bytes()).unwrap();
+                stream.write_all(get(&announce.target()).as_bytes()).unwrap();
                 streams.push(stream);
             }
         }
@@ -203,25 +203,25 @@ impl Sessions {
 
     /// After the tracker has come back, and the database has all that is durable: a client that is not in it
     /// is new, and its totals there are never above what it has announced.
-    pub(super) fn compare(&mut self, base: &Base) {
-        let credited = credited(base);
+    pub(super) fn compare(&mut self, database: &SiteDatabase) {
+        let credited = credited(database);
         for session in &mut self.live {
             match credited.get(&session.pair()) {
                 Some(credit) => {
-                    session.is_sure = true;
-                    let most = session.credit();
-                    assert!(credit[0] <= most[0] && credit[1] <= most[1], "{credit:?}, at most {most:?}");
+                    session.is_durable = true;
+                    let max = session.credit();
+                    assert!(credit[0] <= max[0] && credit[1] <= max[1], "{credit:?}, at most {max:?}");
                 }
                 None => {
-                    assert!(!session.is_sure, "what was durable is gone");
-                    session.base = None;
+                    assert!(!session.is_durable, "what was durable is gone");
+                    session.baseline = None;
                 }
             }
         }
         let ends = |session: &Session| {
             session.stops
                 && credited.get(&session.pair()) == Some(&session.credit())
-                && session.base.is_some()
+                && session.baseline.is_some()
         };
         let (ended, live) = std::mem::take(&mut self.live).into_iter().partition(ends);
         self.live = live;
@@ -231,11 +231,11 @@ impl Sessions {
         }
     }
 
-    /// Every client announces a last time.
+    /// Has every client announce for the last time.
     pub(super) fn stop_all(&mut self, udp: &UdpClient) {
         for session in &mut self.live {
-            let said = session.announce();
-            let reply = ask(&udp.socket, &said.datagram(udp)).expect("a reply");
+            let announce = session.announce();
+            let reply = ask(&udp.socket, &announce.datagram(udp)).expect("a reply");
             assert_eq!(reply[..4], [0, 0, 0, 1], "{}", reply.escape_ascii());
         }
         let live = std::mem::take(&mut self.live);
@@ -244,10 +244,10 @@ impl Sessions {
 
     /// After the last announces and the end of the tracker: every client is credited once what it has
     /// announced.
-    pub(super) fn check_totals(&self, base: &Base) {
-        let credited = credited(base);
+    pub(super) fn check_totals(&self, database: &SiteDatabase) {
+        let credited = credited(database);
         assert_eq!(credited, self.ended);
-        let users = base.ask(&format!(
+        let users = database.query(&format!(
             "SELECT ID, Uploaded, Downloaded, rawup, rawdl FROM users_main WHERE ID >= {FIRST} ORDER BY ID"
         ));
         let expected = (FIRST..FIRST + USERS).map(|id| {
@@ -265,28 +265,28 @@ impl Sessions {
     }
 }
 
-/// A client that waits for an answer as long as it takes.
+/// Returns a client with a long timeout.
 pub(super) fn client(daemon: &Daemon) -> UdpClient {
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
-    client.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     client
 }
 
-fn kill_again_and_again(mut base: Base) {
+fn kill_again_and_again(mut database: SiteDatabase) {
     let kills = std::env::var(VARIABLE).ok().map_or(KILLS, |text| text.parse().unwrap());
     println!("{kills} kills");
-    fill_database(&base);
+    fill_database(&database);
     let mut sessions = Sessions::new();
     // Queues so small that a cut is made every few announces, and snapshots of all ages.
     let changes =
         || json!({"channels": {"users": 16, "transfer_history": 40}, "intervals": {"database_serialize": 1}});
-    let mut daemon = base.daemon(changes());
+    let mut daemon = database.daemon(changes());
     for kill in 0..kills {
         let udp = client(&daemon);
         for _ in 0..sessions.random.u32(..150) {
             sessions.announce_one(&daemon, &udp);
         }
-        if let Some(server) = base.server.as_mut().filter(|_| kill % OUTAGE == OUTAGE - 1) {
+        if let Some(server) = database.server.as_mut().filter(|_| kill % OUTAGE == OUTAGE - 1) {
             server.kill9();
             for _ in 0..sessions.random.u32(..100) {
                 sessions.announce_one(&daemon, &udp);
@@ -294,24 +294,24 @@ fn kill_again_and_again(mut base: Base) {
         }
         sessions.burst(&daemon, &udp);
         daemon.wait();
-        if let Some(server) = base.server.as_mut().filter(|_| kill % OUTAGE == OUTAGE - 1) {
+        if let Some(server) = database.server.as_mut().filter(|_| kill % OUTAGE == OUTAGE - 1) {
             server.start();
         }
         let folder = std::mem::replace(&mut daemon.folder, Folder::new());
-        daemon = base.daemon_in(folder, changes());
-        sessions.compare(&base);
+        daemon = database.daemon_in(folder, changes());
+        sessions.compare(&database);
     }
     sessions.stop_all(&client(&daemon));
     stop(&mut daemon);
-    sessions.check_totals(&base);
+    sessions.check_totals(&database);
 }
 
 #[test]
 fn killed_again_and_again_on_sqlite_every_octet_is_credited_once() {
-    kill_again_and_again(Base::sqlite());
+    kill_again_and_again(SiteDatabase::sqlite());
 }
 
 #[test]
 fn killed_again_and_again_on_mariadb_every_octet_is_credited_once() {
-    kill_again_and_again(Base::mariadb());
+    kill_again_and_again(SiteDatabase::mariadb());
 }

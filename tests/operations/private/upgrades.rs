@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::kills::{Sessions, client, fill_database};
 use crate::fixture::{FREE, PLAIN};
 use crate::harness::{Daemon, Folder, StopOnDrop, UdpClient, eventually, hayate};
-use crate::kit::site_database::Base;
+use crate::kit::site_database::SiteDatabase;
 use crate::kit::site_database::{announce_over_udp, fetch_text, over_udp, stop, target};
 use crate::operations::storm::{Group, MOMENTS, VARIABLE, copy, replace_by_script, send_signals};
 use crate::operations::upgrade::{SuccessorGuard, upgrade};
@@ -21,31 +21,31 @@ use crate::operations::upgrade::{SuccessorGuard, upgrade};
 /// Moments at which both processes are killed.
 const KILLS: u32 = 20;
 
-/// A daemon that is in one process group with its successors.
-fn daemon_in(base: &Base, folder: Folder, changes: Value) -> (Daemon, Group) {
+/// Starts a daemon in one process group with its successors.
+fn daemon_in(database: &SiteDatabase, folder: Folder, changes: Value) -> (Daemon, Group) {
     let mut command = hayate();
     command.process_group(0);
-    let daemon = Daemon::start_in(folder, base.config(changes), &mut command);
+    let daemon = Daemon::start_in(folder, database.config(changes), &mut command);
     let group = Group(Pid::from_raw(i32::try_from(daemon.pid()).unwrap()));
     (daemon, group)
 }
 
-/// Queues so small that a cut is made every few announces.
+/// Returns queues so small that a cut is made every few announces.
 fn changes() -> Value {
     json!({"channels": {"users": 16, "transfer_history": 40}, "intervals": {"database_serialize": 1}})
 }
 
-fn upgraded_again_and_again(base: &Base) {
+fn upgrade_repeatedly(database: &SiteDatabase) {
     let upgrades = std::env::var(VARIABLE).map_or(5, |text| text.parse().unwrap());
-    fill_database(base);
-    let (mut daemon, group) = daemon_in(base, Folder::new(), changes());
+    fill_database(database);
+    let (mut daemon, group) = daemon_in(database, Folder::new(), changes());
     let stop = AtomicBool::new(false);
     let (sessions, requests) = std::thread::scope(|scope| {
         let ending = StopOnDrop(&stop);
         let load = scope.spawn(|| {
             let (mut sessions, mut requests) = (Sessions::new(), 0_u32);
             while !stop.load(Ordering::Relaxed) {
-                // By one connection id, which must not expire meanwhile.
+                // With one connection id, which must not expire meanwhile.
                 let udp = client(&daemon);
                 for _ in 0..500 {
                     sessions.announce_one(&daemon, &udp);
@@ -71,25 +71,25 @@ fn upgraded_again_and_again(base: &Base) {
     assert!(daemon.wait().success(), "{:#?}", daemon.log());
     sessions.stop_all(&client(&daemon));
     successor.stop();
-    sessions.check_totals(base);
+    sessions.check_totals(database);
 }
 
 #[test]
 fn upgrades_in_a_storm_of_signals_lose_no_request_and_credit_every_octet_once_on_sqlite() {
-    upgraded_again_and_again(&Base::sqlite());
+    upgrade_repeatedly(&SiteDatabase::sqlite());
 }
 
 #[test]
 fn upgrades_in_a_storm_of_signals_lose_no_request_and_credit_every_octet_once_on_mariadb() {
-    upgraded_again_and_again(&Base::mariadb());
+    upgrade_repeatedly(&SiteDatabase::mariadb());
 }
 
 #[test]
 fn both_killed_at_any_moment_of_an_upgrade_credit_every_octet_once() {
-    let base = Base::sqlite();
-    fill_database(&base);
+    let database = SiteDatabase::sqlite();
+    fill_database(&database);
     let mut sessions = Sessions::new();
-    let (mut daemon, mut group) = daemon_in(&base, Folder::new(), changes());
+    let (mut daemon, mut group) = daemon_in(&database, Folder::new(), changes());
     for _ in 0..KILLS {
         let udp = client(&daemon);
         for _ in 0..sessions.random.u32(..150) {
@@ -102,23 +102,24 @@ fn both_killed_at_any_moment_of_an_upgrade_credit_every_octet_once() {
         daemon.wait();
         assert!(eventually(|| killpg(group.0, None).is_err()));
         let folder = std::mem::replace(&mut daemon.folder, Folder::new());
-        (daemon, group) = daemon_in(&base, folder, changes());
-        sessions.compare(&base);
+        (daemon, group) = daemon_in(&database, folder, changes());
+        sessions.compare(&database);
     }
     sessions.stop_all(&client(&daemon));
     stop(&mut daemon);
-    sessions.check_totals(&base);
+    sessions.check_totals(&database);
 }
 
 #[test]
 fn a_stop_at_any_moment_of_an_upgrade_ends_both_and_keeps_peers_and_totals() {
-    let base = Base::sqlite();
-    // The first announce of all is where counting begins.
+    let database = SiteDatabase::sqlite();
+    // Totals are credited from the first announce on.
     let (mut credited, mut folder) = (0, Folder::new());
     let is_credited =
-        |octets: u64| base.ask("SELECT rawup FROM users_main WHERE ID = 1") == octets.to_string();
+        |octets: u64| database.query("SELECT rawup FROM users_main WHERE ID = 1") == octets.to_string();
     for moment in MOMENTS {
-        let (mut daemon, group) = daemon_in(&base, std::mem::replace(&mut folder, Folder::new()), json!({}));
+        let (mut daemon, group) =
+            daemon_in(&database, std::mem::replace(&mut folder, Folder::new()), json!({}));
         // What the last stop has left on the disk is written before a tracker serves.
         assert!(is_credited(credited), "{moment} ms: {:#?}", daemon.log());
         let udp = UdpClient::connect("127.0.0.1", daemon.v4());
@@ -133,26 +134,26 @@ fn a_stop_at_any_moment_of_an_upgrade_ends_both_and_keeps_peers_and_totals() {
         assert!(eventually(|| killpg(group.0, None).is_err()), "{moment} ms: {:#?}", daemon.log());
         folder = std::mem::replace(&mut daemon.folder, Folder::new());
     }
-    let (daemon, _group) = daemon_in(&base, folder, json!({}));
+    let (daemon, _group) = daemon_in(&database, folder, json!({}));
     assert!(is_credited(credited), "{:#?}", daemon.log());
     assert_eq!(daemon.logged("1 peers of users"), 1, "{:#?}", daemon.log());
 }
 
 #[test]
-fn where_a_successor_fails_the_tracker_is_back_with_peers_and_totals() {
-    let base = Base::sqlite();
+fn when_a_successor_fails_the_tracker_returns_with_peers_and_totals() {
+    let database = SiteDatabase::sqlite();
     let folder = Folder::new();
     let program = folder.path().join("program");
     let own = hayate();
     copy(own.get_program().as_ref(), &program);
     let mut command = Command::new(&program);
-    let mut daemon = Daemon::start_in(folder, base.config(json!({})), command.env_remove("RUST_LOG"));
+    let mut daemon = Daemon::start_in(folder, database.config(json!({})), command.env_remove("RUST_LOG"));
     let udp = client(&daemon);
     announce_over_udp(&udp, &over_udp(PLAIN, &FREE, 1, [1000, 0], 0, 0));
     for (number, script) in [
-        // It dies at once.
+        // It ends at once.
         "exit 1",
-        // It is ready, and dies when it receives GO, before which the tracker has written everything to the
+        // It is ready, and ends when it receives GO, before which the tracker has written everything to the
         // disk.
         "printf R >&0; timeout 2 cat >/dev/null",
         "printf R >&0; timeout 2 cat >/dev/null",
@@ -162,9 +163,9 @@ fn where_a_successor_fails_the_tracker_is_back_with_peers_and_totals() {
     {
         replace_by_script(&daemon.folder, &program, script);
         let output = upgrade(&daemon);
-        let complaint = String::from_utf8(output.stderr).unwrap();
-        let expected = "serves on: the new process has ended";
-        assert!(!output.status.success() && complaint.contains(expected), "{complaint}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let expected = "keeps serving: the new process has ended";
+        assert!(!output.status.success() && stderr.contains(expected), "{stderr}");
         let total = 2000 + 1000 * number as u64;
         announce_over_udp(&udp, &over_udp(PLAIN, &FREE, 1, [total, 0], 0, 0));
         let more = format!("&left=0&uploaded={}", total + 500);
@@ -182,22 +183,22 @@ fn where_a_successor_fails_the_tracker_is_back_with_peers_and_totals() {
     let successor = SuccessorGuard::of(&daemon);
     announce_over_udp(&udp, &over_udp(PLAIN, &FREE, 1, [6000, 0], 0, 0));
     successor.stop();
-    assert_eq!(base.ask("SELECT rawup FROM users_main WHERE ID = 1"), "5000");
+    assert_eq!(database.query("SELECT rawup FROM users_main WHERE ID = 1"), "5000");
 }
 
 #[test]
 fn while_the_database_is_away_there_is_no_upgrade_and_nothing_is_interrupted() {
-    let mut base = Base::mariadb();
-    let mut daemon = base.daemon(json!({}));
+    let mut database = SiteDatabase::mariadb();
+    let mut daemon = database.daemon(json!({}));
     let udp = client(&daemon);
     announce_over_udp(&udp, &over_udp(PLAIN, &FREE, 1, [1000, 0], 0, 0));
-    base.server.as_mut().unwrap().kill9();
+    database.server.as_mut().unwrap().kill9();
     let output = upgrade(&daemon);
-    let complaint = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && complaint.contains("the new process has ended"), "{complaint}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && stderr.contains("the new process has ended"), "{stderr}");
     announce_over_udp(&udp, &over_udp(PLAIN, &FREE, 1, [2000, 0], 0, 0));
-    base.server.as_mut().unwrap().start();
-    assert!(eventually(|| base.ask("SELECT rawup FROM users_main WHERE ID = 1") == "1000"));
+    database.server.as_mut().unwrap().start();
+    assert!(eventually(|| database.query("SELECT rawup FROM users_main WHERE ID = 1") == "1000"));
     assert!(daemon.is_running());
     stop(&mut daemon);
 }

@@ -11,7 +11,7 @@ fn run(command: &mut Command) -> Output {
     command.output().unwrap()
 }
 
-/// The effective configuration of a file.
+/// Returns the effective configuration of a file.
 fn printed(folder: &Folder, name: &str, text: &str) -> Value {
     let path = folder.write(name, text);
     let output = run(hayate().arg("print-config").arg("-c").arg(path));
@@ -51,10 +51,10 @@ fn tracker_json_and_yaml() {
     ] {
         let path = folder.write(name, text);
         let output = run(hayate().arg("-c").arg(path));
-        let complaint = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{name}: {complaint}");
-        assert!(complaint.contains(name), "{name}: {complaint}");
-        assert!(words.iter().all(|word| complaint.contains(word)), "{name}: {complaint}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}: {stderr}");
+        assert!(stderr.contains(name), "{name}: {stderr}");
+        assert!(words.iter().all(|word| stderr.contains(word)), "{name}: {stderr}");
     }
 }
 
@@ -69,9 +69,9 @@ fn cli_and_logs() {
     }
     let output = run(hayate().args(["--config", "nowhere/t.json"]));
     assert_eq!(output.status.code(), Some(1));
-    let complaint = String::from_utf8(output.stderr).unwrap();
-    assert!(complaint.contains("failed to read config: nowhere/t.json"), "{complaint}");
-    assert!(!complaint.contains('\x1b'), "no colours in a pipe");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("failed to read config: nowhere/t.json"), "{stderr}");
+    assert!(!stderr.contains('\x1b'), "no colours in a pipe");
     assert_eq!(run(hayate().arg("--no-such-flag")).status.code(), Some(2));
     assert!(run(hayate().arg("--version")).stdout.starts_with(b"hayate "));
 

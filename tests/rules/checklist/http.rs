@@ -7,7 +7,7 @@ use hayate_tools::bencode::Value;
 use serde_json::json;
 
 use crate::harness::{
-    Daemon, PATIENCE, Response, UdpClient, announce_target, exchange, fetch, get, parse_response, peers_of,
+    Daemon, Response, TIMEOUT, UdpClient, announce_target, exchange, fetch, get, parse_response, peers_of,
 };
 
 fn failure(response: &Response) -> Option<String> {
@@ -63,7 +63,7 @@ fn query() {
     ] {
         assert_eq!(body(&target), usual, "{target}");
     }
-    // Only the lower-case name is that of the infohash, and `;` and `+` are themselves.
+    // Only the lower-case name is that of the infohash, and `;` and `+` have no special meaning.
     let upper = format!("/announce?INFO_HASH={hash}&peer_id={id}&port=7001&left=9");
     assert!(body(&upper).contains("no info_hash parameter supplied"));
     assert!(
@@ -112,19 +112,19 @@ fn numwant() {
         ("&numwant=99999999999999999999", 100),
     ] {
         let reply = fetch(daemon.v4(), &announce_target('a', 7001, &format!("&left=9{num_want}")));
-        let told = reply.peers();
-        assert_eq!((failure(&reply), told.len()), (None, peers), "{num_want}");
-        assert!(told.windows(2).all(|two| two[0] != two[1]), "nobody twice");
+        let handed_out = reply.peers();
+        assert_eq!((failure(&reply), handed_out.len()), (None, peers), "{num_want}");
+        assert!(handed_out.windows(2).all(|two| two[0] != two[1]), "no peer twice");
     }
 }
 
-/// The keys of a bencoded dictionary of integers, texts and lists, in the order of the reply.
-fn places(body: &[u8], keys: &[&str]) -> Vec<Option<usize>> {
-    let place = |key: &&str| {
+/// Returns the position of each key in the reply.
+fn positions(body: &[u8], keys: &[&str]) -> Vec<Option<usize>> {
+    let position = |key: &&str| {
         let key = format!("{}:{key}", key.len());
         body.windows(key.len()).position(|window| window == key.as_bytes())
     };
-    keys.iter().map(place).collect()
+    keys.iter().map(position).collect()
 }
 
 #[test]
@@ -158,8 +158,8 @@ fn reply_format() {
                 "peers",
                 "peers6",
             ];
-            let places = places(&reply.body, &keys);
-            assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}");
+            let positions = positions(&reply.body, &keys);
+            assert!(positions.iter().all(Option::is_some) && positions.is_sorted(), "{positions:?}");
             for never in ["tracker id", "warning message", "retry in"] {
                 assert!(reply.bencoded().at(never).is_none());
             }
@@ -180,7 +180,7 @@ fn reply_format() {
     }
 }
 
-/// Returns the address that the tracker takes for that of the client (BEP 24), or the failure.
+/// Returns the client address that the tracker has determined (BEP 24), or the failure.
 fn seen(response: &Response) -> Result<IpAddr, String> {
     if let Some(text) = failure(response) {
         return Err(text);
@@ -202,7 +202,11 @@ fn client_address() {
     };
     let forwarded = |chain: &str| format!("X-Forwarded-For: {chain}\r\n");
     let address = |text: &str| Ok(text.parse().unwrap());
-    assert_eq!(ask("127.0.0.2", &forwarded("45.128.19.9")), address("127.0.0.2"), "nobody trusts this one");
+    assert_eq!(
+        ask("127.0.0.2", &forwarded("45.128.19.9")),
+        address("127.0.0.2"),
+        "this proxy is not trusted"
+    );
     for (chain, client) in [
         ("45.128.19.9", "45.128.19.9"),
         ("192.0.2.66, 45.128.19.9", "45.128.19.9"),
@@ -243,7 +247,7 @@ fn client_address() {
 }
 
 #[test]
-fn a_proxy_that_is_not_believed_is_named_with_the_key_to_set() {
+fn a_proxy_that_is_not_trusted_is_named_with_the_key_to_set() {
     for (config, header, advice) in [
         (
             json!({}),
@@ -317,7 +321,7 @@ fn keep_alive_and_timeouts() {
     let off = Daemon::start(json!({"http": {"enable_keepalive": false}}));
     let request = "GET /alive HTTP/1.1\r\nHost: t\r\n\r\n";
     let mut stream = TcpStream::connect(off.v4()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut octets = Vec::new();
     stream.read_to_end(&mut octets).expect("closed by the tracker");
@@ -326,7 +330,7 @@ fn keep_alive_and_timeouts() {
     // Kept: one request after the other; then the idle time, which is closed without an answer.
     let daemon = Daemon::start(json!({"http": {"timeout": {"read": "1s", "idle": "1s"}}}));
     let mut stream = TcpStream::connect(daemon.v4()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut one = [0; 512];
     for _ in 0..2 {
         stream.write_all(request.as_bytes()).unwrap();
@@ -336,7 +340,7 @@ fn keep_alive_and_timeouts() {
     assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 0);
     // A head that stalls is closed without an answer too.
     let mut stream = TcpStream::connect(daemon.v4()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.write_all(&request.as_bytes()[..30]).unwrap();
     assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 0);
     for phase in ["head", "idle"] {

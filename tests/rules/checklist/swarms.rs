@@ -1,4 +1,4 @@
-//! What announces do to a swarm, seen from outside (`rules/swarms.md`).
+//! What announces do to a swarm, as clients see it (`rules/swarms.md`).
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,22 +21,22 @@ fn swarm_rules() {
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
     // Seeders, finished downloads, leechers after each step.
     for (step, port, left, event, counts) in [
-        ("a stop of a stranger", 7001, 9, STOPPED, [0, 0, 0]),
+        ("a stop of an unknown peer", 7001, 9, STOPPED, [0, 0, 0]),
         ("a leecher", 7001, 9, STARTED, [0, 0, 1]),
         ("again", 7001, 9, 0, [0, 0, 1]),
         ("a new port is another peer", 7002, 9, 0, [0, 0, 2]),
         ("completed", 7001, 0, COMPLETED, [1, 1, 1]),
         ("completed again", 7001, 0, COMPLETED, [1, 1, 1]),
         ("completed with something left", 7002, 9, COMPLETED, [1, 1, 1]),
-        ("a seeder that had nothing to load", 7003, 0, STARTED, [2, 1, 1]),
-        ("a seeder that lacks something again", 7003, 9, 0, [1, 1, 2]),
-        ("and has it without saying so", 7003, 0, 0, [2, 1, 1]),
+        ("a peer that starts as a seeder", 7003, 0, STARTED, [2, 1, 1]),
+        ("a seeder that becomes a leecher again", 7003, 9, 0, [1, 1, 2]),
+        ("and a seeder without an event", 7003, 0, 0, [2, 1, 1]),
         ("a stop", 7001, 0, STOPPED, [1, 1, 1]),
         ("and another", 7002, 9, STOPPED, [1, 1, 0]),
     ] {
         let reply = client.announce(b'a', port, left, event);
         assert_eq!([reply.1, reply.0], [counts[0], counts[2]], "{step}");
-        assert!(event != STOPPED || reply.2.is_empty(), "{step}: who stops gets nobody");
+        assert!(event != STOPPED || reply.2.is_empty(), "{step}: a peer that stops gets no peers");
         assert_eq!(client.scrape(b'a'), counts, "{step}");
     }
     // Another peer id at the same address and port is the same peer.
@@ -50,21 +50,25 @@ fn swarm_rules() {
 fn peer_selection() {
     let daemon = Daemon::start(json!({}));
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
-    let told = |letter, port, left, event| peers_of(&client.announce(letter, port, left, event).2, 6);
+    let handed_out = |letter, port, left, event| peers_of(&client.announce(letter, port, left, event).2, 6);
     let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-    assert!(told(b'a', 7001, 9, 0).is_empty(), "a lone peer gets nobody");
-    assert!(told(b'a', 7001, 9, 0).is_empty(), "not even itself");
-    assert_eq!(told(b'a', 7002, 0, 0), [local(7001)]);
-    assert_eq!(told(b'a', 7003, 0, 0), [local(7001)], "a seeder gets leechers only");
-    assert_eq!(told(b'a', 7004, 9, 0), [7001, 7002, 7003].map(local), "a leecher gets both");
-    assert_eq!(told(b'a', 7005, 0, STARTED), [7001, 7002, 7003, 7004].map(local), "it may lack the metadata");
+    assert!(handed_out(b'a', 7001, 9, 0).is_empty(), "a lone peer gets no peers");
+    assert!(handed_out(b'a', 7001, 9, 0).is_empty(), "not even itself");
+    assert_eq!(handed_out(b'a', 7002, 0, 0), [local(7001)]);
+    assert_eq!(handed_out(b'a', 7003, 0, 0), [local(7001)], "a seeder gets leechers only");
+    assert_eq!(handed_out(b'a', 7004, 9, 0), [7001, 7002, 7003].map(local), "a leecher gets both");
+    assert_eq!(
+        handed_out(b'a', 7005, 0, STARTED),
+        [7001, 7002, 7003, 7004].map(local),
+        "it may lack the metadata"
+    );
     // Of a thousand peers all are drawn alike: chi-square with 999 degrees of freedom, whose deviation is
     // sqrt(2 * 999) = 45.
     (0..1000).for_each(|port| _ = client.announce(b'b', 8000 + port, u64::from(port % 2), 0));
     let mut drawn: HashMap<SocketAddr, f64> = HashMap::new();
     let draws = 500;
     for _ in 0..draws {
-        let peers = told(b'b', 7001, 9, 0);
+        let peers = handed_out(b'b', 7001, 9, 0);
         assert_eq!(peers.len(), 50);
         peers.into_iter().for_each(|peer| *drawn.entry(peer).or_default() += 1.0);
     }
@@ -98,8 +102,8 @@ fn expiry_and_restart() {
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait().success());
     let folder = std::mem::replace(&mut daemon.folder, Folder::new());
-    let again = Daemon::start_in(folder, json!({}), &mut hayate());
-    let client = UdpClient::connect("127.0.0.1", again.v4());
+    let restarted = Daemon::start_in(folder, json!({}), &mut hayate());
+    let client = UdpClient::connect("127.0.0.1", restarted.v4());
     assert_eq!((client.scrape(b'a'), client.scrape(b'b')), ([0, 1, 0], [1, 0, 1]));
-    assert_eq!(fetch(again.v4(), &announce_target('b', 7003, "&left=9")).peers().len(), 2);
+    assert_eq!(fetch(restarted.v4(), &announce_target('b', 7003, "&left=9")).peers().len(), 2);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::{
-    Daemon, Folder, PATIENCE, UdpClient, announce_rest, announce_target, ask, connect_request, eventually,
+    Daemon, Folder, TIMEOUT, UdpClient, announce_rest, announce_target, ask, connect_request, eventually,
     fetch, hayate, peers_of, udp_socket,
 };
 
@@ -17,7 +17,7 @@ fn error_text(reply: &[u8]) -> &str {
 #[test]
 fn udp_connect_and_id() {
     let key = json!({"udp": {"private_key": "a key of several nodes"}});
-    let (a, b, stranger) = (Daemon::start(key.clone()), Daemon::start(key), Daemon::start(json!({})));
+    let (a, b, other_key) = (Daemon::start(key.clone()), Daemon::start(key), Daemon::start(json!({})));
     // Octets after the 16 of a connect are ignored.
     let socket = udp_socket("127.0.0.1", a.v4());
     let reply = ask(&socket, &[connect_request(), vec![7; 80]].concat()).unwrap();
@@ -28,20 +28,20 @@ fn udp_connect_and_id() {
         (&a, "127.0.0.1", true),
         (&b, "127.0.0.1", true),
         (&a, "127.0.0.2", false),
-        (&stranger, "127.0.0.1", false),
+        (&other_key, "127.0.0.1", false),
     ] {
         let other = UdpClient { socket: udp_socket(source, daemon.v4()), id: client.id };
-        other.socket.set_read_timeout(Some(if good { PATIENCE } else { Duration::from_secs(1) })).unwrap();
+        other.socket.set_read_timeout(Some(if good { TIMEOUT } else { Duration::from_secs(1) })).unwrap();
         for _ in 0..1 + u8::from(good) {
             let reply = ask(&other.socket, &other.request(2, &[b'a'; 20]));
             assert_eq!(reply.is_some(), good, "{source} at {}", daemon.port);
         }
     }
     let forged = "udp_refusals_total{reason=\"forged_connection\"}";
-    assert!(eventually(|| a.metric(forged) + stranger.metric(forged) == 2));
+    assert!(eventually(|| a.metric(forged) + other_key.metric(forged) == 2));
 }
 
-/// An announce in the older layout for IPv6, whose address has 16 octets.
+/// Returns an announce in the older layout for IPv6, whose address has 16 octets.
 fn older(rest: &[u8], address: [u8; 16]) -> Vec<u8> {
     [&rest[..68], &address, &rest[72..]].concat()
 }
@@ -81,10 +81,10 @@ fn udp_announce() {
     let shown = fetch(daemon.v4(), &announce_target('b', 7999, "&left=9")).peers();
     let expected = ["[::1]:7001", "45.128.19.9:7001", "45.128.19.10:7001"].map(|peer| peer.parse().unwrap());
     assert!(expected.iter().all(|peer| shown.contains(peer)) && shown.len() == 3, "{shown:?}");
-    // As many as a datagram of 1232 octets holds, and clients that ask for fewer get fewer.
-    for (client, entry, most) in [(&v4, 6, 100), (&v6, 18, 67)] {
+    // As many as a datagram of 1232 octets holds; clients that want fewer get fewer.
+    for (client, entry, max) in [(&v4, 6, 100), (&v6, 18, 67)] {
         (0..101).for_each(|port| _ = client.announce(b'c', 8000 + port, 9, 0));
-        for (num_want, peers) in [(100, most), (7, 7), (0, 0), (-1, 50), (i32::MIN, 50)] {
+        for (num_want, peers) in [(100, max), (7, 7), (0, 0), (-1, 50), (i32::MIN, 50)] {
             let request = client.request(1, &announce_rest(b'c', 8000, 9, 0, num_want));
             let reply = ask(&client.socket, &request).unwrap();
             assert_eq!((reply.len() - 20) / entry, peers, "{num_want}");
@@ -100,7 +100,7 @@ fn udp_scrape() {
     client.announce(b'a', 7001, 9, 0);
     client.announce(b'a', 7001, 0, 1);
     client.announce(b'b', 7001, 9, 0);
-    // In the order of the request, repeated ones as often as they are asked for, unknown ones as zeros.
+    // In the order of the request, repeated torrents repeatedly, unknown ones as zeros.
     let rest: Vec<u8> = b"bzab".iter().flat_map(|&letter| [letter; 20]).collect();
     let reply = ask(&client.socket, &client.request(2, &rest)).unwrap();
     let words: Vec<u32> = reply.chunks(4).map(|word| u32::from_be_bytes(word.try_into().unwrap())).collect();

@@ -1,8 +1,8 @@
-//! Where keys come from: rotation, and everything that may be wrong with a server of keys.
+//! The server of keys: rotation, and everything that may be wrong with such a server.
 
 use serde_json::json;
 
-use super::{complaint, refused};
+use super::{refused, start_error};
 use crate::harness::{Daemon, Folder, eventually, hayate};
 use crate::kit::jwk_server::{
     JwkServer, Key, ServerBehaviour, base64, claims, hook, keys, read_head, response,
@@ -30,7 +30,7 @@ fn jwk_set() {
     assert!(eventually(|| !accepts(&daemon, &old)), "a key that was taken back is still good");
 
     // Whatever is wrong with the server now, the keys stay, and the error is logged.
-    for mood in [
+    for behaviour in [
         ServerBehaviour::Raw(response("500 Internal Server Error", b"no")),
         ServerBehaviour::Raw(response("204 No Content", b"")),
         ServerBehaviour::Raw(response("200 OK", b"{\"keys\": 7}")),
@@ -43,7 +43,7 @@ fn jwk_set() {
         ServerBehaviour::Raw(Vec::new()),
     ] {
         let fetches = server.fetches();
-        server.set(mood);
+        server.set(behaviour);
         assert!(eventually(|| server.fetches() >= fetches + 2));
         assert!(accepts(&daemon, &new));
     }
@@ -51,7 +51,7 @@ fn jwk_set() {
     assert_eq!(daemon.logged("sesame"), 0, "a query may hold a secret");
 
     // A reload needs no server as long as the URL is the same.
-    server.set(ServerBehaviour::Mute);
+    server.set(ServerBehaviour::Silent);
     daemon.rewrite_config(|config| config["intervals"] = json!({"announce": 1000}));
     daemon.signal(nix::sys::signal::Signal::SIGHUP);
     daemon.wait_for_log("\"reloaded\"", 1);
@@ -80,26 +80,26 @@ fn one_bad_key_does_not_spoil_the_others() {
 #[test]
 fn without_keys_there_is_no_start() {
     let words = "failed to validate hook config: failed to fetch initial JWK Set: ";
-    let gone = format!("http://127.0.0.1:{}/", crate::harness::free_port());
+    let no_server = format!("http://127.0.0.1:{}/", crate::harness::free_port());
     let broken = JwkServer::start(ServerBehaviour::Raw(response("200 OK", b"no set")));
     let missing = JwkServer::start(ServerBehaviour::Raw(response("404 Not Found", b"")));
     for (url, cause) in [
-        (gone.as_str(), "refused"),
+        (no_server.as_str(), "refused"),
         (&broken.url(), "not a JWK set"),
         (&missing.url(), "404"),
         ("not a url", ""),
         ("ftp://127.0.0.1/", ""),
     ] {
-        let complaint = complaint(json!({"prehooks": hook(url)}));
-        assert!(complaint.contains(words) && complaint.contains(cause), "{complaint}");
+        let error = start_error(json!({"prehooks": hook(url)}));
+        assert!(error.contains(words) && error.contains(cause), "{error}");
     }
 }
 
 #[test]
-fn a_mute_server_holds_up_a_start_for_ten_seconds_at_most() {
-    let server = JwkServer::start(ServerBehaviour::Mute);
-    let complaint = complaint(json!({"prehooks": hook(&server.url())}));
-    assert!(complaint.contains("failed to fetch initial JWK Set: timeout"), "{complaint}");
+fn a_silent_server_delays_a_start_by_ten_seconds_at_most() {
+    let server = JwkServer::start(ServerBehaviour::Silent);
+    let error = start_error(json!({"prehooks": hook(&server.url())}));
+    assert!(error.contains("failed to fetch initial JWK Set: timeout"), "{error}");
 }
 
 #[test]
@@ -116,25 +116,25 @@ fn an_interval_of_0_does_not_loop() {
 }
 
 #[test]
-fn keys_come_over_https_from_who_is_trusted() {
+fn keys_come_over_https_from_trusted_servers_only() {
     let key = Key::p256("one");
     let folder = Folder::new();
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let trusted = folder.write("ca.pem", &made.cert.pem());
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let trusted = folder.write("ca.pem", &certificate.cert.pem());
     let config = rustls::ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(
-            vec![made.cert.der().clone()],
-            made.signing_key.serialize_der().try_into().unwrap(),
+            vec![certificate.cert.der().clone()],
+            certificate.signing_key.serialize_der().try_into().unwrap(),
         );
     let config = std::sync::Arc::new(config.unwrap());
-    let server = JwkServer::start_with(keys(&[&key]), move |stream, answer| {
+    let server = JwkServer::start_with(keys(&[&key]), move |stream, reply| {
         let session = rustls::ServerConnection::new(std::sync::Arc::clone(&config)).unwrap();
         let mut stream = rustls::StreamOwned::new(session, stream);
         read_head(&mut stream);
-        _ = std::io::Write::write_all(&mut stream, answer);
+        _ = std::io::Write::write_all(&mut stream, reply);
         stream.conn.send_close_notify();
         _ = std::io::Write::flush(&mut stream);
     });
@@ -143,7 +143,7 @@ fn keys_come_over_https_from_who_is_trusted() {
     command.env("SSL_CERT_FILE", &trusted).env_remove("SSL_CERT_DIR");
     let daemon = Daemon::start_in(folder, json!({"prehooks": hooks}), &mut command);
     assert!(accepts(&daemon, &key));
-    // Without that file no authority vouches for the server.
-    let complaint = complaint(json!({"prehooks": hooks}));
-    assert!(complaint.contains("failed to fetch initial JWK Set"), "{complaint}");
+    // Without that file no authority that signed the certificate is known.
+    let error = start_error(json!({"prehooks": hooks}));
+    assert!(error.contains("failed to fetch initial JWK Set"), "{error}");
 }

@@ -14,14 +14,14 @@ fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// The usual claims, with some of them replaced.
-fn but(changes: Value) -> Value {
+/// Returns the usual claims, with some of them replaced.
+fn claims_with(changes: Value) -> Value {
     let mut all = claims();
     crate::harness::merge(&mut all, changes);
     all
 }
 
-fn without(name: &str) -> Value {
+fn claims_without(name: &str) -> Value {
     let mut all = claims();
     all.as_object_mut().unwrap().remove(name);
     all
@@ -43,11 +43,11 @@ fn jwt() {
     for key in [&rsa, &p256] {
         let mut good = vec![
             key.sign(&claims()),
-            key.sign(&but(json!({"aud": ["another", "the tracker"]}))),
-            key.sign(&but(json!({"exp": now() + 60, "nbf": now() - 60}))),
+            key.sign(&claims_with(json!({"aud": ["another", "the tracker"]}))),
+            key.sign(&claims_with(json!({"exp": now() + 60, "nbf": now() - 60}))),
             // The clocks may differ by half a minute.
-            key.sign(&but(json!({"exp": now() - 15, "nbf": now() + 15}))),
-            key.sign(&but(json!({"exp": now() as f64 + 60.5}))),
+            key.sign(&claims_with(json!({"exp": now() - 15, "nbf": now() + 15}))),
+            key.sign(&claims_with(json!({"exp": now() as f64 + 60.5}))),
         ];
         good.push(good[0].clone());
         for token in good {
@@ -56,19 +56,19 @@ fn jwt() {
             assert_eq!(over_udp(&token, 100), None, "{token}");
         }
         for token in [
-            key.sign(&but(json!({"iss": "somebody"}))),
-            key.sign(&but(json!({"aud": "another"}))),
-            key.sign(&but(json!({"aud": ["another"]}))),
-            key.sign(&but(json!({"aud": 7}))),
-            key.sign(&but(json!({"infohash": "62".repeat(20)}))),
-            key.sign(&but(json!({"infohash": "6a".repeat(20).to_uppercase()}))),
-            key.sign(&but(json!({"exp": now() - 60}))),
-            key.sign(&but(json!({"nbf": now() + 60}))),
-            key.sign(&but(json!({"exp": "soon"}))),
-            key.sign(&but(json!({"exp": -1e300}))),
-            key.sign(&without("iss")),
-            key.sign(&without("aud")),
-            key.sign(&without("infohash")),
+            key.sign(&claims_with(json!({"iss": "somebody"}))),
+            key.sign(&claims_with(json!({"aud": "another"}))),
+            key.sign(&claims_with(json!({"aud": ["another"]}))),
+            key.sign(&claims_with(json!({"aud": 7}))),
+            key.sign(&claims_with(json!({"infohash": "62".repeat(20)}))),
+            key.sign(&claims_with(json!({"infohash": "6a".repeat(20).to_uppercase()}))),
+            key.sign(&claims_with(json!({"exp": now() - 60}))),
+            key.sign(&claims_with(json!({"nbf": now() + 60}))),
+            key.sign(&claims_with(json!({"exp": "soon"}))),
+            key.sign(&claims_with(json!({"exp": -1e300}))),
+            key.sign(&claims_without("iss")),
+            key.sign(&claims_without("aud")),
+            key.sign(&claims_without("infohash")),
             key.sign(&json!([])),
             key.sign_as(Some("three".into()), &claims()),
             key.sign_as(None, &claims()),
@@ -102,7 +102,7 @@ fn bep_41() {
     let server = JwkServer::start(keys(&[&p256]));
     let daemon = Daemon::start(json!({"prehooks": hook(&server.url())}));
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
-    let told = |options: &[&[u8]]| {
+    let refusal = |options: &[&[u8]]| {
         let announce = client.request(1, &announce_rest(b'a', 7001, 9, 0, -1));
         let reply = ask(&client.socket, &[announce, options.concat()].concat()).unwrap();
         (reply[..4] == [0, 0, 0, 3]).then(|| String::from_utf8(reply[8..].to_vec()).unwrap())
@@ -124,17 +124,17 @@ fn bep_41() {
         &[&escaped],
         &[a, b, &[7, 9, 0]],
     ] {
-        assert_eq!(told(whole), None, "{whole:?}");
+        assert_eq!(refusal(whole), None, "{whole:?}");
     }
     for nothing in [&[][..], &[&[0], a, b], &[&[7, 255], a, b], &[&[2]], &[&[2, 0]], &[&data("/announce")]] {
-        assert_eq!(told(nothing).as_deref(), Some(MISSING), "{nothing:?}");
+        assert_eq!(refusal(nothing).as_deref(), Some(MISSING), "{nothing:?}");
     }
     // Cut in the middle, the whole part remains, which is not a valid token.
-    assert_eq!(told(&[a, &b[..b.len() - 1]]).as_deref(), Some(INVALID));
+    assert_eq!(refusal(&[a, &b[..b.len() - 1]]).as_deref(), Some(INVALID));
 }
 
 #[test]
-fn hostile_tokens_are_refused_and_the_tracker_serves_on() {
+fn hostile_tokens_are_refused_and_the_tracker_keeps_serving() {
     let (rsa, p256) = (Key::rsa("one"), Key::p256("two"));
     let shared = base64(b"thirty-two octets of a secret....");
     let oct = json!({"kty": "oct", "kid": "three", "alg": "HS256", "k": shared});
@@ -171,10 +171,10 @@ fn hostile_tokens_are_refused_and_the_tracker_serves_on() {
         "x".repeat(1500),
     ];
     for token in &hostile {
-        let told = refused(&daemon, 7001, &format!("&jwt={token}"));
-        assert_eq!(told.as_deref(), Some(INVALID), "{token}");
-        let told = refused_over_udp(&daemon, 7001, &format!("/?jwt={token}"), 255);
-        assert_eq!(told.as_deref(), Some(INVALID), "{token}");
+        let refusal = refused(&daemon, 7001, &format!("&jwt={token}"));
+        assert_eq!(refusal.as_deref(), Some(INVALID), "{token}");
+        let refusal = refused_over_udp(&daemon, 7001, &format!("/?jwt={token}"), 255);
+        assert_eq!(refusal.as_deref(), Some(INVALID), "{token}");
     }
     // A token of a mebioctet does not fit into a request line.
     let huge = crate::harness::announce_target('a', 7001, &format!("&jwt={}", "x".repeat(1 << 20)));

@@ -28,8 +28,8 @@ fn refused_over_udp(daemon: &Daemon, port: u16, url: &str, chunk: usize) -> Opti
     (reply[..4] == [0, 0, 0, 3]).then(text)
 }
 
-/// Returns the error of a daemon that is started with these hooks.
-fn complaint(hooks: Value) -> String {
+/// Returns the error with which a daemon ends that is started with these hooks.
+fn start_error(hooks: Value) -> String {
     let folder = Folder::new();
     let path = folder.write("tracker.json", &hooks.to_string());
     let output = hayate().arg("-c").arg(path).output().unwrap();
@@ -102,9 +102,9 @@ fn approvals_and_variation() {
         ),
         ("no such hook", json!({}), "middleware driver with that name does not exist"),
     ] {
-        let complaint = complaint(json!({"prehooks": [{"name": name, "options": options}]}));
+        let error = start_error(json!({"prehooks": [{"name": name, "options": options}]}));
         let expected = format!("failed to validate hook config: {text}");
-        assert!(complaint.contains(&expected) && complaint.contains(name), "{complaint}");
+        assert!(error.contains(&expected) && error.contains(name), "{error}");
     }
 }
 

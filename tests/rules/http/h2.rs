@@ -1,4 +1,4 @@
-//! HTTP/2 by hand, and clients of it that read nothing.
+//! HTTP/2 frames made by hand, and clients of HTTP/2 that read nothing.
 
 use std::io::Write;
 
@@ -55,7 +55,7 @@ pub(crate) fn get_headers(target: &str) -> Vec<u8> {
     [vec![0x82, 0x87], literal(0x04, target), literal(0x01, "localhost")].concat()
 }
 
-/// Returns the octets of a process in memory, now or at its peak.
+/// Returns the memory of a process in octets, now or at its peak.
 fn memory_of(daemon: &Daemon, which: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(which)).unwrap();
@@ -63,7 +63,7 @@ fn memory_of(daemon: &Daemon, which: &str) -> u64 {
 }
 
 /// Opens a connection with a window of 0 and asks for as many answers as may be open at once.
-fn take_nothing(port: u16, pair: &CertifiedKeyPair, target: &str) -> Tls {
+fn open_without_reading(port: u16, pair: &CertifiedKeyPair, target: &str) -> Tls {
     let mut tls = connect(port, pair, &[&TLS13], &["h2"]).unwrap();
     // SETTINGS_INITIAL_WINDOW_SIZE is 0.
     let mut octets = [PREFACE, &frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])].concat();
@@ -71,7 +71,7 @@ fn take_nothing(port: u16, pair: &CertifiedKeyPair, target: &str) -> Tls {
     for stream in 0..STREAMS {
         octets.extend(frame(HEADERS, 5, 2 * stream + 1, &headers));
     }
-    // It may have been closed to make room.
+    // The tracker may have closed it for another one.
     let _ = tls.write_all(&octets);
     tls
 }
@@ -89,20 +89,20 @@ fn hostile(write_timeout: &str) -> (Daemon, u16, CertifiedKeyPair) {
     (daemon, port, pair)
 }
 
-/// Each answer is a list of two hundred peers.
+/// Returns the target of an announce whose reply lists two hundred peers.
 fn large_target() -> String {
     announce_target('a', 7999, "&left=9&numwant=200&compact=0")
 }
 
 #[test]
-fn clients_of_http_2_that_take_nothing_cost_little_and_are_closed() {
+fn clients_of_http_2_that_read_nothing_cost_little_and_are_closed() {
     let (daemon, port, pair) = hostile("5s");
     let target = large_target();
     assert!(fetch(daemon.v4(), &target).body.len() > 5000);
-    // What the first connections load is not what each costs.
-    drop(take_nothing(port, &pair, &target));
+    // The first connection loads things that the others share.
+    drop(open_without_reading(port, &pair, &target));
     let before = memory_of(&daemon, "VmRSS");
-    let connections: Vec<_> = (0..CONNECTIONS).map(|_| take_nothing(port, &pair, &target)).collect();
+    let connections: Vec<_> = (0..CONNECTIONS).map(|_| open_without_reading(port, &pair, &target)).collect();
     let closed = || {
         let reasons =
             ["http_connections_displaced_total{reason=\"stalled\"}", "http_timeouts_total{phase=\"reply\"}"];

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::clients::script;
 use crate::harness::{
-    Daemon, Folder, PATIENCE, Response, announce_target, eventually, exchange, fetch, free_port, get, hayate,
+    Daemon, Folder, Response, TIMEOUT, announce_target, eventually, exchange, fetch, free_port, get, hayate,
     may_open_files, parse_response,
 };
 
@@ -27,7 +27,7 @@ fn failure(address: SocketAddr, target: &str) -> String {
     let response = fetch(address, target);
     assert_eq!(response.status, 200, "{target}");
     let value = response.bencoded();
-    assert!(value.at("interval").and_then(Value::integer).is_some(), "a failure tells when to come again");
+    assert!(value.at("interval").and_then(Value::integer).is_some(), "a failure has an interval");
     assert!(value.at("peers").is_none());
     String::from_utf8(value.at("failure reason").and_then(Value::octets).unwrap_or_default().to_vec())
         .unwrap()
@@ -71,7 +71,7 @@ fn the_reply_to_a_lone_seeder_is_right_to_the_octet() {
 }
 
 #[test]
-fn methods_paths_and_sizes_are_refused_each_in_its_way() {
+fn methods_paths_and_sizes_are_refused_each_with_its_status() {
     let daemon = Daemon::start(json!({}));
     let send = |request: &str| exchange(TcpStream::connect(daemon.v4()).unwrap(), request).unwrap();
     for method in ["POST", "HEAD", "OPTIONS", "PUT", "BREW"] {
@@ -99,7 +99,7 @@ fn methods_paths_and_sizes_are_refused_each_in_its_way() {
 }
 
 #[test]
-fn hostile_queries_are_answered_and_the_tracker_serves_on() {
+fn hostile_queries_are_answered_and_the_tracker_keeps_serving() {
     let daemon = Daemon::start(json!({}));
     let hostile = [
         format!("/announce?{}", "a=b&".repeat(2000)),
@@ -121,7 +121,7 @@ fn hostile_queries_are_answered_and_the_tracker_serves_on() {
         [format!("/announce?{}", "a=b&".repeat(100_000)), format!("/announce?x={}", "y".repeat(1 << 20))]
     {
         let mut stream = TcpStream::connect(daemon.v4()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         _ = stream.write_all(get(&target).as_bytes());
         let mut octets = Vec::new();
         _ = stream.read_to_end(&mut octets);
@@ -139,7 +139,7 @@ fn hostile_queries_are_answered_and_the_tracker_serves_on() {
         let mut stream = TcpStream::connect(daemon.v4()).unwrap();
         _ = stream.write_all(octets);
         _ = stream.shutdown(std::net::Shutdown::Write);
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         _ = stream.read_to_end(&mut Vec::new());
     }
     assert!(fetch(daemon.v4(), &announce_target('Q', 7001, "&left=9")).bencoded().at("peers").is_some());
@@ -177,7 +177,7 @@ fn slow_heads_and_ten_thousand_idle_connections_disturb_nobody() {
         let reply = fetch(daemon.v4(), &announce_target('I', 7000 + port, "&left=9"));
         assert_eq!(reply.bencoded().at("incomplete").and_then(Value::integer), Some(i64::from(port)));
     }
-    slow.set_read_timeout(Some(PATIENCE)).unwrap();
+    slow.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut octets = Vec::new();
     _ = slow.read_to_end(&mut octets);
     assert_eq!(octets, b"", "a stalled head is closed without a reply");
@@ -187,7 +187,7 @@ fn slow_heads_and_ten_thousand_idle_connections_disturb_nobody() {
 }
 
 #[test]
-fn at_the_cap_silent_connections_make_room() {
+fn at_the_limit_idle_connections_are_closed_for_new_ones() {
     let daemon = Daemon::start(json!({"http": {"max_connections": 3}}));
     let held: Vec<_> = (0..3).map(|_| TcpStream::connect(daemon.v4()).unwrap()).collect();
     // The connection that asks for the metric is one more.
@@ -224,7 +224,7 @@ fn a_unix_socket_serves_a_proxy_that_names_its_client() {
     );
 }
 
-/// An nginx of another user that hands requests to a unix socket; it ends with its test.
+/// An nginx of another user that passes requests to a unix socket; it ends with its test.
 struct Nginx {
     process: Child,
     address: SocketAddr,
@@ -241,7 +241,7 @@ impl Nginx {
         Self { process, address, _folder: folder }
     }
 
-    /// The answer to an announce, once nginx serves.
+    /// Returns the response to an announce, once nginx serves.
     fn announce(&self, port: u16) -> Response {
         let mut response = None;
         assert!(eventually(|| {
@@ -261,7 +261,7 @@ impl Drop for Nginx {
 }
 
 #[test]
-fn nginx_of_another_user_is_let_in_by_the_group_of_the_unix_socket_and_a_third_is_not() {
+fn nginx_of_another_user_is_admitted_by_the_group_of_the_unix_socket_and_a_third_is_not() {
     if !nix::unistd::geteuid().is_root() {
         println!("skipped: only root can be several users");
         return;
@@ -271,11 +271,11 @@ fn nginx_of_another_user_is_let_in_by_the_group_of_the_unix_socket_and_a_third_i
         "unix_socket_mode": "0060", "proxy_header": "X-Real-IP"});
     let mut daemon = Daemon::start(json!({"http": http}));
     let path = daemon.folder.path().join("gateway.sock");
-    let look = || std::fs::metadata(&path).map(|file| (file.mode() & 0o777, file.gid())).ok();
-    assert_eq!(look(), Some((0o060, GROUP)));
-    let (friend, stranger) = (Nginx::start(&path, GROUP), Nginx::start(&path, GROUP + 4));
-    assert_eq!(friend.announce(7001).bencoded().at("incomplete").and_then(Value::integer), Some(1));
-    assert_eq!(stranger.announce(7002).status, 502);
+    let mode_and_group = || std::fs::metadata(&path).map(|file| (file.mode() & 0o777, file.gid())).ok();
+    assert_eq!(mode_and_group(), Some((0o060, GROUP)));
+    let (member, outsider) = (Nginx::start(&path, GROUP), Nginx::start(&path, GROUP + 4));
+    assert_eq!(member.announce(7001).bencoded().at("incomplete").and_then(Value::integer), Some(1));
+    assert_eq!(outsider.announce(7002).status, 502);
     // A reload keeps both, and logs that.
     daemon.rewrite_config(|config| config["http"]["unix_socket_mode"] = "0666".into());
     daemon.signal(Signal::SIGHUP);
@@ -283,12 +283,12 @@ fn nginx_of_another_user_is_let_in_by_the_group_of_the_unix_socket_and_a_third_i
     assert!(
         daemon.log().iter().any(|line| line.contains("http.unix_socket_mode") && line.contains("restart"))
     );
-    assert_eq!(look(), Some((0o060, GROUP)));
-    assert_eq!(stranger.announce(7002).status, 502);
-    assert_eq!(friend.announce(7003).bencoded().at("incomplete").and_then(Value::integer), Some(2));
+    assert_eq!(mode_and_group(), Some((0o060, GROUP)));
+    assert_eq!(outsider.announce(7002).status, 502);
+    assert_eq!(member.announce(7003).bencoded().at("incomplete").and_then(Value::integer), Some(2));
     daemon.signal(Signal::SIGTERM);
     daemon.wait();
-    assert_eq!(look(), None, "the file goes with the tracker");
+    assert_eq!(mode_and_group(), None, "the file goes with the tracker");
 }
 
 #[test]
@@ -309,10 +309,10 @@ fn a_group_that_the_tracker_is_not_in_is_refused_by_its_key() {
         assert!(has_ended && output.status.code() == Some(1));
         String::from_utf8(output.stderr).unwrap()
     };
-    let said = refused(&config);
+    let stderr = refused(&config);
     assert!(
-        said.contains("http.unix_socket_group: \"no-such-group-here\": there is no such group"),
-        "{said}"
+        stderr.contains("http.unix_socket_group: \"no-such-group-here\": there is no such group"),
+        "{stderr}"
     );
     // Root is in every group, until it becomes another user.
     if nix::unistd::geteuid().is_root() {
@@ -320,9 +320,9 @@ fn a_group_that_the_tracker_is_not_in_is_refused_by_its_key() {
         config["privileges"] = json!({"user": NOBODY.to_string(), "group": NOBODY.to_string()});
     }
     config["http"]["unix_socket_group"] = "0".into();
-    let said = refused(&config);
-    assert!(said.contains("to group 0 (http.unix_socket_group): "), "{said}");
-    assert!(!folder.path().join("gateway.sock").exists(), "what could not be finished is gone");
+    let stderr = refused(&config);
+    assert!(stderr.contains("to group 0 (http.unix_socket_group): "), "{stderr}");
+    assert!(!folder.path().join("gateway.sock").exists(), "the unfinished socket is removed");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, Support
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Daemon, Folder, PATIENCE, Response, UdpClient, announce_target, eventually, exchange, fetch, free_port,
+    Daemon, Folder, Response, TIMEOUT, UdpClient, announce_target, eventually, exchange, fetch, free_port,
     get, hayate, parse_response,
 };
 use crate::rules::http::h2::{HEADERS, PREFACE, SETTINGS, frame, get_headers};
@@ -65,7 +65,7 @@ pub(crate) fn connect(
     let session =
         ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
     let stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port)))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut tls = StreamOwned::new(session, stream);
     while tls.conn.is_handshaking() {
         tls.conn.complete_io(&mut tls.sock)?;
@@ -94,7 +94,7 @@ fn tls() {
     }
     // TLS 1.1 is refused by a fatal alert: no common version, or nothing else in common.
     let mut old = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    old.set_read_timeout(Some(PATIENCE)).unwrap();
+    old.set_read_timeout(Some(TIMEOUT)).unwrap();
     old.write_all(&hello_of_tls_1_1()).unwrap();
     let mut alert = [0; 7];
     old.read_exact(&mut alert).unwrap();
@@ -171,10 +171,10 @@ fn misconfigurations_of_tls_are_named() {
             json!({"https_addr": text(address), "tls_cert_path": text(cert), "tls_key_path": text(key)});
         let path = folder.write("tracker.json", &json!({"http": http}).to_string());
         let output = hayate().arg("-c").arg(path).output().unwrap();
-        let complaint = String::from_utf8(output.stderr).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{http}");
-        assert!(words.iter().all(|word| complaint.contains(word)), "{http}: {complaint}");
-        assert!(!complaint.contains("PRIVATE KEY"), "{complaint}");
+        assert!(words.iter().all(|word| stderr.contains(word)), "{http}: {stderr}");
+        assert!(!stderr.contains("PRIVATE KEY"), "{stderr}");
     }
     // An expired one is served, with a warning: the clock may be wrong.
     expired.write(&folder);
@@ -213,7 +213,7 @@ fn times_run_out_under_tls_too() {
     let mut http = https(port);
     crate::harness::merge(&mut http, json!({"timeout": {"read": "300ms", "idle": "500ms"}}));
     let daemon = Daemon::start_in(folder, json!({"http": http}), &mut hayate());
-    let ends = |stream: &mut dyn Read| {
+    let read_to_end = |stream: &mut dyn Read| {
         let mut rest = Vec::new();
         // A connection that ends without close_notify has ended.
         _ = stream.read_to_end(&mut rest);
@@ -221,22 +221,22 @@ fn times_run_out_under_tls_too() {
     };
     // No handshake, half a head, nothing after a reply: each is closed without an answer.
     let mut silent = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    silent.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_eq!(ends(&mut silent), b"");
+    silent.set_read_timeout(Some(TIMEOUT)).unwrap();
+    assert_eq!(read_to_end(&mut silent), b"");
     for alpn in ["http/1.1", "h2"] {
         let mut half = connect(port, &pair, &[&TLS13], &[alpn]).unwrap();
         if alpn == "http/1.1" {
             half.write_all(b"GET /alive HT").unwrap();
         }
-        let said = ends(&mut half);
-        assert!(alpn == "h2" || said.is_empty(), "{said:?}");
+        let received = read_to_end(&mut half);
+        assert!(alpn == "h2" || received.is_empty(), "{received:?}");
         assert!(half.sock.read(&mut [0]).map_or(true, |len| len == 0));
     }
     assert!(eventually(|| daemon.metric("http_timeouts_total{phase=\"head\"}") >= 3));
     let mut idle = connect(port, &pair, &[&TLS13], &["http/1.1"]).unwrap();
     write!(idle, "GET /alive HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
     assert_eq!(read_one(&mut idle).status, 200);
-    assert_eq!(ends(&mut idle), b"");
+    assert_eq!(read_to_end(&mut idle), b"");
     assert_eq!(daemon.metric("http_timeouts_total{phase=\"idle\"}"), 1);
 }
 
@@ -276,7 +276,7 @@ fn h2_announce(mut tls: Tls) -> Vec<u8> {
     tls.write_all(PREFACE).unwrap();
     tls.write_all(&frame(SETTINGS, 0, 0, &[])).unwrap();
     tls.write_all(&frame(HEADERS, 5, 1, &get_headers(&target))).unwrap();
-    tls.sock.set_read_timeout(Some(PATIENCE)).unwrap();
+    tls.sock.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut data = Vec::new();
     loop {
         let mut head = [0; 9];

@@ -1,27 +1,27 @@
-//! Reads the answers of one connection, and accepts nothing but strict HTTP/1.
+//! Reads the responses of one connection, and accepts only strict HTTP/1.
 
-/// One answer.
+/// One response.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct StrictResponse {
     pub(super) version: String,
     pub(super) status: u16,
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
 }
 
-impl Answer {
+impl StrictResponse {
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// No request may be answered after this one.
+    /// Whether no further request may be answered on this connection.
     pub(super) fn closes(&self) -> bool {
         self.header("connection") == Some("close")
     }
 }
 
-/// Takes the next answer from the front of `octets`. One to a HEAD has the headers of a body alone.
-pub(super) fn take(octets: &mut &[u8], to_head: bool) -> Result<Answer, String> {
+/// Removes the next response from the front of `octets`. A response to a HEAD has no body.
+pub(super) fn next_response(octets: &mut &[u8], to_head: bool) -> Result<StrictResponse, String> {
     let end = octets.windows(4).position(|four| four == b"\r\n\r\n").ok_or("a head without an end")?;
     let head = std::str::from_utf8(&octets[..end]).map_err(|error| error.to_string())?;
     let mut lines = head.split("\r\n");
@@ -46,5 +46,5 @@ pub(super) fn take(octets: &mut &[u8], to_head: bool) -> Result<Answer, String> 
     let length = if to_head { 0 } else { length };
     let body = rest.get(..length).ok_or_else(|| format!("{} of {length} octets", rest.len()))?;
     *octets = &rest[length..];
-    Ok(Answer { version: version.to_owned(), status, headers, body: body.to_vec() })
+    Ok(StrictResponse { version: version.to_owned(), status, headers, body: body.to_vec() })
 }

@@ -1,22 +1,22 @@
-//! Makes datagrams, valid and nearly valid ones.
+//! Generates datagrams, valid and nearly valid ones.
 
 use fastrand::Rng;
 
 use super::model::MAGIC;
 
-/// What datagrams are made from.
-pub(super) struct Forge {
+/// Generates datagrams from these parts.
+pub(super) struct DatagramGenerator {
     pub(super) random: Rng,
     pub(super) info_hashes: Vec<[u8; 20]>,
     pub(super) peer_ids: Vec<[u8; 20]>,
-    /// Options after an announce.
+    /// Options that may follow an announce.
     pub(super) options: Vec<Vec<u8>>,
     /// Totals of the last announce.
     pub(super) last_total: u64,
 }
 
-impl Forge {
-    /// A datagram of a source that was given `id`; another source was given `foreign`.
+impl DatagramGenerator {
+    /// Returns a datagram of a source with the connection id `id`; `foreign` is the id of another source.
     pub(super) fn datagram(&mut self, id: [u8; 8], foreign: [u8; 8]) -> Vec<u8> {
         let mut datagram = match self.random.u8(..10) {
             0 => [&MAGIC[..], &[0; 4], &self.random.u32(..).to_be_bytes()].concat(),
@@ -41,8 +41,8 @@ impl Forge {
 
     fn scrape(&mut self, id: [u8; 8]) -> Vec<u8> {
         let mut datagram = self.head(id, 2);
-        let most = self.pick(&[1, 3, 76, 100, 200]);
-        for _ in 0..self.random.usize(..=most) {
+        let max = self.pick(&[1, 3, 76, 100, 200]);
+        for _ in 0..self.random.usize(..=max) {
             datagram.extend(self.info_hash());
         }
         let tail = if self.random.u8(..4) == 0 { self.random.usize(..20) } else { 0 };
@@ -55,8 +55,8 @@ impl Forge {
             return std::array::from_fn(|_| self.random.u8(..));
         }
         // The first ones are large swarms.
-        let most = self.info_hashes.len();
-        let at = self.random.usize(..most).min(self.random.usize(..most));
+        let count = self.info_hashes.len();
+        let at = self.random.usize(..count).min(self.random.usize(..count));
         self.info_hashes[at]
     }
 
@@ -88,7 +88,7 @@ impl Forge {
         datagram
     }
 
-    /// Totals grow, as a rule.
+    /// Returns totals, which usually grow.
     fn total(&mut self) -> u64 {
         self.last_total += self.random.u64(1..1000);
         if self.random.u8(..8) == 0 { self.random.u64(..) >> self.random.u8(..64) } else { self.last_total }

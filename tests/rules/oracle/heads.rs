@@ -1,14 +1,14 @@
-//! Makes requests over HTTP, valid and nearly valid ones, with the answers that they may get.
+//! Generates HTTP requests, valid and nearly valid ones, with the responses that they may get.
 
 use fastrand::Rng;
 
-/// How one request may be answered.
+/// A request, and how it may be answered.
 #[derive(Debug)]
 pub(super) struct Mutant {
     pub(super) octets: Vec<u8>,
-    /// One of these.
+    /// The status must be one of these.
     pub(super) statuses: &'static [u16],
-    /// Fewest and most answers.
+    /// Least and greatest number of responses.
     pub(super) answers: (usize, usize),
     pub(super) after: After,
     pub(super) head: bool,
@@ -31,7 +31,7 @@ pub(super) enum After {
 pub(super) struct TargetSet<'a> {
     /// Targets with a query, that are answered with 200.
     pub(super) good: &'a [&'a str],
-    /// Those that are answered with 404.
+    /// Targets that are answered with 404.
     pub(super) missing: &'a [&'a str],
 }
 
@@ -43,7 +43,7 @@ const PLAIN: &[u8] = b"abcXYZ0189-_.~!$&&&'()*+,;===:@/?%%%";
 const ODD: &[u8] = b"\"<>\\^`{|}#";
 
 /// Requests that are answered once, and after which the connection is kept.
-pub(super) fn sure(random: &mut Rng, site: TargetSet<'_>) -> Mutant {
+pub(super) fn safe(random: &mut Rng, site: TargetSet<'_>) -> Mutant {
     let (good, missing) = (pick(random, site.good), pick(random, site.missing));
     let more = query(random);
     let (octets, statuses): (String, &[u16]) = match random.u8(..12) {
@@ -65,7 +65,7 @@ pub(super) fn sure(random: &mut Rng, site: TargetSet<'_>) -> Mutant {
 }
 
 /// Requests that may end the connection, or break it. `smuggled` is a whole request that must never be
-/// answered where it stands in a body.
+/// answered when it is in a body.
 pub(super) fn risky(random: &mut Rng, site: TargetSet<'_>, smuggled: &str) -> Mutant {
     let good = pick(random, site.good);
     match random.u8(..10) {
@@ -98,7 +98,7 @@ fn query(random: &mut Rng) -> String {
     (0..len).map(|_| char::from(pick(random, PLAIN))).collect()
 }
 
-/// An octet in the target that does not belong there.
+/// Inserts an octet into the target that does not belong there.
 fn target(random: &mut Rng, good: &str) -> Mutant {
     let mut octets = get(good, "").into_bytes();
     let at = "GET ".len() + 1 + random.usize(..good.len() - 1);
@@ -151,7 +151,7 @@ fn header(random: &mut Rng, good: &str) -> Mutant {
     mutant(octets, statuses, After::Either)
 }
 
-/// A body that holds a whole request.
+/// A request whose body contains a whole request.
 fn body(random: &mut Rng, good: &str, smuggled: &str) -> Mutant {
     let (len, chunked) = (smuggled.len(), format!("{:x}\r\n{smuggled}\r\n0\r\n\r\n", smuggled.len()));
     let fine = format!("Content-Length: {len}\r\n");
@@ -216,7 +216,7 @@ fn size(random: &mut Rng, good: &str) -> Mutant {
     mutant(octets, statuses, after)
 }
 
-/// Blanks and line ends where others belong.
+/// Request lines with wrong blanks and line ends.
 fn line(random: &mut Rng, good: &str) -> Mutant {
     let octets = match random.u8(..9) {
         0 => format!("GET  {good} HTTP/1.1\r\n\r\n"),
@@ -249,7 +249,7 @@ fn no_http(random: &mut Rng) -> Mutant {
     Mutant { answers: (0, 2), ..mutant(octets, &[200, 400, 404, 405, 505], After::Either) }
 }
 
-/// Octets that are lost, changed or added anywhere, or a head that stops.
+/// Removes, changes or adds octets anywhere, or cuts off the head.
 fn noise(random: &mut Rng, good: &str, site: TargetSet<'_>) -> Mutant {
     let good = if random.bool() { good } else { pick(random, site.missing) };
     let mut octets = get(good, "Accept: */*\r\nX-A: b\r\n").into_bytes();

@@ -1,5 +1,6 @@
-//! A hundred thousand requests to each mode: valid ones, nearly valid ones, and after each a canary. That
-//! asks for something that no other request asks for, so its answer cannot be taken for another one.
+//! Sends a hundred thousand requests to each mode: valid ones, nearly valid ones, and after each a canary.
+//! The canary asks for something that no other request asks for, so its response cannot be mistaken for
+//! another.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -8,25 +9,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use fastrand::Rng;
 use serde_json::json;
 
-use super::answers::{self, Answer};
-use super::heads::{After, Mutant, TargetSet, risky, sure};
+use super::answers::{self, StrictResponse};
+use super::heads::{After, Mutant, TargetSet, risky, safe};
 use crate::fixture::{FREE, PLAIN};
-use crate::harness::{Daemon, PATIENCE, fetch};
-use crate::kit::site_database::Base;
+use crate::harness::{Daemon, TIMEOUT, fetch, percent_encoded};
+use crate::kit::site_database::SiteDatabase;
 
 const REQUESTS: usize = 100_000;
 const THREADS: u64 = 3;
-/// Stands in for the marker of a canary.
+/// The placeholder for the marker of a canary.
 const MARKER: &str = "-ZZ0000-000000000000";
 
-/// A request with a marker, and what it must be answered with.
+/// A request with a marker, and the body of its response.
 struct Canary {
     target: String,
     body: Vec<u8>,
 }
 
 impl Canary {
-    /// The target contains [`MARKER`], and so does the answer.
+    /// Makes a canary. The target must contain [`MARKER`], and so must the response.
     fn of(address: SocketAddr, target: &str) -> Self {
         let body = fetch(address, target).body;
         assert!(contains(&body, MARKER), "{}", body.escape_ascii());
@@ -40,7 +41,7 @@ impl Canary {
         Self { target: self.target.replace(MARKER, marker), body }
     }
 
-    fn is(&self, answer: &Answer) -> bool {
+    fn is_answered_by(&self, answer: &StrictResponse) -> bool {
         answer.status == 200 && answer.body == self.body
     }
 
@@ -49,15 +50,15 @@ impl Canary {
     }
 }
 
-/// What is sent over one connection.
+/// The requests of one connection.
 struct Script {
-    /// A canary first, then each of these with a canary behind it.
-    sure: Vec<Mutant>,
+    /// Follow the first canary, each with another canary behind it.
+    safe: Vec<Mutant>,
     canaries: Vec<Canary>,
-    /// Then one that may end the connection, with two canaries behind it, of which the last asks for the end.
+    /// Then a request that may end the connection, followed by two canaries; the last one asks to close.
     risky: Mutant,
     last: [Canary; 2],
-    /// May be in the body of the risky one. It must not be answered.
+    /// The marker of a request that may be in the body of the risky request. It must not be answered.
     smuggled: String,
 }
 
@@ -66,7 +67,7 @@ impl Script {
         let mut octets = Vec::new();
         for (at, canary) in self.canaries.iter().enumerate() {
             octets.extend(canary.request(""));
-            octets.extend(self.sure.get(at).map_or(&[][..], |mutant| &mutant.octets));
+            octets.extend(self.safe.get(at).map_or(&[][..], |mutant| &mutant.octets));
         }
         octets.extend(&self.risky.octets);
         octets.extend(self.last[0].request(""));
@@ -74,21 +75,22 @@ impl Script {
         octets
     }
 
-    /// Compares what was received up to the end of the connection with what it must be.
-    fn judge(&self, received: &[u8]) -> Result<After, String> {
+    /// Checks what was received up to the end of the connection.
+    fn check(&self, received: &[u8]) -> Result<After, String> {
         if contains(received, &self.smuggled) {
             return Err("a request in a body was answered".to_owned());
         }
         let mut rest = received;
         for (at, canary) in self.canaries.iter().enumerate() {
-            let answer = answers::take(&mut rest, false).map_err(|error| format!("canary {at}: {error}"))?;
-            if !canary.is(&answer) || answer.closes() {
+            let answer =
+                answers::next_response(&mut rest, false).map_err(|error| format!("canary {at}: {error}"))?;
+            if !canary.is_answered_by(&answer) || answer.closes() {
                 return Err(format!("canary {at} was answered with {answer:?}"));
             }
-            let Some(mutant) = self.sure.get(at) else { continue };
+            let Some(mutant) = self.safe.get(at) else { continue };
             let octets = mutant.octets.escape_ascii();
-            let answer =
-                answers::take(&mut rest, mutant.head).map_err(|error| format!("{octets}: {error}"))?;
+            let answer = answers::next_response(&mut rest, mutant.head)
+                .map_err(|error| format!("{octets}: {error}"))?;
             if answer.closes() {
                 return Err(format!("{octets} closes the connection"));
             }
@@ -96,38 +98,42 @@ impl Script {
         }
         let mut answers = Vec::new();
         while !rest.is_empty() {
-            answers.push(answers::take(&mut rest, false)?);
+            answers.push(answers::next_response(&mut rest, false)?);
         }
-        self.judge_end(&answers)
+        self.check_end(&answers)
     }
 
-    /// The answers to the risky one and to the canaries behind it. Returns the state of the connection.
-    fn judge_end(&self, answers: &[Answer]) -> Result<After, String> {
-        let last = answers.last().is_some_and(|answer| self.last[1].is(answer));
-        let first = last && answers.iter().rev().nth(1).is_some_and(|answer| self.last[0].is(answer));
+    /// Checks the responses to the risky request and to the canaries behind it. Returns the state of the
+    /// connection.
+    fn check_end(&self, answers: &[StrictResponse]) -> Result<After, String> {
+        let last = answers.last().is_some_and(|answer| self.last[1].is_answered_by(answer));
+        let first =
+            last && answers.iter().rev().nth(1).is_some_and(|answer| self.last[0].is_answered_by(answer));
         let own = &answers[..answers.len() - usize::from(last) - usize::from(first)];
-        let (least, most) = self.risky.answers;
-        if !(least..=most).contains(&own.len()) {
-            return Err(format!("{} answers, not {least} to {most}", own.len()));
+        let (min, max) = self.risky.answers;
+        if !(min..=max).contains(&own.len()) {
+            return Err(format!("{} answers, not {min} to {max}", own.len()));
         }
         own.iter().try_for_each(|answer| allowed(answer, &self.risky))?;
-        if let Some(answer) = own.iter().find(|answer| self.last.iter().any(|canary| canary.is(answer))) {
+        if let Some(answer) =
+            own.iter().find(|answer| self.last.iter().any(|canary| canary.is_answered_by(answer)))
+        {
             return Err(format!("a canary in the wrong place: {answer:?}"));
         }
-        let closes = own.iter().any(Answer::closes);
-        let said_so = own.last().is_none_or(|answer| closes || answer.version == "HTTP/1.0");
+        let closes = own.iter().any(StrictResponse::closes);
+        let may_close = own.last().is_none_or(|answer| closes || answer.version == "HTTP/1.0");
         let became = match (first, last) {
             (true, true) if !closes => After::Open,
             (false, true) if !closes => After::Swallows,
-            (false, false) if said_so => After::Closed,
+            (false, false) if may_close => After::Closed,
             _ => return Err(format!("of the canaries {first}, {last}, although it closes: {closes}")),
         };
-        let may = match self.risky.after {
+        let is_expected = match self.risky.after {
             After::Either => became != After::Swallows,
             After::Swallows => true,
             after => became == after,
         };
-        if may { Ok(became) } else { Err(format!("{became:?}, not {:?}", self.risky.after)) }
+        if is_expected { Ok(became) } else { Err(format!("{became:?}, not {:?}", self.risky.after)) }
     }
 }
 
@@ -135,40 +141,41 @@ fn contains(octets: &[u8], marker: &str) -> bool {
     String::from_utf8_lossy(octets).contains(marker)
 }
 
-fn allowed(answer: &Answer, to: &Mutant) -> Result<(), String> {
-    let says = answer.status != 405 || answer.header("allow").is_some_and(|methods| methods.contains("GET"));
-    if says && to.statuses.contains(&answer.status) {
+fn allowed(answer: &StrictResponse, to: &Mutant) -> Result<(), String> {
+    let names_get =
+        answer.status != 405 || answer.header("allow").is_some_and(|methods| methods.contains("GET"));
+    if names_get && to.statuses.contains(&answer.status) {
         return Ok(());
     }
     Err(format!("{} was answered with {answer:?}, not {:?}", to.octets.escape_ascii(), to.statuses))
 }
 
-/// One of the threads that send.
+/// The state of a thread that sends.
 struct Sender<'a> {
     address: SocketAddr,
     site: TargetSet<'a>,
     canary: &'a Canary,
     random: Rng,
-    /// Of the last canary.
+    /// The number of the last canary.
     number: u64,
-    asked: &'a AtomicUsize,
-    /// Connections, by what became of them.
+    requests_sent: &'a AtomicUsize,
+    /// Number of connections by their state at the end.
     became: &'a [AtomicUsize; 3],
 }
 
 impl Sender<'_> {
     fn send(&mut self) {
-        while self.asked.load(Ordering::Relaxed) < REQUESTS {
+        while self.requests_sent.load(Ordering::Relaxed) < REQUESTS {
             let script = self.script();
             let octets = script.octets();
             let received = self.exchange(&octets);
-            let became = script.judge(&received).unwrap_or_else(|error| {
-                self.asked.store(REQUESTS, Ordering::Relaxed);
+            let became = script.check(&received).unwrap_or_else(|error| {
+                self.requests_sent.store(REQUESTS, Ordering::Relaxed);
                 let (sent, received) = (octets.escape_ascii(), received.escape_ascii());
                 panic!("{error}\nsent {sent}\nreceived {received}")
             });
             self.became[became as usize].fetch_add(1, Ordering::Relaxed);
-            self.asked.fetch_add(2 * script.sure.len() + 4, Ordering::Relaxed);
+            self.requests_sent.fetch_add(2 * script.safe.len() + 4, Ordering::Relaxed);
         }
     }
 
@@ -183,20 +190,20 @@ impl Sender<'_> {
     }
 
     fn script(&mut self) -> Script {
-        let sure: Vec<_> = (0..self.random.usize(..7)).map(|_| sure(&mut self.random, self.site)).collect();
-        let canaries = (0..=sure.len()).map(|_| self.canary()).collect();
+        let safe: Vec<_> = (0..self.random.usize(..7)).map(|_| safe(&mut self.random, self.site)).collect();
+        let canaries = (0..=safe.len()).map(|_| self.canary()).collect();
         let smuggled = self.marker();
         let request = String::from_utf8(self.canary.with(&smuggled).request("")).unwrap();
         let risky = risky(&mut self.random, self.site, &request);
         let last = [self.canary(), self.canary()];
-        Script { sure, canaries, risky, last, smuggled }
+        Script { safe, canaries, risky, last, smuggled }
     }
 
-    /// Sends in one piece or in several, and reads up to the end.
+    /// Sends in one or several pieces, and reads up to the end of the connection.
     fn exchange(&mut self, octets: &[u8]) -> Vec<u8> {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut rest = octets;
         while !rest.is_empty() {
             let len = if self.random.u8(..4) == 0 { self.random.usize(1..=rest.len()) } else { rest.len() };
@@ -213,7 +220,7 @@ impl Sender<'_> {
         let mut received = Vec::new();
         match stream.read_to_end(&mut received) {
             Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => {
-                self.asked.store(REQUESTS, Ordering::Relaxed);
+                self.requests_sent.store(REQUESTS, Ordering::Relaxed);
                 panic!("{error}\nsent {}\nreceived {}", octets.escape_ascii(), received.escape_ascii())
             }
             _ => received,
@@ -221,17 +228,17 @@ impl Sender<'_> {
     }
 }
 
-/// Has `THREADS` threads send to the gateway of a daemon.
+/// Sends to the gateway of a daemon from [`THREADS`] threads.
 fn fuzz(daemon: &Daemon, site: TargetSet<'_>, canary: &str) {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
-    let (address, asked, became) = (daemon.v4(), AtomicUsize::new(0), Default::default());
+    let (address, requests_sent, became) = (daemon.v4(), AtomicUsize::new(0), Default::default());
     let canary = Canary::of(address, canary);
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let random = Rng::with_seed(seed ^ thread);
-            let (canary, asked, became) = (&canary, &asked, &became);
-            let mut sender = Sender { address, site, canary, random, number: thread, asked, became };
+            let (canary, requests_sent, became) = (&canary, &requests_sent, &became);
+            let mut sender = Sender { address, site, canary, random, number: thread, requests_sent, became };
             scope.spawn(move || sender.send());
         }
     });
@@ -255,9 +262,9 @@ fn whatever_comes_before_a_request_it_gets_its_own_answer_in_the_open_mode() {
 
 #[test]
 fn whatever_comes_before_a_request_it_gets_its_own_answer_from_a_private_site() {
-    let base = Base::sqlite();
-    let daemon = base.daemon(json!({}));
-    let hash: String = FREE.iter().map(|octet| format!("%{octet:02X}")).collect();
+    let database = SiteDatabase::sqlite();
+    let daemon = database.daemon(json!({}));
+    let hash = percent_encoded(&FREE);
     let announce = format!("/{PLAIN}/announce?info_hash={hash}&port=7001&uploaded=0&downloaded=0&left=9");
     let good = [
         &*format!("{announce}&peer_id=-TR2940-000000000001"),
@@ -267,6 +274,6 @@ fn whatever_comes_before_a_request_it_gets_its_own_answer_from_a_private_site() 
         "/alive?x",
     ];
     let site = TargetSet { good: &good, missing: &["/favicon.ico", "/announce?x", "/metrics"] };
-    // It names a client that is not approved, and is told so.
+    // The failure names the client, which is not approved.
     fuzz(&daemon, site, &format!("{announce}&peer_id={MARKER}"));
 }

@@ -1,4 +1,4 @@
-//! Random requests against the running daemon, each answer compared with that of an oracle: a naive model,
+//! Random requests to the running daemon. Each reply is compared with that of an oracle: a naive model,
 //! written from the BEPs and the documentation, that shares no code with the tracker.
 
 mod answers;

@@ -1,4 +1,4 @@
-//! What an oracle of the UDP server is told, and what it predicts.
+//! The input of an oracle of the UDP server, and the replies that it predicts.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -27,16 +27,16 @@ pub(super) struct Announced {
     pub(super) interval: RangeInclusive<u32>,
     pub(super) leechers: usize,
     pub(super) seeders: usize,
-    /// How many peers, of these.
+    /// Number of peers in the reply, all of them among these.
     pub(super) peers: usize,
     pub(super) among: HashSet<Vec<u8>>,
-    /// No peer is handed out twice.
+    /// Whether no peer may be handed out twice.
     pub(super) distinct: bool,
 }
 
 /// An announce whose source is verified.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ProvenAnnounce<'d> {
+pub(super) struct VerifiedAnnounce<'d> {
     pub(super) action: u32,
     pub(super) source: IpAddr,
     pub(super) info_hash: [u8; 20],
@@ -47,7 +47,7 @@ pub(super) struct ProvenAnnounce<'d> {
     pub(super) event: u32,
     pub(super) num_want: i32,
     pub(super) port: u16,
-    /// Of BEP 41.
+    /// The options of BEP 41.
     pub(super) options: &'d [u8],
 }
 
@@ -57,8 +57,9 @@ pub(super) const STOPPED: u32 = 3;
 
 /// The swarms of one mode.
 pub(super) trait Swarms {
-    /// `None` where the documents leave it open: then the datagram is not sent.
-    fn announce(&mut self, said: &ProvenAnnounce<'_>) -> Option<Expected>;
+    /// Returns the reply to an announce; `None` if the documents leave it open: then the datagram is not
+    /// sent.
+    fn announce(&mut self, announce: &VerifiedAnnounce<'_>) -> Option<Expected>;
     fn scrape(&self, info_hashes: &[[u8; 20]]) -> Expected;
 }
 
@@ -73,7 +74,7 @@ impl<S: Swarms> Oracle<S> {
         Self { swarms, issued: HashMap::new() }
     }
 
-    /// An id that a source was given.
+    /// Remembers an id that a source was given.
     pub(super) fn issue(&mut self, source: IpAddr, id: [u8; 8]) {
         assert!(id != [0; 8] && id != MAGIC, "an id that is never given out");
         let others = self.issued.iter().filter(|(other, _)| **other != source);
@@ -101,13 +102,14 @@ impl<S: Swarms> Oracle<S> {
         }
     }
 
-    /// Action 4 is the older layout of opentracker: 16 octets where action 1 has the 4 of the IP field.
+    /// Predicts the reply to an announce. Action 4 is the older layout of opentracker: 16 octets where action
+    /// 1 has the 4 of the IP field.
     fn announce(&mut self, source: IpAddr, action: u32, datagram: &[u8]) -> Option<Expected> {
         let shift = if action == 4 { 12 } else { 0 };
         if datagram.len() < 98 + shift {
             return Some(Expected::Error("malformed packet"));
         }
-        let said = ProvenAnnounce {
+        let announce = VerifiedAnnounce {
             action,
             source,
             info_hash: array(datagram, 16),
@@ -119,11 +121,11 @@ impl<S: Swarms> Oracle<S> {
             port: u16::from_be_bytes(array(datagram, 96 + shift)),
             options: &datagram[98 + shift..],
         };
-        self.swarms.announce(&said)
+        self.swarms.announce(&announce)
     }
 }
 
-/// The octets of a peer in a reply.
+/// Returns the octets of a peer in a reply.
 pub(super) fn compact(address: IpAddr, port: u16) -> Vec<u8> {
     let mut octets = match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
@@ -133,11 +135,11 @@ pub(super) fn compact(address: IpAddr, port: u16) -> Vec<u8> {
     octets
 }
 
-/// How many peers are wanted, of those that the reply has room for: 1232 octets at most.
-pub(super) fn wanted(said: &ProvenAnnounce<'_>, default: usize, most: usize) -> usize {
-    let room = if said.source.is_ipv4() { (1232 - 20) / 6 } else { (1232 - 20) / 18 };
-    let wanted = usize::try_from(said.num_want).map_or(default, |wanted| wanted.min(most));
-    if said.event == STOPPED { 0 } else { wanted.min(room) }
+/// Returns how many peers the client wants, at most `max` and as many as a reply of 1232 octets can hold.
+pub(super) fn wanted(announce: &VerifiedAnnounce<'_>, default: usize, max: usize) -> usize {
+    let capacity = if announce.source.is_ipv4() { (1232 - 20) / 6 } else { (1232 - 20) / 18 };
+    let wanted = usize::try_from(announce.num_want).map_or(default, |wanted| wanted.min(max));
+    if announce.event == STOPPED { 0 } else { wanted.min(capacity) }
 }
 
 fn array<const N: usize>(octets: &[u8], at: usize) -> [u8; N] {

@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use super::model::{Announced, Expected, ProvenAnnounce, STARTED, STOPPED, Swarms, compact, wanted};
+use super::model::{Announced, Expected, STARTED, STOPPED, Swarms, VerifiedAnnounce, compact, wanted};
 
-/// Peers of a user at one torrent.
+/// Most peers of a user in one torrent.
 const SESSIONS_MAX: usize = 16;
 
 /// A peer is a client of a user.
@@ -23,7 +23,7 @@ struct Peer {
 #[derive(Default)]
 struct Torrent {
     status: i32,
-    /// Users whose downloads are disabled, and who may still download this one.
+    /// Users without the right to download who may still download this torrent.
     allowed: HashSet<u32>,
     peers: HashMap<Key, Peer>,
 }
@@ -34,7 +34,7 @@ struct User {
     may_download: bool,
 }
 
-/// A site, as its database has it.
+/// A site with the data of its database.
 #[derive(Default)]
 pub(super) struct Site {
     users: HashMap<Vec<u8>, User>,
@@ -64,39 +64,39 @@ impl Site {
 }
 
 impl Swarms for Site {
-    fn announce(&mut self, said: &ProvenAnnounce<'_>) -> Option<Expected> {
-        let Some(user) = self.find_user(said.options) else {
+    fn announce(&mut self, announce: &VerifiedAnnounce<'_>) -> Option<Expected> {
+        let Some(user) = self.find_user(announce.options) else {
             return Some(Expected::Error("Your passkey is invalid"));
         };
-        if !self.clients.iter().any(|prefix| said.peer_id.starts_with(prefix)) {
+        if !self.clients.iter().any(|prefix| announce.peer_id.starts_with(prefix)) {
             return Some(Expected::Error("Your client is not approved"));
         }
-        let Some(torrent) = self.torrents.get_mut(&said.info_hash) else {
+        let Some(torrent) = self.torrents.get_mut(&announce.info_hash) else {
             return Some(Expected::Error("This torrent does not exist"));
         };
-        if torrent.status != 0 && !(torrent.status == 1 && said.seeder) {
+        if torrent.status != 0 && !(torrent.status == 1 && announce.seeder) {
             return Some(Expected::Error("This torrent does not exist"));
         }
-        if !said.seeder && !user.may_download && !torrent.allowed.contains(&user.id) {
+        if !announce.seeder && !user.may_download && !torrent.allowed.contains(&user.id) {
             return Some(Expected::Error("Your download privileges are disabled"));
         }
-        if torrent.status == 1 && said.event == STOPPED {
+        if torrent.status == 1 && announce.event == STOPPED {
             // Whether a peer that leaves unprunes a torrent is not tested here.
             return None;
         }
-        let known = torrent.peers.get(&(user.id, said.peer_id));
+        let known = torrent.peers.get(&(user.id, announce.peer_id));
         let sessions = torrent.peers.keys().filter(|(other, _)| *other == user.id).count();
-        if known.is_none() && said.event != STOPPED && sessions >= SESSIONS_MAX {
-            // Which of them makes place depends on the second in which each was heard.
+        if known.is_none() && announce.event != STOPPED && sessions >= SESSIONS_MAX {
+            // Which of them is replaced depends on the second in which each announced last.
             return None;
         }
-        if known.is_some_and(|peer| said.event != STARTED && is_older(said.totals, peer.totals)) {
-            // Within a minute it is late, and later the client was started anew.
+        if known.is_some_and(|peer| announce.event != STARTED && is_older(announce.totals, peer.totals)) {
+            // Within a minute the announce counts as late, after that as the restart of a client.
             return None;
         }
         torrent.status = 0;
-        torrent.change(user.id, said);
-        Some(torrent.answer(user.id, said))
+        torrent.change(user.id, announce);
+        Some(torrent.reply(user.id, announce))
     }
 
     fn scrape(&self, _: &[[u8; 20]]) -> Expected {
@@ -105,39 +105,40 @@ impl Swarms for Site {
 }
 
 impl Torrent {
-    fn change(&mut self, user: u32, said: &ProvenAnnounce<'_>) {
-        let key = (user, said.peer_id);
-        if said.event == STOPPED {
+    fn change(&mut self, user: u32, announce: &VerifiedAnnounce<'_>) {
+        let key = (user, announce.peer_id);
+        if announce.event == STOPPED {
             self.peers.remove(&key);
             return;
         }
         let peer = self.peers.entry(key).or_default();
-        (peer.seeder, peer.totals) = (said.seeder, said.totals);
-        let endpoint = if said.source.is_ipv4() { &mut peer.v4 } else { &mut peer.v6 };
-        *endpoint = Some((said.source, said.port));
+        (peer.seeder, peer.totals) = (announce.seeder, announce.totals);
+        let endpoint = if announce.source.is_ipv4() { &mut peer.v4 } else { &mut peer.v6 };
+        *endpoint = Some((announce.source, announce.port));
     }
 
-    /// One seeder of each other user for a leecher, and leechers of other users for everybody.
-    fn answer(&self, user: u32, said: &ProvenAnnounce<'_>) -> Expected {
+    /// Predicts the reply: a leecher gets one seeder of each other user, and every client the leechers of
+    /// other users.
+    fn reply(&self, user: u32, announce: &VerifiedAnnounce<'_>) -> Expected {
         let endpoint = |peer: &Peer| {
-            let endpoint = if said.source.is_ipv4() { peer.v4 } else { peer.v6 };
+            let endpoint = if announce.source.is_ipv4() { peer.v4 } else { peer.v6 };
             endpoint.filter(|(_, port)| *port >= 1024)
         };
         let others = self.peers.iter().filter(|((other, _), _)| *other != user);
         let reachable = others.filter_map(|((other, _), peer)| Some((*other, peer.seeder, endpoint(peer)?)));
-        let wanted_kind: Vec<_> = reachable.filter(|(_, seeder, _)| !(*seeder && said.seeder)).collect();
+        let candidates: Vec<_> = reachable.filter(|(_, seeder, _)| !(*seeder && announce.seeder)).collect();
         let users: HashSet<u32> =
-            wanted_kind.iter().filter(|(_, seeder, _)| *seeder).map(|(user, ..)| *user).collect();
-        let leechers = wanted_kind.iter().filter(|(_, seeder, _)| !seeder).count();
+            candidates.iter().filter(|(_, seeder, _)| *seeder).map(|(user, ..)| *user).collect();
+        let leechers = candidates.iter().filter(|(_, seeder, _)| !seeder).count();
         let seeders = self.peers.values().filter(|peer| peer.seeder).count();
         Expected::Announced(Announced {
-            action: said.action,
+            action: announce.action,
             interval: 1800..=2099,
             leechers: self.peers.len() - seeders,
             seeders,
-            peers: (users.len() + leechers).min(wanted(said, 25, 50)),
-            among: wanted_kind.iter().map(|(_, _, (address, port))| compact(*address, *port)).collect(),
-            // Two clients may name one endpoint.
+            peers: (users.len() + leechers).min(wanted(announce, 25, 50)),
+            among: candidates.iter().map(|(_, _, (address, port))| compact(*address, *port)).collect(),
+            // Two clients may announce one endpoint.
             distinct: false,
         })
     }
@@ -149,7 +150,8 @@ fn is_older(totals: [u64; 2], before: [u64; 2]) -> bool {
     pairs().any(|(now, before)| now < before) && pairs().all(|(now, before)| now <= before)
 }
 
-/// The URL in the options behind an announce (BEP 41), `None` where there is none, or not all of it.
+/// Returns the URL in the options after an announce (BEP 41), `None` if there is none, or not the whole of
+/// it.
 fn url(options: &[u8]) -> Option<Vec<u8>> {
     let (mut url, mut at) = (None, 0);
     while at < options.len() && options[at] != 0 {
@@ -167,7 +169,8 @@ fn url(options: &[u8]) -> Option<Vec<u8>> {
     url
 }
 
-/// The passkey of `/<passkey>/announce`: decoded once, with slashes that count as one, and dots resolved.
+/// Returns the passkey of `/<passkey>/announce`, decoded once, with slashes that count as one, and dots
+/// resolved.
 fn passkey(path: &[u8]) -> Option<Vec<u8>> {
     let (mut decoded, mut at) = (Vec::new(), 0);
     while at < path.len() {

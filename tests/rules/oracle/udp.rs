@@ -1,5 +1,5 @@
-//! A hundred thousand datagrams to each mode. They are sent in windows, and each window ends with a connect:
-//! what was not answered before that is will never be, because one worker answers in order.
+//! Sends a hundred thousand datagrams to each mode, in windows. Each window ends with a connect: a datagram
+//! that was not answered before the connect never will be, because a single worker answers in order.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt::Debug;
@@ -9,17 +9,17 @@ use std::ops::Range;
 use fastrand::Rng;
 use serde_json::json;
 
-use super::datagram::Forge;
+use super::datagram::DatagramGenerator;
 use super::model::{Announced, Expected, MAGIC, Oracle, Swarms};
-use super::open::Open;
+use super::open::OpenSwarms;
 use super::site::Site;
 use crate::fixture::{DISABLED, FREE, HIDDEN, MUSIC, PLAIN, PRUNED};
-use crate::harness::{Daemon, PATIENCE, udp_socket};
-use crate::kit::site_database::Base;
+use crate::harness::{Daemon, TIMEOUT, udp_socket};
+use crate::kit::site_database::SiteDatabase;
 
-/// Few enough that as many windows as are sent ahead fit into the buffers of both ends.
+/// Datagrams of a window: few enough that all windows sent ahead fit into the socket buffers of both ends.
 const WINDOW: usize = 50;
-/// So the tracker has something to do while the replies are read.
+/// Windows that are sent ahead, so that the tracker is busy while the replies are read.
 const WINDOWS_AHEAD: usize = 3;
 /// Windows of one family in a row.
 const ROW: usize = 8;
@@ -28,18 +28,18 @@ const ROW: usize = 8;
 struct Source {
     socket: UdpSocket,
     address: IpAddr,
-    /// The last that it was given.
+    /// The last connection id that it was given.
     id: [u8; 8],
 }
 
-/// What each source has sent, and must be answered with.
+/// The datagrams that each source has sent, each with the expected reply.
 type Window = Vec<Vec<(Vec<u8>, Expected)>>;
 
 /// The addresses that announce, and the oracle that knows what they have announced.
 struct Run<S> {
     oracle: Oracle<S>,
-    forge: Forge,
-    /// The last one over IPv6.
+    generator: DatagramGenerator,
+    /// The last one announces over IPv6.
     sources: Vec<Source>,
     sent: usize,
     /// Replies of each action, by that action.
@@ -49,30 +49,30 @@ struct Run<S> {
 }
 
 impl<S: Swarms> Run<S> {
-    fn new(daemon: &Daemon, swarms: S, forge: Forge) -> Self {
+    fn new(daemon: &Daemon, swarms: S, generator: DatagramGenerator) -> Self {
         let source = |address: &str| {
             let address: IpAddr = address.parse().unwrap();
             let tracker = if address.is_ipv4() { daemon.v4() } else { daemon.v6() };
             let socket = udp_socket(&address.to_string(), tracker);
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.set_read_timeout(Some(TIMEOUT)).unwrap();
             socket2::SockRef::from(&socket).set_recv_buffer_size(1 << 20).unwrap();
             Source { socket, address, id: [0; 8] }
         };
         let sources = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::1"].map(source).into();
-        Self { oracle: Oracle::new(swarms), forge, sources, sent: 0, replies: [0; 5], peers: 0 }
+        Self { oracle: Oracle::new(swarms), generator, sources, sent: 0, replies: [0; 5], peers: 0 }
     }
 
     fn send(&mut self, datagrams: usize) {
         let (v4, v6) = (0..self.sources.len() - 1, self.sources.len() - 1..self.sources.len());
-        // These bring ids for all.
+        // The connects at the ends of these windows give all sources an id.
         self.windows(&v4, 1, 0);
         self.windows(&v6, 1, 0);
         while self.sent < datagrams {
-            // Of one family, because the order is that of one socket of the tracker.
-            let family = if self.forge.random.u8(..4) > 0 { &v4 } else { &v6 };
+            // Of one family, because the tracker answers in order only within one socket.
+            let family = if self.generator.random.u8(..4) > 0 { &v4 } else { &v6 };
             self.windows(family, ROW, WINDOW);
         }
-        // Every kind of answer was frequent enough.
+        // Every kind of reply must have been frequent enough.
         let silence = self.sent - self.replies.iter().sum::<usize>().min(self.sent);
         let (replies, peers) = (self.replies, self.peers);
         println!("{silence} times silence, replies by action {replies:?}, {peers} peers");
@@ -94,14 +94,14 @@ impl<S: Swarms> Run<S> {
         }
     }
 
-    /// Sends one window. Returns what each source awaits.
+    /// Sends one window. Returns the replies that each source awaits.
     fn window(&mut self, family: &Range<usize>, len: usize) -> Window {
         let mut awaited: Window = self.sources.iter().map(|_| Vec::new()).collect();
         for _ in 0..len {
-            let at = self.forge.random.usize(family.clone());
+            let at = self.generator.random.usize(family.clone());
             let foreign = self.sources[(at + 1) % self.sources.len()].id;
             let source = &self.sources[at];
-            let datagram = self.forge.datagram(source.id, foreign);
+            let datagram = self.generator.datagram(source.id, foreign);
             if let Some(expected) = self.oracle.expect(source.address, &datagram) {
                 source.socket.send(&datagram).unwrap();
                 awaited[at].push((datagram, expected));
@@ -130,11 +130,11 @@ impl<S: Swarms> Run<S> {
             let mut buffer = [0; 4096];
             let len = source.socket.recv(&mut buffer);
             let reply = len.map(|len| &buffer[..len]);
-            let told = reply.as_ref().map_err(ToString::to_string).and_then(|reply| {
-                judge(datagram, expected, reply)?;
+            let checked = reply.as_ref().map_err(ToString::to_string).and_then(|reply| {
+                check_reply(datagram, expected, reply)?;
                 Ok(*reply)
             });
-            let reply = told.unwrap_or_else(|error| {
+            let reply = checked.unwrap_or_else(|error| {
                 let (datagram, address) = (datagram.escape_ascii(), source.address);
                 panic!("{error}\n{address} sent {datagram}\nexpected {expected:?}\ngot {reply:02x?}")
             });
@@ -150,49 +150,49 @@ impl<S: Swarms> Run<S> {
     }
 }
 
-/// Compares a reply with what it must be.
-fn judge(datagram: &[u8], expected: &Expected, reply: &[u8]) -> Result<(), String> {
+/// Compares a reply with the expected one.
+fn check_reply(datagram: &[u8], expected: &Expected, reply: &[u8]) -> Result<(), String> {
     if reply.len() < 8 {
         return Err(format!("{} octets", reply.len()));
     }
-    same("transaction id", &reply[4..8], &datagram[12..16])?;
+    expect_equal("transaction id", &reply[4..8], &datagram[12..16])?;
     let words = || reply.chunks_exact(4).map(|word| u32::from_be_bytes(word.try_into().unwrap()));
     let action = words().next().unwrap();
     match expected {
         Expected::Silence => Err("an answer".to_owned()),
-        Expected::Connected => same("action and length", (action, reply.len()), (0, 16)),
+        Expected::Connected => expect_equal("action and length", (action, reply.len()), (0, 16)),
         Expected::Error(text) => {
-            same("action", action, 3)?;
-            same("text", String::from_utf8_lossy(&reply[8..]).as_ref(), *text)
+            expect_equal("action", action, 3)?;
+            expect_equal("text", String::from_utf8_lossy(&reply[8..]).as_ref(), *text)
         }
         Expected::Scraped(rows) => {
-            same("action and length", (action, reply.len()), (2, 8 + 12 * rows.len()))?;
-            same("rows", &words().skip(2).collect::<Vec<_>>()[..], rows.as_flattened())
+            expect_equal("action and length", (action, reply.len()), (2, 8 + 12 * rows.len()))?;
+            expect_equal("rows", &words().skip(2).collect::<Vec<_>>()[..], rows.as_flattened())
         }
-        Expected::Announced(announced) => judge_announce(announced, action, reply),
+        Expected::Announced(announced) => check_announce(announced, action, reply),
     }
 }
 
-fn judge_announce(announced: &Announced, action: u32, reply: &[u8]) -> Result<(), String> {
-    same("action", action, announced.action)?;
+fn check_announce(announced: &Announced, action: u32, reply: &[u8]) -> Result<(), String> {
+    expect_equal("action", action, announced.action)?;
     let stride = announced.among.iter().next().map_or(6, Vec::len);
-    same("length", reply.len(), 20 + stride * announced.peers)?;
+    expect_equal("length", reply.len(), 20 + stride * announced.peers)?;
     let word = |at: usize| u32::from_be_bytes(reply[at..at + 4].try_into().unwrap());
     if !announced.interval.contains(&word(8)) {
         return Err(format!("an interval of {} s", word(8)));
     }
-    same("leechers", word(12) as usize, announced.leechers)?;
-    same("seeders", word(16) as usize, announced.seeders)?;
+    expect_equal("leechers", word(12) as usize, announced.leechers)?;
+    expect_equal("seeders", word(16) as usize, announced.seeders)?;
     let peers: Vec<&[u8]> = reply[20..].chunks(stride).collect();
-    if let Some(stranger) = peers.iter().find(|peer| !announced.among.contains(**peer)) {
-        return Err(format!("{stranger:?} must not be handed out"));
+    if let Some(unexpected) = peers.iter().find(|peer| !announced.among.contains(**peer)) {
+        return Err(format!("{unexpected:?} must not be handed out"));
     }
     let distinct = peers.iter().collect::<HashSet<_>>().len();
-    if announced.distinct { same("different peers", distinct, peers.len()) } else { Ok(()) }
+    if announced.distinct { expect_equal("different peers", distinct, peers.len()) } else { Ok(()) }
 }
 
-fn same<T: PartialEq + Debug>(what: &str, is: T, should: T) -> Result<(), String> {
-    if is == should { Ok(()) } else { Err(format!("{what} is {is:?}, not {should:?}")) }
+fn expect_equal<T: PartialEq + Debug>(what: &str, actual: T, expected: T) -> Result<(), String> {
+    if actual == expected { Ok(()) } else { Err(format!("{what} is {actual:?}, not {expected:?}")) }
 }
 
 fn random() -> Rng {
@@ -211,7 +211,7 @@ fn peer_ids(random: &mut Rng, prefixes: &[&str]) -> Vec<[u8; 20]> {
 }
 
 #[test]
-fn a_naive_model_foretells_every_reply_of_the_open_mode() {
+fn a_naive_model_predicts_every_reply_of_the_open_mode() {
     for keep_peer_ids in [false, true] {
         let mut random = random();
         let info_hashes = (0..16).map(|_| std::array::from_fn(|_| random.u8(..))).collect();
@@ -226,12 +226,12 @@ fn a_naive_model_foretells_every_reply_of_the_open_mode() {
         let daemon = Daemon::start(json!({
             "udp": {"workers": 1}, "announce": {"keep_peer_ids": keep_peer_ids}
         }));
-        let forge = Forge { random, info_hashes, peer_ids, options, last_total: 0 };
-        Run::new(&daemon, Open::new(keep_peer_ids), forge).send(50_000);
+        let generator = DatagramGenerator { random, info_hashes, peer_ids, options, last_total: 0 };
+        Run::new(&daemon, OpenSwarms::new(keep_peer_ids), generator).send(50_000);
     }
 }
 
-/// The options of an announce whose URL is `path`, in one piece, or in several with others between.
+/// Returns the options of an announce whose URL is `path`, in one piece, or in several with others between.
 fn url(random: &mut Rng, path: &[u8]) -> Vec<u8> {
     let (first, second) = path.split_at(random.usize(..=path.len()));
     let piece = |piece: &[u8]| [&[2, u8::try_from(piece.len()).unwrap()], piece].concat();
@@ -243,8 +243,8 @@ fn url(random: &mut Rng, path: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_naive_model_foretells_every_reply_of_a_private_site() {
-    let (base, mut random, mut site) = (Base::sqlite(), random(), Site::default());
+fn a_naive_model_predicts_every_reply_of_a_private_site() {
+    let (database, mut random, mut site) = (SiteDatabase::sqlite(), random(), Site::default());
     site.client(b"-TR2");
     site.client(b"-DE13");
     let mut info_hashes = vec![FREE, MUSIC, PRUNED];
@@ -255,7 +255,7 @@ fn a_naive_model_foretells_every_reply_of_a_private_site() {
         let hash: [u8; 20] = std::array::from_fn(|_| random.u8(..));
         let status = [0, 0, 0, 0, 1, 1, 2, -1][id - 11];
         let hex: String = hash.iter().map(|octet| format!("{octet:02x}")).collect();
-        base.run(&format!(
+        database.execute(&format!(
             "INSERT INTO torrents (ID, GroupID, TorrentType, info_hash, Status) \
              VALUES ({id}, 7, 'music', X'{hex}', {status})"
         ));
@@ -267,7 +267,7 @@ fn a_naive_model_foretells_every_reply_of_a_private_site() {
     site.user(2, HIDDEN.as_bytes(), false);
     for id in 11..17 {
         let passkey = format!("{id:032}");
-        base.run(&format!(
+        database.execute(&format!(
             "INSERT INTO users_main (ID, Enabled, torrent_pass) VALUES ({id}, '1', '{passkey}')"
         ));
         site.user(id, passkey.as_bytes(), true);
@@ -293,9 +293,9 @@ fn a_naive_model_foretells_every_reply_of_a_private_site() {
     let options = options.collect();
     let peer_ids = peer_ids(&mut random, &["-TR2940-", "-DE1300-", "-TR2", "-TR2930-", "-qB4250-"]);
     // Nothing but the announces changes what the tracker knows.
-    let daemon = base.daemon(json!({
+    let daemon = database.daemon(json!({
         "udp": {"workers": 1}, "intervals": {"announce_drift": 300, "database_reload": 3600}
     }));
-    let forge = Forge { random, info_hashes, peer_ids, options, last_total: 0 };
-    Run::new(&daemon, site, forge).send(100_000);
+    let generator = DatagramGenerator { random, info_hashes, peer_ids, options, last_total: 0 };
+    Run::new(&daemon, site, generator).send(100_000);
 }

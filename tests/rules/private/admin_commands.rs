@@ -1,18 +1,14 @@
-//! Changes to a site: by command, over HTTP, and in the database without the tracker's knowledge.
-
-use std::process::Command;
+//! Changes to a site: by command, over HTTP, and directly in the database.
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::fixture::{FREE, MUSIC, PLAIN};
-use crate::harness::{Daemon, eventually, fetch, hayate};
-use crate::kit::site_database::{Base, TOKEN};
+use crate::harness::{Daemon, eventually, fetch};
+use crate::kit::site_database::{SiteDatabase, TOKEN, target};
 
 fn announce(passkey: &str, hash: &[u8], more: &str) -> String {
-    let hash: String = hash.iter().map(|octet| format!("%{octet:02x}")).collect();
-    let base = "peer_id=-TR2940-000000000001&port=6881&uploaded=0&downloaded=0&left=7";
-    format!("/{passkey}/announce?info_hash={hash}&{base}{more}")
+    target(passkey, hash, 1, more)
 }
 
 fn fetch_text(daemon: &Daemon, target: &str) -> String {
@@ -23,22 +19,10 @@ fn hex(hash: &[u8]) -> String {
     hash.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
-fn both(test: fn(&Base)) {
-    for base in [Base::sqlite(), Base::mariadb()] {
-        test(&base);
+fn both(test: fn(&SiteDatabase)) {
+    for database in [SiteDatabase::sqlite(), SiteDatabase::mariadb()] {
+        test(&database);
     }
-}
-
-/// Runs a command with the configuration of a daemon. Returns its status and its output.
-fn command(daemon: &Daemon, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(hayate().get_program())
-        .arg("--config")
-        .arg(daemon.folder.path().join("tracker.json"))
-        .args(arguments)
-        .output()
-        .unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
 }
 
 fn update(daemon: &Daemon, query: &str) -> (u16, String) {
@@ -48,12 +32,12 @@ fn update(daemon: &Daemon, query: &str) -> (u16, String) {
 }
 
 #[test]
-fn a_reload_takes_over_what_has_changed_in_the_database() {
-    both(|base| {
-        let daemon = base.daemon(json!({}));
+fn a_reload_applies_changes_of_the_database() {
+    both(|database| {
+        let daemon = database.daemon(json!({}));
         let mut reloads = 0;
         let mut reload = |sql: &str| {
-            base.run(sql);
+            database.execute(sql);
             daemon.signal(Signal::SIGHUP);
             reloads += 1;
             daemon.wait_for_log("reloaded", reloads);
@@ -82,29 +66,29 @@ fn a_reload_takes_over_what_has_changed_in_the_database() {
 
 #[test]
 fn rows_of_users_and_torrents_that_are_gone_are_dropped_and_counted() {
-    both(|base| {
-        let mut daemon = base.daemon(json!({"intervals": {"flush": 2}}));
+    both(|database| {
+        let mut daemon = database.daemon(json!({"intervals": {"flush": 2}}));
         fetch_text(&daemon, &announce(PLAIN, &FREE, ""));
-        base.run("DELETE FROM users_main WHERE ID = 1");
-        base.run("DELETE FROM torrents WHERE ID = 3");
+        database.execute("DELETE FROM users_main WHERE ID = 1");
+        database.execute("DELETE FROM torrents WHERE ID = 3");
         fetch_text(&daemon, &announce(PLAIN, &FREE, "&uploaded=7"));
         assert!(eventually(|| daemon.metric(r#"rows_without_target{channel="users"}"#) == 1));
         assert!(eventually(|| daemon.metric(r#"rows_without_target{channel="torrents"}"#) >= 1));
         daemon.signal(Signal::SIGTERM);
         assert!(daemon.wait().success());
-        assert_eq!(base.ask("SELECT count(*) FROM users_main"), "2");
-        assert_eq!(base.ask("SELECT count(*) FROM torrents"), "2");
+        assert_eq!(database.query("SELECT count(*) FROM users_main"), "2");
+        assert_eq!(database.query("SELECT count(*) FROM torrents"), "2");
     });
 }
 
 #[test]
 fn commands_work_on_both_stores_beside_a_tracker() {
-    both(|base| {
-        let daemon = base.daemon(json!({}));
+    both(|database| {
+        let daemon = database.daemon(json!({}));
         let hash = "00112233445566778899aabbccddeeff00112233";
-        let (status, said) = command(&daemon, &["user", "add"]);
-        let passkey = said.lines().find_map(|line| line.strip_prefix("passkey ")).unwrap().to_owned();
-        assert_eq!((status, passkey.len()), (Some(0), 32), "{said}");
+        let (status, output) = daemon.run_command(&["user", "add"]);
+        let passkey = output.lines().find_map(|line| line.strip_prefix("passkey ")).unwrap().to_owned();
+        assert_eq!((status, passkey.len()), (Some(0), 32), "{output}");
         assert!(passkey.bytes().all(|octet| octet.is_ascii_alphanumeric()));
         for (arguments, status, words) in [
             (&["user", "add", "--id", "7", "--passkey", "seven"][..], 0, "added: user 7"),
@@ -141,33 +125,33 @@ fn commands_work_on_both_stores_beside_a_tracker() {
             (&["freeleech", "list"], 0, "music\t9\t2.0\t0.5"),
             (&["freeleech", "remove", "music", "9"], 0, "removed: group music 9"),
         ] {
-            let (code, said) = command(&daemon, arguments);
-            assert_eq!(code, Some(status), "{arguments:?}: {said}");
-            assert!(said.contains(words), "{arguments:?}: {said}");
+            let (code, output) = daemon.run_command(arguments);
+            assert_eq!(code, Some(status), "{arguments:?}: {output}");
+            assert!(output.contains(words), "{arguments:?}: {output}");
         }
-        let (_, users) = command(&daemon, &["--json", "user", "list"]);
+        let (_, users) = daemon.run_command(&["--json", "user", "list"]);
         let seven: serde_json::Value = users
             .lines()
             .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
             .find(|user| user["ID"] == 7)
             .unwrap();
         assert_eq!((&seven["UpMultiplier"], &seven["TrackerHide"]), (&json!(0.5), &json!(1)));
-        assert!(command(&daemon, &["torrent", "list"]).1.contains(hash));
-        assert!(command(&daemon, &["client", "list"]).1.contains("YZ"));
+        assert!(daemon.run_command(&["torrent", "list"]).1.contains(hash));
+        assert!(daemon.run_command(&["client", "list"]).1.contains("YZ"));
         daemon.signal(Signal::SIGHUP);
         let target = announce("seven", &[0x00; 20], "");
         assert!(eventually(|| fetch_text(&daemon, &target).contains("This torrent does not exist")));
-        let audit = base.ask("SELECT count(*) > 9 FROM hayate_audit WHERE source = 'command line'");
+        let audit = database.query("SELECT count(*) > 9 FROM hayate_audit WHERE source = 'command line'");
         assert_eq!(audit, "1");
-        assert_eq!(command(&daemon, &["user", "remove", "7"]).0, Some(0));
-        assert_eq!(base.ask("SELECT Enabled FROM users_main WHERE ID = 7"), "2");
+        assert_eq!(daemon.run_command(&["user", "remove", "7"]).0, Some(0));
+        assert_eq!(database.query("SELECT Enabled FROM users_main WHERE ID = 7"), "2");
     });
 }
 
 #[test]
-fn verbs_over_http_count_at_once_and_twice_is_once() {
-    both(|base| {
-        let daemon = base.daemon(json!({"admin": {"passkey_grace": "1h"}}));
+fn actions_over_http_take_effect_at_once_and_may_be_repeated() {
+    both(|database| {
+        let daemon = database.daemon(json!({"admin": {"passkey_grace": "1h"}}));
         let hash = [7; 20];
         let add = format!("action=add_torrent&info_hash={}&id=7&type=anime&group=2", hex(&hash));
         for (query, status, words) in [
@@ -178,9 +162,9 @@ fn verbs_over_http_count_at_once_and_twice_is_once() {
             ("action=add_whitelist&peer_id=-XX", 200, "added: client"),
             ("action=add_whitelist&peer_id=-XX", 200, "unchanged: client"),
         ] {
-            let (code, said) = update(&daemon, query);
-            assert_eq!(code, status, "{query}: {said}");
-            assert!(said.contains(words), "{query}: {said}");
+            let (code, text) = update(&daemon, query);
+            assert_eq!(code, status, "{query}: {text}");
+            assert!(text.contains(words), "{query}: {text}");
         }
         let mine = |passkey: &str, more: &str| fetch_text(&daemon, &announce(passkey, &hash, more));
         assert!(mine("seven", "&peer_id=-XX2940-000000000001").contains("incompletei1e"));
@@ -219,22 +203,22 @@ fn verbs_over_http_count_at_once_and_twice_is_once() {
         for wrong in ["/sesame-open-sesam/update?action=add_user", "/update", "/x/y/update"] {
             assert_eq!(fetch(address, wrong).status, 404, "{wrong}");
         }
-        assert!(eventually(
-            || base.ask("SELECT Downloaded, Uploaded, rawdl FROM users_main WHERE ID = 7") == "0 22 1000"
-        ));
-        let audit = base.ask("SELECT count(*) FROM hayate_audit WHERE source = '127.0.0.1'");
+        assert!(eventually(|| database
+            .query("SELECT Downloaded, Uploaded, rawdl FROM users_main WHERE ID = 7")
+            == "0 22 1000"));
+        let audit = database.query("SELECT count(*) FROM hayate_audit WHERE source = '127.0.0.1'");
         assert_eq!(audit, "16");
         let secrets =
             "SELECT count(*) FROM hayate_audit WHERE target LIKE '%seven%' OR target LIKE '%eleven%'";
-        assert_eq!(base.ask(secrets), "0");
+        assert_eq!(database.query(secrets), "0");
         assert_eq!(daemon.logged(TOKEN) + daemon.logged("eleven"), 0, "no secret in the log");
     });
 }
 
 #[test]
 fn several_torrents_users_and_the_interval_are_changed_over_http() {
-    both(|base| {
-        let mut daemon = base.daemon(json!({"intervals": {"announce": 1800, "min_announce": 60}}));
+    both(|database| {
+        let mut daemon = database.daemon(json!({"intervals": {"announce": 1800, "min_announce": 60}}));
         let mine = |daemon: &Daemon, more: &str| fetch_text(daemon, &announce(PLAIN, &FREE, more));
         assert!(mine(&daemon, "").contains("8:intervali1800e"));
         let hashes = [hex(&MUSIC), hex(&FREE)].concat();
@@ -246,22 +230,22 @@ fn several_torrents_users_and_the_interval_are_changed_over_http() {
             ("group_freeleech&type=anime&group=2&on=0".to_owned(), 200, "success: removed"),
             (format!("add_user&id=7&passkey={PLAIN}"), 400, "failure: refused: user 1 has this passkey"),
         ] {
-            let (code, said) = update(&daemon, &format!("action={query}"));
-            assert_eq!(code, status, "{query}: {said}");
-            assert!(said.contains(words), "{query}: {said}");
+            let (code, text) = update(&daemon, &format!("action={query}"));
+            assert_eq!(code, status, "{query}: {text}");
+            assert!(text.contains(words), "{query}: {text}");
         }
         // At once, for the next announce.
         assert!(eventually(|| mine(&daemon, "").contains("8:intervali1700e")));
         mine(&daemon, "&uploaded=7&downloaded=5");
         let credited = "SELECT Uploaded, Downloaded, rawup, rawdl FROM users_main WHERE ID = 1";
-        assert!(eventually(|| base.ask(credited) == "21 5 7 5"), "{}", base.ask(credited));
+        assert!(eventually(|| database.query(credited) == "21 5 7 5"), "{}", database.query(credited));
         assert_eq!(update(&daemon, "action=global_freeleech&on=1").0, 200);
         assert!(eventually(|| {
             mine(&daemon, "&uploaded=7&downloaded=5").contains("incompletei1e")
-                && command(&daemon, &["explain", "1", "3"]).1.contains("global freeleech: ")
+                && daemon.run_command(&["explain", "1", "3"]).1.contains("global freeleech: ")
         }));
         mine(&daemon, "&uploaded=7&downloaded=11");
-        assert!(eventually(|| base.ask(credited) == "21 5 7 11"), "{}", base.ask(credited));
+        assert!(eventually(|| database.query(credited) == "21 5 7 11"), "{}", database.query(credited));
         // User 2 may download only torrents with a hit-and-run.
         let announce_hidden =
             |daemon: &Daemon| fetch_text(daemon, &announce(crate::fixture::HIDDEN, &FREE, ""));
@@ -273,26 +257,26 @@ fn several_torrents_users_and_the_interval_are_changed_over_http() {
         daemon.signal(Signal::SIGHUP);
         assert!(eventually(|| mine(&daemon, "").contains("8:intervali1800e")));
         let passkeys = format!("{PLAIN}{}", crate::fixture::HIDDEN);
-        let (code, said) = update(&daemon, &format!("action=remove_users&passkeys={passkeys}"));
-        assert_eq!((code, said.contains("success: 2 removed")), (200, true), "{said}");
+        let (code, text) = update(&daemon, &format!("action=remove_users&passkeys={passkeys}"));
+        assert_eq!((code, text.contains("success: 2 removed")), (200, true), "{text}");
         assert!(eventually(|| mine(&daemon, "").contains("passkey is invalid")));
         assert!(announce_hidden(&daemon).contains("passkey is invalid"));
         daemon.signal(Signal::SIGTERM);
         assert!(daemon.wait().success());
         let audit = "SELECT count(*) FROM hayate_audit WHERE verb IN ('update_torrent', 'remove_user')";
-        assert_eq!(base.ask(audit), "6", "a row for each");
+        assert_eq!(database.query(audit), "6", "one row for each");
     });
 }
 
 #[test]
-fn explain_tells_why_and_what_was_credited() {
-    let base = Base::sqlite();
-    let daemon = base.daemon(json!({}));
+fn explain_shows_refusals_and_credits() {
+    let database = SiteDatabase::sqlite();
+    let daemon = database.daemon(json!({}));
     fetch_text(&daemon, &announce(PLAIN, &MUSIC, ""));
     fetch_text(&daemon, &announce(PLAIN, &MUSIC, "&uploaded=100&downloaded=11"));
     fetch_text(&daemon, &announce(PLAIN, &MUSIC, "&peer_id=-qB4250-000000000001"));
-    let (status, said) = command(&daemon, &["explain", "1", &hex(&MUSIC)]);
-    assert_eq!(status, Some(0), "{said}");
+    let (status, output) = daemon.run_command(&["explain", "1", &hex(&MUSIC)]);
+    assert_eq!(status, Some(0), "{output}");
     for words in [
         "user 1: enabled",
         "torrent 2",
@@ -303,22 +287,22 @@ fn explain_tells_why_and_what_was_credited() {
         " at 127.0.0.1:6881, client 1, since 20",
         ", from 127.0.0.1:6881, left 7)",
     ] {
-        assert!(said.contains(words), "{words}: {said}");
+        assert!(output.contains(words), "{words}: {output}");
     }
-    let (_, by_id) = command(&daemon, &["explain", "1", "2"]);
-    assert_eq!(by_id, said);
-    let (status, unknown) = command(&daemon, &["explain", "1", "77"]);
+    let (_, by_id) = daemon.run_command(&["explain", "1", "2"]);
+    assert_eq!(by_id, output);
+    let (status, unknown) = daemon.run_command(&["explain", "1", "77"]);
     assert_eq!((status, unknown.contains("torrent 77 is not registered")), (Some(1), true), "{unknown}");
     // A hidden user is hidden here, too.
     fetch_text(&daemon, &announce(crate::fixture::HIDDEN, &MUSIC, ""));
     fetch_text(&daemon, &announce(crate::fixture::HIDDEN, &MUSIC, "&peer_id=-qB4250-000000000001"));
-    let (_, hidden) = command(&daemon, &["explain", "2", "2"]);
+    let (_, hidden) = daemon.run_command(&["explain", "2", "2"]);
     assert!(hidden.contains("leecher ") && hidden.contains(" at a hidden address, client 1"), "{hidden}");
     assert!(hidden.contains(", from a hidden address, left 7)") && !hidden.contains("127.0.0.1"), "{hidden}");
-    let (_, said) = command(&daemon, &["explain", "3", &hex(&[9; 20])]);
-    assert!(said.contains("user 3: not enabled") && said.contains("not registered"), "{said}");
+    let (_, output) = daemon.run_command(&["explain", "3", &hex(&[9; 20])]);
+    assert!(output.contains("user 3: not enabled") && output.contains("not registered"), "{output}");
     daemon.rewrite_config(|config| config["admin"]["token_file"] = json!(""));
-    let (status, said) = command(&daemon, &["explain", "1", &hex(&MUSIC)]);
-    assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains("admin.token_file"), "{said}");
+    let (status, output) = daemon.run_command(&["explain", "1", &hex(&MUSIC)]);
+    assert_eq!(status, Some(1), "{output}");
+    assert!(output.contains("admin.token_file"), "{output}");
 }

@@ -12,13 +12,14 @@ use hayate_udp::config::REPLY_MAX;
 use hayate_udp::{Engine as UdpEngine, Outcome};
 
 use super::{Action, Answered, ScenarioEngine};
-use crate::harness::{connect_request, peers_of};
+use crate::harness::{connect_request, peers_of, percent_encoded};
 
-/// BEP 15. A peer that has connected in the scenario keeps that id; any other connects before each deed.
+/// The UDP engine (BEP 15). A peer that connects in the scenario keeps that id; any other connects before
+/// each action.
 pub(crate) struct UdpScenario {
     engine: UdpEngine,
     ids: HashMap<SocketAddr, [u8; 8]>,
-    keepers: HashSet<SocketAddr>,
+    connected: HashSet<SocketAddr>,
 }
 
 impl UdpScenario {
@@ -27,7 +28,7 @@ impl UdpScenario {
         Self {
             engine: UdpEngine::new(tracker, config.subscribe()),
             ids: HashMap::new(),
-            keepers: HashSet::new(),
+            connected: HashSet::new(),
         }
     }
 
@@ -55,17 +56,17 @@ fn word(octets: &[u8], at: usize) -> u32 {
 }
 
 impl ScenarioEngine for UdpScenario {
-    fn act(&mut self, now: Now, peer: SocketAddr, deed: &Action) -> Answered {
-        if matches!(deed, Action::Connect) {
-            self.keepers.insert(peer);
+    fn perform(&mut self, now: Now, peer: SocketAddr, action: &Action) -> Answered {
+        if matches!(action, Action::Connect) {
+            self.connected.insert(peer);
         }
-        if matches!(deed, Action::Connect) || !self.keepers.contains(&peer) {
+        if matches!(action, Action::Connect) || !self.connected.contains(&peer) {
             match self.send(now, peer, &connect_request()) {
                 Ok(reply) => _ = self.ids.insert(peer, reply[8..16].try_into().unwrap()),
                 Err(reason) => return Answered::Silence(reason),
             }
         }
-        let datagram = match deed {
+        let datagram = match action {
             Action::Connect => return Answered::Connected,
             Action::Announce { torrent, left, event, num_want } => {
                 let mut datagram = self.request(peer, 1);
@@ -108,12 +109,12 @@ impl ScenarioEngine for UdpScenario {
                 reply[8..].chunks(12).map(|row| [0, 4, 8].map(|at| word(row, at))).collect(),
             ),
             3 => Answered::Refused(String::from_utf8(reply[8..].to_vec()).unwrap()),
-            action => panic!("action {action}"),
+            number => panic!("action {number}"),
         }
     }
 }
 
-/// BEP 3 and BEP 48 over the gateway's engine.
+/// The engine of the gateway (BEP 3, BEP 48).
 pub(crate) struct HttpScenario {
     engine: HttpEngine,
     tracker: Tracker,
@@ -126,17 +127,13 @@ impl HttpScenario {
     }
 }
 
-fn escaped(torrent: &InfoHash) -> String {
-    torrent.0.iter().map(|octet| format!("%{octet:02x}")).collect()
-}
-
 fn number(value: &Value, key: &str) -> u32 {
     u32::try_from(value.at(key).and_then(Value::integer).unwrap_or_else(|| panic!("no {key}"))).unwrap()
 }
 
 impl ScenarioEngine for HttpScenario {
-    fn act(&mut self, now: Now, peer: SocketAddr, deed: &Action) -> Answered {
-        let target = match deed {
+    fn perform(&mut self, now: Now, peer: SocketAddr, action: &Action) -> Answered {
+        let target = match action {
             Action::Connect => return Answered::Connected,
             Action::Announce { torrent, left, event, num_want } => {
                 let event = match event {
@@ -149,13 +146,15 @@ impl ScenarioEngine for HttpScenario {
                 format!(
                     "/announce?info_hash={}&peer_id=-XX0001-%00bcdefghijkl&port={}&uploaded=13&downloaded=11\
                      &left={left}&event={event}&numwant={num_want}",
-                    escaped(torrent),
+                    percent_encoded(&torrent.0),
                     peer.port()
                 )
             }
             Action::Scrape(torrents) => {
-                let hashes: Vec<_> =
-                    torrents.iter().map(|torrent| format!("info_hash={}", escaped(torrent))).collect();
+                let hashes: Vec<_> = torrents
+                    .iter()
+                    .map(|torrent| format!("info_hash={}", percent_encoded(&torrent.0)))
+                    .collect();
                 format!("/scrape?{}", hashes.join("&"))
             }
         };
@@ -175,15 +174,15 @@ impl ScenarioEngine for HttpScenario {
         if let Some(reason) = value.at("failure reason") {
             return Answered::Refused(String::from_utf8(reason.octets().unwrap().to_vec()).unwrap());
         }
-        if let (Some(Value::Dictionary(files)), Action::Scrape(torrents)) = (value.at("files"), deed) {
+        if let (Some(Value::Dictionary(files)), Action::Scrape(torrents)) = (value.at("files"), action) {
             let row = |torrent: &InfoHash| {
                 ["complete", "downloaded", "incomplete"].map(|key| number(&files[&torrent.0.to_vec()], key))
             };
             return Answered::Tallies(torrents.iter().map(row).collect());
         }
-        let lane = |key| value.at(key).and_then(Value::octets).unwrap_or_default();
-        let mut peers = peers_of(lane("peers"), 6);
-        peers.extend(peers_of(lane("peers6"), 18));
+        let octets = |key| value.at(key).and_then(Value::octets).unwrap_or_default();
+        let mut peers = peers_of(octets("peers"), 6);
+        peers.extend(peers_of(octets("peers6"), 18));
         peers.sort_unstable();
         let (seeders, leechers) = (number(&value, "complete"), number(&value, "incomplete"));
         Answered::Peers { interval: number(&value, "interval"), seeders, leechers, peers }

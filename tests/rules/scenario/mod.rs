@@ -1,4 +1,5 @@
-//! Scenario files: what a tracker does over time, in virtual time and without sockets, through both engines.
+//! Scenario files, which state what a tracker does over time, in virtual time and without sockets, through
+//! both engines.
 //!
 //! ```text
 //! # what this file shows, with its BEP
@@ -9,10 +10,9 @@
 //!   2s  10.0.0.3:6883  scrape A B                       -> tallies 1/0/1 0/0/0
 //!   3s  sweep
 //! ```
-//! A step begins with its moment and the peer that acts. What is expected follows the arrow, several
-//! expectations with `;` between them: `connected`, `peers none` or a list, `peer_count N`, `swarm
-//! SEEDERS/LEECHERS`, `tallies SEEDERS/COMPLETED/LEECHERS ..`, `refused TEXT`, `silence REASON` (UDP only),
-//! `interval N`.
+//! A step begins with its time and the peer that acts. After the arrow come the expectations, separated by
+//! `;`: `connected`, `peers none` or a list, `peer_count N`, `swarm SEEDERS/LEECHERS`, `tallies
+//! SEEDERS/COMPLETED/LEECHERS ..`, `refused TEXT`, `silence REASON` (UDP only), `interval N`.
 
 mod engines;
 
@@ -35,7 +35,7 @@ pub(crate) enum Action {
     Scrape(Vec<InfoHash>),
 }
 
-/// The answer that it got.
+/// The reply that the peer gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answered {
     Connected,
@@ -47,14 +47,14 @@ pub(crate) enum Answered {
 
 /// One engine with its own tracker.
 pub(crate) trait ScenarioEngine {
-    fn act(&mut self, now: Now, peer: SocketAddr, deed: &Action) -> Answered;
+    fn perform(&mut self, now: Now, peer: SocketAddr, action: &Action) -> Answered;
 }
 
 struct Step {
     line: usize,
     second: u32,
     /// `None` = sweep.
-    act: Option<(SocketAddr, Action)>,
+    action: Option<(SocketAddr, Action)>,
     expected: Vec<String>,
 }
 
@@ -91,7 +91,7 @@ fn set(policy: &mut Policy, key: &str, value: &str) {
     }
 }
 
-fn read_deed(words: &[&str]) -> Action {
+fn read_action(words: &[&str]) -> Action {
     match words {
         ["connect"] => Action::Connect,
         ["scrape", torrents @ ..] => Action::Scrape(torrents.iter().map(|letter| torrent(letter)).collect()),
@@ -110,7 +110,7 @@ fn read_deed(words: &[&str]) -> Action {
             let num_want = option("num_want").map_or(-1, |number| number.parse().unwrap());
             Action::Announce { torrent: torrent(letter), left, event, num_want }
         }
-        _ => panic!("what is {words:?}?"),
+        _ => panic!("unknown action {words:?}"),
     }
 }
 
@@ -120,8 +120,8 @@ fn read(text: &str) -> Scenario {
     let mut scenario = Scenario { servers, policy, peers_per_address: 0, steps: Vec::new() };
     for (index, line) in text.lines().enumerate() {
         let line = line.split('#').next().unwrap().trim();
-        let (deed, expected) = line.split_once("->").unwrap_or((line, ""));
-        let words: Vec<&str> = deed.split_whitespace().collect();
+        let (action, expected) = line.split_once("->").unwrap_or((line, ""));
+        let words: Vec<&str> = action.split_whitespace().collect();
         match words[..] {
             [] => continue,
             ["servers", ref servers @ ..] => {
@@ -133,20 +133,20 @@ fn read(text: &str) -> Scenario {
             },
             [moment, ref rest @ ..] => {
                 let second = moment.strip_suffix('s').expect("a moment such as 30s").parse().unwrap();
-                let act = match rest {
+                let action = match rest {
                     ["sweep"] => None,
-                    [peer, deed @ ..] => Some((peer.parse().unwrap(), read_deed(deed))),
+                    [peer, action @ ..] => Some((peer.parse().unwrap(), read_action(action))),
                     [] => panic!("line {}: nothing happens", index + 1),
                 };
                 let expected = expected.split(';').map(|part| part.trim().to_owned()).collect();
-                scenario.steps.push(Step { line: index + 1, second, act, expected });
+                scenario.steps.push(Step { line: index + 1, second, action, expected });
             }
         }
     }
     scenario
 }
 
-/// Whether the answer fits the words after the arrow.
+/// Whether the reply is the expected one.
 fn is_as_expected(answered: &Answered, expected: &str) -> bool {
     let (kind, rest) = expected.split_once(' ').unwrap_or((expected, ""));
     match (kind, answered) {
@@ -187,11 +187,11 @@ fn play(path: &Path) {
         let mut sweeper = Sweeper::new(swarms);
         for step in &scenario.steps {
             let now = Now::at(step.second);
-            let Some((peer, deed)) = &step.act else {
+            let Some((peer, action)) = &step.action else {
                 sweeper.sweep_all(now.tick, &policy.current());
                 continue;
             };
-            let answered = engine.act(now, *peer, deed);
+            let answered = engine.perform(now, *peer, action);
             for expected in &step.expected {
                 let at = format!("{}:{} over {name}", path.display(), step.line);
                 assert!(is_as_expected(&answered, expected), "{at}: expected {expected:?}, got {answered:?}");
@@ -201,7 +201,7 @@ fn play(path: &Path) {
 }
 
 #[test]
-fn every_scenario_comes_true_through_its_servers() {
+fn every_scenario_holds_over_its_servers() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
     let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort_unstable();

@@ -1,4 +1,4 @@
-//! The UDP server of the running daemon: what the network may throw at it.
+//! The UDP server of the running daemon under valid and hostile datagrams.
 
 use std::net::UdpSocket;
 
@@ -73,15 +73,15 @@ fn silence_and_amplification() {
         ("not_a_connect", 1),
         ("oversized", 1),
     ];
-    for (reason, least) in reasons {
+    for (reason, min) in reasons {
         let name = format!("udp_refusals_total{{reason=\"{reason}\"}}");
-        assert!(eventually(|| daemon.metric(&name) >= least), "{name} is {}", daemon.metric(&name));
+        assert!(eventually(|| daemon.metric(&name) >= min), "{name} is {}", daemon.metric(&name));
     }
-    assert_eq!(client.scrape(b'F'), [0, 0, 0], "nothing of it was stored");
+    assert_eq!(client.scrape(b'F'), [0, 0, 0], "nothing was stored");
 }
 
 #[test]
-fn verified_sources_are_told_what_is_wrong() {
+fn verified_sources_get_the_reason() {
     let daemon = Daemon::start(json!({}));
     let client = UdpClient::connect("127.0.0.1", daemon.v4());
     let full = announce_rest(b'B', 7001, 9, 2, -1);
@@ -113,12 +113,12 @@ fn verified_sources_are_told_what_is_wrong() {
 }
 
 #[test]
-fn replies_leave_from_the_address_that_was_asked() {
+fn replies_leave_from_the_address_of_the_request() {
     let daemon = Daemon::start(json!({}));
-    // A connected socket receives only from the address that it asked.
+    // A connected socket receives only from the address that it is connected to.
     for address in ["127.0.0.1", "127.0.0.9", "127.1.2.3"] {
-        let asked = std::net::SocketAddr::new(address.parse().unwrap(), daemon.port);
-        assert!(ask(&udp_socket("127.0.0.1", asked), &connect_request()).is_some(), "{address}");
+        let tracker = std::net::SocketAddr::new(address.parse().unwrap(), daemon.port);
+        assert!(ask(&udp_socket("127.0.0.1", tracker), &connect_request()).is_some(), "{address}");
     }
 }
 
@@ -144,8 +144,8 @@ fn ids_outlive_a_restart_because_the_key_is_kept() {
     let key = std::fs::read(daemon.folder.path().join("udp.key")).unwrap();
     assert_eq!(daemon.logged(&String::from_utf8_lossy(&key)), 0);
     std::fs::copy(daemon.folder.path().join("udp.key"), folder.path().join("udp.key")).unwrap();
-    let again = json!({"udp": {"addr": format!(":{port}")}});
-    let _second = Daemon::start_in(folder, again, &mut crate::harness::hayate());
+    let config = json!({"udp": {"addr": format!(":{port}")}});
+    let _second = Daemon::start_in(folder, config, &mut crate::harness::hayate());
     assert_eq!(client.scrape(b'A'), [0, 0, 0]);
 }
 

@@ -8,10 +8,10 @@ use anyhow::Context;
 use hayate_tools::cc::{CacheTool, system_random};
 
 fn main() -> ExitCode {
-    // An argument that is not UTF-8 is as unknown as any other.
-    let words: Vec<String> =
-        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    match run(&words) {
+    // An argument that is not UTF-8 is an unknown argument like any other.
+    let args: Vec<String> =
+        std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hayate-cc: {error:#}");
@@ -20,9 +20,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(words: &[String]) -> anyhow::Result<()> {
-    let random = system_random().context("no random numbers")?;
+fn run(args: &[String]) -> anyhow::Result<()> {
+    let random = system_random().context("the system provides no random numbers")?;
     let mut tool = CacheTool { folder: Path::new("."), output: io::stdout(), notes: io::stderr(), random };
-    tool.run(words)?;
+    tool.run(args)?;
     Ok(tool.output.flush()?)
 }

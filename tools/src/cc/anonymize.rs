@@ -1,6 +1,6 @@
-//! A cache without personal data: who announced, from where, and with which passkey cannot be seen any more.
-//! The result may be published, and nothing in it may allow the output of the generator to be guessed: it is
-//! a cryptographic one.
+//! Removes personal data from a cache: who announced, from where, and with which passkey. The result may be
+//! published, so the random numbers come from a cryptographic generator: nothing in it tells its other
+//! output.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::Hash;
@@ -15,14 +15,16 @@ use rand::rngs::{StdRng, SysError, SysRng};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-/// Ports that peers get.
+/// The range of random ports.
 const PORTS: RangeInclusive<u16> = 1024..=65533;
 /// The characters of passkeys.
 const LETTERS: u64 = 26 + 26 + 10;
 
-/// More users have passkeys of a length than there are passkeys of that length.
+/// There are fewer passkeys of a length than users with a passkey of that length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{users} users have passkeys of {len} octets: there are not so many of letters and digits")]
+#[error(
+    "{users} users have passkeys of {len} octets: letters and digits do not give that many different passkeys"
+)]
 pub struct NoPasskeys {
     /// The length.
     pub len: usize,
@@ -33,18 +35,18 @@ pub struct NoPasskeys {
 /// Returns a generator whose output cannot be guessed, seeded by the system.
 ///
 /// # Errors
-/// Those of the system.
+/// Fails when the system provides no random numbers.
 pub fn system_random() -> Result<StdRng, SysError> {
     StdRng::try_from_rng(&mut SysRng)
 }
 
-/// Gives users random ids from 1 on, random passkeys, each different from all others, and the multipliers of
-/// new users, hidden or not as these are; gives peers the new id of their user, or 0, and random addresses.
-/// The rest stays. Returns the number of peers that were removed because they could not be distinguished
-/// from others of the same swarm.
+/// Gives users random ids from 1 on, distinct random passkeys, and the multipliers and visibility of new
+/// users; gives peers the new id of their user, or 0, and random addresses. Everything else is kept. Returns
+/// the number of peers that were removed because they could not be distinguished from others of the same
+/// swarm.
 ///
 /// # Errors
-/// When there are too few passkeys.
+/// Fails when there are too few passkeys.
 pub fn anonymize(site: &mut SiteSnapshot, random: &mut StdRng) -> Result<usize, NoPasskeys> {
     replace_passkeys(site, random)?;
     let ids = new_ids(site, random);
@@ -68,25 +70,25 @@ pub fn anonymize(site: &mut SiteSnapshot, random: &mut StdRng) -> Result<usize, 
     Ok(before - site.peers())
 }
 
-/// Gives peers random public addresses of their family, different from each other within a torrent. The rest
-/// stays.
+/// Gives peers random public addresses of their family, distinct within a torrent. Everything
+/// else is kept.
 pub fn anonymize_swarms(torrents: &mut Vec<plain::PlainTorrent>, random: &mut StdRng) {
     for torrent in &mut *torrents {
         let mut taken = HashSet::new();
         for peer in &mut torrent.peers {
             let is_v4 = peer.address.is_ipv4();
-            peer.address = fresh(&mut taken, || {
+            peer.address = draw_unused(&mut taken, || {
                 let address: IpAddr = if is_v4 { random_v4(random).into() } else { random_v6(random).into() };
                 SocketAddr::new(address, random.random_range(PORTS))
             });
         }
     }
-    // Otherwise peers would be in the order of their old addresses.
+    // Otherwise peers would stay in the order of their old addresses.
     plain::merge_torrents(torrents);
 }
 
-/// Draws until the value is not taken yet; there must be enough values.
-fn fresh<T: Clone + Eq + Hash>(taken: &mut HashSet<T>, mut draw: impl FnMut() -> T) -> T {
+/// Draws until the value is a new one; there must be enough values.
+fn draw_unused<T: Clone + Eq + Hash>(taken: &mut HashSet<T>, mut draw: impl FnMut() -> T) -> T {
     loop {
         let drawn = draw();
         if taken.insert(drawn.clone()) {
@@ -105,7 +107,7 @@ fn random_v4(random: &mut StdRng) -> Ipv4Addr {
     }
 }
 
-/// Draws an address of 2000::/3, which holds all public ones.
+/// Draws an address of 2000::/3, which contains all public addresses.
 fn random_v6(random: &mut StdRng) -> Ipv6Addr {
     Ipv6Addr::from_bits(random.random::<u128>() >> 3 | 1 << 125)
 }
@@ -122,12 +124,12 @@ fn replace_passkeys(site: &mut SiteSnapshot, random: &mut StdRng) -> Result<(), 
     let mut taken = HashSet::new();
     for user in &mut site.users {
         user.passkey =
-            fresh(&mut taken, || user.passkey.iter().map(|_| random.sample(Alphanumeric)).collect());
+            draw_unused(&mut taken, || user.passkey.iter().map(|_| random.sample(Alphanumeric)).collect());
     }
     Ok(())
 }
 
-/// Returns new ids by the old ones. Their order tells nothing about the old ones.
+/// Returns new ids by old ones, in an order that does not depend on the old ids.
 fn new_ids(site: &SiteSnapshot, random: &mut StdRng) -> BTreeMap<u32, u32> {
     let old: BTreeSet<u32> = site.users.iter().map(|user| user.id).collect();
     let mut new: Vec<u32> = (1..).take(old.len()).collect();

@@ -1,4 +1,4 @@
-//! Everything that a cache may hold: the site of mode private, the swarms of the open modes, or both.
+//! The content of a cache: the site of mode private, the swarms of the open modes, or both.
 
 use std::fmt;
 use std::io;
@@ -18,7 +18,7 @@ use hayate_state::snapshot::swarms::TAG_SWARMS;
 pub(super) struct Content {
     /// Everything of mode private.
     pub(super) site: Option<SiteSnapshot>,
-    /// Swarms of the open modes, settled.
+    /// Swarms of the open modes, sorted and without duplicates.
     pub(super) swarms: Option<Vec<PlainTorrent>>,
     /// Number of blocks of unknown kinds.
     pub(super) unknown_blocks: u64,
@@ -52,7 +52,7 @@ impl Content {
         Ok(Self { site, swarms, unknown_blocks })
     }
 
-    /// Writes a whole cache, which replaces the one that is there.
+    /// Writes a whole cache, replacing the one that is there.
     pub(super) fn write_file(&self, path: &Path) -> io::Result<()> {
         let written_at = self.swarms.as_deref().and_then(plain::written_at).unwrap_or_else(now);
         container::replace_file(path, |to| {
@@ -97,7 +97,7 @@ pub(super) struct ContentKinds {
 }
 
 impl ContentKinds {
-    /// Returns no content if it cannot be read: such a cache is of no use.
+    /// Reads the kinds of a file; none if it cannot be read, for such a cache is of no use.
     pub(super) fn of_file(path: &Path) -> Self {
         Self::read_kinds(path).unwrap_or_default()
     }

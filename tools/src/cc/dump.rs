@@ -8,11 +8,11 @@ use hayate_state::snapshot::site::{Role, SitePeer, SiteSnapshot, SiteTorrent, Us
 
 use crate::json::{Container, Float, Writer, hex, text_of};
 
-/// Writes torrents, their peers and pending un-prunes, in the order they have; `step` is called after each
+/// Writes torrents, their peers and pending un-prunes, in their present order; `step` is called after each
 /// torrent.
 ///
 /// # Errors
-/// Those of `to`.
+/// Fails when `to` fails.
 pub fn dump_torrents(to: &mut dyn Write, site: &SiteSnapshot, step: &mut dyn FnMut()) -> io::Result<()> {
     let mut unprunes: BTreeSet<u32> = site.unprunes.iter().copied().collect();
     let pending = unprunes.clone();
@@ -20,7 +20,7 @@ pub fn dump_torrents(to: &mut dyn Write, site: &SiteSnapshot, step: &mut dyn FnM
     writer.container(Container::Object, |writer| {
         for torrent in &site.torrents {
             unprunes.remove(&torrent.id);
-            put_torrent(writer, torrent, pending.contains(&torrent.id))?;
+            write_torrent(writer, torrent, pending.contains(&torrent.id))?;
             step();
         }
         if unprunes.is_empty() {
@@ -39,7 +39,7 @@ pub fn dump_torrents(to: &mut dyn Write, site: &SiteSnapshot, step: &mut dyn FnM
 /// Writes users in the order of their passkeys as text.
 ///
 /// # Errors
-/// Those of `to`.
+/// Fails when `to` fails.
 pub fn dump_users(to: &mut dyn Write, users: &[UserAccount]) -> io::Result<()> {
     let users: BTreeMap<_, _> = users.iter().map(|user| (text_of(&user.passkey), user)).collect();
     let mut writer = Writer::new(to);
@@ -57,7 +57,11 @@ pub fn dump_users(to: &mut dyn Write, users: &[UserAccount]) -> io::Result<()> {
     writer.finish().map(drop)
 }
 
-fn put_torrent<W: Write>(to: &mut Writer<W>, torrent: &SiteTorrent, unprune_pending: bool) -> io::Result<()> {
+fn write_torrent<W: Write>(
+    to: &mut Writer<W>,
+    torrent: &SiteTorrent,
+    unprune_pending: bool,
+) -> io::Result<()> {
     to.container_at(&torrent.info_hash.to_string(), Container::Object, |to| {
         to.literal_at("DownMultiplier", Float(torrent.multipliers.down))?;
         to.container_at("Group", Container::Object, |to| {
@@ -69,7 +73,7 @@ fn put_torrent<W: Write>(to: &mut Writer<W>, torrent: &SiteTorrent, unprune_pend
         for (key, role) in [("Leechers", Role::Leecher), ("Seeders", Role::Seeder)] {
             let mut peers = torrent.peers.iter().filter(|peer| peer.role == role);
             to.container_at(key, Container::Object, |to| {
-                peers.try_for_each(|peer| put_peer(to, torrent.id, peer))
+                peers.try_for_each(|peer| write_peer(to, torrent.id, peer))
             })?;
         }
         to.literal_at("Snatched", torrent.snatched)?;
@@ -81,7 +85,7 @@ fn put_torrent<W: Write>(to: &mut Writer<W>, torrent: &SiteTorrent, unprune_pend
     })
 }
 
-fn put_peer<W: Write>(to: &mut Writer<W>, torrent: u32, peer: &SitePeer) -> io::Result<()> {
+fn write_peer<W: Write>(to: &mut Writer<W>, torrent: u32, peer: &SitePeer) -> io::Result<()> {
     to.container_at(&hex(&peer.key()), Container::Object, |to| {
         let v4 = peer.v4.map(|v4| (SocketAddrV4::new(v4.address, v4.port).to_string(), v4.seen_at));
         let v6 = peer.v6.map(|v6| (SocketAddrV6::new(v6.address, v6.port, 0, 0).to_string(), v6.seen_at));

@@ -1,24 +1,24 @@
-//! `hayate-cc`: shows the cache, makes one by hand, makes one that may be shown to others, and converts one
-//! for the reference tracker. Everything happens in one folder, while the daemon is stopped.
+//! `hayate-cc`: converts the cache to JSON and back, makes a copy without personal data, and converts the
+//! cache for the reference tracker. Everything happens in one folder, while the daemon is stopped.
 //!
 //! | command | reads | writes |
 //! |---|---|---|
-//! | `dump` | [`CACHE`], or without it what the reference tracker left | the JSON files |
+//! | `dump` | [`CACHE`], or else the files of the reference tracker | the JSON files |
 //! | `restore` | the JSON files, also of the reference tracker | [`CACHE`] |
 //! | `anonymize` | as `dump` | [`ANONYMIZED`] |
 //! | `export` | [`CACHE`] | [`TORRENTS_BIN`], [`USERS_BIN`] |
 //!
-//! Each command except `export` has a module of its name. `content` is what a cache may hold, `swarms` the
-//! JSON of the open modes, `progress` what the operator is shown meanwhile.
+//! Each command except `export` has a module of its name. `content` is the content of a cache,
+//! `swarms` the JSON of the open modes, `progress` the lines that are printed meanwhile.
 //!
-//! Mode private has a site in its cache, in JSON [`TORRENTS_JSON`] and [`USERS_JSON`]; the open modes have
-//! swarms, in JSON [`SWARMS_JSON`]. Files are written for what there is, and for an empty cache those of the
-//! mode that wrote it.
+//! Mode private has a site in its cache, which becomes [`TORRENTS_JSON`] and [`USERS_JSON`]; the open modes
+//! have swarms, which become [`SWARMS_JSON`]. Only files that have content are written; for an empty cache,
+//! those of the mode that wrote it.
 //!
-//! JSON loses nothing: `dump`, then `restore`, gives an equal cache. What the reference tracker does not know
-//! has keys of its own, which are written only where they are needed: `Addr6`; `AddrLastAnnounce` and
-//! `Addr6LastAnnounce`, where an endpoint is older than its peer; `UnprunePending`, in a torrent, and beside
-//! the torrents as a list for ids that are of none. A passkey that is not UTF-8 is written as
+//! JSON loses nothing: `dump`, then `restore`, gives an equal cache. Data that the reference tracker does not
+//! have is under additional keys, written only where needed: `Addr6`; `AddrLastAnnounce` and
+//! `Addr6LastAnnounce`, if an endpoint is older than its peer; `UnprunePending`, in a torrent, and beside the
+//! torrents as a list of ids that no torrent has. A passkey that is not UTF-8 is written as
 //! [`crate::json::text_of`] says.
 //!
 //! Equal swarms give equal files, in whatever order the daemon learned of them. Their ages become times, and
@@ -69,7 +69,7 @@ pub const TORRENTS_BIN: &str = "torrent-cache.bin";
 /// Users in the form of the reference tracker.
 pub const USERS_BIN: &str = "user-cache.bin";
 
-/// Printed without a known sub-command.
+/// The text that is printed without a known sub-command.
 pub const USAGE: &str = concat!(
     "hayate-cc ",
     env!("CARGO_PKG_VERSION"),
@@ -83,7 +83,7 @@ Usage: hayate-cc dump         hayate-cache.bin becomes torrent-cache.json and us
        hayate-cc anonymize    a copy without people, hayate-cache-anonymized.bin
        hayate-cc export       hayate-cache.bin becomes torrent-cache.bin and user-cache.bin (mode private)
 
-Stop the daemon first: when it stops, it writes hayate-cache.bin anew.
+Stop the daemon first: when it stops, it overwrites hayate-cache.bin.
 "
 );
 
@@ -96,7 +96,7 @@ pub struct CacheTool<'d, O: Write, N: Write> {
     pub output: O,
     /// Standard error, for notes and warnings.
     pub notes: N,
-    /// For `anonymize`: from [`system_random`], except in tests.
+    /// The generator of `anonymize`: that of [`system_random`], except in tests.
     pub random: StdRng,
 }
 
@@ -104,10 +104,10 @@ impl<O: Write, N: Write> CacheTool<'_, O, N> {
     /// Runs the sub-command of the arguments; without a known one, prints [`USAGE`].
     ///
     /// # Errors
-    /// When a file cannot be read or written; then every file is unchanged.
-    pub fn run(&mut self, words: &[String]) -> anyhow::Result<()> {
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        match words.as_slice() {
+    /// Fails when a file cannot be read or written; then every file is unchanged.
+    pub fn run(&mut self, args: &[String]) -> anyhow::Result<()> {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        match args.as_slice() {
             ["dump"] => self.dump(),
             ["restore"] => self.restore(),
             ["anonymize"] => self.anonymize(),
@@ -134,7 +134,7 @@ impl<O: Write, N: Write> CacheTool<'_, O, N> {
         let names: Vec<_> = files.iter().map(|(name, _)| *name).collect();
         progress.begin_phase("writing", names.first().copied().unwrap_or_default());
         self.write_files(files)?;
-        self.print_done(&content, &format!("dumped to {}", listed(&names)))?;
+        self.print_done(&content, &format!("dumped to {}", joined(&names)))?;
         for stale in [TORRENTS_JSON, USERS_JSON, SWARMS_JSON].into_iter().filter(|name| !names.contains(name))
         {
             if self.has(stale)? {
@@ -174,9 +174,7 @@ impl<O: Write, N: Write> CacheTool<'_, O, N> {
         restore_users(file, &mut site, &mut || progress.step()).context(USERS_JSON)?;
         let twice = site.sort_and_dedup();
         if twice > 0 {
-            self.note(&format!(
-                "{twice} records stood there twice; the last announce and the last entry count"
-            ));
+            self.note(&format!("{twice} records occurred twice; the last announce and the last entry count"));
         }
         Ok(site)
     }
@@ -189,7 +187,7 @@ impl<O: Write, N: Write> CacheTool<'_, O, N> {
         let twice = plain::merge_torrents(&mut swarms);
         if twice > 0 {
             self.note(&format!(
-                "{twice} peers of swarms stood there twice; the first counts, seeders before leechers"
+                "{twice} peers of swarms occurred twice; the first counts, seeders before leechers"
             ));
         }
         Ok(swarms)
@@ -201,10 +199,10 @@ impl<O: Write, N: Write> CacheTool<'_, O, N> {
         self.note_unknown(content.unknown_blocks, "left out");
         progress.begin_phase("making anonymous", CACHE);
         if let Some(site) = &mut content.site {
-            let fallen = anonymize(site, &mut self.random)?;
-            if fallen > 0 {
+            let removed = anonymize(site, &mut self.random)?;
+            if removed > 0 {
                 self.note(&format!(
-                    "{fallen} peers of unknown users cannot be told apart any more, and went"
+                    "{removed} peers of unknown users cannot be distinguished any more and were removed"
                 ));
             }
         }
@@ -297,7 +295,7 @@ impl<O: Write, N: Write> CacheTool<'_, O, N> {
         Ok(BufReader::with_capacity(1 << 18, File::open(self.folder.join(name)).context(name)?))
     }
 
-    /// Writes drafts of files, and renames them when all are complete.
+    /// Writes drafts of files, and renames the drafts when all are complete.
     fn write_files(&self, files: Vec<(&'static str, WriteFile<'_>)>) -> anyhow::Result<()> {
         let names: Vec<_> = files.iter().map(|(name, _)| *name).collect();
         write_from(self.folder, &mut files.into_iter()).with_context(|| names.join(", "))
@@ -309,7 +307,7 @@ impl<O: Write, N: Write> CacheTool<'_, O, N> {
         }
     }
 
-    /// Warns of kinds of content that the replaced file had and the new one has not.
+    /// Warns of kinds of content that the replaced file had and the new one does not have.
     fn note_replaced(&mut self, replaced: ContentKinds, content: &Content) {
         self.note_unknown(replaced.unknown_blocks, "in the file that was replaced, and are gone");
         if replaced.site && content.site.is_none() {
@@ -321,7 +319,7 @@ impl<O: Write, N: Write> CacheTool<'_, O, N> {
     }
 
     fn note(&mut self, text: &str) {
-        // If the warning cannot be written, the work goes on.
+        // If the note cannot be written, the work continues.
         let _ = writeln!(self.notes, "hayate-cc: {text}");
     }
 
@@ -333,7 +331,8 @@ impl<O: Write, N: Write> CacheTool<'_, O, N> {
 /// A function that fills a file.
 type WriteFile<'f> = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + 'f>;
 
-/// The last is in its place first, and then those before it only need their names.
+/// Writes the files from the first to the last, and renames them from the last to the first: when the
+/// renaming begins, all are complete.
 fn write_from<'f>(
     folder: &Path,
     files: &mut dyn Iterator<Item = (&'static str, WriteFile<'f>)>,
@@ -345,11 +344,11 @@ fn write_from<'f>(
     })
 }
 
-/// Returns the names for a sentence: `a, b and c`.
-fn listed(names: &[&str]) -> String {
+/// Returns the names as part of a sentence: `a, b and c`.
+fn joined(names: &[&str]) -> String {
     match names {
         [before, last] => format!("{before} and {last}"),
-        [first, rest @ ..] if !rest.is_empty() => format!("{first}, {}", listed(rest)),
+        [first, rest @ ..] if !rest.is_empty() => format!("{first}, {}", joined(rest)),
         names => names.concat(),
     }
 }

@@ -11,10 +11,10 @@ use hayate_state::Clock;
 /// Time between two lines, and before the first.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The progress of the work. Lines go to standard error until this is dropped.
+/// The progress of a command. Lines are printed to standard error until this is dropped.
 #[derive(Debug)]
 pub(super) struct Progress {
-    work: Arc<Mutex<Phase>>,
+    phase: Arc<Mutex<Phase>>,
     /// Dropped first, which ends the thread.
     stop: Option<Sender<()>>,
     printer: Option<JoinHandle<()>>,
@@ -35,40 +35,40 @@ impl fmt::Display for Phase {
 }
 
 impl Progress {
-    /// Starts without any work.
+    /// Starts the thread that prints; no phase has begun.
     pub(super) fn start() -> Self {
-        let work = Arc::new(Mutex::new(Phase::default()));
+        let phase = Arc::new(Mutex::new(Phase::default()));
         let (stop, stopped) = mpsc::channel::<()>();
-        let shown = Arc::clone(&work);
-        let tell = move || {
+        let shown = Arc::clone(&phase);
+        let print = move || {
             let clock = Clock::start();
             while stopped.recv_timeout(LINE_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                let work = *shown.lock().unwrap_or_else(PoisonError::into_inner);
-                eprintln!("hayate-cc: {work}, {} s", clock.uptime().as_secs());
+                let phase = *shown.lock().unwrap_or_else(PoisonError::into_inner);
+                eprintln!("hayate-cc: {phase}, {} s", clock.uptime().as_secs());
             }
         };
-        // Without the thread there are no lines, but the work is done.
-        let printer = std::thread::Builder::new().name("progress".into()).spawn(tell).ok();
-        Self { work, stop: Some(stop), printer }
+        // Without the thread no lines are printed, but the work is done.
+        let printer = std::thread::Builder::new().name("progress".into()).spawn(print).ok();
+        Self { phase, stop: Some(stop), printer }
     }
 
-    /// Begins another step of the work.
-    pub(super) fn begin_phase(&self, verb: &'static str, file: &'static str) {
-        *self.work.lock().unwrap_or_else(PoisonError::into_inner) = Phase { action: verb, file, records: 0 };
+    /// Begins a phase of the work.
+    pub(super) fn begin_phase(&self, action: &'static str, file: &'static str) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = Phase { action, file, records: 0 };
     }
 
     /// Counts one more record.
     pub(super) fn step(&self) {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner).records += 1;
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner).records += 1;
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
         self.stop = None;
-        if let Some(teller) = self.printer.take() {
-            // It holds nothing that could be lost.
-            let _ = teller.join();
+        if let Some(printer) = self.printer.take() {
+            // The thread has nothing that could be lost.
+            let _ = printer.join();
         }
     }
 }
@@ -78,11 +78,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_what_is_done_and_how_far() {
+    fn a_line_names_action_file_and_number_of_records() {
         let progress = Progress::start();
         progress.begin_phase("reading", "cache");
-        assert_eq!(progress.work.lock().unwrap().to_string(), "reading cache");
+        assert_eq!(progress.phase.lock().unwrap().to_string(), "reading cache");
         (0..7).for_each(|_| progress.step());
-        assert_eq!(progress.work.lock().unwrap().to_string(), "reading cache, 7 records");
+        assert_eq!(progress.phase.lock().unwrap().to_string(), "reading cache, 7 records");
     }
 }

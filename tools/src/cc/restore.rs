@@ -1,5 +1,6 @@
-//! A site from JSON, torrent by torrent. Every key must be known, so that nothing is left out because it was
-//! misspelt. What a peer has twice is read once: its list tells whether it seeds, its key tells its user.
+//! Reads a site from JSON, torrent by torrent. Every key must be known, so that nothing is left out because
+//! it is misspelt. What JSON says twice about a peer is read once: its list tells whether it seeds, its key
+//! tells its user.
 
 use std::fmt;
 use std::io::Read;
@@ -19,17 +20,17 @@ use crate::json::{octets_of, unhex};
 /// Reads torrents, their peers and pending un-prunes; `step` is called after each torrent.
 ///
 /// # Errors
-/// When the document cannot be read, or is not such a document; with line and column.
+/// Fails when the document cannot be read, or has another structure; with line and column.
 pub fn restore_torrents(
     from: impl Read,
     site: &mut SiteSnapshot,
     step: &mut dyn FnMut(),
 ) -> serde_json::Result<()> {
-    document(from, |key: &str, member: Member| {
-        match member {
-            Member::Unprunes(ids) if key == "UnprunePending" => site.unprunes.extend(ids),
-            Member::Unprunes(_) => return Err("a list where a torrent should be".into()),
-            Member::Torrent(entry) => {
+    document(from, |key: &str, value: TopLevelValue| {
+        match value {
+            TopLevelValue::Unprunes(ids) if key == "UnprunePending" => site.unprunes.extend(ids),
+            TopLevelValue::Unprunes(_) => return Err("a list where a torrent should be".into()),
+            TopLevelValue::Torrent(entry) => {
                 site.unprunes.extend(entry.unprune_pending.then_some(entry.id));
                 let info_hash = key.parse().map_err(|error| format!("{error}"))?;
                 site.torrents.push(entry.torrent(info_hash)?);
@@ -43,7 +44,7 @@ pub fn restore_torrents(
 /// Reads users; `step` is called after each.
 ///
 /// # Errors
-/// When the document cannot be read, or is not such a document; with line and column.
+/// Fails when the document cannot be read, or has another structure; with line and column.
 pub fn restore_users(
     from: impl Read,
     site: &mut SiteSnapshot,
@@ -66,17 +67,19 @@ pub fn restore_users(
 /// Reads an object that fills the whole text.
 pub(super) fn document<'de, E: Deserialize<'de>>(
     from: impl Read,
-    take: impl FnMut(&str, E) -> Result<(), String>,
+    on_entry: impl FnMut(&str, E) -> Result<(), String>,
 ) -> serde_json::Result<()> {
     let mut deserializer = serde_json::Deserializer::from_reader(from);
-    Each(take, PhantomData).deserialize(&mut deserializer)?;
+    EntriesVisitor(on_entry, PhantomData).deserialize(&mut deserializer)?;
     deserializer.end()
 }
 
-/// An object whose members are handed over one by one.
-struct Each<E, F>(F, PhantomData<E>);
+/// Reads an object, and passes its entries to a function one by one.
+struct EntriesVisitor<E, F>(F, PhantomData<E>);
 
-impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> DeserializeSeed<'de> for Each<E, F> {
+impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> DeserializeSeed<'de>
+    for EntriesVisitor<E, F>
+{
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -84,7 +87,9 @@ impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> Deserial
     }
 }
 
-impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> Visitor<'de> for Each<E, F> {
+impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> Visitor<'de>
+    for EntriesVisitor<E, F>
+{
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,30 +105,30 @@ impl<'de, E: Deserialize<'de>, F: FnMut(&str, E) -> Result<(), String>> Visitor<
 }
 
 /// A value of the outermost object, with its key.
-enum Member {
+enum TopLevelValue {
     Torrent(TorrentEntry),
     Unprunes(Vec<u32>),
 }
 
-impl<'de> Deserialize<'de> for Member {
+impl<'de> Deserialize<'de> for TopLevelValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = Member;
+        struct TopLevelVisitor;
+        impl<'de> Visitor<'de> for TopLevelVisitor {
+            type Value = TopLevelValue;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a torrent")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Member, A::Error> {
-                Deserialize::deserialize(MapAccessDeserializer::new(map)).map(Member::Torrent)
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TopLevelValue, A::Error> {
+                Deserialize::deserialize(MapAccessDeserializer::new(map)).map(TopLevelValue::Torrent)
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Member, A::Error> {
-                Deserialize::deserialize(SeqAccessDeserializer::new(seq)).map(Member::Unprunes)
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<TopLevelValue, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(seq)).map(TopLevelValue::Unprunes)
             }
         }
-        deserializer.deserialize_any(Either)
+        deserializer.deserialize_any(TopLevelVisitor)
     }
 }
 
@@ -172,17 +177,17 @@ impl TorrentEntry {
     }
 }
 
-/// Reads the peers of a list, as if all were leechers.
+/// The peers of one list, read as if all were leechers.
 struct Peers(Vec<SitePeer>);
 
 impl<'de> Deserialize<'de> for Peers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut peers = Vec::new();
-        let take = |key: &str, entry: PeerEntry| {
+        let push_peer = |key: &str, entry: PeerEntry| {
             peers.push(entry.peer(key).ok_or("a key of a peer that is not 48 hexadecimal digits")?);
             Ok(())
         };
-        Each(take, PhantomData).deserialize(deserializer)?;
+        EntriesVisitor(push_peer, PhantomData).deserialize(deserializer)?;
         Ok(Self(peers))
     }
 }

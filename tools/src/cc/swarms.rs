@@ -1,4 +1,4 @@
-//! Swarms of the open modes to JSON and back. Keys that the JSON of a site has too mean the same here.
+//! Swarms of the open modes to JSON and back. Keys that the JSON of a site also has mean the same here.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -10,15 +10,15 @@ use serde::{Deserialize, Deserializer, de};
 use super::restore::document;
 use crate::json::{Container, Writer, hex, unhex};
 
-/// Writes torrents and their peers, in the order they have; `step` is called after each torrent.
+/// Writes torrents and their peers, in their present order; `step` is called after each torrent.
 ///
 /// # Errors
-/// Those of `to`.
+/// Fails when `to` fails.
 pub fn dump_swarms(to: &mut dyn Write, torrents: &[PlainTorrent], step: &mut dyn FnMut()) -> io::Result<()> {
     let mut writer = Writer::new(to);
     writer.container(Container::Object, |writer| {
         torrents.iter().try_for_each(|torrent| {
-            put_torrent(writer, torrent)?;
+            write_torrent(writer, torrent)?;
             step();
             Ok(())
         })
@@ -26,17 +26,17 @@ pub fn dump_swarms(to: &mut dyn Write, torrents: &[PlainTorrent], step: &mut dyn
     writer.finish().map(drop)
 }
 
-fn put_torrent<W: Write>(to: &mut Writer<W>, torrent: &PlainTorrent) -> io::Result<()> {
+fn write_torrent<W: Write>(to: &mut Writer<W>, torrent: &PlainTorrent) -> io::Result<()> {
     to.container_at(&torrent.info_hash.to_string(), Container::Object, |to| {
         to.literal_at("Completed", torrent.completed)?;
         [("Leechers", Role::Leecher), ("Seeders", Role::Seeder)].into_iter().try_for_each(|(key, role)| {
             let mut peers = torrent.peers.iter().filter(|peer| peer.role == role);
-            to.container_at(key, Container::List, |to| peers.try_for_each(|peer| put_peer(to, peer)))
+            to.container_at(key, Container::List, |to| peers.try_for_each(|peer| write_peer(to, peer)))
         })
     })
 }
 
-fn put_peer<W: Write>(to: &mut Writer<W>, peer: &PlainPeer) -> io::Result<()> {
+fn write_peer<W: Write>(to: &mut Writer<W>, peer: &PlainPeer) -> io::Result<()> {
     to.item()?;
     to.container(Container::Object, |to| {
         to.text_at("Addr", &peer.address.to_string())?;
@@ -51,7 +51,7 @@ fn put_peer<W: Write>(to: &mut Writer<W>, peer: &PlainPeer) -> io::Result<()> {
 /// Reads torrents and their peers; `step` is called after each torrent.
 ///
 /// # Errors
-/// When the document cannot be read, or is not such a document; with line and column.
+/// Fails when the document cannot be read, or has another structure; with line and column.
 pub fn restore_swarms(
     from: impl Read,
     torrents: &mut Vec<PlainTorrent>,

@@ -55,25 +55,25 @@ fn torrents() -> Vec<PlainTorrent> {
     torrents
 }
 
-/// A cache with swarms as they are here, not settled.
-fn put_swarms(folder: &Folder, torrents: &[PlainTorrent]) {
+/// Writes a cache with these swarms as they are, unsorted and with duplicates.
+fn write_swarms(folder: &Folder, torrents: &[PlainTorrent]) {
     let written_at = plain::written_at(torrents).unwrap_or(7);
     let mut to = SnapshotWriter::new(Vec::new(), written_at).unwrap();
     plain::write_torrents(torrents, written_at, &mut to).unwrap();
-    folder.put(CACHE, to.finish().unwrap());
+    folder.write(CACHE, to.finish().unwrap());
 }
 
-fn put_both(folder: &Folder) {
+fn write_both(folder: &Folder) {
     let site = SiteSnapshot { unprunes: vec![7, 9], ..SiteSnapshot::default() };
     let content = Content { site: Some(site), swarms: Some(torrents()), unknown_blocks: 0 };
-    content.write_file(&folder.0.join(CACHE)).unwrap();
+    content.write_file(&folder.path(CACHE)).unwrap();
 }
 
 fn swarms_in(folder: &Folder, name: &str) -> Vec<PlainTorrent> {
-    Content::read_file(&folder.0.join(name)).unwrap().swarms.unwrap()
+    Content::read_file(&folder.path(name)).unwrap().swarms.unwrap()
 }
 
-/// Settled torrents whose peers are often at one address.
+/// Makes torrents, sorted and without duplicates, whose peers often share an address.
 fn random_torrents(random: &mut fastrand::Rng) -> Vec<PlainTorrent> {
     let mut torrents: Vec<_> = (0..random.usize(..7)).map(|_| random_torrent(random)).collect();
     plain::merge_torrents(&mut torrents);
@@ -104,20 +104,18 @@ fn random_peer(random: &mut fastrand::Rng) -> PlainPeer {
 #[test]
 fn an_open_cache_is_dumped_to_swarms_alone_and_restored() {
     let folder = Folder::new();
-    put_swarms(&folder, &torrents());
+    write_swarms(&folder, &torrents());
     let (output, notes) = folder.run(&["dump"]).unwrap();
-    let told = (output.as_str(), notes.as_str());
-    assert_eq!(told, ("2 torrents, 4 peers dumped to swarms.json\n", ""));
+    assert_eq!((output.as_str(), notes.as_str()), ("2 torrents, 4 peers dumped to swarms.json\n", ""));
     assert_eq!(
         (folder.text(SWARMS_JSON), folder.names()),
         (JSON.into(), vec![CACHE.into(), SWARMS_JSON.into()])
     );
-    assert_eq!(fs::metadata(folder.0.join(SWARMS_JSON)).unwrap().permissions().mode() & 0o777, 0o600);
-    fs::remove_file(folder.0.join(CACHE)).unwrap();
+    assert_eq!(fs::metadata(folder.path(SWARMS_JSON)).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::remove_file(folder.path(CACHE)).unwrap();
     let (output, notes) = folder.run(&["restore"]).unwrap();
-    let told = (output.as_str(), notes.as_str());
-    assert_eq!(told, ("2 torrents, 4 peers restored to hayate-cache.bin\n", ""));
-    assert_eq!(fs::metadata(folder.0.join(CACHE)).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!((output.as_str(), notes.as_str()), ("2 torrents, 4 peers restored to hayate-cache.bin\n", ""));
+    assert_eq!(fs::metadata(folder.path(CACHE)).unwrap().permissions().mode() & 0o777, 0o600);
     folder.run(&["dump"]).unwrap();
     assert_eq!(folder.text(SWARMS_JSON), JSON);
 }
@@ -129,7 +127,7 @@ fn swarms_survive_both_ways_and_equal_ones_give_equal_files() {
     let (mut random, folder) = (fastrand::Rng::with_seed(seed), Folder::new());
     for _ in 0..100 {
         let torrents = random_torrents(&mut random);
-        put_swarms(&folder, &torrents);
+        write_swarms(&folder, &torrents);
         folder.run(&["dump"]).unwrap();
         let json = folder.text(SWARMS_JSON);
         folder.run(&["restore"]).unwrap();
@@ -143,7 +141,7 @@ fn swarms_survive_both_ways_and_equal_ones_give_equal_files() {
             pieces.push(PlainTorrent { peers: Vec::new(), ..torrent });
         }
         random.shuffle(&mut pieces);
-        put_swarms(&folder, &pieces);
+        write_swarms(&folder, &pieces);
         folder.run(&["dump"]).unwrap();
         assert_eq!(folder.text(SWARMS_JSON), json);
     }
@@ -152,22 +150,22 @@ fn swarms_survive_both_ways_and_equal_ones_give_equal_files() {
 #[test]
 fn a_site_and_swarms_are_dumped_and_restored_beside_each_other() {
     let folder = Folder::new();
-    put_both(&folder);
-    let cache = Content::read_file(&folder.0.join(CACHE)).unwrap();
+    write_both(&folder);
+    let cache = Content::read_file(&folder.path(CACHE)).unwrap();
     let (output, notes) = folder.run(&["dump"]).unwrap();
-    let told = "0 torrents, 0 peers, 0 users, and swarms: 2 torrents, 4 peers \
+    let expected = "0 torrents, 0 peers, 0 users, and swarms: 2 torrents, 4 peers \
                 dumped to torrent-cache.json, user-cache.json and swarms.json\n";
-    assert_eq!((output.as_str(), notes.as_str()), (told, ""));
+    assert_eq!((output.as_str(), notes.as_str()), (expected, ""));
     assert_eq!(folder.names(), [CACHE, SWARMS_JSON, TORRENTS_JSON, USERS_JSON]);
-    fs::remove_file(folder.0.join(CACHE)).unwrap();
+    fs::remove_file(folder.path(CACHE)).unwrap();
     folder.run(&["restore"]).unwrap();
-    assert_eq!(Content::read_file(&folder.0.join(CACHE)).unwrap(), cache);
+    assert_eq!(Content::read_file(&folder.path(CACHE)).unwrap(), cache);
     let (output, notes) = folder.run(&["export"]).unwrap();
-    let told = "0 torrents, 0 peers, 0 users exported to torrent-cache.bin and user-cache.bin\n";
-    assert_eq!(output, told);
+    let expected = "0 torrents, 0 peers, 0 users exported to torrent-cache.bin and user-cache.bin\n";
+    assert_eq!(output, expected);
     assert!(notes.ends_with("hayate-cc: warning: swarms of the open modes left out\n"), "{notes}");
     folder.run(&["anonymize"]).unwrap();
-    let anonymous = Content::read_file(&folder.0.join(ANONYMIZED)).unwrap();
+    let anonymous = Content::read_file(&folder.path(ANONYMIZED)).unwrap();
     assert_eq!(anonymous.site, cache.site);
     assert_eq!(anonymous.swarms.unwrap().len(), 2);
 }
@@ -175,7 +173,7 @@ fn a_site_and_swarms_are_dumped_and_restored_beside_each_other() {
 #[test]
 fn an_empty_cache_is_dumped_as_its_mode_dumps() {
     let folder = Folder::new();
-    put_swarms(&folder, &[]);
+    write_swarms(&folder, &[]);
     folder.run(&["dump"]).unwrap();
     assert_eq!(
         (folder.text(SWARMS_JSON), folder.names()),
@@ -183,39 +181,40 @@ fn an_empty_cache_is_dumped_as_its_mode_dumps() {
     );
     folder.run(&["restore"]).unwrap();
     assert_eq!(swarms_in(&folder, CACHE), []);
-    fs::remove_file(folder.0.join(SWARMS_JSON)).unwrap();
-    Content::of_site(SiteSnapshot::default()).write_file(&folder.0.join(CACHE)).unwrap();
+    fs::remove_file(folder.path(SWARMS_JSON)).unwrap();
+    Content::of_site(SiteSnapshot::default()).write_file(&folder.path(CACHE)).unwrap();
     folder.run(&["dump"]).unwrap();
     assert_eq!(folder.names(), [CACHE, TORRENTS_JSON, USERS_JSON]);
 }
 
 #[test]
-fn files_of_another_dump_and_what_is_replaced_are_told() {
+fn files_of_another_dump_and_replaced_content_are_reported() {
     let folder = Folder::new();
-    put_swarms(&folder, &torrents());
-    folder.put(USERS_JSON, "{}");
+    write_swarms(&folder, &torrents());
+    folder.write(USERS_JSON, "{}");
     let (_, notes) = folder.run(&["dump"]).unwrap();
-    let told = "hayate-cc: warning: user-cache.json is not of this dump, but restore would read it too\n";
-    assert_eq!(notes, told);
-    fs::remove_file(folder.0.join(SWARMS_JSON)).unwrap();
-    folder.put(TORRENTS_JSON, "{\"UnprunePending\": [7]}");
+    let expected = "hayate-cc: warning: user-cache.json is not of this dump, but restore would read it too\n";
+    assert_eq!(notes, expected);
+    fs::remove_file(folder.path(SWARMS_JSON)).unwrap();
+    folder.write(TORRENTS_JSON, "{\"UnprunePending\": [7]}");
     let (_, notes) = folder.run(&["restore"]).unwrap();
-    let told = "hayate-cc: the file that was replaced held swarms, which are gone: no swarms.json\n";
-    assert_eq!(notes, told);
-    fs::remove_file(folder.0.join(USERS_JSON)).unwrap();
-    fs::remove_file(folder.0.join(TORRENTS_JSON)).unwrap();
-    folder.put(SWARMS_JSON, JSON);
+    let expected = "hayate-cc: the file that was replaced held swarms, which are gone: no swarms.json\n";
+    assert_eq!(notes, expected);
+    fs::remove_file(folder.path(USERS_JSON)).unwrap();
+    fs::remove_file(folder.path(TORRENTS_JSON)).unwrap();
+    folder.write(SWARMS_JSON, JSON);
     let (_, notes) = folder.run(&["restore"]).unwrap();
-    let told = "hayate-cc: the file that was replaced held a site, which is gone: no torrent-cache.json\n";
-    assert_eq!(notes, told);
+    let expected =
+        "hayate-cc: the file that was replaced held a site, which is gone: no torrent-cache.json\n";
+    assert_eq!(notes, expected);
     assert_eq!(folder.run(&["restore"]).unwrap().1, "");
 }
 
 #[test]
-fn swarms_that_say_something_else_are_refused_and_change_nothing() {
+fn json_of_another_structure_is_refused_and_changes_nothing() {
     let folder = Folder::new();
-    put_swarms(&folder, &torrents());
-    let before = fs::read(folder.0.join(CACHE)).unwrap();
+    write_swarms(&folder, &torrents());
+    let before = fs::read(folder.path(CACHE)).unwrap();
     for (old, new, error) in [
         ("\"Completed\": 31", "\"Complete\": 31", "unknown field `Complete`"),
         ("\"Completed\": 31,", "", "missing field `Completed`"),
@@ -233,43 +232,43 @@ fn swarms_that_say_something_else_are_refused_and_change_nothing() {
         ("\n}\n", "\n} 1", "trailing characters"),
     ] {
         assert!(JSON.contains(old), "{old}");
-        folder.put(SWARMS_JSON, JSON.replacen(old, new, 1));
+        folder.write(SWARMS_JSON, JSON.replacen(old, new, 1));
         let found = folder.run(&["restore"]).unwrap_err();
         assert!(found.starts_with("swarms.json: ") && found.contains(error), "{found}");
         assert!(found.contains(" at line ") && !found.contains('\n'), "{found}");
     }
-    folder.put(
+    folder.write(
         SWARMS_JSON,
         JSON.replacen("1799999989", "-1799999989", 1).replacen("1800000000", "9000000000", 1),
     );
     let found = folder.run(&["restore"]).unwrap_err();
     assert!(found.starts_with("hayate-cache.bin: ") && found.contains("announced too long"), "{found}");
-    assert_eq!(fs::read(folder.0.join(CACHE)).unwrap(), before);
+    assert_eq!(fs::read(folder.path(CACHE)).unwrap(), before);
     assert_eq!(folder.names(), [CACHE, SWARMS_JSON]);
 }
 
 #[test]
-fn peers_that_stand_there_twice_are_told_and_the_first_counts() {
+fn peers_that_occur_twice_are_reported_and_the_first_counts() {
     let folder = Folder::new();
-    folder.put(SWARMS_JSON, JSON.replacen("192.0.2.1:6881", "192.0.2.3:6883", 1));
+    folder.write(SWARMS_JSON, JSON.replacen("192.0.2.1:6881", "192.0.2.3:6883", 1));
     let (output, notes) = folder.run(&["restore"]).unwrap();
     assert_eq!(output, "2 torrents, 3 peers restored to hayate-cache.bin\n");
-    assert!(notes.starts_with("hayate-cc: 1 peers of swarms stood there twice"), "{notes}");
+    assert!(notes.starts_with("hayate-cc: 1 peers of swarms occurred twice"), "{notes}");
     let swarms = swarms_in(&folder, CACHE);
     let seeders = swarms[0].peers.iter().filter(|peer| peer.role == Role::Seeder);
     assert_eq!(seeders.map(|peer| peer.announced_at).collect::<Vec<_>>(), [1_799_999_987, 1_799_999_983]);
 }
 
 #[test]
-fn swarms_alone_cannot_be_exported_and_damage_is_told() {
+fn swarms_alone_cannot_be_exported_and_damage_is_reported() {
     let folder = Folder::new();
-    put_swarms(&folder, &torrents());
+    write_swarms(&folder, &torrents());
     let error = "hayate-cache.bin: it holds swarms only, of which the reference tracker can read nothing";
     assert_eq!(folder.run(&["export"]), Err(error.into()));
     assert_eq!(folder.names(), [CACHE]);
     let mut container = SnapshotWriter::new(Vec::new(), 7).unwrap();
     container.write_block(TAG_SWARMS, b"swarms").unwrap();
-    folder.put(CACHE, container.finish().unwrap());
+    folder.write(CACHE, container.finish().unwrap());
     assert_eq!(folder.run(&["dump"]), Err("hayate-cache.bin: damaged: a torrent ends too early".into()));
 }
 
@@ -277,11 +276,11 @@ fn swarms_alone_cannot_be_exported_and_damage_is_told() {
 fn anonymous_swarms_keep_everything_but_addresses() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
-    let (mut random, mut strong) = (fastrand::Rng::with_seed(seed), StdRng::seed_from_u64(seed));
+    let (mut random, mut secure) = (fastrand::Rng::with_seed(seed), StdRng::seed_from_u64(seed));
     for _ in 0..200 {
         let old = random_torrents(&mut random);
         let mut new = old.clone();
-        anonymize_swarms(&mut new, &mut strong);
+        anonymize_swarms(&mut new, &mut secure);
         let bare = |torrents: &[PlainTorrent]| -> BTreeMap<InfoHash, (u32, Vec<String>)> {
             let rest = |peer: &PlainPeer| {
                 let PlainPeer { address, role, paused, announced_at, peer_id } = peer;
@@ -314,20 +313,22 @@ fn anonymous_swarms_keep_everything_but_addresses() {
 #[test]
 fn anonymous_swarms_are_written_to_a_file_of_their_own() {
     let folder = Folder::new();
-    put_swarms(&folder, &torrents());
+    write_swarms(&folder, &torrents());
     let (output, notes) = folder.run(&["anonymize"]).unwrap();
-    let told = (output.as_str(), notes.as_str());
-    assert_eq!(told, ("2 torrents, 4 peers written to hayate-cache-anonymized.bin\n", ""));
-    let path = folder.0.join(ANONYMIZED);
+    assert_eq!(
+        (output.as_str(), notes.as_str()),
+        ("2 torrents, 4 peers written to hayate-cache-anonymized.bin\n", "")
+    );
+    let path = folder.path(ANONYMIZED);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let anonymous = swarms_in(&folder, ANONYMIZED);
     assert_eq!(anonymous[0].peers.len(), 4);
     let (octets, host) = (fs::read(&path).unwrap(), [192, 0, 2]);
     assert!(!octets.windows(3).any(|window| window == host), "no old address is left");
-    assert_eq!(swarms_in(&folder, CACHE), torrents_settled());
+    assert_eq!(swarms_in(&folder, CACHE), merged_torrents());
 }
 
-fn torrents_settled() -> Vec<PlainTorrent> {
+fn merged_torrents() -> Vec<PlainTorrent> {
     let mut torrents = torrents();
     plain::merge_torrents(&mut torrents);
     torrents

@@ -2,7 +2,6 @@ use std::collections::HashSet;
 use std::net::Ipv6Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use fastrand::Rng;
 use hayate_state::snapshot::container::SnapshotWriter;
@@ -12,6 +11,7 @@ use hayate_state::snapshot::site::{
 };
 use hayate_state::{InfoHash, PeerId};
 use rand::SeedableRng;
+use tempfile::TempDir;
 
 use super::*;
 
@@ -20,28 +20,29 @@ const FIXTURE_USERS_BIN: &[u8] = include_bytes!("../../../tests/kit/fixtures/ref
 const FIXTURE_TORRENTS_JSON: &str = include_str!("../../../tests/kit/fixtures/reference/torrent-cache.json");
 const FIXTURE_USERS_JSON: &str = include_str!("../../../tests/kit/fixtures/reference/user-cache.json");
 
-/// A folder that goes away with the test.
-pub(super) struct Folder(pub(super) PathBuf);
+/// A folder that is removed when the test ends.
+pub(super) struct Folder(TempDir);
 
 impl Folder {
     pub(super) fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("hayate-cc-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
+        Self(tempfile::tempdir().unwrap())
     }
 
-    pub(super) fn put(&self, name: &str, octets: impl AsRef<[u8]>) {
-        fs::write(self.0.join(name), octets).unwrap();
+    /// Returns the path of the file `name`.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(super) fn write(&self, name: &str, octets: impl AsRef<[u8]>) {
+        fs::write(self.path(name), octets).unwrap();
     }
 
     pub(super) fn text(&self, name: &str) -> String {
-        fs::read_to_string(self.0.join(name)).unwrap()
+        fs::read_to_string(self.path(name)).unwrap()
     }
 
     pub(super) fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(&self.0)
+        let mut names: Vec<_> = fs::read_dir(self.0.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
@@ -49,32 +50,27 @@ impl Folder {
         names
     }
 
-    /// Runs a command: standard output and standard error, or the error.
-    pub(super) fn run(&self, words: &[&str]) -> Result<(String, String), String> {
+    /// Runs a command. Returns standard output and standard error, or the error.
+    pub(super) fn run(&self, args: &[&str]) -> Result<(String, String), String> {
         let (mut output, mut notes) = (Vec::new(), Vec::new());
-        let words: Vec<String> = words.iter().copied().map(String::from).collect();
+        let args: Vec<String> = args.iter().copied().map(String::from).collect();
         let random = StdRng::seed_from_u64(7);
-        let mut tool = CacheTool { folder: &self.0, output: &mut output, notes: &mut notes, random };
-        tool.run(&words).map_err(|error| format!("{error:#}"))?;
+        let mut tool = CacheTool { folder: self.0.path(), output: &mut output, notes: &mut notes, random };
+        tool.run(&args).map_err(|error| format!("{error:#}"))?;
         Ok((String::from_utf8(output).unwrap(), String::from_utf8(notes).unwrap()))
     }
 
     fn cache(&self) -> SiteSnapshot {
-        site::read_file(&self.0.join(CACHE)).unwrap().site
+        site::read_file(&self.path(CACHE)).unwrap().site
     }
 
     fn write_cache(&self, site: &SiteSnapshot) {
-        site::write_file(&self.0.join(CACHE), site, 7).unwrap();
+        site::write_file(&self.path(CACHE), site, 7).unwrap();
     }
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A random site, settled, with every form of a field. Ids and times are often equal.
+/// Makes a random site, sorted and without duplicates, with every form of a field. Ids and times are often
+/// equal.
 fn random_site(random: &mut Rng) -> SiteSnapshot {
     let torrents = (0..random.usize(..7)).map(|_| random_torrent(random)).collect();
     let users = (0..random.usize(..7)).map(|_| random_user(random)).collect();
@@ -140,7 +136,7 @@ fn random_user(random: &mut Rng) -> UserAccount {
     }
 }
 
-/// What the reference tracker writes, with the down multipliers that it forgot.
+/// Returns the JSON of the reference tracker with the down multiplier that it writes wrongly.
 fn corrected(json: &str) -> String {
     json.replacen("\"DownMultiplier\": 0.5", "\"DownMultiplier\": 2", 1)
 }
@@ -148,46 +144,46 @@ fn corrected(json: &str) -> String {
 #[test]
 fn the_reference_trackers_files_are_dumped_as_it_dumps_them() {
     let folder = Folder::new();
-    folder.put(TORRENTS_BIN, FIXTURE_TORRENTS_BIN);
-    folder.put(USERS_BIN, FIXTURE_USERS_BIN);
+    folder.write(TORRENTS_BIN, FIXTURE_TORRENTS_BIN);
+    folder.write(USERS_BIN, FIXTURE_USERS_BIN);
     let (output, notes) = folder.run(&["dump"]).unwrap();
-    let said = "3 torrents, 5 peers, 3 users dumped to torrent-cache.json and user-cache.json\n";
-    assert_eq!((output.as_str(), notes.as_str()), (said, ""));
+    let expected = "3 torrents, 5 peers, 3 users dumped to torrent-cache.json and user-cache.json\n";
+    assert_eq!((output.as_str(), notes.as_str()), (expected, ""));
     assert_eq!(folder.text(TORRENTS_JSON), corrected(FIXTURE_TORRENTS_JSON));
     assert_eq!(folder.text(USERS_JSON), corrected(FIXTURE_USERS_JSON));
     assert_eq!(folder.names(), [TORRENTS_BIN, TORRENTS_JSON, USERS_BIN, USERS_JSON]);
     for name in [TORRENTS_JSON, USERS_JSON] {
-        assert_eq!(fs::metadata(folder.0.join(name)).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(folder.path(name)).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }
 
 #[test]
 fn the_reference_trackers_json_survives_both_ways() {
     let folder = Folder::new();
-    folder.put(TORRENTS_JSON, FIXTURE_TORRENTS_JSON);
-    folder.put(USERS_JSON, FIXTURE_USERS_JSON);
+    folder.write(TORRENTS_JSON, FIXTURE_TORRENTS_JSON);
+    folder.write(USERS_JSON, FIXTURE_USERS_JSON);
     folder.run(&["restore"]).unwrap();
-    assert_eq!(fs::metadata(folder.0.join(CACHE)).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(folder.path(CACHE)).unwrap().permissions().mode() & 0o777, 0o600);
     folder.run(&["dump"]).unwrap();
     assert_eq!(folder.text(TORRENTS_JSON), FIXTURE_TORRENTS_JSON);
     assert_eq!(folder.text(USERS_JSON), FIXTURE_USERS_JSON);
 }
 
 #[test]
-fn the_way_back_gives_the_reference_trackers_records() {
+fn an_export_has_the_records_of_the_reference_tracker() {
     let folder = Folder::new();
-    folder.put(TORRENTS_JSON, corrected(FIXTURE_TORRENTS_JSON));
-    folder.put(USERS_JSON, corrected(FIXTURE_USERS_JSON));
+    folder.write(TORRENTS_JSON, corrected(FIXTURE_TORRENTS_JSON));
+    folder.write(USERS_JSON, corrected(FIXTURE_USERS_JSON));
     folder.run(&["restore"]).unwrap();
     let (output, notes) = folder.run(&["export"]).unwrap();
-    let said = "3 torrents, 5 peers, 3 users exported to torrent-cache.bin and user-cache.bin\n";
-    assert_eq!((output.as_str(), notes.as_str()), (said, ""));
+    let expected = "3 torrents, 5 peers, 3 users exported to torrent-cache.bin and user-cache.bin\n";
+    assert_eq!((output.as_str(), notes.as_str()), (expected, ""));
     // The order within a list is free; there is one list with two peers.
     let (entry, leechers) = (24 + 77, 2 + 20 + 1 + 24 + 77 + 1);
     let mut expected = FIXTURE_TORRENTS_BIN.to_vec();
     expected[leechers..leechers + 2 * entry].rotate_left(entry);
-    assert_eq!(fs::read(folder.0.join(TORRENTS_BIN)).unwrap(), expected);
-    let users = fs::read(folder.0.join(USERS_BIN)).unwrap();
+    assert_eq!(fs::read(folder.path(TORRENTS_BIN)).unwrap(), expected);
+    let users = fs::read(folder.path(USERS_BIN)).unwrap();
     let records = |file: &[u8]| -> HashSet<Vec<u8>> { file[2..].chunks(55).map(<[u8]>::to_vec).collect() };
     assert_eq!((users.len(), records(&users)), (FIXTURE_USERS_BIN.len(), records(FIXTURE_USERS_BIN)));
 }
@@ -213,7 +209,7 @@ fn nothing_is_lost_in_json() {
 }
 
 #[test]
-fn what_the_reference_tracker_does_not_know_has_keys_of_its_own() {
+fn data_that_the_reference_tracker_does_not_have_has_keys_of_its_own() {
     let mut site = SiteSnapshot { unprunes: vec![2, 9], ..SiteSnapshot::default() };
     let mut torrent = read_torrents(FIXTURE_TORRENTS_BIN).unwrap().remove(0);
     torrent.peers.truncate(1);
@@ -233,7 +229,7 @@ fn what_the_reference_tracker_does_not_know_has_keys_of_its_own() {
 }
 
 #[test]
-fn json_that_says_something_else_is_refused_and_changes_nothing() {
+fn json_of_another_structure_is_refused_and_changes_nothing() {
     let folder = Folder::new();
     folder.write_cache(&SiteSnapshot { unprunes: vec![7], ..SiteSnapshot::default() });
     for (old, new, error) in [
@@ -250,14 +246,14 @@ fn json_that_says_something_else_is_refused_and_changes_nothing() {
         ("\n}\n", "", "EOF while parsing an object"),
     ] {
         assert!(FIXTURE_TORRENTS_JSON.contains(old), "{old}");
-        folder.put(TORRENTS_JSON, FIXTURE_TORRENTS_JSON.replacen(old, new, 1));
-        folder.put(USERS_JSON, FIXTURE_USERS_JSON);
+        folder.write(TORRENTS_JSON, FIXTURE_TORRENTS_JSON.replacen(old, new, 1));
+        folder.write(USERS_JSON, FIXTURE_USERS_JSON);
         let found = folder.run(&["restore"]).unwrap_err();
         assert!(found.starts_with("torrent-cache.json: ") && found.contains(error), "{found}");
         assert!(found.contains(" at line ") && !found.contains('\n'), "{found}");
     }
-    folder.put(TORRENTS_JSON, FIXTURE_TORRENTS_JSON);
-    folder.put(USERS_JSON, FIXTURE_USERS_JSON.replacen("\"Bz8", "\"\\u0000hex:Bz8", 1));
+    folder.write(TORRENTS_JSON, FIXTURE_TORRENTS_JSON);
+    folder.write(USERS_JSON, FIXTURE_USERS_JSON.replacen("\"Bz8", "\"\\u0000hex:Bz8", 1));
     let found = folder.run(&["restore"]).unwrap_err();
     assert!(found.starts_with("user-cache.json: a passkey that is not hexadecimal"), "{found}");
     assert_eq!(folder.names(), [CACHE, TORRENTS_JSON, USERS_JSON]);
@@ -265,37 +261,37 @@ fn json_that_says_something_else_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn a_key_in_both_lists_is_restored_once_and_told() {
+fn a_key_in_both_lists_is_restored_once_and_reported() {
     let folder = Folder::new();
     let peer = "020000002d5452323934302d646464646464646464646464";
     let torrents =
         FIXTURE_TORRENTS_JSON.replacen("010000002d5452323934302d616161616161616161616161", peer, 1);
-    folder.put(TORRENTS_JSON, torrents);
-    folder.put(USERS_JSON, "{}");
+    folder.write(TORRENTS_JSON, torrents);
+    folder.write(USERS_JSON, "{}");
     let (output, notes) = folder.run(&["restore"]).unwrap();
     assert!(output.starts_with("3 torrents, 4 peers, 0 users restored"), "{output}");
-    assert!(notes.starts_with("hayate-cc: 1 records stood there twice"), "{notes}");
+    assert!(notes.starts_with("hayate-cc: 1 records occurred twice"), "{notes}");
 }
 
 #[test]
-fn missing_and_damaged_files_are_told() {
+fn missing_and_damaged_files_are_reported() {
     let folder = Folder::new();
     let none = "there is no cache here: no hayate-cache.bin, no torrent-cache.bin, no user-cache.bin";
     assert_eq!(folder.run(&["dump"]), Err(none.into()));
     assert_eq!(folder.run(&["export"]), Err("hayate-cache.bin: there is none here".into()));
     let none = "there is nothing to restore here: no torrent-cache.json, no user-cache.json, no swarms.json";
     assert_eq!(folder.run(&["restore"]), Err(none.into()));
-    folder.put(USERS_JSON, "{}");
+    folder.write(USERS_JSON, "{}");
     assert!(folder.run(&["restore"]).unwrap_err().starts_with("torrent-cache.json: No such file"));
-    folder.put(USERS_BIN, FIXTURE_USERS_BIN);
+    folder.write(USERS_BIN, FIXTURE_USERS_BIN);
     let (output, notes) = folder.run(&["dump"]).unwrap();
     assert!(output.starts_with("0 torrents, 0 peers, 3 users dumped"), "{output}");
     assert_eq!(notes, "hayate-cc: warning: torrent-cache.bin: there is none here; it counts as empty\n");
     assert_eq!(folder.text(TORRENTS_JSON), "{}\n");
-    folder.put(TORRENTS_BIN, &FIXTURE_TORRENTS_BIN[..700]);
+    folder.write(TORRENTS_BIN, &FIXTURE_TORRENTS_BIN[..700]);
     let error = folder.run(&["dump"]).unwrap_err();
     assert_eq!(error, "torrent-cache.bin: it ends too early, in a record at octet 694");
-    folder.put(CACHE, "hayate");
+    folder.write(CACHE, "hayate");
     assert_eq!(folder.run(&["dump"]), Err("hayate-cache.bin: this is not a snapshot of hayate".into()));
     assert_eq!(folder.text(TORRENTS_JSON), "{}\n", "nothing was written");
 }
@@ -303,22 +299,22 @@ fn missing_and_damaged_files_are_told() {
 #[test]
 fn a_file_that_cannot_be_written_leaves_no_half_of_a_pair() {
     let folder = Folder::new();
-    folder.put(TORRENTS_BIN, FIXTURE_TORRENTS_BIN);
-    folder.put(USERS_BIN, FIXTURE_USERS_BIN);
+    folder.write(TORRENTS_BIN, FIXTURE_TORRENTS_BIN);
+    folder.write(USERS_BIN, FIXTURE_USERS_BIN);
     // A folder in the place of the second file.
-    fs::create_dir(folder.0.join(USERS_JSON)).unwrap();
+    fs::create_dir(folder.path(USERS_JSON)).unwrap();
     let error = folder.run(&["dump"]).unwrap_err();
     assert!(error.starts_with("torrent-cache.json, user-cache.json: Is a directory"), "{error}");
     assert_eq!(folder.names(), [TORRENTS_BIN, USERS_BIN, USERS_JSON]);
 }
 
 #[test]
-fn blocks_of_an_unknown_kind_are_told() {
+fn blocks_of_an_unknown_kind_are_reported() {
     let folder = Folder::new();
     let mut container = SnapshotWriter::new(Vec::new(), 7).unwrap();
     container.write_block(99, b"what").unwrap();
     SiteWriter::new(&mut container).finish().unwrap();
-    folder.put(CACHE, container.finish().unwrap());
+    folder.write(CACHE, container.finish().unwrap());
     for (command, fate) in [
         ("dump", "not dumped"),
         ("anonymize", "left out"),
@@ -332,7 +328,7 @@ fn blocks_of_an_unknown_kind_are_told() {
 }
 
 #[test]
-fn losses_of_the_way_back_are_told_with_their_counts() {
+fn losses_of_an_export_are_reported_with_their_counts() {
     let folder = Folder::new();
     let mut site = SiteSnapshot { unprunes: vec![7, 9], ..SiteSnapshot::default() };
     let mut torrent = read_torrents(FIXTURE_TORRENTS_BIN).unwrap().remove(0);
@@ -348,21 +344,21 @@ fn losses_of_the_way_back_are_told_with_their_counts() {
 }
 
 #[test]
-fn usage_is_printed_for_what_is_not_known() {
+fn usage_is_printed_for_unknown_commands() {
     let folder = Folder::new();
-    for words in [&[][..], &["x"], &["--help"], &["x", "dump"]] {
-        assert_eq!(folder.run(words), Ok((USAGE.into(), String::new())));
+    for args in [&[][..], &["x"], &["--help"], &["x", "dump"]] {
+        assert_eq!(folder.run(args), Ok((USAGE.into(), String::new())));
     }
     assert_eq!(folder.run(&["dump", "x"]), Err("dump takes no arguments".into()));
 }
 
 #[test]
-fn anonymous_sites_have_no_people() {
+fn anonymous_sites_have_no_personal_data() {
     let folder = Folder::new();
-    folder.put(TORRENTS_BIN, FIXTURE_TORRENTS_BIN);
-    folder.put(USERS_BIN, FIXTURE_USERS_BIN);
+    folder.write(TORRENTS_BIN, FIXTURE_TORRENTS_BIN);
+    folder.write(USERS_BIN, FIXTURE_USERS_BIN);
     folder.run(&["anonymize"]).unwrap();
-    let path = folder.0.join(ANONYMIZED);
+    let path = folder.path(ANONYMIZED);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let anonymous = site::read_file(&path).unwrap().site;
     let torrents = read_torrents(FIXTURE_TORRENTS_BIN).unwrap();
@@ -375,7 +371,7 @@ fn anonymous_sites_have_no_people() {
         assert!(old_users.iter().all(|old| old.passkey != user.passkey));
     }
     assert_eq!(anonymous.users.iter().filter(|user| user.disable_download).count(), 1);
-    // Whoever was one user still is: 1 seeds torrents 2 and 1, 4 leeches 2 and seeds 3.
+    // Peers of one user still have one user: 1 seeds torrents 2 and 1, 4 leeches 2 and seeds 3.
     let user_of = |torrent: usize, peer_id: &[u8; 20]| {
         let peers = &anonymous.torrents[torrent].peers;
         peers.iter().find(|peer| peer.peer_id.0 == *peer_id).unwrap().user
@@ -399,24 +395,24 @@ fn anonymous_sites_have_no_people() {
 fn peers_of_unknown_users_belong_to_nobody_and_keep_their_families() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
-    let (mut random, mut strong) = (Rng::with_seed(seed), StdRng::seed_from_u64(seed));
+    let (mut random, mut secure) = (Rng::with_seed(seed), StdRng::seed_from_u64(seed));
     for _ in 0..200 {
         let old = random_site(&mut random);
         let mut new = old.clone();
         let old_passkeys: Vec<_> = old.users.iter().map(|user| user.passkey.len()).collect();
-        let fallen = anonymize(&mut new, &mut strong).unwrap();
-        assert_eq!(new.peers() + fallen, old.peers());
+        let removed = anonymize(&mut new, &mut secure).unwrap();
+        assert_eq!(new.peers() + removed, old.peers());
         let mut passkeys: Vec<_> = new.users.iter().map(|user| user.passkey.len()).collect();
         passkeys.sort_unstable();
         let mut expected = old_passkeys;
         expected.sort_unstable();
         assert_eq!((passkeys, &new.unprunes), (expected, &old.unprunes));
         let known: HashSet<u32> = old.users.iter().map(|user| user.id).collect();
-        let strangers = old.torrents.iter().flat_map(|torrent| &torrent.peers);
-        if strangers.clone().all(|peer| !known.contains(&peer.user)) {
+        let peers = old.torrents.iter().flat_map(|torrent| &torrent.peers);
+        if peers.clone().all(|peer| !known.contains(&peer.user)) {
             assert!(new.torrents.iter().flat_map(|torrent| &torrent.peers).all(|peer| peer.user == 0));
         }
-        if fallen == 0 {
+        if removed == 0 {
             let families = |site: &SiteSnapshot| {
                 let peers = site.torrents.iter().flat_map(|torrent| &torrent.peers);
                 peers.map(|peer| usize::from(peer.v4.is_some()) + 10 * usize::from(peer.v6.is_some())).sum()
@@ -428,7 +424,7 @@ fn peers_of_unknown_users_belong_to_nobody_and_keep_their_families() {
 }
 
 #[test]
-fn the_order_of_new_ids_says_nothing_of_the_old() {
+fn the_order_of_new_ids_does_not_depend_on_the_old_ones() {
     let users = reference::read_users(FIXTURE_USERS_BIN).unwrap();
     let orders: HashSet<Vec<(bool, u32)>> = (0..200)
         .map(|seed| {
@@ -437,10 +433,12 @@ fn the_order_of_new_ids_says_nothing_of_the_old() {
             site.users.iter().map(|user| (user.disable_download, user.id)).collect()
         })
         .collect();
-    // The one user who may not download is at any place, with any id.
-    let places: HashSet<_> = orders.iter().map(|users| users.iter().position(|(is_it, _)| *is_it)).collect();
-    let ids: HashSet<_> = orders.iter().flatten().filter(|(is_it, _)| *is_it).map(|(_, id)| *id).collect();
-    assert_eq!((places.len(), ids), (3, HashSet::from([1, 2, 3])));
+    // The one user without downloads is at any position, with any id.
+    let positions: HashSet<_> =
+        orders.iter().map(|users| users.iter().position(|(is_restricted, _)| *is_restricted)).collect();
+    let ids: HashSet<_> =
+        orders.iter().flatten().filter(|(is_restricted, _)| *is_restricted).map(|(_, id)| *id).collect();
+    assert_eq!((positions.len(), ids), (3, HashSet::from([1, 2, 3])));
 }
 
 #[test]

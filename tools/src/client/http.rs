@@ -8,6 +8,7 @@ use ureq::config::IpFamily;
 use super::udp::{peers_v4, peers_v6};
 use super::{AnnounceRequest, Announced, ClientError, Family, Limits, Peer, Scraped};
 use crate::bencode::{SIZE_MAX, Value};
+use crate::percent;
 
 /// Keys of an announce reply that [`Announced`] has a field for.
 const KNOWN: [&str; 9] = [
@@ -27,19 +28,19 @@ const REDIRECTS_MAX: u32 = 3;
 /// Sends one announce.
 ///
 /// # Errors
-/// When there is no valid reply.
-pub fn announce(url: &str, ask: &AnnounceRequest, limits: &Limits) -> Result<Announced, ClientError> {
-    read_announced(&fetch(&announce_url(url, ask), limits)?)
+/// Fails when there is no valid reply.
+pub fn announce(url: &str, request: &AnnounceRequest, limits: &Limits) -> Result<Announced, ClientError> {
+    read_announced(&fetch(&announce_url(url, request), limits)?)
 }
 
 /// Sends one scrape to the URL that BEP 48 derives from the URL of announces.
 ///
 /// # Errors
-/// When there is no valid reply, or no such URL.
+/// Fails when there is no valid reply, or no such URL.
 pub fn scrape(url: &str, hashes: &[InfoHash], limits: &Limits) -> Result<Vec<Option<Scraped>>, ClientError> {
     let mut url = scrape_url(url).ok_or_else(|| ClientError::NoScrape(url.to_owned()))?;
     for hash in hashes {
-        push(&mut url, "info_hash", &escape(&hash.0));
+        push(&mut url, "info_hash", &percent::encode(&hash.0));
     }
     let reply = fetch(&url, limits)?;
     let Some(Value::Dictionary(files)) = reply.at("files") else {
@@ -51,7 +52,7 @@ pub fn scrape(url: &str, hashes: &[InfoHash], limits: &Limits) -> Result<Vec<Opt
 /// Sends a request and reads the reply, which must be a dictionary without a failure.
 fn fetch(url: &str, limits: &Limits) -> Result<Value, ClientError> {
     let (status, body) = get(url, limits)?;
-    // Some trackers answer failures with another status, but in bencode.
+    // Some trackers send failures with another status, but in bencode.
     let value = Value::decode(&body);
     if let Some(reason) =
         value.as_ref().ok().and_then(|value| value.at("failure reason")).and_then(Value::octets)
@@ -70,7 +71,7 @@ fn fetch(url: &str, limits: &Limits) -> Result<Value, ClientError> {
 /// Fetches status and body of a URL.
 ///
 /// # Errors
-/// When there is no answer in time, or a longer one than is read.
+/// Fails when there is no answer in time, or a longer one than is read.
 pub fn get(url: &str, limits: &Limits) -> Result<(u16, Vec<u8>), ClientError> {
     get_up_to(url, limits, SIZE_MAX as u64)
 }
@@ -78,7 +79,7 @@ pub fn get(url: &str, limits: &Limits) -> Result<(u16, Vec<u8>), ClientError> {
 /// Does the same with a body of at most `octets_max`.
 ///
 /// # Errors
-/// When there is no answer in time, or a longer one than is read.
+/// Fails when there is no answer in time, or a longer one than is read.
 pub fn get_up_to(url: &str, limits: &Limits, octets_max: u64) -> Result<(u16, Vec<u8>), ClientError> {
     let family = match limits.family {
         Family::Any => IpFamily::Any,
@@ -98,32 +99,32 @@ pub fn get_up_to(url: &str, limits: &Limits, octets_max: u64) -> Result<(u16, Ve
     Ok((status, reply.into_body().into_with_config().limit(octets_max).read_to_vec()?))
 }
 
-fn announce_url(url: &str, ask: &AnnounceRequest) -> String {
+fn announce_url(url: &str, request: &AnnounceRequest) -> String {
     let mut url = url.to_owned();
-    push(&mut url, "info_hash", &escape(&ask.info_hash.0));
-    push(&mut url, "peer_id", &escape(&ask.peer_id.0));
-    push(&mut url, "port", &ask.port.to_string());
-    push(&mut url, "uploaded", &ask.uploaded.to_string());
-    push(&mut url, "downloaded", &ask.downloaded.to_string());
-    push(&mut url, "left", &ask.left.to_string());
-    push(&mut url, "compact", if ask.compact { "1" } else { "0" });
-    push(&mut url, "key", &format!("{:08x}", ask.key));
-    if let Some(event) = event_name(ask.event) {
+    push(&mut url, "info_hash", &percent::encode(&request.info_hash.0));
+    push(&mut url, "peer_id", &percent::encode(&request.peer_id.0));
+    push(&mut url, "port", &request.port.to_string());
+    push(&mut url, "uploaded", &request.uploaded.to_string());
+    push(&mut url, "downloaded", &request.downloaded.to_string());
+    push(&mut url, "left", &request.left.to_string());
+    push(&mut url, "compact", if request.compact { "1" } else { "0" });
+    push(&mut url, "key", &format!("{:08x}", request.key));
+    if let Some(event) = event_name(request.event) {
         push(&mut url, "event", event);
     }
-    if let Some(num_want) = ask.num_want {
+    if let Some(num_want) = request.num_want {
         push(&mut url, "numwant", &num_want.to_string());
     }
-    if let Some(address) = ask.address {
-        push(&mut url, "ip", &escape(address.to_string().as_bytes()));
+    if let Some(address) = request.address {
+        push(&mut url, "ip", &percent::encode(address.to_string().as_bytes()));
     }
-    if ask.supports_crypto {
+    if request.supports_crypto {
         push(&mut url, "supportcrypto", "1");
     }
     url
 }
 
-/// BEP 48: the last `/announce` becomes `/scrape`, whatever follows it.
+/// Returns the URL of scrapes (BEP 48): the last `/announce` becomes `/scrape`, whatever follows it.
 fn scrape_url(url: &str) -> Option<String> {
     let (path, query) = url.split_at(url.find('?').unwrap_or(url.len()));
     let (folder, last) = path.rsplit_once('/')?;
@@ -134,14 +135,6 @@ fn scrape_url(url: &str) -> Option<String> {
 fn push(url: &mut String, name: &str, value: &str) {
     let separator = if url.contains('?') { '&' } else { '?' };
     *url += &format!("{separator}{name}={value}");
-}
-
-/// Percent-encodes all but unreserved characters (RFC 3986).
-fn escape(octets: &[u8]) -> String {
-    let plain = |octet: u8| octet.is_ascii_alphanumeric() || b"-._~".contains(&octet);
-    let word =
-        |&octet: &u8| if plain(octet) { char::from(octet).to_string() } else { format!("%{octet:02X}") };
-    octets.iter().map(word).collect()
 }
 
 fn event_name(event: Event) -> Option<&'static str> {
@@ -178,19 +171,19 @@ fn read_announced(reply: &Value) -> Result<Announced, ClientError> {
         external_ip: reply.at("external ip").and_then(Value::octets).and_then(read_address),
         warning: reply.at("warning message").and_then(Value::octets).map(text),
         peers,
-        other_keys: further(reply),
+        other_keys: other_keys(reply),
     })
 }
 
-/// Keys that have no field.
-fn further(reply: &Value) -> Vec<(String, String)> {
+/// Returns the keys of a reply for which [`Announced`] has no field.
+fn other_keys(reply: &Value) -> Vec<(String, String)> {
     let Value::Dictionary(entries) = reply else { return Vec::new() };
     let unknown =
         entries.iter().filter(|(key, _)| !KNOWN.iter().any(|known| known.as_bytes() == key.as_slice()));
     unknown.map(|(key, value)| (key.escape_ascii().to_string(), value.to_string())).collect()
 }
 
-/// One entry of the list form (BEP 3).
+/// Reads one entry of the list form (BEP 3).
 fn read_peer(entry: &Value) -> Result<Peer, ClientError> {
     let host = entry.at("ip").and_then(Value::octets).ok_or(ClientError::BadReply("a peer without ip"))?;
     let port = entry.at("port").and_then(Value::integer).and_then(|port| u16::try_from(port).ok());
@@ -199,7 +192,7 @@ fn read_peer(entry: &Value) -> Result<Peer, ClientError> {
     Ok(Peer { host: host.escape_ascii().to_string(), port, id })
 }
 
-/// 4 or 16 octets (BEP 24).
+/// Reads an address of 4 or 16 octets (BEP 24).
 fn read_address(octets: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(octets).map(|octets| IpAddr::V4(Ipv4Addr::from(octets)));
     v4.or_else(|_| <[u8; 16]>::try_from(octets).map(|octets| IpAddr::V6(Ipv6Addr::from(octets)))).ok()
@@ -228,16 +221,17 @@ mod tests {
 
     #[test]
     fn an_announce_holds_every_parameter() {
-        let mut ask = AnnounceRequest::new(InfoHash([0xff; 20]));
-        ask.peer_id = PeerId(*b"-HY0100-abc~.def &%+");
-        (ask.port, ask.uploaded, ask.downloaded, ask.left, ask.key) = (7, 11, 13, 17, 0x19);
-        (ask.event, ask.num_want, ask.compact) = (Event::Started, Some(23), false);
+        let mut request = AnnounceRequest::new(InfoHash([0xff; 20]));
+        request.peer_id = PeerId(*b"-HY0100-abc~.def &%+");
+        (request.port, request.uploaded, request.downloaded, request.left, request.key) =
+            (7, 11, 13, 17, 0x19);
+        (request.event, request.num_want, request.compact) = (Event::Started, Some(23), false);
         let expected = format!(
             "http://x/a?k=v&info_hash={}&peer_id=-HY0100-abc~.def%20%26%25%2B&port=7&uploaded=11\
              &downloaded=13&left=17&compact=0&key=00000019&event=started&numwant=23",
             "%FF".repeat(20)
         );
-        assert_eq!(announce_url("http://x/a?k=v", &ask), expected);
+        assert_eq!(announce_url("http://x/a?k=v", &request), expected);
     }
 
     #[test]

@@ -26,9 +26,9 @@ pub struct AnnounceRequest {
     pub uploaded: u64,
     /// Octets downloaded.
     pub downloaded: u64,
-    /// Octets still missing.
+    /// Octets still to download.
     pub left: u64,
-    /// What happened.
+    /// The event.
     pub event: Event,
     /// Peers wanted; `None` = the tracker chooses.
     pub num_want: Option<u16>,
@@ -36,14 +36,14 @@ pub struct AnnounceRequest {
     pub address: Option<IpAddr>,
     /// Proves the session to the tracker (BEP 3 `key`).
     pub key: u32,
-    /// Ask for the compact form over HTTP (BEP 23).
+    /// Whether to request the compact form over HTTP (BEP 23).
     pub compact: bool,
-    /// Say over HTTP that encrypted connections are understood.
+    /// Whether to announce over HTTP that encrypted connections are supported.
     pub supports_crypto: bool,
 }
 
 impl AnnounceRequest {
-    /// A regular announce of a leecher at port 1, with a random peer id and key.
+    /// Makes a regular announce of a leecher at port 1, with a random peer id and key.
     #[must_use]
     pub fn new(info_hash: InfoHash) -> Self {
         let mut peer_id = PeerId(*b"-HY0100-............");
@@ -117,9 +117,9 @@ pub struct Announced {
     pub leechers: Option<i64>,
     /// Finished downloads.
     pub completed: Option<i64>,
-    /// The address the tracker sees (BEP 24).
+    /// The address from which the tracker received the announce (BEP 24).
     pub external_ip: Option<IpAddr>,
-    /// A message of the tracker for people.
+    /// A warning of the tracker for people.
     pub warning: Option<String>,
     /// The peers handed out.
     pub peers: Vec<Peer>,
@@ -177,7 +177,7 @@ pub enum ClientError {
         /// The error of the system.
         source: std::io::Error,
     },
-    /// The host has no address of the family that was asked for.
+    /// The host has no address of the requested family.
     #[error("{0}: no address of that family")]
     NoAddress(String),
     /// The system could not send or receive.
@@ -209,12 +209,12 @@ pub enum ClientError {
     #[error("{0}")]
     Http(Box<ureq::Error>),
     /// More torrents than fit into one request.
-    #[error("{asked} torrents in one scrape, at most {most} are allowed")]
+    #[error("{requested} torrents in one scrape, at most {max} are allowed")]
     TooMany {
         /// Torrents requested.
-        asked: usize,
+        requested: usize,
         /// Torrents allowed.
-        most: usize,
+        max: usize,
     },
 }
 
@@ -227,18 +227,18 @@ impl From<ureq::Error> for ClientError {
 /// Sends one announce.
 ///
 /// # Errors
-/// When there is no valid reply.
-pub fn announce(url: &str, ask: &AnnounceRequest, limits: &Limits) -> Result<Announced, ClientError> {
+/// Fails when there is no valid reply.
+pub fn announce(url: &str, request: &AnnounceRequest, limits: &Limits) -> Result<Announced, ClientError> {
     match url.parse()? {
-        TrackerUrl::Udp { host, port, path } => udp::announce(&host, port, &path, ask, limits),
-        TrackerUrl::Http(url) => http::announce(&url, ask, limits),
+        TrackerUrl::Udp { host, port, path } => udp::announce(&host, port, &path, request, limits),
+        TrackerUrl::Http(url) => http::announce(&url, request, limits),
     }
 }
 
 /// Sends one scrape. Returns one answer for each torrent, `None` if the tracker does not know it.
 ///
 /// # Errors
-/// When there is no valid reply.
+/// Fails when there is no valid reply.
 pub fn scrape(url: &str, hashes: &[InfoHash], limits: &Limits) -> Result<Vec<Option<Scraped>>, ClientError> {
     match url.parse()? {
         TrackerUrl::Udp { host, port, .. } => udp::scrape(&host, port, hashes, limits),

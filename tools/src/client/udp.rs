@@ -8,7 +8,7 @@ use hayate_state::{Clock, Event, InfoHash};
 
 use super::{AnnounceRequest, Announced, ClientError, Limits, Peer, Scraped};
 
-/// The constant in the first datagram of a client, instead of a connection id.
+/// The constant that a connect has in place of a connection id.
 const PROTOCOL: u64 = 0x0417_2710_1980;
 const CONNECT: u32 = 0;
 const ANNOUNCE: u32 = 1;
@@ -24,16 +24,16 @@ const REPLY_MAX: usize = 65_536;
 /// Sends one announce. Every address of the host is tried until one answers.
 ///
 /// # Errors
-/// When no address gives a valid reply; the error is that of the last one.
+/// Fails when no address gives a valid reply; the error is that of the last one.
 pub fn announce(
     host: &str,
     port: u16,
     path: &str,
-    ask: &AnnounceRequest,
+    request: &AnnounceRequest,
     limits: &Limits,
 ) -> Result<Announced, ClientError> {
     on_each_address(host, port, limits, |session| {
-        let reply = session.send_request("announce", ANNOUNCE, &announce_body(ask, path))?;
+        let reply = session.send_request("announce", ANNOUNCE, &announce_body(request, path))?;
         read_announced(&reply, session.remote)
     })
 }
@@ -41,7 +41,7 @@ pub fn announce(
 /// Sends one scrape of at most 74 torrents.
 ///
 /// # Errors
-/// When no address of the host gives a valid reply; the error is that of the last one.
+/// Fails when no address of the host gives a valid reply; the error is that of the last one.
 pub fn scrape(
     host: &str,
     port: u16,
@@ -49,7 +49,7 @@ pub fn scrape(
     limits: &Limits,
 ) -> Result<Vec<Option<Scraped>>, ClientError> {
     if hashes.len() > SCRAPE_MAX {
-        return Err(ClientError::TooMany { asked: hashes.len(), most: SCRAPE_MAX });
+        return Err(ClientError::TooMany { requested: hashes.len(), max: SCRAPE_MAX });
     }
     on_each_address(host, port, limits, |session| {
         let body: Vec<u8> = hashes.iter().flat_map(|hash| hash.0).collect();
@@ -67,13 +67,13 @@ fn on_each_address<T>(
     host: &str,
     port: u16,
     limits: &Limits,
-    talk: impl Fn(&UdpSession) -> Result<T, ClientError>,
+    exchange: impl Fn(&UdpSession) -> Result<T, ClientError>,
 ) -> Result<T, ClientError> {
     let unknown = |source| ClientError::Lookup { host: host.to_owned(), source };
     let addresses = (host, port).to_socket_addrs().map_err(unknown)?;
     let mut last = ClientError::NoAddress(host.to_owned());
     for address in addresses.filter(|address| limits.family.has(address.ip())) {
-        match UdpSession::open(address, limits).and_then(|session| talk(&session)) {
+        match UdpSession::open(address, limits).and_then(|session| exchange(&session)) {
             Err(ClientError::Refused(text)) => return Err(ClientError::Refused(text)),
             Err(error) => last = error,
             Ok(answer) => return Ok(answer),
@@ -105,7 +105,7 @@ impl<'l> UdpSession<'l> {
         Ok(session)
     }
 
-    /// Sends a request and returns its reply from octet 8 on.
+    /// Sends a request and returns its reply from offset 8 on.
     fn send_request(&self, name: &'static str, action: u32, body: &[u8]) -> Result<Vec<u8>, ClientError> {
         let transaction = fastrand::u32(..);
         let mut request = self.connection_id.to_be_bytes().to_vec();
@@ -163,23 +163,23 @@ fn accept(action: u32, reply: &[u8]) -> Result<Vec<u8>, ClientError> {
     }
 }
 
-/// Returns an announce from octet 16 on.
-fn announce_body(ask: &AnnounceRequest, path: &str) -> Vec<u8> {
+/// Returns the octets of an announce from offset 16 on.
+fn announce_body(request: &AnnounceRequest, path: &str) -> Vec<u8> {
     let mut body = Vec::new();
-    body.extend_from_slice(&ask.info_hash.0);
-    body.extend_from_slice(&ask.peer_id.0);
-    for number in [ask.downloaded, ask.left, ask.uploaded] {
+    body.extend_from_slice(&request.info_hash.0);
+    body.extend_from_slice(&request.peer_id.0);
+    for number in [request.downloaded, request.left, request.uploaded] {
         body.extend_from_slice(&number.to_be_bytes());
     }
-    body.extend_from_slice(&event_number(ask.event).to_be_bytes());
-    let claimed = match ask.address {
+    body.extend_from_slice(&event_number(request.event).to_be_bytes());
+    let claimed = match request.address {
         Some(IpAddr::V4(address)) => address,
         _ => Ipv4Addr::UNSPECIFIED,
     };
     body.extend_from_slice(&claimed.octets());
-    body.extend_from_slice(&ask.key.to_be_bytes());
-    body.extend_from_slice(&ask.num_want.map_or(-1, i32::from).to_be_bytes());
-    body.extend_from_slice(&ask.port.to_be_bytes());
+    body.extend_from_slice(&request.key.to_be_bytes());
+    body.extend_from_slice(&request.num_want.map_or(-1, i32::from).to_be_bytes());
+    body.extend_from_slice(&request.port.to_be_bytes());
     for chunk in path.as_bytes().chunks(usize::from(u8::MAX)) {
         body.extend_from_slice(&[URL_DATA, u8::try_from(chunk.len()).unwrap_or(u8::MAX)]);
         body.extend_from_slice(chunk);
@@ -210,7 +210,7 @@ fn read_announced(reply: &[u8], remote: SocketAddr) -> Result<Announced, ClientE
     })
 }
 
-/// Reads peers of 6 octets each. Returns `None` if the last is not whole.
+/// Reads peers of 6 octets each. Returns `None` if the last one is incomplete.
 pub(super) fn peers_v4(octets: &[u8]) -> Option<Vec<Peer>> {
     let (peers, rest) = octets.as_chunks::<6>();
     let peer = |&[a, b, c, d, high, low]: &[u8; 6]| Peer {
@@ -221,7 +221,7 @@ pub(super) fn peers_v4(octets: &[u8]) -> Option<Vec<Peer>> {
     rest.is_empty().then(|| peers.iter().map(peer).collect())
 }
 
-/// Reads peers of 18 octets each. Returns `None` if the last is not whole.
+/// Reads peers of 18 octets each. Returns `None` if the last one is incomplete.
 pub(super) fn peers_v6(octets: &[u8]) -> Option<Vec<Peer>> {
     let (peers, rest) = octets.as_chunks::<18>();
     let peer = |peer: &[u8; 18]| {

@@ -12,37 +12,37 @@ use crate::probe::{self, Format};
 
 const ID: u64 = 0x0123_4567_89ab_cdef;
 
-/// What the tiny tracker hands out.
+/// The peers that the tiny tracker hands out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Behaviour {
-    /// All peers but the one that announces.
-    Good,
-    /// The one that announces too, if it is alone.
-    ShowsSelf,
-    /// Nobody.
-    Hides,
-    /// A stranger with port 7.
-    Lies,
+    /// All peers except the one that announces.
+    HandsOutOthers,
+    /// All peers, the one that announces included.
+    IncludesSelf,
+    /// None.
+    HandsOutNobody,
+    /// A peer that nobody announced, with port 7.
+    HandsOutAStranger,
 }
 
 fn handed_out(behaviour: Behaviour, known: &[u16], own: u16) -> Vec<u16> {
     let others: Vec<u16> = known.iter().copied().filter(|&port| port != own).collect();
     match behaviour {
-        Behaviour::Good => others,
-        Behaviour::ShowsSelf => [vec![own], others].concat(),
-        Behaviour::Hides => Vec::new(),
-        Behaviour::Lies => vec![7],
+        Behaviour::HandsOutOthers => others,
+        Behaviour::IncludesSelf => [vec![own], others].concat(),
+        Behaviour::HandsOutNobody => Vec::new(),
+        Behaviour::HandsOutAStranger => vec![7],
     }
 }
 
-fn learn(known: &mut Vec<u16>, port: u16, stopped: bool) {
+fn update_known(known: &mut Vec<u16>, port: u16, stopped: bool) {
     known.retain(|&other| other != port);
     if !stopped {
         known.push(port);
     }
 }
 
-/// A UDP tracker that answers until the test ends; it reports the requests it saw.
+/// A UDP tracker that answers until the test ends; it passes on the requests it has received.
 fn udp_tracker(address: &str, behaviour: Behaviour) -> (SocketAddr, Receiver<Vec<u8>>) {
     let socket = UdpSocket::bind(address).unwrap();
     let address = socket.local_addr().unwrap();
@@ -58,7 +58,7 @@ fn serve_udp(socket: &UdpSocket, behaviour: Behaviour, seen: &Sender<Vec<u8>>) {
         let request = buffer[..length].to_vec();
         let number = |at: usize| u32::from_be_bytes(request[at..at + 4].try_into().unwrap());
         let action = number(8);
-        // Told before the reply leaves, so that a test that has its reply finds the request.
+        // Before the reply is sent, so that a test that has the reply finds the request.
         if seen.send(request.clone()).is_err() {
             return;
         }
@@ -67,7 +67,7 @@ fn serve_udp(socket: &UdpSocket, behaviour: Behaviour, seen: &Sender<Vec<u8>>) {
             0 => reply.extend_from_slice(&ID.to_be_bytes()),
             1 => {
                 let port = u16::from_be_bytes(request[96..98].try_into().unwrap());
-                learn(&mut known, port, number(80) == 3);
+                update_known(&mut known, port, number(80) == 3);
                 for word in [1800_u32, 7, 11] {
                     reply.extend_from_slice(&word.to_be_bytes());
                 }
@@ -88,15 +88,15 @@ fn serve_udp(socket: &UdpSocket, behaviour: Behaviour, seen: &Sender<Vec<u8>>) {
                 }
             }
         }
-        // A datagram of somebody else comes first; the client must skip it.
-        let mut stranger = reply.clone();
-        stranger[4] ^= 0xff;
-        socket.send_to(&stranger, from).unwrap();
+        // The reply to another transaction comes first; the client must skip it.
+        let mut foreign = reply.clone();
+        foreign[4] ^= 0xff;
+        socket.send_to(&foreign, from).unwrap();
         socket.send_to(&reply, from).unwrap();
     }
 }
 
-/// An HTTP tracker, likewise; `None` = only failures.
+/// The same for HTTP; `None` = it answers every request with a failure.
 fn http_tracker(behaviour: Option<Behaviour>) -> (SocketAddr, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -130,13 +130,13 @@ fn http_reply(behaviour: Option<Behaviour>, known: &mut Vec<u16>, head: &str) ->
     let Some(behaviour) = behaviour else { return b"d14:failure reason9:not todaye".to_vec() };
     if head.starts_with("GET /scrape?") {
         let hash = [0xaa; 20].to_vec();
-        let tally = [("complete", 7), ("downloaded", 11), ("incomplete", 13)];
-        let tally = tally.map(|(key, number)| (key.as_bytes().to_vec(), Value::Integer(number)));
-        let files = Value::Dictionary([(hash, Value::Dictionary(tally.into()))].into());
+        let counts = [("complete", 7), ("downloaded", 11), ("incomplete", 13)];
+        let counts = counts.map(|(key, number)| (key.as_bytes().to_vec(), Value::Integer(number)));
+        let files = Value::Dictionary([(hash, Value::Dictionary(counts.into()))].into());
         return Value::Dictionary([(b"files".to_vec(), files)].into()).encode();
     }
     let port: u16 = head.split("&port=").nth(1).unwrap().split('&').next().unwrap().parse().unwrap();
-    learn(known, port, head.contains("event=stopped"));
+    update_known(known, port, head.contains("event=stopped"));
     let mut peers = Vec::new();
     for port in handed_out(behaviour, known, port) {
         peers.extend_from_slice(&[127, 0, 0, 1]);
@@ -166,7 +166,7 @@ fn limits() -> Limits {
 
 #[test]
 fn two_peers_meet_over_both_protocols() {
-    for behaviour in [Behaviour::Good, Behaviour::ShowsSelf] {
+    for behaviour in [Behaviour::HandsOutOthers, Behaviour::IncludesSelf] {
         let (http, heads) = http_tracker(Some(behaviour));
         let (udp, datagrams) = udp_tracker("127.0.0.1:0", behaviour);
         run(&options(Some(http), Some(udp))).unwrap();
@@ -199,10 +199,11 @@ fn two_peers_meet_over_both_protocols() {
 }
 
 #[test]
-fn a_tracker_that_hides_or_lies_fails_in_the_words_of_the_spec() {
-    for (behaviour, expected) in
-        [(Behaviour::Hides, "expected 1 peers, got 0"), (Behaviour::Lies, "expected port 10001, got 7")]
-    {
+fn a_tracker_that_hands_out_nobody_or_strangers_fails_with_the_specified_texts() {
+    for (behaviour, expected) in [
+        (Behaviour::HandsOutNobody, "expected 1 peers, got 0"),
+        (Behaviour::HandsOutAStranger, "expected port 10001, got 7"),
+    ] {
         let (http, _heads) = http_tracker(Some(behaviour));
         assert_eq!(run(&options(Some(http), None)).unwrap_err().to_string(), expected);
         let (udp, _datagrams) = udp_tracker("127.0.0.1:0", behaviour);
@@ -226,15 +227,15 @@ fn empty_urls_send_nothing() {
 }
 
 #[test]
-fn a_probe_prints_what_the_tracker_said() {
-    let (udp, _datagrams) = udp_tracker("127.0.0.1:0", Behaviour::Lies);
+fn a_probe_prints_the_reply() {
+    let (udp, _datagrams) = udp_tracker("127.0.0.1:0", Behaviour::HandsOutAStranger);
     let url = format!("udp://{udp}");
     let text =
         probe::announce(&url, &AnnounceRequest::new(InfoHash([1; 20])), &limits(), Format::Text).unwrap();
     assert!(text.contains("leechers      7\n") && text.contains("127.0.0.1:7\n"), "{text}");
     let text = probe::scrape(&url, &[InfoHash([0xaa; 20])], &limits(), Format::Text).unwrap();
     assert!(text.ends_with("  seeders 7, completed 11, leechers 13\n"), "{text}");
-    let (http, _heads) = http_tracker(Some(Behaviour::Good));
+    let (http, _heads) = http_tracker(Some(Behaviour::HandsOutOthers));
     let url = format!("http://{http}/announce");
     let json = probe::scrape(&url, &[InfoHash([0xaa; 20]), InfoHash([0xbb; 20])], &limits(), Format::Json);
     assert!(json.unwrap().contains("\"completed\":11"));
@@ -242,7 +243,7 @@ fn a_probe_prints_what_the_tracker_said() {
 
 #[test]
 fn a_tracker_on_ipv6_hands_out_18_octets_a_peer() {
-    let (udp, _datagrams) = udp_tracker("[::1]:0", Behaviour::Lies);
+    let (udp, _datagrams) = udp_tracker("[::1]:0", Behaviour::HandsOutAStranger);
     let url = format!("udp://{udp}");
     let reply = client::announce(&url, &AnnounceRequest::new(InfoHash([1; 20])), &limits()).unwrap();
     assert_eq!(reply.peers[0].host, Ipv6Addr::LOCALHOST.to_string());
@@ -253,8 +254,8 @@ fn a_tracker_on_ipv6_hands_out_18_octets_a_peer() {
 }
 
 #[test]
-fn a_refusal_over_udp_is_told() {
-    let (udp, _datagrams) = udp_tracker("127.0.0.1:0", Behaviour::Good);
+fn a_refusal_over_udp_is_reported() {
+    let (udp, _datagrams) = udp_tracker("127.0.0.1:0", Behaviour::HandsOutOthers);
     let url = format!("udp://{udp}");
     let error = client::scrape(&url, &[InfoHash([0; 20])], &limits()).unwrap_err();
     assert_eq!(error.to_string(), "not today");
@@ -265,10 +266,10 @@ fn a_refusal_over_udp_is_told() {
 }
 
 #[test]
-fn silence_says_how_long_and_how_often() {
-    let deaf = UdpSocket::bind("127.0.0.1:0").unwrap();
+fn the_error_of_silence_names_the_time_and_the_number_of_tries() {
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let short = Limits { timeout: Duration::from_millis(7), retries: 2, ..limits() };
-    let url = format!("udp://{}", deaf.local_addr().unwrap());
+    let url = format!("udp://{}", silent.local_addr().unwrap());
     let error = client::announce(&url, &AnnounceRequest::new(InfoHash([1; 20])), &short).unwrap_err();
     assert_eq!(error.to_string(), "no reply to the connect within 7 ms, tried 3 times");
 }

@@ -17,16 +17,17 @@ const SCRAPE_MAX: u16 = 74;
 /// Loads a BitTorrent tracker over UDP or HTTP and measures its replies.
 ///
 /// With --rate it offers that many requests a second whatever the tracker does (open loop), and latency
-/// counts from the time a request was due. Without, it asks as fast as the tracker answers (closed loop).
+/// counts from the time a request was due. Without --rate it sends as fast as the tracker answers (closed
+/// loop).
 #[derive(Clone, Debug, Parser)]
 #[command(name = "hayate-load", version)]
 pub struct Args {
     /// udp://HOST:PORT or http://HOST:PORT/announce; {passkey} in the path is replaced.
     pub url: String,
-    /// How long requests are made and counted.
+    /// How long requests are sent and counted.
     #[arg(long, default_value = "10", value_parser = number(0.01, 1e6), value_name = "S")]
     pub seconds: f64,
-    /// How long requests are made before that, without being counted.
+    /// How long requests are sent before that, without being counted.
     #[arg(long, default_value = "0", value_parser = number(0.0, 1e6), value_name = "S")]
     pub warmup: f64,
     /// Requests offered per second (open loop).
@@ -60,14 +61,14 @@ pub struct Args {
     /// A new HTTP connection for each request.
     #[arg(long)]
     pub close: bool,
-    /// Shares of the requests in percent; HTTP knows no connects and keeps the proportion of the others.
+    /// Shares of the requests in percent; HTTP has no connects and keeps the proportion of the others.
     #[arg(long, default_value = "connect=10,announce=85,scrape=5", value_name = "SHARES")]
     pub mix: Mix,
     /// Torrents per scrape.
     #[arg(long, default_value_t = 1, value_parser = torrents_of_a_scrape(), value_name = "N")]
     pub scrape_torrents: u16,
     /// Torrents to draw from.
-    #[arg(long, default_value_t = 1_000_000, value_parser = many(), value_name = "N")]
+    #[arg(long, default_value_t = 1_000_000, value_parser = count(), value_name = "N")]
     pub torrents: u64,
     /// Exponent of the Zipf distribution of torrents; 0 = uniform.
     #[arg(long, default_value = "0", value_parser = number(0.0, 10.0), value_name = "S")]
@@ -78,18 +79,18 @@ pub struct Args {
     pub singles: u64,
     /// Peers to draw from, shared out among the sockets. Beyond 64512 for each source address they
     /// share ports, and so, to most trackers, are one peer.
-    #[arg(long, default_value_t = 2_000_000, value_parser = many(), value_name = "N")]
+    #[arg(long, default_value_t = 2_000_000, value_parser = count(), value_name = "N")]
     pub peers: u64,
     /// Share of the peers that are seeders, in percent.
     #[arg(long, default_value_t = 75, value_parser = percent(), value_name = "PCT")]
     pub seeders: u8,
-    /// Share of the announces that say stopped, in percent.
+    /// Share of the announces with event=stopped, in percent.
     #[arg(long, default_value_t = 0, value_parser = percent(), value_name = "PCT")]
     pub stopped: u8,
-    /// Octets that each announce adds to the transfer totals of the announce before it, of whichever peer.
+    /// Octets that each announce adds to the totals of the announce before it, whichever peer sent that.
     #[arg(long, value_name = "OCTETS", default_value_t = 0)]
     pub traffic: u64,
-    /// Share of the announces that say completed, in percent.
+    /// Share of the announces with event=completed, in percent.
     #[arg(long, default_value_t = 0, value_parser = percent(), value_name = "PCT")]
     pub completed: u8,
     /// Peers wanted in an announce; -1 = the tracker chooses.
@@ -99,14 +100,14 @@ pub struct Args {
     /// Seed of all random choices.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
-    /// Announce N new peers, each once, again if the reply is lost, and end.
-    #[arg(long, value_parser = many(), value_name = "N", conflicts_with_all = ["rate", "warmup", "forged"])]
+    /// Announce N new peers, each once (again if the reply is lost), and end.
+    #[arg(long, value_parser = count(), value_name = "N", conflicts_with_all = ["rate", "warmup", "forged"])]
     pub fill: Option<u64>,
-    /// Announce again the first N peers of an earlier --fill, drawn, each in its torrent. Needs what the fill
-    /// was told: --torrents, --singles, --zipf, --seed, --sockets or --connections, --sources, --ipv6.
-    #[arg(long, value_parser = many(), value_name = "N", conflicts_with_all = ["fill", "fresh_torrents"])]
+    /// Announce again the first N peers of an earlier --fill, drawn, each in its torrent. Needs the options
+    /// of the fill: --torrents, --singles, --zipf, --seed, --sockets or --connections, --sources, --ipv6.
+    #[arg(long, value_parser = count(), value_name = "N", conflicts_with_all = ["fill", "fresh_torrents"])]
     pub refresh: Option<u64>,
-    /// Share of the announces over UDP with a random connection id, which nobody should answer, in percent.
+    /// Share of the announces over UDP with a random connection id, which must not be answered, in percent.
     #[arg(long, default_value_t = 0, value_parser = percent(), value_name = "PCT")]
     pub forged: u8,
     /// Every announce names a torrent that was never named before.
@@ -130,12 +131,12 @@ impl Args {
     /// Checks what must hold between the options.
     ///
     /// # Errors
-    /// [`LoadError::Usage`], naming the option.
+    /// Fails with [`LoadError::Usage`], naming the option.
     pub fn check(&self, target: &Target) -> Result<(), LoadError> {
         let http = target.protocol == Protocol::Http;
         let usage = |text: String| Err(LoadError::Usage(text));
-        let asks_passkey = target.path.contains(PASSKEY);
-        if asks_passkey != self.passkeys.is_some() {
+        let needs_passkey = target.path.contains(PASSKEY);
+        if needs_passkey != self.passkeys.is_some() {
             return usage(format!("--passkeys FILE and {PASSKEY} in the URL go together"));
         }
         if self.stopped + self.completed > 100 {
@@ -177,7 +178,7 @@ fn percent() -> RangedI64ValueParser<u8> {
     clap::value_parser!(u8).range(0..=100)
 }
 
-fn many() -> RangedU64ValueParser {
+fn count() -> RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=1 << 40)
 }
 
@@ -198,10 +199,10 @@ fn num_want() -> RangedI64ValueParser<i32> {
 }
 
 /// Returns a parser of numbers in a range.
-fn number(least: f64, most: f64) -> impl Fn(&str) -> Result<f64, String> + Clone {
+fn number(min: f64, max: f64) -> impl Fn(&str) -> Result<f64, String> + Clone {
     move |text| match text.parse() {
-        Ok(number) if (least..=most).contains(&number) => Ok(number),
-        _ => Err(format!("expected a number from {least} to {most}")),
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(format!("expected a number from {min} to {max}")),
     }
 }
 
@@ -224,20 +225,20 @@ impl FromStr for Mix {
         for part in text.split(',') {
             let wrong = || format!("{part:?}: expected connect=, announce= or scrape= and 0 to 100");
             let (name, share) = part.split_once('=').ok_or_else(wrong)?;
-            let place = match name.trim() {
+            let field = match name.trim() {
                 "connect" => &mut mix.connect,
                 "announce" => &mut mix.announce,
                 "scrape" => &mut mix.scrape,
                 _ => return Err(wrong()),
             };
-            *place = share.trim().parse().ok().filter(|share| *share <= 100).ok_or_else(wrong)?;
+            *field = share.trim().parse().ok().filter(|share| *share <= 100).ok_or_else(wrong)?;
         }
         let sum = u16::from(mix.connect) + u16::from(mix.announce) + u16::from(mix.scrape);
         if sum == 100 { Ok(mix) } else { Err(format!("the shares sum to {sum}, not to 100")) }
     }
 }
 
-/// Where sockets are bound.
+/// The addresses that sockets are bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sources {
     /// The address of the first socket.
@@ -273,7 +274,7 @@ mod tests {
         Args::try_parse_from(format!("hayate-load {line}").split(' ')).unwrap()
     }
 
-    fn complaint(line: &str) -> String {
+    fn usage_error(line: &str) -> String {
         let args = args(line);
         let target = Target::resolve(&args.url).unwrap();
         match args.check(&target) {
@@ -321,7 +322,7 @@ mod tests {
             ("http://127.0.0.1:7/announce --mix connect=100", "--mix"),
             ("http://127.0.0.1:7/other", "--mix"),
         ] {
-            assert!(complaint(line).contains(part), "{line}: {}", complaint(line));
+            assert!(usage_error(line).contains(part), "{line}: {}", usage_error(line));
         }
     }
 }

@@ -6,8 +6,8 @@ use hdrhistogram::Histogram;
 
 use super::plan::Kind;
 
-/// Longest latency that is told apart, in nanoseconds: a minute.
-const LONGEST: u64 = 60_000_000_000;
+/// Longest latency that is measured, in nanoseconds: a minute.
+const LATENCY_MAX: u64 = 60_000_000_000;
 /// Significant digits of latencies.
 const DIGITS: u8 = 3;
 
@@ -26,7 +26,7 @@ pub struct Counts {
     pub over_ipv6: u64,
     /// Error replies, replies of the wrong kind, and broken connections.
     pub errors: u64,
-    /// Requests nobody answered in time.
+    /// Requests that were not answered in time.
     pub lost: u64,
     /// Announces sent with a forged connection id.
     pub forged: u64,
@@ -40,7 +40,7 @@ impl Counts {
     }
 }
 
-/// Counts the requests that were due at or after a moment; those of the warm-up go by.
+/// Counts the requests that were due at or after a moment; those of the warm-up do not count.
 #[derive(Debug)]
 pub struct Recorder {
     from: u64,
@@ -49,29 +49,29 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Counts what is due from `from` nanoseconds on.
+    /// Makes a recorder of the requests that are due from `from` nanoseconds on.
     ///
     /// # Panics
-    /// Never: the bounds of the histogram are good.
+    /// Never: the bounds of the histogram are valid.
     #[must_use]
     #[expect(clippy::expect_used, reason = "constant bounds, tried by every test")]
     pub fn new(from: u64) -> Self {
-        let latencies = Histogram::new_with_bounds(1, LONGEST, DIGITS).expect("good bounds");
+        let latencies = Histogram::new_with_bounds(1, LATENCY_MAX, DIGITS).expect("valid bounds");
         Self { from, counts: Counts::default(), latencies }
     }
 
-    /// A request that was due then was sent.
-    pub fn sent(&mut self, due: u64) {
+    /// Counts a sent request.
+    pub fn record_sent(&mut self, due: u64) {
         self.counts.sent += u64::from(due >= self.from);
     }
 
-    /// A forged announce that was due then was sent.
-    pub fn forged(&mut self, due: u64) {
+    /// Counts a sent announce with a forged connection id.
+    pub fn record_forged(&mut self, due: u64) {
         self.counts.forged += u64::from(due >= self.from);
     }
 
-    /// A request to this address that was due then was answered at `now`.
-    pub fn answered(&mut self, kind: Kind, to: SocketAddr, due: u64, now: u64) {
+    /// Counts a request to the tracker at `to` that was due at `due` and answered at `now`.
+    pub fn record_answered(&mut self, kind: Kind, to: SocketAddr, due: u64, now: u64) {
         if due < self.from {
             return;
         }
@@ -84,23 +84,23 @@ impl Recorder {
         self.latencies.saturating_record(now.saturating_sub(due));
     }
 
-    /// A request that was due then was refused, or its connection broke.
-    pub fn refused(&mut self, due: u64) {
+    /// Counts a request that was refused, or whose connection broke.
+    pub fn record_refused(&mut self, due: u64) {
         self.counts.errors += u64::from(due >= self.from);
     }
 
-    /// A request that was due then was not answered in time.
-    pub fn lost(&mut self, due: u64) {
+    /// Counts a request that was not answered in time.
+    pub fn record_lost(&mut self, due: u64) {
         self.counts.lost += u64::from(due >= self.from);
     }
 
-    /// The counts so far.
+    /// Returns the counts so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// The latencies of good replies so far.
+    /// Returns the latencies of good replies so far.
     #[must_use]
     pub fn latency(&self) -> Latency {
         let micros = |nanos: u64| nanos as f64 / 1000.0;
@@ -146,16 +146,16 @@ mod tests {
     const V6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 7);
 
     #[test]
-    fn requests_of_the_warm_up_go_by() {
+    fn requests_of_the_warm_up_do_not_count() {
         let mut recorder = Recorder::new(100);
         for due in [99, 100, 101] {
-            (0..7).for_each(|_| recorder.sent(due));
-            recorder.forged(due);
-            recorder.answered(Kind::Connect, V4, due, 200);
-            (0..2).for_each(|_| recorder.answered(Kind::Announce, V6, due, 200));
-            (0..3).for_each(|_| recorder.answered(Kind::Scrape, V4, due, 200));
-            (0..4).for_each(|_| recorder.refused(due));
-            (0..5).for_each(|_| recorder.lost(due));
+            (0..7).for_each(|_| recorder.record_sent(due));
+            recorder.record_forged(due);
+            recorder.record_answered(Kind::Connect, V4, due, 200);
+            (0..2).for_each(|_| recorder.record_answered(Kind::Announce, V6, due, 200));
+            (0..3).for_each(|_| recorder.record_answered(Kind::Scrape, V4, due, 200));
+            (0..4).for_each(|_| recorder.record_refused(due));
+            (0..5).for_each(|_| recorder.record_lost(due));
         }
         let expected = Counts {
             sent: 14,
@@ -175,7 +175,7 @@ mod tests {
     fn percentiles_are_those_of_the_latencies() {
         let mut recorder = Recorder::new(0);
         for micros in 1..=100_000_u64 {
-            recorder.answered(Kind::Announce, V4, 7000, 7000 + micros * 1000);
+            recorder.record_answered(Kind::Announce, V4, 7000, 7000 + micros * 1000);
         }
         let latency = recorder.latency();
         for (measured, exact) in [
@@ -194,8 +194,8 @@ mod tests {
     #[test]
     fn one_slow_reply_among_many_shows_in_the_last_percentiles_only() {
         let mut recorder = Recorder::new(0);
-        (0..9_998).for_each(|_| recorder.answered(Kind::Announce, V4, 0, 1000));
-        (0..2).for_each(|_| recorder.answered(Kind::Announce, V4, 0, 5_000_000));
+        (0..9_998).for_each(|_| recorder.record_answered(Kind::Announce, V4, 0, 1000));
+        (0..2).for_each(|_| recorder.record_answered(Kind::Announce, V4, 0, 5_000_000));
         let latency = recorder.latency();
         assert!(latency.p99_9 < 1.01 && latency.p99_99 > 4990.0, "{latency:?}");
     }

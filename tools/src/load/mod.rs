@@ -5,8 +5,8 @@
 //! | [`args`] | the command line |
 //! | [`target`] | the tracker's URL and addresses |
 //! | [`routes`] | from which address to which each socket or connection goes; its peers' ports |
-//! | [`plan`] | what is asked: kinds, torrents, peers, events |
-//! | [`pace`] | when it is asked: the grid of the open loop; who is left in a fill |
+//! | [`plan`] | what is requested: kinds, torrents, peers, events |
+//! | [`pace`] | when requests are sent: the grid of the open loop; the peers left in a fill |
 //! | [`udp`] | BEP 15 and BEP 41: octets, requests in flight, sockets, the loop |
 //! | [`http`] | BEP 3: text, connections, the loop |
 //! | [`session`] | the time of a run, its progress and its costs |
@@ -14,8 +14,8 @@
 //! | [`usage`] | CPU time, memory and context switches of a process |
 //! | [`report`] | the result, for people and as JSON |
 //!
-//! One thread does everything. It looks for replies again and again, and sleeps by the clock at most: if it
-//! waited for them in the kernel, the tracker would pay for waking it up.
+//! One thread does everything. It polls for replies, and at most sleeps for a fixed time: if it waited for
+//! them in the kernel, the tracker would pay for waking it up.
 //!
 //! Absent on purpose: a second thread, TLS, and any look at the peers that are handed out.
 
@@ -43,13 +43,13 @@ use report::Report;
 use routes::Routes;
 use target::{PASSKEY, Protocol, Target};
 
-/// A reply over UDP in the closed loop is lost when it has not come after this time.
-const CLOSED_PATIENCE: u64 = SECOND / 4;
-/// Any other reply is lost after this time.
-const PATIENCE: u64 = 2 * SECOND;
-/// How long an open loop sleeps when nothing is due and nothing came.
-const NAP: Duration = Duration::from_micros(50);
-/// An open loop that owes more requests than this share of those that were due is too slow to be trusted.
+/// A reply over UDP in the closed loop counts as lost after this time.
+const CLOSED_REPLY_TIMEOUT: u64 = SECOND / 4;
+/// Any other reply counts as lost after this time.
+const REPLY_TIMEOUT: u64 = 2 * SECOND;
+/// How long an open loop sleeps when no request is due and no reply has come.
+const IDLE_SLEEP: Duration = Duration::from_micros(50);
+/// An open loop that did not send more than this share of the due requests is too slow to be trusted.
 const BEHIND_MAX: f64 = 0.01;
 
 /// Why there is no result.
@@ -98,7 +98,7 @@ pub enum LoadError {
         errors: u64,
     },
     /// The tracker stopped answering in the middle of a fill.
-    #[error("{0} answers nothing any more; {1} peers were announced")]
+    #[error("{0} has stopped answering; {1} peers were announced")]
     Silent(SocketAddr, u64),
     /// The system failed.
     #[error(transparent)]
@@ -108,7 +108,7 @@ pub enum LoadError {
 /// Loads a tracker as the options say, and returns the report.
 ///
 /// # Errors
-/// When the options make no sense, or nothing was answered.
+/// Fails when the options make no sense, or nothing was answered.
 pub fn run(args: &Args) -> Result<String, LoadError> {
     let target = Target::resolve(&args.url)?;
     args.check(&target)?;
@@ -117,8 +117,8 @@ pub fn run(args: &Args) -> Result<String, LoadError> {
         usage::Usage::read(pid).map_err(|error| LoadError::Usage(format!("--pid {pid}: {error}")))?;
     }
     // Each socket is an open file; if the limit cannot be raised, opening them fails with the reason.
-    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    if let Ok((_, hard_limit)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        _ = setrlimit(Resource::RLIMIT_NOFILE, hard_limit, hard_limit);
     }
     let plan = Plan::new(args, target.protocol, routes.clone());
     let measured = match target.protocol {
@@ -132,9 +132,9 @@ pub fn run(args: &Args) -> Result<String, LoadError> {
     }
     if let Some(rate) = args.rate {
         let due = rate * measured.seconds;
-        let left = (counts.sent + counts.forged) as f64;
-        if left < due * (1.0 - BEHIND_MAX) - 1.0 {
-            eprintln!("hayate-load: too slow: {left} of {due:.0} requests left in time");
+        let sent = (counts.sent + counts.forged) as f64;
+        if sent < due * (1.0 - BEHIND_MAX) - 1.0 {
+            eprintln!("hayate-load: too slow: {sent} of {due:.0} requests were sent in time");
         }
     }
     let report = Report { target: &args.url, protocol: target.protocol, offered: args.rate, measured };
@@ -144,7 +144,7 @@ pub fn run(args: &Args) -> Result<String, LoadError> {
 /// Returns the path in all its forms: one for each passkey, or as it is.
 ///
 /// # Errors
-/// When the file of passkeys cannot be read, or is empty.
+/// Fails when the file of passkeys cannot be read, or is empty.
 fn paths(args: &Args, path: &str) -> Result<Vec<String>, LoadError> {
     let Some(file) = &args.passkeys else { return Ok(vec![path.to_owned()]) };
     let unusable = |reason: String| LoadError::Usage(format!("--passkeys {}: {reason}", file.display()));

@@ -1,4 +1,4 @@
-//! What is requested: which kind of request, which torrent, which peer, what happened to it.
+//! What is requested: the kind of request, the torrent, the peer, the event.
 //!
 //! Torrents and peers are numbers. Their names are computed from the number, so that every run with the same
 //! numbers meets the same torrents and peers, and no table is needed.
@@ -14,13 +14,13 @@ use super::target::Protocol;
 
 /// Octets that a leecher still needs.
 const LEFT: u64 = 1000;
-/// Peer ids begin with it (BEP 20).
+/// The prefix of peer ids (BEP 20).
 const CLIENT: &[u8; 8] = b"-HL0100-";
 
 /// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// For a connection id (UDP).
+    /// A connect, which asks for a connection id (UDP).
     Connect,
     /// An announce.
     Announce,
@@ -50,8 +50,8 @@ pub struct Announce {
     pub port: u16,
     /// Octets it still needs.
     pub left: u64,
-    /// Octets said to be up- and downloaded.
-    pub moved: u64,
+    /// Octets reported as uploaded, and as downloaded.
+    pub transferred: u64,
     /// The event.
     pub event: Event,
     /// Peers wanted; -1 = the tracker chooses.
@@ -63,14 +63,14 @@ pub struct Announce {
 pub struct Plan {
     rng: SmallRng,
     seed: u64,
-    /// Percent that are below: connects, announces; the rest are scrapes.
+    /// Shares of connects and announces in percent; the rest are scrapes.
     connects: u8,
     announces: u8,
-    /// All percents that are drawn from, 100 but for HTTP.
+    /// The sum of all shares: 100, less over HTTP.
     shares: u8,
     torrents: Torrents,
     singles: u64,
-    /// The next torrent that was never named, where all must be such.
+    /// The last torrent that was announced, if each announce must name a new one.
     fresh: Option<u64>,
     routes: Routes,
     peers_per_lane: u64,
@@ -81,9 +81,9 @@ pub struct Plan {
     completed: u8,
     forged: u8,
     num_want: i32,
-    /// What an announce adds to the totals, and what they are now.
+    /// What each announce adds to the totals, and their present value.
     traffic: u64,
-    moved: u64,
+    transferred: u64,
 }
 
 impl Plan {
@@ -114,7 +114,7 @@ impl Plan {
             forged: args.forged,
             num_want: args.num_want,
             traffic: args.traffic,
-            moved: 0,
+            transferred: 0,
         }
     }
 
@@ -138,13 +138,13 @@ impl Plan {
         let lanes = self.routes.all().len() as u64;
         let peer = lane + lanes * self.rng.random_range(0..self.peers_per_lane);
         let torrent = drawn.unwrap_or_else(|| self.fill_torrent(peer));
-        let happened = if self.stopped + self.completed > 0 { self.percent() } else { 100 };
-        let event = match happened {
+        let percentile = if self.stopped + self.completed > 0 { self.percent() } else { 100 };
+        let event = match percentile {
             share if share < self.stopped => Event::Stopped,
             share if share < self.stopped + self.completed => Event::Completed,
             _ => Event::None,
         };
-        self.moved += self.traffic;
+        self.transferred += self.traffic;
         self.announce_of(torrent, peer, event)
     }
 
@@ -205,7 +205,7 @@ impl Plan {
             key,
             port: self.routes.port(peer),
             left: if seeds { 0 } else { LEFT },
-            moved: self.moved,
+            transferred: self.transferred,
             event,
             num_want: self.num_want,
         }
@@ -215,14 +215,14 @@ impl Plan {
 /// A request that was sent and waits for its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What it was.
+    /// The kind of request.
     pub kind: Kind,
     /// When it should have been sent, in nanoseconds.
     pub due: u64,
     /// When it was sent, in nanoseconds.
     pub sent: u64,
-    /// Which peer of a fill it announced.
-    pub filling: Option<u64>,
+    /// The peer that it announced, if it is part of a fill.
+    pub fill_peer: Option<u64>,
 }
 
 /// How torrents are drawn.

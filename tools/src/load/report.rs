@@ -8,12 +8,12 @@ use super::session::Measured;
 use super::target::Protocol;
 use super::usage::Used;
 
-/// What is told about a run.
+/// The report of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Report<'r> {
     /// The URL.
     pub target: &'r str,
-    /// How it was asked.
+    /// The protocol.
     pub protocol: Protocol,
     /// Requests per second that were offered; `None` in the closed loop.
     pub offered: Option<f64>,
@@ -22,7 +22,7 @@ pub struct Report<'r> {
 }
 
 impl Report<'_> {
-    /// One JSON object on a line of its own.
+    /// Returns the report as one JSON object on a line.
     #[must_use]
     pub fn json(&self) -> String {
         let Measured { seconds, counts, latency, tracker, generator } = self.measured;
@@ -85,8 +85,9 @@ impl Report<'_> {
             // Writing to a String cannot fail.
             _ = writeln!(text, "{name:<10} {words}");
         };
-        let pace = self.offered.map_or("closed loop".to_owned(), |rate| format!("{rate} requests/s offered"));
-        line("target", format!("{} ({}, {pace}, {seconds:.2} s)", self.target, self.protocol_name()));
+        let load_text =
+            self.offered.map_or("closed loop".to_owned(), |rate| format!("{rate} requests/s offered"));
+        line("target", format!("{} ({}, {load_text}, {seconds:.2} s)", self.target, self.protocol_name()));
         line(
             "replies",
             format!(
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn open_loops_say_what_was_offered() {
+    fn open_loops_report_what_was_offered() {
         let mut report = Report { offered: Some(30.5), protocol: Protocol::Http, ..report() };
         report.measured.tracker = None;
         let object: Value = serde_json::from_str(&report.json()).unwrap();

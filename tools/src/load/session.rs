@@ -1,4 +1,4 @@
-//! The time of a run: warm-up, the part that is counted, the wait for last replies; and what it cost.
+//! The phases of a run (warm-up, the counted part, the wait for the last replies) and what they cost.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -9,10 +9,10 @@ use super::measure::{Counts, Latency, Recorder};
 use super::pace::SECOND;
 use super::usage::{Usage, Used};
 
-/// A fill gives up when nothing was answered for this time.
+/// A fill gives up after this time without a reply.
 const SILENCE_MAX: u64 = 10 * SECOND;
 
-/// A run that is going on. Its time is in nanoseconds since its start.
+/// A run in progress. Its times are in nanoseconds since its start.
 #[derive(Debug)]
 pub struct Session {
     start: Instant,
@@ -38,27 +38,27 @@ struct Cost {
 /// What was measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
-    /// How long it was counted.
+    /// Length of the counted part.
     pub seconds: f64,
     /// What became of the requests.
     pub counts: Counts,
-    /// How long good replies took.
+    /// Latency of good replies.
     pub latency: Latency,
-    /// What the tracker used, where its process is known.
+    /// What the tracker used, if its process is known.
     pub tracker: Option<Used>,
-    /// What we used.
+    /// What the load generator used.
     pub generator: Used,
 }
 
 impl Session {
-    /// Begins now.
+    /// Begins a run now.
     ///
     /// # Errors
-    /// When the tracker's process is not there.
+    /// Fails when the tracker's process does not exist.
     pub fn start(args: &Args) -> Result<Self, LoadError> {
         let from = nanos(args.warmup);
         let until = if args.fill.is_some() { u64::MAX } else { from.saturating_add(nanos(args.seconds)) };
-        let shows = !args.quiet && std::io::stderr().is_terminal();
+        let shows_progress = !args.quiet && std::io::stderr().is_terminal();
         Ok(Self {
             start: instant(),
             from,
@@ -66,21 +66,21 @@ impl Session {
             recorder: Recorder::new(from),
             tracker: args.pid,
             before: None,
-            progress: shows.then(ProgressLine::default),
+            progress: shows_progress.then(ProgressLine::default),
         })
     }
 
-    /// Nanoseconds since the start.
+    /// Returns the nanoseconds since the start.
     #[must_use]
     pub fn now(&self) -> u64 {
         u64::try_from(instant().duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Whether requests are still sent. Called in every turn, because it begins the count and updates the
-    /// progress line.
+    /// Whether requests are still sent. Call it in every turn: it begins the count and updates the progress
+    /// line.
     ///
     /// # Errors
-    /// When the tracker's process is gone.
+    /// Fails when the tracker's process is gone.
     pub fn is_running(&mut self, now: u64) -> Result<bool, LoadError> {
         if now >= self.from && self.before.is_none() {
             self.before = Some(self.cost(self.from)?);
@@ -94,7 +94,7 @@ impl Session {
     /// Ends the session, and returns the costs of the counted part.
     ///
     /// # Errors
-    /// When the tracker's process is gone.
+    /// Fails when the tracker's process is gone.
     pub fn stop(&mut self) -> Result<Costs, LoadError> {
         let now = self.now();
         let before = match self.before {
@@ -108,7 +108,7 @@ impl Session {
         Ok(Costs { before, after })
     }
 
-    /// Sums up, after the last reply.
+    /// Returns the result, after the last reply.
     #[must_use]
     pub fn sum_up(&self, costs: &Costs) -> Measured {
         let Costs { before, after } = costs;
@@ -137,7 +137,7 @@ pub struct Costs {
     after: Cost,
 }
 
-/// Notices that nothing is answered any more.
+/// Detects that the tracker has stopped answering.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silence {
     replies: u64,
@@ -156,7 +156,7 @@ impl Silence {
     }
 }
 
-/// One line on the terminal, once a second.
+/// A line on the terminal, updated once a second.
 #[derive(Debug, Default)]
 struct ProgressLine {
     shown: u64,
@@ -181,7 +181,10 @@ fn nanos(seconds: f64) -> u64 {
     u64::try_from(Duration::from_secs_f64(seconds).as_nanos()).unwrap_or(u64::MAX)
 }
 
-#[expect(clippy::disallowed_methods, reason = "the load generator measures; nothing of the tracker is in it")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the load generator measures real time; it shares no code with the tracker"
+)]
 fn instant() -> Instant {
     Instant::now()
 }

@@ -7,7 +7,7 @@ use ureq::http::Uri;
 use super::LoadError;
 use crate::client::TrackerUrl;
 
-/// Stands for a passkey in the path of a URL.
+/// The placeholder for a passkey in the path of a URL.
 pub const PASSKEY: &str = "{passkey}";
 
 /// First port that a peer announces.
@@ -15,7 +15,7 @@ pub const FIRST_PORT: u16 = 1024;
 /// Number of ports that the peers of one source address can announce.
 pub const PORTS: u64 = 65_536 - FIRST_PORT as u64;
 
-/// The protocol in which the tracker is asked.
+/// The protocol of the requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// BEP 15.
@@ -40,12 +40,12 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads a URL and looks its host up. `localhost` has both loopback addresses (RFC 6761, 6.3), also where
+    /// Reads a URL and looks up its host. `localhost` has both loopback addresses (RFC 6761, 6.3), also where
     /// the system knows only one of them.
     ///
     /// # Errors
-    /// [`LoadError::Usage`] for any other URL than those of trackers without TLS, [`LoadError::Lookup`] if
-    /// the host has no address.
+    /// Fails with [`LoadError::Usage`] for any URL but those of trackers without TLS, with
+    /// [`LoadError::Lookup`] if the host has no address.
     pub fn resolve(url: &str) -> Result<Self, LoadError> {
         let parsed = url.parse().map_err(|error| LoadError::Usage(format!("{error}")))?;
         let (protocol, host, port, path) = match parsed {

@@ -6,9 +6,9 @@ use procfs::process::{Process, Task};
 /// What a process has used so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
-    /// Threads that run now.
+    /// Number of threads.
     threads: usize,
-    /// CPU seconds of these, exact to nanoseconds; `None` where the kernel does not count them.
+    /// Their CPU seconds, exact to nanoseconds; `None` if the kernel does not count them.
     exact_seconds: Option<f64>,
     user_seconds: f64,
     system_seconds: f64,
@@ -31,9 +31,9 @@ pub struct Used {
     pub rss_bytes: u64,
     /// Most resident memory since the process began.
     pub peak_rss_bytes: u64,
-    /// How often its threads waited.
+    /// Number of times that its threads waited.
     pub voluntary_switches: u64,
-    /// How often the kernel took the CPU from them.
+    /// Number of times that the kernel took the CPU from them.
     pub involuntary_switches: u64,
 }
 
@@ -41,7 +41,7 @@ impl Usage {
     /// Reads what the process has used.
     ///
     /// # Errors
-    /// When there is no such process, or it belongs to somebody else.
+    /// Fails when there is no such process, or it belongs to another user.
     pub fn read(pid: i32) -> ProcResult<Self> {
         let process = Process::new(pid)?;
         let stat = process.stat()?;
@@ -65,7 +65,7 @@ impl Usage {
         })
     }
 
-    /// What was used since `before`.
+    /// Returns what was used since `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Used {
         let user_seconds = self.user_seconds - before.user_seconds;
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_shows_in_the_own_process() {
+    fn work_of_this_process_is_measured() {
         let pid = i32::try_from(std::process::id()).unwrap();
         let before = Usage::read(pid).unwrap();
         let mut number = 1_u64;

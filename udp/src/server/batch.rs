@@ -75,7 +75,7 @@ impl Batch {
     /// [`BATCH_MAX`] means that none is left.
     ///
     /// # Errors
-    /// The error of the kernel; `WouldBlock` where nothing is waiting.
+    /// Fails as the system call does: with `WouldBlock` when nothing is waiting.
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.replies.clear();
         for ((message, vector), slot) in self.messages.iter_mut().zip(&mut self.vectors).zip(&mut self.slots)
@@ -111,7 +111,7 @@ impl Batch {
     /// Returns the datagram at `index` of those that were received last.
     ///
     /// # Errors
-    /// The reason to drop it: it was cut off, or its source cannot be answered.
+    /// Fails when the datagram was cut off, or its source cannot be answered.
     pub(super) fn datagram(&mut self, index: usize) -> Result<ReceivedDatagram<'_>, Dropped> {
         let (Some(slot), Some(message)) = (self.slots.get_mut(index), self.messages.get(index)) else {
             return Err(Dropped::SourcePortZero);
@@ -233,7 +233,7 @@ pub(super) enum SocketOption {
 /// Sets an option.
 ///
 /// # Errors
-/// The error of the kernel.
+/// Fails when the kernel refuses.
 pub(super) fn set_option(socket: BorrowedFd<'_>, option: SocketOption) -> io::Result<()> {
     let (level, name, value): (c_int, c_int, c_int) = match option {
         SocketOption::CountDrops => (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1),

@@ -7,17 +7,17 @@ use libc::c_int;
 
 /// Octets of `struct sockaddr_in6`, the longest address here.
 const SOCKADDR_LEN: usize = 28;
-/// Room for the control messages of one datagram: packet info of IPv6 (40 octets) and the drop count (24).
+/// Octets for the control messages of one datagram: packet info of IPv6 (40 octets) and the drop count (24).
 const CONTROL_LEN: usize = 80;
 /// Octets of `struct cmsghdr`, as the kernel has it: length, level, type.
 const HEADER_LEN: usize = size_of::<usize>() + 2 * size_of::<c_int>();
 
-/// Room for a socket address.
+/// A buffer for a socket address.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 pub(super) struct SockAddr(pub(super) [u8; SOCKADDR_LEN]);
 
-/// Room for control messages.
+/// A buffer for control messages.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 pub(super) struct ControlMessages(pub(super) [u8; CONTROL_LEN]);

@@ -44,7 +44,7 @@ impl Server {
     /// Opens all sockets. Nothing needs privileges after this.
     ///
     /// # Errors
-    /// When an address is taken or cannot be listened on; the error names it.
+    /// Fails when an address is taken or cannot be listened on; the error names it.
     pub fn open(config: &SocketConfig) -> Result<Self, OpenError> {
         let listeners = socket::open_sockets(config)?;
         Ok(Self { listeners, workers: config.workers.max(1), coalesce: COALESCE })
@@ -53,17 +53,17 @@ impl Server {
     /// Takes over sockets that a predecessor has opened by the same configuration.
     ///
     /// # Errors
-    /// When they are not those of `config`: an address is missing or superfluous, or has sockets for another
-    /// number of workers.
+    /// Fails when the sockets are not those of `config`: an address is missing or superfluous, or has sockets
+    /// for another number of workers.
     pub fn adopt(config: &SocketConfig, inherited: Vec<InheritedSockets>) -> Result<Self, OpenError> {
         let listeners = socket::adopt_sockets(config, inherited)?;
         Ok(Self { listeners, workers: config.workers.max(1), coalesce: COALESCE })
     }
 
-    /// Duplicates the sockets, to hand them to a successor while these are in use.
+    /// Duplicates the sockets, for a successor that takes them over while these are in use.
     ///
     /// # Errors
-    /// When the limit of open files is reached.
+    /// Fails when the limit of open files is reached.
     pub fn clone_sockets(&self) -> io::Result<Vec<InheritedSockets>> {
         self.listeners.iter().map(Listener::clone_sockets).collect()
     }
@@ -86,7 +86,7 @@ impl Server {
     /// Starts the workers; `tracker` is called once for each, with its number from 0.
     ///
     /// # Errors
-    /// When the system cannot start a thread or make a poller.
+    /// Fails when a thread cannot be started or a poller cannot be made.
     pub fn start(
         self,
         config: &Arc<Published<UdpConfig>>,
@@ -145,9 +145,9 @@ impl RunningServer {
     }
 
     fn spawn(&mut self, number: usize, worker: Worker, waker: Waker) -> io::Result<()> {
-        let life = AliveGuard::new(&self.liveness.living);
+        let alive = AliveGuard::new(&self.liveness.living);
         let thread = std::thread::Builder::new().name(format!("udp-{number}")).spawn(move || {
-            let _life = life;
+            let _alive = alive;
             worker.run();
         })?;
         self.wakers.push(waker);

@@ -10,9 +10,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use super::batch::{self, SocketOption};
 use crate::config::SocketConfig;
 
-/// Times that another port is chosen, where the one that the system chose for one family is taken in the
-/// other.
-const PORT_TRIES: usize = 16;
+/// The number of further attempts to find a port that is free in both families, where the configuration says
+/// port 0.
+const SAME_PORT_TRIES: usize = 16;
 
 /// The reason for which the server could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -78,18 +78,20 @@ pub(super) fn adopt_sockets(
     mut inherited: Vec<InheritedSockets>,
 ) -> Result<Vec<Listener>, OpenError> {
     let mut listeners = Vec::new();
-    for &asked in &config.addresses {
-        let fits = |handed: &InheritedSockets| {
-            let same_port = asked.port() == 0 || asked.port() == handed.address.port();
-            same_port && asked.ip() == handed.address.ip() && handed.sockets.len() == config.workers.max(1)
+    for &configured in &config.addresses {
+        let fits = |candidate: &InheritedSockets| {
+            let same_port = configured.port() == 0 || configured.port() == candidate.address.port();
+            same_port
+                && configured.ip() == candidate.address.ip()
+                && candidate.sockets.len() == config.workers.max(1)
         };
         match inherited.iter().position(fits) {
-            Some(place) => {
-                let InheritedSockets { address, sockets } = inherited.swap_remove(place);
+            Some(index) => {
+                let InheritedSockets { address, sockets } = inherited.swap_remove(index);
                 listeners.push(Listener { address, sockets });
             }
-            None if is_optional(asked, config) => {}
-            None => return Err(OpenError::NotInherited { address: asked }),
+            None if is_optional(configured, config) => {}
+            None => return Err(OpenError::NotInherited { address: configured }),
         }
     }
     match inherited.first() {
@@ -102,9 +104,9 @@ pub(super) fn adopt_sockets(
 /// Opens all sockets.
 ///
 /// # Errors
-/// When a socket cannot be opened; a missing `[::]` beside `0.0.0.0` is no error.
+/// Fails when a socket cannot be opened; a missing `[::]` beside `0.0.0.0` is no error.
 pub(super) fn open_sockets(config: &SocketConfig) -> Result<Vec<Listener>, OpenError> {
-    let mut tries = PORT_TRIES;
+    let mut tries = SAME_PORT_TRIES;
     loop {
         match try_open_sockets(config) {
             Err(OpenFailure::SharedPortTaken(address)) if tries == 0 => {
@@ -129,21 +131,24 @@ fn try_open_sockets(config: &SocketConfig) -> Result<Vec<Listener>, OpenFailure>
     let mut listeners: Vec<Listener> = Vec::new();
     // The first address whose port the system chose.
     let mut chosen: Option<SocketAddr> = None;
-    for &asked in &config.addresses {
-        let twin = chosen.filter(|chosen| asked.port() == 0 && chosen.is_ipv4() != asked.is_ipv4());
-        let address = SocketAddr::new(asked.ip(), twin.map_or(asked.port(), |twin| twin.port()));
+    for &configured in &config.addresses {
+        let first =
+            chosen.filter(|chosen| configured.port() == 0 && chosen.is_ipv4() != configured.is_ipv4());
+        let address = SocketAddr::new(configured.ip(), first.map_or(configured.port(), |first| first.port()));
         match open_listener(address, config) {
             Ok(listener) => {
-                if asked.port() == 0 {
+                if configured.port() == 0 {
                     chosen = chosen.or(Some(listener.address));
                 }
                 listeners.push(listener);
             }
-            Err(OpenError::InUse { address }) if twin.is_some() => {
+            Err(OpenError::InUse { address }) if first.is_some() => {
                 return Err(OpenFailure::SharedPortTaken(address));
             }
-            Err(OpenError::Failed { source, .. }) if is_optional(asked, config) && lacks_family(&source) => {
-                log::warn!("udp {asked}: this host has no IPv6, serving IPv4 only ({source})");
+            Err(OpenError::Failed { source, .. })
+                if is_optional(configured, config) && lacks_family(&source) =>
+            {
+                log::warn!("udp {configured}: this host has no IPv6, serving IPv4 only ({source})");
             }
             Err(error) => return Err(OpenFailure::Final(error)),
         }
@@ -204,7 +209,7 @@ fn new_socket(address: SocketAddr, config: &SocketConfig) -> Result<Socket, Open
     if address.is_ipv4() {
         let _ = batch::set_option(socket.as_fd(), SocketOption::NoFragments);
     }
-    ask_for_buffers(&socket, config);
+    request_buffers(&socket, config);
     Ok(socket)
 }
 
@@ -222,7 +227,7 @@ fn share_port(sockets: &[Socket], address: SocketAddr) -> Result<(), OpenError> 
 
 /// Requests buffers, if need be beyond the system's limit. What is granted in the end is logged; it is not an
 /// error.
-fn ask_for_buffers(socket: &Socket, config: &SocketConfig) {
+fn request_buffers(socket: &Socket, config: &SocketConfig) {
     let force = |octets| c_int::try_from(octets).unwrap_or(c_int::MAX / 2);
     let _ = socket.set_recv_buffer_size(config.receive_buffer);
     if granted(socket.recv_buffer_size()) < config.receive_buffer {
@@ -258,17 +263,17 @@ pub(super) fn granted_buffers(listeners: &[Listener]) -> GrantedBuffers {
 
 /// Logs what the kernel has granted to each socket.
 fn log_buffers(address: SocketAddr, sockets: &[Socket], config: &SocketConfig) {
-    let least = sockets.iter().map(|socket| granted(socket.recv_buffer_size())).min().unwrap_or_default();
+    let receive = sockets.iter().map(|socket| granted(socket.recv_buffer_size())).min().unwrap_or_default();
     let send = sockets.iter().map(|socket| granted(socket.send_buffer_size())).min().unwrap_or_default();
     let workers = sockets.len();
     log::info!(
-        "udp {address}: listening, {workers} workers, receive buffer {least}, send buffer {send} octets"
+        "udp {address}: listening, {workers} workers, receive buffer {receive}, send buffer {send} octets"
     );
-    if least < config.receive_buffer {
-        let asked = config.receive_buffer;
+    if receive < config.receive_buffer {
+        let requested = config.receive_buffer;
         log::warn!(
-            "udp {address}: receive buffer is {least} octets, not {asked}; bursts may be lost: \
-             raise the sysctl net.core.rmem_max to {asked}"
+            "udp {address}: receive buffer is {receive} octets, not {requested}; bursts may be lost: \
+             raise the sysctl net.core.rmem_max to {requested}"
         );
     }
 }

@@ -32,7 +32,7 @@ const IDLE_WAIT: Duration = Duration::from_secs(1);
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// Events taken from the poller at once.
 const EVENTS_MAX: usize = 64;
-/// The token of the waker; those of the sockets are their places.
+/// The token of the waker; those of the sockets are their indices.
 const WAKER: Token = Token(usize::MAX);
 
 /// One worker: an engine, and the sockets that it serves.
@@ -49,7 +49,7 @@ pub(super) struct Worker {
     stop: Arc<AtomicBool>,
     /// Counts turns; it grows at the latest after [`IDLE_WAIT`].
     turns: Arc<AtomicU64>,
-    /// When the log last said that the poller failed.
+    /// The uptime at the last log line about a failing poller.
     last_poll_warning: Option<Duration>,
 }
 
@@ -70,11 +70,11 @@ struct WorkerSocket {
 struct Served {
     /// Datagrams received.
     received: usize,
-    /// Those among them that were answered.
+    /// Datagrams answered.
     answered: usize,
 }
 
-/// How a worker goes on after a turn.
+/// How a worker continues after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WaitMode {
     /// More datagrams are waiting.
@@ -90,7 +90,7 @@ impl Worker {
     /// Makes a worker on these sockets, and the waker to use after `stop` is set.
     ///
     /// # Errors
-    /// When the system cannot make a poller.
+    /// Fails when the poller cannot be made.
     pub(super) fn new(
         engine: Engine,
         clock: Clock,
@@ -101,8 +101,8 @@ impl Worker {
     ) -> io::Result<(Self, Waker)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
-        let port = |socket| WorkerSocket { socket, ready: true, registered: false, drops: 0 };
-        let sockets = sockets.into_iter().map(port).collect();
+        let worker_socket = |socket| WorkerSocket { socket, ready: true, registered: false, drops: 0 };
+        let sockets = sockets.into_iter().map(worker_socket).collect();
         let events = Events::with_capacity(EVENTS_MAX);
         let mut worker = Self {
             engine,
@@ -116,7 +116,7 @@ impl Worker {
             turns: Arc::default(),
             last_poll_warning: None,
         };
-        // A poller that cannot watch at all shall be an error now, not later.
+        // A poller that cannot watch at all must fail now, not later.
         worker.register_sockets()?;
         Ok((worker, waker))
     }
@@ -151,24 +151,24 @@ impl Worker {
             WaitMode::Idle => return self.poll_sockets(),
         }
         // Without the poller every socket is tried: an empty receive is cheaper than a family that starves.
-        self.sockets.iter_mut().for_each(|port| port.ready = true);
+        self.sockets.iter_mut().for_each(|socket| socket.ready = true);
     }
 
     /// Has the poller watch every socket; one with waiting datagrams is reported at once.
     fn register_sockets(&mut self) -> io::Result<()> {
-        for (index, port) in self.sockets.iter_mut().enumerate().filter(|(_, port)| !port.registered) {
-            let fd = port.socket.as_raw_fd();
+        for (index, socket) in self.sockets.iter_mut().enumerate().filter(|(_, socket)| !socket.registered) {
+            let fd = socket.socket.as_raw_fd();
             self.poll.registry().register(&mut SourceFd(&fd), Token(index), Interest::READABLE)?;
-            port.registered = true;
+            socket.registered = true;
         }
         Ok(())
     }
 
     fn deregister_sockets(&mut self) {
-        for port in self.sockets.iter_mut().filter(|port| port.registered) {
-            let fd = port.socket.as_raw_fd();
+        for socket in self.sockets.iter_mut().filter(|socket| socket.registered) {
+            let fd = socket.socket.as_raw_fd();
             // A socket that cannot be deregistered stays watched, which costs a little and breaks nothing.
-            port.registered = self.poll.registry().deregister(&mut SourceFd(&fd)).is_err();
+            socket.registered = self.poll.registry().deregister(&mut SourceFd(&fd)).is_err();
         }
     }
 
@@ -180,8 +180,8 @@ impl Worker {
             self.back_off(&error);
         }
         let no_event = self.events.is_empty();
-        for (index, port) in self.sockets.iter_mut().enumerate() {
-            port.ready |= no_event || self.events.iter().any(|event| event.token() == Token(index));
+        for (index, socket) in self.sockets.iter_mut().enumerate() {
+            socket.ready |= no_event || self.events.iter().any(|event| event.token() == Token(index));
         }
     }
 
@@ -201,8 +201,8 @@ impl Worker {
         let Self { engine, clock, sockets, own, .. } = self;
         let mut served = Served::default();
         for _ in 0..ROUNDS_MAX {
-            for port in sockets.iter_mut().filter(|port| port.ready) {
-                let exchanged = port.serve_batch(batch, engine, *clock, own);
+            for socket in sockets.iter_mut().filter(|socket| socket.ready) {
+                let exchanged = socket.serve_batch(batch, engine, *clock, own);
                 served.received += exchanged.received;
                 served.answered += exchanged.answered;
             }
@@ -211,7 +211,7 @@ impl Worker {
     }
 
     fn next_wait_mode(&self, mode: WaitMode, answered: usize) -> WaitMode {
-        if self.sockets.iter().any(|port| port.ready) {
+        if self.sockets.iter().any(|socket| socket.ready) {
             return WaitMode::AtOnce;
         }
         let thin_turns = match mode {
@@ -360,9 +360,9 @@ mod tests {
         let (mut worker, addresses) = worker(&["127.0.0.1:0", "[::1]:0"], &[]);
         let [first, second] = [addresses[0], addresses[1]].map(client);
         worker.deregister_sockets();
-        assert!(worker.sockets.iter().all(|port| !port.registered));
+        assert!(worker.sockets.iter().all(|socket| !socket.registered));
         for (socket, client) in [(0, &first), (1, &second), (0, &first)] {
-            worker.sockets.iter_mut().for_each(|port| port.ready = false);
+            worker.sockets.iter_mut().for_each(|socket| socket.ready = false);
             client.send(&connect()).unwrap();
             worker.wait(WaitMode::Idle);
             assert!(worker.events.iter().any(|event| event.token() == Token(socket)), "{socket}");

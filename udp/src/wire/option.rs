@@ -28,14 +28,14 @@ impl<'p> Options<'p> {
         self.overrun
     }
 
-    /// Joins all pieces of URLData in `room`, as far as they fit; a datagram never holds more than its own
+    /// Joins all pieces of URLData in `buffer`, as far as they fit; a datagram never holds more than its own
     /// length. `None` if there is no URLData.
     #[must_use]
-    pub fn join(mut self, room: &mut [u8]) -> Option<JoinedUrl<'_>> {
+    pub fn join(mut self, buffer: &mut [u8]) -> Option<JoinedUrl<'_>> {
         let (mut used, mut pieces, mut cut) = (0, 0_usize, false);
         for piece in &mut self {
             pieces += 1;
-            let free = room.get_mut(used..).unwrap_or_default();
+            let free = buffer.get_mut(used..).unwrap_or_default();
             let len = piece.len().min(free.len());
             if let (Some(to), Some(from)) = (free.get_mut(..len), piece.get(..len)) {
                 to.copy_from_slice(from);
@@ -44,7 +44,7 @@ impl<'p> Options<'p> {
             cut |= len < piece.len();
         }
         let whole = !cut && !self.overrun;
-        (pieces > 0).then(|| JoinedUrl { octets: room.get(..used).unwrap_or_default(), whole })
+        (pieces > 0).then(|| JoinedUrl { octets: buffer.get(..used).unwrap_or_default(), whole })
     }
 }
 
@@ -53,7 +53,7 @@ impl<'p> Options<'p> {
 pub struct JoinedUrl<'b> {
     /// The path and query of the announce URL, as the client sent them: not decoded, perhaps empty.
     pub octets: &'b [u8],
-    /// Whether it is whole: false where an option ran past the datagram, or the room was too small.
+    /// Whether it is whole: false where an option ran past the datagram, or the buffer was too small.
     pub whole: bool,
 }
 
@@ -93,8 +93,8 @@ mod tests {
 
     /// Returns the joined URL and whether it is whole.
     fn joined(octets: &[u8]) -> Option<(String, bool)> {
-        let mut room = [0; 64];
-        let url = Options::new(octets).join(&mut room)?;
+        let mut buffer = [0; 64];
+        let url = Options::new(octets).join(&mut buffer)?;
         Some((String::from_utf8(url.octets.to_vec()).unwrap(), url.whole))
     }
 
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_longer_than_the_room_is_cut_and_not_whole() {
+    fn a_url_longer_than_the_buffer_is_cut_and_not_whole() {
         let mut octets = vec![2, 60];
         octets.extend_from_slice(&[b'a'; 60]);
         octets.extend_from_slice(&[2, 7]);

@@ -61,7 +61,7 @@ pub fn connect(reply: &mut Buffer, transaction_id: TransactionId, connection_id:
     CONNECT_LEN
 }
 
-/// Returns the room for the peers of an announce reply.
+/// Returns the part of the buffer that takes the peers of an announce reply.
 pub fn announce_peers(reply: &mut Buffer) -> &mut [u8] {
     reply.get_mut(ANNOUNCE_HEAD_LEN..).unwrap_or_default()
 }
@@ -100,10 +100,10 @@ pub fn scrape(reply: &mut Buffer, transaction_id: TransactionId, rows: usize) ->
 pub fn error(reply: &mut Buffer, transaction_id: TransactionId, text: &dyn Display) -> usize {
     put::<0, 4>(reply, 3_u32.to_be_bytes());
     put::<4, 4>(reply, transaction_id);
-    let mut room = reply.get_mut(ERROR_HEAD_LEN..ERROR_HEAD_LEN + ERROR_TEXT_MAX).unwrap_or_default();
+    let mut free = reply.get_mut(ERROR_HEAD_LEN..ERROR_HEAD_LEN + ERROR_TEXT_MAX).unwrap_or_default();
     // What does not fit is cut.
-    let _ = write!(room, "{text}");
-    ERROR_HEAD_LEN + ERROR_TEXT_MAX - room.len()
+    let _ = write!(free, "{text}");
+    ERROR_HEAD_LEN + ERROR_TEXT_MAX - free.len()
 }
 
 fn count(number: u32) -> [u8; 4] {

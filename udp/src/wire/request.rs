@@ -59,7 +59,7 @@ impl<'p> Head<'p> {
     /// Reads the beginning of a datagram.
     ///
     /// # Errors
-    /// When it has fewer than [`HEAD_LEN`] octets.
+    /// Fails when it has fewer than [`HEAD_LEN`] octets.
     pub fn parse(datagram: &'p [u8]) -> Result<Self, Short> {
         let octets = datagram.first_chunk().ok_or(Short)?;
         Ok(Self { octets, datagram })
@@ -93,7 +93,7 @@ impl<'p> Head<'p> {
     /// Reads the datagram as an announce with a 4-octet IP field (action 1).
     ///
     /// # Errors
-    /// When it has fewer than [`ANNOUNCE_LEN`] octets.
+    /// Fails when it has fewer than [`ANNOUNCE_LEN`] octets.
     pub fn announce(self) -> Result<AnnounceView<'p>, Malformed> {
         AnnounceView::parse(self.datagram, |claim: [u8; 4]| Ipv4Addr::from(claim).into())
     }
@@ -101,7 +101,7 @@ impl<'p> Head<'p> {
     /// Reads the datagram as an announce with a 16-octet IP field (action 4).
     ///
     /// # Errors
-    /// When it has fewer than [`ANNOUNCE_WIDE_LEN`] octets.
+    /// Fails when it has fewer than [`ANNOUNCE_WIDE_LEN`] octets.
     pub fn announce_wide(self) -> Result<AnnounceView<'p>, Malformed> {
         AnnounceView::parse(self.datagram, |claim: [u8; 16]| Ipv6Addr::from(claim).to_canonical())
     }
@@ -109,7 +109,7 @@ impl<'p> Head<'p> {
     /// Reads the datagram as a scrape.
     ///
     /// # Errors
-    /// When it holds no whole info_hash.
+    /// Fails when it holds no whole info_hash.
     pub fn scrape(self) -> Result<ScrapeView<'p>, Malformed> {
         let (hashes, _broken_tail) = self.datagram.get(HEAD_LEN..).unwrap_or_default().as_chunks();
         if hashes.is_empty() { Err(Malformed) } else { Ok(ScrapeView { hashes }) }

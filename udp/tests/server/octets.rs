@@ -109,8 +109,8 @@ fn no_options_panic_and_no_piece_is_longer_than_they() {
         let pieces: Vec<&[u8]> = walk.by_ref().collect();
         let total: usize = pieces.iter().map(|piece| piece.len()).sum();
         assert!(total + 2 * pieces.len() <= options.len(), "{options:02x?}");
-        let mut room = [0; 16];
-        let joined = Options::new(&options).join(&mut room);
+        let mut buffer = [0; 16];
+        let joined = Options::new(&options).join(&mut buffer);
         assert_eq!(joined.is_some(), !pieces.is_empty(), "{options:02x?}");
         if let Some(joined) = joined {
             urls += 1;

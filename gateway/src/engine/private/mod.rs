@@ -2,7 +2,7 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | `peer_address` | which address a peer is reached at |
+//! | `peer_address` | the address at which a user's peer can be reached |
 
 pub(super) mod peer_address;
 #[cfg(test)]
@@ -47,14 +47,14 @@ impl PrivateEngine {
         if !passkey_path::is_plain(path) {
             buffer.resize(path.len(), 0);
         }
-        let place = passkey_path::parse_path(path, &mut buffer);
-        let Some(passkey) = place.passkey else {
-            return match Routes::find_on_private_gateway(place.leaf) {
+        let parsed = passkey_path::parse_path(path, &mut buffer);
+        let Some(passkey) = parsed.passkey else {
+            return match Routes::find_on_private_gateway(parsed.leaf) {
                 Some(page) => Step::Page(page),
                 None => Step::Answer(context.not_found()),
             };
         };
-        let action = match place.leaf {
+        let action = match parsed.leaf {
             b"announce" => Some(Action::Announce),
             b"scrape" if context.policy.enable_scrape => Some(Action::Scrape),
             _ => None,
@@ -73,11 +73,11 @@ impl PrivateEngine {
         let Some(action) = action else { return Step::Answer(context.not_found()) };
         let url = seen.ok().and_then(|seen| context.url_for_hooks(seen, path, query, &[]));
         let parameters = Parameters::parse(query);
-        let asked = match action {
+        let read = match action {
             Action::Announce => context.read_announce(&parameters, Some(user), head.source, seen, url),
             Action::Scrape => context.read_scrape(&parameters, Some(user), url),
         };
-        match asked {
+        match read {
             Ok((question, kind)) => context.ask(question, kind, slowed),
             Err(failure) => Step::Answer(context.write_failure(&failure)),
         }

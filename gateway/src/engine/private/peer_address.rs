@@ -1,4 +1,4 @@
-//! Which address a user's peer is reached at (`rules/private.md#member-address`).
+//! The address at which a user's peer can be reached (`rules/private.md#user-address`).
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Times of connections, told by a clock of the test.
+//! The timeouts of connections, driven by the test's clock.
 
 use super::super::connections::Connections;
 use super::*;

@@ -81,7 +81,7 @@ pub(super) fn read_list(path: &Path) -> Result<ListContents, ListError> {
 /// Returns which of the torrents made a difference.
 ///
 /// # Errors
-/// When the file cannot be read or written; then it is as it was.
+/// Fails when the file cannot be read or written; the file is unchanged then.
 pub fn rewrite_list(path: &Path, info_hashes: &[InfoHash], listed: bool) -> io::Result<Vec<bool>> {
     // The target of a link is replaced, not the link.
     let path = &path.canonicalize()?;
@@ -103,8 +103,8 @@ pub fn rewrite_list(path: &Path, info_hashes: &[InfoHash], listed: bool) -> io::
     replace_file(path, |to| {
         let known = std::fs::metadata(path)?;
         to.get_ref().set_permissions(known.permissions())?;
-        // Only root may give a file to another user. Otherwise it is ours from now on, and of the same group
-        // if we are in that group.
+        // Only root may give a file to another user. Without that right the file belongs to the tracker's
+        // user from now on, and keeps its group if that user is in the group.
         if fchown(to.get_ref(), Some(known.uid()), Some(known.gid())).is_err() {
             let _ = fchown(to.get_ref(), None, Some(known.gid()));
         }

@@ -70,7 +70,7 @@ impl TorrentList {
     /// Reads the file of a list. Beside the list itself this takes a few kilobytes, whatever is in the file.
     ///
     /// # Errors
-    /// When the file cannot be read, or a line is not an `info_hash`.
+    /// Fails when the file cannot be read, or a line is not an `info_hash`.
     pub fn read_file(path: &Path) -> Result<Self, ListError> {
         file::read_list(path).map(|(read, long)| Self {
             base: Arc::new(read),

@@ -41,7 +41,7 @@ pub trait KeyringSource {
     /// Returns the keyring of a URL, fetched if it is not there yet, and then every `interval_seconds`.
     ///
     /// # Errors
-    /// The reason for which there are no keys.
+    /// Fails with the reason when there are no keys.
     fn keyring(&self, url: &str, interval_seconds: u64) -> Result<Arc<Keyring>, String>;
 
     /// Returns what was wrong with the sets that were fetched since the last call.
@@ -66,7 +66,7 @@ impl Keyring {
     /// keys, and which were skipped and why.
     ///
     /// # Errors
-    /// When it is not a JWK set; then the old keys stay.
+    /// Fails when `set` is not a JWK set; the old keys stay then.
     pub fn replace_keys(&self, set: &[u8]) -> Result<(usize, Vec<String>), BadJwkSet> {
         if set.len() > JWK_SET_LEN_MAX {
             return Err(BadJwkSet::Long);

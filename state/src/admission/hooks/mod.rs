@@ -32,7 +32,7 @@ use crate::clock::Now;
 use crate::ids::InfoHash;
 use jwk::KeyringSource;
 
-/// The decision of a hook. The client is told the text of the refusal.
+/// The decision of a hook. The client gets the text of the refusal.
 pub type Verdict = Result<(), Refusal>;
 
 /// A hook: it may look at, refuse or change announces. It lives in the [`Policy`](crate::Policy), and is
@@ -41,14 +41,15 @@ pub trait Hook: Send + Sync + fmt::Debug {
     /// Decides about an announce, and may change its answer.
     ///
     /// # Errors
-    /// The refusal. Of a prehook: the client is told, nothing is stored, and no further hook runs. Of a
-    /// posthook: the client is answered as usual, but the announce does not change the swarm.
+    /// Fails with the refusal. After that of a prehook the client gets its text, nothing is stored, and no
+    /// further hook runs. After that of a posthook the client is answered as usual, but the announce does not
+    /// change the swarm.
     fn announce(&self, visit: &mut AnnounceVisit<'_>) -> Verdict;
 
     /// Decides about a scrape.
     ///
     /// # Errors
-    /// The refusal.
+    /// Fails with the refusal.
     fn scrape(&self, visit: &ScrapeVisit<'_>) -> Verdict {
         let _ = visit;
         Ok(())
@@ -64,9 +65,9 @@ pub struct AnnounceVisit<'a> {
     pub announce: &'a Announce,
     /// Its source and URL.
     pub url: RequestUrl<'a>,
-    /// The interval that the client will be told, in seconds.
+    /// The interval of the answer, in seconds.
     pub interval_seconds: u32,
-    /// The minimum interval that the client will be told, in seconds (HTTP only); 0 = none.
+    /// The minimum interval of the answer, in seconds (HTTP only); 0 = none.
     pub min_interval_seconds: u32,
     /// Whether peers and counts stay out of the reply.
     pub skip_reply: bool,
@@ -168,7 +169,7 @@ impl Hooks {
     /// Builds all hooks.
     ///
     /// # Errors
-    /// The name of the first hook that cannot be built, and the reason.
+    /// Fails with the name of the first hook that cannot be built, and the reason.
     pub fn build<'a>(
         pre: impl Iterator<Item = HookConfig<'a>>,
         post: impl Iterator<Item = HookConfig<'a>>,
@@ -260,7 +261,7 @@ fn build_chain<'a>(
 /// Reads the options of a hook.
 ///
 /// # Errors
-/// When an option is missing, unknown or of another type.
+/// Fails when an option is missing, unknown or of another type.
 pub fn parse_options<T: serde::de::DeserializeOwned>(options: &Map<String, Value>) -> Result<T, HookError> {
     let value = Value::Object(options.clone());
     serde_path_to_error::deserialize(value).map_err(|error| HookError::Options(error.to_string()))

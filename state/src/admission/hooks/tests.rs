@@ -150,10 +150,10 @@ fn options_that_are_not_accepted_are_named() {
 fn a_hook_may_stand_once_in_each_list() {
     let options = Map::new();
     let entry = ("client approval", &options);
-    let means = HookInputs { keyrings: &NoKeys };
-    let built = Hooks::build([entry].into_iter(), [entry].into_iter(), means).unwrap();
+    let inputs = HookInputs { keyrings: &NoKeys };
+    let built = Hooks::build([entry].into_iter(), [entry].into_iter(), inputs).unwrap();
     assert_eq!(built.names().collect::<Vec<_>>(), ["client approval"; 2]);
-    let twice = Hooks::build([entry, entry].into_iter(), std::iter::empty(), means);
+    let twice = Hooks::build([entry, entry].into_iter(), std::iter::empty(), inputs);
     assert!(matches!(twice, Err((_, HookError::Twice))));
 }
 
@@ -250,9 +250,11 @@ fn hooks_change_the_reply_and_leave_values_for_each_other() {
 
 #[test]
 fn parameters_are_found_in_any_case_decoded_and_the_last_wins() {
-    let said = RequestUrl::parse([192, 0, 2, 7].into(), b"/a%20b?x=1&JWT=first&jw%74=a%2Bb+c&empty&y==");
-    let value = |name| said.parameter(name).map(|value| String::from_utf8(value.into_owned()).unwrap());
-    assert_eq!(said.path, b"/a%20b");
+    let request_url =
+        RequestUrl::parse([192, 0, 2, 7].into(), b"/a%20b?x=1&JWT=first&jw%74=a%2Bb+c&empty&y==");
+    let value =
+        |name| request_url.parameter(name).map(|value| String::from_utf8(value.into_owned()).unwrap());
+    assert_eq!(request_url.path, b"/a%20b");
     assert_eq!(value("jwt").as_deref(), Some("a+b+c"));
     assert_eq!(value("empty").as_deref(), Some(""));
     assert_eq!(value("y").as_deref(), Some("="));

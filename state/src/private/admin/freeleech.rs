@@ -64,7 +64,7 @@ impl AdminTransaction<'_> {
             None => format!("{word}: {target} has no multipliers"),
         };
         Ok((
-            AdminOutcome { word, text, changes: vec![SiteChange::GroupFreeleech(group.clone(), now)] },
+            AdminOutcome { word, text, changes: vec![SiteChange::GroupMultipliers(group.clone(), now)] },
             target,
         ))
     }
@@ -103,7 +103,7 @@ impl AdminTransaction<'_> {
         };
         let id = torrent.id;
         let change =
-            if wanted { SiteChange::PutHitAndRun(uid, id) } else { SiteChange::DropHitAndRun(uid, id) };
+            if wanted { SiteChange::AddHitAndRun(uid, id) } else { SiteChange::RemoveHitAndRun(uid, id) };
         let has = if wanted { "has a" } else { "has no" };
         let text = format!("{word}: user {uid} {has} hit-and-run on torrent {id}");
         Ok((AdminOutcome { word, text, changes: vec![change] }, target))

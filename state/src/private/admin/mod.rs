@@ -142,27 +142,27 @@ pub struct AdminOutcome {
 #[derive(Clone, Debug, PartialEq)]
 pub enum SiteChange {
     /// Adds or replaces a user.
-    PutUser(UserAccount),
+    UpsertUser(UserAccount),
     /// Removes a passkey.
-    DropPasskey(Box<[u8]>),
+    RemovePasskey(Box<[u8]>),
     /// Adds or replaces a torrent.
-    PutTorrent(RegisteredTorrent),
+    UpsertTorrent(RegisteredTorrent),
     /// Removes a torrent, with the reason if there is one.
-    DropTorrent(InfoHash, Option<Arc<str>>),
+    RemoveTorrent(InfoHash, Option<Arc<str>>),
     /// Adds or replaces an approved client.
-    PutClient(u32, Box<[u8]>),
+    UpsertClient(u32, Box<[u8]>),
     /// Removes an approved client.
-    DropClient(u32),
+    RemoveClient(u32),
     /// Adds a token of a user for a torrent.
-    PutToken(u32, u32),
+    AddToken(u32, u32),
     /// Removes a token.
-    DropToken(u32, u32),
+    RemoveToken(u32, u32),
     /// Adds a hit-and-run of a user on a torrent.
-    PutHitAndRun(u32, u32),
+    AddHitAndRun(u32, u32),
     /// Removes a hit-and-run.
-    DropHitAndRun(u32, u32),
+    RemoveHitAndRun(u32, u32),
     /// Sets the multipliers of a torrent group, or removes them.
-    GroupFreeleech(Group, Option<Multipliers>),
+    GroupMultipliers(Group, Option<Multipliers>),
     /// Switches global freeleech on or off.
     GlobalFreeleech(bool),
 }

@@ -10,14 +10,14 @@ const ROWS_SLICE: usize = 500;
 pub(super) fn write_audit(
     tables: &mut dyn Tables,
     now: i64,
-    verb: &str,
+    command: &str,
     target: &str,
     outcome: &str,
     source: &str,
 ) -> Result<(), StoreError> {
     tables.run_statement(
         "INSERT INTO hayate_audit (at, verb, target, outcome, source) VALUES (?, ?, ?, ?, ?)",
-        &[now.into(), verb.into(), target.into(), outcome.into(), source.into()],
+        &[now.into(), command.into(), target.into(), outcome.into(), source.into()],
     )?;
     Ok(())
 }

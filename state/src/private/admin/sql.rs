@@ -93,7 +93,7 @@ impl AdminTransaction<'_> {
         };
         let torrent = self.find_torrent(hash)?;
         let text = torrent.as_ref().map_or_else(String::new, describe_torrent);
-        let changes = torrent.into_iter().map(SiteChange::PutTorrent).collect();
+        let changes = torrent.into_iter().map(SiteChange::UpsertTorrent).collect();
         Ok((AdminOutcome { word, text: format!("{word}: {text}"), changes }, hash.to_string()))
     }
 
@@ -120,8 +120,8 @@ impl AdminTransaction<'_> {
             torrent.as_ref().map_or_else(|| format!("torrent {hash} is not registered"), describe_torrent);
         // Torrents of this type are not for the tracker.
         let put = |torrent: RegisteredTorrent| match &*torrent.group.type_name {
-            "internal" => SiteChange::DropTorrent(*hash, None),
-            _ => SiteChange::PutTorrent(torrent),
+            "internal" => SiteChange::RemoveTorrent(*hash, None),
+            _ => SiteChange::UpsertTorrent(torrent),
         };
         Ok((AdminOutcome { word, text, changes: torrent.into_iter().map(put).collect() }, hash.to_string()))
     }
@@ -139,7 +139,7 @@ impl AdminTransaction<'_> {
         let text = format!("{word}: torrent {hash}{why}");
         let reason = (!reason.is_empty()).then(|| reason.into());
         Ok((
-            AdminOutcome { word, text, changes: vec![SiteChange::DropTorrent(*hash, reason)] },
+            AdminOutcome { word, text, changes: vec![SiteChange::RemoveTorrent(*hash, reason)] },
             hash.to_string(),
         ))
     }
@@ -172,7 +172,7 @@ impl AdminTransaction<'_> {
             }
         };
         let user = self.find_user(&UserRef::Id(id))?.filter(|user| user.enabled);
-        changes.extend(user.map(|user| SiteChange::PutUser(user.user)));
+        changes.extend(user.map(|user| SiteChange::UpsertUser(user.user)));
         Ok((AdminOutcome { word, text: format!("{word}: user {id}"), changes }, format!("user {id}")))
     }
 
@@ -218,9 +218,9 @@ impl AdminTransaction<'_> {
         let mut changes = Vec::new();
         if enabled {
             let now_is = |passkey: &str| UserAccount { passkey: passkey.as_bytes().into(), ..user.clone() };
-            changes.push(SiteChange::PutUser(now_is(new)));
+            changes.push(SiteChange::UpsertUser(now_is(new)));
             changes.push(match self.passkey_change(old.as_bytes())? {
-                SiteChange::DropPasskey(_) if until > self.now => SiteChange::PutUser(now_is(old)),
+                SiteChange::RemovePasskey(_) if until > self.now => SiteChange::UpsertUser(now_is(old)),
                 change => change,
             });
         }
@@ -280,8 +280,10 @@ impl AdminTransaction<'_> {
     fn passkey_change(&mut self, passkey: &[u8]) -> Result<SiteChange, StoreError> {
         let owner = self.find_user(&UserRef::Passkey(String::from_utf8_lossy(passkey).into_owned()))?;
         let owner = owner.filter(|owner| owner.enabled);
-        Ok(owner
-            .map_or_else(|| SiteChange::DropPasskey(passkey.into()), |owner| SiteChange::PutUser(owner.user)))
+        Ok(owner.map_or_else(
+            || SiteChange::RemovePasskey(passkey.into()),
+            |owner| SiteChange::UpsertUser(owner.user),
+        ))
     }
 
     fn update_user(
@@ -305,7 +307,7 @@ impl AdminTransaction<'_> {
         }
         let after = self.find_user(&UserRef::Id(user.id))?.map(|known| known.user);
         let word = if after.as_ref() == Some(&user) { "unchanged" } else { "changed" };
-        let changes = after.filter(|_| enabled).map(SiteChange::PutUser).into_iter().collect();
+        let changes = after.filter(|_| enabled).map(SiteChange::UpsertUser).into_iter().collect();
         let text = format!("{word}: user {}", user.id);
         Ok((AdminOutcome { word, text, changes }, format!("user {}", user.id)))
     }
@@ -330,9 +332,9 @@ impl AdminTransaction<'_> {
             _ => "unchanged",
         };
         let change = if wanted {
-            SiteChange::PutToken(uid, torrent.id)
+            SiteChange::AddToken(uid, torrent.id)
         } else {
-            SiteChange::DropToken(uid, torrent.id)
+            SiteChange::RemoveToken(uid, torrent.id)
         };
         let text = format!("{word}: token of user {uid} for torrent {}", torrent.id);
         Ok((AdminOutcome { word, text, changes: vec![change] }, target))
@@ -367,11 +369,11 @@ impl AdminTransaction<'_> {
         };
         let changes = match (wanted, word) {
             (_, "unchanged") => Vec::new(),
-            (true, _) => vec![SiteChange::PutClient(id, prefix.as_bytes().into())],
+            (true, _) => vec![SiteChange::UpsertClient(id, prefix.as_bytes().into())],
             (false, _) => known
                 .iter()
                 .filter_map(|row| row.first().and_then(SqlValue::id))
-                .map(SiteChange::DropClient)
+                .map(SiteChange::RemoveClient)
                 .collect(),
         };
         Ok((AdminOutcome { word, text: format!("{word}: client {prefix:?}"), changes }, prefix.to_owned()))

@@ -8,7 +8,7 @@ use crate::private::torrent_type::TorrentType;
 use crate::private::torrents::{SHARDS, TorrentInfo, Torrents};
 use crate::private::users::Users;
 use crate::snapshot::site::{Multipliers, UserAccount};
-use crate::store::{Set, SiteRow};
+use crate::store::{SiteRow, SiteSet};
 
 /// The rows of a set that have been read so far.
 pub(super) enum LoadingSet {
@@ -20,7 +20,7 @@ pub(super) enum LoadingSet {
     HitAndRuns(CowMap<(u32, u32)>),
     /// One for each shard.
     Torrents(Vec<Vec<TorrentInfo>>),
-    Freeleech(CowMap<(TorrentType, u32), Multipliers>),
+    GroupMultipliers(CowMap<(TorrentType, u32), Multipliers>),
     GlobalFreeleech(Option<i64>),
     Clients(Vec<(u32, Box<[u8]>)>),
     Tokens(CowMap<(u32, u32)>),
@@ -28,19 +28,19 @@ pub(super) enum LoadingSet {
 }
 
 impl LoadingSet {
-    pub(super) fn for_set(set: Set) -> Self {
+    pub(super) fn for_set(set: SiteSet) -> Self {
         match set {
-            Set::Users => {
+            SiteSet::Users => {
                 Self::Users { user_set: Users::default(), accounts: CowMap::default(), duplicate: None }
             }
-            Set::HitAndRuns => Self::HitAndRuns(CowMap::default()),
-            Set::Torrents => Self::Torrents(vec![Vec::new(); SHARDS]),
-            Set::Freeleech => Self::Freeleech(CowMap::default()),
+            SiteSet::HitAndRuns => Self::HitAndRuns(CowMap::default()),
+            SiteSet::Torrents => Self::Torrents(vec![Vec::new(); SHARDS]),
+            SiteSet::GroupMultipliers => Self::GroupMultipliers(CowMap::default()),
             // Counts are compared as they are read.
-            Set::GlobalFreeleech | Set::Counts => Self::GlobalFreeleech(None),
-            Set::Clients => Self::Clients(Vec::new()),
-            Set::Tokens => Self::Tokens(CowMap::default()),
-            Set::Deletions => Self::Deletions(CowMap::default()),
+            SiteSet::GlobalFreeleech | SiteSet::Counts => Self::GlobalFreeleech(None),
+            SiteSet::Clients => Self::Clients(Vec::new()),
+            SiteSet::Tokens => Self::Tokens(CowMap::default()),
+            SiteSet::Deletions => Self::Deletions(CowMap::default()),
         }
     }
 
@@ -62,7 +62,7 @@ impl LoadingSet {
             | (Self::Tokens(pairs), SiteRow::Token { uid, fid }) => {
                 pairs.insert((uid, fid), ());
             }
-            (Self::Freeleech(groups), SiteRow::Freeleech(group, multipliers)) => {
+            (Self::GroupMultipliers(groups), SiteRow::GroupMultipliers(group, multipliers)) => {
                 groups.insert((torrents.torrent_types().intern(&group.type_name), group.id), multipliers);
             }
             (Self::GlobalFreeleech(setting), SiteRow::GlobalFreeleech(value)) => *setting = Some(value),

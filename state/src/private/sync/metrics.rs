@@ -1,4 +1,4 @@
-//! The numbers of the site sync, for `/metrics`.
+//! The metrics of the site sync.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,19 +7,19 @@ use std::time::Duration;
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{Board, HistogramSeries, Series, SeriesKind};
 use crate::private::site::Site;
-use crate::store::{Set, StoreError};
+use crate::store::{SiteSet, StoreError};
 
-/// The numbers of the site sync; shared with the board.
+/// The metrics of the site sync; shared with the board.
 #[derive(Debug, Default)]
 pub(super) struct SyncMetrics {
     pub(super) users: AtomicU64,
     pub(super) torrents: AtomicU64,
     pub(super) clients: AtomicU64,
     pub(super) hit_and_runs: AtomicU64,
-    sets: [SetMetrics; Set::RELOADED.len()],
+    sets: [SetMetrics; SiteSet::RELOADED.len()],
 }
 
-/// The numbers of one set.
+/// The metrics of one set.
 #[derive(Debug, Default)]
 struct SetMetrics {
     failures: AtomicU64,
@@ -30,13 +30,13 @@ struct SetMetrics {
 }
 
 impl SyncMetrics {
-    fn set(&self, set: Set) -> &SetMetrics {
+    fn set(&self, set: SiteSet) -> &SetMetrics {
         #[expect(clippy::indexing_slicing, reason = "one for each set, in their order")]
         &self.sets[set as usize]
     }
 
     /// Counts a successful read.
-    pub(super) fn record_read(&self, set: Set, skipped: u64, time: Duration) {
+    pub(super) fn record_read(&self, set: SiteSet, skipped: u64, time: Duration) {
         let source = self.set(set);
         source.skipped.fetch_add(skipped, Ordering::Relaxed);
         source.took.record(time);
@@ -44,7 +44,7 @@ impl SyncMetrics {
     }
 
     /// Counts a failed read, and logs when a set begins to fail and when it can be read again.
-    pub(super) fn record_result(&self, set: Set, result: &Result<(), StoreError>) {
+    pub(super) fn record_result(&self, set: SiteSet, result: &Result<(), StoreError>) {
         let source = self.set(set);
         let failing = source.failing.swap(result.is_err(), Ordering::Relaxed);
         match result {
@@ -87,9 +87,9 @@ impl SyncMetrics {
         site.torrents.register_metrics(board);
         let (name_of, help) =
             ("purge_inactive_peers_seconds", "Duration of the work of a purge of silent peers.");
-        let histogram = Arc::clone(&site.purges);
+        let histogram = Arc::clone(&site.expiry_durations);
         board.register_histogram(HistogramSeries { name: name_of, help, labels: Vec::new(), histogram });
-        for set in Set::RELOADED {
+        for set in SiteSet::RELOADED {
             let labels = vec![("source", set.name())];
             let (name_of, help) = ("reload_seconds", "Time it took to read a set of the site.");
             let histogram = Arc::clone(&self.set(set).took);

@@ -2,7 +2,7 @@
 //! (`rules/private.md#reload-of-the-site`). Each set is built apart and swapped as a whole; if a set cannot
 //! be read to its end, the old one stays.
 //!
-//! `loading` holds what was read of a set so far, `metrics` the numbers.
+//! `loading` holds what was read of a set so far, `metrics` its metrics.
 
 pub(super) mod loading;
 mod metrics;
@@ -19,8 +19,8 @@ use super::torrents::TorrentInfo;
 use crate::background::{Background, BackgroundTask, Waker};
 use crate::clock::Clock;
 use crate::metrics::Board;
-use crate::snapshot::keeper::Pace;
-use crate::store::{Backend, Queues, Record, Set, SiteReading, SiteRow, Store, StoreError};
+use crate::snapshot::thread::Pace;
+use crate::store::{Backend, Queues, Record, SiteReading, SiteRow, SiteSet, Store, StoreError};
 use loading::LoadingSet;
 use metrics::SyncMetrics;
 
@@ -84,7 +84,7 @@ impl SiteSync {
     /// # Errors
     /// Fails when one of the sets cannot be read.
     pub fn load_sets(&mut self, clock: &Clock) -> Result<(), StoreError> {
-        Set::RELOADED.into_iter().try_for_each(|set| self.read_set(set, &mut Pace::unpaced(clock)))?;
+        SiteSet::RELOADED.into_iter().try_for_each(|set| self.read_set(set, &mut Pace::unpaced(clock)))?;
         self.correct_counts()
     }
 
@@ -95,7 +95,7 @@ impl SiteSync {
     /// Fails when one of the sets cannot be read.
     pub fn load_sets_early(&mut self, clock: &Clock) -> Result<(), StoreError> {
         self.is_early = true;
-        Set::RELOADED.into_iter().try_for_each(|set| self.read_set(set, &mut Pace::unpaced(clock)))
+        SiteSet::RELOADED.into_iter().try_for_each(|set| self.read_set(set, &mut Pace::unpaced(clock)))
     }
 
     /// Records the counts of swarms that differ from those in the store: the latter are of an earlier run,
@@ -103,7 +103,7 @@ impl SiteSync {
     fn correct_counts(&mut self) -> Result<(), StoreError> {
         let (mut wrong, site, queues) = (0, &self.site, &self.queues);
         let Some(store) = &mut self.store else { return Ok(()) };
-        store.read_rows(Set::Counts, &mut |row| {
+        store.read_rows(SiteSet::Counts, &mut |row| {
             let SiteRow::Counts { info_hash, seeders, leechers } = row else { return };
             let stands = site.torrents.with_torrent(&info_hash, |torrent| torrent.counts_row());
             if let Some(row) = stands.filter(|row| (row.seeders, row.leechers) != (seeders, leechers)) {
@@ -119,7 +119,7 @@ impl SiteSync {
 
     /// Reads all sets, beside a tracker that serves. A set that cannot be read stays as it is.
     pub fn reload_sets(&mut self, clock: &Clock, stopping: &AtomicBool) {
-        for set in Set::RELOADED {
+        for set in SiteSet::RELOADED {
             let result = self.read_set(set, &mut Pace::in_background(clock, stopping));
             if stopping.load(Ordering::Acquire) {
                 return;
@@ -203,8 +203,8 @@ impl SiteSync {
                     command,
                     AdminCommand::AddClient(_) | AdminCommand::RemoveClient(_) | AdminCommand::EditClient(..)
                 ) {
-                    let result = self.read_set(Set::Clients, &mut Pace::unpaced(clock));
-                    self.metrics.record_result(Set::Clients, &result);
+                    let result = self.read_set(SiteSet::Clients, &mut Pace::unpaced(clock));
+                    self.metrics.record_result(SiteSet::Clients, &result);
                 }
             }
             Err(AdminError::Store(_)) => self.store = None,
@@ -223,7 +223,7 @@ impl SiteSync {
         }
     }
 
-    fn read_set(&mut self, set: Set, pace: &mut Pace<'_>) -> Result<(), StoreError> {
+    fn read_set(&mut self, set: SiteSet, pace: &mut Pace<'_>) -> Result<(), StoreError> {
         if self.store.is_none() {
             self.store = Some(self.backend.open_reader()?);
         }
@@ -266,7 +266,9 @@ impl SiteSync {
                 site.update(|site_data| site_data.hit_and_runs = Arc::new(pairs));
             }
             LoadingSet::Torrents(shards) => self.publish_torrents(&shards, reading, pace),
-            LoadingSet::Freeleech(groups) => site.update(|site_data| site_data.freeleech = Arc::new(groups)),
+            LoadingSet::GroupMultipliers(groups) => {
+                site.update(|site_data| site_data.group_multipliers = Arc::new(groups))
+            }
             LoadingSet::GlobalFreeleech(Some(setting @ (0 | 1))) => {
                 site.update(|site_data| site_data.global_freeleech = setting == 1);
             }

@@ -13,8 +13,8 @@ const HASH: InfoHash = InfoHash([7; 20]);
 struct LateUnprune(Arc<Queues>, Arc<Site>);
 
 impl Double for LateUnprune {
-    fn lines(&mut self, set: Set, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
-        if set == Set::Torrents {
+    fn lines(&mut self, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
+        if set == SiteSet::Torrents {
             let group = Group { type_name: "anime".into(), id: 1 };
             let multipliers = Multipliers::default();
             let torrent =
@@ -37,9 +37,9 @@ fn a_reading_that_began_before_an_unprune_was_written_does_not_undo_it() {
     let mut site_sync = SiteSync::new(backend, Arc::clone(&site), Arc::clone(&queues));
     site_sync.store = Some(Box::new(Doubled(LateUnprune(Arc::clone(&queues), Arc::clone(&site)))));
     let is_live = || site.torrents.with_torrent(&HASH, |torrent| torrent.info.status == 0).unwrap();
-    site_sync.read_set(Set::Torrents, &mut Pace::unpaced(&clock)).unwrap();
+    site_sync.read_set(SiteSet::Torrents, &mut Pace::unpaced(&clock)).unwrap();
     assert!(is_live());
-    site_sync.read_set(Set::Torrents, &mut Pace::unpaced(&clock)).unwrap();
+    site_sync.read_set(SiteSet::Torrents, &mut Pace::unpaced(&clock)).unwrap();
     assert!(is_live());
     assert!(queues.unprunes().is_empty());
 }

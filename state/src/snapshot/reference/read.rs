@@ -12,11 +12,11 @@ const ENDPOINT_LEN: usize = 6;
 /// Octets of a peer after its endpoint.
 const PEER_REST_LEN: usize = 5 * 8 + 2 * 4 + 2 + 1;
 /// The least octets of a key and a peer, whatever the version.
-const ENTRY_LEAST: usize = KEY_LEN + ID_LEN + ENDPOINT_LEN + PEER_REST_LEN;
+const ENTRY_MIN: usize = KEY_LEN + ID_LEN + ENDPOINT_LEN + PEER_REST_LEN;
 /// The least octets of a torrent: no peers, no type name.
-const TORRENT_LEAST: usize = ID_LEN + 2 + 1 + 4 + 4 + 2 + 1 + 8 + 16;
+const TORRENT_MIN: usize = ID_LEN + 2 + 1 + 4 + 4 + 2 + 1 + 8 + 16;
 /// The least octets of a user: no passkey.
-const USER_LEAST: usize = 1 + 4 + 2 + 16;
+const USER_MIN: usize = 1 + 4 + 2 + 16;
 
 /// Reads a `torrent-cache.bin` of version 1, 2 or 3. The list decides who is a seeder, the key in it whose
 /// peer it is; of two peers with one key the later announce wins. In a type name that is not UTF-8, as when
@@ -30,7 +30,7 @@ pub fn read_torrents(file: &[u8]) -> Result<Vec<SiteTorrent>, ReferenceError> {
     if !(1..=TORRENTS_VERSION).contains(&reader.version) {
         return Err(ReferenceError::Version(reader.version));
     }
-    let count = reader.read_count(TORRENT_LEAST)?;
+    let count = reader.read_count(TORRENT_MIN)?;
     let torrents = (0..count).map(|_| reader.read_torrent()).collect::<Result<_, _>>()?;
     let mut site = SiteSnapshot { torrents, ..SiteSnapshot::default() };
     site.sort_and_dedup();
@@ -47,7 +47,7 @@ pub fn read_users(file: &[u8]) -> Result<Vec<UserAccount>, ReferenceError> {
     if reader.version != USERS_VERSION {
         return Err(ReferenceError::Version(reader.version));
     }
-    let count = reader.read_count(USER_LEAST)?;
+    let count = reader.read_count(USER_MIN)?;
     let users = (0..count).map(|_| reader.read_user()).collect::<Result<_, _>>()?;
     let mut site = SiteSnapshot { users, ..SiteSnapshot::default() };
     site.sort_and_dedup();
@@ -64,7 +64,7 @@ impl<'f> ReferenceReader<'f> {
         let info_hash = InfoHash(self.read_array()?);
         let mut peers = Vec::new();
         for role in [Role::Seeder, Role::Leecher] {
-            let count = self.read_count(ENTRY_LEAST)?;
+            let count = self.read_count(ENTRY_MIN)?;
             peers.reserve(count);
             for _ in 0..count {
                 peers.push(self.read_entry(role)?);

@@ -43,7 +43,7 @@ impl ExportLosses {
 /// Writes `torrent-cache.bin` of version 3.
 ///
 /// # Errors
-/// Those of `to`.
+/// Fails when `to` does.
 pub fn write_torrents(to: &mut (impl Write + ?Sized), site: &SiteSnapshot) -> io::Result<ExportLosses> {
     let mut losses = ExportLosses { unprunes: site.unprunes.len() as u64, ..ExportLosses::default() };
     put_uvarint(to, TORRENTS_VERSION)?;
@@ -55,7 +55,7 @@ pub fn write_torrents(to: &mut (impl Write + ?Sized), site: &SiteSnapshot) -> io
 /// Writes `user-cache.bin` of version 1; nothing about users is lost.
 ///
 /// # Errors
-/// Those of `to`.
+/// Fails when `to` does.
 pub fn write_users(to: &mut (impl Write + ?Sized), users: &[UserAccount]) -> io::Result<()> {
     put_uvarint(to, USERS_VERSION)?;
     put_uvarint(to, users.len() as u64)?;

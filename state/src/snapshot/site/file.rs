@@ -72,8 +72,8 @@ impl<'w> SiteWriter<'w> {
     /// Writes a whole site.
     ///
     /// # Errors
-    /// Those of the container, of [`write_torrent`](Self::write_torrent) and of
-    /// [`write_user`](Self::write_user).
+    /// Fails when the container, [`write_torrent`](Self::write_torrent) or [`write_user`](Self::write_user)
+    /// does.
     pub fn write_site(&mut self, site: &SiteSnapshot) -> io::Result<()> {
         site.torrents.iter().try_for_each(|torrent| self.write_torrent(torrent))?;
         site.users.iter().try_for_each(|user| self.write_user(user))?;
@@ -83,7 +83,8 @@ impl<'w> SiteWriter<'w> {
     /// Writes a torrent and its peers.
     ///
     /// # Errors
-    /// Those of the container, and when the type name is longer than 65535 octets or there are 2^32 peers.
+    /// Fails when the container does, when the type name is longer than 65535 octets, or when there are 2^32
+    /// peers.
     pub fn write_torrent(&mut self, torrent: &SiteTorrent) -> io::Result<()> {
         let peers = u32::try_from(torrent.peers.len()).map_err(io::Error::other)?;
         put_torrent(&mut self.torrents, torrent, peers)?;
@@ -97,7 +98,7 @@ impl<'w> SiteWriter<'w> {
     /// Writes a user.
     ///
     /// # Errors
-    /// Those of the container, and when the passkey is longer than 65535 octets.
+    /// Fails when the container does, or when the passkey is longer than 65535 octets.
     pub fn write_user(&mut self, user: &UserAccount) -> io::Result<()> {
         let flags = flag(user.disable_download, DISABLE_DOWNLOAD) | flag(user.tracker_hide, TRACKER_HIDE);
         put_text(&mut self.users, &user.passkey)?;
@@ -110,7 +111,7 @@ impl<'w> SiteWriter<'w> {
     /// Writes a pending un-prune.
     ///
     /// # Errors
-    /// Those of the container.
+    /// Fails when the container does.
     pub fn write_unprune(&mut self, id: u32) -> io::Result<()> {
         self.unprunes.extend(id.to_le_bytes());
         flush_block(self.to, TAG_SITE_UNPRUNES, &mut self.unprunes, BLOCK_TARGET)
@@ -119,7 +120,7 @@ impl<'w> SiteWriter<'w> {
     /// Writes what is still buffered; without it that is lost.
     ///
     /// # Errors
-    /// Those of the container.
+    /// Fails when the container does.
     pub fn finish(mut self) -> io::Result<()> {
         flush_block(self.to, TAG_SITE_TORRENTS, &mut self.torrents, 0)?;
         flush_block(self.to, TAG_SITE_USERS, &mut self.users, 0)?;
@@ -389,7 +390,7 @@ pub fn read_blocks<R: Read>(mut reader: SnapshotReader<R>) -> Result<LoadedSite,
 /// Writes a whole file, replacing the present one.
 ///
 /// # Errors
-/// Those of the disk, and then the old file stays; and those of [`SiteWriter`].
+/// Fails when the disk or [`SiteWriter`] does; the old file stays then.
 pub fn write_file(path: &Path, site: &SiteSnapshot, written_at: i64) -> io::Result<()> {
     container::replace_file(path, |to| {
         let mut container = SnapshotWriter::new(to, written_at)?;

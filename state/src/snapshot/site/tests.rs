@@ -113,12 +113,10 @@ fn a_site_is_read_as_it_was_written() {
 
 #[test]
 fn a_file_is_read_as_it_was_written() {
-    let folder = std::env::temp_dir().join(format!("hayate-site-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let path = folder.join("cache");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache");
     write_file(&path, &site(), 7).unwrap();
     let loaded = read_file(&path).unwrap();
-    std::fs::remove_dir_all(&folder).unwrap();
     assert_eq!((loaded.site, loaded.written_at), (site(), 7));
 }
 

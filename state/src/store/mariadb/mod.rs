@@ -31,7 +31,7 @@ use self::session::MariadbSession;
 use super::dsn::Login;
 use super::edit::{SqlValue, Tables};
 use super::schema::{self, RequiredTables};
-use super::site_rows::{self, DbRow, Set, SiteRow};
+use super::site_rows::{self, DbRow, SiteRow, SiteSet};
 use super::{Batch, Channel, PurgeProgress, PurgeSlice, Saved, Store, StoreError, signed_amount};
 use crate::ids::{ID_LEN, InfoHash};
 
@@ -230,7 +230,7 @@ impl Store for Mariadb {
         })
     }
 
-    fn read_rows(&mut self, set: Set, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
+    fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
         self.transact(|session| {
             let mut skipped = 0;
             for source in site_rows::set_queries(set, "UNIX_TIMESTAMP()") {
@@ -241,8 +241,9 @@ impl Store for Mariadb {
                     });
                 match result {
                     // A site that was not migrated lacks the tables of hayate.
-                    Err(mysql::Error::MySqlError(said))
-                        if said.code == NO_SUCH_TABLE && said.message.contains("hayate_") => {}
+                    Err(mysql::Error::MySqlError(server_error))
+                        if server_error.code == NO_SUCH_TABLE && server_error.message.contains("hayate_") => {
+                    }
                     result => result?,
                 }
             }
@@ -306,8 +307,8 @@ impl Tables for Conn {
 /// reports it with the state of a mere warning.
 fn edit_error(error: mysql::Error) -> StoreError {
     match error {
-        mysql::Error::MySqlError(said) if said.code == DATA_TRUNCATED => {
-            StoreError::BadRow { code: i32::from(said.code), text: said.message }
+        mysql::Error::MySqlError(server_error) if server_error.code == DATA_TRUNCATED => {
+            StoreError::BadRow { code: i32::from(server_error.code), text: server_error.message }
         }
         error => store_error(error, false),
     }
@@ -351,12 +352,12 @@ impl DbRow for Row {
 
 /// Creates the tables that are missing.
 pub(super) fn migrate(login: &Login) -> Result<(), StoreError> {
-    let told = |error| store_error(error, false);
+    let to_store_error = |error| store_error(error, false);
     // Without a time limit: adding a column to a large table can take long.
     let mut connection = session::connect(login, None)?;
-    schema::check_version(session::read_version(&mut connection).map_err(told)?)?;
+    schema::check_version(session::read_version(&mut connection).map_err(to_store_error)?)?;
     let statements = schema::migration_statements(schema::Dialect::Mariadb);
-    statements.into_iter().try_for_each(|statement| connection.query_drop(statement)).map_err(told)
+    statements.into_iter().try_for_each(|statement| connection.query_drop(statement)).map_err(to_store_error)
 }
 
 /// Returns the number of the last batch that was kept. Waits for an earlier connection that is about to
@@ -381,14 +382,17 @@ fn write_batch(session: &mut MariadbSession, batch: &Batch) -> mysql::Result<Sav
 
 /// Maps an error to what it means for the writer.
 fn store_error(error: mysql::Error, at_commit: bool) -> StoreError {
-    if let mysql::Error::MySqlError(said) = &error {
-        let text = format!("{} ({})", said.message, said.code);
+    if let mysql::Error::MySqlError(server_error) = &error {
+        let text = format!("{} ({})", server_error.message, server_error.code);
         // After such an answer the server has rolled the transaction back, even if it was asked to commit.
-        if matches!(said.code, 1213 | 1205) {
+        if matches!(server_error.code, 1213 | 1205) {
             return StoreError::Deadlock(text);
         }
-        if !at_commit && (said.state.starts_with("22") || said.state.starts_with("23")) {
-            return StoreError::BadRow { code: i32::from(said.code), text: said.message.clone() };
+        if !at_commit && (server_error.state.starts_with("22") || server_error.state.starts_with("23")) {
+            return StoreError::BadRow {
+                code: i32::from(server_error.code),
+                text: server_error.message.clone(),
+            };
         }
         return StoreError::Lost { text, in_doubt: at_commit };
     }

@@ -23,8 +23,8 @@ struct FoundRows {
 pub(super) fn purge_slice(session: &mut MariadbSession, slice: &PurgeSlice) -> mysql::Result<PurgeProgress> {
     let found = match session.features.purge_index.clone() {
         Some(index) => match find_by_index(session, &index, slice) {
-            // The index was dropped meanwhile, or the optimizer is told to ignore it.
-            Err(mysql::Error::MySqlError(said)) if said.code == NO_SUCH_INDEX => {
+            // The index was dropped meanwhile, or the optimizer was told to ignore it.
+            Err(mysql::Error::MySqlError(server_error)) if server_error.code == NO_SUCH_INDEX => {
                 session.features.purge_index = None;
                 FoundRows { rows: Vec::new(), next: Some(FIRST_MARK) }
             }
@@ -43,7 +43,7 @@ pub(super) fn purge_slice(session: &mut MariadbSession, slice: &PurgeSlice) -> m
 
 /// Finds the next active rows by the time of their last announce.
 fn find_by_index(session: &mut MariadbSession, index: &str, slice: &PurgeSlice) -> mysql::Result<FoundRows> {
-    let (before, most) = (slice.before, slice.rows_most);
+    let (before, most) = (slice.before, slice.rows_max);
     // Rows that became inactive leave traces in the index for a while: they should not be passed again.
     let from = match slice.from {
         Some(PurgeMark::Time(from)) => format!("AND last_announce >= {from}"),
@@ -60,7 +60,7 @@ fn find_by_index(session: &mut MariadbSession, index: &str, slice: &PurgeSlice) 
 
 /// Reads the next rows, active or not: without an index all have to be looked at.
 fn find_by_row(session: &mut MariadbSession, slice: &PurgeSlice) -> mysql::Result<FoundRows> {
-    let (before, most) = (slice.before, slice.rows_most);
+    let (before, most) = (slice.before, slice.rows_max);
     let behind = match slice.from {
         Some(mark @ PurgeMark::Row(uid, fid)) if mark != FIRST_MARK => {
             format!("WHERE uid > {uid} OR (uid = {uid} AND fid > {fid})")

@@ -27,9 +27,9 @@ const IDLE_SECONDS: u64 = 300;
 /// How long a new connection waits for the name of its node: an old session takes a moment to end.
 const NAME_SECONDS: u64 = 5;
 /// Upper limit for the length of a statement, in octets, however long the server allows it to be.
-const STATEMENT_OCTETS_MOST: usize = 1 << 20;
+const STATEMENT_OCTETS_MAX: usize = 1 << 20;
 /// Characters of `hayate_journal.node`.
-const NODE_CHARACTERS_MOST: usize = 64;
+const NODE_CHARACTERS_MAX: usize = 64;
 
 /// Where systems keep the certificates they trust: Debian and Fedora, and systems derived from them.
 const CA_BUNDLES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
@@ -82,33 +82,34 @@ impl DatabaseFeatures {
 
 impl MariadbSession {
     pub(super) fn open(opener: &MariadbOpener) -> Result<Self, StoreError> {
-        if opener.node.chars().count() > NODE_CHARACTERS_MOST {
+        if opener.node.chars().count() > NODE_CHARACTERS_MAX {
             return Err(StoreError::Unfit(format!(
-                "the name of the node is longer than {NODE_CHARACTERS_MOST} characters"
+                "the name of the node is longer than {NODE_CHARACTERS_MAX} characters"
             )));
         }
         let mut connection = connect(&opener.login, Some(SOCKET_TIMEOUT))?;
-        let told = |error| store_error(error, false);
+        let to_store_error = |error| store_error(error, false);
         if opener.role == ConnectionRole::Reader {
             // A set is read in slices, and all of them must show the same moment.
             let sql = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
-            connection.query_drop(sql).map_err(told)?;
+            connection.query_drop(sql).map_err(to_store_error)?;
         }
-        schema::check_version(read_version(&mut connection).map_err(told)?)?;
-        let columns = read_columns(&mut connection).map_err(told)?;
+        schema::check_version(read_version(&mut connection).map_err(to_store_error)?)?;
+        let columns = read_columns(&mut connection).map_err(to_store_error)?;
         let mut fitness = check_columns(&columns, opener.required)?;
         if opener.required == RequiredTables::Site {
-            let indexes = read_indexes(&mut connection).map_err(told)?;
+            let indexes = read_indexes(&mut connection).map_err(to_store_error)?;
             fitness.purge_index = index_on(&indexes, ["active", "last_announce"]);
             fitness.row_index = index_on(&indexes, ["uid", "fid"]);
             fitness.hit_and_run_index = index_on(&indexes, ["hnr", "uid"]);
         }
-        let packet: Option<usize> = connection.query_first("SELECT @@max_allowed_packet").map_err(told)?;
-        let statement_octets = packet.unwrap_or(STATEMENT_OCTETS_MOST).min(2 * STATEMENT_OCTETS_MOST) / 2;
+        let packet: Option<usize> =
+            connection.query_first("SELECT @@max_allowed_packet").map_err(to_store_error)?;
+        let statement_octets = packet.unwrap_or(STATEMENT_OCTETS_MAX).min(2 * STATEMENT_OCTETS_MAX) / 2;
         if opener.role == ConnectionRole::Writer {
             take_node_lock(&mut connection, opener)?;
             if fitness.journal {
-                insert_journal_rows(&mut connection, &opener.node).map_err(told)?;
+                insert_journal_rows(&mut connection, &opener.node).map_err(to_store_error)?;
             }
         }
         Ok(Self { connection, features: fitness, statement_octets })
@@ -127,8 +128,10 @@ pub(super) fn connect(login: &Login, socket_timeout: Option<Duration>) -> Result
     .map_err(|error| store_error(error, false))?;
     set_session_variables(&mut connection, login).map_err(|error| match error {
         // Trying again does not help if the server refuses what the DSN sets.
-        mysql::Error::MySqlError(said) if said.state == "42000" || said.code == UNKNOWN_VARIABLE => {
-            StoreError::Unfit(format!("the database refuses what the DSN sets: {}", said.message))
+        mysql::Error::MySqlError(server_error)
+            if server_error.state == "42000" || server_error.code == UNKNOWN_VARIABLE =>
+        {
+            StoreError::Unfit(format!("the database refuses what the DSN sets: {}", server_error.message))
         }
         error => store_error(error, false),
     })?;
@@ -171,7 +174,7 @@ fn try_connect(login: &Login, socket_timeout: Option<Duration>, encrypted: bool)
         let ip = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
         match Conn::new(builder.clone().ip_or_hostname(Some(ip))) {
             Ok(connection) => return Ok(connection),
-            Err(said @ mysql::Error::MySqlError(_)) => return Err(said),
+            Err(server_error @ mysql::Error::MySqlError(_)) => return Err(server_error),
             Err(error) => refused = error,
         }
     }
@@ -218,20 +221,20 @@ fn set_session_variables(connection: &mut Conn, login: &Login) -> mysql::Result<
 
 /// Takes the lock on the name of the node, which only one connection can hold.
 fn take_node_lock(connection: &mut Conn, opener: &MariadbOpener) -> Result<(), StoreError> {
-    let told = |error| store_error(error, false);
+    let to_store_error = |error| store_error(error, false);
     let former = opener.last_writer.load(Ordering::Relaxed);
     if former != 0 {
         let holder: Option<Option<u32>> = connection
             .exec_first(format!("SELECT IS_USED_LOCK({LOCK_NAME_SQL})"), (&opener.node,))
-            .map_err(told)?;
+            .map_err(to_store_error)?;
         if holder.flatten() == Some(former) {
-            // The former connection is our own and no longer used. If it cannot be ended, the name cannot be
-            // taken either.
+            // The former connection belongs to this process and is no longer used. If it cannot be ended, the
+            // name cannot be taken either.
             let _ = connection.query_drop(format!("KILL CONNECTION {former}"));
         }
     }
     let sql = format!("SELECT GET_LOCK({LOCK_NAME_SQL}, {NAME_SECONDS})");
-    let got: Option<Option<u32>> = connection.exec_first(sql, (&opener.node,)).map_err(told)?;
+    let got: Option<Option<u32>> = connection.exec_first(sql, (&opener.node,)).map_err(to_store_error)?;
     if got.flatten() != Some(1) {
         let text = format!("another hayate writes to this database as node \"{}\"", opener.node);
         return Err(match former {
@@ -274,12 +277,15 @@ fn read_columns(connection: &mut Conn) -> mysql::Result<HashSet<String>> {
 }
 
 /// Compares the columns that exist with those required.
-fn check_columns(columns: &HashSet<String>, demand: RequiredTables) -> Result<DatabaseFeatures, StoreError> {
+fn check_columns(
+    columns: &HashSet<String>,
+    required: RequiredTables,
+) -> Result<DatabaseFeatures, StoreError> {
     let journal = ["node", "queue", "seq"].map(|column| format!("hayate_journal.{column}"));
     let journal = journal.iter().all(|column| columns.contains(column));
     let completed = ["info_hash", "completed", "last_completed"];
     let completed = completed.map(|column| format!("hayate_completed.{column}"));
-    match demand {
+    match required {
         RequiredTables::Own => {
             let registered = ["id", "info_hash", "torrenttype"].map(|column| format!("torrents.{column}"));
             let missing = completed.iter().chain(&registered).find(|column| !columns.contains(*column));
@@ -308,7 +314,7 @@ fn check_columns(columns: &HashSet<String>, demand: RequiredTables) -> Result<Da
         purge_index: None,
         row_index: None,
         hit_and_run_index: None,
-        required: demand,
+        required,
     })
 }
 
@@ -365,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_site_may_be_without_our_tables_but_not_without_its_own() {
+    fn a_site_may_be_without_hayates_tables_but_not_without_its_own() {
         let mut columns = site();
         let fitness = check_columns(&columns, RequiredTables::Site).unwrap();
         assert!(!fitness.journal && !fitness.ip6);

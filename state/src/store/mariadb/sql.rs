@@ -9,10 +9,10 @@ use super::super::record::{
     CompletedRow, Record, SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow,
 };
 use super::super::sums::{amount, count, sum};
-use super::super::{COUNT_MOST, signed_amount};
+use super::super::{COUNT_MAX, signed_amount};
 
 /// Rows of one statement: few enough that it is short even if each has to be fetched from a disk.
-const ROWS_MOST: u64 = 200;
+const ROWS_MAX: u64 = 200;
 
 /// One statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,14 +115,14 @@ const COMPLETED: StatementShape = StatementShape {
     counted: false,
 };
 
-/// Returns the statements that write `records`, in their order. None is much longer than `octets_most`.
-pub(super) fn build_statements(records: &[Record], ip6: bool, octets_most: usize) -> Vec<Statement> {
+/// Returns the statements that write `records`, in their order. None is much longer than `octets_max`.
+pub(super) fn build_statements(records: &[Record], ip6: bool, octets_max: usize) -> Vec<Statement> {
     let mut statements = Vec::new();
     let mut open: Option<(&StatementShape, u64, String)> = None;
     for record in records {
         let Some(shape) = record_shape(record, ip6) else { continue };
         let full = |(of, rows, text): &(&StatementShape, u64, String)| {
-            *of != shape || *rows >= ROWS_MOST || text.len() + shape.tail.len() >= octets_most
+            *of != shape || *rows >= ROWS_MAX || text.len() + shape.tail.len() >= octets_max
         };
         if let Some(done) = open.take_if(|open| full(open)) {
             statements.push(close_statement(done));
@@ -189,7 +189,7 @@ fn write_transfer(text: &mut String, row: &TransferRow) -> std::fmt::Result {
     let TransferRow { uid, fid, start_time, last_announce, .. } = row;
     let (up, down) = (signed_amount(row.raw_up), signed_amount(row.raw_down));
     let [active_time, seed_time, snatched] =
-        [row.active_time, row.seed_time, row.snatched.into()].map(|number| number.min(COUNT_MOST));
+        [row.active_time, row.seed_time, row.snatched.into()].map(|number| number.min(COUNT_MAX));
     let (seeding, active) = (u8::from(row.seeding), u8::from(row.active));
     write!(text, "({uid},{fid},{up},{down},{seeding},{start_time},{last_announce},")?;
     write!(text, "{active_time},{seed_time},{active},{snatched},{})", row.remaining)

@@ -4,7 +4,7 @@ use rusqlite::{Transaction, params};
 
 use super::super::record::{CompletedRow, SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow};
 use super::super::sums::{amount, count, sum};
-use super::super::{COUNT_MOST, signed_amount};
+use super::super::{COUNT_MAX, signed_amount};
 
 pub(super) fn write_torrent(transaction: &Transaction<'_>, row: &TorrentRow) -> rusqlite::Result<usize> {
     if row.has_counts {
@@ -56,7 +56,7 @@ pub(super) fn write_transfer(transaction: &Transaction<'_>, row: &TransferRow) -
         ", seeding = excluded.seeding, last_announce = excluded.last_announce, active = excluded.active,
             remaining = excluded.remaining"
     );
-    let count = |number: i64| number.min(COUNT_MOST);
+    let count = |number: i64| number.min(COUNT_MAX);
     transaction.prepare_cached(sql)?.execute(params![
         row.uid,
         row.fid,

@@ -9,14 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hayate_state::private::{Purger, Site, SiteSync};
+use hayate_state::private::{PeerExpiry, Site, SiteSync};
 use hayate_state::store::{Backend, Bounds, OpenedStore, Queues, Recorder, SpillPaths, WriterSettings};
-use hayate_state::{
-    Announce, Clock, Event, Handout, InfoHash, Now, PeerId, Policy, Published, Swarms, Tracker,
-};
+use hayate_state::{Announce, Clock, Event, Handout, Now, PeerId, Policy, Published, Swarms, Tracker};
 
-use crate::backend;
 use crate::servers::Server;
+use crate::{backend, test_info_hash, test_passkey};
 use naive::{Naive, NaiveAnnounce, Torrent, User};
 
 const USERS: u32 = 200;
@@ -48,16 +46,6 @@ fn choose(random: &mut fastrand::Rng) -> f64 {
     MULTIPLIERS[random.usize(..MULTIPLIERS.len())]
 }
 
-fn passkey(user: u32) -> String {
-    format!("passkey-of-{user:021}")
-}
-
-fn hash(torrent: u32) -> InfoHash {
-    let mut octets = [7; 20];
-    octets[..4].copy_from_slice(&torrent.to_be_bytes());
-    InfoHash(octets)
-}
-
 /// A random site, as the model has it, and as SQL.
 fn found(random: &mut fastrand::Rng) -> (Naive, Vec<String>) {
     let mut naive = Naive::default();
@@ -78,7 +66,7 @@ fn found(random: &mut fastrand::Rng) -> (Naive, Vec<String>) {
         sql.push(format!(
             "INSERT INTO users_main (ID, Enabled, torrent_pass, UpMultiplier, DownMultiplier, \
              DisableDownload, TrackerHide) VALUES ({id}, '1', '{}', {up}, {down}, {}, {})",
-            passkey(id),
+            test_passkey(id),
             u8::from(restricted),
             u8::from(hidden)
         ));
@@ -94,7 +82,7 @@ fn found(random: &mut fastrand::Rng) -> (Naive, Vec<String>) {
         sql.push(format!(
             "INSERT INTO torrents (ID, GroupID, TorrentType, info_hash, UpMultiplier, DownMultiplier, \
              Status) VALUES ({id}, {group}, 'anime', X'{}', {up}, {down}, {status})",
-            hash(id)
+            test_info_hash(id)
         ));
     }
     (naive, sql)
@@ -156,7 +144,7 @@ impl Client {
         self.downloaded += before - self.left;
         match random.u8(..40) {
             0 => {
-                // It is gone, and another client takes its place.
+                // It is gone, and another client replaces it.
                 *self = Self { next: self.next, ..Self::new(random) };
                 Event::None
             }
@@ -196,7 +184,7 @@ struct TestSite {
     site: Arc<Site>,
     queues: Arc<Queues>,
     tracker: Tracker,
-    purger: Purger,
+    expiry: PeerExpiry,
     policy: Policy,
     recorder: Recorder,
 }
@@ -212,24 +200,24 @@ impl TestSite {
             ..Bounds::default()
         };
         let queues = Arc::new(Queues::accounting(clock, &bounds));
-        let pace =
+        let settings =
             Published::new(WriterSettings { flush: Duration::from_millis(30), ..WriterSettings::default() });
-        let places =
+        let paths =
             SpillPaths { spill_dir: folder.join("spill"), dead_letter: folder.join("dead-letter.jsonl") };
         let opening = backend.clone();
         let opened =
-            OpenedStore::new(&queues, clock, &pace, &places, Box::new(move || opening.open())).unwrap();
+            OpenedStore::new(&queues, clock, &settings, &paths, Box::new(move || opening.open())).unwrap();
         let site = Site::new();
         SiteSync::new(backend.clone(), Arc::clone(&site), Arc::clone(&queues)).load_sets(&clock).unwrap();
         let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
         let tracker = Tracker::new(Swarms::new(0), &Published::new(policy.clone()), 7);
         let tracker = tracker.with_site(Arc::clone(&site)).with_queues(Arc::clone(&queues));
-        let purger = Purger::new(Arc::clone(&site.torrents), Some(Arc::clone(&queues)));
-        Self { site, queues, tracker, purger, policy, recorder: opened.start().unwrap() }
+        let expiry = PeerExpiry::new(Arc::clone(&site.torrents), Some(Arc::clone(&queues)));
+        Self { site, queues, tracker, expiry, policy, recorder: opened.start().unwrap() }
     }
 
     fn announce(&mut self, now: Now, user: u32, announce: &Announce) -> Result<(usize, usize), &'static str> {
-        let user = self.tracker.find_user(passkey(user).as_bytes()).unwrap();
+        let user = self.tracker.find_user(test_passkey(user).as_bytes()).unwrap();
         let (mut v4, mut v6) = ([0; 300], [0; 900]);
         let answer =
             self.tracker.announce_user(now, user, announce, None, &mut Handout::new(&mut v4, &mut v6));
@@ -258,12 +246,12 @@ fn live(
         let now = Now::at(second);
         let unix = i64::try_from(now.unix_seconds).unwrap();
         if second % 120 == 119 {
-            test_site.purger.run_round(now, &test_site.policy);
+            test_site.expiry.run_round(now, &test_site.policy);
             naive.purge(unix);
         }
         if second % 600 == 300 {
             naive.free = !naive.free;
-            test_site.site.update(|register| register.global_freeleech = naive.free);
+            test_site.site.update(|site_data| site_data.global_freeleech = naive.free);
             test_site.tracker.refresh();
         }
         for client in clients.iter_mut().filter(|client| client.next <= second) {
@@ -271,7 +259,7 @@ fn live(
             let other = if client.address.is_ipv4() { v6(random) } else { v4(random) };
             let families = [Some(client.address), client.both.then_some(other)];
             for (at, address) in families.into_iter().flatten().enumerate() {
-                let said = NaiveAnnounce {
+                let naive_announce = NaiveAnnounce {
                     now: unix,
                     user: client.user,
                     torrent: client.torrent,
@@ -291,18 +279,18 @@ fn live(
                     },
                 };
                 let announce = Announce {
-                    info_hash: hash(said.torrent),
-                    peer_id: PeerId(said.peer_id),
+                    info_hash: test_info_hash(naive_announce.torrent),
+                    peer_id: PeerId(naive_announce.peer_id),
                     address,
-                    port: said.port,
-                    uploaded: said.uploaded,
-                    downloaded: said.downloaded,
-                    left: said.left,
+                    port: naive_announce.port,
+                    uploaded: naive_announce.uploaded,
+                    downloaded: naive_announce.downloaded,
+                    left: naive_announce.left,
                     event,
                     num_want: random.u16(..60),
                 };
-                let expected = naive.announce(&said);
-                assert_eq!(test_site.announce(now, said.user, &announce), expected, "at {second}");
+                let expected = naive.announce(&naive_announce);
+                assert_eq!(test_site.announce(now, naive_announce.user, &announce), expected, "at {second}");
                 announces += 1;
                 refused += usize::from(expected.is_err());
             }
@@ -312,7 +300,7 @@ fn live(
     assert!(announces > 20_000 && refused > 100);
 }
 
-fn compare(naive: &Naive, ask: &dyn Fn(&str) -> String) {
+fn compare(naive: &Naive, query: &dyn Fn(&str) -> String) {
     let same = |table: &str, expected: &str, found: &str| {
         let lines = || expected.lines().zip(found.lines());
         if let Some((expected, found)) = lines().find(|(expected, found)| expected != found) {
@@ -320,18 +308,18 @@ fn compare(naive: &Naive, ask: &dyn Fn(&str) -> String) {
         }
         assert_eq!(expected.lines().count(), found.lines().count(), "{table}");
     };
-    let users = ask("SELECT ID, Uploaded, Downloaded, rawup, rawdl FROM users_main ORDER BY ID");
+    let users = query("SELECT ID, Uploaded, Downloaded, rawup, rawdl FROM users_main ORDER BY ID");
     same("users_main", &naive.users_table(), &users);
     let torrents =
-        ask("SELECT ID, Snatched, Seeders, Leechers, last_action, Status FROM torrents ORDER BY ID");
+        query("SELECT ID, Snatched, Seeders, Leechers, last_action, Status FROM torrents ORDER BY ID");
     same("torrents", &naive.torrents_table(), &torrents);
-    let history = ask(
+    let history = query(
         "SELECT uid, fid, uploaded, downloaded, seeding, seedtime, activetime, remaining, active, starttime, \
          last_announce, snatched, snatched_time FROM transfer_history ORDER BY uid, fid",
     );
     let history: Vec<_> = history.lines().map(|row| naive.as_if_in_order(row)).collect();
     same("transfer_history", &naive.history_table(), &history.join("\n"));
-    let addresses = ask(
+    let addresses = query(
         "SELECT uid, fid, ip, ifnull(hex(ip6), ''), client_id, uploaded, downloaded, port + 0, starttime, \
          last_announce FROM transfer_ips",
     );
@@ -370,7 +358,7 @@ fn an_hour_of_a_site_is_in_sqlite_to_the_octet() {
     live(&mut test_site, &mut naive, &mut random, &mut |_| {});
     test_site.recorder.stop();
     assert!(test_site.queues.unprunes().is_empty());
-    compare(&naive, &|sql| crate::ask_sqlite(&connection, sql));
+    compare(&naive, &|sql| crate::query_sqlite(&connection, sql));
 }
 
 #[test]

@@ -67,30 +67,31 @@ pub(crate) struct Naive {
 
 impl Naive {
     /// Returns the swarm after the announce, seeders and leechers, or the refusal.
-    pub(crate) fn announce(&mut self, said: &NaiveAnnounce) -> Result<(usize, usize), &'static str> {
-        let (user, torrent) = (&self.users[&said.user], self.torrents.get_mut(&said.torrent).unwrap());
-        if torrent.status != 0 && !(torrent.status == 1 && said.left == 0) {
+    pub(crate) fn announce(&mut self, announce: &NaiveAnnounce) -> Result<(usize, usize), &'static str> {
+        let (user, torrent) =
+            (&self.users[&announce.user], self.torrents.get_mut(&announce.torrent).unwrap());
+        if torrent.status != 0 && !(torrent.status == 1 && announce.left == 0) {
             return Err("unavailable");
         }
-        if said.left > 0 && user.restricted {
+        if announce.left > 0 && user.restricted {
             return Err("restricted");
         }
-        if said.event != "stopped" {
+        if announce.event != "stopped" {
             torrent.status = 0;
         }
-        let seeds = said.left == 0;
+        let seeds = announce.left == 0;
         let seeded = self
             .peers
             .iter()
-            .any(|((t, u, _), peer)| (*t, *u, peer.seeds) == (said.torrent, said.user, true));
-        let snatched = i64::from(said.event == "completed" && seeds && !seeded);
-        let key = (said.torrent, said.user, said.peer_id);
+            .any(|((t, u, _), peer)| (*t, *u, peer.seeds) == (announce.torrent, announce.user, true));
+        let snatched = i64::from(announce.event == "completed" && seeds && !seeded);
+        let key = (announce.torrent, announce.user, announce.peer_id);
         let before = self.peers.remove(&key);
-        let (mut up, mut down, mut active, mut started) = (0, 0, 0, said.now);
+        let (mut up, mut down, mut active, mut started) = (0, 0, 0, announce.now);
         if let Some(peer) = &before {
-            up = said.uploaded.saturating_sub(peer.uploaded);
-            down = said.downloaded.saturating_sub(peer.downloaded);
-            active = said.now - peer.last;
+            up = announce.uploaded.saturating_sub(peer.uploaded);
+            down = announce.downloaded.saturating_sub(peer.downloaded);
+            active = announce.now - peer.last;
             let most = OCTETS_PER_SECOND_MAX * active.max(60).unsigned_abs();
             up = if up > most { 0 } else { up };
             down = if down > most { 0 } else { down };
@@ -99,9 +100,9 @@ impl Naive {
             }
             started = peer.started;
         }
-        if said.event != "stopped" {
-            let (uploaded, downloaded) = (said.uploaded, said.downloaded);
-            self.peers.insert(key, Peer { uploaded, downloaded, started, last: said.now, seeds });
+        if announce.event != "stopped" {
+            let (uploaded, downloaded) = (announce.uploaded, announce.downloaded);
+            self.peers.insert(key, Peer { uploaded, downloaded, started, last: announce.now, seeds });
         }
         let group = self.groups.get(&torrent.group).copied().unwrap_or((1.0, 1.0));
         let credited_up = (up as f64 * user.up.abs() * group.0.abs() * torrent.up.abs()).trunc() as u128;
@@ -109,29 +110,29 @@ impl Naive {
             true => 0,
             false => (down as f64 * user.down.abs() * group.1.abs() * torrent.down.abs()).trunc() as u128,
         };
-        let amounts = self.amounts.entry(said.user).or_default();
+        let amounts = self.amounts.entry(announce.user).or_default();
         for (amount, more) in
             amounts.iter_mut().zip([credited_up, credited_down, u128::from(up), u128::from(down)])
         {
             *amount += more;
         }
         let hidden = user.hidden;
-        self.write(said, snatched, (up, down, active, started), hidden);
-        Ok(self.count(said.torrent))
+        self.write(announce, snatched, (up, down, active, started), hidden);
+        Ok(self.count(announce.torrent))
     }
 
-    fn write(&mut self, said: &NaiveAnnounce, snatched: i64, change: (u64, u64, i64, i64), hidden: bool) {
+    fn write(&mut self, announce: &NaiveAnnounce, snatched: i64, change: (u64, u64, i64, i64), hidden: bool) {
         let (up, down, active, started) = change;
-        let seeds = said.left == 0;
-        let (seeders, leechers) = self.count(said.torrent);
-        let counts = self.counts.entry(said.torrent).or_default();
+        let seeds = announce.left == 0;
+        let (seeders, leechers) = self.count(announce.torrent);
+        let counts = self.counts.entry(announce.torrent).or_default();
         *counts = [
             counts[0] + snatched,
             i64::try_from(seeders).unwrap(),
             i64::try_from(leechers).unwrap(),
-            if seeds { said.now } else { counts[3] },
+            if seeds { announce.now } else { counts[3] },
         ];
-        let row = self.history.entry((said.user, said.torrent));
+        let row = self.history.entry((announce.user, announce.torrent));
         let row = row.or_insert_with(|| {
             let mut row = [0; 11];
             row[7] = i128::from(started);
@@ -142,15 +143,15 @@ impl Naive {
         row[2] = i128::from(seeds);
         row[3] += if seeds { i128::from(active) } else { 0 };
         row[4] += i128::from(active);
-        row[5] = i128::from(said.left.min(i64::MAX as u64));
-        row[6] = i128::from(said.event != "stopped");
-        row[8] = i128::from(said.now);
+        row[5] = i128::from(announce.left.min(i64::MAX as u64));
+        row[6] = i128::from(announce.event != "stopped");
+        row[8] = i128::from(announce.now);
         row[9] += i128::from(snatched);
         if snatched > 0 && row[10] == 0 {
-            self.snatched.insert((said.user, said.torrent), started);
-            row[10] = i128::from(said.now);
+            self.snatched.insert((announce.user, announce.torrent), started);
+            row[10] = i128::from(announce.now);
         }
-        let (ip, v6) = match said.address {
+        let (ip, v6) = match announce.address {
             _ if hidden => (2_130_706_433, false),
             IpAddr::V4(v4) => (u32::from(v4), false),
             // The test uses addresses whose number is in their last octets.
@@ -158,12 +159,12 @@ impl Naive {
         };
         // Here IPv6 addresses have numbers of their own; the test translates those in the table.
         let ip = if v6 { 0xf000_0000 | ip } else { ip };
-        let row = self.addresses.entry((said.user, said.torrent, ip, said.client));
-        let row = row.or_insert([0, 0, i128::from(said.port), i128::from(started), 0]);
+        let row = self.addresses.entry((announce.user, announce.torrent, ip, announce.client));
+        let row = row.or_insert([0, 0, i128::from(announce.port), i128::from(started), 0]);
         row[0] += i128::from(up);
         row[1] += i128::from(down);
-        row[2] = i128::from(said.port);
-        row[4] = i128::from(said.now);
+        row[2] = i128::from(announce.port);
+        row[4] = i128::from(announce.now);
     }
 
     fn count(&self, torrent: u32) -> (usize, usize) {

@@ -7,19 +7,19 @@ fn a_wall_clock_two_hours_ahead_purges_nobody() {
     let mut test_site = TestSite::new();
     let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
     let records = records_of(|queues| {
-        let mut purger = Purger::new(Arc::clone(&test_site.site.torrents), Some(queues));
+        let mut expiry = PeerExpiry::new(Arc::clone(&test_site.site.torrents), Some(queues));
         (1..=100).for_each(|user| _ = test_site.announce(500, user, &peer(user, 2000)));
         let ahead = |second| {
             let now = Now::at(second);
             Now { unix_seconds: now.unix_seconds + 7200, ..now }
         };
-        purger.run_round(Now::at(500), &policy);
+        expiry.run_round(Now::at(500), &policy);
         for second in [600, 700, 500 + INACTIVITY] {
-            purger.run_round(ahead(second), &policy);
+            expiry.run_round(ahead(second), &policy);
             assert_eq!(test_site.site.torrents.peers().leechers, 100);
         }
         // A silent peer expires nevertheless.
-        purger.run_round(ahead(501 + INACTIVITY), &policy);
+        expiry.run_round(ahead(501 + INACTIVITY), &policy);
         assert_eq!(test_site.site.torrents.peers().leechers, 0);
     });
     let befores: Vec<_> = records.iter().filter_map(Record::purge_before).collect();
@@ -31,14 +31,14 @@ fn rows_are_purged_again_once_all_have_announced_by_the_new_time() {
     let test_site = TestSite::new();
     let policy = Policy { peer_inactivity_seconds: INACTIVITY, ..Policy::default() };
     let records = records_of(|queues| {
-        let mut purger = Purger::new(Arc::clone(&test_site.site.torrents), Some(queues));
+        let mut expiry = PeerExpiry::new(Arc::clone(&test_site.site.torrents), Some(queues));
         let ahead = |second| {
             let now = Now::at(second);
             Now { unix_seconds: now.unix_seconds + 7200, ..now }
         };
-        purger.run_round(Now::at(500), &policy);
-        purger.run_round(ahead(600), &policy);
-        purger.run_round(ahead(601 + INACTIVITY), &policy);
+        expiry.run_round(Now::at(500), &policy);
+        expiry.run_round(ahead(600), &policy);
+        expiry.run_round(ahead(601 + INACTIVITY), &policy);
     });
     let befores: Vec<_> = records.iter().filter_map(Record::purge_before).collect();
     assert_eq!(befores, [unix(601) + 7200]);

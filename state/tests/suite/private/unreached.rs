@@ -2,7 +2,7 @@
 
 use super::{TestSite, over_v6, peer};
 
-/// Most have no IPv4 address or a well-known port, and belong to ranks of their own.
+/// Most have no IPv4 address or a well-known port, and belong to classes of their own.
 #[test]
 fn every_peer_is_as_likely_as_any_other_where_most_cannot_be_reached() {
     let seed = fastrand::u64(..);

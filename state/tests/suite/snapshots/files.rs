@@ -1,4 +1,4 @@
-//! Files: the keeper that writes them, and the start that loads them.
+//! Snapshot files: the thread that writes them, and the start that loads them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,45 +9,37 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use hayate_state::snapshot::container::{BlockSink, SnapshotError, SnapshotReader, SnapshotWriter};
-use hayate_state::snapshot::keeper::{Ending, Pace, Section, SnapshotPlan, SnapshotThread};
 use hayate_state::snapshot::load::{LoadOutcome, RestoreTarget, load_snapshot};
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore, TAG_SWARMS};
+use hayate_state::snapshot::thread::{Ending, Pace, Section, SnapshotPlan, SnapshotThread};
 use hayate_state::{Board, Clock, Now, Policy, Swarms};
 
 use super::{SavedTorrent, read_snapshot, snapshot, snapshot_of};
 use crate::test_tracker::{TestTracker, announce_from};
 
 /// Longest wait for something that should be there soon.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Unix seconds that these tests will not see.
 const FUTURE: i64 = 1 << 40;
 
 /// A folder of its own for a test.
-struct Folder(PathBuf);
+struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("hayate-snapshot-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
     }
 
     fn file(&self) -> PathBuf {
-        self.0.join("hayate-cache.bin")
+        self.0.path().join("hayate-cache.bin")
     }
 
     fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name());
+        let entries = fs::read_dir(self.0.path()).unwrap().map(|entry| entry.unwrap().file_name());
         let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
         names.sort_unstable();
         names
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -87,7 +79,7 @@ impl Log {
 
 fn swarms(peers: u16) -> Arc<Swarms> {
     let mut tracker = TestTracker::new(Policy::default(), 0, 7);
-    // The clocks of the keepers begin at zero.
+    // The clocks of the snapshot threads begin at zero.
     tracker.now = 0;
     for number in 0..peers {
         tracker.announce(&announce_from(u64::from(number % 100), [192, 0, 2, 7], 1000 + number, 9)).unwrap();
@@ -107,7 +99,7 @@ fn metric(board: &Board, name: &str) -> u64 {
 fn wait_for(what: &str, holds: impl Fn() -> bool) {
     let clock = Clock::start();
     while !holds() {
-        assert!(clock.uptime() < PATIENCE, "{what}");
+        assert!(clock.uptime() < WAIT_MAX, "{what}");
         std::thread::yield_now();
     }
 }
@@ -122,11 +114,11 @@ fn loaded(path: &Path) -> (LoadOutcome, Arc<Swarms>) {
 
 #[test]
 fn an_orderly_stop_leaves_what_the_next_start_loads() {
-    let folder = Folder::new("stop");
+    let folder = Folder::new();
     let (old, path) = (swarms(5000), folder.file());
-    let keeper = SnapshotThread::start(plan(&path, &old, 0), Clock::start()).unwrap();
-    assert!(keeper.is_alive());
-    keeper.stop(Ending::Write);
+    let snapshot_thread = SnapshotThread::start(plan(&path, &old, 0), Clock::start()).unwrap();
+    assert!(snapshot_thread.is_alive());
+    snapshot_thread.stop(Ending::Write);
     assert_eq!(folder.names(), ["hayate-cache.bin"]);
     let (result, new) = loaded(&path);
     assert!(matches!(result, LoadOutcome::Restored), "{result:?}");
@@ -141,8 +133,8 @@ fn an_orderly_stop_leaves_what_the_next_start_loads() {
 }
 
 #[test]
-fn a_keeper_that_leaves_writes_nothing() {
-    let folder = Folder::new("leave");
+fn a_snapshot_thread_that_leaves_writes_nothing() {
+    let folder = Folder::new();
     SnapshotThread::start(plan(&folder.file(), &swarms(7), 0), Clock::start()).unwrap().stop(Ending::Leave);
     drop(SnapshotThread::start(plan(&folder.file(), &swarms(7), 0), Clock::start()).unwrap());
     assert!(folder.names().is_empty());
@@ -150,12 +142,12 @@ fn a_keeper_that_leaves_writes_nothing() {
 
 #[test]
 fn snapshots_come_at_the_interval_that_a_reload_may_change_and_are_counted() {
-    let folder = Folder::new("interval");
+    let folder = Folder::new();
     let (swarms, path, board) = (swarms(3000), folder.file(), Board::default());
     let plan = plan(&path, &swarms, 0);
     let every = Arc::clone(&plan.every_seconds);
-    let keeper = SnapshotThread::start(plan, Clock::start()).unwrap();
-    keeper.register_metrics(&board);
+    let snapshot_thread = SnapshotThread::start(plan, Clock::start()).unwrap();
+    snapshot_thread.register_metrics(&board);
     every.store(1, Ordering::Relaxed);
     wait_for("two snapshots", || metric(&board, "snapshots_total") >= 2);
     every.store(0, Ordering::Relaxed);
@@ -165,28 +157,28 @@ fn snapshots_come_at_the_interval_that_a_reload_may_change_and_are_counted() {
     assert!(metric(&board, "snapshot_milliseconds") < 10_000);
     assert!((24_000..30_000).contains(&metric(&board, "snapshot_bytes")));
     assert_eq!(metric(&board, "snapshot_bytes"), fs::metadata(&path).unwrap().len());
-    keeper.stop(Ending::Leave);
+    snapshot_thread.stop(Ending::Leave);
     assert_eq!(loaded(&path).1.peer_counts(), swarms.peer_counts());
 }
 
 #[test]
-fn a_failure_is_told_once_and_the_next_interval_tries_again() {
+fn a_failure_is_logged_once_and_the_next_interval_tries_again() {
     Log::start();
-    let folder = Folder::new("failure");
-    let (board, path) = (Board::default(), folder.0.join("later").join("hayate-cache.bin"));
-    let keeper = SnapshotThread::start(plan(&path, &swarms(7), 1), Clock::start()).unwrap();
-    keeper.register_metrics(&board);
+    let folder = Folder::new();
+    let (board, path) = (Board::default(), folder.0.path().join("later").join("hayate-cache.bin"));
+    let snapshot_thread = SnapshotThread::start(plan(&path, &swarms(7), 1), Clock::start()).unwrap();
+    snapshot_thread.register_metrics(&board);
     wait_for("two failures", || metric(&board, "snapshot_failures_total") >= 2);
-    fs::create_dir(folder.0.join("later")).unwrap();
+    fs::create_dir(folder.0.path().join("later")).unwrap();
     wait_for("a snapshot", || metric(&board, "snapshots_total") >= 2);
-    keeper.stop(Ending::Leave);
+    snapshot_thread.stop(Ending::Leave);
     assert_eq!((LOG.count("ERROR", &path), LOG.count("INFO", &path)), (1, 1));
 }
 
 #[test]
 fn a_missing_file_is_no_warning() {
     Log::start();
-    let folder = Folder::new("missing");
+    let folder = Folder::new();
     assert!(matches!(loaded(&folder.file()).0, LoadOutcome::Missing));
     assert_eq!(LOG.count("WARN", &folder.file()), 0);
 }
@@ -194,7 +186,7 @@ fn a_missing_file_is_no_warning() {
 #[test]
 fn every_damaged_file_is_set_aside_and_nothing_of_it_restored() {
     Log::start();
-    let folder = Folder::new("damaged");
+    let folder = Folder::new();
     // Of the future, so that no peer has expired.
     let (path, good) = (folder.file(), snapshot_of(&swarms(300), 0, FUTURE));
     let refused = |octets: &[u8], what: &str| {
@@ -203,7 +195,7 @@ fn every_damaged_file_is_set_aside_and_nothing_of_it_restored() {
         assert!(matches!(result, LoadOutcome::SetAside(_)), "{what}: {result:?}");
         assert_eq!((swarms.live(), swarms.idle()), (0, 0), "{what}");
         assert_eq!(folder.names(), ["hayate-cache.bin.bad"], "{what}");
-        assert_eq!(fs::read(folder.0.join("hayate-cache.bin.bad")).unwrap(), octets);
+        assert_eq!(fs::read(folder.0.path().join("hayate-cache.bin.bad")).unwrap(), octets);
     };
     fs::write(&path, &good).unwrap();
     assert_eq!(loaded(&path).1.peer_counts().total(), 300, "it would be restored");
@@ -264,22 +256,22 @@ impl RestoreTarget for Words {
 #[test]
 fn the_last_snapshot_says_what_failed_and_how_many_peers_are_lost() {
     Log::start();
-    let folder = Folder::new("last");
-    let (board, path) = (Board::default(), folder.0.join("nowhere").join("hayate-cache.bin"));
+    let folder = Folder::new();
+    let (board, path) = (Board::default(), folder.0.path().join("nowhere").join("hayate-cache.bin"));
     // An earlier failure was logged, and that of the last snapshot is logged all the same.
-    let keeper = SnapshotThread::start(plan(&path, &swarms(7), 1), Clock::start()).unwrap();
-    keeper.register_metrics(&board);
+    let snapshot_thread = SnapshotThread::start(plan(&path, &swarms(7), 1), Clock::start()).unwrap();
+    snapshot_thread.register_metrics(&board);
     wait_for("a failure", || metric(&board, "snapshot_failures_total") >= 1);
-    assert!(!keeper.stop(Ending::Write));
+    assert!(!snapshot_thread.stop(Ending::Write));
     assert_eq!(LOG.count("ERROR", &path), 2);
     assert_eq!(LOG.count("7 peers are lost", &path), 1);
-    let keeper = SnapshotThread::start(plan(&path, &swarms(7), 0), Clock::start()).unwrap();
-    assert!(keeper.stop(Ending::Leave), "nothing was asked of it");
+    let snapshot_thread = SnapshotThread::start(plan(&path, &swarms(7), 0), Clock::start()).unwrap();
+    assert!(snapshot_thread.stop(Ending::Leave), "there was nothing to do");
 }
 
 #[test]
 fn others_keep_blocks_in_the_same_file() {
-    let folder = Folder::new("others");
+    let folder = Folder::new();
     let (path, old) = (folder.file(), swarms(7));
     let mut plan = plan(&path, &old, 0);
     plan.sections.push(Box::new(Words(vec!["one".into(), "two".into()])));

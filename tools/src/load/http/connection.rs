@@ -21,12 +21,12 @@ const INPUT_LEN: usize = 16 << 10;
 /// Longest reply.
 const REPLY_MAX: usize = 4 << 20;
 /// How long the first connection may take.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The state of a connection after some work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It waits.
+    /// The connection waits.
     Waiting,
     /// A reply came; good or not.
     Answered(Request, bool),
@@ -42,22 +42,22 @@ pub struct Connection {
     token: Token,
     route: Route,
     stream: Option<TcpStream>,
-    /// A request was answered on it before.
+    /// A request was answered on it before: the connection is kept.
     reused: bool,
     /// The request, while it waits for its reply.
     request: Option<Request>,
-    /// When something last began to be waited for: the reply, or the end of the connection.
-    since: u64,
+    /// When the connection began to wait: for the reply, or for the tracker to close it.
+    waiting_since: u64,
     output: Vec<u8>,
     written: usize,
     input: Vec<u8>,
     filled: usize,
-    /// What it announces of a fill.
+    /// The part of a fill that it announces.
     pub share: Share,
 }
 
 impl Connection {
-    /// Not yet open.
+    /// Makes a connection that is not yet open.
     #[must_use]
     pub fn new(index: usize, route: Route) -> Self {
         Self {
@@ -66,7 +66,7 @@ impl Connection {
             stream: None,
             reused: false,
             request: None,
-            since: 0,
+            waiting_since: 0,
             output: Vec::new(),
             written: 0,
             input: vec![0; INPUT_LEN],
@@ -78,10 +78,10 @@ impl Connection {
     /// Checks whether the tracker can be reached, before anything else.
     ///
     /// # Errors
-    /// When it cannot be reached.
+    /// Fails when the tracker cannot be reached.
     pub fn probe(&self) -> Result<(), LoadError> {
         let Route { from, to, .. } = self.route;
-        let probe = || self.socket()?.connect_timeout(&to.into(), CONNECT_PATIENCE);
+        let probe = || self.socket()?.connect_timeout(&to.into(), CONNECT_TIMEOUT);
         probe().map_err(|reason| LoadError::Socket { from, to, reason })
     }
 
@@ -99,7 +99,7 @@ impl Connection {
 
     /// Whether it waits for a reply.
     #[must_use]
-    pub fn is_asking(&self) -> bool {
+    pub fn has_request(&self) -> bool {
         self.request.is_some()
     }
 
@@ -112,7 +112,7 @@ impl Connection {
     ) -> Step {
         self.output.clear();
         write(&mut self.output);
-        self.since = request.sent;
+        self.waiting_since = request.sent;
         self.request = Some(request);
         (self.written, self.filled) = (0, 0);
         if self.stream.is_none()
@@ -131,10 +131,10 @@ impl Connection {
             if self.request.is_some() && !pending.is_empty() {
                 match stream.write(pending) {
                     Ok(written) => self.written += written,
-                    Err(error) if is_patience(&error) => return Step::Waiting,
+                    Err(error) if is_would_block(&error) => return Step::Waiting,
                     Err(_) => return self.fail(registry),
                 }
-                // A reply never comes at once.
+                // The reply cannot be there yet.
                 return Step::Waiting;
             }
             let Some(space) = self.input.get_mut(self.filled..) else { return self.give_up() };
@@ -143,7 +143,7 @@ impl Connection {
                     self.filled += len;
                     len == 0
                 }
-                Err(error) if is_patience(&error) => return Step::Waiting,
+                Err(error) if is_would_block(&error) => return Step::Waiting,
                 Err(_) => true,
             };
             let Some(request) = self.request else {
@@ -158,8 +158,8 @@ impl Connection {
                 HttpReply::Whole { good, keeps } => {
                     self.request = None;
                     self.reused = keeps;
-                    self.since = now;
-                    // The end may have come with the reply, and is then not announced again.
+                    self.waiting_since = now;
+                    // The end may have come with the reply; then no further event reports it.
                     if ended || !keeps && is_at_end(stream) {
                         self.stream = None;
                     }
@@ -175,10 +175,10 @@ impl Connection {
         self.request.is_none() && (self.stream.is_none() || self.reused)
     }
 
-    /// Gives up a request that it has waited for since before `before`.
+    /// Gives up if it has waited since before `before`.
     pub fn expire(&mut self, before: u64) -> Step {
         match self.request {
-            _ if self.since >= before => Step::Waiting,
+            _ if self.waiting_since >= before => Step::Waiting,
             None if self.is_free() => Step::Waiting,
             None => self.close(),
             Some(_) => self.give_up(),
@@ -187,18 +187,18 @@ impl Connection {
 
     fn close(&mut self) -> Step {
         self.stream = None;
-        // The tracker may end a kept connection at any time; nobody waits for that.
+        // The tracker may close a kept connection at any time; nothing waits for that.
         if std::mem::take(&mut self.reused) { Step::Waiting } else { Step::Closed }
     }
 
-    /// A kept connection that ends before anything of the reply came was ended before the request came: the
-    /// request goes out once more.
+    /// If a kept connection ends before any octet of the reply, the tracker closed it before the request
+    /// came: the request is sent once more.
     fn fail(&mut self, registry: &Registry) -> Step {
         if !self.reused || self.filled > 0 || self.open(registry).is_err() {
             return self.give_up();
         }
         self.written = 0;
-        self.advance(registry, self.since)
+        self.advance(registry, self.waiting_since)
     }
 
     fn give_up(&mut self) -> Step {
@@ -223,8 +223,8 @@ impl Connection {
     fn socket(&self) -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(self.route.to), Type::STREAM.nonblocking(), None)?;
         if !self.route.from.ip().is_unspecified() {
-            // So that the port is chosen when the connection opens, and while it lingers after its end stands
-            // in nobody's way. Where the kernel refuses the first, there are fewer connections, that is all.
+            // So the port is chosen when the connection opens, and a port in TIME_WAIT can be used again. If
+            // the kernel refuses the first, the number of connections is smaller, nothing worse.
             _ = setsockopt(&socket, IpBindAddressNoPort, &true);
             socket.set_reuse_address(true)?;
             self.route.bind(&socket)?;
@@ -236,10 +236,10 @@ impl Connection {
 /// Whether the other side has closed it, as far as is known now.
 fn is_at_end(stream: &mut TcpStream) -> bool {
     let read = stream.read(&mut [0; 64]);
-    read.map_or_else(|error| !is_patience(&error), |len| len == 0)
+    read.map_or_else(|error| !is_would_block(&error), |len| len == 0)
 }
 
 /// Whether the error only means "not now".
-fn is_patience(error: &io::Error) -> bool {
+fn is_would_block(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::NotConnected)
 }

@@ -5,8 +5,9 @@ use std::io::Write;
 use hayate_state::Event;
 
 use crate::load::plan::Announce;
+use crate::percent;
 
-/// Bencoded replies that begin with it are failures (BEP 3).
+/// The beginning of a bencoded failure (BEP 3).
 const FAILURE: &[u8] = b"d14:failure reason";
 /// The end of a body in chunks.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -18,12 +19,12 @@ const HEADERS_MAX: usize = 64;
 pub struct Requests {
     announces: Vec<String>,
     scrapes: Vec<String>,
-    /// From the end of the target on.
+    /// Everything after the target.
     tail: String,
 }
 
 impl Requests {
-    /// Requests for these paths; there are as many of one kind as of the other, or no scrapes.
+    /// Makes requests for these paths; there are as many of scrapes as of announces, or none.
     #[must_use]
     pub fn new(announces: &[String], scrapes: &[String], authority: &str, close: bool) -> Self {
         let begin = |path: &String| {
@@ -44,20 +45,24 @@ impl Requests {
         self.announces.len()
     }
 
-    /// Writes an announce (BEP 3, BEP 23) to the path at `place`.
-    pub fn announce(&self, out: &mut Vec<u8>, place: usize, ask: &Announce) {
-        out.extend_from_slice(self.announces.get(place).map_or(b"", String::as_bytes));
-        escape(out, &ask.info_hash);
+    /// Writes an announce (BEP 3, BEP 23) to path number `path`.
+    pub fn announce(&self, out: &mut Vec<u8>, path: usize, announce: &Announce) {
+        out.extend_from_slice(self.announces.get(path).map_or(b"", String::as_bytes));
+        percent::encode_into(out, &announce.info_hash);
         out.extend_from_slice(b"&peer_id=");
-        escape(out, &ask.peer_id);
+        percent::encode_into(out, &announce.peer_id);
         // Writing to a Vec cannot fail.
-        let moved = ask.moved;
-        _ = write!(out, "&port={}&uploaded={moved}&downloaded={moved}&left={}", ask.port, ask.left);
-        _ = write!(out, "&key={:08x}&compact=1", ask.key);
-        if ask.num_want >= 0 {
-            _ = write!(out, "&numwant={}", ask.num_want);
+        let transferred = announce.transferred;
+        _ = write!(
+            out,
+            "&port={}&uploaded={transferred}&downloaded={transferred}&left={}",
+            announce.port, announce.left
+        );
+        _ = write!(out, "&key={:08x}&compact=1", announce.key);
+        if announce.num_want >= 0 {
+            _ = write!(out, "&numwant={}", announce.num_want);
         }
-        out.extend_from_slice(match ask.event {
+        out.extend_from_slice(match announce.event {
             Event::None | Event::Paused => b"",
             Event::Completed => b"&event=completed",
             Event::Started => b"&event=started",
@@ -66,48 +71,36 @@ impl Requests {
         out.extend_from_slice(self.tail.as_bytes());
     }
 
-    /// Writes a scrape (BEP 48) of at least one torrent to the path at `place`.
-    pub fn scrape(&self, out: &mut Vec<u8>, place: usize, torrents: impl Iterator<Item = [u8; 20]>) {
-        out.extend_from_slice(self.scrapes.get(place).map_or(b"", String::as_bytes));
+    /// Writes a scrape (BEP 48) of at least one torrent to path number `path`.
+    pub fn scrape(&self, out: &mut Vec<u8>, path: usize, torrents: impl Iterator<Item = [u8; 20]>) {
+        out.extend_from_slice(self.scrapes.get(path).map_or(b"", String::as_bytes));
         for (index, info_hash) in torrents.enumerate() {
             if index > 0 {
                 out.extend_from_slice(b"&info_hash=");
             }
-            escape(out, &info_hash);
+            percent::encode_into(out, &info_hash);
         }
         out.extend_from_slice(self.tail.as_bytes());
     }
 }
 
-/// Percent-encodes all but unreserved characters (RFC 3986).
-fn escape(out: &mut Vec<u8>, octets: &[u8]) {
-    let digit = |value: u8| if value < 10 { b'0' + value } else { b'A' + value - 10 };
-    for &octet in octets {
-        if octet.is_ascii_alphanumeric() || b"-._~".contains(&octet) {
-            out.push(octet);
-        } else {
-            out.extend_from_slice(&[b'%', digit(octet >> 4), digit(octet & 15)]);
-        }
-    }
-}
-
-/// How much of a reply has come.
+/// How much of a reply has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpReply {
     /// There is more to come.
     Partial,
     /// The reply is complete.
     Whole {
-        /// Status 200 and no failure reason.
+        /// Whether the status is 200 and there is no failure reason.
         good: bool,
-        /// The connection may be used again.
+        /// Whether the connection may be used again.
         keeps: bool,
     },
     /// The reply is not HTTP, or ended too early.
     Broken,
 }
 
-/// Examines what has come of a reply; `ended` = there will be no more.
+/// Examines what has arrived of a reply; `ended` = there will be no more.
 #[must_use]
 pub fn read_reply(octets: &[u8], ended: bool) -> HttpReply {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
@@ -142,7 +135,7 @@ pub fn read_reply(octets: &[u8], ended: bool) -> HttpReply {
     HttpReply::Whole { good: head.code == Some(200) && !content.starts_with(FAILURE), keeps: keeps && !ended }
 }
 
-/// What follows the first line: the size of the first chunk stands there.
+/// Returns what follows the first line, which is the size of the first chunk.
 fn after_line(octets: &[u8]) -> &[u8] {
     let end = octets.iter().position(|octet| *octet == b'\n');
     end.and_then(|end| octets.get(end + 1..)).unwrap_or_default()
@@ -152,11 +145,11 @@ fn after_line(octets: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
-    fn ask(event: Event, num_want: i32) -> Announce {
+    fn announce(event: Event, num_want: i32) -> Announce {
         let mut info_hash = *b"0123456789abcdefghij";
         info_hash[3] = 0xfa;
         let peer_id = *b"-HL0100-0123456789ab";
-        Announce { info_hash, peer_id, key: 0xab, port: 7, left: 11, moved: 0, event, num_want }
+        Announce { info_hash, peer_id, key: 0xab, port: 7, left: 11, transferred: 0, event, num_want }
     }
 
     fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
@@ -169,7 +162,7 @@ mod tests {
     fn requests_are_those_of_bep_3_and_48() {
         let requests = Requests::new(&["/a".into(), "/b?c=d".into()], &["/s".into()], "x:7", true);
         assert_eq!(
-            text(|out| requests.announce(out, 1, &ask(Event::Started, 13))),
+            text(|out| requests.announce(out, 1, &announce(Event::Started, 13))),
             "GET /b?c=d&info_hash=012%FA456789abcdefghij&peer_id=-HL0100-0123456789ab&port=7&uploaded=0\
              &downloaded=0&left=11&key=000000ab&compact=1&numwant=13&event=started HTTP/1.1\r\nHost: x:7\r\n\
              User-Agent: hayate-load\r\nConnection: close\r\n\r\n"
@@ -178,7 +171,7 @@ mod tests {
         let target = format!("GET /s?info_hash={}&info_hash={} HTTP/1.1\r\n", "A".repeat(20), "B".repeat(20));
         assert!(scrape.starts_with(&target), "{scrape}");
         let kept = Requests::new(&["/a".into()], &[], "x:7", false);
-        let announce = text(|out| kept.announce(out, 0, &ask(Event::None, -1)));
+        let announce = text(|out| kept.announce(out, 0, &announce(Event::None, -1)));
         assert!(announce.contains("&compact=1 HTTP/1.1") && !announce.contains("Connection"), "{announce}");
     }
 

@@ -1,5 +1,5 @@
-//! The loop over all connections: in the closed loop each asks again once it was answered, in the open loop
-//! those that are free take turns.
+//! The loop over all connections: in the closed loop each sends again once it was answered, in the open loop
+//! the free ones take turns.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,7 +15,7 @@ use crate::load::plan::{Kind, NextRequest, Plan, Request};
 use crate::load::routes::{Route, Routes};
 use crate::load::session::{Measured, Session, Silence};
 use crate::load::target::Target;
-use crate::load::{LoadError, NAP, PATIENCE, paths};
+use crate::load::{IDLE_SLEEP, LoadError, REPLY_TIMEOUT, paths};
 
 /// Time between two checks of waiting connections.
 const CHECK_INTERVAL: u64 = SECOND / 20;
@@ -51,7 +51,7 @@ pub(crate) fn load(args: &Args, target: &Target, routes: &Routes, plan: Plan) ->
         work.start_requests();
     }
     let costs = work.session.stop()?;
-    while work.connections.iter().any(Connection::is_asking) {
+    while work.connections.iter().any(Connection::has_request) {
         work.poll_once(&mut events)?;
     }
     Ok(work.session.sum_up(&costs))
@@ -66,11 +66,11 @@ struct HttpLoad {
     schedule: Option<Schedule>,
     fill: Option<Fill>,
     connections: Vec<Connection>,
-    /// Connections that may ask.
+    /// Connections that may send a request.
     free: VecDeque<usize>,
-    /// Connections that broke, and when they may ask again.
+    /// Connections that broke, and when they may send again.
     paused: VecDeque<(u64, usize)>,
-    /// When connections are looked at for what they have waited for too long.
+    /// When connections are next checked for timeouts.
     check_at: u64,
     silence: Silence,
     session: Session,
@@ -87,7 +87,7 @@ impl HttpLoad {
         Ok(fill.is_done())
     }
 
-    /// Takes replies that have come, and gives up those that did not.
+    /// Receives the replies that have come, and gives up on late ones.
     fn poll_once(&mut self, events: &mut Events) -> Result<(), LoadError> {
         match self.poll.poll(events, Some(Duration::ZERO)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
@@ -98,7 +98,7 @@ impl HttpLoad {
             let index = event.token().0;
             let Some(connection) = self.connections.get_mut(index) else { continue };
             if !event.is_readable() && !event.is_error() && !connection.has_output() {
-                // A new connection can be written to; that was found out before.
+                // It is a new connection that has become writable, with nothing to write.
                 continue;
             }
             let step = connection.advance(self.poll.registry(), now);
@@ -108,7 +108,7 @@ impl HttpLoad {
             self.check_at = now + CHECK_INTERVAL;
             for index in 0..self.connections.len() {
                 let Some(connection) = self.connections.get_mut(index) else { continue };
-                let step = connection.expire(now.saturating_sub(PATIENCE));
+                let step = connection.expire(now.saturating_sub(REPLY_TIMEOUT));
                 self.record_step(index, step, true);
             }
         }
@@ -116,12 +116,12 @@ impl HttpLoad {
             self.free.push_back(index);
         }
         if events.is_empty() && self.schedule.is_some_and(|schedule| schedule.waiting(now) == 0) {
-            std::thread::sleep(NAP);
+            std::thread::sleep(IDLE_SLEEP);
         }
         Ok(())
     }
 
-    /// Starts the requests that may start.
+    /// Starts the requests that are due.
     fn start_requests(&mut self) {
         while !self.free.is_empty() {
             let now = self.session.now();
@@ -134,27 +134,27 @@ impl HttpLoad {
             if self.start_request(index, due, now)
                 && let Some(schedule) = &mut self.schedule
             {
-                schedule.issue(1);
+                schedule.note_sent(1);
             }
         }
     }
 
-    /// Sends a request on this connection, unless there is nothing left to ask.
+    /// Sends a request on this connection, unless the fill has none left.
     fn start_request(&mut self, index: usize, due: u64, now: u64) -> bool {
         let Some(connection) = self.connections.get_mut(index) else { return false };
         let request =
             if self.fill.is_some() { NextRequest::Honest(Kind::Announce) } else { self.plan.next_request() };
-        let number = self.fill.as_ref().map(|fill| fill.take(&mut connection.share));
+        let number = self.fill.as_ref().map(|fill| fill.next_peer(&mut connection.share));
         if number == Some(None) {
             return false;
         }
-        let filling = number.flatten();
+        let fill_peer = number.flatten();
         let kind = if request == NextRequest::Honest(Kind::Scrape) { Kind::Scrape } else { Kind::Announce };
-        let request = Request { kind, due, sent: now, filling };
+        let request = Request { kind, due, sent: now, fill_peer };
         let (plan, requests, torrents) = (&mut self.plan, &self.requests, self.scrape_torrents);
-        let place = plan.random_index(requests.paths());
-        let step = connection.send_request(self.poll.registry(), request, |out| match (kind, filling) {
-            (Kind::Scrape, _) => requests.scrape(out, place, (0..torrents).map(|_| plan.scrape_torrent())),
+        let path = plan.random_index(requests.paths());
+        let step = connection.send_request(self.poll.registry(), request, |out| match (kind, fill_peer) {
+            (Kind::Scrape, _) => requests.scrape(out, path, (0..torrents).map(|_| plan.scrape_torrent())),
             (_, number) => {
                 let announce = match number {
                     Some(number) => plan.fill_announce(number),
@@ -164,7 +164,7 @@ impl HttpLoad {
                 requests.announce(out, announce.key as usize % requests.paths().max(1), &announce);
             }
         });
-        self.session.recorder.sent(due);
+        self.session.recorder.record_sent(due);
         self.record_step(index, step, false);
         true
     }
@@ -177,11 +177,11 @@ impl HttpLoad {
             Step::Answered(request, good) => {
                 let (to, now) = (connection.tracker(), self.session.now());
                 match good {
-                    true => self.session.recorder.answered(request.kind, to, request.due, now),
-                    false => self.session.recorder.refused(request.due),
+                    true => self.session.recorder.record_answered(request.kind, to, request.due, now),
+                    false => self.session.recorder.record_refused(request.due),
                 }
-                if let (Some(fill), Some(_)) = (&mut self.fill, request.filling) {
-                    fill.settle();
+                if let (Some(fill), Some(_)) = (&mut self.fill, request.fill_peer) {
+                    fill.count_answered();
                 }
                 if connection.is_free() {
                     self.free.push_back(index);
@@ -190,11 +190,11 @@ impl HttpLoad {
             Step::Closed => self.free.push_back(index),
             Step::Broken(request) => {
                 match expired {
-                    true => self.session.recorder.lost(request.due),
-                    false => self.session.recorder.refused(request.due),
+                    true => self.session.recorder.record_lost(request.due),
+                    false => self.session.recorder.record_refused(request.due),
                 }
-                if let Some(number) = request.filling {
-                    connection.share.again(number);
+                if let Some(number) = request.fill_peer {
+                    connection.share.announce_again(number);
                 }
                 self.paused.push_back((self.session.now() + BROKEN_PAUSE, index));
             }

@@ -1,5 +1,5 @@
-//! Many datagrams in one system call: one large packet that the kernel cuts up on its way out (UDP_SEGMENT),
-//! and recvmmsg on the way in.
+//! Many datagrams in one system call: sent as one large packet that the kernel splits (UDP_SEGMENT), received
+//! by recvmmsg.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::net::UdpSocket;
@@ -14,39 +14,39 @@ use super::wire::{self, REPLY_HEAD, ReplyKind};
 use crate::load::LoadError;
 use crate::load::routes::Route;
 
-/// Most requests of a burst: kernels cut a packet into at most 64.
+/// Most requests of a burst: kernels split a packet into at most 64.
 pub const BURST_MAX: usize = 60;
-/// Most octets of a burst: what fits into one packet before it is cut.
+/// Most octets of a burst: what fits into one packet before it is split.
 const BURST_OCTETS_MAX: usize = 65_000;
-/// Replies taken by one call.
+/// Replies received by one call.
 const RECEIVE_MAX: usize = 128;
-/// What is asked of the kernel; it grants what `net.core.rmem_max` allows.
+/// The receive buffer that is requested; the kernel grants what `net.core.rmem_max` allows.
 const BUFFER_SIZE: usize = 8 << 20;
-/// How long and how often the first connect is tried.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+/// Time and number of tries for the first connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECT_TRIES: u32 = 4;
 /// Pause after a connect that was refused at once.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
-/// Requests of one length, one after the other.
+/// Requests of equal length, one after the other.
 #[derive(Debug, Default)]
 pub struct Burst {
-    /// The octets of all.
+    /// The octets of all requests.
     pub octets: Vec<u8>,
-    /// The length of each.
-    pub each: usize,
+    /// The length of each request.
+    pub request_len: usize,
 }
 
-/// How many requests of a length fit into one burst.
+/// Returns how many requests of a length fit into one burst.
 #[must_use]
-pub fn burst_max(each: usize) -> usize {
-    BURST_MAX.min(BURST_OCTETS_MAX / each.max(1)).max(1)
+pub fn burst_max(request_len: usize) -> usize {
+    BURST_MAX.min(BURST_OCTETS_MAX / request_len.max(1)).max(1)
 }
 
-/// A socket from the source address to the tracker.
+/// Opens a socket from the source address to the tracker.
 ///
 /// # Errors
-/// When the system refuses.
+/// Fails when the system refuses.
 pub fn open(route: &Route) -> Result<UdpSocket, LoadError> {
     let Route { from, to, .. } = *route;
     let open = || {
@@ -59,16 +59,16 @@ pub fn open(route: &Route) -> Result<UdpSocket, LoadError> {
     open().map_err(|reason| LoadError::Socket { from, to, reason })
 }
 
-/// Asks for a first connection id, some seconds long; the socket does not block after that.
+/// Requests the first connection id, for some seconds; after that the socket does not block.
 ///
 /// # Errors
-/// When there is no reply.
+/// Fails when there is no reply.
 pub fn connect(socket: &UdpSocket, transaction: u32) -> Result<u64, LoadError> {
     let mut request = Vec::new();
     wire::connect(&mut request, transaction);
-    socket.set_read_timeout(Some(CONNECT_PATIENCE))?;
+    socket.set_read_timeout(Some(CONNECT_TIMEOUT))?;
     for _ in 0..CONNECT_TRIES {
-        // A refusal by ICMP shows at one of both calls.
+        // A refusal by ICMP is reported by one of the two calls.
         let reply = socket.send(&request).and_then(|_| receive_one(socket));
         match reply {
             Ok(Some(reply)) if reply.transaction == transaction => {
@@ -90,19 +90,20 @@ fn receive_one(socket: &UdpSocket) -> io::Result<Option<wire::UdpReply>> {
     Ok(buffer.get(..len).and_then(wire::read_reply))
 }
 
-/// Sends a burst and returns how many requests left; `may_cut` turns false where the kernel cuts nothing up.
-pub fn send(socket: &UdpSocket, burst: &Burst, may_cut: &mut bool) -> usize {
-    let count = burst.octets.len() / burst.each.max(1);
-    if count > 1 && *may_cut {
-        let each = u16::try_from(burst.each).unwrap_or(u16::MAX);
-        let (octets, cut) = ([IoSlice::new(&burst.octets)], [ControlMessage::UdpGsoSegments(&each)]);
-        match sendmsg::<()>(socket.as_raw_fd(), &octets, &cut, MsgFlags::MSG_DONTWAIT, None) {
+/// Sends a burst. Returns the number of requests sent; `may_split` becomes false if the kernel splits no
+/// packets.
+pub fn send(socket: &UdpSocket, burst: &Burst, may_split: &mut bool) -> usize {
+    let count = burst.octets.len() / burst.request_len.max(1);
+    if count > 1 && *may_split {
+        let segment = u16::try_from(burst.request_len).unwrap_or(u16::MAX);
+        let (octets, split) = ([IoSlice::new(&burst.octets)], [ControlMessage::UdpGsoSegments(&segment)]);
+        match sendmsg::<()>(socket.as_raw_fd(), &octets, &split, MsgFlags::MSG_DONTWAIT, None) {
             Ok(_) => return count,
-            Err(Errno::EINVAL | Errno::EIO | Errno::EMSGSIZE | Errno::EOPNOTSUPP) => *may_cut = false,
+            Err(Errno::EINVAL | Errno::EIO | Errno::EMSGSIZE | Errno::EOPNOTSUPP) => *may_split = false,
             Err(_) => return 0,
         }
     }
-    burst.octets.chunks(burst.each.max(1)).take_while(|request| socket.send(request).is_ok()).count()
+    burst.octets.chunks(burst.request_len.max(1)).take_while(|request| socket.send(request).is_ok()).count()
 }
 
 /// Buffers of replies, shared by all sockets.
@@ -119,20 +120,20 @@ impl Default for Receiver {
 }
 
 impl Receiver {
-    /// Takes the replies that are there, up to 128; of each only the head is copied.
-    pub fn receive(&mut self, socket: &UdpSocket, mut take: impl FnMut(wire::UdpReply)) -> usize {
+    /// Receives the replies that are there, up to 128; only the head of each is copied.
+    pub fn receive(&mut self, socket: &UdpSocket, mut on_reply: impl FnMut(wire::UdpReply)) -> usize {
         let mut slices = self.heads.each_mut().map(|head| [IoSliceMut::new(head)]);
         let flags = MsgFlags::MSG_DONTWAIT;
         let Ok(received) = recvmmsg(socket.as_raw_fd(), &mut self.messages, slices.iter_mut(), flags, None)
         else {
-            // Nothing there, or an ICMP error about a request that is lost anyway.
+            // There is none, or an ICMP error about a request that is lost anyway.
             return 0;
         };
         let mut count = 0;
         for message in received {
             count += 1;
             if let Some(reply) = message.iovs().next().and_then(wire::read_reply) {
-                take(reply);
+                on_reply(reply);
             }
         }
         count
@@ -153,11 +154,11 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_arrives_as_single_datagrams_cut_by_the_kernel_or_not() {
+    fn a_burst_arrives_as_single_datagrams_split_by_the_kernel_or_not() {
         let (tracker, client) = pair();
-        let burst = Burst { octets: (0..48).collect(), each: 16 };
-        for may_cut in [true, false] {
-            assert_eq!(send(&client, &burst, &mut may_cut.clone()), 3);
+        let burst = Burst { octets: (0..48).collect(), request_len: 16 };
+        for may_split in [true, false] {
+            assert_eq!(send(&client, &burst, &mut may_split.clone()), 3);
             for first in [0, 16, 32] {
                 let mut buffer = [0; 100];
                 assert_eq!(tracker.recv(&mut buffer).unwrap(), 16);
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_are_taken_together() {
+    fn replies_are_received_together() {
         let (tracker, client) = pair();
         for transaction in [7, 11, 13] {
             let reply = [&[0, 0, 0, 1, 0, 0, 0, transaction][..], &[0; 1000]].concat();

@@ -4,12 +4,12 @@ use hayate_state::Event;
 
 use crate::load::plan::{Announce, Kind};
 
-/// What a connect says instead of a connection id.
+/// The constant that a connect has in place of a connection id.
 const PROTOCOL: u64 = 0x0417_2710_1980;
 const CONNECT: u32 = 0;
 const ANNOUNCE: u32 = 1;
 const SCRAPE: u32 = 2;
-/// Options of BEP 41: the end of all, a filler, and path and query.
+/// Types of BEP 41 options: the end of all, a filler, and path and query.
 const END_OF_OPTIONS: u8 = 0;
 const NOP: u8 = 1;
 const URL_DATA: u8 = 2;
@@ -22,14 +22,20 @@ pub fn connect(out: &mut Vec<u8>, transaction: u32) {
 }
 
 /// Writes an announce, 98 octets and the options.
-pub fn announce(out: &mut Vec<u8>, connection_id: u64, transaction: u32, ask: &Announce, options: &[u8]) {
+pub fn announce(
+    out: &mut Vec<u8>,
+    connection_id: u64,
+    transaction: u32,
+    announce: &Announce,
+    options: &[u8],
+) {
     head(out, connection_id, ANNOUNCE, transaction);
-    out.extend_from_slice(&ask.info_hash);
-    out.extend_from_slice(&ask.peer_id);
-    out.extend_from_slice(&ask.moved.to_be_bytes());
-    out.extend_from_slice(&ask.left.to_be_bytes());
-    out.extend_from_slice(&ask.moved.to_be_bytes());
-    let event: u32 = match ask.event {
+    out.extend_from_slice(&announce.info_hash);
+    out.extend_from_slice(&announce.peer_id);
+    out.extend_from_slice(&announce.transferred.to_be_bytes());
+    out.extend_from_slice(&announce.left.to_be_bytes());
+    out.extend_from_slice(&announce.transferred.to_be_bytes());
+    let event: u32 = match announce.event {
         Event::None | Event::Paused => 0,
         Event::Completed => 1,
         Event::Started => 2,
@@ -38,9 +44,9 @@ pub fn announce(out: &mut Vec<u8>, connection_id: u64, transaction: u32, ask: &A
     out.extend_from_slice(&event.to_be_bytes());
     let address = 0_u32;
     out.extend_from_slice(&address.to_be_bytes());
-    out.extend_from_slice(&ask.key.to_be_bytes());
-    out.extend_from_slice(&ask.num_want.to_be_bytes());
-    out.extend_from_slice(&ask.port.to_be_bytes());
+    out.extend_from_slice(&announce.key.to_be_bytes());
+    out.extend_from_slice(&announce.num_want.to_be_bytes());
+    out.extend_from_slice(&announce.port.to_be_bytes());
     out.extend_from_slice(options);
 }
 
@@ -55,11 +61,11 @@ fn head(out: &mut Vec<u8>, connection_id: u64, action: u32, transaction: u32) {
     out.extend_from_slice(&transaction.to_be_bytes());
 }
 
-/// Paths and queries as BEP 41 options, the ending option included. All come out equally long, so that
-/// announces with different ones can leave in one burst.
+/// Returns paths and queries as BEP 41 options, the ending option included. All are equally long, so that
+/// announces with different ones can be sent in one burst.
 #[must_use]
 pub fn options(paths: &[String]) -> Vec<Vec<u8>> {
-    let of = |path: &String| {
+    let encode = |path: &String| {
         let mut octets = Vec::new();
         for part in path.as_bytes().chunks(URL_DATA_MAX) {
             octets.push(URL_DATA);
@@ -68,7 +74,7 @@ pub fn options(paths: &[String]) -> Vec<Vec<u8>> {
         }
         octets
     };
-    let mut all: Vec<_> = paths.iter().map(of).collect();
+    let mut all: Vec<_> = paths.iter().map(encode).collect();
     let longest = all.iter().map(Vec::len).max().unwrap_or(0);
     for octets in &mut all {
         octets.resize(longest, NOP);
@@ -80,27 +86,27 @@ pub fn options(paths: &[String]) -> Vec<Vec<u8>> {
 /// The head of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UdpReply {
-    /// Which request it answers.
+    /// The transaction id of the request that it answers.
     pub transaction: u32,
-    /// What it says.
+    /// The kind of reply.
     pub kind: ReplyKind,
 }
 
-/// What a reply says.
+/// The kind of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyKind {
     /// The connection id.
     Connected(u64),
     /// Peers.
     Announced,
-    /// Numbers of swarms.
+    /// Counts of swarms.
     Scraped,
     /// An error, or a reply that is too short or of an unknown kind.
     Error,
 }
 
 impl ReplyKind {
-    /// Whether the reply is of the kind that such a request wants.
+    /// Whether the reply is of the kind that such a request must get.
     #[must_use]
     pub fn answers(self, kind: Kind) -> bool {
         matches!(
@@ -112,7 +118,7 @@ impl ReplyKind {
     }
 }
 
-/// Octets of a reply that [`read_reply`] needs.
+/// Octets of a reply that [`read_reply`] needs at most.
 pub const REPLY_HEAD: usize = 20;
 
 /// Reads a reply from its first octets, up to [`REPLY_HEAD`]; `None` if it names no transaction.
@@ -120,13 +126,13 @@ pub const REPLY_HEAD: usize = 20;
 pub fn read_reply(reply: &[u8]) -> Option<UdpReply> {
     let (action, rest) = reply.split_first_chunk()?;
     let (transaction, rest) = rest.split_first_chunk()?;
-    let says = match (u32::from_be_bytes(*action), rest.first_chunk()) {
+    let kind = match (u32::from_be_bytes(*action), rest.first_chunk()) {
         (CONNECT, Some(id)) => ReplyKind::Connected(u64::from_be_bytes(*id)),
         (ANNOUNCE, _) if reply.len() >= REPLY_HEAD => ReplyKind::Announced,
         (SCRAPE, _) => ReplyKind::Scraped,
         _ => ReplyKind::Error,
     };
-    Some(UdpReply { transaction: u32::from_be_bytes(*transaction), kind: says })
+    Some(UdpReply { transaction: u32::from_be_bytes(*transaction), kind })
 }
 
 #[cfg(test)]
@@ -145,18 +151,18 @@ mod tests {
 
     #[test]
     fn an_announce_has_every_field_at_its_place() {
-        let ask = Announce {
+        let stopped = Announce {
             info_hash: [0xaa; 20],
             peer_id: [0xbb; 20],
             key: 0x0506_0708,
             port: 0x1a0b,
             left: 11,
-            moved: 0,
+            transferred: 0,
             event: Event::Stopped,
             num_want: -1,
         };
         let mut out = Vec::new();
-        announce(&mut out, 7, 9, &ask, &[0xcc]);
+        announce(&mut out, 7, 9, &stopped, &[0xcc]);
         let expected = [
             &[0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 9][..],
             &[0xaa; 20],

@@ -13,12 +13,12 @@ use crate::load::plan::{Kind, NextRequest, Plan, Request};
 use crate::load::routes::{Route, Routes};
 use crate::load::session::{Measured, Session, Silence};
 use crate::load::target::Target;
-use crate::load::{CLOSED_PATIENCE, LoadError, NAP, PATIENCE, paths};
+use crate::load::{CLOSED_REPLY_TIMEOUT, IDLE_SLEEP, LoadError, REPLY_TIMEOUT, paths};
 
-/// Time for which a connection id is used; BEP 15 lets clients use it for a minute.
+/// Time for which a connection id is used; BEP 15 lets clients use one for a minute.
 const CONNECTION_AGE: u64 = 60 * SECOND;
-/// A connection id that was asked for and did not come is asked for again after this time.
-const CONNECT_AGAIN: u64 = SECOND;
+/// Time after which an unanswered connect is repeated.
+const CONNECT_RETRY_INTERVAL: u64 = SECOND;
 /// Requests of a burst in the open loop.
 const OPEN_BURST_MAX: usize = 4;
 
@@ -32,11 +32,11 @@ pub(crate) fn load(args: &Args, target: &Target, routes: &Routes, plan: Plan) ->
         receiver: Receiver::default(),
         burst: Burst::default(),
         requests: Vec::new(),
-        may_cut: true,
+        may_split: true,
         fill: args.fill.map(|total| Fill::new(total, lanes.len() as u64)),
         options: url_data.map_or_else(Vec::new, |paths| wire::options(&paths)),
         scrape_torrents: args.scrape_torrents,
-        patience: if args.rate.is_some() { PATIENCE } else { CLOSED_PATIENCE },
+        reply_timeout: if args.rate.is_some() { REPLY_TIMEOUT } else { CLOSED_REPLY_TIMEOUT },
     };
     match args.rate {
         Some(rate) => work.run_open(&mut lanes, Schedule::new(rate))?,
@@ -53,7 +53,7 @@ struct Lane {
     to: SocketAddr,
     socket: UdpSocket,
     connection_id: u64,
-    /// When a new connection id is asked for.
+    /// When a new connection id is requested.
     renew_at: u64,
     in_flight: RequestsInFlight,
     share: Share,
@@ -76,19 +76,19 @@ fn open_lanes(routes: &Routes) -> Result<VecDeque<Lane>, LoadError> {
     (0..).zip(routes.all()).map(open).collect()
 }
 
-/// All but the sockets.
+/// The state that all sockets share.
 struct UdpLoad {
     plan: Plan,
     session: Session,
     receiver: Receiver,
     burst: Burst,
-    /// What the burst asks for; empty if it is forged.
+    /// The requests of the burst; empty if it is forged.
     requests: Vec<Request>,
-    may_cut: bool,
+    may_split: bool,
     fill: Option<Fill>,
     options: Vec<Vec<u8>>,
     scrape_torrents: u16,
-    patience: u64,
+    reply_timeout: u64,
 }
 
 impl UdpLoad {
@@ -103,9 +103,9 @@ impl UdpLoad {
             for lane in &mut *lanes {
                 let now = self.session.now();
                 self.renew_id(lane, now);
-                let room = window.saturating_sub(lane.in_flight.waiting());
-                if room > 0 && (room >= window / 2 || lane.in_flight.waiting() == 0) {
-                    self.send(lane, room, now, None);
+                let free = window.saturating_sub(lane.in_flight.waiting());
+                if free > 0 && (free >= window / 2 || lane.in_flight.waiting() == 0) {
+                    self.send(lane, free, now, None);
                 }
                 self.receive(lane);
             }
@@ -136,20 +136,20 @@ impl UdpLoad {
                 if let Some(lane) = lanes.front_mut() {
                     self.renew_id(lane, now);
                     let sent = self.send(lane, waiting.min(OPEN_BURST_MAX), now, Some(&schedule));
-                    schedule.issue(sent);
+                    schedule.note_sent(sent);
                 }
             }
             for lane in lanes.iter_mut().filter(|lane| lane.in_flight.waiting() > 0) {
                 idle &= self.receive(lane) == 0;
             }
             if idle {
-                std::thread::sleep(NAP);
+                std::thread::sleep(IDLE_SLEEP);
             }
         }
         Ok(())
     }
 
-    /// Takes the last replies, until all are there or lost.
+    /// Receives the last replies, until every request is answered or lost.
     fn drain(&mut self, lanes: &mut VecDeque<Lane>) {
         while lanes.iter().any(|lane| lane.in_flight.waiting() > 0) {
             for lane in &mut *lanes {
@@ -158,17 +158,16 @@ impl UdpLoad {
         }
     }
 
-    /// Asks for a new connection id when the old one is old.
+    /// Requests a new connection id when the present one is old.
     fn renew_id(&mut self, lane: &mut Lane, now: u64) {
         if now >= lane.renew_at {
-            lane.renew_at = now + CONNECT_AGAIN;
+            lane.renew_at = now + CONNECT_RETRY_INTERVAL;
             self.write(lane, NextRequest::Honest(Kind::Connect), 1, now, None);
             self.send_burst(lane);
         }
     }
 
-    /// Sends one burst and returns the number of requests that left. They are due now, or as the schedule
-    /// says.
+    /// Sends one burst. Returns the number of requests sent. They are due now, or as the schedule says.
     fn send(&mut self, lane: &mut Lane, count: usize, now: u64, schedule: Option<&Schedule>) -> usize {
         let next =
             if self.fill.is_some() { NextRequest::Honest(Kind::Announce) } else { self.plan.next_request() };
@@ -176,7 +175,7 @@ impl UdpLoad {
         let sent = self.send_burst(lane);
         if next == NextRequest::Forged {
             let due = |ahead| schedule.map_or(now, |schedule| schedule.due(ahead));
-            (0..sent).for_each(|ahead| self.session.recorder.forged(due(ahead)));
+            (0..sent).for_each(|ahead| self.session.recorder.record_forged(due(ahead)));
         }
         sent
     }
@@ -192,11 +191,11 @@ impl UdpLoad {
     ) {
         self.burst.octets.clear();
         self.requests.clear();
-        let mut count = count.min(lane.in_flight.room());
+        let mut count = count.min(lane.in_flight.free());
         let mut ahead = 0;
         while ahead < count {
-            let filling = self.fill.as_ref().filter(|_| next == NextRequest::Honest(Kind::Announce));
-            let number = filling.map(|fill| fill.take(&mut lane.share));
+            let fill = self.fill.as_ref().filter(|_| next == NextRequest::Honest(Kind::Announce));
+            let number = fill.map(|fill| fill.next_peer(&mut lane.share));
             if number == Some(None) {
                 break;
             }
@@ -204,11 +203,11 @@ impl UdpLoad {
             self.write_one(lane, next, ahead, number);
             if let NextRequest::Honest(kind) = next {
                 let due = schedule.map_or(now, |schedule| schedule.due(ahead));
-                self.requests.push(Request { kind, due, sent: now, filling: number });
+                self.requests.push(Request { kind, due, sent: now, fill_peer: number });
             }
             if ahead == 0 {
-                self.burst.each = self.burst.octets.len();
-                count = count.min(burst_max(self.burst.each));
+                self.burst.request_len = self.burst.octets.len();
+                count = count.min(burst_max(self.burst.request_len));
             }
             ahead += 1;
         }
@@ -239,24 +238,24 @@ impl UdpLoad {
         wire::announce(out, id, transaction, &announce, options);
     }
 
-    /// Sends the burst that was written, and returns how many of its requests left.
+    /// Sends the burst that was written. Returns how many of its requests were sent.
     fn send_burst(&mut self, lane: &mut Lane) -> usize {
         if self.burst.octets.is_empty() {
             return 0;
         }
-        let sent = socket::send(&lane.socket, &self.burst, &mut self.may_cut);
-        for (place, request) in self.requests.drain(..).enumerate() {
-            if place < sent {
-                self.session.recorder.sent(request.due);
+        let sent = socket::send(&lane.socket, &self.burst, &mut self.may_split);
+        for (index, request) in self.requests.drain(..).enumerate() {
+            if index < sent {
+                self.session.recorder.record_sent(request.due);
                 lane.in_flight.push(request);
-            } else if let Some(number) = request.filling {
-                lane.share.again(number);
+            } else if let Some(number) = request.fill_peer {
+                lane.share.announce_again(number);
             }
         }
         sent
     }
 
-    /// Takes the replies that are there, and gives up on requests that waited too long.
+    /// Receives the replies that are there, and gives up on requests that waited too long.
     fn receive(&mut self, lane: &mut Lane) -> usize {
         let Self { receiver, session, fill, .. } = self;
         let mut now = None;
@@ -267,19 +266,19 @@ impl UdpLoad {
                 (lane.connection_id, lane.renew_at) = (id, now + CONNECTION_AGE);
             }
             if reply.kind.answers(request.kind) {
-                session.recorder.answered(request.kind, lane.to, request.due, now);
+                session.recorder.record_answered(request.kind, lane.to, request.due, now);
             } else {
-                session.recorder.refused(request.due);
+                session.recorder.record_refused(request.due);
             }
-            if let (Some(fill), Some(_)) = (&mut *fill, request.filling) {
-                fill.settle();
+            if let (Some(fill), Some(_)) = (&mut *fill, request.fill_peer) {
+                fill.count_answered();
             }
         });
-        let before = self.session.now().saturating_sub(self.patience);
+        let before = self.session.now().saturating_sub(self.reply_timeout);
         while let Some(request) = lane.in_flight.expire(before) {
-            self.session.recorder.lost(request.due);
-            if let Some(number) = request.filling {
-                lane.share.again(number);
+            self.session.recorder.record_lost(request.due);
+            if let Some(number) = request.fill_peer {
+                lane.share.announce_again(number);
             }
         }
         count

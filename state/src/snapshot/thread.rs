@@ -25,9 +25,9 @@ const PAUSE_FACTOR: u32 = 8;
 /// Work after which a pause is due.
 pub(crate) const PAUSE_AFTER: Duration = Duration::from_micros(300);
 /// Shortest pause: a slice takes a tenth of it.
-const PAUSE_LEAST: Duration = Duration::from_millis(1);
+const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// Longest pause, after work that took long because the processor or the disk was busy.
-const PAUSE_MOST: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(20);
 /// Octets after which a file is synced to the disk: syncing everything at the end would be one long piece of
 /// work.
 const SYNC_STEP: usize = 2 << 20;
@@ -44,7 +44,7 @@ pub trait Section: Send {
     /// of peers written.
     ///
     /// # Errors
-    /// Those of `to` and of the pauses.
+    /// Fails when `to` or a pause does.
     fn write(&mut self, to: &mut dyn BlockSink, pace: &mut Pace<'_>) -> io::Result<u64>;
 
     /// Peers that [`write`](Self::write) would write now.
@@ -90,7 +90,7 @@ impl<'a> Pace<'a> {
     /// Pauses if enough work was done since the last pause.
     ///
     /// # Errors
-    /// Those of [`pause`](Self::pause).
+    /// Fails as [`pause`](Self::pause) does.
     pub fn pause_if_due(&mut self) -> io::Result<()> {
         if self.clock.uptime().saturating_sub(self.since) < PAUSE_AFTER { Ok(()) } else { self.pause() }
     }
@@ -104,7 +104,7 @@ impl<'a> Pace<'a> {
         let work = self.clock.uptime().saturating_sub(self.since);
         #[cfg(test)]
         SHORTEST.with(|shortest| shortest.set(shortest.get().min(work)));
-        let end = self.clock.uptime() + (work * self.factor).clamp(PAUSE_LEAST, PAUSE_MOST);
+        let end = self.clock.uptime() + (work * self.factor).clamp(PAUSE_MIN, PAUSE_MAX);
         loop {
             if stopping.load(Ordering::Acquire) {
                 return Err(io::ErrorKind::Interrupted.into());
@@ -153,7 +153,7 @@ pub enum Ending {
     Leave,
 }
 
-/// The numbers of the snapshot thread, for `/metrics`.
+/// The metrics of the snapshot thread.
 #[derive(Debug, Default)]
 struct SnapshotMetrics {
     written: AtomicU64,
@@ -207,7 +207,7 @@ impl SnapshotThread {
         self.finish(ending)
     }
 
-    /// Registers the numbers of the snapshot thread.
+    /// Registers the metrics of the snapshot thread.
     pub fn register_metrics(&self, board: &Board) {
         let list = |name, help, kind, read: fn(&SnapshotMetrics, &Clock) -> u64| {
             let (metrics, clock) = (Arc::clone(&self.metrics), self.clock);
