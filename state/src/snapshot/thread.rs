@@ -87,6 +87,11 @@ impl<'a> Pace<'a> {
         self.clock.now()
     }
 
+    /// Begins a piece of work: what came before was a wait, which took no processor from anyone.
+    pub(crate) fn restart(&mut self) {
+        self.since = self.clock.uptime();
+    }
+
     /// Pauses if enough work was done since the last pause.
     ///
     /// # Errors
@@ -383,5 +388,20 @@ impl Write for SyncingFile<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_no_work_that_is_paused_for() {
+        let (clock, stopping) = (Clock::start(), AtomicBool::new(false));
+        let mut pace = Pace::in_background(&clock, &stopping);
+        thread::sleep(Duration::from_millis(2));
+        let waited_until = clock.uptime();
+        pace.restart();
+        assert!(pace.since >= waited_until);
     }
 }

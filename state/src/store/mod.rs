@@ -149,12 +149,13 @@ pub trait Store: Send {
     fn read_registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError>;
 
     /// Passes each row of a set of mode private to `each` as it is read; returns the number of rows left out
-    /// because they cannot be read.
+    /// because they cannot be read. After each wait for an answer of the backend `each` gets `None` first: that
+    /// time was no work of this process.
     ///
     /// # Errors
     /// Fails when the backend does not answer, or breaks off midway: then the rows passed so far are not the
     /// whole set.
-    fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError>;
+    fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(Option<SiteRow>)) -> Result<u64, StoreError>;
 
     /// Does a slice of a purge of `transfer_history`, in a transaction of its own. A store without that table
     /// has nothing to do.

@@ -219,9 +219,9 @@ impl Queues {
         Channel::ALL.iter().any(|&channel| self.rows(channel) >= self.spill_threshold(channel))
     }
 
-    /// Takes all rows of a channel out. The caller ensures that they are written or put back. `count` is called
-    /// with their number before anyone can see that the queue is empty, so that readers of the metrics never
-    /// miss rows on their way.
+    /// Takes all rows of a channel out. The caller ensures that they are written or put back. `count` is
+    /// called with their number before anyone can see that the queue is empty, so that readers of the metrics
+    /// never miss rows on their way.
     pub(super) fn take_rows(&self, channel: Channel, count: impl FnOnce(usize)) -> TakenRows {
         let mut state = self.state.lock();
         let taken = state.queue(channel).take_rows();

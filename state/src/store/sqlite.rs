@@ -164,7 +164,7 @@ impl Store for Sqlite {
         read_registered(&self.connection).map_err(store_error)
     }
 
-    fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
+    fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(Option<SiteRow>)) -> Result<u64, StoreError> {
         read_set(&self.connection, set, each).map_err(store_error)
     }
 
@@ -307,7 +307,11 @@ fn read_registered(connection: &Connection) -> rusqlite::Result<(Vec<InfoHash>, 
     Ok((registered, left_out))
 }
 
-fn read_set(connection: &Connection, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> rusqlite::Result<u64> {
+fn read_set(
+    connection: &Connection,
+    set: SiteSet,
+    each: &mut dyn FnMut(Option<SiteRow>),
+) -> rusqlite::Result<u64> {
     let mut skipped = 0;
     for source in site_rows::set_queries(set, "unixepoch()") {
         // In one go: a reader of a file blocks no one, and locks nothing.
@@ -315,7 +319,7 @@ fn read_set(connection: &Connection, set: SiteSet, each: &mut dyn FnMut(SiteRow)
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             match SiteRow::parse_row(set, row) {
-                Some(row) => each(row),
+                Some(row) => each(Some(row)),
                 None => skipped += 1,
             }
         }

@@ -12,12 +12,12 @@ const SPARSE_AT: usize = 2;
 /// The highest count of slots that have passed a full line.
 const MANY_PASSED: u8 = u8::MAX;
 
-/// Lines that one change moves while the index grows or shrinks: few, so that no change takes long, and enough
-/// that all have moved long before the next time.
+/// Lines that one change moves while the index grows or shrinks: few, so that no change takes long, and
+/// enough that all have moved long before the next time.
 const MOVED_AT_ONCE: usize = 4;
 
-/// Slots by hash. Different torrents may have one hash. It grows and shrinks a few lines at a time, so that no
-/// lock is held for all of it, however large it is.
+/// Slots by hash. Different torrents may have one hash. It grows and shrinks a few lines at a time, so that
+/// no lock is held for all of it, however large it is.
 #[derive(Debug, Default)]
 pub(crate) struct SlotIndex {
     table: SlotTable,

@@ -29,7 +29,7 @@ impl Store for Nothing {
         Ok((Vec::new(), 0))
     }
 
-    fn read_rows(&mut self, _: SiteSet, _: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
+    fn read_rows(&mut self, _: SiteSet, _: &mut dyn FnMut(Option<SiteRow>)) -> Result<u64, StoreError> {
         Ok(0)
     }
 
@@ -64,7 +64,7 @@ pub(crate) trait Double: Send {
     }
 
     /// See [`Store::read_rows`].
-    fn lines(&mut self, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
+    fn lines(&mut self, set: SiteSet, each: &mut dyn FnMut(Option<SiteRow>)) -> Result<u64, StoreError> {
         self.rest().read_rows(set, each)
     }
 
@@ -98,7 +98,7 @@ impl<D: Double> Store for Doubled<D> {
         self.0.rest().read_registered()
     }
 
-    fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
+    fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(Option<SiteRow>)) -> Result<u64, StoreError> {
         self.0.lines(set, each)
     }
 

@@ -143,7 +143,7 @@ fn a_large_site_is_read_and_purged_without_a_long_statement() {
     for set in SiteSet::ALL {
         stages.stage(&format!("{set:?} are read"), || {
             let mut rows_read = 0_u64;
-            reader.read_rows(set, &mut |_| rows_read += 1).unwrap();
+            reader.read_rows(set, &mut |row| rows_read += u64::from(row.is_some())).unwrap();
             println!("{rows_read} rows");
         });
     }

@@ -11,7 +11,7 @@ const PLAIN: Multipliers = Multipliers { up: 1.0, down: 1.0 };
 /// The rows of a set in the order in which they are read, and the number of those left out.
 pub(crate) fn read(store: &mut dyn Store, set: SiteSet) -> (Vec<SiteRow>, u64) {
     let mut rows = Vec::new();
-    let skipped = store.read_rows(set, &mut |row| rows.push(row)).unwrap();
+    let skipped = store.read_rows(set, &mut |row| rows.extend(row)).unwrap();
     (rows, skipped)
 }
 

@@ -132,7 +132,7 @@ fn all_slices_of_a_set_are_of_one_moment() {
         "INSERT INTO users_main (ID, Enabled, torrent_pass) SELECT 1000 + seq, '1', seq FROM seq_1_to_{ROWS}"
     ));
     let mut store = database.backend.open_reader().unwrap();
-    let (mut other, mut users) = (root(&server), Vec::new());
+    let (mut other, mut users, mut waits) = (root(&server), Vec::new(), 0);
     let mut swap = Some(format!(
         "UPDATE site.users_main SET torrent_pass = {} - torrent_pass WHERE ID > 1000",
         ROWS + 1
@@ -140,7 +140,8 @@ fn all_slices_of_a_set_are_of_one_moment() {
     store
         .read_rows(SiteSet::Users, &mut |row| {
             swap.take().into_iter().for_each(|sql| other.query_drop(sql).unwrap());
-            users.extend(enrolled(row));
+            waits += u32::from(row.is_none());
+            users.extend(row.and_then(enrolled));
         })
         .unwrap();
     let of = |passkey: &dyn Fn(u32) -> u32| -> Vec<(u32, u32)> {
@@ -148,8 +149,9 @@ fn all_slices_of_a_set_are_of_one_moment() {
     };
     let rows = u32::try_from(ROWS).unwrap();
     assert!(users == of(&|number| number), "as they were");
+    assert!(waits > 1, "{waits} waits for the database are reported");
     users.clear();
-    store.read_rows(SiteSet::Users, &mut |row| users.extend(enrolled(row))).unwrap();
+    store.read_rows(SiteSet::Users, &mut |row| users.extend(row.and_then(enrolled))).unwrap();
     assert!(users == of(&|number| rows + 1 - number), "as they are");
 }
 

@@ -104,7 +104,7 @@ impl SiteSync {
         let (mut wrong, site, queues) = (0, &self.site, &self.queues);
         let Some(store) = &mut self.store else { return Ok(()) };
         store.read_rows(SiteSet::Counts, &mut |row| {
-            let SiteRow::Counts { info_hash, seeders, leechers } = row else { return };
+            let Some(SiteRow::Counts { info_hash, seeders, leechers }) = row else { return };
             let stands = site.torrents.with_torrent(&info_hash, |torrent| torrent.counts_row());
             if let Some(row) = stands.filter(|row| (row.seeders, row.leechers) != (seeders, leechers)) {
                 queues.put(Record::Torrent(row));
@@ -234,6 +234,7 @@ impl SiteSync {
         let mut rows = 0;
         let Some(store) = &mut self.store else { return Ok(()) };
         let skipped = store.read_rows(set, &mut |row| {
+            let Some(row) = row else { return pace.restart() };
             loaded.push_row(row, &self.site.torrents);
             rows += 1;
             if rows % ROWS_SLICE == 0 {

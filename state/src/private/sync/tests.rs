@@ -13,13 +13,13 @@ const HASH: InfoHash = InfoHash([7; 20]);
 struct LateUnprune(Arc<Queues>, Arc<Site>);
 
 impl Double for LateUnprune {
-    fn lines(&mut self, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
+    fn lines(&mut self, set: SiteSet, each: &mut dyn FnMut(Option<SiteRow>)) -> Result<u64, StoreError> {
         if set == SiteSet::Torrents {
             let group = Group { type_name: "anime".into(), id: 1 };
             let multipliers = Multipliers::default();
             let torrent =
                 RegisteredTorrent { info_hash: HASH, id: 3, group, snatched: 0, status: 1, multipliers };
-            each(SiteRow::Torrent(torrent));
+            each(Some(SiteRow::Torrent(torrent)));
             self.1.torrents.with_torrent(&HASH, |torrent| torrent.info.status = 0);
             self.0.put(Record::Torrent(TorrentRow { id: 3, unprune: true, ..TorrentRow::default() }));
             self.0.forget_rows(Channel::Torrents);

@@ -219,26 +219,29 @@ impl Store for Mariadb {
     fn read_registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
         self.transact(|session| {
             let (mut registered, mut left_out) = (Vec::new(), 0);
-            walk::read_rows(session, &site_rows::registered_query(), &mut |mut row| match row
-                .take_opt::<[u8; ID_LEN], _>(0)
-            {
-                Some(Ok(octets)) => registered.push(InfoHash(octets)),
-                _ => left_out += 1,
+            walk::read_rows(session, &site_rows::registered_query(), &mut |row| {
+                let Some(mut row) = row else { return };
+                match row.take_opt::<[u8; ID_LEN], _>(0) {
+                    Some(Ok(octets)) => registered.push(InfoHash(octets)),
+                    _ => left_out += 1,
+                }
             })?;
             session.connection.query_drop("ROLLBACK")?;
             Ok((registered, left_out))
         })
     }
 
-    fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(SiteRow)) -> Result<u64, StoreError> {
+    fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(Option<SiteRow>)) -> Result<u64, StoreError> {
         self.transact(|session| {
             let mut skipped = 0;
             for source in site_rows::set_queries(set, "UNIX_TIMESTAMP()") {
-                let result =
-                    walk::read_rows(session, &source, &mut |row| match SiteRow::parse_row(set, &row) {
-                        Some(line) => each(line),
+                let result = walk::read_rows(session, &source, &mut |row| {
+                    let Some(row) = row else { return each(None) };
+                    match SiteRow::parse_row(set, &row) {
+                        Some(line) => each(Some(line)),
                         None => skipped += 1,
-                    });
+                    }
+                });
                 match result {
                     // A site that was not migrated lacks the tables of hayate.
                     Err(mysql::Error::MySqlError(server_error))

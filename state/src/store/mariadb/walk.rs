@@ -14,11 +14,11 @@ use super::session::MariadbSession;
 /// Rows of a slice. A statement reads this many, and perhaps one of another table for each.
 const ROWS: usize = 2000;
 
-/// Passes each row to `each`.
+/// Passes each row to `each`, and `None` whenever an answer has been waited for.
 pub(super) fn read_rows(
     session: &mut MariadbSession,
     source: &TableQuery,
-    each: &mut dyn FnMut(Row),
+    each: &mut dyn FnMut(Option<Row>),
 ) -> mysql::Result<()> {
     let TableQuery { columns, table, join, condition, key, .. } = source;
     let fitness = &session.features;
@@ -53,7 +53,8 @@ pub(super) fn read_rows(
             where_clause(&conditions)
         );
         let rows: Vec<Row> = session.connection.exec(sql, sql_params(values))?;
-        rows.into_iter().for_each(&mut *each);
+        each(None);
+        rows.into_iter().for_each(|row| each(Some(row)));
         if last.is_none() {
             return Ok(());
         }
