@@ -24,7 +24,8 @@ help:
 	@echo '             downloads counted once; a private site killed SOAK_KILLS (500) times on each store;'
 	@echo '             SOAK_ROWS (20000000) rows of history read and purged, for which TMPDIR needs 8 GB'
 	@echo 'make deny    check licences, bans and sources of all dependencies'
-	@echo 'make bench   measure, and write docs/PERFORMANCE.md: half an hour; BENCH="--quick udp" for less'
+	@echo 'make bench   measure, and write docs/PERFORMANCE.md: half an hour; BENCH="--quick udp" for less,'
+	@echo '             BENCH=peers for other trackers, BENCH=huge for a hundred million peers'
 	@echo 'make clean   remove what was built and installed here'
 
 test: setup lint fuzz-build

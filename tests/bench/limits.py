@@ -9,6 +9,8 @@ from process import RELEASE, ROOT, TRACKER_CORE, Failed, Server, free_port
 
 # The official null tracker and load; they are beside a checkout that measures against the published targets.
 OFFICIAL = ROOT.parent / "shared" / "bench"
+# Where trackers listen: on one loopback address, or on all of both families.
+V4, V6, BOTH = "127.0.0.1", "::1", "::"
 CONNECT = struct.pack(">QII", 0x41727101980, 0, 0x01020304)
 
 
@@ -26,13 +28,15 @@ def build(folder):
     return True
 
 
-def null_tracker(folder, cores=TRACKER_CORE):
-    """Starts a UDP tracker that does no work; the official one if it was built."""
+def null_tracker(folder, cores=TRACKER_CORE, host=V4):
+    """Starts a UDP tracker that does no work, on 127.0.0.1, `::1`, or `::` for both families: the official
+    one if it was built and can do it."""
     port = free_port()
     official = folder / "nulltracker"
-    example = RELEASE / "examples" / "null_tracker"
-    command = [official, port, 1] if official.exists() else [example, port]
-    return start("the null tracker", command, folder, port, answers_connect, cores)
+    command = [RELEASE / "examples" / "null_tracker", port, host]
+    if official.exists() and host != BOTH:
+        command = [official, port, 1, *([6] if host == V6 else [])]
+    return start("the null tracker", command, folder, port, lambda port: answers_connect(port, host), cores)
 
 
 def bare_hyper(folder, cores=TRACKER_CORE):
@@ -49,10 +53,10 @@ def start(name, command, folder, port, ready, cores):
     return server
 
 
-def answers_connect(port):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+def answers_connect(port, host=V4):
+    with socket.socket(socket.AF_INET if host == V4 else socket.AF_INET6, socket.SOCK_DGRAM) as udp:
         udp.settimeout(1)
-        udp.connect(("127.0.0.1", port))
+        udp.connect((V4 if host == V4 else V6, port))
         try:
             udp.send(CONNECT)
             return len(udp.recv(64)) == 16

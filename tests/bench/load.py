@@ -14,9 +14,9 @@ GRACE_SECONDS = 60
 PORTS = 64_512
 
 
-def blast(server, folder, seconds, *options):
-    """Runs the official load once against a server on 127.0.0.1. Returns replies per CPU-second and us per reply."""
-    command = [folder / "udpblast", "127.0.0.1", server.port, server.pid, seconds, *options]
+def blast(server, host, folder, seconds, *options):
+    """Runs the official load once against a server on this host. Returns replies per CPU-second and us per reply."""
+    command = [folder / "udpblast", host, server.port, server.pid, seconds, *options]
     run = subprocess.Popen(
         pinned(command, LOAD_CORE), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -55,10 +55,10 @@ def load(server, url, *options, **more):
     return figures
 
 
-def fill(server, peers, *options, timeout):
+def fill(server, peers, *options, timeout, host="127.0.0.1"):
     """Announces `peers` peers once each, with different addresses or ports."""
     options = ["--fill", peers, *population(peers), *options]
-    return load(server, udp(server), *options, timeout=timeout)
+    return load(server, udp(server, host), *options, timeout=timeout)
 
 
 def population(peers):
@@ -70,7 +70,7 @@ def population(peers):
 
 def udp(server, host="127.0.0.1"):
     """Returns the URL of a tracker, for hayate-load."""
-    return f"udp://{host}:{server.port}"
+    return f"udp://[{host}]:{server.port}" if ":" in host else f"udp://{host}:{server.port}"
 
 
 def finish(run, name, server, timeout):

@@ -2,10 +2,12 @@
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import limits
 import load
+import namespace
+from limits import V4, V6
 from process import Daemon, Failed
 from report import Row, figures, number, progress, table
 
@@ -17,24 +19,36 @@ PURGE_SECONDS = 10
 SHORT_LIVES = {"intervals": {"announce": 30, "min_announce": 0, "announce_drift": 0, "peer_inactivity": 60,
                              "purge_inactive_peers": PURGE_SECONDS}}
 BUDGET = 32 * 1024 * 1024
+# Every address of both families; and the ids of peers.
+WILDCARD = {"udp": {"addr": ":{port}"}}
+PEER_IDS = {"announce": {"keep_peer_ids": True}}
+# Octets of a peer's address and port, and of an info_hash and a peer id.
+V4_PEER, V6_PEER, ID = 6, 18, 20
 
 
 @dataclass
 class Fill:
-    """A fill: a number of peers, one announce each, in a number of torrents."""
+    """A fill: a number of peers of each of these families, one announce each, in a number of torrents."""
 
     work: str
     peers: int
     torrents: int
     more_options: tuple = ()
+    hosts: tuple = (V4,)
+    changes: dict = field(default_factory=dict)
 
-    def options(self):
-        return ["--torrents", self.torrents, *self.more_options]
+    def settings(self):
+        return self.changes if self.hosts == (V4,) else {**WILDCARD, **self.changes}
 
     def run(self, daemon):
+        """Returns the figures of the last family's fill."""
         progress(f"memory: {self.work}, filling")
         timeout = 60 + self.peers / SLOWEST_RATE
-        return load.fill(daemon, self.peers, *self.options(), timeout=timeout)
+        for host in self.hosts:
+            options = ["--torrents", self.torrents, *self.more_options]
+            options += ["--sources", namespace.SOURCES] if host == V6 else []
+            filled = load.fill(daemon, self.peers, *options, host=host, timeout=timeout)
+        return filled
 
 
 def measure(plan):
@@ -44,20 +58,29 @@ def measure(plan):
 
 
 def fills(plan):
-    """The four small shapes, each in a daemon of its own; then all peers leave all of them at once."""
+    """The small shapes, each in a daemon of its own; then all peers leave all of them at once."""
     million = plan.scaled(1_000_000)
-    shapes = [
-        Fill("one IPv4 peer each", million, million, ("--singles", million)),
-        Fill("Zipf(1)", 4 * million, million, ("--zipf", 1)),
-        Fill("one swarm", million, 1),
-        Fill("swarms of 1000", million, million // 1000),
-    ]
+    singles, over_ipv6 = ("--singles", million), {"hosts": (V6,)}
+    one_v4 = Fill("one IPv4 peer each", million, million, singles)
+    one_v6 = Fill("one IPv6 peer each", million, million, singles, **over_ipv6)
+    one_each = Fill("one peer of each family", million, million, singles, hosts=(V4, V6))
+    swarm = Fill("one swarm", million, 1)
+    swarms = Fill("swarms of 1000", million, million // 1000)
+    small_v6 = Fill("swarms of 5 on average, IPv6", 5 * million, million, **over_ipv6)
+    zipf = Fill("Zipf(1)", 4 * million, million, ("--zipf", 1))
+    zipf_v6 = Fill("Zipf(1), IPv6", 4 * million, million, ("--zipf", 1), **over_ipv6)
+    with_ids = Fill("Zipf(1), peer ids kept", 5 * million, million, ("--zipf", 1), changes=PEER_IDS)
+    shapes = (one_v4, one_v6, one_each, swarm, swarms, small_v6, zipf, zipf_v6, with_ids)
     with ExitStack() as stack:
+        there = namespace.is_possible()
+        if there:
+            stack.enter_context(namespace.many_ipv6_addresses())
         seen = {}
-        for fill in shapes:
-            daemon = stack.enter_context(Daemon(plan.folder))
+        for fill in (shape for shape in shapes if there or V6 not in shape.hosts):
+            daemon = stack.enter_context(Daemon(plan.folder, fill.settings()))
             # Connects allocate the buffers that every daemon allocates sooner or later.
-            load.load(daemon, load.udp(daemon), "--seconds", 0.5, "--mix", "connect=100")
+            for host in fill.hosts:
+                load.load(daemon, load.udp(daemon, host), "--seconds", 0.5, "--mix", "connect=100")
             before = daemon.rss()
             fill.run(daemon)
             seen[fill.work] = Shape(daemon, before)
@@ -65,16 +88,30 @@ def fills(plan):
             shape.daemon.reload(SHORT_LIVES)
         progress("memory: waiting for the peers to leave")
         lines = [shape.wait_until_empty(work) for work, shape in seen.items()]
-    singles, large, one, swarms = seen.values()
     bound = {"absolute": True, "digits": 1}
+
+    def row(work, fill, octets, limit, max=None):
+        there = fill.work in seen
+        if not there:
+            return []
+        return [Row(f"octets per {work}", octets(seen[fill.work]), limit, max=max, **bound)]
+
+    torrent, peer = Shape.per_torrent, Shape.per_peer
     rows = [
-        Row("octets per torrent with one IPv4 peer", singles.per_torrent(), 26, max=72, **bound),
-        Row("octets per IPv4 peer, one swarm of 1 M", one.per_peer(), 6, max=14, **bound),
-        Row("octets per IPv4 peer, swarms of 1000", swarms.per_peer(), 6, max=14, **bound),
-        Row("octets per IPv4 peer, Zipf(1) in 1 M torrents", large.per_peer(), 6, **bound),
+        *row("torrent with one IPv4 peer", one_v4, torrent, ID + V4_PEER, 72),
+        *row("torrent with one IPv6 peer", one_v6, torrent, ID + V6_PEER, 96),
+        *row("torrent with one peer of each family", one_each, torrent, ID + V4_PEER + V6_PEER, 112),
+        *row("IPv4 peer, one swarm of 1 M", swarm, peer, V4_PEER, 14),
+        *row("IPv4 peer, swarms of 1000", swarms, peer, V4_PEER, 14),
+        *row("IPv6 peer, swarms of 5 on average", small_v6, peer, V6_PEER),
+        *row("IPv4 peer, Zipf(1) in 1 M torrents", zipf, peer, V4_PEER),
+        *row("IPv6 peer, Zipf(1) in 1 M torrents", zipf_v6, peer, V6_PEER),
+        *row("IPv4 peer with its id, 5 M, Zipf(1) in 1 M torrents", with_ids, peer, V4_PEER + ID, 45),
     ]
     columns = ["shape", "peers", "torrents", "VmRSS before, MB", "filled", "own count", "all gone"]
-    return rows, table(columns, lines) + "\n\nMB = 10^6. The rows above are of what VmRSS grew by."
+    text = "MB = 10^6. The rows above are of what VmRSS grew by."
+    text += "" if there else f" Without IPv6: {namespace.NEEDS}."
+    return rows, table(columns, lines) + "\n\n" + text
 
 
 class Shape:

@@ -59,14 +59,14 @@ class Server:
         self.command = pinned(command, cores)
         self.start()
 
-    def start(self):
+    def start(self, timeout=TIMEOUT_SECONDS):
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 self.command, cwd=self.log.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         self.pid = self.process.pid
         try:
-            self.wait_until(self.ready, "does not serve")
+            self.wait_until(self.ready, "does not serve", timeout)
         except BaseException:
             self.stop()
             raise
@@ -142,13 +142,13 @@ class Daemon(Server):
         os.kill(self.pid, signal.SIGHUP)
         self.wait_until(lambda: self.reloads() > before, "does not reload")
 
-    def restart(self):
+    def restart(self, timeout=TIMEOUT_SECONDS):
         """Stops the daemon in order and restarts it. Returns the seconds until it serves again."""
         os.kill(self.pid, signal.SIGTERM)
-        if self.process.wait(TIMEOUT_SECONDS) != 0:
+        if self.process.wait(timeout) != 0:
             raise Failed(f"{self.name} does not stop in order; its log:\n{tail(self.log)}")
         begin = time.monotonic()
-        self.start()
+        self.start(timeout)
         return time.monotonic() - begin
 
     def reloads(self):

@@ -75,6 +75,25 @@ fn the_open_loop_over_ipv6_offers_its_rate() {
 }
 
 #[test]
+fn one_run_asks_over_both_families() {
+    let daemon = Daemon::start(json!({}));
+    let port = daemon.v4().port();
+    assert_eq!(port, daemon.v6().port());
+    let url = format!("udp://localhost:{port}");
+    let filled = load(&format!("{url} --fill 6000 --sockets 6 --ipv6 33"));
+    assert_eq!((number(&filled, "replies_ipv4"), number(&filled, "replies_ipv6")), (4000, 2000));
+    assert_eq!((peers(&daemon, "ipv4"), peers(&daemon, "ipv6")), (4000, 2000));
+    for words in ["--rate 500", "--window 4"] {
+        let result = load(&format!("{url} --seconds 0.5 --sockets 2 --ipv6 50 {words}"));
+        let over = ["replies_ipv4", "replies_ipv6"].map(|family| number(&result, family));
+        assert!(over.iter().all(|replies| *replies > 0), "{words}: {result:#}");
+        assert_eq!(over.iter().sum::<u64>(), number(&result, "replies"), "{words}: {result:#}");
+    }
+    let http = load(&format!("http://localhost:{port}/announce --seconds 0.3 --ipv6 50 --mix announce=100"));
+    assert!(number(&http, "replies_ipv4") > 0 && number(&http, "replies_ipv6") > 0, "{http:#}");
+}
+
+#[test]
 fn http_is_loaded_with_kept_connections_and_with_one_for_each_request() {
     let routes = |kind: &str| [format!("/{kind}"), format!("/:key/{kind}")];
     let http = json!({"announce_routes": routes("announce"), "scrape_routes": routes("scrape")});
@@ -101,7 +120,7 @@ fn people_get_a_short_report() {
     let daemon = Daemon::start(json!({}));
     let output = hayate_load(&format!("udp://{} --seconds 0.1 --pid {}", daemon.v4(), daemon.pid()));
     let text = String::from_utf8(output.stdout).unwrap();
-    for line in ["target ", "replies ", "kinds ", "latency ", "tracker ", "generator "] {
+    for line in ["target ", "replies ", "kinds ", "families ", "latency ", "tracker ", "generator "] {
         assert!(text.lines().any(|one| one.starts_with(line)), "{line}: {text}");
     }
     assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
@@ -117,6 +136,8 @@ fn a_missing_tracker_and_wrong_usage_have_exit_codes_and_texts_of_their_own() {
         (format!("{no_tracker} --seeders 101"), 2, "0..=100"),
         (format!("{no_tracker} --fill 7 --rate 7"), 2, "--rate"),
         (format!("{no_tracker} --singles 7"), 2, "--singles"),
+        (format!("{no_tracker} --ipv6 101"), 2, "0..=100"),
+        (format!("{no_tracker} --ipv6 7"), 2, "no IPv6 address"),
         (format!("{no_tracker} --pid 2147483647"), 2, "--pid"),
         ("ftp://127.0.0.1:7".into(), 2, "expected udp://"),
         (String::new(), 2, "<URL>"),

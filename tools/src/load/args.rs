@@ -1,7 +1,7 @@
 //! The command line of `hayate-load`: every option, its range, and what must hold between options.
 
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -9,7 +9,7 @@ use clap::Parser;
 use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 
 use super::LoadError;
-use super::target::{PASSKEY, PORTS, Protocol, Target};
+use super::target::{PASSKEY, Protocol, Target};
 
 /// Most torrents that fit into one scrape over UDP (BEP 15).
 const SCRAPE_MAX: u16 = 74;
@@ -39,11 +39,22 @@ pub struct Args {
     /// UDP sockets.
     #[arg(long, default_value_t = 16, value_parser = lanes(), value_name = "N")]
     pub sockets: u32,
-    /// First source address [default: 127.0.0.2 or ::1 if the tracker is on a loopback address].
+    /// Share of the sockets or connections that use IPv6, 0 to 100 percent; the others use IPv4 [default: all
+    /// use the first address of HOST].
+    ///
+    /// From 1 to 99 each family has at least one. HOST must be a name with addresses of the families that are
+    /// used; `localhost` always has 127.0.0.1 and ::1.
+    #[arg(long, value_parser = percent(), value_name = "PCT")]
+    pub ipv6: Option<u8>,
+    /// First source address; with --ipv6 one of each family, separated by a comma [default: 127.0.0.2 and ::1
+    /// if the tracker is on a loopback address].
     ///
     /// Sockets take consecutive addresses if the tracker is on an IPv4 loopback address or a prefix is given.
-    #[arg(long, value_name = "ADDR[/PREFIX]")]
-    pub sources: Option<Sources>,
+    /// ::1 has no neighbours. For more IPv6 addresses, make a prefix local where tracker and load run, best
+    /// in a network namespace, and give its first address and length here, as 2001:db8::1/64 after `unshare
+    /// --net`, `ip link set lo up`, `ip -6 route add local 2001:db8::/64 dev lo`.
+    #[arg(long, value_delimiter = ',', value_name = "ADDR[/PREFIX]")]
+    pub sources: Vec<Sources>,
     /// HTTP connections at the same time, one request on each.
     #[arg(long, default_value_t = 64, value_parser = lanes(), value_name = "N")]
     pub connections: u32,
@@ -62,8 +73,8 @@ pub struct Args {
     /// Exponent of the Zipf distribution of torrents; 0 = uniform.
     #[arg(long, default_value = "0", value_parser = number(0.0, 10.0), value_name = "S")]
     pub zipf: f64,
-    /// With --fill: the first N torrents get exactly one peer, the others one each and then all the rest,
-    /// drawn.
+    /// With --fill or --refresh: the first N torrents get exactly one peer, the others one each and then all
+    /// the rest, drawn.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub singles: u64,
     /// Peers to draw from, shared out among the sockets. Beyond 64512 for each source address they
@@ -92,6 +103,10 @@ pub struct Args {
     /// Announce N new peers, each once (again if the reply is lost), and end.
     #[arg(long, value_parser = count(), value_name = "N", conflicts_with_all = ["rate", "warmup", "forged"])]
     pub fill: Option<u64>,
+    /// Announce again the first N peers of an earlier --fill, drawn, each in its torrent. Needs the options
+    /// of the fill: --torrents, --singles, --zipf, --seed, --sockets or --connections, --sources, --ipv6.
+    #[arg(long, value_parser = count(), value_name = "N", conflicts_with_all = ["fill", "fresh_torrents"])]
+    pub refresh: Option<u64>,
     /// Share of the announces over UDP with a random connection id, which must not be answered, in percent.
     #[arg(long, default_value_t = 0, value_parser = percent(), value_name = "PCT")]
     pub forged: u8,
@@ -136,21 +151,13 @@ impl Args {
         if http && self.fill.is_none() && self.mix.scrape > 0 && target.scrape_path().is_none() {
             return usage("--mix: nothing in the URL becomes /scrape (BEP 48), scrape must be 0".into());
         }
-        self.check_fill(target)
-    }
-
-    fn check_fill(&self, target: &Target) -> Result<(), LoadError> {
-        let usage = |text: String| Err(LoadError::Usage(text));
-        let Some(fill) = self.fill else {
-            return if self.singles > 0 { usage("--singles: only with --fill".into()) } else { Ok(()) };
+        let Some(fill) = self.fill.or(self.refresh) else {
+            return if self.singles > 0 {
+                usage("--singles: only with --fill or --refresh".into())
+            } else {
+                Ok(())
+            };
         };
-        let peers = PORTS * self.addresses(target);
-        if fill > peers {
-            return usage(format!(
-                "--fill {fill}: at most {peers} ({PORTS} ports of each source address); more addresses: \
-                 --sockets or --connections with --sources ADDR/PREFIX"
-            ));
-        }
         if self.singles > self.torrents || self.singles == self.torrents && fill > self.singles {
             return usage(format!("--singles {}: fewer than --torrents ({})", self.singles, self.torrents));
         }
@@ -164,41 +171,6 @@ impl Args {
             Protocol::Udp => self.sockets,
             Protocol::Http => self.connections,
         }
-    }
-
-    /// Returns the number of different source addresses of the lanes.
-    #[must_use]
-    pub fn addresses(&self, target: &Target) -> u64 {
-        let lanes = self.lanes(target.protocol);
-        let different = (0..lanes).take_while(|&lane| lane == 0 || self.varies(target.address));
-        different.count() as u64
-    }
-
-    /// Returns the source address of a lane, with port 0.
-    #[must_use]
-    pub fn source(&self, tracker: SocketAddr, lane: u32) -> SocketAddr {
-        let first = self.sources.map_or_else(|| default_source(tracker.ip()), |sources| sources.first);
-        let step = if self.varies(tracker) { lane } else { 0 };
-        let address = match first {
-            IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().wrapping_add(step)).into(),
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().wrapping_add(step.into())).into(),
-        };
-        SocketAddr::new(address, 0)
-    }
-
-    /// Whether lanes have different addresses.
-    fn varies(&self, tracker: SocketAddr) -> bool {
-        tracker.is_ipv4() && tracker.ip().is_loopback()
-            || self.sources.is_some_and(|sources| sources.prefix.is_some())
-    }
-}
-
-fn default_source(tracker: IpAddr) -> IpAddr {
-    match tracker {
-        IpAddr::V4(v4) if v4.is_loopback() => Ipv4Addr::new(127, 0, 0, 2).into(),
-        IpAddr::V6(v6) if v6.is_loopback() => Ipv6Addr::LOCALHOST.into(),
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 
@@ -346,29 +318,11 @@ mod tests {
             ("udp://127.0.0.1:7 --stopped 60 --completed 41", "--stopped"),
             ("udp://127.0.0.1:7 --singles 7", "--singles"),
             ("udp://127.0.0.1:7 --fill 9 --torrents 7 --singles 7", "--singles"),
-            ("udp://127.0.0.1:7 --fill 64513 --sockets 1", "--fill 64513"),
-            ("udp://[::1]:7 --fill 64513", "at most 64512"),
             ("http://127.0.0.1:7/announce --forged 7", "--forged"),
             ("http://127.0.0.1:7/announce --mix connect=100", "--mix"),
             ("http://127.0.0.1:7/other", "--mix"),
         ] {
             assert!(usage_error(line).contains(part), "{line}: {}", usage_error(line));
-        }
-    }
-
-    #[test]
-    fn sockets_take_consecutive_addresses_where_they_may() {
-        for (line, lane, expected) in [
-            ("udp://127.0.0.1:7", 300, "127.0.1.46:0"),
-            ("udp://127.0.0.1:7 --sources 127.0.0.99", 2, "127.0.0.101:0"),
-            ("udp://[::1]:7", 3, "[::1]:0"),
-            ("udp://[::1]:7 --sources fd00::fffe/64", 3, "[fd00::1:1]:0"),
-            ("udp://192.0.2.7:7", 3, "0.0.0.0:0"),
-            ("udp://192.0.2.7:7 --sources 10.0.0.7", 3, "10.0.0.7:0"),
-        ] {
-            let args = args(line);
-            let target = Target::resolve(&args.url).unwrap();
-            assert_eq!(args.source(target.address, lane).to_string(), expected, "{line}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What became of the requests: counts and latencies.
 
+use std::net::SocketAddr;
+
 use hdrhistogram::Histogram;
 
 use super::plan::Kind;
@@ -20,6 +22,8 @@ pub struct Counts {
     pub announces: u64,
     /// Replies to scrapes.
     pub scrapes: u64,
+    /// Good replies of all kinds that came over IPv6; the others came over IPv4.
+    pub over_ipv6: u64,
     /// Error replies, replies of the wrong kind, and broken connections.
     pub errors: u64,
     /// Requests that were not answered in time.
@@ -66,8 +70,8 @@ impl Recorder {
         self.counts.forged += u64::from(due >= self.from);
     }
 
-    /// Counts a request that was due at `due` and answered at `now`.
-    pub fn record_answered(&mut self, kind: Kind, due: u64, now: u64) {
+    /// Counts a request to the tracker at `to` that was due at `due` and answered at `now`.
+    pub fn record_answered(&mut self, kind: Kind, to: SocketAddr, due: u64, now: u64) {
         if due < self.from {
             return;
         }
@@ -76,6 +80,7 @@ impl Recorder {
             Kind::Announce => self.counts.announces += 1,
             Kind::Scrape => self.counts.scrapes += 1,
         }
+        self.counts.over_ipv6 += u64::from(to.is_ipv6());
         self.latencies.saturating_record(now.saturating_sub(due));
     }
 
@@ -133,7 +138,12 @@ pub struct Latency {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
     use super::*;
+
+    const V4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7);
+    const V6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 7);
 
     #[test]
     fn requests_of_the_warm_up_do_not_count() {
@@ -141,14 +151,22 @@ mod tests {
         for due in [99, 100, 101] {
             (0..7).for_each(|_| recorder.record_sent(due));
             recorder.record_forged(due);
-            recorder.record_answered(Kind::Connect, due, 200);
-            (0..2).for_each(|_| recorder.record_answered(Kind::Announce, due, 200));
-            (0..3).for_each(|_| recorder.record_answered(Kind::Scrape, due, 200));
+            recorder.record_answered(Kind::Connect, V4, due, 200);
+            (0..2).for_each(|_| recorder.record_answered(Kind::Announce, V6, due, 200));
+            (0..3).for_each(|_| recorder.record_answered(Kind::Scrape, V4, due, 200));
             (0..4).for_each(|_| recorder.record_refused(due));
             (0..5).for_each(|_| recorder.record_lost(due));
         }
-        let expected =
-            Counts { sent: 14, connects: 2, announces: 4, scrapes: 6, errors: 8, lost: 10, forged: 2 };
+        let expected = Counts {
+            sent: 14,
+            connects: 2,
+            announces: 4,
+            scrapes: 6,
+            over_ipv6: 4,
+            errors: 8,
+            lost: 10,
+            forged: 2,
+        };
         assert_eq!(recorder.counts(), expected);
         assert_eq!(recorder.counts().replies(), 12);
     }
@@ -157,7 +175,7 @@ mod tests {
     fn percentiles_are_those_of_the_latencies() {
         let mut recorder = Recorder::new(0);
         for micros in 1..=100_000_u64 {
-            recorder.record_answered(Kind::Announce, 7000, 7000 + micros * 1000);
+            recorder.record_answered(Kind::Announce, V4, 7000, 7000 + micros * 1000);
         }
         let latency = recorder.latency();
         for (measured, exact) in [
@@ -176,8 +194,8 @@ mod tests {
     #[test]
     fn one_slow_reply_among_many_shows_in_the_last_percentiles_only() {
         let mut recorder = Recorder::new(0);
-        (0..9_998).for_each(|_| recorder.record_answered(Kind::Announce, 0, 1000));
-        (0..2).for_each(|_| recorder.record_answered(Kind::Announce, 0, 5_000_000));
+        (0..9_998).for_each(|_| recorder.record_answered(Kind::Announce, V4, 0, 1000));
+        (0..2).for_each(|_| recorder.record_answered(Kind::Announce, V4, 0, 5_000_000));
         let latency = recorder.latency();
         assert!(latency.p99_9 < 1.01 && latency.p99_99 > 4990.0, "{latency:?}");
     }

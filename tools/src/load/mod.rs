@@ -3,7 +3,8 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`args`] | the command line |
-//! | [`target`] | the tracker's URL, and the ports of peers |
+//! | [`target`] | the tracker's URL and addresses |
+//! | [`routes`] | from which address to which each socket or connection goes; its peers' ports |
 //! | [`plan`] | what is requested: kinds, torrents, peers, events |
 //! | [`pace`] | when requests are sent: the grid of the open loop; the peers left in a fill |
 //! | [`udp`] | BEP 15 and BEP 41: octets, requests in flight, sockets, the loop |
@@ -24,6 +25,7 @@ pub mod measure;
 pub mod pace;
 pub mod plan;
 pub mod report;
+pub mod routes;
 pub mod session;
 pub mod target;
 pub mod udp;
@@ -38,6 +40,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pace::SECOND;
 use plan::Plan;
 use report::Report;
+use routes::Routes;
 use target::{PASSKEY, Protocol, Target};
 
 /// A reply over UDP in the closed loop counts as lost after this time.
@@ -109,6 +112,7 @@ pub enum LoadError {
 pub fn run(args: &Args) -> Result<String, LoadError> {
     let target = Target::resolve(&args.url)?;
     args.check(&target)?;
+    let routes = Routes::new(args, &target)?;
     if let Some(pid) = args.pid {
         usage::Usage::read(pid).map_err(|error| LoadError::Usage(format!("--pid {pid}: {error}")))?;
     }
@@ -116,10 +120,10 @@ pub fn run(args: &Args) -> Result<String, LoadError> {
     if let Ok((_, hard_limit)) = getrlimit(Resource::RLIMIT_NOFILE) {
         _ = setrlimit(Resource::RLIMIT_NOFILE, hard_limit, hard_limit);
     }
-    let plan = Plan::new(args, &target);
+    let plan = Plan::new(args, target.protocol, routes.clone());
     let measured = match target.protocol {
-        Protocol::Udp => udp::load(args, &target, plan)?,
-        Protocol::Http => http::load(args, &target, plan)?,
+        Protocol::Udp => udp::load(args, &target, &routes, plan)?,
+        Protocol::Http => http::load(args, &target, &routes, plan)?,
     };
     let counts = measured.counts;
     if counts.replies() == 0 && counts.forged == 0 {

@@ -9,7 +9,8 @@ use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Zipf};
 
 use super::args::Args;
-use super::target::{FIRST_PORT, PORTS, Target};
+use super::routes::Routes;
+use super::target::Protocol;
 
 /// Octets that a leecher still needs.
 const LEFT: u64 = 1000;
@@ -71,9 +72,10 @@ pub struct Plan {
     singles: u64,
     /// The last torrent that was announced, if each announce must name a new one.
     fresh: Option<u64>,
-    lanes: u64,
-    addresses: u64,
+    routes: Routes,
     peers_per_lane: u64,
+    /// Whether peers announce the torrent that a fill gave them.
+    refreshes: bool,
     seeders: u8,
     stopped: u8,
     completed: u8,
@@ -87,11 +89,11 @@ pub struct Plan {
 impl Plan {
     /// Makes a plan from the options, which have been checked.
     #[must_use]
-    pub fn new(args: &Args, target: &Target) -> Self {
-        let lanes = args.lanes(target.protocol).into();
-        let connects = match target.protocol {
-            super::target::Protocol::Udp => args.mix.connect,
-            super::target::Protocol::Http => 0,
+    pub fn new(args: &Args, protocol: Protocol, routes: Routes) -> Self {
+        let lanes = (routes.all().len() as u64).max(1);
+        let connects = match protocol {
+            Protocol::Udp => args.mix.connect,
+            Protocol::Http => 0,
         };
         Self {
             rng: SmallRng::seed_from_u64(args.seed),
@@ -103,9 +105,9 @@ impl Plan {
             singles: args.singles,
             // Not from the seed: a second run must not meet the torrents of the first.
             fresh: args.fresh_torrents.then(|| fastrand::u64(1 << 62..)),
-            lanes,
-            addresses: args.addresses(target),
-            peers_per_lane: (args.peers / lanes).max(1),
+            routes,
+            peers_per_lane: (args.refresh.unwrap_or(args.peers) / lanes).max(1),
+            refreshes: args.refresh.is_some(),
             seeders: args.seeders,
             stopped: args.stopped,
             completed: args.completed,
@@ -132,8 +134,10 @@ impl Plan {
 
     /// Draws an announce of one of the peers of a lane, that is, a socket or connection.
     pub fn announce(&mut self, lane: u64) -> Announce {
-        let torrent = self.torrent();
-        let peer = lane + self.lanes * self.rng.random_range(0..self.peers_per_lane);
+        let drawn = (!self.refreshes).then(|| self.torrent());
+        let lanes = self.routes.all().len() as u64;
+        let peer = lane + lanes * self.rng.random_range(0..self.peers_per_lane);
+        let torrent = drawn.unwrap_or_else(|| self.fill_torrent(peer));
         let percentile = if self.stopped + self.completed > 0 { self.percent() } else { 100 };
         let event = match percentile {
             share if share < self.stopped => Event::Stopped,
@@ -147,15 +151,7 @@ impl Plan {
     /// Returns the announce of a new peer, always the same for the same number. Every torrent gets one before
     /// any gets two.
     pub fn fill_announce(&mut self, number: u64) -> Announce {
-        let torrent = match self.fresh {
-            Some(first) => first.wrapping_add(number),
-            None if number < self.singles + self.torrents.count() => number,
-            None => {
-                let mut rng = SmallRng::seed_from_u64(mix(self.seed ^ number));
-                self.singles + self.torrents.draw(&mut rng)
-            }
-        };
-        self.announce_of(torrent, number, Event::Started)
+        self.announce_of(self.fill_torrent(number), number, Event::Started)
     }
 
     /// Draws a torrent to scrape.
@@ -171,6 +167,17 @@ impl Plan {
     /// Draws any number.
     pub fn random(&mut self) -> u64 {
         self.rng.random()
+    }
+
+    fn fill_torrent(&self, number: u64) -> u64 {
+        match self.fresh {
+            Some(first) => first.wrapping_add(number),
+            None if number < self.singles + self.torrents.count() => number,
+            None => {
+                let mut rng = SmallRng::seed_from_u64(mix(self.seed ^ number));
+                self.singles + self.torrents.draw(&mut rng)
+            }
+        }
     }
 
     fn torrent(&mut self) -> u64 {
@@ -190,13 +197,13 @@ impl Plan {
     fn announce_of(&self, torrent: u64, peer: u64, event: Event) -> Announce {
         let session = mix(peer);
         let seeds = event == Event::Completed || session % 100 < self.seeders.into();
-        #[expect(clippy::cast_possible_truncation, reason = "below PORTS, and the low half of a number")]
-        let (port, key) = ((peer / self.addresses % PORTS) as u16 + FIRST_PORT, session as u32);
+        #[expect(clippy::cast_possible_truncation, reason = "the low half of a number")]
+        let key = session as u32;
         Announce {
             info_hash: info_hash(torrent),
             peer_id: peer_id(session),
             key,
-            port,
+            port: self.routes.port(peer),
             left: if seeds { 0 } else { LEFT },
             transferred: self.transferred,
             event,
@@ -281,11 +288,16 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::load::target::Target;
 
     fn plan(options: &str) -> Plan {
         let line = format!("hayate-load udp://127.0.0.1:7 {options}");
-        let args = Args::try_parse_from(line.split_whitespace()).unwrap();
-        Plan::new(&args, &Target::resolve(&args.url).unwrap())
+        of_args(&Args::try_parse_from(line.split_whitespace()).unwrap())
+    }
+
+    fn of_args(args: &Args) -> Plan {
+        let target = Target::resolve(&args.url).unwrap();
+        Plan::new(args, target.protocol, Routes::new(args, &target).unwrap())
     }
 
     #[test]
@@ -310,8 +322,7 @@ mod tests {
     fn over_http_the_others_share_what_connects_leave() {
         let args =
             ["hayate-load", "http://127.0.0.1:7/announce", "--mix", "connect=50,announce=40,scrape=10"];
-        let args = Args::try_parse_from(args).unwrap();
-        let mut plan = Plan::new(&args, &Target::resolve(&args.url).unwrap());
+        let mut plan = of_args(&Args::try_parse_from(args).unwrap());
         let requests: Vec<_> = (0..10_000).map(|_| plan.next_request()).collect();
         let count = |kind| requests.iter().filter(|request| **request == NextRequest::Honest(kind)).count();
         assert_eq!(count(Kind::Connect), 0);
@@ -354,6 +365,23 @@ mod tests {
         assert_eq!(swarms.len(), 110);
         assert!((0..70).all(|torrent| swarms[&info_hash(torrent)] == 1));
         assert_eq!(plan.fill_announce(99), announces[99]);
+    }
+
+    #[test]
+    fn a_refresh_announces_peers_of_the_fill_in_their_torrents() {
+        let options = "--singles 70 --torrents 110 --zipf 1 --sockets 4";
+        let mut fill = plan(&format!("{options} --fill 500"));
+        let filled: HashSet<_> = (0..500)
+            .map(|number| (number % 4, fill.fill_announce(number)))
+            .map(|(lane, one)| (lane, one.info_hash, one.peer_id, one.port, one.left))
+            .collect();
+        let mut refresh = plan(&format!("{options} --refresh 500"));
+        let refreshed: HashSet<_> = (0..10_000)
+            .map(|turn| (turn % 4, refresh.announce(turn % 4)))
+            .inspect(|(_, one)| assert_eq!(one.event, Event::None))
+            .map(|(lane, one)| (lane, one.info_hash, one.peer_id, one.port, one.left))
+            .collect();
+        assert_eq!(refreshed, filled);
     }
 
     #[test]

@@ -41,6 +41,8 @@ impl Report<'_> {
             "connects": counts.connects,
             "announces": counts.announces,
             "scrapes": counts.scrapes,
+            "replies_ipv4": counts.replies() - counts.over_ipv6,
+            "replies_ipv6": counts.over_ipv6,
             "latency_us": {
                 "mean": latency.mean,
                 "p50": latency.p50,
@@ -100,6 +102,8 @@ impl Report<'_> {
         let forged = if counts.forged > 0 { format!("; {} forged", counts.forged) } else { String::new() };
         let kinds = (counts.connects, counts.announces, counts.scrapes);
         line("kinds", format!("{} connects, {} announces, {} scrapes{forged}", kinds.0, kinds.1, kinds.2));
+        let over_ipv4 = counts.replies() - counts.over_ipv6;
+        line("families", format!("{over_ipv4} over IPv4, {} over IPv6", counts.over_ipv6));
         line(
             "latency",
             format!(
@@ -158,8 +162,16 @@ mod tests {
     use crate::load::measure::{Counts, Latency};
 
     fn report() -> Report<'static> {
-        let counts =
-            Counts { sent: 30, connects: 3, announces: 5, scrapes: 2, errors: 7, lost: 13, forged: 11 };
+        let counts = Counts {
+            sent: 30,
+            connects: 3,
+            announces: 5,
+            scrapes: 2,
+            over_ipv6: 4,
+            errors: 7,
+            lost: 13,
+            forged: 11,
+        };
         let latency = Latency { mean: 1.0, p50: 2.0, p90: 3.0, p99: 4.0, p99_9: 5.0, p99_99: 6.0, max: 7.0 };
         let tracker = Used {
             cpu_seconds: 2.0,
@@ -182,6 +194,7 @@ mod tests {
             "target": "udp://x:7", "protocol": "udp", "loop": "closed", "seconds": 4.0,
             "offered_per_second": null, "sent": 30, "replies": 10, "lost": 13, "errors": 7, "forged": 11,
             "replies_per_second": 2.5, "connects": 3, "announces": 5, "scrapes": 2,
+            "replies_ipv4": 6, "replies_ipv6": 4,
             "latency_us": {
                 "mean": 1.0, "p50": 2.0, "p90": 3.0, "p99": 4.0, "p99.9": 5.0, "p99.99": 6.0, "max": 7.0
             },
@@ -210,6 +223,7 @@ mod tests {
         for part in [
             "2 per second; 10 of 30 requests, 13 lost, 7 errors",
             "11 forged",
+            "6 over IPv4, 4 over IPv6",
             "p99.99 6",
             "peak 2.0",
             "0.75",

@@ -1,6 +1,6 @@
 //! The tracker that is loaded.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use ureq::http::Uri;
 
@@ -29,8 +29,10 @@ pub enum Protocol {
 pub struct Target {
     /// The protocol.
     pub protocol: Protocol,
-    /// Its address.
+    /// Its first address.
     pub address: SocketAddr,
+    /// Its first address of the other family, if it has one.
+    pub other: Option<SocketAddr>,
     /// Host and port as the URL names them.
     pub authority: String,
     /// Path and query; may be empty.
@@ -38,7 +40,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads a URL and looks up its host; the first address is taken.
+    /// Reads a URL and looks up its host. `localhost` has both loopback addresses (RFC 6761, 6.3), also where
+    /// the system knows only one of them.
     ///
     /// # Errors
     /// Fails with [`LoadError::Usage`] for any URL but those of trackers without TLS, with
@@ -54,12 +57,17 @@ impl Target {
             })?,
         };
         let lookup = |reason: String| LoadError::Lookup { host: host.clone(), reason };
-        let mut addresses =
-            (host.as_str(), port).to_socket_addrs().map_err(|error| lookup(error.to_string()))?;
-        let address = addresses.next().ok_or_else(|| lookup("no address".into()))?;
+        let mut addresses: Vec<_> =
+            (host.as_str(), port).to_socket_addrs().map_err(|error| lookup(error.to_string()))?.collect();
+        if host.eq_ignore_ascii_case("localhost") {
+            let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            addresses.extend(loopback.map(|address| SocketAddr::new(address, port)));
+        }
+        let address = addresses.first().copied().ok_or_else(|| lookup("no address".into()))?;
+        let other = addresses.into_iter().find(|other| other.is_ipv6() != address.is_ipv6());
         let authority =
             if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        Ok(Self { protocol, address, authority, path })
+        Ok(Self { protocol, address, other, authority, path })
     }
 
     /// Returns the path of scrapes over HTTP: the last `/announce` becomes `/scrape` (BEP 48).
@@ -100,6 +108,15 @@ mod tests {
         assert_eq!((http.protocol, http.authority.as_str()), (Protocol::Http, "[::1]:80"));
         assert_eq!(http.path, "/{passkey}/announce?a=b");
         assert_eq!(http.scrape_path().unwrap(), "/{passkey}/scrape?a=b");
+    }
+
+    #[test]
+    fn localhost_has_addresses_of_both_families() {
+        let both = target("udp://localhost:7");
+        let mut addresses = [both.address.to_string(), both.other.unwrap().to_string()];
+        addresses.sort();
+        assert_eq!(addresses, ["127.0.0.1:7", "[::1]:7"]);
+        assert_eq!(target("udp://127.0.0.1:7").other, None);
     }
 
     #[test]

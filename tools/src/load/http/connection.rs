@@ -14,6 +14,7 @@ use super::wire::{self, HttpReply};
 use crate::load::LoadError;
 use crate::load::pace::Share;
 use crate::load::plan::Request;
+use crate::load::routes::Route;
 
 /// Octets of replies that are read at once.
 const INPUT_LEN: usize = 16 << 10;
@@ -39,8 +40,7 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Connection {
     token: Token,
-    from: SocketAddr,
-    to: SocketAddr,
+    route: Route,
     stream: Option<TcpStream>,
     /// A request was answered on it before: the connection is kept.
     reused: bool,
@@ -59,11 +59,10 @@ pub struct Connection {
 impl Connection {
     /// Makes a connection that is not yet open.
     #[must_use]
-    pub fn new(index: usize, from: SocketAddr, to: SocketAddr) -> Self {
+    pub fn new(index: usize, route: Route) -> Self {
         Self {
             token: Token(index),
-            from,
-            to,
+            route,
             stream: None,
             reused: false,
             request: None,
@@ -81,8 +80,15 @@ impl Connection {
     /// # Errors
     /// Fails when the tracker cannot be reached.
     pub fn probe(&self) -> Result<(), LoadError> {
-        let probe = || self.socket()?.connect_timeout(&self.to.into(), CONNECT_TIMEOUT);
-        probe().map_err(|reason| LoadError::Socket { from: self.from, to: self.to, reason })
+        let Route { from, to, .. } = self.route;
+        let probe = || self.socket()?.connect_timeout(&to.into(), CONNECT_TIMEOUT);
+        probe().map_err(|reason| LoadError::Socket { from, to, reason })
+    }
+
+    /// Returns the tracker's address.
+    #[must_use]
+    pub fn tracker(&self) -> SocketAddr {
+        self.route.to
     }
 
     /// Whether there is something left to write.
@@ -203,7 +209,7 @@ impl Connection {
     fn open(&mut self, registry: &Registry) -> io::Result<()> {
         self.reused = false;
         let socket = self.socket()?;
-        if let Err(error) = socket.connect(&self.to.into())
+        if let Err(error) = socket.connect(&self.route.to.into())
             && error.raw_os_error() != Some(nix::errno::Errno::EINPROGRESS as i32)
         {
             return Err(error);
@@ -215,13 +221,13 @@ impl Connection {
     }
 
     fn socket(&self) -> io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(self.to), Type::STREAM.nonblocking(), None)?;
-        if !self.from.ip().is_unspecified() {
+        let socket = Socket::new(Domain::for_address(self.route.to), Type::STREAM.nonblocking(), None)?;
+        if !self.route.from.ip().is_unspecified() {
             // So the port is chosen when the connection opens, and a port in TIME_WAIT can be used again. If
             // the kernel refuses the first, the number of connections is smaller, nothing worse.
             _ = setsockopt(&socket, IpBindAddressNoPort, &true);
             socket.set_reuse_address(true)?;
-            socket.bind(&self.from.into())?;
+            self.route.bind(&socket)?;
         }
         Ok(socket)
     }

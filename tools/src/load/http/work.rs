@@ -12,6 +12,7 @@ use super::wire::Requests;
 use crate::load::args::Args;
 use crate::load::pace::{Fill, SECOND, Schedule};
 use crate::load::plan::{Kind, NextRequest, Plan, Request};
+use crate::load::routes::{Route, Routes};
 use crate::load::session::{Measured, Session, Silence};
 use crate::load::target::Target;
 use crate::load::{IDLE_SLEEP, LoadError, REPLY_TIMEOUT, paths};
@@ -24,12 +25,11 @@ const BROKEN_PAUSE: u64 = SECOND / 10;
 const EVENTS_MAX: usize = 1024;
 
 /// Loads the tracker and measures.
-pub(crate) fn load(args: &Args, target: &Target, plan: Plan) -> Result<Measured, LoadError> {
+pub(crate) fn load(args: &Args, target: &Target, routes: &Routes, plan: Plan) -> Result<Measured, LoadError> {
     let announces = paths(args, &target.path)?;
     let scrapes = target.scrape_path().map(|path| paths(args, &path)).transpose()?.unwrap_or_default();
-    let open =
-        |index: u32| Connection::new(index as usize, args.source(target.address, index), target.address);
-    let connections: Vec<_> = (0..args.connections).map(open).collect();
+    let open = |(index, route): (usize, &Route)| Connection::new(index, *route);
+    let connections: Vec<_> = routes.all().iter().enumerate().map(open).collect();
     connections.first().map(Connection::probe).transpose()?;
     let mut work = HttpLoad {
         poll: Poll::new()?,
@@ -175,10 +175,9 @@ impl HttpLoad {
         match step {
             Step::Waiting => {}
             Step::Answered(request, good) => {
+                let (to, now) = (connection.tracker(), self.session.now());
                 match good {
-                    true => {
-                        self.session.recorder.record_answered(request.kind, request.due, self.session.now())
-                    }
+                    true => self.session.recorder.record_answered(request.kind, to, request.due, now),
                     false => self.session.recorder.record_refused(request.due),
                 }
                 if let (Some(fill), Some(_)) = (&mut self.fill, request.fill_peer) {

@@ -2,7 +2,7 @@
 //! by recvmmsg.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::wire::{self, REPLY_HEAD, ReplyKind};
 use crate::load::LoadError;
+use crate::load::routes::Route;
 
 /// Most requests of a burst: kernels split a packet into at most 64.
 pub const BURST_MAX: usize = 60;
@@ -42,15 +43,16 @@ pub fn burst_max(request_len: usize) -> usize {
     BURST_MAX.min(BURST_OCTETS_MAX / request_len.max(1)).max(1)
 }
 
-/// Opens a socket from `from` to the tracker.
+/// Opens a socket from the source address to the tracker.
 ///
 /// # Errors
 /// Fails when the system refuses.
-pub fn open(from: SocketAddr, to: SocketAddr) -> Result<UdpSocket, LoadError> {
+pub fn open(route: &Route) -> Result<UdpSocket, LoadError> {
+    let Route { from, to, .. } = *route;
     let open = || {
         let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None)?;
         socket.set_recv_buffer_size(BUFFER_SIZE)?;
-        socket.bind(&from.into())?;
+        route.bind(&socket)?;
         socket.connect(&to.into())?;
         Ok(socket.into())
     };
@@ -144,7 +146,8 @@ mod tests {
 
     fn pair() -> (UdpSocket, UdpSocket) {
         let tracker = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let client = open("127.0.0.2:0".parse().unwrap(), tracker.local_addr().unwrap()).unwrap();
+        let route = Route::new("127.0.0.2:0".parse().unwrap(), tracker.local_addr().unwrap());
+        let client = open(&route).unwrap();
         tracker.connect(client.local_addr().unwrap()).unwrap();
         tracker.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         (tracker, client)

@@ -2,7 +2,7 @@
 //! turns.
 
 use std::collections::VecDeque;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 
 use super::in_flight::RequestsInFlight;
 use super::socket::{self, Burst, Receiver, burst_max};
@@ -10,6 +10,7 @@ use super::wire::{self, ReplyKind};
 use crate::load::args::Args;
 use crate::load::pace::{Fill, SECOND, Schedule, Share};
 use crate::load::plan::{Kind, NextRequest, Plan, Request};
+use crate::load::routes::{Route, Routes};
 use crate::load::session::{Measured, Session, Silence};
 use crate::load::target::Target;
 use crate::load::{CLOSED_REPLY_TIMEOUT, IDLE_SLEEP, LoadError, REPLY_TIMEOUT, paths};
@@ -22,9 +23,9 @@ const CONNECT_RETRY_INTERVAL: u64 = SECOND;
 const OPEN_BURST_MAX: usize = 4;
 
 /// Loads the tracker and measures.
-pub(crate) fn load(args: &Args, target: &Target, plan: Plan) -> Result<Measured, LoadError> {
+pub(crate) fn load(args: &Args, target: &Target, routes: &Routes, plan: Plan) -> Result<Measured, LoadError> {
     let url_data = target.url_data().map(|path| paths(args, path)).transpose()?;
-    let mut lanes = open_lanes(args, target)?;
+    let mut lanes = open_lanes(routes)?;
     let mut work = UdpLoad {
         plan,
         session: Session::start(args)?,
@@ -49,6 +50,7 @@ pub(crate) fn load(args: &Args, target: &Target, plan: Plan) -> Result<Measured,
 /// A socket and what belongs to it.
 struct Lane {
     index: u64,
+    to: SocketAddr,
     socket: UdpSocket,
     connection_id: u64,
     /// When a new connection id is requested.
@@ -57,20 +59,21 @@ struct Lane {
     share: Share,
 }
 
-fn open_lanes(args: &Args, target: &Target) -> Result<VecDeque<Lane>, LoadError> {
-    let open = |index: u32| {
-        let socket = socket::open(args.source(target.address, index), target.address)?;
+fn open_lanes(routes: &Routes) -> Result<VecDeque<Lane>, LoadError> {
+    let open = |(index, route): (u64, &Route)| {
+        let socket = socket::open(route)?;
         let connection_id = socket::connect(&socket, fastrand::u32(..))?;
         Ok(Lane {
-            index: index.into(),
+            index,
+            to: route.to,
             socket,
             connection_id,
             renew_at: CONNECTION_AGE,
             in_flight: RequestsInFlight::new(fastrand::u32(..)),
-            share: Share::new(index.into()),
+            share: Share::new(index),
         })
     };
-    (0..args.sockets).map(open).collect()
+    (0..).zip(routes.all()).map(open).collect()
 }
 
 /// The state that all sockets share.
@@ -263,7 +266,7 @@ impl UdpLoad {
                 (lane.connection_id, lane.renew_at) = (id, now + CONNECTION_AGE);
             }
             if reply.kind.answers(request.kind) {
-                session.recorder.record_answered(request.kind, request.due, now);
+                session.recorder.record_answered(request.kind, lane.to, request.due, now);
             } else {
                 session.recorder.record_refused(request.due);
             }
