@@ -68,8 +68,8 @@ fn the_open_loop_over_ipv6_offers_its_rate() {
     let daemon = Daemon::start(json!({}));
     let result = load(&format!("udp://{} --seconds 1 --rate 500 --fresh-torrents", daemon.v6()));
     assert_eq!((&result["loop"], &result["offered_per_second"]), (&json!("open"), &json!(500.0)));
-    // A busy machine ends late, never early.
-    assert!(number(&result, "sent") + number(&result, "forged") >= 450, "{result:#}");
+    // On a busy machine fewer are sent in time, never more.
+    assert!((1..=500).contains(&number(&result, "sent")), "{result:#}");
     assert!(peers(&daemon, "ipv6") > 0);
     assert_eq!(peers(&daemon, "ipv4"), 0);
 }
