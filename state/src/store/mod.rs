@@ -149,8 +149,8 @@ pub trait Store: Send {
     fn read_registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError>;
 
     /// Passes each row of a set of mode private to `each` as it is read; returns the number of rows left out
-    /// because they cannot be read. After each wait for an answer of the backend `each` gets `None` first: that
-    /// time was no work of this process.
+    /// because they cannot be read. After each wait for an answer of the backend, `each` gets `None` first:
+    /// that time was no work of this process.
     ///
     /// # Errors
     /// Fails when the backend does not answer, or breaks off midway: then the rows passed so far are not the

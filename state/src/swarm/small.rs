@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::address::{AddressScope, ScopeSet};
 use crate::announce::{PEER_V4_LEN, PEER_V6_LEN, WirePeer};
 use crate::ids::{ID_LEN, PeerId};
+use crate::peer_counts::PeerCounts;
 use crate::swarm::block::allocation;
 use crate::swarm::peer::{LastSeen, SEEN_LEN, StoredPeer};
 use crate::swarm::peer_set::PeerArray;
@@ -88,6 +89,11 @@ impl SmallSwarm {
         self.with_ids
     }
 
+    pub(crate) fn peer_counts(&self) -> PeerCounts {
+        let ([v4, v6], [v4_seeders, v6_seeders]) = (self.len.map(u32::from), self.seeders.map(u32::from));
+        PeerCounts { v4_seeders, v4_leechers: v4 - v4_seeders, v6_seeders, v6_leechers: v6 - v6_seeders }
+    }
+
     /// Whether the peer is there already, or there is room for one more.
     pub(crate) fn has_room(&self, wire: WirePeer) -> bool {
         self.len_of_both() < SMALL_MAX
@@ -109,8 +115,8 @@ impl SmallSwarm {
 
     /// Returns the octets and ages of all peers, which an announce looks at.
     pub(crate) fn octets_and_ages(&self) -> &[u8] {
-        let used = part_lens(self.len, false).iter().sum();
-        self.bytes.get(..used).unwrap_or_default()
+        let [v4, v6] = self.lens();
+        self.bytes.get(..v4 * (PEER_V4_LEN + SEEN_LEN) + v6 * (PEER_V6_LEN + SEEN_LEN)).unwrap_or_default()
     }
 
     /// Frees memory where there is much more of it than needed.
@@ -135,11 +141,23 @@ impl SmallSwarm {
         part_lens(self.len, self.with_ids).iter().sum()
     }
 
-    /// Returns where a part of one family is in the block.
+    /// Returns where a part of one family is in the block. Every announce needs this several times, so it is
+    /// written out for the compiler to fold.
+    #[inline]
     fn range<const LEN: usize>(&self, part: Part) -> Range<usize> {
-        let (lens, number) = (part_lens(self.len, self.with_ids), 2 * part as usize + family(LEN));
-        let start = lens.iter().take(number).sum();
-        start..start + lens.get(number).copied().unwrap_or(0)
+        let [v4, v6] = self.lens();
+        // Of this family, and of the one before it in each part.
+        let (own, before) = if family(LEN) == 0 { (v4, 0) } else { (v6, v4) };
+        let octets = v4 * PEER_V4_LEN + v6 * PEER_V6_LEN;
+        let (start, item_len) = match part {
+            Part::Octets => (before * PEER_V4_LEN, LEN),
+            Part::Ages => (octets + before * SEEN_LEN, SEEN_LEN),
+            Part::Ids => {
+                let id = if self.with_ids { ID_LEN } else { 0 };
+                (octets + (v4 + v6) * SEEN_LEN + before * id, id)
+            }
+        };
+        start..start + own * item_len
     }
 
     /// Returns the items of a part of one family.
@@ -210,11 +228,13 @@ impl<const LEN: usize> PeerArray<LEN> for SmallSwarm {
     }
 
     fn ids(&self) -> &[[u8; ID_LEN]] {
-        self.items::<LEN, ID_LEN>(Part::Ids)
+        if self.with_ids { self.items::<LEN, ID_LEN>(Part::Ids) } else { &[] }
     }
 
     fn set_id(&mut self, place: usize, id: PeerId) {
-        if let Some(slot) = self.items_mut::<LEN, ID_LEN>(Part::Ids).get_mut(place) {
+        if self.with_ids
+            && let Some(slot) = self.items_mut::<LEN, ID_LEN>(Part::Ids).get_mut(place)
+        {
             *slot = id.0;
         }
     }

@@ -140,14 +140,19 @@ impl Torrent {
         let visible = context.policy.private_peers.visible_to(context.scope);
         let requester = Requester { wants, visible, id: announce.peer_id, policy: context.policy };
         let want = usize::from(announce.num_want);
+        // Over UDP there is no room for the other family.
         let v4 = |own, want, random: &mut _, handout: &mut Handout<'_>| {
-            if let Some(pool) = self.v4_pool() {
+            if handout.v4.room() > 0
+                && let Some(pool) = self.v4_pool()
+            {
                 select_peers(pool, &requester, own, want, random, &mut handout.v4);
             }
             handout.v4.peers()
         };
         let v6 = |own, want, random: &mut _, handout: &mut Handout<'_>| {
-            if let Some(pool) = self.v6_pool() {
+            if handout.v6.room() > 0
+                && let Some(pool) = self.v6_pool()
+            {
                 select_peers(pool, &requester, own, want, random, &mut handout.v6);
             }
             handout.v6.peers()
@@ -206,7 +211,7 @@ impl Torrent {
             SwarmForm::Idle(_) => ((0, 0), (0, 0)),
             SwarmForm::Pair(pair) => (array_roles(pair), (0, 0)),
             SwarmForm::One(one) => ((0, 0), array_roles(one)),
-            SwarmForm::Small(small) => (array_roles::<PEER_V4_LEN>(small), array_roles::<PEER_V6_LEN>(small)),
+            SwarmForm::Small(small) => return small.peer_counts(),
             SwarmForm::Large(swarm) => {
                 (swarm.v4.role_counts(), swarm.v6.as_deref().map_or((0, 0), LargeFamily::role_counts))
             }

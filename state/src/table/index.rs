@@ -110,18 +110,21 @@ impl SlotIndex {
 
     /// Starts fetching the line of a hash into the cache.
     pub(crate) fn prefetch(&self, hash: u64) {
-        self.all_tables().filter_map(|table| table.0.get(table.home_line(hash))).for_each(prefetch);
+        self.table.prefetch(hash);
+        if let Some(old) = &self.old {
+            old.table.prefetch(hash);
+        }
     }
 
     /// Returns a slot that is likely the one of this hash, without a look at it.
     pub(crate) fn likely_slot(&self, hash: u64) -> Option<u32> {
-        let home =
-            |table: &SlotTable| table.0.get(table.home_line(hash))?.slots_with(fingerprint(hash)).next();
-        self.all_tables().find_map(home)
+        let of_old = || self.old.as_ref().and_then(|old| old.table.likely_slot(hash));
+        self.table.likely_slot(hash).or_else(of_old)
     }
 
     pub(crate) fn find(&self, hash: u64, same: impl Fn(u32) -> bool) -> Option<u32> {
-        self.all_tables().find_map(|table| table.find(hash, &same))
+        let of_old = || self.old.as_ref().and_then(|old| old.table.find(hash, &same));
+        self.table.find(hash, &same).or_else(of_old)
     }
 
     /// Adds a slot. `hash_of` returns the hash of a slot that is here, in case it has to move.
@@ -157,10 +160,6 @@ impl SlotIndex {
         }
     }
 
-    fn all_tables(&self) -> impl Iterator<Item = &SlotTable> {
-        std::iter::once(&self.table).chain(self.old.as_deref().map(|old| &old.table))
-    }
-
     fn all_tables_mut(&mut self) -> impl Iterator<Item = &mut SlotTable> {
         std::iter::once(&mut self.table).chain(self.old.as_deref_mut().map(|old| &mut old.table))
     }
@@ -188,6 +187,16 @@ impl SlotIndex {
 impl SlotTable {
     fn heap(&self) -> usize {
         size_of_val(&*self.0)
+    }
+
+    fn prefetch(&self, hash: u64) {
+        if let Some(line) = self.0.get(self.home_line(hash)) {
+            prefetch(line);
+        }
+    }
+
+    fn likely_slot(&self, hash: u64) -> Option<u32> {
+        self.0.get(self.home_line(hash))?.slots_with(fingerprint(hash)).next()
     }
 
     fn find(&self, hash: u64, same: impl Fn(u32) -> bool) -> Option<u32> {
