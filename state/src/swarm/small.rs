@@ -291,7 +291,7 @@ impl<const LEN: usize> PeerArray<LEN> for SmallSwarm {
 mod tests {
     use super::*;
 
-    /// What a small swarm holds of one family: seeders and leechers, each sorted by number.
+    /// The peers by family: number, age, and whether the peer is a seeder.
     type Model = [Vec<(u8, u16, bool)>; 2];
 
     fn array<const LEN: usize>(small: &SmallSwarm) -> &impl PeerArray<LEN> {
