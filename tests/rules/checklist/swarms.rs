@@ -62,21 +62,25 @@ fn peer_selection() {
         [7001, 7002, 7003, 7004].map(local),
         "it may lack the metadata"
     );
-    // Of a thousand peers all are drawn alike: chi-square with 999 degrees of freedom, whose deviation is
-    // sqrt(2 * 999) = 45.
+    // Of a thousand peers all are drawn alike. The peers of one reply are neighbours, so only replies of one
+    // peer are independent: then chi-square has 999 degrees of freedom and the deviation sqrt(2 * 999) = 45,
+    // and exceeds the mean by 7 deviations once in 10^10 tests.
     (0..1000).for_each(|port| _ = client.announce(b'b', 8000 + port, u64::from(port % 2), 0));
+    assert_eq!(handed_out(b'b', 7001, 9, 0).len(), 50);
+    let request = client.request(1, &announce_rest(b'b', 7001, 9, 0, 1));
     let mut drawn: HashMap<SocketAddr, f64> = HashMap::new();
-    let draws = 500;
+    let draws = 10_000;
     for _ in 0..draws {
-        let peers = handed_out(b'b', 7001, 9, 0);
-        assert_eq!(peers.len(), 50);
-        peers.into_iter().for_each(|peer| *drawn.entry(peer).or_default() += 1.0);
+        let [peer] = peers_of(&ask(&client.socket, &request).unwrap()[20..], 6)[..] else {
+            panic!("one peer")
+        };
+        *drawn.entry(peer).or_default() += 1.0;
     }
-    let expected = f64::from(draws) * 50.0 / 1000.0;
-    let never = 1000 - drawn.len();
+    let expected = f64::from(draws) / 1000.0;
+    let never = 1000 - u32::try_from(drawn.len()).unwrap();
     let chi_square: f64 = drawn.values().map(|count| (count - expected).powi(2) / expected).sum();
-    let chi_square = chi_square + f64::from(u32::try_from(never).unwrap()) * expected;
-    assert!(chi_square < 999.0 + 6.0 * 45.0, "{chi_square}");
+    let chi_square = chi_square + f64::from(never) * expected;
+    assert!(chi_square < 999.0 + 7.0 * 45.0, "{chi_square}");
 }
 
 #[test]
