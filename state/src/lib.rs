@@ -6,6 +6,7 @@
 //! | [`announce`] | the fields of one announce or scrape, and of its answer |
 //! | [`address`] | what an address is good for: who may be handed a peer there, who may claim it |
 //! | [`clock`] | the one place where time is read |
+//! | [`cluster`] | several trackers as one |
 //! | [`swarm`] | mode open and listed: all torrents with their peers, in shards |
 //! | `peer_counts` | counts of peers by family and role |
 //! | `table` | how a torrent is found: shards, hashes, an index, a slab |
@@ -64,6 +65,7 @@ pub mod admission;
 pub mod announce;
 pub mod background;
 pub mod clock;
+pub mod cluster;
 pub mod file_identity;
 pub mod ids;
 mod lock_cost;

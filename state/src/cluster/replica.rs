@@ -1,0 +1,84 @@
+//! [`Replica`]: the swarms as the link of one stream sees them: those of the shards that belong to the stream.
+
+use crate::clock::Tick;
+use crate::cluster::record::{PeerKey, PeerRecord};
+
+/// A record of another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceivedRecord {
+    /// What it says.
+    pub record: PeerRecord,
+    /// The time of the announce, in ticks of this process; below zero where it was before the start.
+    pub seen: i64,
+    /// Published again after an outage: it may be older than what is known here. Otherwise the order of the
+    /// stream decides alone.
+    pub republished: bool,
+}
+
+/// A record of this node that was taken from its outbox, and has not been read back yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnRecord {
+    /// The time of the announce, in ticks.
+    pub seen: i64,
+    /// As in [`ReceivedRecord`].
+    pub republished: bool,
+}
+
+/// Which peers a walk is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalkOf {
+    /// Those that announced at this tick or later.
+    Since(Tick),
+    /// Those in every `nodes`-th shard, beginning with the `node`-th.
+    Share {
+        /// Of this node.
+        node: usize,
+        /// Nodes in all.
+        nodes: usize,
+    },
+}
+
+/// What has become of received records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Records that were applied.
+    pub applied: u64,
+    /// Passed over: an own record about the same peer is under way, and will be behind it in the stream.
+    pub in_flight: u64,
+    /// Passed over: what is known is not older.
+    pub old: u64,
+    /// Passed over: the peer has been silent for too long.
+    pub expired: u64,
+    /// Passed over for lack of memory.
+    pub full: u64,
+}
+
+/// What a link needs of the swarms.
+pub trait Replica: Send {
+    /// The position of a walk.
+    type Walk: Send;
+
+    /// Moves what the shards have to publish to the end of `into`; records of one torrent are in the order of
+    /// its changes. Returns since when changes are missing because an outbox was full.
+    fn take_outbox(&mut self, now: Tick, into: &mut Vec<PeerRecord>) -> Option<Tick>;
+
+    /// Applies records of other nodes, in their order. `own` returns the record of this node about a peer that
+    /// is under way; those in an outbox the replica knows by itself. Records passed over because of an own one
+    /// go to `passed_over`.
+    fn apply(
+        &mut self,
+        now: Tick,
+        records: &[ReceivedRecord],
+        own: &dyn Fn(&PeerKey) -> Option<OwnRecord>,
+        passed_over: &mut Vec<ReceivedRecord>,
+    ) -> Applied;
+
+    /// Returns the peer as it is now: gone where it is not in its swarm.
+    fn current(&mut self, now: Tick, key: &PeerKey) -> PeerRecord;
+
+    /// Begins a walk.
+    fn start_walk(&mut self, of: WalkOf) -> Self::Walk;
+
+    /// Appends about `most` peers of a walk, or a few more. Returns false at its end.
+    fn walk(&mut self, now: Tick, walk: &mut Self::Walk, most: usize, into: &mut Vec<PeerRecord>) -> bool;
+}
