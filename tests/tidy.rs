@@ -1,6 +1,7 @@
 //! What no compiler checks: boundaries between crates, sizes of files, no path of a machine in the tree.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const CRATES: [&str; 6] = ["src", "state", "udp", "gateway", "tools", "tests"];
 
@@ -138,6 +139,28 @@ fn no_path_of_a_machine_is_in_the_tree() {
         let mark = marks.iter().find(|mark| text.contains(**mark));
         assert_eq!(mark, None, "in {}", path.display());
     }
+}
+
+/// What a compiler, an interpreter or an editor has made has no place in the tree: it is either binary, or has
+/// one of these names.
+#[test]
+fn no_built_or_cached_file_is_in_the_tree() {
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output();
+    // Outside a checkout nobody can commit one.
+    let Some(listed) = listed.ok().filter(|listed| listed.status.success()) else { return };
+    let names = String::from_utf8(listed.stdout).unwrap();
+    let names: Vec<_> = names.split_terminator('\0').collect();
+    assert!(names.contains(&"tests/tidy.rs"), "{names:?}");
+    let is_cached = |name: &&str| {
+        let endings = [".pyc", ".orig", ".rej", ".swp", ".log", ".profraw", "~"];
+        endings.iter().any(|ending| name.ends_with(ending)) || name.split('/').any(|part| part == "target")
+    };
+    let is_binary = |name: &&str| {
+        !name.starts_with("tests/kit/fixtures/")
+            && std::fs::read(root().join(name)).is_ok_and(|octets| octets.contains(&0))
+    };
+    let found: Vec<_> = names.into_iter().filter(|name| is_cached(name) || is_binary(name)).collect();
+    assert_eq!(found, [""; 0]);
 }
 
 #[test]

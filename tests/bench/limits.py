@@ -4,6 +4,8 @@ import shutil
 import socket
 import struct
 import subprocess
+import tempfile
+from pathlib import Path
 
 from process import RELEASE, ROOT, TRACKER_CORE, Failed, Server, free_port
 
@@ -46,8 +48,8 @@ def bare_hyper(folder, cores=TRACKER_CORE):
 
 
 def start(name, command, folder, port, ready, cores):
-    home = folder / f"limit-{port}"
-    home.mkdir()
+    # Not named by its port: a later server may get the same one.
+    home = Path(tempfile.mkdtemp(prefix="limit-", dir=folder))
     server = Server(name, command, home, lambda: ready(port), cores)
     server.port = port
     return server

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -111,8 +112,8 @@ class Daemon(Server):
 
     def __init__(self, folder, changes=None, cores=TRACKER_CORE):
         self.port, self.metrics_port = free_port(), free_port()
-        self.home = folder / f"hayate-{self.port}"
-        self.home.mkdir()
+        # Not named by its port: a later daemon may get the same one.
+        self.home = Path(tempfile.mkdtemp(prefix="hayate-", dir=folder))
         self.config = {
             "udp": {"addr": f"127.0.0.1:{self.port}"},
             "http": {"addr": ""},
