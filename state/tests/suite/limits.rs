@@ -1,9 +1,9 @@
 //! Refusals, expiry, and the bounds of memory.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hayate_state::admission::access::{Access, TorrentList};
-use hayate_state::{Announce, Event, Policy, Refusal, Tally};
+use hayate_state::{Announce, Event, PeerId, Policy, Refusal, Tally};
 
 use crate::test_tracker::{TestTracker, announce_from, info_hash};
 
@@ -179,11 +179,25 @@ fn a_torrent_that_starts_and_stops_makes_no_other_forgotten() {
 
 #[test]
 fn the_memory_budget_holds_and_the_full_are_answered_with_a_long_interval() {
+    let v4 = |number: u32| IpAddr::from(Ipv4Addr::from(0xC600_0000 + number));
+    let v6 = |number: u32| IpAddr::from(Ipv6Addr::from(0x2A00_u128 << 112 | u128::from(number)));
+    let both = |number| if number % 2 == 0 { v4(number) } else { v6(number) };
+    for keep_peer_ids in [false, true] {
+        assert_budget_holds(keep_peer_ids, v4);
+        assert_budget_holds(keep_peer_ids, v6);
+        assert_budget_holds(keep_peer_ids, both);
+    }
+}
+
+/// Floods a tracker with fresh torrents, and then one swarm with fresh peers; `address` returns that of the
+/// n-th peer.
+fn assert_budget_holds(keep_peer_ids: bool, address: impl Fn(u32) -> IpAddr) {
     let memory_max = 4 << 20;
-    let mut tracker = tracker_with(Policy { memory_max, ..Policy::default() });
+    let mut tracker = tracker_with(Policy { memory_max, keep_peer_ids, ..Policy::default() });
     let mut full = 0;
     for torrent in 0..200_000 {
-        let (answer, peers) = tracker.announce(&announce_from(torrent, PUBLIC, 6881, 9)).unwrap();
+        let flooder = announce_from(torrent.into(), address(torrent), 6881, 9);
+        let (answer, peers) = tracker.announce(&flooder).unwrap();
         if answer.interval_seconds == 3600 {
             full += 1;
             assert!(peers.is_empty() && answer.tally == Tally::default());
@@ -193,16 +207,16 @@ fn the_memory_budget_holds_and_the_full_are_answered_with_a_long_interval() {
     // The estimate follows a shard's growth in steps.
     assert!((tracker.swarms.memory() as u64) < memory_max * 17 / 16, "{}", tracker.swarms.memory());
     // Existing swarms still accept peers, until the budget is used up.
-    let newcomer = announce_from(0, [192, 0, 2, 8], 6881, 9);
+    let newcomer = Announce { peer_id: PeerId([7; 20]), ..announce_from(0, address(8), 6881, 9) };
     let (answer, peers) = tracker.announce(&newcomer).unwrap();
     assert_eq!((answer.tally.leechers, peers.len()), (2, 1));
     let mut refused = 0;
-    for number in 0..2_000_000_u32 {
-        let newcomer = announce_from(0, Ipv4Addr::from(0xC600_0000 + number), 6881, 9);
+    for number in 0..300_000 {
+        let newcomer = announce_from(0, address(1_000_000 + number), 6881, 9);
         refused += u32::from(tracker.announce(&newcomer).unwrap().0.interval_seconds == 3600);
     }
-    assert!(refused > 1_000_000, "{refused}");
-    let overshoot = tracker.swarms.memory() as u64 - tracker.swarms.memory().min(4 << 20) as u64;
+    assert!(refused > 150_000, "{refused}");
+    let overshoot = (tracker.swarms.memory() as u64).saturating_sub(memory_max);
     assert!(overshoot < memory_max / 8, "{overshoot}");
     tracker.now += 4201;
     tracker.sweep();
