@@ -11,7 +11,7 @@ use criterion::Criterion;
 use hayate_gateway::engine::client_address::Source;
 use hayate_gateway::engine::{Head, Response};
 use hayate_gateway::wire::bencode;
-use hayate_gateway::wire::query::{Parameters, Strictness};
+use hayate_gateway::wire::query::{Parameters, QueryRules};
 use hayate_gateway::wire::reply::{self, ReplyAddress, ReplyForm};
 use hayate_gateway::{Engine, HttpConfig, TrackerRoutes};
 use hayate_state::actor::PeerList;
@@ -103,7 +103,7 @@ fn queries(criterion: &mut Criterion) {
     let query = query_of_ten();
     group.bench_function("scrape-10", |bencher| {
         bencher.iter(|| {
-            Parameters::parse(black_box(query.as_bytes())).info_hashes(Strictness::Lenient).flatten().count()
+            Parameters::parse(black_box(query.as_bytes())).info_hashes(QueryRules::Open).flatten().count()
         });
     });
     group.finish();

@@ -1,4 +1,4 @@
-//! TLS by rustls: from a certificate and its key to connections with TLS (`rules/http.md#tls`).
+//! TLS with rustls: builds the configuration of the server from a PEM chain and key (`rules/http.md#tls`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::{TLS12, TLS13};
 use tokio_rustls::TlsAcceptor;
 
-/// The protocol of HTTP/2 in ALPN (RFC 9113).
+/// The ALPN protocol ID of HTTP/2 (RFC 9113).
 pub(crate) const H2: &[u8] = b"h2";
-/// The protocol of HTTP/1.1 in ALPN (RFC 7301).
+/// The ALPN protocol ID of HTTP/1.1 (RFC 7301).
 const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// A certificate chain with its key, ready for connections: TLS 1.2 and 1.3.
@@ -28,33 +28,36 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// Why a certificate and a key do not make TLS.
+/// Why a chain and a key cannot be used. Each message follows `<path>: `.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The file of the chain holds no certificate.
-    #[error("no certificate in PEM form is in it")]
+    /// The chain holds no certificate.
+    #[error("holds no certificate in PEM form")]
     NoCertificate,
-    /// A certificate cannot be read.
-    #[error("its certificate cannot be read: {0}")]
+    /// A certificate of the chain cannot be read.
+    #[error("holds a certificate that cannot be read: {0}")]
     Certificate(String),
-    /// The file of the key holds no key.
-    #[error("no private key in PEM form is in it")]
+    /// The key file holds no readable private key.
+    #[error("holds no readable private key in PEM form")]
     NoKey,
-    /// The key is not that of the certificate, or rustls cannot use it.
-    #[error("it is not the key of the certificate: {0}")]
+    /// The key is not that of the certificate, or rustls does not support it.
+    #[error("does not fit the certificate, or is not supported: {0}")]
     Key(String),
+    /// The library offers none of the versions of TLS that are needed.
+    #[error("cannot be used: TLS 1.2 and 1.3 are not available: {0}")]
+    Versions(String),
 }
 
 impl TlsError {
-    /// Whether the key's file is wrong, and not the chain's.
+    /// Whether the key is at fault rather than the chain.
     #[must_use]
-    pub fn is_of_key(&self) -> bool {
+    pub fn concerns_key(&self) -> bool {
         matches!(self, Self::NoKey | Self::Key(_))
     }
 }
 
 impl Tls {
-    /// Reads a certificate chain and a key, both PEM. Offers HTTP/2 where connections are kept open.
+    /// Reads a certificate chain and a key, both PEM. Offers HTTP/2 only with `keep_alive`.
     ///
     /// # Errors
     /// Fails when one of them is missing or unreadable, or they do not belong together.
@@ -66,7 +69,7 @@ impl Tls {
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::NoKey)?;
         let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_protocol_versions(&[&TLS13, &TLS12])
-            .map_err(|error| TlsError::Certificate(error.to_string()))?
+            .map_err(|error| TlsError::Versions(error.to_string()))?
             .with_no_client_auth()
             .with_single_cert(chain, key)
             .map_err(|error| TlsError::Key(error.to_string()))?;

@@ -1,11 +1,12 @@
-//! Changes to the list of torrents: each goes to the list in force and to its file, so that a reload and a
-//! restart keep it.
+//! Changes to the list of torrents, made both to the list in force and to the list's file, so that they
+//! survive a reload and a restart.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hayate_state::admission::access::rewrite_list;
+use hayate_state::ids::ID_LEN;
 use hayate_state::{InfoHash, Policy};
 use parking_lot::{Mutex, MutexGuard};
 
@@ -21,7 +22,7 @@ const CHANGE_WAIT_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(crate) struct AccessListFile {
     change_lock: Mutex<()>,
-    /// A successor has read the list, or is about to: no changes are accepted.
+    /// An upgrade is under way: the new process has read the list or will soon, so no changes are accepted.
     closed: AtomicBool,
     path: Mutex<Option<PathBuf>>,
 }
@@ -59,8 +60,8 @@ impl AccessListFile {
 }
 
 impl AdminContext {
-    /// Adds torrents to the list, or removes them from it: all of them, or none if the file cannot be
-    /// written.
+    /// Adds torrents to the list if they are to be `listed`, or else removes them: all of them, or none if
+    /// the file cannot be written.
     pub(super) fn change_list(&self, query: &AdminQuery, listed: bool, source: &str) -> Answer {
         let info_hashes = match query.info_hashes("info_hash") {
             Ok(info_hashes) => info_hashes,
@@ -77,33 +78,33 @@ impl AdminContext {
             return failure(400, "access.mode is off: there is no list");
         };
         let Some(path) = self.access_list.path() else {
-            return failure(400, "access.path is empty: there is no file to keep the change");
+            return failure(400, "access.path is empty: there is no file to keep the change in");
         };
-        let written = match rewrite_list(&path, &info_hashes, listed) {
-            Ok(written) => written,
+        let changed_in_file = match rewrite_list(&path, &info_hashes, listed) {
+            Ok(changed) => changed,
             Err(error) => {
                 return failure(503, format!("{}: {error}; the list in force is unchanged", path.display()));
             }
         };
-        let (list, in_force) = list.with_changes(&info_hashes, listed);
-        if in_force.contains(&true) {
+        let (list, changed_in_force) = list.with_changes(&info_hashes, listed);
+        if changed_in_force.contains(&true) {
             self.policy.change(|policy| Policy { access: policy.access.with_list(list), ..policy.clone() });
         }
-        let changed = written.iter().zip(&in_force).map(|(written, in_force)| written | in_force);
+        let changed = changed_in_file.iter().zip(&changed_in_force).map(|(file, force)| file | force);
         let outcomes: Vec<_> = info_hashes.into_iter().zip(changed).collect();
         log_change(&outcomes, listed, source);
         let registered = policy.registered.as_deref().filter(|_| !listed);
         let line = |&(info_hash, changed): &(InfoHash, bool)| {
-            let rest = if registered.is_some_and(|registered| registered.contains(&info_hash)) {
+            let registered_note = if registered.is_some_and(|registered| registered.contains(&info_hash)) {
                 "; it is still registered in the database"
             } else {
                 ""
             };
             match (changed, listed) {
                 (true, true) => format!("added: {info_hash}\n"),
-                (true, false) => format!("removed: {info_hash}{rest}\n"),
+                (true, false) => format!("removed: {info_hash}{registered_note}\n"),
                 (false, true) => format!("unchanged: {info_hash} is on the list\n"),
-                (false, false) => format!("unchanged: {info_hash} is not on the list{rest}\n"),
+                (false, false) => format!("unchanged: {info_hash} is not on the list{registered_note}\n"),
             }
         };
         (200, outcomes.iter().map(line).collect())
@@ -117,7 +118,7 @@ impl AdminContext {
         };
         let mut all: Vec<_> = list.iter().collect();
         all.sort_unstable();
-        let mut text = String::with_capacity(41 * all.len());
+        let mut text = String::with_capacity((2 * ID_LEN + 1) * all.len());
         for info_hash in all {
             text += &info_hash.to_string();
             text.push('\n');

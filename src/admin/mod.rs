@@ -60,12 +60,12 @@ impl AdminApi {
     /// Adds the paths of mode private.
     pub(crate) fn with_site(
         self,
-        grace_seconds: u32,
+        passkey_grace_seconds: u32,
         site: Arc<Site>,
         admin_queue: Arc<OnceLock<AdminQueue>>,
     ) -> Self {
         let policy = Arc::clone(&self.context.policy);
-        Self { site: Some(SiteAdmin { grace_seconds, site, admin_queue, policy }), ..self }
+        Self { site: Some(SiteAdmin { passkey_grace_seconds, site, admin_queue, policy }), ..self }
     }
 }
 

@@ -59,7 +59,7 @@ impl AdminQuery {
         value.map(text).transpose()
     }
 
-    pub(super) fn text(&self, name: &str) -> Result<String, String> {
+    pub(super) fn required_text(&self, name: &str) -> Result<String, String> {
         self.optional(name)?.ok_or_else(|| format!("{name} is missing"))
     }
 
@@ -68,7 +68,7 @@ impl AdminQuery {
         self.optional(name)?.map(read).transpose()
     }
 
-    pub(super) fn factor(&self, name: &str) -> Result<Option<f64>, String> {
+    pub(super) fn multiplier(&self, name: &str) -> Result<Option<f64>, String> {
         let read = |text: String| text.parse().map_err(|_| format!("{name} is not a number"));
         self.optional(name)?.map(read).transpose()
     }
@@ -100,7 +100,7 @@ impl AdminQuery {
 
     /// Reads several passkeys from one value: 32 characters each, or separated by commas.
     pub(super) fn passkeys(&self, name: &str) -> Result<Vec<String>, String> {
-        let text = self.text(name)?;
+        let text = self.required_text(name)?;
         if text.contains(',') || text.len() < PASSKEY_MAX {
             return Ok(text.split(',').map(str::to_owned).collect());
         }

@@ -12,7 +12,7 @@ use hayate_state::{Policy, Published};
 use super::query::{AdminQuery, TorrentName};
 use super::{Answer, failure};
 
-/// The reasons for deleting a torrent, by the numbers of Gazelle's back end.
+/// Texts of Gazelle's deletion reasons, indexed by the number that Gazelle sends.
 const REASONS: [&str; 21] = [
     "Dupe",
     "Trump",
@@ -41,7 +41,8 @@ const TYPE_DEFAULT: &str = "music";
 
 /// Answers the requests about a site.
 pub(super) struct SiteAdmin {
-    pub(super) grace_seconds: u32,
+    /// How long an old passkey works after a change.
+    pub(super) passkey_grace_seconds: u32,
     pub(super) site: Arc<Site>,
     /// Set once the site sync runs.
     pub(super) admin_queue: Arc<OnceLock<AdminQueue>>,
@@ -51,7 +52,7 @@ pub(super) struct SiteAdmin {
 impl SiteAdmin {
     /// Changes the site. The site sync logs what was done and writes it to the audit.
     pub(super) fn update(&self, query: &AdminQuery, source: &str) -> Answer {
-        let admin_command = match query.admin_command(self.grace_seconds) {
+        let admin_command = match query.admin_command(self.passkey_grace_seconds) {
             Ok(admin_command) => admin_command,
             Err(text) => return failure(400, text),
         };
@@ -65,8 +66,8 @@ impl SiteAdmin {
         };
         let result = admin_queue.run_command(admin_command.clone(), source);
         if let (Ok(_), AdminCommand::AnnounceInterval(announce_seconds)) = (&result, admin_command) {
-            // Until the next reload, which restores the value of the configuration.
-            self.policy.publish(Policy { announce_seconds, ..Policy::clone(&self.policy.current()) });
+            // The new interval holds until the next reload restores the configured one.
+            self.policy.change(|policy| Policy { announce_seconds, ..policy.clone() });
         }
         match result {
             Ok(outcome) => (200, format!("success: {}\n", outcome.text)),
@@ -91,7 +92,7 @@ impl SiteAdmin {
 impl AdminQuery {
     fn admin_command(&self, grace_seconds: u32) -> Result<AdminCommand, String> {
         let info_hash = || self.info_hash("info_hash");
-        Ok(match &*self.text("action")? {
+        Ok(match &*self.required_text("action")? {
             "add_torrent" => AdminCommand::AddTorrent {
                 id: self.number("id")?,
                 info_hash: info_hash()?,
@@ -110,45 +111,48 @@ impl AdminQuery {
             "delete_torrent" => {
                 AdminCommand::DeleteTorrent { info_hash: info_hash()?, reason: self.reason()? }
             }
-            "add_user" => AdminCommand::AddUser { id: self.number("id")?, passkey: self.text("passkey")? },
+            "add_user" => {
+                AdminCommand::AddUser { id: self.number("id")?, passkey: self.required_text("passkey")? }
+            }
             "remove_user" => AdminCommand::RemoveUser(self.user_or_passkey()?),
             "remove_users" => {
                 let each = |passkey| AdminCommand::RemoveUser(UserRef::Passkey(passkey));
                 AdminCommand::AllOf(self.passkeys("passkeys")?.into_iter().map(each).collect())
             }
             "change_passkey" => AdminCommand::ChangePasskey {
-                old: self.text("oldpasskey")?,
-                new: self.text("newpasskey")?,
+                old: self.required_text("oldpasskey")?,
+                new: self.required_text("newpasskey")?,
                 grace_seconds,
             },
             "update_user" => AdminCommand::UpdateUser {
                 who: self.user_or_passkey()?,
                 can_leech: self.flag("can_leech")?,
                 visible: self.flag("visible")?,
-                up: self.factor("up")?,
-                down: self.factor("down")?,
+                up: self.multiplier("up")?,
+                down: self.multiplier("down")?,
             },
-            "add_token" => AdminCommand::AddToken(self.required_user()?, info_hash()?),
-            "remove_token" => AdminCommand::RemoveToken(self.required_user()?, info_hash()?),
-            "add_whitelist" => AdminCommand::AddClient(self.text("peer_id")?),
-            "remove_whitelist" => AdminCommand::RemoveClient(self.text("peer_id")?),
-            "edit_whitelist" => {
-                AdminCommand::EditClient(self.text("old_peer_id")?, self.text("new_peer_id")?)
-            }
+            "add_token" => AdminCommand::AddToken(self.required_number("userid")?, info_hash()?),
+            "remove_token" => AdminCommand::RemoveToken(self.required_number("userid")?, info_hash()?),
+            "add_whitelist" => AdminCommand::AddClient(self.required_text("peer_id")?),
+            "remove_whitelist" => AdminCommand::RemoveClient(self.required_text("peer_id")?),
+            "edit_whitelist" => AdminCommand::EditClient(
+                self.required_text("old_peer_id")?,
+                self.required_text("new_peer_id")?,
+            ),
             "update_announce_interval" => {
                 let name = "new_announce_interval";
-                AdminCommand::AnnounceInterval(
-                    self.number(name)?.ok_or_else(|| format!("{name} is missing"))?,
-                )
+                AdminCommand::AnnounceInterval(self.required_number(name)?)
             }
-            "global_freeleech" => AdminCommand::GlobalFreeleech(self.required_on()?),
+            "global_freeleech" => AdminCommand::GlobalFreeleech(self.required_flag("on")?),
             "group_freeleech" => AdminCommand::GroupFreeleech(
-                Group { type_name: self.text("type")?.into(), id: self.required_group()? },
-                if self.required_on()? { Some(self.multipliers()?) } else { None },
+                Group { type_name: self.required_text("type")?.into(), id: self.required_number("group")? },
+                if self.required_flag("on")? { Some(self.multipliers()?) } else { None },
             ),
-            "hit_and_run" => {
-                AdminCommand::HitAndRun(self.required_user()?, info_hash()?, self.required_on()?)
-            }
+            "hit_and_run" => AdminCommand::HitAndRun(
+                self.required_number("userid")?,
+                info_hash()?,
+                self.required_flag("on")?,
+            ),
             "info_torrent" => AdminCommand::InfoTorrent(info_hash()?),
             _ => return Err("action is unknown".to_owned()),
         })
@@ -163,17 +167,16 @@ impl AdminQuery {
         })
     }
 
-    /// Reads `on`, which is required.
-    fn required_on(&self) -> Result<bool, String> {
-        self.flag("on")?.ok_or_else(|| "on is missing".to_owned())
+    fn required_flag(&self, name: &str) -> Result<bool, String> {
+        self.flag(name)?.ok_or_else(|| format!("{name} is missing"))
     }
 
-    fn required_group(&self) -> Result<u32, String> {
-        self.number("group")?.ok_or_else(|| "group is missing".to_owned())
+    fn required_number(&self, name: &str) -> Result<u32, String> {
+        self.number(name)?.ok_or_else(|| format!("{name} is missing"))
     }
 
     fn torrent_change(&self) -> Result<TorrentChange, String> {
-        let (up, down) = self.factors()?;
+        let (up, down) = self.given_multipliers()?;
         let status = self.optional("status")?.map(|text| text.parse()).transpose();
         let status = status.map_err(|_| "status is not a number of 32 bits".to_owned())?;
         Ok(TorrentChange {
@@ -185,45 +188,44 @@ impl AdminQuery {
         })
     }
 
-    fn required_user(&self) -> Result<u32, String> {
-        self.number("userid")?.ok_or_else(|| "userid is missing".to_owned())
-    }
-
     fn user_or_passkey(&self) -> Result<UserRef, String> {
         match self.number("id")? {
             Some(id) => Ok(UserRef::Id(id)),
-            None => self.text("passkey").map(UserRef::Passkey),
+            None => self.required_text("passkey").map(UserRef::Passkey),
         }
     }
 
-    /// Reads the multipliers of a new torrent.
+    /// Reads both multipliers; one that is not given is 1.
     fn multipliers(&self) -> Result<Multipliers, String> {
-        let (up, down) = self.factors()?;
+        let (up, down) = self.given_multipliers()?;
         Ok(Multipliers { up: up.unwrap_or(1.0), down: down.unwrap_or(1.0) })
     }
 
-    /// Reads the multipliers that the request names. Gazelle sends 1 for freeleech and 2 for torrents that
-    /// count neither way; other back ends may send multipliers.
-    fn factors(&self) -> Result<(Option<f64>, Option<f64>), String> {
-        let known = match self.number("freetorrent")? {
+    /// Reads the multipliers that are given. `freetorrent` is 1 for freeleech, and 2 if neither direction
+    /// counts; `up` and `down` take precedence.
+    fn given_multipliers(&self) -> Result<(Option<f64>, Option<f64>), String> {
+        let preset = match self.number("freetorrent")? {
             None => None,
             Some(0) => Some((1.0, 1.0)),
             Some(1) => Some((1.0, 0.0)),
             Some(2) => Some((0.0, 0.0)),
             Some(_) => return Err("freetorrent is not 0, 1 or 2".to_owned()),
         };
-        let (up, down) = (self.factor("up")?, self.factor("down")?);
-        Ok((up.or(known.map(|(up, _)| up)), down.or(known.map(|(_, down)| down))))
+        let (up, down) = (self.multiplier("up")?, self.multiplier("down")?);
+        Ok((up.or(preset.map(|(up, _)| up)), down.or(preset.map(|(_, down)| down))))
     }
 
-    /// Reads the reason: a text, or one of Gazelle's numbers.
+    /// Reads the reason: a text, or one of Gazelle's numbers, of which -1 is none.
     fn reason(&self) -> Result<String, String> {
         let Some(reason) = self.optional("reason")? else { return Ok(String::new()) };
         if reason.len() > REASON_MAX {
             return Err(format!("reason is longer than {REASON_MAX} characters"));
         }
-        let known = reason.parse().ok().and_then(|number: usize| REASONS.get(number));
-        Ok(known.map_or(reason, |known| (*known).to_owned()))
+        if reason == "-1" {
+            return Ok(String::new());
+        }
+        let listed_reason = reason.parse().ok().and_then(|number: usize| REASONS.get(number));
+        Ok(listed_reason.map_or(reason, |listed_reason| (*listed_reason).to_owned()))
     }
 }
 
@@ -244,14 +246,14 @@ mod tests {
 
     use super::*;
 
-    const PASSKEYS: &str = "passkeys has neither passkeys of 32 characters nor commas";
+    const BAD_PASSKEYS: &str = "passkeys has neither passkeys of 32 characters nor commas";
 
     fn admin_command(query: &str) -> Result<AdminCommand, String> {
         AdminQuery::parse(query.as_bytes()).admin_command(7)
     }
 
     #[test]
-    fn verbs_are_read_as_gazelle_says_them() {
+    fn gazelle_actions_are_parsed() {
         let hash = InfoHash([b'a'; 20]);
         let (raw, hex) = ("%61".repeat(20), "61".repeat(20));
         for (query, expected) in [
@@ -267,6 +269,10 @@ mod tests {
             (
                 format!("action=delete_torrent&info_hash={hex}&reason=1"),
                 AdminCommand::DeleteTorrent { info_hash: hash, reason: "Trump".to_owned() },
+            ),
+            (
+                format!("action=delete_torrent&info_hash={hex}&reason=-1"),
+                AdminCommand::DeleteTorrent { info_hash: hash, reason: String::new() },
             ),
             (
                 format!("action=delete_torrent&info_hash={hex}&reason=Bad+rip%21"),
@@ -311,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn verbs_that_gazelle_has_not_are_read_likewise() {
+    fn actions_beyond_gazelle_are_parsed() {
         let (hash, raw) = (InfoHash([b'a'; 20]), "%61".repeat(20));
         for (query, expected) in [
             (
@@ -348,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn several_stand_in_one_value_as_gazelle_writes_them() {
+    fn joined_info_hashes_and_passkeys_are_split() {
         let free = TorrentChange { up: Some(1.0), down: Some(0.0), ..TorrentChange::default() };
         let hashes = [InfoHash([0xa1; 20]), InfoHash([b'7'; 20])];
         let expected =
@@ -378,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_lies_between_those_of_the_configuration() {
+    fn an_announce_interval_stays_between_the_minimum_and_peer_expiry() {
         let policy = Policy::default();
         for (seconds, is_good) in [(899, false), (900, true), (3899, true), (3900, false), (0, false)] {
             assert_eq!(check_interval(seconds, &policy).is_ok(), is_good, "{seconds}");
@@ -386,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_bad_parameter() {
         for (query, text) in [
             ("", "action is missing"),
             ("action=fly", "action is unknown"),
@@ -403,7 +409,7 @@ mod tests {
                 "action=update_torrents&info_hashes=abc",
                 "info_hashes is neither 20 octets nor 40 hexadecimal digits",
             ),
-            ("action=remove_users&passkeys=0123456789012345678901234567890123", PASSKEYS),
+            ("action=remove_users&passkeys=0123456789012345678901234567890123", BAD_PASSKEYS),
             ("action=global_freeleech", "on is missing"),
             (
                 "action=hit_and_run&userid=7&info_hash=x",

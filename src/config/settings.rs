@@ -170,7 +170,7 @@ fn tls(config: &Config, warnings: &mut Vec<String>) -> Result<Option<Tls>, Confi
     let [chain, key] =
         read([("http.tls_cert_path", &http.tls_cert_path), ("http.tls_key_path", &http.tls_key_path)])?;
     let tls = Tls::from_pem(&chain, &key, http.enable_keepalive).map_err(|error| {
-        let (key, name) = if error.is_of_key() {
+        let (key, name) = if error.concerns_key() {
             ("http.tls_key_path", &http.tls_key_path)
         } else {
             ("http.tls_cert_path", &http.tls_cert_path)

@@ -8,7 +8,7 @@ use crate::harness::{
 };
 
 /// Returns how many requests of a kind were timed.
-fn timed(daemon: &Daemon, server: &str, action: &str, family: &str, error: &str) -> u64 {
+fn timed_count(daemon: &Daemon, server: &str, action: &str, family: &str, error: &str) -> u64 {
     let labels = format!("action=\"{action}\",address_family=\"{family}\",error=\"{error}\"");
     daemon.metric(&format!("{server}_response_duration_milliseconds_count{{{labels}}}"))
 }
@@ -18,12 +18,12 @@ fn page(daemon: &Daemon, path: &str) -> (u16, Vec<u8>) {
     (response.status, response.body)
 }
 
-fn text(daemon: &Daemon) -> String {
+fn metrics_text(daemon: &Daemon) -> String {
     String::from_utf8(page(daemon, "/metrics").1).unwrap()
 }
 
 #[test]
-fn metrics() {
+fn every_request_is_timed_under_its_action_family_and_error() {
     let hooks = json!([{"name": "client approval", "options": {"blacklist": ["AZ3034"]}}]);
     let daemon = Daemon::start(json!({"prehooks": hooks, "intervals": {"purge_inactive_peers": 2}}));
     let (v4, v6) = (UdpClient::connect("127.0.0.1", daemon.v4()), UdpClient::connect("::1", daemon.v6()));
@@ -35,9 +35,11 @@ fn metrics() {
     ask(&v4.socket, &v4.request(1, &azureus)).unwrap();
     ask(&v4.socket, &v4.request(1, &[7; 40])).unwrap();
     ask(&v4.socket, &v4.request(9, &[7; 40])).unwrap();
+    // No reply: too short (malformed); an unknown connection id; the connection id of another address.
     for silent in [&b"short"[..], &[7; 16], &v6.request(1, &announce_rest(b'a', 1, 0, 0, 0))] {
         v4.socket.send(silent).unwrap();
     }
+    // A connect with a wrong protocol id.
     let mut bad_connect = connect_request();
     bad_connect[0] = 7;
     v4.socket.send(&bad_connect).unwrap();
@@ -52,7 +54,7 @@ fn metrics() {
     fetch(daemon.v4(), "/nothing");
 
     let udp = |action, family, error, expected| {
-        assert_eq!(timed(&daemon, "udp", action, family, error), expected, "{action} {family} {error}");
+        assert_eq!(timed_count(&daemon, "udp", action, family, error), expected, "{action} {family} {error}");
     };
     udp("connect", "IPv4", "", 2);
     udp("connect", "IPv6", "", 1);
@@ -66,7 +68,11 @@ fn metrics() {
     udp("empty", "Unknown", "malformed packet", 1);
     udp("empty", "Unknown", "bad connection ID", 2);
     let http = |action, family, error, expected| {
-        assert_eq!(timed(&daemon, "http", action, family, error), expected, "{action} {family} {error}");
+        assert_eq!(
+            timed_count(&daemon, "http", action, family, error),
+            expected,
+            "{action} {family} {error}"
+        );
     };
     http("announce", "IPv4", "", 5);
     http("announce", "IPv6", "", 1);
@@ -75,19 +81,20 @@ fn metrics() {
     http("announce", "IPv4", "no info_hash parameter supplied", 1);
     http("scrape", "IPv4", "no info_hash parameter supplied", 1);
 
-    assert_lasting_series(&text(&daemon));
+    assert_page_contents(&metrics_text(&daemon));
     assert!(eventually(|| daemon.metric("storage_gc_duration_milliseconds_count") >= 2));
 }
 
-fn assert_lasting_series(page_text: &str) {
+fn assert_page_contents(page_text: &str) {
     for line in [
         "# TYPE hayate_udp_response_duration_milliseconds histogram",
         "# TYPE hayate_http_response_duration_milliseconds histogram",
         "hayate_storage_infohashes_count 1",
+        // 11 over UDP; port 7000 of `::1` became a leecher over HTTP.
         "hayate_storage_seeders_count 10",
         "hayate_reloads_total{result=\"ok\"} 0",
     ] {
-        assert!(page_text.lines().any(|known| known == line), "{line}: {page_text}");
+        assert!(page_text.lines().any(|actual| actual == line), "{line}: {page_text}");
     }
     for bound in ["0.01", "0.05", "0.25", "1", "9.375", "18.75", "4800", "+Inf"] {
         assert!(page_text.contains(&format!("error=\"\",le=\"{bound}\"}}")), "{bound}: {page_text}");
@@ -128,28 +135,37 @@ fn junk_adds_no_series() {
         fetch(daemon.v4(), &path);
         fetch(daemon.v4(), &format!("/{round}"));
     };
-    // Every kind of response once, and then the same again with other names.
+    // The first rounds cause every kind of response; the later ones repeat them with other values.
     (1..105).for_each(junk);
-    let before = series(&text(&daemon));
+    let before = series(&metrics_text(&daemon));
     (0..250).map(|round| 1000 + round).for_each(junk);
-    let after = series(&text(&daemon));
+    let after = series(&metrics_text(&daemon));
     let new: Vec<_> = after.difference(&before).collect();
     assert!(new.is_empty(), "{new:?}");
 }
 
 #[test]
-fn health() {
-    let daemon = Daemon::start(json!({"metrics": {"prefix": "chihaya"}}));
+fn alive_and_health_answer_200_and_unknown_pages_404() {
+    let daemon = Daemon::start(json!({}));
     assert_eq!(page(&daemon, "/alive").0, 200);
     assert_eq!(page(&daemon, "/health").0, 200);
     for unknown in ["/", "/stats", "/debug/pprof/", "/debug/pprof/profile", "/metrics/x"] {
         assert_eq!(page(&daemon, unknown).0, 404, "{unknown}");
     }
-    let page_text = text(&daemon);
-    assert!(
-        page_text.contains("\nchihaya_storage_infohashes_count 0\n") && !page_text.contains("hayate_swarms ")
-    );
-    assert_eq!(fetch(daemon.v4(), "/metrics").status, 404, "it has an address of its own");
+}
+
+#[test]
+fn the_prefix_begins_every_name() {
+    let daemon = Daemon::start(json!({"metrics": {"prefix": "chihaya"}}));
+    let page_text = metrics_text(&daemon);
+    assert!(page_text.contains("\nchihaya_storage_infohashes_count 0\n"), "{page_text}");
+    assert!(!page_text.contains("hayate_"), "{page_text}");
+}
+
+#[test]
+fn the_gateway_serves_metrics_only_without_metrics_addr() {
+    let daemon = Daemon::start(json!({}));
+    assert_eq!(fetch(daemon.v4(), "/metrics").status, 404, "metrics has its own address");
     let off = Daemon::start(json!({"metrics": {"addr": ""}, "enable_metrics": false}));
     assert!(off.page("/metrics").is_none(), "the port is closed");
     assert_eq!(fetch(off.v4(), "/metrics").status, 404);
@@ -175,6 +191,6 @@ fn profiles_are_made_on_demand() {
         }
         profile.join().unwrap()
     });
-    // Field 1 of the message: the types of the samples.
+    // 0x0a is the tag of field 1, `sample_type`, in pprof's protobuf `Profile`.
     assert_eq!((status, profile.first()), (200, Some(&0x0a)));
 }

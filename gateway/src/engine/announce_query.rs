@@ -9,7 +9,7 @@ use hayate_state::{Announce, Event, InfoHash, PeerId, Policy};
 
 use crate::engine::bad_request::BadRequest;
 use crate::engine::failure::{FailureDetail, FailureReason};
-use crate::wire::query::{BadEscape, Escaped, NotAnId, Number, Parameters, Strictness};
+use crate::wire::query::{BadEscape, Escaped, NotAnId, Number, Parameters, QueryRules};
 use crate::wire::reply::ReplyForm;
 
 /// The value of `left` of a client that says nothing readable about it: the client is a leecher
@@ -66,12 +66,12 @@ impl AnnounceQuery {
     /// `rules/private.md#failures`.
     pub(crate) fn read(
         parameters: &Parameters<'_>,
-        strictness: Strictness,
+        rules: QueryRules,
         client: Result<IpAddr, FailureReason>,
         limits: NumWantLimits,
         policy: &Policy,
     ) -> Result<Self, FailureReason> {
-        let reader = Reader { parameters, strictness };
+        let reader = Reader { parameters, rules };
         // Every value is decoded first: where a broken escape is a failure, it outranks whatever else is
         // wrong.
         let info_hash = reader.only_info_hash();
@@ -89,8 +89,8 @@ impl AnnounceQuery {
         let num_want = reader.number(parameters.num_want)?;
         let port = reader.number(parameters.port)?;
         let event = reader.event()?;
-        let list_form = reader.is_word(parameters.compact, b"0")?;
-        let no_peer_id = reader.is_word(parameters.no_peer_id, b"1")?;
+        let list_form = reader.eq_ignore_case(parameters.compact, b"0")?;
+        let no_peer_id = reader.eq_ignore_case(parameters.no_peer_id, b"1")?;
 
         let info_hash = info_hash?;
         let peer_id = peer_id?;
@@ -120,17 +120,17 @@ impl AnnounceQuery {
 /// Fails when there is no info_hash, or, in the open modes, when any of them is broken.
 pub fn read_scrape(
     parameters: &Parameters<'_>,
-    strictness: Strictness,
+    rules: QueryRules,
     max: usize,
 ) -> Result<Vec<InfoHash>, BadRequest> {
-    let (max, nothing) = match strictness {
-        Strictness::Lenient => {
+    let (max, nothing) = match rules {
+        QueryRules::Open => {
             check_info_hashes(parameters)?;
             (max.max(1), BadRequest::MissingInfoHash)
         }
-        Strictness::Strict => (usize::MAX, BadRequest::NothingToScrape),
+        QueryRules::Private => (usize::MAX, BadRequest::NothingToScrape),
     };
-    let mut info_hashes: Vec<_> = parameters.info_hashes(strictness).flatten().take(max).collect();
+    let mut info_hashes: Vec<_> = parameters.info_hashes(rules).flatten().take(max).collect();
     if info_hashes.is_empty() {
         return Err(nothing);
     }
@@ -141,7 +141,7 @@ pub fn read_scrape(
 
 /// Fails when any `info_hash` is broken; a broken escape outranks a wrong length.
 fn check_info_hashes(parameters: &Parameters<'_>) -> Result<(), BadRequest> {
-    let info_hashes = || parameters.info_hashes(Strictness::Lenient);
+    let info_hashes = || parameters.info_hashes(QueryRules::Open);
     if info_hashes().any(|read| read == Err(NotAnId::BadEscape)) {
         return Err(BadRequest::InvalidEscape);
     }
@@ -155,13 +155,13 @@ fn check_info_hashes(parameters: &Parameters<'_>) -> Result<(), BadRequest> {
 #[derive(Clone, Copy)]
 struct Reader<'p, 'q> {
     parameters: &'p Parameters<'q>,
-    strictness: Strictness,
+    rules: QueryRules,
 }
 
 impl Reader<'_, '_> {
     fn only_info_hash(self) -> Result<InfoHash, BadRequest> {
-        match self.strictness {
-            Strictness::Lenient => match (self.parameters.info_hash, self.parameters.info_hashes_count) {
+        match self.rules {
+            QueryRules::Open => match (self.parameters.info_hash, self.parameters.info_hashes_count) {
                 (None, _) => Err(BadRequest::MissingInfoHash),
                 (Some(one), 1) => one.id().map(InfoHash).map_err(|error| match error {
                     NotAnId::BadEscape => BadRequest::InvalidEscape,
@@ -169,8 +169,8 @@ impl Reader<'_, '_> {
                 }),
                 (Some(_), _) => check_info_hashes(self.parameters).and(Err(BadRequest::ManyInfoHashes)),
             },
-            Strictness::Strict => {
-                let mut info_hashes = self.parameters.info_hashes(Strictness::Strict).flatten();
+            QueryRules::Private => {
+                let mut info_hashes = self.parameters.info_hashes(QueryRules::Private).flatten();
                 let info_hash = info_hashes.next().ok_or(BadRequest::MissingInfoHash)?;
                 if info_hashes.next().is_some() { Err(BadRequest::ManyInfoHashes) } else { Ok(info_hash) }
             }
@@ -179,32 +179,32 @@ impl Reader<'_, '_> {
 
     fn peer_id(self) -> Result<PeerId, BadRequest> {
         let value = self.parameters.peer_id.ok_or(BadRequest::MissingPeerId)?;
-        match self.strictness {
-            Strictness::Lenient => value.id().map(PeerId).map_err(|error| match error {
+        match self.rules {
+            QueryRules::Open => value.id().map(PeerId).map_err(|error| match error {
                 NotAnId::BadEscape => BadRequest::InvalidEscape,
                 NotAnId::WrongLength => BadRequest::InvalidPeerId,
             }),
-            Strictness::Strict if value.0.is_empty() => Err(BadRequest::MissingPeerId),
-            Strictness::Strict => value.literal_id().map(PeerId).ok_or(BadRequest::InvalidPeerId),
+            QueryRules::Private if value.0.is_empty() => Err(BadRequest::MissingPeerId),
+            QueryRules::Private => value.id_tolerant().map(PeerId).ok_or(BadRequest::InvalidPeerId),
         }
     }
 
     fn number(self, value: Option<Escaped<'_>>) -> Result<Option<Number>, BadEscape> {
         let Some(value) = value else { return Ok(None) };
-        match self.strictness {
-            Strictness::Lenient => value.number().map(Some),
-            Strictness::Strict => Ok(Some(value.literal_number())),
+        match self.rules {
+            QueryRules::Open => value.number().map(Some),
+            QueryRules::Private => Ok(Some(value.number_tolerant())),
         }
     }
 
     fn port(self, read: Option<Number>, policy: &Policy) -> Result<u16, FailureReason> {
-        if self.strictness == Strictness::Strict && read.is_none() {
+        if self.rules == QueryRules::Private && read.is_none() {
             return Err(BadRequest::MissingPort.into());
         }
         let port = read.and_then(Number::value).and_then(|port| u16::try_from(port).ok());
         let port = port.ok_or(BadRequest::InvalidPort)?;
         // In the open modes the tracker itself refuses it.
-        if self.strictness == Strictness::Strict && policy.refuses_port(port) {
+        if self.rules == QueryRules::Private && policy.refuses_port(port) {
             let cause = hayate_state::Refusal::WellKnownPort.into();
             return Err(FailureReason { cause, detail: FailureDetail::Port(port) });
         }
@@ -219,16 +219,16 @@ impl Reader<'_, '_> {
         missing: BadRequest,
         invalid: BadRequest,
     ) -> Result<u64, BadRequest> {
-        match self.strictness {
-            Strictness::Lenient => Ok(read.and_then(Number::value).unwrap_or(default)),
-            Strictness::Strict => read.ok_or(missing)?.value().ok_or(invalid),
+        match self.rules {
+            QueryRules::Open => Ok(read.and_then(Number::value).unwrap_or(default)),
+            QueryRules::Private => read.ok_or(missing)?.value().ok_or(invalid),
         }
     }
 
     /// A negative number means that the client does not say.
     fn num_want(self, read: Option<Number>, limits: NumWantLimits) -> Result<u16, BadRequest> {
-        if (self.strictness, read) == (Strictness::Strict, Some(Number::Garbage)) {
-            let negated = self.parameters.num_want.and_then(Escaped::literal_after_minus);
+        if (self.rules, read) == (QueryRules::Private, Some(Number::Garbage)) {
+            let negated = self.parameters.num_want.and_then(Escaped::negated_number);
             if !matches!(negated, Some(Number::Value(_) | Number::TooLarge)) {
                 return Err(BadRequest::InvalidNumWant);
             }
@@ -240,7 +240,7 @@ impl Reader<'_, '_> {
         let value = self.parameters.event;
         if value.is_some() {
             for (word, event) in EVENTS {
-                if self.is_word(value, word)? {
+                if self.eq_ignore_case(value, word)? {
                     return Ok(event);
                 }
             }
@@ -249,11 +249,13 @@ impl Reader<'_, '_> {
     }
 
     /// Whether the value is `word`: in the open modes in any case, in mode private in exactly this spelling.
-    fn is_word(self, value: Option<Escaped<'_>>, word: &[u8]) -> Result<bool, BadEscape> {
+    fn eq_ignore_case(self, value: Option<Escaped<'_>>, word: &[u8]) -> Result<bool, BadEscape> {
         let Some(value) = value else { return Ok(false) };
-        match self.strictness {
-            Strictness::Lenient => value.is_word(word),
-            Strictness::Strict => Ok(value.0 == word || value.literal(&mut [0; WORD_MAX]) == Some(word)),
+        match self.rules {
+            QueryRules::Open => value.eq_ignore_case(word),
+            QueryRules::Private => {
+                Ok(value.0 == word || value.decode_tolerant(&mut [0; WORD_MAX]) == Some(word))
+            }
         }
     }
 }
@@ -276,7 +278,7 @@ mod tests {
 
     fn read_of(query: &str, client: Result<IpAddr, BadRequest>) -> Result<AnnounceQuery, BadRequest> {
         let (parameters, client) = (Parameters::parse(query.as_bytes()), client.map_err(FailureReason::from));
-        AnnounceQuery::read(&parameters, Strictness::Lenient, client, LIMITS, &Policy::default())
+        AnnounceQuery::read(&parameters, QueryRules::Open, client, LIMITS, &Policy::default())
             .map_err(|failure| failure.cause)
     }
 
@@ -416,7 +418,7 @@ mod tests {
     #[test]
     fn a_scrape_names_the_first_torrents_sorted_and_none_twice() {
         let hash = |letter: &str| format!("info_hash={}&", letter.repeat(20));
-        let read = |query: &str| read_scrape(&Parameters::parse(query.as_bytes()), Strictness::Lenient, 3);
+        let read = |query: &str| read_scrape(&Parameters::parse(query.as_bytes()), QueryRules::Open, 3);
         let query = [hash("c"), hash("a"), hash("c"), hash("b")].concat();
         assert_eq!(read(&query).unwrap(), [InfoHash([b'a'; 20]), InfoHash([b'c'; 20])]);
         assert_eq!(read(""), Err(BadRequest::MissingInfoHash));

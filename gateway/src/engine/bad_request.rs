@@ -1,6 +1,6 @@
 //! Why a request is refused, in the client's words. The texts are static and never echo what the client sent.
 
-use crate::wire::query::Strictness;
+use crate::wire::query::QueryRules;
 
 /// A request that is not served: malformed, or refused by the tracker. The client gets the text of
 /// [`BadRequest::words`] as `failure reason`, with status 200.
@@ -47,7 +47,7 @@ pub enum BadRequest {
 }
 
 /// Malformed requests of the open modes, in the order of the counters.
-const LENIENT: [BadRequest; 8] = [
+const OPEN: [BadRequest; 8] = [
     BadRequest::InvalidEscape,
     BadRequest::InvalidInfoHash,
     BadRequest::MissingInfoHash,
@@ -59,7 +59,7 @@ const LENIENT: [BadRequest; 8] = [
 ];
 
 /// Malformed requests for which mode private has a text of its own, in the order of the counters.
-const STRICT: [BadRequest; 15] = [
+const PRIVATE: [BadRequest; 15] = [
     BadRequest::MissingInfoHash,
     BadRequest::ManyInfoHashes,
     BadRequest::MissingPeerId,
@@ -88,45 +88,47 @@ pub struct RefusalWords {
 
 impl BadRequest {
     /// The number of refusals that are counted apart.
-    pub const COUNT: usize = LENIENT.len() + hayate_state::Refusal::ALL.len() + STRICT.len();
+    pub const COUNT: usize = OPEN.len() + hayate_state::Refusal::ALL.len() + PRIVATE.len();
 
     /// Every refusal that is counted apart, and how the request was read, in the order of the counters.
-    pub fn all() -> impl Iterator<Item = (Self, Strictness)> {
-        let lenient = LENIENT.into_iter().map(|kind| (kind, Strictness::Lenient));
+    pub fn all() -> impl Iterator<Item = (Self, QueryRules)> {
+        let open = OPEN.into_iter().map(|kind| (kind, QueryRules::Open));
         // The tracker's own are the same in all modes.
-        let tracker = hayate_state::Refusal::ALL.into_iter().map(|why| (why.into(), Strictness::Lenient));
-        lenient.chain(tracker).chain(STRICT.into_iter().map(|kind| (kind, Strictness::Strict)))
+        let tracker = hayate_state::Refusal::ALL.into_iter().map(|why| (why.into(), QueryRules::Open));
+        open.chain(tracker).chain(PRIVATE.into_iter().map(|kind| (kind, QueryRules::Private)))
     }
 
     /// The position in [`all`](Self::all). Mode private shares the row of the open modes where it has none.
     #[must_use]
-    pub fn counter_index(self, strictness: Strictness) -> Option<usize> {
-        let of_mode = Self::all().position(|row| row == (self, strictness));
+    pub fn counter_index(self, rules: QueryRules) -> Option<usize> {
+        let of_mode = Self::all().position(|row| row == (self, rules));
         of_mode.or_else(|| Self::all().position(|(kind, _)| kind == self))
     }
 
     /// The text for the client and the label in metrics, both as they are for requests read like this. The
     /// texts of mode private are the reference tracker's (`rules/private.md#failures`).
     #[must_use]
-    pub fn words(self, strictness: Strictness) -> RefusalWords {
-        use Strictness::{Lenient, Strict};
-        let (text, label) = match (self, strictness) {
+    pub fn words(self, rules: QueryRules) -> RefusalWords {
+        use QueryRules::{Open, Private};
+        let (text, label) = match (self, rules) {
             (Self::InvalidEscape, _) => ("invalid query escape", "invalid_query_escape"),
             (Self::InvalidInfoHash, _) => ("provided invalid infohash", "invalid_info_hash"),
-            (Self::MissingInfoHash, Lenient) => ("no info_hash parameter supplied", "no_info_hash"),
-            (Self::MissingInfoHash, Strict) => ("Malformed request - missing info_hash", "missing_info_hash"),
-            (Self::ManyInfoHashes, Lenient) => {
+            (Self::MissingInfoHash, Open) => ("no info_hash parameter supplied", "no_info_hash"),
+            (Self::MissingInfoHash, Private) => {
+                ("Malformed request - missing info_hash", "missing_info_hash")
+            }
+            (Self::ManyInfoHashes, Open) => {
                 ("multiple info_hash parameters supplied", "multiple_info_hashes")
             }
-            (Self::ManyInfoHashes, Strict) => {
+            (Self::ManyInfoHashes, Private) => {
                 ("Malformed request - can only announce singular info_hash", "many_info_hashes")
             }
-            (Self::MissingPeerId, Lenient) => ("failed to parse parameter: peer_id", "no_peer_id"),
-            (Self::MissingPeerId, Strict) => ("Malformed request - missing peer_id", "missing_peer_id"),
-            (Self::InvalidPeerId, Lenient) => ("failed to provide valid peer_id", "invalid_peer_id"),
-            (Self::InvalidPeerId, Strict) => ("Malformed request - invalid peer_id", "malformed_peer_id"),
-            (Self::InvalidPort, Lenient) => ("failed to parse parameter: port", "unreadable_port"),
-            (Self::InvalidPort, Strict) => ("Malformed request - invalid port", "malformed_port"),
+            (Self::MissingPeerId, Open) => ("failed to parse parameter: peer_id", "no_peer_id"),
+            (Self::MissingPeerId, Private) => ("Malformed request - missing peer_id", "missing_peer_id"),
+            (Self::InvalidPeerId, Open) => ("failed to provide valid peer_id", "invalid_peer_id"),
+            (Self::InvalidPeerId, Private) => ("Malformed request - invalid peer_id", "malformed_peer_id"),
+            (Self::InvalidPort, Open) => ("failed to parse parameter: port", "unreadable_port"),
+            (Self::InvalidPort, Private) => ("Malformed request - invalid port", "malformed_port"),
             (Self::UnreadableAddress, _) => ("failed to parse peer IP address", "unreadable_address"),
             (Self::MissingPort, _) => ("Malformed request - missing port", "missing_port"),
             (Self::MissingUploaded, _) => ("Malformed request - missing uploaded", "missing_uploaded"),
@@ -162,12 +164,12 @@ mod tests {
     fn every_refusal_has_a_printable_text_and_a_label_of_its_own() {
         let all: Vec<_> = BadRequest::all().collect();
         assert_eq!(all.len(), BadRequest::COUNT);
-        for (at, (refusal, strictness)) in all.iter().enumerate() {
-            let words = refusal.words(*strictness);
+        for (at, (refusal, rules)) in all.iter().enumerate() {
+            let words = refusal.words(*rules);
             assert!(words.text.bytes().all(|octet| (0x20..0x7f).contains(&octet)));
-            assert_eq!(refusal.counter_index(*strictness), Some(at));
-            for (other, strictness) in &all[..at] {
-                assert_ne!(words.label, other.words(*strictness).label);
+            assert_eq!(refusal.counter_index(*rules), Some(at));
+            for (other, rules) in &all[..at] {
+                assert_ne!(words.label, other.words(*rules).label);
             }
         }
     }
@@ -175,7 +177,7 @@ mod tests {
     #[test]
     fn what_mode_private_has_no_words_for_is_told_and_counted_as_in_the_open_modes() {
         let unreadable = BadRequest::UnreadableAddress;
-        assert_eq!(unreadable.words(Strictness::Strict), unreadable.words(Strictness::Lenient));
-        assert_eq!(unreadable.counter_index(Strictness::Strict), Some(7));
+        assert_eq!(unreadable.words(QueryRules::Private), unreadable.words(QueryRules::Open));
+        assert_eq!(unreadable.counter_index(QueryRules::Private), Some(7));
     }
 }

@@ -18,7 +18,7 @@ use crate::engine::message::Response;
 use crate::engine::metrics::{Metrics, RequestLabels};
 use crate::engine::private::peer_address;
 use crate::operator::routes::Page;
-use crate::wire::query::{Parameters, Strictness};
+use crate::wire::query::{Parameters, QueryRules};
 use crate::wire::reply::{self, ReplyAddress, ReplyForm};
 
 /// What to do about a request.
@@ -66,7 +66,7 @@ pub(super) struct EngineContext<'a> {
     pub(super) policy: &'a Policy,
     pub(super) metrics: &'a Metrics,
     /// How the mode reads requests; replies and refusals follow it as well.
-    pub(super) strictness: Strictness,
+    pub(super) rules: QueryRules,
 }
 
 impl<'a> EngineContext<'a> {
@@ -91,9 +91,9 @@ impl<'a> EngineContext<'a> {
     /// Returns the settings by which the mode trusts claims about the client's address.
     pub(super) fn address_trust(self) -> AddressTrust<'a> {
         let trust = AddressTrust::from_config(self.config);
-        match self.strictness {
-            Strictness::Lenient => trust,
-            Strictness::Strict => {
+        match self.rules {
+            QueryRules::Open => trust,
+            QueryRules::Private => {
                 AddressTrust { read_entry: peer_address::parse_proxy_entry, read_any_list: false, ..trust }
             }
         }
@@ -110,12 +110,12 @@ impl<'a> EngineContext<'a> {
     ) -> Result<(Question, ReplyKind), FailureReason> {
         let limits = NumWantLimits { default: self.config.num_want, max: self.config.num_want_max };
         let client = self.peer_address(parameters, source, seen);
-        let query = AnnounceQuery::read(parameters, self.strictness, client, limits, self.policy)?;
+        let query = AnnounceQuery::read(parameters, self.rules, client, limits, self.policy)?;
         let (seen, peers, announce) = (seen?, query.peer_form(), query.announce);
-        let over_v6 = match self.strictness {
-            Strictness::Lenient => seen.is_ipv6() || announce.address.is_ipv6(),
+        let over_v6 = match self.rules {
+            QueryRules::Open => seen.is_ipv6() || announce.address.is_ipv6(),
             // `peers6` is written only if it has peers, so that an IPv4 swarm looks as it always did.
-            Strictness::Strict => false,
+            QueryRules::Private => false,
         };
         let address = ReplyAddress { external: self.config.external_ip.then_some(seen), over_v6 };
         let (peer_id, left) = (announce.peer_id, announce.left);
@@ -134,7 +134,7 @@ impl<'a> EngineContext<'a> {
         url: UrlForHooks,
     ) -> Result<(Question, ReplyKind), FailureReason> {
         let max = self.config.max_scrape_infohashes;
-        let info_hashes = announce_query::read_scrape(parameters, self.strictness, max)?;
+        let info_hashes = announce_query::read_scrape(parameters, self.rules, max)?;
         let question = match user {
             Some(user) => Question::UserScrape(user, info_hashes.clone(), url),
             None => Question::Scrape(info_hashes.clone(), url),
@@ -150,15 +150,15 @@ impl<'a> EngineContext<'a> {
         seen: SeenAddress,
     ) -> Result<IpAddr, FailureReason> {
         let (seen, trust) = (seen?, self.address_trust());
-        match self.strictness {
-            Strictness::Lenient => {
+        match self.rules {
+            QueryRules::Open => {
                 let address = trust.claimed_address(seen, parameters)?.unwrap_or(seen);
                 if source.is_other_than(address) && !AddressClass::of(address).may_be_claimed() {
                     return Err(hayate_state::Refusal::InvalidAddress.into());
                 }
                 Ok(address)
             }
-            Strictness::Strict => peer_address::choose_address(parameters, seen, &trust),
+            QueryRules::Private => peer_address::choose_address(parameters, seen, &trust),
         }
     }
 
@@ -179,9 +179,9 @@ impl<'a> EngineContext<'a> {
                 Response::bencoded(reply::announce(&answer, &peers, *form, *address))
             }
             (Reply::Announce(Err(refused)), ReplyKind::Announce { peer_id, left, .. }) => {
-                self.write_failure(&match self.strictness {
-                    Strictness::Lenient => refused.refusal.into(),
-                    Strictness::Strict => FailureReason::from_refused(&refused, *peer_id, *left),
+                self.write_failure(&match self.rules {
+                    QueryRules::Open => refused.refusal.into(),
+                    QueryRules::Private => FailureReason::from_refused(&refused, *peer_id, *left),
                 })
             }
             (Reply::Scrape(Ok(tallies)), ReplyKind::Scrape(info_hashes)) => {
@@ -209,23 +209,23 @@ impl<'a> EngineContext<'a> {
     /// Writes a valid answer without peers or counts, to a request that changes nothing.
     pub(super) fn write_empty(self, kind: &ReplyKind) -> Response {
         let seconds = self.policy.full_interval_seconds();
-        Response::bencoded(match (kind, self.strictness) {
+        Response::bencoded(match (kind, self.rules) {
             (ReplyKind::Announce { form, address, .. }, _) => {
                 let answer = self.policy.full_answer(Tally::default());
                 reply::announce(&answer, &PeerList::default(), *form, *address)
             }
-            (ReplyKind::Scrape(info_hashes), Strictness::Lenient) => {
+            (ReplyKind::Scrape(info_hashes), QueryRules::Open) => {
                 reply::scrape(info_hashes.iter().map(|hash| (hash, Tally::default())), seconds)
             }
-            (ReplyKind::Scrape(_), Strictness::Strict) => reply::scrape(std::iter::empty(), seconds),
+            (ReplyKind::Scrape(_), QueryRules::Private) => reply::scrape(std::iter::empty(), seconds),
         })
     }
 
     /// Writes a refusal, and counts it.
     pub(super) fn write_failure(self, failure: &FailureReason) -> Response {
-        self.metrics.count_refusal(failure.cause, self.strictness);
-        let interval_seconds = failure.interval_seconds(self.strictness, self.policy);
-        Response::bencoded(reply::failure(&failure.text(self.strictness), interval_seconds))
+        self.metrics.count_refusal(failure.cause, self.rules);
+        let interval_seconds = failure.interval_seconds(self.rules, self.policy);
+        Response::bencoded(reply::failure(&failure.text(self.rules), interval_seconds))
     }
 
     /// Counts and returns the answer to a path where there is nothing.
@@ -235,9 +235,9 @@ impl<'a> EngineContext<'a> {
 
     /// Returns the answer to a path where there is nothing; in mode private it has no text.
     pub(super) fn not_found_response(self) -> Response {
-        match self.strictness {
-            Strictness::Lenient => Response::not_found(),
-            Strictness::Strict => Response::text(404, ""),
+        match self.rules {
+            QueryRules::Open => Response::not_found(),
+            QueryRules::Private => Response::text(404, ""),
         }
     }
 }

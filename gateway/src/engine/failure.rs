@@ -8,7 +8,7 @@ use hayate_state::private::Refused;
 use hayate_state::{PeerId, Policy};
 
 use crate::engine::bad_request::BadRequest;
-use crate::wire::query::Strictness;
+use crate::wire::query::QueryRules;
 
 /// A refusal, and what its text adds about the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +48,8 @@ impl FailureReason {
     }
 
     /// Returns the text for the client: octets, because a `peer_id` is not text.
-    pub(crate) fn text(&self, strictness: Strictness) -> Cow<'static, [u8]> {
-        let words = self.cause.words(strictness).text.as_bytes();
+    pub(crate) fn text(&self, rules: QueryRules) -> Cow<'static, [u8]> {
+        let words = self.cause.words(rules).text.as_bytes();
         if self.detail == FailureDetail::None {
             return Cow::Borrowed(words);
         }
@@ -67,12 +67,12 @@ impl FailureReason {
     }
 
     /// Returns the seconds that the client is to wait; 0 = the reply does not say.
-    pub(crate) fn interval_seconds(&self, strictness: Strictness, policy: &Policy) -> u32 {
-        match (strictness, self.cause) {
-            (Strictness::Lenient, _) => policy.failure_interval_seconds(),
-            (Strictness::Strict, BadRequest::NothingToScrape) => 0,
-            (Strictness::Strict, BadRequest::Refused(refusal)) => refusal.interval_seconds(),
-            (Strictness::Strict, _) => hayate_state::Refusal::InvalidPasskey.interval_seconds(),
+    pub(crate) fn interval_seconds(&self, rules: QueryRules, policy: &Policy) -> u32 {
+        match (rules, self.cause) {
+            (QueryRules::Open, _) => policy.failure_interval_seconds(),
+            (QueryRules::Private, BadRequest::NothingToScrape) => 0,
+            (QueryRules::Private, BadRequest::Refused(refusal)) => refusal.interval_seconds(),
+            (QueryRules::Private, _) => hayate_state::Refusal::InvalidPasskey.interval_seconds(),
         }
     }
 }

@@ -12,7 +12,7 @@ use hayate_state::{Board, Counter};
 use crate::engine::bad_request::BadRequest;
 use crate::engine::message::Response;
 use crate::engine::routes::Action;
-use crate::wire::query::Strictness;
+use crate::wire::query::QueryRules;
 
 /// The address family of a client, if it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Default for ResponseDurations {
     fn default() -> Self {
         Self(Arc::new(RequestDurations::new(
             &["announce", "scrape"],
-            BadRequest::all().map(|(refusal, strictness)| refusal.words(strictness).text),
+            BadRequest::all().map(|(refusal, rules)| refusal.words(rules).text),
         )))
     }
 }
@@ -145,9 +145,9 @@ impl Metrics {
         }
     }
 
-    /// Counts a refusal of a request that was read with this strictness.
-    pub fn count_refusal(&self, refusal: BadRequest, strictness: Strictness) {
-        let Some(at) = refusal.counter_index(strictness) else { return };
+    /// Counts a refusal of a request that was read with this rules.
+    pub fn count_refusal(&self, refusal: BadRequest, rules: QueryRules) {
+        let Some(at) = refusal.counter_index(rules) else { return };
         if let Some(counter) = self.refusals.0.get(at) {
             counter.add(1);
         }
@@ -184,10 +184,10 @@ impl Metrics {
         durations.record(&[durations.key(action, address, error.checked_sub(1))], time);
     }
 
-    /// The number of refusals of this kind, of requests that were read with this strictness.
+    /// The number of refusals of this kind, of requests that were read with this rules.
     #[must_use]
-    pub fn refusals_of(&self, refusal: BadRequest, strictness: Strictness) -> u64 {
-        let counter = refusal.counter_index(strictness).and_then(|at| self.refusals.0.get(at));
+    pub fn refusals_of(&self, refusal: BadRequest, rules: QueryRules) -> u64 {
+        let counter = refusal.counter_index(rules).and_then(|at| self.refusals.0.get(at));
         counter.map_or(0, Counter::value)
     }
 
@@ -233,8 +233,8 @@ impl Metrics {
         self.register_requests(board);
         let help = "Time from the head of an announce or scrape to its answer.";
         self.response_durations.0.register_metrics(board, "http_response_duration_milliseconds", help);
-        for (at, (refusal, strictness)) in BadRequest::all().enumerate() {
-            let labels = vec![("reason", refusal.words(strictness).label)];
+        for (at, (refusal, rules)) in BadRequest::all().enumerate() {
+            let labels = vec![("reason", refusal.words(rules).label)];
             let read = move |metrics: &Self| metrics.refusals.0.get(at).map_or(0, Counter::value);
             self.register_counter(
                 board,
@@ -347,7 +347,7 @@ mod tests {
             metrics.count_request(Action::Announce, Family::V6);
         }
         for _ in 0..11 {
-            metrics.count_refusal(BadRequest::ManyInfoHashes, Strictness::Lenient);
+            metrics.count_refusal(BadRequest::ManyInfoHashes, QueryRules::Open);
         }
         for _ in 0..13 {
             metrics.count_timeout(Phase::Idle);

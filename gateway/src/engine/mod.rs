@@ -44,7 +44,7 @@ use crate::engine::metrics::{Family, Metrics};
 use crate::engine::private::PrivateEngine;
 use crate::engine::routes::{Action, RouteError, TrackerRoutes};
 use crate::operator::routes::{Routes, collapse_leading_slashes};
-use crate::wire::query::{Parameters, Strictness};
+use crate::wire::query::{Parameters, QueryRules};
 
 pub use context::{ReplyPlan, Step};
 pub use message::{Head, Response};
@@ -202,8 +202,8 @@ impl Engine {
     }
 
     /// How the engine reads requests: strictly in mode private.
-    pub(crate) fn strictness(&self) -> Strictness {
-        if self.private_mode.is_some() { Strictness::Strict } else { Strictness::Lenient }
+    pub(crate) fn rules(&self) -> QueryRules {
+        if self.private_mode.is_some() { QueryRules::Private } else { QueryRules::Open }
     }
 
     /// Returns the answer to a path where there is nothing; in mode private it has no text.
@@ -229,7 +229,7 @@ impl Engine {
             config: self.config.get(),
             policy: self.policy.get(),
             metrics: &self.metrics,
-            strictness: self.strictness(),
+            rules: self.rules(),
         }
     }
 }

@@ -20,7 +20,7 @@ use prometheus::{Encoder as _, TextEncoder};
 
 use crate::engine::message::Response;
 use crate::operator::routes::Page;
-use crate::wire::query::Strictness;
+use crate::wire::query::QueryRules;
 
 /// A function that returns the health of the whole process.
 pub type HealthCheck = Arc<dyn Fn() -> HealthStatus + Send + Sync>;
@@ -63,12 +63,12 @@ impl std::fmt::Debug for OperatorPages {
 }
 
 impl OperatorPages {
-    /// Returns a page, as it is where requests are read with `strictness`. `prefix` begins every metric
+    /// Returns a page, as it is where requests are read with `rules`. `prefix` begins every metric
     /// name, and is `None` where metrics are not shown.
     #[must_use]
-    pub fn render(&self, page: Page, strictness: Strictness, prefix: Option<&str>) -> Response {
+    pub fn render(&self, page: Page, rules: QueryRules, prefix: Option<&str>) -> Response {
         match page {
-            Page::Alive if strictness == Strictness::Lenient => Response::text(200, "ok\n"),
+            Page::Alive if rules == QueryRules::Open => Response::text(200, "ok\n"),
             Page::Alive => {
                 let (now, uptime) = (self.clock.unix_milliseconds(), self.clock.uptime().as_millis());
                 Response::owned_text(200, format!("{{\"now\":{now},\"uptime\":{uptime}}}"))
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn metrics_are_prometheus_text_under_the_prefix() {
-        let response = pages(HealthStatus::Good).render(Page::Metrics, Strictness::Lenient, Some("hayate"));
+        let response = pages(HealthStatus::Good).render(Page::Metrics, QueryRules::Open, Some("hayate"));
         assert_eq!((response.status, response.content_type), (200, "text/plain; version=0.0.4"));
         let text = str::from_utf8(&response.body).unwrap();
         // The series of the process follow, under their own names.
@@ -226,7 +226,7 @@ mod tests {
              # TYPE hayate_swarms gauge\n\
              hayate_swarms 13\n"
         );
-        assert_eq!(pages(HealthStatus::Good).render(Page::Metrics, Strictness::Lenient, None).status, 404);
+        assert_eq!(pages(HealthStatus::Good).render(Page::Metrics, QueryRules::Open, None).status, 404);
     }
 
     #[test]
@@ -241,7 +241,7 @@ mod tests {
             histogram: Arc::clone(&histogram),
         });
         histogram.record_value(7);
-        let response = pages.render(Page::Metrics, Strictness::Lenient, Some("hayate"));
+        let response = pages.render(Page::Metrics, QueryRules::Open, Some("hayate"));
         let text = str::from_utf8(&response.body).unwrap();
         for line in [
             "# TYPE hayate_channel_len histogram",
@@ -257,11 +257,11 @@ mod tests {
 
     #[test]
     fn health_is_what_the_daemon_says_and_alive_is_always_ok() {
-        assert_eq!(pages(HealthStatus::Good).render(Page::Health, Strictness::Lenient, None).status, 200);
+        assert_eq!(pages(HealthStatus::Good).render(Page::Health, QueryRules::Open, None).status, 200);
         let degraded =
-            pages(HealthStatus::Degraded(vec!["one", "two"])).render(Page::Health, Strictness::Lenient, None);
+            pages(HealthStatus::Degraded(vec!["one", "two"])).render(Page::Health, QueryRules::Open, None);
         assert_eq!((degraded.status, &*degraded.body), (200, &b"degraded: one\ndegraded: two\n"[..]));
-        assert_eq!(pages(HealthStatus::Bad).render(Page::Health, Strictness::Lenient, None).status, 503);
-        assert_eq!(&*pages(HealthStatus::Bad).render(Page::Alive, Strictness::Lenient, None).body, b"ok\n");
+        assert_eq!(pages(HealthStatus::Bad).render(Page::Health, QueryRules::Open, None).status, 503);
+        assert_eq!(&*pages(HealthStatus::Bad).render(Page::Alive, QueryRules::Open, None).body, b"ok\n");
     }
 }

@@ -62,6 +62,6 @@ impl Shared {
             return self.metrics.count_response(engine.not_found_response());
         }
         let prefix = config.enable_metrics.then_some(config.metrics_prefix.as_str());
-        self.metrics.count_response(self.pages.render(page, engine.strictness(), prefix))
+        self.metrics.count_response(self.pages.render(page, engine.rules(), prefix))
     }
 }

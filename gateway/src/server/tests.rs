@@ -21,11 +21,11 @@ fn a_connection_is_kept_for_further_requests() {
     let daemon = Daemon::open();
     let mut client = daemon.connect();
     for _ in 0..3 {
-        let reply = client.get(ANNOUNCE).bencoded();
-        assert_eq!(reply.text("peers"), Some(&b""[..]));
-        assert_eq!(reply.number("incomplete"), Some(1));
+        let reply = client.get(ANNOUNCE).decoded();
+        assert_eq!(reply.string("peers"), Some(&b""[..]));
+        assert_eq!(reply.integer("incomplete"), Some(1));
     }
-    assert!(client.get(SCRAPE).bencoded().entry("files").unwrap().entry(&"b".repeat(20)).is_some());
+    assert!(client.get(SCRAPE).decoded().get("files").unwrap().get(&"b".repeat(20)).is_some());
     daemon.await_count("http_requests_total", "announce", 3);
     assert_eq!(daemon.counted("http_connections", ""), 1);
     daemon.stop();
@@ -39,11 +39,11 @@ fn pipelined_requests_are_answered_in_order() {
     let requests: Vec<_> =
         paths.iter().map(|path| format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n")).collect();
     client.send(&requests.concat());
-    assert!(client.receive().bencoded().entry("peers").is_some());
+    assert!(client.receive().decoded().get("peers").is_some());
     assert_eq!(client.receive().status, 404);
-    assert!(client.receive().bencoded().entry("files").is_some());
-    assert!(client.receive().bencoded().entry("failure reason").is_some());
-    assert!(client.receive().bencoded().entry("peers").is_some());
+    assert!(client.receive().decoded().get("files").is_some());
+    assert!(client.receive().decoded().get("failure reason").is_some());
+    assert!(client.receive().decoded().get("peers").is_some());
     daemon.stop();
 }
 
@@ -64,8 +64,8 @@ fn only_get_is_answered() {
     assert_eq!(client.receive().status, 405);
     client.is_closed();
     let hash = "a".repeat(20);
-    let scrape = daemon.connect().get(&format!("/scrape?info_hash={hash}")).bencoded();
-    assert_eq!(scrape.entry("files").unwrap().entry(&hash).unwrap().number("incomplete"), Some(0));
+    let scrape = daemon.connect().get(&format!("/scrape?info_hash={hash}")).decoded();
+    assert_eq!(scrape.get("files").unwrap().get(&hash).unwrap().integer("incomplete"), Some(0));
     daemon.await_count("http_other_answers_total", "4xx", 3);
     daemon.stop();
 }
@@ -126,9 +126,9 @@ fn http_1_0_needs_no_host_and_closes_unless_asked() {
     let daemon = Daemon::open();
     let mut client = daemon.connect();
     client.send(&format!("GET {ANNOUNCE} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
-    client.receive().bencoded();
+    client.receive().decoded();
     client.send(&format!("GET {ANNOUNCE} HTTP/1.0\r\n\r\n"));
-    client.receive().bencoded();
+    client.receive().decoded();
     client.is_closed();
     daemon.stop();
 }
@@ -136,8 +136,8 @@ fn http_1_0_needs_no_host_and_closes_unless_asked() {
 #[test]
 fn a_whole_url_is_a_target_too() {
     let daemon = Daemon::open();
-    let reply = daemon.connect().get(&format!("http://tracker.example:6969{ANNOUNCE}")).bencoded();
-    assert_eq!(reply.number("incomplete"), Some(1));
+    let reply = daemon.connect().get(&format!("http://tracker.example:6969{ANNOUNCE}")).decoded();
+    assert_eq!(reply.integer("incomplete"), Some(1));
     daemon.stop();
 }
 
@@ -148,10 +148,10 @@ fn a_head_may_come_octet_by_octet_and_the_sender_may_close_behind_it() {
     for octet in format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\n").chars() {
         client.send(&octet.to_string());
     }
-    client.receive().bencoded();
+    client.receive().decoded();
     client.send(&format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\n"));
     client.stream.shutdown(Shutdown::Write).unwrap();
-    client.receive().bencoded();
+    client.receive().decoded();
     client.is_closed();
     daemon.stop();
 }
@@ -164,7 +164,7 @@ fn stalled_heads_are_closed_without_a_reply_and_disturb_nobody() {
     for (at, client) in stalled.iter_mut().enumerate() {
         client.send(&"GET /announce"[..at % 14]);
     }
-    daemon.connect().get(ANNOUNCE).bencoded();
+    daemon.connect().get(ANNOUNCE).decoded();
     stalled.iter_mut().for_each(Client::is_closed);
     daemon.await_count("http_timeouts_total", "head", 200);
     daemon.stop();
@@ -175,7 +175,7 @@ fn idle_connections_have_a_time_of_their_own() {
     let short = Duration::from_secs(1);
     let daemon = Daemon::with(HttpConfig { idle_timeout: short, ..config() });
     let mut client = daemon.connect();
-    client.get(ANNOUNCE).bencoded();
+    client.get(ANNOUNCE).decoded();
     client.is_closed();
     daemon.await_count("http_timeouts_total", "idle", 1);
     assert_eq!(daemon.counted("http_timeouts_total", "head"), 0);
@@ -197,10 +197,10 @@ fn replies_nobody_takes_are_given_up() {
 fn at_the_cap_idle_connections_make_room_for_newcomers() {
     let daemon = Daemon::with(HttpConfig { max_connections: 2, ..config() });
     let mut idle: Vec<_> = (0..2).map(|_| daemon.connect()).collect();
-    idle.iter_mut().for_each(|client| _ = client.get(ANNOUNCE).bencoded());
+    idle.iter_mut().for_each(|client| _ = client.get(ANNOUNCE).decoded());
     for newcomers in 1..=5 {
         let mut client = daemon.connect();
-        client.get(ANNOUNCE).bencoded();
+        client.get(ANNOUNCE).decoded();
         idle.push(client);
         daemon.await_count("http_connections_displaced_total", "idle", newcomers);
         daemon.await_count("http_connections", "", 2);
@@ -229,7 +229,7 @@ fn part_of_a_second_head_that_comes_with_the_first_has_the_time_of_a_head() {
     let daemon = Daemon::with(HttpConfig { read_timeout: short, ..config() });
     let mut client = daemon.connect();
     client.send(&format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\nGET /ann"));
-    client.receive().bencoded();
+    client.receive().decoded();
     client.is_closed();
     daemon.await_count("http_timeouts_total", "head", 1);
     daemon.stop();
@@ -254,8 +254,8 @@ fn pages_are_asked_for_by_head_too_and_slashes_in_front_are_one() {
         assert_eq!((got.status, got.header("allow")), (405, Some("GET, HEAD")), "{path}");
     }
     let client = &mut clients[1];
-    client.get(&format!("/{ANNOUNCE}")).bencoded();
-    client.get(&format!("http://t//{SCRAPE}")).bencoded();
+    client.get(&format!("/{ANNOUNCE}")).decoded();
+    client.get(&format!("http://t//{SCRAPE}")).decoded();
     for target in [ANNOUNCE, SCRAPE] {
         client.send(&format!("HEAD {target} HTTP/1.1\r\nHost: t\r\n\r\n"));
         let (status, head) = client.receive_head();
@@ -281,7 +281,7 @@ fn two_hosts_and_raw_octets_are_refused() {
     }
     let mut client = daemon.connect();
     client.send(&format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\nX-Pad: 7\r\nX-Pad: 11\r\n\r\n"));
-    client.receive().bencoded();
+    client.receive().decoded();
     daemon.stop();
 }
 
@@ -291,7 +291,7 @@ fn without_keep_alive_every_reply_closes() {
     let mut client = daemon.connect();
     let got = client.get(ANNOUNCE);
     assert_eq!(got.header("connection"), Some("close"));
-    got.bencoded();
+    got.decoded();
     client.is_closed();
     daemon.stop();
 }
@@ -306,9 +306,9 @@ fn the_unix_socket_is_a_trusted_proxy_and_goes_with_the_server() {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut client = Client { stream, buffer: Vec::new() };
     client.send(&format!("GET {ANNOUNCE} HTTP/1.1\r\nHost: t\r\nX-Real-IP: 45.128.19.9\r\n\r\n"));
-    assert_eq!(client.receive().bencoded().text("external ip"), Some(&[45, 128, 19, 9][..]));
-    let nobody = client.get(ANNOUNCE).bencoded();
-    assert_eq!(nobody.text("failure reason"), Some(&b"failed to parse peer IP address"[..]));
+    assert_eq!(client.receive().decoded().string("external ip"), Some(&[45, 128, 19, 9][..]));
+    let nobody = client.get(ANNOUNCE).decoded();
+    assert_eq!(nobody.string("failure reason"), Some(&b"failed to parse peer IP address"[..]));
     daemon.stop();
     assert!(!path.exists());
 }
@@ -318,7 +318,7 @@ fn the_operators_pages_are_on_their_own_address() {
     let daemon = Daemon::open();
     let mut operator = Client::tcp(daemon.metrics.unwrap());
     let mut client = daemon.connect();
-    client.get(ANNOUNCE).bencoded();
+    client.get(ANNOUNCE).decoded();
     let metrics = operator.get("/metrics");
     assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4"));
     let text = String::from_utf8(metrics.body).unwrap();
@@ -353,11 +353,11 @@ fn the_operators_pages_are_on_the_gateway_where_they_have_no_address() {
 fn a_stop_answers_what_is_in_flight_and_ends_the_actor() {
     let daemon = Daemon::open();
     let mut idle = daemon.connect();
-    idle.get(ANNOUNCE).bencoded();
+    idle.get(ANNOUNCE).decoded();
     let mut in_flight = daemon.connect();
     in_flight.send("GET ");
     // The server has seen the connection once a later one is answered.
-    daemon.connect().get(ANNOUNCE).bencoded();
+    daemon.connect().get(ANNOUNCE).decoded();
     let address = daemon.address;
     let stopping = std::thread::spawn(move || daemon.stop());
     // The idle connection closes when all have been told to finish.
@@ -365,7 +365,7 @@ fn a_stop_answers_what_is_in_flight_and_ends_the_actor() {
     in_flight.send(&format!("{ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\n"));
     let got = in_flight.receive();
     assert_eq!(got.header("connection"), Some("close"));
-    got.bencoded();
+    got.decoded();
     in_flight.is_closed();
     stopping.join().unwrap();
     assert!(TcpStream::connect(address).is_err());
@@ -376,7 +376,7 @@ fn the_operators_pages_stay_until_the_last_request_is_answered() {
     let daemon = Daemon::open();
     let mut in_flight = daemon.connect();
     in_flight.send("GET ");
-    daemon.connect().get(ANNOUNCE).bencoded();
+    daemon.connect().get(ANNOUNCE).decoded();
     let (address, metrics) = (daemon.address, daemon.metrics.unwrap());
     daemon.healthy.store(false, Ordering::Relaxed);
     let stopping = std::thread::spawn(move || daemon.stop());
@@ -385,7 +385,7 @@ fn the_operators_pages_stay_until_the_last_request_is_answered() {
     }
     assert_eq!(Client::tcp(metrics).get("/health").status, 503);
     in_flight.send(&format!("{ANNOUNCE} HTTP/1.1\r\nHost: t\r\n\r\n"));
-    in_flight.receive().bencoded();
+    in_flight.receive().decoded();
     stopping.join().unwrap();
     assert!(TcpStream::connect(metrics).is_err());
 }
@@ -398,7 +398,7 @@ fn no_client_in_the_backlog_is_lost_when_the_server_stops() {
     clients.iter_mut().for_each(|client| client.send(&request));
     daemon.stop();
     for client in &mut clients {
-        client.receive().bencoded();
+        client.receive().decoded();
         client.is_closed();
     }
 }
@@ -407,17 +407,17 @@ fn no_client_in_the_backlog_is_lost_when_the_server_stops() {
 fn a_full_inbox_is_answered_at_once_without_peers_and_with_a_long_interval() {
     let (daemon, inbox) = Daemon::start_bounded(&listen(), config(), 7);
     let mut client = daemon.connect();
-    assert_eq!(client.get(ANNOUNCE).bencoded().number("incomplete"), Some(1));
+    assert_eq!(client.get(ANNOUNCE).decoded().integer("incomplete"), Some(1));
     while_the_actor_is_busy(&inbox, || {
-        let reply = client.get(ANNOUNCE).bencoded();
-        assert_eq!((reply.number("interval"), reply.number("min interval")), (Some(3600), Some(3600)));
-        assert_eq!((reply.text("peers"), reply.text("failure reason")), (Some(&b""[..]), None));
-        let scrape = client.get(SCRAPE).bencoded();
-        let file = scrape.entry("files").unwrap().entry(&"b".repeat(20)).unwrap();
-        assert_eq!((file.number("complete"), file.number("incomplete")), (Some(0), Some(0)));
+        let reply = client.get(ANNOUNCE).decoded();
+        assert_eq!((reply.integer("interval"), reply.integer("min interval")), (Some(3600), Some(3600)));
+        assert_eq!((reply.string("peers"), reply.string("failure reason")), (Some(&b""[..]), None));
+        let scrape = client.get(SCRAPE).decoded();
+        let file = scrape.get("files").unwrap().get(&"b".repeat(20)).unwrap();
+        assert_eq!((file.integer("complete"), file.integer("incomplete")), (Some(0), Some(0)));
         assert_eq!(daemon.counted("http_overloads_total", ""), 2);
     });
-    assert_eq!(client.get(ANNOUNCE).bencoded().number("incomplete"), Some(1));
+    assert_eq!(client.get(ANNOUNCE).decoded().integer("incomplete"), Some(1));
     drop((client, inbox));
     daemon.stop();
 }

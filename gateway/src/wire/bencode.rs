@@ -1,12 +1,12 @@
 //! Writes bencode (BEP 3) straight into the reply's octets.
 //!
-//! A [`Dict`] takes its keys in raw octet order and no key twice; that is asserted while testing, and all our
-//! keys are either constants written in that order or info_hashes sorted beforehand.
+//! A [`Dict`] takes its keys in raw octet order and no key twice. Debug builds assert this; every key is a
+//! constant written in order, or an info_hash sorted beforehand.
 
 /// The largest number of digits of a `u64`.
 const DIGITS_MAX: usize = 20;
 
-/// Writes an integer: `i7e`.
+/// Writes a non-negative integer: `i7e`.
 #[inline]
 pub fn integer(out: &mut Vec<u8>, value: u64) {
     out.push(b'i');
@@ -49,28 +49,29 @@ impl Dict<'_> {
     /// Adds an integer.
     #[inline]
     pub fn integer(&mut self, key: &[u8], value: u64) {
-        integer(self.key(key), value);
+        integer(self.begin_entry(key), value);
     }
 
     /// Adds a byte string.
     #[inline]
     pub fn string(&mut self, key: &[u8], octets: &[u8]) {
-        string(self.key(key), octets);
+        string(self.begin_entry(key), octets);
     }
 
     /// Adds a list; `fill` writes its items.
     pub fn list(&mut self, key: &[u8], fill: impl FnOnce(&mut Vec<u8>)) {
-        list(self.key(key), fill);
+        list(self.begin_entry(key), fill);
     }
 
     /// Adds a dictionary; `fill` adds its entries.
     pub fn dict(&mut self, key: &[u8], fill: impl FnOnce(&mut Dict<'_>)) {
-        dict(self.key(key), fill);
+        dict(self.begin_entry(key), fill);
     }
 
-    /// Inlined, so that a constant key becomes a constant copy.
+    /// Writes the key and returns the buffer, for the value to follow. Inlined, so that a constant key is
+    /// copied as a constant.
     #[inline]
-    fn key(&mut self, key: &[u8]) -> &mut Vec<u8> {
+    fn begin_entry(&mut self, key: &[u8]) -> &mut Vec<u8> {
         if cfg!(debug_assertions) {
             let last = self.last_key.and_then(|(start, len)| self.out.get(start..start + len));
             assert!(last.is_none_or(|last| last < key), "keys out of order: {}", key.escape_ascii());
@@ -85,11 +86,11 @@ impl Dict<'_> {
 fn decimal(out: &mut Vec<u8>, value: u64) {
     match u8::try_from(value) {
         Ok(digit @ ..10) => out.push(b'0' + digit),
-        _ => many_digits(out, value),
+        _ => push_digits(out, value),
     }
 }
 
-fn many_digits(out: &mut Vec<u8>, mut value: u64) {
+fn push_digits(out: &mut Vec<u8>, mut value: u64) {
     let mut digits = [0; DIGITS_MAX];
     let mut start = DIGITS_MAX;
     for digit in digits.iter_mut().rev() {
@@ -119,30 +120,33 @@ pub(crate) mod tests {
     }
 
     impl Value {
-        pub(crate) fn entry(&self, key: &str) -> Option<&Value> {
+        /// Returns the value of a key. Panics if this is not a dictionary.
+        pub(crate) fn get(&self, key: &str) -> Option<&Value> {
             match self {
                 Self::Dict(entries) => entries.get(key.as_bytes()),
                 _ => panic!("not a dictionary: {self:?}"),
             }
         }
 
-        pub(crate) fn number(&self, key: &str) -> Option<u64> {
-            self.entry(key).map(|value| match value {
+        /// Returns the integer of a key. Panics if the value has another type.
+        pub(crate) fn integer(&self, key: &str) -> Option<u64> {
+            self.get(key).map(|value| match value {
                 Self::Integer(value) => *value,
                 _ => panic!("not an integer: {value:?}"),
             })
         }
 
-        pub(crate) fn text(&self, key: &str) -> Option<&[u8]> {
-            self.entry(key).map(|value| match value {
+        /// Returns the octets of a key. Panics if the value has another type.
+        pub(crate) fn string(&self, key: &str) -> Option<&[u8]> {
+            self.get(key).map(|value| match value {
                 Self::String(octets) => octets.as_slice(),
                 _ => panic!("not a string: {value:?}"),
             })
         }
     }
 
-    /// Reads exactly one canonical value.
-    pub(crate) fn read(octets: &[u8]) -> Value {
+    /// Decodes exactly one canonical value.
+    pub(crate) fn decode_canonical(octets: &[u8]) -> Value {
         let mut rest = octets;
         let value = read_value(&mut rest);
         assert!(rest.is_empty(), "octets after the value: {}", rest.escape_ascii());
@@ -205,18 +209,18 @@ pub(crate) mod tests {
             Value::Integer(number) => integer(out, *number),
             Value::String(octets) => string(out, octets),
             Value::List(items) => list(out, |out| items.iter().for_each(|item| write(out, item))),
-            Value::Dict(entries) => dict(out, |d| {
-                for (key, value) in entries {
-                    match value {
-                        Value::Integer(number) => d.integer(key, *number),
-                        Value::String(octets) => d.string(key, octets),
-                        Value::List(items) => {
-                            d.list(key, |out| items.iter().for_each(|item| write(out, item)));
-                        }
-                        Value::Dict(_) => write(d.key(key), value),
-                    }
-                }
-            }),
+            Value::Dict(entries) => dict(out, |d| write_entries(d, entries)),
+        }
+    }
+
+    fn write_entries(d: &mut Dict<'_>, entries: &BTreeMap<Vec<u8>, Value>) {
+        for (key, value) in entries {
+            match value {
+                Value::Integer(number) => d.integer(key, *number),
+                Value::String(octets) => d.string(key, octets),
+                Value::List(items) => d.list(key, |out| items.iter().for_each(|item| write(out, item))),
+                Value::Dict(entries) => d.dict(key, |d| write_entries(d, entries)),
+            }
         }
     }
 
@@ -246,7 +250,7 @@ pub(crate) mod tests {
             let value = random_value(&mut random, 4);
             let mut out = Vec::new();
             write(&mut out, &value);
-            assert_eq!(read(&out), value);
+            assert_eq!(decode_canonical(&out), value);
         }
     }
 
@@ -262,7 +266,7 @@ pub(crate) mod tests {
     #[test]
     #[should_panic(expected = "keys out of order")]
     #[cfg(debug_assertions)]
-    fn keys_out_of_order_are_found_while_testing() {
+    fn out_of_order_keys_panic_in_debug_builds() {
         dict(&mut Vec::new(), |d| {
             d.integer(b"interval", 1);
             d.integer(b"complete", 1);

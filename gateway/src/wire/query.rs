@@ -2,9 +2,9 @@
 //! is not text.
 //!
 //! Only `&` separates, the first `=` ends the name, `+` is itself, and percent-escapes are decoded exactly
-//! once. Names are case-insensitive, except that only lower-case `info_hash` is the info_hash. Where a name
-//! is repeated the last value wins. A broken escape does no harm until the value that holds it is decoded
-//! (`rules/http.md#broken-escapes`).
+//! once. Names are case-insensitive; `info_hash` is case-sensitive outside mode private. If a name is
+//! repeated, the last value counts, except that every `info_hash` is kept. A broken escape does no harm until
+//! the value that holds it is decoded (`rules/http.md#broken-escapes`).
 
 use hayate_state::ids::InfoHash;
 use hayate_state::query::{self, decode_escape};
@@ -24,15 +24,15 @@ const NO_DIGIT: u8 = 0xf0;
 #[error("invalid query escape")]
 pub struct BadEscape;
 
-/// How exactly a query must be written.
+/// The rules by which a request is read and answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strictness {
-    /// As the open modes read it: what is unreadable has a default, but a broken escape is a failure
-    /// (`rules/http.md#query`).
-    Lenient,
-    /// As mode private reads it: every parameter is needed, and a broken escape stands for itself
-    /// (`rules/private.md#user-parameters`).
-    Strict,
+pub enum QueryRules {
+    /// Those of modes open and listed: counters have defaults, and a broken escape in a parameter that is
+    /// used is a failure (`rules/http.md#query`).
+    Open,
+    /// Those of mode private: `port`, `uploaded`, `downloaded` and `left` are required, and a broken escape
+    /// stands for itself (`rules/private.md#user-parameters`).
+    Private,
 }
 
 /// A value as it stands in the query, percent-escapes and all.
@@ -105,7 +105,8 @@ impl<'q> Escaped<'q> {
     /// The decoded value as an identifier of exactly `N` octets.
     ///
     /// # Errors
-    /// Returns [`NotAnId`] when it cannot be decoded or has another length.
+    /// Returns [`NotAnId`] when it cannot be decoded or has another length. A broken escape is reported
+    /// first, whatever the length.
     pub fn id<const N: usize>(self) -> Result<[u8; N], NotAnId> {
         let mut id = [0; N];
         let mut octets = self.octets();
@@ -128,7 +129,7 @@ impl<'q> Escaped<'q> {
         self.plain_number().map_or_else(|| self.any_number(), |value| Ok(Number::Value(value)))
     }
 
-    /// A number as clients write it: some digits, no escapes, nowhere near 2^64.
+    /// The fast path: 1 to 19 digits, no escapes.
     fn plain_number(self) -> Option<u64> {
         let digit = |octet: u8| octet.is_ascii_digit().then(|| u64::from(octet - b'0'));
         let read = |number: u64, &octet| Some(number * 10 + digit(octet)?);
@@ -154,7 +155,7 @@ impl<'q> Escaped<'q> {
     ///
     /// # Errors
     /// Returns [`BadEscape`] when the value cannot be decoded.
-    pub fn is_word(self, word: &[u8]) -> Result<bool, BadEscape> {
+    pub fn eq_ignore_case(self, word: &[u8]) -> Result<bool, BadEscape> {
         let mut expected = word.iter();
         let mut same = true;
         for octet in self.octets() {
@@ -167,52 +168,41 @@ impl<'q> Escaped<'q> {
 
 /// In mode private a broken escape stands for itself (`rules/private.md#user-parameters`).
 impl<'q> Escaped<'q> {
-    /// The decoded octets; a `%` without two hexadecimal digits stays.
-    fn literal_octets(self) -> impl Iterator<Item = u8> {
-        let mut rest = self.0;
-        std::iter::from_fn(move || {
-            let (octet, after) =
-                decode_escape(rest).or_else(|| rest.split_first().map(|(one, more)| (*one, more)))?;
-            rest = after;
-            Some(octet)
-        })
-    }
-
-    /// The decoded value, written to the front of `buffer`; `None` if it does not fit.
-    pub fn literal(self, buffer: &mut [u8]) -> Option<&[u8]> {
+    /// The decoded value, written to the front of `buffer`; `None` if it does not fit. Broken escapes are
+    /// kept as they are.
+    pub fn decode_tolerant(self, buffer: &mut [u8]) -> Option<&[u8]> {
         let mut len = 0;
-        for octet in self.literal_octets() {
+        for octet in query::decoded(self.0) {
             *buffer.get_mut(len)? = octet;
             len += 1;
         }
         buffer.get(..len)
     }
 
-    /// The decoded value as an identifier of exactly `N` octets.
+    /// The decoded value as an identifier of exactly `N` octets. Broken escapes are kept as they are.
     #[must_use]
-    pub fn literal_id<const N: usize>(self) -> Option<[u8; N]> {
+    pub fn id_tolerant<const N: usize>(self) -> Option<[u8; N]> {
         match self.id() {
             Ok(id) => Some(id),
             Err(NotAnId::WrongLength) => None,
-            Err(NotAnId::BadEscape) => self.literal(&mut [0; N])?.try_into().ok(),
+            Err(NotAnId::BadEscape) => self.decode_tolerant(&mut [0; N])?.try_into().ok(),
         }
     }
 
-    /// The decoded value as an unsigned decimal number, without sign.
+    /// The decoded value as an unsigned decimal number, without sign; garbage if an escape is broken.
     #[must_use]
-    pub fn literal_number(self) -> Number {
-        // A value with a broken escape is not a number either way.
+    pub fn number_tolerant(self) -> Number {
         self.number().unwrap_or(Number::Garbage)
     }
 
-    /// The number behind a minus; `None` if there is no minus.
+    /// The number after a leading minus; `None` if there is no minus.
     #[must_use]
-    pub fn literal_after_minus(self) -> Option<Number> {
+    pub fn negated_number(self) -> Option<Number> {
         let rest = match decode_escape(self.0) {
             Some((b'-', rest)) => rest,
             _ => self.0.strip_prefix(b"-")?,
         };
-        Some(Escaped(rest).literal_number())
+        Some(Escaped(rest).number_tolerant())
     }
 }
 
@@ -263,9 +253,10 @@ const fn hex_values() -> [u8; 256] {
 pub struct Parameters<'q> {
     /// The whole query, for [`Parameters::info_hashes`].
     query: &'q [u8],
-    /// The number of values called `info_hash`.
+    /// The number of values called `info_hash`, by the rules of modes open and listed.
     pub info_hashes_count: usize,
-    /// The first `info_hash` (BEP 3).
+    /// The first `info_hash` (BEP 3), by the rules of modes open and listed. For both sets of rules there is
+    /// [`Parameters::info_hashes`].
     pub info_hash: Option<Escaped<'q>>,
     /// `peer_id` (BEP 3).
     pub peer_id: Option<Escaped<'q>>,
@@ -283,7 +274,7 @@ pub struct Parameters<'q> {
     pub num_want: Option<Escaped<'q>>,
     /// `compact` (BEP 23).
     pub compact: Option<Escaped<'q>>,
-    /// `no_peer_id` (BEP 23).
+    /// `no_peer_id`: in no BEP, a common extension.
     pub no_peer_id: Option<Escaped<'q>>,
     /// `ip` (BEP 3).
     pub ip: Option<Escaped<'q>>,
@@ -301,7 +292,7 @@ impl<'q> Parameters<'q> {
         for (name, value) in split_pairs(query) {
             if let Some(slot) = parameters.slot(name) {
                 *slot = Some(value);
-            } else if is_info_hash(name) {
+            } else if is_open_info_hash(name) {
                 parameters.info_hashes_count += 1;
                 parameters.info_hash.get_or_insert(value);
             } else if name.iter().any(|octet| *octet == b'%' || octet.is_ascii_uppercase()) {
@@ -314,12 +305,12 @@ impl<'q> Parameters<'q> {
     /// Every `info_hash`, in the order of the query; in mode private only those of twenty octets.
     pub fn info_hashes(
         &self,
-        strictness: Strictness,
+        rules: QueryRules,
     ) -> impl Iterator<Item = Result<InfoHash, NotAnId>> + use<'q> {
-        split_pairs(self.query).filter_map(move |(name, value)| match strictness {
-            Strictness::Lenient => is_info_hash(name).then(|| value.id().map(InfoHash)),
-            Strictness::Strict if is_info_hash_in_any_case(name) => value.literal_id().map(InfoHash).map(Ok),
-            Strictness::Strict => None,
+        split_pairs(self.query).filter_map(move |(name, value)| match rules {
+            QueryRules::Open => is_open_info_hash(name).then(|| value.id().map(InfoHash)),
+            QueryRules::Private if is_private_info_hash(name) => value.id_tolerant().map(InfoHash).map(Ok),
+            QueryRules::Private => None,
         })
     }
 
@@ -356,17 +347,17 @@ impl<'q> Parameters<'q> {
 
 const INFO_HASH: &[u8] = b"info_hash";
 
-/// Whether the name is `info_hash`. Percent-escapes may hide it; capitals make it another one.
-fn is_info_hash(name: &[u8]) -> bool {
+/// Whether the name is `info_hash` in modes open and listed. It may be percent-escaped, and is
+/// case-sensitive.
+fn is_open_info_hash(name: &[u8]) -> bool {
     let hidden = || Escaped(name).octets().eq(INFO_HASH.iter().map(|&octet| Ok(octet)));
     name == INFO_HASH || name.contains(&b'%') && hidden()
 }
 
-/// Whether the name is `info_hash` in mode private: capitals do not make it another one, and broken escapes
-/// stand for themselves.
-fn is_info_hash_in_any_case(name: &[u8]) -> bool {
+/// Whether the name is `info_hash` in mode private: case-insensitive, broken escapes kept as they are.
+fn is_private_info_hash(name: &[u8]) -> bool {
     let matches = |name: &[u8]| name.eq_ignore_ascii_case(INFO_HASH);
-    name == INFO_HASH || Escaped(name).literal(&mut [0; INFO_HASH.len()]).is_some_and(matches)
+    name == INFO_HASH || Escaped(name).decode_tolerant(&mut [0; INFO_HASH.len()]).is_some_and(matches)
 }
 
 /// Name and value of every pair; a segment without `=` names nothing and is left out (`rules/http.md#query`).
@@ -396,7 +387,7 @@ mod tests {
             assert_eq!(decoded(value), Err(BadEscape), "{}", value.escape_ascii());
             assert_eq!(Escaped(value).check_escapes(), Err(BadEscape));
             assert_eq!(Escaped(value).number(), Err(BadEscape));
-            assert_eq!(Escaped(value).is_word(b"abcde"), Err(BadEscape));
+            assert_eq!(Escaped(value).eq_ignore_case(b"abcde"), Err(BadEscape));
             assert_eq!(Escaped(value).id::<20>(), Err(NotAnId::BadEscape));
         }
     }
@@ -439,9 +430,9 @@ mod tests {
 
     #[test]
     fn words_are_compared_in_any_case_and_whole() {
-        assert_eq!(Escaped(b"StaRt%65d").is_word(b"started"), Ok(true));
+        assert_eq!(Escaped(b"StaRt%65d").eq_ignore_case(b"started"), Ok(true));
         for other in [&b""[..], b"start", b"startedx", b"stbrted"] {
-            assert_eq!(Escaped(other).is_word(b"started"), Ok(false));
+            assert_eq!(Escaped(other).eq_ignore_case(b"started"), Ok(false));
         }
     }
 
@@ -453,10 +444,7 @@ mod tests {
         assert_eq!(parameters.port, Some(Escaped(b"7")));
         assert_eq!(parameters.peer_id, Some(Escaped(b"b")));
         assert_eq!(parameters.info_hashes_count, 1);
-        assert_eq!(
-            parameters.info_hashes(Strictness::Lenient).collect::<Vec<_>>(),
-            [Ok(InfoHash([b'x'; 20]))]
-        );
+        assert_eq!(parameters.info_hashes(QueryRules::Open).collect::<Vec<_>>(), [Ok(InfoHash([b'x'; 20]))]);
     }
 
     #[test]
@@ -472,7 +460,7 @@ mod tests {
         let parameters = Parameters::parse(query.as_bytes());
         assert_eq!(parameters.info_hashes_count, 3);
         assert_eq!(
-            parameters.info_hashes(Strictness::Lenient).collect::<Vec<_>>(),
+            parameters.info_hashes(QueryRules::Open).collect::<Vec<_>>(),
             [Ok(InfoHash([b'A'; 20])), Err(NotAnId::WrongLength), Err(NotAnId::BadEscape)]
         );
     }

@@ -14,7 +14,7 @@ use hayate_state::snapshot::site::{Group, Multipliers, SiteRecord, SiteTorrent, 
 use hayate_state::store::{Bounds, OpenedStore, Queues, Recorder, SpillPaths, Store, WriterSettings};
 use hayate_state::{Announce, Clock, Event, Handout, PeerId, Policy, Published, Swarms, Tracker};
 
-use crate::double::{Double, Doubled};
+use crate::double::{OverriddenStore, StoreOverrides};
 use crate::kit::{self, NUM_WANT};
 
 /// Name, users, torrents, and how many of a thousand users have a well-known port.
@@ -31,7 +31,7 @@ const ROUND: u64 = 5000;
 /// A store that keeps nothing.
 struct DiscardingStore;
 
-impl Double for DiscardingStore {}
+impl StoreOverrides for DiscardingStore {}
 
 /// A tracker of a site whose users seed and leech one torrent each.
 pub(crate) struct BenchSite {
@@ -90,7 +90,7 @@ impl BenchSite {
         };
         let settings =
             Published::new(WriterSettings { flush: Duration::from_secs(3600), ..WriterSettings::default() });
-        let opener = Box::new(|| Ok(Box::new(Doubled(DiscardingStore)) as Box<dyn Store>));
+        let opener = Box::new(|| Ok(Box::new(OverriddenStore(DiscardingStore)) as Box<dyn Store>));
         let recorder = OpenedStore::new(&queues, clock, &settings, &paths, opener).unwrap().start().unwrap();
         let tracker = Tracker::new(Swarms::new(0), &Published::new(Policy::default()), 7);
         let tracker = tracker.with_site(Arc::clone(&site)).with_queues(queues);

@@ -1,5 +1,5 @@
-//! Several trackers as one (mode open and listed): each node publishes the changes of its swarms in streams of
-//! a Redis server, and applies those of the others. No announce ever waits for that server.
+//! Several trackers as one (mode open and listed): each node publishes the changes of its swarms in streams
+//! of a Redis server, and applies those of the others. No announce ever waits for that server.
 //!
 //! | module | what is in it |
 //! |---|---|

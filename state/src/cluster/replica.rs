@@ -1,4 +1,4 @@
-//! [`Replica`]: the swarms as the link of one stream sees them: those of the shards that belong to the stream.
+//! [`Replica`]: the swarms as the link of one stream sees them: those of the shards that belong to it.
 
 use crate::clock::Tick;
 use crate::cluster::record::{PeerKey, PeerRecord};
@@ -62,9 +62,9 @@ pub trait Replica: Send {
     /// its changes. Returns since when changes are missing because an outbox was full.
     fn take_outbox(&mut self, now: Tick, into: &mut Vec<PeerRecord>) -> Option<Tick>;
 
-    /// Applies records of other nodes, in their order. `own` returns the record of this node about a peer that
-    /// is under way; those in an outbox the replica knows by itself. Records passed over because of an own one
-    /// go to `passed_over`.
+    /// Applies records of other nodes, in their order. `own` returns the record of this node about a peer
+    /// that is under way; those in an outbox the replica knows by itself. Records passed over because of an
+    /// own one go to `passed_over`.
     fn apply(
         &mut self,
         now: Tick,

@@ -158,7 +158,7 @@ impl Purge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::double::{Double, Doubled};
+    use crate::double::{OverriddenStore, StoreOverrides};
 
     /// Records the requests it gets, and has a table of the given number of slices.
     struct Table {
@@ -167,7 +167,7 @@ mod tests {
         locked: bool,
     }
 
-    impl Double for Table {
+    impl StoreOverrides for Table {
         fn purge(&mut self, slice: &PurgeSlice) -> Result<PurgeProgress, StoreError> {
             if std::mem::take(&mut self.locked) {
                 return Err(StoreError::Deadlock("locked".into()));
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn a_purge_goes_in_slices_and_a_later_limit_waits_for_its_end() {
         let (clock, mut purge) = (Clock::start(), Purge::default());
-        let mut table = Doubled(Table { slices: 3, requests: Vec::new(), locked: true });
+        let mut table = OverriddenStore(Table { slices: 3, requests: Vec::new(), locked: true });
         assert_eq!(purge.next_due(), None);
         purge.request_purge(100);
         let begin = clock.uptime();
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn a_stop_does_not_wait_for_the_end_of_a_long_purge() {
         let (clock, mut purge) = (Clock::start(), Purge::default());
-        let mut table = Doubled(Table { slices: 1_000_000, requests: Vec::new(), locked: false });
+        let mut table = OverriddenStore(Table { slices: 1_000_000, requests: Vec::new(), locked: false });
         purge.request_purge(100);
         purge.finish(&mut table, &clock).unwrap();
         assert_eq!(table.0.requests.len(), LAST_SLICES);

@@ -1,11 +1,15 @@
-//! Stores of tests: what a test does not say itself another store does, or none at all.
+//! Test doubles for [`Store`]: a test overrides some methods; a fallback store, by default [`Nothing`], does
+//! the rest.
 
 use hayate_state::InfoHash;
 use hayate_state::store::{
     Batch, Channel, PurgeProgress, PurgeSlice, Saved, SiteRow, SiteSet, Store, StoreError, Tables,
 };
 
-/// Keeps nothing, shows nothing, refuses nothing.
+/// What [`Store::edit`] runs in its transaction.
+type Work<'w> = &'w mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>;
+
+/// A store that discards every batch and is always empty.
 pub(crate) struct Nothing;
 
 impl Store for Nothing {
@@ -34,50 +38,49 @@ impl Store for Nothing {
     }
 
     fn edit(&mut self, _: Work<'_>) -> Result<(), StoreError> {
+        // There are no tables to work on.
         Ok(())
     }
 }
 
-type Work<'w> = &'w mut dyn FnMut(&mut dyn Tables) -> Result<(), StoreError>;
-
-/// The parts of a store that a test overrides; [`Doubled`] is the store.
-pub(crate) trait Double: Send {
-    /// The store behind, which does what is not overridden.
-    fn rest(&mut self) -> &mut dyn Store {
-        // It has no size: nothing is allocated, and nothing lost.
+/// The methods of [`Store`] that a test may override; the others go to [`fallback`](Self::fallback).
+pub(crate) trait StoreOverrides: Send {
+    /// The store that handles what is not overridden.
+    fn fallback(&mut self) -> &mut dyn Store {
+        // `Nothing` is zero-sized, so the leak costs no memory.
         Box::leak(Box::new(Nothing))
     }
 
     /// See [`Store::save`].
     fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
-        self.rest().save(batch)
+        self.fallback().save(batch)
     }
 
     /// See [`Store::rehearse`].
     fn rehearse(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        self.rest().rehearse(batch)
+        self.fallback().rehearse(batch)
     }
 
     /// See [`Store::acknowledged`].
     fn acknowledged(&mut self, channel: Channel) -> Result<Option<u64>, StoreError> {
-        self.rest().acknowledged(channel)
+        self.fallback().acknowledged(channel)
     }
 
     /// See [`Store::read_rows`].
-    fn lines(&mut self, set: SiteSet, each: &mut dyn FnMut(Option<SiteRow>)) -> Result<u64, StoreError> {
-        self.rest().read_rows(set, each)
+    fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(Option<SiteRow>)) -> Result<u64, StoreError> {
+        self.fallback().read_rows(set, each)
     }
 
     /// See [`Store::purge`].
     fn purge(&mut self, slice: &PurgeSlice) -> Result<PurgeProgress, StoreError> {
-        self.rest().purge(slice)
+        self.fallback().purge(slice)
     }
 }
 
-/// A store that is what a test says.
-pub(crate) struct Doubled<D>(pub(crate) D);
+/// Adapts [`StoreOverrides`] to [`Store`].
+pub(crate) struct OverriddenStore<O>(pub(crate) O);
 
-impl<D: Double> Store for Doubled<D> {
+impl<O: StoreOverrides> Store for OverriddenStore<O> {
     fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
         self.0.save(batch)
     }
@@ -91,15 +94,15 @@ impl<D: Double> Store for Doubled<D> {
     }
 
     fn read_completed(&mut self, most: usize, each: &mut dyn FnMut(InfoHash, u32)) -> Result<(), StoreError> {
-        self.0.rest().read_completed(most, each)
+        self.0.fallback().read_completed(most, each)
     }
 
     fn read_registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
-        self.0.rest().read_registered()
+        self.0.fallback().read_registered()
     }
 
     fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(Option<SiteRow>)) -> Result<u64, StoreError> {
-        self.0.lines(set, each)
+        self.0.read_rows(set, each)
     }
 
     fn purge(&mut self, slice: &PurgeSlice) -> Result<PurgeProgress, StoreError> {
@@ -107,6 +110,8 @@ impl<D: Double> Store for Doubled<D> {
     }
 
     fn edit(&mut self, work: Work<'_>) -> Result<(), StoreError> {
-        self.0.rest().edit(work)
+        self.0.fallback().edit(work)
     }
+
+    // `has_lost_its_file` is not forwarded: it borrows the store shared, and the fallback exclusively.
 }

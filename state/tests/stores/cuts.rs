@@ -15,7 +15,7 @@ use hayate_state::store::{
 };
 use hayate_state::{Announce, Clock, Event, Handout, Now, PeerId, Policy, Published, Swarms, Tracker};
 
-use crate::double::{Double, Doubled};
+use crate::double::{OverriddenStore, StoreOverrides};
 use crate::{backend, test_info_hash, test_passkey};
 
 const USERS: u32 = 5;
@@ -35,8 +35,8 @@ fn gone() -> StoreError {
     StoreError::Lost { text: "gone".into(), in_doubt: false }
 }
 
-impl Double for Mortal {
-    fn rest(&mut self) -> &mut dyn Store {
+impl StoreOverrides for Mortal {
+    fn fallback(&mut self) -> &mut dyn Store {
         &mut *self.store
     }
 
@@ -92,7 +92,7 @@ impl TestSite {
         let (opening, lives) = (backend.clone(), Arc::clone(&life));
         let opener = Box::new(move || {
             let store = opening.open()?;
-            Ok(Box::new(Doubled(Mortal { store, life: Arc::clone(&lives) })) as Box<dyn Store>)
+            Ok(Box::new(OverriddenStore(Mortal { store, life: Arc::clone(&lives) })) as Box<dyn Store>)
         });
         let opened =
             OpenedStore::new(&queues, clock, &Published::new(WriterSettings::default()), &paths, opener)

@@ -14,7 +14,7 @@ use hayate_state::store::{
 use hayate_state::{Clock, InfoHash, Published};
 use parking_lot::Mutex;
 
-use crate::double::{Double, Doubled};
+use crate::double::{OverriddenStore, StoreOverrides};
 use crate::promise::fresh_sqlite;
 use crate::servers::Server;
 use crate::trouble::{UNMIGRATE, site};
@@ -48,8 +48,8 @@ fn lost(in_doubt: bool) -> StoreError {
     StoreError::Lost { text: "struck".into(), in_doubt }
 }
 
-impl Double for Faulty {
-    fn rest(&mut self) -> &mut dyn Store {
+impl StoreOverrides for Faulty {
+    fn fallback(&mut self) -> &mut dyn Store {
         &mut *self.store
     }
 
@@ -90,7 +90,7 @@ fn run(backend: &Backend, folder: &Path, faults: &Arc<Faults>, work: impl FnOnce
             return Err(lost(false));
         }
         let store = Faulty { store: backend.open()?, faults: Arc::clone(&kept) };
-        Ok(Box::new(Doubled(store)) as Box<dyn Store>)
+        Ok(Box::new(OverriddenStore(store)) as Box<dyn Store>)
     });
     let Ok(opened) = OpenedStore::new(&queues, clock, &settings, &paths, opener) else { return false };
     let recorder = opened.start().unwrap();
@@ -225,7 +225,7 @@ struct Watchful {
     seen: Arc<Mutex<Vec<(u64, String)>>>,
 }
 
-impl Double for Watchful {
+impl StoreOverrides for Watchful {
     fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
         let done = std::fs::read_to_string(self.folder.join("users.done")).unwrap_or_default();
         self.seen.lock().push((batch.sequence, done));
@@ -248,7 +248,7 @@ fn without_a_journal_a_batch_counts_as_done_before_it_is_written() {
         let noted = Arc::clone(&seen);
         let opener = Box::new(move || {
             let store = Watchful { folder: spill_dir.clone(), seen: Arc::clone(&noted) };
-            Ok(Box::new(Doubled(store)) as Box<dyn Store>)
+            Ok(Box::new(OverriddenStore(store)) as Box<dyn Store>)
         });
         let settings = Published::new(WriterSettings::default());
         let mut opened = OpenedStore::new(&queues, Clock::start(), &settings, &paths, opener).unwrap();

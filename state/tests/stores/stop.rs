@@ -13,7 +13,7 @@ use hayate_state::store::{
 use hayate_state::{Board, Clock, Published};
 use parking_lot::{Condvar, Mutex};
 
-use crate::double::{Double, Doubled};
+use crate::double::{OverriddenStore, StoreOverrides};
 use crate::promise::fresh_sqlite;
 use crate::servers::Server;
 use crate::trouble::{UNMIGRATE, site};
@@ -67,8 +67,8 @@ impl Drop for GoneOnDrop {
     }
 }
 
-impl Double for ControlledStore {
-    fn rest(&mut self) -> &mut dyn Store {
+impl StoreOverrides for ControlledStore {
+    fn fallback(&mut self) -> &mut dyn Store {
         &mut *self.store
     }
 
@@ -120,7 +120,7 @@ fn open(
     let (backend, control) = (backend.clone(), Arc::clone(control));
     let opener = Box::new(move || {
         let (store, last) = (backend.open()?, GoneOnDrop(Arc::clone(&control)));
-        Ok(Box::new(Doubled(ControlledStore { store, control: Arc::clone(&control), _last: last }))
+        Ok(Box::new(OverriddenStore(ControlledStore { store, control: Arc::clone(&control), _last: last }))
             as Box<dyn Store>)
     });
     let opened = OpenedStore::open(&queues, clock, &settings, &paths, opener, leftovers).unwrap();

@@ -9,7 +9,7 @@ use hayate_state::store::{
 use hayate_state::{Clock, Published};
 use parking_lot::Mutex;
 
-use crate::double::{Double, Doubled};
+use crate::double::{OverriddenStore, StoreOverrides};
 
 #[derive(Clone, Default)]
 struct RecordingStore(Arc<Mutex<Vec<Record>>>);
@@ -32,7 +32,7 @@ pub(crate) fn records_of(work: impl FnOnce(Arc<Queues>)) -> Vec<Record> {
         SpillPaths { spill_dir: folder.path().into(), dead_letter: folder.path().join("dead-letter") };
     let settings = Published::new(WriterSettings::default());
     let kept = store.clone();
-    let opener = Box::new(move || Ok(Box::new(Doubled(kept.clone())) as Box<dyn Store>));
+    let opener = Box::new(move || Ok(Box::new(OverriddenStore(kept.clone())) as Box<dyn Store>));
     OpenedStore::new(&queues, clock, &settings, &paths, opener).unwrap().start().unwrap().stop();
     let mut records = std::mem::take(&mut *store.0.lock());
     records.sort_by_key(|record| (record.channel(), record.key()));
@@ -46,7 +46,7 @@ pub(crate) fn records_of(work: impl FnOnce(Arc<Queues>)) -> Vec<Record> {
     records
 }
 
-impl Double for RecordingStore {
+impl StoreOverrides for RecordingStore {
     fn save(&mut self, batch: &Batch) -> Result<Saved, StoreError> {
         self.0.lock().extend(&batch.records);
         Ok(Saved::default())

@@ -143,6 +143,7 @@ fn misconfigurations_of_tls_are_named() {
     pair.write(&folder);
     folder.write("other.pem", &other.key.serialize_pem());
     folder.write("garbage.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    folder.write("damaged.pem", "-----BEGIN PRIVATE KEY-----\n?\n-----END PRIVATE KEY-----\n");
     folder.write("empty.pem", "");
     let (cert, key, address) = (Some("cert.pem"), Some("key.pem"), Some("127.0.0.1:0"));
     let needs_pair = "must specify tls_cert_path and tls_key_path when using https_addr";
@@ -157,13 +158,19 @@ fn misconfigurations_of_tls_are_named() {
         (address, cert, Some("missing.pem"), &["http.tls_key_path", "missing.pem", "No such file"]),
         (address, Some("empty.pem"), key, &["http.tls_cert_path", "empty.pem", "no certificate"]),
         (address, Some("garbage.pem"), key, &["http.tls_cert_path", "garbage.pem", "cannot be read"]),
-        (address, cert, Some("empty.pem"), &["http.tls_key_path", "empty.pem", "no private key"]),
-        (address, cert, cert, &["http.tls_key_path", "no private key"]),
+        (address, cert, Some("empty.pem"), &["http.tls_key_path", "empty.pem", "no readable private key"]),
+        (
+            address,
+            cert,
+            Some("damaged.pem"),
+            &["http.tls_key_path", "damaged.pem", "no readable private key"],
+        ),
+        (address, cert, cert, &["http.tls_key_path", "no readable private key"]),
         (
             address,
             cert,
             Some("other.pem"),
-            &["http.tls_key_path", "other.pem", "not the key of the certificate"],
+            &["http.tls_key_path", "other.pem", "does not fit the certificate"],
         ),
     ] {
         let text = |value: Option<&str>| value.unwrap_or_default().to_owned();

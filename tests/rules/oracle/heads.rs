@@ -1,5 +1,7 @@
 //! Generates HTTP requests, valid and nearly valid ones, with the responses that they may get.
 
+use std::ops::RangeInclusive;
+
 use fastrand::Rng;
 
 /// A request, and how it may be answered.
@@ -8,10 +10,11 @@ pub(super) struct Mutant {
     pub(super) octets: Vec<u8>,
     /// The status must be one of these.
     pub(super) statuses: &'static [u16],
-    /// Least and greatest number of responses.
-    pub(super) answers: (usize, usize),
+    /// How many responses it may get.
+    pub(super) responses: RangeInclusive<usize>,
     pub(super) after: After,
-    pub(super) head: bool,
+    /// Whether the method is HEAD: the response has no body.
+    pub(super) is_head_request: bool,
 }
 
 /// The state of the connection afterwards.
@@ -20,13 +23,13 @@ pub(super) enum After {
     /// The next request is answered.
     Open,
     Closed,
-    /// The next request may have been taken for a part of this one.
+    /// The next request may become part of this one: any state is allowed.
     Swallows,
     /// Open or closed.
     Either,
 }
 
-/// The requests of one mode.
+/// Targets for one mode.
 #[derive(Clone, Copy)]
 pub(super) struct TargetSet<'a> {
     /// Targets with a query, that are answered with 200.
@@ -38,13 +41,13 @@ pub(super) struct TargetSet<'a> {
 const ANY: &[u16] = &[200, 400, 404, 405, 414, 431, 505];
 const METHODS: [&str; 9] =
     ["POST", "PUT", "OPTIONS", "DELETE", "PATCH", "TRACE", "BREW", "get", "G!#$%&'*+-.^_`|~9"];
-/// Octets that stand for themselves in a query.
+/// Octets that need no escaping in a query, and `%`; repeated ones are picked more often.
 const PLAIN: &[u8] = b"abcXYZ0189-_.~!$&&&'()*+,;===:@/?%%%";
 const ODD: &[u8] = b"\"<>\\^`{|}#";
 
-/// Requests that are answered once, and after which the connection is kept.
-pub(super) fn safe(random: &mut Rng, site: TargetSet<'_>) -> Mutant {
-    let (good, missing) = (pick(random, site.good), pick(random, site.missing));
+/// One request that is answered once and keeps the connection open.
+pub(super) fn safe(random: &mut Rng, targets: TargetSet<'_>) -> Mutant {
+    let (good, missing) = (pick(random, targets.good), pick(random, targets.missing));
     let more = query(random);
     let (octets, statuses): (String, &[u16]) = match random.u8(..12) {
         0 => (get(missing, ""), &[404]),
@@ -60,28 +63,28 @@ pub(super) fn safe(random: &mut Rng, site: TargetSet<'_>) -> Mutant {
         10 => (get(good, &format!("Cookie: {}\r\n", "y".repeat(random.usize(..15_000)))), &[200]),
         _ => (get(good, ""), &[200]),
     };
-    let head = octets.starts_with("HEAD");
-    Mutant { octets: octets.into_bytes(), statuses, answers: (1, 1), after: After::Open, head }
+    let is_head_request = octets.starts_with("HEAD");
+    Mutant { octets: octets.into_bytes(), statuses, responses: 1..=1, after: After::Open, is_head_request }
 }
 
-/// Requests that may end the connection, or break it. `smuggled` is a whole request that must never be
+/// One request that may end or confuse the connection. `smuggled` is a whole request that must never be
 /// answered when it is in a body.
-pub(super) fn risky(random: &mut Rng, site: TargetSet<'_>, smuggled: &str) -> Mutant {
-    let good = pick(random, site.good);
+pub(super) fn risky(random: &mut Rng, targets: TargetSet<'_>, smuggled: &str) -> Mutant {
+    let good = pick(random, targets.good);
     match random.u8(..10) {
-        0 | 1 => target(random, good),
-        2 => header(random, good),
-        3 => body(random, good, smuggled),
-        4 => version(random, good),
-        5 => size(random, good),
-        6 => line(random, good),
-        7 => no_http(random),
-        _ => noise(random, good, site),
+        0 | 1 => odd_target(random, good),
+        2 => bad_header(random, good),
+        3 => refused_body(random, good, smuggled),
+        4 => odd_version(random, good),
+        5 => odd_size(random, good),
+        6 => odd_request_line(random, good),
+        7 => foreign_request(random),
+        _ => noise(random, good, targets),
     }
 }
 
 fn mutant(octets: impl Into<Vec<u8>>, statuses: &'static [u16], after: After) -> Mutant {
-    Mutant { octets: octets.into(), statuses, answers: (1, 1), after, head: false }
+    Mutant { octets: octets.into(), statuses, responses: 1..=1, after, is_head_request: false }
 }
 
 fn get(target: &str, lines: &str) -> String {
@@ -92,28 +95,28 @@ fn pick<T: Copy>(random: &mut Rng, from: &[T]) -> T {
     from[random.usize(..from.len())]
 }
 
-/// A random query without octets that are not allowed there.
+/// A random query from [`PLAIN`]; its escapes may be broken.
 fn query(random: &mut Rng) -> String {
     let len = random.usize(..60);
     (0..len).map(|_| char::from(pick(random, PLAIN))).collect()
 }
 
-/// Inserts an octet into the target that does not belong there.
-fn target(random: &mut Rng, good: &str) -> Mutant {
+/// Inserts into the target an octet that does not belong there.
+fn odd_target(random: &mut Rng, good: &str) -> Mutant {
     let mut octets = get(good, "").into_bytes();
     let at = "GET ".len() + 1 + random.usize(..good.len() - 1);
     let (octet, statuses): (u8, &[u16]) = match random.u8(..4) {
         0 => (pick(random, ODD), &[200, 400, 404]),
         1 => (random.u8(0x80..), &[400]),
         2 => (0x7f, &[400]),
-        // A line feed begins a header line, and a blank ends the target.
+        // Not LF or a space: either would make a different, possibly valid request line.
         _ => (pick(random, &[0, 1, 8, b'\t', b'\r', 0x0b, 0x1f]), &[400]),
     };
     octets.insert(at, octet);
     mutant(octets, statuses, After::Either)
 }
 
-fn header(random: &mut Rng, good: &str) -> Mutant {
+fn bad_header(random: &mut Rng, good: &str) -> Mutant {
     let bad: &[u8] = pick(
         random,
         &[
@@ -151,8 +154,8 @@ fn header(random: &mut Rng, good: &str) -> Mutant {
     mutant(octets, statuses, After::Either)
 }
 
-/// A request whose body contains a whole request.
-fn body(random: &mut Rng, good: &str, smuggled: &str) -> Mutant {
+/// A request whose body contains a whole request. Any body is refused.
+fn refused_body(random: &mut Rng, good: &str, smuggled: &str) -> Mutant {
     let (len, chunked) = (smuggled.len(), format!("{:x}\r\n{smuggled}\r\n0\r\n\r\n", smuggled.len()));
     let fine = format!("Content-Length: {len}\r\n");
     let (lines, body) = match random.u8(..16) {
@@ -179,7 +182,7 @@ fn body(random: &mut Rng, good: &str, smuggled: &str) -> Mutant {
     mutant(octets, statuses, After::Closed)
 }
 
-fn version(random: &mut Rng, good: &str) -> Mutant {
+fn odd_version(random: &mut Rng, good: &str) -> Mutant {
     let with = |version: &str, lines: &str| format!("GET {good}{version}\r\nHost: t\r\n{lines}\r\n");
     match random.u8(..4) {
         0 => mutant(with(" HTTP/1.0", ""), &[200], After::Closed),
@@ -202,7 +205,8 @@ fn version(random: &mut Rng, good: &str) -> Mutant {
     }
 }
 
-fn size(random: &mut Rng, good: &str) -> Mutant {
+/// Around the limits: request line 8192, header lines 16384 octets and (the HTTP parser's) 100 lines.
+fn odd_size(random: &mut Rng, good: &str) -> Mutant {
     let (octets, statuses): (String, &[u16]) = match random.u8(..40) {
         0 => (get(&format!("{good}&{}", "x".repeat(66_000)), ""), &[414, 431]),
         1 => (get(good, &format!("X-Long: {}\r\n", "y".repeat(66_000))), &[431]),
@@ -216,8 +220,8 @@ fn size(random: &mut Rng, good: &str) -> Mutant {
     mutant(octets, statuses, after)
 }
 
-/// Request lines with wrong blanks and line ends.
-fn line(random: &mut Rng, good: &str) -> Mutant {
+/// Request lines with wrong spaces and line ends.
+fn odd_request_line(random: &mut Rng, good: &str) -> Mutant {
     let octets = match random.u8(..9) {
         0 => format!("GET  {good} HTTP/1.1\r\n\r\n"),
         1 => format!("GET\t{good} HTTP/1.1\r\n\r\n"),
@@ -232,7 +236,8 @@ fn line(random: &mut Rng, good: &str) -> Mutant {
     mutant(octets, &[200, 400], After::Either)
 }
 
-fn no_http(random: &mut Rng) -> Mutant {
+/// Other protocols, and HTTP requests not in origin form. The HTTP/2 preface can look like two requests.
+fn foreign_request(random: &mut Rng) -> Mutant {
     let octets: &[u8] = pick(
         random,
         &[
@@ -246,12 +251,12 @@ fn no_http(random: &mut Rng) -> Mutant {
             b"GET / HTTP/1.1: \x00\r\n\r\n",
         ],
     );
-    Mutant { answers: (0, 2), ..mutant(octets, &[200, 400, 404, 405, 505], After::Either) }
+    Mutant { responses: 0..=2, ..mutant(octets, &[200, 400, 404, 405, 505], After::Either) }
 }
 
-/// Removes, changes or adds octets anywhere, or cuts off the head.
-fn noise(random: &mut Rng, good: &str, site: TargetSet<'_>) -> Mutant {
-    let good = if random.bool() { good } else { pick(random, site.missing) };
+/// Changes, removes or inserts octets, or truncates the request.
+fn noise(random: &mut Rng, good: &str, targets: TargetSet<'_>) -> Mutant {
+    let good = if random.bool() { good } else { pick(random, targets.missing) };
     let mut octets = get(good, "Accept: */*\r\nX-A: b\r\n").into_bytes();
     for _ in 0..=random.usize(..3) {
         let at = random.usize(..octets.len());
@@ -265,8 +270,9 @@ fn noise(random: &mut Rng, good: &str, site: TargetSet<'_>) -> Mutant {
         }
     }
     let whole = octets.ends_with(b"\r\n\r\n") || octets.ends_with(b"\n\n");
-    let blank = octets.windows(2).filter(|two| two == b"\n\n").count();
-    let blank = blank + octets.windows(3).filter(|three| three == b"\n\r\n").count();
+    // Each empty line may end a request.
+    let empty_lines = octets.windows(2).filter(|two| two == b"\n\n").count();
+    let empty_lines = empty_lines + octets.windows(3).filter(|three| three == b"\n\r\n").count();
     let after = if whole { After::Either } else { After::Swallows };
-    Mutant { octets, statuses: ANY, answers: (0, blank + 1), after, head: false }
+    Mutant { octets, statuses: ANY, responses: 0..=empty_lines + 1, after, is_head_request: false }
 }

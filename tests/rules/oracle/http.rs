@@ -89,7 +89,7 @@ impl Script {
             }
             let Some(mutant) = self.safe.get(at) else { continue };
             let octets = mutant.octets.escape_ascii();
-            let answer = answers::next_response(&mut rest, mutant.head)
+            let answer = answers::next_response(&mut rest, mutant.is_head_request)
                 .map_err(|error| format!("{octets}: {error}"))?;
             if answer.closes() {
                 return Err(format!("{octets} closes the connection"));
@@ -110,9 +110,8 @@ impl Script {
         let first =
             last && answers.iter().rev().nth(1).is_some_and(|answer| self.last[0].is_answered_by(answer));
         let own = &answers[..answers.len() - usize::from(last) - usize::from(first)];
-        let (min, max) = self.risky.answers;
-        if !(min..=max).contains(&own.len()) {
-            return Err(format!("{} answers, not {min} to {max}", own.len()));
+        if !self.risky.responses.contains(&own.len()) {
+            return Err(format!("{} answers, not {:?}", own.len(), self.risky.responses));
         }
         own.iter().try_for_each(|answer| allowed(answer, &self.risky))?;
         if let Some(answer) =

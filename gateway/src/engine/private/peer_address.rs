@@ -33,7 +33,7 @@ pub(crate) fn choose_address(
     }
     let usable = |claim: Option<Escaped<'_>>| {
         let mut buffer = [0; TEXT_MAX];
-        parse_address(claim?.literal(&mut buffer)?)
+        parse_address(claim?.decode_tolerant(&mut buffer)?)
             .filter(|address| AddressClass::of(*address).is_useful_claim())
     };
     let ip = usable(parameters.ip);
@@ -41,7 +41,7 @@ pub(crate) fn choose_address(
     match ip.filter(IpAddr::is_ipv4) {
         Some(ip) if ip != ipv4 => {
             let mut buffer = [0; TEXT_MAX];
-            let text = parameters.ip.and_then(|ip| ip.literal(&mut buffer)).unwrap_or_default();
+            let text = parameters.ip.and_then(|ip| ip.decode_tolerant(&mut buffer)).unwrap_or_default();
             Err(FailureReason {
                 cause: BadRequest::ContradictingAddress,
                 detail: FailureDetail::Ip(text.to_vec()),

@@ -9,7 +9,7 @@ use crate::config::HttpConfig;
 use crate::engine::bad_request::BadRequest;
 use crate::engine::client_address::Source;
 use crate::engine::{Engine, Head, Response};
-use crate::wire::query::Strictness;
+use crate::wire::query::QueryRules;
 use fixture::{DISABLED, FREE, HIDDEN, MUSIC, PLAIN, PRUNED};
 
 struct Harness {
@@ -157,8 +157,8 @@ fn the_first_row_that_fails_is_the_answer() {
     let unknown = announce(PLAIN, &[7; 20], "");
     assert_eq!(harness.get(&unknown), failure("This torrent does not exist", 300));
     let metrics = harness.engine.metrics();
-    assert_eq!(metrics.refusals_of(BadRequest::InvalidNumWant, Strictness::Strict), 1);
-    assert_eq!(metrics.refusals_of(hayate_state::Refusal::InvalidPasskey.into(), Strictness::Strict), 9);
+    assert_eq!(metrics.refusals_of(BadRequest::InvalidNumWant, QueryRules::Private), 1);
+    assert_eq!(metrics.refusals_of(hayate_state::Refusal::InvalidPasskey.into(), QueryRules::Private), 9);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use hayate_state::{Board, Swarms, Tracker};
 use super::super::*;
 use crate::config::ListenConfig;
 use crate::operator::{HealthCheck, HealthStatus};
-use crate::wire::bencode::tests::{Value, read as bencoded};
+use crate::wire::bencode::tests::{Value, decode_canonical};
 
 /// The longest time that a test waits for octets.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -134,11 +134,11 @@ impl Got {
         })
     }
 
-    pub(super) fn bencoded(&self) -> Value {
+    pub(super) fn decoded(&self) -> Value {
         assert_eq!((self.status, self.header("content-type")), (200, Some("text/plain")));
         assert_eq!(self.header("content-length"), Some(self.body.len().to_string().as_str()));
         assert_eq!(self.header("transfer-encoding"), None);
-        bencoded(&self.body)
+        decode_canonical(&self.body)
     }
 }
 
