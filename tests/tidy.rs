@@ -141,8 +141,8 @@ fn no_path_of_a_machine_is_in_the_tree() {
     }
 }
 
-/// What a compiler, an interpreter or an editor has made has no place in the tree: it is either binary, or has
-/// one of these names.
+/// What a compiler, an interpreter or an editor has made has no place in the tree: it is either binary, or
+/// has one of these names.
 #[test]
 fn no_built_or_cached_file_is_in_the_tree() {
     let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output();
