@@ -141,6 +141,35 @@ fn no_path_of_a_machine_is_in_the_tree() {
     }
 }
 
+/// Statements about the tables of a site stand in one place, behind one description of the tables; the schema
+/// makes them.
+#[test]
+fn sql_about_the_tables_of_a_site_is_in_one_place() {
+    let store = root().join("state/src/store");
+    let described = std::fs::read_to_string(store.join("site_tables.rs")).unwrap();
+    let tables: Vec<_> =
+        described.split("table: \"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert_eq!(tables.len(), 7, "{tables:?}");
+    let is_apart = |path: &Path| {
+        let description_and_schema = ["site_tables.rs", "schema.rs"].map(|name| store.join(name));
+        path.starts_with(store.join("site_sql"))
+            || description_and_schema.iter().any(|apart| path == apart)
+            || path.ends_with("tests.rs")
+    };
+    for (path, text) in rust_files() {
+        let relative = path.strip_prefix(root()).unwrap();
+        if !(relative.starts_with("src") || relative.starts_with("state/src")) || is_apart(&path) {
+            continue;
+        }
+        let words: Vec<_> = text.split(|letter: char| !letter.is_alphanumeric() && letter != '_').collect();
+        let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        let found = words.windows(2).find(|two| {
+            ["FROM", "UPDATE", "INTO", "JOIN", "TABLE"].contains(&two[0]) && tables.contains(&two[1])
+        });
+        assert_eq!(found, None, "in {}", path.display());
+    }
+}
+
 /// What a compiler, an interpreter or an editor has made has no place in the tree: it is either binary, or
 /// has one of these names.
 #[test]

@@ -3,9 +3,10 @@
 use anyhow::bail;
 use clap::{Subcommand, ValueEnum};
 use hayate_state::InfoHash;
-use hayate_state::private::admin::AdminCommand;
+use hayate_state::private::admin::{self, AdminCommand};
 use hayate_state::snapshot::site::Group;
-use hayate_state::store::{SqlValue, Store};
+use hayate_state::store::Store;
+use hayate_state::store::site_sql::sets::Listing;
 
 use super::{Factors, list_rows, open_store, run_admin_command};
 use crate::admin::TorrentName;
@@ -81,7 +82,7 @@ pub(crate) fn run_token(command: &TokenCommand, settings: &Settings, json: bool)
     let mut store = open_store(settings)?;
     let admin_command = match command {
         TokenCommand::List => {
-            return list_rows(&mut *store, "hayate_tokens", &["uid", "fid"], "uid, fid", json);
+            return list_rows(&mut *store, Listing::Tokens, json);
         }
         TokenCommand::Add { user, torrent } => {
             AdminCommand::AddToken(*user, find_info_hash(&mut *store, *torrent)?)
@@ -106,8 +107,7 @@ pub(crate) fn run_freeleech(
     let group = |type_name: &str, id| Group { type_name: type_name.into(), id };
     let admin_command = match command {
         FreeleechCommand::List => {
-            let columns = ["Type", "GroupID", "UpMultiplier", "DownMultiplier"];
-            return list_rows(&mut *store, "torrent_group_freeleech", &columns, "GroupID, Type", json);
+            return list_rows(&mut *store, Listing::Groups, json);
         }
         FreeleechCommand::Global { state } => AdminCommand::GlobalFreeleech(state.is_on()),
         FreeleechCommand::Set { type_name, group: id, factors } => {
@@ -130,15 +130,8 @@ pub(super) fn find_info_hash(store: &mut dyn Store, torrent: TorrentName) -> any
         TorrentName::Hash(info_hash) => return Ok(info_hash),
         TorrentName::Id(id) => id,
     };
-    let mut found = None;
-    store.edit(&mut |tables| {
-        let rows = tables.query_rows("SELECT info_hash FROM torrents WHERE ID = ?", &[id.into()])?;
-        found = rows.into_iter().flatten().find_map(|cell| match cell {
-            SqlValue::Octets(octets) => octets.try_into().ok().map(InfoHash),
-            _ => None,
-        });
-        Ok(())
-    })?;
-    let Some(info_hash) = found else { bail!("missing: torrent {id} is not registered") };
+    let Some(info_hash) = admin::find_info_hash(store, id)? else {
+        bail!("missing: torrent {id} is not registered")
+    };
     Ok(info_hash)
 }

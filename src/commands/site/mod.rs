@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use hayate_state::private::admin::{self, AdminCommand, TorrentChange, UserRef};
 use hayate_state::snapshot::site::{Group, Multipliers};
+use hayate_state::store::site_sql::sets::Listing;
 use hayate_state::store::{Backend, RequiredTables, SqlValue, Store};
 use hayate_state::{Clock, InfoHash};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -164,19 +165,7 @@ impl Factors {
 pub(crate) fn run_user(command: &UserCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
     let mut store = open_store(settings)?;
     let admin_command = match command {
-        UserCommand::List => {
-            let columns = [
-                "ID",
-                "Enabled",
-                "Uploaded",
-                "Downloaded",
-                "UpMultiplier",
-                "DownMultiplier",
-                "DisableDownload",
-                "TrackerHide",
-            ];
-            return list_rows(&mut *store, "users_main", &columns, "ID", json);
-        }
+        UserCommand::List => return list_rows(&mut *store, Listing::Users, json),
         UserCommand::Add { id, passkey } => {
             let passkey = passkey.clone().map_or_else(new_passkey, Ok)?;
             let outcome =
@@ -209,21 +198,7 @@ pub(crate) fn run_torrent(
 ) -> anyhow::Result<String> {
     let mut store = open_store(settings)?;
     let admin_command = match command {
-        TorrentCommand::List => {
-            let columns = [
-                "ID",
-                "info_hash",
-                "TorrentType",
-                "GroupID",
-                "Seeders",
-                "Leechers",
-                "Snatched",
-                "UpMultiplier",
-                "DownMultiplier",
-                "Status",
-            ];
-            return list_rows(&mut *store, "torrents", &columns, "ID", json);
-        }
+        TorrentCommand::List => return list_rows(&mut *store, Listing::Torrents, json),
         TorrentCommand::Add { info_hash, id, type_name, group, factors } => AdminCommand::AddTorrent {
             id: *id,
             info_hash: *info_hash,
@@ -249,9 +224,7 @@ pub(crate) fn run_torrent(
 pub(crate) fn run_client(command: &ClientCommand, settings: &Settings, json: bool) -> anyhow::Result<String> {
     let mut store = open_store(settings)?;
     let admin_command = match command {
-        ClientCommand::List => {
-            return list_rows(&mut *store, "approved_clients", &["id", "peer_id", "archived"], "id", json);
-        }
+        ClientCommand::List => return list_rows(&mut *store, Listing::Clients, json),
         ClientCommand::Add { prefix } => AdminCommand::AddClient(prefix.clone()),
         ClientCommand::Set { old, new } => AdminCommand::EditClient(old.clone(), new.clone()),
         ClientCommand::Remove { prefix } => AdminCommand::RemoveClient(prefix.clone()),
@@ -279,28 +252,16 @@ fn run_admin_command(store: &mut dyn Store, admin_command: &AdminCommand) -> any
     ))
 }
 
-fn list_rows(
-    store: &mut dyn Store,
-    table: &str,
-    columns: &[&str],
-    order: &str,
-    json: bool,
-) -> anyhow::Result<String> {
-    let (wanted, mut rows) = (columns.join(", "), Vec::new());
-    // In slices of the first column, which few rows have in common: no statement reads much of a large table.
-    let key = order.split(',').next().unwrap_or(order);
+fn list_rows(store: &mut dyn Store, listing: Listing, json: bool) -> anyhow::Result<String> {
+    let (columns, mut rows) = (listing.columns(), Vec::new());
+    // In slices: no statement reads much of a large table.
     store.edit(&mut |tables| {
         let mut from: Vec<SqlValue> = Vec::new();
         loop {
-            let behind = if from.is_empty() { "1 = 1".to_owned() } else { format!("{key} > ?") };
-            let sql = format!(
-                "SELECT {key} FROM {table} WHERE {behind} ORDER BY {key} LIMIT 1 OFFSET {}",
-                ROWS_PER_SLICE - 1
-            );
-            let to: Vec<SqlValue> = tables.query_rows(&sql, &from)?.concat();
-            let until = if to.is_empty() { String::new() } else { format!("AND {key} <= ?") };
-            let sql = format!("SELECT {wanted} FROM {table} WHERE {behind} {until} ORDER BY {order}");
-            rows.extend(tables.query_rows(&sql, &[from.as_slice(), &to].concat())?);
+            let end = listing.slice_end(!from.is_empty(), ROWS_PER_SLICE);
+            let to: Vec<SqlValue> = tables.query_rows(&end, &from)?.concat();
+            let slice = listing.slice(!from.is_empty(), !to.is_empty());
+            rows.extend(tables.query_rows(&slice, &[from.as_slice(), &to].concat())?);
             if to.is_empty() {
                 return Ok(());
             }
@@ -311,8 +272,7 @@ fn list_rows(
     for row in rows {
         let cells = columns.iter().zip(row.iter().map(cell_json));
         if json {
-            let object: serde_json::Map<_, _> =
-                cells.map(|(name, cell)| ((*name).to_owned(), cell)).collect();
+            let object: serde_json::Map<_, _> = cells.map(|(name, cell)| (name.clone(), cell)).collect();
             text += &format!("{}\n", serde_json::Value::Object(object));
         } else {
             let plain =
@@ -370,7 +330,7 @@ mod tests {
              SELECT 10000 + seq / 3, 10000 + seq FROM n"
         );
         store.edit(&mut |tables| tables.run_statement(&fill, &[]).map(drop)).unwrap();
-        let text = list_rows(&mut *store, "hayate_tokens", &["uid", "fid"], "uid, fid", false).unwrap();
+        let text = list_rows(&mut *store, Listing::Tokens, false).unwrap();
         let expected = (0..rows).map(|seq| format!("{}\t{}", 10_000 + seq / 3, 10_000 + seq));
         assert!(text.lines().skip(1).eq(expected));
     }

@@ -15,6 +15,7 @@
 //! | `metrics` | the metrics of queues, spill and store |
 //! | `opened_file` | whether the file of a store is still there |
 //! | [`site_rows`] | the sets that mode private reads from the store |
+//! | `site_tables`, [`site_sql`] | what the tables of a site are called; all statements about them |
 //! | [`edit`] | changes that people and back ends make |
 //! | [`dsn`], [`backend`] | where the store is, and how it is opened |
 //! | [`schema`] | the tables |
@@ -42,6 +43,8 @@ pub mod record;
 pub mod recorder;
 pub mod schema;
 pub mod site_rows;
+pub mod site_sql;
+mod site_tables;
 mod spill;
 pub mod sqlite;
 mod sums;

@@ -28,68 +28,6 @@ pub enum RequiredTables {
     Site,
 }
 
-/// The tables of a site in mode private and the columns that are read or written, in lower case.
-pub(super) const SITE: [(&str, &[&str]); 7] = [
-    ("approved_clients", &["id", "peer_id", "archived"]),
-    ("mod_core", &["mod_option", "mod_setting"]),
-    ("torrent_group_freeleech", &["groupid", "type", "downmultiplier", "upmultiplier"]),
-    (
-        "torrents",
-        &[
-            "id",
-            "groupid",
-            "torrenttype",
-            "info_hash",
-            "leechers",
-            "seeders",
-            "last_action",
-            "snatched",
-            "downmultiplier",
-            "upmultiplier",
-            "status",
-        ],
-    ),
-    (
-        "transfer_history",
-        &[
-            "uid",
-            "fid",
-            "uploaded",
-            "downloaded",
-            "seeding",
-            "seedtime",
-            "activetime",
-            "hnr",
-            "remaining",
-            "active",
-            "starttime",
-            "last_announce",
-            "snatched",
-            "snatched_time",
-        ],
-    ),
-    (
-        "transfer_ips",
-        &["last_announce", "starttime", "uid", "fid", "ip", "client_id", "uploaded", "downloaded", "port"],
-    ),
-    (
-        "users_main",
-        &[
-            "id",
-            "uploaded",
-            "downloaded",
-            "enabled",
-            "torrent_pass",
-            "rawup",
-            "rawdl",
-            "downmultiplier",
-            "upmultiplier",
-            "disabledownload",
-            "trackerhide",
-        ],
-    ),
-];
-
 /// The statements of a migration, in this order, without the semicolons.
 #[must_use]
 pub fn migration_statements(dialect: Dialect) -> Vec<&'static str> {
@@ -149,6 +87,7 @@ pub fn check_version(version: u32) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::site_tables::SITE_TABLES;
     use super::*;
 
     #[test]
@@ -158,7 +97,7 @@ mod tests {
             made.filter_map(|text| text.strip_prefix("CREATE TABLE IF NOT EXISTS ")?.split(' ').next())
                 .collect()
         };
-        let expected: Vec<_> = SITE.iter().map(|(name, _)| *name).collect();
+        let expected: Vec<_> = SITE_TABLES.names().collect();
         for dialect in [Dialect::Sqlite, Dialect::Mariadb] {
             let tables = tables(dialect);
             let own = ["journal", "completed", "schema", "tokens", "deletions", "passkeys", "audit"];

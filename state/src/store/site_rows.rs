@@ -132,94 +132,9 @@ pub(super) trait DbRow {
     fn octets(&self, at: usize) -> Option<&[u8]>;
 }
 
-/// A query for the rows of a set in one table.
-pub(super) struct TableQuery {
-    /// The columns that are read.
-    pub(super) columns: &'static str,
-    /// The table, with its alias.
-    pub(super) table: &'static str,
-    /// Another table whose row is looked up by its primary key; empty = none.
-    pub(super) join: &'static str,
-    /// The condition of the rows.
-    pub(super) condition: String,
-    /// The columns by which the table can be read slice by slice: an index begins with them, and only few
-    /// rows have the same values.
-    pub(super) key: &'static [&'static str],
-    /// Whether rows come in the order of the key: of two rows that mean the same the later one counts.
-    pub(super) ordered: bool,
-}
-
-/// The columns of `users_main` behind the passkey that make a [`UserAccount`].
-macro_rules! user {
-    ($passkey:literal) => {
-        concat!($passkey, ", u.ID, u.DisableDownload, u.TrackerHide, u.UpMultiplier, u.DownMultiplier")
-    };
-}
-
-impl TableQuery {
-    const fn new(columns: &'static str, table: &'static str, key: &'static [&'static str]) -> Self {
-        Self { columns, table, join: "", condition: String::new(), key, ordered: false }
-    }
-
-    fn join(self, join: &'static str) -> Self {
-        Self { join, ..self }
-    }
-
-    fn filtered(self, condition: impl Into<String>) -> Self {
-        Self { condition: condition.into(), ..self }
-    }
-
-    /// Returns the statement that reads all rows at once.
-    pub(super) fn select_all(&self) -> String {
-        let Self { columns, table, join, condition, key, ordered } = self;
-        let condition = if condition.is_empty() { "1" } else { condition };
-        let order = if *ordered { format!(" ORDER BY {}", key.join(", ")) } else { String::new() };
-        format!("SELECT {columns} FROM {table} {join} WHERE {condition}{order}")
-    }
-}
-
-/// Returns the query for the registered torrents, with the info_hash only.
-pub(super) fn registered_query() -> TableQuery {
-    TableQuery::new("info_hash", "torrents", &["ID"]).filtered("TorrentType != 'internal'")
-}
-
-/// Returns the queries for a set, in this order; `now` is the expression for Unix seconds in this database.
-pub(super) fn set_queries(set: SiteSet, now: &str) -> Vec<TableQuery> {
-    let torrents = |columns| TableQuery { columns, ..registered_query() };
-    let source = match set {
-        SiteSet::Users => {
-            // Replaced passkeys come first: a passkey that a user has now belongs to that user.
-            let retired = TableQuery::new(user!("p.passkey"), "hayate_passkeys AS p", &["p.passkey"])
-                .join("JOIN users_main AS u ON u.ID = p.uid")
-                .filtered(format!("u.Enabled = '1' AND p.good_until > {now}"));
-            let users = TableQuery::new(user!("u.torrent_pass"), "users_main AS u", &["u.ID"]);
-            return vec![retired, TableQuery { ordered: true, ..users.filtered("u.Enabled = '1'") }];
-        }
-        SiteSet::HitAndRuns => TableQuery::new("h.uid, h.fid", "transfer_history AS h", &["h.uid", "h.fid"])
-            .join("JOIN users_main AS u ON u.ID = h.uid")
-            .filtered("h.hnr = 1 AND u.Enabled = '1'"),
-        SiteSet::Torrents => {
-            torrents("info_hash, ID, TorrentType, GroupID, Snatched, Status, UpMultiplier, DownMultiplier")
-        }
-        SiteSet::GroupMultipliers => TableQuery::new(
-            "Type, GroupID, UpMultiplier, DownMultiplier",
-            "torrent_group_freeleech",
-            &["GroupID"],
-        ),
-        SiteSet::GlobalFreeleech => TableQuery::new("mod_setting", "mod_core", &["mod_option"])
-            .filtered("mod_option = 'global_freeleech'"),
-        SiteSet::Clients => {
-            TableQuery::new("id, peer_id", "approved_clients", &["id"]).filtered("archived = 0")
-        }
-        SiteSet::Tokens => TableQuery::new("uid, fid", "hayate_tokens", &["uid", "fid"]),
-        SiteSet::Deletions => TableQuery::new("info_hash, reason", "hayate_deletions", &["info_hash"]),
-        SiteSet::Counts => torrents("info_hash, Seeders, Leechers"),
-    };
-    vec![source]
-}
-
 impl SiteRow {
-    /// Parses a row of one of the [`set_queries`]; `None` if a field of it is invalid.
+    /// Parses a row of a set, with the columns of its queries in `site_sql`; `None` if a field of it is
+    /// invalid.
     pub(super) fn parse_row(set: SiteSet, row: &impl DbRow) -> Option<Self> {
         let id = |at| u32::try_from(row.integer(at)?).ok();
         let flag = |at| Some(row.integer(at)? != 0);

@@ -26,7 +26,9 @@ use rusqlite::{
 
 use super::edit::{SqlValue, Tables};
 use super::opened_file::OpenedFile;
-use super::site_rows::{self, DbRow, SiteRow, SiteSet};
+use super::site_rows::{DbRow, SiteRow, SiteSet};
+use super::site_sql::purge::SQLITE_SLICE;
+use super::site_sql::sets;
 use super::{
     Batch, Channel, PurgeMark, PurgeProgress, PurgeSlice, Record, Saved, Store, StoreError, schema,
     signed_amount,
@@ -37,10 +39,6 @@ use crate::ids::{ID_LEN, InfoHash};
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The write-ahead log is cut back to this many octets after it was longer.
 const LOG_OCTETS: i64 = 64 << 20;
-/// A slice of a purge.
-const PURGE_SQL: &str = "UPDATE transfer_history SET active = 0 WHERE rowid IN
-    (SELECT rowid FROM transfer_history WHERE active = 1 AND last_announce < ?1 LIMIT ?2)";
-
 /// A slice of the finished downloads to be forgotten, the oldest first.
 const FORGET_SQL: &str = "DELETE FROM hayate_completed WHERE info_hash IN
     (SELECT info_hash FROM hayate_completed WHERE (last_completed, info_hash) < (?1, ?2)
@@ -172,7 +170,8 @@ impl Store for Sqlite {
         let rows_max = signed_amount(slice.rows_max as u64);
         let transaction = self.begin()?;
         let values = params![slice.before, rows_max];
-        let changed = transaction.prepare_cached(PURGE_SQL).and_then(|mut purge| purge.execute(values));
+        let changed =
+            transaction.prepare_cached(&SQLITE_SLICE.text()).and_then(|mut purge| purge.execute(values));
         let inactive = changed.map_err(store_error)? as u64;
         transaction.commit().map_err(store_error)?;
         // Rows that became inactive are not found again, so the next slice begins where this one did.
@@ -295,7 +294,7 @@ fn read_completed(
 }
 
 fn read_registered(connection: &Connection) -> rusqlite::Result<(Vec<InfoHash>, u64)> {
-    let mut statement = connection.prepare_cached(&site_rows::registered_query().select_all())?;
+    let mut statement = connection.prepare_cached(&sets::registered_query().select_all())?;
     let mut rows = statement.query([])?;
     let (mut registered, mut left_out) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
@@ -313,7 +312,7 @@ fn read_set(
     each: &mut dyn FnMut(Option<SiteRow>),
 ) -> rusqlite::Result<u64> {
     let mut skipped = 0;
-    for source in site_rows::set_queries(set, "unixepoch()") {
+    for source in sets::set_queries(set, "unixepoch()") {
         // In one go: a reader of a file blocks no one, and locks nothing.
         let mut statement = connection.prepare_cached(&source.select_all())?;
         let mut rows = statement.query([])?;

@@ -4,25 +4,23 @@ use super::sql::{AdminTransaction, CommandResult, missing_torrent, multiplier_va
 use super::{AdminOutcome, SiteChange};
 use crate::ids::InfoHash;
 use crate::snapshot::site::{Group, Multipliers};
+use crate::store::site_sql::edits;
 use crate::store::{SqlValue, StoreError};
 
 const GLOBAL: &str = "global_freeleech";
 
 impl AdminTransaction<'_> {
     pub(super) fn global_freeleech(&mut self, wanted: bool) -> CommandResult {
-        let sql = "SELECT mod_setting FROM mod_core WHERE mod_option = ?";
-        let known = self.tables.query_rows(sql, &[GLOBAL.into()])?;
+        let known = self.tables.query_rows(&edits::GLOBAL_FREELEECH.text(), &[GLOBAL.into()])?;
         let setting = SqlValue::from(wanted);
         let word = match known.first().map(Vec::as_slice) {
             Some([same]) if *same == setting => "unchanged",
             Some(_) => {
-                let sql = "UPDATE mod_core SET mod_setting = ? WHERE mod_option = ?";
-                self.tables.run_statement(sql, &[setting, GLOBAL.into()])?;
+                self.tables.run_statement(&edits::SET_GLOBAL_FREELEECH.text(), &[setting, GLOBAL.into()])?;
                 "changed"
             }
             None => {
-                let sql = "INSERT INTO mod_core (mod_setting, mod_option) VALUES (?, ?)";
-                self.tables.run_statement(sql, &[setting, GLOBAL.into()])?;
+                self.tables.run_statement(&edits::ADD_GLOBAL_FREELEECH.text(), &[setting, GLOBAL.into()])?;
                 "added"
             }
         };
@@ -38,23 +36,20 @@ impl AdminTransaction<'_> {
         let word = match (known, wanted) {
             (same, wanted) if same == wanted => "unchanged",
             (Some(_), Some(Multipliers { up, down })) => {
-                let sql = "UPDATE torrent_group_freeleech SET UpMultiplier = ?, DownMultiplier = ?
-                    WHERE GroupID = ? AND Type = ?";
+                let sql = edits::SET_GROUP_MULTIPLIERS.text();
                 let [id, type_name] = key();
-                self.tables.run_statement(sql, &[up.into(), down.into(), id, type_name])?;
+                self.tables.run_statement(&sql, &[up.into(), down.into(), id, type_name])?;
                 // The column may round a number to the value it already had.
                 if self.group_multipliers(group)? == known { "unchanged" } else { "changed" }
             }
             (None, Some(Multipliers { up, down })) => {
-                let sql = "INSERT INTO torrent_group_freeleech (UpMultiplier, DownMultiplier, GroupID, Type)
-                    VALUES (?, ?, ?, ?)";
+                let sql = edits::ADD_GROUP_MULTIPLIERS.text();
                 let [id, type_name] = key();
-                self.tables.run_statement(sql, &[up.into(), down.into(), id, type_name])?;
+                self.tables.run_statement(&sql, &[up.into(), down.into(), id, type_name])?;
                 "added"
             }
             (_, None) => {
-                let sql = "DELETE FROM torrent_group_freeleech WHERE GroupID = ? AND Type = ?";
-                self.tables.run_statement(sql, &key())?;
+                self.tables.run_statement(&edits::DELETE_GROUP_MULTIPLIERS.text(), &key())?;
                 "removed"
             }
         };
@@ -70,9 +65,8 @@ impl AdminTransaction<'_> {
     }
 
     fn group_multipliers(&mut self, group: &Group) -> Result<Option<Multipliers>, StoreError> {
-        let sql = "SELECT UpMultiplier, DownMultiplier FROM torrent_group_freeleech
-            WHERE GroupID = ? AND Type = ?";
-        let rows = self.tables.query_rows(sql, &[group.id.into(), (*group.type_name).into()])?;
+        let sql = edits::GROUP_MULTIPLIERS.text();
+        let rows = self.tables.query_rows(&sql, &[group.id.into(), (*group.type_name).into()])?;
         let read = |row: &[SqlValue]| match row {
             [up, down] => Some(Multipliers { up: multiplier_value(up)?, down: multiplier_value(down)? }),
             _ => None,
@@ -84,20 +78,17 @@ impl AdminTransaction<'_> {
         let target = format!("user {uid} torrent {hash}");
         let Some(torrent) = self.find_torrent(hash)? else { return Ok(missing_torrent(hash, target)) };
         let key = || [SqlValue::from(uid), torrent.id.into()];
-        let sql = "SELECT hnr FROM transfer_history WHERE uid = ? AND fid = ?";
-        let known = self.tables.query_rows(sql, &key())?;
+        let known = self.tables.query_rows(&edits::HIT_AND_RUN.text(), &key())?;
         let word = match known.first().map(Vec::as_slice) {
             Some([SqlValue::Number(flag)]) if (*flag == 1) == wanted => "unchanged",
             None if !wanted => "unchanged",
             Some(_) => {
                 let [uid, fid] = key();
-                let sql = "UPDATE transfer_history SET hnr = ? WHERE uid = ? AND fid = ?";
-                self.tables.run_statement(sql, &[wanted.into(), uid, fid])?;
+                self.tables.run_statement(&edits::SET_HIT_AND_RUN.text(), &[wanted.into(), uid, fid])?;
                 "changed"
             }
             None => {
-                self.tables
-                    .run_statement("INSERT INTO transfer_history (uid, fid, hnr) VALUES (?, ?, 1)", &key())?;
+                self.tables.run_statement(&edits::ADD_HIT_AND_RUN.text(), &key())?;
                 "added"
             }
         };

@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use crate::ids::InfoHash;
 use crate::snapshot::site::{Group, Multipliers, UserAccount};
-use crate::store::{RegisteredTorrent, Store, StoreError};
+use crate::store::site_sql::edits;
+use crate::store::{RegisteredTorrent, SqlValue, Store, StoreError};
 use sql::AdminTransaction;
 
 /// Octets of the longest reason.
@@ -255,6 +256,23 @@ impl AdminCommand {
             _ => Ok(()),
         }
     }
+}
+
+/// Returns the info_hash of a torrent that the store knows by this id.
+///
+/// # Errors
+/// Fails when the store does.
+pub fn find_info_hash(store: &mut dyn Store, id: u32) -> Result<Option<InfoHash>, StoreError> {
+    let mut found = None;
+    store.edit(&mut |tables| {
+        let rows = tables.query_rows(&edits::FIND_INFO_HASH.text(), &[id.into()])?;
+        found = rows.into_iter().flatten().find_map(|cell| match cell {
+            SqlValue::Octets(octets) => octets.try_into().ok().map(InfoHash),
+            _ => None,
+        });
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// Runs a command; `source` says who requests it, for the audit.

@@ -5,11 +5,8 @@ use std::fmt;
 use super::{AdminCommand, AdminOutcome, SiteChange, TorrentChange, UserRef};
 use crate::ids::InfoHash;
 use crate::snapshot::site::{Group, Multipliers, UserAccount};
+use crate::store::site_sql::edits;
 use crate::store::{RegisteredTorrent, SqlValue, StoreError, Tables};
-
-/// A server takes 'a' for 'A' and ignores blanks at the end; a tracker does not.
-const EXACT_PASSKEY: &str = "torrent_pass = ? AND hex(torrent_pass) = hex(?)";
-const EXACT_CLIENT: &str = "peer_id = ? AND hex(peer_id) = hex(?)";
 
 /// The transaction of one command, with the time and the tables.
 pub(super) struct AdminTransaction<'t> {
@@ -82,13 +79,10 @@ impl AdminTransaction<'_> {
         let word = if self.find_torrent(hash)?.is_some() {
             "unchanged"
         } else {
-            let sql = "INSERT INTO torrents
-                (ID, GroupID, TorrentType, info_hash, UpMultiplier, DownMultiplier)
-                VALUES (?, ?, ?, ?, ?, ?)";
             let id = id.map_or(SqlValue::Null, SqlValue::from);
             let type_name = (*group.type_name).into();
             let values = [id, group.id.into(), type_name, hash.0[..].into(), of.up.into(), of.down.into()];
-            self.tables.run_statement(sql, &values)?;
+            self.tables.run_statement(&edits::ADD_TORRENT.text(), &values)?;
             "added"
         };
         let torrent = self.find_torrent(hash)?;
@@ -99,16 +93,15 @@ impl AdminTransaction<'_> {
 
     fn update_torrent(&mut self, hash: &InfoHash, change: &TorrentChange) -> CommandResult {
         let before = self.find_torrent(hash)?;
-        for (column, value) in [
-            ("UpMultiplier", change.up.map(SqlValue::from)),
-            ("DownMultiplier", change.down.map(SqlValue::from)),
-            ("Status", change.status.map(|status| i64::from(status).into())),
-            ("TorrentType", change.type_name.as_deref().map(SqlValue::from)),
-            ("GroupID", change.group.map(SqlValue::from)),
+        for (sql, value) in [
+            (edits::SET_TORRENT_UP, change.up.map(SqlValue::from)),
+            (edits::SET_TORRENT_DOWN, change.down.map(SqlValue::from)),
+            (edits::SET_TORRENT_STATUS, change.status.map(|status| i64::from(status).into())),
+            (edits::SET_TORRENT_TYPE, change.type_name.as_deref().map(SqlValue::from)),
+            (edits::SET_TORRENT_GROUP, change.group.map(SqlValue::from)),
         ] {
             let Some(value) = value else { continue };
-            let sql = format!("UPDATE torrents SET {column} = ? WHERE info_hash = ?");
-            self.tables.run_statement(&sql, &[value, hash.0[..].into()])?;
+            self.tables.run_statement(&sql.text(), &[value, hash.0[..].into()])?;
         }
         let torrent = self.find_torrent(hash)?;
         let word = match &torrent {
@@ -128,7 +121,7 @@ impl AdminTransaction<'_> {
 
     fn delete_torrent(&mut self, hash: &InfoHash, reason: &str) -> CommandResult {
         let key = || SqlValue::from(&hash.0[..]);
-        let (gone, _) = self.tables.run_statement("DELETE FROM torrents WHERE info_hash = ?", &[key()])?;
+        let (gone, _) = self.tables.run_statement(&edits::DELETE_TORRENT.text(), &[key()])?;
         self.tables.run_statement("DELETE FROM hayate_deletions WHERE info_hash = ?", &[key()])?;
         if !reason.is_empty() {
             let sql = "INSERT INTO hayate_deletions (info_hash, reason, deleted_at) VALUES (?, ?, ?)";
@@ -157,17 +150,16 @@ impl AdminTransaction<'_> {
         let (word, id) = match known {
             Some(known) if known.enabled && has_it(&known) => ("unchanged", known.user.id),
             Some(known) => {
-                let sql = "UPDATE users_main SET torrent_pass = ?, Enabled = '1' WHERE ID = ?";
-                self.tables.run_statement(sql, &[passkey.into(), known.user.id.into()])?;
+                self.tables
+                    .run_statement(&edits::ENABLE_USER.text(), &[passkey.into(), known.user.id.into()])?;
                 if !has_it(&known) {
                     changes.push(self.passkey_change(&known.user.passkey)?);
                 }
                 ("changed", known.user.id)
             }
             None => {
-                let sql = "INSERT INTO users_main (ID, Enabled, torrent_pass) VALUES (?, '1', ?)";
                 let values = [id.map_or(SqlValue::Null, SqlValue::from), passkey.into()];
-                let (_, made) = self.tables.run_statement(sql, &values)?;
+                let (_, made) = self.tables.run_statement(&edits::ADD_USER.text(), &values)?;
                 ("added", id.unwrap_or(u32::try_from(made).unwrap_or(0)))
             }
         };
@@ -178,9 +170,7 @@ impl AdminTransaction<'_> {
 
     fn remove_user(&mut self, who: &UserRef) -> CommandResult {
         let Some(FoundUser { user, enabled }) = self.find_user(who)? else { return Ok(missing_user(who)) };
-        // '2' is what sites call disabled; '0' means never enabled.
-        let sql = "UPDATE users_main SET Enabled = '2' WHERE ID = ? AND Enabled = '1'";
-        self.tables.run_statement(sql, &[user.id.into()])?;
+        self.tables.run_statement(&edits::DISABLE_USER.text(), &[user.id.into()])?;
         let retired =
             self.tables.query_rows("SELECT passkey FROM hayate_passkeys WHERE uid = ?", &[user.id.into()])?;
         self.tables.run_statement("DELETE FROM hayate_passkeys WHERE uid = ?", &[user.id.into()])?;
@@ -212,8 +202,7 @@ impl AdminTransaction<'_> {
         {
             return Ok(passkey_taken(other, Some(id)));
         }
-        let sql = "UPDATE users_main SET torrent_pass = ? WHERE ID = ?";
-        self.tables.run_statement(sql, &[new.into(), id.into()])?;
+        self.tables.run_statement(&edits::SET_PASSKEY.text(), &[new.into(), id.into()])?;
         let (until, begun) = self.retire_passkey(old, id, moved, grace)?;
         let mut changes = Vec::new();
         if enabled {
@@ -257,9 +246,7 @@ impl AdminTransaction<'_> {
 
     /// Another user who has this passkey, enabled or not, or for whom it still works.
     fn other_user_with_passkey(&mut self, passkey: &str, id: Option<u32>) -> Result<Option<u32>, StoreError> {
-        let sql = format!(
-            "SELECT ID FROM users_main WHERE {EXACT_PASSKEY} AND ID <> ? ORDER BY Enabled = '1' DESC, ID DESC"
-        );
+        let sql = edits::OTHER_USER_WITH_PASSKEY.text();
         let id_or_none = id.map_or(SqlValue::Number(-1), SqlValue::from);
         let rows = self.tables.query_rows(&sql, &[passkey.into(), passkey.into(), id_or_none])?;
         match rows.first().and_then(|row| row.first()?.id()) {
@@ -293,17 +280,15 @@ impl AdminTransaction<'_> {
         factors: [Option<f64>; 2],
     ) -> CommandResult {
         let Some(FoundUser { user, enabled }) = self.find_user(who)? else { return Ok(missing_user(who)) };
-        let flags =
-            ["DisableDownload", "TrackerHide"].into_iter().zip(flags.map(|flag| flag.map(SqlValue::from)));
-        let factors = ["UpMultiplier", "DownMultiplier"]
+        let flags = [edits::SET_NO_DOWNLOAD, edits::SET_HIDDEN]
+            .into_iter()
+            .zip(flags.map(|flag| flag.map(SqlValue::from)));
+        let factors = [edits::SET_USER_UP, edits::SET_USER_DOWN]
             .into_iter()
             .zip(factors.map(|factor| factor.map(SqlValue::from)));
-        for (column, value) in flags.chain(factors) {
+        for (sql, value) in flags.chain(factors) {
             let Some(value) = value else { continue };
-            self.tables.run_statement(
-                &format!("UPDATE users_main SET {column} = ? WHERE ID = ?"),
-                &[value, user.id.into()],
-            )?;
+            self.tables.run_statement(&sql.text(), &[value, user.id.into()])?;
         }
         let after = self.find_user(&UserRef::Id(user.id))?.map(|known| known.user);
         let word = if after.as_ref() == Some(&user) { "unchanged" } else { "changed" };
@@ -341,24 +326,21 @@ impl AdminTransaction<'_> {
     }
 
     fn set_client(&mut self, prefix: &str, wanted: bool) -> CommandResult {
-        let sql =
-            format!("SELECT id, archived FROM approved_clients WHERE {EXACT_CLIENT} ORDER BY archived, id");
+        let sql = edits::FIND_CLIENTS.text();
         let known = self.tables.query_rows(&sql, &[prefix.into(), prefix.into()])?;
         let first = known.first().map(|row| (row.first().and_then(SqlValue::id), row.get(1).cloned()));
         let (word, id) = match (first, wanted) {
             (Some((Some(id), Some(SqlValue::Number(0)))), true) => ("unchanged", id),
             (Some((Some(id), _)), true) => {
-                self.tables
-                    .run_statement("UPDATE approved_clients SET archived = 0 WHERE id = ?", &[id.into()])?;
+                self.tables.run_statement(&edits::APPROVE_CLIENT.text(), &[id.into()])?;
                 ("changed", id)
             }
             (_, true) => {
-                let sql = "INSERT INTO approved_clients (peer_id, archived) VALUES (?, 0)";
-                let (_, id) = self.tables.run_statement(sql, &[prefix.into()])?;
+                let (_, id) = self.tables.run_statement(&edits::ADD_CLIENT.text(), &[prefix.into()])?;
                 ("added", u32::try_from(id).unwrap_or(0))
             }
             (Some((Some(id), archived)), false) => {
-                let sql = format!("UPDATE approved_clients SET archived = 1 WHERE {EXACT_CLIENT}");
+                let sql = edits::ARCHIVE_CLIENT.text();
                 self.tables.run_statement(&sql, &[prefix.into(), prefix.into()])?;
                 (if archived == Some(SqlValue::Number(0)) { "removed" } else { "unchanged" }, id)
             }
@@ -383,11 +365,7 @@ impl AdminTransaction<'_> {
         &mut self,
         info_hash: &InfoHash,
     ) -> Result<Option<RegisteredTorrent>, StoreError> {
-        let rows = self.tables.query_rows(
-            "SELECT ID, GroupID, TorrentType, Snatched, Status, UpMultiplier, DownMultiplier
-             FROM torrents WHERE info_hash = ?",
-            &[info_hash.0[..].into()],
-        )?;
+        let rows = self.tables.query_rows(&edits::FIND_TORRENT.text(), &[info_hash.0[..].into()])?;
         let read = |row: &[SqlValue]| match row {
             [id, group, SqlValue::Octets(type_name), snatched, SqlValue::Number(status), up, down] => {
                 Some(RegisteredTorrent {
@@ -405,17 +383,11 @@ impl AdminTransaction<'_> {
     }
 
     fn find_user(&mut self, who: &UserRef) -> Result<Option<FoundUser>, StoreError> {
-        let (condition, values) = match who {
-            UserRef::Id(id) => ("ID = ?", vec![SqlValue::from(*id)]),
-            UserRef::Passkey(passkey) => (EXACT_PASSKEY, vec![(&**passkey).into(); 2]),
+        let (sql, values) = match who {
+            UserRef::Id(id) => (edits::FIND_USER_BY_ID, vec![SqlValue::from(*id)]),
+            UserRef::Passkey(passkey) => (edits::FIND_USER_BY_PASSKEY, vec![(&**passkey).into(); 2]),
         };
-        let rows = self.tables.query_rows(
-            &format!(
-                "SELECT ID, torrent_pass, Enabled, DisableDownload, TrackerHide, UpMultiplier, DownMultiplier
-                 FROM users_main WHERE {condition} ORDER BY Enabled = '1' DESC, ID DESC"
-            ),
-            &values,
-        )?;
+        let rows = self.tables.query_rows(&sql.text(), &values)?;
         let read = |row: &[SqlValue]| match row {
             [id, SqlValue::Octets(passkey), SqlValue::Octets(enabled), disabled, hidden, up, down] => {
                 Some(FoundUser {

@@ -32,6 +32,7 @@ use super::dsn::Login;
 use super::edit::{SqlValue, Tables};
 use super::schema::{self, RequiredTables};
 use super::site_rows::{self, DbRow, SiteRow, SiteSet};
+use super::site_sql::sets;
 use super::{Batch, Channel, PurgeProgress, PurgeSlice, Saved, Store, StoreError, signed_amount};
 use crate::ids::{ID_LEN, InfoHash};
 
@@ -219,7 +220,7 @@ impl Store for Mariadb {
     fn read_registered(&mut self) -> Result<(Vec<InfoHash>, u64), StoreError> {
         self.transact(|session| {
             let (mut registered, mut left_out) = (Vec::new(), 0);
-            walk::read_rows(session, &site_rows::registered_query(), &mut |row| {
+            walk::read_rows(session, &sets::registered_query(), &mut |row| {
                 let Some(mut row) = row else { return };
                 match row.take_opt::<[u8; ID_LEN], _>(0) {
                     Some(Ok(octets)) => registered.push(InfoHash(octets)),
@@ -234,7 +235,7 @@ impl Store for Mariadb {
     fn read_rows(&mut self, set: SiteSet, each: &mut dyn FnMut(Option<SiteRow>)) -> Result<u64, StoreError> {
         self.transact(|session| {
             let mut skipped = 0;
-            for source in site_rows::set_queries(set, "UNIX_TIMESTAMP()") {
+            for source in sets::set_queries(set, "UNIX_TIMESTAMP()") {
                 let result = walk::read_rows(session, &source, &mut |row| {
                     let Some(row) = row else { return each(None) };
                     match SiteRow::parse_row(set, &row) {

@@ -13,6 +13,8 @@ use mysql::{Conn, DriverError, LocalInfileHandler, OptsBuilder, SslOpts};
 
 use super::super::dsn::{Address, Login, Tls};
 use super::super::schema::{self, RequiredTables};
+use super::super::site_sql::{SiteSql, purge, sets};
+use super::super::site_tables::SITE_TABLES;
 use super::super::{Channel, StoreError};
 use super::{ConnectionRole, MariadbOpener, store_error};
 
@@ -99,9 +101,9 @@ impl MariadbSession {
         let mut fitness = check_columns(&columns, opener.required)?;
         if opener.required == RequiredTables::Site {
             let indexes = read_indexes(&mut connection).map_err(to_store_error)?;
-            fitness.purge_index = index_on(&indexes, ["active", "last_announce"]);
-            fitness.row_index = index_on(&indexes, ["uid", "fid"]);
-            fitness.hit_and_run_index = index_on(&indexes, ["hnr", "uid"]);
+            fitness.purge_index = index_on(&indexes, purge::INDEX);
+            fitness.row_index = index_on(&indexes, sets::HISTORY_KEY);
+            fitness.hit_and_run_index = index_on(&indexes, sets::HIT_AND_RUN_INDEX);
         }
         let packet: Option<usize> =
             connection.query_first("SELECT @@max_allowed_packet").map_err(to_store_error)?;
@@ -287,7 +289,7 @@ fn check_columns(
     let completed = completed.map(|column| format!("hayate_completed.{column}"));
     match required {
         RequiredTables::Own => {
-            let registered = ["id", "info_hash", "torrenttype"].map(|column| format!("torrents.{column}"));
+            let registered = sets::REGISTERED.map(|column| column.text().to_lowercase());
             let missing = completed.iter().chain(&registered).find(|column| !columns.contains(*column));
             if let Some(missing) = missing.or((!journal).then_some(&"hayate_journal.seq".to_owned())) {
                 return Err(StoreError::Unfit(format!(
@@ -296,9 +298,7 @@ fn check_columns(
             }
         }
         RequiredTables::Site => {
-            let mut needed = schema::SITE
-                .iter()
-                .flat_map(|(table, names)| names.iter().map(move |name| format!("{table}.{name}")));
+            let mut needed = SITE_TABLES.required_columns();
             if let Some(missing) = needed.find(|column| !columns.contains(column)) {
                 return Err(StoreError::Unfit(format!(
                     "the database has no column {missing}, which mode private needs; `hayate migrate` makes \
@@ -307,7 +307,7 @@ fn check_columns(
             }
         }
     }
-    let ip6 = columns.contains("transfer_ips.ip6");
+    let ip6 = columns.contains(&sets::IP6.text().to_lowercase());
     Ok(DatabaseFeatures {
         journal,
         ip6,
@@ -318,18 +318,17 @@ fn check_columns(
     })
 }
 
-/// Returns the indexes of `transfer_history`: the name of each, and its first two columns in lower case.
+/// Returns the indexes of the history: the name of each, and its first two columns in lower case.
 fn read_indexes(connection: &mut Conn) -> mysql::Result<Vec<(String, String)>> {
-    connection.query(
-        "SELECT INDEX_NAME, GROUP_CONCAT(LOWER(COLUMN_NAME) ORDER BY SEQ_IN_INDEX)
+    let sql = "SELECT INDEX_NAME, GROUP_CONCAT(LOWER(COLUMN_NAME) ORDER BY SEQ_IN_INDEX)
          FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = DATABASE()
-             AND TABLE_NAME = 'transfer_history' AND SEQ_IN_INDEX <= 2 GROUP BY INDEX_NAME",
-    )
+             AND TABLE_NAME = ? AND SEQ_IN_INDEX <= 2 GROUP BY INDEX_NAME";
+    connection.exec(sql, (sets::HISTORY.text(),))
 }
 
 /// Returns the quoted name of an index that begins with these columns.
-fn index_on(indexes: &[(String, String)], columns: [&str; 2]) -> Option<String> {
-    let columns = columns.join(",");
+fn index_on(indexes: &[(String, String)], columns: [SiteSql; 2]) -> Option<String> {
+    let columns = columns.map(|column| column.text().to_lowercase()).join(",");
     let (name, _) = indexes.iter().find(|(_, begins)| *begins == columns)?;
     Some(format!("`{}`", name.replace('`', "``")))
 }
@@ -366,8 +365,7 @@ mod tests {
     use super::*;
 
     fn site() -> HashSet<String> {
-        let tables = schema::SITE.iter();
-        tables.flat_map(|(table, names)| names.iter().map(move |name| format!("{table}.{name}"))).collect()
+        SITE_TABLES.required_columns().collect()
     }
 
     #[test]

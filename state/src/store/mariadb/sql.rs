@@ -1,14 +1,13 @@
 //! Records as statements for many rows.
 //!
 //! Values are written as numbers and as `X'hex'`, never as text: nothing a client sends can be taken for SQL.
-//! Table value constructors in a union and `VALUE(column)` require 10.3.3.
 
 use std::fmt::Write;
 
 use super::super::record::{
     CompletedRow, Record, SnatchRow, TorrentRow, TransferIpRow, TransferRow, UserRow,
 };
-use super::super::sums::{amount, count, sum};
+use super::super::site_sql::rows::StatementShape;
 use super::super::{COUNT_MAX, signed_amount};
 
 /// Rows of one statement: few enough that it is short even if each has to be fetched from a disk.
@@ -22,112 +21,19 @@ pub(super) struct Statement {
     pub(super) targets: Option<u64>,
 }
 
-/// The text before and behind the rows of a statement.
-#[derive(PartialEq, Eq)]
-struct StatementShape {
-    head: &'static str,
-    tail: &'static str,
-    /// Whether missing rows are counted, and not created.
-    counted: bool,
-}
-
-// The joined rows come first, and are looked up by the primary key: in the other order the whole table would
-// be read and locked. The union with an empty row set gives the columns their names.
-const TORRENT: StatementShape = StatementShape {
-    head: "UPDATE (SELECT 0 AS id, 0 AS snatched, 0 AS seeders, 0 AS leechers, 0 AS last_action, \
-           0 AS unprune, 0 AS counts FROM DUAL WHERE 0 UNION ALL VALUES ",
-    tail: concat!(
-        ") AS d STRAIGHT_JOIN torrents AS t ON t.ID = d.id SET ",
-        sum!("t.Snatched", "(d.counts * d.snatched)", "4294967295"),
-        ", t.Seeders = IF(d.counts, d.seeders, t.Seeders), \
-           t.Leechers = IF(d.counts, d.leechers, t.Leechers), \
-           t.last_action = IF(d.counts, GREATEST(t.last_action, d.last_action), t.last_action), \
-           t.Status = IF(d.unprune, 0, t.Status)"
-    ),
-    counted: true,
-};
-const USER: StatementShape = StatementShape {
-    head: "UPDATE (SELECT 0 AS id, 0 AS up, 0 AS down, 0 AS raw_up, 0 AS raw_down FROM DUAL WHERE 0 \
-           UNION ALL VALUES ",
-    tail: concat!(
-        ") AS d STRAIGHT_JOIN users_main AS u ON u.ID = d.id SET ",
-        amount!("u.Uploaded", "d.up"),
-        ", ",
-        amount!("u.Downloaded", "d.down"),
-        ", ",
-        amount!("u.rawup", "d.raw_up"),
-        ", ",
-        amount!("u.rawdl", "d.raw_down")
-    ),
-    counted: true,
-};
-const TRANSFER: StatementShape = StatementShape {
-    head: "INSERT INTO transfer_history (uid, fid, uploaded, downloaded, seeding, starttime, last_announce, \
-           activetime, seedtime, active, snatched, remaining) VALUES ",
-    tail: concat!(
-        " ON DUPLICATE KEY UPDATE ",
-        amount!("uploaded", "VALUE(uploaded)"),
-        ", ",
-        amount!("downloaded", "VALUE(downloaded)"),
-        ", ",
-        count!("activetime", "VALUE(activetime)"),
-        ", ",
-        count!("seedtime", "VALUE(seedtime)"),
-        ", ",
-        count!("snatched", "VALUE(snatched)"),
-        ", seeding = VALUE(seeding), last_announce = VALUE(last_announce), active = VALUE(active), \
-           remaining = VALUE(remaining)"
-    ),
-    counted: false,
-};
-const TRANSFER_IP_TAIL: &str = concat!(
-    " ON DUPLICATE KEY UPDATE ",
-    amount!("uploaded", "VALUE(uploaded)"),
-    ", ",
-    amount!("downloaded", "VALUE(downloaded)"),
-    ", port = VALUE(port), last_announce = VALUE(last_announce)"
-);
-const TRANSFER_IP: StatementShape = StatementShape {
-    head: "INSERT INTO transfer_ips (uid, fid, client_id, ip, port, uploaded, downloaded, starttime, \
-           last_announce, ip6) VALUES ",
-    tail: TRANSFER_IP_TAIL,
-    counted: false,
-};
-const TRANSFER_IP_WITHOUT_IP6: StatementShape = StatementShape {
-    head: "INSERT INTO transfer_ips (uid, fid, client_id, ip, port, uploaded, downloaded, starttime, \
-           last_announce) VALUES ",
-    tail: TRANSFER_IP_TAIL,
-    counted: false,
-};
-const SNATCH: StatementShape = StatementShape {
-    head: "INSERT INTO transfer_history (uid, fid, snatched_time, starttime) VALUES ",
-    tail: " ON DUPLICATE KEY UPDATE \
-           snatched_time = IF(snatched_time = 0, VALUE(snatched_time), snatched_time)",
-    counted: false,
-};
-const COMPLETED: StatementShape = StatementShape {
-    head: "INSERT INTO hayate_completed (info_hash, completed, last_completed) VALUES ",
-    tail: concat!(
-        " ON DUPLICATE KEY UPDATE ",
-        sum!("completed", "VALUE(completed)", "4294967295"),
-        ", last_completed = VALUE(last_completed)"
-    ),
-    counted: false,
-};
-
 /// Returns the statements that write `records`, in their order. None is much longer than `octets_max`.
 pub(super) fn build_statements(records: &[Record], ip6: bool, octets_max: usize) -> Vec<Statement> {
     let mut statements = Vec::new();
     let mut open: Option<(&StatementShape, u64, String)> = None;
     for record in records {
-        let Some(shape) = record_shape(record, ip6) else { continue };
+        let Some(shape) = StatementShape::of_record(record, ip6) else { continue };
         let full = |(of, rows, text): &(&StatementShape, u64, String)| {
             *of != shape || *rows >= ROWS_MAX || text.len() + shape.tail.len() >= octets_max
         };
         if let Some(done) = open.take_if(|open| full(open)) {
             statements.push(close_statement(done));
         }
-        let (_, rows, text) = open.get_or_insert_with(|| (shape, 0, shape.head.to_owned()));
+        let (_, rows, text) = open.get_or_insert_with(|| (shape, 0, shape.head.clone()));
         if *rows > 0 {
             text.push(',');
         }
@@ -139,21 +45,8 @@ pub(super) fn build_statements(records: &[Record], ip6: bool, octets_max: usize)
 }
 
 fn close_statement((shape, rows, mut text): (&StatementShape, u64, String)) -> Statement {
-    text.push_str(shape.tail);
+    text.push_str(&shape.tail);
     Statement { text, targets: shape.counted.then_some(rows) }
-}
-
-fn record_shape(record: &Record, ip6: bool) -> Option<&'static StatementShape> {
-    Some(match record {
-        Record::Torrent(_) => &TORRENT,
-        Record::User(_) => &USER,
-        Record::Transfer(_) => &TRANSFER,
-        Record::TransferIp(_) if ip6 => &TRANSFER_IP,
-        Record::TransferIp(_) => &TRANSFER_IP_WITHOUT_IP6,
-        Record::Snatch(_) => &SNATCH,
-        Record::Completed(_) => &COMPLETED,
-        Record::Purge { .. } => return None,
-    })
 }
 
 fn write_row(text: &mut String, record: &Record, ip6: bool) {

@@ -8,7 +8,7 @@
 use mysql::prelude::Queryable;
 use mysql::{Params, Row, Value};
 
-use super::super::site_rows::TableQuery;
+use super::super::site_sql::sets::TableQuery;
 use super::session::MariadbSession;
 
 /// Rows of a slice. A statement reads this many, and perhaps one of another table for each.
@@ -20,12 +20,12 @@ pub(super) fn read_rows(
     source: &TableQuery,
     each: &mut dyn FnMut(Option<Row>),
 ) -> mysql::Result<()> {
-    let TableQuery { columns, table, join, condition, key, .. } = source;
+    let TableQuery { columns, table, join, condition, key, is_history, .. } = source;
     let fitness = &session.features;
     // Few rows of the history are hit-and-runs: with an index on them the others are not looked at.
     let (index, scope) = match (&fitness.hit_and_run_index, &fitness.row_index) {
-        _ if !table.starts_with("transfer_history") => (None, None),
-        (Some(index), _) => (Some(index), Some("h.hnr = 1".to_owned())),
+        _ if !is_history => (None, None),
+        (Some(index), _) => (Some(index), source.index_condition.clone()),
         (None, index) => (index.as_ref(), None),
     };
     // Forced, because the optimizer may take other indexes for equally good.
@@ -64,7 +64,7 @@ pub(super) fn read_rows(
 
 /// The condition for rows on one side of a row, in the form that is a range of an index. `last` compares the
 /// last column.
-fn range_condition(key: &[&str], first: &str, last: &str) -> String {
+fn range_condition(key: &[String], first: &str, last: &str) -> String {
     match key {
         [a, b] => format!("({a} {first} ? OR ({a} = ? AND {b} {last} ?))"),
         _ => format!("{} {last} ?", key.concat()),

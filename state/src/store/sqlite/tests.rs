@@ -44,7 +44,7 @@ fn a_newer_schema_is_refused() {
 fn a_purge_finds_its_rows_by_the_index_and_changes_them_by_number() {
     let folder = tempfile::tempdir().unwrap();
     let store = Sqlite::open(&folder.path().join("hayate.db"), "").unwrap();
-    let explained = format!("EXPLAIN QUERY PLAN {PURGE_SQL}");
+    let explained = format!("EXPLAIN QUERY PLAN {}", SQLITE_SLICE.text());
     let mut statement = store.connection.prepare(&explained).unwrap();
     let plan = statement.query_map(params![1, 1], |row| row.get::<_, String>(3)).unwrap();
     let plan: Vec<_> = plan.map(Result::unwrap).collect();
