@@ -25,8 +25,8 @@ use hayate_state::snapshot::swarms::{CompletedFrom, Restore};
 use hayate_state::snapshot::thread::{Ending, FILE_NAME, SnapshotPlan, SnapshotThread};
 use hayate_state::store::record::TorrentRow;
 use hayate_state::store::{
-    Backend, Channel, DurableTotals, Leftovers, OpenedStore, Queues, Record, Recorder, RecorderError,
-    RequiredTables, SpillPaths, Store, WriterSettings,
+    Backend, DurableTotals, Leftovers, OpenedStore, Queues, Record, Recorder, RecorderError, RequiredTables,
+    SpillPaths, Store, WriterSettings, spill_unnumbered,
 };
 use hayate_state::{Board, Clock, Policy, Published, Swarms};
 
@@ -395,15 +395,16 @@ impl Storage {
         }
     }
 
-    /// Stops before the store was reached after an upgrade; the swarms are known and written all the same.
+    /// Stops before the store was reached after an upgrade; swarms and rows go to the disk all the same.
     fn stop_early(&self, ending: Ending) -> anyhow::Result<()> {
-        let rows = |queues: &Arc<Queues>| Channel::ALL.iter().map(|&channel| queues.rows(channel)).sum();
-        let rows: usize = self.queues.as_ref().map_or(0, rows);
+        let spill_dir = &self.settings.spill_paths.spill_dir;
+        let spill = |queues| spill_unnumbered(queues, self.clock, spill_dir).context("writing to the spill");
+        let lost = self.queues.as_ref().map_or(Ok(0), spill);
         if !self.start_snapshot_thread()?.stop(ending) {
             bail!("the last snapshot could not be written; the log says why");
         }
-        if rows > 0 {
-            bail!("{rows} rows are lost: the database was never reached after the upgrade");
+        if lost? > 0 {
+            bail!("rows are lost: neither the database nor the disk has taken them");
         }
         Ok(())
     }

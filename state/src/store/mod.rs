@@ -60,7 +60,9 @@ pub use edit::{SqlValue, Tables};
 pub use purge::{PurgeMark, PurgeProgress, PurgeSlice};
 pub use queue::Queues;
 pub use record::{Channel, Record, RecordKey};
-pub use recorder::{EmergencyFlush, Leftovers, OpenedStore, Recorder, RecorderError, SpillPaths};
+pub use recorder::{
+    EmergencyFlush, Leftovers, OpenedStore, Recorder, RecorderError, SpillPaths, spill_unnumbered,
+};
 pub use schema::RequiredTables;
 pub use site_rows::{RegisteredTorrent, SiteRow, SiteSet};
 pub use total::{DurableTotals, SnapshotOrigin};

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hayate_state::store::record::UserRow;
+
 use hayate_state::store::{
     Backend, Batch, Bounds, Leftovers, OpenedStore, Queues, Record, Recorder, Saved, SpillPaths, Store,
-    StoreError, WriterSettings,
+    StoreError, WriterSettings, spill_unnumbered,
 };
 use hayate_state::{Board, Clock, Published};
 use parking_lot::{Condvar, Mutex};
@@ -99,6 +100,31 @@ fn wait_for(what: &str, holds: impl Fn() -> bool) {
         assert!(clock.uptime() < WAIT_MAX, "{what}");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// The journal has small numbers, and the process that stops does not know them.
+#[test]
+fn rows_of_a_process_that_never_reached_its_store_are_written_by_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = fresh_sqlite(&folder.path().join("hayate.db"));
+    let uploaded = || (database.run)("SELECT Uploaded FROM users_main WHERE ID = 1").parse::<u64>().unwrap();
+    let before = uploaded();
+    let start = || recorder(&database.backend, folder.path(), &Arc::default());
+    let (queues, recorder) = start();
+    upload(&queues, 1, 3);
+    assert!(recorder.stop());
+    // Twice without a start in between, too.
+    for more in [5, 7] {
+        let queues = Arc::new(Queues::new(Clock::start(), &Bounds::default()));
+        upload(&queues, 1, more);
+        assert_eq!(spill_unnumbered(&queues, Clock::start(), &folder.path().join("spill")).unwrap(), 0);
+    }
+    assert_eq!(uploaded(), before + 3);
+    let (queues, recorder) = start();
+    assert_eq!(uploaded(), before + 3 + 5 + 7);
+    upload(&queues, 1, 11);
+    assert!(recorder.stop());
+    assert_eq!(uploaded(), before + 3 + 5 + 7 + 11, "and the numbers go on from there");
 }
 
 fn recorder(backend: &Backend, folder: &Path, control: &Arc<StoreControl>) -> (Arc<Queues>, Recorder) {

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::harness::{Daemon, Folder, eventually, hayate};
 use crate::kit::finishing_peers::{FinishingPeers, TORRENTS, is_written};
 use crate::mariadb_server::Server;
+use crate::operations::upgrade::{SuccessorGuard, upgrade};
 
 /// Returns the completed count of every torrent in the database.
 pub(crate) fn counted(server: &Server) -> std::collections::BTreeMap<u8, u64> {
@@ -48,6 +49,27 @@ pub(crate) fn daemon_in(folder: Folder, server: &Server, changes: serde_json::Va
 fn stop(daemon: &mut Daemon) {
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait().success(), "{:#?}", daemon.log());
+}
+
+#[test]
+fn a_successor_that_never_reaches_the_database_keeps_what_it_counted() {
+    let mut server = server();
+    let mut daemon = daemon(&server, json!({}));
+    let mut finishers = FinishingPeers::of(&daemon);
+    finishers.finish(100);
+    assert!(is_written(&daemon), "{:#?}", daemon.log());
+    server.stop();
+    finishers.finish(100);
+    assert!(upgrade(&daemon).status.success());
+    let successor = SuccessorGuard::of(&daemon);
+    assert!(daemon.wait().success(), "{:#?}", daemon.log());
+    finishers.finish(100);
+    successor.stop();
+    server.start();
+    let folder = std::mem::replace(&mut daemon.folder, Folder::new());
+    let daemon = daemon_in(folder, &server, json!({}));
+    assert!(is_written(&daemon), "{:#?}", daemon.log());
+    assert_eq!((counted(&server), finishers.unanswered), (finishers.answered.clone(), 0));
 }
 
 #[test]
