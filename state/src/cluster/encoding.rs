@@ -12,8 +12,8 @@
 //! | 1 to 5 | completed count, if there is one |
 //! | 20 | peer id, if there is one |
 //!
-//! The flags are 1 IPv6, 2 seeder, 4 partial seed, 8 gone, 16 finished now, 32 torrent of the record before, 64
-//! completed count, 128 peer id.
+//! The flags are 1 IPv6, 2 seeder, 4 partial seed, 8 gone, 16 finished now, 32 torrent of the record before,
+//! 64 completed count, 128 peer id.
 //!
 //! A hello: length and text of the node's id, the number of streams that it writes to, and 1 if it leaves,
 //! else 0.
