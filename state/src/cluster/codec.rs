@@ -66,19 +66,15 @@ pub enum EntryRefusal {
     Damaged,
 }
 
-/// Writes and reads the entries of one stream. Numbers of entries rise, and are not checked when they are read:
-/// a link reads some entries twice on purpose.
+/// Writes and reads the entries of one stream. Numbers of entries rise, and are not checked when they are
+/// read: a link reads some entries twice on purpose.
 pub trait EntryCodec: Send {
-    /// Seals as many of the records as one entry holds, from the first on; at least one.
-    fn seal_records(
-        &mut self,
-        sealed_at: Duration,
-        republished: bool,
-        records: &[PeerRecord],
-    ) -> WrittenEntry;
+    /// Seals as many of the records as one entry holds, from the first on; at least one. `at` is the server's
+    /// time as this node estimates it, since 1970-01-01 UTC.
+    fn seal_records(&mut self, at: Duration, republished: bool, records: &[PeerRecord]) -> WrittenEntry;
 
     /// Seals a hello, or the last one.
-    fn seal_hello(&mut self, sealed_at: Duration, leaving: bool) -> WrittenEntry;
+    fn seal_hello(&mut self, at: Duration, leaving: bool) -> WrittenEntry;
 
     /// Opens an entry.
     ///

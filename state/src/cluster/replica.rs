@@ -20,7 +20,7 @@ pub struct ReceivedRecord {
 pub struct OwnRecord {
     /// The time of the announce, in ticks.
     pub seen: i64,
-    /// As in [`ReceivedRecord`].
+    /// No live record is under way. As in [`ReceivedRecord`].
     pub republished: bool,
 }
 
@@ -63,8 +63,20 @@ pub trait Replica: Send {
     fn take_outbox(&mut self, now: Tick, into: &mut Vec<PeerRecord>) -> Option<Tick>;
 
     /// Applies records of other nodes, in their order. `own` returns the record of this node about a peer
-    /// that is under way; those in an outbox the replica knows by itself. Records passed over because of an
-    /// own one go to `passed_over`.
+    /// that is under way; those in an outbox the replica knows by itself, and they are live. In this order:
+    ///
+    /// - The count of the torrent is raised, whatever becomes of the rest: by one if the record is finished,
+    ///   and at least to its total.
+    /// - An own live record passes over all records about its peer. An own republished one passes over live
+    ///   records that were seen earlier than itself, and republished ones that were not seen later.
+    /// - A republished record is old if the peer was seen later here; seen in the same second, a present one
+    ///   is applied if it says something else, because the order of the stream then decides.
+    /// - A live record is old, too, if the peer was seen later here and since changes are missing from its
+    ///   outbox (what [`take_outbox`](Self::take_outbox) will return): it is newer here, and a walk will
+    ///   publish it.
+    /// - A peer that is not known and was silent for too long is expired. All others are applied.
+    ///
+    /// Records passed over because of an own one go to `passed_over`.
     fn apply(
         &mut self,
         now: Tick,

@@ -8,7 +8,8 @@ use crate::cluster::replica::Applied;
 /// A change of state that an operator should read about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkEvent {
-    /// The server cannot be used; this node serves alone. Said once, and again when the kind of error changes.
+    /// The server cannot be used; this node serves alone. Said once, and again when the kind of error
+    /// changes.
     Away(BusError),
     /// The server can be used again.
     Back {

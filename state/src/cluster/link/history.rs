@@ -7,8 +7,8 @@ use crate::cluster::bus::{EntryId, StreamState};
 /// The least history, however little memory the server has.
 pub(super) const RETENTION_MIN: Duration = Duration::from_secs(60);
 
-/// Entries are read again from this far back after each connect: after a fail-over the new server may have lost
-/// the newest ones, and its clock may be behind.
+/// Entries are read again from this far back after each connect: after a fail-over the new server may have
+/// lost the newest ones, and its clock may be behind.
 pub(super) const REREAD: Duration = Duration::from_secs(10);
 
 /// How long history is kept: less while the server's memory is full.

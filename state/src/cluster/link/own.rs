@@ -1,7 +1,7 @@
 //! [`OwnRecords`]: the records of this node that others may not have: waiting, in flight, to be republished.
 //!
-//! While there is a live one about a peer, foreign records about it are passed over, because the own one will be
-//! behind them in the stream. They are kept: if the own one is lost, they are what all other nodes have.
+//! While there is a live one about a peer, foreign records about it are passed over, because the own one will
+//! be behind them in the stream. They are kept: if the own one is lost, they are what all other nodes have.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -57,8 +57,8 @@ struct OwnState {
     queued: bool,
     /// The number of its last waiting live record.
     waiting: Option<u64>,
-    /// A foreign record was applied while a republished one was in flight. Where the foreign one said that the
-    /// peer is gone, the others have put it back when they read ours, so they must be corrected.
+    /// A foreign record was applied while a republished one was in flight. Where the foreign one said that
+    /// the peer is gone, the others have put it back when they read ours, so they must be corrected.
     overridden: bool,
 }
 
@@ -152,8 +152,8 @@ impl OwnRecords {
         self.waiting.push_back(Waiting { record, seen });
     }
 
-    /// Takes waiting records, at most `most`. Those seen before `oldest` are no longer live, and are queued to
-    /// be republished instead.
+    /// Takes waiting records, at most `most`. Those seen before `oldest` are no longer live, and are queued
+    /// to be republished instead.
     pub(super) fn take_live(&mut self, oldest: i64, most: usize, into: &mut Vec<(PeerRecord, i64)>) {
         while into.len() < most {
             let Some(Waiting { record, seen }) = self.waiting.pop_front() else { return };
@@ -294,8 +294,8 @@ impl OwnRecords {
         }
     }
 
-    /// Keeps a foreign record that was passed over. Its counts are applied already. Returns false where there is
-    /// no room.
+    /// Keeps a foreign record that was passed over. Its counts are applied already. Returns false where there
+    /// is no room.
     pub(super) fn keep(&mut self, mut record: ReceivedRecord) -> bool {
         record.record.completed = None;
         if let Presence::Present { finished, .. } = &mut record.record.presence {

@@ -189,4 +189,9 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
             self.own.queue_walked(record.key, seen, false);
         }
     }
+
+    fn start_walk(&mut self, of: WalkOf) {
+        let walk = self.replica.start_walk(of);
+        self.walks.push_back(walk);
+    }
 }

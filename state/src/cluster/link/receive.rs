@@ -140,8 +140,8 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
         }
     }
 
-    /// Notes that an own entry was read. `None` where that is all; otherwise whether it is to be applied like a
-    /// foreign one: it was given up as lost and arrives late, but the other nodes do apply it.
+    /// Notes that an own entry was read. `None` where that is all; otherwise whether it is to be applied like
+    /// a foreign one: it was given up as lost and arrives late, but the other nodes do apply it.
     fn read_back(&mut self, uptime: Duration, id: EntryId, seq: u64, is_late: bool) -> Option<bool> {
         if let Some(index) = self.sent.iter().position(|entry| entry.seq == seq) {
             let lost: Vec<SentEntry> = self.sent.drain(..index).collect();

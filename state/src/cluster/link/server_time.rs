@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// The server's time at the start of this process. Ages are differences of whole seconds of it, so it moves only
-/// when it is wrong by more than a second.
+/// The server's time at the start of this process. Ages are differences of whole seconds of it, so it moves
+/// only when it is wrong by more than a second.
 #[derive(Debug, Default)]
 pub(super) struct ServerTime {
     /// Seconds since 1970-01-01 UTC at tick 0, rounded down, so that no entry is sealed in the future.
