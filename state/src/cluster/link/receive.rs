@@ -38,7 +38,8 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
             }
             self.read_to = self.read_to.max(id);
         }
-        if self.checked_to == EntryId::default() {
+        // A position where nothing was read says nothing about what is missing.
+        if self.checked_to == EntryId::default() && self.read_to != EntryId::default() {
             self.checked_to = self.position;
         }
     }

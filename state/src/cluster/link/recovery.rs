@@ -90,8 +90,10 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
     /// Everything is read that was there at the connect: what was not found is lost.
     pub(super) fn caught_up(&mut self, uptime: Duration) {
         self.phase = Phase::Steady;
-        self.read_to = self.position;
-        self.checked_to = self.position;
+        if self.read_to != EntryId::default() {
+            self.read_to = self.position;
+            self.checked_to = self.position;
+        }
         let mut lost: Vec<SentEntry> = self.sent.drain(..).collect();
         for entry in &lost {
             self.take_apart(entry);
@@ -170,7 +172,9 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
             HistoryCheck::Gap if state.is_some_and(is_unread) => self.add_gap(),
             _ => {}
         }
-        self.checked_to = self.position;
+        if self.read_to != EntryId::default() {
+            self.checked_to = self.position;
+        }
         Ok(())
     }
 }
