@@ -249,6 +249,11 @@ impl OwnRecords {
         self.left.get(key).copied()
     }
 
+    /// A leave that was read back does not matter any more.
+    pub(super) fn supersede_leave(&mut self, key: &PeerKey) {
+        self.left.remove(key);
+    }
+
     /// An entry that was read back is no longer of interest.
     pub(super) fn forget_left(&mut self, entry: &SentEntry) {
         for record in entry.records.iter().filter(|record| record.gone) {

@@ -136,6 +136,10 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
                 self.own.overridden(&key, seen);
             }
         }
+        // What came live behind a leave is what all nodes end with, whether the leave is lost or not.
+        for ReceivedRecord { record, .. } in received.iter().filter(|received| !received.republished) {
+            self.own.supersede_leave(&record.key);
+        }
         for passed in passed_over {
             self.counts.kept_dropped += u64::from(!self.own.keep(passed));
         }
