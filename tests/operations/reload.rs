@@ -144,7 +144,7 @@ fn every_refusal_under_load_changes_nothing_and_loses_nothing() {
         (json!({"access": {"mode": "deny", "path": "missing.txt"}}), "missing.txt"),
         (json!({"http": {"tls_cert_path": "missing.pem"}}), "missing.pem"),
         (json!({"http": {"tls_cert_path": "bad.txt"}}), "bad.txt"),
-        (json!({"http": {"tls_cert_path": "other.pem"}}), "not the key of the certificate"),
+        (json!({"http": {"tls_cert_path": "other.pem"}}), "does not fit the certificate"),
         (json!({"http": {"tls_key_path": ""}}), "tls_key_path"),
         (json!({"http": {"addr": tcp.1}}), &tcp.1),
         (json!({"http": {"https_addr": tcp.1}}), &tcp.1),
