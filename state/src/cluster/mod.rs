@@ -5,8 +5,14 @@
 //! |---|---|
 //! | [`record`] | one change of one peer, as nodes publish it |
 //! | [`bus`] | the server with the streams, behind a trait |
+//! | `apply` | a record of another node, applied to its torrent |
+//! | `outbox` | the records that a shard has to publish |
 //! | [`replica`] | what a link needs of the swarms, behind a trait |
+//! | [`swarm_replica`] | the shards of one stream |
 
+mod apply;
 pub mod bus;
+pub(crate) mod outbox;
 pub mod record;
 pub mod replica;
+pub mod swarm_replica;

@@ -108,7 +108,8 @@ impl Swarms {
         let Some(scope) = AddressScope::of(announce.address) else { return };
         let (mut v4, mut v6) = ([0; 0], [0; 0]);
         let (mut random, mut handout) = (fastrand::Rng::with_seed(0), Handout::new(&mut v4, &mut v6));
-        self.announce(now, policy, scope, announce, &mut random, &mut handout);
+        // Its outbox is not asked: the predecessor has published it.
+        self.announce_noting(0, now, policy, (scope, announce), &mut random, &mut handout);
         self.raise_completed(&announce.info_hash, delta.completed);
     }
 }

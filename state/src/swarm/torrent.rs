@@ -53,8 +53,9 @@ pub(crate) struct AnnounceContext<'a> {
 /// What an announce has done to its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PeerChange {
-    /// It is in the swarm, at `pos`; `completed`: this counts as a finished download.
-    Kept { pos: PeerPos, completed: bool },
+    /// It is in the swarm, at `pos`; `completed`: this counts as a finished download; `renewed`: it is new,
+    /// or not as it was, or was not renewed for long.
+    Kept { pos: PeerPos, completed: bool, renewed: bool },
     /// It is not in the swarm, or no longer.
     Gone,
     /// It was not added: there are too many peers at its address.
@@ -337,6 +338,13 @@ impl AnnounceContext<'_> {
     fn own_scope(&self) -> AddressScope {
         self.policy.scope_with_port(self.scope, self.announce.port)
     }
+
+    /// Whether a known peer in the same role is to be renewed.
+    fn renews<const LEN: usize>(&self, known: &StoredPeer<LEN>, seen: LastSeen) -> bool {
+        known.seen.paused() != seen.paused()
+            || (self.policy.keep_peer_ids && known.id != self.announce.peer_id)
+            || known.seen.age_seconds(self.now) >= self.policy.renew_after_seconds
+    }
 }
 
 fn array_pool<const LEN: usize>(
@@ -465,13 +473,22 @@ where
         }
         let stored = StoredPeer { octets, seen, id: announce.peer_id };
         let pos = set.insert(&stored, seeder, context.own_scope(), hasher);
-        return pos.map_or(PeerChange::Full, |pos| PeerChange::Kept { pos, completed: finished });
+        return pos.map_or(PeerChange::Full, |pos| PeerChange::Kept {
+            pos,
+            completed: finished,
+            renewed: true,
+        });
     };
-    set.renew(pos, seen, announce.peer_id);
+    let renewed = context.policy.renew_after_seconds == 0
+        || pos.seeder != seeder
+        || set.stored(pos).is_none_or(|known| context.renews(&known, seen));
+    if renewed {
+        set.renew(pos, seen, announce.peer_id);
+    }
     let completed = finished && !pos.seeder;
     // Its scope, too: a reload may have changed which ports are denied.
     let placed = set.move_to(pos, seeder, context.own_scope(), hasher);
-    placed.map_or(PeerChange::Full, |pos| PeerChange::Kept { pos, completed })
+    placed.map_or(PeerChange::Full, |pos| PeerChange::Kept { pos, completed, renewed })
 }
 
 #[cfg(test)]
