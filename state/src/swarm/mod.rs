@@ -110,8 +110,8 @@ impl Swarms {
         self.announce_noting(self.outbox_max, now, policy, admitted, random, handout)
     }
 
-    /// Like [`announce`](Self::announce), with at most `outbox_max` records in the outbox; 0 = the announce is
-    /// not published.
+    /// Like [`announce`](Self::announce), with at most `outbox_max` records in the outbox; 0 = the announce
+    /// is not published.
     #[inline]
     fn announce_noting(
         &self,
@@ -271,8 +271,8 @@ impl Swarms {
         self.shards.fold(0, |sum, shard| sum + shard.crowded_total)
     }
 
-    /// Returns the number of leaves and finished downloads that other nodes will not know of, because an outbox
-    /// was full.
+    /// Returns the number of leaves and finished downloads that other nodes will not know of, because an
+    /// outbox was full.
     #[must_use]
     pub fn outbox_dropped_total(&self) -> u64 {
         self.shards.fold(0, |sum, shard| sum + shard.outbox.dropped_total())
