@@ -32,6 +32,8 @@ pub struct Exchange<'a> {
 pub struct Exchanged {
     /// The server's clock at the beginning of the exchange, since 1970-01-01 UTC.
     pub server_time: Duration,
+    /// From the request to the answer, without the connect.
+    pub round_trip: Duration,
     /// The places of the appended entries.
     pub appended: Vec<EntryId>,
     /// Entries behind the position, in their order.

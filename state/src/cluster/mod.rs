@@ -5,6 +5,10 @@
 //! |---|---|
 //! | [`record`] | one change of one peer, as nodes publish it |
 //! | [`bus`] | the server with the streams, behind a trait |
+//! | [`codec`] | what a link needs of entries, behind a trait |
+//! | [`sealed`] | entries that only nodes with the same secret can write or read |
+//! | `encoding` | records and hellos as octets |
+//! | [`link`] | the engine of one stream: what is published, read back, applied and published again |
 //! | `apply` | a record of another node, applied to its torrent |
 //! | `outbox` | the records that a shard has to publish |
 //! | [`replica`] | what a link needs of the swarms, behind a trait |
@@ -12,7 +16,11 @@
 
 mod apply;
 pub mod bus;
+pub mod codec;
+mod encoding;
+pub mod link;
 pub(crate) mod outbox;
 pub mod record;
 pub mod replica;
+pub mod sealed;
 pub mod swarm_replica;

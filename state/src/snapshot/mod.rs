@@ -15,7 +15,7 @@
 
 pub mod container;
 pub mod delta;
-mod entry;
+pub(crate) mod entry;
 pub mod load;
 mod octets;
 pub mod plain;

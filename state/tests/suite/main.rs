@@ -1,6 +1,7 @@
 //! Swarms and decisions, in virtual time: a model, statistics of selection, limits, lists, threads.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+mod cluster;
 mod conformance;
 mod deltas;
 #[path = "../kit/double.rs"]

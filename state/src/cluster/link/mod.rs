@@ -1,0 +1,533 @@
+//! [`Link`]: the engine of one stream. It has no socket, thread or clock: its owner calls [`Link::turn`] and
+//! waits as long as it says.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`events`] | what a link says and counts |
+//! | `history` | how much history a stream keeps, and what is missing in it |
+//! | `nodes` | the nodes that are there |
+//! | `own` | own records that others may not have |
+//! | `publish` | what is appended in a turn |
+//! | `receive` | what is done with entries that were read |
+//! | `sequences` | the last entry of each incarnation |
+//! | `server_time` | the server's clock |
+//!
+//! A link is in one of three phases. It is *disconnected* until the state of the stream was read; it *catches
+//! up*, and appends nothing, until it has read what was there then; after that it publishes and reads in each
+//! turn. An error of the server disconnects it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::clock::Tick;
+use crate::cluster::bus::{Bus, BusError, EntryId, Exchange, StreamState};
+use crate::cluster::codec::EntryCodec;
+use crate::cluster::replica::{Replica, WalkOf};
+
+pub mod events;
+mod history;
+mod nodes;
+mod own;
+mod publish;
+mod receive;
+mod sequences;
+mod server_time;
+
+use events::{LinkCounts, LinkEvent};
+use history::{HistoryCheck, REREAD, Retention, back};
+use nodes::NodesHeard;
+use own::{OwnRecords, SentEntry};
+use sequences::Sequences;
+use server_time::ServerTime;
+
+/// Entries that one exchange reads at most.
+const READ_MAX: usize = 64;
+/// A node says hello, and looks at the state of the stream, this often.
+const HELLO_PERIOD: Duration = Duration::from_secs(5);
+/// Entries beyond the retention are dropped this often.
+const TRIM_PERIOD: Duration = Duration::from_secs(10);
+/// An own entry that was not read back for so long is lost.
+const LOST_AFTER: Duration = Duration::from_secs(5);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A refused login is mended by a person.
+const DENIED_PAUSE: Duration = Duration::from_secs(30);
+/// Events that wait to be taken at most.
+const EVENTS_MAX: usize = 256;
+/// Clocks of nodes differ by as many seconds as a walk begins earlier.
+const WALK_SLACK_SECONDS: u32 = 2;
+
+/// What a link is told once.
+#[derive(Clone, Debug)]
+pub struct LinkSettings {
+    /// The stream's key.
+    pub key: String,
+    /// The configured id of this node.
+    pub node_id: String,
+    /// The number of streams that this node writes to.
+    pub streams: usize,
+    /// Only reads: a stream of nodes that write to more streams.
+    pub read_only: bool,
+    /// Time between two turns.
+    pub batch_delay: Duration,
+    /// How long history is kept.
+    pub retention: Duration,
+    /// Entries that a stream keeps at most.
+    pub entries_max: u64,
+    /// Peers that a walk publishes for each second, at this link.
+    pub walk_rate: u32,
+    /// The position that was saved before the last stop.
+    pub position: Option<EntryId>,
+    /// What [`Link::unpublished_since`] was then, in ticks of this process.
+    pub unpublished_since: Option<Tick>,
+    /// For the jitter of pauses after errors.
+    pub seed: u64,
+}
+
+/// When the next turn is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// After this time.
+    For(Duration),
+    /// Never: the link has finished.
+    Finished,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Disconnected,
+    CatchingUp { target: EntryId },
+    Steady,
+}
+
+/// Why the server cannot be used, and since when.
+#[derive(Debug)]
+struct Outage {
+    error: BusError,
+    since: Duration,
+}
+
+/// What is done at a stop.
+#[derive(Clone, Copy, Debug)]
+struct Finishing {
+    until: Duration,
+    said_bye: bool,
+}
+
+/// The engine of one stream, owned by the thread that drives it.
+pub struct Link<B: Bus, C: EntryCodec, R: Replica> {
+    settings: LinkSettings,
+    bus: B,
+    codec: C,
+    replica: R,
+    phase: Phase,
+    /// Whether it may append.
+    serving: bool,
+    /// The last entry that was read; entries behind it come next.
+    position: EntryId,
+    /// Up to where entries were read before the position went back.
+    read_to: EntryId,
+    /// The position at the last look at the stream.
+    checked_to: EntryId,
+    has_connected: bool,
+    is_caught_up: bool,
+    entries_read: u64,
+    first_turn: Option<Duration>,
+    time: ServerTime,
+    retention: Retention,
+    sequences: Sequences,
+    last_own: u64,
+    nodes: NodesHeard,
+    streams_seen: usize,
+    own: OwnRecords,
+    /// Entries in flight, in their order.
+    sent: VecDeque<SentEntry>,
+    /// Entries that were read back within [`REREAD`]: a fail-over may lose them after all.
+    delivered: VecDeque<SentEntry>,
+    walks: VecDeque<R::Walk>,
+    walk_allowance: Duration,
+    walked_at: Duration,
+    share_at: Option<Duration>,
+    /// Since when changes are missing because an outbox was full.
+    since: Option<Tick>,
+    /// The same of the walks that have begun.
+    walking_since: Option<Tick>,
+    hello_at: Duration,
+    inspect_at: Duration,
+    trim_at: Duration,
+    retry_at: Duration,
+    failures: u32,
+    outage: Option<Outage>,
+    republished: u64,
+    finishing: Option<Finishing>,
+    random: fastrand::Rng,
+    counts: LinkCounts,
+    events: Vec<LinkEvent>,
+}
+
+fn tick(uptime: Duration) -> Tick {
+    Tick(u32::try_from(uptime.as_secs()).unwrap_or(u32::MAX))
+}
+
+impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
+    /// Makes a link that reads, and appends nothing before [`serve`](Self::serve).
+    pub fn new(settings: LinkSettings, bus: B, codec: C, replica: R) -> Self {
+        Self {
+            bus,
+            codec,
+            replica,
+            phase: Phase::Disconnected,
+            serving: false,
+            position: EntryId::default(),
+            read_to: EntryId::default(),
+            checked_to: EntryId::default(),
+            has_connected: false,
+            is_caught_up: false,
+            entries_read: 0,
+            first_turn: None,
+            time: ServerTime::default(),
+            retention: Retention::new(settings.retention),
+            sequences: Sequences::default(),
+            last_own: 0,
+            nodes: NodesHeard::default(),
+            streams_seen: settings.streams,
+            own: OwnRecords::default(),
+            sent: VecDeque::new(),
+            delivered: VecDeque::new(),
+            walks: VecDeque::new(),
+            walk_allowance: Duration::ZERO,
+            walked_at: Duration::ZERO,
+            share_at: None,
+            since: settings.unpublished_since,
+            walking_since: None,
+            hello_at: Duration::ZERO,
+            inspect_at: Duration::ZERO,
+            trim_at: Duration::ZERO,
+            retry_at: Duration::ZERO,
+            failures: 0,
+            outage: None,
+            republished: 0,
+            finishing: None,
+            random: fastrand::Rng::with_seed(settings.seed),
+            counts: LinkCounts::default(),
+            events: Vec::new(),
+            settings,
+        }
+    }
+
+    /// Does one turn: collects, appends, reads, and applies. `uptime` is that of [`Clock`](crate::Clock), whose
+    /// whole seconds are the ticks of announces.
+    pub fn turn(&mut self, uptime: Duration) -> Pause {
+        self.first_turn.get_or_insert(uptime);
+        if self.finishing.is_some_and(|finishing| uptime >= finishing.until || self.settings.read_only) {
+            return Pause::Finished;
+        }
+        let longest = self.finishing.map_or(Duration::MAX, |finishing| finishing.until - uptime);
+        if uptime < self.retry_at {
+            return Pause::For((self.retry_at - uptime).min(longest));
+        }
+        let pause = match self.try_turn(uptime) {
+            Ok(pause) => pause,
+            Err(error) => Pause::For(self.fail(uptime, error).min(longest)),
+        };
+        self.counts.up = u64::from(self.outage.is_none() && self.has_connected);
+        self.counts.backlog_records = self.own.len() as u64;
+        self.counts.retention_seconds = self.retention.get().as_secs();
+        pause
+    }
+
+    /// Lets the link append, from the next turn on. Until then it is in replay: counts of finished downloads
+    /// are only raised to what records say.
+    pub fn serve(&mut self) {
+        self.serving = true;
+    }
+
+    /// Whether everything has been read that was in the stream at the connect.
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        self.is_caught_up
+    }
+
+    /// Returns the position to save: all entries up to it are applied.
+    #[must_use]
+    pub fn position(&self) -> Option<EntryId> {
+        self.is_caught_up.then_some(self.position)
+    }
+
+    /// Returns since when changes may be unknown to the other nodes, to be saved with the position at a stop;
+    /// `None` where they have everything.
+    #[must_use]
+    pub fn unpublished_since(&self) -> Option<Tick> {
+        let earliest = self.own.earliest().map(|seen| Tick(u32::try_from(seen).unwrap_or_default()));
+        [earliest, self.since, self.walking_since].into_iter().flatten().min()
+    }
+
+    /// Publishes what waits, says goodbye, and finishes; at the latest at `until`.
+    pub fn finish(&mut self, until: Duration) {
+        self.finishing.get_or_insert(Finishing { until, said_bye: false });
+    }
+
+    /// Returns the counts.
+    #[must_use]
+    pub fn counts(&self) -> LinkCounts {
+        self.counts
+    }
+
+    /// Takes the events since the last call.
+    pub fn take_events(&mut self) -> Vec<LinkEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn say(&mut self, event: LinkEvent) {
+        if self.events.len() < EVENTS_MAX {
+            self.events.push(event);
+        }
+    }
+
+    fn try_turn(&mut self, uptime: Duration) -> Result<Pause, BusError> {
+        if self.phase == Phase::Disconnected {
+            self.connect(uptime)?;
+            // A connect takes time, and the next exchange is compared with the server's clock.
+            return Ok(Pause::For(Duration::ZERO));
+        }
+        if self.phase == Phase::Steady {
+            self.inspect(uptime)?;
+        }
+        let publishes = self.phase == Phase::Steady && self.serving && !self.settings.read_only;
+        let entries = if publishes { self.write_entries(uptime) } else { Vec::new() };
+        let exchanged = self.bus.exchange(&Exchange {
+            key: &self.settings.key,
+            append: &entries,
+            oldest: self.retention.oldest(self.time.at(uptime)),
+            position: self.position,
+            read_max: READ_MAX,
+        })?;
+        self.time.sample(uptime, exchanged.server_time, exchanged.round_trip);
+        self.counts.octets_out += entries.iter().map(|entry| entry.len() as u64).sum::<u64>();
+        let is_tail = exchanged.entries.len() < READ_MAX;
+        let was_steady = self.phase == Phase::Steady;
+        self.receive(uptime, exchanged);
+        match self.phase {
+            Phase::CatchingUp { target } if is_tail || self.position >= target => self.caught_up(uptime),
+            Phase::Steady if is_tail => self.lose_overdue(uptime),
+            _ => {}
+        }
+        if was_steady {
+            self.recovered(uptime);
+        }
+        if self.has_finished() {
+            return Ok(Pause::Finished);
+        }
+        let at_once = !is_tail || (!was_steady && self.phase == Phase::Steady);
+        Ok(Pause::For(if at_once { Duration::ZERO } else { self.settings.batch_delay }))
+    }
+
+    fn has_finished(&self) -> bool {
+        let Some(finishing) = self.finishing else { return false };
+        !self.serving || (finishing.said_bye && self.sent.is_empty())
+    }
+
+    /// Reads the state of the stream, and decides from where it is read.
+    fn connect(&mut self, uptime: Duration) -> Result<(), BusError> {
+        let state = self.bus.stream_state(&self.settings.key)?;
+        let tail = state.map_or(EntryId::default(), |state| state.last);
+        if self.has_connected {
+            self.counts.reconnects += 1;
+        } else {
+            self.start_reading(uptime, tail)?;
+        }
+        let server_time = self.time.at(uptime);
+        if self.outage.as_ref().is_some_and(|it| matches!(it.error, BusError::OutOfMemory(_))) {
+            let oldest = self.retention.oldest(server_time);
+            self.bus.trim(&self.settings.key, oldest, self.settings.entries_max)?;
+        }
+        let check = history::check(state.as_ref(), self.read_to, server_time, self.settings.entries_max);
+        if self.read_to != EntryId::default() {
+            self.position = self.position.min(back(self.read_to, REREAD));
+        }
+        self.read_again();
+        match check {
+            HistoryCheck::Whole => {}
+            HistoryCheck::Gap => self.add_gap(),
+            HistoryCheck::Flushed => self.flushed(uptime),
+        }
+        self.hello_at = uptime;
+        self.inspect_at = uptime + HELLO_PERIOD;
+        self.phase = Phase::CatchingUp { target: tail };
+        Ok(())
+    }
+
+    /// At the first connect: from the saved position, or from where history begins.
+    fn start_reading(&mut self, uptime: Duration, tail: EntryId) -> Result<(), BusError> {
+        let exchanged = self.bus.exchange(&Exchange {
+            key: &self.settings.key,
+            append: &[],
+            oldest: EntryId::default(),
+            position: tail,
+            read_max: 1,
+        })?;
+        self.time.sample(uptime, exchanged.server_time, exchanged.round_trip);
+        let oldest = self.retention.oldest(exchanged.server_time);
+        self.read_to = self.settings.position.unwrap_or_default();
+        self.position = self.read_to.max(oldest);
+        self.has_connected = true;
+        Ok(())
+    }
+
+    /// Entries that were read back must be found again: a fail-over may have lost them.
+    fn read_again(&mut self) {
+        for entry in &mut self.delivered {
+            entry.is_missing = entry.id > self.position;
+        }
+    }
+
+    fn add_gap(&mut self) {
+        self.counts.history_gaps += 1;
+        self.say(LinkEvent::HistoryGap);
+    }
+
+    /// The stream was deleted. All nodes have what was in it, and each publishes its share for those to come.
+    fn flushed(&mut self, uptime: Duration) {
+        self.counts.flushes += 1;
+        self.say(LinkEvent::Flushed);
+        self.position = EntryId::default();
+        self.read_to = EntryId::default();
+        self.checked_to = EntryId::default();
+        self.read_again();
+        // By then all nodes that are there have said hello.
+        self.share_at = Some(uptime + HELLO_PERIOD + HELLO_PERIOD / 2);
+    }
+
+    /// Everything is read that was there at the connect: what was not found is lost.
+    fn caught_up(&mut self, uptime: Duration) {
+        self.phase = Phase::Steady;
+        self.read_to = self.position;
+        self.checked_to = self.position;
+        let mut lost: Vec<SentEntry> = self.sent.drain(..).collect();
+        for entry in &lost {
+            self.take_apart(entry);
+        }
+        let (missing, found) = self.delivered.drain(..).partition::<Vec<_>, _>(|entry| entry.is_missing);
+        self.delivered = found.into();
+        for entry in &missing {
+            self.own.forget_left(entry);
+            for record in &entry.records {
+                self.counts.republished_lost +=
+                    u64::from(self.own.queue(record.key, record.seen, record.urgent));
+            }
+        }
+        lost.extend(missing);
+        self.add_lost(lost.len());
+        self.republished = self.own.queued() as u64;
+        if !self.is_caught_up {
+            self.is_caught_up = true;
+            let after = uptime.saturating_sub(self.first_turn.unwrap_or(uptime));
+            self.say(LinkEvent::CaughtUp { entries: self.entries_read, after });
+        }
+    }
+
+    fn take_apart(&mut self, entry: &SentEntry) {
+        for record in &entry.records {
+            self.own.lose(record);
+        }
+        self.counts.republished_lost += entry.records.len() as u64;
+    }
+
+    fn add_lost(&mut self, entries: usize) {
+        if entries > 0 {
+            self.counts.entries_lost += entries as u64;
+            self.say(LinkEvent::EntriesLost { entries: entries as u64 });
+        }
+    }
+
+    /// Own entries that should have been read back long ago are lost.
+    fn lose_overdue(&mut self, uptime: Duration) {
+        let mut lost = 0;
+        while let Some(entry) =
+            self.sent.pop_front_if(|entry| uptime.saturating_sub(entry.sent_at) >= LOST_AFTER)
+        {
+            self.take_apart(&entry);
+            lost += 1;
+        }
+        self.add_lost(lost);
+    }
+
+    /// Looks at the state of the stream, and drops what is too old, when it is time.
+    fn inspect(&mut self, uptime: Duration) -> Result<(), BusError> {
+        if uptime >= self.trim_at && self.serving && !self.settings.read_only {
+            self.trim_at = uptime + TRIM_PERIOD;
+            let oldest = self.retention.oldest(self.time.at(uptime));
+            self.bus.trim(&self.settings.key, oldest, self.settings.entries_max)?;
+        }
+        if uptime < self.inspect_at {
+            return Ok(());
+        }
+        self.inspect_at = uptime + HELLO_PERIOD;
+        let state = self.bus.stream_state(&self.settings.key)?;
+        let is_behind = |state: StreamState| state.last < self.position;
+        let check = if state.is_some_and(is_behind) {
+            HistoryCheck::Flushed
+        } else {
+            let (server_time, most) = (self.time.at(uptime), self.settings.entries_max);
+            history::check(state.as_ref(), self.checked_to, server_time, most)
+        };
+        let is_unread = |state: StreamState| state.first.is_some_and(|first| first > self.position);
+        match check {
+            HistoryCheck::Flushed => {
+                self.flushed(uptime);
+                let target = state.map_or(EntryId::default(), |state| state.last);
+                self.phase = Phase::CatchingUp { target };
+            }
+            HistoryCheck::Gap if state.is_some_and(is_unread) => self.add_gap(),
+            _ => {}
+        }
+        self.checked_to = self.position;
+        Ok(())
+    }
+
+    /// The server answers, also to what is appended.
+    fn recovered(&mut self, uptime: Duration) {
+        self.failures = 0;
+        self.retention.recover(uptime);
+        if let Some(outage) = self.outage.take() {
+            let after = uptime.saturating_sub(outage.since);
+            self.say(LinkEvent::Back { after, republished: self.republished });
+        }
+    }
+
+    /// Notes an error; returns the time to the next attempt.
+    fn fail(&mut self, uptime: Duration, error: BusError) -> Duration {
+        self.phase = Phase::Disconnected;
+        self.counts.add_error(&error);
+        if matches!(error, BusError::OutOfMemory(_)) {
+            let before = self.retention.get();
+            self.retention.shorten(uptime);
+            if self.retention.get() < before {
+                self.say(LinkEvent::RetentionShortened(self.retention.get()));
+            }
+        }
+        let pause = if matches!(error, BusError::Denied(_)) {
+            DENIED_PAUSE
+        } else {
+            let longest = (BACKOFF_MIN * (1 << self.failures.min(6))).min(BACKOFF_MAX);
+            longest.mul_f64(0.5 + 0.5 * self.random.f64())
+        };
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = uptime + pause;
+        let since = self.outage.as_ref().map_or(uptime, |outage| outage.since);
+        let is_new = self
+            .outage
+            .as_ref()
+            .is_none_or(|outage| std::mem::discriminant(&outage.error) != std::mem::discriminant(&error));
+        if is_new {
+            self.say(LinkEvent::Away(error.clone()));
+        }
+        self.outage = Some(Outage { error, since });
+        pause
+    }
+
+    fn start_walk(&mut self, of: WalkOf) {
+        let walk = self.replica.start_walk(of);
+        self.walks.push_back(walk);
+    }
+}

@@ -1,0 +1,8 @@
+//! Several links of one stream, in virtual time and under faults.
+
+mod links;
+mod shared;
+mod simulated_bus;
+mod simulation;
+mod toy_codec;
+mod toy_replica;
