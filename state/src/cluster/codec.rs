@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::cluster::bus::EntryId;
+use crate::cluster::hello::Hello;
 use crate::cluster::record::PeerRecord;
 
 /// Random octets that name one start of one node.
@@ -43,14 +44,7 @@ pub enum EntryBody {
         records: Vec<PeerRecord>,
     },
     /// A node says that it is there, or that it stops.
-    Hello {
-        /// Its configured id.
-        node_id: String,
-        /// The number of streams that it writes to.
-        streams: usize,
-        /// It stops.
-        leaving: bool,
-    },
+    Hello(Hello),
     /// A kind of entry that this version does not know.
     Unknown,
 }

@@ -7,6 +7,7 @@ use hayate_state::cluster::bus::EntryId;
 use hayate_state::cluster::codec::{
     EntryBody, EntryCodec, EntryRefusal, Incarnation, ReadEntry, WrittenEntry,
 };
+use hayate_state::cluster::hello::{Hello, NodeSettings};
 use hayate_state::cluster::record::PeerRecord;
 
 use super::shared::Shared;
@@ -50,6 +51,26 @@ pub(super) fn octets_of(number: u64) -> Vec<u8> {
     [number.to_le_bytes().as_slice(), &checksum(number).to_le_bytes()].concat()
 }
 
+fn hello(node: usize, leaving: bool) -> Hello {
+    Hello {
+        node_id: format!("node{node}"),
+        version: "1".to_owned(),
+        store: "none".to_owned(),
+        newest_format: 1,
+        streams: 1,
+        settings: NodeSettings {
+            mode: "open".to_owned(),
+            peer_inactivity_seconds: 3000,
+            renew_after_seconds: 0,
+            keep_peer_ids: true,
+        },
+        udp_key_tag: None,
+        unix_seconds: 0,
+        uptime_seconds: 0,
+        leaving,
+    }
+}
+
 fn checksum(number: u64) -> u32 {
     crc32fast::hash(&[number.to_le_bytes(), *b"a secret"].concat())
 }
@@ -61,8 +82,7 @@ impl EntryCodec for ToyCodec {
     }
 
     fn seal_hello(&mut self, at: Duration, leaving: bool) -> WrittenEntry {
-        let node_id = format!("node{}", self.node);
-        self.seal(at, EntryBody::Hello { node_id, streams: 1, leaving }, 0)
+        self.seal(at, EntryBody::Hello(hello(self.node, leaving)), 0)
     }
 
     fn open(&mut self, _: EntryId, octets: &[u8]) -> Result<ReadEntry, EntryRefusal> {
