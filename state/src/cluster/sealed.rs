@@ -129,9 +129,11 @@ impl SealedCodec {
         write_body(&mut octets);
         if let Some((head, sealed)) = octets.split_at_mut_checked(HEAD_LEN) {
             let aad = self.aad(head);
-            // Fails only for more octets than AES-GCM allows under one nonce, which are 64 GB.
-            if let Ok(tag) = self.own_key.seal_in_place_separate_tag(nonce(self.seq), aad, sealed) {
-                octets.extend(tag.as_ref());
+            match self.own_key.seal_in_place_separate_tag(nonce(self.seq), aad, sealed) {
+                Ok(tag) => octets.extend(tag.as_ref()),
+                // For more octets than AES-GCM allows under one nonce, which are 64 GB. Nothing goes out in
+                // clear: what is left opens for nobody.
+                Err(_) => octets.truncate(HEAD_LEN),
             }
         }
         WrittenEntry { seq: self.seq, octets, records }
