@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use crate::clock::Tick;
 use crate::cluster::bus::{Bus, BusError, EntryId, Exchange};
-use crate::cluster::codec::EntryCodec;
+use crate::cluster::codec::{EntryCodec, Incarnation};
 use crate::cluster::replica::Replica;
 
 pub mod events;
@@ -74,12 +74,22 @@ pub struct LinkSettings {
     pub entries_max: u64,
     /// Peers that a walk publishes for each second, at this link.
     pub walk_rate: u32,
-    /// The position that was saved before the last stop.
-    pub position: Option<EntryId>,
+    /// The position that was saved with the swarms before the last stop.
+    pub position: Option<LinkPosition>,
     /// What [`Link::unpublished_since`] was then, in ticks of this process.
     pub unpublished_since: Option<Tick>,
     /// For the jitter of pauses after errors.
     pub seed: u64,
+}
+
+/// Up to where a stream was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkPosition {
+    /// All entries up to it are applied.
+    pub read_to: EntryId,
+    /// The last number that was read of each incarnation: an entry that reaches the stream late must not be
+    /// taken for a new one after a restart.
+    pub sequences: Vec<(Incarnation, u64)>,
 }
 
 /// When the next turn is due.
@@ -185,7 +195,10 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
             first_turn: None,
             time: ServerTime::default(),
             retention: Retention::new(settings.retention),
-            sequences: Sequences::default(),
+            sequences: settings
+                .position
+                .as_ref()
+                .map_or_else(Sequences::default, |position| Sequences::restore(&position.sequences)),
             last_own: 0,
             nodes: NodesHeard::default(),
             streams_seen: settings.streams,
@@ -246,10 +259,15 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
         self.is_caught_up
     }
 
-    /// Returns the position to save: all entries up to it are applied.
+    /// Returns the position to save; `None` before the link has caught up.
     #[must_use]
-    pub fn position(&self) -> Option<EntryId> {
-        self.is_caught_up.then_some(self.position)
+    pub fn position(&self) -> Option<LinkPosition> {
+        self.is_caught_up.then(|| {
+            let mut sequences = self.sequences.saved();
+            // The next start has another incarnation, and reads the entries of this one like foreign ones.
+            sequences.push((self.codec.incarnation(), self.last_own));
+            LinkPosition { read_to: self.position, sequences }
+        })
     }
 
     /// Returns since when changes may be unknown to the other nodes, to be saved with the position at a stop;

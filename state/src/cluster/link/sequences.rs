@@ -13,6 +13,16 @@ const INCARNATIONS_MAX: usize = 4096;
 pub(super) struct Sequences(HashMap<Incarnation, (u64, EntryId)>);
 
 impl Sequences {
+    /// Those of a saved position; where each was is not known.
+    pub(super) fn restore(saved: &[(Incarnation, u64)]) -> Self {
+        Self(saved.iter().map(|&(incarnation, seq)| (incarnation, (seq, EntryId::default()))).collect())
+    }
+
+    /// Returns the last number of each incarnation.
+    pub(super) fn saved(&self) -> Vec<(Incarnation, u64)> {
+        self.0.iter().map(|(incarnation, (seq, _))| (*incarnation, *seq)).collect()
+    }
+
     /// Whether the entry is later than all that were read of its incarnation; then it is the last one.
     pub(super) fn accept(&mut self, incarnation: Incarnation, seq: u64, id: EntryId) -> bool {
         if let Some((last, at)) = self.0.get_mut(&incarnation) {

@@ -5,9 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use hayate_state::Tick;
-use hayate_state::cluster::bus::EntryId;
 use hayate_state::cluster::link::events::LinkEvent;
-use hayate_state::cluster::link::{Link, LinkSettings, Pause};
+use hayate_state::cluster::link::{Link, LinkPosition, LinkSettings, Pause};
 
 use super::shared::{START_MILLISECONDS, Shared, World};
 use super::simulated_bus::SimulatedBus;
@@ -75,7 +74,7 @@ pub(super) fn make_link(
     shared: &Shared,
     node: usize,
     incarnation: u8,
-    position: Option<EntryId>,
+    position: Option<LinkPosition>,
     unpublished_since: Option<Tick>,
 ) -> SimulatedLink {
     let bus = SimulatedBus { shared: shared.clone(), node };
@@ -87,7 +86,7 @@ pub(super) fn make_link(
 fn settings(
     node: usize,
     incarnation: u8,
-    position: Option<EntryId>,
+    position: Option<LinkPosition>,
     unpublished_since: Option<Tick>,
 ) -> LinkSettings {
     LinkSettings {
@@ -394,4 +393,10 @@ fn nodes_agree_after_any_faults() {
 #[test]
 fn a_live_record_behind_a_leave_is_what_all_nodes_end_with() {
     [7746, 10_276].into_iter().for_each(run_seed);
+}
+
+/// A node that restarted applied here what it had read, and published, before.
+#[test]
+fn a_restarted_node_applies_nothing_twice() {
+    run_seed(11_031);
 }
