@@ -274,7 +274,7 @@ impl Tracker {
             self.batch_clients.push(announce.peer_id.client());
         }
         if let (AnnounceOutcome::Done { completed: true }, Some(queues)) = (outcome, &self.queues) {
-            queues.put_completed(announce.info_hash);
+            queues.put_completed(announce.info_hash, 1);
         }
         (outcome, tally)
     }

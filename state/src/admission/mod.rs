@@ -48,6 +48,9 @@ pub struct Policy {
     pub announce_drift_seconds: u32,
     /// Seconds for which a peer stays without announcing; at most [`PEER_INACTIVITY_SECONDS_MAX`].
     pub peer_inactivity_seconds: u32,
+    /// Seconds within which an announce that changes nothing does not renew its peer, so that nodes of a
+    /// cluster publish it less often; 0 = every announce renews it, as without a cluster.
+    pub renew_after_seconds: u32,
     /// Seconds after `peer_inactivity_seconds` within which an expired peer is removed; at least 1.
     pub purge_seconds: u32,
     /// The `min_request_interval` of scrapes, in seconds; 0 = not sent.
@@ -115,6 +118,7 @@ impl Default for Policy {
             min_announce_seconds: 900,
             announce_drift_seconds: 300,
             peer_inactivity_seconds: 4200,
+            renew_after_seconds: 0,
             purge_seconds: 120,
             scrape_seconds: 900,
             octets_per_second_max: OCTETS_PER_SECOND_MAX,

@@ -1,8 +1,8 @@
 //! Several trackers as one (mode open and listed): each node publishes the changes of its swarms in streams
 //! of a Redis server, and applies those of the others. No announce ever waits for that server.
 //!
-//! Not finished: there is no connection to Redis yet, the real swarms are no replica, and nothing in the
-//! daemon or its configuration uses this.
+//! Not finished: there is no connection to Redis yet, and nothing in the daemon or its configuration uses
+//! this.
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -13,11 +13,17 @@
 //! | `encoding` | records and hellos as octets |
 //! | [`link`] | the engine of one stream: what is published, read back, applied and published again |
 //! | [`replica`] | what a link needs of the swarms, behind a trait |
+//! | [`swarm_replica`] | the swarms of one stream, as its link sees them |
+//! | `apply` | a record of another node, applied to its torrent |
+//! | `outbox` | the records that a shard has to publish |
 
+mod apply;
 pub mod bus;
 pub mod codec;
 mod encoding;
 pub mod link;
+pub(crate) mod outbox;
 pub mod record;
 pub mod replica;
 pub mod sealed;
+pub mod swarm_replica;

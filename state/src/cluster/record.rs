@@ -18,7 +18,7 @@ pub struct PeerKey {
 pub struct PeerRecord {
     /// Torrent and peer.
     pub key: PeerKey,
-    /// Seconds from the announce to the moment when the entry was sealed.
+    /// Seconds from the announce to the moment when the entry was sealed; 0 before it is.
     pub age_seconds: u32,
     /// Whether it is in its swarm.
     pub presence: Presence,

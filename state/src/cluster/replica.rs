@@ -15,6 +15,17 @@ pub struct ReceivedRecord {
     pub republished: bool,
 }
 
+/// A peer of this node, or a change of it, that is to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimedRecord {
+    /// What is published. Its age is set when it is sealed.
+    pub record: PeerRecord,
+    /// The time of the announce, in ticks of this process. It may be later than now: what another node has
+    /// published of a peer may be, because the estimates of the server's clock differ, and what an announce
+    /// changes then takes over that time.
+    pub seen: i64,
+}
+
 /// A record of this node that was taken from its outbox, and has not been read back yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnRecord {
@@ -60,7 +71,7 @@ pub trait Replica: Send {
 
     /// Moves what the shards have to publish to the end of `into`; records of one torrent are in the order of
     /// its changes. Returns since when changes are missing because an outbox was full.
-    fn take_outbox(&mut self, now: Tick, into: &mut Vec<PeerRecord>) -> Option<Tick>;
+    fn take_outbox(&mut self, into: &mut Vec<TimedRecord>) -> Option<Tick>;
 
     /// Applies records of other nodes, in their order. `own` returns the record of this node about a peer
     /// that is under way; those in an outbox the replica knows by itself, and they are live. In this order:
@@ -85,12 +96,12 @@ pub trait Replica: Send {
         passed_over: &mut Vec<ReceivedRecord>,
     ) -> Applied;
 
-    /// Returns the peer as it is now: gone where it is not in its swarm.
-    fn current(&mut self, now: Tick, key: &PeerKey) -> PeerRecord;
+    /// Returns the peer as it is now: gone, and seen now, where it is not in its swarm.
+    fn current(&mut self, now: Tick, key: &PeerKey) -> TimedRecord;
 
     /// Begins a walk.
     fn start_walk(&mut self, of: WalkOf) -> Self::Walk;
 
     /// Appends about `most` peers of a walk, or a few more. Returns false at its end.
-    fn walk(&mut self, now: Tick, walk: &mut Self::Walk, most: usize, into: &mut Vec<PeerRecord>) -> bool;
+    fn walk(&mut self, now: Tick, walk: &mut Self::Walk, most: usize, into: &mut Vec<TimedRecord>) -> bool;
 }

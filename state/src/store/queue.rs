@@ -142,10 +142,10 @@ impl Queues {
         rows > before && rows == self.spill_threshold(channel)
     }
 
-    /// Queues one finished download (mode open and listed).
-    pub fn put_completed(&self, info_hash: InfoHash) {
+    /// Queues finished downloads (mode open and listed).
+    pub fn put_completed(&self, info_hash: InfoHash, completed: u32) {
         let last_completed = i64::try_from(self.clock.now().unix_seconds).unwrap_or(i64::MAX);
-        self.put(Record::Completed(CompletedRow { info_hash, completed: 1, last_completed }));
+        self.put(Record::Completed(CompletedRow { info_hash, completed, last_completed }));
     }
 
     /// Torrents that are live again here, but may still be pruned in the store (mode private).

@@ -376,6 +376,11 @@ where
         Some(pos)
     }
 
+    fn stored(&self, pos: PeerPos) -> Option<StoredPeer<LEN>> {
+        let buckets = self.group(pos.scope)?.role(pos.seeder);
+        buckets.bucket(pos.bucket as usize)?.peer_at(usize::from(pos.place))
+    }
+
     fn remove(&mut self, pos: PeerPos, hasher: &KeyedHash) {
         self.remove_peer(pos, hasher);
     }

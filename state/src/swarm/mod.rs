@@ -9,6 +9,7 @@
 //! | `select` | the choice of peers for an answer |
 //! | `sweep` | expiry in slices |
 //! | `tap` | announces noted for a successor |
+//! | `walk` | walks through all peers, for snapshots and other nodes |
 //! | `metrics` | metrics of the swarms, in every mode |
 
 pub(crate) mod block;
@@ -25,6 +26,7 @@ mod small;
 mod sweep;
 pub(crate) mod tap;
 pub(crate) mod torrent;
+pub(crate) mod walk;
 
 use std::sync::Arc;
 
@@ -65,6 +67,8 @@ pub struct Swarms {
     shards: Sharded<Shard, SHARDS>,
     /// Where announces are noted for a successor.
     tap: Tap,
+    /// In a cluster, the most records in the outbox of a shard; 0 = no cluster.
+    outbox_max: usize,
     /// Durations of rounds of the sweep.
     sweep_durations: Arc<Histogram>,
 }
@@ -74,9 +78,22 @@ impl Swarms {
     /// one /64) in one swarm; 0 = no limit.
     #[must_use]
     pub fn new(peers_per_address: u16) -> Arc<Self> {
+        Self::with_hasher(KeyedHash::new(peers_per_address), 0)
+    }
+
+    /// Makes an empty set of swarms of one node of a cluster. `key` is equal on all nodes; each shard notes
+    /// up to `outbox_max` (at least 1) changes for the other nodes, and as many leaves and finished downloads
+    /// more.
+    #[must_use]
+    pub fn in_cluster(peers_per_address: u16, key: &[u8; 32], outbox_max: usize) -> Arc<Self> {
+        Self::with_hasher(KeyedHash::with_cluster_key(peers_per_address, key), outbox_max.max(1))
+    }
+
+    fn with_hasher(hasher: KeyedHash, outbox_max: usize) -> Arc<Self> {
         Arc::new(Self {
-            shards: Sharded::new(KeyedHash::new(peers_per_address)),
+            shards: Sharded::new(hasher),
             tap: Tap::default(),
+            outbox_max,
             sweep_durations: Arc::new(Histogram::milliseconds()),
         })
     }
@@ -91,12 +108,23 @@ impl Swarms {
         random: &mut fastrand::Rng,
         handout: &mut Handout<'_>,
     ) -> (AnnounceOutcome, Tally) {
-        let may_grow = self.may_grow(policy);
-        let context = AnnounceContext { now, policy, hasher: &self.shards.hasher, scope, announce, may_grow };
+        let (hasher, may_grow, outbox_max) = (self.hasher(), self.may_grow(policy), self.outbox_max);
+        let context = AnnounceContext { now, policy, hasher, scope, announce, may_grow, outbox_max };
+        self.carry_out(&context, random, handout)
+    }
+
+    #[inline]
+    fn carry_out(
+        &self,
+        context: &AnnounceContext<'_>,
+        random: &mut fastrand::Rng,
+        handout: &mut Handout<'_>,
+    ) -> (AnnounceOutcome, Tally) {
+        let AnnounceContext { policy, announce, may_grow, .. } = *context;
         let hash = self.shards.hasher.info_hash(&announce.info_hash);
         let may_create = may_grow && self.has_room(policy, NEW_TORRENTS_SHARE);
         self.shards.update(hash, |shard| {
-            let (change, tally) = shard.announce(hash, &context, may_create, random, handout);
+            let (change, tally) = shard.announce(hash, context, may_create, random, handout);
             match change {
                 PeerChange::Full => {
                     shard.full_total += 1;
@@ -125,8 +153,8 @@ impl Swarms {
         random: &mut fastrand::Rng,
         handout: &mut Handout<'_>,
     ) -> Tally {
-        let context =
-            AnnounceContext { now, policy, hasher: &self.shards.hasher, scope, announce, may_grow: false };
+        let (hasher, may_grow, outbox_max) = (self.hasher(), false, 0);
+        let context = AnnounceContext { now, policy, hasher, scope, announce, may_grow, outbox_max };
         let hash = self.shards.hasher.info_hash(&announce.info_hash);
         self.shards.read(hash, |shard| {
             let found = shard.find_slot(hash, &announce.info_hash).and_then(|slot| shard.torrent(slot));
@@ -240,6 +268,13 @@ impl Swarms {
         self.shards.fold(0, |sum, shard| sum + shard.crowded_total)
     }
 
+    /// Returns the number of leaves and finished downloads that other nodes will not know of, because an outbox
+    /// was full.
+    #[must_use]
+    pub fn outbox_dropped_total(&self) -> u64 {
+        self.shards.fold(0, |sum, shard| sum + shard.outbox.dropped_total())
+    }
+
     /// Raises the completed count of a known torrent to `completed` if it is lower.
     pub(crate) fn raise_completed(&self, info_hash: &InfoHash, completed: u32) {
         let hash = self.shards.hasher.info_hash(info_hash);
@@ -249,6 +284,11 @@ impl Swarms {
                 torrent.completed = torrent.completed.max(completed);
             }
         });
+    }
+
+    /// Returns the shard of a torrent.
+    pub(crate) fn shard_of(&self, info_hash: &InfoHash) -> usize {
+        Sharded::<Shard, SHARDS>::shard_number(self.shards.hasher.info_hash(info_hash))
     }
 
     pub(crate) fn sweep_durations(&self) -> &Arc<Histogram> {
@@ -276,6 +316,11 @@ impl Swarms {
     /// Whether peers may be added: the memory budget is not used up.
     pub(crate) fn may_grow(&self, policy: &Policy) -> bool {
         self.has_room(policy, (1, 1))
+    }
+
+    /// Whether torrents may be added.
+    pub(crate) fn may_create(&self, policy: &Policy) -> bool {
+        self.has_room(policy, NEW_TORRENTS_SHARE)
     }
 
     fn has_room(&self, policy: &Policy, (part, whole): (u64, u64)) -> bool {

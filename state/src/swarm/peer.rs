@@ -9,7 +9,7 @@ use crate::ids::PeerId;
 const SECONDS_MASK: u16 = 0x7fff;
 const PAUSED_BIT: u16 = 0x8000;
 /// Seconds by which the clock reading of another thread may be ahead of ours, because it was made later.
-const AHEAD_SECONDS_MAX: u32 = 60;
+pub(crate) const AHEAD_SECONDS_MAX: u32 = 60;
 // An age must not wrap before a late sweep has seen it.
 const _: () = assert!(PEER_INACTIVITY_SECONDS_MAX < SECONDS_MASK as u32 - AHEAD_SECONDS_MAX - 3600);
 
@@ -42,6 +42,18 @@ impl LastSeen {
     pub(crate) fn age_seconds(self, now: Tick) -> u32 {
         let age = now.0.wrapping_sub(u32::from(self.0)) & u32::from(SECONDS_MASK);
         if age > u32::from(SECONDS_MASK) - AHEAD_SECONDS_MAX { 0 } else { age }
+    }
+
+    /// Returns by how many seconds it is later than `now`: where [`age_seconds`](Self::age_seconds) is 0, by
+    /// up to [`AHEAD_SECONDS_MAX`].
+    pub(crate) fn ahead_seconds(self, now: Tick) -> u32 {
+        let ahead = u32::from(self.0).wrapping_sub(now.0) & u32::from(SECONDS_MASK);
+        if ahead <= AHEAD_SECONDS_MAX { ahead } else { 0 }
+    }
+
+    /// Returns the time in ticks; below zero for a peer that another process has seen.
+    pub(crate) fn tick(self, now: Tick) -> i64 {
+        i64::from(now.0) + i64::from(self.ahead_seconds(now)) - i64::from(self.age_seconds(now))
     }
 }
 

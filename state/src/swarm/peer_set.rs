@@ -22,6 +22,8 @@ where
         scope: AddressScope,
         hasher: &KeyedHash,
     ) -> Option<PeerPos>;
+    /// Returns the peer at a position.
+    fn stored(&self, pos: PeerPos) -> Option<StoredPeer<LEN>>;
     /// Removes a peer.
     fn remove(&mut self, pos: PeerPos, hasher: &KeyedHash);
     /// Records that a peer has announced again.
@@ -151,6 +153,10 @@ where
         let last = self.octets().len() - 1;
         let place = if seeder { self.promote(last) } else { last };
         Some(self.pos_at(place))
+    }
+
+    fn stored(&self, pos: PeerPos) -> Option<StoredPeer<LEN>> {
+        self.peer_at(self.index_of(pos))
     }
 
     fn remove(&mut self, pos: PeerPos, _: &KeyedHash) {

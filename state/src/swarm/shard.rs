@@ -1,12 +1,15 @@
 //! [`Shard`]: the torrents behind one lock.
 
 use std::collections::{HashSet, VecDeque};
+use std::net::SocketAddr;
 
 use super::torrent::{AnnounceContext, PeerChange, Torrent};
 use super::{PeerCounts, SHARDS};
 use crate::admission::Policy;
 use crate::announce::{Event, Handout, Tally};
 use crate::clock::Tick;
+use crate::cluster::outbox::Outbox;
+use crate::cluster::record::{PeerKey, PeerRecord, Presence};
 use crate::ids::InfoHash;
 use crate::table::index::SlotIndex;
 use crate::table::keyed_hash::KeyedHash;
@@ -34,12 +37,36 @@ pub(crate) struct Shard {
     pub(super) full_total: u64,
     /// Peers not stored because of `announce.peers_per_address`.
     pub(super) crowded_total: u64,
+    /// Changes for the other nodes of a cluster; empty without one.
+    pub(crate) outbox: Outbox,
 }
 
 impl ShardMemory for Shard {
     fn memory(&self) -> usize {
         let queue = self.idle_queue.capacity() * size_of::<(u64, Tick)>();
         self.index.heap() + self.torrents.heap() + queue + self.heap
+    }
+}
+
+impl AnnounceContext<'_> {
+    fn presence(&self, finished: bool) -> Presence {
+        let seeder = self.announce.left == 0;
+        Presence::Present { seeder, paused: self.announce.event == Event::Paused && !seeder, finished }
+    }
+
+    /// Returns what other nodes are to know.
+    fn record(&self, presence: Presence, completed: u32) -> PeerRecord {
+        let announce = self.announce;
+        PeerRecord {
+            key: PeerKey {
+                info_hash: announce.info_hash,
+                peer: SocketAddr::new(announce.address, announce.port),
+            },
+            age_seconds: 0,
+            presence,
+            completed: (completed > 0).then_some(completed),
+            peer_id: self.policy.keep_peer_ids.then_some(announce.peer_id),
+        }
     }
 }
 
@@ -52,7 +79,7 @@ impl Shard {
         self.torrents.get(slot)
     }
 
-    pub(super) fn find_slot(&self, hash: u64, info_hash: &InfoHash) -> Option<usize> {
+    pub(crate) fn find_slot(&self, hash: u64, info_hash: &InfoHash) -> Option<usize> {
         let same = |slot: u32| {
             self.torrents.get(slot as usize).is_some_and(|torrent| torrent.info_hash == *info_hash)
         };
@@ -92,7 +119,9 @@ impl Shard {
             None if !may_create => return (PeerChange::Full, Tally::default()),
             None => self.add_torrent(hash, *info_hash, context.hasher),
         };
-        let Some((change, tally)) = self.update_torrent(slot, |torrent| {
+        let publishes = context.outbox_max > 0;
+        let Some((change, tally, gone_at)) = self.update_torrent(slot, |torrent| {
+            let gone_at = if publishes && stopped { torrent.gone_at(context) } else { None };
             let change = match torrent.apply_announce(context) {
                 PeerChange::Gone if !stopped => PeerChange::Full,
                 change => change,
@@ -102,10 +131,22 @@ impl Shard {
                 PeerChange::Crowded => torrent.hand_out(context, None, random, handout),
                 PeerChange::Gone | PeerChange::Full => {}
             }
-            (change, torrent.tally())
+            (change, torrent.tally(), gone_at)
         }) else {
             return (PeerChange::Gone, Tally::default());
         };
+        if publishes {
+            let publishable = match change {
+                PeerChange::Kept { renewed, completed, .. } => {
+                    renewed.map(|seen| (seen, context.presence(completed)))
+                }
+                PeerChange::Gone => gone_at.map(|seen| (seen, Presence::Gone)),
+                PeerChange::Crowded | PeerChange::Full => None,
+            };
+            if let Some((seen, presence)) = publishable {
+                self.outbox.note(context.outbox_max, seen, &context.record(presence, tally.completed));
+            }
+        }
         self.drop_if_empty(slot, hash, context.now, context.policy, context.hasher);
         (change, tally)
     }
@@ -181,7 +222,7 @@ impl Shard {
         self.torrents.get(slot).map(|torrent| hasher.info_hash(&torrent.info_hash))
     }
 
-    pub(super) fn add_torrent(&mut self, hash: u64, info_hash: InfoHash, hasher: &KeyedHash) -> usize {
+    pub(crate) fn add_torrent(&mut self, hash: u64, info_hash: InfoHash, hasher: &KeyedHash) -> usize {
         let slot = self.torrents.len();
         self.torrents.push(Torrent::new(info_hash));
         self.index.insert(hash, slot_number(slot), |slot| hash_of_slot(&self.torrents, slot, hasher));

@@ -11,6 +11,7 @@ use crate::admission::Policy;
 use crate::announce::{Announce, Handout};
 use crate::clock::Tick;
 use crate::swarm::Swarms;
+use crate::swarm::torrent::AnnounceContext;
 
 /// Most changes that are noted; a successor that is further behind is given up.
 pub(crate) const NOTED_MAX: usize = 1 << 20;
@@ -108,7 +109,11 @@ impl Swarms {
         let Some(scope) = AddressScope::of(announce.address) else { return };
         let (mut v4, mut v6) = ([0; 0], [0; 0]);
         let (mut random, mut handout) = (fastrand::Rng::with_seed(0), Handout::new(&mut v4, &mut v6));
-        self.announce(now, policy, scope, announce, &mut random, &mut handout);
+        let (hasher, may_grow) = (self.hasher(), self.may_grow(policy));
+        // The predecessor has published it.
+        let outbox_max = 0;
+        let context = AnnounceContext { now, policy, hasher, scope, announce, may_grow, outbox_max };
+        self.carry_out(&context, &mut random, &mut handout);
         self.raise_completed(&announce.info_hash, delta.completed);
     }
 }

@@ -48,13 +48,16 @@ pub(crate) struct AnnounceContext<'a> {
     pub(crate) announce: &'a Announce,
     /// Whether peers may be added: false when the memory budget is used up.
     pub(crate) may_grow: bool,
+    /// In a cluster, the most records in the outbox of a shard; 0 = the announce is not published.
+    pub(crate) outbox_max: usize,
 }
 
 /// What an announce has done to its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PeerChange {
-    /// It is in the swarm, at `pos`; `completed`: this counts as a finished download.
-    Kept { pos: PeerPos, completed: bool },
+    /// It is in the swarm, at `pos`; `completed`: this counts as a finished download; `renewed`: when it is
+    /// seen now, unless it is as it was and was renewed lately.
+    Kept { pos: PeerPos, completed: bool, renewed: Option<Tick> },
     /// It is not in the swarm, or no longer.
     Gone,
     /// It was not added: there are too many peers at its address.
@@ -337,6 +340,18 @@ impl AnnounceContext<'_> {
     fn own_scope(&self) -> AddressScope {
         self.policy.scope_with_port(self.scope, self.announce.port)
     }
+
+    /// Whether nodes of a cluster agree on when a peer was seen.
+    fn is_in_cluster(&self) -> bool {
+        self.outbox_max > 0 || self.policy.renew_after_seconds > 0
+    }
+
+    /// Whether a known peer in the same role is to be renewed.
+    fn renews<const LEN: usize>(&self, known: &StoredPeer<LEN>, paused: bool) -> bool {
+        known.seen.paused() != paused
+            || (self.policy.keep_peer_ids && known.id != self.announce.peer_id)
+            || known.seen.age_seconds(self.now) >= self.policy.renew_after_seconds
+    }
 }
 
 fn array_pool<const LEN: usize>(
@@ -454,7 +469,7 @@ where
         }
         return PeerChange::Gone;
     }
-    let seen = LastSeen::new(context.now, announce.event == Event::Paused && !seeder);
+    let paused = announce.event == Event::Paused && !seeder;
     let finished = seeder && announce.event == Event::Completed;
     let Some(pos) = known else {
         if !context.may_grow {
@@ -463,15 +478,26 @@ where
         if hasher.peers_limit(&octets).is_some_and(|limit| set.count_at_address(&octets, hasher) >= limit) {
             return PeerChange::Crowded;
         }
+        let seen = LastSeen::new(context.now, paused);
         let stored = StoredPeer { octets, seen, id: announce.peer_id };
         let pos = set.insert(&stored, seeder, context.own_scope(), hasher);
-        return pos.map_or(PeerChange::Full, |pos| PeerChange::Kept { pos, completed: finished });
+        let renewed = Some(context.now);
+        return pos.map_or(PeerChange::Full, |pos| PeerChange::Kept { pos, completed: finished, renewed });
     };
-    set.renew(pos, seen, announce.peer_id);
+    let known = if context.is_in_cluster() { set.stored(pos) } else { None };
+    let renews = known.is_none_or(|known| pos.seeder != seeder || context.renews(&known, paused));
+    let renewed = renews.then(|| {
+        // Never earlier than another node has seen it.
+        let ahead_seconds = known.map_or(0, |known| known.seen.ahead_seconds(context.now));
+        Tick(context.now.0.wrapping_add(ahead_seconds))
+    });
+    if let Some(seen) = renewed {
+        set.renew(pos, LastSeen::new(seen, paused), announce.peer_id);
+    }
     let completed = finished && !pos.seeder;
     // Its scope, too: a reload may have changed which ports are denied.
     let placed = set.move_to(pos, seeder, context.own_scope(), hasher);
-    placed.map_or(PeerChange::Full, |pos| PeerChange::Kept { pos, completed })
+    placed.map_or(PeerChange::Full, |pos| PeerChange::Kept { pos, completed, renewed })
 }
 
 #[cfg(test)]

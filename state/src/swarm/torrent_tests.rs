@@ -45,9 +45,15 @@ impl LoneTorrent {
             num_want,
         };
         let scope = crate::address::AddressScope::of(announce.address).unwrap();
-        let (hasher, policy) = (&self.hasher, &self.policy);
-        let context =
-            AnnounceContext { now: Tick(1), policy, hasher, scope, announce: &announce, may_grow: true };
+        let context = AnnounceContext {
+            now: Tick(1),
+            policy: &self.policy,
+            hasher: &self.hasher,
+            scope,
+            announce: &announce,
+            may_grow: true,
+            outbox_max: 0,
+        };
         let change = self.torrent.apply_announce(&context);
         let (PeerChange::Kept { pos, .. }, true) = (change, num_want > 0) else { return Vec::new() };
         let (mut room, mut random) = ([0; 6 * 200], fastrand::Rng::with_seed(7));

@@ -3,6 +3,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 
+use ring::hmac;
+
 use crate::address::AddressScope;
 use crate::announce::Endpoint;
 use crate::ids::{ID_LEN, InfoHash};
@@ -15,11 +17,22 @@ const WORDS_MAX: usize = ID_LEN.div_ceil(8);
 /// random numbers. That is all that a table needs, at a tenth of the cost of SipHash.
 #[derive(Debug)]
 pub(crate) struct KeyedHash {
-    offset: u128,
-    factors: [u128; WORDS_MAX],
+    own: Factors,
     /// `announce.peers_per_address`: where it is set, the peers of one public address share a hash, so that
     /// they can be counted.
     peers_per_address: u16,
+    /// In a cluster: what chooses the shard of a torrent, equal on all nodes.
+    shards: Option<Box<Factors>>,
+}
+
+/// The bits of a hash that name a shard.
+const SHARD_BITS: u64 = 0xffff << 40;
+
+/// The secret of one hash.
+#[derive(Debug)]
+struct Factors {
+    offset: u128,
+    factors: [u128; WORDS_MAX],
 }
 
 impl KeyedHash {
@@ -28,11 +41,28 @@ impl KeyedHash {
         let state = RandomState::new();
         let secret =
             |n: usize| u128::from(state.hash_one(2 * n)) << 64 | u128::from(state.hash_one(2 * n + 1));
-        Self { offset: secret(WORDS_MAX), factors: std::array::from_fn(secret), peers_per_address }
+        let own = Factors { offset: secret(WORDS_MAX), factors: std::array::from_fn(secret) };
+        Self { own, peers_per_address, shards: None }
+    }
+
+    /// Makes a hash by which all nodes with this key put a torrent into the same shard. All else is hashed
+    /// under a secret of this process.
+    pub(crate) fn with_cluster_key(peers_per_address: u16, key: &[u8; 32]) -> Self {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+        let secret = |n: usize| {
+            let tag = hmac::sign(&key, &[u8::try_from(n).unwrap_or(u8::MAX)]);
+            u128::from_le_bytes(tag.as_ref().first_chunk().copied().unwrap_or_default())
+        };
+        let shards = Factors { offset: secret(WORDS_MAX), factors: std::array::from_fn(secret) };
+        Self { shards: Some(Box::new(shards)), ..Self::new(peers_per_address) }
     }
 
     pub(crate) fn info_hash(&self, info_hash: &InfoHash) -> u64 {
-        self.hash_octets(&info_hash.0)
+        let hash = self.hash_octets(&info_hash.0);
+        match &self.shards {
+            None => hash,
+            Some(shards) => (hash & !SHARD_BITS) | (shards.hash_octets(&info_hash.0) & SHARD_BITS),
+        }
     }
 
     /// Returns the hash of a user (mode private).
@@ -59,11 +89,18 @@ impl KeyedHash {
 
     #[inline]
     fn hash_octets<const LEN: usize>(&self, octets: &[u8; LEN]) -> u64 {
+        self.own.hash_octets(octets)
+    }
+}
+
+impl Factors {
+    #[inline]
+    fn hash_octets<const LEN: usize>(&self, octets: &[u8; LEN]) -> u64 {
         const { assert!(LEN.div_ceil(8) <= WORDS_MAX) };
         let words = octets.chunks(8).map(|part| {
             let mut word = [0; 8];
             word.iter_mut().zip(part).for_each(|(to, from)| *to = *from);
-            u128::from(u64::from_ne_bytes(word))
+            u128::from(u64::from_le_bytes(word))
         });
         let products = words.zip(&self.factors).map(|(word, factor)| factor.wrapping_mul(word));
         (products.fold(self.offset, u128::wrapping_add) >> 64) as u64
@@ -95,6 +132,17 @@ mod tests {
             KeyedHash::new(0).info_hash(&InfoHash([7; ID_LEN])),
             KeyedHash::new(0).info_hash(&InfoHash([7; ID_LEN]))
         );
+    }
+
+    #[test]
+    fn nodes_with_one_key_choose_the_same_shards_and_hash_differently_otherwise() {
+        let [one, two] = [7; 2].map(|octet| KeyedHash::with_cluster_key(0, &[octet; 32]));
+        let other = KeyedHash::with_cluster_key(0, &[8; 32]);
+        let hashes = |hasher: &KeyedHash| [1, 2, 3, 4].map(|n| hasher.info_hash(&InfoHash([n; ID_LEN])));
+        let shards = |hasher: &KeyedHash| hashes(hasher).map(|hash| hash & SHARD_BITS);
+        assert_eq!(shards(&one), shards(&two));
+        assert_ne!(shards(&one), shards(&other));
+        assert_ne!(hashes(&one), hashes(&two));
     }
 
     #[test]

@@ -8,17 +8,10 @@ use std::time::Duration;
 
 use crate::cluster::bus::EntryId;
 use crate::cluster::record::{PeerKey, PeerRecord, Presence};
-use crate::cluster::replica::{OwnRecord, ReceivedRecord};
+use crate::cluster::replica::{OwnRecord, ReceivedRecord, TimedRecord};
 
 /// Foreign records kept at most. One is kept for a peer, so only a flood of conflicts gets here.
 const KEPT_MAX: usize = 1 << 20;
-
-/// A record that waits to be published live.
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    record: PeerRecord,
-    seen: i64,
-}
 
 /// A record in an entry that was appended.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +60,7 @@ struct OwnState {
 pub(super) struct OwnRecords {
     states: HashMap<PeerKey, OwnState>,
     kept: HashMap<PeerKey, ReceivedRecord>,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<TimedRecord>,
     /// The number of the first waiting record.
     first: u64,
     urgent: VecDeque<PeerKey>,
@@ -86,9 +79,9 @@ fn is_urgent(record: &PeerRecord) -> bool {
 }
 
 impl SentRecord {
-    pub(super) fn new(record: &PeerRecord, seen: i64, republished: bool) -> Self {
+    pub(super) fn new(TimedRecord { record, seen }: &TimedRecord, republished: bool) -> Self {
         let gone = record.presence == Presence::Gone;
-        Self { key: record.key, seen, republished, urgent: is_urgent(record), gone }
+        Self { key: record.key, seen: *seen, republished, urgent: is_urgent(record), gone }
     }
 }
 
@@ -128,7 +121,7 @@ impl OwnRecords {
 
     /// Adds a record from an outbox. Of several about one peer the last one is published, but a finished
     /// download is never lost.
-    pub(super) fn add(&mut self, record: PeerRecord, seen: i64) {
+    pub(super) fn add(&mut self, TimedRecord { record, seen }: TimedRecord) {
         let state = self.states.entry(record.key).or_default();
         state.seen = seen;
         // What is live and later in the stream makes both unnecessary.
@@ -140,7 +133,7 @@ impl OwnRecords {
             if !(finished && is_urgent(&record)) {
                 // Not the later count: records of other peers that raised it are behind this one.
                 let completed = before.record.completed;
-                *before = Waiting { record: PeerRecord { completed, ..record }, seen };
+                *before = TimedRecord { record: PeerRecord { completed, ..record }, seen };
                 if let Presence::Present { finished: now_finished, .. } = &mut before.record.presence {
                     *now_finished |= finished;
                 }
@@ -149,34 +142,34 @@ impl OwnRecords {
         }
         state.waiting = Some(self.first + self.waiting.len() as u64);
         state.live += 1;
-        self.waiting.push_back(Waiting { record, seen });
+        self.waiting.push_back(TimedRecord { record, seen });
     }
 
     /// Takes waiting records, at most `most`. Those seen before `oldest` are no longer live, and are queued
     /// to be republished instead.
-    pub(super) fn take_live(&mut self, oldest: i64, most: usize, into: &mut Vec<(PeerRecord, i64)>) {
+    pub(super) fn take_live(&mut self, oldest: i64, most: usize, into: &mut Vec<TimedRecord>) {
         while into.len() < most {
-            let Some(Waiting { record, seen }) = self.waiting.pop_front() else { return };
-            if let Some(state) = self.states.get_mut(&record.key)
+            let Some(waiting) = self.waiting.pop_front() else { return };
+            if let Some(state) = self.states.get_mut(&waiting.record.key)
                 && state.waiting == Some(self.first)
             {
                 state.waiting = None;
             }
             self.first += 1;
-            if seen >= oldest {
-                into.push((record, seen));
+            if waiting.seen >= oldest {
+                into.push(waiting);
                 continue;
             }
-            self.lose(&SentRecord::new(&record, seen, false));
+            self.lose(&SentRecord::new(&waiting, false));
         }
     }
 
     /// Puts records back that did not fit into an entry, in their order.
-    pub(super) fn put_back_live(&mut self, records: &[(PeerRecord, i64)]) {
-        for &(record, seen) in records.iter().rev() {
+    pub(super) fn put_back_live(&mut self, records: &[TimedRecord]) {
+        for waiting in records.iter().rev() {
             self.first = self.first.wrapping_sub(1);
-            self.waiting.push_front(Waiting { record, seen });
-            if let Some(state) = self.states.get_mut(&record.key) {
+            self.waiting.push_front(*waiting);
+            if let Some(state) = self.states.get_mut(&waiting.record.key) {
                 state.waiting.get_or_insert(self.first);
             }
         }

@@ -8,7 +8,7 @@ use crate::clock::Tick;
 use crate::cluster::bus::{Bus, EntryId};
 use crate::cluster::codec::{EntryCodec, WrittenEntry};
 use crate::cluster::record::{PeerKey, PeerRecord, Presence};
-use crate::cluster::replica::{Replica, WalkOf};
+use crate::cluster::replica::{Replica, TimedRecord, WalkOf};
 
 /// Entries that one turn appends at most.
 const ENTRIES_MAX: usize = 4;
@@ -29,8 +29,7 @@ fn age(now: Tick, seen: i64) -> u32 {
 
 impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
     pub(super) fn write_entries(&mut self, uptime: Duration) -> Vec<Vec<u8>> {
-        let now = tick(uptime);
-        self.collect(now);
+        self.collect();
         let mut entries = Vec::new();
         if uptime >= self.hello_at && self.finishing.is_none() {
             self.hello_at = uptime + HELLO_PERIOD;
@@ -56,17 +55,17 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
     }
 
     /// Takes the outboxes, unless enough waits already: they are bounded, and this queue is by them.
-    fn collect(&mut self, now: Tick) {
+    fn collect(&mut self) {
         if self.own.waiting() > ENTRIES_MAX * RECORDS_MAX {
             return;
         }
         let mut records = Vec::new();
-        if let Some(since) = self.replica.take_outbox(now, &mut records) {
+        if let Some(since) = self.replica.take_outbox(&mut records) {
             let from = Tick(since.0.saturating_sub(WALK_SLACK_SECONDS));
             self.since = Some(self.since.map_or(from, |earlier| earlier.min(from)));
         }
         for record in records {
-            self.own.add(record, i64::from(now.0) - i64::from(record.age_seconds));
+            self.own.add(record);
         }
     }
 
@@ -87,6 +86,17 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
         entries.push(entry.octets);
     }
 
+    /// Seals as many records as one entry holds, now, or at the second of the latest announce if that is
+    /// later, so that no age is below zero: this node's estimate of the server's clock is behind then.
+    fn seal(&mut self, uptime: Duration, republished: bool, records: &[TimedRecord]) -> WrittenEntry {
+        let latest = records.iter().map(|record| record.seen).max().and_then(|seen| u64::try_from(seen).ok());
+        let at = uptime.max(Duration::from_secs(latest.unwrap_or_default()));
+        let aged =
+            |timed: &TimedRecord| PeerRecord { age_seconds: age(tick(at), timed.seen), ..timed.record };
+        let records: Vec<PeerRecord> = records.iter().map(aged).collect();
+        self.codec.seal_records(self.time.at(at), republished, &records)
+    }
+
     fn write_live(&mut self, uptime: Duration, entries: &mut Vec<Vec<u8>>) -> bool {
         let now = tick(uptime);
         let mut taken = Vec::new();
@@ -94,15 +104,11 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
         if taken.is_empty() {
             return false;
         }
-        let records: Vec<PeerRecord> = taken
-            .iter()
-            .map(|&(record, seen)| PeerRecord { age_seconds: age(now, seen), ..record })
-            .collect();
-        let entry = self.codec.seal_records(self.time.at(uptime), false, &records);
+        let entry = self.seal(uptime, false, &taken);
         let (sent, rest) = taken.split_at(entry.records.min(taken.len()));
         self.own.put_back_live(rest);
         self.counts.sent_live += sent.len() as u64;
-        let sent = sent.iter().map(|(record, seen)| SentRecord::new(record, *seen, false)).collect();
+        let sent = sent.iter().map(|record| SentRecord::new(record, false)).collect();
         self.send(uptime, entry, sent, entries);
         true
     }
@@ -115,25 +121,24 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
             return false;
         }
         self.apply_kept(now, &taken);
-        let records: Vec<PeerRecord> = taken
+        let records: Vec<TimedRecord> = taken
             .iter()
             .map(|&(key, seen)| {
-                let mut record = self.replica.current(now, &key);
-                match &mut record.presence {
+                let mut current = self.replica.current(now, &key);
+                match &mut current.record.presence {
                     // Not the moment when it is published: a later join elsewhere is not undone.
-                    Presence::Gone => record.age_seconds = age(now, seen),
+                    Presence::Gone => current.seen = seen,
                     Presence::Present { finished, .. } => *finished = false,
                 }
-                record
+                current
             })
             .collect();
-        let entry = self.codec.seal_records(self.time.at(uptime), true, &records);
+        let entry = self.seal(uptime, true, &records);
         let count = entry.records.min(taken.len());
         let mut sent = Vec::with_capacity(count);
-        for (record, (key, _)) in records.iter().zip(&taken).take(count) {
-            let seen = i64::from(now.0) - i64::from(record.age_seconds);
-            self.own.republishing(*key, seen);
-            sent.push(SentRecord::new(record, seen, true));
+        for (current, (key, _)) in records.iter().zip(&taken).take(count) {
+            self.own.republishing(*key, current.seen);
+            sent.push(SentRecord::new(current, true));
         }
         let rest: Vec<PeerKey> = taken.iter().skip(count).map(|(key, _)| *key).collect();
         self.own.put_back_queued(&rest);
@@ -184,9 +189,8 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
             }
         }
         self.counts.republished_walk += records.len() as u64;
-        for record in &records {
-            let seen = i64::from(now.0) - i64::from(record.age_seconds);
-            self.own.queue_walked(record.key, seen, false);
+        for TimedRecord { record, seen } in &records {
+            self.own.queue_walked(record.key, *seen, false);
         }
     }
 

@@ -317,7 +317,10 @@ impl Simulation {
             Fault::ForeignEntries => {
                 let Some((_, octets)) = random.choice(&server.entries).cloned() else { return };
                 let mut altered = octets.clone();
-                altered[random.usize(..octets.len())] ^= 1 << random.u8(..8);
+                let bit = 1 << random.u8(..8);
+                if let Some(octet) = random.choice(&mut altered) {
+                    *octet ^= bit;
+                }
                 server.append(now, altered);
                 server.append(now, octets);
                 server.append(now, (0..random.usize(..40)).map(|_| random.u8(..)).collect());

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use hayate_state::cluster::record::{PeerKey, PeerRecord, Presence};
-use hayate_state::cluster::replica::{Applied, OwnRecord, ReceivedRecord, Replica, WalkOf};
+use hayate_state::cluster::replica::{Applied, OwnRecord, ReceivedRecord, Replica, TimedRecord, WalkOf};
 use hayate_state::{InfoHash, PeerId, Tick};
 
 use super::shared::Shared;
@@ -33,7 +33,7 @@ pub(super) struct ToySwarms {
     pub(super) is_down: bool,
     pub(super) peers: BTreeMap<PeerKey, ToyPeer>,
     pub(super) completed: HashMap<InfoHash, u32>,
-    pub(super) outbox: Vec<(PeerRecord, i64)>,
+    pub(super) outbox: Vec<TimedRecord>,
     pub(super) outbox_max: usize,
     pub(super) since: Option<i64>,
     /// Peers whose leave was dropped.
@@ -50,8 +50,10 @@ impl ToySwarms {
         present: Option<(bool, bool)>,
         finishes: bool,
     ) -> Noted {
-        let seen = i64::try_from(uptime / 1000).unwrap();
         let before = self.peers.get(&key).copied();
+        let now = i64::try_from(uptime / 1000).unwrap();
+        // Another node's record may be from a little later, by its estimate of the server's clock.
+        let seen = before.map_or(now, |peer| peer.seen.max(now));
         let Some((seeder, paused)) = present else {
             if self.peers.remove(&key).is_none() {
                 // Unknown here: what another node knows is not touched.
@@ -85,7 +87,7 @@ impl ToySwarms {
     fn note(&mut self, key: PeerKey, presence: Presence, seen: i64) {
         let completed = self.completed.get(&key.info_hash).copied();
         let record = PeerRecord { key, age_seconds: 0, presence, completed, peer_id: None };
-        self.outbox.push((record, seen));
+        self.outbox.push(TimedRecord { record, seen });
     }
 
     pub(super) fn expire(&mut self, uptime: u64) {
@@ -93,17 +95,17 @@ impl ToySwarms {
         self.peers.retain(|_, peer| now - peer.seen < INACTIVITY_SECONDS);
     }
 
-    fn record(&self, now: Tick, key: &PeerKey) -> PeerRecord {
+    fn record(&self, now: Tick, key: &PeerKey) -> TimedRecord {
         let completed = self.completed.get(&key.info_hash).copied();
         let peer = self.peers.get(key);
-        let age = peer.map_or(0, |peer| i64::from(now.0) - peer.seen);
+        let seen = peer.map_or(i64::from(now.0), |peer| peer.seen);
         let presence = peer.map_or(Presence::Gone, |peer| Presence::Present {
             seeder: peer.seeder,
             paused: peer.paused,
             finished: false,
         });
-        let age_seconds = u32::try_from(age.max(0)).unwrap();
-        PeerRecord { key: *key, age_seconds, presence, completed, peer_id: None }
+        let record = PeerRecord { key: *key, age_seconds: 0, presence, completed, peer_id: None };
+        TimedRecord { record, seen }
     }
 
     fn apply(&mut self, now: Tick, received: &ReceivedRecord, own: Option<OwnRecord>) -> Verdict {
@@ -113,7 +115,7 @@ impl ToySwarms {
             *count += 1;
         }
         *count = (*count).max(record.completed.unwrap_or_default());
-        let waits = self.outbox.iter().any(|(noted, _)| noted.key == record.key);
+        let waits = self.outbox.iter().any(|noted| noted.record.key == record.key);
         let own = if waits { Some(OwnRecord { seen: 0, republished: false }) } else { own };
         if let Some(own) = own
             && (!own.republished || if republished { seen <= own.seen } else { own.seen > seen })
@@ -165,12 +167,9 @@ pub(super) struct ToyReplica {
 impl Replica for ToyReplica {
     type Walk = Vec<PeerKey>;
 
-    fn take_outbox(&mut self, now: Tick, into: &mut Vec<PeerRecord>) -> Option<Tick> {
+    fn take_outbox(&mut self, into: &mut Vec<TimedRecord>) -> Option<Tick> {
         let swarms = &mut self.shared.lock().swarms[self.node];
-        into.extend(swarms.outbox.drain(..).map(|(record, seen)| {
-            let age_seconds = u32::try_from(i64::from(now.0) - seen).unwrap();
-            PeerRecord { age_seconds, ..record }
-        }));
+        into.append(&mut swarms.outbox);
         swarms.since.take().map(|since| Tick(u32::try_from(since).unwrap()))
     }
 
@@ -200,7 +199,7 @@ impl Replica for ToyReplica {
         applied
     }
 
-    fn current(&mut self, now: Tick, key: &PeerKey) -> PeerRecord {
+    fn current(&mut self, now: Tick, key: &PeerKey) -> TimedRecord {
         self.shared.lock().swarms[self.node].record(now, key)
     }
 
@@ -214,7 +213,7 @@ impl Replica for ToyReplica {
         peers.filter(|(key, peer)| is_in(key, peer)).map(|(key, _)| *key).collect()
     }
 
-    fn walk(&mut self, now: Tick, walk: &mut Self::Walk, most: usize, into: &mut Vec<PeerRecord>) -> bool {
+    fn walk(&mut self, now: Tick, walk: &mut Self::Walk, most: usize, into: &mut Vec<TimedRecord>) -> bool {
         let world = self.shared.lock();
         let rest = walk.split_off(most.min(walk.len()));
         let swarms = &world.swarms[self.node];
