@@ -63,7 +63,9 @@ pub struct LinkCounts {
     pub records: Applied,
     /// Records that were passed over and could not be kept.
     pub kept_dropped: u64,
-    /// Peers republished because their own record was lost or waited too long.
+    /// Own records that waited too long to be live, most of whose peers were republished.
+    pub waited_too_long: u64,
+    /// Peers republished because their own record was lost.
     pub republished_lost: u64,
     /// Peers republished by walks: they changed while an outbox was full, or the stream was deleted.
     pub republished_walk: u64,

@@ -23,7 +23,8 @@ use std::time::Duration;
 use crate::clock::Tick;
 use crate::cluster::bus::{Bus, BusError, EntryId, Exchange};
 use crate::cluster::codec::{EntryCodec, Incarnation};
-use crate::cluster::replica::Replica;
+use crate::cluster::record::PeerKey;
+use crate::cluster::replica::{OwnRecord, Replica};
 
 pub mod events;
 mod history;
@@ -231,6 +232,7 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
     pub fn turn(&mut self, uptime: Duration) -> Pause {
         self.first_turn.get_or_insert(uptime);
         if self.finishing.is_some_and(|finishing| uptime >= finishing.until || self.settings.read_only) {
+            self.close(tick(uptime));
             return Pause::Finished;
         }
         let longest = self.finishing.map_or(Duration::MAX, |finishing| finishing.until - uptime);
@@ -332,6 +334,7 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
             self.recovered(uptime);
         }
         if self.has_finished() {
+            self.close(tick(uptime));
             return Ok(Pause::Finished);
         }
         let at_once = !is_tail || (!was_steady && self.phase == Phase::Steady);
@@ -341,6 +344,15 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
     fn has_finished(&self) -> bool {
         let Some(finishing) = self.finishing else { return false };
         !self.serving || (finishing.said_bye && self.sent.is_empty())
+    }
+
+    /// Leaves the swarms as they are to be saved: what is not published yet will be republished after the next
+    /// start, and what was passed over meanwhile is what all others have.
+    fn close(&mut self, now: Tick) {
+        self.collect_all();
+        let kept = self.own.take_all_kept();
+        let own = |key: &PeerKey| Some(OwnRecord { republished: true, ..self.own.get(key)? });
+        self.replica.apply(now, &kept, &own, &mut Vec::new());
     }
 
     /// The server answers, also to what is appended.

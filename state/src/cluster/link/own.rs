@@ -146,10 +146,11 @@ impl OwnRecords {
     }
 
     /// Takes waiting records, at most `most`. Those seen before `oldest` are no longer live, and are queued
-    /// to be republished instead.
-    pub(super) fn take_live(&mut self, oldest: i64, most: usize, into: &mut Vec<TimedRecord>) {
+    /// to be republished instead; returns how many.
+    pub(super) fn take_live(&mut self, oldest: i64, most: usize, into: &mut Vec<TimedRecord>) -> u64 {
+        let mut late = 0;
         while into.len() < most {
-            let Some(waiting) = self.waiting.pop_front() else { return };
+            let Some(waiting) = self.waiting.pop_front() else { break };
             if let Some(state) = self.states.get_mut(&waiting.record.key)
                 && state.waiting == Some(self.first)
             {
@@ -160,8 +161,10 @@ impl OwnRecords {
                 into.push(waiting);
                 continue;
             }
+            late += 1;
             self.lose(&SentRecord::new(&waiting, false));
         }
+        late
     }
 
     /// Puts records back that did not fit into an entry, in their order.
@@ -306,6 +309,28 @@ impl OwnRecords {
             _ => _ = self.kept.insert(key, record),
         }
         true
+    }
+
+    /// Takes everything that was kept.
+    pub(super) fn take_all_kept(&mut self) -> Vec<ReceivedRecord> {
+        self.kept.drain().map(|(_, record)| record).collect()
+    }
+
+    /// Whether anything is kept.
+    pub(super) fn has_kept(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    /// A record was not passed over: where something is kept about its peer, all others have this instead.
+    pub(super) fn supersede_kept(&mut self, received: &ReceivedRecord) {
+        let key = received.record.key;
+        match self.kept.get(&key) {
+            None => {}
+            // A live one was applied here, too.
+            Some(_) if !received.republished => _ = self.kept.remove(&key),
+            Some(before) if received.seen < before.seen => {}
+            Some(_) => _ = self.keep(*received),
+        }
     }
 
     /// Takes what was kept about a peer that has no live record any more.

@@ -56,9 +56,12 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
 
     /// Takes the outboxes, unless enough waits already: they are bounded, and this queue is by them.
     fn collect(&mut self) {
-        if self.own.waiting() > ENTRIES_MAX * RECORDS_MAX {
-            return;
+        if self.own.waiting() <= ENTRIES_MAX * RECORDS_MAX {
+            self.collect_all();
         }
+    }
+
+    pub(super) fn collect_all(&mut self) {
         let mut records = Vec::new();
         if let Some(since) = self.replica.take_outbox(&mut records) {
             let from = Tick(since.0.saturating_sub(WALK_SLACK_SECONDS));
@@ -100,7 +103,8 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
     fn write_live(&mut self, uptime: Duration, entries: &mut Vec<Vec<u8>>) -> bool {
         let now = tick(uptime);
         let mut taken = Vec::new();
-        self.own.take_live(i64::from(now.0) - LIVE_SECONDS, RECORDS_MAX, &mut taken);
+        self.counts.waited_too_long +=
+            self.own.take_live(i64::from(now.0) - LIVE_SECONDS, RECORDS_MAX, &mut taken);
         if taken.is_empty() {
             return false;
         }

@@ -1,5 +1,6 @@
 //! What a link does with the entries that it has read, in their order.
 
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::events::LinkEvent;
@@ -140,8 +141,26 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
         for ReceivedRecord { record, .. } in received.iter().filter(|received| !received.republished) {
             self.own.supersede_leave(&record.key);
         }
-        for passed in passed_over {
-            self.counts.kept_dropped += u64::from(!self.own.keep(passed));
+        self.keep_passed_over(received, passed_over);
+    }
+
+    /// Keeps what was passed over, as what all others have; what came behind it takes its place.
+    fn keep_passed_over(&mut self, received: &[ReceivedRecord], passed_over: Vec<ReceivedRecord>) {
+        if passed_over.is_empty() && !self.own.has_kept() {
+            return;
+        }
+        let mut passed: HashMap<PeerKey, VecDeque<ReceivedRecord>> = HashMap::new();
+        for record in passed_over {
+            passed.entry(record.record.key).or_default().push_back(record);
+        }
+        for record in received {
+            // Records of one peer are passed over in their order.
+            let queue = passed.get_mut(&record.record.key);
+            if queue.and_then(|queue| queue.pop_front_if(|first| first == record)).is_some() {
+                self.counts.kept_dropped += u64::from(!self.own.keep(*record));
+            } else {
+                self.own.supersede_kept(record);
+            }
         }
     }
 

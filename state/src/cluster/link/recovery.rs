@@ -33,6 +33,8 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
         let check = history::check(state.as_ref(), self.read_to, server_time, self.settings.entries_max);
         if self.read_to != EntryId::default() {
             self.position = self.position.min(back(self.read_to, REREAD));
+            // Not what is read next: the stream may be deleted between this look and then.
+            self.checked_to = self.read_to;
         }
         self.read_again();
         match check {
@@ -92,7 +94,6 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
         self.phase = Phase::Steady;
         if self.read_to != EntryId::default() {
             self.read_to = self.position;
-            self.checked_to = self.position;
         }
         let mut lost: Vec<SentEntry> = self.sent.drain(..).collect();
         for entry in &lost {

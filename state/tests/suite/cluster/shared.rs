@@ -35,6 +35,8 @@ pub(super) struct World {
     /// Records may be republished, and then two of one second have no order.
     pub(super) has_faults: bool,
     pub(super) announcing: bool,
+    /// When each node was killed last: what it had appended may still get into the stream.
+    pub(super) killed_at: Vec<u64>,
     pub(super) tags: u64,
     pub(super) trace: Option<PeerKey>,
 }
@@ -75,6 +77,7 @@ impl World {
             close_announces: false,
             has_faults: true,
             announcing: false,
+            killed_at: vec![0; nodes],
             tags: 0,
             trace: None,
         }
@@ -102,7 +105,8 @@ impl World {
         // Without a record, others may know something else of the peer.
         let clear = |act: Act| if act.node == node { 2000 } else { LATE_MILLISECONDS };
         let is_quick = before.is_some_and(|act| self.now < act.at + clear(act));
-        let uncertain = noted != Noted::Yes || (is_quick && self.has_faults);
+        let is_just_killed = self.now < self.killed_at[node] + LATE_MILLISECONDS;
+        let uncertain = noted != Noted::Yes || is_just_killed || (is_quick && self.has_faults);
         self.truth.insert(key, Act { at: self.now, node, present, uncertain });
     }
 

@@ -18,6 +18,8 @@ const SEEDS: u64 = 1000;
 const LOST_WITH_NODE_MILLISECONDS: u64 = 40_000;
 /// Back-off, read-back, the look at the stream, and the walk after a flush all take some seconds.
 const HEALING_MILLISECONDS: u64 = 26_000;
+/// A server loses its entries only if no node has read nothing for so long.
+const UNREAD_MILLISECONDS: u64 = 6000;
 const BATCH_DELAY_MILLISECONDS: u64 = 250;
 
 pub(super) type SimulatedLink = Link<SimulatedBus, ToyCodec, ToyReplica>;
@@ -122,6 +124,10 @@ impl Simulation {
         let has_short_history = faults.iter().any(|fault| [Fault::Trim, Fault::OutOfMemory].contains(fault));
         if has_short_history {
             // A new node would not find everything.
+            faults.retain(|fault| ![Fault::Kill, Fault::Restart].contains(fault));
+        }
+        if faults.iter().any(|fault| [Fault::Flush, Fault::FailOver].contains(fault)) {
+            // Only the node that heard of a leave publishes it again when the server has lost it.
             faults.retain(|fault| ![Fault::Kill, Fault::Restart].contains(fault));
         }
         let is_calm = are_calm(&faults);
@@ -243,12 +249,12 @@ impl Simulation {
         let since = self.nodes[index].link.unpublished_since();
         let link = make_link(&self.shared, index, self.incarnations, position, since);
         let mut world = self.shared.lock();
-        if since.is_some() {
+        if let Some(Tick(since)) = since {
             // What it knows is walked; that a peer left is known to nobody.
             Self::lose_acts_of(&mut world, index);
-            let World { truth, swarms, .. } = &mut *world;
-            let lost = truth.iter().filter(|(_, act)| act.node == index && act.present.is_none());
-            swarms[index].dropped.extend(lost.filter(|(_, act)| act.uncertain).map(|(key, _)| *key));
+            let ToySwarms { leaves, dropped, .. } = &mut world.swarms[index];
+            let lost = leaves.iter().filter(|(_, seen)| **seen >= i64::from(since));
+            dropped.extend(lost.map(|(key, _)| *key));
         }
         world.swarms[index].is_down = false;
         // It reads some entries again, on purpose.
@@ -275,16 +281,19 @@ impl Simulation {
         let server = &mut world.server;
         // History is whole again when all nodes have published their shares.
         let is_whole = now >= self.flushed_at + HEALING_MILLISECONDS;
+        // What a node has not read for longer is remembered by nobody.
+        let is_read =
+            server.read_to.iter().all(|id| id.milliseconds + UNREAD_MILLISECONDS > server.time(now));
         match fault {
             Fault::LostReplies => server.lossy_until = now + random.u64(500..4000),
             Fault::CutOne => server.cut[node] = now + random.u64(500..15_000),
             Fault::CutAll => server.away_until = now + random.u64(200..8000),
             Fault::Freeze => server.frozen_until = now + random.u64(200..6000),
-            Fault::Flush => {
+            Fault::Flush if is_read => {
                 server.flush();
                 self.flushed_at = now;
             }
-            Fault::FailOver => {
+            Fault::FailOver if is_read => {
                 server.fail_over(now, random.usize(..30));
                 self.flushed_at = now;
             }
@@ -300,6 +309,7 @@ impl Simulation {
             Fault::OutOfMemory => server.full_until = now + random.u64(200..5000),
             Fault::Kill if is_whole && !self.nodes[node].is_finished => {
                 Self::lose_acts_of(world, node);
+                world.killed_at[node] = now;
                 let outbox_max = world.swarms[node].outbox_max;
                 let booted_at = now - random.u64(..3000);
                 world.swarms[node] = ToySwarms { outbox_max, booted_at, ..ToySwarms::default() };
@@ -313,7 +323,7 @@ impl Simulation {
                 self.nodes[node].link.finish(Duration::from_millis(up + 5000));
                 self.nodes[node].is_serving = false;
             }
-            Fault::Kill | Fault::Restart => {}
+            Fault::Kill | Fault::Restart | Fault::Flush | Fault::FailOver => {}
             Fault::ForeignEntries => {
                 let Some((_, octets)) = random.choice(&server.entries).cloned() else { return };
                 let mut altered = octets.clone();
@@ -337,9 +347,13 @@ impl Simulation {
             let counts = node.link.counts();
             assert!(counts.backlog_records <= keys, "{what}: node {index} has a backlog: {counts:?}");
         }
-        // What is republished has the total only, and two nodes that count at the same time may then agree on
-        // one less or one more.
-        let is_live = self.nodes.iter().all(|node| node.link.counts().sent_republished == 0);
+        // What is not live has the total only, and two nodes that count at the same time may then agree on one
+        // less or one more.
+        let is_live = self
+            .nodes
+            .iter()
+            .map(|node| node.link.counts())
+            .all(|counts| (counts.sent_republished, counts.waited_too_long) == (0, 0));
         if is_live && are_calm(&self.faults) {
             for &node in &all {
                 assert_eq!(world.completed(0), world.completed(node), "{what}: counts at {node}");
@@ -349,6 +363,10 @@ impl Simulation {
 
     fn run_all(&mut self) {
         self.run(3000, false);
+        // While a node catches up, it counts no finished download.
+        while self.nodes.iter().any(|node| !node.is_serving) {
+            self.run(1000, false);
+        }
         for round in 0..2 {
             self.run(14_000, true);
             self.heal();

@@ -38,6 +38,8 @@ pub(super) struct ToySwarms {
     pub(super) since: Option<i64>,
     /// Peers whose leave was dropped.
     pub(super) dropped: BTreeSet<PeerKey>,
+    /// The last leave of each peer at this node.
+    pub(super) leaves: BTreeMap<PeerKey, i64>,
     pub(super) applied_tags: HashSet<PeerId>,
 }
 
@@ -63,6 +65,7 @@ impl ToySwarms {
                 self.dropped.insert(key);
                 return Noted::No;
             }
+            self.leaves.insert(key, seen);
             self.note(key, Presence::Gone, seen);
             return Noted::Yes;
         };
