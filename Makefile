@@ -22,6 +22,7 @@ help:
 	@echo 'make fuzz    run every fuzz target for FUZZ_SECONDS (60) each'
 	@echo 'make soak    100 upgrades in a storm of signals; random faults for SOAK_SECONDS (3600), all finished'
 	@echo '             downloads counted once; a private site killed SOAK_KILLS (500) times on each store;'
+	@echo '             100,000 simulated clusters with random faults;'
 	@echo '             SOAK_ROWS (20000000) rows of history read and purged, for which TMPDIR needs 8 GB'
 	@echo 'make deny    check licences, bans and sources of all dependencies'
 	@echo 'make bench   measure, and write docs/PERFORMANCE.md: half an hour; BENCH="--quick udp" for less,'
@@ -63,6 +64,7 @@ soak: setup
 		operations::private::upgrades::upgrades_in_a_storm --nocapture
 	HAYATE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --test suite -- --exact operations::soak::soak --nocapture
 	HAYATE_KILLS=$(SOAK_KILLS) cargo test --test suite -- operations::private::kills --nocapture
+	HAYATE_CLUSTER_SEEDS=100000 cargo test -p hayate-state --test suite -- cluster::simulation --nocapture
 	HAYATE_HISTORY_ROWS=$(SOAK_ROWS) cargo test -p hayate-state --test stores -- large --nocapture
 
 # Without its advisories: their database is in no package registry. The fuzz targets are not

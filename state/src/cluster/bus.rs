@@ -73,6 +73,20 @@ pub trait Bus: Send {
     fn trim(&mut self, key: &str, oldest: EntryId, entries_max: u64) -> Result<(), BusError>;
 }
 
+impl Bus for Box<dyn Bus> {
+    fn exchange(&mut self, exchange: &Exchange<'_>) -> Result<Exchanged, BusError> {
+        (**self).exchange(exchange)
+    }
+
+    fn stream_state(&mut self, key: &str) -> Result<Option<StreamState>, BusError> {
+        (**self).stream_state(key)
+    }
+
+    fn trim(&mut self, key: &str, oldest: EntryId, entries_max: u64) -> Result<(), BusError> {
+        (**self).trim(key, oldest, entries_max)
+    }
+}
+
 /// Why an exchange failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BusError {

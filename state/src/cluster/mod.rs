@@ -14,6 +14,9 @@
 //! | [`link`] | the engine of one stream: what is published, read back, applied and published again |
 //! | [`replica`] | what a link needs of the swarms, behind a trait |
 //! | [`swarm_replica`] | the swarms of one stream, as its link sees them |
+//! | [`running`] | the threads of all links |
+//! | `report` | what links have to say, as log lines |
+//! | [`saved`] | what is saved of a cluster in the snapshot |
 //! | `apply` | a record of another node, applied to its torrent |
 //! | `outbox` | the records that a shard has to publish |
 
@@ -25,5 +28,8 @@ pub mod link;
 pub(crate) mod outbox;
 pub mod record;
 pub mod replica;
+mod report;
+pub mod running;
+pub mod saved;
 pub mod sealed;
 pub mod swarm_replica;

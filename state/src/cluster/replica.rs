@@ -38,8 +38,9 @@ pub struct OwnRecord {
 /// Which peers a walk is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalkOf {
-    /// Those that announced at this tick or later.
-    Since(Tick),
+    /// Those that announced at this time or later, in ticks of this process; below zero for those that a
+    /// process before it has heard.
+    Since(i64),
     /// Those in every `nodes`-th shard, beginning with the `node`-th.
     Share {
         /// Of this node.
@@ -71,7 +72,7 @@ pub trait Replica: Send {
 
     /// Moves what the shards have to publish to the end of `into`; records of one torrent are in the order of
     /// its changes. Returns since when changes are missing because an outbox was full.
-    fn take_outbox(&mut self, into: &mut Vec<TimedRecord>) -> Option<Tick>;
+    fn take_outbox(&mut self, into: &mut Vec<TimedRecord>) -> Option<i64>;
 
     /// Applies records of other nodes, in their order. `own` returns the record of this node about a peer
     /// that is under way; those in an outbox the replica knows by itself, and they are live. In this order:

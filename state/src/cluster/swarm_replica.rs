@@ -139,7 +139,7 @@ impl SwarmReplica {
 impl Replica for SwarmReplica {
     type Walk = StreamWalk;
 
-    fn take_outbox(&mut self, into: &mut Vec<TimedRecord>) -> Option<Tick> {
+    fn take_outbox(&mut self, into: &mut Vec<TimedRecord>) -> Option<i64> {
         let mut earliest: Option<Tick> = None;
         for shard in (self.stream..SHARDS).step_by(self.streams) {
             self.spare.clear();
@@ -149,7 +149,7 @@ impl Replica for SwarmReplica {
             earliest = earliest.into_iter().chain(since).min();
             into.extend(unpack_all(&self.spare));
         }
-        earliest
+        earliest.map(|tick| i64::from(tick.0))
     }
 
     fn apply(
@@ -240,14 +240,14 @@ impl Replica for SwarmReplica {
 pub struct StreamWalk {
     shard: usize,
     step: usize,
-    since: Option<Tick>,
+    since: Option<i64>,
     in_shard: ShardWalk,
 }
 
 /// Collects the peers that a walk is about.
 struct PeerCollector<'a> {
     now: Tick,
-    since: Option<Tick>,
+    since: Option<i64>,
     /// `into` is full with so many.
     enough: usize,
     with_ids: bool,
@@ -276,7 +276,7 @@ impl SwarmVisitor for PeerCollector<'_> {
 
 impl PeerCollector<'_> {
     fn collect(&mut self, octets: &impl Endpoint, peer: FoundPeer) {
-        if self.since.is_none_or(|since| peer.seen.tick(self.now) >= i64::from(since.0)) {
+        if self.since.is_none_or(|since| peer.seen.tick(self.now) >= since) {
             let key = PeerKey { peer: SocketAddr::new(octets.address(), octets.port()), ..self.record.key };
             let record = PeerRecord { key, ..self.record };
             self.into.push(present(self.now, record, peer, self.with_ids));

@@ -147,7 +147,7 @@ fn an_announce_that_found_the_outbox_full_is_not_undone_by_an_older_record() {
     node.announce(Tick(NOW.0 - 20), &key(7), 1, Event::Started);
     assert_eq!(node.apply(received(key(7), SEEDER, 21, false), None), OLD);
     assert_eq!(node.apply(received(key(7), SEEDER, 19, false), None), ONE);
-    assert_eq!(node.replica.take_outbox(&mut Vec::new()), Some(Tick(NOW.0 - 20)));
+    assert_eq!(node.replica.take_outbox(&mut Vec::new()), Some(i64::from(NOW.0) - 20));
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn a_walk_meets_all_peers_of_its_share_or_those_seen_since() {
         assert!(lock_cost::take_max() <= 2 * SLICE);
         records.iter().map(|timed| timed.record.key).collect::<Vec<_>>()
     };
-    let since = walked(WalkOf::Since(Tick(NOW.0 - 10)));
+    let since = walked(WalkOf::Since(i64::from(NOW.0) - 10));
     let recent = all.iter().filter(|key| key.peer.port() % 3 == 0).copied();
     assert_eq!(since.into_iter().collect::<HashSet<_>>(), recent.collect());
     let shares: Vec<_> = (0..3).flat_map(|node| walked(WalkOf::Share { node, nodes: 3 })).collect();

@@ -345,13 +345,14 @@ fn write_file(plan: &mut SnapshotPlan, pace: &mut Pace<'_>) -> io::Result<(u64, 
         let now = pace.now();
         let to = SyncingFile { syncs: pace.stopping.is_some(), ..SyncingFile::new(file) };
         let mut to = SnapshotWriter::new(to, i64::try_from(now.unix_seconds).unwrap_or(i64::MAX))?;
-        let mut walk = Walk::new(Arc::clone(swarms), now.tick);
-        let clock = pace.clock;
-        write_swarms(&mut walk, &mut to, || clock.now().tick, || pace.pause())?;
-        peers = walk.peers();
+        // Before the swarms: what a cluster has read must not be more than what is in them.
         for section in sections {
             peers += section.write(&mut to, pace)?;
         }
+        let mut walk = Walk::new(Arc::clone(swarms), now.tick);
+        let clock = pace.clock;
+        write_swarms(&mut walk, &mut to, || clock.now().tick, || pace.pause())?;
+        peers += walk.peers();
         octets = to.finish()?.octets;
         Ok(())
     })?;

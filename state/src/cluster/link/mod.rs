@@ -54,7 +54,7 @@ const DENIED_PAUSE: Duration = Duration::from_secs(30);
 /// Events that wait to be taken at most.
 const EVENTS_MAX: usize = 256;
 /// Clocks of nodes differ by as many seconds as a walk begins earlier.
-const WALK_SLACK_SECONDS: u32 = 2;
+const WALK_SLACK_SECONDS: i64 = 2;
 
 /// What a link is told once.
 #[derive(Clone, Debug)]
@@ -75,12 +75,20 @@ pub struct LinkSettings {
     pub entries_max: u64,
     /// Peers that a walk publishes for each second, at this link.
     pub walk_rate: u32,
-    /// The position that was saved with the swarms before the last stop.
-    pub position: Option<LinkPosition>,
-    /// What [`Link::unpublished_since`] was then, in ticks of this process.
-    pub unpublished_since: Option<Tick>,
+    /// What was saved with the swarms before the last stop.
+    pub saved: SavedLink,
     /// For the jitter of pauses after errors.
     pub seed: u64,
+}
+
+/// What is saved of a link together with the swarms.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SavedLink {
+    /// `None` where the link had not caught up.
+    pub position: Option<LinkPosition>,
+    /// Since when changes may be unknown to the other nodes, in ticks of this process; `None` where they have
+    /// everything.
+    pub unpublished_since: Option<i64>,
 }
 
 /// Up to where a stream was read.
@@ -158,9 +166,9 @@ pub struct Link<B: Bus, C: EntryCodec, R: Replica> {
     walked_at: Duration,
     share_at: Option<Duration>,
     /// Since when changes are missing because an outbox was full.
-    since: Option<Tick>,
+    since: Option<i64>,
     /// The same of the walks that have begun.
-    walking_since: Option<Tick>,
+    walking_since: Option<i64>,
     hello_at: Duration,
     inspect_at: Duration,
     trim_at: Duration,
@@ -197,6 +205,7 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
             time: ServerTime::default(),
             retention: Retention::new(settings.retention),
             sequences: settings
+                .saved
                 .position
                 .as_ref()
                 .map_or_else(Sequences::default, |position| Sequences::restore(&position.sequences)),
@@ -210,7 +219,7 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
             walk_allowance: Duration::ZERO,
             walked_at: Duration::ZERO,
             share_at: None,
-            since: settings.unpublished_since,
+            since: settings.saved.unpublished_since,
             walking_since: None,
             hello_at: Duration::ZERO,
             inspect_at: Duration::ZERO,
@@ -261,23 +270,23 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
         self.is_caught_up
     }
 
-    /// Returns the position to save; `None` before the link has caught up.
+    /// Whether the server was reached.
     #[must_use]
-    pub fn position(&self) -> Option<LinkPosition> {
-        self.is_caught_up.then(|| {
+    pub fn has_connected(&self) -> bool {
+        self.has_connected
+    }
+
+    /// Returns what is to be saved. Taken before the swarms are copied, it is never ahead of them.
+    #[must_use]
+    pub fn saved(&self) -> SavedLink {
+        let position = self.is_caught_up.then(|| {
             let mut sequences = self.sequences.saved();
             // The next start has another incarnation, and reads the entries of this one like foreign ones.
             sequences.push((self.codec.incarnation(), self.last_own));
             LinkPosition { read_to: self.position, sequences }
-        })
-    }
-
-    /// Returns since when changes may be unknown to the other nodes, to be saved with the position at a stop;
-    /// `None` where they have everything.
-    #[must_use]
-    pub fn unpublished_since(&self) -> Option<Tick> {
-        let earliest = self.own.earliest().map(|seen| Tick(u32::try_from(seen).unwrap_or_default()));
-        [earliest, self.since, self.walking_since].into_iter().flatten().min()
+        });
+        let since = [self.own.earliest(), self.since, self.walking_since];
+        SavedLink { position, unpublished_since: since.into_iter().flatten().min() }
     }
 
     /// Publishes what waits, says goodbye, and finishes; at the latest at `until`.
@@ -349,7 +358,9 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
     /// Leaves the swarms as they are to be saved: what is not published yet will be republished after the next
     /// start, and what was passed over meanwhile is what all others have.
     fn close(&mut self, now: Tick) {
-        self.collect_all();
+        if !self.settings.read_only {
+            self.collect_all();
+        }
         let kept = self.own.take_all_kept();
         let own = |key: &PeerKey| Some(OwnRecord { republished: true, ..self.own.get(key)? });
         self.replica.apply(now, &kept, &own, &mut Vec::new());

@@ -261,10 +261,13 @@ impl OwnRecords {
 
     /// A record was read back: all nodes have it, or will.
     pub(super) fn deliver(&mut self, record: &SentRecord) {
-        if record.gone {
-            self.left.insert(record.key, record.seen);
-        } else {
-            self.left.remove(&record.key);
+        // An older record that was published again changes nothing.
+        if self.left.get(&record.key).is_none_or(|left| *left <= record.seen) {
+            if record.gone {
+                self.left.insert(record.key, record.seen);
+            } else {
+                self.left.remove(&record.key);
+            }
         }
         let Some(state) = self.states.get_mut(&record.key) else { return };
         state.drop_one(record.republished);

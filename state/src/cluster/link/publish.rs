@@ -64,7 +64,7 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
     pub(super) fn collect_all(&mut self) {
         let mut records = Vec::new();
         if let Some(since) = self.replica.take_outbox(&mut records) {
-            let from = Tick(since.0.saturating_sub(WALK_SLACK_SECONDS));
+            let from = since - WALK_SLACK_SECONDS;
             self.since = Some(self.since.map_or(from, |earlier| earlier.min(from)));
         }
         for record in records {

@@ -59,7 +59,8 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
         })?;
         self.time.sample(uptime, exchanged.server_time, exchanged.round_trip);
         let oldest = self.retention.oldest(exchanged.server_time);
-        self.read_to = self.settings.position.as_ref().map_or_else(EntryId::default, |saved| saved.read_to);
+        self.read_to =
+            self.settings.saved.position.as_ref().map_or_else(EntryId::default, |saved| saved.read_to);
         self.position = self.read_to.max(oldest);
         self.has_connected = true;
         Ok(())

@@ -5,8 +5,8 @@ use std::time::Duration;
 use hayate_state::InfoHash;
 use hayate_state::cluster::bus::BusError;
 use hayate_state::cluster::codec::{EntryBody, ReadEntry};
-use hayate_state::cluster::link::Pause;
 use hayate_state::cluster::link::events::LinkEvent;
+use hayate_state::cluster::link::{Pause, SavedLink};
 use hayate_state::cluster::record::{PeerKey, PeerRecord, Presence};
 
 use super::shared::{Shared, World};
@@ -29,7 +29,8 @@ impl Links {
     /// Nodes that have caught up and serve, unless they are `idle`.
     fn new(nodes: usize, idle: usize) -> Self {
         let shared = Shared::new(World::new(nodes, 1));
-        let links = (0..nodes).map(|node| make_link(&shared, node, u8::try_from(node).unwrap(), None, None));
+        let links = (0..nodes)
+            .map(|node| make_link(&shared, node, u8::try_from(node).unwrap(), SavedLink::default()));
         let mut links = Self { links: links.collect(), shared };
         for link in links.links.iter_mut().take(nodes - idle) {
             link.serve();
@@ -230,7 +231,7 @@ fn a_stop_publishes_what_waits_and_ends_in_time_without_a_server() {
     assert_eq!(links.turn(0), Pause::Finished);
     links.turn(1);
     assert_eq!(links.role(1, key(1)), LEECHER);
-    assert_eq!(links.links[0].unpublished_since(), None);
+    assert_eq!(links.links[0].saved().unpublished_since, None);
 
     links.announce(1, key(2), LEECHER, false);
     links.turn(1);

@@ -4,9 +4,8 @@ use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use hayate_state::Tick;
 use hayate_state::cluster::link::events::LinkEvent;
-use hayate_state::cluster::link::{Link, LinkPosition, LinkSettings, Pause};
+use hayate_state::cluster::link::{Link, LinkSettings, Pause, SavedLink};
 
 use super::shared::{START_MILLISECONDS, Shared, World};
 use super::simulated_bus::SimulatedBus;
@@ -72,25 +71,14 @@ struct Simulation {
     log: String,
 }
 
-pub(super) fn make_link(
-    shared: &Shared,
-    node: usize,
-    incarnation: u8,
-    position: Option<LinkPosition>,
-    unpublished_since: Option<Tick>,
-) -> SimulatedLink {
+pub(super) fn make_link(shared: &Shared, node: usize, incarnation: u8, saved: SavedLink) -> SimulatedLink {
     let bus = SimulatedBus { shared: shared.clone(), node };
     let codec = ToyCodec { shared: shared.clone(), node, incarnation: [incarnation; 16], seq: 0 };
-    let settings = settings(node, incarnation, position, unpublished_since);
+    let settings = settings(node, incarnation, saved);
     Link::new(settings, bus, codec, ToyReplica { shared: shared.clone(), node })
 }
 
-fn settings(
-    node: usize,
-    incarnation: u8,
-    position: Option<LinkPosition>,
-    unpublished_since: Option<Tick>,
-) -> LinkSettings {
+fn settings(node: usize, incarnation: u8, saved: SavedLink) -> LinkSettings {
     LinkSettings {
         key: "hayate:{0}".into(),
         node_id: format!("node{node}"),
@@ -100,8 +88,7 @@ fn settings(
         retention: Duration::from_secs(600),
         entries_max: 100_000,
         walk_rate: 1000,
-        position,
-        unpublished_since,
+        saved,
         seed: u64::from(incarnation),
     }
 }
@@ -152,7 +139,7 @@ impl Simulation {
         let shared = Shared::new(world);
         let nodes = (0..count)
             .map(|node| Node {
-                link: make_link(&shared, node, u8::try_from(node).unwrap(), None, None),
+                link: make_link(&shared, node, u8::try_from(node).unwrap(), SavedLink::default()),
                 due: START_MILLISECONDS + random.u64(..BATCH_DELAY_MILLISECONDS),
                 is_serving: false,
                 is_finished: false,
@@ -245,15 +232,15 @@ impl Simulation {
     /// A node that has finished starts again with its swarms and its position.
     fn come_back(&mut self, index: usize) {
         self.incarnations += 1;
-        let position = self.nodes[index].link.position();
-        let since = self.nodes[index].link.unpublished_since();
-        let link = make_link(&self.shared, index, self.incarnations, position, since);
+        let saved = self.nodes[index].link.saved();
+        let since = saved.unpublished_since;
+        let link = make_link(&self.shared, index, self.incarnations, saved);
         let mut world = self.shared.lock();
-        if let Some(Tick(since)) = since {
+        if let Some(since) = since {
             // What it knows is walked; that a peer left is known to nobody.
             Self::lose_acts_of(&mut world, index);
             let ToySwarms { leaves, dropped, .. } = &mut world.swarms[index];
-            let lost = leaves.iter().filter(|(_, seen)| **seen >= i64::from(since));
+            let lost = leaves.iter().filter(|(_, seen)| **seen >= since);
             dropped.extend(lost.map(|(key, _)| *key));
         }
         world.swarms[index].is_down = false;
@@ -314,7 +301,7 @@ impl Simulation {
                 let booted_at = now - random.u64(..3000);
                 world.swarms[node] = ToySwarms { outbox_max, booted_at, ..ToySwarms::default() };
                 self.incarnations += 1;
-                let link = make_link(&self.shared, node, self.incarnations, None, None);
+                let link = make_link(&self.shared, node, self.incarnations, SavedLink::default());
                 self.nodes[node] = Node { link, due: now, is_serving: false, is_finished: false };
             }
             Fault::Restart if is_whole && self.nodes[node].is_serving => {

@@ -170,10 +170,10 @@ pub(super) struct ToyReplica {
 impl Replica for ToyReplica {
     type Walk = Vec<PeerKey>;
 
-    fn take_outbox(&mut self, into: &mut Vec<TimedRecord>) -> Option<Tick> {
+    fn take_outbox(&mut self, into: &mut Vec<TimedRecord>) -> Option<i64> {
         let swarms = &mut self.shared.lock().swarms[self.node];
         into.append(&mut swarms.outbox);
-        swarms.since.take().map(|since| Tick(u32::try_from(since).unwrap()))
+        swarms.since.take()
     }
 
     fn apply(
@@ -209,7 +209,7 @@ impl Replica for ToyReplica {
     fn start_walk(&mut self, of: WalkOf) -> Self::Walk {
         let world = self.shared.lock();
         let is_in = |key: &PeerKey, peer: &ToyPeer| match of {
-            WalkOf::Since(tick) => peer.seen >= i64::from(tick.0),
+            WalkOf::Since(tick) => peer.seen >= tick,
             WalkOf::Share { node, nodes } => usize::from(key.info_hash.0[0]) % nodes == node,
         };
         let peers = world.swarms[self.node].peers.iter();

@@ -1,0 +1,309 @@
+//! [`Cluster`]: the threads of all links, each of which drives one.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::admission::Policy;
+use crate::clock::Clock;
+use crate::cluster::bus::Bus;
+use crate::cluster::codec::Incarnation;
+use crate::cluster::link::events::{LinkCounts, LinkEvent};
+use crate::cluster::link::{Link, LinkSettings, Pause, SavedLink};
+use crate::cluster::report::ClusterLog;
+use crate::cluster::saved::SavedCluster;
+use crate::cluster::sealed::{ClusterSecret, SealedCodec, new_incarnation};
+use crate::cluster::swarm_replica::SwarmReplica;
+use crate::published::Published;
+use crate::store::Queues;
+use crate::swarm::Swarms;
+
+/// Peers that all walks of a node publish in a second.
+const WALK_RATE: usize = 20_000;
+/// A start does not wait longer for a server that cannot be reached.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// Time between two looks at the links while somebody waits for them.
+const WAIT_STEP: Duration = Duration::from_millis(10);
+/// Streams at most, whatever other nodes say.
+pub const STREAMS_MAX: usize = 64;
+
+/// What the links of a node are told once.
+#[derive(Clone, Debug)]
+pub struct ClusterSettings {
+    /// The configured id of this node.
+    pub node_id: String,
+    /// The secret of all nodes.
+    pub secret: ClusterSecret,
+    /// What the key of a stream begins with.
+    pub key_prefix: String,
+    /// The streams that this node writes to: 1 to [`STREAMS_MAX`], a power of two.
+    pub streams: usize,
+    /// Time between two turns of a link.
+    pub batch_delay: Duration,
+    /// How long history is kept in the streams.
+    pub retention: Duration,
+    /// Entries that a stream keeps at most.
+    pub entries_max: u64,
+    /// The server, as the log is to name it: without its password.
+    pub server: String,
+}
+
+/// Makes the connection of one link.
+pub type BusFactory = Box<dyn Fn() -> Box<dyn Bus> + Send + Sync>;
+
+/// What the links work with.
+pub struct ClusterParts {
+    /// The swarms of this node.
+    pub swarms: Arc<Swarms>,
+    /// The rules by which records are applied.
+    pub policy: Arc<Published<Policy>>,
+    /// Where finished downloads of other nodes wait for a store that no other node writes to.
+    pub queues: Option<Arc<Queues>>,
+    /// The clock of the tracker.
+    pub clock: Clock,
+    /// What the last run saved.
+    pub saved: SavedCluster,
+    /// Makes the connections.
+    pub make_bus: BusFactory,
+}
+
+/// The running links. Dropped without a [`stop`](Self::stop), they go on until the process ends.
+pub struct Cluster {
+    shared: Arc<Shared>,
+    incarnation: Incarnation,
+}
+
+/// What the threads share.
+struct Shared {
+    settings: ClusterSettings,
+    parts: ClusterParts,
+    serving: AtomicBool,
+    finish_at: Mutex<Option<Duration>>,
+    log: Mutex<ClusterLog>,
+    links: Mutex<Vec<LinkThread>>,
+}
+
+/// One link, as others see it.
+struct LinkThread {
+    stream: usize,
+    state: Arc<Mutex<LinkState>>,
+    thread: JoinHandle<()>,
+}
+
+/// A link as it was after its last turn.
+#[derive(Clone, Debug, Default)]
+struct LinkState {
+    saved: SavedLink,
+    counts: LinkCounts,
+    is_caught_up: bool,
+    has_connected: bool,
+}
+
+/// The link of the real parts.
+type SwarmLink = Link<Box<dyn Bus>, SealedCodec, SwarmReplica>;
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("settings", &self.shared.settings).finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// Starts the links. They read, and publish nothing before [`serve`](Self::serve).
+    ///
+    /// # Errors
+    /// Fails when a thread cannot be started, or the system provides no random numbers.
+    pub fn start(settings: ClusterSettings, parts: ClusterParts) -> io::Result<Self> {
+        let incarnation = new_incarnation().ok_or_else(|| io::Error::other("no random numbers"))?;
+        let ClusterSettings { node_id, streams, server, .. } = &settings;
+        log::info!("cluster: node {node_id}, {streams} streams at {server}");
+        let shared = Arc::new(Shared {
+            log: Mutex::new(ClusterLog::new(settings.streams)),
+            settings,
+            parts,
+            serving: AtomicBool::new(false),
+            finish_at: Mutex::new(None),
+            links: Mutex::default(),
+        });
+        let cluster = Self { shared, incarnation };
+        (0..cluster.shared.settings.streams)
+            .try_for_each(|stream| cluster.shared.start_link(incarnation, stream))?;
+        Ok(cluster)
+    }
+
+    /// Waits until all links have caught up, at most for `longest`, and not for a server that cannot be
+    /// reached.
+    pub fn warm_up(&self, longest: Duration) {
+        let clock = self.shared.parts.clock;
+        let start = clock.uptime();
+        loop {
+            let waited = clock.uptime().saturating_sub(start);
+            let states = self.shared.states();
+            let is_unreachable =
+                waited >= CONNECT_MAX && !states.iter().any(|(_, state)| state.has_connected);
+            if waited >= longest || is_unreachable || states.iter().all(|(_, state)| state.is_caught_up) {
+                return;
+            }
+            thread::sleep(WAIT_STEP);
+        }
+    }
+
+    /// Lets the links publish.
+    pub fn serve(&self) {
+        self.shared.serving.store(true, Ordering::Release);
+        self.shared.wake_all();
+    }
+
+    /// Publishes what waits, and stops the links; those that are not done at the uptime `until` are left.
+    pub fn stop(&self, until: Duration) {
+        *self.shared.finish_at.lock() = Some(until);
+        self.shared.wake_all();
+        let clock = self.shared.parts.clock;
+        let is_running = |link: &LinkThread| !link.thread.is_finished();
+        while self.shared.links.lock().iter().any(is_running) && clock.uptime() < until + WAIT_STEP {
+            thread::sleep(WAIT_STEP);
+        }
+    }
+
+    /// Returns what is to be saved in a snapshot whose swarms are copied later.
+    #[must_use]
+    pub fn saved(&self) -> SavedCluster {
+        let links = self.shared.states().into_iter().map(|(stream, state)| (stream, state.saved)).collect();
+        SavedCluster { key_prefix: self.shared.settings.key_prefix.clone(), links }
+    }
+
+    /// Returns the counts of each link, with the number of its stream.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(usize, LinkCounts)> {
+        self.shared.states().into_iter().map(|(stream, state)| (stream, state.counts)).collect()
+    }
+
+    /// Whether no thread has ended by itself, which takes a panic.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.shared.finish_at.lock().is_some()
+            || self.shared.links.lock().iter().all(|link| !link.thread.is_finished())
+    }
+
+    /// The name of this start of the node.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+}
+
+impl Shared {
+    fn states(&self) -> Vec<(usize, LinkState)> {
+        self.links.lock().iter().map(|link| (link.stream, link.state.lock().clone())).collect()
+    }
+
+    fn wake_all(&self) {
+        self.links.lock().iter().for_each(|link| link.thread.thread().unpark());
+    }
+
+    /// Starts the link of a stream, unless it runs.
+    fn start_link(self: &Arc<Self>, incarnation: Incarnation, stream: usize) -> io::Result<()> {
+        let mut links = self.links.lock();
+        if links.iter().any(|link| link.stream == stream) {
+            return Ok(());
+        }
+        let link = self.make_link(incarnation, stream)?;
+        let state = Arc::new(Mutex::new(LinkState { saved: link.saved(), ..LinkState::default() }));
+        let (shared, published) = (Arc::clone(self), Arc::clone(&state));
+        let thread = thread::Builder::new()
+            .name(format!("cluster {stream}"))
+            .spawn(move || shared.drive(incarnation, stream, link, &published))?;
+        links.push(LinkThread { stream, state, thread });
+        Ok(())
+    }
+
+    /// Returns the key of a stream. The braces let a Redis Cluster put each key into a slot of its own.
+    fn stream_key(&self, stream: usize) -> String {
+        format!("{}:{{{stream}}}", self.settings.key_prefix)
+    }
+
+    fn make_link(&self, incarnation: Incarnation, stream: usize) -> io::Result<SwarmLink> {
+        let (settings, parts) = (&self.settings, &self.parts);
+        let ClusterSettings { node_id, secret, key_prefix, streams, .. } = settings;
+        let key = self.stream_key(stream);
+        let read_only = stream >= *streams;
+        let codec_streams = u32::try_from(*streams).unwrap_or(u32::MAX);
+        let codec = SealedCodec::new(secret, &key, incarnation, node_id, codec_streams)
+            .ok_or_else(|| io::Error::other("no key can be derived from the secret of the cluster"))?;
+        let replica =
+            SwarmReplica::new(Arc::clone(&parts.swarms), parts.policy.subscribe(), stream, *streams);
+        let replica = match &parts.queues {
+            Some(queues) => replica.with_queues(Arc::clone(queues)),
+            None => replica,
+        };
+        let walk_rate = u32::try_from(WALK_RATE / (*streams).max(1)).unwrap_or(u32::MAX);
+        let [first, ..] = incarnation;
+        let link_settings = LinkSettings {
+            key,
+            node_id: node_id.clone(),
+            streams: *streams,
+            read_only,
+            batch_delay: settings.batch_delay,
+            retention: settings.retention,
+            entries_max: settings.entries_max,
+            walk_rate,
+            saved: parts.saved.link(key_prefix, stream),
+            seed: u64::from(first) << 8 | stream as u64,
+        };
+        Ok(Link::new(link_settings, (parts.make_bus)(), codec, replica))
+    }
+
+    /// What the thread of a link does.
+    fn drive(
+        self: Arc<Self>,
+        incarnation: Incarnation,
+        stream: usize,
+        mut link: SwarmLink,
+        published: &Mutex<LinkState>,
+    ) {
+        let clock = self.parts.clock;
+        let key = self.stream_key(stream);
+        loop {
+            if self.serving.load(Ordering::Acquire) {
+                link.serve();
+            }
+            if let Some(until) = *self.finish_at.lock() {
+                link.finish(until);
+            }
+            let pause = link.turn(clock.uptime());
+            for event in link.take_events() {
+                if let LinkEvent::MoreStreams(streams) = event {
+                    self.read_more(incarnation, streams);
+                }
+                self.log.lock().take_event(clock.uptime(), stream, &event);
+            }
+            let counts = link.counts();
+            self.log.lock().take_counts(clock.uptime(), &key, stream, &counts);
+            *published.lock() = LinkState {
+                saved: link.saved(),
+                counts,
+                is_caught_up: link.is_caught_up(),
+                has_connected: link.has_connected(),
+            };
+            match pause {
+                Pause::Finished => return,
+                Pause::For(pause) if pause.is_zero() => {}
+                // Woken early, it takes a turn early, which does no harm.
+                Pause::For(pause) => thread::park_timeout(pause),
+            }
+        }
+    }
+
+    /// Reads the streams that other nodes write to and this one does not.
+    fn read_more(self: &Arc<Self>, incarnation: Incarnation, streams: usize) {
+        for stream in self.settings.streams..streams.min(STREAMS_MAX) {
+            if let Err(error) = self.start_link(incarnation, stream) {
+                log::error!("cluster: stream {stream} is not read: {error}");
+            }
+        }
+    }
+}
