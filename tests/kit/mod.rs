@@ -10,4 +10,6 @@ pub(crate) mod jwk_server;
 #[path = "servers/mariadb.rs"]
 #[expect(dead_code, reason = "the tests of the stores use the rest")]
 pub(crate) mod mariadb_server;
+#[path = "servers/process.rs"]
+pub(crate) mod server_process;
 pub(crate) mod site_database;

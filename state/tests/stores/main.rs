@@ -1,7 +1,9 @@
-//! The promises of every store, on a real file and on a real server; and what can go wrong only on a server.
+//! The promises of every store, on a real file and on a real server; and what can go wrong only on a server,
+//! also on the Redis of a cluster.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod admin;
+mod cluster_bus;
 mod cuts;
 #[path = "../kit/double.rs"]
 mod double;
@@ -10,6 +12,10 @@ mod ledger;
 mod promise;
 mod purge;
 mod recorder;
+#[path = "../../../tests/kit/servers/redis.rs"]
+mod redis_server;
+#[path = "../../../tests/kit/servers/process.rs"]
+mod server_process;
 #[path = "../../../tests/kit/servers/mariadb.rs"]
 mod servers;
 mod site_rows;

@@ -3,39 +3,28 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread::sleep;
-use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, User, geteuid};
+use nix::sys::signal::Signal;
+use nix::unistd::{User, geteuid};
 use tempfile::TempDir;
+
+use super::server_process::{POLL_INTERVAL, POLLS_MAX, ServerProcess, free_server_port};
 
 /// The user with which the tests log in over the network.
 const USER: &str = "site";
 /// The password of the user, with characters that are special in a DSN.
 const PASSWORD: &str = "p@ss:w/rd";
-/// Time between two checks.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Number of checks before a test gives up: a minute.
-const POLLS_MAX: u32 = 3000;
-
 static TEMPLATE: Mutex<()> = Mutex::new(());
 
 /// A server for one test.
 pub(crate) struct Server {
     folder: TempDir,
     pub(crate) port: u16,
-    running: Option<Running>,
-}
-
-struct Running {
-    server: Child,
-    /// Ends the server as soon as its standard input closes, which it does with this process.
-    guard: Child,
+    running: Option<ServerProcess>,
 }
 
 impl Server {
@@ -60,7 +49,8 @@ impl Server {
              GRANT ALL PRIVILEGES ON `%`.* TO '{USER}'@'%';\n"
         );
         fs::write(&init, sql).expect("a file");
-        let server = Command::new(program("mariadbd"))
+        let mut command = Command::new(program("mariadbd"));
+        command
             .args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin"])
             .args(["--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M", "--key-buffer-size=1M"])
             .args(["--performance-schema=OFF", "--character-set-server=utf8mb4", "--max-connections=40"])
@@ -73,19 +63,9 @@ impl Server {
             .arg(option("--socket", &self.socket()))
             .arg(option("--pid-file", &self.path().join("pid")))
             .arg(option("--init-file", &init))
-            .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
-            .stderr(log)
-            .spawn()
-            .expect("mariadbd; tests/setup installs it");
-        let guard = Command::new("sh")
-            .args(["-c", &format!("read _; kill -9 {}", server.id())])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("sh");
-        self.running = Some(Running { server, guard });
+            .stderr(log);
+        self.running = Some(ServerProcess::start(&mut command));
         self.wait_until_it_answers();
     }
 
@@ -99,8 +79,7 @@ impl Server {
             if self.client("", "SELECT 1").is_ok() {
                 return;
             }
-            let running = self.running.as_mut().expect("it was started");
-            if let Some(status) = running.server.try_wait().expect("a child") {
+            if let Some(status) = self.running.as_mut().and_then(ServerProcess::ended) {
                 eprintln!("mariadbd ended: {status}");
                 break;
             }
@@ -180,46 +159,20 @@ impl Server {
 
     /// Freezes the server: it keeps its connections and answers nothing.
     pub(crate) fn freeze(&self) {
-        self.signal(Signal::SIGSTOP);
-        // A thread on another processor runs until the signal arrives there.
-        for _ in 0..POLLS_MAX {
-            if self.is_stopped() {
-                return;
-            }
-            sleep(POLL_INTERVAL);
-        }
-        panic!("mariadbd does not stop");
-    }
-
-    /// Whether all its threads are stopped.
-    fn is_stopped(&self) -> bool {
-        let running = self.running.as_ref().expect("the server runs");
-        let threads = fs::read_dir(format!("/proc/{}/task", running.server.id())).expect("its threads");
-        threads.flatten().all(|thread| {
-            // The state follows the name, which is in parentheses; a thread that has ended counts as stopped.
-            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-            stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['T', 't']))
-        })
+        self.running().freeze();
     }
 
     /// Lets the server continue.
     pub(crate) fn thaw(&self) {
-        self.signal(Signal::SIGCONT);
+        self.running().thaw();
     }
 
-    fn signal(&self, signal: Signal) {
-        let running = self.running.as_ref().expect("the server runs");
-        let pid = i32::try_from(running.server.id()).expect("a process id");
-        kill(Pid::from_raw(pid), signal).expect("a signal to a child");
+    fn running(&self) -> &ServerProcess {
+        self.running.as_ref().expect("the server runs")
     }
 
     fn end(&mut self, signal: Signal) {
-        self.signal(signal);
-        let Running { mut server, mut guard } = self.running.take().expect("the server runs");
-        // The guard first: once the server is waited for, its process id may be reused.
-        let _ = guard.kill();
-        let _ = guard.wait();
-        let _ = server.wait();
+        self.running.take().expect("the server runs").end(signal);
     }
 
     /// Returns the socket by which root logs in without a password.
@@ -293,14 +246,4 @@ fn option(name: &str, path: &Path) -> String {
 
 fn user() -> String {
     User::from_uid(geteuid()).ok().flatten().expect("a user").name
-}
-
-fn free_server_port() -> u16 {
-    loop {
-        // Above the ports of trackers, which start while a server is away, and below those of clients.
-        let port = fastrand::u16(31_000..32_700);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }

@@ -1,4 +1,12 @@
 //! [`Bus`]: the server with the streams. It keeps one total order of the entries of all nodes in each stream.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`redis`] | the real one: a connection to Redis or Valkey |
+//! | `replies` | what its replies say |
+
+pub mod redis;
+mod replies;
 
 use std::time::Duration;
 
