@@ -5,6 +5,7 @@ use std::time::Duration;
 use hayate_gateway::engine::routes::TrackerRoutes;
 
 use super::bounded::duration_text;
+use super::cluster::check_cluster;
 use super::database::Database;
 use super::document::{AccessMode, Document, Mode, PEER_INACTIVITY_MAX};
 use super::servers::Http;
@@ -22,6 +23,7 @@ pub(super) fn check_config(config: &Config) -> Result<Vec<String>, ConfigError> 
     check_access(config)?;
     check_routes(config)?;
     check_tls(config)?;
+    check_cluster(config)?;
     let document = &config.document;
     if !document.udp.private_key.reveal().is_empty() && !document.udp.private_key_file.is_empty() {
         return Err(

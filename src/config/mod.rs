@@ -2,7 +2,7 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`document`], [`servers`], [`database`] | every setting with its default, range and unit |
+//! | [`document`], [`servers`], [`database`], [`cluster`] | every setting with its default, range and unit |
 //! | [`bounded`], [`values`], [`address`], `budget` | the kinds of values, which carry their ranges |
 //! | [`read`], [`environment`] | file and variables to document |
 //! | [`check`] | what must hold between settings; warnings about unwise ones |
@@ -16,6 +16,7 @@ pub(crate) mod address;
 pub(crate) mod bounded;
 mod budget;
 mod check;
+pub(crate) mod cluster;
 pub(crate) mod database;
 pub(crate) mod document;
 pub(crate) mod environment;

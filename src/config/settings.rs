@@ -22,6 +22,7 @@ use nix::unistd::Gid;
 
 use super::address::{Listen, Transport};
 use super::check::key_warning;
+use super::cluster::{self, ClusterConfig};
 use super::database::DataSource;
 use super::document::{self, AccessMode, Document, HookEntry, LimitAnswer, Mode};
 use super::values::Network;
@@ -53,6 +54,8 @@ pub(crate) struct Settings {
     pub(crate) key: Option<Vec<u8>>,
     /// Where a generated key is kept.
     pub(crate) key_file: PathBuf,
+    /// What a node of a cluster needs; `None` without one.
+    pub(crate) cluster: Option<ClusterConfig>,
     /// The settings of the storage.
     pub(crate) storage: StorageSettings,
     /// The token of the admin API, if there is one.
@@ -117,8 +120,19 @@ impl Settings {
         let (policy, storage, admin_token) =
             (policy(config)?, storage_settings(config)?, admin_token(config)?);
         let policy = Policy { hooks, ..policy };
+        let cluster = cluster::cluster_config(config)?;
+        let renew_after_seconds = cluster.as_ref().map_or(0, |_| cluster::renew_after_seconds(&policy));
+        let policy = Policy { renew_after_seconds, ..policy };
+        if let Some(cluster) = &cluster {
+            warnings.extend(cluster::warnings(document, cluster, &policy));
+        }
+        let shared_key = cluster.as_ref().filter(|_| key.is_none()).map(|cluster| cluster.udp_key.to_vec());
         warnings.extend(config.remembered.take_warnings());
-        let notes = list_notes(config, &policy.access, &mut warnings);
+        let mut notes = list_notes(config, &policy.access, &mut warnings);
+        if shared_key.is_some() && !document.udp.addr.is_off() {
+            notes
+                .push("udp: the key of the connection ids comes from cluster.secret, as on all nodes".into());
+        }
         Ok(Self {
             policy,
             udp: (!document.udp.addr.is_off()).then_some((sockets, udp_config)),
@@ -130,7 +144,8 @@ impl Settings {
                 metrics_addresses,
             },
             http: gateway::HttpConfig { tls, ..http_config(document) },
-            key,
+            key: key.or(shared_key),
+            cluster,
             key_file: config.resolve_path(&document.state_dir).join(KEY_FILE),
             storage,
             admin_token,
@@ -149,7 +164,7 @@ impl Settings {
 
 /// Reads the files that these keys name; see
 /// [`RememberedFiles::read_files`](super::remembered_files::RememberedFiles::read_files).
-fn read_files<const N: usize>(
+pub(super) fn read_files<const N: usize>(
     config: &Config,
     files: [(&'static str, &String); N],
 ) -> Result<[Vec<u8>; N], ConfigError> {

@@ -11,6 +11,7 @@ use hayate_state::snapshot::thread::Ending;
 use hayate_state::store::OpenedStore;
 use sd_notify::NotifyState;
 
+use super::cluster::CLUSTER_MAX;
 use super::{Daemon, PrivateHandover, StopReason, drop_inbox};
 use crate::daemon::signals::{MainEvent, MainEvents};
 use crate::daemon::upgrade::{ServingSuccessor, StartingSuccessor, Successor, SuccessorInputs};
@@ -58,6 +59,7 @@ impl Daemon {
             is_private: self.storage.site.is_some(),
             jwk_sets: self.jwk_sets.clone(),
             clock: self.clock,
+            cluster: self.cluster.clone(),
         };
         match StartingSuccessor::begin(inputs, &self.main_events) {
             Ok(starting) => self.starting = Some(starting),
@@ -188,6 +190,9 @@ impl Daemon {
         drop_inbox(&self.inbox);
         self.actor.join();
         let store_hold = successor.send_last_changes();
+        if let Some(cluster) = &self.cluster {
+            cluster.stop(self.clock.uptime() + CLUSTER_MAX);
+        }
         let stopped = self.storage.stop(Ending::Leave);
         log::info!("stopped");
         store_hold.map(drop).context("the successor did not receive the last changes").and(stopped)

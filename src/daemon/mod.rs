@@ -5,6 +5,7 @@
 //! | `startup` | the three ways to start; the factory of trackers |
 //! | [`listeners`] | the sockets of both servers, and their start |
 //! | [`storage`](mod@storage) | what lasts: store, snapshot, and their threads |
+//! | `cluster` | the links of a node of a cluster |
 //! | [`signals`] | reload, orderly stop, stop at once |
 //! | [`reload`], [`live_settings`] | a new configuration for a running daemon, or a refusal |
 //! | [`upgrade`], `handover`, `private_handover` | a successor takes over |
@@ -12,6 +13,7 @@
 //! | [`registered_torrents`] | the registered torrents, read periodically |
 //! | [`jwk_fetch`] | the keys for tokens, fetched over HTTP |
 
+mod cluster;
 mod handover;
 pub(crate) mod health;
 pub(crate) mod jwk_fetch;
@@ -25,6 +27,7 @@ mod startup;
 pub(crate) mod storage;
 pub(crate) mod upgrade;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -34,6 +37,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use hayate_gateway::ReplyTo;
 use hayate_state::actor::{Actor, Inbox};
+use hayate_state::cluster::running::Cluster;
 use hayate_state::snapshot::thread::Ending;
 use hayate_state::{Board, Clock, Policy};
 use hayate_udp::Server as UdpServer;
@@ -51,6 +55,7 @@ use crate::daemon::storage::{DATABASE_MAX, Storage};
 use crate::daemon::upgrade::{Inherited, ServingSuccessor, Sockets, StartingSuccessor};
 use crate::process::malloc_trim::MemoryTrimmer;
 use crate::process::{connection_id_key, file_limit, logging, privileges, systemd};
+use cluster::{CLUSTER_MAX, start_links};
 use handover::Deferred;
 use private_handover::PrivateHandover;
 use startup::{StartFrom, load_state, new_storage, open_servers, tracker_factory};
@@ -115,6 +120,8 @@ struct Daemon {
     clock: Clock,
     board: Arc<Board>,
     storage: Storage,
+    /// The links to the other nodes; `None` without a cluster.
+    cluster: Option<Arc<Cluster>>,
     memory_trimmer: MemoryTrimmer,
     inbox: Arc<Mutex<Option<Inbox<ReplyTo>>>>,
     http: hayate_gateway::RunningServer,
@@ -138,6 +145,12 @@ fn log_start(document: &Document, policy: &Policy) {
         config_word(&document.access.mode),
         joined(&policy.hooks.names().collect::<Vec<_>>()),
     );
+}
+
+fn log_metrics_server(addresses: &[SocketAddr]) {
+    if !addresses.is_empty() {
+        log::info!("starting metrics server on {}", joined(addresses));
+    }
 }
 
 /// Why the daemon stops serving.
@@ -168,10 +181,7 @@ impl Daemon {
         let (servers, lock, predecessor) = open_servers(&settings, config.document.mode, origin)?;
         let sockets = servers.share().context("sharing the sockets")?;
         connection_id_key::provide_key(&mut settings).context("the key of the UDP connection ids")?;
-        let metrics = servers.http.metrics_addresses();
-        if !metrics.is_empty() {
-            log::info!("starting metrics server on {}", joined(&metrics));
-        }
+        log_metrics_server(&servers.http.metrics_addresses());
         let listening = Listening::from_settings(&settings);
         let document = &config.document;
         let (clock, board) = (Clock::start(), Arc::new(Board::default()));
@@ -183,6 +193,9 @@ impl Daemon {
         log_start(document, &live_settings.policy.current());
         let tracker = tracker_factory(&storage, &live_settings.policy)?;
         let (actor, inbox) = Actor::start(tracker(0), clock).context("starting the state actor")?;
+        let policy = &live_settings.policy;
+        let is_upgrade = delta_stream.is_some();
+        let cluster = start_links(settings.cluster, &mut storage, policy, (clock, &board), is_upgrade)?;
         let health = Arc::new(ProcessHealth::new(clock, actor.turn_counter(), &flush_slot));
         let reload_metrics = ReloadMetrics::register_metrics(&board);
         let kept_inbox = Arc::new(Mutex::new(Some(inbox.clone())));
@@ -219,6 +232,7 @@ impl Daemon {
             clock,
             board,
             storage,
+            cluster,
             memory_trimmer,
             inbox,
             http,
@@ -245,8 +259,7 @@ impl Daemon {
                 Ok(MainEvent::ReloadRead(planned)) => self.finish_reload(*planned),
                 Ok(MainEvent::Registered(list)) => self.live_settings.set_registered(list),
                 Ok(MainEvent::Upgrade) => self.upgrade(),
-                Ok(MainEvent::PredecessorEnded) if self.storage.is_started() => {}
-                Ok(MainEvent::PredecessorEnded) => self.storage.open_late(&self.main_events),
+                Ok(MainEvent::PredecessorEnded) => self.predecessor_ended(),
                 Ok(MainEvent::StoreOpened(opened)) => {
                     if self.take_over_store(*opened)? {
                         return Ok(StopReason::Signal);
@@ -296,7 +309,20 @@ impl Daemon {
         if !self.storage.is_alive() {
             bail!("a thread of the storage has ended");
         }
+        if self.cluster.as_ref().is_some_and(|cluster| !cluster.is_alive()) {
+            bail!("a link of the cluster has ended");
+        }
         Ok(())
+    }
+
+    /// Takes over what only one process may do.
+    fn predecessor_ended(&mut self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.serve();
+        }
+        if !self.storage.is_started() {
+            self.storage.open_late(&self.main_events);
+        }
     }
 
     /// Starts a reload, or notes that another one is due after the one that is under way.
@@ -404,6 +430,9 @@ impl Daemon {
         }
         drop_inbox(&self.inbox);
         self.actor.join();
+        if let Some(cluster) = &self.cluster {
+            cluster.stop(self.clock.uptime() + CLUSTER_MAX);
+        }
         let stopped = self.storage.stop(Ending::Write);
         log::info!("stopped");
         stopped
@@ -428,7 +457,8 @@ mod tests {
 
     #[test]
     fn all_waits_of_a_stop_are_less_than_the_eight_seconds_that_it_may_take() {
-        let waits = [systemd::NOTIFY_MAX, hayate_gateway::STOP_MAX, DATABASE_MAX, logging::FLUSH_MAX];
+        let waits =
+            [systemd::NOTIFY_MAX, hayate_gateway::STOP_MAX, CLUSTER_MAX, DATABASE_MAX, logging::FLUSH_MAX];
         // The rest is for the disk.
         assert!(waits.iter().sum::<Duration>() <= Duration::from_millis(7500), "{waits:?}");
     }

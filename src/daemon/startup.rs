@@ -54,9 +54,10 @@ pub(super) fn load_state(
         storage.load_early()?;
     }
     policy.registered = storage.registered()?;
-    let delta_stream = predecessor
+    let (delta_stream, saved_cluster) = predecessor
         .receive_swarms(&storage.swarms, policy, clock, main_events, private)
         .context("taking over")?;
+    storage.set_saved_cluster(saved_cluster);
     if private {
         storage.load(policy)?;
     }
@@ -115,14 +116,19 @@ pub(super) fn new_storage(
         intervals.peer_inactivity,
         intervals.purge_inactive_peers,
     );
-    let swarms = Swarms::new(document.announce.peers_per_address.as_u16());
+    let peers_per_address = document.announce.peers_per_address.as_u16();
+    let swarms = match &settings.cluster {
+        Some(cluster) => Swarms::in_cluster(peers_per_address, &cluster.shard_key, cluster.outbox_max),
+        None => Swarms::new(peers_per_address),
+    };
+    let node_id = settings.cluster.as_ref().map_or_else(String::new, |cluster| cluster.links.node_id.clone());
     ownership::check_ownership(&settings.storage.state_dir)?;
     let lock = match lock {
         LockFrom::Free => Arc::new(StateLock::acquire(&settings.storage.state_dir)?),
         LockFrom::Inherited(lock) => Arc::new(StateLock::inherit(lock)),
         LockFrom::Kept(lock) => lock,
     };
-    let storage = Storage::new(settings.storage.clone(), document.mode, lock, swarms, clock);
+    let storage = Storage::new(settings.storage.clone(), document.mode, lock, swarms, clock, node_id);
     storage.reporter.source().register_metrics(board);
     Ok(storage)
 }

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, anyhow, bail};
+use hayate_state::cluster::running::Cluster;
+use hayate_state::cluster::saved::TAG_CLUSTER;
 use hayate_state::snapshot::container::SnapshotWriter;
 use hayate_state::snapshot::delta::stream_swarms;
 use hayate_state::snapshot::swarms::Walk;
@@ -32,6 +34,8 @@ pub(crate) struct SuccessorInputs {
     pub(crate) sockets: Arc<Mutex<Sockets>>,
     /// The lock on `state_dir`.
     pub(crate) lock: Arc<StateLock>,
+    /// The links of this node, if it is one of a cluster.
+    pub(crate) cluster: Option<Arc<Cluster>>,
     /// The swarms that the successor will know.
     pub(crate) swarms: Arc<Swarms>,
     /// The configuration, with the files that the successor may not be able to read again.
@@ -97,7 +101,7 @@ impl StartingSuccessor {
 
 impl SuccessorInputs {
     fn start_successor(self, mut stream: UnixStream, theirs: UnixStream) -> anyhow::Result<Successor> {
-        let Self { program, sockets, lock, swarms, config, is_private, jwk_sets, clock } = self;
+        let Self { program, sockets, lock, swarms, config, is_private, jwk_sets, clock, cluster } = self;
         let (signal_stream, their_signal_stream) =
             UnixStream::pair().context("a socket for the successor")?;
         let child = spawn_process(&program, theirs)?;
@@ -118,6 +122,11 @@ impl SuccessorInputs {
         let unix_seconds = i64::try_from(clock.now().unix_seconds).unwrap_or(i64::MAX);
         let to = BufWriter::with_capacity(1 << 18, stream);
         let mut writer = SnapshotWriter::new(to, unix_seconds).map_err(stream_error)?;
+        if let Some(cluster) = &cluster {
+            // Before the swarms are copied: what is read of the streams must not be more than what is in them.
+            let positions = cluster.saved().to_block(clock.now().tick);
+            writer.write_block(TAG_CLUSTER, &positions).map_err(stream_error)?;
+        }
         let mut walk = Walk::new(Arc::clone(&swarms), clock.now().tick);
         let now = || clock.now().tick;
         stream_swarms(&mut walk, &swarms, &mut writer, now)

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use hayate_gateway::InheritedSockets as InheritedHttp;
+use hayate_state::cluster::saved::{ClusterRestore, SavedCluster, TAG_CLUSTER};
 use hayate_state::snapshot::container::{SnapshotError, SnapshotReader};
 use hayate_state::snapshot::delta::{TAG_DELTAS, decode_deltas};
+use hayate_state::snapshot::load::RestoreTarget;
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore, TAG_SWARMS};
 use hayate_state::{Clock, Policy, Swarms};
 use hayate_udp::InheritedSockets as InheritedUdp;
@@ -100,7 +102,7 @@ impl Predecessor {
         clock: Clock,
         main_events: &MainEvents,
         private: bool,
-    ) -> anyhow::Result<DeltaStream> {
+    ) -> anyhow::Result<(DeltaStream, SavedCluster)> {
         self.stream.write_all(&[READY])?;
         self.stream.set_read_timeout(Some(POLL_INTERVAL))?;
         let silence_max = if private { Duration::MAX } else { ANSWER_TIMEOUT };
@@ -112,18 +114,19 @@ impl Predecessor {
         };
         let mut reader = SnapshotReader::new(BufReader::with_capacity(1 << 18, reader))?;
         let mut restore = Restore::new(swarms, policy, CompletedFrom::Snapshot);
-        let written_at = reader.written_at();
+        let (written_at, mut cluster) = (reader.written_at(), ClusterRestore::default());
         while let Some((tag, payload)) = reader.next_block()? {
             let now = clock.now();
             match tag {
                 TAG_SWARMS => restore.restore_swarms(now, written_at, payload)?,
                 TAG_DELTAS => apply_deltas(swarms, policy, clock, payload)?,
+                TAG_CLUSTER => cluster.restore_block(now, written_at, tag, payload)?,
                 TAG_GO => {
                     reader.get_ref().get_ref().serves.set(true);
                     if !private {
                         log::info!("taken over: {}", restore.summary());
                     }
-                    return Ok(DeltaStream { reader, signal_stream: self.signal_stream });
+                    return Ok((DeltaStream { reader, signal_stream: self.signal_stream }, cluster.0));
                 }
                 _ => bail!("the predecessor sends a block of an unknown kind"),
             }

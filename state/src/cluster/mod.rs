@@ -1,9 +1,6 @@
 //! Several trackers as one (mode open and listed): each node publishes the changes of its swarms in streams
 //! of a Redis server, and applies those of the others. No announce ever waits for that server.
 //!
-//! Not finished: there is no connection to Redis yet, and nothing in the daemon or its configuration uses
-//! this.
-//!
 //! | module | what is in it |
 //! |---|---|
 //! | [`record`] | one change of one peer, as nodes publish it |
@@ -15,6 +12,7 @@
 //! | [`replica`] | what a link needs of the swarms, behind a trait |
 //! | [`swarm_replica`] | the swarms of one stream, as its link sees them |
 //! | [`running`] | the threads of all links |
+//! | `metrics` | the metrics of the links |
 //! | `report` | what links have to say, as log lines |
 //! | [`saved`] | what is saved of a cluster in the snapshot |
 //! | `apply` | a record of another node, applied to its torrent |
@@ -25,6 +23,7 @@ pub mod bus;
 pub mod codec;
 mod encoding;
 pub mod link;
+mod metrics;
 pub(crate) mod outbox;
 pub mod record;
 pub mod replica;

@@ -182,6 +182,18 @@ impl Cluster {
         self.shared.states().into_iter().map(|(stream, state)| (stream, state.counts)).collect()
     }
 
+    /// The streams that this node writes to.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.shared.settings.streams
+    }
+
+    /// Leaves and finished downloads for which an outbox had no room.
+    #[must_use]
+    pub fn dropped_total(&self) -> u64 {
+        self.shared.parts.swarms.outbox_dropped_total()
+    }
+
     /// Whether no thread has ended by itself, which takes a panic.
     #[must_use]
     pub fn is_alive(&self) -> bool {

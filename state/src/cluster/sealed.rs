@@ -55,6 +55,14 @@ impl ClusterSecret {
         Self(Salt::new(HKDF_SHA256, SALT).extract(secret))
     }
 
+    /// Derives a key for a purpose of its own; equal on all nodes. `None` if none can be derived.
+    #[must_use]
+    pub fn derive(&self, purpose: &str) -> Option<[u8; 32]> {
+        let mut key = [0; 32];
+        self.0.expand(&[purpose.as_bytes()], HKDF_SHA256).ok()?.fill(&mut key).ok()?;
+        Some(key)
+    }
+
     fn key(&self, stream_key: &str, incarnation: &Incarnation) -> Option<LessSafeKey> {
         let info = [incarnation.as_slice(), stream_key.as_bytes()];
         let key = UnboundKey::from(self.0.expand(&info, &AES_256_GCM).ok()?);

@@ -6,6 +6,7 @@
 //! | [`queue`], `bounds` | where they wait in memory, merged by row; how many may wait |
 //! | `unprunes` | torrents that are live again, of which the store does not know yet |
 //! | `spill`, `dead_letter` | where they wait on the disk, and where bad ones end |
+//! | `spill_owner` | whose rows wait on the disk |
 //! | `cuts`, `fold` | in mode private: the files to which all of them go first, with the totals of sessions |
 //! | [`total`] | the totals that sessions have reported |
 //! | `frames` | the format of these files |
@@ -46,6 +47,7 @@ pub mod site_rows;
 pub mod site_sql;
 mod site_tables;
 mod spill;
+mod spill_owner;
 pub mod sqlite;
 mod sums;
 pub mod total;
@@ -65,6 +67,7 @@ pub use recorder::{
 };
 pub use schema::RequiredTables;
 pub use site_rows::{RegisteredTorrent, SiteRow, SiteSet};
+pub use spill_owner::{SpillOwnerError, claim_spill};
 pub use total::{DurableTotals, SnapshotOrigin};
 pub use unprunes::SiteReading;
 pub use writer::{OpenStore, WriterSettings};

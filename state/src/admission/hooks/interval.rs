@@ -69,6 +69,10 @@ impl Hook for IntervalVariation {
         }
         Ok(())
     }
+
+    fn interval_increase_max(&self) -> u32 {
+        u32::try_from(self.delta).unwrap_or(u32::MAX)
+    }
 }
 
 /// Returns the sum of the two big-endian words in the first sixteen octets.

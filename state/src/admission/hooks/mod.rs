@@ -46,6 +46,11 @@ pub trait Hook: Send + Sync + fmt::Debug {
     /// change the swarm.
     fn announce(&self, visit: &mut AnnounceVisit<'_>) -> Verdict;
 
+    /// Returns by how many seconds it lengthens an interval at most.
+    fn interval_increase_max(&self) -> u32 {
+        0
+    }
+
     /// Decides about a scrape.
     ///
     /// # Errors
@@ -203,6 +208,12 @@ impl Hooks {
     /// Iterates over the names of the hooks, prehooks first.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.pre.iter().chain(&self.post).map(|named| named.name)
+    }
+
+    /// Returns by how many seconds all hooks together lengthen an interval at most.
+    #[must_use]
+    pub fn interval_increase_max(&self) -> u32 {
+        self.pre.iter().map(|named| named.hook.interval_increase_max()).fold(0, u32::saturating_add)
     }
 
     /// Returns the number of announces that a posthook has kept out of their swarm.

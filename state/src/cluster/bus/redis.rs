@@ -108,7 +108,7 @@ impl RedisSettings {
         Self { ca_pem: Some(pem), ..self }
     }
 
-    /// Whether the connection is not encrypted, and which host it goes to.
+    /// Returns the host to which a connection that is not encrypted goes.
     #[must_use]
     pub fn plain_host(&self) -> Option<&str> {
         match &self.address {
@@ -117,10 +117,10 @@ impl RedisSettings {
         }
     }
 
-    /// Whether this is a path.
+    /// Whether the connection is encrypted.
     #[must_use]
-    pub fn is_unix(&self) -> bool {
-        matches!(self.address, ConnectionAddr::Unix(_))
+    pub fn is_tls(&self) -> bool {
+        matches!(self.address, ConnectionAddr::TcpTls { .. })
     }
 
     fn at(&self, host: String, port: u16) -> ConnectionAddr {

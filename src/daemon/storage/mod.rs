@@ -1,8 +1,14 @@
 //! What lasts: the lock on `state_dir`, the store, the snapshot of the swarms. The order at the start is
 //! lock, store, rows that an earlier run left, snapshot, then completed counts or, in mode private, all sets
 //! of the site; a stop goes the other way.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `site` | what lasts of a site (mode private) |
 
-use std::io::{self, ErrorKind};
+mod site;
+
+use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -12,21 +18,20 @@ use anyhow::{Context, bail};
 use hayate_gateway::AdminHandler;
 use hayate_state::admission::access::TorrentList;
 use hayate_state::background::Background;
+use hayate_state::cluster::running::Cluster;
+use hayate_state::cluster::saved::{ClusterRestore, ClusterSection, SavedCluster};
 use hayate_state::private::event_log::EventLog;
-use hayate_state::private::snapshot::{SiteRestore, SiteSection};
+use hayate_state::private::snapshot::SiteSection;
 use hayate_state::private::sync::{AdminQueue, RunningSync};
 use hayate_state::private::{Site, SiteSync};
 use hayate_state::report::export::{Exporter, RunningExporter};
 use hayate_state::report::{Reporter, TorrentSource};
-use hayate_state::snapshot::load::{LoadOutcome, load_snapshot};
-use hayate_state::snapshot::reference;
-use hayate_state::snapshot::site::SiteRecord;
+use hayate_state::snapshot::load::load_snapshot;
 use hayate_state::snapshot::swarms::{CompletedFrom, Restore};
-use hayate_state::snapshot::thread::{Ending, FILE_NAME, SnapshotPlan, SnapshotThread};
-use hayate_state::store::record::TorrentRow;
+use hayate_state::snapshot::thread::{Ending, FILE_NAME, Section, SnapshotPlan, SnapshotThread};
 use hayate_state::store::{
-    Backend, DurableTotals, Leftovers, OpenedStore, Queues, Record, Recorder, RecorderError, RequiredTables,
-    SpillPaths, Store, WriterSettings, spill_unnumbered,
+    Backend, Dsn, Leftovers, OpenedStore, Queues, Recorder, RequiredTables, SpillPaths, Store,
+    WriterSettings, claim_spill, spill_unnumbered,
 };
 use hayate_state::{Board, Clock, Policy, Published, Swarms};
 
@@ -44,8 +49,6 @@ const COMPLETED_ROWS_MAX: usize = 2_000_000;
 
 /// Folder of recorded announces, in `state_dir`.
 const EVENTS: &str = "events";
-/// Peers of the reference tracker, in `state_dir`.
-const REFERENCE_TORRENTS: &str = "torrent-cache.bin";
 
 /// Everything that lasts beyond the process.
 pub(crate) struct Storage {
@@ -67,6 +70,11 @@ pub(crate) struct Storage {
     pub(crate) reporter: Arc<Reporter>,
     exporter: Arc<Exporter>,
     mode: Mode,
+    /// The name of this node in its cluster; empty without one.
+    node_id: String,
+    cluster: Option<Arc<Cluster>>,
+    /// What the last run, or the predecessor, has read of the streams of the cluster.
+    saved_cluster: SavedCluster,
     opened: Option<OpenedStore>,
     registered_reader: Option<RegisteredReader>,
     threads: Option<StorageThreads>,
@@ -96,14 +104,17 @@ struct StoreOpener {
     clock: Clock,
     writer_settings: Arc<Published<WriterSettings>>,
     paths: SpillPaths,
+    node_id: String,
 }
 
 impl StoreOpener {
-    fn open(&self, leftovers: Leftovers) -> Result<OpenedStore, RecorderError> {
+    fn open(&self, leftovers: Leftovers) -> anyhow::Result<OpenedStore> {
+        claim_spill(&self.paths.spill_dir, &self.node_id)?;
         log::info!("opening the database {}", self.backend.dsn());
         let backend = self.backend.clone();
         let open_store = Box::new(move || backend.open());
-        OpenedStore::open(&self.queues, self.clock, &self.writer_settings, &self.paths, open_store, leftovers)
+        let (queues, paths) = (&self.queues, &self.paths);
+        Ok(OpenedStore::open(queues, self.clock, &self.writer_settings, paths, open_store, leftovers)?)
     }
 }
 
@@ -115,6 +126,7 @@ impl Storage {
         lock: Arc<StateLock>,
         swarms: Arc<Swarms>,
         clock: Clock,
+        node_id: String,
     ) -> Self {
         let queues = if mode == Mode::Private { Queues::accounting } else { Queues::new };
         let queues = settings.dsn.is_some().then(|| Arc::new(queues(clock, &settings.bounds)));
@@ -146,6 +158,9 @@ impl Storage {
             reporter,
             exporter,
             mode,
+            node_id,
+            cluster: None,
+            saved_cluster: SavedCluster::default(),
             opened: None,
             registered_reader: None,
             threads: None,
@@ -174,24 +189,6 @@ impl Storage {
         }
         self.opened = Some(opened);
         Ok(())
-    }
-
-    /// Reads the sets of a site while a predecessor still serves it, so that little is left to do when it
-    /// stops serving. What changes meanwhile is read again as soon as this process serves.
-    ///
-    /// # Errors
-    /// Fails when the store cannot be read.
-    pub(crate) fn load_early(&mut self) -> anyhow::Result<()> {
-        if let Some(mut site_sync) = self.new_site_sync() {
-            site_sync.load_sets_early(&self.clock).context("reading the database")?;
-            self.site_sync = Some(site_sync);
-        }
-        Ok(())
-    }
-
-    fn new_site_sync(&self) -> Option<SiteSync> {
-        let (site, queues) = (Arc::clone(self.site.as_ref()?), Arc::clone(self.queues.as_ref()?));
-        Some(SiteSync::new(self.backend()?, site, queues).with_retention(self.settings.history_seconds))
     }
 
     /// Reads the registered torrents for the first time. Returns `None` in modes that have none.
@@ -280,12 +277,14 @@ impl Storage {
 
     fn start_snapshot_thread(&self) -> io::Result<SnapshotThread> {
         let section = self.site.clone().zip(self.queues.clone());
-        let section = section.map(|(site, queues)| Box::new(SiteSection::new(site, queues)) as _);
+        let section =
+            section.map(|(site, queues)| Box::new(SiteSection::new(site, queues)) as Box<dyn Section>);
+        let positions = self.cluster.clone().map(|cluster| Box::new(ClusterSection(cluster)) as _);
         let plan = SnapshotPlan {
             path: self.settings.state_dir.join(FILE_NAME),
             every_seconds: Arc::clone(&self.live.snapshot_seconds),
             swarms: Arc::clone(&self.swarms),
-            sections: section.into_iter().collect(),
+            sections: section.into_iter().chain(positions).collect(),
         };
         SnapshotThread::start(plan, self.clock)
     }
@@ -409,10 +408,28 @@ impl Storage {
         Ok(())
     }
 
+    /// Returns the queues to a store that no other node writes to.
+    pub(crate) fn own_queues(&self) -> Option<Arc<Queues>> {
+        self.queues.clone().filter(|_| matches!(self.settings.dsn, Some(Dsn::Sqlite(_))))
+    }
+
+    /// Sets what a predecessor has read of the streams of the cluster.
+    pub(crate) fn set_saved_cluster(&mut self, saved: SavedCluster) {
+        self.saved_cluster = saved;
+    }
+
+    pub(crate) fn take_saved_cluster(&mut self) -> SavedCluster {
+        std::mem::take(&mut self.saved_cluster)
+    }
+
+    /// Sets the links whose positions are saved with the swarms.
+    pub(crate) fn set_cluster(&mut self, cluster: &Arc<Cluster>) {
+        self.cluster = Some(Arc::clone(cluster));
+    }
+
     fn backend(&self) -> Option<Backend> {
-        // The name of a node comes with the cluster.
         let required = if self.mode == Mode::Private { RequiredTables::Site } else { RequiredTables::Own };
-        self.settings.dsn.clone().map(|dsn| Backend::new(dsn, "", required))
+        self.settings.dsn.clone().map(|dsn| Backend::new(dsn, &self.node_id, required))
     }
 
     fn store_opener(&self) -> Option<StoreOpener> {
@@ -422,65 +439,17 @@ impl Storage {
             clock: self.clock,
             writer_settings: Arc::clone(&self.live.writer_settings),
             paths: self.settings.spill_paths.clone(),
+            node_id: self.node_id.clone(),
         })
     }
 
-    fn restore_swarms(&self, policy: &Policy, completed: CompletedFrom) {
+    fn restore_swarms(&mut self, policy: &Policy, completed: CompletedFrom) {
         let mut restore = Restore::new(&self.swarms, policy, completed);
+        let mut positions = ClusterRestore::default();
+        let path = self.settings.state_dir.join(FILE_NAME);
         // The outcome is in the log already.
-        let _ = load_snapshot(&self.settings.state_dir.join(FILE_NAME), &self.clock, &mut [&mut restore]);
-    }
-
-    /// Restores torrents and peers, and reads all sets of the store on top of them.
-    fn load_site(&mut self, known: DurableTotals) -> anyhow::Result<()> {
-        let (Some(site), Some(queues)) = (&self.site, &self.queues) else { return Ok(()) };
-        let mut restore = SiteRestore::new(&site.torrents, self.clock.now()).with_durable(known);
-        match load_snapshot(&self.settings.state_dir.join(FILE_NAME), &self.clock, &mut [&mut restore]) {
-            LoadOutcome::Restored => {}
-            LoadOutcome::Missing | LoadOutcome::SetAside(_) => self.import_reference(&mut restore),
-        }
-        for id in restore.finish() {
-            queues.put(Record::Torrent(TorrentRow { id, unprune: true, ..TorrentRow::default() }));
-        }
-        if self.site_sync.is_some() {
-            // The predecessor knew the sets, and has recorded the counts of its swarms.
-            return Ok(());
-        }
-        let start = self.clock.uptime();
-        let Some(mut site_sync) = self.new_site_sync() else { return Ok(()) };
-        site_sync.load_sets(&self.clock).context("reading the database")?;
-        let (site_data, took) = (site.site_data.current(), (self.clock.uptime() - start).as_secs_f64());
-        let (users, clients) = (site_data.users.len(), site_data.clients.len());
-        let (torrents, peers) = (site.torrents.len(), site.torrents.peers());
-        log::info!(
-            "{users} users, {torrents} torrents, {clients} approved clients read from the database in \
-             {took:.1} s; {} seeders, {} leechers",
-            peers.seeders,
-            peers.leechers
-        );
-        self.site_sync = Some(site_sync);
-        Ok(())
-    }
-
-    /// Takes over the peers of the reference tracker, if it ran in this folder before
-    /// (`rules/private.md#cache-of-the-reference-tracker`). Its users are those of the database.
-    fn import_reference(&self, restore: &mut SiteRestore<'_>) {
-        let path = self.settings.state_dir.join(REFERENCE_TORRENTS);
-        let torrents = match std::fs::read(&path) {
-            Ok(octets) => reference::read_torrents(&octets).map_err(|error| error.to_string()),
-            Err(error) if error.kind() == ErrorKind::NotFound => return,
-            Err(error) => Err(error.to_string()),
-        };
-        match torrents {
-            Ok(torrents) => {
-                let count = torrents.len();
-                restore.set_other_tracker();
-                let records = torrents.into_iter().map(SiteRecord::Torrent);
-                records.for_each(|record| restore.restore_record(record));
-                log::info!("{count} torrents with their peers imported from {}", path.display());
-            }
-            Err(error) => log::warn!("{}: {error}; starting without peers", path.display()),
-        }
+        let _ = load_snapshot(&path, &self.clock, &mut [&mut restore, &mut positions]);
+        self.saved_cluster = positions.0;
     }
 
     fn load_completed(&self, store: &mut dyn Store, policy: &Policy) -> anyhow::Result<()> {

@@ -1,0 +1,372 @@
+//! The keys of `cluster`: several trackers as one, and what follows from them. The comments on the keys are the
+//! descriptions of the JSON Schema.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hayate_state::cluster::bus::redis::{RedisSettings, RedisTimeouts};
+use hayate_state::cluster::running::ClusterSettings;
+use hayate_state::cluster::sealed::ClusterSecret;
+use hayate_state::store::Dsn;
+use hayate_state::{Policy, text};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::bounded::{DurationIn, HOUR, IntIn, MINUTE, SECOND};
+use super::document::{Document, Mode};
+use super::settings::read_files;
+use super::values::Secret;
+use super::{Config, ConfigError, show};
+
+/// Where the kernel says the name of this machine.
+const HOST_NAME: &str = "/proc/sys/kernel/hostname";
+const NODE_ID_MAX: usize = 64;
+const SECRET_LEN: std::ops::RangeInclusive<usize> = 16..=128;
+const SECRET_EXPECTED: &str = "expected 16 to 128 octets, the same on every node";
+/// Shards of the swarms, each of which has an outbox.
+const OUTBOXES: u32 = 1024;
+/// Less time than this between two refreshes of a peer saves little.
+const RENEW_AFTER_WISE: u32 = 60;
+
+/// Several trackers that share their swarms through Redis (mode open and listed). Changed by a restart only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ClusterKeys {
+    /// The name of this node, 1 to 64 of A-Z a-z 0-9 . _ -, another one on each node; "" = the name of the
+    /// machine.
+    pub(crate) node_id: String,
+    /// What all nodes know and nobody else, 16 to 128 octets: it seals what they write to Redis.
+    pub(crate) secret: Secret,
+    /// A file that holds the secret instead; a line break at its end does not count.
+    pub(crate) secret_file: String,
+    /// How long a start waits for what the other nodes know, to 10m.
+    pub(crate) warm_start: DurationIn<0, { 10 * MINUTE }>,
+    /// Changes that wait for Redis in memory at most; each takes some 32 octets. Further ones are found in the
+    /// swarms later.
+    pub(crate) outbox: IntIn<65_536, 67_108_864>,
+    /// The Redis or Valkey server.
+    pub(crate) redis: RedisKeys,
+}
+
+/// The Redis or Valkey server of a cluster. Changed by a restart only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RedisKeys {
+    /// redis://user:password@host:port/db, rediss:// for TLS, or unix:///path; user and password %-encoded; "" =
+    /// no cluster.
+    pub(crate) url: Secret,
+    /// A file that holds the url instead; a line break at its end does not count.
+    pub(crate) url_file: String,
+    /// More servers to ask, host:port each: nodes of a Redis Cluster, or Sentinels.
+    pub(crate) seeds: Vec<String>,
+    /// The name of the master that Sentinels watch; then url and seeds are those Sentinels.
+    pub(crate) sentinel_master: String,
+    /// File of the certificates, PEM, that are trusted to sign the server's; "" = those of the system.
+    pub(crate) ca_path: String,
+    /// Longest wait for a connection, 100ms to 60s.
+    pub(crate) connect_timeout: DurationIn<100, MINUTE>,
+    /// Longest wait for a reply, 100ms to 60s.
+    pub(crate) read_timeout: DurationIn<100, MINUTE>,
+    /// Longest wait until a request is taken, 100ms to 60s.
+    pub(crate) write_timeout: DurationIn<100, MINUTE>,
+    /// What the keys of the streams begin with, 1 to 64 printable characters without { } and space.
+    pub(crate) key_prefix: String,
+    /// Number of streams, a power of two; each has a thread. 16 spread well over a Redis Cluster.
+    pub(crate) streams: IntIn<1, 64>,
+    /// Time between two exchanges with the server, 10ms to 1s.
+    pub(crate) batch_delay: DurationIn<10, SECOND>,
+    /// How long history is kept for new nodes, 60s to 24h; 0 = intervals.peer_inactivity.
+    pub(crate) retention: DurationIn<0, { 24 * HOUR }>,
+    /// Entries that each stream keeps at most, of up to 14 kB.
+    pub(crate) max_entries: IntIn<1000, 100_000_000>,
+}
+
+impl Default for ClusterKeys {
+    fn default() -> Self {
+        Self {
+            node_id: String::new(),
+            secret: Secret::default(),
+            secret_file: String::new(),
+            warm_start: DurationIn::seconds(30),
+            outbox: IntIn::new(1_048_576),
+            redis: RedisKeys::default(),
+        }
+    }
+}
+
+impl Default for RedisKeys {
+    fn default() -> Self {
+        Self {
+            url: Secret::default(),
+            url_file: String::new(),
+            seeds: Vec::new(),
+            sentinel_master: String::new(),
+            ca_path: String::new(),
+            connect_timeout: DurationIn::seconds(15),
+            read_timeout: DurationIn::seconds(15),
+            write_timeout: DurationIn::seconds(15),
+            key_prefix: "hayate".into(),
+            streams: IntIn::new(4),
+            batch_delay: DurationIn::milliseconds(100),
+            retention: DurationIn::seconds(0),
+            max_entries: IntIn::new(1_000_000),
+        }
+    }
+}
+
+impl ClusterKeys {
+    /// Whether there is to be a cluster.
+    pub(crate) fn is_on(&self) -> bool {
+        !self.redis.url.reveal().is_empty() || !self.redis.url_file.is_empty()
+    }
+}
+
+/// What a node of a cluster needs.
+#[derive(Clone)]
+pub(crate) struct ClusterConfig {
+    /// The links.
+    pub(crate) links: ClusterSettings,
+    /// The server.
+    pub(crate) redis: RedisSettings,
+    /// How long a start waits for what the other nodes know.
+    pub(crate) warm_start: Duration,
+    /// Changes that wait in one shard at most.
+    pub(crate) outbox_max: usize,
+    /// What spreads torrents over shards, equal on all nodes.
+    pub(crate) shard_key: [u8; 32],
+    /// The key of the connection ids that all nodes have, unless another one is configured.
+    pub(crate) udp_key: [u8; 32],
+}
+
+impl fmt::Debug for ClusterConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterConfig").field("links", &self.links).finish_non_exhaustive()
+    }
+}
+
+/// Checks the keys without reading a file.
+pub(super) fn check_cluster(config: &Config) -> Result<(), ConfigError> {
+    let cluster = &config.document.cluster;
+    let redis = &cluster.redis;
+    let fail = |key: &str, text: &str| Err(config.value_error(key, text));
+    for (key, secret) in [("cluster.secret", &cluster.secret), ("cluster.redis.url", &redis.url)] {
+        if show::is_mask(secret.reveal()) {
+            return fail(key, "is the mask that print-config shows instead of it; write the value itself");
+        }
+    }
+    if !cluster.secret.reveal().is_empty() && !cluster.secret_file.is_empty() {
+        return fail("cluster.secret_file", "cluster.secret is set too; one of them is allowed");
+    }
+    if !redis.url.reveal().is_empty() && !redis.url_file.is_empty() {
+        return fail("cluster.redis.url_file", "cluster.redis.url is set too; one of them is allowed");
+    }
+    if !cluster.node_id.is_empty() && !is_node_id(&cluster.node_id) {
+        let text =
+            format!("invalid value: {:?}, expected 1 to {NODE_ID_MAX} of A-Z a-z 0-9 . _ -", cluster.node_id);
+        return fail("cluster.node_id", &text);
+    }
+    let is_good = |c: char| c.is_ascii_graphic() && !"{}".contains(c);
+    if !(1..=64).contains(&redis.key_prefix.len()) || !redis.key_prefix.chars().all(is_good) {
+        let text = format!(
+            "invalid value: {:?}, expected 1 to 64 printable characters without {{ }} and space",
+            redis.key_prefix
+        );
+        return fail("cluster.redis.key_prefix", &text);
+    }
+    if !redis.streams.as_usize().is_power_of_two() {
+        let text =
+            format!("invalid value: {}, expected a power of two from 1 to 64", redis.streams.as_usize());
+        return fail("cluster.redis.streams", &text);
+    }
+    let retention = redis.retention.duration();
+    if !retention.is_zero() && retention < Duration::from_secs(60) {
+        return fail("cluster.redis.retention", "expected 0, or a duration from 1m to 24h");
+    }
+    if let Some(seed) = redis.seeds.iter().find(|seed| parse_seed(seed).is_none()) {
+        let text = format!("invalid value: {seed:?}, expected host:port");
+        return fail("cluster.redis.seeds", &text);
+    }
+    if !redis.sentinel_master.is_empty() && redis.seeds.is_empty() {
+        return fail(
+            "cluster.redis.sentinel_master",
+            "needs cluster.redis.seeds: the other Sentinels, host:port",
+        );
+    }
+    if cluster.is_on() && config.document.mode == Mode::Private {
+        let text = "trackers of a private site cannot be joined by this version; \"\" in mode private";
+        return fail("cluster.redis.url", text);
+    }
+    Ok(())
+}
+
+/// Returns what a node needs, if there is to be a cluster.
+///
+/// # Errors
+/// Fails when a file cannot be read, or a value is not accepted.
+pub(super) fn cluster_config(config: &Config) -> Result<Option<ClusterConfig>, ConfigError> {
+    let cluster = &config.document.cluster;
+    if !cluster.is_on() {
+        return Ok(None);
+    }
+    let secret = secret_or_file(config, &cluster.secret, ("cluster.secret_file", &cluster.secret_file))?;
+    if !SECRET_LEN.contains(&secret.len()) {
+        let key = if cluster.secret_file.is_empty() { "cluster.secret" } else { "cluster.secret_file" };
+        return Err(
+            config.value_error(key, format!("invalid value of {} octets, {SECRET_EXPECTED}", secret.len()))
+        );
+    }
+    let secret = ClusterSecret::new(&secret);
+    let derive = |purpose: &str| {
+        let failed = || config.value_error("cluster.secret", "no key can be derived from it");
+        secret.derive(purpose).ok_or_else(failed)
+    };
+    let node_id = node_id(config)?;
+    let redis = redis_settings(config, &node_id)?;
+    let intervals = &config.document.intervals;
+    let keys = &cluster.redis;
+    let retention = keys.retention.duration();
+    Ok(Some(ClusterConfig {
+        shard_key: derive("shards")?,
+        udp_key: derive("udp")?,
+        links: ClusterSettings {
+            node_id,
+            secret,
+            key_prefix: keys.key_prefix.clone(),
+            streams: keys.streams.as_usize(),
+            batch_delay: keys.batch_delay.duration(),
+            retention: if retention.is_zero() { intervals.peer_inactivity.duration() } else { retention },
+            entries_max: u64::from(keys.max_entries.as_u32()),
+            server: redis.to_string(),
+        },
+        redis,
+        warm_start: cluster.warm_start.duration(),
+        outbox_max: (cluster.outbox.as_u32() / OUTBOXES) as usize,
+    }))
+}
+
+/// Returns the time within which an announce that changes nothing is not told to the other nodes, in seconds:
+/// half of what is left of `peer_inactivity` after the longest interval. So a peer that keeps its interval never
+/// expires anywhere.
+pub(super) fn renew_after_seconds(policy: &Policy) -> u32 {
+    let longest =
+        policy.announce_seconds + policy.announce_drift_seconds + policy.hooks.interval_increase_max();
+    policy.peer_inactivity_seconds.saturating_sub(longest) / 2
+}
+
+/// Returns what is legal and unwise.
+pub(super) fn warnings(document: &Document, cluster: &ClusterConfig, policy: &Policy) -> Vec<String> {
+    let renew_after = policy.renew_after_seconds;
+    let retention = cluster.links.retention.as_secs();
+    let told = renew_after + policy.announce_seconds + policy.announce_drift_seconds + 60;
+    let is_public = |host: &str| match host.parse::<IpAddr>() {
+        Ok(IpAddr::V4(address)) => !address.is_private() && !address.is_loopback(),
+        Ok(IpAddr::V6(address)) => !address.is_unique_local() && !address.is_loopback(),
+        Err(_) => false,
+    };
+    let all = [
+        (
+            retention < u64::from(told),
+            format!(
+                "cluster.redis.retention is {retention} s, and a peer may be told only every {told} s: new nodes \
+                 miss peers at first"
+            ),
+        ),
+        (
+            renew_after < RENEW_AFTER_WISE,
+            format!(
+                "intervals.peer_inactivity leaves {renew_after} s between two refreshes of a peer: nearly every \
+                 announce is told to all nodes"
+            ),
+        ),
+        (
+            policy.memory_max == 0,
+            "memory.max is 0: a node of a cluster holds the peers of all nodes".to_owned(),
+        ),
+        (
+            document.mode == Mode::Listed && matches!(document.database.dsn.dsn(), Some(Dsn::Sqlite(_))),
+            "mode listed with SQLite: each node of the cluster has a list of torrents of its own".to_owned(),
+        ),
+        (
+            cluster.redis.plain_host().is_some_and(is_public),
+            "cluster.redis.url goes to a public address without TLS: the password can be read on the way"
+                .to_owned(),
+        ),
+    ];
+    all.into_iter().filter(|(unwise, _)| *unwise).map(|(_, text)| text).collect()
+}
+
+fn secret_or_file(
+    config: &Config,
+    secret: &Secret,
+    file: (&'static str, &String),
+) -> Result<Vec<u8>, ConfigError> {
+    if file.1.is_empty() {
+        return Ok(secret.reveal().to_vec());
+    }
+    let [octets] = read_files(config, [file])?;
+    let octets = text::without_bom(&octets);
+    let end = octets.iter().rposition(|octet| !b"\r\n".contains(octet)).map_or(0, |last| last + 1);
+    Ok(octets.get(..end).unwrap_or_default().to_vec())
+}
+
+fn node_id(config: &Config) -> Result<String, ConfigError> {
+    let configured = &config.document.cluster.node_id;
+    if !configured.is_empty() {
+        return Ok(configured.clone());
+    }
+    let name = std::fs::read_to_string(HOST_NAME).unwrap_or_default();
+    let name = name.trim_end();
+    if is_node_id(name) {
+        return Ok(name.to_owned());
+    }
+    let text = format!("\"\", and the name of this machine, {name:?}, is none: 1 to 64 of A-Z a-z 0-9 . _ -");
+    Err(config.value_error("cluster.node_id", text))
+}
+
+fn is_node_id(name: &str) -> bool {
+    let is_good = |octet: u8| octet.is_ascii_alphanumeric() || b"._-".contains(&octet);
+    (1..=NODE_ID_MAX).contains(&name.len()) && name.bytes().all(is_good)
+}
+
+fn parse_seed(seed: &str) -> Option<(String, u16)> {
+    let (host, port) = seed.rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = port.parse().ok().filter(|port| *port > 0)?;
+    (!host.is_empty()).then(|| (host.to_owned(), port))
+}
+
+fn redis_settings(config: &Config, node_id: &str) -> Result<RedisSettings, ConfigError> {
+    let keys = &config.document.cluster.redis;
+    let key = if keys.url_file.is_empty() { "cluster.redis.url" } else { "cluster.redis.url_file" };
+    let url = secret_or_file(config, &keys.url, ("cluster.redis.url_file", &keys.url_file))?;
+    let url = String::from_utf8_lossy(&url);
+    let timeouts = RedisTimeouts {
+        connect: keys.connect_timeout.duration(),
+        read: keys.read_timeout.duration(),
+        write: keys.write_timeout.duration(),
+    };
+    let settings = RedisSettings::from_url(url.trim(), timeouts, format!("hayate-{node_id}"))
+        .map_err(|error| config.value_error(key, format!("invalid value (not shown), {error}")))?;
+    let settings = settings.with_seeds(keys.seeds.iter().filter_map(|seed| parse_seed(seed)).collect());
+    let settings = match keys.sentinel_master.as_str() {
+        "" => settings,
+        master => settings.with_sentinel(master.to_owned()),
+    };
+    if keys.ca_path.is_empty() {
+        return Ok(settings);
+    }
+    if !settings.is_tls() {
+        return Err(
+            config.value_error("cluster.redis.ca_path", "is set, and cluster.redis.url is not rediss://")
+        );
+    }
+    let [pem] = read_files(config, [("cluster.redis.ca_path", &keys.ca_path)])?;
+    if !CertificateDer::pem_slice_iter(&pem).any(|certificate| certificate.is_ok()) {
+        let text = format!("{}: no certificate in it, in PEM", keys.ca_path);
+        return Err(config.value_error("cluster.redis.ca_path", text));
+    }
+    Ok(settings.with_ca(pem))
+}
