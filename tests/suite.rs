@@ -26,4 +26,4 @@ mod rules;
 mod tidy;
 mod tools;
 
-use kit::{fixture, harness, mariadb_server};
+use kit::{fixture, harness, mariadb_server, redis_server};

@@ -1,6 +1,7 @@
 //! What operators rely on: the process, its configuration, upgrades, faults.
 
 mod admin_api;
+mod cluster;
 pub(crate) mod faults;
 pub(crate) mod graceful_stop;
 mod hostile;

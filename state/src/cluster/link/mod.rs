@@ -151,6 +151,8 @@ pub struct Link<B: Bus, C: EntryCodec, R: Replica> {
     entries_read: u64,
     first_turn: Option<Duration>,
     time: ServerTime,
+    /// Of the last exchange.
+    round_trip: Duration,
     retention: Retention,
     sequences: Sequences,
     last_own: u64,
@@ -203,6 +205,7 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
             entries_read: 0,
             first_turn: None,
             time: ServerTime::default(),
+            round_trip: Duration::ZERO,
             retention: Retention::new(settings.retention),
             sequences: settings
                 .saved

@@ -27,6 +27,7 @@ fn milliseconds(time: Duration) -> u64 {
 
 impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
     pub(super) fn receive(&mut self, uptime: Duration, exchanged: Exchanged) {
+        self.round_trip = exchanged.round_trip;
         for (id, octets) in exchanged.entries {
             self.position = id;
             self.entries_read += 1;
@@ -184,7 +185,8 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
             for record in &entry.records {
                 self.own.deliver(record);
             }
-            self.counts.lag_milliseconds = milliseconds(uptime.saturating_sub(entry.sent_at));
+            let lag = uptime.saturating_sub(entry.sent_at) + self.round_trip;
+            self.counts.lag_milliseconds = milliseconds(lag);
             self.last_own = seq;
             entry.id = id;
             let oldest = back(id, REREAD);
