@@ -1,5 +1,4 @@
-//! The keys of `cluster`: several trackers as one, and what follows from them. The comments on the keys are the
-//! descriptions of the JSON Schema.
+//! What follows from the keys of `cluster`: checks, warnings, and the settings of a node.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,12 +11,9 @@ use hayate_state::store::Dsn;
 use hayate_state::{Policy, text};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use super::bounded::{DurationIn, HOUR, IntIn, MINUTE, SECOND};
 use super::document::{Document, Mode};
-use super::settings::read_files;
+use super::remembered_files::read_files;
 use super::values::Secret;
 use super::{Config, ConfigError, show};
 
@@ -30,99 +26,6 @@ const SECRET_EXPECTED: &str = "expected 16 to 128 octets, the same on every node
 const OUTBOXES: u32 = 1024;
 /// Less time than this between two refreshes of a peer saves little.
 const RENEW_AFTER_WISE: u32 = 60;
-
-/// Several trackers that share their swarms through Redis (mode open and listed). Changed by a restart only.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct ClusterKeys {
-    /// The name of this node, 1 to 64 of A-Z a-z 0-9 . _ -, another one on each node; "" = the name of the
-    /// machine.
-    pub(crate) node_id: String,
-    /// What all nodes know and nobody else, 16 to 128 octets: it seals what they write to Redis.
-    pub(crate) secret: Secret,
-    /// A file that holds the secret instead; a line break at its end does not count.
-    pub(crate) secret_file: String,
-    /// How long a start waits for what the other nodes know, to 10m.
-    pub(crate) warm_start: DurationIn<0, { 10 * MINUTE }>,
-    /// Changes that wait for Redis in memory at most; each takes some 32 octets. Further ones are found in the
-    /// swarms later.
-    pub(crate) outbox: IntIn<65_536, 67_108_864>,
-    /// The Redis or Valkey server.
-    pub(crate) redis: RedisKeys,
-}
-
-/// The Redis or Valkey server of a cluster. Changed by a restart only.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct RedisKeys {
-    /// redis://user:password@host:port/db, rediss:// for TLS, or unix:///path; user and password %-encoded; "" =
-    /// no cluster.
-    pub(crate) url: Secret,
-    /// A file that holds the url instead; a line break at its end does not count.
-    pub(crate) url_file: String,
-    /// More servers to ask, host:port each: nodes of a Redis Cluster, or Sentinels.
-    pub(crate) seeds: Vec<String>,
-    /// The name of the master that Sentinels watch; then url and seeds are those Sentinels.
-    pub(crate) sentinel_master: String,
-    /// File of the certificates, PEM, that are trusted to sign the server's; "" = those of the system.
-    pub(crate) ca_path: String,
-    /// Longest wait for a connection, 100ms to 60s.
-    pub(crate) connect_timeout: DurationIn<100, MINUTE>,
-    /// Longest wait for a reply, 100ms to 60s.
-    pub(crate) read_timeout: DurationIn<100, MINUTE>,
-    /// Longest wait until a request is taken, 100ms to 60s.
-    pub(crate) write_timeout: DurationIn<100, MINUTE>,
-    /// What the keys of the streams begin with, 1 to 64 printable characters without { } and space.
-    pub(crate) key_prefix: String,
-    /// Number of streams, a power of two; each has a thread. 16 spread well over a Redis Cluster.
-    pub(crate) streams: IntIn<1, 64>,
-    /// Time between two exchanges with the server, 10ms to 1s.
-    pub(crate) batch_delay: DurationIn<10, SECOND>,
-    /// How long history is kept for new nodes, 60s to 24h; 0 = intervals.peer_inactivity.
-    pub(crate) retention: DurationIn<0, { 24 * HOUR }>,
-    /// Entries that each stream keeps at most, of up to 14 kB.
-    pub(crate) max_entries: IntIn<1000, 100_000_000>,
-}
-
-impl Default for ClusterKeys {
-    fn default() -> Self {
-        Self {
-            node_id: String::new(),
-            secret: Secret::default(),
-            secret_file: String::new(),
-            warm_start: DurationIn::seconds(30),
-            outbox: IntIn::new(1_048_576),
-            redis: RedisKeys::default(),
-        }
-    }
-}
-
-impl Default for RedisKeys {
-    fn default() -> Self {
-        Self {
-            url: Secret::default(),
-            url_file: String::new(),
-            seeds: Vec::new(),
-            sentinel_master: String::new(),
-            ca_path: String::new(),
-            connect_timeout: DurationIn::seconds(15),
-            read_timeout: DurationIn::seconds(15),
-            write_timeout: DurationIn::seconds(15),
-            key_prefix: "hayate".into(),
-            streams: IntIn::new(4),
-            batch_delay: DurationIn::milliseconds(100),
-            retention: DurationIn::seconds(0),
-            max_entries: IntIn::new(1_000_000),
-        }
-    }
-}
-
-impl ClusterKeys {
-    /// Whether there is to be a cluster.
-    pub(crate) fn is_on(&self) -> bool {
-        !self.redis.url.reveal().is_empty() || !self.redis.url_file.is_empty()
-    }
-}
 
 /// What a node of a cluster needs.
 #[derive(Clone)]
@@ -247,9 +150,9 @@ pub(super) fn cluster_config(config: &Config) -> Result<Option<ClusterConfig>, C
     }))
 }
 
-/// Returns the time within which an announce that changes nothing is not told to the other nodes, in seconds:
-/// half of what is left of `peer_inactivity` after the longest interval. So a peer that keeps its interval never
-/// expires anywhere.
+/// Returns the time within which an announce that changes nothing is not told to the other nodes, in
+/// seconds: half of what is left of `peer_inactivity` after the longest interval. So a peer that keeps its
+/// interval never expires anywhere.
 pub(super) fn renew_after_seconds(policy: &Policy) -> u32 {
     let longest =
         policy.announce_seconds + policy.announce_drift_seconds + policy.hooks.interval_increase_max();
@@ -270,15 +173,15 @@ pub(super) fn warnings(document: &Document, cluster: &ClusterConfig, policy: &Po
         (
             retention < u64::from(told),
             format!(
-                "cluster.redis.retention is {retention} s, and a peer may be told only every {told} s: new nodes \
-                 miss peers at first"
+                "cluster.redis.retention is {retention} s, and a peer may be told only every {told} s: new \
+                 nodes miss peers at first"
             ),
         ),
         (
             renew_after < RENEW_AFTER_WISE,
             format!(
-                "intervals.peer_inactivity leaves {renew_after} s between two refreshes of a peer: nearly every \
-                 announce is told to all nodes"
+                "intervals.peer_inactivity leaves {renew_after} s between two refreshes of a peer: nearly \
+                 every announce is told to all nodes"
             ),
         ),
         (
@@ -369,4 +272,119 @@ fn redis_settings(config: &Config, node_id: &str) -> Result<RedisSettings, Confi
         return Err(config.value_error("cluster.redis.ca_path", text));
     }
     Ok(settings.with_ca(pem))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Settings;
+    use crate::config::tests::read;
+    use crate::daemon::jwk_fetch::NoFetch;
+
+    const SECRET: &str = "0123456789abcdef";
+
+    fn settings(cluster: &str, more: &str) -> Result<Settings, String> {
+        let config = read(&format!(r#"{{"cluster": {{{cluster}}}{more}}}"#))?;
+        config.read_settings(&NoFetch).map_err(|error| error.to_string())
+    }
+
+    fn with_url(url: &str) -> String {
+        format!(r#""node_id": "a", "secret": "{SECRET}", "redis": {{"url": "{url}"}}"#)
+    }
+
+    #[test]
+    fn without_a_url_there_is_no_cluster_and_every_announce_renews() {
+        let settings = settings(&format!(r#""secret": "{SECRET}""#), "").unwrap();
+        assert!(settings.cluster.is_none() && settings.key.is_none());
+        assert_eq!(settings.policy.renew_after_seconds, 0);
+    }
+
+    #[test]
+    fn nodes_with_one_secret_have_the_same_keys_and_refreshes_have_half_of_the_spare_time() {
+        let node = |secret: &str, more: &str| {
+            let cluster = with_url("redis://127.0.0.1").replace(SECRET, secret);
+            settings(&cluster, more).unwrap()
+        };
+        let (one, two, other) = (node(SECRET, ""), node(SECRET, ""), node("another secret of a cluster", ""));
+        assert_eq!(one.key, two.key);
+        assert!(one.key.is_some() && one.key != other.key);
+        let keys = [&one, &two, &other].map(|settings| settings.cluster.as_ref().unwrap().shard_key);
+        assert!(keys[0] == keys[1] && keys[0] != keys[2]);
+        assert!(one.notes.iter().any(|note| note.contains("comes from cluster.secret")), "{:?}", one.notes);
+        assert_eq!(one.policy.renew_after_seconds, 1050);
+        let own_key = node(SECRET, r#", "udp": {"private_key": "a key of the operator"}"#);
+        assert_eq!(own_key.key.as_deref(), Some(&b"a key of the operator"[..]));
+        let hook = r#", "prehooks": [{"name": "interval variation", "options":
+            {"modify_response_probability": 0.5, "max_increase_delta": 100}}]"#;
+        assert_eq!(node(SECRET, hook).policy.renew_after_seconds, 1000);
+    }
+
+    #[test]
+    fn what_is_not_accepted_is_named() {
+        let url = with_url("redis://127.0.0.1");
+        let with = |more: &str| url.replace("}", &format!(", {more}}}"));
+        for (cluster, expected) in [
+            (
+                url.replace(SECRET, ""),
+                "cluster.secret: invalid value of 0 octets, expected 16 to 128 octets, the same",
+            ),
+            (url.replace(SECRET, "fifteen octets."), "cluster.secret: invalid value of 15 octets"),
+            (with_url("http://127.0.0.1"), "cluster.redis.url: invalid value (not shown), expected redis://"),
+            (url.replace("\"a\"", "\"a b\""), "cluster.node_id: invalid value: \"a b\", expected 1 to 64 of"),
+            (
+                with(r#""seeds": ["host"]"#),
+                "cluster.redis.seeds: invalid value: \"host\", expected host:port",
+            ),
+            (
+                with(r#""sentinel_master": "main""#),
+                "cluster.redis.sentinel_master: needs cluster.redis.seeds",
+            ),
+            (with(r#""streams": 3"#), "cluster.redis.streams: invalid value: 3, expected a power of two"),
+            (with(r#""retention": 30"#), "cluster.redis.retention: expected 0, or a duration from 1m to 24h"),
+            (
+                with(r#""key_prefix": "a{b""#),
+                "cluster.redis.key_prefix: invalid value: \"a{b\", expected 1 to 64",
+            ),
+            (
+                with(r#""ca_path": "ca.pem""#),
+                "cluster.redis.ca_path: is set, and cluster.redis.url is not rediss://",
+            ),
+            (with(r#""url_file": "url""#), "cluster.redis.url_file: cluster.redis.url is set too"),
+            (url.replace(SECRET, "********"), "cluster.secret: is the mask that print-config shows"),
+            (with(r#""port": 1"#), "cluster.redis.port: unknown field `port`"),
+        ] {
+            let error = settings(&cluster, "").unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        let private = settings(&url, r#", "mode": "private""#).unwrap_err();
+        assert!(
+            private.contains("cluster.redis.url: trackers of a private site cannot be joined"),
+            "{private}"
+        );
+    }
+
+    #[test]
+    fn nothing_shows_the_secret_or_the_password() {
+        let config =
+            read(&format!(r#"{{"cluster": {{{}}}}}"#, with_url("redis://u:pa55w0rd@127.0.0.1"))).unwrap();
+        let settings = config.read_settings(&NoFetch).unwrap();
+        for text in [config.json(), format!("{:?} {settings:?}", config.document)] {
+            assert!(!text.contains("pa55w0rd") && !text.contains(SECRET), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_unwise_is_warned_of() {
+        let warnings = |cluster: &str, more: &str| settings(cluster, more).unwrap().warnings.join("\n");
+        let url = with_url("redis://127.0.0.1");
+        assert_eq!(warnings(&url, ""), "");
+        assert!(warnings(&with_url("redis://8.8.8.8"), "").contains("without TLS"));
+        assert_eq!(warnings(&with_url("rediss://8.8.8.8"), ""), "");
+        assert!(warnings(&url, r#", "mode": "listed""#).contains("a list of torrents of its own"));
+        assert!(warnings(&url, r#", "memory": {"max": 0}"#).contains("holds the peers of all nodes"));
+        let retention = url.replace("}", r#", "retention": "10m"}"#);
+        assert!(warnings(&retention, "").contains("new nodes miss peers at first"));
+        assert!(
+            warnings(&url, r#", "intervals": {"peer_inactivity": "36m"}"#).contains("nearly every announce")
+        );
+    }
 }

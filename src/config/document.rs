@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::address::Listen;
 use super::bounded::{DurationIn, HOUR, IntIn, SECOND, SizeIn, TIB};
 use super::budget::MemoryBudget;
-use super::cluster::ClusterKeys;
+use super::cluster_keys::ClusterKeys;
 use super::database::{Channels, Database};
 use super::servers::{Http, Udp};
 use super::values::{AllowPrivate, MetricPrefix, Network, NumWant, networks};
@@ -29,7 +29,8 @@ pub(crate) struct Document {
     pub(crate) channels: Channels,
     /// How often clients come back, and how long the tracker remembers them.
     pub(crate) intervals: Intervals,
-    /// Several trackers that share their swarms through Redis (mode open and listed). Changed by a restart only.
+    /// Several trackers that share their swarms through Redis (mode open and listed). Changed by a restart
+    /// only.
     pub(crate) cluster: ClusterKeys,
     /// The UDP server (BEP 15, BEP 41).
     pub(crate) udp: Udp,

@@ -2,10 +2,11 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`document`], [`servers`], [`database`], [`cluster`] | every setting with its default, range and unit |
+//! | [`document`], [`servers`], [`database`], `cluster_keys` | each setting: default, range, unit |
 //! | [`bounded`], [`values`], [`address`], `budget` | the kinds of values, which carry their ranges |
 //! | [`read`], [`environment`] | file and variables to document |
 //! | [`check`] | what must hold between settings; warnings about unwise ones |
+//! | [`cluster`] | the settings of a node of a cluster |
 //! | [`settings`] | document to the settings of the crates; reads the files that the document names |
 //! | [`remembered_files`] | the files that it names, as they were when they could last be read |
 //! | [`show`] | the effective configuration and where it came from; the JSON Schema |
@@ -17,6 +18,7 @@ pub(crate) mod bounded;
 mod budget;
 mod check;
 pub(crate) mod cluster;
+mod cluster_keys;
 pub(crate) mod database;
 pub(crate) mod document;
 pub(crate) mod environment;

@@ -25,6 +25,7 @@ use super::check::key_warning;
 use super::cluster::{self, ClusterConfig};
 use super::database::DataSource;
 use super::document::{self, AccessMode, Document, HookEntry, LimitAnswer, Mode};
+use super::remembered_files::read_files;
 use super::values::Network;
 use super::{Config, ConfigError};
 use crate::process::malloc_trim::available_memory;
@@ -160,19 +161,6 @@ impl Settings {
         self.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         self.notes.iter().for_each(|note| log::info!("{note}"));
     }
-}
-
-/// Reads the files that these keys name; see
-/// [`RememberedFiles::read_files`](super::remembered_files::RememberedFiles::read_files).
-pub(super) fn read_files<const N: usize>(
-    config: &Config,
-    files: [(&'static str, &String); N],
-) -> Result<[Vec<u8>; N], ConfigError> {
-    let named = files.map(|(key, name)| (key, config.resolve_path(name)));
-    config.remembered.read_files(named).map_err(|(index, error)| {
-        let (key, name) = files.get(index).map_or(("", ""), |(key, name)| (*key, name.as_str()));
-        config.value_error(key, format!("{}: {error}", config.resolve_path(name).display()))
-    })
 }
 
 /// Reads certificate and key, if there is HTTPS.

@@ -12,8 +12,9 @@ use hayate_state::{Board, Clock, Policy, Published};
 use crate::config::cluster::ClusterConfig;
 use crate::daemon::storage::Storage;
 
-/// The longest time that the links take at a stop to publish what waits.
-pub(crate) const CLUSTER_MAX: Duration = Duration::from_millis(750);
+/// The time that the links have at a stop to publish what waits, if the gateway has taken all of its time;
+/// they have what it leaves besides.
+pub(crate) const CLUSTER_MIN: Duration = Duration::from_millis(250);
 
 /// Starts the links, if there is a cluster, and waits until this node knows what the others do; but not for a
 /// server that cannot be reached. In an upgrade the links only read until the predecessor has ended.

@@ -11,7 +11,7 @@ use hayate_state::snapshot::thread::Ending;
 use hayate_state::store::OpenedStore;
 use sd_notify::NotifyState;
 
-use super::cluster::CLUSTER_MAX;
+use super::cluster::CLUSTER_MIN;
 use super::{Daemon, PrivateHandover, StopReason, drop_inbox};
 use crate::daemon::signals::{MainEvent, MainEvents};
 use crate::daemon::upgrade::{ServingSuccessor, StartingSuccessor, Successor, SuccessorInputs};
@@ -184,15 +184,14 @@ impl Daemon {
 
     /// Sends the successor the last changes, and ends.
     pub(super) fn stop_after_handover(self, successor: ServingSuccessor) -> anyhow::Result<()> {
+        let links_until = self.clock.uptime() + hayate_gateway::STOP_MAX + CLUSTER_MIN;
         self.storage.reporter.stop();
         self.health.serving.store(false, Ordering::Relaxed);
         self.http.stop_for_successor();
         drop_inbox(&self.inbox);
         self.actor.join();
         let store_hold = successor.send_last_changes();
-        if let Some(cluster) = &self.cluster {
-            cluster.stop(self.clock.uptime() + CLUSTER_MAX);
-        }
+        self.cluster.inspect(|cluster| cluster.stop(links_until));
         let stopped = self.storage.stop(Ending::Leave);
         log::info!("stopped");
         store_hold.map(drop).context("the successor did not receive the last changes").and(stopped)

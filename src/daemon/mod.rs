@@ -55,7 +55,7 @@ use crate::daemon::storage::{DATABASE_MAX, Storage};
 use crate::daemon::upgrade::{Inherited, ServingSuccessor, Sockets, StartingSuccessor};
 use crate::process::malloc_trim::MemoryTrimmer;
 use crate::process::{connection_id_key, file_limit, logging, privileges, systemd};
-use cluster::{CLUSTER_MAX, start_links};
+use cluster::{CLUSTER_MIN, start_links};
 use handover::Deferred;
 use private_handover::PrivateHandover;
 use startup::{StartFrom, load_state, new_storage, open_servers, tracker_factory};
@@ -417,6 +417,7 @@ impl Daemon {
     fn stop(mut self) -> anyhow::Result<()> {
         self.health.serving.store(false, Ordering::Relaxed);
         log::info!("stopping");
+        let links_until = self.clock.uptime() + hayate_gateway::STOP_MAX + CLUSTER_MIN;
         self.storage.save();
         if let Some(starting) = self.starting.take() {
             starting.give_up();
@@ -430,9 +431,7 @@ impl Daemon {
         }
         drop_inbox(&self.inbox);
         self.actor.join();
-        if let Some(cluster) = &self.cluster {
-            cluster.stop(self.clock.uptime() + CLUSTER_MAX);
-        }
+        self.cluster.inspect(|cluster| cluster.stop(links_until));
         let stopped = self.storage.stop(Ending::Write);
         log::info!("stopped");
         stopped
@@ -458,7 +457,7 @@ mod tests {
     #[test]
     fn all_waits_of_a_stop_are_less_than_the_eight_seconds_that_it_may_take() {
         let waits =
-            [systemd::NOTIFY_MAX, hayate_gateway::STOP_MAX, CLUSTER_MAX, DATABASE_MAX, logging::FLUSH_MAX];
+            [systemd::NOTIFY_MAX, hayate_gateway::STOP_MAX, CLUSTER_MIN, DATABASE_MAX, logging::FLUSH_MAX];
         // The rest is for the disk.
         assert!(waits.iter().sum::<Duration>() <= Duration::from_millis(7500), "{waits:?}");
     }

@@ -12,8 +12,8 @@ use super::yaml::Node;
 
 /// The top key of a configuration of chihaya.
 pub(super) const TOP: &str = "chihaya";
-/// The note about clusters.
-const CLUSTER: &str = "clusters come later; set cluster.redis when this version has it";
+/// The note about Redis.
+const CLUSTER: &str = "swarms are in memory; to share them, set cluster.redis.url and cluster.secret";
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;

@@ -183,7 +183,9 @@ fn the_storage_of_chihaya_becomes_intervals() {
         holds(&storage("memory", &format!("{key}: 1")), peers, &json!("30m"), &line);
     }
     for key in ["redis_broker", "redis_connect_timeout", "redis_read_timeout", "redis_write_timeout"] {
-        let line = format!("dropped storage.config.{key}: clusters come later; set cluster.redis when");
+        let line = format!(
+            "dropped storage.config.{key}: swarms are in memory; to share them, set cluster.redis.url"
+        );
         holds(&storage("redis", &format!("{key}: 1")), peers, &json!("30m"), &line);
     }
 }

@@ -82,7 +82,7 @@ fn a_sample_of_several_nodes_reports_what_changes() {
         "changed udp.allow_ip_spoofing: udp.allow_ip_spoofing = true; ",
         "mapped udp.private_key: none was set",
         "changed storage.name: ",
-        "dropped storage.config.redis_broker: clusters come later; set cluster.redis",
+        "dropped storage.config.redis_broker: swarms are in memory; to share them, set cluster.redis.url",
         "changed prehooks[0].options.jwk_set_update_interval: ",
     ] {
         result.assert_line(line);

@@ -18,8 +18,8 @@ use anyhow::{Context, bail};
 use hayate_gateway::AdminHandler;
 use hayate_state::admission::access::TorrentList;
 use hayate_state::background::Background;
-use hayate_state::cluster::running::Cluster;
-use hayate_state::cluster::saved::{ClusterRestore, ClusterSection, SavedCluster};
+use hayate_state::cluster::running::{Cluster, ClusterSection};
+use hayate_state::cluster::saved::{ClusterRestore, SavedCluster};
 use hayate_state::private::event_log::EventLog;
 use hayate_state::private::snapshot::SiteSection;
 use hayate_state::private::sync::{AdminQueue, RunningSync};
@@ -43,7 +43,7 @@ use crate::daemon::signals::{FlushSlot, MainEvent, MainEvents};
 use crate::process::lock::StateLock;
 
 /// Longest time that the database may take at a stop for rows that wait; the rest is on the disk already.
-pub(crate) const DATABASE_MAX: Duration = Duration::from_secs(3);
+pub(crate) const DATABASE_MAX: Duration = Duration::from_millis(2750);
 /// Most torrents whose completed count is read from the store; the latest ones.
 const COMPLETED_ROWS_MAX: usize = 2_000_000;
 

@@ -123,7 +123,7 @@ impl SuccessorInputs {
         let to = BufWriter::with_capacity(1 << 18, stream);
         let mut writer = SnapshotWriter::new(to, unix_seconds).map_err(stream_error)?;
         if let Some(cluster) = &cluster {
-            // Before the swarms are copied: what is read of the streams must not be more than what is in them.
+            // Before the swarms are copied: no more may count as read than what is in them.
             let positions = cluster.saved().to_block(clock.now().tick);
             writer.write_block(TAG_CLUSTER, &positions).map_err(stream_error)?;
         }

@@ -8,7 +8,7 @@ use crate::cluster::replica::{Applied, OwnRecord, ReceivedRecord};
 use crate::ids::PeerId;
 use crate::swarm::peer::{AHEAD_SECONDS_MAX, LastSeen, StoredPeer, scope_of_peer};
 use crate::swarm::peer_set::PeerSet;
-use crate::swarm::torrent::{AnnounceContext, SwarmForm, Torrent};
+use crate::swarm::torrent::{SwarmForm, Torrent};
 use crate::table::keyed_hash::KeyedHash;
 
 /// What has become of one record.
@@ -62,8 +62,8 @@ impl RecordContext<'_> {
         u32::try_from(age.max(0)).unwrap_or(u32::MAX)
     }
 
-    /// Returns when the peer was seen, as far as that can be stored. Before the start of this process ticks are
-    /// below zero, and wrap as all ticks do.
+    /// Returns when the peer was seen, as far as that can be stored. Before the start of this process ticks
+    /// are below zero, and wrap as all ticks do.
     fn seen(&self) -> Tick {
         let age_seconds = self.age_seconds().min(PEER_INACTIVITY_SECONDS_MAX);
         let ahead = self.received.seen.saturating_sub(i64::from(self.now.0));
@@ -168,17 +168,6 @@ impl Torrent {
         let raised = before.saturating_add(u32::from(finished));
         self.completed = raised.max(record.completed.unwrap_or_default());
         self.completed - before
-    }
-
-    /// Returns when a peer that stops is gone: never earlier than another node has seen it. `None` where there
-    /// is no swarm in which another node might know it; it may be unknown only here.
-    pub(crate) fn gone_at(&self, context: &AnnounceContext<'_>) -> Option<Tick> {
-        if self.is_idle() {
-            return None;
-        }
-        let known = self.find_stored(WirePeer::from_announce(context.announce), context.hasher);
-        let ahead_seconds = known.map_or(0, |known| known.seen.ahead_seconds(context.now));
-        Some(Tick(context.now.0.wrapping_add(ahead_seconds)))
     }
 
     /// Returns a peer's role, and when it was seen; `None` where it is not in the swarm.

@@ -16,6 +16,7 @@
 //! | `report` | what links have to say, as log lines |
 //! | [`saved`] | what is saved of a cluster in the snapshot |
 //! | `apply` | a record of another node, applied to its torrent |
+//! | `own_change` | what an announce at this node means for the others |
 //! | `outbox` | the records that a shard has to publish |
 
 mod apply;
@@ -25,6 +26,7 @@ mod encoding;
 pub mod link;
 mod metrics;
 pub(crate) mod outbox;
+mod own_change;
 pub mod record;
 pub mod replica;
 mod report;

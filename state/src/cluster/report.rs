@@ -1,4 +1,4 @@
-//! [`ClusterLog`]: what the links have to say, as log lines: each change of state once for all links together.
+//! [`ClusterLog`]: what the links have to say, as log lines: each change of state once for all of them.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -82,7 +82,8 @@ impl ClusterLog {
                 self.said_away = None;
                 let after = mem::take(&mut self.away_longest).as_secs_f64();
                 let republished = mem::take(&mut self.republished);
-                let line = format!("Redis is back after {after:.1} s; {republished} peers are published again");
+                let line =
+                    format!("Redis is back after {after:.1} s; {republished} peers are published again");
                 Some((Level::Info, line))
             }
             LinkEvent::CaughtUp { entries, after } => {
@@ -97,7 +98,8 @@ impl ClusterLog {
                 (self.catching_up == 0).then(line)
             }
             LinkEvent::HistoryGap => is_due(&mut self.said_gap, uptime, TOGETHER).then(|| {
-                let line = "entries were dropped before they were read here; peers of other nodes may be missing \
+                let line = "entries were dropped before they were read here; peers of other nodes may be \
+                            missing \
                             until they announce again";
                 (Level::Warn, line.to_owned())
             }),
@@ -109,17 +111,17 @@ impl ClusterLog {
                 let line = format!("Redis has lost {entries} entries; their peers are published again");
                 (Level::Info, line)
             }),
-            LinkEvent::RetentionShortened(retention) => {
-                is_due(&mut self.said_retention, uptime, TOGETHER).then(|| {
+            LinkEvent::RetentionShortened(retention) => is_due(&mut self.said_retention, uptime, TOGETHER)
+                .then(|| {
                     let seconds = retention.as_secs();
                     let line = format!("the memory of Redis is full: it keeps {seconds} s of history now");
                     (Level::Warn, line)
-                })
-            }
+                }),
             LinkEvent::MoreStreams(streams) => {
                 let is_new = *streams > self.streams_seen;
                 self.streams_seen = self.streams_seen.max(*streams);
-                let line = || (Level::Info, format!("another node writes to {streams} streams; all are read"));
+                let line =
+                    || (Level::Info, format!("another node writes to {streams} streams; all are read"));
                 is_new.then(line)
             }
         }

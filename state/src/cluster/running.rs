@@ -15,10 +15,12 @@ use crate::cluster::codec::Incarnation;
 use crate::cluster::link::events::{LinkCounts, LinkEvent};
 use crate::cluster::link::{Link, LinkSettings, Pause, SavedLink};
 use crate::cluster::report::ClusterLog;
-use crate::cluster::saved::SavedCluster;
+use crate::cluster::saved::{SavedCluster, TAG_CLUSTER};
 use crate::cluster::sealed::{ClusterSecret, SealedCodec, new_incarnation};
 use crate::cluster::swarm_replica::SwarmReplica;
 use crate::published::Published;
+use crate::snapshot::container::BlockSink;
+use crate::snapshot::thread::{Pace, Section};
 use crate::store::Queues;
 use crate::swarm::Swarms;
 
@@ -75,6 +77,18 @@ pub struct ClusterParts {
 pub struct Cluster {
     shared: Arc<Shared>,
     incarnation: Incarnation,
+}
+
+/// The part of a snapshot that holds the positions. Written before the swarms: a position must not be ahead
+/// of them.
+#[derive(Debug)]
+pub struct ClusterSection(pub Arc<Cluster>);
+
+impl Section for ClusterSection {
+    fn write(&mut self, to: &mut dyn BlockSink, pace: &mut Pace<'_>) -> io::Result<u64> {
+        to.write_block(TAG_CLUSTER, &self.0.saved().to_block(pace.now().tick))?;
+        Ok(0)
+    }
 }
 
 /// What the threads share.

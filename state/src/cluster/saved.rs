@@ -1,19 +1,14 @@
 //! What is saved of a cluster in the snapshot, beside the swarms: up to where each stream was read, and since
 //! when changes are not published.
 
-use std::io;
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use super::bus::EntryId;
 use super::link::{LinkPosition, SavedLink};
-use super::running::Cluster;
 use crate::clock::{Now, Tick};
 use crate::cluster::codec::Incarnation;
-use crate::snapshot::container::{BlockSink, SnapshotError};
+use crate::snapshot::container::SnapshotError;
 use crate::snapshot::load::RestoreTarget;
-use crate::snapshot::thread::{Pace, Section};
 
 /// The tag of the block.
 pub const TAG_CLUSTER: u8 = 32;
@@ -88,18 +83,6 @@ impl SavedCluster {
             .filter(|_| self.key_prefix == key_prefix)
             .map(|(_, saved)| saved.clone())
             .unwrap_or_default()
-    }
-}
-
-/// The part of a snapshot that holds the positions. Written before the swarms: a position must not be ahead
-/// of them.
-#[derive(Debug)]
-pub struct ClusterSection(pub Arc<Cluster>);
-
-impl Section for ClusterSection {
-    fn write(&mut self, to: &mut dyn BlockSink, pace: &mut Pace<'_>) -> io::Result<u64> {
-        to.write_block(TAG_CLUSTER, &self.0.saved().to_block(pace.now().tick))?;
-        Ok(0)
     }
 }
 

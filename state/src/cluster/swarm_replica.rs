@@ -17,7 +17,7 @@ use crate::published::Subscriber;
 use crate::store::Queues;
 use crate::swarm::peer::StoredPeer;
 use crate::swarm::torrent::Torrent;
-use crate::swarm::walk::{SLICE, ShardWalk, SwarmVisitor};
+use crate::swarm::walk::{SLICE, ShardVisit, SwarmVisitor};
 use crate::swarm::{SHARDS, Swarms};
 use crate::table::sharded::PREFETCH_MAX;
 
@@ -212,7 +212,7 @@ impl Replica for SwarmReplica {
                 (self.stream + node * self.streams, self.streams * nodes.max(1), None)
             }
         };
-        StreamWalk { shard: first, step, since, in_shard: ShardWalk::default() }
+        StreamWalk { shard: first, step, since, in_shard: ShardVisit::default() }
     }
 
     fn walk(&mut self, now: Tick, walk: &mut StreamWalk, most: usize, into: &mut Vec<TimedRecord>) -> bool {
@@ -227,7 +227,7 @@ impl Replica for SwarmReplica {
             let visit = |shard: &mut _| in_shard.visit(shard, most, hasher, &mut collector);
             self.swarms.with_shard(walk.shard, visit);
             if walk.in_shard.is_done() {
-                walk.in_shard = ShardWalk::default();
+                walk.in_shard = ShardVisit::default();
                 walk.shard += walk.step;
             }
         }
@@ -241,7 +241,7 @@ pub struct StreamWalk {
     shard: usize,
     step: usize,
     since: Option<i64>,
-    in_shard: ShardWalk,
+    in_shard: ShardVisit,
 }
 
 /// Collects the peers that a walk is about.

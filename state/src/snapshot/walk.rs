@@ -10,7 +10,7 @@ use crate::ids::InfoHash;
 use crate::snapshot::entry::{AGE_MAX, ENTRY_PEERS_MAX, PendingEntry};
 use crate::swarm::peer::{LastSeen, StoredPeer};
 use crate::swarm::torrent::{SwarmForm, Torrent};
-use crate::swarm::walk::{SLICE, ShardWalk, SwarmVisitor};
+use crate::swarm::walk::{SLICE, ShardVisit, SwarmVisitor};
 use crate::swarm::{SHARDS, Swarms};
 
 /// One walk through all swarms.
@@ -19,7 +19,7 @@ pub struct Walk {
     swarms: Arc<Swarms>,
     started: Tick,
     shard: usize,
-    in_shard: ShardWalk,
+    in_shard: ShardVisit,
     copied: CopiedPeers,
     /// The times of the block that is written.
     times: BlockTimes,
@@ -56,7 +56,7 @@ impl Walk {
             swarms,
             started,
             shard: 0,
-            in_shard: ShardWalk::default(),
+            in_shard: ShardVisit::default(),
             copied: CopiedPeers::default(),
             times: BlockTimes { now: started, base: started },
         }
@@ -73,7 +73,7 @@ impl Walk {
             let work = |shard: &mut _| in_shard.visit(shard, SLICE - looked, hasher, &mut copier);
             looked += self.swarms.with_shard(self.shard, work).unwrap_or(0) + 1;
             if self.in_shard.is_done() {
-                self.in_shard = ShardWalk::default();
+                self.in_shard = ShardVisit::default();
                 self.shard += 1;
             }
         }

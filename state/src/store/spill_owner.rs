@@ -16,8 +16,8 @@ pub enum SpillOwnerError {
     Io(#[from] io::Error),
     /// Rows of another node wait in it.
     #[error(
-        "{folder} holds rows of {}; start once as that node, without other changes, so that the database gets \
-         them", owner_text(.owner)
+        "{folder} holds rows of {}; start once as that node, without other changes, so that the database \
+         gets them", owner_text(.owner)
     )]
     OfAnotherNode {
         /// The folder.

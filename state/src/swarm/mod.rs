@@ -268,8 +268,8 @@ impl Swarms {
         self.shards.fold(0, |sum, shard| sum + shard.crowded_total)
     }
 
-    /// Returns the number of leaves and finished downloads that other nodes will not know of, because an outbox
-    /// was full.
+    /// Returns the number of leaves and finished downloads that other nodes will not know of, because an
+    /// outbox was full.
     #[must_use]
     pub fn outbox_dropped_total(&self) -> u64 {
         self.shards.fold(0, |sum, shard| sum + shard.outbox.dropped_total())

@@ -1,7 +1,6 @@
 //! [`Shard`]: the torrents behind one lock.
 
 use std::collections::{HashSet, VecDeque};
-use std::net::SocketAddr;
 
 use super::torrent::{AnnounceContext, PeerChange, Torrent};
 use super::{PeerCounts, SHARDS};
@@ -9,7 +8,7 @@ use crate::admission::Policy;
 use crate::announce::{Event, Handout, Tally};
 use crate::clock::Tick;
 use crate::cluster::outbox::Outbox;
-use crate::cluster::record::{PeerKey, PeerRecord, Presence};
+use crate::cluster::record::Presence;
 use crate::ids::InfoHash;
 use crate::table::index::SlotIndex;
 use crate::table::keyed_hash::KeyedHash;
@@ -45,28 +44,6 @@ impl ShardMemory for Shard {
     fn memory(&self) -> usize {
         let queue = self.idle_queue.capacity() * size_of::<(u64, Tick)>();
         self.index.heap() + self.torrents.heap() + queue + self.heap
-    }
-}
-
-impl AnnounceContext<'_> {
-    fn presence(&self, finished: bool) -> Presence {
-        let seeder = self.announce.left == 0;
-        Presence::Present { seeder, paused: self.announce.event == Event::Paused && !seeder, finished }
-    }
-
-    /// Returns what other nodes are to know.
-    fn record(&self, presence: Presence, completed: u32) -> PeerRecord {
-        let announce = self.announce;
-        PeerRecord {
-            key: PeerKey {
-                info_hash: announce.info_hash,
-                peer: SocketAddr::new(announce.address, announce.port),
-            },
-            age_seconds: 0,
-            presence,
-            completed: (completed > 0).then_some(completed),
-            peer_id: self.policy.keep_peer_ids.then_some(announce.peer_id),
-        }
     }
 }
 

@@ -340,18 +340,6 @@ impl AnnounceContext<'_> {
     fn own_scope(&self) -> AddressScope {
         self.policy.scope_with_port(self.scope, self.announce.port)
     }
-
-    /// Whether nodes of a cluster agree on when a peer was seen.
-    fn is_in_cluster(&self) -> bool {
-        self.outbox_max > 0 || self.policy.renew_after_seconds > 0
-    }
-
-    /// Whether a known peer in the same role is to be renewed.
-    fn renews<const LEN: usize>(&self, known: &StoredPeer<LEN>, paused: bool) -> bool {
-        known.seen.paused() != paused
-            || (self.policy.keep_peer_ids && known.id != self.announce.peer_id)
-            || known.seen.age_seconds(self.now) >= self.policy.renew_after_seconds
-    }
 }
 
 fn array_pool<const LEN: usize>(

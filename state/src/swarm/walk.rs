@@ -1,4 +1,4 @@
-//! [`ShardWalk`]: a walk through the peers of a shard, in slices, so that no announce waits for it: about a
+//! [`ShardVisit`]: a walk through the peers of a shard, in slices, so that no announce waits for it: about a
 //! thousand torrents and peers are visited under one lock.
 //!
 //! Every peer that is in its swarm from the beginning of the walk to its end is visited:
@@ -38,7 +38,7 @@ pub(crate) trait SwarmVisitor {
 
 /// The position of a walk in one shard.
 #[derive(Debug, Default)]
-pub(crate) struct ShardWalk {
+pub(crate) struct ShardVisit {
     /// The torrent before which to continue; `None` = the shard has not begun.
     torrent: Option<usize>,
     cursor: SwarmCursor,
@@ -60,7 +60,7 @@ impl Default for SwarmCursor {
     }
 }
 
-impl ShardWalk {
+impl ShardVisit {
     /// Visits up to `most` torrents and peers, or a few more; returns how many.
     pub(crate) fn visit(
         &mut self,

@@ -1,6 +1,6 @@
-//! [`RedisBus`]: one plain connection to a Redis or Valkey server, or to the master that a Sentinel names, or to
-//! the node of a Redis Cluster that has the stream. It follows redirections by itself and never retries: the
-//! link sees each failure, and decides.
+//! [`RedisBus`]: one plain connection to a Redis or Valkey server, or to the master that a Sentinel names, or
+//! to the node of a Redis Cluster that has the stream. It follows redirections by itself, and repeats
+//! nothing that may have been appended: the link sees each failure, and decides.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use redis::{Client, Cmd, Connection, ConnectionAddr, IntoConnectionInfo, TlsCertificates};
 use redis::{RedisConnectionInfo, RedisError, Value};
 
-use super::replies::{self, FIELD, Redirection, Reply, error_of};
+use super::replies::{self, CommandReply, FIELD, Redirection, error_of};
 use super::{Bus, BusError, EntryId, Exchange, Exchanged, StreamState};
 use crate::clock::Clock;
 
@@ -202,7 +202,7 @@ impl RedisBus {
 
     /// Sends commands about one key, each of which is answered once, and returns all replies, with the time
     /// that they took.
-    fn request(&mut self, key: &str, commands: &[Cmd]) -> Result<(Vec<Reply>, Duration), BusError> {
+    fn request(&mut self, key: &str, commands: &[Cmd]) -> Result<(Vec<CommandReply>, Duration), BusError> {
         let mut open = match self.connection.take() {
             Some(open) => open,
             None => self.connect()?,
@@ -389,11 +389,11 @@ fn host_of(address: &ConnectionAddr) -> &str {
     }
 }
 
-fn receive(connection: &mut Connection) -> Reply {
+fn receive(connection: &mut Connection) -> CommandReply {
     connection.recv_response().and_then(Value::extract_error)
 }
 
-fn run(connection: &mut Connection, command: &Cmd) -> Reply {
+fn run(connection: &mut Connection, command: &Cmd) -> CommandReply {
     connection.send_packed_command(&command.get_packed_command())?;
     receive(connection)
 }
@@ -433,9 +433,18 @@ impl Bus for RedisBus {
     fn stream_state(&mut self, key: &str) -> Result<Option<StreamState>, BusError> {
         let mut info = redis::cmd("XINFO");
         info.arg("STREAM").arg(key);
-        let (replies, _) = self.request(key, &[info])?;
-        let missing = || Err(RedisError::from((redis::ErrorKind::Client, "a reply is missing")));
-        replies::stream_state(key, replies.into_iter().next().unwrap_or_else(missing))
+        let mut redirections = 0;
+        loop {
+            let (replies, _) = self.request(key, std::slice::from_ref(&info))?;
+            let missing = || Err(RedisError::from((redis::ErrorKind::Client, "a reply is missing")));
+            let reply = replies.into_iter().next().unwrap_or_else(missing);
+            // Nothing was appended, so it can be asked again. A link begins each connection with this.
+            redirections += 1;
+            let goes_elsewhere = reply.as_ref().err().and_then(replies::redirection).is_some();
+            if !goes_elsewhere || redirections > REDIRECTIONS_MAX {
+                return replies::stream_state(key, reply);
+            }
+        }
     }
 
     fn trim(&mut self, key: &str, oldest: EntryId, entries_max: u64) -> Result<(), BusError> {

@@ -13,7 +13,7 @@ pub(super) const FIELD: &[u8] = b"b";
 const TEXT_MAX: usize = 200;
 
 /// A server's answer to one command.
-pub(super) type Reply = Result<Value, RedisError>;
+pub(super) type CommandReply = Result<Value, RedisError>;
 
 /// Where a Redis Cluster has a key instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ fn read_entry(entry: Value) -> Option<(EntryId, Vec<u8>)> {
 }
 
 /// Returns the state of a stream, or `None` where there is none.
-pub(super) fn stream_state(key: &str, reply: Reply) -> Result<Option<StreamState>, BusError> {
+pub(super) fn stream_state(key: &str, reply: CommandReply) -> Result<Option<StreamState>, BusError> {
     let fields = match reply {
         Ok(Value::Array(fields)) => fields,
         Ok(_) => return Err(unsuitable("XINFO")),

@@ -358,8 +358,8 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
         !self.serving || (finishing.said_bye && self.sent.is_empty())
     }
 
-    /// Leaves the swarms as they are to be saved: what is not published yet will be republished after the next
-    /// start, and what was passed over meanwhile is what all others have.
+    /// Leaves the swarms as they are to be saved: what is not published yet will be republished after the
+    /// next start, and what was passed over meanwhile is what all others have.
     fn close(&mut self, now: Tick) {
         if !self.settings.read_only {
             self.collect_all();

@@ -334,8 +334,8 @@ impl Simulation {
             let counts = node.link.counts();
             assert!(counts.backlog_records <= keys, "{what}: node {index} has a backlog: {counts:?}");
         }
-        // What is not live has the total only, and two nodes that count at the same time may then agree on one
-        // less or one more.
+        // What is not live has the total only, and two nodes that count at the same time may then agree on
+        // one less or one more.
         let is_live = self
             .nodes
             .iter()
