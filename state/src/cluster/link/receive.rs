@@ -89,8 +89,9 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
                     self.repeat_leaves(&received);
                 }
             }
-            EntryBody::Hello { node_id, streams, leaving } => {
-                self.nodes.hear(uptime, &node_id, leaving);
+            EntryBody::Hello(hello) => {
+                self.nodes.hear(uptime, &hello.node_id, hello.leaving);
+                let streams = usize::try_from(hello.streams).unwrap_or(usize::MAX);
                 if streams > self.streams_seen {
                     self.streams_seen = streams;
                     self.say(LinkEvent::MoreStreams(streams));
