@@ -13,9 +13,9 @@ use super::shared::{Shared, World};
 use super::simulation::{SimulatedLink, make_link};
 use super::toy_codec::octets_of;
 
-struct Links {
-    shared: Shared,
-    links: Vec<SimulatedLink>,
+pub(super) struct Links {
+    pub(super) shared: Shared,
+    pub(super) links: Vec<SimulatedLink>,
 }
 
 fn key(peer: u8) -> PeerKey {
@@ -27,7 +27,7 @@ const SEEDER: Option<(bool, bool)> = Some((true, false));
 
 impl Links {
     /// Nodes that have caught up and serve, unless they are `idle`.
-    fn new(nodes: usize, idle: usize) -> Self {
+    pub(super) fn new(nodes: usize, idle: usize) -> Self {
         let shared = Shared::new(World::new(nodes, 1));
         let links = (0..nodes).map(|node| make_link(&shared, node, u8::try_from(node).unwrap(), None, None));
         let mut links = Self { links: links.collect(), shared };
@@ -38,7 +38,7 @@ impl Links {
         links
     }
 
-    fn turn(&mut self, node: usize) -> Pause {
+    pub(super) fn turn(&mut self, node: usize) -> Pause {
         let uptime = {
             let world = &mut *self.shared.lock();
             world.server.append_late(world.now);
@@ -48,7 +48,7 @@ impl Links {
     }
 
     /// Turns of the first `nodes` nodes, every 250 ms.
-    fn run(&mut self, nodes: usize, milliseconds: u64) {
+    pub(super) fn run(&mut self, nodes: usize, milliseconds: u64) {
         for _ in 0..milliseconds / 250 {
             (0..nodes).for_each(|node| _ = self.turn(node));
             self.shared.lock().now += 250;
