@@ -276,15 +276,15 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
         self.counts
     }
 
-    /// Returns the nodes that are there, in the order of their ids. This one is among them once its first hello
-    /// was read back. On a stream that is only read nobody becomes silent, because nothing is read back.
+    /// Returns the nodes that are there, in the order of their ids. This one is among them once its first
+    /// hello was read back. On a stream that is only read nobody becomes silent, because nothing is read back.
     #[must_use]
     pub fn nodes(&self, uptime: Duration) -> Vec<NodeStatus> {
         self.nodes.statuses(uptime)
     }
 
-    /// Returns the newest format of entries that all nodes read that are there, this one included: no newer one
-    /// may be written.
+    /// Returns the newest format of entries that this node and all that are there can read: no newer one may
+    /// be written.
     #[must_use]
     pub fn newest_common_format(&self) -> u8 {
         let own = self.codec.hello().newest_format;
@@ -343,8 +343,8 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
         Ok(Pause::For(if at_once { Duration::ZERO } else { self.settings.batch_delay }))
     }
 
-    /// Says what has changed about the nodes. Not while it catches up: what is behind in the stream may already
-    /// undo it.
+    /// Says what has changed about the nodes. Not while it catches up: what is behind in the stream may undo
+    /// it.
     fn say_news(&mut self) {
         if self.nodes.take_changed() {
             let ours = self.codec.hello();

@@ -70,7 +70,8 @@ fn are_two(starts: &[(&Incarnation, &HeardNode)]) -> bool {
 }
 
 impl NodeNews {
-    /// Returns what has changed since the last call. `ours` is what this node says, and `own` its incarnation.
+    /// Returns what has changed since the last call. `ours` is what this node says, and `own` its
+    /// incarnation.
     pub(super) fn update(&mut self, nodes: &NodesHeard, own: Incarnation, ours: &Hello) -> Vec<LinkEvent> {
         let mut events = Vec::new();
         let here = nodes.by_id();

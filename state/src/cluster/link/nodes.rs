@@ -123,8 +123,9 @@ impl NodesHeard {
         self.heard.values().any(|node| node.hello.leaving && node.hello.node_id == node_id)
     }
 
-    /// Returns the place of a node among those that were heard lately, and their number. Here an outage counts
-    /// as silence: each node is heard in time after it, and the share of one that is not would be nobody's.
+    /// Returns the place of a node among those that were heard lately, and their number. Here an outage
+    /// counts as silence: each node is heard in time after it, and the share of one that is not would be
+    /// nobody's.
     pub(super) fn share(&self, uptime: Duration, node_id: &str) -> (usize, usize) {
         let is_recent = |node: &HeardNode| uptime.saturating_sub(node.last) <= SILENT_AFTER;
         let recent = self.here().filter(|(_, node)| is_recent(node));

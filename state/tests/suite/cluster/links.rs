@@ -18,12 +18,12 @@ pub(super) struct Links {
     pub(super) links: Vec<SimulatedLink>,
 }
 
-fn key(peer: u8) -> PeerKey {
+pub(super) fn key(peer: u8) -> PeerKey {
     PeerKey { info_hash: InfoHash([7; 20]), peer: ([192, 0, 2, peer], 6881).into() }
 }
 
-const LEECHER: Option<(bool, bool)> = Some((false, false));
-const SEEDER: Option<(bool, bool)> = Some((true, false));
+pub(super) const LEECHER: Option<(bool, bool)> = Some((false, false));
+pub(super) const SEEDER: Option<(bool, bool)> = Some((true, false));
 
 impl Links {
     /// Nodes that have caught up and serve, unless they are `idle`.
@@ -55,7 +55,7 @@ impl Links {
         }
     }
 
-    fn announce(&self, node: usize, key: PeerKey, present: Option<(bool, bool)>, finishes: bool) {
+    pub(super) fn announce(&self, node: usize, key: PeerKey, present: Option<(bool, bool)>, finishes: bool) {
         let world = &mut *self.shared.lock();
         let uptime = world.now - world.swarms[node].booted_at;
         world.swarms[node].announce(uptime, key, present, finishes);
