@@ -277,7 +277,7 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
     }
 
     /// Returns the nodes that are there, in the order of their ids. This one is among them once its first
-    /// hello was read back. On a stream that is only read nobody becomes silent, because nothing is read back.
+    /// hello was read back. On a stream that is only read nobody becomes silent: nothing is read back.
     #[must_use]
     pub fn nodes(&self, uptime: Duration) -> Vec<NodeStatus> {
         self.nodes.statuses(uptime)

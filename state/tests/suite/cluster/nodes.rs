@@ -125,7 +125,7 @@ fn a_goodbye_that_is_followed_by_a_start_in_history_is_no_news() {
     }
     assert!(links.shared.lock().server.entries.len() > 80);
     links.restart(1, 20);
-    links.run(2, 1000);
+    links.run(2, 3000);
     assert_eq!(links.news(0), [here(1), LinkEvent::NodeStopped("node1".to_owned()), here(1)]);
     (0..3).for_each(|_| _ = links.turn(2));
     assert!(links.links[2].is_caught_up());
