@@ -112,18 +112,30 @@ fn history_does_not_say_that_those_are_here_who_have_long_gone() {
 }
 
 #[test]
+fn nothing_is_said_before_all_history_is_read() {
+    let mut links = Links::new(3, 1);
+    links.run(2, 10_000);
+    // More entries than one exchange reads.
+    for role in [LEECHER, SEEDER] {
+        (0..200).for_each(|peer| links.announce(0, key(peer), role, false));
+        links.run(2, 4000);
+    }
+    assert!(links.shared.lock().server.entries.len() > 80);
+    let until = Duration::from_millis(links.shared.lock().now + 5000);
+    links.links[1].finish(until);
+    links.run(2, 1000);
+    (0..4).for_each(|_| _ = links.turn(2));
+    assert!(links.links[2].is_caught_up());
+    assert_eq!(links.news(2), [here(0)]);
+}
+
+#[test]
 fn a_goodbye_that_is_followed_by_a_start_in_history_is_no_news() {
     let mut links = Links::new(3, 1);
     links.run(2, 10_000);
     let until = Duration::from_millis(links.shared.lock().now + 5000);
     links.links[1].finish(until);
     links.run(2, 1000);
-    // More entries than one exchange reads.
-    for role in [LEECHER, SEEDER] {
-        (0..200).for_each(|peer| links.announce(0, key(peer), role, false));
-        links.run(1, 4000);
-    }
-    assert!(links.shared.lock().server.entries.len() > 80);
     links.restart(1, 20);
     links.run(2, 3000);
     assert_eq!(links.news(0), [here(1), LinkEvent::NodeStopped("node1".to_owned()), here(1)]);
