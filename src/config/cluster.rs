@@ -143,6 +143,15 @@ pub(super) fn cluster_config(config: &Config) -> Result<Option<ClusterConfig>, C
             retention: if retention.is_zero() { intervals.peer_inactivity.duration() } else { retention },
             entries_max: u64::from(keys.max_entries.as_u32()),
             server: redis.to_string(),
+            mode: if config.document.mode == Mode::Listed { "listed" } else { "open" },
+            store: match &config.document.database.dsn.dsn() {
+                _ if !config.document.database.dsn_file.is_empty() => "mariadb",
+                Some(Dsn::Mariadb(_)) => "mariadb",
+                Some(Dsn::Sqlite(_)) => "sqlite",
+                None => "none",
+            },
+            // Known when the key is.
+            udp_key_tag: None,
         },
         redis,
         warm_start: cluster.warm_start.duration(),

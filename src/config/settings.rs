@@ -13,6 +13,7 @@ use hayate_state::admission::hooks::jwk::KeyringSource;
 use hayate_state::admission::hooks::{HookInputs, Hooks};
 use hayate_state::admission::rate_limit::{RateLimit, RateLimiter};
 use hayate_state::admission::{OverLimitAction, RateLimitRule};
+use hayate_state::cluster::hello::udp_key_tag;
 use hayate_state::report::export;
 use hayate_state::store::{Bounds, Dsn, SpillPaths, WriterSettings};
 use hayate_state::{Clock, Policy, text};
@@ -121,7 +122,7 @@ impl Settings {
         let (policy, storage, admin_token) =
             (policy(config)?, storage_settings(config)?, admin_token(config)?);
         let policy = Policy { hooks, ..policy };
-        let cluster = cluster::cluster_config(config)?;
+        let mut cluster = cluster::cluster_config(config)?;
         let renew_after_seconds = cluster.as_ref().map_or(0, |_| cluster::renew_after_seconds(&policy));
         let policy = Policy { renew_after_seconds, ..policy };
         if let Some(cluster) = &cluster {
@@ -129,6 +130,12 @@ impl Settings {
         }
         let shared_key = cluster.as_ref().filter(|_| key.is_none()).map(|cluster| cluster.udp_key.to_vec());
         warnings.extend(config.remembered.take_warnings());
+        let key = key.or(shared_key.clone());
+        if let (Some(cluster), Some(key)) =
+            (&mut cluster, key.as_ref().filter(|_| !document.udp.addr.is_off()))
+        {
+            cluster.links.udp_key_tag = Some(udp_key_tag(key));
+        }
         let mut notes = list_notes(config, &policy.access, &mut warnings);
         if shared_key.is_some() && !document.udp.addr.is_off() {
             notes
@@ -145,7 +152,7 @@ impl Settings {
                 metrics_addresses,
             },
             http: gateway::HttpConfig { tls, ..http_config(document) },
-            key: key.or(shared_key),
+            key,
             cluster,
             key_file: config.resolve_path(&document.state_dir).join(KEY_FILE),
             storage,

@@ -101,10 +101,25 @@ fn nodes_serve_the_same_swarms_and_accept_the_connection_ids_of_each_other() {
     assert_eq!(reply[..4], [0, 0, 0, 1]);
     agree(&[a, b, c], b'a', [2, 1, 0]);
 
+    for (of, others) in [(a, ["node b is here", "node c is here"]), (c, ["node a is here", "node b is here"])]
+    {
+        others.iter().for_each(|line| of.wait_for_log(line, 1));
+        assert!(eventually(|| of.metric("cluster_nodes") == 3));
+        let unwise = ["differs", "call themselves", "the clock of"];
+        assert!(unwise.iter().all(|text| of.logged(text) == 0), "{:#?}", of.log());
+    }
     for daemon in &mut nodes {
         daemon.signal(Signal::SIGTERM);
         assert!(daemon.wait().success());
     }
+    // The last one has heard the goodbyes of the others.
+    let [.., c] = &nodes;
+    assert_eq!(
+        ["node a has stopped", "node b has stopped"].map(|text| c.logged(text)),
+        [1, 1],
+        "{:#?}",
+        c.log()
+    );
     assert_eq!(nodes.each_ref().map(completed_in_store), [1, 1, 1], "each node has a store of its own");
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::cluster::bus::EntryId;
+use crate::cluster::hello::Hello;
 use crate::cluster::record::PeerRecord;
 
 /// Random octets that name one start of one node.
@@ -43,14 +44,7 @@ pub enum EntryBody {
         records: Vec<PeerRecord>,
     },
     /// A node says that it is there, or that it stops.
-    Hello {
-        /// Its configured id.
-        node_id: String,
-        /// The number of streams that it writes to.
-        streams: usize,
-        /// It stops.
-        leaving: bool,
-    },
+    Hello(Hello),
     /// A kind of entry that this version does not know.
     Unknown,
 }
@@ -72,6 +66,9 @@ pub trait EntryCodec: Send {
     /// Seals as many of the records as one entry holds, from the first on; at least one. `at` is the server's
     /// time as this node estimates it, since 1970-01-01 UTC.
     fn seal_records(&mut self, at: Duration, republished: bool, records: &[PeerRecord]) -> WrittenEntry;
+
+    /// Returns what this node says about itself at this moment.
+    fn hello(&self) -> Hello;
 
     /// Seals a hello, or the last one.
     fn seal_hello(&mut self, at: Duration, leaving: bool) -> WrittenEntry;

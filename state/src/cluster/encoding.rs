@@ -1,5 +1,5 @@
-//! Records and hellos as octets, that is, the body of an entry before it is sealed. Numbers without a fixed
-//! length are LEB128 in the shortest form.
+//! Records as octets, that is, the body of an entry before it is sealed. Numbers without a fixed length are
+//! LEB128 in the shortest form.
 //!
 //! A record, of which a body has any number:
 //!
@@ -13,10 +13,8 @@
 //! | 20 | peer id, if there is one |
 //!
 //! The flags are 1 IPv6, 2 seeder, 4 partial seed, 8 gone, 16 finished now, 32 torrent of the record before,
-//! 64 completed count, 128 peer id.
-//!
-//! A hello: length and text of the node's id, the number of streams that it writes to, and 1 if it leaves,
-//! else 0.
+//! 64 completed count, 128 peer id. Each list of records has one form: what is read is written as the same
+//! octets.
 
 use std::net::SocketAddr;
 
@@ -34,19 +32,8 @@ const SAME_TORRENT: u8 = 32;
 const WITH_COUNT: u8 = 64;
 const WITH_ID: u8 = 128;
 
-/// Octets of the longest id of a node.
-pub(super) const NODE_ID_MAX: usize = 64;
-
-/// A node says that it is there, or that it leaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Hello {
-    pub(super) node_id: String,
-    pub(super) streams: u32,
-    pub(super) leaving: bool,
-}
-
-/// Appends a record. `before` is the torrent of the record before it in this body.
-pub(super) fn write_record(record: &PeerRecord, before: Option<&InfoHash>, to: &mut Vec<u8>) {
+/// Appends a record. `before` is the torrent of the record before it in this body; `None` for the first.
+pub fn write_record(record: &PeerRecord, before: Option<&InfoHash>, to: &mut Vec<u8>) {
     let PeerRecord { key: PeerKey { info_hash, peer }, age_seconds, presence, completed, peer_id } = record;
     let mut flags = match presence {
         Presence::Gone => GONE,
@@ -70,8 +57,9 @@ pub(super) fn write_record(record: &PeerRecord, before: Option<&InfoHash>, to: &
     to.extend(peer_id.iter().flat_map(|peer_id| peer_id.0));
 }
 
-/// Reads the records of a body; `None` if one of them is not as [`write_record`] writes it.
-pub(super) fn read_records(mut body: &[u8]) -> Option<Vec<PeerRecord>> {
+/// Returns the records of a body; `None` if one of them is not as [`write_record`] writes it.
+#[must_use]
+pub fn read_records(mut body: &[u8]) -> Option<Vec<PeerRecord>> {
     let (mut records, mut before) = (Vec::new(), None);
     while !body.is_empty() {
         let record = read_record(&mut body, before)?;
@@ -108,31 +96,11 @@ fn read_record(body: &mut &[u8], before: Option<InfoHash>) -> Option<PeerRecord>
     Some(PeerRecord { key: PeerKey { info_hash, peer }, age_seconds, presence, completed, peer_id })
 }
 
-pub(super) fn write_hello(hello: &Hello, to: &mut Vec<u8>) {
-    let id = hello.node_id.as_bytes().get(..NODE_ID_MAX).unwrap_or(hello.node_id.as_bytes());
-    to.push(u8::try_from(id.len()).unwrap_or_default());
-    to.extend(id);
-    write_number(hello.streams, to);
-    to.push(u8::from(hello.leaving));
-}
-
-/// Reads a hello; `None` if it is not as [`write_hello`] writes it.
-pub(super) fn read_hello(mut body: &[u8]) -> Option<Hello> {
-    let [len] = take(&mut body)?;
-    let (id, rest) = body.split_at_checked(len.into())?;
-    let node_id = str::from_utf8(id).ok().filter(|id| (1..=NODE_ID_MAX).contains(&id.len()))?;
-    body = rest;
-    let streams = take_number(&mut body)?;
-    let [leaving] = take(&mut body)?;
-    let is_whole = body.is_empty() && streams > 0 && leaving <= 1;
-    is_whole.then(|| Hello { node_id: node_id.to_owned(), streams, leaving: leaving == 1 })
-}
-
 fn flag(set: bool, bit: u8) -> u8 {
     if set { bit } else { 0 }
 }
 
-fn take<const N: usize>(body: &mut &[u8]) -> Option<[u8; N]> {
+pub(super) fn take<const N: usize>(body: &mut &[u8]) -> Option<[u8; N]> {
     let (taken, rest) = body.split_first_chunk::<N>()?;
     *body = rest;
     Some(*taken)
@@ -146,7 +114,7 @@ where
     is_possible(&peer).then(|| SocketAddr::new(peer.address(), peer.port()))
 }
 
-fn write_number(mut number: u32, to: &mut Vec<u8>) {
+pub(super) fn write_number(mut number: u32, to: &mut Vec<u8>) {
     loop {
         let [group, ..] = number.to_le_bytes();
         number >>= 7;
@@ -157,7 +125,7 @@ fn write_number(mut number: u32, to: &mut Vec<u8>) {
     }
 }
 
-fn take_number(body: &mut &[u8]) -> Option<u32> {
+pub(super) fn take_number(body: &mut &[u8]) -> Option<u32> {
     let mut number = 0_u64;
     for at in 0..5 {
         let [octet] = take(body)?;
@@ -297,26 +265,6 @@ pub(super) mod tests {
             ([&[SEEDER, 0xff, 0xff, 0xff, 0xff, 0x7f][..], &good[2..]].concat(), "an age of 35 bits"),
         ] {
             assert_eq!(read_records(&bad), None, "{why}");
-        }
-    }
-
-    #[test]
-    fn hellos_are_read_as_they_were_written() {
-        let hello = Hello { node_id: "eu-1".to_owned(), streams: 16, leaving: true };
-        let mut body = Vec::new();
-        write_hello(&hello, &mut body);
-        assert_eq!(body, b"\x04eu-1\x10\x01");
-        assert_eq!(read_hello(&body), Some(hello));
-        for bad in [
-            &b""[..],
-            b"\x04eu-",
-            b"\x00\x10\x01",
-            b"\x04eu-1\x10\x02",
-            b"\x04eu-1\x00\x01",
-            b"\x01\xff\x10\x00",
-            b"\x04eu-1\x10\x01x",
-        ] {
-            assert_eq!(read_hello(bad), None, "{}", bad.escape_ascii());
         }
     }
 }

@@ -99,6 +99,11 @@ impl Cluster {
             cluster.counts().iter().map(|(_, counts)| counts.retention_seconds).min().unwrap_or_default()
         };
         list("cluster_retention_seconds", help, SeriesKind::Gauge, Vec::new(), Box::new(least));
+        let help = "Nodes that are there, with this one.";
+        let most = |cluster: &Self| {
+            cluster.counts().iter().map(|(_, counts)| counts.nodes).max().unwrap_or_default()
+        };
+        list("cluster_nodes", help, SeriesKind::Gauge, Vec::new(), Box::new(most));
         let help =
             "Leaves and finished downloads that other nodes will not know of, because too much waited.";
         let dropped = |cluster: &Self| cluster.dropped_total();

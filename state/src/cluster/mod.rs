@@ -7,7 +7,8 @@
 //! | [`bus`] | the server with the streams, behind a trait |
 //! | [`codec`] | what a link needs of entries, behind a trait |
 //! | [`sealed`] | entries that only nodes with the same secret can write or read |
-//! | `encoding` | records and hellos as octets |
+//! | [`encoding`] | records as octets |
+//! | [`hello`] | what a node says about itself, and its octets |
 //! | [`link`] | the engine of one stream: what is published, read back, applied and published again |
 //! | [`replica`] | what a link needs of the swarms, behind a trait |
 //! | [`swarm_replica`] | the swarms of one stream, as its link sees them |
@@ -22,7 +23,8 @@
 mod apply;
 pub mod bus;
 pub mod codec;
-mod encoding;
+pub mod encoding;
+pub mod hello;
 pub mod link;
 mod metrics;
 pub(crate) mod outbox;

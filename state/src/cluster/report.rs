@@ -33,11 +33,23 @@ pub(super) struct ClusterLog {
     said_sealed: Option<Duration>,
     said_retention: Option<Duration>,
     streams_seen: usize,
+    /// What was said last about each node.
+    nodes: BTreeMap<String, NodeSaid>,
     /// Entries that did not open, by stream.
     refused_sealed: BTreeMap<usize, u64>,
 }
 
 type Line = (Level, String);
+
+/// What was said about a node.
+#[derive(Debug, Default)]
+struct NodeSaid {
+    presence: Option<String>,
+    /// Values that differ from this node's, by what they are.
+    differences: BTreeMap<&'static str, String>,
+    same_id: Option<Duration>,
+    clock: Option<Duration>,
+}
 
 impl ClusterLog {
     /// Makes the log of a node that writes to so many streams.
@@ -124,6 +136,46 @@ impl ClusterLog {
                     || (Level::Info, format!("another node writes to {streams} streams; all are read"));
                 is_new.then(line)
             }
+            about_node => self.node_line(uptime, about_node),
+        }
+    }
+
+    fn said(&mut self, id: &str) -> &mut NodeSaid {
+        self.nodes.entry(id.to_owned()).or_default()
+    }
+
+    /// What is said of a node on one stream is said on all others, too.
+    fn node_line(&mut self, uptime: Duration, event: &LinkEvent) -> Option<Line> {
+        let presence = |said: &mut NodeSaid, level, text: String| {
+            let is_new = said.presence.replace(text.clone()).as_ref() != Some(&text);
+            is_new.then_some((level, text))
+        };
+        match event {
+            LinkEvent::NodeHere { id, version } => {
+                presence(self.said(id), Level::Info, format!("node {id} is here ({version})"))
+            }
+            LinkEvent::NodeStopped(id) => {
+                presence(self.said(id), Level::Info, format!("node {id} has stopped"))
+            }
+            LinkEvent::NodeSilent(id) => presence(self.said(id), Level::Warn, format!("node {id} is silent")),
+            LinkEvent::NodeDiffers { id, what, theirs, ours } => {
+                let text = format!("node {id} differs: {what} is {theirs} there and {ours} here");
+                let before = self.said(id).differences.insert(what, text.clone());
+                (before.as_ref() != Some(&text)).then_some((Level::Warn, text))
+            }
+            LinkEvent::SameId(id) => is_due(&mut self.said(id).same_id, uptime, AGAIN_AFTER)
+                .then(|| (Level::Warn, format!("two nodes call themselves {id}"))),
+            LinkEvent::ClockOff { id, seconds } => {
+                let whose = id.as_ref().map_or_else(|| "this node".into(), |id| format!("node {id}"));
+                is_due(&mut self.said(id.as_deref().unwrap_or_default()).clock, uptime, AGAIN_AFTER).then(|| {
+                    let text = format!(
+                        "the clock of {whose} is {seconds} s ahead of that of Redis: connection ids may not be \
+                         valid on all nodes"
+                    );
+                    (Level::Warn, text)
+                })
+            }
+            _ => None,
         }
     }
 
@@ -219,6 +271,43 @@ mod tests {
             (93, 0, LinkEvent::MoreStreams(8)),
         ];
         assert_eq!(lines(&mut log, &events).len(), 6);
+    }
+
+    #[test]
+    fn what_all_links_say_of_a_node_is_said_once() {
+        let mut log = ClusterLog::new(2);
+        let here = |version: &str| LinkEvent::NodeHere { id: "b".into(), version: version.into() };
+        let differs = |theirs: &str| LinkEvent::NodeDiffers {
+            id: "b".into(),
+            what: "keep_peer_ids",
+            theirs: theirs.into(),
+            ours: "false".into(),
+        };
+        let off = |id: Option<&str>| LinkEvent::ClockOff { id: id.map(str::to_owned), seconds: -9 };
+        let mut events = Vec::new();
+        for event in [here("1"), differs("true"), off(None), off(Some("b")), LinkEvent::SameId("b".into())] {
+            events.extend([(1, 0, event.clone()), (2, 1, event)]);
+        }
+        let silent = LinkEvent::NodeSilent("b".into());
+        events.extend([(70, 0, silent.clone()), (71, 1, silent), (80, 0, here("2")), (80, 1, here("2"))]);
+        let stopped = LinkEvent::NodeStopped("b".into());
+        events.extend([(90, 1, stopped.clone()), (90, 0, stopped), (99, 0, here("2"))]);
+        assert_eq!(
+            lines(&mut log, &events),
+            [
+                "INFO node b is here (1)",
+                "WARN node b differs: keep_peer_ids is true there and false here",
+                "WARN the clock of this node is -9 s ahead of that of Redis: connection ids may not be valid on \
+                 all nodes",
+                "WARN the clock of node b is -9 s ahead of that of Redis: connection ids may not be valid on all \
+                 nodes",
+                "WARN two nodes call themselves b",
+                "WARN node b is silent",
+                "INFO node b is here (2)",
+                "INFO node b has stopped",
+                "INFO node b is here (2)",
+            ]
+        );
     }
 
     #[test]

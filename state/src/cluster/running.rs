@@ -12,11 +12,12 @@ use crate::admission::Policy;
 use crate::clock::Clock;
 use crate::cluster::bus::Bus;
 use crate::cluster::codec::Incarnation;
+use crate::cluster::hello::{Hello, KeyTag, NodeSettings};
 use crate::cluster::link::events::{LinkCounts, LinkEvent};
 use crate::cluster::link::{Link, LinkSettings, Pause, SavedLink};
 use crate::cluster::report::ClusterLog;
 use crate::cluster::saved::{SavedCluster, TAG_CLUSTER};
-use crate::cluster::sealed::{ClusterSecret, SealedCodec, new_incarnation};
+use crate::cluster::sealed::{ClusterSecret, FORMAT, HelloSource, SealedCodec, new_incarnation};
 use crate::cluster::swarm_replica::SwarmReplica;
 use crate::published::Published;
 use crate::snapshot::container::BlockSink;
@@ -52,6 +53,12 @@ pub struct ClusterSettings {
     pub entries_max: u64,
     /// The server, as the log is to name it: without its password.
     pub server: String,
+    /// The mode, as the other nodes are told it.
+    pub mode: &'static str,
+    /// The kind of the store: `none`, `sqlite` or `mariadb`.
+    pub store: &'static str,
+    /// The tag of the key of the connection ids; `None` if this node does not serve UDP.
+    pub udp_key_tag: Option<KeyTag>,
 }
 
 /// Makes the connection of one link.
@@ -252,13 +259,38 @@ impl Shared {
         format!("{}:{{{stream}}}", self.settings.key_prefix)
     }
 
+    /// Returns what makes this node's hellos.
+    fn hello_source(&self) -> HelloSource {
+        let (settings, clock) = (self.settings.clone(), self.parts.clock);
+        let policy = Arc::clone(&self.parts.policy);
+        Box::new(move || {
+            let policy = policy.current();
+            Hello {
+                node_id: settings.node_id.clone(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                store: settings.store.to_owned(),
+                newest_format: FORMAT,
+                streams: u32::try_from(settings.streams).unwrap_or(u32::MAX),
+                settings: NodeSettings {
+                    mode: settings.mode.to_owned(),
+                    peer_inactivity_seconds: policy.peer_inactivity_seconds,
+                    renew_after_seconds: policy.renew_after_seconds,
+                    keep_peer_ids: policy.keep_peer_ids,
+                },
+                udp_key_tag: settings.udp_key_tag,
+                unix_seconds: clock.now().unix_seconds,
+                uptime_seconds: clock.now().tick.0,
+                leaving: false,
+            }
+        })
+    }
+
     fn make_link(&self, incarnation: Incarnation, stream: usize) -> io::Result<SwarmLink> {
         let (settings, parts) = (&self.settings, &self.parts);
         let ClusterSettings { node_id, secret, key_prefix, streams, .. } = settings;
         let key = self.stream_key(stream);
         let read_only = stream >= *streams;
-        let codec_streams = u32::try_from(*streams).unwrap_or(u32::MAX);
-        let codec = SealedCodec::new(secret, &key, incarnation, node_id, codec_streams)
+        let codec = SealedCodec::new(secret, &key, incarnation, self.hello_source())
             .ok_or_else(|| io::Error::other("no key can be derived from the secret of the cluster"))?;
         let replica =
             SwarmReplica::new(Arc::clone(&parts.swarms), parts.policy.subscribe(), stream, *streams);

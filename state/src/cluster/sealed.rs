@@ -24,11 +24,12 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::cluster::bus::EntryId;
 use crate::cluster::codec::{EntryBody, EntryCodec, EntryRefusal, Incarnation, ReadEntry, WrittenEntry};
-use crate::cluster::encoding::{self, Hello};
+use crate::cluster::encoding;
+use crate::cluster::hello::{self, Hello};
 use crate::cluster::record::PeerRecord;
 
 /// The format that this version writes, and the newest that it reads.
-const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 1;
 /// Octets of the longest entry that is written: just below a size class of the server's allocator.
 pub const ENTRY_MAX: usize = 14_000;
 const INCARNATION_LEN: usize = size_of::<Incarnation>();
@@ -84,8 +85,10 @@ pub fn new_incarnation() -> Option<Incarnation> {
     Some(incarnation)
 }
 
+/// Returns what this node says about itself at that moment, but for [`Hello::leaving`].
+pub type HelloSource = Box<dyn Fn() -> Hello + Send>;
+
 /// Writes and reads the entries of one stream.
-#[derive(Debug)]
 pub struct SealedCodec {
     secret: ClusterSecret,
     stream_key: String,
@@ -94,19 +97,24 @@ pub struct SealedCodec {
     /// Keys of other incarnations.
     keys: HashMap<Incarnation, LessSafeKey>,
     seq: u64,
-    hello: Hello,
+    hello: HelloSource,
+}
+
+impl fmt::Debug for SealedCodec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealedCodec").field("stream_key", &self.stream_key).finish_non_exhaustive()
+    }
 }
 
 impl SealedCodec {
-    /// Makes the codec of one stream for the node `node_id`, which writes to `streams` streams. No two codecs
-    /// of a stream may have the same `incarnation`. Returns `None` if no key can be derived.
+    /// Makes the codec of one stream. No two codecs of a stream may have the same `incarnation`. Returns
+    /// `None` if no key can be derived.
     #[must_use]
     pub fn new(
         secret: &ClusterSecret,
         stream_key: &str,
         incarnation: Incarnation,
-        node_id: &str,
-        streams: u32,
+        hello: HelloSource,
     ) -> Option<Self> {
         Some(Self {
             own_key: secret.key(stream_key, &incarnation)?,
@@ -115,7 +123,7 @@ impl SealedCodec {
             incarnation,
             keys: HashMap::new(),
             seq: 0,
-            hello: Hello { node_id: node_id.to_owned(), streams, leaving: false },
+            hello,
         })
     }
 
@@ -188,9 +196,13 @@ impl EntryCodec for SealedCodec {
         self.seal(sealed_at, kind, count, |to| to.extend(body))
     }
 
+    fn hello(&self) -> Hello {
+        (self.hello)()
+    }
+
     fn seal_hello(&mut self, sealed_at: Duration, leaving: bool) -> WrittenEntry {
-        let hello = Hello { leaving, ..self.hello.clone() };
-        self.seal(sealed_at, HELLO, 0, |to| encoding::write_hello(&hello, to))
+        let hello = Hello { leaving, ..self.hello() };
+        self.seal(sealed_at, HELLO, 0, |to| hello::write_hello(&hello, to))
     }
 
     fn open(&mut self, _: EntryId, octets: &[u8]) -> Result<ReadEntry, EntryRefusal> {
@@ -225,14 +237,7 @@ impl EntryCodec for SealedCodec {
                 republished: *kind == REPUBLISHED_PEERS,
                 records: encoding::read_records(body).ok_or(EntryRefusal::Damaged)?,
             },
-            HELLO => {
-                let hello = encoding::read_hello(body).ok_or(EntryRefusal::Damaged)?;
-                EntryBody::Hello {
-                    node_id: hello.node_id,
-                    streams: usize::try_from(hello.streams).unwrap_or(usize::MAX),
-                    leaving: hello.leaving,
-                }
-            }
+            HELLO => EntryBody::Hello(hello::read_hello(body).ok_or(EntryRefusal::Damaged)?),
             _ => EntryBody::Unknown,
         };
         Ok(ReadEntry { incarnation: *incarnation, seq, sealed_at, body })
@@ -247,12 +252,14 @@ impl EntryCodec for SealedCodec {
 mod tests {
     use super::*;
     use crate::cluster::encoding::tests::{RECORD_MAX, random_record};
+    use crate::cluster::hello::tests::hello;
 
     const SEALED_AT: Duration = Duration::from_millis(1_796_045_633_299);
     const ID: EntryId = EntryId { milliseconds: 1_796_045_633_300, number: 0 };
 
     fn codec(secret: &[u8], stream: &str, incarnation: u8) -> SealedCodec {
-        SealedCodec::new(&ClusterSecret::new(secret), stream, [incarnation; 16], "node", 4).unwrap()
+        let source = Box::new(|| hello("node"));
+        SealedCodec::new(&ClusterSecret::new(secret), stream, [incarnation; 16], source).unwrap()
     }
 
     fn records(count: usize) -> Vec<PeerRecord> {
@@ -275,10 +282,11 @@ mod tests {
             assert_eq!(reader.open(ID, &written.octets), Ok(expected.clone()));
             assert_eq!(writer.open(ID, &written.octets), Ok(expected), "its own, too");
         }
-        let hello = writer.seal_hello(SEALED_AT, true);
-        assert_eq!(hello.octets.len(), HEAD_LEN + SEALED_HEAD_LEN + "4node41".len() + TAG_LEN);
-        let body = EntryBody::Hello { node_id: "node".to_owned(), streams: 4, leaving: true };
-        assert_eq!(reader.open(ID, &hello.octets).unwrap().body, body);
+        for leaving in [false, true] {
+            let entry = writer.seal_hello(SEALED_AT, leaving);
+            let body = EntryBody::Hello(Hello { leaving, ..hello("node") });
+            assert_eq!(reader.open(ID, &entry.octets).unwrap().body, body);
+        }
     }
 
     #[test]

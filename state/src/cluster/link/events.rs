@@ -38,6 +38,48 @@ pub enum LinkEvent {
     RetentionShortened(Duration),
     /// A node writes to more streams than this one.
     MoreStreams(usize),
+    /// Another node is there. Said again when it has started with another version.
+    NodeHere {
+        /// Its configured id.
+        id: String,
+        /// Its version of hayate.
+        version: String,
+    },
+    /// The node with this id has said goodbye.
+    NodeStopped(String),
+    /// The node with this id was not heard for a minute, in which this one has read its own hellos back.
+    NodeSilent(String),
+    /// A node has another setting than this one. Said again when a value of it changes.
+    NodeDiffers {
+        /// The id of that node.
+        id: String,
+        /// The setting, by the name that an operator knows.
+        what: &'static str,
+        /// Its value there.
+        theirs: String,
+        /// Its value here.
+        ours: String,
+    },
+    /// Two nodes have this id, which may be that of this node.
+    SameId(String),
+    /// The clock of a node is off by more than five seconds.
+    ClockOff {
+        /// The id of that node; `None` for this one.
+        id: Option<String>,
+        /// Seconds that it is ahead of the server's clock; behind it below zero.
+        seconds: i64,
+    },
+}
+
+/// A node that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Its configured id.
+    pub id: String,
+    /// Its version of hayate.
+    pub version: String,
+    /// Since it has sealed its last hello.
+    pub heard_ago: Duration,
 }
 
 /// Counts of one link since its start, and its gauges.
@@ -51,6 +93,8 @@ pub struct LinkCounts {
     pub behind_milliseconds: u64,
     /// Milliseconds from the sealing of the last own entry to its read-back.
     pub lag_milliseconds: u64,
+    /// Nodes that are there. This one is among them once its first hello was read back.
+    pub nodes: u64,
     /// Seconds of history that are kept in the stream.
     pub retention_seconds: u64,
     /// Live records that were appended.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`events`] | what a link says and counts |
 //! | `history` | how much history a stream keeps, and what is missing in it |
+//! | `news` | what is said about other nodes |
 //! | `nodes` | the nodes that are there |
 //! | `own` | own records that others may not have |
 //! | `publish` | what is appended in a turn |
@@ -28,6 +29,7 @@ use crate::cluster::replica::{OwnRecord, Replica};
 
 pub mod events;
 mod history;
+mod news;
 mod nodes;
 mod own;
 mod publish;
@@ -36,8 +38,9 @@ mod recovery;
 mod sequences;
 mod server_time;
 
-use events::{LinkCounts, LinkEvent};
+use events::{LinkCounts, LinkEvent, NodeStatus};
 use history::Retention;
+use news::NodeNews;
 use nodes::NodesHeard;
 use own::{OwnRecords, SentEntry};
 use sequences::Sequences;
@@ -157,6 +160,7 @@ pub struct Link<B: Bus, C: EntryCodec, R: Replica> {
     sequences: Sequences,
     last_own: u64,
     nodes: NodesHeard,
+    news: NodeNews,
     streams_seen: usize,
     own: OwnRecords,
     /// Entries in flight, in their order.
@@ -214,6 +218,7 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
                 .map_or_else(Sequences::default, |position| Sequences::restore(&position.sequences)),
             last_own: 0,
             nodes: NodesHeard::default(),
+            news: NodeNews::default(),
             streams_seen: settings.streams,
             own: OwnRecords::default(),
             sent: VecDeque::new(),
@@ -303,6 +308,21 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
         self.counts
     }
 
+    /// Returns the nodes that are there, in the order of their ids. This one is among them once its first
+    /// hello was read back. On a stream that is only read nobody becomes silent: nothing is read back.
+    #[must_use]
+    pub fn nodes(&self, uptime: Duration) -> Vec<NodeStatus> {
+        self.nodes.statuses(uptime)
+    }
+
+    /// Returns the newest format of entries that this node and all that are there can read: no newer one may
+    /// be written.
+    #[must_use]
+    pub fn newest_common_format(&self) -> u8 {
+        let own = self.codec.hello().newest_format;
+        self.nodes.newest_format().map_or(own, |newest| newest.min(own))
+    }
+
     /// Takes the events since the last call.
     pub fn take_events(&mut self) -> Vec<LinkEvent> {
         std::mem::take(&mut self.events)
@@ -345,12 +365,26 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
         if was_steady {
             self.recovered(uptime);
         }
+        if self.phase == Phase::Steady {
+            self.say_news();
+        }
         if self.has_finished() {
             self.close(tick(uptime));
             return Ok(Pause::Finished);
         }
         let at_once = !is_tail || (!was_steady && self.phase == Phase::Steady);
         Ok(Pause::For(if at_once { Duration::ZERO } else { self.settings.batch_delay }))
+    }
+
+    /// Says what has changed about the nodes. Not while it catches up: what is behind in the stream may undo
+    /// it.
+    fn say_news(&mut self) {
+        if self.nodes.take_changed() {
+            let ours = self.codec.hello();
+            let news = self.news.update(&self.nodes, self.codec.incarnation(), &ours);
+            news.into_iter().for_each(|event| self.say(event));
+            self.counts.nodes = self.nodes.by_id().len() as u64;
+        }
     }
 
     fn has_finished(&self) -> bool {

@@ -49,6 +49,12 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
     fn read_entry(&mut self, uptime: Duration, id: EntryId, entry: ReadEntry, server_time: Duration) {
         let is_own = entry.incarnation == self.codec.incarnation();
         let is_late = Duration::from_millis(id.milliseconds) > entry.sealed_at + LATE_AFTER;
+        if let EntryBody::Hello(hello) = &entry.body
+            && is_own
+        {
+            self.nodes.listen(uptime);
+            self.nodes.hear(uptime, entry.incarnation, hello.clone(), entry.sealed_at, server_time);
+        }
         let is_new = if is_own {
             match self.read_back(uptime, id, entry.seq, is_late) {
                 Some(is_new) => is_new,
@@ -91,8 +97,10 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
                     self.repeat_leaves(&received);
                 }
             }
-            EntryBody::Hello { node_id, streams, leaving } => {
-                self.nodes.hear(uptime, &node_id, leaving);
+            EntryBody::Hello(hello) => {
+                let streams = usize::try_from(hello.streams).unwrap_or(usize::MAX);
+                let sealed_at = Duration::from_millis(sealed_at);
+                self.nodes.hear(uptime, entry.incarnation, hello, sealed_at, server_time);
                 if streams > self.streams_seen {
                     self.streams_seen = streams;
                     self.say(LinkEvent::MoreStreams(streams));

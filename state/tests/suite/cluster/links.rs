@@ -13,21 +13,21 @@ use super::shared::{Shared, World};
 use super::simulation::{SimulatedLink, make_link};
 use super::toy_codec::octets_of;
 
-struct Links {
-    shared: Shared,
-    links: Vec<SimulatedLink>,
+pub(super) struct Links {
+    pub(super) shared: Shared,
+    pub(super) links: Vec<SimulatedLink>,
 }
 
-fn key(peer: u8) -> PeerKey {
+pub(super) fn key(peer: u8) -> PeerKey {
     PeerKey { info_hash: InfoHash([7; 20]), peer: ([192, 0, 2, peer], 6881).into() }
 }
 
-const LEECHER: Option<(bool, bool)> = Some((false, false));
-const SEEDER: Option<(bool, bool)> = Some((true, false));
+pub(super) const LEECHER: Option<(bool, bool)> = Some((false, false));
+pub(super) const SEEDER: Option<(bool, bool)> = Some((true, false));
 
 impl Links {
     /// Nodes that have caught up and serve, unless they are `idle`.
-    fn new(nodes: usize, idle: usize) -> Self {
+    pub(super) fn new(nodes: usize, idle: usize) -> Self {
         let shared = Shared::new(World::new(nodes, 1));
         let links = (0..nodes)
             .map(|node| make_link(&shared, node, u8::try_from(node).unwrap(), SavedLink::default()));
@@ -39,7 +39,7 @@ impl Links {
         links
     }
 
-    fn turn(&mut self, node: usize) -> Pause {
+    pub(super) fn turn(&mut self, node: usize) -> Pause {
         let uptime = {
             let world = &mut *self.shared.lock();
             world.server.append_late(world.now);
@@ -49,14 +49,14 @@ impl Links {
     }
 
     /// Turns of the first `nodes` nodes, every 250 ms.
-    fn run(&mut self, nodes: usize, milliseconds: u64) {
+    pub(super) fn run(&mut self, nodes: usize, milliseconds: u64) {
         for _ in 0..milliseconds / 250 {
             (0..nodes).for_each(|node| _ = self.turn(node));
             self.shared.lock().now += 250;
         }
     }
 
-    fn announce(&self, node: usize, key: PeerKey, present: Option<(bool, bool)>, finishes: bool) {
+    pub(super) fn announce(&self, node: usize, key: PeerKey, present: Option<(bool, bool)>, finishes: bool) {
         let world = &mut *self.shared.lock();
         let uptime = world.now - world.swarms[node].booted_at;
         world.swarms[node].announce(uptime, key, present, finishes);

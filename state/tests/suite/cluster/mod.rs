@@ -1,6 +1,7 @@
 //! Several links of one stream, in virtual time and under faults.
 
 mod links;
+mod nodes;
 mod shared;
 mod simulated_bus;
 mod simulation;

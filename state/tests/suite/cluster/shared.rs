@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use hayate_state::InfoHash;
 use hayate_state::cluster::codec::ReadEntry;
+use hayate_state::cluster::hello::Hello;
 use hayate_state::cluster::record::PeerKey;
 
 use super::simulated_bus::Server;
+use super::toy_codec::toy_hello;
 use super::toy_replica::{Noted, ToyPeer, ToySwarms};
 
 /// One peer as its last announce left it.
@@ -28,6 +30,10 @@ pub(super) struct World {
     pub(super) server: Server,
     pub(super) swarms: Vec<ToySwarms>,
     pub(super) truth: BTreeMap<PeerKey, Act>,
+    /// What each node says about itself.
+    pub(super) hellos: Vec<Hello>,
+    /// Seconds that the clock of each node is ahead of the server's.
+    pub(super) clocks_ahead: Vec<i64>,
     /// All entries that were sealed, for the codec; `None` where one was not sealed by a node.
     pub(super) sealed: Vec<ReadEntry>,
     /// Announces of one peer at several nodes within a moment.
@@ -73,6 +79,8 @@ impl World {
             server: Server::new(nodes),
             swarms: (0..nodes).map(|_| swarms()).collect(),
             truth: BTreeMap::new(),
+            hellos: (0..nodes).map(toy_hello).collect(),
+            clocks_ahead: vec![0; nodes],
             sealed: Vec::new(),
             close_announces: false,
             has_faults: true,

@@ -7,6 +7,7 @@ use hayate_state::cluster::bus::EntryId;
 use hayate_state::cluster::codec::{
     EntryBody, EntryCodec, EntryRefusal, Incarnation, ReadEntry, WrittenEntry,
 };
+use hayate_state::cluster::hello::{Hello, NodeSettings};
 use hayate_state::cluster::record::PeerRecord;
 
 use super::shared::Shared;
@@ -50,6 +51,27 @@ pub(super) fn octets_of(number: u64) -> Vec<u8> {
     [number.to_le_bytes().as_slice(), &checksum(number).to_le_bytes()].concat()
 }
 
+/// Returns what a node says about itself, but for its clock.
+pub(super) fn toy_hello(node: usize) -> Hello {
+    Hello {
+        node_id: format!("node{node}"),
+        version: "1".to_owned(),
+        store: "none".to_owned(),
+        newest_format: 1,
+        streams: 1,
+        settings: NodeSettings {
+            mode: "open".to_owned(),
+            peer_inactivity_seconds: 3000,
+            renew_after_seconds: 0,
+            keep_peer_ids: true,
+        },
+        udp_key_tag: None,
+        unix_seconds: 0,
+        uptime_seconds: 0,
+        leaving: false,
+    }
+}
+
 fn checksum(number: u64) -> u32 {
     crc32fast::hash(&[number.to_le_bytes(), *b"a secret"].concat())
 }
@@ -61,8 +83,15 @@ impl EntryCodec for ToyCodec {
     }
 
     fn seal_hello(&mut self, at: Duration, leaving: bool) -> WrittenEntry {
-        let node_id = format!("node{}", self.node);
-        self.seal(at, EntryBody::Hello { node_id, streams: 1, leaving }, 0)
+        let hello = Hello { leaving, ..self.hello() };
+        self.seal(at, EntryBody::Hello(hello), 0)
+    }
+
+    fn hello(&self) -> Hello {
+        let world = self.shared.lock();
+        let clock = world.server.time(world.now) / 1000;
+        let unix_seconds = clock.saturating_add_signed(world.clocks_ahead[self.node]);
+        Hello { unix_seconds, ..world.hellos[self.node].clone() }
     }
 
     fn open(&mut self, _: EntryId, octets: &[u8]) -> Result<ReadEntry, EntryRefusal> {
