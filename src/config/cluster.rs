@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use hayate_state::cluster::bus::redis::{RedisSettings, RedisTimeouts};
+use hayate_state::cluster::hello::NODE_ID_MAX;
 use hayate_state::cluster::running::ClusterSettings;
 use hayate_state::cluster::sealed::ClusterSecret;
 use hayate_state::store::Dsn;
@@ -19,7 +20,6 @@ use super::{Config, ConfigError, show};
 
 /// Where the kernel says the name of this machine.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
-const NODE_ID_MAX: usize = 64;
 const SECRET_LEN: std::ops::RangeInclusive<usize> = 16..=128;
 const SECRET_EXPECTED: &str = "expected 16 to 128 octets, the same on every node";
 /// Shards of the swarms, each of which has an outbox.

@@ -1,4 +1,5 @@
-//! What an announce at this node means for the other nodes: whether it renews its peer, and what is published.
+//! What an announce at this node means for the other nodes: whether it renews its peer, and what is
+//! published.
 
 use std::net::SocketAddr;
 

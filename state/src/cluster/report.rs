@@ -167,13 +167,15 @@ impl ClusterLog {
                 .then(|| (Level::Warn, format!("two nodes call themselves {id}"))),
             LinkEvent::ClockOff { id, seconds } => {
                 let whose = id.as_ref().map_or_else(|| "this node".into(), |id| format!("node {id}"));
-                is_due(&mut self.said(id.as_deref().unwrap_or_default()).clock, uptime, AGAIN_AFTER).then(|| {
-                    let text = format!(
-                        "the clock of {whose} is {seconds} s ahead of that of Redis: connection ids may not be \
-                         valid on all nodes"
-                    );
-                    (Level::Warn, text)
-                })
+                let said = self.said(id.as_deref().unwrap_or_default());
+                if !is_due(&mut said.clock, uptime, AGAIN_AFTER) {
+                    return None;
+                }
+                let text = format!(
+                    "the clock of {whose} is {seconds} s ahead of that of Redis: connection ids may not be \
+                     valid on all nodes"
+                );
+                Some((Level::Warn, text))
             }
             _ => None,
         }
@@ -297,10 +299,10 @@ mod tests {
             [
                 "INFO node b is here (1)",
                 "WARN node b differs: keep_peer_ids is true there and false here",
-                "WARN the clock of this node is -9 s ahead of that of Redis: connection ids may not be valid on \
-                 all nodes",
-                "WARN the clock of node b is -9 s ahead of that of Redis: connection ids may not be valid on all \
-                 nodes",
+                "WARN the clock of this node is -9 s ahead of that of Redis: connection ids may not be \
+                 valid on all nodes",
+                "WARN the clock of node b is -9 s ahead of that of Redis: connection ids may not be \
+                 valid on all nodes",
                 "WARN two nodes call themselves b",
                 "WARN node b is silent",
                 "INFO node b is here (2)",

@@ -31,8 +31,6 @@ const WALK_RATE: usize = 20_000;
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// Time between two looks at the links while somebody waits for them.
 const WAIT_STEP: Duration = Duration::from_millis(10);
-/// Streams at most, whatever other nodes say.
-pub const STREAMS_MAX: usize = 64;
 
 /// What the links of a node are told once.
 #[derive(Clone, Debug)]
@@ -43,7 +41,8 @@ pub struct ClusterSettings {
     pub secret: ClusterSecret,
     /// What the key of a stream begins with.
     pub key_prefix: String,
-    /// The streams that this node writes to: 1 to [`STREAMS_MAX`], a power of two.
+    /// The streams that this node writes to: a power of two, at most
+    /// [`STREAMS_MAX`](crate::cluster::hello::STREAMS_MAX).
     pub streams: usize,
     /// Time between two turns of a link.
     pub batch_delay: Duration,
@@ -358,7 +357,7 @@ impl Shared {
 
     /// Reads the streams that other nodes write to and this one does not.
     fn read_more(self: &Arc<Self>, incarnation: Incarnation, streams: usize) {
-        for stream in self.settings.streams..streams.min(STREAMS_MAX) {
+        for stream in self.settings.streams..streams {
             if let Err(error) = self.start_link(incarnation, stream) {
                 log::error!("cluster: stream {stream} is not read: {error}");
             }
