@@ -335,7 +335,8 @@ impl RedisBus {
         }
         auth.arg(password);
         run(connection, &auth).map(drop).map_err(|error| match error_of("", &error) {
-            BusError::Unsuitable(text) => BusError::Denied(text),
+            // A server that does not know the command repeats what it was sent.
+            BusError::Unsuitable(_) => BusError::Denied("it does not understand the login".into()),
             other => other,
         })
     }

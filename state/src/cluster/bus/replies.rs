@@ -72,7 +72,8 @@ pub(super) fn time(value: &Value) -> Result<Duration, BusError> {
     let Value::Array(parts) = value else { return Err(unsuitable("TIME")) };
     let [seconds, microseconds] = parts.as_slice() else { return Err(unsuitable("TIME")) };
     let number = |value| text(value).and_then(|text| text.parse().ok()).ok_or_else(|| unsuitable("TIME"));
-    Ok(Duration::from_secs(number(seconds)?) + Duration::from_micros(number(microseconds)?))
+    let microseconds = Duration::from_micros(number(microseconds)?);
+    Duration::from_secs(number(seconds)?).checked_add(microseconds).ok_or_else(|| unsuitable("TIME"))
 }
 
 /// Returns the place of an appended entry.
@@ -221,6 +222,8 @@ mod tests {
         assert_eq!(t, Duration::from_micros(1_796_045_633_299_001));
         let id = EntryId { milliseconds: 5, number: 7 };
         assert_eq!(appended(&parse(b"$3\r\n5-7\r\n")).unwrap(), id);
+        let beyond = b"*2\r\n$20\r\n18446744073709551615\r\n$7\r\n1000000\r\n";
+        assert!(time(&parse(beyond)).is_err());
         assert_eq!(entries(parse(b"*-1\r\n")).unwrap(), []);
         let one = b"*1\r\n*2\r\n$3\r\nkey\r\n*2\r\n*2\r\n$3\r\n5-7\r\n*2\r\n$1\r\nb\r\n$2\r\n\x00\xff\r\n\
                     *2\r\n$3\r\n5-8\r\n*2\r\n$1\r\nx\r\n$1\r\ny\r\n";
