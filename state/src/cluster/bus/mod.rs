@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub mod redis;
+
 /// The place of an entry in its stream: milliseconds of the server's clock, and a number among those of that
 /// millisecond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
