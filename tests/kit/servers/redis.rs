@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -195,8 +195,9 @@ impl RedisServer {
         let stream = UnixStream::connect(self.socket())?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let mut reader = BufReader::new(stream);
-        // Commands in a line, which end as soon as QUIT is answered.
-        reader.get_mut().write_all(format!("{command}\r\nQUIT\r\n").as_bytes())?;
+        reader.get_mut().write_all(format!("{command}\r\n").as_bytes())?;
+        // The server closes the connection as soon as it has answered.
+        reader.get_mut().shutdown(Shutdown::Write)?;
         let mut words = Vec::new();
         let mut line = String::new();
         while reader.read_line(&mut line)? > 0 {
@@ -206,8 +207,6 @@ impl RedisServer {
             }
             line.clear();
         }
-        // The answer to QUIT.
-        words.pop();
         Ok(words.join(" "))
     }
 

@@ -1,4 +1,5 @@
 //! [`Bus`]: the server with the streams. It keeps one total order of the entries of all nodes in each stream.
+//! [`redis`] is the one of a real server.
 
 use std::time::Duration;
 
