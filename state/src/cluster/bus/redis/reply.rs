@@ -143,7 +143,7 @@ impl<S: Read> ReplyReader<S> {
         }
     }
 
-    /// Reads up to the end of a line. Errors of a server may have any octets, so what is not UTF-8 is replaced.
+    /// Reads up to the end of a line. Errors may have any octets, so what is not UTF-8 is replaced.
     fn line(&mut self) -> Result<String, ReplyError> {
         let mut line = Vec::new();
         (&mut self.stream).take(LINE_MAX as u64 + 2).read_until(b'\n', &mut line)?;
