@@ -2,14 +2,14 @@
 //! octet, so a server that sends one now and then would hold a link for ever; hence a deadline beside them.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::settings::{RedisSettings, RedisSettingsError, ServerPlace};
 use crate::clock::Clock;
@@ -17,9 +17,15 @@ use crate::clock::Clock;
 /// An answer may take this many times the longest silence.
 const PATIENCE: u32 = 10;
 
+/// A connected socket.
+enum RawSocket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
 /// A socket of which each call ends in time.
 pub(super) struct TimedSocket {
-    socket: Socket,
+    socket: RawSocket,
     clock: Clock,
     read_timeout: Duration,
     write_timeout: Duration,
@@ -36,15 +42,23 @@ impl TimedSocket {
 
 impl Read for TimedSocket {
     fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
-        self.socket.set_read_timeout(Some(self.read_timeout.min(self.left()?)))?;
-        self.socket.read(octets).map_err(plain)
+        let timeout = Some(self.read_timeout.min(self.left()?));
+        let read = match &mut self.socket {
+            RawSocket::Tcp(socket) => socket.set_read_timeout(timeout).and_then(|()| socket.read(octets)),
+            RawSocket::Unix(socket) => socket.set_read_timeout(timeout).and_then(|()| socket.read(octets)),
+        };
+        read.map_err(plain)
     }
 }
 
 impl Write for TimedSocket {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.socket.set_write_timeout(Some(self.write_timeout.min(self.left()?)))?;
-        self.socket.write(octets).map_err(plain)
+        let timeout = Some(self.write_timeout.min(self.left()?));
+        let written = match &mut self.socket {
+            RawSocket::Tcp(socket) => socket.set_write_timeout(timeout).and_then(|()| socket.write(octets)),
+            RawSocket::Unix(socket) => socket.set_write_timeout(timeout).and_then(|()| socket.write(octets)),
+        };
+        written.map_err(plain)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -76,14 +90,11 @@ impl RedisStream {
         clock: Clock,
     ) -> io::Result<Self> {
         let socket = match place {
-            ServerPlace::Unix(path) => {
-                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-                socket.connect_timeout(&SockAddr::unix(path)?, settings.connect_timeout)?;
-                socket
-            }
+            // It has no timeout, but only waits where as many others wait as the server lets queue.
+            ServerPlace::Unix(path) => RawSocket::Unix(UnixStream::connect(path)?),
             ServerPlace::Tcp { address, .. } => {
                 let addresses: Vec<_> = (address.host.as_str(), address.port).to_socket_addrs()?.collect();
-                connect_to_first(&addresses, settings.connect_timeout, clock)?
+                RawSocket::Tcp(connect_to_first(&addresses, settings.connect_timeout, clock)?)
             }
         };
         let socket = TimedSocket {
@@ -138,20 +149,19 @@ impl Write for RedisStream {
 
 /// Connects to the first address that answers. Each has an equal share of what is left of the time, so that
 /// one that is silent leaves some for the next.
-fn connect_to_first(addresses: &[SocketAddr], timeout: Duration, clock: Clock) -> io::Result<Socket> {
+fn connect_to_first(addresses: &[SocketAddr], timeout: Duration, clock: Clock) -> io::Result<TcpStream> {
     let deadline = clock.uptime() + timeout;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
     for (tried, address) in addresses.iter().enumerate() {
         let left = deadline.saturating_sub(clock.uptime());
         let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-        let connected = Socket::new(Domain::for_address(*address), Type::STREAM, None).and_then(|socket| {
-            // The shortest time that the system can wait for.
-            socket.connect_timeout(&(*address).into(), share.max(Duration::from_millis(1)))?;
-            socket.set_tcp_nodelay(true)?;
-            Ok(socket)
-        });
+        // A microsecond is the shortest time that the system can wait for.
+        let connected = TcpStream::connect_timeout(address, share.max(Duration::from_micros(1)));
         match connected {
-            Ok(socket) => return Ok(socket),
+            Ok(socket) => {
+                socket.set_nodelay(true)?;
+                return Ok(socket);
+            }
             Err(error) => last = error,
         }
     }
