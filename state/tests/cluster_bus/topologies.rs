@@ -122,7 +122,7 @@ fn sentinels_name_the_master() {
     master.wait_for("ROLE", "slave");
     let exchanged = eventually(|| append(&mut bus, &[b"b"]));
     assert_eq!(values(&exchanged).last(), Some(&&b"b"[..]));
-    assert!(replica.cli(&format!("XREVRANGE {KEY} + - COUNT 1")).ends_with(" b b"));
+    replica.wait_for(&format!("XREVRANGE {KEY} + - COUNT 1"), " b b");
 
     settings.sentinel_master = Some("other".to_owned());
     let mut unknown = RedisBus::new(settings, Clock::start()).unwrap();

@@ -210,17 +210,19 @@ impl RedisServer {
         Ok(words.join(" "))
     }
 
-    /// Waits until the answer to a command has `expected` in it.
+    /// Waits until the answer to a command has `expected` in it. A Sentinel closes all connections of a server
+    /// that it makes a master or a replica.
     pub(crate) fn wait_for(&self, command: &str, expected: &str) {
-        let mut last = String::new();
+        let mut last = None;
         for _ in 0..POLLS_MAX {
-            last = self.cli(command);
-            if last.contains(expected) {
+            let answer = self.try_cli(command);
+            if answer.as_ref().is_ok_and(|answer| answer.contains(expected)) {
                 return;
             }
+            last = Some(answer);
             sleep(POLL_INTERVAL);
         }
-        panic!("{command}: {last}, without {expected}");
+        panic!("{command}: {last:?}, without {expected}");
     }
 
     /// Kills the server.
