@@ -5,6 +5,8 @@ use std::time::Duration;
 use hayate_gateway::engine::routes::TrackerRoutes;
 
 use super::bounded::duration_text;
+use super::cluster::Cluster;
+use super::cluster_settings::check_cluster;
 use super::database::Database;
 use super::document::{AccessMode, Document, Mode, PEER_INACTIVITY_MAX};
 use super::servers::Http;
@@ -22,6 +24,7 @@ pub(super) fn check_config(config: &Config) -> Result<Vec<String>, ConfigError> 
     check_access(config)?;
     check_routes(config)?;
     check_tls(config)?;
+    check_cluster(config)?;
     let document = &config.document;
     if !document.udp.private_key.reveal().is_empty() && !document.udp.private_key_file.is_empty() {
         return Err(
@@ -182,6 +185,10 @@ fn warnings(document: &Document) -> Vec<String> {
     warn(
         document.mode != Mode::Private && document.record_announces,
         "record_announces has an effect in mode private only",
+    );
+    warn(
+        !document.cluster.is_on() && document.cluster != Cluster::default(),
+        "cluster.redis.url is empty: there is no cluster, and no key of cluster has an effect",
     );
     proxies(http).into_iter().for_each(|(unwise, text)| warn(unwise, text));
     let spoofing = announce.allow_ip_spoofing

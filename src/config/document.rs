@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::address::Listen;
 use super::bounded::{DurationIn, HOUR, IntIn, SECOND, SizeIn, TIB};
 use super::budget::MemoryBudget;
+use super::cluster::Cluster;
 use super::database::{Channels, Database};
 use super::servers::{Http, Udp};
 use super::values::{AllowPrivate, MetricPrefix, Network, NumWant, networks};
@@ -26,6 +27,8 @@ pub(crate) struct Document {
     pub(crate) database: Database,
     /// Rows that wait in memory for the database. Changed by a restart only.
     pub(crate) channels: Channels,
+    /// Several trackers that share their swarms through Redis. Changed by a restart only.
+    pub(crate) cluster: Cluster,
     /// How often clients come back, and how long the tracker remembers them.
     pub(crate) intervals: Intervals,
     /// The UDP server (BEP 15, BEP 41).
@@ -293,6 +296,7 @@ impl Default for Document {
             mode: Mode::Open,
             database: Database::default(),
             channels: Channels::default(),
+            cluster: Cluster::default(),
             intervals: Intervals::default(),
             udp: Udp::default(),
             http: Http::default(),

@@ -2,11 +2,12 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`document`], [`servers`], [`database`] | every setting with its default, range and unit |
-//! | [`bounded`], [`values`], [`address`], `budget` | the kinds of values, which carry their ranges |
+//! | [`document`], [`servers`], [`database`], [`cluster`] | every setting with its default, range and unit |
+//! | [`bounded`], [`values`], [`address`], [`redis_url`], `budget` | the kinds of values, which carry their ranges |
 //! | [`read`], [`environment`] | file and variables to document |
 //! | [`check`] | what must hold between settings; warnings about unwise ones |
 //! | [`settings`] | document to the settings of the crates; reads the files that the document names |
+//! | [`cluster_settings`] | the same for `cluster`, with its checks and warnings |
 //! | [`remembered_files`] | the files that it names, as they were when they could last be read |
 //! | [`show`] | the effective configuration and where it came from; the JSON Schema |
 //!
@@ -16,12 +17,17 @@ pub(crate) mod address;
 pub(crate) mod bounded;
 mod budget;
 mod check;
+pub(crate) mod cluster;
+pub(crate) mod cluster_settings;
+#[cfg(test)]
+mod cluster_tests;
 pub(crate) mod database;
 pub(crate) mod document;
 pub(crate) mod environment;
 #[cfg(test)]
 mod mistakes;
 mod read;
+pub(crate) mod redis_url;
 mod remembered_files;
 pub(crate) mod servers;
 pub(crate) mod settings;

@@ -12,17 +12,20 @@ use hayate_state::admission::access::{ListError, TorrentList};
 use hayate_state::{InfoHash, text};
 
 use super::document::{AccessMode, Mode};
-use super::{Config, Origin, Settings};
+use super::{Config, ConfigError, Origin, Settings};
 
 /// Longest file that holds a secret or certificates, in octets.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
 /// Keys that name small files.
-const KEYS: [&str; 5] = [
+const KEYS: [&str; 8] = [
     "http.tls_cert_path",
     "http.tls_key_path",
     "udp.private_key_file",
     "admin.token_file",
     "database.dsn_file",
+    "cluster.secret_file",
+    "cluster.redis.url_file",
+    "cluster.redis.ca_path",
 ];
 /// The key that names the list of torrents.
 const LIST: &str = "access.path";
@@ -150,6 +153,21 @@ impl FileMemory {
 }
 
 impl Config {
+    /// Reads the files that these keys name; see [`RememberedFiles::read_files`].
+    ///
+    /// # Errors
+    /// Fails when one of them cannot be read and was never read before.
+    pub(super) fn read_files<const N: usize>(
+        &self,
+        files: [(&'static str, &String); N],
+    ) -> Result<[Vec<u8>; N], ConfigError> {
+        let named = files.map(|(key, name)| (key, self.resolve_path(name)));
+        self.remembered.read_files(named).map_err(|(index, error)| {
+            let (key, name) = files.get(index).map_or(("", ""), |(key, name)| (*key, name.as_str()));
+            self.value_error(key, format!("{}: {error}", self.resolve_path(name).display()))
+        })
+    }
+
     /// Returns the files that are read at the start and at each reload, each with the key that names it; that
     /// of the configuration itself is empty.
     pub(crate) fn named_files(&self) -> Vec<(&'static str, PathBuf)> {
@@ -161,13 +179,17 @@ impl Config {
             Origin::File(path) => Some(("", path.clone())),
             Origin::Defaults | Origin::Variable(_) => None,
         };
-        let [certificate, key, connection_ids, token, dsn] = KEYS;
+        let [certificate, key, connection_ids, token, dsn, secret, redis_url, redis_ca] = KEYS;
+        let cluster = &document.cluster;
         let named = [
             (certificate, http.tls_cert_path.as_str(), https),
             (key, http.tls_key_path.as_str(), https),
             (connection_ids, udp.private_key_file.as_str(), udp.private_key.reveal().is_empty()),
             (token, document.admin.token_file.as_str(), true),
             (dsn, document.database.dsn_file.as_str(), true),
+            (secret, cluster.secret_file.as_str(), cluster.is_on()),
+            (redis_url, cluster.redis.url_file.as_str(), true),
+            (redis_ca, cluster.redis.ca_path.as_str(), cluster.is_on()),
             (LIST, document.access.path.as_str(), list && document.mode != Mode::Private),
         ];
         let named = named.into_iter().filter(|(_, name, is_read)| *is_read && !name.is_empty());

@@ -16,7 +16,8 @@ pub(crate) struct Udp {
     pub(crate) addr: Listen,
     /// Threads; 0 = one for up to two cores, then one per core. Changed by a restart only.
     pub(crate) workers: IntIn<0, 1024>,
-    /// Key of the connection ids, the same on all nodes; "" = generated once and kept in state_dir/udp.key.
+    /// Key of the connection ids, the same on all nodes; "" = in a cluster derived from cluster.secret,
+    /// otherwise generated once and kept in state_dir/udp.key.
     pub(crate) private_key: Secret,
     /// A file that holds the key instead; a line break at its end does not count.
     pub(crate) private_key_file: String,

@@ -22,6 +22,7 @@ use nix::unistd::Gid;
 
 use super::address::{Listen, Transport};
 use super::check::key_warning;
+use super::cluster_settings::{ClusterSettings, key_note};
 use super::database::DataSource;
 use super::document::{self, AccessMode, Document, HookEntry, LimitAnswer, Mode};
 use super::values::Network;
@@ -49,12 +50,15 @@ pub(crate) struct Settings {
     pub(crate) listen: gateway::ListenConfig,
     /// The gateway.
     pub(crate) http: gateway::HttpConfig,
-    /// The key of the connection ids, if one is configured.
+    /// The key of the connection ids, if one is configured; otherwise it is derived from the secret of the
+    /// cluster or, without a cluster, generated.
     pub(crate) key: Option<Vec<u8>>,
     /// Where a generated key is kept.
     pub(crate) key_file: PathBuf,
     /// The settings of the storage.
     pub(crate) storage: StorageSettings,
+    /// The cluster, if there is one.
+    pub(crate) cluster: Option<ClusterSettings>,
     /// The token of the admin API, if there is one.
     pub(crate) admin_token: Option<AdminToken>,
     /// The user that the process becomes.
@@ -117,8 +121,11 @@ impl Settings {
         let (policy, storage, admin_token) =
             (policy(config)?, storage_settings(config)?, admin_token(config)?);
         let policy = Policy { hooks, ..policy };
+        let cluster = ClusterSettings::from_config(config)?;
         warnings.extend(config.remembered.take_warnings());
-        let notes = list_notes(config, &policy.access, &mut warnings);
+        let mut notes = list_notes(config, &policy.access, &mut warnings);
+        notes.extend(key_note(document));
+        warnings.extend(cluster.iter().flat_map(|cluster| cluster.warnings(document, storage.dsn.as_ref())));
         Ok(Self {
             policy,
             udp: (!document.udp.addr.is_off()).then_some((sockets, udp_config)),
@@ -133,6 +140,7 @@ impl Settings {
             key,
             key_file: config.resolve_path(&document.state_dir).join(KEY_FILE),
             storage,
+            cluster,
             admin_token,
             identity: identity(config)?,
             warnings,
@@ -147,23 +155,10 @@ impl Settings {
     }
 }
 
-/// Reads the files that these keys name; see
-/// [`RememberedFiles::read_files`](super::remembered_files::RememberedFiles::read_files).
-fn read_files<const N: usize>(
-    config: &Config,
-    files: [(&'static str, &String); N],
-) -> Result<[Vec<u8>; N], ConfigError> {
-    let named = files.map(|(key, name)| (key, config.resolve_path(name)));
-    config.remembered.read_files(named).map_err(|(index, error)| {
-        let (key, name) = files.get(index).map_or(("", ""), |(key, name)| (*key, name.as_str()));
-        config.value_error(key, format!("{}: {error}", config.resolve_path(name).display()))
-    })
-}
-
 /// Reads certificate and key, if there is HTTPS.
 fn tls(config: &Config, warnings: &mut Vec<String>) -> Result<Option<Tls>, ConfigError> {
     let http = &config.document.http;
-    let read = |files| read_files(config, files);
+    let read = |files| config.read_files(files);
     if http.https_addr.is_off() {
         return Ok(None);
     }
@@ -217,7 +212,7 @@ fn key(config: &Config) -> Result<(Option<Vec<u8>>, Vec<String>), ConfigError> {
     }
     let refuse = |text: String| config.value_error("udp.private_key_file", text);
     let path = config.resolve_path(&udp.private_key_file);
-    let [octets] = read_files(config, [("udp.private_key_file", &udp.private_key_file)])?;
+    let [octets] = config.read_files([("udp.private_key_file", &udp.private_key_file)])?;
     let end = octets.iter().rposition(|octet| !b"\r\n".contains(octet)).map_or(0, |last| last + 1);
     let key = octets.get(..end).unwrap_or_default().to_vec();
     if key.is_empty() || key.len() > KEY_MAX {
@@ -245,7 +240,7 @@ fn admin_token(config: &Config) -> Result<Option<AdminToken>, ConfigError> {
     }
     let path = config.resolve_path(name);
     let refuse = |text: &str| config.value_error("admin.token_file", format!("{}: {text}", path.display()));
-    let [octets] = read_files(config, [("admin.token_file", name)])?;
+    let [octets] = config.read_files([("admin.token_file", name)])?;
     let token = text::without_bom(&octets).trim_ascii_end();
     let good = |octet: &u8| octet.is_ascii_graphic() && !b"/?#%<>`".contains(octet);
     if !TOKEN_LEN.contains(&token.len()) || !token.iter().all(good) {
@@ -305,7 +300,7 @@ fn data_source(config: &Config) -> Result<DataSource, ConfigError> {
     let path = config.resolve_path(&database.dsn_file);
     let refuse =
         |text: String| config.value_error("database.dsn_file", format!("{}: {text}", path.display()));
-    let [octets] = read_files(config, [("database.dsn_file", &database.dsn_file)])?;
+    let [octets] = config.read_files([("database.dsn_file", &database.dsn_file)])?;
     let text = str::from_utf8(text::without_bom(&octets)).map_err(|error| refuse(error.to_string()))?;
     DataSource::parse(text).map_err(refuse)
 }

@@ -33,13 +33,14 @@ macro_rules! restart_only {
 }
 
 /// All settings that only a restart changes.
-const RESTART_ONLY: [RestartOnly; 17] = [
+const RESTART_ONLY: [RestartOnly; 18] = [
     restart_only!(mode),
     restart_only!(database.dsn),
     restart_only!(database.dsn_file),
     restart_only!(database.spill_dir),
     restart_only!(database.dead_letter),
     restart_only!(channels),
+    restart_only!(cluster),
     restart_only!(udp.workers),
     restart_only!(udp.receive_buffer),
     restart_only!(udp.send_buffer),

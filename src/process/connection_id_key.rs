@@ -1,5 +1,6 @@
-//! The generated key of the connection ids: made once and kept in a file that only its owner can read, so
-//! that ids survive a restart (`rules/udp.md#connection-id-key`). Never logged.
+//! The key of the connection ids where none is configured: that of a cluster is derived from its secret, so
+//! that ids are valid on every node; otherwise it is made once and kept in a file that only its owner can
+//! read, so that ids survive a restart (`rules/udp.md#connection-id-key`). Never logged.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -7,12 +8,17 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use hayate_state::ids::hex_value;
+use ring::hkdf::{HKDF_SHA256, Salt};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::config::Settings;
 
 /// Length of a generated key, in octets.
 const KEY_LEN: usize = 32;
+/// The salt of the keys that are derived from the secret of a cluster; all nodes must have the same.
+const SALT: &[u8] = b"hayate cluster 1";
+/// What a derived key is for: no other key of the cluster has these octets as its purpose.
+const PURPOSE: &[u8] = b"udp";
 /// Mode of the file: only its owner may read it.
 const MODE: u32 = 0o600;
 
@@ -27,6 +33,8 @@ pub(crate) enum KeyError {
     Exposed { path: PathBuf, mode: u32 },
     #[error("the system provides no random numbers")]
     NoRandom,
+    #[error("no key can be derived from cluster.secret")]
+    NotDerived,
 }
 
 /// Reads the key from the file.
@@ -45,18 +53,29 @@ pub(crate) fn read_key(path: &Path) -> Result<Vec<u8>, KeyError> {
     decode_key(text.trim_ascii()).ok_or_else(|| KeyError::NotAKey { path: path.to_owned() })
 }
 
-/// Sets the key of the UDP server, if it is on: the configured one, or the one that is kept in its file.
+/// Sets the key of the UDP server, if it is on: the configured one, or in a cluster the one that is derived
+/// from its secret, or the one that is kept in its file.
 ///
 /// # Errors
 /// Fails when the file is not valid, or a new one cannot be made.
 pub(crate) fn provide_key(settings: &mut Settings) -> Result<(), KeyError> {
     if let Some((_, config)) = &mut settings.udp {
-        config.private_key = match &settings.key {
-            Some(key) => key.clone(),
-            None => read_or_make_key(&settings.key_file)?,
+        config.private_key = match (&settings.key, &settings.cluster) {
+            (Some(key), _) => key.clone(),
+            (None, Some(cluster)) => derive_key(&cluster.secret.0)?,
+            (None, None) => read_or_make_key(&settings.key_file)?,
         };
     }
     Ok(())
+}
+
+/// Derives the key from the secret of a cluster, by HKDF-SHA256 (RFC 5869).
+fn derive_key(secret: &[u8]) -> Result<Vec<u8>, KeyError> {
+    let mut key = vec![0; KEY_LEN];
+    let derived = Salt::new(HKDF_SHA256, SALT).extract(secret);
+    let filled = derived.expand(&[PURPOSE], HKDF_SHA256).and_then(|octets| octets.fill(&mut key));
+    filled.map_err(|_| KeyError::NotDerived)?;
+    Ok(key)
 }
 
 /// Reads the key from the file, or makes a new one and keeps it there.
@@ -108,6 +127,8 @@ mod tests {
 
     use super::*;
     use crate::config::test_folder::TestFolder;
+    use crate::config::{Environment, Source};
+    use crate::daemon::jwk_fetch::NoFetch;
 
     #[test]
     fn a_key_is_made_once_and_only_its_owner_may_read_it() {
@@ -118,6 +139,33 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(read_or_make_key(&path).unwrap(), key);
         assert_eq!(std::fs::read_dir(folder.path("")).unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn the_key_of_a_cluster_follows_from_its_secret() {
+        let key = |text: &str| {
+            let folder = TestFolder::new();
+            let path = folder.write("tracker.json", text);
+            let source = Source::new(path.to_str(), Environment::default()).unwrap();
+            let mut settings = source.read_settings(&NoFetch).unwrap().1;
+            provide_key(&mut settings).unwrap();
+            assert!(!folder.path("udp.key").exists(), "no key is made");
+            settings.udp.unwrap().1.private_key
+        };
+        let cluster = |secret: &str, udp: &str| {
+            key(&format!(
+                r#"{{"udp": {{{udp}}},
+                    "cluster": {{"node_id": "a", "secret": "{secret}", "redis": {{"url": "redis://h"}}}}}}"#
+            ))
+        };
+        let derived = cluster("0123456789abcdef", "");
+        let digits: String = derived.iter().map(|octet| format!("{octet:02x}")).collect();
+        // Computed by another program: HMAC-SHA256 of RFC 5869, salt "hayate cluster 1", info "udp".
+        assert_eq!(digits, "6bd0b8e33ab904c7dc67346ab5153b2b496c3820dc15dcdb139d4896e0afeff7");
+        assert_eq!(cluster("0123456789abcdef", r#""workers": 7"#), derived);
+        assert_ne!(cluster("0123456789abcdeg", ""), derived);
+        let configured = cluster("0123456789abcdef", r#""private_key": "a key of its own""#);
+        assert_eq!(configured, b"a key of its own");
     }
 
     #[test]
