@@ -32,7 +32,7 @@ pub(crate) struct Cluster {
     pub(crate) redis: Redis,
 }
 
-/// Where Redis is, and how it is used. Keys other than the addresses and timeouts are the same on every node.
+/// Where Redis is, and how it is used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Redis {
@@ -53,7 +53,8 @@ pub(crate) struct Redis {
     pub(crate) read_timeout: DurationIn<100, MINUTE>,
     /// Longest time to send, 100ms to 1m.
     pub(crate) write_timeout: DurationIn<100, MINUTE>,
-    /// The beginning of the names of all streams, 1 to 64 printable characters without { } and space.
+    /// The beginning of the names of all streams, the same on every node: 1 to 64 printable characters without
+    /// { } and space.
     pub(crate) key_prefix: KeyPrefix,
     /// Number of streams, a power of two; for a Redis Cluster more, for example 16.
     pub(crate) streams: IntIn<1, 64>,

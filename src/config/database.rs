@@ -194,7 +194,8 @@ mod tests {
         ] {
             let config = read(&format!(r#"{{"database": {{"dsn": "{dsn}"}}}}"#)).unwrap();
             for text in [config.json(), config.origins().join("\n"), format!("{:?}", config.document)] {
-                assert!(text.contains(masked) && !text.contains("cret"), "{text}");
+                let hidden = ["s3", "/cret"].iter().all(|part| !text.contains(part));
+                assert!(text.contains(masked) && hidden, "{text}");
             }
             let again = format!(r#"{{"database": {{"dsn": "{masked}"}}}}"#);
             assert!(read(&again).unwrap_err().contains("mask"), "{again}");

@@ -3,7 +3,8 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`document`], [`servers`], [`database`], [`cluster`] | every setting with its default, range and unit |
-//! | [`bounded`], [`values`], [`address`], [`redis_url`], `budget` | the kinds of values, which carry their ranges |
+//! | [`bounded`], [`values`], [`address`], `budget` | the kinds of values, which carry their ranges |
+//! | [`redis_url`] | the addresses of Redis |
 //! | [`read`], [`environment`] | file and variables to document |
 //! | [`check`] | what must hold between settings; warnings about unwise ones |
 //! | [`settings`] | document to the settings of the crates; reads the files that the document names |

@@ -246,11 +246,12 @@ mod tests {
         let mut bench = started("{}");
         let text = r#"{"udp": {"workers": 7, "send_buffer": "1MiB", "receive_buffer": "1MiB",
             "coalesce": 0},
+            "cluster": {"node_id": "a", "secret": "0123456789abcdef", "redis": {"url": "redis://h"}},
             "announce": {"peers_per_address": 7, "numwant": 11}, "state_dir": "other",
             "privileges": {"user": "root"}, "log": {"level": "warn"},
             "mode": "listed", "access": {"path": "list"}}"#;
         let waiting = bench.reload(text).unwrap();
-        let expected = "mode udp.workers udp.receive_buffer udp.send_buffer udp.coalesce \
+        let expected = "mode cluster udp.workers udp.receive_buffer udp.send_buffer udp.coalesce \
             announce.peers_per_address state_dir privileges log";
         assert_eq!(waiting.join(" "), expected);
         assert!(

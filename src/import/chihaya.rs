@@ -13,7 +13,8 @@ use super::yaml::Node;
 /// The top key of a configuration of chihaya.
 pub(super) const TOP: &str = "chihaya";
 /// The note about clusters.
-const CLUSTER: &str = "clusters come later; set cluster.redis when this version has it";
+const CLUSTER: &str =
+    "set cluster.redis.url and cluster.secret if several trackers are to share their swarms";
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;

@@ -175,7 +175,8 @@ fn the_storage_of_chihaya_becomes_intervals() {
         "mapped storage.config.peer_lifetime",
     );
     holds(&storage("memory", ""), peers, &json!("30m"), "mapped storage.name: ");
-    holds(&storage("redis", ""), peers, &json!("30m"), "changed storage.name: ");
+    let line = "changed storage.name: swarms are always in memory; set cluster.redis.url and cluster.secret";
+    holds(&storage("redis", ""), peers, &json!("30m"), line);
     holds(&storage("tape", ""), peers, &json!("30m"), "dropped storage.name: there is no storage \"tape\"");
     holds("", peers, &json!("30m"), "changed storage.name: it is missing");
     for key in ["shard_count", "prometheus_reporting_interval"] {
@@ -183,7 +184,7 @@ fn the_storage_of_chihaya_becomes_intervals() {
         holds(&storage("memory", &format!("{key}: 1")), peers, &json!("30m"), &line);
     }
     for key in ["redis_broker", "redis_connect_timeout", "redis_read_timeout", "redis_write_timeout"] {
-        let line = format!("dropped storage.config.{key}: clusters come later; set cluster.redis when");
+        let line = format!("dropped storage.config.{key}: set cluster.redis.url and cluster.secret if");
         holds(&storage("redis", &format!("{key}: 1")), peers, &json!("30m"), &line);
     }
 }

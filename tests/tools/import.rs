@@ -81,8 +81,8 @@ fn a_sample_of_several_nodes_reports_what_changes() {
         "changed http.real_ip_header: ",
         "changed udp.allow_ip_spoofing: udp.allow_ip_spoofing = true; ",
         "mapped udp.private_key: none was set",
-        "changed storage.name: ",
-        "dropped storage.config.redis_broker: clusters come later; set cluster.redis",
+        "changed storage.name: swarms are always in memory; set cluster.redis.url and cluster.secret if",
+        "dropped storage.config.redis_broker: set cluster.redis.url and cluster.secret if",
         "changed prehooks[0].options.jwk_set_update_interval: ",
     ] {
         result.assert_line(line);
