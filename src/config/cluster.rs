@@ -53,8 +53,8 @@ pub(crate) struct Redis {
     pub(crate) read_timeout: DurationIn<100, MINUTE>,
     /// Longest time to send, 100ms to 1m.
     pub(crate) write_timeout: DurationIn<100, MINUTE>,
-    /// The beginning of the names of all streams, the same on every node: 1 to 64 printable characters without
-    /// { } and space.
+    /// The beginning of the names of all streams, the same on every node: 1 to 64 printable characters
+    /// without { } and space.
     pub(crate) key_prefix: KeyPrefix,
     /// Number of streams, a power of two; for a Redis Cluster more, for example 16.
     pub(crate) streams: IntIn<1, 64>,

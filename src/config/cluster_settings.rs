@@ -138,7 +138,7 @@ impl ClusterSettings {
             .map(|host| {
                 format!(
                     "cluster.redis: {host} is a public address, and nothing on the way to it is encrypted: \
-                 whoever is on that way learns the password; use rediss://"
+                 who listens there learns the password and can delete entries; use rediss://"
                 )
             })
             .into_iter()
