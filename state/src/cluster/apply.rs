@@ -162,8 +162,8 @@ impl Torrent {
     }
 
     /// Raises the count of finished downloads; returns by how much.
-    pub(super) fn raise_completed(&mut self, record: &PeerRecord, is_replay: bool) -> u32 {
-        let finished = matches!(record.presence, Presence::Present { finished: true, .. }) && !is_replay;
+    pub(super) fn raise_completed(&mut self, record: &PeerRecord) -> u32 {
+        let finished = matches!(record.presence, Presence::Present { finished: true, .. });
         let before = self.completed;
         let raised = before.saturating_add(u32::from(finished));
         self.completed = raised.max(record.completed.unwrap_or_default());

@@ -80,10 +80,7 @@ pub struct ClusterParts {
 }
 
 /// The running links. Dropped without a [`stop`](Self::stop), they go on until the process ends.
-pub struct Cluster {
-    shared: Arc<Shared>,
-    incarnation: Incarnation,
-}
+pub struct Cluster(Arc<Shared>);
 
 /// The part of a snapshot that holds the positions. Written before the swarms: a position must not be ahead
 /// of them.
@@ -100,6 +97,8 @@ impl Section for ClusterSection {
 /// What the threads share.
 struct Shared {
     settings: ClusterSettings,
+    /// The name of this start of the node.
+    incarnation: Incarnation,
     parts: ClusterParts,
     serving: AtomicBool,
     finish_at: Mutex<Option<Duration>>,
@@ -121,6 +120,17 @@ struct LinkState {
     counts: LinkCounts,
     is_caught_up: bool,
     has_connected: bool,
+    /// When the turn began that is under way, in ticks. It may wait long for the server, and what peers
+    /// announce meanwhile is not published.
+    turn_since: Option<i64>,
+}
+
+impl LinkState {
+    /// Returns what is to be saved of the link now.
+    fn saved(&self) -> SavedLink {
+        let since = self.saved.unpublished_since.into_iter().chain(self.turn_since).min();
+        SavedLink { unpublished_since: since, ..self.saved.clone() }
+    }
 }
 
 /// The link of the real parts.
@@ -128,7 +138,7 @@ type SwarmLink = Link<Box<dyn Bus>, SealedCodec, SwarmReplica>;
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cluster").field("settings", &self.shared.settings).finish_non_exhaustive()
+        f.debug_struct("Cluster").field("settings", &self.0.settings).finish_non_exhaustive()
     }
 }
 
@@ -144,25 +154,24 @@ impl Cluster {
         let shared = Arc::new(Shared {
             log: Mutex::new(ClusterLog::new(settings.streams)),
             settings,
+            incarnation,
             parts,
             serving: AtomicBool::new(false),
             finish_at: Mutex::new(None),
             links: Mutex::default(),
         });
-        let cluster = Self { shared, incarnation };
-        (0..cluster.shared.settings.streams)
-            .try_for_each(|stream| cluster.shared.start_link(incarnation, stream))?;
-        Ok(cluster)
+        (0..shared.settings.streams).try_for_each(|stream| shared.start_link(stream))?;
+        Ok(Self(shared))
     }
 
     /// Waits until all links have caught up, at most for `longest`, and not for a server that cannot be
     /// reached.
     pub fn warm_up(&self, longest: Duration) {
-        let clock = self.shared.parts.clock;
+        let clock = self.0.parts.clock;
         let start = clock.uptime();
         loop {
             let waited = clock.uptime().saturating_sub(start);
-            let states = self.shared.states();
+            let states = self.0.states();
             let is_unreachable =
                 waited >= CONNECT_MAX && !states.iter().any(|(_, state)| state.has_connected);
             if waited >= longest || is_unreachable || states.iter().all(|(_, state)| state.is_caught_up) {
@@ -174,17 +183,17 @@ impl Cluster {
 
     /// Lets the links publish.
     pub fn serve(&self) {
-        self.shared.serving.store(true, Ordering::Release);
-        self.shared.wake_all();
+        self.0.serving.store(true, Ordering::Release);
+        self.0.wake_all();
     }
 
     /// Publishes what waits, and stops the links; those that are not done at the uptime `until` are left.
     pub fn stop(&self, until: Duration) {
-        *self.shared.finish_at.lock() = Some(until);
-        self.shared.wake_all();
-        let clock = self.shared.parts.clock;
+        *self.0.finish_at.lock() = Some(until);
+        self.0.wake_all();
+        let clock = self.0.parts.clock;
         let is_running = |link: &LinkThread| !link.thread.is_finished();
-        while self.shared.links.lock().iter().any(is_running) && clock.uptime() < until + WAIT_STEP {
+        while self.0.links.lock().iter().any(is_running) && clock.uptime() < until + WAIT_STEP {
             thread::sleep(WAIT_STEP);
         }
     }
@@ -192,39 +201,32 @@ impl Cluster {
     /// Returns what is to be saved in a snapshot whose swarms are copied later.
     #[must_use]
     pub fn saved(&self) -> SavedCluster {
-        let links = self.shared.states().into_iter().map(|(stream, state)| (stream, state.saved)).collect();
-        SavedCluster { key_prefix: self.shared.settings.key_prefix.clone(), links }
+        let links = self.0.states().into_iter().map(|(stream, state)| (stream, state.saved())).collect();
+        SavedCluster { key_prefix: self.0.settings.key_prefix.clone(), links }
     }
 
     /// Returns the counts of each link, with the number of its stream.
     #[must_use]
     pub fn counts(&self) -> Vec<(usize, LinkCounts)> {
-        self.shared.states().into_iter().map(|(stream, state)| (stream, state.counts)).collect()
+        self.0.states().into_iter().map(|(stream, state)| (stream, state.counts)).collect()
     }
 
     /// The streams that this node writes to.
     #[must_use]
     pub fn streams(&self) -> usize {
-        self.shared.settings.streams
+        self.0.settings.streams
     }
 
     /// Leaves and finished downloads for which an outbox had no room.
     #[must_use]
     pub fn dropped_total(&self) -> u64 {
-        self.shared.parts.swarms.outbox_dropped_total()
+        self.0.parts.swarms.outbox_dropped_total()
     }
 
     /// Whether no thread has ended by itself, which takes a panic.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.shared.finish_at.lock().is_some()
-            || self.shared.links.lock().iter().all(|link| !link.thread.is_finished())
-    }
-
-    /// The name of this start of the node.
-    #[must_use]
-    pub fn incarnation(&self) -> Incarnation {
-        self.incarnation
+        self.0.finish_at.lock().is_some() || self.0.links.lock().iter().all(|link| !link.thread.is_finished())
     }
 }
 
@@ -238,17 +240,17 @@ impl Shared {
     }
 
     /// Starts the link of a stream, unless it runs.
-    fn start_link(self: &Arc<Self>, incarnation: Incarnation, stream: usize) -> io::Result<()> {
+    fn start_link(self: &Arc<Self>, stream: usize) -> io::Result<()> {
         let mut links = self.links.lock();
         if links.iter().any(|link| link.stream == stream) {
             return Ok(());
         }
-        let link = self.make_link(incarnation, stream)?;
+        let link = self.make_link(stream)?;
         let state = Arc::new(Mutex::new(LinkState { saved: link.saved(), ..LinkState::default() }));
         let (shared, published) = (Arc::clone(self), Arc::clone(&state));
         let thread = thread::Builder::new()
             .name(format!("cluster {stream}"))
-            .spawn(move || shared.drive(incarnation, stream, link, &published))?;
+            .spawn(move || shared.drive(stream, link, &published))?;
         links.push(LinkThread { stream, state, thread });
         Ok(())
     }
@@ -284,12 +286,12 @@ impl Shared {
         })
     }
 
-    fn make_link(&self, incarnation: Incarnation, stream: usize) -> io::Result<SwarmLink> {
+    fn make_link(&self, stream: usize) -> io::Result<SwarmLink> {
         let (settings, parts) = (&self.settings, &self.parts);
         let ClusterSettings { node_id, secret, key_prefix, streams, .. } = settings;
         let key = self.stream_key(stream);
         let read_only = stream >= *streams;
-        let codec = SealedCodec::new(secret, &key, incarnation, self.hello_source())
+        let codec = SealedCodec::new(secret, &key, self.incarnation, self.hello_source())
             .ok_or_else(|| io::Error::other("no key can be derived from the secret of the cluster"))?;
         let replica =
             SwarmReplica::new(Arc::clone(&parts.swarms), parts.policy.subscribe(), stream, *streams);
@@ -298,7 +300,7 @@ impl Shared {
             None => replica,
         };
         let walk_rate = u32::try_from(WALK_RATE / (*streams).max(1)).unwrap_or(u32::MAX);
-        let [first, ..] = incarnation;
+        let [first, ..] = self.incarnation;
         let link_settings = LinkSettings {
             key,
             node_id: node_id.clone(),
@@ -315,13 +317,7 @@ impl Shared {
     }
 
     /// What the thread of a link does.
-    fn drive(
-        self: Arc<Self>,
-        incarnation: Incarnation,
-        stream: usize,
-        mut link: SwarmLink,
-        published: &Mutex<LinkState>,
-    ) {
+    fn drive(self: Arc<Self>, stream: usize, mut link: SwarmLink, published: &Mutex<LinkState>) {
         let clock = self.parts.clock;
         let key = self.stream_key(stream);
         loop {
@@ -331,10 +327,11 @@ impl Shared {
             if let Some(until) = *self.finish_at.lock() {
                 link.finish(until);
             }
+            published.lock().turn_since = Some(i64::from(clock.now().tick.0));
             let pause = link.turn(clock.uptime());
             for event in link.take_events() {
                 if let LinkEvent::MoreStreams(streams) = event {
-                    self.read_more(incarnation, streams);
+                    self.read_more(streams);
                 }
                 self.log.lock().take_event(clock.uptime(), stream, &event);
             }
@@ -345,6 +342,7 @@ impl Shared {
                 counts,
                 is_caught_up: link.is_caught_up(),
                 has_connected: link.has_connected(),
+                turn_since: None,
             };
             match pause {
                 Pause::Finished => return,
@@ -356,11 +354,28 @@ impl Shared {
     }
 
     /// Reads the streams that other nodes write to and this one does not.
-    fn read_more(self: &Arc<Self>, incarnation: Incarnation, streams: usize) {
+    fn read_more(self: &Arc<Self>, streams: usize) {
         for stream in self.settings.streams..streams {
-            if let Err(error) = self.start_link(incarnation, stream) {
+            if let Err(error) = self.start_link(stream) {
                 log::error!("cluster: stream {stream} is not read: {error}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_while_a_turn_waits_for_the_server_is_unpublished_since_the_turn_began() {
+        let saved = |unpublished_since, turn_since| {
+            let saved = SavedLink { unpublished_since, ..SavedLink::default() };
+            LinkState { saved, turn_since, ..LinkState::default() }.saved().unpublished_since
+        };
+        assert_eq!(
+            [saved(None, None), saved(None, Some(7)), saved(Some(5), Some(7))],
+            [None, Some(7), Some(5)]
+        );
     }
 }

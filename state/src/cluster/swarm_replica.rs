@@ -33,7 +33,6 @@ pub struct SwarmReplica {
     policy: Subscriber<Policy>,
     stream: usize,
     streams: usize,
-    is_replay: bool,
     /// An empty buffer, which takes the place of the next shard's outbox.
     spare: Vec<u8>,
     /// The peers in a shard's outbox.
@@ -53,18 +52,11 @@ impl SwarmReplica {
             policy,
             stream,
             streams: streams.max(1),
-            is_replay: false,
             spare: Vec::new(),
             waiting: HashSet::new(),
             rises: Vec::new(),
             queues: None,
         }
-    }
-
-    /// Sets whether history is replayed: then a finished download raises no count by itself, because the
-    /// count here may include it.
-    pub fn set_replay(&mut self, is_replay: bool) {
-        self.is_replay = is_replay;
     }
 
     /// Puts finished downloads of other nodes into `queues`, for a store that only this node writes to.
@@ -82,7 +74,7 @@ impl SwarmReplica {
         own: &dyn Fn(&PeerKey) -> Option<OwnRecord>,
         take: &mut impl FnMut(&ReceivedRecord, RecordOutcome),
     ) {
-        let Self { swarms, policy, waiting, rises, is_replay, .. } = self;
+        let Self { swarms, policy, waiting, rises, .. } = self;
         let (policy, hasher) = (policy.get(), swarms.hasher());
         let (may_grow, may_create) = (swarms.may_grow(policy), swarms.may_create(policy));
         swarms.with_shard(shard, |shard| {
@@ -104,14 +96,14 @@ impl SwarmReplica {
                 let is_behind = waiting.contains(&record.key)
                     || own(&record.key).is_some_and(|own| received.is_behind(&own));
                 let work = |torrent: &mut Torrent| {
-                    let rise = torrent.raise_completed(record, *is_replay);
+                    let rise = torrent.raise_completed(record);
                     let outcome =
                         if is_behind { RecordOutcome::InFlight } else { torrent.apply_record(&context) };
                     (outcome, rise)
                 };
                 let hash = hasher.info_hash(&record.key.info_hash);
                 let counts = record.completed.is_some()
-                    || matches!(record.presence, Presence::Present { finished: true, .. } if !*is_replay);
+                    || matches!(record.presence, Presence::Present { finished: true, .. });
                 let adds = record.presence != Presence::Gone && !is_behind && !context.is_expired();
                 let slot = match shard.find_slot(hash, &record.key.info_hash) {
                     None if may_create && (adds || counts) => {

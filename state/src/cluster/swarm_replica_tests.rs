@@ -178,20 +178,19 @@ fn peers_of_other_nodes_ignore_the_limit_of_an_address_but_not_that_of_memory() 
 }
 
 #[test]
-fn counts_rise_by_finished_downloads_and_to_totals_and_in_a_replay_to_totals_only() {
+fn counts_rise_by_finished_downloads_and_to_totals() {
     let mut node = alone();
-    let mut finish = |total, is_replay| {
-        let mut received = received(key(7), FINISHED, 0, false);
+    let mut record = |presence, total| {
+        let mut received = received(key(7), presence, 0, false);
         received.record.completed = total;
-        node.replica.set_replay(is_replay);
         node.apply(received, None);
         node.swarms.tally(&key(7).info_hash).completed
     };
-    assert_eq!(finish(Some(1), false), 1);
-    assert_eq!(finish(Some(1), false), 2);
-    assert_eq!(finish(Some(1), true), 2);
-    assert_eq!(finish(Some(9), true), 9);
-    assert_eq!(finish(None, false), 10);
+    assert_eq!(record(FINISHED, Some(1)), 1);
+    assert_eq!(record(FINISHED, Some(1)), 2);
+    assert_eq!(record(SEEDER, Some(1)), 2);
+    assert_eq!(record(SEEDER, Some(9)), 9);
+    assert_eq!(record(FINISHED, None), 10);
 }
 
 #[test]

@@ -11,6 +11,10 @@ pub(super) const RETENTION_MIN: Duration = Duration::from_secs(60);
 /// lost the newest ones, and its clock may be behind.
 pub(super) const REREAD: Duration = Duration::from_secs(10);
 
+/// Own entries that were read back are remembered for so long: that they are lost may be noticed only at the
+/// next look at the stream, and a server that is away puts that off.
+pub(super) const REMEMBERED: Duration = Duration::from_secs(20);
+
 /// How long history is kept: less while the server's memory is full.
 #[derive(Debug)]
 pub(super) struct Retention {

@@ -165,7 +165,7 @@ pub struct Link<B: Bus, C: EntryCodec, R: Replica> {
     own: OwnRecords,
     /// Entries in flight, in their order.
     sent: VecDeque<SentEntry>,
-    /// Entries that were read back within [`REREAD`]: a fail-over may lose them after all.
+    /// Entries that were read back lately: a fail-over may lose them after all.
     delivered: VecDeque<SentEntry>,
     walks: VecDeque<R::Walk>,
     walk_allowance: Duration,

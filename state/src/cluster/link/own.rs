@@ -233,7 +233,9 @@ impl OwnRecords {
     pub(super) fn queue_walked(&mut self, key: PeerKey, seen: i64, urgent: bool) {
         let state =
             self.states.entry(key).or_insert_with(|| OwnState { seen: i64::MIN, ..OwnState::default() });
-        state.seen = state.seen.max(seen);
+        // A newer leave that was read back must not be published as an older one.
+        let left = self.left.get(&key).copied().unwrap_or(seen);
+        state.seen = state.seen.max(seen).max(left);
         state.overridden = false;
         if !std::mem::replace(&mut state.queued, true) {
             if urgent { self.urgent.push_back(key) } else { self.ordinary.push_back(key) }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::events::LinkEvent;
-use super::history::{REREAD, back};
+use super::history::{REMEMBERED, back};
 use super::own::{SentEntry, SentRecord};
 use super::{Link, tick};
 use crate::clock::Tick;
@@ -138,7 +138,11 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
             let seen = own.left(key).filter(|_| is_republished)?;
             Some(OwnRecord { seen, republished: true })
         };
-        let own = |key: &PeerKey| own.get(key).or_else(|| left(key));
+        let own = |key: &PeerKey| match (own.get(key), left(key)) {
+            // The later of the two, unless a live one will be behind both.
+            (Some(own), Some(left)) if own.republished && own.seen < left.seen => Some(left),
+            (own, left) => own.or(left),
+        };
         let applied = self.replica.apply(now, received, &own, &mut passed_over);
         self.counts.add_applied(&applied);
         for (key, seen) in over {
@@ -197,7 +201,7 @@ impl<B: Bus, C: EntryCodec, R: Replica> Link<B, C, R> {
             self.counts.lag_milliseconds = milliseconds(lag);
             self.last_own = seq;
             entry.id = id;
-            let oldest = back(id, REREAD);
+            let oldest = back(id, REMEMBERED);
             // Those that are not found again are judged when everything is read.
             let is_done = |first: &mut SentEntry| !first.is_missing && first.id < oldest;
             while let Some(done) = self.delivered.pop_front_if(is_done) {

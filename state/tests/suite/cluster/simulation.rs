@@ -408,3 +408,10 @@ fn a_live_record_behind_a_leave_is_what_all_nodes_end_with() {
 fn a_restarted_node_applies_nothing_twice() {
     run_seed(11_031);
 }
+
+/// Nodes disagreed here because a leave was forgotten, or published as an older one, when the server had
+/// lost it.
+#[test]
+fn a_leave_that_the_server_has_lost_is_published_again() {
+    [131_641, 144_557].into_iter().for_each(run_seed);
+}
